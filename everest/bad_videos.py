@@ -1,0 +1,51 @@
+"""Videos that could not be read: named once, counted, and too many of them end the run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from everest.errors import DataError
+
+AT_LEAST = 5  # ours: a handful of broken files never ends a run
+
+
+class BadVideos:
+    """The count of a run, over all processes and resumes.
+
+    Args:
+        max_bad: the share of the samples asked for that may be bad (`data.max_bad`).
+    """
+
+    def __init__(self, max_bad: float) -> None:
+        self.max_bad = max_bad
+        self.asked = 0  # samples
+        self.bad = 0  # samples, so a broken video counts each time it was due
+        self.reasons: dict[str, str] = {}  # path to reason
+
+    def add(self, *, asked: int, failed: Iterable[str]) -> list[str]:
+        """Count a step; `failed` are lines `path<tab>reason`. Returns a line for each video not yet named."""
+        self.asked += asked
+        fresh = []
+        for line in failed:
+            self.bad += 1
+            path, reason = line.split("\t", 1)
+            if path not in self.reasons:
+                self.reasons[path] = reason
+                fresh.append(f"cannot read {path}: {reason}; another video takes its place")
+        return fresh
+
+    def check(self, failed: Sequence[str]) -> None:
+        """Raise DataError when `failed` made the bad ones too many."""
+        if failed and self.bad >= AT_LEAST and self.bad > self.max_bad * self.asked:
+            first = "; ".join(f"{path} ({reason})" for path, reason in list(self.reasons.items())[:3])
+            raise DataError(
+                f"{self.bad} of {self.asked} samples could not be read, more than "
+                f"data.max_bad={self.max_bad} allows: {first}; bad_videos.csv lists all {len(self.reasons)}"
+            )
+
+    def counts(self) -> dict[str, int]:
+        return {"asked": self.asked, "bad": self.bad}
+
+    def restore(self, counts: dict[str, int], reasons: dict[str, str]) -> None:
+        """Go on from what an earlier part of the run counted."""
+        self.asked, self.bad, self.reasons = counts["asked"], counts["bad"], dict(reasons)

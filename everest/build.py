@@ -1,0 +1,144 @@
+"""From settings to modules and data sets: the only file that knows both."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import ConfigDict, Discriminator, TypeAdapter, ValidationError
+from torch import nn
+
+from everest.errors import CheckpointError
+from everest.models.classifier import VideoClassifier
+from everest.models.mae import MaskedAutoencoder
+from everest.optim import make_optimizer, parameter_groups
+from everest.plan import activation_bytes
+from everest.selection import Strategy
+from everest.settings import FinetuneSettings, ModelSettings, PretrainSettings, Recipe, TargetSettings
+from everest.targets import PixelTargets
+from everest.tokens import TokenGrid
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """All that is needed to rebuild a module: the `settings` of its safetensors file."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+    kind: Literal["pretrain", "classifier"]
+    frames: int
+    size: tuple[int, int]  # height, width
+    model: ModelSettings
+    selection: Annotated[Strategy, Discriminator("strategy")]
+    target: TargetSettings | None = None  # pretrain
+    num_classes: int | None = None  # classifier
+    drop_path: float = 0.0  # classifier, while it trains
+    checkpointing: bool = False
+
+    @property
+    def grid(self) -> TokenGrid:
+        return TokenGrid.of_clip(frames=self.frames, size=self.size, tubelet=self.model.tubelet)
+
+    def dump(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return _SPEC.dump_python(self, mode="json")
+
+    @staticmethod
+    def of(settings: dict[str, Any], *, source: Path) -> ModelSpec:
+        """The inverse of `dump`.
+
+        Raises:
+            CheckpointError: settings that this version does not know.
+        """
+        try:
+            return _SPEC.validate_python(settings)
+        except ValidationError as error:
+            fault = error.errors()[0]
+            key = ".".join(map(str, fault["loc"]))
+            raise CheckpointError(
+                f"{source}: its settings are not readable: {key}: {fault['msg']}"
+            ) from error
+
+    def build(self) -> MaskedAutoencoder | VideoClassifier:
+        """The module with fresh weights, from torch's default generator."""
+        size, grid, tubelet = self.model.backbone_size, self.grid, self.model.tubelet
+        if self.kind == "pretrain":
+            assert self.target is not None
+            return MaskedAutoencoder(
+                size,
+                grid,
+                tubelet,
+                selector=self.selection,
+                targets=PixelTargets(tubelet=tubelet, normalize=self.target.normalize),
+                decoder_depth=self.model.decoder_depth,
+                checkpointing=self.checkpointing,
+            )
+        assert self.num_classes is not None
+        return VideoClassifier(
+            size,
+            grid,
+            tubelet,
+            selector=self.selection,
+            num_classes=self.num_classes,
+            pooling=self.model.pooling,
+            drop_path=self.drop_path,
+            checkpointing=self.checkpointing,
+        )
+
+    def bytes_per_clip(self, bytes_per_value: int) -> int:
+        """What one clip's training pass keeps in memory: an estimate (everest.plan.activation_bytes)."""
+        size, grid = self.model.backbone_size, self.grid
+        noise = torch.zeros(1, grid.num_tokens, device="meta")
+        chosen = self.selection(grid, importance=noise, noise=noise)
+        visible, target = chosen.visible.size(1), chosen.target.size(1)
+        stacks = [(size.depth, visible, size.width)]
+        if self.kind == "pretrain":
+            stacks.append((self.model.decoder_depth, visible + target, size.decoder_width))
+        return activation_bytes(
+            stacks,
+            clip_values=3 * self.frames * self.size[0] * self.size[1],
+            bytes_per_value=bytes_per_value,
+            checkpointing=self.checkpointing,
+        )
+
+
+_SPEC = TypeAdapter(ModelSpec)
+
+
+def pretrain_spec(recipe: Recipe) -> ModelSpec:
+    """The autoencoder of a recipe."""
+    return ModelSpec(
+        kind="pretrain",
+        frames=recipe.data.frames,
+        size=recipe.data.frame_size,
+        model=recipe.model,
+        selection=recipe.pretrain.selection,
+        target=recipe.pretrain.target,
+        checkpointing=recipe.train.checkpointing,
+    )
+
+
+def classifier_spec(recipe: Recipe, *, num_classes: int) -> ModelSpec:
+    """The classifier of a recipe."""
+    return ModelSpec(
+        kind="classifier",
+        frames=recipe.data.frames,
+        size=recipe.data.frame_size,
+        model=recipe.model,
+        selection=recipe.finetune.selection,
+        num_classes=num_classes,
+        drop_path=recipe.finetune.drop_path,
+        checkpointing=recipe.train.checkpointing,
+    )
+
+
+def stage_optimizer(
+    model: nn.Module, stage: PretrainSettings | FinetuneSettings, depth: int
+) -> torch.optim.AdamW:
+    """AdamW over the parameters that a stage trains."""
+    layer_decay = stage.layer_decay if isinstance(stage, FinetuneSettings) else 1.0
+    groups = parameter_groups(
+        model.named_parameters(), depth=depth, weight_decay=stage.weight_decay, layer_decay=layer_decay
+    )
+    return make_optimizer(groups, betas=stage.betas)

@@ -1,0 +1,203 @@
+"""Safetensors files: weights that describe themselves, and the states that a run resumes from.
+
+Every file appears whole or not at all: it is written under another name, flushed to the disk, then renamed.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from everest.errors import CheckpointError, EnvironmentProblem, UserError
+
+FORMAT = "everest"
+STATE_PATTERN = "step-*.safetensors"
+_UMASK = os.umask(0o022)
+os.umask(_UMASK)  # the only way to read it
+
+
+def write_error(path: Path, error: OSError) -> UserError:
+    """The line for a file that the disk does not take."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    reason = "the disk is full; free some space and run again" if full else (error.strerror or str(error))
+    return EnvironmentProblem(f"cannot write {path}: {reason}")
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a temporary file beside `path`, then put it in its place.
+
+    Raises:
+        EnvironmentProblem: the disk is full or read-only.
+    """
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(temporary)
+        temporary.chmod(0o666 & ~_UMASK)  # safetensors makes its files private
+        _flush(temporary)
+        temporary.replace(path)
+        _flush(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise write_error(path, error) from error
+    except SafetensorError as error:  # wraps the operating system's error in its text
+        temporary.unlink(missing_ok=True)
+        full = "No space left" in str(error) or "os error 28" in str(error)
+        raise write_error(path, OSError(errno.ENOSPC if full else errno.EIO, str(error))) from error
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """A `model.safetensors`: the parameters and what is needed to rebuild the module around them."""
+
+    kind: str  # pretrain or classifier
+    settings: dict[str, Any]  # of everest.build.ModelSpec
+    classes: tuple[str, ...] | None
+    recipe: str  # its name
+    step: int
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+
+    def save(self, path: Path) -> None:
+        header = {
+            "format": FORMAT,
+            "version": "1",
+            "kind": self.kind,
+            "settings": json.dumps(self.settings),
+            "classes": json.dumps(self.classes),
+            "recipe": self.recipe,
+            "step": str(self.step),
+        }
+        tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in self.tensors.items()}
+        write_atomically(path, lambda part: save_file(tensors, part, metadata=header))
+
+
+def read_weights(path: Path) -> Weights:
+    """Read what `Weights.save` wrote.
+
+    Raises:
+        CheckpointError: no such file, not a whole safetensors file, or not one of ours.
+    """
+    header, tensors = _read(path)
+    if header.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: a safetensors file, but not written by everest")
+    try:
+        classes = json.loads(header["classes"])
+        return Weights(
+            kind=header["kind"],
+            settings=json.loads(header["settings"]),
+            classes=tuple(classes) if classes is not None else None,
+            recipe=header["recipe"],
+            step=int(header["step"]),
+            tensors=tensors,
+        )
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(f"{path}: its header is damaged ({error})") from error
+
+
+def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such checkpoint")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: not a whole safetensors file ({error})") from error
+
+
+def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], *, source: str) -> None:
+    """Fill every parameter of `module`; nothing may be missing, left over or of another shape.
+
+    Raises:
+        CheckpointError: names up to three tensors of each fault.
+    """
+    own = module.state_dict()
+    faults = {
+        "missing": sorted(own.keys() - tensors.keys()),
+        "unexpected": sorted(tensors.keys() - own.keys()),
+        "of another shape": sorted(
+            n for n in own.keys() & tensors.keys() if own[n].shape != tensors[n].shape
+        ),
+    }
+    told = [f"{len(names)} {fault} ({', '.join(names[:3])})" for fault, names in faults.items() if names]
+    if told:
+        raise CheckpointError(f"{source}: the weights do not fit the model: {'; '.join(told)}")
+    module.load_state_dict(dict(tensors))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunState:
+    """All that an exact continuation needs. Random choices follow from the step: no generator is saved."""
+
+    step: int  # updates done
+    model: dict[str, Tensor]
+    optimizer: dict[str, Tensor]  # "<parameter>/<moment>"
+    ema: dict[str, Tensor]  # averaged weights, empty without
+    notes: dict[str, Any]  # plain values: counters, the scaler's state
+
+
+def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """AdamW's moments and step counts under the names of their parameters."""
+    return {
+        f"{name}/{moment}": value
+        for name, parameter in model.named_parameters()
+        for moment, value in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """The inverse of `optimizer_tensors`, onto the devices of the parameters."""
+    parameters = dict(model.named_parameters())
+    for key, value in tensors.items():
+        name, moment = key.rsplit("/", 1)
+        parameter = parameters[name]
+        optimizer.state[parameter][moment] = value.to(parameter.device)
+
+
+def save_state(folder: Path, state: RunState, *, keep: int) -> None:
+    """Write `step-<n>.safetensors` and remove all but the newest `keep` states."""
+    parts = {"model": state.model, "optimizer": state.optimizer, "ema": state.ema}
+    tensors = {
+        f"{part}/{name}": value.detach().contiguous().cpu()
+        for part, values in parts.items()
+        for name, value in values.items()
+    }
+    header = {"format": f"{FORMAT}-state", "step": str(state.step), "notes": json.dumps(state.notes)}
+    path = folder / f"step-{state.step:09d}.safetensors"
+    write_atomically(path, lambda part: save_file(tensors, part, metadata=header))
+    for old in sorted(folder.glob(STATE_PATTERN))[:-keep]:
+        old.unlink()
+
+
+def newest_state(folder: Path, *, notify: Callable[[str], None]) -> RunState | None:
+    """The newest whole state of a run, or None. A damaged one is named and the one before it taken."""
+    for path in sorted(folder.glob(STATE_PATTERN), reverse=True):
+        try:
+            header, tensors = _read(path)
+            step, notes = int(header["step"]), json.loads(header["notes"])
+        except (CheckpointError, KeyError, ValueError) as error:
+            notify(f"{path}: damaged, taking the state before it ({error})")
+            continue
+        parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "ema": {}}
+        for name, value in tensors.items():
+            part, rest = name.split("/", 1)
+            parts[part][rest] = value
+        return RunState(step=step, notes=notes, **parts)
+    return None

@@ -1,0 +1,1 @@
+"""From lists of videos to clips: reading, choosing frames, cropping, batching."""

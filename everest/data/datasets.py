@@ -1,0 +1,195 @@
+"""Samples to batches: which sample comes when, its random numbers, what takes the place of a broken video.
+
+V views, T frames, H W pixels, M random numbers a view. Every choice about a sample follows from (seed, epoch,
+index), the order of the samples from (seed, epoch); so a run continued anywhere, on any number of processes
+and workers, sees what the unbroken run would have seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Final, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from everest.data.lists import Sample
+from everest.data.video import VideoError
+from everest.data.views import MakeViews, Views
+from everest.errors import DataError
+
+Place = tuple[int, int]  # (epoch, index of the sample)
+
+MAX_TRIES: Final = 10  # unreadable videos in a row; 1 in 100 is all that a run may meet
+_ORDER, _NOISE, _VIEWS = range(3)  # what a generator is for
+
+
+class Clip(NamedTuple):
+    """One item, and with a leading batch dimension one batch. `default_collate` takes no dataclass."""
+
+    frames: Tensor  # (V, 3, T, H, W) uint8
+    label: Tensor  # (heads,) int64, -1 where there is none
+    video_id: str
+    view: Tensor  # (V,) int64: which of the views of this video
+    noise: Tensor  # (V, M) float32 uniform in [0, 1): masks and frame draws
+    erase: Tensor  # (V, 4) int64 top, left, height, width; a height of 0 erases nothing
+    failed: str  # a line "path<TAB>reason" for every video that could not be read on the way; "" for none
+
+
+class VideoClips(Dataset[Clip]):
+    """Clips of samples, addressed by (epoch, index)."""
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        *,
+        make_views: MakeViews,
+        seed: int,
+        num_noise: int,
+        decoder: str,
+        replace_bad: bool,
+    ) -> None:
+        """
+        Args:
+            num_noise: M, for each view.
+            replace_bad: put another sample in the place of one that cannot be read (training); else its
+                frames are zeros and `failed` says so (test).
+        """
+        self.samples = samples
+        self.make_views = make_views
+        self.seed = seed
+        self.num_noise = num_noise
+        self.decoder = decoder
+        self.replace_bad = replace_bad
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, place: Place) -> Clip:
+        epoch, index = place
+        chosen, failed = index, []
+        for attempt in range(MAX_TRIES):
+            rng = _generator(self.seed, _VIEWS, epoch, index, attempt)
+            sample = self.samples[chosen]
+            try:
+                views = self.make_views(sample, rng, self.decoder)
+            except VideoError as error:
+                failed.append(f"{error.path}\t{error.reason}")
+                if not self.replace_bad:
+                    return self._clip(place, sample, self._no_views(), failed)
+                chosen = int(rng.integers(len(self.samples)))
+            else:
+                return self._clip(place, sample, views, failed)
+        raise DataError(
+            f"{MAX_TRIES} videos in a row cannot be read, first {failed[0].replace(chr(9), ': ')}"
+        )
+
+    def _clip(self, place: Place, sample: Sample, views: Views, failed: list[str]) -> Clip:
+        num_views = len(views.frames)
+        noise = _generator(self.seed, _NOISE, *place).random((num_views, self.num_noise), dtype=np.float32)
+        return Clip(
+            frames=views.frames,
+            label=torch.tensor(sample.labels or (-1,), dtype=torch.int64),
+            video_id=sample.video_id,
+            view=torch.arange(num_views),
+            noise=torch.from_numpy(noise),
+            erase=views.erase,
+            failed="\n".join(failed),
+        )
+
+    def _no_views(self) -> Views:
+        maker = self.make_views
+        frames = torch.zeros(maker.num_views, 3, maker.frames, *maker.size, dtype=torch.uint8)
+        return Views(frames, erase=torch.zeros(maker.num_views, 4, dtype=torch.int64))
+
+
+def _generator(seed: int, *place: int) -> np.random.Generator:
+    """The generator of a place in a run, independent of all others."""
+    # As spawn key, not as entropy: SeedSequence([1, 2]) and SeedSequence([1, 2, 0]) are the same.
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=place)))
+
+
+class StepSampler(Sampler[list[Place]]):
+    """Micro-batches of (epoch, index) of one process, from any step to the end of the last epoch.
+
+    One iteration goes over all epochs, so that the loader's workers live as long as the run and nobody has to
+    tell them the epoch. A step's batch is cut into contiguous shares of the processes, a share into
+    `accumulation` micro-batches. What is left of an epoch after its steps is left out; fewer samples than a
+    batch are repeated until they fill it.
+
+    Args:
+        batch_size: samples a step, over all processes and micro-batches.
+        start_step: steps already done, over all epochs.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_samples: int,
+        batch_size: int,
+        epochs: int,
+        steps_per_epoch: int,
+        seed: int,
+        start_step: int = 0,
+        accumulation: int = 1,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        assert batch_size % (world * accumulation) == 0
+        assert steps_per_epoch == 1 or steps_per_epoch * batch_size <= num_samples
+        self.num_samples = num_samples
+        self.batch_size = batch_size
+        self.num_steps = epochs * steps_per_epoch
+        self.steps_per_epoch = steps_per_epoch
+        self.seed = seed
+        self.start_step = start_step
+        self.accumulation = accumulation
+        self.rank = rank
+        self.world = world
+
+    def __len__(self) -> int:
+        return (self.num_steps - self.start_step) * self.accumulation
+
+    def __iter__(self) -> Iterator[list[Place]]:
+        first_epoch, skipped = divmod(self.start_step, self.steps_per_epoch)
+        for epoch in range(first_epoch, self.num_steps // self.steps_per_epoch):
+            order = self._order(epoch)  # (steps, processes, micro-batches, samples)
+            for micro_batches in order[skipped:, self.rank]:
+                for indices in micro_batches.tolist():
+                    yield [(epoch, index) for index in indices]
+            skipped = 0
+
+    def _order(self, epoch: int) -> np.ndarray:
+        order = _generator(self.seed, _ORDER, epoch).permutation(self.num_samples)
+        order = np.resize(order, self.steps_per_epoch * self.batch_size)
+        return order.reshape(self.steps_per_epoch, self.world, self.accumulation, -1)
+
+
+def make_loader(
+    dataset: VideoClips,
+    batches: Sampler[list[Place]] | Sequence[list[Place]],
+    *,
+    workers: int,
+    timeout: float = 0,
+) -> DataLoader[Clip]:
+    """A loader of batches of clips.
+
+    Args:
+        timeout: seconds to wait for a worker before giving up; 0 waits for ever.
+    """
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,
+        num_workers=workers,
+        worker_init_fn=worker_init,
+        persistent_workers=workers > 0,
+        pin_memory=torch.cuda.is_available(),
+        timeout=timeout if workers else 0,
+    )
+
+
+def worker_init(worker_id: int) -> None:
+    """One thread a worker: the workers are the parallelism."""
+    torch.set_num_threads(1)

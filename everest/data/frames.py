@@ -1,0 +1,118 @@
+"""Which frames make a clip. Integers only; the random choices come from the generator that is passed.
+
+A video, or the segment of it that counts, has `length` frames, numbered from 0. A clip has T `frames`, each
+`stride` after the one before (dense) or one from each of T equal parts (segment; Wang et al. 2016, Temporal
+Segment Networks). Where a video is too short its last reachable frame is repeated. All follows the released
+programs of VideoMAE (Tong et al. 2022) and EVEREST, oddities included where they are named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from everest.errors import unknown_name
+
+FrameIds = NDArray[np.int64]  # (T,)
+
+
+def pretrain_window(length: int, frames: int, stride: int, rng: np.random.Generator) -> FrameIds:
+    """Every `stride`-th frame of a window that starts anywhere. As released, no step ends on a last frame."""
+    spare = max(length - frames * stride, 0)
+    start = int(rng.integers(0, spare + 1)) if spare else 0
+    reachable = max((length - 2 - start) // stride, 0)
+    return start + stride * np.minimum(np.arange(frames), reachable)
+
+
+def finetune_window(length: int, frames: int, stride: int, rng: np.random.Generator) -> FrameIds:
+    """Frames spread over a window that ends anywhere, both ends included: slightly above `stride` apart."""
+    window = frames * stride
+    if length <= window:
+        return _stretched(length, frames, stride)
+    return _spread(int(rng.integers(window, length)) - window, window, frames)
+
+
+def centre_window(length: int, frames: int, stride: int) -> FrameIds:
+    """`finetune_window` in the middle. Ours, for validation: the released programs draw it at random."""
+    window = frames * stride
+    if length <= window:
+        return _stretched(length, frames, stride)
+    return _spread((length - window) // 2, window, frames)
+
+
+def view_windows(length: int, frames: int, stride: int, clips: int) -> list[FrameIds]:
+    """`clips` windows for a test, evenly from the first to the last; a single one lies in the middle."""
+    steps = np.arange(0, length, stride)
+    steps = np.pad(steps, (0, max(frames - steps.size, 0)), mode="edge")
+    spare = steps.size - frames
+    starts = [spare // 2] if clips == 1 else [part_of(spare, clip, clips - 1) for clip in range(clips)]
+    return [steps[start : start + frames] for start in starts]
+
+
+def segment_frames(length: int, frames: int, rng: np.random.Generator) -> FrameIds:
+    """A random frame of each of `frames` equal parts. A shorter video gives its first frame only."""
+    part = length // frames
+    if part == 0:
+        return np.zeros(frames, dtype=np.int64)  # as released: what it has is not spread
+    return part * np.arange(frames) + rng.integers(0, part, size=frames)
+
+
+def segment_views(length: int, frames: int, clips: int) -> list[FrameIds]:
+    """One frame of each of `frames` equal parts, the later in its part the later the clip.
+
+    Two clips take the starts and the middles, as released; a single one takes the middles.
+    """
+    part = length / frames
+    phases = [0.5] if clips == 1 else [clip / clips for clip in range(clips)]
+    return [(part * phase + part * np.arange(frames)).astype(np.int64) for phase in phases]
+
+
+def part_of(whole: int, numerator: int, denominator: int) -> int:
+    """`whole * numerator / denominator`, cut to an integer.
+
+    In floating point and in this order, as released: 49 steps of 1/49 make 48.
+    """
+    return int(numerator * (whole / denominator))
+
+
+def _spread(start: int, window: int, frames: int) -> FrameIds:
+    ids = np.linspace(start, start + window, num=frames).astype(np.int64)
+    return np.minimum(ids, start + window - 1)
+
+
+def _stretched(length: int, frames: int, stride: int) -> FrameIds:
+    """All that a short video has, at about `stride`, then its last frame again and again."""
+    ids = np.linspace(0, length, num=length // stride).astype(np.int64)
+    ids = np.pad(ids, (0, frames - ids.size), constant_values=length)
+    return np.minimum(ids, length - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """A way to choose frames, in the four places where that happens. All take (length, frames, stride, …)."""
+
+    pretrain: Callable[[int, int, int, np.random.Generator], FrameIds]
+    finetune: Callable[[int, int, int, np.random.Generator], FrameIds]
+    centre: Callable[[int, int, int], FrameIds]
+    views: Callable[[int, int, int, int], list[FrameIds]]
+
+
+SAMPLINGS = {
+    "dense": Sampling(pretrain_window, finetune_window, centre_window, view_windows),
+    "segment": Sampling(  # spans the whole video: no stride
+        pretrain=lambda length, frames, _, rng: segment_frames(length, frames, rng),
+        finetune=lambda length, frames, _, rng: segment_frames(length, frames, rng),
+        centre=lambda length, frames, _: segment_views(length, frames, clips=1)[0],
+        views=lambda length, frames, _, clips: segment_views(length, frames, clips),
+    ),
+}
+
+
+def sampling(name: str) -> Sampling:
+    """The entry of `SAMPLINGS`, or an error that names them."""
+    if name not in SAMPLINGS:
+        raise unknown_name("sampling", name, SAMPLINGS)
+    return SAMPLINGS[name]

@@ -1,0 +1,247 @@
+"""The videos of a data set and their labels, from a list or from folders. All is checked before a run begins.
+
+A list is described in everest.data.list_files. A folder has a subfolder for every class; without labels, any
+folder of videos will do. A folder of pictures counts as a video.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeVar
+
+from everest.data.folders import subfolders, videos_under
+from everest.data.list_files import HEAD_PREFIX, Row, read_rows
+from everest.errors import DataError, did_you_mean
+
+SHOWN: Final = 5  # problems that a message names
+
+Number = TypeVar("Number", int, float)
+ReadLabels = Callable[[Row], tuple[int, ...]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """A video, or a segment of one, and its labels."""
+
+    path: str  # absolute
+    labels: tuple[int, ...] = ()  # one a head; empty where there is none
+    start: float | None = None  # seconds
+    end: float | None = None
+    start_frame: int | None = None
+    end_frame: int | None = None  # the first that does not belong to it
+
+    @property
+    def video_id(self) -> str:
+        """Tells samples apart in results."""
+        if (self.start, self.end, self.start_frame, self.end_frame) == (None,) * 4:
+            return self.path
+        if self.start is None and self.end is None:
+            return f"{self.path}#{self.start_frame or 0}-{self.end_frame or ''}"
+        return f"{self.path}#{self.start or 0}s-{'' if self.end is None else f'{self.end}s'}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleList:
+    """What a list or a folder holds."""
+
+    samples: tuple[Sample, ...]
+    class_names: tuple[str, ...] | None  # None: nobody named the labels
+
+
+def read_samples(
+    source: Path,
+    *,
+    root: Path,
+    classes: Sequence[str] | None,
+    num_classes: int | None,
+    heads: Mapping[str, int] | None,
+    labelled: bool,
+) -> SampleList:
+    """Read and check a list or a folder.
+
+    Args:
+        root: what the paths of a list are relative to.
+        classes: names in the order of their labels; None takes those found, sorted.
+        num_classes: labels have to be below; None takes the number of names, if there are any.
+        heads: classes of every head, where a sample has several labels (columns `label.NAME`).
+        labelled: False reads no labels (pre-training).
+    Raises:
+        DataError: with a line for each of the first problems, and how many there are.
+    """
+    if not source.exists():
+        raise DataError(
+            f"{source}: no such list or folder; set data.root, or make a list with `everest prepare index`"
+        )
+    rows = read_rows(source) if source.is_file() else None
+    if not labelled:
+        samples = _of_rows(rows, source, root, _no_labels) if rows else _of_any_folder(source)
+        return SampleList(samples=samples, class_names=None)
+    if heads:
+        if not rows:
+            raise DataError(
+                f"{source}: data.heads needs a list with the columns {', '.join(_columns(heads))}"
+            )
+        return SampleList(samples=_of_rows(rows, source, root, _labels_of(heads)), class_names=None)
+    names = tuple(classes or (_names_used(rows) if rows else subfolders(source)))
+    if names and num_classes not in (None, len(names)):
+        shown = ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
+        raise DataError(f"{source}: data.num_classes is {num_classes}, there are {len(names)} ({shown})")
+    if rows:
+        samples = _of_rows(rows, source, root, _label_of(names, num_classes or len(names)))
+    else:
+        samples = _of_class_folders(source, names)
+    return SampleList(samples=samples, class_names=names or None)
+
+
+def _of_rows(rows: Sequence[Row], file: Path, root: Path, read_labels: ReadLabels) -> tuple[Sample, ...]:
+    samples, problems = [], []
+    for row in rows:
+        try:
+            samples.append(_sample(row, root, read_labels))
+        except ValueError as problem:
+            problems.append(f"{row.place}: {problem}")
+    _refuse(problems, "lines are wrong")
+    _check_files(file, root, samples, rows)
+    return tuple(samples)
+
+
+def _sample(row: Row, root: Path, read_labels: ReadLabels) -> Sample:
+    """Raises ValueError with what is wrong with a row."""
+    if "path" not in row.values:
+        raise ValueError("no path")
+    start, end = (_number(row, name, float) for name in ("start", "end"))
+    start_frame, end_frame = (_number(row, name, int) for name in ("start_frame", "end_frame"))
+    if (start, end) != (None, None) and (start_frame, end_frame) != (None, None):
+        raise ValueError("a segment either in seconds (start, end) or in frames (start_frame, end_frame)")
+    for first, last in ((start, end), (start_frame, end_frame)):
+        if last is not None and last <= (first or 0):
+            raise ValueError(f"the segment ends at {last} and starts at {first or 0}")
+    return Sample(
+        path=str((root / row.values["path"]).absolute()),
+        labels=read_labels(row),
+        start=start,
+        end=end,
+        start_frame=start_frame,
+        end_frame=end_frame,
+    )
+
+
+def _number(row: Row, name: str, kind: type[Number]) -> Number | None:
+    if name not in row.values:
+        return None
+    text = row.values[name]
+    try:
+        number = kind(text)
+    except ValueError:
+        raise ValueError(f"{name} '{text}' is not a number") from None
+    if not 0 <= number < float("inf"):
+        raise ValueError(f"{name} {text} is not a time in a video")
+    return number
+
+
+def _check_files(file: Path, root: Path, samples: Sequence[Sample], rows: Sequence[Row]) -> None:
+    paths = {sample.path for sample in samples}
+    missing = {path for path in paths if not Path(path).exists()}
+    if missing == paths:
+        raise DataError(
+            f"{file}: none of its {len(paths)} videos exists, first {samples[0].path}; "
+            f"paths are relative to data.root, which is {root}"
+        )
+    problems = [
+        f"{row.place}: no file {sample.path}"
+        for sample, row in zip(samples, rows, strict=True)
+        if sample.path in missing
+    ]
+    _refuse(problems, "videos are missing")
+
+
+def _refuse(problems: Sequence[str], what: str) -> None:
+    """Raise if there are problems: the first ones, and the count when there are more."""
+    if len(problems) > SHOWN:
+        problems = [*problems[:SHOWN], f"… {len(problems)} {what}"]
+    if problems:
+        raise DataError("\n".join(problems))
+
+
+def _no_labels(row: Row) -> tuple[int, ...]:
+    return ()
+
+
+def _label_of(names: Sequence[str], num_classes: int) -> ReadLabels:
+    """A reader of the column `label`: a name, or a number below `num_classes` (0: any)."""
+    index_of = {name: index for index, name in enumerate(names)}
+
+    def read(row: Row) -> tuple[int, ...]:
+        if "label" not in row.values:
+            raise ValueError("no label")
+        text = row.values["label"]
+        if text in index_of:
+            return (index_of[text],)
+        if not _is_integer(text):
+            raise ValueError(f"unknown class '{text}'{did_you_mean(text, names)}")
+        return (_in_range("label", int(text), num_classes),)
+
+    return read
+
+
+def _labels_of(heads: Mapping[str, int]) -> ReadLabels:
+    """A reader of one column for every head."""
+
+    def read(row: Row) -> tuple[int, ...]:
+        labels = []
+        for column, num_classes in zip(_columns(heads), heads.values(), strict=True):
+            if not _is_integer(row.values.get(column, "")):
+                raise ValueError(f"the column {column} needs a number")
+            labels.append(_in_range(column, int(row.values[column]), num_classes))
+        return tuple(labels)
+
+    return read
+
+
+def _columns(heads: Mapping[str, int]) -> list[str]:
+    return [f"{HEAD_PREFIX}{name}" for name in heads]
+
+
+def _is_integer(text: str) -> bool:
+    return text.removeprefix("-").isdecimal()
+
+
+def _in_range(name: str, label: int, num_classes: int) -> int:
+    if label < 0 or 0 < num_classes <= label:
+        allowed = f"from 0 to {num_classes - 1}" if num_classes else "from 0"
+        raise ValueError(f"{name} {label} is out of range: labels count {allowed}")
+    return label
+
+
+def _names_used(rows: Sequence[Row]) -> list[str]:
+    """Class names used as labels, sorted; nothing when labels are numbers."""
+    labels = {row.values["label"] for row in rows if "label" in row.values}
+    return [] if any(map(_is_integer, labels)) else sorted(labels)
+
+
+def _of_class_folders(folder: Path, names: Sequence[str]) -> tuple[Sample, ...]:
+    found = subfolders(folder)
+    if not found:
+        raise DataError(f"{folder}: no subfolders; a folder of labelled videos has one for every class")
+    unknown = [
+        f"{folder / name}: unknown class{did_you_mean(name, names)}" for name in found if name not in names
+    ]
+    _refuse(unknown, "classes are unknown")
+    samples = [
+        Sample(path=str(video.absolute()), labels=(label,))
+        for label, name in enumerate(names)
+        if name in found
+        for video in videos_under(folder / name)
+    ]
+    if not samples:
+        raise DataError(f"{folder}: no videos in its {len(found)} subfolders")
+    return tuple(samples)
+
+
+def _of_any_folder(folder: Path) -> tuple[Sample, ...]:
+    samples = tuple(Sample(path=str(video.absolute())) for video in videos_under(folder))
+    if not samples:
+        raise DataError(f"{folder}: no videos in it")
+    return samples

@@ -1,0 +1,97 @@
+"""RandAugment (Cubuk et al. 2019) on clips: what is drawn, is drawn once and done to all frames alike.
+
+Operations are timm's, on PIL images. Their arguments are those of its "increasing" set
+(`rand-m9-n4-mstd0.5-inc1` in its spelling), with the randomness taken from a generator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import torch
+from PIL import Image
+from timm.data.auto_augment import NAME_TO_OP
+from torch import Tensor
+
+Argument = float | int | None
+
+PROBABILITY: Final = 0.5  # that an operation drawn is done
+FILL: Final = (128, 128, 128)  # what comes in from outside the frame
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One of timm's operations, and how its argument follows from a level in [0, 1]."""
+
+    argument: Callable[[float], Argument]  # None: it takes none
+    signed: bool = False  # the level is negated half of the time
+
+
+def _enhance(level: float) -> float:
+    return max(0.1, 1 + 0.9 * level)  # 1 leaves the picture as it is
+
+
+# In the order in which they are numbered by a draw.
+OPERATIONS: Final = {
+    "AutoContrast": Operation(lambda _: None),
+    "Equalize": Operation(lambda _: None),
+    "Invert": Operation(lambda _: None),
+    "Rotate": Operation(lambda level: 30 * level, signed=True),  # degrees
+    "PosterizeIncreasing": Operation(lambda level: 4 - int(4 * level)),  # bits kept
+    "SolarizeIncreasing": Operation(lambda level: 256 - int(256 * level)),  # inverted from here on
+    "SolarizeAdd": Operation(lambda level: int(110 * level)),
+    "ColorIncreasing": Operation(_enhance, signed=True),
+    "ContrastIncreasing": Operation(_enhance, signed=True),
+    "BrightnessIncreasing": Operation(_enhance, signed=True),
+    "SharpnessIncreasing": Operation(_enhance, signed=True),
+    "ShearX": Operation(lambda level: 0.3 * level, signed=True),
+    "ShearY": Operation(lambda level: 0.3 * level, signed=True),
+    "TranslateXRel": Operation(lambda level: 0.45 * level, signed=True),  # share of the width
+    "TranslateYRel": Operation(lambda level: 0.45 * level, signed=True),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RandAugment:
+    """`ops` operations, drawn with replacement, each done with probability 0.5."""
+
+    magnitude: float  # 0 to 10
+    std: float  # of the magnitude
+    ops: int
+
+    def draw(self, rng: np.random.Generator) -> list[tuple[str, Argument]]:
+        """Names and arguments of the operations to do."""
+        names = list(OPERATIONS)
+        drawn = []
+        for number in rng.integers(0, len(names), size=self.ops):
+            if rng.random() > PROBABILITY:
+                continue
+            operation = OPERATIONS[names[number]]
+            level = self._level(rng)
+            if operation.signed and rng.random() > 0.5:
+                level = -level
+            drawn.append((names[number], operation.argument(level)))
+        return drawn
+
+    def __call__(self, clip: Tensor, rng: np.random.Generator) -> Tensor:
+        """(T, H, W, 3) uint8 to the same."""
+        drawn = self.draw(rng)
+        if not drawn:
+            return clip
+        frames = [apply(Image.fromarray(frame), drawn) for frame in clip.numpy()]
+        return torch.from_numpy(np.stack([np.asarray(frame) for frame in frames]))
+
+    def _level(self, rng: np.random.Generator) -> float:
+        magnitude = rng.normal(self.magnitude, self.std) if self.std > 0 else self.magnitude
+        return min(max(magnitude, 0), 10) / 10
+
+
+def apply(frame: Image.Image, drawn: list[tuple[str, Argument]]) -> Image.Image:
+    """Do what was drawn to one frame."""
+    for name, argument in drawn:
+        arguments = () if argument is None else (argument,)
+        frame = NAME_TO_OP[name](frame, *arguments, resample=Image.Resampling.BICUBIC, fillcolor=FILL)
+    return frame

@@ -1,0 +1,186 @@
+"""From a sample to the views of it that are trained or tested on: frames chosen, decoded once, cropped.
+
+V views, T frames, H W pixels; sizes are (height, width). Each class is the settings of one stage; called with
+a sample it returns `Views`. Random choices are drawn in the order frames, augmentation, crop, flip, erasing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from everest.data.crops import (
+    NO_BOX,
+    Box,
+    Size,
+    centre_box,
+    covering_size,
+    erasing_box,
+    multi_scale_crop,
+    random_resized_crop,
+    test_boxes,
+)
+from everest.data.frames import FrameIds, sampling
+from everest.data.lists import Sample
+from everest.data.transforms import crop, flip, resize
+from everest.data.video import VideoError, frames_between, probe, read_frames
+
+if TYPE_CHECKING:
+    from everest.data.rand_augment import RandAugment  # timm: only fine-tuning pays for its import
+
+
+class Views(NamedTuple):
+    """The views of one sample."""
+
+    frames: Tensor  # (V, 3, T, H, W) uint8
+    erase: Tensor  # (V, 4) int64: top, left, height, width of what is to be erased; a height of 0 is nothing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PretrainViews:
+    """Random window, multi-scale crop, flip: `views_per_decode` times of the same frames.
+
+    The released pre-training never flips; Table 7 of the EVEREST paper does.
+    """
+
+    frames: int
+    stride: int
+    size: Size
+    flip: bool
+    sampling: str
+    views_per_decode: int
+
+    @property
+    def num_views(self) -> int:
+        return self.views_per_decode
+
+    def __call__(self, sample: Sample, rng: np.random.Generator, decoder: str) -> Views:
+        first, length = segment(sample)
+        ids = sampling(self.sampling).pretrain(length, self.frames, self.stride, rng)
+        clip = read_frames(sample.path, _numbers(first + ids), decoder=decoder)  # (T, H, W, 3)
+        return _stacked([self._view(clip, rng) for _ in range(self.views_per_decode)])
+
+    def _view(self, clip: Tensor, rng: np.random.Generator) -> Tensor:
+        box = multi_scale_crop(_size(clip), self.size, rng)
+        return _maybe_flipped(resize(crop(clip, box), self.size, antialias=True), self.flip, rng)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinetuneViews:
+    """Random window, RandAugment on whole frames, random resized crop, flip, a box to erase on the device."""
+
+    frames: int
+    stride: int
+    size: Size
+    flip: bool
+    sampling: str
+    rand_augment: RandAugment | None
+    erasing: float  # probability
+
+    @property
+    def num_views(self) -> int:
+        return 1
+
+    def __call__(self, sample: Sample, rng: np.random.Generator, decoder: str) -> Views:
+        first, length = segment(sample)
+        ids = sampling(self.sampling).finetune(length, self.frames, self.stride, rng)
+        clip = read_frames(sample.path, _numbers(first + ids), decoder=decoder)  # (T, H, W, 3)
+        if self.rand_augment is not None:
+            clip = self.rand_augment(clip, rng)
+        box = random_resized_crop(_size(clip), self.size, rng)
+        view = _maybe_flipped(resize(crop(clip, box), self.size, antialias=False), self.flip, rng)
+        return _stacked([view], erase=erasing_box(self.size, self.erasing, rng))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ValidationViews:
+    """The middle of the video, the centre of the frame: always the same, unlike in the released programs."""
+
+    frames: int
+    stride: int
+    size: Size
+    sampling: str
+
+    @property
+    def num_views(self) -> int:
+        return 1
+
+    def __call__(self, sample: Sample, rng: np.random.Generator, decoder: str) -> Views:
+        first, length = segment(sample)
+        ids = sampling(self.sampling).centre(length, self.frames, self.stride)
+        clip = read_frames(sample.path, _numbers(first + ids), decoder=decoder)
+        covering = covering_size(_size(clip), self.size)
+        return _stacked([_cut(resize(clip, covering, antialias=False), centre_box(covering, self.size))])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TestViews:
+    """`clips` windows x `crops` boxes, in the order clip by clip. Each frame is decoded and resized once."""
+
+    frames: int
+    stride: int
+    size: Size
+    clips: int
+    crops: int
+    sampling: str
+
+    @property
+    def num_views(self) -> int:
+        return self.clips * self.crops
+
+    def __call__(self, sample: Sample, rng: np.random.Generator, decoder: str) -> Views:
+        first, length = segment(sample)
+        windows = sampling(self.sampling).views(length, self.frames, self.stride, self.clips)
+        needed, place = np.unique(np.stack(windows), return_inverse=True)  # (F,), (clips, T)
+        video = read_frames(sample.path, _numbers(first + needed), decoder=decoder)
+        covering = covering_size(_size(video), self.size)
+        video = resize(video, covering, antialias=False)  # (3, F, H', W')
+        boxes = test_boxes(covering, self.size, self.crops)
+        places = torch.from_numpy(place.reshape(self.clips, self.frames))
+        return _stacked([_cut(video, box)[:, ids] for ids in places for box in boxes])
+
+
+MakeViews = PretrainViews | FinetuneViews | ValidationViews | TestViews
+
+
+def segment(sample: Sample) -> tuple[int, int]:
+    """Number of the first frame of a sample, and how many frames it has.
+
+    Raises:
+        VideoError: the segment lies outside the video.
+    """
+    if sample.start is not None or sample.end is not None:
+        first, end = frames_between(sample.path, sample.start, sample.end)
+        return first, end - first
+    count = probe(sample.path).frames
+    first = sample.start_frame or 0
+    end = count if sample.end_frame is None else min(sample.end_frame, count)
+    if first >= end:
+        raise VideoError(sample.path, f"no frames from {first} to {sample.end_frame}; there are {count}")
+    return first, end - first
+
+
+def _numbers(ids: FrameIds) -> list[int]:
+    return ids.tolist()
+
+
+def _size(clip: Tensor) -> Size:
+    return clip.shape[1], clip.shape[2]
+
+
+def _cut(clip: Tensor, box: Box) -> Tensor:
+    """A box of all frames of (3, T, H, W), a view."""
+    return clip[..., box.top : box.top + box.height, box.left : box.left + box.width]
+
+
+def _maybe_flipped(clip: Tensor, allowed: bool, rng: np.random.Generator) -> Tensor:
+    return flip(clip) if allowed and rng.random() < 0.5 else clip
+
+
+def _stacked(views: Sequence[Tensor], erase: Box = NO_BOX) -> Views:
+    return Views(torch.stack(list(views)), torch.tensor([erase] * len(views), dtype=torch.int64))

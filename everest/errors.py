@@ -1,0 +1,60 @@
+"""What a user can cause: one line each, with the exit code that scripts rely on.
+
+Codes: 2 usage or recipe, 3 diverged, 4 data, 5 environment (memory, device, package, disk), 6 checkpoint.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """A failure that a user can mend. The message says what is wrong, where, and how to mend it."""
+
+    exit_code: int = 2
+
+
+class RecipeError(UserError):
+    """A recipe, option or path that cannot be meant."""
+
+    exit_code = 2
+
+
+class DivergedError(UserError):
+    """A loss or gradient that is not finite."""
+
+    exit_code = 3
+
+
+class DataError(UserError):
+    """A list, label or video that cannot be used."""
+
+    exit_code = 4
+
+
+class EnvironmentProblem(UserError):
+    """The machine refuses: memory, device, missing package, disk."""
+
+    exit_code = 5
+
+
+class CheckpointError(UserError):
+    """A checkpoint that is broken, of the wrong kind or of another shape."""
+
+    exit_code = 6
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`"; did you mean 'base_lr'?"` when a known name is close, else what is known (up to 20 names)."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    if close:
+        return f"; did you mean '{close[0]}'?"
+    shown = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
+    return f"; known: {shown}" if names else ""
+
+
+def unknown_name(key: str, name: str, known: Iterable[str]) -> RecipeError:
+    """The error for a `name` that the table behind `key` does not have."""
+    return RecipeError(f"{key}: unknown name '{name}'{did_you_mean(name, known)}")

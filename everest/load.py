@@ -1,0 +1,136 @@
+"""From a checkpoint that a user names, a run folder or a .safetensors file, to a model or a start of one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from torch import Tensor
+
+from everest.build import ModelSpec
+from everest.checkpoint import Weights, load_tensors, read_weights
+from everest.errors import CheckpointError
+from everest.models.classifier import VideoClassifier
+from everest.models.mae import MaskedAutoencoder
+from everest.run_folder import BEST, RECIPE, WEIGHTS
+
+Which = Literal["newest", "best"]
+
+
+def find_weights(checkpoint: str | Path, *, which: Which = "newest") -> Path:
+    """The safetensors file that `checkpoint`, a run folder or a file, stands for.
+
+    Raises:
+        CheckpointError: there is none; it says what the folder has instead.
+    """
+    path = Path(checkpoint)
+    if path.is_dir():
+        file = path / (WEIGHTS if which == "newest" else BEST)
+        if not file.is_file():
+            hint = (
+                "no data.val, so no best"
+                if which == "best"
+                else "the run has not saved yet, or it is no run folder"
+            )
+            raise CheckpointError(f"{path}: no {file.name} in it ({hint})")
+        return file
+    if not path.exists():
+        raise CheckpointError(f"{path}: no such checkpoint; name a run folder or a .safetensors file")
+    return path
+
+
+def recipe_beside(weights: Path) -> Path:
+    """The recipe of the run folder in which `weights` lie.
+
+    Raises:
+        CheckpointError: they lie alone.
+    """
+    path = weights.parent / RECIPE
+    if not path.is_file():
+        raise CheckpointError(f"{weights}: no {RECIPE} beside it; say how to test it by --recipe")
+    return path
+
+
+def require_kind(weights: Weights, kind: str, *, source: Path) -> None:
+    """Raise CheckpointError unless the weights are of `kind`, with the command that makes or takes them."""
+    if weights.kind == kind:
+        return
+    mends = {
+        "classifier": "fine-tune it first: everest finetune --init CHECKPOINT",
+        "pretrain": "a checkpoint of `everest pretrain` is needed here",
+    }
+    raise CheckpointError(
+        f"{source}: a {weights.kind} checkpoint where a {kind} one is needed; {mends[kind]}"
+    )
+
+
+def load_model(checkpoint: str | Path, *, which: Which = "newest") -> MaskedAutoencoder | VideoClassifier:
+    """The model of a checkpoint, of any kind, in eval mode on the CPU.
+
+    Raises:
+        CheckpointError: no such checkpoint, or one that is damaged or not ours.
+    """
+    path = find_weights(checkpoint, which=which)
+    return model_of(read_weights(path), source=path)
+
+
+def model_of(weights: Weights, *, source: Path) -> MaskedAutoencoder | VideoClassifier:
+    """Rebuild the module that `weights` were saved from."""
+    model = ModelSpec.of(weights.settings, source=source).build()
+    load_tensors(model, weights.tensors, source=str(source))
+    return model.eval()
+
+
+def start_from(
+    classifier: VideoClassifier,
+    spec: ModelSpec,
+    weights: Weights,
+    *,
+    source: Path,
+    notify: Callable[[str], None],
+) -> None:
+    """Begin a classifier with a trained encoder; from another classifier, with its head too where it fits.
+
+    The clip may be longer or larger than in pre-training: positions are no weights. What the autoencoder has
+    beyond the encoder is left behind. With mean pooling its last norm is left behind too, as in the released
+    programs, where the norm after pooling starts fresh.
+
+    Raises:
+        CheckpointError: another backbone or tubelet.
+    """
+    own = classifier.state_dict()
+    given = {name: tensor for name, tensor in weights.tensors.items() if name.startswith("encoder.")}
+    norm = {name: given.pop(f"encoder.{name}") for name in _NORM if f"encoder.{name}" in given}
+    _check_encoder(given, own, spec, ModelSpec.of(weights.settings, source=source), source)
+    if weights.kind == "classifier":
+        given |= {name: weights.tensors[name] for name in _NORM}
+        given |= _fitting_head(weights.tensors, own, notify)
+    elif spec.model.pooling == "first":
+        given |= norm
+    load_tensors(classifier, own | given, source=str(source))
+
+
+_NORM = ("norm.weight", "norm.bias")
+_HEAD = ("head.weight", "head.bias")
+
+
+def _check_encoder(
+    given: dict[str, Tensor], own: dict[str, Tensor], spec: ModelSpec, other: ModelSpec, source: Path
+) -> None:
+    needed = {name for name in own if name.startswith("encoder.")}
+    if needed != given.keys() or any(own[name].shape != given[name].shape for name in needed):
+        ours, theirs = (
+            f"{s.model.backbone} {s.model.backbone_size} tubelet {s.model.tubelet}" for s in (spec, other)
+        )
+        raise CheckpointError(f"{source}: its encoder is {theirs}, the recipe asks for {ours}")
+
+
+def _fitting_head(
+    tensors: dict[str, Tensor], own: dict[str, Tensor], notify: Callable[[str], None]
+) -> dict[str, Tensor]:
+    if all(tensors[name].shape == own[name].shape for name in _HEAD):
+        return {name: tensors[name] for name in _HEAD}
+    before, now = len(tensors["head.bias"]), len(own["head.bias"])
+    notify(f"the checkpoint's head is for {before} classes, the recipe has {now}: the head starts fresh")
+    return {}

@@ -1,0 +1,92 @@
+"""Encoder, mean over the kept tokens, linear head: fine-tuning and evaluation.
+
+B batch, C channels, T frames, H W pixels, K kept tokens, D width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from timm.layers.norm import LayerNorm
+from torch import Tensor, nn
+
+from everest.backbones import BackboneSize
+from everest.models.mae import measured_importance
+from everest.models.vit import Encoder, linear_layers
+from everest.selection import AllTokens, RedundancyRobust, Strategy
+from everest.tokens import TokenGrid
+
+HEAD_SCALE = 0.001  # released fine-tuning scripts: the head starts near zero
+
+
+class VideoClassifier(nn.Module):
+    """Classifies clips from the tokens that its selector keeps (EVEREST §4.1, rho_pre of Table 8).
+
+    Args:
+        pooling: `mean` averages the kept tokens and norms that; `first` norms and takes the first kept one.
+    """
+
+    def __init__(
+        self,
+        size: BackboneSize,
+        grid: TokenGrid,
+        tubelet: tuple[int, int, int],
+        *,
+        selector: Strategy,
+        num_classes: int,
+        pooling: Literal["mean", "first"] = "mean",
+        drop_path: float = 0.0,
+        checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        self.selector = selector
+        self.pooling = pooling
+        self.encoder = Encoder(
+            size, grid, tubelet, final_norm=False, drop_path=drop_path, checkpointing=checkpointing
+        )
+        self.norm = LayerNorm(size.width)
+        self.head = nn.Linear(size.width, num_classes)
+        self._init_weights()
+
+    @property
+    def num_classes(self) -> int:
+        return self.head.out_features
+
+    def _init_weights(self) -> None:
+        for layer in linear_layers(self):
+            nn.init.trunc_normal_(layer.weight, std=0.02)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+        with torch.no_grad():
+            self.head.weight.mul_(HEAD_SCALE)
+
+    def kept_tokens(self, frames: Tensor, keep: float | None = None) -> Tensor:
+        """(B, K) ids of the tokens that are encoded; `keep` overrides the share that was trained with."""
+        selector = self.selector if keep is None else _with_keep_ratio(self.selector, keep)
+        noise = frames.new_zeros(frames.size(0), self.encoder.grid.num_tokens)  # nothing here is drawn
+        importance = measured_importance(selector, frames, self.encoder)
+        return selector(self.encoder.grid, importance=importance, noise=noise).visible
+
+    def features(self, frames: Tensor, keep: float | None = None) -> Tensor:
+        """(B, C, T, H, W) normalised clips to (B, D): what the head sees."""
+        self.encoder.check(frames)
+        x = self.encoder(frames, self.kept_tokens(frames, keep))  # (B, K, D)
+        return self.norm(x.mean(dim=1)) if self.pooling == "mean" else self.norm(x)[:, 0]
+
+    def forward(self, frames: Tensor, *, keep: float | None = None) -> Tensor:
+        """(B, C, T, H, W) normalised clips to logits (B, classes).
+
+        Raises:
+            ValueError: the clips are not of the size the model was built for.
+        """
+        return self.head(self.features(frames, keep))
+
+
+def _with_keep_ratio(selector: Strategy, keep: float) -> Strategy:
+    if keep >= 1:
+        return AllTokens()
+    if isinstance(selector, RedundancyRobust):
+        return replace(selector, keep_ratio=keep)
+    return RedundancyRobust(keep_ratio=keep, visible_ratio=None)

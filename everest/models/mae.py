@@ -1,0 +1,146 @@
+"""The masked autoencoder: EVEREST, VideoMAE and ST-MAE, told apart by their selector and target only.
+
+B batch, C channels, T frames, H W pixels, N tokens, K visible, M target tokens, D width, P target values.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from timm.layers.norm import LayerNorm
+from torch import Tensor, nn
+
+from everest.backbones import BackboneSize
+from everest.models.vit import Encoder, linear_layers, make_blocks, run_blocks, sinusoid_positions
+from everest.selection import RedundancyRobust, Selector, change_importance
+from everest.targets import TargetMaker
+from everest.tokens import TokenGrid, TokenSelection
+
+
+class Reconstruction(NamedTuple):
+    """What one forward pass of pre-training gives."""
+
+    loss: Tensor  # scalar
+    prediction: Tensor  # (B, M, P)
+    target: Tensor  # (B, M, P)
+    selection: TokenSelection
+
+
+class Decoder(nn.Module):
+    """Predicts target tokens from encoded visible ones (VideoMAE §3.4): visible first, then mask tokens."""
+
+    position: Tensor  # (N, D)
+
+    def __init__(
+        self,
+        width: int,
+        depth: int,
+        heads: int,
+        *,
+        num_tokens: int,
+        target_width: int,
+        checkpointing: bool,
+    ) -> None:
+        super().__init__()
+        self.checkpointing = checkpointing
+        self.blocks = make_blocks(width, depth, heads)
+        self.norm = LayerNorm(width)
+        self.head = nn.Linear(width, target_width)
+        self.register_buffer("position", sinusoid_positions(num_tokens, width), persistent=False)
+
+    def forward(self, encoded: Tensor, mask_token: Tensor, selection: TokenSelection) -> Tensor:
+        """(B, K, D) encoded visible tokens to (B, M, P) predictions of the targets."""
+        seen = encoded + self.position[selection.visible]  # (B, K, D)
+        asked = mask_token + self.position[selection.target]  # (B, M, D)
+        # Under autocast `encoded` is of lower precision than the table; the sum has the table's.
+        x = run_blocks(self.blocks, torch.cat([seen, asked], dim=1), checkpointing=self.checkpointing)
+        return self.head(self.norm(x[:, seen.size(1) :]))
+
+
+def measured_importance(
+    selector: Selector, frames: Tensor, encoder: Encoder, targets: TargetMaker | None = None
+) -> Tensor | None:
+    """(B, N) float32 for a selector that sorts by importance: the target's own, or the tokens' change."""
+    own = targets.importance(frames, encoder.grid) if targets else None
+    if own is not None or not isinstance(selector, RedundancyRobust):
+        return own
+    embed = encoder.patch_embed
+    return change_importance(
+        frames, embed, embed.tubelet, distance=selector.distance, first_slice=selector.first_slice
+    )
+
+
+class MaskedAutoencoder(nn.Module):
+    """Select tokens, encode the visible, decode the targets, compare.
+
+    Args:
+        selector: which tokens (everest.selection).
+        targets: what is predicted at them (everest.targets).
+    """
+
+    def __init__(
+        self,
+        size: BackboneSize,
+        grid: TokenGrid,
+        tubelet: tuple[int, int, int],
+        *,
+        selector: Selector,
+        targets: TargetMaker,
+        decoder_depth: int,
+        checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        self.selector = selector
+        self.targets = targets
+        self.encoder = Encoder(size, grid, tubelet, final_norm=True, checkpointing=checkpointing)
+        self.encoder_to_decoder = nn.Linear(size.width, size.decoder_width, bias=False)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, size.decoder_width))
+        self.decoder = Decoder(
+            size.decoder_width,
+            decoder_depth,
+            size.decoder_heads,
+            num_tokens=grid.num_tokens,
+            target_width=targets.width,
+            checkpointing=checkpointing,
+        )
+        self._init_weights()
+
+    def _init_weights(self) -> None:
+        """As the released programs: `encoder_to_decoder` and the embedding keep torch's default."""
+        for layer in linear_layers(self.encoder, self.decoder):
+            nn.init.xavier_uniform_(layer.weight)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+        nn.init.trunc_normal_(self.mask_token, std=0.02, a=-0.02, b=0.02)
+
+    def select(self, frames: Tensor, noise: Tensor | None = None) -> TokenSelection:
+        """The tokens that `forward` would choose: (B, K) visible and (B, M) target ids."""
+        self.encoder.check(frames)
+        grid = self.encoder.grid
+        if noise is None:
+            noise = torch.rand(frames.size(0), grid.num_tokens, device=frames.device)
+        importance = measured_importance(self.selector, frames, self.encoder, self.targets)
+        return self.selector(grid, importance=importance, noise=noise)
+
+    def forward(
+        self, frames: Tensor, *, noise: Tensor | None = None, selection: TokenSelection | None = None
+    ) -> Reconstruction:
+        """One pre-training pass.
+
+        Args:
+            frames: (B, C, T, H, W) float32, normalised.
+            noise: (B, at least N) uniform in [0, 1): the random part of the selection; None draws it from
+                torch's default generator.
+            selection: a given choice instead of the selector's.
+        Raises:
+            ValueError: the clips are not of the size the model was built for.
+        """
+        self.encoder.check(frames)
+        if selection is None:
+            selection = self.select(frames, noise)
+        encoded = self.encoder_to_decoder(self.encoder(frames, selection.visible))  # (B, K, D_dec)
+        prediction = self.decoder(encoded, self.mask_token, selection)  # (B, M, P)
+        target = self.targets.values(frames, selection.target)  # (B, M, P)
+        loss = self.targets.loss(prediction, target, selection.scored())
+        return Reconstruction(loss, prediction, target, selection)

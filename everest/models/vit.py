@@ -1,0 +1,125 @@
+"""The ViT encoder that all methods share: tubelet embedding, fixed positions, blocks.
+
+B batch, C channels, T frames, H W pixels, N tokens, K chosen tokens, D width, t p q a tubelet's sides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from timm.layers.norm import LayerNorm
+from timm.models.beit import Block
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from everest.backbones import BackboneSize
+from everest.tokens import TokenGrid, gather_patches
+
+
+class TubeletEmbedding(nn.Module):
+    """One linear map of a tubelet's pixels (EVEREST §4.1).
+
+    `proj` is the Conv3d of the released programs, whose weight and initialisation it keeps; applied to
+    patches it is a matrix product, so any subset of the tokens can be embedded.
+    """
+
+    def __init__(self, width: int, tubelet: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.tubelet = tubelet
+        self.proj = nn.Conv3d(3, width, kernel_size=tubelet, stride=tubelet)
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """(B, K, C, t, p, q) to (B, K, D)."""
+        return F.linear(patches.flatten(2), self.proj.weight.flatten(1), self.proj.bias)
+
+    def of_change(self, change: Tensor) -> Tensor:
+        """The difference of two embeddings from the difference of their patches: the bias cancels."""
+        return F.linear(change.flatten(2), self.proj.weight.flatten(1))
+
+
+def sinusoid_positions(num_tokens: int, width: int) -> Tensor:
+    """(N, D) float32: sine and cosine of the flat token number, alternating over the channels.
+
+    The released programs split neither time nor height nor width; like them this counts in float64.
+    """
+    # As float64 throughout: the products reach thousands of radians at 128 frames.
+    position = torch.arange(num_tokens, dtype=torch.float64).unsqueeze(1)  # (N, 1)
+    channel_pair = torch.arange(width, dtype=torch.float64) // 2  # (D,)
+    angle = position / torch.pow(10000.0, 2 * channel_pair / width)  # (N, D)
+    table = torch.where(torch.arange(width) % 2 == 0, angle.sin(), angle.cos())
+    return table.float()
+
+
+def make_blocks(width: int, depth: int, heads: int, drop_path: float = 0.0) -> nn.ModuleList:
+    """`depth` pre-norm blocks; stochastic depth grows linearly from 0 to `drop_path` (Huang et al. 2016).
+
+    timm's BEiT block has what the released programs have: query and value bias, a key bias fixed at zero.
+    """
+    rates = torch.linspace(0, drop_path, depth, device="cpu").tolist()
+    return nn.ModuleList(
+        Block(width, heads, qkv_bias=True, drop_path=rate, norm_layer=LayerNorm) for rate in rates
+    )
+
+
+def run_blocks(blocks: nn.ModuleList, x: Tensor, *, checkpointing: bool) -> Tensor:
+    """(B, K, D) through the blocks; with `checkpointing` each is computed again in the backward pass."""
+    for block in blocks:
+        x = checkpoint(block, x, use_reentrant=False) if checkpointing and block.training else block(x)
+    return x
+
+
+def linear_layers(*modules: nn.Module) -> Iterator[nn.Linear]:
+    """Every Linear inside the modules: those that an initialisation speaks of."""
+    for module in modules:
+        yield from (layer for layer in module.modules() if isinstance(layer, nn.Linear))
+
+
+class Encoder(nn.Module):
+    """Embeds chosen tokens, adds their positions, runs the blocks.
+
+    Args:
+        grid: the clip's tokens; its number of tokens fixes the position table.
+        final_norm: LayerNorm after the last block (pre-training); without it the classifier norms the mean.
+    """
+
+    position: Tensor  # (N, D), not stored: 16-frame weights load into a 128-frame model as they are
+
+    def __init__(
+        self,
+        size: BackboneSize,
+        grid: TokenGrid,
+        tubelet: tuple[int, int, int],
+        *,
+        final_norm: bool,
+        drop_path: float = 0.0,
+        checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        self.grid = grid
+        self.width = size.width
+        self.checkpointing = checkpointing
+        self.patch_embed = TubeletEmbedding(size.width, tubelet)
+        self.blocks = make_blocks(size.width, size.depth, size.heads, drop_path)
+        self.norm = LayerNorm(size.width) if final_norm else nn.Identity()
+        self.register_buffer("position", sinusoid_positions(grid.num_tokens, size.width), persistent=False)
+
+    def check(self, frames: Tensor) -> None:
+        """Raise ValueError when the clips are not of this encoder's grid."""
+        t, p, q = self.patch_embed.tubelet
+        expected = (3, self.grid.t * t, self.grid.h * p, self.grid.w * q)
+        if frames.dim() != 5 or tuple(frames.shape[1:]) != expected:
+            raise ValueError(
+                f"expected clips of shape (B, {', '.join(map(str, expected))}), got {tuple(frames.shape)}"
+            )
+
+    def embed(self, frames: Tensor, ids: Tensor) -> Tensor:
+        """The tokens `ids` (B, K) of the clips (B, C, T, H, W), each with its own position: (B, K, D)."""
+        tokens = self.patch_embed(gather_patches(frames, ids, self.patch_embed.tubelet))
+        return tokens + self.position[ids]
+
+    def forward(self, frames: Tensor, ids: Tensor) -> Tensor:
+        """Encode the tokens `ids` (B, K) only: (B, K, D)."""
+        x = run_blocks(self.blocks, self.embed(frames, ids), checkpointing=self.checkpointing)
+        return self.norm(x)

@@ -1,0 +1,27 @@
+"""Between the bytes of a video and what a model sees: ImageNet mean and standard deviation, on any device."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+from torch import Tensor
+
+IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)  # RGB, as in the released programs of all five methods
+IMAGENET_STD: Final = (0.229, 0.224, 0.225)
+
+
+def _per_channel(values: tuple[float, ...], like: Tensor) -> Tensor:
+    return torch.tensor(values, dtype=torch.float32, device=like.device).view(3, 1, 1, 1)
+
+
+def normalise(clip: Tensor) -> Tensor:
+    """(..., 3, T, H, W) uint8 to float32, in units of ImageNet's standard deviation."""
+    return (
+        clip.float().div_(255).sub_(_per_channel(IMAGENET_MEAN, clip)).div_(_per_channel(IMAGENET_STD, clip))
+    )
+
+
+def unnormalise(frames: Tensor) -> Tensor:
+    """The inverse of `normalise`, without the rounding: (..., 3, T, H, W) float32 in [0, 1]."""
+    return frames * _per_channel(IMAGENET_STD, frames) + _per_channel(IMAGENET_MEAN, frames)

@@ -1,0 +1,129 @@
+"""How a stage runs: steps, batches, learning rate, and how many clips one pass can hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import psutil
+import torch
+
+from everest.errors import RecipeError
+from everest.optim import cosine_lr, scaled_lr
+from everest.settings import FinetuneSettings, PretrainSettings
+
+MEMORY_SHARE = 0.5  # ours: of the free memory, for the activations of one pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class StagePlan:
+    """The arithmetic of one stage. A step is one update of the weights."""
+
+    epochs: int
+    steps_per_epoch: int
+    warmup_epochs: int
+    batch_size: int  # clips a step, over all processes and passes
+    views: int  # clips that one decoded video gives
+    micro_batch: int  # clips a pass of one process
+    processes: int
+    base_lr: float
+    base_min_lr: float
+
+    @property
+    def steps(self) -> int:
+        return self.epochs * self.steps_per_epoch
+
+    @property
+    def accumulation(self) -> int:
+        """Passes a step."""
+        return self.batch_size // (self.micro_batch * self.processes)
+
+    @property
+    def videos_per_step(self) -> int:
+        return self.batch_size // self.views
+
+    @property
+    def peak_lr(self) -> float:
+        return scaled_lr(self.base_lr, self.batch_size)
+
+    def lr(self, step: int) -> float:
+        """The learning rate of `step`, counted from 0."""
+        return cosine_lr(
+            step,
+            steps=self.steps,
+            warmup=self.warmup_epochs * self.steps_per_epoch,
+            peak=self.peak_lr,
+            minimum=scaled_lr(self.base_min_lr, self.batch_size),
+        )
+
+    def epoch(self, step: int) -> int:
+        """The epoch, from 0, in which `step` lies."""
+        return step // self.steps_per_epoch
+
+    def ends_epoch(self, steps_done: int) -> bool:
+        return steps_done % self.steps_per_epoch == 0
+
+
+def plan_stage(
+    stage: PretrainSettings | FinetuneSettings, *, num_videos: int, processes: int, largest_micro_batch: int
+) -> StagePlan:
+    """The plan for `num_videos` videos, from each of which a decode gives `views_per_decode` clips.
+
+    The last, incomplete batch of an epoch is left out, as in the released programs; a set smaller than one
+    batch is repeated to fill it.
+
+    Raises:
+        RecipeError: the batch does not divide over processes and views.
+    """
+    views = stage.views_per_decode if isinstance(stage, PretrainSettings) else 1
+    share, rest = divmod(stage.batch_size, processes * views)
+    if rest:
+        parts = f"{processes} processes" + (f" x {views} views_per_decode" if views > 1 else "")
+        raise RecipeError(f"batch_size {stage.batch_size} does not divide over {parts}")
+    return StagePlan(
+        epochs=stage.epochs,
+        steps_per_epoch=max(1, num_videos // (stage.batch_size // views)),
+        warmup_epochs=stage.warmup_epochs,
+        batch_size=stage.batch_size,
+        views=views,
+        micro_batch=views * _largest_divisor(share, at_most=max(1, largest_micro_batch // views)),
+        processes=processes,
+        base_lr=stage.base_lr,
+        base_min_lr=stage.min_lr,
+    )
+
+
+def _largest_divisor(number: int, *, at_most: int) -> int:
+    return next(d for d in range(min(number, at_most), 0, -1) if number % d == 0)
+
+
+def activation_bytes(
+    stacks: Iterable[tuple[int, int, int]], *, clip_values: int, bytes_per_value: int, checkpointing: bool
+) -> int:
+    """Bytes that one clip's forward pass keeps for the backward pass: an estimate, good to about a tenth.
+
+    A pre-norm block with fused attention and exact GELU keeps 17 values a token and channel (inputs of both
+    norms, q, k, v, attention output, and 4 + 4 + 1 of the MLP); with checkpointing only its input, and all of
+    one block at a time.
+
+    Args:
+        stacks: (depth, tokens, width) of encoder and decoder.
+        clip_values: numbers in a clip: kept as uint8, as float32, and once more while tokens are selected.
+    """
+    total = 9 * clip_values
+    for depth, tokens, width in stacks:
+        block = 17 * tokens * width * bytes_per_value
+        total += depth * tokens * width * bytes_per_value + block if checkpointing else depth * block
+    return total
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes free on `device`; of the machine for devices that share its memory."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return psutil.virtual_memory().available
+
+
+def fitting_micro_batch(bytes_per_clip: int, device: torch.device) -> int:
+    """How many clips of `bytes_per_clip` fit into the share of the free memory that activations may take."""
+    return max(1, int(free_memory(device) * MEMORY_SHARE) // bytes_per_clip)

@@ -1,0 +1,105 @@
+"""Reading and writing recipes: YAML and `--set` in, one frozen `Recipe` out, all that is wrong at once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from everest.errors import RecipeError
+from everest.recipe_checks import contradictions, notices
+from everest.recipe_errors import retell
+from everest.recipe_files import find_recipe, with_bases
+from everest.recipe_layers import (
+    BY_BACKBONE,
+    SET,
+    KeyPath,
+    LayerStack,
+    Merged,
+    drop_foreign_keys,
+    make_layer,
+    read_overrides,
+)
+from everest.settings import Recipe
+from everest.strict_yaml import write_yaml
+
+_ADAPTER = TypeAdapter(Recipe)
+
+
+def load_recipe(
+    name_or_path: str | Path,
+    *,
+    overrides: Sequence[str] = (),
+    notify: Callable[[str], None] | None = None,
+) -> Recipe:
+    """Read a recipe.
+
+    Args:
+        name_or_path: a shipped recipe, or the path of a YAML file.
+        overrides: `section.key=value` texts, which win over the file.
+        notify: told, in a line each, which given keys have no effect.
+    Raises:
+        RecipeError: one line for each problem: place, key, what is wrong, nearest valid name.
+    """
+    problems: list[str] = []
+    stack = _read_layers(name_or_path, overrides, problems)
+    merged = stack.merged(stack.chosen_backbone())
+    dropped = drop_foreign_keys(merged)
+    recipe, found = _validate(merged)
+    if recipe:
+        found = list(contradictions(recipe))
+    problems += [f"{merged.origin(key)}: {text}" for key, text in found]
+    problems += _problems_by_backbone(stack)
+    if problems or recipe is None:
+        raise RecipeError("\n".join(dict.fromkeys(problems)))
+    if notify:
+        given = {key for key, origin in merged.origins.items() if origin.label == SET}
+        for notice in [*dropped, *notices(recipe, given)]:
+            notify(notice)
+    return recipe
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The resolved YAML, without `base` and `by_backbone`; it reads back as an equal recipe."""
+    return write_yaml(_values(recipe))
+
+
+def _values(recipe: Recipe) -> dict[str, Any]:
+    return _ADAPTER.dump_python(recipe, mode="json")
+
+
+def _read_layers(name_or_path: str | Path, overrides: Sequence[str], problems: list[str]) -> LayerStack:
+    *bases, (file, values) = with_bases(find_recipe(name_or_path))
+    for _, base in bases:
+        base.pop("name", None)  # a recipe is not called like its base
+    layers = [make_layer(source.label, written, problems) for source, written in [*bases, (file, values)]]
+    layers += read_overrides(overrides, problems)
+    return LayerStack(file.label, _values(Recipe(name=file.name)), layers)
+
+
+def _validate(merged: Merged) -> tuple[Recipe | None, list[tuple[KeyPath, str]]]:
+    """The recipe, or None and what is wrong.
+
+    By way of JSON, because pydantic's strict mode takes lists for tuples there, and still no true for 1.0.
+    """
+    text = json.dumps(
+        merged.values, default=str
+    )  # str: for what only an explicit YAML tag makes, such as a date
+    try:
+        return _ADAPTER.validate_json(text, strict=True), []
+    except ValidationError as error:
+        return None, retell(error)
+
+
+def _problems_by_backbone(stack: LayerStack) -> list[str]:
+    """What is wrong inside `by_backbone`, for every backbone that is named there, chosen or not."""
+    problems = []
+    for backbone in stack.backbones():
+        merged = stack.merged(backbone)
+        drop_foreign_keys(merged)
+        origins = [(merged.origin(key), text) for key, text in _validate(merged)[1]]
+        problems += [f"{origin}: {text}" for origin, text in origins if BY_BACKBONE in origin.key]
+    return problems

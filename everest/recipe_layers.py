@@ -1,0 +1,172 @@
+"""From files and `--set` to one set of values: later layers win, and a value remembers where it was written.
+
+The layers, from below: the defaults of everest.settings, the bases of a recipe, the recipe, `--set`. The
+`by_backbone` values of a layer lie directly on it, so whatever a later layer says wins over them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass, fields
+from typing import Any
+
+from everest.backbones import BACKBONES
+from everest.errors import RecipeError, did_you_mean
+from everest.selection import STRATEGIES
+from everest.setting_types import with_hyphens
+from everest.strict_yaml import read_yaml
+
+KeyPath = tuple[str, ...]
+
+SET = "--set"  # the place that messages name for an override
+STAGES = ("pretrain", "finetune")  # the sections that may hold `by_backbone` and `selection`
+BY_BACKBONE = "by_backbone"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a value was written: the file (or `--set`) and the key in it."""
+
+    label: str
+    key: KeyPath
+
+    def __str__(self) -> str:
+        return f"{self.label}: {'.'.join(self.key)}"
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What one file or one `--set` says, `by_backbone` apart: {stage: {backbone: values}}."""
+
+    label: str
+    values: dict[str, Any]
+    by_backbone: dict[str, dict[str, dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Merged:
+    """The values that hold for one backbone."""
+
+    values: dict[str, Any]
+    origins: dict[KeyPath, Origin]  # of what a layer states; the defaults have none
+    label: str  # the recipe that was asked for
+
+    def origin(self, key: KeyPath) -> Origin:
+        """Where `key`, or the value that it is a part of, was written."""
+        for length in range(len(key), 0, -1):
+            if key[:length] in self.origins:
+                found = self.origins[key[:length]]
+                return Origin(found.label, found.key + key[length:])
+        return Origin(self.label, key)
+
+
+@dataclass(frozen=True)
+class LayerStack:
+    """The defaults, and all layers on them in their order."""
+
+    label: str
+    defaults: dict[str, Any]
+    layers: Sequence[Layer]
+
+    def merged(self, backbone: str | None) -> Merged:
+        """The values with what depends on `backbone`."""
+        merged = Merged(deepcopy(self.defaults), {}, self.label)
+        for layer in self.layers:
+            _lay(merged, layer.label, layer.values)
+            for stage, choices in layer.by_backbone.items():
+                if backbone in choices:
+                    _lay(merged, layer.label, choices[backbone], (stage,), (stage, BY_BACKBONE, backbone))
+        return merged
+
+    def chosen_backbone(self) -> str | None:
+        """What the layers choose, valid or not; None where no name can be found."""
+        model = self.merged(None).values["model"]
+        name = with_hyphens(model.get("backbone")) if isinstance(model, dict) else None
+        return name if isinstance(name, str) else None
+
+    def backbones(self) -> list[str]:
+        """The backbones that some `by_backbone` names."""
+        choices = (names for layer in self.layers for names in layer.by_backbone.values())
+        return sorted({name for names in choices for name in names})
+
+
+def _lay(
+    merged: Merged, label: str, values: dict[str, Any], path: KeyPath = (), written: KeyPath = ()
+) -> None:
+    """Lay `values` on what is at `path`; `written` is the path that they have in their file."""
+    target = merged.values
+    for part in path:
+        target = target[part]
+    for key, value in values.items():
+        below = target.get(key)
+        if isinstance(value, dict) and isinstance(below, dict):
+            _lay(merged, label, value, (*path, key), (*written, key))
+        elif value is None and not path and isinstance(below, dict):
+            continue  # a section with nothing but comments in it
+        else:
+            target[key] = deepcopy(value)
+            merged.origins[(*path, key)] = Origin(label, (*written, key))
+
+
+def make_layer(label: str, values: dict[str, Any], problems: list[str]) -> Layer:
+    """Take `by_backbone` out of the stages; what cannot be meant goes to `problems`."""
+    by_backbone: dict[str, dict[str, dict[str, Any]]] = {}
+    for stage in STAGES:
+        section = values.get(stage)
+        if not isinstance(section, dict) or BY_BACKBONE not in section:
+            continue
+        choices, where = section.pop(BY_BACKBONE), Origin(label, (stage, BY_BACKBONE))
+        if not isinstance(choices, dict) or not all(isinstance(choice, dict) for choice in choices.values()):
+            problems.append(f"{where}: must be a mapping such as {{vit-s: {{base_lr: 1.5e-4}}}}")
+            continue
+        for name in choices:
+            if with_hyphens(name) not in BACKBONES:
+                problems.append(f"{where}: unknown backbone '{name}'{did_you_mean(name, BACKBONES)}")
+        by_backbone[stage] = {with_hyphens(name): choice for name, choice in choices.items()}
+    return Layer(label, values, by_backbone)
+
+
+def read_overrides(overrides: Sequence[str], problems: list[str]) -> list[Layer]:
+    """A layer for each `section.key=value`; the value is read as YAML."""
+    layers = []
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        path = tuple(key.strip().split("."))
+        if not equals or not all(path):
+            problems.append(f"{SET}: '{override}' must be section.key=value")
+            continue
+        try:
+            value = read_yaml(text, SET)
+        except RecipeError:
+            problems.append(f"{Origin(SET, path)}: '{text}' is not YAML")
+            continue
+        for part in reversed(path):
+            value = {part: value}
+        layers.append(make_layer(SET, value, problems))
+    return layers
+
+
+def drop_foreign_keys(merged: Merged) -> list[str]:
+    """Take out of each selection what only other strategies have, and name what is worth a notice.
+
+    A recipe that changes the strategy of its base leaves the base's keys behind in silence. Named are keys
+    beside the strategy that does not have them, and all where `--set` gives the strategy or the key.
+    """
+    notices = []
+    known = {field.name for strategy in STRATEGIES.values() for field in fields(strategy)}
+    for stage in STAGES:
+        section = merged.values[stage]
+        selection = section.get("selection") if isinstance(section, dict) else None
+        if not isinstance(selection, dict):
+            continue
+        name = with_hyphens(selection.get("strategy"))
+        if not isinstance(name, str) or name not in STRATEGIES:
+            continue
+        chosen_in = merged.origin((stage, "selection", "strategy")).label
+        for key in known.intersection(selection).difference(field.name for field in fields(STRATEGIES[name])):
+            del selection[key]
+            origin = merged.origins.get((stage, "selection", key))
+            if origin and (SET in (origin.label, chosen_in) or origin.label == chosen_in):
+                notices.append(f"{stage}.selection.{key} has no effect with {name}")
+    return sorted(notices)

@@ -1,0 +1,165 @@
+"""A run's folder: what it was asked, what it did, what it learned. Every later command needs nothing else."""
+
+from __future__ import annotations
+
+import csv
+import importlib.metadata
+import json
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from everest.checkpoint import write_atomically, write_error
+from everest.errors import RecipeError
+
+RECIPE, ENVIRONMENT, METRICS, WEIGHTS, BEST, BAD_VIDEOS, STATE = (
+    "recipe.yaml",
+    "env.json",
+    "metrics.jsonl",
+    "model.safetensors",
+    "best.safetensors",
+    "bad_videos.csv",
+    "state",
+)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The files of one run under `path` (see the constants of this module)."""
+
+    path: Path
+
+    @property
+    def weights(self) -> Path:
+        return self.path / WEIGHTS
+
+    @property
+    def best(self) -> Path:
+        return self.path / BEST
+
+    @property
+    def state(self) -> Path:
+        return self.path / STATE
+
+    def start(self, recipe_text: str) -> None:
+        """Write the recipe and the environment: from here on this is a run folder.
+
+        What an earlier run left is removed, and nothing else that may lie in the folder.
+        """
+        for name in (RECIPE, ENVIRONMENT, METRICS, WEIGHTS, BEST, BAD_VIDEOS):
+            (self.path / name).unlink(missing_ok=True)
+        for state in self.state.glob("*.safetensors"):
+            state.unlink()
+        self._write(ENVIRONMENT, json.dumps(environment(), indent=2))
+        self._write(RECIPE, recipe_text)
+
+    def log(self, row: dict[str, Any]) -> None:
+        """Append a row to metrics.jsonl."""
+        try:
+            with (self.path / METRICS).open("a") as file:
+                file.write(json.dumps(row) + "\n")
+        except OSError as error:
+            raise write_error(self.path / METRICS, error) from error
+
+    def rows(self) -> list[dict[str, Any]]:
+        """All whole rows of metrics.jsonl; a last line that was cut off by a kill is left out."""
+        path = self.path / METRICS
+        lines = path.read_text().split("\n")[:-1] if path.is_file() else []
+        return [json.loads(line) for line in lines]
+
+    def rewind(self, step: int) -> None:
+        """Drop what was logged after `step` updates: a resumed run logs it again."""
+        rows = [row for row in self.rows() if row["step"] <= step]
+        self._write(METRICS, "".join(json.dumps(row) + "\n" for row in rows))
+
+    def write_bad_videos(self, reasons: dict[str, str]) -> None:
+        """bad_videos.csv: `path,reason`, one row a video."""
+
+        def write(part: Path) -> None:
+            with part.open("w", newline="") as file:
+                csv.writer(file).writerows([("path", "reason"), *sorted(reasons.items())])
+
+        write_atomically(self.path / BAD_VIDEOS, write)
+
+    def bad_videos(self) -> dict[str, str]:
+        """What `write_bad_videos` wrote, empty when nothing was bad."""
+        path = self.path / BAD_VIDEOS
+        if not path.is_file():
+            return {}
+        with path.open(newline="") as file:
+            return {row["path"]: row["reason"] for row in csv.DictReader(file)}
+
+    def _write(self, name: str, text: str) -> None:
+        write_atomically(self.path / name, lambda part: part.write_text(text))
+
+
+def default_folder(command: str, recipe: str) -> Path:
+    """runs/<command>/<recipe>-<time>, for a run without --output."""
+    return Path("runs") / command / f"{recipe}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def check_output(path: Path, recipe_text: str, *, resume: bool, overwrite: bool) -> bool:
+    """Whether a run into `path` continues the one that is there. Nothing is written or removed.
+
+    Raises:
+        RecipeError: something else is at `path` and `overwrite` is not given.
+    """
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return False
+    if not path.is_dir():
+        raise RecipeError(f"--output {path}: a file is in the way; choose another folder")
+    if overwrite:
+        return False
+    there = path / RECIPE
+    if not there.is_file():
+        raise RecipeError(f"--output {path}: exists and is no run folder; choose another, or use --overwrite")
+    if not resume:
+        raise RecipeError(
+            f"--output {path}: holds a run; leave out --resume never to continue it, or use --overwrite"
+        )
+    if there.read_text() != recipe_text:
+        raise RecipeError(
+            f"--output {path}: holds a run of another recipe (compare {there}); "
+            "choose another folder, or use --overwrite"
+        )
+    return True
+
+
+def environment() -> dict[str, Any]:
+    """Versions, device, commit and command line: what a reader of the run needs to repeat it."""
+    return {
+        "command": sys.argv,
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": dict(_versions(("everest-video", "torch", "torchvision", "timm", "accelerate", "av"))),
+        "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] or ["cpu"],
+        "git_commit": _git_commit(),
+    }
+
+
+def _versions(names: Iterable[str]) -> Iterable[tuple[str, str]]:
+    for name in names:
+        try:
+            yield name, importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            yield name, "not installed"
+
+
+def _git_commit() -> str | None:
+    """The commit of the checkout that the package runs from; None from a wheel or without git."""
+    here = Path(__file__).resolve().parent
+    try:
+        asked = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True, timeout=10
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return asked.stdout.strip()

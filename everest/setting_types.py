@@ -1,0 +1,77 @@
+"""The kinds of values that settings hold: numbers in a range, and the few that are written in two ways.
+
+Each kind is a type with the check that pydantic runs on it. A check that fails says what the value must be.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic_core import PydanticKnownError
+
+from everest.backbones import BACKBONES
+
+
+def with_hyphens(value: Any) -> Any:
+    """Names as we spell them, `vit-b` for `vit_b`; in a mapping, those among its values."""
+    if isinstance(value, dict):
+        return {key: with_hyphens(inner) for key, inner in value.items()}
+    return value.replace("_", "-") if isinstance(value, str) else value
+
+
+def only(allowed: float) -> AfterValidator:
+    """The check of a number that has no other value in this version."""
+
+    def check(value: float) -> float:
+        if value != allowed:
+            raise ValueError(f"must be {allowed} in this version")
+        return value
+
+    return AfterValidator(check)
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value > 0  # not isinstance: True is an int
+
+
+def _check_size(value: Any) -> int | tuple[int, int]:
+    if _is_count(value):
+        return value
+    if isinstance(value, list | tuple) and len(value) == 2 and all(map(_is_count, value)):
+        return value[0], value[1]
+    raise ValueError("must be a number of pixels or [height, width]")
+
+
+def _check_micro_batch(value: Any) -> int | str:
+    if value == "auto" or _is_count(value):
+        return value
+    raise ValueError("must be 'auto' or a whole number from 1")
+
+
+def _check_save_every(value: Any) -> int | str:
+    if _is_count(value) or (isinstance(value, str) and re.fullmatch(r"[1-9]\d*(s|min|h)", value)):
+        return value
+    raise ValueError("must be a number of steps or a time such as '30s', '10min', '2h'")
+
+
+def _check_backbone(name: str) -> str:
+    if name not in BACKBONES:  # told like a Literal, but the names stay in one place
+        raise PydanticKnownError("literal_error", {"expected": ", ".join(map(repr, BACKBONES))})
+    return name
+
+
+Count = Annotated[int, Field(ge=1)]
+CountOrZero = Annotated[int, Field(ge=0)]
+NumClasses = Annotated[int, Field(ge=2)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+ShareBelowOne = Annotated[float, Field(ge=0, lt=1)]
+Decay = Annotated[float, Field(gt=0, lt=1)]
+
+Backbone = Annotated[str, BeforeValidator(with_hyphens), AfterValidator(_check_backbone)]
+Size = Annotated[int | tuple[int, int], BeforeValidator(_check_size)]
+MicroBatch = Annotated[int | Literal["auto"], BeforeValidator(_check_micro_batch)]
+SaveEvery = Annotated[int | str, BeforeValidator(_check_save_every)]

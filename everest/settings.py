@@ -1,0 +1,223 @@
+"""What a recipe can set: frozen dataclasses whose attributes are the keys of the YAML.
+
+pydantic validates into them (everest.recipe), so types, ranges and defaults are stated here and nowhere else.
+What needs two values at once is checked in everest.recipe_checks. A default that names a table of the EVEREST
+paper is the one for UCF101, the data set of most of its ablations.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, ConfigDict, Discriminator, Field
+
+from everest.backbones import BACKBONES, BackboneSize
+from everest.selection import AllTokens, RedundancyRobust, Strategy
+from everest.setting_types import (
+    Backbone,
+    Count,
+    CountOrZero,
+    Decay,
+    MicroBatch,
+    NotNegative,
+    NumClasses,
+    Positive,
+    SaveEvery,
+    Share,
+    ShareBelowOne,
+    Size,
+    only,
+    with_hyphens,
+)
+
+_STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
+_SECONDS = {"s": 1, "min": 60, "h": 3600}
+
+PretrainSelection = Annotated[Strategy, Discriminator("strategy"), BeforeValidator(with_hyphens)]
+FinetuneSelection = Annotated[
+    RedundancyRobust | AllTokens, Discriminator("strategy"), BeforeValidator(with_hyphens)
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings:
+    """Which videos, and what a clip is. Lists and folders are relative to `root`."""
+
+    __pydantic_config__ = _STRICT
+    root: str = "."
+    train: str | None = "train.csv"
+    val: str | None = None
+    test: str | None = "test.csv"
+    pretrain: str | None = None  # None: `train`; labels are not read
+    classes: str | None = None  # file with a class name a line; None: names of folders or labels
+    num_classes: NumClasses | None = None  # None: counted from `classes`, class folders or labels
+    heads: Annotated[dict[str, NumClasses], Field(min_length=1)] | None = (
+        None  # classes of each label column, instead of `num_classes`
+    )
+    frames: Count = 16  # EVEREST §5
+    size: Size = 224  # EVEREST §5
+    flip: bool = True  # EVEREST Tables 7, 8; both stages
+    decoder: Literal["auto", "decord", "pyav"] = "auto"
+    max_bad: Share = 0.01  # ours: share of unreadable videos that ends a run
+    cache: Literal["none"] = "none"
+
+    @property
+    def frame_size(self) -> tuple[int, int]:
+        """(height, width) of a clip in pixels."""
+        return (self.size, self.size) if isinstance(self.size, int) else self.size
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSettings:
+    """The transformer. Widths, depth and heads that are None follow from the backbone."""
+
+    __pydantic_config__ = _STRICT
+    backbone: Backbone = "vit-b"
+    tubelet: tuple[Count, Count, Count] = (2, 16, 16)  # EVEREST Table 15
+    positions: Literal["flat"] = "flat"  # released program: one sinusoid over the token number
+    embedding_layers: Annotated[int, only(1)] = 1  # EVEREST Table 15
+    pooling: Literal["mean", "first"] = "mean"  # first: the first kept token (released program: --use_cls)
+    decoder_depth: Count = 4  # released scripts
+    width: Count | None = None
+    depth: Count | None = None
+    heads: Count | None = None
+    decoder_width: Count | None = None
+    decoder_heads: Count | None = None
+
+    @property
+    def backbone_size(self) -> BackboneSize:
+        """The backbone's sizes with those that are set here in their place."""
+        names = ("width", "depth", "heads", "decoder_width", "decoder_heads")
+        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        return replace(BACKBONES[self.backbone], **given)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """The engine, the same in every stage. All defaults are ours."""
+
+    __pydantic_config__ = _STRICT
+    seed: CountOrZero = 0
+    workers: CountOrZero = 8
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    save_every: SaveEvery = "10min"
+    keep_states: Count = 2
+    micro_batch: MicroBatch = "auto"
+    nonfinite: Literal["stop"] = "stop"
+    shard: Literal["none"] = "none"
+    checkpointing: bool = False
+    compile: bool = False
+    clip_grad: Positive | None = None  # largest gradient norm; released scripts: none
+    ema: Decay | None = None  # decay; released scripts: none
+
+    @property
+    def save_steps(self) -> int | None:
+        """Steps between two saves, or None where `save_every` is a time."""
+        return self.save_every if isinstance(self.save_every, int) else None
+
+    @property
+    def save_seconds(self) -> int | None:
+        """Seconds between two saves, or None where `save_every` counts steps."""
+        if isinstance(self.save_every, int):
+            return None
+        unit = self.save_every.lstrip("0123456789")
+        return int(self.save_every.removesuffix(unit)) * _SECONDS[unit]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameSelectionSettings:
+    """Information-intensive frame selection, EVEREST §4.2."""
+
+    __pydantic_config__ = _STRICT
+    alpha: Annotated[float, only(1.0)] = 1.0  # candidates offered: alpha times the clip's frames
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetSettings:
+    """What is predicted at the target tokens."""
+
+    __pydantic_config__ = _STRICT
+    kind: Literal["pixels"] = "pixels"
+    normalize: bool = True  # released program: pixels normalised per tubelet and channel
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainSettings:
+    """The self-supervised stage, EVEREST Table 7."""
+
+    __pydantic_config__ = _STRICT
+    stride: Count = 4  # Table 7
+    sampling: Literal["dense", "segment"] = "dense"
+    views_per_decode: Count = 1  # released scripts: num_sample 1
+    frame_selection: FrameSelectionSettings = field(default_factory=FrameSelectionSettings)
+    selection: PretrainSelection = field(default_factory=RedundancyRobust)
+    target: TargetSettings = field(default_factory=TargetSettings)
+    epochs: Count = 3200  # Table 7
+    warmup_epochs: CountOrZero = 40  # Table 7
+    batch_size: Count = 192  # Table 7; of all processes, accumulation included
+    base_lr: Positive = 1e-3  # Table 7; lr = base_lr * batch_size / 256
+    min_lr: NotNegative = 1e-5  # released scripts; scaled like base_lr
+    betas: tuple[ShareBelowOne, ShareBelowOne] = (0.9, 0.95)  # Table 7
+    weight_decay: NotNegative = 0.05  # Table 7
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandAugmentSettings:
+    """RandAugment (Cubuk et al. 2020): `ops` random operations, the strength drawn around `magnitude`."""
+
+    __pydantic_config__ = _STRICT
+    magnitude: Annotated[float, Field(ge=0, le=10)] = 9  # EVEREST Table 8; released scripts: 7
+    std: NotNegative = 0.5  # EVEREST Table 8
+    ops: Count = 4  # released scripts: n4
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneSettings:
+    """The supervised stage, EVEREST Table 8. Its selection has no targets: all that is kept is encoded."""
+
+    __pydantic_config__ = _STRICT
+    stride: Count = 4  # Table 8
+    sampling: Literal["dense", "segment"] = "dense"
+    selection: FinetuneSelection = field(
+        default_factory=lambda: RedundancyRobust(keep_ratio=0.6, visible_ratio=None)  # Table 8
+    )
+    freeze: Literal["none", "encoder"] = "none"
+    rand_augment: RandAugmentSettings | None = field(default_factory=RandAugmentSettings)
+    erasing: Share = 0.25  # released scripts: chance of random erasing
+    mixup: NotNegative = 0.0  # released scripts; VideoMAE: 0.8
+    cutmix: NotNegative = 0.0  # released scripts; VideoMAE: 1.0
+    label_smoothing: ShareBelowOne = 0.1  # Table 8
+    drop_path: ShareBelowOne = 0.1  # Table 8
+    epochs: Count = 100  # Table 8
+    warmup_epochs: CountOrZero = 5  # Table 8
+    batch_size: Count = 128  # Table 8; of all processes, accumulation included
+    base_lr: Positive = 1e-3  # Table 8; lr = base_lr * batch_size / 256
+    min_lr: NotNegative = 1e-6  # released scripts; scaled like base_lr
+    betas: tuple[ShareBelowOne, ShareBelowOne] = (0.9, 0.999)  # Table 8
+    weight_decay: NotNegative = 0.05  # Table 8
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 0.75  # Table 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalSettings:
+    """Multi-view testing, EVEREST Table 8: every video is seen in clips x crops views."""
+
+    __pydantic_config__ = _STRICT
+    clips: Count = 5  # Table 8
+    crops: Count = 3  # Table 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """All settings of one data set and method; `pretrain`, `finetune` and `eval` read the same recipe."""
+
+    __pydantic_config__ = _STRICT
+    name: str
+    summary: str = ""
+    data: DataSettings = field(default_factory=DataSettings)
+    model: ModelSettings = field(default_factory=ModelSettings)
+    train: TrainSettings = field(default_factory=TrainSettings)
+    pretrain: PretrainSettings = field(default_factory=PretrainSettings)
+    finetune: FinetuneSettings = field(default_factory=FinetuneSettings)
+    eval: EvalSettings = field(default_factory=EvalSettings)

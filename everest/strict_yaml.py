@@ -1,0 +1,82 @@
+"""YAML as people expect it: `1e-3` is a number, `on` is a text, a key may be written once.
+
+PyYAML follows YAML 1.1: it reads `1e-3` as text, `on` as true, `010` as 8, and lets a duplicate key win in
+silence. The resolvers here are those of YAML 1.2's core schema, without octal and hexadecimal numbers.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, ClassVar
+
+import yaml
+
+from everest.errors import RecipeError
+
+_TAG = "tag:yaml.org,2002:"
+_FLOAT = re.compile(
+    r"[-+]?(?:(?:\d+\.\d*|\.\d+)(?:[eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.(?:inf|Inf|INF))$|\.(?:nan|NaN|NAN)$"
+)
+_FLOAT_STARTS = list("-+.0123456789")
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads plain data only, with the resolvers that are added below."""
+
+    yaml_implicit_resolvers: ClassVar = {}
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """A mapping whose keys are texts and differ, seen before `<<` is unfolded, which may repeat keys."""
+        seen: set[str] = set()
+        for key_node, _ in node.value:
+            key = key_node.value
+            if not isinstance(key, str) or key_node.tag not in (_TAG + "str", _TAG + "merge"):
+                raise _at(key_node, "a key must be a text")
+            if key in seen:
+                raise _at(key_node, f"duplicate key '{key}'")
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Block mappings, lists in one line, and quotes around what either reading would take for a number."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+_Loader.add_implicit_resolver(_TAG + "null", re.compile(r"(?:~|null|Null|NULL|)$"), ["~", "n", "N", ""])
+_Loader.add_implicit_resolver(
+    _TAG + "bool", re.compile(r"(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
+_Loader.add_implicit_resolver(_TAG + "int", re.compile(r"[-+]?(?:0|[1-9]\d*)$"), list("-+0123456789"))
+_Loader.add_implicit_resolver(_TAG + "float", _FLOAT, _FLOAT_STARTS)
+_Loader.add_implicit_resolver(_TAG + "merge", re.compile(r"<<$"), ["<"])
+_Dumper.add_implicit_resolver(_TAG + "float", _FLOAT, _FLOAT_STARTS)
+_Dumper.add_representer(
+    list, lambda dumper, value: dumper.represent_sequence(_TAG + "seq", value, flow_style=True)
+)
+
+
+def _at(node: yaml.Node, problem: str) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+
+
+def read_yaml(text: str, label: str) -> Any:
+    """The value of a YAML document.
+
+    Raises:
+        RecipeError: `label:line: what is wrong`.
+    """
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.MarkedYAMLError as error:
+        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise RecipeError(f"{label}{line}: {error.problem or error.context}") from error
+    except yaml.YAMLError as error:  # a character that no YAML may hold
+        raise RecipeError(f"{label}: not YAML: {str(error).splitlines()[0]}") from error
+
+
+def write_yaml(value: dict[str, Any]) -> str:
+    """The document that `read_yaml` reads back, keys in their order."""
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)

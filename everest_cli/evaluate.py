@@ -1,0 +1,68 @@
+"""`everest eval`"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from everest_cli import options as o
+from everest_cli.output import Display, print_json
+
+
+def evaluate(
+    checkpoint: Annotated[
+        str,
+        typer.Option(
+            "--checkpoint", "-c", metavar="C", help="Run folder of finetune, or a .safetensors file."
+        ),
+    ],
+    recipe: Annotated[
+        str | None, typer.Option("--recipe", "-r", metavar="R", help="Another recipe than that of the run.")
+    ] = None,
+    data: o.DataRoot = None,
+    overrides: o.Overrides = None,
+    which: Annotated[
+        o.Which, typer.Option("--which", help="Of a run folder: newest or best weights.")
+    ] = o.Which.newest,
+    predictions: Annotated[
+        Path | None, typer.Option("--predictions", metavar="F", help="Write a CSV row for every video.")
+    ] = None,
+    gpus: o.Gpus = o.Device.auto,
+    precision: o.PrecisionMode = None,
+    as_json: o.AsJson = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Test a classifier on clips x crops views of every video of data.test.
+
+    Example: everest eval --checkpoint runs/finetune/ucf101 --data /data/ucf101
+    """
+    from everest.load import find_weights, recipe_beside
+
+    weights = find_weights(checkpoint, which=which.value)
+    settings = o.read_recipe(
+        recipe or str(recipe_beside(weights)), data=data, overrides=overrides, precision=precision
+    )
+
+    from everest.evaluate import evaluate
+
+    with Display(quiet=quiet) as display:
+        result = evaluate(
+            settings, weights, cpu=gpus is o.Device.cpu, report=display.report, predictions=predictions
+        )
+    if as_json:
+        print_json(result)
+    else:
+        _print_table(result)
+
+
+def _print_table(result: dict[str, object]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("", "", show_header=False)
+    for name, value in result.items():
+        shown = f"{value['clips']} x {value['crops']}" if isinstance(value, dict) else str(value)
+        table.add_row(name.replace("_", " "), shown)
+    Console(soft_wrap=True).print(table, markup=False, highlight=False)

@@ -1,0 +1,120 @@
+"""How a run looks: results on stdout, the rest on stderr; a progress bar on a terminal, else plain lines."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from types import TracebackType
+from typing import Any
+
+import typer
+
+PLAIN_SECONDS = 10.0  # between two plain progress lines
+
+
+def say(text: str) -> None:
+    """A line on stderr."""
+    typer.echo(text, err=True)
+
+
+def print_json(document: Any) -> None:
+    """One JSON document on stdout."""
+    typer.echo(json.dumps(document, indent=2))
+
+
+def step_line(event: dict[str, Any]) -> str:
+    """What a step says of itself, in one line."""
+    return (
+        f"epoch {event['epoch'] + 1}/{event['epochs']} step {event['step']}/{event['steps']} "
+        f"loss {event['loss']:.4f} lr {event['lr']:.2e} {event['clips_per_second']:.1f} clips/s "
+        f"data-wait {event['data_wait']:.0%} memory {event['memory_bytes'] / 2**30:.1f} GiB"
+    )
+
+
+class Display:
+    """Shows the events that a loop reports. Use as a context."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._quiet = quiet
+        self._shown: dict[str, Callable[[dict[str, Any]], None]] = {
+            "step": self._show_step,
+            "video": self._show_video,
+            "validation": self._show_validation,
+            "notice": self._show_notice,
+        }
+        self._said_at = -PLAIN_SECONDS
+        self._began: tuple[float, int] | None = None  # time and steps done when the run (re)started
+        self._progress: Any = None
+
+    def __enter__(self) -> Display:
+        if sys.stderr.isatty() and not self._quiet:
+            self._progress = _progress_bar()
+            self._progress.start()
+            self._task = self._progress.add_task("", total=None)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+
+    def report(self, event: dict[str, Any]) -> None:
+        """Show one event; the loops call this."""
+        self._shown[event["event"]](event)
+
+    def _show_step(self, event: dict[str, Any]) -> None:
+        self._advance(event["step"], event["steps"], step_line(event))
+
+    def _show_video(self, event: dict[str, Any]) -> None:
+        self._advance(event["done"], event["videos"], f"video {event['done']}/{event['videos']}")
+
+    def _show_validation(self, event: dict[str, Any]) -> None:
+        self._line(
+            f"step {event['step']}: validation top-1 {event['val_top1']:.2f} top-5 {event['val_top5']:.2f}"
+        )
+
+    def _show_notice(self, event: dict[str, Any]) -> None:
+        self._line(event["text"])
+
+    def _line(self, text: str) -> None:
+        if self._progress is not None:
+            self._progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        else:
+            say(text)
+
+    def _advance(self, done: int, total: int, text: str) -> None:
+        if self._quiet:
+            return
+        now = time.monotonic()
+        if self._began is None or done < self._began[1]:
+            self._began = (now, done)
+        if self._progress is not None:
+            self._progress.update(self._task, completed=done, total=total, description=text)
+        elif done == total or now - self._said_at >= PLAIN_SECONDS:
+            self._said_at = now
+            say(text + self._eta(done, total, now))
+
+    def _eta(self, done: int, total: int, now: float) -> str:
+        """Empty for the first step, whose time says nothing."""
+        assert self._began is not None
+        since, before = self._began
+        if done == before:
+            return ""
+        return f" ETA {timedelta(seconds=round((now - since) / (done - before) * (total - done)))}"
+
+
+def _progress_bar() -> Any:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=20),
+        TextColumn("ETA"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )

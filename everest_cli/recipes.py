@@ -1,0 +1,99 @@
+"""`everest recipes`: list, show, copy and validate recipes. Listing and copying need no torch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from everest.errors import RecipeError
+
+app = typer.Typer(help="The shipped recipes: list, show, copy, validate.", no_args_is_help=True)
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="A shipped recipe, or the path of a YAML file.")]
+
+
+@app.command("list", epilog="Example: everest recipes list --json")
+def list_recipes(
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON list of names and summaries.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the names.")] = False,
+) -> None:
+    """Name and summary of every shipped recipe."""
+    from everest.recipe_files import shipped_names, shipped_recipe
+
+    rows = [{"name": name, "summary": shipped_recipe(name).summary} for name in shipped_names()]
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+    elif quiet:
+        typer.echo("\n".join(row["name"] for row in rows))
+    else:
+        table = Table("recipe", "summary", box=None)
+        for row in rows:
+            table.add_row(Text(row["name"], no_wrap=True), Text(row["summary"]))
+        Console().print(table)
+
+
+@app.command(epilog="Example: everest recipes show ucf101 --resolved")
+def show(
+    name: Name,
+    resolved: Annotated[
+        bool, typer.Option("--resolved", help="All settings, with base and defaults filled in.")
+    ] = False,
+) -> None:
+    """Print a recipe as it is written, or as it is understood."""
+    if resolved:
+        from everest.recipe import dump_recipe, load_recipe
+
+        typer.echo(dump_recipe(load_recipe(name)), nl=False)
+    else:
+        from everest.recipe_files import find_recipe
+
+        typer.echo(find_recipe(name).text, nl=False)
+
+
+@app.command(epilog="Example: everest recipes copy custom my.yaml")
+def copy(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A shipped recipe.")],
+    destination: Annotated[
+        Path, typer.Argument(metavar="DEST", help="A file or folder.", show_default="this folder")
+    ] = Path(),
+) -> None:
+    """Copy a recipe to a file of your own, and print where it is."""
+    from everest.recipe_files import shipped_recipe
+
+    recipe = shipped_recipe(name)
+    path = destination / f"{recipe.name}.yaml" if destination.is_dir() else destination
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(recipe.text)
+    except FileExistsError as error:
+        raise RecipeError(f"{path}: exists already; name another file") from error
+    except OSError as error:
+        raise RecipeError(f"{path}: cannot be written: {error.strerror}") from error
+    typer.echo(path)
+
+
+@app.command(epilog="Example: everest recipes validate my.yaml")
+def validate(
+    paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="YAML files or shipped recipes.")],
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the problems.")] = False,
+) -> None:
+    """Check recipes: 'ok' for each good one, all problems of the others."""
+    from everest.recipe import load_recipe
+
+    problems = []
+    for path in paths:
+        try:
+            load_recipe(path, notify=lambda notice, path=path: typer.echo(f"{path}: {notice}", err=True))
+        except RecipeError as error:
+            problems.append(str(error))
+        else:
+            if not quiet:
+                typer.echo(f"{path}: ok")
+    if problems:
+        raise RecipeError("\n".join(problems))

@@ -1,0 +1,1 @@
+"""The recipes that ship with everest: one YAML file for each data set and method."""

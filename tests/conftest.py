@@ -1,0 +1,53 @@
+"""What several test files need: recorded numbers, real videos, and a tiny data set made here."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from everest.data.video import write_video
+
+HERE = Path(__file__).resolve().parent
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Real videos and all recorded numbers, where a machine has them."""
+    return shared_folder()
+
+
+@pytest.fixture(scope="session")
+def golden() -> Callable[[str], Path]:
+    """Finds a file of numbers that the released programs computed; the small ones are in the repository."""
+
+    def find(name: str) -> Path:
+        kept = HERE / "golden" / name
+        return kept if kept.is_file() else shared_folder() / "golden" / name
+
+    return find
+
+
+def shared_folder() -> Path:
+    folder = Path(os.environ.get("EVEREST_SHARED", HERE.parents[1] / "shared"))
+    if not folder.is_dir():
+        pytest.skip(f"no folder {folder}; EVEREST_SHARED names another")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def clip_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with four videos of 32 frames, 48 x 64 pixels, and the list `train.csv` of two classes."""
+    folder = tmp_path_factory.mktemp("clips")
+    names = [f"clip{i}.mp4" for i in range(4)]
+    generator = torch.Generator().manual_seed(0)
+    for i, name in enumerate(names):
+        picture = torch.randint(0, 256, (6, 8, 3), generator=generator, dtype=torch.uint8)
+        picture = picture.repeat_interleave(8, 0).repeat_interleave(8, 1)  # (48, 64, 3)
+        moving = torch.stack([picture.roll(frame * (i + 1), dims=1) for frame in range(32)])
+        write_video(folder / name, moving, fps=16)
+    (folder / "train.csv").write_text("".join(f"{name} {i % 2}\n" for i, name in enumerate(names)))
+    return folder

@@ -1,0 +1,363 @@
+"""Our numbers against those that the released programs of EVEREST and VideoMAE computed (float32, CPU).
+
+Activations and gradients agree to 1e-5, chosen tokens exactly. One recorded choice depends on how an unstable
+sort broke a tie; there the official order is injected.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import shared_folder
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from everest.backbones import BackboneSize
+from everest.models.classifier import VideoClassifier
+from everest.models.mae import MaskedAutoencoder
+from everest.models.vit import sinusoid_positions
+from everest.official_keys import our_name
+from everest.optim import cosine_lr, make_optimizer, parameter_groups, set_lr
+from everest.pixels import normalise
+from everest.selection import AllTokens, RedundancyRobust, Tube, change_importance
+from everest.targets import PixelTargets
+from everest.tokens import TokenGrid, TokenSelection, num_kept
+
+TUBELET = (2, 16, 16)
+TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """One golden file and the case in it."""
+
+    tensors: dict[str, Tensor]
+    facts: dict
+
+    @classmethod
+    def read(cls, folder: Path, name: str) -> Recorded:
+        return cls(
+            load_file(folder / f"{name}.safetensors"), json.loads((folder / f"{name}.json").read_text())
+        )
+
+    @property
+    def clip(self) -> Tensor:
+        """(B, 3, T, H, W) float32, from the bytes that the recorded clip was made of."""
+        video = self.tensors["input.clip_uint8_BTHWC"]  # (B, T, H, W, 3)
+        return normalise(video.permute(0, 4, 1, 2, 3))
+
+    @property
+    def grid(self) -> TokenGrid:
+        _, _, frames, height, width = self.clip.shape
+        return TokenGrid.of_clip(frames=frames, size=(height, width), tubelet=TUBELET)
+
+    @property
+    def size(self) -> BackboneSize:
+        m = self.facts["model"]
+        return BackboneSize(
+            width=m["ed"],
+            depth=m["el"],
+            heads=m["eh"],
+            decoder_width=m.get("dd", 8),
+            decoder_heads=m.get("dh", 1),
+        )
+
+    def autoencoder(self, selector: RedundancyRobust | Tube, *, normalize: bool = True) -> MaskedAutoencoder:
+        model = MaskedAutoencoder(
+            self.size,
+            self.grid,
+            TUBELET,
+            selector=selector,
+            targets=PixelTargets(tubelet=TUBELET, normalize=normalize),
+            decoder_depth=self.facts["model"]["dl"],
+        )
+        load_state(model, self.tensors, "pretrain")
+        return model
+
+    def classifier(self, case: str, *, drop_path: float = 0.0) -> VideoClassifier:
+        settings = self.facts["cases"][case]["settings"]
+        keep = round(1 - settings["mcm_ratio"], 6) if settings.get("mcm") else None
+        model = VideoClassifier(
+            self.size,
+            self.grid,
+            TUBELET,
+            selector=RedundancyRobust(keep_ratio=keep, visible_ratio=None) if keep else AllTokens(),
+            num_classes=self.facts["model"]["nc"],
+            pooling="mean" if settings.get("use_mean_pooling", True) else "first",
+            drop_path=drop_path,
+        )
+        load_state(model, self.tensors, "classifier")
+        return model
+
+    def noise(self, case: str) -> Tensor:
+        """The recorded draw, by token: it was recorded by rank in the sorted order."""
+        drawn = self.tensors[f"{case}.noise"]  # (B, kept)
+        ranked = self.tensors[f"{case}.ids_sorted"].long()[:, : drawn.size(1)]
+        return torch.zeros(len(drawn), self.grid.num_tokens).scatter_(1, ranked, drawn)
+
+    def selection(self, case: str) -> TokenSelection:
+        return TokenSelection(
+            self.tensors[f"{case}.visible_idx"].long(), self.tensors[f"{case}.target_idx"].long()
+        )
+
+
+def load_state(model: nn.Module, tensors: dict[str, Tensor], kind) -> None:
+    state = {
+        our_name(key.removeprefix("state."), kind): t
+        for key, t in tensors.items()
+        if key.startswith("state.")
+    }
+    model.load_state_dict(state)
+
+
+def assert_close(ours: Tensor, official: Tensor, what: str) -> None:
+    torch.testing.assert_close(
+        ours, official, atol=TOLERANCE, rtol=TOLERANCE, msg=lambda text: f"{what}: {text}"
+    )
+
+
+def assert_step_equal(
+    model: nn.Module, recorded: Recorded, case: str, kind, optimizer: torch.optim.Optimizer
+) -> None:
+    """Gradients as recorded, and after one AdamW step the parameters too."""
+    parameters = dict(model.named_parameters())
+    seen = {"grad": 0, "after_step": 0}
+    for stage in seen:
+        for key, official in recorded.tensors.items():
+            prefix = f"{case}.{stage}."
+            if key.startswith(prefix):
+                seen[stage] += 1
+                parameter = parameters[our_name(key.removeprefix(prefix), kind)]
+                value = parameter.grad if stage == "grad" else parameter
+                assert value is not None
+                assert_close(value.detach(), official, key)
+        optimizer.step()
+    assert seen["grad"] > 0
+    norms = recorded.facts["cases"][case].get("grad_norm_per_parameter", {})
+    for name, norm in norms.items():
+        grad = parameters[our_name(name, kind)].grad
+        assert grad is not None
+        assert grad.norm().item() == pytest.approx(norm, rel=1e-4, abs=1e-8), name
+
+
+PRETRAIN_CASES = [
+    ("everest_pretrain_s0", "pre70_mask90"),
+    ("everest_pretrain_s0", "pre50_mask80"),
+    ("everest_pretrain_s0", "pre70_mask90_rawpixels"),
+    ("everest_pretrain_s1", "pre70_mask90"),
+    ("everest_pretrain_s1", "pre60_mask85"),
+]
+
+
+@pytest.mark.parametrize(("file", "case"), PRETRAIN_CASES)
+def test_everest_pretraining_equals_the_released_program(golden: Callable[[str], Path], file: str, case: str):
+    recorded = Recorded.read(golden(f"{file}.safetensors").parent, file)
+    if f"{case}.loss" not in recorded.tensors:  # the repository keeps one case of this file
+        recorded = Recorded.read(shared_folder() / "golden", file)
+    facts = recorded.facts["cases"][case]
+    settings = facts["settings"]
+    model = recorded.autoencoder(
+        RedundancyRobust(
+            keep_ratio=round(1 - settings["pre"], 6), visible_ratio=round(1 - settings["mask"], 6)
+        ),
+        normalize=settings["normt"],
+    )
+    importance = change_importance(recorded.clip, model.encoder.patch_embed, TUBELET)
+    assert_close(importance, recorded.tensors[f"{case}.importance"], "importance")
+
+    selection = model.select(recorded.clip, recorded.noise(case))
+    official = recorded.selection(case)
+    if any(facts["boundary_tie"]):
+        assert selection.visible.shape == official.visible.shape
+        assert_close(
+            *(kept_importance(importance, s) for s in (selection, official)), "importance of the kept"
+        )
+        selection = official
+    assert torch.equal(selection.visible, official.visible)
+    assert torch.equal(selection.target, official.target)
+
+    out = model(recorded.clip, selection=selection)
+    for what, ours in (("pred", out.prediction), ("target", out.target)):
+        if f"{case}.{what}" in recorded.tensors:
+            assert_close(ours.detach(), recorded.tensors[f"{case}.{what}"], what)
+    assert out.loss.item() == pytest.approx(facts["loss"], abs=1e-6)
+    out.loss.backward()
+    optimizer = make_optimizer(
+        parameter_groups(model.named_parameters(), depth=recorded.size.depth, weight_decay=0.05),
+        betas=(0.9, 0.95),
+    )
+    set_lr(optimizer, 1e-3)
+    assert_step_equal(model, recorded, case, "pretrain", optimizer)
+
+
+def test_eight_steps_follow_the_released_trajectory(golden: Callable[[str], Path]):
+    recorded = Recorded.read(golden("everest_pretrain_s0.safetensors").parent, "everest_pretrain_s0")
+    told = json.loads(golden("everest_trajectory.json").read_text())
+    model = recorded.autoencoder(RedundancyRobust(keep_ratio=0.3, visible_ratio=0.1))
+    optimizer = make_optimizer(
+        parameter_groups(model.named_parameters(), depth=recorded.size.depth, weight_decay=0.05),
+        betas=(0.9, 0.95),
+    )
+    for step, lr in enumerate(told["lr"]):
+        chosen = TokenSelection(
+            torch.tensor(told["visible_idx"][step]), torch.tensor(told["target_idx"][step])
+        )
+        ours = model.select(recorded.clip, torch.zeros(2, recorded.grid.num_tokens))
+        importance = change_importance(recorded.clip, model.encoder.patch_embed, TUBELET)
+        assert_close(
+            *(kept_importance(importance, s) for s in (ours, chosen)), f"importance kept in step {step}"
+        )
+        out = model(recorded.clip, selection=chosen)
+        out.loss.backward()
+        norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+        assert out.loss.item() == pytest.approx(told["loss"][step], abs=TOLERANCE)
+        assert norm.item() == pytest.approx(told["grad_norm_before_clip"][step], rel=1e-4)
+        set_lr(optimizer, lr)
+        optimizer.step()
+        optimizer.zero_grad()
+    sums = {name: parameter.sum().item() for name, parameter in model.named_parameters()}
+    assert sums == pytest.approx(told["final_param_sums"], abs=1e-3)
+
+
+def kept_importance(importance: Tensor, selection: TokenSelection) -> Tensor:
+    """(B, kept) importance of the kept tokens, sorted: equal for either token of a tie."""
+    kept = torch.cat([selection.visible, selection.target], dim=1)
+    return importance.gather(1, kept).sort(dim=1).values
+
+
+@pytest.mark.parametrize("case", ["tube75", "tube90"])
+def test_videomae_pretraining_equals_the_released_program(golden: Callable[[str], Path], case: str):
+    recorded = Recorded.read(golden("videomae_pretrain_s0.safetensors").parent, "videomae_pretrain_s0")
+    facts = recorded.facts["cases"][case]
+    masked = recorded.tensors[f"{case}.mask"].bool()  # (B, N)
+    # Places in the order of a noise that puts the recorded visible ones first.
+    noise = masked.float() + torch.linspace(0, 0.5, masked.size(1))
+    model = recorded.autoencoder(Tube(mask_ratio=facts["mask_ratio"]))
+    selection = model.select(recorded.clip, noise)
+    assert torch.equal(selection.target, torch.stack([row.nonzero()[:, 0] for row in masked]))
+    out = model(recorded.clip, noise=noise)
+    assert_close(out.prediction.detach(), recorded.tensors[f"{case}.pred"], "pred")
+    assert out.loss.item() == pytest.approx(facts["loss"], abs=1e-6)
+    if case == "tube75":
+        assert_close(out.target, recorded.tensors[f"{case}.target"], "target")
+        out.loss.backward()
+        groups = parameter_groups(model.named_parameters(), depth=recorded.size.depth, weight_decay=0.05)
+        optimizer = make_optimizer(groups, betas=(0.9, 0.95))
+        set_lr(optimizer, 1e-3)
+        assert_step_equal(model, recorded, case, "pretrain", optimizer)
+
+
+@pytest.mark.parametrize(
+    ("file", "case"),
+    [("everest_finetune_s0", c) for c in ("keep60", "keep80", "full", "keep60_cls")]
+    + [("videomae_finetune_s0", "full")],
+)
+def test_classification_equals_the_released_programs(golden: Callable[[str], Path], file: str, case: str):
+    recorded = Recorded.read(golden(f"{file}.safetensors").parent, file)
+    facts = recorded.facts["cases"][case]
+    model = recorded.classifier(case).eval()
+    if f"{case}.kept_idx" in recorded.tensors:
+        assert torch.equal(model.kept_tokens(recorded.clip), recorded.tensors[f"{case}.kept_idx"].long())
+    logits = model(recorded.clip)
+    assert_close(logits.detach(), recorded.tensors[f"{case}.logits"], "logits")
+    label = recorded.tensors["input.label"]
+    soft = recorded.tensors["input.soft_target"]
+    assert F.cross_entropy(logits, label).item() == pytest.approx(facts["loss_ce"], abs=TOLERANCE)
+    assert F.cross_entropy(logits, soft).item() == pytest.approx(facts["loss_soft_target"], abs=TOLERANCE)
+    smoothed = F.cross_entropy(logits, label, label_smoothing=0.1).item()
+    assert smoothed == pytest.approx(facts["loss_label_smoothing_0.1"], abs=TOLERANCE)
+
+
+class RecordedDropPath(nn.Module):
+    """Keeps the samples that the official run kept."""
+
+    def __init__(self, kept: Tensor, rate: float) -> None:
+        super().__init__()
+        self.factor = (kept.float() / (1 - rate)).view(-1, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.factor
+
+
+@pytest.mark.parametrize(
+    ("file", "case"),
+    [
+        ("everest_finetune_s0", "train_step"),
+        ("everest_finetune_s0", "train_droppath"),
+        ("videomae_finetune_s0", "train_step"),
+    ],
+)
+def test_finetuning_step_equals_the_released_programs(golden: Callable[[str], Path], file: str, case: str):
+    recorded = Recorded.read(golden(f"{file}.safetensors").parent, file)
+    model = recorded.classifier(case, drop_path=0.3 if case == "train_droppath" else 0.0).train()
+    if case == "train_droppath":
+        rows = iter(recorded.tensors[f"{case}.droppath_keep"])
+        for block, rate in zip(model.encoder.blocks[1:], (0.15, 0.3), strict=True):
+            assert block.drop_path1.drop_prob == pytest.approx(rate)
+            block.drop_path1 = RecordedDropPath(next(rows), rate)
+            block.drop_path2 = RecordedDropPath(next(rows), rate)
+    loss = F.cross_entropy(model(recorded.clip), recorded.tensors["input.label"], label_smoothing=0.1)
+    assert loss.item() == pytest.approx(recorded.facts["cases"][case]["loss"], abs=TOLERANCE)
+    loss.backward()
+    groups = parameter_groups(
+        model.named_parameters(), depth=recorded.size.depth, weight_decay=0.05, layer_decay=0.75
+    )
+    optimizer = make_optimizer(groups, betas=(0.9, 0.999))
+    set_lr(optimizer, 1e-3)
+    assert_step_equal(model, recorded, case, "classifier", optimizer)
+
+
+def test_learning_rates_equal_the_released_schedule(golden: Callable[[str], Path]):
+    for told in json.loads(golden("optim.json").read_text())["cosine_schedules"]:
+        a = told["args"]
+        warmup = a.get("warmup_epochs", 0) * a["niter_per_ep"]
+        if warmup and a["warmup_steps"] > 0:
+            warmup = a["warmup_steps"]
+        steps = a["epochs"] * a["niter_per_ep"]
+        ours = [
+            cosine_lr(
+                step,
+                steps=steps,
+                warmup=warmup,
+                peak=a["base_value"],
+                minimum=a["final_value"],
+                start=a.get("start_warmup_value", 0.0),
+            )
+            for step in range(steps)
+        ]
+        assert ours == pytest.approx(told["values"], abs=1e-12, rel=0)
+
+
+def test_every_token_count_equals_the_released_rule(golden: Callable[[str], Path]):
+    told = json.loads(golden("token_counts.json").read_text())
+    for row in told["pretrain"]:
+        assert num_kept(row["tokens"], row["keep_ratio"]) == row["kept"]
+        assert num_kept(row["tokens"], round(1 - row["masking_ratio"], 6)) == row["visible"]
+    for row in told["finetune"]:
+        assert num_kept(row["tokens"], round(1 - row["mcm_ratio"], 6)) == row["kept"]
+    for row in told["hazard"]:
+        assert num_kept(row["N"], row["rho"]) == row["int_of_rho_times_N"]
+    for row in told["tube"]:
+        t, h, w = row["grid"]
+        grid = TokenGrid(t=t, h=h, w=w)
+        chosen = Tube(mask_ratio=row["mask_ratio"])(
+            grid, importance=None, noise=torch.rand(1, grid.num_tokens)
+        )
+        assert (chosen.visible.size(1), chosen.target.size(1)) == (row["visible_total"], row["masked_total"])
+
+
+def test_position_table_equals_the_released_sinusoid(golden: Callable[[str], Path]):
+    for name, told in json.loads(golden("token_counts.json").read_text())["sinusoid"].items():
+        num_tokens, width = map(int, name.split("x"))
+        table = sinusoid_positions(num_tokens, width)
+        assert table.double().sum().item() == pytest.approx(told["sum"], abs=1e-2)
+        for row, values in told["rows"].items():
+            head = values[: values.index("...")]
+            np.testing.assert_allclose(table[int(row), : len(head)].numpy(), head, atol=1e-7)

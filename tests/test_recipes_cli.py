@@ -1,0 +1,83 @@
+"""`everest recipes`: what it prints, what it refuses, and that listing stays cheap."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from everest.errors import RecipeError
+from everest.recipe import dump_recipe, load_recipe
+from everest.recipe_files import shipped_names, shipped_recipe
+from everest_cli.recipes import app
+
+
+def run(*arguments: str | Path):
+    """The result of a command; what it raises is raised here, as the app around it turns it into a line."""
+    return CliRunner().invoke(app, list(map(str, arguments)), catch_exceptions=False)
+
+
+def test_list_names_every_recipe_with_its_summary():
+    rows = json.loads(run("list", "--json").stdout)
+    assert [row["name"] for row in rows] == shipped_names()
+    assert {"ucf101", "hmdb51", "k400", "ssv2", "oscc", "videomae-ucf101", "custom"} <= set(shipped_names())
+    assert all(row["summary"] for row in rows)
+    assert run("list", "-q").stdout.split() == shipped_names()
+    assert all(name in run("list").stdout for name in shipped_names())
+
+
+def test_list_leaves_torch_alone():
+    code = (
+        "import sys; from typer.testing import CliRunner; from everest_cli.recipes import app; "
+        "assert CliRunner().invoke(app, ['list']).exit_code == 0; sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_show_prints_the_file_or_all_settings():
+    assert run("show", "videomae-ucf101").stdout == shipped_recipe("videomae-ucf101").text
+    resolved = dump_recipe(load_recipe("videomae-ucf101"))
+    assert run("show", "videomae-ucf101", "--resolved").stdout == resolved
+
+
+def test_show_of_unknown_recipe_is_an_error():
+    with pytest.raises(RecipeError, match="did you mean 'ucf101'"):
+        run("show", "ucf11")
+
+
+def test_copy_goes_to_a_file_or_folder_and_never_overwrites(tmp_path):
+    path = tmp_path / "mine.yaml"
+    assert run("copy", "custom", path).stdout.strip() == str(path)
+    assert load_recipe(path).name == "mine"
+    assert run("copy", "custom", tmp_path).stdout.strip() == str(tmp_path / "custom.yaml")
+    with pytest.raises(RecipeError, match="exists already"):
+        run("copy", "custom", path)
+    with pytest.raises(RecipeError, match="cannot be written"):
+        run("copy", "custom", tmp_path / "no" / "mine.yaml")
+
+
+def test_validate_says_ok_or_names_all_problems(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("bad.yaml").write_text("data: {frames: 15, sise: 1}\n", encoding="utf-8")
+    assert run("validate", "ucf101", "custom").stdout == "ucf101: ok\ncustom: ok\n"
+    with pytest.raises(RecipeError) as caught:
+        run("validate", "bad.yaml", "ucf101", "none.yaml")
+    assert caught.value.exit_code == 2
+    assert str(caught.value).splitlines() == [
+        "bad.yaml: data.sise: unknown key; did you mean 'size'?",
+        "none.yaml: cannot be read: No such file or directory",
+    ]
+
+
+def test_validate_tells_idle_keys_on_stderr(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "base: ucf101\npretrain: {selection: {strategy: tube, order: ascending}}\n", encoding="utf-8"
+    )
+    result = run("validate", path)
+    assert result.stdout == f"{path}: ok\n"
+    assert result.stderr == f"{path}: pretrain.selection.order has no effect with tube\n"

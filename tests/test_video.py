@@ -1,0 +1,305 @@
+import contextlib
+import csv
+import pickle
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from everest.data.video import VideoError, VideoInfo, frames_between, probe, read_frames, write_video
+from everest.errors import RecipeError
+
+FRAMES, BITS = 70, 8
+BIT_SIZE = 16  # pixels of the square that shows one bit of the frame number
+
+
+def numbered_frames(count=FRAMES):
+    """(F, 32, 128, 3) uint8 that show their number in binary, over something that moves."""
+    numbers = np.arange(count)
+    bits = numbers[:, None] >> np.arange(BITS) & 1  # (F, bits)
+    squares = np.kron(bits[:, None], np.ones((BIT_SIZE, BIT_SIZE))) * 235 + 10  # (F, 16, 128)
+    below = (np.arange(BITS * BIT_SIZE) * 2 + numbers[:, None] * 5) % 256  # (F, 128)
+    below = np.repeat(below[:, None], BIT_SIZE, axis=1)
+    frames = np.concatenate([squares, below], axis=1).astype(np.uint8)
+    return np.repeat(frames[..., None], 3, axis=-1)
+
+
+def numbers_shown(frames):
+    """The numbers read back from (F, 32, 128, 3)."""
+    squares = frames[:, :BIT_SIZE].float().unflatten(2, (BITS, BIT_SIZE)).mean(dim=(1, 3, 4))  # (F, bits)
+    return ((squares > 128) * 2 ** torch.arange(BITS)).sum(dim=1).tolist()
+
+
+def encode(path, *, codec, options=None, times=None, max_b_frames=None, pix_fmt="yuv420p"):
+    """A file whose frames show their numbers; `times` in 1/25 s."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25, options=options or {})
+        stream.width, stream.height, stream.pix_fmt = BITS * BIT_SIZE, 2 * BIT_SIZE, pix_fmt
+        stream.codec_context.thread_count = 1
+        if max_b_frames is not None:
+            stream.codec_context.max_b_frames = max_b_frames
+        for number, picture in enumerate(numbered_frames()):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts, frame.time_base = (times[number] if times else number), Fraction(1, 25)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+GOP = {"g": "12", "bf": "3"}
+OPEN_GOP = {"x264-params": "keyint=12:min-keyint=12:bframes=3:b-adapt=0:open-gop=1:scenecut=0"}
+KINDS = {
+    "closed_gop.mp4": {"codec": "libx264", "options": GOP},
+    "one_gop.mp4": {"codec": "libx264", "options": {"g": "250", "bf": "3"}},
+    "open_gop.mp4": {"codec": "libx264", "options": OPEN_GOP},
+    "variable_rate.mp4": {
+        "codec": "libx264",
+        "options": GOP,
+        "times": [i * i // 10 + i for i in range(FRAMES)],
+    },
+    "closed_gop.mkv": {"codec": "libx264", "options": GOP},
+    "open_gop.mkv": {"codec": "libx264", "options": OPEN_GOP},
+    "b_frames.avi": {"codec": "mpeg4", "options": {"g": "12"}, "max_b_frames": 2},
+    "no_b_frames.avi": {"codec": "mpeg4", "options": {"g": "12"}},
+    "b_frames.mp4": {"codec": "mpeg4", "options": {"g": "12"}, "max_b_frames": 2},
+    "stream.ts": {"codec": "libx264", "options": GOP},
+    "vp9.webm": {"codec": "libvpx-vp9", "options": {"g": "12", "deadline": "realtime", "cpu-used": "8"}},
+    "vp8.webm": {"codec": "libvpx", "options": {"g": "12", "auto-alt-ref": "1", "lag-in-frames": "16"}},
+    "animated.gif": {"codec": "gif", "pix_fmt": "rgb8"},
+}
+DECORD_IS_RIGHT = {"closed_gop.mp4", "one_gop.mp4", "closed_gop.mkv", "vp9.webm"}
+
+
+@pytest.fixture(scope="module")
+def kinds(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("kinds")
+    return {name: encode(folder / name, **kind) for name, kind in KINDS.items()}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_frame_of_every_kind_of_file_is_the_one_asked_for(kinds, name):
+    assert probe(kinds[name]).frames == FRAMES
+    assert numbers_shown(read_frames(kinds[name], range(FRAMES))) == list(range(FRAMES))
+
+
+@pytest.mark.parametrize("name", KINDS)
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(ids=st.lists(st.integers(0, FRAMES - 1), min_size=1, max_size=8))
+def test_frames_come_in_any_order_and_repeated(kinds, name, ids):
+    assert numbers_shown(read_frames(kinds[name], ids)) == ids
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_decord_is_right_or_refused(kinds, name):
+    pytest.importorskip("decord")
+    ids = [69, 11, 12, 13, 40, 0]
+    if name in DECORD_IS_RIGHT:
+        assert numbers_shown(read_frames(kinds[name], ids, decoder="decord")) == ids
+    else:
+        with pytest.raises(VideoError, match=r"use data\.decoder 'auto'"):
+            read_frames(kinds[name], ids, decoder="decord")
+
+
+def test_unknown_decoder_is_named(kinds):
+    with pytest.raises(RecipeError, match="did you mean 'decord'"):
+        read_frames(kinds["one_gop.mp4"], [0], decoder="decor")
+
+
+@pytest.mark.parametrize("ids", [[70], [-1], [3, 70], []])
+def test_frames_that_do_not_exist_are_an_error(kinds, ids):
+    with pytest.raises(VideoError, match="there are 70"):
+        read_frames(kinds["closed_gop.mp4"], ids)
+
+
+def test_seconds_become_frame_numbers(kinds):
+    assert frames_between(kinds["closed_gop.mp4"], 0.4, 1.2) == (10, 30)
+    assert frames_between(kinds["b_frames.avi"], 0.4, 1.2) == (10, 30)
+    assert frames_between(kinds["closed_gop.mp4"], None, None) == (0, FRAMES)
+    assert frames_between(kinds["closed_gop.mp4"], 2.0, 99.0) == (50, FRAMES)
+
+
+def test_seconds_follow_the_time_stamps_of_a_variable_rate(kinds):
+    shown_at = [(i * i // 10 + i) / 25 for i in range(FRAMES)]
+    first, end = frames_between(kinds["variable_rate.mp4"], 1.0, 5.0)
+    assert shown_at[first - 1] < 1.0 <= shown_at[first]
+    assert shown_at[end - 1] < 5.0 <= shown_at[end]
+
+
+def test_segment_behind_the_end_is_an_error(kinds):
+    with pytest.raises(VideoError, match=r"the last is at 2\.76 s"):
+        frames_between(kinds["closed_gop.mp4"], 3.0, 4.0)
+
+
+def test_written_video_is_read_back_and_written_again_to_the_same_bytes(tmp_path):
+    frames = torch.from_numpy(numbered_frames(30))
+    for name in ("a.mp4", "b.mp4"):
+        write_video(tmp_path / name, frames, fps=10, gop=5)
+    assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
+    assert probe(tmp_path / "a.mp4") == VideoInfo(frames=30, height=32, width=128, fps=10.0)
+    back = read_frames(tmp_path / "a.mp4", range(30))
+    assert (back.float() - frames.float()).abs().mean() < 4
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        assert sum(packet.is_keyframe for packet in container.demux(video=0)) == 6
+
+
+def test_odd_sizes_are_not_written(tmp_path):
+    with pytest.raises(VideoError, match="even sizes, not 3x4"):
+        write_video(tmp_path / "a.mp4", torch.zeros(2, 3, 4, 3, dtype=torch.uint8), fps=5)
+
+
+def test_rewritten_file_is_looked_at_again(tmp_path):
+    file = tmp_path / "a.mp4"
+    for count in (20, 30):
+        write_video(file, torch.from_numpy(numbered_frames(count)), fps=10)
+        assert probe(file).frames == count
+
+
+# --- folders of pictures ------------------------------------------------------------------------------------
+
+
+def test_folder_of_pictures_is_a_video_in_the_order_of_names(tmp_path):
+    for number, picture in enumerate(numbered_frames(12)):
+        Image.fromarray(picture).save(tmp_path / f"img_{number:05d}.{'png' if number % 2 else 'PNG'}")
+    (tmp_path / "notes.txt").write_text("not a picture")
+    assert probe(tmp_path) == VideoInfo(frames=12, height=32, width=128, fps=None)
+    assert numbers_shown(read_frames(tmp_path, [11, 0, 5, 5])) == [11, 0, 5, 5]
+    with pytest.raises(VideoError, match="no seconds"):
+        frames_between(tmp_path, 0, 1)
+
+
+def test_folders_that_are_no_video_say_why(tmp_path):
+    with pytest.raises(VideoError, match="a folder without"):
+        probe(tmp_path)
+    for number, side in enumerate((4, 6)):
+        Image.new("RGB", (side, side)).save(tmp_path / f"{number}.png")
+    with pytest.raises(VideoError, match="different sizes"):
+        read_frames(tmp_path, [0, 1])
+    (tmp_path / "1.png").write_bytes(b"no picture")
+    with pytest.raises(VideoError, match="cannot be read"):
+        read_frames(tmp_path, [1])
+
+
+# --- broken and odd files -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "empty file"),
+        (b"hello\n" * 99, "not a video file"),
+        (b"\0\0\0\x18ftypmp42" + b"\0" * 99, "no frame can"),
+    ],
+)
+def test_file_that_is_no_video_says_why(tmp_path, content, reason):
+    (tmp_path / "a.mp4").write_bytes(content)
+    with pytest.raises(VideoError, match=f"a.mp4: {reason}"):
+        probe(tmp_path / "a.mp4")
+
+
+def test_missing_file_is_named(tmp_path):
+    with pytest.raises(VideoError, match=r"b\.mp4: No such file"):
+        probe(tmp_path / "b.mp4")
+
+
+def test_error_survives_the_way_between_processes():
+    error = pickle.loads(pickle.dumps(VideoError("a.mp4", "empty file")))
+    assert (error.path, error.reason, str(error)) == ("a.mp4", "empty file", "a.mp4: empty file")
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("share", [0.3, 0.8])
+def test_truncated_file_gives_right_frames_or_an_error(kinds, name, share, tmp_path):
+    whole = kinds[name].read_bytes()
+    file = tmp_path / name
+    file.write_bytes(whole[: int(share * len(whole))])
+    try:
+        count = probe(file).frames
+    except VideoError:
+        return
+    shown = {}
+    for number in range(count):
+        with contextlib.suppress(VideoError):
+            (shown[number],) = numbers_shown(read_frames(file, [number]))
+    assert shown
+    for number, seen in shown.items():
+        # Behind the cut are frames that were to be shown before the last ones: those count up without them.
+        assert seen == number or (number >= count - 4 and number < seen <= number + 3)
+
+
+@pytest.mark.parametrize("name", ["closed_gop.mp4", "closed_gop.mkv", "stream.ts"])
+@pytest.mark.parametrize("at", [0.4, 0.6])
+def test_hole_in_a_file_gives_right_frames_or_an_error(kinds, name, at, tmp_path):
+    content = bytearray(kinds[name].read_bytes())
+    begin = int(at * len(content))
+    content[begin : begin + 600] = b"\xff" * 600
+    file = tmp_path / name
+    file.write_bytes(content)
+    for number in range(0, probe(file).frames, 3):
+        with contextlib.suppress(VideoError):
+            assert numbers_shown(read_frames(file, [number])) == [number]
+
+
+def odd_files(shared, expected):
+    folder = shared / "videos" / "odd"
+    rows = csv.DictReader((folder / "manifest.csv").read_text().splitlines())
+    found = [(folder / row["name"], row) for row in rows if row["expected"].startswith(expected)]
+    assert found
+    return found
+
+
+def test_real_odd_files_have_their_frames(shared):
+    for file, row in odd_files(shared, "decode"):
+        if row["expected"].startswith("decode the frames that are there"):
+            continue
+        info = probe(file)
+        assert info.frames == int(row["frames"]), file.name
+        size = (int(row["h"]), int(row["w"]))
+        turned = abs(int(row["rotation"])) % 180 == 90
+        assert (info.height, info.width) == (size[::-1] if turned else size), file.name
+        last = info.frames - 1
+        frames = read_frames(file, [last, 0, last // 2])
+        assert frames.shape == (3, info.height, info.width, 3), file.name
+
+
+def linearly_decoded(file, upto):
+    frames = []
+    with av.open(str(file)) as container:
+        for frame in container.decode(video=0):
+            frames.append(np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90)))
+            if len(frames) > upto:
+                break
+    return frames
+
+
+def test_frames_of_real_odd_files_equal_those_of_decoding_from_the_start(shared):
+    for file, row in odd_files(shared, "decode"):
+        if row["expected"].startswith("decode the frames that are there"):
+            continue
+        info = probe(file)
+        ids = np.random.default_rng(0).integers(0, min(info.frames, 60), size=5).tolist()
+        expected = linearly_decoded(file, max(ids))
+        for frame, number in zip(read_frames(file, ids), ids, strict=True):
+            assert np.array_equal(frame.numpy(), expected[number]), (file.name, number)
+
+
+def test_real_files_that_cannot_be_decoded_say_why(shared):
+    for file, row in odd_files(shared, "clear error"):
+        reason = row["expected"].removeprefix("clear error (").removesuffix(")")
+        with pytest.raises(VideoError, match=reason) as caught:
+            probe(file)
+        assert file.name in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_damaged_real_files_give_the_frames_before_the_damage(shared):
+    folder = shared / "videos" / "odd"
+    assert probe(folder / "truncated_faststart.mp4").frames == 154
+    assert len(read_frames(folder / "truncated_faststart.mp4", [0, 100, 153])) == 3
+    assert len(read_frames(folder / "corrupted_real.mp4", [0, 28])) == 2
+    with pytest.raises(VideoError, match=r"corrupted_real.mp4: frame 30 of 50 cannot be decoded"):
+        read_frames(folder / "corrupted_real.mp4", [3, 30])

@@ -168,7 +168,7 @@ def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: 
     for key, value in tensors.items():
         name, moment = key.rsplit("/", 1)
         parameter = parameters[name]
-        optimizer.state[parameter][moment] = value.to(parameter.device)
+        optimizer.state[parameter][moment] = value.to(parameter.device, copy=True)
 
 
 def save_state(folder: Path, state: RunState, *, keep: int) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from everest.data.datasets import VideoClips
 from everest.data.lists import SampleList, read_samples
 from everest.data.rand_augment import RandAugment
-from everest.data.views import FinetuneViews, MakeViews, PretrainViews, TestViews, ValidationViews
+from everest.data.views import FinetuneViews, MakeViews, PretrainViews, EvalViews, ValidationViews
 from everest.errors import DataError, RecipeError
 from everest.settings import DataSettings, Recipe
 from everest.tokens import TokenGrid
@@ -81,7 +81,7 @@ def validation_clips(recipe: Recipe, classes: Classes) -> VideoClips | None:
 def test_clips(recipe: Recipe, classes: Classes) -> VideoClips:
     """`eval.clips` x `eval.crops` views of each video of `data.test`."""
     data, stage = recipe.data, recipe.finetune
-    views = TestViews(
+    views = EvalViews(
         frames=data.frames,
         stride=stage.stride,
         size=data.frame_size,

@@ -16,7 +16,13 @@ def _per_channel(values: tuple[float, ...], like: Tensor) -> Tensor:
 
 
 def normalise(clip: Tensor) -> Tensor:
-    """(..., 3, T, H, W) uint8 to float32, in units of ImageNet's standard deviation."""
+    """(..., 3, T, H, W) uint8 to float32, in units of ImageNet's standard deviation.
+
+    Raises:
+        ValueError: another type than uint8, such as frames that are normalised already.
+    """
+    if clip.dtype != torch.uint8:
+        raise ValueError(f"expected uint8 frames, got {clip.dtype}")
     return (
         clip.float().div_(255).sub_(_per_channel(IMAGENET_MEAN, clip)).div_(_per_channel(IMAGENET_STD, clip))
     )

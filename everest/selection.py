@@ -9,6 +9,7 @@ B batch, C channels, T frames, H W pixels, N tokens, D embedding width.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -69,6 +70,11 @@ DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
+def _full_precision(device: torch.device) -> AbstractContextManager[object]:
+    available = torch.amp.is_autocast_available(device.type)  # not on meta
+    return torch.autocast(device.type, enabled=False) if available else nullcontext()
+
+
 @torch.no_grad()
 def change_importance(
     frames: Tensor,
@@ -93,7 +99,7 @@ def change_importance(
     places = frames.size(3) // tubelet[1] * (frames.size(4) // tubelet[2])
     if frames.size(2) == step:
         return frames.new_zeros(b, places, dtype=torch.float32)
-    with torch.autocast(frames.device.type, enabled=False):
+    with _full_precision(frames.device):
         x = frames.float()
         if distance in NORMS:
             change = patchify(x[:, :, step:] - x[:, :, :-step], tubelet)  # (B, N - h*w, C, t, p, q)

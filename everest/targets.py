@@ -22,6 +22,11 @@ class TargetMaker(Protocol):
         """P, the values predicted for one token."""
         ...
 
+    @property
+    def normalised(self) -> bool:
+        """Whether the values say nothing of a tubelet's own mean and deviation."""
+        ...
+
     def importance(self, frames: Tensor, grid: TokenGrid) -> Tensor | None:
         """(B, N) float32 where the target knows what matters, else None."""
         ...
@@ -46,6 +51,10 @@ class PixelTargets:
     def width(self) -> int:
         t, p, q = self.tubelet
         return t * p * q * 3
+
+    @property
+    def normalised(self) -> bool:
+        return self.normalize
 
     def importance(self, frames: Tensor, grid: TokenGrid) -> Tensor | None:
         return None

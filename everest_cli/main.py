@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from everest.errors import UserError
-from everest_cli import evaluate, finetune, pretrain, recipes
+from everest_cli import demo, evaluate, finetune, pretrain, recipes
 from everest_cli.output import say
 
 
@@ -41,6 +41,7 @@ app.command("pretrain")(pretrain.pretrain)
 app.command("finetune")(finetune.finetune)
 app.command("eval")(evaluate.evaluate)
 app.add_typer(recipes.app, name="recipes")
+app.command("demo")(demo.demo)
 
 
 def _show_version(asked: bool) -> None:

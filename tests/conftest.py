@@ -13,6 +13,10 @@ from everest.data.video import write_video
 
 HERE = Path(__file__).resolve().parent
 
+# One thread here and in the processes that tests start: sums of one thread and of two differ in the last bit.
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
+
 
 @pytest.fixture(scope="session")
 def shared() -> Path:

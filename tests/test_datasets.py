@@ -11,10 +11,9 @@ from everest.data.frames import view_windows
 from everest.data.lists import Sample, read_samples
 from everest.data.rand_augment import RandAugment
 from everest.data.video import VideoError, frames_between, read_frames, write_video
-from everest.data.views import FinetuneViews, PretrainViews, TestViews, ValidationViews, segment
+from everest.data.views import FinetuneViews, PretrainViews, EvalViews, ValidationViews, segment
 from everest.errors import DataError
 
-TestViews.__test__ = False  # pytest takes it for a class of tests
 
 SIZE = (32, 32)
 PRETRAIN = PretrainViews(frames=4, stride=2, size=SIZE, flip=True, sampling="dense", views_per_decode=1)
@@ -23,7 +22,7 @@ FINETUNE = FinetuneViews(
     rand_augment=RandAugment(magnitude=9, std=0.5, ops=4),
 )  # fmt: skip
 VALIDATION = ValidationViews(frames=4, stride=2, size=SIZE, sampling="dense")
-TEST = TestViews(frames=4, stride=2, size=SIZE, clips=2, crops=3, sampling="dense")
+TEST = EvalViews(frames=4, stride=2, size=SIZE, clips=2, crops=3, sampling="dense")
 ALL = [PRETRAIN, dataclasses.replace(PRETRAIN, views_per_decode=3), FINETUNE, VALIDATION, TEST]
 ALL += [dataclasses.replace(maker, sampling="segment", size=(16, 48)) for maker in ALL]
 

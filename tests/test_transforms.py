@@ -18,8 +18,8 @@ from everest.data.crops import (
     multi_scale_crop,
     multi_scale_sizes,
     random_resized_crop,
+    view_boxes,
 )
-from everest.data.crops import test_boxes as boxes_of_test
 from everest.data.frames import view_windows
 from everest.data.rand_augment import OPERATIONS, RandAugment, apply
 from everest.data.transforms import crop, erase, flip, resize
@@ -138,7 +138,7 @@ def test_test_boxes_are_those_of_the_released_program(recorded):
         target = (case["short_side"], case["short_side"])
         covering = covering_size((case["height"], case["width"]), target)
         assert list(covering) == case["resized_hw"]
-        boxes = boxes_of_test(covering, target, case["test_num_crop"])
+        boxes = view_boxes(covering, target, case["test_num_crop"])
         for view in case["views"]:
             assert list(boxes[view["split"]]) == [view[k] for k in ("top", "left", "height", "width")]
 
@@ -146,7 +146,7 @@ def test_test_boxes_are_those_of_the_released_program(recorded):
 def test_segment_test_boxes_are_those_of_the_released_program(golden):
     for case in json.loads(golden("ssv2_sampling.json").read_text())["test"]:
         target = (case["short_side"], case["short_side"])
-        boxes = boxes_of_test(covering_size((case["height"], case["width"]), target), target, 3)
+        boxes = view_boxes(covering_size((case["height"], case["width"]), target), target, 3)
         for view in case["views"]:
             assert boxes[view["split"]][:2] == (view["top"], view["left"])
 
@@ -155,7 +155,7 @@ def test_test_pixels_lie_within_a_level_of_the_released_ones(all_tensors):
     video, target = all_tensors["views.input_THWC"], (48, 48)
     covering = covering_size((54, 72), target)
     resized = resize(video, covering, antialias=False)
-    boxes, windows = boxes_of_test(covering, target, 3), view_windows(40, 8, 2, clips=2)
+    boxes, windows = view_boxes(covering, target, 3), view_windows(40, 8, 2, clips=2)
     for name, window, box in (
         ("views.test_item0_CTHW", windows[0], boxes[0]),
         ("views.test_item5_CTHW", windows[1], boxes[2]),
@@ -168,7 +168,7 @@ def test_test_pixels_lie_within_a_level_of_the_released_ones(all_tensors):
 def test_test_boxes_lie_in_a_frame_that_covers_them(frame, target, crops):
     covering = covering_size(frame, target)
     assert min(covering[0] - target[0], covering[1] - target[1]) == 0
-    boxes = boxes_of_test(covering, target, crops)
+    boxes = view_boxes(covering, target, crops)
     assert len(boxes) == crops
     for box in boxes:
         assert (box.height, box.width) == target
@@ -177,7 +177,7 @@ def test_test_boxes_lie_in_a_frame_that_covers_them(frame, target, crops):
 
 
 def test_single_test_box_is_the_centre():
-    assert boxes_of_test((48, 64), (48, 48), 1) == [centre_box((48, 64), (48, 48))] == [(0, 8, 48, 48)]
+    assert view_boxes((48, 64), (48, 48), 1) == [centre_box((48, 64), (48, 48))] == [(0, 8, 48, 48)]
 
 
 # --- RandAugment --------------------------------------------------------------------------------------------
@@ -192,12 +192,11 @@ def check_rand_augment(case, tensors):
     assert torch.equal(PAPER(tensors["randaug.input_THWC"], PythonDraws(seed)), tensors[case["tensor"]])
 
 
-@pytest.mark.parametrize("number", [0, 3])
-def test_rand_augment_equals_the_released_one_bit_for_bit(recorded, tensors, number):
-    check_rand_augment(recorded["rand_augment"]["cases"][number], tensors)
+def test_rand_augment_equals_the_released_one_bit_for_bit(recorded, tensors):
+    check_rand_augment(recorded["rand_augment"]["cases"][0], tensors)
 
 
-@pytest.mark.parametrize("number", [1, 2, 4, 5])
+@pytest.mark.parametrize("number", [1, 2, 3, 4, 5])
 def test_rand_augment_equals_the_released_one_for_more_seeds(recorded, all_tensors, number):
     check_rand_augment(recorded["rand_augment"]["cases"][number], all_tensors)
 

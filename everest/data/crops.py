@@ -103,7 +103,7 @@ def covering_size(frame: Size, target: Size) -> Size:
     return wanted_width * height // width, wanted_width
 
 
-def test_boxes(frame: Size, target: Size, crops: int) -> list[Box]:
+def view_boxes(frame: Size, target: Size, crops: int) -> list[Box]:
     """`crops` boxes of the target's size, evenly along the longer side of a frame of the covering size.
 
     A single one is the centre.

@@ -39,7 +39,13 @@ class Clip(NamedTuple):
 
 
 class VideoClips(Dataset[Clip]):
-    """Clips of samples, addressed by (epoch, index)."""
+    """Clips of samples, addressed by (epoch, index).
+
+    Args:
+        num_noise: M.
+        replace_bad: put another sample in the place of one that cannot be read (training); else its frames
+            are zeros and `failed` says so (test).
+    """
 
     def __init__(
         self,
@@ -51,12 +57,6 @@ class VideoClips(Dataset[Clip]):
         decoder: str,
         replace_bad: bool,
     ) -> None:
-        """
-        Args:
-            num_noise: M, for each view.
-            replace_bad: put another sample in the place of one that cannot be read (training); else its
-                frames are zeros and `failed` says so (test).
-        """
         self.samples = samples
         self.make_views = make_views
         self.seed = seed
@@ -82,9 +82,8 @@ class VideoClips(Dataset[Clip]):
                 chosen = int(rng.integers(len(self.samples)))
             else:
                 return self._clip(place, sample, views, failed)
-        raise DataError(
-            f"{MAX_TRIES} videos in a row cannot be read, first {failed[0].replace(chr(9), ': ')}"
-        )
+        first = failed[0].replace("\t", ": ")
+        raise DataError(f"{MAX_TRIES} videos in a row cannot be read, first {first}")
 
     def _clip(self, place: Place, sample: Sample, views: Views, failed: list[str]) -> Clip:
         num_views = len(views.frames)

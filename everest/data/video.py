@@ -85,7 +85,7 @@ def read_frames(path: str | Path, ids: Sequence[int], *, decoder: str = "auto") 
     """The frames numbered `ids`, in this order, repetitions included; rotation tags are applied.
 
     Args:
-        decoder: `auto` is `pyav`, exact on every file and 1.2 to 2 times as fast as decord on those tried.
+        decoder: `auto` is `pyav`: exact on every file, and not slower than decord on most.
             `decord` refuses the files on which it is known to return wrong frames.
     Returns:
         (F, H, W, 3) uint8, RGB.

@@ -23,7 +23,7 @@ from everest.data.crops import (
     erasing_box,
     multi_scale_crop,
     random_resized_crop,
-    test_boxes,
+    view_boxes,
 )
 from everest.data.frames import FrameIds, sampling
 from everest.data.lists import Sample
@@ -119,7 +119,7 @@ class ValidationViews:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TestViews:
+class EvalViews:
     """`clips` windows x `crops` boxes, in the order clip by clip. Each frame is decoded and resized once."""
 
     frames: int
@@ -140,12 +140,12 @@ class TestViews:
         video = read_frames(sample.path, _numbers(first + needed), decoder=decoder)
         covering = covering_size(_size(video), self.size)
         video = resize(video, covering, antialias=False)  # (3, F, H', W')
-        boxes = test_boxes(covering, self.size, self.crops)
+        boxes = view_boxes(covering, self.size, self.crops)
         places = torch.from_numpy(place.reshape(self.clips, self.frames))
         return _stacked([_cut(video, box)[:, ids] for ids in places for box in boxes])
 
 
-MakeViews = PretrainViews | FinetuneViews | ValidationViews | TestViews
+MakeViews = PretrainViews | FinetuneViews | ValidationViews | EvalViews
 
 
 def segment(sample: Sample) -> tuple[int, int]:

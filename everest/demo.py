@@ -1,0 +1,146 @@
+"""The whole path on videos rendered here: pre-train, fine-tune, test, and the same without pre-training."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from everest.clips import pretrain_clips
+from everest.demo_videos import CLASSES, render_demo_set
+from everest.errors import RecipeError
+from everest.evaluate import evaluate
+from everest.finetune import finetune, set_up_finetuning
+from everest.load import load_model
+from everest.models.mae import MaskedAutoencoder
+from everest.pictures import draw_rows, reconstruct
+from everest.pretrain import pretrain, set_up_pretraining
+from everest.recipe import dump_recipe, load_recipe
+from everest.run_folder import RunFolder
+from everest.settings import Recipe
+from everest.training import Report
+
+VIDEOS, PICTURE, REPORT = "demo-videos", "reconstruction.png", "report.md"
+RUNS = ("pretrain", "finetune-pretrained", "finetune-scratch")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoResult:
+    """Percent of the test videos, and seconds of each stage."""
+
+    pretrained: float
+    from_scratch: float
+    chance: float
+    seconds: dict[str, float]
+
+
+def clear_demo(folder: Path, *, overwrite: bool) -> None:
+    """Make sure that a demo may write into `folder`; with `overwrite` remove what an earlier one left.
+
+    Raises:
+        RecipeError: something else is there.
+    """
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    if not (folder / VIDEOS).is_dir():
+        raise RecipeError(f"--output {folder}: exists and holds no demo; choose another folder")
+    if not overwrite:
+        raise RecipeError(f"--output {folder}: holds a demo; choose another folder, or use --overwrite")
+    for name in (VIDEOS, *RUNS):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    for name in (PICTURE, REPORT):
+        (folder / name).unlink(missing_ok=True)
+
+
+def run_demo(folder: Path, *, seed: int, report: Report) -> DemoResult:
+    """Render the set, run every stage with the `demo` recipe, write the report. All on the CPU.
+
+    Everything lies in `folder`: the videos, one run folder a stage, `report.md` and its picture.
+    """
+    seconds: dict[str, float] = {}
+
+    def timed(stage: str, work: Callable[[], Any]) -> Any:
+        report({"event": "notice", "text": f"demo: {stage}"})
+        began = time.monotonic()
+        result = work()
+        seconds[stage] = round(time.monotonic() - began, 1)
+        return result
+
+    data = folder / VIDEOS
+    timed("rendering videos", lambda: render_demo_set(data, seed=seed))
+    recipe = load_recipe("demo", overrides=[f'data.root="{data.resolve()}"', f"train.seed={seed}"])
+    encoder = timed("pre-training", lambda: _pretrain(recipe, folder / "pretrain", report))
+    top1 = {}
+    for name, init in (("pretrained", encoder), ("scratch", None)):
+        run = folder / f"finetune-{name}"
+        weights = timed(
+            f"fine-tuning, {name}", lambda run=run, init=init: _finetune(recipe, run, init, report)
+        )
+        top1[name] = timed(f"testing, {name}", lambda weights=weights: _test(recipe, weights, report))
+    _draw(recipe, encoder, folder / PICTURE)
+    result = DemoResult(
+        pretrained=top1["pretrained"],
+        from_scratch=top1["scratch"],
+        chance=100 / len(CLASSES),
+        seconds=seconds,
+    )
+    (folder / REPORT).write_text(report_text(recipe, result))
+    return result
+
+
+def _pretrain(recipe: Recipe, folder: Path, report: Report) -> Path:
+    run = RunFolder(folder)
+    training = set_up_pretraining(recipe, run, cpu=True, report=report)
+    run.start(dump_recipe(recipe))
+    pretrain(training)
+    return run.weights
+
+
+def _finetune(recipe: Recipe, folder: Path, init: Path | None, report: Report) -> Path:
+    run = RunFolder(folder)
+    training, validation = set_up_finetuning(recipe, run, init=init, cpu=True, report=report)
+    run.start(dump_recipe(recipe))
+    finetune(training, recipe.finetune, validation)
+    return run.weights
+
+
+def _test(recipe: Recipe, weights: Path, report: Report) -> float:
+    return evaluate(recipe, weights, cpu=True, report=report)["top1"]
+
+
+def _draw(recipe: Recipe, weights: Path, path: Path) -> None:
+    model = load_model(weights)
+    assert isinstance(model, MaskedAutoencoder)
+    clip = pretrain_clips(recipe)[0, 0]
+    rows = reconstruct(model, clip.frames[0], noise=clip.noise[0])
+    draw_rows(path, rows, title="what is kept, seen and predicted")
+
+
+def report_text(recipe: Recipe, result: DemoResult) -> str:
+    """The report, as Markdown."""
+    stages = "\n".join(f"| {stage} | {seconds} |" for stage, seconds in result.seconds.items())
+    return f"""# everest demo
+
+| model | top-1 |
+|---|---|
+| pre-trained on unlabelled clips, then fine-tuned | {result.pretrained:.1f} % |
+| the same fine-tuning from scratch | {result.from_scratch:.1f} % |
+| chance | {result.chance:.1f} % |
+
+Task: {len(CLASSES)} classes told apart by motion only ({", ".join(CLASSES)}).
+Recipe: `everest recipes show demo`; seed {recipe.train.seed}; {torch.get_num_threads()} threads.
+
+![kept, seen and predicted tokens]({PICTURE})
+
+Grey is left out. The encoder sees the third row only and predicts the rest of the second. Every run folder beside
+this report can be used further, such as `everest eval --checkpoint finetune-pretrained`.
+
+| stage | seconds |
+|---|---|
+{stages}
+"""

@@ -1,0 +1,226 @@
+"""What a user meets at the command line: help, errors in one message with the right code, nothing overwritten."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.torch import save_file
+from test_stages import RECIPE
+from typer.testing import CliRunner
+
+import everest
+from everest.build import ModelSpec
+from everest.checkpoint import Weights
+from everest.selection import RedundancyRobust
+from everest.settings import ModelSettings, TargetSettings
+from everest_cli.main import app
+
+COMMANDS = ["pretrain", "finetune", "eval", "recipes", "demo"]
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, clip_files: Path) -> Path:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(RECIPE.replace("data: {", f'data: {{root: "{clip_files}", '))
+    return path
+
+
+def refused(*arguments: object, code: int) -> str:
+    """The message of a command that must end with `code`, print nothing on stdout and show no traceback."""
+    result = CliRunner().invoke(app, [str(a) for a in arguments])
+    assert result.exit_code == code, (result.output, result.exception)
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+    return result.stderr
+
+
+@pytest.mark.parametrize("command", [[], *([c] for c in COMMANDS)])
+def test_help_answers_at_once_without_torch_and_fits_the_page(command: list[str]):
+    asked = (
+        "import sys; sys.argv = ['everest', *sys.argv[1:]]\nfrom everest_cli.main import main\ntry: main()\n"
+    )
+    asked += "finally: print('torch' in sys.modules or 'numpy' in sys.modules, file=sys.stderr)"
+    shown = subprocess.run(
+        [sys.executable, "-c", asked, *command, "--help"],
+        capture_output=True,
+        text=True,
+        env={"COLUMNS": "100"},
+    )
+    assert shown.returncode == 0
+    assert shown.stderr.strip() == "False"
+    assert "Example: everest" in shown.stdout or command == ["recipes"]
+    assert max(map(len, shown.stdout.splitlines())) <= 100
+
+
+def test_help_takes_less_processor_time_than_a_third_of_a_second():
+    began = time.process_time(), sum(_children())
+    subprocess.run([sys.executable, "-m", "everest_cli", "--help"], capture_output=True, check=True)
+    assert sum(_children()) - began[1] < 0.3
+
+
+def _children() -> tuple[float, float]:
+    import resource
+
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime, used.ru_stime
+
+
+def test_unknown_recipe_names_the_nearest(tmp_path: Path):
+    message = refused("pretrain", "--recipe", "ucf10", "-o", tmp_path / "run", code=2)
+    assert "ucf10" in message
+    assert "did you mean 'ucf101'?" in message
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("pretrain.base_lrr=1", "unknown key; did you mean 'base_lr'?"),
+        ("pretrain.epochs=many", "pretrain.epochs"),
+        ("data.size=100", "no multiple of the tubelet's 8"),
+        ("model.backbone=vit-x", "did you mean"),
+        ("pretrain.selection.strategy=tubes", "did you mean 'tube'?"),
+    ],
+)
+def test_a_wrong_setting_is_named_with_its_mend(recipe: Path, tmp_path: Path, override: str, message: str):
+    shown = refused("pretrain", "--recipe", recipe, "--set", override, "-o", tmp_path / "run", code=2)
+    assert message in shown
+    assert not (tmp_path / "run").exists()
+
+
+def test_missing_data_is_named(recipe: Path, tmp_path: Path):
+    gone = refused(
+        "pretrain", "--recipe", recipe, "--data", tmp_path / "gone", "-o", tmp_path / "run", code=4
+    )
+    assert "data.root: no folder" in gone
+    shown = refused(
+        "pretrain", "--recipe", recipe, "--set", "data.train=gone.csv", "-o", tmp_path / "run", code=4
+    )
+    assert "gone.csv" in shown
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("", "empty"),
+        ("clip0.mp4 0\nclip1.mp4 7\n", "list.csv:2"),
+        ("clip0.mp4 0\nclip9.mp4 1\n", "clip9.mp4"),
+        ("clip0.mp4\n", "label"),
+    ],
+)
+def test_a_list_that_cannot_be_used_is_named_with_its_line(
+    recipe: Path, clip_files: Path, tmp_path: Path, lines: str, message: str
+):
+    path = tmp_path / "list.csv"
+    path.write_text(lines.replace("clip", f"{clip_files}/clip"))
+    options = ["--recipe", recipe, "--set", f"data.train={path}", "-o", tmp_path / "run"]
+    assert message in refused("finetune", *options, "--init", "none", code=4)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_data_set_of_texts_named_mp4_ends_the_run(recipe: Path, tmp_path: Path):
+    for i in range(8):
+        (tmp_path / f"{i}.mp4").write_text("this is no video")
+    (tmp_path / "list.csv").write_text("".join(f"{tmp_path}/{i}.mp4 {i % 2}\n" for i in range(8)))
+    options = ["--recipe", recipe, "--set", f"data.train={tmp_path}/list.csv", "-o", tmp_path / "run"]
+    message = refused("pretrain", *options, code=4)
+    assert "not a video file" in message
+
+
+def checkpoint(path: Path, kind: str) -> Path:
+    settings = ModelSettings(backbone="vit-tiny", tubelet=(2, 8, 8), width=24, depth=2, heads=2)
+    spec = ModelSpec(
+        kind="pretrain",
+        frames=4,
+        size=(32, 32),
+        model=settings,
+        selection=RedundancyRobust(),
+        target=TargetSettings(),
+    )
+    tensors = everest.create_model(
+        "vit-tiny", kind="pretrain", frames=4, size=32, tubelet=(2, 8, 8), width=24, depth=2, heads=2
+    ).state_dict()
+    Weights(kind=kind, settings=spec.dump(), classes=None, recipe="x", step=1, tensors=tensors).save(path)
+    return path
+
+
+def test_checkpoints_that_cannot_be_used_are_told_apart(recipe: Path, tmp_path: Path):
+    autoencoder = checkpoint(tmp_path / "model.safetensors", "pretrain")
+    wrong_kind = refused("eval", "-c", autoencoder, "--recipe", recipe, "-q", code=6)
+    assert "a pretrain checkpoint where a classifier one is needed" in wrong_kind
+    assert "no such checkpoint" in refused("eval", "-c", tmp_path / "gone", code=6)
+    assert "recipe.yaml beside it" in refused("eval", "-c", autoencoder, code=6)
+    foreign = tmp_path / "foreign.safetensors"
+    save_file({}, foreign)
+    options = ["--recipe", recipe, "-o", tmp_path / "run"]
+    assert "not written by everest" in refused("finetune", *options, "--init", foreign, code=6)
+    other_size = refused("finetune", *options, "--init", autoencoder, "--set", "model.width=48", code=6)
+    assert "the recipe asks for" in other_size
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes(autoencoder.read_bytes()[:1000])
+    assert "not a whole safetensors file" in refused("finetune", *options, "--init", cut, code=6)
+
+
+def test_an_output_that_holds_something_else_is_left_alone(recipe: Path, tmp_path: Path):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "thesis.txt").write_text("precious")
+    message = refused("pretrain", "--recipe", recipe, "-o", folder, code=2)
+    assert "is no run folder" in message
+    assert (
+        CliRunner()
+        .invoke(app, ["pretrain", "--recipe", str(recipe), "-o", str(folder), "--overwrite"])
+        .exit_code
+        == 0
+    )
+    assert (folder / "thesis.txt").read_text() == "precious"
+    other = refused("pretrain", "--recipe", recipe, "-o", folder, "--seed", 5, code=2)
+    assert "a run of another recipe" in other
+    assert "holds a run" in refused("pretrain", "--recipe", recipe, "-o", folder, "--resume", "never", code=2)
+    assert "a file is in the way" in refused(
+        "pretrain", "--recipe", recipe, "-o", folder / "thesis.txt", code=2
+    )
+    assert "holds no demo" in refused("demo", "-o", folder, code=2)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+def test_a_full_disk_is_an_error_of_the_environment(recipe: Path, tmp_path: Path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "metrics.jsonl").symlink_to("/dev/full")
+    (folder / "recipe.yaml").write_text("x")
+    # `--overwrite` would remove the link, so the run is made to look like one to go on with.
+    shown = CliRunner().invoke(app, ["pretrain", "--recipe", str(recipe), "--print-config"]).stdout
+    (folder / "recipe.yaml").write_text(shown)
+    message = refused("pretrain", "--recipe", recipe, "-o", folder, code=5)
+    assert "the disk is full" in message
+
+
+def test_a_place_that_cannot_be_written_is_an_error_of_the_environment(recipe: Path):
+    message = refused("pretrain", "--recipe", recipe, "-o", "/proc/everest/run", code=5)
+    assert "cannot write /proc/everest/run" in message
+
+
+def test_usage_errors_have_code_2():
+    assert "Missing option '--recipe'" in refused("pretrain", code=2)
+    assert "No such command" in refused("pretrian", code=2)
+
+
+def test_print_config_is_a_recipe_that_resolves_to_itself(recipe: Path, tmp_path: Path):
+    shown = CliRunner().invoke(app, ["pretrain", "--recipe", str(recipe), "--print-config"]).stdout
+    (tmp_path / "again.yaml").write_text(shown)
+    again = (
+        CliRunner()
+        .invoke(app, ["pretrain", "--recipe", str(tmp_path / "again.yaml"), "--print-config"])
+        .stdout
+    )
+    assert again == shown
+
+
+def test_debug_shows_the_traceback():
+    result = CliRunner().invoke(app, ["--debug", "pretrain", "--recipe", "nothing"])
+    assert type(result.exception).__name__ == "RecipeError"

@@ -1,0 +1,87 @@
+"""What the demo's videos promise: one seed one set, balanced labels, no single frame that tells the class."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.linear_model import RidgeClassifier
+
+from everest.data.video import probe, read_frames
+from everest.demo_videos import CLASSES, NUM_FRAMES, SIZE, render_clips, render_demo_set
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("demo")
+    render_demo_set(root, seed=3, pretrain=16, train_per_class=1, test_per_class=2)
+    return root
+
+
+def _lines(path: Path) -> list[list[str]]:
+    return [line.split(" ") for line in path.read_text().splitlines()]
+
+
+def _clips(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    classes = np.arange(count) % len(CLASSES)
+    return render_clips(classes, np.random.default_rng(seed)), classes
+
+
+def test_same_seed_gives_same_clips_and_lists(root, tmp_path):
+    assert np.array_equal(_clips(300, seed=0)[0], _clips(300, seed=0)[0])
+    render_demo_set(tmp_path, seed=3, pretrain=16, train_per_class=1, test_per_class=2)
+    for name in ("pretrain.csv", "train.csv", "test.csv", "classes.txt"):
+        assert (root / name).read_text() == (tmp_path / name).read_text()
+
+
+def test_another_seed_gives_other_clips():
+    assert not np.array_equal(_clips(8, seed=0)[0], _clips(8, seed=1)[0])
+
+
+def test_no_clip_is_in_two_lists(root):
+    names = [name for split in ("pretrain", "train", "test") for name, _ in _lines(root / f"{split}.csv")]
+    assert len(names) == len(set(names)) == 40
+    assert len({(root / name).read_bytes() for name in names}) == 40
+
+
+def test_labels_are_balanced_and_known(root):
+    assert tuple((root / "classes.txt").read_text().split()) == CLASSES
+    for split, per_class in (("train", 1), ("test", 2)):
+        labels = [label for _, label in _lines(root / f"{split}.csv")]
+        assert sorted(labels) == sorted(CLASSES * per_class)
+
+
+def test_unlabelled_clips_say_nothing_of_their_class(root):
+    assert {label for _, label in _lines(root / "pretrain.csv")} == {"0"}
+
+
+def test_files_decode_to_what_was_rendered(root):
+    name, _ = _lines(root / "train.csv")[0]
+    info = probe(str(root / name))
+    assert (info.frames, info.height, info.width) == (NUM_FRAMES, SIZE, SIZE)
+    assert read_frames(str(root / name), list(range(NUM_FRAMES)), decoder="pyav").shape == (12, 32, 32, 3)
+
+
+@pytest.mark.parametrize("direction", ["right", "down", "left", "up"])
+def test_shape_moves_where_its_class_says(direction):
+    """The picture that changed, moved on by a pixel or two, fits the next one better than moved back."""
+    clips = render_clips(np.full(64, CLASSES.index(direction)), np.random.default_rng(0)).astype(np.float64)
+    dx, dy = {"right": (2, 0), "down": (0, 2), "left": (-2, 0), "up": (0, -2)}[direction]
+
+    def misfit(sign: int) -> float:
+        moved = np.roll(clips[:, :-1], (sign * dy, sign * dx), axis=(2, 3))
+        still = np.abs(clips[:, 1:] - clips[:, :-1]).max(axis=-1, keepdims=True) < 20
+        return float(np.where(still, 0, np.abs(moved - clips[:, 1:])).sum())
+
+    assert misfit(+1) < 0.7 * misfit(-1)
+
+
+@pytest.mark.parametrize("frame", [0, NUM_FRAMES // 2, NUM_FRAMES - 1])
+def test_linear_probe_on_one_frame_is_at_chance(frame):
+    clips, classes = _clips(1600, seed=4)
+    x = clips[:, frame, ::2, ::2].reshape(len(clips), -1) / 255.0
+    probe_ = RidgeClassifier(alpha=100.0).fit(x[:1200], classes[:1200])
+    correct = int((probe_.predict(x[1200:]) == classes[1200:]).sum())
+    # 400 clips at 1/8: 50 +- 6.6; four deviations.
+    assert 50 - 27 < correct < 50 + 27

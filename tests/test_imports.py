@@ -1,0 +1,80 @@
+"""Who may import whom: downward only, so that any room can be read without the ones above it."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# From below to above. A module may import from lower lines, and from those to its left in its own line.
+LAYERS = """
+everest.errors everest.backbones everest.pixels everest.official_keys
+everest.tokens everest.strict_yaml everest.recipe_files
+everest.selection everest.targets everest.setting_types everest.settings
+everest.recipe_layers everest.recipe_errors everest.recipe_checks everest.recipe
+everest.data.folders everest.data.packet_index everest.data.video everest.data.frames
+everest.data.list_files everest.data.lists everest.data.crops everest.data.transforms
+everest.data.rand_augment everest.data.mixing everest.data.views everest.data.datasets
+everest.models.vit everest.models.mae everest.models.classifier
+everest.optim everest.checkpoint everest.run_folder everest.bad_videos everest.plan
+everest.build everest.load everest.clips everest.pictures
+everest.training everest.setup everest.evaluate everest.pretrain everest.finetune
+everest.demo_videos everest.demo everest.notebook
+"""
+ORDER = LAYERS.split()
+PACKAGES = ("everest", "everest.data", "everest.models")
+
+
+def modules() -> dict[str, Path]:
+    found = {}
+    for path in sorted((ROOT / "everest").rglob("*.py")):
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        if name not in PACKAGES:
+            found[name] = path
+    return found
+
+
+def imports(path: Path) -> set[str]:
+    """Modules of everest that a file imports, those for types only included."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return {name for name in found if name.split(".")[0].startswith("everest")}
+
+
+def test_every_module_has_its_place():
+    assert set(ORDER) == set(modules())
+
+
+def test_imports_go_downward_only():
+    wrong = [
+        f"{name} imports {used}"
+        for name, path in modules().items()
+        for used in imports(path)
+        if used not in ORDER or ORDER.index(used) >= ORDER.index(name)
+    ]
+    assert wrong == []
+
+
+def test_nothing_in_the_library_prints_or_reads_the_command_line():
+    for name, path in modules().items():
+        calls = [
+            n.func.id
+            for n in ast.walk(ast.parse(path.read_text()))
+            if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)
+        ]
+        assert "print" not in calls, name
+
+
+def test_importing_everest_imports_nothing_heavy():
+    code = (
+        "import everest, sys; print(sorted({'torch', 'numpy', 'pydantic', 'av', 'timm'} & set(sys.modules)))"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == "[]"

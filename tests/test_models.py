@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+import everest
+from everest.build import ModelSpec
+from everest.selection import AllTokens, RandomSpaceTime, RedundancyRobust, Tube
+from everest.settings import ModelSettings, TargetSettings
+from everest.tokens import TokenSelection
+
+TINY = {"width": 24, "depth": 2, "heads": 2, "decoder_width": 16, "decoder_heads": 2, "decoder_depth": 1}
+NAMES = {"small": "vit-s", "base": "vit-b", "large": "vit-l"}
+
+
+def tiny(kind: str, *, frames=8, size=(32, 32), **options):
+    return everest.create_model(
+        "vit-tiny", kind=kind, frames=frames, size=size, tubelet=(2, 8, 8), **TINY, **options
+    )
+
+
+@pytest.mark.parametrize("official", NAMES)
+@pytest.mark.parametrize("kind", ["pretrain", "classifier"])
+def test_parameters_are_as_many_as_the_released_models_have(
+    golden: Callable[[str], Path], official: str, kind: str
+):
+    told = json.loads(golden("parameter_counts.json").read_text())
+    stage = "pretrain" if kind == "pretrain" else "finetune"
+    with torch.device("meta"):
+        model = everest.create_model(NAMES[official], kind=kind, num_classes=400)
+    count = sum(p.numel() for p in model.parameters())
+    assert count == told[f"everest_{stage}_{official}"]["n_params"]
+
+
+@pytest.mark.parametrize("strategy", [RedundancyRobust(), Tube(), RandomSpaceTime(visible_ratio=0.2)])
+@pytest.mark.parametrize(("frames", "size"), [(2, (32, 32)), (6, (24, 40)), (32, (16, 16))])
+def test_any_grid_and_strategy_gives_a_finite_loss_and_gradients(strategy, frames, size):
+    torch.manual_seed(0)
+    model = tiny("pretrain", frames=frames, size=size, selection=strategy)
+    out = model(torch.randn(2, 3, frames, *size))
+    out.loss.backward()
+    assert torch.isfinite(out.loss)
+    assert out.prediction.shape == out.target.shape == (*out.selection.target.shape, 2 * 8 * 8 * 3)
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert torch.isfinite(parameter.grad).all(), name
+
+
+def test_forward_runs_on_meta_without_looking_at_values():
+    with torch.device("meta"):
+        model = everest.create_model("vit-b", kind="pretrain")
+        out = model(torch.zeros(1, 3, 16, 224, 224), noise=torch.zeros(1, 1568))
+    assert out.prediction.shape == (1, 314, 1536)
+
+
+def test_a_clip_of_another_size_is_refused():
+    with pytest.raises(ValueError, match=r"expected clips of shape \(B, 3, 8, 32, 32\)"):
+        tiny("pretrain")(torch.zeros(1, 3, 8, 32, 40))
+
+
+def test_targets_given_as_visible_do_not_count():
+    model = tiny("pretrain")
+    x = torch.randn(1, 3, 8, 32, 32)
+    visible = torch.tensor([[0, 5, 9]])
+    alone = model(x, selection=TokenSelection(visible, torch.tensor([[3, 11]])))
+    overlapping = model(x, selection=TokenSelection(visible, torch.tensor([[3, 5, 11]])))
+    errors = (overlapping.prediction - overlapping.target).square().mean(-1)[0]
+    assert overlapping.loss.item() == pytest.approx(errors[[0, 2]].mean().item(), rel=1e-6)
+    assert overlapping.prediction.shape[1] == alone.prediction.shape[1] + 1
+
+
+def test_equal_noise_gives_equal_losses_and_no_noise_draws_from_torch():
+    model = tiny("pretrain")
+    x, noise = torch.randn(2, 3, 8, 32, 32), torch.rand(2, 64)
+    assert model(x, noise=noise).loss == model(x, noise=noise).loss
+    torch.manual_seed(3)
+    first = model(x).selection.visible
+    torch.manual_seed(3)
+    assert torch.equal(model(x).selection.visible, first)
+    assert not torch.equal(model(x).selection.visible, first)
+
+
+def test_keep_of_a_call_overrides_the_trained_share():
+    classifier = tiny("classifier", num_classes=3).eval()
+    x = torch.randn(2, 3, 8, 32, 32)
+    assert classifier.kept_tokens(x).size(1) == 38  # 0.6 of 64
+    assert classifier.kept_tokens(x, keep=0.25).size(1) == 16
+    assert torch.equal(classifier(x), classifier(x, keep=0.6))
+    everything = tiny("classifier", num_classes=3, selection=AllTokens())
+    everything.load_state_dict(classifier.state_dict())
+    torch.testing.assert_close(classifier(x, keep=1.0), everything.eval()(x))
+
+
+def test_checkpointing_changes_neither_loss_nor_gradients():
+    x, noise = torch.randn(2, 3, 8, 32, 32), torch.rand(2, 64)
+    spec = {
+        "kind": "pretrain",
+        "frames": 8,
+        "size": (32, 32),
+        "model": ModelSettings(backbone="vit-tiny", tubelet=(2, 8, 8), **TINY),
+        "selection": RedundancyRobust(),
+        "target": TargetSettings(),
+    }
+    plain = ModelSpec(**spec).build().train()
+    saving = ModelSpec(**spec, checkpointing=True).build().train()
+    saving.load_state_dict(plain.state_dict())
+    for model in (plain, saving):
+        model(x, noise=noise).loss.backward()
+    for ours, theirs in zip(saving.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+def test_weights_of_a_short_clip_load_into_a_longer_one():
+    tiny("pretrain", frames=16).load_state_dict(tiny("pretrain", frames=8).state_dict())
+
+
+def test_a_spec_survives_json():
+    spec = ModelSpec(
+        kind="classifier",
+        frames=8,
+        size=(32, 48),
+        model=ModelSettings(backbone="vit-tiny", tubelet=(2, 8, 8)),
+        selection=RedundancyRobust(keep_ratio=0.5, visible_ratio=None, distance="l1"),
+        num_classes=4,
+    )
+    assert ModelSpec.of(json.loads(json.dumps(spec.dump())), source=Path("here")) == spec

@@ -1,0 +1,227 @@
+"""The stages on real files, run as a user runs them."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+import everest
+from everest.run_folder import RunFolder
+from everest_cli.main import app
+
+RECIPE = """
+summary: small enough for a test
+data: {classes: null, num_classes: 2, frames: 4, size: 32, flip: true, val: train.csv, test: train.csv}
+model: {backbone: vit-tiny, tubelet: [2, 8, 8], width: 24, depth: 2, heads: 2, decoder_width: 16,
+        decoder_heads: 2, decoder_depth: 1}
+train: {workers: 0, micro_batch: 2, precision: fp32}
+pretrain: {stride: 2, epochs: 3, warmup_epochs: 1, batch_size: 4, base_lr: 0.1}
+finetune: {stride: 2, epochs: 3, warmup_epochs: 1, batch_size: 4, base_lr: 0.1, drop_path: 0.5, mixup: 0.8,
+           cutmix: 1.0}
+eval: {clips: 2, crops: 3}
+"""
+SAME = ("step", "epoch", "loss", "lr", "grad_norm", "val_top1")
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory, clip_files: Path) -> Path:
+    path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
+    path.write_text(RECIPE.replace("data: {", f'data: {{root: "{clip_files}", '))
+    return path
+
+
+def run(*arguments: object, code: int = 0) -> str:
+    """What a command prints on stdout; it must end with `code`."""
+    result = CliRunner().invoke(app, [str(a) for a in arguments])
+    assert result.exit_code == code, (result.output, result.exception)
+    return result.stdout
+
+
+def told(folder: Path) -> list[dict]:
+    """The metrics of a run but for times and memory."""
+    return [{key: row[key] for key in SAME if key in row} for row in RunFolder(folder).rows()]
+
+
+@pytest.fixture(scope="module")
+def pretrained(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pretrain") / "run"
+    assert run("pretrain", "--recipe", recipe, "-o", folder).splitlines()[-1] == str(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finetuned(recipe: Path, pretrained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("finetune") / "run"
+    run("finetune", "--recipe", recipe, "--init", pretrained, "-o", folder)
+    return folder
+
+
+def test_a_run_folder_describes_itself(pretrained: Path, finetuned: Path):
+    for folder, kind in ((pretrained, "pretrain"), (finetuned, "classifier")):
+        assert {"recipe.yaml", "env.json", "metrics.jsonl", "model.safetensors", "state"} <= {
+            p.name for p in folder.iterdir()
+        }
+        assert (
+            type(everest.load_model(folder)).__name__
+            == {
+                "pretrain": "MaskedAutoencoder",
+                "classifier": "VideoClassifier",
+            }[kind]
+        )
+        assert json.loads((folder / "env.json").read_text())["versions"]["torch"]
+    assert (finetuned / "best.safetensors").is_file()
+    assert [row["step"] for row in told(pretrained)] == [1, 2, 3]
+
+
+def test_finetuning_starts_with_the_pretrained_encoder(recipe: Path, pretrained: Path, tmp_path: Path):
+    run("finetune", "--recipe", recipe, "--init", pretrained, "-o", tmp_path / "run", "--set", "finetune.base_lr=1e-9",
+        "--set", "finetune.min_lr=0")  # fmt: skip
+    before, after = (
+        load_file(pretrained / "model.safetensors"),
+        load_file(tmp_path / "run" / "model.safetensors"),
+    )
+    name = "encoder.blocks.1.mlp.fc1.weight"
+    assert (before[name] - after[name]).abs().max() < 1e-6
+
+
+def test_eval_tells_accuracies_as_the_contract_says(finetuned: Path, tmp_path: Path):
+    predictions = tmp_path / "predictions.csv"
+    result = json.loads(run("eval", "-c", finetuned, "--json", "-q", "--predictions", predictions))
+    assert set(result) == {
+        "top1", "top5", "mean_class_accuracy", "clip_top1", "majority_top1", "videos", "views", "skipped", "seconds",
+        "checkpoint", "recipe",
+    }  # fmt: skip
+    assert result["videos"] == 4
+    assert result["views"] == {"clips": 2, "crops": 3}
+    assert result["majority_top1"] == 50.0
+    assert result["top5"] == 100.0
+    rows = predictions.read_text().splitlines()[1:]
+    assert result["top1"] == 100 * sum(row.endswith(",1") for row in rows) / 4
+
+
+def test_eval_of_best_weights_takes_the_other_file(finetuned: Path):
+    assert json.loads(run("eval", "-c", finetuned, "--json", "-q", "--which", "best"))["checkpoint"].endswith(
+        "best.safetensors"
+    )
+
+
+def test_same_seed_same_run_and_another_seed_another(recipe: Path, pretrained: Path, tmp_path: Path):
+    for name, seed in (("same", 0), ("other", 1)):
+        run("pretrain", "--recipe", recipe, "-o", tmp_path / name, "--seed", seed)
+    assert told(tmp_path / "same") == told(pretrained)
+    assert told(tmp_path / "other") != told(pretrained)
+
+
+def test_workers_change_nothing(recipe: Path, pretrained: Path, tmp_path: Path):
+    run("pretrain", "--recipe", recipe, "-o", tmp_path / "run", "--set", "train.workers=2")
+    assert told(tmp_path / "run") == told(pretrained)
+
+
+def test_accumulation_adds_up_to_the_batch(recipe: Path, pretrained: Path, tmp_path: Path):
+    run("pretrain", "--recipe", recipe, "-o", tmp_path / "run", "--set", "train.micro_batch=4")
+    for one, two in zip(told(tmp_path / "run"), told(pretrained), strict=True):
+        assert one == pytest.approx(two, rel=1e-4)
+
+
+def stop_after(recipe: Path, command: list[str], folder: Path, how: signal.Signals, *, rows: int) -> int:
+    """Start a command in a process of its own and send it a signal once it has logged `rows` rows."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "everest_cli", *command, "--recipe", str(recipe), "-o", str(folder)],
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 60
+    while len(RunFolder(folder).rows()) < rows:
+        assert time.monotonic() < deadline, "the run did not get that far"
+        assert process.poll() is None, "the run ended too early"
+        time.sleep(0.01)
+    process.send_signal(how)
+    return process.wait(timeout=60)
+
+
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
+@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
+def test_a_stopped_run_goes_on_to_the_same_bits(
+    recipe: Path, pretrained: Path, tmp_path: Path, stage: str, how: signal.Signals, code: int
+):
+    longer = ["--set", f"{stage}.epochs=40", "--set", "train.ema=0.9"]
+    command = [stage, *longer, *(["--init", str(pretrained)] if stage == "finetune" else [])]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    run(*command, "--recipe", recipe, "-o", whole)
+    assert stop_after(recipe, command, parts, how, rows=6) == code
+    run(*command, "--recipe", recipe, "-o", parts)
+    assert told(parts) == told(whole)
+    ours, theirs = load_file(parts / "model.safetensors"), load_file(whole / "model.safetensors")
+    assert all((ours[name] == theirs[name]).all() for name in theirs)
+
+
+def test_a_finished_run_is_left_as_it_is(recipe: Path, pretrained: Path):
+    before = told(pretrained)
+    run("pretrain", "--recipe", recipe, "-o", pretrained)
+    assert told(pretrained) == before
+
+
+def test_dry_run_tells_and_writes_nothing(recipe: Path, pretrained: Path, tmp_path: Path):
+    for command in (["pretrain"], ["finetune", "--init", pretrained]):
+        shown = run(*command, "--recipe", recipe, "-o", tmp_path / "run", "--dry-run")
+        assert "seconds per pass" in shown
+        assert "memory bytes" in shown
+    assert not (tmp_path / "run").exists()
+
+
+def test_frozen_encoder_stays_as_it_was(recipe: Path, pretrained: Path, tmp_path: Path):
+    run(
+        "finetune",
+        "--recipe",
+        recipe,
+        "--init",
+        pretrained,
+        "-o",
+        tmp_path / "run",
+        "--set",
+        "finetune.freeze=encoder",
+    )
+    before, after = (
+        load_file(pretrained / "model.safetensors"),
+        load_file(tmp_path / "run" / "model.safetensors"),
+    )
+    assert all((before[name] == after[name]).all() for name in after if name.startswith("encoder."))
+
+
+def test_a_classifier_of_other_classes_gives_its_encoder_only(recipe: Path, finetuned: Path, tmp_path: Path):
+    result = CliRunner().invoke(
+        app,
+        ["finetune", "--recipe", str(recipe), "--init", str(finetuned), "-o", str(tmp_path / "run"), "--set", "data.num_classes=3"],
+    )  # fmt: skip
+    assert result.exit_code == 0
+    assert "the head starts fresh" in result.stderr
+
+
+def test_one_bad_video_is_named_counted_and_replaced(recipe: Path, clip_files: Path, tmp_path: Path):
+    names = [f"{clip_files}/clip{i % 4}.mp4 {i % 2}" for i in range(7)]
+    (tmp_path / "text.mp4").write_text("no video")
+    (tmp_path / "list.csv").write_text("\n".join([*names, f"{tmp_path}/text.mp4 0"]) + "\n")
+    options = ["--recipe", recipe, "--set", f"data.train={tmp_path}/list.csv", "--set", "data.max_bad=0.9"]
+    result = CliRunner().invoke(app, [str(a) for a in ["pretrain", *options, "-o", tmp_path / "run"]])
+    assert result.exit_code == 0
+    assert result.stderr.count("text.mp4") == 1
+    assert (
+        tmp_path / "run" / "bad_videos.csv"
+    ).read_text() == f"path,reason\n{tmp_path}/text.mp4,not a video file\n"
+
+
+def test_eval_reports_what_it_skipped(recipe: Path, finetuned: Path, clip_files: Path, tmp_path: Path):
+    (tmp_path / "text.mp4").write_text("no video")
+    (tmp_path / "list.csv").write_text(f"{clip_files}/clip0.mp4 0\n{tmp_path}/text.mp4 1\n")
+    result = json.loads(
+        run("eval", "-c", finetuned, "--json", "-q", "--set", f"data.test={tmp_path}/list.csv")
+    )
+    assert (result["videos"], result["skipped"]) == (1, 1)

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from everest.errors import RecipeError
+from everest.tokens import TokenGrid, TokenSelection, gather_patches, num_kept, patchify, unpatchify
+
+GRIDS = st.builds(TokenGrid, t=st.integers(1, 4), h=st.integers(1, 4), w=st.integers(1, 4))
+
+
+def frames_of(grid: TokenGrid, tubelet: tuple[int, int, int]) -> torch.Tensor:
+    shape = (2, 3, grid.t * tubelet[0], grid.h * tubelet[1], grid.w * tubelet[2])
+    return torch.arange(torch.Size(shape).numel()).view(shape)
+
+
+@given(grid=GRIDS, tubelet=st.sampled_from([(2, 4, 4), (1, 2, 3), (2, 3, 5)]))
+def test_unpatchify_inverts_patchify(grid, tubelet):
+    frames = frames_of(grid, tubelet)
+    assert torch.equal(unpatchify(patchify(frames, tubelet), grid), frames)
+
+
+@given(grid=GRIDS, data=st.data())
+def test_gathered_patches_are_those_of_patchify(grid, data):
+    ids = data.draw(st.lists(st.integers(0, grid.num_tokens - 1), min_size=2, max_size=8))
+    ids = torch.tensor([ids, ids[::-1]])
+    frames = frames_of(grid, (2, 4, 4))
+    expected = torch.stack(
+        [patches[row] for patches, row in zip(patchify(frames, (2, 4, 4)), ids, strict=True)]
+    )
+    assert torch.equal(gather_patches(frames, ids, (2, 4, 4)), expected)
+
+
+def test_token_id_counts_columns_then_rows_then_slices():
+    grid = TokenGrid(t=2, h=3, w=5)
+    patches = patchify(frames_of(grid, (1, 1, 1)), (1, 1, 1))
+    slice_, row, column = 1, 2, 3
+    token = (slice_ * grid.h + row) * grid.w + column
+    assert patches[0, token].flatten()[0] == frames_of(grid, (1, 1, 1))[0, 0, slice_, row, column]
+
+
+@pytest.mark.parametrize("size", [(100, 224), (224, 8)])
+def test_a_clip_that_does_not_divide_has_no_grid(size):
+    with pytest.raises(RecipeError, match="multiple of the tubelet's"):
+        TokenGrid.of_clip(frames=16, size=size, tubelet=(2, 16, 16))
+
+
+def test_shares_are_floored_on_exact_decimals():
+    assert num_kept(1568, 0.3) == 470
+    assert num_kept(1000, 0.3) == 300
+    assert num_kept(10, 0.1) == 1
+    assert num_kept(10, 1 - 0.9) == 0  # the caller must keep its decimals
+
+
+def test_scored_targets_are_those_not_visible():
+    selection = TokenSelection(torch.tensor([[1, 4, 9], [0, 2, 3]]), torch.tensor([[0, 4, 10], [2, 3, 7]]))
+    assert selection.scored().tolist() == [[True, False, True], [False, False, True]]
+    nothing_visible = TokenSelection(torch.zeros(1, 0, dtype=torch.int64), torch.tensor([[3]]))
+    assert nothing_visible.scored().tolist() == [[True]]

@@ -8,7 +8,7 @@ from pathlib import Path
 from everest.data.datasets import VideoClips
 from everest.data.lists import SampleList, read_samples
 from everest.data.rand_augment import RandAugment
-from everest.data.views import FinetuneViews, MakeViews, PretrainViews, EvalViews, ValidationViews
+from everest.data.views import EvalViews, FinetuneViews, MakeViews, PretrainViews, ValidationViews
 from everest.errors import DataError, RecipeError
 from everest.settings import DataSettings, Recipe
 from everest.tokens import TokenGrid

@@ -34,8 +34,8 @@ class Rows(NamedTuple):
 def reconstruct(model: MaskedAutoencoder, clip: Tensor, *, noise: Tensor) -> Rows:
     """Run the model on one clip (3, T, H, W) uint8.
 
-    Normalised predictions are turned back into pixels by the true mean and deviation of each tubelet, which the
-    model does not know: what is to be judged is the structure inside a tubelet, not its colour.
+    Normalised predictions are turned back into pixels by the true mean and deviation of each tubelet, which
+    the model does not know: what is to be judged is the structure inside a tubelet, not its colour.
 
     Args:
         noise: (N,) uniform in [0, 1).

@@ -12,7 +12,8 @@ from everest.errors import RecipeError
 from everest.optim import cosine_lr, scaled_lr
 from everest.settings import FinetuneSettings, PretrainSettings
 
-MEMORY_SHARE = 0.5  # ours: of the free memory, for the activations of one pass
+MEMORY_SHARE = 0.5  # ours: of a device's free memory, for the activations of one pass
+CPU_BYTES = 2**30  # ours: on a CPU larger passes are no faster
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,13 +118,14 @@ def activation_bytes(
     return total
 
 
-def free_memory(device: torch.device) -> int:
-    """Bytes free on `device`; of the machine for devices that share its memory."""
+def activation_memory(device: torch.device) -> int:
+    """Bytes that the activations of one pass may take."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    return psutil.virtual_memory().available
+        return int(torch.cuda.mem_get_info(device)[0] * MEMORY_SHARE)
+    free = int(psutil.virtual_memory().available * MEMORY_SHARE)
+    return min(free, CPU_BYTES) if device.type == "cpu" else free
 
 
 def fitting_micro_batch(bytes_per_clip: int, device: torch.device) -> int:
-    """How many clips of `bytes_per_clip` fit into the share of the free memory that activations may take."""
-    return max(1, int(free_memory(device) * MEMORY_SHARE) // bytes_per_clip)
+    """How many clips of `bytes_per_clip` one pass can hold."""
+    return max(1, activation_memory(device) // bytes_per_clip)

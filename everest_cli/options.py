@@ -139,5 +139,7 @@ def print_trial(training: Training, loss_of: Callable[[Clip], Tensor]) -> None:
     """Run one pass and print what it says of the whole run, as --dry-run does."""
     from everest.setup import try_one_pass
 
-    for name, value in try_one_pass(training, loss_of).items():
+    told = try_one_pass(training, loss_of)
+    told["peak_memory"] = f"{told.pop('memory_bytes') / 2**30:.2f} GiB"
+    for name, value in told.items():
         typer.echo(f"{name.replace('_', ' ')}: {value}")

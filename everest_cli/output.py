@@ -46,7 +46,8 @@ class Display:
             "notice": self._show_notice,
         }
         self._said_at = -PLAIN_SECONDS
-        self._began: tuple[float, int] | None = None  # time and steps done when the run (re)started
+        self._began = (0.0, 0)  # time and steps done when what is counted (re)started
+        self._done = 0
         self._progress: Any = None
 
     def __enter__(self) -> Display:
@@ -90,8 +91,9 @@ class Display:
         if self._quiet:
             return
         now = time.monotonic()
-        if self._began is None or done < self._began[1]:
+        if done <= self._done or self._done == 0:  # another stage
             self._began = (now, done)
+        self._done = done
         if self._progress is not None:
             self._progress.update(self._task, completed=done, total=total, description=text)
         elif done == total or now - self._said_at >= PLAIN_SECONDS:
@@ -100,7 +102,6 @@ class Display:
 
     def _eta(self, done: int, total: int, now: float) -> str:
         """Empty for the first step, whose time says nothing."""
-        assert self._began is not None
         since, before = self._began
         if done == before:
             return ""

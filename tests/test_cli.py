@@ -1,4 +1,4 @@
-"""What a user meets at the command line: help, errors in one message with the right code, nothing overwritten."""
+"""What a user meets at the command line: help, errors with their codes, nothing overwritten."""
 
 from __future__ import annotations
 

@@ -11,9 +11,8 @@ from everest.data.frames import view_windows
 from everest.data.lists import Sample, read_samples
 from everest.data.rand_augment import RandAugment
 from everest.data.video import VideoError, frames_between, read_frames, write_video
-from everest.data.views import FinetuneViews, PretrainViews, EvalViews, ValidationViews, segment
+from everest.data.views import EvalViews, FinetuneViews, PretrainViews, ValidationViews, segment
 from everest.errors import DataError
-
 
 SIZE = (32, 32)
 PRETRAIN = PretrainViews(frames=4, stride=2, size=SIZE, flip=True, sampling="dense", views_per_decode=1)

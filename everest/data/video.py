@@ -141,8 +141,10 @@ def write_video(path: str | Path, frames: Tensor, fps: int, *, crf: int = 18, go
     _, height, width, _ = frames.shape
     if height % 2 or width % 2:
         raise VideoError(path, f"yuv420p needs even sizes, not {height}x{width}")
+    # Macroblock-tree rate control gives small frames other bytes in every run (x264 in av 18.1).
+    options = {"crf": str(crf), "g": str(gop), "x264-params": "mbtree=0"}
     with av.open(str(path), "w", container_options={"fflags": "+bitexact"}) as container:
-        stream = container.add_stream("libx264", rate=fps, options={"crf": str(crf), "g": str(gop)})
+        stream = container.add_stream("libx264", rate=fps, options=options)
         stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
         stream.codec_context.thread_count = 1  # threads change the rate control, and so the bytes
         for frame in frames.numpy():

@@ -60,7 +60,7 @@ def clear_demo(folder: Path, *, overwrite: bool) -> None:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """The steps are so small that a second thread costs more than it gives; the loader uses the other core."""
+    """Steps this small are slower on two threads than on one; the loader uses the other core."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -145,8 +145,8 @@ def report_text(recipe: Recipe, result: DemoResult) -> str:
 | the same fine-tuning from scratch | {result.from_scratch:.1f} % |
 | chance | {result.chance:.1f} % |
 
-Task: {len(CLASSES)} classes told apart by motion only ({", ".join(CLASSES)}), with a handful of labelled clips
-each. That is where pre-training pays: with many labels the model from scratch catches up here.
+Task: {len(CLASSES)} classes told apart by motion only ({", ".join(CLASSES)}),
+with a handful of labelled clips each. That is where pre-training pays: with many labels the model from scratch catches up here.
 Recipe: `everest recipes show demo`; seed {recipe.train.seed}.
 
 ![kept, seen and predicted tokens]({PICTURE})

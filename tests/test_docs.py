@@ -1,0 +1,81 @@
+"""The commands and the code of README and docs, run as they stand on small videos."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from everest_cli.main import app
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+STAGES = ("pretrain", "finetune")
+# What makes a run of any recipe small; nothing else of a command is changed.
+SMALL = [
+    *("data.size=32", "data.frames=4", "model.backbone=vit-tiny", "model.tubelet=[2, 8, 8]", "model.depth=1"),
+    *("train.workers=0", "pretrain.epochs=1", "pretrain.batch_size=4", "finetune.epochs=1"),
+    *("finetune.batch_size=4", "data.num_classes=2"),
+]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(), flags=re.DOTALL)
+
+
+def commands(page: Path) -> list[list[str]]:
+    lines = [line for block in blocks(page, "sh") for line in block.splitlines()]
+    return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("everest ")]
+
+
+@pytest.fixture
+def desk(tmp_path: Path, clip_files: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to work in, with a data set in VIDEOS."""
+    shutil.copytree(clip_files, tmp_path / "VIDEOS")
+    shutil.copy(clip_files / "train.csv", tmp_path / "VIDEOS" / "test.csv")
+    shutil.copy(clip_files / "clip0.mp4", tmp_path / "video.mp4")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(arguments: list[str]) -> None:
+    small = [f"--set={value}" for value in SMALL] if arguments[0] in STAGES else []
+    result = CliRunner().invoke(app, [*arguments, *small])
+    assert result.exit_code == 0, (arguments, result.output, result.exception)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_command_of_a_page_runs(page: Path, desk: Path):
+    if page.stem == "recipes":
+        (desk / "my.yaml").unlink(missing_ok=True)
+    for arguments in commands(page):
+        run(arguments)
+    for code in blocks(page, "python"):
+        exec(
+            compile(code.replace("frames=16, stride=4, size=224", "frames=4, size=32"), page.name, "exec"), {}
+        )
+
+
+def test_recipes_in_the_docs_are_read(desk: Path):
+    for page in PAGES:
+        for text in blocks(page, "yaml"):
+            (desk / "shown.yaml").write_text(text)
+            run(["recipes", "validate", "shown.yaml"])
+
+
+def test_every_page_has_commands_and_every_link_leads_somewhere():
+    for page in PAGES:
+        assert commands(page), page.name
+        for target in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_readme_has_the_two_commands_and_is_short():
+    text = (ROOT / "README.md").read_text()
+    assert "make demo" in text
+    assert "make test" in text
+    assert len(text.splitlines()) <= 250

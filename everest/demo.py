@@ -146,7 +146,8 @@ def report_text(recipe: Recipe, result: DemoResult) -> str:
 | chance | {result.chance:.1f} % |
 
 Task: {len(CLASSES)} classes told apart by motion only ({", ".join(CLASSES)}),
-with a handful of labelled clips each. That is where pre-training pays: with many labels the model from scratch catches up here.
+with a handful of labelled clips each. That is where pre-training pays: with many labels the model from scratch
+catches up here.
 Recipe: `everest recipes show demo`; seed {recipe.train.seed}.
 
 ![kept, seen and predicted tokens]({PICTURE})

@@ -15,10 +15,10 @@ demo: $(READY)
 	$(BIN)/everest demo --output runs/demo --overwrite
 
 test: $(READY)
-	$(BIN)/pytest -m 'not gpu and not slow'
+	$(BIN)/pytest -n auto -m 'not gpu and not slow'
 
 test-slow: $(READY)
-	$(BIN)/pytest -m 'not gpu'
+	$(BIN)/pytest -n auto -m 'not gpu'
 
 check: $(READY)
 	$(BIN)/ruff check

@@ -9,11 +9,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from everest.config.recipe import load_recipe
     from everest.data.video import read_frames
     from everest.load import load_model
     from everest.notebook import create_model, read_clip, select_tokens
     from everest.pixels import normalise
-    from everest.recipe import load_recipe
     from everest.tokens import TokenSelection
 
 __all__ = [
@@ -31,7 +31,7 @@ _HOMES = {
     "TokenSelection": "everest.tokens",
     "create_model": "everest.notebook",
     "load_model": "everest.load",
-    "load_recipe": "everest.recipe",
+    "load_recipe": "everest.config.recipe",
     "normalise": "everest.pixels",
     "read_clip": "everest.notebook",
     "read_frames": "everest.data.video",

@@ -22,21 +22,21 @@ class BadVideos:
         self.bad = 0  # samples, so a broken video counts each time it was due
         self.reasons: dict[str, str] = {}  # path to reason
 
-    def add(self, *, asked: int, failed: Iterable[str]) -> list[str]:
-        """Count a step; `failed` are lines `path<tab>reason`. Returns a line for each video not yet named."""
+    def add(self, *, asked: int, failed: Iterable[Sequence[tuple[str, str]]]) -> list[str]:
+        """Count a step; `failed` has the tries (path, reason) of each bad sample. Returns lines to show."""
         self.asked += asked
         fresh = []
-        for line in failed:
+        for tries in failed:
             self.bad += 1
-            path, reason = line.split("\t", 1)
-            if path not in self.reasons:
-                self.reasons[path] = reason
-                fresh.append(f"cannot read {path}: {reason}; another video takes its place")
+            for path, reason in tries:
+                if path not in self.reasons:
+                    self.reasons[path] = reason
+                    fresh.append(f"cannot read {path}: {reason}; another video takes its place")
         return fresh
 
-    def check(self, failed: Sequence[str]) -> None:
-        """Raise DataError when `failed` made the bad ones too many."""
-        if failed and self.bad >= AT_LEAST and self.bad > self.max_bad * self.asked:
+    def check(self, *, any_failed: bool) -> None:
+        """Raise DataError when the last step made the bad ones too many; a mended run can go on."""
+        if any_failed and self.bad >= AT_LEAST and self.bad > self.max_bad * self.asked:
             first = "; ".join(f"{path} ({reason})" for path, reason in list(self.reasons.items())[:3])
             raise DataError(
                 f"{self.bad} of {self.asked} samples could not be read, more than "

@@ -10,13 +10,13 @@ import torch
 from pydantic import ConfigDict, Discriminator, TypeAdapter, ValidationError
 from torch import nn
 
+from everest.config.settings import FinetuneSettings, ModelSettings, PretrainSettings, Recipe, TargetSettings
 from everest.errors import CheckpointError
 from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder
 from everest.optim import make_optimizer, parameter_groups
 from everest.plan import activation_bytes
 from everest.selection import Strategy
-from everest.settings import FinetuneSettings, ModelSettings, PretrainSettings, Recipe, TargetSettings
 from everest.targets import PixelTargets
 from everest.tokens import TokenGrid
 

@@ -1,13 +1,11 @@
 """Safetensors files: weights that describe themselves, and the states that a run resumes from.
 
-Every file appears whole or not at all: it is written under another name, flushed to the disk, then renamed.
+Every file appears whole or not at all.
 """
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,50 +16,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from everest.errors import CheckpointError, EnvironmentProblem, UserError
+from everest.errors import CheckpointError
+from everest.files import write_atomically
+from everest.sharding import as_part_of
 
 FORMAT = "everest"
+VERSION = 1  # of the header
 STATE_PATTERN = "step-*.safetensors"
-_UMASK = os.umask(0o022)
-os.umask(_UMASK)  # the only way to read it
-
-
-def write_error(path: Path, error: OSError) -> UserError:
-    """The line for a file that the disk does not take."""
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    reason = "the disk is full; free some space and run again" if full else (error.strerror or str(error))
-    return EnvironmentProblem(f"cannot write {path}: {reason}")
-
-
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, then put it in its place.
-
-    Raises:
-        EnvironmentProblem: the disk is full or read-only.
-    """
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(temporary)
-        temporary.chmod(0o666 & ~_UMASK)  # safetensors makes its files private
-        _flush(temporary)
-        temporary.replace(path)
-        _flush(path.parent)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise write_error(path, error) from error
-    except SafetensorError as error:  # wraps the operating system's error in its text
-        temporary.unlink(missing_ok=True)
-        full = "No space left" in str(error) or "os error 28" in str(error)
-        raise write_error(path, OSError(errno.ENOSPC if full else errno.EIO, str(error))) from error
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +39,7 @@ class Weights:
     def save(self, path: Path) -> None:
         header = {
             "format": FORMAT,
-            "version": "1",
+            "version": str(VERSION),
             "kind": self.kind,
             "settings": json.dumps(self.settings),
             "classes": json.dumps(self.classes),
@@ -99,6 +60,8 @@ def read_weights(path: Path) -> Weights:
     if header.get("format") != FORMAT:
         raise CheckpointError(f"{path}: a safetensors file, but not written by everest")
     try:
+        if int(header["version"]) > VERSION:
+            raise CheckpointError(f"{path}: written by a newer everest; update to read it")
         classes = json.loads(header["classes"])
         return Weights(
             kind=header["kind"],
@@ -139,7 +102,9 @@ def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], *, source: st
     told = [f"{len(names)} {fault} ({', '.join(names[:3])})" for fault, names in faults.items() if names]
     if told:
         raise CheckpointError(f"{source}: the weights do not fit the model: {'; '.join(told)}")
-    module.load_state_dict(dict(tensors))
+    with torch.no_grad():
+        for name, target in own.items():
+            target.copy_(as_part_of(tensors[name], target))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,12 +128,12 @@ def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dic
 
 
 def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """The inverse of `optimizer_tensors`, onto the devices of the parameters."""
+    """The inverse of `optimizer_tensors`; each moment lies as its parameter does."""
     parameters = dict(model.named_parameters())
     for key, value in tensors.items():
         name, moment = key.rsplit("/", 1)
         parameter = parameters[name]
-        optimizer.state[parameter][moment] = value.to(parameter.device, copy=True)
+        optimizer.state[parameter][moment] = as_part_of(value, parameter)
 
 
 def save_state(folder: Path, state: RunState, *, keep: int) -> None:
@@ -184,6 +149,13 @@ def save_state(folder: Path, state: RunState, *, keep: int) -> None:
     write_atomically(path, lambda part: save_file(tensors, part, metadata=header))
     for old in sorted(folder.glob(STATE_PATTERN))[:-keep]:
         old.unlink()
+
+
+def drop_states_after(folder: Path, step: int) -> None:
+    """Remove states beyond `step`: damaged ones that were passed over, which would outlive whole ones."""
+    for path in folder.glob(STATE_PATTERN):
+        if int(path.stem.removeprefix("step-")) > step:
+            path.unlink()
 
 
 def newest_state(folder: Path, *, notify: Callable[[str], None]) -> RunState | None:

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
+from everest.config.settings import DataSettings, Recipe
 from everest.data.datasets import VideoClips
-from everest.data.lists import SampleList, read_samples
+from everest.data.folders import refusals_told
+from everest.data.list_files import read_lines
+from everest.data.lists import Sample, SampleList, read_samples
 from everest.data.rand_augment import RandAugment
 from everest.data.views import EvalViews, FinetuneViews, MakeViews, PretrainViews, ValidationViews
 from everest.errors import DataError, RecipeError
-from everest.settings import DataSettings, Recipe
 from everest.tokens import TokenGrid
+
+# Ours: how far counted labels may have gaps. Within it, `empty_classes` tells what has no clip.
+FEW_CLASSES: Final = 100
+CLASSES_A_USED_ONE: Final = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,13 +31,39 @@ class Classes:
 
     @classmethod
     def of(cls, samples: SampleList, data: DataSettings) -> Classes:
-        """Told by `data.num_classes`, else counted: the names, else the labels of the training set."""
-        highest = max(sample.labels[0] for sample in samples.samples)
+        """Told by `data.num_classes`, else counted: the names, else the labels of the training set.
+
+        Raises:
+            DataError: counted from labels with such gaps that one must be a mistake.
+        """
         names = samples.class_names
-        return cls(count=data.num_classes or (len(names) if names else highest + 1), names=names)
+        count = data.num_classes or (len(names) if names else _counted(samples.samples))
+        return cls(count=count, names=names)
 
     def name(self, label: int) -> str:
         return self.names[label] if self.names else str(label)
+
+
+def empty_classes(samples: Sequence[Sample], classes: Classes) -> list[str]:
+    """The names (or numbers) of the classes of which there is no sample, in the order of their labels."""
+    used = {sample.labels[0] for sample in samples}
+    return [classes.name(label) for label in range(classes.count) if label not in used]
+
+
+def _counted(samples: Sequence[Sample]) -> int:
+    """The number of classes that labels from 0 stand for.
+
+    A mistyped label would otherwise make a head of its size, and of 99999999999 one of terabytes.
+    """
+    used = len({sample.labels[0] for sample in samples})
+    last = max(samples, key=lambda sample: sample.labels[0])
+    count = last.labels[0] + 1
+    if count > max(FEW_CLASSES, CLASSES_A_USED_ONE * used):
+        raise DataError(
+            f"{last.path}: label {count - 1} would make {count} classes, of which only {used} have a clip; "
+            "mend the label, or set data.num_classes"
+        )
+    return count
 
 
 def pretrain_clips(recipe: Recipe) -> VideoClips:
@@ -44,7 +78,8 @@ def pretrain_clips(recipe: Recipe) -> VideoClips:
         sampling=stage.sampling,
         views_per_decode=stage.views_per_decode,
     )
-    samples = _samples(data, key, num_classes=None, labelled=False)
+    root, source = _source(data, key)
+    samples = read_samples(source, root=root, classes=None, num_classes=None, heads=None, labelled=False)
     return _clips(recipe, samples, views, replace_bad=True)
 
 
@@ -58,11 +93,12 @@ def finetune_clips(recipe: Recipe) -> tuple[VideoClips, Classes]:
         size=data.frame_size,
         flip=data.flip,
         sampling=stage.sampling,
+        crop_area=stage.crop_area,
         rand_augment=settings
         and RandAugment(magnitude=settings.magnitude, std=settings.std, ops=settings.ops),
         erasing=stage.erasing,
     )
-    samples = _samples(data, "train", num_classes=data.num_classes, labelled=True)
+    samples = _labelled(data, "train", num_classes=data.num_classes, names=_named_classes(data))
     return _clips(recipe, samples, views, replace_bad=True), Classes.of(samples, data)
 
 
@@ -74,7 +110,7 @@ def validation_clips(recipe: Recipe, classes: Classes) -> VideoClips | None:
     views = ValidationViews(
         frames=data.frames, stride=stage.stride, size=data.frame_size, sampling=stage.sampling
     )
-    samples = _samples(data, "val", num_classes=classes.count, labelled=True, names=classes.names)
+    samples = _labelled_alike(data, "val", classes)
     return _clips(recipe, samples, views, replace_bad=False)
 
 
@@ -89,18 +125,43 @@ def test_clips(recipe: Recipe, classes: Classes) -> VideoClips:
         crops=recipe.eval.crops,
         sampling=stage.sampling,
     )
-    samples = _samples(data, "test", num_classes=classes.count, labelled=True, names=classes.names)
+    samples = _labelled_alike(data, "test", classes)
     return _clips(recipe, samples, views, replace_bad=False)
 
 
-def _samples(
+def _labelled(
     data: DataSettings,
     key: str,
     *,
     num_classes: int | None,
-    labelled: bool,
-    names: tuple[str, ...] | None = None,
+    names: tuple[str, ...] | None,
+    names_classes: bool = True,
 ) -> SampleList:
+    root, source = _source(data, key)
+    return read_samples(
+        source,
+        root=root,
+        classes=names,
+        num_classes=num_classes,
+        heads=None,
+        labelled=True,
+        names_classes=names_classes,
+    )
+
+
+def _labelled_alike(data: DataSettings, key: str, classes: Classes) -> SampleList:
+    """The samples of `data.KEY`, their labels read as those of the training set."""
+    names = classes.names or _named_classes(data)
+    if classes.names and _classes_file(data) and _named_classes(data) != names:
+        raise DataError(
+            f"data.classes: '{data.classes}' has other names, or another order, than the classes that the "
+            f"model was trained on (first {classes.names[0]}); set data.classes to null"
+        )
+    return _labelled(data, key, num_classes=classes.count, names=names, names_classes=False)
+
+
+def _source(data: DataSettings, key: str) -> tuple[Path, Path]:
+    """`data.root`, and the list or folder that `data.KEY` names below it."""
     source = getattr(data, key)
     if source is None:
         raise RecipeError(f"data.{key}: not set; name a list or a folder of videos")
@@ -109,17 +170,34 @@ def _samples(
     root = Path(data.root)
     if not root.is_dir():
         raise DataError(f"data.root: no folder '{root}'; set it by --data DIR")
-    if names is None and data.classes is not None:
-        names = _class_names(root / data.classes)
-    return read_samples(
-        root / source, root=root, classes=names, num_classes=num_classes, heads=None, labelled=labelled
-    )
+    return root, root / source
 
 
-def _class_names(path: Path) -> tuple[str, ...]:
-    if not path.is_file():
-        raise DataError(f"data.classes: no file '{path}'")
-    return tuple(line.strip() for line in path.read_text().splitlines() if line.strip())
+def _named_classes(data: DataSettings) -> tuple[str, ...] | None:
+    """The names in the file `data.classes`; None where it is not set."""
+    if data.classes is None:
+        return None
+    path = _classes_file(data)
+    if path is None:
+        raise DataError(f"data.classes: no file '{Path(data.root) / data.classes}'")
+    first_line: dict[str, int] = {}
+    for number, line in read_lines(path):
+        name = line.strip()
+        if name in first_line:
+            raise DataError(f"{path}:{number}: class '{name}' stands in line {first_line[name]} already")
+        first_line[name] = number
+    if not first_line:
+        raise DataError(f"{path}: no class names; data.classes needs a file with one in each line")
+    return tuple(first_line)
+
+
+def _classes_file(data: DataSettings) -> Path | None:
+    """The file `data.classes`, if it is set and there: a test set elsewhere need not have it."""
+    if data.classes is None:
+        return None
+    path = Path(data.root) / data.classes
+    with refusals_told(path):
+        return path if path.is_file() else None
 
 
 def _clips(recipe: Recipe, samples: SampleList, views: MakeViews, *, replace_bad: bool) -> VideoClips:
@@ -129,7 +207,7 @@ def _clips(recipe: Recipe, samples: SampleList, views: MakeViews, *, replace_bad
         samples.samples,
         make_views=views,
         seed=recipe.train.seed,
-        num_noise=grid.num_tokens + grid.t,
+        num_noise=grid.num_tokens,
         decoder=data.decoder,
         replace_bad=replace_bad,
     )

@@ -12,8 +12,12 @@ from typing import Any
 
 import torch
 
+from everest.assemble import Place, start_run
 from everest.clips import pretrain_clips
+from everest.config.recipe import dump_recipe, load_recipe
+from everest.config.settings import Recipe
 from everest.demo_videos import CLASSES, render_demo_set
+from everest.devices import make_accelerator
 from everest.errors import RecipeError
 from everest.evaluate import evaluate
 from everest.finetune import finetune, set_up_finetuning
@@ -21,10 +25,8 @@ from everest.load import load_model
 from everest.models.mae import MaskedAutoencoder
 from everest.pictures import draw_rows, reconstruct
 from everest.pretrain import pretrain, set_up_pretraining
-from everest.recipe import dump_recipe, load_recipe
+from everest.reports import Report, notice
 from everest.run_folder import RunFolder
-from everest.settings import Recipe
-from everest.training import Report
 
 VIDEOS, PICTURE, REPORT = "demo-videos", "reconstruction.png", "report.md"
 RUNS = ("pretrain", "finetune-pretrained", "finetune-scratch")
@@ -78,7 +80,7 @@ def run_demo(folder: Path, *, seed: int, report: Report) -> DemoResult:
     seconds: dict[str, float] = {}
 
     def timed(stage: str, work: Callable[[], Any]) -> Any:
-        report({"event": "notice", "text": f"demo: {stage}"})
+        report(notice(f"demo: {stage}"))
         began = time.monotonic()
         result = work()
         seconds[stage] = round(time.monotonic() - began, 1)
@@ -107,29 +109,34 @@ def run_demo(folder: Path, *, seed: int, report: Report) -> DemoResult:
 
 
 def _pretrain(recipe: Recipe, folder: Path, report: Report) -> Path:
-    run = RunFolder(folder)
-    training = set_up_pretraining(recipe, run, cpu=True, report=report)
-    run.start(dump_recipe(recipe))
+    place = _place(recipe, folder, report)
+    training = set_up_pretraining(recipe, place)
+    start_run(training, place, dump_recipe(recipe), init=None)
     pretrain(training)
-    return run.weights
+    return place.run.weights
 
 
 def _finetune(recipe: Recipe, folder: Path, init: Path | None, report: Report) -> Path:
-    run = RunFolder(folder)
-    training, validation = set_up_finetuning(recipe, run, init=init, cpu=True, report=report)
-    run.start(dump_recipe(recipe))
+    place = _place(recipe, folder, report)
+    training, validation = set_up_finetuning(recipe, place, init=init)
+    start_run(training, place, dump_recipe(recipe), init=init and str(init.resolve()))
     finetune(training, recipe.finetune, validation)
-    return run.weights
+    return place.run.weights
+
+
+def _place(recipe: Recipe, folder: Path, report: Report) -> Place:
+    accelerator = make_accelerator(recipe.train, cpu=True)
+    return Place(accelerator=accelerator, run=RunFolder(folder), resumed=False, report=report)
 
 
 def _test(recipe: Recipe, weights: Path, report: Report) -> float:
-    return evaluate(recipe, weights, cpu=True, report=report)["top1"]
+    return evaluate(recipe, weights, make_accelerator(recipe.train, cpu=True), report=report)["top1"]
 
 
 def _draw(recipe: Recipe, weights: Path, path: Path) -> None:
     model = load_model(weights)
     assert isinstance(model, MaskedAutoencoder)
-    clip = pretrain_clips(recipe)[0, 0]
+    clip = pretrain_clips(recipe).read((0, 0))
     rows = reconstruct(model, clip.frames[0], noise=clip.noise[0])
     draw_rows(path, rows, title="what is kept, seen and predicted")
 
@@ -146,9 +153,8 @@ def report_text(recipe: Recipe, result: DemoResult) -> str:
 | chance | {result.chance:.1f} % |
 
 Task: {len(CLASSES)} classes told apart by motion only ({", ".join(CLASSES)}),
-with a handful of labelled clips each. That is where pre-training pays: with many labels the model from scratch
-catches up here.
-Recipe: `everest recipes show demo`; seed {recipe.train.seed}.
+with a handful of labelled clips each. That is where pre-training pays: with many labels the model from
+scratch catches up here. Recipe: `everest recipes show demo`; seed {recipe.train.seed}.
 
 ![kept, seen and predicted tokens]({PICTURE})
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
+import math
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,43 +19,68 @@ from sklearn.metrics import recall_score
 from torch import Tensor
 
 from everest.bad_videos import AT_LEAST
-from everest.checkpoint import read_weights, write_atomically
+from everest.build import ModelSpec
+from everest.checkpoint import Weights, load_tensors, read_weights
 from everest.clips import Classes, test_clips
-from everest.data.datasets import Clip, VideoClips, make_loader
-from everest.errors import DataError
-from everest.load import model_of, require_kind
+from everest.config.settings import Recipe, TrainSettings
+from everest.data.datasets import Clip, Place, VideoClips, batches, failures, make_loader
+from everest.devices import on_device
+from everest.errors import CheckpointError, DataError
+from everest.files import check_writable, write_atomically
+from everest.load import require_kind
 from everest.models.classifier import VideoClassifier
 from everest.pixels import normalise
-from everest.settings import Recipe
-from everest.training import Report, make_accelerator, on_device
+from everest.reports import Report, notice
+
+Row = tuple[
+    int, str, int, NDArray[np.float32] | str
+]  # index, video, label, probabilities or why there are none
+
+
+_NOTHING = np.zeros((0, 1, 1), np.float32)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """What a classifier says of videos, in the order of the list."""
+
+    videos: list[str]
+    labels: NDArray[np.int64]  # (videos,)
+    probabilities: NDArray[np.float32]  # (videos, views, classes)
+    skipped: list[tuple[str, str]]  # unreadable: path and reason
 
 
 def evaluate(
-    recipe: Recipe, weights_file: Path, *, cpu: bool, report: Report, predictions: Path | None = None
+    recipe: Recipe,
+    weights_file: Path,
+    accelerator: Accelerator,
+    *,
+    report: Report,
+    predictions: Path | None = None,
 ) -> dict[str, Any]:
     """Test a classifier on the recipe's `data.test`; the accuracies with all that tells how they came about.
+
+    The clip and the token selection are those of the recipe, which is the run's own unless another is given.
 
     Args:
         predictions: a CSV file to write, one row a video.
     Raises:
-        CheckpointError: no classifier, or one of another size than the recipe.
+        CheckpointError: no classifier, or one that does not go with the recipe.
         DataError: more videos than `data.max_bad` allows could not be read.
     """
     began = time.monotonic()
+    if predictions is not None and accelerator.is_main_process:
+        check_writable(predictions)  # before hours of testing, not after
     weights = read_weights(weights_file)
-    require_kind(weights, "classifier", source=weights_file)
-    model = model_of(weights, source=weights_file)
-    assert isinstance(model, VideoClassifier)
+    model = _classifier_for(recipe, weights, source=weights_file)
     classes = Classes(count=model.num_classes, names=weights.classes)
     clips = test_clips(recipe, classes)
-    accelerator = make_accelerator(recipe.train, cpu=cpu)
-    scores = score_videos(
-        model.to(accelerator.device), clips, accelerator, workers=recipe.train.workers, report=report
-    )
-    for path, reason in scores.skipped.items():
-        report({"event": "notice", "text": f"skipped {path}: {reason}"})
-    _refuse_too_many_skipped(scores, recipe.data.max_bad)
-    if predictions is not None:
+    model.to(accelerator.device)
+    scores = score_videos(model, clips, accelerator, settings=recipe.train, report=report)
+    for path, reason in scores.skipped:
+        report(notice(f"skipped {path}: {reason}"))
+    refuse_too_many_skipped(scores, recipe.data.max_bad)
+    if predictions is not None and accelerator.is_main_process:
         write_predictions(predictions, scores, classes)
     return {
         **accuracies(scores),
@@ -67,14 +93,27 @@ def evaluate(
     }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Scores:
-    """What a classifier says of videos, in the order of the list."""
-
-    videos: list[str]
-    labels: NDArray[np.int64]  # (videos,)
-    probabilities: NDArray[np.float32]  # (videos, views, classes)
-    skipped: dict[str, str]  # unreadable: path to reason
+def _classifier_for(recipe: Recipe, weights: Weights, *, source: Path) -> VideoClassifier:
+    """The classifier of `weights`, for the recipe's clips and token selection."""
+    require_kind(weights, "classifier", source=source)
+    spec = ModelSpec.of(weights.settings, source=source)
+    trained, asked = spec.model.tubelet, recipe.model.tubelet
+    if trained != asked:
+        raise CheckpointError(f"{source}: trained with tubelets of {trained}, the recipe has {asked}")
+    if recipe.data.num_classes not in (None, spec.num_classes):
+        raise CheckpointError(
+            f"{source}: tells {spec.num_classes} classes apart, the recipe has {recipe.data.num_classes}"
+        )
+    fitted = replace(
+        spec,
+        frames=recipe.data.frames,
+        size=recipe.data.frame_size,
+        selection=recipe.finetune.selection,
+    )
+    model = fitted.build()
+    assert isinstance(model, VideoClassifier)
+    load_tensors(model, weights.tensors, source=str(source))
+    return model
 
 
 @torch.inference_mode()
@@ -83,25 +122,33 @@ def score_videos(
     clips: VideoClips,
     accelerator: Accelerator,
     *,
-    workers: int,
+    settings: TrainSettings,
     report: Report,
     keep: float | None = None,
 ) -> Scores:
     """Run a classifier over all views of all videos, shared among the processes.
 
-    One video is one pass on any number of processes, so that the scores are the same to the bit. Nothing is
-    replaced: what cannot be read is in `skipped`.
+    One video is one pass on any number of processes, so that the scores are the same to the bit. All
+    processes make the same number of passes, as a model that is cut over them needs; what is scored twice
+    counts once. Nothing is replaced: what cannot be read is in `skipped`.
     """
     model.eval()
-    mine = range(accelerator.process_index, len(clips), accelerator.num_processes)
-    loader = make_loader(clips, [[(0, index)] for index in mine], workers=workers)
-    rows: list[tuple[int, str, int, NDArray[np.float32] | str]] = []
-    for done, (index, clip) in enumerate(zip(mine, loader, strict=True), start=1):
-        scored = clip.failed[0] or _probabilities(
-            model, on_device(clip, accelerator.device), accelerator, keep
+    passes = math.ceil(len(clips) / accelerator.num_processes)
+    mine = [(accelerator.process_index + i * accelerator.num_processes) % len(clips) for i in range(passes)]
+    order: list[list[Place]] = [[(0, index)] for index in mine]
+    loader = make_loader(clips, order, workers=settings.workers, timeout=settings.data_timeout)
+    rows: list[Row] = []
+    for done, (index, clip) in enumerate(zip(mine, batches(loader), strict=True), start=1):
+        scored = _probabilities(model, on_device(clip, accelerator.device), accelerator, keep)
+        failed = failures(clip)
+        rows.append((index, clip.video_id[0], int(clip.label[0, 0]), failed[0][0][1] if failed else scored))
+        report(
+            {
+                "event": "video",
+                "done": min(done * accelerator.num_processes, len(clips)),
+                "videos": len(clips),
+            }
         )
-        rows.append((index, clip.video_id[0], int(clip.label[0, 0]), scored))
-        report({"event": "video", "done": done * accelerator.num_processes, "videos": len(clips)})
     return _scores(gather_object(rows))
 
 
@@ -114,23 +161,24 @@ def _probabilities(
     return logits.float().softmax(dim=-1).cpu().numpy()
 
 
-def _scores(rows: Iterable[tuple[int, str, int, NDArray[np.float32] | str]]) -> Scores:
-    ordered = sorted(rows, key=lambda row: row[0])
-    read = [row for row in ordered if not isinstance(row[3], str)]
+def _scores(rows: Iterable[Row]) -> Scores:
+    ordered = [row for _, row in sorted({row[0]: row for row in rows}.items())]
+    read = [(video, label, scored) for _, video, label, scored in ordered if not isinstance(scored, str)]
     return Scores(
-        videos=[video for _, video, _, _ in read],
-        labels=np.array([label for _, _, label, _ in read], dtype=np.int64),
-        probabilities=np.stack([scored for _, _, _, scored in read])
+        videos=[video for video, _, _ in read],
+        labels=np.array([label for _, label, _ in read], dtype=np.int64),
+        probabilities=np.stack([scored for _, _, scored in read])
         if read
         else np.zeros((0, 1, 1), np.float32),
-        skipped={video: scored for _, video, _, scored in ordered if isinstance(scored, str)},
+        skipped=[(video, scored) for _, video, _, scored in ordered if isinstance(scored, str)],
     )
 
 
-def _refuse_too_many_skipped(scores: Scores, max_bad: float) -> None:
+def refuse_too_many_skipped(scores: Scores, max_bad: float) -> None:
+    """Raise DataError when so many videos could not be read that the accuracies say little."""
     skipped, asked = len(scores.skipped), len(scores.skipped) + len(scores.videos)
     if not scores.videos or (skipped >= AT_LEAST and skipped > max_bad * asked):
-        path, reason = next(iter(scores.skipped.items()))
+        path, reason = scores.skipped[0]
         raise DataError(
             f"{skipped} of {asked} videos could not be read, more than data.max_bad={max_bad} allows: "
             f"first {path} ({reason})"
@@ -139,16 +187,16 @@ def _refuse_too_many_skipped(scores: Scores, max_bad: float) -> None:
 
 def write_predictions(path: Path, scores: Scores, classes: Classes) -> None:
     """One row a video: its label, what was predicted, and how sure."""
-    name = classes.name
     means = scores.probabilities.mean(axis=1)  # (videos, classes)
 
     def write(part: Path) -> None:
-        with part.open("w", newline="") as file:
+        with part.open("w", newline="", errors="surrogateescape") as file:
             rows = csv.writer(file)
             rows.writerow(["video", "label", "predicted", "probability", "correct"])
             for video, label, mean in zip(scores.videos, scores.labels, means, strict=True):
                 best = int(mean.argmax())
-                rows.writerow([video, name(int(label)), name(best), f"{mean[best]:.6f}", int(best == label)])
+                names = classes.name(int(label)), classes.name(best)
+                rows.writerow([video, *names, f"{mean[best]:.6f}", int(best == label)])
 
     write_atomically(path, write)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -10,24 +9,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from everest.assemble import Place, set_up_training
 from everest.build import classifier_spec
-from everest.checkpoint import Weights, read_weights
-from everest.clips import finetune_clips, validation_clips
+from everest.checkpoint import read_weights
+from everest.clips import empty_classes, finetune_clips, validation_clips
+from everest.config.settings import FinetuneSettings, Recipe
 from everest.data.datasets import Clip, VideoClips
 from everest.data.mixing import mix
 from everest.data.transforms import erase
-from everest.evaluate import accuracies, score_videos
+from everest.evaluate import accuracies, refuse_too_many_skipped, score_videos
+from everest.health import stays_at_chance
 from everest.load import start_from
 from everest.models.classifier import VideoClassifier
 from everest.pixels import normalise
-from everest.run_folder import RunFolder
-from everest.settings import FinetuneSettings, Recipe
-from everest.setup import set_up_training
-from everest.training import Report, Training
+from everest.reports import notice, silent
+from everest.training import Training
 
 
 def set_up_finetuning(
-    recipe: Recipe, run: RunFolder, *, init: Path | None, cpu: bool, report: Report
+    recipe: Recipe, place: Place, *, init: Path | None
 ) -> tuple[Training, VideoClips | None]:
     """Everything up to the first step, and the validation set if `data.val` names one.
 
@@ -37,18 +37,18 @@ def set_up_finetuning(
         UserError: everest.errors tells which.
     """
     clips, classes = finetune_clips(recipe)
+    for name in empty_classes(clips.samples, classes):
+        place.report(notice(f"data.train has no video of class '{name}'"))
+    validation = validation_clips(recipe, classes)
     spec = classifier_spec(recipe, num_classes=classes.count)
-    notify: Callable[[str], None] = lambda text: report({"event": "notice", "text": text})  # noqa: E731
-    start = (
-        partial(start_from, spec=spec, weights=read_weights(init), source=init, notify=notify)
-        if init
-        else None
-    )
-    weights = Weights(kind=spec.kind, settings=spec.dump(), classes=classes.names, recipe=recipe.name, step=0)
+    start = None
+    if init is not None:
+        notify = lambda text: place.report(notice(text))  # noqa: E731
+        start = partial(start_from, spec=spec, weights=read_weights(init), source=init, notify=notify)
     training = set_up_training(
-        recipe, recipe.finetune, spec, weights, clips, run, cpu=cpu, report=report, start=start
+        recipe, recipe.finetune, spec, clips, place, classes=classes.names, start=start
     )
-    return training, validation_clips(recipe, classes)
+    return training, validation
 
 
 def classification_loss(training: Training, clip: Clip, settings: FinetuneSettings) -> Tensor:
@@ -56,8 +56,7 @@ def classification_loss(training: Training, clip: Clip, settings: FinetuneSettin
     model = training.trained_model
     assert isinstance(model, VideoClassifier)
     rng = training.rng()
-    device = clip.frames.device
-    noise = torch.Generator(device).manual_seed(int(rng.integers(2**63)))
+    noise = torch.Generator(clip.frames.device).manual_seed(int(rng.integers(2**63)))
     frames = erase(normalise(clip.frames.flatten(0, 1)), clip.erase.flatten(0, 1), generator=noise)
     frames, targets = mix(
         frames,  # (B, 3, T, H, W)
@@ -72,36 +71,54 @@ def classification_loss(training: Training, clip: Clip, settings: FinetuneSettin
 
 
 def finetune(training: Training, settings: FinetuneSettings, validation: VideoClips | None) -> None:
-    """Train to the end of the plan, going on from the newest state of the run if it has one.
+    """Train to the end of the plan.
 
     With a validation set every epoch ends with its accuracy, and the weights with the best are kept.
 
     Raises:
         UserError: everest.errors tells which; the run can be resumed.
     """
-    training.resume()
     best = max((row["val_top1"] for row in training.run.rows() if "val_top1" in row), default=-1.0)
     training.model.train()
     for _ in training.steps():
         for clip in training.micro_batches():
             training.backward(classification_loss(training, clip, settings))
         training.update()
-        if validation is not None and training.ends_epoch:
-            top1 = validate(training, validation)
-            if top1 > best:
-                best = top1
-                training.save_weights(training.run.best)
+        if training.ends_epoch:
+            _warn_at_chance(training, settings)
+            if validation is not None:
+                best = _validate(training, validation, best)
 
 
-def validate(training: Training, clips: VideoClips) -> float:
-    """Log the accuracy on one centre view of every validation video; returns top-1 in percent."""
+def _validate(training: Training, clips: VideoClips, best: float) -> float:
+    """Log the accuracy on one centre view of every validation video; the weights of a new best are kept."""
     model = training.trained_model
     assert isinstance(model, VideoClassifier)
-    workers = training.settings.workers
-    scores = score_videos(model, clips, training.accelerator, workers=workers, report=lambda event: None)
+    scores = score_videos(model, clips, training.accelerator, settings=training.settings, report=silent)
     training.model.train()
+    for path, reason in scores.skipped:
+        training.notice(f"validation skips {path}: {reason}")
+    refuse_too_many_skipped(scores, training.bad_videos.max_bad)
     found = accuracies(scores)
+    if found["top1"] > best:  # before it is logged: a row without its weights could not be mended
+        training.save_weights(training.run.best)
     row = {"step": training.steps_done, "val_top1": found["top1"], "val_top5": found["top5"]}
     training.log(row)
     training.report({"event": "validation", **row})
-    return found["top1"]
+    return max(best, found["top1"])
+
+
+def _warn_at_chance(training: Training, settings: FinetuneSettings) -> None:
+    """Say so once, after the epoch that follows the warm-up, when nothing has been learned."""
+    model, plan = training.trained_model, training.plan
+    assert isinstance(model, VideoClassifier)
+    if (
+        training.steps_done != (settings.warmup_epochs + 1) * plan.steps_per_epoch
+        or settings.mixup
+        or settings.cutmix
+    ):
+        return
+    losses = training.recent_losses(plan.steps_per_epoch)
+    told = stays_at_chance(losses, model.num_classes)
+    if told:
+        training.notice(told)

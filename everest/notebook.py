@@ -5,30 +5,32 @@ B batch, C channels, T frames, H W pixels, N tokens, D embedding width.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from everest.build import ModelSpec
-from everest.data.crops import centre_box, covering_size
-from everest.data.frames import centre_window
-from everest.data.transforms import resize
-from everest.data.video import probe, read_frames
-from everest.errors import unknown_name
+from everest.build import classifier_spec, pretrain_spec
+from everest.config.recipe_checks import contradictions
+from everest.config.recipe_errors import retell
+from everest.config.recipe_layers import KeyPath
+from everest.config.settings import Recipe
+from everest.data.lists import Sample
+from everest.data.views import ValidationViews
+from everest.errors import RecipeError, unknown_name
 from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder
-from everest.selection import STRATEGIES, RedundancyRobust, Strategy, change_importance
-from everest.settings import ModelSettings, TargetSettings
+from everest.selection import Strategy, choose
 from everest.tokens import TokenGrid, TokenSelection
 
 Size = int | tuple[int, int]
 
-
-def _both(size: Size) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else size
+_STAGES = {"pretrain": "pretrain", "classifier": "finetune"}  # the section of a recipe behind each kind
 
 
 def create_model(
@@ -49,41 +51,50 @@ def create_model(
         frames, size: of the clips; pixels as one number or (height, width).
         selection: a strategy of everest.selection; by default EVEREST's for the kind (Tables 7, 8).
         model: further keys of a recipe's `model` section, such as `tubelet` or `decoder_depth`.
+    Raises:
+        RecipeError: an unknown backbone or key, or values that cannot be meant, named as in a recipe.
+        ValueError: a classifier without at least two classes.
     """
-    settings = ModelSettings(backbone=backbone.replace("_", "-"), **model)
-    if kind == "classifier" and num_classes is None:
-        raise ValueError("a classifier needs num_classes")
-    default = (
-        RedundancyRobust() if kind == "pretrain" else RedundancyRobust(keep_ratio=0.6, visible_ratio=None)
-    )
-    spec = ModelSpec(
-        kind=kind,
-        frames=frames,
-        size=_both(size),
-        model=settings,
-        selection=selection or default,
-        target=TargetSettings() if kind == "pretrain" else None,
-        num_classes=num_classes,
-    )
-    return ModelSpec.of(spec.dump(), source=Path("create_model")).build()
+    if kind not in _STAGES:
+        raise unknown_name("kind", kind, _STAGES)
+    stage = _STAGES[kind]
+    sections: dict[str, Any] = {
+        "data": {"frames": frames, "size": size},
+        "model": {"backbone": backbone, **model},
+    }
+    if selection is not None:
+        sections[stage] = {"selection": asdict(selection)}
+    recipe = _recipe(sections)
+    _refuse_contradictions(recipe, lambda key: key[0] in ("data", "model", stage))
+    if kind == "pretrain":
+        return pretrain_spec(recipe).build()
+    if num_classes is None or num_classes < 2:
+        raise ValueError(f"a classifier needs num_classes of at least 2, not {num_classes}")
+    # Stochastic depth belongs to the settings of a run, not to a model by its name.
+    return replace(classifier_spec(recipe, num_classes=num_classes), drop_path=0.0).build()
 
 
 def read_clip(path: str | Path, *, frames: int = 16, stride: int = 4, size: Size = 224) -> Tensor:
     """The middle `frames` frames of a video, `stride` apart, centre-cropped: (3, T, H, W) uint8.
 
     Raises:
+        ValueError: a number below 1.
         VideoError: the file cannot be read.
     """
-    ids = centre_window(probe(path).frames, frames, stride)
-    clip = read_frames(path, ids.tolist())  # (T, H', W', 3)
-    covering = covering_size((clip.shape[1], clip.shape[2]), _both(size))
-    box = centre_box(covering, _both(size))
-    cut = resize(clip, covering, antialias=False)
-    return cut[..., box.top : box.top + box.height, box.left : box.left + box.width].contiguous()
+    both = (size, size) if isinstance(size, int) else size
+    for name, value in (("frames", frames), ("stride", stride), ("size", min(both))):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, not {value}")
+    views = ValidationViews(frames=frames, stride=stride, size=both, sampling="dense")
+    nothing_drawn = np.random.default_rng(0)
+    return views(Sample(path=str(path)), nothing_drawn, "auto").frames[0]
 
 
+@dataclass(frozen=True, slots=True)
 class _RawPixels:
     """The embedding of those who have no model: the tubelet's pixels themselves."""
+
+    tubelet: tuple[int, int, int]
 
     def __call__(self, patches: Tensor) -> Tensor:
         return patches.flatten(2)
@@ -96,7 +107,7 @@ def select_tokens(
     x: Tensor,
     *,
     strategy: str = "redundancy-robust",
-    keep: float = 0.3,
+    keep: float | None = None,
     model: MaskedAutoencoder | VideoClassifier | None = None,
     tubelet: tuple[int, int, int] = (2, 16, 16),
     seed: int = 0,
@@ -105,24 +116,50 @@ def select_tokens(
     """What a strategy chooses on normalised clips (B, C, T, H, W).
 
     Args:
-        keep: the share that is kept, for strategies that keep; other settings of the strategy by name.
+        keep: the share of the tokens that is visible; None: as the strategy is set in a recipe.
         model: whose embedding measures the change; None: the raw pixels.
+        tubelet: of the raw pixels; a model has its own.
+        settings: of the strategy, by their names in a recipe; they win over `keep`.
+    Raises:
+        RecipeError: an unknown strategy or setting, or values that cannot be meant.
+        ValueError: `keep` is no share that leaves a token.
     """
-    name = strategy.replace("_", "-")
-    if name not in STRATEGIES:
-        raise unknown_name("strategy", strategy, STRATEGIES)
-    if name == "redundancy-robust":
-        settings = {"visible_ratio": None, "keep_ratio": keep, **settings}
-    selector = STRATEGIES[name](**settings)
-    embed = model.encoder.patch_embed if model is not None else _RawPixels()
-    step = model.encoder.patch_embed.tubelet if model is not None else tubelet
-    grid = TokenGrid.of_clip(frames=x.size(2), size=(x.size(3), x.size(4)), tubelet=step)
-    noise = torch.from_numpy(
-        np.random.default_rng(seed).random((x.size(0), grid.num_tokens), dtype=np.float32)
-    )
-    importance = None
-    if isinstance(selector, RedundancyRobust):
-        importance = change_importance(
-            x, embed, step, distance=selector.distance, first_slice=selector.first_slice
-        )
-    return selector(grid, importance=importance, noise=noise.to(x.device))
+    selector = _selector(strategy, keep, settings)
+    embed = _RawPixels(tubelet) if model is None else model.encoder.patch_embed
+    grid = TokenGrid.of_clip(frames=x.size(2), size=(x.size(3), x.size(4)), tubelet=embed.tubelet)
+    noise = np.random.default_rng(seed).random((x.size(0), grid.num_tokens), dtype=np.float32)
+    chosen = choose(selector, x, grid, embed, torch.from_numpy(noise).to(x.device))
+    if chosen.visible.size(1) == 0:
+        raise ValueError(f"{selector} leaves none of {grid.num_tokens} tokens visible")
+    return chosen
+
+
+def _selector(strategy: str, keep: float | None, settings: Mapping[str, Any]) -> Strategy:
+    recipe = _recipe({"pretrain": {"selection": {"strategy": strategy, **settings}}})
+    selector = recipe.pretrain.selection
+    if keep is not None:
+        given = {name: getattr(selector, name) for name in settings}
+        selector = replace(selector.keeping(keep), **given)
+    if settings:  # `keep` is checked already, and may be 1 where no recipe would mask nothing
+        recipe = replace(recipe, pretrain=replace(recipe.pretrain, selection=selector))
+        # A setting's own key only: that pre-training predicts something is not asked of a choice to look at.
+        _refuse_contradictions(recipe, lambda key: key[:2] == ("pretrain", "selection") and len(key) > 2)
+    return selector
+
+
+def _recipe(sections: dict[str, Any]) -> Recipe:
+    """A recipe with these sections, all else by default; RecipeError names what is wrong."""
+    try:
+        return TypeAdapter(Recipe).validate_python({"name": "notebook", **sections})
+    except ValidationError as error:
+        raise _problems(retell(error)) from error
+
+
+def _refuse_contradictions(recipe: Recipe, concerns: Callable[[KeyPath], bool]) -> None:
+    found = [(key, text) for key, text in contradictions(recipe) if concerns(key)]
+    if found:
+        raise _problems(found)
+
+
+def _problems(found: list[tuple[KeyPath, str]]) -> RecipeError:
+    return RecipeError("\n".join(f"{'.'.join(key)}: {text}" for key, text in found))

@@ -13,7 +13,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from everest.checkpoint import write_atomically
+from everest.files import write_atomically
 from everest.models.mae import MaskedAutoencoder, Reconstruction
 from everest.pixels import normalise, unnormalise
 from everest.tokens import TokenGrid, patchify, unpatchify

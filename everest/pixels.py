@@ -19,8 +19,13 @@ def normalise(clip: Tensor) -> Tensor:
     """(..., 3, T, H, W) uint8 to float32, in units of ImageNet's standard deviation.
 
     Raises:
+        TypeError: no tensor, such as an array of numpy.
         ValueError: another type than uint8, such as frames that are normalised already.
     """
+    if not isinstance(clip, Tensor):
+        raise TypeError(
+            f"expected a torch tensor, got {type(clip).__name__}; torch.from_numpy makes one of an array"
+        )
     if clip.dtype != torch.uint8:
         raise ValueError(f"expected uint8 frames, got {clip.dtype}")
     return (

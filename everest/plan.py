@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import psutil
 import torch
 
+from everest.config.settings import FinetuneSettings, PretrainSettings
 from everest.errors import RecipeError
 from everest.optim import cosine_lr, scaled_lr
-from everest.settings import FinetuneSettings, PretrainSettings
 
 MEMORY_SHARE = 0.5  # ours: of a device's free memory, for the activations of one pass
 CPU_BYTES = 2**30  # ours: on a CPU larger passes are no faster
@@ -77,9 +77,12 @@ def plan_stage(
         RecipeError: the batch does not divide over processes and views.
     """
     views = stage.views_per_decode if isinstance(stage, PretrainSettings) else 1
-    share, rest = divmod(stage.batch_size, processes * views)
+    pair = 2 if isinstance(stage, FinetuneSettings) and (stage.mixup or stage.cutmix) else 1
+    unit = views * pair  # clips that stay together in a pass
+    share, rest = divmod(stage.batch_size, processes * unit)
     if rest:
         parts = f"{processes} processes" + (f" x {views} views_per_decode" if views > 1 else "")
+        parts += " in pairs, which mixup and cutmix need" if pair > 1 else ""
         raise RecipeError(f"batch_size {stage.batch_size} does not divide over {parts}")
     return StagePlan(
         epochs=stage.epochs,
@@ -87,7 +90,7 @@ def plan_stage(
         warmup_epochs=stage.warmup_epochs,
         batch_size=stage.batch_size,
         views=views,
-        micro_batch=views * _largest_divisor(share, at_most=max(1, largest_micro_batch // views)),
+        micro_batch=unit * _largest_divisor(share, at_most=max(1, largest_micro_batch // unit)),
         processes=processes,
         base_lr=stage.base_lr,
         base_min_lr=stage.min_lr,

@@ -5,19 +5,20 @@ from __future__ import annotations
 import csv
 import importlib.metadata
 import json
+import os
 import platform
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from everest.checkpoint import write_atomically, write_error
 from everest.errors import RecipeError
+from everest.files import write_atomically, write_error, write_text
 
 RECIPE, ENVIRONMENT, METRICS, WEIGHTS, BEST, BAD_VIDEOS, STATE = (
     "recipe.yaml",
@@ -28,6 +29,10 @@ RECIPE, ENVIRONMENT, METRICS, WEIGHTS, BEST, BAD_VIDEOS, STATE = (
     "bad_videos.csv",
     "state",
 )
+RUNNING = "running.json"
+NONFINITE = "nonfinite.json"
+INIT = "init"  # in ENVIRONMENT: the weights that a run started from
+PLAN = "plan"  # in ENVIRONMENT: how the run is cut into steps and passes
 
 
 @dataclass(frozen=True)
@@ -48,17 +53,33 @@ class RunFolder:
     def state(self) -> Path:
         return self.path / STATE
 
-    def start(self, recipe_text: str) -> None:
+    def start(self, recipe_text: str, *, init: str | None, plan: dict[str, Any]) -> None:
         """Write the recipe and the environment: from here on this is a run folder.
 
         What an earlier run left is removed, and nothing else that may lie in the folder.
         """
-        for name in (RECIPE, ENVIRONMENT, METRICS, WEIGHTS, BEST, BAD_VIDEOS):
+        for name in (RECIPE, ENVIRONMENT, METRICS, WEIGHTS, BEST, BAD_VIDEOS, RUNNING, NONFINITE):
             (self.path / name).unlink(missing_ok=True)
         for state in self.state.glob("*.safetensors"):
             state.unlink()
-        self._write(ENVIRONMENT, json.dumps(environment(), indent=2))
-        self._write(RECIPE, recipe_text)
+        told = {**environment(), INIT: init, PLAN: plan}
+        write_text(self.path / ENVIRONMENT, json.dumps(told, indent=2))
+        write_text(self.path / RECIPE, recipe_text)
+
+    def told(self, key: str) -> Any:
+        """A value of env.json; None where there is none."""
+        path = self.path / ENVIRONMENT
+        return json.loads(path.read_text()).get(key) if path.is_file() else None
+
+    @contextmanager
+    def marked_as_running(self) -> Iterator[None]:
+        """While this lasts, running.json says which process trains."""
+        marker = self.path / RUNNING
+        write_text(marker, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
+        try:
+            yield
+        finally:
+            marker.unlink(missing_ok=True)
 
     def log(self, row: dict[str, Any]) -> None:
         """Append a row to metrics.jsonl."""
@@ -69,35 +90,45 @@ class RunFolder:
             raise write_error(self.path / METRICS, error) from error
 
     def rows(self) -> list[dict[str, Any]]:
-        """All whole rows of metrics.jsonl; a last line that was cut off by a kill is left out."""
+        """All whole rows of metrics.jsonl; what a kill or a power cut left of others is left out."""
         path = self.path / METRICS
-        lines = path.read_text().split("\n")[:-1] if path.is_file() else []
-        return [json.loads(line) for line in lines]
+        lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
+        return [row for row in map(_row, lines) if row is not None]
 
     def rewind(self, step: int) -> None:
         """Drop what was logged after `step` updates: a resumed run logs it again."""
         rows = [row for row in self.rows() if row["step"] <= step]
-        self._write(METRICS, "".join(json.dumps(row) + "\n" for row in rows))
+        write_text(self.path / METRICS, "".join(json.dumps(row) + "\n" for row in rows))
 
     def write_bad_videos(self, reasons: dict[str, str]) -> None:
         """bad_videos.csv: `path,reason`, one row a video."""
 
         def write(part: Path) -> None:
-            with part.open("w", newline="") as file:
+            with part.open("w", newline="", errors="surrogateescape") as file:
                 csv.writer(file).writerows([("path", "reason"), *sorted(reasons.items())])
 
         write_atomically(self.path / BAD_VIDEOS, write)
+
+    def write_nonfinite(self, *, step: int, loss: float, norm: float, videos: list[str]) -> None:
+        """nonfinite.json: the last step whose loss or gradient was not finite, and its videos."""
+        told = {"step": step, "loss": str(loss), "grad_norm": str(norm), "videos": sorted(videos)}
+        write_text(self.path / NONFINITE, json.dumps(told, indent=2))
 
     def bad_videos(self) -> dict[str, str]:
         """What `write_bad_videos` wrote, empty when nothing was bad."""
         path = self.path / BAD_VIDEOS
         if not path.is_file():
             return {}
-        with path.open(newline="") as file:
+        with path.open(newline="", errors="surrogateescape") as file:
             return {row["path"]: row["reason"] for row in csv.DictReader(file)}
 
-    def _write(self, name: str, text: str) -> None:
-        write_atomically(self.path / name, lambda part: part.write_text(text))
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) and "step" in row else None
 
 
 def default_folder(command: str, recipe: str) -> Path:
@@ -105,7 +136,7 @@ def default_folder(command: str, recipe: str) -> Path:
     return Path("runs") / command / f"{recipe}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
-def check_output(path: Path, recipe_text: str, *, resume: bool, overwrite: bool) -> bool:
+def check_output(path: Path, recipe_text: str, *, init: str | None, resume: bool, overwrite: bool) -> bool:
     """Whether a run into `path` continues the one that is there. Nothing is written or removed.
 
     Raises:
@@ -129,11 +160,19 @@ def check_output(path: Path, recipe_text: str, *, resume: bool, overwrite: bool)
             f"--output {path}: holds a run of another recipe (compare {there}); "
             "choose another folder, or use --overwrite"
         )
+    before = RunFolder(path).told(INIT)
+    if before != init:
+        raise RecipeError(
+            f"--output {path}: holds a run that started from {before or 'scratch'}, not from "
+            f"{init or 'scratch'}; choose another folder, or use --overwrite"
+        )
     return True
 
 
 def environment() -> dict[str, Any]:
     """Versions, device, commit and command line: what a reader of the run needs to repeat it."""
+    import torch  # here, so that listing runs needs none
+
     return {
         "command": sys.argv,
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),

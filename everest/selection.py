@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from decimal import Decimal
 from typing import Literal, Protocol
 
 import torch
@@ -25,8 +26,25 @@ _STRICT = ConfigDict(extra="forbid")
 DistanceName = Literal["l2", "l1", "neg-cosine", "neg-cka"]
 
 
+class Embedding(Protocol):
+    """A linear tubelet embedding: patches (B, K, C, t, p, q) to (B, K, D)."""
+
+    @property
+    def tubelet(self) -> tuple[int, int, int]: ...
+
+    def __call__(self, patches: Tensor) -> Tensor: ...
+
+    def of_change(self, change: Tensor) -> Tensor:
+        """The embedding of a difference of patches: without bias, which cancels."""
+        ...
+
+
 class Selector(Protocol):
     """What a strategy is to the models."""
+
+    def importance(self, frames: Tensor, embed: Embedding) -> Tensor | None:
+        """(B, N) float32 measured on the clips (B, C, T, H, W); None for strategies that do not measure."""
+        ...
 
     def __call__(self, grid: TokenGrid, *, importance: Tensor | None, noise: Tensor) -> TokenSelection:
         """Choose tokens.
@@ -35,16 +53,6 @@ class Selector(Protocol):
             importance: (B, N) float32, higher is kept first; None for strategies that do not measure.
             noise: (B, at least N) uniform in [0, 1).
         """
-        ...
-
-
-class Embedding(Protocol):
-    """A linear tubelet embedding: patches (B, K, C, t, p, q) to (B, K, D)."""
-
-    def __call__(self, patches: Tensor) -> Tensor: ...
-
-    def of_change(self, change: Tensor) -> Tensor:
-        """The embedding of a difference of patches: without bias, which cancels."""
         ...
 
 
@@ -111,6 +119,24 @@ def change_importance(
     return torch.cat([first, later], dim=1)
 
 
+def choose(
+    selector: Selector, frames: Tensor, grid: TokenGrid, embed: Embedding, noise: Tensor
+) -> TokenSelection:
+    """What a strategy chooses on clips (B, C, T, H, W), after measuring what it asks for."""
+    return selector(grid, importance=selector.importance(frames, embed), noise=noise)
+
+
+def _not_measured(selector: Selector, frames: Tensor, embed: Embedding) -> None:
+    """The `importance` of strategies that do not look at the clip."""
+    return None
+
+
+def _share(share: float) -> float:
+    if not 0 < share <= 1:
+        raise ValueError(f"a share of the tokens to keep is more than 0 and at most 1, not {share}")
+    return share
+
+
 def _ascending(ids: Tensor) -> Tensor:
     return ids.sort(dim=1).values
 
@@ -140,6 +166,15 @@ class RedundancyRobust:
     order: Literal["descending", "ascending"] = "descending"  # EVEREST Table 16
     first_slice: Literal["copy", "zero"] = "copy"  # released program: copy
 
+    def importance(self, frames: Tensor, embed: Embedding) -> Tensor:
+        return change_importance(
+            frames, embed, embed.tubelet, distance=self.distance, first_slice=self.first_slice
+        )
+
+    def keeping(self, share: float) -> RedundancyRobust:
+        """The same, but it keeps and encodes `share` of all tokens."""
+        return replace(self, keep_ratio=_share(share), visible_ratio=None)
+
     def __call__(self, grid: TokenGrid, *, importance: Tensor | None, noise: Tensor) -> TokenSelection:
         assert importance is not None, "redundancy-robust selection sorts by importance"
         # Stable: the first slice copies the second's distances, so ties are the rule, not the exception.
@@ -157,6 +192,14 @@ class Tube:
     __pydantic_config__ = _STRICT
     strategy: Literal["tube"] = "tube"
     mask_ratio: float = 0.9  # VideoMAE §3.3; masked places are floored: 176 of 196
+
+    importance = _not_measured
+
+    def keeping(self, share: float) -> Tube:
+        """The same, but it encodes `share` of all places."""
+        return replace(
+            self, mask_ratio=float(1 - Decimal(str(_share(share))))
+        )  # as num_kept: the decimals as written
 
     def __call__(self, grid: TokenGrid, *, importance: Tensor | None, noise: Tensor) -> TokenSelection:
         num_visible = grid.per_slice - num_kept(grid.per_slice, self.mask_ratio)
@@ -177,6 +220,12 @@ class RandomSpaceTime:
     strategy: Literal["random"] = "random"
     visible_ratio: float = 0.1  # ST-MAE masks 90 %; visible tokens are floored: 156 of 1568
 
+    importance = _not_measured
+
+    def keeping(self, share: float) -> RandomSpaceTime:
+        """The same, but it encodes `share` of all tokens."""
+        return replace(self, visible_ratio=_share(share))
+
     def __call__(self, grid: TokenGrid, *, importance: Tensor | None, noise: Tensor) -> TokenSelection:
         tokens = torch.arange(grid.num_tokens, device=noise.device).expand(noise.size(0), -1)
         return _split(tokens, noise, num_kept(grid.num_tokens, self.visible_ratio))
@@ -188,6 +237,12 @@ class AllTokens:
 
     __pydantic_config__ = _STRICT
     strategy: Literal["all"] = "all"
+
+    importance = _not_measured
+
+    def keeping(self, share: float) -> AllTokens | RedundancyRobust:
+        """Of less than all it is told by their change, which a strategy that takes all does not measure."""
+        return self if _share(share) == 1 else RedundancyRobust().keeping(share)
 
     def __call__(self, grid: TokenGrid, *, importance: Tensor | None, noise: Tensor) -> TokenSelection:
         tokens = torch.arange(grid.num_tokens, device=noise.device).expand(noise.size(0), -1)

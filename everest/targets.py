@@ -11,7 +11,7 @@ from typing import Protocol
 from torch import Tensor
 
 from everest.pixels import unnormalise
-from everest.tokens import TokenGrid, gather_patches
+from everest.tokens import gather_patches
 
 
 class TargetMaker(Protocol):
@@ -25,10 +25,6 @@ class TargetMaker(Protocol):
     @property
     def normalised(self) -> bool:
         """Whether the values say nothing of a tubelet's own mean and deviation."""
-        ...
-
-    def importance(self, frames: Tensor, grid: TokenGrid) -> Tensor | None:
-        """(B, N) float32 where the target knows what matters, else None."""
         ...
 
     def values(self, frames: Tensor, ids: Tensor) -> Tensor:
@@ -55,9 +51,6 @@ class PixelTargets:
     @property
     def normalised(self) -> bool:
         return self.normalize
-
-    def importance(self, frames: Tensor, grid: TokenGrid) -> Tensor | None:
-        return None
 
     def values(self, frames: Tensor, ids: Tensor) -> Tensor:
         """(B, K, P) in the order (frame, row, column, channel) of the released programs.

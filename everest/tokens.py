@@ -55,8 +55,41 @@ class TokenSelection:
         """(B, N_tgt) bool: targets that are not visible, the ones a loss counts."""
         if self.visible.size(1) == 0:
             return torch.ones_like(self.target, dtype=torch.bool)
-        place = torch.searchsorted(self.visible, self.target).clamp_(max=self.visible.size(1) - 1)
-        return self.visible.gather(1, place) != self.target
+        # Contiguous: searchsorted copies others itself, with a warning.
+        place = torch.searchsorted(self.visible.contiguous(), self.target.contiguous())
+        return self.visible.gather(1, place.clamp_(max=self.visible.size(1) - 1)) != self.target
+
+    def check(self, grid: TokenGrid, batch: int) -> None:
+        """Whether a pre-training pass over `batch` clips of `grid` can take a choice that a caller made.
+
+        It waits for the device, so it is not for selections that a strategy makes.
+
+        Raises:
+            ValueError: with the part that is wrong.
+        """
+        for name, ids in (("visible", self.visible), ("target", self.target)):
+            _check_ids(f"selection.{name}", ids, grid.num_tokens, batch)
+        if not self.visible.is_meta and not self.scored().any():
+            raise ValueError("selection.target: all targets are visible, so nothing is left to predict")
+
+
+def _check_ids(name: str, ids: Tensor, num_tokens: int, batch: int) -> None:
+    if ids.dim() != 2 or ids.size(0) != batch:
+        raise ValueError(
+            f"{name}: expected ids of shape ({batch}, K) for {batch} clips, got {tuple(ids.shape)}"
+        )
+    if ids.dtype != torch.int64:
+        raise ValueError(f"{name}: expected int64 ids, got {ids.dtype}")
+    if ids.size(1) == 0:
+        raise ValueError(f"{name}: names no token")
+    if ids.is_meta:  # shapes only
+        return
+    if ids.min() < 0 or ids.max() >= num_tokens:
+        raise ValueError(
+            f"{name}: ids from {ids.min()} to {ids.max()}; a clip's tokens count 0 to {num_tokens - 1}"
+        )
+    if (ids.diff(dim=1) <= 0).any():
+        raise ValueError(f"{name}: ids must ascend along a row, each once; sort them")
 
 
 def num_kept(num_tokens: int, ratio: float) -> int:

@@ -1,4 +1,4 @@
-"""What the loops share: processes and precision, seeds, the update, saving, resuming, stopping.
+"""What the loops share: seeds, the update, logging, saving, resuming, ending.
 
 A loop reads
 
@@ -7,21 +7,19 @@ A loop reads
             training.backward(loss of the clip)
         training.update()
 
-and everything a run can lose or break lies behind these four calls.
+and everything that a run can lose or break lies behind these four calls.
 """
 
 from __future__ import annotations
 
 import math
-import resource
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -35,63 +33,25 @@ from everest.bad_videos import BadVideos
 from everest.checkpoint import (
     RunState,
     Weights,
+    drop_states_after,
     load_optimizer,
     load_tensors,
     newest_state,
     optimizer_tensors,
     save_state,
 )
-from everest.data.datasets import Clip, StepSampler, VideoClips, make_loader
+from everest.config.settings import TrainSettings
+from everest.data.datasets import Clip, StepSampler, VideoClips, batches, failures, make_loader
+from everest.devices import on_device, peak_memory
 from everest.errors import DivergedError, UserError
+from everest.health import LossWatch, Nonfinite
 from everest.optim import set_lr
 from everest.plan import StagePlan
-from everest.run_folder import RunFolder
-from everest.settings import TrainSettings
-
-Report = Callable[[dict[str, Any]], None]  # events for whoever shows them: {"event": "step", ...}
-
-
-class Stopped(UserError):
-    """A signal asked for the end; the run is saved."""
-
-    def __init__(self, number: int, message: str) -> None:
-        super().__init__(message)
-        self.exit_code = 128 + number  # as a shell counts: 130 SIGINT, 143 SIGTERM
-
-
-def make_accelerator(train: TrainSettings, *, cpu: bool) -> Accelerator:
-    """Accelerate's process group and precision: `auto` is bf16 where the device computes it, else fp32."""
-    precision = train.precision
-    if precision == "auto":
-        fast = (
-            not cpu and torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
-        )
-        precision = "bf16" if fast else "fp32"
-    return Accelerator(mixed_precision="no" if precision == "fp32" else precision, cpu=cpu)
-
-
-def seed_from(*place: int) -> int:
-    """A seed that follows from a place in the run, such as (seed, step, process)."""
-    return int(np.random.SeedSequence(place).generate_state(1)[0])
-
-
-class StopSignal:
-    """Notes a SIGINT, SIGTERM or SIGUSR1, so that the step under way can end; a second one acts at once."""
-
-    WATCHED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-
-    def __enter__(self) -> StopSignal:
-        self.received = 0
-        self._before = {int(number): signal.signal(number, self._note) for number in self.WATCHED}
-        return self
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self.received = number
-        signal.signal(number, self._before[number])
-
-    def __exit__(self, *exception: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+from everest.randomness import Purpose, generator_at, seed_at
+from everest.reports import Report, notice
+from everest.run_folder import NONFINITE, RunFolder
+from everest.sharding import set_gradient_exchange, whole
+from everest.stopping import Stopped, StopSignal
 
 
 class Training:
@@ -99,6 +59,7 @@ class Training:
 
     Args:
         weights: everything of the stage's `model.safetensors` but the tensors and the step.
+        one_batch: train on the first step's clips again and again.
     """
 
     def __init__(
@@ -112,70 +73,89 @@ class Training:
         run: RunFolder,
         weights: Weights,
         clips: VideoClips,
-        max_bad: float,
+        bad_videos: BadVideos,
         report: Report,
+        one_batch: bool = False,
     ) -> None:
         self.accelerator = accelerator
         self.clips = clips
         self.plan = plan
         self.settings = settings
         self.run = run
-        self.bad_videos = BadVideos(max_bad)
         self.report = report
+        self.one_batch = one_batch
+        self.bad_videos = bad_videos
         self.steps_done = 0  # updates done, over all resumes
         self._weights = weights
         self._plain_model = model
         self._ema = ModelEmaV3(model, decay=settings.ema) if settings.ema else None
         self._plain_optimizer = optimizer
-        self.model, self.optimizer = accelerator.prepare(
-            torch.compile(model) if settings.compile else model, optimizer
-        )
+        compiled = cast(nn.Module, torch.compile(model)) if settings.compile else model
+        # A model that is cut exchanges gradients itself: Accelerate adds the precision only.
+        self.model = accelerator.prepare_model(compiled, evaluation_mode=settings.shard == "full")
+        self.optimizer = accelerator.prepare_optimizer(optimizer)
+        self._nonfinite = Nonfinite(settings.nonfinite, scaled=accelerator.scaler is not None)
+        self._losses = LossWatch()
+        self._signal = StopSignal()
+        self._stop_asked = 0  # the signal that any process got
         self._batches: Iterator[Clip] = iter(())
         self._pass = 0
-        self._signal = StopSignal()
         self._loss = torch.zeros((), device=accelerator.device)
-        self._failed: list[str] = []  # "path<tab>reason" of this process's step
+        self._failed: list[list[tuple[str, str]]] = []  # tries of each bad sample, of this process and step
+        self._videos: list[str] = []  # of this process and step
 
-    def resume(self) -> None:
-        """Continue from the run's newest state, if it has one."""
-        state = newest_state(self.run.state, notify=self._notice)
-        if state is None:
-            return
-        load_tensors(self._plain_model, state.model, source=f"{self.run.state}")
-        load_optimizer(self._plain_model, self._plain_optimizer, state.optimizer)
-        if self._ema is not None:
-            load_tensors(self._ema.module, state.ema, source=f"{self.run.state}")
-        if self.accelerator.scaler is not None:
-            self.accelerator.scaler.load_state_dict(state.notes["scaler"])
-        self.bad_videos.restore(state.notes["videos"], self.run.bad_videos())
-        self.steps_done = state.step
-        if self.accelerator.is_main_process:
-            self.run.rewind(state.step)
-        self._notice(f"resuming after step {state.step} of {self.plan.steps}")
+    @property
+    def trained_model(self) -> nn.Module:
+        """The module that is judged and handed on: the average with `train.ema`, else the trained one."""
+        return self._ema.module if self._ema is not None else self._plain_model
 
     @property
     def ends_epoch(self) -> bool:
         """Whether the last update was an epoch's last."""
         return self.plan.ends_epoch(self.steps_done)
 
+    def resume(self) -> None:
+        """Continue from the run's newest state, if it has one. Every process reads it."""
+        state = newest_state(self.run.state, notify=self.notice)
+        if state is not None:
+            self._restore(state)
+            self.notice(f"resuming after step {state.step} of {self.plan.steps}")
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            drop_states_after(self.run.state, self.steps_done)
+            self.run.rewind(self.steps_done)
+        self.accelerator.wait_for_everyone()
+
+    def _restore(self, state: RunState) -> None:
+        source = str(self.run.state)
+        load_tensors(self._plain_model, state.model, source=source)
+        load_optimizer(self._plain_model, self._plain_optimizer, state.optimizer)
+        if self._ema is not None:
+            load_tensors(self._ema.module, state.ema, source=source)
+        if self.accelerator.scaler is not None and state.notes["scaler"]:
+            self.accelerator.scaler.load_state_dict(state.notes["scaler"])
+        self._nonfinite.skipped = state.notes["skipped"]
+        self.bad_videos.restore(state.notes["videos"], self.run.bad_videos())
+        self.steps_done = state.step
+
     def steps(self) -> Iterator[int]:
         """The steps that remain. Between them the run is saved when due and ends when a signal asks."""
-        self._batches = iter(self._loader())
-        saved_at = time.monotonic()
-        with self._signal:
+        main = self.accelerator.is_main_process
+        with self._signal, self.run.marked_as_running() if main else nullcontext():
+            self._batches = batches(self.loader())
+            saved_at = time.monotonic()
             while self.steps_done < self.plan.steps:
                 self._begin_step()
                 yield self.steps_done
-                if self._save_is_due(saved_at):
+                stop = self._stop_asked
+                if stop or self._save_is_due(saved_at):
                     self.save()
                     saved_at = time.monotonic()
-                self._stop_if_asked()
+                if stop and self.steps_done < self.plan.steps:
+                    self._stop(stop)
 
-    def first_batch(self) -> Clip:
-        """The first pass's clips, for a trial."""
-        return next(iter(self._loader()))
-
-    def _loader(self) -> DataLoader[Clip]:
+    def loader(self) -> DataLoader[Clip | UserError]:
+        """The clips of this process from the next step to the last."""
         order = StepSampler(
             num_samples=len(self.clips),
             batch_size=self.plan.videos_per_step,
@@ -186,33 +166,41 @@ class Training:
             world=self.plan.processes,
             seed=self.settings.seed,
             start_step=self.steps_done,
+            repeat_first=self.one_batch,
         )
-        return make_loader(self.clips, order, workers=self.settings.workers)
+        timeout = self.settings.data_timeout
+        return make_loader(self.clips, order, workers=self.settings.workers, timeout=timeout)
 
     def _begin_step(self) -> None:
         set_lr(self.optimizer, self.plan.lr(self.steps_done))
-        # Drop path draws from torch's generator: seeded here, a resumed step equals the unbroken one.
-        torch.manual_seed(seed_from(self.settings.seed, self.steps_done, self.accelerator.process_index))
         self._loss.zero_()
+        self._failed, self._videos = [], []
         self._began = time.monotonic()
         self._waited = 0.0
 
     def micro_batches(self) -> Iterator[Clip]:
         """The passes of one step, on the device. Gradients are exchanged in the last one only."""
         for number in range(self.plan.accumulation):
+            self._pass = number
             asked_at = time.monotonic()
             clip = next(self._batches)
             self._waited += time.monotonic() - asked_at
-            self._failed += [line for lines in clip.failed for line in lines.splitlines()]
-            self._pass = number
+            self._failed += failures(clip)
+            self._videos += clip.video_id
+            # Drop path draws from torch's generator: seeded here, a resumed pass equals the unbroken one.
+            torch.manual_seed(seed_at(self.settings.seed, Purpose.STEP, *self._place))
             last = number == self.plan.accumulation - 1
+            set_gradient_exchange(self._plain_model, on=last)
             with nullcontext() if last else self.accelerator.no_sync(self.model):
                 yield on_device(clip, self.accelerator.device)
 
+    @property
+    def _place(self) -> tuple[int, int, int]:
+        return self.steps_done, self.accelerator.process_index, self._pass
+
     def rng(self) -> np.random.Generator:
         """For what pairs or perturbs the clips of the pass under way: it follows from the pass's place."""
-        place = (self.settings.seed, self.steps_done, self.accelerator.process_index, self._pass)
-        return np.random.default_rng(place)
+        return generator_at(self.settings.seed, Purpose.BATCH, *self._place)
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of one pass."""
@@ -226,121 +214,149 @@ class Training:
             DivergedError: the loss or the gradient is not finite; the weights are left as they were.
             DataError: too many videos could not be read.
         """
-        norm = self._gradient_norm()
-        loss, failed = self._over_processes(self._loss, len(self._failed))
-        norm = norm.item()
-        if not (math.isfinite(loss) and (math.isfinite(norm) or self.accelerator.scaler is not None)):
-            raise DivergedError(
-                f"step {self.steps_done + 1}: the loss is {loss}, the gradient norm {norm}; lower base_lr or "
-                f"set train.clip_grad; what was saved before it is in {self.run.state}"
-            )
-        self.optimizer.step()
+        norm = self._gradient_norm().item()
+        loss, any_failed = self._exchange()
+        try:
+            left_out = self._nonfinite.leaves_out(loss, norm)
+        except DivergedError as error:
+            raise self._diverged(loss, norm, error) from error
+        if left_out:
+            self._leave_out(loss, norm)
+        else:
+            self.optimizer.step()
+            if self._ema is not None:
+                self._ema.update(self._plain_model)
         self.optimizer.zero_grad()
-        if self._ema is not None:
-            self._ema.update(self._plain_model)
         self.steps_done += 1
         self._log_step(loss, norm)
-        self._count_videos(any_failed=failed > 0)
+        self._count_videos(any_failed=any_failed)
 
     def _gradient_norm(self) -> Tensor:
-        if self.settings.clip_grad is not None:
-            norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.clip_grad)
-            assert norm is not None
-            return norm
+        """The norm of the gradient over all processes, which is clipped to `train.clip_grad` afterwards."""
         self.accelerator.unscale_gradients(self.optimizer)
-        return torch.nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
+        parameters = [p for p in self.model.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if self.settings.clip_grad is not None:
+            torch.nn.utils.clip_grads_with_norm_(parameters, self.settings.clip_grad, norm)
+        return whole(norm)
 
-    def _over_processes(self, loss: Tensor, failed: int) -> tuple[float, float]:
-        """The mean loss and the sum of failed videos: the step's one exchange beside the gradients."""
-        sums = torch.stack([loss, torch.tensor(failed).to(loss)])
-        sums = self.accelerator.reduce(sums, reduction="sum")
-        assert isinstance(sums, Tensor)
-        loss_sum, failed_sum = sums.tolist()
-        return loss_sum / self.plan.processes, failed_sum
+    def _exchange(self) -> tuple[float, bool]:
+        """The mean loss over all processes and whether any met a bad video; notes if any is asked to stop."""
+        mine = torch.tensor([0.0, len(self._failed), self._signal.number], device=self.accelerator.device)
+        mine[0] = self._loss
+        of_all = self.accelerator.gather(mine)
+        assert isinstance(of_all, Tensor)
+        losses, failed, signals = of_all.view(-1, 3).double().T.tolist()
+        self._stop_asked = int(max(signals))
+        return sum(losses) / len(losses), any(failed)
+
+    def _leave_out(self, loss: float, norm: float) -> None:
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.update()  # halves the scale after an overflow
+        if not self.accelerator.scaler or not math.isfinite(loss):
+            where = self._write_videos(loss, norm)
+            self.notice(f"step {self.steps_done + 1} left out: loss {loss}, gradient norm {norm}; {where}")
+
+    def _diverged(self, loss: float, norm: float, error: DivergedError) -> DivergedError:
+        where = self._write_videos(loss, norm)
+        return DivergedError(
+            f"step {self.steps_done + 1}: {error}; {where}; lower base_lr or set train.clip_grad; "
+            f"what was saved before is in {self.run.state}"
+        )
+
+    def _write_videos(self, loss: float, norm: float) -> str:
+        """Write down what the step was made of, for all processes; returns where."""
+        videos = gather_object(self._videos)
+        if self.accelerator.is_main_process:
+            self.run.write_nonfinite(step=self.steps_done + 1, loss=loss, norm=norm, videos=videos)
+        return f"its videos are in {self.run.path / NONFINITE}"
 
     def _count_videos(self, *, any_failed: bool) -> None:
-        lines = list(gather_object(self._failed)) if any_failed else []
-        self._failed = []
-        for text in self.bad_videos.add(asked=self.plan.videos_per_step, failed=lines):
-            self._notice(text)
-        if lines and self.accelerator.is_main_process:
+        failed = list(gather_object(self._failed)) if any_failed else []
+        for text in self.bad_videos.add(asked=self.plan.videos_per_step, failed=failed):
+            self.notice(text)
+        if failed and self.accelerator.is_main_process:
             self.run.write_bad_videos(self.bad_videos.reasons)
-        self.bad_videos.check(lines)
+        self.bad_videos.check(any_failed=any_failed)
 
     def _log_step(self, loss: float, norm: float) -> None:
         seconds = time.monotonic() - self._began
         row = {
             "step": self.steps_done,
             "epoch": self.plan.epoch(self.steps_done - 1),
-            "loss": loss,
+            "loss": loss if math.isfinite(loss) else None,
             "lr": self.plan.lr(self.steps_done - 1),
-            "grad_norm": norm,
+            "grad_norm": norm if math.isfinite(norm) else None,
             "clips_per_second": round(self.plan.batch_size / seconds, 2),
             "data_wait": round(self._waited / seconds, 4),
             "memory_bytes": peak_memory(self.accelerator.device),
         }
         self.log(row)
         self.report({"event": "step", "steps": self.plan.steps, "epochs": self.plan.epochs, **row})
+        jump = self._losses.spike(loss)
+        if jump:
+            self.notice(f"step {self.steps_done}: {jump}")
+
+    def recent_losses(self, number: int) -> list[float]:
+        """Up to the last `number` losses of this process's life."""
+        return self._losses.recent(number)
 
     def log(self, row: dict[str, Any]) -> None:
         """A row for metrics.jsonl, once over all processes."""
         if self.accelerator.is_main_process:
             self.run.log(row)
 
+    def notice(self, text: str) -> None:
+        """A line for whoever watches."""
+        self.report(notice(text))
+
     def _save_is_due(self, saved_at: float) -> bool:
         every_steps, every_seconds = self.settings.save_steps, self.settings.save_seconds
         by_steps = every_steps is not None and self.steps_done % every_steps == 0
         by_time = every_seconds is not None and time.monotonic() - saved_at >= every_seconds
-        return self.ends_epoch or by_steps or by_time
+        return self.ends_epoch or by_steps or self._any_process(by_time)
 
-    def _stop_if_asked(self) -> None:
-        if self._signal.received and self.steps_done < self.plan.steps:
-            self.save()
-            name = signal.Signals(self._signal.received).name
-            raise Stopped(
-                self._signal.received,
-                f"{name}: saved after step {self.steps_done} of {self.plan.steps}; the same command with "
-                f"--output {self.run.path} goes on from there",
-            )
+    def _any_process(self, wish: bool) -> bool:
+        """Clocks differ between processes, and saving needs all of them."""
+        if self.plan.processes == 1 or self.settings.save_seconds is None:
+            return wish
+        wishes = self.accelerator.gather(torch.tensor([wish], device=self.accelerator.device))
+        assert isinstance(wishes, Tensor)
+        return bool(wishes.any())
+
+    def _stop(self, number: int) -> None:
+        name = signal.Signals(number).name
+        raise Stopped(
+            number,
+            f"{name}: saved after step {self.steps_done} of {self.plan.steps}; the same command with "
+            f"--output {self.run.path} goes on from there",
+        )
 
     def save(self) -> None:
-        """Write the newest weights and a state to resume from."""
-        if not self.accelerator.is_main_process:
-            return
+        """Write the newest weights and a state to resume from. All processes must call it."""
+        # The weights first: once the last state is there, nothing would ever write them again.
+        self.save_weights(self.run.weights)
         scaler = self.accelerator.scaler
         state = RunState(
             step=self.steps_done,
-            model=self._plain_model.state_dict(),
+            model=_whole(self._plain_model.state_dict()),
             ema=self._ema.module.state_dict() if self._ema is not None else {},
-            optimizer=optimizer_tensors(self._plain_model, self._plain_optimizer),
-            notes={"videos": self.bad_videos.counts(), "scaler": scaler.state_dict() if scaler else None},
+            optimizer=_whole(optimizer_tensors(self._plain_model, self._plain_optimizer)),
+            notes={
+                "videos": self.bad_videos.counts(),
+                "scaler": scaler.state_dict() if scaler else None,
+                "skipped": self._nonfinite.skipped,
+            },
         )
-        save_state(self.run.state, state, keep=self.settings.keep_states)
-        self.save_weights(self.run.weights)
+        if self.accelerator.is_main_process:
+            save_state(self.run.state, state, keep=self.settings.keep_states)
 
     def save_weights(self, path: Path) -> None:
         """Write a self-describing `model.safetensors`; with `train.ema` the averaged weights."""
+        tensors = _whole(self.trained_model.state_dict())
         if self.accelerator.is_main_process:
-            tensors = self.trained_model.state_dict()
             replace(self._weights, tensors=tensors, step=self.steps_done).save(path)
 
-    @property
-    def trained_model(self) -> nn.Module:
-        """The module that is judged and handed on: the average with `train.ema`, else the trained one."""
-        return self._ema.module if self._ema is not None else self._plain_model
 
-    def _notice(self, text: str) -> None:
-        self.report({"event": "notice", "text": text})
-
-
-def on_device(batch: Clip, device: torch.device) -> Clip:
-    """The batch with what a model needs on `device`, without waiting for the copy."""
-    names = ("frames", "label", "noise", "erase")
-    return batch._replace(**{name: getattr(batch, name).to(device, non_blocking=True) for name in names})
-
-
-def peak_memory(device: torch.device) -> int:
-    """The most bytes held so far: on the device, or resident in this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def _whole(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: whole(tensor) for name, tensor in tensors.items()}

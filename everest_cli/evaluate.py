@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
+from everest.launch import is_main
 from everest_cli import options as o
+from everest_cli import stages
 from everest_cli.output import Display, print_json
 
 
@@ -29,7 +31,8 @@ def evaluate(
     predictions: Annotated[
         Path | None, typer.Option("--predictions", metavar="F", help="Write a CSV row for every video.")
     ] = None,
-    gpus: o.Gpus = o.Device.auto,
+    gpus: o.Gpus = "auto",
+    processes: o.Processes = None,
     precision: o.PrecisionMode = None,
     as_json: o.AsJson = False,
     quiet: o.Quiet = False,
@@ -45,16 +48,17 @@ def evaluate(
         recipe or str(recipe_beside(weights)), data=data, overrides=overrides, precision=precision
     )
 
+    devices = stages.launch(gpus, processes)
+
+    from everest.devices import make_accelerator
     from everest.evaluate import evaluate
 
-    with Display(quiet=quiet) as display:
-        result = evaluate(
-            settings, weights, cpu=gpus is o.Device.cpu, report=display.report, predictions=predictions
-        )
-    if as_json:
-        print_json(result)
-    else:
-        _print_table(result)
+    accelerator = make_accelerator(settings.train, cpu=devices.kind == "cpu")
+    with Display(quiet=quiet or not is_main()) as display:
+        result = evaluate(settings, weights, accelerator, report=display.report, predictions=predictions)
+    accelerator.end_training()
+    if is_main():
+        print_json(result) if as_json else _print_table(result)
 
 
 def _print_table(result: dict[str, object]) -> None:

@@ -7,23 +7,25 @@ from typing import Annotated
 import typer
 
 from everest_cli import options as o
-from everest_cli.output import Display
+from everest_cli import stages
 
 
 def finetune(
     recipe: o.RecipeName,
     init: Annotated[
         str,
-        typer.Option("--init", metavar="C", help="Run folder or .safetensors to start from; none: scratch."),
+        typer.Option("--init", metavar="C", help="Run folder or .safetensors to start from, or none."),
     ],
     data: o.DataRoot = None,
     overrides: o.Overrides = None,
     output: o.Output = None,
     resume: o.ResumeMode = o.Resume.auto,
     overwrite: o.Overwrite = False,
-    gpus: o.Gpus = o.Device.auto,
+    gpus: o.Gpus = "auto",
+    processes: o.Processes = None,
     precision: o.PrecisionMode = None,
     seed: o.Seed = None,
+    overfit_one_batch: o.OverfitOneBatch = False,
     print_config: o.PrintConfig = False,
     dry_run: o.DryRun = False,
     quiet: o.Quiet = False,
@@ -34,24 +36,29 @@ def finetune(
     """
     settings = o.read_recipe(recipe, data=data, overrides=overrides, precision=precision, seed=seed)
     if print_config:
-        o.print_recipe(settings)
+        stages.print_recipe(settings)
         return
-    run, resumed = o.choose_output("finetune", settings, output, resume=resume, overwrite=overwrite)
+    weights = o.find_init(init, output)
+    choices = stages.Choices(
+        command="finetune",
+        output=output,
+        resume=resume,
+        overwrite=overwrite,
+        gpus=gpus,
+        processes=processes,
+        init=weights and str(weights.resolve()),
+        one_batch=overfit_one_batch,
+        quiet=quiet,
+    )
+    devices = choices.launch()
 
     from everest.finetune import classification_loss, finetune, set_up_finetuning
-    from everest.load import find_weights
 
-    with Display(quiet=quiet) as display:
-        training, validation = set_up_finetuning(
-            settings,
-            run,
-            init=None if init == "none" else find_weights(init),
-            cpu=gpus is o.Device.cpu,
-            report=display.report,
-        )
+    with choices.place(settings, devices) as place:
+        training, validation = set_up_finetuning(settings, place, init=weights)
         if dry_run:
-            o.print_trial(training, lambda clip: classification_loss(training, clip, settings.finetune))
+            stages.print_trial(training, lambda clip: classification_loss(training, clip, settings.finetune))
             return
-        o.start(run, settings, resumed=resumed)
+        stages.begin(training, place, settings, init=choices.init)
         finetune(training, settings.finetune, validation)
-    typer.echo(run.path)
+    stages.finish(place)

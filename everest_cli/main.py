@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import traceback
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from everest.errors import UserError
-from everest_cli import demo, evaluate, finetune, pretrain, recipes
+from everest.errors import EnvironmentProblem, UserError
+from everest.launch import LOST
+from everest_cli import demo, evaluate, finetune, plot, pretrain, recipes, runs
 from everest_cli.output import say
 
 
@@ -22,11 +25,39 @@ class Commands(TyperGroup):
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
         try:
             return super().invoke(ctx)
-        except UserError as error:
-            if ctx.params.get("debug"):
+        except KeyboardInterrupt:
+            say("interrupted")
+            raise typer.Exit(130) from None
+        except (UserError, OSError, MemoryError, RuntimeError) as error:
+            if "RANK" in os.environ and "onnection" in str(error):
+                raise typer.Exit(LOST) from error  # another process has ended, and tells why
+            told = explained(error)
+            if told is None:
                 raise
-            say(f"error: {error}")
-            raise typer.Exit(error.exit_code) from error
+            if ctx.params.get("debug"):
+                traceback.print_exc()
+            say(f"error: {told}")
+            raise typer.Exit(told.exit_code) from error
+
+
+def explained(error: Exception) -> UserError | None:
+    """What a user can mend about `error`, None for a bug."""
+    if isinstance(error, UserError):
+        return error
+    if isinstance(error, OSError) and error.filename is not None:
+        return EnvironmentProblem(f"{error.filename}: {error.strerror}")
+    # torch.OutOfMemoryError is a RuntimeError; torch may not be imported here.
+    if (
+        isinstance(error, MemoryError)
+        or "out of memory" in str(error)
+        or "can't allocate memory" in str(error)
+    ):
+        first = str(error).split("\n")[0]
+        return EnvironmentProblem(
+            f"out of memory ({first}); try a smaller train.micro_batch, train.checkpointing=true or "
+            "train.precision=bf16, or smaller clips"
+        )
+    return None
 
 
 app = typer.Typer(
@@ -41,6 +72,8 @@ app.command("pretrain")(pretrain.pretrain)
 app.command("finetune")(finetune.finetune)
 app.command("eval")(evaluate.evaluate)
 app.add_typer(recipes.app, name="recipes")
+app.command("runs")(runs.runs)
+app.command("plot")(plot.plot)
 app.command("demo")(demo.demo)
 
 

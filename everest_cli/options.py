@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,19 +12,7 @@ import typer
 from everest_cli.output import say
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from everest.data.datasets import Clip
-    from everest.run_folder import RunFolder
-    from everest.settings import Recipe
-    from everest.training import Training
-
-
-class Device(StrEnum):
-    """Where to run."""
-
-    auto = "auto"
-    cpu = "cpu"
+    from everest.config.settings import Recipe
 
 
 class Precision(StrEnum):
@@ -68,7 +55,16 @@ ResumeMode = Annotated[
     Resume, typer.Option("--resume", help="Continue a run of the same recipe in --output, or refuse to.")
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what --output holds.")]
-Gpus = Annotated[Device, typer.Option("--gpus", help="The device to use.")]
+Gpus = Annotated[
+    str,
+    typer.Option("--gpus", metavar="auto|N|0,2|cpu|mps", help="All GPUs, a number, their ids, or none."),
+]
+Processes = Annotated[
+    int | None, typer.Option("--processes", metavar="N", min=1, help="With --gpus cpu: how many processes.")
+]
+OverfitOneBatch = Annotated[
+    bool, typer.Option("--overfit-one-batch", help="Learn the first batch by heart: can anything be learned?")
+]
 PrecisionMode = Annotated[Precision | None, typer.Option("--precision", help="Override train.precision.")]
 Seed = Annotated[int | None, typer.Option("--seed", metavar="N", help="Override train.seed.")]
 PrintConfig = Annotated[bool, typer.Option("--print-config", help="Print the resolved recipe and stop.")]
@@ -94,7 +90,7 @@ def read_recipe(
 
     `data.root` is made absolute: a run does not depend on where it was started.
     """
-    from everest.recipe import load_recipe
+    from everest.config.recipe import load_recipe
 
     changes = list(overrides or [])
     if data is not None:
@@ -108,38 +104,19 @@ def read_recipe(
     return load_recipe(name, overrides=[*changes, f"data.root={root}"])
 
 
-def choose_output(
-    command: str, recipe: Recipe, output: Path | None, *, resume: Resume, overwrite: bool
-) -> tuple[RunFolder, bool]:
-    """The run folder, and whether it continues the run that is there. Nothing is written yet."""
-    from everest.recipe import dump_recipe
-    from everest.run_folder import RunFolder, check_output, default_folder
+def find_init(init: str, output: Path | None) -> Path | None:
+    """The weights that --init names; None for `none`.
 
-    path = output or default_folder(command, recipe.name)
-    resumed = check_output(path, dump_recipe(recipe), resume=resume is Resume.auto, overwrite=overwrite)
-    return RunFolder(path), resumed
+    Raises:
+        RecipeError: they lie in --output, where the new run would take their place.
+    """
+    if init == "none":
+        return None
 
+    from everest.errors import RecipeError
+    from everest.load import find_weights
 
-def start(run: RunFolder, recipe: Recipe, *, resumed: bool) -> None:
-    """Write the run's first files, unless it goes on from what is there."""
-    from everest.recipe import dump_recipe
-
-    if not resumed:
-        run.start(dump_recipe(recipe))
-
-
-def print_recipe(recipe: Recipe) -> None:
-    """The resolved recipe, as --print-config shows it."""
-    from everest.recipe import dump_recipe
-
-    typer.echo(dump_recipe(recipe), nl=False)
-
-
-def print_trial(training: Training, loss_of: Callable[[Clip], Tensor]) -> None:
-    """Run one pass and print what it says of the whole run, as --dry-run does."""
-    from everest.setup import try_one_pass
-
-    told = try_one_pass(training, loss_of)
-    told["peak_memory"] = f"{told.pop('memory_bytes') / 2**30:.2f} GiB"
-    for name, value in told.items():
-        typer.echo(f"{name.replace('_', ' ')}: {value}")
+    weights = find_weights(init)
+    if output is not None and weights.resolve().parent == output.resolve():
+        raise RecipeError(f"--output {output}: holds the weights of --init; choose another folder")
+    return weights

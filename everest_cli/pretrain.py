@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import typer
-
 from everest_cli import options as o
-from everest_cli.output import Display
+from everest_cli import stages
 
 
 def pretrain(
@@ -15,9 +13,11 @@ def pretrain(
     output: o.Output = None,
     resume: o.ResumeMode = o.Resume.auto,
     overwrite: o.Overwrite = False,
-    gpus: o.Gpus = o.Device.auto,
+    gpus: o.Gpus = "auto",
+    processes: o.Processes = None,
     precision: o.PrecisionMode = None,
     seed: o.Seed = None,
+    overfit_one_batch: o.OverfitOneBatch = False,
     print_config: o.PrintConfig = False,
     dry_run: o.DryRun = False,
     quiet: o.Quiet = False,
@@ -28,17 +28,27 @@ def pretrain(
     """
     settings = o.read_recipe(recipe, data=data, overrides=overrides, precision=precision, seed=seed)
     if print_config:
-        o.print_recipe(settings)
+        stages.print_recipe(settings)
         return
-    run, resumed = o.choose_output("pretrain", settings, output, resume=resume, overwrite=overwrite)
+    choices = stages.Choices(
+        command="pretrain",
+        output=output,
+        resume=resume,
+        overwrite=overwrite,
+        gpus=gpus,
+        processes=processes,
+        one_batch=overfit_one_batch,
+        quiet=quiet,
+    )
+    devices = choices.launch()
 
     from everest.pretrain import pretrain, pretraining_loss, set_up_pretraining
 
-    with Display(quiet=quiet) as display:
-        training = set_up_pretraining(settings, run, cpu=gpus is o.Device.cpu, report=display.report)
+    with choices.place(settings, devices) as place:
+        training = set_up_pretraining(settings, place)
         if dry_run:
-            o.print_trial(training, lambda clip: pretraining_loss(training.model, clip))
+            stages.print_trial(training, lambda clip: pretraining_loss(training.model, clip))
             return
-        o.start(run, settings, resumed=resumed)
+        stages.begin(training, place, settings, init=None)
         pretrain(training)
-    typer.echo(run.path)
+    stages.finish(place)

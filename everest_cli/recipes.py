@@ -24,7 +24,7 @@ def list_recipes(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the names.")] = False,
 ) -> None:
     """Name and summary of every shipped recipe."""
-    from everest.recipe_files import shipped_names, shipped_recipe
+    from everest.config.recipe_files import shipped_names, shipped_recipe
 
     rows = [{"name": name, "summary": shipped_recipe(name).summary} for name in shipped_names()]
     if as_json:
@@ -47,11 +47,11 @@ def show(
 ) -> None:
     """Print a recipe as it is written, or as it is understood."""
     if resolved:
-        from everest.recipe import dump_recipe, load_recipe
+        from everest.config.recipe import dump_recipe, load_recipe
 
         typer.echo(dump_recipe(load_recipe(name)), nl=False)
     else:
-        from everest.recipe_files import find_recipe
+        from everest.config.recipe_files import find_recipe
 
         typer.echo(find_recipe(name).text, nl=False)
 
@@ -64,7 +64,7 @@ def copy(
     ] = Path(),
 ) -> None:
     """Copy a recipe to a file of your own, and print where it is."""
-    from everest.recipe_files import shipped_recipe
+    from everest.config.recipe_files import shipped_recipe
 
     recipe = shipped_recipe(name)
     path = destination / f"{recipe.name}.yaml" if destination.is_dir() else destination
@@ -84,7 +84,7 @@ def validate(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the problems.")] = False,
 ) -> None:
     """Check recipes: 'ok' for each good one, all problems of the others."""
-    from everest.recipe import load_recipe
+    from everest.config.recipe import load_recipe
 
     problems = []
     for path in paths:

@@ -16,9 +16,9 @@ from everest.checkpoint import (
     optimizer_tensors,
     read_weights,
     save_state,
-    write_atomically,
 )
 from everest.errors import CheckpointError, EnvironmentProblem
+from everest.files import write_atomically
 
 
 def state_of(step: int) -> RunState:

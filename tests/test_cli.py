@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import save_file
 from test_stages import RECIPE
 from typer.testing import CliRunner
@@ -15,11 +16,11 @@ from typer.testing import CliRunner
 import everest
 from everest.build import ModelSpec
 from everest.checkpoint import Weights
+from everest.config.settings import ModelSettings, TargetSettings
 from everest.selection import RedundancyRobust
-from everest.settings import ModelSettings, TargetSettings
-from everest_cli.main import app
+from everest_cli.main import app, explained
 
-COMMANDS = ["pretrain", "finetune", "eval", "recipes", "demo"]
+COMMANDS = ["pretrain", "finetune", "eval", "recipes", "runs", "plot", "demo"]
 
 
 @pytest.fixture
@@ -187,19 +188,6 @@ def test_an_output_that_holds_something_else_is_left_alone(recipe: Path, tmp_pat
     assert "holds no demo" in refused("demo", "-o", folder, code=2)
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
-def test_a_full_disk_is_an_error_of_the_environment(recipe: Path, tmp_path: Path):
-    folder = tmp_path / "run"
-    folder.mkdir()
-    (folder / "metrics.jsonl").symlink_to("/dev/full")
-    (folder / "recipe.yaml").write_text("x")
-    # `--overwrite` would remove the link, so the run is made to look like one to go on with.
-    shown = CliRunner().invoke(app, ["pretrain", "--recipe", str(recipe), "--print-config"]).stdout
-    (folder / "recipe.yaml").write_text(shown)
-    message = refused("pretrain", "--recipe", recipe, "-o", folder, code=5)
-    assert "the disk is full" in message
-
-
 def test_a_place_that_cannot_be_written_is_an_error_of_the_environment(recipe: Path):
     message = refused("pretrain", "--recipe", recipe, "-o", "/proc/everest/run", code=5)
     assert "cannot write /proc/everest/run" in message
@@ -221,6 +209,24 @@ def test_print_config_is_a_recipe_that_resolves_to_itself(recipe: Path, tmp_path
     assert again == shown
 
 
-def test_debug_shows_the_traceback():
+def test_debug_shows_the_traceback_and_keeps_the_code():
     result = CliRunner().invoke(app, ["--debug", "pretrain", "--recipe", "nothing"])
-    assert type(result.exception).__name__ == "RecipeError"
+    assert result.exit_code == 2
+    assert "Traceback" in result.stderr
+
+
+def test_weights_of_init_are_not_overwritten_by_the_run_they_start(recipe: Path, tmp_path: Path):
+    weights = checkpoint(tmp_path / "pre" / "model.safetensors", "pretrain")
+    before = weights.read_bytes()
+    options = ["--recipe", recipe, "--init", tmp_path / "pre", "-o", tmp_path / "pre", "--overwrite"]
+    assert "holds the weights of --init" in refused("finetune", *options, code=2)
+    assert weights.read_bytes() == before
+
+
+def test_too_little_memory_is_an_error_of_the_environment():
+    for error in (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), MemoryError()):
+        told = explained(error)
+        assert told is not None
+        assert told.exit_code == 5
+        assert "train.micro_batch" in str(told)
+    assert explained(RuntimeError("a bug")) is None

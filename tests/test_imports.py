@@ -11,21 +11,23 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # From below to above. A module may import from lower lines, and from those to its left in its own line.
 LAYERS = """
-everest.errors everest.backbones everest.pixels everest.official_keys
-everest.tokens everest.strict_yaml everest.recipe_files
-everest.selection everest.targets everest.setting_types everest.settings
-everest.recipe_layers everest.recipe_errors everest.recipe_checks everest.recipe
+everest.errors everest.backbones everest.pixels everest.official_keys everest.files everest.randomness
+everest.reports everest.launch everest.stopping everest.health
+everest.tokens everest.selection everest.targets
+everest.config.setting_types everest.config.strict_yaml everest.config.recipe_files everest.config.settings
+everest.config.recipe_layers everest.config.recipe_errors everest.config.recipe_checks everest.config.recipe
 everest.data.folders everest.data.packet_index everest.data.video everest.data.frames
 everest.data.list_files everest.data.lists everest.data.crops everest.data.transforms
 everest.data.rand_augment everest.data.mixing everest.data.views everest.data.datasets
 everest.models.vit everest.models.mae everest.models.classifier
-everest.optim everest.checkpoint everest.run_folder everest.bad_videos everest.plan
-everest.build everest.load everest.clips everest.pictures
-everest.training everest.setup everest.evaluate everest.pretrain everest.finetune
+everest.optim everest.sharding everest.checkpoint everest.run_folder everest.runs
+everest.bad_videos everest.plan
+everest.devices everest.build everest.load everest.clips everest.pictures everest.plots
+everest.training everest.assemble everest.evaluate everest.pretrain everest.finetune
 everest.demo_videos everest.demo everest.notebook
 """
 ORDER = LAYERS.split()
-PACKAGES = ("everest", "everest.data", "everest.models")
+PACKAGES = ("everest", "everest.config", "everest.data", "everest.models")
 
 
 def modules() -> dict[str, Path]:

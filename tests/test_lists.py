@@ -1,3 +1,7 @@
+import errno
+import re
+from pathlib import Path
+
 import pytest
 
 from everest.data.lists import Sample, read_samples
@@ -14,11 +18,10 @@ def root(tmp_path):
     return tmp_path
 
 
-def read(root, text, *, name="train.csv", classes=None, num_classes=None, heads=None, labelled=True):
+def read(root, text, *, name="train.csv", **options):
     (root / name).write_text(text, encoding="utf-8")
-    return read_samples(
-        root / name, root=root, classes=classes, num_classes=num_classes, heads=heads, labelled=labelled
-    )
+    settings = {"classes": None, "num_classes": None, "heads": None, "labelled": True} | options
+    return read_samples(root / name, root=root, **settings)
 
 
 def short(found, root):
@@ -122,7 +125,7 @@ def test_pretraining_needs_no_labels_and_ignores_those_there(root):
         ("a.mp4 -1\n", {}, r":1: label -1 is out of range"),
         ("a.mp4 3\n", {"classes": NAMES}, r":1: label 3 is out of range"),
         ("a.mp4,wolk\n", {"classes": NAMES}, r":1: unknown class 'wolk'; did you mean 'walk'"),
-        ("a.mp4 0\nb.mp4 x\n", {}, r":2: unknown class 'x'"),
+        ("a.mp4 0\nb.mp4 x\n", {}, r":2: unknown class 'x'; other labels are numbers, and data\.classes"),
         ("a.mp4\nb.mp4\n", {}, r":1: no label"),
         ("path,label\na.mp4,\n", {}, r":2: no label"),
         ("path label strat\na.mp4 0 1\n", {}, r":1: unknown column 'strat'; did you mean 'start'"),
@@ -171,6 +174,86 @@ def test_list_of_which_no_video_exists_points_to_the_root(root):
 def test_missing_list_says_how_to_mend_it(root):
     with pytest.raises(DataError, match=r"none\.csv: no such list or folder; set data\.root"):
         read_samples(root / "none.csv", root=root, classes=None, num_classes=None, heads=None, labelled=True)
+
+
+NUMBER_LIKE = ("0.0", "1.5", "+0", "²", "1e3", "nan", "-0.5", "٣")
+
+
+@pytest.mark.parametrize("label", NUMBER_LIKE)
+@pytest.mark.parametrize("other", ["0", "1.5", "walk"])
+@pytest.mark.parametrize("classes", [None, NAMES])
+def test_numbers_that_are_no_index_are_no_class_either(root, label, other, classes):
+    with pytest.raises(DataError, match=rf"label '{re.escape(label)}' is no whole number from 0"):
+        read(root, f"a.mp4,{label}\nb.mp4,{other}\n", classes=classes)
+
+
+@pytest.mark.parametrize("name", ["1_0", "3-pointer", "1st", "e3"])
+def test_names_may_begin_like_numbers(root, name):
+    assert read(root, f"a.mp4,{name}\nb.mp4,walk\n").class_names == tuple(sorted((name, "walk")))
+
+
+def test_names_of_a_list_that_names_no_classes_are_refused(root):
+    with pytest.raises(
+        DataError, match=r"names \(jump, run\), and the checkpoint or training list has no class"
+    ):
+        read(root, "a.mp4,run\nb.mp4,jump\n", names_classes=False)
+    assert read(root, "a.mp4,run\n", names_classes=False, classes=NAMES).samples[0].labels == (1,)
+    assert read(root, "a.mp4,1\n", names_classes=False).samples[0].labels == (1,)
+
+
+def test_a_number_that_is_a_name_means_that_class_and_no_other_number_is_taken(root):
+    numbers = ("0", "1", "10", "2")
+    assert short(read(root, "a.mp4 2\nb.mp4 10\n", classes=numbers), root) == [("a.mp4", 3), ("b.mp4", 2)]
+    with pytest.raises(DataError, match="unknown class '3'"):
+        read(root, "a.mp4 3\n", classes=numbers)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("# my list\na.mp4 0\n", r":1: '# my list' looks like a comment, and a list has none"),
+        ("a.mp4 0\n#b.mp4 1\n", r":2: '#b.mp4 1' looks like a comment"),
+        ("a.mp4;0\nb.mp4;1\n", r":1: no label in 'a.mp4;0'; a line is `path label`.*, not by ';'"),
+        ("a.mp4\nb.mp4 1\n", r":1: 1 field where path, label are expected; fill in .*; the line is 'a.mp4'"),
+        ("a.mp4,0,\nb.mp4,1,\n", r":1: 3 fields .*; the line ends in a separator: remove it"),
+        ("a.mp4 300 5\nb.mp4 20 6\n", r":1: 3 fields .* leave out the number of frames; .*'a.mp4 300 5'"),
+    ],
+)
+def test_lists_of_other_kinds_are_told_what_a_line_looks_like(root, text, message):
+    with pytest.raises(DataError, match=message):
+        read(root, text)
+
+
+def test_field_without_an_end_is_named_with_its_line(root):
+    with pytest.raises(
+        DataError, match=r"train\.csv:2: field larger than field limit .*; a line is `path label`"
+    ):
+        read(root, f"a.mp4 0\n{'b' * 200_000} 1\n")
+
+
+def test_path_too_long_for_the_system_is_named_with_its_line(root):
+    with pytest.raises(DataError, match=r"train\.csv:2: cannot look for .*bbb: File name too long"):
+        read(root, f"a.mp4 0\n{'b' * 300} 1\n")
+    with pytest.raises(DataError, match="bbb: cannot be read: File name too long"):
+        read_samples(root / ("b" * 300), root=root, classes=None, num_classes=None, heads=None, labelled=True)
+
+
+def refuse(monkeypatch, method, name):
+    """Let `Path.method` fail at the path called `name`, as it does for who may not read it."""
+    allowed = getattr(Path, method)
+
+    def refusing(path, *args, **options):
+        if path.name == name:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return allowed(path, *args, **options)
+
+    monkeypatch.setattr(Path, method, refusing)
+
+
+def test_unreadable_list_is_named(root, monkeypatch):
+    refuse(monkeypatch, "read_text", "train.csv")
+    with pytest.raises(DataError, match=r"train\.csv: cannot be read: Permission denied"):
+        read(root, "a.mp4 0\n")
 
 
 def test_binary_file_is_no_list(root):
@@ -249,6 +332,59 @@ def test_folders_without_videos_say_so(tmp_path):
     (tmp_path / "run").mkdir()
     with pytest.raises(DataError, match="no videos in its 1 subfolders"):
         read_folder(tmp_path)
+
+
+def test_an_empty_folder_makes_no_class(folder):
+    (folder / "empty").mkdir()
+    with pytest.raises(DataError, match=r"empty: no videos in this class folder; remove it, or name"):
+        read_folder(folder)
+    found = read_folder(folder, classes=("empty", "jump", "run"))
+    assert {sample.labels for sample in found.samples} == {(1,), (2,)}
+
+
+def test_what_macos_packs_along_is_no_class(folder):
+    (folder / "__MACOSX").mkdir()
+    (folder / "__MACOSX" / "a.mp4").touch()
+    assert read_folder(folder).class_names == ("jump", "run")
+
+
+def test_a_picture_beside_videos_or_folders_is_no_video(folder):
+    (folder / "jump" / "poster.jpg").touch()
+    (folder / "run" / "deep" / "thumbnail.png").touch()
+    assert len(read_folder(folder).samples) == 4
+    assert len(read_folder(folder, labelled=False).samples) == 4
+
+
+def test_links_to_folders_are_followed_once(folder, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "f.mp4").touch()
+    (folder / "run" / "linked").symlink_to(elsewhere)
+    (folder / "run" / "again").symlink_to(elsewhere)
+    (folder / "run" / "loop").symlink_to(folder / "run")
+    (folder / "jump" / "up").symlink_to(folder)
+    (folder / "jump" / "other").symlink_to(folder / "run")
+    expected = [
+        ("jump/c.webm", 0),
+        ("jump/pictures", 0),
+        ("run/a.mp4", 1),
+        ("run/again/f.mp4", 1),
+        ("run/deep/b.AVI", 1),
+    ]
+    assert short(read_folder(folder), folder) == expected
+    names = [Path(path).name for (path,) in short(read_folder(folder, labelled=False), folder)]
+    assert sorted(names) == ["a.mp4", "b.AVI", "c.webm", "f.mp4", "pictures"]
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_unreadable_folder_is_named(folder, labelled, monkeypatch):
+    refuse(monkeypatch, "iterdir", "deep")
+    with pytest.raises(DataError, match="run/deep: cannot be read: Permission denied"):
+        read_folder(folder, labelled=labelled)
+
+
+def test_class_folders_that_name_no_classes_are_refused(folder):
+    with pytest.raises(DataError, match=r"names \(jump, run\), .*set data\.classes or use numbers"):
+        read_folder(folder, names_classes=False)
 
 
 def test_real_lists_are_read(shared):

@@ -9,9 +9,9 @@ import torch
 
 import everest
 from everest.build import ModelSpec
+from everest.config.settings import ModelSettings, TargetSettings
 from everest.selection import AllTokens, RandomSpaceTime, RedundancyRobust, Tube
-from everest.settings import ModelSettings, TargetSettings
-from everest.tokens import TokenSelection
+from everest.tokens import TokenSelection, patchify
 
 TINY = {"width": 24, "depth": 2, "heads": 2, "decoder_width": 16, "decoder_heads": 2, "decoder_depth": 1}
 NAMES = {"small": "vit-s", "base": "vit-b", "large": "vit-l"}
@@ -128,3 +128,51 @@ def test_a_spec_survives_json():
         num_classes=4,
     )
     assert ModelSpec.of(json.loads(json.dumps(spec.dump())), source=Path("here")) == spec
+
+
+@pytest.mark.parametrize("kind", ["pretrain", "classifier"])
+@pytest.mark.parametrize(
+    ("clips", "message"),
+    [
+        (torch.zeros(1, 3, 8, 32, 32, dtype=torch.uint8), "torch.uint8: normalise them first"),
+        (torch.zeros(0, 3, 8, 32, 32), "an empty batch"),
+        (torch.zeros(3, 8, 32, 32), "expected clips of shape"),
+    ],
+)
+def test_clips_that_are_no_normalised_batch_are_refused(kind, clips, message):
+    with pytest.raises(ValueError, match=message):
+        tiny(kind, num_classes=3)(clips)
+
+
+@pytest.mark.parametrize(
+    ("keep", "message"),
+    [(0, "more than 0"), (-0.1, "more than 0"), (1.5, "at most 1"), (0.01, "leaves none of 64 tokens")],
+)
+@pytest.mark.parametrize("selection", [None, AllTokens()])
+def test_keep_of_a_call_must_leave_tokens(keep, message, selection):
+    classifier = tiny("classifier", num_classes=3, selection=selection)
+    with pytest.raises(ValueError, match=message):
+        classifier(torch.randn(1, 3, 8, 32, 32), keep=keep)
+
+
+@pytest.mark.parametrize("ids", [[[5, 0]], [[0, 64]], [[-1, 5]], [[0, 5]] * 2])
+def test_a_given_choice_is_checked(ids):
+    wrong = TokenSelection(torch.tensor(ids), torch.tensor([[3, 11]]))
+    with pytest.raises(ValueError, match=r"selection\.visible"):
+        tiny("pretrain")(torch.randn(1, 3, 8, 32, 32), selection=wrong)
+
+
+def test_a_new_measuring_strategy_needs_its_class_only():
+    class Brightest:
+        def importance(self, frames, embed):
+            return patchify(frames, embed.tubelet).flatten(2).mean(-1)
+
+        def __call__(self, grid, *, importance, noise):
+            ranked = importance.argsort(dim=1, descending=True)
+            return TokenSelection(ranked[:, :4].sort().values, ranked[:, 4:8].sort().values)
+
+    model = tiny("pretrain")
+    model.selector = Brightest()
+    x = torch.zeros(1, 3, 8, 32, 32)
+    x[..., :8, 16:24] = 1  # the third place of each of four slices
+    assert model(x).selection.visible.tolist() == [[2, 18, 34, 50]]

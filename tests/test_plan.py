@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from everest.bad_videos import BadVideos
+from everest.config.settings import FinetuneSettings, PretrainSettings
 from everest.errors import DataError, RecipeError
 from everest.plan import plan_stage
-from everest.settings import PretrainSettings
 
 STAGE = PretrainSettings(batch_size=192, epochs=4, warmup_epochs=2, base_lr=1e-3, min_lr=1e-5)
 
@@ -61,21 +61,35 @@ def test_rate_rises_to_the_peak_and_falls_towards_the_minimum():
 
 def test_bad_videos_are_named_once_and_end_the_run_above_the_share():
     bad = BadVideos(max_bad=0.1)
-    assert bad.add(asked=20, failed=["a\tempty file"]) == [
-        "cannot read a: empty file; another video takes its place"
-    ]
-    assert bad.add(asked=20, failed=["a\tempty file"] * 3) == []
-    bad.check(["a"])  # four are not too many, whatever the share
-    bad.add(asked=5, failed=["b\tno video stream"])
+    tries = [("a", "empty file")]
+    assert bad.add(asked=20, failed=[tries]) == ["cannot read a: empty file; another video takes its place"]
+    assert bad.add(asked=20, failed=[tries] * 3) == []
+    bad.check(any_failed=True)  # four are not too many, whatever the share
+    bad.add(asked=5, failed=[[("b", "no video stream"), ("a", "empty file")]])
     with pytest.raises(DataError, match=r"5 of 45 samples could not be read, more than data.max_bad=0.1"):
-        bad.check(["b"])
-    bad.check([])  # nothing new: a mended run can go on
+        bad.check(any_failed=True)
+    bad.check(any_failed=False)  # nothing new: a mended run can go on
+
+
+def test_a_sample_counts_once_however_many_tries_it_took():
+    bad = BadVideos(max_bad=1.0)
+    bad.add(asked=5, failed=[[("a", "x"), ("b", "y"), ("c", "z")]] * 5)
+    assert bad.counts() == {"asked": 5, "bad": 5}
+    bad.check(any_failed=True)
 
 
 def test_counts_of_bad_videos_survive_a_resume():
     bad = BadVideos(max_bad=0.5)
-    bad.add(asked=8, failed=["a\tx"])
+    bad.add(asked=8, failed=[[("a", "x")]])
     again = BadVideos(max_bad=0.5)
     again.restore(bad.counts(), bad.reasons)
-    assert again.add(asked=8, failed=["a\tx"]) == []
+    assert again.add(asked=8, failed=[[("a", "x")]]) == []
     assert again.counts() == {"asked": 16, "bad": 2}
+
+
+@pytest.mark.parametrize("largest", [1, 2, 3, 5, 100])
+def test_mixup_gets_pairs_in_every_pass(largest):
+    stage = FinetuneSettings(batch_size=12, mixup=0.8)
+    assert plan_stage(stage, num_videos=100, processes=1, largest_micro_batch=largest).micro_batch % 2 == 0
+    with pytest.raises(RecipeError, match="in pairs"):
+        plan_stage(stage, num_videos=100, processes=4, largest_micro_batch=largest)

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from everest.config.recipe import dump_recipe, load_recipe
+from everest.config.recipe_files import shipped_names
+from everest.config.strict_yaml import read_yaml, write_yaml
 from everest.errors import RecipeError
-from everest.recipe import dump_recipe, load_recipe
-from everest.recipe_files import shipped_names
 from everest.selection import AllTokens, RandomSpaceTime, RedundancyRobust, Tube
-from everest.strict_yaml import read_yaml, write_yaml
 
 # EVEREST Table 7: base_lr, flip, batch_size, warmup_epochs, keep_ratio, stride, epochs
 TABLE_7 = {

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from everest.config.recipe import dump_recipe, load_recipe
+from everest.config.recipe_files import shipped_names, shipped_recipe
 from everest.errors import RecipeError
-from everest.recipe import dump_recipe, load_recipe
-from everest.recipe_files import shipped_names, shipped_recipe
 from everest_cli.recipes import app
 
 

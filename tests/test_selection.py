@@ -35,6 +35,8 @@ COUNTS = {
 class Identity:
     """Pixels as their own embedding."""
 
+    tubelet = (2, 2, 2)
+
     def __call__(self, patches):
         return patches.flatten(2)
 
@@ -125,3 +127,23 @@ def test_importance_is_float32_under_autocast():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         importance = change_importance(frames.bfloat16(), Identity(), (2, 2, 2))
     assert importance.dtype == torch.float32
+
+
+def test_only_strategies_that_sort_by_change_measure_it():
+    frames = torch.rand(1, 3, 4, 4, 4)
+    embed = Identity()
+    for strategy in STRATEGIES.values():
+        measured = strategy().importance(frames, embed)
+        assert (measured is not None) == (strategy is RedundancyRobust)
+    own = RedundancyRobust(distance="l1", first_slice="zero").importance(frames, embed)
+    expected = change_importance(frames, embed, (2, 2, 2), distance="l1", first_slice="zero")
+    assert torch.equal(own, expected)
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("keep", [0.1, 0.3, 0.7, 1])
+def test_keeping_a_share_encodes_it_on_exact_decimals(name, keep):
+    grid = TokenGrid(t=2, h=2, w=5)
+    noise = torch.rand(1, grid.num_tokens)
+    chosen = STRATEGIES[name]().keeping(keep)(grid, importance=noise, noise=noise)
+    assert chosen.visible.size(1) == round(keep * grid.num_tokens)

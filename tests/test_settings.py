@@ -6,11 +6,11 @@ import dataclasses
 
 import pytest
 
-from everest import settings
 from everest.backbones import BACKBONES
+from everest.config import settings
+from everest.config.recipe import load_recipe
+from everest.config.settings import DataSettings, ModelSettings, Recipe, TrainSettings
 from everest.errors import RecipeError
-from everest.recipe import load_recipe
-from everest.settings import DataSettings, ModelSettings, Recipe, TrainSettings
 
 BAD_VALUES = [
     ("data.size=0", "must be a number of pixels or [height, width], not 0"),

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -131,19 +135,25 @@ def test_accumulation_adds_up_to_the_batch(recipe: Path, pretrained: Path, tmp_p
         assert one == pytest.approx(two, rel=1e-4)
 
 
-def stop_after(recipe: Path, command: list[str], folder: Path, how: signal.Signals, *, rows: int) -> int:
+def stop_after(
+    recipe: Path, command: list[str], folder: Path, how: signal.Signals, *, rows: int, group: bool = False
+) -> int:
     """Start a command in a process of its own and send it a signal once it has logged `rows` rows."""
     process = subprocess.Popen(
         [sys.executable, "-m", "everest_cli", *command, "--recipe", str(recipe), "-o", str(folder)],
         stderr=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
+        start_new_session=group,
     )
     deadline = time.monotonic() + 60
     while len(RunFolder(folder).rows()) < rows:
         assert time.monotonic() < deadline, "the run did not get that far"
         assert process.poll() is None, "the run ended too early"
         time.sleep(0.01)
-    process.send_signal(how)
+    if group:
+        os.killpg(process.pid, how)
+    else:
+        process.send_signal(how)
     return process.wait(timeout=60)
 
 
@@ -161,6 +171,73 @@ def test_a_stopped_run_goes_on_to_the_same_bits(
     assert told(parts) == told(whole)
     ours, theirs = weights(parts), weights(whole)
     assert all((ours[name] == theirs[name]).all() for name in theirs)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 2 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting a small file system is not allowed here")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_full_disk_ends_the_run_and_leaves_its_state(recipe: Path, small_disk: Path, tmp_path: Path):
+    command = ["pretrain", "--set", "pretrain.epochs=40"]
+    folder, ballast = small_disk / "run", small_disk / "ballast"
+    assert stop_after(recipe, command, folder, signal.SIGTERM, rows=3) == 143
+    done = len(RunFolder(folder).rows())
+    with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    result = CliRunner().invoke(app, [*command, "--recipe", str(recipe), "-o", str(folder)])
+    assert result.exit_code == 5
+    assert "the disk is full" in result.stderr
+    ballast.unlink()
+    run(*command, "--recipe", recipe, "-o", folder)
+    run(*command, "--recipe", recipe, "-o", tmp_path / "whole")
+    assert done < 40
+    assert told(folder) == told(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_to_the_whole_group_spares_the_workers(recipe: Path, tmp_path: Path, how: signal.Signals):
+    command = ["pretrain", "--set", "pretrain.epochs=200", "--set", "train.workers=2"]
+    folder = tmp_path / "run"
+    assert stop_after(recipe, command, folder, how, rows=5, group=True) == 128 + how
+    assert list((folder / "state").glob("*.safetensors"))
+    assert not (folder / "running.json").exists()
+
+
+def test_a_run_killed_before_its_first_save_begins_again(recipe: Path, tmp_path: Path):
+    command = ["pretrain", "--set", "pretrain.epochs=2", "--set", "train.save_every=1000", "--seed", "3"]
+    few = ["--set", "pretrain.batch_size=2", "--set", "train.data_timeout=5"]
+    whole = tmp_path / "whole"
+    run(*command, *few, "--recipe", recipe, "-o", whole)
+    parts = tmp_path / "parts"
+    shutil.copytree(whole, parts)
+    shutil.rmtree(parts / "state")
+    run(*command, *few, "--recipe", recipe, "-o", parts)
+    assert told(parts) == told(whole)
+
+
+def test_another_start_is_another_run(recipe: Path, pretrained: Path, finetuned: Path):
+    result = CliRunner().invoke(
+        app, ["finetune", "--recipe", str(recipe), "--init", "none", "-o", str(finetuned)]
+    )
+    assert result.exit_code == 2
+    assert "holds a run that started from" in result.stderr
+
+
+def test_one_batch_is_learned_by_heart(recipe: Path, tmp_path: Path):
+    folder = tmp_path / "run"
+    settings = ["--set", "pretrain.epochs=60", "--set", "pretrain.min_lr=0"]
+    run("pretrain", "--recipe", recipe, "-o", folder, "--overfit-one-batch", *settings)
+    losses = [row["loss"] for row in told(folder)]
+    assert losses[-1] < 0.9 * losses[0]
 
 
 def test_a_finished_run_is_left_as_it_is(recipe: Path, pretrained: Path):

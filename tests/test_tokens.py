@@ -59,3 +59,48 @@ def test_scored_targets_are_those_not_visible():
     assert selection.scored().tolist() == [[True, False, True], [False, False, True]]
     nothing_visible = TokenSelection(torch.zeros(1, 0, dtype=torch.int64), torch.tensor([[3]]))
     assert nothing_visible.scored().tolist() == [[True]]
+
+
+GRID = TokenGrid(t=2, h=2, w=2)
+
+
+def chosen(visible, target) -> TokenSelection:
+    return TokenSelection(torch.tensor(visible), torch.tensor(target))
+
+
+def test_a_choice_that_can_be_meant_passes():
+    chosen([[0, 7], [1, 2]], [[3, 7], [0, 1]]).check(GRID, batch=2)
+    on_meta = TokenSelection(*(torch.zeros(2, 3, dtype=torch.int64, device="meta") for _ in range(2)))
+    on_meta.check(GRID, batch=2)
+
+
+@pytest.mark.parametrize(
+    ("visible", "target", "message"),
+    [
+        ([[2, 1]], [[3, 4]], "selection.visible: ids must ascend"),
+        ([[1, 2]], [[4, 4]], "selection.target: ids must ascend along a row, each once"),
+        ([[-1, 2]], [[3, 4]], "selection.visible: ids from -1 to 2; a clip's tokens count 0 to 7"),
+        ([[1, 2]], [[3, 8]], "selection.target: ids from 3 to 8"),
+        ([[1, 2]] * 2, [[3, 4]] * 2, r"expected ids of shape \(1, K\) for 1 clips, got \(2, 2\)"),
+        ([1, 2], [3, 4], r"expected ids of shape \(1, K\)"),
+        ([[1.0, 2.0]], [[3, 4]], "expected int64 ids, got torch.float32"),
+        ([[1, 2]], [[1, 2]], "all targets are visible"),
+    ],
+)
+def test_a_choice_that_cannot_be_meant_says_why(visible, target, message):
+    with pytest.raises(ValueError, match=message):
+        chosen(visible, target).check(GRID, batch=1)
+
+
+@pytest.mark.parametrize("part", ["visible", "target"])
+def test_a_choice_names_tokens(part):
+    ids = {"visible": torch.tensor([[1]]), "target": torch.tensor([[2]])}
+    ids[part] = ids[part][:, :0]
+    with pytest.raises(ValueError, match=f"selection.{part}: names no token"):
+        TokenSelection(**ids).check(GRID, batch=1)
+
+
+def test_ids_that_are_not_contiguous_do_not_warn():
+    ids = torch.tensor([[1, 3], [2, 5], [4, 6]]).T  # (2, 3), strides of a transpose
+    assert not ids.is_contiguous()
+    assert not TokenSelection(ids, ids).scored().any()  # a warning is an error here

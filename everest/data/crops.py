@@ -66,12 +66,18 @@ def fixed_places(frame: Size, crop: Size) -> list[tuple[int, int]]:
     return [(y * down, x * right) for y, x in corners + centre_and_edges + quarters]
 
 
-def random_resized_crop(frame: Size, target: Size, rng: np.random.Generator) -> Box:
-    """A box of random area, shape and place; the centre when none fits."""
+def random_resized_crop(
+    frame: Size, target: Size, rng: np.random.Generator, *, areas: tuple[float, float] = AREA
+) -> Box:
+    """A box of random area, shape and place; the centre when none fits.
+
+    Args:
+        areas: smallest and largest share of the frame.
+    """
     height, width = frame
     squareness = target[1] / target[0]  # of the target; 1 for a square
     for _ in range(ATTEMPTS):
-        area = rng.uniform(*AREA) * height * width
+        area = rng.uniform(*areas) * height * width
         ratio = _log_uniform(RATIO, rng) * squareness
         crop = round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
         if 0 < crop[0] <= height and 0 < crop[1] <= width:

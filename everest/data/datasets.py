@@ -7,23 +7,27 @@ and workers, sees what the unbroken run would have seen.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Final, NamedTuple
+import atexit
+import json
+import multiprocessing
+import signal
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final, NamedTuple, cast
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from everest.data.lists import Sample
 from everest.data.video import VideoError
 from everest.data.views import MakeViews, Views
-from everest.errors import DataError
+from everest.errors import DataError, EnvironmentProblem, UserError
+from everest.randomness import Purpose, generator_at
 
 Place = tuple[int, int]  # (epoch, index of the sample)
 
 MAX_TRIES: Final = 10  # unreadable videos in a row; 1 in 100 is all that a run may meet
-_ORDER, _NOISE, _VIEWS = range(3)  # what a generator is for
 
 
 class Clip(NamedTuple):
@@ -32,13 +36,12 @@ class Clip(NamedTuple):
     frames: Tensor  # (V, 3, T, H, W) uint8
     label: Tensor  # (heads,) int64, -1 where there is none
     video_id: str
-    view: Tensor  # (V,) int64: which of the views of this video
     noise: Tensor  # (V, M) float32 uniform in [0, 1): masks and frame draws
     erase: Tensor  # (V, 4) int64 top, left, height, width; a height of 0 erases nothing
-    failed: str  # a line "path<TAB>reason" for every video that could not be read on the way; "" for none
+    failed: str  # JSON: [path, reason] of every video that could not be read on the way
 
 
-class VideoClips(Dataset[Clip]):
+class VideoClips(Dataset[Clip | UserError]):
     """Clips of samples, addressed by (epoch, index).
 
     Args:
@@ -67,47 +70,53 @@ class VideoClips(Dataset[Clip]):
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, place: Place) -> Clip:
+    def __getitem__(self, place: Place) -> Clip | UserError:
+        """The clip of a place; an error is handed over, as one raised in a worker would lose its message."""
+        try:
+            return self.read(place)
+        except UserError as error:
+            return error
+
+    def read(self, place: Place) -> Clip:
+        """The clip of a place.
+
+        Raises:
+            DataError: too many videos in a row cannot be read.
+        """
         epoch, index = place
         chosen, failed = index, []
         for attempt in range(MAX_TRIES):
-            rng = _generator(self.seed, _VIEWS, epoch, index, attempt)
+            rng = generator_at(self.seed, Purpose.VIEWS, epoch, index, attempt)
             sample = self.samples[chosen]
             try:
                 views = self.make_views(sample, rng, self.decoder)
             except VideoError as error:
-                failed.append(f"{error.path}\t{error.reason}")
+                failed.append((str(error.path), error.reason))
                 if not self.replace_bad:
                     return self._clip(place, sample, self._no_views(), failed)
                 chosen = int(rng.integers(len(self.samples)))
             else:
                 return self._clip(place, sample, views, failed)
-        first = failed[0].replace("\t", ": ")
-        raise DataError(f"{MAX_TRIES} videos in a row cannot be read, first {first}")
+        path, reason = failed[0]
+        raise DataError(f"{MAX_TRIES} videos in a row cannot be read, first {path}: {reason}")
 
-    def _clip(self, place: Place, sample: Sample, views: Views, failed: list[str]) -> Clip:
+    def _clip(self, place: Place, sample: Sample, views: Views, failed: list[tuple[str, str]]) -> Clip:
         num_views = len(views.frames)
-        noise = _generator(self.seed, _NOISE, *place).random((num_views, self.num_noise), dtype=np.float32)
+        rng = generator_at(self.seed, Purpose.NOISE, *place)
+        noise = rng.random((num_views, self.num_noise), dtype=np.float32)
         return Clip(
             frames=views.frames,
             label=torch.tensor(sample.labels or (-1,), dtype=torch.int64),
             video_id=sample.video_id,
-            view=torch.arange(num_views),
             noise=torch.from_numpy(noise),
             erase=views.erase,
-            failed="\n".join(failed),
+            failed=json.dumps(failed),
         )
 
     def _no_views(self) -> Views:
         maker = self.make_views
         frames = torch.zeros(maker.num_views, 3, maker.frames, *maker.size, dtype=torch.uint8)
         return Views(frames, erase=torch.zeros(maker.num_views, 4, dtype=torch.int64))
-
-
-def _generator(seed: int, *place: int) -> np.random.Generator:
-    """The generator of a place in a run, independent of all others."""
-    # As spawn key, not as entropy: SeedSequence([1, 2]) and SeedSequence([1, 2, 0]) are the same.
-    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=place)))
 
 
 class StepSampler(Sampler[list[Place]]):
@@ -121,6 +130,7 @@ class StepSampler(Sampler[list[Place]]):
     Args:
         batch_size: samples a step, over all processes and micro-batches.
         start_step: steps already done, over all epochs.
+        repeat_first: give the first step's batch again and again, to see whether it can be learned by heart.
     """
 
     def __init__(
@@ -135,6 +145,7 @@ class StepSampler(Sampler[list[Place]]):
         accumulation: int = 1,
         rank: int = 0,
         world: int = 1,
+        repeat_first: bool = False,
     ) -> None:
         assert batch_size % (world * accumulation) == 0
         assert steps_per_epoch == 1 or steps_per_epoch * batch_size <= num_samples
@@ -147,11 +158,15 @@ class StepSampler(Sampler[list[Place]]):
         self.accumulation = accumulation
         self.rank = rank
         self.world = world
+        self.repeat_first = repeat_first
 
     def __len__(self) -> int:
         return (self.num_steps - self.start_step) * self.accumulation
 
     def __iter__(self) -> Iterator[list[Place]]:
+        if self.repeat_first:
+            yield from self._first_again()
+            return
         first_epoch, skipped = divmod(self.start_step, self.steps_per_epoch)
         for epoch in range(first_epoch, self.num_steps // self.steps_per_epoch):
             order = self._order(epoch)  # (steps, processes, micro-batches, samples)
@@ -160,35 +175,96 @@ class StepSampler(Sampler[list[Place]]):
                     yield [(epoch, index) for index in indices]
             skipped = 0
 
+    def _first_again(self) -> Iterator[list[Place]]:
+        first = self._order(0)[0, self.rank].tolist()
+        for _ in range(self.num_steps - self.start_step):
+            yield from ([(0, index) for index in indices] for indices in first)
+
     def _order(self, epoch: int) -> np.ndarray:
-        order = _generator(self.seed, _ORDER, epoch).permutation(self.num_samples)
+        order = generator_at(self.seed, Purpose.ORDER, epoch).permutation(self.num_samples)
         order = np.resize(order, self.steps_per_epoch * self.batch_size)
         return order.reshape(self.steps_per_epoch, self.world, self.accumulation, -1)
 
 
 def make_loader(
     dataset: VideoClips,
-    batches: Sampler[list[Place]] | Sequence[list[Place]],
+    order: Sampler[list[Place]] | Sequence[list[Place]],
     *,
     workers: int,
-    timeout: float = 0,
-) -> DataLoader[Clip]:
-    """A loader of batches of clips.
+    timeout: float,
+) -> DataLoader[Clip | UserError]:
+    """A loader of batches of clips; read it by `batches`.
 
     Args:
-        timeout: seconds to wait for a worker before giving up; 0 waits for ever.
+        timeout: seconds to wait for a worker before giving up.
     """
+    if workers:
+        atexit.register(_kill_workers)
     return DataLoader(
         dataset,
-        batch_sampler=batches,
+        batch_sampler=order,
         num_workers=workers,
-        worker_init_fn=worker_init,
+        collate_fn=_collate,
+        worker_init_fn=_start_worker,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
         timeout=timeout if workers else 0,
     )
 
 
-def worker_init(worker_id: int) -> None:
-    """One thread a worker: the workers are the parallelism."""
+def batches(loader: DataLoader[Clip | UserError]) -> Iterator[Clip]:
+    """The batches of a loader; what goes wrong in its workers is told as a user's error.
+
+    Raises:
+        DataError: videos cannot be read, or a worker hangs; the videos that it was reading are named.
+        EnvironmentProblem: a worker was killed.
+    """
+    order = cast("Iterable[list[Place]]", loader.batch_sampler)
+    loaded = iter(loader)
+    for places in order:
+        try:
+            batch = next(loaded)
+        except RuntimeError as error:
+            raise _worker_error(error, loader, places) from error
+        if isinstance(batch, UserError):
+            raise batch
+        yield batch
+
+
+def _worker_error(
+    error: RuntimeError, loader: DataLoader[Clip | UserError], places: Sequence[Place]
+) -> Exception:
+    if "timed out" in str(error):
+        _kill_workers()
+        assert isinstance(loader.dataset, VideoClips)
+        names = ", ".join(loader.dataset.samples[index].path for _, index in places)
+        return DataError(f"no clip within {loader.timeout:g} s (train.data_timeout) from one of: {names}")
+    if "exited unexpectedly" in str(error) or "is killed by signal" in str(error):
+        return EnvironmentProblem(
+            "a process that reads videos was killed, most often for want of memory: lower train.workers"
+        )
+    return error
+
+
+def _collate(items: list[Clip | UserError]) -> Clip | UserError:
+    failed = next((item for item in items if isinstance(item, UserError)), None)
+    return failed or default_collate(items)
+
+
+def _start_worker(worker_id: int) -> None:
+    """One thread a worker: the workers are the parallelism. Signals are for the process that trains."""
     torch.set_num_threads(1)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _kill_workers() -> None:
+    """End workers for good: one that hangs in a decoder would keep this process from ending."""
+    for child in multiprocessing.active_children():
+        child.kill()
+
+
+def failures(batch: Clip) -> list[list[tuple[str, str]]]:
+    """For every sample of `batch` that did not come at once: path and reason of what could not be read."""
+    of_samples = (json.loads(text) for text in batch.failed)
+    return [[(path, reason) for path, reason in tries] for tries in of_samples if tries]

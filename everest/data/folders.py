@@ -3,31 +3,57 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
+
+from everest.errors import DataError
 
 PICTURES: Final = frozenset({".jpg", ".jpeg", ".png"})
 VIDEOS: Final = frozenset(
     {".3gp", ".avi", ".flv", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts"}
     | {".webm", ".wmv"}
 )
+_NO_CONTENT: Final = "__MACOSX"  # what macOS adds to the archives that it packs
+
+
+@contextmanager
+def refusals_told(path: Path) -> Iterator[None]:
+    """Retell what the operating system refuses inside the block as a DataError that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
 def subfolders(folder: Path) -> list[str]:
-    """Names, sorted; hidden ones left out."""
-    return sorted(path.name for path in _children(folder) if path.is_dir())
+    """Names, sorted; hidden ones left out.
+
+    Raises:
+        DataError: the folder cannot be read.
+    """
+    with refusals_told(folder):
+        return sorted(path.name for path in _children(folder) if path.is_dir())
 
 
 def videos_under(folder: Path) -> Iterator[Path]:
-    """Video files, and folders of pictures, at any depth, in the order of their names."""
-    children = sorted(_children(folder))
-    if pictures_in(folder):
-        yield folder
-    for path in children:
-        if path.is_dir():
-            yield from videos_under(path)
-        elif path.suffix.lower() in VIDEOS:
-            yield path
+    """Video files, and folders of pictures, at any depth, in the order of their names.
+
+    Raises:
+        DataError: a folder cannot be read.
+    """
+    return _walk(folder, {folder.resolve()})
+
+
+def videos_by_subfolder(folder: Path) -> dict[str, list[Path]]:
+    """What `videos_under` finds in each subfolder. Links to the folder or a subfolder are not followed.
+
+    Raises:
+        DataError: a folder cannot be read.
+    """
+    names = subfolders(folder)
+    taken = {folder.resolve(), *((folder / name).resolve() for name in names)}
+    return {name: list(_walk(folder / name, taken)) for name in names}
 
 
 def pictures_in(folder: Path) -> list[Path]:
@@ -35,5 +61,21 @@ def pictures_in(folder: Path) -> list[Path]:
     return sorted(path for path in _children(folder) if path.suffix.lower() in PICTURES)
 
 
+def _walk(folder: Path, visited: set[Path]) -> Iterator[Path]:
+    """The videos of a folder. `visited` grows: links may form a loop, and a real folder counts once."""
+    with refusals_told(folder):
+        children = sorted(_children(folder))
+        folders = {path for path in children if path.is_dir()}
+    videos = [path for path in children if path not in folders and path.suffix.lower() in VIDEOS]
+    if not folders and not videos and any(path.suffix.lower() in PICTURES for path in children):
+        yield folder  # beside videos or folders a picture is a thumbnail or a poster
+    for path in sorted([*folders, *videos]):
+        if path in folders and path.resolve() not in visited:
+            visited.add(path.resolve())
+            yield from _walk(path, visited)
+        elif path not in folders:
+            yield path
+
+
 def _children(folder: Path) -> Iterator[Path]:
-    return (path for path in folder.iterdir() if not path.name.startswith("."))
+    return (path for path in folder.iterdir() if not path.name.startswith(".") and path.name != _NO_CONTENT)

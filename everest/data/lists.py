@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
-from everest.data.folders import subfolders, videos_under
-from everest.data.list_files import HEAD_PREFIX, Row, read_rows
+from everest.data.folders import refusals_told, subfolders, videos_by_subfolder, videos_under
+from everest.data.list_files import HEAD_PREFIX, Row, read_rows, shown
 from everest.errors import DataError, did_you_mean
 
 SHOWN: Final = 5  # problems that a message names
@@ -58,6 +58,7 @@ def read_samples(
     num_classes: int | None,
     heads: Mapping[str, int] | None,
     labelled: bool,
+    names_classes: bool = True,
 ) -> SampleList:
     """Read and check a list or a folder.
 
@@ -67,14 +68,15 @@ def read_samples(
         num_classes: labels have to be below; None takes the number of names, if there are any.
         heads: classes of every head, where a sample has several labels (columns `label.NAME`).
         labelled: False reads no labels (pre-training).
+        names_classes: whether names that are found may become the classes. Only the training set's may:
+            sorted names of a test set need not be in the order in which the head was trained.
     Raises:
         DataError: with a line for each of the first problems, and how many there are.
     """
-    if not source.exists():
-        raise DataError(
-            f"{source}: no such list or folder; set data.root, or make a list with `everest prepare index`"
-        )
-    rows = read_rows(source) if source.is_file() else None
+    with refusals_told(source):
+        if not source.exists():
+            raise DataError(f"{source}: no such list or folder; set data.root, by --data DIR")
+        rows = read_rows(source) if source.is_file() else None
     if not labelled:
         samples = _of_rows(rows, source, root, _no_labels) if rows else _of_any_folder(source)
         return SampleList(samples=samples, class_names=None)
@@ -84,15 +86,31 @@ def read_samples(
                 f"{source}: data.heads needs a list with the columns {', '.join(_columns(heads))}"
             )
         return SampleList(samples=_of_rows(rows, source, root, _labels_of(heads)), class_names=None)
-    names = tuple(classes or (_names_used(rows) if rows else subfolders(source)))
+    names = tuple(classes or _names_found(source, rows, may_name=names_classes))
     if names and num_classes not in (None, len(names)):
-        shown = ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
-        raise DataError(f"{source}: data.num_classes is {num_classes}, there are {len(names)} ({shown})")
+        raise DataError(
+            f"{source}: data.num_classes is {num_classes}, there are {len(names)} ({_first(names)})"
+        )
     if rows:
         samples = _of_rows(rows, source, root, _label_of(names, num_classes or len(names)))
     else:
-        samples = _of_class_folders(source, names)
+        samples = _of_class_folders(source, names, may_be_empty=bool(classes))
     return SampleList(samples=samples, class_names=names or None)
+
+
+def _names_found(source: Path, rows: Sequence[Row] | None, *, may_name: bool) -> list[str]:
+    """The names of classes that a list or a folder uses; refused where they `may_name` no class."""
+    names = _names_used(rows) if rows else subfolders(source)
+    if names and not may_name:
+        raise DataError(
+            f"{source}: its labels are names ({_first(names)}), and the checkpoint or training list has no "
+            "class names; set data.classes or use numbers"
+        )
+    return names
+
+
+def _first(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
 
 
 def _of_rows(rows: Sequence[Row], file: Path, root: Path, read_labels: ReadLabels) -> tuple[Sample, ...]:
@@ -143,18 +161,26 @@ def _number(row: Row, name: str, kind: type[Number]) -> Number | None:
 
 def _check_files(file: Path, root: Path, samples: Sequence[Sample], rows: Sequence[Row]) -> None:
     paths = {sample.path for sample in samples}
-    missing = {path for path in paths if not Path(path).exists()}
-    if missing == paths:
+    missing = {path: problem for path in sorted(paths) if (problem := _absence(path))}
+    if len(missing) == len(paths):
         raise DataError(
             f"{file}: none of its {len(paths)} videos exists, first {samples[0].path}; "
             f"paths are relative to data.root, which is {root}"
         )
     problems = [
-        f"{row.place}: no file {sample.path}"
+        f"{row.place}: {missing[sample.path]}"
         for sample, row in zip(samples, rows, strict=True)
         if sample.path in missing
     ]
     _refuse(problems, "videos are missing")
+
+
+def _absence(path: str) -> str | None:
+    """Why a video is not there, or None when it is."""
+    try:
+        return None if Path(path).exists() else f"no file {path}"
+    except OSError as error:  # a name that is too long, a folder that may not be entered
+        return f"cannot look for {path}: {error.strerror}"
 
 
 def _refuse(problems: Sequence[str], what: str) -> None:
@@ -170,20 +196,33 @@ def _no_labels(row: Row) -> tuple[int, ...]:
 
 
 def _label_of(names: Sequence[str], num_classes: int) -> ReadLabels:
-    """A reader of the column `label`: a name, or a number below `num_classes` (0: any)."""
+    """A reader of the column `label`: a name, or a number below `num_classes` (0: any).
+
+    Where names are numbers themselves, a number is a name and no index.
+    """
     index_of = {name: index for index, name in enumerate(names)}
+    takes_indices = not any(map(_is_integer, names))
 
     def read(row: Row) -> tuple[int, ...]:
         if "label" not in row.values:
-            raise ValueError("no label")
+            raise ValueError(_label_missing(row))
         text = row.values["label"]
         if text in index_of:
             return (index_of[text],)
-        if not _is_integer(text):
-            raise ValueError(f"unknown class '{text}'{did_you_mean(text, names)}")
-        return (_in_range("label", int(text), num_classes),)
+        if takes_indices and _is_integer(text):
+            return (_in_range("label", int(text), num_classes),)
+        if takes_indices and _is_number_like(text):
+            raise ValueError(f"label '{text}' is no whole number from 0")
+        no_names = "; other labels are numbers, and data.classes is not set"
+        raise ValueError(f"unknown class '{text}'{did_you_mean(text, names) if names else no_names}")
 
     return read
+
+
+def _label_missing(row: Row) -> str:
+    """What is wrong with a line that has no label."""
+    text = f"no label in {shown(row.text)}; a line is `path label`, separated by a space, tab or comma"
+    return f"{text}, not by ';'" if ";" in row.text else text
 
 
 def _labels_of(heads: Mapping[str, int]) -> ReadLabels:
@@ -205,7 +244,18 @@ def _columns(heads: Mapping[str, int]) -> list[str]:
 
 
 def _is_integer(text: str) -> bool:
-    return text.removeprefix("-").isdecimal()
+    return text.isascii() and text.removeprefix("-").isdecimal()
+
+
+def _is_number_like(text: str) -> bool:
+    """Whether a text means a number, whole or not: `1.0`, `+1`, `1e3`, `nan` and `²` do, `1_0` does not."""
+    if text.isnumeric():
+        return True
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return "_" not in text
 
 
 def _in_range(name: str, label: int, num_classes: int) -> int:
@@ -218,26 +268,31 @@ def _in_range(name: str, label: int, num_classes: int) -> int:
 def _names_used(rows: Sequence[Row]) -> list[str]:
     """Class names used as labels, sorted; nothing when labels are numbers."""
     labels = {row.values["label"] for row in rows if "label" in row.values}
-    return [] if any(map(_is_integer, labels)) else sorted(labels)
+    return [] if any(map(_is_integer, labels)) else sorted(x for x in labels if not _is_number_like(x))
 
 
-def _of_class_folders(folder: Path, names: Sequence[str]) -> tuple[Sample, ...]:
-    found = subfolders(folder)
+def _of_class_folders(folder: Path, names: Sequence[str], *, may_be_empty: bool) -> tuple[Sample, ...]:
+    """The videos of the subfolders. One without any is a mistake where it would make a class of itself."""
+    found = videos_by_subfolder(folder)
     if not found:
         raise DataError(f"{folder}: no subfolders; a folder of labelled videos has one for every class")
     unknown = [
         f"{folder / name}: unknown class{did_you_mean(name, names)}" for name in found if name not in names
     ]
     _refuse(unknown, "classes are unknown")
-    samples = [
+    if not any(found.values()):
+        raise DataError(f"{folder}: no videos in its {len(found)} subfolders")
+    empty = [
+        f"{folder / name}: no videos in this class folder; remove it, or name the classes in data.classes"
+        for name, videos in found.items()
+        if not videos and not may_be_empty
+    ]
+    _refuse(empty, "class folders are empty")
+    return tuple(
         Sample(path=str(video.absolute()), labels=(label,))
         for label, name in enumerate(names)
-        if name in found
-        for video in videos_under(folder / name)
-    ]
-    if not samples:
-        raise DataError(f"{folder}: no videos in its {len(found)} subfolders")
-    return tuple(samples)
+        for video in found.get(name, ())
+    )
 
 
 def _of_any_folder(folder: Path) -> tuple[Sample, ...]:

@@ -79,6 +79,7 @@ class FinetuneViews:
     size: Size
     flip: bool
     sampling: str
+    crop_area: tuple[float, float]  # smallest and largest share of the frame
     rand_augment: RandAugment | None
     erasing: float  # probability
 
@@ -92,7 +93,7 @@ class FinetuneViews:
         clip = read_frames(sample.path, _numbers(first + ids), decoder=decoder)  # (T, H, W, 3)
         if self.rand_augment is not None:
             clip = self.rand_augment(clip, rng)
-        box = random_resized_crop(_size(clip), self.size, rng)
+        box = random_resized_crop(_size(clip), self.size, rng, areas=self.crop_area)
         view = _maybe_flipped(resize(crop(clip, box), self.size, antialias=False), self.flip, rng)
         return _stacked([view], erase=erasing_box(self.size, self.erasing, rng))
 

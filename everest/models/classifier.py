@@ -5,7 +5,6 @@ B batch, C channels, T frames, H W pixels, K kept tokens, D width.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -13,9 +12,8 @@ from timm.layers.norm import LayerNorm
 from torch import Tensor, nn
 
 from everest.backbones import BackboneSize
-from everest.models.mae import measured_importance
 from everest.models.vit import Encoder, linear_layers
-from everest.selection import AllTokens, RedundancyRobust, Strategy
+from everest.selection import Strategy, choose
 from everest.tokens import TokenGrid
 
 HEAD_SCALE = 0.001  # released fine-tuning scripts: the head starts near zero
@@ -63,15 +61,23 @@ class VideoClassifier(nn.Module):
             self.head.weight.mul_(HEAD_SCALE)
 
     def kept_tokens(self, frames: Tensor, keep: float | None = None) -> Tensor:
-        """(B, K) ids of the tokens that are encoded; `keep` overrides the share that was trained with."""
-        selector = self.selector if keep is None else _with_keep_ratio(self.selector, keep)
-        noise = frames.new_zeros(frames.size(0), self.encoder.grid.num_tokens)  # nothing here is drawn
-        importance = measured_importance(selector, frames, self.encoder)
-        return selector(self.encoder.grid, importance=importance, noise=noise).visible
+        """(B, K) ids of the tokens that are encoded; `keep` overrides the share that was trained with.
+
+        Raises:
+            ValueError: the clips are not of the size the model was built for or not normalised, or `keep` is
+                no share that leaves a token.
+        """
+        self.encoder.check(frames)
+        selector = self.selector if keep is None else self.selector.keeping(keep)
+        grid = self.encoder.grid
+        noise = frames.new_zeros(frames.size(0), grid.num_tokens)  # nothing here is drawn
+        ids = choose(selector, frames, grid, self.encoder.patch_embed, noise).visible
+        if ids.size(1) == 0:
+            raise ValueError(f"keep={keep} leaves none of {grid.num_tokens} tokens")
+        return ids
 
     def features(self, frames: Tensor, keep: float | None = None) -> Tensor:
         """(B, C, T, H, W) normalised clips to (B, D): what the head sees."""
-        self.encoder.check(frames)
         x = self.encoder(frames, self.kept_tokens(frames, keep))  # (B, K, D)
         return self.norm(x.mean(dim=1)) if self.pooling == "mean" else self.norm(x)[:, 0]
 
@@ -79,14 +85,6 @@ class VideoClassifier(nn.Module):
         """(B, C, T, H, W) normalised clips to logits (B, classes).
 
         Raises:
-            ValueError: the clips are not of the size the model was built for.
+            ValueError: as `kept_tokens`.
         """
         return self.head(self.features(frames, keep))
-
-
-def _with_keep_ratio(selector: Strategy, keep: float) -> Strategy:
-    if keep >= 1:
-        return AllTokens()
-    if isinstance(selector, RedundancyRobust):
-        return replace(selector, keep_ratio=keep)
-    return RedundancyRobust(keep_ratio=keep, visible_ratio=None)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from everest.backbones import BackboneSize
 from everest.models.vit import Encoder, linear_layers, make_blocks, run_blocks, sinusoid_positions
-from everest.selection import RedundancyRobust, Selector, change_importance
+from everest.selection import Selector, choose
 from everest.targets import TargetMaker
 from everest.tokens import TokenGrid, TokenSelection
 
@@ -56,19 +56,6 @@ class Decoder(nn.Module):
         # Under autocast `encoded` is of lower precision than the table; the sum has the table's.
         x = run_blocks(self.blocks, torch.cat([seen, asked], dim=1), checkpointing=self.checkpointing)
         return self.head(self.norm(x[:, seen.size(1) :]))
-
-
-def measured_importance(
-    selector: Selector, frames: Tensor, encoder: Encoder, targets: TargetMaker | None = None
-) -> Tensor | None:
-    """(B, N) float32 for a selector that sorts by importance: the target's own, or the tokens' change."""
-    own = targets.importance(frames, encoder.grid) if targets else None
-    if own is not None or not isinstance(selector, RedundancyRobust):
-        return own
-    embed = encoder.patch_embed
-    return change_importance(
-        frames, embed, embed.tubelet, distance=selector.distance, first_slice=selector.first_slice
-    )
 
 
 class MaskedAutoencoder(nn.Module):
@@ -120,8 +107,7 @@ class MaskedAutoencoder(nn.Module):
         grid = self.encoder.grid
         if noise is None:
             noise = torch.rand(frames.size(0), grid.num_tokens, device=frames.device)
-        importance = measured_importance(self.selector, frames, self.encoder, self.targets)
-        return self.selector(grid, importance=importance, noise=noise)
+        return choose(self.selector, frames, grid, self.encoder.patch_embed, noise)
 
     def forward(
         self, frames: Tensor, *, noise: Tensor | None = None, selection: TokenSelection | None = None
@@ -134,11 +120,14 @@ class MaskedAutoencoder(nn.Module):
                 torch's default generator.
             selection: a given choice instead of the selector's.
         Raises:
-            ValueError: the clips are not of the size the model was built for.
+            ValueError: the clips are not of the size the model was built for or not normalised, or the given
+                selection cannot be meant.
         """
-        self.encoder.check(frames)
         if selection is None:
             selection = self.select(frames, noise)
+        else:
+            self.encoder.check(frames)
+            selection.check(self.encoder.grid, frames.size(0))
         encoded = self.encoder_to_decoder(self.encoder(frames, selection.visible))  # (B, K, D_dec)
         prediction = self.decoder(encoded, self.mask_token, selection)  # (B, M, P)
         target = self.targets.values(frames, selection.target)  # (B, M, P)

@@ -106,13 +106,19 @@ class Encoder(nn.Module):
         self.register_buffer("position", sinusoid_positions(grid.num_tokens, size.width), persistent=False)
 
     def check(self, frames: Tensor) -> None:
-        """Raise ValueError when the clips are not of this encoder's grid."""
+        """Raise ValueError when the clips are not of this encoder's grid, not normalised, or none at all."""
         t, p, q = self.patch_embed.tubelet
         expected = (3, self.grid.t * t, self.grid.h * p, self.grid.w * q)
         if frames.dim() != 5 or tuple(frames.shape[1:]) != expected:
             raise ValueError(
                 f"expected clips of shape (B, {', '.join(map(str, expected))}), got {tuple(frames.shape)}"
             )
+        if not frames.is_floating_point():
+            raise ValueError(
+                f"expected float clips, got {frames.dtype}: normalise them first (everest.normalise)"
+            )
+        if frames.size(0) == 0:
+            raise ValueError("expected at least one clip, got an empty batch")
 
     def embed(self, frames: Tensor, ids: Tensor) -> Tensor:
         """The tokens `ids` (B, K) of the clips (B, C, T, H, W), each with its own position: (B, K, D)."""

@@ -10,8 +10,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from everest.config.strict_yaml import read_yaml
 from everest.errors import RecipeError, unknown_name
-from everest.strict_yaml import read_yaml
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,10 +10,10 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from everest.config.recipe_layers import BY_BACKBONE, STAGES, KeyPath
+from everest.config.settings import Recipe
 from everest.errors import did_you_mean
-from everest.recipe_layers import BY_BACKBONE, STAGES, KeyPath
 from everest.selection import STRATEGIES
-from everest.settings import Recipe
 
 # pydantic's error types; {got} is the value, the other names are of pydantic's own context.
 _MESSAGES = {

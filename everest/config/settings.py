@@ -1,8 +1,8 @@
 """What a recipe can set: frozen dataclasses whose attributes are the keys of the YAML.
 
-pydantic validates into them (everest.recipe), so types, ranges and defaults are stated here and nowhere else.
-What needs two values at once is checked in everest.recipe_checks. A default that names a table of the EVEREST
-paper is the one for UCF101, the data set of most of its ablations.
+pydantic validates into them (everest.config.recipe), so types, ranges and defaults are stated here and
+nowhere else. What needs two values at once is checked in everest.config.recipe_checks. A default that names a
+table of the EVEREST paper is the one for UCF101, the data set of most of its ablations.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, ConfigDict, Discriminator, Field
 
 from everest.backbones import BACKBONES, BackboneSize
-from everest.selection import AllTokens, RedundancyRobust, Strategy
-from everest.setting_types import (
+from everest.config.setting_types import (
     Backbone,
     Count,
     CountOrZero,
@@ -30,6 +29,7 @@ from everest.setting_types import (
     only,
     with_hyphens,
 )
+from everest.selection import AllTokens, RedundancyRobust, Strategy
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 _SECONDS = {"s": 1, "min": 60, "h": 3600}
@@ -104,8 +104,9 @@ class TrainSettings:
     save_every: SaveEvery = "10min"
     keep_states: Count = 2
     micro_batch: MicroBatch = "auto"
-    nonfinite: Literal["stop"] = "stop"
-    shard: Literal["none"] = "none"
+    nonfinite: Literal["stop", "skip"] = "stop"  # skip: leave such an update out, ten in a row at most
+    data_timeout: Count = 300  # seconds to wait for a process that reads videos
+    shard: Literal["none", "full"] = "none"  # full: weights and moments cut over the GPUs (FSDP2)
     checkpointing: bool = False
     compile: bool = False
     clip_grad: Positive | None = None  # largest gradient norm; released scripts: none
@@ -184,6 +185,7 @@ class FinetuneSettings:
     )
     freeze: Literal["none", "encoder"] = "none"
     rand_augment: RandAugmentSettings | None = field(default_factory=RandAugmentSettings)
+    crop_area: tuple[Share, Share] = (0.08, 1.0)  # released scripts: share of the frame
     erasing: Share = 0.25  # released scripts: chance of random erasing
     mixup: NotNegative = 0.0  # released scripts; VideoMAE: 0.8
     cutmix: NotNegative = 0.0  # released scripts; VideoMAE: 1.0

@@ -1,7 +1,7 @@
 """From files and `--set` to one set of values: later layers win, and a value remembers where it was written.
 
-The layers, from below: the defaults of everest.settings, the bases of a recipe, the recipe, `--set`. The
-`by_backbone` values of a layer lie directly on it, so whatever a later layer says wins over them.
+The layers, from below: the defaults of everest.config.settings, the bases of a recipe, the recipe, `--set`.
+The `by_backbone` values of a layer lie directly on it, so whatever a later layer says wins over them.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from everest.backbones import BACKBONES
+from everest.config.setting_types import with_hyphens
+from everest.config.strict_yaml import read_yaml
 from everest.errors import RecipeError, did_you_mean
 from everest.selection import STRATEGIES
-from everest.setting_types import with_hyphens
-from everest.strict_yaml import read_yaml
 
 KeyPath = tuple[str, ...]
 

@@ -9,11 +9,10 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from everest.errors import RecipeError
-from everest.recipe_checks import contradictions, notices
-from everest.recipe_errors import retell
-from everest.recipe_files import find_recipe, with_bases
-from everest.recipe_layers import (
+from everest.config.recipe_checks import contradictions, notices
+from everest.config.recipe_errors import retell
+from everest.config.recipe_files import find_recipe, with_bases
+from everest.config.recipe_layers import (
     BY_BACKBONE,
     SET,
     KeyPath,
@@ -23,8 +22,9 @@ from everest.recipe_layers import (
     make_layer,
     read_overrides,
 )
-from everest.settings import Recipe
-from everest.strict_yaml import write_yaml
+from everest.config.settings import Recipe
+from everest.config.strict_yaml import write_yaml
+from everest.errors import RecipeError
 
 _ADAPTER = TypeAdapter(Recipe)
 

@@ -7,9 +7,9 @@ from dataclasses import fields
 
 import torch
 
-from everest.recipe_layers import STAGES, KeyPath
+from everest.config.recipe_layers import STAGES, KeyPath
+from everest.config.settings import FinetuneSettings, PretrainSettings, Recipe
 from everest.selection import RedundancyRobust, Selector, Strategy
-from everest.settings import FinetuneSettings, PretrainSettings, Recipe
 from everest.tokens import TokenGrid
 
 Problems = Iterator[tuple[KeyPath, str]]
@@ -21,6 +21,7 @@ def contradictions(recipe: Recipe) -> Problems:
     yield from _schedule("pretrain", recipe.pretrain)
     yield from _schedule("finetune", recipe.finetune)
     yield from _partners(recipe.finetune)
+    yield from _crop_area(recipe.finetune)
     uncountable = [
         *_tubelets_divide_clip(recipe),
         *_ratios("pretrain", recipe.pretrain.selection),
@@ -65,6 +66,12 @@ def _heads_divide_width(recipe: Recipe) -> Problems:
 def _schedule(stage: str, settings: PretrainSettings | FinetuneSettings) -> Problems:
     if settings.min_lr > settings.base_lr:
         yield (stage, "min_lr"), f"{settings.min_lr} is more than base_lr ({settings.base_lr})"
+
+
+def _crop_area(settings: FinetuneSettings) -> Problems:
+    smallest, largest = settings.crop_area
+    if not 0 < smallest <= largest:
+        yield ("finetune", "crop_area"), "must be two shares above 0, the smaller one first"
 
 
 def _partners(settings: FinetuneSettings) -> Problems:

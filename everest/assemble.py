@@ -1,0 +1,179 @@
+"""From a recipe's stage to a `Training` that is ready for its first step; a trial of one pass."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from everest.bad_videos import BadVideos
+from everest.build import ModelSpec, stage_optimizer
+from everest.checkpoint import Weights
+from everest.config.settings import FinetuneSettings, PretrainSettings, Recipe
+from everest.data.datasets import Clip, VideoClips, batches
+from everest.devices import on_device, peak_memory
+from everest.errors import RecipeError
+from everest.models.classifier import VideoClassifier
+from everest.models.mae import MaskedAutoencoder
+from everest.plan import StagePlan, fitting_micro_batch, plan_stage
+from everest.randomness import Purpose, seed_at
+from everest.reports import Report, notice
+from everest.run_folder import PLAN, RunFolder
+from everest.sharding import shard
+from everest.training import Training
+
+USUAL_LR = (1e-5, 4e-3)  # ours: where the recipes' learning rates lie, with some room
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a stage runs and what it tells."""
+
+    accelerator: Accelerator
+    run: RunFolder
+    resumed: bool  # the folder holds the run already
+    report: Report
+    one_batch: bool = False  # learn the first batch by heart, to see whether anything can be learned
+
+
+def set_up_training(
+    recipe: Recipe,
+    stage: PretrainSettings | FinetuneSettings,
+    spec: ModelSpec,
+    clips: VideoClips,
+    place: Place,
+    *,
+    classes: tuple[str, ...] | None = None,
+    start: Callable[[VideoClassifier], None] | None = None,
+) -> Training:
+    """Build what a stage trains and how.
+
+    Args:
+        classes: names for the header of `model.safetensors`.
+        start: fills a fine-tuning model with a trained encoder.
+    """
+    accelerator = place.accelerator
+    plan = _plan(recipe, stage, spec, place, num_videos=len(clips))
+    torch.manual_seed(seed_at(recipe.train.seed, Purpose.WEIGHTS))
+    model = spec.build()
+    if start is not None and isinstance(model, VideoClassifier):
+        start(model)
+    if isinstance(stage, FinetuneSettings) and stage.freeze == "encoder":
+        model.encoder.requires_grad_(False)
+    model.to(accelerator.device)
+    _shard(recipe, model, accelerator)
+    return Training(
+        accelerator,
+        model,
+        stage_optimizer(model, stage, depth=spec.model.backbone_size.depth),
+        plan=plan,
+        settings=recipe.train,
+        run=place.run,
+        weights=Weights(kind=spec.kind, settings=spec.dump(), classes=classes, recipe=recipe.name, step=0),
+        clips=clips,
+        bad_videos=BadVideos(recipe.data.max_bad),
+        report=place.report,
+        one_batch=place.one_batch,
+    )
+
+
+def start_run(training: Training, place: Place, recipe_text: str, *, init: str | None) -> None:
+    """Write the first files of a new run, or go on with the one that is there. All processes must call it."""
+    if not place.resumed and place.accelerator.is_main_process:
+        place.run.start(recipe_text, init=init, plan=plan_facts(training.plan, len(training.clips)))
+    place.accelerator.wait_for_everyone()
+    place.report(notice(plan_line(training.plan, len(training.clips))))
+    training.resume()
+
+
+def plan_line(plan: StagePlan, num_videos: int) -> str:
+    """What a user should see before the first step: batch and learning rate as they come out."""
+    line = (
+        f"{num_videos} videos, {plan.epochs} epochs of {plan.steps_per_epoch} steps; "
+        f"batch {plan.batch_size} = {plan.processes} processes x {plan.accumulation} passes x "
+        f"{plan.micro_batch} clips; "
+        f"learning rate up to {plan.peak_lr:.2e} (base_lr {plan.base_lr:g} x batch / 256)"
+    )
+    if not USUAL_LR[0] <= plan.peak_lr <= USUAL_LR[1]:
+        line += f"; that is outside the usual {USUAL_LR[0]:g} to {USUAL_LR[1]:g}"
+    return line
+
+
+def plan_facts(plan: StagePlan, num_videos: int) -> dict[str, Any]:
+    """What env.json says of the plan."""
+    derived = {"steps": plan.steps, "accumulation": plan.accumulation, "peak_lr": plan.peak_lr}
+    return {**asdict(plan), **derived, "videos": num_videos}
+
+
+def _shard(recipe: Recipe, model: MaskedAutoencoder | VideoClassifier, accelerator: Accelerator) -> None:
+    if recipe.train.shard == "none" or accelerator.num_processes == 1:
+        return
+    if recipe.train.ema is not None:
+        raise RecipeError("train.ema keeps a whole copy of the weights: not available with train.shard=full")
+    shard(model, accelerator.device, accelerator.num_processes)
+
+
+def _plan(
+    recipe: Recipe,
+    stage: PretrainSettings | FinetuneSettings,
+    spec: ModelSpec,
+    place: Place,
+    *,
+    num_videos: int,
+) -> StagePlan:
+    """The plan, with the passes of the run that is continued: other passes would sum in another order."""
+    processes = place.accelerator.num_processes
+    before = (place.run.told(PLAN) if place.resumed else None) or {}
+    if before and before["videos"] != num_videos:
+        raise RecipeError(
+            f"--output {place.run.path}: its run had {before['videos']} videos, the list has {num_videos} "
+            "now; put the list back, or begin again in another folder"
+        )
+    if isinstance(recipe.train.micro_batch, int):
+        largest = recipe.train.micro_batch
+    elif before and before["processes"] == processes:
+        largest = before["micro_batch"]
+    else:
+        bytes_per_value = 4 if place.accelerator.mixed_precision == "no" else 2
+        largest = fitting_micro_batch(spec.bytes_per_clip(bytes_per_value), place.accelerator.device)
+    return plan_stage(stage, num_videos=num_videos, processes=processes, largest_micro_batch=largest)
+
+
+def try_one_pass(training: Training, loss_of: Callable[[Clip], Tensor]) -> dict[str, Any]:
+    """Two passes with updates on real clips, nothing written; the second tells what the run will take."""
+    training.model.train()
+    began = time.monotonic()
+    clip = on_device(next(batches(training.loader())), training.accelerator.device)
+    loaded = time.monotonic()
+    loss = _one_pass(training, loss_of, clip)
+    warm = time.monotonic()
+    _one_pass(training, loss_of, clip)
+    seconds = time.monotonic() - warm
+    plan = training.plan
+    return {
+        "loss": loss,
+        "videos": len(training.clips),
+        "steps": plan.steps,
+        "batch_size": plan.batch_size,
+        "micro_batch": plan.micro_batch,
+        "passes_per_step": plan.accumulation,
+        "peak_lr": plan.peak_lr,
+        "parameters": sum(p.numel() for p in training.trained_model.parameters()),
+        "seconds_to_load": round(loaded - began, 2),
+        "seconds_per_pass": round(seconds, 3),
+        "hours": round(plan.steps * plan.accumulation * seconds / 3600, 2),
+        "memory_bytes": peak_memory(training.accelerator.device),
+    }
+
+
+def _one_pass(training: Training, loss_of: Callable[[Clip], Tensor], clip: Clip) -> float:
+    loss = loss_of(clip)
+    training.accelerator.backward(loss)
+    training.optimizer.step()
+    training.optimizer.zero_grad()
+    return loss.item()  # waits for the device

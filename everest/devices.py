@@ -1,0 +1,52 @@
+"""Accelerate's processes and precision, batches on their device, memory in use."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+
+from everest.config.settings import TrainSettings
+from everest.data.datasets import Clip
+
+T = TypeVar("T")
+
+
+def make_accelerator(train: TrainSettings, *, cpu: bool) -> Accelerator:
+    """The process group and the precision: `auto` is bf16 where the device computes it, else fp32."""
+    precision = train.precision
+    if precision == "auto":
+        fast = (
+            not cpu and torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+        )
+        precision = "bf16" if fast else "fp32"
+    return Accelerator(mixed_precision="no" if precision == "fp32" else precision, cpu=cpu)
+
+
+def from_main(accelerator: Accelerator, decide: Callable[[], T]) -> T:
+    """What the main process decides, on all of them: it depends on the clock or on what the disk holds."""
+    decided = [decide() if accelerator.is_main_process else None]
+    if accelerator.num_processes > 1:
+        broadcast_object_list(decided)
+    value = decided[0]
+    assert value is not None
+    return value
+
+
+def on_device(batch: Clip, device: torch.device) -> Clip:
+    """The batch with what a model needs on `device`, without waiting for the copy."""
+    names = ("frames", "label", "noise", "erase")
+    return batch._replace(**{name: getattr(batch, name).to(device, non_blocking=True) for name in names})
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most bytes held so far: on the device, or resident in this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts KiB

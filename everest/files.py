@@ -1,0 +1,79 @@
+"""Writing files whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from everest.errors import EnvironmentProblem, UserError
+
+_UMASK = os.umask(0o022)
+os.umask(_UMASK)  # the only way to read it
+
+
+def write_error(path: Path, error: OSError) -> UserError:
+    """The line for a file that the disk does not take."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    reason = "the disk is full; free some space and run again" if full else (error.strerror or str(error))
+    return EnvironmentProblem(f"cannot write {path}: {reason}")
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a temporary file beside `path`, flush it to the disk, then put it in its place.
+
+    Raises:
+        EnvironmentProblem: the disk is full or read-only; what was at `path` is still there.
+    """
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(temporary)
+        temporary.chmod(0o666 & ~_UMASK)  # safetensors makes its files private
+        _flush(temporary)
+        temporary.replace(path)
+        _flush(path.parent)
+    except OSError as error:
+        _remove(temporary)
+        raise write_error(path, error) from error
+    except SafetensorError as error:  # wraps the operating system's error in its text
+        _remove(temporary)
+        full = "No space left" in str(error) or "os error 28" in str(error)
+        raise write_error(path, OSError(errno.ENOSPC if full else errno.EIO, str(error))) from error
+
+
+def check_writable(path: Path) -> None:
+    """Raise EnvironmentProblem now when a file at `path` could not be written later."""
+    if path.is_dir():
+        raise EnvironmentProblem(f"cannot write {path}: it is a folder")
+    existed = path.exists()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a"):
+            pass
+    except OSError as error:
+        raise write_error(path, error) from error
+    if not existed:
+        path.unlink()
+
+
+def write_text(path: Path, text: str) -> None:
+    """A text file, whole or not at all."""
+    write_atomically(path, lambda part: part.write_text(text))
+
+
+def _remove(temporary: Path) -> None:
+    with suppress(OSError):  # what matters is the error that led here
+        temporary.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

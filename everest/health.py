@@ -1,0 +1,76 @@
+"""Signs that a run is not well: losses that are not finite, that jump, or that do not move."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from typing import Final, Literal
+
+from everest.errors import DivergedError
+
+SKIP_LIMIT: Final = 10  # ours: updates in a row that `train.nonfinite: skip` may leave out
+SCALER_LIMIT: Final = 100  # ours: the same for fp16, whose scale starts too high and halves each time
+SPIKE_WINDOW: Final = 50  # ours: losses that a new one is compared with
+SPIKE_DEVIATIONS: Final = 6.0  # ours
+
+
+class Nonfinite:
+    """What happens to an update whose loss or gradient is not finite (`train.nonfinite`)."""
+
+    def __init__(self, policy: Literal["stop", "skip"], *, scaled: bool) -> None:
+        self.policy = policy
+        self.scaled = scaled  # fp16: an overflow of the gradient is part of finding the scale
+        self.skipped = 0  # in a row
+
+    def leaves_out(self, loss: float, norm: float) -> bool:
+        """Whether to leave the update out.
+
+        Raises:
+            DivergedError: the policy does not allow it, or no longer.
+        """
+        if math.isfinite(loss) and math.isfinite(norm):
+            self.skipped = 0
+            return False
+        self.skipped += 1
+        overflow = self.scaled and math.isfinite(loss)
+        limit = SCALER_LIMIT if overflow else SKIP_LIMIT
+        if (self.policy == "stop" and not overflow) or self.skipped > limit:
+            raise DivergedError(
+                f"the loss is {loss}, the gradient norm {norm}, {self.skipped} times in a row"
+            )
+        return True
+
+
+class LossWatch:
+    """Notices a loss far above those before it. It only tells; nothing depends on it."""
+
+    def __init__(self) -> None:
+        self._recent: deque[float] = deque(maxlen=SPIKE_WINDOW)
+
+    def recent(self, number: int) -> list[float]:
+        """Up to the last `number` losses, at most SPIKE_WINDOW."""
+        return list(self._recent)[-number:]
+
+    def spike(self, loss: float) -> str | None:
+        """A line about `loss` if it jumped, else None."""
+        told = None
+        if len(self._recent) == SPIKE_WINDOW:
+            mean = sum(self._recent) / SPIKE_WINDOW
+            deviation = math.sqrt(sum((x - mean) ** 2 for x in self._recent) / SPIKE_WINDOW)
+            if loss > mean + SPIKE_DEVIATIONS * max(deviation, 1e-3 * abs(mean)):
+                told = f"the loss jumped to {loss:.4g} from {mean:.4g} on average of {SPIKE_WINDOW} steps"
+        self._recent.append(loss)
+        return told
+
+
+def stays_at_chance(losses: Sequence[float], num_classes: int) -> str | None:
+    """A line if the last losses are still those of guessing: the most frequent question upstream."""
+    chance = math.log(num_classes)
+    mean = sum(losses) / len(losses)
+    if abs(mean - chance) > 0.02 * chance:
+        return None
+    return (
+        f"the loss is still that of guessing, ln({num_classes}) = {chance:.2f}: check that the labels belong "
+        "to the videos, try another base_lr, or see by --overfit-one-batch if anything can be learned"
+    )

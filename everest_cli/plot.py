@@ -1,0 +1,35 @@
+"""`everest plot`"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class AxisName(StrEnum):
+    """What the curves are drawn against."""
+
+    steps = "steps"
+    hours = "hours"
+    gflops = "gflops"
+
+
+def plot(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders.")],
+    x: Annotated[
+        AxisName, typer.Option("--x", help="Steps, hours spent in them, or computation.")
+    ] = AxisName.steps,
+    out: Annotated[Path, typer.Option("--out", metavar="F", help="The PNG to write.")] = Path("curves.png"),
+) -> None:
+    """Draw loss, validation accuracy and learning rate of runs; prints the picture's path.
+
+    Example: everest plot runs/pretrain runs/other --x gflops
+    """
+    from everest.plots import check_target, draw_curves, read_curves
+
+    check_target(out)
+    draw_curves(out, read_curves(runs, x=x.value), x=x.value)
+    typer.echo(out)

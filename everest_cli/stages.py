@@ -1,0 +1,124 @@
+"""What `pretrain` and `finetune` do alike: processes, run folder, the loop with its display."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from everest.launch import Devices, is_launched, is_main, read_devices, run_processes
+from everest_cli.options import Resume
+from everest_cli.output import Display
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from torch import Tensor
+
+    from everest.assemble import Place
+    from everest.config.settings import Recipe
+    from everest.data.datasets import Clip
+    from everest.run_folder import RunFolder
+    from everest.training import Training
+
+
+def launch(gpus: str, processes: int | None) -> Devices:
+    """The devices of this process; where more are due, start them and leave with their exit code."""
+    if is_launched():
+        return Devices(kind="cpu" if gpus == "cpu" else "cuda")
+    devices = read_devices(gpus, processes)
+    if devices.processes > 1:
+        raise typer.Exit(run_processes(devices, [sys.executable, "-m", "everest_cli", *sys.argv[1:]]))
+    if devices.ids:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, devices.ids))
+    return devices
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choices:
+    """What the options of a training command say beside its recipe."""
+
+    command: str
+    output: Path | None
+    resume: Resume
+    overwrite: bool
+    gpus: str
+    processes: int | None
+    init: str | None = None
+    one_batch: bool = False
+    quiet: bool = False
+
+    def launch(self) -> Devices:
+        """See the function of this name."""
+        return launch(self.gpus, self.processes)
+
+    @contextmanager
+    def place(self, recipe: Recipe, devices: Devices) -> Iterator[Place]:
+        """Where the stage runs: Accelerate's processes, the run folder, a display."""
+        from everest.assemble import Place
+        from everest.devices import from_main, make_accelerator
+
+        accelerator = make_accelerator(recipe.train, cpu=devices.kind == "cpu")
+        run, resumed = from_main(accelerator, lambda: self._run(recipe))
+        with Display(quiet=self.quiet or not is_main()) as display:
+            yield Place(
+                accelerator=accelerator,
+                run=run,
+                resumed=resumed,
+                report=display.report,
+                one_batch=self.one_batch,
+            )
+
+    def _run(self, recipe: Recipe) -> tuple[RunFolder, bool]:
+        """The run folder, and whether it continues the run that is there. Nothing is written yet."""
+        from everest.config.recipe import dump_recipe
+        from everest.run_folder import RunFolder, check_output, default_folder
+
+        path = self.output or default_folder(self.command, recipe.name)
+        resumed = check_output(
+            path,
+            dump_recipe(recipe),
+            init=self.init,
+            resume=self.resume is Resume.auto,
+            overwrite=self.overwrite,
+        )
+        return RunFolder(path), resumed
+
+
+def print_recipe(recipe: Recipe) -> None:
+    """The resolved recipe, as --print-config shows it."""
+    from everest.config.recipe import dump_recipe
+
+    typer.echo(dump_recipe(recipe), nl=False)
+
+
+def print_trial(training: Training, loss_of: Callable[[Clip], Tensor]) -> None:
+    """Run two passes and print what they say of the whole run, as --dry-run does."""
+    from everest.assemble import try_one_pass
+
+    told = try_one_pass(training, loss_of)
+    told["peak_memory"] = f"{told.pop('memory_bytes') / 2**30:.2f} GiB"
+    for name, value in told.items():
+        typer.echo(f"{name.replace('_', ' ')}: {value}")
+
+
+def begin(training: Training, place: Place, recipe: Recipe, *, init: str | None) -> None:
+    """Write the run's first files or go on with the run that is there."""
+    from everest.assemble import start_run
+    from everest.config.recipe import dump_recipe
+
+    start_run(training, place, dump_recipe(recipe), init=init)
+
+
+def finish(place: Place) -> None:
+    """Print the run folder, once over all processes."""
+    accelerator: Accelerator = place.accelerator
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+    if is_main():
+        typer.echo(place.run.path)

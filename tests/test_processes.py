@@ -1,0 +1,205 @@
+"""Several processes, started as a user starts them: the same numbers as one, one error shown once."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from test_stages import RECIPE, told, weights
+
+from everest.errors import EnvironmentProblem, RecipeError
+from everest.launch import Devices, adopt_slurm, first_host, read_devices
+from everest.run_folder import RunFolder
+
+TWO = ["--gpus", "cpu", "--processes", "2"]
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, clip_files: Path) -> Path:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(RECIPE.replace("data: {", f'data: {{root: "{clip_files}", '))
+    return path
+
+
+def everest(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "everest_cli", *map(str, arguments)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == code, ended.stderr
+    return ended
+
+
+def losses(folder: Path) -> list[float]:
+    return [row["loss"] for row in told(folder) if "loss" in row]
+
+
+@pytest.mark.parametrize("shard", ["none", "full"])
+def test_two_processes_with_half_the_batch_each_equal_one(recipe: Path, tmp_path: Path, shard: str):
+    options = ["--recipe", recipe, "--set", "pretrain.epochs=20"]
+    everest("pretrain", *options, "-o", tmp_path / "one", "--gpus", "cpu", "--set", "train.micro_batch=4")
+    shown = everest("pretrain", *options, "-o", tmp_path / "two", *TWO, "--set", f"train.shard={shard}")
+    assert shown.stdout.splitlines() == [str(tmp_path / "two")]
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=1e-5)
+    ours, theirs = weights(tmp_path / "two"), weights(tmp_path / "one")
+    assert ours.keys() == theirs.keys()
+    assert all(ours[name].shape == theirs[name].shape for name in theirs)
+    assert max((ours[name] - theirs[name]).abs().max() for name in theirs) < 1e-3
+
+
+def test_evaluation_does_not_depend_on_the_number_of_processes(
+    recipe: Path, clip_files: Path, tmp_path: Path
+):
+    everest("finetune", "--recipe", recipe, "--init", "none", "-o", tmp_path / "run", "--gpus", "cpu")
+    (tmp_path / "list.csv").write_text("".join(f"{clip_files}/clip{i % 4}.mp4 {i % 2}\n" for i in range(5)))
+    files = []
+    for processes in (1, 2, 3):
+        files.append(tmp_path / f"{processes}.csv")
+        options = ["--set", f"data.test={tmp_path}/list.csv", "--gpus", "cpu", "--processes", processes]
+        shown = everest("eval", "-c", tmp_path / "run", "--json", "-q", "--predictions", files[-1], *options)
+        assert json.loads(shown.stdout)["videos"] == 5
+    assert files[0].read_text() == files[1].read_text() == files[2].read_text()
+
+
+@pytest.mark.parametrize("shard", ["none", "full"])
+def test_a_killed_run_of_two_goes_on_to_the_same_bits(recipe: Path, tmp_path: Path, shard: str):
+    options = ["--recipe", recipe, "--set", "pretrain.epochs=30", "--set", f"train.shard={shard}", *TWO]
+    everest("pretrain", *options, "-o", tmp_path / "whole")
+    parts = tmp_path / "parts"
+    process = start("pretrain", *options, "-o", parts)
+    wait_for_rows(parts, 5, process)
+    os.killpg(process.pid, signal.SIGKILL)  # the watching process; the two notice that it is gone
+    process.wait(timeout=60)
+    wait_until_nobody_runs(parts)
+    everest("pretrain", *options, "-o", parts)
+    assert told(parts) == told(tmp_path / "whole")
+    ours, theirs = weights(parts), weights(tmp_path / "whole")
+    assert all((ours[name] == theirs[name]).all() for name in theirs)
+
+
+def test_a_run_of_two_goes_on_with_one(recipe: Path, tmp_path: Path):
+    options = ["--recipe", recipe, "--set", "pretrain.epochs=30"]
+    everest("pretrain", *options, "-o", tmp_path / "whole", "--gpus", "cpu")
+    parts = tmp_path / "parts"
+    process = start("pretrain", *options, "-o", parts, *TWO)
+    wait_for_rows(parts, 5, process)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 143
+    assert losses(parts)[-1] != losses(tmp_path / "whole")[-1]
+    everest("pretrain", *options, "-o", parts, "--gpus", "cpu")
+    assert losses(parts) == pytest.approx(losses(tmp_path / "whole"), abs=1e-4)
+
+
+def start(*arguments: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "everest_cli", *map(str, arguments)]
+    quiet = subprocess.DEVNULL
+    return subprocess.Popen(command, stdout=quiet, stderr=quiet, text=True, start_new_session=True)
+
+
+def wait_for_rows(folder: Path, rows: int, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 60
+    while len(RunFolder(folder).rows()) < rows:
+        assert time.monotonic() < deadline, "the run did not get that far"
+        assert process.poll() is None, "the run ended too early"
+        time.sleep(0.01)
+
+
+def wait_until_nobody_runs(folder: Path) -> None:
+    deadline = time.monotonic() + 60
+    while (folder / "running.json").exists():
+        assert time.monotonic() < deadline, "a process outlived the one that watched it"
+        time.sleep(0.05)
+
+
+def test_an_error_of_all_is_shown_once(recipe: Path, tmp_path: Path):
+    ended = everest(
+        "pretrain", "--recipe", recipe, "--set", "data.train=gone.csv", "-o", tmp_path / "run", *TWO, code=4
+    )
+    assert ended.stderr.count("gone.csv") == 1
+    assert "Traceback" not in ended.stderr
+    assert ended.stdout == ""
+
+
+def test_existing_output_is_refused_by_two_as_by_one(recipe: Path, tmp_path: Path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.txt").write_text("precious")
+    ended = everest("pretrain", "--recipe", recipe, "-o", tmp_path / "run", *TWO, code=2)
+    assert ended.stderr.count("is no run folder") == 1
+
+
+def test_a_batch_that_does_not_divide_over_processes_is_refused(recipe: Path, tmp_path: Path):
+    three = ["--gpus", "cpu", "--processes", "3"]
+    ended = everest("pretrain", "--recipe", recipe, "-o", tmp_path / "run", *three, code=2)
+    assert "does not divide over 3 processes" in ended.stderr
+
+
+def test_torchrun_needs_no_help(recipe: Path, tmp_path: Path):
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    command = [
+        *torchrun,
+        "-m",
+        "everest_cli",
+        "pretrain",
+        "--recipe",
+        str(recipe),
+        "-o",
+        str(tmp_path / "run"),
+    ]
+    ended = subprocess.run([*command, "--gpus", "cpu"], capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.splitlines()[-1] == str(tmp_path / "run")
+    assert RunFolder(tmp_path / "run").told("plan")["processes"] == 2
+
+
+@pytest.mark.parametrize(
+    ("gpus", "processes", "devices"),
+    [("cpu", None, Devices(kind="cpu")), ("cpu", 4, Devices(kind="cpu", processes=4))],
+)
+def test_devices_are_read_from_the_options(gpus: str, processes: int | None, devices: Devices):
+    assert read_devices(gpus, processes) == devices
+
+
+@pytest.mark.parametrize("gpus", ["", "two", "0,0", "-1", "1,x", "0"])
+def test_devices_that_mean_nothing_are_refused(gpus: str):
+    with pytest.raises(RecipeError):
+        read_devices(gpus, None)
+
+
+def test_gpus_that_are_not_there_are_an_error_of_the_environment():
+    with pytest.raises(EnvironmentProblem, match="no GPU 99"):
+        read_devices("99,100", None)
+    with pytest.raises(RecipeError, match="--processes goes with --gpus cpu"):
+        read_devices("auto", 2)
+
+
+def test_a_task_of_slurm_becomes_a_process_of_torch():
+    environment = {
+        "SLURM_NTASKS": "16",
+        "SLURM_PROCID": "9",
+        "SLURM_LOCALID": "1",
+        "SLURM_TASKS_PER_NODE": "8(x2)",
+        "SLURM_STEP_NODELIST": "gpu[07-08]",
+        "SLURM_JOB_ID": "123456",
+    }
+    adopt_slurm(environment)
+    expected = {
+        "RANK": "9",
+        "WORLD_SIZE": "16",
+        "LOCAL_RANK": "1",
+        "LOCAL_WORLD_SIZE": "8",
+        "MASTER_ADDR": "gpu07",
+    }
+    assert expected.items() <= environment.items()
+    assert 20000 <= int(environment["MASTER_PORT"]) < 40000
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first"),
+    [("node3", "node3"), ("a,b", "a"), ("gpu[07-09,11]", "gpu07"), ("gpu[1,3]", "gpu1"), ("x1,y[2-3]", "x1")],
+)
+def test_the_first_of_compressed_host_names(nodes: str, first: str):
+    assert first_host(nodes) == first

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,11 +21,12 @@ from everest.devices import on_device, peak_memory
 from everest.errors import RecipeError
 from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder
-from everest.plan import StagePlan, fitting_micro_batch, plan_stage
+from everest.plan import StagePlan, fitting_micro_batch, memory_advice, plan_stage
 from everest.randomness import Purpose, seed_at
 from everest.reports import Report, notice
 from everest.run_folder import PLAN, RunFolder
 from everest.sharding import shard
+from everest.tracking import make_tracker
 from everest.training import Training
 
 USUAL_LR = (1e-5, 4e-3)  # ours: where the recipes' learning rates lie, with some room
@@ -38,6 +40,7 @@ class Place:
     run: RunFolder
     resumed: bool  # the folder holds the run already
     report: Report
+    tracker: str = "none"  # everest.tracking
     one_batch: bool = False  # learn the first batch by heart, to see whether anything can be learned
 
 
@@ -78,8 +81,14 @@ def set_up_training(
         clips=clips,
         bad_videos=BadVideos(recipe.data.max_bad),
         report=place.report,
+        memory_advice=memory_advice(plan, partial(_bytes_per_clip, spec, accelerator)),
         one_batch=place.one_batch,
     )
+
+
+def _bytes_per_clip(spec: ModelSpec, accelerator: Accelerator, checkpointing: bool) -> int:
+    bytes_per_value = 4 if accelerator.mixed_precision == "no" else 2
+    return replace(spec, checkpointing=checkpointing).bytes_per_clip(bytes_per_value)
 
 
 def start_run(training: Training, place: Place, recipe_text: str, *, init: str | None) -> None:
@@ -87,6 +96,8 @@ def start_run(training: Training, place: Place, recipe_text: str, *, init: str |
     if not place.resumed and place.accelerator.is_main_process:
         place.run.start(recipe_text, init=init, plan=plan_facts(training.plan, len(training.clips)))
     place.accelerator.wait_for_everyone()
+    if place.accelerator.is_main_process:
+        training.tracker = make_tracker(place.tracker, place.run)
     place.report(notice(plan_line(training.plan, len(training.clips))))
     training.resume()
 
@@ -139,8 +150,8 @@ def _plan(
     elif before and before["processes"] == processes:
         largest = before["micro_batch"]
     else:
-        bytes_per_value = 4 if place.accelerator.mixed_precision == "no" else 2
-        largest = fitting_micro_batch(spec.bytes_per_clip(bytes_per_value), place.accelerator.device)
+        per_clip = _bytes_per_clip(spec, place.accelerator, recipe.train.checkpointing)
+        largest = fitting_micro_batch(per_clip, place.accelerator.device)
     return plan_stage(stage, num_videos=num_videos, processes=processes, largest_micro_batch=largest)
 
 

@@ -80,14 +80,15 @@ def finetune(training: Training, settings: FinetuneSettings, validation: VideoCl
     """
     best = max((row["val_top1"] for row in training.run.rows() if "val_top1" in row), default=-1.0)
     training.model.train()
-    for _ in training.steps():
-        for clip in training.micro_batches():
-            training.backward(classification_loss(training, clip, settings))
-        training.update()
-        if training.ends_epoch:
-            _warn_at_chance(training, settings)
-            if validation is not None:
-                best = _validate(training, validation, best)
+    with training.explained():
+        for _ in training.steps():
+            for clip in training.micro_batches():
+                training.backward(classification_loss(training, clip, settings))
+            training.update()
+            if training.ends_epoch:
+                _warn_at_chance(training, settings)
+                if validation is not None:
+                    best = _validate(training, validation, best)
 
 
 def _validate(training: Training, clips: VideoClips, best: float) -> float:

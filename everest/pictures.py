@@ -40,8 +40,9 @@ def reconstruct(model: MaskedAutoencoder, clip: Tensor, *, noise: Tensor) -> Row
     Args:
         noise: (N,) uniform in [0, 1).
     """
-    frames = normalise(clip)[None]  # (1, 3, T, H, W)
-    out: Reconstruction = model(frames, noise=noise[None])
+    device = model.mask_token.device
+    frames = normalise(clip.to(device))[None]  # (1, 3, T, H, W)
+    out: Reconstruction = model(frames, noise=noise[None].to(device))
     tubelet, grid = model.encoder.patch_embed.tubelet, model.encoder.grid
     patches = patchify(unnormalise(frames), tubelet)[0]  # (N, 3, t, p, q)
     visible, target = out.selection.visible[0], out.selection.target[0]
@@ -69,7 +70,7 @@ def _pixels(prediction: Tensor, truth: Tensor, *, normalised: bool) -> Tensor:
 
 
 def _as_frames(patches: Tensor, grid: TokenGrid) -> Tensor:
-    return unpatchify(patches[None], grid)[0].movedim(0, -1).clamp(0, 1)
+    return unpatchify(patches[None], grid)[0].movedim(0, -1).clamp(0, 1).cpu()
 
 
 def draw_rows(path: Path, rows: Rows, *, title: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import psutil
@@ -119,6 +119,23 @@ def activation_bytes(
         block = 17 * tokens * width * bytes_per_value
         total += depth * tokens * width * bytes_per_value + block if checkpointing else depth * block
     return total
+
+
+def memory_advice(plan: StagePlan, bytes_of: Callable[[bool], int]) -> str:
+    """What to try when a pass of the plan does not fit, with estimates.
+
+    Args:
+        bytes_of: activations of one clip, without and with checkpointing.
+    """
+    tried, half = plan.micro_batch, max(1, plan.micro_batch // 2)
+    gib = [
+        count * bytes_of(saving) / 2**30 for count, saving in ((tried, False), (half, False), (tried, True))
+    ]
+    return (
+        f"tried {tried} clips a pass, about {gib[0]:.2f} GiB of activations; "
+        f"train.micro_batch={half} needs about {gib[1]:.2f} GiB, train.checkpointing=true about "
+        f"{gib[2]:.2f} GiB; train.precision=bf16 halves each"
+    )
 
 
 def activation_memory(device: torch.device) -> int:

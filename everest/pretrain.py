@@ -9,7 +9,10 @@ from everest.build import pretrain_spec
 from everest.clips import pretrain_clips
 from everest.config.settings import Recipe
 from everest.data.datasets import Clip
+from everest.models.mae import MaskedAutoencoder
+from everest.pictures import reconstruct
 from everest.pixels import normalise
+from everest.tracking import Tracker, picture_is_due, show
 from everest.training import Training
 
 
@@ -35,7 +38,27 @@ def pretrain(training: Training) -> None:
         UserError: everest.errors tells which; the run can be resumed.
     """
     training.model.train()
-    for _ in training.steps():
-        for clip in training.micro_batches():
-            training.backward(pretraining_loss(training.model, clip))
-        training.update()
+    with training.explained():
+        for _ in training.steps():
+            for clip in training.micro_batches():
+                training.backward(pretraining_loss(training.model, clip))
+            training.update()
+            if training.ends_epoch and training.tracker is not None:
+                _show_reconstruction(training, training.tracker)
+
+
+def _show_reconstruction(training: Training, tracker: Tracker) -> None:
+    """Frames, kept, seen and predicted tokens of the first clip, some times a run.
+
+    Not for a model that is cut over the processes: the tracker is on one of them, and a pass needs all.
+    """
+    plan, model = training.plan, training.trained_model
+    epoch = training.steps_done // plan.steps_per_epoch
+    if training.settings.shard == "full" or not picture_is_due(epoch, plan.epochs):
+        return
+    assert isinstance(model, MaskedAutoencoder)
+    clip = training.clips.read((0, 0))
+    model.eval()
+    rows = reconstruct(model, clip.frames[0], noise=clip.noise[0])
+    model.train()
+    show(tracker, "reconstruction", rows, training.steps_done)

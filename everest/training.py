@@ -16,7 +16,7 @@ import math
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -41,9 +41,9 @@ from everest.checkpoint import (
     save_state,
 )
 from everest.config.settings import TrainSettings
-from everest.data.datasets import Clip, StepSampler, VideoClips, batches, failures, make_loader
+from everest.data.datasets import Clip, StepSampler, VideoClips, batches, failures, killed_worker, make_loader
 from everest.devices import on_device, peak_memory
-from everest.errors import DivergedError, UserError
+from everest.errors import DivergedError, EnvironmentProblem, UserError
 from everest.health import LossWatch, Nonfinite
 from everest.optim import set_lr
 from everest.plan import StagePlan
@@ -52,6 +52,7 @@ from everest.reports import Report, notice
 from everest.run_folder import NONFINITE, RunFolder
 from everest.sharding import set_gradient_exchange, whole
 from everest.stopping import Stopped, StopSignal
+from everest.tracking import Tracker, numbers_of
 
 
 class Training:
@@ -59,6 +60,7 @@ class Training:
 
     Args:
         weights: everything of the stage's `model.safetensors` but the tensors and the step.
+        memory_advice: what to try when a pass does not fit.
         one_batch: train on the first step's clips again and again.
     """
 
@@ -75,8 +77,10 @@ class Training:
         clips: VideoClips,
         bad_videos: BadVideos,
         report: Report,
+        memory_advice: str,
         one_batch: bool = False,
     ) -> None:
+        self._memory_advice = memory_advice
         self.accelerator = accelerator
         self.clips = clips
         self.plan = plan
@@ -85,6 +89,7 @@ class Training:
         self.report = report
         self.one_batch = one_batch
         self.bad_videos = bad_videos
+        self.tracker: Tracker | None = None  # of the main process, beside metrics.jsonl
         self.steps_done = 0  # updates done, over all resumes
         self._weights = weights
         self._plain_model = model
@@ -137,6 +142,16 @@ class Training:
         self._nonfinite.skipped = state.notes["skipped"]
         self.bad_videos.restore(state.notes["videos"], self.run.bad_videos())
         self.steps_done = state.step
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """Around a loop: what the machine refused, told with what to try."""
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            raise EnvironmentProblem(f"out of memory: {self._memory_advice}") from error
+        except RuntimeError as error:
+            raise killed_worker(error) or error from error
 
     def steps(self) -> Iterator[int]:
         """The steps that remain. Between them the run is saved when due and ends when a signal asks."""
@@ -305,6 +320,8 @@ class Training:
         """A row for metrics.jsonl, once over all processes."""
         if self.accelerator.is_main_process:
             self.run.log(row)
+        if self.tracker is not None:
+            self.tracker.log(numbers_of(row), step=row["step"])
 
     def notice(self, text: str) -> None:
         """A line for whoever watches."""

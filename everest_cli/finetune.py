@@ -19,12 +19,13 @@ def finetune(
     data: o.DataRoot = None,
     overrides: o.Overrides = None,
     output: o.Output = None,
-    resume: o.ResumeMode = o.Resume.auto,
+    resume: o.ResumeMode = "auto",
     overwrite: o.Overwrite = False,
     gpus: o.Gpus = "auto",
     processes: o.Processes = None,
     precision: o.PrecisionMode = None,
     seed: o.Seed = None,
+    tracker: o.TrackerName = o.Tracker.none,
     overfit_one_batch: o.OverfitOneBatch = False,
     print_config: o.PrintConfig = False,
     dry_run: o.DryRun = False,
@@ -47,6 +48,7 @@ def finetune(
         gpus=gpus,
         processes=processes,
         init=weights and str(weights.resolve()),
+        tracker=tracker.value,
         one_batch=overfit_one_batch,
         quiet=quiet,
     )
@@ -61,4 +63,4 @@ def finetune(
             return
         stages.begin(training, place, settings, init=choices.init)
         finetune(training, settings.finetune, validation)
-    stages.finish(place)
+    stages.finish(training, place)

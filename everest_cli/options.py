@@ -24,11 +24,12 @@ class Precision(StrEnum):
     fp32 = "fp32"
 
 
-class Resume(StrEnum):
-    """What to do with a run of the same recipe in --output."""
+class Tracker(StrEnum):
+    """What is written beside metrics.jsonl."""
 
-    auto = "auto"
-    never = "never"
+    none = "none"
+    tensorboard = "tensorboard"
+    wandb = "wandb"
 
 
 class Which(StrEnum):
@@ -52,7 +53,12 @@ Output = Annotated[
     Path | None, typer.Option("--output", "-o", metavar="DIR", help="Run folder [runs/COMMAND/RECIPE-TIME].")
 ]
 ResumeMode = Annotated[
-    Resume, typer.Option("--resume", help="Continue a run of the same recipe in --output, or refuse to.")
+    str,
+    typer.Option(
+        "--resume",
+        metavar="auto|never|DIR",
+        help="Go on with the run in --output or refuse to; or the run DIR.",
+    ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what --output holds.")]
 Gpus = Annotated[
@@ -61,6 +67,9 @@ Gpus = Annotated[
 ]
 Processes = Annotated[
     int | None, typer.Option("--processes", metavar="N", min=1, help="With --gpus cpu: how many processes.")
+]
+TrackerName = Annotated[
+    Tracker, typer.Option("--tracker", help="Curves and pictures for TensorBoard or W&B (offline).")
 ]
 OverfitOneBatch = Annotated[
     bool, typer.Option("--overfit-one-batch", help="Learn the first batch by heart: can anything be learned?")

@@ -27,9 +27,10 @@ def print_json(document: Any) -> None:
 
 def step_line(event: dict[str, Any]) -> str:
     """What a step says of itself, in one line."""
+    loss = "not finite" if event["loss"] is None else f"{event['loss']:.4f}"
     return (
         f"epoch {event['epoch'] + 1}/{event['epochs']} step {event['step']}/{event['steps']} "
-        f"loss {event['loss']:.4f} lr {event['lr']:.2e} {event['clips_per_second']:.1f} clips/s "
+        f"loss {loss} lr {event['lr']:.2e} {event['clips_per_second']:.1f} clips/s "
         f"data-wait {event['data_wait']:.0%} memory {event['memory_bytes'] / 2**30:.1f} GiB"
     )
 

@@ -11,12 +11,13 @@ def pretrain(
     data: o.DataRoot = None,
     overrides: o.Overrides = None,
     output: o.Output = None,
-    resume: o.ResumeMode = o.Resume.auto,
+    resume: o.ResumeMode = "auto",
     overwrite: o.Overwrite = False,
     gpus: o.Gpus = "auto",
     processes: o.Processes = None,
     precision: o.PrecisionMode = None,
     seed: o.Seed = None,
+    tracker: o.TrackerName = o.Tracker.none,
     overfit_one_batch: o.OverfitOneBatch = False,
     print_config: o.PrintConfig = False,
     dry_run: o.DryRun = False,
@@ -37,6 +38,7 @@ def pretrain(
         overwrite=overwrite,
         gpus=gpus,
         processes=processes,
+        tracker=tracker.value,
         one_batch=overfit_one_batch,
         quiet=quiet,
     )
@@ -51,4 +53,4 @@ def pretrain(
             return
         stages.begin(training, place, settings, init=None)
         pretrain(training)
-    stages.finish(place)
+    stages.finish(training, place)

@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from everest.errors import RecipeError
 from everest.launch import Devices, is_launched, is_main, read_devices, run_processes
-from everest_cli.options import Resume
 from everest_cli.output import Display
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator
     from torch import Tensor
 
     from everest.assemble import Place
@@ -45,11 +44,12 @@ class Choices:
 
     command: str
     output: Path | None
-    resume: Resume
+    resume: str
     overwrite: bool
     gpus: str
     processes: int | None
     init: str | None = None
+    tracker: str = "none"
     one_batch: bool = False
     quiet: bool = False
 
@@ -71,6 +71,7 @@ class Choices:
                 run=run,
                 resumed=resumed,
                 report=display.report,
+                tracker=self.tracker,
                 one_batch=self.one_batch,
             )
 
@@ -79,14 +80,17 @@ class Choices:
         from everest.config.recipe import dump_recipe
         from everest.run_folder import RunFolder, check_output, default_folder
 
-        path = self.output or default_folder(self.command, recipe.name)
+        named = None if self.resume in ("auto", "never") else Path(self.resume)
+        path = named or self.output or default_folder(self.command, recipe.name)
         resumed = check_output(
             path,
             dump_recipe(recipe),
             init=self.init,
-            resume=self.resume is Resume.auto,
-            overwrite=self.overwrite,
+            resume=self.resume != "never",
+            overwrite=self.overwrite and named is None,
         )
+        if named is not None and not resumed:
+            raise RecipeError(f"--resume {named}: no run to go on with")
         return RunFolder(path), resumed
 
 
@@ -115,10 +119,11 @@ def begin(training: Training, place: Place, recipe: Recipe, *, init: str | None)
     start_run(training, place, dump_recipe(recipe), init=init)
 
 
-def finish(place: Place) -> None:
+def finish(training: Training, place: Place) -> None:
     """Print the run folder, once over all processes."""
-    accelerator: Accelerator = place.accelerator
-    accelerator.wait_for_everyone()
-    accelerator.end_training()
+    if training.tracker is not None:
+        training.tracker.finish()
+    training.accelerator.wait_for_everyone()
+    training.accelerator.end_training()
     if is_main():
         typer.echo(place.run.path)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -43,9 +45,14 @@ def desk(tmp_path: Path, clip_files: Path, monkeypatch: pytest.MonkeyPatch) -> P
 
 
 def run(arguments: list[str]) -> None:
-    small = [f"--set={value}" for value in SMALL] if arguments[0] in STAGES else []
-    result = CliRunner().invoke(app, [*arguments, *small])
-    assert result.exit_code == 0, (arguments, result.output, result.exception)
+    if arguments[0] not in STAGES:
+        result = CliRunner().invoke(app, arguments)
+        assert result.exit_code == 0, (arguments, result.output, result.exception)
+        return
+    # In a process of its own, as --processes starts its command again.
+    command = [sys.executable, "-m", "everest_cli", *arguments, *(f"--set={value}" for value in SMALL)]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == 0, (arguments, ended.stderr)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

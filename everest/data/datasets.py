@@ -239,11 +239,21 @@ def _worker_error(
         assert isinstance(loader.dataset, VideoClips)
         names = ", ".join(loader.dataset.samples[index].path for _, index in places)
         return DataError(f"no clip within {loader.timeout:g} s (train.data_timeout) from one of: {names}")
-    if "exited unexpectedly" in str(error) or "is killed by signal" in str(error):
-        return EnvironmentProblem(
-            "a process that reads videos was killed, most often for want of memory: lower train.workers"
-        )
-    return error
+    return killed_worker(error) or error
+
+
+def killed_worker(error: RuntimeError) -> EnvironmentProblem | None:
+    """What to tell of an error that is torch's word for a killed worker, else None.
+
+    torch notices by SIGCHLD and raises wherever the program is, once for each worker; after the first it is
+    told to be silent.
+    """
+    if "DataLoader worker" not in str(error):
+        return None
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    return EnvironmentProblem(
+        "a process that reads videos was killed, most often for want of memory: lower train.workers"
+    )
 
 
 def _collate(items: list[Clip | UserError]) -> Clip | UserError:

@@ -9,22 +9,32 @@ from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
 
 from everest.config.settings import TrainSettings
 from everest.data.datasets import Clip
+from everest.errors import EnvironmentProblem
 
 T = TypeVar("T")
 
 
 def make_accelerator(train: TrainSettings, *, cpu: bool) -> Accelerator:
-    """The process group and the precision: `auto` is bf16 where the device computes it, else fp32."""
+    """The process group and the precision: `auto` is bf16 where the device computes it, else fp32.
+
+    Raises:
+        EnvironmentProblem: fp16 without a GPU, which Accelerate would pass over in silence.
+    """
     precision = train.precision
     if precision == "auto":
         fast = (
             not cpu and torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
         )
         precision = "bf16" if fast else "fp32"
+    if precision == "fp16" and (cpu or not torch.cuda.is_available()):
+        raise EnvironmentProblem("train.precision=fp16 needs a CUDA GPU; use bf16 or fp32 here")
+    torch.set_float32_matmul_precision("high" if train.tf32 else "highest")
+    AcceleratorState._reset_state()  # a notebook's second run may have another precision
     return Accelerator(mixed_precision="no" if precision == "fp32" else precision, cpu=cpu)
 
 

@@ -159,9 +159,7 @@ class RedundancyRobust:
     __pydantic_config__ = _STRICT
     strategy: Literal["redundancy-robust"] = "redundancy-robust"
     keep_ratio: float = 0.3  # rho_pre, EVEREST Table 7
-    visible_ratio: float | None = (
-        0.1  # rho_pre * rho_post, EVEREST §4.1; None: all that is kept (fine-tuning)
-    )
+    visible_ratio: float | None = 0.1  # rho_pre * rho_post, EVEREST §4.1; None: all that is kept
     distance: DistanceName = "l2"  # EVEREST Table 9
     order: Literal["descending", "ascending"] = "descending"  # EVEREST Table 16
     first_slice: Literal["copy", "zero"] = "copy"  # released program: copy
@@ -197,9 +195,8 @@ class Tube:
 
     def keeping(self, share: float) -> Tube:
         """The same, but it encodes `share` of all places."""
-        return replace(
-            self, mask_ratio=float(1 - Decimal(str(_share(share))))
-        )  # as num_kept: the decimals as written
+        masked = 1 - Decimal(str(_share(share)))  # the decimals as written, like num_kept
+        return replace(self, mask_ratio=float(masked))
 
     def __call__(self, grid: TokenGrid, *, importance: Tensor | None, noise: Tensor) -> TokenSelection:
         num_visible = grid.per_slice - num_kept(grid.per_slice, self.mask_ratio)

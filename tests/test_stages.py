@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 from torch import Tensor
 from typer.testing import CliRunner
@@ -238,6 +239,49 @@ def test_one_batch_is_learned_by_heart(recipe: Path, tmp_path: Path):
     run("pretrain", "--recipe", recipe, "-o", folder, "--overfit-one-batch", *settings)
     losses = [row["loss"] for row in told(folder)]
     assert losses[-1] < 0.9 * losses[0]
+
+
+def test_lower_precision_stays_close_and_keeps_float32_weights(
+    recipe: Path, pretrained: Path, tmp_path: Path
+):
+    run("pretrain", "--recipe", recipe, "-o", tmp_path / "run", "--precision", "bf16")
+    ours, theirs = told(tmp_path / "run"), told(pretrained)
+    assert [row["loss"] for row in ours] == pytest.approx([row["loss"] for row in theirs], rel=2e-2)
+    assert ours != theirs
+    assert all(tensor.dtype == torch.float32 for tensor in weights(tmp_path / "run").values())
+
+
+def test_fp16_is_not_passed_over_in_silence_on_a_cpu(recipe: Path, tmp_path: Path):
+    options = ["--recipe", str(recipe), "-o", str(tmp_path / "run"), "--precision", "fp16", "--gpus", "cpu"]
+    result = CliRunner().invoke(app, ["pretrain", *options])
+    assert result.exit_code == 5
+    assert "needs a CUDA GPU" in result.stderr
+
+
+@pytest.mark.slow
+def test_a_compiled_model_learns_the_same(recipe: Path, pretrained: Path, tmp_path: Path):
+    run("pretrain", "--recipe", recipe, "-o", tmp_path / "run", "--set", "train.compile=true")
+    assert [row["loss"] for row in told(tmp_path / "run")] == pytest.approx(
+        [row["loss"] for row in told(pretrained)], abs=1e-4
+    )
+    assert weights(tmp_path / "run").keys() == weights(pretrained).keys()
+
+
+@pytest.mark.parametrize("setting", ["train.checkpointing=true", "train.clip_grad=100.0"])
+def test_settings_that_save_memory_or_do_nothing_change_no_loss(
+    recipe: Path, pretrained: Path, tmp_path: Path, setting: str
+):
+    run("pretrain", "--recipe", recipe, "-o", tmp_path / "run", "--set", setting)
+    assert [row["loss"] for row in told(tmp_path / "run")] == pytest.approx(
+        [row["loss"] for row in told(pretrained)], abs=1e-6
+    )
+
+
+def test_a_small_limit_clips_the_gradient(recipe: Path, pretrained: Path, tmp_path: Path):
+    run("pretrain", "--recipe", recipe, "-o", tmp_path / "run", "--set", "train.clip_grad=1e-9")
+    first, last = (row["loss"] for row in (told(tmp_path / "run")[0], told(tmp_path / "run")[-1]))
+    assert told(tmp_path / "run")[0]["grad_norm"] == told(pretrained)[0]["grad_norm"]  # as it was before
+    assert abs(first - last) < abs(first - told(pretrained)[-1]["loss"])
 
 
 def test_a_finished_run_is_left_as_it_is(recipe: Path, pretrained: Path):

@@ -101,6 +101,7 @@ class TrainSettings:
     seed: CountOrZero = 0
     workers: CountOrZero = 8
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    tf32: bool = False  # faster float32 products on a GPU; the selection is then rounded too
     save_every: SaveEvery = "10min"
     keep_states: Count = 2
     micro_batch: MicroBatch = "auto"

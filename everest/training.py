@@ -30,16 +30,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from everest.bad_videos import BadVideos
-from everest.checkpoint import (
-    RunState,
-    Weights,
-    drop_states_after,
-    load_optimizer,
-    load_tensors,
-    newest_state,
-    optimizer_tensors,
-    save_state,
-)
+from everest.checkpoint import Weights, drop_states_after, newest_state, save_state
 from everest.config.settings import TrainSettings
 from everest.data.datasets import Clip, StepSampler, VideoClips, batches, failures, killed_worker, make_loader
 from everest.devices import on_device, peak_memory
@@ -53,6 +44,7 @@ from everest.run_folder import NONFINITE, RunFolder
 from everest.sharding import set_gradient_exchange, whole
 from everest.stopping import Stopped, StopSignal
 from everest.tracking import Tracker, numbers_of
+from everest.train_state import TrainState
 
 
 class Training:
@@ -92,9 +84,12 @@ class Training:
         self.tracker: Tracker | None = None  # of the main process, beside metrics.jsonl
         self.steps_done = 0  # updates done, over all resumes
         self._weights = weights
-        self._plain_model = model
-        self._ema = ModelEmaV3(model, decay=settings.ema) if settings.ema else None
-        self._plain_optimizer = optimizer
+        self._state = TrainState(
+            model=model,
+            optimizer=optimizer,
+            ema=ModelEmaV3(model, decay=settings.ema) if settings.ema else None,
+            scaler=accelerator.scaler,
+        )
         compiled = cast(nn.Module, torch.compile(model)) if settings.compile else model
         # A model that is cut exchanges gradients itself: Accelerate adds the precision only.
         self.model = accelerator.prepare_model(compiled, evaluation_mode=settings.shard == "full")
@@ -112,7 +107,7 @@ class Training:
     @property
     def trained_model(self) -> nn.Module:
         """The module that is judged and handed on: the average with `train.ema`, else the trained one."""
-        return self._ema.module if self._ema is not None else self._plain_model
+        return self._state.trained_model
 
     @property
     def ends_epoch(self) -> bool:
@@ -123,25 +118,16 @@ class Training:
         """Continue from the run's newest state, if it has one. Every process reads it."""
         state = newest_state(self.run.state, notify=self.notice)
         if state is not None:
-            self._restore(state)
+            self._state.restore(state, source=str(self.run.state))
+            self._nonfinite.skipped = state.notes["skipped"]
+            self.bad_videos.restore(state.notes["videos"], self.run.bad_videos())
+            self.steps_done = state.step
             self.notice(f"resuming after step {state.step} of {self.plan.steps}")
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             drop_states_after(self.run.state, self.steps_done)
             self.run.rewind(self.steps_done)
         self.accelerator.wait_for_everyone()
-
-    def _restore(self, state: RunState) -> None:
-        source = str(self.run.state)
-        load_tensors(self._plain_model, state.model, source=source)
-        load_optimizer(self._plain_model, self._plain_optimizer, state.optimizer)
-        if self._ema is not None:
-            load_tensors(self._ema.module, state.ema, source=source)
-        if self.accelerator.scaler is not None and state.notes["scaler"]:
-            self.accelerator.scaler.load_state_dict(state.notes["scaler"])
-        self._nonfinite.skipped = state.notes["skipped"]
-        self.bad_videos.restore(state.notes["videos"], self.run.bad_videos())
-        self.steps_done = state.step
 
     @contextmanager
     def explained(self) -> Iterator[None]:
@@ -205,7 +191,7 @@ class Training:
             # Drop path draws from torch's generator: seeded here, a resumed pass equals the unbroken one.
             torch.manual_seed(seed_at(self.settings.seed, Purpose.STEP, *self._place))
             last = number == self.plan.accumulation - 1
-            set_gradient_exchange(self._plain_model, on=last)
+            set_gradient_exchange(self._state.model, on=last)
             with nullcontext() if last else self.accelerator.no_sync(self.model):
                 yield on_device(clip, self.accelerator.device)
 
@@ -239,8 +225,8 @@ class Training:
             self._leave_out(loss, norm)
         else:
             self.optimizer.step()
-            if self._ema is not None:
-                self._ema.update(self._plain_model)
+            if self._state.ema is not None:
+                self._state.ema.update(self._state.model)
         self.optimizer.zero_grad()
         self.steps_done += 1
         self._log_step(loss, norm)
@@ -353,27 +339,13 @@ class Training:
         """Write the newest weights and a state to resume from. All processes must call it."""
         # The weights first: once the last state is there, nothing would ever write them again.
         self.save_weights(self.run.weights)
-        scaler = self.accelerator.scaler
-        state = RunState(
-            step=self.steps_done,
-            model=_whole(self._plain_model.state_dict()),
-            ema=self._ema.module.state_dict() if self._ema is not None else {},
-            optimizer=_whole(optimizer_tensors(self._plain_model, self._plain_optimizer)),
-            notes={
-                "videos": self.bad_videos.counts(),
-                "scaler": scaler.state_dict() if scaler else None,
-                "skipped": self._nonfinite.skipped,
-            },
-        )
+        notes = {"videos": self.bad_videos.counts(), "skipped": self._nonfinite.skipped}
+        state = self._state.capture(self.steps_done, notes)
         if self.accelerator.is_main_process:
             save_state(self.run.state, state, keep=self.settings.keep_states)
 
     def save_weights(self, path: Path) -> None:
         """Write a self-describing `model.safetensors`; with `train.ema` the averaged weights."""
-        tensors = _whole(self.trained_model.state_dict())
+        tensors = self._state.weights()
         if self.accelerator.is_main_process:
             replace(self._weights, tensors=tensors, step=self.steps_done).save(path)
-
-
-def _whole(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: whole(tensor) for name, tensor in tensors.items()}

@@ -22,7 +22,8 @@ everest.data.rand_augment everest.data.mixing everest.data.views everest.data.da
 everest.models.vit everest.models.mae everest.models.classifier
 everest.optim everest.sharding everest.checkpoint everest.run_folder everest.runs
 everest.bad_videos everest.plan
-everest.tracking everest.devices everest.build everest.load everest.clips everest.pictures everest.plots
+everest.tracking everest.train_state
+everest.devices everest.build everest.load everest.clips everest.pictures everest.plots
 everest.training everest.assemble everest.evaluate everest.pretrain everest.finetune
 everest.demo_videos everest.demo everest.notebook
 """

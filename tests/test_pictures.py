@@ -1,0 +1,71 @@
+"""What pictures show, and the demo that makes them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+import everest
+from everest.pictures import GREY, draw_rows, reconstruct
+from everest.tokens import patchify
+from everest_cli.main import app
+
+
+@pytest.fixture(scope="module")
+def rows(clip_files: Path):
+    clip = everest.read_clip(clip_files / "clip0.mp4", frames=8, stride=2, size=32)
+    torch.manual_seed(0)
+    model = everest.create_model("vit-tiny", kind="pretrain", frames=8, size=32, tubelet=(2, 8, 8), depth=1)
+    noise = torch.rand(64)
+    chosen = model.select(everest.normalise(clip)[None], noise[None])
+    return clip, chosen, reconstruct(model, clip, noise=noise)
+
+
+def patches_of(frames: torch.Tensor) -> torch.Tensor:
+    """(T, H, W, 3) frames as (N, values)."""
+    return patchify(frames.movedim(-1, 0)[None], (2, 8, 8))[0].flatten(1)
+
+
+def test_rows_show_the_tokens_they_are_named_after(rows):
+    clip, chosen, shown = rows
+    true = patches_of(clip.movedim(0, -1) / 255)
+    visible, target = chosen.visible[0], chosen.target[0]
+    left_out = torch.ones(64, dtype=torch.bool)
+    left_out[torch.cat([visible, target])] = False
+    torch.testing.assert_close(patches_of(shown.frames), true, atol=1e-6, rtol=0)
+    torch.testing.assert_close(patches_of(shown.kept)[~left_out], true[~left_out], atol=1e-6, rtol=0)
+    torch.testing.assert_close(patches_of(shown.visible)[visible], true[visible], atol=1e-6, rtol=0)
+    for row in (shown.kept, shown.visible, shown.predicted):
+        assert (patches_of(row)[left_out] == GREY).all()
+    assert (patches_of(shown.visible)[target] == GREY).all()
+    assert (patches_of(shown.predicted)[target] != GREY).any(dim=1).all()
+
+
+def test_a_picture_has_a_column_for_each_frame(rows, tmp_path: Path):
+    draw_rows(tmp_path / "rows.png", rows[2], title="title")
+    with Image.open(tmp_path / "rows.png") as picture:
+        width, height = picture.size
+    assert width > height > 400
+
+
+def test_a_demo_does_not_write_over_another(tmp_path: Path):
+    (tmp_path / "demo-videos").mkdir()
+    result = CliRunner().invoke(app, ["demo", "-o", str(tmp_path)])
+    assert result.exit_code == 2
+    assert "holds a demo" in result.stderr
+
+
+@pytest.mark.slow
+def test_the_demo_shows_what_pretraining_is_worth(tmp_path: Path):
+    result = CliRunner().invoke(app, ["demo", "-o", str(tmp_path / "demo"), "-q"])
+    assert result.exit_code == 0, result.output
+    lines = [line.split("|") for line in result.stdout.splitlines() if line.endswith("% |")]
+    pretrained, scratch, chance = (float(line[2].split()[0]) for line in lines)
+    assert chance == 12.5
+    assert pretrained > 3 * chance
+    assert pretrained > scratch + 15
+    assert (tmp_path / "demo" / "reconstruction.png").is_file()

@@ -10,14 +10,13 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
-from typing import IO
+from typing import IO, NamedTuple
 
 from everest.errors import EnvironmentProblem, RecipeError
 
@@ -116,11 +115,18 @@ def first_host(nodes: str) -> str:
     return head + rest.split("]")[0].split(",")[0].split("-")[0]
 
 
-def run_processes(devices: Devices, command: Sequence[str]) -> int:
-    """Run `command` once a process and watch; returns the exit code of all.
+class Ended(NamedTuple):
+    """How a run of several processes ended."""
 
-    The first process has this one's terminal. What the others say is kept back and shown only if one of them
-    fails first, so that an error appears once. Signals are passed on.
+    code: int  # exit code of all
+    said: str  # what is left to be shown of it
+
+
+def run_processes(devices: Devices, command: Sequence[str]) -> Ended:
+    """Run `command` once a process and watch.
+
+    The first process has this one's terminal. What the others say is kept back, and wanted only if one of them
+    fails by itself, so that an error appears once. Signals are passed on.
     """
     port = _free_port()
     with tempfile.TemporaryFile("w+") as said_by_others:
@@ -130,13 +136,18 @@ def run_processes(devices: Devices, command: Sequence[str]) -> int:
         ]
         with _passing_signals_on(workers):
             failed = _wait(workers)
-        if failed is None:
-            return 0
-        if failed != 0:
-            said_by_others.seek(0)
-            sys.stderr.write(said_by_others.read())
+        said_by_others.seek(0)
+        said = said_by_others.read() if failed else ""
+    if failed is None:
+        return Ended(0, "")
     code = workers[failed].returncode
-    return 128 - code if code < 0 else code
+    if code >= 0:
+        return Ended(code, said)
+    name = signal.Signals(-code).name
+    hint = "most often for want of memory; the same command goes on from what was saved"
+    return Ended(
+        EnvironmentProblem.exit_code, f"error: process {failed} of the run was killed by {name}, {hint}\n"
+    )
 
 
 def _environment(devices: Devices, rank: int, port: int) -> dict[str, str]:

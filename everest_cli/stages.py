@@ -32,7 +32,9 @@ def launch(gpus: str, processes: int | None) -> Devices:
         return Devices(kind="cpu" if gpus == "cpu" else "cuda")
     devices = read_devices(gpus, processes)
     if devices.processes > 1:
-        raise typer.Exit(run_processes(devices, [sys.executable, "-m", "everest_cli", *sys.argv[1:]]))
+        ended = run_processes(devices, [sys.executable, "-m", "everest_cli", *sys.argv[1:]])
+        typer.echo(ended.said, err=True, nl=False)
+        raise typer.Exit(ended.code)
     if devices.ids:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, devices.ids))
     return devices

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from test_stages import RECIPE, told, weights
 
@@ -92,6 +93,22 @@ def test_a_run_of_two_goes_on_with_one(recipe: Path, tmp_path: Path):
     assert losses(parts)[-1] != losses(tmp_path / "whole")[-1]
     everest("pretrain", *options, "-o", parts, "--gpus", "cpu")
     assert losses(parts) == pytest.approx(losses(tmp_path / "whole"), abs=1e-4)
+
+
+def test_one_killed_process_ends_all_and_the_run_can_go_on(recipe: Path, tmp_path: Path):
+    options = ["--recipe", recipe, "--set", "pretrain.epochs=40", "-o", tmp_path / "run"]
+    command = [sys.executable, "-m", "everest_cli", "pretrain", *map(str, options), *TWO]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    wait_for_rows(tmp_path / "run", 5, process)
+    main = json.loads((tmp_path / "run" / "running.json").read_text())["pid"]
+    other = next(child for child in psutil.Process(process.pid).children() if child.pid != main)
+    other.kill()
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 5, stderr
+    assert stderr.count("was killed by SIGKILL") == 1
+    assert "Traceback" not in stderr
+    everest("pretrain", *options, *TWO)
+    assert len(losses(tmp_path / "run")) == 40
 
 
 def start(*arguments: object) -> subprocess.Popen[str]:

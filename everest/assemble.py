@@ -16,7 +16,8 @@ from everest.bad_videos import BadVideos
 from everest.build import ModelSpec, stage_optimizer
 from everest.checkpoint import Weights
 from everest.config.settings import FinetuneSettings, PretrainSettings, Recipe
-from everest.data.datasets import Clip, VideoClips, batches
+from everest.data.datasets import Clip, VideoClips
+from everest.data.loading import batches
 from everest.devices import on_device, peak_memory
 from everest.errors import RecipeError
 from everest.models.classifier import VideoClassifier

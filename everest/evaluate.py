@@ -23,7 +23,8 @@ from everest.build import ModelSpec
 from everest.checkpoint import Weights, load_tensors, read_weights
 from everest.clips import Classes, test_clips
 from everest.config.settings import Recipe, TrainSettings
-from everest.data.datasets import Clip, Place, VideoClips, batches, failures, make_loader
+from everest.data.datasets import Clip, Place, VideoClips, failures
+from everest.data.loading import batches, make_loader
 from everest.devices import on_device
 from everest.errors import CheckpointError, DataError
 from everest.files import check_writable, write_atomically

@@ -125,8 +125,8 @@ class Ended(NamedTuple):
 def run_processes(devices: Devices, command: Sequence[str]) -> Ended:
     """Run `command` once a process and watch.
 
-    The first process has this one's terminal. What the others say is kept back, and wanted only if one of them
-    fails by itself, so that an error appears once. Signals are passed on.
+    The first process has this one's terminal. What the others say is kept back, and wanted only if one of
+    them fails by itself, so that an error appears once. Signals are passed on.
     """
     port = _free_port()
     with tempfile.TemporaryFile("w+") as said_by_others:
@@ -144,10 +144,9 @@ def run_processes(devices: Devices, command: Sequence[str]) -> Ended:
     if code >= 0:
         return Ended(code, said)
     name = signal.Signals(-code).name
-    hint = "most often for want of memory; the same command goes on from what was saved"
-    return Ended(
-        EnvironmentProblem.exit_code, f"error: process {failed} of the run was killed by {name}, {hint}\n"
-    )
+    cause = f"process {failed} of the run was killed by {name}, most often for want of memory"
+    told = f"error: {cause}; the same command goes on from what was saved\n"
+    return Ended(EnvironmentProblem.exit_code, told)
 
 
 def _environment(devices: Devices, rank: int, port: int) -> dict[str, str]:

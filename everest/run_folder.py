@@ -7,18 +7,17 @@ import importlib.metadata
 import json
 import os
 import platform
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from everest.errors import RecipeError
 from everest.files import write_atomically, write_error, write_text
+from everest.running import RUNNING, running_here
 
 RECIPE, ENVIRONMENT, METRICS, WEIGHTS, BEST, BAD_VIDEOS, STATE = (
     "recipe.yaml",
@@ -29,7 +28,6 @@ RECIPE, ENVIRONMENT, METRICS, WEIGHTS, BEST, BAD_VIDEOS, STATE = (
     "bad_videos.csv",
     "state",
 )
-RUNNING = "running.json"
 NONFINITE = "nonfinite.json"
 INIT = "init"  # in ENVIRONMENT: the weights that a run started from
 PLAN = "plan"  # in ENVIRONMENT: how the run is cut into steps and passes
@@ -70,16 +68,6 @@ class RunFolder:
         """A value of env.json; None where there is none."""
         path = self.path / ENVIRONMENT
         return json.loads(path.read_text()).get(key) if path.is_file() else None
-
-    @contextmanager
-    def marked_as_running(self) -> Iterator[None]:
-        """While this lasts, running.json says which process trains."""
-        marker = self.path / RUNNING
-        write_text(marker, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
-        try:
-            yield
-        finally:
-            marker.unlink(missing_ok=True)
 
     def log(self, row: dict[str, Any]) -> None:
         """Append a row to metrics.jsonl."""
@@ -140,12 +128,15 @@ def check_output(path: Path, recipe_text: str, *, init: str | None, resume: bool
     """Whether a run into `path` continues the one that is there. Nothing is written or removed.
 
     Raises:
-        RecipeError: something else is at `path` and `overwrite` is not given.
+        RecipeError: a process trains the run, or something else is at `path` and `overwrite` is not given.
     """
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return False
     if not path.is_dir():
         raise RecipeError(f"--output {path}: a file is in the way; choose another folder")
+    process = running_here(path)
+    if process not in (None, os.getpid()):
+        raise RecipeError(f"--output {path}: process {process} trains it now; wait for it, or stop it first")
     if overwrite:
         return False
     there = path / RECIPE

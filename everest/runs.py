@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import psutil
 from safetensors import SafetensorError, safe_open
 
 from everest.config.recipe_files import find_recipe
 from everest.errors import CheckpointError, RecipeError, UserError
-from everest.run_folder import ENVIRONMENT, METRICS, RECIPE, RUNNING, STATE, WEIGHTS
-
-QUIET_SECONDS = 600.0  # ours: a run on another host that has written nothing for so long is taken for dead
+from everest.run_folder import ENVIRONMENT, METRICS, RECIPE, STATE, WEIGHTS
+from everest.running import is_running, last_written
 
 State = Literal["running", "finished", "resumable", "started", "damaged"]
 
@@ -106,31 +103,6 @@ def _saved_step(run: Path) -> int | None:
 def _command(environment: dict[str, Any]) -> str | None:
     """`pretrain` of `everest --debug pretrain --recipe …`: the first argument that is no option."""
     return next((word for word in environment["command"][1:] if not word.startswith("-")), None)
-
-
-def is_running(run: Path) -> bool:
-    """Whether a process trains the run: its `running.json` names one that lives.
-
-    A killed process leaves the file behind, and its number may since belong to another one: that one is
-    younger than the file. On another host nobody can be asked; there the run must have written of late.
-    """
-    path = run / RUNNING
-    try:
-        told = json.loads(path.read_text())
-        written = path.stat().st_mtime
-        if told["host"] != socket.gethostname():
-            return time.time() - last_written(run) < QUIET_SECONDS
-        process = psutil.Process(told["pid"])
-        # One second: both times are rounded.
-        return process.status() != psutil.STATUS_ZOMBIE and process.create_time() <= written + 1
-    except (OSError, ValueError, KeyError, psutil.Error):
-        return False
-
-
-def last_written(run: Path) -> float:
-    """When the run last wrote, in seconds since 1970."""
-    files = [run / name for name in (ENVIRONMENT, METRICS, WEIGHTS, STATE, RUNNING)]
-    return max((file.stat().st_mtime for file in files if file.exists()), default=0.0)
 
 
 def read_environment(run: Path) -> dict[str, Any]:

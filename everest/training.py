@@ -32,7 +32,8 @@ from torch.utils.data import DataLoader
 from everest.bad_videos import BadVideos
 from everest.checkpoint import Weights, drop_states_after, newest_state, save_state
 from everest.config.settings import TrainSettings
-from everest.data.datasets import Clip, StepSampler, VideoClips, batches, failures, killed_worker, make_loader
+from everest.data.datasets import Clip, StepSampler, VideoClips, failures
+from everest.data.loading import batches, make_loader
 from everest.devices import on_device, peak_memory
 from everest.errors import DivergedError, EnvironmentProblem, UserError
 from everest.health import LossWatch, Nonfinite
@@ -41,6 +42,7 @@ from everest.plan import StagePlan
 from everest.randomness import Purpose, generator_at, seed_at
 from everest.reports import Report, notice
 from everest.run_folder import NONFINITE, RunFolder
+from everest.running import marked_as_running
 from everest.sharding import set_gradient_exchange, whole
 from everest.stopping import Stopped, StopSignal
 from everest.tracking import Tracker, numbers_of
@@ -136,13 +138,11 @@ class Training:
             yield
         except torch.OutOfMemoryError as error:
             raise EnvironmentProblem(f"out of memory: {self._memory_advice}") from error
-        except RuntimeError as error:
-            raise killed_worker(error) or error from error
 
     def steps(self) -> Iterator[int]:
         """The steps that remain. Between them the run is saved when due and ends when a signal asks."""
         main = self.accelerator.is_main_process
-        with self._signal, self.run.marked_as_running() if main else nullcontext():
+        with self._signal, marked_as_running(self.run.path) if main else nullcontext():
             self._batches = batches(self.loader())
             saved_at = time.monotonic()
             while self.steps_done < self.plan.steps:

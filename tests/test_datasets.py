@@ -7,10 +7,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from everest.data.datasets import MAX_TRIES, StepSampler, VideoClips, failures, make_loader
-from everest.data.datasets import batches as read_batches
+from everest.data.datasets import MAX_TRIES, StepSampler, VideoClips, failures
 from everest.data.frames import view_windows
 from everest.data.lists import Sample, read_samples
+from everest.data.loading import batches as read_batches
+from everest.data.loading import make_loader
 from everest.data.rand_augment import RandAugment
 from everest.data.video import VideoError, frames_between, read_frames, write_video
 from everest.data.views import EvalViews, FinetuneViews, PretrainViews, ValidationViews, segment

@@ -18,9 +18,9 @@ everest.config.setting_types everest.config.strict_yaml everest.config.recipe_fi
 everest.config.recipe_layers everest.config.recipe_errors everest.config.recipe_checks everest.config.recipe
 everest.data.folders everest.data.packet_index everest.data.video everest.data.frames
 everest.data.list_files everest.data.lists everest.data.crops everest.data.transforms
-everest.data.rand_augment everest.data.mixing everest.data.views everest.data.datasets
+everest.data.rand_augment everest.data.mixing everest.data.views everest.data.datasets everest.data.loading
 everest.models.vit everest.models.mae everest.models.classifier
-everest.optim everest.sharding everest.checkpoint everest.run_folder everest.runs
+everest.optim everest.sharding everest.checkpoint everest.running everest.run_folder everest.runs
 everest.bad_videos everest.plan
 everest.tracking everest.train_state
 everest.devices everest.build everest.load everest.clips everest.pictures everest.plots

@@ -15,7 +15,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from everest import run_folder, runs
+from everest import run_folder, running, runs
 from everest.checkpoint import RunState, Weights, save_state
 from everest_cli.main import app
 
@@ -132,11 +132,11 @@ def test_on_another_host_a_run_must_have_written_of_late(tmp_path: Path):
     run = make_run(tmp_path / "run", logged=3, saved=2)
     mark_running(run, 1, host="elsewhere")
     assert told(run)["state"] == "running"
-    long_ago = time.time() - 2 * runs.QUIET_SECONDS
+    long_ago = time.time() - 2 * running.QUIET_SECONDS
     for path in run.iterdir():
         os.utime(path, (long_ago, long_ago))
     assert told(run)["state"] == "resumable"
-    assert told(run)["age_seconds"] >= 2 * runs.QUIET_SECONDS
+    assert told(run)["age_seconds"] >= 2 * running.QUIET_SECONDS
 
 
 def test_runs_are_found_at_any_depth_in_order_and_nothing_else(tmp_path: Path):

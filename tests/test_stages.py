@@ -136,6 +136,14 @@ def test_accumulation_adds_up_to_the_batch(recipe: Path, pretrained: Path, tmp_p
         assert one == pytest.approx(two, rel=1e-4)
 
 
+def wait_for_rows(folder: Path, rows: int, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 60
+    while len(RunFolder(folder).rows()) < rows:
+        assert time.monotonic() < deadline, "the run did not get that far"
+        assert process.poll() is None, "the run ended too early"
+        time.sleep(0.01)
+
+
 def stop_after(
     recipe: Path, command: list[str], folder: Path, how: signal.Signals, *, rows: int, group: bool = False
 ) -> int:
@@ -146,16 +154,27 @@ def stop_after(
         stdout=subprocess.DEVNULL,
         start_new_session=group,
     )
-    deadline = time.monotonic() + 60
-    while len(RunFolder(folder).rows()) < rows:
-        assert time.monotonic() < deadline, "the run did not get that far"
-        assert process.poll() is None, "the run ended too early"
-        time.sleep(0.01)
+    wait_for_rows(folder, rows, process)
     if group:
         os.killpg(process.pid, how)
     else:
         process.send_signal(how)
     return process.wait(timeout=60)
+
+
+def test_a_run_that_is_under_way_is_left_alone(recipe: Path, tmp_path: Path):
+    folder = tmp_path / "run"
+    command = ["pretrain", "--recipe", str(recipe), "-o", str(folder), "--set", "pretrain.epochs=400"]
+    process = subprocess.Popen([sys.executable, "-m", "everest_cli", *command, "-q"])
+    wait_for_rows(folder, 2, process)
+    for option in ([], ["--overwrite"]):
+        result = CliRunner().invoke(app, [*command, *option])
+        assert result.exit_code == 2
+        assert f"process {process.pid} trains it now" in result.stderr
+    process.terminate()
+    assert process.wait(timeout=60) == 143
+    rows = [row["step"] for row in RunFolder(folder).rows()]
+    assert rows == list(range(1, len(rows) + 1))
 
 
 @pytest.mark.parametrize(("how", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)])

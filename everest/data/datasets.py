@@ -7,22 +7,19 @@ and workers, sees what the unbroken run would have seen.
 
 from __future__ import annotations
 
-import atexit
 import json
-import multiprocessing
-import signal
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Final, NamedTuple, cast
+from collections.abc import Iterator, Sequence
+from typing import Final, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+from torch.utils.data import Dataset, Sampler
 
 from everest.data.lists import Sample
 from everest.data.video import VideoError
 from everest.data.views import MakeViews, Views
-from everest.errors import DataError, EnvironmentProblem, UserError
+from everest.errors import DataError, UserError
 from everest.randomness import Purpose, generator_at
 
 Place = tuple[int, int]  # (epoch, index of the sample)
@@ -184,94 +181,6 @@ class StepSampler(Sampler[list[Place]]):
         order = generator_at(self.seed, Purpose.ORDER, epoch).permutation(self.num_samples)
         order = np.resize(order, self.steps_per_epoch * self.batch_size)
         return order.reshape(self.steps_per_epoch, self.world, self.accumulation, -1)
-
-
-def make_loader(
-    dataset: VideoClips,
-    order: Sampler[list[Place]] | Sequence[list[Place]],
-    *,
-    workers: int,
-    timeout: float,
-) -> DataLoader[Clip | UserError]:
-    """A loader of batches of clips; read it by `batches`.
-
-    Args:
-        timeout: seconds to wait for a worker before giving up.
-    """
-    if workers:
-        atexit.register(_kill_workers)
-    return DataLoader(
-        dataset,
-        batch_sampler=order,
-        num_workers=workers,
-        collate_fn=_collate,
-        worker_init_fn=_start_worker,
-        persistent_workers=workers > 0,
-        pin_memory=torch.cuda.is_available(),
-        timeout=timeout if workers else 0,
-    )
-
-
-def batches(loader: DataLoader[Clip | UserError]) -> Iterator[Clip]:
-    """The batches of a loader; what goes wrong in its workers is told as a user's error.
-
-    Raises:
-        DataError: videos cannot be read, or a worker hangs; the videos that it was reading are named.
-        EnvironmentProblem: a worker was killed.
-    """
-    order = cast("Iterable[list[Place]]", loader.batch_sampler)
-    loaded = iter(loader)
-    for places in order:
-        try:
-            batch = next(loaded)
-        except RuntimeError as error:
-            raise _worker_error(error, loader, places) from error
-        if isinstance(batch, UserError):
-            raise batch
-        yield batch
-
-
-def _worker_error(
-    error: RuntimeError, loader: DataLoader[Clip | UserError], places: Sequence[Place]
-) -> Exception:
-    if "timed out" in str(error):
-        _kill_workers()
-        assert isinstance(loader.dataset, VideoClips)
-        names = ", ".join(loader.dataset.samples[index].path for _, index in places)
-        return DataError(f"no clip within {loader.timeout:g} s (train.data_timeout) from one of: {names}")
-    return killed_worker(error) or error
-
-
-def killed_worker(error: RuntimeError) -> EnvironmentProblem | None:
-    """What to tell of an error that is torch's word for a killed worker, else None.
-
-    torch notices by SIGCHLD and raises wherever the program is, once for each worker; after the first it is
-    told to be silent.
-    """
-    if "DataLoader worker" not in str(error):
-        return None
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    return EnvironmentProblem(
-        "a process that reads videos was killed, most often for want of memory: lower train.workers"
-    )
-
-
-def _collate(items: list[Clip | UserError]) -> Clip | UserError:
-    failed = next((item for item in items if isinstance(item, UserError)), None)
-    return failed or default_collate(items)
-
-
-def _start_worker(worker_id: int) -> None:
-    """One thread a worker: the workers are the parallelism. Signals are for the process that trains."""
-    torch.set_num_threads(1)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
-
-
-def _kill_workers() -> None:
-    """End workers for good: one that hangs in a decoder would keep this process from ending."""
-    for child in multiprocessing.active_children():
-        child.kill()
 
 
 def failures(batch: Clip) -> list[list[tuple[str, str]]]:

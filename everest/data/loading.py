@@ -1,0 +1,153 @@
+"""The processes that read clips, and what is told when one of them hangs or dies.
+
+torch answers the death of a worker by an error wherever the program happens to be, in the midst of a save
+even. Here it is an error of the wait for a batch, and of nothing else.
+"""
+
+from __future__ import annotations
+
+import atexit
+import multiprocessing
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from multiprocessing.connection import wait
+from types import FrameType
+from typing import Final, cast
+
+import torch
+from torch.utils.data import DataLoader, Sampler, default_collate
+
+from everest.data.datasets import Clip, Place, VideoClips
+from everest.errors import DataError, EnvironmentProblem, UserError
+
+SECONDS_TO_DIE: Final = 5.0  # a killed process is gone in milliseconds, if the kernel is not out of memory
+
+
+def make_loader(
+    dataset: VideoClips,
+    order: Sampler[list[Place]] | Sequence[list[Place]],
+    *,
+    workers: int,
+    timeout: float,
+) -> DataLoader[Clip | UserError]:
+    """A loader of batches of clips; read it by `batches`.
+
+    Args:
+        timeout: seconds to wait for a worker before giving up.
+    """
+    return DataLoader(
+        dataset,
+        batch_sampler=order,
+        num_workers=workers,
+        collate_fn=_collate,
+        worker_init_fn=_start_worker,
+        pin_memory=torch.cuda.is_available(),
+        timeout=timeout if workers else 0,
+    )
+
+
+def batches(loader: DataLoader[Clip | UserError]) -> Iterator[Clip]:
+    """The batches of a loader; what goes wrong in its workers is told as a user's error.
+
+    Raises:
+        DataError: videos cannot be read, or a worker hangs; the videos that it was reading are named.
+        EnvironmentProblem: a worker was killed.
+    """
+    order = cast("Iterable[list[Place]]", loader.batch_sampler)
+    with _Workers(loader) as workers:
+        for places in order:
+            try:
+                batch = workers.next_batch()
+            except TimeoutError as error:
+                names = ", ".join(_paths(loader, places))
+                late = f"no clip within {loader.timeout:g} s (train.data_timeout) from one of: {names}"
+                raise DataError(late) from error
+            if isinstance(batch, UserError):
+                raise batch
+            yield batch
+
+
+def _paths(loader: DataLoader[Clip | UserError], places: Iterable[Place]) -> list[str]:
+    assert isinstance(loader.dataset, VideoClips)
+    return [loader.dataset.samples[index].path for _, index in places]
+
+
+class _Workers:
+    """The worker processes of one pass over a loader."""
+
+    def __init__(self, loader: DataLoader[Clip | UserError]) -> None:
+        self._loader = loader
+        self._waiting = False
+
+    def __enter__(self) -> _Workers:
+        others = multiprocessing.active_children()
+        self._handler = signal.getsignal(signal.SIGCHLD)
+        self._loaded = iter(self._loader)
+        self._processes = [child for child in multiprocessing.active_children() if child not in others]
+        atexit.register(self._kill)
+        self._handle(self._on_death)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._handle(self._handler)
+        if exception[0] is not None:
+            self._kill()
+        atexit.unregister(self._kill)
+        del self._loaded  # its end is the workers'
+
+    def next_batch(self) -> Clip | UserError:
+        """The next batch.
+
+        Raises:
+            TimeoutError: none came in time; the workers are ended.
+            EnvironmentProblem: a worker was killed.
+        """
+        self._waiting = True
+        try:
+            self._check()
+            return next(self._loaded)
+        except (RuntimeError, OSError, EOFError) as error:  # a dying worker shows in any of them
+            self._waiting = False
+            if "timed out" in str(error):
+                self._kill()
+                raise TimeoutError from error
+            wait([process.sentinel for process in self._processes], SECONDS_TO_DIE)
+            self._check()
+            raise
+        finally:
+            self._waiting = False
+
+    def _on_death(self, number: int, frame: FrameType | None) -> None:
+        if self._waiting:
+            self._check()
+
+    def _check(self) -> None:
+        if any(process.exitcode for process in self._processes):
+            raise EnvironmentProblem(
+                "a process that reads videos was killed, most often for want of memory: lower train.workers"
+            )
+
+    def _kill(self) -> None:
+        """End the workers for good: one that hangs in a decoder would keep this process from ending."""
+        for process in self._processes:
+            process.kill()
+        for process in self._processes:
+            process.join(SECONDS_TO_DIE)
+
+    def _handle(self, handler: Callable[[int, FrameType | None], object] | int | None) -> None:
+        """Signals can be handled in a main thread only, and elsewhere torch does not either."""
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGCHLD, handler)
+
+
+def _collate(items: list[Clip | UserError]) -> Clip | UserError:
+    failed = next((item for item in items if isinstance(item, UserError)), None)
+    return failed or default_collate(items)
+
+
+def _start_worker(worker_id: int) -> None:
+    """One thread a worker: the workers are the parallelism. Signals are for the process that trains."""
+    torch.set_num_threads(1)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)

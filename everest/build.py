@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,10 +10,19 @@ import torch
 from pydantic import ConfigDict, Discriminator, TypeAdapter, ValidationError
 from torch import nn
 
-from everest.config.settings import FinetuneSettings, ModelSettings, PretrainSettings, Recipe, TargetSettings
+from everest.config.settings import (
+    FinetuneSettings,
+    FrameSelectionSettings,
+    ModelSettings,
+    PretrainSettings,
+    Recipe,
+    TargetSettings,
+)
 from everest.errors import CheckpointError
+from everest.frame_selection import FrameSelection, num_candidates
 from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder
+from everest.norms import Norms, set_norms
 from everest.optim import make_optimizer, parameter_groups
 from everest.plan import activation_bytes
 from everest.selection import Strategy
@@ -32,9 +41,11 @@ class ModelSpec:
     model: ModelSettings
     selection: Annotated[Strategy, Discriminator("strategy")]
     target: TargetSettings | None = None  # pretrain
+    frame_selection: FrameSelectionSettings = field(default_factory=FrameSelectionSettings)  # pretrain
     num_classes: int | None = None  # classifier
     drop_path: float = 0.0  # classifier, while it trains
     checkpointing: bool = False
+    norms: Norms = field(default_factory=Norms)  # others in imported models
 
     @property
     def grid(self) -> TokenGrid:
@@ -62,6 +73,11 @@ class ModelSpec:
 
     def build(self) -> MaskedAutoencoder | VideoClassifier:
         """The module with fresh weights, from torch's default generator."""
+        model = self._build()
+        set_norms(model, self.norms)
+        return model
+
+    def _build(self) -> MaskedAutoencoder | VideoClassifier:
         size, grid, tubelet = self.model.backbone_size, self.grid, self.model.tubelet
         if self.kind == "pretrain":
             assert self.target is not None
@@ -70,8 +86,13 @@ class ModelSpec:
                 grid,
                 tubelet,
                 selector=self.selection,
-                targets=PixelTargets(tubelet=tubelet, normalize=self.target.normalize),
+                targets=PixelTargets(
+                    tubelet=tubelet, normalize=self.target.normalize, frames=self.target.frames
+                ),
                 decoder_depth=self.model.decoder_depth,
+                embedding_layers=self.model.embedding_layers,
+                positions=self.model.positions,
+                frame_selection=self._frame_selection(),
                 checkpointing=self.checkpointing,
             )
         assert self.num_classes is not None
@@ -83,8 +104,21 @@ class ModelSpec:
             num_classes=self.num_classes,
             pooling=self.model.pooling,
             drop_path=self.drop_path,
+            embedding_layers=self.model.embedding_layers,
+            positions=self.model.positions,
             checkpointing=self.checkpointing,
         )
+
+    @property
+    def offered_frames(self) -> int:
+        """The frames that the loader hands over: more than a clip has where it is drawn from candidates."""
+        return num_candidates(self.grid.t, self.frame_selection.alpha) * self.model.tubelet[0]
+
+    def _frame_selection(self) -> FrameSelection | None:
+        candidates = num_candidates(self.grid.t, self.frame_selection.alpha)
+        if candidates == self.grid.t:
+            return None
+        return FrameSelection(candidates=candidates, recompute=self.frame_selection.recompute)
 
     def bytes_per_clip(self, bytes_per_value: int) -> int:
         """What one clip's training pass keeps in memory: an estimate (everest.plan.activation_bytes)."""
@@ -97,7 +131,7 @@ class ModelSpec:
             stacks.append((self.model.decoder_depth, visible + target, size.decoder_width))
         return activation_bytes(
             stacks,
-            clip_values=3 * self.frames * self.size[0] * self.size[1],
+            clip_values=3 * self.offered_frames * self.size[0] * self.size[1],
             bytes_per_value=bytes_per_value,
             checkpointing=self.checkpointing,
         )
@@ -115,6 +149,7 @@ def pretrain_spec(recipe: Recipe) -> ModelSpec:
         model=recipe.model,
         selection=recipe.pretrain.selection,
         target=recipe.pretrain.target,
+        frame_selection=recipe.pretrain.frame_selection,
         checkpointing=recipe.train.checkpointing,
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +15,7 @@ from everest.data.lists import Sample, SampleList, read_samples
 from everest.data.rand_augment import RandAugment
 from everest.data.views import EvalViews, FinetuneViews, MakeViews, PretrainViews, ValidationViews
 from everest.errors import DataError, RecipeError
+from everest.frame_selection import num_candidates
 from everest.tokens import TokenGrid
 
 # Ours: how far counted labels may have gaps. Within it, `empty_classes` tells what has no clip.
@@ -70,17 +71,20 @@ def pretrain_clips(recipe: Recipe) -> VideoClips:
     """The unlabelled videos of `data.pretrain`, or of `data.train` where that is not given."""
     data, stage = recipe.data, recipe.pretrain
     key = "pretrain" if data.pretrain else "train"
+    grid = clip_grid(recipe)
+    offered = replace(grid, t=num_candidates(grid.t, stage.frame_selection.alpha))
     views = PretrainViews(
-        frames=data.frames,
+        frames=offered.t * recipe.model.tubelet[0],
         stride=stage.stride,
         size=data.frame_size,
-        flip=data.flip,
+        flip=data.flip if stage.flip is None else stage.flip,
         sampling=stage.sampling,
         views_per_decode=stage.views_per_decode,
     )
     root, source = _source(data, key)
     samples = read_samples(source, root=root, classes=None, num_classes=None, heads=None, labelled=False)
-    return _clips(recipe, samples, views, replace_bad=True)
+    draws = offered.t if offered != grid else 0  # one number a slice that can be drawn
+    return _clips(recipe, samples, views, num_noise=offered.num_tokens + draws, replace_bad=True)
 
 
 def finetune_clips(recipe: Recipe) -> tuple[VideoClips, Classes]:
@@ -200,14 +204,21 @@ def _classes_file(data: DataSettings) -> Path | None:
         return path if path.is_file() else None
 
 
-def _clips(recipe: Recipe, samples: SampleList, views: MakeViews, *, replace_bad: bool) -> VideoClips:
+def clip_grid(recipe: Recipe) -> TokenGrid:
+    """The tokens of a clip."""
     data = recipe.data
-    grid = TokenGrid.of_clip(frames=data.frames, size=data.frame_size, tubelet=recipe.model.tubelet)
+    return TokenGrid.of_clip(frames=data.frames, size=data.frame_size, tubelet=recipe.model.tubelet)
+
+
+def _clips(
+    recipe: Recipe, samples: SampleList, views: MakeViews, *, num_noise: int = 0, replace_bad: bool
+) -> VideoClips:
+    data = recipe.data
     return VideoClips(
         samples.samples,
         make_views=views,
         seed=recipe.train.seed,
-        num_noise=grid.num_tokens,
+        num_noise=num_noise,
         decoder=data.decoder,
         replace_bad=replace_bad,
     )

@@ -32,10 +32,7 @@ class Rows(NamedTuple):
 
 @torch.inference_mode()
 def reconstruct(model: MaskedAutoencoder, clip: Tensor, *, noise: Tensor) -> Rows:
-    """Run the model on one clip (3, T, H, W) uint8.
-
-    Normalised predictions are turned back into pixels by the true mean and deviation of each tubelet, which
-    the model does not know: what is to be judged is the structure inside a tubelet, not its colour.
+    """Run the model on one clip (3, T, H, W) uint8, or on the candidates that it draws a clip from.
 
     Args:
         noise: (N,) uniform in [0, 1).
@@ -44,7 +41,7 @@ def reconstruct(model: MaskedAutoencoder, clip: Tensor, *, noise: Tensor) -> Row
     frames = normalise(clip.to(device))[None]  # (1, 3, T, H, W)
     out: Reconstruction = model(frames, noise=noise[None].to(device))
     tubelet, grid = model.encoder.patch_embed.tubelet, model.encoder.grid
-    patches = patchify(unnormalise(frames), tubelet)[0]  # (N, 3, t, p, q)
+    patches = patchify(unnormalise(out.frames), tubelet)[0]  # (N, 3, t, p, q)
     visible, target = out.selection.visible[0], out.selection.target[0]
 
     def only(*ids: Tensor) -> Tensor:
@@ -54,19 +51,9 @@ def reconstruct(model: MaskedAutoencoder, clip: Tensor, *, noise: Tensor) -> Row
         return shown
 
     predicted = only(visible)
-    predicted[target] = _pixels(out.prediction[0], patches[target], normalised=model.targets.normalised)
+    predicted[target] = model.targets.pixels(out.prediction, out.frames, out.selection.target)[0]
     parts = (patches, only(visible, target), only(visible), predicted)
     return Rows(*(_as_frames(part, grid) for part in parts))
-
-
-def _pixels(prediction: Tensor, truth: Tensor, *, normalised: bool) -> Tensor:
-    """(M, P) predicted values to (M, 3, t, p, q) pixels."""
-    m, c, t, p, q = truth.shape
-    values = prediction.view(m, t, p, q, c).movedim(-1, 1)  # (M, 3, t, p, q)
-    if normalised:
-        positions = (-3, -2, -1)
-        values = values * truth.std(dim=positions, keepdim=True) + truth.mean(dim=positions, keepdim=True)
-    return values.clamp(0, 1)
 
 
 def _as_frames(patches: Tensor, grid: TokenGrid) -> Tensor:

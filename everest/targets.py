@@ -6,7 +6,7 @@ B batch, K target tokens, C channels, t p q a tubelet's frames, rows and columns
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from torch import Tensor
 
@@ -22,13 +22,12 @@ class TargetMaker(Protocol):
         """P, the values predicted for one token."""
         ...
 
-    @property
-    def normalised(self) -> bool:
-        """Whether the values say nothing of a tubelet's own mean and deviation."""
-        ...
-
     def values(self, frames: Tensor, ids: Tensor) -> Tensor:
         """(B, K, P) float32 at the tokens `ids` (B, K) of the normalised clips (B, C, T, H, W)."""
+        ...
+
+    def pixels(self, prediction: Tensor, frames: Tensor, ids: Tensor) -> Tensor:
+        """(B, K, C, t, p, q) in [0, 1]: what the predictions (B, K, P) look like."""
         ...
 
     def loss(self, prediction: Tensor, values: Tensor, scored: Tensor) -> Tensor:
@@ -38,36 +37,66 @@ class TargetMaker(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class PixelTargets:
-    """RGB of the target tubelets, by default normalised per tubelet and channel (VideoMAE, EVEREST)."""
+    """RGB of the target tubelets.
+
+    Args:
+        normalize: True as VideoMAE and EVEREST, each channel of a tubelet by itself; "token" as ST-MAE, all
+            values of a token together; False: pixels in [0, 1].
+        frames: "half" as ST-MAE, which predicts one frame of each tubelet.
+    """
 
     tubelet: tuple[int, int, int]
-    normalize: bool = True
+    normalize: bool | Literal["token"] = True
+    frames: Literal["all", "half"] = "all"
 
     @property
     def width(self) -> int:
         t, p, q = self.tubelet
-        return t * p * q * 3
-
-    @property
-    def normalised(self) -> bool:
-        return self.normalize
+        return (t if self.frames == "all" else 1) * p * q * 3
 
     def values(self, frames: Tensor, ids: Tensor) -> Tensor:
-        """(B, K, P) in the order (frame, row, column, channel) of the released programs.
+        """(B, K, P) in the order (frame, row, column, channel) of the released programs."""
+        patches = self._asked(frames, ids)
+        mean, deviation = self._moments(patches)
+        return ((patches - mean) / deviation).movedim(2, -1).flatten(2)  # (B, K, t*p*q*C)
 
-        Each channel of a tubelet is normalised by the mean and unbiased deviation over its t*p*q positions;
-        1e-6 is added to the deviation, not to the variance.
+    def pixels(self, prediction: Tensor, frames: Tensor, ids: Tensor) -> Tensor:
+        """(B, K, P) predictions to (B, K, C, t, p, q) pixels in [0, 1], a predicted frame in place of both.
+
+        What was normalised gets back the mean and deviation of the true tubelet, which the model does not
+        know: what is to be judged is the structure inside a tubelet, not its colour.
         """
-        patches = unnormalise(
-            gather_patches(frames.float(), ids, self.tubelet)
-        )  # (B, K, C, t, p, q) in [0, 1]
-        if self.normalize:
-            positions = (-3, -2, -1)
-            deviation = patches.std(dim=positions, keepdim=True) + 1e-6
-            patches = (patches - patches.mean(dim=positions, keepdim=True)) / deviation
-        return patches.movedim(2, -1).flatten(2)  # (B, K, t*p*q*C)
+        patches = self._asked(frames, ids)  # (B, K, C, t, p, q)
+        mean, deviation = self._moments(patches)
+        values = prediction.unflatten(2, (*patches.shape[3:], -1)).movedim(-1, 2)
+        return (values * deviation + mean).clamp(0, 1).expand(-1, -1, -1, self.tubelet[0], -1, -1)
 
     def loss(self, prediction: Tensor, values: Tensor, scored: Tensor) -> Tensor:
         """Mean squared error over the scored tokens and their values, in float32."""
         error = (prediction.float() - values).square().mean(dim=-1)  # (B, K)
         return (error * scored).sum() / scored.sum()
+
+    def _asked(self, frames: Tensor, ids: Tensor) -> Tensor:
+        """The true pixels in [0, 1] of what is to be predicted: (B, K, C, t, p, q), t = 1 for half."""
+        patches = unnormalise(gather_patches(frames.float(), ids, self.tubelet))
+        if self.frames == "all":
+            return patches
+        # ST-MAE takes the frames linspace(0, T - 1, T / 2): the first of a tubelet, of the last one its last.
+        t, p, q = self.tubelet
+        slices = frames.size(2) // t
+        number = ids // (frames.size(3) // p * (frames.size(4) // q))  # (B, K): the slice of each token
+        offset = number * (t - 1) // max(slices - 1, 1)
+        wanted = offset.view(*ids.shape, 1, 1, 1, 1).expand(-1, -1, patches.size(2), -1, p, q)
+        return patches.gather(3, wanted)
+
+    def _moments(self, patches: Tensor) -> tuple[Tensor | float, Tensor | float]:
+        """What is subtracted and what is divided by. The released programs differ in where they add 1e-6."""
+        if not self.normalize:
+            return 0.0, 1.0
+        if self.normalize == "token":
+            values = (-4, -3, -2, -1)
+            variance = patches.var(dim=values, keepdim=True)
+            return patches.mean(dim=values, keepdim=True), (variance + 1e-6).sqrt()
+        positions = (-3, -2, -1)
+        deviation = patches.std(dim=positions, keepdim=True)
+        return patches.mean(dim=positions, keepdim=True), deviation + 1e-6

@@ -32,12 +32,18 @@ def launch(gpus: str, processes: int | None) -> Devices:
         return Devices(kind="cpu" if gpus == "cpu" else "cuda")
     devices = read_devices(gpus, processes)
     if devices.processes > 1:
-        ended = run_processes(devices, [sys.executable, "-m", "everest_cli", *sys.argv[1:]])
+        ended = run_processes(devices, [*_this_program(), *sys.argv[1:]])
         typer.echo(ended.said, err=True, nl=False)
         raise typer.Exit(ended.code)
     if devices.ids:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, devices.ids))
     return devices
+
+
+def _this_program() -> list[str]:
+    """What starts everest again. Only `python -m` looks for modules in the working directory first."""
+    by_module = Path(sys.argv[0]).name == "__main__.py"
+    return [sys.executable, *([] if by_module else ["-P"]), "-m", "everest_cli"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ import pytest
 
 from everest import clips
 from everest.clips import Classes, empty_classes
-from everest.config.settings import DataSettings, Recipe
+from everest.config.settings import DataSettings, FrameSelectionSettings, PretrainSettings, Recipe
 from everest.errors import DataError
 
 
@@ -132,6 +132,12 @@ def test_classes_without_a_clip_are_told(root):
     assert empty_classes(found.samples, classes) == []
 
 
-def test_a_clip_has_a_random_number_for_each_token(root):
-    found, _ = clips.finetune_clips(recipe(root, train=NAMES))
-    assert found.num_noise == 1568
+def test_a_clip_has_a_random_number_for_each_token_and_each_slice_that_can_be_drawn(root):
+    found = clips.pretrain_clips(recipe(root, train=NAMES))
+    assert (found.num_noise, found.make_views.frames) == (1568, 16)
+    offered = replace(
+        recipe(root, train=NAMES),
+        pretrain=PretrainSettings(frame_selection=FrameSelectionSettings(alpha=1.3)),
+    )
+    found = clips.pretrain_clips(offered)
+    assert (found.num_noise, found.make_views.frames) == (10 * 196 + 10, 20)

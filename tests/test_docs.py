@@ -10,8 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from foreign import saved
 from typer.testing import CliRunner
 
+import everest
 from everest_cli.main import app
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -36,10 +38,12 @@ def commands(page: Path) -> list[list[str]]:
 
 @pytest.fixture
 def desk(tmp_path: Path, clip_files: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder to work in, with a data set in VIDEOS."""
+    """A folder to work in, with a data set in VIDEOS and what a released program saved."""
     shutil.copytree(clip_files, tmp_path / "VIDEOS")
     shutil.copy(clip_files / "train.csv", tmp_path / "VIDEOS" / "test.csv")
     shutil.copy(clip_files / "clip0.mp4", tmp_path / "video.mp4")
+    foreign = everest.create_model("vit-tiny", kind="pretrain", tubelet=(2, 8, 8), depth=1, frames=4, size=32)
+    saved(tmp_path / "checkpoint-799.pth", foreign.state_dict())
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -53,6 +57,25 @@ def run(arguments: list[str]) -> None:
     command = [sys.executable, "-m", "everest_cli", *arguments, *(f"--set={value}" for value in SMALL)]
     ended = subprocess.run(command, capture_output=True, text=True)
     assert ended.returncode == 0, (arguments, ended.stderr)
+
+
+def rows_of_the_paper() -> list[str]:
+    """The training commands in the tables of docs/paper.md."""
+    found = re.findall(r"`everest ((?:pretrain|finetune) [^`]*)`", (ROOT / "docs" / "paper.md").read_text())
+    return sorted(set(found))
+
+
+@pytest.mark.parametrize("row", rows_of_the_paper())
+def test_every_row_of_the_paper_makes_a_step(row: str, desk: Path):
+    command, *options = row.replace("--init PT", "--init none").split()
+    small = [f"--set={value}" for value in SMALL]
+    result = CliRunner().invoke(
+        app, [command, *small, *options, "--data", "VIDEOS", "--gpus", "cpu", "--dry-run"]
+    )
+    assert result.exit_code == 0, (result.output, result.exception)
+    assert re.search(r"^loss: \d", result.stdout)
+    shown = CliRunner().invoke(app, [command, *options, "--print-config"])
+    assert shown.exit_code == 0, shown.output  # as it stands, too
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

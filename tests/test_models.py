@@ -9,7 +9,8 @@ import torch
 
 import everest
 from everest.build import ModelSpec
-from everest.config.settings import ModelSettings, TargetSettings
+from everest.config.settings import FrameSelectionSettings, ModelSettings, TargetSettings
+from everest.frame_selection import FrameSelection
 from everest.selection import AllTokens, RandomSpaceTime, RedundancyRobust, Tube
 from everest.tokens import TokenSelection, patchify
 
@@ -176,3 +177,64 @@ def test_a_new_measuring_strategy_needs_its_class_only():
     x = torch.zeros(1, 3, 8, 32, 32)
     x[..., :8, 16:24] = 1  # the third place of each of four slices
     assert model(x).selection.visible.tolist() == [[2, 18, 34, 50]]
+
+
+# --- frame selection ----------------------------------------------------------------------------------------
+
+
+def drawing(*, recompute: bool = False, **options):
+    """A model of 4 slices that are drawn from 6, and candidates in which little happens after slice 3."""
+    model = tiny("pretrain", selection=RedundancyRobust(keep_ratio=0.5), **options)
+    model.frame_selection = FrameSelection(candidates=6, recompute=recompute)
+    frames = torch.randn(3, 3, 12, 32, 32, generator=torch.Generator().manual_seed(0))
+    frames[:, :, 8:] = frames[:, :, 6:8].repeat(1, 1, 2, 1, 1)
+    return model, frames
+
+
+def test_clips_are_drawn_from_candidates_where_something_happens():
+    model, frames = drawing()
+    noise = torch.rand(3, 6 * 16 + 6)
+    out = model(frames, noise=noise)
+    assert torch.equal(out.frames, frames[:, :, :8])  # slices 4 and 5 have no kept token
+    again = model(out.frames, selection=out.selection)
+    assert torch.equal(again.loss, out.loss)
+
+
+def test_drawn_slices_keep_the_importance_that_they_had_unless_told_otherwise():
+    torch.manual_seed(0)
+    model, frames = drawing()
+    frames[:, :, 4:6] = frames[:, :, 2:4]  # nothing happens in slice 2
+    frames[:, :, 8:] = torch.randn(3, 3, 4, 32, 32)
+    noise = torch.rand(3, 6 * 16 + 6)
+    kept = model.select(frames, noise)
+    model.frame_selection = FrameSelection(candidates=6, recompute=True)
+    again = model.select(frames, noise)
+    assert not torch.equal(kept.target, again.target)
+    clips = model(frames, noise=noise).frames
+    plain = model.select(clips, noise[:, : 4 * 16])  # a clip of its own length is measured by itself
+    assert torch.equal(plain.visible, again.visible)
+    assert torch.equal(plain.target, again.target)
+
+
+def test_candidates_of_another_number_are_refused():
+    model, frames = drawing()
+    with pytest.raises(ValueError, match=r"expected clips of shape \(B, 3, 12, 32, 32\)"):
+        model(frames[:, :, :10])
+
+
+def test_frame_selection_survives_a_file_and_runs_on_meta():
+    spec = ModelSpec(
+        kind="pretrain",
+        frames=8,
+        size=(32, 32),
+        model=ModelSettings(backbone="vit-tiny", tubelet=(2, 8, 8), **TINY),
+        selection=RedundancyRobust(),
+        target=TargetSettings(),
+        frame_selection=FrameSelectionSettings(alpha=1.7, recompute=True),
+    )
+    assert ModelSpec.of(spec.dump(), source=Path("model.safetensors")) == spec
+    with torch.device("meta"):
+        model = spec.build()
+        assert model.frame_selection == FrameSelection(candidates=6, recompute=True)
+        out = model(torch.empty(2, 3, 12, 32, 32), noise=torch.empty(2, 6 * 16 + 6))
+    assert out.frames.shape == (2, 3, 8, 32, 32)

@@ -20,13 +20,15 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from everest.backbones import BackboneSize
+from everest.importance import change_importance
+from everest.masks import RandomSpaceTime, Tube
 from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder
-from everest.models.vit import sinusoid_positions
+from everest.models.positions import sinusoid_positions
 from everest.official_keys import our_name
 from everest.optim import cosine_lr, make_optimizer, parameter_groups, set_lr
 from everest.pixels import normalise
-from everest.selection import AllTokens, RedundancyRobust, Tube, change_importance
+from everest.selection import AllTokens, RedundancyRobust
 from everest.targets import PixelTargets
 from everest.tokens import TokenGrid, TokenSelection, num_kept
 
@@ -361,3 +363,38 @@ def test_position_table_equals_the_released_sinusoid(golden: Callable[[str], Pat
         for row, values in told["rows"].items():
             head = values[: values.index("...")]
             np.testing.assert_allclose(table[int(row), : len(head)].numpy(), head, atol=1e-7)
+
+
+# --- ST-MAE -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def st_mae() -> Recorded:
+    return Recorded.read(shared_folder() / "golden", "mae_st_pretrain_s0")
+
+
+def test_st_mae_hides_the_same_tokens(st_mae: Recorded):
+    facts, noise = st_mae.facts, st_mae.tensors["noise"]
+    grid = TokenGrid.of_clip(frames=facts["model"]["T"], size=(64, 64), tubelet=TUBELET)
+    # Kept are the first int(N * (1 - ratio)) of the sorted noise: what is drawn as visible here.
+    chosen = RandomSpaceTime(visible_ratio=0.1)(grid, importance=None, noise=noise)
+    hidden = torch.ones(1, grid.num_tokens).scatter(1, chosen.visible, 0)
+    assert torch.equal(hidden, st_mae.tensors["mask"])
+    assert torch.equal(chosen.target, st_mae.tensors["mask"].nonzero()[:, 1][None])
+
+
+def test_st_mae_targets_give_the_same_loss(st_mae: Recorded):
+    clip, mask = st_mae.tensors["input.clip"], st_mae.tensors["mask"]
+    targets = PixelTargets(tubelet=TUBELET, normalize="token", frames="half")
+    # The official program normalises the target without taking the clip's own normalisation back.
+    ids = mask.nonzero()[:, 1][None]  # (1, hidden)
+    values = targets.values(normalise_floats(clip), ids)
+    prediction = st_mae.tensors["pred"].gather(1, ids.unsqueeze(-1).expand(-1, -1, targets.width))
+    loss = targets.loss(prediction, values, torch.ones_like(ids, dtype=torch.bool))
+    assert loss.item() == pytest.approx(st_mae.facts["loss"], abs=TOLERANCE)
+
+
+def normalise_floats(clip: Tensor) -> Tensor:
+    """A clip whose un-normalised pixels are `clip`."""
+    zero, one = (normalise(torch.full((3, 1, 1, 1), value, dtype=torch.uint8)) for value in (0, 255))
+    return clip * (one - zero) + zero

@@ -9,7 +9,8 @@ import torch
 
 from everest.config.recipe_layers import STAGES, KeyPath
 from everest.config.settings import FinetuneSettings, PretrainSettings, Recipe
-from everest.selection import RedundancyRobust, Selector, Strategy
+from everest.errors import RecipeError
+from everest.selection import ByImportance, Selector, Strategy
 from everest.tokens import TokenGrid
 
 Problems = Iterator[tuple[KeyPath, str]]
@@ -22,6 +23,8 @@ def contradictions(recipe: Recipe) -> Problems:
     yield from _schedule("finetune", recipe.finetune)
     yield from _partners(recipe.finetune)
     yield from _crop_area(recipe.finetune)
+    yield from _frame_selection(recipe.pretrain)
+    yield from _embedding(recipe)
     uncountable = [
         *_tubelets_divide_clip(recipe),
         *_ratios("pretrain", recipe.pretrain.selection),
@@ -86,16 +89,34 @@ def _ratios(stage: str, selection: Strategy) -> Problems:
         value = getattr(selection, field.name)
         if field.name.endswith("_ratio") and value is not None and not 0 < value <= 1:
             yield (*key, field.name), f"must be more than 0 and at most 1, not {value}"
-    if isinstance(selection, RedundancyRobust) and (selection.visible_ratio or 0) > selection.keep_ratio:
+    if isinstance(selection, ByImportance) and (selection.visible_ratio or 0) > selection.keep_ratio:
         text = f"{selection.visible_ratio} is more than keep_ratio ({selection.keep_ratio})"
         yield (*key, "visible_ratio"), text
+
+
+def _frame_selection(settings: PretrainSettings) -> Problems:
+    if settings.frame_selection.alpha > 1 and not isinstance(settings.selection, ByImportance):
+        strategy = settings.selection.strategy
+        text = f"above 1 it counts tokens by importance, which {strategy} does not measure"
+        yield ("pretrain", "frame_selection", "alpha"), text
+
+
+def _embedding(recipe: Recipe) -> Problems:
+    model = recipe.model
+    if model.embedding_layers > 1 and any(side % 4 for side in model.tubelet[1:]):
+        text = "more than one convolution needs a tubelet whose rows and columns divide by 4"
+        yield ("model", "embedding_layers"), text
 
 
 def _tokens(recipe: Recipe) -> Problems:
     """Both stages encode something; pre-training predicts something, fine-tuning nothing."""
     data = recipe.data
     grid = TokenGrid.of_clip(frames=data.frames, size=data.frame_size, tubelet=recipe.model.tubelet)
-    visible, target = _num_chosen(recipe.pretrain.selection, grid)
+    try:
+        visible, target = _num_chosen(recipe.pretrain.selection, grid)
+    except RecipeError as error:
+        yield ("pretrain", "selection"), str(error)
+        return
     if not visible:
         yield ("pretrain", "selection"), f"lets the encoder see none of {grid.num_tokens} tokens"
     if not target:

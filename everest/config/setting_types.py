@@ -21,17 +21,6 @@ def with_hyphens(value: Any) -> Any:
     return value.replace("_", "-") if isinstance(value, str) else value
 
 
-def only(allowed: float) -> AfterValidator:
-    """The check of a number that has no other value in this version."""
-
-    def check(value: float) -> float:
-        if value != allowed:
-            raise ValueError(f"must be {allowed} in this version")
-        return value
-
-    return AfterValidator(check)
-
-
 def _is_count(value: Any) -> bool:
     return type(value) is int and value > 0  # not isinstance: True is an int
 

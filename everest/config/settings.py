@@ -26,17 +26,16 @@ from everest.config.setting_types import (
     Share,
     ShareBelowOne,
     Size,
-    only,
     with_hyphens,
 )
-from everest.selection import AllTokens, RedundancyRobust, Strategy
+from everest.selection import AllTokens, FrameDifference, RedundancyRobust, Strategy
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 _SECONDS = {"s": 1, "min": 60, "h": 3600}
 
 PretrainSelection = Annotated[Strategy, Discriminator("strategy"), BeforeValidator(with_hyphens)]
 FinetuneSelection = Annotated[
-    RedundancyRobust | AllTokens, Discriminator("strategy"), BeforeValidator(with_hyphens)
+    RedundancyRobust | FrameDifference | AllTokens, Discriminator("strategy"), BeforeValidator(with_hyphens)
 ]
 
 
@@ -75,8 +74,8 @@ class ModelSettings:
     __pydantic_config__ = _STRICT
     backbone: Backbone = "vit-b"
     tubelet: tuple[Count, Count, Count] = (2, 16, 16)  # EVEREST Table 15
-    positions: Literal["flat"] = "flat"  # released program: one sinusoid over the token number
-    embedding_layers: Annotated[int, only(1)] = 1  # EVEREST Table 15
+    positions: Literal["flat", "separable"] = "flat"  # one sinusoid over the token number, as released
+    embedding_layers: Annotated[int, Field(ge=1, le=3)] = 1  # EVEREST Table 15
     pooling: Literal["mean", "first"] = "mean"  # first: the first kept token (released program: --use_cls)
     decoder_depth: Count = 4  # released scripts
     width: Count | None = None
@@ -132,7 +131,8 @@ class FrameSelectionSettings:
     """Information-intensive frame selection, EVEREST §4.2."""
 
     __pydantic_config__ = _STRICT
-    alpha: Annotated[float, only(1.0)] = 1.0  # candidates offered: alpha times the clip's frames
+    alpha: Annotated[float, Field(ge=1)] = 1.0  # candidates: alpha times the clip's frames; Table 13
+    recompute: bool = False  # measure the chosen slices against each other anew; ours, the paper is silent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +141,8 @@ class TargetSettings:
 
     __pydantic_config__ = _STRICT
     kind: Literal["pixels"] = "pixels"
-    normalize: bool = True  # released program: pixels normalised per tubelet and channel
+    normalize: bool | Literal["token"] = True  # per tubelet and channel, as released; token: as ST-MAE
+    frames: Literal["all", "half"] = "all"  # half: one frame of each tubelet, as ST-MAE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +152,7 @@ class PretrainSettings:
     __pydantic_config__ = _STRICT
     stride: Count = 4  # Table 7
     sampling: Literal["dense", "segment"] = "dense"
+    flip: bool | None = None  # None: data.flip; the released pre-training never flips
     views_per_decode: Count = 1  # released scripts: num_sample 1
     frame_selection: FrameSelectionSettings = field(default_factory=FrameSelectionSettings)
     selection: PretrainSelection = field(default_factory=RedundancyRobust)

@@ -12,6 +12,7 @@ from timm.layers.norm import LayerNorm
 from torch import Tensor, nn
 
 from everest.backbones import BackboneSize
+from everest.models.positions import Positions
 from everest.models.vit import Encoder, linear_layers
 from everest.selection import Strategy, choose
 from everest.tokens import TokenGrid
@@ -36,13 +37,22 @@ class VideoClassifier(nn.Module):
         num_classes: int,
         pooling: Literal["mean", "first"] = "mean",
         drop_path: float = 0.0,
+        embedding_layers: int = 1,
+        positions: Positions = "flat",
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
         self.selector = selector
         self.pooling = pooling
         self.encoder = Encoder(
-            size, grid, tubelet, final_norm=False, drop_path=drop_path, checkpointing=checkpointing
+            size,
+            grid,
+            tubelet,
+            final_norm=False,
+            drop_path=drop_path,
+            embedding_layers=embedding_layers,
+            positions=positions,
+            checkpointing=checkpointing,
         )
         self.norm = LayerNorm(size.width)
         self.head = nn.Linear(size.width, num_classes)

@@ -12,8 +12,10 @@ from timm.layers.norm import LayerNorm
 from torch import Tensor, nn
 
 from everest.backbones import BackboneSize
-from everest.models.vit import Encoder, linear_layers, make_blocks, run_blocks, sinusoid_positions
-from everest.selection import Selector, choose
+from everest.frame_selection import FrameSelection, take_importance, take_slices
+from everest.models.positions import Positions, position_table
+from everest.models.vit import Encoder, linear_layers, make_blocks, run_blocks
+from everest.selection import ByImportance, Selector
 from everest.targets import TargetMaker
 from everest.tokens import TokenGrid, TokenSelection
 
@@ -25,6 +27,7 @@ class Reconstruction(NamedTuple):
     prediction: Tensor  # (B, M, P)
     target: Tensor  # (B, M, P)
     selection: TokenSelection
+    frames: Tensor  # (B, C, T, H, W): the clips, drawn from their candidates where there were more frames
 
 
 class Decoder(nn.Module):
@@ -38,7 +41,7 @@ class Decoder(nn.Module):
         depth: int,
         heads: int,
         *,
-        num_tokens: int,
+        position: Tensor,
         target_width: int,
         checkpointing: bool,
     ) -> None:
@@ -47,7 +50,7 @@ class Decoder(nn.Module):
         self.blocks = make_blocks(width, depth, heads)
         self.norm = LayerNorm(width)
         self.head = nn.Linear(width, target_width)
-        self.register_buffer("position", sinusoid_positions(num_tokens, width), persistent=False)
+        self.register_buffer("position", position, persistent=False)
 
     def forward(self, encoded: Tensor, mask_token: Tensor, selection: TokenSelection) -> Tensor:
         """(B, K, D) encoded visible tokens to (B, M, P) predictions of the targets."""
@@ -64,6 +67,7 @@ class MaskedAutoencoder(nn.Module):
     Args:
         selector: which tokens (everest.selection).
         targets: what is predicted at them (everest.targets).
+        frame_selection: draws the clip's slices from more of them; its selector sorts by importance.
     """
 
     def __init__(
@@ -75,19 +79,31 @@ class MaskedAutoencoder(nn.Module):
         selector: Selector,
         targets: TargetMaker,
         decoder_depth: int,
+        embedding_layers: int = 1,
+        positions: Positions = "flat",
+        frame_selection: FrameSelection | None = None,
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
         self.selector = selector
         self.targets = targets
-        self.encoder = Encoder(size, grid, tubelet, final_norm=True, checkpointing=checkpointing)
+        self.frame_selection = frame_selection
+        self.encoder = Encoder(
+            size,
+            grid,
+            tubelet,
+            final_norm=True,
+            embedding_layers=embedding_layers,
+            positions=positions,
+            checkpointing=checkpointing,
+        )
         self.encoder_to_decoder = nn.Linear(size.width, size.decoder_width, bias=False)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, size.decoder_width))
         self.decoder = Decoder(
             size.decoder_width,
             decoder_depth,
             size.decoder_heads,
-            num_tokens=grid.num_tokens,
+            position=position_table(positions, grid, size.decoder_width),
             target_width=targets.width,
             checkpointing=checkpointing,
         )
@@ -103,11 +119,29 @@ class MaskedAutoencoder(nn.Module):
 
     def select(self, frames: Tensor, noise: Tensor | None = None) -> TokenSelection:
         """The tokens that `forward` would choose: (B, K) visible and (B, M) target ids."""
-        self.encoder.check(frames)
-        grid = self.encoder.grid
+        return self._choose(frames, noise)[1]
+
+    def _choose(self, frames: Tensor, noise: Tensor | None) -> tuple[Tensor, TokenSelection]:
+        """The clips, drawn from their candidates if there are more frames, and the tokens chosen in them."""
+        encoder, grid = self.encoder, self.encoder.grid
+        offers = self.frame_selection
+        if offers is not None and frames.dim() == 5 and frames.size(2) == encoder.num_frames:
+            offers = None  # nothing to choose from
+        offered = grid if offers is None else offers.grid(grid)
+        encoder.check(frames, offered)
         if noise is None:
-            noise = torch.rand(frames.size(0), grid.num_tokens, device=frames.device)
-        return choose(self.selector, frames, grid, self.encoder.patch_embed, noise)
+            noise = torch.rand(frames.size(0), offered.num_tokens + offered.t, device=frames.device)
+        importance = self.selector.importance(frames, encoder.patch_embed)  # (B, tokens offered)
+        if offers is not None:
+            assert isinstance(self.selector, ByImportance)
+            assert importance is not None
+            slices = offers.draw(self.selector, importance, noise, grid)  # (B, t)
+            frames = take_slices(frames, slices, encoder.patch_embed.tubelet[0])
+            if offers.recompute:
+                importance = self.selector.importance(frames, encoder.patch_embed)
+            else:
+                importance = take_importance(importance, slices, grid)
+        return frames, self.selector(grid, importance=importance, noise=noise[:, : grid.num_tokens])
 
     def forward(
         self, frames: Tensor, *, noise: Tensor | None = None, selection: TokenSelection | None = None
@@ -115,16 +149,17 @@ class MaskedAutoencoder(nn.Module):
         """One pre-training pass.
 
         Args:
-            frames: (B, C, T, H, W) float32, normalised.
-            noise: (B, at least N) uniform in [0, 1): the random part of the selection; None draws it from
-                torch's default generator.
-            selection: a given choice instead of the selector's.
+            frames: (B, C, T, H, W) float32, normalised; with frame selection its candidates, as many frames
+                as `frame_selection` asks for, or clips of T frames as they are.
+            noise: (B, at least N) uniform in [0, 1): the random part of the selection; with frame selection
+                (B, tokens of the candidates + their slices). None draws it from torch's default generator.
+            selection: a given choice instead of the selector's, for clips of T frames.
         Raises:
             ValueError: the clips are not of the size the model was built for or not normalised, or the given
                 selection cannot be meant.
         """
         if selection is None:
-            selection = self.select(frames, noise)
+            frames, selection = self._choose(frames, noise)
         else:
             self.encoder.check(frames)
             selection.check(self.encoder.grid, frames.size(0))
@@ -132,4 +167,4 @@ class MaskedAutoencoder(nn.Module):
         prediction = self.decoder(encoded, self.mask_token, selection)  # (B, M, P)
         target = self.targets.values(frames, selection.target)  # (B, M, P)
         loss = self.targets.loss(prediction, target, selection.scored())
-        return Reconstruction(loss, prediction, target, selection)
+        return Reconstruction(loss, prediction, target, selection, frames)

@@ -8,48 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-import torch.nn.functional as F
 from timm.layers.norm import LayerNorm
 from timm.models.beit import Block
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from everest.backbones import BackboneSize
+from everest.models.embedding import TubeletEmbedding
+from everest.models.positions import Positions, position_table
 from everest.tokens import TokenGrid, gather_patches
-
-
-class TubeletEmbedding(nn.Module):
-    """One linear map of a tubelet's pixels (EVEREST §4.1).
-
-    `proj` is the Conv3d of the released programs, whose weight and initialisation it keeps; applied to
-    patches it is a matrix product, so any subset of the tokens can be embedded.
-    """
-
-    def __init__(self, width: int, tubelet: tuple[int, int, int]) -> None:
-        super().__init__()
-        self.tubelet = tubelet
-        self.proj = nn.Conv3d(3, width, kernel_size=tubelet, stride=tubelet)
-
-    def forward(self, patches: Tensor) -> Tensor:
-        """(B, K, C, t, p, q) to (B, K, D)."""
-        return F.linear(patches.flatten(2), self.proj.weight.flatten(1), self.proj.bias)
-
-    def of_change(self, change: Tensor) -> Tensor:
-        """The difference of two embeddings from the difference of their patches: the bias cancels."""
-        return F.linear(change.flatten(2), self.proj.weight.flatten(1))
-
-
-def sinusoid_positions(num_tokens: int, width: int) -> Tensor:
-    """(N, D) float32: sine and cosine of the flat token number, alternating over the channels.
-
-    The released programs split neither time nor height nor width; like them this counts in float64.
-    """
-    # As float64 throughout: the products reach thousands of radians at 128 frames.
-    position = torch.arange(num_tokens, dtype=torch.float64).unsqueeze(1)  # (N, 1)
-    channel_pair = torch.arange(width, dtype=torch.float64) // 2  # (D,)
-    angle = position / torch.pow(10000.0, 2 * channel_pair / width)  # (N, D)
-    table = torch.where(torch.arange(width) % 2 == 0, angle.sin(), angle.cos())
-    return table.float()
 
 
 def make_blocks(width: int, depth: int, heads: int, drop_path: float = 0.0) -> nn.ModuleList:
@@ -94,21 +61,29 @@ class Encoder(nn.Module):
         *,
         final_norm: bool,
         drop_path: float = 0.0,
+        embedding_layers: int = 1,
+        positions: Positions = "flat",
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
         self.grid = grid
         self.width = size.width
         self.checkpointing = checkpointing
-        self.patch_embed = TubeletEmbedding(size.width, tubelet)
+        self.patch_embed = TubeletEmbedding(size.width, tubelet, layers=embedding_layers)
         self.blocks = make_blocks(size.width, size.depth, size.heads, drop_path)
         self.norm = LayerNorm(size.width) if final_norm else nn.Identity()
-        self.register_buffer("position", sinusoid_positions(grid.num_tokens, size.width), persistent=False)
+        self.register_buffer("position", position_table(positions, grid, size.width), persistent=False)
 
-    def check(self, frames: Tensor) -> None:
-        """Raise ValueError when the clips are not of this encoder's grid, not normalised, or none at all."""
+    @property
+    def num_frames(self) -> int:
+        """T, the frames of a clip."""
+        return self.grid.t * self.patch_embed.tubelet[0]
+
+    def check(self, frames: Tensor, grid: TokenGrid | None = None) -> None:
+        """Raise ValueError when the clips are not of `grid`, not normalised, or none at all."""
+        grid = grid or self.grid
         t, p, q = self.patch_embed.tubelet
-        expected = (3, self.grid.t * t, self.grid.h * p, self.grid.w * q)
+        expected = (3, grid.t * t, grid.h * p, grid.w * q)
         if frames.dim() != 5 or tuple(frames.shape[1:]) != expected:
             raise ValueError(
                 f"expected clips of shape (B, {', '.join(map(str, expected))}), got {tuple(frames.shape)}"

@@ -1,0 +1,70 @@
+"""Tubelets of pixels to tokens.
+
+B batch, K tokens, C channels, t p q a tubelet's frames, rows and columns, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from everest.errors import RecipeError
+
+# EVEREST Table 15: by which share of the tubelet's side each further convolution shrinks the map.
+FURTHER_STEPS: dict[int, tuple[int, ...]] = {1: (), 2: (4,), 3: (2, 2)}
+
+
+class TubeletEmbedding(nn.Module):
+    """A linear map of a tubelet's pixels (EVEREST §4.1): one convolution, or several (Table 15).
+
+    `proj` is the Conv3d of the released programs, whose weight and initialisation it keeps; applied to
+    patches it is a matrix product, so any subset of the tokens can be embedded. Nothing stands between
+    several convolutions, so they are a linear map as well.
+
+    Raises:
+        RecipeError: the tubelet does not divide into the steps of several convolutions.
+    """
+
+    def __init__(self, width: int, tubelet: tuple[int, int, int], *, layers: int = 1) -> None:
+        super().__init__()
+        self.tubelet = tubelet
+        further = FURTHER_STEPS[layers]
+        kernels = _kernels(tubelet, further)
+        convs = [
+            nn.Conv3d(width if i else 3, width, kernel_size=kernel, stride=kernel)
+            for i, kernel in enumerate(kernels)
+        ]
+        self.proj = nn.Sequential(*convs) if further else convs[0]
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """(B, K, C, t, p, q) to (B, K, D)."""
+        return self._map(patches, biased=True)
+
+    def of_change(self, change: Tensor) -> Tensor:
+        """The difference of two embeddings from the difference of their patches: the bias cancels."""
+        return self._map(change, biased=False)
+
+    def _map(self, patches: Tensor, *, biased: bool) -> Tensor:
+        if isinstance(self.proj, nn.Conv3d):
+            bias = self.proj.bias if biased else None
+            return F.linear(patches.flatten(2), self.proj.weight.flatten(1), bias)
+        x = patches.flatten(0, 1)  # (B * K, C, t, p, q)
+        for conv in self.proj:
+            assert isinstance(conv, nn.Conv3d)
+            x = F.conv3d(x, conv.weight, conv.bias if biased else None, conv.stride)
+        return x.flatten(1).unflatten(0, patches.shape[:2])  # (B, K, D)
+
+
+def _kernels(tubelet: tuple[int, int, int], further: Sequence[int]) -> list[tuple[int, int, int]]:
+    """The kernels, which are the strides too: the first takes what the further ones leave of a tubelet."""
+    t, p, q = tubelet
+    for step in further:
+        if p % step or q % step:
+            raise RecipeError(
+                f"model.embedding_layers: {len(further) + 1} convolutions need rows and columns that "
+                f"divide by 4, not a tubelet of {tubelet[1]} x {tubelet[2]}"
+            )
+        p, q = p // step, q // step
+    return [(t, p, q), *((1, step, step) for step in further)]

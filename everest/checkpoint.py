@@ -23,6 +23,7 @@ from everest.sharding import as_part_of
 FORMAT = "everest"
 VERSION = 1  # of the header
 STATE_PATTERN = "step-*.safetensors"
+PICKLES = (".pth", ".pt", ".bin", ".ckpt")  # what torch.save writes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +36,7 @@ class Weights:
     recipe: str  # its name
     step: int
     tensors: dict[str, Tensor] = field(default_factory=dict)
+    origin: dict[str, Any] | None = None  # of converted weights: family, file, licence, what started fresh
 
     def save(self, path: Path) -> None:
         header = {
@@ -46,6 +48,8 @@ class Weights:
             "recipe": self.recipe,
             "step": str(self.step),
         }
+        if self.origin is not None:
+            header["origin"] = json.dumps(self.origin)
         tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in self.tensors.items()}
         write_atomically(path, lambda part: save_file(tensors, part, metadata=header))
 
@@ -58,7 +62,10 @@ def read_weights(path: Path) -> Weights:
     """
     header, tensors = _read(path)
     if header.get("format") != FORMAT:
-        raise CheckpointError(f"{path}: a safetensors file, but not written by everest")
+        raise CheckpointError(
+            f"{path}: a safetensors file, but not written by everest; first "
+            f"everest convert {path} --out FILE.safetensors"
+        )
     try:
         if int(header["version"]) > VERSION:
             raise CheckpointError(f"{path}: written by a newer everest; update to read it")
@@ -70,6 +77,7 @@ def read_weights(path: Path) -> Weights:
             recipe=header["recipe"],
             step=int(header["step"]),
             tensors=tensors,
+            origin=json.loads(header["origin"]) if "origin" in header else None,
         )
     except (KeyError, ValueError) as error:
         raise CheckpointError(f"{path}: its header is damaged ({error})") from error

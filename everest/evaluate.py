@@ -20,7 +20,7 @@ from torch import Tensor
 
 from everest.bad_videos import AT_LEAST
 from everest.build import ModelSpec
-from everest.checkpoint import Weights, load_tensors, read_weights
+from everest.checkpoint import Weights, load_tensors
 from everest.clips import Classes, test_clips
 from everest.config.settings import Recipe, TrainSettings
 from everest.data.datasets import Clip, Place, VideoClips, failures
@@ -28,7 +28,7 @@ from everest.data.loading import batches, make_loader
 from everest.devices import on_device
 from everest.errors import CheckpointError, DataError
 from everest.files import check_writable, write_atomically
-from everest.load import require_kind
+from everest.load import open_weights, require_kind
 from everest.models.classifier import VideoClassifier
 from everest.pixels import normalise
 from everest.reports import Report, notice
@@ -72,7 +72,7 @@ def evaluate(
     began = time.monotonic()
     if predictions is not None and accelerator.is_main_process:
         check_writable(predictions)  # before hours of testing, not after
-    weights = read_weights(weights_file)
+    weights = open_weights(weights_file)
     model = _classifier_for(recipe, weights, source=weights_file)
     classes = Classes(count=model.num_classes, names=weights.classes)
     clips = test_clips(recipe, classes)

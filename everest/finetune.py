@@ -11,7 +11,6 @@ from torch import Tensor
 
 from everest.assemble import Place, set_up_training
 from everest.build import classifier_spec
-from everest.checkpoint import read_weights
 from everest.clips import empty_classes, finetune_clips, validation_clips
 from everest.config.settings import FinetuneSettings, Recipe
 from everest.data.datasets import Clip, VideoClips
@@ -19,7 +18,7 @@ from everest.data.mixing import mix
 from everest.data.transforms import erase
 from everest.evaluate import accuracies, refuse_too_many_skipped, score_videos
 from everest.health import stays_at_chance
-from everest.load import start_from
+from everest.load import open_weights, start_from
 from everest.models.classifier import VideoClassifier
 from everest.pixels import normalise
 from everest.reports import notice, silent
@@ -44,7 +43,7 @@ def set_up_finetuning(
     start = None
     if init is not None:
         notify = lambda text: place.report(notice(text))  # noqa: E731
-        start = partial(start_from, spec=spec, weights=read_weights(init), source=init, notify=notify)
+        start = partial(start_from, spec=spec, weights=open_weights(init), source=init, notify=notify)
     training = set_up_training(
         recipe, recipe.finetune, spec, clips, place, classes=classes.names, start=start
     )

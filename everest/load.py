@@ -1,4 +1,4 @@
-"""From a checkpoint that a user names, a run folder or a .safetensors file, to a model or a start of one."""
+"""From a checkpoint that a user names, a run folder, a .safetensors file or hf:OWNER/NAME, to a model."""
 
 from __future__ import annotations
 
@@ -9,8 +9,12 @@ from typing import Literal
 from torch import Tensor
 
 from everest.build import ModelSpec
-from everest.checkpoint import Weights, load_tensors, read_weights
+from everest.checkpoint import PICKLES, Weights, load_tensors, read_weights
+from everest.convert.conversion import convert
+from everest.convert.read import CONFIG, PICKLED, SHARDS, own_file, read_foreign
+from everest.convert.sizes import Hints
 from everest.errors import CheckpointError
+from everest.hub import fetch, is_hub_name, show
 from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder
 from everest.run_folder import BEST, RECIPE, WEIGHTS
@@ -18,26 +22,58 @@ from everest.run_folder import BEST, RECIPE, WEIGHTS
 Which = Literal["newest", "best"]
 
 
-def find_weights(checkpoint: str | Path, *, which: Which = "newest") -> Path:
-    """The safetensors file that `checkpoint`, a run folder or a file, stands for.
+def find_weights(
+    checkpoint: str | Path, *, which: Which = "newest", notify: Callable[[str], None] = show
+) -> Path:
+    """The safetensors file that `checkpoint`, a run folder, a file or hf:OWNER/NAME, stands for.
 
+    Args:
+        notify: told the licence of a checkpoint of the hub.
     Raises:
         CheckpointError: there is none; it says what the folder has instead.
     """
-    path = Path(checkpoint)
+    path = fetch(str(checkpoint), notify=notify) if is_hub_name(checkpoint) else Path(checkpoint)
     if path.is_dir():
-        file = path / (WEIGHTS if which == "newest" else BEST)
-        if not file.is_file():
-            hint = (
-                "no data.val, so no best"
-                if which == "best"
-                else "the run has not saved yet, or it is no run folder"
-            )
-            raise CheckpointError(f"{path}: no {file.name} in it ({hint})")
-        return file
+        return _weights_in(path, which, named=str(checkpoint))
     if not path.exists():
-        raise CheckpointError(f"{path}: no such checkpoint; name a run folder or a .safetensors file")
+        raise CheckpointError(
+            f"{path}: no such checkpoint; name a run folder, a .safetensors file or hf:OWNER/NAME"
+        )
+    if path.suffix in PICKLES:
+        raise _is_pickle(str(path))
     return path
+
+
+def _weights_in(folder: Path, which: Which, *, named: str) -> Path:
+    file = folder / (WEIGHTS if which == "newest" else BEST)
+    if file.is_file():
+        return file
+    if which == "best":
+        raise CheckpointError(f"{folder}: no {file.name} in it (no data.val, so no best)")
+    if (folder / SHARDS).is_file():
+        return folder / SHARDS
+    if any((folder / name).is_file() for name in PICKLED):
+        raise _is_pickle(named)
+    raise CheckpointError(
+        f"{folder}: no {file.name} in it (the run has not saved yet, or it is no run folder)"
+    )
+
+
+def _is_pickle(named: str) -> CheckpointError:
+    return CheckpointError(
+        f"{named}: a pickle, which only convert reads; first everest convert {named} --out FILE.safetensors"
+    )
+
+
+def open_weights(path: Path) -> Weights:
+    """The weights of a file that `find_weights` found: ours, or those of transformers, which are converted.
+
+    Raises:
+        CheckpointError: damaged, or of a program that needs `everest convert`.
+    """
+    if own_file(path) is None and (path.parent / CONFIG).is_file():
+        return convert(read_foreign(path), Hints()).weights
+    return read_weights(path)
 
 
 def recipe_beside(weights: Path) -> Path:
@@ -72,7 +108,7 @@ def load_model(checkpoint: str | Path, *, which: Which = "newest") -> MaskedAuto
         CheckpointError: no such checkpoint, or one that is damaged or not ours.
     """
     path = find_weights(checkpoint, which=which)
-    return model_of(read_weights(path), source=path)
+    return model_of(open_weights(path), source=path)
 
 
 def model_of(weights: Weights, *, source: Path) -> MaskedAutoencoder | VideoClassifier:
@@ -97,7 +133,7 @@ def start_from(
     programs, where the norm after pooling starts fresh.
 
     Raises:
-        CheckpointError: another backbone or tubelet.
+        CheckpointError: another backbone, tubelet or kind of positions.
     """
     own = classifier.state_dict()
     given = {name: tensor for name, tensor in weights.tensors.items() if name.startswith("encoder.")}
@@ -120,7 +156,11 @@ def _check_encoder(
 ) -> None:
     needed = {name for name in own if name.startswith("encoder.")}
     same_shapes = needed == given.keys() and all(own[name].shape == given[name].shape for name in needed)
-    # Heads leave no trace in the shapes.
+    if spec.model.positions != other.model.positions:  # they leave no trace in the shapes, as heads do
+        raise CheckpointError(
+            f"{source}: its encoder knows {other.model.positions} positions; "
+            f"set model.positions={other.model.positions}"
+        )
     if not same_shapes or spec.model.backbone_size.heads != other.model.backbone_size.heads:
         ours, theirs = (
             f"{s.model.backbone} {s.model.backbone_size} tubelet {s.model.tubelet}" for s in (spec, other)

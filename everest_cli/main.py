@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 
 from everest.errors import EnvironmentProblem, UserError
 from everest.launch import LOST
-from everest_cli import demo, evaluate, finetune, plot, pretrain, recipes, runs
+from everest_cli import convert, demo, evaluate, finetune, plot, pretrain, recipes, runs
 from everest_cli.output import say
 
 
@@ -71,6 +71,7 @@ app = typer.Typer(
 app.command("pretrain")(pretrain.pretrain)
 app.command("finetune")(finetune.finetune)
 app.command("eval")(evaluate.evaluate)
+app.command("convert")(convert.convert)
 app.add_typer(recipes.app, name="recipes")
 app.command("runs")(runs.runs)
 app.command("plot")(plot.plot)

@@ -12,23 +12,27 @@ ROOT = Path(__file__).resolve().parents[1]
 # From below to above. A module may import from lower lines, and from those to its left in its own line.
 LAYERS = """
 everest.errors everest.backbones everest.pixels everest.official_keys everest.files everest.randomness
-everest.reports everest.launch everest.stopping everest.health
-everest.tokens everest.selection everest.targets
+everest.reports everest.launch everest.stopping everest.health everest.hub
+everest.tokens everest.importance everest.masks everest.selection everest.frame_selection everest.targets
 everest.config.setting_types everest.config.strict_yaml everest.config.recipe_files everest.config.settings
 everest.config.recipe_layers everest.config.recipe_errors everest.config.recipe_checks everest.config.recipe
 everest.data.folders everest.data.packet_index everest.data.video everest.data.frames
 everest.data.list_files everest.data.lists everest.data.crops everest.data.transforms
 everest.data.rand_augment everest.data.mixing everest.data.views everest.data.datasets everest.data.loading
-everest.models.vit everest.models.mae everest.models.classifier
+everest.models.embedding everest.models.positions everest.models.vit everest.models.mae
+everest.models.classifier
 everest.optim everest.sharding everest.checkpoint everest.running everest.run_folder everest.runs
 everest.bad_videos everest.plan
 everest.tracking everest.train_state
-everest.devices everest.build everest.load everest.clips everest.pictures everest.plots
+everest.devices everest.norms everest.build
+everest.convert.pickles everest.convert.read everest.convert.families everest.convert.sizes
+everest.convert.identify everest.convert.conversion
+everest.load everest.clips everest.pictures everest.plots
 everest.training everest.assemble everest.evaluate everest.pretrain everest.finetune
 everest.demo_videos everest.demo everest.notebook
 """
 ORDER = LAYERS.split()
-PACKAGES = ("everest", "everest.config", "everest.data", "everest.models")
+PACKAGES = ("everest", "everest.config", "everest.convert", "everest.data", "everest.models")
 
 
 def modules() -> dict[str, Path]:

@@ -1,0 +1,1 @@
+"""Checkpoints of other programs: read without running them, recognised, mapped to ours."""

@@ -23,7 +23,7 @@ Stage = Literal["pretrain", "classifier", "encoder"]
 EMBEDDING = "encoder.patch_embed.proj.weight"  # (D, 3, t, p, q)
 RELEASED_FRAMES, RELEASED_SIZE = 16, 224  # defaults of all released programs
 TRANSFORMERS_EPS, TORCH_EPS = 1e-12, 1e-5  # of its layers by default; of its last norm always
-MLP_RATIO = 4  # of all released models but VideoMAE V2's ViT-g
+MLP_RATIO = 4  # of every size in everest.backbones
 TABLE_TOLERANCE = 1e-3  # stored tables may be of half precision; learned ones are farther off
 
 

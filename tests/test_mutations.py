@@ -1,0 +1,141 @@
+"""Would the tests notice? Each change of one quirk, count or order must make a test of parity fail.
+
+The package is copied, one place of it changed, and the tests are run against the copy.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).resolve().parents[1]
+PARITY, SELECTION, FRAMES, CROPS, VIEWS = (
+    "tests/test_parity.py",
+    "tests/test_selection.py",
+    "tests/test_frames.py",
+    "tests/test_transforms.py",
+    "tests/test_frame_selection.py",
+)
+
+# name: (file, as it stands, as it must not, the test file that notices)
+MUTATIONS = {
+    "count rounds up": ("tokens.py", "return int(num_tokens *", "return round(num_tokens *", PARITY),
+    "count in floats": ("tokens.py", "Fraction(str(ratio))", "(1 - (1 - ratio))", "tests/test_tokens.py"),
+    "first slice zero": ("importance.py", 'first_slice == "copy"', 'first_slice != "copy"', PARITY),
+    "order ascending": ("selection.py", 'self.order == "descending"', 'self.order != "descending"', PARITY),
+    "one token more": ("selection.py", "self.keep_ratio)]  # (B, K)", "self.keep_ratio) + 1]", PARITY),
+    "most of the noise": (
+        "masks.py",
+        "noise.gather(1, candidates).arg",
+        "(-noise).gather(1, candidates).arg",
+        PARITY,
+    ),
+    "visible predicted too": (
+        "masks.py",
+        "ascending(shuffled[:, num_visible:])",
+        "ascending(shuffled)",
+        PARITY,
+    ),
+    "tube counts visible": (
+        "masks.py",
+        "grid.per_slice - num_kept(grid.per_slice, self.mask_ratio)",
+        "num_kept(grid.per_slice, 1 - self.mask_ratio)",
+        SELECTION,
+    ),
+    "cells stand still": ("masks.py", "column - turn - phase", "column - phase", SELECTION),
+    "biased deviation": (
+        "targets.py",
+        "std(dim=positions, keepdim=True)",
+        "std(dim=positions, keepdim=True, correction=0)",
+        PARITY,
+    ),
+    "1e-6 to the variance": ("targets.py", "deviation + 1e-6", "(deviation**2 + 1e-6).sqrt()", PARITY),
+    "channel first": ("targets.py", "movedim(2, -1).flatten(2)", "flatten(2)", PARITY),
+    "st-mae's last frame": ("targets.py", "number * (t - 1) // max(slices - 1, 1)", "number * 0", PARITY),
+    "positions from one": (
+        "models/positions.py",
+        "torch.arange(num_tokens, dtype=torch.float64)",
+        "1 + torch.arange(num_tokens, dtype=torch.float64)",
+        PARITY,
+    ),
+    "norm after the head": (
+        "models/mae.py",
+        "self.head(self.norm(x[:, seen.size(1) :]))",
+        "self.head(x[:, seen.size(1) :])",
+        PARITY,
+    ),
+    "mask tokens first": (
+        "models/mae.py",
+        "torch.cat([seen, asked], dim=1)",
+        "torch.cat([asked, seen], dim=1)",
+        PARITY,
+    ),
+    "norm before the mean": (
+        "models/classifier.py",
+        "self.norm(x.mean(dim=1))",
+        "self.norm(x).mean(dim=1)",
+        PARITY,
+    ),
+    "decay of biases": (
+        "optim.py",
+        "parameter.dim() > 1 and",
+        "parameter.dim() > 0 and",
+        "tests/test_optim.py",
+    ),
+    "peak once": ("optim.py", "max(warmup - 1, 1)", "warmup", PARITY),
+    "layer off by one": (
+        "optim.py",
+        'int(name.split(".")[2]) + 1',
+        'int(name.split(".")[2])',
+        "tests/test_optim.py",
+    ),
+    "last frame reachable": ("data/frames.py", "(length - 2 - start)", "(length - 1 - start)", FRAMES),
+    "window open at its end": (
+        "data/frames.py",
+        "start + window, num=frames)",
+        "start + window, num=frames, endpoint=False)",
+        FRAMES,
+    ),
+    "frames by their share alone": ("frame_selection.py", ".log() / counts", ".log() * counts", VIEWS),
+    "frames not in order": (
+        "frame_selection.py",
+        "order[:, :num].sort(dim=1).values",
+        "order[:, :num]",
+        VIEWS,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_a_change_is_noticed(name: str, tmp_path: Path):
+    file, before, after, noticed_by = MUTATIONS[name]
+    for folder in ("everest", "everest_cli", "recipes", "tests"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    changed = tmp_path / "everest" / file
+    text = changed.read_text()
+    assert text.count(before) == 1, "the place has changed: mend this test"
+    changed.write_text(text.replace(before, after))
+    shared = os.environ.get("EVEREST_SHARED", str(ROOT.parent / "shared"))
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "EVEREST_SHARED": shared}
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-x",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:xdist",
+        noticed_by,
+    ]
+    ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert ended.returncode == 1, ended.stdout[-2000:]
+    assert "1 failed" in ended.stdout

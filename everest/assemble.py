@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 from everest.bad_videos import BadVideos
 from everest.build import ModelSpec, stage_optimizer
 from everest.checkpoint import Weights
+from everest.clips import fingerprint
 from everest.config.settings import FinetuneSettings, PretrainSettings, Recipe
 from everest.data.datasets import Clip, VideoClips
 from everest.data.loading import batches
@@ -26,6 +28,7 @@ from everest.plan import StagePlan, fitting_micro_batch, memory_advice, plan_sta
 from everest.randomness import Purpose, seed_at
 from everest.reports import Report, notice
 from everest.run_folder import PLAN, RunFolder
+from everest.running import claim, release
 from everest.sharding import shard
 from everest.tracking import make_tracker
 from everest.training import Training
@@ -62,7 +65,8 @@ def set_up_training(
         start: fills a fine-tuning model with a trained encoder.
     """
     accelerator = place.accelerator
-    plan = _plan(recipe, stage, spec, place, num_videos=len(clips))
+    videos = {"videos": len(clips), "samples": fingerprint(clips.samples, Path(recipe.data.root), classes)}
+    plan = _plan(recipe, stage, spec, place, videos)
     torch.manual_seed(seed_at(recipe.train.seed, Purpose.WEIGHTS))
     model = spec.build()
     if start is not None and isinstance(model, VideoClassifier):
@@ -80,6 +84,7 @@ def set_up_training(
         run=place.run,
         weights=Weights(kind=spec.kind, settings=spec.dump(), classes=classes, recipe=recipe.name, step=0),
         clips=clips,
+        videos=videos,
         bad_videos=BadVideos(recipe.data.max_bad),
         report=place.report,
         memory_advice=memory_advice(plan, partial(_bytes_per_clip, spec, accelerator)),
@@ -94,10 +99,22 @@ def _bytes_per_clip(spec: ModelSpec, accelerator: Accelerator, checkpointing: bo
 
 def start_run(training: Training, place: Place, recipe_text: str, *, init: str | None) -> None:
     """Write the first files of a new run, or go on with the one that is there. All processes must call it."""
-    if not place.resumed and place.accelerator.is_main_process:
-        place.run.start(recipe_text, init=init, plan=plan_facts(training.plan, len(training.clips)))
-    place.accelerator.wait_for_everyone()
     if place.accelerator.is_main_process:
+        claim(place.run.path)
+    try:
+        _start(training, place, recipe_text, init=init)
+    except BaseException:
+        release(place.run.path)
+        raise
+
+
+def _start(training: Training, place: Place, recipe_text: str, *, init: str | None) -> None:
+    main = place.accelerator.is_main_process
+    if main and not place.resumed:
+        plan = plan_facts(training.plan, training.videos)
+        place.run.start(recipe_text, init=init, plan=plan, one_batch=place.one_batch)
+    place.accelerator.wait_for_everyone()
+    if main:
         training.tracker = make_tracker(place.tracker, place.run)
     place.report(notice(plan_line(training.plan, len(training.clips))))
     training.resume()
@@ -116,10 +133,10 @@ def plan_line(plan: StagePlan, num_videos: int) -> str:
     return line
 
 
-def plan_facts(plan: StagePlan, num_videos: int) -> dict[str, Any]:
+def plan_facts(plan: StagePlan, videos: dict[str, Any]) -> dict[str, Any]:
     """What env.json says of the plan."""
     derived = {"steps": plan.steps, "accumulation": plan.accumulation, "peak_lr": plan.peak_lr}
-    return {**asdict(plan), **derived, "videos": num_videos}
+    return {**asdict(plan), **derived, **videos}
 
 
 def _shard(recipe: Recipe, model: MaskedAutoencoder | VideoClassifier, accelerator: Accelerator) -> None:
@@ -135,16 +152,15 @@ def _plan(
     stage: PretrainSettings | FinetuneSettings,
     spec: ModelSpec,
     place: Place,
-    *,
-    num_videos: int,
+    videos: dict[str, Any],
 ) -> StagePlan:
     """The plan, with the passes of the run that is continued: other passes would sum in another order."""
     processes = place.accelerator.num_processes
     before = (place.run.told(PLAN) if place.resumed else None) or {}
-    if before and before["videos"] != num_videos:
+    if any(key in before and before[key] != now for key, now in videos.items()):
         raise RecipeError(
-            f"--output {place.run.path}: its run had {before['videos']} videos, the list has {num_videos} "
-            "now; put the list back, or begin again in another folder"
+            f"--output {place.run.path}: its run had another list of {before['videos']} videos (or other "
+            f"labels), now there are {videos['videos']}; put the list back, or begin again in another folder"
         )
     if isinstance(recipe.train.micro_batch, int):
         largest = recipe.train.micro_batch
@@ -153,7 +169,7 @@ def _plan(
     else:
         per_clip = _bytes_per_clip(spec, place.accelerator, recipe.train.checkpointing)
         largest = fitting_micro_batch(per_clip, place.accelerator.device)
-    return plan_stage(stage, num_videos=num_videos, processes=processes, largest_micro_batch=largest)
+    return plan_stage(stage, num_videos=videos["videos"], processes=processes, largest_micro_batch=largest)
 
 
 def try_one_pass(training: Training, loss_of: Callable[[Clip], Tensor]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from everest.errors import CheckpointError
+from everest.errors import CheckpointError, EnvironmentProblem
 from everest.files import write_atomically
 from everest.sharding import as_part_of
 
@@ -89,8 +89,11 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     try:
         with safe_open(path, framework="pt") as file:
             return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
+    except SafetensorError as error:
         raise CheckpointError(f"{path}: not a whole safetensors file ({error})") from error
+    except OSError as error:
+        reason = error.strerror or "the file cannot be opened; check its permissions and the disk"
+        raise EnvironmentProblem(f"cannot read {path}: {reason}") from error
 
 
 def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], *, source: str) -> None:
@@ -155,29 +158,42 @@ def save_state(folder: Path, state: RunState, *, keep: int) -> None:
     header = {"format": f"{FORMAT}-state", "step": str(state.step), "notes": json.dumps(state.notes)}
     path = folder / f"step-{state.step:09d}.safetensors"
     write_atomically(path, lambda part: save_file(tensors, part, metadata=header))
-    for old in sorted(folder.glob(STATE_PATTERN))[:-keep]:
+    for old in _states(folder)[:-keep]:
         old.unlink()
 
 
-def drop_states_after(folder: Path, step: int) -> None:
-    """Remove states beyond `step`: damaged ones that were passed over, which would outlive whole ones."""
-    for path in folder.glob(STATE_PATTERN):
+def set_aside_states_after(folder: Path, step: int) -> None:
+    """Rename states beyond `step` to *.damaged: they were passed over, and would outlive whole ones."""
+    for path in _states(folder):
         if int(path.stem.removeprefix("step-")) > step:
-            path.unlink()
+            path.rename(path.with_suffix(".damaged"))
+
+
+def _states(folder: Path) -> list[Path]:
+    """The states of a run, oldest first."""
+    return sorted(path for path in folder.glob(STATE_PATTERN) if path.stem.removeprefix("step-").isdecimal())
 
 
 def newest_state(folder: Path, *, notify: Callable[[str], None]) -> RunState | None:
-    """The newest whole state of a run, or None. A damaged one is named and the one before it taken."""
-    for path in sorted(folder.glob(STATE_PATTERN), reverse=True):
+    """The newest whole state of a run, or None if it has none. A damaged one is named and passed over.
+
+    Raises:
+        CheckpointError: it has states, and none is whole.
+        EnvironmentProblem: the disk or its permissions refuse to read one.
+    """
+    states = _states(folder)
+    for path in reversed(states):
         try:
             header, tensors = _read(path)
             step, notes = int(header["step"]), json.loads(header["notes"])
         except (CheckpointError, KeyError, ValueError) as error:
-            notify(f"{path}: damaged, taking the state before it ({error})")
+            notify(f"{path}: damaged, passed over ({error})")
             continue
         parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "ema": {}}
         for name, value in tensors.items():
             part, rest = name.split("/", 1)
             parts[part][rest] = value
         return RunState(step=step, notes=notes, **parts)
+    if states:
+        raise CheckpointError(f"{folder}: none of its states is whole; --overwrite begins again")
     return None

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,10 +38,12 @@ class Classes:
         """Told by `data.num_classes`, else counted: the names, else the labels of the training set.
 
         Raises:
-            DataError: counted from labels with such gaps that one must be a mistake.
+            DataError: one class only, or counted from labels with such gaps that one must be a mistake.
         """
         names = samples.class_names
         count = data.num_classes or (len(names) if names else _counted(samples.samples))
+        if count < 2:
+            raise DataError("the labels name one class only; a classifier needs two or more")
         return cls(count=count, names=names)
 
     def name(self, label: int) -> str:
@@ -49,6 +54,16 @@ def empty_classes(samples: Sequence[Sample], classes: Classes) -> list[str]:
     """The names (or numbers) of the classes of which there is no sample, in the order of their labels."""
     used = {sample.labels[0] for sample in samples}
     return [classes.name(label) for label in range(classes.count) if label not in used]
+
+
+def fingerprint(samples: Sequence[Sample], root: Path, class_names: Sequence[str] | None) -> str:
+    """Tells sets of samples apart: paths below `root`, segments, labels and what the labels are called."""
+    told = hashlib.sha256(json.dumps(class_names).encode())
+    below = f"{root.absolute()}{os.sep}"
+    for sample in samples:
+        row = (sample.video_id.removeprefix(below), sample.labels)
+        told.update(json.dumps(row).encode())
+    return told.hexdigest()[:16]
 
 
 def _counted(samples: Sequence[Sample]) -> int:

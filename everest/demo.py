@@ -27,6 +27,7 @@ from everest.pictures import draw_rows, reconstruct
 from everest.pretrain import pretrain, set_up_pretraining
 from everest.reports import Report, notice
 from everest.run_folder import RunFolder
+from everest.stopping import Stopped
 
 VIDEOS, PICTURE, REPORT = "demo-videos", "reconstruction.png", "report.md"
 RUNS = ("pretrain", "finetune-pretrained", "finetune-scratch")
@@ -82,7 +83,10 @@ def run_demo(folder: Path, *, seed: int, report: Report) -> DemoResult:
     def timed(stage: str, work: Callable[[], Any]) -> Any:
         report(notice(f"demo: {stage}"))
         began = time.monotonic()
-        result = work()
+        try:
+            result = work()
+        except Stopped as stopped:
+            raise Stopped(stopped.number, "stopped; everest demo --overwrite begins again") from stopped
         seconds[stage] = round(time.monotonic() - began, 1)
         return result
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import resource
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -46,6 +47,17 @@ def from_main(accelerator: Accelerator, decide: Callable[[], T]) -> T:
     value = decided[0]
     assert value is not None
     return value
+
+
+@contextmanager
+def leaving(accelerator: Accelerator) -> Iterator[None]:
+    """Around a run: a process that fails closes its connections, else they may abort it as it ends."""
+    try:
+        yield
+    except BaseException:
+        if accelerator.num_processes > 1:
+            accelerator.end_training()
+        raise
 
 
 def on_device(batch: Clip, device: torch.device) -> Clip:

@@ -77,9 +77,12 @@ def finetune(training: Training, settings: FinetuneSettings, validation: VideoCl
     Raises:
         UserError: everest.errors tells which; the run can be resumed.
     """
-    best = max((row["val_top1"] for row in training.run.rows() if "val_top1" in row), default=-1.0)
+    validated = {row["step"]: row["val_top1"] for row in training.run.rows() if "val_top1" in row}
+    best = max(validated.values(), default=-1.0)
     training.model.train()
     with training.explained():
+        if validation is not None and training.ends_epoch and training.steps_done not in {0, *validated}:
+            best = _validate(training, validation, best)  # the run was ended between save and validation
         for _ in training.steps():
             for clip in training.micro_batches():
                 training.backward(classification_loss(training, clip, settings))
@@ -87,6 +90,7 @@ def finetune(training: Training, settings: FinetuneSettings, validation: VideoCl
             if training.ends_epoch:
                 _warn_at_chance(training, settings)
                 if validation is not None:
+                    training.save()  # first: a validation may take long, and may fail
                     best = _validate(training, validation, best)
 
 

@@ -35,7 +35,7 @@ class Devices:
 
 
 def read_devices(gpus: str, processes: int | None) -> Devices:
-    """Understand `auto`, a number of GPUs, their ids as `0,2`, `cpu` or `mps`.
+    """Understand `auto`, a number of GPUs, their ids as `0,2` or `1,`, `cpu` or `mps`.
 
     Raises:
         RecipeError: anything else, or --processes with devices that fix their number.
@@ -45,8 +45,8 @@ def read_devices(gpus: str, processes: int | None) -> Devices:
         return Devices(kind="cpu", processes=processes or 1)
     if processes is not None:
         raise RecipeError("--processes goes with --gpus cpu; elsewhere there is one process a GPU")
-    if gpus not in ("auto", "mps") and not all(part.strip().isdecimal() for part in gpus.split(",")):
-        raise RecipeError(f"--gpus {gpus}: give auto, a number, ids such as 0,2, cpu or mps")
+    if gpus not in ("auto", "mps") and not all(part.strip().isdecimal() for part in _parts(gpus)):
+        raise RecipeError(f"--gpus {gpus}: give auto, a number, ids such as 0,2 or 1, or cpu or mps")
 
     import torch
 
@@ -62,8 +62,12 @@ def read_devices(gpus: str, processes: int | None) -> Devices:
     return _named_gpus(gpus, there)
 
 
+def _parts(gpus: str) -> list[str]:
+    return gpus.removesuffix(",").split(",")  # "1," is the GPU 1, "1" is one GPU
+
+
 def _named_gpus(gpus: str, there: int) -> Devices:
-    ids = tuple(int(part) for part in gpus.split(","))
+    ids = tuple(int(part) for part in _parts(gpus))
     if len(ids) == 1 and "," not in gpus:
         ids = tuple(range(ids[0]))
     if not ids or len(set(ids)) < len(ids):
@@ -89,17 +93,15 @@ def is_main() -> bool:
 
 def adopt_slurm(environment: dict[str, str] | os._Environ[str]) -> None:
     """Give a task of `srun` the variables that torch.distributed reads."""
-    if (
-        "RANK" in environment
-        or int(environment.get("SLURM_NTASKS", "1")) < 2
-        or "SLURM_PROCID" not in environment
-    ):
+    # Of the step, not of the job: an sbatch script has the job's variables too, and is one process.
+    tasks = environment.get("SLURM_STEP_NUM_TASKS", "1")
+    if "RANK" in environment or int(tasks) < 2 or not environment.keys() >= {"SLURM_PROCID", "SLURM_LOCALID"}:
         return
     nodes = environment.get("SLURM_STEP_NODELIST", "localhost")
     environment["RANK"] = environment["SLURM_PROCID"]
-    environment["WORLD_SIZE"] = environment["SLURM_NTASKS"]
+    environment["WORLD_SIZE"] = tasks
     environment["LOCAL_RANK"] = environment["SLURM_LOCALID"]
-    tasks_here = environment.get("SLURM_TASKS_PER_NODE", environment["SLURM_NTASKS"])  # such as 8(x2)
+    tasks_here = environment.get("SLURM_STEP_TASKS_PER_NODE", tasks)  # such as 8(x2)
     environment["LOCAL_WORLD_SIZE"] = tasks_here.split("(")[0].split(",")[0]
     environment.setdefault("MASTER_ADDR", first_host(nodes))
     environment.setdefault("MASTER_PORT", str(20000 + int(environment["SLURM_JOB_ID"]) % 20000))
@@ -134,7 +136,7 @@ def run_processes(devices: Devices, command: Sequence[str]) -> Ended:
             _start(command, _environment(devices, rank, port), quiet=said_by_others if rank else None)
             for rank in range(devices.processes)
         ]
-        with _passing_signals_on(workers):
+        with _passing_signals_on(workers) as passed_on:
             failed = _wait(workers)
         said_by_others.seek(0)
         said = said_by_others.read() if failed else ""
@@ -143,10 +145,12 @@ def run_processes(devices: Devices, command: Sequence[str]) -> Ended:
     code = workers[failed].returncode
     if code >= 0:
         return Ended(code, said)
+    if -code in passed_on:
+        return Ended(128 - code, "")  # before there was anything to save, or the user insisted
     name = signal.Signals(-code).name
-    cause = f"process {failed} of the run was killed by {name}, most often for want of memory"
-    told = f"error: {cause}; the same command goes on from what was saved\n"
-    return Ended(EnvironmentProblem.exit_code, told)
+    hint = ", most often for want of memory" if -code == signal.SIGKILL else ""
+    told = f"error: process {failed} of the run was killed by {name}{hint}"
+    return Ended(EnvironmentProblem.exit_code, f"{told}; the same command goes on from what was saved\n")
 
 
 def _environment(devices: Devices, rank: int, port: int) -> dict[str, str]:
@@ -160,13 +164,21 @@ def _environment(devices: Devices, rank: int, port: int) -> dict[str, str]:
         "MASTER_PORT": str(port),
         PARENT: str(os.getpid()),
     }
-    if devices.ids:
-        environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, devices.ids))
+    environment.update(visible_gpus(devices.ids))
     if devices.kind == "cpu":
         environment["ACCELERATE_USE_CPU"] = "true"
         threads = max(1, (os.cpu_count() or 1) // devices.processes)
         environment.setdefault("OMP_NUM_THREADS", str(threads))
     return environment
+
+
+def visible_gpus(ids: Sequence[int]) -> dict[str, str]:
+    """The variable that shows a process these GPUs only, counted among those that are visible here."""
+    if not ids:
+        return {}
+    outer = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = outer.split(",") if outer else None  # numbers, or names such as GPU-8932f937
+    return {"CUDA_VISIBLE_DEVICES": ",".join(names[i].strip() if names else str(i) for i in ids)}
 
 
 def _free_port() -> int:
@@ -189,8 +201,12 @@ def _start(
 
 
 @contextmanager
-def _passing_signals_on(workers: Sequence[subprocess.Popen[str]]) -> Iterator[None]:
+def _passing_signals_on(workers: Sequence[subprocess.Popen[str]]) -> Iterator[set[int]]:
+    """Around the life of the workers; gives the signals that came."""
+    came: set[int] = set()
+
     def pass_on(number: int, frame: FrameType | None) -> None:
+        came.add(number)
         for worker in workers:
             if worker.poll() is None:
                 worker.send_signal(number)
@@ -198,7 +214,7 @@ def _passing_signals_on(workers: Sequence[subprocess.Popen[str]]) -> Iterator[No
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
     before = {number: signal.signal(number, pass_on) for number in numbers}
     try:
-        yield
+        yield came
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

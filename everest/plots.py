@@ -149,14 +149,19 @@ def smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """(R,) running means over a 50th of the values on either side.
 
     The first points average as few values after them as there are before them: a loss falls so fast there
-    that anything else would hide it. The last ones average what there is.
+    that anything else would hide it. The last ones average what there is. Values that are not finite, of
+    steps that were left out, are none.
     """
+    finite = np.isfinite(values)
     count = len(values)
     index = np.arange(count)
     before = np.minimum(count // SMOOTHED_SHARE, index)  # (R,)
     after = np.minimum(before, count - 1 - index)  # (R,)
-    sums = np.concatenate([[0.0], np.cumsum(values)])  # (R + 1,)
-    return (sums[index + after + 1] - sums[index - before]) / (before + 1 + after)
+    first, last = index - before, index + after + 1
+    sums = np.concatenate([[0.0], np.cumsum(np.where(finite, values, 0.0))])  # (R + 1,)
+    counts = np.concatenate([[0], np.cumsum(finite)])  # (R + 1,)
+    with np.errstate(invalid="ignore"):  # nothing finite nearby: 0 / 0, a gap
+        return (sums[last] - sums[first]) / (counts[last] - counts[first])
 
 
 def check_target(path: Path) -> None:

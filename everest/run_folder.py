@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import importlib.metadata
+import itertools
 import json
-import os
 import platform
 import subprocess
 import sys
@@ -15,9 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from everest.errors import RecipeError
 from everest.files import write_atomically, write_error, write_text
-from everest.running import RUNNING, running_here
 
 RECIPE, ENVIRONMENT, METRICS, WEIGHTS, BEST, BAD_VIDEOS, STATE = (
     "recipe.yaml",
@@ -29,8 +27,10 @@ RECIPE, ENVIRONMENT, METRICS, WEIGHTS, BEST, BAD_VIDEOS, STATE = (
     "state",
 )
 NONFINITE = "nonfinite.json"
+OWN_FILES = (RECIPE, ENVIRONMENT, METRICS, WEIGHTS, BEST, BAD_VIDEOS, NONFINITE)  # replaced by a new run
 INIT = "init"  # in ENVIRONMENT: the weights that a run started from
-PLAN = "plan"  # in ENVIRONMENT: how the run is cut into steps and passes
+PLAN = "plan"  # in ENVIRONMENT: how the run is cut into steps and passes, and its videos
+ONE_BATCH = "one_batch"  # in ENVIRONMENT: whether the first batch is learned by heart
 
 
 @dataclass(frozen=True)
@@ -51,23 +51,29 @@ class RunFolder:
     def state(self) -> Path:
         return self.path / STATE
 
-    def start(self, recipe_text: str, *, init: str | None, plan: dict[str, Any]) -> None:
+    def start(
+        self, recipe_text: str, *, init: str | None, plan: dict[str, Any], one_batch: bool = False
+    ) -> None:
         """Write the recipe and the environment: from here on this is a run folder.
 
         What an earlier run left is removed, and nothing else that may lie in the folder.
         """
-        for name in (RECIPE, ENVIRONMENT, METRICS, WEIGHTS, BEST, BAD_VIDEOS, RUNNING, NONFINITE):
+        for name in OWN_FILES:
             (self.path / name).unlink(missing_ok=True)
-        for state in self.state.glob("*.safetensors"):
+        for state in self.state.glob("step-*"):
             state.unlink()
-        told = {**environment(), INIT: init, PLAN: plan}
+        told = {**environment(), INIT: init, PLAN: plan, ONE_BATCH: one_batch}
         write_text(self.path / ENVIRONMENT, json.dumps(told, indent=2))
         write_text(self.path / RECIPE, recipe_text)
 
     def told(self, key: str) -> Any:
-        """A value of env.json; None where there is none."""
+        """A value of env.json; None where there is none, or no file of a run."""
         path = self.path / ENVIRONMENT
-        return json.loads(path.read_text()).get(key) if path.is_file() else None
+        try:
+            told = json.loads(path.read_text())
+        except (OSError, ValueError):
+            return None
+        return told.get(key) if isinstance(told, dict) else None
 
     def log(self, row: dict[str, Any]) -> None:
         """Append a row to metrics.jsonl."""
@@ -116,48 +122,14 @@ def _row(line: bytes) -> dict[str, Any] | None:
         row = json.loads(line)
     except ValueError:
         return None
-    return row if isinstance(row, dict) and "step" in row else None
+    return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
 
 
 def default_folder(command: str, recipe: str) -> Path:
-    """runs/<command>/<recipe>-<time>, for a run without --output."""
-    return Path("runs") / command / f"{recipe}-{time.strftime('%Y%m%d-%H%M%S')}"
-
-
-def check_output(path: Path, recipe_text: str, *, init: str | None, resume: bool, overwrite: bool) -> bool:
-    """Whether a run into `path` continues the one that is there. Nothing is written or removed.
-
-    Raises:
-        RecipeError: a process trains the run, or something else is at `path` and `overwrite` is not given.
-    """
-    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
-        return False
-    if not path.is_dir():
-        raise RecipeError(f"--output {path}: a file is in the way; choose another folder")
-    process = running_here(path)
-    if process not in (None, os.getpid()):
-        raise RecipeError(f"--output {path}: process {process} trains it now; wait for it, or stop it first")
-    if overwrite:
-        return False
-    there = path / RECIPE
-    if not there.is_file():
-        raise RecipeError(f"--output {path}: exists and is no run folder; choose another, or use --overwrite")
-    if not resume:
-        raise RecipeError(
-            f"--output {path}: holds a run; leave out --resume never to continue it, or use --overwrite"
-        )
-    if there.read_text() != recipe_text:
-        raise RecipeError(
-            f"--output {path}: holds a run of another recipe (compare {there}); "
-            "choose another folder, or use --overwrite"
-        )
-    before = RunFolder(path).told(INIT)
-    if before != init:
-        raise RecipeError(
-            f"--output {path}: holds a run that started from {before or 'scratch'}, not from "
-            f"{init or 'scratch'}; choose another folder, or use --overwrite"
-        )
-    return True
+    """runs/<command>/<recipe>-<time>, for a run without --output; numbered if there is one of this second."""
+    folder = Path("runs") / command / f"{recipe}-{time.strftime('%Y%m%d-%H%M%S')}"
+    numbered = (folder.with_name(f"{folder.name}-{number}") for number in itertools.count(2))
+    return next(path for path in itertools.chain([folder], numbered) if not path.exists())
 
 
 def environment() -> dict[str, Any]:
@@ -185,11 +157,11 @@ def _versions(names: Iterable[str]) -> Iterable[tuple[str, str]]:
 
 def _git_commit() -> str | None:
     """The commit of the checkout that the package runs from; None from a wheel or without git."""
-    here = Path(__file__).resolve().parent
+    package = Path(__file__).resolve().parent
+    command = ["git", "rev-parse", "--show-toplevel", "HEAD"]
     try:
-        asked = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True, timeout=10
-        )
+        asked = subprocess.run(command, cwd=package, capture_output=True, text=True, check=True, timeout=10)
     except (OSError, subprocess.SubprocessError):
         return None
-    return asked.stdout.strip()
+    top, commit = asked.stdout.split("\n")[:2]
+    return commit if Path(top) == package.parent else None  # else that of a project around a wheel

@@ -7,27 +7,62 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
 import psutil
 
-from everest.files import write_text
+from everest.errors import RecipeError
+from everest.files import write_error
 
 RUNNING: Final = "running.json"
+SECONDS_TO_WRITE: Final = 5.0
 QUIET_SECONDS: Final = 600.0  # ours: a run on another host that has written nothing for so long is dead
 
 
-@contextmanager
-def marked_as_running(run: Path) -> Iterator[None]:
-    """While this lasts, running.json of a run folder says which process trains."""
+def claim(run: Path) -> None:
+    """Write running.json: from here on this process trains the run of a folder, until `release`.
+
+    Raises:
+        RecipeError: another process of this host has claimed it, or does so at this moment.
+    """
     marker = run / RUNNING
-    write_text(marker, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        if running_here(run) is None and not _being_written(marker):
+            marker.unlink(missing_ok=True)  # of a process that was killed
+        with marker.open("x") as file:
+            file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
+    except FileExistsError as error:
+        if running_here(run) != os.getpid():
+            told = f"--output {run}: another process trains it now; wait for it, or stop it first"
+            raise RecipeError(told) from error
+    except OSError as error:
+        raise write_error(run, error) from error
+
+
+def release(run: Path) -> None:
+    """The inverse of `claim`."""
+    (run / RUNNING).unlink(missing_ok=True)
+
+
+@contextmanager
+def released_afterwards(run: Path) -> Iterator[None]:
+    """Around the work that a run was claimed for."""
     try:
         yield
     finally:
-        marker.unlink(missing_ok=True)
+        release(run)
+
+
+def _being_written(marker: Path) -> bool:
+    """Whether a marker without contents is so young that its process may still be writing it."""
+    try:
+        found = marker.stat()
+    except FileNotFoundError:
+        return False
+    return found.st_size == 0 and time.time() - found.st_mtime < SECONDS_TO_WRITE
 
 
 def is_running(run: Path) -> bool:
@@ -71,4 +106,8 @@ def _told(run: Path) -> dict[str, Any] | None:
 
 def last_written(run: Path) -> float:
     """When the run last wrote, in seconds since 1970."""
-    return max((file.stat().st_mtime for file in run.iterdir()), default=0.0)
+    newest = 0.0
+    for file in run.iterdir():
+        with suppress(FileNotFoundError):  # a file of a run that writes at this moment, or a dangling link
+            newest = max(newest, file.stat().st_mtime)
+    return newest

@@ -76,10 +76,13 @@ def summarize(run: Path) -> RunSummary:
             step=_newest(rows, "step"),
             steps=steps,
             loss=_newest(rows, "loss"),
-            best_val_top1=max((row["val_top1"] for row in rows if "val_top1" in row), default=None),
+            best_val_top1=max((float(row["val_top1"]) for row in rows if "val_top1" in row), default=None),
         )
     except UserError as error:
         return RunSummary(path=str(run), state="damaged", age_seconds=age, problem=str(error))
+    except (TypeError, ValueError, AttributeError) as error:  # JSON, but with values that no run writes
+        problem = f"{run}: values that no run writes ({error})"
+        return RunSummary(path=str(run), state="damaged", age_seconds=age, problem=problem)
 
 
 def _state(run: Path, rows: list[dict[str, Any]], steps: int | None) -> State:
@@ -134,7 +137,8 @@ def read_rows(run: Path) -> Iterator[dict[str, Any]]:
     for number, line in enumerate(path.read_text(errors="replace").split("\n")[:-1], start=1):
         try:
             row = json.loads(line)
-            row["step"]
+            if not isinstance(row["step"], int) or not isinstance(row.get("loss"), float | int | None):
+                raise TypeError("step or loss is no number")
         except (ValueError, KeyError, TypeError) as error:
             raise RecipeError(f"{path}:{number}: no row of metrics ({error})") from error
         yield row

@@ -15,6 +15,7 @@ class Stopped(UserError):
 
     def __init__(self, number: int, message: str) -> None:
         super().__init__(message)
+        self.number = number
         self.exit_code = 128 + number  # as a shell counts: 130 SIGINT, 143 SIGTERM
 
 

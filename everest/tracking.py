@@ -41,8 +41,7 @@ def make_tracker(name: str, run: RunFolder) -> Tracker | None:
     """
     if name == "none":
         return None
-    if importlib.util.find_spec(name) is None:
-        raise EnvironmentProblem(f"--tracker {name}: the package is not installed; run `pip install {name}`")
+    check_tracker(name)
     from accelerate.tracking import TensorBoardTracker, WandBTracker
 
     if name == "tensorboard":
@@ -52,6 +51,12 @@ def make_tracker(name: str, run: RunFolder) -> Tracker | None:
         tracker = WandBTracker("everest", name=run.path.name, dir=str(run.path))
     tracker.start()
     return tracker
+
+
+def check_tracker(name: str) -> None:
+    """Raise EnvironmentProblem when the package of a tracker is not installed."""
+    if name != "none" and importlib.util.find_spec(name) is None:
+        raise EnvironmentProblem(f"--tracker {name}: the package is not installed; run `pip install {name}`")
 
 
 def numbers_of(row: Mapping[str, Any]) -> dict[str, float]:

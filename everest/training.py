@@ -30,19 +30,19 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from everest.bad_videos import BadVideos
-from everest.checkpoint import Weights, drop_states_after, newest_state, save_state
+from everest.checkpoint import Weights, newest_state, read_weights, save_state, set_aside_states_after
 from everest.config.settings import TrainSettings
 from everest.data.datasets import Clip, StepSampler, VideoClips, failures
 from everest.data.loading import batches, make_loader
 from everest.devices import on_device, peak_memory
-from everest.errors import DivergedError, EnvironmentProblem, UserError
+from everest.errors import CheckpointError, DivergedError, EnvironmentProblem, UserError
 from everest.health import LossWatch, Nonfinite
 from everest.optim import set_lr
 from everest.plan import StagePlan
 from everest.randomness import Purpose, generator_at, seed_at
 from everest.reports import Report, notice
 from everest.run_folder import NONFINITE, RunFolder
-from everest.running import marked_as_running
+from everest.running import released_afterwards
 from everest.sharding import set_gradient_exchange, whole
 from everest.stopping import Stopped, StopSignal
 from everest.tracking import Tracker, numbers_of
@@ -54,6 +54,7 @@ class Training:
 
     Args:
         weights: everything of the stage's `model.safetensors` but the tensors and the step.
+        videos: what tells the clips from others, for env.json.
         memory_advice: what to try when a pass does not fit.
         one_batch: train on the first step's clips again and again.
     """
@@ -69,6 +70,7 @@ class Training:
         run: RunFolder,
         weights: Weights,
         clips: VideoClips,
+        videos: dict[str, Any],
         bad_videos: BadVideos,
         report: Report,
         memory_advice: str,
@@ -77,6 +79,7 @@ class Training:
         self._memory_advice = memory_advice
         self.accelerator = accelerator
         self.clips = clips
+        self.videos = videos
         self.plan = plan
         self.settings = settings
         self.run = run
@@ -85,6 +88,7 @@ class Training:
         self.bad_videos = bad_videos
         self.tracker: Tracker | None = None  # of the main process, beside metrics.jsonl
         self.steps_done = 0  # updates done, over all resumes
+        self._saved_step = 0
         self._weights = weights
         self._state = TrainState(
             model=model,
@@ -119,7 +123,9 @@ class Training:
     def resume(self) -> None:
         """Continue from the run's newest state, if it has one. Every process reads it."""
         state = newest_state(self.run.state, notify=self.notice)
-        if state is not None:
+        if state is None:
+            self.steps_done = self._steps_of_finished_run()
+        else:
             self._state.restore(state, source=str(self.run.state))
             self._nonfinite.skipped = state.notes["skipped"]
             self.bad_videos.restore(state.notes["videos"], self.run.bad_videos())
@@ -127,9 +133,27 @@ class Training:
             self.notice(f"resuming after step {state.step} of {self.plan.steps}")
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
-            drop_states_after(self.run.state, self.steps_done)
+            set_aside_states_after(self.run.state, self.steps_done)
             self.run.rewind(self.steps_done)
         self.accelerator.wait_for_everyone()
+        if self.steps_done == self.plan.steps and not self.run.weights.is_file():
+            self.save_weights(self.run.weights)
+
+    def _steps_of_finished_run(self) -> int:
+        """Without a state a run is new, or finished and its states were removed to save space.
+
+        Raises:
+            CheckpointError: it is neither; beginning again would replace what has been learned.
+        """
+        if not self.run.weights.is_file():
+            return 0
+        step = read_weights(self.run.weights).step
+        if step == self.plan.steps:
+            return step
+        raise CheckpointError(
+            f"{self.run.weights}: weights of step {step} of {self.plan.steps}, but no state to go on from in "
+            f"{self.run.state}; --overwrite begins again"
+        )
 
     @contextmanager
     def explained(self) -> Iterator[None]:
@@ -142,7 +166,7 @@ class Training:
     def steps(self) -> Iterator[int]:
         """The steps that remain. Between them the run is saved when due and ends when a signal asks."""
         main = self.accelerator.is_main_process
-        with self._signal, marked_as_running(self.run.path) if main else nullcontext():
+        with self._signal, released_afterwards(self.run.path) if main else nullcontext():
             self._batches = batches(self.loader())
             saved_at = time.monotonic()
             while self.steps_done < self.plan.steps:
@@ -150,7 +174,8 @@ class Training:
                 yield self.steps_done
                 stop = self._stop_asked
                 if stop or self._save_is_due(saved_at):
-                    self.save()
+                    if self._saved_step != self.steps_done:
+                        self.save()
                     saved_at = time.monotonic()
                 if stop and self.steps_done < self.plan.steps:
                     self._stop(stop)
@@ -261,8 +286,7 @@ class Training:
     def _diverged(self, loss: float, norm: float, error: DivergedError) -> DivergedError:
         where = self._write_videos(loss, norm)
         return DivergedError(
-            f"step {self.steps_done + 1}: {error}; {where}; lower base_lr or set train.clip_grad; "
-            f"what was saved before is in {self.run.state}"
+            f"step {self.steps_done + 1}: {error}; {where}; lower base_lr or set train.clip_grad"
         )
 
     def _write_videos(self, loss: float, norm: float) -> str:
@@ -343,6 +367,7 @@ class Training:
         state = self._state.capture(self.steps_done, notes)
         if self.accelerator.is_main_process:
             save_state(self.run.state, state, keep=self.settings.keep_states)
+        self._saved_step = self.steps_done
 
     def save_weights(self, path: Path) -> None:
         """Write a self-describing `model.safetensors`; with `train.ema` the averaged weights."""

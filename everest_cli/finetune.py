@@ -42,6 +42,7 @@ def finetune(
     weights = o.find_init(init, output)
     choices = stages.Choices(
         command="finetune",
+        recipe=recipe,
         output=output,
         resume=resume,
         overwrite=overwrite,

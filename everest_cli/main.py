@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 import traceback
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
 from everest.errors import EnvironmentProblem, UserError
-from everest.launch import LOST
+from everest.launch import LOST, PARENT
+from everest.stopping import Stopped
 from everest_cli import convert, demo, evaluate, finetune, plot, pretrain, recipes, runs
 from everest_cli.output import say
 
@@ -30,13 +32,15 @@ class Commands(TyperGroup):
             raise typer.Exit(130) from None
         except (UserError, OSError, MemoryError, RuntimeError) as error:
             if "RANK" in os.environ and "onnection" in str(error):
-                raise typer.Exit(LOST) from error  # another process has ended, and tells why
+                if PARENT not in os.environ:  # else the watching process tells whose error it was
+                    say(f"error: another process of the run is gone ({str(error).splitlines()[0]})")
+                raise typer.Exit(LOST) from error
             told = explained(error)
             if told is None:
                 raise
             if ctx.params.get("debug"):
                 traceback.print_exc()
-            say(f"error: {told}")
+            say(str(told) if isinstance(told, Stopped) else f"error: {told}")
             raise typer.Exit(told.exit_code) from error
 
 
@@ -105,3 +109,15 @@ def main() -> None:
         app()
     except KeyboardInterrupt:
         sys.exit(130)
+    except SystemExit as end:
+        if "RANK" in os.environ:
+            _leave(end.code if isinstance(end.code, int) else 0)
+        raise
+
+
+def _leave(code: int) -> NoReturn:
+    """End one of several processes at once: threads of gloo may else abort it after all is done."""
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

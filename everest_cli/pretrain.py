@@ -33,6 +33,7 @@ def pretrain(
         return
     choices = stages.Choices(
         command="pretrain",
+        recipe=recipe,
         output=output,
         resume=resume,
         overwrite=overwrite,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from everest.errors import RecipeError
-from everest.launch import Devices, is_launched, is_main, read_devices, run_processes
+from everest.launch import Devices, is_launched, is_main, read_devices, run_processes, visible_gpus
 from everest_cli.output import Display
 
 if TYPE_CHECKING:
@@ -35,8 +35,7 @@ def launch(gpus: str, processes: int | None) -> Devices:
         ended = run_processes(devices, [*_this_program(), *sys.argv[1:]])
         typer.echo(ended.said, err=True, nl=False)
         raise typer.Exit(ended.code)
-    if devices.ids:
-        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, devices.ids))
+    os.environ.update(visible_gpus(devices.ids))
     return devices
 
 
@@ -51,6 +50,7 @@ class Choices:
     """What the options of a training command say beside its recipe."""
 
     command: str
+    recipe: str  # as the user named it
     output: Path | None
     resume: str
     overwrite: bool
@@ -69,11 +69,13 @@ class Choices:
     def place(self, recipe: Recipe, devices: Devices) -> Iterator[Place]:
         """Where the stage runs: Accelerate's processes, the run folder, a display."""
         from everest.assemble import Place
-        from everest.devices import from_main, make_accelerator
+        from everest.devices import from_main, leaving, make_accelerator
+        from everest.tracking import check_tracker
 
+        check_tracker(self.tracker)
         accelerator = make_accelerator(recipe.train, cpu=devices.kind == "cpu")
-        run, resumed = from_main(accelerator, lambda: self._run(recipe))
-        with Display(quiet=self.quiet or not is_main()) as display:
+        with leaving(accelerator), Display(quiet=self.quiet or not is_main()) as display:
+            run, resumed = from_main(accelerator, lambda: self._run(recipe))
             yield Place(
                 accelerator=accelerator,
                 run=run,
@@ -85,18 +87,16 @@ class Choices:
 
     def _run(self, recipe: Recipe) -> tuple[RunFolder, bool]:
         """The run folder, and whether it continues the run that is there. Nothing is written yet."""
-        from everest.config.recipe import dump_recipe
-        from everest.run_folder import RunFolder, check_output, default_folder
+        from everest.continuing import Asked, check_output
+        from everest.run_folder import RunFolder, default_folder
 
         named = None if self.resume in ("auto", "never") else Path(self.resume)
+        if named is not None and (self.output or self.overwrite):
+            raise RecipeError("--resume DIR goes on in DIR: leave out --output and --overwrite")
         path = named or self.output or default_folder(self.command, recipe.name)
-        resumed = check_output(
-            path,
-            dump_recipe(recipe),
-            init=self.init,
-            resume=self.resume != "never",
-            overwrite=self.overwrite and named is None,
-        )
+        sources = [Path(source) for source in (self.recipe, self.init) if source is not None]
+        asked = Asked(recipe=recipe, init=self.init, one_batch=self.one_batch, sources=sources)
+        resumed = check_output(path, asked, resume=self.resume != "never", overwrite=self.overwrite)
         if named is not None and not resumed:
             raise RecipeError(f"--resume {named}: no run to go on with")
         return RunFolder(path), resumed

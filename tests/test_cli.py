@@ -180,7 +180,7 @@ def test_an_output_that_holds_something_else_is_left_alone(recipe: Path, tmp_pat
     )
     assert (folder / "thesis.txt").read_text() == "precious"
     other = refused("pretrain", "--recipe", recipe, "-o", folder, "--seed", 5, code=2)
-    assert "a run of another recipe" in other
+    assert "holds a run with other settings: train.seed (0, now 5)" in other
     assert "holds a run" in refused("pretrain", "--recipe", recipe, "-o", folder, "--resume", "never", code=2)
     assert "a file is in the way" in refused(
         "pretrain", "--recipe", recipe, "-o", folder / "thesis.txt", code=2

@@ -21,8 +21,8 @@ everest.data.list_files everest.data.lists everest.data.crops everest.data.trans
 everest.data.rand_augment everest.data.mixing everest.data.views everest.data.datasets everest.data.loading
 everest.models.embedding everest.models.positions everest.models.vit everest.models.mae
 everest.models.classifier
-everest.optim everest.sharding everest.checkpoint everest.running everest.run_folder everest.runs
-everest.bad_videos everest.plan
+everest.optim everest.sharding everest.checkpoint everest.running everest.run_folder everest.continuing
+everest.runs everest.bad_videos everest.plan
 everest.tracking everest.train_state
 everest.devices everest.norms everest.build
 everest.convert.pickles everest.convert.read everest.convert.families everest.convert.sizes

@@ -195,10 +195,10 @@ def test_gpus_that_are_not_there_are_an_error_of_the_environment():
 
 def test_a_task_of_slurm_becomes_a_process_of_torch():
     environment = {
-        "SLURM_NTASKS": "16",
+        "SLURM_STEP_NUM_TASKS": "16",
         "SLURM_PROCID": "9",
         "SLURM_LOCALID": "1",
-        "SLURM_TASKS_PER_NODE": "8(x2)",
+        "SLURM_STEP_TASKS_PER_NODE": "8(x2)",
         "SLURM_STEP_NODELIST": "gpu[07-08]",
         "SLURM_JOB_ID": "123456",
     }

@@ -64,10 +64,11 @@ def load_recipe(
 
 def dump_recipe(recipe: Recipe) -> str:
     """The resolved YAML, without `base` and `by_backbone`; it reads back as an equal recipe."""
-    return write_yaml(_values(recipe))
+    return write_yaml(recipe_values(recipe))
 
 
-def _values(recipe: Recipe) -> dict[str, Any]:
+def recipe_values(recipe: Recipe) -> dict[str, Any]:
+    """All settings as plain JSON values."""
     return _ADAPTER.dump_python(recipe, mode="json")
 
 
@@ -77,7 +78,7 @@ def _read_layers(name_or_path: str | Path, overrides: Sequence[str], problems: l
         base.pop("name", None)  # a recipe is not called like its base
     layers = [make_layer(source.label, written, problems) for source, written in [*bases, (file, values)]]
     layers += read_overrides(overrides, problems)
-    return LayerStack(file.label, _values(Recipe(name=file.name)), layers)
+    return LayerStack(file.label, recipe_values(Recipe(name=file.name)), layers)
 
 
 def _validate(merged: Merged) -> tuple[Recipe | None, list[tuple[KeyPath, str]]]:

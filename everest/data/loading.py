@@ -112,7 +112,7 @@ class _Workers:
             if "timed out" in str(error):
                 self._kill()
                 raise TimeoutError from error
-            wait([process.sentinel for process in self._processes], SECONDS_TO_DIE)
+            self._let_die()
             self._check()
             raise
         finally:
@@ -127,6 +127,13 @@ class _Workers:
             raise EnvironmentProblem(
                 "a process that reads videos was killed, most often for want of memory: lower train.workers"
             )
+
+    def _let_die(self) -> None:
+        """Wait for a worker whose connections are closed already: it can be asked for its end only then."""
+        closed = wait([process.sentinel for process in self._processes], SECONDS_TO_DIE)
+        for process in self._processes:
+            if process.sentinel in closed:
+                process.join(SECONDS_TO_DIE)
 
     def _kill(self) -> None:
         """End the workers for good: one that hangs in a decoder would keep this process from ending."""

@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 from everest.errors import EnvironmentProblem, UserError
 from everest.launch import LOST, PARENT
 from everest.stopping import Stopped
-from everest_cli import convert, demo, evaluate, finetune, plot, pretrain, recipes, runs
+from everest_cli import convert, demo, evaluate, finetune, plot, predict, pretrain, recipes, runs
 from everest_cli.output import say
 
 
@@ -75,6 +75,8 @@ app = typer.Typer(
 app.command("pretrain")(pretrain.pretrain)
 app.command("finetune")(finetune.finetune)
 app.command("eval")(evaluate.evaluate)
+app.command("predict")(predict.predict)
+app.command("extract")(predict.extract)
 app.command("convert")(convert.convert)
 app.add_typer(recipes.app, name="recipes")
 app.command("runs")(runs.runs)

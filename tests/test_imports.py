@@ -27,7 +27,7 @@ everest.tracking everest.train_state
 everest.devices everest.norms everest.build
 everest.convert.pickles everest.convert.read everest.convert.families everest.convert.sizes
 everest.convert.identify everest.convert.conversion
-everest.load everest.clips everest.pictures everest.plots
+everest.load everest.clips everest.pictures everest.plots everest.inference
 everest.training everest.assemble everest.evaluate everest.pretrain everest.finetune
 everest.demo_videos everest.demo everest.notebook
 """

@@ -1,0 +1,155 @@
+"""`predict` and `extract` against the models themselves, transformers included."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from test_stages import RECIPE
+from torch import Tensor
+from typer.testing import CliRunner
+
+import everest
+from everest.data.lists import Sample
+from everest.data.views import EvalViews
+from everest_cli.main import app
+
+VIEWS = ["--clips", "2", "--crops", "1"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, clip_files: Path) -> Path:
+    """A classifier of two named classes."""
+    folder = tmp_path_factory.mktemp("inference")
+    (folder / "tiny.yaml").write_text(RECIPE.replace("data: {", f'data: {{root: "{clip_files}", '))
+    options = ["--recipe", str(folder / "tiny.yaml"), "--init", "none", "-o", str(folder / "run"), "-q"]
+    result = CliRunner().invoke(app, ["finetune", *options])
+    assert result.exit_code == 0, result.output
+    return folder / "run"
+
+
+def called(*arguments: object, code: int = 0) -> Any:
+    result = CliRunner().invoke(app, [str(a) for a in arguments])
+    assert result.exit_code == code, (result.output, result.exception)
+    return result
+
+
+def views(video: Path, *, frames: int, size: int, stride: int, clips: int) -> Tensor:
+    make = EvalViews(frames=frames, stride=stride, size=(size, size), clips=clips, crops=1, sampling="dense")
+    return everest.normalise(make(Sample(path=str(video)), None, "auto").frames)  # type: ignore[arg-type]
+
+
+def test_predictions_are_the_mean_probabilities_of_the_views(run: Path, clip_files: Path):
+    videos = [clip_files / "clip0.mp4", clip_files / "clip1.mp4"]
+    told = json.loads(called("predict", *videos, "-c", run, *VIEWS, "--json").stdout)
+    model = everest.load_model(run)
+    for row, video in zip(told, videos, strict=True):
+        x = views(video, frames=4, size=32, stride=2, clips=2)
+        with torch.no_grad():
+            expected = model(x).softmax(dim=-1).mean(dim=0)
+        assert row["video"] == str(video)
+        assert [p["index"] for p in row["predictions"]] == expected.argsort(descending=True).tolist()
+        found = [p["probability"] for p in row["predictions"]]
+        assert found == pytest.approx(expected.sort(descending=True).values.tolist(), abs=2e-6)
+
+
+def test_a_video_that_cannot_be_read_stops_no_other(run: Path, clip_files: Path, tmp_path: Path):
+    shutil.copy(clip_files / "clip0.mp4", tmp_path / "a.mp4")
+    (tmp_path / "b.mp4").write_text("no video")
+    shutil.copy(clip_files / "clip1.mp4", tmp_path / "c.mp4")
+    result = called("predict", tmp_path, "-c", run, "--top", 1, "--json", code=4)
+    good, bad, other = json.loads(result.stdout)
+    assert len(good["predictions"]) == len(other["predictions"]) == 1
+    assert bad["error"] == "not a video file"
+    out = tmp_path / "features.safetensors"
+    called("extract", tmp_path, "-c", run, "--out", out, code=4)
+    with safe_open(out, framework="pt") as file:
+        assert json.loads(file.metadata()["videos"]) == [str(tmp_path / "a.mp4"), str(tmp_path / "c.mp4")]
+
+
+@pytest.mark.parametrize("kind", ["classifier", "pretrain"])
+def test_features_are_those_of_the_model(run: Path, clip_files: Path, tmp_path: Path, kind: str):
+    checkpoint: Path = run
+    if kind == "pretrain":
+        recipe = run.parent / "tiny.yaml"
+        checkpoint = tmp_path / "pretrained"
+        called("pretrain", "--recipe", recipe, "-o", checkpoint, "-q")
+    out = tmp_path / "features.safetensors"
+    video = clip_files / "clip2.mp4"
+    assert called("extract", video, "-c", checkpoint, "--out", out, *VIEWS, "-q").stdout.strip() == str(out)
+    model, x = everest.load_model(checkpoint), views(video, frames=4, size=32, stride=2, clips=2)
+    with torch.no_grad():
+        if kind == "classifier":
+            expected = model.features(x)
+        else:
+            expected = model.encoder(x, torch.arange(32).expand(2, -1)).mean(dim=1)
+    torch.testing.assert_close(load_file(out)["features"], expected[None], atol=1e-6, rtol=1e-6)
+    called("extract", video, "-c", checkpoint, "--out", out, code=2)  # exists
+
+
+def test_a_checkpoint_of_transformers_predicts_what_transformers_does(tmp_path: Path, clip_files: Path):
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = transformers.VideoMAEConfig(
+        image_size=32,
+        patch_size=8,
+        num_frames=8,
+        hidden_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=96,
+        num_labels=3,
+        id2label={0: "run", 1: "walk", 2: "swim"},
+    )
+    theirs = transformers.VideoMAEForVideoClassification(config).eval()
+    for parameter in theirs.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    theirs.save_pretrained(tmp_path / "hf")
+    called("convert", tmp_path / "hf", "--out", tmp_path / "ours.safetensors")
+    video = clip_files / "clip3.mp4"
+    options = ["-c", tmp_path / "ours.safetensors", "--clips", 1, "--crops", 1]
+    (row,) = json.loads(called("predict", video, *options, "--json").stdout)
+    x = views(video, frames=8, size=32, stride=4, clips=1)  # a checkpoint alone is seen as by ucf101
+    with torch.no_grad():
+        expected = theirs(x.transpose(1, 2)).logits.softmax(dim=-1)[0]
+    found = {p["label"]: p["probability"] for p in row["predictions"]}
+    assert [found[name] for name in ("run", "walk", "swim")] == pytest.approx(expected.tolist(), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["predict", "gone.mp4", "-c", "RUN"], 4, "gone.mp4: no such video or folder"),
+        (["predict", "EMPTY", "-c", "RUN"], 4, "no videos below this folder"),
+        (["predict", "CLIP", "-c", "gone"], 6, "gone: no such checkpoint"),
+        (["predict", "CLIP", "-c", "RUN", "--keep", "0"], 2, "--keep 0: must be more than 0"),
+        (["predict", "CLIP", "-c", "RUN", "--keep", "0.001"], 2, "leave some of 32 tokens"),
+        (
+            ["extract", "BROKEN", "-c", "RUN", "--out", "EMPTY/f.safetensors"],
+            4,
+            "none of 1 videos can be read",
+        ),
+    ],
+)
+def test_what_cannot_be_is_told_in_one_line(
+    run: Path, clip_files: Path, tmp_path: Path, arguments: list[str], code: int, message: str
+):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "broken.mp4").write_text("no video")
+    places = {
+        "RUN": run,
+        "EMPTY": tmp_path / "empty",
+        "CLIP": clip_files / "clip0.mp4",
+        "BROKEN": tmp_path / "broken.mp4",
+    }
+    for name, path in places.items():
+        arguments = [part.replace(name, str(path)) for part in arguments]
+    result = called(*arguments, code=code)
+    assert message in result.stderr
+    assert not (tmp_path / "empty" / "f.safetensors").exists()

@@ -11,8 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from everest.data import backends
 from everest.data.video import VideoError, VideoInfo, frames_between, probe, read_frames, write_video
-from everest.errors import RecipeError
+from everest.errors import EnvironmentProblem, RecipeError
 
 FRAMES, BITS = 70, 8
 BIT_SIZE = 16  # pixels of the square that shows one bit of the frame number
@@ -67,12 +68,27 @@ KINDS = {
     "b_frames.avi": {"codec": "mpeg4", "options": {"g": "12"}, "max_b_frames": 2},
     "no_b_frames.avi": {"codec": "mpeg4", "options": {"g": "12"}},
     "b_frames.mp4": {"codec": "mpeg4", "options": {"g": "12"}, "max_b_frames": 2},
+    "hevc.mp4": {"codec": "libx265", "options": {"x265-params": "keyint=12:log-level=error:pools=none"}},
+    "ten_bits.mp4": {"codec": "libx264", "options": GOP, "pix_fmt": "yuv420p10le"},
     "stream.ts": {"codec": "libx264", "options": GOP},
     "vp9.webm": {"codec": "libvpx-vp9", "options": {"g": "12", "deadline": "realtime", "cpu-used": "8"}},
     "vp8.webm": {"codec": "libvpx", "options": {"g": "12", "auto-alt-ref": "1", "lag-in-frames": "16"}},
     "animated.gif": {"codec": "gif", "pix_fmt": "rgb8"},
 }
-DECORD_IS_RIGHT = {"closed_gop.mp4", "one_gop.mp4", "closed_gop.mkv", "vp9.webm"}
+IS_RIGHT = {
+    "decord": {"closed_gop.mp4", "one_gop.mp4", "closed_gop.mkv", "vp9.webm"},
+    "torchcodec": {
+        *(
+            "closed_gop.mp4",
+            "one_gop.mp4",
+            "open_gop.mp4",
+            "variable_rate.mp4",
+            "closed_gop.mkv",
+            "open_gop.mkv",
+        ),
+        *("b_frames.mp4", "hevc.mp4", "vp9.webm"),
+    },
+}
 
 
 @pytest.fixture(scope="module")
@@ -95,14 +111,51 @@ def test_frames_come_in_any_order_and_repeated(kinds, name, ids):
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_decord_is_right_or_refused(kinds, name):
-    pytest.importorskip("decord")
+def test_frames_left_out_on_the_way_change_no_bit_of_the_others(kinds, name):
+    every = read_frames(kinds[name], range(FRAMES))
+    for stride in (2, 3, 4, 7):
+        ids = list(range(stride // 2, FRAMES, stride))
+        assert torch.equal(read_frames(kinds[name], ids), every[ids])
+
+
+def needs(backend):
+    if backend == "torchcodec" and not backends.torchcodec_works():
+        pytest.skip("torchcodec, or an FFmpeg that it knows, is not installed")
+    pytest.importorskip(backend)
+
+
+@pytest.mark.parametrize("backend", IS_RIGHT)
+@pytest.mark.parametrize("name", KINDS)
+def test_other_backends_are_right_or_refused(kinds, name, backend):
+    needs(backend)
     ids = [69, 11, 12, 13, 40, 0]
-    if name in DECORD_IS_RIGHT:
-        assert numbers_shown(read_frames(kinds[name], ids, decoder="decord")) == ids
+    if name in IS_RIGHT[backend]:
+        frames = read_frames(kinds[name], ids, decoder=backend)
+        assert numbers_shown(frames) == ids
+        if backend == "torchcodec":  # `auto` may take either: what is installed must not change a run
+            assert torch.equal(frames, read_frames(kinds[name], ids, decoder="pyav"))
     else:
-        with pytest.raises(VideoError, match=r"use data\.decoder 'auto'"):
-            read_frames(kinds[name], ids, decoder="decord")
+        with pytest.raises(VideoError, match=rf"{backend} may return wrong .* use data\.decoder 'auto'"):
+            read_frames(kinds[name], ids, decoder=backend)
+
+
+def test_torchcodec_gives_the_bits_of_pyav_on_real_odd_files(shared):
+    needs("torchcodec")
+    compared = 0
+    for file, _ in odd_files(shared, "decode"):
+        ids = list(range(0, probe(file).frames - 1, 5))[:20] or [0]
+        with contextlib.suppress(VideoError):  # refused, or damaged
+            frames = read_frames(file, ids, decoder="torchcodec")
+            assert torch.equal(frames, read_frames(file, ids, decoder="pyav")), file.name
+            compared += 1
+    assert compared > 10
+
+
+def test_torchcodec_that_is_not_installed_is_an_error_of_the_environment(kinds):
+    if backends.torchcodec_works():
+        pytest.skip("torchcodec is installed and works")
+    with pytest.raises(EnvironmentProblem, match=r"torchcodec .*use 'auto'"):
+        read_frames(kinds["closed_gop.mp4"], [0], decoder="torchcodec")
 
 
 def test_unknown_decoder_is_named(kinds):

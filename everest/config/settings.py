@@ -57,7 +57,7 @@ class DataSettings:
     frames: Count = 16  # EVEREST §5
     size: Size = 224  # EVEREST §5
     flip: bool = True  # EVEREST Tables 7, 8; both stages
-    decoder: Literal["auto", "decord", "pyav"] = "auto"
+    decoder: Literal["auto", "decord", "pyav", "torchcodec"] = "auto"
     max_bad: Share = 0.01  # ours: share of unreadable videos that ends a run
     cache: Literal["none"] = "none"
 

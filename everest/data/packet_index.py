@@ -6,6 +6,7 @@ whose packets do not tell when or whether they show a frame, have an empty index
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
@@ -36,19 +37,15 @@ class PacketIndex:
     times: np.ndarray  # (F,) int64 ascending
     key_times: np.ndarray  # (K,) int64 ascending
     key_seeks: np.ndarray  # (K,) int64, where to seek for them
-    decord_exact: bool
 
     @classmethod
-    def of_stream(cls, container: InputContainer, stream: VideoStream) -> PacketIndex:
-        """Read all packets of `stream` from here on."""
-        counted = container.format.name in COUNTED_FORMATS or stream.codec_context.name in COUNTED_CODECS
-        packets = [] if counted else shown_packets(container, stream)
+    def of(cls, packets: Sequence[Packet]) -> PacketIndex:
+        """The index of a stream from what `shown_packets` found."""
         keys = sorted(packet for packet in packets if packet.is_key)
         return cls(
             times=np.array(sorted(packet.time for packet in packets), dtype=np.int64),
             key_times=np.array([key.time for key in keys], dtype=np.int64),
             key_seeks=np.array([key.seek for key in keys], dtype=np.int64),
-            decord_exact=_decord_is_exact(container, stream, packets),
         )
 
     def runs(self, wanted: list[int]) -> list[tuple[int | None, list[int]]]:
@@ -68,7 +65,9 @@ class PacketIndex:
 
 
 def shown_packets(container: InputContainer, stream: VideoStream) -> list[Packet]:
-    """The packets that show a frame, in decode order; none at all when one has no time stamp of its own."""
+    """The packets that show a frame, in decode order; none at all where only counting is exact."""
+    if container.format.name in COUNTED_FORMATS or stream.codec_context.name in COUNTED_CODECS:
+        return []
     packets = []
     for packet in container.demux(stream):
         if not packet.size or packet.is_corrupt or packet.is_discard:
@@ -79,23 +78,3 @@ def shown_packets(container: InputContainer, stream: VideoStream) -> list[Packet
         seek = packet.pts if packet.dts is None else packet.dts
         packets.append(Packet(packet.pts, seek, packet.is_keyframe))
     return packets if len({packet.time for packet in packets}) == len(packets) else []
-
-
-def _decord_is_exact(container: InputContainer, stream: VideoStream, packets: list[Packet]) -> bool:
-    """Whether decord 0.6 hands out the right frames of a file.
-
-    Seen to go wrong: AVI with B-frames and open GOPs (other frames), 4:4:4 (broken pictures), several video
-    streams (another one), damaged files (repeated frames). It cannot open AV1.
-    """
-    codec = stream.codec_context
-    if not packets or len(container.streams.video) > 1 or stream.frames not in (0, len(packets)):
-        return False
-    if codec.pix_fmt not in ("yuv420p", "yuvj420p") or codec.codec.name in ("av1", "libdav1d"):
-        return False
-    last_key = packets[0].time
-    for packet in packets:
-        if packet.time < last_key:  # shown before the keyframe that it follows: an open GOP
-            return False
-        last_key = packet.time if packet.is_key else last_key
-    steps = np.diff(np.sort([packet.time for packet in packets]))
-    return np.unique(steps).size <= 1

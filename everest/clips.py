@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from everest.config.settings import DataSettings, Recipe
+from everest.data.cache import open_cache
 from everest.data.datasets import VideoClips
 from everest.data.folders import refusals_told
 from everest.data.list_files import read_lines
@@ -145,7 +146,7 @@ def test_clips(recipe: Recipe, classes: Classes) -> VideoClips:
         sampling=stage.sampling,
     )
     samples = _labelled_alike(data, "test", classes)
-    return _clips(recipe, samples, views, replace_bad=False)
+    return _clips(recipe, samples, views, replace_bad=False, cached=False)  # each video is seen once
 
 
 def _labelled(
@@ -226,9 +227,16 @@ def clip_grid(recipe: Recipe) -> TokenGrid:
 
 
 def _clips(
-    recipe: Recipe, samples: SampleList, views: MakeViews, *, num_noise: int = 0, replace_bad: bool
+    recipe: Recipe,
+    samples: SampleList,
+    views: MakeViews,
+    *,
+    num_noise: int = 0,
+    replace_bad: bool,
+    cached: bool = True,
 ) -> VideoClips:
     data = recipe.data
+    kind = data.cache if cached else "none"
     return VideoClips(
         samples.samples,
         make_views=views,
@@ -236,4 +244,5 @@ def _clips(
         num_noise=num_noise,
         decoder=data.decoder,
         replace_bad=replace_bad,
+        cache=open_cache(kind, [sample.path for sample in samples.samples]),
     )

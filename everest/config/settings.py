@@ -59,7 +59,7 @@ class DataSettings:
     flip: bool = True  # EVEREST Tables 7, 8; both stages
     decoder: Literal["auto", "decord", "pyav", "torchcodec"] = "auto"
     max_bad: Share = 0.01  # ours: share of unreadable videos that ends a run
-    cache: Literal["none"] = "none"
+    cache: Literal["none", "memory", "disk"] = "none"  # of decoded frames; ours
 
     @property
     def frame_size(self) -> tuple[int, int]:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from everest.data.cache import FrameCache
 from everest.data.lists import Sample
 from everest.data.video import VideoError
 from everest.data.views import MakeViews, Views
@@ -43,6 +44,7 @@ class VideoClips(Dataset[Clip | UserError]):
 
     Args:
         num_noise: M.
+        cache: keeps decoded frames.
         replace_bad: put another sample in the place of one that cannot be read (training); else its frames
             are zeros and `failed` says so (test).
     """
@@ -56,7 +58,9 @@ class VideoClips(Dataset[Clip | UserError]):
         num_noise: int,
         decoder: str,
         replace_bad: bool,
+        cache: FrameCache | None = None,
     ) -> None:
+        self.cache = cache
         self.samples = samples
         self.make_views = make_views
         self.seed = seed
@@ -86,7 +90,7 @@ class VideoClips(Dataset[Clip | UserError]):
             rng = generator_at(self.seed, Purpose.VIEWS, epoch, index, attempt)
             sample = self.samples[chosen]
             try:
-                views = self.make_views(sample, rng, self.decoder)
+                views = self.make_views(sample, rng, self.decoder, self.cache)
             except VideoError as error:
                 failed.append((str(error.path), error.reason))
                 if not self.replace_bad:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from everest.data.cache import FrameCache
 from everest.data.crops import (
     NO_BOX,
     Box,
@@ -59,10 +60,12 @@ class PretrainViews:
     def num_views(self) -> int:
         return self.views_per_decode
 
-    def __call__(self, sample: Sample, rng: np.random.Generator, decoder: str) -> Views:
+    def __call__(
+        self, sample: Sample, rng: np.random.Generator, decoder: str, cache: FrameCache | None = None
+    ) -> Views:
         first, length = segment(sample)
         ids = sampling(self.sampling).pretrain(length, self.frames, self.stride, rng)
-        clip = read_frames(sample.path, _numbers(first + ids), decoder=decoder)  # (T, H, W, 3)
+        clip = _read(sample, first + ids, (first, length), decoder, cache)  # (T, H, W, 3)
         return _stacked([self._view(clip, rng) for _ in range(self.views_per_decode)])
 
     def _view(self, clip: Tensor, rng: np.random.Generator) -> Tensor:
@@ -87,10 +90,12 @@ class FinetuneViews:
     def num_views(self) -> int:
         return 1
 
-    def __call__(self, sample: Sample, rng: np.random.Generator, decoder: str) -> Views:
+    def __call__(
+        self, sample: Sample, rng: np.random.Generator, decoder: str, cache: FrameCache | None = None
+    ) -> Views:
         first, length = segment(sample)
         ids = sampling(self.sampling).finetune(length, self.frames, self.stride, rng)
-        clip = read_frames(sample.path, _numbers(first + ids), decoder=decoder)  # (T, H, W, 3)
+        clip = _read(sample, first + ids, (first, length), decoder, cache)  # (T, H, W, 3)
         if self.rand_augment is not None:
             clip = self.rand_augment(clip, rng)
         box = random_resized_crop(_size(clip), self.size, rng, areas=self.crop_area)
@@ -111,10 +116,12 @@ class ValidationViews:
     def num_views(self) -> int:
         return 1
 
-    def __call__(self, sample: Sample, rng: np.random.Generator, decoder: str) -> Views:
+    def __call__(
+        self, sample: Sample, rng: np.random.Generator, decoder: str, cache: FrameCache | None = None
+    ) -> Views:
         first, length = segment(sample)
         ids = sampling(self.sampling).centre(length, self.frames, self.stride)
-        clip = read_frames(sample.path, _numbers(first + ids), decoder=decoder)
+        clip = _read(sample, first + ids, (first, length), decoder, cache)
         covering = covering_size(_size(clip), self.size)
         return _stacked([_cut(resize(clip, covering, antialias=False), centre_box(covering, self.size))])
 
@@ -134,11 +141,13 @@ class EvalViews:
     def num_views(self) -> int:
         return self.clips * self.crops
 
-    def __call__(self, sample: Sample, rng: np.random.Generator, decoder: str) -> Views:
+    def __call__(
+        self, sample: Sample, rng: np.random.Generator, decoder: str, cache: FrameCache | None = None
+    ) -> Views:
         first, length = segment(sample)
         windows = sampling(self.sampling).views(length, self.frames, self.stride, self.clips)
         needed, place = np.unique(np.stack(windows), return_inverse=True)  # (F,), (clips, T)
-        video = read_frames(sample.path, _numbers(first + needed), decoder=decoder)
+        video = _read(sample, first + needed, (first, length), decoder, cache)
         covering = covering_size(_size(video), self.size)
         video = resize(video, covering, antialias=False)  # (3, F, H', W')
         boxes = view_boxes(covering, self.size, self.crops)
@@ -166,8 +175,13 @@ def segment(sample: Sample) -> tuple[int, int]:
     return first, end - first
 
 
-def _numbers(ids: FrameIds) -> list[int]:
-    return ids.tolist()
+def _read(
+    sample: Sample, ids: FrameIds, span: tuple[int, int], decoder: str, cache: FrameCache | None
+) -> Tensor:
+    """(T, H, W, 3) uint8: the frames numbered `ids` of a sample whose frames are those of the span."""
+    if cache is None:
+        return read_frames(sample.path, ids.tolist(), decoder=decoder)
+    return cache.read(sample.path, ids.tolist(), span=span, decoder=decoder)
 
 
 def _size(clip: Tensor) -> Size:

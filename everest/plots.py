@@ -164,20 +164,20 @@ def smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
         return (sums[last] - sums[first]) / (counts[last] - counts[first])
 
 
-def check_target(path: Path) -> None:
-    """Refuse to write over what is no picture of this kind.
+def check_target(path: Path, *, option: str = "--out") -> None:
+    """Refuse to write over what is no picture of this kind; `option` is how the user named it.
 
     Raises:
         RecipeError: another name than *.png, or a file that is no PNG.
     """
     if path.suffix.lower() != ".png":
-        raise RecipeError(f"--out {path}: the picture is a PNG; end its name in .png")
+        raise RecipeError(f"{option} {path}: the picture is a PNG; end its name in .png")
     if path.is_dir():
-        raise RecipeError(f"--out {path}: a folder is in the way; choose another name")
+        raise RecipeError(f"{option} {path}: a folder is in the way; choose another name")
     if path.exists():
         with path.open("rb") as file:
             if file.read(len(PNG_SIGNATURE)) != PNG_SIGNATURE:
-                raise RecipeError(f"--out {path}: exists and is no PNG; choose another name")
+                raise RecipeError(f"{option} {path}: exists and is no PNG; choose another name")
 
 
 def draw_curves(path: Path, runs: Sequence[RunCurves], *, x: AxisName) -> None:

@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 from everest.errors import EnvironmentProblem, UserError
 from everest.launch import LOST, PARENT
 from everest.stopping import Stopped
-from everest_cli import convert, demo, evaluate, finetune, plot, predict, pretrain, recipes, runs
+from everest_cli import convert, demo, evaluate, finetune, plot, predict, pretrain, profile, recipes, runs
 from everest_cli.output import say
 
 
@@ -78,6 +78,7 @@ app.command("eval")(evaluate.evaluate)
 app.command("predict")(predict.predict)
 app.command("extract")(predict.extract)
 app.command("convert")(convert.convert)
+app.command("profile")(profile.profile)
 app.add_typer(recipes.app, name="recipes")
 app.command("runs")(runs.runs)
 app.command("plot")(plot.plot)

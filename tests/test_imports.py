@@ -29,10 +29,15 @@ everest.convert.pickles everest.convert.read everest.convert.families everest.co
 everest.convert.identify everest.convert.conversion
 everest.load everest.clips everest.pictures everest.plots everest.inference
 everest.training everest.assemble everest.evaluate everest.pretrain everest.finetune
+everest.profiling.counting everest.profiling.memory everest.profiling.profile everest.profiling.paper_tables
+everest.profiling.choices everest.profiling.measure everest.profiling.drawing
 everest.demo_videos everest.demo everest.notebook
 """
 ORDER = LAYERS.split()
-PACKAGES = ("everest", "everest.config", "everest.convert", "everest.data", "everest.models")
+PACKAGES = (
+    *("everest", "everest.config", "everest.convert", "everest.data", "everest.models"),
+    "everest.profiling",
+)
 
 
 def modules() -> dict[str, Path]:

@@ -1,0 +1,138 @@
+"""Multiply-accumulates of a forward pass, counted from the module graph.
+
+The convention is fvcore's, which the EVEREST and VideoMAE papers print as "GFLOPs": the weights of Conv3d and
+Linear, the two products of attention, LayerNorm at 5 an element; no biases, softmax, GELU, additions, loss,
+or choice of tokens. The tubelet embedding counts for all tokens, also those that are left out, and every
+block for all its tokens, as the released programs compute them; what this program leaves out beyond that is
+not taken off.
+
+n tokens, D width, N tokens of a clip.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from timm.models.beit import Block
+from torch import nn
+
+from everest.build import ModelSpec
+from everest.models.classifier import VideoClassifier
+from everest.models.embedding import TubeletEmbedding
+from everest.models.mae import MaskedAutoencoder
+from everest.models.vit import linear_layers
+
+NORM_OPERATIONS = 5  # fvcore: of LayerNorm, an element
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Macs:
+    """Multiply-accumulates of one clip's forward pass, by kind."""
+
+    embedding: int = 0
+    linear: int = 0
+    attention: int = 0
+    layer_norm: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.embedding + self.linear + self.attention + self.layer_norm
+
+    def __add__(self, other: Macs) -> Macs:
+        return Macs(
+            embedding=self.embedding + other.embedding,
+            linear=self.linear + other.linear,
+            attention=self.attention + other.attention,
+            layer_norm=self.layer_norm + other.layer_norm,
+        )
+
+
+def _linear(layer: nn.Linear, tokens: int) -> Macs:
+    return Macs(linear=tokens * layer.weight.numel())
+
+
+def _layer_norm(norm: nn.LayerNorm, tokens: int) -> Macs:
+    return Macs(layer_norm=NORM_OPERATIONS * tokens * math.prod(norm.normalized_shape))
+
+
+def block_macs(block: Block, tokens: int) -> Macs:
+    """All Linear layers, both norms, and the n x n products of a block: 12 n D^2 + 2 n^2 D + 10 n D."""
+    inside = sum((_linear(layer, tokens) for layer in linear_layers(block)), start=Macs())
+    norms = (module for module in block.modules() if isinstance(module, nn.LayerNorm))
+    inside += sum((_layer_norm(norm, tokens) for norm in norms), start=Macs())
+    return inside + Macs(attention=2 * tokens**2 * block.attn.proj.in_features)
+
+
+def embedding_macs(embedding: TubeletEmbedding, tokens: int) -> Macs:
+    """Every convolution of the embedding, for `tokens` tubelets."""
+    positions, total = math.prod(embedding.tubelet), 0
+    for conv in embedding.modules():
+        if isinstance(conv, nn.Conv3d):
+            positions //= math.prod(conv.kernel_size)
+            total += positions * conv.weight.numel()
+    return Macs(embedding=tokens * total)
+
+
+# The rule of each kind of module; what is inside a counted module is not looked at again.
+RULES: dict[type[nn.Module], Callable[[Any, int], Macs]] = {
+    Block: block_macs,
+    nn.Linear: _linear,
+    nn.LayerNorm: _layer_norm,
+}
+
+
+def _counted(module: nn.Module) -> Iterator[tuple[nn.Module, Callable[[Any, int], Macs]]]:
+    """The topmost modules that have a rule."""
+    for child in module.children():
+        rule = next((rule for kind, rule in RULES.items() if isinstance(child, kind)), None)
+        if rule is None:
+            yield from _counted(child)
+        else:
+            yield child, rule
+
+
+def on_meta(spec: ModelSpec) -> MaskedAutoencoder | VideoClassifier:
+    """The module of a spec without weights, in evaluation mode."""
+    with torch.device("meta"):
+        return spec.build().eval()
+
+
+@contextmanager
+def _blocks_as_shapes(model: nn.Module) -> Iterator[None]:
+    """Let blocks hand on their input: its shape is all that is asked for, and they are slow on meta."""
+    blocks = [module for module in model.modules() if isinstance(module, Block)]
+    for block in blocks:
+        block.forward = lambda x, shared_rel_pos_bias=None: (
+            x
+        )  # of the instance, in front of the method of its class
+    try:
+        yield
+    finally:
+        for block in blocks:
+            del block.forward
+
+
+@torch.no_grad()
+def count_macs(spec: ModelSpec, model: MaskedAutoencoder | VideoClassifier) -> Macs:
+    """The multiply-accumulates of one clip through `model`, the module of `spec` on the meta device."""
+    found: list[Macs] = []
+
+    def watch(module: nn.Module, rule: Callable[[Any, int], Macs]) -> torch.utils.hooks.RemovableHandle:
+        return module.register_forward_hook(
+            lambda module, inputs, _: found.append(rule(module, math.prod(inputs[0].shape[:-1])))
+        )
+
+    handles = [watch(module, rule) for module, rule in _counted(model)]
+    try:
+        with _blocks_as_shapes(model):
+            model(torch.empty(1, 3, spec.offered_frames, *spec.size, device="meta"))
+    finally:
+        for handle in handles:
+            handle.remove()
+    offered = spec.offered_frames // spec.model.tubelet[0] * spec.grid.per_slice
+    return sum(found, start=embedding_macs(model.encoder.patch_embed, offered))

@@ -1,0 +1,110 @@
+"""A picture of what pre-training costs: against the share of tokens kept, and against the clip's length."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from everest.config.settings import Recipe
+from everest.errors import RecipeError
+from everest.files import write_atomically
+from everest.plots import COLOURS, LINES, check_target
+from everest.profiling.choices import Choices
+from everest.profiling.profile import METHODS, VALUE_BYTES, StageCost, precision_of, stage_cost
+from everest.selection import ByImportance
+
+RATIOS: Final = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+SLICES: Final = (4, 8, 12, 16, 24, 32, 48, 64)  # 8 to 128 frames with tubelets of two frames
+MEGABYTE: Final = 1e6
+
+
+class Line(NamedTuple):
+    """Costs of one method at some values of what is varied."""
+
+    method: str
+    values: list[float]
+    costs: list[StageCost]
+
+
+def draw_costs(path: Path, choices: Choices) -> None:
+    """A PNG of 1200 x 900 pixels: GMACs above, memory of a clip below; by keep ratio, by frames.
+
+    The lines are those of all methods with the same choices; only EVEREST has a keep ratio.
+
+    Raises:
+        RecipeError: the choices cannot be meant, or the path is not for a PNG.
+    """
+    check_target(path, option="--plot")
+    recipes = {method: choices.applied(name, everything=False) for method, name in METHODS.items()}
+    by_ratio = [_by_ratio(method, recipe, choices) for method, recipe in recipes.items()]
+    by_frames = [_by_frames(method, recipe) for method, recipe in recipes.items()]
+    shown = recipes["everest"]
+    with matplotlib.rc_context({"font.size": 13, "axes.spines.top": False, "axes.spines.right": False}):
+        figure = Figure(figsize=(12, 9), dpi=100, layout="constrained")
+        panels = figure.subplots(2, 2, sharex="col")
+        _draw(panels[:, 0], by_ratio, f"share of tokens kept (rho_pre), {shown.data.frames} frames")
+        _draw(panels[:, 1], by_frames, "frames of a clip")
+        panels[0, 0].set_ylabel("GMACs of a clip, forward\n(the papers' GFLOPs)")
+        panels[1, 0].set_ylabel(f"activations of a clip, MB\n({precision_of(shown)}, estimate)")
+        figure.suptitle(f"Pre-training {shown.model.backbone} at {shown.data.size} pixels")
+        handles, labels = panels[0, 1].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+        write_atomically(path, lambda part: figure.savefig(part, format="png"))
+
+
+def _cost(recipe: Recipe) -> StageCost:
+    return stage_cost(recipe, "pretrain", value_bytes=VALUE_BYTES[precision_of(recipe)])
+
+
+def _by_ratio(method: str, recipe: Recipe, choices: Choices) -> Line:
+    """Costs over the keep ratio; the same at both ends for a method that has none."""
+    selection = recipe.pretrain.selection
+    if not isinstance(selection, ByImportance):
+        cost = _cost(recipe)
+        return Line(method, [RATIOS[0], RATIOS[-1]], [cost, cost])
+    seen = selection.visible_ratio or 0
+    values = [ratio for ratio in RATIOS if ratio > seen]
+    if not values:
+        raise RecipeError(f"--visible {choices.visible}: leaves no keep ratio above it to draw")
+    costs = [
+        _cost(
+            replace(
+                recipe,
+                pretrain=replace(recipe.pretrain, selection=replace(selection, keep_ratio=ratio)),
+            )
+        )
+        for ratio in values
+    ]
+    return Line(method, values, costs)
+
+
+def _by_frames(method: str, recipe: Recipe) -> Line:
+    lengths = [slices * recipe.model.tubelet[0] for slices in SLICES]
+    costs = [_cost(replace(recipe, data=replace(recipe.data, frames=length))) for length in lengths]
+    return Line(method, [float(length) for length in lengths], costs)
+
+
+def _draw(column: Sequence[Axes], lines: Sequence[Line], label: str) -> None:
+    """The panels of one column, GMACs above."""
+    for number, line in enumerate(lines):
+        style: dict[str, Any] = {
+            "color": COLOURS[number],
+            "linestyle": LINES[number],
+            "linewidth": 2,
+            "marker": "o" if len(line.values) > 2 else "",
+            "markersize": 4,
+            "label": line.method,
+        }
+        column[0].plot(line.values, [cost.gmacs for cost in line.costs], **style)
+        memory = [cost.activation_bytes_per_clip / MEGABYTE for cost in line.costs]
+        column[1].plot(line.values, memory, **style)
+    for panel in column:
+        panel.grid(alpha=0.3)
+        panel.set_ylim(bottom=0)
+    column[1].set_xlabel(label)

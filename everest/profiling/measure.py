@@ -1,0 +1,142 @@
+"""Real steps on the present device, on clips of random pixels: seconds and peak memory."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+import psutil
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from everest.build import ModelSpec, stage_optimizer
+from everest.config.settings import Recipe
+from everest.devices import make_accelerator, peak_memory
+from everest.errors import EnvironmentProblem
+from everest.pixels import normalise
+from everest.profiling.profile import StageName, stage_spec
+
+WARM_UP: Final = 2  # steps that are not counted: allocation, choice of kernels, compilation
+STEPS: Final = 5
+LARGEST_BATCH: Final = {"cuda": 64, "cpu": 1, "mps": 8}  # ours, unless the user names another
+MEMORY_USED: Final = 0.9  # ours: of the free memory, the rest is for what no estimate knows
+LEARNING_RATE: Final = 1e-6  # weights change, as in a step of training
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that are free on the device."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return psutil.virtual_memory().available
+
+
+def largest_batch(*, memory: int, state: int, bytes_per_clip: int) -> int:
+    """How many clips fit beside the model's state in one pass, by the estimates; 0 if the state does not.
+
+    Args:
+        memory: bytes of the device.
+        state: bytes of weights, gradients and moments.
+    """
+    return max(0, int(memory * MEMORY_USED) - state) // bytes_per_clip
+
+
+def measure(recipe: Recipe, stage: StageName, *, batch: int | None = None) -> dict[str, Any]:
+    """Median and spread of steps on the first device that there is.
+
+    A step of `pretrain` and `finetune` is one pass forward and backward and an update; of `eval` one pass.
+
+    Args:
+        batch: clips a pass; None: as many as fit, at most LARGEST_BATCH.
+    Raises:
+        EnvironmentProblem: the device has too little memory.
+    """
+    accelerator = make_accelerator(recipe.train, cpu=False)
+    spec, device = stage_spec(recipe, stage), accelerator.device
+    value_bytes = 4 if accelerator.mixed_precision == "no" else 2
+    fitting = largest_batch(
+        memory=free_memory(device), state=0, bytes_per_clip=spec.bytes_per_clip(value_bytes)
+    )
+    clips = batch or max(1, min(fitting, LARGEST_BATCH.get(device.type, 1)))
+    torch.manual_seed(recipe.train.seed)
+    try:
+        step = _step(recipe, spec, stage, clips, accelerator)
+        seconds = _timed(step, device)
+    except torch.OutOfMemoryError as error:
+        raise EnvironmentProblem(
+            f"out of memory with {clips} clips of {stage}; try a smaller --batch"
+        ) from error
+    median = statistics.median(seconds)
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "threads": torch.get_num_threads(),
+        "precision": "fp32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision,
+        "batch": clips,
+        "warm_up_steps": WARM_UP,
+        "steps": STEPS,
+        "step_seconds": {"median": median, "min": min(seconds), "max": max(seconds)},
+        "clips_per_second": clips / median,
+        "peak_memory_bytes": peak_memory(device),
+        "peak_memory_of": "allocations on the device" if device.type == "cuda" else "the whole process",
+    }
+
+
+def _step(
+    recipe: Recipe, spec: ModelSpec, stage: StageName, clips: int, accelerator: Accelerator
+) -> Callable[[], None]:
+    """One step of a stage on fresh weights."""
+    device = accelerator.device
+    model = spec.build().to(device).train(stage != "eval")
+    prepared: nn.Module = accelerator.prepare_model(model)
+    frames = torch.randint(
+        0, 256, (clips, 3, spec.offered_frames, *spec.size), dtype=torch.uint8, device=device
+    )
+    if stage == "eval":
+
+        @torch.no_grad()
+        def test() -> None:
+            prepared(normalise(frames))
+
+        return test
+    settings = recipe.pretrain if stage == "pretrain" else recipe.finetune
+    optimizer = stage_optimizer(model, settings, recipe.model.backbone_size.depth)
+    for group in optimizer.param_groups:
+        group["lr"] = LEARNING_RATE
+    labels = torch.zeros(clips, dtype=torch.int64, device=device)
+
+    def loss() -> Tensor:
+        out = prepared(normalise(frames))
+        return out.loss if stage == "pretrain" else F.cross_entropy(out.float(), labels)
+
+    def train() -> None:
+        accelerator.backward(loss())
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return train
+
+
+def _timed(step: Callable[[], None], device: torch.device) -> list[float]:
+    """Seconds of each counted step, with nothing left to do on the device."""
+    for _ in range(WARM_UP):
+        step()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    seconds = []
+    for _ in range(STEPS):
+        _wait_for(device)
+        began = time.perf_counter()
+        step()
+        _wait_for(device)
+        seconds.append(time.perf_counter() - began)
+    return seconds
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()

@@ -1,0 +1,256 @@
+"""The cost figures of the EVEREST paper (Hwang et al., ICML 2024), and ours beside them.
+
+Figures are written as the paper prints them: their decimals say how far ours must agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from everest.config.recipe import load_recipe
+from everest.profiling.memory import softmax_bytes
+from everest.profiling.profile import StageName, cost_of, stage_spec
+
+Unit = Literal["GMACs", "M parameters", "GB", "time"]
+GPUS: Final = 8  # of the paper's one machine, over which its memory figures add up
+COMPUTED: Final = ("GMACs", "M parameters")
+NAMES: Final = {"vit-s": "ViT-S", "vit-b": "ViT-B", "vit-l": "ViT-L"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaperFigure:
+    """A printed figure and what it takes to repeat it.
+
+    Args:
+        of: recipe, stage and overrides; None where no module of this program has that figure.
+        batch: over all GPUs, of memory figures; None where the paper does not say it.
+        formula: our figure where `of` is None.
+    """
+
+    table: int
+    what: str
+    printed: str
+    unit: Unit = "GMACs"
+    of: tuple[str, StageName, tuple[str, ...]] | None = None
+    batch: int | None = None
+    formula: float | None = None
+    note: str = ""
+
+    @property
+    def value(self) -> float:
+        return float(self.printed)
+
+    @property
+    def decimals(self) -> int:
+        return len(self.printed.partition(".")[2])
+
+    def ours(self) -> float | None:
+        """GMACs or millions of parameters by our count; None for what must be measured."""
+        if self.of is None or self.unit not in COMPUTED:
+            return self.formula
+        cost = cost_of(*self.of)
+        return cost.gmacs if self.unit == "GMACs" else cost.parameters / 1e6
+
+    def memory(self) -> tuple[float, float] | None:
+        """Estimated GB (10^9 bytes) on all GPUs in bf16: with fused and with unfused attention."""
+        if self.unit != "GB" or self.of is None or self.batch is None:
+            return None
+        recipe, stage, overrides = self.of
+        cost = cost_of(*self.of)
+        spec = stage_spec(load_recipe(recipe, overrides=overrides), stage)
+        fused = GPUS * sum(cost.model_state.values()) + self.batch * cost.activation_bytes_per_clip
+        return fused / 1e9, (fused + self.batch * softmax_bytes(spec, 2)) / 1e9
+
+    def dump(self) -> dict[str, Any]:
+        """As `everest profile --paper --json` prints it."""
+        ours, memory = self.ours(), self.memory()
+        row: dict[str, Any] = {
+            "table": self.table,
+            "what": self.what,
+            "unit": self.unit,
+            "paper": self.printed,
+        }
+        if memory is not None:
+            kinds = zip(("fused", "unfused"), memory, strict=True)
+            for kind, ours_gb in kinds:
+                row[f"ours_{kind}"] = ours_gb
+                row[f"deviation_percent_{kind}"] = _deviation(ours_gb, self.value)
+        else:
+            row |= {"ours": ours, "rounded": None if ours is None else f"{ours:.{self.decimals}f}"}
+        if ours is not None:
+            row["deviation_percent"] = _deviation(ours, self.value)
+            row["every_digit"] = row["rounded"] == self.printed
+        return row | {"needs_gpu": self.unit in ("GB", "time"), "note": self.note}
+
+
+def _deviation(ours: float, paper: float) -> float:
+    return 100 * (ours - paper) / paper
+
+
+def _on(recipe: str, stage: StageName, *overrides: str) -> tuple[str, StageName, tuple[str, ...]]:
+    return recipe, stage, overrides
+
+
+def _backbones(
+    table: int, recipe: str, stage: StageName, method: str, *printed: str
+) -> Iterator[PaperFigure]:
+    """A row for ViT-S, B and L."""
+    for (backbone, name), figure in zip(NAMES.items(), printed, strict=True):
+        overrides = [f"model.backbone={backbone}"]
+        part, note = ("pre-training" if stage == "pretrain" else "fine-tuning"), ""
+        if method == "EVEREST" and stage == "pretrain":
+            overrides.append("pretrain.selection.keep_ratio=0.4")
+            by_text = cost_of(recipe, stage, (overrides[0],)).gmacs
+            note = f"rho_pre 0.4; with 0.3, as Table 7 and the text say, {by_text:.2f}"
+        of = _on(recipe, stage, *overrides)
+        yield PaperFigure(table=table, what=f"{method} {name} {part}", printed=figure, of=of, note=note)
+
+
+def _table_1() -> Iterator[PaperFigure]:
+    yield from _backbones(1, "videomae-k400", "pretrain", "VideoMAE", "11.6", "35.5", "83.1")
+    yield from _backbones(1, "videomae-k400", "finetune", "VideoMAE", "57.0", "180.5", "597.2")
+    yield from _backbones(1, "k400", "pretrain", "EVEREST", "6.3", "21.5", "60.8")
+    yield from _backbones(1, "k400", "finetune", "EVEREST", "29.1", "98.1", "330.0")
+    # Its memory column is that of Table 3 at batch 256.
+
+
+MEMORY: Final = {  # Table 3: GB at batch 128, 256, 512, 1024; OOM left out
+    ("VideoMAE", "vit-s"): ("71.9", "117.4", "233.6", "443.6"),
+    ("VideoMAE", "vit-b"): ("258.4", "486.4"),
+    ("VideoMAE", "vit-l"): ("353.9", "634.1"),
+    ("EVEREST", "vit-s"): ("31.9", "59.9", "95.6", "173.1"),
+    ("EVEREST", "vit-b"): ("60.0", "91.2", "151.2", "273.6"),
+    ("EVEREST", "vit-l"): ("117.3", "164.1", "258.9", "428.4"),
+}
+
+
+def _table_3() -> Iterator[PaperFigure]:
+    for (method, backbone), figures in MEMORY.items():
+        of = _on("k400" if method == "EVEREST" else "videomae-k400", "pretrain", f"model.backbone={backbone}")
+        for batch, printed in zip((128, 256, 512, 1024), figures, strict=False):
+            what = f"{method} {NAMES[backbone]} batch {batch}"
+            yield PaperFigure(table=3, what=what, printed=printed, unit="GB", of=of, batch=batch)
+
+
+def _table_4() -> Iterator[PaperFigure]:
+    for method, epoch_time, memory in (
+        ("VideoMAE", "18m 42s", "150.3"),
+        ("MME", "10m 15s", "121.2"),
+        ("MVD", "51m 55s", "274.9"),
+        ("EVEREST", "8m 18s", "66.3"),
+    ):
+        recipe = {"VideoMAE": "videomae-k400", "EVEREST": "k400"}.get(method)
+        note = "" if recipe else "no method of this program"
+        what = f"{method} ViT-B batch 128"
+        yield PaperFigure(table=4, what=f"{what} an epoch", printed=epoch_time, unit="time", note=note)
+        of = _on(recipe, "pretrain") if recipe else None
+        yield PaperFigure(table=4, what=what, printed=memory, unit="GB", of=of, batch=128, note=note)
+
+
+def _table_5() -> Iterator[PaperFigure]:
+    for method, recipe, macs, memory in (
+        ("all tokens", "videomae-k400", "180.5", "362.5"),
+        ("EVEREST", "k400", "98.1", "178.4"),
+    ):
+        of, note = _on(recipe, "finetune"), "the same for VideoMAE, MME and MVD"
+        what = f"{method} ViT-B fine-tuning"
+        yield PaperFigure(table=5, what=what, printed=macs, of=of, note=note)
+        yield PaperFigure(table=5, what=what, printed=memory, unit="GB", of=of, batch=128, note=note)
+
+
+def st_mae_gmacs(*, encoder_class: int, decoder_class: int) -> float:
+    """ST-MAE's pre-training (Feichtenhofer et al. 2022) on ViT-B as its program computes it.
+
+    Unlike ours it predicts all tokens, and may have a class token; its decoder is 512 wide, 4 deep.
+    """
+    total, visible, width, decoder = 1568, 156, 768, 512
+    seen, asked = visible + encoder_class, total + decoder_class
+    macs = 1536 * total * width + _stack(12, width, seen) + 5 * seen * width + seen * width * decoder
+    return (macs + _stack(4, decoder, asked) + 5 * asked * decoder + total * decoder * 768) / 1e9
+
+
+def st_mae_finetuning_gmacs() -> float:
+    """ST-MAE's fine-tuning: all tokens and a class token, all of them normed, 101 classes."""
+    tokens, width = 1569, 768
+    return (1536 * 1568 * width + _stack(12, width, tokens) + 5 * tokens * width + width * 101) / 1e9
+
+
+def _stack(depth: int, width: int, tokens: int) -> int:
+    """The blocks of everest.profiling.counting, without a module."""
+    return depth * (12 * width**2 * tokens + 2 * tokens**2 * width + 10 * tokens * width)
+
+
+def _table_10() -> Iterator[PaperFigure]:
+    yield PaperFigure(
+        table=10,
+        what="MAE (ST-MAE) pre-training",
+        printed="46.10",
+        formula=st_mae_gmacs(encoder_class=1, decoder_class=1),
+        note=(
+            "by its public defaults; "
+            f"without class token {st_mae_gmacs(encoder_class=0, decoder_class=0):.2f}; "
+            f"{st_mae_gmacs(encoder_class=0, decoder_class=1):.2f} with one in the decoder only, a guess"
+        ),
+    )
+    for ratio, printed in (("0.75", "57.50"), ("0.9", "35.48")):
+        of = _on("videomae-ucf101", "pretrain", f"pretrain.selection.mask_ratio={ratio}")
+        what = f"VideoMAE mask {ratio} pre-training"
+        yield PaperFigure(table=10, what=what, printed=printed, of=of)
+    for ratio, printed in (("0.5", "23.43"), ("0.4", "21.54"), ("0.3", "19.81"), ("0.2", "18.22")):
+        of = _on("ucf101", "pretrain", f"pretrain.selection.keep_ratio={ratio}")
+        yield PaperFigure(table=10, what=f"EVEREST rho_pre {ratio} pre-training", printed=printed, of=of)
+    what = "MAE (ST-MAE) fine-tuning"
+    yield PaperFigure(table=10, what=what, printed="180.6", formula=st_mae_finetuning_gmacs())
+    of = _on("videomae-ucf101", "finetune")
+    yield PaperFigure(table=10, what="VideoMAE fine-tuning", printed="180.5", of=of)
+    for ratio, printed in zip(
+        ("1.0", "0.8", "0.7", "0.6", "0.5"), ("180.5", "137.5", "117.3", "98.1", "79.8"), strict=True
+    ):
+        of = _on("ucf101", "finetune", f"finetune.selection.keep_ratio={ratio}")
+        yield PaperFigure(table=10, what=f"EVEREST rho_pre {ratio} fine-tuning", printed=printed, of=of)
+
+
+def _table_11() -> Iterator[PaperFigure]:
+    yield from _backbones(11, "videomae-k400", "finetune", "all tokens", "57.0", "180.5", "597.2")
+    yield from _backbones(11, "k400-from-videomae", "finetune", "EVEREST", "29.1", "98.1", "330.0")
+
+
+def _table_12() -> Iterator[PaperFigure]:
+    for method, recipe, frames, before, after in (
+        ("VideoMAE", "videomae-ucf101", 16, "35.48", "180.5"),
+        ("EVEREST", "ucf101", 16, "19.81", "98.1"),
+        ("EVEREST", "ucf101", 24, "30.65", "159.4"),
+    ):
+        clip = f"data.frames={frames}"
+        what = f"{method} {frames} frames"
+        of = _on(recipe, "pretrain", clip)
+        yield PaperFigure(table=12, what=f"{what} pre-training", printed=before, of=of)
+        of = _on(recipe, "finetune", clip)
+        yield PaperFigure(table=12, what=f"{what} fine-tuning", printed=after, of=of)
+
+
+def _table_15() -> Iterator[PaperFigure]:
+    stages: tuple[tuple[StageName, str], ...] = (("pretrain", "pre-training"), ("finetune", "fine-tuning"))
+    for layers, parameters, memory, macs in (
+        (1, ("94.2", "86.3"), ("9.2", "17.6"), ("19.8", "98.1")),
+        (2, ("102.5", "94.6"), ("11.9", "17.5"), ("34.6", "112.9")),
+        (3, ("97.8", "89.9"), ("11.3", "17.5"), ("38.3", "116.6")),
+    ):
+        for i, (stage, part) in enumerate(stages):
+            of = _on("hmdb51", stage, f"model.embedding_layers={layers}")
+            what = f"{layers} Conv3d {part}"
+            unknown = "the paper does not say the batch"
+            yield PaperFigure(table=15, what=what, printed=parameters[i], unit="M parameters", of=of)
+            yield PaperFigure(table=15, what=what, printed=memory[i], unit="GB", of=of, note=unknown)
+            yield PaperFigure(table=15, what=what, printed=macs[i], of=of)
+
+
+def paper_figures() -> list[PaperFigure]:
+    """Every cost figure of Tables 1, 3, 4, 5, 10, 11, 12 and 15."""
+    tables: Iterable[Iterable[PaperFigure]] = (
+        *(_table_1(), _table_3(), _table_4(), _table_5()),
+        *(_table_10(), _table_11(), _table_12(), _table_15()),
+    )
+    return [figure for table in tables for figure in table]

@@ -1,0 +1,134 @@
+"""The cost of a recipe's stages: what `everest profile` tells."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from typing import Any, Final, Literal
+
+from everest.build import ModelSpec, classifier_spec, pretrain_spec
+from everest.config.recipe import load_recipe
+from everest.config.settings import Recipe
+from everest.profiling.counting import Macs, count_macs, on_meta
+from everest.profiling.memory import count_tokens, inference_bytes, model_state
+
+StageName = Literal["pretrain", "finetune", "eval"]
+STAGES: Final[tuple[StageName, ...]] = ("pretrain", "finetune", "eval")
+# A method is the shipped recipe that has its selection and target; the model and the schedule are the same.
+METHODS: Final = {
+    "everest": "k400",
+    "videomae": "videomae-k400",
+    "st-mae": "st-mae-k400",
+    "videomae-v2": "videomae-v2-k400",
+}
+DEFAULT_CLASSES: Final = 400  # Kinetics-400, for recipes that count their classes in the data
+FORWARD_AND_BACKWARD: Final = 3  # a backward pass computes about twice what the forward pass does
+VALUE_BYTES: Final = {"fp32": 4, "fp16": 2, "bf16": 2}
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageCost:
+    """What one stage costs for a clip; in `eval` for a video, of which every view is a clip."""
+
+    macs: Macs
+    parameters: int
+    tokens: dict[str, int]
+    activation_bytes_per_clip: int
+    model_state: dict[str, int]
+    views: dict[str, int] | None = None  # eval: clips, crops
+
+    @property
+    def passes(self) -> int:
+        return self.views["clips"] * self.views["crops"] if self.views else 1
+
+    @property
+    def gmacs(self) -> float:
+        """10^9 multiply-accumulates of the forward passes: what the papers print as "GFLOPs"."""
+        return self.macs.total * self.passes / 1e9
+
+    def dump(self) -> dict[str, Any]:
+        """As `everest profile --json` prints it."""
+        training = {} if self.views else {"training_gflops": 2 * FORWARD_AND_BACKWARD * self.gmacs}
+        views = {"views": self.views, "gmacs_per_view": self.macs.total / 1e9} if self.views else {}
+        return {
+            "gmacs": self.gmacs,
+            "gflops": 2 * self.gmacs,
+            **training,
+            **views,
+            "gmacs_by_kind": {kind: macs * self.passes / 1e9 for kind, macs in asdict(self.macs).items()},
+            "parameters": self.parameters,
+            "tokens": self.tokens,
+            "activation_bytes_per_clip": self.activation_bytes_per_clip,
+            "model_state_bytes": sum(self.model_state.values()),
+            "model_state": self.model_state,
+        }
+
+
+def num_classes(recipe: Recipe) -> int:
+    """The outputs of a recipe's classifier, as far as the recipe knows them without its data."""
+    if recipe.data.heads:
+        return sum(recipe.data.heads.values())
+    return recipe.data.num_classes or DEFAULT_CLASSES
+
+
+def stage_spec(recipe: Recipe, stage: StageName) -> ModelSpec:
+    """The module that a stage trains or tests. Several heads count as one with all their outputs."""
+    if stage == "pretrain":
+        return pretrain_spec(recipe)
+    one_head = replace(recipe, data=replace(recipe.data, heads=None))
+    return classifier_spec(one_head, num_classes=num_classes(recipe))
+
+
+def stage_cost(recipe: Recipe, stage: StageName, *, value_bytes: int) -> StageCost:
+    """The cost of one stage of a recipe.
+
+    Args:
+        value_bytes: of the values that are kept for the backward pass, by precision.
+    Raises:
+        RecipeError: its selection leaves no token.
+    """
+    spec = stage_spec(recipe, stage)
+    counts, model = count_tokens(spec), on_meta(spec)
+    tokens = asdict(counts) if stage == "pretrain" else {"total": counts.total, "kept": counts.kept}
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    testing = stage == "eval"
+    return StageCost(
+        macs=count_macs(spec, model),
+        parameters=parameters,
+        tokens=tokens,
+        activation_bytes_per_clip=(
+            inference_bytes(spec, value_bytes) if testing else spec.bytes_per_clip(value_bytes)
+        ),
+        model_state=model_state(parameters, training=not testing),
+        views={"clips": recipe.eval.clips, "crops": recipe.eval.crops} if testing else None,
+    )
+
+
+def precision_of(recipe: Recipe) -> str:
+    """The precision that estimates are made for; `auto` means bf16, as on a GPU."""
+    return "bf16" if recipe.train.precision == "auto" else recipe.train.precision
+
+
+def profile(recipe: Recipe) -> dict[str, Any]:
+    """The cost of all stages, as `everest profile --json` prints it.
+
+    Raises:
+        RecipeError: the selection of a stage leaves no token.
+    """
+    precision = precision_of(recipe)
+    costs = {stage: stage_cost(recipe, stage, value_bytes=VALUE_BYTES[precision]).dump() for stage in STAGES}
+    return {
+        "backbone": recipe.model.backbone,
+        "frames": recipe.data.frames,
+        "size": recipe.data.size,
+        "recipe": recipe.name,
+        "precision": precision,
+        "checkpointing": recipe.train.checkpointing,
+        "stages": costs,
+    }
+
+
+@cache
+def cost_of(recipe: str, stage: StageName, overrides: tuple[str, ...]) -> StageCost:
+    """The cost of a stage of a shipped recipe with overrides, in bf16."""
+    return stage_cost(load_recipe(recipe, overrides=overrides), stage, value_bytes=VALUE_BYTES["bf16"])

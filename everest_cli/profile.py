@@ -1,0 +1,162 @@
+"""`everest profile`"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from everest.errors import RecipeError
+from everest_cli import options as o
+from everest_cli.output import print_json, say
+
+if TYPE_CHECKING:
+    from everest.config.settings import Recipe
+    from everest.profiling.choices import Choices
+
+GIB = 2**30
+
+
+def profile(
+    backbone: Annotated[
+        str | None, typer.Option("--backbone", "-b", help="vit-tiny, vit-s, vit-b, vit-l, vit-h.")
+    ] = None,
+    method: Annotated[
+        str | None, typer.Option("--method", "-m", help="everest, videomae, st-mae, videomae-v2 [everest].")
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option("--recipe", "-r", metavar="R", help="A recipe instead of a method.")
+    ] = None,
+    frames: Annotated[int | None, typer.Option("--frames", metavar="N", help="Frames of a clip.")] = None,
+    size: Annotated[int | None, typer.Option("--size", metavar="N", help="Pixels of a frame's side.")] = None,
+    keep: Annotated[
+        float | None, typer.Option("--keep", metavar="X", help="Share kept in pre-training (rho_pre).")
+    ] = None,
+    visible: Annotated[
+        float | None, typer.Option("--visible", metavar="X", help="Share that the encoder sees.")
+    ] = None,
+    finetune_keep: Annotated[
+        float | None, typer.Option("--finetune-keep", metavar="X", help="Share kept in fine-tuning.")
+    ] = None,
+    alpha: Annotated[
+        float | None, typer.Option("--alpha", metavar="X", help="Frames offered, times the clip's.")
+    ] = None,
+    overrides: o.Overrides = None,
+    comparing: Annotated[bool, typer.Option("--compare", help="All methods side by side.")] = False,
+    paper: Annotated[bool, typer.Option("--paper", help="The paper's cost tables beside ours.")] = False,
+    measured: Annotated[bool, typer.Option("--measure", help="Time real steps on this device.")] = False,
+    max_batch: Annotated[
+        bool, typer.Option("--max-batch", help="The largest pass that fits in memory, by estimate.")
+    ] = False,
+    memory: Annotated[
+        float | None, typer.Option("--memory", metavar="GIB", help="For --max-batch: of another device.")
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option("--batch", metavar="N", min=1, help="For --measure: clips a step.")
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", metavar="F", help="Draw cost against keep ratio and frames.")
+    ] = None,
+    as_json: o.AsJson = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Tell what a recipe costs: computation, parameters, tokens and memory of every stage.
+
+    Example: everest profile --backbone vit-b --compare
+    """
+    if memory is not None and memory <= 0:
+        raise RecipeError(f"--memory: must be more than 0, not {memory}")
+    if paper:
+        _paper(as_json=as_json)
+        return
+
+    from everest.profiling.choices import Choices, compare, recipe_of
+    from everest.profiling.profile import profile
+
+    if method is not None and recipe is not None:
+        raise RecipeError("--method and --recipe both name a recipe: leave one out")
+    choices = Choices(
+        backbone=backbone,
+        frames=frames,
+        size=size,
+        keep=keep,
+        visible=visible,
+        alpha=alpha,
+        finetune_keep=finetune_keep,
+        others=tuple(overrides or ()),
+    )
+    chosen = choices.applied(recipe or recipe_of(method or "everest"))
+    for notice in choices.unused(chosen):
+        say(notice)
+    if plot is not None:
+        _check_target(plot)
+    told: dict[str, Any] = {**profile(chosen), "compare": compare(choices) if comparing else []}
+    if max_batch or memory is not None:
+        _add_largest_batches(told, memory)
+    if measured:
+        _add_measurements(told, chosen, batch, quiet=quiet)
+    if plot is not None:
+        _draw(plot, choices, told)
+    print_json(told) if as_json else _print(told)
+
+
+def _add_largest_batches(told: dict[str, Any], memory: float | None) -> None:
+    import torch
+
+    from everest.profiling.measure import free_memory, largest_batch
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    available = int(memory * GIB) if memory is not None else free_memory(device)
+    told["memory_bytes"] = available
+    for stage in told["stages"].values():
+        stage["max_batch"] = largest_batch(
+            memory=available,
+            state=stage["model_state_bytes"],
+            bytes_per_clip=stage["activation_bytes_per_clip"],
+        )
+
+
+def _add_measurements(told: dict[str, Any], recipe: Recipe, batch: int | None, *, quiet: bool) -> None:
+    from everest.profiling.measure import measure
+    from everest.profiling.profile import STAGES
+
+    for stage in STAGES:
+        if not quiet:
+            say(f"measuring {stage}")
+        told["stages"][stage]["measured"] = measure(recipe, stage, batch=batch)
+
+
+def _check_target(path: Path) -> None:
+    """Before anything is measured."""
+    from everest.plots import check_target
+
+    check_target(path, option="--plot")
+
+
+def _draw(path: Path, choices: Choices, told: dict[str, Any]) -> None:
+    from everest.profiling.drawing import draw_costs
+
+    draw_costs(path, choices)
+    told["plot"] = str(path)
+
+
+def _paper(*, as_json: bool) -> None:
+    from everest.profiling.paper_tables import paper_figures
+
+    rows = [figure.dump() for figure in paper_figures()]
+    if as_json:
+        print_json(rows)
+        return
+
+    from everest_cli.profile_tables import print_paper
+
+    print_paper(rows)
+
+
+def _print(told: dict[str, Any]) -> None:
+    from everest_cli.profile_tables import print_comparison, print_stages
+
+    print_stages(told)
+    if told["compare"]:
+        print_comparison(told["compare"])

@@ -22,8 +22,9 @@ from everest.errors import RecipeError
 from everest.evaluate import evaluate
 from everest.finetune import finetune, set_up_finetuning
 from everest.load import load_model
+from everest.mask_view import view_model
 from everest.models.mae import MaskedAutoencoder
-from everest.pictures import draw_rows, reconstruct
+from everest.pictures import draw_views
 from everest.pretrain import pretrain, set_up_pretraining
 from everest.reports import Report, notice
 from everest.run_folder import RunFolder
@@ -141,8 +142,8 @@ def _draw(recipe: Recipe, weights: Path, path: Path) -> None:
     model = load_model(weights)
     assert isinstance(model, MaskedAutoencoder)
     clip = pretrain_clips(recipe).read((0, 0))
-    rows = reconstruct(model, clip.frames[0], noise=clip.noise[0])
-    draw_rows(path, rows, title="what is kept, seen and predicted")
+    view = view_model(model, clip.frames[0], noise=clip.noise[0])
+    draw_views(path, [view], title="what is kept, seen and predicted")
 
 
 def report_text(recipe: Recipe, result: DemoResult) -> str:

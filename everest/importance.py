@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import torch
@@ -29,6 +30,19 @@ class Embedding(Protocol):
     def of_change(self, change: Tensor) -> Tensor:
         """The embedding of a difference of patches: without bias, which cancels."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class RawPixels:
+    """The embedding of those who have no model: the tubelet's pixels themselves."""
+
+    tubelet: tuple[int, int, int]
+
+    def __call__(self, patches: Tensor) -> Tensor:
+        return patches.flatten(2)
+
+    def of_change(self, change: Tensor) -> Tensor:
+        return change.flatten(2)
 
 
 def _neg_cosine(now: Tensor, before: Tensor) -> Tensor:

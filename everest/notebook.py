@@ -6,7 +6,7 @@ B batch, C channels, T frames, H W pixels, N tokens, D embedding width.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,9 +23,10 @@ from everest.config.settings import Recipe
 from everest.data.lists import Sample
 from everest.data.views import ValidationViews
 from everest.errors import RecipeError, unknown_name
+from everest.importance import RawPixels
 from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder
-from everest.selection import Strategy, choose
+from everest.selection import ByImportance, Strategy, choose
 from everest.tokens import TokenGrid, TokenSelection
 
 Size = int | tuple[int, int]
@@ -90,19 +91,6 @@ def read_clip(path: str | Path, *, frames: int = 16, stride: int = 4, size: Size
     return views(Sample(path=str(path)), nothing_drawn, "auto").frames[0]
 
 
-@dataclass(frozen=True, slots=True)
-class _RawPixels:
-    """The embedding of those who have no model: the tubelet's pixels themselves."""
-
-    tubelet: tuple[int, int, int]
-
-    def __call__(self, patches: Tensor) -> Tensor:
-        return patches.flatten(2)
-
-    def of_change(self, change: Tensor) -> Tensor:
-        return change.flatten(2)
-
-
 def select_tokens(
     x: Tensor,
     *,
@@ -125,13 +113,30 @@ def select_tokens(
         ValueError: `keep` is no share that leaves a token.
     """
     selector = _selector(strategy, keep, settings)
-    embed = _RawPixels(tubelet) if model is None else model.encoder.patch_embed
+    embed = RawPixels(tubelet) if model is None else model.encoder.patch_embed
     grid = TokenGrid.of_clip(frames=x.size(2), size=(x.size(3), x.size(4)), tubelet=embed.tubelet)
     noise = np.random.default_rng(seed).random((x.size(0), grid.num_tokens), dtype=np.float32)
     chosen = choose(selector, x, grid, embed, torch.from_numpy(noise).to(x.device))
     if chosen.visible.size(1) == 0:
         raise ValueError(f"{selector} leaves none of {grid.num_tokens} tokens visible")
     return chosen
+
+
+def make_selector(strategy: str, *, kept: float | None, settings: Mapping[str, Any]) -> Strategy:
+    """A strategy to look at.
+
+    Args:
+        kept: the share that is kept by a strategy that sorts by importance, of which a part is visible; of
+            another strategy the share that is visible. None: as in a recipe.
+    Raises:
+        RecipeError: an unknown strategy or setting, or values that cannot be meant.
+    """
+    selector = _selector(strategy, None, settings)
+    if kept is None:
+        return selector
+    if isinstance(selector, ByImportance):
+        return replace(selector, keep_ratio=kept, visible_ratio=min(selector.visible_ratio or kept, kept / 3))
+    return selector.keeping(kept)
 
 
 def _selector(strategy: str, keep: float | None, settings: Mapping[str, Any]) -> Strategy:

@@ -1,82 +1,84 @@
-"""What a masked autoencoder keeps, sees and predicts, as frames and as a picture.
-
-T frames, H W pixels, N tokens.
-"""
+"""Pictures of what strategies keep, as PNG."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final
 
 import matplotlib
 import torch
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from everest.files import write_atomically
-from everest.models.mae import MaskedAutoencoder, Reconstruction
-from everest.pixels import normalise, unnormalise
-from everest.tokens import TokenGrid, patchify, unpatchify
+from everest.mask_view import MaskView
 
-GREY = 0.55  # of what is left out: neither black nor white, which videos have
+COLUMNS: Final = 8  # frames side by side at most
+HEAT: Final = "cividis"  # the same to colour-blind eyes, and in grey
+PREDICTED: Final = "predicted*"
+FOOTNOTE: Final = "* normalised predictions, with the true mean and deviation of each tubelet"
 
-
-class Rows(NamedTuple):
-    """The same clip four times, each (T, H, W, 3) float32 in [0, 1]."""
-
-    frames: Tensor
-    kept: Tensor
-    visible: Tensor
-    predicted: Tensor  # visible tokens as they are, targets as predicted
+Row = tuple[str, Tensor]  # label, and (T, H, W, 3) pixels or (T, H, W) importance
 
 
-@torch.inference_mode()
-def reconstruct(model: MaskedAutoencoder, clip: Tensor, *, noise: Tensor) -> Rows:
-    """Run the model on one clip (3, T, H, W) uint8, or on the candidates that it draws a clip from.
-
-    Args:
-        noise: (N,) uniform in [0, 1).
-    """
-    device = model.mask_token.device
-    frames = normalise(clip.to(device))[None]  # (1, 3, T, H, W)
-    out: Reconstruction = model(frames, noise=noise[None].to(device))
-    tubelet, grid = model.encoder.patch_embed.tubelet, model.encoder.grid
-    patches = patchify(unnormalise(out.frames), tubelet)[0]  # (N, 3, t, p, q)
-    visible, target = out.selection.visible[0], out.selection.target[0]
-
-    def only(*ids: Tensor) -> Tensor:
-        shown = torch.full_like(patches, GREY)
-        chosen = torch.cat(ids)
-        shown[chosen] = patches[chosen]
-        return shown
-
-    predicted = only(visible)
-    predicted[target] = model.targets.pixels(out.prediction, out.frames, out.selection.target)[0]
-    parts = (patches, only(visible, target), only(visible), predicted)
-    return Rows(*(_as_frames(part, grid) for part in parts))
+def rows_of(views: Sequence[MaskView]) -> list[Row]:
+    """What is drawn of views of the same clip: of one all there is, of several what each keeps."""
+    first = views[0]
+    rows: list[Row] = [("frames", first.frames)]
+    if len(views) == 1:
+        rows.append(("kept", first.kept_frames))
+        if len(first.visible) < len(first.kept):
+            rows.append(("seen", first.visible_frames))
+        if first.predicted is not None:
+            rows.append((PREDICTED, first.predicted))
+    elif all(view.importance is not None for view in views):
+        rows += [(view.title, view.kept_frames) for view in views]
+    else:  # masks that keep all tokens differ in what the encoder sees
+        rows += [(view.title, view.tinted_frames) for view in views]
+    measured = next((view for view in views if view.importance is not None), None)
+    if measured is not None:
+        rows.append(("importance", measured.heat()))
+    return rows
 
 
-def _as_frames(patches: Tensor, grid: TokenGrid) -> Tensor:
-    return unpatchify(patches[None], grid)[0].movedim(0, -1).clamp(0, 1).cpu()
-
-
-def draw_rows(path: Path, rows: Rows, *, title: str) -> None:
-    """A PNG with a column for each slice's first frame and a labelled line for each of the four rows."""
-    labels = {"frames": "frames", "kept": "kept", "visible": "seen", "predicted": "predicted"}
-    t = rows.frames.size(0)
-    step = max(1, t // 8)
-    columns = range(0, t, step)
-    height, width = rows.frames.shape[1:3]
-    with matplotlib.rc_context({"font.size": 11}):
-        figure = Figure(figsize=(1.3 * len(columns) + 1, 1.3 * height / width * len(labels) + 0.7), dpi=120)
-        axes = figure.subplots(len(labels), len(columns), squeeze=False)
-        for (name, label), line in zip(labels.items(), axes, strict=True):
-            for ax, frame in zip(line, columns, strict=True):
-                ax.imshow(getattr(rows, name)[frame].numpy(), interpolation="nearest")
-                ax.set(xticks=[], yticks=[])
-            line[0].set_ylabel(label)
+def draw_views(path: Path, views: Sequence[MaskView], *, title: str) -> None:
+    """A PNG with a column for each of up to 8 slices and a labelled line for each of `rows_of`."""
+    rows = rows_of(views)
+    length, height, width = views[0].frames.shape[:3]
+    step = length // views[0].grid.t
+    columns = list(range(0, length, step))[:: -(-views[0].grid.t // COLUMNS)]
+    column_width = 1.3 * max(width / height, 0.6)
+    line_height = column_width * height / width
+    size = (column_width * len(columns) + 2.2, line_height * len(rows) + 0.9)
+    with matplotlib.rc_context({"font.size": 10}):
+        figure = Figure(figsize=size, dpi=120, layout="compressed")
+        axes = figure.subplots(len(rows), len(columns), squeeze=False)
+        for row, line in zip(rows, axes, strict=True):
+            _draw_row(figure, row, list(line), columns)
         for ax, frame in zip(axes[0], columns, strict=True):
-            ax.set_title(f"frame {frame}", fontsize=9)
-        figure.suptitle(title)
-        figure.tight_layout()
+            ax.set_title(f"frame {frame}", fontsize=8)
+        figure.suptitle(title, fontsize=10)
+        figure.supxlabel(_footnote(views, rows), fontsize=7)
         write_atomically(path, lambda part: figure.savefig(part, format="png"))
+
+
+def _footnote(views: Sequence[MaskView], rows: Sequence[Row]) -> str:
+    if any(label == PREDICTED for label, _ in rows):
+        return FOOTNOTE
+    return "reddish: predicted, not seen" if any(view.importance is None for view in views) else ""
+
+
+def _draw_row(figure: Figure, row: Row, line: Sequence[Axes], columns: Sequence[int]) -> None:
+    label, frames = row
+    scale = Normalize(0, max(float(frames.max()), torch.finfo(torch.float32).tiny))
+    for ax, frame in zip(line, columns, strict=True):
+        heat = {"cmap": HEAT, "norm": scale} if frames.dim() == 3 else {}
+        ax.imshow(frames[frame].numpy(), interpolation="nearest", **heat)
+        ax.set(xticks=[], yticks=[])
+    line[0].set_ylabel(label, rotation=0, ha="right", va="center")
+    if frames.dim() == 3:
+        figure.colorbar(ScalarMappable(scale, HEAT), ax=list(line), fraction=0.03, pad=0.01)

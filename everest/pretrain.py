@@ -9,8 +9,9 @@ from everest.build import pretrain_spec
 from everest.clips import pretrain_clips
 from everest.config.settings import Recipe
 from everest.data.datasets import Clip
+from everest.mask_view import view_model
 from everest.models.mae import MaskedAutoencoder
-from everest.pictures import reconstruct
+from everest.pictures import rows_of
 from everest.pixels import normalise
 from everest.tracking import Tracker, picture_is_due, show
 from everest.training import Training
@@ -59,6 +60,7 @@ def _show_reconstruction(training: Training, tracker: Tracker) -> None:
     assert isinstance(model, MaskedAutoencoder)
     clip = training.clips.read((0, 0))
     model.eval()
-    rows = reconstruct(model, clip.frames[0], noise=clip.noise[0])
+    view = view_model(model, clip.frames[0], noise=clip.noise[0])
     model.train()
+    rows = [frames for _, frames in rows_of([view]) if frames.dim() == 4]
     show(tracker, "reconstruction", rows, training.steps_done)

@@ -32,6 +32,11 @@ from everest.tokens import TokenGrid, TokenSelection, num_kept
 class Selector(Protocol):
     """What a strategy is to the models."""
 
+    @property
+    def strategy(self) -> str:
+        """Its name in a recipe."""
+        ...
+
     def importance(self, frames: Tensor, embed: Embedding) -> Tensor | None:
         """(B, N) float32 measured on the clips (B, C, T, H, W); None for strategies that do not measure."""
         ...

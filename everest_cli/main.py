@@ -14,7 +14,20 @@ from typer.core import TyperGroup
 from everest.errors import EnvironmentProblem, UserError
 from everest.launch import LOST, PARENT
 from everest.stopping import Stopped
-from everest_cli import convert, demo, evaluate, finetune, plot, predict, pretrain, profile, recipes, runs
+from everest_cli import (
+    convert,
+    demo,
+    evaluate,
+    finetune,
+    plot,
+    predict,
+    pretrain,
+    profile,
+    recipes,
+    runs,
+    select_frames,
+    visualize_mask,
+)
 from everest_cli.output import say
 
 
@@ -75,6 +88,8 @@ app = typer.Typer(
 app.command("pretrain")(pretrain.pretrain)
 app.command("finetune")(finetune.finetune)
 app.command("eval")(evaluate.evaluate)
+app.command("visualize-mask")(visualize_mask.visualize_mask)
+app.command("select-frames")(select_frames.select_frames)
 app.command("predict")(predict.predict)
 app.command("extract")(predict.extract)
 app.command("convert")(convert.convert)

@@ -16,19 +16,21 @@ everest.reports everest.launch everest.stopping everest.health everest.hub
 everest.tokens everest.importance everest.masks everest.selection everest.frame_selection everest.targets
 everest.config.setting_types everest.config.strict_yaml everest.config.recipe_files everest.config.settings
 everest.config.recipe_layers everest.config.recipe_errors everest.config.recipe_checks everest.config.recipe
-everest.data.folders everest.data.packet_index everest.data.video everest.data.frames
+everest.data.folders everest.data.packet_index everest.data.exactness everest.data.video_file
+everest.data.backends everest.data.video everest.data.cache everest.data.frames
 everest.data.list_files everest.data.lists everest.data.crops everest.data.transforms
 everest.data.rand_augment everest.data.mixing everest.data.views everest.data.datasets everest.data.loading
-everest.models.embedding everest.models.positions everest.models.vit everest.models.mae
-everest.models.classifier
+everest.models.block everest.models.embedding everest.models.positions everest.models.vit
+everest.models.mae everest.models.classifier
 everest.optim everest.sharding everest.checkpoint everest.running everest.run_folder everest.continuing
 everest.runs everest.bad_videos everest.plan
 everest.tracking everest.train_state
 everest.devices everest.norms everest.build
 everest.convert.pickles everest.convert.read everest.convert.families everest.convert.sizes
 everest.convert.identify everest.convert.conversion
-everest.load everest.clips everest.pictures everest.plots everest.inference
-everest.training everest.assemble everest.evaluate everest.pretrain everest.finetune
+everest.load everest.clips everest.mask_view everest.pictures everest.films everest.mask_page everest.plots
+everest.inference everest.mask_report everest.frame_view everest.frame_pictures
+everest.training everest.assemble everest.scores everest.evaluate everest.pretrain everest.finetune
 everest.profiling.counting everest.profiling.memory everest.profiling.profile everest.profiling.paper_tables
 everest.profiling.choices everest.profiling.measure everest.profiling.drawing
 everest.demo_videos everest.demo everest.notebook

@@ -10,7 +10,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import everest
-from everest.pictures import GREY, draw_rows, reconstruct
+from everest.mask_view import GREY, view_masks, view_model
+from everest.pictures import draw_views
+from everest.selection import RedundancyRobust
 from everest.tokens import patchify
 from everest_cli.main import app
 
@@ -22,7 +24,7 @@ def rows(clip_files: Path):
     model = everest.create_model("vit-tiny", kind="pretrain", frames=8, size=32, tubelet=(2, 8, 8), depth=1)
     noise = torch.rand(64)
     chosen = model.select(everest.normalise(clip)[None], noise[None])
-    return clip, chosen, reconstruct(model, clip, noise=noise)
+    return clip, chosen, view_model(model, clip, noise=noise)
 
 
 def patches_of(frames: torch.Tensor) -> torch.Tensor:
@@ -37,19 +39,49 @@ def test_rows_show_the_tokens_they_are_named_after(rows):
     left_out = torch.ones(64, dtype=torch.bool)
     left_out[torch.cat([visible, target])] = False
     torch.testing.assert_close(patches_of(shown.frames), true, atol=1e-6, rtol=0)
-    torch.testing.assert_close(patches_of(shown.kept)[~left_out], true[~left_out], atol=1e-6, rtol=0)
-    torch.testing.assert_close(patches_of(shown.visible)[visible], true[visible], atol=1e-6, rtol=0)
-    for row in (shown.kept, shown.visible, shown.predicted):
+    torch.testing.assert_close(patches_of(shown.kept_frames)[~left_out], true[~left_out], atol=1e-6, rtol=0)
+    torch.testing.assert_close(patches_of(shown.visible_frames)[visible], true[visible], atol=1e-6, rtol=0)
+    for row in (shown.kept_frames, shown.visible_frames, shown.predicted):
         assert (patches_of(row)[left_out] == GREY).all()
-    assert (patches_of(shown.visible)[target] == GREY).all()
+    assert (patches_of(shown.visible_frames)[target] == GREY).all()
     assert (patches_of(shown.predicted)[target] != GREY).any(dim=1).all()
 
 
+def test_heat_is_the_importance_of_each_pixels_token(rows):
+    _, _, shown = rows
+    heat = shown.heat()
+    assert heat.shape == (8, 32, 32)
+    assert torch.equal(heat[::2, ::8, ::8].flatten(), shown.importance)
+    assert all(
+        (block == block[0, 0]).all() for block in heat[0].unfold(0, 8, 8).unfold(1, 8, 8).flatten(0, 1)
+    )
+
+
+def test_what_is_told_to_scripts_are_the_ids(rows):
+    _, chosen, shown = rows
+    told = shown.told()
+    assert told["grid"] == [4, 4, 4]
+    assert told["visible"] == chosen.visible[0].tolist()
+    assert told["kept"] == sorted([*chosen.visible[0].tolist(), *chosen.target[0].tolist()])
+    assert sum(told["kept_per_slice"]) == len(told["kept"]) == int(0.3 * 64)
+
+
+def test_without_a_model_pixels_measure_and_nothing_is_predicted(rows):
+    clip, _, _ = rows
+    (view,) = view_masks(
+        clip, [("", RedundancyRobust(keep_ratio=0.5))], model=None, tubelet=(2, 8, 8), seed=0
+    )
+    before, now = (everest.normalise(clip)[:, i : i + 2].unfold(2, 8, 8).unfold(3, 8, 8) for i in (0, 2))
+    change = (now - before).square().sum(dim=(0, 1, 4, 5)).sqrt().flatten()  # of slice 1
+    torch.testing.assert_close(view.importance[16:32], change)
+    assert view.predicted is None
+
+
 def test_a_picture_has_a_column_for_each_frame(rows, tmp_path: Path):
-    draw_rows(tmp_path / "rows.png", rows[2], title="title")
+    draw_views(tmp_path / "rows.png", [rows[2]], title="title")
     with Image.open(tmp_path / "rows.png") as picture:
         width, height = picture.size
-    assert width > height > 400
+    assert min(width, height) > 400
 
 
 def test_a_demo_does_not_write_over_another(tmp_path: Path):

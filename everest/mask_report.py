@@ -1,0 +1,124 @@
+"""`visualize-mask` on one video: read its windows, look at them, write the picture that was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from torch import Tensor
+
+from everest.data.lists import Sample
+from everest.data.video import probe
+from everest.data.views import EvalViews
+from everest.errors import RecipeError
+from everest.films import write_gif, write_mp4
+from everest.mask_page import strategy_ranks, write_page
+from everest.mask_view import MaskView, Model, view_masks
+from everest.masks import RunningCell
+from everest.pictures import draw_views
+from everest.selection import Selector
+
+Format = Literal["png", "gif", "mp4", "html"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """What is looked at, and how.
+
+    Args:
+        selectors: strategies with their titles.
+        size: pixels of the shorter side without a model; a model has its own size.
+    """
+
+    selectors: Sequence[tuple[str, Selector]]
+    frames: int
+    stride: int
+    size: int
+    tubelet: tuple[int, int, int]
+    windows: int
+    seed: int
+    model: Model | None
+
+    def clips(self, video: Path) -> Tensor:
+        """(windows, 3, T, H, W) uint8: windows from the first to the last, of a single one the middle.
+
+        Raises:
+            VideoError: the video cannot be read.
+        """
+        frames, size = self._clip_size(video)
+        views = EvalViews(
+            frames=frames, stride=self.stride, size=size, clips=self.windows, crops=1, sampling="dense"
+        )
+        return views(Sample(path=str(video)), np.random.default_rng(0), "auto").frames
+
+    def _clip_size(self, video: Path) -> tuple[int, tuple[int, int]]:
+        if self.model is not None:
+            encoder = self.model.encoder
+            _, p, q = encoder.patch_embed.tubelet
+            return encoder.num_frames, (encoder.grid.h * p, encoder.grid.w * q)
+        info = probe(video)
+        scale = self.size / min(info.height, info.width)
+        cell = 2 if any(isinstance(selector, RunningCell) for _, selector in self.selectors) else 1
+        height, width = (
+            max(round(side * scale / step), 1) * step
+            for side, step in zip(
+                (info.height, info.width), (cell * p for p in self.tubelet[1:]), strict=True
+            )
+        )
+        return self.frames, (height, width)
+
+
+def report_masks(
+    video: Path, look: Look, out: Path, kind: Format, *, overwrite: bool
+) -> list[dict[str, Any]]:
+    """Write a picture of each window of a video below the folder `out`; what is seen, for scripts.
+
+    Raises:
+        DataError: the video cannot be read.
+        RecipeError: a picture is there already, or the strategies do not go with the clip.
+    """
+    clips = look.clips(video)
+    names = [
+        f"{video.stem}-mask" + (f"-{i + 1}" if len(clips) > 1 else "") + f".{kind}" for i in range(len(clips))
+    ]
+    taken = [out / name for name in names if (out / name).exists()]
+    if taken and not overwrite:
+        raise RecipeError(f"{taken[0]}: exists; choose another --out, or use --overwrite")
+    told = []
+    for name, clip in zip(names, clips, strict=True):
+        views = view_masks(clip, look.selectors, model=look.model, tubelet=look.tubelet, seed=look.seed)
+        _write(out / name, clip, views, kind, title=_title(video, look), seed=look.seed)
+        told += [_told(video, view, look, out / name) for view in views]
+    return told
+
+
+def _told(video: Path, view: MaskView, look: Look, written: Path) -> dict[str, Any]:
+    embedding = "pixels" if look.model is None else "checkpoint"
+    return {"video": str(video), **view.told(), "embedding": embedding, "written": [str(written)]}
+
+
+def _title(video: Path, look: Look) -> str:
+    measured = "pixels (no checkpoint)" if look.model is None else "the checkpoint's embedding"
+    what = look.selectors[0][0].replace("\n", ", ") if len(look.selectors) == 1 else "kept tokens"
+    return f"{video.name}: {what}; change measured on {measured}"
+
+
+def _write(
+    path: Path, clip: Tensor, views: Sequence[MaskView], kind: Format, *, title: str, seed: int
+) -> None:
+    if kind == "png":
+        draw_views(path, views, title=title)
+    elif kind == "gif":
+        write_gif(path, views)
+    elif kind == "mp4":
+        write_mp4(path, views)
+    else:
+        importance = {v.selector.strategy: v.importance for v in views if v.importance is not None}
+        if not importance:
+            raise RecipeError("a page needs a strategy that measures, such as redundancy-robust")
+        found = strategy_ranks(importance, views[0].grid, seed=seed)
+        keep = len(views[0].kept) / views[0].grid.num_tokens
+        write_page(path, clip.movedim(0, -1), views[0].grid, found, title=title, keep=keep)

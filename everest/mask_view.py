@@ -1,0 +1,178 @@
+"""What a strategy keeps of a clip, what the encoder sees of that, and what a model makes of it.
+
+T frames, H W pixels, N tokens, K chosen tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from everest.importance import RawPixels
+from everest.models.classifier import VideoClassifier
+from everest.models.mae import MaskedAutoencoder
+from everest.pixels import normalise, unnormalise
+from everest.selection import Selector
+from everest.tokens import TokenGrid, TokenSelection, patchify, unpatchify
+
+RED = (0.9, 0.15, 0.1)
+GREY = 0.55  # of what is left out: neither black nor white, which videos have
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskView:
+    """One strategy on one clip."""
+
+    title: str
+    selector: Selector
+    grid: TokenGrid
+    kept: Tensor  # (K,) ids, ascending: encoded or predicted
+    visible: Tensor  # (K_vis,) ids, ascending
+    importance: Tensor | None  # (N,) float32; None for strategies that do not measure
+    frames: Tensor  # (T, H, W, 3) float32 in [0, 1]
+    predicted: Tensor | None  # as frames: visible tokens as they are, targets as a model predicts them
+
+    @property
+    def kept_frames(self) -> Tensor:
+        """The frames with all but the kept tokens grey."""
+        return self._only(self.kept)
+
+    @property
+    def visible_frames(self) -> Tensor:
+        """The frames with all but the visible tokens grey."""
+        return self._only(self.visible)
+
+    @property
+    def tinted_frames(self) -> Tensor:
+        """Visible tokens as they are, predicted ones reddish, all others grey."""
+        patches = _cut(self.frames, self.grid)
+        shown = torch.full_like(patches, GREY)
+        shown[self.kept] = 0.45 * patches[self.kept] + 0.55 * torch.tensor(RED).view(3, 1, 1, 1)
+        shown[self.visible] = patches[self.visible]
+        return _joined(shown, self.grid)
+
+    def heat(self) -> Tensor:
+        """(T, H, W) float32: the importance of each pixel's token."""
+        assert self.importance is not None
+        t, h, w = self.grid.t, self.grid.h, self.grid.w
+        by_place = self.importance.view(t, h, w)
+        frames, height, width = self.frames.shape[:3]
+        for dim, times in enumerate((frames // t, height // h, width // w)):
+            by_place = by_place.repeat_interleave(times, dim=dim)
+        return by_place
+
+    def told(self) -> dict[str, Any]:
+        """For scripts: ids and counts."""
+        per_slice = torch.bincount(self.kept // self.grid.per_slice, minlength=self.grid.t)
+        return {
+            "grid": [self.grid.t, self.grid.h, self.grid.w],
+            "strategy": self.selector.strategy,
+            "keep": round(len(self.kept) / self.grid.num_tokens, 4),
+            "kept_per_slice": per_slice.tolist(),
+            "kept": self.kept.tolist(),
+            "visible": self.visible.tolist(),
+        }
+
+    def _only(self, ids: Tensor) -> Tensor:
+        patches = _cut(self.frames, self.grid)
+        shown = torch.full_like(patches, GREY)
+        shown[ids] = patches[ids]
+        return _joined(shown, self.grid)
+
+
+def _cut(frames: Tensor, grid: TokenGrid) -> Tensor:
+    """(T, H, W, 3) to (N, 3, t, p, q)."""
+    length, height, width = frames.shape[:3]
+    tubelet = (length // grid.t, height // grid.h, width // grid.w)
+    return patchify(frames.movedim(-1, 0)[None], tubelet)[0]
+
+
+def _joined(patches: Tensor, grid: TokenGrid) -> Tensor:
+    """The inverse of `_cut`."""
+    return unpatchify(patches[None], grid)[0].movedim(0, -1).clamp(0, 1).cpu()
+
+
+Model = MaskedAutoencoder | VideoClassifier
+
+
+@torch.inference_mode()
+def view_masks(
+    clip: Tensor,
+    selectors: Sequence[tuple[str, Selector]],
+    *,
+    model: Model | None,
+    tubelet: tuple[int, int, int],
+    seed: int,
+) -> list[MaskView]:
+    """What each of the strategies, given with a title, makes of a clip (3, T, H, W) uint8.
+
+    Args:
+        model: whose embedding measures change; an autoencoder predicts, too. None: the raw pixels measure.
+        tubelet: of the raw pixels; a model has its own.
+    Raises:
+        RecipeError: the clip does not divide into tubelets, or a strategy cannot cut its grid.
+    """
+    embed = RawPixels(tubelet) if model is None else model.encoder.patch_embed
+    grid = TokenGrid.of_clip(frames=clip.size(1), size=(clip.size(2), clip.size(3)), tubelet=embed.tubelet)
+    x = normalise(clip)[None]  # (1, 3, T, H, W)
+    noise = torch.from_numpy(np.random.default_rng(seed).random((1, grid.num_tokens), dtype=np.float32))
+    views = []
+    for title, selector in selectors:
+        importance = selector.importance(x, embed)
+        chosen = selector(grid, importance=importance, noise=noise)
+        prediction = None
+        if isinstance(model, MaskedAutoencoder) and chosen.target.size(1):
+            prediction = model(x, selection=chosen).prediction
+        views.append(_view(title, selector, x, chosen, importance, prediction, model, grid))
+    return views
+
+
+@torch.inference_mode()
+def view_model(model: MaskedAutoencoder, clip: Tensor, *, noise: Tensor) -> MaskView:
+    """What a model keeps, sees and predicts by its own strategy.
+
+    Args:
+        clip: (3, T, H, W) uint8, or the candidates that the model draws a clip from.
+        noise: (N,) uniform in [0, 1), and a number more for each candidate slice.
+    """
+    device = model.mask_token.device
+    out = model(normalise(clip.to(device))[None], noise=noise[None].to(device))
+    importance = model.selector.importance(out.frames, model.encoder.patch_embed)
+    grid, title = model.encoder.grid, model.selector.strategy
+    return _view(title, model.selector, out.frames, out.selection, importance, out.prediction, model, grid)
+
+
+def _view(
+    title: str,
+    selector: Selector,
+    x: Tensor,
+    chosen: TokenSelection,
+    importance: Tensor | None,
+    prediction: Tensor | None,
+    model: Model | None,
+    grid: TokenGrid,
+) -> MaskView:
+    frames = unnormalise(x)[0].movedim(0, -1)  # (T, H, W, 3)
+    visible, target = chosen.visible[0], chosen.target[0]
+    predicted = None
+    if isinstance(model, MaskedAutoencoder) and prediction is not None:
+        patches = _cut(frames, grid)
+        shown = torch.full_like(patches, GREY)
+        shown[target] = model.targets.pixels(prediction, x, chosen.target)[0]
+        shown[visible] = patches[visible]
+        predicted = _joined(shown, grid)
+    return MaskView(
+        title=title,
+        selector=selector,
+        grid=grid,
+        kept=torch.cat([visible, target]).unique().cpu(),
+        visible=visible.cpu(),
+        importance=None if importance is None else importance[0].cpu(),
+        frames=frames.clamp(0, 1).cpu(),
+        predicted=predicted,
+    )

@@ -1,0 +1,90 @@
+"""`everest select-frames`"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from everest_cli import options as o
+from everest_cli.output import print_json, say
+
+
+def select_frames(
+    videos: Annotated[list[Path], typer.Argument(metavar="VIDEO…", help="Videos, or folders of videos.")],
+    alpha: Annotated[float, typer.Option("--alpha", min=1.0, help="Candidates for each frame drawn.")] = 1.5,
+    keep: Annotated[float, typer.Option("--keep", help="Share of all candidate tokens that is kept.")] = 0.3,
+    frames: Annotated[int, typer.Option("--frames", min=2, help="Frames of the clip that is drawn.")] = 16,
+    stride: Annotated[int, typer.Option("--stride", min=1, help="Between candidates, where it fits.")] = 4,
+    size: Annotated[int, typer.Option("--size", min=16, help="Shorter side, without a checkpoint.")] = 224,
+    checkpoint: Annotated[
+        str | None,
+        typer.Option("--checkpoint", "-c", metavar="C", help="Whose embedding measures; else the pixels do."),
+    ] = None,
+    draws: Annotated[int, typer.Option("--draws", min=0, help="Draw so often, tell the share of each.")] = 0,
+    picture: Annotated[
+        Path | None, typer.Option("--picture", metavar="DIR", help="Write VIDEO-frames.png there.")
+    ] = None,
+    extract: Annotated[
+        Path | None, typer.Option("--extract", metavar="DIR", help="Write the drawn frames as PNG.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of the draw.")] = 0,
+    as_json: o.AsJson = False,
+) -> None:
+    """Draw the frames of videos where much happens; prints their numbers.
+
+    Example: everest select-frames video.mp4 --picture .
+    """
+    from everest.errors import DataError, RecipeError
+    from everest.frame_pictures import draw_selection, write_frames
+    from everest.frame_view import Draw
+    from everest.inference import named_videos
+    from everest.load import load_model
+    from everest.selection import RedundancyRobust
+
+    if not 0 < keep <= 1:
+        raise RecipeError(f"--keep {keep:g}: a share of the tokens is more than 0 and at most 1")
+    if frames % 2:
+        raise RecipeError(f"--frames {frames}: frames are drawn in pairs; give an even number")
+    draw = Draw(
+        selector=RedundancyRobust(keep_ratio=keep),
+        frames=frames,
+        stride=stride,
+        alpha=alpha,
+        size=size,
+        seed=seed,
+        draws=draws,
+        model=None if checkpoint is None else load_model(checkpoint),
+    )
+    told: list[dict[str, Any]] = []
+    failed = False
+    for video in named_videos(videos):
+        try:
+            view = draw.view(video)
+        except DataError as error:
+            say(f"error: {error}")
+            failed = True
+            continue
+        row = view.told()
+        if picture is not None:
+            path = picture / f"{video.stem}-frames.png"
+            draw_selection(path, view)
+            row["picture"] = str(path)
+        if extract is not None:
+            row["extracted"] = [str(path) for path in write_frames(extract, view)]
+        told.append(row)
+        if not as_json:
+            _print(row)
+    if as_json:
+        print_json(told[0] if len(videos) == 1 and len(told) == 1 else told)
+    if failed:
+        raise typer.Exit(4)
+
+
+def _print(row: dict[str, Any]) -> None:
+    typer.echo(f"{row['video']}: {' '.join(map(str, row['frames']))}")
+    for key in ("picture", "extracted"):
+        if key in row:
+            written = row[key] if isinstance(row[key], str) else f"{len(row[key])} frames"
+            say(f"{key}: {written}")

@@ -1,0 +1,139 @@
+"""`everest visualize-mask`"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from everest_cli import options as o
+from everest_cli.output import print_json, say
+
+if TYPE_CHECKING:
+    from everest.mask_view import Model
+    from everest.selection import Selector
+
+COMPARED = ("random", "tube", "running-cell", "redundancy-robust")  # EVEREST Figure 8
+
+
+class Format(StrEnum):
+    """How the picture is written."""
+
+    png = "png"
+    gif = "gif"
+    mp4 = "mp4"
+    html = "html"
+
+
+def visualize_mask(
+    videos: Annotated[list[Path], typer.Argument(metavar="VIDEO…", help="Videos, or folders of videos.")],
+    checkpoint: Annotated[
+        str | None,
+        typer.Option("--checkpoint", "-c", metavar="C", help="Whose embedding measures; else the pixels do."),
+    ] = None,
+    strategy: Annotated[str, typer.Option("--strategy", help="A token selection.")] = "redundancy-robust",
+    keep: Annotated[
+        str | None,
+        typer.Option(
+            "--keep", metavar="SHARE,…", help="Kept share of the tokens; several are stacked [0.3]."
+        ),
+    ] = None,
+    compare: Annotated[bool, typer.Option("--compare", help="Stack the strategies of the field.")] = False,
+    order: Annotated[str, typer.Option("--order", help="descending or ascending.")] = "descending",
+    distance: Annotated[str, typer.Option("--distance", help="l2, l1, neg-cosine or neg-cka.")] = "l2",
+    frames: Annotated[int, typer.Option("--frames", min=2, help="Of a clip, without a checkpoint.")] = 16,
+    stride: Annotated[int, typer.Option("--stride", min=1, help="Frames from one to the next.")] = 4,
+    size: Annotated[
+        int, typer.Option("--size", min=16, help="Shorter side in pixels, without a checkpoint.")
+    ] = 224,
+    windows: Annotated[
+        int, typer.Option("--windows", min=1, help="Clips of a long video, a picture each.")
+    ] = 1,
+    kind: Annotated[
+        Format, typer.Option("--format", help="Still, moving, or a page with sliders.")
+    ] = Format.png,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for the pictures.")
+    ] = Path(),
+    seed: Annotated[int, typer.Option("--seed", help="Of what is drawn.")] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace pictures.")] = False,
+    as_json: o.AsJson = False,
+) -> None:
+    """Show what is kept, what the encoder sees and what is predicted of videos; prints the pictures.
+
+    Example: everest visualize-mask video.mp4 --keep 0.5,0.25,0.15
+    """
+    from everest.errors import DataError
+    from everest.inference import named_videos
+    from everest.mask_report import Look, report_masks
+
+    shares = _shares(keep)
+    model = _model(checkpoint)
+    settings = {"order": order, "distance": distance} if strategy == "redundancy-robust" else {}
+    look = Look(
+        selectors=_compared(shares) if compare else _stacked(strategy, shares, settings),
+        frames=frames,
+        stride=stride,
+        size=size,
+        tubelet=(2, 16, 16),
+        windows=windows,
+        seed=seed,
+        model=model,
+    )
+    told: list[dict[str, Any]] = []
+    failed = False
+    for video in named_videos(videos):
+        try:
+            rows = report_masks(video, look, out, kind.value, overwrite=overwrite)
+        except DataError as error:
+            say(f"error: {error}")
+            failed = True
+            continue
+        told += rows
+        if not as_json:
+            typer.echo("\n".join(dict.fromkeys(path for row in rows for path in row["written"])))
+    if as_json:
+        print_json(told)
+    if failed:
+        raise typer.Exit(4)
+
+
+def _shares(keep: str | None) -> list[float | None]:
+    from everest.errors import RecipeError
+
+    if keep is None:
+        return [None]
+    try:
+        shares = [float(part) for part in keep.split(",")]
+    except ValueError:
+        shares = [0.0]
+    if not all(0 < share <= 1 for share in shares):
+        raise RecipeError(f"--keep {keep}: give shares of the tokens from above 0 to 1, such as 0.5,0.25")
+    return list(shares)
+
+
+def _model(checkpoint: str | None) -> Model | None:
+    if checkpoint is None:
+        return None
+    from everest.load import load_model
+
+    return load_model(checkpoint)
+
+
+def _stacked(
+    strategy: str, shares: list[float | None], settings: dict[str, str]
+) -> list[tuple[str, Selector]]:
+    from everest.notebook import make_selector
+
+    titles = [strategy if share is None else f"{strategy}\n{share:g} kept" for share in shares]
+    selectors = [make_selector(strategy, kept=share, settings=settings) for share in shares]
+    return list(zip(titles, selectors, strict=True))
+
+
+def _compared(shares: list[float | None]) -> list[tuple[str, Selector]]:
+    from everest.notebook import make_selector
+
+    kept = dict.fromkeys(COMPARED) | {COMPARED[-1]: shares[0]}
+    return [(name, make_selector(name, kept=share, settings={})) for name, share in kept.items()]

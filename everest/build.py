@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -42,7 +43,8 @@ class ModelSpec:
     selection: Annotated[Strategy, Discriminator("strategy")]
     target: TargetSettings | None = None  # pretrain
     frame_selection: FrameSelectionSettings = field(default_factory=FrameSelectionSettings)  # pretrain
-    num_classes: int | None = None  # classifier
+    num_classes: int | None = None  # classifier, of all its heads
+    heads: dict[str, int] | None = None  # classifier: classes of each of several heads
     drop_path: float = 0.0  # classifier, while it trains
     checkpointing: bool = False
     norms: Norms = field(default_factory=Norms)  # others in imported models
@@ -53,7 +55,10 @@ class ModelSpec:
 
     def dump(self) -> dict[str, Any]:
         """As plain JSON values."""
-        return _SPEC.dump_python(self, mode="json")
+        values = _SPEC.dump_python(self, mode="json")
+        if self.heads is None:  # as files were before there were several
+            del values["heads"]
+        return values
 
     @staticmethod
     def of(settings: dict[str, Any], *, source: Path) -> ModelSpec:
@@ -102,6 +107,7 @@ class ModelSpec:
             tubelet,
             selector=self.selection,
             num_classes=self.num_classes,
+            heads=self.heads,
             pooling=self.model.pooling,
             drop_path=self.drop_path,
             embedding_layers=self.model.embedding_layers,
@@ -154,8 +160,8 @@ def pretrain_spec(recipe: Recipe) -> ModelSpec:
     )
 
 
-def classifier_spec(recipe: Recipe, *, num_classes: int) -> ModelSpec:
-    """The classifier of a recipe."""
+def classifier_spec(recipe: Recipe, *, num_classes: int, heads: Mapping[str, int] | None = None) -> ModelSpec:
+    """The classifier of a recipe; `heads` where its samples have several labels."""
     return ModelSpec(
         kind="classifier",
         frames=recipe.data.frames,
@@ -163,6 +169,7 @@ def classifier_spec(recipe: Recipe, *, num_classes: int) -> ModelSpec:
         model=recipe.model,
         selection=recipe.finetune.selection,
         num_classes=num_classes,
+        heads=dict(heads) if heads else None,
         drop_path=recipe.finetune.drop_path,
         checkpointing=recipe.train.checkpointing,
     )

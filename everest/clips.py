@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Final
 
+from everest.classes import Classes, empty_classes
 from everest.config.settings import DataSettings, Recipe
 from everest.data.cache import open_cache
 from everest.data.datasets import VideoClips
@@ -22,39 +22,16 @@ from everest.errors import DataError, RecipeError
 from everest.frame_selection import num_candidates
 from everest.tokens import TokenGrid
 
-# Ours: how far counted labels may have gaps. Within it, `empty_classes` tells what has no clip.
-FEW_CLASSES: Final = 100
-CLASSES_A_USED_ONE: Final = 10
-
-
-@dataclass(frozen=True, kw_only=True)
-class Classes:
-    """What a label can be."""
-
-    count: int
-    names: tuple[str, ...] | None  # in the order of the labels; None where only numbers are known
-
-    @classmethod
-    def of(cls, samples: SampleList, data: DataSettings) -> Classes:
-        """Told by `data.num_classes`, else counted: the names, else the labels of the training set.
-
-        Raises:
-            DataError: one class only, or counted from labels with such gaps that one must be a mistake.
-        """
-        names = samples.class_names
-        count = data.num_classes or (len(names) if names else _counted(samples.samples))
-        if count < 2:
-            raise DataError("the labels name one class only; a classifier needs two or more")
-        return cls(count=count, names=names)
-
-    def name(self, label: int) -> str:
-        return self.names[label] if self.names else str(label)
-
-
-def empty_classes(samples: Sequence[Sample], classes: Classes) -> list[str]:
-    """The names (or numbers) of the classes of which there is no sample, in the order of their labels."""
-    used = {sample.labels[0] for sample in samples}
-    return [classes.name(label) for label in range(classes.count) if label not in used]
+__all__ = [
+    "Classes",
+    "clip_grid",
+    "empty_classes",
+    "finetune_clips",
+    "fingerprint",
+    "pretrain_clips",
+    "test_clips",
+    "validation_clips",
+]
 
 
 def fingerprint(samples: Sequence[Sample], root: Path, class_names: Sequence[str] | None) -> str:
@@ -65,22 +42,6 @@ def fingerprint(samples: Sequence[Sample], root: Path, class_names: Sequence[str
         row = (sample.video_id.removeprefix(below), sample.labels)
         told.update(json.dumps(row).encode())
     return told.hexdigest()[:16]
-
-
-def _counted(samples: Sequence[Sample]) -> int:
-    """The number of classes that labels from 0 stand for.
-
-    A mistyped label would otherwise make a head of its size, and of 99999999999 one of terabytes.
-    """
-    used = len({sample.labels[0] for sample in samples})
-    last = max(samples, key=lambda sample: sample.labels[0])
-    count = last.labels[0] + 1
-    if count > max(FEW_CLASSES, CLASSES_A_USED_ONE * used):
-        raise DataError(
-            f"{last.path}: label {count - 1} would make {count} classes, of which only {used} have a clip; "
-            "mend the label, or set data.num_classes"
-        )
-    return count
 
 
 def pretrain_clips(recipe: Recipe) -> VideoClips:
@@ -118,7 +79,9 @@ def finetune_clips(recipe: Recipe) -> tuple[VideoClips, Classes]:
         and RandAugment(magnitude=settings.magnitude, std=settings.std, ops=settings.ops),
         erasing=stage.erasing,
     )
-    samples = _labelled(data, "train", num_classes=data.num_classes, names=_named_classes(data))
+    samples = _labelled(
+        data, "train", num_classes=data.num_classes, names=_named_classes(data), heads=data.heads
+    )
     return _clips(recipe, samples, views, replace_bad=True), Classes.of(samples, data)
 
 
@@ -155,6 +118,7 @@ def _labelled(
     *,
     num_classes: int | None,
     names: tuple[str, ...] | None,
+    heads: Mapping[str, int] | None,
     names_classes: bool = True,
 ) -> SampleList:
     root, source = _source(data, key)
@@ -163,7 +127,7 @@ def _labelled(
         root=root,
         classes=names,
         num_classes=num_classes,
-        heads=None,
+        heads=heads,
         labelled=True,
         names_classes=names_classes,
     )
@@ -177,7 +141,9 @@ def _labelled_alike(data: DataSettings, key: str, classes: Classes) -> SampleLis
             f"data.classes: '{data.classes}' has other names, or another order, than the classes that the "
             f"model was trained on (first {classes.names[0]}); set data.classes to null"
         )
-    return _labelled(data, key, num_classes=classes.count, names=names, names_classes=False)
+    return _labelled(
+        data, key, num_classes=classes.count, names=names, heads=classes.heads, names_classes=False
+    )
 
 
 def _source(data: DataSettings, key: str) -> tuple[Path, Path]:
@@ -185,8 +151,6 @@ def _source(data: DataSettings, key: str) -> tuple[Path, Path]:
     source = getattr(data, key)
     if source is None:
         raise RecipeError(f"data.{key}: not set; name a list or a folder of videos")
-    if data.heads is not None:
-        raise RecipeError("data.heads: several heads are not available in this version; use one label column")
     root = Path(data.root)
     if not root.is_dir():
         raise DataError(f"data.root: no folder '{root}'; set it by --data DIR")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,12 +17,13 @@ from everest.config.settings import FinetuneSettings, Recipe
 from everest.data.datasets import Clip, VideoClips
 from everest.data.mixing import mix
 from everest.data.transforms import erase
-from everest.evaluate import accuracies, refuse_too_many_skipped, score_videos
+from everest.evaluate import score_videos
 from everest.health import stays_at_chance
 from everest.load import open_weights, start_from
 from everest.models.classifier import VideoClassifier
 from everest.pixels import normalise
 from everest.reports import notice, silent
+from everest.scores import accuracies, refuse_too_many_skipped
 from everest.training import Training
 
 
@@ -39,7 +41,7 @@ def set_up_finetuning(
     for name in empty_classes(clips.samples, classes):
         place.report(notice(f"data.train has no video of class '{name}'"))
     validation = validation_clips(recipe, classes)
-    spec = classifier_spec(recipe, num_classes=classes.count)
+    spec = classifier_spec(recipe, num_classes=classes.count, heads=classes.heads)
     start = None
     if init is not None:
         notify = lambda text: place.report(notice(text))  # noqa: E731
@@ -51,7 +53,10 @@ def set_up_finetuning(
 
 
 def classification_loss(training: Training, clip: Clip, settings: FinetuneSettings) -> Tensor:
-    """Cross-entropy with soft targets of a batch on the device, after erasing, mixup and cutmix."""
+    """Cross-entropy with soft targets of a batch on the device, after erasing, mixup and cutmix.
+
+    Of several heads it is the mean, so that the learning rate need not follow their number; ours.
+    """
     model = training.trained_model
     assert isinstance(model, VideoClassifier)
     rng = training.rng()
@@ -59,14 +64,17 @@ def classification_loss(training: Training, clip: Clip, settings: FinetuneSettin
     frames = erase(normalise(clip.frames.flatten(0, 1)), clip.erase.flatten(0, 1), generator=noise)
     frames, targets = mix(
         frames,  # (B, 3, T, H, W)
-        clip.label[:, 0],
-        num_classes=model.num_classes,
+        clip.label,
+        num_classes=model.head_sizes,
         smoothing=settings.label_smoothing,
         mixup=settings.mixup,
         cutmix=settings.cutmix,
         rng=rng,
     )
-    return F.cross_entropy(training.model(frames).float(), targets)
+    sizes = model.head_sizes
+    logits = training.model(frames).float().split(sizes, dim=-1)  # (B, classes) each
+    losses = [F.cross_entropy(x, y) for x, y in zip(logits, targets.split(sizes, dim=-1), strict=True)]
+    return torch.stack(losses).mean() if len(losses) > 1 else losses[0]
 
 
 def finetune(training: Training, settings: FinetuneSettings, validation: VideoClips | None) -> None:
@@ -104,12 +112,23 @@ def _validate(training: Training, clips: VideoClips, best: float) -> float:
         training.notice(f"validation skips {path}: {reason}")
     refuse_too_many_skipped(scores, training.bad_videos.max_bad)
     found = accuracies(scores)
-    if found["top1"] > best:  # before it is logged: a row without its weights could not be mended
+    judged = validation_row(found)
+    if judged["val_top1"] > best:  # before it is logged: a row without its weights could not be mended
         training.save_weights(training.run.best)
-    row = {"step": training.steps_done, "val_top1": found["top1"], "val_top5": found["top5"]}
+    row = {"step": training.steps_done, **judged}
     training.log(row)
     training.report({"event": "validation", **row})
-    return max(best, found["top1"])
+    return max(best, judged["val_top1"])
+
+
+def validation_row(found: dict[str, Any]) -> dict[str, float]:
+    """What metrics.jsonl says of accuracies; of several heads `val_top1` counts videos with all right."""
+    if "heads" not in found:
+        return {"val_top1": found["top1"], "val_top5": found["top5"]}
+    return {
+        "val_top1": found["action_top1"],
+        **{f"val_{name}_top1": head["top1"] for name, head in found["heads"].items()},
+    }
 
 
 def _warn_at_chance(training: Training, settings: FinetuneSettings) -> None:
@@ -123,6 +142,6 @@ def _warn_at_chance(training: Training, settings: FinetuneSettings) -> None:
     ):
         return
     losses = training.recent_losses(plan.steps_per_epoch)
-    told = stays_at_chance(losses, model.num_classes)
+    told = stays_at_chance(losses, model.head_sizes)
     if told:
         training.notice(told)

@@ -64,13 +64,19 @@ class LossWatch:
         return told
 
 
-def stays_at_chance(losses: Sequence[float], num_classes: int) -> str | None:
-    """A line if the last losses are still those of guessing: the most frequent question upstream."""
-    chance = math.log(num_classes)
+def stays_at_chance(losses: Sequence[float], num_classes: Sequence[int]) -> str | None:
+    """A line if the last losses are still those of guessing: the most frequent question upstream.
+
+    Args:
+        num_classes: of each head; the loss is their mean.
+    """
+    chance = sum(map(math.log, num_classes)) / len(num_classes)
     mean = sum(losses) / len(losses)
     if abs(mean - chance) > 0.02 * chance:
         return None
+    logarithms = " and ".join(f"ln({number})" for number in num_classes)
+    logarithms = f"the mean of {logarithms}" if len(num_classes) > 1 else logarithms
     return (
-        f"the loss is still that of guessing, ln({num_classes}) = {chance:.2f}: check that the labels belong "
+        f"the loss is still that of guessing, {logarithms} = {chance:.2f}: check that the labels belong "
         "to the videos, try another base_lr, or see by --overfit-one-batch if anything can be learned"
     )

@@ -94,8 +94,8 @@ def predict(
     Args:
         keep: the share of the tokens that is encoded; None as trained.
     Returns:
-        `{"video", "predictions": [{"label", "index", "probability"}, …]}` each, in the order given; what
-        could not be read has `error` in place of `predictions`.
+        `{"video", "predictions": [{"label", "index", "probability"}, …]}` each, in the order given; of
+        several heads `heads` has such a list for each; what could not be read has `error` instead.
     Raises:
         CheckpointError: the model is no classifier.
         RecipeError: `keep` is no share that leaves a token.
@@ -103,21 +103,30 @@ def predict(
     _check_keep(model, keep)
     require_kind(model.weights, "classifier", source=Path(model.weights.recipe))
     assert isinstance(model.module, VideoClassifier)
-    classes = Classes(count=model.module.num_classes, names=model.weights.classes)
+    classes = Classes(count=model.module.num_classes, names=model.weights.classes, heads=model.module.heads)
     results: list[dict[str, Any]] = []
     for path, views in _views(model, videos, workers=workers, report=report):
         if isinstance(views, str):
             results.append({"video": str(path), "error": views})
             continue
         with torch.inference_mode():
-            probabilities = model.module(views, keep=keep).float().softmax(dim=-1).mean(dim=0)  # (classes,)
-        best = probabilities.topk(min(top, classes.count))
-        told = [
-            {"label": classes.name(index), "index": index, "probability": round(probability, 6)}
-            for probability, index in zip(best.values.tolist(), best.indices.tolist(), strict=True)
-        ]
-        results.append({"video": str(path), "predictions": told})
+            logits = model.module(views, keep=keep)
+            probabilities = model.module.probabilities(logits).mean(dim=0)  # (classes,)
+        parts = probabilities.split(model.module.head_sizes)
+        likely = [_most_likely(part, classes, top) for part in parts]
+        if classes.heads:
+            results.append({"video": str(path), "heads": dict(zip(classes.heads, likely, strict=True))})
+        else:
+            results.append({"video": str(path), "predictions": likely[0]})
     return results
+
+
+def _most_likely(probabilities: Tensor, classes: Classes, top: int) -> list[dict[str, Any]]:
+    best = probabilities.topk(min(top, len(probabilities)))
+    return [
+        {"label": classes.name(index), "index": index, "probability": round(probability, 6)}
+        for probability, index in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+    ]
 
 
 def extract(

@@ -141,7 +141,8 @@ def start_from(
     _check_encoder(given, own, spec, ModelSpec.of(weights.settings, source=source), source)
     if weights.kind == "classifier":
         given |= {name: weights.tensors[name] for name in _NORM}
-        given |= _fitting_head(weights.tensors, own, notify)
+        theirs = ModelSpec.of(weights.settings, source=source)
+        given |= _fitting_head(weights.tensors, own, notify) if _same_heads(spec, theirs, notify) else {}
     elif spec.model.pooling == "first":
         given |= norm
     load_tensors(classifier, own | given, source=str(source))
@@ -166,6 +167,13 @@ def _check_encoder(
             f"{s.model.backbone} {s.model.backbone_size} tubelet {s.model.tubelet}" for s in (spec, other)
         )
         raise CheckpointError(f"{source}: its encoder is {theirs}, the recipe asks for {ours}")
+
+
+def _same_heads(spec: ModelSpec, other: ModelSpec, notify: Callable[[str], None]) -> bool:
+    ours, theirs = (list((heads or {}).items()) for heads in (spec.heads, other.heads))
+    if ours != theirs:
+        notify("the checkpoint has other label heads than the recipe: they start fresh")
+    return ours == theirs
 
 
 def _fitting_head(

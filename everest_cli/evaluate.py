@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -61,12 +62,22 @@ def evaluate(
         print_json(result) if as_json else _print_table(result)
 
 
-def _print_table(result: dict[str, object]) -> None:
+def _print_table(result: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
     table = Table("", "", show_header=False)
-    for name, value in result.items():
-        shown = f"{value['clips']} x {value['crops']}" if isinstance(value, dict) else str(value)
-        table.add_row(name.replace("_", " "), shown)
+    for name, value in _flat(result):
+        table.add_row(name.replace("_", " "), str(value))
     Console(soft_wrap=True).print(table, markup=False, highlight=False)
+
+
+def _flat(result: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Names and values of the table's rows; those of a head begin with its name."""
+    for name, value in result.items():
+        if name == "heads":
+            yield from (
+                (f"{head} {key}", share) for head, told in value.items() for key, share in told.items()
+            )
+        else:
+            yield name, f"{value['clips']} x {value['crops']}" if name == "views" else value

@@ -75,9 +75,11 @@ class Display:
         self._advance(event["done"], event["videos"], f"video {event['done']}/{event['videos']}")
 
     def _show_validation(self, event: dict[str, Any]) -> None:
-        self._line(
-            f"step {event['step']}: validation top-1 {event['val_top1']:.2f} top-5 {event['val_top5']:.2f}"
+        shares = {name.removeprefix("val_"): value for name, value in event.items() if "val_" in name}
+        told = " ".join(
+            f"{name.replace('top', 'top-').replace('_', ' ')} {value:.2f}" for name, value in shares.items()
         )
+        self._line(f"step {event['step']}: validation {told}")
 
     def _show_notice(self, event: dict[str, Any]) -> None:
         self._line(event["text"])

@@ -89,5 +89,7 @@ def extract(
 def _print_table(told: list[dict[str, Any]]) -> None:
     for row in told:
         typer.echo(row["video"])
-        for found in row.get("predictions", []):
-            typer.echo(f"  {found['probability']:6.1%}  {found['label']}")
+        for head, likely in row.get("heads", {"": row.get("predictions", [])}).items():
+            for found in likely:
+                named = f"{head} {found['label']}" if head else found["label"]
+                typer.echo(f"  {found['probability']:6.1%}  {named}")

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from everest.data.mixing import cut_box, mix
 
 CLASSES = 5
-SETTINGS = {"num_classes": CLASSES, "smoothing": 0.1}
+SETTINGS = {"num_classes": [CLASSES], "smoothing": 0.1}
 
 
 class GivenDraw(NumpyDraws):
@@ -37,7 +37,7 @@ def draws_of(case):
 def check_case(case, tensors):
     frames, targets = mix(
         tensors["mix.input_BCTHW"],
-        tensors["mix.label"],
+        tensors["mix.label"][:, None],
         **SETTINGS,
         mixup=case["mixup_alpha"],
         cutmix=case["cutmix_alpha"],
@@ -82,7 +82,7 @@ def test_targets_sum_to_one_and_input_stays_as_it_was(mixup, cutmix, batch):
     before, labels = frames.clone(), torch.arange(batch) % CLASSES
     for seed in range(10):
         rng = np.random.default_rng(seed)
-        mixed, targets = mix(frames, labels, **SETTINGS, mixup=mixup, cutmix=cutmix, rng=rng)
+        mixed, targets = mix(frames, labels[:, None], **SETTINGS, mixup=mixup, cutmix=cutmix, rng=rng)
         assert mixed.shape == frames.shape
         assert targets.dtype == torch.float32
         torch.testing.assert_close(targets.sum(1), torch.ones(batch))
@@ -92,7 +92,7 @@ def test_targets_sum_to_one_and_input_stays_as_it_was(mixup, cutmix, batch):
 def test_middle_clip_of_an_odd_batch_is_mixed_with_itself():
     frames = torch.rand(3, 3, 2, 8, 8, generator=torch.Generator().manual_seed(0))
     rng = np.random.default_rng(0)
-    mixed, targets = mix(frames, torch.tensor([0, 1, 2]), **SETTINGS, mixup=0.8, cutmix=0.0, rng=rng)
+    mixed, targets = mix(frames, torch.tensor([[0], [1], [2]]), **SETTINGS, mixup=0.8, cutmix=0.0, rng=rng)
     torch.testing.assert_close(mixed[1], frames[1])
     torch.testing.assert_close(targets[1], torch.tensor([0.02, 0.92, 0.02, 0.02, 0.02]))
 
@@ -101,8 +101,8 @@ def test_cutmix_cuts_the_same_rows_and_columns_of_every_frame():
     frames = torch.stack([torch.zeros(3, 4, 16, 16), torch.ones(3, 4, 16, 16)])
     mixed, targets = mix(
         frames,
-        torch.tensor([0, 1]),
-        num_classes=2,
+        torch.tensor([[0], [1]]),
+        num_classes=[2],
         smoothing=0.0,
         mixup=0.0,
         cutmix=1.0,
@@ -116,7 +116,24 @@ def test_cutmix_cuts_the_same_rows_and_columns_of_every_frame():
 def test_without_mixing_targets_are_smoothed_labels():
     frames = torch.rand(2, 3, 2, 4, 4)
     mixed, targets = mix(
-        frames, torch.tensor([4, 0]), **SETTINGS, mixup=0.0, cutmix=0.0, rng=np.random.default_rng(0)
+        frames, torch.tensor([[4], [0]]), **SETTINGS, mixup=0.0, cutmix=0.0, rng=np.random.default_rng(0)
     )
     assert mixed is frames
     torch.testing.assert_close(targets[0], torch.tensor([0.02, 0.02, 0.02, 0.02, 0.92]))
+
+
+def test_several_heads_are_mixed_alike_each_with_its_own_sum():
+    frames, labels = torch.rand(4, 3, 2, 8, 8), torch.tensor([[0, 2], [1, 0], [2, 1], [0, 1]])
+    options = {"smoothing": 0.1, "mixup": 0.8, "cutmix": 1.0}
+    both, targets = mix(frames, labels, num_classes=[3, 4], **options, rng=np.random.default_rng(5))
+    for head, part in enumerate(targets.split([3, 4], dim=-1)):
+        torch.testing.assert_close(part.sum(dim=-1), torch.ones(4))
+        alone, expected = mix(
+            frames,
+            labels[:, head : head + 1],
+            num_classes=[3 + head],
+            **options,
+            rng=np.random.default_rng(5),
+        )
+        assert torch.equal(both, alone)
+        assert torch.equal(part, expected)

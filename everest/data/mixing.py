@@ -7,6 +7,7 @@ its CutMix would cut frames and rows of a clip where it means rows and columns.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ def mix(
     frames: Tensor,
     labels: Tensor,
     *,
-    num_classes: int,
+    num_classes: Sequence[int],
     smoothing: float,
     mixup: float,
     cutmix: float,
@@ -32,13 +33,18 @@ def mix(
 
     Args:
         frames: (B, C, T, H, W) float.
-        labels: (B,) int64.
+        labels: (B, heads) int64.
+        num_classes: of each head.
         smoothing: share of the probability that is spread over all classes.
         mixup, cutmix: alpha of the Beta distribution of the share that stays; 0 is off.
     Returns:
-        The mixed frames, and what a classifier is to say: (B, num_classes), rows sum to 1.
+        The mixed frames, and what a classifier is to say: (B, classes of all heads), each head's sum to 1.
     """
-    targets = F.one_hot(labels, num_classes) * (1 - smoothing) + smoothing / num_classes  # (B, classes)
+    of_heads = [
+        F.one_hot(labels[:, head], count) * (1 - smoothing) + smoothing / count
+        for head, count in enumerate(num_classes)
+    ]
+    targets = torch.cat(of_heads, dim=-1)  # (B, classes)
     if mixup <= 0 and cutmix <= 0:
         return frames, targets
     if cutmix > 0 and (mixup <= 0 or rng.random() < SWITCH):

@@ -1,10 +1,11 @@
-"""Encoder, mean over the kept tokens, linear head: fine-tuning and evaluation.
+"""Encoder, mean over the kept tokens, linear head or heads: fine-tuning and evaluation.
 
 B batch, C channels, T frames, H W pixels, K kept tokens, D width.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -24,6 +25,8 @@ class VideoClassifier(nn.Module):
     """Classifies clips from the tokens that its selector keeps (EVEREST §4.1, rho_pre of Table 8).
 
     Args:
+        num_classes: rows of the head; of several heads, of all together.
+        heads: classes of each of several, in their order: each has its rows of one matrix.
         pooling: `mean` averages the kept tokens and norms that; `first` norms and takes the first kept one.
     """
 
@@ -35,6 +38,7 @@ class VideoClassifier(nn.Module):
         *,
         selector: Strategy,
         num_classes: int,
+        heads: Mapping[str, int] | None = None,
         pooling: Literal["mean", "first"] = "mean",
         drop_path: float = 0.0,
         embedding_layers: int = 1,
@@ -42,6 +46,8 @@ class VideoClassifier(nn.Module):
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
+        assert not heads or sum(heads.values()) == num_classes
+        self.heads = dict(heads or {})  # empty: one, without a name
         self.selector = selector
         self.pooling = pooling
         self.encoder = Encoder(
@@ -61,6 +67,16 @@ class VideoClassifier(nn.Module):
     @property
     def num_classes(self) -> int:
         return self.head.out_features
+
+    @property
+    def head_sizes(self) -> list[int]:
+        """Classes of each head."""
+        return list(self.heads.values()) or [self.num_classes]
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Logits (..., classes) to probabilities in float32, those of each head with sum 1."""
+        parts = logits.float().split(self.head_sizes, dim=-1)
+        return torch.cat([part.softmax(dim=-1) for part in parts], dim=-1)
 
     def _init_weights(self) -> None:
         for layer in linear_layers(self):
@@ -92,7 +108,7 @@ class VideoClassifier(nn.Module):
         return self.norm(x.mean(dim=1)) if self.pooling == "mean" else self.norm(x)[:, 0]
 
     def forward(self, frames: Tensor, *, keep: float | None = None) -> Tensor:
-        """(B, C, T, H, W) normalised clips to logits (B, classes).
+        """(B, C, T, H, W) normalised clips to logits (B, classes), those of all heads one after another.
 
         Raises:
             ValueError: as `kept_tokens`.

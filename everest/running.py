@@ -27,19 +27,28 @@ def claim(run: Path) -> None:
     Raises:
         RecipeError: another process of this host has claimed it, or does so at this moment.
     """
-    marker = run / RUNNING
     try:
         run.mkdir(parents=True, exist_ok=True)
-        if running_here(run) is None and not _being_written(marker):
-            marker.unlink(missing_ok=True)  # of a process that was killed
-        with marker.open("x") as file:
-            file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
+        _take(run / RUNNING)
     except FileExistsError as error:
         if running_here(run) != os.getpid():
             told = f"--output {run}: another process trains it now; wait for it, or stop it first"
             raise RecipeError(told) from error
     except OSError as error:
         raise write_error(run, error) from error
+
+
+def _take(marker: Path) -> None:
+    """Make the marker, whole, unless a process that lives has."""
+    if running_here(marker.parent) is None and not _being_written(marker):
+        marker.unlink(missing_ok=True)  # of a process that was killed
+    with marker.open("x") as file:
+        try:
+            file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
+            file.flush()
+        except OSError:  # the disk is full
+            marker.unlink()
+            raise
 
 
 def release(run: Path) -> None:

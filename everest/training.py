@@ -14,10 +14,8 @@ from __future__ import annotations
 
 import math
 import signal
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -30,12 +28,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from everest.bad_videos import BadVideos
-from everest.checkpoint import Weights, newest_state, read_weights, save_state, set_aside_states_after
+from everest.checkpoint import Weights
 from everest.config.settings import TrainSettings
 from everest.data.datasets import Clip, StepSampler, VideoClips, failures
 from everest.data.loading import batches, make_loader
-from everest.devices import on_device, peak_memory
-from everest.errors import CheckpointError, DivergedError, EnvironmentProblem, UserError
+from everest.devices import on_device
+from everest.errors import DivergedError, EnvironmentProblem, UserError
 from everest.health import LossWatch, Nonfinite
 from everest.optim import set_lr
 from everest.plan import StagePlan
@@ -43,7 +41,9 @@ from everest.randomness import Purpose, generator_at, seed_at
 from everest.reports import Report, notice
 from everest.run_folder import NONFINITE, RunFolder
 from everest.running import released_afterwards
+from everest.saving import Saver
 from everest.sharding import set_gradient_exchange, whole
+from everest.step_record import StepRecord
 from everest.stopping import Stopped, StopSignal
 from everest.tracking import Tracker, numbers_of
 from everest.train_state import TrainState
@@ -88,13 +88,14 @@ class Training:
         self.bad_videos = bad_videos
         self.tracker: Tracker | None = None  # of the main process, beside metrics.jsonl
         self.steps_done = 0  # updates done, over all resumes
-        self._saved_step = 0
-        self._weights = weights
         self._state = TrainState(
             model=model,
             optimizer=optimizer,
             ema=ModelEmaV3(model, decay=settings.ema) if settings.ema else None,
             scaler=accelerator.scaler,
+        )
+        self._saver = Saver(
+            accelerator, run, self._state, weights, plan=plan, settings=settings, notify=self.notice
         )
         compiled = cast(nn.Module, torch.compile(model)) if settings.compile else model
         # A model that is cut exchanges gradients itself: Accelerate adds the precision only.
@@ -106,9 +107,7 @@ class Training:
         self._stop_asked = 0  # the signal that any process got
         self._batches: Iterator[Clip] = iter(())
         self._pass = 0
-        self._loss = torch.zeros((), device=accelerator.device)
-        self._failed: list[list[tuple[str, str]]] = []  # tries of each bad sample, of this process and step
-        self._videos: list[str] = []  # of this process and step
+        self._record = StepRecord(accelerator.device)
 
     @property
     def trained_model(self) -> nn.Module:
@@ -121,39 +120,15 @@ class Training:
         return self.plan.ends_epoch(self.steps_done)
 
     def resume(self) -> None:
-        """Continue from the run's newest state, if it has one. Every process reads it."""
-        state = newest_state(self.run.state, notify=self.notice)
-        if state is None:
-            self.steps_done = self._steps_of_finished_run()
-        else:
-            self._state.restore(state, source=str(self.run.state))
-            self._nonfinite.skipped = state.notes["skipped"]
-            self.bad_videos.restore(state.notes["videos"], self.run.bad_videos())
-            self.steps_done = state.step
-            self.notice(f"resuming after step {state.step} of {self.plan.steps}")
-        self.accelerator.wait_for_everyone()
-        if self.accelerator.is_main_process:
-            set_aside_states_after(self.run.state, self.steps_done)
-            self.run.rewind(self.steps_done)
-        self.accelerator.wait_for_everyone()
-        if self.steps_done == self.plan.steps and not self.run.weights.is_file():
-            self.save_weights(self.run.weights)
-
-    def _steps_of_finished_run(self) -> int:
-        """Without a state a run is new, or finished and its states were removed to save space.
+        """Continue from the run's newest state, if it has one. Every process reads it.
 
         Raises:
-            CheckpointError: it is neither; beginning again would replace what has been learned.
+            CheckpointError: what is there cannot be continued.
         """
-        if not self.run.weights.is_file():
-            return 0
-        step = read_weights(self.run.weights).step
-        if step == self.plan.steps:
-            return step
-        raise CheckpointError(
-            f"{self.run.weights}: weights of step {step} of {self.plan.steps}, but no state to go on from in "
-            f"{self.run.state}; --overwrite begins again"
-        )
+        self.steps_done, notes = self._saver.restore()
+        if notes is not None:
+            self._nonfinite.skipped = notes["skipped"]
+            self.bad_videos.restore(notes["videos"], self.run.bad_videos())
 
     @contextmanager
     def explained(self) -> Iterator[None]:
@@ -168,15 +143,13 @@ class Training:
         main = self.accelerator.is_main_process
         with self._signal, released_afterwards(self.run.path) if main else nullcontext():
             self._batches = batches(self.loader())
-            saved_at = time.monotonic()
             while self.steps_done < self.plan.steps:
-                self._begin_step()
+                set_lr(self.optimizer, self.plan.lr(self.steps_done))
+                self._record = StepRecord(self.accelerator.device)
                 yield self.steps_done
                 stop = self._stop_asked
-                if stop or self._save_is_due(saved_at):
-                    if self._saved_step != self.steps_done:
-                        self.save()
-                    saved_at = time.monotonic()
+                if stop or self._saver.is_due(self.steps_done):
+                    self.save()
                 if stop and self.steps_done < self.plan.steps:
                     self._stop(stop)
 
@@ -197,22 +170,14 @@ class Training:
         timeout = self.settings.data_timeout
         return make_loader(self.clips, order, workers=self.settings.workers, timeout=timeout)
 
-    def _begin_step(self) -> None:
-        set_lr(self.optimizer, self.plan.lr(self.steps_done))
-        self._loss.zero_()
-        self._failed, self._videos = [], []
-        self._began = time.monotonic()
-        self._waited = 0.0
-
     def micro_batches(self) -> Iterator[Clip]:
         """The passes of one step, on the device. Gradients are exchanged in the last one only."""
         for number in range(self.plan.accumulation):
             self._pass = number
-            asked_at = time.monotonic()
-            clip = next(self._batches)
-            self._waited += time.monotonic() - asked_at
-            self._failed += failures(clip)
-            self._videos += clip.video_id
+            with self._record.waiting():
+                clip = next(self._batches)
+            self._record.failed += failures(clip)
+            self._record.videos += clip.video_id
             # Drop path draws from torch's generator: seeded here, a resumed pass equals the unbroken one.
             torch.manual_seed(seed_at(self.settings.seed, Purpose.STEP, *self._place))
             last = number == self.plan.accumulation - 1
@@ -230,7 +195,7 @@ class Training:
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of one pass."""
-        self._loss += loss.detach() / self.plan.accumulation
+        self._record.loss += loss.detach() / self.plan.accumulation
         self.accelerator.backward(loss / self.plan.accumulation)
 
     def update(self) -> None:
@@ -268,8 +233,10 @@ class Training:
 
     def _exchange(self) -> tuple[float, bool]:
         """The mean loss over all processes and whether any met a bad video; notes if any is asked to stop."""
-        mine = torch.tensor([0.0, len(self._failed), self._signal.number], device=self.accelerator.device)
-        mine[0] = self._loss
+        mine = torch.tensor(
+            [0.0, len(self._record.failed), self._signal.number], device=self.accelerator.device
+        )
+        mine[0] = self._record.loss
         of_all = self.accelerator.gather(mine)
         assert isinstance(of_all, Tensor)
         losses, failed, signals = of_all.view(-1, 3).double().T.tolist()
@@ -291,13 +258,13 @@ class Training:
 
     def _write_videos(self, loss: float, norm: float) -> str:
         """Write down what the step was made of, for all processes; returns where."""
-        videos = gather_object(self._videos)
+        videos = gather_object(self._record.videos)
         if self.accelerator.is_main_process:
             self.run.write_nonfinite(step=self.steps_done + 1, loss=loss, norm=norm, videos=videos)
         return f"its videos are in {self.run.path / NONFINITE}"
 
     def _count_videos(self, *, any_failed: bool) -> None:
-        failed = list(gather_object(self._failed)) if any_failed else []
+        failed = list(gather_object(self._record.failed)) if any_failed else []
         for text in self.bad_videos.add(asked=self.plan.videos_per_step, failed=failed):
             self.notice(text)
         if failed and self.accelerator.is_main_process:
@@ -305,17 +272,7 @@ class Training:
         self.bad_videos.check(any_failed=any_failed)
 
     def _log_step(self, loss: float, norm: float) -> None:
-        seconds = time.monotonic() - self._began
-        row = {
-            "step": self.steps_done,
-            "epoch": self.plan.epoch(self.steps_done - 1),
-            "loss": loss if math.isfinite(loss) else None,
-            "lr": self.plan.lr(self.steps_done - 1),
-            "grad_norm": norm if math.isfinite(norm) else None,
-            "clips_per_second": round(self.plan.batch_size / seconds, 2),
-            "data_wait": round(self._waited / seconds, 4),
-            "memory_bytes": peak_memory(self.accelerator.device),
-        }
+        row = self._record.row(self.plan, step=self.steps_done, loss=loss, norm=norm)
         self.log(row)
         self.report({"event": "step", "steps": self.plan.steps, "epochs": self.plan.epochs, **row})
         jump = self._losses.spike(loss)
@@ -337,20 +294,6 @@ class Training:
         """A line for whoever watches."""
         self.report(notice(text))
 
-    def _save_is_due(self, saved_at: float) -> bool:
-        every_steps, every_seconds = self.settings.save_steps, self.settings.save_seconds
-        by_steps = every_steps is not None and self.steps_done % every_steps == 0
-        by_time = every_seconds is not None and time.monotonic() - saved_at >= every_seconds
-        return self.ends_epoch or by_steps or self._any_process(by_time)
-
-    def _any_process(self, wish: bool) -> bool:
-        """Clocks differ between processes, and saving needs all of them."""
-        if self.plan.processes == 1 or self.settings.save_seconds is None:
-            return wish
-        wishes = self.accelerator.gather(torch.tensor([wish], device=self.accelerator.device))
-        assert isinstance(wishes, Tensor)
-        return bool(wishes.any())
-
     def _stop(self, number: int) -> None:
         name = signal.Signals(number).name
         raise Stopped(
@@ -361,16 +304,9 @@ class Training:
 
     def save(self) -> None:
         """Write the newest weights and a state to resume from. All processes must call it."""
-        # The weights first: once the last state is there, nothing would ever write them again.
-        self.save_weights(self.run.weights)
         notes = {"videos": self.bad_videos.counts(), "skipped": self._nonfinite.skipped}
-        state = self._state.capture(self.steps_done, notes)
-        if self.accelerator.is_main_process:
-            save_state(self.run.state, state, keep=self.settings.keep_states)
-        self._saved_step = self.steps_done
+        self._saver.save(self.steps_done, notes)
 
     def save_weights(self, path: Path) -> None:
-        """Write a self-describing `model.safetensors`; with `train.ema` the averaged weights."""
-        tensors = self._state.weights()
-        if self.accelerator.is_main_process:
-            replace(self._weights, tensors=tensors, step=self.steps_done).save(path)
+        """Write the weights as they are. All processes must call it."""
+        self._saver.save_weights(path, self.steps_done)

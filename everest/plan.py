@@ -106,9 +106,10 @@ def activation_bytes(
 ) -> int:
     """Bytes that one clip's forward pass keeps for the backward pass: an estimate, good to about a tenth.
 
-    A pre-norm block with fused attention and exact GELU keeps 17 values a token and channel (inputs of both
-    norms, q, k, v, attention output, and 4 + 4 + 1 of the MLP); with checkpointing only its input, and all of
-    one block at a time.
+    A pre-norm block with fused attention keeps 13 values a token and channel: the inputs of both norms, which
+    are float32 in any precision, their outputs, q, k, v, the attention's output, and 4 of the MLP, whose GELU
+    is computed again (everest.models.block); one more for what is small. With checkpointing it keeps its
+    input, and all of one block at a time.
 
     Args:
         stacks: (depth, tokens, width) of encoder and decoder.
@@ -116,8 +117,8 @@ def activation_bytes(
     """
     total = 9 * clip_values
     for depth, tokens, width in stacks:
-        block = 17 * tokens * width * bytes_per_value
-        total += depth * tokens * width * bytes_per_value + block if checkpointing else depth * block
+        block = tokens * width * (2 * 4 + 11 * bytes_per_value)
+        total += depth * tokens * width * 4 + block if checkpointing else depth * block
     return total
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import torch
-from timm.models.beit import Block
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
+
+from everest.models.block import Block
 
 
 def shard(model: nn.Module, device: torch.device, processes: int) -> None:

@@ -66,8 +66,8 @@ MUTATIONS = {
     ),
     "norm after the head": (
         "models/mae.py",
-        "self.head(self.norm(x[:, seen.size(1) :]))",
-        "self.head(x[:, seen.size(1) :])",
+        "self.head(self.norm(x))",
+        "self.head(x)",
         PARITY,
     ),
     "mask tokens first": (

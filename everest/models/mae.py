@@ -57,8 +57,9 @@ class Decoder(nn.Module):
         seen = encoded + self.position[selection.visible]  # (B, K, D)
         asked = mask_token + self.position[selection.target]  # (B, M, D)
         # Under autocast `encoded` is of lower precision than the table; the sum has the table's.
-        x = run_blocks(self.blocks, torch.cat([seen, asked], dim=1), checkpointing=self.checkpointing)
-        return self.head(self.norm(x[:, seen.size(1) :]))
+        x = torch.cat([seen, asked], dim=1)  # (B, K + M, D)
+        x = run_blocks(self.blocks, x, checkpointing=self.checkpointing, last=asked.size(1))
+        return self.head(self.norm(x))  # (B, M, P)
 
 
 class MaskedAutoencoder(nn.Module):

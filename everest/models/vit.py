@@ -9,31 +9,35 @@ from collections.abc import Iterator
 
 import torch
 from timm.layers.norm import LayerNorm
-from timm.models.beit import Block
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from everest.backbones import BackboneSize
+from everest.models.block import Block
 from everest.models.embedding import TubeletEmbedding
 from everest.models.positions import Positions, position_table
 from everest.tokens import TokenGrid, gather_patches
 
 
 def make_blocks(width: int, depth: int, heads: int, drop_path: float = 0.0) -> nn.ModuleList:
-    """`depth` pre-norm blocks; stochastic depth grows linearly from 0 to `drop_path` (Huang et al. 2016).
-
-    timm's BEiT block has what the released programs have: query and value bias, a key bias fixed at zero.
-    """
+    """`depth` pre-norm blocks; stochastic depth grows linearly from 0 to `drop_path` (Huang et al. 2016)."""
     rates = torch.linspace(0, drop_path, depth, device="cpu").tolist()
-    return nn.ModuleList(
-        Block(width, heads, qkv_bias=True, drop_path=rate, norm_layer=LayerNorm) for rate in rates
-    )
+    return nn.ModuleList(Block(width, heads, rate) for rate in rates)
 
 
-def run_blocks(blocks: nn.ModuleList, x: Tensor, *, checkpointing: bool) -> Tensor:
-    """(B, K, D) through the blocks; with `checkpointing` each is computed again in the backward pass."""
-    for block in blocks:
-        x = checkpoint(block, x, use_reentrant=False) if checkpointing and block.training else block(x)
+def run_blocks(blocks: nn.ModuleList, x: Tensor, *, checkpointing: bool, last: int | None = None) -> Tensor:
+    """(B, K, D) through the blocks.
+
+    Args:
+        checkpointing: compute each block again in the backward pass.
+        last: give the outputs of the last so many tokens only, (B, last, D).
+    """
+    for number, block in enumerate(blocks, start=1):
+        asked = last if number == len(blocks) else None
+        if checkpointing and block.training:
+            x = checkpoint(block, x, last=asked, use_reentrant=False)
+        else:
+            x = block(x, last=asked)
     return x
 
 

@@ -58,7 +58,8 @@ def _collect(path: Path, opening: Opening, seek: int | None, wanted: list[int]) 
     scaler = VideoReformatter()  # one for all frames: making its tables costs as much as using them
     found: dict[int, np.ndarray] = {}
     unwanted = set(times.tolist()).difference(numbers) if times.size else ()
-    with closing(decoded(path, seek, unwanted=unwanted)) as frames:
+    needless, last = opening.index.decoding(wanted)
+    with closing(decoded(path, seek, unwanted=unwanted, needless=needless, last=last)) as frames:
         for count, frame in enumerate(frames):
             number = numbers.get(frame.pts if times.size else count)
             if number is not None:

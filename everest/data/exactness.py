@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from everest.data.packet_index import Packet
+from everest.data.packet_index import Packet, has_closed_gops
 
 if TYPE_CHECKING:
     from av import VideoStream
@@ -41,11 +41,8 @@ def _decord(container: InputContainer, stream: VideoStream, packets: Sequence[Pa
         return False
     if codec.pix_fmt not in ("yuv420p", "yuvj420p") or codec.codec.name in ("av1", "libdav1d"):
         return False
-    last_key = packets[0].time
-    for packet in packets:
-        if packet.time < last_key:  # shown before the keyframe that it follows: an open GOP
-            return False
-        last_key = packet.time if packet.is_key else last_key
+    if not has_closed_gops(packets):
+        return False
     steps = np.diff(np.sort([packet.time for packet in packets]))
     return np.unique(steps).size <= 1
 

@@ -37,13 +37,19 @@ class PacketIndex:
     times: np.ndarray  # (F,) int64 ascending
     key_times: np.ndarray  # (K,) int64 ascending
     key_seeks: np.ndarray  # (K,) int64, where to seek for them
+    order: (
+        np.ndarray
+    )  # (F,) int64, when each is decoded; empty where a keyframe may not begin anew (open GOP)
 
     @classmethod
     def of(cls, packets: Sequence[Packet]) -> PacketIndex:
         """The index of a stream from what `shown_packets` found."""
         keys = sorted(packet for packet in packets if packet.is_key)
+        times = np.array([packet.time for packet in packets], dtype=np.int64)  # as decoded
+        shown = np.argsort(times)
         return cls(
-            times=np.array(sorted(packet.time for packet in packets), dtype=np.int64),
+            times=times[shown],
+            order=shown if has_closed_gops(packets) else shown[:0],
             key_times=np.array([key.time for key in keys], dtype=np.int64),
             key_seeks=np.array([key.seek for key in keys], dtype=np.int64),
         )
@@ -62,6 +68,32 @@ class PacketIndex:
             (int(self.key_seeks[keys[begin]]) if keys[begin] > 0 else None, wanted[begin:end])
             for begin, end in pairwise(begins)
         ]
+
+    def decoding(self, wanted: list[int]) -> tuple[set[int], int | None]:
+        """What to decode for `wanted` frames.
+
+        Returns:
+            The time stamps of frames that nothing wanted refers to, as they come after all that is wanted
+            up to the next keyframe; and that of the wanted frame that is decoded last. Empty and None where
+            the file does not tell.
+        """
+        if not self.order.size:
+            return set(), None
+        gop = np.searchsorted(self.key_times, self.times, side="right") - 1  # (F,)
+        last = np.full(len(self.key_times), -1)  # what is decoded last of each GOP
+        np.maximum.at(last, gop[wanted], self.order[wanted])
+        final = wanted[int(self.order[wanted].argmax())]
+        return set(self.times[self.order > last[gop]].tolist()), int(self.times[final])
+
+
+def has_closed_gops(packets: Sequence[Packet]) -> bool:
+    """Whether no frame is shown before the keyframe that it follows in decode order, the first included."""
+    last_key = None
+    for packet in packets:
+        last_key = packet.time if packet.is_key else last_key
+        if last_key is None or packet.time < last_key:
+            return False
+    return bool(packets)
 
 
 def shown_packets(container: InputContainer, stream: VideoStream) -> list[Packet]:

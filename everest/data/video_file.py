@@ -129,13 +129,22 @@ def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         yield container, streams[0]
 
 
-def decoded(path: Path, seek: int | None = None, *, unwanted: Collection[int] = ()) -> Generator[VideoFrame]:
+def decoded(
+    path: Path,
+    seek: int | None = None,
+    *,
+    unwanted: Collection[int] = (),
+    needless: Collection[int] = (),
+    last: int | None = None,
+) -> Generator[VideoFrame]:
     """Frames in order of presentation from a seek position, or from the start, up to the first damage.
 
     Decoders conceal what they miss: a frame after damage looks like one, but is not what was filmed.
 
     Args:
         unwanted: time stamps of frames that may be left out, where no other frame refers to them.
+        needless: time stamps of frames that no other one needs.
+        last: time stamp of the frame after whose packet the file may be left.
     """
     with _opened(path) as (container, stream):
         codec = stream.codec_context
@@ -143,6 +152,8 @@ def decoded(path: Path, seek: int | None = None, *, unwanted: Collection[int] = 
         if seek is not None:
             container.seek(seek, stream=stream)
         for packet in container.demux(stream):
+            if skips and packet.pts in needless:
+                continue
             if skips:
                 codec.skip_frame = "NONREF" if packet.pts in unwanted else "DEFAULT"
             damaged, frames = packet.is_corrupt, []
@@ -151,11 +162,12 @@ def decoded(path: Path, seek: int | None = None, *, unwanted: Collection[int] = 
                     frames = packet.decode()
                 except InvalidDataError:
                     damaged = True
-            if damaged:
-                frames = codec.decode(None)  # whole ones that waited for their turn
+            ends = damaged or (skips and last is not None and packet.pts == last)
+            if ends:
+                frames = [*frames, *codec.decode(None)]  # whole ones that waited for their turn
             for frame in frames:
                 if frame.is_corrupt:
                     return
                 yield frame
-            if damaged:
+            if ends:
                 return

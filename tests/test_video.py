@@ -13,6 +13,7 @@ from PIL import Image
 
 from everest.data import backends
 from everest.data.video import VideoError, VideoInfo, frames_between, probe, read_frames, write_video
+from everest.data.video_file import look
 from everest.errors import EnvironmentProblem, RecipeError
 
 FRAMES, BITS = 70, 8
@@ -116,6 +117,26 @@ def test_frames_left_out_on_the_way_change_no_bit_of_the_others(kinds, name):
     for stride in (2, 3, 4, 7):
         ids = list(range(stride // 2, FRAMES, stride))
         assert torch.equal(read_frames(kinds[name], ids), every[ids])
+
+
+@pytest.mark.parametrize("name", ["b_frames.avi", "no_b_frames.avi"])
+def test_avi_is_read_from_the_keyframe_before(kinds, name):
+    index = look(kinds[name]).index
+    assert index.by_decode_stamp
+    assert (len(index.times), len(index.key_times)) == (FRAMES, 6)
+    assert len(index.runs([0, 40])) == 2
+
+
+def test_avi_with_a_wrong_table_of_packets_gives_what_decoding_from_the_start_gives(kinds, tmp_path):
+    content = bytearray(kinds["b_frames.avi"].read_bytes())
+    table = content.rindex(b"idx1")  # of 16 bytes a packet: kind, flags, place, size
+    for entry in range(table + 8 + 16 * 12, len(content) - 16, 16 * 12):
+        content[entry + 8 : entry + 16] = content[entry - 8 : entry]  # point a packet too early
+    file = tmp_path / "wrong_table.avi"
+    file.write_bytes(content)
+    expected = linearly_decoded(file, FRAMES)
+    for ids in ([50, 0, 30], [60], list(range(1, len(expected), 5))):
+        assert np.array_equal(read_frames(file, ids).numpy(), np.stack([expected[i] for i in ids]))
 
 
 def needs(backend):

@@ -18,7 +18,9 @@ from typing import Final
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from everest.data.video_file import Opening, VideoError, decoded, look
+from everest.data.counted_files import decode_stamp
+from everest.data.video_file import Opening, look
+from everest.data.video_stream import VideoError, decoded
 from everest.errors import EnvironmentProblem
 
 Read = Callable[[Path, list[int]], dict[int, np.ndarray]]
@@ -57,11 +59,13 @@ def _collect(path: Path, opening: Opening, seek: int | None, wanted: list[int]) 
         height, width = width, height
     scaler = VideoReformatter()  # one for all frames: making its tables costs as much as using them
     found: dict[int, np.ndarray] = {}
-    unwanted = set(times.tolist()).difference(numbers) if times.size else ()
+    by_stamp = opening.index.by_decode_stamp
+    unwanted = set(times.tolist()).difference(numbers) if times.size and not by_stamp else ()
     needless, last = opening.index.decoding(wanted)
     with closing(decoded(path, seek, unwanted=unwanted, needless=needless, last=last)) as frames:
         for count, frame in enumerate(frames):
-            number = numbers.get(frame.pts if times.size else count)
+            stamp = decode_stamp(frame) if by_stamp else frame.pts
+            number = numbers.get(stamp if times.size else count)
             if number is not None:
                 # Width and height: a stream may change its size on the way, a clip cannot.
                 rgb = scaler.reformat(frame, width, height, "rgb24", threads=1).to_ndarray()

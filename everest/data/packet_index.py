@@ -1,7 +1,8 @@
 """Where the frames of a video file are: time stamps and keyframes, from its packets, without decoding.
 
 F frames, K keyframes. Frame number n is the n-th time stamp in ascending order. AVI, MPEG-TS, GIF and VP8,
-whose packets do not tell when or whether they show a frame, have an empty index: they have to be counted.
+whose packets do not tell when or whether they show a frame, are counted (everest.data.counted_files); their
+index is empty, or by other stamps.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ class PacketIndex:
     order: (
         np.ndarray
     )  # (F,) int64, when each is decoded; empty where a keyframe may not begin anew (open GOP)
+    by_decode_stamp: bool = False  # `times` are those of everest.data.counted_files, in no unit of time
 
     @classmethod
     def of(cls, packets: Sequence[Packet]) -> PacketIndex:

@@ -5,7 +5,7 @@ Frames are chosen by number also where the frame rate varies; `frames_between` t
 
 A frame is found by its time stamp, decoding from the keyframe before it; files without usable stamps
 (everest.data.packet_index names them) are decoded from the start and counted. Decoders are imported by
-everest.data.video_file, everest.data.backends and here, and nowhere else.
+everest.data.video_stream, everest.data.backends and here, and nowhere else.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from torch import Tensor
 
 from everest.data.backends import DECODERS
 from everest.data.folders import pictures_in
-from everest.data.video_file import VideoError, VideoInfo, look, retold
+from everest.data.video_file import VideoInfo, look
+from everest.data.video_stream import VideoError, retold
 from everest.errors import unknown_name
 
 __all__ = ["VideoError", "VideoInfo", "frames_between", "probe", "read_frames", "write_video"]
@@ -82,7 +83,7 @@ def frames_between(path: str | Path, start: float | None, end: float | None) -> 
         raise VideoError(path, "a folder of pictures has no seconds; use start_frame and end_frame")
     opening = look(path)
     stamps = opening.index.times
-    if stamps.size == 0:
+    if stamps.size == 0 or opening.index.by_decode_stamp:
         stamps = np.arange(opening.info.frames) * opening.second / (opening.info.fps or 1)
     seconds = (stamps - stamps[0]) / opening.second
     tolerance = 1e-6  # a tenth of a second has no exact binary form

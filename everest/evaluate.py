@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -31,10 +31,19 @@ from everest.pixels import normalise
 from everest.reports import Report, notice
 from everest.scores import Scores, accuracies, refuse_too_many_skipped, write_predictions
 
-_NOTHING = np.zeros((0, 1, 1), np.float32)
 
 # index, video, labels of the heads, probabilities or why there are none
-Row = tuple[int, str, list[int], NDArray[np.float32] | str]
+_NOTHING = np.zeros((0, 1, 1), np.float32)  # of no video
+
+
+class Row(NamedTuple):
+    """What one process found out of one video."""
+
+    place: int  # in the list
+    video: str
+    labels: list[int]  # one a head
+    probabilities: NDArray[np.float32]  # (views, classes); meaningless with a problem
+    problem: str | None  # why it cannot be read
 
 
 def evaluate(
@@ -137,7 +146,8 @@ def score_videos(
     for done, (index, clip) in enumerate(zip(mine, batches(loader), strict=True), start=1):
         scored = _probabilities(model, on_device(clip, accelerator.device), accelerator, keep)
         failed = failures(clip)
-        rows.append((index, clip.video_id[0], clip.label[0].tolist(), failed[0][0][1] if failed else scored))
+        problem = failed[0][0][1] if failed else None
+        rows.append(Row(index, clip.video_id[0], clip.label[0].tolist(), scored, problem))
         report(
             {
                 "event": "video",
@@ -158,12 +168,15 @@ def _probabilities(
 
 
 def _scores(rows: Iterable[Row], heads: Mapping[str, int]) -> Scores:
-    ordered = [row for _, row in sorted({row[0]: row for row in rows}.items())]
-    read = [(video, labels, scored) for _, video, labels, scored in ordered if not isinstance(scored, str)]
+    ordered = [row for _, row in sorted({row.place: row for row in rows}.items())]
+    read = [row for row in ordered if row.problem is None]
+    labels = np.array([row.labels for row in read], dtype=np.int64)
     return Scores(
-        videos=[video for video, _, _ in read],
-        labels=np.array([labels for _, labels, _ in read], dtype=np.int64).reshape(len(read), -1),
-        probabilities=np.stack([scored for _, _, scored in read]) if read else _NOTHING,
-        skipped=[(video, scored) for _, video, _, scored in ordered if isinstance(scored, str)],
+        videos=[row.video for row in read],
+        labels=labels.reshape(len(read), max(len(heads), 1)),
+        probabilities=np.stack([row.probabilities for row in read])
+        if read
+        else np.zeros((0, 1, 1), np.float32),
+        skipped=[(row.video, row.problem) for row in ordered if row.problem is not None],
         heads=heads,
     )

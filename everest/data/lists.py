@@ -6,19 +6,19 @@ folder of videos will do. A folder of pictures counts as a video.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
 from everest.data.folders import refusals_told, subfolders, videos_by_subfolder, videos_under
-from everest.data.list_files import HEAD_PREFIX, Row, read_rows, shown
+from everest.data.labels import ReadLabels, columns_of, label_of, labels_of, names_used, no_labels
+from everest.data.list_files import Row, read_rows
 from everest.errors import DataError, did_you_mean
 
 SHOWN: Final = 5  # problems that a message names
 
 Number = TypeVar("Number", int, float)
-ReadLabels = Callable[[Row], tuple[int, ...]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,21 +78,21 @@ def read_samples(
             raise DataError(f"{source}: no such list or folder; set data.root, by --data DIR")
         rows = read_rows(source) if source.is_file() else None
     if not labelled:
-        samples = _of_rows(rows, source, root, _no_labels) if rows else _of_any_folder(source)
+        samples = _of_rows(rows, source, root, no_labels) if rows else _of_any_folder(source)
         return SampleList(samples=samples, class_names=None)
     if heads:
         if not rows:
             raise DataError(
-                f"{source}: data.heads needs a list with the columns {', '.join(_columns(heads))}"
+                f"{source}: data.heads needs a list with the columns {', '.join(columns_of(heads))}"
             )
-        return SampleList(samples=_of_rows(rows, source, root, _labels_of(heads)), class_names=None)
+        return SampleList(samples=_of_rows(rows, source, root, labels_of(heads)), class_names=None)
     names = tuple(classes or _names_found(source, rows, may_name=names_classes))
     if names and num_classes not in (None, len(names)):
         raise DataError(
             f"{source}: data.num_classes is {num_classes}, there are {len(names)} ({_first(names)})"
         )
     if rows:
-        samples = _of_rows(rows, source, root, _label_of(names, num_classes or len(names)))
+        samples = _of_rows(rows, source, root, label_of(names, num_classes or len(names)))
     else:
         samples = _of_class_folders(source, names, may_be_empty=bool(classes))
     return SampleList(samples=samples, class_names=names or None)
@@ -100,7 +100,7 @@ def read_samples(
 
 def _names_found(source: Path, rows: Sequence[Row] | None, *, may_name: bool) -> list[str]:
     """The names of classes that a list or a folder uses; refused where they `may_name` no class."""
-    names = _names_used(rows) if rows else subfolders(source)
+    names = names_used(rows) if rows else subfolders(source)
     if names and not may_name:
         raise DataError(
             f"{source}: its labels are names ({_first(names)}), and the checkpoint or training list has no "
@@ -189,86 +189,6 @@ def _refuse(problems: Sequence[str], what: str) -> None:
         problems = [*problems[:SHOWN], f"… {len(problems)} {what}"]
     if problems:
         raise DataError("\n".join(problems))
-
-
-def _no_labels(row: Row) -> tuple[int, ...]:
-    return ()
-
-
-def _label_of(names: Sequence[str], num_classes: int) -> ReadLabels:
-    """A reader of the column `label`: a name, or a number below `num_classes` (0: any).
-
-    Where names are numbers themselves, a number is a name and no index.
-    """
-    index_of = {name: index for index, name in enumerate(names)}
-    takes_indices = not any(map(_is_integer, names))
-
-    def read(row: Row) -> tuple[int, ...]:
-        if "label" not in row.values:
-            raise ValueError(_label_missing(row))
-        text = row.values["label"]
-        if text in index_of:
-            return (index_of[text],)
-        if takes_indices and _is_integer(text):
-            return (_in_range("label", int(text), num_classes),)
-        if takes_indices and _is_number_like(text):
-            raise ValueError(f"label '{text}' is no whole number from 0")
-        no_names = "; other labels are numbers, and data.classes is not set"
-        raise ValueError(f"unknown class '{text}'{did_you_mean(text, names) if names else no_names}")
-
-    return read
-
-
-def _label_missing(row: Row) -> str:
-    """What is wrong with a line that has no label."""
-    text = f"no label in {shown(row.text)}; a line is `path label`, separated by a space, tab or comma"
-    return f"{text}, not by ';'" if ";" in row.text else text
-
-
-def _labels_of(heads: Mapping[str, int]) -> ReadLabels:
-    """A reader of one column for every head."""
-
-    def read(row: Row) -> tuple[int, ...]:
-        labels = []
-        for column, num_classes in zip(_columns(heads), heads.values(), strict=True):
-            if not _is_integer(row.values.get(column, "")):
-                raise ValueError(f"the column {column} needs a number")
-            labels.append(_in_range(column, int(row.values[column]), num_classes))
-        return tuple(labels)
-
-    return read
-
-
-def _columns(heads: Mapping[str, int]) -> list[str]:
-    return [f"{HEAD_PREFIX}{name}" for name in heads]
-
-
-def _is_integer(text: str) -> bool:
-    return text.isascii() and text.removeprefix("-").isdecimal()
-
-
-def _is_number_like(text: str) -> bool:
-    """Whether a text means a number, whole or not: `1.0`, `+1`, `1e3`, `nan` and `²` do, `1_0` does not."""
-    if text.isnumeric():
-        return True
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return "_" not in text
-
-
-def _in_range(name: str, label: int, num_classes: int) -> int:
-    if label < 0 or 0 < num_classes <= label:
-        allowed = f"from 0 to {num_classes - 1}" if num_classes else "from 0"
-        raise ValueError(f"{name} {label} is out of range: labels count {allowed}")
-    return label
-
-
-def _names_used(rows: Sequence[Row]) -> list[str]:
-    """Class names used as labels, sorted; nothing when labels are numbers."""
-    labels = {row.values["label"] for row in rows if "label" in row.values}
-    return [] if any(map(_is_integer, labels)) else sorted(x for x in labels if not _is_number_like(x))
 
 
 def _of_class_folders(folder: Path, names: Sequence[str], *, may_be_empty: bool) -> tuple[Sample, ...]:

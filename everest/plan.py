@@ -106,10 +106,10 @@ def activation_bytes(
 ) -> int:
     """Bytes that one clip's forward pass keeps for the backward pass: an estimate, good to about a tenth.
 
-    A pre-norm block with fused attention keeps 13 values a token and channel: the inputs of both norms, which
-    are float32 in any precision, their outputs, q, k, v, the attention's output, and 4 of the MLP, whose GELU
-    is computed again (everest.models.block); one more for what is small. With checkpointing it keeps its
-    input, and all of one block at a time.
+    A pre-norm block with fused attention keeps 11 values a token and channel: the inputs of both norms, which
+    are float32 in any precision, q, k, v, the attention's output, and 4 of the MLP; what norms and GELU give
+    is computed again (everest.models.block). One is for what is small. With checkpointing it keeps its input,
+    and all of one block at a time.
 
     Args:
         stacks: (depth, tokens, width) of encoder and decoder.
@@ -117,7 +117,7 @@ def activation_bytes(
     """
     total = 9 * clip_values
     for depth, tokens, width in stacks:
-        block = tokens * width * (2 * 4 + 11 * bytes_per_value)
+        block = tokens * width * (2 * 4 + 9 * bytes_per_value)
         total += depth * tokens * width * 4 + block if checkpointing else depth * block
     return total
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 import everest
-from everest.models.block import Block, GeluLinear
+from everest.models.block import Block, GeluLinear, NormLinear
 from everest.selection import AllTokens, RandomSpaceTime, RedundancyRobust, Tube
 from everest.tokens import TokenSelection
 
@@ -81,6 +81,13 @@ def test_gelu_that_is_computed_again_has_its_gradients():
     assert torch.autograd.gradcheck(GeluLinear.apply, (x, weight, bias))
 
 
+def test_norm_that_is_computed_again_has_its_gradients():
+    torch.manual_seed(0)
+    shapes = ((2, 3, 8), (8,), (8,), (4, 8), (4,))
+    x, scale, shift, weight, bias = (torch.randn(s, dtype=torch.float64, requires_grad=True) for s in shapes)
+    assert torch.autograd.gradcheck(NormLinear.apply, (x, scale, shift, 1e-6, weight, bias))
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_gelu_that_is_computed_again_obeys_autocast(dtype: torch.dtype):
     torch.manual_seed(0)
@@ -129,10 +136,15 @@ def test_the_last_decoder_block_computes_targets_only():
     x, noise = clips(), torch.rand(2, 96)
     chosen = model.select(x, noise)
     rows = []
-    handle = model.decoder.blocks[-1].mlp.fc1.register_forward_hook(lambda *a: rows.append(a[2].size(1)))
+    last = model.decoder.blocks[-1]
+    handles = [
+        module.register_forward_hook(lambda *a: rows.append(a[2].size(1)))
+        for module in (last, last.attn.proj)
+    ]
     model(x, selection=TokenSelection(chosen.visible, chosen.target))
-    handle.remove()
-    assert rows == [chosen.target.size(1)]
+    for handle in handles:
+        handle.remove()
+    assert rows == [chosen.target.size(1)] * 2
 
 
 def test_forward_and_loss_are_one_graph():

@@ -1,0 +1,148 @@
+"""Computation of a step and what its forward pass keeps, counted: the same on every machine.
+
+    python benchmarks/flops_memory.py
+
+Multiply-adds by torch's FlopCounterMode over forward and backward pass, two FLOPs each; bytes by hooks on
+what autograd keeps, as the growth from one clip to two, the clips themselves left out. Ends with code 1 where
+a goal is missed.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from measuring import markdown, publish
+from saved import saved_bytes_per_clip
+from steps import Case, Pass, clips_for, our_pass, plain_pass, transformers_pass, transformers_videomae
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+QUARTER = "pretrain.selection.keep_ratio=0.25"
+S, B = "model.backbone=vit-s", "model.backbone=vit-b"
+SAVING = "train.checkpointing=true"
+
+
+@dataclass(frozen=True)
+class Goal:
+    """The most that a case may take: GFLOP of a step, MB kept in bf16, the same as a share of the plain."""
+
+    gflop: float | None = None
+    megabytes: float | None = None
+    of_plain: float | None = None
+
+
+CASES = (
+    (Case("k400", "pretrain", (S,)), Goal(gflop=31, megabytes=34)),
+    (Case("k400", "pretrain", (B,)), Goal(gflop=111, megabytes=63)),
+    (Case("k400", "pretrain", (S, SAVING)), Goal(megabytes=8.5)),
+    (Case("k400", "pretrain", (B, SAVING)), Goal(megabytes=13)),
+    (Case("videomae-k400", "pretrain", (S,)), Goal()),
+    (Case("videomae-k400", "pretrain", (B,)), Goal()),
+    (Case("k400", "finetune", (S,)), Goal(of_plain=0.5)),
+    (Case("k400", "pretrain", (S, QUARTER)), Goal()),
+    (Case("k400", "pretrain", (S, QUARTER, "data.frames=128")), Goal()),
+)
+LONGER_GFLOP, LONGER_MEGABYTES = 14.5, 8.2  # 128 frames against 16, keeping 25 %
+OF_TRANSFORMERS = 0.38  # EVEREST ViT-B against transformers' VideoMAE, MB in bf16
+
+
+def gflop(run: Pass, clips: torch.Tensor) -> float:
+    """Of forward and backward pass of one clip."""
+    with FlopCounterMode(display=False) as counter:
+        run(clips[:1]).backward()
+    return counter.get_total_flops() / 1e9
+
+
+def counted(model: nn.Module, run: Pass, clips: torch.Tensor) -> float:
+    """MB that a clip keeps."""
+    return saved_bytes_per_clip(model, run, clips) / 1e6
+
+
+def row_of(case: Case, goal: Goal) -> dict[str, Any]:
+    """The counts of one case, ours and plain, and whether its goals are met."""
+    model = case.build()
+    clips = clips_for(model, 2)
+    row: dict[str, Any] = {"case": case.title, "gflop": gflop(our_pass(model, torch.float32), clips)}
+    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        row[f"saved_{name}_mb"] = counted(model, our_pass(model, dtype), clips)
+    if SAVING not in case.overrides and model.encoder.grid.t <= 8:  # 128 frames plainly: tens of GB
+        row["plain_gflop"] = gflop(plain_pass(model, torch.float32), clips)
+        for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+            row[f"plain_saved_{name}_mb"] = counted(model, plain_pass(model, dtype), clips)
+    checks = [
+        (row["gflop"], goal.gflop),
+        (row["saved_bf16_mb"], goal.megabytes),
+        (row["saved_bf16_mb"] / row.get("plain_saved_bf16_mb", 1), goal.of_plain),
+    ]
+    row["goals"] = [f"{found:.3g} <= {most}" for found, most in checks if most is not None]
+    row["met"] = all(most is None or found <= most for found, most in checks)
+    return row
+
+
+def transformers_row(backbone: str) -> dict[str, Any]:
+    model = transformers_videomae(backbone)
+    clips = torch.randn(2, 3, 16, 224, 224)
+    row: dict[str, Any] = {"case": f"transformers VideoMAE {backbone.upper().replace('VIT', 'ViT')}"}
+    row["gflop"] = gflop(transformers_pass(model, torch.float32), clips)
+    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        row[f"saved_{name}_mb"] = counted(model, transformers_pass(model, dtype), clips)
+    return row | {"goals": [], "met": True}
+
+
+def relations(rows: dict[str, dict[str, Any]]) -> list[tuple[str, float, float]]:
+    """What one case has of another: name, share, goal."""
+    short, long = rows["EVEREST ViT-S, keeping 25 %"], rows["EVEREST ViT-S, 128 frames, keeping 25 %"]
+    ours, theirs = rows["EVEREST ViT-B"], rows["transformers VideoMAE ViT-B"]
+    return [
+        ("128 frames against 16, ViT-S: GFLOP", long["gflop"] / short["gflop"], LONGER_GFLOP),
+        (
+            "128 frames against 16, ViT-S: MB in bf16",
+            long["saved_bf16_mb"] / short["saved_bf16_mb"],
+            LONGER_MEGABYTES,
+        ),
+        (
+            "EVEREST against transformers' VideoMAE, ViT-B: MB in bf16",
+            ours["saved_bf16_mb"] / theirs["saved_bf16_mb"],
+            OF_TRANSFORMERS,
+        ),
+    ]
+
+
+def table(rows: list[dict[str, Any]], shares: list[tuple[str, float, float]]) -> str:
+    def pair(row: dict[str, Any], key: str) -> str:
+        return f"{row[key]:.1f} / {row[f'plain_{key}']:.1f}" if f"plain_{key}" in row else f"{row[key]:.1f}"
+
+    head = ["a clip: ours / plain", "GFLOP a step", "MB kept, fp32", "MB kept, bf16", "goal"]
+    cells = [
+        [
+            row["case"],
+            *(pair(row, key) for key in ("gflop", "saved_fp32_mb", "saved_bf16_mb")),
+            ", ".join(row["goals"]) + ("" if not row["goals"] else ": met" if row["met"] else ": missed"),
+        ]
+        for row in rows
+    ]
+    more = [
+        f"- {name}: {share:.2f}x, goal {goal}: {'met' if share <= goal else 'missed'}"
+        for name, share, goal in shares
+    ]
+    return "\n".join([markdown(head, cells), "", *more])
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    rows = []
+    for case, goal in CASES:
+        rows.append(row_of(case, goal))
+        print(rows[-1], file=sys.stderr)
+    rows.append(transformers_row("vit-b"))
+    shares = relations({row["case"]: row for row in rows})
+    compared = [{"case": name, "share": share, "met": share <= goal} for name, share, goal in shares]
+    publish("flops_memory", [*rows, *compared], table(rows, shares))
+    sys.exit(not all(row["met"] for row in [*rows, *compared]))
+
+
+if __name__ == "__main__":
+    main()

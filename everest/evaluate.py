@@ -31,8 +31,6 @@ from everest.pixels import normalise
 from everest.reports import Report, notice
 from everest.scores import Scores, accuracies, refuse_too_many_skipped, write_predictions
 
-
-# index, video, labels of the heads, probabilities or why there are none
 _NOTHING = np.zeros((0, 1, 1), np.float32)  # of no video
 
 

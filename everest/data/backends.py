@@ -20,19 +20,23 @@ from av.video.reformatter import VideoReformatter
 
 from everest.data.counted_files import decode_stamp
 from everest.data.video_file import Opening, look
-from everest.data.video_stream import VideoError, decoded
+from everest.data.video_stream import SKIPPING_CODECS, VideoError, decoded
 from everest.errors import EnvironmentProblem
 
 Read = Callable[[Path, list[int]], dict[int, np.ndarray]]
 
-LARGEST_FOR_TORCHCODEC: Final = 400 * 300  # pixels of a frame up to which it was measured to be faster
+SMALL: Final = 400 * 300  # pixels of a frame; above it nothing was faster than PyAV (docs/performance.md)
 
 
 def read_auto(path: Path, wanted: list[int]) -> dict[int, np.ndarray]:
-    """By the back-end that was measured to be the fastest of those that are exact on this file."""
+    """By the back-end that was measured to be the fastest of those that are exact on this file.
+
+    That is PyAV where it can leave frames out; where every frame must be decoded, torchcodec, on small ones.
+    """
     opening = look(path)
-    small = opening.info.height * opening.info.width <= LARGEST_FOR_TORCHCODEC
-    if small and "torchcodec" in opening.exact and torchcodec_works():
+    small = opening.info.height * opening.info.width <= SMALL
+    is_exact = "torchcodec" in opening.exact
+    if small and is_exact and opening.codec not in SKIPPING_CODECS and torchcodec_works():
         with suppress(VideoError):  # damaged: PyAV reads up to there
             return read_torchcodec(path, wanted)
     return read_pyav(path, wanted)

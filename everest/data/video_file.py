@@ -29,6 +29,7 @@ class Opening:
 
     info: VideoInfo
     index: PacketIndex
+    codec: str  # FFmpeg's name
     stream: int  # number of the video stream in the file
     quarter_turns: int  # counter-clockwise, to be applied to every frame
     second: float  # in time stamps
@@ -58,7 +59,7 @@ def _cached_look(path: Path, size: int, modified: int) -> Opening:
         packets = shown_packets(container, stream)
         index = PacketIndex.of(packets)
         exact = exact_backends(container, stream, packets)
-        number, name = stream.index, container.format.name
+        number, name, codec = stream.index, container.format.name, stream.codec_context.name
         fps = stream.average_rate or stream.guessed_rate
         second = 1 / stream.time_base if stream.time_base else 1
     with closing(decoded(path)) as frames:
@@ -73,5 +74,11 @@ def _cached_look(path: Path, size: int, modified: int) -> Opening:
     height, width = (first.width, first.height) if turns % 2 else (first.height, first.width)
     info = VideoInfo(frames=count, height=height, width=width, fps=float(fps or 25))
     return Opening(
-        info=info, index=index, stream=number, quarter_turns=turns, second=float(second), exact=exact
+        info=info,
+        index=index,
+        codec=codec,
+        stream=number,
+        quarter_turns=turns,
+        second=float(second),
+        exact=exact,
     )

@@ -1,0 +1,99 @@
+"""A training item, ours against the plain formulation: open, decode, crop, resize; 1 and 4 views a decode.
+
+python benchmarks/input_pipeline.py [--rounds 20] [--folder FILES]
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import measuring
+import numpy as np
+import plain_input
+import torch
+
+from everest.data import video_file
+from everest.data.frames import pretrain_window
+from everest.data.lists import Sample
+from everest.data.views import PretrainViews
+
+T, STRIDE, SIZE = 16, 4, 224
+GOALS = {"H.264 320x240, GOP 12": (3.0, 9.0)}
+GOAL_ELSEWHERE = (2.2, 6.0)  # one view, four views a decode
+OURS = PretrainViews(
+    frames=T, stride=STRIDE, size=(SIZE, SIZE), flip=True, sampling="dense", views_per_decode=1
+)
+
+
+def measure(path: Path, rounds: int) -> dict[str, Any]:
+    """Both formulations on the same windows of one file."""
+    sample = Sample(path=str(path))
+
+    def rng(number: int) -> np.random.Generator:
+        return np.random.default_rng(number)
+
+    def plainly(number: int) -> None:
+        draws = rng(number)
+        ids = pretrain_window(measuring.FRAMES, T, STRIDE, draws)
+        plain_input.training_item(path, ids.tolist(), SIZE, draws)
+
+    def first_time(number: int) -> None:
+        video_file._cached_look.cache_clear()
+        OURS(sample, rng(number), "auto")
+
+    four = replace(OURS, views_per_decode=4)
+    times = measuring.alternate(
+        {
+            "plain": plainly,
+            "ours": lambda number: OURS(sample, rng(number), "auto"),
+            "four": lambda number: four(sample, rng(number), "auto"),
+            "first": first_time,
+        },
+        rounds=rounds,
+    )
+    told = {name: measuring.ratio(times["plain"], times[name]) for name in ("ours", "four", "first")}
+    told["four"] = {name: round(4 * value, 2) for name, value in told["four"].items()}  # a view
+    return {
+        **told,
+        "clips_per_second": {
+            "plain": round(1 / times["plain"].median, 1),
+            "ours": round(1 / times["ours"].median, 1),
+            "four": round(4 / times["four"].median, 1),
+        },
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--folder", type=Path, default=Path("/tmp/everest-benchmarks"))
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    rows, lines = [], []
+    for kind, path in measuring.files(options.folder).items():
+        told = measure(path, options.rounds)
+        one, four = GOALS.get(kind, GOAL_ELSEWHERE)
+        met = told["ours"]["ratio"] >= one, told["four"]["ratio"] >= four
+        rows.append({"kind": kind, **told, "goal": {"ours": one, "four": four}, "met": met})
+        speed = told["clips_per_second"]
+        lines.append(
+            [
+                kind,
+                f"{measuring.shown(told['ours'])}, goal {one:g}: {'met' if met[0] else 'missed'}",
+                f"{measuring.shown(told['four'])}, goal {four:g}: {'met' if met[1] else 'missed'}",
+                f"{told['first']['ratio']:.1f}x",
+                f"{speed['plain']:.0f} / {speed['ours']:.0f} / {speed['four']:.0f}",
+            ]
+        )
+        print(lines[-1], flush=True)
+    values = 3 * T * SIZE * SIZE
+    head = ["file", "one view a decode", "four views, each", "first sight", "clips/s/core plain / 1 / 4"]
+    note = f"Bytes copied a clip: {4 * values / 1e6:.2f} MB of floats plainly, {values / 1e6:.2f} MB here."
+    measuring.publish("input_pipeline", rows, f"{measuring.markdown(head, lines)}\n\n{note}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+"""What the benchmarks of the input share: CPU time of contenders in turn, the files, where results go.
+
+One thread; CPU seconds of this process, as wall time of a shared machine says little. Contenders take turns
+A B B A on the same clips, the first round is left out, and the median of the ratios of the rounds counts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Any
+
+import av
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from everest.data.video import read_frames
+
+HERE = Path(__file__).resolve().parent
+PAGE = HERE.parent / "docs" / "performance.md"
+SHARED = Path(os.environ.get("EVEREST_SHARED", HERE.parents[1] / "shared"))
+REAL = SHARED / "videos" / "odd" / "mae_demo_853x480.avi"  # 300 frames of a real scene, MPEG-4
+FRAMES = 300
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How a file is made of the real scene."""
+
+    size: tuple[int, int]  # height, width
+    codec: str
+    options: Mapping[str, str]
+    b_frames: int | None = None
+    uneven: bool = False  # frames at uneven times
+
+    def write(self, path: Path, scene: Tensor) -> None:
+        frames = F.interpolate(scene.permute(0, 3, 1, 2), self.size, mode="bilinear", antialias=True)
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream(self.codec, rate=30, options=dict(self.options))
+            stream.height, stream.width = self.size
+            stream.pix_fmt, stream.codec_context.thread_count = "yuv420p", 1
+            if self.codec == "mpeg4":
+                stream.bit_rate = 1_000_000
+            if self.b_frames is not None:
+                stream.codec_context.max_b_frames = self.b_frames
+            for number, picture in enumerate(frames.permute(0, 2, 3, 1).contiguous().numpy()):
+                frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+                frame.pts = number + number * number // 60 if self.uneven else number
+                frame.time_base = Fraction(1, 30)
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+
+
+LOW, HIGH = (240, 320), (480, 640)
+SHORT, LONG = {"g": "12", "crf": "17"}, {"g": "250", "crf": "17"}
+OPEN = {"crf": "17", "x264-params": "keyint=12:min-keyint=12:bframes=3:b-adapt=0:open-gop=1:scenecut=0"}
+KINDS = {
+    "H.264 320x240, GOP 12": ("h264_240_12.mp4", Kind(LOW, "libx264", SHORT)),
+    "H.264 320x240, GOP 250": ("h264_240_250.mp4", Kind(LOW, "libx264", LONG)),
+    "H.264 640x480, GOP 12": ("h264_480_12.mp4", Kind(HIGH, "libx264", SHORT)),
+    "H.264 640x480, GOP 250": ("h264_480_250.mp4", Kind(HIGH, "libx264", LONG)),
+    "H.264 320x240, open GOP": ("h264_open.mp4", Kind(LOW, "libx264", OPEN)),
+    "H.264 320x240, variable rate": ("h264_vfr.mp4", Kind(LOW, "libx264", SHORT, uneven=True)),
+    "MPEG-4 AVI 320x240": ("mpeg4.avi", Kind(LOW, "mpeg4", {"g": "12"})),
+    "MPEG-4 AVI 320x240, B-frames": ("mpeg4_b.avi", Kind(LOW, "mpeg4", {"g": "12"}, b_frames=2)),
+}
+DECODE_ONLY = {
+    "MPEG-4 MP4 320x240": ("mpeg4.mp4", Kind(LOW, "mpeg4", {"g": "12"})),
+    "VP9 320x240": (
+        "vp9.webm",
+        Kind(LOW, "libvpx-vp9", {"g": "12", "deadline": "realtime", "cpu-used": "8"}),
+    ),
+}
+REAL_KIND = "MPEG-4 AVI 853x480, real clip"
+
+
+def files(folder: Path, *, further: Mapping[str, tuple[str, Kind]] | None = None) -> dict[str, Path]:
+    """The files of all kinds, and of `further` ones, made in `folder` where they are not there yet."""
+    kinds = KINDS | dict(further or {})
+    if not REAL.is_file():
+        raise SystemExit(f"no {REAL}; EVEREST_SHARED names the folder with real clips")
+    folder.mkdir(parents=True, exist_ok=True)
+    missing = {name: kind for name, kind in kinds.values() if not (folder / name).is_file()}
+    scene = read_frames(REAL, range(FRAMES)) if missing else torch.empty(0)
+    for name, kind in missing.items():
+        kind.write(folder / name, scene)
+    return {name: folder / file for name, (file, _) in kinds.items()} | {REAL_KIND: REAL}
+
+
+@dataclass(frozen=True)
+class Times:
+    """CPU seconds of one contender, a number for each round."""
+
+    seconds: list[float]
+
+    @property
+    def median(self) -> float:
+        return median(self.seconds)
+
+
+def alternate(contenders: Mapping[str, Callable[[int], object]], *, rounds: int) -> dict[str, Times]:
+    """Let each contender do the work of every round, in turns; the first round only warms up."""
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for number in range(rounds + 1):
+        order = list(contenders) if number % 2 else list(contenders)[::-1]
+        for name in order:
+            began = time.process_time()
+            contenders[name](number)
+            seconds[name].append(time.process_time() - began)
+    return {name: Times(values[1:]) for name, values in seconds.items()}
+
+
+def ratio(slow: Times, fast: Times) -> dict[str, float]:
+    """How many times faster: median and quartiles of the rounds."""
+    each = [a / b for a, b in zip(slow.seconds, fast.seconds, strict=True)]
+    low, _, high = quantiles(each, n=4)
+    return {"ratio": round(median(each), 2), "low": round(low, 2), "high": round(high, 2)}
+
+
+def publish(name: str, rows: list[dict[str, Any]], table: str) -> None:
+    """Write benchmarks/results/NAME.json and the table between its marks in docs/performance.md."""
+    machine = {"cpu": _cpu(), "cores": os.cpu_count(), "torch": torch.__version__, "av": av.__version__}
+    document = {"benchmark": name, "machine": machine, "rows": rows}
+    (HERE / "results").mkdir(exist_ok=True)
+    (HERE / "results" / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n")
+    begin, end = f"<!-- benchmarks/{name}.py -->\n", f"<!-- end of {name} -->"
+    before, _, rest = PAGE.read_text().partition(begin)
+    _, _, after = rest.partition(end)
+    PAGE.write_text(f"{before}{begin}\n{table.strip()}\n\n{end}{after}")
+    print(table)
+
+
+def markdown(head: list[str], rows: list[list[str]]) -> str:
+    """A table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def shown(told: dict[str, float]) -> str:
+    """A ratio with its quartiles."""
+    return f"**{told['ratio']:.1f}x** ({told['low']:.1f}-{told['high']:.1f})"
+
+
+def _cpu() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    return next((line.split(":")[1].strip() for line in lines if "model name" in line), platform.processor())

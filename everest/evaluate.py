@@ -20,7 +20,7 @@ from everest.build import ModelSpec
 from everest.checkpoint import Weights, load_tensors
 from everest.clips import Classes, test_clips
 from everest.config.settings import Recipe, TrainSettings
-from everest.data.datasets import Clip, Place, VideoClips, failures
+from everest.data.datasets import Clip, SampleKey, VideoClips, failures
 from everest.data.loading import batches, make_loader
 from everest.devices import on_device
 from everest.errors import CheckpointError
@@ -138,7 +138,7 @@ def score_videos(
     model.eval()
     passes = math.ceil(len(clips) / accelerator.num_processes)
     mine = [(accelerator.process_index + i * accelerator.num_processes) % len(clips) for i in range(passes)]
-    order: list[list[Place]] = [[(0, index)] for index in mine]
+    order: list[list[SampleKey]] = [[(0, index)] for index in mine]
     loader = make_loader(clips, order, workers=settings.workers, timeout=settings.data_timeout)
     rows: list[Row] = []
     for done, (index, clip) in enumerate(zip(mine, batches(loader), strict=True), start=1):

@@ -23,7 +23,7 @@ from everest.data.views import MakeViews, Views
 from everest.errors import DataError, UserError
 from everest.randomness import Purpose, generator_at
 
-Place = tuple[int, int]  # (epoch, index of the sample)
+SampleKey = tuple[int, int]  # (epoch, index of the sample)
 
 MAX_TRIES: Final = 10  # unreadable videos in a row; 1 in 100 is all that a run may meet
 
@@ -71,20 +71,20 @@ class VideoClips(Dataset[Clip | UserError]):
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, place: Place) -> Clip | UserError:
-        """The clip of a place; an error is handed over, as one raised in a worker would lose its message."""
+    def __getitem__(self, key: SampleKey) -> Clip | UserError:
+        """The clip of a key; an error is handed over, as one raised in a worker would lose its message."""
         try:
-            return self.read(place)
+            return self.read(key)
         except UserError as error:
             return error
 
-    def read(self, place: Place) -> Clip:
-        """The clip of a place.
+    def read(self, key: SampleKey) -> Clip:
+        """The clip of a key.
 
         Raises:
             DataError: too many videos in a row cannot be read.
         """
-        epoch, index = place
+        epoch, index = key
         chosen, failed = index, []
         for attempt in range(MAX_TRIES):
             rng = generator_at(self.seed, Purpose.VIEWS, epoch, index, attempt)
@@ -94,16 +94,16 @@ class VideoClips(Dataset[Clip | UserError]):
             except VideoError as error:
                 failed.append((str(error.path), error.reason))
                 if not self.replace_bad:
-                    return self._clip(place, sample, self._no_views(), failed)
+                    return self._clip(key, sample, self._no_views(), failed)
                 chosen = int(rng.integers(len(self.samples)))
             else:
-                return self._clip(place, sample, views, failed)
+                return self._clip(key, sample, views, failed)
         path, reason = failed[0]
         raise DataError(f"{MAX_TRIES} videos in a row cannot be read, first {path}: {reason}")
 
-    def _clip(self, place: Place, sample: Sample, views: Views, failed: list[tuple[str, str]]) -> Clip:
+    def _clip(self, key: SampleKey, sample: Sample, views: Views, failed: list[tuple[str, str]]) -> Clip:
         num_views = len(views.frames)
-        rng = generator_at(self.seed, Purpose.NOISE, *place)
+        rng = generator_at(self.seed, Purpose.NOISE, *key)
         noise = rng.random((num_views, self.num_noise), dtype=np.float32)
         return Clip(
             frames=views.frames,
@@ -120,7 +120,7 @@ class VideoClips(Dataset[Clip | UserError]):
         return Views(frames, erase=torch.zeros(maker.num_views, 4, dtype=torch.int64))
 
 
-class StepSampler(Sampler[list[Place]]):
+class StepSampler(Sampler[list[SampleKey]]):
     """Micro-batches of (epoch, index) of one process, from any step to the end of the last epoch.
 
     One iteration goes over all epochs, so that the loader's workers live as long as the run and nobody has to
@@ -164,7 +164,7 @@ class StepSampler(Sampler[list[Place]]):
     def __len__(self) -> int:
         return (self.num_steps - self.start_step) * self.accumulation
 
-    def __iter__(self) -> Iterator[list[Place]]:
+    def __iter__(self) -> Iterator[list[SampleKey]]:
         if self.repeat_first:
             yield from self._first_again()
             return
@@ -176,7 +176,7 @@ class StepSampler(Sampler[list[Place]]):
                     yield [(epoch, index) for index in indices]
             skipped = 0
 
-    def _first_again(self) -> Iterator[list[Place]]:
+    def _first_again(self) -> Iterator[list[SampleKey]]:
         first = self._order(0)[0, self.rank].tolist()
         for _ in range(self.num_steps - self.start_step):
             yield from ([(0, index) for index in indices] for indices in first)

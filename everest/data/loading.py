@@ -18,7 +18,7 @@ from typing import Final, cast
 import torch
 from torch.utils.data import DataLoader, Sampler, default_collate
 
-from everest.data.datasets import Clip, Place, VideoClips
+from everest.data.datasets import Clip, SampleKey, VideoClips
 from everest.errors import DataError, EnvironmentProblem, UserError
 
 SECONDS_TO_DIE: Final = 5.0  # a killed process is gone in milliseconds, if the kernel is not out of memory
@@ -26,7 +26,7 @@ SECONDS_TO_DIE: Final = 5.0  # a killed process is gone in milliseconds, if the 
 
 def make_loader(
     dataset: VideoClips,
-    order: Sampler[list[Place]] | Sequence[list[Place]],
+    order: Sampler[list[SampleKey]] | Sequence[list[SampleKey]],
     *,
     workers: int,
     timeout: float,
@@ -54,13 +54,13 @@ def batches(loader: DataLoader[Clip | UserError]) -> Iterator[Clip]:
         DataError: videos cannot be read, or a worker hangs; the videos that it was reading are named.
         EnvironmentProblem: a worker was killed.
     """
-    order = cast("Iterable[list[Place]]", loader.batch_sampler)
+    order = cast("Iterable[list[SampleKey]]", loader.batch_sampler)
     with _Workers(loader) as workers:
-        for places in order:
+        for keys in order:
             try:
                 batch = workers.next_batch()
             except TimeoutError as error:
-                names = ", ".join(_paths(loader, places))
+                names = ", ".join(_paths(loader, keys))
                 late = f"no clip within {loader.timeout:g} s (train.data_timeout) from one of: {names}"
                 raise DataError(late) from error
             if isinstance(batch, UserError):
@@ -68,9 +68,9 @@ def batches(loader: DataLoader[Clip | UserError]) -> Iterator[Clip]:
             yield batch
 
 
-def _paths(loader: DataLoader[Clip | UserError], places: Iterable[Place]) -> list[str]:
+def _paths(loader: DataLoader[Clip | UserError], keys: Iterable[SampleKey]) -> list[str]:
     assert isinstance(loader.dataset, VideoClips)
-    return [loader.dataset.samples[index].path for _, index in places]
+    return [loader.dataset.samples[index].path for _, index in keys]
 
 
 class _Workers:

@@ -13,16 +13,15 @@ from typing import Any, Literal, NamedTuple
 
 import matplotlib
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
-from torch.utils.flop_counter import FlopCounterMode
 
 from everest.build import ModelSpec
 from everest.errors import RecipeError
 from everest.files import write_atomically
+from everest.profiling.counting import count_macs, on_meta
 from everest.run_folder import ENVIRONMENT, METRICS, WEIGHTS
 from everest.runs import read_environment, read_header, read_rows
 
@@ -133,16 +132,8 @@ def _spec(run: Path) -> ModelSpec:
 
 
 def gmacs_of_clip(spec: ModelSpec) -> float:
-    """Billions of multiply-accumulates in the forward pass of one clip, which the papers call GFLOPs.
-
-    Counted are the matrix products that we compute. The papers also count the embedding of tokens that no
-    method uses, and norms: EVEREST's ViT-B has 19.81 in Table 10 and 19.74 here, VideoMAE's 35.5 and 33.8.
-    """
-    # meta: shapes without numbers, so that ViT-H takes no memory.
-    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model = spec.build().eval()
-        model(torch.empty(1, 3, spec.frames, *spec.size))
-    return counter.get_total_flops() / 2 / 1e9  # the counter has two operations a multiply-accumulate
+    """Billions of multiply-accumulates in the forward pass of one clip, which the papers call GFLOPs."""
+    return count_macs(spec, on_meta(spec)).total / 1e9
 
 
 def smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -119,12 +119,13 @@ class Asleep:
 
 
 def test_a_worker_that_hangs_is_told_with_its_videos_and_does_not_outlive_the_run():
+    others = set(multiprocessing.active_children())
     samples = [Sample(path=f"/videos/{i}.mp4") for i in range(4)]
     clips = VideoClips(samples, make_views=Asleep(), seed=0, num_noise=1, decoder="auto", replace_bad=True)
     loader = make_loader(clips, [[(0, 2), (0, 3)], [(0, 0), (0, 1)]], workers=1, timeout=2)
     with pytest.raises(DataError, match=r"no clip within 2 s .* from one of: /videos/2.mp4, /videos/3.mp4"):
         next(batches(loader))
-    assert not multiprocessing.active_children()
+    assert set(multiprocessing.active_children()) <= others
 
 
 LONG = ["--set", "pretrain.epochs=60", "--set", "train.workers=1", "--set", "train.data_timeout=30"]

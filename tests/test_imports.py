@@ -30,11 +30,12 @@ everest.devices everest.norms everest.build
 everest.convert.pickles everest.convert.read everest.convert.families everest.convert.sizes
 everest.convert.identify everest.convert.conversion
 everest.load everest.classes everest.clips everest.mask_view everest.pictures everest.films
-everest.mask_page everest.plots
+everest.mask_page
 everest.inference everest.mask_report everest.frame_view everest.frame_pictures
 everest.saving everest.step_record everest.training everest.assemble everest.scores everest.evaluate
 everest.pretrain everest.finetune
-everest.profiling.counting everest.profiling.memory everest.profiling.profile everest.profiling.paper_tables
+everest.profiling.counting everest.plots
+everest.profiling.memory everest.profiling.profile everest.profiling.paper_tables
 everest.profiling.choices everest.profiling.measure everest.profiling.drawing
 everest.demo_videos everest.demo everest.notebook
 """

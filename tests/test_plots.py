@@ -59,20 +59,20 @@ def test_gflops_count_every_clip_of_every_step(tmp_path: Path):
     np.testing.assert_allclose(curves.loss.x, gmacs_of_clip(spec) * 4 * np.array([1, 2, 3]))
 
 
-# EVEREST Tables 1 and 10, 16 frames of 224 x 224. VideoMAE's papers count an embedding of all tokens.
+# EVEREST Tables 1 and 10, 16 frames of 224 x 224, to the digit.
 @pytest.mark.parametrize(
-    ("recipe", "kind", "paper", "within"),
+    ("recipe", "kind", "paper"),
     [
-        ("ucf101", "pretrain", 19.81, 0.02),
-        ("ucf101", "classifier", 98.1, 0.02),
-        ("videomae-ucf101", "pretrain", 35.5, 0.06),
-        ("videomae-ucf101", "classifier", 180.5, 0.02),
+        ("ucf101", "pretrain", "19.81"),
+        ("ucf101", "classifier", "98.06"),
+        ("videomae-ucf101", "pretrain", "35.48"),
+        ("videomae-ucf101", "classifier", "180.49"),
     ],
 )
-def test_gmacs_of_vit_b_are_the_papers(recipe: str, kind: str, paper: float, within: float):
+def test_gmacs_of_vit_b_are_the_papers(recipe: str, kind: str, paper: str):
     settings = load_recipe(recipe)
     spec = pretrain_spec(settings) if kind == "pretrain" else classifier_spec(settings, num_classes=400)
-    assert gmacs_of_clip(spec) == pytest.approx(paper, rel=within)
+    assert f"{gmacs_of_clip(spec):.2f}" == paper
 
 
 def test_smoothing_keeps_lines_and_calms_noise():

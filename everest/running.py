@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -40,8 +41,7 @@ def claim(run: Path) -> None:
 
 def _take(marker: Path) -> None:
     """Make the marker, whole, unless a process that lives has."""
-    if running_here(marker.parent) is None and not _being_written(marker):
-        marker.unlink(missing_ok=True)  # of a process that was killed
+    _remove_stale(marker)
     with marker.open("x") as file:
         try:
             file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
@@ -49,6 +49,20 @@ def _take(marker: Path) -> None:
         except OSError:  # the disk is full
             marker.unlink()
             raise
+
+
+def _remove_stale(marker: Path) -> None:
+    """Remove what a killed process has left, and nothing that another one writes at this moment."""
+    with suppress(FileNotFoundError):
+        before = marker.read_bytes()
+        if running_here(marker.parent) is not None or _being_written(marker):
+            return
+        aside = marker.with_name(f".{marker.name}.{uuid.uuid4().hex}")
+        marker.rename(aside)
+        if aside.read_bytes() == before:
+            aside.unlink()
+        else:  # of a process that was faster
+            aside.rename(marker)
 
 
 def release(run: Path) -> None:

@@ -217,6 +217,22 @@ def test_of_many_starts_at_once_one_gets_the_folder(tmp_path: Path, monkeypatch:
     assert len(refused) == 7
 
 
+def test_a_claim_that_changes_hands_at_this_moment_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    marker = tmp_path / "running.json"
+    marker.write_text("of a killed process")
+
+    def another_is_faster(run: Path) -> None:
+        marker.write_text("of one that lives")
+
+    monkeypatch.setattr("everest.running.running_here", another_is_faster)
+    with pytest.raises(RecipeError, match="another process trains it now"):
+        claim(tmp_path)
+    assert marker.read_text() == "of one that lives"
+    assert [path.name for path in tmp_path.iterdir()] == ["running.json"]
+
+
 def test_a_claim_of_a_killed_process_is_taken_over(tmp_path: Path):
     (tmp_path / "running.json").write_text(json.dumps({"pid": 2**22 - 1, "host": "here"}))
     claim(tmp_path)

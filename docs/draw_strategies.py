@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from everest.mask_view import view_masks
@@ -46,8 +47,11 @@ def moving_clip() -> Tensor:
 
 def main() -> None:
     views = view_masks(moving_clip(), STRATEGIES, model=None, tubelet=TUBELET, seed=3)
-    title = "what is seen and predicted of the same clip; change measured on pixels"
-    draw_views(Path(__file__).with_name("strategies.png"), views, title=title)
+    path = Path(__file__).with_name("strategies.png")
+    draw_views(path, views, title="what is seen and predicted of the same clip; change measured on pixels")
+    with Image.open(path) as picture:  # small enough for a repository
+        small = picture.convert("RGB").resize((picture.width * 2 // 3, picture.height * 2 // 3))
+    small.quantize(128).save(path, optimize=True)
 
 
 if __name__ == "__main__":

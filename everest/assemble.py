@@ -99,12 +99,14 @@ def _bytes_per_clip(spec: ModelSpec, accelerator: Accelerator, checkpointing: bo
 
 def start_run(training: Training, place: Place, recipe_text: str, *, init: str | None) -> None:
     """Write the first files of a new run, or go on with the one that is there. All processes must call it."""
-    if place.accelerator.is_main_process:
+    main = place.accelerator.is_main_process
+    if main:
         claim(place.run.path)
     try:
         _start(training, place, recipe_text, init=init)
     except BaseException:
-        release(place.run.path)
+        if main:
+            release(place.run.path)
         raise
 
 

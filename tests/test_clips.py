@@ -141,3 +141,9 @@ def test_a_clip_has_a_random_number_for_each_token_and_each_slice_that_can_be_dr
     )
     found = clips.pretrain_clips(offered)
     assert (found.num_noise, found.make_views.frames) == (10 * 196 + 10, 20)
+
+
+@pytest.mark.parametrize(("own", "flips"), [(None, True), (False, False)])
+def test_pretraining_flips_as_the_data_unless_told_otherwise(root, own, flips):
+    given = replace(recipe(root, train=NAMES), pretrain=PretrainSettings(flip=own))
+    assert clips.pretrain_clips(given).make_views.flip is flips

@@ -132,6 +132,13 @@ def wait_until_nobody_runs(folder: Path) -> None:
         time.sleep(0.05)
 
 
+def test_four_processes_equal_one(recipe: Path, tmp_path: Path):
+    options = ["--recipe", recipe, "--gpus", "cpu"]
+    everest("pretrain", *options, "-o", tmp_path / "one")
+    everest("pretrain", *options, "-o", tmp_path / "four", "--processes", "4")
+    assert losses(tmp_path / "four") == pytest.approx(losses(tmp_path / "one"), abs=1e-5)
+
+
 def test_an_error_of_all_is_shown_once(recipe: Path, tmp_path: Path):
     ended = everest(
         "pretrain", "--recipe", recipe, "--set", "data.train=gone.csv", "-o", tmp_path / "run", *TWO, code=4

@@ -38,7 +38,7 @@ def create_model(
     backbone: str,
     *,
     kind: Literal["pretrain", "classifier"],
-    num_classes: int | None = None,
+    num_classes: int | Mapping[str, int] | None = None,
     frames: int = 16,
     size: Size = 224,
     selection: Strategy | None = None,
@@ -48,7 +48,7 @@ def create_model(
 
     Args:
         backbone: vit-tiny, vit-s, vit-b, vit-l or vit-h.
-        num_classes: of a classifier.
+        num_classes: of a classifier; a mapping such as {"verb": 97, "noun": 300} gives it a head for each.
         frames, size: of the clips; pixels as one number or (height, width).
         selection: a strategy of everest.selection; by default EVEREST's for the kind (Tables 7, 8).
         model: further keys of a recipe's `model` section, such as `tubelet` or `decoder_depth`.
@@ -69,10 +69,13 @@ def create_model(
     _refuse_contradictions(recipe, lambda key: key[0] in ("data", "model", stage))
     if kind == "pretrain":
         return pretrain_spec(recipe).build()
-    if num_classes is None or num_classes < 2:
+    heads = num_classes if isinstance(num_classes, Mapping) else None
+    sizes = [num_classes or 0] if not isinstance(num_classes, Mapping) else list(num_classes.values())
+    if min(sizes, default=0) < 2:
         raise ValueError(f"a classifier needs num_classes of at least 2, not {num_classes}")
+    spec = classifier_spec(recipe, num_classes=sum(sizes), heads=heads)
     # Stochastic depth belongs to the settings of a run, not to a model by its name.
-    return replace(classifier_spec(recipe, num_classes=num_classes), drop_path=0.0).build()
+    return replace(spec, drop_path=0.0).build()
 
 
 def read_clip(path: str | Path, *, frames: int = 16, stride: int = 4, size: Size = 224) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -42,6 +43,9 @@ def profile(
     alpha: Annotated[
         float | None, typer.Option("--alpha", metavar="X", help="Frames offered, times the clip's.")
     ] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", metavar="DIR", help="Measure the loader on these videos, too.")
+    ] = None,
     overrides: o.Overrides = None,
     comparing: Annotated[bool, typer.Option("--compare", help="All methods side by side.")] = False,
     paper: Annotated[bool, typer.Option("--paper", help="The paper's cost tables beside ours.")] = False,
@@ -76,6 +80,8 @@ def profile(
 
     if method is not None and recipe is not None:
         raise RecipeError("--method and --recipe both name a recipe: leave one out")
+    if data is not None:
+        overrides = [*(overrides or ()), f"data.root={json.dumps(str(data.resolve()))}"]
     choices = Choices(
         backbone=backbone,
         frames=frames,
@@ -91,11 +97,15 @@ def profile(
         say(notice)
     if plot is not None:
         _check_target(plot)
+    if data is not None:
+        _check_videos(chosen)
     told: dict[str, Any] = {**profile(chosen), "compare": compare(choices) if comparing else []}
     if max_batch or memory is not None:
         _add_largest_batches(told, memory)
-    if measured:
+    if measured or data is not None:
         _add_measurements(told, chosen, batch, quiet=quiet)
+    if data is not None:
+        _add_loading(told, chosen, quiet=quiet)
     if plot is not None:
         _draw(plot, choices, told)
     print_json(told) if as_json else _print(told)
@@ -125,6 +135,26 @@ def _add_measurements(told: dict[str, Any], recipe: Recipe, batch: int | None, *
         if not quiet:
             say(f"measuring {stage}")
         told["stages"][stage]["measured"] = measure(recipe, stage, batch=batch)
+
+
+def _check_videos(recipe: Recipe) -> None:
+    """Before anything is measured."""
+    from everest.profiling.loading import STAGES, stage_clips
+
+    for stage in STAGES:
+        stage_clips(recipe, stage)
+
+
+def _add_loading(told: dict[str, Any], recipe: Recipe, *, quiet: bool) -> None:
+    from everest.profiling.loading import STAGES, measure_loading
+
+    for stage in STAGES:
+        if not quiet:
+            say(f"measuring the videos of {stage}")
+        step = told["stages"][stage]["measured"]
+        told["stages"][stage]["loading"] = measure_loading(
+            recipe, stage, batch=step["batch"], step_clips_per_second=step["clips_per_second"]
+        )
 
 
 def _check_target(path: Path) -> None:

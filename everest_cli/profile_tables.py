@@ -50,11 +50,13 @@ def print_stages(told: dict[str, Any]) -> None:
         ("AdamW moments", lambda s: f"{s['model_state']['moments'] / GB:.2f} GB"),
         ("largest pass, estimate", lambda s: f"{s['max_batch']} clips" if "max_batch" in s else None),
         ("measured step", _measured),
+        ("measured loader", _loading),
     ):
         cells = [cell(stage) for stage in stages]
         if all(text is not None for text in cells):
             table.add_row(name, *(Text(str(text)) for text in cells))
     _show(table)
+    _print_waits(told["stages"])
     if "plot" in told:
         typer.echo(told["plot"])
 
@@ -73,6 +75,32 @@ def _measured(stage: dict[str, Any]) -> str | None:
         f"clips: {found['clips_per_second']:.2f} clips/s, peak {found['peak_memory_bytes'] / GB:.2f} GB "
         f"({found['device']}, {found['precision']})"
     )
+
+
+def _loading(stage: dict[str, Any]) -> str | None:
+    if "loading" not in stage:
+        return "-" if "views" in stage else None
+    found = stage["loading"]
+    return (
+        f"{found['clips_per_second']:.1f} clips/s with {found['workers']} workers "
+        f"({found['clips_per_second_of_one_process']:.1f} of one process)"
+    )
+
+
+def _print_waits(stages: dict[str, Any]) -> None:
+    """Which of the two waits in every stage whose loader was measured, and what would help."""
+    for name, stage in stages.items():
+        if "loading" not in stage:
+            continue
+        found = stage["loading"]
+        if found["waits"] == "loader":
+            typer.echo(f"{name}: the step is the slower one; the videos keep up")
+            continue
+        typer.echo(
+            f"{name}: the step waits for videos, {found['data_wait']:.0%} of its time. What would help:"
+        )
+        for help_ in found["helps"]:
+            typer.echo(f"  {help_}")
 
 
 def print_comparison(profiles: list[dict[str, Any]]) -> None:

@@ -14,6 +14,7 @@ from foreign import saved
 from typer.testing import CliRunner
 
 import everest
+from everest.profiling import loading
 from everest_cli.main import app
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -44,6 +45,8 @@ def desk(tmp_path: Path, clip_files: Path, monkeypatch: pytest.MonkeyPatch) -> P
     shutil.copy(clip_files / "clip0.mp4", tmp_path / "video.mp4")
     foreign = everest.create_model("vit-tiny", kind="pretrain", tubelet=(2, 8, 8), depth=1, frames=4, size=32)
     saved(tmp_path / "checkpoint-799.pth", foreign.state_dict())
+    monkeypatch.setattr(loading, "SECONDS", 0.2)
+    monkeypatch.setattr(loading, "ITEM_SECONDS", 0.1)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -18,6 +18,7 @@ from test_stages import RECIPE, run, told
 import everest
 from everest.backbones import BackboneSize
 from everest.clips import Classes, empty_classes, finetune_clips
+from everest.config.recipe import load_recipe
 from everest.config.settings import DataSettings, Recipe
 from everest.models.classifier import VideoClassifier
 from everest.scores import Scores, accuracies
@@ -165,3 +166,16 @@ def test_action_counts_the_videos_with_all_heads_right():
         75,
         50,
     )
+
+
+def test_heads_given_later_take_the_place_of_the_others(tmp_path: Path):
+    base = tmp_path / "two.yaml"
+    base.write_text("base: k400\ndata: {heads: {verb: 97, noun: 300}, num_classes: null}\n")
+
+    def heads(*overrides: str) -> dict[str, int] | None:
+        return load_recipe(str(base), overrides=overrides).data.heads
+
+    assert heads() == {"verb": 97, "noun": 300}
+    assert heads("data.heads={action: 10}") == {"action": 10}
+    assert heads("data.heads.verb=5") == {"verb": 5, "noun": 300}
+    assert heads("data.heads={a: 2}", "data.heads.b=3") == {"a": 2, "b": 3}

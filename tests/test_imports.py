@@ -36,7 +36,7 @@ everest.saving everest.step_record everest.training everest.assemble everest.sco
 everest.pretrain everest.finetune
 everest.profiling.counting everest.plots
 everest.profiling.memory everest.profiling.profile everest.profiling.paper_tables
-everest.profiling.choices everest.profiling.measure everest.profiling.drawing
+everest.profiling.choices everest.profiling.measure everest.profiling.loading everest.profiling.drawing
 everest.demo_videos everest.demo everest.notebook
 """
 ORDER = LAYERS.split()

@@ -12,6 +12,7 @@ import everest
 from everest.data.lists import Sample
 from everest.data.views import ValidationViews
 from everest.errors import RecipeError
+from everest.models.classifier import VideoClassifier
 from everest.selection import RedundancyRobust
 from everest.tokens import patchify
 
@@ -128,7 +129,7 @@ def test_models_that_cannot_be_meant_are_recipe_errors(options, message):
         everest.create_model(**{"backbone": "vit-tiny", "kind": "pretrain"} | options)
 
 
-@pytest.mark.parametrize("num_classes", [None, 0, 1])
+@pytest.mark.parametrize("num_classes", [{}, {"verb": 1}, None, 0, 1])
 def test_a_classifier_needs_two_classes(num_classes):
     with pytest.raises(ValueError, match="num_classes of at least 2"):
         everest.create_model("vit-tiny", kind="classifier", num_classes=num_classes)
@@ -150,3 +151,11 @@ def test_read_clip_is_the_view_of_validation(clip_files: Path):
 def test_normalise_wants_a_tensor():
     with pytest.raises(TypeError, match=r"torch tensor, got ndarray; torch\.from_numpy"):
         everest.normalise(np.zeros((3, 2, 8, 8), np.uint8))
+
+
+def test_a_mapping_of_classes_gives_a_head_for_each():
+    model = everest.create_model(
+        "vit-tiny", kind="classifier", num_classes={"verb": 3, "noun": 4}, frames=4, size=32
+    )
+    assert isinstance(model, VideoClassifier)
+    assert (model.heads, model.num_classes) == ({"verb": 3, "noun": 4}, 7)

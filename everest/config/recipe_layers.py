@@ -22,6 +22,7 @@ KeyPath = tuple[str, ...]
 SET = "--set"  # the place that messages name for an override
 STAGES = ("pretrain", "finetune")  # the sections that may hold `by_backbone` and `selection`
 BY_BACKBONE = "by_backbone"
+HEADS = ("data", "heads")  # a mapping that is one value: a later one takes its place
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,12 @@ class Layer:
     label: str
     values: dict[str, Any]
     by_backbone: dict[str, dict[str, dict[str, Any]]]
+    changes_a_head: bool = False  # an override of one head leaves the others
+
+    @property
+    def gives_heads(self) -> bool:
+        data = self.values.get("data")
+        return isinstance(data, dict) and "heads" in data and not self.changes_a_head
 
 
 @dataclass(frozen=True)
@@ -73,6 +80,8 @@ class LayerStack:
         """The values with what depends on `backbone`."""
         merged = Merged(deepcopy(self.defaults), {}, self.label)
         for layer in self.layers:
+            if layer.gives_heads:
+                merged.values["data"]["heads"] = None
             _lay(merged, layer.label, layer.values)
             for stage, choices in layer.by_backbone.items():
                 if backbone in choices:
@@ -109,7 +118,9 @@ def _lay(
             merged.origins[(*path, key)] = Origin(label, (*written, key))
 
 
-def make_layer(label: str, values: dict[str, Any], problems: list[str]) -> Layer:
+def make_layer(
+    label: str, values: dict[str, Any], problems: list[str], *, changes_a_head: bool = False
+) -> Layer:
     """Take `by_backbone` out of the stages; what cannot be meant goes to `problems`."""
     by_backbone: dict[str, dict[str, dict[str, Any]]] = {}
     for stage in STAGES:
@@ -124,7 +135,7 @@ def make_layer(label: str, values: dict[str, Any], problems: list[str]) -> Layer
             if with_hyphens(name) not in BACKBONES:
                 problems.append(f"{where}: unknown backbone '{name}'{did_you_mean(name, BACKBONES)}")
         by_backbone[stage] = {with_hyphens(name): choice for name, choice in choices.items()}
-    return Layer(label, values, by_backbone)
+    return Layer(label, values, by_backbone, changes_a_head)
 
 
 def read_overrides(overrides: Sequence[str], problems: list[str]) -> list[Layer]:
@@ -143,7 +154,8 @@ def read_overrides(overrides: Sequence[str], problems: list[str]) -> list[Layer]
             continue
         for part in reversed(path):
             value = {part: value}
-        layers.append(make_layer(SET, value, problems))
+        changes_a_head = path[:2] == HEADS and path != HEADS
+        layers.append(make_layer(SET, value, problems, changes_a_head=changes_a_head))
     return layers
 
 

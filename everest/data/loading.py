@@ -10,7 +10,7 @@ import atexit
 import multiprocessing
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from multiprocessing.connection import wait
 from types import FrameType
 from typing import Final, cast
@@ -47,7 +47,7 @@ def make_loader(
     )
 
 
-def batches(loader: DataLoader[Clip | UserError]) -> Iterator[Clip]:
+def batches(loader: DataLoader[Clip | UserError]) -> Generator[Clip]:
     """The batches of a loader; what goes wrong in its workers is told as a user's error.
 
     Raises:

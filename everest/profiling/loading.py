@@ -1,0 +1,115 @@
+"""Clips a second of the loader on a recipe's own videos, against those of the step, and what would help."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import count
+from typing import Any, Final, Literal
+
+from everest.clips import finetune_clips, pretrain_clips
+from everest.config.settings import Recipe
+from everest.data.datasets import StepSampler, VideoClips
+from everest.data.loading import batches, make_loader
+from everest.data.video import probe
+
+TrainingStage = Literal["pretrain", "finetune"]
+STAGES: Final[tuple[TrainingStage, ...]] = ("pretrain", "finetune")
+SECONDS: Final = 10.0  # ours: how long the loader is watched
+ITEM_SECONDS: Final = 2.0  # ours: how long items are made by this process alone
+VIEWS: Final = 4  # ours: what is tried for pretrain.views_per_decode
+OVERSIZE: Final = 1.5  # ours: a file's short side over the clip's, from which on encoding it smaller pays
+
+
+def measure_loading(
+    recipe: Recipe, stage: TrainingStage, *, batch: int, step_clips_per_second: float
+) -> dict[str, Any]:
+    """Clips a second from the videos of a stage, by its loader and by one process, and who waits.
+
+    Loader and step are measured one after the other: where the step runs on the CPU, too, they will share it.
+
+    Args:
+        batch: clips a pass.
+        step_clips_per_second: of the step by itself.
+    Raises:
+        DataError: the stage's videos cannot be read.
+    """
+    clips = stage_clips(recipe, stage)
+    loaded = _loader_speed(clips, recipe, batch)
+    alone = _item_speed(lambda epoch: clips.read((epoch, epoch % len(clips))), clips.make_views.num_views)
+    waiting = max(0.0, 1 - loaded / step_clips_per_second)
+    return {
+        "workers": recipe.train.workers,
+        "clips_per_second": loaded,
+        "clips_per_second_of_one_process": alone,
+        "step_clips_per_second": step_clips_per_second,
+        "waits": "step" if waiting > 0 else "loader",
+        "data_wait": waiting,  # share of a step's time
+        "helps": list(_helps(recipe, stage, clips, alone)) if waiting > 0 else [],
+    }
+
+
+def stage_clips(recipe: Recipe, stage: TrainingStage) -> VideoClips:
+    """The videos of a training stage.
+
+    Raises:
+        DataError: they cannot be found.
+    """
+    return pretrain_clips(recipe) if stage == "pretrain" else finetune_clips(recipe)[0]
+
+
+def _loader_speed(clips: VideoClips, recipe: Recipe, batch: int) -> float:
+    """Clips a second once every worker has handed over its first batch."""
+    views, workers = clips.make_views.num_views, recipe.train.workers
+    samples = max(1, batch // views)
+    order = StepSampler(
+        num_samples=len(clips),
+        batch_size=samples,
+        epochs=1_000_000,  # until the time is over
+        steps_per_epoch=max(1, len(clips) // samples),
+        seed=recipe.train.seed,
+    )
+    loader = batches(make_loader(clips, order, workers=workers, timeout=recipe.train.data_timeout))
+    try:
+        for _ in range(max(1, 2 * workers)):  # what is ready before anybody asks says nothing
+            next(loader)
+        return _speed(lambda _: next(loader), SECONDS) * samples * views
+    finally:
+        loader.close()
+
+
+def _item_speed(read: Callable[[int], object], views: int) -> float:
+    read(0)  # opens, indexes
+    return _speed(read, ITEM_SECONDS) * views
+
+
+def _speed(work: Callable[[int], object], seconds: float) -> float:
+    """Calls a second, of those that begin within `seconds`."""
+    began = time.perf_counter()
+    for done in count(1):
+        work(done)
+        spent = time.perf_counter() - began
+        if spent > seconds:
+            return done / spent
+    raise AssertionError("a count has no end")
+
+
+def _helps(recipe: Recipe, stage: TrainingStage, clips: VideoClips, alone: float) -> Iterator[str]:
+    """What would make the loader faster, the measured gains first."""
+    if stage == "pretrain" and recipe.pretrain.views_per_decode < VIEWS:
+        many = pretrain_clips(replace(recipe, pretrain=replace(recipe.pretrain, views_per_decode=VIEWS)))
+        speed = _item_speed(lambda epoch: many.read((epoch, epoch % len(many))), VIEWS)
+        yield f"pretrain.views_per_decode={VIEWS}: {speed / alone:.1f} times as many clips (measured)"
+    cores = os.cpu_count() or 1
+    if recipe.train.workers < cores:
+        yield f"train.workers={cores}: this machine has {cores} cores"
+    info, side = probe(clips.samples[0].path), min(recipe.data.frame_size)
+    if min(info.height, info.width) > OVERSIZE * side:
+        yield (
+            f"everest prepare encode: the first video has {info.width}x{info.height} pixels, a clip "
+            f"{side} on its short side"
+        )
+    if recipe.data.cache == "none":
+        yield "data.cache=disk (or memory): for sets whose decoded frames fit"

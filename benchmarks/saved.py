@@ -1,23 +1,43 @@
-"""Bytes that a forward pass keeps for the backward pass, counted exactly."""
+"""What a step computes and keeps, counted without computing: shapes run through it in place of numbers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.flop_counter import FlopCounterMode
+
+
+@contextmanager
+def without_numbers(model: nn.Module) -> Iterator[None]:
+    """Within, `model` has shapes for weights, and what is made there has no numbers either: 128 frames need
+    no memory. Afterwards the model is of no use."""
+    mode = FakeTensorMode()
+    for module in model.modules():
+        for tensors in (module._parameters, module._buffers):
+            for name, tensor in tensors.items():
+                if tensor is not None:
+                    tensors[name] = mode.from_tensor(tensor)
+    with mode:
+        yield
 
 
 def saved_bytes(model: nn.Module, forward: Callable[[], Tensor], *, left_out: tuple[Tensor, ...] = ()) -> int:
     """Bytes of all storages that `forward` keeps, each once; not those of weights and `left_out`."""
-    known = {p.untyped_storage().data_ptr() for p in (*model.parameters(), *model.buffers(), *left_out)}
+
+    def key(tensor: Tensor) -> int:
+        return tensor.untyped_storage()._cdata
+
+    known = {key(tensor) for tensor in (*model.parameters(), *model.buffers(), *left_out)}
     found: dict[int, tuple[int, Tensor]] = {}
 
     def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in known:
+        if key(tensor) not in known:
             # The tensor as well: its storage may not be freed and given out again while we count.
-            found[storage.data_ptr()] = (storage.nbytes(), tensor)
+            found[key(tensor)] = (tensor.untyped_storage().nbytes(), tensor)
         return tensor
 
     with saved_tensors_hooks(keep, lambda tensor: tensor):
@@ -32,3 +52,10 @@ def saved_bytes_per_clip(model: nn.Module, forward: Callable[[Tensor], Tensor], 
     one, two = clips[:1].clone(), clips.clone()
     counts = [saved_bytes(model, lambda x=x: forward(x), left_out=(x,)) for x in (one, two)]
     return counts[1] - counts[0]
+
+
+def gflop(forward: Callable[[Tensor], Tensor], clips: Tensor) -> float:
+    """Of forward and backward pass of the first clip; two FLOPs a multiply-add."""
+    with FlopCounterMode(display=False) as counter:
+        forward(clips[:1]).backward()
+    return counter.get_total_flops() / 1e9

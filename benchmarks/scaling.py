@@ -1,0 +1,131 @@
+"""Cost of a pre-training step against the clip's length and the share of tokens kept.
+
+    python benchmarks/scaling.py [--rounds 3] [--counts-only]
+
+Computation and kept bytes are counted, the same on every machine; seconds are measured, CPU time of one
+thread. Writes docs/scaling.png. Ends with code 1 where a goal is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from flops_memory import LONGER_GFLOP, LONGER_MEGABYTES, QUARTER, S, counts
+from matplotlib.figure import Figure
+from measuring import HERE, markdown, publish
+from steps import Case, clips_for, our_pass
+
+FRAMES = (16, 32, 64, 96, 128)
+KEPT = (0.15, 0.3, 0.5, 0.7, 1.0)
+METHODS = {
+    "EVEREST, decoder on 25 %": ("k400", (QUARTER,)),
+    "VideoMAE, decoder on all": ("videomae-k400", ()),
+}
+MEASURED_UP_TO = 64  # frames; beyond that VideoMAE takes minutes and tens of GB of softmax on a CPU
+COLUMNS = (("gflop", "GFLOP a clip"), ("saved_bf16_mb", "MB kept a clip, bf16"), ("seconds", "CPU seconds"))
+
+
+def cost(recipe: str, overrides: tuple[str, ...], *, rounds: int) -> dict[str, Any]:
+    """What a step of ViT-S on one clip takes; seconds only where `rounds` are asked for."""
+    case = Case(recipe, "pretrain", (S, *overrides))
+    return {**counts(case), "seconds": seconds(case, rounds) if rounds else None}
+
+
+def seconds(case: Case, rounds: int) -> float:
+    """The median of CPU seconds of forward and backward pass; the first round only warms up."""
+    model = case.build()
+    clips, run = clips_for(model, 1), our_pass(model, torch.float32)
+    taken = []
+    for _ in range(rounds + 1):
+        model.zero_grad()
+        began = time.process_time()
+        run(clips).backward()
+        taken.append(time.process_time() - began)
+    return median(taken[1:])
+
+
+def measure(rounds: int) -> list[dict[str, Any]]:
+    rows = []
+    for method, (recipe, overrides) in METHODS.items():
+        for frames in FRAMES:
+            timed = rounds if frames <= MEASURED_UP_TO else 0
+            found = cost(recipe, (*overrides, f"data.frames={frames}"), rounds=timed)
+            rows.append({"method": method, "frames": frames, "keep": None, **found})
+            print(rows[-1], file=sys.stderr)
+    for keep in KEPT:
+        found = cost("k400", (f"pretrain.selection.keep_ratio={keep}",), rounds=rounds)
+        rows.append({"method": "EVEREST", "frames": 16, "keep": keep, **found})
+        print(rows[-1], file=sys.stderr)
+    return rows
+
+
+def goals(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """128 frames against 16, with a decoder on a quarter of the tokens."""
+    ours = {row["frames"]: row for row in rows if row["method"] == next(iter(METHODS))}
+    return [
+        {"case": f"128 frames against 16: {key}", "share": share, "goal": most, "met": share <= most}
+        for key, most in (("gflop", LONGER_GFLOP), ("saved_bf16_mb", LONGER_MEGABYTES))
+        for share in [ours[128][key] / ours[16][key]]
+    ]
+
+
+def draw(path: Path, rows: list[dict[str, Any]]) -> None:
+    """A panel for each cost: against frames above, against the kept share below."""
+    figure = Figure(figsize=(12, 6.5), dpi=100, layout="constrained")
+    panels = figure.subplots(2, len(COLUMNS))
+    for (key, label), (by_frames, by_share) in zip(COLUMNS, panels.T, strict=True):
+        for method in METHODS:
+            _line(by_frames, [row for row in rows if row["method"] == method], "frames", key, method)
+        _line(by_share, [row for row in rows if row["keep"] is not None], "keep", key, "EVEREST")
+        by_frames.set(xlabel="frames of a clip", ylabel=label, xticks=FRAMES, ylim=(0, None))
+        by_share.set(xlabel="share of tokens kept, 16 frames", ylabel=label, ylim=(0, None))
+    panels[0, 0].legend(frameon=False)
+    figure.suptitle("A pre-training step of ViT-S at 224 pixels, forward and backward")
+    figure.savefig(path)
+
+
+def _line(ax: Any, rows: list[dict[str, Any]], x: str, key: str, label: str) -> None:
+    known = [row for row in rows if row[key] is not None]
+    ax.plot([row[x] for row in known], [row[key] for row in known], marker="o", label=label)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--counts-only", action="store_true", help="no times, nothing written")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = measure(0 if options.counts_only else options.rounds)
+    checks = goals(rows)
+    if not options.counts_only:
+        draw(HERE.parent / "docs" / "scaling.png", rows)
+        head = ["a step of ViT-S on one clip", "frames", "kept", *(label for _, label in COLUMNS)]
+        table = markdown(head, [_cells(row) for row in rows])
+        publish("scaling", [*rows, *checks], f"{table}\n\n{_told(checks)}")
+    print(_told(checks))
+    sys.exit(not all(check["met"] for check in checks))
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    times = "" if row["seconds"] is None else f"{row['seconds']:.2f}"
+    kept = "" if row["keep"] is None else f"{row['keep']:.0%}"
+    counted = [f"{row[key]:.1f}" for key in ("gflop", "saved_bf16_mb")]
+    return [row["method"], str(row["frames"]), kept, *counted, times]
+
+
+def _told(checks: list[dict[str, Any]]) -> str:
+    lines = []
+    for check in checks:
+        met = "met" if check["met"] else "missed"
+        lines.append(f"- {check['case']}: {check['share']:.2f}x, goal {check['goal']}: {met}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,255 @@
+"""`everest prepare check` and `everest prepare stats`: every video of a data set is looked at."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from everest_cli import options as o
+from everest_cli.output import Display, print_json, say
+
+if TYPE_CHECKING:
+    from everest.config.settings import Recipe
+    from everest.prepare.check import Check
+    from everest.prepare.sources import LabelRules
+
+SHOWN = 20  # problems of each kind on the screen
+
+Sources = Annotated[
+    list[Path] | None, typer.Argument(metavar="[SOURCE…]", help="Lists or folders [those of the recipe].")
+]
+ClassesFile = Annotated[
+    Path | None, typer.Option("--classes", metavar="FILE", help="Class names, one a line, in order.")
+]
+Root = Annotated[
+    Path | None,
+    typer.Option("--data", metavar="DIR", help="What paths in lists are relative to [their folder]."),
+]
+RecipeOption = Annotated[
+    str | None, typer.Option("--recipe", "-r", metavar="R", help="Whose lists, classes and clips are meant.")
+]
+Workers = Annotated[int | None, typer.Option("--workers", metavar="N", min=1, help="Processes [as cores].")]
+Limit = Annotated[
+    float, typer.Option("--timeout", metavar="SECONDS", min=0.01, help="A video that takes longer is bad.")
+]
+
+
+def check(
+    sources: Sources = None,
+    recipe: RecipeOption = None,
+    data: Root = None,
+    overrides: o.Overrides = None,
+    classes: ClassesFile = None,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="For bad_videos.csv and the journal.")
+    ] = Path(),
+    fix: Annotated[
+        bool, typer.Option("--fix", help="Write NAME.clean.csv beside each list that needs it.")
+    ] = False,
+    workers: Workers = None,
+    limit: Limit = 1800.0,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Begin anew, replace files that exist.")
+    ] = False,
+    as_json: o.AsJson = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Decode every video whole, verify labels and lengths, find copies; exit code 4 when something is bad.
+
+    A check that was stopped goes on where it was when the same command is given again.
+
+    Example: everest prepare check --recipe ucf101 --data /data/ucf101
+    """
+    from everest.files import write_table
+    from everest.prepare.check import check_sources
+    from everest.prepare.clean import write_clean_lists
+    from everest.prepare.journal import NAME
+    from everest.prepare.sources import read_sources
+    from everest.run_folder import BAD_VIDEOS
+
+    paths, root, rules, span = _what_to_check(sources, recipe, data, overrides, classes)
+    read, rules = read_sources(paths, root=root, rules=rules)
+    journal, bad_videos = output / NAME, output / BAD_VIDEOS
+    _refuse_to_replace(read, journal, bad_videos, fix=fix, overwrite=overwrite)
+    with Display(quiet=quiet) as display:
+        found = check_sources(
+            read,
+            rules,
+            span=span,
+            journal=journal,
+            workers=workers or os.cpu_count() or 1,
+            limit=limit,
+            report=display.report,
+        )
+    write_table(bad_videos, [("path", "reason"), *found.bad.items()])
+    cleaned = write_clean_lists(found, names=rules.names) if fix else []
+    if as_json:
+        print_json(found.told() | {"written": [str(path) for path in (bad_videos, *cleaned)]})
+    else:
+        _print_check(found, span)
+        for path in cleaned:
+            typer.echo(f"cleaned: {path}")
+    if not found.passed:
+        raise typer.Exit(4)
+
+
+def _what_to_check(
+    sources: list[Path] | None,
+    recipe: str | None,
+    data: Path | None,
+    overrides: list[str] | None,
+    classes: Path | None,
+) -> tuple[dict[Path, bool], Path | None, LabelRules, int | None]:
+    """Lists and whether their labels count, the root of their paths, their labels, frames of a clip."""
+    from everest.errors import RecipeError
+    from everest.prepare.sources import LabelRules, read_names
+
+    if recipe is None:
+        if not sources:
+            raise RecipeError("nothing to check: name lists or folders, or a --recipe")
+        if overrides:
+            raise RecipeError("--set changes a recipe, and there is none; give one by --recipe")
+        names = read_names(classes) if classes else ()
+        return dict.fromkeys(sources, True), data, LabelRules(names=names), None
+    settings = o.read_recipe(recipe, data=data, overrides=overrides)
+    root = Path(settings.data.root)
+    known = settings.data
+    file = classes or (root / known.classes if known.classes else None)
+    rules = LabelRules(
+        names=read_names(file) if file else (), num_classes=known.num_classes, heads=known.heads
+    )
+    named = [known.train, known.val, known.test]
+    labelled = sources or [root / name for name in named if name is not None]
+    paths = dict.fromkeys([root / known.pretrain] if known.pretrain and not sources else [], False)
+    return paths | dict.fromkeys(labelled, True), root, rules, _span(settings)
+
+
+def _span(recipe: Recipe) -> int:
+    """Frames from the first to the last of the longest clip; `segment` needs as many as a clip has."""
+    strides = [
+        1 if stage.sampling == "segment" else stage.stride for stage in (recipe.pretrain, recipe.finetune)
+    ]
+    return recipe.data.frames * max(strides)
+
+
+def _refuse_to_replace(
+    sources: Sequence[Any], journal: Path, bad_videos: Path, *, fix: bool, overwrite: bool
+) -> None:
+    """Say before hours of work what would stand in their way."""
+    from everest.data.list_writing import refuse_existing
+    from everest.files import check_writable
+    from everest.prepare.clean import clean_path
+
+    if overwrite:
+        journal.unlink(missing_ok=True)
+    elif not journal.exists():
+        refuse_existing([bad_videos], overwrite=False, read=[])
+    targets = [clean_path(source) for source in sources] if fix else []
+    refuse_existing(targets, overwrite=overwrite, read=[source.path for source in sources])
+    for path in (bad_videos, *targets):
+        check_writable(path)
+
+
+def _print_check(found: Check, span: int | None) -> None:
+    told = found.told()
+    typer.echo(f"{told['checked']} videos checked, {told['ok']} can be decoded whole")
+    if told["frames"]:
+        frames, seconds = told["frames"], told["seconds"]
+        lasting = f", {seconds['min']:.2f} to {seconds['max']:.2f} s" if seconds else ""
+        typer.echo(f"frames: {frames['min']} to {frames['max']}, median {frames['median']:g}{lasting}")
+    _print_some("bad", [f"{row['path']}: {row['reason']}" for row in told["bad"]])
+    _print_some("labels", told["labels"])
+    _print_some("classes without a video", told["unused_classes"])
+    for leak, title in ((True, "in several lists"), (False, "twice in one list")):
+        copies = [row for row in told["duplicates"] if row["leak"] == leak]
+        _print_some(
+            title, [f"{' = '.join(row['videos'])} ({_why(row)}; {', '.join(row['lists'])})" for row in copies]
+        )
+    if told["short"]:
+        rows = [f"{row['path']}: {row['frames']} frames" for row in told["short"]]
+        _print_some(f"shorter than a clip of {span} frames; their last frame is repeated", rows)
+
+
+def _why(row: dict[str, Any]) -> str:
+    same = {"listed": "the same file", "file": "the same bytes", "frames": "the same first frames and length"}
+    return same[row["kind"]] + (", other labels" if row["labels_differ"] else "")
+
+
+def _print_some(title: str, lines: list[str]) -> None:
+    if lines:
+        typer.echo(f"{title}: {len(lines)}")
+        for line in lines[:SHOWN]:
+            typer.echo(f"  {line}")
+        if len(lines) > SHOWN:
+            typer.echo(f"  … {len(lines) - SHOWN} more; --json tells all")
+
+
+def stats(
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="A list, or a folder of videos.")],
+    most: Annotated[
+        int | None,
+        typer.Option("--videos", metavar="N", min=1, help="Look at N of each class, at random [all]."),
+    ] = None,
+    picture: Annotated[
+        Path | None, typer.Option("--picture", metavar="F.png", help="Write labelled thumbnails.")
+    ] = None,
+    data: Root = None,
+    classes: ClassesFile = None,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Of the choice of videos.")] = 0,
+    workers: Workers = None,
+    limit: Limit = 600.0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the picture.")] = False,
+    as_json: o.AsJson = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Tell mean and deviation of the colours, lengths, balance of the classes, and how much moves.
+
+    Example: everest prepare stats train.csv --picture train.png
+    """
+    from everest.data.list_writing import refuse_existing
+    from everest.files import check_writable
+    from everest.plots import check_target
+    from everest.prepare.contact_sheet import draw_contact_sheet
+    from everest.prepare.sources import read_labelled
+    from everest.prepare.stats import group_by_class, take_stats
+
+    if picture is not None:
+        refuse_existing([picture], overwrite=overwrite, read=[source])
+        check_target(picture, option="--picture")
+        check_writable(picture)
+    root = data or (source if source.is_dir() else source.parent)
+    found, _ = read_labelled(source, root=root, classes=classes)
+    by_class = group_by_class(found.samples, found.class_names)
+    with Display(quiet=quiet) as display:
+        taken = take_stats(
+            by_class,
+            most=most,
+            seed=seed,
+            workers=workers or os.cpu_count() or 1,
+            limit=limit,
+            report=display.report,
+        )
+    if picture is not None:
+        draw_contact_sheet(picture, taken)
+    told = taken.told() | {"picture": str(picture) if picture else None}
+    print_json(told) if as_json else _print_stats(told)
+
+
+def _print_stats(told: dict[str, Any]) -> None:
+    typer.echo(f"{told['measured']} of {told['videos']} videos measured")
+    for name in ("mean", "std"):
+        typer.echo(f"{name} of red, green, blue: " + ", ".join(f"{value:.4f}" for value in told[name]))
+    for name in ("seconds", "frames"):
+        if told[name]:
+            least, middle, most = (told[name][key] for key in ("min", "median", "max"))
+            typer.echo(f"{name}: {least:g} to {most:g}, median {middle:g}")
+    typer.echo(f"largest class / smallest: {told['imbalance']:g}")
+    for row in told["classes"]:
+        motion = "-" if row["motion"] is None else f"{row['motion']:.4f}"
+        typer.echo(f"  {row['class']}: {row['videos']} videos, motion {motion}")
+    if told["picture"]:
+        say(f"picture: {told['picture']}")

@@ -78,8 +78,8 @@ def _tell_index(found: Index, written: Sequence[Path]) -> None:
     told = found.told()
     if told["missing"] or told["extra"] or told["unlistable"]:
         say(
-            f"{told['missing']} videos missing, {told['extra']} in no list, {told['unlistable']} with names that "
-            f"no list can hold: {written[-1]}"
+            f"{told['missing']} videos missing, {told['extra']} in no list, {told['unlistable']} with names "
+            f"that no list can hold: {written[-1]}"
         )
 
 

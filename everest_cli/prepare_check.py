@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 SHOWN = 20  # problems of each kind on the screen
 
 Sources = Annotated[
-    list[Path] | None, typer.Argument(metavar="[SOURCE…]", help="Lists or folders [those of the recipe].")
+    list[Path] | None, typer.Argument(metavar="SOURCE…", help="Lists or folders [those of the recipe].")
 ]
 ClassesFile = Annotated[
     Path | None, typer.Option("--classes", metavar="FILE", help="Class names, one a line, in order.")

@@ -60,7 +60,7 @@ def write_list(
 
 
 def names_needed(names: Sequence[str]) -> Sequence[str]:
-    """The names of classes where a list has to use them: a number is read as a name where names are numbers."""
+    """Class names where a list has to use them: where they are numbers, a number is read as a name."""
     return names if any(map(is_integer, names)) else ()
 
 

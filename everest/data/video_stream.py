@@ -116,3 +116,19 @@ def decoded(
                 yield frame
             if ends:
                 return
+
+
+def promised_seconds(path: Path) -> float:
+    """How long a Matroska or WebM file says that its pictures go on; 0 where it does not say so.
+
+    Nothing else tells that such a file was cut: it has no count of frames, and its packets are whole.
+    """
+    with opened(path) as (container, stream):
+        if "matroska" not in container.format.name:
+            return 0.0
+        stamp = stream.metadata.get("DURATION")
+        if stamp is not None:
+            hours, minutes, seconds = map(float, stamp.split(":"))
+            return hours * 3600 + minutes * 60 + seconds
+        alone = len(container.streams) == 1  # else it may be the sound that goes on
+        return (container.duration or 0) / av.time_base if alone else 0.0

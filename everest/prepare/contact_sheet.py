@@ -1,4 +1,4 @@
-"""A picture of a data set: a labelled thumbnail of each class, with its videos and how much moves in them."""
+"""A picture of a data set: thumbnails of each class, with its count of videos and how much moves in them."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ def draw_contact_sheet(path: Path, stats: Stats) -> None:
     """Write a PNG of up to 60 thumbnails, as many of each class as make about 12."""
     shown = _shown(stats)
     rows = -(-len(shown) // COLUMNS)
-    with mpl.rc_context({"font.size": 8, "text.parse_math": False}):  # a name may hold dollars
+    with mpl.rc_context(
+        {"font.size": 8, "axes.titlesize": 8, "text.parse_math": False}
+    ):  # a name may hold dollars
         figure = Figure(figsize=(1.9 * COLUMNS, 1.95 * rows + 0.5), dpi=110, layout="constrained")
         grid = figure.subplots(rows, COLUMNS, squeeze=False).flatten()
         for ax in grid:
             ax.axis("off")
         for ax, (name, video) in zip(grid, shown, strict=False):
-            found = stats.measured[video]
-            ax.imshow(found.thumbnail, interpolation="nearest")
-            videos = len(stats.by_class[name])
-            ax.set_title(f"{_cut(name)}\n{videos} videos, motion {found.motion:.3f}", fontsize=8)
+            ax.imshow(stats.measured[video].thumbnail, interpolation="nearest")
+            ax.set_title(f"{_cut(name)}\n{len(stats.by_class[name])} videos, motion {stats.motion(name):.3f}")
         hidden = len(stats.by_class) - len({name for name, _ in shown})
         more = f", {hidden} classes not shown" if hidden else ""
         total = sum(map(len, stats.by_class.values()))

@@ -13,9 +13,11 @@ from PIL import Image
 
 from everest.data.folders import pictures_in
 from everest.data.video_file import forget, look
-from everest.data.video_stream import VideoError, decoded, retold
+from everest.data.video_stream import VideoError, decoded, promised_seconds, retold
 
 COMPARED: Final = 8  # ours: frames at the beginning by which copies in other files are known
+CUT_SECONDS: Final = 1.0  # ours: of what a file promises so much, and such a share of it, may be missing
+CUT_SHARE: Final = 0.1
 _CHUNK: Final = 2**20  # bytes read at once
 
 
@@ -57,17 +59,21 @@ def _video(path: Path, blank: Finding) -> Finding:
         content = _hash(path)
     opening = look(path)
     damages: list[int] = []
-    count, first = 0, []
+    count, first, last = 0, [], 0.0
     with retold(path), closing(decoded(path, damages=damages)) as frames:
         for frame in frames:
             if count < COMPARED:
                 first.append(frame.to_ndarray(format="rgb24"))
             count += 1
-    expected = opening.info.frames
+            last = frame.time or 0.0
+    expected, promised = opening.info.frames, promised_seconds(path)
     reason = None
-    if damages or count < expected:
-        total = f" of {expected}" if expected > count else ""
-        reason = f"damaged: {count}{total} frames can be decoded"
+    if count < expected:
+        reason = f"damaged: {count} of {expected} frames can be decoded"
+    elif damages:
+        reason = f"damaged: breaks off after {count} frames"
+    elif promised - last > max(CUT_SECONDS, CUT_SHARE * promised):
+        reason = f"damaged: ends after {last:.1f} of {promised:.1f} s"
     seconds = round(count / (opening.info.fps or 1), 3)
     beginning = _beginning(first)
     return replace(blank, frames=count, seconds=seconds, content=content, beginning=beginning, reason=reason)

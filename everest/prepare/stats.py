@@ -96,13 +96,21 @@ class Stats:
             "std": [round(value, 5) for value in np.sqrt(square - mean**2).tolist()],
             "seconds": spread(seconds),
             "frames": spread([video.frames for video in videos]),
-            "classes": [self._class_row(name, count) for name, count in counts.items()],
+            "classes": [
+                {"class": name, "videos": count, "motion": self.motion(name)}
+                for name, count in counts.items()
+            ],
             "imbalance": round(max(counts.values()) / min(counts.values()), 3),
         }
 
-    def _class_row(self, name: str, count: int) -> dict[str, Any]:
-        motion = [found.motion for sample in self.by_class[name] if (found := self.measured.get(sample.path))]
-        return {"class": name, "videos": count, "motion": round(fmean(motion), 5) if motion else None}
+    def motion(self, name: str) -> float | None:
+        """The mean over the videos of a class, None where none could be read."""
+        found = [
+            self.measured[sample.path].motion
+            for sample in self.by_class[name]
+            if sample.path in self.measured
+        ]
+        return round(fmean(found), 5) if found else None
 
 
 def take_stats(

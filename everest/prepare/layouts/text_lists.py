@@ -61,13 +61,13 @@ def _read_ucf101(sources: Sources) -> Annotations:
 
 
 def _read_hmdb51(sources: Sources) -> Annotations:
-    """A file a class, lines `file.avi N`: 1 trains, 2 tests, 0 is in neither (the archive's split_readme.txt)."""
+    """A file a class, lines `file.avi N`: 1 trains, 2 tests, 0 is in neither (split_readme.txt)."""
     class_of = {file: re.sub(r"_test_split\d\.txt$", "", file.name) for file in sources["splits"]}
     names = sorted(set(class_of.values()))
     if len(names) < len(class_of):
         raise DataError(
-            f"{sources['splits'][0].parent}: classes come several times below it; name the folder of one set of "
-            "lists by --annotations"
+            f"{sources['splits'][0].parent}: classes come several times below it; name the folder of one set "
+            "of lists by --annotations"
         )
     lists: dict[str, list[Entry]] = {"train": [], "test": []}
     for file, name in sorted(class_of.items(), key=lambda pair: pair[1]):
@@ -121,7 +121,8 @@ def _categories(file: Path) -> list[str]:
         fields = line.split(";", maxsplit=3)
         if len(fields) < 4 or fields[0].split(":")[-1].strip() != str(len(names)):
             raise DataError(
-                f"{file}:{number}: a line is `Clabel: {len(names)}; set: N; Glabel: N; name`, this is {shown(line)}"
+                f"{file}:{number}: a line is `Clabel: {len(names)}; set: N; Glabel: N; name`, "
+                f"this is {shown(line)}"
             )
         names.append(fields[3].strip())
     return names

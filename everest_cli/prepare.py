@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from everest_cli import options as o
-from everest_cli import prepare_check
+from everest_cli import prepare_check, prepare_stats
+from everest_cli import prepare_options as p
 from everest_cli.output import print_json, say
 
 if TYPE_CHECKING:
@@ -20,20 +21,12 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Make a data set usable: lists, splits, checks, numbers.", no_args_is_help=True)
 app.command()(prepare_check.check)
-app.command()(prepare_check.stats)
+app.command()(prepare_stats.stats)
 
-ClassesFile = Annotated[
-    Path | None, typer.Option("--classes", metavar="FILE", help="Class names, one a line, in order.")
-]
-Root = Annotated[
-    Path | None,
-    typer.Option("--data", metavar="DIR", help="What paths in lists are relative to [their folder]."),
-]
 OutputFolder = Annotated[
     Path | None,
     typer.Option("--output", "-o", metavar="DIR", help="Folder for the lists [that of the videos]."),
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]
 
 
 @app.command()
@@ -50,7 +43,7 @@ def index(
         int, typer.Option("--split", min=1, max=3, help="The official split of UCF101, HMDB51.")
     ] = 1,
     output: OutputFolder = None,
-    overwrite: Overwrite = False,
+    overwrite: p.Overwrite = False,
     as_json: o.AsJson = False,
     quiet: o.Quiet = False,
 ) -> None:
@@ -114,10 +107,10 @@ def split(
     check: Annotated[
         bool, typer.Option("--check", help="Write nothing; look for groups in several lists.")
     ] = False,
-    classes: ClassesFile = None,
-    data: Root = None,
+    classes: p.ClassesFile = None,
+    data: p.Root = None,
     output: OutputFolder = None,
-    overwrite: Overwrite = False,
+    overwrite: p.Overwrite = False,
     as_json: o.AsJson = False,
     quiet: o.Quiet = False,
 ) -> None:

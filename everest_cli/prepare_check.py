@@ -1,4 +1,4 @@
-"""`everest prepare check` and `everest prepare stats`: every video of a data set is looked at."""
+"""`everest prepare check`: every video of a data set is looked at."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from everest_cli import options as o
-from everest_cli.output import Display, print_json, say
+from everest_cli import prepare_options as p
+from everest_cli.output import Display, print_json
 
 if TYPE_CHECKING:
     from everest.config.settings import Recipe
@@ -22,39 +23,26 @@ SHOWN = 20  # problems of each kind on the screen
 Sources = Annotated[
     list[Path] | None, typer.Argument(metavar="SOURCE…", help="Lists or folders [those of the recipe].")
 ]
-ClassesFile = Annotated[
-    Path | None, typer.Option("--classes", metavar="FILE", help="Class names, one a line, in order.")
-]
-Root = Annotated[
-    Path | None,
-    typer.Option("--data", metavar="DIR", help="What paths in lists are relative to [their folder]."),
-]
 RecipeOption = Annotated[
     str | None, typer.Option("--recipe", "-r", metavar="R", help="Whose lists, classes and clips are meant.")
-]
-Workers = Annotated[int | None, typer.Option("--workers", metavar="N", min=1, help="Processes [as cores].")]
-Limit = Annotated[
-    float, typer.Option("--timeout", metavar="SECONDS", min=0.01, help="A video that takes longer is bad.")
 ]
 
 
 def check(
     sources: Sources = None,
     recipe: RecipeOption = None,
-    data: Root = None,
+    data: p.Root = None,
     overrides: o.Overrides = None,
-    classes: ClassesFile = None,
+    classes: p.ClassesFile = None,
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="For bad_videos.csv and the journal.")
     ] = Path(),
     fix: Annotated[
         bool, typer.Option("--fix", help="Write NAME.clean.csv beside each list that needs it.")
     ] = False,
-    workers: Workers = None,
-    limit: Limit = 1800.0,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Begin anew, replace files that exist.")
-    ] = False,
+    workers: p.Workers = None,
+    limit: p.Limit = 1800.0,
+    overwrite: p.Overwrite = False,
     as_json: o.AsJson = False,
     quiet: o.Quiet = False,
 ) -> None:
@@ -186,70 +174,3 @@ def _print_some(title: str, lines: list[str]) -> None:
             typer.echo(f"  {line}")
         if len(lines) > SHOWN:
             typer.echo(f"  … {len(lines) - SHOWN} more; --json tells all")
-
-
-def stats(
-    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="A list, or a folder of videos.")],
-    most: Annotated[
-        int | None,
-        typer.Option("--videos", metavar="N", min=1, help="Look at N of each class, at random [all]."),
-    ] = None,
-    picture: Annotated[
-        Path | None, typer.Option("--picture", metavar="F.png", help="Write labelled thumbnails.")
-    ] = None,
-    data: Root = None,
-    classes: ClassesFile = None,
-    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Of the choice of videos.")] = 0,
-    workers: Workers = None,
-    limit: Limit = 600.0,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the picture.")] = False,
-    as_json: o.AsJson = False,
-    quiet: o.Quiet = False,
-) -> None:
-    """Tell mean and deviation of the colours, lengths, balance of the classes, and how much moves.
-
-    Example: everest prepare stats train.csv --picture train.png
-    """
-    from everest.data.list_writing import refuse_existing
-    from everest.files import check_writable
-    from everest.plots import check_target
-    from everest.prepare.contact_sheet import draw_contact_sheet
-    from everest.prepare.sources import read_labelled
-    from everest.prepare.stats import group_by_class, take_stats
-
-    if picture is not None:
-        refuse_existing([picture], overwrite=overwrite, read=[source])
-        check_target(picture, option="--picture")
-        check_writable(picture)
-    root = data or (source if source.is_dir() else source.parent)
-    found, _ = read_labelled(source, root=root, classes=classes)
-    by_class = group_by_class(found.samples, found.class_names)
-    with Display(quiet=quiet) as display:
-        taken = take_stats(
-            by_class,
-            most=most,
-            seed=seed,
-            workers=workers or os.cpu_count() or 1,
-            limit=limit,
-            report=display.report,
-        )
-    if picture is not None:
-        draw_contact_sheet(picture, taken)
-    told = taken.told() | {"picture": str(picture) if picture else None}
-    print_json(told) if as_json else _print_stats(told)
-
-
-def _print_stats(told: dict[str, Any]) -> None:
-    typer.echo(f"{told['measured']} of {told['videos']} videos measured")
-    for name in ("mean", "std"):
-        typer.echo(f"{name} of red, green, blue: " + ", ".join(f"{value:.4f}" for value in told[name]))
-    for name in ("seconds", "frames"):
-        if told[name]:
-            least, middle, most = (told[name][key] for key in ("min", "median", "max"))
-            typer.echo(f"{name}: {least:g} to {most:g}, median {middle:g}")
-    typer.echo(f"largest class / smallest: {told['imbalance']:g}")
-    for row in told["classes"]:
-        motion = "-" if row["motion"] is None else f"{row['motion']:.4f}"
-        typer.echo(f"  {row['class']}: {row['videos']} videos, motion {motion}")
-    if told["picture"]:
-        say(f"picture: {told['picture']}")

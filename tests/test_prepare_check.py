@@ -1,3 +1,4 @@
+import contextlib
 import errno
 import json
 import re
@@ -326,6 +327,20 @@ def test_a_killed_check_goes_on_and_tells_what_an_unbroken_one_tells(tmp_path: P
     assert f"{done} of 81 videos were checked before" in shown.stderr
     assert (tmp_path / "out" / "bad_videos.csv").read_text() == results
     assert len([json.loads(line) for line in journal.read_text().splitlines()]) == 81
+
+
+def test_a_full_disk_is_told_and_the_check_goes_on_once_there_is_room(
+    videos: Path, small_disk: Path, tmp_path: Path
+):
+    ballast = small_disk / "ballast"
+    arguments = ["prepare", "check", videos / "train.csv", "-o", small_disk / "out"]
+    (small_disk / "out").mkdir()
+    with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    assert "checked_videos.jsonl: the disk is full; free some space" in everest(*arguments, code=5).stderr
+    ballast.unlink()
+    everest(*arguments)
 
 
 def test_a_mended_file_is_looked_at_again(videos: Path, tmp_path: Path):

@@ -86,10 +86,10 @@ def quoted(value: str) -> str:
 
 
 def _listed(path: str, root: Path) -> str:
-    """A path as it stands in a list. `./` where it would begin like a comment."""
+    """A path as it stands in a list: `./` before what would be taken for a comment or cut off."""
     problem = unlistable(path)
     if problem is not None:
         raise DataError(f"{path!r}: {problem}, which no list can hold; rename it")
     full = Path(path)
     text = str(full.relative_to(root)) if full.is_relative_to(root) else path
-    return f"./{text}" if text.startswith(("#", " ")) else text
+    return f"./{text}" if text[0] == "#" or text[0].isspace() else text

@@ -37,7 +37,9 @@ class Journal:
         self.findings = {finding.path: finding for finding, _ in kept}
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._file: IO[bytes] = self._path.open("ab")
+            self._file: IO[bytes] = self._path.open(
+                "ab", buffering=0
+            )  # what failed is not written again later
             self._file.truncate(sum(length for _, length in kept))  # half a line that a kill left
         except OSError as error:
             raise write_error(self._path, error) from error
@@ -55,8 +57,9 @@ class Journal:
     def add(self, finding: Finding) -> None:
         """Append a finding."""
         try:
-            self._file.write(json.dumps(asdict(finding)).encode() + b"\n")
-            self._file.flush()
+            line = json.dumps(asdict(finding)).encode() + b"\n"
+            while line:
+                line = line[self._file.write(line) :]
             if time.monotonic() - self._synced > _SYNC_SECONDS:
                 os.fsync(self._file.fileno())
                 self._synced = time.monotonic()

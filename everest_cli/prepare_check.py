@@ -92,7 +92,7 @@ def _what_to_check(
     overrides: list[str] | None,
     classes: Path | None,
 ) -> tuple[dict[Path, bool], Path | None, LabelRules, int | None]:
-    """Lists and whether their labels count, the root of their paths, their labels, frames of a clip."""
+    """Lists and whether they serve pre-training, the root of their paths, labels, frames of a clip."""
     from everest.errors import RecipeError
     from everest.prepare.sources import LabelRules, read_names
 
@@ -102,7 +102,7 @@ def _what_to_check(
         if overrides:
             raise RecipeError("--set changes a recipe, and there is none; give one by --recipe")
         names = read_names(classes) if classes else ()
-        return dict.fromkeys(sources, True), data, LabelRules(names=names), None
+        return dict.fromkeys(sources, False), data, LabelRules(names=names), None
     settings = o.read_recipe(recipe, data=data, overrides=overrides)
     root = Path(settings.data.root)
     known = settings.data
@@ -112,8 +112,10 @@ def _what_to_check(
     )
     named = [known.train, known.val, known.test]
     labelled = sources or [root / name for name in named if name is not None]
-    paths = dict.fromkeys([root / known.pretrain] if known.pretrain and not sources else [], False)
-    return paths | dict.fromkeys(labelled, True), root, rules, _span(settings)
+    paths = dict.fromkeys([root / known.pretrain] if known.pretrain and not sources else [], True)
+    if not labelled and not paths:
+        raise RecipeError(f"{recipe}: its data names no list; name lists or folders to check")
+    return paths | dict.fromkeys(labelled, False), root, rules, _span(settings)
 
 
 def _span(recipe: Recipe) -> int:

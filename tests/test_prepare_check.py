@@ -146,7 +146,7 @@ def test_parts_of_one_video_are_no_copies_and_have_to_lie_inside(videos: Path, t
     told = check(videos / "train.csv", output=tmp_path / "out", code=4)
     assert told["duplicates"] == []
     assert [(row["path"], row["reason"]) for row in told["bad"]] == [
-        (f"{videos}/clip1.mp4#5.0s-6.0s", "the segment lies outside the video")
+        (f"{videos}/clip1.mp4#5.0s-6.0s", "the segment lies outside the video, which has 32 frames in 2.00 s")
     ]
 
 
@@ -202,6 +202,24 @@ def test_known_classes_without_a_video_are_told_and_no_failure(videos: Path, tmp
     (videos / "classes.txt").write_text("run\nwalk\nswim\n")
     told = check(videos / "train.csv", "--classes", videos / "classes.txt", output=tmp_path / "out")
     assert told["unused_classes"] == ["swim"]
+
+
+def test_folders_for_pretraining_name_no_class_and_may_repeat_other_lists(videos: Path, tmp_path: Path):
+    (videos / "more" / "beach").mkdir(parents=True)
+    shutil.copy(videos / "clip1.mp4", videos / "more" / "beach" / "again.mp4")
+    (videos / "train.csv").write_text("clip0.mp4 run\nclip1.mp4 walk\n")
+    (videos / "test.csv").write_text("clip2.mp4 wlak\n")
+    options = ["--recipe", "custom", "--data", videos, "--set", "data.pretrain=more"]
+    told = check(*options, output=tmp_path / "out", code=4)
+    assert told["checked"] == 4
+    assert told["labels"] == [f"{videos}/test.csv:1: unknown class 'wlak'; did you mean 'walk'?"]
+    assert (told["unused_classes"], told["duplicates"]) == ([], [])
+
+
+def test_a_recipe_without_lists_has_nothing_to_check(videos: Path, tmp_path: Path):
+    options = ["--set", "data.train=null", "--set", "data.test=null", "-o", tmp_path]
+    shown = everest("prepare", "check", "--recipe", "custom", *options, code=2)
+    assert "custom: its data names no list" in shown.stderr
 
 
 def test_names_of_class_folders_are_the_same_in_all_sources(tmp_path: Path, clip_files: Path):

@@ -84,13 +84,15 @@ def check_sources(
     bad = {path: found.reason for path, found in findings.items() if found.reason is not None}
     samples = [row.sample for source in sources for row in source.rows if row.sample.path not in bad]
     lengths = {sample.video_id: length(sample, findings[sample.path]) for sample in samples}
-    outside = {
-        video: "the segment lies outside the video" for video, frames in lengths.items() if frames <= 0
-    }
+    for sample in samples:
+        if lengths[sample.video_id] <= 0:
+            found = findings[sample.path]
+            has = f"{found.frames} frames" + (f" in {found.seconds:.2f} s" if found.seconds else "")
+            bad[sample.video_id] = f"the segment lies outside the video, which has {has}"
     return Check(
         sources=sources,
         findings=findings,
-        bad=bad | outside,
+        bad=bad,
         labels=label_problems(sources, rules),
         unused_classes=unused_classes(sources, rules),
         short={video: frames for video, frames in lengths.items() if span and 0 < frames < span},

@@ -51,11 +51,10 @@ def _dropped(check: Check) -> set[int]:
         if duplicate.kind == "frames":
             continue
         copies = [copy for copy in duplicate.copies if id(copy.row) not in gone]
-        labelled = [copy for copy in copies if copy.source.labelled] or copies
-        if labelled:
-            last = max(labelled, key=lambda copy: order[id(copy.source)]).source
-            keeper = next(copy for copy in labelled if copy.source is last)
-            gone |= {id(copy.row) for copy in labelled if copy is not keeper}
+        if copies:
+            last = max(copies, key=lambda copy: order[id(copy.source)]).source
+            keeper = next(copy for copy in copies if copy.source is last)
+            gone |= {id(copy.row) for copy in copies if copy is not keeper}
     return gone
 
 

@@ -34,8 +34,8 @@ class Duplicate:
 
     @property
     def leaks(self) -> bool:
-        """Whether it stands in several labelled lists: what is tested was trained on."""
-        return len({copy.source.path for copy in self.copies if copy.source.labelled}) > 1
+        """Whether it stands in several lists: what is tested was trained on."""
+        return len({copy.source.path for copy in self.copies}) > 1
 
     def told(self) -> dict[str, Any]:
         """For scripts."""
@@ -50,7 +50,10 @@ class Duplicate:
 
 
 def find_duplicates(sources: Sequence[Source], findings: Mapping[str, Finding]) -> list[Duplicate]:
-    """All of them, the surest kind first; rows that one kind joins are one row to the next."""
+    """All of them, the surest kind first; rows that one kind joins are one row to the next.
+
+    A list for pre-training is compared with itself only.
+    """
     copies = [Copy(source, row) for source in sources for row in source.rows]
     found: list[Duplicate] = []
     kinds: tuple[tuple[Kind, Callable[[Sample, Finding], Hashable]], ...] = (
@@ -64,7 +67,8 @@ def find_duplicates(sources: Sequence[Source], findings: Mapping[str, Finding]) 
             sample = copy.row.sample
             key = same(sample, findings[sample.path])
             if key is not None:
-                alike.setdefault((key, *_part(sample)), []).append(copy)
+                apart = copy.source.path if copy.source.pretrains else None
+                alike.setdefault((key, _part(sample), apart), []).append(copy)
         found += [Duplicate(kind=kind, copies=group) for group in alike.values() if len(group) > 1]
         repeated = {id(copy) for group in alike.values() for copy in group[1:]}
         copies = [copy for copy in copies if id(copy) not in repeated]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from everest.data.folders import refusals_told, videos_by_subfolder, videos_under
-from everest.data.labels import is_integer, label_of, labels_of, names_used, no_labels
+from everest.data.labels import label_of, labels_of, names_used, no_labels
 from everest.data.list_files import HEAD_PREFIX, Row, read_lines, read_rows
 from everest.data.lists import Sample, SampleList, read_samples, sample_of
 from everest.errors import DataError
@@ -30,6 +30,7 @@ class Source:
     path: Path
     rows: Sequence[ListedSample]
     labelled: bool
+    pretrains: bool  # serves pre-training, which may see again what is in other lists
     unreadable: Mapping[str, str]  # place of a row that names no sample, and why
 
     @property
@@ -69,17 +70,19 @@ def read_sources(
     """Read lists and folders; returns them and the rules by which their labels were read.
 
     Args:
-        paths: and whether their labels count.
+        paths: and whether they serve pre-training, where labels do not count.
         root: what paths in a list are relative to; None takes the folder of the list.
-        rules: names that are not given are those that all sources use, sorted.
+        rules: names that are not given are those of the first source with labels that count, sorted.
     Raises:
         DataError: one is not there, is no list, or holds nothing.
     """
     rows = {path: _read_rows(path) for path in paths}
     if not rules.names and not rules.heads:
-        rules = LabelRules(names=_names_found(rows), num_classes=rules.num_classes)
+        first = next((path for path, pretrains in paths.items() if not pretrains), None)
+        names = _names_found(first, rows[first]) if first else ()
+        rules = LabelRules(names=names, num_classes=rules.num_classes)
     sources = [
-        _of_folder(path, rules)
+        _of_folder(path, rules, paths[path])
         if found is None
         else _of_list(path, found, root or path.parent, rules, paths[path])
         for path, found in rows.items()
@@ -94,20 +97,16 @@ def _read_rows(path: Path) -> list[Row] | None:
         return read_rows(path) if path.is_file() else None
 
 
-def _names_found(rows: Mapping[Path, Sequence[Row] | None]) -> tuple[str, ...]:
-    """Names that lists use as labels, and those of class folders."""
-    used: set[str] = set()
-    for path, found in rows.items():
-        if found is None:
-            used.update(name for name, videos in videos_by_subfolder(path).items() if videos)
-        elif not any(is_integer(row.values.get("label", "")) for row in found):
-            used.update(names_used(found))
-    return tuple(sorted(used))
+def _names_found(path: Path, rows: Sequence[Row] | None) -> tuple[str, ...]:
+    """The names that a list uses as labels, or those of class folders; none where labels are numbers."""
+    if rows is None:
+        return tuple(name for name, videos in videos_by_subfolder(path).items() if videos)
+    return tuple(names_used(rows))
 
 
-def _of_list(path: Path, rows: Sequence[Row], root: Path, rules: LabelRules, labelled: bool) -> Source:
+def _of_list(path: Path, rows: Sequence[Row], root: Path, rules: LabelRules, pretrains: bool) -> Source:
     heads = rules.heads or heads_in(rows)
-    labelled = labelled and any("label" in row.values or heads for row in rows)
+    labelled = not pretrains and any("label" in row.values or heads for row in rows)
     read = no_labels
     if labelled:
         count = rules.num_classes or len(rules.names)
@@ -125,17 +124,19 @@ def _of_list(path: Path, rows: Sequence[Row], root: Path, rules: LabelRules, lab
                 unreadable[row.place] = problem
                 continue
         listed.append(ListedSample(row.place, sample, problem))
-    return Source(path=path, rows=listed, labelled=labelled, unreadable=unreadable)
+    return Source(path=path, rows=listed, labelled=labelled, pretrains=pretrains, unreadable=unreadable)
 
 
 def heads_in(rows: Sequence[Row]) -> dict[str, int]:
     """The columns `label.NAME`, with no limit to their labels."""
-    return {name.removeprefix(HEAD_PREFIX): 0 for name in rows[0].values if name.startswith(HEAD_PREFIX)}
+    columns = dict.fromkeys(name for row in rows for name in row.values if name.startswith(HEAD_PREFIX))
+    return {name.removeprefix(HEAD_PREFIX): 0 for name in columns}
 
 
-def _of_folder(path: Path, rules: LabelRules) -> Source:
-    by_class = videos_by_subfolder(path)
-    if any(by_class.values()):
+def _of_folder(path: Path, rules: LabelRules, pretrains: bool) -> Source:
+    by_class = {} if pretrains else videos_by_subfolder(path)
+    labelled = any(by_class.values())
+    if labelled:
         label_of_name = {name: label for label, name in enumerate(rules.names)}
         rows = [
             _in_class(video, name, label_of_name.get(name))
@@ -146,7 +147,7 @@ def _of_folder(path: Path, rules: LabelRules) -> Source:
         rows = [ListedSample(str(video), Sample(path=str(video.absolute()))) for video in videos_under(path)]
     if not rows:
         raise DataError(f"{path}: no videos in it")
-    return Source(path=path, rows=rows, labelled=any(by_class.values()), unreadable={})
+    return Source(path=path, rows=rows, labelled=labelled, pretrains=pretrains, unreadable={})
 
 
 def _in_class(video: Path, name: str, label: int | None) -> ListedSample:
@@ -164,12 +165,11 @@ def read_labelled(source: Path, *, root: Path, classes: Path | None) -> tuple[Sa
         DataError: a line or a file is wrong; `everest prepare check` tells all of them.
     """
     rows = _read_rows(source)
-    heads = heads_in(rows) if rows else {}
-    labelled = (
-        any("label" in row.values for row in rows) or bool(heads)
-        if rows
-        else any(videos_by_subfolder(source).values())
-    )
+    heads = heads_in(rows or [])
+    if rows is None:
+        labelled = any(videos_by_subfolder(source).values())
+    else:
+        labelled = bool(heads) or any("label" in row.values for row in rows)
     found = read_samples(
         source,
         root=root,

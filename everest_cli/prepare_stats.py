@@ -71,7 +71,7 @@ def _print_stats(told: dict[str, Any]) -> None:
     for name in ("seconds", "frames"):
         if told[name]:
             least, middle, most = (told[name][key] for key in ("min", "median", "max"))
-            typer.echo(f"{name}: {least:g} to {most:g}, median {middle:g}")
+            typer.echo(f"{name}: {least:.4g} to {most:.4g}, median {middle:.4g}")
     typer.echo(f"largest class / smallest: {told['imbalance']:g}")
     for row in told["classes"]:
         motion = "-" if row["motion"] is None else f"{row['motion']:.4f}"

@@ -175,3 +175,10 @@ def test_nothing_is_replaced(ucf_names):
         in everest("prepare", "split", ucf_names / "train.csv", "--overwrite", code=2).stderr
     )
     assert (ucf_names / "train.csv").read_text() == before
+
+
+def test_a_name_that_no_list_can_hold_is_told_before_anything_is_written(tmp_path):
+    touch(tmp_path, *(f"run/{number}.mp4" for number in range(9)), "walk/two\nlines.mp4")
+    message = everest("prepare", "split", tmp_path, code=4).stderr
+    assert "a line break in its name, which no list can hold; rename it" in message
+    assert not list(tmp_path.glob("*.csv"))

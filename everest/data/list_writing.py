@@ -27,6 +27,14 @@ def unlistable(path: str) -> str | None:
     return None
 
 
+def refuse_unlistable(samples: Iterable[Sample]) -> None:
+    """Raise DataError where no list can hold a sample's path."""
+    for sample in samples:
+        problem = unlistable(sample.path)
+        if problem is not None:
+            raise DataError(f"{sample.path!r}: {problem}, which no list can hold; rename it")
+
+
 def write_list(
     file: Path,
     samples: Sequence[Sample],
@@ -44,6 +52,7 @@ def write_list(
         DataError: a path that no list can hold.
         EnvironmentProblem: the file cannot be written.
     """
+    refuse_unlistable(samples)
     columns = ["path"]
     if any(sample.labels for sample in samples):
         columns += columns_of(dict.fromkeys(heads, 0)) or ["label"]
@@ -87,9 +96,6 @@ def quoted(value: str) -> str:
 
 def _listed(path: str, root: Path) -> str:
     """A path as it stands in a list: `./` before what would be taken for a comment or cut off."""
-    problem = unlistable(path)
-    if problem is not None:
-        raise DataError(f"{path!r}: {problem}, which no list can hold; rename it")
     full = Path(path)
     text = str(full.relative_to(root)) if full.is_relative_to(root) else path
     return f"./{text}" if text[0] == "#" or text[0].isspace() else text

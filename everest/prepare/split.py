@@ -12,7 +12,13 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from everest.data.list_writing import names_needed, refuse_existing, write_list, write_names
+from everest.data.list_writing import (
+    names_needed,
+    refuse_existing,
+    refuse_unlistable,
+    write_list,
+    write_names,
+)
 from everest.data.lists import Sample
 from everest.errors import RecipeError
 from everest.prepare.groups import GroupOf
@@ -127,12 +133,14 @@ def write_split(
     """Write `NAME.csv` for each list that has samples, and `classes.txt`; returns the files.
 
     Raises:
+        DataError: a path that no list can hold; nothing is written.
         RecipeError: one exists and may not be replaced, or is the list that was cut.
         EnvironmentProblem: one cannot be written.
     """
     paths = {name: folder / f"{name}.csv" for name, samples in lists.items() if samples}
     written = [*paths.values(), *([folder / CLASSES] if names else [])]
     refuse_existing(written, overwrite=overwrite, read=[source])
+    refuse_unlistable(sample for samples in lists.values() for sample in samples)
     for name, path in paths.items():
         write_list(path, lists[name], root=root, label_names=names_needed(names), heads=heads)
     if names:

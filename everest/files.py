@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -64,6 +65,16 @@ def check_writable(path: Path) -> None:
 def write_text(path: Path, text: str) -> None:
     """A text file, whole or not at all."""
     write_atomically(path, lambda part: part.write_text(text))
+
+
+def write_table(path: Path, rows: Iterable[Sequence[str]]) -> None:
+    """A CSV file, whole or not at all; file names that are no UTF-8 keep their bytes."""
+
+    def write(part: Path) -> None:
+        with part.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+            csv.writer(file).writerows(rows)
+
+    write_atomically(path, write)
 
 
 def _remove(temporary: Path) -> None:

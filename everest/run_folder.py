@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from everest.files import write_atomically, write_error, write_text
+from everest.files import write_error, write_table, write_text
 
 RECIPE, ENVIRONMENT, METRICS, WEIGHTS, BEST, BAD_VIDEOS, STATE = (
     "recipe.yaml",
@@ -96,12 +96,7 @@ class RunFolder:
 
     def write_bad_videos(self, reasons: dict[str, str]) -> None:
         """bad_videos.csv: `path,reason`, one row a video."""
-
-        def write(part: Path) -> None:
-            with part.open("w", newline="", errors="surrogateescape") as file:
-                csv.writer(file).writerows([("path", "reason"), *sorted(reasons.items())])
-
-        write_atomically(self.path / BAD_VIDEOS, write)
+        write_table(self.path / BAD_VIDEOS, [("path", "reason"), *sorted(reasons.items())])
 
     def write_nonfinite(self, *, step: int, loss: float, norm: float, videos: list[str]) -> None:
         """nonfinite.json: the last step whose loss or gradient was not finite, and its videos."""

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from archives import ARCHIVES
 from foreign import saved
 from typer.testing import CliRunner
 
@@ -20,6 +21,13 @@ from everest_cli.main import app
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 STAGES = ("pretrain", "finetune")
+DATA_SETS = {
+    "ucf101": "UCF101",
+    "hmdb51": "HMDB51",
+    "ssv2": "SSV2",
+    "kinetics": "KINETICS",
+    "oscc": "OSCC",
+} | {**{"diving48": "DIVING48", "epic-kitchens-100": "EPIC", "finegym288": "FINEGYM"}}
 # What makes a run of any recipe small; nothing else of a command is changed.
 SMALL = [
     *("data.size=32", "data.frames=4", "model.backbone=vit-tiny", "model.tubelet=[2, 8, 8]", "model.depth=1"),
@@ -39,7 +47,7 @@ def commands(page: Path) -> list[list[str]]:
 
 @pytest.fixture
 def desk(tmp_path: Path, clip_files: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder to work in, with a data set in VIDEOS and what a released program saved."""
+    """A folder to work in: videos in VIDEOS, imitations of data sets, what a released program saved."""
     shutil.copytree(clip_files, tmp_path / "VIDEOS")
     shutil.copy(clip_files / "train.csv", tmp_path / "VIDEOS" / "test.csv")
     shutil.copy(clip_files / "clip0.mp4", tmp_path / "video.mp4")
@@ -47,6 +55,11 @@ def desk(tmp_path: Path, clip_files: Path, monkeypatch: pytest.MonkeyPatch) -> P
     saved(tmp_path / "checkpoint-799.pth", foreign.state_dict())
     monkeypatch.setattr(loading, "SECONDS", 0.2)
     monkeypatch.setattr(loading, "ITEM_SECONDS", 0.1)
+    for name, folder in DATA_SETS.items():
+        ARCHIVES[name](tmp_path / folder)
+    for number, name in enumerate(["run", "walk", "run", "walk"]):
+        (tmp_path / "ACTIONS" / name).mkdir(parents=True, exist_ok=True)
+        shutil.copy(clip_files / f"clip{number}.mp4", tmp_path / "ACTIONS" / name)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

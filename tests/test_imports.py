@@ -19,8 +19,9 @@ everest.config.recipe_layers everest.config.recipe_errors everest.config.recipe_
 everest.data.folders everest.data.packet_index everest.data.exactness everest.data.video_stream
 everest.data.counted_files everest.data.video_file
 everest.data.backends everest.data.video everest.data.cache everest.data.frames
-everest.data.list_files everest.data.labels everest.data.lists everest.data.crops everest.data.transforms
-everest.data.rand_augment everest.data.mixing everest.data.views everest.data.datasets everest.data.loading
+everest.data.list_files everest.data.labels everest.data.lists everest.data.list_writing everest.data.crops
+everest.data.transforms everest.data.rand_augment everest.data.mixing everest.data.views
+everest.data.datasets everest.data.loading
 everest.models.block everest.models.embedding everest.models.positions everest.models.vit
 everest.models.mae everest.models.classifier
 everest.optim everest.sharding everest.checkpoint everest.running everest.run_folder everest.continuing
@@ -38,11 +39,17 @@ everest.profiling.counting everest.plots
 everest.profiling.memory everest.profiling.profile everest.profiling.paper_tables
 everest.profiling.choices everest.profiling.measure everest.profiling.loading everest.profiling.drawing
 everest.demo_videos everest.demo everest.notebook
+everest.prepare.layouts.annotations everest.prepare.layouts.text_lists everest.prepare.layouts.json_lists
+everest.prepare.layouts.csv_lists everest.prepare.layouts.table everest.prepare.layouts.folders
+everest.prepare.matching everest.prepare.index everest.prepare.groups everest.prepare.split
+everest.prepare.processes everest.prepare.examine everest.prepare.journal everest.prepare.spread
+everest.prepare.sources everest.prepare.label_checks everest.prepare.duplicates everest.prepare.check
+everest.prepare.clean everest.prepare.stats everest.prepare.contact_sheet
 """
 ORDER = LAYERS.split()
 PACKAGES = (
     *("everest", "everest.config", "everest.convert", "everest.data", "everest.models"),
-    "everest.profiling",
+    *("everest.prepare", "everest.prepare.layouts", "everest.profiling"),
 )
 
 

@@ -24,7 +24,7 @@ def label_of(names: Sequence[str], num_classes: int) -> ReadLabels:
     Where names are numbers themselves, a number is a name and no index.
     """
     index_of = {name: index for index, name in enumerate(names)}
-    takes_indices = not any(map(_is_integer, names))
+    takes_indices = not any(map(is_integer, names))
 
     def read(row: Row) -> tuple[int, ...]:
         if "label" not in row.values:
@@ -32,7 +32,7 @@ def label_of(names: Sequence[str], num_classes: int) -> ReadLabels:
         text = row.values["label"]
         if text in index_of:
             return (index_of[text],)
-        if takes_indices and _is_integer(text):
+        if takes_indices and is_integer(text):
             return (_in_range("label", int(text), num_classes),)
         if takes_indices and _is_number_like(text):
             raise ValueError(f"label '{text}' is no whole number from 0")
@@ -54,7 +54,7 @@ def labels_of(heads: Mapping[str, int]) -> ReadLabels:
     def read(row: Row) -> tuple[int, ...]:
         labels = []
         for column, num_classes in zip(columns_of(heads), heads.values(), strict=True):
-            if not _is_integer(row.values.get(column, "")):
+            if not is_integer(row.values.get(column, "")):
                 raise ValueError(f"the column {column} needs a number")
             labels.append(_in_range(column, int(row.values[column]), num_classes))
         return tuple(labels)
@@ -67,7 +67,8 @@ def columns_of(heads: Mapping[str, int]) -> list[str]:
     return [f"{HEAD_PREFIX}{name}" for name in heads]
 
 
-def _is_integer(text: str) -> bool:
+def is_integer(text: str) -> bool:
+    """Whether a label is read as a number."""
     return text.isascii() and text.removeprefix("-").isdecimal()
 
 
@@ -92,4 +93,4 @@ def _in_range(name: str, label: int, num_classes: int) -> int:
 def names_used(rows: Sequence[Row]) -> list[str]:
     """Class names used as labels, sorted; nothing when labels are numbers."""
     labels = {row.values["label"] for row in rows if "label" in row.values}
-    return [] if any(map(_is_integer, labels)) else sorted(x for x in labels if not _is_number_like(x))
+    return [] if any(map(is_integer, labels)) else sorted(x for x in labels if not _is_number_like(x))

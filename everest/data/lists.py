@@ -117,7 +117,7 @@ def _of_rows(rows: Sequence[Row], file: Path, root: Path, read_labels: ReadLabel
     samples, problems = [], []
     for row in rows:
         try:
-            samples.append(_sample(row, root, read_labels))
+            samples.append(sample_of(row, root, read_labels))
         except ValueError as problem:
             problems.append(f"{row.place}: {problem}")
     _refuse(problems, "lines are wrong")
@@ -125,8 +125,8 @@ def _of_rows(rows: Sequence[Row], file: Path, root: Path, read_labels: ReadLabel
     return tuple(samples)
 
 
-def _sample(row: Row, root: Path, read_labels: ReadLabels) -> Sample:
-    """Raises ValueError with what is wrong with a row."""
+def sample_of(row: Row, root: Path, read_labels: ReadLabels) -> Sample:
+    """The sample of a row; ValueError with what is wrong with it."""
     if "path" not in row.values:
         raise ValueError("no path")
     start, end = (_number(row, name, float) for name in ("start", "end"))

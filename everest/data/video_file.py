@@ -52,6 +52,11 @@ def look(path: Path) -> Opening:
         return _cached_look(path, status.st_size, status.st_mtime_ns)
 
 
+def forget() -> None:
+    """Free what is kept of the files looked at, where each is needed once only."""
+    _cached_look.cache_clear()
+
+
 @lru_cache(maxsize=32768)  # some kilobytes each
 def _cached_look(path: Path, size: int, modified: int) -> Opening:
     """Index a file and decode its first frame. `size` and `modified`: a rewritten file is another."""

@@ -72,6 +72,7 @@ def decoded(
     needless: Collection[int] = (),
     last: int | None = None,
     keys: list[int | None] | None = None,
+    damages: list[int] | None = None,
 ) -> Generator[VideoFrame]:
     """Frames in order of presentation from a seek position, or from the start, up to the first damage.
 
@@ -82,13 +83,14 @@ def decoded(
         needless: time stamps of frames that no other one needs.
         last: time stamp of the frame after whose packet the file may be left.
         keys: takes the decode times of the packets with keyframes.
+        damages: takes the number of the packet, from 0, whose damage ended the reading.
     """
     with opened(path) as (container, stream):
         codec = stream.codec_context
         skips = codec.name in SKIPPING_CODECS and len(unwanted) > 0
         if seek is not None:
             container.seek(seek, stream=stream)
-        for packet in container.demux(stream):
+        for number, packet in enumerate(container.demux(stream)):
             if skips and packet.pts in needless:
                 continue
             if skips:
@@ -101,12 +103,32 @@ def decoded(
                     frames = packet.decode()
                 except InvalidDataError:
                     damaged = True
+            if damaged and damages is not None:
+                damages.append(number)
             ends = damaged or (skips and last is not None and packet.pts == last)
             if ends:
                 frames = [*frames, *codec.decode(None)]  # whole ones that waited for their turn
             for frame in frames:
                 if frame.is_corrupt:
+                    if damages is not None:
+                        damages.append(number)
                     return
                 yield frame
             if ends:
                 return
+
+
+def promised_seconds(path: Path) -> float:
+    """How long a Matroska or WebM file says that its pictures go on; 0 where it does not say so.
+
+    Nothing else tells that such a file was cut: it has no count of frames, and its packets are whole.
+    """
+    with opened(path) as (container, stream):
+        if "matroska" not in container.format.name:
+            return 0.0
+        stamp = stream.metadata.get("DURATION")
+        if stamp is not None:
+            hours, minutes, seconds = map(float, stamp.split(":"))
+            return hours * 3600 + minutes * 60 + seconds
+        alone = len(container.streams) == 1  # else it may be the sound that goes on
+        return (container.duration or 0) / av.time_base if alone else 0.0

@@ -1,0 +1,112 @@
+"""A look at a whole video: every frame is decoded, none is kept. Runs in processes of its own."""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from PIL import Image
+
+from everest.data.folders import pictures_in
+from everest.data.video_file import forget, look
+from everest.data.video_stream import VideoError, decoded, promised_seconds, retold
+
+COMPARED: Final = 8  # ours: frames at the beginning by which copies in other files are known
+CUT_SECONDS: Final = 1.0  # ours: of what a file promises so much, and such a share of it, may be missing
+CUT_SHARE: Final = 0.1
+_CHUNK: Final = 2**20  # bytes read at once
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """What a look at a video told."""
+
+    path: str
+    size: int = 0  # bytes; with `modified` it tells whether the file is still the same
+    modified: int = 0  # nanoseconds since 1970
+    frames: int = 0
+    seconds: float | None = None  # None: a folder of pictures
+    content: str | None = None  # hash of the bytes
+    beginning: str | None = None  # hash of the first frames; None where they are of a single colour
+    reason: str | None = None  # why it is bad
+    lasting: bool = True  # whether another look at the same file would tell the same
+
+
+def examine(path: str) -> Finding:
+    """Decode a video, or all pictures of a folder, and tell what is wrong with it."""
+    file = Path(path)
+    try:
+        status = file.stat()
+    except OSError as error:
+        return Finding(path=path, reason=error.strerror or str(error), lasting=False)
+    blank = Finding(path=path, size=status.st_size, modified=status.st_mtime_ns)
+    try:
+        # The pictures in a folder may change without it.
+        return replace(_pictures(file, blank), lasting=False) if file.is_dir() else _video(file, blank)
+    except VideoError as error:
+        refused = type(error.__cause__) is PermissionError
+        return replace(blank, reason=error.reason, lasting=not refused)
+    finally:
+        forget()
+
+
+def _video(path: Path, blank: Finding) -> Finding:
+    with retold(path):
+        content = _hash(path)
+    opening = look(path)
+    damages: list[int] = []
+    count, first, last = 0, [], 0.0
+    with retold(path), closing(decoded(path, damages=damages)) as frames:
+        for frame in frames:
+            if count < COMPARED:
+                first.append(frame.to_ndarray(format="rgb24"))
+            count += 1
+            last = frame.time or 0.0
+    expected, promised = opening.info.frames, promised_seconds(path)
+    reason = None
+    if count < expected:
+        reason = f"damaged: {count} of {expected} frames can be decoded"
+    elif damages:
+        reason = f"damaged: breaks off after {count} frames"
+    elif promised - last > max(CUT_SECONDS, CUT_SHARE * promised):
+        reason = f"damaged: ends after {last:.1f} of {promised:.1f} s"
+    seconds = round(count / (opening.info.fps or 1), 3)
+    beginning = _beginning(first)
+    return replace(blank, frames=count, seconds=seconds, content=content, beginning=beginning, reason=reason)
+
+
+def _pictures(folder: Path, blank: Finding) -> Finding:
+    told, first = hashlib.blake2b(digest_size=16), []
+    with retold(folder):
+        files = pictures_in(folder)
+        if not files:
+            raise VideoError(folder, "a folder without jpg or png pictures")
+        for number, file in enumerate(files):
+            told.update(file.read_bytes())
+            with Image.open(file) as image:
+                picture = np.asarray(image.convert("RGB"))  # (H, W, 3)
+            if number < COMPARED:
+                first.append(picture)
+    return replace(blank, frames=len(files), content=told.hexdigest(), beginning=_beginning(first))
+
+
+def _hash(path: Path) -> str:
+    told = hashlib.blake2b(digest_size=16)
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            told.update(chunk)
+    return told.hexdigest()
+
+
+def _beginning(pictures: list[np.ndarray]) -> str | None:
+    """Many a video begins black; that is no sign of a copy."""
+    if all(np.ptp(picture, axis=(0, 1)).max() == 0 for picture in pictures):
+        return None
+    told = hashlib.blake2b(digest_size=16)
+    for picture in pictures:
+        told.update(np.ascontiguousarray(picture).tobytes())
+    return told.hexdigest()

@@ -1,0 +1,181 @@
+"""Lists and folders as a check reads them: what is wrong is noted row by row, and nothing is left out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from everest.data.folders import refusals_told, videos_by_subfolder, videos_under
+from everest.data.labels import label_of, labels_of, names_used, no_labels
+from everest.data.list_files import HEAD_PREFIX, Row, read_lines, read_rows
+from everest.data.lists import Sample, SampleList, read_samples, sample_of
+from everest.errors import DataError
+from everest.prepare.layouts.folders import same_but_for_case
+
+
+@dataclass(frozen=True, slots=True)
+class ListedSample:
+    """A row of a list, or a file of a folder."""
+
+    place: str  # file:line, for messages; of a folder the path
+    sample: Sample  # without labels where they are wrong
+    problem: str | None = None  # what is wrong with the row
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A list or folder of videos."""
+
+    path: Path
+    rows: Sequence[ListedSample]
+    labelled: bool
+    pretrains: bool  # serves pre-training, which may see again what is in other lists
+    unreadable: Mapping[str, str]  # place of a row that names no sample, and why
+
+    @property
+    def is_list(self) -> bool:
+        return self.path.is_file()
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelRules:
+    """What labels can be."""
+
+    names: tuple[str, ...] = ()
+    num_classes: int | None = None
+    heads: Mapping[str, int] | None = None
+
+
+def read_names(file: Path) -> tuple[str, ...]:
+    """The class names in a file, one a line.
+
+    Raises:
+        DataError: it cannot be read, has no name, or has two that are the same, but for case perhaps.
+    """
+    names = tuple(line.strip() for _, line in read_lines(file))
+    if not names:
+        raise DataError(f"{file}: no class names; it needs one in each line")
+    repeated = [*same_but_for_case(names), *((name, name) for name in names if names.count(name) > 1)]
+    if repeated:
+        raise DataError(
+            f"{file}: the classes '{repeated[0][0]}' and '{repeated[0][1]}' are the same but for case"
+        )
+    return names
+
+
+def read_sources(
+    paths: Mapping[Path, bool], *, root: Path | None, rules: LabelRules
+) -> tuple[list[Source], LabelRules]:
+    """Read lists and folders; returns them and the rules by which their labels were read.
+
+    Args:
+        paths: and whether they serve pre-training, where labels do not count.
+        root: what paths in a list are relative to; None takes the folder of the list.
+        rules: names that are not given are those of the first source with labels that count, sorted.
+    Raises:
+        DataError: one is not there, is no list, or holds nothing.
+    """
+    rows = {path: _read_rows(path) for path in paths}
+    if not rules.names and not rules.heads:
+        first = next((path for path, pretrains in paths.items() if not pretrains), None)
+        names = _names_found(first, rows[first]) if first else ()
+        rules = LabelRules(names=names, num_classes=rules.num_classes)
+    sources = [
+        _of_folder(path, rules, paths[path])
+        if found is None
+        else _of_list(path, found, root or path.parent, rules, paths[path])
+        for path, found in rows.items()
+    ]
+    return sources, rules
+
+
+def _read_rows(path: Path) -> list[Row] | None:
+    with refusals_told(path):
+        if not path.exists():
+            raise DataError(f"{path}: no such list or folder")
+        return read_rows(path) if path.is_file() else None
+
+
+def _names_found(path: Path, rows: Sequence[Row] | None) -> tuple[str, ...]:
+    """The names that a list uses as labels, or those of class folders; none where labels are numbers."""
+    if rows is None:
+        return tuple(name for name, videos in videos_by_subfolder(path).items() if videos)
+    return tuple(names_used(rows))
+
+
+def _of_list(path: Path, rows: Sequence[Row], root: Path, rules: LabelRules, pretrains: bool) -> Source:
+    heads = rules.heads or heads_in(rows)
+    labelled = not pretrains and any("label" in row.values or heads for row in rows)
+    read = no_labels
+    if labelled:
+        count = rules.num_classes or len(rules.names)
+        read = labels_of(heads) if heads else label_of(rules.names, count)
+    listed, unreadable = [], {}
+    for row in rows:
+        problem = None
+        try:
+            sample = sample_of(row, root, read)
+        except ValueError as error:
+            problem = str(error)
+            try:
+                sample = sample_of(row, root, no_labels)
+            except ValueError:
+                unreadable[row.place] = problem
+                continue
+        listed.append(ListedSample(row.place, sample, problem))
+    return Source(path=path, rows=listed, labelled=labelled, pretrains=pretrains, unreadable=unreadable)
+
+
+def heads_in(rows: Sequence[Row]) -> dict[str, int]:
+    """The columns `label.NAME`, with no limit to their labels."""
+    columns = dict.fromkeys(name for row in rows for name in row.values if name.startswith(HEAD_PREFIX))
+    return {name.removeprefix(HEAD_PREFIX): 0 for name in columns}
+
+
+def _of_folder(path: Path, rules: LabelRules, pretrains: bool) -> Source:
+    by_class = {} if pretrains else videos_by_subfolder(path)
+    labelled = any(by_class.values())
+    if labelled:
+        label_of_name = {name: label for label, name in enumerate(rules.names)}
+        rows = [
+            _in_class(video, name, label_of_name.get(name))
+            for name, videos in by_class.items()
+            for video in videos
+        ]
+    else:
+        rows = [ListedSample(str(video), Sample(path=str(video.absolute()))) for video in videos_under(path)]
+    if not rows:
+        raise DataError(f"{path}: no videos in it")
+    return Source(path=path, rows=rows, labelled=labelled, pretrains=pretrains, unreadable={})
+
+
+def _in_class(video: Path, name: str, label: int | None) -> ListedSample:
+    labels = () if label is None else (label,)
+    problem = f"unknown class '{name}'" if label is None else None
+    return ListedSample(str(video), Sample(path=str(video.absolute()), labels=labels), problem)
+
+
+def read_labelled(source: Path, *, root: Path, classes: Path | None) -> tuple[SampleList, list[str]]:
+    """The samples of a list or a folder, strictly, and the names of their labels where they have several.
+
+    Labels are read where there are any.
+
+    Raises:
+        DataError: a line or a file is wrong; `everest prepare check` tells all of them.
+    """
+    rows = _read_rows(source)
+    heads = heads_in(rows or [])
+    if rows is None:
+        labelled = any(videos_by_subfolder(source).values())
+    else:
+        labelled = bool(heads) or any("label" in row.values for row in rows)
+    found = read_samples(
+        source,
+        root=root,
+        classes=read_names(classes) if classes else None,
+        num_classes=None,
+        heads=heads or None,
+        labelled=labelled,
+    )
+    return found, list(heads)

@@ -1,0 +1,178 @@
+"""`everest prepare check`: every video of a data set is looked at."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from everest_cli import options as o
+from everest_cli import prepare_options as p
+from everest_cli.output import Display, print_json
+
+if TYPE_CHECKING:
+    from everest.config.settings import Recipe
+    from everest.prepare.check import Check
+    from everest.prepare.sources import LabelRules
+
+SHOWN = 20  # problems of each kind on the screen
+
+Sources = Annotated[
+    list[Path] | None, typer.Argument(metavar="SOURCE…", help="Lists or folders [those of the recipe].")
+]
+RecipeOption = Annotated[
+    str | None, typer.Option("--recipe", "-r", metavar="R", help="Whose lists, classes and clips are meant.")
+]
+
+
+def check(
+    sources: Sources = None,
+    recipe: RecipeOption = None,
+    data: p.Root = None,
+    overrides: o.Overrides = None,
+    classes: p.ClassesFile = None,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="For bad_videos.csv and the journal.")
+    ] = Path(),
+    fix: Annotated[
+        bool, typer.Option("--fix", help="Write NAME.clean.csv beside each list that needs it.")
+    ] = False,
+    workers: p.Workers = None,
+    limit: p.Limit = 1800.0,
+    overwrite: p.Overwrite = False,
+    as_json: o.AsJson = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Decode every video whole, verify labels and lengths, find copies; exit code 4 when something is bad.
+
+    A check that was stopped goes on where it was when the same command is given again.
+
+    Example: everest prepare check --recipe ucf101 --data /data/ucf101
+    """
+    from everest.files import write_table
+    from everest.prepare.check import check_sources
+    from everest.prepare.clean import write_clean_lists
+    from everest.prepare.journal import NAME
+    from everest.prepare.sources import read_sources
+    from everest.run_folder import BAD_VIDEOS
+
+    paths, root, rules, span = _what_to_check(sources, recipe, data, overrides, classes)
+    read, rules = read_sources(paths, root=root, rules=rules)
+    journal, bad_videos = output / NAME, output / BAD_VIDEOS
+    _refuse_to_replace(read, journal, bad_videos, fix=fix, overwrite=overwrite)
+    with Display(quiet=quiet) as display:
+        found = check_sources(
+            read,
+            rules,
+            span=span,
+            journal=journal,
+            workers=workers or os.cpu_count() or 1,
+            limit=limit,
+            report=display.report,
+        )
+    write_table(bad_videos, [("path", "reason"), *found.bad.items()])
+    cleaned = write_clean_lists(found, names=rules.names) if fix else []
+    if as_json:
+        print_json(found.told() | {"written": [str(path) for path in (bad_videos, *cleaned)]})
+    else:
+        _print_check(found, span)
+        for path in cleaned:
+            typer.echo(f"cleaned: {path}")
+    if not found.passed:
+        raise typer.Exit(4)
+
+
+def _what_to_check(
+    sources: list[Path] | None,
+    recipe: str | None,
+    data: Path | None,
+    overrides: list[str] | None,
+    classes: Path | None,
+) -> tuple[dict[Path, bool], Path | None, LabelRules, int | None]:
+    """Lists and whether they serve pre-training, the root of their paths, labels, frames of a clip."""
+    from everest.errors import RecipeError
+    from everest.prepare.sources import LabelRules, read_names
+
+    if recipe is None:
+        if not sources:
+            raise RecipeError("nothing to check: name lists or folders, or a --recipe")
+        if overrides:
+            raise RecipeError("--set changes a recipe, and there is none; give one by --recipe")
+        names = read_names(classes) if classes else ()
+        return dict.fromkeys(sources, False), data, LabelRules(names=names), None
+    settings = o.read_recipe(recipe, data=data, overrides=overrides)
+    root = Path(settings.data.root)
+    known = settings.data
+    file = classes or (root / known.classes if known.classes else None)
+    rules = LabelRules(
+        names=read_names(file) if file else (), num_classes=known.num_classes, heads=known.heads
+    )
+    named = [known.train, known.val, known.test]
+    labelled = sources or [root / name for name in named if name is not None]
+    paths = dict.fromkeys([root / known.pretrain] if known.pretrain and not sources else [], True)
+    if not labelled and not paths:
+        raise RecipeError(f"{recipe}: its data names no list; name lists or folders to check")
+    return paths | dict.fromkeys(labelled, False), root, rules, _span(settings)
+
+
+def _span(recipe: Recipe) -> int:
+    """Frames from the first to the last of the longest clip; `segment` needs as many as a clip has."""
+    strides = [
+        1 if stage.sampling == "segment" else stage.stride for stage in (recipe.pretrain, recipe.finetune)
+    ]
+    return recipe.data.frames * max(strides)
+
+
+def _refuse_to_replace(
+    sources: Sequence[Any], journal: Path, bad_videos: Path, *, fix: bool, overwrite: bool
+) -> None:
+    """Say before hours of work what would stand in their way."""
+    from everest.data.list_writing import refuse_existing
+    from everest.files import check_writable
+    from everest.prepare.clean import clean_path
+
+    if overwrite:
+        journal.unlink(missing_ok=True)
+    elif not journal.exists():
+        refuse_existing([bad_videos], overwrite=False, read=[])
+    targets = [clean_path(source) for source in sources] if fix else []
+    refuse_existing(targets, overwrite=overwrite, read=[source.path for source in sources])
+    for path in (bad_videos, *targets):
+        check_writable(path)
+
+
+def _print_check(found: Check, span: int | None) -> None:
+    told = found.told()
+    typer.echo(f"{told['checked']} videos checked, {told['ok']} can be decoded whole")
+    if told["frames"]:
+        frames, seconds = told["frames"], told["seconds"]
+        lasting = f", {seconds['min']:.2f} to {seconds['max']:.2f} s" if seconds else ""
+        typer.echo(f"frames: {frames['min']} to {frames['max']}, median {frames['median']:g}{lasting}")
+    _print_some("bad", [f"{row['path']}: {row['reason']}" for row in told["bad"]])
+    _print_some("labels", told["labels"])
+    _print_some("classes without a video", told["unused_classes"])
+    for leak, title in ((True, "in several lists"), (False, "twice in one list")):
+        copies = [row for row in told["duplicates"] if row["leak"] == leak]
+        _print_some(
+            title, [f"{' = '.join(row['videos'])} ({_why(row)}; {', '.join(row['lists'])})" for row in copies]
+        )
+    if told["short"]:
+        rows = [f"{row['path']}: {row['frames']} frames" for row in told["short"]]
+        _print_some(f"shorter than a clip of {span} frames; their last frame is repeated", rows)
+
+
+def _why(row: dict[str, Any]) -> str:
+    same = {"listed": "the same file", "file": "the same bytes", "frames": "the same first frames and length"}
+    return same[row["kind"]] + (", other labels" if row["labels_differ"] else "")
+
+
+def _print_some(title: str, lines: list[str]) -> None:
+    if lines:
+        typer.echo(f"{title}: {len(lines)}")
+        for line in lines[:SHOWN]:
+            typer.echo(f"  {line}")
+        if len(lines) > SHOWN:
+            typer.echo(f"  … {len(lines) - SHOWN} more; --json tells all")

@@ -1,0 +1,80 @@
+"""`everest prepare stats`"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from everest_cli import options as o
+from everest_cli import prepare_options as p
+from everest_cli.output import Display, print_json, say
+
+
+def stats(
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="A list, or a folder of videos.")],
+    most: Annotated[
+        int | None,
+        typer.Option("--videos", metavar="N", min=1, help="Look at N of each class, at random [all]."),
+    ] = None,
+    picture: Annotated[
+        Path | None, typer.Option("--picture", metavar="F.png", help="Write labelled thumbnails.")
+    ] = None,
+    data: p.Root = None,
+    classes: p.ClassesFile = None,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Of the choice of videos.")] = 0,
+    workers: p.Workers = None,
+    limit: p.Limit = 600.0,
+    overwrite: p.Overwrite = False,
+    as_json: o.AsJson = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Tell mean and deviation of the colours, lengths, balance of the classes, and how much moves.
+
+    Example: everest prepare stats train.csv --picture train.png
+    """
+    from everest.data.list_writing import refuse_existing
+    from everest.files import check_writable
+    from everest.plots import check_target
+    from everest.prepare.contact_sheet import draw_contact_sheet
+    from everest.prepare.sources import read_labelled
+    from everest.prepare.stats import group_by_class, take_stats
+
+    if picture is not None:
+        refuse_existing([picture], overwrite=overwrite, read=[source])
+        check_target(picture, option="--picture")
+        check_writable(picture)
+    root = data or (source if source.is_dir() else source.parent)
+    found, _ = read_labelled(source, root=root, classes=classes)
+    by_class = group_by_class(found.samples, found.class_names)
+    with Display(quiet=quiet) as display:
+        taken = take_stats(
+            by_class,
+            most=most,
+            seed=seed,
+            workers=workers or os.cpu_count() or 1,
+            limit=limit,
+            report=display.report,
+        )
+    if picture is not None:
+        draw_contact_sheet(picture, taken)
+    told = taken.told() | {"picture": str(picture) if picture else None}
+    print_json(told) if as_json else _print_stats(told)
+
+
+def _print_stats(told: dict[str, Any]) -> None:
+    typer.echo(f"{told['measured']} of {told['videos']} videos measured")
+    for name in ("mean", "std"):
+        typer.echo(f"{name} of red, green, blue: " + ", ".join(f"{value:.4f}" for value in told[name]))
+    for name in ("seconds", "frames"):
+        if told[name]:
+            least, middle, most = (told[name][key] for key in ("min", "median", "max"))
+            typer.echo(f"{name}: {least:.4g} to {most:.4g}, median {middle:.4g}")
+    typer.echo(f"largest class / smallest: {told['imbalance']:g}")
+    for row in told["classes"]:
+        motion = "-" if row["motion"] is None else f"{row['motion']:.4f}"
+        typer.echo(f"  {row['class']}: {row['videos']} videos, motion {motion}")
+    if told["picture"]:
+        say(f"picture: {told['picture']}")

@@ -18,10 +18,12 @@ from everest_cli import (
     convert,
     demo,
     evaluate,
+    extract,
     finetune,
     plot,
     predict,
     pretrain,
+    probe,
     profile,
     recipes,
     runs,
@@ -91,7 +93,8 @@ app.command("eval")(evaluate.evaluate)
 app.command("visualize-mask")(visualize_mask.visualize_mask)
 app.command("select-frames")(select_frames.select_frames)
 app.command("predict")(predict.predict)
-app.command("extract")(predict.extract)
+app.command("extract")(extract.extract)
+app.command("probe")(probe.probe)
 app.command("convert")(convert.convert)
 app.command("profile")(profile.profile)
 app.add_typer(recipes.app, name="recipes")

@@ -6,7 +6,7 @@ they are known to be wrong (everest.data.exactness); `auto` never asks them ther
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from functools import cache
 from importlib import import_module
@@ -54,18 +54,42 @@ def read_pyav(path: Path, wanted: list[int]) -> dict[int, np.ndarray]:
     return found
 
 
+def pyav_in_order(path: Path, wanted: list[int]) -> Iterator[tuple[int, np.ndarray]]:
+    """Number and picture of the `wanted` frames (ascending), up to the first that cannot be decoded."""
+    opening = look(path)
+    for seek, run in opening.index.runs(wanted):
+        done = 0
+        for start in dict.fromkeys((seek, None)):  # a seek may land behind its target
+            for number, picture in _shown(path, opening, start, run[done:]):
+                if number != run[done]:
+                    break
+                yield number, picture
+                done += 1
+            if done == len(run):
+                break
+        if done < len(run):
+            return
+
+
 def _collect(path: Path, opening: Opening, seek: int | None, wanted: list[int]) -> dict[int, np.ndarray]:
     """Decode from `seek` on until the `wanted` frames were shown."""
+    return dict(_shown(path, opening, seek, wanted))
+
+
+def _shown(
+    path: Path, opening: Opening, seek: int | None, wanted: list[int]
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Decode from `seek` on; number and picture of the `wanted` frames as they are shown, up to the last."""
     times = opening.index.times
     numbers: dict[int | None, int] = {int(times[i]) if times.size else i: i for i in wanted}
     height, width = opening.info.height, opening.info.width
     if opening.quarter_turns % 2:
         height, width = width, height
     scaler = VideoReformatter()  # one for all frames: making its tables costs as much as using them
-    found: dict[int, np.ndarray] = {}
     by_stamp = opening.index.by_decode_stamp
     unwanted = set(times.tolist()).difference(numbers) if times.size and not by_stamp else ()
     needless, last = opening.index.decoding(wanted)
+    found: set[int] = set()
     with closing(decoded(path, seek, unwanted=unwanted, needless=needless, last=last)) as frames:
         for count, frame in enumerate(frames):
             stamp = decode_stamp(frame) if by_stamp else frame.pts
@@ -73,10 +97,10 @@ def _collect(path: Path, opening: Opening, seek: int | None, wanted: list[int]) 
             if number is not None:
                 # Width and height: a stream may change its size on the way, a clip cannot.
                 rgb = scaler.reformat(frame, width, height, "rgb24", threads=1).to_ndarray()
-                found[number] = np.rot90(rgb, opening.quarter_turns)
+                yield number, np.rot90(rgb, opening.quarter_turns)
+                found.add(number)
             if len(found) == len(wanted):
                 break
-    return found
 
 
 def read_decord(path: Path, wanted: list[int]) -> dict[int, np.ndarray]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from everest.data.cache import FrameCache
@@ -145,14 +146,20 @@ class EvalViews:
         self, sample: Sample, rng: np.random.Generator, decoder: str, cache: FrameCache | None = None
     ) -> Views:
         first, length = segment(sample)
-        windows = sampling(self.sampling).views(length, self.frames, self.stride, self.clips)
-        needed, place = np.unique(np.stack(windows), return_inverse=True)  # (F,), (clips, T)
+        needed, places = np.unique(self.windows(length), return_inverse=True)  # (F,), (clips, T)
         video = _read(sample, first + needed, (first, length), decoder, cache)
-        covering = covering_size(_size(video), self.size)
-        video = resize(video, covering, antialias=False)  # (3, F, H', W')
-        boxes = view_boxes(covering, self.size, self.crops)
-        places = torch.from_numpy(place.reshape(self.clips, self.frames))
-        return _stacked([_cut(video, box)[:, ids] for ids in places for box in boxes])
+        video = resize(video, covering_size(_size(video), self.size), antialias=False)  # (3, F, H', W')
+        return _stacked(self.cut(video, places))
+
+    def windows(self, length: int) -> NDArray[np.int64]:
+        """(clips, T) numbers of the frames of each clip, of a video of `length` frames."""
+        return np.stack(sampling(self.sampling).views(length, self.frames, self.stride, self.clips))
+
+    def cut(self, video: Tensor, places: NDArray[np.int64]) -> list[Tensor]:
+        """The views (3, T, H, W) of a resized video (3, F, H', W'); places (clips, T) among its frames."""
+        boxes = view_boxes((video.shape[2], video.shape[3]), self.size, self.crops)
+        clips = torch.from_numpy(places.reshape(self.clips, self.frames))
+        return [_cut(video, box)[:, ids] for ids in clips for box in boxes]
 
 
 MakeViews = PretrainViews | FinetuneViews | ValidationViews | EvalViews

@@ -41,7 +41,9 @@ def as_srt(told: Told) -> str:
     cues = []
     for number, (window, following) in enumerate(zip(windows, [*starts, float("inf")], strict=True), start=1):
         times = (window["start"], min(window["end"], following))
-        shown = "\n".join(_named(head, found) for head, found in _found(window))
+        shown = "\n".join(
+            f"{_named(head, found)} {found['probability']:.0%}" for head, found in _found(window)
+        )
         cues.append(f"{number}\n{' --> '.join(map(_stamp, times))}\n{shown}\n")
     return "\n".join(cues)
 
@@ -49,10 +51,12 @@ def as_srt(told: Told) -> str:
 def _lines(row: dict[str, Any]) -> Iterator[str]:
     yield row["video"]
     for window in row.get("windows", ()):
-        shown = ", ".join(_named(head, found) for head, found in _found(window))
+        shown = ", ".join(
+            f"{found['probability']:.1%} {_named(head, found)}" for head, found in _found(window)
+        )
         yield f"  {window['start']:8.2f} to {window['end']:8.2f} s  {shown}"
     if "windows" not in row:
-        yield from (f"  {_named(head, found)}" for head, found in _found(row))
+        yield from (f"  {found['probability']:6.1%}  {_named(head, found)}" for head, found in _found(row))
     if "error" in row:
         yield f"  cannot be read: {row['error']}"
 
@@ -60,24 +64,25 @@ def _lines(row: dict[str, Any]) -> Iterator[str]:
 def _rows(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
     for part in row.get("windows", [row]):
         begin = {name: part[name] for name in ("start", "end") if name in part}
-        ranks: dict[str, int] = {}
-        for head, found in _found(part):
-            ranks[head] = ranks.get(head, 0) + 1
+        for head, likely in _by_head(part).items():
             named = {"head": head} if head else {}
-            yield {"video": row["video"], **begin, **named, "rank": ranks[head], **found}
+            for rank, found in enumerate(likely, start=1):
+                yield {"video": row["video"], **begin, **named, "rank": rank, **found}
     if "error" in row:
         yield {"video": row["video"], "error": row["error"]}
 
 
+def _by_head(part: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """The classes told of a video or window; the name of the only head is empty."""
+    return part.get("heads", {"": part.get("predictions", [])})
+
+
 def _found(part: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each class told of a video or window, with its head; the name of the only head is empty."""
-    heads = part.get("heads", {"": part.get("predictions", ())})
-    return ((head, found) for head, likely in heads.items() for found in likely)
+    return ((head, found) for head, likely in _by_head(part).items() for found in likely)
 
 
 def _named(head: str, found: dict[str, Any]) -> str:
-    named = f"{head} {found['label']}" if head else found["label"]
-    return f"{found['probability']:6.1%}  {named}"
+    return f"{head} {found['label']}" if head else found["label"]
 
 
 def _stamp(seconds: float) -> str:

@@ -82,7 +82,7 @@ def test_features_are_those_of_the_model(run: Path, clip_files: Path, tmp_path: 
         called("pretrain", "--recipe", recipe, "-o", checkpoint, "-q")
     out = tmp_path / "features.safetensors"
     video = clip_files / "clip2.mp4"
-    assert called("extract", video, "-c", checkpoint, "--out", out, *VIEWS, "-q").stdout.strip() == str(out)
+    assert called("extract", video, "-c", checkpoint, "--out", out, *VIEWS, "--features", "views", "-q").stdout.strip() == str(out)
     model, x = everest.load_model(checkpoint), views(video, frames=4, size=32, stride=2, clips=2)
     with torch.no_grad():
         if kind == "classifier":
@@ -125,7 +125,7 @@ def test_a_checkpoint_of_transformers_predicts_what_transformers_does(tmp_path: 
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["predict", "gone.mp4", "-c", "RUN"], 4, "gone.mp4: no such video or folder"),
+        (["predict", "gone.mp4", "-c", "RUN"], 4, "gone.mp4: No such file or directory"),
         (["predict", "EMPTY", "-c", "RUN"], 4, "no videos below this folder"),
         (["predict", "CLIP", "-c", "gone"], 6, "gone: no such checkpoint"),
         (["predict", "CLIP", "-c", "RUN", "--keep", "0"], 2, "--keep 0: must be more than 0"),

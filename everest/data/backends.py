@@ -47,10 +47,10 @@ def read_pyav(path: Path, wanted: list[int]) -> dict[int, np.ndarray]:
     opening = look(path)
     found: dict[int, np.ndarray] = {}
     for seek, run in opening.index.runs(wanted):
-        found |= _collect(path, opening, seek, run)
+        found |= dict(_shown(path, opening, seek, run))
     missing = [i for i in wanted if i not in found]
     if missing:  # a seek may land behind its target, or behind what the target refers to
-        found |= _collect(path, opening, None, missing)
+        found |= dict(_shown(path, opening, None, missing, plainly=True))
     return found
 
 
@@ -59,27 +59,26 @@ def pyav_in_order(path: Path, wanted: list[int]) -> Iterator[tuple[int, np.ndarr
     opening = look(path)
     for seek, run in opening.index.runs(wanted):
         done = 0
-        for start in dict.fromkeys((seek, None)):  # a seek may land behind its target
-            for number, picture in _shown(path, opening, start, run[done:]):
+        for start, plainly in ((seek, False), (None, True)):  # as read_pyav
+            for number, picture in _shown(path, opening, start, run[done:], plainly=plainly):
                 if number != run[done]:
                     break
                 yield number, picture
                 done += 1
             if done == len(run):
                 break
-        if done < len(run):
+        else:
             return
 
 
-def _collect(path: Path, opening: Opening, seek: int | None, wanted: list[int]) -> dict[int, np.ndarray]:
-    """Decode from `seek` on until the `wanted` frames were shown."""
-    return dict(_shown(path, opening, seek, wanted))
-
-
 def _shown(
-    path: Path, opening: Opening, seek: int | None, wanted: list[int]
+    path: Path, opening: Opening, seek: int | None, wanted: list[int], *, plainly: bool = False
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Decode from `seek` on; number and picture of the `wanted` frames as they are shown, up to the last."""
+    """Decode from `seek` on; number and picture of the `wanted` frames as they are shown, up to the last.
+
+    Args:
+        plainly: decode every frame on the way: after some keyframes frames refer to what lies before them.
+    """
     times = opening.index.times
     numbers: dict[int | None, int] = {int(times[i]) if times.size else i: i for i in wanted}
     height, width = opening.info.height, opening.info.width
@@ -89,6 +88,8 @@ def _shown(
     by_stamp = opening.index.by_decode_stamp
     unwanted = set(times.tolist()).difference(numbers) if times.size and not by_stamp else ()
     needless, last = opening.index.decoding(wanted)
+    if plainly:
+        unwanted, needless, last = (), (), None
     found: set[int] = set()
     with closing(decoded(path, seek, unwanted=unwanted, needless=needless, last=last)) as frames:
         for count, frame in enumerate(frames):

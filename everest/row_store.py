@@ -54,10 +54,8 @@ class RowStore:
             raise
 
     def _begin(self, plan: dict[str, Any], batch: int) -> None:
-        try:
-            fcntl.flock(
-                self._journal, fcntl.LOCK_EX | fcntl.LOCK_NB
-            )  # goes with the process, however it ends
+        try:  # the lock goes with the process, however that ends
+            fcntl.flock(self._journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise RecipeError(f"{self.folder}: another process writes it now; wait for it") from None
         before = _json(self.folder / "plan.json")
@@ -90,25 +88,28 @@ class RowStore:
         Raises:
             EnvironmentProblem: the disk is full.
         """
-        problem = found if isinstance(found, str) else None
-        try:
-            if not isinstance(found, str):
-                self._write(found)
-            self.samples.append((video, problem))
-            self._pending.append(json.dumps(self.samples[-1]).encode() + b"\n")
-            if time.monotonic() - self._synced > SYNC_SECONDS:
-                self.sync()
-        except OSError as error:
-            raise write_error(self.folder, error) from error
+        if not isinstance(found, str):
+            self._write(found)
+        self.samples.append((video, found if isinstance(found, str) else None))
+        self._pending.append(json.dumps(self.samples[-1]).encode() + b"\n")
+        if time.monotonic() - self._synced > SYNC_SECONDS:
+            self.sync()
 
     def sync(self) -> None:
-        """Put on the disk what was added."""
-        for file in self._files.values():
-            file.flush()
-            os.fsync(file.fileno())
-        self._journal.write(b"".join(self._pending))
-        self._journal.flush()
-        os.fsync(self._journal.fileno())
+        """Put on the disk what was added.
+
+        Raises:
+            EnvironmentProblem: the disk is full.
+        """
+        try:
+            for file in self._files.values():
+                file.flush()
+                os.fsync(file.fileno())
+            self._journal.write(b"".join(self._pending))
+            self._journal.flush()
+            os.fsync(self._journal.fileno())
+        except OSError as error:
+            raise write_error(self.folder, error) from error
         self._pending = []
         self._synced = time.monotonic()
 
@@ -129,9 +130,12 @@ class RowStore:
             self.shapes = {name: (value.numpy().dtype.str, tuple(value.shape)) for name, value in row.items()}
             write_text(self.folder / "shapes.json", json.dumps(self.shapes))
             self._files = {name: self._open(name) for name in self.shapes}
-        for name, value in row.items():
-            assert tuple(value.shape) == self.shapes[name][1]
-            self._files[name].write(value.contiguous().numpy().data)
+        try:
+            for name, value in row.items():
+                assert tuple(value.shape) == self.shapes[name][1]
+                self._files[name].write(value.contiguous().numpy().data)
+        except OSError as error:
+            raise write_error(self.folder, error) from error
 
     def _open(self, name: str) -> IO[bytes]:
         """A file of numbers, cut to the rows that the journal counts."""

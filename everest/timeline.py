@@ -17,9 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from everest.data.crops import covering_size
 from everest.data.lists import Sample
-from everest.data.transforms import resize
 from everest.data.video import VideoError, between, frame_times, frames_in_order, probe
 from everest.data.views import EvalViews, segment
 from everest.errors import RecipeError
@@ -38,6 +36,9 @@ class Window:
     end: float
     first: int  # number of its first frame
     length: int  # frames
+
+
+Seen = tuple[Window, Tensor]  # and its views (V, 3, T, H, W) uint8
 
 
 def predict_timeline(
@@ -69,22 +70,26 @@ def predict_timeline(
     told = []
     for sample in samples:
         row: dict[str, Any] = {"video": sample.video_id, "windows": []}
+        told.append(row)
         try:
             windows = windows_of(sample, model.views, window=window, step=step)
             clips = window_clips(Path(sample.path), windows, model.views)
-            rest = iter(windows)
-            for part in _batches(clips, batch):
-                views = torch.stack(part)  # (W, V, 3, T, H, W)
-                means = model.probabilities(views.flatten(0, 1)).unflatten(0, (len(part), -1)).mean(dim=1)
-                for mean, seen in zip(means, rest, strict=False):  # (classes,)
+            for part in _batches(zip(windows, clips, strict=True), batch):
+                for seen, mean in _means(model, part):
                     times = {"start": round(seen.start, 3), "end": round(seen.end, 3)}
                     row["windows"].append({**times, **most_likely(mean, classes, top)})
                 report({"event": "window", "done": len(row["windows"]), "windows": len(windows)})
         except VideoError as error:
             row["error"] = error.reason
             report(notice(str(error)))
-        told.append(row)
     return told
+
+
+def _means(model: Model, part: Sequence[Seen]) -> Iterator[tuple[Window, Tensor]]:
+    """Each window with its probabilities (classes,), the mean over its views."""
+    views = torch.stack([clip for _, clip in part])  # (W, V, 3, T, H, W)
+    found = model.probabilities(views.flatten(0, 1)).unflatten(0, (len(part), -1))  # (W, V, classes)
+    return zip((window for window, _ in part), found.mean(dim=1), strict=True)
 
 
 def windows_of(sample: Sample, views: EvalViews, *, window: float | None, step: float | None) -> list[Window]:
@@ -124,27 +129,25 @@ def window_clips(path: Path, windows: Sequence[Window], views: EvalViews) -> Ite
     needed = [window.first + views.windows(window.length) for window in windows]  # (clips, T) each
     lowest = np.minimum.accumulate([ids.min() for ids in needed][::-1])[::-1]  # of a window and all after it
     wanted = np.unique(np.stack(needed))
-    info = probe(path)
-    covering = covering_size((info.height, info.width), views.size)
-    frames = zip(wanted.tolist(), frames_in_order(path, wanted.tolist()), strict=True)
+    frames = zip(wanted.tolist(), frames_in_order(path, wanted), strict=True)
     held: dict[int, Tensor] = {}  # (3, 1, H', W') by number
     for ids, oldest in zip(needed, lowest, strict=True):
         held = {number: frame for number, frame in held.items() if number >= oldest}
         while ids.max() not in held:
             number, frame = next(frames)
-            held[number] = resize(frame[None], covering, antialias=False)
+            held[number] = views.resized(frame[None])
         numbers, places = np.unique(ids, return_inverse=True)
         video = torch.cat([held[number] for number in numbers.tolist()], dim=1)  # (3, F, H', W')
         yield torch.stack(views.cut(video, places))
 
 
-def _batches(clips: Iterator[Tensor], size: int) -> Iterator[list[Tensor]]:
-    """`size` clips at a time; those before one that cannot be read come before its error."""
-    held: list[Tensor] = []
+def _batches(seen: Iterator[Seen], size: int) -> Iterator[list[Seen]]:
+    """`size` windows at a time; those before a frame that cannot be decoded come before its error."""
+    held: list[Seen] = []
     problem: VideoError | None = None
     try:
-        for clip in clips:
-            held.append(clip)
+        for one in seen:
+            held.append(one)
             if len(held) == size:
                 yield held
                 held = []

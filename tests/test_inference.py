@@ -82,7 +82,9 @@ def test_features_are_those_of_the_model(run: Path, clip_files: Path, tmp_path: 
         called("pretrain", "--recipe", recipe, "-o", checkpoint, "-q")
     out = tmp_path / "features.safetensors"
     video = clip_files / "clip2.mp4"
-    assert called("extract", video, "-c", checkpoint, "--out", out, *VIEWS, "--features", "views", "-q").stdout.strip() == str(out)
+    assert called(
+        "extract", video, "-c", checkpoint, "--out", out, *VIEWS, "--features", "views", "-q"
+    ).stdout.strip() == str(out)
     model, x = everest.load_model(checkpoint), views(video, frames=4, size=32, stride=2, clips=2)
     with torch.no_grad():
         if kind == "classifier":

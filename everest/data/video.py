@@ -10,7 +10,7 @@ everest.data.video_stream, everest.data.backends and here, and nowhere else.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import av
@@ -70,9 +70,7 @@ def read_frames(path: str | Path, ids: Sequence[int], *, decoder: str = "auto") 
         raise unknown_name("data.decoder", decoder, DECODERS)
     path = Path(path)
     wanted = sorted({int(i) for i in ids})
-    count = probe(path).frames
-    if not wanted or wanted[0] < 0 or wanted[-1] >= count:
-        raise VideoError(path, f"frames {[int(i) for i in ids]} asked for, there are {count}")
+    count = _count(path, wanted)
     with retold(path):
         found = _read_pictures(path, wanted) if path.is_dir() else DECODERS[decoder](path, wanted)
     missing = [i for i in wanted if i not in found]
@@ -81,7 +79,7 @@ def read_frames(path: str | Path, ids: Sequence[int], *, decoder: str = "auto") 
     return torch.from_numpy(np.stack([found[int(i)] for i in ids]))
 
 
-def frames_in_order(path: str | Path, ids: Sequence[int]) -> Iterator[Tensor]:
+def frames_in_order(path: str | Path, ids: Iterable[int]) -> Iterator[Tensor]:
     """The frames numbered `ids` (ascending), one after another, each decoded once: for long videos.
 
     Returns:
@@ -90,7 +88,7 @@ def frames_in_order(path: str | Path, ids: Sequence[int]) -> Iterator[Tensor]:
         VideoError: when it comes to one that does not exist or is damaged.
     """
     path, wanted = Path(path), [int(i) for i in ids]
-    count = probe(path).frames
+    count = _count(path, wanted)
     done = 0
     with retold(path):
         shown = _pictures_in_order(path, wanted) if path.is_dir() else pyav_in_order(path, wanted)
@@ -159,6 +157,14 @@ def write_video(path: str | Path, frames: Tensor, fps: int, *, crf: int = 18, go
         for frame in frames.numpy():
             container.mux(stream.encode(VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode(None))
+
+
+def _count(path: Path, wanted: list[int]) -> int:
+    """How many frames there are; an error if some of the `wanted` (ascending) are not among them."""
+    count = probe(path).frames
+    if not wanted or wanted[0] < 0 or wanted[-1] >= count:
+        raise VideoError(path, f"frames {wanted} asked for, there are {count}")
+    return count
 
 
 def _pictures(folder: Path) -> list[Path]:

@@ -2,42 +2,29 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
-from test_stages import RECIPE
+from small_runs import called, small_run
 from torch import Tensor
-from typer.testing import CliRunner
 
 import everest
 from everest.data.lists import Sample
 from everest.data.views import EvalViews
-from everest_cli.main import app
 
 VIEWS = ["--clips", "2", "--crops", "1"]
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, clip_files: Path) -> Path:
-    """A classifier of two named classes."""
-    folder = tmp_path_factory.mktemp("inference")
-    (folder / "tiny.yaml").write_text(RECIPE.replace("data: {", f'data: {{root: "{clip_files}", '))
-    options = ["--recipe", str(folder / "tiny.yaml"), "--init", "none", "-o", str(folder / "run"), "-q"]
-    result = CliRunner().invoke(app, ["finetune", *options])
-    assert result.exit_code == 0, result.output
-    return folder / "run"
-
-
-def called(*arguments: object, code: int = 0) -> Any:
-    result = CliRunner().invoke(app, [str(a) for a in arguments])
-    assert result.exit_code == code, (result.output, result.exception)
-    return result
+    """A classifier of two classes."""
+    return small_run(tmp_path_factory.mktemp("inference"), clip_files)
 
 
 def views(video: Path, *, frames: int, size: int, stride: int, clips: int) -> Tensor:
@@ -57,6 +44,50 @@ def test_predictions_are_the_mean_probabilities_of_the_views(run: Path, clip_fil
         assert [p["index"] for p in row["predictions"]] == expected.argsort(descending=True).tolist()
         found = [p["probability"] for p in row["predictions"]]
         assert found == pytest.approx(expected.sort(descending=True).values.tolist(), abs=2e-6)
+
+
+def test_predictions_are_those_of_eval(run: Path, clip_files: Path, tmp_path: Path):
+    called("eval", "-c", run, "--predictions", tmp_path / "eval.csv", "-q")
+    with (tmp_path / "eval.csv").open() as file:
+        expected = {
+            row["video"]: (row["predicted"], float(row["probability"])) for row in csv.DictReader(file)
+        }
+    for options in ([], ["--batch", 3]):
+        told = json.loads(called("predict", clip_files / "train.csv", "-c", run, *options, "--json").stdout)
+        found = {row["video"]: row["predictions"][0] for row in told}
+        assert found.keys() == expected.keys()
+        for video, (label, probability) in expected.items():
+            assert found[video]["label"] == label
+            assert found[video]["probability"] == pytest.approx(probability, abs=1e-5)
+
+
+def test_a_list_may_name_segments_and_begin_elsewhere(run: Path, clip_files: Path, tmp_path: Path):
+    (tmp_path / "list.csv").write_text("path,start,end\nclip0.mp4,0.5,1.5\nclip0.mp4,,\n")
+    told = json.loads(
+        called("predict", tmp_path / "list.csv", "--data", clip_files, "-c", run, "--json").stdout
+    )
+    video = str(clip_files / "clip0.mp4")
+    assert [row["video"] for row in told] == [f"{video}#0.5s-1.5s", video]
+    (whole,) = json.loads(called("predict", video, "-c", run, "--json").stdout)
+    assert told[1] == whole != told[0]
+
+
+def test_a_list_goes_on_without_the_files_that_are_not_there(run: Path, clip_files: Path, tmp_path: Path):
+    (tmp_path / "list.txt").write_text(f"{clip_files}/clip0.mp4\n{tmp_path}/gone.mp4\n")
+    result = called("predict", tmp_path / "list.txt", "-c", run, "--json", code=4)
+    here, gone = json.loads(result.stdout)
+    assert here["predictions"]
+    assert gone == {"video": f"{tmp_path}/gone.mp4", "error": "No such file or directory"}
+
+
+def test_a_large_frame_is_resized_before_the_next_is_decoded_and_nothing_changes(
+    clip_files: Path, monkeypatch: pytest.MonkeyPatch
+):
+    make = EvalViews(frames=4, stride=2, size=(32, 32), clips=3, crops=3, sampling="dense")
+    sample = Sample(path=str(clip_files / "clip1.mp4"))
+    expected = make(sample, None, "auto").frames  # type: ignore[arg-type]
+    monkeypatch.setattr("everest.data.views.MOST_AT_ONCE", 0)
+    assert torch.equal(make(sample, None, "auto").frames, expected)  # type: ignore[arg-type]
 
 
 def test_a_video_that_cannot_be_read_stops_no_other(run: Path, clip_files: Path, tmp_path: Path):

@@ -31,6 +31,7 @@ __all__ = [
     "labelled_samples",
     "pretrain_clips",
     "test_clips",
+    "test_views",
     "validation_clips",
 ]
 
@@ -104,9 +105,16 @@ def validation_clips(recipe: Recipe, classes: Classes) -> VideoClips | None:
 
 
 def test_clips(recipe: Recipe, classes: Classes) -> VideoClips:
-    """`eval.clips` x `eval.crops` views of each video of `data.test`."""
+    """The test views of each video of `data.test`."""
+    samples = _labelled_alike(recipe.data, "test", classes)
+    views = test_views(recipe)
+    return _clips(recipe, samples, views, replace_bad=False, cached=False)  # each video is seen once
+
+
+def test_views(recipe: Recipe) -> EvalViews:
+    """`eval.clips` x `eval.crops` views of a video."""
     data, stage = recipe.data, recipe.finetune
-    views = EvalViews(
+    return EvalViews(
         frames=data.frames,
         stride=stage.stride,
         size=data.frame_size,
@@ -114,8 +122,6 @@ def test_clips(recipe: Recipe, classes: Classes) -> VideoClips:
         crops=recipe.eval.crops,
         sampling=stage.sampling,
     )
-    samples = _labelled_alike(data, "test", classes)
-    return _clips(recipe, samples, views, replace_bad=False, cached=False)  # each video is seen once
 
 
 def _training_samples(data: DataSettings) -> SampleList:

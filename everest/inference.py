@@ -18,6 +18,7 @@ from torch import Tensor
 from everest.build import ModelSpec
 from everest.checkpoint import Weights, load_tensors
 from everest.classes import Classes
+from everest.clips import test_views
 from everest.config.recipe import load_recipe
 from everest.config.settings import Recipe
 from everest.data.datasets import VideoClips
@@ -122,15 +123,7 @@ class Model:
     @property
     def views(self) -> EvalViews:
         """How a video is cut into views, as in a test."""
-        data, stage, shown = self.recipe.data, self.recipe.finetune, self.recipe.eval
-        return EvalViews(
-            frames=data.frames,
-            stride=stage.stride,
-            size=data.frame_size,
-            clips=shown.clips,
-            crops=shown.crops,
-            sampling=stage.sampling,
-        )
+        return test_views(self.recipe)
 
     @torch.inference_mode()
     def probabilities(self, clips: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ Keep = Annotated[
 ]
 Clips = Annotated[int | None, typer.Option("--clips", min=1, help="Clips of a video [as in the run's test].")]
 Crops = Annotated[int | None, typer.Option("--crops", min=1, help="Crops of a clip [as in the run's test].")]
-Batch = Annotated[int, typer.Option("--batch", min=1, metavar="N", help="Videos in one pass.")]
+Batch = Annotated[int, typer.Option("--batch", min=1, metavar="N", help="Videos, or windows, in one pass.")]
 Workers = Annotated[int, typer.Option("--workers", min=0, help="Processes that read videos.")]
 OnCpu = Annotated[bool, typer.Option("--cpu", help="Compute on the CPU though there is a GPU.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the file.")]

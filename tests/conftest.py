@@ -55,3 +55,19 @@ def clip_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_video(folder / name, moving, fps=16)
     (folder / "train.csv").write_text("".join(f"{name} {i % 2}\n" for i, name in enumerate(names)))
     return folder
+
+
+@pytest.fixture(scope="session")
+def classifier_run(tmp_path_factory: pytest.TempPathFactory, clip_files: Path) -> Path:
+    """The run folder of a tiny classifier of two classes, trained on `clip_files`."""
+    from small_runs import small_run
+
+    return small_run(tmp_path_factory.mktemp("classifier"), clip_files, "finetune")
+
+
+@pytest.fixture(scope="session")
+def autoencoder_run(tmp_path_factory: pytest.TempPathFactory, clip_files: Path) -> Path:
+    """The run folder of a tiny autoencoder."""
+    from small_runs import small_run
+
+    return small_run(tmp_path_factory.mktemp("autoencoder"), clip_files, "pretrain")

@@ -25,7 +25,7 @@ def small_recipe(folder: Path, clip_files: Path) -> Path:
     return path
 
 
-def small_run(folder: Path, clip_files: Path, command: str = "finetune") -> Path:
+def small_run(folder: Path, clip_files: Path, command: str) -> Path:
     """A run folder: a classifier of two classes, or the autoencoder of `pretrain`."""
     options = ["--recipe", small_recipe(folder, clip_files), "-o", folder / command, "-q"]
     called(command, *options, *(["--init", "none"] if command == "finetune" else []))

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file
-from small_runs import called, small_run
+from small_runs import called
 
 import everest
 from everest.errors import RecipeError
@@ -26,35 +25,35 @@ from everest.row_store import RowStore
 VIEWS = ["--clips", "2", "--crops", "1"]
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, clip_files: Path) -> Path:
-    return small_run(tmp_path_factory.mktemp("extract"), clip_files)
-
-
 def extracted(folder: Path, *options: object) -> dict[str, torch.Tensor]:
     called("extract", *options, "--out", folder / "f.safetensors", "--overwrite", "-q")
     return load_file(folder / "f.safetensors")
 
 
-def test_the_head_on_features_gives_the_predictions(run: Path, clip_files: Path, tmp_path: Path):
-    features = extracted(tmp_path, clip_files, "-c", run, *VIEWS, "--features", "views")[
+def test_the_head_on_features_gives_the_predictions(classifier_run: Path, clip_files: Path, tmp_path: Path):
+    features = extracted(tmp_path, clip_files, "-c", classifier_run, *VIEWS, "--features", "views")[
         "features"
     ]  # (4, V, D)
-    model = everest.load_model(run)
+    model = everest.load_model(classifier_run)
     with torch.no_grad():
         expected = model.head(features).softmax(dim=-1).mean(dim=1)
-    told = json.loads(called("predict", clip_files, "-c", run, *VIEWS, "--json").stdout)
+    told = json.loads(called("predict", clip_files, "-c", classifier_run, *VIEWS, "--json").stdout)
     for row, probabilities in zip(told, expected.tolist(), strict=True):
         for found in row["predictions"]:
             assert found["probability"] == pytest.approx(probabilities[found["index"]], abs=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["finetune", "pretrain"])
+@pytest.mark.parametrize("kind", ["classifier", "pretrain"])
 @pytest.mark.parametrize("keep", [None, 0.5])
 def test_the_levels_are_of_the_same_features(
-    run: Path, clip_files: Path, tmp_path: Path, kind: str, keep: float | None
+    classifier_run: Path,
+    autoencoder_run: Path,
+    clip_files: Path,
+    tmp_path: Path,
+    kind: str,
+    keep: float | None,
 ):
-    checkpoint = run if kind == "finetune" else small_run(tmp_path, clip_files, kind)
+    checkpoint = classifier_run if kind == "classifier" else autoencoder_run
     options = [clip_files, "-c", checkpoint, *VIEWS, *([] if keep is None else ["--keep", keep])]
     video, views, tokens = (
         extracted(tmp_path, *options, "--features", level) for level in ("video", "views", "tokens")
@@ -66,15 +65,16 @@ def test_the_levels_are_of_the_same_features(
     assert (tokens["token_ids"].diff(dim=-1) > 0).all()
     mean = tokens["features"].mean(dim=2)
     with torch.no_grad():
-        expected = everest.load_model(checkpoint).norm(mean) if kind == "finetune" else mean
+        expected = everest.load_model(checkpoint).norm(mean) if kind == "classifier" else mean
     torch.testing.assert_close(views["features"], expected, atol=1e-6, rtol=1e-5)
 
 
-def test_both_kinds_of_file_hold_the_same(run: Path, clip_files: Path, tmp_path: Path):
-    options = [clip_files, "-c", run, "--features", "tokens"]
+def test_both_kinds_of_file_hold_the_same(classifier_run: Path, clip_files: Path, tmp_path: Path):
+    options = [clip_files, "-c", classifier_run, "--features", "tokens"]
     tensors = extracted(tmp_path, *options)
     called("extract", *options, "--out", tmp_path / "f.npz", "-q")
-    arrays = np.load(tmp_path / "f.npz")
+    with np.load(tmp_path / "f.npz") as file:
+        arrays = dict(file)
     for name, tensor in tensors.items():
         assert np.array_equal(arrays[name], tensor.numpy())
     with safe_open(tmp_path / "f.safetensors", framework="pt") as file:
@@ -88,35 +88,39 @@ def test_both_kinds_of_file_hold_the_same(run: Path, clip_files: Path, tmp_path:
     assert {path.name for path in tmp_path.iterdir()} == {"f.npz", "f.safetensors"}
 
 
-OFTEN = """
-import everest.row_store
+KILLED_AFTER_23 = """
+import os, signal
+from everest.row_store import RowStore
 from everest_cli.main import main
-everest.row_store.SYNC_SECONDS = 0.02
+add = RowStore.add
+def add_or_die(self, video, found):
+    add(self, video, found)
+    if len(self.samples) == 23:
+        self.sync()
+        os.kill(os.getpid(), signal.SIGKILL)
+RowStore.add = add_or_die
 main()
 """
 
 
-def test_a_killed_call_goes_on_and_ends_with_the_same_features(run: Path, clip_files: Path, tmp_path: Path):
+def test_a_killed_call_goes_on_and_ends_with_the_same_features(
+    classifier_run: Path, clip_files: Path, tmp_path: Path
+):
     (tmp_path / "text.mp4").write_text("no video")
-    rows = [f"{clip_files}/clip{place % 4}.mp4" for place in range(200)]
+    rows = [f"{clip_files}/clip{place % 4}.mp4" for place in range(40)]
     rows[1] = f"{tmp_path}/text.mp4"
     (tmp_path / "list.txt").write_text("\n".join(rows))
-    options = [str(tmp_path / "list.txt"), "-c", str(run), "--workers", "0", "--batch", "3"]
-    out, journal = tmp_path / "f.safetensors", tmp_path / "f.safetensors.parts" / "journal.jsonl"
-    process = subprocess.Popen(
-        [sys.executable, "-c", OFTEN, "extract", *options, "--out", str(out)], stderr=subprocess.DEVNULL
+    options = [str(tmp_path / "list.txt"), "-c", str(classifier_run), "--workers", "0", "--batch", "3"]
+    out, parts = tmp_path / "f.safetensors", tmp_path / "f.safetensors.parts"
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED_AFTER_23, "extract", *options, "--out", out], capture_output=True
     )
-    deadline = time.monotonic() + 60
-    while (not journal.is_file() or journal.read_bytes().count(b"\n") < 9) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.kill()
-    assert process.wait() == -signal.SIGKILL
+    assert killed.returncode == -signal.SIGKILL
     assert not out.exists()
-    done = len(journal.read_text().splitlines())
-    assert 0 < done < len(rows)
+    assert len((parts / "journal.jsonl").read_text().splitlines()) == 23
     continued = called("extract", *options, "--out", out, code=4)
-    assert f"going on after {done // 3 * 3} of 200 videos" in continued.stderr
-    assert not journal.parent.exists()
+    assert "going on after 21 of 40 videos" in continued.stderr  # seven whole batches
+    assert not parts.exists()
     called("extract", *options, "--out", tmp_path / "unbroken.safetensors", "-q", code=4)
     found, expected = (load_file(tmp_path / f"{name}.safetensors") for name in ("f", "unbroken"))
     assert torch.equal(found["features"], expected["features"])
@@ -124,16 +128,17 @@ def test_a_killed_call_goes_on_and_ends_with_the_same_features(run: Path, clip_f
         assert json.loads(file.metadata()["videos"]) == [rows[0], *rows[2:]]
 
 
-def test_parts_of_other_work_are_not_mixed(run: Path, clip_files: Path, tmp_path: Path):
+def test_parts_of_other_work_are_not_mixed(classifier_run: Path, clip_files: Path, tmp_path: Path):
     out = tmp_path / "f.npz"
     with RowStore(tmp_path / "f.npz.parts", {"weights": "others", "features": "video"}, batch=1):
-        busy = called("extract", clip_files, "-c", run, "--out", out, code=2).stderr
+        busy = called("extract", clip_files, "-c", classifier_run, "--out", out, code=2).stderr
     assert "f.npz.parts: another process writes it now" in busy
-    refused = called("extract", clip_files, "-c", run, "--out", out, code=2).stderr
+    refused = called("extract", clip_files, "-c", classifier_run, "--out", out, code=2).stderr
     assert "holds a part of other work (other weights, videos, views, precision)" in refused
     assert "--overwrite" in refused
-    called("extract", clip_files, "-c", run, "--out", out, "--overwrite")
-    assert len(np.load(out)["features"]) == 4
+    called("extract", clip_files, "-c", classifier_run, "--out", out, "--overwrite")
+    with np.load(out) as file:
+        assert len(file["features"]) == 4
 
 
 @pytest.mark.parametrize(
@@ -141,10 +146,10 @@ def test_parts_of_other_work_are_not_mixed(run: Path, clip_files: Path, tmp_path
     [("f.pt", "give a file that ends in .safetensors or .npz"), ("old.npz", "exists; choose another name")],
 )
 def test_files_that_cannot_be_meant_are_refused_before_any_work(
-    run: Path, clip_files: Path, tmp_path: Path, out: str, message: str
+    classifier_run: Path, clip_files: Path, tmp_path: Path, out: str, message: str
 ):
     (tmp_path / "old.npz").write_text("mine")
-    refused = called("extract", clip_files, "-c", run, "--out", tmp_path / out, code=2)
+    refused = called("extract", clip_files, "-c", classifier_run, "--out", tmp_path / out, code=2)
     assert message in refused.stderr
     assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
 
@@ -164,7 +169,7 @@ def stored(store: RowStore, wanted: list[bool], made: list[int]) -> None:
     torn=st.integers(0, 200),
     batch=st.integers(1, 4),
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_rows_survive_whatever_a_kill_leaves_of_them(
     wanted: list[bool], killed: int, lost: int, torn: int, batch: int
 ):

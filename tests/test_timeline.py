@@ -13,7 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_runs import called, small_run
+from small_runs import called
 
 from everest.data import backends
 from everest.data.lists import Sample
@@ -23,11 +23,6 @@ from everest_cli.prediction_text import as_csv, as_srt, as_table
 
 SECONDS = 2.0  # of a clip file: 32 frames, 16 a second
 VIEWS = EvalViews(frames=4, stride=2, size=(32, 32), clips=2, crops=3, sampling="dense")
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, clip_files: Path) -> Path:
-    return small_run(tmp_path_factory.mktemp("timeline"), clip_files)
 
 
 @given(window=st.floats(0.07, 3), step=st.floats(0.05, 3))
@@ -82,13 +77,17 @@ def test_a_window_is_seen_as_the_same_segment_and_every_frame_decoded_once(
         assert torch.equal(clip, VIEWS(alone, np.random.default_rng(), "auto").frames)
 
 
-def test_the_classes_of_a_window_are_those_of_the_segment(run: Path, clip_files: Path, tmp_path: Path):
+def test_the_classes_of_a_window_are_those_of_the_segment(
+    classifier_run: Path, clip_files: Path, tmp_path: Path
+):
     video = clip_files / "clip1.mp4"
-    options = ["-c", run, "--timeline", "--window", 0.75, "--step", 0.25, "--json"]
+    options = ["-c", classifier_run, "--timeline", "--window", 0.75, "--step", 0.25, "--json"]
     (row,) = json.loads(called("predict", video, *options).stdout)
     segments = [f"{video},{one['start']},{one['end']}" for one in row["windows"]]
     (tmp_path / "list.csv").write_text("\n".join(["path,start,end", *segments]))
-    alone = called("predict", tmp_path / "list.csv", "-c", run, "--clips", 1, "--crops", 1, "--json").stdout
+    alone = called(
+        "predict", tmp_path / "list.csv", "-c", classifier_run, "--clips", 1, "--crops", 1, "--json"
+    ).stdout
     (at_once,) = json.loads(called("predict", video, *options, "--batch", 4).stdout)
     assert len(row["windows"]) == 6
     for one, other, batched in zip(row["windows"], json.loads(alone), at_once["windows"], strict=True):
@@ -98,14 +97,14 @@ def test_the_classes_of_a_window_are_those_of_the_segment(run: Path, clip_files:
             assert found["probability"] == pytest.approx(expected["probability"], abs=1e-5)
 
 
-def test_what_lies_before_the_damage_is_told(run: Path, clip_files: Path, tmp_path: Path):
+def test_what_lies_before_the_damage_is_told(classifier_run: Path, clip_files: Path, tmp_path: Path):
     content = bytearray((clip_files / "clip2.mp4").read_bytes())
     begin = int(0.7 * len(content))
     content[begin : begin + 60] = b"\xff" * 60
     (tmp_path / "hole.mp4").write_bytes(content)
     (tmp_path / "text.mp4").write_text("no video")
     whole = clip_files / "clip2.mp4"
-    options = ["-c", run, "--timeline", "--step", 0.25, "--json"]
+    options = ["-c", classifier_run, "--timeline", "--step", 0.25, "--json"]
     expected = json.loads(called("predict", whole, *options).stdout)[0]["windows"]
     for batch in (1, 3):
         told = called(
@@ -119,9 +118,9 @@ def test_what_lies_before_the_damage_is_told(run: Path, clip_files: Path, tmp_pa
         assert text == {"video": str(tmp_path / "text.mp4"), "windows": [], "error": "not a video file"}
 
 
-def test_every_format_tells_the_same(run: Path, clip_files: Path, tmp_path: Path):
+def test_every_format_tells_the_same(classifier_run: Path, clip_files: Path, tmp_path: Path):
     video = clip_files / "clip1.mp4"
-    options = ["-c", run, "--timeline", "--window", 1, "--step", 0.5, "--top", 2, "-q"]
+    options = ["-c", classifier_run, "--timeline", "--window", 1, "--step", 0.5, "--top", 2, "-q"]
     (row,) = json.loads(called("predict", video, *options, "--format", "json").stdout)
     expected = [
         (one["start"], one["end"], rank, found["label"], found["probability"])
@@ -207,15 +206,15 @@ def test_subtitles_count_hours():
     ],
 )
 def test_options_that_do_not_go_together_are_named(
-    run: Path, clip_files: Path, tmp_path: Path, options: list[str], message: str
+    classifier_run: Path, clip_files: Path, tmp_path: Path, options: list[str], message: str
 ):
     (tmp_path / "old.csv").write_text("mine")
     told = [part.replace("THERE", str(tmp_path)).replace("CLIPS", str(clip_files)) for part in options]
-    assert message in called("predict", clip_files / "clip0.mp4", "-c", run, *told, code=2).stderr
+    assert message in called("predict", clip_files / "clip0.mp4", "-c", classifier_run, *told, code=2).stderr
     assert (tmp_path / "old.csv").read_text() == "mine"
 
 
-def test_a_folder_of_pictures_has_no_timeline(run: Path, clip_files: Path, tmp_path: Path):
+def test_a_folder_of_pictures_has_no_timeline(classifier_run: Path, clip_files: Path, tmp_path: Path):
     called(
         "select-frames",
         clip_files / "clip0.mp4",
@@ -227,5 +226,5 @@ def test_a_folder_of_pictures_has_no_timeline(run: Path, clip_files: Path, tmp_p
         tmp_path / "pictures",
     )
     (folder,) = (path.parent for path in list((tmp_path / "pictures").rglob("*.png"))[:1])
-    result = called("predict", folder, "-c", run, "--timeline", "--json", code=4)
+    result = called("predict", folder, "-c", classifier_run, "--timeline", "--json", code=4)
     assert "a folder of pictures has no seconds" in json.loads(result.stdout)[0]["error"]

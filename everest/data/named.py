@@ -8,7 +8,7 @@ from typing import Final
 
 from everest.data.folders import videos_under
 from everest.data.lists import Sample, read_samples
-from everest.errors import DataError
+from everest.errors import DataError, RecipeError
 
 LISTS: Final = frozenset({".csv", ".tsv", ".txt"})
 
@@ -32,12 +32,15 @@ def named_samples(paths: Sequence[Path], *, root: Path | None) -> list[Sample]:
         root: where the paths of the lists begin; None: in the folder of each list.
     Raises:
         DataError: a list that cannot be used, or a folder without a video.
+        RecipeError: a root, and no list.
     """
+    if root is not None and not any(_is_list(path) for path in paths):
+        raise RecipeError(f"--data {root}: says where the paths of a list begin, and no list is named")
     return [sample for path in paths for sample in _samples(path, root)]
 
 
 def _samples(path: Path, root: Path | None) -> Sequence[Sample]:
-    if path.suffix.lower() not in LISTS or path.is_dir():
+    if not _is_list(path):
         return [Sample(path=str(video)) for video in _videos(path)]
     listed = read_samples(
         path,
@@ -49,6 +52,10 @@ def _samples(path: Path, root: Path | None) -> Sequence[Sample]:
         may_miss=True,
     )
     return listed.samples
+
+
+def _is_list(path: Path) -> bool:
+    return path.suffix.lower() in LISTS and not path.is_dir()
 
 
 def _videos(path: Path) -> list[Path]:

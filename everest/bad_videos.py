@@ -49,3 +49,18 @@ class BadVideos:
     def restore(self, counts: dict[str, int], reasons: dict[str, str]) -> None:
         """Go on from what an earlier part of the run counted."""
         self.asked, self.bad, self.reasons = counts["asked"], counts["bad"], dict(reasons)
+
+
+def refuse_too_many(skipped: Sequence[tuple[str, str]], *, asked: int, max_bad: float) -> None:
+    """Raise DataError when so many of the videos asked for could not be read that a result says little.
+
+    Args:
+        skipped: path and reason of each.
+        max_bad: the share that may be (`data.max_bad`).
+    """
+    if len(skipped) == asked or (len(skipped) >= AT_LEAST and len(skipped) > max_bad * asked):
+        path, reason = skipped[0]
+        raise DataError(
+            f"{len(skipped)} of {asked} videos could not be read, more than data.max_bad={max_bad} allows: "
+            f"first {path} ({reason})"
+        )

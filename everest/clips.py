@@ -28,8 +28,10 @@ __all__ = [
     "empty_classes",
     "finetune_clips",
     "fingerprint",
+    "labelled_samples",
     "pretrain_clips",
     "test_clips",
+    "test_views",
     "validation_clips",
 ]
 
@@ -79,10 +81,15 @@ def finetune_clips(recipe: Recipe) -> tuple[VideoClips, Classes]:
         and RandAugment(magnitude=settings.magnitude, std=settings.std, ops=settings.ops),
         erasing=stage.erasing,
     )
-    samples = _labelled(
-        data, "train", num_classes=data.num_classes, names=_named_classes(data), heads=data.heads
-    )
+    samples = _training_samples(data)
     return _clips(recipe, samples, views, replace_bad=True), Classes.of(samples, data)
+
+
+def labelled_samples(recipe: Recipe) -> tuple[Sequence[Sample], Sequence[Sample], Classes]:
+    """The labelled videos of `data.train` and of `data.test`."""
+    train = _training_samples(recipe.data)
+    classes = Classes.of(train, recipe.data)
+    return train.samples, _labelled_alike(recipe.data, "test", classes).samples, classes
 
 
 def validation_clips(recipe: Recipe, classes: Classes) -> VideoClips | None:
@@ -98,9 +105,16 @@ def validation_clips(recipe: Recipe, classes: Classes) -> VideoClips | None:
 
 
 def test_clips(recipe: Recipe, classes: Classes) -> VideoClips:
-    """`eval.clips` x `eval.crops` views of each video of `data.test`."""
+    """The test views of each video of `data.test`."""
+    samples = _labelled_alike(recipe.data, "test", classes)
+    views = test_views(recipe)
+    return _clips(recipe, samples, views, replace_bad=False, cached=False)  # each video is seen once
+
+
+def test_views(recipe: Recipe) -> EvalViews:
+    """`eval.clips` x `eval.crops` views of a video."""
     data, stage = recipe.data, recipe.finetune
-    views = EvalViews(
+    return EvalViews(
         frames=data.frames,
         stride=stage.stride,
         size=data.frame_size,
@@ -108,8 +122,12 @@ def test_clips(recipe: Recipe, classes: Classes) -> VideoClips:
         crops=recipe.eval.crops,
         sampling=stage.sampling,
     )
-    samples = _labelled_alike(data, "test", classes)
-    return _clips(recipe, samples, views, replace_bad=False, cached=False)  # each video is seen once
+
+
+def _training_samples(data: DataSettings) -> SampleList:
+    return _labelled(
+        data, "train", num_classes=data.num_classes, names=_named_classes(data), heads=data.heads
+    )
 
 
 def _labelled(

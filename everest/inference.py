@@ -1,33 +1,34 @@
-"""A trained model on any videos: their classes, and their features.
+"""A trained model that is ready for any videos.
 
-V views, T frames, H W pixels, D width.
+B clips, R videos that were read, V views, T frames, H W pixels.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import torch
-from safetensors.torch import save_file
+from accelerate import Accelerator
 from torch import Tensor
 
 from everest.build import ModelSpec
-from everest.checkpoint import Weights
-from everest.clips import Classes
+from everest.checkpoint import Weights, load_tensors
+from everest.classes import Classes
+from everest.clips import test_views
 from everest.config.recipe import load_recipe
 from everest.config.settings import Recipe
-from everest.data.datasets import VideoClips, failures
-from everest.data.folders import videos_under
+from everest.data.datasets import VideoClips
 from everest.data.lists import Sample
 from everest.data.loading import batches, make_loader
 from everest.data.views import EvalViews
-from everest.errors import DataError, RecipeError
-from everest.files import write_atomically
-from everest.load import model_of, open_weights, require_kind
+from everest.devices import make_accelerator
+from everest.encoding import Encoded, encode
+from everest.errors import RecipeError
+from everest.load import open_weights, require_kind
 from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder
 from everest.pixels import normalise
@@ -37,170 +38,166 @@ from everest.tokens import num_kept
 
 FALLBACK: Final = "ucf101"  # whose stride and views are taken for a checkpoint without a recipe beside it
 
+Values = dict[str, Tensor]  # (V, …) each
+
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """A checkpoint that is ready for videos."""
+    """A checkpoint on its device."""
 
+    file: Path
+    spec: ModelSpec
     module: VideoClassifier | MaskedAutoencoder
     weights: Weights
-    recipe: Recipe  # says how videos are seen: stride, sampling, views
+    recipe: Recipe  # says how videos are seen: clip size, stride, sampling, views
+    keep: float | None  # share of the tokens that is encoded; None: as `everest.encoding.encode` says
+    accelerator: Accelerator
 
     @classmethod
-    def open(cls, path: Path, *, clips: int | None = None, crops: int | None = None) -> Model:
+    def open(
+        cls,
+        file: Path,
+        *,
+        recipe: Recipe | None = None,
+        clips: int | None = None,
+        crops: int | None = None,
+        keep: float | None = None,
+        precision: str | None = None,
+        cpu: bool = False,
+    ) -> Model:
         """Read a checkpoint.
 
         Args:
-            clips, crops: views of a video; None as in the test of the run.
+            recipe: says the size and stride of clips; None: that of the run, whose clips fit the weights.
+            clips, crops: views of a video; None as in the recipe's test.
+            precision: as `train.precision`; None: the recipe's.
+            cpu: compute there though there is a GPU.
         Raises:
             CheckpointError: damaged, or not ours.
+            RecipeError: `keep` is no share that leaves a token, or the clips do not divide into tubelets.
         """
-        weights = open_weights(path)
-        spec = ModelSpec.of(weights.settings, source=path)
-        beside = path.parent / RECIPE
-        recipe = load_recipe(beside if beside.is_file() else FALLBACK)
+        weights = open_weights(file)
+        spec = ModelSpec.of(weights.settings, source=file)
+        if recipe is None:
+            beside = file.parent / RECIPE
+            recipe = load_recipe(beside if beside.is_file() else FALLBACK)
+            recipe = replace(recipe, data=replace(recipe.data, frames=spec.frames, size=spec.size))
+        spec = replace(spec, frames=recipe.data.frames, size=recipe.data.frame_size)
+        _check_keep(keep, spec.grid.num_tokens)
+        module = spec.build()
+        load_tensors(module, weights.tensors, source=str(file))
+        train = replace(recipe.train, precision=precision or recipe.train.precision)
         views = replace(recipe.eval, clips=clips or recipe.eval.clips, crops=crops or recipe.eval.crops)
-        data = replace(recipe.data, frames=spec.frames, size=spec.size)
-        module = model_of(weights, source=path)
-        return cls(module=module, weights=weights, recipe=replace(recipe, data=data, eval=views))
-
-    @property
-    def device(self) -> torch.device:
-        return next(self.module.parameters()).device
-
-
-def named_videos(paths: Sequence[Path]) -> list[Path]:
-    """The videos that a user names: files, and all videos below folders.
-
-    Raises:
-        DataError: nothing at a path, or a folder without a video.
-    """
-    found: list[Path] = []
-    for path in paths:
-        if not path.exists():
-            raise DataError(f"{path}: no such video or folder")
-        below = list(videos_under(path)) if path.is_dir() else [path]
-        if not below:
-            raise DataError(f"{path}: no videos below this folder")
-        found += below
-    return found
-
-
-def predict(
-    model: Model, videos: Sequence[Path], *, top: int, keep: float | None, workers: int, report: Report
-) -> list[dict[str, Any]]:
-    """The `top` most likely classes of every video, by the mean of its views' probabilities.
-
-    Args:
-        keep: the share of the tokens that is encoded; None as trained.
-    Returns:
-        `{"video", "predictions": [{"label", "index", "probability"}, …]}` each, in the order given; of
-        several heads `heads` has such a list for each; what could not be read has `error` instead.
-    Raises:
-        CheckpointError: the model is no classifier.
-        RecipeError: `keep` is no share that leaves a token.
-    """
-    _check_keep(model, keep)
-    require_kind(model.weights, "classifier", source=Path(model.weights.recipe))
-    assert isinstance(model.module, VideoClassifier)
-    classes = Classes(count=model.module.num_classes, names=model.weights.classes, heads=model.module.heads)
-    results: list[dict[str, Any]] = []
-    for path, views in _views(model, videos, workers=workers, report=report):
-        if isinstance(views, str):
-            results.append({"video": str(path), "error": views})
-            continue
-        with torch.inference_mode():
-            logits = model.module(views, keep=keep)
-            probabilities = model.module.probabilities(logits).mean(dim=0)  # (classes,)
-        parts = probabilities.split(model.module.head_sizes)
-        likely = [_most_likely(part, classes, top) for part in parts]
-        if classes.heads:
-            results.append({"video": str(path), "heads": dict(zip(classes.heads, likely, strict=True))})
-        else:
-            results.append({"video": str(path), "predictions": likely[0]})
-    return results
-
-
-def _most_likely(probabilities: Tensor, classes: Classes, top: int) -> list[dict[str, Any]]:
-    best = probabilities.topk(min(top, len(probabilities)))
-    return [
-        {"label": classes.name(index), "index": index, "probability": round(probability, 6)}
-        for probability, index in zip(best.values.tolist(), best.indices.tolist(), strict=True)
-    ]
-
-
-def extract(
-    model: Model, videos: Sequence[Path], out: Path, *, keep: float | None, workers: int, report: Report
-) -> list[tuple[Path, str]]:
-    """Write the features of videos: `features` (videos, V, D) float32, and `videos` (JSON) in the header.
-
-    Of a classifier they are what its head sees, of an autoencoder the mean of all encoded tokens.
-
-    Returns:
-        What could not be read, and why; it is left out of the file.
-    Raises:
-        DataError: none could be read.
-        RecipeError: `keep` is no share that leaves a token.
-        EnvironmentProblem: the file cannot be written.
-    """
-    _check_keep(model, keep)
-    found: dict[str, Tensor] = {}
-    skipped: list[tuple[Path, str]] = []
-    for path, views in _views(model, videos, workers=workers, report=report):
-        if isinstance(views, str):
-            skipped.append((path, views))
-        else:
-            with torch.inference_mode():
-                found[str(path)] = _features(model.module, views, keep).float().cpu()  # (V, D)
-    if not found:
-        raise DataError(f"none of {len(videos)} videos can be read, first {skipped[0][0]}: {skipped[0][1]}")
-    header = {"videos": json.dumps(list(found)), "recipe": model.weights.recipe}
-    features = {"features": torch.stack(list(found.values()))}
-    write_atomically(out, lambda part: save_file(features, part, metadata=header))
-    return skipped
-
-
-def _check_keep(model: Model, keep: float | None) -> None:
-    tokens = model.module.encoder.grid.num_tokens
-    if keep is not None and not (0 < keep <= 1 and num_kept(tokens, keep)):
-        raise RecipeError(
-            f"--keep {keep:g}: must be more than 0, at most 1, and leave some of {tokens} tokens"
+        accelerator = make_accelerator(train, cpu=cpu)
+        return cls(
+            file=file,
+            spec=spec,
+            module=module.eval().to(accelerator.device),
+            weights=weights,
+            recipe=replace(recipe, train=train, eval=views),
+            keep=keep,
+            accelerator=accelerator,
         )
 
+    @property
+    def classes(self) -> Classes:
+        """What the classifier tells apart.
 
-def _features(module: VideoClassifier | MaskedAutoencoder, views: Tensor, keep: float | None) -> Tensor:
-    if isinstance(module, VideoClassifier):
-        return module.features(views, keep)
-    every = torch.arange(module.encoder.grid.num_tokens, device=views.device).expand(len(views), -1)
-    return module.encoder(views, every).mean(dim=1)
+        Raises:
+            CheckpointError: it is none.
+        """
+        module = self.classifier
+        return Classes(count=module.num_classes, names=self.weights.classes, heads=module.heads)
+
+    @property
+    def classifier(self) -> VideoClassifier:
+        """The module.
+
+        Raises:
+            CheckpointError: it is no classifier.
+        """
+        require_kind(self.weights, "classifier", source=self.file)
+        assert isinstance(self.module, VideoClassifier)
+        return self.module
+
+    @property
+    def views(self) -> EvalViews:
+        """How a video is cut into views, as in a test."""
+        return test_views(self.recipe)
+
+    @torch.inference_mode()
+    def probabilities(self, clips: Tensor) -> Tensor:
+        """(B, 3, T, H, W) uint8 to (B, classes) on the CPU; those of each head have the sum 1."""
+        module = self.classifier
+        with self.accelerator.autocast():
+            logits = module(self._seen(clips), keep=self.keep)
+        return module.probabilities(logits).cpu()
+
+    @torch.inference_mode()
+    def encode(self, clips: Tensor) -> Encoded:
+        """(B, 3, T, H, W) uint8 to what the encoder makes of them, float32 on the CPU."""
+        with self.accelerator.autocast():
+            ids, tokens, pooled = encode(self.module, self._seen(clips), self.keep)
+        return Encoded(ids.cpu(), tokens.float().cpu(), pooled.float().cpu())
+
+    def _seen(self, clips: Tensor) -> Tensor:
+        return normalise(clips.to(self.accelerator.device, non_blocking=True))
 
 
-def _views(
-    model: Model, videos: Sequence[Path], *, workers: int, report: Report
-) -> Iterator[tuple[Path, Tensor | str]]:
-    """Every video with its normalised views (V, 3, T, H, W) on the model's device, or why there are none."""
-    data, stage, shown = model.recipe.data, model.recipe.finetune, model.recipe.eval
-    make_views = EvalViews(
-        frames=data.frames,
-        stride=stage.stride,
-        size=data.frame_size,
-        clips=shown.clips,
-        crops=shown.crops,
-        sampling=stage.sampling,
-    )
-    samples = [Sample(path=str(path)) for path in videos]
+def over_videos(
+    model: Model,
+    samples: Sequence[Sample],
+    compute: Callable[[Tensor], Values],
+    *,
+    batch: int,
+    workers: int,
+    report: Report,
+    done: int = 0,
+) -> Iterator[list[tuple[Sample, Values | str]]]:
+    """What `compute` makes of the views of every video, or why it cannot be read, batch by batch.
+
+    Args:
+        compute: (B, 3, T, H, W) uint8 to tensors of B rows.
+        batch: videos in one pass.
+        workers: processes that read videos.
+        done: videos that are done already, and left out.
+    """
     clips = VideoClips(
-        samples, make_views=make_views, seed=0, num_noise=0, decoder=data.decoder, replace_bad=False
+        samples,
+        make_views=model.views,
+        seed=0,
+        num_noise=0,
+        decoder=model.recipe.data.decoder,
+        replace_bad=False,
     )
-    order = [[(0, index)] for index in range(len(samples))]
-    timeout = model.recipe.train.data_timeout
-    loader = make_loader(clips, order, workers=min(workers, len(samples) - 1), timeout=timeout)
-    for done, (path, clip) in enumerate(zip(videos, batches(loader), strict=True), start=1):
-        failed = failures(clip)
-        report({"event": "video", "done": done, "videos": len(videos)})
-        if failed:
-            reason = failed[0][0][1]
-            report(notice(f"{path}: {reason}"))
-            yield path, reason
-        else:
-            yield path, normalise(clip.frames[0].to(model.device))
+    places = [range(first, min(first + batch, len(samples))) for first in range(done, len(samples), batch)]
+    order = [[(0, place) for place in part] for part in places]
+    loader = make_loader(
+        clips, order, workers=min(workers, len(order) - 1), timeout=model.recipe.train.data_timeout
+    )
+    for part, clip in zip(places, batches(loader), strict=True):
+        found = _computed(clip.frames, [json.loads(text) for text in clip.failed], compute)
+        pairs = [(samples[place], values) for place, values in zip(part, found, strict=True)]
+        report({"event": "video", "done": part[-1] + 1, "videos": len(samples)})
+        for sample, values in pairs:
+            if isinstance(values, str):
+                report(notice(f"{sample.video_id}: {values}"))
+        yield pairs
+
+
+def _computed(
+    frames: Tensor, failed: Sequence[list[tuple[str, str]]], compute: Callable[[Tensor], Values]
+) -> list[Values | str]:
+    """The values of each video of (R, V, 3, T, H, W), or why it could not be read."""
+    read = [place for place, tries in enumerate(failed) if not tries]
+    values = compute(frames[read].flatten(0, 1)) if read else {}
+    by_video = {name: tensor.unflatten(0, (len(read), -1)) for name, tensor in values.items()}  # (R, V, …)
+    rows = {place: {name: of[row] for name, of in by_video.items()} for row, place in enumerate(read)}
+    return [tries[0][1] if tries else rows[place] for place, tries in enumerate(failed)]
+
+
+def _check_keep(keep: float | None, num_tokens: int) -> None:
+    if keep is not None and not (0 < keep <= 1 and num_kept(num_tokens, keep)):
+        raise RecipeError(
+            f"--keep {keep:g}: must be more than 0, at most 1, and leave some of {num_tokens} tokens"
+        )

@@ -8,6 +8,7 @@ from typing import Any
 Report = Callable[[dict[str, Any]], None]
 # {"event": "step", ...}: a row of metrics.jsonl with "steps" and "epochs"
 # {"event": "video", "done", "videos"}: of a test
+# {"event": "window", "done", "windows"}: of a timeline
 # {"event": "validation", "step", "val_top1", ...}
 # {"event": "notice", "text"}: a line
 

@@ -15,9 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import recall_score
 
-from everest.bad_videos import AT_LEAST
+from everest.bad_videos import refuse_too_many
 from everest.clips import Classes
-from everest.errors import DataError
 from everest.files import write_atomically
 
 
@@ -101,13 +100,7 @@ def _in_top(probabilities: NDArray[np.float32], labels: NDArray[np.int64], k: in
 
 def refuse_too_many_skipped(scores: Scores, max_bad: float) -> None:
     """Raise DataError when so many videos could not be read that the accuracies say little."""
-    skipped, asked = len(scores.skipped), len(scores.skipped) + len(scores.videos)
-    if not scores.videos or (skipped >= AT_LEAST and skipped > max_bad * asked):
-        path, reason = scores.skipped[0]
-        raise DataError(
-            f"{skipped} of {asked} videos could not be read, more than data.max_bad={max_bad} allows: "
-            f"first {path} ({reason})"
-        )
+    refuse_too_many(scores.skipped, asked=len(scores.skipped) + len(scores.videos), max_bad=max_bad)
 
 
 def write_predictions(path: Path, scores: Scores, classes: Classes) -> None:

@@ -18,11 +18,13 @@ from everest_cli import (
     convert,
     demo,
     evaluate,
+    extract,
     finetune,
     plot,
     predict,
     prepare,
     pretrain,
+    probe,
     profile,
     recipes,
     runs,
@@ -92,7 +94,8 @@ app.command("eval")(evaluate.evaluate)
 app.command("visualize-mask")(visualize_mask.visualize_mask)
 app.command("select-frames")(select_frames.select_frames)
 app.command("predict")(predict.predict)
-app.command("extract")(predict.extract)
+app.command("extract")(extract.extract)
+app.command("probe")(probe.probe)
 app.command("convert")(convert.convert)
 app.command("profile")(profile.profile)
 app.add_typer(prepare.app, name="prepare")

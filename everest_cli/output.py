@@ -43,6 +43,7 @@ class Display:
         self._shown: dict[str, Callable[[dict[str, Any]], None]] = {
             "step": self._show_step,
             "video": self._show_video,
+            "window": self._show_window,
             "validation": self._show_validation,
             "notice": self._show_notice,
         }
@@ -73,6 +74,9 @@ class Display:
 
     def _show_video(self, event: dict[str, Any]) -> None:
         self._advance(event["done"], event["videos"], f"video {event['done']}/{event['videos']}")
+
+    def _show_window(self, event: dict[str, Any]) -> None:
+        self._advance(event["done"], event["windows"], f"window {event['done']}/{event['windows']}")
 
     def _show_validation(self, event: dict[str, Any]) -> None:
         shares = {name.removeprefix("val_"): value for name, value in event.items() if "val_" in name}

@@ -1,95 +1,123 @@
-"""`everest predict` and `everest extract`: a checkpoint on any videos."""
+"""`everest predict`"""
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from everest_cli import inference_options as i
 from everest_cli import options as o
-from everest_cli.output import Display, print_json
+from everest_cli.output import Display
 
-Videos = Annotated[list[Path], typer.Argument(metavar="VIDEO…", help="Videos, or folders of videos.")]
-Checkpoint = Annotated[
-    str,
-    typer.Option("--checkpoint", "-c", metavar="C", help="Run folder, .safetensors file or hf:OWNER/NAME."),
-]
-Keep = Annotated[
-    float | None,
-    typer.Option("--keep", metavar="SHARE", help="Share of the tokens that is encoded [as trained]."),
-]
-Clips = Annotated[int | None, typer.Option("--clips", min=1, help="Clips of a video [as in the run's test].")]
-Crops = Annotated[int | None, typer.Option("--crops", min=1, help="Crops of a clip [as in the run's test].")]
-Workers = Annotated[int, typer.Option("--workers", min=0, help="Processes that read videos.")]
-WhichWeights = Annotated[o.Which, typer.Option("--which", help="Of a run folder: newest or best weights.")]
+
+class Format(StrEnum):
+    """How predictions are told."""
+
+    table = "table"
+    json = "json"
+    csv = "csv"
+    srt = "srt"
 
 
 def predict(
-    videos: Videos,
-    checkpoint: Checkpoint,
+    videos: i.Videos,
+    checkpoint: i.Checkpoint,
     top: Annotated[int, typer.Option("--top", "-k", min=1, help="How many classes.")] = 5,
-    keep: Keep = None,
-    clips: Clips = None,
-    crops: Crops = None,
-    which: WhichWeights = o.Which.newest,
-    workers: Workers = 2,
+    timeline: Annotated[
+        bool, typer.Option("--timeline", help="What happens when: a window slides over each video.")
+    ] = False,
+    window: Annotated[
+        float | None,
+        typer.Option("--window", min=0.001, metavar="SECONDS", help="Of the timeline [a clip's span]."),
+    ] = None,
+    step: Annotated[
+        float | None,
+        typer.Option(
+            "--step", min=0.001, metavar="SECONDS", help="From window to window [--window: side by side]."
+        ),
+    ] = None,
+    kind: Annotated[
+        Format | None, typer.Option("--format", help="[by the name of --output, else table]")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="F", help="Write there; prints the file.")
+    ] = None,
+    overwrite: i.Overwrite = False,
+    keep: i.Keep = None,
+    clips: i.Clips = None,
+    crops: i.Crops = None,
+    batch: i.Batch = 1,
+    data: i.ListRoot = None,
+    which: i.WhichWeights = o.Which.newest,
+    workers: i.Workers = 2,
+    precision: o.PrecisionMode = None,
+    cpu: i.OnCpu = False,
     as_json: o.AsJson = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Tell the most likely classes of videos.
+    """Tell the most likely classes of videos, or of each part of long ones.
 
-    Example: everest predict holiday.mp4 --checkpoint runs/finetune
+    Example: everest predict match.mp4 --checkpoint runs/finetune --timeline --step 1 -o match.srt
     """
-    from everest.inference import Model, named_videos, predict
-    from everest.load import find_weights
+    from everest.data.named import named_samples
+    from everest.errors import RecipeError
+    from everest.files import check_writable, write_text
+    from everest_cli.prediction_text import TEXTS
 
-    named = named_videos(videos)
-    model = Model.open(find_weights(checkpoint, which=which.value), clips=clips, crops=crops)
+    shown = _format(kind, output, as_json)
+    if not timeline and (window or step):
+        raise RecipeError("--window and --step belong to --timeline")
+    if shown is Format.srt and not timeline:
+        raise RecipeError("--format srt: subtitles need the times of --timeline")
+    if output is not None and output.exists() and not overwrite:
+        raise RecipeError(f"--output {output}: exists; choose another name, or use --overwrite")
+    samples = named_samples(videos, root=data)
+    if shown is Format.srt and len(samples) > 1:
+        raise RecipeError(f"--format srt: subtitles are of one video, not of {len(samples)}")
+    if output is not None:
+        check_writable(output)
+
+    from everest.inference import Model
+    from everest.load import find_weights
+    from everest.predictions import predict
+    from everest.timeline import predict_timeline
+
+    one = 1 if timeline else None  # view of a window, where no more are asked for
+    model = Model.open(
+        find_weights(checkpoint, which=which.value),
+        clips=clips or one,
+        crops=crops or one,
+        keep=keep,
+        precision=precision,
+        cpu=cpu,
+    )
     with Display(quiet=quiet) as display:
-        told = predict(model, named, top=top, keep=keep, workers=workers, report=display.report)
-    print_json(told) if as_json else _print_table(told)
+        if timeline:
+            told = predict_timeline(
+                model, samples, window=window, step=step, top=top, batch=batch, report=display.report
+            )
+        else:
+            told = predict(model, samples, top=top, batch=batch, workers=workers, report=display.report)
+    text = TEXTS[shown.value](told)
+    if output is None:
+        typer.echo(text, nl=False)
+    else:
+        write_text(output, text)
+        typer.echo(output)
     if any("error" in row for row in told):
         raise typer.Exit(4)
 
 
-def extract(
-    videos: Videos,
-    checkpoint: Checkpoint,
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="F.safetensors", help="File to write.")],
-    keep: Keep = None,
-    clips: Clips = None,
-    crops: Crops = None,
-    which: WhichWeights = o.Which.newest,
-    workers: Workers = 2,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
-    quiet: o.Quiet = False,
-) -> None:
-    """Write the features of videos, a row for each of their views; prints the file.
-
-    Example: everest extract VIDEOS --checkpoint runs/pretrain --out features.safetensors
-    """
+def _format(kind: Format | None, output: Path | None, as_json: bool) -> Format:
+    """What is asked for, if it is one thing."""
     from everest.errors import RecipeError
-    from everest.files import check_writable
-    from everest.inference import Model, extract, named_videos
-    from everest.load import find_weights
 
-    if out.exists() and not overwrite:
-        raise RecipeError(f"--out {out}: exists; choose another name, or use --overwrite")
-    named = named_videos(videos)
-    model = Model.open(find_weights(checkpoint, which=which.value), clips=clips, crops=crops)
-    check_writable(out)
-    with Display(quiet=quiet) as display:
-        skipped = extract(model, named, out, keep=keep, workers=workers, report=display.report)
-    typer.echo(out)
-    if skipped:
-        raise typer.Exit(4)
-
-
-def _print_table(told: list[dict[str, Any]]) -> None:
-    for row in told:
-        typer.echo(row["video"])
-        for head, likely in row.get("heads", {"": row.get("predictions", [])}).items():
-            for found in likely:
-                named = f"{head} {found['label']}" if head else found["label"]
-                typer.echo(f"  {found['probability']:6.1%}  {named}")
+    if as_json and kind not in (None, Format.json):
+        raise RecipeError(f"--json and --format {kind.value}: choose one")
+    if as_json:
+        return Format.json
+    named = None if output is None else output.suffix.removeprefix(".")
+    return kind or (Format(named) if named in {*Format} else Format.table)

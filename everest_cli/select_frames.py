@@ -36,10 +36,10 @@ def select_frames(
 
     Example: everest select-frames video.mp4 --picture .
     """
+    from everest.data.named import named_videos
     from everest.errors import DataError, RecipeError
     from everest.frame_pictures import draw_selection, write_frames
     from everest.frame_view import Draw
-    from everest.inference import named_videos
     from everest.load import load_model
     from everest.selection import RedundancyRobust
 

@@ -65,8 +65,8 @@ def visualize_mask(
 
     Example: everest visualize-mask video.mp4 --keep 0.5,0.25,0.15
     """
+    from everest.data.named import named_videos
     from everest.errors import DataError
-    from everest.inference import named_videos
     from everest.mask_report import Look, report_masks
 
     shares = _shares(keep)

@@ -68,3 +68,19 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("mounting a small file system is not allowed here")
     yield folder
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.fixture(scope="session")
+def classifier_run(tmp_path_factory: pytest.TempPathFactory, clip_files: Path) -> Path:
+    """The run folder of a tiny classifier of two classes, trained on `clip_files`."""
+    from small_runs import small_run
+
+    return small_run(tmp_path_factory.mktemp("classifier"), clip_files, "finetune")
+
+
+@pytest.fixture(scope="session")
+def autoencoder_run(tmp_path_factory: pytest.TempPathFactory, clip_files: Path) -> Path:
+    """The run folder of a tiny autoencoder."""
+    from small_runs import small_run
+
+    return small_run(tmp_path_factory.mktemp("autoencoder"), clip_files, "pretrain")

@@ -20,7 +20,7 @@ everest.data.folders everest.data.packet_index everest.data.exactness everest.da
 everest.data.counted_files everest.data.video_file
 everest.data.backends everest.data.video everest.data.cache everest.data.frames
 everest.data.list_files everest.data.labels everest.data.lists everest.data.list_writing everest.data.crops
-everest.data.transforms everest.data.rand_augment everest.data.mixing everest.data.views
+everest.data.transforms everest.data.named everest.data.rand_augment everest.data.mixing everest.data.views
 everest.data.datasets everest.data.loading
 everest.models.block everest.models.embedding everest.models.positions everest.models.vit
 everest.models.mae everest.models.classifier
@@ -32,8 +32,10 @@ everest.convert.pickles everest.convert.read everest.convert.families everest.co
 everest.convert.identify everest.convert.conversion
 everest.load everest.classes everest.clips everest.mask_view everest.pictures everest.films
 everest.mask_page
-everest.inference everest.mask_report everest.frame_view everest.frame_pictures
+everest.encoding everest.inference everest.predictions everest.timeline everest.row_store everest.features
+everest.mask_report everest.frame_view everest.frame_pictures
 everest.saving everest.step_record everest.training everest.assemble everest.scores everest.evaluate
+everest.probing.encoded_set everest.probing.shallow everest.probing.attentive everest.probing.probe
 everest.pretrain everest.finetune
 everest.profiling.counting everest.plots
 everest.profiling.memory everest.profiling.profile everest.profiling.paper_tables
@@ -49,7 +51,7 @@ everest.prepare.clean everest.prepare.stats everest.prepare.contact_sheet
 ORDER = LAYERS.split()
 PACKAGES = (
     *("everest", "everest.config", "everest.convert", "everest.data", "everest.models"),
-    *("everest.prepare", "everest.prepare.layouts", "everest.profiling"),
+    *("everest.prepare", "everest.prepare.layouts", "everest.probing", "everest.profiling"),
 )
 
 

@@ -2,42 +2,23 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
-from test_stages import RECIPE
+from small_runs import called
 from torch import Tensor
-from typer.testing import CliRunner
 
 import everest
 from everest.data.lists import Sample
 from everest.data.views import EvalViews
-from everest_cli.main import app
 
 VIEWS = ["--clips", "2", "--crops", "1"]
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, clip_files: Path) -> Path:
-    """A classifier of two named classes."""
-    folder = tmp_path_factory.mktemp("inference")
-    (folder / "tiny.yaml").write_text(RECIPE.replace("data: {", f'data: {{root: "{clip_files}", '))
-    options = ["--recipe", str(folder / "tiny.yaml"), "--init", "none", "-o", str(folder / "run"), "-q"]
-    result = CliRunner().invoke(app, ["finetune", *options])
-    assert result.exit_code == 0, result.output
-    return folder / "run"
-
-
-def called(*arguments: object, code: int = 0) -> Any:
-    result = CliRunner().invoke(app, [str(a) for a in arguments])
-    assert result.exit_code == code, (result.output, result.exception)
-    return result
 
 
 def views(video: Path, *, frames: int, size: int, stride: int, clips: int) -> Tensor:
@@ -45,10 +26,10 @@ def views(video: Path, *, frames: int, size: int, stride: int, clips: int) -> Te
     return everest.normalise(make(Sample(path=str(video)), None, "auto").frames)  # type: ignore[arg-type]
 
 
-def test_predictions_are_the_mean_probabilities_of_the_views(run: Path, clip_files: Path):
+def test_predictions_are_the_mean_probabilities_of_the_views(classifier_run: Path, clip_files: Path):
     videos = [clip_files / "clip0.mp4", clip_files / "clip1.mp4"]
-    told = json.loads(called("predict", *videos, "-c", run, *VIEWS, "--json").stdout)
-    model = everest.load_model(run)
+    told = json.loads(called("predict", *videos, "-c", classifier_run, *VIEWS, "--json").stdout)
+    model = everest.load_model(classifier_run)
     for row, video in zip(told, videos, strict=True):
         x = views(video, frames=4, size=32, stride=2, clips=2)
         with torch.no_grad():
@@ -59,30 +40,77 @@ def test_predictions_are_the_mean_probabilities_of_the_views(run: Path, clip_fil
         assert found == pytest.approx(expected.sort(descending=True).values.tolist(), abs=2e-6)
 
 
-def test_a_video_that_cannot_be_read_stops_no_other(run: Path, clip_files: Path, tmp_path: Path):
+def test_predictions_are_those_of_eval(classifier_run: Path, clip_files: Path, tmp_path: Path):
+    called("eval", "-c", classifier_run, "--predictions", tmp_path / "eval.csv", "-q")
+    with (tmp_path / "eval.csv").open() as file:
+        expected = {
+            row["video"]: (row["predicted"], float(row["probability"])) for row in csv.DictReader(file)
+        }
+    for options in ([], ["--batch", 3]):
+        told = json.loads(
+            called("predict", clip_files / "train.csv", "-c", classifier_run, *options, "--json").stdout
+        )
+        found = {row["video"]: row["predictions"][0] for row in told}
+        assert found.keys() == expected.keys()
+        for video, (label, probability) in expected.items():
+            assert found[video]["label"] == label
+            assert found[video]["probability"] == pytest.approx(probability, abs=1e-5)
+
+
+def test_a_list_may_name_segments_and_begin_elsewhere(classifier_run: Path, clip_files: Path, tmp_path: Path):
+    (tmp_path / "list.csv").write_text("path,start,end\nclip0.mp4,0.5,1.5\nclip0.mp4,,\n")
+    told = json.loads(
+        called("predict", tmp_path / "list.csv", "--data", clip_files, "-c", classifier_run, "--json").stdout
+    )
+    video = str(clip_files / "clip0.mp4")
+    assert [row["video"] for row in told] == [f"{video}#0.5s-1.5s", video]
+    (whole,) = json.loads(called("predict", video, "-c", classifier_run, "--json").stdout)
+    assert told[1] == whole != told[0]
+
+
+def test_a_list_goes_on_without_the_files_that_are_not_there(
+    classifier_run: Path, clip_files: Path, tmp_path: Path
+):
+    (tmp_path / "list.txt").write_text(f"{clip_files}/clip0.mp4\n{tmp_path}/gone.mp4\n")
+    result = called("predict", tmp_path / "list.txt", "-c", classifier_run, "--json", code=4)
+    here, gone = json.loads(result.stdout)
+    assert here["predictions"]
+    assert gone == {"video": f"{tmp_path}/gone.mp4", "error": "No such file or directory"}
+
+
+def test_a_large_frame_is_resized_before_the_next_is_decoded_and_nothing_changes(
+    clip_files: Path, monkeypatch: pytest.MonkeyPatch
+):
+    make = EvalViews(frames=4, stride=2, size=(32, 32), clips=3, crops=3, sampling="dense")
+    sample = Sample(path=str(clip_files / "clip1.mp4"))
+    expected = make(sample, None, "auto").frames  # type: ignore[arg-type]
+    monkeypatch.setattr("everest.data.views.MOST_AT_ONCE", 0)
+    assert torch.equal(make(sample, None, "auto").frames, expected)  # type: ignore[arg-type]
+
+
+def test_a_video_that_cannot_be_read_stops_no_other(classifier_run: Path, clip_files: Path, tmp_path: Path):
     shutil.copy(clip_files / "clip0.mp4", tmp_path / "a.mp4")
     (tmp_path / "b.mp4").write_text("no video")
     shutil.copy(clip_files / "clip1.mp4", tmp_path / "c.mp4")
-    result = called("predict", tmp_path, "-c", run, "--top", 1, "--json", code=4)
+    result = called("predict", tmp_path, "-c", classifier_run, "--top", 1, "--json", code=4)
     good, bad, other = json.loads(result.stdout)
     assert len(good["predictions"]) == len(other["predictions"]) == 1
     assert bad["error"] == "not a video file"
     out = tmp_path / "features.safetensors"
-    called("extract", tmp_path, "-c", run, "--out", out, code=4)
+    called("extract", tmp_path, "-c", classifier_run, "--out", out, code=4)
     with safe_open(out, framework="pt") as file:
         assert json.loads(file.metadata()["videos"]) == [str(tmp_path / "a.mp4"), str(tmp_path / "c.mp4")]
 
 
 @pytest.mark.parametrize("kind", ["classifier", "pretrain"])
-def test_features_are_those_of_the_model(run: Path, clip_files: Path, tmp_path: Path, kind: str):
-    checkpoint: Path = run
-    if kind == "pretrain":
-        recipe = run.parent / "tiny.yaml"
-        checkpoint = tmp_path / "pretrained"
-        called("pretrain", "--recipe", recipe, "-o", checkpoint, "-q")
+def test_features_are_those_of_the_model(
+    classifier_run: Path, autoencoder_run: Path, clip_files: Path, tmp_path: Path, kind: str
+):
+    checkpoint = classifier_run if kind == "classifier" else autoencoder_run
     out = tmp_path / "features.safetensors"
     video = clip_files / "clip2.mp4"
-    assert called("extract", video, "-c", checkpoint, "--out", out, *VIEWS, "-q").stdout.strip() == str(out)
+    shown = called("extract", video, "-c", checkpoint, "--out", out, *VIEWS, "--features", "views", "-q")
+    assert shown.stdout.strip() == str(out)
     model, x = everest.load_model(checkpoint), views(video, frames=4, size=32, stride=2, clips=2)
     with torch.no_grad():
         if kind == "classifier":
@@ -125,8 +153,9 @@ def test_a_checkpoint_of_transformers_predicts_what_transformers_does(tmp_path: 
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["predict", "gone.mp4", "-c", "RUN"], 4, "gone.mp4: no such video or folder"),
+        (["predict", "gone.mp4", "-c", "RUN"], 4, "gone.mp4: No such file or directory"),
         (["predict", "EMPTY", "-c", "RUN"], 4, "no videos below this folder"),
+        (["predict", "CLIP", "-c", "RUN", "--data", "EMPTY"], 2, "no list is named"),
         (["predict", "CLIP", "-c", "gone"], 6, "gone: no such checkpoint"),
         (["predict", "CLIP", "-c", "RUN", "--keep", "0"], 2, "--keep 0: must be more than 0"),
         (["predict", "CLIP", "-c", "RUN", "--keep", "0.001"], 2, "leave some of 32 tokens"),
@@ -138,12 +167,12 @@ def test_a_checkpoint_of_transformers_predicts_what_transformers_does(tmp_path: 
     ],
 )
 def test_what_cannot_be_is_told_in_one_line(
-    run: Path, clip_files: Path, tmp_path: Path, arguments: list[str], code: int, message: str
+    classifier_run: Path, clip_files: Path, tmp_path: Path, arguments: list[str], code: int, message: str
 ):
     (tmp_path / "empty").mkdir()
     (tmp_path / "broken.mp4").write_text("no video")
     places = {
-        "RUN": run,
+        "RUN": classifier_run,
         "EMPTY": tmp_path / "empty",
         "CLIP": clip_files / "clip0.mp4",
         "BROKEN": tmp_path / "broken.mp4",

@@ -318,6 +318,10 @@ def test_frozen_encoder_stays_as_it_was(recipe: Path, pretrained: Path, tmp_path
     )
     before, after = weights(pretrained), weights(tmp_path / "run")
     assert all((before[name] == after[name]).all() for name in after if name.startswith("encoder."))
+    assert after["head.bias"].any()  # it starts at zero
+    state = load_file(next((tmp_path / "run" / "state").glob("*.safetensors")))
+    trained = {name.split("/")[1] for name in state if name.startswith("optimizer/")}
+    assert trained == {"norm.weight", "norm.bias", "head.weight", "head.bias"}
 
 
 def test_a_classifier_of_other_classes_gives_its_encoder_only(recipe: Path, finetuned: Path, tmp_path: Path):

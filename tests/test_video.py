@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from everest.data import backends
-from everest.data.video import VideoError, VideoInfo, frames_between, probe, read_frames, write_video
+from everest.data.video import (
+    VideoError,
+    VideoInfo,
+    frames_between,
+    frames_in_order,
+    probe,
+    read_frames,
+    write_video,
+)
 from everest.data.video_file import look
 from everest.errors import EnvironmentProblem, RecipeError
 
@@ -117,6 +125,13 @@ def test_frames_left_out_on_the_way_change_no_bit_of_the_others(kinds, name):
     for stride in (2, 3, 4, 7):
         ids = list(range(stride // 2, FRAMES, stride))
         assert torch.equal(read_frames(kinds[name], ids), every[ids])
+
+
+@pytest.mark.parametrize("name", KINDS)
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(ids=st.sets(st.integers(0, FRAMES - 1), min_size=1, max_size=8).map(sorted))
+def test_frames_in_order_are_those_of_a_clip(kinds, name, ids):
+    assert torch.equal(torch.stack(list(frames_in_order(kinds[name], ids))), read_frames(kinds[name], ids))
 
 
 @pytest.mark.parametrize("name", ["b_frames.avi", "no_b_frames.avi"])
@@ -280,6 +295,19 @@ def test_missing_file_is_named(tmp_path):
         probe(tmp_path / "b.mp4")
 
 
+def test_frames_in_order_end_where_the_file_is_damaged(kinds, tmp_path):
+    content = bytearray(kinds["closed_gop.mp4"].read_bytes())
+    begin = int(0.6 * len(content))
+    content[begin : begin + 600] = b"\xff" * 600
+    (tmp_path / "hole.mp4").write_bytes(content)
+    shown = []
+    with pytest.raises(VideoError) as caught:
+        shown.extend(frames_in_order(tmp_path / "hole.mp4", range(FRAMES)))
+    assert 0 < len(shown) < FRAMES
+    assert numbers_shown(torch.stack(shown)) == list(range(len(shown)))
+    assert f"frame {len(shown)} of {FRAMES} cannot be decoded" in str(caught.value)
+
+
 def test_error_survives_the_way_between_processes():
     error = pickle.loads(pickle.dumps(VideoError("a.mp4", "empty file")))
     assert (error.path, error.reason, str(error)) == ("a.mp4", "empty file", "a.mp4: empty file")
@@ -359,6 +387,15 @@ def test_frames_of_real_odd_files_equal_those_of_decoding_from_the_start(shared)
         expected = linearly_decoded(file, max(ids))
         for frame, number in zip(read_frames(file, ids), ids, strict=True):
             assert np.array_equal(frame.numpy(), expected[number]), (file.name, number)
+
+
+def test_frames_behind_a_keyframe_that_needs_earlier_frames_are_found(shared):
+    file = shared / "videos" / "odd" / "yuv444p_audio.mp4"
+    expected = linearly_decoded(file, 279)
+    for ids in ([264], [0, 200, 278], list(range(0, 280, 20))):
+        for frames in (read_frames(file, ids), frames_in_order(file, ids)):
+            for frame, number in zip(frames, ids, strict=True):
+                assert np.array_equal(frame.numpy(), expected[number]), number
 
 
 def test_real_files_that_cannot_be_decoded_say_why(shared):

@@ -6,7 +6,7 @@ they are known to be wrong (everest.data.exactness); `auto` never asks them ther
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from functools import cache
 from importlib import import_module
@@ -47,25 +47,50 @@ def read_pyav(path: Path, wanted: list[int]) -> dict[int, np.ndarray]:
     opening = look(path)
     found: dict[int, np.ndarray] = {}
     for seek, run in opening.index.runs(wanted):
-        found |= _collect(path, opening, seek, run)
+        found |= dict(_shown(path, opening, seek, run))
     missing = [i for i in wanted if i not in found]
     if missing:  # a seek may land behind its target, or behind what the target refers to
-        found |= _collect(path, opening, None, missing)
+        found |= dict(_shown(path, opening, None, missing, plainly=True))
     return found
 
 
-def _collect(path: Path, opening: Opening, seek: int | None, wanted: list[int]) -> dict[int, np.ndarray]:
-    """Decode from `seek` on until the `wanted` frames were shown."""
+def pyav_in_order(path: Path, wanted: list[int]) -> Iterator[tuple[int, np.ndarray]]:
+    """Number and picture of the `wanted` frames (ascending), up to the first that cannot be decoded."""
+    opening = look(path)
+    for seek, run in opening.index.runs(wanted):
+        done = 0
+        for start, plainly in ((seek, False), (None, True)):  # as read_pyav
+            for number, picture in _shown(path, opening, start, run[done:], plainly=plainly):
+                if number != run[done]:
+                    break
+                yield number, picture
+                done += 1
+            if done == len(run):
+                break
+        else:
+            return
+
+
+def _shown(
+    path: Path, opening: Opening, seek: int | None, wanted: list[int], *, plainly: bool = False
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Decode from `seek` on; number and picture of the `wanted` frames as they are shown, up to the last.
+
+    Args:
+        plainly: decode every frame on the way: after some keyframes frames refer to what lies before them.
+    """
     times = opening.index.times
     numbers: dict[int | None, int] = {int(times[i]) if times.size else i: i for i in wanted}
     height, width = opening.info.height, opening.info.width
     if opening.quarter_turns % 2:
         height, width = width, height
     scaler = VideoReformatter()  # one for all frames: making its tables costs as much as using them
-    found: dict[int, np.ndarray] = {}
     by_stamp = opening.index.by_decode_stamp
     unwanted = set(times.tolist()).difference(numbers) if times.size and not by_stamp else ()
     needless, last = opening.index.decoding(wanted)
+    if plainly:
+        unwanted, needless, last = (), (), None
+    found: set[int] = set()
     with closing(decoded(path, seek, unwanted=unwanted, needless=needless, last=last)) as frames:
         for count, frame in enumerate(frames):
             stamp = decode_stamp(frame) if by_stamp else frame.pts
@@ -73,10 +98,10 @@ def _collect(path: Path, opening: Opening, seek: int | None, wanted: list[int]) 
             if number is not None:
                 # Width and height: a stream may change its size on the way, a clip cannot.
                 rgb = scaler.reformat(frame, width, height, "rgb24", threads=1).to_ndarray()
-                found[number] = np.rot90(rgb, opening.quarter_turns)
+                yield number, np.rot90(rgb, opening.quarter_turns)
+                found.add(number)
             if len(found) == len(wanted):
                 break
-    return found
 
 
 def read_decord(path: Path, wanted: list[int]) -> dict[int, np.ndarray]:

@@ -59,6 +59,7 @@ def read_samples(
     heads: Mapping[str, int] | None,
     labelled: bool,
     names_classes: bool = True,
+    may_miss: bool = False,
 ) -> SampleList:
     """Read and check a list or a folder.
 
@@ -70,6 +71,7 @@ def read_samples(
         labelled: False reads no labels (pre-training).
         names_classes: whether names that are found may become the classes. Only the training set's may:
             sorted names of a test set need not be in the order in which the head was trained.
+        may_miss: leave a video that is not there to whoever reads it, if others are; without labels only.
     Raises:
         DataError: with a line for each of the first problems, and how many there are.
     """
@@ -78,7 +80,7 @@ def read_samples(
             raise DataError(f"{source}: no such list or folder; set data.root, by --data DIR")
         rows = read_rows(source) if source.is_file() else None
     if not labelled:
-        samples = _of_rows(rows, source, root, no_labels) if rows else _of_any_folder(source)
+        samples = _of_rows(rows, source, root, no_labels, may_miss) if rows else _of_any_folder(source)
         return SampleList(samples=samples, class_names=None)
     if heads:
         if not rows:
@@ -113,7 +115,9 @@ def _first(names: Sequence[str]) -> str:
     return ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
 
 
-def _of_rows(rows: Sequence[Row], file: Path, root: Path, read_labels: ReadLabels) -> tuple[Sample, ...]:
+def _of_rows(
+    rows: Sequence[Row], file: Path, root: Path, read_labels: ReadLabels, may_miss: bool = False
+) -> tuple[Sample, ...]:
     samples, problems = [], []
     for row in rows:
         try:
@@ -121,7 +125,7 @@ def _of_rows(rows: Sequence[Row], file: Path, root: Path, read_labels: ReadLabel
         except ValueError as problem:
             problems.append(f"{row.place}: {problem}")
     _refuse(problems, "lines are wrong")
-    _check_files(file, root, samples, rows)
+    _check_files(file, root, samples, rows, may_miss)
     return tuple(samples)
 
 
@@ -159,7 +163,9 @@ def _number(row: Row, name: str, kind: type[Number]) -> Number | None:
     return number
 
 
-def _check_files(file: Path, root: Path, samples: Sequence[Sample], rows: Sequence[Row]) -> None:
+def _check_files(
+    file: Path, root: Path, samples: Sequence[Sample], rows: Sequence[Row], may_miss: bool
+) -> None:
     paths = {sample.path for sample in samples}
     missing = {path: problem for path in sorted(paths) if (problem := _absence(path))}
     if len(missing) == len(paths):
@@ -167,6 +173,8 @@ def _check_files(file: Path, root: Path, samples: Sequence[Sample], rows: Sequen
             f"{file}: none of its {len(paths)} videos exists, first {samples[0].path}; "
             f"paths are relative to data.root, which is {root}"
         )
+    if may_miss:
+        return
     problems = [
         f"{row.place}: {missing[sample.path]}"
         for sample, row in zip(samples, rows, strict=True)

@@ -10,23 +10,34 @@ everest.data.video_stream, everest.data.backends and here, and nowhere else.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import av
 import numpy as np
 import torch
 from av import VideoFrame
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from everest.data.backends import DECODERS
+from everest.data.backends import DECODERS, pyav_in_order
 from everest.data.folders import pictures_in
 from everest.data.video_file import VideoInfo, look
 from everest.data.video_stream import VideoError, retold
 from everest.errors import unknown_name
 
-__all__ = ["VideoError", "VideoInfo", "frames_between", "probe", "read_frames", "write_video"]
+__all__ = [
+    "VideoError",
+    "VideoInfo",
+    "between",
+    "frame_times",
+    "frames_between",
+    "frames_in_order",
+    "probe",
+    "read_frames",
+    "write_video",
+]
 
 
 def probe(path: str | Path) -> VideoInfo:
@@ -59,15 +70,49 @@ def read_frames(path: str | Path, ids: Sequence[int], *, decoder: str = "auto") 
         raise unknown_name("data.decoder", decoder, DECODERS)
     path = Path(path)
     wanted = sorted({int(i) for i in ids})
-    count = probe(path).frames
-    if not wanted or wanted[0] < 0 or wanted[-1] >= count:
-        raise VideoError(path, f"frames {[int(i) for i in ids]} asked for, there are {count}")
+    count = _count(path, wanted)
     with retold(path):
         found = _read_pictures(path, wanted) if path.is_dir() else DECODERS[decoder](path, wanted)
     missing = [i for i in wanted if i not in found]
     if missing:
         raise VideoError(path, f"frame {missing[0]} of {count} cannot be decoded (damaged file)")
     return torch.from_numpy(np.stack([found[int(i)] for i in ids]))
+
+
+def frames_in_order(path: str | Path, ids: Iterable[int]) -> Iterator[Tensor]:
+    """The frames numbered `ids` (ascending), one after another, each decoded once: for long videos.
+
+    Returns:
+        (H, W, 3) uint8 each, those of `read_frames`.
+    Raises:
+        VideoError: when it comes to one that does not exist or is damaged.
+    """
+    path, wanted = Path(path), [int(i) for i in ids]
+    count = _count(path, wanted)
+    done = 0
+    with retold(path):
+        shown = _pictures_in_order(path, wanted) if path.is_dir() else pyav_in_order(path, wanted)
+        for _, picture in shown:
+            yield torch.from_numpy(np.ascontiguousarray(picture))
+            done += 1
+    if done < len(wanted):
+        raise VideoError(path, f"frame {wanted[done]} of {count} cannot be decoded (damaged file)")
+
+
+def frame_times(path: str | Path) -> NDArray[np.float64]:
+    """(F,) seconds from the first frame at which each frame is shown.
+
+    Raises:
+        VideoError: a folder of pictures, which has no times.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise VideoError(path, "a folder of pictures has no seconds; use start_frame and end_frame")
+    opening = look(path)
+    stamps = opening.index.times
+    if stamps.size == 0 or opening.index.by_decode_stamp:
+        stamps = np.arange(opening.info.frames) * opening.second / (opening.info.fps or 1)
+    return (stamps - stamps[0]) / opening.second
 
 
 def frames_between(path: str | Path, start: float | None, end: float | None) -> tuple[int, int]:
@@ -78,19 +123,18 @@ def frames_between(path: str | Path, start: float | None, end: float | None) -> 
     Raises:
         VideoError: no frame is shown in between, or the video has no times.
     """
-    path = Path(path)
-    if path.is_dir():
-        raise VideoError(path, "a folder of pictures has no seconds; use start_frame and end_frame")
-    opening = look(path)
-    stamps = opening.index.times
-    if stamps.size == 0 or opening.index.by_decode_stamp:
-        stamps = np.arange(opening.info.frames) * opening.second / (opening.info.fps or 1)
-    seconds = (stamps - stamps[0]) / opening.second
+    seconds = frame_times(path)
+    first, last = between(seconds, start, end)
+    if first >= last:
+        raise VideoError(path, f"no frame between {start} s and {end} s; the last is at {seconds[-1]:.2f} s")
+    return first, last
+
+
+def between(seconds: NDArray[np.float64], start: float | None, end: float | None) -> tuple[int, int]:
+    """`frames_between` of known `frame_times`; equal numbers where no frame is shown in between."""
     tolerance = 1e-6  # a tenth of a second has no exact binary form
     first = 0 if start is None else int(np.searchsorted(seconds, start - tolerance))
     last = seconds.size if end is None else int(np.searchsorted(seconds, end - tolerance))
-    if first >= last:
-        raise VideoError(path, f"no frame between {start} s and {end} s; the last is at {seconds[-1]:.2f} s")
     return first, last
 
 
@@ -115,6 +159,14 @@ def write_video(path: str | Path, frames: Tensor, fps: int, *, crf: int = 18, go
         container.mux(stream.encode(None))
 
 
+def _count(path: Path, wanted: list[int]) -> int:
+    """How many frames there are; an error if some of the `wanted` (ascending) are not among them."""
+    count = probe(path).frames
+    if not wanted or wanted[0] < 0 or wanted[-1] >= count:
+        raise VideoError(path, f"frames {wanted} asked for, there are {count}")
+    return count
+
+
 def _pictures(folder: Path) -> list[Path]:
     pictures = pictures_in(folder)
     if not pictures:
@@ -127,9 +179,13 @@ def _picture(file: Path) -> np.ndarray:
         return np.asarray(image.convert("RGB"))  # (H, W, 3)
 
 
-def _read_pictures(folder: Path, wanted: list[int]) -> dict[int, np.ndarray]:
+def _pictures_in_order(folder: Path, wanted: list[int]) -> Iterator[tuple[int, np.ndarray]]:
     files = _pictures(folder)
-    found = {i: _picture(files[i]) for i in wanted}
+    return ((i, _picture(files[i])) for i in wanted)
+
+
+def _read_pictures(folder: Path, wanted: list[int]) -> dict[int, np.ndarray]:
+    found = dict(_pictures_in_order(folder, wanted))
     if len({picture.shape for picture in found.values()}) > 1:
         raise VideoError(folder, "pictures of different sizes")
     return found

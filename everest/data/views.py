@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from everest.data.cache import FrameCache
@@ -29,10 +30,15 @@ from everest.data.crops import (
 from everest.data.frames import FrameIds, sampling
 from everest.data.lists import Sample
 from everest.data.transforms import crop, flip, resize
-from everest.data.video import VideoError, frames_between, probe, read_frames
+from everest.data.video import VideoError, frames_between, frames_in_order, probe, read_frames
 
 if TYPE_CHECKING:
     from everest.data.rand_augment import RandAugment  # timm: only fine-tuning pays for its import
+
+MOST_AT_ONCE: Final = (
+    2**28
+)  # ours: bytes of frames above which a test resizes each before the next is decoded
+IN_ORDER: Final = frozenset({"auto", "pyav"})  # decoders whose frames `frames_in_order` gives
 
 
 class Views(NamedTuple):
@@ -145,14 +151,27 @@ class EvalViews:
         self, sample: Sample, rng: np.random.Generator, decoder: str, cache: FrameCache | None = None
     ) -> Views:
         first, length = segment(sample)
-        windows = sampling(self.sampling).views(length, self.frames, self.stride, self.clips)
-        needed, place = np.unique(np.stack(windows), return_inverse=True)  # (F,), (clips, T)
-        video = _read(sample, first + needed, (first, length), decoder, cache)
-        covering = covering_size(_size(video), self.size)
-        video = resize(video, covering, antialias=False)  # (3, F, H', W')
-        boxes = view_boxes(covering, self.size, self.crops)
-        places = torch.from_numpy(place.reshape(self.clips, self.frames))
-        return _stacked([_cut(video, box)[:, ids] for ids in places for box in boxes])
+        needed, places = np.unique(self.windows(length), return_inverse=True)  # (F,), (clips, T)
+        if decoder in IN_ORDER and cache is None and _bytes(sample, len(needed)) > MOST_AT_ONCE:
+            frames = [self.resized(frame[None]) for frame in frames_in_order(sample.path, first + needed)]
+            video = torch.cat(frames, dim=1)
+        else:
+            video = self.resized(_read(sample, first + needed, (first, length), decoder, cache))
+        return _stacked(self.cut(video, places))
+
+    def windows(self, length: int) -> NDArray[np.int64]:
+        """(clips, T) numbers of the frames of each clip, of a video of `length` frames."""
+        return np.stack(sampling(self.sampling).views(length, self.frames, self.stride, self.clips))
+
+    def resized(self, frames: Tensor) -> Tensor:
+        """(F, H, W, 3) uint8 frames as decoded to (3, F, H', W') that cover the views."""
+        return resize(frames, covering_size(_size(frames), self.size), antialias=False)
+
+    def cut(self, video: Tensor, places: NDArray[np.int64]) -> list[Tensor]:
+        """The views (3, T, H, W) of a resized video (3, F, H', W'); places (clips, T) among its frames."""
+        boxes = view_boxes((video.shape[2], video.shape[3]), self.size, self.crops)
+        clips = torch.from_numpy(places.reshape(self.clips, self.frames))
+        return [_cut(video, box)[:, ids] for ids in clips for box in boxes]
 
 
 MakeViews = PretrainViews | FinetuneViews | ValidationViews | EvalViews
@@ -182,6 +201,11 @@ def _read(
     if cache is None:
         return read_frames(sample.path, ids.tolist(), decoder=decoder)
     return cache.read(sample.path, ids.tolist(), span=span, decoder=decoder)
+
+
+def _bytes(sample: Sample, frames: int) -> int:
+    info = probe(sample.path)
+    return frames * info.height * info.width * 3
 
 
 def _size(clip: Tensor) -> Size:

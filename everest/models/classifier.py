@@ -104,8 +104,11 @@ class VideoClassifier(nn.Module):
 
     def features(self, frames: Tensor, keep: float | None = None) -> Tensor:
         """(B, C, T, H, W) normalised clips to (B, D): what the head sees."""
-        x = self.encoder(frames, self.kept_tokens(frames, keep))  # (B, K, D)
-        return self.norm(x.mean(dim=1)) if self.pooling == "mean" else self.norm(x)[:, 0]
+        return self.pooled(self.encoder(frames, self.kept_tokens(frames, keep)))
+
+    def pooled(self, tokens: Tensor) -> Tensor:
+        """Encoded tokens (B, K, D) to (B, D)."""
+        return self.norm(tokens.mean(dim=1)) if self.pooling == "mean" else self.norm(tokens)[:, 0]
 
     def forward(self, frames: Tensor, *, keep: float | None = None) -> Tensor:
         """(B, C, T, H, W) normalised clips to logits (B, classes), those of all heads one after another.

@@ -1,0 +1,1 @@
+"""How the field judges an encoder without training it: probes of its frozen features."""

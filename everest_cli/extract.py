@@ -1,0 +1,74 @@
+"""`everest extract`"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from everest_cli import inference_options as i
+from everest_cli import options as o
+from everest_cli.output import Display
+
+
+class Level(StrEnum):
+    """Of what a feature is; everest.features.LEVELS says how."""
+
+    video = "video"
+    views = "views"
+    tokens = "tokens"
+
+
+def extract(
+    videos: i.Videos,
+    checkpoint: i.Checkpoint,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="F", help="A .safetensors or .npz file.")],
+    features: Annotated[
+        Level, typer.Option("--features", help="One a video, one for each of its views, or for each token.")
+    ] = Level.video,
+    keep: i.Keep = None,
+    clips: i.Clips = None,
+    crops: i.Crops = None,
+    batch: i.Batch = 1,
+    data: i.ListRoot = None,
+    which: i.WhichWeights = o.Which.newest,
+    workers: i.Workers = 2,
+    precision: o.PrecisionMode = None,
+    cpu: i.OnCpu = False,
+    overwrite: i.Overwrite = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Write the features of videos to a file and print its name; called again after a kill, it goes on.
+
+    Example: everest extract VIDEOS --checkpoint runs/pretrain --out features.safetensors
+    """
+    from everest.data.named import named_samples
+    from everest.features import extract
+    from everest.inference import Model
+    from everest.load import find_weights
+
+    samples = named_samples(videos, root=data)
+    model = Model.open(
+        find_weights(checkpoint, which=which.value),
+        clips=clips,
+        crops=crops,
+        keep=keep,
+        precision=precision,
+        cpu=cpu,
+    )
+    with Display(quiet=quiet) as display:
+        skipped = extract(
+            model,
+            samples,
+            out,
+            level=features.value,
+            batch=batch,
+            workers=workers,
+            overwrite=overwrite,
+            report=display.report,
+        )
+    typer.echo(out)
+    if skipped:
+        raise typer.Exit(4)

@@ -1,0 +1,69 @@
+"""`everest probe`"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from everest_cli import inference_options as i
+from everest_cli import options as o
+from everest_cli.output import Display, print_json
+
+
+def probe(
+    checkpoint: i.Checkpoint,
+    recipe: Annotated[
+        str | None,
+        typer.Option("--recipe", "-r", metavar="R", help="Whose data; else that of the run."),
+    ] = None,
+    data: o.DataRoot = None,
+    overrides: o.Overrides = None,
+    probes: Annotated[
+        str, typer.Option("--probes", metavar="NAME,…", help="Which probes.")
+    ] = "knn,linear,attentive",
+    keep: i.Keep = None,
+    clips: Annotated[int, typer.Option("--clips", min=1, help="Clips of a video.")] = 1,
+    crops: Annotated[int, typer.Option("--crops", min=1, help="Crops of a clip.")] = 1,
+    batch: i.Batch = 1,
+    which: i.WhichWeights = o.Which.newest,
+    precision: o.PrecisionMode = None,
+    cpu: i.OnCpu = False,
+    seed: o.Seed = None,
+    as_json: o.AsJson = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Judge a frozen encoder: classifiers of its features, trained on data.train, tested on data.test.
+
+    Example: everest probe --checkpoint runs/pretrain --recipe ucf101 --data /data/ucf101
+    """
+    from everest.load import find_weights, recipe_beside
+
+    weights = find_weights(checkpoint, which=which.value)
+    settings = o.read_recipe(
+        recipe or str(recipe_beside(weights)), data=data, overrides=overrides, precision=precision, seed=seed
+    )
+
+    from everest.inference import Model
+    from everest.probing.probe import probe
+
+    model = Model.open(weights, recipe=settings, clips=clips, crops=crops, keep=keep, cpu=cpu)
+    with Display(quiet=quiet) as display:
+        result = probe(model, probes.split(","), batch=batch, report=display.report)
+    print_json(result) if as_json else _print(result)
+
+
+def _print(result: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("probe", "top-1", "top-5", "mean class accuracy")
+    for head, judged in result.get("heads", {"": result}).items():
+        for name, found in judged["probes"].items():
+            shares = (found["top1"], found["top5"], found["mean_class_accuracy"])
+            table.add_row(f"{head} {name}".strip(), *(f"{share:.2f}" for share in shares))
+        for name in ("majority", "chance"):
+            table.add_row(f"{head} {name}".strip(), f"{judged[name]:.2f}", "", "")
+    Console(soft_wrap=True).print(table, markup=False, highlight=False)
+    skipped = f", {result['skipped']} skipped" if result["skipped"] else ""
+    typer.echo(f"{result['train']} videos for training, {result['test']} for the test{skipped}")

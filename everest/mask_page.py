@@ -5,18 +5,16 @@ The page needs nothing beside itself: pictures are inside, and the browser greys
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
+from everest.data_uri import jpeg_uri
 from everest.files import write_text
 from everest.tokens import TokenGrid
 
@@ -54,7 +52,7 @@ def write_page(
         keep: the share at first.
     """
     data = {
-        "frames": [_picture(frame) for frame in frames],
+        "frames": [jpeg_uri(frame) for frame in frames],
         "size": [frames.size(2), frames.size(1)],
         "grid": [grid.t, grid.h, grid.w],
         "ranks": dict(found),
@@ -71,12 +69,6 @@ def write_page(
     for name, text in parts.items():
         page = page.replace(f"@{name}@", text)
     write_text(path, page)
-
-
-def _picture(frame: Tensor) -> str:
-    buffer = io.BytesIO()
-    Image.fromarray(frame.numpy()).save(buffer, format="JPEG", quality=88)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 PAGE = """<!doctype html>

@@ -26,23 +26,25 @@ everest.models.mae everest.models.classifier
 everest.optim everest.sharding everest.checkpoint everest.running everest.run_folder everest.continuing
 everest.runs everest.bad_videos everest.plan
 everest.tracking everest.train_state
-everest.devices everest.norms everest.build
+everest.devices everest.norms everest.build everest.profiling.counting everest.profiling.memory
+everest.plots everest.data_uri
 everest.convert.pickles everest.convert.read everest.convert.families everest.convert.sizes
 everest.convert.identify everest.convert.conversion
 everest.load everest.classes everest.clips everest.mask_view everest.pictures everest.films
 everest.mask_page
 everest.inference everest.mask_report everest.frame_view everest.frame_pictures
-everest.saving everest.step_record everest.training everest.assemble everest.scores everest.evaluate
+everest.saving everest.step_record everest.training everest.assemble everest.scores everest.scoring
+everest.eval_report.confusion everest.eval_report.sweep everest.eval_report.drawing everest.eval_report.page
+everest.eval_report.writing everest.evaluate
 everest.pretrain everest.finetune
-everest.profiling.counting everest.plots
-everest.profiling.memory everest.profiling.profile everest.profiling.paper_tables
+everest.profiling.profile everest.profiling.paper_tables
 everest.profiling.choices everest.profiling.measure everest.profiling.drawing
 everest.demo_videos everest.demo everest.notebook
 """
 ORDER = LAYERS.split()
 PACKAGES = (
     *("everest", "everest.config", "everest.convert", "everest.data", "everest.models"),
-    "everest.profiling",
+    *("everest.eval_report", "everest.export", "everest.profiling"),
 )
 
 

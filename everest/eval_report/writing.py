@@ -1,0 +1,83 @@
+"""The folder of a test's report: the page, and its pictures as files too. V views, T frames, H W pixels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote
+
+import torch
+from torch import Tensor
+
+from everest.classes import Classes
+from everest.data.datasets import VideoClips
+from everest.data_uri import jpeg_uri, png_uri
+from everest.errors import RecipeError
+from everest.eval_report.confusion import class_results, count_confusions, surest_mistakes
+from everest.eval_report.drawing import draw_confusion, draw_sweep
+from everest.eval_report.page import HeadPart, render_page
+from everest.files import check_writable, write_text
+from everest.scores import HeadScores, Scores
+
+PAGE: Final = "index.html"
+SWEEP: Final = "sweep.png"
+MISTAKES: Final = 12  # shown of a head
+STRIP: Final = 480  # pixels, the width of a mistake's three frames
+
+
+def check_folder(folder: Path, *, overwrite: bool) -> None:
+    """Refuse a folder that a report could not be written to.
+
+    Raises:
+        RecipeError: a file, or a folder with something in it that is not to be replaced.
+        EnvironmentProblem: the disk refuses it.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise RecipeError(f"--report {folder}: a file is in the way; name a folder")
+    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
+        raise RecipeError(f"--report {folder}: is not empty; choose another folder, or use --overwrite")
+    check_writable(folder / PAGE)
+
+
+def write_report(
+    folder: Path, result: dict[str, Any], scores: Scores, classes: Classes, clips: VideoClips
+) -> Path:
+    """Write the page and its pictures; the path of the page.
+
+    Args:
+        result: the document of `everest eval --json`.
+        clips: what was tested: the mistakes are read again to be shown.
+    """
+    heads = [_head(folder, name, head, scores, classes, clips) for name, head in scores.by_head().items()]
+    picture = None
+    if "sweep" in result:
+        draw_sweep(folder / SWEEP, result["sweep"])
+        picture = png_uri(folder / SWEEP)
+    page = render_page(result, heads, skipped=scores.skipped, sweep_picture=picture)
+    write_text(folder / PAGE, page)
+    return folder / PAGE
+
+
+def _head(
+    folder: Path, name: str, head: HeadScores, scores: Scores, classes: Classes, clips: VideoClips
+) -> HeadPart:
+    counts = count_confusions(head)  # (C, C)
+    names = [classes.name(label) for label in range(len(counts))]
+    confusion = folder / (f"confusion-{quote(name, safe='')}.png" if name else "confusion.png")
+    draw_confusion(confusion, counts, names)
+    places = {sample.video_id: place for place, sample in enumerate(clips.samples)}
+    mistakes = surest_mistakes(head, scores.videos, names, most=MISTAKES)
+    return HeadPart(
+        name=name,
+        classes=class_results(counts, names),
+        confusion=png_uri(confusion),
+        mistakes=[(mistake, _strip(clips, places[mistake.video])) for mistake in mistakes],
+    )
+
+
+def _strip(clips: VideoClips, place: int) -> str:
+    """First, middle and last frame of the middle view that was tested, side by side."""
+    views: Tensor = clips.read((0, place)).frames  # (V, 3, T, H, W)
+    view = views[len(views) // 2].movedim(0, -1)  # (T, H, W, 3)
+    frames = [view[number] for number in (0, len(view) // 2, -1)]
+    return jpeg_uri(torch.cat(frames, dim=1), longest=STRIP)

@@ -73,6 +73,9 @@ def write_page(
 
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>@TITLE@</title>
+<meta http-equiv="Content-Security-Policy"
+content="default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'">
+<link rel="icon" href="data:,">
 <style>
 body { font: 16px/1.4 system-ui, sans-serif; margin: 1.5rem auto; max-width: 46rem; padding: 0 1rem; }
 canvas { width: 100%; image-rendering: auto; display: block; }
@@ -108,7 +111,8 @@ function draw() {
   of("keepText").textContent = Math.round(keep * 100) + " %";
   of("count").textContent = kept + " of " + rows * columns;
 }
-for (const id of ["frame", "keep", "strategy"]) of(id).addEventListener("input", draw);
+for (const id of ["frame", "keep"]) of(id).addEventListener("input", draw);
+of("strategy").addEventListener("change", draw);
 Promise.all(pictures.map(image => image.decode())).then(draw);
 </script></body></html>
 """

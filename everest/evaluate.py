@@ -15,10 +15,10 @@ from everest.checkpoint import Weights, load_tensors
 from everest.clips import Classes, test_clips
 from everest.config.settings import Recipe
 from everest.data.datasets import VideoClips
-from everest.errors import CheckpointError, RecipeError
+from everest.errors import CheckpointError
 from everest.eval_report.sweep import share_cost
-from everest.eval_report.writing import check_folder, write_report
-from everest.files import check_writable
+from everest.eval_report.writing import PAGE, write_report
+from everest.files import check_new_file, check_new_folder
 from everest.load import open_weights, require_kind
 from everest.models.classifier import VideoClassifier
 from everest.reports import Report, notice
@@ -50,13 +50,9 @@ class Asked:
             EnvironmentProblem: the disk refuses it.
         """
         if self.predictions is not None:
-            if self.predictions.is_file() and not self.overwrite:
-                raise RecipeError(
-                    f"--predictions {self.predictions}: exists; choose another name, or use --overwrite"
-                )
-            check_writable(self.predictions)
+            check_new_file(self.predictions, option="--predictions", overwrite=self.overwrite)
         if self.page is not None:
-            check_folder(self.page, overwrite=self.overwrite)
+            check_new_folder(self.page, PAGE, option="--report", overwrite=self.overwrite)
 
 
 NOTHING_ELSE = Asked()

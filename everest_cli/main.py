@@ -18,6 +18,7 @@ from everest_cli import (
     convert,
     demo,
     evaluate,
+    export,
     finetune,
     plot,
     predict,
@@ -93,6 +94,7 @@ app.command("select-frames")(select_frames.select_frames)
 app.command("predict")(predict.predict)
 app.command("extract")(predict.extract)
 app.command("convert")(convert.convert)
+app.command("export")(export.export)
 app.command("profile")(profile.profile)
 app.add_typer(recipes.app, name="recipes")
 app.command("runs")(runs.runs)

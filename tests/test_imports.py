@@ -30,7 +30,9 @@ everest.devices everest.norms everest.build everest.profiling.counting everest.p
 everest.plots everest.data_uri
 everest.convert.pickles everest.convert.read everest.convert.families everest.convert.sizes
 everest.convert.identify everest.convert.conversion
-everest.load everest.classes everest.clips everest.mask_view everest.pictures everest.films
+everest.load everest.export.graph everest.export.torch_file everest.export.onnx_file
+everest.export.transformers_config everest.export.transformers_folder
+everest.classes everest.clips everest.mask_view everest.pictures everest.films
 everest.mask_page
 everest.inference everest.mask_report everest.frame_view everest.frame_pictures
 everest.saving everest.step_record everest.training everest.assemble everest.scores everest.scoring

@@ -12,31 +12,16 @@ from torch import Tensor
 from everest.classes import Classes
 from everest.data.datasets import VideoClips
 from everest.data_uri import jpeg_uri, png_uri
-from everest.errors import RecipeError
 from everest.eval_report.confusion import class_results, count_confusions, surest_mistakes
 from everest.eval_report.drawing import draw_confusion, draw_sweep
 from everest.eval_report.page import HeadPart, render_page
-from everest.files import check_writable, write_text
+from everest.files import write_text
 from everest.scores import HeadScores, Scores
 
 PAGE: Final = "index.html"
 SWEEP: Final = "sweep.png"
 MISTAKES: Final = 12  # shown of a head
 STRIP: Final = 480  # pixels, the width of a mistake's three frames
-
-
-def check_folder(folder: Path, *, overwrite: bool) -> None:
-    """Refuse a folder that a report could not be written to.
-
-    Raises:
-        RecipeError: a file, or a folder with something in it that is not to be replaced.
-        EnvironmentProblem: the disk refuses it.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise RecipeError(f"--report {folder}: a file is in the way; name a folder")
-    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
-        raise RecipeError(f"--report {folder}: is not empty; choose another folder, or use --overwrite")
-    check_writable(folder / PAGE)
 
 
 def write_report(

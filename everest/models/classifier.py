@@ -104,7 +104,11 @@ class VideoClassifier(nn.Module):
 
     def features(self, frames: Tensor, keep: float | None = None) -> Tensor:
         """(B, C, T, H, W) normalised clips to (B, D): what the head sees."""
-        x = self.encoder(frames, self.kept_tokens(frames, keep))  # (B, K, D)
+        return self.pooled(frames, self.kept_tokens(frames, keep))
+
+    def pooled(self, frames: Tensor, ids: Tensor) -> Tensor:
+        """`features` from the tokens `ids` (B, K): (B, D)."""
+        x = self.encoder(frames, ids)  # (B, K, D)
         return self.norm(x.mean(dim=1)) if self.pooling == "mean" else self.norm(x)[:, 0]
 
     def forward(self, frames: Tensor, *, keep: float | None = None) -> Tensor:

@@ -17,6 +17,7 @@ from everest.stopping import Stopped
 from everest_cli import (
     convert,
     demo,
+    doctor,
     evaluate,
     export,
     finetune,
@@ -100,6 +101,7 @@ app.add_typer(recipes.app, name="recipes")
 app.command("runs")(runs.runs)
 app.command("plot")(plot.plot)
 app.command("demo")(demo.demo)
+app.command("doctor")(doctor.doctor)
 
 
 def _show_version(asked: bool) -> None:

@@ -42,11 +42,13 @@ everest.pretrain everest.finetune
 everest.profiling.profile everest.profiling.paper_tables
 everest.profiling.choices everest.profiling.measure everest.profiling.drawing
 everest.demo_videos everest.demo everest.notebook
+everest.doctor.finding everest.doctor.packages everest.doctor.devices everest.doctor.decoders
+everest.doctor.system everest.doctor.examination
 """
 ORDER = LAYERS.split()
 PACKAGES = (
     *("everest", "everest.config", "everest.convert", "everest.data", "everest.models"),
-    *("everest.eval_report", "everest.export", "everest.profiling"),
+    *("everest.doctor", "everest.eval_report", "everest.export", "everest.profiling"),
 )
 
 

@@ -141,7 +141,8 @@ def _notes(spec: ModelSpec) -> Iterator[str]:
             "its accuracy there is that of `everest eval --keep 1`; --to onnx and --to torch select inside"
         )
     norm = {"classifier": "fc_norm", "pretrain": "decoder.norm"}[spec.kind]
-    if spec.norms.last_eps != TORCH_EPS and spec.model.pooling == "mean":
+    averaged = spec.kind == "pretrain" or spec.model.pooling == "mean"
+    if averaged and spec.norms.last_eps != TORCH_EPS:
         ours = spec.norms.last_eps
         yield (
             f"its last norm adds {TORCH_EPS:g} to the variance, this model's {ours:g}; for the same numbers "

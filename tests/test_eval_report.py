@@ -13,10 +13,15 @@ from test_cli import refused
 from test_stages import RECIPE, run
 
 import everest
+from everest.clips import Classes
+from everest.devices import make_accelerator
 from everest.eval_report.confusion import Mistake, class_results, count_confusions, surest_mistakes
 from everest.eval_report.drawing import draw_confusion
+from everest.models.classifier import VideoClassifier
 from everest.profiling.profile import stage_cost
+from everest.reports import silent
 from everest.scores import HeadScores
+from everest.scoring import score_shares
 
 
 @pytest.fixture(scope="module")
@@ -148,3 +153,18 @@ def test_shares_that_mean_nothing_are_refused(trained: Path, keep: str, message:
 
 def test_a_share_that_leaves_no_token_is_refused_before_the_test(trained: Path):
     assert "none is left to encode" in refused("eval", "-c", trained, "--keep", "0.01", code=2)
+
+
+def test_every_video_is_decoded_once_for_all_shares(trained: Path, monkeypatch: pytest.MonkeyPatch):
+    recipe = everest.load_recipe(trained / "recipe.yaml")
+    model = everest.load_model(trained)
+    assert isinstance(model, VideoClassifier)
+    clips = everest.clips.test_clips(recipe, Classes(count=2, names=None))
+    read, asked = clips.read, []
+    monkeypatch.setattr(clips, "read", lambda key: asked.append(key) or read(key))
+    accelerator = make_accelerator(recipe.train, cpu=True)
+    keeps = [None, 0.25, 0.5, 1.0]
+    found = score_shares(model, clips, accelerator, settings=recipe.train, report=silent, keeps=keeps)
+    assert asked == [(0, 0), (0, 1), (0, 2), (0, 3)]
+    assert len(found) == 4
+    assert (found[1].probabilities != found[3].probabilities).any()

@@ -193,6 +193,7 @@ def test_onnxruntime_keeps_the_same_tokens_and_says_the_same(
         logits, kept = session.run(["logits", "kept"], {"frames": batch.numpy()})
         assert (kept == ids[: len(batch)].numpy()).all()
         assert abs(logits - expected[: len(batch)].numpy()).max() < 1e-4
+    assert session.get_inputs()[0].shape == ["batch", 3, 8, 64, 64]
     about = session.get_modelmeta().custom_metadata_map
     assert json.loads(about["classes"]) == list(CLASSES)
     assert json.loads(about["mean"]) == [0.485, 0.456, 0.406]

@@ -81,7 +81,8 @@ def draw_sweep(path: Path, rows: Sequence[dict[str, Any]]) -> None:
             line.set(color=COLOURS[number % len(COLOURS)], linestyle=LINES[number % len(LINES)])
         highest = [max(values) for values in zip(*lines.values(), strict=True)]
         for row, x, y in zip(rows, gmacs, highest, strict=True):
-            panel.annotate(f"{row['keep']:g}", (x, y), xytext=(0, 8), textcoords="offset points", ha="center")
+            name = panel.annotate(f"{row['keep']:g}", (x, y), xytext=(0, 8), textcoords="offset points")
+            name.set(ha="center", bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5})
         panel.set(xlabel="GMACs of a view (the papers' GFLOPs)", ylabel="top-1 (%)")
         panel.set_title("accuracy with the kept share of the tokens", fontsize=12)
         panel.margins(x=0.08, y=0.15)

@@ -1,7 +1,11 @@
-"""The folder of a test's report: the page, and its pictures as files too. V views, T frames, H W pixels."""
+"""The folder of a test's report: the page, and its pictures as files too.
+
+C classes, T frames, H W pixels.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
@@ -33,7 +37,16 @@ def write_report(
         result: the document of `everest eval --json`.
         clips: what was tested: the mistakes are read again to be shown.
     """
-    heads = [_head(folder, name, head, scores, classes, clips) for name, head in scores.by_head().items()]
+    count, crops = result["views"]["clips"], result["views"]["crops"]
+    shown = count // 2 * crops + crops // 2  # the middle crop of the middle clip
+    places = {sample.video_id: place for place, sample in enumerate(clips.samples)}
+
+    def strip(video: str) -> str:
+        return _strip(clips.read((0, places[video])).frames[shown])
+
+    heads = [
+        _head(folder, name, head, scores.videos, classes, strip) for name, head in scores.by_head().items()
+    ]
     picture = None
     if "sweep" in result:
         draw_sweep(folder / SWEEP, result["sweep"])
@@ -44,25 +57,28 @@ def write_report(
 
 
 def _head(
-    folder: Path, name: str, head: HeadScores, scores: Scores, classes: Classes, clips: VideoClips
+    folder: Path,
+    name: str,
+    head: HeadScores,
+    videos: Sequence[str],
+    classes: Classes,
+    strip: Callable[[str], str],
 ) -> HeadPart:
     counts = count_confusions(head)  # (C, C)
     names = [classes.name(label) for label in range(len(counts))]
     confusion = folder / (f"confusion-{quote(name, safe='')}.png" if name else "confusion.png")
     draw_confusion(confusion, counts, names)
-    places = {sample.video_id: place for place, sample in enumerate(clips.samples)}
-    mistakes = surest_mistakes(head, scores.videos, names, most=MISTAKES)
+    mistakes = surest_mistakes(head, videos, names, most=MISTAKES)
     return HeadPart(
         name=name,
         classes=class_results(counts, names),
         confusion=png_uri(confusion),
-        mistakes=[(mistake, _strip(clips, places[mistake.video])) for mistake in mistakes],
+        mistakes=[(mistake, strip(mistake.video)) for mistake in mistakes],
     )
 
 
-def _strip(clips: VideoClips, place: int) -> str:
-    """First, middle and last frame of the middle view that was tested, side by side."""
-    views: Tensor = clips.read((0, place)).frames  # (V, 3, T, H, W)
-    view = views[len(views) // 2].movedim(0, -1)  # (T, H, W, 3)
-    frames = [view[number] for number in (0, len(view) // 2, -1)]
-    return jpeg_uri(torch.cat(frames, dim=1), longest=STRIP)
+def _strip(view: Tensor) -> str:
+    """First, middle and last frame of a view (3, T, H, W) side by side."""
+    frames = view.movedim(0, -1)  # (T, H, W, 3)
+    chosen = [frames[number] for number in (0, len(frames) // 2, -1)]
+    return jpeg_uri(torch.cat(chosen, dim=1), longest=STRIP)

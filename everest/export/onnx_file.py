@@ -60,6 +60,7 @@ def _translated(exported: Exportable) -> torch.onnx.ONNXProgram:
         dynamo=True,
         input_names=[INPUT],
         output_names=list(outputs),
+        dynamic_shapes={INPUT: {0: "batch"}},  # its name
         custom_translation_table={torch.ops.aten.sort.stable: _stable_sort()},
         verbose=False,
     )

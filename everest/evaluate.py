@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,15 +83,11 @@ def evaluate(
         asked.check()
     weights = open_weights(weights_file)
     spec, model = _classifier_for(recipe, weights, source=weights_file)
-    costs = [share_cost(spec, keep) for keep in asked.keeps]
     classes = Classes(count=model.num_classes, names=weights.classes, heads=model.heads)
     clips = test_clips(recipe, classes)
     model.to(accelerator.device)
-    others = [keep for keep in asked.keeps if spec.selection.keeping(keep) != spec.selection]
-    keeps = [None, *others]
-    found = score_shares(model, clips, accelerator, settings=recipe.train, report=report, keeps=keeps)
-    scored = dict(zip(keeps, found, strict=True))
-    scores = scored[None]
+    score = partial(score_shares, model, clips, accelerator, settings=recipe.train, report=report)
+    scores, sweep = _swept(spec, asked.keeps, score)
     for path, reason in scores.skipped:
         report(notice(f"skipped {path}: {reason}"))
     refuse_too_many_skipped(scores, recipe.data.max_bad)
@@ -103,11 +100,22 @@ def evaluate(
         "checkpoint": str(weights_file),
         "recipe": recipe.name,
     }
-    if costs:
-        result["sweep"] = [{**cost, **accuracies(scored.get(cost["keep"], scores))} for cost in costs]
+    if sweep:
+        result["sweep"] = [{**cost, **accuracies(found)} for cost, found in sweep]
     if accelerator.is_main_process:
         result |= _write(asked, result, scores, classes, clips)
     return result
+
+
+def _swept(
+    spec: ModelSpec, keeps: Sequence[float], score: Callable[..., list[Scores]]
+) -> tuple[Scores, list[tuple[dict[str, Any], Scores]]]:
+    """The scores as trained, and for each share its cost with its scores; no share is scored twice."""
+    costs = [share_cost(spec, keep) for keep in keeps]
+    shares = [None, *(keep for keep in keeps if spec.selection.keeping(keep) != spec.selection)]
+    scored = dict(zip(shares, score(keeps=shares), strict=True))
+    as_trained = scored[None]
+    return as_trained, [(cost, scored.get(cost["keep"], as_trained)) for cost in costs]
 
 
 def _write(

@@ -101,8 +101,14 @@ def test_a_python_that_is_too_old_is_broken(site: Path):
             "torch and torchvision",
             "nms does not exist",
         ),
-        ("av", "raise ImportError('libavcodec.so.62: wrong ELF class')", "PyAV", "wrong ELF class"),
-        ("psutil", "raise ImportError('no module of it here')", "devices", "no module of it here"),
+        pytest.param(
+            *("av", "raise ImportError('libavcodec.so.62: wrong ELF class')", "PyAV", "wrong ELF class"),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            *("psutil", "raise ImportError('no module of it here')", "devices", "no module of it here"),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_broken_package_is_told_with_its_mend(

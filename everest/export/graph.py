@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
@@ -66,10 +67,16 @@ class Exportable:
 
 
 def sample_clips(spec: ModelSpec, batch: int) -> Tensor:
-    """(batch, 3, T, H, W) normalised random pictures, the same every time."""
-    shape = (batch, 3, spec.frames, *spec.size)
-    generator = torch.Generator().manual_seed(batch)
-    return normalise(torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8))
+    """(batch, 3, T, H, W) normalised noise, the same every time.
+
+    Every token has another strength: of even noise all tokens were as important but for some rounding, in
+    which two libraries differ.
+    """
+    generator, grid = torch.Generator().manual_seed(batch), spec.grid
+    strength = torch.rand(batch, 1, grid.t, grid.h, grid.w, generator=generator)
+    strength = F.interpolate(strength, size=(spec.frames, *spec.size))  # (batch, 1, T, H, W)
+    noise = torch.rand(batch, 3, spec.frames, *spec.size, generator=generator)
+    return normalise((256 * strength * noise).to(torch.uint8))
 
 
 def exportable(

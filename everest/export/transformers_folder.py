@@ -34,17 +34,19 @@ from everest.selection import AllTokens
 from everest.tokens import TokenSelection
 
 PREPROCESSOR: Final = "preprocessor_config.json"
+LEAVES: Final = ("weight", "bias")
+BIASED: Final = (  # modules of a layer with a weight and a bias
+    "attention.attention.query",
+    "attention.attention.value",
+    "attention.output.dense",
+    "intermediate.dense",
+    "output.dense",
+    "layernorm_before",
+    "layernorm_after",
+)
 LAYER: Final = (
-    *(f"attention.attention.{part}" for part in ("query.weight", "key.weight", "value.weight")),
-    *("attention.attention.query.bias", "attention.attention.value.bias"),
-    *(
-        f"{module}.{leaf}"
-        for module in (
-            *("attention.output.dense", "intermediate.dense", "output.dense"),
-            *("layernorm_before", "layernorm_after"),
-        )
-        for leaf in ("weight", "bias")
-    ),
+    "attention.attention.key.weight",
+    *(f"{module}.{leaf}" for module in BIASED for leaf in LEAVES),
 )
 
 
@@ -163,7 +165,7 @@ def _names(spec: ModelSpec) -> Iterator[str]:
             *(["videomae.layernorm"] if spec.norms.after_encoder else []),
         ]
         yield from ("mask_token", "encoder_to_decoder.weight")
-    yield from (f"{module}.{leaf}" for module in pairs for leaf in ("weight", "bias"))
+    yield from (f"{module}.{leaf}" for module in pairs for leaf in LEAVES)
     stacks = {"videomae.encoder.layer": size.depth}
     if not classifier:
         stacks["decoder.decoder_layers"] = spec.model.decoder_depth

@@ -191,10 +191,10 @@ def table(rows: list[dict[str, Any]], checks: list[dict[str, Any]]) -> str:
         ]
         for row in rows
     ]
-    lines = [
-        f"- {check['case']}: {check['share']:.2f}, goal {check['goal']}: {'met' if check['met'] else 'missed'}"
-        for check in checks
-    ]
+    lines = []
+    for check in checks:
+        met = "met" if check["met"] else "missed"
+        lines.append(f"- {check['case']}: {check['share']:.2f}, goal {check['goal']}: {met}")
     return "\n".join([markdown(head, cells), "", *lines])
 
 

@@ -2,46 +2,61 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
-from numpy.typing import NDArray
-from torch import Tensor
 
 from everest.build import ModelSpec
 from everest.checkpoint import Weights, load_tensors
 from everest.clips import Classes, test_clips
-from everest.config.settings import Recipe, TrainSettings
-from everest.data.datasets import Clip, SampleKey, VideoClips, failures
-from everest.data.loading import batches, make_loader
-from everest.devices import on_device
+from everest.config.settings import Recipe
+from everest.data.datasets import VideoClips
 from everest.errors import CheckpointError
-from everest.files import check_writable
+from everest.eval_report.sweep import share_cost
+from everest.eval_report.writing import PAGE, write_report
+from everest.files import check_new_file, check_new_folder
 from everest.load import open_weights, require_kind
 from everest.models.classifier import VideoClassifier
-from everest.pixels import normalise
 from everest.reports import Report, notice
 from everest.scores import Scores, accuracies, refuse_too_many_skipped, write_predictions
+from everest.scoring import score_shares
 
-_NOTHING = np.zeros((0, 1, 1), np.float32)  # of no video
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What a test gives beside its accuracies.
+
+    Args:
+        predictions: a CSV file, one row a video.
+        page: a folder for a page with pictures.
+        keeps: shares of the tokens to test with, too.
+        overwrite: replace what is there.
+    """
+
+    predictions: Path | None = None
+    page: Path | None = None
+    keeps: tuple[float, ...] = ()
+    overwrite: bool = False
+
+    def check(self) -> None:
+        """Refuse what could not be written after hours of testing.
+
+        Raises:
+            RecipeError: it is there, and is not to be replaced.
+            EnvironmentProblem: the disk refuses it.
+        """
+        if self.predictions is not None:
+            check_new_file(self.predictions, option="--predictions", overwrite=self.overwrite)
+        if self.page is not None:
+            check_new_folder(self.page, PAGE, option="--report", overwrite=self.overwrite)
 
 
-class Row(NamedTuple):
-    """What one process found out of one video."""
-
-    place: int  # in the list
-    video: str
-    labels: list[int]  # one a head
-    probabilities: NDArray[np.float32]  # (views, classes); meaningless with a problem
-    problem: str | None  # why it cannot be read
+NOTHING_ELSE = Asked()
 
 
 def evaluate(
@@ -50,33 +65,33 @@ def evaluate(
     accelerator: Accelerator,
     *,
     report: Report,
-    predictions: Path | None = None,
+    asked: Asked = NOTHING_ELSE,
 ) -> dict[str, Any]:
     """Test a classifier on the recipe's `data.test`; the accuracies with all that tells how they came about.
 
     The clip and the token selection are those of the recipe, which is the run's own unless another is given.
 
-    Args:
-        predictions: a CSV file to write, one row a video.
+    Returns:
+        The document of `everest eval --json`; with `asked.keeps` a row for each share under `sweep`.
     Raises:
         CheckpointError: no classifier, or one that does not go with the recipe.
         DataError: more videos than `data.max_bad` allows could not be read.
+        RecipeError: a share that leaves no token, or something to write is there already.
     """
     began = time.monotonic()
-    if predictions is not None and accelerator.is_main_process:
-        check_writable(predictions)  # before hours of testing, not after
+    if accelerator.is_main_process:
+        asked.check()
     weights = open_weights(weights_file)
-    model = _classifier_for(recipe, weights, source=weights_file)
+    spec, model = _classifier_for(recipe, weights, source=weights_file)
     classes = Classes(count=model.num_classes, names=weights.classes, heads=model.heads)
     clips = test_clips(recipe, classes)
     model.to(accelerator.device)
-    scores = score_videos(model, clips, accelerator, settings=recipe.train, report=report)
+    score = partial(score_shares, model, clips, accelerator, settings=recipe.train, report=report)
+    scores, sweep = _swept(spec, asked.keeps, score)
     for path, reason in scores.skipped:
         report(notice(f"skipped {path}: {reason}"))
     refuse_too_many_skipped(scores, recipe.data.max_bad)
-    if predictions is not None and accelerator.is_main_process:
-        write_predictions(predictions, scores, classes)
-    return {
+    result = {
         **accuracies(scores),
         "videos": len(scores.videos),
         "views": {"clips": recipe.eval.clips, "crops": recipe.eval.crops},
@@ -85,10 +100,37 @@ def evaluate(
         "checkpoint": str(weights_file),
         "recipe": recipe.name,
     }
+    if sweep:
+        result["sweep"] = [{**cost, **accuracies(found)} for cost, found in sweep]
+    if accelerator.is_main_process:
+        result |= _write(asked, result, scores, classes, clips)
+    return result
 
 
-def _classifier_for(recipe: Recipe, weights: Weights, *, source: Path) -> VideoClassifier:
-    """The classifier of `weights`, for the recipe's clips and token selection."""
+def _swept(
+    spec: ModelSpec, keeps: Sequence[float], score: Callable[..., list[Scores]]
+) -> tuple[Scores, list[tuple[dict[str, Any], Scores]]]:
+    """The scores as trained, and for each share its cost with its scores; no share is scored twice."""
+    costs = [share_cost(spec, keep) for keep in keeps]
+    shares = [None, *(keep for keep in keeps if spec.selection.keeping(keep) != spec.selection)]
+    scored = dict(zip(shares, score(keeps=shares), strict=True))
+    as_trained = scored[None]
+    return as_trained, [(cost, scored.get(cost["keep"], as_trained)) for cost in costs]
+
+
+def _write(
+    asked: Asked, result: dict[str, Any], scores: Scores, classes: Classes, clips: VideoClips
+) -> dict[str, Any]:
+    """Write the files that are asked for; what the document tells of them."""
+    if asked.predictions is not None:
+        write_predictions(asked.predictions, scores, classes)
+    if asked.page is None:
+        return {}
+    return {"report": str(write_report(asked.page, result, scores, classes, clips))}
+
+
+def _classifier_for(recipe: Recipe, weights: Weights, *, source: Path) -> tuple[ModelSpec, VideoClassifier]:
+    """The classifier of `weights` with its spec, for the recipe's clips and token selection."""
     require_kind(weights, "classifier", source=source)
     spec = ModelSpec.of(weights.settings, source=source)
     trained, asked = spec.model.tubelet, recipe.model.tubelet
@@ -112,69 +154,8 @@ def _classifier_for(recipe: Recipe, weights: Weights, *, source: Path) -> VideoC
     model = fitted.build()
     assert isinstance(model, VideoClassifier)
     load_tensors(model, weights.tensors, source=str(source))
-    return model
+    return fitted, model
 
 
 def _told(heads: Mapping[str, int] | None) -> str:
     return ", ".join(f"{name} ({count})" for name, count in heads.items()) if heads else "one without a name"
-
-
-@torch.inference_mode()
-def score_videos(
-    model: VideoClassifier,
-    clips: VideoClips,
-    accelerator: Accelerator,
-    *,
-    settings: TrainSettings,
-    report: Report,
-    keep: float | None = None,
-) -> Scores:
-    """Run a classifier over all views of all videos, shared among the processes.
-
-    One video is one pass on any number of processes, so that the scores are the same to the bit. All
-    processes make the same number of passes, as a model that is cut over them needs; what is scored twice
-    counts once. Nothing is replaced: what cannot be read is in `skipped`.
-    """
-    model.eval()
-    passes = math.ceil(len(clips) / accelerator.num_processes)
-    mine = [(accelerator.process_index + i * accelerator.num_processes) % len(clips) for i in range(passes)]
-    order: list[list[SampleKey]] = [[(0, index)] for index in mine]
-    loader = make_loader(clips, order, workers=settings.workers, timeout=settings.data_timeout)
-    rows: list[Row] = []
-    for done, (index, clip) in enumerate(zip(mine, batches(loader), strict=True), start=1):
-        scored = _probabilities(model, on_device(clip, accelerator.device), accelerator, keep)
-        failed = failures(clip)
-        problem = failed[0][0][1] if failed else None
-        rows.append(Row(index, clip.video_id[0], clip.label[0].tolist(), scored, problem))
-        report(
-            {
-                "event": "video",
-                "done": min(done * accelerator.num_processes, len(clips)),
-                "videos": len(clips),
-            }
-        )
-    return _scores(gather_object(rows), model.heads)
-
-
-def _probabilities(
-    model: VideoClassifier, clip: Clip, accelerator: Accelerator, keep: float | None
-) -> NDArray[np.float32]:
-    frames: Tensor = normalise(clip.frames[0])  # (views, 3, T, H, W)
-    with accelerator.autocast():
-        logits = model(frames, keep=keep)  # (views, classes)
-    return model.probabilities(logits).cpu().numpy()
-
-
-def _scores(rows: Iterable[Row], heads: Mapping[str, int]) -> Scores:
-    ordered = [row for _, row in sorted({row.place: row for row in rows}.items())]
-    read = [row for row in ordered if row.problem is None]
-    labels = np.array([row.labels for row in read], dtype=np.int64)
-    return Scores(
-        videos=[row.video for row in read],
-        labels=labels.reshape(len(read), max(len(heads), 1)),
-        probabilities=np.stack([row.probabilities for row in read])
-        if read
-        else np.zeros((0, 1, 1), np.float32),
-        skipped=[(row.video, row.problem) for row in ordered if row.problem is not None],
-        heads=heads,
-    )

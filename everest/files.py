@@ -11,7 +11,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from everest.errors import EnvironmentProblem, UserError
+from everest.errors import EnvironmentProblem, RecipeError, UserError
 
 _UMASK = os.umask(0o022)
 os.umask(_UMASK)  # the only way to read it
@@ -45,6 +45,9 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         _remove(temporary)
         full = "No space left" in str(error) or "os error 28" in str(error)
         raise write_error(path, OSError(errno.ENOSPC if full else errno.EIO, str(error))) from error
+    except BaseException:
+        _remove(temporary)
+        raise
 
 
 def check_writable(path: Path) -> None:
@@ -52,14 +55,47 @@ def check_writable(path: Path) -> None:
     if path.is_dir():
         raise EnvironmentProblem(f"cannot write {path}: it is a folder")
     existed = path.exists()
+    made = [folder for folder in path.parents if not folder.exists()]  # inner ones first
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a"):
             pass
+        if not existed:
+            path.unlink()
     except OSError as error:
         raise write_error(path, error) from error
-    if not existed:
-        path.unlink()
+    finally:
+        with suppress(OSError):
+            for folder in made:
+                folder.rmdir()
+
+
+def check_new_file(path: Path, *, option: str, overwrite: bool) -> None:
+    """Refuse a file that cannot be written later, or is there and not to be replaced.
+
+    Args:
+        option: how the user named it.
+    Raises:
+        RecipeError: it is there.
+        EnvironmentProblem: the disk refuses it.
+    """
+    if path.is_file() and not overwrite:
+        raise RecipeError(f"{option} {path}: exists; choose another name, or use --overwrite")
+    check_writable(path)
+
+
+def check_new_folder(path: Path, first: str, *, option: str, overwrite: bool) -> None:
+    """Refuse a folder in which the file `first` cannot be written, or that holds what is not to be replaced.
+
+    Raises:
+        RecipeError: a file, or a folder with something in it.
+        EnvironmentProblem: the disk refuses it.
+    """
+    if path.exists() and not path.is_dir():
+        raise RecipeError(f"{option} {path}: a file is in the way; name a folder")
+    if path.is_dir() and any(path.iterdir()) and not overwrite:
+        raise RecipeError(f"{option} {path}: is not empty; choose another folder, or use --overwrite")
+    check_writable(path / first)
 
 
 def write_text(path: Path, text: str) -> None:

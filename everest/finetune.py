@@ -17,13 +17,13 @@ from everest.config.settings import FinetuneSettings, Recipe
 from everest.data.datasets import Clip, VideoClips
 from everest.data.mixing import mix
 from everest.data.transforms import erase
-from everest.evaluate import score_videos
 from everest.health import stays_at_chance
 from everest.load import open_weights, start_from
 from everest.models.classifier import VideoClassifier
 from everest.pixels import normalise
 from everest.reports import notice, silent
 from everest.scores import accuracies, refuse_too_many_skipped
+from everest.scoring import score_videos
 from everest.training import Training
 
 

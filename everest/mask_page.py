@@ -5,18 +5,16 @@ The page needs nothing beside itself: pictures are inside, and the browser greys
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
+from everest.data_uri import jpeg_uri
 from everest.files import write_text
 from everest.tokens import TokenGrid
 
@@ -54,7 +52,7 @@ def write_page(
         keep: the share at first.
     """
     data = {
-        "frames": [_picture(frame) for frame in frames],
+        "frames": [jpeg_uri(frame) for frame in frames],
         "size": [frames.size(2), frames.size(1)],
         "grid": [grid.t, grid.h, grid.w],
         "ranks": dict(found),
@@ -73,14 +71,11 @@ def write_page(
     write_text(path, page)
 
 
-def _picture(frame: Tensor) -> str:
-    buffer = io.BytesIO()
-    Image.fromarray(frame.numpy()).save(buffer, format="JPEG", quality=88)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>@TITLE@</title>
+<meta http-equiv="Content-Security-Policy"
+content="default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'">
+<link rel="icon" href="data:,">
 <style>
 body { font: 16px/1.4 system-ui, sans-serif; margin: 1.5rem auto; max-width: 46rem; padding: 0 1rem; }
 canvas { width: 100%; image-rendering: auto; display: block; }
@@ -116,7 +111,8 @@ function draw() {
   of("keepText").textContent = Math.round(keep * 100) + " %";
   of("count").textContent = kept + " of " + rows * columns;
 }
-for (const id of ["frame", "keep", "strategy"]) of(id).addEventListener("input", draw);
+for (const id of ["frame", "keep"]) of(id).addEventListener("input", draw);
+of("strategy").addEventListener("change", draw);
 Promise.all(pictures.map(image => image.decode())).then(draw);
 </script></body></html>
 """

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from everest.build import ModelSpec
 from everest.errors import RecipeError
 from everest.files import write_atomically
-from everest.profiling.counting import count_macs, on_meta
+from everest.profiling.counting import gmacs_of_clip
 from everest.run_folder import ENVIRONMENT, METRICS, WEIGHTS
 from everest.runs import read_environment, read_header, read_rows
 
@@ -129,11 +129,6 @@ def _spec(run: Path) -> ModelSpec:
     if not weights.is_file():
         raise RecipeError(f"{run}: no {WEIGHTS} yet, from which --x gflops counts; draw it by steps or hours")
     return ModelSpec.of(json.loads(read_header(weights).get("settings", "{}")), source=weights)
-
-
-def gmacs_of_clip(spec: ModelSpec) -> float:
-    """Billions of multiply-accumulates in the forward pass of one clip, which the papers call GFLOPs."""
-    return count_macs(spec, on_meta(spec)).total / 1e9
 
 
 def smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:

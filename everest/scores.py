@@ -6,7 +6,7 @@ A head is a question with classes of its own, such as verb and noun; most classi
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,6 +73,32 @@ def accuracies(scores: Scores) -> dict[str, Any]:
     right = np.all([head.right for head in by_head.values()], axis=0)  # (videos,)
     found = {name: _accuracies(head) for name, head in by_head.items()}
     return {"heads": found, "action_top1": _percent(right.mean())}
+
+
+def summary_rows(result: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Names and values of the document of `everest eval --json`; those of a head begin with its name."""
+    for name, value in result.items():
+        told = name.replace("_", " ")
+        if name == "heads":
+            for head, found in value.items():
+                yield from ((f"{head} {key}", shown) for key, shown in summary_rows(found))
+        elif name == "views":
+            yield told, f"{value['clips']} x {value['crops']}"
+        elif name != "sweep":
+            yield told, str(value)
+
+
+def sweep_table(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """The columns and rows of `sweep` in the document of `everest eval --json`; of several heads the top1."""
+    told = [dict(_swept(row)) for row in rows]
+    return list(told[0]), [list(row.values()) for row in told]
+
+
+def _swept(row: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    for name in ("keep", "tokens", "gmacs", "top1", "top5", "mean_class_accuracy", "action_top1"):
+        if name in row:
+            yield name.replace("_", " "), str(row[name])
+    yield from ((f"{head} top1", str(found["top1"])) for head, found in row.get("heads", {}).items())
 
 
 def _accuracies(scores: HeadScores) -> dict[str, float]:

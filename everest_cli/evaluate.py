@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,6 +31,16 @@ def evaluate(
     predictions: Annotated[
         Path | None, typer.Option("--predictions", metavar="F", help="Write a CSV row for every video.")
     ] = None,
+    report: Annotated[
+        Path | None, typer.Option("--report", metavar="DIR", help="Write a page with pictures into a folder.")
+    ] = None,
+    keep: Annotated[
+        str | None,
+        typer.Option("--keep", metavar="SHARE,…", help="Also test with other kept shares of the tokens."),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace what --predictions and --report hold.")
+    ] = False,
     gpus: o.Gpus = "auto",
     processes: o.Processes = None,
     precision: o.PrecisionMode = None,
@@ -44,6 +53,7 @@ def evaluate(
     """
     from everest.load import find_weights, recipe_beside
 
+    keeps = o.read_shares(keep) if keep is not None else ()
     weights = find_weights(checkpoint, which=which.value)
     settings = o.read_recipe(
         recipe or str(recipe_beside(weights)), data=data, overrides=overrides, precision=precision
@@ -52,11 +62,12 @@ def evaluate(
     devices = stages.launch(gpus, processes)
 
     from everest.devices import make_accelerator
-    from everest.evaluate import evaluate
+    from everest.evaluate import Asked, evaluate
 
+    asked = Asked(predictions=predictions, page=report, keeps=keeps, overwrite=overwrite)
     accelerator = make_accelerator(settings.train, cpu=devices.kind == "cpu")
     with Display(quiet=quiet or not is_main()) as display:
-        result = evaluate(settings, weights, accelerator, report=display.report, predictions=predictions)
+        result = evaluate(settings, weights, accelerator, report=display.report, asked=asked)
     accelerator.end_training()
     if is_main():
         print_json(result) if as_json else _print_table(result)
@@ -66,18 +77,16 @@ def _print_table(result: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from everest.scores import summary_rows, sweep_table
+
+    console = Console(soft_wrap=True)
     table = Table("", "", show_header=False)
-    for name, value in _flat(result):
-        table.add_row(name.replace("_", " "), str(value))
-    Console(soft_wrap=True).print(table, markup=False, highlight=False)
-
-
-def _flat(result: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Names and values of the table's rows; those of a head begin with its name."""
-    for name, value in result.items():
-        if name == "heads":
-            yield from (
-                (f"{head} {key}", share) for head, told in value.items() for key, share in told.items()
-            )
-        else:
-            yield name, f"{value['clips']} x {value['crops']}" if name == "views" else value
+    for name, value in summary_rows(result):
+        table.add_row(name, value)
+    console.print(table, markup=False, highlight=False)
+    if "sweep" in result:
+        columns, rows = sweep_table(result["sweep"])
+        table = Table(*columns)
+        for row in rows:
+            table.add_row(*row)
+        console.print(table, markup=False, highlight=False)

@@ -17,7 +17,9 @@ from everest.stopping import Stopped
 from everest_cli import (
     convert,
     demo,
+    doctor,
     evaluate,
+    export,
     extract,
     finetune,
     plot,
@@ -97,12 +99,14 @@ app.command("predict")(predict.predict)
 app.command("extract")(extract.extract)
 app.command("probe")(probe.probe)
 app.command("convert")(convert.convert)
+app.command("export")(export.export)
 app.command("profile")(profile.profile)
 app.add_typer(prepare.app, name="prepare")
 app.add_typer(recipes.app, name="recipes")
 app.command("runs")(runs.runs)
 app.command("plot")(plot.plot)
 app.command("demo")(demo.demo)
+app.command("doctor")(doctor.doctor)
 
 
 def _show_version(asked: bool) -> None:

@@ -113,6 +113,25 @@ def read_recipe(
     return load_recipe(name, overrides=[*changes, f"data.root={root}"])
 
 
+def read_shares(text: str) -> tuple[float, ...]:
+    """The shares of tokens in `0.5,0.25`, as --keep takes them.
+
+    Raises:
+        RecipeError: not numbers above 0 and at most 1, or one of them twice.
+    """
+    from everest.errors import RecipeError
+
+    try:
+        shares = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        shares = (0.0,)
+    if not all(0 < share <= 1 for share in shares):
+        raise RecipeError(f"--keep {text}: give shares of the tokens from above 0 to 1, such as 0.5,0.25")
+    if len(set(shares)) < len(shares):
+        raise RecipeError(f"--keep {text}: a share stands there twice")
+    return shares
+
+
 def find_init(init: str, output: Path | None) -> Path | None:
     """The weights that --init names; None for `none`.
 

@@ -69,7 +69,7 @@ def visualize_mask(
     from everest.errors import DataError
     from everest.mask_report import Look, report_masks
 
-    shares = _shares(keep)
+    shares: list[float | None] = [None] if keep is None else list(o.read_shares(keep))
     model = _model(checkpoint)
     settings = {"order": order, "distance": distance} if strategy == "redundancy-robust" else {}
     look = Look(
@@ -98,20 +98,6 @@ def visualize_mask(
         print_json(told)
     if failed:
         raise typer.Exit(4)
-
-
-def _shares(keep: str | None) -> list[float | None]:
-    from everest.errors import RecipeError
-
-    if keep is None:
-        return [None]
-    try:
-        shares = [float(part) for part in keep.split(",")]
-    except ValueError:
-        shares = [0.0]
-    if not all(0 < share <= 1 for share in shares):
-        raise RecipeError(f"--keep {keep}: give shares of the tokens from above 0 to 1, such as 0.5,0.25")
-    return list(shares)
 
 
 def _model(checkpoint: str | None) -> Model | None:

@@ -27,18 +27,22 @@ everest.models.mae everest.models.classifier
 everest.optim everest.sharding everest.checkpoint everest.running everest.run_folder everest.continuing
 everest.runs everest.bad_videos everest.plan
 everest.tracking everest.train_state
-everest.devices everest.norms everest.build
+everest.devices everest.norms everest.build everest.profiling.counting everest.profiling.memory
+everest.plots everest.data_uri
 everest.convert.pickles everest.convert.read everest.convert.families everest.convert.sizes
 everest.convert.identify everest.convert.conversion
-everest.load everest.classes everest.clips everest.mask_view everest.pictures everest.films
+everest.load everest.export.graph everest.export.torch_file everest.export.onnx_file
+everest.export.transformers_config everest.export.transformers_folder
+everest.classes everest.clips everest.mask_view everest.pictures everest.films
 everest.mask_page
 everest.encoding everest.inference everest.predictions everest.timeline everest.row_store everest.features
 everest.mask_report everest.frame_view everest.frame_pictures
-everest.saving everest.step_record everest.training everest.assemble everest.scores everest.evaluate
+everest.saving everest.step_record everest.training everest.assemble everest.scores everest.scoring
+everest.eval_report.confusion everest.eval_report.sweep everest.eval_report.drawing everest.eval_report.page
+everest.eval_report.writing everest.evaluate
 everest.probing.encoded_set everest.probing.shallow everest.probing.attentive everest.probing.probe
 everest.pretrain everest.finetune
-everest.profiling.counting everest.plots
-everest.profiling.memory everest.profiling.profile everest.profiling.paper_tables
+everest.profiling.profile everest.profiling.paper_tables
 everest.profiling.choices everest.profiling.measure everest.profiling.loading everest.profiling.drawing
 everest.demo_videos everest.demo everest.notebook
 everest.prepare.layouts.annotations everest.prepare.layouts.text_lists everest.prepare.layouts.json_lists
@@ -47,11 +51,14 @@ everest.prepare.matching everest.prepare.index everest.prepare.groups everest.pr
 everest.prepare.processes everest.prepare.examine everest.prepare.journal everest.prepare.spread
 everest.prepare.sources everest.prepare.label_checks everest.prepare.duplicates everest.prepare.check
 everest.prepare.clean everest.prepare.stats everest.prepare.contact_sheet
+everest.doctor.finding everest.doctor.packages everest.doctor.devices everest.doctor.decoders
+everest.doctor.system everest.doctor.examination
 """
 ORDER = LAYERS.split()
 PACKAGES = (
     *("everest", "everest.config", "everest.convert", "everest.data", "everest.models"),
     *("everest.prepare", "everest.prepare.layouts", "everest.probing", "everest.profiling"),
+    *("everest.doctor", "everest.eval_report", "everest.export"),
 )
 
 

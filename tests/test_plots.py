@@ -16,7 +16,8 @@ from everest.build import ModelSpec, classifier_spec, pretrain_spec
 from everest.checkpoint import Weights
 from everest.config.recipe import load_recipe
 from everest.errors import UserError
-from everest.plots import gmacs_of_clip, read_curves, smooth
+from everest.plots import read_curves, smooth
+from everest.profiling.counting import gmacs_of_clip
 from everest_cli.main import app
 
 

@@ -57,13 +57,26 @@ def test_evaluation_does_not_depend_on_the_number_of_processes(
 ):
     everest("finetune", "--recipe", recipe, "--init", "none", "-o", tmp_path / "run", "--gpus", "cpu")
     (tmp_path / "list.csv").write_text("".join(f"{clip_files}/clip{i % 4}.mp4 {i % 2}\n" for i in range(5)))
-    files = []
+    files, sweeps = [], []
     for processes in (1, 2, 3):
         files.append(tmp_path / f"{processes}.csv")
-        options = ["--set", f"data.test={tmp_path}/list.csv", "--gpus", "cpu", "--processes", processes]
+        page = ["--report", tmp_path / f"page{processes}", "--keep", "0.25,1"]
+        options = [
+            "--set",
+            f"data.test={tmp_path}/list.csv",
+            "--gpus",
+            "cpu",
+            "--processes",
+            processes,
+            *page,
+        ]
         shown = everest("eval", "-c", tmp_path / "run", "--json", "-q", "--predictions", files[-1], *options)
         assert json.loads(shown.stdout)["videos"] == 5
+        sweeps.append(json.loads(shown.stdout)["sweep"])
     assert files[0].read_text() == files[1].read_text() == files[2].read_text()
+    assert sweeps[0] == sweeps[1] == sweeps[2]
+    for name in ("confusion.png", "sweep.png"):
+        assert len({(tmp_path / f"page{n}" / name).read_bytes() for n in (1, 2, 3)}) == 1
 
 
 @pytest.mark.parametrize("shard", ["none", "full"])

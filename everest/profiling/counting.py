@@ -138,3 +138,8 @@ def count_macs(spec: ModelSpec, model: MaskedAutoencoder | VideoClassifier) -> M
             handle.remove()
     offered = spec.offered_frames // spec.model.tubelet[0] * spec.grid.per_slice
     return sum(found, start=embedding_macs(model.encoder.patch_embed, offered))
+
+
+def gmacs_of_clip(spec: ModelSpec) -> float:
+    """Billions of multiply-accumulates in the forward pass of one clip, which the papers call GFLOPs."""
+    return count_macs(spec, on_meta(spec)).total / 1e9

@@ -1,0 +1,101 @@
+"""Pictures of a test, as PNG: the confusion matrix, and accuracy against computation.
+
+C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from everest.files import write_atomically
+from everest.plots import COLOURS, LINES
+
+NUMBERED: Final = 30  # classes up to which each cell tells its count
+CELL: Final = (0.45, 0.09)  # inches of a cell that is numbered, and of one that is not
+LETTERS: Final = (9, 5)  # points of names beside them
+LONGEST_NAME: Final = 32  # letters
+SHADE: Final = PowerNorm(0.5, vmin=0, vmax=1)  # of shares: a few videos among many are seen too
+DARK: Final = 0.3  # shares from which white is read better than black
+
+
+def draw_confusion(path: Path, counts: NDArray[np.int64], names: Sequence[str]) -> None:
+    """A PNG of (C, C) videos by true and predicted class, shaded by the share of the true class.
+
+    With few classes every cell shows its count; with many the picture grows so that each name can be read.
+    """
+    numbered = len(names) <= NUMBERED
+    size, points = (CELL[0], LETTERS[0]) if numbered else (CELL[1], LETTERS[1])
+    side = size * len(names) + 2.5
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)  # (C, C)
+    with matplotlib.rc_context({"font.size": 10}):
+        figure = Figure(figsize=(side + 0.5, side), dpi=120, layout="constrained")
+        panel = figure.subplots()
+        picture = panel.imshow(shares, cmap="Blues", norm=SHADE, interpolation="nearest")
+        places, shown = range(len(names)), [_short(name) for name in names]
+        # A dollar in a name is no formula.
+        panel.set_xticks(places, shown, rotation=90, fontsize=points, parse_math=False)
+        panel.set_yticks(places, shown, fontsize=points, parse_math=False)
+        panel.set(xlabel="predicted", ylabel="true")
+        if numbered:
+            _number(panel, counts, shares)
+        else:
+            panel.tick_params(labeltop=True, labelright=True)  # names on all sides of a large picture
+        figure.colorbar(picture, ax=panel, fraction=0.03, label="share of the true class")
+        write_atomically(path, lambda part: figure.savefig(part, format="png"))
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
+
+
+def _number(panel: Axes, counts: NDArray[np.int64], shares: NDArray[np.float64]) -> None:
+    for row, column in zip(*counts.nonzero(), strict=True):
+        colour = "white" if shares[row, column] > DARK else "black"
+        count = str(counts[row, column])
+        panel.text(column, row, count, ha="center", va="center", color=colour, fontsize=8)
+
+
+def draw_sweep(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """A PNG of top-1 against the GMACs of a view, a point for each share of the tokens; a line a head.
+
+    Args:
+        rows: `sweep` of `everest eval --json`.
+    """
+    rows = sorted(rows, key=lambda row: row["gmacs"])
+    gmacs = [row["gmacs"] for row in rows]
+    lines = _lines(rows)
+    with matplotlib.rc_context({"font.size": 12, "axes.spines.top": False, "axes.spines.right": False}):
+        figure = Figure(figsize=(8, 5), dpi=120, layout="constrained")
+        panel = figure.subplots()
+        for number, (name, values) in enumerate(lines.items()):
+            (line,) = panel.plot(gmacs, values, marker="o", linewidth=2, label=name)
+            line.set(color=COLOURS[number % len(COLOURS)], linestyle=LINES[number % len(LINES)])
+        highest = [max(values) for values in zip(*lines.values(), strict=True)]
+        for row, x, y in zip(rows, gmacs, highest, strict=True):
+            name = panel.annotate(f"{row['keep']:g}", (x, y), xytext=(0, 8), textcoords="offset points")
+            name.set(ha="center", bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5})
+        panel.set(xlabel="GMACs of a view (the papers' GFLOPs)", ylabel="top-1 (%)")
+        panel.set_title("accuracy with the kept share of the tokens", fontsize=12)
+        panel.margins(x=0.08, y=0.15)
+        panel.set_xlim(left=0)
+        panel.grid(alpha=0.3)
+        if len(lines) > 1:
+            panel.legend(frameon=False)
+        write_atomically(path, lambda part: figure.savefig(part, format="png"))
+
+
+def _lines(rows: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
+    """Top-1 by name of a head; of several heads also the share with all right."""
+    if "heads" not in rows[0]:
+        return {"top-1": [row["top1"] for row in rows]}
+    heads = {name: [row["heads"][name]["top1"] for row in rows] for name in rows[0]["heads"]}
+    return {**heads, "all right": [row["action_top1"] for row in rows]}

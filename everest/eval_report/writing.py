@@ -1,0 +1,84 @@
+"""The folder of a test's report: the page, and its pictures as files too.
+
+C classes, T frames, H W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote
+
+import torch
+from torch import Tensor
+
+from everest.classes import Classes
+from everest.data.datasets import VideoClips
+from everest.data_uri import jpeg_uri, png_uri
+from everest.eval_report.confusion import class_results, count_confusions, surest_mistakes
+from everest.eval_report.drawing import draw_confusion, draw_sweep
+from everest.eval_report.page import HeadPart, render_page
+from everest.files import write_text
+from everest.scores import HeadScores, Scores
+
+PAGE: Final = "index.html"
+SWEEP: Final = "sweep.png"
+MISTAKES: Final = 12  # shown of a head
+STRIP: Final = 480  # pixels, the width of a mistake's three frames
+
+
+def write_report(
+    folder: Path, result: dict[str, Any], scores: Scores, classes: Classes, clips: VideoClips
+) -> Path:
+    """Write the page and its pictures; the path of the page.
+
+    Args:
+        result: the document of `everest eval --json`.
+        clips: what was tested: the mistakes are read again to be shown.
+    """
+    count, crops = result["views"]["clips"], result["views"]["crops"]
+    shown = count // 2 * crops + crops // 2  # the middle crop of the middle clip
+    places = {sample.video_id: place for place, sample in enumerate(clips.samples)}
+
+    def strip(video: str) -> str:
+        return _strip(clips.read((0, places[video])).frames[shown])
+
+    heads = [
+        _head(folder, name, head, scores.videos, classes, strip) for name, head in scores.by_head().items()
+    ]
+    picture = None
+    if "sweep" in result:
+        draw_sweep(folder / SWEEP, result["sweep"])
+        picture = png_uri(folder / SWEEP)
+    page = render_page(result, heads, skipped=scores.skipped, sweep_picture=picture)
+    write_text(folder / PAGE, page)
+    return folder / PAGE
+
+
+def _head(
+    folder: Path,
+    name: str,
+    head: HeadScores,
+    videos: Sequence[str],
+    classes: Classes,
+    strip: Callable[[str], str],
+) -> HeadPart:
+    counts = count_confusions(head)  # (C, C)
+    names = [classes.name(label) for label in range(len(counts))]
+    confusion = folder / (f"confusion-{quote(name, safe='')}.png" if name else "confusion.png")
+    draw_confusion(confusion, counts, names)
+    mistakes = surest_mistakes(head, videos, names, most=MISTAKES)
+    return HeadPart(
+        name=name,
+        classes=class_results(counts, names),
+        confusion=png_uri(confusion),
+        mistakes=[(mistake, strip(mistake.video)) for mistake in mistakes],
+    )
+
+
+def _strip(view: Tensor) -> str:
+    """First, middle and last frame of a view (3, T, H, W) side by side."""
+    frames = view.movedim(0, -1)  # (T, H, W, 3)
+    chosen = [frames[number] for number in (0, len(frames) // 2, -1)]
+    return jpeg_uri(torch.cat(chosen, dim=1), longest=STRIP)

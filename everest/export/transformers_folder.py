@@ -1,0 +1,173 @@
+"""A model as a folder of transformers: VideoMAEForVideoClassification or VideoMAEForPreTraining.
+
+It is written without transformers, by the names that `everest.convert` reads, and read by it again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from everest.build import ModelSpec
+from everest.checkpoint import Weights
+from everest.convert.conversion import convert
+from everest.convert.families import FAMILIES
+from everest.convert.read import CONFIG, Foreign
+from everest.convert.sizes import TORCH_EPS, Hints
+from everest.errors import CheckpointError
+from everest.export.graph import sample_clips
+from everest.export.transformers_config import model_config, preprocessor_config
+from everest.files import write_atomically, write_text
+from everest.load import model_of
+from everest.models.classifier import VideoClassifier
+from everest.models.mae import MaskedAutoencoder
+from everest.profiling.memory import count_tokens
+from everest.run_folder import WEIGHTS
+from everest.selection import AllTokens
+from everest.tokens import TokenSelection
+
+PREPROCESSOR: Final = "preprocessor_config.json"
+LEAVES: Final = ("weight", "bias")
+BIASED: Final = (  # modules of a layer with a weight and a bias
+    "attention.attention.query",
+    "attention.attention.value",
+    "attention.output.dense",
+    "intermediate.dense",
+    "output.dense",
+    "layernorm_before",
+    "layernorm_after",
+)
+LAYER: Final = (
+    "attention.attention.key.weight",
+    *(f"{module}.{leaf}" for module in BIASED for leaf in LEAVES),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformersModel:
+    """What the folder holds."""
+
+    config: dict[str, Any]
+    preprocessor: dict[str, Any]
+    tensors: dict[str, Tensor]
+    notes: tuple[str, ...]  # what transformers does otherwise
+
+
+def to_transformers(weights: Weights, spec: ModelSpec, *, source: Path) -> TransformersModel:
+    """The weights under transformers' names.
+
+    Raises:
+        CheckpointError: a model that transformers' VideoMAE cannot be.
+    """
+    obstacles = list(_obstacles(spec))
+    if obstacles:
+        raise CheckpointError(
+            f"{source}: transformers' VideoMAE cannot be this model: {'; '.join(obstacles)}; "
+            "--to onnx and --to torch can"
+        )
+    names = list(_names(spec))
+    tensors = {}
+    for ours, theirs in FAMILIES["transformers"].translate(names).take.items():
+        parts = weights.tensors[ours].chunk(len(theirs))  # query, key and value are one matrix here
+        tensors |= {name: part.clone() for name, part in zip(theirs, parts, strict=True)}
+    return TransformersModel(
+        config=model_config(weights, spec),
+        preprocessor=preprocessor_config(spec),
+        tensors=tensors,
+        notes=tuple(_notes(spec)),
+    )
+
+
+def read_back(model: TransformersModel, weights: Weights, spec: ModelSpec, *, source: Path) -> float:
+    """The largest difference between our outputs with all tokens and those of the model read by `convert`.
+
+    What `convert` reads computes as transformers does, so this is what a user of transformers will see.
+    """
+    back = convert(Foreign(path=source, tensors=model.tensors, config=model.config), Hints()).weights
+    assert back.tensors.keys() == weights.tensors.keys()
+    assert all(torch.equal(back.tensors[name], tensor) for name, tensor in weights.tensors.items())
+    ours, theirs = (_says(model_of(told, source=source), spec) for told in (weights, back))
+    return float((ours - theirs).abs().max())
+
+
+@torch.inference_mode()
+def _says(module: VideoClassifier | MaskedAutoencoder, spec: ModelSpec) -> Tensor:
+    """Logits from all tokens, or predictions of every other token from the rest."""
+    clips = sample_clips(spec, 1)
+    if isinstance(module, VideoClassifier):
+        return module(clips, keep=1)
+    ids = torch.arange(spec.grid.num_tokens)[None]
+    return module(clips, selection=TokenSelection(ids[:, ::2], ids[:, 1::2])).prediction
+
+
+def write_folder(folder: Path, model: TransformersModel) -> list[Path]:
+    """Write the files; config.json comes last, so that a folder with it is whole."""
+    written = [folder / name for name in (WEIGHTS, PREPROCESSOR, CONFIG)]
+    write_atomically(written[0], lambda part: save_file(model.tensors, part, metadata={"format": "pt"}))
+    for path, content in zip(written[1:], (model.preprocessor, model.config), strict=True):
+        write_text(path, json.dumps(content, indent=2) + "\n")
+    return written
+
+
+def _obstacles(spec: ModelSpec) -> Iterator[str]:
+    """What of a model has no place in a VideoMAE of transformers."""
+    if spec.model.positions != "flat":
+        yield f"{spec.model.positions} positions (it knows the flat ones only)"
+    if spec.heads:
+        yield f"{len(spec.heads)} label heads (it has one)"
+    if spec.model.embedding_layers > 1:
+        yield f"an embedding of {spec.model.embedding_layers} convolutions (it has one)"
+    if spec.model.tubelet[1] != spec.model.tubelet[2]:
+        yield f"tubelets of {spec.model.tubelet} (its patches are square)"
+    if spec.target is not None and spec.target.frames == "half":
+        yield "a decoder that predicts half of the frames"
+
+
+def _notes(spec: ModelSpec) -> Iterator[str]:
+    """What transformers does otherwise with the same weights."""
+    if spec.kind == "pretrain":
+        yield f"transformers selects no tokens: bool_masked_pos says what {spec.selection.strategy} would"
+        if spec.target is not None and spec.target.normalize == "token":
+            yield "its loss normalises the channels of a tubelet one by one, this model all values together"
+    elif not isinstance(spec.selection, AllTokens):
+        counts = count_tokens(spec)
+        yield (
+            f"transformers encodes all {counts.total} tokens, this model was trained with {counts.visible}: "
+            "its accuracy there is that of `everest eval --keep 1`; --to onnx and --to torch select inside"
+        )
+    norm = {"classifier": "fc_norm", "pretrain": "decoder.norm"}[spec.kind]
+    averaged = spec.kind == "pretrain" or spec.model.pooling == "mean"
+    if averaged and spec.norms.last_eps != TORCH_EPS:
+        ours = spec.norms.last_eps
+        yield (
+            f"its last norm adds {TORCH_EPS:g} to the variance, this model's {ours:g}; for the same numbers "
+            f"set model.{norm}.eps = {ours:g} after loading"
+        )
+
+
+def _names(spec: ModelSpec) -> Iterator[str]:
+    """transformers' parameters of a model."""
+    classifier, size = spec.kind == "classifier", spec.model.backbone_size
+    pairs = ["videomae.embeddings.patch_embeddings.projection"]
+    if classifier:
+        pairs += ["classifier", "fc_norm" if spec.model.pooling == "mean" else "videomae.layernorm"]
+    else:
+        pairs += [
+            "decoder.norm",
+            "decoder.head",
+            *(["videomae.layernorm"] if spec.norms.after_encoder else []),
+        ]
+        yield from ("mask_token", "encoder_to_decoder.weight")
+    yield from (f"{module}.{leaf}" for module in pairs for leaf in LEAVES)
+    stacks = {"videomae.encoder.layer": size.depth}
+    if not classifier:
+        stacks["decoder.decoder_layers"] = spec.model.decoder_depth
+    for stack, depth in stacks.items():
+        yield from (f"{stack}.{number}.{part}" for number in range(depth) for part in LAYER)

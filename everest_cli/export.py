@@ -1,0 +1,118 @@
+"""`everest export`"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from everest_cli import options as o
+from everest_cli.output import print_json, say
+
+if TYPE_CHECKING:
+    from everest.build import ModelSpec
+    from everest.checkpoint import Weights
+
+
+class Target(StrEnum):
+    """Who is to read it."""
+
+    hf = "hf"
+    onnx = "onnx"
+    torch = "torch"
+
+
+SUFFIXES = {Target.onnx: ".onnx", Target.torch: ".pt2"}
+
+
+def export(
+    checkpoint: Annotated[
+        str, typer.Argument(metavar="C", help="Run folder, .safetensors file or hf:OWNER/NAME.")
+    ],
+    to: Annotated[
+        Target, typer.Option("--to", help="A transformers folder, an ONNX file, or one of torch.export.")
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="D", help="The folder, or the .onnx or .pt2 file.")
+    ],
+    keep: Annotated[
+        float | None,
+        typer.Option("--keep", metavar="SHARE", help="Share of the tokens that is encoded [as trained]."),
+    ] = None,
+    which: Annotated[
+        o.Which, typer.Option("--which", help="Of a run folder: newest or best weights.")
+    ] = o.Which.newest,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what --out holds.")] = False,
+    as_json: o.AsJson = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No report on stderr.")] = False,
+) -> None:
+    """Write a model for another program, compared with ours before it is there; prints the path.
+
+    Example: everest export runs/finetune --to onnx --out model.onnx
+    """
+    _check_out(out, to, overwrite=overwrite, keep=keep)
+
+    from everest.build import ModelSpec
+    from everest.load import find_weights, open_weights
+
+    source = find_weights(checkpoint, which=which.value)
+    weights = open_weights(source)
+    spec = ModelSpec.of(weights.settings, source=source)
+    if to is Target.hf:
+        told = _folder(weights, spec, out, source)
+    else:
+        told = _graph(weights, spec, out, source, to=to, keep=keep)
+    if not quiet:
+        say(f"differs from ours by {told['difference']:.1e} at most, on clips of noise")
+        for note in told["notes"]:
+            say(f"note: {note}")
+    print_json({"checkpoint": str(source), "to": to.value, **told}) if as_json else typer.echo(out)
+
+
+def _check_out(out: Path, to: Target, *, overwrite: bool, keep: float | None) -> None:
+    """Refuse at once what could not be written at the end."""
+    from everest.errors import RecipeError
+    from everest.files import check_new_file, check_new_folder
+
+    if keep is not None:
+        o.read_shares(str(keep))
+    if to is Target.hf:
+        if keep not in (None, 1):
+            raise RecipeError("--keep: transformers encodes all tokens; --to onnx and --to torch select them")
+        check_new_folder(out, "config.json", option="--out", overwrite=overwrite)
+        return
+    if out.suffix != SUFFIXES[to]:
+        raise RecipeError(f"--out {out}: end its name in {SUFFIXES[to]}")
+    check_new_file(out, option="--out", overwrite=overwrite)
+
+
+def _folder(weights: Weights, spec: ModelSpec, out: Path, source: Path) -> dict[str, Any]:
+    from everest.export.transformers_folder import read_back, to_transformers, write_folder
+
+    model = to_transformers(weights, spec, source=source)
+    difference = read_back(model, weights, spec, source=source)
+    written = write_folder(out, model)
+    return {"written": list(map(str, written)), "difference": difference, "notes": list(model.notes)}
+
+
+def _graph(
+    weights: Weights, spec: ModelSpec, out: Path, source: Path, *, to: Target, keep: float | None
+) -> dict[str, Any]:
+    from everest.export.graph import exportable
+    from everest.export.onnx_file import check_packages, write_onnx
+    from everest.export.torch_file import write_program
+    from everest.load import model_of
+
+    if to is Target.onnx:
+        check_packages()
+    exported = exportable(model_of(weights, source=source), weights, spec, keep=keep)
+    difference = (write_onnx if to is Target.onnx else write_program)(out, exported)
+    shown = ", ".join(exported.graph.outputs)
+    size = " x ".join(map(str, (3, spec.frames, *spec.size)))
+    return {
+        "written": [str(out)],
+        "difference": difference,
+        "notes": [f"frames (clips x {size}, normalised) to {shown}"],
+    }

@@ -16,10 +16,10 @@ everest.reports everest.launch everest.stopping everest.health everest.hub
 everest.tokens everest.importance everest.masks everest.selection everest.frame_selection everest.targets
 everest.config.setting_types everest.config.strict_yaml everest.config.recipe_files everest.config.settings
 everest.config.recipe_layers everest.config.recipe_errors everest.config.recipe_checks everest.config.recipe
-everest.data.folders everest.data.packet_index everest.data.exactness everest.data.video_stream
+everest.data.remote everest.data.contents everest.data.folders everest.data.packet_index everest.data.exactness everest.data.video_stream
 everest.data.counted_files everest.data.video_file
 everest.data.backends everest.data.video everest.data.cache everest.data.frames
-everest.data.list_files everest.data.labels everest.data.lists everest.data.crops everest.data.transforms
+everest.data.list_files everest.data.labels everest.data.shards everest.data.lists everest.data.crops everest.data.transforms
 everest.data.rand_augment everest.data.mixing everest.data.views everest.data.datasets everest.data.loading
 everest.models.block everest.models.embedding everest.models.positions everest.models.vit
 everest.models.mae everest.models.classifier

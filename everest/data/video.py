@@ -1,6 +1,7 @@
 """Frames of a video, exactly the ones asked for.
 
-F frames, H height, W width. A "video" is a file, or a folder of pictures taken in the order of their names.
+F frames, H height, W width. A "video" is a file, or a folder of pictures taken in the order of their names;
+it is named by a path, a URL that fsspec reads, or as a part of a shard.
 Frames are chosen by number also where the frame rate varies; `frames_between` turns seconds into numbers.
 
 A frame is found by its time stamp, decoding from the keyframe before it; files without usable stamps
@@ -21,7 +22,9 @@ from PIL import Image
 from torch import Tensor
 
 from everest.data.backends import DECODERS
-from everest.data.folders import pictures_in
+from everest.data.contents import Member, Video, as_video, readable
+from everest.data.folders import VIDEOS, pictures_in
+from everest.data.remote import Location, RemotePath
 from everest.data.video_file import VideoInfo, look
 from everest.data.video_stream import VideoError, retold
 from everest.errors import unknown_name
@@ -29,22 +32,23 @@ from everest.errors import unknown_name
 __all__ = ["VideoError", "VideoInfo", "frames_between", "probe", "read_frames", "write_video"]
 
 
-def probe(path: str | Path) -> VideoInfo:
+def probe(path: str | Video) -> VideoInfo:
     """Number and size of the frames.
 
     Raises:
         VideoError: nothing can be decoded.
     """
-    path = Path(path)
-    if not path.is_dir():
+    path = as_video(path)
+    folder = picture_folder(path)
+    if folder is None:
         return look(path).info
     with retold(path):
-        pictures = _pictures(path)
+        pictures = _pictures(folder)
         height, width, _ = _picture(pictures[0]).shape
     return VideoInfo(frames=len(pictures), height=height, width=width, fps=None)
 
 
-def read_frames(path: str | Path, ids: Sequence[int], *, decoder: str = "auto") -> Tensor:
+def read_frames(path: str | Video, ids: Sequence[int], *, decoder: str = "auto") -> Tensor:
     """The frames numbered `ids`, in this order, repetitions included; rotation tags are applied.
 
     Args:
@@ -57,20 +61,21 @@ def read_frames(path: str | Path, ids: Sequence[int], *, decoder: str = "auto") 
     """
     if decoder not in DECODERS:
         raise unknown_name("data.decoder", decoder, DECODERS)
-    path = Path(path)
+    path = as_video(path)
     wanted = sorted({int(i) for i in ids})
     count = probe(path).frames
     if not wanted or wanted[0] < 0 or wanted[-1] >= count:
         raise VideoError(path, f"frames {[int(i) for i in ids]} asked for, there are {count}")
+    folder = picture_folder(path)
     with retold(path):
-        found = _read_pictures(path, wanted) if path.is_dir() else DECODERS[decoder](path, wanted)
+        found = _read_pictures(folder, wanted) if folder else DECODERS[decoder](path, wanted)
     missing = [i for i in wanted if i not in found]
     if missing:
         raise VideoError(path, f"frame {missing[0]} of {count} cannot be decoded (damaged file)")
     return torch.from_numpy(np.stack([found[int(i)] for i in ids]))
 
 
-def frames_between(path: str | Path, start: float | None, end: float | None) -> tuple[int, int]:
+def frames_between(path: str | Video, start: float | None, end: float | None) -> tuple[int, int]:
     """Numbers of the first frame shown at or after `start` seconds and of the first at or after `end`.
 
     `None` stands for the video's own begin and end.
@@ -78,8 +83,8 @@ def frames_between(path: str | Path, start: float | None, end: float | None) -> 
     Raises:
         VideoError: no frame is shown in between, or the video has no times.
     """
-    path = Path(path)
-    if path.is_dir():
+    path = as_video(path)
+    if picture_folder(path):
         raise VideoError(path, "a folder of pictures has no seconds; use start_frame and end_frame")
     opening = look(path)
     stamps = opening.index.times
@@ -115,19 +120,29 @@ def write_video(path: str | Path, frames: Tensor, fps: int, *, crf: int = 18, go
         container.mux(stream.encode(None))
 
 
-def _pictures(folder: Path) -> list[Path]:
+def picture_folder(video: Video) -> Location | None:
+    """The folder of pictures that a video is; None for a file.
+
+    A storage is not asked about what the name tells.
+    """
+    if isinstance(video, Member) or (isinstance(video, RemotePath) and video.suffix.lower() in VIDEOS):
+        return None
+    return video if video.is_dir() else None
+
+
+def _pictures(folder: Location) -> list[Location]:
     pictures = pictures_in(folder)
     if not pictures:
         raise VideoError(folder, "a folder without jpg or png pictures")
     return pictures
 
 
-def _picture(file: Path) -> np.ndarray:
-    with Image.open(file) as image:
+def _picture(file: Location) -> np.ndarray:
+    with Image.open(readable(file)) as image:
         return np.asarray(image.convert("RGB"))  # (H, W, 3)
 
 
-def _read_pictures(folder: Path, wanted: list[int]) -> dict[int, np.ndarray]:
+def _read_pictures(folder: Location, wanted: list[int]) -> dict[int, np.ndarray]:
     files = _pictures(folder)
     found = {i: _picture(files[i]) for i in wanted}
     if len({picture.shape for picture in found.values()}) > 1:

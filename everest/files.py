@@ -44,6 +44,9 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         _remove(temporary)
         full = "No space left" in str(error) or "os error 28" in str(error)
         raise write_error(path, OSError(errno.ENOSPC if full else errno.EIO, str(error))) from error
+    except BaseException:
+        _remove(temporary)
+        raise
 
 
 def check_writable(path: Path) -> None:

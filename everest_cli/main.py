@@ -21,6 +21,7 @@ from everest_cli import (
     finetune,
     plot,
     predict,
+    prepare,
     pretrain,
     profile,
     recipes,
@@ -94,6 +95,7 @@ app.command("predict")(predict.predict)
 app.command("extract")(predict.extract)
 app.command("convert")(convert.convert)
 app.command("profile")(profile.profile)
+app.add_typer(prepare.app, name="prepare")
 app.add_typer(recipes.app, name="recipes")
 app.command("runs")(runs.runs)
 app.command("plot")(plot.plot)

@@ -38,11 +38,13 @@ everest.profiling.counting everest.plots
 everest.profiling.memory everest.profiling.profile everest.profiling.paper_tables
 everest.profiling.choices everest.profiling.measure everest.profiling.drawing
 everest.demo_videos everest.demo everest.notebook
+everest.prepare.processes everest.prepare.output_folder everest.prepare.sources everest.prepare.shard
+everest.prepare.encode
 """
 ORDER = LAYERS.split()
 PACKAGES = (
     *("everest", "everest.config", "everest.convert", "everest.data", "everest.models"),
-    "everest.profiling",
+    *("everest.prepare", "everest.profiling"),
 )
 
 

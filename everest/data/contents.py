@@ -35,9 +35,14 @@ def as_video(video: str | Video) -> Video:
     return located(video) if isinstance(video, str) else video
 
 
+def content(video: Video) -> bytes:
+    """All bytes."""
+    return video.read_bytes() if isinstance(video, Path) else _fetched(video, version(video))
+
+
 def readable(video: Video) -> str | BytesIO:
     """What decoders take."""
-    return str(video) if isinstance(video, Path) else BytesIO(_content(video, version(video)))
+    return str(video) if isinstance(video, Path) else BytesIO(content(video))
 
 
 def head(video: Video, size: int) -> bytes:
@@ -45,7 +50,7 @@ def head(video: Video, size: int) -> bytes:
     if isinstance(video, Path):
         with video.open("rb") as file:
             return file.read(size)
-    return _content(video, version(video))[:size]
+    return content(video)[:size]
 
 
 def version(video: Video) -> tuple[int, str]:
@@ -63,7 +68,7 @@ def version(video: Video) -> tuple[int, str]:
 
 
 @lru_cache(maxsize=1)
-def _content(video: RemotePath | Member, version: tuple[int, str]) -> bytes:
+def _fetched(video: RemotePath | Member, version: tuple[int, str]) -> bytes:
     if isinstance(video, RemotePath):
         return video.read_bytes()
     if isinstance(video.shard, RemotePath):

@@ -16,10 +16,12 @@ everest.reports everest.launch everest.stopping everest.health everest.hub
 everest.tokens everest.importance everest.masks everest.selection everest.frame_selection everest.targets
 everest.config.setting_types everest.config.strict_yaml everest.config.recipe_files everest.config.settings
 everest.config.recipe_layers everest.config.recipe_errors everest.config.recipe_checks everest.config.recipe
-everest.data.remote everest.data.contents everest.data.folders everest.data.packet_index everest.data.exactness everest.data.video_stream
+everest.data.remote everest.data.contents everest.data.folders everest.data.packet_index
+everest.data.exactness everest.data.video_stream
 everest.data.counted_files everest.data.video_file
 everest.data.backends everest.data.video everest.data.cache everest.data.frames
-everest.data.list_files everest.data.labels everest.data.shards everest.data.lists everest.data.crops everest.data.transforms
+everest.data.list_files everest.data.labels everest.data.shards everest.data.lists
+everest.data.crops everest.data.transforms
 everest.data.rand_augment everest.data.mixing everest.data.views everest.data.datasets everest.data.loading
 everest.models.block everest.models.embedding everest.models.positions everest.models.vit
 everest.models.mae everest.models.classifier
@@ -38,8 +40,8 @@ everest.profiling.counting everest.plots
 everest.profiling.memory everest.profiling.profile everest.profiling.paper_tables
 everest.profiling.choices everest.profiling.measure everest.profiling.drawing
 everest.demo_videos everest.demo everest.notebook
-everest.prepare.processes everest.prepare.output_folder everest.prepare.sources everest.prepare.shard
-everest.prepare.encode
+everest.prepare.processes everest.prepare.output_folder everest.prepare.originals everest.prepare.shard
+everest.prepare.encoding everest.prepare.encode everest.prepare.gain
 """
 ORDER = LAYERS.split()
 PACKAGES = (

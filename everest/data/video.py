@@ -12,12 +12,14 @@ everest.data.video_stream, everest.data.backends and here, and nowhere else.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
 import torch
-from av import VideoFrame
+from av import VideoFrame, VideoStream
+from av.container import OutputContainer
 from PIL import Image
 from torch import Tensor
 
@@ -29,7 +31,17 @@ from everest.data.video_file import VideoInfo, look
 from everest.data.video_stream import VideoError, retold
 from everest.errors import unknown_name
 
-__all__ = ["VideoError", "VideoInfo", "frames_between", "probe", "read_frames", "write_video"]
+__all__ = [
+    "VideoError",
+    "VideoInfo",
+    "add_h264",
+    "frames_between",
+    "picture",
+    "picture_folder",
+    "probe",
+    "read_frames",
+    "write_video",
+]
 
 
 def probe(path: str | Video) -> VideoInfo:
@@ -44,7 +56,7 @@ def probe(path: str | Video) -> VideoInfo:
         return look(path).info
     with retold(path):
         pictures = _pictures(folder)
-        height, width, _ = _picture(pictures[0]).shape
+        height, width, _ = picture(pictures[0]).shape
     return VideoInfo(frames=len(pictures), height=height, width=width, fps=None)
 
 
@@ -109,15 +121,35 @@ def write_video(path: str | Path, frames: Tensor, fps: int, *, crf: int = 18, go
     _, height, width, _ = frames.shape
     if height % 2 or width % 2:
         raise VideoError(path, f"yuv420p needs even sizes, not {height}x{width}")
-    # Macroblock-tree rate control gives small frames other bytes in every run (x264 in av 18.1).
-    options = {"crf": str(crf), "g": str(gop), "x264-params": "mbtree=0"}
     with av.open(str(path), "w", container_options={"fflags": "+bitexact"}) as container:
-        stream = container.add_stream("libx264", rate=fps, options=options)
-        stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
-        stream.codec_context.thread_count = 1  # threads change the rate control, and so the bytes
+        stream = add_h264(container, fps, (height, width), crf=crf, gop=gop)
         for frame in frames.numpy():
             container.mux(stream.encode(VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode(None))
+
+
+def add_h264(
+    container: OutputContainer,
+    rate: int | Fraction,
+    size: tuple[int, int],
+    *,
+    crf: int,
+    gop: int,
+    tune: str | None = None,
+) -> VideoStream:
+    """A stream of H.264, yuv420p, in a file that is written. The same frames give the same bytes.
+
+    Args:
+        size: (height, width), both even.
+        tune: x264's name of a use, as `fastdecode`.
+    """
+    # Macroblock-tree rate control gives small frames other bytes in every run (x264 in av 18.1).
+    options = {"crf": str(crf), "g": str(gop), "x264-params": "mbtree=0"} | ({"tune": tune} if tune else {})
+    stream = container.add_stream("libx264", rate=rate, options=options)
+    stream.height, stream.width = size
+    stream.pix_fmt = "yuv420p"
+    stream.codec_context.thread_count = 1  # threads change the rate control, and so the bytes
+    return stream
 
 
 def picture_folder(video: Video) -> Location | None:
@@ -137,14 +169,15 @@ def _pictures(folder: Location) -> list[Location]:
     return pictures
 
 
-def _picture(file: Location) -> np.ndarray:
+def picture(file: Location) -> np.ndarray:
+    """(H, W, 3) uint8 of a jpg or png."""
     with Image.open(readable(file)) as image:
-        return np.asarray(image.convert("RGB"))  # (H, W, 3)
+        return np.asarray(image.convert("RGB"))
 
 
 def _read_pictures(folder: Location, wanted: list[int]) -> dict[int, np.ndarray]:
     files = _pictures(folder)
-    found = {i: _picture(files[i]) for i in wanted}
+    found = {i: picture(files[i]) for i in wanted}
     if len({picture.shape for picture in found.values()}) > 1:
         raise VideoError(folder, "pictures of different sizes")
     return found

@@ -28,7 +28,9 @@ def sole_writer(lock: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise RecipeError(f"--output {lock.parent}: another process writes there now; let it end") from error
+            raise RecipeError(
+                f"--output {lock.parent}: another process writes there now; let it end"
+            ) from error
         yield
 
 

@@ -26,8 +26,8 @@ from everest.data.shards import FORMAT, INDEX_SUFFIX, VERSION
 from everest.data.video import picture_folder
 from everest.errors import DataError, EnvironmentProblem, RecipeError
 from everest.files import write_atomically, write_text
+from everest.prepare.originals import Original
 from everest.prepare.output_folder import refuse_foreign, sole_writer
-from everest.prepare.sources import Source
 from everest.reports import Report
 
 PLAN_SUFFIX: Final = ".plan.json"  # of a hidden file that is there while shards are written
@@ -68,7 +68,7 @@ class ShardPlan:
 
 
 def write_shards(
-    source: Source, output: Path, *, max_bytes: int, max_count: int, overwrite: bool, report: Report
+    source: Original, output: Path, *, max_bytes: int, max_count: int, overwrite: bool, report: Report
 ) -> dict[str, Any]:
     """Write the shards of a list and their index; what an earlier call has finished is kept.
 
@@ -111,7 +111,7 @@ def write_shards(
     }
 
 
-def plan_shards(source: Source, *, max_bytes: int, max_count: int) -> ShardPlan:
+def plan_shards(source: Original, *, max_bytes: int, max_count: int) -> ShardPlan:
     """Fill shard after shard in the order of the list."""
     entries = [
         _entry(source, number, path, rows) for number, (path, rows) in enumerate(source.paths().items())
@@ -129,7 +129,7 @@ def plan_shards(source: Source, *, max_bytes: int, max_count: int) -> ShardPlan:
     return ShardPlan(source.stem, tuple(map(tuple, parts)), fingerprint)
 
 
-def _entry(source: Source, number: int, path: str, rows: Sequence[dict[str, str]]) -> Entry:
+def _entry(source: Original, number: int, path: str, rows: Sequence[dict[str, str]]) -> Entry:
     video = source.video(path)
     with refusals_told(video):
         if picture_folder(video):
@@ -190,7 +190,7 @@ def _write_shard(webdataset: ModuleType, part: Sequence[Entry], file: Path) -> N
             writer.write({"__key__": entry.key, suffix: data, "json": about})
 
 
-def _index(plan: ShardPlan, output: Path, source: Source) -> str:
+def _index(plan: ShardPlan, output: Path, source: Original) -> str:
     """The index, from where the members really are."""
     where: dict[str, dict[str, Any]] = {}
     shards = []

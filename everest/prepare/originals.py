@@ -6,15 +6,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from everest.data.lists import read_samples
 from everest.data.list_files import read_rows
+from everest.data.lists import read_samples
 from everest.data.remote import Location, joined, located
 from everest.data.shards import find_index
 from everest.errors import DataError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
+class Original:
     """A list or a folder, with what it says of its videos."""
 
     place: Location
@@ -38,7 +38,7 @@ class Source:
         return found
 
 
-def read_sources(places: Sequence[str], root: str | None) -> Iterator[Source]:
+def read_originals(places: Sequence[str], root: str | None) -> Iterator[Original]:
     """The sources that a user names.
 
     Args:
@@ -50,14 +50,14 @@ def read_sources(places: Sequence[str], root: str | None) -> Iterator[Source]:
     for text in places:
         place = located(text)
         if root is not None:
-            yield read_source(place, located(root))
+            yield read_original(place, located(root))
         else:
             is_only_folder = len(places) == 1 and place.is_dir()
-            yield read_source(place, place if is_only_folder else place.absolute().parent)
+            yield read_original(place, place if is_only_folder else place.absolute().parent)
 
 
-def read_source(place: Location, root: Location) -> Source:
-    """As `read_sources`, of one."""
+def read_original(place: Location, root: Location) -> Original:
+    """As `read_originals`, of one."""
     if place.exists() and find_index(place):
         raise DataError(f"{place}: holds shards already; name the list or folder that they were made of")
     if place.is_dir():
@@ -67,10 +67,10 @@ def read_source(place: Location, root: Location) -> Source:
     ).samples
     if place.is_file():
         rows = tuple(row.values for row in read_rows(place))
-        return Source(place=place, root=root, is_list=True, rows=rows)
+        return Original(place=place, root=root, is_list=True, rows=rows)
     folder, above = PurePath(str(place)), PurePath(str(root))
     rows = tuple(_row_of_folder(PurePath(sample.path), folder, above) for sample in samples)
-    return Source(place=place, root=root, is_list=False, rows=rows)
+    return Original(place=place, root=root, is_list=False, rows=rows)
 
 
 def _row_of_folder(video: PurePath, folder: PurePath, root: PurePath) -> dict[str, str]:

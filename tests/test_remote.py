@@ -16,6 +16,7 @@ from PIL import Image
 from s3fs import S3FileSystem
 from storage import new_bucket, put, s3_server, upload
 from test_stages import RECIPE, run, told, weights
+from torch import Tensor
 from typer.testing import CliRunner
 
 from everest.data.datasets import VideoClips
@@ -89,19 +90,24 @@ def test_every_decoder_reads_a_storage(stored: str, clip_files: Path, decoder: s
     assert torch.equal(frames, read_frames(clip_files / "clip1.mp4", [3, 9], decoder=decoder))
 
 
+@pytest.mark.slow
 def test_real_files_of_all_kinds_are_read_as_here(bucket: str, shared: Path):
     upload(shared / "videos" / "odd", f"{bucket}/odd")
     for file in sorted((shared / "videos" / "odd").iterdir()):
         url = f"{bucket}/odd/{file.name}"
-        try:
-            here = read_frames(file, [0])
-        except VideoError as error:
-            with pytest.raises(VideoError) as there:
-                read_frames(url, [0])
-            assert there.value.reason == error.reason
-            assert there.value.path == url
+        here, there = first_frame(file), first_frame(url)
+        if isinstance(here, str):
+            assert there == here, file.name
         else:
-            assert torch.equal(read_frames(url, [0]), here), file.name
+            assert torch.equal(there, here), file.name
+
+
+def first_frame(video: str | Path) -> Tensor | str:
+    """The frame, or why there is none."""
+    try:
+        return read_frames(video, [0])
+    except VideoError as error:
+        return error.reason
 
 
 def test_folders_of_a_storage_list_as_here(bucket: str, clip_files: Path, tmp_path: Path):
@@ -230,4 +236,6 @@ def test_a_run_without_the_storage_ends_with_code_4_and_one_line(bucket: str, tm
     command = ["pretrain", "--recipe", str(recipe), "--data", f"{bucket}/none", "-o", str(tmp_path / "run")]
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 4
-    assert result.stderr.splitlines() == [f"error: data.root: no folder '{bucket}/none'; set it by --data DIR"]
+    assert result.stderr.splitlines() == [
+        f"error: data.root: no folder '{bucket}/none'; set it by --data DIR"
+    ]

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
@@ -90,7 +89,7 @@ def encode_videos(
     files: dict[str, EncodedFile] = {}
     failed: list[tuple[str, str]] = []
     with sole_writer(output / f"{_mark(settings)}{part.number}-of-{part.of}"):
-        work = partial(_encode, targets=ours, settings=settings, overwrite=overwrite)
+        work = _Encode(ours, settings, overwrite)
         results = map_apart(work, list(ours), workers=workers, limit=timeout)
         for done, (source, result) in enumerate(results, start=1):
             report({"event": "video", "done": done, "videos": len(ours)})
@@ -141,7 +140,8 @@ def _refuse_clash(found: Mapping[str, Path]) -> None:
 
 
 def _mark(settings: EncodeSettings) -> str:
-    return MARK + "".join(f"{value}-" for value in asdict(settings).values())
+    fast = "-fast" if settings.fast_decode else ""
+    return f"{MARK}{settings.short_side}-{settings.gop}-{settings.crf}{fast}-part-"
 
 
 def _check_output(
@@ -168,13 +168,19 @@ def _check_output(
         )
 
 
-def _encode(
-    source: str, *, targets: Mapping[str, Path], settings: EncodeSettings, overwrite: bool
-) -> EncodedFile | Failure:
-    try:
-        return encode_video(source, targets[source], settings, overwrite=overwrite)
-    except VideoError as error:
-        return Failure(error.reason)
+@dataclass(frozen=True, slots=True)
+class _Encode:
+    """What each process does with a video."""
+
+    targets: Mapping[str, Path]
+    settings: EncodeSettings
+    overwrite: bool
+
+    def __call__(self, source: str) -> EncodedFile | Failure:
+        try:
+            return encode_video(source, self.targets[source], self.settings, overwrite=self.overwrite)
+        except VideoError as error:
+            return Failure(error.reason)
 
 
 def _write_lists(

@@ -88,8 +88,14 @@ def write_shards(
     if not overwrite:
         refuse_foreign(output, lambda name: name.endswith((INDEX_SUFFIX, PLAN_SUFFIX)))
     progress = output / f".{plan.stem}{PLAN_SUFFIX}"
+    before = _fingerprint(index) or _fingerprint(progress)
+    if before != plan.fingerprint and not overwrite and (before or _shards_of(plan.stem, output)):
+        raise RecipeError(
+            f"--output {output}: holds shards of another {plan.stem}, or of other sizes; "
+            "choose another folder, or use --overwrite"
+        )
     with sole_writer(progress):
-        kept = _begin(plan, output, index, progress, overwrite=overwrite)
+        kept = _begin(plan, output, anew=overwrite or before is None, index=index, progress=progress)
         done = 0
         videos = sum(map(len, plan.parts))
         for number, part in enumerate(plan.parts):
@@ -150,24 +156,19 @@ def _number(name: str, text: str) -> str | int | float:
     return text
 
 
-def _begin(plan: ShardPlan, output: Path, index: Path, progress: Path, *, overwrite: bool) -> set[int]:
-    """Settle what `output` holds of this list; the numbers of the shards that are done."""
-    there = sorted(output.glob(f"{escape(plan.stem)}-{'[0-9]' * 6}.tar"))
-    before = _fingerprint(index) or _fingerprint(progress)
-    if overwrite:
-        for file in (index, *there):
+def _shards_of(stem: str, output: Path) -> list[Path]:
+    return sorted(output.glob(f"{escape(stem)}-{'[0-9]' * 6}.tar"))
+
+
+def _begin(plan: ShardPlan, output: Path, *, anew: bool, index: Path, progress: Path) -> set[int]:
+    """Note what is written now; the numbers of the shards that are done already."""
+    if anew:
+        for file in (index, *_shards_of(plan.stem, output)):
             file.unlink(missing_ok=True)
-        there = []
-    elif before not in (None, plan.fingerprint) or (there and before is None):
-        raise RecipeError(
-            f"--output {output}: holds shards of another {plan.stem}, or of other sizes; "
-            "choose another folder, or use --overwrite"
-        )
-    if before != plan.fingerprint or overwrite:
         with progress.open("w") as file:  # in place, as it is locked
             json.dump({"plan": plan.fingerprint}, file)
-    names = {file.name for file in there}
-    return {number for number in range(len(plan.parts)) if plan.name(number) in names}
+    there = {file.name for file in _shards_of(plan.stem, output)}
+    return {number for number in range(len(plan.parts)) if plan.name(number) in there}
 
 
 def _fingerprint(file: Path) -> str | None:

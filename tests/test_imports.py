@@ -40,7 +40,8 @@ everest.profiling.counting everest.plots
 everest.profiling.memory everest.profiling.profile everest.profiling.paper_tables
 everest.profiling.choices everest.profiling.measure everest.profiling.drawing
 everest.demo_videos everest.demo everest.notebook
-everest.prepare.processes everest.prepare.output_folder everest.prepare.originals everest.prepare.shard
+everest.prepare.processes everest.prepare.output_folder everest.prepare.originals
+everest.prepare.shard_plan everest.prepare.shard
 everest.prepare.encoding everest.prepare.encode everest.prepare.gain
 """
 ORDER = LAYERS.split()

@@ -30,7 +30,7 @@ from everest.data.lists import SampleList, read_samples
 from everest.data.video import frames_between, read_frames
 from everest.errors import DataError
 from everest.prepare.originals import Original
-from everest.prepare.shard import plan_shards
+from everest.prepare.shard_plan import plan_shards
 from everest_cli.main import app
 
 
@@ -247,6 +247,13 @@ def test_a_damaged_video_in_a_shard_is_named_with_its_shard(videos: Path, tmp_pa
     sample = labelled(index, videos).samples[2]
     with pytest.raises(DataError, match=r"train-000000\.tar#clip2\.mp4: not a video file"):
         read_frames(sample.video, [0])
+
+
+def test_without_webdataset_the_line_to_install_it_is_told(videos: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "webdataset", None)
+    _, error = everest(videos / "train.csv", "-o", tmp_path / "out", code=5)
+    assert error == 'error: shards need the package webdataset: pip install "everest-video[shards]"\n'
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.fixture

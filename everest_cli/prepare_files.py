@@ -90,7 +90,9 @@ def shard(
     source: Annotated[str, typer.Argument(metavar="LIST", help="A list of videos, or a folder; or its URL.")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Where the shards go.")],
     data: Root = None,
-    size: Annotated[int, typer.Option("--size", metavar="MB", min=1, help="Of a shard, at most.")] = 1000,
+    size: Annotated[
+        int, typer.Option("--size", metavar="MB", min=1, help="Of the videos in a shard, at most.")
+    ] = 1000,
     count: Annotated[int, typer.Option("--count", metavar="N", min=1, help="Videos of a shard.")] = 10000,
     overwrite: Overwrite = False,
     as_json: o.AsJson = False,
@@ -114,5 +116,5 @@ def shard(
             report=display.report,
         )
     if not quiet:
-        say(f"{told['videos']} videos in {told['shards']} shards, {told['bytes'] / 1e6:.1f} MB")
+        say(f"{told['videos']} videos, shards: {told['shards']}, {told['bytes'] / 1e6:.1f} MB")
     print_json(told) if as_json else typer.echo(told["index"])

@@ -6,7 +6,6 @@ import dataclasses
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -115,18 +114,6 @@ def test_workers_share_what_is_kept(clip_files, kept):
     assert len(list(batches(make_loader(clips, order, workers=2, timeout=60)))) == 8
     assert len(list(kept.folder.glob("*.npy"))) == 4
     assert not list(kept.folder.glob("*.part"))
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 2 MB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
-    if subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("mounting a small file system is not allowed here")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def test_more_than_there_is_room_for_is_refused_with_both_numbers(video, small_disk, tmp_path, monkeypatch):

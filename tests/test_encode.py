@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -285,18 +284,6 @@ def test_segments_name_the_same_frames_afterwards(shared: Path, tmp_path: Path):
     (sample,) = read_samples(Path(made), root=tmp_path / "out", **options).samples
     assert (sample.start, sample.end, sample.labels) == (1.5, 3.25, (0,))
     assert frames_between(sample.path, 1.5, 3.25) == frames_between(source, 1.5, 3.25)
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
-    if subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("mounting a small file system is not allowed here")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def test_a_full_disk_is_told_and_the_next_call_goes_on(videos: Path, small_disk: Path, tmp_path: Path):

@@ -230,6 +230,17 @@ def test_a_run_over_a_storage_is_the_run_over_the_files(stored: str, clip_files:
     assert plans[0]["samples"] == plans[1]["samples"]
 
 
+def test_videos_of_a_storage_are_encoded_and_put_into_shards(stored: str, clip_files: Path, tmp_path: Path):
+    for name, source in (("here", clip_files), ("there", stored)):
+        run("prepare", "encode", f"{source}/train.csv", "-o", tmp_path / name, "--workers", 1, "-q")
+        run("prepare", "shard", f"{source}/train.csv", "-o", tmp_path / name / "shards", "-q")
+    files = [path.relative_to(tmp_path / "here") for path in (tmp_path / "here").rglob("*") if path.is_file()]
+    assert len(files) == 8  # four videos, their list, who wrote it, a shard, its index
+    assert all(
+        (tmp_path / "there" / file).read_bytes() == (tmp_path / "here" / file).read_bytes() for file in files
+    )
+
+
 def test_a_run_without_the_storage_ends_with_code_4_and_one_line(bucket: str, tmp_path: Path):
     recipe = tmp_path / "tiny.yaml"
     recipe.write_text(RECIPE)

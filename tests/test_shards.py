@@ -12,7 +12,6 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,6 +29,7 @@ from everest.data.lists import SampleList, read_samples
 from everest.data.video import frames_between, read_frames
 from everest.errors import DataError
 from everest.prepare.originals import Original
+from everest.prepare.output_folder import sole_writer
 from everest.prepare.shard_plan import plan_shards
 from everest_cli.main import app
 
@@ -214,6 +214,13 @@ def test_shards_without_an_index_are_not_replaced(videos: Path, index: Path):
     assert "holds shards of another train" in error
 
 
+def test_a_second_writer_is_refused_while_the_first_one_lives(videos: Path, tmp_path: Path):
+    with sole_writer(tmp_path / "out" / ".train.plan.json"):
+        _, error = everest(videos / "train.csv", "-o", tmp_path / "out", code=2)
+    assert "another process writes there now" in error
+    everest(videos / "train.csv", "-o", tmp_path / "out")
+
+
 def test_sources_that_cannot_be_read_are_named(videos: Path, tmp_path: Path):
     (videos / "train.csv").write_text("clip0.mp4 0\nnone.mp4 1\n")
     _, error = everest(videos / "train.csv", "-o", tmp_path / "out", code=4)
@@ -254,18 +261,6 @@ def test_without_webdataset_the_line_to_install_it_is_told(videos: Path, tmp_pat
     _, error = everest(videos / "train.csv", "-o", tmp_path / "out", code=5)
     assert error == 'error: shards need the package webdataset: pip install "everest-video[shards]"\n'
     assert not (tmp_path / "out").exists()
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
-    if subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("mounting a small file system is not allowed here")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def test_a_full_disk_is_told_and_the_next_call_goes_on(videos: Path, index: Path, small_disk: Path):

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -191,18 +190,6 @@ def test_a_stopped_run_goes_on_to_the_same_bits(
     assert told(parts) == told(whole)
     ours, theirs = weights(parts), weights(whole)
     assert all((ours[name] == theirs[name]).all() for name in theirs)
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 2 MB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
-    if subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("mounting a small file system is not allowed here")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def test_a_full_disk_ends_the_run_and_leaves_its_state(recipe: Path, small_disk: Path, tmp_path: Path):

@@ -32,10 +32,10 @@ def map_apart(
     """`work` on every item, as they get done.
 
     Args:
-        work: a function that can be pickled; what it raises is raised here.
+        work: a function of a module; what it raises is raised here.
         limit: seconds for an item.
     """
-    _PROCESSES.set_forkserver_preload([work.__module__] if hasattr(work, "__module__") else [])
+    _PROCESSES.set_forkserver_preload([work.__module__])
     waiting = iter(items)
     busy = {}
     try:

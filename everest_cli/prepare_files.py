@@ -7,8 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
+from everest.prepare.encode_settings import EncodeSettings
 from everest_cli import options as o
 from everest_cli.output import Display, print_json, say
+
+USUAL = EncodeSettings()
 
 Root = Annotated[
     str | None,
@@ -27,12 +30,14 @@ def encode(
     data: Root = None,
     short_side: Annotated[
         int, typer.Option("--short-side", min=16, help="Pixels, at most; smaller videos keep their size.")
-    ] = 256,
-    gop: Annotated[int, typer.Option("--gop", min=1, help="Frames from keyframe to keyframe.")] = 12,
-    crf: Annotated[int, typer.Option("--crf", min=0, max=51, help="x264's quality; 0 is lossless.")] = 18,
+    ] = USUAL.short_side,
+    gop: Annotated[int, typer.Option("--gop", min=1, help="Frames from keyframe to keyframe.")] = USUAL.gop,
+    crf: Annotated[
+        int, typer.Option("--crf", min=0, max=51, help="x264's quality; 0 is lossless.")
+    ] = USUAL.crf,
     fast_decode: Annotated[
         bool, typer.Option("--fast-decode", help="Faster to read, a little larger (x264's fastdecode).")
-    ] = False,
+    ] = USUAL.fast_decode,
     part: Annotated[
         str, typer.Option("--shard", metavar="I/N", help="Only part I of N, for several machines.")
     ] = "1/1",
@@ -51,7 +56,6 @@ def encode(
     import os
 
     from everest.prepare.encode import Part, encode_videos
-    from everest.prepare.encoding import EncodeSettings
     from everest.prepare.gain import measure_gain
     from everest.prepare.originals import read_originals
 

@@ -42,7 +42,7 @@ everest.profiling.choices everest.profiling.measure everest.profiling.drawing
 everest.demo_videos everest.demo everest.notebook
 everest.prepare.processes everest.prepare.output_folder everest.prepare.originals
 everest.prepare.shard_plan everest.prepare.shard
-everest.prepare.encoding everest.prepare.encode everest.prepare.gain
+everest.prepare.encode_settings everest.prepare.encoding everest.prepare.encode everest.prepare.gain
 """
 ORDER = LAYERS.split()
 PACKAGES = (

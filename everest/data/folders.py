@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from operator import attrgetter
 from pathlib import Path
@@ -52,7 +52,11 @@ def videos_under(folder: Location) -> Iterator[Location]:
     return _walk(folder, {folder.resolve()})
 
 
-def videos_by_subfolder(folder: Location) -> dict[str, list[Location]]:
+@overload
+def videos_by_subfolder(folder: Path) -> Mapping[str, Sequence[Path]]: ...
+@overload
+def videos_by_subfolder(folder: Location) -> Mapping[str, Sequence[Location]]: ...
+def videos_by_subfolder(folder: Location) -> Mapping[str, Sequence[Location]]:
     """What `videos_under` finds in each subfolder. Links to the folder or a subfolder are not followed.
 
     Raises:
@@ -63,7 +67,11 @@ def videos_by_subfolder(folder: Location) -> dict[str, list[Location]]:
     return {name: list(_walk(folder / name, taken)) for name in names}
 
 
-def pictures_in(folder: Location) -> list[Location]:
+@overload
+def pictures_in(folder: Path) -> Sequence[Path]: ...
+@overload
+def pictures_in(folder: Location) -> Sequence[Location]: ...
+def pictures_in(folder: Location) -> Sequence[Location]:
     """The frames of a folder of pictures, in the order of their names."""
     return sorted((path for path in _children(folder) if path.suffix.lower() in PICTURES), key=_NAME)
 

@@ -162,7 +162,7 @@ def picture_folder(video: Video) -> Location | None:
     return video if video.is_dir() else None
 
 
-def _pictures(folder: Location) -> list[Location]:
+def _pictures(folder: Location) -> Sequence[Location]:
     pictures = pictures_in(folder)
     if not pictures:
         raise VideoError(folder, "a folder without jpg or png pictures")

@@ -15,7 +15,8 @@ from everest.data.list_files import COLUMNS
 from everest.data.video_stream import VideoError
 from everest.errors import RecipeError
 from everest.files import write_atomically
-from everest.prepare.encoding import EncodedFile, EncodeSettings, encode_video
+from everest.prepare.encode_settings import EncodeSettings
+from everest.prepare.encoding import EncodedFile, encode_video
 from everest.prepare.originals import Original
 from everest.prepare.output_folder import refuse_foreign, sole_writer
 from everest.prepare.processes import Failure, map_apart

@@ -28,21 +28,12 @@ from everest.data.video import add_h264, picture, picture_folder, probe
 from everest.data.video_file import look
 from everest.data.video_stream import VideoError, decoded, retold
 from everest.files import write_atomically
+from everest.prepare.encode_settings import EncodeSettings
 
 FPS_OF_PICTURES: Final = 25  # as everest.data.video_file takes where nothing tells
 LARGEST_RATE: Final = 1001  # denominator: 30000/1001 is the least even rate in use
 _MAKER: Final = "everest prepare encode"
 _SOURCE_BYTES: Final = "source_bytes"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EncodeSettings:
-    """How videos are encoded. All defaults are ours."""
-
-    short_side: int = 256  # what crops of 224 are cut from; smaller videos keep their size
-    gop: int = 12  # frames from keyframe to keyframe; of 250, a clip costs 1.5 to 2.1 times as much
-    crf: int = 18  # x264's quality; visually close to the source
-    fast_decode: bool = False  # leave out what is slow to decode: 1.3 times as fast, a little larger
 
 
 class _Picture(NamedTuple):

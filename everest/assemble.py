@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from everest.clips import fingerprint
 from everest.config.settings import FinetuneSettings, PretrainSettings, Recipe
 from everest.data.datasets import Clip, VideoClips
 from everest.data.loading import batches
+from everest.data.remote import located
 from everest.devices import on_device, peak_memory
 from everest.errors import RecipeError
 from everest.models.classifier import VideoClassifier
@@ -65,7 +65,7 @@ def set_up_training(
         start: fills a fine-tuning model with a trained encoder.
     """
     accelerator = place.accelerator
-    videos = {"videos": len(clips), "samples": fingerprint(clips.samples, Path(recipe.data.root), classes)}
+    videos = {"videos": len(clips), "samples": fingerprint(clips.samples, located(recipe.data.root), classes)}
     plan = _plan(recipe, stage, spec, place, videos)
     torch.manual_seed(seed_at(recipe.train.seed, Purpose.WEIGHTS))
     model = spec.build()

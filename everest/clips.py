@@ -7,7 +7,6 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from everest.classes import Classes, empty_classes
 from everest.config.settings import DataSettings, Recipe
@@ -17,6 +16,7 @@ from everest.data.folders import refusals_told
 from everest.data.list_files import read_lines
 from everest.data.lists import Sample, SampleList, read_samples
 from everest.data.rand_augment import RandAugment
+from everest.data.remote import Location, joined, located
 from everest.data.views import EvalViews, FinetuneViews, MakeViews, PretrainViews, ValidationViews
 from everest.errors import DataError, RecipeError
 from everest.frame_selection import num_candidates
@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 
-def fingerprint(samples: Sequence[Sample], root: Path, class_names: Sequence[str] | None) -> str:
+def fingerprint(samples: Sequence[Sample], root: Location, class_names: Sequence[str] | None) -> str:
     """Tells sets of samples apart: paths below `root`, segments, labels and what the labels are called."""
     told = hashlib.sha256(json.dumps(class_names).encode())
     below = f"{root.absolute()}{os.sep}"
@@ -164,15 +164,15 @@ def _labelled_alike(data: DataSettings, key: str, classes: Classes) -> SampleLis
     )
 
 
-def _source(data: DataSettings, key: str) -> tuple[Path, Path]:
+def _source(data: DataSettings, key: str) -> tuple[Location, Location]:
     """`data.root`, and the list or folder that `data.KEY` names below it."""
     source = getattr(data, key)
     if source is None:
         raise RecipeError(f"data.{key}: not set; name a list or a folder of videos")
-    root = Path(data.root)
+    root = located(data.root)
     if not root.is_dir():
         raise DataError(f"data.root: no folder '{root}'; set it by --data DIR")
-    return root, root / source
+    return root, joined(root, source)
 
 
 def _named_classes(data: DataSettings) -> tuple[str, ...] | None:
@@ -181,7 +181,7 @@ def _named_classes(data: DataSettings) -> tuple[str, ...] | None:
         return None
     path = _classes_file(data)
     if path is None:
-        raise DataError(f"data.classes: no file '{Path(data.root) / data.classes}'")
+        raise DataError(f"data.classes: no file '{joined(located(data.root), data.classes)}'")
     first_line: dict[str, int] = {}
     for number, line in read_lines(path):
         name = line.strip()
@@ -193,11 +193,11 @@ def _named_classes(data: DataSettings) -> tuple[str, ...] | None:
     return tuple(first_line)
 
 
-def _classes_file(data: DataSettings) -> Path | None:
+def _classes_file(data: DataSettings) -> Location | None:
     """The file `data.classes`, if it is set and there: a test set elsewhere need not have it."""
     if data.classes is None:
         return None
-    path = Path(data.root) / data.classes
+    path = joined(located(data.root), data.classes)
     with refusals_told(path):
         return path if path.is_file() else None
 
@@ -226,5 +226,5 @@ def _clips(
         num_noise=num_noise,
         decoder=data.decoder,
         replace_bad=replace_bad,
-        cache=open_cache(kind, [sample.path for sample in samples.samples]),
+        cache=open_cache(kind, [sample.video for sample in samples.samples]),
     )

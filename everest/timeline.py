@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from everest.data.contents import Video
 from everest.data.lists import Sample
 from everest.data.video import VideoError, between, frame_times, frames_in_order, probe
 from everest.data.views import EvalViews, segment
@@ -73,7 +73,7 @@ def predict_timeline(
         told.append(row)
         try:
             windows = windows_of(sample, model.views, window=window, step=step)
-            clips = window_clips(Path(sample.path), windows, model.views)
+            clips = window_clips(sample.video, windows, model.views)
             for part in _batches(zip(windows, clips, strict=True), batch):
                 for seen, mean in _means(model, part):
                     times = {"start": round(seen.start, 3), "end": round(seen.end, 3)}
@@ -100,8 +100,8 @@ def windows_of(sample: Sample, views: EvalViews, *, window: float | None, step: 
     Raises:
         VideoError: it cannot be read, or has no times.
     """
-    times = frame_times(sample.path)
-    fps = probe(sample.path).fps or 1.0
+    times = frame_times(sample.video)
+    fps = probe(sample.video).fps or 1.0
     first, length = segment(sample)
     begin, end = float(times[first]), float(times[first + length - 1] + 1 / fps)
     window = views.frames * views.stride / fps if window is None else window
@@ -120,7 +120,7 @@ def windows_of(sample: Sample, views: EvalViews, *, window: float | None, step: 
     return found
 
 
-def window_clips(path: Path, windows: Sequence[Window], views: EvalViews) -> Iterator[Tensor]:
+def window_clips(path: Video, windows: Sequence[Window], views: EvalViews) -> Iterator[Tensor]:
     """The views (V, 3, T, H, W) uint8 of each window in turn.
 
     Raises:

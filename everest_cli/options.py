@@ -43,7 +43,7 @@ RecipeName = Annotated[
     str, typer.Option("--recipe", "-r", metavar="R", help="A shipped recipe's name, or a YAML file.")
 ]
 DataRoot = Annotated[
-    Path | None, typer.Option("--data", metavar="DIR", help="Where the lists and videos are (data.root).")
+    str | None, typer.Option("--data", metavar="DIR", help="Folder or URL of lists and videos (data.root).")
 ]
 Overrides = Annotated[
     list[str] | None,
@@ -90,7 +90,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")
 def read_recipe(
     name: str,
     *,
-    data: Path | None = None,
+    data: str | None = None,
     overrides: list[str] | None = None,
     precision: Precision | None = None,
     seed: int | None = None,
@@ -100,16 +100,17 @@ def read_recipe(
     `data.root` is made absolute: a run does not depend on where it was started.
     """
     from everest.config.recipe import load_recipe
+    from everest.data.remote import located
 
     changes = list(overrides or [])
     if data is not None:
-        changes.append(f"data.root={json.dumps(str(data))}")
+        changes.append(f"data.root={json.dumps(data)}")
     if precision is not None:
         changes.append(f"train.precision={precision.value}")
     if seed is not None:
         changes.append(f"train.seed={seed}")
     recipe = load_recipe(name, overrides=changes, notify=say)
-    root = json.dumps(str(Path(recipe.data.root).resolve()))  # quoted: overrides are YAML
+    root = json.dumps(str(located(recipe.data.root).resolve()))  # quoted: overrides are YAML
     return load_recipe(name, overrides=[*changes, f"data.root={root}"])
 
 

@@ -103,7 +103,7 @@ def _what_to_check(
             raise RecipeError("--set changes a recipe, and there is none; give one by --recipe")
         names = read_names(classes) if classes else ()
         return dict.fromkeys(sources, False), data, LabelRules(names=names), None
-    settings = o.read_recipe(recipe, data=data, overrides=overrides)
+    settings = o.read_recipe(recipe, data=None if data is None else str(data), overrides=overrides)
     root = Path(settings.data.root)
     known = settings.data
     file = classes or (root / known.classes if known.classes else None)

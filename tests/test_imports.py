@@ -16,12 +16,13 @@ everest.reports everest.launch everest.stopping everest.health everest.hub
 everest.tokens everest.importance everest.masks everest.selection everest.frame_selection everest.targets
 everest.config.setting_types everest.config.strict_yaml everest.config.recipe_files everest.config.settings
 everest.config.recipe_layers everest.config.recipe_errors everest.config.recipe_checks everest.config.recipe
-everest.data.folders everest.data.packet_index everest.data.exactness everest.data.video_stream
+everest.data.remote everest.data.contents everest.data.folders everest.data.packet_index
+everest.data.exactness everest.data.video_stream
 everest.data.counted_files everest.data.video_file
 everest.data.backends everest.data.video everest.data.cache everest.data.frames
-everest.data.list_files everest.data.labels everest.data.lists everest.data.list_writing everest.data.crops
-everest.data.transforms everest.data.named everest.data.rand_augment everest.data.mixing everest.data.views
-everest.data.datasets everest.data.loading
+everest.data.list_files everest.data.labels everest.data.shards everest.data.lists everest.data.list_writing
+everest.data.crops everest.data.transforms everest.data.named everest.data.rand_augment everest.data.mixing
+everest.data.views everest.data.datasets everest.data.loading
 everest.models.block everest.models.embedding everest.models.positions everest.models.vit
 everest.models.mae everest.models.classifier
 everest.optim everest.sharding everest.checkpoint everest.running everest.run_folder everest.continuing
@@ -51,6 +52,8 @@ everest.prepare.matching everest.prepare.index everest.prepare.groups everest.pr
 everest.prepare.processes everest.prepare.examine everest.prepare.journal everest.prepare.spread
 everest.prepare.sources everest.prepare.label_checks everest.prepare.duplicates everest.prepare.check
 everest.prepare.clean everest.prepare.stats everest.prepare.contact_sheet
+everest.prepare.output_folder everest.prepare.originals everest.prepare.shard_plan everest.prepare.shard
+everest.prepare.encode_settings everest.prepare.encoding everest.prepare.encode everest.prepare.gain
 everest.doctor.finding everest.doctor.packages everest.doctor.devices everest.doctor.decoders
 everest.doctor.system everest.doctor.examination
 """

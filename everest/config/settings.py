@@ -41,7 +41,7 @@ FinetuneSelection = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class DataSettings:
-    """Which videos, and what a clip is. Lists and folders are relative to `root`."""
+    """Which videos, and what a clip is. Lists, shards and folders are relative to `root`, or URLs."""
 
     __pydantic_config__ = _STRICT
     root: str = "."

@@ -11,24 +11,24 @@ from contextlib import closing, suppress
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
-from pathlib import Path
 from types import ModuleType
 from typing import Final
 
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
+from everest.data.contents import Video, readable
 from everest.data.counted_files import decode_stamp
 from everest.data.video_file import Opening, look
 from everest.data.video_stream import SKIPPING_CODECS, VideoError, decoded
 from everest.errors import EnvironmentProblem
 
-Read = Callable[[Path, list[int]], dict[int, np.ndarray]]
+Read = Callable[[Video, list[int]], dict[int, np.ndarray]]
 
 SMALL: Final = 400 * 300  # pixels of a frame; above it nothing was faster than PyAV (docs/performance.md)
 
 
-def read_auto(path: Path, wanted: list[int]) -> dict[int, np.ndarray]:
+def read_auto(path: Video, wanted: list[int]) -> dict[int, np.ndarray]:
     """By the back-end that was measured to be the fastest of those that are exact on this file.
 
     That is PyAV where it can leave frames out; where every frame must be decoded, torchcodec, on small ones.
@@ -42,7 +42,7 @@ def read_auto(path: Path, wanted: list[int]) -> dict[int, np.ndarray]:
     return read_pyav(path, wanted)
 
 
-def read_pyav(path: Path, wanted: list[int]) -> dict[int, np.ndarray]:
+def read_pyav(path: Video, wanted: list[int]) -> dict[int, np.ndarray]:
     """Number to picture (H, W, 3) of those of the `wanted` frames (ascending) that can be decoded."""
     opening = look(path)
     found: dict[int, np.ndarray] = {}
@@ -54,7 +54,7 @@ def read_pyav(path: Path, wanted: list[int]) -> dict[int, np.ndarray]:
     return found
 
 
-def pyav_in_order(path: Path, wanted: list[int]) -> Iterator[tuple[int, np.ndarray]]:
+def pyav_in_order(path: Video, wanted: list[int]) -> Iterator[tuple[int, np.ndarray]]:
     """Number and picture of the `wanted` frames (ascending), up to the first that cannot be decoded."""
     opening = look(path)
     for seek, run in opening.index.runs(wanted):
@@ -72,7 +72,7 @@ def pyav_in_order(path: Path, wanted: list[int]) -> Iterator[tuple[int, np.ndarr
 
 
 def _shown(
-    path: Path, opening: Opening, seek: int | None, wanted: list[int], *, plainly: bool = False
+    path: Video, opening: Opening, seek: int | None, wanted: list[int], *, plainly: bool = False
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Decode from `seek` on; number and picture of the `wanted` frames as they are shown, up to the last.
 
@@ -104,7 +104,7 @@ def _shown(
                 break
 
 
-def read_decord(path: Path, wanted: list[int]) -> dict[int, np.ndarray]:
+def read_decord(path: Video, wanted: list[int]) -> dict[int, np.ndarray]:
     """As `read_pyav`, by decord; its RGB may differ by a rounding."""
     try:
         import decord
@@ -115,13 +115,13 @@ def read_decord(path: Path, wanted: list[int]) -> dict[int, np.ndarray]:
         raise _wrong(path, "decord")
     decord.logging.set_level(decord.logging.QUIET)
     try:
-        reader = decord.VideoReader(str(path), num_threads=1)
+        reader = decord.VideoReader(readable(path), num_threads=1)
         return dict(zip(wanted, reader.get_batch(wanted).asnumpy(), strict=True))
     except decord.DECORDError as error:
         raise VideoError(path, "cannot be read by decord; use data.decoder 'auto'") from error
 
 
-def read_torchcodec(path: Path, wanted: list[int]) -> dict[int, np.ndarray]:
+def read_torchcodec(path: Video, wanted: list[int]) -> dict[int, np.ndarray]:
     """As `read_pyav`, by torchcodec in its exact mode; the same bits."""
     decoders = _torchcodec()
     opening = look(path)
@@ -129,7 +129,7 @@ def read_torchcodec(path: Path, wanted: list[int]) -> dict[int, np.ndarray]:
         raise _wrong(path, "torchcodec")
     try:
         decoder = decoders.VideoDecoder(
-            str(path), stream_index=opening.stream, dimension_order="NHWC", num_ffmpeg_threads=1
+            readable(path), stream_index=opening.stream, dimension_order="NHWC", num_ffmpeg_threads=1
         )
         frames = decoder.get_frames_at(wanted).data.numpy()
     except (RuntimeError, ValueError, IndexError) as error:
@@ -139,7 +139,7 @@ def read_torchcodec(path: Path, wanted: list[int]) -> dict[int, np.ndarray]:
     return dict(zip(wanted, frames, strict=True))
 
 
-def _wrong(path: Path, backend: str) -> VideoError:
+def _wrong(path: Video, backend: str) -> VideoError:
     return VideoError(path, f"{backend} may return wrong frames of this file; use data.decoder 'auto'")
 
 

@@ -22,8 +22,9 @@ import psutil
 import torch
 from torch import Tensor
 
+from everest.data.contents import Video, as_video, version
 from everest.data.folders import pictures_in
-from everest.data.video import VideoError, probe, read_frames
+from everest.data.video import VideoError, picture_folder, probe, read_frames
 from everest.errors import EnvironmentProblem
 
 MEMORY: Final = Path("/dev/shm")  # files in memory (Linux)
@@ -40,7 +41,7 @@ class FrameCache:
 
     folder: Path
 
-    def read(self, path: str, ids: Sequence[int], *, span: Span, decoder: str) -> Tensor:
+    def read(self, path: str | Video, ids: Sequence[int], *, span: Span, decoder: str) -> Tensor:
         """As `read_frames`, the first time by decoding all frames of the span.
 
         Args:
@@ -51,7 +52,8 @@ class FrameCache:
         Raises:
             VideoError: one of the frames does not exist or is damaged.
         """
-        file = self.folder / f"{_key(Path(path), span)}.npy"
+        path = as_video(path)
+        file = self.folder / f"{_key(path, span)}.npy"
         frames = _load(file)
         if frames is None and _bytes(path, span[1]) <= LARGEST:
             with suppress(VideoError):  # damaged somewhere: what is asked for may lie before
@@ -62,8 +64,8 @@ class FrameCache:
         return torch.from_numpy(frames[np.asarray(ids) - span[0]])
 
 
-def open_cache(kind: Literal["none", "memory", "disk"], paths: Sequence[str]) -> FrameCache | None:
-    """The cache that `data.cache` names, for the videos at `paths`.
+def open_cache(kind: Literal["none", "memory", "disk"], videos: Sequence[str | Video]) -> FrameCache | None:
+    """The cache that `data.cache` names, for these videos.
 
     Raises:
         EnvironmentProblem: no such memory here, or the videos need more room than there is.
@@ -73,7 +75,7 @@ def open_cache(kind: Literal["none", "memory", "disk"], paths: Sequence[str]) ->
     folder = _in_memory() if kind == "memory" else _on_disk()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _refuse_too_much(kind, folder, sorted(set(paths)))
+        _refuse_too_much(kind, folder, sorted({as_video(video) for video in videos}, key=str))
     except OSError as error:
         raise EnvironmentProblem(f"data.cache: cannot use {folder}: {error.strerror or error}") from error
     if kind == "memory":
@@ -112,12 +114,12 @@ def _keep_while_used(folder: Path) -> None:
     atexit.register(leave)
 
 
-def _refuse_too_much(kind: str, folder: Path, paths: Sequence[str]) -> None:
+def _refuse_too_much(kind: str, folder: Path, videos: Sequence[Video]) -> None:
     sizes = []
-    for path in paths[:: max(len(paths) // LOOKED_AT, 1)]:
+    for video in videos[:: max(len(videos) // LOOKED_AT, 1)]:
         with suppress(VideoError):  # told when its turn comes
-            sizes.append(_bytes(path, probe(path).frames))
-    needed = len(paths) * float(np.mean([size for size in sizes if size <= LARGEST] or [0]))
+            sizes.append(_bytes(video, probe(video).frames))
+    needed = len(videos) * float(np.mean([size for size in sizes if size <= LARGEST] or [0]))
     there = sum(file.stat().st_size for file in folder.glob("*.npy"))  # perhaps of these videos
     free = psutil.disk_usage(str(folder)).free
     if kind == "memory":
@@ -125,21 +127,23 @@ def _refuse_too_much(kind: str, folder: Path, paths: Sequence[str]) -> None:
     if needed - there > SHARE * free:
         other = "'none'" if kind == "disk" else "'disk' or 'none'"
         raise EnvironmentProblem(
-            f"data.cache: the frames of {len(paths)} videos need about {needed / 2**30:.2g} GiB, "
+            f"data.cache: the frames of {len(videos)} videos need about {needed / 2**30:.2g} GiB, "
             f"{folder} has {free / 2**30:.2g} GiB free; use {other}"
         )
 
 
-def _bytes(path: str, frames: int) -> int:
+def _bytes(path: Video, frames: int) -> int:
     info = probe(path)
     return frames * info.height * info.width * 3
 
 
-def _key(path: Path, span: Span) -> str:
+def _key(path: Video, span: Span) -> str:
     """Changes with the file: a rewritten video is another."""
-    files = pictures_in(path) if path.is_dir() else [path]
+    path = path.absolute() if isinstance(path, Path) else path
+    folder = picture_folder(path)
+    files = [path] if folder is None else pictures_in(folder)
     try:
-        told = [(str(file.absolute()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+        told = [(str(file), *version(file)) for file in files]
     except OSError as error:
         raise VideoError(path, error.strerror or str(error)) from error
     return hashlib.sha256(repr((told, span)).encode()).hexdigest()[:32]

@@ -10,12 +10,12 @@ from __future__ import annotations
 import zlib
 from contextlib import closing
 from itertools import islice, pairwise
-from pathlib import Path
 from typing import Final, NamedTuple
 
 import numpy as np
 from av import VideoFrame
 
+from everest.data.contents import Video
 from everest.data.packet_index import PacketIndex
 from everest.data.video_stream import decoded
 
@@ -36,7 +36,7 @@ def decode_stamp(frame: VideoFrame) -> int:
     return PUSHED_BY_END if frame.dts is None else frame.dts
 
 
-def counted(path: Path, *, container: str) -> tuple[PacketIndex, int]:
+def counted(path: Video, *, container: str) -> tuple[PacketIndex, int]:
     """An index by decode stamps, empty where they cannot be trusted, and the number of frames.
 
     Args:
@@ -70,7 +70,7 @@ def counted(path: Path, *, container: str) -> tuple[PacketIndex, int]:
     )
 
 
-def _begins(path: Path, expected: list[_Shown], seek: int | None) -> bool:
+def _begins(path: Video, expected: list[_Shown], seek: int | None) -> bool:
     """Whether decoding from a keyframe on begins with the frames that came when decoding from the start."""
     if seek is None:
         return False

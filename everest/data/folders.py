@@ -1,12 +1,14 @@
-"""Videos in folders: files by their suffix, and folders of pictures."""
+"""Videos in folders, here or in a storage: files by their suffix, and folders of pictures."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from operator import attrgetter
 from pathlib import Path
-from typing import Final
+from typing import Final, overload
 
+from everest.data.remote import Location
 from everest.errors import DataError
 
 PICTURES: Final = frozenset({".jpg", ".jpeg", ".png"})
@@ -15,10 +17,11 @@ VIDEOS: Final = frozenset(
     | {".webm", ".wmv"}
 )
 _NO_CONTENT: Final = "__MACOSX"  # what macOS adds to the archives that it packs
+_NAME: Final = attrgetter("name")
 
 
 @contextmanager
-def refusals_told(path: Path) -> Iterator[None]:
+def refusals_told(path: Location) -> Iterator[None]:
     """Retell what the operating system refuses inside the block as a DataError that names `path`."""
     try:
         yield
@@ -26,7 +29,7 @@ def refusals_told(path: Path) -> Iterator[None]:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
-def subfolders(folder: Path) -> list[str]:
+def subfolders(folder: Location) -> list[str]:
     """Names, sorted; hidden ones left out.
 
     Raises:
@@ -36,7 +39,11 @@ def subfolders(folder: Path) -> list[str]:
         return sorted(path.name for path in _children(folder) if path.is_dir())
 
 
-def videos_under(folder: Path) -> Iterator[Path]:
+@overload
+def videos_under(folder: Path) -> Iterator[Path]: ...
+@overload
+def videos_under(folder: Location) -> Iterator[Location]: ...
+def videos_under(folder: Location) -> Iterator[Location]:
     """Video files, and folders of pictures, at any depth, in the order of their names.
 
     Raises:
@@ -45,7 +52,11 @@ def videos_under(folder: Path) -> Iterator[Path]:
     return _walk(folder, {folder.resolve()})
 
 
-def videos_by_subfolder(folder: Path) -> dict[str, list[Path]]:
+@overload
+def videos_by_subfolder(folder: Path) -> Mapping[str, Sequence[Path]]: ...
+@overload
+def videos_by_subfolder(folder: Location) -> Mapping[str, Sequence[Location]]: ...
+def videos_by_subfolder(folder: Location) -> Mapping[str, Sequence[Location]]:
     """What `videos_under` finds in each subfolder. Links to the folder or a subfolder are not followed.
 
     Raises:
@@ -56,20 +67,24 @@ def videos_by_subfolder(folder: Path) -> dict[str, list[Path]]:
     return {name: list(_walk(folder / name, taken)) for name in names}
 
 
-def pictures_in(folder: Path) -> list[Path]:
+@overload
+def pictures_in(folder: Path) -> Sequence[Path]: ...
+@overload
+def pictures_in(folder: Location) -> Sequence[Location]: ...
+def pictures_in(folder: Location) -> Sequence[Location]:
     """The frames of a folder of pictures, in the order of their names."""
-    return sorted(path for path in _children(folder) if path.suffix.lower() in PICTURES)
+    return sorted((path for path in _children(folder) if path.suffix.lower() in PICTURES), key=_NAME)
 
 
-def _walk(folder: Path, visited: set[Path]) -> Iterator[Path]:
+def _walk(folder: Location, visited: set[Location]) -> Iterator[Location]:
     """The videos of a folder. `visited` grows: links may form a loop, and a real folder counts once."""
     with refusals_told(folder):
-        children = sorted(_children(folder))
+        children = sorted(_children(folder), key=_NAME)
         folders = {path for path in children if path.is_dir()}
     videos = [path for path in children if path not in folders and path.suffix.lower() in VIDEOS]
     if not folders and not videos and any(path.suffix.lower() in PICTURES for path in children):
         yield folder  # beside videos or folders a picture is a thumbnail or a poster
-    for path in sorted([*folders, *videos]):
+    for path in sorted([*folders, *videos], key=_NAME):
         if path in folders and path.resolve() not in visited:
             visited.add(path.resolve())
             yield from _walk(path, visited)
@@ -77,5 +92,5 @@ def _walk(folder: Path, visited: set[Path]) -> Iterator[Path]:
             yield path
 
 
-def _children(folder: Path) -> Iterator[Path]:
+def _children(folder: Location) -> Iterator[Location]:
     return (path for path in folder.iterdir() if not path.name.startswith(".") and path.name != _NO_CONTENT)

@@ -9,10 +9,11 @@ from __future__ import annotations
 import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
+from everest.data.contents import Member
 from everest.data.folders import refusals_told
+from everest.data.remote import Location
 from everest.errors import DataError, did_you_mean
 
 COLUMNS: Final = ("path", "label", "start", "end", "start_frame", "end_frame")
@@ -31,9 +32,10 @@ class Row:
     place: str  # file:line, for messages
     values: dict[str, str]  # by column; a column without a value is left out
     text: str  # as it stands in the file
+    member: Member | None = None  # the video, where it is in a shard
 
 
-def read_rows(file: Path) -> list[Row]:
+def read_rows(file: Location) -> list[Row]:
     """The rows of a list.
 
     Raises:
@@ -59,7 +61,7 @@ def read_rows(file: Path) -> list[Row]:
     ]
 
 
-def read_lines(file: Path) -> list[tuple[int, str]]:
+def read_lines(file: Location) -> list[tuple[int, str]]:
     """The lines of a text that hold something, with their numbers from 1; a byte order mark is left out.
 
     Raises:
@@ -81,7 +83,7 @@ def shown(line: str) -> str:
     return f"'{line}'" if len(line) <= LONGEST_SHOWN else f"'{line[:LONGEST_SHOWN]}…'"
 
 
-def _refuse_comments(file: Path, lines: Sequence[_NumberedLine]) -> None:
+def _refuse_comments(file: Location, lines: Sequence[_NumberedLine]) -> None:
     for number, line in lines:
         if line.lstrip().startswith("#"):
             raise DataError(
@@ -90,7 +92,7 @@ def _refuse_comments(file: Path, lines: Sequence[_NumberedLine]) -> None:
             )
 
 
-def _split(file: Path, lines: Sequence[_NumberedLine]) -> list[_NumberedRow]:
+def _split(file: Location, lines: Sequence[_NumberedLine]) -> list[_NumberedRow]:
     """The fields of all lines, by a separator that gives every line as many and at least two, if one does."""
     candidates = [
         [(number, _fields(file, number, line, separator)) for number, line in lines]
@@ -104,7 +106,7 @@ def _split(file: Path, lines: Sequence[_NumberedLine]) -> list[_NumberedRow]:
     return next(iter(numbered + wide + uneven + candidates))
 
 
-def _fields(file: Path, number: int, line: str, separator: str) -> list[str]:
+def _fields(file: Location, number: int, line: str, separator: str) -> list[str]:
     try:
         (fields,) = csv.reader([line.strip()], delimiter=separator, skipinitialspace=True)
     except csv.Error as error:  # a field of more than 131072 letters
@@ -112,7 +114,7 @@ def _fields(file: Path, number: int, line: str, separator: str) -> list[str]:
     return [field.strip() for field in fields]
 
 
-def _header(file: Path, first: _NumberedRow) -> list[str]:
+def _header(file: Location, first: _NumberedRow) -> list[str]:
     """The names of the columns, or nothing when the first line is a video."""
     number, fields = first
     names = [field.lower() if field.lower() in COLUMNS else field for field in fields]
@@ -127,7 +129,7 @@ def _header(file: Path, first: _NumberedRow) -> list[str]:
     return names
 
 
-def _check_width(file: Path, line: _NumberedLine, fields: Sequence[str], columns: Sequence[str]) -> None:
+def _check_width(file: Location, line: _NumberedLine, fields: Sequence[str], columns: Sequence[str]) -> None:
     number, text = line
     if len(fields) != len(columns):
         count = f"{len(fields)} field{'s' if len(fields) > 1 else ''}"

@@ -1,19 +1,22 @@
 """The videos of a data set and their labels, from a list or from folders. All is checked before a run begins.
 
-A list is described in everest.data.list_files. A folder has a subfolder for every class; without labels, any
-folder of videos will do. A folder of pictures counts as a video.
+A list is described in everest.data.list_files, the index of shards, which is a list too, in
+everest.data.shards. A folder has a subfolder for every class; without labels, any folder of videos will do. A
+folder of pictures counts as a video.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final, TypeVar
 
+from everest.data.contents import Member, Video
 from everest.data.folders import refusals_told, subfolders, videos_by_subfolder, videos_under
 from everest.data.labels import ReadLabels, columns_of, label_of, labels_of, names_used, no_labels
 from everest.data.list_files import Row, read_rows
+from everest.data.remote import Location, RemotePath, joined, located
+from everest.data.shards import find_index, read_index
 from everest.errors import DataError, did_you_mean
 
 SHOWN: Final = 5  # problems that a message names
@@ -25,12 +28,18 @@ Number = TypeVar("Number", int, float)
 class Sample:
     """A video, or a segment of one, and its labels."""
 
-    path: str  # absolute
+    path: str  # absolute, or a URL; of a video in a shard the one that it had
+    member: Member | None = None  # where it is in a shard
     labels: tuple[int, ...] = ()  # one a head; empty where there is none
     start: float | None = None  # seconds
     end: float | None = None
     start_frame: int | None = None
     end_frame: int | None = None  # the first that does not belong to it
+
+    @property
+    def video(self) -> Video:
+        """What it is read from."""
+        return self.member or located(self.path)
 
     @property
     def video_id(self) -> str:
@@ -51,9 +60,9 @@ class SampleList:
 
 
 def read_samples(
-    source: Path,
+    source: Location,
     *,
-    root: Path,
+    root: Location,
     classes: Sequence[str] | None,
     num_classes: int | None,
     heads: Mapping[str, int] | None,
@@ -78,7 +87,7 @@ def read_samples(
     with refusals_told(source):
         if not source.exists():
             raise DataError(f"{source}: no such list or folder; set data.root, by --data DIR")
-        rows = read_rows(source) if source.is_file() else None
+        rows = _rows(source)
     if not labelled:
         samples = _of_rows(rows, source, root, no_labels, may_miss) if rows else _of_any_folder(source)
         return SampleList(samples=samples, class_names=None)
@@ -100,7 +109,15 @@ def read_samples(
     return SampleList(samples=samples, class_names=names or None)
 
 
-def _names_found(source: Path, rows: Sequence[Row] | None, *, may_name: bool) -> list[str]:
+def _rows(source: Location) -> list[Row] | None:
+    """The rows of a list or of an index; None for a folder of videos."""
+    index = find_index(source)
+    if index is not None:
+        return read_index(index)
+    return read_rows(source) if source.is_file() else None
+
+
+def _names_found(source: Location, rows: Sequence[Row] | None, *, may_name: bool) -> list[str]:
     """The names of classes that a list or a folder uses; refused where they `may_name` no class."""
     names = names_used(rows) if rows else subfolders(source)
     if names and not may_name:
@@ -116,7 +133,7 @@ def _first(names: Sequence[str]) -> str:
 
 
 def _of_rows(
-    rows: Sequence[Row], file: Path, root: Path, read_labels: ReadLabels, may_miss: bool = False
+    rows: Sequence[Row], file: Location, root: Location, read_labels: ReadLabels, may_miss: bool = False
 ) -> tuple[Sample, ...]:
     samples, problems = [], []
     for row in rows:
@@ -129,7 +146,7 @@ def _of_rows(
     return tuple(samples)
 
 
-def sample_of(row: Row, root: Path, read_labels: ReadLabels) -> Sample:
+def sample_of(row: Row, root: Location, read_labels: ReadLabels) -> Sample:
     """The sample of a row; ValueError with what is wrong with it."""
     if "path" not in row.values:
         raise ValueError("no path")
@@ -141,7 +158,8 @@ def sample_of(row: Row, root: Path, read_labels: ReadLabels) -> Sample:
         if last is not None and last <= (first or 0):
             raise ValueError(f"the segment ends at {last} and starts at {first or 0}")
     return Sample(
-        path=str((root / row.values["path"]).absolute()),
+        path=str(joined(root, row.values["path"]).absolute()),
+        member=row.member,
         labels=read_labels(row),
         start=start,
         end=end,
@@ -164,11 +182,11 @@ def _number(row: Row, name: str, kind: type[Number]) -> Number | None:
 
 
 def _check_files(
-    file: Path, root: Path, samples: Sequence[Sample], rows: Sequence[Row], may_miss: bool
+    file: Location, root: Location, samples: Sequence[Sample], rows: Sequence[Row], may_miss: bool
 ) -> None:
-    paths = {sample.path for sample in samples}
-    missing = {path: problem for path in sorted(paths) if (problem := _absence(path))}
-    if len(missing) == len(paths):
+    paths = {sample.path for sample in samples if sample.member is None}  # of shards their index tells
+    missing = _absences(sorted(paths))
+    if paths and len(missing) == len(paths):
         raise DataError(
             f"{file}: none of its {len(paths)} videos exists, first {samples[0].path}; "
             f"paths are relative to data.root, which is {root}"
@@ -183,12 +201,33 @@ def _check_files(
     _refuse(problems, "videos are missing")
 
 
-def _absence(path: str) -> str | None:
-    """Why a video is not there, or None when it is."""
-    try:
-        return None if Path(path).exists() else f"no file {path}"
-    except OSError as error:  # a name that is too long, a folder that may not be entered
-        return f"cannot look for {path}: {error.strerror}"
+def _absences(paths: Sequence[str]) -> dict[str, str]:
+    """Why videos are not there, of those that are not. Of a storage each folder is listed once."""
+    missing: dict[str, str] = {}
+    listed: dict[RemotePath, set[RemotePath]] = {}
+    for path in paths:
+        video = located(path)
+        try:
+            if isinstance(video, RemotePath):
+                there = video in _listed(video.parent, listed)
+            else:
+                there = video.exists()
+        except OSError as error:  # a name that is too long, a folder that may not be entered
+            missing[path] = f"cannot look for {path}: {error.strerror}"
+        else:
+            if not there:
+                missing[path] = f"no file {path}"
+    return missing
+
+
+def _listed(folder: RemotePath, listed: dict[RemotePath, set[RemotePath]]) -> set[RemotePath]:
+    """What a folder of a storage holds, asked once."""
+    if folder not in listed:
+        try:
+            listed[folder] = set(folder.iterdir())
+        except FileNotFoundError:
+            listed[folder] = set()
+    return listed[folder]
 
 
 def _refuse(problems: Sequence[str], what: str) -> None:
@@ -199,7 +238,7 @@ def _refuse(problems: Sequence[str], what: str) -> None:
         raise DataError("\n".join(problems))
 
 
-def _of_class_folders(folder: Path, names: Sequence[str], *, may_be_empty: bool) -> tuple[Sample, ...]:
+def _of_class_folders(folder: Location, names: Sequence[str], *, may_be_empty: bool) -> tuple[Sample, ...]:
     """The videos of the subfolders. One without any is a mistake where it would make a class of itself."""
     found = videos_by_subfolder(folder)
     if not found:
@@ -223,7 +262,7 @@ def _of_class_folders(folder: Path, names: Sequence[str], *, may_be_empty: bool)
     )
 
 
-def _of_any_folder(folder: Path) -> tuple[Sample, ...]:
+def _of_any_folder(folder: Location) -> tuple[Sample, ...]:
     samples = tuple(Sample(path=str(video.absolute())) for video in videos_under(folder))
     if not samples:
         raise DataError(f"{folder}: no videos in it")

@@ -1,6 +1,7 @@
 """Frames of a video, exactly the ones asked for.
 
-F frames, H height, W width. A "video" is a file, or a folder of pictures taken in the order of their names.
+F frames, H height, W width. A "video" is a file, or a folder of pictures taken in the order of their names;
+it is named by a path, a URL that fsspec reads, or as a part of a shard.
 Frames are chosen by number also where the frame rate varies; `frames_between` turns seconds into numbers.
 
 A frame is found by its time stamp, decoding from the keyframe before it; files without usable stamps
@@ -11,18 +12,22 @@ everest.data.video_stream, everest.data.backends and here, and nowhere else.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
 import torch
-from av import VideoFrame
+from av import VideoFrame, VideoStream
+from av.container import OutputContainer
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from everest.data.backends import DECODERS, pyav_in_order
-from everest.data.folders import pictures_in
+from everest.data.contents import Member, Video, as_video, readable
+from everest.data.folders import VIDEOS, pictures_in
+from everest.data.remote import Location, RemotePath
 from everest.data.video_file import VideoInfo, look
 from everest.data.video_stream import VideoError, retold
 from everest.errors import unknown_name
@@ -30,32 +35,36 @@ from everest.errors import unknown_name
 __all__ = [
     "VideoError",
     "VideoInfo",
+    "add_h264",
     "between",
     "frame_times",
     "frames_between",
     "frames_in_order",
+    "picture",
+    "picture_folder",
     "probe",
     "read_frames",
     "write_video",
 ]
 
 
-def probe(path: str | Path) -> VideoInfo:
+def probe(path: str | Video) -> VideoInfo:
     """Number and size of the frames.
 
     Raises:
         VideoError: nothing can be decoded.
     """
-    path = Path(path)
-    if not path.is_dir():
+    path = as_video(path)
+    folder = picture_folder(path)
+    if folder is None:
         return look(path).info
     with retold(path):
-        pictures = _pictures(path)
-        height, width, _ = _picture(pictures[0]).shape
+        pictures = _pictures(folder)
+        height, width, _ = picture(pictures[0]).shape
     return VideoInfo(frames=len(pictures), height=height, width=width, fps=None)
 
 
-def read_frames(path: str | Path, ids: Sequence[int], *, decoder: str = "auto") -> Tensor:
+def read_frames(path: str | Video, ids: Sequence[int], *, decoder: str = "auto") -> Tensor:
     """The frames numbered `ids`, in this order, repetitions included; rotation tags are applied.
 
     Args:
@@ -68,18 +77,19 @@ def read_frames(path: str | Path, ids: Sequence[int], *, decoder: str = "auto") 
     """
     if decoder not in DECODERS:
         raise unknown_name("data.decoder", decoder, DECODERS)
-    path = Path(path)
+    path = as_video(path)
     wanted = sorted({int(i) for i in ids})
     count = _count(path, wanted)
+    folder = picture_folder(path)
     with retold(path):
-        found = _read_pictures(path, wanted) if path.is_dir() else DECODERS[decoder](path, wanted)
+        found = _read_pictures(folder, wanted) if folder else DECODERS[decoder](path, wanted)
     missing = [i for i in wanted if i not in found]
     if missing:
         raise VideoError(path, f"frame {missing[0]} of {count} cannot be decoded (damaged file)")
     return torch.from_numpy(np.stack([found[int(i)] for i in ids]))
 
 
-def frames_in_order(path: str | Path, ids: Iterable[int]) -> Iterator[Tensor]:
+def frames_in_order(path: str | Video, ids: Iterable[int]) -> Iterator[Tensor]:
     """The frames numbered `ids` (ascending), one after another, each decoded once: for long videos.
 
     Returns:
@@ -87,26 +97,25 @@ def frames_in_order(path: str | Path, ids: Iterable[int]) -> Iterator[Tensor]:
     Raises:
         VideoError: when it comes to one that does not exist or is damaged.
     """
-    path, wanted = Path(path), [int(i) for i in ids]
+    path, wanted = as_video(path), [int(i) for i in ids]
     count = _count(path, wanted)
-    done = 0
+    done, folder = 0, picture_folder(path)
     with retold(path):
-        shown = _pictures_in_order(path, wanted) if path.is_dir() else pyav_in_order(path, wanted)
-        for _, picture in shown:
-            yield torch.from_numpy(np.ascontiguousarray(picture))
+        for _, shown in _pictures_in_order(folder, wanted) if folder else pyav_in_order(path, wanted):
+            yield torch.from_numpy(np.ascontiguousarray(shown))
             done += 1
     if done < len(wanted):
         raise VideoError(path, f"frame {wanted[done]} of {count} cannot be decoded (damaged file)")
 
 
-def frame_times(path: str | Path) -> NDArray[np.float64]:
+def frame_times(path: str | Video) -> NDArray[np.float64]:
     """(F,) seconds from the first frame at which each frame is shown.
 
     Raises:
         VideoError: a folder of pictures, which has no times.
     """
-    path = Path(path)
-    if path.is_dir():
+    path = as_video(path)
+    if picture_folder(path):
         raise VideoError(path, "a folder of pictures has no seconds; use start_frame and end_frame")
     opening = look(path)
     stamps = opening.index.times
@@ -115,7 +124,7 @@ def frame_times(path: str | Path) -> NDArray[np.float64]:
     return (stamps - stamps[0]) / opening.second
 
 
-def frames_between(path: str | Path, start: float | None, end: float | None) -> tuple[int, int]:
+def frames_between(path: str | Video, start: float | None, end: float | None) -> tuple[int, int]:
     """Numbers of the first frame shown at or after `start` seconds and of the first at or after `end`.
 
     `None` stands for the video's own begin and end.
@@ -148,18 +157,14 @@ def write_video(path: str | Path, frames: Tensor, fps: int, *, crf: int = 18, go
     _, height, width, _ = frames.shape
     if height % 2 or width % 2:
         raise VideoError(path, f"yuv420p needs even sizes, not {height}x{width}")
-    # Macroblock-tree rate control gives small frames other bytes in every run (x264 in av 18.1).
-    options = {"crf": str(crf), "g": str(gop), "x264-params": "mbtree=0"}
     with av.open(str(path), "w", container_options={"fflags": "+bitexact"}) as container:
-        stream = container.add_stream("libx264", rate=fps, options=options)
-        stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
-        stream.codec_context.thread_count = 1  # threads change the rate control, and so the bytes
+        stream = add_h264(container, fps, (height, width), crf=crf, gop=gop)
         for frame in frames.numpy():
             container.mux(stream.encode(VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode(None))
 
 
-def _count(path: Path, wanted: list[int]) -> int:
+def _count(path: Video, wanted: list[int]) -> int:
     """How many frames there are; an error if some of the `wanted` (ascending) are not among them."""
     count = probe(path).frames
     if not wanted or wanted[0] < 0 or wanted[-1] >= count:
@@ -167,24 +172,59 @@ def _count(path: Path, wanted: list[int]) -> int:
     return count
 
 
-def _pictures(folder: Path) -> list[Path]:
+def add_h264(
+    container: OutputContainer,
+    rate: int | Fraction,
+    size: tuple[int, int],
+    *,
+    crf: int,
+    gop: int,
+    tune: str | None = None,
+) -> VideoStream:
+    """A stream of H.264, yuv420p, in a file that is written. The same frames give the same bytes.
+
+    Args:
+        size: (height, width), both even.
+        tune: x264's name of a use, as `fastdecode`.
+    """
+    # Macroblock-tree rate control gives small frames other bytes in every run (x264 in av 18.1).
+    options = {"crf": str(crf), "g": str(gop), "x264-params": "mbtree=0"} | ({"tune": tune} if tune else {})
+    stream = container.add_stream("libx264", rate=rate, options=options)
+    stream.height, stream.width = size
+    stream.pix_fmt = "yuv420p"
+    stream.codec_context.thread_count = 1  # threads change the rate control, and so the bytes
+    return stream
+
+
+def picture_folder(video: Video) -> Location | None:
+    """The folder of pictures that a video is; None for a file.
+
+    A storage is not asked about what the name tells.
+    """
+    if isinstance(video, Member) or (isinstance(video, RemotePath) and video.suffix.lower() in VIDEOS):
+        return None
+    return video if video.is_dir() else None
+
+
+def _pictures(folder: Location) -> Sequence[Location]:
     pictures = pictures_in(folder)
     if not pictures:
         raise VideoError(folder, "a folder without jpg or png pictures")
     return pictures
 
 
-def _picture(file: Path) -> np.ndarray:
-    with Image.open(file) as image:
-        return np.asarray(image.convert("RGB"))  # (H, W, 3)
+def picture(file: Location) -> np.ndarray:
+    """(H, W, 3) uint8 of a jpg or png."""
+    with Image.open(readable(file)) as image:
+        return np.asarray(image.convert("RGB"))
 
 
-def _pictures_in_order(folder: Path, wanted: list[int]) -> Iterator[tuple[int, np.ndarray]]:
+def _pictures_in_order(folder: Location, wanted: list[int]) -> Iterator[tuple[int, np.ndarray]]:
     files = _pictures(folder)
-    return ((i, _picture(files[i])) for i in wanted)
+    return ((i, picture(files[i])) for i in wanted)
 
 
-def _read_pictures(folder: Path, wanted: list[int]) -> dict[int, np.ndarray]:
+def _read_pictures(folder: Location, wanted: list[int]) -> dict[int, np.ndarray]:
     found = dict(_pictures_in_order(folder, wanted))
     if len({picture.shape for picture in found.values()}) > 1:
         raise VideoError(folder, "pictures of different sizes")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
+from everest.data.contents import Video, version
 from everest.data.counted_files import counted
 from everest.data.exactness import exact_backends
 from everest.data.packet_index import PacketIndex, shown_packets
@@ -36,20 +36,20 @@ class Opening:
     exact: frozenset[str]  # back-ends beside PyAV that give its frames to the bit
 
 
-def look(path: Path) -> Opening:
+def look(path: Video) -> Opening:
     """The first look at a file, from memory where it has not changed since.
 
     Raises:
         VideoError: nothing can be decoded.
     """
     try:
-        status = path.stat()
+        size, changing = version(path)
     except OSError as error:
         raise VideoError(path, error.strerror or str(error)) from error
-    if status.st_size == 0:
+    if size == 0:
         raise VideoError(path, "empty file")
     with retold(path):
-        return _cached_look(path, status.st_size, status.st_mtime_ns)
+        return _cached_look(path, size, changing)
 
 
 def forget() -> None:
@@ -58,8 +58,8 @@ def forget() -> None:
 
 
 @lru_cache(maxsize=32768)  # some kilobytes each
-def _cached_look(path: Path, size: int, modified: int) -> Opening:
-    """Index a file and decode its first frame. `size` and `modified`: a rewritten file is another."""
+def _cached_look(path: Video, size: int, changing: str) -> Opening:
+    """Index a file and decode its first frame. `size` and `changing`: a rewritten file is another."""
     with opened(path) as (container, stream):
         packets = shown_packets(container, stream)
         index = PacketIndex.of(packets)

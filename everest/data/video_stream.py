@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Generator, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import av
 from av import VideoFrame, VideoStream
@@ -15,6 +14,7 @@ from av.container import InputContainer
 from av.error import FFmpegError, InvalidDataError
 from av.stream import Disposition
 
+from everest.data.contents import Video, head, readable
 from everest.errors import DataError
 
 # Their decoders look at a packet's own setting; that of AV1 leaves out frames that it had begun before.
@@ -25,7 +25,7 @@ CONTAINER_MARKS = {4: b"ftyp", 0: b"\x1aE\xdf\xa3"}  # ISO media (mp4, mov), Mat
 class VideoError(DataError):
     """A video that cannot be read: which, and why."""
 
-    def __init__(self, path: str | Path, reason: str) -> None:
+    def __init__(self, path: str | Video, reason: str) -> None:
         super().__init__(path, reason)  # both, so that the error survives the way out of a loader's worker
         self.path = str(path)
         self.reason = reason
@@ -35,7 +35,7 @@ class VideoError(DataError):
 
 
 @contextmanager
-def retold(path: Path) -> Iterator[None]:
+def retold(path: Video) -> Iterator[None]:
     """Turn what the libraries raise for a bad file into a VideoError."""
     try:
         yield
@@ -44,14 +44,13 @@ def retold(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
+def opened(path: Video) -> Iterator[tuple[InputContainer, VideoStream]]:
     """A file and its first video stream, to be decoded by one thread."""
     try:
-        container = av.open(str(path))
+        container = av.open(readable(path), "r")
     except InvalidDataError as error:
-        with path.open("rb") as file:
-            head = file.read(12)
-        known = any(head[at:].startswith(mark) for at, mark in CONTAINER_MARKS.items())
+        begin = head(path, 12)
+        known = any(begin[at:].startswith(mark) for at, mark in CONTAINER_MARKS.items())
         reason = "no frame can be decoded (truncated or damaged file)" if known else "not a video file"
         raise VideoError(path, reason) from error
     with container:
@@ -65,7 +64,7 @@ def opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
 
 
 def decoded(
-    path: Path,
+    path: Video,
     seek: int | None = None,
     *,
     unwanted: Collection[int] = (),
@@ -118,7 +117,7 @@ def decoded(
                 return
 
 
-def promised_seconds(path: Path) -> float:
+def promised_seconds(path: Video) -> float:
     """How long a Matroska or WebM file says that its pictures go on; 0 where it does not say so.
 
     Nothing else tells that such a file was cut: it has no count of frames, and its packets are whole.

@@ -153,7 +153,7 @@ class EvalViews:
         first, length = segment(sample)
         needed, places = np.unique(self.windows(length), return_inverse=True)  # (F,), (clips, T)
         if decoder in IN_ORDER and cache is None and _bytes(sample, len(needed)) > MOST_AT_ONCE:
-            frames = [self.resized(frame[None]) for frame in frames_in_order(sample.path, first + needed)]
+            frames = [self.resized(frame[None]) for frame in frames_in_order(sample.video, first + needed)]
             video = torch.cat(frames, dim=1)
         else:
             video = self.resized(_read(sample, first + needed, (first, length), decoder, cache))
@@ -184,13 +184,13 @@ def segment(sample: Sample) -> tuple[int, int]:
         VideoError: the segment lies outside the video.
     """
     if sample.start is not None or sample.end is not None:
-        first, end = frames_between(sample.path, sample.start, sample.end)
+        first, end = frames_between(sample.video, sample.start, sample.end)
         return first, end - first
-    count = probe(sample.path).frames
+    count = probe(sample.video).frames
     first = sample.start_frame or 0
     end = count if sample.end_frame is None else min(sample.end_frame, count)
     if first >= end:
-        raise VideoError(sample.path, f"no frames from {first} to {sample.end_frame}; there are {count}")
+        raise VideoError(sample.video, f"no frames from {first} to {sample.end_frame}; there are {count}")
     return first, end - first
 
 
@@ -199,12 +199,12 @@ def _read(
 ) -> Tensor:
     """(T, H, W, 3) uint8: the frames numbered `ids` of a sample whose frames are those of the span."""
     if cache is None:
-        return read_frames(sample.path, ids.tolist(), decoder=decoder)
-    return cache.read(sample.path, ids.tolist(), span=span, decoder=decoder)
+        return read_frames(sample.video, ids.tolist(), decoder=decoder)
+    return cache.read(sample.video, ids.tolist(), span=span, decoder=decoder)
 
 
 def _bytes(sample: Sample, frames: int) -> int:
-    info = probe(sample.path)
+    info = probe(sample.video)
     return frames * info.height * info.width * 3
 
 

@@ -105,7 +105,7 @@ def _helps(recipe: Recipe, stage: TrainingStage, clips: VideoClips, alone: float
     cores = os.cpu_count() or 1
     if recipe.train.workers < cores:
         yield f"train.workers={cores}: this machine has {cores} cores"
-    info, side = probe(clips.samples[0].path), min(recipe.data.frame_size)
+    info, side = probe(clips.samples[0].video), min(recipe.data.frame_size)
     if min(info.height, info.width) > OVERSIZE * side:
         yield (
             f"everest prepare encode: the first video has {info.width}x{info.height} pixels, a clip "

@@ -1,0 +1,181 @@
+"""Files and folders behind a protocol (`s3://`, `hf://`, …), read by fsspec.
+
+`RemotePath` has the part of `pathlib.Path` that lists and folders need, so that they need not know where they
+are. It holds no connection: fsspec makes one for each process, as connections do not outlive a fork.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import posixpath
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from everest.errors import DataError, EnvironmentProblem
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
+
+LOCAL: Final = "file://"
+_URL: Final = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+# What storages tell of a file that changes with it, the surest first.
+_CHANGING: Final = ("ETag", "etag", "blob_id", "mtime", "LastModified", "last_modified", "updated", "created")
+_CREDENTIALS: Final = "give them as the storage's own tools take them (S3: AWS_ACCESS_KEY_ID and \
+AWS_SECRET_ACCESS_KEY, or FSSPEC_S3_ANON=true for a public bucket; hf: `hf auth login`)"
+
+
+@dataclass(frozen=True, order=True, slots=True)
+class RemotePath:
+    """A file or folder of a storage. Methods raise OSError as those of `Path` do, and beyond:
+
+    Raises:
+        DataError: the storage does not answer, or not to this user.
+        EnvironmentProblem: a package for the protocol is missing.
+    """
+
+    url: str
+    listed_as: str | None = field(default=None, compare=False, repr=False)  # file or directory, if known
+
+    def __str__(self) -> str:
+        return self.url
+
+    def __truediv__(self, name: str) -> RemotePath:
+        protocol, path = self.url.split("://", 1)
+        return RemotePath(f"{protocol}://{posixpath.normpath(posixpath.join(path, name))}")
+
+    @property
+    def name(self) -> str:
+        return PurePosixPath(self.url).name
+
+    @property
+    def stem(self) -> str:
+        return PurePosixPath(self.url).stem
+
+    @property
+    def suffix(self) -> str:
+        return PurePosixPath(self.url).suffix
+
+    @property
+    def parent(self) -> RemotePath:
+        return self / ".."
+
+    def absolute(self) -> RemotePath:
+        return self
+
+    def resolve(self) -> RemotePath:
+        """Itself: storages have no links."""
+        return self
+
+    def exists(self) -> bool:
+        return self._kind() is not None
+
+    def is_file(self) -> bool:
+        return self._kind() == "file"
+
+    def is_dir(self) -> bool:
+        return self._kind() == "directory"
+
+    def iterdir(self) -> Iterator[RemotePath]:
+        """What is in the folder now, also where it was listed before."""
+        with self._told() as (storage, path):
+            storage.invalidate_cache(path)
+            entries = storage.ls(path, detail=True)
+        for entry in entries:
+            if entry["name"].strip("/") != path.strip("/"):  # S3 may hold an empty object for the folder
+                name = PurePosixPath(entry["name"]).name
+                yield RemotePath(f"{self.url}/{name}", listed_as=entry["type"])
+
+    def read_bytes(self, start: int | None = None, end: int | None = None) -> bytes:
+        """The file, or the part from `start` up to `end`, and no more of it."""
+        with self._told() as (storage, path):
+            return cast("bytes", storage.cat_file(path, start=start, end=end))
+
+    def read_text(self, encoding: str) -> str:
+        return self.read_bytes().decode(encoding)
+
+    def version(self) -> tuple[int, str]:
+        """Bytes (-1: the storage does not tell) and what changes with the file, as it was first asked for."""
+        return _version(self)
+
+    def _kind(self) -> str | None:
+        if self.listed_as:
+            return self.listed_as
+        try:
+            return self._info()["type"]
+        except FileNotFoundError:
+            return None
+
+    def _info(self) -> dict[str, Any]:
+        with self._told() as (storage, path):
+            return storage.info(path)
+
+    @contextmanager
+    def _told(self) -> Iterator[tuple[AbstractFileSystem, str]]:
+        """The storage and the path in it; what it refuses is retold."""
+        from fsspec.core import url_to_fs
+
+        try:
+            yield url_to_fs(self.url)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.url) from error
+        except ImportError as error:
+            raise EnvironmentProblem(f"{self.url}: {_missing_package(self.url, error)}") from error
+        except MemoryError:
+            raise
+        except Exception as error:  # every storage has errors of its own
+            raise DataError(f"{self.url}: {_refusal(error)}") from error
+
+
+Location = Path | RemotePath
+
+
+@lru_cache(maxsize=32768)
+def _version(path: RemotePath) -> tuple[int, str]:
+    info = path._info()
+    size = info.get("size")
+    changing = next((info[key] for key in _CHANGING if info.get(key) is not None), "")
+    return -1 if size is None else size, str(changing)
+
+
+def located(text: str | Path) -> Location:
+    """What a path or URL names. `file://` is this machine."""
+    text = str(text)
+    if text.startswith(LOCAL):
+        return Path(text.removeprefix(LOCAL))
+    return RemotePath(text.rstrip("/")) if is_url(text) else Path(text)
+
+
+def is_url(text: str) -> bool:
+    """Whether a text begins with a protocol."""
+    return _URL.match(text) is not None
+
+
+def joined(folder: Location, text: str) -> Location:
+    """What `text` names inside a folder: a relative path; an absolute one or a URL stands for itself."""
+    if is_url(text) or Path(text).is_absolute():
+        return located(text)
+    return folder / text
+
+
+def _missing_package(url: str, error: ImportError) -> str:
+    if url.startswith("s3"):
+        return 'needs the package s3fs: pip install "everest-video[remote]"'
+    return f"{error}, by pip"
+
+
+def _refusal(error: Exception) -> str:
+    """Why a storage gives nothing, in a line."""
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if "Credential" in type(error).__name__:
+        return f"no credentials for this storage ({reason}); {_CREDENTIALS}"
+    if isinstance(error, PermissionError):
+        return f"access denied ({reason}); check the name and the rights of these credentials"
+    if isinstance(error, ValueError) and "Protocol not known" in reason:
+        return "unknown protocol; known are file, s3, hf and others of fsspec"
+    return f"the storage does not answer ({reason}); check the address and the network, then run again"

@@ -1,0 +1,174 @@
+"""Videos of a list into tar files of WebDataset's layout, with an index (everest.data.shards).
+
+A video is a member `000000012.mp4`, as its bytes are, beside `000000012.json` with what the list says of it.
+The same list and videos give the same bytes, whether the work was interrupted or not: headers hold neither
+time nor owner, and a shard is in its place only when it is whole.
+"""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from glob import escape
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final
+
+from everest.data.contents import content
+from everest.data.folders import refusals_told
+from everest.data.shards import FORMAT, INDEX_SUFFIX, VERSION
+from everest.errors import DataError, EnvironmentProblem, RecipeError
+from everest.files import write_atomically, write_text
+from everest.prepare.originals import Original
+from everest.prepare.output_folder import refuse_foreign, sole_writer
+from everest.prepare.shard_plan import Entry, ShardPlan, plan_shards
+from everest.reports import Report
+
+PLAN_SUFFIX: Final = ".plan.json"  # of a hidden file that is there while shards are written
+
+
+def write_shards(
+    source: Original, output: Path, *, max_bytes: int, max_count: int, overwrite: bool, report: Report
+) -> dict[str, Any]:
+    """Write the shards of a list and their index; what an earlier call has finished is kept.
+
+    Args:
+        max_bytes: of the videos of a shard; a larger video has one of its own.
+        max_count: videos of a shard.
+    Returns:
+        `{"index", "shards", "videos", "samples", "bytes", "kept"}`: a path and numbers.
+    Raises:
+        DataError: a video cannot be read.
+        RecipeError: `output` holds something else.
+        EnvironmentProblem: no webdataset, or no room on the disk.
+    """
+    webdataset = _webdataset()
+    plan = plan_shards(source, max_bytes=max_bytes, max_count=max_count)
+    place = _Place(output, plan)
+    if not overwrite:
+        place.refuse_other()
+    with sole_writer(place.progress):
+        kept = place.begin(anew=overwrite)
+        done = 0
+        for number, part in enumerate(plan.parts):
+            if number not in kept:
+                write_atomically(place.tar(number), partial(_write_shard, webdataset, part))
+            done += len(part)
+            report({"event": "video", "done": done, "videos": plan.videos})
+        write_text(place.index, _index(place, source))
+        place.progress.unlink()
+    return {
+        "index": str(place.index),
+        "shards": len(plan.parts),
+        "videos": plan.videos,
+        "samples": len(source.rows),
+        "bytes": sum(tar.stat().st_size for tar in place.there()),
+        "kept": len(kept),
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """The files of a plan in a folder, which may hold those of other lists too."""
+
+    folder: Path
+    plan: ShardPlan
+
+    @property
+    def index(self) -> Path:
+        return self.folder / f"{self.plan.stem}{INDEX_SUFFIX}"
+
+    @property
+    def progress(self) -> Path:
+        return self.folder / f".{self.plan.stem}{PLAN_SUFFIX}"
+
+    def tar(self, number: int) -> Path:
+        return self.folder / self.plan.name(number)
+
+    def there(self) -> list[Path]:
+        """The shards of a list of this name, of this plan or another."""
+        return sorted(self.folder.glob(f"{escape(self.plan.stem)}-{'[0-9]' * 6}.tar"))
+
+    def refuse_other(self) -> None:
+        """Raise RecipeError where the folder holds something else, or another plan."""
+        refuse_foreign(self.folder, lambda name: name.endswith((INDEX_SUFFIX, PLAN_SUFFIX)))
+        before = self._before()
+        if before != self.plan.fingerprint and (before or self.there()):
+            raise RecipeError(
+                f"--output {self.folder}: holds shards of another {self.plan.stem}, or of other sizes; "
+                "choose another folder, or use --overwrite"
+            )
+
+    def begin(self, *, anew: bool) -> set[int]:
+        """Note what is written from now on; the numbers of the shards that are done."""
+        if anew or self._before() is None:
+            for file in (self.index, *self.there()):
+                file.unlink(missing_ok=True)
+            with self.progress.open("w") as file:  # in place, as it is locked
+                json.dump({"plan": self.plan.fingerprint}, file)
+        names = {file.name for file in self.there()}
+        return {number for number in range(len(self.plan.parts)) if self.plan.name(number) in names}
+
+    def _before(self) -> str | None:
+        """The fingerprint of the plan that an earlier call carried out, or began to."""
+        return _fingerprint(self.index) or _fingerprint(self.progress)
+
+
+def _fingerprint(file: Path) -> str | None:
+    try:
+        return json.loads(file.read_text())["plan"]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):  # none, or none that is whole
+        return None
+
+
+def _write_shard(webdataset: ModuleType, part: Sequence[Entry], file: Path) -> None:
+    settings = {"encoder": False, "compress": False, "mtime": 0, "user": "", "group": "", "mode": 0o644}
+    with file.open("wb") as stream, webdataset.TarWriter(stream, **settings) as writer:
+        for entry in part:
+            with refusals_told(entry.video):
+                data = content(entry.video)
+            if len(data) != entry.size:
+                raise DataError(f"{entry.video}: changed while the shards were written; run again")
+            about = json.dumps(entry.about()).encode()
+            suffix = entry.member.removeprefix(f"{entry.key}.")
+            writer.write({"__key__": entry.key, suffix: data, "json": about})
+
+
+def _index(place: _Place, source: Original) -> str:
+    """The index, from where the members really are."""
+    where: dict[str, dict[str, Any]] = {}
+    shards = []
+    for number, part in enumerate(place.plan.parts):
+        tar = place.tar(number)
+        members = _members(tar)
+        shards.append({"file": tar.name, "bytes": tar.stat().st_size})
+        for entry in part:
+            offset, size = members.get(entry.member, (0, -1))
+            if size != entry.size:
+                raise DataError(f"{tar}: damaged, its {entry.member} is not {entry.path}; use --overwrite")
+            where[entry.path] = {"tar": tar.name, "offset": offset, "size": size}
+    samples = ",\n".join(json.dumps({**row, **where[row["path"]]}) for row in source.rows)
+    head = {"format": FORMAT, "version": VERSION, "plan": place.plan.fingerprint, "shards": shards}
+    return f'{json.dumps(head)[:-1]}, "samples": [\n{samples}\n]}}\n'
+
+
+def _members(tar: Path) -> dict[str, tuple[int, int]]:
+    """Offset and size of every member."""
+    try:
+        with tarfile.open(tar, "r:") as opened:
+            return {member.name: (member.offset_data, member.size) for member in opened}
+    except (OSError, tarfile.TarError) as error:
+        raise DataError(f"{tar}: cannot be read as a shard ({error}); use --overwrite") from error
+
+
+def _webdataset() -> ModuleType:
+    try:
+        import webdataset
+    except ImportError as error:
+        raise EnvironmentProblem(
+            'shards need the package webdataset: pip install "everest-video[shards]"'
+        ) from error
+    return webdataset

@@ -1,0 +1,124 @@
+"""`everest prepare encode` and `everest prepare shard`: the files that training reads fast."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from everest.prepare.encode_settings import EncodeSettings
+from everest_cli import options as o
+from everest_cli.output import Display, print_json, say
+
+USUAL = EncodeSettings()
+
+Root = Annotated[
+    str | None,
+    typer.Option(
+        "--data", metavar="DIR", help="What paths are relative to [the list's folder, or the folder itself]."
+    ),
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier call wrote.")]
+
+
+def encode(
+    sources: Annotated[
+        list[str], typer.Argument(metavar="LIST|FOLDER…", help="Lists or folders of videos; or their URLs.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Where the files go.")],
+    data: Root = None,
+    short_side: Annotated[
+        int, typer.Option("--short-side", min=16, help="Pixels, at most; smaller videos keep their size.")
+    ] = USUAL.short_side,
+    gop: Annotated[int, typer.Option("--gop", min=1, help="Frames from keyframe to keyframe.")] = USUAL.gop,
+    crf: Annotated[
+        int, typer.Option("--crf", min=0, max=51, help="x264's quality; 0 is lossless.")
+    ] = USUAL.crf,
+    fast_decode: Annotated[
+        bool, typer.Option("--fast-decode", help="Faster to read, a little larger (x264's fastdecode).")
+    ] = USUAL.fast_decode,
+    part: Annotated[
+        str, typer.Option("--shard", metavar="I/N", help="Only part I of N, for several machines.")
+    ] = "1/1",
+    workers: Annotated[
+        int, typer.Option("--workers", min=0, help="Processes that encode; 0: one a core.")
+    ] = 0,
+    timeout: Annotated[float, typer.Option("--timeout", min=1, help="Seconds for a video.")] = 3600,
+    overwrite: Overwrite = False,
+    as_json: o.AsJson = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Encode videos again so that training reads them faster; prints the new lists and folder.
+
+    Example: everest prepare encode train.csv test.csv --output small
+    """
+    import os
+
+    from everest.prepare.encode import Part, encode_videos
+    from everest.prepare.gain import measure_gain
+    from everest.prepare.originals import read_originals
+
+    settings = EncodeSettings(short_side=short_side, gop=gop, crf=crf, fast_decode=fast_decode)
+    with Display(quiet=quiet) as display:
+        encoded = encode_videos(
+            list(read_originals(sources, data)),
+            output,
+            settings,
+            part=Part.read(part),
+            workers=workers or os.cpu_count() or 1,
+            timeout=timeout,
+            overwrite=overwrite,
+            report=display.report,
+        )
+    pairs = [(source, str(file.path)) for source, file in encoded.files.items()]
+    told = encoded.told() | {"clips_per_second": measure_gain(pairs) if pairs else None}
+    print_json(told) if as_json else typer.echo("\n".join(told["lists"] or [str(output)]))
+    if not quiet:
+        _tell_encoded(told)
+    if encoded.failed:
+        raise typer.Exit(4)
+
+
+def _tell_encoded(told: dict[str, Any]) -> None:
+    say(
+        f"{told['videos']} videos, {told['encoded']} encoded now, {len(told['failed'])} failed; "
+        f"{told['bytes']['before'] / 1e6:.1f} MB are now {told['bytes']['after'] / 1e6:.1f} MB"
+    )
+    speed = told["clips_per_second"]
+    if speed:
+        say(f"clips for a second of CPU: {speed['before']:.1f} before, {speed['after']:.1f} after")
+
+
+def shard(
+    source: Annotated[str, typer.Argument(metavar="LIST", help="A list of videos, or a folder; or its URL.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Where the shards go.")],
+    data: Root = None,
+    size: Annotated[
+        int, typer.Option("--size", metavar="MB", min=1, help="Of the videos in a shard, at most.")
+    ] = 1000,
+    count: Annotated[int, typer.Option("--count", metavar="N", min=1, help="Videos of a shard.")] = 10000,
+    overwrite: Overwrite = False,
+    as_json: o.AsJson = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Put the videos of a list into tar files for WebDataset; prints the index, which data.train takes.
+
+    Example: everest prepare shard train.csv --output shards
+    """
+    from everest.prepare.originals import read_originals
+    from everest.prepare.shard import write_shards
+
+    (read,) = read_originals([source], data)
+    with Display(quiet=quiet) as display:
+        told = write_shards(
+            read,
+            output,
+            max_bytes=size * 10**6,
+            max_count=count,
+            overwrite=overwrite,
+            report=display.report,
+        )
+    if not quiet:
+        say(f"{told['videos']} videos, shards: {told['shards']}, {told['bytes'] / 1e6:.1f} MB")
+    print_json(told) if as_json else typer.echo(told["index"])

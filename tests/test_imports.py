@@ -20,9 +20,9 @@ everest.data.remote everest.data.contents everest.data.folders everest.data.pack
 everest.data.exactness everest.data.video_stream
 everest.data.counted_files everest.data.video_file
 everest.data.backends everest.data.video everest.data.cache everest.data.frames
-everest.data.list_files everest.data.labels everest.data.shards everest.data.lists everest.data.list_writing
-everest.data.crops everest.data.transforms everest.data.named everest.data.rand_augment everest.data.mixing
-everest.data.views everest.data.datasets everest.data.loading
+everest.data.list_files everest.data.labels everest.data.absences everest.data.shards everest.data.lists
+everest.data.list_writing everest.data.crops everest.data.transforms everest.data.named
+everest.data.rand_augment everest.data.mixing everest.data.views everest.data.datasets everest.data.loading
 everest.models.block everest.models.embedding everest.models.positions everest.models.vit
 everest.models.mae everest.models.classifier
 everest.optim everest.sharding everest.checkpoint everest.running everest.run_folder everest.continuing

@@ -11,11 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
+from everest.data.absences import absences
 from everest.data.contents import Member, Video
 from everest.data.folders import refusals_told, subfolders, videos_by_subfolder, videos_under
 from everest.data.labels import ReadLabels, columns_of, label_of, labels_of, names_used, no_labels
 from everest.data.list_files import Row, read_rows
-from everest.data.remote import Location, RemotePath, joined, located
+from everest.data.remote import Location, joined, located
 from everest.data.shards import find_index, read_index
 from everest.errors import DataError, did_you_mean
 
@@ -185,7 +186,7 @@ def _check_files(
     file: Location, root: Location, samples: Sequence[Sample], rows: Sequence[Row], may_miss: bool
 ) -> None:
     paths = {sample.path for sample in samples if sample.member is None}  # of shards their index tells
-    missing = _absences(sorted(paths))
+    missing = absences(sorted(paths))
     if paths and len(missing) == len(paths):
         raise DataError(
             f"{file}: none of its {len(paths)} videos exists, first {samples[0].path}; "
@@ -199,35 +200,6 @@ def _check_files(
         if sample.path in missing
     ]
     _refuse(problems, "videos are missing")
-
-
-def _absences(paths: Sequence[str]) -> dict[str, str]:
-    """Why videos are not there, of those that are not. Of a storage each folder is listed once."""
-    missing: dict[str, str] = {}
-    listed: dict[RemotePath, set[RemotePath]] = {}
-    for path in paths:
-        video = located(path)
-        try:
-            if isinstance(video, RemotePath):
-                there = video in _listed(video.parent, listed)
-            else:
-                there = video.exists()
-        except OSError as error:  # a name that is too long, a folder that may not be entered
-            missing[path] = f"cannot look for {path}: {error.strerror}"
-        else:
-            if not there:
-                missing[path] = f"no file {path}"
-    return missing
-
-
-def _listed(folder: RemotePath, listed: dict[RemotePath, set[RemotePath]]) -> set[RemotePath]:
-    """What a folder of a storage holds, asked once."""
-    if folder not in listed:
-        try:
-            listed[folder] = set(folder.iterdir())
-        except FileNotFoundError:
-            listed[folder] = set()
-    return listed[folder]
 
 
 def _refuse(problems: Sequence[str], what: str) -> None:

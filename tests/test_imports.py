@@ -45,7 +45,8 @@ everest.probing.encoded_set everest.probing.shallow everest.probing.attentive ev
 everest.pretrain everest.finetune
 everest.profiling.profile everest.profiling.paper_tables
 everest.profiling.choices everest.profiling.measure everest.profiling.loading everest.profiling.drawing
-everest.demo_videos everest.demo everest.notebook
+everest.moving_shapes everest.rendered_sets everest.demo_videos everest.event_videos
+everest.demo everest.notebook
 everest.prepare.layouts.annotations everest.prepare.layouts.text_lists everest.prepare.layouts.json_lists
 everest.prepare.layouts.csv_lists everest.prepare.layouts.table everest.prepare.layouts.folders
 everest.prepare.matching everest.prepare.index everest.prepare.groups everest.prepare.split

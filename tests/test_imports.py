@@ -11,7 +11,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # From below to above. A module may import from lower lines, and from those to its left in its own line.
 LAYERS = """
-everest.errors everest.backbones everest.pixels everest.official_keys everest.files everest.randomness
+everest.errors everest.backbones everest.tokenizer_sizes everest.pixels everest.official_keys
+everest.files everest.randomness
 everest.reports everest.launch everest.stopping everest.health everest.hub
 everest.tokens everest.importance everest.masks everest.selection everest.frame_selection everest.targets
 everest.config.setting_types everest.config.strict_yaml everest.config.recipe_files everest.config.settings
@@ -23,6 +24,7 @@ everest.data.list_files everest.data.labels everest.data.lists everest.data.crop
 everest.data.rand_augment everest.data.mixing everest.data.views everest.data.datasets everest.data.loading
 everest.models.block everest.models.embedding everest.models.positions everest.models.vit
 everest.models.mae everest.models.classifier
+everest.models.fsq everest.models.tokenizer_blocks everest.models.token_scorer everest.models.tokenizer
 everest.optim everest.sharding everest.checkpoint everest.running everest.run_folder everest.continuing
 everest.runs everest.bad_videos everest.plan
 everest.tracking everest.train_state

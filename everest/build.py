@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import torch
 from pydantic import ConfigDict, Discriminator, TypeAdapter, ValidationError
@@ -65,16 +65,13 @@ class ModelSpec:
         """The inverse of `dump`.
 
         Raises:
-            CheckpointError: settings that this version does not know.
+            CheckpointError: settings that this version does not know, or those of a tokenizer.
         """
-        try:
-            return _SPEC.validate_python(settings)
-        except ValidationError as error:
-            fault = error.errors()[0]
-            key = ".".join(map(str, fault["loc"]))
+        if settings.get("kind") == "tokenizer":
             raise CheckpointError(
-                f"{source}: its settings are not readable: {key}: {fault['msg']}"
-            ) from error
+                f"{source}: a tokenizer, which has no transformer; name a run of pretrain or finetune"
+            )
+        return read_spec(_SPEC, settings, source=source)
 
     def build(self) -> MaskedAutoencoder | VideoClassifier:
         """The module with fresh weights, from torch's default generator."""
@@ -144,6 +141,21 @@ class ModelSpec:
 
 
 _SPEC = TypeAdapter(ModelSpec)
+Spec = TypeVar("Spec")
+
+
+def read_spec(adapter: TypeAdapter[Spec], settings: dict[str, Any], *, source: Path) -> Spec:
+    """The settings of a checkpoint.
+
+    Raises:
+        CheckpointError: settings that this version does not know.
+    """
+    try:
+        return adapter.validate_python(settings)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        key = ".".join(map(str, fault["loc"]))
+        raise CheckpointError(f"{source}: its settings are not readable: {key}: {fault['msg']}") from error
 
 
 def pretrain_spec(recipe: Recipe) -> ModelSpec:

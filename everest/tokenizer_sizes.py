@@ -13,6 +13,7 @@ TopKKind = Literal["straight-through", "perturbed"]  # how the choice of the bes
 class TokenizerConfig:
     """Encoder, decoder and scorer of an LVMAE tokenizer. Space is halved between two levels."""
 
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012 pydantic's name for it
     stem: tuple[int, int]  # frames and pixels a side that the first convolution makes one; (1, 1): none
     channels: int
     multipliers: tuple[int, ...]  # of `channels`, one a level

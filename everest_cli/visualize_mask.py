@@ -117,9 +117,9 @@ def _shares(keep: str | None) -> list[float | None]:
 def _model(checkpoint: str | None) -> Model | None:
     if checkpoint is None:
         return None
-    from everest.load import load_model
+    from everest.load import load_transformer
 
-    return load_model(checkpoint)
+    return load_transformer(checkpoint)
 
 
 def _stacked(

@@ -9,6 +9,7 @@ import torch
 
 from everest.config.recipe_layers import STAGES, KeyPath
 from everest.config.settings import FinetuneSettings, PretrainSettings, Recipe
+from everest.config.tokenizer_checks import tokenizer_problems
 from everest.errors import RecipeError
 from everest.selection import ByImportance, Selector, Strategy
 from everest.tokens import TokenGrid
@@ -25,6 +26,7 @@ def contradictions(recipe: Recipe) -> Problems:
     yield from _crop_area(recipe.finetune)
     yield from _frame_selection(recipe.pretrain)
     yield from _embedding(recipe)
+    yield from tokenizer_problems(recipe)
     uncountable = [
         *_tubelets_divide_clip(recipe),
         *_ratios("pretrain", recipe.pretrain.selection),

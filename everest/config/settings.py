@@ -28,6 +28,7 @@ from everest.config.setting_types import (
     Size,
     with_hyphens,
 )
+from everest.config.tokenizer_settings import TokenizerSettings
 from everest.selection import AllTokens, FrameDifference, RedundancyRobust, Strategy
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -223,6 +224,7 @@ class Recipe:
     data: DataSettings = field(default_factory=DataSettings)
     model: ModelSettings = field(default_factory=ModelSettings)
     train: TrainSettings = field(default_factory=TrainSettings)
+    tokenizer: TokenizerSettings | None = None  # of recipes whose method has one
     pretrain: PretrainSettings = field(default_factory=PretrainSettings)
     finetune: FinetuneSettings = field(default_factory=FinetuneSettings)
     eval: EvalSettings = field(default_factory=EvalSettings)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import ConfigDict, Discriminator, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Discriminator, TypeAdapter
 from torch import nn
 
+from everest.checkpoint import read_spec
 from everest.config.settings import (
     FinetuneSettings,
     FrameSelectionSettings,
@@ -27,7 +28,9 @@ from everest.norms import Norms, set_norms
 from everest.optim import make_optimizer, parameter_groups
 from everest.plan import activation_bytes
 from everest.selection import Strategy
-from everest.targets import PixelTargets
+from everest.targets import PixelTargets, TargetMaker
+from everest.token_targets import FrozenTokenizer, TokenTargets
+from everest.tokenizer_spec import TokenizerUse, tokenizer_use
 from everest.tokens import TokenGrid
 
 
@@ -42,6 +45,7 @@ class ModelSpec:
     model: ModelSettings
     selection: Annotated[Strategy, Discriminator("strategy")]
     target: TargetSettings | None = None  # pretrain
+    tokenizer: TokenizerUse | None = None  # pretrain: what scores tokens or gives targets
     frame_selection: FrameSelectionSettings = field(default_factory=FrameSelectionSettings)  # pretrain
     num_classes: int | None = None  # classifier, of all its heads
     heads: dict[str, int] | None = None  # classifier: classes of each of several heads
@@ -56,8 +60,9 @@ class ModelSpec:
     def dump(self) -> dict[str, Any]:
         """As plain JSON values."""
         values = _SPEC.dump_python(self, mode="json")
-        if self.heads is None:  # as files were before there were several
-            del values["heads"]
+        for later in ("heads", "tokenizer"):  # files are as they were before these came
+            if values[later] is None:
+                del values[later]
         return values
 
     @staticmethod
@@ -82,15 +87,14 @@ class ModelSpec:
     def _build(self) -> MaskedAutoencoder | VideoClassifier:
         size, grid, tubelet = self.model.backbone_size, self.grid, self.model.tubelet
         if self.kind == "pretrain":
-            assert self.target is not None
+            frozen = None if self.tokenizer is None else FrozenTokenizer(self.tokenizer.load())
             return MaskedAutoencoder(
                 size,
                 grid,
                 tubelet,
                 selector=self.selection,
-                targets=PixelTargets(
-                    tubelet=tubelet, normalize=self.target.normalize, frames=self.target.frames
-                ),
+                targets=self._targets(frozen),
+                learned=frozen,
                 decoder_depth=self.model.decoder_depth,
                 embedding_layers=self.model.embedding_layers,
                 positions=self.model.positions,
@@ -111,6 +115,14 @@ class ModelSpec:
             positions=self.model.positions,
             checkpointing=self.checkpointing,
         )
+
+    def _targets(self, frozen: FrozenTokenizer | None) -> TargetMaker:
+        assert self.target is not None
+        if self.target.kind == "tokens":
+            assert frozen is not None
+            return TokenTargets(frozen=frozen, space=self.target.space)
+        normalize, frames = self.target.normalize, self.target.frames
+        return PixelTargets(tubelet=self.model.tubelet, normalize=normalize, frames=frames)
 
     @property
     def offered_frames(self) -> int:
@@ -141,25 +153,14 @@ class ModelSpec:
 
 
 _SPEC = TypeAdapter(ModelSpec)
-Spec = TypeVar("Spec")
-
-
-def read_spec(adapter: TypeAdapter[Spec], settings: dict[str, Any], *, source: Path) -> Spec:
-    """The settings of a checkpoint.
-
-    Raises:
-        CheckpointError: settings that this version does not know.
-    """
-    try:
-        return adapter.validate_python(settings)
-    except ValidationError as error:
-        fault = error.errors()[0]
-        key = ".".join(map(str, fault["loc"]))
-        raise CheckpointError(f"{source}: its settings are not readable: {key}: {fault['msg']}") from error
 
 
 def pretrain_spec(recipe: Recipe) -> ModelSpec:
-    """The autoencoder of a recipe."""
+    """The autoencoder of a recipe.
+
+    Raises:
+        CheckpointError: its tokenizer cannot be read.
+    """
     return ModelSpec(
         kind="pretrain",
         frames=recipe.data.frames,
@@ -167,6 +168,7 @@ def pretrain_spec(recipe: Recipe) -> ModelSpec:
         model=recipe.model,
         selection=recipe.pretrain.selection,
         target=recipe.pretrain.target,
+        tokenizer=tokenizer_use(recipe) if recipe.pretrain.needs_tokenizer else None,
         frame_selection=recipe.pretrain.frame_selection,
         checkpointing=recipe.train.checkpointing,
     )

@@ -10,9 +10,10 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -95,6 +96,23 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     except OSError as error:
         reason = error.strerror or "the file cannot be opened; check its permissions and the disk"
         raise EnvironmentProblem(f"cannot read {path}: {reason}") from error
+
+
+Spec = TypeVar("Spec")
+
+
+def read_spec(adapter: TypeAdapter[Spec], settings: dict[str, Any], *, source: Path) -> Spec:
+    """The settings of a checkpoint.
+
+    Raises:
+        CheckpointError: settings that this version does not know.
+    """
+    try:
+        return adapter.validate_python(settings)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        key = ".".join(map(str, fault["loc"]))
+        raise CheckpointError(f"{source}: its settings are not readable: {key}: {fault['msg']}") from error
 
 
 def state_hash(tensors: Mapping[str, Tensor]) -> str:

@@ -20,6 +20,7 @@ from everest.data.rand_augment import RandAugment
 from everest.data.views import EvalViews, FinetuneViews, MakeViews, PretrainViews, ValidationViews
 from everest.errors import DataError, RecipeError
 from everest.frame_selection import num_candidates
+from everest.masks import Tube
 from everest.tokens import TokenGrid
 
 __all__ = [
@@ -82,7 +83,9 @@ def finetune_clips(recipe: Recipe) -> tuple[VideoClips, Classes]:
     samples = _labelled(
         data, "train", num_classes=data.num_classes, names=_named_classes(data), heads=data.heads
     )
-    return _clips(recipe, samples, views, replace_bad=True), Classes.of(samples, data)
+    num_noise = clip_grid(recipe).num_tokens if isinstance(stage.selection, Tube) else 0
+    clips = _clips(recipe, samples, views, num_noise=num_noise, replace_bad=True)
+    return clips, Classes.of(samples, data)
 
 
 def validation_clips(recipe: Recipe, classes: Classes) -> VideoClips | None:

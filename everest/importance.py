@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -43,6 +43,36 @@ class RawPixels:
 
     def of_change(self, change: Tensor) -> Tensor:
         return change.flatten(2)
+
+
+@runtime_checkable
+class TokenScores(Protocol):
+    """What has learned how much a clip needs each of its tokens."""
+
+    def scores(self, frames: Tensor) -> Tensor:
+        """(B, N) float32 of normalised clips (B, C, T, H, W): higher is needed more."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredEmbedding:
+    """An embedding and a tokenizer's scores: what any strategy may ask for."""
+
+    embed: Embedding
+    learned: TokenScores
+
+    @property
+    def tubelet(self) -> tuple[int, int, int]:
+        return self.embed.tubelet
+
+    def __call__(self, patches: Tensor) -> Tensor:
+        return self.embed(patches)
+
+    def of_change(self, change: Tensor) -> Tensor:
+        return self.embed.of_change(change)
+
+    def scores(self, frames: Tensor) -> Tensor:
+        return self.learned.scores(frames)
 
 
 def _neg_cosine(now: Tensor, before: Tensor) -> Tensor:

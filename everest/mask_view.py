@@ -142,7 +142,7 @@ def view_model(model: MaskedAutoencoder, clip: Tensor, *, noise: Tensor) -> Mask
     """
     device = model.mask_token.device
     out = model(normalise(clip.to(device))[None], noise=noise[None].to(device))
-    importance = model.selector.importance(out.frames, model.encoder.patch_embed)
+    importance = model.selector.importance(out.frames, model.measure)
     grid, title = model.encoder.grid, model.selector.strategy
     return _view(title, model.selector, out.frames, out.selection, importance, out.prediction, model, grid)
 

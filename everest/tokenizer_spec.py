@@ -10,10 +10,10 @@ import torch
 from pydantic import ConfigDict, TypeAdapter
 from torch import Tensor
 
-from everest.build import read_spec
+from everest.checkpoint import load_tensors, read_spec, read_weights, state_hash
 from everest.config.settings import Recipe
 from everest.config.tokenizer_settings import TokenizerSettings
-from everest.errors import RecipeError
+from everest.errors import CheckpointError, RecipeError
 from everest.models.tokenizer import AdaptiveTokenizer
 from everest.tokenizer_sizes import TokenizerConfig, TopKKind
 
@@ -99,3 +99,56 @@ def tokenizer_spec(recipe: Recipe) -> TokenizerSpec:
         temperature=settings.temperature,
         checkpointing=recipe.train.checkpointing,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerUse:
+    """The tokenizer that a model is trained with: a file beside the model's, which does not contain it."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+    settings: TokenizerSpec
+    path: str | None = None  # None: not trained; enough to count with
+    sha256: str | None = None  # of its weights
+
+    def load(self) -> AdaptiveTokenizer:
+        """The tokenizer in eval mode; with fresh weights where there is no file.
+
+        Raises:
+            CheckpointError: the file is gone, damaged, or not the one that it was.
+        """
+        tokenizer = self.settings.build().eval()
+        if self.path is None:
+            return tokenizer
+        path = Path(self.path)
+        if not path.is_file():
+            raise CheckpointError(f"{path}: the tokenizer of this model is not there any more; put it back")
+        weights = read_weights(path)
+        if state_hash(weights.tensors) != self.sha256:
+            raise CheckpointError(f"{path}: not the tokenizer that this model was trained with")
+        load_tensors(tokenizer, weights.tensors, source=self.path)
+        return tokenizer
+
+
+def tokenizer_use(recipe: Recipe) -> TokenizerUse:
+    """The tokenizer that a recipe's pre-training uses: `tokenizer.checkpoint`, or one that is not trained.
+
+    Raises:
+        RecipeError: the recipe has no tokenizer.
+        CheckpointError: the file is no tokenizer, or one with other tokens than the recipe's model.
+    """
+    settings = tokenizer_settings(recipe)
+    if settings.checkpoint is None:
+        return TokenizerUse(settings=tokenizer_spec(recipe))
+    path = Path(settings.checkpoint)
+    weights = read_weights(path)
+    if weights.kind != "tokenizer":
+        raise CheckpointError(
+            f"{path}: a {weights.kind} checkpoint where a tokenizer is needed, as train-tokenizer makes it"
+        )
+    spec = TokenizerSpec.of(weights.settings, source=path)
+    if spec.config.tubelet != recipe.model.tubelet or recipe.data.frames % spec.window:
+        raise CheckpointError(
+            f"{path}: its tokens are of {spec.config.tubelet} in windows of {spec.window} frames; the recipe "
+            f"has model.tubelet {recipe.model.tubelet} and clips of {recipe.data.frames} frames"
+        )
+    return TokenizerUse(settings=spec, path=str(path.resolve()), sha256=state_hash(weights.tensors))

@@ -14,7 +14,8 @@ LAYERS = """
 everest.errors everest.backbones everest.tokenizer_sizes everest.pixels everest.official_keys
 everest.files everest.randomness
 everest.reports everest.launch everest.stopping everest.health everest.hub
-everest.tokens everest.importance everest.masks everest.selection everest.frame_selection everest.targets
+everest.tokens everest.importance everest.masks everest.learned_importance everest.selection
+everest.frame_selection everest.targets
 everest.config.setting_types everest.config.strict_yaml everest.config.recipe_files
 everest.config.tokenizer_settings everest.config.settings everest.config.tokenizer_checks
 everest.config.recipe_layers everest.config.recipe_errors everest.config.recipe_checks everest.config.recipe
@@ -29,7 +30,7 @@ everest.models.fsq everest.models.tokenizer_blocks everest.models.token_scorer e
 everest.optim everest.sharding everest.checkpoint everest.running everest.run_folder everest.continuing
 everest.runs everest.bad_videos everest.plan
 everest.tracking everest.train_state
-everest.devices everest.norms everest.build everest.tokenizer_spec
+everest.devices everest.norms everest.token_targets everest.tokenizer_spec everest.build
 everest.convert.pickles everest.convert.read everest.convert.families everest.convert.sizes
 everest.convert.identify everest.convert.conversion
 everest.load everest.classes everest.clips everest.mask_view everest.pictures everest.films

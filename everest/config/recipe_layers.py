@@ -22,6 +22,10 @@ KeyPath = tuple[str, ...]
 SET = "--set"  # the place that messages name for an override
 STAGES = ("pretrain", "finetune")  # the sections that may hold `by_backbone` and `selection`
 BY_BACKBONE = "by_backbone"
+OTHER_STAGE = {  # (strategy, key) that only the other stage reads
+    "pretrain": [("tube", "keep_ratio")],
+    "finetune": [("tube", "mask_ratio")],
+}
 
 
 @dataclass(frozen=True)
@@ -163,8 +167,10 @@ def drop_foreign_keys(merged: Merged) -> list[str]:
         name = with_hyphens(selection.get("strategy"))
         if not isinstance(name, str) or name not in STRATEGIES:
             continue
+        own = {field.name for field in fields(STRATEGIES[name])}
+        own -= {key for tuned, key in OTHER_STAGE[stage] if tuned == name}
         chosen_in = merged.origin((stage, "selection", "strategy")).label
-        for key in known.intersection(selection).difference(field.name for field in fields(STRATEGIES[name])):
+        for key in known.intersection(selection).difference(own):
             del selection[key]
             origin = merged.origins.get((stage, "selection", key))
             if origin and (SET in (origin.label, chosen_in) or origin.label == chosen_in):

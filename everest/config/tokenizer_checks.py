@@ -19,6 +19,10 @@ def tokenizer_problems(recipe: Recipe) -> Problems:
     """All that cannot be meant in `tokenizer`; nothing for a recipe without one."""
     settings = recipe.tokenizer
     if settings is None:
+        if recipe.pretrain.needs_tokenizer:
+            text = "needs a tokenizer, and the recipe has no section of that name; start from lvmae-128"
+            tokens = recipe.pretrain.target.kind == "tokens"
+            yield ("pretrain", *(("target", "kind") if tokens else ("selection", "score"))), text
         return
     yield from _losses(settings)
     config = settings.config

@@ -150,6 +150,11 @@ class AdaptiveTokenizer(nn.Module):
             mask = self.choose(self.scorer(frames), keep=self.keep if keep is None else keep)
         return self._decode(frames, mask)
 
+    def decode(self, values: Tensor, grid: TokenGrid) -> Tensor:
+        """Values (B, N, D) of clips' tokens to frames (B, 3, T, H, W) in the size the tokenizer works in."""
+        z = values.transpose(1, 2).unflatten(2, (grid.t, grid.h, grid.w))  # (B, D, t, h, w)
+        return self._by_window(self.decoder, z, self.window // self.config.stride[0])
+
     def choose(self, scores: Tensor, *, keep: float, generator: torch.Generator | None = None) -> Tensor:
         """(B, t, h, w) of 0 and 1 by scores of the same shape: what a clip is rebuilt from.
 

@@ -72,6 +72,8 @@ class LearnedImportance:
         noise = _fresh_where_hidden(noise[:, : grid.num_tokens], visible, grid)
         seen = torch.zeros_like(noise).scatter_(1, visible, 1.0)  # (B, N)
         hidden = grid.num_tokens - visible.size(1)
+        if not hidden:
+            return TokenSelection(visible, visible[:, :0])
         if self.score == "all":
             return TokenSelection(visible, ascending(_last(seen, grid.num_tokens)[:, :hidden]))
         important, chance = (
@@ -104,6 +106,7 @@ class LearnedImportance:
         by_window = window.argsort(dim=1, stable=True)  # window after window, each by importance
         counts = torch.arange(grid.num_tokens, device=order.device) % (grid.per_slice * self.window)
         place = torch.empty_like(order).scatter_(1, by_window, counts.expand_as(order))  # in its window
+        place = place.masked_fill(seen.gather(1, order).bool(), grid.num_tokens)  # a window may be seen whole
         return order.gather(1, place.argsort(dim=1, stable=True))
 
 

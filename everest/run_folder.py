@@ -28,6 +28,7 @@ RECIPE, ENVIRONMENT, METRICS, WEIGHTS, BEST, BAD_VIDEOS, STATE = (
 )
 NONFINITE = "nonfinite.json"
 OWN_FILES = (RECIPE, ENVIRONMENT, METRICS, WEIGHTS, BEST, BAD_VIDEOS, NONFINITE)  # replaced by a new run
+TOKENIZER = "tokenizer"  # the folder of the stage before, in a run of LVMAE
 INIT = "init"  # in ENVIRONMENT: the weights that a run started from
 PLAN = "plan"  # in ENVIRONMENT: how the run is cut into steps and passes, and its videos
 ONE_BATCH = "one_batch"  # in ENVIRONMENT: whether the first batch is learned by heart

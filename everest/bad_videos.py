@@ -49,3 +49,19 @@ class BadVideos:
     def restore(self, counts: dict[str, int], reasons: dict[str, str]) -> None:
         """Go on from what an earlier part of the run counted."""
         self.asked, self.bad, self.reasons = counts["asked"], counts["bad"], dict(reasons)
+
+
+def refuse_too_many_skipped(skipped: Sequence[tuple[str, str]], *, read: int, max_bad: float) -> None:
+    """Raise DataError when so many of the videos to measure on could not be read that the figures say little.
+
+    Args:
+        skipped: path and reason of each.
+        read: how many could be read.
+    """
+    asked = len(skipped) + read
+    if not read or (len(skipped) >= AT_LEAST and len(skipped) > max_bad * asked):
+        path, reason = skipped[0]
+        raise DataError(
+            f"{len(skipped)} of {asked} videos could not be read, more than data.max_bad={max_bad} allows: "
+            f"first {path} ({reason})"
+        )

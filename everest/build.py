@@ -20,6 +20,7 @@ from everest.config.settings import (
     Recipe,
     TargetSettings,
 )
+from everest.config.tokenizer_settings import TokenizerSettings
 from everest.errors import CheckpointError
 from everest.frame_selection import FrameSelection, num_candidates
 from everest.models.classifier import VideoClassifier
@@ -56,6 +57,11 @@ class ModelSpec:
     @property
     def grid(self) -> TokenGrid:
         return TokenGrid.of_clip(frames=self.frames, size=self.size, tubelet=self.model.tubelet)
+
+    @property
+    def depth(self) -> int:
+        """Blocks that a learning rate can decay over."""
+        return self.model.backbone_size.depth
 
     def dump(self) -> dict[str, Any]:
         """As plain JSON values."""
@@ -190,7 +196,7 @@ def classifier_spec(recipe: Recipe, *, num_classes: int, heads: Mapping[str, int
 
 
 def stage_optimizer(
-    model: nn.Module, stage: PretrainSettings | FinetuneSettings, depth: int
+    model: nn.Module, stage: PretrainSettings | FinetuneSettings | TokenizerSettings, depth: int
 ) -> torch.optim.AdamW:
     """AdamW over the parameters that a stage trains."""
     layer_decay = stage.layer_decay if isinstance(stage, FinetuneSettings) else 1.0

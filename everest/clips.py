@@ -30,7 +30,9 @@ __all__ = [
     "finetune_clips",
     "fingerprint",
     "pretrain_clips",
+    "pretrain_key",
     "test_clips",
+    "unlabelled_clips",
     "validation_clips",
 ]
 
@@ -48,7 +50,6 @@ def fingerprint(samples: Sequence[Sample], root: Path, class_names: Sequence[str
 def pretrain_clips(recipe: Recipe) -> VideoClips:
     """The unlabelled videos of `data.pretrain`, or of `data.train` where that is not given."""
     data, stage = recipe.data, recipe.pretrain
-    key = "pretrain" if data.pretrain else "train"
     grid = clip_grid(recipe)
     offered = replace(grid, t=num_candidates(grid.t, stage.frame_selection.alpha))
     views = PretrainViews(
@@ -59,10 +60,24 @@ def pretrain_clips(recipe: Recipe) -> VideoClips:
         sampling=stage.sampling,
         views_per_decode=stage.views_per_decode,
     )
-    root, source = _source(data, key)
-    samples = read_samples(source, root=root, classes=None, num_classes=None, heads=None, labelled=False)
     draws = offered.t if offered != grid else 0  # one number a slice that can be drawn
-    return _clips(recipe, samples, views, num_noise=offered.num_tokens + draws, replace_bad=True)
+    return unlabelled_clips(
+        recipe, pretrain_key(data), views, num_noise=offered.num_tokens + draws, replace_bad=True
+    )
+
+
+def pretrain_key(data: DataSettings) -> str:
+    """Which list says what is trained on without labels."""
+    return "pretrain" if data.pretrain else "train"
+
+
+def unlabelled_clips(
+    recipe: Recipe, key: str, views: MakeViews, *, replace_bad: bool, num_noise: int = 0
+) -> VideoClips:
+    """The videos of `data.KEY`, whose labels are not read."""
+    root, source = _source(recipe.data, key)
+    samples = read_samples(source, root=root, classes=None, num_classes=None, heads=None, labelled=False)
+    return _clips(recipe, samples, views, num_noise=num_noise, replace_bad=replace_bad)
 
 
 def finetune_clips(recipe: Recipe) -> tuple[VideoClips, Classes]:

@@ -16,6 +16,7 @@ from accelerate.utils import gather_object
 from numpy.typing import NDArray
 from torch import Tensor
 
+from everest.bad_videos import refuse_too_many_skipped
 from everest.build import ModelSpec
 from everest.checkpoint import Weights, load_tensors
 from everest.clips import Classes, test_clips
@@ -29,7 +30,7 @@ from everest.load import open_weights, require_kind
 from everest.models.classifier import VideoClassifier
 from everest.pixels import normalise
 from everest.reports import Report, notice
-from everest.scores import Scores, accuracies, refuse_too_many_skipped, write_predictions
+from everest.scores import Scores, accuracies, write_predictions
 
 _NOTHING = np.zeros((0, 1, 1), np.float32)  # of no video
 
@@ -73,7 +74,7 @@ def evaluate(
     scores = score_videos(model, clips, accelerator, settings=recipe.train, report=report)
     for path, reason in scores.skipped:
         report(notice(f"skipped {path}: {reason}"))
-    refuse_too_many_skipped(scores, recipe.data.max_bad)
+    refuse_too_many_skipped(scores.skipped, read=len(scores.videos), max_bad=recipe.data.max_bad)
     if predictions is not None and accelerator.is_main_process:
         write_predictions(predictions, scores, classes)
     return {

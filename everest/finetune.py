@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from everest.assemble import Place, set_up_training
+from everest.bad_videos import refuse_too_many_skipped
 from everest.build import classifier_spec
 from everest.clips import empty_classes, finetune_clips, validation_clips
 from everest.config.settings import FinetuneSettings, Recipe
@@ -23,7 +24,7 @@ from everest.load import open_weights, start_from
 from everest.models.classifier import VideoClassifier
 from everest.pixels import normalise
 from everest.reports import notice, silent
-from everest.scores import accuracies, refuse_too_many_skipped
+from everest.scores import accuracies
 from everest.training import Training
 
 
@@ -112,7 +113,7 @@ def _validate(training: Training, clips: VideoClips, best: float) -> float:
     training.model.train()
     for path, reason in scores.skipped:
         training.notice(f"validation skips {path}: {reason}")
-    refuse_too_many_skipped(scores, training.bad_videos.max_bad)
+    refuse_too_many_skipped(scores.skipped, read=len(scores.videos), max_bad=training.bad_videos.max_bad)
     found = accuracies(scores)
     judged = validation_row(found)
     if judged["val_top1"] > best:  # before it is logged: a row without its weights could not be mended

@@ -59,12 +59,8 @@ class MaskView:
     def heat(self) -> Tensor:
         """(T, H, W) float32: the importance of each pixel's token."""
         assert self.importance is not None
-        t, h, w = self.grid.t, self.grid.h, self.grid.w
-        by_place = self.importance.view(t, h, w)
-        frames, height, width = self.frames.shape[:3]
-        for dim, times in enumerate((frames // t, height // h, width // w)):
-            by_place = by_place.repeat_interleave(times, dim=dim)
-        return by_place
+        by_token = self.importance.view(self.grid.t, self.grid.h, self.grid.w)
+        return spread(by_token, self.frames.shape[:3])
 
     def told(self) -> dict[str, Any]:
         """For scripts: ids and counts."""
@@ -83,6 +79,13 @@ class MaskView:
         shown = torch.full_like(patches, GREY)
         shown[ids] = patches[ids]
         return _joined(shown, self.grid)
+
+
+def spread(by_token: Tensor, shape: Sequence[int]) -> Tensor:
+    """Values of tokens (t, h, w) to the pixels (T, H, W) of `shape` that each token stands for."""
+    for dim, (length, tokens) in enumerate(zip(shape, by_token.shape, strict=True)):
+        by_token = by_token.repeat_interleave(length // tokens, dim=dim)
+    return by_token
 
 
 def _cut(frames: Tensor, grid: TokenGrid) -> Tensor:

@@ -48,9 +48,14 @@ def rows_of(views: Sequence[MaskView]) -> list[Row]:
 def draw_views(path: Path, views: Sequence[MaskView], *, title: str) -> None:
     """A PNG with a column for each of up to 8 slices and a labelled line for each of `rows_of`."""
     rows = rows_of(views)
-    length, height, width = views[0].frames.shape[:3]
-    step = length // views[0].grid.t
-    columns = list(range(0, length, step))[:: -(-views[0].grid.t // COLUMNS)]
+    draw_rows(path, rows, slices=views[0].grid.t, title=title, footnote=_footnote(views, rows))
+
+
+def draw_rows(path: Path, rows: Sequence[Row], *, slices: int, title: str, footnote: str = "") -> None:
+    """A PNG with a labelled line for each row and a column for the first frame of each of up to 8 slices."""
+    length, height, width = rows[0][1].shape[:3]
+    step = length // slices
+    columns = list(range(0, length, step))[:: -(-slices // COLUMNS)]
     column_width = 1.3 * max(width / height, 0.6)
     line_height = column_width * height / width
     size = (column_width * len(columns) + 2.2, line_height * len(rows) + 0.9)
@@ -62,7 +67,7 @@ def draw_views(path: Path, views: Sequence[MaskView], *, title: str) -> None:
         for ax, frame in zip(axes[0], columns, strict=True):
             ax.set_title(f"frame {frame}", fontsize=8)
         figure.suptitle(title, fontsize=10)
-        figure.supxlabel(_footnote(views, rows), fontsize=7)
+        figure.supxlabel(footnote, fontsize=7)
         write_atomically(path, lambda part: figure.savefig(part, format="png"))
 
 

@@ -9,6 +9,7 @@ import psutil
 import torch
 
 from everest.config.settings import FinetuneSettings, PretrainSettings
+from everest.config.tokenizer_settings import TokenizerSettings
 from everest.errors import RecipeError
 from everest.optim import cosine_lr, scaled_lr
 
@@ -66,7 +67,11 @@ class StagePlan:
 
 
 def plan_stage(
-    stage: PretrainSettings | FinetuneSettings, *, num_videos: int, processes: int, largest_micro_batch: int
+    stage: PretrainSettings | FinetuneSettings | TokenizerSettings,
+    *,
+    num_videos: int,
+    processes: int,
+    largest_micro_batch: int,
 ) -> StagePlan:
     """The plan for `num_videos` videos, from each of which a decode gives `views_per_decode` clips.
 

@@ -15,9 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import recall_score
 
-from everest.bad_videos import AT_LEAST
 from everest.clips import Classes
-from everest.errors import DataError
 from everest.files import write_atomically
 
 
@@ -97,17 +95,6 @@ def _percent(share: Any) -> float:
 def _in_top(probabilities: NDArray[np.float32], labels: NDArray[np.int64], k: int) -> NDArray[np.bool_]:
     best = np.argsort(-probabilities, axis=1, kind="stable")[:, :k]
     return (best == labels[:, None]).any(axis=1)
-
-
-def refuse_too_many_skipped(scores: Scores, max_bad: float) -> None:
-    """Raise DataError when so many videos could not be read that the accuracies say little."""
-    skipped, asked = len(scores.skipped), len(scores.skipped) + len(scores.videos)
-    if not scores.videos or (skipped >= AT_LEAST and skipped > max_bad * asked):
-        path, reason = scores.skipped[0]
-        raise DataError(
-            f"{skipped} of {asked} videos could not be read, more than data.max_bad={max_bad} allows: "
-            f"first {path} ({reason})"
-        )
 
 
 def write_predictions(path: Path, scores: Scores, classes: Classes) -> None:

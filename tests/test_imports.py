@@ -38,6 +38,8 @@ everest.mask_page
 everest.inference everest.mask_report everest.frame_view everest.frame_pictures
 everest.saving everest.step_record everest.training everest.assemble everest.scores everest.evaluate
 everest.pretrain everest.finetune
+everest.tokenizer_clips everest.tokenizer_measures everest.tokenizer_report everest.tokenizer_pictures
+everest.train_tokenizer
 everest.profiling.counting everest.plots
 everest.profiling.memory everest.profiling.profile everest.profiling.paper_tables
 everest.profiling.choices everest.profiling.measure everest.profiling.drawing

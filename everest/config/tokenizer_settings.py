@@ -85,3 +85,8 @@ class TokenizerSettings:
     def min_lr(self) -> float:
         """Where the cosine ends."""
         return 0.0
+
+    @property
+    def weight_decay(self) -> float:
+        """None: the optimiser is Adam [M]."""
+        return 0.0

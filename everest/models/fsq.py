@@ -64,7 +64,7 @@ class FSQ(nn.Module):
         """
         bounded = self.bound(z)
         levels = (bounded.detach() * self.steps).round()  # (..., D), 0 in the middle
-        values = bounded + (levels / self.steps - bounded.detach())
+        values = levels / self.steps + (bounded - bounded.detach())  # in this order exactly the levels
         codes = ((levels + self.steps).long() * self.weights).sum(dim=-1)
         return values, codes
 
@@ -75,4 +75,4 @@ class FSQ(nn.Module):
 
     def decode(self, codes: Tensor) -> Tensor:
         """The values that codes stand for: (...) int64 to (..., D) float32."""
-        return self.digits(codes) / self.steps - 1
+        return (self.digits(codes) - self.steps) / self.steps

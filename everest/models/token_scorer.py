@@ -98,7 +98,7 @@ def soft_topk_mask(
         soft = _perturbed(standard, k, temperature, generator)
     else:
         soft = torch.sigmoid((standard - _border(standard.detach(), k)) / temperature)
-    return hard + soft - soft.detach()
+    return hard + (soft - soft.detach())  # in this order exactly 0 and 1
 
 
 def _border(scores: Tensor, k: int) -> Tensor:

@@ -1,0 +1,209 @@
+"""A tokenizer on clips that it was not trained on: how well it rebuilds them, and whether it has collapsed.
+
+B batch, n clips, N ranked tokens: those of all slices but the first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+import torch
+from torch import Tensor
+
+from everest.config.settings import TrainSettings
+from everest.data.datasets import VideoClips, failures
+from everest.data.loading import batches, make_loader
+from everest.models.token_scorer import TokenScorer
+from everest.models.tokenizer import AdaptiveTokenizer
+from everest.pixels import in_unit_range
+from everest.tokenizer_measures import (
+    change_of_tokens,
+    change_ratio,
+    codebook_use,
+    highest,
+    mean_overlap,
+    peak_ratio,
+    rank_correlation,
+    score_entropy,
+    slice_shares,
+)
+
+CLIPS: Final = 256  # ours: so many are enough for every figure
+BATCH: Final = 8
+TOP_SHARE: Final = 0.1  # ours: the tokens that are compared with what changes
+EXAMPLES: Final = 2  # clips that are drawn
+
+# Ours, from a prototype: what a scorer that has forgotten the content goes beyond.
+MOST_IN_A_SLICE: Final = 2.0  # times an even share
+MOST_OVERLAP: Final = 1.5  # times that of a ranking by frame difference
+LEAST_CHANGE: Final = 0.5  # times that of a ranking by frame difference
+LEAST_LEVEL: Final = 0.001  # of the kept tokens
+LEAST_PERPLEXITY: Final = 0.25  # of what the tokens could show
+
+
+class Example(NamedTuple):
+    """A clip in the size that the tokenizer works in, as a picture shows it."""
+
+    video: str
+    frames: Tensor  # (3, T, H, W) in [0, 1]
+    mask: Tensor  # (t, h, w) of 0 and 1
+    rebuilt: Tensor  # (3, T, H, W)
+    scores: Tensor  # (t, h, w)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerReport:
+    """The figures, as JSON, and a few clips to look at."""
+
+    figures: dict[str, Any]
+    examples: list[Example]
+    skipped: list[tuple[str, str]]  # path and reason
+
+
+class _Batch(NamedTuple):
+    """What is kept of some clips, on the CPU."""
+
+    own: Tensor  # (B,) dB, from the tokenizer's own choice
+    random: Tensor  # (B,) from as many random tokens
+    all: Tensor  # (B,) from all
+    kept: Tensor  # (B, N) bool
+    scores: Tensor  # (B, N)
+    untrained: Tensor  # (B, N)
+    change: Tensor  # (B, N)
+    codes: Tensor  # (B, K) of kept tokens, first slice included
+
+
+@torch.inference_mode()
+def report_on(
+    model: AdaptiveTokenizer, clips: VideoClips, untrained: TokenScorer, *, settings: TrainSettings
+) -> TokenizerReport:
+    """Measure a tokenizer on up to `CLIPS` clips of one window each, in float32.
+
+    Args:
+        untrained: the scorer as it was before training, which is a good motion detector already.
+    """
+    model.eval()
+    number = min(len(clips), CLIPS)
+    found: list[_Batch] = []
+    examples: list[Example] = []
+    skipped: list[tuple[str, str]] = []
+    for frames, names in _readable(model, clips, number, settings, skipped):
+        scores = model.encode(frames).scores
+        mask = model.choose(scores, keep=model.keep)
+        rebuilt = model.reconstruct(frames, mask=mask)
+        found.append(_measured(model, untrained, frames, mask, rebuilt))
+        for parts in zip(names, model.scaled(frames), mask, rebuilt, scores, strict=True):
+            examples += [Example(parts[0], *(x.cpu() for x in parts[1:]))] if len(examples) < EXAMPLES else []
+    if not found:
+        return TokenizerReport(figures={}, examples=[], skipped=skipped)
+    joined = _Batch(*(torch.cat(parts) for parts in zip(*found, strict=True)))
+    slices = model.window // model.config.stride[0] - 1
+    figures = _figures(joined, model, slices)
+    return TokenizerReport(
+        figures={**figures, "warnings": warnings(figures)}, examples=examples, skipped=skipped
+    )
+
+
+def _readable(
+    model: AdaptiveTokenizer,
+    clips: VideoClips,
+    number: int,
+    settings: TrainSettings,
+    skipped: list[tuple[str, str]],
+) -> Iterator[tuple[Tensor, list[str]]]:
+    """Clips (B, 3, T, H, W) in [0, 1] on the model's device, with their videos; others go to `skipped`."""
+    order = [[(0, i) for i in range(first, min(first + BATCH, number))] for first in range(0, number, BATCH)]
+    loader = make_loader(clips, order, workers=settings.workers, timeout=settings.data_timeout)
+    for clip in batches(loader):
+        bad = [tries[0] for tries in failures(clip)]
+        skipped += bad
+        good = [place for place, told in enumerate(clip.failed) if told == "[]"]
+        if good:
+            frames = in_unit_range(clip.frames[good, 0].to(model.target_mean.device))
+            yield frames, [clip.video_id[place] for place in good]
+
+
+def _measured(
+    model: AdaptiveTokenizer, untrained: TokenScorer, frames: Tensor, mask: Tensor, rebuilt: Tensor
+) -> _Batch:
+    scaled, told = model.scaled(frames), model.encode(frames)
+    generator = torch.Generator(frames.device).manual_seed(1)
+    noise = torch.rand(mask.shape, generator=generator, device=frames.device)
+    from_random = model.reconstruct(frames, mask=model.choose(noise, keep=model.keep))
+    from_all = model.reconstruct(frames, keep=1.0)
+    change = change_of_tokens(scaled, mask.shape[1:])
+    measured = _Batch(
+        own=peak_ratio(rebuilt, scaled),
+        random=peak_ratio(from_random, scaled),
+        all=peak_ratio(from_all, scaled),
+        kept=_ranked(mask).bool(),
+        scores=_ranked(told.scores),
+        untrained=_ranked(untrained(scaled)),
+        change=_ranked(change),
+        codes=told.codes[mask.flatten(1).bool()].view(len(mask), -1),
+    )
+    return _Batch(*(x.cpu() for x in measured))
+
+
+def _ranked(by_token: Tensor) -> Tensor:
+    """(B, t, h, w) to (B, N): without the first slice, which is kept whole."""
+    return by_token[:, 1:].flatten(1)
+
+
+def _figures(found: _Batch, model: AdaptiveTokenizer, slices: int) -> dict[str, Any]:
+    kept_by_change = highest(found.change, found.kept.float().mean().item())
+
+    def beside_change(scores: Tensor) -> dict[str, float]:
+        ratio = change_ratio(highest(scores, TOP_SHARE), found.change)
+        return {"ratio": ratio, "rank_correlation": rank_correlation(scores, found.change)}
+
+    return {
+        "clips": len(found.own),
+        "kept": int(found.kept[0].sum()),
+        "ranked": found.kept.size(1),
+        "psnr": {name: getattr(found, name).mean().item() for name in ("own", "random", "all")},
+        "change": {
+            "scorer": beside_change(found.scores),
+            "untrained": beside_change(found.untrained),
+            "frame_difference": beside_change(found.change),
+        },
+        "overlap": {"scorer": mean_overlap(found.kept), "frame_difference": mean_overlap(kept_by_change)},
+        "slice_shares": slice_shares(found.kept, slices),
+        "score_entropy": score_entropy(found.scores),
+        "codebook": codebook_use(found.codes.flatten(), model.quantiser),
+    }
+
+
+def warnings(figures: dict[str, Any]) -> list[str]:
+    """What of the figures looks like a collapse, in a line each."""
+    change = {name: values["ratio"] for name, values in figures["change"].items()}
+    overlap, shares, codebook = figures["overlap"], figures["slice_shares"], figures["codebook"]
+    most = max(range(len(shares)), key=shares.__getitem__)
+    told = {
+        f"{shares[most]:.0%} of what is kept lies in slice {most + 2} of {len(shares) + 1}: the scorer ranks "
+        "places in time, not content": shares[most] > MOST_IN_A_SLICE / len(shares),
+        f"different clips keep the same places (overlap {overlap['scorer']:.2f}, by frame difference "
+        f"{overlap['frame_difference']:.2f})": overlap["scorer"] > MOST_OVERLAP * overlap["frame_difference"],
+        f"what scores highest changes {change['scorer']:.1f} times as much as the rest, by frame difference "
+        f"{change['frame_difference']:.1f}": change["scorer"] < LEAST_CHANGE * change["frame_difference"],
+        f"a level of the codes has {codebook['least_level']:.2%} of the kept tokens": codebook["least_level"]
+        < LEAST_LEVEL,
+        f"the codes of kept tokens are as many as {codebook['perplexity']:.0f} equally frequent ones, "
+        f"{codebook['perplexity_share']:.0%} of what is possible": codebook["perplexity_share"]
+        < LEAST_PERPLEXITY,
+    }
+    return [text for text, true in told.items() if true]
+
+
+def numbers(figures: dict[str, Any]) -> dict[str, float]:
+    """The figures that a row of metrics.jsonl has."""
+    return {
+        **{f"psnr_{name}": value for name, value in figures["psnr"].items()},
+        "change_ratio": figures["change"]["scorer"]["ratio"],
+        "overlap": figures["overlap"]["scorer"],
+        "largest_slice_share": max(figures["slice_shares"]),
+        "score_entropy": figures["score_entropy"],
+        "perplexity": figures["codebook"]["perplexity"],
+    }

@@ -22,6 +22,7 @@ Problems = Iterator[tuple[KeyPath, str]]
 def contradictions(recipe: Recipe) -> Problems:
     """All pairs of settings that cannot both be meant."""
     yield from _heads_divide_width(recipe)
+    yield from _positions(recipe)
     yield from _schedule("pretrain", recipe.pretrain)
     yield from _schedule("finetune", recipe.finetune)
     yield from _partners(recipe.finetune)
@@ -68,6 +69,14 @@ def _heads_divide_width(recipe: Recipe) -> Problems:
     if size.decoder_width % size.decoder_heads:
         text = f"{size.decoder_heads} heads do not divide the decoder's width of {size.decoder_width}"
         yield ("model", "decoder_heads"), text
+
+
+def _positions(recipe: Recipe) -> Problems:
+    """A quarter of the channels tells time, three eighths each of height and width, in sines and cosines."""
+    size = recipe.model.backbone_size
+    for key, width in (("width", size.width), ("decoder_width", size.decoder_width)):
+        if recipe.model.positions == "separable" and width % 16:
+            yield ("model", key), f"{width} is no multiple of 16, which separable positions need"
 
 
 def _schedule(stage: str, settings: PretrainSettings | FinetuneSettings) -> Problems:

@@ -97,7 +97,8 @@ DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-def _full_precision(device: torch.device) -> AbstractContextManager[object]:
+def full_precision(device: torch.device) -> AbstractContextManager[object]:
+    """Around what decides which tokens are kept: no lower precision, whatever surrounds it."""
     available = torch.amp.is_autocast_available(device.type)  # not on meta
     return torch.autocast(device.type, enabled=False) if available else nullcontext()
 
@@ -126,7 +127,7 @@ def change_importance(
     places = frames.size(3) // tubelet[1] * (frames.size(4) // tubelet[2])
     if frames.size(2) == step:
         return frames.new_zeros(b, places, dtype=torch.float32)
-    with _full_precision(frames.device):
+    with full_precision(frames.device):
         x = frames.float()
         if distance in NORMS:
             change = patchify(x[:, :, step:] - x[:, :, :-step], tubelet)  # (B, N - h*w, C, t, p, q)

@@ -142,3 +142,20 @@ def test_shares_that_exceed_all_tokens_are_refused():
     shares = ["pretrain.selection.keep_ratio=0.6", "pretrain.selection.random_ratio=0.5"]
     with pytest.raises(RecipeError, match=r"random_ratio: 0\.5 and keep_ratio \(0\.6\) are more than all"):
         load_recipe("lvmae-demo", overrides=shares)
+
+
+def test_the_share_kept_by_another_strategy_is_not_its_own(tmp_path):
+    """keep_ratio is EVEREST's rho_pre; here it is what the decoder is asked for."""
+
+    def keep_ratio(recipe: str, *overrides: str) -> float:
+        return load_recipe(recipe, overrides=overrides).pretrain.selection.keep_ratio
+
+    assert keep_ratio("lvmae-demo") == 0.1
+    assert keep_ratio("lvmae-demo", "pretrain.selection.keep_ratio=0.2") == 0.2
+    assert keep_ratio("lvmae-demo", "pretrain.selection.score=random") == 0.1
+    assert keep_ratio("k400", "pretrain.selection.strategy=frame-difference") == 0.3
+    file = tmp_path / "mine.yaml"
+    file.write_text("base: lvmae-demo\npretrain: {selection: {keep_ratio: 0.3}}\n")
+    assert keep_ratio(str(file)) == 0.3
+    file.write_text("base: k400\npretrain: {selection: {strategy: learned-importance, score: random}}\n")
+    assert keep_ratio(str(file)) == 0.1

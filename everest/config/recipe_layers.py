@@ -34,6 +34,7 @@ class Origin:
 
     label: str
     key: KeyPath
+    layer: int = -1  # its number, from below
 
     def __str__(self) -> str:
         return f"{self.label}: {'.'.join(self.key)}"
@@ -61,7 +62,7 @@ class Merged:
         for length in range(len(key), 0, -1):
             if key[:length] in self.origins:
                 found = self.origins[key[:length]]
-                return Origin(found.label, found.key + key[length:])
+                return Origin(found.label, found.key + key[length:], found.layer)
         return Origin(self.label, key)
 
 
@@ -76,11 +77,12 @@ class LayerStack:
     def merged(self, backbone: str | None) -> Merged:
         """The values with what depends on `backbone`."""
         merged = Merged(deepcopy(self.defaults), {}, self.label)
-        for layer in self.layers:
-            _lay(merged, layer.label, layer.values)
+        for number, layer in enumerate(self.layers):
+            _lay(merged, layer.label, number, layer.values)
             for stage, choices in layer.by_backbone.items():
                 if backbone in choices:
-                    _lay(merged, layer.label, choices[backbone], (stage,), (stage, BY_BACKBONE, backbone))
+                    written = (stage, BY_BACKBONE, backbone)
+                    _lay(merged, layer.label, number, choices[backbone], (stage,), written)
         return merged
 
     def chosen_backbone(self) -> str | None:
@@ -96,21 +98,26 @@ class LayerStack:
 
 
 def _lay(
-    merged: Merged, label: str, values: dict[str, Any], path: KeyPath = (), written: KeyPath = ()
+    merged: Merged,
+    label: str,
+    number: int,
+    values: dict[str, Any],
+    path: KeyPath = (),
+    written: KeyPath = (),
 ) -> None:
-    """Lay `values` on what is at `path`; `written` is the path that they have in their file."""
+    """Lay `values` of layer `number` on what is at `path`; `written` is the path in their file."""
     target = merged.values
     for part in path:
         target = target[part]
     for key, value in values.items():
         below = target.get(key)
         if isinstance(value, dict) and isinstance(below, dict):
-            _lay(merged, label, value, (*path, key), (*written, key))
+            _lay(merged, label, number, value, (*path, key), (*written, key))
         elif value is None and not path and isinstance(below, dict):
             continue  # a section with nothing but comments in it
         else:
             target[key] = deepcopy(value)
-            merged.origins[(*path, key)] = Origin(label, (*written, key))
+            merged.origins[(*path, key)] = Origin(label, (*written, key), number)
 
 
 def make_layer(label: str, values: dict[str, Any], problems: list[str]) -> Layer:
@@ -168,6 +175,7 @@ def drop_foreign_keys(merged: Merged) -> list[str]:
         if not isinstance(name, str) or name not in STRATEGIES:
             continue
         own = {field.name for field in fields(STRATEGIES[name])}
+        own -= _of_another_share(merged, stage, name)
         own -= {key for tuned, key in OTHER_STAGE[stage] if tuned == name}
         chosen_in = merged.origin((stage, "selection", "strategy")).label
         for key in known.intersection(selection).difference(own):
@@ -176,3 +184,11 @@ def drop_foreign_keys(merged: Merged) -> list[str]:
             if origin and (SET in (origin.label, chosen_in) or origin.label == chosen_in):
                 notices.append(f"{stage}.selection.{key} has no effect with {name}")
     return sorted(notices)
+
+
+def _of_another_share(merged: Merged, stage: str, strategy: str) -> set[str]:
+    """`keep_ratio` where it was written below the choice of learned-importance: there it is another share."""
+    written = merged.origins.get((stage, "selection", "keep_ratio"))
+    chosen = merged.origin((stage, "selection", "strategy"))
+    below = written is None or written.layer < chosen.layer
+    return {"keep_ratio"} if strategy == "learned-importance" and below else set()

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from everest.importance import full_precision
 from everest.tokenizer_sizes import TopKKind
 
 FLOOR: Final = 1e-6  # under a root, whose gradient is not finite at 0, where frames or all scores are equal
@@ -41,13 +42,13 @@ class TokenScorer(nn.Module):
 
     def features(self, frames: Tensor) -> Tensor:
         """(B, 3, T, H, W) to (B, C, t, h, w), in float32 under autocast, too: ties change what is kept."""
-        with torch.autocast(frames.device.type, enabled=False):
+        with full_precision(frames.device):
             x = self.first(F.pad(frames.float(), self.paddings[0], mode="replicate"))
             return self.second(F.pad(F.gelu(x), self.paddings[1], mode="replicate"))
 
     def forward(self, frames: Tensor) -> Tensor:
         """(B, t, h, w) float32 scores; the first slice, which has none before it, copies the second's."""
-        with torch.autocast(frames.device.type, enabled=False):
+        with full_precision(frames.device):
             moved = self.features(frames).diff(dim=2).square().sum(dim=1)  # (B, t - 1, h, w)
             scores = (moved + FLOOR).sqrt()
             return torch.cat([scores[:, :1], scores], dim=1)

@@ -138,3 +138,25 @@ def count_macs(spec: ModelSpec, model: MaskedAutoencoder | VideoClassifier) -> M
             handle.remove()
     offered = spec.offered_frames // spec.model.tubelet[0] * spec.grid.per_slice
     return sum(found, start=embedding_macs(model.encoder.patch_embed, offered))
+
+
+@torch.no_grad()
+def count_tokenizer_macs(spec: ModelSpec) -> int | None:
+    """The multiply-accumulates of the convolutions by which a frozen tokenizer codes and scores one clip.
+
+    None for models without one. They come on top of the model's own: nothing of them is learned.
+    """
+    if spec.tokenizer is None:
+        return None
+    with torch.device("meta"):
+        tokenizer = spec.tokenizer.settings.build().eval()
+    found: list[int] = []
+
+    def count(conv: nn.Conv3d, _: object, out: Tensor) -> None:
+        found.append(conv.weight.numel() * (out.numel() // out.size(1)))
+
+    for module in tokenizer.modules():
+        if isinstance(module, nn.Conv3d):
+            module.register_forward_hook(count)
+    tokenizer.encode(torch.empty(1, 3, spec.frames, *spec.size, device="meta"))
+    return sum(found)

@@ -18,7 +18,7 @@ Floats = NDArray[np.float32]
 
 SIZE = 32
 PANNED = 0.3  # of the clips: the camera moves slowly
-NOISE = 3.0  # levels, new in every frame
+NOISE = 2.0  # levels, new in every frame
 
 
 def render_shapes(count: int, rng: np.random.Generator, *, frames: int = 16) -> NDArray[np.uint8]:
@@ -50,9 +50,9 @@ def write_shapes(root: Path, *, train: int, test: int, seed: int = 0) -> None:
 
 def _texture(rng: np.random.Generator) -> Floats:
     """(H, W, 3): soft coloured spots under fine grey ones."""
-    spots = torch.from_numpy(rng.normal(110, 40, (1, 3, 6, 6)))
+    spots = torch.from_numpy(rng.normal(110, 30, (1, 3, 6, 6)))
     soft = F.interpolate(spots, size=(SIZE, SIZE), mode="bicubic")[0].permute(1, 2, 0).numpy()
-    return soft + rng.normal(0, 8, (SIZE, SIZE, 1))
+    return soft + rng.normal(0, 6, (SIZE, SIZE, 1))
 
 
 def _rolled(picture: Floats, shifts: Floats) -> Floats:

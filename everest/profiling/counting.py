@@ -130,9 +130,14 @@ def count_macs(spec: ModelSpec, model: MaskedAutoencoder | VideoClassifier) -> M
         )
 
     handles = [watch(module, rule) for module, rule in _counted(model)]
+    frames = torch.empty(1, 3, spec.offered_frames, *spec.size, device="meta")
+    # A classifier draws in training only, and is told so by its noise.
+    drawn = (
+        {"noise": torch.empty(1, spec.grid.num_tokens, device="meta")} if spec.kind == "classifier" else {}
+    )
     try:
         with _blocks_as_shapes(model):
-            model(torch.empty(1, 3, spec.offered_frames, *spec.size, device="meta"))
+            model(frames, **drawn)
     finally:
         for handle in handles:
             handle.remove()

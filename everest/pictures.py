@@ -35,11 +35,18 @@ def rows_of(views: Sequence[MaskView]) -> list[Row]:
             rows.append(("seen", first.visible_frames))
         if first.predicted is not None:
             rows.append((PREDICTED, first.predicted))
+        if first.rebuilt is not None:
+            rows.append(("rebuilt", first.rebuilt))
+    elif all(view.rebuilt is not None for view in views):
+        for view in views:
+            rows.append((view.title, view.kept_frames))
+            if view.rebuilt is not None:
+                rows.append((f"{view.title}:\nrebuilt", view.rebuilt))
     elif all(view.importance is not None for view in views):
         rows += [(view.title, view.kept_frames) for view in views]
     else:  # masks that keep all tokens differ in what the encoder sees
         rows += [(view.title, view.tinted_frames) for view in views]
-    measured = next((view for view in views if view.importance is not None), None)
+    measured = next((view for view in reversed(views) if view.importance is not None), None)
     if measured is not None:
         rows.append(("importance", measured.heat()))
     return rows
@@ -74,6 +81,8 @@ def draw_rows(path: Path, rows: Sequence[Row], *, slices: int, title: str, footn
 def _footnote(views: Sequence[MaskView], rows: Sequence[Row]) -> str:
     if any(label == PREDICTED for label, _ in rows):
         return FOOTNOTE
+    if any(view.rebuilt is not None for view in views):
+        return "rebuilt from what is kept and the first slice of each window"
     return "reddish: predicted, not seen" if any(view.importance is None for view in views) else ""
 
 

@@ -268,7 +268,8 @@ def test_plot_is_a_picture(tmp_path: Path):
 def test_the_decoder_of_128_frames_costs_what_its_specification_says():
     """Half-precision of the design's table: encoder and decoder blocks, without embedding and tokenizer."""
     adaptive, every = (
-        cost_of("lvmae-128", "pretrain", (f"pretrain.selection.score={score}",)) for score in ("learned", "all")
+        cost_of("lvmae-128", "pretrain", (f"pretrain.selection.score={score}",))
+        for score in ("learned", "all")
     )
     blocks = [2 * (cost.macs.linear + cost.macs.attention) / 1e9 for cost in (adaptive, every)]
     assert blocks == pytest.approx([278 + 106, 278 + 1144], rel=0.05)

@@ -16,7 +16,7 @@ from everest.assemble import Place, start_run
 from everest.clips import pretrain_clips
 from everest.config.recipe import dump_recipe, load_recipe
 from everest.config.settings import Recipe
-from everest.demo_videos import CLASSES, render_demo_set
+from everest.demo_videos import CLASSES, DEMO_SET
 from everest.devices import make_accelerator
 from everest.errors import RecipeError
 from everest.evaluate import evaluate
@@ -92,7 +92,7 @@ def run_demo(folder: Path, *, seed: int, report: Report) -> DemoResult:
         return result
 
     data = folder / VIDEOS
-    timed("rendering videos", lambda: render_demo_set(data, seed=seed))
+    timed("rendering videos", lambda: DEMO_SET.write(data, seed=seed))
     recipe = load_recipe("demo", overrides=[f'data.root="{data.resolve()}"', f"train.seed={seed}"])
     encoder = timed("pre-training", lambda: _pretrain(recipe, folder / "pretrain", report))
     top1 = {}

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from sklearn.linear_model import RidgeClassifier
 
+from everest import event_videos
 from everest.data.video import probe, read_frames
-from everest.demo_videos import CLASSES, NUM_FRAMES, SIZE, render_clips, render_demo_set
+from everest.demo_videos import CLASSES, DEMO_SET, NUM_FRAMES, render_clips
+from everest.moving_shapes import SIZE
+
+SMALL = replace(DEMO_SET, pretrain=16, train_per_class=1, test_per_class=2)
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("demo")
-    render_demo_set(root, seed=3, pretrain=16, train_per_class=1, test_per_class=2)
+    SMALL.write(root, seed=3)
     return root
 
 
@@ -30,7 +35,7 @@ def _clips(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 def test_same_seed_gives_same_clips_and_lists(root, tmp_path):
     assert np.array_equal(_clips(300, seed=0)[0], _clips(300, seed=0)[0])
-    render_demo_set(tmp_path, seed=3, pretrain=16, train_per_class=1, test_per_class=2)
+    SMALL.write(tmp_path, seed=3)
     for name in ("pretrain.csv", "train.csv", "test.csv", "classes.txt"):
         assert (root / name).read_text() == (tmp_path / name).read_text()
 
@@ -41,8 +46,8 @@ def test_another_seed_gives_other_clips():
 
 def test_no_clip_is_in_two_lists(root):
     names = [name for split in ("pretrain", "train", "test") for name, _ in _lines(root / f"{split}.csv")]
-    assert len(names) == len(set(names)) == 40
-    assert len({(root / name).read_bytes() for name in names}) == 40
+    assert len(names) == len(set(names)) == 46
+    assert len({(root / name).read_bytes() for name in names}) == 46
 
 
 def test_labels_are_balanced_and_known(root):
@@ -83,5 +88,34 @@ def test_linear_probe_on_one_frame_is_at_chance(frame):
     x = clips[:, frame, ::2, ::2].reshape(len(clips), -1) / 255.0
     probe_ = RidgeClassifier(alpha=100.0).fit(x[:1200], classes[:1200])
     correct = int((probe_.predict(x[1200:]) == classes[1200:]).sum())
-    # 400 clips at 1/8: 50 +- 6.6; four deviations.
-    assert 50 - 27 < correct < 50 + 27
+    # 400 clips at 1/10: 40 +- 6; four deviations.
+    assert 40 - 24 < correct < 40 + 24
+
+
+def _changed(clips: np.ndarray) -> np.ndarray:
+    """(n, F - 1) the mean change of pixels from frame to frame, the drift of the texture left out."""
+    change = np.abs(np.diff(clips.astype(np.float64), axis=1)).max(axis=-1)
+    return np.where(change > 20, change, 0).mean(axis=(2, 3))
+
+
+def test_the_halves_of_a_clip_tell_speeding_up_from_slowing_down():
+    half = NUM_FRAMES // 2
+    for name, still, moving in (("speeding-up", 0, 1), ("slowing-down", 1, 0)):
+        clips = render_clips(np.full(64, CLASSES.index(name)), np.random.default_rng(0))
+        change = _changed(clips)
+        halves = change[:, : half - 1].mean(), change[:, half:].mean()
+        assert halves[moving] > 10 * halves[still]
+
+
+def test_events_come_in_the_order_of_their_class_and_far_apart():
+    classes = np.arange(96) % len(event_videos.CLASSES)
+    clips = event_videos.render_clips(classes, np.random.default_rng(0))
+    change = _changed(clips)  # (n, 63)
+    quiet = change[:, 16:46]
+    assert quiet.max() < 0.2 * change.max(axis=1).min() + 0.5
+    light = clips.mean(axis=(2, 3, 4))  # (n, F)
+    for number, order in enumerate(event_videos.ORDERS):
+        if "fades" in order:
+            mine = light[classes == number].mean(axis=0)
+            early, late = mine[20] - mine[:18].min(), mine[20] - mine[46:].min()
+            assert (early > late + 1, late > early + 1)[order.index("fades")], (order, early, late)

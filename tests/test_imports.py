@@ -43,7 +43,8 @@ everest.train_tokenizer
 everest.profiling.counting everest.plots
 everest.profiling.memory everest.profiling.profile everest.profiling.paper_tables
 everest.profiling.choices everest.profiling.measure everest.profiling.drawing
-everest.demo_videos everest.demo everest.notebook
+everest.moving_shapes everest.rendered_sets everest.demo_videos everest.event_videos
+everest.demo everest.notebook
 """
 ORDER = LAYERS.split()
 PACKAGES = (

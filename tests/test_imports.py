@@ -44,7 +44,7 @@ everest.profiling.counting everest.plots
 everest.profiling.memory everest.profiling.profile everest.profiling.paper_tables
 everest.profiling.choices everest.profiling.measure everest.profiling.drawing
 everest.moving_shapes everest.rendered_sets everest.demo_videos everest.event_videos
-everest.demo everest.notebook
+everest.demo_steps everest.demo everest.lvmae_demo everest.notebook
 """
 ORDER = LAYERS.split()
 PACKAGES = (

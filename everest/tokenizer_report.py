@@ -106,9 +106,8 @@ def report_on(
     joined = _Batch(*(torch.cat(parts) for parts in zip(*found, strict=True)))
     slices = model.window // model.config.stride[0] - 1
     figures = _figures(joined, model, slices)
-    return TokenizerReport(
-        figures={**figures, "warnings": warnings(figures)}, examples=examples, skipped=skipped
-    )
+    warnings = [*scorer_warnings(figures), *codebook_warnings(figures)]
+    return TokenizerReport(figures={**figures, "warnings": warnings}, examples=examples, skipped=skipped)
 
 
 def _measured(
@@ -167,10 +166,10 @@ def _figures(found: _Batch, model: AdaptiveTokenizer, slices: int) -> dict[str, 
     }
 
 
-def warnings(figures: dict[str, Any]) -> list[str]:
-    """What of the figures looks like a collapse, in a line each."""
+def scorer_warnings(figures: dict[str, Any]) -> list[str]:
+    """What of the figures says that the scorer ranks something else than content, in a line each."""
     change = {name: values["ratio"] for name, values in figures["change"].items()}
-    overlap, shares, codebook = figures["overlap"], figures["slice_shares"], figures["codebook"]
+    overlap, shares = figures["overlap"], figures["slice_shares"]
     most = max(range(len(shares)), key=shares.__getitem__)
     told = {
         f"{shares[most]:.0%} of what is kept lies in slice {most + 2} of {len(shares) + 1}: the scorer ranks "
@@ -179,11 +178,18 @@ def warnings(figures: dict[str, Any]) -> list[str]:
         f"{overlap['frame_difference']:.2f})": overlap["scorer"] > MOST_OVERLAP * overlap["frame_difference"],
         f"what scores highest changes {change['scorer']:.1f} times as much as the rest, by frame difference "
         f"{change['frame_difference']:.1f}": change["scorer"] < LEAST_CHANGE * change["frame_difference"],
-        f"a level of the codes has {codebook['least_level']:.2%} of the kept tokens": codebook["least_level"]
+    }
+    return [text for text, true in told.items() if true]
+
+
+def codebook_warnings(figures: dict[str, Any]) -> list[str]:
+    """What says that codes are left unused; a tokenizer that has just begun leaves many."""
+    use = figures["codebook"]
+    told = {
+        f"a level of the codes has {use['least_level']:.2%} of the kept tokens": use["least_level"]
         < LEAST_LEVEL,
-        f"the codes of kept tokens are as many as {codebook['perplexity']:.0f} equally frequent ones, "
-        f"{codebook['perplexity_share']:.0%} of what is possible": codebook["perplexity_share"]
-        < LEAST_PERPLEXITY,
+        f"the codes of kept tokens are as many as {use['perplexity']:.0f} equally frequent ones, "
+        f"{use['perplexity_share']:.0%} of what is possible": use["perplexity_share"] < LEAST_PERPLEXITY,
     }
     return [text for text, true in told.items() if true]
 

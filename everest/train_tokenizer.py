@@ -25,7 +25,7 @@ from everest.randomness import Purpose, generator_at, seed_at
 from everest.reports import notice
 from everest.tokenizer_clips import first_clips, held_out_clips, held_out_key, tokenizer_clips
 from everest.tokenizer_pictures import draw_examples
-from everest.tokenizer_report import TokenizerReport, numbers, report_on
+from everest.tokenizer_report import TokenizerReport, numbers, report_on, scorer_warnings
 from everest.tokenizer_spec import TokenizerSpec, tokenizer_settings, tokenizer_spec
 from everest.tracking import picture_is_due
 from everest.training import Training
@@ -134,7 +134,7 @@ def _judge(training: Training, judge: Judge) -> None:
         f"step {training.steps_done}: {psnr['own']:.2f} dB from the tokens chosen, {psnr['random']:.2f} from "
         f"random ones, {psnr['all']:.2f} from all"
     )
-    for text in figures["warnings"]:
+    for text in scorer_warnings(figures):
         training.notice(f"step {training.steps_done}: {text}")
 
 

@@ -131,8 +131,10 @@ def plan_line(plan: StagePlan, num_videos: int) -> str:
         f"{num_videos} videos, {plan.epochs} epochs of {plan.steps_per_epoch} steps; "
         f"batch {plan.batch_size} = {plan.processes} processes x {plan.accumulation} passes x "
         f"{plan.micro_batch} clips; "
-        f"learning rate up to {plan.peak_lr:.2e} (base_lr {plan.base_lr:g} x batch / 256)"
+        f"learning rate up to {plan.peak_lr:.2e}"
     )
+    if plan.base_lr is not None:
+        line += f" (base_lr {plan.base_lr:g} x batch / 256)"
     if not USUAL_LR[0] <= plan.peak_lr <= USUAL_LR[1]:
         line += f"; that is outside the usual {USUAL_LR[0]:g} to {USUAL_LR[1]:g}"
     return line
@@ -140,7 +142,7 @@ def plan_line(plan: StagePlan, num_videos: int) -> str:
 
 def plan_facts(plan: StagePlan, videos: dict[str, Any]) -> dict[str, Any]:
     """What env.json says of the plan."""
-    derived = {"steps": plan.steps, "accumulation": plan.accumulation, "peak_lr": plan.peak_lr}
+    derived = {"steps": plan.steps, "accumulation": plan.accumulation}
     return {**asdict(plan), **derived, **videos}
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 from everest.clips import pretrain_key, unlabelled_clips
-from everest.config.settings import Recipe
-from everest.data.datasets import VideoClips
+from everest.config.settings import Recipe, TrainSettings
+from everest.data.datasets import Clip, VideoClips
+from everest.data.loading import batches, make_loader
 from everest.data.views import PretrainViews, ValidationViews
 from everest.tokenizer_spec import tokenizer_settings
+
+BATCH: Final = 8  # ours: clips that are measured together
 
 
 def tokenizer_clips(recipe: Recipe) -> VideoClips:
@@ -47,3 +52,10 @@ def held_out_clips(recipe: Recipe) -> VideoClips:
         sampling="dense",
     )
     return unlabelled_clips(recipe, held_out_key(recipe), views, replace_bad=False)
+
+
+def first_clips(clips: VideoClips, most: int, *, settings: TrainSettings) -> Iterator[Clip]:
+    """Batches of up to `most` clips in the order of the list, as the first epoch has them."""
+    number = min(len(clips), most)
+    order = [[(0, i) for i in range(first, min(first + BATCH, number))] for first in range(0, number, BATCH)]
+    yield from batches(make_loader(clips, order, workers=settings.workers, timeout=settings.data_timeout))

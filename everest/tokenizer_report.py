@@ -5,19 +5,19 @@ B batch, n clips, N ranked tokens: those of all slices but the first.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor
 
 from everest.config.settings import TrainSettings
-from everest.data.datasets import VideoClips, failures
-from everest.data.loading import batches, make_loader
+from everest.data.datasets import NONE_FAILED, VideoClips, failures
 from everest.models.token_scorer import TokenScorer
-from everest.models.tokenizer import AdaptiveTokenizer
+from everest.models.tokenizer import AdaptiveTokenizer, TokenizerOutput
 from everest.pixels import in_unit_range
+from everest.tokenizer_clips import first_clips
 from everest.tokenizer_measures import (
     change_of_tokens,
     change_ratio,
@@ -31,7 +31,6 @@ from everest.tokenizer_measures import (
 )
 
 CLIPS: Final = 256  # ours: so many are enough for every figure
-BATCH: Final = 8
 TOP_SHARE: Final = 0.1  # ours: the tokens that are compared with what changes
 EXAMPLES: Final = 2  # clips that are drawn
 
@@ -85,50 +84,41 @@ def report_on(
         untrained: the scorer as it was before training, which is a good motion detector already.
     """
     model.eval()
-    number = min(len(clips), CLIPS)
     found: list[_Batch] = []
     examples: list[Example] = []
     skipped: list[tuple[str, str]] = []
-    for frames, names in _readable(model, clips, number, settings, skipped):
-        scores = model.encode(frames).scores
-        mask = model.choose(scores, keep=model.keep)
+    for clip in first_clips(clips, CLIPS, settings=settings):
+        skipped += [tries[0] for tries in failures(clip)]
+        readable = [place for place, failed in enumerate(clip.failed) if failed == NONE_FAILED]
+        if not readable:
+            continue
+        frames = in_unit_range(clip.frames[readable, 0].to(model.target_mean.device))  # (B, 3, T, H, W)
+        told = model.encode(frames)
+        mask = model.choose(told.scores, keep=model.keep)
         rebuilt = model.reconstruct(frames, mask=mask)
-        found.append(_measured(model, untrained, frames, mask, rebuilt))
-        for parts in zip(names, model.scaled(frames), mask, rebuilt, scores, strict=True):
-            examples += [Example(parts[0], *(x.cpu() for x in parts[1:]))] if len(examples) < EXAMPLES else []
+        found.append(_measured(model, untrained, frames, told, mask, rebuilt))
+        names = [clip.video_id[place] for place in readable]
+        shown = zip(names, model.scaled(frames), mask, rebuilt, told.scores, strict=True)
+        for name, *tensors in islice(shown, EXAMPLES - len(examples)):
+            examples.append(Example(name, *(tensor.cpu() for tensor in tensors)))
     if not found:
         return TokenizerReport(figures={}, examples=[], skipped=skipped)
     joined = _Batch(*(torch.cat(parts) for parts in zip(*found, strict=True)))
     slices = model.window // model.config.stride[0] - 1
     figures = _figures(joined, model, slices)
-    return TokenizerReport(
-        figures={**figures, "warnings": warnings(figures)}, examples=examples, skipped=skipped
-    )
-
-
-def _readable(
-    model: AdaptiveTokenizer,
-    clips: VideoClips,
-    number: int,
-    settings: TrainSettings,
-    skipped: list[tuple[str, str]],
-) -> Iterator[tuple[Tensor, list[str]]]:
-    """Clips (B, 3, T, H, W) in [0, 1] on the model's device, with their videos; others go to `skipped`."""
-    order = [[(0, i) for i in range(first, min(first + BATCH, number))] for first in range(0, number, BATCH)]
-    loader = make_loader(clips, order, workers=settings.workers, timeout=settings.data_timeout)
-    for clip in batches(loader):
-        bad = [tries[0] for tries in failures(clip)]
-        skipped += bad
-        good = [place for place, told in enumerate(clip.failed) if told == "[]"]
-        if good:
-            frames = in_unit_range(clip.frames[good, 0].to(model.target_mean.device))
-            yield frames, [clip.video_id[place] for place in good]
+    warnings = [*scorer_warnings(figures), *codebook_warnings(figures)]
+    return TokenizerReport(figures={**figures, "warnings": warnings}, examples=examples, skipped=skipped)
 
 
 def _measured(
-    model: AdaptiveTokenizer, untrained: TokenScorer, frames: Tensor, mask: Tensor, rebuilt: Tensor
+    model: AdaptiveTokenizer,
+    untrained: TokenScorer,
+    frames: Tensor,
+    told: TokenizerOutput,
+    mask: Tensor,
+    rebuilt: Tensor,
 ) -> _Batch:
-    scaled, told = model.scaled(frames), model.encode(frames)
+    scaled = model.scaled(frames)
     generator = torch.Generator(frames.device).manual_seed(1)
     noise = torch.rand(mask.shape, generator=generator, device=frames.device)
     from_random = model.reconstruct(frames, mask=model.choose(noise, keep=model.keep))
@@ -176,10 +166,10 @@ def _figures(found: _Batch, model: AdaptiveTokenizer, slices: int) -> dict[str, 
     }
 
 
-def warnings(figures: dict[str, Any]) -> list[str]:
-    """What of the figures looks like a collapse, in a line each."""
+def scorer_warnings(figures: dict[str, Any]) -> list[str]:
+    """What of the figures says that the scorer ranks something else than content, in a line each."""
     change = {name: values["ratio"] for name, values in figures["change"].items()}
-    overlap, shares, codebook = figures["overlap"], figures["slice_shares"], figures["codebook"]
+    overlap, shares = figures["overlap"], figures["slice_shares"]
     most = max(range(len(shares)), key=shares.__getitem__)
     told = {
         f"{shares[most]:.0%} of what is kept lies in slice {most + 2} of {len(shares) + 1}: the scorer ranks "
@@ -188,11 +178,18 @@ def warnings(figures: dict[str, Any]) -> list[str]:
         f"{overlap['frame_difference']:.2f})": overlap["scorer"] > MOST_OVERLAP * overlap["frame_difference"],
         f"what scores highest changes {change['scorer']:.1f} times as much as the rest, by frame difference "
         f"{change['frame_difference']:.1f}": change["scorer"] < LEAST_CHANGE * change["frame_difference"],
-        f"a level of the codes has {codebook['least_level']:.2%} of the kept tokens": codebook["least_level"]
+    }
+    return [text for text, true in told.items() if true]
+
+
+def codebook_warnings(figures: dict[str, Any]) -> list[str]:
+    """What says that codes are left unused; a tokenizer that has just begun leaves many."""
+    use = figures["codebook"]
+    told = {
+        f"a level of the codes has {use['least_level']:.2%} of the kept tokens": use["least_level"]
         < LEAST_LEVEL,
-        f"the codes of kept tokens are as many as {codebook['perplexity']:.0f} equally frequent ones, "
-        f"{codebook['perplexity_share']:.0%} of what is possible": codebook["perplexity_share"]
-        < LEAST_PERPLEXITY,
+        f"the codes of kept tokens are as many as {use['perplexity']:.0f} equally frequent ones, "
+        f"{use['perplexity_share']:.0%} of what is possible": use["perplexity_share"] < LEAST_PERPLEXITY,
     }
     return [text for text, true in told.items() if true]
 

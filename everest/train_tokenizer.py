@@ -15,7 +15,6 @@ from everest.checkpoint import read_weights
 from everest.config.settings import Recipe, TrainSettings
 from everest.config.tokenizer_settings import TokenizerSettings
 from everest.data.datasets import Clip, VideoClips
-from everest.data.loading import batches, make_loader
 from everest.errors import RecipeError
 from everest.files import write_text
 from everest.load import tokenizer_of
@@ -24,9 +23,9 @@ from everest.models.tokenizer import AdaptiveTokenizer
 from everest.pixels import in_unit_range
 from everest.randomness import Purpose, generator_at, seed_at
 from everest.reports import notice
-from everest.tokenizer_clips import held_out_clips, held_out_key, tokenizer_clips
+from everest.tokenizer_clips import first_clips, held_out_clips, held_out_key, tokenizer_clips
 from everest.tokenizer_pictures import draw_examples
-from everest.tokenizer_report import BATCH, TokenizerReport, numbers, report_on
+from everest.tokenizer_report import TokenizerReport, numbers, report_on, scorer_warnings
 from everest.tokenizer_spec import TokenizerSpec, tokenizer_settings, tokenizer_spec
 from everest.tracking import picture_is_due
 from everest.training import Training
@@ -135,7 +134,7 @@ def _judge(training: Training, judge: Judge) -> None:
         f"step {training.steps_done}: {psnr['own']:.2f} dB from the tokens chosen, {psnr['random']:.2f} from "
         f"random ones, {psnr['all']:.2f} from all"
     )
-    for text in figures["warnings"]:
+    for text in scorer_warnings(figures):
         training.notice(f"step {training.steps_done}: {text}")
 
 
@@ -185,11 +184,8 @@ def measure_targets(model: AdaptiveTokenizer, clips: VideoClips, *, settings: Tr
     All tokens, because any can be a target of the autoencoder; an even number of levels is not symmetric, so
     the mean is not 0.
     """
-    number = min(len(clips), TARGET_CLIPS)
-    order = [[(0, i) for i in range(first, min(first + BATCH, number))] for first in range(0, number, BATCH)]
-    loader = make_loader(clips, order, workers=settings.workers, timeout=settings.data_timeout)
     count, total, squares = 0, torch.zeros(()), torch.zeros(())
-    for clip in batches(loader):
+    for clip in first_clips(clips, TARGET_CLIPS, settings=settings):
         frames = in_unit_range(clip.frames.flatten(0, 1).to(model.target_mean.device))
         values = model.encode(frames).values.flatten(0, 1).double().cpu()  # (tokens, D)
         count += len(values)

@@ -20,7 +20,7 @@ from everest.config.settings import ModelSettings, TargetSettings
 from everest.selection import RedundancyRobust
 from everest_cli.main import app, explained
 
-COMMANDS = ["pretrain", "finetune", "eval", "convert", "recipes", "runs", "plot", "demo"]
+COMMANDS = ["pretrain", "finetune", "train-tokenizer", "eval", "convert", "recipes", "runs", "plot", "demo"]
 
 
 @pytest.fixture

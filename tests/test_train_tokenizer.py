@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -152,6 +154,18 @@ def test_a_killed_run_goes_on_to_the_same_bits(recipe: Path, tmp_path: Path):
     ours, theirs = weights(parts), weights(whole)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert (parts / "report.json").read_text() == (whole / "report.json").read_text()
+
+
+@pytest.mark.slow
+def test_two_processes_train_what_one_does(recipe: Path, tmp_path: Path):
+    """With steps that use all tokens among the others: no process waits for gradients of the scorer."""
+    options = ["--recipe", str(recipe), "--gpus", "cpu", "--set", "tokenizer.epochs=8"]
+    for number in (1, 2):
+        output = ["-o", str(tmp_path / str(number)), "--processes", str(number)]
+        command = [sys.executable, "-m", "everest_cli", "train-tokenizer", *options, *output]
+        subprocess.run(command, check=True, capture_output=True, timeout=300)
+    one, two = ([row["loss"] for row in told(tmp_path / str(n)) if "loss" in row] for n in (1, 2))
+    assert two == pytest.approx(one, rel=1e-2)
 
 
 @pytest.mark.parametrize("lost", ["report.json", "model.safetensors", "state"])

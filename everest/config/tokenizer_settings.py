@@ -77,11 +77,6 @@ class TokenizerSettings:
         return replace(TOKENIZERS[self.size], levels=self.levels, **given)
 
     @property
-    def base_lr(self) -> float:
-        """What everest.plan scales by the batch to get `lr`."""
-        return self.lr * 256 / self.batch_size
-
-    @property
     def min_lr(self) -> float:
         """Where the cosine ends."""
         return 0.0

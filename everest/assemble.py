@@ -10,28 +10,31 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 
 from everest.bad_videos import BadVideos
 from everest.build import ModelSpec, stage_optimizer
 from everest.checkpoint import Weights
 from everest.clips import fingerprint
 from everest.config.settings import FinetuneSettings, PretrainSettings, Recipe
+from everest.config.tokenizer_settings import TokenizerSettings
 from everest.data.datasets import Clip, VideoClips
 from everest.data.loading import batches
 from everest.data.remote import located
 from everest.devices import on_device, peak_memory
 from everest.errors import RecipeError
 from everest.models.classifier import VideoClassifier
-from everest.models.mae import MaskedAutoencoder
 from everest.plan import StagePlan, fitting_micro_batch, memory_advice, plan_stage
 from everest.randomness import Purpose, seed_at
 from everest.reports import Report, notice
 from everest.run_folder import PLAN, RunFolder
 from everest.running import claim, release
 from everest.sharding import shard
+from everest.tokenizer_spec import TokenizerSpec
 from everest.tracking import make_tracker
 from everest.training import Training
+
+Stage = PretrainSettings | FinetuneSettings | TokenizerSettings
 
 USUAL_LR = (1e-5, 4e-3)  # ours: where the recipes' learning rates lie, with some room
 
@@ -50,8 +53,8 @@ class Place:
 
 def set_up_training(
     recipe: Recipe,
-    stage: PretrainSettings | FinetuneSettings,
-    spec: ModelSpec,
+    stage: Stage,
+    spec: ModelSpec | TokenizerSpec,
     clips: VideoClips,
     place: Place,
     *,
@@ -78,7 +81,7 @@ def set_up_training(
     return Training(
         accelerator,
         model,
-        stage_optimizer(model, stage, depth=spec.model.backbone_size.depth),
+        stage_optimizer(model, stage, depth=spec.depth),
         plan=plan,
         settings=recipe.train,
         run=place.run,
@@ -92,7 +95,7 @@ def set_up_training(
     )
 
 
-def _bytes_per_clip(spec: ModelSpec, accelerator: Accelerator, checkpointing: bool) -> int:
+def _bytes_per_clip(spec: ModelSpec | TokenizerSpec, accelerator: Accelerator, checkpointing: bool) -> int:
     bytes_per_value = 4 if accelerator.mixed_precision == "no" else 2
     return replace(spec, checkpointing=checkpointing).bytes_per_clip(bytes_per_value)
 
@@ -128,8 +131,10 @@ def plan_line(plan: StagePlan, num_videos: int) -> str:
         f"{num_videos} videos, {plan.epochs} epochs of {plan.steps_per_epoch} steps; "
         f"batch {plan.batch_size} = {plan.processes} processes x {plan.accumulation} passes x "
         f"{plan.micro_batch} clips; "
-        f"learning rate up to {plan.peak_lr:.2e} (base_lr {plan.base_lr:g} x batch / 256)"
+        f"learning rate up to {plan.peak_lr:.2e}"
     )
+    if plan.base_lr is not None:
+        line += f" (base_lr {plan.base_lr:g} x batch / 256)"
     if not USUAL_LR[0] <= plan.peak_lr <= USUAL_LR[1]:
         line += f"; that is outside the usual {USUAL_LR[0]:g} to {USUAL_LR[1]:g}"
     return line
@@ -137,11 +142,11 @@ def plan_line(plan: StagePlan, num_videos: int) -> str:
 
 def plan_facts(plan: StagePlan, videos: dict[str, Any]) -> dict[str, Any]:
     """What env.json says of the plan."""
-    derived = {"steps": plan.steps, "accumulation": plan.accumulation, "peak_lr": plan.peak_lr}
+    derived = {"steps": plan.steps, "accumulation": plan.accumulation}
     return {**asdict(plan), **derived, **videos}
 
 
-def _shard(recipe: Recipe, model: MaskedAutoencoder | VideoClassifier, accelerator: Accelerator) -> None:
+def _shard(recipe: Recipe, model: nn.Module, accelerator: Accelerator) -> None:
     if recipe.train.shard == "none" or accelerator.num_processes == 1:
         return
     if recipe.train.ema is not None:
@@ -151,8 +156,8 @@ def _shard(recipe: Recipe, model: MaskedAutoencoder | VideoClassifier, accelerat
 
 def _plan(
     recipe: Recipe,
-    stage: PretrainSettings | FinetuneSettings,
-    spec: ModelSpec,
+    stage: Stage,
+    spec: ModelSpec | TokenizerSpec,
     place: Place,
     videos: dict[str, Any],
 ) -> StagePlan:

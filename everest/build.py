@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import ConfigDict, Discriminator, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Discriminator, TypeAdapter
 from torch import nn
 
+from everest.checkpoint import read_spec
 from everest.config.settings import (
     FinetuneSettings,
     FrameSelectionSettings,
@@ -19,6 +20,7 @@ from everest.config.settings import (
     Recipe,
     TargetSettings,
 )
+from everest.config.tokenizer_settings import TokenizerSettings
 from everest.errors import CheckpointError
 from everest.frame_selection import FrameSelection, num_candidates
 from everest.models.classifier import VideoClassifier
@@ -27,7 +29,9 @@ from everest.norms import Norms, set_norms
 from everest.optim import make_optimizer, parameter_groups
 from everest.plan import activation_bytes
 from everest.selection import Strategy
-from everest.targets import PixelTargets
+from everest.targets import PixelTargets, TargetMaker
+from everest.token_targets import FrozenTokenizer, TokenTargets
+from everest.tokenizer_spec import TokenizerUse, tokenizer_use
 from everest.tokens import TokenGrid
 
 
@@ -42,6 +46,7 @@ class ModelSpec:
     model: ModelSettings
     selection: Annotated[Strategy, Discriminator("strategy")]
     target: TargetSettings | None = None  # pretrain
+    tokenizer: TokenizerUse | None = None  # pretrain: what scores tokens or gives targets
     frame_selection: FrameSelectionSettings = field(default_factory=FrameSelectionSettings)  # pretrain
     num_classes: int | None = None  # classifier, of all its heads
     heads: dict[str, int] | None = None  # classifier: classes of each of several heads
@@ -53,11 +58,17 @@ class ModelSpec:
     def grid(self) -> TokenGrid:
         return TokenGrid.of_clip(frames=self.frames, size=self.size, tubelet=self.model.tubelet)
 
+    @property
+    def depth(self) -> int:
+        """Blocks that a learning rate can decay over."""
+        return self.model.backbone_size.depth
+
     def dump(self) -> dict[str, Any]:
         """As plain JSON values."""
         values = _SPEC.dump_python(self, mode="json")
-        if self.heads is None:  # as files were before there were several
-            del values["heads"]
+        for later in ("heads", "tokenizer"):  # files are as they were before these came
+            if values[later] is None:
+                del values[later]
         return values
 
     @staticmethod
@@ -65,16 +76,13 @@ class ModelSpec:
         """The inverse of `dump`.
 
         Raises:
-            CheckpointError: settings that this version does not know.
+            CheckpointError: settings that this version does not know, or those of a tokenizer.
         """
-        try:
-            return _SPEC.validate_python(settings)
-        except ValidationError as error:
-            fault = error.errors()[0]
-            key = ".".join(map(str, fault["loc"]))
+        if settings.get("kind") == "tokenizer":
             raise CheckpointError(
-                f"{source}: its settings are not readable: {key}: {fault['msg']}"
-            ) from error
+                f"{source}: a tokenizer, which has no transformer; name a run of pretrain or finetune"
+            )
+        return read_spec(_SPEC, settings, source=source)
 
     def build(self) -> MaskedAutoencoder | VideoClassifier:
         """The module with fresh weights, from torch's default generator."""
@@ -85,15 +93,14 @@ class ModelSpec:
     def _build(self) -> MaskedAutoencoder | VideoClassifier:
         size, grid, tubelet = self.model.backbone_size, self.grid, self.model.tubelet
         if self.kind == "pretrain":
-            assert self.target is not None
+            frozen = None if self.tokenizer is None else FrozenTokenizer(self.tokenizer.load())
             return MaskedAutoencoder(
                 size,
                 grid,
                 tubelet,
                 selector=self.selection,
-                targets=PixelTargets(
-                    tubelet=tubelet, normalize=self.target.normalize, frames=self.target.frames
-                ),
+                targets=self._targets(frozen),
+                learned=frozen,
                 decoder_depth=self.model.decoder_depth,
                 embedding_layers=self.model.embedding_layers,
                 positions=self.model.positions,
@@ -114,6 +121,14 @@ class ModelSpec:
             positions=self.model.positions,
             checkpointing=self.checkpointing,
         )
+
+    def _targets(self, frozen: FrozenTokenizer | None) -> TargetMaker:
+        assert self.target is not None
+        if self.target.kind == "tokens":
+            assert frozen is not None
+            return TokenTargets(frozen=frozen, space=self.target.space)
+        normalize, frames = self.target.normalize, self.target.frames
+        return PixelTargets(tubelet=self.model.tubelet, normalize=normalize, frames=frames)
 
     @property
     def offered_frames(self) -> int:
@@ -147,7 +162,11 @@ _SPEC = TypeAdapter(ModelSpec)
 
 
 def pretrain_spec(recipe: Recipe) -> ModelSpec:
-    """The autoencoder of a recipe."""
+    """The autoencoder of a recipe.
+
+    Raises:
+        CheckpointError: its tokenizer cannot be read.
+    """
     return ModelSpec(
         kind="pretrain",
         frames=recipe.data.frames,
@@ -155,6 +174,7 @@ def pretrain_spec(recipe: Recipe) -> ModelSpec:
         model=recipe.model,
         selection=recipe.pretrain.selection,
         target=recipe.pretrain.target,
+        tokenizer=tokenizer_use(recipe) if recipe.pretrain.needs_tokenizer else None,
         frame_selection=recipe.pretrain.frame_selection,
         checkpointing=recipe.train.checkpointing,
     )
@@ -176,7 +196,7 @@ def classifier_spec(recipe: Recipe, *, num_classes: int, heads: Mapping[str, int
 
 
 def stage_optimizer(
-    model: nn.Module, stage: PretrainSettings | FinetuneSettings, depth: int
+    model: nn.Module, stage: PretrainSettings | FinetuneSettings | TokenizerSettings, depth: int
 ) -> torch.optim.AdamW:
     """AdamW over the parameters that a stage trains."""
     layer_decay = stage.layer_decay if isinstance(stage, FinetuneSettings) else 1.0

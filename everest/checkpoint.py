@@ -5,13 +5,15 @@ Every file appears whole or not at all.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -30,8 +32,8 @@ PICKLES = (".pth", ".pt", ".bin", ".ckpt")  # what torch.save writes
 class Weights:
     """A `model.safetensors`: the parameters and what is needed to rebuild the module around them."""
 
-    kind: str  # pretrain or classifier
-    settings: dict[str, Any]  # of everest.build.ModelSpec
+    kind: str  # pretrain, classifier or tokenizer
+    settings: dict[str, Any]  # of everest.build.ModelSpec or everest.tokenizer_spec
     classes: tuple[str, ...] | None
     recipe: str  # its name
     step: int
@@ -94,6 +96,32 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     except OSError as error:
         reason = error.strerror or "the file cannot be opened; check its permissions and the disk"
         raise EnvironmentProblem(f"cannot read {path}: {reason}") from error
+
+
+Spec = TypeVar("Spec")
+
+
+def read_spec(adapter: TypeAdapter[Spec], settings: dict[str, Any], *, source: Path) -> Spec:
+    """The settings of a checkpoint.
+
+    Raises:
+        CheckpointError: settings that this version does not know.
+    """
+    try:
+        return adapter.validate_python(settings)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        key = ".".join(map(str, fault["loc"]))
+        raise CheckpointError(f"{source}: its settings are not readable: {key}: {fault['msg']}") from error
+
+
+def state_hash(tensors: Mapping[str, Tensor]) -> str:
+    """Tells weights apart: of names, types, shapes and every bit, in the order of the names."""
+    told = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        told.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        told.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return told.hexdigest()
 
 
 def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], *, source: str) -> None:

@@ -20,6 +20,7 @@ from everest.data.remote import Location, joined, located
 from everest.data.views import EvalViews, FinetuneViews, MakeViews, PretrainViews, ValidationViews
 from everest.errors import DataError, RecipeError
 from everest.frame_selection import num_candidates
+from everest.masks import Tube
 from everest.tokens import TokenGrid
 
 __all__ = [
@@ -30,8 +31,10 @@ __all__ = [
     "fingerprint",
     "labelled_samples",
     "pretrain_clips",
+    "pretrain_key",
     "test_clips",
     "test_views",
+    "unlabelled_clips",
     "validation_clips",
 ]
 
@@ -49,7 +52,6 @@ def fingerprint(samples: Sequence[Sample], root: Location, class_names: Sequence
 def pretrain_clips(recipe: Recipe) -> VideoClips:
     """The unlabelled videos of `data.pretrain`, or of `data.train` where that is not given."""
     data, stage = recipe.data, recipe.pretrain
-    key = "pretrain" if data.pretrain else "train"
     grid = clip_grid(recipe)
     offered = replace(grid, t=num_candidates(grid.t, stage.frame_selection.alpha))
     views = PretrainViews(
@@ -60,10 +62,24 @@ def pretrain_clips(recipe: Recipe) -> VideoClips:
         sampling=stage.sampling,
         views_per_decode=stage.views_per_decode,
     )
-    root, source = _source(data, key)
-    samples = read_samples(source, root=root, classes=None, num_classes=None, heads=None, labelled=False)
     draws = offered.t if offered != grid else 0  # one number a slice that can be drawn
-    return _clips(recipe, samples, views, num_noise=offered.num_tokens + draws, replace_bad=True)
+    return unlabelled_clips(
+        recipe, pretrain_key(data), views, num_noise=offered.num_tokens + draws, replace_bad=True
+    )
+
+
+def pretrain_key(data: DataSettings) -> str:
+    """Which list says what is trained on without labels."""
+    return "pretrain" if data.pretrain else "train"
+
+
+def unlabelled_clips(
+    recipe: Recipe, key: str, views: MakeViews, *, replace_bad: bool, num_noise: int = 0
+) -> VideoClips:
+    """The videos of `data.KEY`, whose labels are not read."""
+    root, source = _source(recipe.data, key)
+    samples = read_samples(source, root=root, classes=None, num_classes=None, heads=None, labelled=False)
+    return _clips(recipe, samples, views, num_noise=num_noise, replace_bad=replace_bad)
 
 
 def finetune_clips(recipe: Recipe) -> tuple[VideoClips, Classes]:
@@ -82,7 +98,9 @@ def finetune_clips(recipe: Recipe) -> tuple[VideoClips, Classes]:
         erasing=stage.erasing,
     )
     samples = _training_samples(data)
-    return _clips(recipe, samples, views, replace_bad=True), Classes.of(samples, data)
+    num_noise = clip_grid(recipe).num_tokens if isinstance(stage.selection, Tube) else 0
+    clips = _clips(recipe, samples, views, num_noise=num_noise, replace_bad=True)
+    return clips, Classes.of(samples, data)
 
 
 def labelled_samples(recipe: Recipe) -> tuple[Sequence[Sample], Sequence[Sample], Classes]:

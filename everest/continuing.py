@@ -12,7 +12,7 @@ from typing import Any, Final
 from everest.config.recipe import load_recipe, recipe_values
 from everest.config.settings import Recipe
 from everest.errors import RecipeError
-from everest.run_folder import INIT, ONE_BATCH, OWN_FILES, PLAN, RECIPE, RunFolder
+from everest.run_folder import INIT, ONE_BATCH, OWN_FILES, PLAN, RECIPE, TOKENIZER, RunFolder
 from everest.running import running_here
 
 ELSEWHERE: Final = ("name", "data.root")  # may change: what a recipe is called, where the same videos lie
@@ -36,7 +36,7 @@ def check_output(path: Path, asked: Asked, *, resume: bool, overwrite: bool) -> 
         RecipeError: a process trains the run, or something else is at `path` and `overwrite` is not given,
             or `overwrite` would remove what is not a run's.
     """
-    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+    if not path.exists() or (path.is_dir() and {file.name for file in path.iterdir()} <= {TOKENIZER}):
         return False
     if not path.is_dir():
         raise RecipeError(f"--output {path}: a file is in the way; choose another folder")

@@ -60,8 +60,8 @@ def classification_loss(training: Training, clip: Clip, settings: FinetuneSettin
     model = training.trained_model
     assert isinstance(model, VideoClassifier)
     rng = training.rng()
-    noise = torch.Generator(clip.frames.device).manual_seed(int(rng.integers(2**63)))
-    frames = erase(normalise(clip.frames.flatten(0, 1)), clip.erase.flatten(0, 1), generator=noise)
+    generator = torch.Generator(clip.frames.device).manual_seed(int(rng.integers(2**63)))
+    frames = erase(normalise(clip.frames.flatten(0, 1)), clip.erase.flatten(0, 1), generator=generator)
     frames, targets = mix(
         frames,  # (B, 3, T, H, W)
         clip.label,
@@ -72,8 +72,10 @@ def classification_loss(training: Training, clip: Clip, settings: FinetuneSettin
         rng=rng,
     )
     sizes = model.head_sizes
-    logits = training.model(frames).float().split(sizes, dim=-1)  # (B, classes) each
-    losses = [F.cross_entropy(x, y) for x, y in zip(logits, targets.split(sizes, dim=-1), strict=True)]
+    drawn = clip.noise.flatten(0, 1)  # (B, N), or nothing where nothing is drawn
+    logits = training.model(frames, noise=drawn if drawn.size(1) else None).float()  # (B, classes)
+    parts = zip(logits.split(sizes, dim=-1), targets.split(sizes, dim=-1), strict=True)
+    losses = [F.cross_entropy(one, target) for one, target in parts]
     return torch.stack(losses).mean() if len(losses) > 1 else losses[0]
 
 

@@ -18,7 +18,7 @@ from everest.data.video import probe, read_frames
 from everest.errors import DataError
 from everest.frame_selection import draw_slices, kept_per_slice, num_candidates
 from everest.importance import RawPixels
-from everest.mask_view import Model
+from everest.mask_view import Transformer
 from everest.pixels import normalise
 from everest.selection import FrameDifference, RedundancyRobust
 from everest.tokens import TokenGrid
@@ -80,7 +80,7 @@ class Draw:
     size: int
     seed: int
     draws: int
-    model: Model | None
+    model: Transformer | None
 
     def view(self, video: Path) -> FrameView:
         """Read the middle of a video and draw.

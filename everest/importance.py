@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -45,6 +45,36 @@ class RawPixels:
         return change.flatten(2)
 
 
+@runtime_checkable
+class TokenScores(Protocol):
+    """What has learned how much a clip needs each of its tokens."""
+
+    def scores(self, frames: Tensor) -> Tensor:
+        """(B, N) float32 of normalised clips (B, C, T, H, W): higher is needed more."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredEmbedding:
+    """An embedding and a tokenizer's scores: what any strategy may ask for."""
+
+    embed: Embedding
+    learned: TokenScores
+
+    @property
+    def tubelet(self) -> tuple[int, int, int]:
+        return self.embed.tubelet
+
+    def __call__(self, patches: Tensor) -> Tensor:
+        return self.embed(patches)
+
+    def of_change(self, change: Tensor) -> Tensor:
+        return self.embed.of_change(change)
+
+    def scores(self, frames: Tensor) -> Tensor:
+        return self.learned.scores(frames)
+
+
 def _neg_cosine(now: Tensor, before: Tensor) -> Tensor:
     return -F.cosine_similarity(now, before, dim=-1)
 
@@ -67,7 +97,8 @@ DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-def _full_precision(device: torch.device) -> AbstractContextManager[object]:
+def full_precision(device: torch.device) -> AbstractContextManager[object]:
+    """Around what decides which tokens are kept: no lower precision, whatever surrounds it."""
     available = torch.amp.is_autocast_available(device.type)  # not on meta
     return torch.autocast(device.type, enabled=False) if available else nullcontext()
 
@@ -96,7 +127,7 @@ def change_importance(
     places = frames.size(3) // tubelet[1] * (frames.size(4) // tubelet[2])
     if frames.size(2) == step:
         return frames.new_zeros(b, places, dtype=torch.float32)
-    with _full_precision(frames.device):
+    with full_precision(frames.device):
         x = frames.float()
         if distance in NORMS:
             change = patchify(x[:, :, step:] - x[:, :, :-step], tubelet)  # (B, N - h*w, C, t, p, q)

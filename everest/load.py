@@ -17,7 +17,9 @@ from everest.errors import CheckpointError
 from everest.hub import fetch, is_hub_name, show
 from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder
+from everest.models.tokenizer import AdaptiveTokenizer
 from everest.run_folder import BEST, RECIPE, WEIGHTS
+from everest.tokenizer_spec import TokenizerSpec
 
 Which = Literal["newest", "best"]
 
@@ -95,25 +97,50 @@ def require_kind(weights: Weights, kind: str, *, source: Path) -> None:
     mends = {
         "classifier": "fine-tune it first: everest finetune --init CHECKPOINT",
         "pretrain": "a checkpoint of `everest pretrain` is needed here",
+        "tokenizer": "train one: everest train-tokenizer --recipe RECIPE",
     }
     raise CheckpointError(
         f"{source}: a {weights.kind} checkpoint where a {kind} one is needed; {mends[kind]}"
     )
 
 
-def load_model(checkpoint: str | Path, *, which: Which = "newest") -> MaskedAutoencoder | VideoClassifier:
+def load_model(
+    checkpoint: str | Path, *, which: Which = "newest"
+) -> MaskedAutoencoder | VideoClassifier | AdaptiveTokenizer:
     """The model of a checkpoint, of any kind, in eval mode on the CPU.
 
     Raises:
         CheckpointError: no such checkpoint, or one that is damaged or not ours.
     """
     path = find_weights(checkpoint, which=which)
+    weights = open_weights(path)
+    rebuild = tokenizer_of if weights.kind == "tokenizer" else model_of
+    return rebuild(weights, source=path)
+
+
+def load_transformer(checkpoint: str | Path) -> MaskedAutoencoder | VideoClassifier:
+    """As `load_model`, of a checkpoint of `pretrain` or `finetune`."""
+    path = find_weights(checkpoint)
     return model_of(open_weights(path), source=path)
 
 
+def load_tokenizer(checkpoint: str | Path) -> AdaptiveTokenizer:
+    """As `load_model`, of a checkpoint of `train-tokenizer`."""
+    path = find_weights(checkpoint)
+    return tokenizer_of(open_weights(path), source=path)
+
+
 def model_of(weights: Weights, *, source: Path) -> MaskedAutoencoder | VideoClassifier:
-    """Rebuild the module that `weights` were saved from."""
+    """Rebuild the module that `weights` of a transformer were saved from."""
     model = ModelSpec.of(weights.settings, source=source).build()
+    load_tensors(model, weights.tensors, source=str(source))
+    return model.eval()
+
+
+def tokenizer_of(weights: Weights, *, source: Path) -> AdaptiveTokenizer:
+    """Rebuild the tokenizer that `weights` were saved from."""
+    require_kind(weights, "tokenizer", source=source)
+    model = TokenizerSpec.of(weights.settings, source=source).build()
     load_tensors(model, weights.tensors, source=str(source))
     return model.eval()
 

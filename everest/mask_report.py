@@ -18,6 +18,9 @@ from everest.films import write_gif, write_mp4
 from everest.mask_page import strategy_ranks, write_page
 from everest.mask_view import MaskView, Model, view_masks
 from everest.masks import RunningCell
+from everest.models.classifier import VideoClassifier
+from everest.models.mae import MaskedAutoencoder
+from everest.models.tokenizer import AdaptiveTokenizer
 from everest.pictures import draw_views
 from everest.selection import Selector
 
@@ -30,7 +33,7 @@ class Look:
 
     Args:
         selectors: strategies with their titles.
-        size: pixels of the shorter side without a model; a model has its own size.
+        size: pixels of the shorter side without a model, or with a tokenizer; another model has its own size.
     """
 
     selectors: Sequence[tuple[str, Selector]]
@@ -55,18 +58,23 @@ class Look:
         return views(Sample(path=str(video)), np.random.default_rng(0), "auto").frames
 
     def _clip_size(self, video: Path) -> tuple[int, tuple[int, int]]:
-        if self.model is not None:
+        if isinstance(self.model, MaskedAutoencoder | VideoClassifier):
             encoder = self.model.encoder
             _, p, q = encoder.patch_embed.tubelet
             return encoder.num_frames, (encoder.grid.h * p, encoder.grid.w * q)
+        tubelet = self.tubelet
+        if isinstance(self.model, AdaptiveTokenizer):
+            tubelet = self.model.tubelet
+            if self.frames % self.model.window:
+                raise RecipeError(
+                    f"--frames: {self.frames} do not divide into windows of {self.model.window}"
+                )
         info = probe(video)
         scale = self.size / min(info.height, info.width)
         cell = 2 if any(isinstance(selector, RunningCell) for _, selector in self.selectors) else 1
         height, width = (
             max(round(side * scale / step), 1) * step
-            for side, step in zip(
-                (info.height, info.width), (cell * p for p in self.tubelet[1:]), strict=True
-            )
+            for side, step in zip((info.height, info.width), (cell * p for p in tubelet[1:]), strict=True)
         )
         return self.frames, (height, width)
 
@@ -101,8 +109,10 @@ def _told(video: Path, view: MaskView, look: Look, written: Path) -> dict[str, A
 
 
 def _title(video: Path, look: Look) -> str:
-    measured = "pixels (no checkpoint)" if look.model is None else "the checkpoint's embedding"
     what = look.selectors[0][0].replace("\n", ", ") if len(look.selectors) == 1 else "kept tokens"
+    if isinstance(look.model, AdaptiveTokenizer):
+        return f"{video.name}: {what}; learned: by the tokenizer's scores"
+    measured = "pixels (no checkpoint)" if look.model is None else "the checkpoint's embedding"
     return f"{video.name}: {what}; change measured on {measured}"
 
 

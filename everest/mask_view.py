@@ -6,18 +6,21 @@ T frames, H W pixels, N tokens, K chosen tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from everest.importance import RawPixels
+from everest.importance import Embedding, RawPixels, ScoredEmbedding
 from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder
+from everest.models.tokenizer import AdaptiveTokenizer
 from everest.pixels import normalise, unnormalise
 from everest.selection import Selector
+from everest.token_targets import FrozenTokenizer
 from everest.tokens import TokenGrid, TokenSelection, patchify, unpatchify
 
 RED = (0.9, 0.15, 0.1)
@@ -36,6 +39,7 @@ class MaskView:
     importance: Tensor | None  # (N,) float32; None for strategies that do not measure
     frames: Tensor  # (T, H, W, 3) float32 in [0, 1]
     predicted: Tensor | None  # as frames: visible tokens as they are, targets as a model predicts them
+    rebuilt: Tensor | None = None  # as frames: the clip as a tokenizer makes it from the kept tokens
 
     @property
     def kept_frames(self) -> Tensor:
@@ -59,12 +63,8 @@ class MaskView:
     def heat(self) -> Tensor:
         """(T, H, W) float32: the importance of each pixel's token."""
         assert self.importance is not None
-        t, h, w = self.grid.t, self.grid.h, self.grid.w
-        by_place = self.importance.view(t, h, w)
-        frames, height, width = self.frames.shape[:3]
-        for dim, times in enumerate((frames // t, height // h, width // w)):
-            by_place = by_place.repeat_interleave(times, dim=dim)
-        return by_place
+        by_token = self.importance.view(self.grid.t, self.grid.h, self.grid.w)
+        return spread(by_token, self.frames.shape[:3])
 
     def told(self) -> dict[str, Any]:
         """For scripts: ids and counts."""
@@ -85,6 +85,13 @@ class MaskView:
         return _joined(shown, self.grid)
 
 
+def spread(by_token: Tensor, shape: Sequence[int]) -> Tensor:
+    """Values of tokens (t, h, w) to the pixels (T, H, W) of `shape` that each token stands for."""
+    for dim, (length, tokens) in enumerate(zip(shape, by_token.shape, strict=True)):
+        by_token = by_token.repeat_interleave(length // tokens, dim=dim)
+    return by_token
+
+
 def _cut(frames: Tensor, grid: TokenGrid) -> Tensor:
     """(T, H, W, 3) to (N, 3, t, p, q)."""
     length, height, width = frames.shape[:3]
@@ -97,7 +104,17 @@ def _joined(patches: Tensor, grid: TokenGrid) -> Tensor:
     return unpatchify(patches[None], grid)[0].movedim(0, -1).clamp(0, 1).cpu()
 
 
-Model = MaskedAutoencoder | VideoClassifier
+Transformer = MaskedAutoencoder | VideoClassifier
+Model = Transformer | AdaptiveTokenizer
+
+
+def _measure(model: Model | None, tubelet: tuple[int, int, int]) -> Embedding:
+    """What strategies measure by."""
+    if model is None:
+        return RawPixels(tubelet)
+    if isinstance(model, AdaptiveTokenizer):
+        return ScoredEmbedding(RawPixels(model.tubelet), FrozenTokenizer(model))
+    return model.measure if isinstance(model, MaskedAutoencoder) else model.encoder.patch_embed
 
 
 @torch.inference_mode()
@@ -112,12 +129,13 @@ def view_masks(
     """What each of the strategies, given with a title, makes of a clip (3, T, H, W) uint8.
 
     Args:
-        model: whose embedding measures change; an autoencoder predicts, too. None: the raw pixels measure.
+        model: whose embedding measures change; an autoencoder predicts, too. A tokenizer scores, and rebuilds
+            the clip from what is kept and its windows' first slices. None: the raw pixels measure.
         tubelet: of the raw pixels; a model has its own.
     Raises:
         RecipeError: the clip does not divide into tubelets, or a strategy cannot cut its grid.
     """
-    embed = RawPixels(tubelet) if model is None else model.encoder.patch_embed
+    embed = _measure(model, tubelet)
     grid = TokenGrid.of_clip(frames=clip.size(1), size=(clip.size(2), clip.size(3)), tubelet=embed.tubelet)
     x = normalise(clip)[None]  # (1, 3, T, H, W)
     noise = torch.from_numpy(np.random.default_rng(seed).random((1, grid.num_tokens), dtype=np.float32))
@@ -128,8 +146,24 @@ def view_masks(
         prediction = None
         if isinstance(model, MaskedAutoencoder) and chosen.target.size(1):
             prediction = model(x, selection=chosen).prediction
-        views.append(_view(title, selector, x, chosen, importance, prediction, model, grid))
+        view = _view(title, selector, x, chosen, importance, prediction, model, grid)
+        if isinstance(model, AdaptiveTokenizer):
+            view = replace(view, rebuilt=_rebuilt(model, x, view.kept))
+        views.append(view)
     return views
+
+
+def _rebuilt(tokenizer: AdaptiveTokenizer, x: Tensor, kept: Tensor) -> Tensor:
+    """(T, H, W, 3) in [0, 1] from the tokens `kept` (K,) of a normalised clip (1, 3, T, H, W).
+
+    As in training the first slice of each window is kept whole.
+    """
+    clip = unnormalise(x)
+    grid = tokenizer.grid(clip)
+    mask = torch.zeros(grid.num_tokens).index_fill_(0, kept, 1.0).view(1, grid.t, grid.h, grid.w)
+    mask[:, :: tokenizer.window // tokenizer.tubelet[0]] = 1.0
+    rebuilt = F.interpolate(tokenizer.reconstruct(clip, mask=mask), clip.shape[-3:])  # of a smaller size
+    return rebuilt[0].movedim(0, -1).clamp(0, 1)
 
 
 @torch.inference_mode()
@@ -142,7 +176,7 @@ def view_model(model: MaskedAutoencoder, clip: Tensor, *, noise: Tensor) -> Mask
     """
     device = model.mask_token.device
     out = model(normalise(clip.to(device))[None], noise=noise[None].to(device))
-    importance = model.selector.importance(out.frames, model.encoder.patch_embed)
+    importance = model.selector.importance(out.frames, model.measure)
     grid, title = model.encoder.grid, model.selector.strategy
     return _view(title, model.selector, out.frames, out.selection, importance, out.prediction, model, grid)
 

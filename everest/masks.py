@@ -51,26 +51,40 @@ def _in_every_slice(places: Tensor, grid: TokenGrid) -> Tensor:
     return (slices + ascending(places).unsqueeze(1)).flatten(1)
 
 
-def _without(share: float) -> float:
-    """1 - share, on the decimals as written, like num_kept."""
+def without(share: float) -> float:
+    """1 - share, on the decimals as written, like num_kept.
+
+    Raises:
+        ValueError: no share that leaves a token.
+    """
     return float(1 - Decimal(str(checked_share(share))))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tube:
-    """VideoMAE's tube masking (Tong et al. 2022, §3.3): one random map of places, masked in every slice."""
+    """VideoMAE's tube masking (Tong et al. 2022, §3.3): one random map of places, masked in every slice.
+
+    Args:
+        keep_ratio: in fine-tuning, the share of places that is encoded, in place of `mask_ratio`; what is
+            masked is left out and not predicted (LVMAE §4.1 leaves out 20 %).
+    """
 
     __pydantic_config__ = STRICT
     strategy: Literal["tube"] = "tube"
     mask_ratio: float = 0.9  # VideoMAE §3.3; masked places are floored: 176 of 196
+    keep_ratio: float | None = None
 
     importance = not_measured
 
     def keeping(self, share: float) -> Tube:
         """The same, but it encodes `share` of all places."""
-        return replace(self, mask_ratio=_without(share))
+        return replace(self, mask_ratio=without(share), keep_ratio=None)
 
     def __call__(self, grid: TokenGrid, *, importance: Tensor | None, noise: Tensor) -> TokenSelection:
+        if self.keep_ratio is not None:
+            places = noise[:, : grid.per_slice].argsort(dim=1, stable=True)
+            kept = _in_every_slice(places[:, : num_kept(grid.per_slice, self.keep_ratio)], grid)
+            return TokenSelection(kept, kept[:, :0])
         num_visible = grid.per_slice - num_kept(grid.per_slice, self.mask_ratio)
         places = noise[:, : grid.per_slice].argsort(dim=1, stable=True)  # (B, h*w)
         visible, target = places[:, :num_visible], places[:, num_visible:]
@@ -108,7 +122,7 @@ class FrameWise:
 
     def keeping(self, share: float) -> FrameWise:
         """The same, but it encodes `share` of all slices."""
-        return replace(self, mask_ratio=_without(share))
+        return replace(self, mask_ratio=without(share))
 
     def __call__(self, grid: TokenGrid, *, importance: Tensor | None, noise: Tensor) -> TokenSelection:
         num_visible = grid.t - num_kept(grid.t, self.mask_ratio)
@@ -139,7 +153,7 @@ class RunningCell:
 
     def keeping(self, share: float) -> RunningCell:
         """The same, but it encodes `share` of all places."""
-        return replace(self, mask_ratio=_without(share))
+        return replace(self, mask_ratio=without(share))
 
     def __call__(self, grid: TokenGrid, *, importance: Tensor | None, noise: Tensor) -> TokenSelection:
         if grid.h % 2 or grid.w % 2:

@@ -46,7 +46,7 @@ class Paths:
         return cls(
             centre=rng.uniform(0, SIZE, (n, 1, 2)) * every[..., None],
             turn=rng.uniform(0, 2 * np.pi, (n, 1)) * every,
-            radius=np.exp(rng.uniform(*np.log(RADIUS), (n, 1))) * every,
+            radius=np.exp(rng.uniform(np.log(RADIUS[0]), np.log(RADIUS[1]), (n, 1))) * every,
         )
 
 
@@ -72,14 +72,15 @@ def _texture(n: int, num_frames: int, rng: np.random.Generator) -> Floats:
     moved = rng.uniform(0, _DRIFT, (n, 1)) * np.linspace(0, 1, num_frames)  # (n, F) pixels
     x = np.arange(SIZE) - _per_pixel(moved * np.cos(heading)[:, None])  # (n, F, 1, W)
     y = np.arange(SIZE)[:, None] - _per_pixel(moved * np.sin(heading)[:, None])  # (n, F, H, 1)
-    picture = _colour(_BACKGROUND, n, rng)  # (n, 1, 1, 1, 3)
+    picture: Floats = _colour(_BACKGROUND, n, rng)  # (n, 1, 1, 1, 3)
     for _ in range(gratings):
         turn, phase = rng.uniform(0, 2 * np.pi, (2, n, 1))
         shortest, longest = np.log(wavelengths)
         wavenumber = 2 * np.pi / np.exp(rng.uniform(shortest, longest, (n, 1)))
         along = _per_pixel(wavenumber * np.cos(turn)) * x + _per_pixel(wavenumber * np.sin(turn)) * y
         colour = rng.normal(0, contrast / np.sqrt(gratings), (n, 1, 1, 1, 3)).astype(np.float32)
-        picture = picture + np.cos(along + _per_pixel(phase)).astype(np.float32)[..., None] * colour
+        grating = np.cos(along + _per_pixel(phase)).astype(np.float32)[..., None]
+        picture = (picture + grating * colour).astype(np.float32)
     return picture
 
 

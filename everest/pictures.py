@@ -35,11 +35,18 @@ def rows_of(views: Sequence[MaskView]) -> list[Row]:
             rows.append(("seen", first.visible_frames))
         if first.predicted is not None:
             rows.append((PREDICTED, first.predicted))
+        if first.rebuilt is not None:
+            rows.append(("rebuilt", first.rebuilt))
+    elif all(view.rebuilt is not None for view in views):
+        for view in views:
+            rows.append((view.title, view.kept_frames))
+            if view.rebuilt is not None:
+                rows.append((f"{view.title}:\nrebuilt", view.rebuilt))
     elif all(view.importance is not None for view in views):
         rows += [(view.title, view.kept_frames) for view in views]
     else:  # masks that keep all tokens differ in what the encoder sees
         rows += [(view.title, view.tinted_frames) for view in views]
-    measured = next((view for view in views if view.importance is not None), None)
+    measured = next((view for view in reversed(views) if view.importance is not None), None)
     if measured is not None:
         rows.append(("importance", measured.heat()))
     return rows
@@ -48,9 +55,14 @@ def rows_of(views: Sequence[MaskView]) -> list[Row]:
 def draw_views(path: Path, views: Sequence[MaskView], *, title: str) -> None:
     """A PNG with a column for each of up to 8 slices and a labelled line for each of `rows_of`."""
     rows = rows_of(views)
-    length, height, width = views[0].frames.shape[:3]
-    step = length // views[0].grid.t
-    columns = list(range(0, length, step))[:: -(-views[0].grid.t // COLUMNS)]
+    draw_rows(path, rows, slices=views[0].grid.t, title=title, footnote=_footnote(views, rows))
+
+
+def draw_rows(path: Path, rows: Sequence[Row], *, slices: int, title: str, footnote: str = "") -> None:
+    """A PNG with a labelled line for each row and a column for the first frame of each of up to 8 slices."""
+    length, height, width = rows[0][1].shape[:3]
+    step = length // slices
+    columns = list(range(0, length, step))[:: -(-slices // COLUMNS)]
     column_width = 1.3 * max(width / height, 0.6)
     line_height = column_width * height / width
     size = (column_width * len(columns) + 2.2, line_height * len(rows) + 0.9)
@@ -62,13 +74,15 @@ def draw_views(path: Path, views: Sequence[MaskView], *, title: str) -> None:
         for ax, frame in zip(axes[0], columns, strict=True):
             ax.set_title(f"frame {frame}", fontsize=8)
         figure.suptitle(title, fontsize=10)
-        figure.supxlabel(_footnote(views, rows), fontsize=7)
+        figure.supxlabel(footnote, fontsize=7)
         write_atomically(path, lambda part: figure.savefig(part, format="png"))
 
 
 def _footnote(views: Sequence[MaskView], rows: Sequence[Row]) -> str:
     if any(label == PREDICTED for label, _ in rows):
         return FOOTNOTE
+    if any(view.rebuilt is not None for view in views):
+        return "rebuilt from what is kept and the first slice of each window"
     return "reddish: predicted, not seen" if any(view.importance is None for view in views) else ""
 
 

@@ -28,9 +28,12 @@ def normalise(clip: Tensor) -> Tensor:
         )
     if clip.dtype != torch.uint8:
         raise ValueError(f"expected uint8 frames, got {clip.dtype}")
-    return (
-        clip.float().div_(255).sub_(_per_channel(IMAGENET_MEAN, clip)).div_(_per_channel(IMAGENET_STD, clip))
-    )
+    return in_unit_range(clip).sub_(_per_channel(IMAGENET_MEAN, clip)).div_(_per_channel(IMAGENET_STD, clip))
+
+
+def in_unit_range(clip: Tensor) -> Tensor:
+    """(...) uint8 to float32 in [0, 1]."""
+    return clip.float().div_(255)
 
 
 def unnormalise(frames: Tensor) -> Tensor:

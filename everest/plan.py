@@ -9,6 +9,7 @@ import psutil
 import torch
 
 from everest.config.settings import FinetuneSettings, PretrainSettings
+from everest.config.tokenizer_settings import TokenizerSettings
 from everest.errors import RecipeError
 from everest.optim import cosine_lr, scaled_lr
 
@@ -27,8 +28,9 @@ class StagePlan:
     views: int  # clips that one decoded video gives
     micro_batch: int  # clips a pass of one process
     processes: int
-    base_lr: float
-    base_min_lr: float
+    peak_lr: float
+    min_lr: float
+    base_lr: float | None  # that `peak_lr` was scaled from; None where the recipe gives it as it is
 
     @property
     def steps(self) -> int:
@@ -43,10 +45,6 @@ class StagePlan:
     def videos_per_step(self) -> int:
         return self.batch_size // self.views
 
-    @property
-    def peak_lr(self) -> float:
-        return scaled_lr(self.base_lr, self.batch_size)
-
     def lr(self, step: int) -> float:
         """The learning rate of `step`, counted from 0."""
         return cosine_lr(
@@ -54,7 +52,7 @@ class StagePlan:
             steps=self.steps,
             warmup=self.warmup_epochs * self.steps_per_epoch,
             peak=self.peak_lr,
-            minimum=scaled_lr(self.base_min_lr, self.batch_size),
+            minimum=self.min_lr,
         )
 
     def epoch(self, step: int) -> int:
@@ -66,7 +64,11 @@ class StagePlan:
 
 
 def plan_stage(
-    stage: PretrainSettings | FinetuneSettings, *, num_videos: int, processes: int, largest_micro_batch: int
+    stage: PretrainSettings | FinetuneSettings | TokenizerSettings,
+    *,
+    num_videos: int,
+    processes: int,
+    largest_micro_batch: int,
 ) -> StagePlan:
     """The plan for `num_videos` videos, from each of which a decode gives `views_per_decode` clips.
 
@@ -84,6 +86,10 @@ def plan_stage(
         parts = f"{processes} processes" + (f" x {views} views_per_decode" if views > 1 else "")
         parts += " in pairs, which mixup and cutmix need" if pair > 1 else ""
         raise RecipeError(f"batch_size {stage.batch_size} does not divide over {parts}")
+    if isinstance(stage, TokenizerSettings):
+        base_lr, peak_lr = None, stage.lr
+    else:
+        base_lr, peak_lr = stage.base_lr, scaled_lr(stage.base_lr, stage.batch_size)
     return StagePlan(
         epochs=stage.epochs,
         steps_per_epoch=max(1, num_videos // (stage.batch_size // views)),
@@ -92,8 +98,9 @@ def plan_stage(
         views=views,
         micro_batch=unit * _largest_divisor(share, at_most=max(1, largest_micro_batch // unit)),
         processes=processes,
-        base_lr=stage.base_lr,
-        base_min_lr=stage.min_lr,
+        peak_lr=peak_lr,
+        min_lr=scaled_lr(stage.min_lr, stage.batch_size),
+        base_lr=base_lr,
     )
 
 

@@ -20,6 +20,7 @@ class Purpose(IntEnum):
     WEIGHTS = 3  # the first ones
     STEP = 4  # drop path, by step, process and pass
     BATCH = 5  # mixup, cutmix and erasing, by step, process and pass
+    ALL_TOKENS = 6  # whether a tokenizer sees all tokens, by step
 
 
 def generator_at(seed: int, purpose: Purpose, *place: int) -> np.random.Generator:

@@ -27,7 +27,12 @@ RECIPE, ENVIRONMENT, METRICS, WEIGHTS, BEST, BAD_VIDEOS, STATE = (
     "state",
 )
 NONFINITE = "nonfinite.json"
-OWN_FILES = (RECIPE, ENVIRONMENT, METRICS, WEIGHTS, BEST, BAD_VIDEOS, NONFINITE)  # replaced by a new run
+REPORT, PICTURE = "report.json", "report.png"  # of a tokenizer: what it is worth on held-out videos
+OWN_FILES = (  # replaced by a new run
+    *(RECIPE, ENVIRONMENT, METRICS, WEIGHTS, BEST, BAD_VIDEOS, NONFINITE),
+    *(REPORT, PICTURE),
+)
+TOKENIZER = "tokenizer"  # the folder of the stage before, in a run of LVMAE
 INIT = "init"  # in ENVIRONMENT: the weights that a run started from
 PLAN = "plan"  # in ENVIRONMENT: how the run is cut into steps and passes, and its videos
 ONE_BATCH = "one_batch"  # in ENVIRONMENT: whether the first batch is learned by heart
@@ -46,6 +51,14 @@ class RunFolder:
     @property
     def best(self) -> Path:
         return self.path / BEST
+
+    @property
+    def report(self) -> Path:
+        return self.path / REPORT
+
+    @property
+    def picture(self) -> Path:
+        return self.path / PICTURE
 
     @property
     def state(self) -> Path:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from everest.importance import DistanceName, Embedding, change_importance, pixel_importance
+from everest.learned_importance import LearnedImportance
 from everest.masks import (
     STRICT,
     FrameWise,
@@ -132,6 +133,14 @@ class AllTokens:
         return TokenSelection(tokens, tokens[:, :0])
 
 
+def at_test(selector: Strategy) -> Strategy:
+    """What a classifier encodes where nothing may be drawn: random tubes are left out in training only.
+
+    Ours: LVMAE does not say what it encodes in a test.
+    """
+    return AllTokens() if isinstance(selector, Tube) else selector
+
+
 STRATEGIES = {
     "redundancy-robust": RedundancyRobust,
     "frame-difference": FrameDifference,
@@ -139,6 +148,16 @@ STRATEGIES = {
     "random": RandomSpaceTime,
     "running-cell": RunningCell,
     "frame": FrameWise,
+    "learned-importance": LearnedImportance,
     "all": AllTokens,
 }
-Strategy = RedundancyRobust | FrameDifference | Tube | RandomSpaceTime | RunningCell | FrameWise | AllTokens
+Strategy = (
+    RedundancyRobust
+    | FrameDifference
+    | Tube
+    | RandomSpaceTime
+    | RunningCell
+    | FrameWise
+    | LearnedImportance
+    | AllTokens
+)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -11,10 +12,21 @@ from everest_cli import options as o
 from everest_cli.output import Display
 
 
+class Demo(StrEnum):
+    """What is shown."""
+
+    demo = "demo"
+    lvmae = "lvmae-demo"
+
+
 def demo(
+    recipe: Annotated[
+        Demo, typer.Option("--recipe", "-r", help="EVEREST in 5 minutes, or LVMAE in 12.")
+    ] = Demo.demo,
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for videos, runs and report.")
-    ] = Path("runs/demo"),
+        Path | None,
+        typer.Option("--output", "-o", metavar="DIR", help="For videos, runs and report [runs/RECIPE]."),
+    ] = None,
     overwrite: o.Overwrite = False,
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of the videos and the training.")] = 0,
     quiet: o.Quiet = False,
@@ -23,10 +35,14 @@ def demo(
 
     Example: everest demo --output runs/demo
     """
-    from everest.demo import REPORT, clear_demo, run_demo
+    from everest.demo import run_demo
+    from everest.demo_steps import REPORT, clear_demo
+    from everest.lvmae_demo import run_lvmae_demo
 
-    clear_demo(output, overwrite=overwrite)
+    folder = output or Path("runs") / recipe.value
+    clear_demo(folder, overwrite=overwrite)
+    run = run_lvmae_demo if recipe is Demo.lvmae else run_demo
     with Display(quiet=quiet) as display:
-        run_demo(output, seed=seed, report=display.report)
-    typer.echo((output / REPORT).read_text(), nl=False)
-    typer.echo(output / REPORT)
+        run(folder, seed=seed, report=display.report)
+    typer.echo((folder / REPORT).read_text(), nl=False)
+    typer.echo(folder / REPORT)

@@ -31,6 +31,7 @@ from everest_cli import (
     recipes,
     runs,
     select_frames,
+    train_tokenizer,
     visualize_mask,
 )
 from everest_cli.output import say
@@ -92,6 +93,7 @@ app = typer.Typer(
 )
 app.command("pretrain")(pretrain.pretrain)
 app.command("finetune")(finetune.finetune)
+app.command("train-tokenizer")(train_tokenizer.train_tokenizer)
 app.command("eval")(evaluate.evaluate)
 app.command("visualize-mask")(visualize_mask.visualize_mask)
 app.command("select-frames")(select_frames.select_frames)

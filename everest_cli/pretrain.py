@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from everest_cli import options as o
 from everest_cli import stages
+from everest_cli.tokenizer_first import with_tokenizer
 
 
 def pretrain(
@@ -44,6 +45,7 @@ def pretrain(
         quiet=quiet,
     )
     devices = choices.launch()
+    settings, choices = with_tokenizer(settings, choices, devices, train=not dry_run)
 
     from everest.pretrain import pretrain, pretraining_loss, set_up_pretraining
 

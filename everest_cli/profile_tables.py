@@ -41,6 +41,7 @@ def print_stages(told: dict[str, Any]) -> None:
         ("GMACs forward (the papers' GFLOPs)", lambda s: f"{s['gmacs']:.2f}"),
         ("GFLOPs forward (2 x GMACs)", lambda s: f"{s['gflops']:.2f}"),
         ("GFLOPs forward and backward", lambda s: f"{s['training_gflops']:.1f}" if "views" not in s else "-"),
+        ("GMACs of the frozen tokenizer beside", _tokenizer),
         ("views (clips x crops)", _views),
         ("parameters", lambda s: f"{s['parameters'] / 1e6:.2f} M"),
         ("tokens", lambda s: _tokens(s["tokens"])),
@@ -53,12 +54,16 @@ def print_stages(told: dict[str, Any]) -> None:
         ("measured loader", _loading),
     ):
         cells = [cell(stage) for stage in stages]
-        if all(text is not None for text in cells):
+        if all(text is not None for text in cells) and set(cells) != {"-"}:
             table.add_row(name, *(Text(str(text)) for text in cells))
     _show(table)
     _print_waits(told["stages"])
     if "plot" in told:
         typer.echo(told["plot"])
+
+
+def _tokenizer(stage: dict[str, Any]) -> str | None:
+    return f"{stage['tokenizer_gmacs']:.2f}" if "tokenizer_gmacs" in stage else "-"
 
 
 def _views(stage: dict[str, Any]) -> str:

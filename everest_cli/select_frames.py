@@ -40,7 +40,7 @@ def select_frames(
     from everest.errors import DataError, RecipeError
     from everest.frame_pictures import draw_selection, write_frames
     from everest.frame_view import Draw
-    from everest.load import load_model
+    from everest.load import load_transformer
     from everest.selection import RedundancyRobust
 
     if not 0 < keep <= 1:
@@ -55,7 +55,7 @@ def select_frames(
         size=size,
         seed=seed,
         draws=draws,
-        model=None if checkpoint is None else load_model(checkpoint),
+        model=None if checkpoint is None else load_transformer(checkpoint),
     )
     told: list[dict[str, Any]] = []
     failed = False

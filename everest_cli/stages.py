@@ -87,19 +87,38 @@ class Choices:
 
     def _run(self, recipe: Recipe) -> tuple[RunFolder, bool]:
         """The run folder, and whether it continues the run that is there. Nothing is written yet."""
-        from everest.continuing import Asked, check_output
         from everest.run_folder import RunFolder, default_folder
 
-        named = None if self.resume in ("auto", "never") else Path(self.resume)
-        if named is not None and (self.output or self.overwrite):
+        path = self.named or self.output or default_folder(self.command, recipe.name)
+        return RunFolder(path), self.check(recipe, path)
+
+    @property
+    def named(self) -> Path | None:
+        """The run that --resume names.
+
+        Raises:
+            RecipeError: another option names one, too.
+        """
+        if self.resume in ("auto", "never"):
+            return None
+        if self.output or self.overwrite:
             raise RecipeError("--resume DIR goes on in DIR: leave out --output and --overwrite")
-        path = named or self.output or default_folder(self.command, recipe.name)
+        return Path(self.resume)
+
+    def check(self, recipe: Recipe, path: Path) -> bool:
+        """Whether a run into `path` continues the one that is there. Nothing is written.
+
+        Raises:
+            RecipeError: it may not go there.
+        """
+        from everest.continuing import Asked, check_output
+
         sources = [Path(source) for source in (self.recipe, self.init) if source is not None]
         asked = Asked(recipe=recipe, init=self.init, one_batch=self.one_batch, sources=sources)
         resumed = check_output(path, asked, resume=self.resume != "never", overwrite=self.overwrite)
-        if named is not None and not resumed:
-            raise RecipeError(f"--resume {named}: no run to go on with")
-        return RunFolder(path), resumed
+        if self.named is not None and not resumed:
+            raise RecipeError(f"--resume {path}: no run to go on with")
+        return resumed
 
 
 def print_recipe(recipe: Recipe) -> None:

@@ -46,8 +46,11 @@ def visualize_mask(
     frames: Annotated[int, typer.Option("--frames", min=2, help="Of a clip, without a checkpoint.")] = 16,
     stride: Annotated[int, typer.Option("--stride", min=1, help="Frames from one to the next.")] = 4,
     size: Annotated[
-        int, typer.Option("--size", min=16, help="Shorter side in pixels, without a checkpoint.")
-    ] = 224,
+        int | None,
+        typer.Option(
+            "--size", min=16, help="Shorter side in pixels, without a checkpoint [224] or of a tokenizer."
+        ),
+    ] = None,
     windows: Annotated[
         int, typer.Option("--windows", min=1, help="Clips of a long video, a picture each.")
     ] = 1,
@@ -70,13 +73,17 @@ def visualize_mask(
     from everest.mask_report import Look, report_masks
 
     shares: list[float | None] = [None] if keep is None else list(o.read_shares(keep))
-    model = _model(checkpoint)
+    model, trained_size = _model(checkpoint)
     settings = {"order": order, "distance": distance} if strategy == "redundancy-robust" else {}
+    if trained_size is not None or strategy == "learned-importance":
+        selectors = _scored(shares, compared=compare)
+    else:
+        selectors = _compared(shares) if compare else _stacked(strategy, shares, settings)
     look = Look(
-        selectors=_compared(shares) if compare else _stacked(strategy, shares, settings),
+        selectors=selectors,
         frames=frames,
         stride=stride,
-        size=size,
+        size=size or trained_size or 224,
         tubelet=(2, 16, 16),
         windows=windows,
         seed=seed,
@@ -100,12 +107,34 @@ def visualize_mask(
         raise typer.Exit(4)
 
 
-def _model(checkpoint: str | None) -> Model | None:
+def _model(checkpoint: str | None) -> tuple[Model | None, int | None]:
+    """The model, and of a tokenizer the shorter side in pixels that it was trained at."""
     if checkpoint is None:
-        return None
-    from everest.load import load_model
+        return None, None
+    from everest.load import find_weights, model_of, open_weights, tokenizer_of
+    from everest.tokenizer_spec import TokenizerSpec
 
-    return load_model(checkpoint)
+    path = find_weights(checkpoint)
+    weights = open_weights(path)
+    if weights.kind != "tokenizer":
+        return model_of(weights, source=path), None
+    spec = TokenizerSpec.of(weights.settings, source=path)
+    return tokenizer_of(weights, source=path), min(spec.size)
+
+
+def _scored(shares: list[float | None], *, compared: bool) -> list[tuple[str, Selector]]:
+    """What a tokenizer's scores keep, and beside it what other scores do, as in LVMAE's Figure 3."""
+    from everest.learned_importance import LearnedImportance, ScoreName
+
+    scores: tuple[ScoreName, ...] = ("frame-difference", "random", "learned") if compared else ("learned",)
+    return [
+        (
+            score if share is None else f"{score}\n{share:g} kept",
+            LearnedImportance(mask_ratio=1.0, keep_ratio=share or 0.1, random_ratio=0.0, score=score),
+        )
+        for share in shares
+        for score in scores
+    ]
 
 
 def _stacked(

@@ -136,6 +136,7 @@ def test_a_full_disk_costs_no_clip(video, small_disk, tmp_path):
 PROGRAM = """
 import sys
 from everest.data.cache import open_cache
+open_cache("memory", [sys.argv[1]])  # of the videos to train on; the next is of those to validate on
 kept = open_cache("memory", [sys.argv[1]])
 kept.read(sys.argv[1], [1], span=(0, 32), decoder="auto")
 print(kept.folder, len(list(kept.folder.glob("*.npy"))))
@@ -145,9 +146,11 @@ print(kept.folder, len(list(kept.folder.glob("*.npy"))))
 def test_memory_goes_with_the_last_process(video):
     if not cache_module.MEMORY.is_dir():
         pytest.skip("no files in memory on this system")
-    shown = subprocess.run(
+    ended = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(video)], capture_output=True, text=True, check=True
-    ).stdout.split()
+    )
+    assert ended.stderr == ""
+    shown = ended.stdout.split()
     folder = Path(shown[0])
     assert int(shown[1]) >= 1
     assert not (folder.is_dir() and not list(folder.glob("*.user")))

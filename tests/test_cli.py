@@ -21,8 +21,8 @@ from everest.selection import RedundancyRobust
 from everest_cli.main import app, explained
 
 COMMANDS = [
-    *("pretrain", "finetune", "eval", "predict", "extract", "probe", "convert", "export", "recipes", "runs"),
-    *("plot", "demo", "doctor"),
+    *("pretrain", "finetune", "train-tokenizer", "eval", "predict", "extract", "probe", "convert", "export"),
+    *("recipes", "runs", "plot", "demo", "doctor"),
 ]
 
 

@@ -20,7 +20,7 @@ from everest_cli.main import app
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-STAGES = ("pretrain", "finetune")
+STAGES = ("pretrain", "finetune", "train-tokenizer")
 DATA_SETS = {
     "ucf101": "UCF101",
     "hmdb51": "HMDB51",
@@ -33,6 +33,11 @@ SMALL = [
     *("data.size=32", "data.frames=4", "model.backbone=vit-tiny", "model.tubelet=[2, 8, 8]", "model.depth=1"),
     *("train.workers=0", "pretrain.epochs=1", "pretrain.batch_size=4", "finetune.epochs=1"),
     *("finetune.batch_size=4", "data.num_classes=2"),
+]
+# The tokenizer's tokens are those of its recipe, so the clips stay as they are.
+SMALL_TOKENIZER = [
+    *("train.workers=0", "tokenizer.channels=8", "tokenizer.epochs=1", "tokenizer.warmup_epochs=0"),
+    "tokenizer.batch_size=4",
 ]
 
 
@@ -70,7 +75,8 @@ def run(arguments: list[str]) -> None:
         assert result.exit_code == 0, (arguments, result.output, result.exception)
         return
     # In a process of its own, as --processes starts its command again.
-    command = [sys.executable, "-m", "everest_cli", *arguments, *(f"--set={value}" for value in SMALL)]
+    small = SMALL_TOKENIZER if arguments[0] == "train-tokenizer" else SMALL
+    command = [sys.executable, "-m", "everest_cli", *arguments, *(f"--set={value}" for value in small)]
     ended = subprocess.run(command, capture_output=True, text=True)
     assert ended.returncode == 0, (arguments, ended.stderr)
 

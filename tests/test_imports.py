@@ -11,10 +11,13 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # From below to above. A module may import from lower lines, and from those to its left in its own line.
 LAYERS = """
-everest.errors everest.backbones everest.pixels everest.official_keys everest.files everest.randomness
+everest.errors everest.backbones everest.tokenizer_sizes everest.pixels everest.official_keys
+everest.files everest.randomness
 everest.reports everest.launch everest.stopping everest.health everest.hub
-everest.tokens everest.importance everest.masks everest.selection everest.frame_selection everest.targets
-everest.config.setting_types everest.config.strict_yaml everest.config.recipe_files everest.config.settings
+everest.tokens everest.importance everest.masks everest.learned_importance everest.selection
+everest.frame_selection everest.targets
+everest.config.setting_types everest.config.strict_yaml everest.config.recipe_files
+everest.config.tokenizer_settings everest.config.settings everest.config.tokenizer_checks
 everest.config.recipe_layers everest.config.recipe_errors everest.config.recipe_checks everest.config.recipe
 everest.data.remote everest.data.contents everest.data.folders everest.data.packet_index
 everest.data.exactness everest.data.video_stream
@@ -25,11 +28,12 @@ everest.data.list_writing everest.data.crops everest.data.transforms everest.dat
 everest.data.rand_augment everest.data.mixing everest.data.views everest.data.datasets everest.data.loading
 everest.models.block everest.models.embedding everest.models.positions everest.models.vit
 everest.models.mae everest.models.classifier
+everest.models.fsq everest.models.tokenizer_blocks everest.models.token_scorer everest.models.tokenizer
 everest.optim everest.sharding everest.checkpoint everest.running everest.run_folder everest.continuing
 everest.runs everest.bad_videos everest.plan
 everest.tracking everest.train_state
-everest.devices everest.norms everest.build everest.profiling.counting everest.profiling.memory
-everest.plots everest.data_uri
+everest.devices everest.norms everest.token_targets everest.tokenizer_spec everest.build
+everest.profiling.counting everest.profiling.memory everest.plots everest.data_uri
 everest.convert.pickles everest.convert.read everest.convert.families everest.convert.sizes
 everest.convert.identify everest.convert.conversion
 everest.load everest.export.graph everest.export.torch_file everest.export.onnx_file
@@ -43,10 +47,12 @@ everest.eval_report.confusion everest.eval_report.sweep everest.eval_report.draw
 everest.eval_report.writing everest.evaluate
 everest.probing.encoded_set everest.probing.shallow everest.probing.attentive everest.probing.probe
 everest.pretrain everest.finetune
+everest.tokenizer_clips everest.tokenizer_measures everest.tokenizer_report everest.tokenizer_pictures
+everest.train_tokenizer
 everest.profiling.profile everest.profiling.paper_tables
 everest.profiling.choices everest.profiling.measure everest.profiling.loading everest.profiling.drawing
 everest.moving_shapes everest.rendered_sets everest.demo_videos everest.event_videos
-everest.demo everest.notebook
+everest.demo_steps everest.demo everest.lvmae_demo everest.notebook
 everest.prepare.layouts.annotations everest.prepare.layouts.text_lists everest.prepare.layouts.json_lists
 everest.prepare.layouts.csv_lists everest.prepare.layouts.table everest.prepare.layouts.folders
 everest.prepare.matching everest.prepare.index everest.prepare.groups everest.prepare.split

@@ -260,3 +260,31 @@ def test_plot_is_a_picture(tmp_path: Path):
     assert result.exit_code == 0, result.output
     assert result.stdout.splitlines()[-1] == str(path)
     assert path.read_bytes().startswith(b"\x89PNG")
+
+
+# --- LVMAE --------------------------------------------------------------------------------------------------
+
+
+def test_the_decoder_of_128_frames_costs_what_its_specification_says():
+    """Half-precision of the design's table: encoder and decoder blocks, without embedding and tokenizer."""
+    adaptive, every = (
+        cost_of("lvmae-128", "pretrain", (f"pretrain.selection.score={score}",))
+        for score in ("learned", "all")
+    )
+    blocks = [2 * (cost.macs.linear + cost.macs.attention) / 1e9 for cost in (adaptive, every)]
+    assert blocks == pytest.approx([278 + 106, 278 + 1144], rel=0.05)
+    assert adaptive.tokens == {"total": 12544, "kept": 3161, "visible": 1280, "target": 1881}
+
+
+def test_tubes_are_left_out_in_fine_tuning_and_not_in_a_test():
+    finetune, test = (cost_of("lvmae-128", stage, ()) for stage in ("finetune", "eval"))
+    assert (finetune.tokens["kept"], test.tokens["kept"]) == (9984, 12544)
+    assert 2 * finetune.macs.total / 1e12 == pytest.approx(5.4, rel=0.03)
+    assert test.macs.total > finetune.macs.total
+
+
+def test_a_frozen_tokenizer_is_counted_apart():
+    found = profile(load_recipe("lvmae-128"))["stages"]["pretrain"]
+    # 1.0 TFLOP for 128 frames, by its designers' count of the encoder.
+    assert 2 * found["tokenizer_gmacs"] == pytest.approx(1000, rel=0.05)
+    assert "tokenizer_gmacs" not in profile(load_recipe("k400"))["stages"]["pretrain"]

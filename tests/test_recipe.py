@@ -247,7 +247,7 @@ def test_underscores_do_for_hyphens_in_a_selection():
             ["finetune.selection.visible_ratio=0.1"],
             "finetune.selection.visible_ratio: belongs to pre-training",
         ),
-        (["finetune.selection.strategy=tube"], "finetune.selection.strategy: unknown value 'tube'"),
+        (["finetune.selection.strategy=frame"], "finetune.selection.strategy: unknown value 'frame'"),
     ],
 )
 def test_settings_that_contradict_each_other_are_errors(overrides, message):

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from everest.errors import RecipeError
 from everest.importance import DISTANCES, change_importance, pixel_importance
+from everest.learned_importance import LearnedImportance
 from everest.masks import FrameWise, RunningCell
 from everest.selection import (
     STRATEGIES,
@@ -33,6 +34,8 @@ COUNTS = {
     RandomSpaceTime(): [(156, 1412), (235, 2117), (1254, 11290), (18, 162)],
     FrameDifference(keep_ratio=0.4): [(156, 471), (235, 705), (1254, 3763), (18, 54)],
     FrameWise(): [(196, 1372), (392, 1960), (1568, 10976), (45, 135)],
+    LearnedImportance(): [(160, 234), (240, 352), (1280, 1881), (20, 27)],
+    LearnedImportance(score="all"): [(160, 1408), (240, 2112), (1280, 11264), (20, 160)],
     AllTokens(): [(1568, 0), (2352, 0), (12544, 0), (180, 0)],
 }
 
@@ -138,7 +141,7 @@ def test_importance_is_float32_under_autocast():
 def test_only_strategies_that_sort_by_change_measure_it():
     frames = torch.rand(1, 3, 4, 4, 4)
     embed = Identity()
-    for strategy in STRATEGIES.values():
+    for strategy in set(STRATEGIES.values()) - {LearnedImportance}:
         measured = strategy().importance(frames, embed)
         assert (measured is not None) == issubclass(strategy, ByImportance)
     own = RedundancyRobust(distance="l1", first_slice="zero").importance(frames, embed)

@@ -43,11 +43,12 @@ BAD_VALUES = [
     ("pretrain.selection.strategy=tub", "unknown value 'tub'; did you mean 'tube'?"),
     (
         "pretrain.selection.strategy=null",
-        "known: all, frame, frame-difference, random, redundancy-robust, running-cell, tube",
+        "known: all, frame, frame-difference, learned-importance, random, redundancy-robust, running-cell, "
+        "tube",
     ),
     ("pretrain.selection.strategy=[tube]", "unknown value [\"tube\"]; did you mean 'tube'?"),
     ("pretrain.selection.keep_ratio=true", "must be a number, not true"),
-    ("pretrain.target.kind=tokens", "must be 'pixels' in this version, not 'tokens'"),
+    ("pretrain.target.kind=words", "unknown value 'words'; known: pixels, tokens"),
     ("finetune.rand_augment.magnitude=11", "must be at most 10.0, not 11"),
     ("finetune.layer_decay=0", "must be more than 0.0, not 0"),
     ("eval.clips=0", "must be at least 1, not 0"),

@@ -9,7 +9,10 @@ import torch
 
 from everest.config.recipe_layers import STAGES, KeyPath
 from everest.config.settings import FinetuneSettings, PretrainSettings, Recipe
+from everest.config.tokenizer_checks import tokenizer_problems
 from everest.errors import RecipeError
+from everest.learned_importance import LearnedImportance
+from everest.masks import Tube
 from everest.selection import ByImportance, Selector, Strategy
 from everest.tokens import TokenGrid
 
@@ -19,12 +22,14 @@ Problems = Iterator[tuple[KeyPath, str]]
 def contradictions(recipe: Recipe) -> Problems:
     """All pairs of settings that cannot both be meant."""
     yield from _heads_divide_width(recipe)
+    yield from _positions(recipe)
     yield from _schedule("pretrain", recipe.pretrain)
     yield from _schedule("finetune", recipe.finetune)
     yield from _partners(recipe.finetune)
     yield from _crop_area(recipe.finetune)
     yield from _frame_selection(recipe.pretrain)
     yield from _embedding(recipe)
+    yield from tokenizer_problems(recipe)
     uncountable = [
         *_tubelets_divide_clip(recipe),
         *_ratios("pretrain", recipe.pretrain.selection),
@@ -40,8 +45,8 @@ def notices(recipe: Recipe, given: Collection[KeyPath]) -> Iterator[str]:
     if recipe.data.heads and ("data", "num_classes") in given:
         yield "data.num_classes has no effect with data.heads"
     for stage, settings in zip(STAGES, (recipe.pretrain, recipe.finetune), strict=True):
-        if settings.sampling == "segment" and (stage, "stride") in given:
-            yield f"{stage}.stride has no effect with segment sampling"
+        if settings.sampling != "dense" and (stage, "stride") in given:
+            yield f"{stage}.stride has no effect with {settings.sampling} sampling"
         if settings.warmup_epochs >= settings.epochs:
             yield (
                 f"{stage}.warmup_epochs ({settings.warmup_epochs}) leaves none of {settings.epochs} epochs: "
@@ -64,6 +69,14 @@ def _heads_divide_width(recipe: Recipe) -> Problems:
     if size.decoder_width % size.decoder_heads:
         text = f"{size.decoder_heads} heads do not divide the decoder's width of {size.decoder_width}"
         yield ("model", "decoder_heads"), text
+
+
+def _positions(recipe: Recipe) -> Problems:
+    """A quarter of the channels tells time, three eighths each of height and width, in sines and cosines."""
+    size = recipe.model.backbone_size
+    for key, width in (("width", size.width), ("decoder_width", size.decoder_width)):
+        if recipe.model.positions == "separable" and width % 16:
+            yield ("model", key), f"{width} is no multiple of 16, which separable positions need"
 
 
 def _schedule(stage: str, settings: PretrainSettings | FinetuneSettings) -> Problems:
@@ -89,6 +102,9 @@ def _ratios(stage: str, selection: Strategy) -> Problems:
         value = getattr(selection, field.name)
         if field.name.endswith("_ratio") and value is not None and not 0 < value <= 1:
             yield (*key, field.name), f"must be more than 0 and at most 1, not {value}"
+    if isinstance(selection, LearnedImportance) and selection.keep_ratio + selection.random_ratio > 1:
+        text = f"{selection.random_ratio} and keep_ratio ({selection.keep_ratio}) are more than all tokens"
+        yield (*key, "random_ratio"), text
     if isinstance(selection, ByImportance) and (selection.visible_ratio or 0) > selection.keep_ratio:
         text = f"{selection.visible_ratio} is more than keep_ratio ({selection.keep_ratio})"
         yield (*key, "visible_ratio"), text
@@ -124,7 +140,9 @@ def _tokens(recipe: Recipe) -> Problems:
     visible, target = _num_chosen(recipe.finetune.selection, grid)
     if not visible:
         yield ("finetune", "selection"), f"keeps none of {grid.num_tokens} tokens"
-    if target:
+    if target and isinstance(recipe.finetune.selection, Tube):
+        yield ("finetune", "selection", "keep_ratio"), "not set: the share of the places that is encoded"
+    elif target:
         text = "belongs to pre-training: fine-tuning encodes all that is kept; leave it out"
         yield ("finetune", "selection", "visible_ratio"), text
 

@@ -12,6 +12,7 @@ from pydantic_core import ErrorDetails
 
 from everest.config.recipe_layers import BY_BACKBONE, STAGES, KeyPath
 from everest.config.settings import Recipe
+from everest.config.tokenizer_settings import TokenizerSettings
 from everest.errors import did_you_mean
 from everest.selection import STRATEGIES
 
@@ -75,7 +76,7 @@ def _known_keys(location: tuple[int | str, ...]) -> set[str]:
     """The keys that a section of the YAML may have, for 'did you mean'."""
     if location[1:2] == ("selection",):
         return {field.name for field in fields(STRATEGIES[str(location[2])])}
-    settings: Any = Recipe(name="")
+    settings: Any = Recipe(name="", tokenizer=TokenizerSettings())  # with the section that few recipes have
     for part in location:
         settings = getattr(settings, str(part))
     names = {field.name for field in fields(settings)}

@@ -23,6 +23,10 @@ SET = "--set"  # the place that messages name for an override
 STAGES = ("pretrain", "finetune")  # the sections that may hold `by_backbone` and `selection`
 BY_BACKBONE = "by_backbone"
 HEADS = ("data", "heads")  # a mapping that is one value: a later one takes its place
+OTHER_STAGE = {  # (strategy, key) that only the other stage reads
+    "pretrain": [("tube", "keep_ratio")],
+    "finetune": [("tube", "mask_ratio")],
+}
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,7 @@ class Origin:
 
     label: str
     key: KeyPath
+    layer: int = -1  # its number, from below
 
     def __str__(self) -> str:
         return f"{self.label}: {'.'.join(self.key)}"
@@ -64,7 +69,7 @@ class Merged:
         for length in range(len(key), 0, -1):
             if key[:length] in self.origins:
                 found = self.origins[key[:length]]
-                return Origin(found.label, found.key + key[length:])
+                return Origin(found.label, found.key + key[length:], found.layer)
         return Origin(self.label, key)
 
 
@@ -79,13 +84,14 @@ class LayerStack:
     def merged(self, backbone: str | None) -> Merged:
         """The values with what depends on `backbone`."""
         merged = Merged(deepcopy(self.defaults), {}, self.label)
-        for layer in self.layers:
+        for number, layer in enumerate(self.layers):
             if layer.gives_heads:
                 merged.values["data"]["heads"] = None
-            _lay(merged, layer.label, layer.values)
+            _lay(merged, layer.label, number, layer.values)
             for stage, choices in layer.by_backbone.items():
                 if backbone in choices:
-                    _lay(merged, layer.label, choices[backbone], (stage,), (stage, BY_BACKBONE, backbone))
+                    written = (stage, BY_BACKBONE, backbone)
+                    _lay(merged, layer.label, number, choices[backbone], (stage,), written)
         return merged
 
     def chosen_backbone(self) -> str | None:
@@ -101,21 +107,26 @@ class LayerStack:
 
 
 def _lay(
-    merged: Merged, label: str, values: dict[str, Any], path: KeyPath = (), written: KeyPath = ()
+    merged: Merged,
+    label: str,
+    number: int,
+    values: dict[str, Any],
+    path: KeyPath = (),
+    written: KeyPath = (),
 ) -> None:
-    """Lay `values` on what is at `path`; `written` is the path that they have in their file."""
+    """Lay `values` of layer `number` on what is at `path`; `written` is the path in their file."""
     target = merged.values
     for part in path:
         target = target[part]
     for key, value in values.items():
         below = target.get(key)
         if isinstance(value, dict) and isinstance(below, dict):
-            _lay(merged, label, value, (*path, key), (*written, key))
+            _lay(merged, label, number, value, (*path, key), (*written, key))
         elif value is None and not path and isinstance(below, dict):
             continue  # a section with nothing but comments in it
         else:
             target[key] = deepcopy(value)
-            merged.origins[(*path, key)] = Origin(label, (*written, key))
+            merged.origins[(*path, key)] = Origin(label, (*written, key), number)
 
 
 def make_layer(
@@ -175,10 +186,21 @@ def drop_foreign_keys(merged: Merged) -> list[str]:
         name = with_hyphens(selection.get("strategy"))
         if not isinstance(name, str) or name not in STRATEGIES:
             continue
+        own = {field.name for field in fields(STRATEGIES[name])}
+        own -= _of_another_share(merged, stage, name)
+        own -= {key for tuned, key in OTHER_STAGE[stage] if tuned == name}
         chosen_in = merged.origin((stage, "selection", "strategy")).label
-        for key in known.intersection(selection).difference(field.name for field in fields(STRATEGIES[name])):
+        for key in known.intersection(selection).difference(own):
             del selection[key]
             origin = merged.origins.get((stage, "selection", key))
             if origin and (SET in (origin.label, chosen_in) or origin.label == chosen_in):
                 notices.append(f"{stage}.selection.{key} has no effect with {name}")
     return sorted(notices)
+
+
+def _of_another_share(merged: Merged, stage: str, strategy: str) -> set[str]:
+    """`keep_ratio` where it was written below the choice of learned-importance: there it is another share."""
+    written = merged.origins.get((stage, "selection", "keep_ratio"))
+    chosen = merged.origin((stage, "selection", "strategy"))
+    below = written is None or written.layer < chosen.layer
+    return {"keep_ratio"} if strategy == "learned-importance" and below else set()

@@ -6,12 +6,14 @@ Each kind is a type with the check that pydantic runs on it. A check that fails 
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import PydanticKnownError
 
 from everest.backbones import BACKBONES
+from everest.tokenizer_sizes import TOKENIZERS
 
 
 def with_hyphens(value: Any) -> Any:
@@ -45,10 +47,15 @@ def _check_save_every(value: Any) -> int | str:
     raise ValueError("must be a number of steps or a time such as '30s', '10min', '2h'")
 
 
-def _check_backbone(name: str) -> str:
-    if name not in BACKBONES:  # told like a Literal, but the names stay in one place
-        raise PydanticKnownError("literal_error", {"expected": ", ".join(map(repr, BACKBONES))})
-    return name
+def _one_of(names: Collection[str]) -> AfterValidator:
+    """Told like a Literal, but the names stay in one place."""
+
+    def check(name: str) -> str:
+        if name not in names:
+            raise PydanticKnownError("literal_error", {"expected": ", ".join(map(repr, names))})
+        return name
+
+    return AfterValidator(check)
 
 
 Count = Annotated[int, Field(ge=1)]
@@ -60,7 +67,8 @@ Share = Annotated[float, Field(ge=0, le=1)]
 ShareBelowOne = Annotated[float, Field(ge=0, lt=1)]
 Decay = Annotated[float, Field(gt=0, lt=1)]
 
-Backbone = Annotated[str, BeforeValidator(with_hyphens), AfterValidator(_check_backbone)]
+Backbone = Annotated[str, BeforeValidator(with_hyphens), _one_of(BACKBONES)]
+TokenizerSize = Annotated[str, BeforeValidator(with_hyphens), _one_of(TOKENIZERS)]
 Size = Annotated[int | tuple[int, int], BeforeValidator(_check_size)]
 MicroBatch = Annotated[int | Literal["auto"], BeforeValidator(_check_micro_batch)]
 SaveEvery = Annotated[int | str, BeforeValidator(_check_save_every)]

@@ -28,6 +28,9 @@ from everest.config.setting_types import (
     Size,
     with_hyphens,
 )
+from everest.config.tokenizer_settings import TokenizerSettings
+from everest.learned_importance import LearnedImportance
+from everest.masks import Tube
 from everest.selection import AllTokens, FrameDifference, RedundancyRobust, Strategy
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -35,7 +38,9 @@ _SECONDS = {"s": 1, "min": 60, "h": 3600}
 
 PretrainSelection = Annotated[Strategy, Discriminator("strategy"), BeforeValidator(with_hyphens)]
 FinetuneSelection = Annotated[
-    RedundancyRobust | FrameDifference | AllTokens, Discriminator("strategy"), BeforeValidator(with_hyphens)
+    RedundancyRobust | FrameDifference | AllTokens | Tube,
+    Discriminator("strategy"),
+    BeforeValidator(with_hyphens),
 ]
 
 
@@ -140,7 +145,8 @@ class TargetSettings:
     """What is predicted at the target tokens."""
 
     __pydantic_config__ = _STRICT
-    kind: Literal["pixels"] = "pixels"
+    kind: Literal["pixels", "tokens"] = "pixels"  # tokens: of the recipe's tokenizer, LVMAE §3.3
+    space: Literal["values", "soft", "codes"] = "values"  # of tokens; LVMAE eq. 2
     normalize: bool | Literal["token"] = True  # per tubelet and channel, as released; token: as ST-MAE
     frames: Literal["all", "half"] = "all"  # half: one frame of each tubelet, as ST-MAE
 
@@ -151,7 +157,7 @@ class PretrainSettings:
 
     __pydantic_config__ = _STRICT
     stride: Count = 4  # Table 7
-    sampling: Literal["dense", "segment"] = "dense"
+    sampling: Literal["dense", "segment", "spread"] = "dense"
     flip: bool | None = None  # None: data.flip; the released pre-training never flips
     views_per_decode: Count = 1  # released scripts: num_sample 1
     frame_selection: FrameSelectionSettings = field(default_factory=FrameSelectionSettings)
@@ -164,6 +170,13 @@ class PretrainSettings:
     min_lr: NotNegative = 1e-5  # released scripts; scaled like base_lr
     betas: tuple[ShareBelowOne, ShareBelowOne] = (0.9, 0.95)  # Table 7
     weight_decay: NotNegative = 0.05  # Table 7
+
+    @property
+    def needs_tokenizer(self) -> bool:
+        """Whether a tokenizer scores the tokens or gives the targets."""
+        chosen = self.selection
+        learned = isinstance(chosen, LearnedImportance) and chosen.score == "learned"
+        return learned or self.target.kind == "tokens"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,7 +195,7 @@ class FinetuneSettings:
 
     __pydantic_config__ = _STRICT
     stride: Count = 4  # Table 8
-    sampling: Literal["dense", "segment"] = "dense"
+    sampling: Literal["dense", "segment", "spread"] = "dense"
     selection: FinetuneSelection = field(
         default_factory=lambda: RedundancyRobust(keep_ratio=0.6, visible_ratio=None)  # Table 8
     )
@@ -223,6 +236,7 @@ class Recipe:
     data: DataSettings = field(default_factory=DataSettings)
     model: ModelSettings = field(default_factory=ModelSettings)
     train: TrainSettings = field(default_factory=TrainSettings)
+    tokenizer: TokenizerSettings | None = None  # of recipes whose method has one
     pretrain: PretrainSettings = field(default_factory=PretrainSettings)
     finetune: FinetuneSettings = field(default_factory=FinetuneSettings)
     eval: EvalSettings = field(default_factory=EvalSettings)

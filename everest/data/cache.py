@@ -106,7 +106,7 @@ def _keep_while_used(folder: Path) -> None:
             return
         mark.unlink(missing_ok=True)
         if not any(psutil.pid_exists(int(other.stem)) for other in folder.glob("*.user")):
-            for file in folder.iterdir():
+            for file in folder.glob("*"):  # none where another cache of this process removed it
                 file.unlink(missing_ok=True)
             with suppress(OSError):  # somebody came in between
                 folder.rmdir()

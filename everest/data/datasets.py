@@ -25,6 +25,7 @@ from everest.randomness import Purpose, generator_at
 
 SampleKey = tuple[int, int]  # (epoch, index of the sample)
 
+NONE_FAILED: Final = "[]"  # `Clip.failed` of a clip whose video could be read
 MAX_TRIES: Final = 10  # unreadable videos in a row; 1 in 100 is all that a run may meet
 
 

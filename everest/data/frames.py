@@ -70,6 +70,15 @@ def segment_views(length: int, frames: int, clips: int) -> list[FrameIds]:
     return [(part * phase + part * np.arange(frames)).astype(np.int64) for phase in phases]
 
 
+def spread_frames(length: int, frames: int, phase: float) -> FrameIds:
+    """A frame of each of `frames` equal parts, all at the same share `phase` in [0, 1) of their part.
+
+    For long clips that cover a whole video (ours: LVMAE does not say how it chooses them); what a shorter
+    video has is repeated evenly.
+    """
+    return ((np.arange(frames) + phase) * length / frames).astype(np.int64)
+
+
 def part_of(whole: int, numerator: int, denominator: int) -> int:
     """`whole * numerator / denominator`, cut to an integer.
 
@@ -107,6 +116,14 @@ SAMPLINGS = {
         finetune=lambda length, frames, _, rng: segment_frames(length, frames, rng),
         centre=lambda length, frames, _: segment_views(length, frames, clips=1)[0],
         views=lambda length, frames, _, clips: segment_views(length, frames, clips),
+    ),
+    "spread": Sampling(  # spans the whole video, evenly: no stride
+        pretrain=lambda length, frames, _, rng: spread_frames(length, frames, rng.random()),
+        finetune=lambda length, frames, _, rng: spread_frames(length, frames, rng.random()),
+        centre=lambda length, frames, _: spread_frames(length, frames, 0.5),
+        views=lambda length, frames, _, clips: [
+            spread_frames(length, frames, (clip + 0.5) / clips) for clip in range(clips)
+        ],
     ),
 }
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from everest.backbones import BackboneSize
 from everest.models.positions import Positions
 from everest.models.vit import Encoder, linear_layers
-from everest.selection import Strategy, choose
+from everest.selection import Strategy, at_test, choose
 from everest.tokens import TokenGrid
 
 HEAD_SCALE = 0.001  # released fine-tuning scripts: the head starts near zero
@@ -86,34 +86,39 @@ class VideoClassifier(nn.Module):
         with torch.no_grad():
             self.head.weight.mul_(HEAD_SCALE)
 
-    def kept_tokens(self, frames: Tensor, keep: float | None = None) -> Tensor:
+    def kept_tokens(self, frames: Tensor, keep: float | None = None, noise: Tensor | None = None) -> Tensor:
         """(B, K) ids of the tokens that are encoded; `keep` overrides the share that was trained with.
 
+        Args:
+            noise: (B, at least N) uniform in [0, 1), while a selector that draws is trained with.
         Raises:
             ValueError: the clips are not of the size the model was built for or not normalised, or `keep` is
                 no share that leaves a token.
         """
         self.encoder.check(frames)
-        selector = self.selector if keep is None else self.selector.keeping(keep)
-        grid = self.encoder.grid
-        noise = frames.new_zeros(frames.size(0), grid.num_tokens)  # nothing here is drawn
+        selector, grid = self.selector, self.encoder.grid
+        if noise is None:
+            selector = at_test(selector)
+            noise = frames.new_zeros(frames.size(0), grid.num_tokens)  # nothing here is drawn
+        if keep is not None:
+            selector = selector.keeping(keep)
         ids = choose(selector, frames, grid, self.encoder.patch_embed, noise).visible
         if ids.size(1) == 0:
             raise ValueError(f"keep={keep} leaves none of {grid.num_tokens} tokens")
         return ids
 
-    def features(self, frames: Tensor, keep: float | None = None) -> Tensor:
+    def features(self, frames: Tensor, keep: float | None = None, noise: Tensor | None = None) -> Tensor:
         """(B, C, T, H, W) normalised clips to (B, D): what the head sees."""
-        return self.pooled(self.encoder(frames, self.kept_tokens(frames, keep)))
+        return self.pooled(self.encoder(frames, self.kept_tokens(frames, keep, noise)))
 
     def pooled(self, tokens: Tensor) -> Tensor:
         """Encoded tokens (B, K, D) to (B, D)."""
         return self.norm(tokens.mean(dim=1)) if self.pooling == "mean" else self.norm(tokens)[:, 0]
 
-    def forward(self, frames: Tensor, *, keep: float | None = None) -> Tensor:
+    def forward(self, frames: Tensor, *, keep: float | None = None, noise: Tensor | None = None) -> Tensor:
         """(B, C, T, H, W) normalised clips to logits (B, classes), those of all heads one after another.
 
         Raises:
             ValueError: as `kept_tokens`.
         """
-        return self.head(self.features(frames, keep))
+        return self.head(self.features(frames, keep, noise))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from everest.backbones import BackboneSize
 from everest.frame_selection import FrameSelection, take_importance, take_slices
+from everest.importance import Embedding, ScoredEmbedding, TokenScores
 from everest.models.positions import Positions, position_table
 from everest.models.vit import Encoder, linear_layers, make_blocks, run_blocks
 from everest.selection import ByImportance, Selector
@@ -68,6 +69,7 @@ class MaskedAutoencoder(nn.Module):
     Args:
         selector: which tokens (everest.selection).
         targets: what is predicted at them (everest.targets).
+        learned: scores tokens for a selector that asks for it.
         frame_selection: draws the clip's slices from more of them; its selector sorts by importance.
     """
 
@@ -80,6 +82,7 @@ class MaskedAutoencoder(nn.Module):
         selector: Selector,
         targets: TargetMaker,
         decoder_depth: int,
+        learned: TokenScores | None = None,
         embedding_layers: int = 1,
         positions: Positions = "flat",
         frame_selection: FrameSelection | None = None,
@@ -88,6 +91,7 @@ class MaskedAutoencoder(nn.Module):
         super().__init__()
         self.selector = selector
         self.targets = targets
+        self.learned = learned
         self.frame_selection = frame_selection
         self.encoder = Encoder(
             size,
@@ -118,6 +122,12 @@ class MaskedAutoencoder(nn.Module):
                 nn.init.zeros_(layer.bias)
         nn.init.trunc_normal_(self.mask_token, std=0.02, a=-0.02, b=0.02)
 
+    @property
+    def measure(self) -> Embedding:
+        """What the selector measures by: the tubelet embedding, and the learned scores if there are any."""
+        embed = self.encoder.patch_embed
+        return embed if self.learned is None else ScoredEmbedding(embed, self.learned)
+
     def select(self, frames: Tensor, noise: Tensor | None = None) -> TokenSelection:
         """The tokens that `forward` would choose: (B, K) visible and (B, M) target ids."""
         return self._choose(frames, noise)[1]
@@ -132,14 +142,14 @@ class MaskedAutoencoder(nn.Module):
         encoder.check(frames, offered)
         if noise is None:
             noise = torch.rand(frames.size(0), offered.num_tokens + offered.t, device=frames.device)
-        importance = self.selector.importance(frames, encoder.patch_embed)  # (B, tokens offered)
+        importance = self.selector.importance(frames, self.measure)  # (B, tokens offered)
         if offers is not None:
             assert isinstance(self.selector, ByImportance)
             assert importance is not None
             slices = offers.draw(self.selector, importance, noise, grid)  # (B, t)
             frames = take_slices(frames, slices, encoder.patch_embed.tubelet[0])
             if offers.recompute:
-                importance = self.selector.importance(frames, encoder.patch_embed)
+                importance = self.selector.importance(frames, self.measure)
             else:
                 importance = take_importance(importance, slices, grid)
         return frames, self.selector(grid, importance=importance, noise=noise[:, : grid.num_tokens])

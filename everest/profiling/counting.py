@@ -130,9 +130,14 @@ def count_macs(spec: ModelSpec, model: MaskedAutoencoder | VideoClassifier) -> M
         )
 
     handles = [watch(module, rule) for module, rule in _counted(model)]
+    frames = torch.empty(1, 3, spec.offered_frames, *spec.size, device="meta")
+    # A classifier draws in training only, and is told so by its noise.
+    drawn = (
+        {"noise": torch.empty(1, spec.grid.num_tokens, device="meta")} if spec.kind == "classifier" else {}
+    )
     try:
         with _blocks_as_shapes(model):
-            model(torch.empty(1, 3, spec.offered_frames, *spec.size, device="meta"))
+            model(frames, **drawn)
     finally:
         for handle in handles:
             handle.remove()
@@ -143,3 +148,25 @@ def count_macs(spec: ModelSpec, model: MaskedAutoencoder | VideoClassifier) -> M
 def gmacs_of_clip(spec: ModelSpec) -> float:
     """Billions of multiply-accumulates in the forward pass of one clip, which the papers call GFLOPs."""
     return count_macs(spec, on_meta(spec)).total / 1e9
+
+
+@torch.no_grad()
+def count_tokenizer_macs(spec: ModelSpec) -> int | None:
+    """The multiply-accumulates of the convolutions by which a frozen tokenizer codes and scores one clip.
+
+    None for models without one. They come on top of the model's own: nothing of them is learned.
+    """
+    if spec.tokenizer is None:
+        return None
+    with torch.device("meta"):
+        tokenizer = spec.tokenizer.settings.build().eval()
+    found: list[int] = []
+
+    def count(conv: nn.Conv3d, _: object, out: Tensor) -> None:
+        found.append(conv.weight.numel() * (out.numel() // out.size(1)))
+
+    for module in tokenizer.modules():
+        if isinstance(module, nn.Conv3d):
+            module.register_forward_hook(count)
+    tokenizer.encode(torch.empty(1, 3, spec.frames, *spec.size, device="meta"))
+    return sum(found)

@@ -9,8 +9,9 @@ from typing import Any, Final, Literal
 from everest.build import ModelSpec, classifier_spec, pretrain_spec
 from everest.config.recipe import load_recipe
 from everest.config.settings import Recipe
-from everest.profiling.counting import Macs, count_macs, on_meta
+from everest.profiling.counting import Macs, count_macs, count_tokenizer_macs, on_meta
 from everest.profiling.memory import count_tokens, inference_bytes, model_state
+from everest.selection import at_test
 
 StageName = Literal["pretrain", "finetune", "eval"]
 STAGES: Final[tuple[StageName, ...]] = ("pretrain", "finetune", "eval")
@@ -36,6 +37,7 @@ class StageCost:
     activation_bytes_per_clip: int
     model_state: dict[str, int]
     views: dict[str, int] | None = None  # eval: clips, crops
+    tokenizer_macs: int | None = None  # of a frozen tokenizer beside the model, where there is one
 
     @property
     def passes(self) -> int:
@@ -49,6 +51,8 @@ class StageCost:
     def dump(self) -> dict[str, Any]:
         """As `everest profile --json` prints it."""
         training = {} if self.views else {"training_gflops": 2 * FORWARD_AND_BACKWARD * self.gmacs}
+        if self.tokenizer_macs is not None:
+            training["tokenizer_gmacs"] = self.tokenizer_macs / 1e9
         views = {"views": self.views, "gmacs_per_view": self.macs.total / 1e9} if self.views else {}
         return {
             "gmacs": self.gmacs,
@@ -76,7 +80,8 @@ def stage_spec(recipe: Recipe, stage: StageName) -> ModelSpec:
     if stage == "pretrain":
         return pretrain_spec(recipe)
     one_head = replace(recipe, data=replace(recipe.data, heads=None))
-    return classifier_spec(one_head, num_classes=num_classes(recipe))
+    spec = classifier_spec(one_head, num_classes=num_classes(recipe))
+    return replace(spec, selection=at_test(spec.selection)) if stage == "eval" else spec
 
 
 def stage_cost(recipe: Recipe, stage: StageName, *, value_bytes: int) -> StageCost:
@@ -100,6 +105,7 @@ def stage_cost(recipe: Recipe, stage: StageName, *, value_bytes: int) -> StageCo
             inference_bytes(spec, value_bytes) if testing else spec.bytes_per_clip(value_bytes)
         ),
         model_state=model_state(parameters, training=not testing),
+        tokenizer_macs=count_tokenizer_macs(spec),
         views={"clips": recipe.eval.clips, "crops": recipe.eval.crops} if testing else None,
     )
 

@@ -1,0 +1,82 @@
+"""What the settings of a tokenizer must agree on, among themselves and with the model of its recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import log2
+
+from everest.config.settings import Recipe
+from everest.config.tokenizer_settings import TokenizerSettings
+from everest.tokenizer_sizes import TokenizerConfig
+from everest.tokens import TokenGrid, num_kept
+
+Problems = Iterator[tuple[tuple[str, ...], str]]
+
+MOST_CODE_BITS = 32  # a code is kept in so many
+
+
+def tokenizer_problems(recipe: Recipe) -> Problems:
+    """All that cannot be meant in `tokenizer`; nothing for a recipe without one."""
+    settings = recipe.tokenizer
+    if settings is None:
+        if recipe.pretrain.needs_tokenizer:
+            text = "needs a tokenizer, and the recipe has no section of that name; start from lvmae-128"
+            tokens = recipe.pretrain.target.kind == "tokens"
+            yield ("pretrain", *(("target", "kind") if tokens else ("selection", "score"))), text
+        return
+    yield from _losses(settings)
+    config = settings.config
+    malformed = [*_network(config), *_window(settings, config)]
+    yield from malformed
+    if malformed:
+        return
+    yield from _same_tokens(recipe, config)
+    if recipe.data.frames % settings.frames:
+        text = f"clips of {recipe.data.frames} frames do not divide into windows of {settings.frames}"
+        yield ("tokenizer", "frames"), f"{text} (data.frames)"
+
+
+def _losses(settings: TokenizerSettings) -> Problems:
+    for name in ("perceptual", "gan"):
+        if getattr(settings.loss, name):
+            yield ("tokenizer", "loss", name), "this loss is not built yet; leave it at 0"
+
+
+def _network(config: TokenizerConfig) -> Problems:
+    halvings = len(config.multipliers) - 1
+    if len(config.time_down) != halvings:
+        text = f"{len(config.time_down)} values for {halvings} halvings, one between any two multipliers"
+        yield ("tokenizer", "time_down"), text
+    if (config.stride[1] / config.input_scale) % 1:
+        text = f"{config.input_scale} does not make a whole number of pixels of a token's {config.stride[1]}"
+        yield ("tokenizer", "input_scale"), text
+    if log2(config.num_codes) > MOST_CODE_BITS:
+        yield ("tokenizer", "levels"), f"{config.num_codes} codes; at most 2^{MOST_CODE_BITS}"
+
+
+def _window(settings: TokenizerSettings, config: TokenizerConfig) -> Problems:
+    """A window has a first slice, which is kept whole, and others to choose from."""
+    time = config.stride[0]
+    if settings.frames % time or settings.frames < 2 * time:
+        text = f"must be a multiple of {time} frames, of which a token is made, and twice as many at least"
+        yield ("tokenizer", "frames"), text
+
+
+def _same_tokens(recipe: Recipe, config: TokenizerConfig) -> Problems:
+    """A token of the model has one code: both cut clips alike."""
+    if config.tubelet != recipe.model.tubelet:
+        ours, theirs = ("x".join(map(str, tubelet)) for tubelet in (config.tubelet, recipe.model.tubelet))
+        text = f"its tokens are of {ours} frames and pixels, those of model.tubelet of {theirs}"
+        yield ("tokenizer", "size"), f"{text}; set model.tubelet, or stem and multipliers here"
+        return
+    assert recipe.tokenizer is not None
+    size = recipe.data.frame_size
+    if any(side % step for side, step in zip(size, config.tubelet[1:], strict=True)):
+        return  # told of data.size
+    grid = TokenGrid.of_clip(frames=recipe.tokenizer.frames, size=size, tubelet=config.tubelet)
+    ranked = grid.num_tokens - grid.per_slice
+    if not num_kept(ranked, recipe.tokenizer.keep):
+        yield (
+            ("tokenizer", "keep"),
+            f"{recipe.tokenizer.keep} keeps none of a window's {ranked} ranked tokens",
+        )

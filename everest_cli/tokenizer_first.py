@@ -1,0 +1,67 @@
+"""LVMAE's two stages in one command: the tokenizer is trained first where none is given."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from everest_cli import stages
+from everest_cli.output import say
+
+if TYPE_CHECKING:
+    from everest.config.settings import Recipe
+    from everest.launch import Devices
+
+
+def with_tokenizer(
+    recipe: Recipe, choices: stages.Choices, devices: Devices, *, train: bool
+) -> tuple[Recipe, stages.Choices]:
+    """The recipe with a trained tokenizer, and the choices with the run folder that it is trained below.
+
+    Args:
+        train: False leaves a recipe without one as it is: enough for a trial.
+    Raises:
+        UserError: everest.errors tells which.
+    """
+    if recipe.tokenizer is None or not recipe.pretrain.needs_tokenizer:
+        return recipe, choices
+    if recipe.tokenizer.checkpoint is not None:
+        return _naming(recipe, recipe.tokenizer.checkpoint), choices
+    if not train:
+        return recipe, choices
+    return _trained(recipe, choices, devices)
+
+
+def _naming(recipe: Recipe, checkpoint: str) -> Recipe:
+    """The recipe with the file that `checkpoint`, which may be a run folder, stands for."""
+    from everest.load import find_weights
+
+    assert recipe.tokenizer is not None
+    path = str(find_weights(checkpoint).resolve())
+    return replace(recipe, tokenizer=replace(recipe.tokenizer, checkpoint=path))
+
+
+def _trained(recipe: Recipe, choices: stages.Choices, devices: Devices) -> tuple[Recipe, stages.Choices]:
+    from everest.devices import from_main, make_accelerator
+    from everest.run_folder import TOKENIZER, WEIGHTS, default_folder
+    from everest.stopping import Stopped
+    from everest_cli.train_tokenizer import run_stage
+
+    accelerator = make_accelerator(recipe.train, cpu=devices.kind == "cpu")
+    output = from_main(
+        accelerator, lambda: choices.named or choices.output or default_folder(choices.command, recipe.name)
+    )
+    below = replace(choices, command="train-tokenizer", output=output / TOKENIZER, resume="auto")
+    assert recipe.tokenizer is not None
+    path = (output / TOKENIZER / WEIGHTS).resolve()
+    later = replace(recipe, tokenizer=replace(recipe.tokenizer, checkpoint=str(path)))
+    choices.check(later, output)  # before hours of training
+    say(f"the recipe names no tokenizer: {output / TOKENIZER} is trained first, or gone on with")
+    try:
+        run_stage(recipe, below, devices)
+    except Stopped as stopped:
+        raise Stopped(
+            stopped.number,
+            f"stopped in the tokenizer's stage; the same command with --output {output} goes on",
+        ) from stopped
+    return later, choices if choices.named else replace(choices, output=output)

@@ -35,9 +35,16 @@ SMALL = [
     *("finetune.batch_size=4", "data.num_classes=2"),
 ]
 # The tokenizer's tokens are those of its recipe, so the clips stay as they are.
-SMALL_TOKENIZER = [
+SMALL_LVMAE = [
     *("train.workers=0", "tokenizer.channels=8", "tokenizer.epochs=1", "tokenizer.warmup_epochs=0"),
-    "tokenizer.batch_size=4",
+    *(
+        "tokenizer.batch_size=4",
+        "data.frames=16",
+        "model.depth=1",
+        "pretrain.epochs=1",
+        "pretrain.batch_size=4",
+    ),
+    *("finetune.epochs=1", "finetune.batch_size=4", "data.num_classes=2"),
 ]
 
 
@@ -75,7 +82,7 @@ def run(arguments: list[str]) -> None:
         assert result.exit_code == 0, (arguments, result.output, result.exception)
         return
     # In a process of its own, as --processes starts its command again.
-    small = SMALL_TOKENIZER if arguments[0] == "train-tokenizer" else SMALL
+    small = SMALL_LVMAE if any(argument.startswith("lvmae") for argument in arguments) else SMALL
     command = [sys.executable, "-m", "everest_cli", *arguments, *(f"--set={value}" for value in small)]
     ended = subprocess.run(command, capture_output=True, text=True)
     assert ended.returncode == 0, (arguments, ended.stderr)

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Final
 
 from everest.classes import Classes, empty_classes
 from everest.config.settings import DataSettings, Recipe
@@ -22,6 +23,8 @@ from everest.errors import DataError, RecipeError
 from everest.frame_selection import num_candidates
 from everest.masks import Tube
 from everest.tokens import TokenGrid
+
+MOST_VIEWS: Final = 512  # ours: 1.2 GB of bytes for clips of 16 frames and 224 pixels
 
 __all__ = [
     "Classes",
@@ -130,8 +133,17 @@ def test_clips(recipe: Recipe, classes: Classes) -> VideoClips:
 
 
 def test_views(recipe: Recipe) -> EvalViews:
-    """`eval.clips` x `eval.crops` views of a video."""
+    """`eval.clips` x `eval.crops` views of a video.
+
+    Raises:
+        RecipeError: more than fit into the memory of any machine.
+    """
     data, stage = recipe.data, recipe.finetune
+    if recipe.eval.clips * recipe.eval.crops > MOST_VIEWS:
+        raise RecipeError(
+            f"eval: {recipe.eval.clips} clips x {recipe.eval.crops} crops of a video are in memory at once; "
+            f"at most {MOST_VIEWS}"
+        )
     return EvalViews(
         frames=data.frames,
         stride=stage.stride,

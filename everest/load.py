@@ -94,6 +94,10 @@ def require_kind(weights: Weights, kind: str, *, source: Path) -> None:
     """Raise CheckpointError unless the weights are of `kind`, with the command that makes or takes them."""
     if weights.kind == kind:
         return
+    if weights.kind == "tokenizer":
+        raise CheckpointError(
+            f"{source}: a tokenizer, which has no transformer; name a run of pretrain or finetune"
+        )
     mends = {
         "classifier": "fine-tune it first: everest finetune --init CHECKPOINT",
         "pretrain": "a checkpoint of `everest pretrain` is needed here",

@@ -58,7 +58,7 @@ class RowStore:
             fcntl.flock(self._journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise RecipeError(f"{self.folder}: another process writes it now; wait for it") from None
-        before = _json(self.folder / "plan.json")
+        before = self._told("plan.json")
         if before is not None and before != plan:
             differ = ", ".join(name for name in plan if plan[name] != before.get(name))
             raise RecipeError(
@@ -66,12 +66,15 @@ class RowStore:
                 "its own command, or begin again with --overwrite"
             )
         write_text(self.folder / "plan.json", json.dumps(plan))
-        shapes = _json(self.folder / "shapes.json") or {}
+        shapes = self._told("shapes.json") or {}
         self.shapes = {name: (dtype, tuple(shape)) for name, (dtype, shape) in shapes.items()}
         self._journal.seek(0)
         lines = [line for line in self._journal.readlines() if line.endswith(b"\n")]
         lines = lines[: len(lines) // batch * batch]
-        self.samples = [(video, problem) for video, problem in map(json.loads, lines)]
+        try:
+            self.samples = [(video, problem) for video, problem in map(json.loads, lines)]
+        except ValueError as error:
+            raise self._damaged(f"its journal: {error}") from error
         self._journal.truncate(sum(map(len, lines)))
         self._files = {name: self._open(name) for name in self.shapes}
         self._pending: list[bytes] = []
@@ -140,9 +143,21 @@ class RowStore:
     def _open(self, name: str) -> IO[bytes]:
         """A file of numbers, cut to the rows that the journal counts."""
         dtype, shape = self.shapes[name]
-        file = self._path(name).open("ab")
-        file.truncate(self.num_rows * math.prod(shape) * np.dtype(dtype).itemsize)
+        file, size = self._path(name).open("ab"), self.num_rows * math.prod(shape) * np.dtype(dtype).itemsize
+        if file.tell() < size:
+            raise self._damaged(f"{file.tell()} bytes of {name} where there were {size}")
+        file.truncate(size)
         return file
+
+    def _damaged(self, what: object) -> RecipeError:
+        return RecipeError(f"{self.folder}: damaged ({what}); begin again with --overwrite")
+
+    def _told(self, name: str) -> Any:
+        path = self.folder / name
+        try:
+            return json.loads(path.read_text()) if path.is_file() else None
+        except ValueError as error:
+            raise self._damaged(f"{name}: {error}") from error
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.bin"
@@ -159,7 +174,3 @@ class RowStore:
         finally:
             for file in (*self._files.values(), self._journal):
                 file.close()
-
-
-def _json(path: Path) -> Any:
-    return json.loads(path.read_text()) if path.is_file() else None

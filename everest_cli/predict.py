@@ -78,6 +78,8 @@ def predict(
     if shown is Format.srt and len(samples) > 1:
         raise RecipeError(f"--format srt: subtitles are of one video, not of {len(samples)}")
     if output is not None:
+        if output.exists() and any(output.resolve() == Path(sample.path).resolve() for sample in samples):
+            raise RecipeError(f"--output {output}: one of the videos; choose another name")
         check_writable(output)
 
     from everest.inference import Model

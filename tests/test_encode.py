@@ -305,3 +305,14 @@ def test_a_full_disk_is_told_and_the_next_call_goes_on(videos: Path, small_disk:
 def test_parts_that_make_no_sense_are_refused(videos: Path, tmp_path: Path, text: str):
     _, error = everest(videos, "-o", tmp_path / "out", f"--shard={text}", code=2)
     assert "give I/N" in error
+
+
+def test_a_video_that_breaks_off_is_no_shorter_video(shared: Path, tmp_path: Path):
+    """Nothing would tell afterwards that frames are missing."""
+    source = shared / "videos" / "odd" / "truncated_faststart.mp4"
+    (tmp_path / "list.csv").write_text(f"{source} 0\n")
+    command = ["prepare", "encode", str(tmp_path / "list.csv"), "-o", str(tmp_path / "out"), "-q"]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 4
+    assert "breaks off after 154 frames" in (tmp_path / "out" / "bad_videos.csv").read_text()
+    assert not list((tmp_path / "out").rglob("*.mp4"))

@@ -17,10 +17,12 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file
 from small_runs import called
+from typer.testing import CliRunner
 
 import everest
 from everest.errors import RecipeError
 from everest.row_store import RowStore
+from everest_cli.main import app
 
 VIEWS = ["--clips", "2", "--crops", "1"]
 
@@ -203,3 +205,15 @@ def test_a_store_has_one_writer_and_one_plan(tmp_path: Path):
         RowStore(tmp_path, {"plan": 1}, batch=1)
     with pytest.raises(RecipeError, match=r"other work \(other plan\)"):
         RowStore(tmp_path, {"plan": 2}, batch=1)
+
+
+def test_damaged_parts_are_told_and_not_continued(classifier_run: Path, clip_files: Path, tmp_path: Path):
+    out = tmp_path / "features.safetensors"
+    parts = tmp_path / f"{out.name}.parts"
+    parts.mkdir()
+    (parts / "plan.json").write_text("")
+    command = ["extract", str(clip_files / "clip0.mp4"), "-c", str(classifier_run), "-o", str(out), "-q"]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 2
+    assert "damaged (plan.json" in result.stderr
+    assert len(result.stderr.splitlines()) == 1

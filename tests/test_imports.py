@@ -56,7 +56,8 @@ everest.demo_steps everest.demo everest.lvmae_demo everest.notebook
 everest.prepare.layouts.annotations everest.prepare.layouts.text_lists everest.prepare.layouts.json_lists
 everest.prepare.layouts.csv_lists everest.prepare.layouts.table everest.prepare.layouts.folders
 everest.prepare.matching everest.prepare.index everest.prepare.groups everest.prepare.split
-everest.prepare.processes everest.prepare.examine everest.prepare.journal everest.prepare.spread
+everest.prepare.processes everest.prepare.damage everest.prepare.examine everest.prepare.journal
+everest.prepare.spread
 everest.prepare.sources everest.prepare.label_checks everest.prepare.duplicates everest.prepare.check
 everest.prepare.clean everest.prepare.stats everest.prepare.contact_sheet
 everest.prepare.output_folder everest.prepare.originals everest.prepare.shard_plan everest.prepare.shard

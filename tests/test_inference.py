@@ -13,10 +13,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from small_runs import called
 from torch import Tensor
+from typer.testing import CliRunner
 
 import everest
 from everest.data.lists import Sample
 from everest.data.views import EvalViews
+from everest_cli.main import app
 
 VIEWS = ["--clips", "2", "--crops", "1"]
 
@@ -182,3 +184,20 @@ def test_what_cannot_be_is_told_in_one_line(
     result = called(*arguments, code=code)
     assert message in result.stderr
     assert not (tmp_path / "empty" / "f.safetensors").exists()
+
+
+def test_a_prediction_does_not_replace_its_video(classifier_run: Path, clip_files: Path, tmp_path: Path):
+    video = tmp_path / "clip.mp4"
+    video.write_bytes((clip_files / "clip0.mp4").read_bytes())
+    command = ["predict", str(video), "-c", str(classifier_run), "-o", str(video), "--overwrite"]
+    result = CliRunner().invoke(app, [*command, "--format", "csv"])
+    assert result.exit_code == 2
+    assert "one of the videos" in result.stderr
+    assert video.read_bytes() == (clip_files / "clip0.mp4").read_bytes()
+
+
+def test_more_views_than_memory_holds_are_refused(classifier_run: Path, clip_files: Path):
+    command = ["predict", str(clip_files / "clip0.mp4"), "-c", str(classifier_run), "--clips", "1000000"]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 2
+    assert "in memory at once; at most 512" in result.stderr

@@ -48,6 +48,7 @@ def write_report(
         _head(folder, name, head, scores.videos, classes, strip) for name, head in scores.by_head().items()
     ]
     picture = None
+    (folder / SWEEP).unlink(missing_ok=True)  # of an earlier test
     if "sweep" in result:
         draw_sweep(folder / SWEEP, result["sweep"])
         picture = png_uri(folder / SWEEP)

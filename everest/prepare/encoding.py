@@ -28,6 +28,7 @@ from everest.data.video import add_h264, picture, picture_folder, probe
 from everest.data.video_file import look
 from everest.data.video_stream import VideoError, decoded, retold
 from everest.files import write_atomically
+from everest.prepare.damage import damage
 from everest.prepare.encode_settings import EncodeSettings
 
 FPS_OF_PICTURES: Final = 25  # as everest.data.video_file takes where nothing tells
@@ -102,17 +103,26 @@ def _write(video: Video, part: Path, settings: EncodeSettings, mark: dict[str, A
     count = probe(video).frames
     rate = Fraction(probe(video).fps or FPS_OF_PICTURES).limit_denominator(LARGEST_RATE)
     folder = picture_folder(video)
+    breaks: list[int] = []
     shown = (
-        _of_file(video, settings.short_side) if folder is None else _of_folder(folder, settings.short_side)
+        _of_folder(folder, settings.short_side) if folder else _of_file(video, settings.short_side, breaks)
     )
     with closing(shown) as pictures:
         written = _encode(pictures, part, rate, settings, comment=json.dumps(mark))
-    if written < count:
-        raise VideoError(video, f"frame {written} of {count} cannot be decoded (damaged file)")
+    reason = None if folder else _damage(video, frames=written, breaks=breaks)
+    if reason:
+        raise VideoError(video, reason)
     with closing(decoded(part)) as frames:
         read = sum(1 for _ in frames)
     if read != count:
         raise VideoError(video, f"has {count} frames, of the encoded ones {read} can be decoded")
+
+
+def _damage(video: Video, *, frames: int, breaks: list[int]) -> str | None:
+    opening = look(video)
+    times = opening.index.times
+    last = float(times[-1]) / opening.second if times.size and not opening.index.by_decode_stamp else 0.0
+    return damage(video, frames=frames, expected=opening.info.frames, breaks=breaks, last=last)
 
 
 def _encode(
@@ -142,8 +152,8 @@ def _encode(
     return written
 
 
-def _of_file(video: Video, short_side: int) -> Generator[_Picture]:
-    """All frames of a file up to the first damage, upright and in their new size."""
+def _of_file(video: Video, short_side: int, breaks: list[int]) -> Generator[_Picture]:
+    """All frames of a file up to the first damage, which `breaks` takes, upright and in their new size."""
     opening = look(video)
     size = encoded_size(opening.info.height, opening.info.width, short_side)
     height, width = size[::-1] if opening.quarter_turns % 2 else size  # before it is turned
@@ -152,7 +162,7 @@ def _of_file(video: Video, short_side: int) -> Generator[_Picture]:
     numbers = {int(time) for time in times} if stamped else set()
     unit = 1 / Fraction(opening.info.fps or FPS_OF_PICTURES).limit_denominator(LARGEST_RATE)
     scaler = VideoReformatter()
-    with retold(video), closing(decoded(video)) as frames:
+    with retold(video), closing(decoded(video, damages=breaks)) as frames:
         for count, frame in enumerate(frames):
             if stamped and frame.pts not in numbers:
                 continue

@@ -13,11 +13,10 @@ from PIL import Image
 
 from everest.data.folders import pictures_in
 from everest.data.video_file import forget, look
-from everest.data.video_stream import VideoError, decoded, promised_seconds, retold
+from everest.data.video_stream import VideoError, decoded, retold
+from everest.prepare.damage import damage
 
 COMPARED: Final = 8  # ours: frames at the beginning by which copies in other files are known
-CUT_SECONDS: Final = 1.0  # ours: of what a file promises so much, and such a share of it, may be missing
-CUT_SHARE: Final = 0.1
 _CHUNK: Final = 2**20  # bytes read at once
 
 
@@ -66,14 +65,7 @@ def _video(path: Path, blank: Finding) -> Finding:
                 first.append(frame.to_ndarray(format="rgb24"))
             count += 1
             last = frame.time or 0.0
-    expected, promised = opening.info.frames, promised_seconds(path)
-    reason = None
-    if count < expected:
-        reason = f"damaged: {count} of {expected} frames can be decoded"
-    elif damages:
-        reason = f"damaged: breaks off after {count} frames"
-    elif promised - last > max(CUT_SECONDS, CUT_SHARE * promised):
-        reason = f"damaged: ends after {last:.1f} of {promised:.1f} s"
+    reason = damage(path, frames=count, expected=opening.info.frames, breaks=damages, last=last)
     seconds = round(count / (opening.info.fps or 1), 3)
     beginning = _beginning(first)
     return replace(blank, frames=count, seconds=seconds, content=content, beginning=beginning, reason=reason)

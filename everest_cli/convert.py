@@ -90,7 +90,7 @@ def convert(
 def _check_out(checkpoint: str, out: Path | None, *, inspect: bool, overwrite: bool) -> None:
     """Refuse at once what could not be written at the end."""
     from everest.errors import RecipeError
-    from everest.files import check_writable
+    from everest.files import check_new_file
 
     if inspect:
         return
@@ -100,9 +100,7 @@ def _check_out(checkpoint: str, out: Path | None, *, inspect: bool, overwrite: b
         raise RecipeError(f"--out {out}: what is written is a safetensors file; name it so")
     if out.exists() and out.resolve() == Path(checkpoint).resolve():
         raise RecipeError(f"--out {out}: is the checkpoint to convert; choose another name")
-    if out.exists() and not out.is_dir() and not overwrite:
-        raise RecipeError(f"--out {out}: exists; choose another name, or use --overwrite")
-    check_writable(out)
+    check_new_file(out, option="--out", overwrite=overwrite)
 
 
 def _is_own(path: Path, *, inspect: bool, as_json: bool) -> bool:

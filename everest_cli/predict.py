@@ -64,7 +64,7 @@ def predict(
     """
     from everest.data.named import named_samples
     from everest.errors import RecipeError
-    from everest.files import check_writable, write_text
+    from everest.files import check_new_file, write_text
     from everest_cli.prediction_text import TEXTS
 
     shown = _format(kind, output, as_json)
@@ -72,13 +72,11 @@ def predict(
         raise RecipeError("--window and --step belong to --timeline")
     if shown is Format.srt and not timeline:
         raise RecipeError("--format srt: subtitles need the times of --timeline")
-    if output is not None and output.exists() and not overwrite:
-        raise RecipeError(f"--output {output}: exists; choose another name, or use --overwrite")
+    if output is not None:
+        check_new_file(output, option="--output", overwrite=overwrite)
     samples = named_samples(videos, root=data)
     if shown is Format.srt and len(samples) > 1:
         raise RecipeError(f"--format srt: subtitles are of one video, not of {len(samples)}")
-    if output is not None:
-        check_writable(output)
 
     from everest.inference import Model
     from everest.load import find_weights

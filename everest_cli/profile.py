@@ -62,6 +62,7 @@ def profile(
     plot: Annotated[
         Path | None, typer.Option("--plot", metavar="F", help="Draw cost against keep ratio and frames.")
     ] = None,
+    overwrite: o.OverwriteFile = False,
     as_json: o.AsJson = False,
     quiet: o.Quiet = False,
 ) -> None:
@@ -96,7 +97,7 @@ def profile(
     for notice in choices.unused(chosen):
         say(notice)
     if plot is not None:
-        _check_target(plot)
+        _check_target(plot, overwrite=overwrite)
     if data is not None:
         _check_videos(chosen)
     told: dict[str, Any] = {**profile(chosen), "compare": compare(choices) if comparing else []}
@@ -157,11 +158,11 @@ def _add_loading(told: dict[str, Any], recipe: Recipe, *, quiet: bool) -> None:
         )
 
 
-def _check_target(path: Path) -> None:
+def _check_target(path: Path, *, overwrite: bool) -> None:
     """Before anything is measured."""
     from everest.plots import check_target
 
-    check_target(path, option="--plot")
+    check_target(path, option="--plot", overwrite=overwrite)
 
 
 def _draw(path: Path, choices: Choices, told: dict[str, Any]) -> None:

@@ -229,12 +229,24 @@ def test_a_tokenizer_is_no_encoder(recipe: Path, trained: Path, clip_files: Path
     for command in (
         ["predict", video, "--checkpoint", str(trained)],
         ["finetune", "--recipe", str(recipe), "--init", str(trained), "-o", str(tmp_path / "run")],
-        ["visualize-mask", video, "--checkpoint", str(trained), "--out", str(tmp_path / "x.png")],
         ["eval", "--checkpoint", str(trained)],
     ):
         result = CliRunner().invoke(app, command)
         assert result.exit_code == 6, (command, result.output, result.exception)
         assert "tokenizer" in result.stderr
+
+
+def test_a_tokenizer_shows_its_own_scores_only(trained: Path, clip_files: Path, tmp_path: Path):
+    options = ["-c", str(trained), "--frames", "8", "--out", str(tmp_path)]
+    command = ["visualize-mask", str(clip_files / "clip0.mp4"), *options]
+    refused = CliRunner().invoke(app, [*command, "--strategy", "tube"])
+    assert refused.exit_code == 2
+    assert "--strategy tube: a tokenizer's scores choose by learned-importance" in refused.stderr
+    assert list(tmp_path.iterdir()) == []
+    for strategy in ([], ["--strategy", "learned-importance", "--overwrite"]):
+        shown = CliRunner().invoke(app, [*command, *strategy, "--json"])
+        assert shown.exit_code == 0, shown.output
+        assert [row["strategy"] for row in json.loads(shown.stdout)] == ["learned-importance"]
 
 
 def test_an_encoder_is_no_tokenizer(recipe: Path, tmp_path: Path):

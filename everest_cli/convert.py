@@ -46,7 +46,7 @@ def convert(
         Path | None,
         typer.Option("--classes", metavar="FILE", help="Names of a classifier's classes, one a line."),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what --out holds.")] = False,
+    overwrite: o.OverwriteFile = False,
     as_json: o.AsJson = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No report on stderr.")] = False,
 ) -> None:

@@ -45,7 +45,7 @@ def predict(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="F", help="Write there; prints the file.")
     ] = None,
-    overwrite: i.Overwrite = False,
+    overwrite: o.OverwriteFile = False,
     keep: i.Keep = None,
     clips: i.Clips = None,
     crops: i.Crops = None,

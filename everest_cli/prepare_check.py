@@ -43,7 +43,7 @@ def check(
     ] = False,
     workers: p.Workers = None,
     limit: p.Limit = 1800.0,
-    overwrite: p.Overwrite = False,
+    overwrite: o.OverwriteFile = False,
     as_json: o.AsJson = False,
     quiet: o.Quiet = False,
 ) -> None:

@@ -43,7 +43,7 @@ def index(
         int, typer.Option("--split", min=1, max=3, help="The official split of UCF101, HMDB51.")
     ] = 1,
     output: OutputFolder = None,
-    overwrite: p.Overwrite = False,
+    overwrite: o.OverwriteFile = False,
     as_json: o.AsJson = False,
     quiet: o.Quiet = False,
 ) -> None:
@@ -113,7 +113,7 @@ def split(
     classes: p.ClassesFile = None,
     data: p.Root = None,
     output: OutputFolder = None,
-    overwrite: p.Overwrite = False,
+    overwrite: o.OverwriteFile = False,
     as_json: o.AsJson = False,
     quiet: o.Quiet = False,
 ) -> None:

@@ -38,4 +38,3 @@ Workers = Annotated[int | None, typer.Option("--workers", metavar="N", min=1, he
 Limit = Annotated[
     float, typer.Option("--timeout", metavar="SECONDS", min=0.01, help="A video that takes longer is bad.")
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]

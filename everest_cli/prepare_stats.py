@@ -29,7 +29,7 @@ def stats(
     seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Of the choice of videos.")] = 0,
     workers: p.Workers = None,
     limit: p.Limit = 600.0,
-    overwrite: p.Overwrite = False,
+    overwrite: o.OverwriteFile = False,
     as_json: o.AsJson = False,
     quiet: o.Quiet = False,
 ) -> None:

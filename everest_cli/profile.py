@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from everest.config.settings import Recipe
     from everest.profiling.choices import Choices
 
-GIB = 2**30
-
 
 def profile(
     backbone: Annotated[
@@ -118,7 +116,7 @@ def _add_largest_batches(told: dict[str, Any], memory: float | None) -> None:
     from everest.profiling.measure import free_memory, largest_batch
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    available = int(memory * GIB) if memory is not None else free_memory(device)
+    available = int(memory * 2**30) if memory is not None else free_memory(device)
     told["memory_bytes"] = available
     for stage in told["stages"].values():
         stage["max_batch"] = largest_batch(

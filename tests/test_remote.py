@@ -19,6 +19,7 @@ from test_stages import RECIPE, run, told, weights
 from torch import Tensor
 from typer.testing import CliRunner
 
+from everest.config.recipe import load_recipe
 from everest.data.datasets import VideoClips
 from everest.data.lists import SampleList, read_samples
 from everest.data.loading import batches, make_loader
@@ -26,6 +27,7 @@ from everest.data.remote import RemotePath, joined, located
 from everest.data.video import VideoError, probe, read_frames
 from everest.data.views import PretrainViews
 from everest.errors import DataError, EnvironmentProblem
+from everest.tokenizer_clips import held_out_key
 from everest_cli.main import app
 
 
@@ -228,6 +230,12 @@ def test_a_run_over_a_storage_is_the_run_over_the_files(stored: str, clip_files:
     assert f"root: {stored}" in (tmp_path / "there" / "recipe.yaml").read_text()
     plans = [json.loads((tmp_path / name / "env.json").read_text())["plan"] for name in ("here", "there")]
     assert plans[0]["samples"] == plans[1]["samples"]
+
+
+def test_a_tokenizer_is_judged_on_a_list_of_the_storage_where_it_is_there(stored: str):
+    for test, key in (("train.csv", "test"), ("gone.csv", "train")):
+        changes = [f"data.root={stored}", "data.train=train.csv", "data.val=null", f"data.test={test}"]
+        assert held_out_key(load_recipe("lvmae-128", overrides=[*changes, "data.pretrain=null"])) == key
 
 
 def test_videos_of_a_storage_are_encoded_and_put_into_shards(stored: str, clip_files: Path, tmp_path: Path):

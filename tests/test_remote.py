@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
@@ -240,7 +241,18 @@ def test_a_tokenizer_is_judged_on_a_list_of_the_storage_where_it_is_there(stored
 
 def test_videos_of_a_storage_are_encoded_and_put_into_shards(stored: str, clip_files: Path, tmp_path: Path):
     for name, source in (("here", clip_files), ("there", stored)):
-        run("prepare", "encode", f"{source}/train.csv", "-o", tmp_path / name, "--workers", 1, "-q")
+        # A process of its own: those that encode keep the environment that the first of them was started in.
+        command = [
+            "prepare",
+            "encode",
+            f"{source}/train.csv",
+            "-o",
+            str(tmp_path / name),
+            "--workers",
+            "1",
+            "-q",
+        ]
+        subprocess.run([sys.executable, "-m", "everest_cli", *command], check=True, stdout=subprocess.DEVNULL)
         run("prepare", "shard", f"{source}/train.csv", "-o", tmp_path / name / "shards", "-q")
     files = [path.relative_to(tmp_path / "here") for path in (tmp_path / "here").rglob("*") if path.is_file()]
     assert len(files) == 8  # four videos, their list, who wrote it, a shard, its index

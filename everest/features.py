@@ -21,7 +21,7 @@ from torch import Tensor
 from everest.clips import fingerprint
 from everest.data.lists import Sample
 from everest.errors import DataError, RecipeError, unknown_name
-from everest.files import check_writable, write_atomically
+from everest.files import check_new_file, write_atomically
 from everest.inference import Model, Values, over_videos
 from everest.reports import Report, notice
 from everest.row_store import RowStore
@@ -66,9 +66,7 @@ def extract(
         raise unknown_name("--features", level, LEVELS)
     if out.suffix not in WRITERS:
         raise RecipeError(f"--out {out}: give a file that ends in {' or '.join(WRITERS)}")
-    if out.exists() and not overwrite:
-        raise RecipeError(f"--out {out}: exists; choose another name, or use --overwrite")
-    check_writable(out)
+    check_new_file(out, option="--out", overwrite=overwrite)
     parts = out.with_name(f"{out.name}.parts")
     if overwrite and parts.exists():
         shutil.rmtree(parts)

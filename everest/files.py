@@ -103,12 +103,17 @@ def write_text(path: Path, text: str) -> None:
     write_atomically(path, lambda part: part.write_text(text))
 
 
-def write_table(path: Path, rows: Iterable[Sequence[str]]) -> None:
-    """A CSV file, whole or not at all; file names that are no UTF-8 keep their bytes."""
+def write_table(path: Path, rows: Iterable[Sequence[str]], *, quoted: bool = False) -> None:
+    """A CSV file, whole or not at all; file names that are no UTF-8 keep their bytes.
+
+    Args:
+        quoted: every field, so that columns are found again whichever separator is tried first.
+    """
+    quoting = csv.QUOTE_ALL if quoted else csv.QUOTE_MINIMAL
 
     def write(part: Path) -> None:
         with part.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-            csv.writer(file).writerows(rows)
+            csv.writer(file, quoting=quoting, lineterminator="\n").writerows(rows)
 
     write_atomically(path, write)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
+from torch import Tensor
 
 from everest.files import write_atomically
 from everest.frame_view import FrameView
@@ -57,15 +58,18 @@ def _draw_counts(ax: Axes, view: FrameView, drawn: set[int]) -> None:
         other.set(ylabel="share of draws (dots)", ylim=(0, 1.05))
 
 
-def write_frames(folder: Path, view: FrameView) -> list[Path]:
-    """The drawn frames as PNG, named by the video and the frame's number."""
+def frame_files(folder: Path, view: FrameView) -> dict[Path, Tensor]:
+    """The drawn frames, (H, W, 3) uint8 each, by files named by the video and the frame's number."""
     length = len(view.numbers[0])
-    written = []
-    for place in view.drawn.tolist():
-        for offset, number in enumerate(view.numbers[place]):
-            buffer = io.BytesIO()
-            Image.fromarray(view.frames[place * length + offset].numpy()).save(buffer, format="PNG")
-            path = folder / f"{view.video.stem}-{number:06d}.png"
-            write_atomically(path, lambda part, buffer=buffer: part.write_bytes(buffer.getvalue()))
-            written.append(path)
-    return written
+    return {
+        folder / f"{view.video.stem}-{number:06d}.png": view.frames[place * length + offset]
+        for place in view.drawn.tolist()
+        for offset, number in enumerate(view.numbers[place])
+    }
+
+
+def write_frames(frames: Mapping[Path, Tensor]) -> None:
+    """Write `frame_files` as PNG."""
+    for path, frame in frames.items():
+        picture = Image.fromarray(frame.numpy())
+        write_atomically(path, lambda part, picture=picture: picture.save(part, format="PNG"))

@@ -91,6 +91,16 @@ def is_main() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
+def is_lost_peer(error: Exception) -> bool:
+    """Whether torch.distributed tells by `error` that another process of the run is gone.
+
+    Its stores and NCCL raise a DistError; gloo a plain RuntimeError, whose text names gloo's source file.
+    """
+    said = str(error)
+    by_torch = "gloo" in said or any(kind.__name__ == "DistError" for kind in type(error).__mro__)
+    return isinstance(error, RuntimeError) and by_torch and "onnection" in said
+
+
 def adopt_slurm(environment: dict[str, str] | os._Environ[str]) -> None:
     """Give a task of `srun` the variables that torch.distributed reads."""
     # Of the step, not of the job: an sbatch script has the job's variables too, and is one process.

@@ -128,12 +128,6 @@ def load_transformer(checkpoint: str | Path) -> MaskedAutoencoder | VideoClassif
     return model_of(open_weights(path), source=path)
 
 
-def load_tokenizer(checkpoint: str | Path) -> AdaptiveTokenizer:
-    """As `load_model`, of a checkpoint of `train-tokenizer`."""
-    path = find_weights(checkpoint)
-    return tokenizer_of(open_weights(path), source=path)
-
-
 def model_of(weights: Weights, *, source: Path) -> MaskedAutoencoder | VideoClassifier:
     """Rebuild the module that `weights` of a transformer were saved from."""
     model = ModelSpec.of(weights.settings, source=source).build()

@@ -14,6 +14,7 @@ from everest.data.lists import Sample
 from everest.data.video import probe
 from everest.data.views import EvalViews
 from everest.errors import RecipeError
+from everest.files import check_new_file
 from everest.films import write_gif, write_mp4
 from everest.mask_page import strategy_ranks, write_page
 from everest.mask_view import MaskView, Model, view_masks
@@ -92,9 +93,8 @@ def report_masks(
     names = [
         f"{video.stem}-mask" + (f"-{i + 1}" if len(clips) > 1 else "") + f".{kind}" for i in range(len(clips))
     ]
-    taken = [out / name for name in names if (out / name).exists()]
-    if taken and not overwrite:
-        raise RecipeError(f"{taken[0]}: exists; choose another --out, or use --overwrite")
+    for name in names:
+        check_new_file(out / name, option="--out", overwrite=overwrite)
     told = []
     for name, clip in zip(names, clips, strict=True):
         views = view_masks(clip, look.selectors, model=look.model, tubelet=look.tubelet, seed=look.seed)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from everest.build import ModelSpec
 from everest.errors import RecipeError
-from everest.files import write_atomically
+from everest.files import check_new_file, write_atomically
 from everest.profiling.counting import gmacs_of_clip
 from everest.run_folder import ENVIRONMENT, METRICS, WEIGHTS
 from everest.runs import read_environment, read_header, read_rows
@@ -150,11 +150,14 @@ def smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
         return (sums[last] - sums[first]) / (counts[last] - counts[first])
 
 
-def check_target(path: Path, *, option: str = "--out") -> None:
-    """Refuse to write over what is no picture of this kind; `option` is how the user named it.
+def check_target(path: Path, *, option: str, overwrite: bool) -> None:
+    """Refuse a picture that cannot be written later, or would replace a file unasked, or one that is no PNG.
 
+    Args:
+        option: how the user named it.
     Raises:
-        RecipeError: another name than *.png, or a file that is no PNG.
+        RecipeError: another name than *.png, or what is there is not to be replaced.
+        EnvironmentProblem: the disk refuses it.
     """
     if path.suffix.lower() != ".png":
         raise RecipeError(f"{option} {path}: the picture is a PNG; end its name in .png")
@@ -164,6 +167,7 @@ def check_target(path: Path, *, option: str = "--out") -> None:
         with path.open("rb") as file:
             if file.read(len(PNG_SIGNATURE)) != PNG_SIGNATURE:
                 raise RecipeError(f"{option} {path}: exists and is no PNG; choose another name")
+    check_new_file(path, option=option, overwrite=overwrite)
 
 
 def draw_curves(path: Path, runs: Sequence[RunCurves], *, x: AxisName) -> None:
@@ -171,7 +175,6 @@ def draw_curves(path: Path, runs: Sequence[RunCurves], *, x: AxisName) -> None:
 
     The loss is smoothed, with what was logged faint behind it.
     """
-    check_target(path)
     heights = [3, 2, 1.3] if any(len(run.accuracy.x) for run in runs) else [3, 1.3]
     with matplotlib.rc_context({"font.size": 13, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(12, 8), dpi=100, layout="constrained")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,14 +18,12 @@ from torch import Tensor
 
 from everest.data.contents import Video
 from everest.data.lists import Sample
-from everest.data.video import VideoError, between, frame_times, frames_in_order, probe
+from everest.data.video import TOLERANCE, VideoError, between, frame_times, frames_in_order, probe
 from everest.data.views import EvalViews, segment
 from everest.errors import RecipeError
 from everest.inference import Model
 from everest.predictions import most_likely
 from everest.reports import Report, notice
-
-TOLERANCE: Final = 1e-6  # a tenth of a second has no exact binary form
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

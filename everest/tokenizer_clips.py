@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Final
 
 from everest.clips import pretrain_key, unlabelled_clips
 from everest.config.settings import Recipe, TrainSettings
 from everest.data.datasets import Clip, VideoClips
 from everest.data.loading import batches, make_loader
+from everest.data.remote import joined, located
 from everest.data.views import PretrainViews, ValidationViews
 from everest.tokenizer_spec import tokenizer_settings
 
@@ -38,7 +38,7 @@ def held_out_key(recipe: Recipe) -> str:
     data = recipe.data
     if data.val is not None:
         return "val"
-    if data.test is not None and (Path(data.root) / data.test).exists():
+    if data.test is not None and joined(located(data.root), data.test).exists():
         return "test"
     return pretrain_key(data)
 

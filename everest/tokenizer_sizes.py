@@ -20,7 +20,7 @@ class TokenizerConfig:
     time_down: tuple[bool, ...]  # which of the halvings between levels halve time, too
     blocks: int  # residual blocks a level of the encoder, and as many in its middle
     decoder_blocks: int  # the same of the decoder
-    levels: tuple[int, ...] = (8, 8, 8, 8, 8, 8)  # of each code dimension: 2^18 codes, LVMAE Table 5
+    levels: tuple[int, ...] = (8, 8, 8, 8, 8, 8)  # of each code dimension; [P] stated in the text: 2^18 codes
     input_scale: float = 1.0  # of height and width, before anything looks at a clip
     scorer_channels: tuple[int, int] = (32, 64)
 

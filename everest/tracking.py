@@ -13,7 +13,6 @@ from torch import Tensor
 from everest.errors import EnvironmentProblem
 from everest.run_folder import RunFolder
 
-TRACKERS: Final = ("none", "tensorboard", "wandb")
 PICTURES: Final = 20  # ours: reconstructions shown over a whole run
 
 

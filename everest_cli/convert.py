@@ -46,7 +46,7 @@ def convert(
         Path | None,
         typer.Option("--classes", metavar="FILE", help="Names of a classifier's classes, one a line."),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what --out holds.")] = False,
+    overwrite: o.OverwriteFile = False,
     as_json: o.AsJson = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No report on stderr.")] = False,
 ) -> None:
@@ -90,7 +90,7 @@ def convert(
 def _check_out(checkpoint: str, out: Path | None, *, inspect: bool, overwrite: bool) -> None:
     """Refuse at once what could not be written at the end."""
     from everest.errors import RecipeError
-    from everest.files import check_writable
+    from everest.files import check_new_file
 
     if inspect:
         return
@@ -100,9 +100,7 @@ def _check_out(checkpoint: str, out: Path | None, *, inspect: bool, overwrite: b
         raise RecipeError(f"--out {out}: what is written is a safetensors file; name it so")
     if out.exists() and out.resolve() == Path(checkpoint).resolve():
         raise RecipeError(f"--out {out}: is the checkpoint to convert; choose another name")
-    if out.exists() and not out.is_dir() and not overwrite:
-        raise RecipeError(f"--out {out}: exists; choose another name, or use --overwrite")
-    check_writable(out)
+    check_new_file(out, option="--out", overwrite=overwrite)
 
 
 def _is_own(path: Path, *, inspect: bool, as_json: bool) -> bool:

@@ -8,26 +8,20 @@ from typing import Annotated, Any
 import typer
 
 from everest.launch import is_main
+from everest_cli import inference_options as i
 from everest_cli import options as o
 from everest_cli import stages
 from everest_cli.output import Display, print_json
 
 
 def evaluate(
-    checkpoint: Annotated[
-        str,
-        typer.Option(
-            "--checkpoint", "-c", metavar="C", help="Run folder of finetune, or a .safetensors file."
-        ),
-    ],
+    checkpoint: i.Checkpoint,
     recipe: Annotated[
         str | None, typer.Option("--recipe", "-r", metavar="R", help="Another recipe than that of the run.")
     ] = None,
     data: o.DataRoot = None,
     overrides: o.Overrides = None,
-    which: Annotated[
-        o.Which, typer.Option("--which", help="Of a run folder: newest or best weights.")
-    ] = o.Which.newest,
+    which: i.WhichWeights = o.Which.newest,
     predictions: Annotated[
         Path | None, typer.Option("--predictions", metavar="F", help="Write a CSV row for every video.")
     ] = None,
@@ -38,9 +32,7 @@ def evaluate(
         str | None,
         typer.Option("--keep", metavar="SHARE,…", help="Also test with other kept shares of the tokens."),
     ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace what --predictions and --report hold.")
-    ] = False,
+    overwrite: o.OverwriteFile = False,
     gpus: o.Gpus = "auto",
     processes: o.Processes = None,
     precision: o.PrecisionMode = None,

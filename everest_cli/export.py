@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from everest_cli import inference_options as i
 from everest_cli import options as o
 from everest_cli.output import print_json, say
 
@@ -28,23 +29,16 @@ SUFFIXES = {Target.onnx: ".onnx", Target.torch: ".pt2"}
 
 
 def export(
-    checkpoint: Annotated[
-        str, typer.Argument(metavar="C", help="Run folder, .safetensors file or hf:OWNER/NAME.")
-    ],
+    checkpoint: Annotated[str, typer.Argument(metavar="C", help=i.CHECKPOINT_HELP)],
     to: Annotated[
         Target, typer.Option("--to", help="A transformers folder, an ONNX file, or one of torch.export.")
     ],
     out: Annotated[
         Path, typer.Option("--out", "-o", metavar="D", help="The folder, or the .onnx or .pt2 file.")
     ],
-    keep: Annotated[
-        float | None,
-        typer.Option("--keep", metavar="SHARE", help="Share of the tokens that is encoded [as trained]."),
-    ] = None,
-    which: Annotated[
-        o.Which, typer.Option("--which", help="Of a run folder: newest or best weights.")
-    ] = o.Which.newest,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what --out holds.")] = False,
+    keep: i.Keep = None,
+    which: i.WhichWeights = o.Which.newest,
+    overwrite: o.OverwriteFile = False,
     as_json: o.AsJson = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No report on stderr.")] = False,
 ) -> None:

@@ -37,7 +37,7 @@ def extract(
     workers: i.Workers = 2,
     precision: o.PrecisionMode = None,
     cpu: i.OnCpu = False,
-    overwrite: i.Overwrite = False,
+    overwrite: o.OverwriteFile = False,
     quiet: o.Quiet = False,
 ) -> None:
     """Write the features of videos to a file and print its name; called again after a kill, it goes on.

@@ -9,13 +9,15 @@ import typer
 
 from everest_cli import options as o
 
+CHECKPOINT_HELP = "Run folder, .safetensors file or hf:OWNER/NAME."
+
 Videos = Annotated[
     list[Path],
     typer.Argument(metavar="VIDEO…", help="Videos, folders of videos, or lists (.csv, .tsv, .txt)."),
 ]
 Checkpoint = Annotated[
     str,
-    typer.Option("--checkpoint", "-c", metavar="C", help="Run folder, .safetensors file or hf:OWNER/NAME."),
+    typer.Option("--checkpoint", "-c", metavar="C", help=CHECKPOINT_HELP),
 ]
 WhichWeights = Annotated[o.Which, typer.Option("--which", help="Of a run folder: newest or best weights.")]
 ListRoot = Annotated[
@@ -31,4 +33,3 @@ Crops = Annotated[int | None, typer.Option("--crops", min=1, help="Crops of a cl
 Batch = Annotated[int, typer.Option("--batch", min=1, metavar="N", help="Videos, or windows, in one pass.")]
 Workers = Annotated[int, typer.Option("--workers", min=0, help="Processes that read videos.")]
 OnCpu = Annotated[bool, typer.Option("--cpu", help="Compute on the CPU though there is a GPU.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the file.")]

@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from everest.errors import EnvironmentProblem, UserError
-from everest.launch import LOST, PARENT
+from everest.launch import LOST, PARENT, is_lost_peer
 from everest.stopping import Stopped
 from everest_cli import (
     convert,
@@ -50,7 +50,7 @@ class Commands(TyperGroup):
             say("interrupted")
             raise typer.Exit(130) from None
         except (UserError, OSError, MemoryError, RuntimeError) as error:
-            if "RANK" in os.environ and "onnection" in str(error):
+            if "RANK" in os.environ and is_lost_peer(error):
                 if PARENT not in os.environ:  # else the watching process tells whose error it was
                     say(f"error: another process of the run is gone ({str(error).splitlines()[0]})")
                 raise typer.Exit(LOST) from error

@@ -61,6 +61,7 @@ ResumeMode = Annotated[
     ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what --output holds.")]
+OverwriteFile = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]
 Gpus = Annotated[
     str,
     typer.Option("--gpus", metavar="auto|N|0,2|cpu|mps", help="All GPUs, a number, their ids, or none."),

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from everest_cli import options as o
+
 
 class AxisName(StrEnum):
     """What the curves are drawn against."""
@@ -23,6 +25,7 @@ def plot(
         AxisName, typer.Option("--x", help="Steps, hours spent in them, or computation.")
     ] = AxisName.steps,
     out: Annotated[Path, typer.Option("--out", metavar="F", help="The PNG to write.")] = Path("curves.png"),
+    overwrite: o.OverwriteFile = False,
 ) -> None:
     """Draw loss, validation accuracy and learning rate of runs; prints the picture's path.
 
@@ -30,6 +33,6 @@ def plot(
     """
     from everest.plots import check_target, draw_curves, read_curves
 
-    check_target(out)
+    check_target(out, option="--out", overwrite=overwrite)
     draw_curves(out, read_curves(runs, x=x.value), x=x.value)
     typer.echo(out)

@@ -45,7 +45,7 @@ def predict(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="F", help="Write there; prints the file.")
     ] = None,
-    overwrite: i.Overwrite = False,
+    overwrite: o.OverwriteFile = False,
     keep: i.Keep = None,
     clips: i.Clips = None,
     crops: i.Crops = None,
@@ -64,7 +64,7 @@ def predict(
     """
     from everest.data.named import named_samples
     from everest.errors import RecipeError
-    from everest.files import check_writable, write_text
+    from everest.files import check_new_file, write_text
     from everest_cli.prediction_text import TEXTS
 
     shown = _format(kind, output, as_json)
@@ -72,15 +72,13 @@ def predict(
         raise RecipeError("--window and --step belong to --timeline")
     if shown is Format.srt and not timeline:
         raise RecipeError("--format srt: subtitles need the times of --timeline")
-    if output is not None and output.exists() and not overwrite:
-        raise RecipeError(f"--output {output}: exists; choose another name, or use --overwrite")
+    if output is not None:
+        check_new_file(output, option="--output", overwrite=overwrite)
     samples = named_samples(videos, root=data)
     if shown is Format.srt and len(samples) > 1:
         raise RecipeError(f"--format srt: subtitles are of one video, not of {len(samples)}")
-    if output is not None:
-        if output.exists() and any(output.resolve() == Path(sample.path).resolve() for sample in samples):
-            raise RecipeError(f"--output {output}: one of the videos; choose another name")
-        check_writable(output)
+    if output is not None and any(output.resolve() == Path(sample.path).resolve() for sample in samples):
+        raise RecipeError(f"--output {output}: one of the videos; choose another name")
 
     from everest.inference import Model
     from everest.load import find_weights

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 SHOWN = 20  # problems of each kind on the screen
 
 Sources = Annotated[
-    list[Path] | None, typer.Argument(metavar="SOURCE…", help="Lists or folders [those of the recipe].")
+    list[Path] | None,
+    typer.Argument(parser=p.local_path, metavar="SOURCE…", help="Lists or folders [those of the recipe]."),
 ]
 RecipeOption = Annotated[
     str | None, typer.Option("--recipe", "-r", metavar="R", help="Whose lists, classes and clips are meant.")
@@ -42,7 +43,7 @@ def check(
     ] = False,
     workers: p.Workers = None,
     limit: p.Limit = 1800.0,
-    overwrite: p.Overwrite = False,
+    overwrite: o.OverwriteFile = False,
     as_json: o.AsJson = False,
     quiet: o.Quiet = False,
 ) -> None:
@@ -104,7 +105,7 @@ def _what_to_check(
         names = read_names(classes) if classes else ()
         return dict.fromkeys(sources, False), data, LabelRules(names=names), None
     settings = o.read_recipe(recipe, data=None if data is None else str(data), overrides=overrides)
-    root = Path(settings.data.root)
+    root = p.local_path(settings.data.root)
     known = settings.data
     file = classes or (root / known.classes if known.classes else None)
     rules = LabelRules(
@@ -139,7 +140,8 @@ def _refuse_to_replace(
     elif not journal.exists():
         refuse_existing([bad_videos], overwrite=False, read=[])
     targets = [clean_path(source) for source in sources] if fix else []
-    refuse_existing(targets, overwrite=overwrite, read=[source.path for source in sources])
+    read = [source.path for source in sources]
+    refuse_existing(targets, overwrite=overwrite, read=read, mend="move it away")
     for path in (bad_videos, *targets):
         check_writable(path)
 

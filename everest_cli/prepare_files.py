@@ -19,7 +19,6 @@ Root = Annotated[
         "--data", metavar="DIR", help="What paths are relative to [the list's folder, or the folder itself]."
     ),
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier call wrote.")]
 
 
 def encode(
@@ -45,7 +44,7 @@ def encode(
         int, typer.Option("--workers", min=0, help="Processes that encode; 0: one a core.")
     ] = 0,
     timeout: Annotated[float, typer.Option("--timeout", min=1, help="Seconds for a video.")] = 3600,
-    overwrite: Overwrite = False,
+    overwrite: o.OverwriteFile = False,
     as_json: o.AsJson = False,
     quiet: o.Quiet = False,
 ) -> None:
@@ -98,7 +97,7 @@ def shard(
         int, typer.Option("--size", metavar="MB", min=1, help="Of the videos in a shard, at most.")
     ] = 1000,
     count: Annotated[int, typer.Option("--count", metavar="N", min=1, help="Videos of a shard.")] = 10000,
-    overwrite: Overwrite = False,
+    overwrite: o.OverwriteFile = False,
     as_json: o.AsJson = False,
     quiet: o.Quiet = False,
 ) -> None:

@@ -25,19 +25,25 @@ OutputFolder = Annotated[
 
 
 def index(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The data set: data.root of a recipe.")],
+    folder: Annotated[
+        Path,
+        typer.Argument(parser=p.local_path, metavar="FOLDER", help="The data set: data.root of a recipe."),
+    ],
     layout: Annotated[
         str | None,
         typer.Option("--layout", metavar="NAME", help="ucf101, hmdb51, ssv2, kinetics, … [what fits]."),
     ] = None,
     annotations: Annotated[
-        Path | None, typer.Option("--annotations", metavar="DIR", help="Where they are, if not below FOLDER.")
+        Path | None,
+        typer.Option(
+            "--annotations", parser=p.local_path, metavar="DIR", help="Where they are, if not below FOLDER."
+        ),
     ] = None,
     split: Annotated[
         int, typer.Option("--split", min=1, max=3, help="The official split of UCF101, HMDB51.")
     ] = 1,
     output: OutputFolder = None,
-    overwrite: p.Overwrite = False,
+    overwrite: o.OverwriteFile = False,
     as_json: o.AsJson = False,
     quiet: o.Quiet = False,
 ) -> None:
@@ -81,7 +87,11 @@ def _print_recipe(data: Mapping[str, Any]) -> None:
 def split(
     sources: Annotated[
         list[Path],
-        typer.Argument(metavar="SOURCE…", help="A list or a folder of class folders; with --check lists."),
+        typer.Argument(
+            parser=p.local_path,
+            metavar="SOURCE…",
+            help="A list or a folder of class folders; with --check lists.",
+        ),
     ],
     shares: Annotated[
         str, typer.Option("--shares", metavar="A/B/C", help="Of train, val and test, or of train and test.")
@@ -103,7 +113,7 @@ def split(
     classes: p.ClassesFile = None,
     data: p.Root = None,
     output: OutputFolder = None,
-    overwrite: p.Overwrite = False,
+    overwrite: o.OverwriteFile = False,
     as_json: o.AsJson = False,
     quiet: o.Quiet = False,
 ) -> None:

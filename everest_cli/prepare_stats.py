@@ -14,7 +14,9 @@ from everest_cli.output import Display, print_json, say
 
 
 def stats(
-    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="A list, or a folder of videos.")],
+    source: Annotated[
+        Path, typer.Argument(parser=p.local_path, metavar="SOURCE", help="A list, or a folder of videos.")
+    ],
     most: Annotated[
         int | None,
         typer.Option("--videos", metavar="N", min=1, help="Look at N of each class, at random [all]."),
@@ -27,7 +29,7 @@ def stats(
     seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Of the choice of videos.")] = 0,
     workers: p.Workers = None,
     limit: p.Limit = 600.0,
-    overwrite: p.Overwrite = False,
+    overwrite: o.OverwriteFile = False,
     as_json: o.AsJson = False,
     quiet: o.Quiet = False,
 ) -> None:
@@ -35,17 +37,13 @@ def stats(
 
     Example: everest prepare stats train.csv --picture train.png
     """
-    from everest.data.list_writing import refuse_existing
-    from everest.files import check_writable
     from everest.plots import check_target
     from everest.prepare.contact_sheet import draw_contact_sheet
     from everest.prepare.sources import read_labelled
     from everest.prepare.stats import group_by_class, take_stats
 
     if picture is not None:
-        refuse_existing([picture], overwrite=overwrite, read=[source])
-        check_target(picture, option="--picture")
-        check_writable(picture)
+        check_target(picture, option="--picture", overwrite=overwrite)
     root = data or (source if source.is_dir() else source.parent)
     found, _ = read_labelled(source, root=root, classes=classes)
     by_class = group_by_class(found.samples, found.class_names)

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from everest.config.settings import Recipe
     from everest.profiling.choices import Choices
 
-GIB = 2**30
-
 
 def profile(
     backbone: Annotated[
@@ -62,6 +60,7 @@ def profile(
     plot: Annotated[
         Path | None, typer.Option("--plot", metavar="F", help="Draw cost against keep ratio and frames.")
     ] = None,
+    overwrite: o.OverwriteFile = False,
     as_json: o.AsJson = False,
     quiet: o.Quiet = False,
 ) -> None:
@@ -96,7 +95,7 @@ def profile(
     for notice in choices.unused(chosen):
         say(notice)
     if plot is not None:
-        _check_target(plot)
+        _check_target(plot, overwrite=overwrite)
     if data is not None:
         _check_videos(chosen)
     told: dict[str, Any] = {**profile(chosen), "compare": compare(choices) if comparing else []}
@@ -117,7 +116,7 @@ def _add_largest_batches(told: dict[str, Any], memory: float | None) -> None:
     from everest.profiling.measure import free_memory, largest_batch
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    available = int(memory * GIB) if memory is not None else free_memory(device)
+    available = int(memory * 2**30) if memory is not None else free_memory(device)
     told["memory_bytes"] = available
     for stage in told["stages"].values():
         stage["max_batch"] = largest_batch(
@@ -157,11 +156,11 @@ def _add_loading(told: dict[str, Any], recipe: Recipe, *, quiet: bool) -> None:
         )
 
 
-def _check_target(path: Path) -> None:
+def _check_target(path: Path, *, overwrite: bool) -> None:
     """Before anything is measured."""
     from everest.plots import check_target
 
-    check_target(path, option="--plot")
+    check_target(path, option="--plot", overwrite=overwrite)
 
 
 def _draw(path: Path, choices: Choices, told: dict[str, Any]) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from everest_cli import options as o
 from everest_cli.output import print_json, say
+
+if TYPE_CHECKING:
+    from everest.frame_view import FrameView
 
 
 def select_frames(
@@ -30,15 +33,15 @@ def select_frames(
         Path | None, typer.Option("--extract", metavar="DIR", help="Write the drawn frames as PNG.")
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of the draw.")] = 0,
+    overwrite: o.OverwriteFile = False,
     as_json: o.AsJson = False,
 ) -> None:
     """Draw the frames of videos where much happens; prints their numbers.
 
     Example: everest select-frames video.mp4 --picture .
     """
-    from everest.data.named import named_videos
+    from everest.data.named import named_videos, refuse_same_stems
     from everest.errors import DataError, RecipeError
-    from everest.frame_pictures import draw_selection, write_frames
     from everest.frame_view import Draw
     from everest.load import load_transformer
     from everest.selection import RedundancyRobust
@@ -57,22 +60,19 @@ def select_frames(
         draws=draws,
         model=None if checkpoint is None else load_transformer(checkpoint),
     )
+    chosen = named_videos(videos)
+    if picture is not None or extract is not None:
+        refuse_same_stems(chosen)
     told: list[dict[str, Any]] = []
     failed = False
-    for video in named_videos(videos):
+    for video in chosen:
         try:
             view = draw.view(video)
         except DataError as error:
             say(f"error: {error}")
             failed = True
             continue
-        row = view.told()
-        if picture is not None:
-            path = picture / f"{video.stem}-frames.png"
-            draw_selection(path, view)
-            row["picture"] = str(path)
-        if extract is not None:
-            row["extracted"] = [str(path) for path in write_frames(extract, view)]
+        row = view.told() | _write(view, picture, extract, overwrite=overwrite)
         told.append(row)
         if not as_json:
             _print(row)
@@ -80,6 +80,27 @@ def select_frames(
         print_json(told[0] if len(videos) == 1 and len(told) == 1 else told)
     if failed:
         raise typer.Exit(4)
+
+
+def _write(view: FrameView, picture: Path | None, extract: Path | None, *, overwrite: bool) -> dict[str, Any]:
+    """Write what is asked for, once nothing is in the way; which files."""
+    from everest.files import check_new_file
+    from everest.frame_pictures import draw_selection, frame_files, write_frames
+
+    drawing = None if picture is None else picture / f"{view.video.stem}-frames.png"
+    frames = {} if extract is None else frame_files(extract, view)
+    written: dict[str, Any] = {}
+    if drawing is not None:
+        check_new_file(drawing, option="--picture", overwrite=overwrite)
+        written["picture"] = str(drawing)
+    if extract is not None:
+        for path in frames:
+            check_new_file(path, option="--extract", overwrite=overwrite)
+        written["extracted"] = list(map(str, frames))
+    if drawing is not None:
+        draw_selection(drawing, view)
+    write_frames(frames)
+    return written
 
 
 def _print(row: dict[str, Any]) -> None:

@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 from archives import ARCHIVES
 from foreign import saved
+from test_imports import PACKAGES
 from typer.testing import CliRunner
 
 import everest
 from everest.profiling import loading
+from everest.selection import STRATEGIES
 from everest_cli.main import app
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -131,6 +133,24 @@ def test_every_page_has_commands_and_every_link_leads_somewhere():
         assert commands(page), page.name
         for target in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_every_strategy_stands_in_the_table_of_methods():
+    page = (ROOT / "docs" / "methods.md").read_text()
+    assert [name for name in STRATEGIES if f"\n| `{name}` |" not in page] == []
+
+
+def test_every_package_stands_once_in_the_table_of_contributing():
+    page = (ROOT / "CONTRIBUTING.md").read_text()
+    folders = [name.replace(".", "/") for name in PACKAGES if name.count(".") == 1]
+    assert [folder for folder in folders if page.count(f"\n| `{folder}/` |") != 1] == []
+
+
+def test_every_page_is_named_in_the_readme():
+    readme = (ROOT / "README.md").read_text()
+    assert [
+        page.name for page in PAGES[1:] if f"\n| [docs/{page.name}](docs/{page.name}) |" not in readme
+    ] == []
 
 
 def test_readme_has_the_two_commands_and_is_short():

@@ -128,7 +128,12 @@ def test_lists_keep_labels_and_segments_and_leave_out_what_failed(videos: Path, 
     shown = told(videos / "seconds.tsv", "-o", tmp_path / "out", code=4)
     broken = {"path": str(videos / "broken.mp4"), "reason": "not a video file"}
     assert (shown["failed"], shown["videos"], shown["encoded"]) == ([broken], 3, 2)
-    assert (tmp_path / "out" / "bad_videos.csv").read_text().splitlines()[1].endswith('"not a video file"')
+    assert (
+        (tmp_path / "out" / "bad_videos.csv")
+        .read_text()
+        .splitlines()[1]
+        .endswith("broken.mp4,not a video file")
+    )
     options = {"classes": None, "num_classes": None, "heads": None, "labelled": True}
     found = read_samples(Path(shown["lists"][0]), root=tmp_path / "out", **options)
     assert found.class_names == ("hug", "kick")

@@ -91,7 +91,7 @@ def test_one_picture_of_several_runs_in_its_size(tmp_path: Path):
     assert plot(one, two, "--out", out).stdout == f"{out}\n"
     with Image.open(out) as picture:
         assert (picture.format, picture.size) == ("PNG", (1200, 800))
-    assert plot(one, "--x", "hours", "--out", out).stdout == f"{out}\n"  # a picture may be drawn again
+    assert plot(one, "--x", "hours", "--out", out, "--overwrite").stdout == f"{out}\n"
 
 
 def test_runs_are_told_apart_by_name_and_drawn_once(tmp_path: Path):
@@ -146,7 +146,13 @@ def test_what_is_no_picture_is_not_overwritten(tmp_path: Path):
         (tmp_path / "folder.png", "way"),
     ):
         assert message in plot(run, "--out", out, code=2).stderr
+    assert "is no PNG" in plot(run, "--out", notes, "--overwrite", code=2).stderr
     assert notes.read_text() == "mine"
+    picture = tmp_path / "c.png"
+    plot(run, "--out", picture)
+    before = picture.read_bytes()
+    assert "c.png: exists" in plot(run, run, "--x", "hours", "--out", picture, code=2).stderr
+    assert picture.read_bytes() == before
 
 
 def test_settings_of_a_model_survive_in_json(tmp_path: Path):

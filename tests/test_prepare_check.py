@@ -372,6 +372,31 @@ def test_a_mended_file_is_looked_at_again(videos: Path, tmp_path: Path):
 # --- what is refused ---------------------------------------------------------------------------------------
 
 
+def test_a_cleaned_list_is_not_replaced_unasked(videos: Path, tmp_path: Path):
+    (videos / "train.clean.csv").write_text("mine")
+    arguments = ["prepare", "check", videos / "train.csv", "-o", tmp_path, "--fix"]
+    said = everest(*arguments, code=2).stderr
+    assert "train.clean.csv: exists; move it away, or use --overwrite" in said
+    assert (videos / "train.clean.csv").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("check", "s3://bucket/train.csv"),
+        ("check", "--recipe", "ucf101", "--set", "data.root=s3://bucket"),
+        ("index", "hf://datasets/owner/name"),
+        ("split", "s3://bucket/all.csv"),
+        ("split", "all.csv", "--data", "s3://bucket"),
+        ("stats", "s3://bucket/train.csv"),
+    ],
+)
+def test_commands_that_read_this_machine_only_say_so_of_a_url(arguments: tuple[str, ...]):
+    said = everest("prepare", *arguments, code=2).stderr
+    assert "is a URL; this command reads files of this machine only" in said
+    assert len(said.splitlines()) == 1
+
+
 def test_bad_videos_of_a_run_are_not_replaced(videos: Path, tmp_path: Path):
     (tmp_path / "bad_videos.csv").write_text("path,reason\n")
     arguments = ["prepare", "check", videos / "train.csv", "-o", tmp_path]

@@ -77,7 +77,8 @@ def test_the_picture_is_a_png_of_its_own(pictures: Path, tmp_path_factory):
     with Image.open(target) as sheet:
         assert sheet.width > 1000
     again = everest("prepare", "stats", pictures, "--picture", target, code=2)
-    assert "sheet.png: exists" in again.stderr
+    assert "sheet.png: exists; choose another name, or use --overwrite" in again.stderr
+    stats(pictures, "--picture", target, "--overwrite")
     assert (
         "end its name in .png" in everest("prepare", "stats", pictures, "--picture", "a.jpg", code=2).stderr
     )

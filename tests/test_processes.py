@@ -15,7 +15,7 @@ import pytest
 from test_stages import RECIPE, told, weights
 
 from everest.errors import EnvironmentProblem, RecipeError
-from everest.launch import Devices, adopt_slurm, first_host, read_devices
+from everest.launch import PARENT, Devices, adopt_slurm, first_host, is_lost_peer, read_devices
 from everest.run_folder import RunFolder
 
 TWO = ["--gpus", "cpu", "--processes", "2"]
@@ -159,6 +159,44 @@ def test_an_error_of_all_is_shown_once(recipe: Path, tmp_path: Path):
     assert ended.stderr.count("gone.csv") == 1
     assert "Traceback" not in ended.stderr
     assert ended.stdout == ""
+
+
+def test_an_error_of_the_user_that_speaks_of_connections_is_told(tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv(PARENT, "1")
+    ended = everest("recipes", "validate", tmp_path / "connections" / "nope.yaml", code=2)
+    assert "connections/nope.yaml: cannot be read" in ended.stderr
+
+
+ALONE = """
+import os, sys, torch, torch.distributed as distributed
+from everest.launch import is_lost_peer
+file, rank = sys.argv[1:]
+distributed.init_process_group("gloo", init_method=f"file://{file}", rank=int(rank), world_size=2)
+distributed.all_reduce(torch.ones(1))
+if rank == "1":
+    os._exit(9)
+try:
+    distributed.all_reduce(torch.ones(1))
+    distributed.all_reduce(torch.ones(1))
+except RuntimeError as error:
+    print(is_lost_peer(error))
+"""
+
+
+def test_what_torch_raises_of_a_process_that_is_gone_is_known(tmp_path: Path):
+    command = [sys.executable, "-c", ALONE, str(tmp_path / "meeting")]
+    with (
+        subprocess.Popen([*command, "0"], stdout=subprocess.PIPE, text=True) as left,
+        subprocess.Popen([*command, "1"]),
+    ):
+        assert left.communicate(timeout=60)[0] == "True\n"
+
+
+def test_what_others_raise_is_no_process_that_is_gone():
+    refused = ConnectionResetError("Connection reset by peer")
+    for error in (RecipeError("/connections/a.yaml"), refused, RuntimeError("Connection")):
+        assert not is_lost_peer(error)
 
 
 def test_existing_output_is_refused_by_two_as_by_one(recipe: Path, tmp_path: Path):

@@ -260,6 +260,9 @@ def test_plot_is_a_picture(tmp_path: Path):
     assert result.exit_code == 0, result.output
     assert result.stdout.splitlines()[-1] == str(path)
     assert path.read_bytes().startswith(b"\x89PNG")
+    again = run("--backbone", "vit-tiny", "--plot", str(path))
+    assert again.exit_code == 2
+    assert f"--plot {path}: exists; choose another name, or use --overwrite" in again.stderr
 
 
 # --- LVMAE --------------------------------------------------------------------------------------------------

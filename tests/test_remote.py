@@ -20,6 +20,7 @@ from test_stages import RECIPE, run, told, weights
 from torch import Tensor
 from typer.testing import CliRunner
 
+from everest.config.recipe import load_recipe
 from everest.data.datasets import VideoClips
 from everest.data.lists import SampleList, read_samples
 from everest.data.loading import batches, make_loader
@@ -27,6 +28,7 @@ from everest.data.remote import RemotePath, joined, located
 from everest.data.video import VideoError, probe, read_frames
 from everest.data.views import PretrainViews
 from everest.errors import DataError, EnvironmentProblem
+from everest.tokenizer_clips import held_out_key
 from everest_cli.main import app
 
 
@@ -231,10 +233,16 @@ def test_a_run_over_a_storage_is_the_run_over_the_files(stored: str, clip_files:
     assert plans[0]["samples"] == plans[1]["samples"]
 
 
+def test_a_tokenizer_is_judged_on_a_list_of_the_storage_where_it_is_there(stored: str):
+    for test, key in (("train.csv", "test"), ("gone.csv", "train")):
+        changes = [f"data.root={stored}", "data.train=train.csv", "data.val=null", f"data.test={test}"]
+        assert held_out_key(load_recipe("lvmae-128", overrides=[*changes, "data.pretrain=null"])) == key
+
+
 def test_videos_of_a_storage_are_encoded_and_put_into_shards(stored: str, clip_files: Path, tmp_path: Path):
     for name, source in (("here", clip_files), ("there", stored)):
-        # A process of its own: the server that forks workers keeps the environment it was started in.
-        encode = [
+        # A process of its own: those that encode keep the environment that the first of them was started in.
+        command = [
             "prepare",
             "encode",
             f"{source}/train.csv",
@@ -244,7 +252,7 @@ def test_videos_of_a_storage_are_encoded_and_put_into_shards(stored: str, clip_f
             "1",
             "-q",
         ]
-        subprocess.run([sys.executable, "-m", "everest_cli", *encode], check=True, capture_output=True)
+        subprocess.run([sys.executable, "-m", "everest_cli", *command], check=True, stdout=subprocess.DEVNULL)
         run("prepare", "shard", f"{source}/train.csv", "-o", tmp_path / name / "shards", "-q")
     files = [path.relative_to(tmp_path / "here") for path in (tmp_path / "here").rglob("*") if path.is_file()]
     assert len(files) == 8  # four videos, their list, who wrote it, a shard, its index

@@ -21,7 +21,7 @@ from everest.config.recipe import load_recipe
 from everest.config.tokenizer_settings import TokenizerSettings
 from everest.devices import make_accelerator
 from everest.errors import CheckpointError
-from everest.load import load_tokenizer
+from everest.load import load_model, open_weights, tokenizer_of
 from everest.models.tokenizer import AdaptiveTokenizer
 from everest.reports import silent
 from everest.run_folder import RunFolder
@@ -94,7 +94,7 @@ def test_figures_are_logged_from_the_first_epoch_on(trained: Path):
 def test_weights_describe_themselves_and_come_back_to_the_bit(trained: Path):
     stored = read_weights(trained / "model.safetensors")
     assert (stored.kind, stored.step, stored.recipe) == ("tokenizer", 3, "tiny")
-    model = load_tokenizer(trained)
+    model = load_model(trained)
     assert model.tubelet == (2, 8, 8)
     state = model.state_dict()
     assert state.keys() == stored.tensors.keys()
@@ -103,7 +103,7 @@ def test_weights_describe_themselves_and_come_back_to_the_bit(trained: Path):
 
 def test_targets_are_measured_on_all_tokens_of_the_training_set(recipe: Path, trained: Path, tmp_path: Path):
     training, _ = set_up(recipe, tmp_path / "run")
-    model = load_tokenizer(trained)
+    model = load_model(trained)
     clips = torch.cat([training.clips.read((0, i)).frames for i in range(4)]).float() / 255
     with torch.no_grad():
         values = model.encode(clips).values.flatten(0, 1)
@@ -126,7 +126,7 @@ def train_scorer(recipe: Path, folder: Path, full_batches: float) -> list[tuple[
     values = [f"tokenizer.full_batches={full_batches}", "tokenizer.epochs=1", "tokenizer.warmup_epochs=0"]
     train(recipe, folder, *(f"--set={value}" for value in [*values, "tokenizer.ema=null"]))
     _, judge = set_up(recipe, folder.with_suffix(".fresh"))
-    after = load_tokenizer(folder).scorer
+    after = load_model(folder).scorer
     return list(zip(judge.untrained.parameters(), after.parameters(), strict=True))
 
 
@@ -236,6 +236,19 @@ def test_a_tokenizer_is_no_encoder(recipe: Path, trained: Path, clip_files: Path
         assert "tokenizer" in result.stderr
 
 
+def test_a_tokenizer_shows_its_own_scores_only(trained: Path, clip_files: Path, tmp_path: Path):
+    options = ["-c", str(trained), "--frames", "8", "--out", str(tmp_path)]
+    command = ["visualize-mask", str(clip_files / "clip0.mp4"), *options]
+    refused = CliRunner().invoke(app, [*command, "--strategy", "tube"])
+    assert refused.exit_code == 2
+    assert "--strategy tube: a tokenizer's scores choose by learned-importance" in refused.stderr
+    assert list(tmp_path.iterdir()) == []
+    for strategy in ([], ["--strategy", "learned-importance", "--overwrite"]):
+        shown = CliRunner().invoke(app, [*command, *strategy, "--json"])
+        assert shown.exit_code == 0, shown.output
+        assert [row["strategy"] for row in json.loads(shown.stdout)] == ["learned-importance"]
+
+
 def test_an_encoder_is_no_tokenizer(recipe: Path, tmp_path: Path):
     folder = tmp_path / "run"
     options = [
@@ -249,7 +262,7 @@ def test_an_encoder_is_no_tokenizer(recipe: Path, tmp_path: Path):
     result = CliRunner().invoke(app, ["pretrain", "--recipe", str(recipe), "-o", str(folder), *options])
     assert result.exit_code == 0, result.output
     with pytest.raises(CheckpointError, match="a pretrain checkpoint where a tokenizer one"):
-        load_tokenizer(folder)
+        tokenizer_of(open_weights(folder / "model.safetensors"), source=folder)
 
 
 def test_bad_videos_are_named_and_those_of_the_report_skipped(recipe: Path, clip_files: Path, tmp_path: Path):

@@ -179,6 +179,24 @@ def test_drawn_frames_are_written_as_they_are(video: Path, tmp_path: Path):
             2,
             "a strategy that measures",
         ),
+        (
+            ["visualize-mask", "VIDEO", "--strategy", "tube", "--order", "ascending"],
+            2,
+            "--order: tube has no",
+        ),
+        (
+            ["visualize-mask", "VIDEO", "--strategy", "random", "--distance", "l1"],
+            2,
+            "--distance: random has no",
+        ),
+        (
+            ["visualize-mask", "VIDEO", "--strategy", "learned-importance", "--distance", "l1"],
+            2,
+            "--distance: learned-importance has no such setting",
+        ),
+        (["visualize-mask", "VIDEO", "--compare", "--distance", "l1"], 2, "--distance: --compare shows"),
+        (["visualize-mask", "VIDEO", "--compare", "--keep", "0.5,0.2"], 2, "with one share"),
+        (["visualize-mask", "VIDEO", "--compare", "--strategy", "tube"], 2, "leave out the others"),
         (["visualize-mask", "VIDEO", "-c", "gone"], 6, "gone: no such checkpoint"),
         (["select-frames", "VIDEO", "--frames", "5"], 2, "give an even number"),
         (["select-frames", "VIDEO", "--frames", "64"], 4, "64 frames, fewer than the 96 candidates"),
@@ -201,6 +219,33 @@ def test_pictures_are_not_replaced_unasked(video: Path, tmp_path: Path):
     assert (tmp_path / "moves-mask.png").read_text() == "precious"
     called("visualize-mask", video, *SMALL, "--out", tmp_path, "--overwrite")
     assert (tmp_path / "moves-mask.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("option", ["--picture", "--extract"])
+def test_chosen_frames_are_not_replaced_unasked(video: Path, tmp_path: Path, option: str):
+    options = ["--size", "32", "--frames", "4", option, tmp_path]
+    called("select-frames", video, *options)
+    *missing, last = sorted(tmp_path.iterdir())
+    for path in missing:
+        path.unlink()
+    last.write_text("precious")
+    assert f"{option} {last}: exists" in called("select-frames", video, *options, code=2).stderr
+    assert (list(tmp_path.iterdir()), last.read_text()) == ([last], "precious")
+    called("select-frames", video, *options, "--overwrite")
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in [*missing, last])
+
+
+@pytest.mark.parametrize("command", [("visualize-mask", "--out"), ("select-frames", "--extract")])
+def test_two_videos_of_one_name_are_not_drawn_over_each_other(
+    video: Path, tmp_path: Path, command: tuple[str, str]
+):
+    name, option = command
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        shutil.copy(video, tmp_path / folder)
+    result = called(name, tmp_path, option, tmp_path / "out", "--overwrite", code=2)
+    assert f"{tmp_path / 'a' / 'moves.mp4'} and {tmp_path / 'b' / 'moves.mp4'}" in result.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_bad_video_stops_no_other(video: Path, tmp_path: Path):

@@ -86,9 +86,8 @@ def _validate(merged: Merged) -> tuple[Recipe | None, list[tuple[KeyPath, str]]]
 
     By way of JSON, because pydantic's strict mode takes lists for tuples there, and still no true for 1.0.
     """
-    text = json.dumps(
-        merged.values, default=str
-    )  # str: for what only an explicit YAML tag makes, such as a date
+    # str: for what only an explicit YAML tag makes, such as a date.
+    text = json.dumps(merged.values, default=str)
     try:
         return _ADAPTER.validate_json(text, strict=True), []
     except ValidationError as error:

@@ -57,7 +57,7 @@ class TokenizerSettings:
     scorer_channels: tuple[Count, Count] | None = None
     input_scale: Annotated[float, Field(gt=0, le=1)] | None = None
     frames: Count = 16  # of a window: what is encoded together [P]
-    keep: Annotated[float, Field(gt=0, le=1)] = 0.375  # 768 of 2048 tokens; 768 [P]
+    keep: Annotated[float, Field(gt=0, le=1)] = 0.375  # 768 tokens [P] of 2048, if frames were 256 pixels
     select: TopKKind = "straight-through"
     temperature: Positive = 0.5
     warmup: ShareBelowOne = 0.0  # of the steps: all tokens are kept in them

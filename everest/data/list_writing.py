@@ -12,6 +12,7 @@ from everest.errors import DataError, RecipeError
 from everest.files import write_atomically
 
 SEGMENT_COLUMNS: Final = ("start", "end", "start_frame", "end_frame")
+ELSEWHERE: Final = "write elsewhere by --output DIR"
 
 
 def unlistable(path: str) -> str | None:
@@ -73,14 +74,22 @@ def names_needed(names: Sequence[str]) -> Sequence[str]:
     return names if any(map(is_integer, names)) else ()
 
 
-def refuse_existing(paths: Iterable[Path], *, overwrite: bool, read: Iterable[Path]) -> None:
-    """Raise RecipeError for a file to be written that was read, or exists and may not be replaced."""
+def refuse_existing(
+    paths: Iterable[Path], *, overwrite: bool, read: Iterable[Path], mend: str = ELSEWHERE
+) -> None:
+    """Refuse files to be written that were read, or exist and may not be replaced.
+
+    Args:
+        mend: what else the user can do.
+    Raises:
+        RecipeError: there is one.
+    """
     sources = {file.resolve() for file in read}
     for path in paths:
         if path.resolve() in sources:
-            raise RecipeError(f"{path}: is what was read; write elsewhere by --output DIR")
+            raise RecipeError(f"{path}: is what was read; {mend}")
         if path.exists() and not overwrite:
-            raise RecipeError(f"{path}: exists; write elsewhere by --output DIR, or use --overwrite")
+            raise RecipeError(f"{path}: exists; {mend}, or use --overwrite")
 
 
 def write_names(file: Path, names: Iterable[str]) -> None:

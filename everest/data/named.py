@@ -25,6 +25,18 @@ def named_videos(paths: Sequence[Path]) -> list[Path]:
     return [video for path in paths for video in _videos(path)]
 
 
+def refuse_same_stems(videos: Sequence[Path]) -> None:
+    """Raise RecipeError for two videos whose pictures, named by the stem, would be one file."""
+    first: dict[str, Path] = {}
+    for video in videos:
+        other = first.setdefault(video.stem, video)
+        if other is not video:
+            raise RecipeError(
+                f"{other} and {video}: their pictures would have one name; "
+                "give them one after the other, with a folder for each"
+            )
+
+
 def named_samples(paths: Sequence[Path], *, root: Path | None) -> list[Sample]:
     """As `named_videos`, and lists of videos or of segments; what is not there is left to whoever reads it.
 

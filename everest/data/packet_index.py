@@ -38,9 +38,8 @@ class PacketIndex:
     times: np.ndarray  # (F,) int64 ascending
     key_times: np.ndarray  # (K,) int64 ascending
     key_seeks: np.ndarray  # (K,) int64, where to seek for them
-    order: (
-        np.ndarray
-    )  # (F,) int64, when each is decoded; empty where a keyframe may not begin anew (open GOP)
+    # (F,) int64, when each is decoded; empty where a keyframe may not begin anew (open GOP).
+    order: np.ndarray
     by_decode_stamp: bool = False  # `times` are those of everest.data.counted_files, in no unit of time
 
     @classmethod

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Final
 
 import av
 import numpy as np
@@ -32,7 +33,10 @@ from everest.data.video_file import VideoInfo, look
 from everest.data.video_stream import VideoError, retold
 from everest.errors import unknown_name
 
+TOLERANCE: Final = 1e-6  # seconds; a tenth of one has no exact binary form
+
 __all__ = [
+    "TOLERANCE",
     "VideoError",
     "VideoInfo",
     "add_h264",
@@ -42,6 +46,7 @@ __all__ = [
     "frames_in_order",
     "picture",
     "picture_folder",
+    "pictures_of",
     "probe",
     "read_frames",
     "write_video",
@@ -59,7 +64,7 @@ def probe(path: str | Video) -> VideoInfo:
     if folder is None:
         return look(path).info
     with retold(path):
-        pictures = _pictures(folder)
+        pictures = pictures_of(folder)
         height, width, _ = picture(pictures[0]).shape
     return VideoInfo(frames=len(pictures), height=height, width=width, fps=None)
 
@@ -141,9 +146,8 @@ def frames_between(path: str | Video, start: float | None, end: float | None) ->
 
 def between(seconds: NDArray[np.float64], start: float | None, end: float | None) -> tuple[int, int]:
     """`frames_between` of known `frame_times`; equal numbers where no frame is shown in between."""
-    tolerance = 1e-6  # a tenth of a second has no exact binary form
-    first = 0 if start is None else int(np.searchsorted(seconds, start - tolerance))
-    last = seconds.size if end is None else int(np.searchsorted(seconds, end - tolerance))
+    first = 0 if start is None else int(np.searchsorted(seconds, start - TOLERANCE))
+    last = seconds.size if end is None else int(np.searchsorted(seconds, end - TOLERANCE))
     return first, last
 
 
@@ -206,7 +210,12 @@ def picture_folder(video: Video) -> Location | None:
     return video if video.is_dir() else None
 
 
-def _pictures(folder: Location) -> Sequence[Location]:
+def pictures_of(folder: Location) -> Sequence[Location]:
+    """The pictures that are the frames of a video, in their order.
+
+    Raises:
+        VideoError: there are none.
+    """
     pictures = pictures_in(folder)
     if not pictures:
         raise VideoError(folder, "a folder without jpg or png pictures")
@@ -220,7 +229,7 @@ def picture(file: Location) -> np.ndarray:
 
 
 def _pictures_in_order(folder: Location, wanted: list[int]) -> Iterator[tuple[int, np.ndarray]]:
-    files = _pictures(folder)
+    files = pictures_of(folder)
     return ((i, picture(files[i])) for i in wanted)
 
 

@@ -35,9 +35,8 @@ from everest.data.video import VideoError, frames_between, frames_in_order, prob
 if TYPE_CHECKING:
     from everest.data.rand_augment import RandAugment  # timm: only fine-tuning pays for its import
 
-MOST_AT_ONCE: Final = (
-    2**28
-)  # ours: bytes of frames above which a test resizes each before the next is decoded
+# Ours: bytes of frames above which a test resizes each before the next is decoded.
+MOST_AT_ONCE: Final = 2**28
 IN_ORDER: Final = frozenset({"auto", "pyav"})  # decoders whose frames `frames_in_order` gives
 
 

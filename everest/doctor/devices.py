@@ -10,11 +10,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Final
 
-from everest.doctor.finding import Finding, first_line
+from everest.doctor.finding import GIB, Finding, first_line
 
 DRIVER: Final = Path("/proc/driver/nvidia/version")
 REINSTALL: Final = "install both from one place: `pip install --force-reinstall torch torchvision`"
-GIB: Final = 2**30
 LITTLE_MEMORY: Final = 2 * GIB  # ours: a small model's run
 
 

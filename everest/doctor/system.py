@@ -9,10 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from everest.doctor.finding import Finding
+from everest.doctor.finding import GIB, Finding
 
 SHARED: Final = Path("/dev/shm")
-GIB: Final = 2**30
 ENOUGH_SHARED: Final = GIB  # ours; a container has 64 MiB unless told, a batch of clips takes as much
 ENOUGH_DISK: Final = 5 * GIB  # ours: states of a ViT-B run, twice
 ENOUGH_FILES: Final = 1024  # ours: workers share their batches by open files

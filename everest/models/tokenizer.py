@@ -25,9 +25,8 @@ from everest.tokens import TokenGrid, num_kept
 class TokenizerOutput(NamedTuple):
     """What a tokenizer says of all tokens of the clips, in the order of token ids."""
 
-    latent: (
-        Tensor  # (B, N, D) float32: before the quantiser; `quantiser.bound` brings it to the values' range
-    )
+    # (B, N, D) float32: before the quantiser; `quantiser.bound` brings it to the values' range.
+    latent: Tensor
     values: Tensor  # (B, N, D) float32 in [-1, 1]: quantised
     codes: Tensor  # (B, N) int64
     scores: Tensor  # (B, t, h, w) float32: higher is needed more

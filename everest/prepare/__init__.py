@@ -1,1 +1,1 @@
-"""Make a data set usable: lists from its archive, splits, a check of every file, numbers about it."""
+"""Make a data set usable: lists, splits, a check of every file, numbers about it, files read fast."""

@@ -21,9 +21,8 @@ def draw_contact_sheet(path: Path, stats: Stats) -> None:
     """Write a PNG of up to 60 thumbnails, as many of each class as make about 12."""
     shown = _shown(stats)
     rows = -(-len(shown) // COLUMNS)
-    with mpl.rc_context(
-        {"font.size": 8, "axes.titlesize": 8, "text.parse_math": False}
-    ):  # a name may hold dollars
+    # A name may hold dollars, which are no formula.
+    with mpl.rc_context({"font.size": 8, "axes.titlesize": 8, "text.parse_math": False}):
         figure = Figure(figsize=(1.9 * COLUMNS, 1.95 * rows + 0.5), dpi=110, layout="constrained")
         grid = figure.subplots(rows, COLUMNS, squeeze=False).flatten()
         for ax in grid:

@@ -5,8 +5,7 @@ What is done is kept: a file says by what it was made, and is in its place only 
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
@@ -14,16 +13,16 @@ from typing import Any, Final
 from everest.data.list_files import COLUMNS
 from everest.data.video_stream import VideoError
 from everest.errors import RecipeError
-from everest.files import write_atomically
+from everest.files import write_table
 from everest.prepare.encode_settings import EncodeSettings
 from everest.prepare.encoding import EncodedFile, encode_video
 from everest.prepare.originals import Original
 from everest.prepare.output_folder import refuse_foreign, sole_writer
 from everest.prepare.processes import Failure, map_apart
 from everest.reports import Report, notice
+from everest.run_folder import BAD_VIDEOS
 
 MARK: Final = ".encode-"  # hidden files whose names hold the settings
-BAD_VIDEOS: Final = "bad_videos.csv"
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,14 +191,14 @@ def _write_lists(
 ) -> list[Path]:
     """Each list again, with the new paths and without what failed; and bad_videos.csv, if anything did."""
     if failed:
-        _write_csv(output / BAD_VIDEOS, [("path", "reason"), *sorted(failed)])
+        write_table(output / BAD_VIDEOS, [("path", "reason"), *sorted(failed)])
     else:
         (output / BAD_VIDEOS).unlink(missing_ok=True)
     written = []
     for original in originals:
         if original.is_list:
             written.append(output / PurePosixPath(original.place.name).with_suffix(".csv").name)
-            _write_csv(written[-1], _new_rows(original, output, files))
+            write_table(written[-1], _new_rows(original, output, files), quoted=True)
     return written
 
 
@@ -212,12 +211,3 @@ def _new_rows(original: Original, output: Path, files: Mapping[str, EncodedFile]
         if file is not None:
             changed = row | {"path": file.path.relative_to(output).as_posix()}
             yield [changed.get(name, "") for name in columns]
-
-
-def _write_csv(file: Path, rows: Iterable[Sequence[str]]) -> None:
-    def write(part: Path) -> None:
-        with part.open("w", encoding="utf-8", newline="") as opened:
-            # All quoted: whatever a name holds, its columns are found again.
-            csv.writer(opened, quoting=csv.QUOTE_ALL, lineterminator="\n").writerows(rows)
-
-    write_atomically(file, write)

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from PIL import Image
 
-from everest.data.folders import pictures_in
+from everest.data.video import picture, pictures_of
 from everest.data.video_file import forget, look
 from everest.data.video_stream import VideoError, decoded, retold
 from everest.prepare.damage import damage
@@ -74,15 +73,12 @@ def _video(path: Path, blank: Finding) -> Finding:
 def _pictures(folder: Path, blank: Finding) -> Finding:
     told, first = hashlib.blake2b(digest_size=16), []
     with retold(folder):
-        files = pictures_in(folder)
-        if not files:
-            raise VideoError(folder, "a folder without jpg or png pictures")
+        files = pictures_of(folder)
         for number, file in enumerate(files):
             told.update(file.read_bytes())
-            with Image.open(file) as image:
-                picture = np.asarray(image.convert("RGB"))  # (H, W, 3)
+            shown = picture(file)  # decoded also where it is not compared
             if number < COMPARED:
-                first.append(picture)
+                first.append(shown)
     return replace(blank, frames=len(files), content=told.hexdigest(), beginning=_beginning(first))
 
 
@@ -99,6 +95,6 @@ def _beginning(pictures: list[np.ndarray]) -> str | None:
     if all(np.ptp(picture, axis=(0, 1)).max() == 0 for picture in pictures):
         return None
     told = hashlib.blake2b(digest_size=16)
-    for picture in pictures:
-        told.update(np.ascontiguousarray(picture).tobytes())
+    for shown in pictures:
+        told.update(np.ascontiguousarray(shown).tobytes())
     return told.hexdigest()

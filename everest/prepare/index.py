@@ -175,9 +175,8 @@ def recipe_lines(index: Index, folder: Path) -> dict[str, Any]:
         "root": str(index.root),
         "train": train,
         "val": labelled.get("val"),
-        "test": labelled.get(
-            "test", labelled.get("val")
-        ),  # where tests are secret, all report the validation set
+        # Where tests are secret, all report the validation set.
+        "test": labelled.get("test", labelled.get("val")),
         "pretrain": next(iter(names.values())) if not labelled else None,
     }
     if index.class_names:

@@ -37,9 +37,8 @@ class Journal:
         self.findings = {finding.path: finding for finding, _ in kept}
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._file: IO[bytes] = self._path.open(
-                "ab", buffering=0
-            )  # what failed is not written again later
+            # Unbuffered: what failed is not written again later.
+            self._file: IO[bytes] = self._path.open("ab", buffering=0)
             self._file.truncate(sum(length for _, length in kept))  # half a line that a kill left
         except OSError as error:
             raise write_error(self._path, error) from error

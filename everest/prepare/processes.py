@@ -94,9 +94,8 @@ class _Worker(Generic[Result]):
 
 def _serve(connection: Connection, work: Callable[[str], Result], limit: float) -> None:
     """What a process does: item in, result out, until nobody asks any more."""
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C goes to all processes of a terminal; the first one ends us
+    # Ctrl-C goes to all processes of a terminal; the first one ends us.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     while True:
         try:
             item = connection.recv()

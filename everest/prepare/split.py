@@ -82,9 +82,8 @@ def assign(groups: Sequence[Ints], labels: Ints, shares: Floats, rng: np.random.
         shares: (S,) that add up to one.
     """
     classes, places = np.unique(labels, return_inverse=True)
-    counts = [
-        np.unique(places[group], return_counts=True) for group in groups
-    ]  # classes and how many, a group
+    # Of each group its classes and how many of each.
+    counts = [np.unique(places[group], return_counts=True) for group in groups]
     # What each list still lacks (C + 1, S); the last row counts all classes together.
     wanted = np.append(np.bincount(places, minlength=len(classes)), len(labels))
     lacking = wanted[:, None] * shares

@@ -65,9 +65,8 @@ def measure(path: str) -> Measured | str:
 
 def _moments(frames: NDArray[np.uint8]) -> tuple[Floats, Floats]:
     """(3,) means of values and of squares, from counts: exact, and without a copy in floating point."""
-    counts = np.stack(
-        [np.bincount(frames[..., channel].ravel(), minlength=256) for channel in range(3)]
-    )  # (3, 256)
+    # (3, 256)
+    counts = np.stack([np.bincount(frames[..., channel].ravel(), minlength=256) for channel in range(3)])
     levels = np.arange(256) / 255
     shares = counts / counts.sum(axis=1, keepdims=True)
     return shares @ levels, shares @ levels**2

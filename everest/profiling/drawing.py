@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from everest.config.settings import Recipe
 from everest.errors import RecipeError
 from everest.files import write_atomically
-from everest.plots import COLOURS, LINES, check_target
+from everest.plots import COLOURS, LINES
 from everest.profiling.choices import Choices
 from everest.profiling.profile import METHODS, VALUE_BYTES, StageCost, precision_of, stage_cost
 from everest.selection import ByImportance
@@ -38,9 +38,8 @@ def draw_costs(path: Path, choices: Choices) -> None:
     The lines are those of all methods with the same choices; only EVEREST has a keep ratio.
 
     Raises:
-        RecipeError: the choices cannot be meant, or the path is not for a PNG.
+        RecipeError: the choices cannot be meant.
     """
-    check_target(path, option="--plot")
     recipes = {method: choices.applied(name, everything=False) for method, name in METHODS.items()}
     by_ratio = [_by_ratio(method, recipe, choices) for method, recipe in recipes.items()]
     by_frames = [_by_frames(method, recipe) for method, recipe in recipes.items()]

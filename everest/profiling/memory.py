@@ -9,7 +9,6 @@ import torch
 from everest.build import ModelSpec
 from everest.errors import RecipeError
 from everest.plan import activation_bytes
-from everest.profiling.counting import on_meta
 
 WEIGHT_BYTES = 4  # weights, gradients and both moments of AdamW are float32 in every precision
 SOFTMAX_COPIES = 2.5  # tensors of tokens x tokens x heads that an attention which is not fused keeps
@@ -50,11 +49,6 @@ def model_state(parameters: int, *, training: bool) -> dict[str, int]:
         "gradients": weights if training else 0,
         "moments": 2 * weights if training else 0,
     }
-
-
-def count_parameters(spec: ModelSpec) -> int:
-    """All weights of the module, those of the decoder included in pre-training."""
-    return sum(parameter.numel() for parameter in on_meta(spec).parameters())
 
 
 def inference_bytes(spec: ModelSpec, bytes_per_value: int) -> int:

@@ -53,9 +53,8 @@ class Layout:
     name: str
     title: str
     expects: str  # the files of annotations and of videos, for messages
-    needs: Mapping[
-        str, str
-    ]  # pattern of a file's name by what it is for; `{split}` is the number of the split
+    # Pattern of a file's name by what it is for; `{split}` is the number of the split.
+    needs: Mapping[str, str]
     may_have: Mapping[str, str] = field(default_factory=dict)
     holds: Callable[[Path], bool] = lambda file: True  # whether a file of a fitting name is one of it
     read: Callable[[Sources], Annotations]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
@@ -232,7 +233,18 @@ def test_a_run_over_a_storage_is_the_run_over_the_files(stored: str, clip_files:
 
 def test_videos_of_a_storage_are_encoded_and_put_into_shards(stored: str, clip_files: Path, tmp_path: Path):
     for name, source in (("here", clip_files), ("there", stored)):
-        run("prepare", "encode", f"{source}/train.csv", "-o", tmp_path / name, "--workers", 1, "-q")
+        # A process of its own: the server that forks workers keeps the environment it was started in.
+        encode = [
+            "prepare",
+            "encode",
+            f"{source}/train.csv",
+            "-o",
+            str(tmp_path / name),
+            "--workers",
+            "1",
+            "-q",
+        ]
+        subprocess.run([sys.executable, "-m", "everest_cli", *encode], check=True, capture_output=True)
         run("prepare", "shard", f"{source}/train.csv", "-o", tmp_path / name / "shards", "-q")
     files = [path.relative_to(tmp_path / "here") for path in (tmp_path / "here").rglob("*") if path.is_file()]
     assert len(files) == 8  # four videos, their list, who wrote it, a shard, its index

@@ -229,7 +229,6 @@ def test_a_tokenizer_is_no_encoder(recipe: Path, trained: Path, clip_files: Path
     for command in (
         ["predict", video, "--checkpoint", str(trained)],
         ["finetune", "--recipe", str(recipe), "--init", str(trained), "-o", str(tmp_path / "run")],
-        ["visualize-mask", video, "--checkpoint", str(trained), "--out", str(tmp_path / "x.png")],
         ["eval", "--checkpoint", str(trained)],
     ):
         result = CliRunner().invoke(app, command)

@@ -1,0 +1,129 @@
+"""LVMAE end to end on small real videos: the tokenizer first, then targets from it, fine-tuning, a test."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from safetensors import safe_open
+from test_cli import refused
+from typer.testing import CliRunner
+
+import everest
+from everest.checkpoint import read_weights, state_hash
+from everest.models.mae import MaskedAutoencoder
+from everest.token_targets import FrozenTokenizer
+from everest_cli.main import app
+
+SMALL = (
+    *("data.pretrain=train.csv", "data.test=train.csv", "data.classes=null", "data.num_classes=2"),
+    *("data.frames=16", "train.workers=0", "model.depth=1", "tokenizer.channels=8", "tokenizer.epochs=1"),
+    *("tokenizer.warmup_epochs=0", "tokenizer.batch_size=4", "pretrain.epochs=2", "pretrain.batch_size=4"),
+    *("pretrain.warmup_epochs=0", "finetune.epochs=1", "finetune.batch_size=4", "finetune.warmup_epochs=0"),
+)
+
+
+def run(command: str, folder: Path, *options: object) -> str:
+    small = [part for value in SMALL for part in ("--set", value)]
+    arguments = [command, "--recipe", "lvmae-demo", "--data", folder, "--gpus", "cpu", *small, *options]
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == 0, (result.output, result.exception)
+    return result.stderr
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, clip_files: Path) -> Path:
+    """The run folder of both stages."""
+    output = tmp_path_factory.mktemp("lvmae") / "run"
+    told = run("pretrain", clip_files, "-o", output)
+    assert f"{output / 'tokenizer'} is trained first" in told
+    return output
+
+
+def test_the_run_names_the_tokenizer_that_it_trained(trained: Path):
+    tokenizer = trained / "tokenizer" / "model.safetensors"
+    recipe = yaml.safe_load((trained / "recipe.yaml").read_text())
+    assert recipe["tokenizer"]["checkpoint"] == str(tokenizer.resolve())
+    with safe_open(trained / "model.safetensors", framework="pt") as file:
+        used = json.loads(file.metadata()["settings"])["tokenizer"]
+        assert not any("tokenizer" in name for name in file.keys())  # noqa: SIM118
+    assert used["sha256"] == state_hash(read_weights(tokenizer).tensors)
+    assert (trained / "tokenizer" / "report.json").is_file()
+
+
+def test_a_second_call_trains_nothing_again(trained: Path, clip_files: Path):
+    files = [trained / "model.safetensors", trained / "tokenizer" / "model.safetensors"]
+    before = [file.read_bytes() for file in files]
+    run("pretrain", clip_files, "-o", trained)
+    assert [file.read_bytes() for file in files] == before
+
+
+def test_another_run_takes_a_tokenizer_by_its_folder(trained: Path, clip_files: Path, tmp_path: Path):
+    tokenizer = f"tokenizer.checkpoint={trained / 'tokenizer'}"
+    told = run("pretrain", clip_files, "-o", tmp_path / "run", "--set", tokenizer)
+    assert "trained first" not in told
+    one, other = (everest.load_model(folder) for folder in (trained, tmp_path / "run"))
+    assert isinstance(one, MaskedAutoencoder)
+    assert isinstance(one.learned, FrozenTokenizer)
+    assert state_hash(one.state_dict()) == state_hash(other.state_dict())
+
+
+def test_scores_that_need_no_tokenizer_train_none(clip_files: Path, tmp_path: Path):
+    told = run(
+        "pretrain", clip_files, "-o", tmp_path / "run", "--set", "pretrain.selection.score=frame-difference",
+        "--set", "pretrain.target.kind=pixels",
+    )  # fmt: skip
+    assert "tokenizer" not in told
+    assert not (tmp_path / "run" / "tokenizer").exists()
+
+
+def test_a_trial_trains_no_tokenizer(clip_files: Path, tmp_path: Path):
+    run("pretrain", clip_files, "-o", tmp_path / "run", "--dry-run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_encoder_is_fine_tuned_and_tested(trained: Path, clip_files: Path, tmp_path: Path):
+    run("finetune", clip_files, "-o", tmp_path / "run", "--init", trained)
+    result = CliRunner().invoke(app, ["eval", "-c", str(tmp_path / "run"), "--json"])
+    assert json.loads(result.stdout)["videos"] == 4
+
+
+def test_tubes_are_drawn_in_training_and_all_is_encoded_in_a_test(
+    trained: Path, clip_files: Path, tmp_path: Path
+):
+    tubes = ["--set", "finetune.selection.strategy=tube", "--set", "finetune.selection.keep_ratio=0.5"]
+    run("finetune", clip_files, "-o", tmp_path / "run", "--init", trained, *tubes)
+    model = everest.load_model(tmp_path / "run")
+    clip = everest.normalise(everest.read_clip(clip_files / "clip0.mp4", frames=16, stride=1, size=32))[None]
+    assert model.kept_tokens(clip).tolist() == [list(range(128))]
+
+
+def test_a_tokenizer_is_no_encoder_and_an_encoder_no_tokenizer(
+    trained: Path, clip_files: Path, tmp_path: Path
+):
+    tokenizer = trained / "tokenizer"
+    small = [part for value in SMALL for part in ("--set", value)]
+    common = ["--recipe", "lvmae-demo", "--data", clip_files, *small, "-o", tmp_path / "run"]
+    message = refused("finetune", *common, "--init", tokenizer, code=6)
+    assert "a tokenizer, which has no transformer" in message
+    message = refused("pretrain", *common, "--set", f"tokenizer.checkpoint={trained}", code=6)
+    assert "a pretrain checkpoint where a tokenizer is needed" in message
+
+
+def test_what_a_tokenizer_keeps_is_shown_beside_other_scores(trained: Path, clip_files: Path, tmp_path: Path):
+    arguments = [
+        "visualize-mask",
+        clip_files / "clip1.mp4",
+        "-c",
+        trained / "tokenizer",
+        "--compare",
+        "--json",
+    ]
+    result = CliRunner().invoke(app, [*map(str, arguments), "--stride", "1", "-o", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)
+    assert [len(row["kept"]) for row in told] == [16] * 3  # a tenth of 8 x 4 x 5 tokens
+    assert len({tuple(row["kept"]) for row in told}) == 3
+    assert (tmp_path / "clip1-mask.png").is_file()

@@ -30,6 +30,7 @@ from everest.optim import make_optimizer, parameter_groups
 from everest.plan import activation_bytes
 from everest.selection import Strategy
 from everest.targets import PixelTargets, TargetMaker
+from everest.token_index import cached_tokenizer
 from everest.token_targets import FrozenTokenizer, TokenTargets
 from everest.tokenizer_spec import TokenizerUse, tokenizer_use
 from everest.tokens import TokenGrid
@@ -93,7 +94,7 @@ class ModelSpec:
     def _build(self) -> MaskedAutoencoder | VideoClassifier:
         size, grid, tubelet = self.model.backbone_size, self.grid, self.model.tubelet
         if self.kind == "pretrain":
-            frozen = None if self.tokenizer is None else FrozenTokenizer(self.tokenizer.load())
+            frozen = self._frozen_tokenizer()
             return MaskedAutoencoder(
                 size,
                 grid,
@@ -121,6 +122,15 @@ class ModelSpec:
             positions=self.model.positions,
             checkpointing=self.checkpointing,
         )
+
+    def _frozen_tokenizer(self) -> FrozenTokenizer | None:
+        """Loaded at once, so that a missing file is told now; not for clips that bring their tokens along."""
+        if self.tokenizer is None:
+            return None
+        assert self.target is not None
+        if self.target.cache is None:
+            return FrozenTokenizer.of(self.tokenizer.load())
+        return FrozenTokenizer(self.tokenizer.load, self.tokenizer.settings.config.levels)
 
     def _targets(self, frozen: FrozenTokenizer | None) -> TargetMaker:
         assert self.target is not None
@@ -165,7 +175,7 @@ def pretrain_spec(recipe: Recipe) -> ModelSpec:
     """The autoencoder of a recipe.
 
     Raises:
-        CheckpointError: its tokenizer cannot be read.
+        CheckpointError: its tokenizer or its token cache cannot be read.
     """
     return ModelSpec(
         kind="pretrain",
@@ -174,10 +184,16 @@ def pretrain_spec(recipe: Recipe) -> ModelSpec:
         model=recipe.model,
         selection=recipe.pretrain.selection,
         target=recipe.pretrain.target,
-        tokenizer=tokenizer_use(recipe) if recipe.pretrain.needs_tokenizer else None,
+        tokenizer=_pretraining_tokenizer(recipe),
         frame_selection=recipe.pretrain.frame_selection,
         checkpointing=recipe.train.checkpointing,
     )
+
+
+def _pretraining_tokenizer(recipe: Recipe) -> TokenizerUse | None:
+    if not recipe.pretrain.needs_tokenizer:
+        return None
+    return tokenizer_use(recipe) if recipe.pretrain.target.cache is None else cached_tokenizer(recipe)
 
 
 def classifier_spec(recipe: Recipe, *, num_classes: int, heads: Mapping[str, int] | None = None) -> ModelSpec:

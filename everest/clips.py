@@ -52,7 +52,7 @@ def fingerprint(samples: Sequence[Sample], root: Location, class_names: Sequence
     return told.hexdigest()[:16]
 
 
-def pretrain_clips(recipe: Recipe) -> VideoClips:
+def pretrain_clips(recipe: Recipe, *, replace_bad: bool = True) -> VideoClips:
     """The unlabelled videos of `data.pretrain`, or of `data.train` where that is not given."""
     data, stage = recipe.data, recipe.pretrain
     grid = clip_grid(recipe)
@@ -67,7 +67,7 @@ def pretrain_clips(recipe: Recipe) -> VideoClips:
     )
     draws = offered.t if offered != grid else 0  # one number a slice that can be drawn
     return unlabelled_clips(
-        recipe, pretrain_key(data), views, num_noise=offered.num_tokens + draws, replace_bad=True
+        recipe, pretrain_key(data), views, num_noise=offered.num_tokens + draws, replace_bad=replace_bad
     )
 
 

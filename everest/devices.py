@@ -63,7 +63,9 @@ def leaving(accelerator: Accelerator) -> Iterator[None]:
 def on_device(batch: Clip, device: torch.device) -> Clip:
     """The batch with what a model needs on `device`, without waiting for the copy."""
     names = ("frames", "label", "noise", "erase")
-    return batch._replace(**{name: getattr(batch, name).to(device, non_blocking=True) for name in names})
+    moved = {name: getattr(batch, name).to(device, non_blocking=True) for name in names}
+    tokens = {name: value.to(device, non_blocking=True) for name, value in batch.tokens.items()}
+    return batch._replace(**moved, tokens=tokens)
 
 
 def peak_memory(device: torch.device) -> int:

@@ -113,7 +113,7 @@ def _measure(model: Model | None, tubelet: tuple[int, int, int]) -> Embedding:
     if model is None:
         return RawPixels(tubelet)
     if isinstance(model, AdaptiveTokenizer):
-        return ScoredEmbedding(RawPixels(model.tubelet), FrozenTokenizer(model))
+        return ScoredEmbedding(RawPixels(model.tubelet), FrozenTokenizer.of(model))
     return model.measure if isinstance(model, MaskedAutoencoder) else model.encoder.patch_embed
 
 

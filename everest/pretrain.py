@@ -13,6 +13,8 @@ from everest.mask_view import view_model
 from everest.models.mae import MaskedAutoencoder
 from everest.pictures import rows_of
 from everest.pixels import normalise
+from everest.reports import notice
+from everest.token_cache import open_token_cache
 from everest.tracking import Tracker, picture_is_due, show
 from everest.training import Training
 
@@ -23,13 +25,18 @@ def set_up_pretraining(recipe: Recipe, place: Place) -> Training:
     Raises:
         UserError: everest.errors tells which.
     """
-    return set_up_training(recipe, recipe.pretrain, pretrain_spec(recipe), pretrain_clips(recipe), place)
+    clips = pretrain_clips(recipe)
+    if recipe.pretrain.target.cache is not None:
+        clips.tokens = open_token_cache(recipe, clips)
+        place.report(notice(f"tokens of {clips.tokens.variants} clips a video from {clips.tokens.folder}"))
+    return set_up_training(recipe, recipe.pretrain, pretrain_spec(recipe), clips, place)
 
 
 def pretraining_loss(model: nn.Module, clip: Clip) -> Tensor:
     """The reconstruction loss of a batch of clips on the device."""
     frames = normalise(clip.frames.flatten(0, 1))  # (B * views, 3, T, H, W)
-    return model(frames, noise=clip.noise.flatten(0, 1)).loss
+    tokens = {name: value.flatten(0, 1) for name, value in clip.tokens.items()}
+    return model(frames, noise=clip.noise.flatten(0, 1), **tokens).loss
 
 
 def pretrain(training: Training) -> None:
@@ -51,11 +58,12 @@ def pretrain(training: Training) -> None:
 def _show_reconstruction(training: Training, tracker: Tracker) -> None:
     """Frames, kept, seen and predicted tokens of the first clip, some times a run.
 
-    Not for a model that is cut over the processes: the tracker is on one of them, and a pass needs all.
+    Not for a model that is cut over the processes: the tracker is on one of them, and a pass needs all. Nor
+    with a token cache: predicted codes are pictures by way of the tokenizer only.
     """
     plan, model = training.plan, training.trained_model
     epoch = training.steps_done // plan.steps_per_epoch
-    if training.settings.shard == "full" or not picture_is_due(epoch, plan.epochs):
+    if training.settings.shard == "full" or training.clips.tokens or not picture_is_due(epoch, plan.epochs):
         return
     assert isinstance(model, MaskedAutoencoder)
     clip = training.clips.read((0, 0))

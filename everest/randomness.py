@@ -16,7 +16,7 @@ class Purpose(IntEnum):
 
     ORDER = 0  # of the samples, by epoch
     NOISE = 1  # of a sample's masks, by epoch and index
-    VIEWS = 2  # of a sample's frames and crops, by epoch, index and attempt
+    VIEWS = 2  # of a sample's frames and crops, by epoch, index and 0; what takes its place, by attempt
     WEIGHTS = 3  # the first ones
     STEP = 4  # drop path, by step, process and pass
     BATCH = 5  # mixup, cutmix and erasing, by step, process and pass

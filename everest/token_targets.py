@@ -8,7 +8,9 @@ levels of all dimensions together; t p q a tubelet's frames, rows and columns.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -23,10 +25,25 @@ TargetSpace = Literal["values", "soft", "codes"]
 
 
 class FrozenTokenizer:
-    """A trained tokenizer beside a model: it is not among its weights, is never trained and never copied."""
+    """A trained tokenizer beside a model: it is not among its weights, is never trained and never copied.
 
-    def __init__(self, tokenizer: AdaptiveTokenizer) -> None:
-        self.tokenizer = tokenizer.eval().requires_grad_(False)
+    Args:
+        load: gives it once it is needed; clips whose tokens are known never need it.
+        levels: of its code dimensions.
+    """
+
+    def __init__(self, load: Callable[[], AdaptiveTokenizer], levels: tuple[int, ...]) -> None:
+        self._load = load
+        self.levels = levels
+
+    @classmethod
+    def of(cls, tokenizer: AdaptiveTokenizer) -> FrozenTokenizer:
+        """One that is there already."""
+        return cls(lambda: tokenizer, tokenizer.quantiser.levels)
+
+    @cached_property
+    def tokenizer(self) -> AdaptiveTokenizer:
+        return self._load().eval().requires_grad_(False)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FrozenTokenizer:
         return self  # an average of the model's weights shares it
@@ -59,7 +76,7 @@ class TokenTargets:
 
     @property
     def levels(self) -> tuple[int, ...]:
-        return self.frozen.tokenizer.quantiser.levels
+        return self.frozen.levels
 
     @property
     def width(self) -> int:

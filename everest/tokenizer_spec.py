@@ -121,7 +121,8 @@ class TokenizerUse:
         Raises:
             CheckpointError: the file is gone, damaged, or not the one that it was.
         """
-        tokenizer = self.settings.build().eval()
+        with torch.random.fork_rng(devices=[]):  # the model beside it begins alike with and without it
+            tokenizer = self.settings.build().eval()
         if self.path is None:
             return tokenizer
         path = Path(self.path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from everest_cli import stages
@@ -25,20 +26,29 @@ def with_tokenizer(
     """
     if recipe.tokenizer is None or not recipe.pretrain.needs_tokenizer:
         return recipe, choices
-    if recipe.tokenizer.checkpoint is not None:
-        return _naming(recipe, recipe.tokenizer.checkpoint), choices
+    if recipe.tokenizer.checkpoint is not None or recipe.pretrain.target.cache is not None:
+        return with_files(recipe), choices
     if not train:
         return recipe, choices
     return _trained(recipe, choices, devices)
 
 
-def _naming(recipe: Recipe, checkpoint: str) -> Recipe:
-    """The recipe with the file that `checkpoint`, which may be a run folder, stands for."""
+def with_files(recipe: Recipe) -> Recipe:
+    """The recipe with whole paths of its tokenizer, for which a run folder may stand, and of its token cache.
+
+    Raises:
+        CheckpointError: there is no such tokenizer.
+    """
     from everest.load import find_weights
 
-    assert recipe.tokenizer is not None
-    path = str(find_weights(checkpoint).resolve())
-    return replace(recipe, tokenizer=replace(recipe.tokenizer, checkpoint=path))
+    tokenizer, stage = recipe.tokenizer, recipe.pretrain
+    if tokenizer is not None and tokenizer.checkpoint is not None:
+        path = str(find_weights(tokenizer.checkpoint).resolve())
+        tokenizer = replace(tokenizer, checkpoint=path)
+    if stage.target.cache is not None:
+        path = str(Path(stage.target.cache).resolve())
+        stage = replace(stage, target=replace(stage.target, cache=path))
+    return replace(recipe, tokenizer=tokenizer, pretrain=stage)
 
 
 def _trained(recipe: Recipe, choices: stages.Choices, devices: Devices) -> tuple[Recipe, stages.Choices]:

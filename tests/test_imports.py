@@ -32,13 +32,14 @@ everest.models.fsq everest.models.tokenizer_blocks everest.models.token_scorer e
 everest.optim everest.sharding everest.checkpoint everest.running everest.run_folder everest.continuing
 everest.runs everest.bad_videos everest.plan
 everest.tracking everest.train_state
-everest.devices everest.norms everest.token_targets everest.tokenizer_spec everest.build
+everest.devices everest.norms everest.token_targets everest.tokenizer_spec everest.token_index
+everest.build
 everest.profiling.counting everest.profiling.memory everest.plots everest.data_uri
 everest.convert.pickles everest.convert.read everest.convert.families everest.convert.sizes
 everest.convert.identify everest.convert.conversion
 everest.load everest.export.graph everest.export.torch_file everest.export.onnx_file
 everest.export.transformers_config everest.export.transformers_folder
-everest.classes everest.clips everest.mask_view everest.pictures everest.films
+everest.classes everest.clips everest.token_cache everest.mask_view everest.pictures everest.films
 everest.mask_page
 everest.encoding everest.inference everest.predictions everest.timeline everest.row_store everest.features
 everest.mask_report everest.frame_view everest.frame_pictures
@@ -62,6 +63,7 @@ everest.prepare.sources everest.prepare.label_checks everest.prepare.duplicates 
 everest.prepare.clean everest.prepare.stats everest.prepare.contact_sheet
 everest.prepare.output_folder everest.prepare.originals everest.prepare.shard_plan everest.prepare.shard
 everest.prepare.encode_settings everest.prepare.encoding everest.prepare.encode everest.prepare.gain
+everest.prepare.tokens
 everest.doctor.finding everest.doctor.packages everest.doctor.devices everest.doctor.decoders
 everest.doctor.system everest.doctor.examination
 """

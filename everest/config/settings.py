@@ -147,6 +147,7 @@ class TargetSettings:
     __pydantic_config__ = _STRICT
     kind: Literal["pixels", "tokens"] = "pixels"  # tokens: of the recipe's tokenizer, LVMAE §3.3
     space: Literal["values", "soft", "codes"] = "values"  # of tokens; LVMAE eq. 2
+    cache: str | None = None  # folder of `everest prepare tokens`, read in place of running the tokenizer
     normalize: bool | Literal["token"] = True  # per tubelet and channel, as released; token: as ST-MAE
     frames: Literal["all", "half"] = "all"  # half: one frame of each tubelet, as ST-MAE
 

@@ -17,6 +17,7 @@ MOST_CODE_BITS = 32  # a code is kept in so many
 
 def tokenizer_problems(recipe: Recipe) -> Problems:
     """All that cannot be meant in `tokenizer`; nothing for a recipe without one."""
+    yield from _cache(recipe)
     settings = recipe.tokenizer
     if settings is None:
         if recipe.pretrain.needs_tokenizer:
@@ -34,6 +35,19 @@ def tokenizer_problems(recipe: Recipe) -> Problems:
     if recipe.data.frames % settings.frames:
         text = f"clips of {recipe.data.frames} frames do not divide into windows of {settings.frames}"
         yield ("tokenizer", "frames"), f"{text} (data.frames)"
+
+
+def _cache(recipe: Recipe) -> Problems:
+    """What a cache has of a clip is all that is asked of its tokenizer, and the clip is known beforehand."""
+    stage, key = recipe.pretrain, ("pretrain", "target", "cache")
+    if stage.target.cache is None:
+        return
+    if not stage.needs_tokenizer:
+        yield key, "neither these targets nor this selection need a tokenizer; leave it out"
+    elif stage.target.kind == "tokens" and stage.target.space == "soft":
+        yield key, "has codes, not the vectors before rounding; set pretrain.target.space=values or codes"
+    if stage.frame_selection.alpha > 1:
+        yield key, "has the tokens of whole clips, and pretrain.frame_selection.alpha draws other frames"
 
 
 def _losses(settings: TokenizerSettings) -> Problems:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -38,6 +38,24 @@ class Clip(NamedTuple):
     noise: Tensor  # (V, M) float32 uniform in [0, 1): masks and frame draws
     erase: Tensor  # (V, 4) int64 top, left, height, width; a height of 0 erases nothing
     failed: str  # JSON: [path, reason] of every video that could not be read on the way
+    tokens: dict[
+        str, Tensor
+    ]  # (V, …) each, by the names of MaskedAutoencoder's inputs; empty without `tokens`
+
+
+class ClipTokens(Protocol):
+    """What a tokenizer made of clips before: of some variants of each sample."""
+
+    @property
+    def variants(self) -> int: ...
+
+    def read(self, variant: int, index: int) -> dict[str, Tensor]:
+        """(V, …) tensors of the clip of (epoch `variant`, `index`).
+
+        Raises:
+            VideoError: the sample could not be read then.
+        """
+        ...
 
 
 class VideoClips(Dataset[Clip | UserError]):
@@ -46,8 +64,10 @@ class VideoClips(Dataset[Clip | UserError]):
     Args:
         num_noise: M.
         cache: keeps decoded frames.
-        replace_bad: put another sample in the place of one that cannot be read (training); else its frames
-            are zeros and `failed` says so (test).
+        replace_bad: put another sample's clip of the same epoch in the place of one that cannot be read
+            (training); else its frames are zeros and `failed` says so (test).
+        tokens: what is known of the clips of the first epochs; later epochs show these clips again, with
+            other random numbers.
     """
 
     def __init__(
@@ -60,8 +80,10 @@ class VideoClips(Dataset[Clip | UserError]):
         decoder: str,
         replace_bad: bool,
         cache: FrameCache | None = None,
+        tokens: ClipTokens | None = None,
     ) -> None:
         self.cache = cache
+        self.tokens = tokens
         self.samples = samples
         self.make_views = make_views
         self.seed = seed
@@ -85,24 +107,43 @@ class VideoClips(Dataset[Clip | UserError]):
         Raises:
             DataError: too many videos in a row cannot be read.
         """
-        epoch, index = key
-        chosen, failed = index, []
+        chosen, failed = key[1], []
         for attempt in range(MAX_TRIES):
-            rng = generator_at(self.seed, Purpose.VIEWS, epoch, index, attempt)
+            if attempt:
+                chosen = self._instead(key, attempt)
             sample = self.samples[chosen]
             try:
-                views = self.make_views(sample, rng, self.decoder, self.cache)
+                views, tokens = self._views(key[0], chosen)
             except VideoError as error:
                 failed.append((str(error.path), error.reason))
                 if not self.replace_bad:
-                    return self._clip(key, sample, self._no_views(), failed)
-                chosen = int(rng.integers(len(self.samples)))
+                    return self._clip(key, sample, self._no_views(), {}, failed)
             else:
-                return self._clip(key, sample, views, failed)
+                return self._clip(key, sample, views, tokens, failed)
         path, reason = failed[0]
         raise DataError(f"{MAX_TRIES} videos in a row cannot be read, first {path}: {reason}")
 
-    def _clip(self, key: SampleKey, sample: Sample, views: Views, failed: list[tuple[str, str]]) -> Clip:
+    def _instead(self, key: SampleKey, attempt: int) -> int:
+        """Which sample takes the place of one that cannot be read."""
+        return int(generator_at(self.seed, Purpose.VIEWS, *key, attempt).integers(len(self.samples)))
+
+    def _views(self, epoch: int, index: int) -> tuple[Views, dict[str, Tensor]]:
+        """The views of a sample, and what is known of them."""
+        tokens = {}
+        if self.tokens is not None:
+            epoch %= self.tokens.variants
+            tokens = self.tokens.read(epoch, index)
+        rng = generator_at(self.seed, Purpose.VIEWS, epoch, index, 0)
+        return self.make_views(self.samples[index], rng, self.decoder, self.cache), tokens
+
+    def _clip(
+        self,
+        key: SampleKey,
+        sample: Sample,
+        views: Views,
+        tokens: dict[str, Tensor],
+        failed: list[tuple[str, str]],
+    ) -> Clip:
         num_views = len(views.frames)
         rng = generator_at(self.seed, Purpose.NOISE, *key)
         noise = rng.random((num_views, self.num_noise), dtype=np.float32)
@@ -113,6 +154,7 @@ class VideoClips(Dataset[Clip | UserError]):
             noise=torch.from_numpy(noise),
             erase=views.erase,
             failed=json.dumps(failed),
+            tokens=tokens,
         )
 
     def _no_views(self) -> Views:

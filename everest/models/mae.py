@@ -18,7 +18,7 @@ from everest.models.positions import Positions, position_table
 from everest.models.vit import Encoder, linear_layers, make_blocks, run_blocks
 from everest.selection import ByImportance, Selector
 from everest.targets import TargetMaker
-from everest.tokens import TokenGrid, TokenSelection
+from everest.tokens import TokenGrid, TokenSelection, gather_tokens
 
 
 class Reconstruction(NamedTuple):
@@ -132,7 +132,9 @@ class MaskedAutoencoder(nn.Module):
         """The tokens that `forward` would choose: (B, K) visible and (B, M) target ids."""
         return self._choose(frames, noise)[1]
 
-    def _choose(self, frames: Tensor, noise: Tensor | None) -> tuple[Tensor, TokenSelection]:
+    def _choose(
+        self, frames: Tensor, noise: Tensor | None, importance: Tensor | None = None
+    ) -> tuple[Tensor, TokenSelection]:
         """The clips, drawn from their candidates if there are more frames, and the tokens chosen in them."""
         encoder, grid = self.encoder, self.encoder.grid
         offers = self.frame_selection
@@ -142,7 +144,8 @@ class MaskedAutoencoder(nn.Module):
         encoder.check(frames, offered)
         if noise is None:
             noise = torch.rand(frames.size(0), offered.num_tokens + offered.t, device=frames.device)
-        importance = self.selector.importance(frames, self.measure)  # (B, tokens offered)
+        if importance is None:
+            importance = self.selector.importance(frames, self.measure)  # (B, tokens offered)
         if offers is not None:
             assert isinstance(self.selector, ByImportance)
             assert importance is not None
@@ -155,7 +158,13 @@ class MaskedAutoencoder(nn.Module):
         return frames, self.selector(grid, importance=importance, noise=noise[:, : grid.num_tokens])
 
     def forward(
-        self, frames: Tensor, *, noise: Tensor | None = None, selection: TokenSelection | None = None
+        self,
+        frames: Tensor,
+        *,
+        noise: Tensor | None = None,
+        selection: TokenSelection | None = None,
+        importance: Tensor | None = None,
+        values: Tensor | None = None,
     ) -> Reconstruction:
         """One pre-training pass.
 
@@ -165,17 +174,22 @@ class MaskedAutoencoder(nn.Module):
             noise: (B, at least N) uniform in [0, 1): the random part of the selection; with frame selection
                 (B, tokens of the candidates + their slices). None draws it from torch's default generator.
             selection: a given choice instead of the selector's, for clips of T frames.
+            importance: (B, N) float32, known before: the selector measures nothing.
+            values: (B, N, …) of all tokens, known before, as `targets` makes them: it is not asked.
         Raises:
             ValueError: the clips are not of the size the model was built for or not normalised, or the given
                 selection cannot be meant.
         """
         if selection is None:
-            frames, selection = self._choose(frames, noise)
+            frames, selection = self._choose(frames, noise, importance)
         else:
             self.encoder.check(frames)
             selection.check(self.encoder.grid, frames.size(0))
         encoded = self.encoder_to_decoder(self.encoder(frames, selection.visible))  # (B, K, D_dec)
         prediction = self.decoder(encoded, self.mask_token, selection)  # (B, M, P)
-        target = self.targets.values(frames, selection.target)  # (B, M, P)
+        if values is None:
+            target = self.targets.values(frames, selection.target)  # (B, M, P)
+        else:
+            target = gather_tokens(values, selection.target)
         loss = self.targets.loss(prediction, target, selection.scored())
         return Reconstruction(loss, prediction, target, selection, frames)

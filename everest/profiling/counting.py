@@ -154,9 +154,10 @@ def gmacs_of_clip(spec: ModelSpec) -> float:
 def count_tokenizer_macs(spec: ModelSpec) -> int | None:
     """The multiply-accumulates of the convolutions by which a frozen tokenizer codes and scores one clip.
 
-    None for models without one. They come on top of the model's own: nothing of them is learned.
+    None for models without one, and where clips bring its codes along. They come on top of the model's own:
+    nothing of them is learned.
     """
-    if spec.tokenizer is None:
+    if spec.tokenizer is None or (spec.target is not None and spec.target.cache is not None):
         return None
     with torch.device("meta"):
         tokenizer = spec.tokenizer.settings.build().eval()

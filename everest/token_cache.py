@@ -1,0 +1,164 @@
+"""Codes and ranks of tokens that `everest prepare tokens` keeps, read with the clips that they belong to.
+
+V views, N tokens, D code dimensions.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from everest.clips import fingerprint
+from everest.config.settings import Recipe
+from everest.data.datasets import VideoClips
+from everest.data.lists import Sample
+from everest.data.remote import located
+from everest.data.video import VideoError
+from everest.data.views import PretrainViews
+from everest.errors import CheckpointError
+from everest.learned_importance import LearnedImportance
+from everest.models.fsq import FSQ
+from everest.token_index import TokenIndex, differing
+
+SHOWN = 3  # differences that a message names
+
+
+def clip_facts(recipe: Recipe, clips: VideoClips) -> dict[str, Any]:
+    """All that the pixels of pre-training's clips follow from, as JSON values under the keys of a recipe."""
+    views = clips.make_views
+    assert isinstance(views, PretrainViews)
+    return {
+        "train.seed": clips.seed,
+        "data.frames": views.frames,
+        "data.size": list(views.size),
+        "model.tubelet": list(recipe.model.tubelet),
+        "pretrain.stride": views.stride,
+        "pretrain.sampling": views.sampling,
+        "pretrain.flip": views.flip,
+        "pretrain.views_per_decode": views.views_per_decode,
+        "list of videos": fingerprint(clips.samples, located(recipe.data.root), None),
+    }
+
+
+def read_problems(part: Path) -> dict[str, str]:
+    """Why samples of a part could not be read, by their numbers.
+
+    Raises:
+        CheckpointError: the part is gone or damaged.
+    """
+    with _opened(part) as file:
+        return json.loads(file.metadata()["problems"])
+
+
+@contextmanager
+def _opened(part: Path) -> Iterator[Any]:
+    try:
+        with safe_open(part, framework="np") as file:
+            yield file
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{part}: gone or damaged ({error}); remove it and give everest prepare tokens once more"
+        ) from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenCache:
+    """A cache that fits a run (everest.data.datasets.ClipTokens).
+
+    Args:
+        space: of the targets; None where these are pixels.
+        ranks: whether the selection ranks by the tokenizer's scores.
+    """
+
+    folder: Path
+    index: TokenIndex
+    samples: Sequence[Sample]
+    quantiser: FSQ
+    space: Literal["values", "codes"] | None
+    ranks: bool
+
+    @property
+    def variants(self) -> int:
+        return self.index.variants
+
+    def read(self, variant: int, index: int) -> dict[str, Tensor]:
+        """What a model takes with the clip of (epoch `variant`, `index`).
+
+        Returns:
+            `importance`: (V, N) float32, the rank of each token's score, if the selection asks for it.
+            `values`: (V, N, D) float32 standardised values, or the int64 levels of `codes`, unless the
+            targets are pixels.
+        Raises:
+            VideoError: the sample could not be read when the cache was made.
+            CheckpointError: a part is gone or damaged.
+        """
+        codes, ranks = self._rows(variant, index)  # (V, N) each
+        tokens = {}
+        if self.ranks:
+            tokens["importance"] = torch.from_numpy(ranks.astype(np.float32))
+        if self.space is not None:
+            tokens["values"] = self._values(torch.from_numpy(codes.astype(np.int64)))
+        return tokens
+
+    def _values(self, codes: Tensor) -> Tensor:
+        """(V, N) codes to what TokenTargets.values has of them."""
+        if self.space == "codes":
+            return self.quantiser.digits(codes)
+        return (self.quantiser.decode(codes) - torch.tensor(self.index.mean)) / torch.tensor(self.index.std)
+
+    def _rows(self, variant: int, index: int) -> tuple[NDArray[Any], NDArray[Any]]:
+        part = self.index.part_of(variant, index)
+        path, row = self.folder / part.name, index - part.samples.start
+        with _opened(path) as file:
+            problem = json.loads(file.metadata()["problems"]).get(str(index))
+            if problem is not None:
+                raise VideoError(self.samples[index].video, f"{problem}, says {path}")
+            return file.get_slice("codes")[row], file.get_slice("ranks")[row]
+
+
+def open_token_cache(recipe: Recipe, clips: VideoClips) -> TokenCache:
+    """The cache `pretrain.target.cache`, whose tokens are those of the clips.
+
+    Raises:
+        CheckpointError: it is not whole, or its tokens are of other clips.
+    """
+    target = recipe.pretrain.target
+    folder = Path(target.cache or "")
+    index = TokenIndex.read(folder)
+    others = differing(index.clips, clip_facts(recipe, clips))
+    if others:
+        more = ", …" if len(others) > SHOWN else ""
+        raise CheckpointError(
+            f"{folder}: has the tokens of other clips: {', '.join(others[:SHOWN])}{more}; set these as they "
+            "were, or make the cache again by everest prepare tokens with --overwrite"
+        )
+    parts = list(index.parts())
+    missing = [part.name for part in parts if not (folder / part.name).is_file()]
+    if missing:
+        raise CheckpointError(
+            f"{folder}: {len(missing)} of {len(parts)} parts are missing, first {missing[0]}; the same "
+            "everest prepare tokens as before makes them"
+        )
+    return TokenCache(
+        folder=folder,
+        index=index,
+        samples=clips.samples,
+        quantiser=FSQ(index.tokenizer.settings.config.levels),
+        space=None if target.kind == "pixels" else "codes" if target.space == "codes" else "values",
+        ranks=_ranks_by_tokenizer(recipe),
+    )
+
+
+def _ranks_by_tokenizer(recipe: Recipe) -> bool:
+    selection = recipe.pretrain.selection
+    return isinstance(selection, LearnedImportance) and selection.score == "learned"

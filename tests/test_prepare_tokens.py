@@ -315,7 +315,7 @@ def test_a_folder_of_others_is_left_alone(recipe, tokenizer, tmp_path):
         ("pretrain.target.space=soft", "pretrain.target.cache: has codes, not the vectors before rounding"),
         (
             "pretrain={target: {kind: pixels}, selection: {score: random}}",
-            "pretrain.target.cache: neither these targets nor this selection need a tokenizer",
+            "pretrain.target.cache: serves recipes whose targets or selection need a tokenizer",
         ),
         (
             "pretrain={frame_selection: {alpha: 1.5}, selection: {strategy: redundancy-robust}}",

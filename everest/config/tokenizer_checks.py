@@ -43,7 +43,7 @@ def _cache(recipe: Recipe) -> Problems:
     if stage.target.cache is None:
         return
     if not stage.needs_tokenizer:
-        yield key, "neither these targets nor this selection need a tokenizer; leave it out"
+        yield key, "serves recipes whose targets or selection need a tokenizer, such as lvmae-128"
     elif stage.target.kind == "tokens" and stage.target.space == "soft":
         yield key, "has codes, not the vectors before rounding; set pretrain.target.space=values or codes"
     if stage.frame_selection.alpha > 1:

@@ -119,3 +119,14 @@ def test_events_come_in_the_order_of_their_class_and_far_apart():
             mine = light[classes == number].mean(axis=0)
             early, late = mine[20] - mine[:18].min(), mine[20] - mine[46:].min()
             assert (early > late + 1, late > early + 1)[order.index("fades")], (order, early, late)
+
+
+def test_readme_tells_the_set_as_it_is():
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    labelled = DEMO_SET.train_per_class * len(CLASSES)
+    assert (
+        f"pre-trained on {DEMO_SET.pretrain} unlabelled clips, then fine-tuned on {labelled} labelled"
+        in readme
+    )
+    assert f"top-1 of {len(CLASSES)} kinds of motion" in readme
+    assert f"| chance | {100 / len(CLASSES):.1f} % |" in readme

@@ -39,6 +39,7 @@ class MaskView:
     importance: Tensor | None  # (N,) float32; None for strategies that do not measure
     frames: Tensor  # (T, H, W, 3) float32 in [0, 1]
     predicted: Tensor | None  # as frames: visible tokens as they are, targets as a model predicts them
+    with_truth: bool = False  # `predicted` has the mean and deviation of the true tubelets
     rebuilt: Tensor | None = None  # as frames: the clip as a tokenizer makes it from the kept tokens
 
     @property
@@ -193,8 +194,9 @@ def _view(
 ) -> MaskView:
     frames = unnormalise(x)[0].movedim(0, -1)  # (T, H, W, 3)
     visible, target = chosen.visible[0], chosen.target[0]
-    predicted = None
+    predicted, with_truth = None, False
     if isinstance(model, MaskedAutoencoder) and prediction is not None:
+        with_truth = model.targets.needs_truth
         patches = _cut(frames, grid)
         shown = torch.full_like(patches, GREY)
         shown[target] = model.targets.pixels(prediction, x, chosen.target)[0]
@@ -209,4 +211,5 @@ def _view(
         importance=None if importance is None else importance[0].cpu(),
         frames=frames.clamp(0, 1).cpu(),
         predicted=predicted,
+        with_truth=with_truth,
     )

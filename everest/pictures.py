@@ -19,7 +19,8 @@ from everest.mask_view import MaskView
 
 COLUMNS: Final = 8  # frames side by side at most
 HEAT: Final = "cividis"  # the same to colour-blind eyes, and in grey
-PREDICTED: Final = "predicted*"
+PREDICTED: Final = "predicted"
+PREDICTED_WITH_TRUTH: Final = "predicted*"
 FOOTNOTE: Final = "* normalised predictions, with the true mean and deviation of each tubelet"
 
 Row = tuple[str, Tensor]  # label, and (T, H, W, 3) pixels or (T, H, W) importance
@@ -34,7 +35,7 @@ def rows_of(views: Sequence[MaskView]) -> list[Row]:
         if len(first.visible) < len(first.kept):
             rows.append(("seen", first.visible_frames))
         if first.predicted is not None:
-            rows.append((PREDICTED, first.predicted))
+            rows.append((PREDICTED_WITH_TRUTH if first.with_truth else PREDICTED, first.predicted))
         if first.rebuilt is not None:
             rows.append(("rebuilt", first.rebuilt))
     elif all(view.rebuilt is not None for view in views):
@@ -79,7 +80,7 @@ def draw_rows(path: Path, rows: Sequence[Row], *, slices: int, title: str, footn
 
 
 def _footnote(views: Sequence[MaskView], rows: Sequence[Row]) -> str:
-    if any(label == PREDICTED for label, _ in rows):
+    if any(label == PREDICTED_WITH_TRUTH for label, _ in rows):
         return FOOTNOTE
     if any(view.rebuilt is not None for view in views):
         return "rebuilt from what is kept and the first slice of each window"

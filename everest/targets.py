@@ -22,6 +22,11 @@ class TargetMaker(Protocol):
         """P, the values predicted for one token."""
         ...
 
+    @property
+    def needs_truth(self) -> bool:
+        """Whether `pixels` takes the mean and deviation of the true tubelets."""
+        ...
+
     def values(self, frames: Tensor, ids: Tensor) -> Tensor:
         """(B, K, P) float32 at the tokens `ids` (B, K) of the normalised clips (B, C, T, H, W)."""
         ...
@@ -53,6 +58,10 @@ class PixelTargets:
     def width(self) -> int:
         t, p, q = self.tubelet
         return (t if self.frames == "all" else 1) * p * q * 3
+
+    @property
+    def needs_truth(self) -> bool:
+        return bool(self.normalize)
 
     def values(self, frames: Tensor, ids: Tensor) -> Tensor:
         """(B, K, P) in the order (frame, row, column, channel) of the released programs."""

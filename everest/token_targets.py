@@ -82,6 +82,10 @@ class TokenTargets:
     def width(self) -> int:
         return sum(self.levels) if self.space == "codes" else len(self.levels)
 
+    @property
+    def needs_truth(self) -> bool:
+        return False
+
     @torch.no_grad()
     def values(self, frames: Tensor, ids: Tensor) -> Tensor:
         """(B, K, D) at the tokens `ids` (B, K): float32, of `codes` the int64 level of each dimension."""

@@ -10,8 +10,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import everest
+from everest.build import pretrain_spec
+from everest.config.recipe import load_recipe
 from everest.mask_view import GREY, view_masks, view_model
-from everest.pictures import draw_views
+from everest.pictures import draw_views, rows_of
 from everest.selection import RedundancyRobust
 from everest.tokens import patchify
 from everest_cli.main import app
@@ -75,6 +77,18 @@ def test_without_a_model_pixels_measure_and_nothing_is_predicted(rows):
     change = (now - before).square().sum(dim=(0, 1, 4, 5)).sqrt().flatten()  # of slice 1
     torch.testing.assert_close(view.importance[16:32], change)
     assert view.predicted is None
+
+
+@pytest.mark.parametrize(("normalize", "label"), [(True, "predicted*"), (False, "predicted")])
+def test_only_normalised_predictions_are_marked(rows, normalize, label):
+    """The true mean and deviation are put back in what was normalised, and nowhere else."""
+    clip, _, _ = rows
+    recipe = ["data.frames=8", "data.size=32", "model.backbone=vit-tiny", "model.tubelet=[2, 8, 8]"]
+    model = pretrain_spec(
+        load_recipe("custom", overrides=[*recipe, f"pretrain.target.normalize={normalize}"])
+    ).build()
+    view = view_model(model, clip, noise=torch.rand(64))
+    assert label in [name for name, _ in rows_of([view])]
 
 
 def test_a_picture_has_a_column_for_each_frame(rows, tmp_path: Path):

@@ -24,7 +24,7 @@ from everest.checkpoint import Weights
 from everest.clips import pretrain_clips
 from everest.config.recipe import load_recipe
 from everest.learned_importance import LearnedImportance
-from everest.load import load_tokenizer
+from everest.load import load_model
 from everest.models.token_scorer import TokenScorer
 from everest.pixels import normalise
 from everest.prepare.tokens import dense_ranks
@@ -136,7 +136,7 @@ def test_a_run_with_a_cache_equals_the_run_with_the_tokenizer(kind: str, recipe,
 @pytest.mark.parametrize("space", ["values", "codes"])
 def test_what_is_read_is_what_the_tokenizer_says_of_these_pixels(space: str, recipe, tokenizer, cache):
     clips, settings = opened(recipe, cache, f"pretrain.target.space={space}")
-    frozen = FrozenTokenizer.of(load_tokenizer(tokenizer))
+    frozen = FrozenTokenizer.of(load_model(tokenizer))
     targets, every = TokenTargets(frozen=frozen, space=settings.pretrain.target.space), torch.arange(64)[None]
     for epoch in range(3):
         for index in range(4):

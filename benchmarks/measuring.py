@@ -125,16 +125,16 @@ def ratio(slow: Times, fast: Times) -> dict[str, float]:
     return {"ratio": round(median(each), 2), "low": round(low, 2), "high": round(high, 2)}
 
 
-def publish(name: str, rows: list[dict[str, Any]], table: str) -> None:
-    """Write benchmarks/results/NAME.json and the table between its marks in docs/performance.md."""
+def publish(name: str, rows: list[dict[str, Any]], table: str, *, page: Path = PAGE) -> None:
+    """Write benchmarks/results/NAME.json and the table between its marks in a page of the docs."""
     machine = {"cpu": _cpu(), "cores": os.cpu_count(), "torch": torch.__version__, "av": av.__version__}
     document = {"benchmark": name, "machine": machine, "rows": rows}
     (HERE / "results").mkdir(exist_ok=True)
     (HERE / "results" / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n")
     begin, end = f"<!-- benchmarks/{name}.py -->\n", f"<!-- end of {name} -->"
-    before, _, rest = PAGE.read_text().partition(begin)
+    before, _, rest = page.read_text().partition(begin)
     _, _, after = rest.partition(end)
-    PAGE.write_text(f"{before}{begin}\n{table.strip()}\n\n{end}{after}")
+    page.write_text(f"{before}{begin}\n{table.strip()}\n\n{end}{after}")
     print(table)
 
 

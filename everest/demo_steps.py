@@ -20,11 +20,13 @@ from everest.errors import RecipeError
 from everest.evaluate import evaluate
 from everest.files import write_text
 from everest.finetune import finetune, set_up_finetuning
+from everest.prepare.tokens import write_tokens
 from everest.pretrain import pretrain, set_up_pretraining
 from everest.rendered_sets import RenderedSet
 from everest.reports import Report, notice
 from everest.run_folder import RunFolder
 from everest.stopping import Stopped
+from everest.token_index import INDEX
 from everest.tokenizer_spec import tokenizer_settings
 from everest.train_tokenizer import set_up_tokenizer, train_tokenizer
 
@@ -48,7 +50,7 @@ def clear_demo(folder: Path, *, overwrite: bool) -> None:
         raise RecipeError(f"--output {folder}: holds a demo; choose another folder, or use --overwrite")
     shutil.rmtree(folder / VIDEOS)
     for path in folder.iterdir():
-        if (path / "recipe.yaml").is_file():
+        if (path / "recipe.yaml").is_file() or (path / INDEX).is_file():
             shutil.rmtree(path)
         elif path.name == REPORT or path.suffix == ".png":
             path.unlink()
@@ -94,6 +96,17 @@ class DemoSteps:
         place = self._place(recipe, name)
         self._timed(f"training a tokenizer ({name})", work)
         return place.run.weights
+
+    def tokens(self, recipe: Recipe, *, variants: int) -> None:
+        """What the recipe's tokenizer says of its clips, into the folder that its pre-training reads."""
+        cache = recipe.pretrain.target.cache
+        assert cache is not None
+        folder = Path(cache)
+
+        def work() -> None:
+            write_tokens(recipe, folder, variants=variants, batch=8, overwrite=False, report=self.report)
+
+        self._timed(f"preparing tokens ({folder.name})", work)
 
     def pretrain(self, name: str, recipe: Recipe) -> Path:
         """Pre-train; the weights."""

@@ -9,6 +9,7 @@ n clips, F frames, H W pixels.
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import permutations
 from typing import Final
 
@@ -30,13 +31,20 @@ _GROWTH: Final = (0.4, 0.6)  # of the logarithm of the radius
 _FADE: Final = (-0.8, -0.6)  # of the light
 
 
-def render_clips(classes: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.uint8]:
-    """One clip for each entry of `classes` (n,), a number in CLASSES: (n, F, H, W, 3)."""
+def render_clips(
+    classes: NDArray[np.int64], rng: np.random.Generator, *, num_frames: int = NUM_FRAMES
+) -> NDArray[np.uint8]:
+    """One clip for each entry of `classes` (n,), a number in CLASSES: (n, F, H, W, 3).
+
+    Args:
+        num_frames: F; more show the same, slower.
+    """
     n = len(classes)
     begins = [rng.integers(low, high, n) for low, high in _BEGINS]
-    done = {event: np.zeros((n, NUM_FRAMES)) for event in EVENTS}  # (n, F): share of an event that is done
+    moments = np.arange(num_frames) * (NUM_FRAMES / num_frames)
+    done = {event: np.zeros((n, num_frames)) for event in EVENTS}  # (n, F): share of an event that is done
     for which, begin in enumerate(begins):
-        progress = _progress(begin)
+        progress = np.clip((moments - begin[:, None]) / _LASTS, 0, 1)  # (n, F): 0 before it, 1 after it
         for event, shares in done.items():
             mine = np.array([ORDERS[c][which] == event for c in classes])
             shares[mine] = progress[mine]
@@ -48,16 +56,11 @@ def render_clips(classes: NDArray[np.int64], rng: np.random.Generator) -> NDArra
     )
     moving = Paths(
         centre=rng.uniform(0, SIZE, (n, 1, 2)) + np.stack([way * np.cos(heading), way * np.sin(heading)], -1),
-        turn=rng.uniform(0, 2 * np.pi, (n, 1)) * np.ones(NUM_FRAMES),
+        turn=rng.uniform(0, 2 * np.pi, (n, 1)) * np.ones(num_frames),
         radius=np.exp(size + _there_and_back(done["grows"], _GROWTH, rng)),
         light=1 + _there_and_back(done["fades"], _FADE, rng),
     )
     return render(moving, rng)
-
-
-def _progress(begin: NDArray[np.int64]) -> Doubles:
-    """(n, F) from 0 before an event to 1 after it."""
-    return np.clip((np.arange(NUM_FRAMES) - begin[:, None]) / _LASTS, 0, 1)
 
 
 def _there_and_back(progress: Doubles, height: tuple[float, float], rng: np.random.Generator) -> Doubles:
@@ -65,11 +68,13 @@ def _there_and_back(progress: Doubles, height: tuple[float, float], rng: np.rand
     return rng.uniform(*height, (len(progress), 1)) * np.sin(np.pi * progress)
 
 
-EVENT_SET: Final = RenderedSet(
-    classes=CLASSES,
-    num_frames=NUM_FRAMES,
-    render=render_clips,
-    pretrain=512,
-    train_per_class=24,
-    test_per_class=40,
-)
+def event_set(num_frames: int = NUM_FRAMES) -> RenderedSet:
+    """The demo's videos; with more frames each shows the same, slower."""
+    return RenderedSet(
+        classes=CLASSES,
+        num_frames=num_frames,
+        render=partial(render_clips, num_frames=num_frames),
+        pretrain=512,
+        train_per_class=12,
+        test_per_class=40,
+    )

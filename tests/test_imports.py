@@ -53,7 +53,7 @@ everest.train_tokenizer
 everest.profiling.profile everest.profiling.paper_tables
 everest.profiling.choices everest.profiling.measure everest.profiling.loading everest.profiling.drawing
 everest.moving_shapes everest.rendered_sets everest.demo_videos everest.event_videos
-everest.demo_steps everest.demo everest.lvmae_demo everest.notebook everest.mask_looks
+everest.notebook everest.mask_looks
 everest.prepare.layouts.annotations everest.prepare.layouts.text_lists everest.prepare.layouts.json_lists
 everest.prepare.layouts.csv_lists everest.prepare.layouts.table everest.prepare.layouts.folders
 everest.prepare.matching everest.prepare.index everest.prepare.groups everest.prepare.split
@@ -64,6 +64,7 @@ everest.prepare.clean everest.prepare.stats everest.prepare.contact_sheet
 everest.prepare.output_folder everest.prepare.originals everest.prepare.shard_plan everest.prepare.shard
 everest.prepare.encode_settings everest.prepare.encoding everest.prepare.encode everest.prepare.gain
 everest.prepare.tokens
+everest.demo_steps everest.demo everest.lvmae_demo
 everest.doctor.finding everest.doctor.packages everest.doctor.devices everest.doctor.decoders
 everest.doctor.system everest.doctor.examination
 """

@@ -121,6 +121,15 @@ def test_events_come_in_the_order_of_their_class_and_far_apart():
             assert (early > late + 1, late > early + 1)[order.index("fades")], (order, early, late)
 
 
+def test_more_frames_show_the_same_events_slower():
+    classes = np.arange(12) % len(event_videos.CLASSES)
+    clips = event_videos.render_clips(classes, np.random.default_rng(0)).astype(int)
+    slower = event_videos.render_clips(classes, np.random.default_rng(0), num_frames=128).astype(int)
+    assert slower.shape[1] == 2 * clips.shape[1]
+    assert np.abs(slower[:, ::2] - clips).mean() < 1  # of 255: the texture drifts until the last frame
+    assert np.abs(slower[:, :64] - clips).mean() > 3
+
+
 def test_readme_tells_the_set_as_it_is():
     readme = (Path(__file__).parents[1] / "README.md").read_text()
     labelled = DEMO_SET.train_per_class * len(CLASSES)

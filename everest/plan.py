@@ -129,6 +129,12 @@ def activation_bytes(
     return total
 
 
+def class_attention_bytes(tokens: int, width: int, *, bytes_per_value: int) -> int:
+    """Bytes that pooling by class attention keeps beside: its norm's input in float32, and of all tokens what
+    keys and values are made of, and keys and values (everest.models.pooling)."""
+    return tokens * width * (4 + 4 * bytes_per_value)
+
+
 def memory_advice(plan: StagePlan, bytes_of: Callable[[bool], int]) -> str:
     """What to try when a pass of the plan does not fit, with estimates.
 

@@ -27,7 +27,7 @@ everest.data.list_files everest.data.labels everest.data.absences everest.data.s
 everest.data.list_writing everest.data.crops everest.data.transforms everest.data.named
 everest.data.rand_augment everest.data.mixing everest.data.views everest.data.datasets everest.data.loading
 everest.models.block everest.models.embedding everest.models.positions everest.models.vit
-everest.models.mae everest.models.classifier
+everest.models.mae everest.models.pooling everest.models.classifier
 everest.models.fsq everest.models.tokenizer_blocks everest.models.token_scorer everest.models.tokenizer
 everest.optim everest.sharding everest.checkpoint everest.running everest.run_folder everest.continuing
 everest.runs everest.bad_videos everest.plan

@@ -51,7 +51,8 @@ everest.pretrain everest.finetune
 everest.tokenizer_clips everest.tokenizer_measures everest.tokenizer_report everest.tokenizer_pictures
 everest.train_tokenizer
 everest.profiling.profile everest.profiling.paper_tables
-everest.profiling.choices everest.profiling.measure everest.profiling.loading everest.profiling.drawing
+everest.profiling.choices everest.profiling.energy everest.profiling.measure everest.profiling.loading
+everest.profiling.drawing
 everest.moving_shapes everest.rendered_sets everest.demo_videos everest.event_videos
 everest.demo_steps everest.demo everest.lvmae_demo everest.notebook everest.mask_looks
 everest.prepare.layouts.annotations everest.prepare.layouts.text_lists everest.prepare.layouts.json_lists

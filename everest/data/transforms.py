@@ -18,7 +18,7 @@ def crop(clip: Tensor, box: Box) -> Tensor:
 
 
 def resize(clip: Tensor, size: Size, *, antialias: bool) -> Tensor:
-    """Bilinear resize of (T, H, W, 3) uint8 to (3, T, *size) uint8.
+    """Bilinear resize of (T, H, W, 3) uint8 to (3, T, *size) uint8, which lies in memory as the frames do.
 
     Args:
         antialias: True is PIL's resize, as in the released pre-training; False is that of OpenCV and of
@@ -27,7 +27,7 @@ def resize(clip: Tensor, size: Size, *, antialias: bool) -> Tensor:
     frames = clip.permute(0, 3, 1, 2)  # (T, 3, H, W), channels last in memory: torch's fast path for bytes
     if frames.shape[-2:] != size:
         frames = F.interpolate(frames, size, mode="bilinear", align_corners=False, antialias=antialias)
-    return frames.transpose(0, 1).contiguous()
+    return frames.transpose(0, 1)
 
 
 def flip(clip: Tensor) -> Tensor:

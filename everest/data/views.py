@@ -164,7 +164,8 @@ class EvalViews:
 
     def resized(self, frames: Tensor) -> Tensor:
         """(F, H, W, 3) uint8 frames as decoded to (3, F, H', W') that cover the views."""
-        return resize(frames, covering_size(_size(frames), self.size), antialias=False)
+        video = resize(frames, covering_size(_size(frames), self.size), antialias=False)
+        return video.contiguous()  # once, and not in each of its views
 
     def cut(self, video: Tensor, places: NDArray[np.int64]) -> list[Tensor]:
         """The views (3, T, H, W) of a resized video (3, F, H', W'); places (clips, T) among its frames."""
@@ -221,4 +222,7 @@ def _maybe_flipped(clip: Tensor, allowed: bool, rng: np.random.Generator) -> Ten
 
 
 def _stacked(views: Sequence[Tensor], erase: Box = NO_BOX) -> Views:
-    return Views(torch.stack(list(views)), torch.tensor([erase] * len(views), dtype=torch.int64))
+    frames = torch.empty(len(views), *views[0].shape, dtype=views[0].dtype)  # (V, 3, T, H, W)
+    for place, view in zip(frames, views, strict=True):
+        place.copy_(view)  # torch.stack would bring each into the order of `frames` first
+    return Views(frames, torch.tensor([erase] * len(views), dtype=torch.int64))

@@ -130,8 +130,10 @@ def activation_bytes(
 
 
 def class_attention_bytes(tokens: int, width: int, *, bytes_per_value: int) -> int:
-    """Bytes that pooling by class attention keeps beside: its norm's input in float32, and of all tokens what
-    keys and values are made of, and keys and values (everest.models.pooling)."""
+    """Bytes that pooling by class attention keeps beside: an estimate (everest.models.pooling).
+
+    Of every token the norm's input in float32, what keys and values are made of, keys and values.
+    """
     return tokens * width * (4 + 4 * bytes_per_value)
 
 

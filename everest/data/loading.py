@@ -126,8 +126,11 @@ class _Workers:
 
     @contextmanager
     def _time_limit(self) -> Iterator[None]:
-        """End workers that are late. torch's own limit is of the wait for a batch's announcement, and not of
-        the wait for its memory, which a worker that is stopped never hands over."""
+        """End workers that are late.
+
+        torch's own limit is of the wait for a batch's announcement, and not of the wait for its memory, which a
+        worker that is stopped never hands over.
+        """
         if not self._loader.timeout:
             yield
             return
@@ -145,7 +148,9 @@ class _Workers:
             process.kill()
 
     def _on_death(self, number: int, frame: FrameType | None) -> None:
-        if self._waiting:
+        # An end of ours closes connections, which the wait notices; an error from here could fall between the
+        # end of a process and the note that it ended.
+        if self._waiting and not self._late.is_set():
             self._check()
 
     def _check(self) -> None:

@@ -128,7 +128,7 @@ class _Workers:
     def _time_limit(self) -> Iterator[None]:
         """End workers that are late.
 
-        torch's own limit is of the wait for a batch's announcement, and not of the wait for its memory, which a
+        torch's own limit is of the wait for a batch's announcement, and not of that for its memory, which a
         worker that is stopped never hands over.
         """
         if not self._loader.timeout:

@@ -27,7 +27,7 @@ from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder
 from everest.norms import Norms, set_norms
 from everest.optim import make_optimizer, parameter_groups
-from everest.plan import activation_bytes
+from everest.plan import activation_bytes, class_attention_bytes
 from everest.selection import Strategy
 from everest.targets import PixelTargets, TargetMaker
 from everest.token_index import cached_tokenizer
@@ -160,7 +160,10 @@ class ModelSpec:
         stacks = [(size.depth, visible, size.width)]
         if self.kind == "pretrain":
             stacks.append((self.model.decoder_depth, visible + target, size.decoder_width))
-        return activation_bytes(
+        beside = 0
+        if self.kind == "classifier" and self.model.pooling == "class-attention":
+            beside = class_attention_bytes(visible, size.width, bytes_per_value=bytes_per_value)
+        return beside + activation_bytes(
             stacks,
             clip_values=3 * self.offered_frames * self.size[0] * self.size[1],
             bytes_per_value=bytes_per_value,

@@ -151,11 +151,11 @@ def start_from(
     source: Path,
     notify: Callable[[str], None],
 ) -> None:
-    """Begin a classifier with a trained encoder; from another classifier, with its head too where it fits.
+    """Begin a classifier with a trained encoder; from another that pools alike, with its head where it fits.
 
     The clip may be longer or larger than in pre-training: positions are no weights. What the autoencoder has
     beyond the encoder is left behind. With mean pooling its last norm is left behind too, as in the released
-    programs, where the norm after pooling starts fresh.
+    programs, where the norm after pooling starts fresh; so does a class-attention layer.
 
     Raises:
         CheckpointError: another backbone, tubelet or kind of positions.
@@ -163,10 +163,10 @@ def start_from(
     own = classifier.state_dict()
     given = {name: tensor for name, tensor in weights.tensors.items() if name.startswith("encoder.")}
     norm = {name: given.pop(f"encoder.{name}") for name in _NORM if f"encoder.{name}" in given}
-    _check_encoder(given, own, spec, ModelSpec.of(weights.settings, source=source), source)
-    if weights.kind == "classifier":
-        given |= {name: weights.tensors[name] for name in _NORM}
-        theirs = ModelSpec.of(weights.settings, source=source)
+    theirs = ModelSpec.of(weights.settings, source=source)
+    _check_encoder(given, own, spec, theirs, source)
+    if weights.kind == "classifier" and _same_pooling(spec, theirs, notify):
+        given |= {name: weights.tensors[name] for name in own if name.startswith(_POOLED)}
         given |= _fitting_head(weights.tensors, own, notify) if _same_heads(spec, theirs, notify) else {}
     elif spec.model.pooling == "first":
         given |= norm
@@ -174,6 +174,7 @@ def start_from(
 
 
 _NORM = ("norm.weight", "norm.bias")
+_POOLED = ("norm.", "pool.")  # between encoder and head
 _HEAD = ("head.weight", "head.bias")
 
 
@@ -192,6 +193,13 @@ def _check_encoder(
             f"{s.model.backbone} {s.model.backbone_size} tubelet {s.model.tubelet}" for s in (spec, other)
         )
         raise CheckpointError(f"{source}: its encoder is {theirs}, the recipe asks for {ours}")
+
+
+def _same_pooling(spec: ModelSpec, other: ModelSpec, notify: Callable[[str], None]) -> bool:
+    ours, theirs = spec.model.pooling, other.model.pooling
+    if ours != theirs:
+        notify(f"the checkpoint has {theirs} pooling, the recipe {ours}: pooling and head start fresh")
+    return ours == theirs
 
 
 def _same_heads(spec: ModelSpec, other: ModelSpec, notify: Callable[[str], None]) -> bool:

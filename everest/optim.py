@@ -41,8 +41,8 @@ def layer_of(name: str, depth: int) -> int:
 
 
 def decays(name: str, parameter: nn.Parameter) -> bool:
-    """Whether weight decay applies: not to biases, norms and the mask token (VideoMAE, BEiT)."""
-    return parameter.dim() > 1 and not name.endswith(".bias") and name != "mask_token"
+    """Whether weight decay applies: not to biases, norms, mask token and class token (VideoMAE, BEiT)."""
+    return parameter.dim() > 1 and not name.endswith((".bias", "mask_token", "class_token"))
 
 
 def parameter_groups(

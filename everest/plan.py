@@ -129,6 +129,14 @@ def activation_bytes(
     return total
 
 
+def class_attention_bytes(tokens: int, width: int, *, bytes_per_value: int) -> int:
+    """Bytes that pooling by class attention keeps beside: an estimate (everest.models.pooling).
+
+    Of every token the norm's input in float32, what keys and values are made of, keys and values.
+    """
+    return tokens * width * (4 + 4 * bytes_per_value)
+
+
 def memory_advice(plan: StagePlan, bytes_of: Callable[[bool], int]) -> str:
     """What to try when a pass of the plan does not fit, with estimates.
 

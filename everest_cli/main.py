@@ -36,6 +36,8 @@ from everest_cli import (
 )
 from everest_cli.output import say
 
+COMPILERS = ("torch._dynamo", "torch._inductor")  # whose errors are RuntimeErrors without a public name
+
 
 class Commands(TyperGroup):
     """Lists commands in the order of the work, and tells a user's error in one message."""
@@ -79,6 +81,13 @@ def explained(error: Exception) -> UserError | None:
         return EnvironmentProblem(
             f"out of memory ({first}); try a smaller train.micro_batch, train.checkpointing=true or "
             "train.precision=bf16, or smaller clips"
+        )
+    if type(error).__module__.startswith(COMPILERS):
+        why = " ".join(str(error).split("\n\n")[0].split())
+        return EnvironmentProblem(
+            f"train.compile: torch cannot compile the model ({why}); remove its cache "
+            "(TORCHINDUCTOR_CACHE_DIR, else torchinductor_USER among the temporary files), or set "
+            "train.compile=false"
         )
     return None
 

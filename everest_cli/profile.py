@@ -47,7 +47,9 @@ def profile(
     overrides: o.Overrides = None,
     comparing: Annotated[bool, typer.Option("--compare", help="All methods side by side.")] = False,
     paper: Annotated[bool, typer.Option("--paper", help="The paper's cost tables beside ours.")] = False,
-    measured: Annotated[bool, typer.Option("--measure", help="Time real steps on this device.")] = False,
+    measured: Annotated[
+        bool, typer.Option("--measure", help="Time real steps on this device; of a GPU the energy, too.")
+    ] = False,
     max_batch: Annotated[
         bool, typer.Option("--max-batch", help="The largest pass that fits in memory, by estimate.")
     ] = False,
@@ -96,13 +98,12 @@ def profile(
         say(notice)
     if plot is not None:
         _check_target(plot, overwrite=overwrite)
-    if data is not None:
-        _check_videos(chosen)
+    clips = _clips_of_runs(chosen) if data is not None else {}
     told: dict[str, Any] = {**profile(chosen), "compare": compare(choices) if comparing else []}
     if max_batch or memory is not None:
         _add_largest_batches(told, memory)
     if measured or data is not None:
-        _add_measurements(told, chosen, batch, quiet=quiet)
+        _add_measurements(told, chosen, batch, clips, quiet=quiet)
     if data is not None:
         _add_loading(told, chosen, quiet=quiet)
     if plot is not None:
@@ -126,22 +127,27 @@ def _add_largest_batches(told: dict[str, Any], memory: float | None) -> None:
         )
 
 
-def _add_measurements(told: dict[str, Any], recipe: Recipe, batch: int | None, *, quiet: bool) -> None:
+def _add_measurements(
+    told: dict[str, Any], recipe: Recipe, batch: int | None, clips: dict[str, int], *, quiet: bool
+) -> None:
     from everest.profiling.measure import measure
     from everest.profiling.profile import STAGES
 
     for stage in STAGES:
         if not quiet:
             say(f"measuring {stage}")
-        told["stages"][stage]["measured"] = measure(recipe, stage, batch=batch)
+        found = measure(recipe, stage, batch=batch, clips_of_run=clips.get(stage))
+        told["stages"][stage]["measured"] = found
+    problems = {stage["measured"]["energy_problem"] for stage in told["stages"].values()}
+    for problem in problems - {None}:
+        say(f"the energy is not told: {problem}")
 
 
-def _check_videos(recipe: Recipe) -> None:
-    """Before anything is measured."""
-    from everest.profiling.loading import STAGES, stage_clips
+def _clips_of_runs(recipe: Recipe) -> dict[str, int]:
+    """The clips of the training stages; asked before anything is measured."""
+    from everest.profiling.loading import STAGES, clips_of_run
 
-    for stage in STAGES:
-        stage_clips(recipe, stage)
+    return {stage: clips_of_run(recipe, stage) for stage in STAGES}
 
 
 def _add_loading(told: dict[str, Any], recipe: Recipe, *, quiet: bool) -> None:

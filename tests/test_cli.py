@@ -233,3 +233,37 @@ def test_too_little_memory_is_an_error_of_the_environment():
         assert told.exit_code == 5
         assert "train.micro_batch" in str(told)
     assert explained(RuntimeError("a bug")) is None
+
+
+def test_what_a_compiler_refuses_is_an_error_of_the_environment():
+    def refuse(graph: object, inputs: object) -> None:
+        raise OSError("cache/a.so: file too short")
+
+    with pytest.raises(RuntimeError) as caught:
+        torch.compile(lambda x: x + 1, backend=refuse)(torch.ones(1))
+    told = explained(caught.value)
+    assert told is not None
+    assert told.exit_code == 5
+    assert "cannot compile the model (backend='refuse' raised: OSError: cache/a.so: file too short)" in str(
+        told
+    )
+    assert "train.compile=false" in str(told)
+
+
+@pytest.mark.slow
+def test_a_damaged_cache_of_compiled_models_is_one_line(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(cache))
+    options = ["--recipe", str(recipe), "-o", str(tmp_path / "run"), "--set", "train.compile=true"]
+    command = [sys.executable, "-m", "everest_cli", "pretrain", *options, "--overwrite", "-q"]
+    subprocess.run(command, check=True, capture_output=True)
+    for path in [*cache.rglob("*.so"), *(cache / "fxgraph").rglob("*")]:
+        if path.is_file():
+            path.write_text("x")
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == 5, ended.stderr
+    assert "error: train.compile: torch cannot compile the model (" in ended.stderr
+    assert "file too short" in ended.stderr
+    assert 'File "<frozen' not in ended.stderr

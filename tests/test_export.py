@@ -37,6 +37,7 @@ CLASSIFIER = ModelSpec(
     selection=RedundancyRobust(keep_ratio=0.6, visible_ratio=None),
     num_classes=3,
 )
+ATTENTIVE = replace(CLASSIFIER, model=replace(SMALL, pooling="class-attention"))
 AUTOENCODER = ModelSpec(
     kind="pretrain",
     frames=8,
@@ -151,6 +152,7 @@ def test_transformers_prepares_frames_as_we_do(shared: Path, tmp_path: Path):
     [
         (replace(CLASSIFIER, model=replace(SMALL, positions="separable")), "separable positions"),
         (replace(CLASSIFIER, heads={"verb": 1, "noun": 2}), "2 label heads"),
+        (ATTENTIVE, "class-attention pooling"),
         (replace(CLASSIFIER, model=replace(SMALL, embedding_layers=2)), "2 convolutions"),
         (replace(CLASSIFIER, model=replace(SMALL, tubelet=(2, 8, 16))), "patches are square"),
         (replace(AUTOENCODER, target=TargetSettings(frames="half")), "half of the frames"),
@@ -177,13 +179,19 @@ def test_what_transformers_does_otherwise_is_told(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    "keep", [None, *(pytest.param(share, marks=pytest.mark.slow) for share in (0.25, 1.0))]
+    ("spec", "keep"),
+    [
+        (CLASSIFIER, None),
+        (ATTENTIVE, None),
+        *(pytest.param(CLASSIFIER, share, marks=pytest.mark.slow) for share in (0.25, 1.0)),
+    ],
+    ids=["mean", "class-attention", "0.25", "1.0"],
 )
 def test_onnxruntime_keeps_the_same_tokens_and_says_the_same(
-    clips: Tensor, tmp_path: Path, keep: float | None
+    clips: Tensor, tmp_path: Path, spec: ModelSpec, keep: float | None
 ):
     onnxruntime = pytest.importorskip("onnxruntime")
-    ours = saved(tmp_path / "model.safetensors", CLASSIFIER)
+    ours = saved(tmp_path / "model.safetensors", spec)
     share = [] if keep is None else ["--keep", keep]
     run("export", ours, "--to", "onnx", "--out", tmp_path / "m.onnx", "-q", *share)
     session = onnxruntime.InferenceSession(str(tmp_path / "m.onnx"), providers=["CPUExecutionProvider"])
@@ -200,8 +208,9 @@ def test_onnxruntime_keeps_the_same_tokens_and_says_the_same(
     assert json.loads(about["mean"]) == [0.485, 0.456, 0.406]
 
 
-def test_a_program_of_torch_says_the_same_without_our_classes(clips: Tensor, tmp_path: Path):
-    ours = saved(tmp_path / "model.safetensors", CLASSIFIER)
+@pytest.mark.parametrize("spec", [CLASSIFIER, ATTENTIVE], ids=["mean", "class-attention"])
+def test_a_program_of_torch_says_the_same_without_our_classes(clips: Tensor, tmp_path: Path, spec: ModelSpec):
+    ours = saved(tmp_path / "model.safetensors", spec)
     run("export", ours, "--to", "torch", "--out", tmp_path / "m.pt2", "-q")
     about = {"classes": ""}
     program = torch.export.load(tmp_path / "m.pt2", extra_files=about).module()

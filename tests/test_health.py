@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import multiprocessing
+import os
 import signal
 import subprocess
 import sys
@@ -125,6 +126,33 @@ def test_a_worker_that_hangs_is_told_with_its_videos_and_does_not_outlive_the_ru
     loader = make_loader(clips, [[(0, 2), (0, 3)], [(0, 0), (0, 1)]], workers=1, timeout=2)
     with pytest.raises(DataError, match=r"no clip within 2 s .* from one of: /videos/2.mp4, /videos/3.mp4"):
         next(batches(loader))
+    assert set(multiprocessing.active_children()) <= others
+
+
+class Blank:
+    """Views of a video that is there at once."""
+
+    num_views, frames, size = 1, 4, (32, 32)
+
+    def __call__(self, sample: Sample, rng: object, decoder: str, cache: object) -> Views:
+        frames = torch.zeros(1, 3, 4, 32, 32, dtype=torch.uint8)
+        return Views(frames=frames, erase=torch.zeros(1, 4, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_worker_that_is_stopped_is_told_though_its_batches_are_announced(workers: int):
+    others = set(multiprocessing.active_children())
+    samples = [Sample(path=f"/videos/{i}.mp4") for i in range(4)]
+    clips = VideoClips(samples, make_views=Blank(), seed=0, num_noise=1, decoder="auto", replace_bad=True)
+    order = [[(epoch, i) for i in range(4)] for epoch in range(20)]
+    loaded = batches(make_loader(clips, order, workers=workers, timeout=2))
+    next(loaded)
+    time.sleep(0.5)  # what is read ahead is announced, and its memory not yet handed over
+    for worker in set(multiprocessing.active_children()) - others:
+        assert worker.pid is not None
+        os.kill(worker.pid, signal.SIGSTOP)
+    with pytest.raises(DataError, match=r"no clip within 2 s .* from one of: /videos/0.mp4"):
+        list(loaded)
     assert set(multiprocessing.active_children()) <= others
 
 

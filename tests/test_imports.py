@@ -27,7 +27,7 @@ everest.data.list_files everest.data.labels everest.data.absences everest.data.s
 everest.data.list_writing everest.data.crops everest.data.transforms everest.data.named
 everest.data.rand_augment everest.data.mixing everest.data.views everest.data.datasets everest.data.loading
 everest.models.block everest.models.embedding everest.models.positions everest.models.vit
-everest.models.mae everest.models.classifier
+everest.models.mae everest.models.pooling everest.models.classifier
 everest.models.fsq everest.models.tokenizer_blocks everest.models.token_scorer everest.models.tokenizer
 everest.optim everest.sharding everest.checkpoint everest.running everest.run_folder everest.continuing
 everest.runs everest.bad_videos everest.plan
@@ -51,7 +51,8 @@ everest.pretrain everest.finetune
 everest.tokenizer_clips everest.tokenizer_measures everest.tokenizer_report everest.tokenizer_pictures
 everest.train_tokenizer
 everest.profiling.profile everest.profiling.paper_tables
-everest.profiling.choices everest.profiling.measure everest.profiling.loading everest.profiling.drawing
+everest.profiling.choices everest.profiling.energy everest.profiling.measure everest.profiling.loading
+everest.profiling.drawing
 everest.moving_shapes everest.rendered_sets everest.demo_videos everest.event_videos
 everest.notebook everest.mask_looks
 everest.prepare.layouts.annotations everest.prepare.layouts.text_lists everest.prepare.layouts.json_lists

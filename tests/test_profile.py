@@ -81,7 +81,8 @@ def test_memory_of_the_paper_needs_a_gpu_and_unfused_attention_takes_more():
 
 def counted_by_torch(spec: ModelSpec) -> int:
     """Multiply-accumulates of the products that a forward pass runs."""
-    model = on_meta(spec)
+    # Without gradients: the counter of torch 2.15 fails at a module that is handed a parameter.
+    model = on_meta(spec).requires_grad_(False)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(torch.empty(1, 3, spec.offered_frames, *spec.size, device="meta"))
     return counter.get_total_flops() // 2
@@ -111,6 +112,7 @@ def left_out_of_last_block(spec: ModelSpec) -> int:
         ("k400", ("pretrain.frame_selection.alpha=1.5",)),
         ("k400", ("model.embedding_layers=3", "model.tubelet=[2, 16, 16]", "data.size=64")),
         ("k400", ("data.frames=24", "model.backbone=vit-s")),
+        ("k400", ("model.pooling=class-attention",)),
     ],
 )
 def test_counts_are_torchs_but_for_terms_that_are_known(recipe: str, changes: tuple[str, ...], stage):

@@ -218,6 +218,20 @@ def test_every_operation_equals_the_released_one_at_three_magnitudes(recorded, t
         assert np.asarray(apply(frame, [(name, argument)])).sum() == case["sum"]
 
 
+@pytest.mark.parametrize("name", OPERATIONS)
+@pytest.mark.parametrize("level", [0.0, 1.0])
+def test_every_operation_is_done_at_both_ends_of_its_strength(name: str, level: float):
+    operation = OPERATIONS[name]
+    frame = Image.effect_noise((16, 12), 64).convert("RGB")
+    for signed in (level, -level) if operation.signed else (level,):
+        assert apply(frame, [(name, operation.argument(signed))]).size == frame.size
+
+
+def test_a_picture_of_no_bits_is_black_as_the_released_program_has_it():
+    frame = Image.effect_noise((16, 12), 64).convert("RGB")
+    assert apply(frame, [("PosterizeIncreasing", 0)]).getextrema() == ((0, 0), (0, 0), (0, 0))
+
+
 def test_rand_augment_does_the_same_to_every_frame(tensors):
     frame = tensors["randaug.input_THWC"][:1]
     clip = PAPER(frame.expand(5, -1, -1, -1), np.random.default_rng(2))

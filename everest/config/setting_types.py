@@ -68,6 +68,7 @@ ShareBelowOne = Annotated[float, Field(ge=0, lt=1)]
 Decay = Annotated[float, Field(gt=0, lt=1)]
 
 Backbone = Annotated[str, BeforeValidator(with_hyphens), _one_of(BACKBONES)]
+Pooling = Annotated[Literal["mean", "first", "class-attention"], BeforeValidator(with_hyphens)]
 TokenizerSize = Annotated[str, BeforeValidator(with_hyphens), _one_of(TOKENIZERS)]
 Size = Annotated[int | tuple[int, int], BeforeValidator(_check_size)]
 MicroBatch = Annotated[int | Literal["auto"], BeforeValidator(_check_micro_batch)]

@@ -21,6 +21,7 @@ from everest.config.setting_types import (
     MicroBatch,
     NotNegative,
     NumClasses,
+    Pooling,
     Positive,
     SaveEvery,
     Share,
@@ -81,7 +82,7 @@ class ModelSettings:
     tubelet: tuple[Count, Count, Count] = (2, 16, 16)  # EVEREST Table 15
     positions: Literal["flat", "separable"] = "flat"  # one sinusoid over the token number, as released
     embedding_layers: Annotated[int, Field(ge=1, le=3)] = 1  # EVEREST Table 15
-    pooling: Literal["mean", "first"] = "mean"  # first: the first kept token (released program: --use_cls)
+    pooling: Pooling = "mean"  # of kept tokens; first: the first one (released program: --use_cls)
     decoder_depth: Count = 4  # released scripts
     width: Count | None = None
     depth: Count | None = None

@@ -12,7 +12,8 @@ import multiprocessing
 import signal
 import sys
 import threading
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from multiprocessing.connection import wait
 from types import FrameType
 from typing import Final, cast
@@ -82,6 +83,7 @@ class _Workers:
     def __init__(self, loader: DataLoader[Clip | UserError]) -> None:
         self._loader = loader
         self._waiting = False
+        self._late = threading.Event()
 
     def __enter__(self) -> _Workers:
         others = multiprocessing.active_children()
@@ -109,10 +111,11 @@ class _Workers:
         self._waiting = True
         try:
             self._check()
-            return next(self._loaded)
+            with self._time_limit():
+                return next(self._loaded)
         except (RuntimeError, OSError, EOFError) as error:  # a dying worker shows in any of them
             self._waiting = False
-            if "timed out" in str(error):
+            if self._late.is_set() or "timed out" in str(error):
                 self._kill()
                 raise TimeoutError from error
             self._let_die()
@@ -121,11 +124,38 @@ class _Workers:
         finally:
             self._waiting = False
 
+    @contextmanager
+    def _time_limit(self) -> Iterator[None]:
+        """End workers that are late.
+
+        torch's own limit is of the wait for a batch's announcement, and not of that for its memory, which a
+        worker that is stopped never hands over.
+        """
+        if not self._loader.timeout:
+            yield
+            return
+        timer = threading.Timer(self._loader.timeout, self._end_late)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def _end_late(self) -> None:
+        self._late.set()
+        for process in self._processes:
+            process.kill()
+
     def _on_death(self, number: int, frame: FrameType | None) -> None:
-        if self._waiting:
+        # An end of ours closes connections, which the wait notices; an error from here could fall between the
+        # end of a process and the note that it ended.
+        if self._waiting and not self._late.is_set():
             self._check()
 
     def _check(self) -> None:
+        if self._late.is_set():
+            raise TimeoutError
         if any(process.exitcode for process in self._processes):
             raise EnvironmentProblem(
                 "a process that reads videos was killed, most often for want of memory: lower train.workers"

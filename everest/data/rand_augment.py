@@ -92,6 +92,9 @@ class RandAugment:
 def apply(frame: Image.Image, drawn: list[tuple[str, Argument]]) -> Image.Image:
     """Do what was drawn to one frame."""
     for name, argument in drawn:
+        if (name, argument) == ("PosterizeIncreasing", 0):  # black before Pillow 13, which refuses it
+            frame = Image.new(frame.mode, frame.size)
+            continue
         arguments = () if argument is None else (argument,)
         frame = NAME_TO_OP[name](frame, *arguments, resample=Image.Resampling.BICUBIC, fillcolor=FILL)
     return frame

@@ -13,7 +13,13 @@ if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
 PACKAGE: Final = "everest-video"
-EXTRAS: Final = ("export", "remote", "shards", "trackers")  # for users; the others are for developers
+EXTRAS: Final = (
+    "energy",
+    "export",
+    "remote",
+    "shards",
+    "trackers",
+)  # for users; the others are for developers
 
 
 def check_packages() -> Iterator[Finding]:

@@ -120,6 +120,8 @@ def _obstacles(spec: ModelSpec) -> Iterator[str]:
     """What of a model has no place in a VideoMAE of transformers."""
     if spec.model.positions != "flat":
         yield f"{spec.model.positions} positions (it knows the flat ones only)"
+    if spec.kind == "classifier" and spec.model.pooling == "class-attention":
+        yield "class-attention pooling (it averages the tokens or takes the first)"
     if spec.heads:
         yield f"{len(spec.heads)} label heads (it has one)"
     if spec.model.embedding_layers > 1:

@@ -1,4 +1,4 @@
-"""Encoder, mean over the kept tokens, linear head or heads: fine-tuning and evaluation.
+"""Encoder, pooling of the kept tokens, linear head or heads: fine-tuning and evaluation.
 
 B batch, C channels, T frames, H W pixels, K kept tokens, D width.
 """
@@ -6,13 +6,13 @@ B batch, C channels, T frames, H W pixels, K kept tokens, D width.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
 
 import torch
 from timm.layers.norm import LayerNorm
 from torch import Tensor, nn
 
 from everest.backbones import BackboneSize
+from everest.models.pooling import ClassAttentionPooling, Pooling
 from everest.models.positions import Positions
 from everest.models.vit import Encoder, linear_layers
 from everest.selection import Strategy, at_test, choose
@@ -27,7 +27,8 @@ class VideoClassifier(nn.Module):
     Args:
         num_classes: rows of the head; of several heads, of all together.
         heads: classes of each of several, in their order: each has its rows of one matrix.
-        pooling: `mean` averages the kept tokens and norms that; `first` norms and takes the first kept one.
+        pooling: `mean` averages the kept tokens and norms that; `first` norms and takes the first kept one;
+            `class-attention` norms what a learned class token sees in them.
     """
 
     def __init__(
@@ -39,7 +40,7 @@ class VideoClassifier(nn.Module):
         selector: Strategy,
         num_classes: int,
         heads: Mapping[str, int] | None = None,
-        pooling: Literal["mean", "first"] = "mean",
+        pooling: Pooling = "mean",
         drop_path: float = 0.0,
         embedding_layers: int = 1,
         positions: Positions = "flat",
@@ -60,6 +61,8 @@ class VideoClassifier(nn.Module):
             positions=positions,
             checkpointing=checkpointing,
         )
+        if pooling == "class-attention":
+            self.pool = ClassAttentionPooling(size.width, size.heads)
         self.norm = LayerNorm(size.width)
         self.head = nn.Linear(size.width, num_classes)
         self._init_weights()
@@ -113,6 +116,8 @@ class VideoClassifier(nn.Module):
 
     def pooled(self, tokens: Tensor) -> Tensor:
         """Encoded tokens (B, K, D) to (B, D)."""
+        if self.pooling == "class-attention":
+            return self.norm(self.pool(tokens))
         return self.norm(tokens.mean(dim=1)) if self.pooling == "mean" else self.norm(tokens)[:, 0]
 
     def forward(self, frames: Tensor, *, keep: float | None = None, noise: Tensor | None = None) -> Tensor:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from timm.models.cait import ClassAttn
 from torch import Tensor, nn
 
 from everest.build import ModelSpec
@@ -78,9 +79,16 @@ def embedding_macs(embedding: TubeletEmbedding, tokens: int) -> Macs:
     return Macs(embedding=tokens * total)
 
 
+def class_attention_macs(attn: ClassAttn, tokens: int) -> Macs:
+    """Keys, values and the products for all tokens, query and projection for the class token: one of them."""
+    inside = _linear(attn.k, tokens) + _linear(attn.v, tokens) + _linear(attn.q, 1) + _linear(attn.proj, 1)
+    return inside + Macs(attention=2 * tokens * attn.proj.in_features)
+
+
 # The rule of each kind of module; what is inside a counted module is not looked at again.
 RULES: dict[type[nn.Module], Callable[[Any, int], Macs]] = {
     Block: block_macs,
+    ClassAttn: class_attention_macs,
     nn.Linear: _linear,
     nn.LayerNorm: _layer_norm,
 }

@@ -14,6 +14,7 @@ from everest.config.settings import Recipe
 from everest.data.datasets import StepSampler, VideoClips
 from everest.data.loading import batches, make_loader
 from everest.data.video import probe
+from everest.plan import plan_stage
 
 TrainingStage = Literal["pretrain", "finetune"]
 STAGES: Final[tuple[TrainingStage, ...]] = ("pretrain", "finetune")
@@ -58,6 +59,20 @@ def stage_clips(recipe: Recipe, stage: TrainingStage) -> VideoClips:
         DataError: they cannot be found.
     """
     return pretrain_clips(recipe) if stage == "pretrain" else finetune_clips(recipe)[0]
+
+
+def clips_of_run(recipe: Recipe, stage: TrainingStage) -> int:
+    """The clips of all steps of a stage, on its own videos.
+
+    Raises:
+        DataError: the videos cannot be found.
+    """
+    settings = recipe.pretrain if stage == "pretrain" else recipe.finetune
+    videos = len(stage_clips(recipe, stage))
+    return (
+        plan_stage(settings, num_videos=videos, processes=1, largest_micro_batch=1).steps
+        * settings.batch_size
+    )
 
 
 def _loader_speed(clips: VideoClips, recipe: Recipe, batch: int) -> float:

@@ -1,4 +1,4 @@
-"""Real steps on the present device, on clips of random pixels: seconds and peak memory."""
+"""Real steps on the present device, on clips of random pixels: seconds, peak memory, energy of a GPU."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from everest.config.settings import Recipe
 from everest.devices import make_accelerator, peak_memory
 from everest.errors import EnvironmentProblem
 from everest.pixels import normalise
+from everest.profiling.energy import NoEnergyCounter, find_nvml, joules_of_a_step, kwh_of_run, uuid_of
 from everest.profiling.profile import StageName, stage_spec
 
 WARM_UP: Final = 2  # steps that are not counted: allocation, choice of kernels, compilation
@@ -44,13 +45,16 @@ def largest_batch(*, memory: int, state: int, bytes_per_clip: int) -> int:
     return max(0, int(memory * MEMORY_USED) - state) // bytes_per_clip
 
 
-def measure(recipe: Recipe, stage: StageName, *, batch: int | None = None) -> dict[str, Any]:
+def measure(
+    recipe: Recipe, stage: StageName, *, batch: int | None = None, clips_of_run: int | None = None
+) -> dict[str, Any]:
     """Median and spread of steps on the first device that there is.
 
     A step of `pretrain` and `finetune` is one pass forward and backward and an update; of `eval` one pass.
 
     Args:
         batch: clips a pass; None: as many as fit, at most LARGEST_BATCH.
+        clips_of_run: of the whole stage, for its energy; None where they are not known.
     Raises:
         EnvironmentProblem: the device has too little memory.
     """
@@ -65,6 +69,7 @@ def measure(recipe: Recipe, stage: StageName, *, batch: int | None = None) -> di
     try:
         step = _step(recipe, spec, stage, clips, accelerator)
         seconds = _timed(step, device)
+        energy = _energy(step, device, clips, clips_of_run)
     except torch.OutOfMemoryError as error:
         raise EnvironmentProblem(
             f"out of memory with {clips} clips of {stage}; try a smaller --batch"
@@ -81,6 +86,7 @@ def measure(recipe: Recipe, stage: StageName, *, batch: int | None = None) -> di
         "clips_per_second": clips / median,
         "peak_memory_bytes": peak_memory(device),
         "peak_memory_of": "allocations on the device" if device.type == "cuda" else "the whole process",
+        **energy,
     }
 
 
@@ -133,6 +139,26 @@ def _timed(step: Callable[[], None], device: torch.device) -> list[float]:
         _wait_for(device)
         seconds.append(time.perf_counter() - began)
     return seconds
+
+
+def _energy(
+    step: Callable[[], None], device: torch.device, clips: int, clips_of_run: int | None
+) -> dict[str, Any]:
+    """What a GPU takes, or why it cannot be told; of other devices it is not asked."""
+    told: dict[str, Any] = {"joules_per_clip": None, "run_kwh": None, "energy_problem": None}
+    if device.type != "cuda":
+        return told
+
+    def whole_step() -> None:
+        step()
+        _wait_for(device)
+
+    try:
+        joules = joules_of_a_step(whole_step, uuid=uuid_of(device), nvml=find_nvml()) / clips
+    except NoEnergyCounter as error:
+        return {**told, "energy_problem": str(error)}
+    run_kwh = kwh_of_run(joules, clips_of_run) if clips_of_run is not None else None
+    return {**told, "joules_per_clip": joules, "run_kwh": run_kwh}
 
 
 def _wait_for(device: torch.device) -> None:

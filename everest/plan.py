@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import psutil
 import torch
+from torch import Tensor
 
 from everest.config.settings import FinetuneSettings, PretrainSettings
 from everest.config.tokenizer_settings import TokenizerSettings
@@ -127,6 +128,15 @@ def activation_bytes(
         block = tokens * width * (2 * 4 + 9 * bytes_per_value)
         total += depth * tokens * width * 4 + block if checkpointing else depth * block
     return total
+
+
+def kept_values(run: Callable[[], object], weights: Iterable[Tensor]) -> int:
+    """Numbers that a pass keeps for its backward pass, the weights apart; on `meta` it costs nothing."""
+    kept: dict[int, Tensor] = {}
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.setdefault(id(x), x), lambda x: x):
+        run()
+    known = {id(weight) for weight in weights}
+    return sum(x.numel() for key, x in kept.items() if key not in known)
 
 
 def memory_advice(plan: StagePlan, bytes_of: Callable[[bool], int]) -> str:

@@ -52,20 +52,18 @@ class Adversary:
 
     def generator_loss(self, rebuilt: Tensor) -> Tensor:
         """Scalar: low where rebuilt clips pass for real ones. The discriminator gets no gradient from it."""
-        with _frozen(self.discriminator):
-            return F.softplus(-self._logits(rebuilt)).mean()
+        with _frozen(self.discriminator), _float32(rebuilt):
+            return F.softplus(-self.discriminator(rebuilt.float())).mean()
 
     def discriminator_losses(self, real: Tensor, rebuilt: Tensor) -> DiscriminatorLosses:
         """What the discriminator learns from; neither kind of clips gets a gradient."""
-        real = real.detach().requires_grad_()
-        on_real, on_rebuilt = self._logits(real), self._logits(rebuilt.detach())  # (B,)
-        told_apart = F.softplus(-on_real).mean() + F.softplus(on_rebuilt).mean()
-        r1 = r1_penalty(on_real, real, learns=self._r1 > 0)
-        return DiscriminatorLosses(told_apart + self._r1 * r1, told_apart, r1)
-
-    def _logits(self, clips: Tensor) -> Tensor:
-        with torch.autocast(clips.device.type, enabled=False):
-            return self.discriminator(clips.float())
+        real = real.detach().float().requires_grad_()
+        with _float32(real):
+            on_real = self.discriminator(real)  # (B,)
+            on_rebuilt = self.discriminator(rebuilt.detach().float())
+            told_apart = F.softplus(-on_real).mean() + F.softplus(on_rebuilt).mean()
+            r1 = r1_penalty(on_real, real, learns=self._r1 > 0)
+            return DiscriminatorLosses(told_apart + self._r1 * r1, told_apart, r1)
 
 
 def r1_penalty(logits: Tensor, real: Tensor, *, learns: bool = True) -> Tensor:
@@ -77,6 +75,11 @@ def r1_penalty(logits: Tensor, real: Tensor, *, learns: bool = True) -> Tensor:
     """
     (gradient,) = torch.autograd.grad(logits.sum(), real, create_graph=learns, retain_graph=True)
     return gradient.square().flatten(1).sum(dim=1).mean()
+
+
+def _float32(clips: Tensor) -> torch.autocast:
+    """Without autocast, which reaches the operations of a gradient's own graph, too."""
+    return torch.autocast(clips.device.type, enabled=False)
 
 
 @contextmanager

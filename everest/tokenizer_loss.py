@@ -67,8 +67,8 @@ class TokenizerObjective:
     def bytes_per_clip(self, spec: TokenizerSpec, bytes_per_value: int) -> int:
         """What the terms' networks keep of a clip beside the tokenizer's own pass: an estimate."""
         total = 0
-        clip = torch.empty(1, 3, spec.window, *spec.scaled_size, device="meta", requires_grad=True)
         if self.adversary is not None:
+            clip = torch.empty(1, 3, spec.window, *spec.scaled_size, device="meta")
             discriminator = deepcopy(self.adversary.discriminator).to("meta")
             kept = kept_values(lambda: discriminator(clip), discriminator.parameters())
             total += kept * 4 * DISCRIMINATOR_PASSES
@@ -86,7 +86,7 @@ def tokenizer_objective(recipe: Recipe, spec: TokenizerSpec, device: torch.devic
     """
     weights = tokenizer_settings(recipe).loss
     perceptual = adversary = None
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         if weights.perceptual:
             perceptual = PerceptualDistance(load_network(weights.perceptual_weights).to(device))
         if weights.gan:

@@ -42,12 +42,15 @@ class Adversary:
 
     Args:
         r1: weight of the penalty.
+        lr_scale: its learning rate over the tokenizer's, in every step.
     """
 
-    def __init__(self, discriminator: nn.Module, *, r1: float) -> None:
+    def __init__(self, discriminator: nn.Module, *, r1: float, lr_scale: float = 1.0) -> None:
         self.discriminator = discriminator
         self._r1 = r1
         groups = parameter_groups(discriminator.named_parameters(), depth=0, weight_decay=0.0)
+        for group in groups:
+            group["lr_scale"] = lr_scale
         self.optimizer = make_optimizer(groups, betas=BETAS)
 
     def generator_loss(self, rebuilt: Tensor) -> Tensor:

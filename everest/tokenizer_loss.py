@@ -84,7 +84,8 @@ def tokenizer_objective(recipe: Recipe, spec: TokenizerSpec, device: torch.devic
         CheckpointError: `perceptual_weights` cannot be used.
         EnvironmentProblem: the perceptual network cannot be fetched.
     """
-    weights = tokenizer_settings(recipe).loss
+    settings = tokenizer_settings(recipe)
+    weights = settings.loss
     perceptual = adversary = None
     with torch.random.fork_rng(devices=[]):
         if weights.perceptual:
@@ -92,5 +93,6 @@ def tokenizer_objective(recipe: Recipe, spec: TokenizerSpec, device: torch.devic
         if weights.gan:
             torch.manual_seed(seed_at(recipe.train.seed, Purpose.DISCRIMINATOR))
             discriminator = Discriminator(spec.config, frames=spec.window, size=spec.size)
-            adversary = Adversary(discriminator.to(device), r1=weights.r1)
+            lr_scale = weights.discriminator_lr / settings.lr
+            adversary = Adversary(discriminator.to(device), r1=weights.r1, lr_scale=lr_scale)
     return TokenizerObjective(weights=weights, perceptual=perceptual, adversary=adversary)

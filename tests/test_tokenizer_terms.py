@@ -121,13 +121,15 @@ def test_the_discriminator_is_in_the_state_and_not_in_the_weights(
     assert weights(trained).keys() == state.model.keys()
 
 
-def test_the_discriminator_has_adams_betas_and_the_tokenizers_rate(recipe: Path, tmp_path: Path):
-    stage = set_up(recipe, tmp_path / "run", "tokenizer.loss.gan=0.1", "tokenizer.betas=[0.9, 0.95]")
-    adversary, training = stage.objective.adversary, stage.training
+def test_the_discriminator_has_betas_and_a_peak_of_its_own_and_the_tokenizers_schedule(
+    recipe: Path, tmp_path: Path
+):
+    own = ["tokenizer.betas=[0.9, 0.95]", "tokenizer.lr=1e-2", "tokenizer.loss.discriminator_lr=1e-3"]
+    stage = set_up(recipe, tmp_path / "run", "tokenizer.loss.gan=0.1", *own)
+    adversary = stage.objective.adversary
     assert adversary is not None
-    next(training.steps())
-    training.updater.set_lr(0.25)
-    assert {group["lr"] for group in adversary.optimizer.param_groups} == {0.25}
+    stage.training.updater.set_lr(0.25)
+    assert [group["lr"] for group in adversary.optimizer.param_groups] == pytest.approx([0.025] * 2)
     assert {group["betas"] for group in adversary.optimizer.param_groups} == {BETAS}
 
 

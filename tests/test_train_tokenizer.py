@@ -199,6 +199,10 @@ def test_dry_run_tells_and_writes_nothing(recipe: Path, tmp_path: Path):
     [
         ("tokenizer.loss.gan=-0.1", "tokenizer.loss.gan: must be at least 0.0, not -0.1"),
         ("tokenizer.loss.r1=-1", "tokenizer.loss.r1: must be at least 0.0, not -1"),
+        (
+            "tokenizer.loss.discriminator_lr=0",
+            "tokenizer.loss.discriminator_lr: must be more than 0.0, not 0",
+        ),
         ("tokenizer.loss.perceptual=.nan", "tokenizer.loss.perceptual: must be"),
         ("tokenizer.loss.gann=0.1", "tokenizer.loss.gann: unknown key; did you mean 'gan'?"),
         ("tokenizer.loss.reconstruction=0", "tokenizer.loss.reconstruction: with perceptual 0, too, nothing"),

@@ -40,6 +40,7 @@ class TokenizerLossSettings:
     perceptual: NotNegative = 0.0  # [M]: 0.1
     gan: NotNegative = 0.0  # [M]: 0.1
     r1: NotNegative = 10.0  # of the penalty in the discriminator's loss [M]
+    discriminator_lr: Positive = 1e-4  # its peak; the schedule is the tokenizer's [M]
     perceptual_weights: str | None = None  # a file, or hf:OWNER/NAME; None: timm's
 
 

@@ -68,7 +68,7 @@ class TokenizerObjective:
         """What the terms' networks keep of a clip beside the tokenizer's own pass: an estimate."""
         total = 0
         if self.adversary is not None:
-            clip = torch.empty(1, 3, spec.window, *spec.scaled_size, device="meta")
+            clip = torch.empty(1, 3, spec.window, *spec.config.scaled(spec.size), device="meta")
             discriminator = deepcopy(self.adversary.discriminator).to("meta")
             kept = kept_values(lambda: discriminator(clip), discriminator.parameters())
             total += kept * 4 * DISCRIMINATOR_PASSES

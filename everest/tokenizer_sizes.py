@@ -42,11 +42,16 @@ class TokenizerConfig:
     def num_codes(self) -> int:
         return prod(self.levels)
 
+    def scaled(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Height and width that the tokenizer works in, for clips of `size`."""
+        height, width = (round(side * self.input_scale) for side in size)
+        return height, width
+
     def stem_grid(self, frames: int, size: tuple[int, int]) -> tuple[int, int, int]:
-        """Frames, rows and columns after the first convolution, of clips whose `size` is not scaled yet."""
+        """Frames, rows and columns after the first convolution, of clips of `size`."""
         time, space = self.stem
-        height, width = (round(side * self.input_scale) // space for side in size)
-        return frames // time, height, width
+        height, width = self.scaled(size)
+        return frames // time, height // space, width // space
 
 
 def discriminator_halvings(config: TokenizerConfig, size: tuple[int, int]) -> int:

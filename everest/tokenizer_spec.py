@@ -37,12 +37,6 @@ class TokenizerSpec:
         """Blocks that a learning rate can decay over."""
         return 0
 
-    @property
-    def scaled_size(self) -> tuple[int, int]:
-        """Height and width that the tokenizer works in."""
-        height, width = (round(side * self.config.input_scale) for side in self.size)
-        return height, width
-
     def dump(self) -> dict[str, Any]:
         """As plain JSON values."""
         return _SPEC.dump_python(self, mode="json")

@@ -65,8 +65,7 @@ def test_every_tokenizer_has_a_discriminator_of_its_size(name: str):
     with torch.device("meta"):
         config = TOKENIZERS[name]
         network = Discriminator(config, frames=16, size=(224, 224))
-        side = round(224 * config.input_scale)
-        assert network(torch.empty(2, 3, 16, side, side)).shape == (2,)
+        assert network(torch.empty(2, 3, 16, *config.scaled((224, 224)))).shape == (2,)
 
 
 def test_every_pixel_of_a_clip_tells():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import load_file, save_file
+from test_processes import TWO, everest, start, wait_for_rows, wait_until_nobody_runs
 from test_stages import stop_after, weights
 from test_train_tokenizer import RECIPE, set_up, train
 from torch import Tensor
@@ -210,6 +212,21 @@ def test_two_processes_train_what_one_does(recipe: Path, tmp_path: Path):
     for name in ("loss", "reconstruction", "generator", "discriminator", "r1"):
         ours, theirs = ([row[name] for row in rows if name in row] for rows in (two, one))
         assert ours == pytest.approx(theirs, rel=2e-2)
+
+
+@pytest.mark.slow
+def test_a_killed_run_of_two_goes_on_to_the_same_bits(recipe: Path, tmp_path: Path):
+    options = ["train-tokenizer", "--recipe", recipe, *LONG, *TWO, "--set", "train.micro_batch=1"]
+    everest(*options, "-o", tmp_path / "whole")
+    parts = tmp_path / "parts"
+    process = start(*options, "-o", parts)
+    wait_for_rows(parts, 3 * BEGUN, process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait(timeout=60)
+    wait_until_nobody_runs(parts)
+    everest(*options, "-o", parts)
+    assert figures(parts) == figures(tmp_path / "whole")
+    assert_same(newest(parts), newest(tmp_path / "whole"))
 
 
 def test_bf16_trains_both(recipe: Path, tmp_path: Path):

@@ -12,6 +12,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from everest.adversary import Adversary
 from everest.bad_videos import BadVideos
 from everest.build import ModelSpec, stage_optimizer
 from everest.checkpoint import Weights
@@ -60,16 +61,21 @@ def set_up_training(
     *,
     classes: tuple[str, ...] | None = None,
     start: Callable[[VideoClassifier], None] | None = None,
+    adversary: Adversary | None = None,
+    bytes_beside: int = 0,
 ) -> Training:
     """Build what a stage trains and how.
 
     Args:
         classes: names for the header of `model.safetensors`.
         start: fills a fine-tuning model with a trained encoder.
+        adversary: learns against the model, in the same steps.
+        bytes_beside: memory that a clip needs in a pass of other networks.
     """
     accelerator = place.accelerator
     videos = {"videos": len(clips), "samples": fingerprint(clips.samples, located(recipe.data.root), classes)}
-    plan = _plan(recipe, stage, spec, place, videos)
+    bytes_of = partial(_bytes_per_clip, spec, accelerator, bytes_beside)
+    plan = _plan(recipe, stage, bytes_of, place, videos)
     torch.manual_seed(seed_at(recipe.train.seed, Purpose.WEIGHTS))
     model = spec.build()
     if start is not None and isinstance(model, VideoClassifier):
@@ -90,14 +96,21 @@ def set_up_training(
         videos=videos,
         bad_videos=BadVideos(recipe.data.max_bad),
         report=place.report,
-        memory_advice=memory_advice(plan, partial(_bytes_per_clip, spec, accelerator)),
+        memory_advice=memory_advice(plan, bytes_of),
+        adversary=adversary,
         one_batch=place.one_batch,
     )
 
 
-def _bytes_per_clip(spec: ModelSpec | TokenizerSpec, accelerator: Accelerator, checkpointing: bool) -> int:
-    bytes_per_value = 4 if accelerator.mixed_precision == "no" else 2
-    return replace(spec, checkpointing=checkpointing).bytes_per_clip(bytes_per_value)
+def bytes_per_value(accelerator: Accelerator) -> int:
+    """Of the activations in its precision."""
+    return 4 if accelerator.mixed_precision == "no" else 2
+
+
+def _bytes_per_clip(
+    spec: ModelSpec | TokenizerSpec, accelerator: Accelerator, beside: int, checkpointing: bool
+) -> int:
+    return replace(spec, checkpointing=checkpointing).bytes_per_clip(bytes_per_value(accelerator)) + beside
 
 
 def start_run(training: Training, place: Place, recipe_text: str, *, init: str | None) -> None:
@@ -157,7 +170,7 @@ def _shard(recipe: Recipe, model: nn.Module, accelerator: Accelerator) -> None:
 def _plan(
     recipe: Recipe,
     stage: Stage,
-    spec: ModelSpec | TokenizerSpec,
+    bytes_of: Callable[[bool], int],
     place: Place,
     videos: dict[str, Any],
 ) -> StagePlan:
@@ -174,8 +187,7 @@ def _plan(
     elif before and before["processes"] == processes:
         largest = before["micro_batch"]
     else:
-        per_clip = _bytes_per_clip(spec, place.accelerator, recipe.train.checkpointing)
-        largest = fitting_micro_batch(per_clip, place.accelerator.device)
+        largest = fitting_micro_batch(bytes_of(recipe.train.checkpointing), place.accelerator.device)
     return plan_stage(stage, num_videos=videos["videos"], processes=processes, largest_micro_batch=largest)
 
 
@@ -209,6 +221,6 @@ def try_one_pass(training: Training, loss_of: Callable[[Clip], Tensor]) -> dict[
 def _one_pass(training: Training, loss_of: Callable[[Clip], Tensor], clip: Clip) -> float:
     loss = loss_of(clip)
     training.accelerator.backward(loss)
-    training.optimizer.step()
-    training.optimizer.zero_grad()
+    training.updater.step()
+    training.updater.zero_grad()
     return loss.item()  # waits for the device

@@ -146,6 +146,9 @@ def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], *, source: st
             target.copy_(as_part_of(tensors[name], target))
 
 
+_PARTS = ("model", "optimizer", "ema", "adversary", "adversary_optimizer")  # of a state that are tensors
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunState:
     """All that an exact continuation needs. Random choices follow from the step: no generator is saved."""
@@ -155,6 +158,8 @@ class RunState:
     optimizer: dict[str, Tensor]  # "<parameter>/<moment>"
     ema: dict[str, Tensor]  # averaged weights, empty without
     notes: dict[str, Any]  # plain values: counters, the scaler's state
+    adversary: dict[str, Tensor] = field(default_factory=dict)  # weights of a discriminator, empty without
+    adversary_optimizer: dict[str, Tensor] = field(default_factory=dict)
 
 
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -177,11 +182,10 @@ def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: 
 
 def save_state(folder: Path, state: RunState, *, keep: int) -> None:
     """Write `step-<n>.safetensors` and remove all but the newest `keep` states."""
-    parts = {"model": state.model, "optimizer": state.optimizer, "ema": state.ema}
     tensors = {
         f"{part}/{name}": value.detach().contiguous().cpu()
-        for part, values in parts.items()
-        for name, value in values.items()
+        for part in _PARTS
+        for name, value in getattr(state, part).items()
     }
     header = {"format": f"{FORMAT}-state", "step": str(state.step), "notes": json.dumps(state.notes)}
     path = folder / f"step-{state.step:09d}.safetensors"
@@ -217,7 +221,7 @@ def newest_state(folder: Path, *, notify: Callable[[str], None]) -> RunState | N
         except (CheckpointError, KeyError, ValueError) as error:
             notify(f"{path}: damaged, passed over ({error})")
             continue
-        parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "ema": {}}
+        parts: dict[str, dict[str, Tensor]] = {part: {} for part in _PARTS}
         for name, value in tensors.items():
             part, rest = name.split("/", 1)
             parts[part][rest] = value

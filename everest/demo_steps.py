@@ -27,7 +27,6 @@ from everest.reports import Report, notice
 from everest.run_folder import RunFolder
 from everest.stopping import Stopped
 from everest.token_index import INDEX
-from everest.tokenizer_spec import tokenizer_settings
 from everest.train_tokenizer import set_up_tokenizer, train_tokenizer
 
 VIDEOS: Final = "demo-videos"
@@ -89,9 +88,9 @@ class DemoSteps:
         """Train a tokenizer; its weights."""
 
         def work() -> None:
-            training, judge = set_up_tokenizer(recipe, place)
-            start_run(training, place, dump_recipe(recipe), init=None)
-            train_tokenizer(training, tokenizer_settings(recipe), judge)
+            stage = set_up_tokenizer(recipe, place)
+            start_run(stage.training, place, dump_recipe(recipe), init=None)
+            train_tokenizer(stage)
 
         place = self._place(recipe, name)
         self._timed(f"training a tokenizer ({name})", work)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, Literal
 
 from everest.errors import DivergedError
@@ -16,28 +16,33 @@ SPIKE_DEVIATIONS: Final = 6.0  # ours
 
 
 class Nonfinite:
-    """What happens to an update whose loss or gradient is not finite (`train.nonfinite`)."""
+    """What happens to an update of which a loss or a gradient is not finite (`train.nonfinite`)."""
 
     def __init__(self, policy: Literal["stop", "skip"], *, scaled: bool) -> None:
         self.policy = policy
         self.scaled = scaled  # fp16: an overflow of the gradient is part of finding the scale
         self.skipped = 0  # in a row
+        self.overflow = False  # whether the last one that was left out is fp16's search for its scale
 
-    def leaves_out(self, loss: float, norm: float) -> bool:
+    def leaves_out(self, loss: float, norm: float, parts: Mapping[str, float] | None = None) -> bool:
         """Whether to leave the update out.
 
+        Args:
+            parts: what else the update is made of, by name.
         Raises:
             DivergedError: the policy does not allow it, or no longer.
         """
-        if math.isfinite(loss) and math.isfinite(norm):
+        broken = {name: value for name, value in (parts or {}).items() if not math.isfinite(value)}
+        if math.isfinite(loss) and math.isfinite(norm) and not broken:
             self.skipped = 0
             return False
         self.skipped += 1
-        overflow = self.scaled and math.isfinite(loss)
-        limit = SCALER_LIMIT if overflow else SKIP_LIMIT
-        if (self.policy == "stop" and not overflow) or self.skipped > limit:
+        self.overflow = self.scaled and math.isfinite(loss) and not broken
+        limit = SCALER_LIMIT if self.overflow else SKIP_LIMIT
+        if (self.policy == "stop" and not self.overflow) or self.skipped > limit:
+            others = "".join(f", {name} {value}" for name, value in broken.items())
             raise DivergedError(
-                f"the loss is {loss}, the gradient norm {norm}, {self.skipped} times in a row"
+                f"the loss is {loss}, the gradient norm {norm}{others}, {self.skipped} times in a row"
             )
         return True
 

@@ -36,6 +36,11 @@ def in_unit_range(clip: Tensor) -> Tensor:
     return clip.float().div_(255)
 
 
+def in_imagenet_units(frames: Tensor) -> Tensor:
+    """(..., 3, T, H, W) float32 in [0, 1] as `normalise` gives it, with gradients."""
+    return (frames - _per_channel(IMAGENET_MEAN, frames)) / _per_channel(IMAGENET_STD, frames)
+
+
 def unnormalise(frames: Tensor) -> Tensor:
     """The inverse of `normalise`, without the rounding: (..., 3, T, H, W) float32 in [0, 1]."""
     return frames * _per_channel(IMAGENET_STD, frames) + _per_channel(IMAGENET_MEAN, frames)

@@ -21,6 +21,7 @@ class Purpose(IntEnum):
     STEP = 4  # drop path, by step, process and pass
     BATCH = 5  # mixup, cutmix and erasing, by step, process and pass
     ALL_TOKENS = 6  # whether a tokenizer sees all tokens, by step
+    DISCRIMINATOR = 7  # its first weights
 
 
 def generator_at(seed: int, purpose: Purpose, *place: int) -> np.random.Generator:

@@ -10,7 +10,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,9 +111,10 @@ class RunFolder:
         """bad_videos.csv: `path,reason`, one row a video."""
         write_table(self.path / BAD_VIDEOS, [("path", "reason"), *sorted(reasons.items())])
 
-    def write_nonfinite(self, *, step: int, loss: float, norm: float, videos: list[str]) -> None:
-        """nonfinite.json: the last step whose loss or gradient was not finite, and its videos."""
-        told = {"step": step, "loss": str(loss), "grad_norm": str(norm), "videos": sorted(videos)}
+    def write_nonfinite(self, *, step: int, figures: Mapping[str, float], videos: list[str]) -> None:
+        """nonfinite.json: the last step with a loss or a gradient that was not finite, and its videos."""
+        as_text = {name: str(value) for name, value in figures.items()}
+        told = {"step": step, **as_text, "videos": sorted(videos)}
         write_text(self.path / NONFINITE, json.dumps(told, indent=2))
 
     def bad_videos(self) -> dict[str, str]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
-from typing import Literal
+from typing import Final, Literal
 
+LEAST_PLACES: Final = 4  # ours: a side of what a discriminator ends with, in places
 TopKKind = Literal["straight-through", "perturbed"]  # how the choice of the best tokens passes a gradient
 
 
@@ -40,6 +41,26 @@ class TokenizerConfig:
     @property
     def num_codes(self) -> int:
         return prod(self.levels)
+
+    def scaled(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Height and width that the tokenizer works in, for clips of `size`."""
+        height, width = (round(side * self.input_scale) for side in size)
+        return height, width
+
+    def stem_grid(self, frames: int, size: tuple[int, int]) -> tuple[int, int, int]:
+        """Frames, rows and columns after the first convolution, of clips of `size`."""
+        time, space = self.stem
+        height, width = self.scaled(size)
+        return frames // time, height // space, width // space
+
+
+def discriminator_halvings(config: TokenizerConfig, size: tuple[int, int]) -> int:
+    """How often a discriminator halves clips of `size`, which the tokenizer's stem has made smaller."""
+    _, *sides = config.stem_grid(1, size)
+    places, halvings = min(sides), 0
+    while places // 2 >= LEAST_PLACES:
+        places, halvings = places // 2, halvings + 1
+    return halvings
 
 
 # magvit-b: widths and depths of MAGVIT's public code, with one level more and one halving of time, so that

@@ -8,13 +8,13 @@ from typing import Any, Literal
 
 import torch
 from pydantic import ConfigDict, TypeAdapter
-from torch import Tensor
 
 from everest.checkpoint import load_tensors, read_spec, read_weights, state_hash
 from everest.config.settings import Recipe
 from everest.config.tokenizer_settings import TokenizerSettings
 from everest.errors import CheckpointError, RecipeError
 from everest.models.tokenizer import AdaptiveTokenizer
+from everest.plan import kept_values
 from everest.tokenizer_sizes import TokenizerConfig, TopKKind
 
 
@@ -65,11 +65,8 @@ class TokenizerSpec:
         """What one window's training pass keeps in memory: counted in a pass without data, float32 scaled."""
         with torch.device("meta"):
             model, clip = self.build(), torch.empty(1, 3, self.window, *self.size)
-        kept: dict[int, Tensor] = {}
-        with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.setdefault(id(x), x), lambda x: x):
-            model.decoder(model.encoder(model.scaled(clip)))
-        weights = {id(parameter) for parameter in model.parameters()}
-        return sum(x.numel() for key, x in kept.items() if key not in weights) * bytes_per_value
+        kept = kept_values(lambda: model.decoder(model.encoder(model.scaled(clip))), model.parameters())
+        return kept * bytes_per_value
 
 
 _SPEC = TypeAdapter(TokenizerSpec)

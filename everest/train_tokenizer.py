@@ -9,7 +9,8 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from everest.assemble import Place, set_up_training
+from everest.adversary import first_step
+from everest.assemble import Place, bytes_per_value, set_up_training
 from everest.bad_videos import refuse_too_many
 from everest.checkpoint import read_weights
 from everest.config.settings import Recipe, TrainSettings
@@ -24,6 +25,7 @@ from everest.pixels import in_unit_range
 from everest.randomness import Purpose, generator_at, seed_at
 from everest.reports import notice
 from everest.tokenizer_clips import first_clips, held_out_clips, held_out_key, tokenizer_clips
+from everest.tokenizer_loss import TokenizerLosses, TokenizerObjective, tokenizer_objective
 from everest.tokenizer_pictures import draw_examples
 from everest.tokenizer_report import TokenizerReport, numbers, report_on, scorer_warnings
 from everest.tokenizer_spec import TokenizerSpec, tokenizer_settings, tokenizer_spec
@@ -44,7 +46,24 @@ class Judge:
     untrained: TokenScorer  # as training began with it
 
 
-def set_up_tokenizer(recipe: Recipe, place: Place) -> tuple[Training, Judge]:
+@dataclass(frozen=True, kw_only=True)
+class TokenizerStage:
+    """A tokenizer's training, what it learns from and what it is judged on."""
+
+    training: Training
+    settings: TokenizerSettings
+    objective: TokenizerObjective
+    judge: Judge
+
+    @property
+    def adversarial(self) -> bool:
+        """Whether an adversary plays in the step under way."""
+        training = self.training
+        begun = training.steps_done >= first_step(training.plan.steps)
+        return self.objective.adversary is not None and begun
+
+
+def set_up_tokenizer(recipe: Recipe, place: Place) -> TokenizerStage:
     """Everything up to the first step.
 
     Raises:
@@ -57,8 +76,20 @@ def set_up_tokenizer(recipe: Recipe, place: Place) -> tuple[Training, Judge]:
         )
     if recipe.train.shard != "none":
         place.report(notice("train.shard has no effect on a tokenizer: every process has a whole one"))
+    if settings.loss.perceptual_weights is not None and not settings.loss.perceptual:
+        place.report(notice("tokenizer.loss.perceptual_weights has no effect where perceptual is 0"))
+    clips = tokenizer_clips(recipe)
+    objective = tokenizer_objective(recipe, spec, place.accelerator.device)
     engine = replace(recipe.train, ema=settings.ema, shard="none")
-    training = set_up_training(replace(recipe, train=engine), settings, spec, tokenizer_clips(recipe), place)
+    training = set_up_training(
+        replace(recipe, train=engine),
+        settings,
+        spec,
+        clips,
+        place,
+        adversary=objective.adversary,
+        bytes_beside=objective.bytes_per_clip(spec, bytes_per_value(place.accelerator)),
+    )
     key = held_out_key(recipe)
     held_out = key in ("val", "test")
     if not held_out:
@@ -67,7 +98,7 @@ def set_up_tokenizer(recipe: Recipe, place: Place) -> tuple[Training, Judge]:
         clips=held_out_clips(recipe), source=key, held_out=held_out, untrained=_first_scorer(recipe, spec)
     )
     judge.untrained.to(place.accelerator.device)
-    return training, judge
+    return TokenizerStage(training=training, settings=settings, objective=objective, judge=judge)
 
 
 def _first_scorer(recipe: Recipe, spec: TokenizerSpec) -> TokenScorer:
@@ -77,11 +108,20 @@ def _first_scorer(recipe: Recipe, spec: TokenizerSpec) -> TokenScorer:
         return spec.build().scorer
 
 
-def tokenizer_loss(training: Training, clip: Clip, settings: TokenizerSettings) -> Tensor:
-    """The error of clips on the device that are rebuilt from the tokens the step allows."""
+def tokenizer_losses(stage: TokenizerStage, clip: Clip, *, adversarial: bool) -> TokenizerLosses:
+    """The losses of clips on the device that are rebuilt from the tokens the step allows."""
+    training, rng = stage.training, stage.training.rng()
     frames = in_unit_range(clip.frames.flatten(0, 1))  # (B, 3, T, H, W)
-    generator = torch.Generator(frames.device).manual_seed(int(training.rng().integers(2**63)))
-    return training.model(frames, generator=generator, all_tokens=_sees_all(training, settings)).loss
+    generator = torch.Generator(frames.device).manual_seed(int(rng.integers(2**63)))
+    rebuilt = training.model(frames, generator=generator, all_tokens=_sees_all(training, stage.settings))
+    with training.accelerator.autocast():
+        return stage.objective(rebuilt, adversarial=adversarial, rng=rng)
+
+
+def trial_loss(stage: TokenizerStage, clip: Clip) -> Tensor:
+    """All that a late step computes, in one sum: the adversary plays, if there is one."""
+    losses = tokenizer_losses(stage, clip, adversarial=stage.objective.adversary is not None)
+    return losses.loss if losses.adversary is None else losses.loss + losses.adversary
 
 
 def _sees_all(training: Training, settings: TokenizerSettings) -> bool:
@@ -91,20 +131,24 @@ def _sees_all(training: Training, settings: TokenizerSettings) -> bool:
     return step < settings.warmup * training.plan.steps or bool(chance < settings.full_batches)
 
 
-def train_tokenizer(training: Training, settings: TokenizerSettings, judge: Judge) -> dict[str, Any]:
+def train_tokenizer(stage: TokenizerStage) -> dict[str, Any]:
     """Train to the end of the plan, measure the targets, judge; returns what report.json says.
 
     Raises:
         UserError: everest.errors tells which; the run can be resumed.
     """
+    training, judge = stage.training, stage.judge
     judged = {row["step"] for row in training.run.rows() if "psnr_own" in row}
     training.model.train()
     with training.explained():
         if _is_due(training) and training.steps_done not in judged:
             _judge(training, judge)  # the run was ended between save and judgement
-        for _ in training.steps():
+        for step in training.steps():
+            if stage.adversarial and step == first_step(training.plan.steps):
+                training.change_loss(f"the discriminator begins after step {step}: its term joins the loss")
             for clip in training.micro_batches():
-                training.backward(tokenizer_loss(training, clip, settings))
+                losses = tokenizer_losses(stage, clip, adversarial=stage.adversarial)
+                training.backward(losses.loss, losses.adversary, losses.parts)
             training.update()
             if _is_due(training):
                 training.save()  # first: judging may take long, and may fail

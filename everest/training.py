@@ -12,12 +12,11 @@ and everything that a run can lose or break lies behind these four calls.
 
 from __future__ import annotations
 
-import math
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +26,7 @@ from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from everest.adversary import Adversary
 from everest.bad_videos import BadVideos
 from everest.checkpoint import Weights
 from everest.config.settings import TrainSettings
@@ -35,18 +35,17 @@ from everest.data.loading import batches, make_loader
 from everest.devices import on_device
 from everest.errors import DivergedError, EnvironmentProblem, UserError
 from everest.health import LossWatch, Nonfinite
-from everest.optim import set_lr
 from everest.plan import StagePlan
 from everest.randomness import Purpose, generator_at, seed_at
 from everest.reports import Report, notice
 from everest.run_folder import NONFINITE, RunFolder
 from everest.running import released_afterwards
 from everest.saving import Saver
-from everest.sharding import set_gradient_exchange, whole
-from everest.step_record import StepRecord
+from everest.step_record import Figures, StepRecord
 from everest.stopping import Stopped, StopSignal
 from everest.tracking import Tracker, numbers_of
 from everest.train_state import TrainState
+from everest.updating import Updater
 
 
 class Training:
@@ -56,6 +55,7 @@ class Training:
         weights: everything of the stage's `model.safetensors` but the tensors and the step.
         videos: what tells the clips from others, for env.json.
         memory_advice: what to try when a pass does not fit.
+        adversary: what learns against the model, in the same steps.
         one_batch: train on the first step's clips again and again.
     """
 
@@ -74,6 +74,7 @@ class Training:
         bad_videos: BadVideos,
         report: Report,
         memory_advice: str,
+        adversary: Adversary | None = None,
         one_batch: bool = False,
     ) -> None:
         self._memory_advice = memory_advice
@@ -93,14 +94,13 @@ class Training:
             optimizer=optimizer,
             ema=ModelEmaV3(model, decay=settings.ema) if settings.ema else None,
             scaler=accelerator.scaler,
+            adversary=adversary,
         )
         self._saver = Saver(
             accelerator, run, self._state, weights, plan=plan, settings=settings, notify=self.notice
         )
-        compiled = cast(nn.Module, torch.compile(model)) if settings.compile else model
-        # A model that is cut exchanges gradients itself: Accelerate adds the precision only.
-        self.model = accelerator.prepare_model(compiled, evaluation_mode=settings.shard == "full")
-        self.optimizer = accelerator.prepare_optimizer(optimizer)
+        self.updater = Updater(accelerator, self._state, settings)
+        self.model = self.updater.model
         self._nonfinite = Nonfinite(settings.nonfinite, scaled=accelerator.scaler is not None)
         self._losses = LossWatch()
         self._signal = StopSignal()
@@ -144,7 +144,7 @@ class Training:
         with self._signal, released_afterwards(self.run.path) if main else nullcontext():
             self._batches = batches(self.loader())
             while self.steps_done < self.plan.steps:
-                set_lr(self.optimizer, self.plan.lr(self.steps_done))
+                self.updater.set_lr(self.plan.lr(self.steps_done))
                 self._record = StepRecord(self.accelerator.device)
                 yield self.steps_done
                 stop = self._stop_asked
@@ -180,9 +180,7 @@ class Training:
             self._record.videos += clip.video_id
             # Drop path draws from torch's generator: seeded here, a resumed pass equals the unbroken one.
             torch.manual_seed(seed_at(self.settings.seed, Purpose.STEP, *self._place))
-            last = number == self.plan.accumulation - 1
-            set_gradient_exchange(self._state.model, on=last)
-            with nullcontext() if last else self.accelerator.no_sync(self.model):
+            with self.updater.one_pass(last=number == self.plan.accumulation - 1):
                 yield on_device(clip, self.accelerator.device)
 
     @property
@@ -193,74 +191,58 @@ class Training:
         """For what pairs or perturbs the clips of the pass under way: it follows from the pass's place."""
         return generator_at(self.settings.seed, Purpose.BATCH, *self._place)
 
-    def backward(self, loss: Tensor) -> None:
-        """Add the gradients of one pass."""
-        self._record.loss += loss.detach() / self.plan.accumulation
-        self.accelerator.backward(loss / self.plan.accumulation)
+    def backward(
+        self, loss: Tensor, adversary: Tensor | None = None, parts: Mapping[str, Tensor] | None = None
+    ) -> None:
+        """Add the gradients of one pass.
+
+        Args:
+            adversary: its loss.
+            parts: what else of the pass is logged, by name.
+        """
+        passes = self.plan.accumulation
+        self._record.add(loss, parts or {}, passes=passes)
+        self.updater.backward(loss / passes, None if adversary is None else adversary / passes)
 
     def update(self) -> None:
         """Change the weights by the gradients of the step, and log it.
 
         Raises:
-            DivergedError: the loss or the gradient is not finite; the weights are left as they were.
+            DivergedError: a loss or a gradient is not finite; all weights are left as they were.
             DataError: too many videos could not be read.
         """
-        norm = self._gradient_norm().item()
-        loss, any_failed = self._exchange()
-        try:
-            left_out = self._nonfinite.leaves_out(loss, norm)
-        except DivergedError as error:
-            raise self._diverged(loss, norm, error) from error
-        if left_out:
-            self._leave_out(loss, norm)
+        norm = self.updater.gradient_norm()
+        found = self._record.exchanged(self.accelerator, self._signal.number)
+        self._stop_asked = found.signal
+        figures = Figures(found.loss, norm, {**found.parts, **self.updater.adversary_norm()})
+        if self._is_sound(figures):
+            self.updater.step()
         else:
-            self.optimizer.step()
-            if self._state.ema is not None:
-                self._state.ema.update(self._state.model)
-        self.optimizer.zero_grad()
+            self.updater.leave_out()
+        self.updater.zero_grad()
         self.steps_done += 1
-        self._log_step(loss, norm)
-        self._count_videos(any_failed=any_failed)
+        self._log_step(figures)
+        self._count_videos(any_failed=found.any_failed)
 
-    def _gradient_norm(self) -> Tensor:
-        """The norm of the gradient over all processes, which is clipped to `train.clip_grad` afterwards."""
-        self.accelerator.unscale_gradients(self.optimizer)
-        parameters = [p for p in self.model.parameters() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        if self.settings.clip_grad is not None:
-            torch.nn.utils.clip_grads_with_norm_(parameters, self.settings.clip_grad, norm)
-        return whole(norm)
+    def _is_sound(self, figures: Figures) -> bool:
+        """Whether the update may be done; what is against it is told."""
+        try:
+            left_out = self._nonfinite.leaves_out(figures.loss, figures.norm, figures.parts)
+        except DivergedError as error:
+            where = self._write_videos(figures)
+            raise DivergedError(
+                f"step {self.steps_done + 1}: {error}; {where}; lower base_lr or set train.clip_grad"
+            ) from error
+        if left_out and not self._nonfinite.overflow:
+            where = self._write_videos(figures)
+            self.notice(f"step {self.steps_done + 1} left out: {figures}; {where}")
+        return not left_out
 
-    def _exchange(self) -> tuple[float, bool]:
-        """The mean loss over all processes and whether any met a bad video; notes if any is asked to stop."""
-        mine = torch.tensor(
-            [0.0, len(self._record.failed), self._signal.number], device=self.accelerator.device
-        )
-        mine[0] = self._record.loss
-        of_all = self.accelerator.gather(mine)
-        assert isinstance(of_all, Tensor)
-        losses, failed, signals = of_all.view(-1, 3).double().T.tolist()
-        self._stop_asked = int(max(signals))
-        return sum(losses) / len(losses), any(failed)
-
-    def _leave_out(self, loss: float, norm: float) -> None:
-        if self.accelerator.scaler is not None:
-            self.accelerator.scaler.update()  # halves the scale after an overflow
-        if not self.accelerator.scaler or not math.isfinite(loss):
-            where = self._write_videos(loss, norm)
-            self.notice(f"step {self.steps_done + 1} left out: loss {loss}, gradient norm {norm}; {where}")
-
-    def _diverged(self, loss: float, norm: float, error: DivergedError) -> DivergedError:
-        where = self._write_videos(loss, norm)
-        return DivergedError(
-            f"step {self.steps_done + 1}: {error}; {where}; lower base_lr or set train.clip_grad"
-        )
-
-    def _write_videos(self, loss: float, norm: float) -> str:
+    def _write_videos(self, figures: Figures) -> str:
         """Write down what the step was made of, for all processes; returns where."""
         videos = gather_object(self._record.videos)
         if self.accelerator.is_main_process:
-            self.run.write_nonfinite(step=self.steps_done + 1, loss=loss, norm=norm, videos=videos)
+            self.run.write_nonfinite(step=self.steps_done + 1, figures=figures.named, videos=videos)
         return f"its videos are in {self.run.path / NONFINITE}"
 
     def _count_videos(self, *, any_failed: bool) -> None:
@@ -271,13 +253,18 @@ class Training:
             self.run.write_bad_videos(self.bad_videos.reasons)
         self.bad_videos.check(any_failed=any_failed)
 
-    def _log_step(self, loss: float, norm: float) -> None:
-        row = self._record.row(self.plan, step=self.steps_done, loss=loss, norm=norm)
+    def _log_step(self, figures: Figures) -> None:
+        row = self._record.row(self.plan, figures, step=self.steps_done)
         self.log(row)
         self.report({"event": "step", "steps": self.plan.steps, "epochs": self.plan.epochs, **row})
-        jump = self._losses.spike(loss)
+        jump = self._losses.spike(figures.loss)
         if jump:
             self.notice(f"step {self.steps_done}: {jump}")
+
+    def change_loss(self, text: str) -> None:
+        """Tell of a loss that is another one from the next step on, and compare it with none before."""
+        self._losses = LossWatch()
+        self.notice(text)
 
     def recent_losses(self, number: int) -> list[float]:
         """Up to the last `number` losses of this process's life."""

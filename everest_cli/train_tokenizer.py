@@ -66,21 +66,19 @@ def run_stage(
     Raises:
         UserError: everest.errors tells which.
     """
-    from everest.tokenizer_spec import tokenizer_settings
-    from everest.train_tokenizer import set_up_tokenizer, tokenizer_loss, train_tokenizer
+    from everest.train_tokenizer import set_up_tokenizer, train_tokenizer, trial_loss
 
-    stage = tokenizer_settings(recipe)
     with choices.place(recipe, devices) as place:
-        training, judge = set_up_tokenizer(recipe, place)
+        stage = set_up_tokenizer(recipe, place)
         if dry_run:
-            stages.print_trial(training, lambda clip: tokenizer_loss(training, clip, stage))
+            stages.print_trial(stage.training, lambda clip: trial_loss(stage, clip))
             return None
-        stages.begin(training, place, recipe, init=None)
-        told = train_tokenizer(training, stage, judge)
+        stages.begin(stage.training, place, recipe, init=None)
+        told = train_tokenizer(stage)
     if told and not choices.quiet:
         for line in report_lines(told):
             say(line)
-    return training, place
+    return stage.training, place
 
 
 def report_lines(told: dict[str, Any]) -> list[str]:

@@ -63,6 +63,15 @@ def test_overflow_of_a_scaled_gradient_is_part_of_fp16_but_not_for_ever():
         Nonfinite("stop", scaled=True).leaves_out(math.nan, math.inf)
 
 
+def test_what_else_an_update_is_made_of_must_be_finite_too():
+    sound, broken = {"r1": 0.0}, {"r1": 0.0, "discriminator": math.inf}
+    assert not Nonfinite("stop", scaled=False).leaves_out(1.0, 1.0, sound)
+    with pytest.raises(DivergedError, match=r"gradient norm 1\.0, discriminator inf, 1 times"):
+        Nonfinite("stop", scaled=False).leaves_out(1.0, 1.0, broken)
+    with pytest.raises(DivergedError):  # a discriminator has no scale to look for
+        Nonfinite("stop", scaled=True).leaves_out(1.0, math.inf, broken)
+
+
 def test_a_jump_of_the_loss_is_told_and_a_slow_rise_is_not():
     watch = LossWatch()
     assert all(watch.spike(1 + 0.01 * (i % 3)) is None for i in range(60))

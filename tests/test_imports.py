@@ -29,9 +29,10 @@ everest.data.rand_augment everest.data.mixing everest.data.views everest.data.da
 everest.models.block everest.models.embedding everest.models.positions everest.models.vit
 everest.models.mae everest.models.pooling everest.models.classifier
 everest.models.fsq everest.models.tokenizer_blocks everest.models.token_scorer everest.models.tokenizer
+everest.models.discriminator
 everest.optim everest.sharding everest.checkpoint everest.running everest.run_folder everest.continuing
 everest.runs everest.bad_videos everest.plan
-everest.tracking everest.train_state
+everest.tracking everest.adversary everest.train_state
 everest.devices everest.norms everest.token_targets everest.tokenizer_spec everest.token_index
 everest.build
 everest.profiling.counting everest.profiling.memory everest.plots everest.data_uri
@@ -43,13 +44,14 @@ everest.classes everest.clips everest.token_cache everest.mask_view everest.pict
 everest.mask_page
 everest.encoding everest.inference everest.predictions everest.timeline everest.row_store everest.features
 everest.mask_report everest.frame_view everest.frame_pictures
-everest.saving everest.step_record everest.training everest.assemble everest.scores everest.scoring
+everest.saving everest.step_record everest.updating everest.training everest.assemble
+everest.scores everest.scoring
 everest.eval_report.confusion everest.eval_report.sweep everest.eval_report.drawing everest.eval_report.page
 everest.eval_report.writing everest.evaluate
 everest.probing.encoded_set everest.probing.shallow everest.probing.attentive everest.probing.probe
 everest.pretrain everest.finetune
 everest.tokenizer_clips everest.tokenizer_measures everest.tokenizer_report everest.tokenizer_pictures
-everest.train_tokenizer
+everest.perceptual everest.tokenizer_loss everest.train_tokenizer
 everest.profiling.profile everest.profiling.paper_tables
 everest.profiling.choices everest.profiling.energy everest.profiling.measure everest.profiling.loading
 everest.profiling.drawing

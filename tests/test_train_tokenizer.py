@@ -18,15 +18,13 @@ import everest
 from everest.assemble import Place
 from everest.checkpoint import read_weights
 from everest.config.recipe import load_recipe
-from everest.config.tokenizer_settings import TokenizerSettings
 from everest.devices import make_accelerator
 from everest.errors import CheckpointError
 from everest.load import load_model, open_weights, tokenizer_of
 from everest.models.tokenizer import AdaptiveTokenizer
 from everest.reports import silent
 from everest.run_folder import RunFolder
-from everest.train_tokenizer import Judge, measure_targets, set_up_tokenizer, tokenizer_loss
-from everest.training import Training
+from everest.train_tokenizer import TokenizerStage, measure_targets, set_up_tokenizer, tokenizer_losses
 from everest_cli.main import app
 
 RECIPE = """
@@ -57,8 +55,8 @@ def train(recipe: Path, folder: Path, *options: str, code: int = 0) -> str:
     return result.stderr
 
 
-def set_up(recipe: Path, folder: Path) -> tuple[Training, Judge]:
-    settings = load_recipe(recipe)
+def set_up(recipe: Path, folder: Path, *overrides: str) -> TokenizerStage:
+    settings = load_recipe(recipe, overrides=list(overrides))
     accelerator = make_accelerator(settings.train, cpu=True)
     place = Place(accelerator=accelerator, run=RunFolder(folder), resumed=False, report=silent)
     return set_up_tokenizer(settings, place)
@@ -102,7 +100,7 @@ def test_weights_describe_themselves_and_come_back_to_the_bit(trained: Path):
 
 
 def test_targets_are_measured_on_all_tokens_of_the_training_set(recipe: Path, trained: Path, tmp_path: Path):
-    training, _ = set_up(recipe, tmp_path / "run")
+    training = set_up(recipe, tmp_path / "run").training
     model = load_model(trained)
     clips = torch.cat([training.clips.read((0, i)).frames for i in range(4)]).float() / 255
     with torch.no_grad():
@@ -125,16 +123,16 @@ def train_scorer(recipe: Path, folder: Path, full_batches: float) -> list[tuple[
     """Each weight of the scorer as training begins with it, and after one step."""
     values = [f"tokenizer.full_batches={full_batches}", "tokenizer.epochs=1", "tokenizer.warmup_epochs=0"]
     train(recipe, folder, *(f"--set={value}" for value in [*values, "tokenizer.ema=null"]))
-    _, judge = set_up(recipe, folder.with_suffix(".fresh"))
+    untrained = set_up(recipe, folder.with_suffix(".fresh")).judge.untrained
     after = load_model(folder).scorer
-    return list(zip(judge.untrained.parameters(), after.parameters(), strict=True))
+    return list(zip(untrained.parameters(), after.parameters(), strict=True))
 
 
 def test_gradients_of_a_masked_pass_reach_the_scorer(recipe: Path, tmp_path: Path):
-    training, _ = set_up(recipe, tmp_path / "run")
-    clip = next(iter(training.loader()))
-    tokenizer_loss(training, clip, TokenizerSettings(full_batches=0.0)).backward()
-    scorer = training.model.scorer
+    stage = set_up(recipe, tmp_path / "run", "tokenizer.full_batches=0.0")
+    clip = next(iter(stage.training.loader()))
+    tokenizer_losses(stage, clip, adversarial=False).loss.backward()
+    scorer = stage.training.model.scorer
     norms = [parameter.grad.norm().item() for parameter in scorer.parameters()]
     assert all(0 <= norm < float("inf") for norm in norms)
     assert max(norms) > 0
@@ -199,7 +197,15 @@ def test_dry_run_tells_and_writes_nothing(recipe: Path, tmp_path: Path):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("tokenizer.loss.gan=0.1", "tokenizer.loss.gan: this loss is not built yet; leave it at 0"),
+        ("tokenizer.loss.gan=-0.1", "tokenizer.loss.gan: must be at least 0.0, not -0.1"),
+        ("tokenizer.loss.r1=-1", "tokenizer.loss.r1: must be at least 0.0, not -1"),
+        (
+            "tokenizer.loss.discriminator_lr=0",
+            "tokenizer.loss.discriminator_lr: must be more than 0.0, not 0",
+        ),
+        ("tokenizer.loss.perceptual=.nan", "tokenizer.loss.perceptual: must be"),
+        ("tokenizer.loss.gann=0.1", "tokenizer.loss.gann: unknown key; did you mean 'gan'?"),
+        ("tokenizer.loss.reconstruction=0", "tokenizer.loss.reconstruction: with perceptual 0, too, nothing"),
         ("tokenizer.size=tinny", "tokenizer.size: unknown value 'tinny'; did you mean 'tiny'?"),
         ("tokenizer.kep=0.1", "tokenizer.kep: unknown key; did you mean 'keep'?"),
         ("tokenizer.keep=0", "tokenizer.keep: must be more than 0.0, not 0"),

@@ -7,7 +7,7 @@ from math import log2
 
 from everest.config.settings import Recipe
 from everest.config.tokenizer_settings import TokenizerSettings
-from everest.tokenizer_sizes import TokenizerConfig
+from everest.tokenizer_sizes import LEAST_PLACES, TokenizerConfig, discriminator_halvings
 from everest.tokens import TokenGrid, num_kept
 
 Problems = Iterator[tuple[tuple[str, ...], str]]
@@ -25,8 +25,8 @@ def tokenizer_problems(recipe: Recipe) -> Problems:
             tokens = recipe.pretrain.target.kind == "tokens"
             yield ("pretrain", *(("target", "kind") if tokens else ("selection", "score"))), text
         return
-    yield from _losses(settings)
     config = settings.config
+    yield from _losses(recipe, settings, config)
     malformed = [*_network(config), *_window(settings, config)]
     yield from malformed
     if malformed:
@@ -50,10 +50,15 @@ def _cache(recipe: Recipe) -> Problems:
         yield key, "has the tokens of whole clips, and pretrain.frame_selection.alpha draws other frames"
 
 
-def _losses(settings: TokenizerSettings) -> Problems:
-    for name in ("perceptual", "gan"):
-        if getattr(settings.loss, name):
-            yield ("tokenizer", "loss", name), "this loss is not built yet; leave it at 0"
+def _losses(recipe: Recipe, settings: TokenizerSettings, config: TokenizerConfig) -> Problems:
+    loss, key = settings.loss, ("tokenizer", "loss")
+    if not (loss.reconstruction or loss.perceptual):
+        yield (*key, "reconstruction"), "with perceptual 0, too, nothing is to be rebuilt; set one of them"
+    size = recipe.data.frame_size
+    if loss.gan and not discriminator_halvings(config, size):
+        pixels = round(2 * LEAST_PLACES * config.stem[1] / config.input_scale)
+        text = f"clips of {size[0]} x {size[1]} pixels are too small for the discriminator, which halves them"
+        yield (*key, "gan"), f"{text}; set it to 0, or data.size to {pixels} at least"
 
 
 def _network(config: TokenizerConfig) -> Problems:

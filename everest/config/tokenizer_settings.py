@@ -33,11 +33,15 @@ _ARCHITECTURE = (
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerLossSettings:
-    """Weights of the losses beside the squared error of the pixels, whose weight is 1."""
+    """Weights of the terms, and what the last two of them need."""
 
     __pydantic_config__ = _STRICT
+    reconstruction: NotNegative = 1.0  # of the squared error of the pixels [M]
     perceptual: NotNegative = 0.0  # [M]: 0.1
     gan: NotNegative = 0.0  # [M]: 0.1
+    r1: NotNegative = 10.0  # of the penalty in the discriminator's loss [M]
+    discriminator_lr: Positive = 1e-4  # its peak; the schedule is the tokenizer's [M]
+    perceptual_weights: str | None = None  # a file, or hf:OWNER/NAME; None: timm's
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,6 +37,7 @@ class TokenizerReconstruction(NamedTuple):
 
     loss: Tensor  # scalar: mean squared error of the pixels in [0, 1]
     frames: Tensor  # (B, 3, T, H, W): rebuilt, in the size that the tokenizer works in
+    original: Tensor  # (B, 3, T, H, W): the clips in that size
     mask: Tensor  # (B, t, h, w) of 0 and 1: the tokens that they were rebuilt from
 
 
@@ -191,7 +192,7 @@ class AdaptiveTokenizer(nn.Module):
         # In the graph even where it is not used: DDP waits for a gradient of every weight.
         mask = torch.where(torch.tensor(all_tokens, device=mask.device), 1.0, mask)
         rebuilt = self._decode(frames, mask)
-        return TokenizerReconstruction(F.mse_loss(rebuilt.float(), frames), rebuilt, mask)
+        return TokenizerReconstruction(F.mse_loss(rebuilt.float(), frames), rebuilt, frames, mask)
 
     def _decode(self, frames: Tensor, mask: Tensor) -> Tensor:
         """Scaled frames by way of the tokens that a mask keeps; the others are 0 before they are rounded."""

@@ -1,0 +1,103 @@
+"""One update of the weights: a model's, and those of an adversary that learns against it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Final, cast
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from everest.config.settings import TrainSettings
+from everest.optim import set_lr
+from everest.sharding import set_gradient_exchange, whole
+from everest.train_state import TrainState
+
+ADVERSARY_NORM: Final = "discriminator_grad_norm"  # in metrics.jsonl
+
+
+class Updater:
+    """Adds up gradients over the passes of a step, and applies them: all of them, or none.
+
+    Args:
+        state: what an update changes.
+    """
+
+    def __init__(self, accelerator: Accelerator, state: TrainState, settings: TrainSettings) -> None:
+        self._accelerator = accelerator
+        self._state = state
+        self._clip_grad = settings.clip_grad
+        model = state.model
+        compiled = cast(nn.Module, torch.compile(model)) if settings.compile else model
+        # A model that is cut exchanges gradients itself: Accelerate adds the precision only.
+        self.model = accelerator.prepare_model(compiled, evaluation_mode=settings.shard == "full")
+        self._optimizer = accelerator.prepare_optimizer(state.optimizer)
+
+    def set_lr(self, lr: float) -> None:
+        for optimizer in self._state.optimizers:
+            set_lr(optimizer, lr)
+
+    @contextmanager
+    def one_pass(self, *, last: bool) -> Iterator[None]:
+        """Around a pass: processes exchange the model's gradients in the last one of a step only."""
+        set_gradient_exchange(self._state.model, on=last)
+        with nullcontext() if last else self._accelerator.no_sync(self.model):
+            yield
+
+    def backward(self, loss: Tensor, adversary: Tensor | None) -> None:
+        """Add the gradients of a pass; the adversary's loss is float32 and needs no scale."""
+        self._accelerator.backward(loss)
+        if adversary is not None:
+            adversary.backward()
+
+    def gradient_norm(self) -> float:
+        """The norm of the model's gradient over all processes, which is clipped to `train.clip_grad` then."""
+        self._accelerator.unscale_gradients(self._optimizer)
+        return self._clipped(self.model.parameters())
+
+    def adversary_norm(self) -> dict[str, float]:
+        """The same of the adversary, by its name in the log; empty where it does not play in the step."""
+        adversary = self._state.adversary
+        if adversary is None:
+            return {}
+        parameters = list(adversary.discriminator.parameters())
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        if not gradients:
+            return {}
+        self._average(gradients)
+        return {ADVERSARY_NORM: self._clipped(parameters)}
+
+    def _average(self, gradients: list[Tensor]) -> None:
+        """Make them the mean over all processes, in one exchange."""
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        mean = self._accelerator.reduce(flat, reduction="mean")
+        assert isinstance(mean, Tensor)
+        parts = mean.split([gradient.numel() for gradient in gradients])
+        for gradient, part in zip(gradients, parts, strict=True):
+            gradient.copy_(part.view_as(gradient))
+
+    def _clipped(self, parameters: Iterable[nn.Parameter]) -> float:
+        parameters = [p for p in parameters if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if self._clip_grad is not None:
+            torch.nn.utils.clip_grads_with_norm_(parameters, self._clip_grad, norm)
+        return whole(norm).item()
+
+    def step(self) -> None:
+        """Change the weights by their gradients."""
+        self._optimizer.step()
+        if self._state.adversary is not None:
+            self._state.adversary.optimizer.step()
+        if self._state.ema is not None:
+            self._state.ema.update(self._state.model)
+
+    def leave_out(self) -> None:
+        """In the place of `step`: fp16 halves its scale after an overflow."""
+        if self._accelerator.scaler is not None:
+            self._accelerator.scaler.update()
+
+    def zero_grad(self) -> None:
+        for optimizer in self._state.optimizers:
+            optimizer.zero_grad()

@@ -7,15 +7,16 @@ All arms have one tokenizer, one set of videos, the same order of clips and the 
 steps; a seed changes weights, order and masks. What is finished in the folder is not trained again, and is in
 the table.
 
-Of every arm: accuracy after fine-tuning, and the error on held-out clips over that of predicting the mean,
-both at the tokens that are important to the tokenizer and at random ones: losses of the arms' training cannot
-be compared, as important tokens are harder.
+Of every arm: accuracy after fine-tuning, and the error on held-out clips over that of predicting the mean, at
+tokens that are important to the tokenizer, at random ones beside them, and at random ones alone: the losses of
+the arms' training cannot be compared, as important tokens are harder.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
@@ -43,7 +44,8 @@ PAGE: Final = HERE.parent / "docs" / "lvmae.md"
 HELD_OUT: Final = 240  # clips
 LEAST_SEEDS: Final = 3  # of which a difference is told
 ADAPTIVE: Final = LearnedImportance()
-KINDS: Final = ("important", "random")  # of the tokens that it chooses
+KINDS: Final = ("important", "random", "random alone")  # tokens of held-out clips that an arm is asked for
+Answers = tuple[Tensor, Tensor]  # predictions and targets, (tokens, P) each
 
 
 @dataclass(frozen=True)
@@ -109,32 +111,37 @@ def videos_of(frames: int, folder: Path, *, seed: int) -> DemoSteps:
 
 @torch.inference_mode()
 def held_out_errors(recipe: Recipe, weights: Path) -> dict[str, float]:
-    """The error of the predictions over that of predicting the mean of what is predicted, by kind of token.
-
-    Every arm is asked for the same: the tokens that the adaptive one is trained on.
-    """
+    """The error of the predictions over that of predicting their mean, by kind of token."""
     model = load_model(weights)
     assert isinstance(model, MaskedAutoencoder)
     data, stride = recipe.data, recipe.pretrain.stride
     views = ValidationViews(frames=data.frames, stride=stride, size=data.frame_size, sampling="dense")
     clips = unlabelled_clips(recipe, "test", views, replace_bad=False)
-    parts: dict[str, list[tuple[Tensor, Tensor]]] = {kind: [] for kind in KINDS}
+    answers: dict[str, list[Answers]] = {kind: [] for kind in KINDS}
     for number, clip in enumerate(first_clips(clips, HELD_OUT, settings=recipe.train)):
         generator = torch.Generator().manual_seed(number)
         noise = torch.rand(len(clip.frames), model.encoder.grid.num_tokens, generator=generator)
-        frames = normalise(clip.frames[:, 0])
-        model.selector = replace(ADAPTIVE, random_ratio=0.0)
-        important = torch.zeros_like(noise).scatter_(1, model.select(frames, noise).target, 1.0)  # (B, N)
-        model.selector = ADAPTIVE
-        out = model(frames, noise=noise)
-        is_important = important.gather(1, out.selection.target).bool()  # (B, M)
-        for kind, chosen in zip(KINDS, (is_important, ~is_important), strict=True):
-            parts[kind].append((out.prediction[chosen], out.target[chosen]))  # (tokens, P) each
-    return {kind: _relative_error(parts[kind]) for kind in KINDS}
+        for kind, answer in _asked(model, normalise(clip.frames[:, 0]), noise):
+            answers[kind].append(answer)
+    return {kind: _relative_error(answers[kind]) for kind in KINDS}
 
 
-def _relative_error(parts: list[tuple[Tensor, Tensor]]) -> float:
-    prediction, target = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+def _asked(model: MaskedAutoencoder, frames: Tensor, noise: Tensor) -> Iterator[tuple[str, Answers]]:
+    """What an arm says of the tokens of adaptive pre-training, by kind, and of random ones by themselves."""
+    model.selector = replace(ADAPTIVE, random_ratio=0.0)
+    important = torch.zeros_like(noise).scatter_(1, model.select(frames, noise).target, 1.0)  # (B, N)
+    model.selector = ADAPTIVE
+    out = model(frames, noise=noise)
+    is_important = important.gather(1, out.selection.target).bool()  # (B, M)
+    yield "important", (out.prediction[is_important], out.target[is_important])
+    yield "random", (out.prediction[~is_important], out.target[~is_important])
+    model.selector = replace(ADAPTIVE, score="random")
+    out = model(frames, noise=noise)
+    yield "random alone", (out.prediction.flatten(0, 1), out.target.flatten(0, 1))
+
+
+def _relative_error(answers: list[Answers]) -> float:
+    prediction, target = (torch.cat(tensors) for tensors in zip(*answers, strict=True))
     spread = target.var(dim=0, correction=0).mean()
     return ((prediction - target).square().mean() / spread).item()
 
@@ -148,7 +155,7 @@ def main() -> None:
     with one_thread():
         run_arms(options.folder, options.arms, options.seeds)
     rows = [json.loads(path.read_text()) for path in sorted(options.folder.glob("*.json"))]
-    head = ["arm", "seeds", "top-1 after fine-tuning", "error, important tokens", "error, random tokens"]
+    head = ["arm", "seeds", "top-1 after fine-tuning", *(f"error, {kind}" for kind in KINDS)]
     lines = [_cells(name, of_arm) for name in ARMS if (of_arm := [row for row in rows if row["arm"] == name])]
     publish("lvmae_arms", rows, f"{markdown(head, lines)}\n\n{_paired(rows)}", page=PAGE)
 

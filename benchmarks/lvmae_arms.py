@@ -8,7 +8,7 @@ steps; a seed changes weights, order and masks. What is finished in the folder i
 the table.
 
 Of every arm: accuracy after fine-tuning, and the error on held-out clips over that of predicting the mean, at
-tokens that are important to the tokenizer, at random ones beside them, and at random ones alone: the losses of
+tokens that are important to the tokenizer, at random ones beside them, and at random ones alone: losses of
 the arms' training cannot be compared, as important tokens are harder.
 """
 

@@ -132,8 +132,10 @@ def publish(name: str, rows: list[dict[str, Any]], table: str, *, page: Path = P
     (HERE / "results").mkdir(exist_ok=True)
     (HERE / "results" / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n")
     begin, end = f"<!-- benchmarks/{name}.py -->\n", f"<!-- end of {name} -->"
-    before, _, rest = page.read_text().partition(begin)
-    _, _, after = rest.partition(end)
+    before, found, rest = page.read_text().partition(begin)
+    _, ended, after = rest.partition(end)
+    if not (found and ended):
+        raise SystemExit(f"{page} has no place for the table: {begin.strip()} and {end}")
     page.write_text(f"{before}{begin}\n{table.strip()}\n\n{end}{after}")
     print(table)
 

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from everest.clips import pretrain_clips
 from everest.config.settings import Recipe
-from everest.demo_steps import DemoSteps, one_thread
+from everest.demo_steps import PICTURE, RUNS, DemoSteps, one_thread
 from everest.demo_videos import CLASSES, DEMO_SET
 from everest.load import load_model
 from everest.mask_view import view_model
 from everest.models.mae import MaskedAutoencoder
 from everest.pictures import draw_views
 from everest.reports import Report
-
-PICTURE: Final = "reconstruction.png"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,10 +34,11 @@ def run_demo(folder: Path, *, seed: int, report: Report) -> DemoResult:
     steps = DemoSteps(folder=folder, seed=seed, report=report)
     steps.render(DEMO_SET)
     recipe = steps.recipe("demo")
-    encoder = steps.pretrain("pretrain", recipe)
+    pretraining, pretrained, from_scratch = RUNS
+    encoder = steps.pretrain(pretraining, recipe)
     result = DemoResult(
-        pretrained=steps.finetune("finetune-pretrained", recipe, init=encoder),
-        from_scratch=steps.finetune("finetune-scratch", recipe, init=None),
+        pretrained=steps.finetune(pretrained, recipe, init=encoder),
+        from_scratch=steps.finetune(from_scratch, recipe, init=None),
         chance=100 / len(CLASSES),
     )
     draw_prediction(recipe, encoder, folder / PICTURE)

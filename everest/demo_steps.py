@@ -26,11 +26,14 @@ from everest.rendered_sets import RenderedSet
 from everest.reports import Report, notice
 from everest.run_folder import RunFolder
 from everest.stopping import Stopped
-from everest.token_index import INDEX
 from everest.train_tokenizer import set_up_tokenizer, train_tokenizer
 
 VIDEOS: Final = "demo-videos"
 REPORT: Final = "report.md"
+PICTURE: Final = "reconstruction.png"
+RUNS: Final = ("pretrain", "finetune-pretrained", "finetune-scratch")  # of EVEREST's demo
+LVMAE_RUNS: Final = ("tokenizer", "tokens", "pretrain", "finetune-64", "finetune-64-scratch", "finetune-16")
+WRITTEN: Final = (*RUNS, *LVMAE_RUNS, PICTURE, REPORT, VIDEOS)  # last the videos, which tell a demo's folder
 
 Result = TypeVar("Result")
 
@@ -47,12 +50,11 @@ def clear_demo(folder: Path, *, overwrite: bool) -> None:
         raise RecipeError(f"--output {folder}: exists and holds no demo; choose another folder")
     if not overwrite:
         raise RecipeError(f"--output {folder}: holds a demo; choose another folder, or use --overwrite")
-    shutil.rmtree(folder / VIDEOS)
-    for path in folder.iterdir():
-        if (path / "recipe.yaml").is_file() or (path / INDEX).is_file():
+    for path in (folder / name for name in WRITTEN):
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
-        elif path.name == REPORT or path.suffix == ".png":
-            path.unlink()
+        else:
+            path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -103,7 +105,7 @@ class DemoSteps:
         folder = Path(cache)
 
         def work() -> None:
-            write_tokens(recipe, folder, variants=variants, batch=8, overwrite=False, report=self.report)
+            write_tokens(recipe, folder, variants=variants, cpu=True, report=self.report)
 
         self._timed(f"preparing tokens ({folder.name})", work)
 

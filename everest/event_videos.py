@@ -39,28 +39,37 @@ def render_clips(
     Args:
         num_frames: F; more show the same, slower.
     """
-    n = len(classes)
-    begins = [rng.integers(low, high, n) for low, high in _BEGINS]
-    moments = np.arange(num_frames) * (NUM_FRAMES / num_frames)
-    done = {event: np.zeros((n, num_frames)) for event in EVENTS}  # (n, F): share of an event that is done
-    for which, begin in enumerate(begins):
-        progress = np.clip((moments - begin[:, None]) / _LASTS, 0, 1)  # (n, F): 0 before it, 1 after it
-        for event, shares in done.items():
-            mine = np.array([ORDERS[c][which] == event for c in classes])
-            shares[mine] = progress[mine]
+    return render(event_paths(classes, rng, num_frames=num_frames), rng)
+
+
+def event_paths(
+    classes: NDArray[np.int64], rng: np.random.Generator, *, num_frames: int = NUM_FRAMES
+) -> Paths:
+    """What the shape of each clip does."""
+    n, done = len(classes), _progress(classes, rng, num_frames)
     heading = rng.uniform(0, 2 * np.pi, (n, 1))
     way = rng.uniform(*_WAY, (n, 1)) * done["moves"]  # (n, F) pixels
     smallest, largest = np.log(RADIUS)
-    size = rng.uniform(smallest, (smallest + largest) / 2, (n, 1)) + _there_and_back(
-        done["grows"], _GROWTH, rng
-    )
-    moving = Paths(
+    size = rng.uniform(smallest, (smallest + largest) / 2, (n, 1))
+    return Paths(
         centre=rng.uniform(0, SIZE, (n, 1, 2)) + np.stack([way * np.cos(heading), way * np.sin(heading)], -1),
         turn=rng.uniform(0, 2 * np.pi, (n, 1)) * np.ones(num_frames),
         radius=np.exp(size + _there_and_back(done["grows"], _GROWTH, rng)),
         light=1 + _there_and_back(done["fades"], _FADE, rng),
     )
-    return render(moving, rng)
+
+
+def _progress(classes: NDArray[np.int64], rng: np.random.Generator, num_frames: int) -> dict[str, Doubles]:
+    """(n, F) by event: 0 before it, 1 after it; 0 where a class has it not."""
+    n = len(classes)
+    moments = np.arange(num_frames) * (NUM_FRAMES / num_frames)
+    done = {event: np.zeros((n, num_frames)) for event in EVENTS}
+    for which, (low, high) in enumerate(_BEGINS):
+        progress = np.clip((moments - rng.integers(low, high, (n, 1))) / _LASTS, 0, 1)
+        for event, shares in done.items():
+            mine = np.array([ORDERS[c][which] == event for c in classes])
+            shares[mine] = progress[mine]
+    return done
 
 
 def _there_and_back(progress: Doubles, height: tuple[float, float], rng: np.random.Generator) -> Doubles:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from everest.config.settings import Recipe
-from everest.demo_steps import DemoSteps, one_thread
+from everest.demo_steps import LVMAE_RUNS, DemoSteps, one_thread
 from everest.event_videos import CLASSES, NUM_FRAMES, event_set
 from everest.reports import Report
 
@@ -37,17 +37,18 @@ def run_lvmae_demo(folder: Path, *, seed: int, report: Report) -> LvmaeResult:
     steps = DemoSteps(folder=folder, seed=seed, report=report)
     steps.render(event_set())
     recipe = steps.recipe("lvmae-demo")
-    tokenizer = steps.tokenizer("tokenizer", recipe)
-    with_tokens = steps.recipe("lvmae-demo", *tokens_of(tokenizer, folder / "tokens"))
+    tokenizing, tokens, pretraining, long, long_from_scratch, short = LVMAE_RUNS
+    tokenizer = steps.tokenizer(tokenizing, recipe)
+    with_tokens = steps.recipe("lvmae-demo", *tokens_of(tokenizer, folder / tokens))
     steps.tokens(with_tokens, variants=VARIANTS)
-    encoder = steps.pretrain("pretrain", with_tokens)
-    short = steps.recipe("lvmae-demo", *clips_of(SHORT))
+    encoder = steps.pretrain(pretraining, with_tokens)
+    short_clips = steps.recipe("lvmae-demo", *clips_of(SHORT))
     result = LvmaeResult(
-        pretrained=steps.finetune("finetune-64", recipe, init=encoder),
-        from_scratch=steps.finetune("finetune-64-scratch", recipe, init=None),
-        short=steps.finetune("finetune-16", short, init=encoder),
+        pretrained=steps.finetune(long, recipe, init=encoder),
+        from_scratch=steps.finetune(long_from_scratch, recipe, init=None),
+        short=steps.finetune(short, short_clips, init=encoder),
         chance=100 / len(CLASSES),
-        tokenizer=json.loads((folder / "tokenizer" / "report.json").read_text()),
+        tokenizer=json.loads((folder / tokenizing / "report.json").read_text()),
     )
     steps.write_report(_text(recipe, result))
     return result

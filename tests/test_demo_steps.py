@@ -31,7 +31,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
         steps.tokens(recipe, variants=1)
         encoder = steps.pretrain("pretrain", recipe)
         short = steps.recipe("lvmae-demo", *FEW, *clips_of(16))
-        top1 = steps.finetune("finetune", short, init=encoder)
+        top1 = steps.finetune("finetune-16", short, init=encoder)
     steps.write_report(f"{top1} %\n")
     return folder
 
@@ -47,22 +47,25 @@ def test_every_stage_leaves_its_run_and_its_seconds(demo: Path):
     ]
     rows = [row for row in (demo / "report.md").read_text().splitlines() if row.startswith("| ")][1:]
     assert [any(row.startswith(f"| {stage}") for row in rows) for stage in stages] == [True] * len(stages)
-    assert all((demo / run / "model.safetensors").is_file() for run in ("tokenizer", "pretrain", "finetune"))
+    assert all(
+        (demo / run / "model.safetensors").is_file() for run in ("tokenizer", "pretrain", "finetune-16")
+    )
 
 
-def test_pretraining_reads_the_prepared_tokens(demo: Path):
+def test_tokens_are_prepared_once_for_pretraining(demo: Path):
     assert json.loads((demo / "tokens" / INDEX).read_text())["variants"] == 1
-    assert str(demo / "tokens") in (demo / "pretrain" / "recipe.yaml").read_text()
+    assert len((demo / "pretrain" / "metrics.jsonl").read_text().splitlines()) == 2  # a step an epoch
 
 
 def test_an_earlier_demo_is_removed_and_nothing_else(demo: Path):
-    mine = demo / "mine"
-    mine.mkdir()
-    (mine / "notes.txt").write_text("kept")
+    mine = [demo / "mine" / "recipe.yaml", demo / "plot.png"]
+    mine[0].parent.mkdir()
+    for path in mine:
+        path.write_text("kept")
     with pytest.raises(RecipeError, match="--overwrite"):
         clear_demo(demo, overwrite=False)
     clear_demo(demo, overwrite=True)
-    assert [path.name for path in demo.iterdir()] == ["mine"]
+    assert {path for path in demo.rglob("*") if path.is_file()} == set(mine)
 
 
 def test_a_folder_that_holds_no_demo_is_left_alone(tmp_path: Path):

@@ -121,6 +121,17 @@ def test_events_come_in_the_order_of_their_class_and_far_apart():
             assert (early > late + 1, late > early + 1)[order.index("fades")], (order, early, late)
 
 
+def test_shapes_grow_as_far_as_it_says():
+    classes = np.arange(96) % len(event_videos.CLASSES)
+    radius = event_videos.event_paths(classes, np.random.default_rng(0)).radius  # (n, F)
+    growth = np.log(radius.max(axis=1) / radius.min(axis=1))
+    grows = np.array(["grows" in event_videos.ORDERS[c] for c in classes])
+    low, high = event_videos._GROWTH
+    assert (growth[grows] > 0.9 * low).all()  # an event's middle may lie between two frames
+    assert (growth[grows] < high).all()
+    assert (growth[~grows] == 0).all()
+
+
 def test_more_frames_show_the_same_events_slower():
     classes = np.arange(12) % len(event_videos.CLASSES)
     clips = event_videos.render_clips(classes, np.random.default_rng(0)).astype(int)

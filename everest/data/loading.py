@@ -25,6 +25,7 @@ from everest.data.datasets import Clip, SampleKey, VideoClips
 from everest.errors import DataError, EnvironmentProblem, UserError
 
 SECONDS_TO_DIE: Final = 5.0  # a killed process is gone in milliseconds, if the kernel is not out of memory
+TORCH_TIMED_OUT: Final = "DataLoader timed out"
 MALLOPT: Final = {-3: 2**25, -1: 2**27}  # glibc's M_MMAP_THRESHOLD (its largest) and M_TRIM_THRESHOLD: bytes
 
 
@@ -115,7 +116,7 @@ class _Workers:
                 return next(self._loaded)
         except (RuntimeError, OSError, EOFError) as error:  # a dying worker shows in any of them
             self._waiting = False
-            if self._late.is_set() or "timed out" in str(error):
+            if self._late.is_set() or str(error).startswith(TORCH_TIMED_OUT):
                 self._kill()
                 raise TimeoutError from error
             self._let_die()
@@ -163,6 +164,8 @@ class _Workers:
 
     def _let_die(self) -> None:
         """Wait for a worker whose connections are closed already: it can be asked for its end only then."""
+        if not self._processes:
+            return
         closed = wait([process.sentinel for process in self._processes], SECONDS_TO_DIE)
         for process in self._processes:
             if process.sentinel in closed:

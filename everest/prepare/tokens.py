@@ -44,7 +44,14 @@ Problems = dict[str, str]  # why a sample could not be read, by its number
 
 
 def write_tokens(
-    recipe: Recipe, output: Path, *, variants: int, batch: int, overwrite: bool, report: Report
+    recipe: Recipe,
+    output: Path,
+    *,
+    variants: int,
+    batch: int = 8,
+    overwrite: bool = False,
+    cpu: bool = False,
+    report: Report,
 ) -> dict[str, Any]:
     """Write the tokens of all pre-training clips of a recipe; what an earlier call has finished is kept.
 
@@ -52,6 +59,7 @@ def write_tokens(
         variants: clips of each video; a folder that has fewer gets the others, one that has more keeps them.
         batch: clips in one pass.
         overwrite: begin again, whatever `output` has.
+        cpu: leave other devices alone.
     Returns:
         `{"output", "videos", "variants", "parts", "kept", "bytes", "bad"}`: `kept` parts were there.
     Raises:
@@ -60,7 +68,7 @@ def write_tokens(
         DataError: more videos than `data.max_bad` cannot be read.
         EnvironmentProblem: no room on the disk or on the device.
     """
-    accelerator = make_accelerator(recipe.train, cpu=False)
+    accelerator = make_accelerator(recipe.train, cpu=cpu)
     use = _named_tokenizer(recipe)
     work = _Work(
         clips=pretrain_clips(recipe, replace_bad=False),

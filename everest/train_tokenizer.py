@@ -121,7 +121,7 @@ def tokenizer_losses(stage: TokenizerStage, clip: Clip, *, adversarial: bool) ->
 def trial_loss(stage: TokenizerStage, clip: Clip) -> Tensor:
     """All that a late step computes, in one sum: the adversary plays, if there is one."""
     losses = tokenizer_losses(stage, clip, adversarial=stage.objective.adversary is not None)
-    return losses.loss if losses.adversary is None else losses.loss + losses.adversary
+    return losses.loss if losses.adversary_loss is None else losses.loss + losses.adversary_loss
 
 
 def _sees_all(training: Training, settings: TokenizerSettings) -> bool:
@@ -148,7 +148,7 @@ def train_tokenizer(stage: TokenizerStage) -> dict[str, Any]:
                 training.change_loss(f"the discriminator begins after step {step}: its term joins the loss")
             for clip in training.micro_batches():
                 losses = tokenizer_losses(stage, clip, adversarial=stage.adversarial)
-                training.backward(losses.loss, losses.adversary, losses.parts)
+                training.backward(losses.loss, losses.adversary_loss, losses.parts)
             training.update()
             if _is_due(training):
                 training.save()  # first: judging may take long, and may fail

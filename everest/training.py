@@ -192,17 +192,16 @@ class Training:
         return generator_at(self.settings.seed, Purpose.BATCH, *self._place)
 
     def backward(
-        self, loss: Tensor, adversary: Tensor | None = None, parts: Mapping[str, Tensor] | None = None
+        self, loss: Tensor, adversary_loss: Tensor | None = None, parts: Mapping[str, Tensor] | None = None
     ) -> None:
         """Add the gradients of one pass.
 
         Args:
-            adversary: its loss.
             parts: what else of the pass is logged, by name.
         """
         passes = self.plan.accumulation
         self._record.add(loss, parts or {}, passes=passes)
-        self.updater.backward(loss / passes, None if adversary is None else adversary / passes)
+        self.updater.backward(loss / passes, None if adversary_loss is None else adversary_loss / passes)
 
     def update(self) -> None:
         """Change the weights by the gradients of the step, and log it.

@@ -46,11 +46,11 @@ class Updater:
         with nullcontext() if last else self._accelerator.no_sync(self.model):
             yield
 
-    def backward(self, loss: Tensor, adversary: Tensor | None) -> None:
+    def backward(self, loss: Tensor, adversary_loss: Tensor | None) -> None:
         """Add the gradients of a pass; the adversary's loss is float32 and needs no scale."""
         self._accelerator.backward(loss)
-        if adversary is not None:
-            adversary.backward()
+        if adversary_loss is not None:
+            adversary_loss.backward()
 
     def gradient_norm(self) -> float:
         """The norm of the model's gradient over all processes, which is clipped to `train.clip_grad` then."""

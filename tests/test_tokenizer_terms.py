@@ -266,7 +266,7 @@ def passes_of(stage: TokenizerStage) -> None:
     next(stage.training.steps())
     for clip in stage.training.micro_batches():
         losses = tokenizer_losses(stage, clip, adversarial=True)
-        stage.training.backward(losses.loss, losses.adversary, losses.parts)
+        stage.training.backward(losses.loss, losses.adversary_loss, losses.parts)
 
 
 def test_a_step_changes_both(recipe: Path, tmp_path: Path):

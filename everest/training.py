@@ -210,10 +210,11 @@ class Training:
             DivergedError: a loss or a gradient is not finite; all weights are left as they were.
             DataError: too many videos could not be read.
         """
-        norm = self.updater.gradient_norm()
+        self.updater.average_adversary()
+        norm, adversary_norm = self.updater.clip_gradients()
         found = self._record.exchanged(self.accelerator, self._signal.number)
         self._stop_asked = found.signal
-        figures = Figures(found.loss, norm, {**found.parts, **self.updater.adversary_norm()})
+        figures = Figures(found.loss, norm, {**found.parts, **adversary_norm})
         if self._is_sound(figures):
             self.updater.step()
         else:

@@ -22,7 +22,7 @@ from everest.config.tokenizer_settings import TokenizerSettings
 from everest.data.datasets import Clip, VideoClips
 from everest.data.loading import batches
 from everest.data.remote import located
-from everest.devices import on_device, peak_memory
+from everest.devices import bytes_per_value, on_device, peak_memory
 from everest.errors import RecipeError
 from everest.models.classifier import VideoClassifier
 from everest.plan import StagePlan, fitting_micro_batch, memory_advice, plan_stage
@@ -100,11 +100,6 @@ def set_up_training(
         adversary=adversary,
         one_batch=place.one_batch,
     )
-
-
-def bytes_per_value(accelerator: Accelerator) -> int:
-    """Of the activations in its precision."""
-    return 4 if accelerator.mixed_precision == "no" else 2
 
 
 def _bytes_per_clip(

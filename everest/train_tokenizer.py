@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from everest.adversary import first_step
-from everest.assemble import Place, bytes_per_value, set_up_training
+from everest.assemble import Place, set_up_training
 from everest.bad_videos import refuse_too_many
 from everest.checkpoint import read_weights
 from everest.config.settings import Recipe, TrainSettings
 from everest.config.tokenizer_settings import TokenizerSettings
 from everest.data.datasets import Clip, VideoClips
+from everest.devices import bytes_per_value
 from everest.errors import RecipeError
 from everest.files import write_text
 from everest.load import tokenizer_of

@@ -34,14 +34,14 @@ from everest.data.datasets import Clip, StepSampler, VideoClips, failures
 from everest.data.loading import batches, make_loader
 from everest.devices import on_device
 from everest.errors import DivergedError, EnvironmentProblem, UserError
-from everest.health import LossWatch, Nonfinite
+from everest.health import Figures, LossWatch, Nonfinite
 from everest.plan import StagePlan
 from everest.randomness import Purpose, generator_at, seed_at
 from everest.reports import Report, notice
 from everest.run_folder import NONFINITE, RunFolder
 from everest.running import released_afterwards
 from everest.saving import Saver
-from everest.step_record import Figures, StepRecord
+from everest.step_record import StepRecord
 from everest.stopping import Stopped, StopSignal
 from everest.tracking import Tracker, numbers_of
 from everest.train_state import TrainState
@@ -227,7 +227,7 @@ class Training:
     def _is_sound(self, figures: Figures) -> bool:
         """Whether the update may be done; what is against it is told."""
         try:
-            left_out = self._nonfinite.leaves_out(figures.loss, figures.norm, figures.parts)
+            left_out = self._nonfinite.leaves_out(figures)
         except DivergedError as error:
             where = self._write_videos(figures)
             raise DivergedError(

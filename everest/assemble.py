@@ -36,6 +36,8 @@ from everest.tracking import make_tracker
 from everest.training import Training
 
 Stage = PretrainSettings | FinetuneSettings | TokenizerSettings
+# Of a pass: the model's loss, and its adversary's where one plays.
+LossesOf = Callable[[Clip], tuple[Tensor, Tensor | None]]
 
 USUAL_LR = (1e-5, 4e-3)  # ours: where the recipes' learning rates lie, with some room
 
@@ -186,15 +188,15 @@ def _plan(
     return plan_stage(stage, num_videos=videos["videos"], processes=processes, largest_micro_batch=largest)
 
 
-def try_one_pass(training: Training, loss_of: Callable[[Clip], Tensor]) -> dict[str, Any]:
+def try_one_pass(training: Training, losses_of: LossesOf) -> dict[str, Any]:
     """Two passes with updates on real clips, nothing written; the second tells what the run will take."""
     training.model.train()
     began = time.monotonic()
     clip = on_device(next(batches(training.loader())), training.accelerator.device)
     loaded = time.monotonic()
-    loss = _one_pass(training, loss_of, clip)
+    loss = _one_pass(training, losses_of, clip)
     warm = time.monotonic()
-    _one_pass(training, loss_of, clip)
+    _one_pass(training, losses_of, clip)
     seconds = time.monotonic() - warm
     plan = training.plan
     return {
@@ -213,9 +215,9 @@ def try_one_pass(training: Training, loss_of: Callable[[Clip], Tensor]) -> dict[
     }
 
 
-def _one_pass(training: Training, loss_of: Callable[[Clip], Tensor], clip: Clip) -> float:
-    loss = loss_of(clip)
-    training.accelerator.backward(loss)
+def _one_pass(training: Training, losses_of: LossesOf, clip: Clip) -> float:
+    loss, adversary_loss = losses_of(clip)
+    training.updater.backward(loss, adversary_loss)
     training.updater.step()
     training.updater.zero_grad()
     return loss.item()  # waits for the device

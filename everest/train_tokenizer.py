@@ -119,10 +119,10 @@ def tokenizer_losses(stage: TokenizerStage, clip: Clip, *, adversarial: bool) ->
         return stage.objective(rebuilt, adversarial=adversarial, rng=rng)
 
 
-def trial_loss(stage: TokenizerStage, clip: Clip) -> Tensor:
-    """All that a late step computes, in one sum: the adversary plays, if there is one."""
+def trial_losses(stage: TokenizerStage, clip: Clip) -> tuple[Tensor, Tensor | None]:
+    """The tokenizer's and its adversary's loss as late steps have them: it plays, if there is one."""
     losses = tokenizer_losses(stage, clip, adversarial=stage.objective.adversary is not None)
-    return losses.loss if losses.adversary_loss is None else losses.loss + losses.adversary_loss
+    return losses.loss, losses.adversary_loss
 
 
 def _sees_all(training: Training, settings: TokenizerSettings) -> bool:

@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,16 +20,19 @@ from test_processes import TWO, everest, start, wait_for_rows, wait_until_nobody
 from test_stages import stop_after, weights
 from test_train_tokenizer import RECIPE, set_up, train
 from torch import Tensor
+from typer.testing import CliRunner
 
 from everest import perceptual
 from everest.adversary import BETAS, first_step
+from everest.assemble import try_one_pass
 from everest.checkpoint import newest_state
 from everest.config.recipe import load_recipe
 from everest.plan import kept_values
 from everest.reports import silent
 from everest.run_folder import RunFolder
 from everest.tokenizer_spec import tokenizer_spec
-from everest.train_tokenizer import TokenizerStage, tokenizer_losses
+from everest.train_tokenizer import TokenizerStage, tokenizer_losses, trial_losses
+from everest_cli.main import app
 
 GAN = ["--set", "tokenizer.loss.gan=0.1"]
 STEPS = 15  # of a run here, one an epoch
@@ -135,9 +139,15 @@ def test_the_discriminator_has_betas_and_a_peak_of_its_own_and_the_tokenizers_sc
     assert {group["betas"] for group in adversary.optimizer.param_groups} == {BETAS}
 
 
-def test_a_dry_run_tries_the_discriminator_and_writes_nothing(recipe: Path, tmp_path: Path):
-    train(recipe, tmp_path / "run", *GAN, "--dry-run")
-    assert not (tmp_path / "run").exists()
+def test_a_dry_run_tries_the_discriminator_and_tells_the_tokenizers_loss(recipe: Path, tmp_path: Path):
+    run = tmp_path / "run"
+    command = ["train-tokenizer", "--recipe", str(recipe), "-o", str(run), "--gpus", "cpu", *GAN]
+    shown = CliRunner().invoke(app, [*command, "--dry-run"]).stdout
+    stage = set_up(recipe, run, "tokenizer.loss.gan=0.1")
+    loss, adversary_loss = trial_losses(stage, next(iter(stage.training.loader())))
+    assert adversary_loss is not None
+    assert float(re.search(r"^loss: (.*)$", shown, re.MULTILINE)[1]) == pytest.approx(loss.item(), rel=1e-5)
+    assert not run.exists()
 
 
 def test_the_discriminators_memory_is_estimated_within_a_half(recipe: Path, tmp_path: Path):
@@ -269,15 +279,27 @@ def passes_of(stage: TokenizerStage) -> None:
         stage.training.backward(losses.loss, losses.adversary_loss, losses.parts)
 
 
-def test_a_step_changes_both(recipe: Path, tmp_path: Path):
+def whole_step(stage: TokenizerStage) -> None:
+    stage.training.steps_done = 1  # the first step has learning rate 0
+    passes_of(stage)
+    stage.training.update()
+
+
+def trial(stage: TokenizerStage) -> None:
+    stage.training.updater.set_lr(1e-3)
+    try_one_pass(stage.training, lambda clip: trial_losses(stage, clip))
+
+
+@pytest.mark.parametrize("change", [whole_step, trial])
+def test_a_step_and_a_trial_change_both(
+    recipe: Path, tmp_path: Path, change: Callable[[TokenizerStage], None]
+):
     stage = set_up(recipe, tmp_path / "run", "tokenizer.loss.gan=0.1")
     (tmp_path / "run").mkdir()
-    stage.training.steps_done = 1
     assert stage.objective.adversary is not None
     modules = (stage.objective.adversary.discriminator, stage.training.model.decoder)
     before = [[p.clone() for p in module.parameters()] for module in modules]
-    passes_of(stage)
-    stage.training.update()
+    change(stage)
     for module, weights_before in zip(modules, before, strict=True):
         assert not any(torch.equal(p, q) for p, q in zip(module.parameters(), weights_before, strict=True))
 

@@ -110,24 +110,35 @@ def test_weights_of_another_network_are_refused(small: dict[str, Tensor], tmp_pa
     path = tmp_path / "net.safetensors"
     del small["fc.weight"]
     save_file(small | {"more": torch.zeros(1)}, path)
-    with pytest.raises(CheckpointError, match=r"1 missing \(fc.weight\); 1 unexpected \(more\)") as refused:
-        load_network(str(path))
-    assert refused.value.exit_code == 6
+    assert "1 missing (fc.weight); 1 unexpected (more)" in refused(path)
+
+
+def test_a_missing_file_is_told(tmp_path: Path):
+    assert "net.pth: no such checkpoint" in refused(tmp_path / "net.pth")
 
 
 def test_a_pickle_with_code_is_refused(small: dict[str, Tensor], tmp_path: Path):
     torch.save({"state_dict": small, "run": subprocess.Popen}, tmp_path / "net.pth")
-    with pytest.raises(CheckpointError, match="refused, nothing of it ran"):
-        load_network(str(tmp_path / "net.pth"))
+    assert "refused, nothing of it ran" in refused(tmp_path / "net.pth")
 
 
-def test_without_a_network_the_way_out_is_told(tmp_path: Path):
+def refused(path: Path) -> str:
+    with pytest.raises(CheckpointError, match=r"^tokenizer\.loss\.perceptual_weights: ") as caught:
+        load_network(str(path))
+    assert caught.value.exit_code == 6
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("weights", [None, perceptual.WEIGHTS, "hf:nonsense"])
+def test_what_is_not_reachable_and_what_is_wrong_are_told_apart(tmp_path: Path, weights: str | None):
     """In a process of its own: huggingface_hub reads its environment when it is imported."""
-    code = "from everest.perceptual import load_network; load_network(None)"
+    code = f"from everest.perceptual import load_network; load_network({weights!r})"
     place = {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
     shown = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **place}
     )
-    told = shown.stderr.strip().splitlines()[-1]
-    assert told.startswith("everest.errors.EnvironmentProblem: tokenizer.loss.perceptual: ")
-    assert "tokenizer.loss.perceptual_weights" in told
+    kind, told = shown.stderr.strip().splitlines()[-1].split(": ", 1)
+    assert told.startswith("tokenizer.loss.perceptual_weights: hf:")
+    wrong = weights == "hf:nonsense"
+    assert kind == f"everest.errors.{'CheckpointError' if wrong else 'EnvironmentProblem'}"
+    assert told.endswith("write hf:OWNER/NAME" if wrong else "or set it to a file of them")

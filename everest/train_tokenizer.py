@@ -77,8 +77,6 @@ def set_up_tokenizer(recipe: Recipe, place: Place) -> TokenizerStage:
         )
     if recipe.train.shard != "none":
         place.report(notice("train.shard has no effect on a tokenizer: every process has a whole one"))
-    if settings.loss.perceptual_weights is not None and not settings.loss.perceptual:
-        place.report(notice("tokenizer.loss.perceptual_weights has no effect where perceptual is 0"))
     clips = tokenizer_clips(recipe)
     objective = tokenizer_objective(recipe, spec, place.accelerator.device)
     engine = replace(recipe.train, ema=settings.ema, shard="none")

@@ -333,12 +333,6 @@ def test_weights_of_another_network_end_the_command_with_code_6(
     assert not (tmp_path / "run").exists()
 
 
-def test_weights_that_nothing_uses_are_told(recipe: Path, tmp_path: Path):
-    unused = ["--set", "tokenizer.loss.perceptual_weights=net.safetensors"]
-    said = train(recipe, tmp_path / "run", *unused, "--dry-run")
-    assert "tokenizer.loss.perceptual_weights has no effect where perceptual is 0" in said
-
-
 def test_clips_too_small_for_a_discriminator_are_told(recipe: Path, tmp_path: Path):
     said = train(recipe, tmp_path / "run", *GAN, "--set", "data.size=16", code=2)
     assert "tokenizer.loss.gan: clips of 16 x 16 pixels are too small for the discriminator" in said

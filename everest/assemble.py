@@ -64,7 +64,7 @@ def set_up_training(
     classes: tuple[str, ...] | None = None,
     start: Callable[[VideoClassifier], None] | None = None,
     adversary: Adversary | None = None,
-    bytes_beside: int = 0,
+    bytes_beside: Callable[[int], int] = lambda bytes_per_value: 0,
 ) -> Training:
     """Build what a stage trains and how.
 
@@ -72,12 +72,12 @@ def set_up_training(
         classes: names for the header of `model.safetensors`.
         start: fills a fine-tuning model with a trained encoder.
         adversary: learns against the model, in the same steps.
-        bytes_beside: memory that a clip needs in a pass of other networks.
+        bytes_beside: memory that a clip needs in a pass of other networks, by the bytes of a value.
     """
     accelerator = place.accelerator
     videos = {"videos": len(clips), "samples": fingerprint(clips.samples, located(recipe.data.root), classes)}
-    bytes_of = partial(_bytes_per_clip, spec, accelerator, bytes_beside)
-    plan = _plan(recipe, stage, bytes_of, place, videos)
+    bytes_of, value_bytes = partial(_bytes_per_clip, spec, bytes_beside), bytes_per_value(accelerator)
+    plan = _plan(recipe, stage, bytes_of(recipe.train.checkpointing, value_bytes), place, videos)
     torch.manual_seed(seed_at(recipe.train.seed, Purpose.WEIGHTS))
     model = spec.build()
     if start is not None and isinstance(model, VideoClassifier):
@@ -98,16 +98,17 @@ def set_up_training(
         videos=videos,
         bad_videos=BadVideos(recipe.data.max_bad),
         report=place.report,
-        memory_advice=memory_advice(plan, bytes_of),
+        memory_advice=memory_advice(plan, bytes_of, bytes_per_value=value_bytes),
         adversary=adversary,
         one_batch=place.one_batch,
     )
 
 
 def _bytes_per_clip(
-    spec: ModelSpec | TokenizerSpec, accelerator: Accelerator, beside: int, checkpointing: bool
+    spec: ModelSpec | TokenizerSpec, beside: Callable[[int], int], checkpointing: bool, bytes_per_value: int
 ) -> int:
-    return replace(spec, checkpointing=checkpointing).bytes_per_clip(bytes_per_value(accelerator)) + beside
+    of_spec = replace(spec, checkpointing=checkpointing).bytes_per_clip(bytes_per_value)
+    return of_spec + beside(bytes_per_value)
 
 
 def start_run(training: Training, place: Place, recipe_text: str, *, init: str | None) -> None:
@@ -167,7 +168,7 @@ def _shard(recipe: Recipe, model: nn.Module, accelerator: Accelerator) -> None:
 def _plan(
     recipe: Recipe,
     stage: Stage,
-    bytes_of: Callable[[bool], int],
+    bytes_per_clip: int,
     place: Place,
     videos: dict[str, Any],
 ) -> StagePlan:
@@ -184,7 +185,7 @@ def _plan(
     elif before and before["processes"] == processes:
         largest = before["micro_batch"]
     else:
-        largest = fitting_micro_batch(bytes_of(recipe.train.checkpointing), place.accelerator.device)
+        largest = fitting_micro_batch(bytes_per_clip, place.accelerator.device)
     return plan_stage(stage, num_videos=videos["videos"], processes=processes, largest_micro_batch=largest)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final
 
 import torch
@@ -16,7 +17,6 @@ from everest.checkpoint import read_weights
 from everest.config.settings import Recipe, TrainSettings
 from everest.config.tokenizer_settings import TokenizerSettings
 from everest.data.datasets import Clip, VideoClips
-from everest.devices import bytes_per_value
 from everest.errors import RecipeError
 from everest.files import write_text
 from everest.load import tokenizer_of
@@ -87,7 +87,7 @@ def set_up_tokenizer(recipe: Recipe, place: Place) -> TokenizerStage:
         clips,
         place,
         adversary=objective.adversary,
-        bytes_beside=objective.bytes_per_clip(spec, bytes_per_value(place.accelerator)),
+        bytes_beside=partial(objective.bytes_per_clip, spec),
     )
     key = held_out_key(recipe)
     held_out = key in ("val", "test")

@@ -201,10 +201,16 @@ def assert_goes_on(recipe: Path, tmp_path: Path) -> None:
 
 def test_memory_advice_has_numbers_that_shrink():
     plan = plan_stage(PretrainSettings(), num_videos=1000, processes=1, largest_micro_batch=32)
-    advice = memory_advice(plan, lambda saving: 2**28 if saving else 2**30)
+
+    def bytes_of(checkpointing: bool, bytes_per_value: int) -> int:
+        """Half of them float32 in any precision."""
+        return (4 + bytes_per_value) * 2 ** (25 if checkpointing else 27)
+
+    advice = memory_advice(plan, bytes_of, bytes_per_value=4)
     assert "tried 32 clips a pass, about 32.00 GiB" in advice
     assert "train.micro_batch=16 needs about 16.00 GiB" in advice
-    assert "checkpointing=true about 8.00 GiB" in advice
+    assert advice.endswith("checkpointing=true about 8.00 GiB, train.precision=bf16 about 24.00 GiB")
+    assert "bf16" not in memory_advice(plan, bytes_of, bytes_per_value=2)
 
 
 def test_too_little_memory_in_a_loop_is_explained(

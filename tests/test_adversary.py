@@ -77,7 +77,7 @@ def test_every_pixel_of_a_clip_tells():
 
 
 @pytest.mark.parametrize(("side", "halvings"), [(16, 0), (31, 0), (32, 1), (64, 2), (224, 3)])
-def test_sides_are_halved_down_to_four_places(side: int, halvings: int):
+def test_sides_are_halved_while_four_places_are_left(side: int, halvings: int):
     assert discriminator_halvings(TINY, (side, 2 * side)) == halvings
 
 

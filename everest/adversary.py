@@ -31,7 +31,7 @@ class DiscriminatorLosses(NamedTuple):
     """Scalars of one pass."""
 
     total: Tensor  # what the discriminator learns from
-    told_apart: Tensor  # low where real and rebuilt clips are told apart
+    logistic: Tensor  # low where real and rebuilt clips are told apart
     r1: Tensor  # without its weight
 
 
@@ -41,13 +41,13 @@ class Adversary:
     All is computed in float32, whatever `train.precision` is: R1 learns from second derivatives.
 
     Args:
-        r1: weight of the penalty.
+        r1_weight: of the penalty.
         lr_scale: its learning rate over the tokenizer's, in every step.
     """
 
-    def __init__(self, discriminator: nn.Module, *, r1: float, lr_scale: float = 1.0) -> None:
+    def __init__(self, discriminator: nn.Module, *, r1_weight: float, lr_scale: float = 1.0) -> None:
         self.discriminator = discriminator
-        self._r1 = r1
+        self._r1_weight = r1_weight
         groups = parameter_groups(discriminator.named_parameters(), depth=0, weight_decay=0.0)
         for group in groups:
             group["lr_scale"] = lr_scale
@@ -64,9 +64,9 @@ class Adversary:
         with _float32(real):
             on_real = self.discriminator(real)  # (B,)
             on_rebuilt = self.discriminator(rebuilt.detach().float())
-            told_apart = F.softplus(-on_real).mean() + F.softplus(on_rebuilt).mean()
-            r1 = r1_penalty(on_real, real, learns=self._r1 > 0)
-            return DiscriminatorLosses(told_apart + self._r1 * r1, told_apart, r1)
+            logistic = F.softplus(-on_real).mean() + F.softplus(on_rebuilt).mean()
+            r1 = r1_penalty(on_real, real, learns=self._r1_weight > 0)
+            return DiscriminatorLosses(logistic + self._r1_weight * r1, logistic, r1)
 
 
 def r1_penalty(logits: Tensor, real: Tensor, *, learns: bool = True) -> Tensor:

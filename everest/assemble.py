@@ -22,7 +22,7 @@ from everest.config.tokenizer_settings import TokenizerSettings
 from everest.data.datasets import Clip, VideoClips
 from everest.data.loading import batches
 from everest.data.remote import located
-from everest.devices import on_device, peak_memory
+from everest.devices import bytes_per_value, on_device, peak_memory
 from everest.errors import RecipeError
 from everest.models.classifier import VideoClassifier
 from everest.plan import StagePlan, fitting_micro_batch, memory_advice, plan_stage
@@ -36,6 +36,8 @@ from everest.tracking import make_tracker
 from everest.training import Training
 
 Stage = PretrainSettings | FinetuneSettings | TokenizerSettings
+# Of a pass: the model's loss, and its adversary's where one plays.
+LossesOf = Callable[[Clip], tuple[Tensor, Tensor | None]]
 
 USUAL_LR = (1e-5, 4e-3)  # ours: where the recipes' learning rates lie, with some room
 
@@ -62,7 +64,7 @@ def set_up_training(
     classes: tuple[str, ...] | None = None,
     start: Callable[[VideoClassifier], None] | None = None,
     adversary: Adversary | None = None,
-    bytes_beside: int = 0,
+    bytes_beside: Callable[[int], int] = lambda bytes_per_value: 0,
 ) -> Training:
     """Build what a stage trains and how.
 
@@ -70,12 +72,12 @@ def set_up_training(
         classes: names for the header of `model.safetensors`.
         start: fills a fine-tuning model with a trained encoder.
         adversary: learns against the model, in the same steps.
-        bytes_beside: memory that a clip needs in a pass of other networks.
+        bytes_beside: memory that a clip needs in a pass of other networks, by the bytes of a value.
     """
     accelerator = place.accelerator
     videos = {"videos": len(clips), "samples": fingerprint(clips.samples, located(recipe.data.root), classes)}
-    bytes_of = partial(_bytes_per_clip, spec, accelerator, bytes_beside)
-    plan = _plan(recipe, stage, bytes_of, place, videos)
+    bytes_of, value_bytes = partial(_bytes_per_clip, spec, bytes_beside), bytes_per_value(accelerator)
+    plan = _plan(recipe, stage, bytes_of(recipe.train.checkpointing, value_bytes), place, videos)
     torch.manual_seed(seed_at(recipe.train.seed, Purpose.WEIGHTS))
     model = spec.build()
     if start is not None and isinstance(model, VideoClassifier):
@@ -96,21 +98,17 @@ def set_up_training(
         videos=videos,
         bad_videos=BadVideos(recipe.data.max_bad),
         report=place.report,
-        memory_advice=memory_advice(plan, bytes_of),
+        memory_advice=memory_advice(plan, bytes_of, bytes_per_value=value_bytes),
         adversary=adversary,
         one_batch=place.one_batch,
     )
 
 
-def bytes_per_value(accelerator: Accelerator) -> int:
-    """Of the activations in its precision."""
-    return 4 if accelerator.mixed_precision == "no" else 2
-
-
 def _bytes_per_clip(
-    spec: ModelSpec | TokenizerSpec, accelerator: Accelerator, beside: int, checkpointing: bool
+    spec: ModelSpec | TokenizerSpec, beside: Callable[[int], int], checkpointing: bool, bytes_per_value: int
 ) -> int:
-    return replace(spec, checkpointing=checkpointing).bytes_per_clip(bytes_per_value(accelerator)) + beside
+    of_spec = replace(spec, checkpointing=checkpointing).bytes_per_clip(bytes_per_value)
+    return of_spec + beside(bytes_per_value)
 
 
 def start_run(training: Training, place: Place, recipe_text: str, *, init: str | None) -> None:
@@ -170,7 +168,7 @@ def _shard(recipe: Recipe, model: nn.Module, accelerator: Accelerator) -> None:
 def _plan(
     recipe: Recipe,
     stage: Stage,
-    bytes_of: Callable[[bool], int],
+    bytes_per_clip: int,
     place: Place,
     videos: dict[str, Any],
 ) -> StagePlan:
@@ -187,19 +185,19 @@ def _plan(
     elif before and before["processes"] == processes:
         largest = before["micro_batch"]
     else:
-        largest = fitting_micro_batch(bytes_of(recipe.train.checkpointing), place.accelerator.device)
+        largest = fitting_micro_batch(bytes_per_clip, place.accelerator.device)
     return plan_stage(stage, num_videos=videos["videos"], processes=processes, largest_micro_batch=largest)
 
 
-def try_one_pass(training: Training, loss_of: Callable[[Clip], Tensor]) -> dict[str, Any]:
+def try_one_pass(training: Training, losses_of: LossesOf) -> dict[str, Any]:
     """Two passes with updates on real clips, nothing written; the second tells what the run will take."""
     training.model.train()
     began = time.monotonic()
     clip = on_device(next(batches(training.loader())), training.accelerator.device)
     loaded = time.monotonic()
-    loss = _one_pass(training, loss_of, clip)
+    loss = _one_pass(training, losses_of, clip)
     warm = time.monotonic()
-    _one_pass(training, loss_of, clip)
+    _one_pass(training, losses_of, clip)
     seconds = time.monotonic() - warm
     plan = training.plan
     return {
@@ -218,9 +216,9 @@ def try_one_pass(training: Training, loss_of: Callable[[Clip], Tensor]) -> dict[
     }
 
 
-def _one_pass(training: Training, loss_of: Callable[[Clip], Tensor], clip: Clip) -> float:
-    loss = loss_of(clip)
-    training.accelerator.backward(loss)
+def _one_pass(training: Training, losses_of: LossesOf, clip: Clip) -> float:
+    loss, adversary_loss = losses_of(clip)
+    training.updater.backward(loss, adversary_loss)
     training.updater.step()
     training.updater.zero_grad()
     return loss.item()  # waits for the device

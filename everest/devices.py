@@ -39,6 +39,11 @@ def make_accelerator(train: TrainSettings, *, cpu: bool) -> Accelerator:
     return Accelerator(mixed_precision="no" if precision == "fp32" else precision, cpu=cpu)
 
 
+def bytes_per_value(accelerator: Accelerator) -> int:
+    """Of the activations in its precision."""
+    return 4 if accelerator.mixed_precision == "no" else 2
+
+
 def from_main(accelerator: Accelerator, decide: Callable[[], T]) -> T:
     """What the main process decides, on all of them: it depends on the clock or on what the disk holds."""
     decided = [decide() if accelerator.is_main_process else None]

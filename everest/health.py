@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Mapping, Sequence
-from typing import Final, Literal
+from collections.abc import Sequence
+from typing import Final, Literal, NamedTuple
 
 from everest.errors import DivergedError
 
@@ -13,6 +13,28 @@ SKIP_LIMIT: Final = 10  # ours: updates in a row that `train.nonfinite: skip` ma
 SCALER_LIMIT: Final = 100  # ours: the same for fp16, whose scale starts too high and halves each time
 SPIKE_WINDOW: Final = 50  # ours: losses that a new one is compared with
 SPIKE_DEVIATIONS: Final = 6.0  # ours
+
+
+class Figures(NamedTuple):
+    """What a step comes to, over all processes."""
+
+    loss: float
+    norm: float  # of the gradient
+    parts: dict[str, float]  # terms of the loss, and an adversary's loss and gradient
+
+    @property
+    def named(self) -> dict[str, float]:
+        """All of them, by their names in the log."""
+        return {"loss": self.loss, "grad_norm": self.norm, **self.parts}
+
+    @property
+    def broken_parts(self) -> dict[str, float]:
+        """Those that are not finite."""
+        return {name: value for name, value in self.parts.items() if not math.isfinite(value)}
+
+    def __str__(self) -> str:
+        broken = "".join(f", {name} {value}" for name, value in self.broken_parts.items())
+        return f"loss {self.loss}, gradient norm {self.norm}{broken}"
 
 
 class Nonfinite:
@@ -24,26 +46,21 @@ class Nonfinite:
         self.skipped = 0  # in a row
         self.overflow = False  # whether the last one that was left out is fp16's search for its scale
 
-    def leaves_out(self, loss: float, norm: float, parts: Mapping[str, float] | None = None) -> bool:
+    def leaves_out(self, figures: Figures) -> bool:
         """Whether to leave the update out.
 
-        Args:
-            parts: what else the update is made of, by name.
         Raises:
             DivergedError: the policy does not allow it, or no longer.
         """
-        broken = {name: value for name, value in (parts or {}).items() if not math.isfinite(value)}
-        if math.isfinite(loss) and math.isfinite(norm) and not broken:
+        losses_sound = math.isfinite(figures.loss) and not figures.broken_parts
+        if losses_sound and math.isfinite(figures.norm):
             self.skipped = 0
             return False
         self.skipped += 1
-        self.overflow = self.scaled and math.isfinite(loss) and not broken
+        self.overflow = self.scaled and losses_sound
         limit = SCALER_LIMIT if self.overflow else SKIP_LIMIT
         if (self.policy == "stop" and not self.overflow) or self.skipped > limit:
-            others = "".join(f", {name} {value}" for name, value in broken.items())
-            raise DivergedError(
-                f"the loss is {loss}, the gradient norm {norm}{others}, {self.skipped} times in a row"
-            )
+            raise DivergedError(f"{figures}, {self.skipped} times in a row")
         return True
 
 

@@ -17,6 +17,10 @@ _SAFE = [*_TEXTS, "*.safetensors"]
 _PICKLED = [*_TEXTS, "*.bin", "*.pth", "*.pt"]  # only where nothing safe is offered
 
 
+class Unreachable(CheckpointError):
+    """Neither the hub nor the local cache has it now; another time they may."""
+
+
 def show(text: str) -> None:
     """A line for the user, once over all processes."""
     if is_main():
@@ -35,7 +39,8 @@ def fetch(name: str, *, notify: Callable[[str], None] = show) -> Path:
     HF_HUB_CACHE say where it is. `notify` is told licence and revision.
 
     Raises:
-        CheckpointError: no such repository, no right to read it, or neither hub nor cache has it.
+        CheckpointError: no such repository, or no right to read it.
+        Unreachable: neither hub nor cache has it.
     """
     repository, revision = _parsed(name)
     try:
@@ -96,7 +101,7 @@ def _download(repository: str, revision: str | None) -> Path:
 def _download_error(name: str, error: Exception) -> UserError:
     if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
         return write_error(Path(str(error.filename)), error)
-    return CheckpointError(f"{name}: the download broke off ({_first_line(error)}); run again to go on")
+    return Unreachable(f"{name}: the download broke off ({_first_line(error)}); run again to go on")
 
 
 def _cached(repository: str, revision: str | None, *, why: str) -> Path:
@@ -108,7 +113,7 @@ def _cached(repository: str, revision: str | None, *, why: str) -> Path:
             snapshot_download(repository, revision=revision, allow_patterns=_SAFE, local_files_only=True)
         )
     except (LocalEntryNotFoundError, OSError, ValueError) as error:
-        raise CheckpointError(
+        raise Unreachable(
             f"{PREFIX}{repository}: not whole in the cache {constants.HF_HUB_CACHE}, and the hub does not "
             f"answer ({why}); connect, or fetch it elsewhere by `hf download {repository}`"
         ) from error

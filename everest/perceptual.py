@@ -11,7 +11,6 @@ B batch, T frames, H W pixels.
 from __future__ import annotations
 
 from copy import deepcopy
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -23,10 +22,11 @@ from torch import Tensor, nn
 from everest.checkpoint import load_tensors
 from everest.convert.read import locate, read_foreign
 from everest.errors import CheckpointError, EnvironmentProblem
-from everest.hub import fetch, show
+from everest.hub import Unreachable, show
 from everest.pixels import in_imagenet_units
 from everest.plan import kept_values
 
+SETTING: Final = "tokenizer.loss.perceptual_weights"
 NETWORK: Final = "resnet50"
 WEIGHTS: Final = "hf:timm/resnet50.tv_in1k"  # ours, of timm's: trained in the plain way, as MAGVIT's own
 SIDE: Final = 224  # pixels
@@ -67,22 +67,19 @@ def load_network(weights: str | None) -> nn.Module:
     """The ImageNet network.
 
     Args:
-        weights: a file of them, or `hf:OWNER/NAME`; None is timm's, from the hub or its local cache.
+        weights: a file of them, or `hf:OWNER/NAME`; None is timm's. Those of the hub come from there or from
+            its local cache.
     Raises:
-        CheckpointError: they are not there, cannot be read, or belong to another network.
-        EnvironmentProblem: timm's cannot be fetched.
+        CheckpointError: no such weights, or they cannot be read, or belong to another network.
+        EnvironmentProblem: neither hub nor cache has them now.
     """
     network = timm.create_model(NETWORK)
-    path = _fetched() if weights is None else locate(weights, notify=show)
-    counters = {name: value for name, value in network.state_dict().items() if name.endswith(_COUNTER)}
-    load_tensors(network, counters | dict(read_foreign(path).tensors), source=str(path))
-    return network
-
-
-def _fetched() -> Path:
     try:
-        return fetch(WEIGHTS)
+        path = locate(WEIGHTS if weights is None else weights, notify=show)
+        counters = {name: value for name, value in network.state_dict().items() if name.endswith(_COUNTER)}
+        load_tensors(network, counters | dict(read_foreign(path).tensors), source=str(path))
+    except Unreachable as error:
+        raise EnvironmentProblem(f"{SETTING}: {error}; or set it to a file of them") from error
     except CheckpointError as error:
-        raise EnvironmentProblem(
-            f"tokenizer.loss.perceptual: {error}; or set tokenizer.loss.perceptual_weights to a file of them"
-        ) from error
+        raise CheckpointError(f"{SETTING}: {error}") from error
+    return network

@@ -16,6 +16,10 @@ from everest.optim import cosine_lr, scaled_lr
 
 MEMORY_SHARE = 0.5  # ours: of a device's free memory, for the activations of one pass
 CPU_BYTES = 2**30  # ours: on a CPU larger passes are no faster
+BF16_BYTES = 2  # of a value
+
+# Activations of one clip, without or with checkpointing, by the bytes of a value.
+BytesPerClip = Callable[[bool, int], int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,21 +151,25 @@ def kept_values(run: Callable[[], object], weights: Iterable[Tensor]) -> int:
     return sum(x.numel() for key, x in kept.items() if key not in known)
 
 
-def memory_advice(plan: StagePlan, bytes_of: Callable[[bool], int]) -> str:
+def memory_advice(plan: StagePlan, bytes_of: BytesPerClip, *, bytes_per_value: int) -> str:
     """What to try when a pass of the plan does not fit, with estimates.
 
     Args:
-        bytes_of: activations of one clip, without and with checkpointing.
+        bytes_per_value: that were tried.
     """
+
+    def gib(clips: int, value_bytes: int = bytes_per_value, *, checkpointing: bool = False) -> str:
+        return f"{clips * bytes_of(checkpointing, value_bytes) / 2**30:.2f} GiB"
+
     tried, half = plan.micro_batch, max(1, plan.micro_batch // 2)
-    gib = [
-        count * bytes_of(saving) / 2**30 for count, saving in ((tried, False), (half, False), (tried, True))
-    ]
-    return (
-        f"tried {tried} clips a pass, about {gib[0]:.2f} GiB of activations; "
-        f"train.micro_batch={half} needs about {gib[1]:.2f} GiB, train.checkpointing=true about "
-        f"{gib[2]:.2f} GiB; train.precision=bf16 halves each"
+    advice = (
+        f"tried {tried} clips a pass, about {gib(tried)} of activations; "
+        f"train.micro_batch={half} needs about {gib(half)}, train.checkpointing=true about "
+        f"{gib(tried, checkpointing=True)}"
     )
+    if bytes_per_value > BF16_BYTES:
+        advice += f", train.precision=bf16 about {gib(tried, BF16_BYTES)}"
+    return advice
 
 
 def activation_memory(device: torch.device) -> int:

@@ -13,24 +13,8 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from everest.devices import peak_memory
+from everest.health import Figures
 from everest.plan import StagePlan
-
-
-class Figures(NamedTuple):
-    """What a step comes to, over all processes."""
-
-    loss: float
-    norm: float  # of the gradient
-    parts: dict[str, float]  # terms of the loss, and an adversary's loss and gradient
-
-    @property
-    def named(self) -> dict[str, float]:
-        """All of them, by their names in the log."""
-        return {"loss": self.loss, "grad_norm": self.norm, **self.parts}
-
-    def __str__(self) -> str:
-        broken = "".join(f", {name} {x}" for name, x in self.parts.items() if not math.isfinite(x))
-        return f"loss {self.loss}, gradient norm {self.norm}{broken}"
 
 
 class Exchanged(NamedTuple):

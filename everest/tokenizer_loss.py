@@ -30,7 +30,7 @@ class TokenizerLosses(NamedTuple):
     """Scalars of one pass."""
 
     loss: Tensor  # of the tokenizer
-    adversary: Tensor | None  # of the discriminator, where it plays
+    adversary_loss: Tensor | None  # of the discriminator, where it plays
     parts: dict[str, Tensor]  # the terms without their weights, where there are several
 
 
@@ -60,9 +60,9 @@ class TokenizerObjective:
             several = self.perceptual is not None or self.adversary is not None
             return TokenizerLosses(loss, None, parts if several else {})
         parts["generator"] = self.adversary.generator_loss(out.frames)
-        told = self.adversary.discriminator_losses(out.original, out.frames)
-        parts |= {"discriminator": told.told_apart, "r1": told.r1}
-        return TokenizerLosses(loss + self.weights.gan * parts["generator"], told.total, parts)
+        discriminator = self.adversary.discriminator_losses(out.original, out.frames)
+        parts |= {"discriminator": discriminator.logistic, "r1": discriminator.r1}
+        return TokenizerLosses(loss + self.weights.gan * parts["generator"], discriminator.total, parts)
 
     def bytes_per_clip(self, spec: TokenizerSpec, bytes_per_value: int) -> int:
         """What the terms' networks keep of a clip beside the tokenizer's own pass: an estimate."""
@@ -94,5 +94,5 @@ def tokenizer_objective(recipe: Recipe, spec: TokenizerSpec, device: torch.devic
             torch.manual_seed(seed_at(recipe.train.seed, Purpose.DISCRIMINATOR))
             discriminator = Discriminator(spec.config, frames=spec.window, size=spec.size)
             lr_scale = weights.discriminator_lr / settings.lr
-            adversary = Adversary(discriminator.to(device), r1=weights.r1, lr_scale=lr_scale)
+            adversary = Adversary(discriminator.to(device), r1_weight=weights.r1, lr_scale=lr_scale)
     return TokenizerObjective(weights=weights, perceptual=perceptual, adversary=adversary)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final
 
 import torch
 from torch import Tensor
 
 from everest.adversary import first_step
-from everest.assemble import Place, bytes_per_value, set_up_training
+from everest.assemble import Place, set_up_training
 from everest.bad_videos import refuse_too_many
 from everest.checkpoint import read_weights
 from everest.config.settings import Recipe, TrainSettings
@@ -76,8 +77,6 @@ def set_up_tokenizer(recipe: Recipe, place: Place) -> TokenizerStage:
         )
     if recipe.train.shard != "none":
         place.report(notice("train.shard has no effect on a tokenizer: every process has a whole one"))
-    if settings.loss.perceptual_weights is not None and not settings.loss.perceptual:
-        place.report(notice("tokenizer.loss.perceptual_weights has no effect where perceptual is 0"))
     clips = tokenizer_clips(recipe)
     objective = tokenizer_objective(recipe, spec, place.accelerator.device)
     engine = replace(recipe.train, ema=settings.ema, shard="none")
@@ -88,7 +87,7 @@ def set_up_tokenizer(recipe: Recipe, place: Place) -> TokenizerStage:
         clips,
         place,
         adversary=objective.adversary,
-        bytes_beside=objective.bytes_per_clip(spec, bytes_per_value(place.accelerator)),
+        bytes_beside=partial(objective.bytes_per_clip, spec),
     )
     key = held_out_key(recipe)
     held_out = key in ("val", "test")
@@ -118,10 +117,10 @@ def tokenizer_losses(stage: TokenizerStage, clip: Clip, *, adversarial: bool) ->
         return stage.objective(rebuilt, adversarial=adversarial, rng=rng)
 
 
-def trial_loss(stage: TokenizerStage, clip: Clip) -> Tensor:
-    """All that a late step computes, in one sum: the adversary plays, if there is one."""
+def trial_losses(stage: TokenizerStage, clip: Clip) -> tuple[Tensor, Tensor | None]:
+    """The tokenizer's and its adversary's loss as late steps have them: it plays, if there is one."""
     losses = tokenizer_losses(stage, clip, adversarial=stage.objective.adversary is not None)
-    return losses.loss if losses.adversary is None else losses.loss + losses.adversary
+    return losses.loss, losses.adversary_loss
 
 
 def _sees_all(training: Training, settings: TokenizerSettings) -> bool:
@@ -148,7 +147,7 @@ def train_tokenizer(stage: TokenizerStage) -> dict[str, Any]:
                 training.change_loss(f"the discriminator begins after step {step}: its term joins the loss")
             for clip in training.micro_batches():
                 losses = tokenizer_losses(stage, clip, adversarial=stage.adversarial)
-                training.backward(losses.loss, losses.adversary, losses.parts)
+                training.backward(losses.loss, losses.adversary_loss, losses.parts)
             training.update()
             if _is_due(training):
                 training.save()  # first: judging may take long, and may fail

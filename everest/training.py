@@ -34,14 +34,14 @@ from everest.data.datasets import Clip, StepSampler, VideoClips, failures
 from everest.data.loading import batches, make_loader
 from everest.devices import on_device
 from everest.errors import DivergedError, EnvironmentProblem, UserError
-from everest.health import LossWatch, Nonfinite
+from everest.health import Figures, LossWatch, Nonfinite
 from everest.plan import StagePlan
 from everest.randomness import Purpose, generator_at, seed_at
 from everest.reports import Report, notice
 from everest.run_folder import NONFINITE, RunFolder
 from everest.running import released_afterwards
 from everest.saving import Saver
-from everest.step_record import Figures, StepRecord
+from everest.step_record import StepRecord
 from everest.stopping import Stopped, StopSignal
 from everest.tracking import Tracker, numbers_of
 from everest.train_state import TrainState
@@ -192,17 +192,16 @@ class Training:
         return generator_at(self.settings.seed, Purpose.BATCH, *self._place)
 
     def backward(
-        self, loss: Tensor, adversary: Tensor | None = None, parts: Mapping[str, Tensor] | None = None
+        self, loss: Tensor, adversary_loss: Tensor | None = None, parts: Mapping[str, Tensor] | None = None
     ) -> None:
         """Add the gradients of one pass.
 
         Args:
-            adversary: its loss.
             parts: what else of the pass is logged, by name.
         """
         passes = self.plan.accumulation
         self._record.add(loss, parts or {}, passes=passes)
-        self.updater.backward(loss / passes, None if adversary is None else adversary / passes)
+        self.updater.backward(loss / passes, None if adversary_loss is None else adversary_loss / passes)
 
     def update(self) -> None:
         """Change the weights by the gradients of the step, and log it.
@@ -211,10 +210,11 @@ class Training:
             DivergedError: a loss or a gradient is not finite; all weights are left as they were.
             DataError: too many videos could not be read.
         """
-        norm = self.updater.gradient_norm()
+        self.updater.average_adversary()
+        norm, adversary_norm = self.updater.clip_gradients()
         found = self._record.exchanged(self.accelerator, self._signal.number)
         self._stop_asked = found.signal
-        figures = Figures(found.loss, norm, {**found.parts, **self.updater.adversary_norm()})
+        figures = Figures(found.loss, norm, {**found.parts, **adversary_norm})
         if self._is_sound(figures):
             self.updater.step()
         else:
@@ -227,7 +227,7 @@ class Training:
     def _is_sound(self, figures: Figures) -> bool:
         """Whether the update may be done; what is against it is told."""
         try:
-            left_out = self._nonfinite.leaves_out(figures.loss, figures.norm, figures.parts)
+            left_out = self._nonfinite.leaves_out(figures)
         except DivergedError as error:
             where = self._write_videos(figures)
             raise DivergedError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Final, cast
 
@@ -46,31 +46,17 @@ class Updater:
         with nullcontext() if last else self._accelerator.no_sync(self.model):
             yield
 
-    def backward(self, loss: Tensor, adversary: Tensor | None) -> None:
+    def backward(self, loss: Tensor, adversary_loss: Tensor | None) -> None:
         """Add the gradients of a pass; the adversary's loss is float32 and needs no scale."""
         self._accelerator.backward(loss)
-        if adversary is not None:
-            adversary.backward()
+        if adversary_loss is not None:
+            adversary_loss.backward()
 
-    def gradient_norm(self) -> float:
-        """The norm of the model's gradient over all processes, which is clipped to `train.clip_grad` then."""
-        self._accelerator.unscale_gradients(self._optimizer)
-        return self._clipped(self.model.parameters())
-
-    def adversary_norm(self) -> dict[str, float]:
-        """The same of the adversary, by its name in the log; empty where it does not play in the step."""
-        adversary = self._state.adversary
-        if adversary is None:
-            return {}
-        parameters = list(adversary.discriminator.parameters())
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    def average_adversary(self) -> None:
+        """Make the adversary's gradient the mean over all processes, in one exchange: nothing wraps it."""
+        gradients = self._adversary_gradients
         if not gradients:
-            return {}
-        self._average(gradients)
-        return {ADVERSARY_NORM: self._clipped(parameters)}
-
-    def _average(self, gradients: list[Tensor]) -> None:
-        """Make them the mean over all processes, in one exchange."""
+            return
         flat = torch.cat([gradient.flatten() for gradient in gradients])
         mean = self._accelerator.reduce(flat, reduction="mean")
         assert isinstance(mean, Tensor)
@@ -78,11 +64,30 @@ class Updater:
         for gradient, part in zip(gradients, parts, strict=True):
             gradient.copy_(part.view_as(gradient))
 
-    def _clipped(self, parameters: Iterable[nn.Parameter]) -> float:
-        parameters = [p for p in parameters if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    def clip_gradients(self) -> tuple[float, dict[str, float]]:
+        """Scale the gradients down to the norm `train.clip_grad`, each network's by itself.
+
+        Returns:
+            The norms before, over all processes: the model's, and the adversary's by its name in the log
+            where it plays in the step.
+        """
+        self._accelerator.unscale_gradients(self._optimizer)
+        norm = self._clip(self.model)
+        adversary = self._state.adversary
+        if adversary is None or not self._adversary_gradients:
+            return norm, {}
+        return norm, {ADVERSARY_NORM: self._clip(adversary.discriminator)}
+
+    @property
+    def _adversary_gradients(self) -> list[Tensor]:
+        """Empty where it does not play in the step."""
+        adversary = self._state.adversary
+        return _gradients(adversary.discriminator) if adversary is not None else []
+
+    def _clip(self, network: nn.Module) -> float:
+        norm = torch.nn.utils.get_total_norm(_gradients(network))
         if self._clip_grad is not None:
-            torch.nn.utils.clip_grads_with_norm_(parameters, self._clip_grad, norm)
+            torch.nn.utils.clip_grads_with_norm_(network.parameters(), self._clip_grad, norm)
         return whole(norm).item()
 
     def step(self) -> None:
@@ -101,3 +106,7 @@ class Updater:
     def zero_grad(self) -> None:
         for optimizer in self._state.optimizers:
             optimizer.zero_grad()
+
+
+def _gradients(network: nn.Module) -> list[Tensor]:
+    return [parameter.grad for parameter in network.parameters() if parameter.grad is not None]

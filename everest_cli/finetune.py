@@ -60,7 +60,9 @@ def finetune(
     with choices.place(settings, devices) as place:
         training, validation = set_up_finetuning(settings, place, init=weights)
         if dry_run:
-            stages.print_trial(training, lambda clip: classification_loss(training, clip, settings.finetune))
+            stages.print_trial(
+                training, lambda clip: (classification_loss(training, clip, settings.finetune), None)
+            )
             return
         stages.begin(training, place, settings, init=choices.init)
         finetune(training, settings.finetune, validation)

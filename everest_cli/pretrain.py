@@ -52,7 +52,7 @@ def pretrain(
     with choices.place(settings, devices) as place:
         training = set_up_pretraining(settings, place)
         if dry_run:
-            stages.print_trial(training, lambda clip: pretraining_loss(training.model, clip))
+            stages.print_trial(training, lambda clip: (pretraining_loss(training.model, clip), None))
             return
         stages.begin(training, place, settings, init=None)
         pretrain(training)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +17,8 @@ from everest.launch import Devices, is_launched, is_main, read_devices, run_proc
 from everest_cli.output import Display
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from everest.assemble import Place
+    from everest.assemble import LossesOf, Place
     from everest.config.settings import Recipe
-    from everest.data.datasets import Clip
     from everest.run_folder import RunFolder
     from everest.training import Training
 
@@ -128,11 +125,11 @@ def print_recipe(recipe: Recipe) -> None:
     typer.echo(dump_recipe(recipe), nl=False)
 
 
-def print_trial(training: Training, loss_of: Callable[[Clip], Tensor]) -> None:
+def print_trial(training: Training, losses_of: LossesOf) -> None:
     """Run two passes and print what they say of the whole run, as --dry-run does."""
     from everest.assemble import try_one_pass
 
-    told = try_one_pass(training, loss_of)
+    told = try_one_pass(training, losses_of)
     told["peak_memory"] = f"{told.pop('memory_bytes') / 2**30:.2f} GiB"
     for name, value in told.items():
         typer.echo(f"{name.replace('_', ' ')}: {value}")

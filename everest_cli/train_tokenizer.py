@@ -66,12 +66,12 @@ def run_stage(
     Raises:
         UserError: everest.errors tells which.
     """
-    from everest.train_tokenizer import set_up_tokenizer, train_tokenizer, trial_loss
+    from everest.train_tokenizer import set_up_tokenizer, train_tokenizer, trial_losses
 
     with choices.place(recipe, devices) as place:
         stage = set_up_tokenizer(recipe, place)
         if dry_run:
-            stages.print_trial(stage.training, lambda clip: trial_loss(stage, clip))
+            stages.print_trial(stage.training, lambda clip: trial_losses(stage, clip))
             return None
         stages.begin(stage.training, place, recipe, init=None)
         told = train_tokenizer(stage)

@@ -33,7 +33,7 @@ def clips(number: int = 2, seed: int = 0) -> Tensor:
 @pytest.fixture
 def adversary() -> Adversary:
     torch.manual_seed(0)
-    return Adversary(Discriminator(TINY, frames=8, size=(32, 32)), r1=10.0)
+    return Adversary(Discriminator(TINY, frames=8, size=(32, 32)), r1_weight=10.0)
 
 
 # --- the network --------------------------------------------------------------------------------------------
@@ -77,7 +77,7 @@ def test_every_pixel_of_a_clip_tells():
 
 
 @pytest.mark.parametrize(("side", "halvings"), [(16, 0), (31, 0), (32, 1), (64, 2), (224, 3)])
-def test_sides_are_halved_down_to_four_places(side: int, halvings: int):
+def test_sides_are_halved_while_four_places_are_left(side: int, halvings: int):
     assert discriminator_halvings(TINY, (side, 2 * side)) == halvings
 
 
@@ -92,13 +92,13 @@ def test_clips_that_cannot_be_halved_have_no_discriminator():
 def test_losses_of_a_linear_discriminator_are_those_by_hand():
     weight = torch.randn(12, generator=torch.Generator().manual_seed(0))
     real, rebuilt = torch.rand(2, 3, 2, 3, 1, 2).unbind()
-    adversary = Adversary(Linear(weight.clone()), r1=10.0)
+    adversary = Adversary(Linear(weight.clone()), r1_weight=10.0)
     found = adversary.discriminator_losses(real, rebuilt)
     on_real, on_rebuilt = real.flatten(1) @ weight, rebuilt.flatten(1) @ weight
-    told_apart = -(torch.sigmoid(on_real).log().mean() + torch.sigmoid(-on_rebuilt).log().mean())
-    assert found.told_apart.item() == pytest.approx(told_apart.item(), rel=1e-5)
+    logistic = -(torch.sigmoid(on_real).log().mean() + torch.sigmoid(-on_rebuilt).log().mean())
+    assert found.logistic.item() == pytest.approx(logistic.item(), rel=1e-5)
     assert found.r1.item() == pytest.approx(weight.square().sum().item(), rel=1e-5)
-    assert found.total.item() == pytest.approx((told_apart + 10 * weight.square().sum()).item(), rel=1e-5)
+    assert found.total.item() == pytest.approx((logistic + 10 * weight.square().sum()).item(), rel=1e-5)
     generator = -torch.sigmoid(on_rebuilt).log().mean()
     assert adversary.generator_loss(rebuilt).item() == pytest.approx(generator.item(), rel=1e-5)
 
@@ -127,11 +127,11 @@ def test_the_penalty_has_the_gradient_that_differences_show():
 
 
 def test_a_penalty_without_weight_is_told_and_teaches_nothing(adversary: Adversary):
-    free = Adversary(adversary.discriminator, r1=0.0)
+    free = Adversary(adversary.discriminator, r1_weight=0.0)
     found = free.discriminator_losses(clips(), clips(seed=1))
     assert found.r1 > 0
     assert not found.r1.requires_grad
-    assert found.total == found.told_apart
+    assert found.total == found.logistic
 
 
 def test_the_generators_loss_leaves_the_discriminator_alone(adversary: Adversary):
@@ -163,7 +163,7 @@ def test_all_is_float32_under_autocast(adversary: Adversary):
 
 
 def test_a_discriminator_learns_to_tell_clips_apart(adversary: Adversary):
-    adversary = Adversary(adversary.discriminator, r1=0.1)
+    adversary = Adversary(adversary.discriminator, r1_weight=0.1)
     set_lr(adversary.optimizer, 1e-3)
     real, rebuilt = clips(4), clips(4, seed=1).mean(dim=2, keepdim=True).expand(-1, -1, 8, -1, -1)
     for _ in range(60):
@@ -171,7 +171,7 @@ def test_a_discriminator_learns_to_tell_clips_apart(adversary: Adversary):
         adversary.optimizer.zero_grad()
         losses.total.backward()
         adversary.optimizer.step()
-    assert losses.told_apart < 0.8 * 2 * math.log(2)  # 2 ln 2 is guessing
+    assert losses.logistic < 0.8 * 2 * math.log(2)  # 2 ln 2 is guessing
 
 
 @pytest.mark.parametrize(("steps", "first"), [(1, 0), (4, 0), (5, 1), (15, 3), (1000, 200)])

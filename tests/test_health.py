@@ -24,7 +24,7 @@ from everest.data.lists import Sample
 from everest.data.loading import batches, make_loader
 from everest.data.views import Views
 from everest.errors import DataError, DivergedError, EnvironmentProblem
-from everest.health import SCALER_LIMIT, SKIP_LIMIT, LossWatch, Nonfinite, stays_at_chance
+from everest.health import SCALER_LIMIT, SKIP_LIMIT, Figures, LossWatch, Nonfinite, stays_at_chance
 from everest.plan import memory_advice, plan_stage
 from everest.run_folder import RunFolder
 from everest_cli.main import app
@@ -39,37 +39,37 @@ def recipe(tmp_path: Path, clip_files: Path) -> Path:
 
 def test_stop_ends_at_the_first_and_skip_after_a_limit():
     with pytest.raises(DivergedError):
-        Nonfinite("stop", scaled=False).leaves_out(math.nan, 1.0)
+        Nonfinite("stop", scaled=False).leaves_out(Figures(math.nan, 1.0, {}))
     skip = Nonfinite("skip", scaled=False)
-    assert not skip.leaves_out(1.0, 1.0)
-    assert all(skip.leaves_out(1.0, math.inf) for _ in range(SKIP_LIMIT))
+    assert not skip.leaves_out(Figures(1.0, 1.0, {}))
+    assert all(skip.leaves_out(Figures(1.0, math.inf, {})) for _ in range(SKIP_LIMIT))
     with pytest.raises(DivergedError):
-        skip.leaves_out(1.0, math.inf)
+        skip.leaves_out(Figures(1.0, math.inf, {}))
 
 
 def test_a_good_update_starts_the_count_again():
     skip = Nonfinite("skip", scaled=False)
     for _ in range(3):
-        assert all(skip.leaves_out(math.nan, 1.0) for _ in range(SKIP_LIMIT))
-        assert not skip.leaves_out(1.0, 1.0)
+        assert all(skip.leaves_out(Figures(math.nan, 1.0, {})) for _ in range(SKIP_LIMIT))
+        assert not skip.leaves_out(Figures(1.0, 1.0, {}))
 
 
 def test_overflow_of_a_scaled_gradient_is_part_of_fp16_but_not_for_ever():
     scaled = Nonfinite("stop", scaled=True)
-    assert all(scaled.leaves_out(1.0, math.inf) for _ in range(SCALER_LIMIT))
+    assert all(scaled.leaves_out(Figures(1.0, math.inf, {})) for _ in range(SCALER_LIMIT))
     with pytest.raises(DivergedError):
-        scaled.leaves_out(1.0, math.inf)
+        scaled.leaves_out(Figures(1.0, math.inf, {}))
     with pytest.raises(DivergedError):
-        Nonfinite("stop", scaled=True).leaves_out(math.nan, math.inf)
+        Nonfinite("stop", scaled=True).leaves_out(Figures(math.nan, math.inf, {}))
 
 
 def test_what_else_an_update_is_made_of_must_be_finite_too():
     sound, broken = {"r1": 0.0}, {"r1": 0.0, "discriminator": math.inf}
-    assert not Nonfinite("stop", scaled=False).leaves_out(1.0, 1.0, sound)
+    assert not Nonfinite("stop", scaled=False).leaves_out(Figures(1.0, 1.0, sound))
     with pytest.raises(DivergedError, match=r"gradient norm 1\.0, discriminator inf, 1 times"):
-        Nonfinite("stop", scaled=False).leaves_out(1.0, 1.0, broken)
+        Nonfinite("stop", scaled=False).leaves_out(Figures(1.0, 1.0, broken))
     with pytest.raises(DivergedError):  # a discriminator has no scale to look for
-        Nonfinite("stop", scaled=True).leaves_out(1.0, math.inf, broken)
+        Nonfinite("stop", scaled=True).leaves_out(Figures(1.0, math.inf, broken))
 
 
 def test_a_jump_of_the_loss_is_told_and_a_slow_rise_is_not():
@@ -201,10 +201,16 @@ def assert_goes_on(recipe: Path, tmp_path: Path) -> None:
 
 def test_memory_advice_has_numbers_that_shrink():
     plan = plan_stage(PretrainSettings(), num_videos=1000, processes=1, largest_micro_batch=32)
-    advice = memory_advice(plan, lambda saving: 2**28 if saving else 2**30)
+
+    def bytes_of(checkpointing: bool, bytes_per_value: int) -> int:
+        """Half of them float32 in any precision."""
+        return (4 + bytes_per_value) * 2 ** (25 if checkpointing else 27)
+
+    advice = memory_advice(plan, bytes_of, bytes_per_value=4)
     assert "tried 32 clips a pass, about 32.00 GiB" in advice
     assert "train.micro_batch=16 needs about 16.00 GiB" in advice
-    assert "checkpointing=true about 8.00 GiB" in advice
+    assert advice.endswith("checkpointing=true about 8.00 GiB, train.precision=bf16 about 24.00 GiB")
+    assert "bf16" not in memory_advice(plan, bytes_of, bytes_per_value=2)
 
 
 def test_too_little_memory_in_a_loop_is_explained(

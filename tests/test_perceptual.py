@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-import torch.nn.functional as F
+from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -47,15 +47,20 @@ def test_equal_clips_are_no_distance_apart_and_others_are(network: nn.Module):
     assert distance(clips(0), clips(1), rng()) > 0
 
 
-def test_the_distance_is_that_of_the_logits_of_scaled_normalised_frames(network: nn.Module):
-    rebuilt, real = clips(0, FRAMES), clips(1, FRAMES)
+@pytest.mark.parametrize("side", [32, 400])
+def test_the_distance_is_that_of_the_logits_of_scaled_normalised_frames(network: nn.Module, side: int):
+    rebuilt, real = clips(0, FRAMES, side), clips(1, FRAMES, side)
     found = PerceptualDistance(network)(rebuilt, real, rng())
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
-    logits = []
-    for clip in (rebuilt, real):
-        frames = (clip.movedim(1, 2).flatten(0, 1) - mean) / std
-        logits.append(network(F.interpolate(frames, size=(224, 224), mode="bilinear")))
+    logits = [network((scaled(clip.movedim(1, 2).flatten(0, 1)) - mean) / std) for clip in (rebuilt, real)]
     assert found.item() == pytest.approx((logits[0] - logits[1]).square().mean().item(), rel=1e-4)
+
+
+def scaled(frames: Tensor) -> Tensor:
+    """(N, 3, H, W) to (N, 3, 224, 224) by Pillow, whose filter grows as a picture shrinks."""
+    planes = [Image.fromarray(plane.numpy()) for plane in frames.flatten(0, 1)]
+    small = [np.asarray(plane.resize((224, 224), Image.Resampling.BILINEAR)) for plane in planes]
+    return torch.from_numpy(np.stack(small)).view(-1, 3, 224, 224)
 
 
 def test_a_few_frames_are_drawn_and_the_same_draw_gives_the_same_distance(network: nn.Module):
@@ -110,24 +115,35 @@ def test_weights_of_another_network_are_refused(small: dict[str, Tensor], tmp_pa
     path = tmp_path / "net.safetensors"
     del small["fc.weight"]
     save_file(small | {"more": torch.zeros(1)}, path)
-    with pytest.raises(CheckpointError, match=r"1 missing \(fc.weight\); 1 unexpected \(more\)") as refused:
-        load_network(str(path))
-    assert refused.value.exit_code == 6
+    assert "1 missing (fc.weight); 1 unexpected (more)" in refused(path)
+
+
+def test_a_missing_file_is_told(tmp_path: Path):
+    assert "net.pth: no such checkpoint" in refused(tmp_path / "net.pth")
 
 
 def test_a_pickle_with_code_is_refused(small: dict[str, Tensor], tmp_path: Path):
     torch.save({"state_dict": small, "run": subprocess.Popen}, tmp_path / "net.pth")
-    with pytest.raises(CheckpointError, match="refused, nothing of it ran"):
-        load_network(str(tmp_path / "net.pth"))
+    assert "refused, nothing of it ran" in refused(tmp_path / "net.pth")
 
 
-def test_without_a_network_the_way_out_is_told(tmp_path: Path):
+def refused(path: Path) -> str:
+    with pytest.raises(CheckpointError, match=r"^tokenizer\.loss\.perceptual_weights: ") as caught:
+        load_network(str(path))
+    assert caught.value.exit_code == 6
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("weights", [None, perceptual.WEIGHTS, "hf:nonsense"])
+def test_what_is_not_reachable_and_what_is_wrong_are_told_apart(tmp_path: Path, weights: str | None):
     """In a process of its own: huggingface_hub reads its environment when it is imported."""
-    code = "from everest.perceptual import load_network; load_network(None)"
+    code = f"from everest.perceptual import load_network; load_network({weights!r})"
     place = {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
     shown = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **place}
     )
-    told = shown.stderr.strip().splitlines()[-1]
-    assert told.startswith("everest.errors.EnvironmentProblem: tokenizer.loss.perceptual: ")
-    assert "tokenizer.loss.perceptual_weights" in told
+    kind, told = shown.stderr.strip().splitlines()[-1].split(": ", 1)
+    assert told.startswith("tokenizer.loss.perceptual_weights: hf:")
+    wrong = weights == "hf:nonsense"
+    assert kind == f"everest.errors.{'CheckpointError' if wrong else 'EnvironmentProblem'}"
+    assert told.endswith("write hf:OWNER/NAME" if wrong else "or set it to a file of them")

@@ -206,6 +206,24 @@ def test_set_keys_that_another_setting_makes_idle_are_named():
     ]
 
 
+def test_set_keys_of_a_term_of_the_tokenizers_loss_that_is_off_are_named():
+    overrides = [
+        f"tokenizer.loss.{key}" for key in ("r1=1", "discriminator_lr=1e-3", "perceptual_weights=a.pth")
+    ]
+
+    def named(*terms: str) -> list[str]:
+        notices = []
+        load_recipe("lvmae-demo", overrides=[*overrides, *terms], notify=notices.append)
+        return notices
+
+    assert named() == [
+        "tokenizer.loss.r1 has no effect where gan is 0",
+        "tokenizer.loss.discriminator_lr has no effect where gan is 0",
+        "tokenizer.loss.perceptual_weights has no effect where perceptual is 0",
+    ]
+    assert named("tokenizer.loss.gan=0.1", "tokenizer.loss.perceptual=0.1") == []
+
+
 def test_a_run_that_only_warms_up_is_named():
     notices = []
     load_recipe("ucf101", overrides=["pretrain.epochs=2"], notify=notices.append)

@@ -7,8 +7,7 @@ import math
 import os
 import re
 import signal
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,16 +18,19 @@ from test_processes import TWO, everest, start, wait_for_rows, wait_until_nobody
 from test_stages import stop_after, weights
 from test_train_tokenizer import RECIPE, set_up, train
 from torch import Tensor
+from typer.testing import CliRunner
 
 from everest import perceptual
 from everest.adversary import BETAS, first_step
+from everest.assemble import try_one_pass
 from everest.checkpoint import newest_state
 from everest.config.recipe import load_recipe
 from everest.plan import kept_values
 from everest.reports import silent
 from everest.run_folder import RunFolder
 from everest.tokenizer_spec import tokenizer_spec
-from everest.train_tokenizer import TokenizerStage, tokenizer_losses
+from everest.train_tokenizer import TokenizerStage, tokenizer_losses, trial_losses
+from everest_cli.main import app
 
 GAN = ["--set", "tokenizer.loss.gan=0.1"]
 STEPS = 15  # of a run here, one an epoch
@@ -135,9 +137,15 @@ def test_the_discriminator_has_betas_and_a_peak_of_its_own_and_the_tokenizers_sc
     assert {group["betas"] for group in adversary.optimizer.param_groups} == {BETAS}
 
 
-def test_a_dry_run_tries_the_discriminator_and_writes_nothing(recipe: Path, tmp_path: Path):
-    train(recipe, tmp_path / "run", *GAN, "--dry-run")
-    assert not (tmp_path / "run").exists()
+def test_a_dry_run_tries_the_discriminator_and_tells_the_tokenizers_loss(recipe: Path, tmp_path: Path):
+    run = tmp_path / "run"
+    command = ["train-tokenizer", "--recipe", str(recipe), "-o", str(run), "--gpus", "cpu", *GAN]
+    shown = CliRunner().invoke(app, [*command, "--dry-run"]).stdout
+    stage = set_up(recipe, run, "tokenizer.loss.gan=0.1")
+    loss, adversary_loss = trial_losses(stage, next(iter(stage.training.loader())))
+    assert adversary_loss is not None
+    assert float(re.search(r"^loss: (.*)$", shown, re.MULTILINE)[1]) == pytest.approx(loss.item(), rel=1e-5)
+    assert not run.exists()
 
 
 def test_the_discriminators_memory_is_estimated_within_a_half(recipe: Path, tmp_path: Path):
@@ -202,16 +210,26 @@ def test_passes_of_a_step_add_up(recipe: Path, tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_two_processes_train_what_one_does(recipe: Path, tmp_path: Path):
-    options = ["--recipe", str(recipe), "--gpus", "cpu", *LONG]
-    for number in (1, 2):
-        output = ["-o", str(tmp_path / str(number)), "--processes", str(number)]
-        command = [sys.executable, "-m", "everest_cli", "train-tokenizer", *options, *output]
-        subprocess.run(command, check=True, capture_output=True, timeout=300)
-    one, two = (step_rows(tmp_path / str(number)) for number in (1, 2))
-    for name in ("loss", "reconstruction", "generator", "discriminator", "r1"):
-        ours, theirs = ([row[name] for row in rows if name in row] for rows in (two, one))
-        assert ours == pytest.approx(theirs, rel=2e-2)
+def test_two_processes_add_up_to_the_gradients_of_one(recipe: Path, tmp_path: Path):
+    """Of one step: Adam's first moments are the gradients there, for the first beta is 0."""
+    step = ["tokenizer.epochs=1", "tokenizer.full_batches=1.0"]
+    options = [*GAN, *(f"--set={override}" for override in step)]
+    train(recipe, tmp_path / "one", *options, "--gpus", "cpu")
+    everest("train-tokenizer", "--recipe", recipe, "-o", tmp_path / "two", *options, *TWO)
+    one, two = (moments(tmp_path / name) for name in ("one", "two"))
+    assert one.keys() == two.keys()
+    for name, gradient in one.items():
+        assert (two[name] - gradient).norm() <= 1e-4 * gradient.norm(), name
+    rows = [step_rows(tmp_path / name)[0] for name in ("one", "two")]
+    for name in ("loss", "reconstruction", "generator", "discriminator", "r1", "discriminator_grad_norm"):
+        assert rows[1][name] == pytest.approx(rows[0][name], rel=1e-4)
+
+
+def moments(folder: Path) -> dict[str, Tensor]:
+    """The first moments of the discriminator's Adam in the newest state."""
+    state = newest_state(folder / "state", notify=silent)
+    assert state is not None
+    return {n: value for n, value in state.adversary_optimizer.items() if n.endswith("/exp_avg")}
 
 
 @pytest.mark.slow
@@ -266,18 +284,30 @@ def passes_of(stage: TokenizerStage) -> None:
     next(stage.training.steps())
     for clip in stage.training.micro_batches():
         losses = tokenizer_losses(stage, clip, adversarial=True)
-        stage.training.backward(losses.loss, losses.adversary, losses.parts)
+        stage.training.backward(losses.loss, losses.adversary_loss, losses.parts)
 
 
-def test_a_step_changes_both(recipe: Path, tmp_path: Path):
+def whole_step(stage: TokenizerStage) -> None:
+    stage.training.steps_done = 1  # the first step has learning rate 0
+    passes_of(stage)
+    stage.training.update()
+
+
+def trial(stage: TokenizerStage) -> None:
+    stage.training.updater.set_lr(1e-3)
+    try_one_pass(stage.training, lambda clip: trial_losses(stage, clip))
+
+
+@pytest.mark.parametrize("change", [whole_step, trial])
+def test_a_step_and_a_trial_change_both(
+    recipe: Path, tmp_path: Path, change: Callable[[TokenizerStage], None]
+):
     stage = set_up(recipe, tmp_path / "run", "tokenizer.loss.gan=0.1")
     (tmp_path / "run").mkdir()
-    stage.training.steps_done = 1
     assert stage.objective.adversary is not None
     modules = (stage.objective.adversary.discriminator, stage.training.model.decoder)
     before = [[p.clone() for p in module.parameters()] for module in modules]
-    passes_of(stage)
-    stage.training.update()
+    change(stage)
     for module, weights_before in zip(modules, before, strict=True):
         assert not any(torch.equal(p, q) for p, q in zip(module.parameters(), weights_before, strict=True))
 
@@ -309,12 +339,6 @@ def test_weights_of_another_network_end_the_command_with_code_6(
     said = train(recipe, tmp_path / "run", *(f"--set={option}" for option in options), code=6)
     assert "the weights do not fit the model" in said
     assert not (tmp_path / "run").exists()
-
-
-def test_weights_that_nothing_uses_are_told(recipe: Path, tmp_path: Path):
-    unused = ["--set", "tokenizer.loss.perceptual_weights=net.safetensors"]
-    said = train(recipe, tmp_path / "run", *unused, "--dry-run")
-    assert "tokenizer.loss.perceptual_weights has no effect where perceptual is 0" in said
 
 
 def test_clips_too_small_for_a_discriminator_are_told(recipe: Path, tmp_path: Path):

@@ -56,8 +56,7 @@ def load_recipe(
     if problems or recipe is None:
         raise RecipeError("\n".join(dict.fromkeys(problems)))
     if notify:
-        given = {key for key, origin in merged.origins.items() if origin.label == SET}
-        for notice in [*dropped, *notices(recipe, given)]:
+        for notice in [*dropped, *notices(recipe, merged.given_in(SET))]:
             notify(notice)
     return recipe
 

@@ -9,7 +9,7 @@ import torch
 
 from everest.config.recipe_layers import STAGES, KeyPath
 from everest.config.settings import FinetuneSettings, PretrainSettings, Recipe
-from everest.config.tokenizer_checks import tokenizer_problems
+from everest.config.tokenizer_checks import idle_loss_settings, tokenizer_problems
 from everest.errors import RecipeError
 from everest.learned_importance import LearnedImportance
 from everest.masks import Tube
@@ -52,6 +52,7 @@ def notices(recipe: Recipe, given: Collection[KeyPath]) -> Iterator[str]:
                 f"{stage}.warmup_epochs ({settings.warmup_epochs}) leaves none of {settings.epochs} epochs: "
                 "the learning rate only rises"
             )
+    yield from idle_loss_settings(recipe, given)
 
 
 def _tubelets_divide_clip(recipe: Recipe) -> Problems:

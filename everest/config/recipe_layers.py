@@ -6,7 +6,7 @@ The `by_backbone` values of a layer lie directly on it, so whatever a later laye
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, fields
 from typing import Any
@@ -71,6 +71,18 @@ class Merged:
                 found = self.origins[key[:length]]
                 return Origin(found.label, found.key + key[length:], found.layer)
         return Origin(self.label, key)
+
+    def given_in(self, label: str) -> set[KeyPath]:
+        """The keys that were written there; of a mapping those of its values."""
+        return {key for key in _keys(self.values) if self.origin(key).label == label}
+
+
+def _keys(values: dict[str, Any], path: KeyPath = ()) -> Iterator[KeyPath]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _keys(value, (*path, key))
+        else:
+            yield (*path, key)
 
 
 @dataclass(frozen=True)

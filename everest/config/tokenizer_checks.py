@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from math import log2
 
 from everest.config.settings import Recipe
@@ -13,6 +13,7 @@ from everest.tokens import TokenGrid, num_kept
 Problems = Iterator[tuple[tuple[str, ...], str]]
 
 MOST_CODE_BITS = 32  # a code is kept in so many
+OF_TERM = {"r1": "gan", "discriminator_lr": "gan", "perceptual_weights": "perceptual"}  # of the loss
 
 
 def tokenizer_problems(recipe: Recipe) -> Problems:
@@ -35,6 +36,15 @@ def tokenizer_problems(recipe: Recipe) -> Problems:
     if recipe.data.frames % settings.frames:
         text = f"clips of {recipe.data.frames} frames do not divide into windows of {settings.frames}"
         yield ("tokenizer", "frames"), f"{text} (data.frames)"
+
+
+def idle_loss_settings(recipe: Recipe, given: Collection[tuple[str, ...]]) -> Iterator[str]:
+    """A line for each key among those `given` by the user that belongs to a term of weight 0."""
+    if recipe.tokenizer is None:
+        return
+    for key, term in OF_TERM.items():
+        if not getattr(recipe.tokenizer.loss, term) and ("tokenizer", "loss", key) in given:
+            yield f"tokenizer.loss.{key} has no effect where {term} is 0"
 
 
 def _cache(recipe: Recipe) -> Problems:

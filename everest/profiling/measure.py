@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from everest.build import ModelSpec, stage_optimizer
 from everest.config.settings import Recipe
-from everest.devices import make_accelerator, peak_memory
+from everest.devices import bytes_per_value, make_accelerator, peak_memory
 from everest.errors import EnvironmentProblem
 from everest.pixels import normalise
 from everest.profiling.energy import NoEnergyCounter, find_nvml, joules_of_a_step, kwh_of_run, uuid_of
@@ -60,10 +60,8 @@ def measure(
     """
     accelerator = make_accelerator(recipe.train, cpu=False)
     spec, device = stage_spec(recipe, stage), accelerator.device
-    value_bytes = 4 if accelerator.mixed_precision == "no" else 2
-    fitting = largest_batch(
-        memory=free_memory(device), state=0, bytes_per_clip=spec.bytes_per_clip(value_bytes)
-    )
+    bytes_per_clip = spec.bytes_per_clip(bytes_per_value(accelerator))
+    fitting = largest_batch(memory=free_memory(device), state=0, bytes_per_clip=bytes_per_clip)
     clips = batch or max(1, min(fitting, LARGEST_BATCH.get(device.type, 1)))
     torch.manual_seed(recipe.train.seed)
     try:

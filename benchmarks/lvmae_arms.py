@@ -197,7 +197,7 @@ def _paired(rows: list[dict[str, Any]]) -> str:
         differences = [a - b for a, b in zip(ours, theirs, strict=True)]
         told.append(
             f"- adaptive less {other}, over {len(seeds)} seeds: {_spread(differences, 1)} points, "
-            f"p = {ttest_rel(ours, theirs).pvalue:.2f} (paired t-test)"
+            f"p = {ttest_rel(ours, theirs).pvalue:.2g} (paired t-test)"
         )
     return "\n".join(told)
 

@@ -78,8 +78,8 @@ MUTATIONS = {
     ),
     "norm before the mean": (
         "models/classifier.py",
-        "self.norm(x.mean(dim=1))",
-        "self.norm(x).mean(dim=1)",
+        "self.norm(tokens.mean(dim=1))",
+        "self.norm(tokens).mean(dim=1)",
         PARITY,
     ),
     "decay of biases": (

@@ -21,7 +21,7 @@ class Demo(StrEnum):
 
 def demo(
     recipe: Annotated[
-        Demo, typer.Option("--recipe", "-r", help="EVEREST in 5 minutes, or LVMAE in 12.")
+        Demo, typer.Option("--recipe", "-r", help="EVEREST in 5 minutes, or LVMAE in 8.")
     ] = Demo.demo,
     output: Annotated[
         Path | None,

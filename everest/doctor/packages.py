@@ -13,13 +13,8 @@ if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
 PACKAGE: Final = "everest-video"
-EXTRAS: Final = (
-    "energy",
-    "export",
-    "remote",
-    "shards",
-    "trackers",
-)  # for users; the others are for developers
+# For users; the others are for developers.
+EXTRAS: Final = ("energy", "export", "remote", "shards", "trackers")
 
 
 def check_packages() -> Iterator[Finding]:

@@ -5,7 +5,9 @@ S lists, C classes, G groups.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -26,6 +28,7 @@ from everest.prepare.index import CLASSES
 
 NAMES: Final = ("train", "val", "test")
 MOST_PASSES: Final = 20  # over all groups; the third rarely moves any
+LEAST_GAIN: Final = 1e-9  # of a move or an exchange; less is rounding
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -55,8 +58,8 @@ def split_samples(
     """Share samples out by whole groups, so that each list has its share of all samples and of every class.
 
     Large groups are placed first, each where it leaves the least squared distance from the shares; then
-    single groups are moved as long as that helps. Samples keep their order. Of several labels the first is
-    balanced.
+    single groups are moved, and pairs exchanged, as long as that helps. Samples keep their order. Of several
+    labels the first is balanced.
     """
     members: dict[str, list[int]] = {}
     for number, sample in enumerate(samples):
@@ -73,6 +76,33 @@ def split_samples(
     }
 
 
+@dataclass(frozen=True)
+class _Groups:
+    """How many samples of which class each group holds, the groups' entries laid end to end (E,).
+
+    An entry's row is that of its class in a table (C + 1, S); the last entry of each group counts all its
+    samples, in the table's last row.
+    """
+
+    rows: Ints  # (E,)
+    many: Ints  # (E,)
+    first: Ints  # (G + 1,) where each group's entries begin
+
+    def of(self, group: int) -> tuple[Ints, Ints]:
+        """The rows and the numbers of one group."""
+        entries = slice(self.first[group], self.first[group + 1])
+        return self.rows[entries], self.many[entries]
+
+
+def _count(groups: Sequence[Ints], places: Ints, classes: int) -> _Groups:
+    counts = [np.unique(places[group], return_counts=True) for group in groups]
+    return _Groups(
+        rows=np.concatenate([np.append(which, classes) for which, _ in counts]),
+        many=np.concatenate([np.append(many, many.sum()) for _, many in counts]),
+        first=np.cumsum([0, *(len(which) + 1 for which, _ in counts)]),
+    )
+
+
 def assign(groups: Sequence[Ints], labels: Ints, shares: Floats, rng: np.random.Generator) -> Ints:
     """The list of every group (G,).
 
@@ -82,41 +112,77 @@ def assign(groups: Sequence[Ints], labels: Ints, shares: Floats, rng: np.random.
         shares: (S,) that add up to one.
     """
     classes, places = np.unique(labels, return_inverse=True)
-    # Of each group its classes and how many of each.
-    counts = [np.unique(places[group], return_counts=True) for group in groups]
+    counted = _count(groups, places, len(classes))
     # What each list still lacks (C + 1, S); the last row counts all classes together.
     wanted = np.append(np.bincount(places, minlength=len(classes)), len(labels))
     lacking = wanted[:, None] * shares
-    rows = [(np.append(which, len(classes)), np.append(many, many.sum())[:, None]) for which, many in counts]
     order = rng.permutation(len(groups))
     order = order[np.argsort([-len(groups[group]) for group in order], kind="stable")]
     chosen = np.zeros(len(groups), dtype=np.int64)
     for group in order:
-        chosen[group] = _costs(lacking, *rows[group]).argmin()
-        lacking[rows[group][0], chosen[group]] -= rows[group][1][:, 0]
+        rows, many = counted.of(group)
+        chosen[group] = _costs(lacking, rows, many).argmin()
+        lacking[rows, chosen[group]] -= many
     for _ in range(MOST_PASSES):
-        moved = [_move(lacking, chosen, group, *rows[group]) for group in order]
-        if not any(moved):
+        helpful = order[_changes(lacking, chosen, counted)[order].min(axis=1) < -LEAST_GAIN]
+        for group in helpful:
+            _move(lacking, chosen, group, *counted.of(group))
+        if not len(helpful) and not _exchange(lacking, chosen, counted):
             break
     return chosen
 
 
 def _costs(lacking: Floats, rows: Ints, many: Ints) -> Floats:
     """(S,) how much a group in each list adds to the distance: (lacking - many)^2 - lacking^2, all rows."""
-    return (many * (many - 2 * lacking[rows])).sum(axis=0)
+    return (many[:, None] * (many[:, None] - 2 * lacking[rows])).sum(axis=0)
 
 
-def _move(lacking: Floats, chosen: Ints, group: int, rows: Ints, many: Ints) -> bool:
-    """Put a group where it fits best now; tells whether that is another list."""
+def _changes(lacking: Floats, chosen: Ints, groups: _Groups) -> Floats:
+    """(G, S) how much moving a group to each list adds to the distance; more than 0 for its own list."""
+    many, lists = groups.many[:, None], np.repeat(chosen, np.diff(groups.first))[:, None]  # (E, 1) each
+    lacked = lacking[groups.rows]  # (E, S)
+    changes = 2 * many * (many + np.take_along_axis(lacked, lists, axis=1) - lacked)
+    return np.add.reduceat(changes, groups.first[:-1], axis=0)
+
+
+def _move(lacking: Floats, chosen: Ints, group: int, rows: Ints, many: Ints) -> None:
+    """Put a group where it fits best now, if that is better than where it is."""
     before = int(chosen[group])
-    lacking[rows, before] += many[:, 0]
+    lacking[rows, before] += many
     costs = _costs(lacking, rows, many)
     best = int(costs.argmin())
-    if costs[best] >= costs[before] - 1e-9:
+    if costs[best] >= costs[before] - LEAST_GAIN:
         best = before
-    lacking[rows, best] -= many[:, 0]
+    lacking[rows, best] -= many
     chosen[group] = best
-    return best != before
+
+
+def _exchange(lacking: Floats, chosen: Ints, groups: _Groups) -> bool:
+    """Move a group from one list to another and the best answer back, for each two lists where both together
+    help though neither does alone; tells whether any did.
+
+    Most often two classes are in each other's way: each has one too many where the other lacks one.
+    """
+    exchanged = False
+    for here, there in itertools.permutations(range(lacking.shape[1]), 2):
+        moved, answer = lacking.copy(), chosen.copy()
+        change = _send_cheapest(moved, answer, groups, here, there)
+        change += _send_cheapest(moved, answer, groups, there, here)
+        if change < -LEAST_GAIN:
+            lacking[:], chosen[:] = moved, answer
+            exchanged = True
+    return exchanged
+
+
+def _send_cheapest(lacking: Floats, chosen: Ints, groups: _Groups, here: int, there: int) -> float:
+    """Move the group that adds least to the distance, and return how much; infinity without any group."""
+    changes = np.where(chosen == here, _changes(lacking, chosen, groups)[:, there], np.inf)  # (G,)
+    best = int(changes.argmin())
+    rows, many = groups.of(best)
+    lacking[rows, here] += many
+    lacking[rows, there] -= many
+    chosen[best] = there
+    return float(changes[best])
 
 
 def write_split(

@@ -12,7 +12,9 @@ IMAGENET_STD: Final = (0.229, 0.224, 0.225)
 
 
 def _per_channel(values: tuple[float, ...], like: Tensor) -> Tensor:
-    return torch.tensor(values, dtype=torch.float32, device=like.device).view(3, 1, 1, 1)
+    """(3, 1, 1, 1) float32. Filled on the device: to copy three numbers there, a GPU would be waited for."""
+    options = {"dtype": torch.float32, "device": like.device}
+    return torch.stack([torch.full((1, 1, 1), value, **options) for value in values])
 
 
 def normalise(clip: Tensor) -> Tensor:

@@ -5,9 +5,11 @@ B batch, K target tokens, C channels, t p q a tubelet's frames, rows and columns
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+import torch
 from torch import Tensor
 
 from everest.pixels import unnormalise
@@ -99,13 +101,17 @@ class PixelTargets:
         return patches.gather(3, wanted)
 
     def _moments(self, patches: Tensor) -> tuple[Tensor | float, Tensor | float]:
-        """What is subtracted and what is divided by. The released programs differ in where they add 1e-6."""
+        """What is subtracted from (B, K, C, t, p, q) and what it is divided by, in shapes that broadcast.
+
+        The released programs differ in where they add 1e-6.
+        """
         if not self.normalize:
             return 0.0, 1.0
+        dims = (-4, -3, -2, -1) if self.normalize == "token" else (-3, -2, -1)
+        mean = patches.mean(dim=dims, keepdim=True)
+        together = math.prod([patches.size(dim) for dim in dims])  # values that have one mean
+        # The standard deviation; torch.std takes twenty times as long for 314 tokens on an AMD EPYC.
+        deviation = torch.linalg.vector_norm(patches - mean, dim=dims, keepdim=True) / math.sqrt(together - 1)
         if self.normalize == "token":
-            values = (-4, -3, -2, -1)
-            variance = patches.var(dim=values, keepdim=True)
-            return patches.mean(dim=values, keepdim=True), (variance + 1e-6).sqrt()
-        positions = (-3, -2, -1)
-        deviation = patches.std(dim=positions, keepdim=True)
-        return patches.mean(dim=positions, keepdim=True), deviation + 1e-6
+            return mean, (deviation.square() + 1e-6).sqrt()
+        return mean, deviation + 1e-6

@@ -49,12 +49,7 @@ MUTATIONS = {
         SELECTION,
     ),
     "cells stand still": ("masks.py", "column - turn - phase", "column - phase", SELECTION),
-    "biased deviation": (
-        "targets.py",
-        "std(dim=positions, keepdim=True)",
-        "std(dim=positions, keepdim=True, correction=0)",
-        PARITY,
-    ),
+    "biased deviation": ("targets.py", "math.sqrt(together - 1)", "math.sqrt(together)", PARITY),
     "1e-6 to the variance": ("targets.py", "deviation + 1e-6", "(deviation**2 + 1e-6).sqrt()", PARITY),
     "channel first": ("targets.py", "movedim(2, -1).flatten(2)", "flatten(2)", PARITY),
     "st-mae's last frame": ("targets.py", "number * (t - 1) // max(slices - 1, 1)", "number * 0", PARITY),

@@ -14,6 +14,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
 
 from everest.config.settings import TrainSettings
+from everest.cpu import OF_STEPS, keep_freed_memory, use_wide_products
 from everest.data.datasets import Clip
 from everest.errors import EnvironmentProblem
 
@@ -21,7 +22,9 @@ T = TypeVar("T")
 
 
 def make_accelerator(train: TrainSettings, *, cpu: bool) -> Accelerator:
-    """The process group and the precision: `auto` is bf16 where the device computes it, else fp32.
+    """The process group and the precision: `auto` is bf16 on a GPU that computes it, else fp32.
+
+    For this process: the precision of float32 products, and on a CPU what makes it fast (everest/cpu.py).
 
     Raises:
         EnvironmentProblem: fp16 without a GPU, which Accelerate would pass over in silence.
@@ -35,6 +38,9 @@ def make_accelerator(train: TrainSettings, *, cpu: bool) -> Accelerator:
     if precision == "fp16" and (cpu or not torch.cuda.is_available()):
         raise EnvironmentProblem("train.precision=fp16 needs a CUDA GPU; use bf16 or fp32 here")
     torch.set_float32_matmul_precision("high" if train.tf32 else "highest")
+    if cpu or not torch.cuda.is_available():
+        use_wide_products()
+        keep_freed_memory(OF_STEPS)
     AcceleratorState._reset_state()  # a notebook's second run may have another precision
     return Accelerator(mixed_precision="no" if precision == "fp32" else precision, cpu=cpu)
 

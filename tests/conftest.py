@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from everest import cpu
 from everest.data.video import write_video
 
 HERE = Path(__file__).resolve().parent
@@ -17,6 +18,22 @@ HERE = Path(__file__).resolve().parent
 # One thread here and in the processes that tests start: sums of one thread and of two differ in the last bit.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
+
+
+@pytest.fixture(autouse=True)
+def products_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A run on a CPU sets how this process computes them; the next test has what torch does unasked."""
+    monkeypatch.setattr(cpu, "_stay_float32", False)
+    yield
+    torch.set_float32_matmul_precision("highest")
+
+
+@pytest.fixture
+def wide_products(products_as_before: None) -> None:
+    """Products and attention as in a run on a CPU."""
+    cpu.use_wide_products()
+    if not cpu.has_wide_products():
+        pytest.skip("this CPU has units that would lower the precision of products")
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # From below to above. A module may import from lower lines, and from those to its left in its own line.
 LAYERS = """
 everest.errors everest.backbones everest.tokenizer_sizes everest.pixels everest.official_keys
-everest.files everest.randomness
+everest.files everest.randomness everest.cpu
 everest.reports everest.launch everest.stopping everest.health everest.hub
 everest.tokens everest.importance everest.masks everest.learned_importance everest.selection
 everest.frame_selection everest.targets
@@ -26,7 +26,8 @@ everest.data.backends everest.data.video everest.data.cache everest.data.frames
 everest.data.list_files everest.data.labels everest.data.absences everest.data.shards everest.data.lists
 everest.data.list_writing everest.data.crops everest.data.transforms everest.data.named
 everest.data.rand_augment everest.data.mixing everest.data.views everest.data.datasets everest.data.loading
-everest.models.block everest.models.embedding everest.models.positions everest.models.vit
+everest.models.attention everest.models.block everest.models.embedding everest.models.positions
+everest.models.vit
 everest.models.mae everest.models.pooling everest.models.classifier
 everest.models.fsq everest.models.tokenizer_blocks everest.models.token_scorer everest.models.tokenizer
 everest.models.discriminator

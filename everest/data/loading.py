@@ -7,10 +7,8 @@ even. Here it is an error of the wait for a batch, and of nothing else.
 from __future__ import annotations
 
 import atexit
-import ctypes
 import multiprocessing
 import signal
-import sys
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,12 +19,12 @@ from typing import Final, cast
 import torch
 from torch.utils.data import DataLoader, Sampler, default_collate
 
+from everest.cpu import OF_CLIPS, keep_freed_memory
 from everest.data.datasets import Clip, SampleKey, VideoClips
 from everest.errors import DataError, EnvironmentProblem, UserError
 
 SECONDS_TO_DIE: Final = 5.0  # a killed process is gone in milliseconds, if the kernel is not out of memory
 TORCH_TIMED_OUT: Final = "DataLoader timed out"
-MALLOPT: Final = {-3: 2**25, -1: 2**27}  # glibc's M_MMAP_THRESHOLD (its largest) and M_TRIM_THRESHOLD: bytes
 
 
 def make_loader(
@@ -192,18 +190,6 @@ def _collate(items: list[Clip | UserError]) -> Clip | UserError:
 def _start_worker(worker_id: int) -> None:
     """One thread a worker: the workers are the parallelism. Signals are for the process that trains."""
     torch.set_num_threads(1)
-    keep_freed_memory()
+    keep_freed_memory(OF_CLIPS)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
-
-
-def keep_freed_memory() -> None:
-    """Let this process keep what a clip took for the next one, which takes the same.
-
-    Else glibc hands such sizes back at once, and a sixth of a clip's time goes into new pages. Other
-    allocators are left alone.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        for parameter, value in MALLOPT.items():
-            mallopt(parameter, value)

@@ -17,6 +17,8 @@ from timm.layers.norm import LayerNorm
 from timm.models.beit import Attention
 from torch import Tensor, nn
 
+from everest.models.attention import attend
+
 
 def _lowered(x: Tensor, weight: Tensor) -> Tensor:
     """The weight in the precision of a product with `x`: under autocast, which casts in front of autograd."""
@@ -32,7 +34,7 @@ class GeluLinear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        ctx.of_weight = weight.dtype
+        ctx.weight_dtype = weight.dtype
         weight = _lowered(x, weight)
         ctx.save_for_backward(x, weight)
         return F.linear(F.gelu(x), weight, bias)
@@ -41,11 +43,11 @@ class GeluLinear(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x, weight = ctx.saved_tensors  # (B, K, F), (D, F)
         grad = grad_outputs[0].to(x.dtype)  # (B, K, D)
-        of_active = grad @ weight  # (B, K, F)
+        grad_active = grad @ weight  # (B, K, F)
         rows = grad.flatten(0, -2)  # (B * K, D)
-        of_weight = rows.T @ F.gelu(x).flatten(0, -2)
-        of_x = torch.ops.aten.gelu_backward(of_active, x)
-        return of_x, of_weight.to(ctx.of_weight), rows.sum(dim=0).to(ctx.of_weight)
+        grad_weight = rows.T @ F.gelu(x).flatten(0, -2)
+        grad_x = torch.ops.aten.gelu_backward(grad_active, x)
+        return grad_x, grad_weight.to(ctx.weight_dtype), rows.sum(dim=0).to(ctx.weight_dtype)
 
 
 class NormLinear(torch.autograd.Function):
@@ -55,7 +57,7 @@ class NormLinear(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, scale: Tensor, shift: Tensor, eps: float, weight: Tensor, bias: Tensor
     ) -> Tensor:
-        ctx.of_weight, ctx.eps = weight.dtype, eps
+        ctx.weight_dtype, ctx.eps = weight.dtype, eps
         weight = _lowered(x, weight)
         ctx.save_for_backward(x, scale, shift, weight)
         return F.linear(F.layer_norm(x, scale.shape, scale, shift, eps), weight, bias)
@@ -65,14 +67,21 @@ class NormLinear(torch.autograd.Function):
         x, scale, shift, weight = ctx.saved_tensors  # (B, K, D), (D,), (D,), (P, D)
         normed, mean, rstd = torch.native_layer_norm(x, scale.shape, scale, shift, ctx.eps)
         grad = grad_outputs[0]  # (B, K, P), under autocast of lower precision than x
-        of_normed = (grad @ weight).to(x.dtype)  # (B, K, D)
+        grad_normed = (grad @ weight).to(x.dtype)  # (B, K, D)
         rows = grad.flatten(0, -2)  # (B * K, P)
-        of_weight = rows.T @ normed.to(grad.dtype).flatten(0, -2)
-        of_x, of_scale, of_shift = torch.ops.aten.native_layer_norm_backward(
-            of_normed, x, scale.shape, mean, rstd, scale, shift, [True, True, True]
+        grad_weight = rows.T @ normed.to(grad.dtype).flatten(0, -2)
+        grad_x, grad_scale, grad_shift = torch.ops.aten.native_layer_norm_backward(
+            grad_normed, x, scale.shape, mean, rstd, scale, shift, [True, True, True]
         )
-        of_bias = rows.sum(dim=0)
-        return of_x, of_scale, of_shift, None, of_weight.to(ctx.of_weight), of_bias.to(ctx.of_weight)
+        grad_bias = rows.sum(dim=0)
+        return (
+            grad_x,
+            grad_scale,
+            grad_shift,
+            None,
+            grad_weight.to(ctx.weight_dtype),
+            grad_bias.to(ctx.weight_dtype),
+        )
 
 
 def _norm_linear(x: Tensor, norm: LayerNorm, weight: Tensor, bias: Tensor) -> Tensor:
@@ -119,5 +128,5 @@ class Block(nn.Module):
             bias = torch.cat([attn.k_bias, attn.v_bias])
             parts = (q, *_norm_linear(x, self.norm1, weight[width:], bias).chunk(2, -1))
         q, k, v = (part.unflatten(-1, (attn.num_heads, -1)).transpose(1, 2) for part in parts)
-        x = F.scaled_dot_product_attention(q, k, v)  # (B, heads, K or L, D / heads)
+        x = attend(q, k, v)  # (B, heads, K or L, D / heads)
         return attn.proj(x.transpose(1, 2).flatten(2))

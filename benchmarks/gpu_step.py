@@ -117,7 +117,7 @@ def measure(step: Step, device: torch.device, seconds: float, peak: float) -> di
     _wait(device)
     speed = done * batch / (time.perf_counter() - began)
     memory = torch.cuda.max_memory_allocated() if device.type == "cuda" else None
-    with without_numbers(model):
+    with without_numbers(model.cpu()):  # where the clips are that are counted
         flop = gflop(our_pass(model, torch.float32), clips_for(model, 1))
     return {
         **{"case": step.name, "batch": batch, "mode": step.mode, "clips_per_second": speed},

@@ -1,6 +1,6 @@
-"""What the benchmarks of the input share: CPU time of contenders in turn, the files, where results go.
+"""What the benchmarks share: CPU time of contenders in turn, the files of the input's, where results go.
 
-One thread; CPU seconds of this process, as wall time of a shared machine says little. Contenders take turns
+One thread; CPU seconds, as wall time of a shared machine says little. Contenders take turns
 A B B A on the same clips, the first round is left out, and the median of the ratios of the rounds counts.
 """
 
@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
@@ -108,13 +109,22 @@ class Times:
 
 def alternate(contenders: Mapping[str, Callable[[int], object]], *, rounds: int) -> dict[str, Times]:
     """Let each contender do the work of every round, in turns; the first round only warms up."""
+
+    def timed(work: Callable[[int], object], number: int) -> float:
+        began = time.process_time()
+        work(number)
+        return time.process_time() - began
+
+    return in_turns({name: partial(timed, work) for name, work in contenders.items()}, rounds=rounds)
+
+
+def in_turns(contenders: Mapping[str, Callable[[int], float]], *, rounds: int) -> dict[str, Times]:
+    """The same for contenders that tell their seconds themselves."""
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for number in range(rounds + 1):
         order = list(contenders) if number % 2 else list(contenders)[::-1]
         for name in order:
-            began = time.process_time()
-            contenders[name](number)
-            seconds[name].append(time.process_time() - began)
+            seconds[name].append(contenders[name](number))
     return {name: Times(values[1:]) for name, values in seconds.items()}
 
 
@@ -127,8 +137,7 @@ def ratio(slow: Times, fast: Times) -> dict[str, float]:
 
 def publish(name: str, rows: list[dict[str, Any]], table: str, *, page: Path = PAGE) -> None:
     """Write benchmarks/results/NAME.json and the table between its marks in a page of the docs."""
-    machine = {"cpu": _cpu(), "cores": os.cpu_count(), "torch": torch.__version__, "av": av.__version__}
-    document = {"benchmark": name, "machine": machine, "rows": rows}
+    document = {"benchmark": name, "machine": machine(), "rows": rows}
     (HERE / "results").mkdir(exist_ok=True)
     (HERE / "results" / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n")
     begin, end = f"<!-- benchmarks/{name}.py -->\n", f"<!-- end of {name} -->"
@@ -138,6 +147,11 @@ def publish(name: str, rows: list[dict[str, Any]], table: str, *, page: Path = P
         raise SystemExit(f"{page} has no place for the table: {begin.strip()} and {end}")
     page.write_text(f"{before}{begin}\n{table.strip()}\n\n{end}{after}")
     print(table)
+
+
+def machine() -> dict[str, Any]:
+    """Where and with what the rows were measured."""
+    return {"cpu": _cpu(), "cores": os.cpu_count(), "torch": torch.__version__, "av": av.__version__}
 
 
 def markdown(head: list[str], rows: list[list[str]]) -> str:

@@ -135,9 +135,27 @@ def ratio(slow: Times, fast: Times) -> dict[str, float]:
     return {"ratio": round(median(each), 2), "low": round(low, 2), "high": round(high, 2)}
 
 
+def with_earlier(name: str, rows: list[dict[str, Any]], *, key: tuple[str, ...]) -> list[dict[str, Any]]:
+    """The rows beside those of earlier runs, which they replace where `key` and the machine are the same."""
+    path = HERE / "results" / f"{name}.json"
+    earlier = json.loads(path.read_text())["rows"] if path.is_file() else []
+    here = [{"machine": machine(), **row} for row in rows]
+    by_key = {(row["machine"]["cpu"], *(row[part] for part in key)): row for row in [*earlier, *here]}
+    return list(by_key.values())
+
+
+def by_machine(rows: list[dict[str, Any]], table: Callable[[list[dict[str, Any]]], str]) -> str:
+    """A table for each processor, below its name."""
+    cpus = dict.fromkeys(row["machine"]["cpu"] for row in rows)
+    return "\n\n".join(
+        f"{cpu}:\n\n{table([row for row in rows if row['machine']['cpu'] == cpu])}" for cpu in cpus
+    )
+
+
 def publish(name: str, rows: list[dict[str, Any]], table: str, *, page: Path = PAGE) -> None:
     """Write benchmarks/results/NAME.json and the table between its marks in a page of the docs."""
-    document = {"benchmark": name, "machine": machine(), "rows": rows}
+    told = {} if all("machine" in row for row in rows) else {"machine": machine()}
+    document = {"benchmark": name, **told, "rows": rows}
     (HERE / "results").mkdir(exist_ok=True)
     (HERE / "results" / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n")
     begin, end = f"<!-- benchmarks/{name}.py -->\n", f"<!-- end of {name} -->"

@@ -15,7 +15,6 @@ torch as it is unasked. "On equal terms" all have what everest sets; the plain o
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator
 from itertools import product
@@ -23,7 +22,7 @@ from typing import Any
 
 import torch
 from contenders import DTYPES, Contender, step_times
-from measuring import HERE, Times, machine, markdown, publish, ratio, shown
+from measuring import Times, by_machine, markdown, publish, ratio, shown, with_earlier
 
 # Of what is compared: (backbone, precision) to the least ratio, which we set ourselves.
 GOALS: dict[str, dict[tuple[str, str], float]] = {
@@ -115,15 +114,12 @@ def rows_of(task: str, backbone: str, dtype: str, rounds: int) -> Iterator[dict[
 
 
 def merged(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows beside those of earlier runs, which they replace; what is compared no more goes."""
-    path = HERE / "results" / "train_step.json"
-    document = json.loads(path.read_text()) if path.is_file() else {}
-    earlier = document["rows"] if document.get("machine") == machine() else []  # of another: not comparable
-    by_key = {(row["compared"], row["backbone"], row["dtype"]): row for row in [*earlier, *rows]}
+    """The rows beside those of earlier runs, in the order of GOALS; what is compared no more goes."""
     names = list(GOALS)
+    together = with_earlier("train_step", rows, key=("compared", "backbone", "dtype"))
     return sorted(
-        (row for row in by_key.values() if row["compared"] in names),
-        key=lambda row: (names.index(row["compared"]), row["backbone"], row["dtype"]),
+        (row for row in together if row["compared"] in names),
+        key=lambda row: (row["machine"]["cpu"], names.index(row["compared"]), row["backbone"], row["dtype"]),
     )
 
 
@@ -156,7 +152,7 @@ def main() -> None:
         for backbone in [asked.backbone] if asked.backbone else sizes:
             rows += rows_of(task, backbone, dtype, asked.rounds)
     rows = merged(rows)
-    publish("train_step", rows, table(rows))
+    publish("train_step", rows, by_machine(rows, table))
 
 
 if __name__ == "__main__":

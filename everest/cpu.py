@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import platform
 import sys
+from pathlib import Path
 from typing import Final
 
 import torch
@@ -20,15 +22,15 @@ _stay_float32 = False  # the products of this process, as `use_wide_products` fo
 
 
 def use_wide_products() -> None:
-    """Let torch compute float32 products by oneDNN, with the full width of a CPU's vectors.
+    """Let torch compute float32 products by oneDNN, with the full width of an AMD processor's vectors.
 
-    Unasked it takes MKL, which reaches less than half of that on an AMD EPYC (benchmarks/attention.py).
-    Allowed to lower the precision of products it takes oneDNN, which does lower it where a processor has
-    units for that (AMX, ARM's bfloat16). There all stays as it was, and where there is a GPU, too: one
-    setting is for both.
+    Unasked it takes MKL, which reaches less than half of that on an AMD EPYC, but is the faster one on an
+    Intel Xeon (benchmarks/attention.py): there all stays as it was, and where there is a GPU, too, as one
+    setting is for both. Allowed to lower the precision of products, torch takes oneDNN, which does lower it
+    where a processor has units for that (AMX); then the permission is taken back.
     """
     global _stay_float32
-    if torch.cuda.is_available():
+    if torch.cuda.is_available() or not _made_by_amd():
         return
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium")
@@ -42,6 +44,10 @@ def use_wide_products() -> None:
 def has_wide_products() -> bool:
     """Whether `use_wide_products` found them. What a program sets by itself is not looked at."""
     return _stay_float32
+
+
+def _made_by_amd(told_by: Path = Path("/proc/cpuinfo")) -> bool:
+    return "AuthenticAMD" in (told_by.read_text() if told_by.is_file() else platform.processor())
 
 
 def _products_stay_float32() -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -23,7 +24,8 @@ def error_of_a_product() -> float:
     return ((a @ b - exact).abs() / size).max().item()
 
 
-def test_wide_products_have_the_precision_of_float32():
+def test_wide_products_have_the_precision_of_float32(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(cpu, "_made_by_amd", lambda: True)
     torch.set_float32_matmul_precision("highest")
     plain = error_of_a_product()
     use_wide_products()
@@ -31,11 +33,25 @@ def test_wide_products_have_the_precision_of_float32():
 
 
 def test_what_would_be_lowered_is_left_alone(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(cpu, "_made_by_amd", lambda: True)
     monkeypatch.setattr(cpu, "_products_stay_float32", lambda: False)  # as on a processor with AMX
-    torch.set_float32_matmul_precision("highest")
     use_wide_products()
     assert torch.get_float32_matmul_precision() == "highest"
     assert not has_wide_products()
+
+
+def test_other_processors_have_torchs_own_products_and_attention(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(cpu, "_made_by_amd", lambda: False)
+    use_wide_products()
+    assert torch.get_float32_matmul_precision() == "highest"
+    assert not has_wide_products()
+
+
+@pytest.mark.parametrize(("vendor", "amd"), [("AuthenticAMD", True), ("GenuineIntel", False)])
+def test_the_maker_is_read_from_the_kernel(tmp_path: Path, vendor: str, amd: bool):
+    told = tmp_path / "cpuinfo"
+    told.write_text(f"processor\t: 0\nvendor_id\t: {vendor}\n")
+    assert cpu._made_by_amd(told) is amd
 
 
 @pytest.mark.usefixtures("wide_products")

@@ -30,7 +30,9 @@ class Updater:
         self._state = state
         self._clip_grad = settings.clip_grad
         model = state.model
-        compiled = cast(nn.Module, torch.compile(model)) if settings.compile else model
+        # A graph for each size of a batch. Else a second model of this process would have its share of kept
+        # tokens as a variable, which cannot be counted with: its graph would break there.
+        compiled = cast(nn.Module, torch.compile(model, dynamic=False)) if settings.compile else model
         # A model that is cut exchanges gradients itself: Accelerate adds the precision only.
         self.model = accelerator.prepare_model(compiled, evaluation_mode=settings.shard == "full")
         self._optimizer = accelerator.prepare_optimizer(state.optimizer)

@@ -16,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from torch._dynamo.utils import counters
 from typer.testing import CliRunner
 
 import everest
@@ -266,11 +267,23 @@ def test_fp16_is_not_passed_over_in_silence_on_a_cpu(recipe: Path, tmp_path: Pat
 
 @pytest.mark.slow
 def test_a_compiled_model_learns_the_same(recipe: Path, pretrained: Path, tmp_path: Path):
+    counters.clear()
     run("pretrain", "--recipe", recipe, "-o", tmp_path / "run", "--set", "train.compile=true")
+    assert counters["stats"]["unique_graphs"] == 1
+    assert not counters["graph_break"]
     assert [row["loss"] for row in told(tmp_path / "run")] == pytest.approx(
         [row["loss"] for row in told(pretrained)], abs=1e-4
     )
     assert weights(tmp_path / "run").keys() == weights(pretrained).keys()
+
+
+@pytest.mark.slow
+def test_a_classifier_is_compiled_once_for_all_its_steps(recipe: Path, pretrained: Path, tmp_path: Path):
+    counters.clear()
+    options = ["--init", pretrained, "-o", tmp_path / "run", "--set", "train.compile=true"]
+    run("finetune", "--recipe", recipe, *options)
+    assert counters["stats"]["unique_graphs"] == 1
+    assert not counters["graph_break"]
 
 
 @pytest.mark.parametrize("setting", ["train.checkpointing=true", "train.clip_grad=100.0"])

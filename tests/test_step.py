@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 import everest
+from everest.masks import RandomSpaceTime, RunningCell, Tube
 from everest.models.block import Block, GeluLinear, NormLinear
-from everest.selection import AllTokens, RandomSpaceTime, RedundancyRobust, Tube
+from everest.selection import AllTokens, FrameDifference, RedundancyRobust
 from everest.tokens import TokenSelection
 
 SIZE = {"width": 48, "depth": 3, "heads": 4, "decoder_width": 32, "decoder_heads": 2, "decoder_depth": 2}
@@ -156,10 +157,29 @@ def test_the_last_decoder_block_computes_targets_only():
     assert rows == [chosen.target.size(1)] * 2
 
 
-def test_forward_and_loss_are_one_graph():
-    model = small("pretrain")
-    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
-    x, noise = clips(), torch.rand(2, 96)
-    out = compiled(x, noise=noise)
-    out.loss.backward()
-    assert out.loss.item() == pytest.approx(model(x, noise=noise).loss.item(), rel=1e-5)
+@pytest.mark.parametrize(
+    "selection",
+    [RedundancyRobust(), FrameDifference(), Tube(), RandomSpaceTime(visible_ratio=0.2), RunningCell()],
+    ids=lambda selection: type(selection).__name__,
+)
+def test_forward_and_loss_are_one_graph_that_is_compiled_once(selection):
+    model = small("pretrain", selection=selection)
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True, dynamic=False)
+    for step in range(3):
+        x, noise = clips() + step, torch.rand(2, 96)
+        with torch.compiler.set_stance("fail_on_recompile" if step else "default"):
+            out = compiled(x, noise=noise)
+            out.loss.backward()
+        assert out.loss.item() == pytest.approx(model(x, noise=noise).loss.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("selection", [RedundancyRobust(keep_ratio=0.6, visible_ratio=None), AllTokens()])
+def test_a_classifier_is_one_graph_that_is_compiled_once(selection):
+    model = small("classifier", num_classes=5, selection=selection)
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True, dynamic=False)
+    for step in range(3):
+        x = clips() + step
+        with torch.compiler.set_stance("fail_on_recompile" if step else "default"):
+            scores = compiled(x)
+            scores.sum().backward()
+        torch.testing.assert_close(scores, model(x))

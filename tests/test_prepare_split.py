@@ -82,6 +82,14 @@ def test_the_shares_of_a_large_set_are_exact():
     assert [len(part) for part in lists.values()] == [3200, 400, 400]
 
 
+def test_many_classes_that_do_not_divide_evenly_meet_their_shares():
+    classes = [3 + 7 * number % 57 for number in range(300)]
+    lists = split_samples(samples_of(classes, 1), read_shares("80/10/10"), group_of=grouping(None), seed=0)
+    for part, share in zip(lists.values(), (0.8, 0.1, 0.1), strict=True):
+        counts = Counter(sample.labels[0] for sample in part)
+        assert all(abs(counts[label] - share * count) < 1 for label, count in enumerate(classes))
+
+
 @pytest.fixture
 def ucf_names(tmp_path):
     """Two classes of five groups of three videos, called as UCF101's."""

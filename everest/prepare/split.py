@@ -27,7 +27,6 @@ from everest.prepare.groups import GroupOf
 from everest.prepare.index import CLASSES
 
 NAMES: Final = ("train", "val", "test")
-MOST_PASSES: Final = 20  # over all groups; the third rarely moves any
 LEAST_GAIN: Final = 1e-9  # of a move or an exchange; less is rounding
 
 Floats = NDArray[np.float64]
@@ -123,13 +122,12 @@ def assign(groups: Sequence[Ints], labels: Ints, shares: Floats, rng: np.random.
         rows, many = counted.of(group)
         chosen[group] = _costs(lacking, rows, many).argmin()
         lacking[rows, chosen[group]] -= many
-    for _ in range(MOST_PASSES):
+    while True:  # ends, as the distance falls every time
         helpful = order[_changes(lacking, chosen, counted)[order].min(axis=1) < -LEAST_GAIN]
         for group in helpful:
             _move(lacking, chosen, group, *counted.of(group))
         if not len(helpful) and not _exchange(lacking, chosen, counted):
-            break
-    return chosen
+            return chosen
 
 
 def _costs(lacking: Floats, rows: Ints, many: Ints) -> Floats:
@@ -158,17 +156,20 @@ def _move(lacking: Floats, chosen: Ints, group: int, rows: Ints, many: Ints) -> 
 
 
 def _exchange(lacking: Floats, chosen: Ints, groups: _Groups) -> bool:
-    """Move a group from one list to another and the best answer back, for each two lists where both together
-    help though neither does alone; tells whether any did.
+    """For each two lists, as long as both together help: move the group that costs least from one to the
+    other, and then the best answer back; tells whether any did.
 
-    Most often two classes are in each other's way: each has one too many where the other lacks one.
+    For where no single move helps. Most often two classes are in each other's way then: each has one too many
+    where the other lacks one.
     """
     exchanged = False
     for here, there in itertools.permutations(range(lacking.shape[1]), 2):
-        moved, answer = lacking.copy(), chosen.copy()
-        change = _send_cheapest(moved, answer, groups, here, there)
-        change += _send_cheapest(moved, answer, groups, there, here)
-        if change < -LEAST_GAIN:
+        while True:
+            moved, answer = lacking.copy(), chosen.copy()
+            change = _send_cheapest(moved, answer, groups, here, there)
+            change += _send_cheapest(moved, answer, groups, there, here)
+            if change >= -LEAST_GAIN:
+                break
             lacking[:], chosen[:] = moved, answer
             exchanged = True
     return exchanged

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from everest.cpu import has_wide_products
+from everest.cpu import has_onednn_matmul
 
 MOST_SCORES: Final = 2**19  # at once, 2 MB: ours, the best of 2**18 to 2**21 on an EPYC with 32 MB of cache
 
@@ -21,8 +21,8 @@ MOST_SCORES: Final = 2**19  # at once, 2 MB: ours, the best of 2**18 to 2**21 on
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """softmax(q k^T / sqrt(D)) v, for every head (Vaswani et al. 2017, equation 1).
 
-    torch's fused attention, but for an AMD processor whose products are wide (everest/cpu.py): there its
-    blocks are too small, and products of whole matrices are up to three times faster; in float32 as long as
+    torch's fused attention, but for an AMD processor whose products are oneDNN's (everest/cpu.py): there
+    its blocks are too small, and products of whole matrices are up to 2.6 times faster; in float32 as long as
     the scores of a head stay in the cache. Neither keeps scores for the backward pass.
 
     Args:
@@ -31,7 +31,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     Returns:
         (B, H, Q, D).
     """
-    if torch.compiler.is_compiling() or q.device.type != "cpu" or not has_wide_products():
+    if torch.compiler.is_compiling() or q.device.type != "cpu" or not has_onednn_matmul():
         return F.scaled_dot_product_attention(q, k, v)
     if q.dtype == torch.float32 and q.size(-2) * k.size(-2) > MOST_SCORES:
         return F.scaled_dot_product_attention(q, k, v)
@@ -45,38 +45,46 @@ class ProductAttention(torch.autograd.Function):
     """
 
     @staticmethod
-    @torch.autocast("cpu", enabled=False)
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         ctx.save_for_backward(q, k, v)
-        heads_q, heads_k, heads_v = (x.flatten(0, 1) for x in (q, k, v))  # (G, Q or K, D)
-        out = torch.empty_like(heads_q)
-        for heads, queries in _parts(heads_q, heads_k):
-            weights = _weights(heads_q[heads, queries], heads_k[heads])
-            torch.bmm(weights.to(v.dtype), heads_v[heads], out=out[heads, queries])
-        return out.view_as(q)
+        with torch.autocast("cpu", enabled=False):
+            return _forward(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)).view_as(q)
 
     @staticmethod
     @once_differentiable
-    @torch.autocast("cpu", enabled=False)
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, *grad_outputs: Tensor
     ) -> tuple[Tensor, ...]:
-        saved = ctx.saved_tensors
-        q, k, v = (x.flatten(0, 1) for x in saved)  # (G, Q or K, D)
-        grad = grad_outputs[0].flatten(0, 1)  # (G, Q, D)
-        grad_q = torch.empty_like(q)
-        grad_k, grad_v = (torch.zeros_like(x, dtype=_precise(x)) for x in (k, v))  # sums over parts
-        for heads, queries in _parts(q, k):
-            part_q, part_grad = q[heads, queries], grad[heads, queries]
-            weights = _weights(part_q, k[heads])  # (G, Q, K) of this part
-            grad_v[heads] += weights.to(v.dtype).mT @ part_grad
-            grad_weights = (part_grad @ v[heads].mT).to(weights.dtype)
-            grad_scores = torch.ops.aten._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
-            grad_scores = grad_scores.to(q.dtype)  # of the scaled ones
-            torch.bmm(grad_scores, k[heads], out=grad_q[heads, queries])
-            grad_k[heads] += grad_scores.mT @ part_q
-        grads = (grad_q.mul_(_scale(q)), grad_k.mul_(_scale(q)), grad_v)
-        return tuple(grad.to(x.dtype).view(x.shape) for grad, x in zip(grads, saved, strict=True))
+        q, k, v = (x.flatten(0, 1) for x in ctx.saved_tensors)  # (G, Q or K, D)
+        with torch.autocast("cpu", enabled=False):
+            grads = _backward(q, k, v, grad_outputs[0].flatten(0, 1))
+        return tuple(grad.to(x.dtype).view(x.shape) for grad, x in zip(grads, ctx.saved_tensors, strict=True))
+
+
+def _forward(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """(G, Q, D) from (G, Q, D) and twice (G, K, D)."""
+    out = torch.empty_like(q)
+    for heads, queries in _parts(q, k):
+        weights = _weights(q[heads, queries], k[heads])
+        torch.bmm(weights.to(v.dtype), v[heads], out=out[heads, queries])
+    return out
+
+
+def _backward(q: Tensor, k: Tensor, v: Tensor, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of q, k and v by that of the output (G, Q, D); the latter two at least float32."""
+    grad_q = torch.empty_like(q)
+    grad_k, grad_v = (torch.zeros_like(x, dtype=_precise(x)) for x in (k, v))  # sums over parts
+    for heads, queries in _parts(q, k):
+        part_q, part_grad = q[heads, queries], grad[heads, queries]
+        weights = _weights(part_q, k[heads])  # (part of G, part of Q, K)
+        grad_v[heads] += weights.to(v.dtype).mT @ part_grad
+        grad_weights = (part_grad @ v[heads].mT).to(weights.dtype)
+        # By the scaled scores; the scale follows for all parts at once.
+        grad_scores = torch.ops.aten._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
+        grad_scores = grad_scores.to(q.dtype)
+        torch.bmm(grad_scores, k[heads], out=grad_q[heads, queries])
+        grad_k[heads] += grad_scores.mT @ part_q
+    return grad_q.mul_(_scale(q)), grad_k.mul_(_scale(q)), grad_v
 
 
 def _weights(q: Tensor, k: Tensor) -> Tensor:

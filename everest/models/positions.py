@@ -23,15 +23,15 @@ def position_table(positions: Positions, grid: TokenGrid, width: int) -> Tensor:
 
 
 def sinusoid_positions(num_tokens: int, width: int) -> Tensor:
-    """(N, D) float32, D even: sine and cosine of the flat token number, alternating over the channels.
+    """(N, D) float32: sine and cosine of the flat token number, alternating over the channels.
 
     The released programs split neither time nor height nor width; like them this counts in float64.
     """
     # As float64 throughout: the products reach thousands of radians at 128 frames.
     position = torch.arange(num_tokens, dtype=torch.float64).unsqueeze(1)  # (N, 1)
-    pair = torch.arange(width // 2, dtype=torch.float64)  # (D/2,) of channels
+    pair = torch.arange((width + 1) // 2, dtype=torch.float64)  # (D/2,) of channels
     angle = position / torch.pow(10000.0, 2 * pair / width)  # (N, D/2)
-    return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1).float()
+    return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)[:, :width].float()
 
 
 def separable_positions(grid: TokenGrid, width: int) -> Tensor:

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from measuring import alternate, by_machine, markdown, publish, ratio, shown, with_earlier
 from torch import Tensor
 
-from everest.cpu import OF_STEPS, keep_freed_memory
+from everest.cpu import TRAINER_KEEPS, keep_freed_memory, matmul_stays_float32
 from everest.models.attention import ProductAttention
 
 ROWS, INNER, COLUMNS = 470, 768, 3072  # of the product
@@ -27,7 +27,7 @@ Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def run(precision: str, work: Callable[[], object], number: int) -> None:
-    """One of the rounds, with torch's products or, as `medium` lets it, with wide ones."""
+    """One of the rounds, with torch's products or, as `medium` lets it, with oneDNN's."""
     torch.set_float32_matmul_precision(precision)
     work()
 
@@ -39,11 +39,11 @@ def products(rounds: int) -> dict[str, Any]:
     def product() -> None:
         F.linear(x, weight)
 
-    ways = {"unasked": partial(run, "highest", product), "wide": partial(run, "medium", product)}
+    ways = {"unasked": partial(run, "highest", product), "onednn": partial(run, "medium", product)}
     times = alternate(ways, rounds=rounds)
     gflop = 2 * ROWS * INNER * COLUMNS / 1e9
     speed = {name: round(gflop / found.median) for name, found in times.items()}
-    told = ratio(times["unasked"], times["wide"])
+    told = ratio(times["unasked"], times["onednn"])
     return {"compared": "a product of matrices, fp32", **told, "unit": "GFLOP/s", **speed}
 
 
@@ -52,7 +52,7 @@ def both_passes(way: Attention, inputs: list[Tensor], seed: Tensor) -> None:
 
 
 def attentions(rounds: int) -> Iterator[dict[str, Any]]:
-    """torch's fused attention against ours, both with wide products, and torch unasked; milliseconds."""
+    """torch's fused attention against ours, both with oneDNN, and torch unasked; milliseconds."""
     for dtype, name in ((torch.float32, "fp32"), (torch.bfloat16, "bf16")):
         for heads, tokens in ATTENTIONS:
             mixed = torch.randn(1, tokens, 3 * heads * 64).to(dtype).chunk(3, dim=-1)
@@ -75,7 +75,7 @@ def attentions(rounds: int) -> Iterator[dict[str, Any]]:
 def table(rows: list[dict[str, Any]]) -> str:
     cells = []
     for row in rows:
-        slow, fast = ("fused", "ours") if "ours" in row else ("unasked", "wide")
+        slow, fast = ("fused", "ours") if "ours" in row else ("unasked", "onednn")
         unasked = str(row.get("unasked", "")) if "ours" in row else ""
         cells.append([row["compared"], shown(row), f"{row[slow]} / {row[fast]} {row['unit']}", unasked])
     return markdown(["torch / everest", "faster", "each", "torch unasked"], cells)
@@ -86,7 +86,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    keep_freed_memory(OF_STEPS)
+    keep_freed_memory(TRAINER_KEEPS)
+    torch.set_float32_matmul_precision("medium")
+    if not matmul_stays_float32():
+        raise SystemExit("oneDNN lowers float32 products here; there is nothing to compare")
     found = [products(asked.rounds), *attentions(asked.rounds)]
     rows = with_earlier("attention", found, key=("compared",))
     publish("attention", rows, by_machine(rows, table))

@@ -16,7 +16,7 @@ from measuring import Times, in_turns
 from steps import Case, Pass, clips_for, our_pass, plain_pass, transformers_pass, transformers_videomae
 from torch import Tensor, nn
 
-from everest.cpu import OF_STEPS, keep_freed_memory, use_wide_products
+from everest.cpu import TRAINER_KEEPS, keep_freed_memory, use_onednn_matmul
 from everest.optim import make_optimizer, parameter_groups, set_lr
 from everest.profiling.profile import StageName
 
@@ -46,8 +46,8 @@ class Contender:
         fused optimiser, so that models are compared; the plain one a loop.
         """
         if self.tuned:
-            use_wide_products()
-            keep_freed_memory(OF_STEPS)
+            use_onednn_matmul()
+            keep_freed_memory(TRAINER_KEEPS)
         model, clips = self._model()
         run = self._pass(model)
         optimizer = _looped(model) if self.code == "plain" else _fused(model)

@@ -15,7 +15,7 @@ import numpy as np
 import plain_input
 import torch
 
-from everest.cpu import OF_CLIPS, keep_freed_memory
+from everest.cpu import READER_KEEPS, keep_freed_memory
 from everest.data import video_file
 from everest.data.frames import pretrain_window
 from everest.data.lists import Sample
@@ -73,7 +73,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("/tmp/everest-benchmarks"))
     options = parser.parse_args()
     torch.set_num_threads(1)
-    keep_freed_memory(OF_CLIPS)  # as in a worker; the plain formulation profits as well
+    keep_freed_memory(READER_KEEPS)  # as in a worker; the plain formulation profits as well
     rows, lines = [], []
     for kind, path in measuring.files(options.folder).items():
         told = measure(path, options.rounds)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import subprocess
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -169,7 +170,8 @@ def publish(name: str, rows: list[dict[str, Any]], table: str, *, page: Path = P
 
 def machine() -> dict[str, Any]:
     """Where and with what the rows were measured."""
-    return {"cpu": _cpu(), "cores": os.cpu_count(), "torch": torch.__version__, "av": av.__version__}
+    versions = {"torch": torch.__version__, "av": av.__version__, "commit": _commit()}
+    return {"cpu": _cpu(), "cores": os.cpu_count(), **versions}
 
 
 def markdown(head: list[str], rows: list[list[str]]) -> str:
@@ -181,6 +183,12 @@ def markdown(head: list[str], rows: list[list[str]]) -> str:
 def shown(told: dict[str, float]) -> str:
     """A ratio with its quartiles."""
     return f"**{told['ratio']:.1f}x** ({told['low']:.1f}-{told['high']:.1f})"
+
+
+def _commit() -> str:
+    """Of the code, with a + where it has changed since."""
+    asked = ["git", "-C", str(HERE), "describe", "--always", "--dirty=+", "--exclude=*"]
+    return subprocess.run(asked, capture_output=True, text=True).stdout.strip()
 
 
 def _cpu() -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -21,7 +22,7 @@ from matplotlib.figure import Figure
 from measuring import HERE, markdown, publish
 from steps import Case, clips_for, our_pass
 
-from everest.cpu import OF_STEPS, keep_freed_memory, use_wide_products
+from everest.cpu import TRAINER_KEEPS, keep_freed_memory, use_onednn_matmul
 
 FRAMES = (16, 32, 64, 96, 128)
 KEPT = (0.15, 0.3, 0.5, 0.7, 1.0)
@@ -32,40 +33,38 @@ METHODS = {
 LABELS = {"gflop": "GFLOP a clip", "saved_bf16_mb": "MB kept a clip, bf16", "seconds": "CPU seconds"}
 
 
-def cost(recipe: str, overrides: tuple[str, ...], *, rounds: int) -> dict[str, Any]:
-    """What both passes of ViT-S on one clip take; seconds only where `rounds` are asked for."""
-    case = Case(recipe, "pretrain", (S, *overrides))
-    return {**counts(case), "seconds": seconds(case, rounds) if rounds else None}
-
-
 def seconds(case: Case, rounds: int) -> float:
     """The median of CPU seconds of forward and backward pass; the first round only warms up."""
     model = case.build()
     clips, run = clips_for(model, 1), our_pass(model, torch.float32)
     taken = []
-    use_wide_products()
-    try:
-        for _ in range(rounds + 1):
-            model.zero_grad()
-            began = time.process_time()
-            run(clips).backward()
-            taken.append(time.process_time() - began)
-    finally:
-        torch.set_float32_matmul_precision("highest")  # what is counted is counted with torch's attention
+    for _ in range(rounds + 1):
+        model.zero_grad()
+        began = time.process_time()
+        run(clips).backward()
+        taken.append(time.process_time() - began)
     return median(taken[1:])
 
 
-def measure(rounds: int) -> list[dict[str, Any]]:
-    rows = []
+def cases() -> Iterator[tuple[dict[str, Any], Case]]:
+    """What a row tells of itself, and the model."""
     for method, (recipe, overrides) in METHODS.items():
         for frames in FRAMES:
-            found = cost(recipe, (*overrides, f"data.frames={frames}"), rounds=rounds)
-            rows.append({"method": method, "frames": frames, "keep": None, **found})
-            print(rows[-1], file=sys.stderr)
+            case = Case(recipe, "pretrain", (S, *overrides, f"data.frames={frames}"))
+            yield {"method": method, "frames": frames, "keep": None}, case
     for keep in KEPT:
-        found = cost("k400", (f"pretrain.selection.keep_ratio={keep}",), rounds=rounds)
-        rows.append({"method": "EVEREST", "frames": 16, "keep": keep, **found})
-        print(rows[-1], file=sys.stderr)
+        case = Case("k400", "pretrain", (S, f"pretrain.selection.keep_ratio={keep}"))
+        yield {"method": "EVEREST", "frames": 16, "keep": keep}, case
+
+
+def measure(rounds: int) -> list[dict[str, Any]]:
+    """What both passes of ViT-S on one clip take; seconds only where `rounds` are asked for."""
+    rows = [{**told, **counts(case), "seconds": None} for told, case in cases()]
+    if rounds:
+        use_onednn_matmul()  # not before all is counted: that is done with torch's attention
+        for row, (_, case) in zip(rows, cases(), strict=True):
+            row["seconds"] = seconds(case, rounds)
+            print(row, file=sys.stderr)
     return rows
 
 
@@ -105,7 +104,7 @@ def main() -> None:
     parser.add_argument("--counts-only", action="store_true", help="no times, nothing written")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    keep_freed_memory(OF_STEPS)
+    keep_freed_memory(TRAINER_KEEPS)
     rows = measure(0 if options.counts_only else options.rounds)
     checks = goals(rows)
     if options.counts_only:

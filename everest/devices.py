@@ -14,7 +14,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
 
 from everest.config.settings import TrainSettings
-from everest.cpu import OF_STEPS, keep_freed_memory, use_wide_products
+from everest.cpu import TRAINER_KEEPS, keep_freed_memory, use_onednn_matmul
 from everest.data.datasets import Clip
 from everest.errors import EnvironmentProblem
 
@@ -39,8 +39,8 @@ def make_accelerator(train: TrainSettings, *, cpu: bool) -> Accelerator:
         raise EnvironmentProblem("train.precision=fp16 needs a CUDA GPU; use bf16 or fp32 here")
     torch.set_float32_matmul_precision("high" if train.tf32 else "highest")
     if cpu or not torch.cuda.is_available():
-        use_wide_products()
-        keep_freed_memory(OF_STEPS)
+        use_onednn_matmul()
+        keep_freed_memory(TRAINER_KEEPS)
     AcceleratorState._reset_state()  # a notebook's second run may have another precision
     return Accelerator(mixed_precision="no" if precision == "fp32" else precision, cpu=cpu)
 

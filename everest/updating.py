@@ -30,8 +30,8 @@ class Updater:
         self._state = state
         self._clip_grad = settings.clip_grad
         model = state.model
-        # A graph for each size of a batch. Else a second model of this process would have its share of kept
-        # tokens as a variable, which cannot be counted with: its graph would break there.
+        # dynamic=False: when a second model is compiled, torch would make the ratios of its selection
+        # symbolic where they differ, and counting tokens with a symbol breaks the graph.
         compiled = cast(nn.Module, torch.compile(model, dynamic=False)) if settings.compile else model
         # A model that is cut exchanges gradients itself: Accelerate adds the precision only.
         self.model = accelerator.prepare_model(compiled, evaluation_mode=settings.shard == "full")

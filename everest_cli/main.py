@@ -37,7 +37,7 @@ from everest_cli import (
 )
 from everest_cli.output import say
 
-GARBAGE_AFTER = 10_000  # new objects; Python's 700 takes a tenth of the time that importing torch takes
+GARBAGE_AFTER = 10_000  # new objects; Python 3.11's 700 takes a tenth of the time that torch takes to import
 COMPILERS = ("torch._dynamo", "torch._inductor")  # whose errors are RuntimeErrors without a public name
 
 

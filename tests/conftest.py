@@ -23,17 +23,17 @@ os.environ["OMP_NUM_THREADS"] = "1"
 @pytest.fixture(autouse=True)
 def products_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A run on a CPU sets how this process computes them; the next test has what torch does unasked."""
-    monkeypatch.setattr(cpu, "_stay_float32", False)
+    monkeypatch.setattr(cpu, "_onednn_matmul", False)
     yield
     torch.set_float32_matmul_precision("highest")
 
 
 @pytest.fixture
-def wide_products(products_as_before: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def onednn_matmul(products_as_before: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Products and attention as in a run on an AMD processor."""
     monkeypatch.setattr(cpu, "_made_by_amd", lambda: True)
-    cpu.use_wide_products()
-    if not cpu.has_wide_products():
+    cpu.use_onednn_matmul()
+    if not cpu.has_onednn_matmul():
         pytest.skip("this machine has units that would lower the precision of products, or a GPU")
 
 

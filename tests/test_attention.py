@@ -66,7 +66,7 @@ def test_float32_and_bfloat16_are_as_near_as_their_precision(number: int):
             assert (found - wanted).norm() <= tolerance * wanted.norm()
 
 
-@pytest.mark.usefixtures("wide_products")
+@pytest.mark.usefixtures("onednn_matmul")
 @pytest.mark.parametrize(
     ("number", "dtype", "way"),
     [
@@ -115,7 +115,7 @@ def test_scores_are_not_kept_and_few_are_made_at_once(monkeypatch: pytest.Monkey
     assert all((rows.stop - rows.start) * 40 <= 1000 for _, rows in parts)
 
 
-@pytest.mark.usefixtures("wide_products")
+@pytest.mark.usefixtures("onednn_matmul")
 def test_compiled_code_calls_the_fused_attention():
     inputs = heads(*[(1, 2, 5, 4)] * 3, dtype=torch.float32)
     with torch.no_grad():

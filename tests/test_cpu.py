@@ -11,7 +11,7 @@ import torch
 
 from everest import cpu
 from everest.config.settings import TrainSettings
-from everest.cpu import _products_stay_float32, has_wide_products, use_wide_products
+from everest.cpu import has_onednn_matmul, matmul_stays_float32, use_onednn_matmul
 from everest.devices import make_accelerator
 from everest.models.block import Block
 
@@ -24,27 +24,27 @@ def error_of_a_product() -> float:
     return ((a @ b - exact).abs() / size).max().item()
 
 
-def test_wide_products_have_the_precision_of_float32(monkeypatch: pytest.MonkeyPatch):
+def test_onednn_matmul_have_the_precision_of_float32(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(cpu, "_made_by_amd", lambda: True)
     torch.set_float32_matmul_precision("highest")
     plain = error_of_a_product()
-    use_wide_products()
+    use_onednn_matmul()
     assert error_of_a_product() <= max(2 * plain, 2**-20)  # bfloat16 is wrong by 2**-9
 
 
 def test_what_would_be_lowered_is_left_alone(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(cpu, "_made_by_amd", lambda: True)
-    monkeypatch.setattr(cpu, "_products_stay_float32", lambda: False)  # as on a processor with AMX
-    use_wide_products()
+    monkeypatch.setattr(cpu, "matmul_stays_float32", lambda: False)  # as on a processor with AMX
+    use_onednn_matmul()
     assert torch.get_float32_matmul_precision() == "highest"
-    assert not has_wide_products()
+    assert not has_onednn_matmul()
 
 
 def test_other_processors_have_torchs_own_products_and_attention(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(cpu, "_made_by_amd", lambda: False)
-    use_wide_products()
+    use_onednn_matmul()
     assert torch.get_float32_matmul_precision() == "highest"
-    assert not has_wide_products()
+    assert not has_onednn_matmul()
 
 
 @pytest.mark.parametrize(("vendor", "amd"), [("AuthenticAMD", True), ("GenuineIntel", False)])
@@ -54,7 +54,7 @@ def test_the_maker_is_read_from_the_kernel(tmp_path: Path, vendor: str, amd: boo
     assert cpu._made_by_amd(told) is amd
 
 
-@pytest.mark.usefixtures("wide_products")
+@pytest.mark.usefixtures("onednn_matmul")
 def test_a_model_does_not_mind_what_else_the_program_sets():
     block, x = Block(32, 2), torch.randn(1, 5, 32)
     torch.backends.cuda.matmul.allow_tf32 = False
@@ -64,9 +64,9 @@ def test_a_model_does_not_mind_what_else_the_program_sets():
 
 
 def test_a_lower_precision_would_be_noticed():
-    assert _products_stay_float32()
+    assert matmul_stays_float32()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert not _products_stay_float32()
+        assert not matmul_stays_float32()
 
 
 @pytest.mark.parametrize("tf32", [False, True])
@@ -78,12 +78,12 @@ def test_a_run_on_a_cpu_has_the_precision_of_float32(tf32: bool):
 FAULTS = """
 import resource
 import torch
-from everest.cpu import OF_STEPS, keep_freed_memory
+from everest.cpu import TRAINER_KEEPS, keep_freed_memory
 
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
-keep_freed_memory(OF_STEPS)
+keep_freed_memory(TRAINER_KEEPS)
 for number in range(8):
     before = faults()
     tensors = [torch.ones(5_000_000) for _ in range(20)]  # 20 MB each

@@ -41,10 +41,10 @@ def assert_equal(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
         assert (ours[name] - theirs[name]).abs().max() <= 1e-5 * scale, name
 
 
-@pytest.fixture(params=["torch's products", "wide products"])
+@pytest.fixture(params=["torch's products", "oneDNN's products"])
 def either_products(request: pytest.FixtureRequest) -> None:
-    if request.param == "wide products":
-        request.getfixturevalue("wide_products")
+    if request.param == "oneDNN's products":
+        request.getfixturevalue("onednn_matmul")
 
 
 @pytest.mark.usefixtures("either_products")

@@ -19,7 +19,7 @@ from typing import Final, cast
 import torch
 from torch.utils.data import DataLoader, Sampler, default_collate
 
-from everest.cpu import OF_CLIPS, keep_freed_memory
+from everest.cpu import READER_KEEPS, keep_freed_memory
 from everest.data.datasets import Clip, SampleKey, VideoClips
 from everest.errors import DataError, EnvironmentProblem, UserError
 
@@ -190,6 +190,6 @@ def _collate(items: list[Clip | UserError]) -> Clip | UserError:
 def _start_worker(worker_id: int) -> None:
     """One thread a worker: the workers are the parallelism. Signals are for the process that trains."""
     torch.set_num_threads(1)
-    keep_freed_memory(OF_CLIPS)
+    keep_freed_memory(READER_KEEPS)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)

@@ -9,12 +9,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from everest import cpu
 from everest.data.video import write_video
 
 HERE = Path(__file__).resolve().parent
 
+settings.register_profile("any machine", deadline=None)  # a busy one is no fault of what is tested
+settings.load_profile("any machine")
 # One thread here and in the processes that tests start: sums of one thread and of two differ in the last bit.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"

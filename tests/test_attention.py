@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
@@ -29,7 +29,6 @@ def output_and_gradients(function, inputs: list[Tensor], seed: Tensor) -> list[T
 
 
 @given(batch=few, number=few, queries=few, keys=few, width=few, scores=st.integers(1, 200))
-@settings(deadline=None)
 def test_it_is_torchs_attention_however_it_is_cut(batch, number, queries, keys, width, scores):
     inputs = heads(*((batch, number, n, width) for n in (queries, keys, keys)))
     seed = torch.randn(batch, number, queries, width)

@@ -171,7 +171,7 @@ def stored(store: RowStore, wanted: list[bool], made: list[int]) -> None:
     torn=st.integers(0, 200),
     batch=st.integers(1, 4),
 )
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_rows_survive_whatever_a_kill_leaves_of_them(
     wanted: list[bool], killed: int, lost: int, torn: int, batch: int
 ):

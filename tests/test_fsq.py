@@ -7,7 +7,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from everest.models.fsq import FSQ
@@ -31,7 +31,6 @@ def test_a_code_stands_for_the_values_it_came_with(counts, seed, size):
 
 
 @given(counts=few_codes)
-@settings(deadline=None)
 def test_every_code_is_reached_and_none_twice(counts):
     quantiser = FSQ(counts)
     line = torch.linspace(-6, 6, 241)

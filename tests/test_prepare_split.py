@@ -28,7 +28,7 @@ CLASSES = st.lists(st.integers(1, 60), min_size=1, max_size=8)
 
 @given(classes=CLASSES, shares=SHARES, seed=st.integers(0, 9))
 @example(classes=[17, 13, 23, 27, 57, 60], shares="80/10/10", seed=1)  # needs two groups to change places
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_single_videos_meet_their_shares_in_every_class_and_altogether(classes, shares, seed):
     parts = read_shares(shares)
     samples = samples_of(classes, 1)
@@ -41,7 +41,7 @@ def test_single_videos_meet_their_shares_in_every_class_and_altogether(classes, 
 
 
 @given(classes=CLASSES, shares=SHARES, group_size=st.integers(1, 9), seed=st.integers(0, 9))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_groups_stay_whole_and_no_single_move_brings_the_shares_nearer(classes, shares, group_size, seed):
     samples = samples_of(classes, group_size)
     labels = np.array([sample.labels[0] for sample in samples])

@@ -57,7 +57,7 @@ def test_fewer_videos_than_neighbours_all_vote():
 
 
 @given(labels=st.lists(st.integers(0, 5), min_size=1, max_size=60), seed=st.integers(0, 3))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_part_of_each_class_is_held_out_and_none_loses_all(labels: list[int], seed: int):
     held = held_out(np.array(labels), seed)
     assert np.array_equal(held, held_out(np.array(labels), seed))

@@ -26,7 +26,7 @@ VIEWS = EvalViews(frames=4, stride=2, size=(32, 32), clips=2, crops=3, sampling=
 
 
 @given(window=st.floats(0.07, 3), step=st.floats(0.05, 3))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_windows_follow_each_other_and_the_last_ends_with_the_video(
     clip_files: Path, window: float, step: float
 ):

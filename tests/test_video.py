@@ -113,7 +113,7 @@ def test_every_frame_of_every_kind_of_file_is_the_one_asked_for(kinds, name):
 
 
 @pytest.mark.parametrize("name", KINDS)
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(ids=st.lists(st.integers(0, FRAMES - 1), min_size=1, max_size=8))
 def test_frames_come_in_any_order_and_repeated(kinds, name, ids):
     assert numbers_shown(read_frames(kinds[name], ids)) == ids
@@ -128,7 +128,7 @@ def test_frames_left_out_on_the_way_change_no_bit_of_the_others(kinds, name):
 
 
 @pytest.mark.parametrize("name", KINDS)
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(ids=st.sets(st.integers(0, FRAMES - 1), min_size=1, max_size=8).map(sorted))
 def test_frames_in_order_are_those_of_a_clip(kinds, name, ids):
     assert torch.equal(torch.stack(list(frames_in_order(kinds[name], ids))), read_frames(kinds[name], ids))

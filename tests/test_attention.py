@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.checkpoint import checkpoint
 
 from everest.models import attention
 from everest.models.attention import ProductAttention, attend
@@ -85,6 +86,15 @@ def test_a_block_is_given_the_same_by_either_way(number: int, dtype: torch.dtype
     tolerance = 1e-5 if dtype == torch.float32 else 1e-2
     for mine, wanted in zip(ours, theirs, strict=True):
         assert (mine - wanted).norm() <= tolerance * wanted.norm()
+
+
+def test_checkpointing_computes_the_same():
+    inputs, seed = heads(*[(2, 2, 5, 4)] * 3), torch.randn(2, 2, 5, 4)
+    plain = output_and_gradients(ProductAttention.apply, inputs, seed)
+    again = output_and_gradients(
+        lambda *x: checkpoint(ProductAttention.apply, *x, use_reentrant=False), inputs, seed
+    )
+    assert all(torch.equal(one, other) for one, other in zip(plain, again, strict=True))
 
 
 def test_autocast_does_not_lower_its_scores():

@@ -1,3 +1,4 @@
+import itertools
 import json
 from collections import Counter
 from pathlib import Path
@@ -88,6 +89,14 @@ def test_many_classes_that_do_not_divide_evenly_meet_their_shares():
     for part, share in zip(lists.values(), (0.8, 0.1, 0.1), strict=True):
         counts = Counter(sample.labels[0] for sample in part)
         assert all(abs(counts[label] - share * count) < 1 for label, count in enumerate(classes))
+
+
+@pytest.mark.parametrize("sizes", [[1412, 5532], [4998, 4998, 4998], [1, 1]])
+def test_groups_that_fit_equally_well_in_two_lists_are_not_moved_for_ever(sizes):
+    starts = np.cumsum([0, *sizes])
+    groups = [np.arange(a, b) for a, b in itertools.pairwise(starts)]
+    chosen = assign(groups, np.zeros(starts[-1], np.int64), np.full(3, 1 / 3), np.random.default_rng(0))
+    assert len(chosen) == len(sizes)
 
 
 @pytest.fixture

@@ -55,10 +55,11 @@ class ProductAttention(torch.autograd.Function):
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, *grad_outputs: Tensor
     ) -> tuple[Tensor, ...]:
-        q, k, v = (x.flatten(0, 1) for x in ctx.saved_tensors)  # (G, Q or K, D)
+        saved = ctx.saved_tensors  # asked for once: under checkpointing there is no second time
+        q, k, v = (x.flatten(0, 1) for x in saved)  # (G, Q or K, D)
         with torch.autocast("cpu", enabled=False):
             grads = _backward(q, k, v, grad_outputs[0].flatten(0, 1))
-        return tuple(grad.to(x.dtype).view(x.shape) for grad, x in zip(grads, ctx.saved_tensors, strict=True))
+        return tuple(grad.to(x.dtype).view(x.shape) for grad, x in zip(grads, saved, strict=True))
 
 
 def _forward(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

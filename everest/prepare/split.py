@@ -27,7 +27,7 @@ from everest.prepare.groups import GroupOf
 from everest.prepare.index import CLASSES
 
 NAMES: Final = ("train", "val", "test")
-LEAST_GAIN: Final = 1e-9  # of a move or an exchange; less is rounding
+ROUNDING: Final = 1e-14  # of squared numbers of samples: a move or an exchange that gains less gains nothing
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -122,11 +122,11 @@ def assign(groups: Sequence[Ints], labels: Ints, shares: Floats, rng: np.random.
         rows, many = counted.of(group)
         chosen[group] = _costs(lacking, rows, many).argmin()
         lacking[rows, chosen[group]] -= many
+    least = max(1e-9, ROUNDING * len(labels) ** 2)
     while True:  # ends, as the distance falls every time
-        helpful = order[_changes(lacking, chosen, counted)[order].min(axis=1) < -LEAST_GAIN]
-        for group in helpful:
-            _move(lacking, chosen, group, *counted.of(group))
-        if not len(helpful) and not _exchange(lacking, chosen, counted):
+        helpful = order[_changes(lacking, chosen, counted)[order].min(axis=1) < -least]
+        moved = [_move(lacking, chosen, group, *counted.of(group), least=least) for group in helpful]
+        if not any(moved) and not _exchange(lacking, chosen, counted, least=least):
             return chosen
 
 
@@ -143,19 +143,20 @@ def _changes(lacking: Floats, chosen: Ints, groups: _Groups) -> Floats:
     return np.add.reduceat(changes, groups.first[:-1], axis=0)
 
 
-def _move(lacking: Floats, chosen: Ints, group: int, rows: Ints, many: Ints) -> None:
-    """Put a group where it fits best now, if that is better than where it is."""
+def _move(lacking: Floats, chosen: Ints, group: int, rows: Ints, many: Ints, *, least: float) -> bool:
+    """Put a group where it fits best now; tells whether that is another list, which gains `least` or more."""
     before = int(chosen[group])
     lacking[rows, before] += many
     costs = _costs(lacking, rows, many)
     best = int(costs.argmin())
-    if costs[best] >= costs[before] - LEAST_GAIN:
+    if costs[best] > costs[before] - least:
         best = before
     lacking[rows, best] -= many
     chosen[group] = best
+    return best != before
 
 
-def _exchange(lacking: Floats, chosen: Ints, groups: _Groups) -> bool:
+def _exchange(lacking: Floats, chosen: Ints, groups: _Groups, *, least: float) -> bool:
     """For each two lists, as long as both together help: move the group that costs least from one to the
     other, and then the best answer back; tells whether any did.
 
@@ -168,7 +169,7 @@ def _exchange(lacking: Floats, chosen: Ints, groups: _Groups) -> bool:
             moved, answer = lacking.copy(), chosen.copy()
             change = _send_cheapest(moved, answer, groups, here, there)
             change += _send_cheapest(moved, answer, groups, there, here)
-            if change >= -LEAST_GAIN:
+            if change > -least:
                 break
             lacking[:], chosen[:] = moved, answer
             exchanged = True

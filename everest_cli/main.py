@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import errno
 import gc
 import os
 import sys
@@ -12,7 +13,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from everest.errors import EnvironmentProblem, UserError
+from everest.errors import EnvironmentProblem, RecipeError, UserError
 from everest.launch import LOST, PARENT, is_lost_peer
 from everest.stopping import Stopped
 from everest_cli import (
@@ -53,7 +54,7 @@ class Commands(TyperGroup):
         except KeyboardInterrupt:
             say("interrupted")
             raise typer.Exit(130) from None
-        except (UserError, OSError, MemoryError, RuntimeError) as error:
+        except (UserError, OSError, MemoryError, RuntimeError, OverflowError) as error:
             if "RANK" in os.environ and is_lost_peer(error):
                 if PARENT not in os.environ:  # else the watching process tells whose error it was
                     say(f"error: another process of the run is gone ({str(error).splitlines()[0]})")
@@ -73,6 +74,11 @@ def explained(error: Exception) -> UserError | None:
         return error
     if isinstance(error, OSError) and error.filename is not None:
         return EnvironmentProblem(f"{error.filename}: {error.strerror}")
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return EnvironmentProblem(f"the output cannot be written: {error.strerror}")
+    if isinstance(error, OverflowError) or "overflow" in str(error).lower():  # torch's are RuntimeErrors
+        why = str(error).splitlines()[0]
+        return RecipeError(f"a number is too large to compute with, give a smaller one ({why})")
     # torch.OutOfMemoryError is a RuntimeError; torch may not be imported here.
     if (
         isinstance(error, MemoryError)

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from everest.profiling.choices import Choices
 
 
+MOST_MEMORY = 1e9  # GiB
+
+
 def profile(
     backbone: Annotated[
         str | None, typer.Option("--backbone", "-b", help="vit-tiny, vit-s, vit-b, vit-l, vit-h.")
@@ -70,8 +73,19 @@ def profile(
 
     Example: everest profile --backbone vit-b --compare
     """
-    if memory is not None and memory <= 0:
-        raise RecipeError(f"--memory: must be more than 0, not {memory}")
+    if memory is not None and not 0 < memory < MOST_MEMORY:
+        raise RecipeError(f"--memory: must be more than 0 and less than {MOST_MEMORY:g} GiB, not {memory}")
+    unused = {
+        "--recipe has no effect on --compare and --plot, which show the methods' own": (
+            recipe is not None and (comparing or plot is not None)
+        ),
+        "--batch has no effect without --measure or --data": batch is not None and not (measured or data),
+        "--overwrite has no effect without --plot": overwrite and plot is None,
+        "with --paper no other option but --json has an effect": paper
+        and any((backbone, method, recipe, frames, size, keep, visible, finetune_keep, alpha, data, plot)),
+    }
+    for notice in (text for text, holds in unused.items() if holds):
+        say(notice)
     if paper:
         _paper(as_json=as_json)
         return

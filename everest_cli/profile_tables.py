@@ -19,7 +19,7 @@ def _show(table: Table) -> None:
 
 
 def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", box=None, show_header=bool(columns))
+    table = Table(title=Text(title), title_justify="left", box=None, show_header=bool(columns))
     for column in columns:
         table.add_column(column)
     return table

@@ -97,6 +97,12 @@ def test_checkpointing_computes_the_same():
     assert all(torch.equal(one, other) for one, other in zip(plain, again, strict=True))
 
 
+def test_second_derivatives_are_refused_not_taken_for_nothing():
+    inputs = heads(*[(1, 1, 3, 2)] * 3)
+    with pytest.raises(RuntimeError, match="no second derivatives"):
+        torch.autograd.functional.hessian(lambda q: ProductAttention.apply(q, *inputs[1:]).sum(), inputs[0])
+
+
 def test_autocast_does_not_lower_its_scores():
     inputs = [x.detach().requires_grad_() for x in heads(*[(1, 2, 40, 16)] * 3, dtype=torch.bfloat16)]
     seed = torch.randn(1, 2, 40, 16)

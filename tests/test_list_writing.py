@@ -35,7 +35,7 @@ def there(monkeypatch):
 def test_what_is_written_is_read_back(folder, names, labelled, segment, data):
     with pytest.MonkeyPatch.context() as patch:
         there(patch)
-        part = {"start": float(f"{segment[0]:.10g}")} if segment else {}
+        part = {"start": segment[0]} if segment else {}
         labels = [(data.draw(st.integers(0, 9)),) if labelled else () for _ in names]
         samples = [
             Sample(path=str(folder / name), labels=label, **part)
@@ -59,6 +59,23 @@ def test_a_name_is_written_and_read_back_or_refused(folder, names):
     write_list(folder / "list.csv", samples, root=folder)
     lines = (folder / "list.csv").read_text(encoding="utf-8").splitlines()
     assert len(lines) == len(names) + 1
+
+
+def test_large_and_fine_numbers_are_read_back(tmp_path):
+    segments = [{"start": 1_000_000.00001, "end": 2e17}, {"start_frame": 3, "end_frame": 99_999_999_999}]
+    (tmp_path / "v.mp4").touch()
+    for number, segment in enumerate(segments):
+        samples = [Sample(path=str(tmp_path / "v.mp4"), labels=(0,), **segment)]
+        write_list(tmp_path / f"{number}.csv", samples, root=tmp_path)
+        found = read_samples(
+            tmp_path / f"{number}.csv",
+            root=tmp_path,
+            classes=None,
+            num_classes=None,
+            heads=None,
+            labelled=True,
+        )
+        assert list(found.samples) == samples
 
 
 def test_names_that_are_numbers_have_to_be_written(tmp_path):

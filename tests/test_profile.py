@@ -293,3 +293,33 @@ def test_a_frozen_tokenizer_is_counted_apart():
     # 1.0 TFLOP for 128 frames, by its designers' count of the encoder.
     assert 2 * found["tokenizer_gmacs"] == pytest.approx(1000, rel=0.05)
     assert "tokenizer_gmacs" not in profile(load_recipe("k400"))["stages"]["pretrain"]
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--recipe", "small", "--compare"], "--recipe has no effect on --compare"),
+        (["--batch", "2"], "--batch has no effect without --measure"),
+        (["--overwrite"], "--overwrite has no effect without --plot"),
+    ],
+)
+def test_an_option_that_does_nothing_is_told(options: list[str], told: str):
+    ended = run(*options)
+    assert ended.exit_code == 0
+    assert told in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--memory", "nan"], "--memory: must be more than 0"),
+        (["--visible", "2", "--method", "videomae"], "--visible: must be more than 0 and at most 1, not 2.0"),
+        (["--frames", str(10**21)], "--frames: must be at most"),
+        (["--set", f"data.num_classes={10**18}"], "too large"),
+    ],
+)
+def test_numbers_beyond_all_bounds_are_one_line(options: list[str], told: str):
+    ended = run(*options)
+    assert ended.exit_code == 2
+    assert told in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1

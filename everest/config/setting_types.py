@@ -58,7 +58,7 @@ def _one_of(names: Collection[str]) -> AfterValidator:
     return AfterValidator(check)
 
 
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 CountOrZero = Annotated[int, Field(ge=0)]
 NumClasses = Annotated[int, Field(ge=2)]
 Positive = Annotated[float, Field(gt=0)]

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
+import numpy as np
+
 from everest.data.labels import columns_of, is_integer
 from everest.data.lists import Sample
 from everest.errors import DataError, RecipeError
@@ -63,10 +65,15 @@ def write_list(
     rows = [[*columns, *segment]]
     for sample in samples:
         labels = [label_names[label] if label_names else str(label) for label in sample.labels]
-        times = ["" if getattr(sample, name) is None else f"{getattr(sample, name):.10g}" for name in segment]
+        times = ["" if getattr(sample, name) is None else _decimal(getattr(sample, name)) for name in segment]
         rows.append([_listed(sample.path, root), *labels, *times])
     text = "".join(",".join(map(quoted, row)) + "\n" for row in rows)
     write_atomically(file, lambda part: part.write_text(text, encoding="utf-8", newline="\n"))
+
+
+def _decimal(number: float) -> str:
+    """The shortest text without an exponent that is read back as the same."""
+    return np.format_float_positional(number, trim="-")
 
 
 def names_needed(names: Sequence[str]) -> Sequence[str]:

@@ -11,7 +11,6 @@ from typing import Any, Final
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from everest.cpu import has_onednn_matmul
 
@@ -51,10 +50,14 @@ class ProductAttention(torch.autograd.Function):
             return _forward(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)).view_as(q)
 
     @staticmethod
-    @once_differentiable
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, *grad_outputs: Tensor
     ) -> tuple[Tensor, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "attention by products has no second derivatives: compute them in a process that has not "
+                "called everest.cpu.use_onednn_matmul"
+            )
         saved = ctx.saved_tensors  # asked for once: under checkpointing there is no second time
         q, k, v = (x.flatten(0, 1) for x in saved)  # (G, Q or K, D)
         with torch.autocast("cpu", enabled=False):

@@ -201,12 +201,16 @@ def write_split(
 
     Raises:
         DataError: a path that no list can hold; nothing is written.
-        RecipeError: one exists and may not be replaced, or is the list that was cut.
+        RecipeError: one exists and may not be replaced, or is the list that was cut; one of another split
+            would stay beside these.
         EnvironmentProblem: one cannot be written.
     """
     paths = {name: folder / f"{name}.csv" for name, samples in lists.items() if samples}
     written = [*paths.values(), *([folder / CLASSES] if names else [])]
     refuse_existing(written, overwrite=overwrite, read=[source])
+    for left in (folder / f"{name}.csv" for name in NAMES if name not in paths):
+        if left.exists():
+            raise RecipeError(f"{left}: would stay beside this split; remove it, or choose another folder")
     refuse_unlistable(sample for samples in lists.values() for sample in samples)
     for name, path in paths.items():
         write_list(path, lists[name], root=root, label_names=names_needed(names), heads=heads)

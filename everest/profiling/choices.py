@@ -63,6 +63,8 @@ class Choices:
             RecipeError: what cannot be meant, by the option that sets it.
         """
         recipe = load_recipe(name)
+        if self.visible is not None and not 0 < self.visible <= 1:
+            raise RecipeError(f"--visible: must be more than 0 and at most 1, not {self.visible}")
         self._check_keep(recipe)
         given = {key: value for key, value in self.overrides(recipe) if value is not None}
         if not everything and not isinstance(recipe.pretrain.selection, ByImportance):

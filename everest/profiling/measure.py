@@ -17,6 +17,7 @@ from everest.build import ModelSpec, stage_optimizer
 from everest.config.settings import Recipe
 from everest.devices import bytes_per_value, make_accelerator, peak_memory
 from everest.errors import EnvironmentProblem
+from everest.masks import Tube
 from everest.pixels import normalise
 from everest.profiling.energy import NoEnergyCounter, find_nvml, joules_of_a_step, kwh_of_run, uuid_of
 from everest.profiling.profile import StageName, stage_spec
@@ -110,9 +111,12 @@ def _step(
     for group in optimizer.param_groups:
         group["lr"] = LEARNING_RATE
     labels = torch.zeros(clips, dtype=torch.int64, device=device)
+    drawn = {}
+    if stage == "finetune" and isinstance(spec.selection, Tube):  # drawn in training only, by this
+        drawn["noise"] = torch.rand(clips, spec.grid.num_tokens, device=device)
 
     def loss() -> Tensor:
-        out = prepared(normalise(frames))
+        out = prepared(normalise(frames), **drawn)
         return out.loss if stage == "pretrain" else F.cross_entropy(out.float(), labels)
 
     def train() -> None:

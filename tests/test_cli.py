@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -60,10 +59,17 @@ def test_help_answers_at_once_without_torch_and_fits_the_page(command: list[str]
     assert max(map(len, shown.stdout.splitlines())) <= 100
 
 
-def test_help_takes_less_processor_time_than_a_third_of_a_second():
-    began = time.process_time(), sum(_children())
-    subprocess.run([sys.executable, "-m", "everest_cli", "--help"], capture_output=True, check=True)
-    assert sum(_children()) - began[1] < 0.3
+def test_help_takes_little_more_processor_time_than_its_library():
+    """A third of a second where importing typer takes less than a twelfth; a ratio, as machines differ."""
+    library = min(_seconds("-c", "import typer") for _ in range(3))
+    assert min(_seconds("-m", "everest_cli", "--help") for _ in range(3)) < 4 * library
+
+
+def _seconds(*arguments: str) -> float:
+    """Processor time of a Python process."""
+    before = sum(_children())
+    subprocess.run([sys.executable, *arguments], capture_output=True, check=True)
+    return sum(_children()) - before
 
 
 def _children() -> tuple[float, float]:

@@ -110,7 +110,12 @@ def test_every_row_of_the_paper_makes_a_step(row: str, desk: Path):
     assert shown.exit_code == 0, shown.output  # as it stands, too
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page",
+    # docs/lvmae.md trains a tokenizer for most of its commands: a tenth of this suite.
+    [pytest.param(page, marks=[pytest.mark.slow] * (page.stem == "lvmae")) for page in PAGES],
+    ids=lambda page: page.stem,
+)
 def test_every_command_of_a_page_runs(page: Path, desk: Path):
     if page.stem == "recipes":
         (desk / "my.yaml").unlink(missing_ok=True)

@@ -247,9 +247,7 @@ def test_a_tracker_that_is_not_installed_is_an_error_of_the_environment(recipe: 
     assert "pip install wandb" in result.stderr
 
 
-@pytest.mark.parametrize(
-    "seed", [0, 1, 2, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(3, 20))]
-)
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 20))])
 def test_a_run_killed_at_any_moment_goes_on_to_the_same_bits(recipe: Path, tmp_path: Path, seed: int):
     """Saving takes most of the time of so small a run, so most of these kills fall into a save."""
     command = ["pretrain", "--set", "pretrain.epochs=60"]

@@ -79,7 +79,7 @@ def test_evaluation_does_not_depend_on_the_number_of_processes(
         assert len({(tmp_path / f"page{n}" / name).read_bytes() for n in (1, 2, 3)}) == 1
 
 
-@pytest.mark.parametrize("shard", ["none", "full"])
+@pytest.mark.parametrize("shard", [pytest.param("none", marks=pytest.mark.slow), "full"])
 def test_a_killed_run_of_two_goes_on_to_the_same_bits(recipe: Path, tmp_path: Path, shard: str):
     options = ["--recipe", recipe, "--set", "pretrain.epochs=30", "--set", f"train.shard={shard}", *TWO]
     everest("pretrain", *options, "-o", tmp_path / "whole")
@@ -145,6 +145,7 @@ def wait_until_nobody_runs(folder: Path) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_four_processes_equal_one(recipe: Path, tmp_path: Path):
     options = ["--recipe", recipe, "--gpus", "cpu"]
     everest("pretrain", *options, "-o", tmp_path / "one")

@@ -177,8 +177,22 @@ def test_a_run_that_is_under_way_is_left_alone(recipe: Path, tmp_path: Path):
     assert rows == list(range(1, len(rows) + 1))
 
 
-@pytest.mark.parametrize(("how", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
-@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
+@pytest.mark.parametrize(
+    ("stage", "how", "code"),
+    [
+        ("pretrain", signal.SIGKILL, -9),
+        ("finetune", signal.SIGTERM, 143),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                ("pretrain", signal.SIGTERM, 143),
+                ("pretrain", signal.SIGINT, 130),
+                ("finetune", signal.SIGINT, 130),
+                ("finetune", signal.SIGKILL, -9),
+            )
+        ),
+    ],
+)
 def test_a_stopped_run_goes_on_to_the_same_bits(
     recipe: Path, pretrained: Path, tmp_path: Path, stage: str, how: signal.Signals, code: int
 ):

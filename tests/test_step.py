@@ -159,7 +159,11 @@ def test_the_last_decoder_block_computes_targets_only():
 
 @pytest.mark.parametrize(
     "selection",
-    [RedundancyRobust(), FrameDifference(), Tube(), RandomSpaceTime(visible_ratio=0.2), RunningCell()],
+    [
+        RedundancyRobust(),
+        RandomSpaceTime(visible_ratio=0.2),
+        *(pytest.param(one, marks=pytest.mark.slow) for one in (FrameDifference(), Tube(), RunningCell())),
+    ],
     ids=lambda selection: type(selection).__name__,
 )
 def test_forward_and_loss_are_one_graph_that_is_compiled_once(selection):

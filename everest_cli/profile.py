@@ -75,14 +75,15 @@ def profile(
     """
     if memory is not None and not 0 < memory < MOST_MEMORY:
         raise RecipeError(f"--memory: must be more than 0 and less than {MOST_MEMORY:g} GiB, not {memory}")
+    of_method = (backbone, method, recipe, frames, size, keep, visible, finetune_keep, alpha, overrides)
     unused = {
-        "--recipe has no effect on --compare and --plot, which show the methods' own": (
-            recipe is not None and (comparing or plot is not None)
-        ),
-        "--batch has no effect without --measure or --data": batch is not None and not (measured or data),
-        "--overwrite has no effect without --plot": overwrite and plot is None,
         "with --paper no other option but --json has an effect": paper
-        and any((backbone, method, recipe, frames, size, keep, visible, finetune_keep, alpha, data, plot)),
+        and any((*of_method, data, comparing, measured, max_batch, memory, plot)),
+        "--recipe has no effect on --compare and --plot, which show the methods' own": bool(
+            recipe and (comparing or plot)
+        ),
+        "--batch has no effect without --measure or --data": bool(batch) and not (measured or data),
+        "--overwrite has no effect without --plot": overwrite and not plot,
     }
     for notice in (text for text, holds in unused.items() if holds):
         say(notice)

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn.modules.module import register_module_forward_hook
 from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
 from everest.build import ModelSpec
 from everest.config.recipe import load_recipe
+from everest.models.block import Block
 from everest.profiling.counting import count_macs, embedding_macs, on_meta
 from everest.profiling.measure import largest_batch, measure
 from everest.profiling.memory import count_tokens
@@ -245,6 +247,19 @@ def test_largest_batch_fits_beside_the_state():
     stage = told["stages"]["pretrain"]
     used = stage["max_batch"] * stage["activation_bytes_per_clip"] + stage["model_state_bytes"]
     assert 0.85 < used / told["memory_bytes"] <= 0.9
+
+
+def test_a_measured_step_computes_the_tokens_that_are_counted():
+    overrides = [*TINY, "finetune.selection.strategy=tube", "finetune.selection.keep_ratio=0.5"]
+    recipe, seen = load_recipe("k400", overrides=overrides), set()
+    hook = register_module_forward_hook(
+        lambda module, inputs, _: seen.add(inputs[0].size(1)) if isinstance(module, Block) else None
+    )
+    try:
+        measure(recipe, "finetune", batch=1)
+    finally:
+        hook.remove()
+    assert seen == {count_tokens(stage_spec(recipe, "finetune")).visible}
 
 
 @pytest.mark.parametrize("stage", STAGES)

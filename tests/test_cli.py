@@ -60,9 +60,9 @@ def test_help_answers_at_once_without_torch_and_fits_the_page(command: list[str]
 
 
 def test_help_takes_little_more_processor_time_than_its_library():
-    """A third of a second where importing typer takes less than a twelfth; a ratio, as machines differ."""
+    """Three times what importing typer takes: the 0.3 s of the goal where that takes 0.1; machines differ."""
     library = min(_seconds("-c", "import typer") for _ in range(3))
-    assert min(_seconds("-m", "everest_cli", "--help") for _ in range(3)) < 4 * library
+    assert min(_seconds("-m", "everest_cli", "--help") for _ in range(3)) < 3 * library
 
 
 def _seconds(*arguments: str) -> float:

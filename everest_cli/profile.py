@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 
 MOST_MEMORY = 1e9  # GiB
+OWN_RECIPES = "--recipe has no effect on --compare and --plot, which show the methods' own"
 
 
 def profile(
@@ -75,18 +76,16 @@ def profile(
     """
     if memory is not None and not 0 < memory < MOST_MEMORY:
         raise RecipeError(f"--memory: must be more than 0 and less than {MOST_MEMORY:g} GiB, not {memory}")
-    of_method = (backbone, method, recipe, frames, size, keep, visible, finetune_keep, alpha, overrides)
-    unused = {
-        "with --paper no other option but --json has an effect": paper
-        and any((*of_method, data, comparing, measured, max_batch, memory, plot)),
-        "--recipe has no effect on --compare and --plot, which show the methods' own": bool(
-            recipe and (comparing or plot)
-        ),
-        "--batch has no effect without --measure or --data": bool(batch) and not (measured or data),
-        "--overwrite has no effect without --plot": overwrite and not plot,
-    }
-    for notice in (text for text, holds in unused.items() if holds):
-        say(notice)
+    chosen_values = (backbone, method, recipe, frames, size, keep, visible, finetune_keep, alpha, overrides)
+    asked = (data, comparing, measured, max_batch, memory, plot)
+    _tell_unused(
+        {
+            "with --paper no other option but --json has an effect": paper and any((*chosen_values, *asked)),
+            OWN_RECIPES: recipe and (comparing or plot),
+            "--batch has no effect without --measure or --data": batch and not (measured or data),
+            "--overwrite has no effect without --plot": overwrite and not plot,
+        }
+    )
     if paper:
         _paper(as_json=as_json)
         return
@@ -124,6 +123,12 @@ def profile(
     if plot is not None:
         _draw(plot, choices, told)
     print_json(told) if as_json else _print(told)
+
+
+def _tell_unused(notices: dict[str, object]) -> None:
+    for notice, holds in notices.items():
+        if holds:
+            say(notice)
 
 
 def _add_largest_batches(told: dict[str, Any], memory: float | None) -> None:

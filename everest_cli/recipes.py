@@ -7,9 +7,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from everest.errors import RecipeError
 
@@ -32,10 +29,18 @@ def list_recipes(
     elif quiet:
         typer.echo("\n".join(row["name"] for row in rows))
     else:
-        table = Table("recipe", "summary", box=None)
-        for row in rows:
-            table.add_row(Text(row["name"], no_wrap=True), Text(row["summary"]))
-        Console().print(table)
+        _print_table(rows)
+
+
+def _print_table(rows: list[dict[str, str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("recipe", "summary", box=None)
+    for row in rows:
+        table.add_row(Text(row["name"], no_wrap=True), Text(row["summary"]))
+    Console().print(table)
 
 
 @app.command(epilog="Example: everest recipes show ucf101 --resolved")

@@ -80,15 +80,16 @@ def desk(tmp_path: Path, clip_files: Path, monkeypatch: pytest.MonkeyPatch) -> P
 
 
 def run(arguments: list[str]) -> None:
-    if arguments[0] not in STAGES and arguments[:2] != TOKENS:
-        result = CliRunner().invoke(app, arguments)
-        assert result.exit_code == 0, (arguments, result.output, result.exception)
+    if arguments[0] in STAGES or arguments[:2] == TOKENS:
+        small = SMALL_LVMAE if any(argument.startswith("lvmae") for argument in arguments) else SMALL
+        arguments = [*arguments, *(f"--set={value}" for value in small)]
+    if "--processes" in arguments:  # starts its command again, so that it must be one
+        command = [sys.executable, "-m", "everest_cli", *arguments]
+        ended = subprocess.run(command, capture_output=True, text=True)
+        assert ended.returncode == 0, (arguments, ended.stderr)
         return
-    # In a process of its own, as --processes starts its command again.
-    small = SMALL_LVMAE if any(argument.startswith("lvmae") for argument in arguments) else SMALL
-    command = [sys.executable, "-m", "everest_cli", *arguments, *(f"--set={value}" for value in small)]
-    ended = subprocess.run(command, capture_output=True, text=True)
-    assert ended.returncode == 0, (arguments, ended.stderr)
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, (arguments, result.output, result.exception)
 
 
 def rows_of_the_paper() -> list[str]:

@@ -64,7 +64,8 @@ def test_joules_are_the_mean_of_the_steps_that_moved_the_counter_of_that_gpu():
 
     joules = joules_of_a_step(step, uuid=FIRST, nvml=nvml)
     assert steps > 1
-    assert joules == (1.5 * (steps // 2 * 2) + steps % 2) / steps
+    joules_of_all = 3 * (steps // 2) + steps % 2
+    assert joules == pytest.approx(joules_of_all / steps, rel=1e-12)  # divided by 1000 and by the steps
     assert nvml.opened == 0
 
 

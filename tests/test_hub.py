@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 from foreign import tiny
 from safetensors.torch import save_file
+from typer.testing import CliRunner
 
 from everest.hub import licence_of
+from everest_cli.main import app
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 NAME = "hf:somebody/videomae-tiny"
@@ -74,7 +76,12 @@ def test_what_is_neither_in_the_cache_nor_reachable_is_told(cache: Path):
     gone = everest(cache, "convert", "hf:somebody/else", "--inspect", code=6)
     assert f"hf:somebody/else: not whole in the cache {cache / 'hub'}" in gone.stderr
     assert "hf download somebody/else" in gone.stderr
-    assert "write hf:OWNER/NAME" in everest(cache, "eval", "-c", "hf:nonsense", code=6).stderr
+
+
+def test_a_name_without_an_owner_is_told():
+    told = CliRunner().invoke(app, ["eval", "-c", "hf:nonsense"])
+    assert told.exit_code == 6
+    assert "write hf:OWNER/NAME" in told.stderr
 
 
 def test_the_licence_is_that_of_the_front_matter(tmp_path: Path):

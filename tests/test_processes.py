@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from test_stages import RECIPE, told, weights
+from test_stages import RECIPE, run, told, weights
 
 from everest.errors import EnvironmentProblem, RecipeError
 from everest.launch import PARENT, Devices, adopt_slurm, first_host, is_lost_peer, read_devices
@@ -39,10 +39,10 @@ def losses(folder: Path) -> list[float]:
     return [row["loss"] for row in told(folder) if "loss" in row]
 
 
-@pytest.mark.parametrize("shard", ["none", "full"])
+@pytest.mark.parametrize("shard", ["none", pytest.param("full", marks=pytest.mark.slow)])
 def test_two_processes_with_half_the_batch_each_equal_one(recipe: Path, tmp_path: Path, shard: str):
     options = ["--recipe", recipe, "--set", "pretrain.epochs=20"]
-    everest("pretrain", *options, "-o", tmp_path / "one", "--gpus", "cpu", "--set", "train.micro_batch=4")
+    run("pretrain", *options, "-o", tmp_path / "one", "--gpus", "cpu", "--set", "train.micro_batch=4")
     shown = everest("pretrain", *options, "-o", tmp_path / "two", *TWO, "--set", f"train.shard={shard}")
     assert shown.stdout.splitlines() == [str(tmp_path / "two")]
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=1e-5)
@@ -55,31 +55,25 @@ def test_two_processes_with_half_the_batch_each_equal_one(recipe: Path, tmp_path
 def test_evaluation_does_not_depend_on_the_number_of_processes(
     recipe: Path, clip_files: Path, tmp_path: Path
 ):
-    everest("finetune", "--recipe", recipe, "--init", "none", "-o", tmp_path / "run", "--gpus", "cpu")
+    run("finetune", "--recipe", recipe, "--init", "none", "-o", tmp_path / "run", "--gpus", "cpu")
     (tmp_path / "list.csv").write_text("".join(f"{clip_files}/clip{i % 4}.mp4 {i % 2}\n" for i in range(5)))
     files, sweeps = [], []
-    for processes in (1, 2, 3):
+    for processes in (1, 3):
         files.append(tmp_path / f"{processes}.csv")
         page = ["--report", tmp_path / f"page{processes}", "--keep", "0.25,1"]
-        options = [
-            "--set",
-            f"data.test={tmp_path}/list.csv",
-            "--gpus",
-            "cpu",
-            "--processes",
-            processes,
-            *page,
-        ]
-        shown = everest("eval", "-c", tmp_path / "run", "--json", "-q", "--predictions", files[-1], *options)
+        options = ["--set", f"data.test={tmp_path}/list.csv", "--gpus", "cpu", "--processes", processes]
+        shown = everest(
+            "eval", "-c", tmp_path / "run", "--json", "-q", "--predictions", files[-1], *options, *page
+        )
         assert json.loads(shown.stdout)["videos"] == 5
         sweeps.append(json.loads(shown.stdout)["sweep"])
-    assert files[0].read_text() == files[1].read_text() == files[2].read_text()
-    assert sweeps[0] == sweeps[1] == sweeps[2]
+    assert files[0].read_text() == files[1].read_text()
+    assert sweeps[0] == sweeps[1]
     for name in ("confusion.png", "sweep.png"):
-        assert len({(tmp_path / f"page{n}" / name).read_bytes() for n in (1, 2, 3)}) == 1
+        assert len({(tmp_path / f"page{n}" / name).read_bytes() for n in (1, 3)}) == 1
 
 
-@pytest.mark.parametrize("shard", [pytest.param("none", marks=pytest.mark.slow), "full"])
+@pytest.mark.parametrize("shard", ["none", pytest.param("full", marks=pytest.mark.slow)])
 def test_a_killed_run_of_two_goes_on_to_the_same_bits(recipe: Path, tmp_path: Path, shard: str):
     options = ["--recipe", recipe, "--set", "pretrain.epochs=30", "--set", f"train.shard={shard}", *TWO]
     everest("pretrain", *options, "-o", tmp_path / "whole")
@@ -95,16 +89,16 @@ def test_a_killed_run_of_two_goes_on_to_the_same_bits(recipe: Path, tmp_path: Pa
     assert all((ours[name] == theirs[name]).all() for name in theirs)
 
 
-def test_a_run_of_two_goes_on_with_one(recipe: Path, tmp_path: Path):
-    options = ["--recipe", recipe, "--set", "pretrain.epochs=30"]
-    everest("pretrain", *options, "-o", tmp_path / "whole", "--gpus", "cpu")
+def test_a_sharded_run_of_two_goes_on_with_one(recipe: Path, tmp_path: Path):
+    options = ["--recipe", recipe, "--set", "pretrain.epochs=30", "--set", "train.shard=full"]
+    run("pretrain", *options, "-o", tmp_path / "whole", "--gpus", "cpu")
     parts = tmp_path / "parts"
     process = start("pretrain", *options, "-o", parts, *TWO)
     wait_for_rows(parts, 5, process)
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=60) == 143
     assert losses(parts)[-1] != losses(tmp_path / "whole")[-1]
-    everest("pretrain", *options, "-o", parts, "--gpus", "cpu")
+    run("pretrain", *options, "-o", parts, "--gpus", "cpu")
     assert losses(parts) == pytest.approx(losses(tmp_path / "whole"), abs=1e-4)
 
 
@@ -148,7 +142,7 @@ def wait_until_nobody_runs(folder: Path) -> None:
 @pytest.mark.slow
 def test_four_processes_equal_one(recipe: Path, tmp_path: Path):
     options = ["--recipe", recipe, "--gpus", "cpu"]
-    everest("pretrain", *options, "-o", tmp_path / "one")
+    run("pretrain", *options, "-o", tmp_path / "one")
     everest("pretrain", *options, "-o", tmp_path / "four", "--processes", "4")
     assert losses(tmp_path / "four") == pytest.approx(losses(tmp_path / "one"), abs=1e-5)
 
@@ -208,9 +202,9 @@ def test_existing_output_is_refused_by_two_as_by_one(recipe: Path, tmp_path: Pat
 
 
 def test_a_batch_that_does_not_divide_over_processes_is_refused(recipe: Path, tmp_path: Path):
-    three = ["--gpus", "cpu", "--processes", "3"]
-    ended = everest("pretrain", "--recipe", recipe, "-o", tmp_path / "run", *three, code=2)
-    assert "does not divide over 3 processes" in ended.stderr
+    odd = ["--set", "pretrain.batch_size=3"]
+    ended = everest("pretrain", "--recipe", recipe, "-o", tmp_path / "run", *odd, *TWO, code=2)
+    assert "does not divide over 2 processes" in ended.stderr
 
 
 def test_torchrun_needs_no_help(recipe: Path, tmp_path: Path):

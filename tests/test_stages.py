@@ -225,7 +225,9 @@ def test_a_full_disk_ends_the_run_and_leaves_its_state(recipe: Path, small_disk:
     assert told(folder) == told(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+@pytest.mark.parametrize(
+    "how", [signal.SIGTERM, signal.SIGUSR1, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_a_signal_to_the_whole_group_spares_the_workers(recipe: Path, tmp_path: Path, how: signal.Signals):
     command = ["pretrain", "--set", "pretrain.epochs=200", "--set", "train.workers=2"]
     folder = tmp_path / "run"

@@ -13,9 +13,11 @@ from everest.config.settings import DataSettings, ModelSettings, Recipe, TrainSe
 from everest.errors import RecipeError
 
 BAD_VALUES = [
-    ("data.size=0", "must be a number of pixels or [height, width], not 0"),
-    ("data.size=[224]", "must be a number of pixels or [height, width], not [224]"),
-    ("data.size=[224, true]", "must be a number of pixels or [height, width], not [224, true]"),
+    ("data.size=0", "must be a number of pixels up to 16384 or [height, width], not 0"),
+    (f"data.size={10**21}", f"must be a number of pixels up to 16384 or [height, width], not {10**21}"),
+    ("model.depth=100000000", "must be at most 1000, not 100000000"),
+    ("data.size=[224]", "must be a number of pixels up to 16384 or [height, width], not [224]"),
+    ("data.size=[224, true]", "must be a number of pixels up to 16384 or [height, width], not [224, true]"),
     ("data.frames=0", "must be at least 1, not 0"),
     ("data.frames=16.0", "must be a whole number, not 16.0"),
     ("data.num_classes=1", "must be at least 2, not 1"),

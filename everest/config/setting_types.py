@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import PydanticKnownError
 
 from everest.backbones import BACKBONES
 from everest.tokenizer_sizes import TOKENIZERS
+
+
+LONGEST_SIDE: Final = 2**14  # pixels of a clip, ours: twice that of 8K video
+MOST_BLOCKS: Final = 1000  # ours: far beyond any transformer, and still counted in a second
 
 
 def with_hyphens(value: Any) -> Any:
@@ -27,12 +31,16 @@ def _is_count(value: Any) -> bool:
     return type(value) is int and value > 0  # not isinstance: True is an int
 
 
+def _is_side(value: Any) -> bool:
+    return _is_count(value) and value <= LONGEST_SIDE
+
+
 def _check_size(value: Any) -> int | tuple[int, int]:
-    if _is_count(value):
+    if _is_side(value):
         return value
-    if isinstance(value, list | tuple) and len(value) == 2 and all(map(_is_count, value)):
+    if isinstance(value, list | tuple) and len(value) == 2 and all(map(_is_side, value)):
         return value[0], value[1]
-    raise ValueError("must be a number of pixels or [height, width]")
+    raise ValueError(f"must be a number of pixels up to {LONGEST_SIDE} or [height, width]")
 
 
 def _check_micro_batch(value: Any) -> int | str:
@@ -59,6 +67,7 @@ def _one_of(names: Collection[str]) -> AfterValidator:
 
 
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
+Depth = Annotated[int, Field(ge=1, le=MOST_BLOCKS)]
 CountOrZero = Annotated[int, Field(ge=0)]
 NumClasses = Annotated[int, Field(ge=2)]
 Positive = Annotated[float, Field(gt=0)]

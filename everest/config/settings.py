@@ -18,6 +18,7 @@ from everest.config.setting_types import (
     Count,
     CountOrZero,
     Decay,
+    Depth,
     MicroBatch,
     NotNegative,
     NumClasses,
@@ -83,9 +84,9 @@ class ModelSettings:
     positions: Literal["flat", "separable"] = "flat"  # one sinusoid over the token number, as released
     embedding_layers: Annotated[int, Field(ge=1, le=3)] = 1  # EVEREST Table 15
     pooling: Pooling = "mean"  # of kept tokens; first: the first one (released program: --use_cls)
-    decoder_depth: Count = 4  # released scripts
+    decoder_depth: Depth = 4  # released scripts
     width: Count | None = None
-    depth: Count | None = None
+    depth: Depth | None = None
     heads: Count | None = None
     decoder_width: Count | None = None
     decoder_heads: Count | None = None

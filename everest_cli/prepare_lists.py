@@ -207,8 +207,11 @@ def _check_split(lists: Sequence[Path], root: Path | None, group_of: GroupOf, *,
     from dataclasses import asdict
 
     from everest.data.lists import read_samples
+    from everest.errors import RecipeError
     from everest.prepare.groups import find_leaks
 
+    if len({path.resolve() for path in lists}) < len(lists):
+        raise RecipeError("--check: a list is given twice; leave it out once")
     samples = {
         str(path): read_samples(
             path, root=root or path.parent, classes=None, num_classes=None, heads=None, labelled=False

@@ -174,6 +174,25 @@ def test_a_group_in_two_lists_is_a_leak(ucf_names):
     assert "1 groups stand in several lists" in shown.stderr
 
 
+def test_a_video_is_one_however_its_path_is_written(ucf_names):
+    (ucf_names / "link.avi").symlink_to(ucf_names / "Run" / "v_Run_g02_c01.avi")
+    (ucf_names / "a.csv").write_text("Run/v_Run_g01_c01.avi 0\nRun/v_Run_g02_c01.avi 0\n")
+    (ucf_names / "b.csv").write_text("Walk/../Run/v_Run_g01_c01.avi 0\nlink.avi 0\n")
+    lists = [ucf_names / "a.csv", ucf_names / "b.csv"]
+    shown = everest("prepare", "split", "--check", *lists, "--json", code=4)
+    assert [leak["group"] for leak in json.loads(shown.stdout)["leaks"]] == [
+        str((ucf_names / "Run" / f"v_Run_g0{number}_c01.avi").resolve()) for number in (1, 2)
+    ]
+    twice = everest("prepare", "split", "--check", lists[0], ucf_names / "Run" / ".." / "a.csv", code=2)
+    assert "a list is given twice" in twice.stderr
+
+
+def test_labels_of_two_kinds_are_refused(ucf_names):
+    (ucf_names / "both.csv").write_text("path,label,label.verb\nRun/v_Run_g01_c01.avi,0,1\n")
+    shown = everest("prepare", "split", ucf_names / "both.csv", code=4)
+    assert "both.csv: has columns label and label.NAME" in shown.stderr
+
+
 def test_given_splits_of_real_clips_do_not_leak(shared: Path):
     actions = shared / "videos" / "actions"
     everest("prepare", "split", "--check", *(actions / f"{name}.csv" for name in ("train", "val", "test")))

@@ -15,7 +15,6 @@ from pydantic_core import PydanticKnownError
 from everest.backbones import BACKBONES
 from everest.tokenizer_sizes import TOKENIZERS
 
-
 LONGEST_SIDE: Final = 2**14  # pixels of a clip, ours: twice that of 8K video
 MOST_BLOCKS: Final = 1000  # ours: far beyond any transformer, and still counted in a second
 

@@ -5,6 +5,7 @@ Clips of one film look alike; with some of them in training and others in a test
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ def grouping(text: str | None) -> GroupOf:
         RecipeError: no regular expression, or one without exactly one group.
     """
     if text is None:
-        return lambda sample: sample.path
+        return _video_of
     if text == FOLDER:
         return lambda sample: str(Path(sample.path).parent)
     try:
@@ -53,6 +54,12 @@ def grouping(text: str | None) -> GroupOf:
         return found.group(1)
 
     return group_of
+
+
+def _video_of(sample: Sample) -> str:
+    """One name for a video, however its path is spelled and whatever links lead to it."""
+    place = sample.video
+    return os.path.realpath(place) if isinstance(place, Path) else sample.path
 
 
 def find_leaks(lists: Mapping[str, Sequence[Sample]], group_of: GroupOf) -> list[Leak]:

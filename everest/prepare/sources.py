@@ -162,14 +162,18 @@ def read_labelled(source: Path, *, root: Path, classes: Path | None) -> tuple[Sa
     Labels are read where there are any.
 
     Raises:
-        DataError: a line or a file is wrong; `everest prepare check` tells all of them.
+        DataError: a line or a file is wrong, `everest prepare check` tells all of them; or the list has
+            labels of two kinds.
     """
     rows = _read_rows(source)
     heads = heads_in(rows or [])
     if rows is None:
         labelled = any(videos_by_subfolder(source).values())
     else:
-        labelled = bool(heads) or any("label" in row.values for row in rows)
+        single = any("label" in row.values for row in rows)
+        if heads and single:
+            raise DataError(f"{source}: has columns label and label.NAME; rename label to label.NAME, too")
+        labelled = bool(heads) or single
     found = read_samples(
         source,
         root=root,

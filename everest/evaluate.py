@@ -25,6 +25,7 @@ from everest.models.classifier import VideoClassifier
 from everest.reports import Report, notice
 from everest.scores import Scores, accuracies, refuse_too_many_skipped, write_predictions
 from everest.scoring import score_shares
+from everest.selection import at_test
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +113,8 @@ def _swept(
 ) -> tuple[Scores, list[tuple[dict[str, Any], Scores]]]:
     """The scores as trained, and for each share its cost with its scores; no share is scored twice."""
     costs = [share_cost(spec, keep) for keep in keeps]
-    shares = [None, *(keep for keep in keeps if spec.selection.keeping(keep) != spec.selection)]
+    as_trained_keeps = at_test(spec.selection)
+    shares = [None, *(keep for keep in keeps if at_test(spec.selection, keep) != as_trained_keeps)]
     scored = dict(zip(shares, score(keeps=shares), strict=True))
     as_trained = scored[None]
     return as_trained, [(cost, scored.get(cost["keep"], as_trained)) for cost in costs]

@@ -133,12 +133,18 @@ class AllTokens:
         return TokenSelection(tokens, tokens[:, :0])
 
 
-def at_test(selector: Strategy) -> Strategy:
+def at_test(selector: Strategy, keep: float | None = None) -> Strategy:
     """What a classifier encodes where nothing may be drawn: random tubes are left out in training only.
 
     Ours: LVMAE does not say what it encodes in a test.
+
+    Args:
+        keep: the share of the tokens; None as trained.
+    Raises:
+        ValueError: `keep` is no share.
     """
-    return AllTokens() if isinstance(selector, Tube) else selector
+    drawn_nothing = AllTokens() if isinstance(selector, Tube) else selector
+    return drawn_nothing if keep is None else drawn_nothing.keeping(keep)
 
 
 STRATEGIES = {

@@ -18,9 +18,11 @@ from everest.build import ModelSpec
 from everest.checkpoint import Weights
 from everest.config.settings import ModelSettings, TargetSettings
 from everest.errors import EnvironmentProblem
+from everest.eval_report.sweep import share_cost
 from everest.export import onnx_file
 from everest.export.graph import compare, exportable
 from everest.load import model_of
+from everest.masks import Tube
 from everest.models.classifier import VideoClassifier
 from everest.norms import Norms
 from everest.selection import AllTokens, RedundancyRobust
@@ -239,6 +241,15 @@ def test_of_an_autoencoder_the_features_are_exported(clips: Tensor, tmp_path: Pa
             session = onnxruntime.InferenceSession(str(tmp_path / name), providers=["CPUExecutionProvider"])
             features = torch.from_numpy(session.run(["features"], {"frames": clips.numpy()})[0])
     assert (features - expected).abs().max() < 1e-4
+
+
+def test_a_classifier_trained_on_tubes_keeps_by_change_what_is_asked(clips: Tensor, tmp_path: Path):
+    spec = replace(CLASSIFIER, selection=Tube(keep_ratio=0.8))
+    weights = everest.checkpoint.read_weights(saved(tmp_path / "model.safetensors", spec))
+    expected = model_of(weights, source=tmp_path).kept_tokens(clips, 0.5)
+    kept = exportable(model_of(weights, source=tmp_path), weights, spec, keep=0.5).graph(clips)[1]
+    assert torch.equal(kept, expected)
+    assert share_cost(spec, 0.5)["tokens"] == kept.size(1) == spec.grid.num_tokens // 2
 
 
 def test_a_file_that_says_something_else_is_not_written(tmp_path: Path):

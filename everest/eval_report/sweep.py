@@ -8,6 +8,7 @@ from typing import Any
 from everest.build import ModelSpec
 from everest.profiling.counting import gmacs_of_clip
 from everest.profiling.memory import count_tokens
+from everest.selection import at_test
 
 
 def share_cost(spec: ModelSpec, keep: float) -> dict[str, Any]:
@@ -16,7 +17,7 @@ def share_cost(spec: ModelSpec, keep: float) -> dict[str, Any]:
     Raises:
         RecipeError: it leaves none.
     """
-    tried = replace(spec, selection=spec.selection.keeping(keep))
+    tried = replace(spec, selection=at_test(spec.selection, keep))
     return {
         "keep": keep,
         "tokens": count_tokens(tried).visible,

@@ -22,6 +22,7 @@ from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder
 from everest.pixels import IMAGENET_MEAN, IMAGENET_STD, normalise
 from everest.profiling.memory import count_tokens
+from everest.selection import at_test
 
 TOLERANCE: Final = 1e-4  # ours: of logits and features, in float32; above it a file is not written
 BATCHES: Final = (1, 3)  # of the comparison; traced is another, so that none can have stuck to the graph
@@ -94,7 +95,7 @@ def exportable(
             raise RecipeError("--keep: goes with a classifier; of an autoencoder all tokens are encoded")
         return Exportable(graph=EncoderGraph(model), spec=spec, about=_about(weights, spec))
     if keep is not None:
-        spec = replace(spec, selection=spec.selection.keeping(keep))
+        spec = replace(spec, selection=at_test(spec.selection, keep))
         count_tokens(spec)  # raises where none is left
         model.selector = spec.selection
     return Exportable(graph=ClassifierGraph(model), spec=spec, about=_about(weights, spec))

@@ -101,9 +101,9 @@ class VideoClassifier(nn.Module):
         self.encoder.check(frames)
         selector, grid = self.selector, self.encoder.grid
         if noise is None:
-            selector = at_test(selector)
+            selector = at_test(selector, keep)
             noise = frames.new_zeros(frames.size(0), grid.num_tokens)  # nothing here is drawn
-        if keep is not None:
+        elif keep is not None:
             selector = selector.keeping(keep)
         ids = choose(selector, frames, grid, self.encoder.patch_embed, noise).visible
         if ids.size(1) == 0:

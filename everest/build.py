@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -83,7 +83,8 @@ class ModelSpec:
             raise CheckpointError(
                 f"{source}: a tokenizer, which has no transformer; name a run of pretrain or finetune"
             )
-        return read_spec(_SPEC, settings, source=source)
+        spec = read_spec(_SPEC, settings, source=source)
+        return spec if spec.tokenizer is None else replace(spec, tokenizer=spec.tokenizer.beside(source))
 
     def build(self) -> MaskedAutoencoder | VideoClassifier:
         """The module with fresh weights, from torch's default generator."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from everest.checkpoint import read_weights, state_hash
 from everest.config.recipe import load_recipe, recipe_values
 from everest.config.settings import Recipe
 from everest.errors import RecipeError
@@ -16,6 +17,7 @@ from everest.run_folder import INIT, ONE_BATCH, OWN_FILES, PLAN, RECIPE, TOKENIZ
 from everest.running import running_here
 
 ELSEWHERE: Final = ("name", "data.root")  # may change: what a recipe is called, where the same videos lie
+TOKENIZER_FILE: Final = "tokenizer.checkpoint"
 SHOWN: Final = 3  # settings that differ, named in a message
 
 
@@ -71,7 +73,7 @@ def _check_replaceable(path: Path, sources: Sequence[Path]) -> None:
 
 def _check_same(path: Path, asked: Asked) -> None:
     run, mend = RunFolder(path), "choose another folder, or use --overwrite"
-    differing = list(_differences(path / RECIPE, asked.recipe))
+    differing = list(_differences(run, asked.recipe))
     if differing:
         more = ", …" if len(differing) > SHOWN else ""
         raise RecipeError(
@@ -88,12 +90,22 @@ def _check_same(path: Path, asked: Asked) -> None:
         raise RecipeError(f"--output {path}: holds a run {way} --overfit-one-batch; {mend}")
 
 
-def _differences(stored: Path, recipe: Recipe) -> Iterator[str]:
+def _differences(run: RunFolder, recipe: Recipe) -> Iterator[str]:
     """The settings that differ, each with both values; one that is new since then had its default."""
-    before, now = (dict(_flat(recipe_values(one))) for one in (load_recipe(stored), recipe))
+    before, now = (dict(_flat(recipe_values(one))) for one in (load_recipe(run.path / RECIPE), recipe))
     for key in sorted(before.keys() | now.keys()):
-        if key not in ELSEWHERE and before.get(key) != now.get(key):
+        if key in ELSEWHERE or before.get(key) == now.get(key):
+            continue
+        if key != TOKENIZER_FILE or not _has_tokenizer(run, now[key]):
             yield f"{key} ({json.dumps(before.get(key))}, now {json.dumps(now.get(key))})"
+
+
+def _has_tokenizer(run: RunFolder, path: str | None) -> bool:
+    """Whether the run's model was trained with the tokenizer that is at `path` now, wherever it was then."""
+    if path is None or not Path(path).is_file() or not run.weights.is_file():
+        return False
+    used = read_weights(run.weights).settings.get("tokenizer") or {}
+    return used.get("sha256") == state_hash(read_weights(Path(path)).tensors)
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ from everest.config.tokenizer_settings import TokenizerSettings
 from everest.errors import CheckpointError, RecipeError
 from everest.models.tokenizer import AdaptiveTokenizer
 from everest.plan import kept_values
+from everest.run_folder import TOKENIZER, WEIGHTS
 from everest.tokenizer_sizes import TokenizerConfig, TopKKind
 
 
@@ -111,6 +112,13 @@ class TokenizerUse:
     settings: TokenizerSpec
     path: str | None = None  # None: not trained; enough to count with
     sha256: str | None = None  # of its weights
+
+    def beside(self, checkpoint: Path) -> TokenizerUse:
+        """The same for a model read from `checkpoint`: a run folder may move with the tokenizer in it."""
+        within = checkpoint.parent / TOKENIZER / WEIGHTS
+        if self.path is None or Path(self.path).is_file() or not within.is_file():
+            return self
+        return replace(self, path=str(within.resolve()))
 
     def load(self) -> AdaptiveTokenizer:
         """The tokenizer in eval mode; with fresh weights where there is no file.

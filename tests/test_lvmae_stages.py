@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,31 @@ def test_a_second_call_trains_nothing_again(trained: Path, clip_files: Path):
     before = [file.read_bytes() for file in files]
     run("pretrain", clip_files, "-o", trained)
     assert [file.read_bytes() for file in files] == before
+
+
+def test_a_run_moves_with_its_tokenizer(trained: Path, clip_files: Path, tmp_path: Path):
+    before = everest.load_model(trained)
+    assert isinstance(before, MaskedAutoencoder)
+    assert before.learned is not None
+    moved = tmp_path / "elsewhere"
+    trained.rename(moved)
+    try:
+        run("pretrain", clip_files, "-o", moved)  # done already: nothing is trained, and nothing refused
+        after = everest.load_model(moved)
+        other = moved / "tokenizer" / "model.safetensors"
+        shutil.copy(other, tmp_path / "kept.safetensors")
+        other.write_bytes((moved / "model.safetensors").read_bytes())
+        assert "not the tokenizer" in refused(
+            "extract", clip_files, "-c", moved, "-o", tmp_path / "f.npz", code=6
+        )
+        shutil.copy(tmp_path / "kept.safetensors", other)
+    finally:
+        moved.rename(trained)
+    assert isinstance(after, MaskedAutoencoder)
+    assert after.learned is not None
+    assert state_hash(after.learned.tokenizer.state_dict()) == state_hash(
+        before.learned.tokenizer.state_dict()
+    )
 
 
 def test_another_run_takes_a_tokenizer_by_its_folder(trained: Path, clip_files: Path, tmp_path: Path):

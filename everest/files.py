@@ -99,8 +99,8 @@ def check_new_folder(path: Path, first: str, *, option: str, overwrite: bool) ->
 
 
 def write_text(path: Path, text: str) -> None:
-    """A text file, whole or not at all."""
-    write_atomically(path, lambda part: part.write_text(text))
+    """A text file, whole or not at all; file names that are no UTF-8 keep their bytes."""
+    write_atomically(path, lambda part: part.write_text(text, encoding="utf-8", errors="surrogateescape"))
 
 
 def write_table(path: Path, rows: Iterable[Sequence[str]], *, quoted: bool = False) -> None:

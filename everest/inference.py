@@ -64,14 +64,17 @@ class Model:
         keep: float | None = None,
         precision: str | None = None,
         cpu: bool = False,
+        notify: Callable[[str], None] | None = None,
     ) -> Model:
         """Read a checkpoint.
 
         Args:
-            recipe: says the size and stride of clips; None: that of the run, whose clips fit the weights.
+            recipe: says the size and stride of clips; None: that of the run, whose clips fit the weights; of
+                weights without one, `ucf101` with clips that fit.
             clips, crops: views of a video; None as in the recipe's test.
             precision: as `train.precision`; None: the recipe's.
             cpu: compute there though there is a GPU.
+            notify: told where no recipe says how videos are seen.
         Raises:
             CheckpointError: damaged, or not ours.
             RecipeError: `keep` is no share that leaves a token, or the clips do not divide into tubelets.
@@ -79,8 +82,7 @@ class Model:
         weights = open_weights(file)
         spec = ModelSpec.of(weights.settings, source=file)
         if recipe is None:
-            beside = file.parent / RECIPE
-            recipe = load_recipe(beside if beside.is_file() else FALLBACK)
+            recipe = _recipe_beside(file, notify)
             recipe = replace(recipe, data=replace(recipe.data, frames=spec.frames, size=spec.size))
         spec = replace(spec, frames=recipe.data.frames, size=recipe.data.frame_size)
         _check_keep(keep, spec.grid.num_tokens)
@@ -171,6 +173,8 @@ def over_videos(
         replace_bad=False,
     )
     places = [range(first, min(first + batch, len(samples))) for first in range(done, len(samples), batch)]
+    if not places:
+        return
     order = [[(0, place) for place in part] for part in places]
     loader = make_loader(
         clips, order, workers=min(workers, len(order) - 1), timeout=model.recipe.train.data_timeout
@@ -194,6 +198,20 @@ def _computed(
     by_video = {name: tensor.unflatten(0, (len(read), -1)) for name, tensor in values.items()}  # (R, V, …)
     rows = {place: {name: of[row] for name, of in by_video.items()} for row, place in enumerate(read)}
     return [tries[0][1] if tries else rows[place] for place, tries in enumerate(failed)]
+
+
+def _recipe_beside(file: Path, notify: Callable[[str], None] | None) -> Recipe:
+    """The recipe of the run that wrote a file."""
+    beside = file.parent / RECIPE
+    if beside.is_file():
+        return load_recipe(beside)
+    recipe = load_recipe(FALLBACK)
+    if notify:
+        notify(
+            f"{file}: no {RECIPE} beside it, so videos are seen as recipe {FALLBACK} says, at stride "
+            f"{recipe.finetune.stride}; --recipe names another"
+        )
+    return recipe
 
 
 def _check_keep(keep: float | None, num_tokens: int) -> None:

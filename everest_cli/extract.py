@@ -10,7 +10,7 @@ import typer
 
 from everest_cli import inference_options as i
 from everest_cli import options as o
-from everest_cli.output import Display
+from everest_cli.output import Display, say
 
 
 class Level(StrEnum):
@@ -28,6 +28,7 @@ def extract(
     features: Annotated[
         Level, typer.Option("--features", help="One a video, one for each of its views, or for each token.")
     ] = Level.video,
+    recipe: i.HowSeen = None,
     keep: i.Keep = None,
     clips: i.Clips = None,
     crops: i.Crops = None,
@@ -52,11 +53,13 @@ def extract(
     samples = named_samples(videos, root=data)
     model = Model.open(
         find_weights(checkpoint, which=which.value),
+        recipe=o.read_recipe(recipe) if recipe else None,
         clips=clips,
         crops=crops,
         keep=keep,
         precision=precision,
         cpu=cpu,
+        notify=say,
     )
     with Display(quiet=quiet) as display:
         skipped = extract(

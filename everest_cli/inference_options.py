@@ -24,6 +24,10 @@ ListRoot = Annotated[
     Path | None,
     typer.Option("--data", metavar="DIR", help="Where the paths of a list begin [the list's folder]."),
 ]
+HowSeen = Annotated[
+    str | None,
+    typer.Option("--recipe", "-r", metavar="R", help="Says how videos are seen [the run's own]."),
+]
 Keep = Annotated[
     float | None,
     typer.Option("--keep", metavar="SHARE", help="Share of the tokens that is encoded [as trained]."),

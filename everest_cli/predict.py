@@ -10,7 +10,7 @@ import typer
 
 from everest_cli import inference_options as i
 from everest_cli import options as o
-from everest_cli.output import Display
+from everest_cli.output import Display, say
 
 
 class Format(StrEnum):
@@ -46,6 +46,7 @@ def predict(
         Path | None, typer.Option("--output", "-o", metavar="F", help="Write there; prints the file.")
     ] = None,
     overwrite: o.OverwriteFile = False,
+    recipe: i.HowSeen = None,
     keep: i.Keep = None,
     clips: i.Clips = None,
     crops: i.Crops = None,
@@ -88,11 +89,13 @@ def predict(
     one = 1 if timeline else None  # view of a window, where no more are asked for
     model = Model.open(
         find_weights(checkpoint, which=which.value),
+        recipe=o.read_recipe(recipe) if recipe else None,
         clips=clips or one,
         crops=crops or one,
         keep=keep,
         precision=precision,
         cpu=cpu,
+        notify=say,
     )
     with Display(quiet=quiet) as display:
         if timeline:

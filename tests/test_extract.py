@@ -130,6 +130,28 @@ def test_a_killed_call_goes_on_and_ends_with_the_same_features(
         assert json.loads(file.metadata()["videos"]) == [rows[0], *rows[2:]]
 
 
+DISK_FULL_WHEN_PARTS_ARE_JOINED = """
+import errno
+from everest import features
+from everest_cli.main import main
+def full(*given):
+    raise OSError(errno.ENOSPC, "No space left on device", "f.npz")
+features._join = full
+main()
+"""
+
+
+def test_a_call_that_ended_after_its_last_video_has_only_to_join(
+    classifier_run: Path, clip_files: Path, tmp_path: Path
+):
+    command = ["extract", clip_files, "-c", classifier_run, "--out", tmp_path / "f.npz"]
+    ended = subprocess.run([sys.executable, "-c", DISK_FULL_WHEN_PARTS_ARE_JOINED, *map(str, command)])
+    assert ended.returncode == 5
+    assert "going on after 4 of 4 videos" in called(*command).stderr
+    with np.load(tmp_path / "f.npz") as file:
+        assert len(file["features"]) == 4
+
+
 def test_parts_of_other_work_are_not_mixed(classifier_run: Path, clip_files: Path, tmp_path: Path):
     out = tmp_path / "f.npz"
     with RowStore(tmp_path / "f.npz.parts", {"weights": "others", "features": "video"}, batch=1):

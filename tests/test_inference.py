@@ -104,6 +104,28 @@ def test_a_video_that_cannot_be_read_stops_no_other(classifier_run: Path, clip_f
         assert json.loads(file.metadata()["videos"]) == [str(tmp_path / "a.mp4"), str(tmp_path / "c.mp4")]
 
 
+def test_weights_without_a_recipe_tell_how_videos_are_seen(
+    classifier_run: Path, clip_files: Path, tmp_path: Path
+):
+    weights = tmp_path / "alone.safetensors"
+    shutil.copy(classifier_run / "model.safetensors", weights)
+    video, options = clip_files / "clip0.mp4", ["-c", weights, "--json", "--cpu"]
+    unsaid = called("predict", video, *options)
+    assert f"{weights}: no recipe.yaml beside it, so videos are seen as recipe ucf101 says" in unsaid.stderr
+    said = called("predict", video, *options, "--recipe", classifier_run / "recipe.yaml")
+    assert "no recipe.yaml" not in said.stderr
+    of_run = called("predict", video, "-c", classifier_run, "--json", "--cpu")
+    assert json.loads(said.stdout) == json.loads(of_run.stdout) != json.loads(unsaid.stdout)
+
+
+def test_a_name_that_is_no_utf8_reaches_the_table(classifier_run: Path, clip_files: Path, tmp_path: Path):
+    (tmp_path / "videos").mkdir()
+    name = b"caf\xe9.mp4"
+    shutil.copy(clip_files / "clip0.mp4", bytes(tmp_path / "videos") + b"/" + name)
+    called("predict", tmp_path / "videos", "-c", classifier_run, "-o", tmp_path / "x.csv", "--cpu")
+    assert name in (tmp_path / "x.csv").read_bytes()
+
+
 @pytest.mark.parametrize("kind", ["classifier", "pretrain"])
 def test_features_are_those_of_the_model(
     classifier_run: Path, autoencoder_run: Path, clip_files: Path, tmp_path: Path, kind: str

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import html
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -26,14 +27,14 @@ def ranks(order: Tensor) -> list[int]:
     return places.tolist()
 
 
-def strategy_ranks(importance: Mapping[str, Tensor], grid: TokenGrid, *, seed: int) -> dict[str, list[int]]:
+def strategy_ranks(orders: Mapping[str, Tensor], grid: TokenGrid, *, seed: int) -> dict[str, list[int]]:
     """For each strategy the place of every token: the first `share * N` are kept.
 
     Args:
-        importance: (N,) of each strategy that measures.
+        orders: (N,) token ids of each strategy that measures, those that are kept first in front.
     """
     noise = torch.from_numpy(np.random.default_rng(seed).random(grid.num_tokens, dtype=np.float32))
-    found = {name: ranks(values.argsort(descending=True, stable=True)) for name, values in importance.items()}
+    found = {name: ranks(order) for name, order in orders.items()}
     places = noise[: grid.per_slice].argsort(stable=True)  # one map for all slices
     slices = torch.arange(grid.t).view(1, -1) * grid.per_slice
     found["tube"] = ranks((places.view(-1, 1) + slices).flatten())
@@ -65,10 +66,8 @@ def write_page(
         "KEEP": str(round(keep * 100)),
         "DATA": json.dumps(data).replace("</", "<\\/"),
     }
-    page = PAGE
-    for name, text in parts.items():
-        page = page.replace(f"@{name}@", text)
-    write_text(path, page)
+    # In one pass, as a video may be called like a placeholder.
+    write_text(path, re.sub(r"@([A-Z]+)@", lambda place: parts[place[1]], PAGE))
 
 
 PAGE = """<!doctype html>

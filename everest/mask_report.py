@@ -126,9 +126,10 @@ def _write(
     elif kind == "mp4":
         write_mp4(path, views)
     else:
-        importance = {v.selector.strategy: v.importance for v in views if v.importance is not None}
-        if not importance:
+        # The same strategy with several shares is one, which the page's slider cuts anywhere.
+        orders = {view.title.splitlines()[0]: view.order for view in views if view.order is not None}
+        if not orders:
             raise RecipeError("a page needs a strategy that measures, such as redundancy-robust")
-        found = strategy_ranks(importance, views[0].grid, seed=seed)
+        found = strategy_ranks(orders, views[0].grid, seed=seed)
         keep = len(views[0].kept) / views[0].grid.num_tokens
         write_page(path, clip.movedim(0, -1), views[0].grid, found, title=title, keep=keep)

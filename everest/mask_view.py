@@ -14,12 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from everest.errors import RecipeError
 from everest.importance import Embedding, RawPixels, ScoredEmbedding
 from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder
 from everest.models.tokenizer import AdaptiveTokenizer
 from everest.pixels import normalise, unnormalise
-from everest.selection import Selector
+from everest.selection import ByImportance, Selector
 from everest.token_targets import FrozenTokenizer
 from everest.tokens import TokenGrid, TokenSelection, patchify, unpatchify
 
@@ -60,6 +61,15 @@ class MaskView:
         shown[self.kept] = 0.45 * patches[self.kept] + 0.55 * torch.tensor(RED).view(3, 1, 1, 1)
         shown[self.visible] = patches[self.visible]
         return _joined(shown, self.grid)
+
+    @property
+    def order(self) -> Tensor | None:
+        """(N,) token ids by importance, kept first in front; None where nothing is measured."""
+        if self.importance is None:
+            return None
+        if isinstance(self.selector, ByImportance):
+            return self.selector.ranked(self.importance[None])[0]
+        return self.importance.argsort(descending=True, stable=True)
 
     def heat(self) -> Tensor:
         """(T, H, W) float32: the importance of each pixel's token."""
@@ -134,7 +144,8 @@ def view_masks(
             the clip from what is kept and its windows' first slices. None: the raw pixels measure.
         tubelet: of the raw pixels; a model has its own.
     Raises:
-        RecipeError: the clip does not divide into tubelets, or a strategy cannot cut its grid.
+        RecipeError: the clip does not divide into tubelets, or a strategy cannot cut its grid, or leaves a
+            model nothing to see.
     """
     embed = _measure(model, tubelet)
     grid = TokenGrid.of_clip(frames=clip.size(1), size=(clip.size(2), clip.size(3)), tubelet=embed.tubelet)
@@ -146,6 +157,11 @@ def view_masks(
         chosen = selector(grid, importance=importance, noise=noise)
         prediction = None
         if isinstance(model, MaskedAutoencoder) and chosen.target.size(1):
+            if not chosen.visible.size(1):
+                name = selector.strategy
+                raise RecipeError(
+                    f"--keep: {name} lets the model see none of {grid.num_tokens} tokens; keep more"
+                )
             prediction = model(x, selection=chosen).prediction
         view = _view(title, selector, x, chosen, importance, prediction, model, grid)
         if isinstance(model, AdaptiveTokenizer):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal
 
@@ -138,7 +139,8 @@ def make_selector(strategy: str, *, kept: float | None, settings: Mapping[str, A
     if kept is None:
         return selector
     if isinstance(selector, ByImportance):
-        return replace(selector, keep_ratio=kept, visible_ratio=min(selector.visible_ratio or kept, kept / 3))
+        third = float(Decimal(str(kept)) / 3)  # of the number as written: 0.1 of 0.3, not a little less
+        return replace(selector, keep_ratio=kept, visible_ratio=min(selector.visible_ratio or kept, third))
     return selector.keeping(kept)
 
 

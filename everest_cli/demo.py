@@ -28,7 +28,9 @@ def demo(
         typer.Option("--output", "-o", metavar="DIR", help="For videos, runs and report [runs/RECIPE]."),
     ] = None,
     overwrite: o.Overwrite = False,
-    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of the videos and the training.")] = 0,
+    seed: Annotated[
+        int, typer.Option("--seed", metavar="N", min=0, help="Of the videos and the training.")
+    ] = 0,
     quiet: o.Quiet = False,
 ) -> None:
     """Run the whole path in minutes on videos that it renders itself; prints the report.

@@ -32,7 +32,7 @@ def select_frames(
     extract: Annotated[
         Path | None, typer.Option("--extract", metavar="DIR", help="Write the drawn frames as PNG.")
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Of the draw.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the draw.")] = 0,
     overwrite: o.OverwriteFile = False,
     as_json: o.AsJson = False,
 ) -> None:

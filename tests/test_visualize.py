@@ -90,14 +90,16 @@ def test_films_have_a_frame_for_each_frame(video: Path, tmp_path: Path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["moves-mask.gif", "moves-mask.mp4"]
 
 
-def test_the_page_stands_alone_and_holds_the_order_of_the_tokens(video: Path, tmp_path: Path):
-    called("visualize-mask", video, *SMALL, "--format", "html", "--out", tmp_path)
+@pytest.mark.parametrize("order", ["descending", "ascending"])
+def test_the_page_stands_alone_and_holds_the_order_of_the_tokens(video: Path, tmp_path: Path, order: str):
+    ordered = [*SMALL, "--order", order]
+    called("visualize-mask", video, *ordered, "--format", "html", "--out", tmp_path)
     page = (tmp_path / "moves-mask.html").read_text()
     assert not re.search(r"(src|href)=[\"']?http", page)
     data = json.loads(re.search(r'<script id="data"[^>]*>(.*?)</script>', page, re.DOTALL)[1])  # type: ignore[index]
     assert len(data["frames"]) == 8
     assert (data["grid"], data["size"]) == ([4, 2, 3], [48, 32])
-    (row,) = told("visualize-mask", video, *SMALL, "--keep", "0.5", "--out", tmp_path)
+    (row,) = told("visualize-mask", video, *ordered, "--keep", "0.5", "--out", tmp_path)
     kept = [token for token, rank in enumerate(data["ranks"]["redundancy-robust"]) if rank < 12]
     assert kept == row["kept"]
 
@@ -105,7 +107,7 @@ def test_the_page_stands_alone_and_holds_the_order_of_the_tokens(video: Path, tm
 def test_ranks_are_the_places_in_an_order():
     assert ranks(torch.tensor([2, 0, 1])) == [1, 2, 0]
     grid = TokenGrid(t=3, h=2, w=2)
-    found = strategy_ranks({"x": torch.arange(12.0)}, grid, seed=0)
+    found = strategy_ranks({"x": torch.arange(11, -1, -1)}, grid, seed=0)
     assert found["x"] == list(range(11, -1, -1))
     half = [token for token, rank in enumerate(found["tube"]) if rank < 6]
     assert half == [token for s in range(3) for token in half[:2] for token in [token + 4 * s]]

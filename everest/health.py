@@ -65,13 +65,13 @@ class Nonfinite:
 
 
 class LossWatch:
-    """Notices a loss far above those before it. It only tells; nothing depends on it."""
+    """Notices a loss far above the finite ones before it. It only tells; nothing depends on it."""
 
     def __init__(self) -> None:
         self._recent: deque[float] = deque(maxlen=SPIKE_WINDOW)
 
     def recent(self, number: int) -> list[float]:
-        """Up to the last `number` losses, at most SPIKE_WINDOW."""
+        """Up to the last `number` finite losses, at most SPIKE_WINDOW."""
         return list(self._recent)[-number:]
 
     def spike(self, loss: float) -> str | None:
@@ -82,7 +82,8 @@ class LossWatch:
             deviation = math.sqrt(sum((x - mean) ** 2 for x in self._recent) / SPIKE_WINDOW)
             if loss > mean + SPIKE_DEVIATIONS * max(deviation, 1e-3 * abs(mean)):
                 told = f"the loss jumped to {loss:.4g} from {mean:.4g} on average of {SPIKE_WINDOW} steps"
-        self._recent.append(loss)
+        if math.isfinite(loss):  # of others Nonfinite tells; a mean with one would hide all that follow
+            self._recent.append(loss)
         return told
 
 
@@ -92,6 +93,8 @@ def stays_at_chance(losses: Sequence[float], num_classes: Sequence[int]) -> str 
     Args:
         num_classes: of each head; the loss is their mean.
     """
+    if not losses:  # not one of them was finite
+        return None
     chance = sum(map(math.log, num_classes)) / len(num_classes)
     mean = sum(losses) / len(losses)
     if abs(mean - chance) > 0.02 * chance:

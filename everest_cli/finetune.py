@@ -64,6 +64,6 @@ def finetune(
                 training, lambda clip: (classification_loss(training, clip, settings.finetune), None)
             )
             return
-        stages.begin(training, place, settings, init=choices.init)
-        finetune(training, settings.finetune, validation)
+        with stages.begun(training, place, settings, init=choices.init):
+            finetune(training, settings.finetune, validation)
     stages.finish(training, place)

@@ -54,6 +54,6 @@ def pretrain(
         if dry_run:
             stages.print_trial(training, lambda clip: (pretraining_loss(training.model, clip), None))
             return
-        stages.begin(training, place, settings, init=None)
-        pretrain(training)
+        with stages.begun(training, place, settings, init=None):
+            pretrain(training)
     stages.finish(training, place)

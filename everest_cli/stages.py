@@ -135,18 +135,25 @@ def print_trial(training: Training, losses_of: LossesOf) -> None:
         typer.echo(f"{name.replace('_', ' ')}: {value}")
 
 
-def begin(training: Training, place: Place, recipe: Recipe, *, init: str | None) -> None:
-    """Write the run's first files or go on with the run that is there."""
+@contextmanager
+def begun(training: Training, place: Place, recipe: Recipe, *, init: str | None) -> Iterator[None]:
+    """Around the loop: the run's first files are written, or the run that is there goes on.
+
+    However it ends, its tracker ends with it: another stage may follow in this process.
+    """
     from everest.assemble import start_run
     from everest.config.recipe import dump_recipe
 
-    start_run(training, place, dump_recipe(recipe), init=init)
+    try:
+        start_run(training, place, dump_recipe(recipe), init=init)
+        yield
+    finally:
+        if training.tracker is not None:
+            training.tracker.finish()
 
 
 def finish(training: Training, place: Place) -> None:
     """Print the run folder, once over all processes."""
-    if training.tracker is not None:
-        training.tracker.finish()
     training.accelerator.wait_for_everyone()
     training.accelerator.end_training()
     if is_main():

@@ -73,8 +73,8 @@ def run_stage(
         if dry_run:
             stages.print_trial(stage.training, lambda clip: trial_losses(stage, clip))
             return None
-        stages.begin(stage.training, place, recipe, init=None)
-        told = train_tokenizer(stage)
+        with stages.begun(stage.training, place, recipe, init=None):
+            told = train_tokenizer(stage)
     if told and not choices.quiet:
         for line in report_lines(told):
             say(line)

@@ -79,6 +79,16 @@ def test_a_jump_of_the_loss_is_told_and_a_slow_rise_is_not():
     assert all(LossWatch().spike(i / 100) is None for i in range(200))
 
 
+def test_a_loss_that_is_no_number_hides_nothing_that_follows():
+    watch = LossWatch()
+    assert watch.spike(math.nan) is None
+    assert all(watch.spike(1 + 0.01 * (i % 3)) is None for i in range(60))
+    assert watch.spike(math.nan) is None
+    assert "jumped to 1e+06" in str(watch.spike(1e6))
+    assert math.nan not in watch.recent(60)
+    assert stays_at_chance([], [101]) is None
+
+
 def test_the_loss_of_guessing_is_recognised():
     assert "ln(101)" in str(stays_at_chance([math.log(101)] * 5, [101]))
     assert stays_at_chance([3.0] * 5, [101]) is None

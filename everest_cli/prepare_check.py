@@ -120,11 +120,9 @@ def _what_to_check(
 
 
 def _span(recipe: Recipe) -> int:
-    """Frames from the first to the last of the longest clip; `segment` needs as many as a clip has."""
-    strides = [
-        1 if stage.sampling == "segment" else stage.stride for stage in (recipe.pretrain, recipe.finetune)
-    ]
-    return recipe.data.frames * max(strides)
+    """Frames from the first to the last of the longest clip; but for `dense` as many as a clip has."""
+    stages = (recipe.pretrain, recipe.finetune)
+    return recipe.data.frames * max(stage.stride if stage.sampling == "dense" else 1 for stage in stages)
 
 
 def _refuse_to_replace(
@@ -163,7 +161,7 @@ def _print_check(found: Check, span: int | None) -> None:
         )
     if told["short"]:
         rows = [f"{row['path']}: {row['frames']} frames" for row in told["short"]]
-        _print_some(f"shorter than a clip of {span} frames; their last frame is repeated", rows)
+        _print_some(f"shorter than a clip of {span} frames; some of theirs are repeated", rows)
 
 
 def _why(row: dict[str, Any]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import psutil
 import torch
@@ -95,7 +95,9 @@ def _step(
     """One step of a stage on fresh weights."""
     device = accelerator.device
     model = spec.build().to(device).train(stage != "eval")
-    prepared: nn.Module = accelerator.prepare_model(model)
+    # dynamic=False as in everest.updating
+    compiled = cast(nn.Module, torch.compile(model, dynamic=False)) if recipe.train.compile else model
+    prepared: nn.Module = accelerator.prepare_model(compiled)
     frames = torch.randint(
         0, 256, (clips, 3, spec.offered_frames, *spec.size), dtype=torch.uint8, device=device
     )

@@ -18,7 +18,14 @@ from everest.data.list_files import read_lines
 from everest.data.lists import Sample, SampleList, read_samples
 from everest.data.rand_augment import RandAugment
 from everest.data.remote import Location, joined, located
-from everest.data.views import EvalViews, FinetuneViews, MakeViews, PretrainViews, ValidationViews
+from everest.data.views import (
+    EvalViews,
+    FinetuneViews,
+    MakeViews,
+    PretrainViews,
+    ValidationViews,
+    segment_bytes,
+)
 from everest.errors import DataError, RecipeError
 from everest.frame_selection import num_candidates
 from everest.masks import Tube
@@ -249,6 +256,7 @@ def _clips(
 ) -> VideoClips:
     data = recipe.data
     kind = data.cache if cached else "none"
+    once = {sample.video_id: sample for sample in samples.samples}
     return VideoClips(
         samples.samples,
         make_views=views,
@@ -256,5 +264,5 @@ def _clips(
         num_noise=num_noise,
         decoder=data.decoder,
         replace_bad=replace_bad,
-        cache=open_cache(kind, [sample.video for sample in samples.samples]),
+        cache=open_cache(kind, list(once.values()), segment_bytes),
     )

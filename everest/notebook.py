@@ -24,7 +24,7 @@ from everest.config.settings import Recipe
 from everest.data.lists import Sample
 from everest.data.views import ValidationViews
 from everest.errors import RecipeError, unknown_name
-from everest.importance import RawPixels
+from everest.importance import Embedding, RawPixels
 from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder
 from everest.selection import ByImportance, Strategy, choose
@@ -109,7 +109,7 @@ def select_tokens(
 
     Args:
         keep: the share of the tokens that is visible; None: as the strategy is set in a recipe.
-        model: whose embedding measures the change; None: the raw pixels.
+        model: whose embedding measures the change, or whose tokenizer scores; None: the raw pixels.
         tubelet: of the raw pixels; a model has its own.
         settings: of the strategy, by their names in a recipe; they win over `keep`.
     Raises:
@@ -117,13 +117,20 @@ def select_tokens(
         ValueError: `keep` is no share that leaves a token.
     """
     selector = _selector(strategy, keep, settings)
-    embed = RawPixels(tubelet) if model is None else model.encoder.patch_embed
+    embed = _measure(model, tubelet)
     grid = TokenGrid.of_clip(frames=x.size(2), size=(x.size(3), x.size(4)), tubelet=embed.tubelet)
     noise = np.random.default_rng(seed).random((x.size(0), grid.num_tokens), dtype=np.float32)
     chosen = choose(selector, x, grid, embed, torch.from_numpy(noise).to(x.device))
     if chosen.visible.size(1) == 0:
         raise ValueError(f"{selector} leaves none of {grid.num_tokens} tokens visible")
     return chosen
+
+
+def _measure(model: MaskedAutoencoder | VideoClassifier | None, tubelet: tuple[int, int, int]) -> Embedding:
+    """What strategies measure by."""
+    if model is None:
+        return RawPixels(tubelet)
+    return model.measure if isinstance(model, MaskedAutoencoder) else model.encoder.patch_embed
 
 
 def make_selector(strategy: str, *, kept: float | None, settings: Mapping[str, Any]) -> Strategy:

@@ -20,7 +20,7 @@ from everest.data.datasets import VideoClips
 from everest.data.lists import Sample
 from everest.data.loading import batches, make_loader
 from everest.data.video import VideoError, read_frames, write_video
-from everest.data.views import FinetuneViews, PretrainViews, ValidationViews
+from everest.data.views import FinetuneViews, PretrainViews, ValidationViews, segment_bytes
 from everest.errors import EnvironmentProblem
 
 SIZE = (32, 32)
@@ -119,9 +119,15 @@ def test_workers_share_what_is_kept(clip_files, kept):
 def test_more_than_there_is_room_for_is_refused_with_both_numbers(video, small_disk, tmp_path, monkeypatch):
     monkeypatch.setenv("EVEREST_CACHE", str(small_disk))
     names = [str(shutil.copy(video, tmp_path / f"{i}.mp4")) for i in range(8)]  # 288 KiB each, decoded
-    assert open_cache("disk", names[:6]) == FrameCache(small_disk / "frames")
+    videos = [Sample(path=name) for name in names]
+    assert open_cache("disk", videos[:6], segment_bytes) == FrameCache(small_disk / "frames")
     with pytest.raises(EnvironmentProblem, match=r"8 videos need about .* GiB, .* GiB free; use 'none'"):
-        open_cache("disk", names)
+        open_cache("disk", videos, segment_bytes)
+    segments = [Sample(path=name, start_frame=8, end_frame=20) for name in names]  # 108 KiB each
+    assert open_cache("disk", segments, segment_bytes) == FrameCache(small_disk / "frames")
+    parts = [Sample(path=names[0], start_frame=first) for first in range(12)]
+    with pytest.raises(EnvironmentProblem, match=r"12 videos need about"):  # as many segments of one
+        open_cache("disk", parts, segment_bytes)
 
 
 def test_a_full_disk_costs_no_clip(video, small_disk, tmp_path):
@@ -136,8 +142,9 @@ def test_a_full_disk_costs_no_clip(video, small_disk, tmp_path):
 PROGRAM = """
 import sys
 from everest.data.cache import open_cache
-open_cache("memory", [sys.argv[1]])  # of the videos to train on; the next is of those to validate on
-kept = open_cache("memory", [sys.argv[1]])
+videos = [sys.argv[1:], lambda path: 0]
+open_cache("memory", *videos)  # of the videos to train on; the next is of those to validate on
+kept = open_cache("memory", *videos)
 kept.read(sys.argv[1], [1], span=(0, 32), decoder="auto")
 print(kept.folder, len(list(kept.folder.glob("*.npy"))))
 """

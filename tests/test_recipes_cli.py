@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
-from everest.config.recipe import dump_recipe, load_recipe
+from everest.config.recipe import dump_recipe, load_recipe, recipe_values
 from everest.config.recipe_files import shipped_names, shipped_recipe
 from everest.errors import RecipeError
 from everest_cli.recipes import app
@@ -81,3 +84,17 @@ def test_validate_tells_idle_keys_on_stderr(tmp_path):
     result = run("validate", path)
     assert result.stdout == f"{path}: ok\n"
     assert result.stderr == f"{path}: pretrain.selection.order has no effect with tube\n"
+
+
+def test_the_template_names_every_key():
+    """Those of a strategy, a target or a head that it does not have stand in docs/methods.md."""
+    text = shipped_recipe("custom").text
+    values = recipe_values(load_recipe("custom"))
+
+    def keys(section: dict[str, Any]) -> Iterator[str]:
+        for key, value in section.items():
+            yield key
+            yield from keys(value) if isinstance(value, dict) else ()
+
+    unnamed = {"name"}  # follows from the file
+    assert {key for key in keys(values) if not re.search(rf"\b{key}\b", text)} <= unnamed

@@ -11,11 +11,11 @@ import atexit
 import hashlib
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, TypeVar
 
 import numpy as np
 import psutil
@@ -30,9 +30,10 @@ from everest.errors import EnvironmentProblem
 MEMORY: Final = Path("/dev/shm")  # files in memory (Linux)
 LARGEST: Final = 2**30  # bytes of a video that is kept; a longer one is decoded anew each time
 SHARE: Final = 0.9  # of the free room that may be filled
-LOOKED_AT: Final = 16  # videos from which the room that all need is told
+LOOKED_AT: Final = 16  # videos or segments from which the room that all need is told
 
 Span = tuple[int, int]  # number of the first frame, and how many
+Sample = TypeVar("Sample")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ class FrameCache:
         path = as_video(path)
         file = self.folder / f"{_key(path, span)}.npy"
         frames = _load(file)
-        if frames is None and _bytes(path, span[1]) <= LARGEST:
+        if frames is None and frame_bytes(path, span[1]) <= LARGEST:
             with suppress(VideoError):  # damaged somewhere: what is asked for may lie before
                 frames = read_frames(path, range(span[0], sum(span)), decoder=decoder).numpy()
                 _save(file, frames)
@@ -64,9 +65,14 @@ class FrameCache:
         return torch.from_numpy(frames[np.asarray(ids) - span[0]])
 
 
-def open_cache(kind: Literal["none", "memory", "disk"], videos: Sequence[str | Video]) -> FrameCache | None:
-    """The cache that `data.cache` names, for these videos.
+def open_cache(
+    kind: Literal["none", "memory", "disk"], samples: Sequence[Sample], bytes_of: Callable[[Sample], int]
+) -> FrameCache | None:
+    """The cache that `data.cache` names.
 
+    Args:
+        samples: videos, or segments of them, each once.
+        bytes_of: how many the frames of one take (`frame_bytes`); VideoError where it cannot be read.
     Raises:
         EnvironmentProblem: no such memory here, or the videos need more room than there is.
     """
@@ -75,7 +81,7 @@ def open_cache(kind: Literal["none", "memory", "disk"], videos: Sequence[str | V
     folder = _in_memory() if kind == "memory" else _on_disk()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _refuse_too_much(kind, folder, sorted({as_video(video) for video in videos}, key=str))
+        _refuse_too_much(kind, folder, samples, bytes_of)
     except OSError as error:
         raise EnvironmentProblem(f"data.cache: cannot use {folder}: {error.strerror or error}") from error
     if kind == "memory":
@@ -114,12 +120,14 @@ def _keep_while_used(folder: Path) -> None:
     atexit.register(leave)
 
 
-def _refuse_too_much(kind: str, folder: Path, videos: Sequence[Video]) -> None:
+def _refuse_too_much(
+    kind: str, folder: Path, samples: Sequence[Sample], bytes_of: Callable[[Sample], int]
+) -> None:
     sizes = []
-    for video in videos[:: max(len(videos) // LOOKED_AT, 1)]:
+    for sample in samples[:: max(len(samples) // LOOKED_AT, 1)]:
         with suppress(VideoError):  # told when its turn comes
-            sizes.append(_bytes(video, probe(video).frames))
-    needed = len(videos) * float(np.mean([size for size in sizes if size <= LARGEST] or [0]))
+            sizes.append(bytes_of(sample))
+    needed = len(samples) * float(np.mean([size for size in sizes if size <= LARGEST] or [0]))
     there = sum(file.stat().st_size for file in folder.glob("*.npy"))  # perhaps of these videos
     free = psutil.disk_usage(str(folder)).free
     if kind == "memory":
@@ -127,12 +135,13 @@ def _refuse_too_much(kind: str, folder: Path, videos: Sequence[Video]) -> None:
     if needed - there > SHARE * free:
         other = "'none'" if kind == "disk" else "'disk' or 'none'"
         raise EnvironmentProblem(
-            f"data.cache: the frames of {len(videos)} videos need about {needed / 2**30:.2g} GiB, "
+            f"data.cache: the frames of {len(samples)} videos need about {needed / 2**30:.2g} GiB, "
             f"{folder} has {free / 2**30:.2g} GiB free; use {other}"
         )
 
 
-def _bytes(path: Video, frames: int) -> int:
+def frame_bytes(path: Video, frames: int) -> int:
+    """What so many frames of a video take as decoded."""
     info = probe(path)
     return frames * info.height * info.width * 3
 

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from everest.data.cache import FrameCache
+from everest.data.cache import FrameCache, frame_bytes
 from everest.data.crops import (
     NO_BOX,
     Box,
@@ -151,7 +151,7 @@ class EvalViews:
     ) -> Views:
         first, length = segment(sample)
         needed, places = np.unique(self.windows(length), return_inverse=True)  # (F,), (clips, T)
-        if decoder in IN_ORDER and cache is None and _bytes(sample, len(needed)) > MOST_AT_ONCE:
+        if decoder in IN_ORDER and cache is None and frame_bytes(sample.video, len(needed)) > MOST_AT_ONCE:
             frames = [self.resized(frame[None]) for frame in frames_in_order(sample.video, first + needed)]
             video = torch.cat(frames, dim=1)
         else:
@@ -203,9 +203,13 @@ def _read(
     return cache.read(sample.video, ids.tolist(), span=span, decoder=decoder)
 
 
-def _bytes(sample: Sample, frames: int) -> int:
-    info = probe(sample.video)
-    return frames * info.height * info.width * 3
+def segment_bytes(sample: Sample) -> int:
+    """What the frames of a sample take as decoded.
+
+    Raises:
+        VideoError: the video cannot be read.
+    """
+    return frame_bytes(sample.video, segment(sample)[1])
 
 
 def _size(clip: Tensor) -> Size:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
-from everest.classes import Classes, empty_classes
+from everest.classes import Classes
 from everest.config.settings import DataSettings, Recipe
 from everest.data.cache import open_cache
 from everest.data.datasets import VideoClips
@@ -32,21 +32,6 @@ from everest.masks import Tube
 from everest.tokens import TokenGrid
 
 MOST_VIEWS: Final = 512  # ours: 1.2 GB of bytes for clips of 16 frames and 224 pixels
-
-__all__ = [
-    "Classes",
-    "clip_grid",
-    "empty_classes",
-    "finetune_clips",
-    "fingerprint",
-    "labelled_samples",
-    "pretrain_clips",
-    "pretrain_key",
-    "test_clips",
-    "test_views",
-    "unlabelled_clips",
-    "validation_clips",
-]
 
 
 def fingerprint(samples: Sequence[Sample], root: Location, class_names: Sequence[str] | None) -> str:

@@ -13,7 +13,8 @@ from accelerate import Accelerator
 
 from everest.build import ModelSpec
 from everest.checkpoint import Weights, load_tensors
-from everest.clips import Classes, test_clips
+from everest.classes import Classes
+from everest.clips import test_clips
 from everest.config.settings import Recipe
 from everest.data.datasets import VideoClips
 from everest.errors import CheckpointError

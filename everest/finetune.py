@@ -12,7 +12,8 @@ from torch import Tensor
 
 from everest.assemble import Place, set_up_training
 from everest.build import classifier_spec
-from everest.clips import empty_classes, finetune_clips, validation_clips
+from everest.classes import empty_classes
+from everest.clips import finetune_clips, validation_clips
 from everest.config.settings import FinetuneSettings, Recipe
 from everest.data.datasets import Clip, VideoClips
 from everest.data.mixing import mix

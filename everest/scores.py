@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import recall_score
 
 from everest.bad_videos import refuse_too_many
-from everest.clips import Classes
+from everest.classes import Classes
 from everest.files import write_atomically
 
 

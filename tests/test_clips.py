@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from everest import clips
-from everest.clips import Classes, empty_classes
+from everest.classes import Classes, empty_classes
 from everest.config.settings import DataSettings, FrameSelectionSettings, PretrainSettings, Recipe
 from everest.errors import DataError
 

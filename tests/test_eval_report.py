@@ -13,7 +13,7 @@ from test_cli import refused
 from test_stages import RECIPE, run
 
 import everest
-from everest.clips import Classes
+from everest.classes import Classes
 from everest.devices import make_accelerator
 from everest.eval_report.confusion import Mistake, class_results, count_confusions, surest_mistakes
 from everest.eval_report.drawing import draw_confusion

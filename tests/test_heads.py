@@ -17,7 +17,8 @@ from test_stages import RECIPE, run, told
 
 import everest
 from everest.backbones import BackboneSize
-from everest.clips import Classes, empty_classes, finetune_clips
+from everest.classes import Classes, empty_classes
+from everest.clips import finetune_clips
 from everest.config.recipe import load_recipe
 from everest.config.settings import DataSettings, Recipe
 from everest.models.classifier import VideoClassifier

@@ -5,6 +5,7 @@ B batch, n clips, N ranked tokens: those of all slices but the first.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final, NamedTuple
@@ -166,32 +167,38 @@ def _figures(found: _Batch, model: AdaptiveTokenizer, slices: int) -> dict[str, 
     }
 
 
-def scorer_warnings(figures: dict[str, Any]) -> list[str]:
+def scorer_warnings(figures: dict[str, Any]) -> Iterator[str]:
     """What of the figures says that the scorer ranks something else than content, in a line each."""
     change = {name: values["ratio"] for name, values in figures["change"].items()}
     overlap, shares = figures["overlap"], figures["slice_shares"]
     most = max(range(len(shares)), key=shares.__getitem__)
-    told = {
-        f"{shares[most]:.0%} of what is kept lies in slice {most + 2} of {len(shares) + 1}: the scorer ranks "
-        "places in time, not content": shares[most] > MOST_IN_A_SLICE / len(shares),
-        f"different clips keep the same places (overlap {overlap['scorer']:.2f}, by frame difference "
-        f"{overlap['frame_difference']:.2f})": overlap["scorer"] > MOST_OVERLAP * overlap["frame_difference"],
-        f"what scores highest changes {change['scorer']:.1f} times as much as the rest, by frame difference "
-        f"{change['frame_difference']:.1f}": change["scorer"] < LEAST_CHANGE * change["frame_difference"],
-    }
-    return [text for text, true in told.items() if true]
+    if shares[most] > MOST_IN_A_SLICE / len(shares):
+        yield (
+            f"{shares[most]:.0%} of what is kept lies in slice {most + 2} of {len(shares) + 1}: the scorer "
+            "ranks places in time, not content"
+        )
+    if overlap["scorer"] > MOST_OVERLAP * overlap["frame_difference"]:
+        yield (
+            f"different clips keep the same places (overlap {overlap['scorer']:.2f}, by frame difference "
+            f"{overlap['frame_difference']:.2f})"
+        )
+    if change["scorer"] < LEAST_CHANGE * change["frame_difference"]:
+        yield (
+            f"what scores highest changes {change['scorer']:.1f} times as much as the rest, by frame "
+            f"difference {change['frame_difference']:.1f}"
+        )
 
 
-def codebook_warnings(figures: dict[str, Any]) -> list[str]:
+def codebook_warnings(figures: dict[str, Any]) -> Iterator[str]:
     """What says that codes are left unused; a tokenizer that has just begun leaves many."""
     use = figures["codebook"]
-    told = {
-        f"a level of the codes has {use['least_level']:.2%} of the kept tokens": use["least_level"]
-        < LEAST_LEVEL,
-        f"the codes of kept tokens are as many as {use['perplexity']:.0f} equally frequent ones, "
-        f"{use['perplexity_share']:.0%} of what is possible": use["perplexity_share"] < LEAST_PERPLEXITY,
-    }
-    return [text for text, true in told.items() if true]
+    if use["least_level"] < LEAST_LEVEL:
+        yield f"a level of the codes has {use['least_level']:.2%} of the kept tokens"
+    if use["perplexity_share"] < LEAST_PERPLEXITY:
+        yield (
+            f"the codes of kept tokens are as many as {use['perplexity']:.0f} equally frequent ones, "
+            f"{use['perplexity_share']:.0%} of what is possible"
+        )
 
 
 def numbers(figures: dict[str, Any]) -> dict[str, float]:

@@ -102,5 +102,5 @@ HEALTHY = {
 )
 def test_each_sign_of_a_collapse_is_told(key: str, value: object, told: str):
     warnings = codebook_warnings if key == "codebook" else scorer_warnings
-    assert warnings(HEALTHY) == []
+    assert list(warnings(HEALTHY)) == []
     assert [told in text for text in warnings({**HEALTHY, key: value})] == [True]

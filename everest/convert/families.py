@@ -90,8 +90,8 @@ def _mme(names: Collection[str]) -> Translation:
 
 
 def _mvd(names: Collection[str]) -> Translation:
-    tops = ("patch_embed.", "blocks.", "norm.", "pos_embed")
-    return _encoder_only(names, keep=lambda name: name.startswith(tops) and name[9:10] != "_")
+    tops, of_decoders = ("patch_embed.", "blocks.", "norm.", "pos_embed"), "pos_embed_"
+    return _encoder_only(names, keep=lambda name: name.startswith(tops) and not name.startswith(of_decoders))
 
 
 def _encoder_only(names: Collection[str], keep: Callable[[str], bool]) -> Translation:

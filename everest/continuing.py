@@ -22,7 +22,7 @@ SHOWN: Final = 3  # settings that differ, named in a message
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class RunRequest:
     """What tells one run from another, its videos apart."""
 
     recipe: Recipe
@@ -31,7 +31,7 @@ class Asked:
     sources: Sequence[Path] = ()  # files that the command reads: not to be overwritten
 
 
-def check_output(path: Path, asked: Asked, *, resume: bool, overwrite: bool) -> bool:
+def check_output(path: Path, asked: RunRequest, *, resume: bool, overwrite: bool) -> bool:
     """Whether a run into `path` continues the one that is there. Nothing is written or removed.
 
     Raises:
@@ -71,7 +71,7 @@ def _check_replaceable(path: Path, sources: Sequence[Path]) -> None:
         )
 
 
-def _check_same(path: Path, asked: Asked) -> None:
+def _check_same(path: Path, asked: RunRequest) -> None:
     run, mend = RunFolder(path), "choose another folder, or use --overwrite"
     differing = list(_differences(run, asked.recipe))
     if differing:

@@ -30,7 +30,7 @@ from everest.selection import at_test
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class Outputs:
     """What a test gives beside its accuracies.
 
     Args:
@@ -58,7 +58,7 @@ class Asked:
             check_new_folder(self.page, PAGE, option="--report", overwrite=self.overwrite)
 
 
-NOTHING_ELSE = Asked()
+NO_FILES = Outputs()
 
 
 def evaluate(
@@ -67,14 +67,14 @@ def evaluate(
     accelerator: Accelerator,
     *,
     report: Report,
-    asked: Asked = NOTHING_ELSE,
+    outputs: Outputs = NO_FILES,
 ) -> dict[str, Any]:
     """Test a classifier on the recipe's `data.test`; the accuracies with all that tells how they came about.
 
     The clip and the token selection are those of the recipe, which is the run's own unless another is given.
 
     Returns:
-        The document of `everest eval --json`; with `asked.keeps` a row for each share under `sweep`.
+        The document of `everest eval --json`; with `outputs.keeps` a row for each share under `sweep`.
     Raises:
         CheckpointError: no classifier, or one that does not go with the recipe.
         DataError: more videos than `data.max_bad` allows could not be read.
@@ -82,14 +82,14 @@ def evaluate(
     """
     began = time.monotonic()
     if accelerator.is_main_process:
-        asked.check()
+        outputs.check()
     weights = open_weights(weights_file)
     spec, model = _classifier_for(recipe, weights, source=weights_file)
     classes = Classes(count=model.num_classes, names=weights.classes, heads=model.heads)
     clips = test_clips(recipe, classes)
     model.to(accelerator.device)
     score = partial(score_shares, model, clips, accelerator, settings=recipe.train, report=report)
-    scores, sweep = _swept(spec, asked.keeps, score)
+    scores, sweep = _swept(spec, outputs.keeps, score)
     for path, reason in scores.skipped:
         report(notice(f"skipped {path}: {reason}"))
     refuse_too_many_skipped(scores, recipe.data.max_bad)
@@ -105,7 +105,7 @@ def evaluate(
     if sweep:
         result["sweep"] = [{**cost, **accuracies(found)} for cost, found in sweep]
     if accelerator.is_main_process:
-        result |= _write(asked, result, scores, classes, clips)
+        result |= _write(outputs, result, scores, classes, clips)
     return result
 
 
@@ -122,14 +122,14 @@ def _swept(
 
 
 def _write(
-    asked: Asked, result: dict[str, Any], scores: Scores, classes: Classes, clips: VideoClips
+    outputs: Outputs, result: dict[str, Any], scores: Scores, classes: Classes, clips: VideoClips
 ) -> dict[str, Any]:
     """Write the files that are asked for; what the document tells of them."""
-    if asked.predictions is not None:
-        write_predictions(asked.predictions, scores, classes)
-    if asked.page is None:
+    if outputs.predictions is not None:
+        write_predictions(outputs.predictions, scores, classes)
+    if outputs.page is None:
         return {}
-    return {"report": str(write_report(asked.page, result, scores, classes, clips))}
+    return {"report": str(write_report(outputs.page, result, scores, classes, clips))}
 
 
 def _classifier_for(recipe: Recipe, weights: Weights, *, source: Path) -> tuple[ModelSpec, VideoClassifier]:

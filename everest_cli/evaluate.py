@@ -54,12 +54,12 @@ def evaluate(
     devices = stages.launch(gpus, processes)
 
     from everest.devices import make_accelerator
-    from everest.evaluate import Asked, evaluate
+    from everest.evaluate import Outputs, evaluate
 
-    asked = Asked(predictions=predictions, page=report, keeps=keeps, overwrite=overwrite)
+    outputs = Outputs(predictions=predictions, page=report, keeps=keeps, overwrite=overwrite)
     accelerator = make_accelerator(settings.train, cpu=devices.kind == "cpu")
     with Display(quiet=quiet or not is_main()) as display:
-        result = evaluate(settings, weights, accelerator, report=display.report, asked=asked)
+        result = evaluate(settings, weights, accelerator, report=display.report, outputs=outputs)
     accelerator.end_training()
     if is_main():
         print_json(result) if as_json else _print_table(result)

@@ -108,10 +108,10 @@ class Choices:
         Raises:
             RecipeError: it may not go there.
         """
-        from everest.continuing import Asked, check_output
+        from everest.continuing import RunRequest, check_output
 
         sources = [Path(source) for source in (self.recipe, self.init) if source is not None]
-        asked = Asked(recipe=recipe, init=self.init, one_batch=self.one_batch, sources=sources)
+        asked = RunRequest(recipe=recipe, init=self.init, one_batch=self.one_batch, sources=sources)
         resumed = check_output(path, asked, resume=self.resume != "never", overwrite=self.overwrite)
         if self.named is not None and not resumed:
             raise RecipeError(f"--resume {path}: no run to go on with")

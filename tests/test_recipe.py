@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from everest.config.recipe import dump_recipe, load_recipe
@@ -304,6 +304,9 @@ texts = st.text(st.characters(exclude_categories=["C", "Zl", "Zp"]), max_size=20
     base_lr=st.floats(1e-4, 1e6),
     heads=st.dictionaries(texts, st.integers(2, 10**6), min_size=1, max_size=3),
 )
+@example(
+    root="1\u0660.5", summary="1\u0660", size=(3, 3), base_lr=1e-3, heads={"1\u0660": 2}
+)  # Arabic digits
 def test_dump_reads_back_as_written(tmp_path_factory, root, summary, size, base_lr, heads):
     values = {
         "summary": summary,

@@ -15,8 +15,10 @@ from everest.errors import RecipeError
 
 _TAG = "tag:yaml.org,2002:"
 _FLOAT = re.compile(
-    r"[-+]?(?:(?:\d+\.\d*|\.\d+)(?:[eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.(?:inf|Inf|INF))$|\.(?:nan|NaN|NAN)$"
+    r"[-+]?(?:(?:\d+\.\d*|\.\d+)(?:[eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.(?:inf|Inf|INF))$|\.(?:nan|NaN|NAN)$",
+    re.ASCII,  # digits of other scripts are text
 )
+_INT = re.compile(r"[-+]?(?:0|[1-9]\d*)$", re.ASCII)
 _FLOAT_STARTS = list("-+.0123456789")
 
 
@@ -49,7 +51,7 @@ _Loader.add_implicit_resolver(_TAG + "null", re.compile(r"(?:~|null|Null|NULL|)$
 _Loader.add_implicit_resolver(
     _TAG + "bool", re.compile(r"(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
 )
-_Loader.add_implicit_resolver(_TAG + "int", re.compile(r"[-+]?(?:0|[1-9]\d*)$"), list("-+0123456789"))
+_Loader.add_implicit_resolver(_TAG + "int", _INT, list("-+0123456789"))
 _Loader.add_implicit_resolver(_TAG + "float", _FLOAT, _FLOAT_STARTS)
 _Loader.add_implicit_resolver(_TAG + "merge", re.compile(r"<<$"), ["<"])
 _Dumper.add_implicit_resolver(_TAG + "float", _FLOAT, _FLOAT_STARTS)

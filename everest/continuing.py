@@ -13,7 +13,17 @@ from everest.checkpoint import read_weights, state_hash
 from everest.config.recipe import load_recipe, recipe_values
 from everest.config.settings import Recipe
 from everest.errors import RecipeError
-from everest.run_folder import INIT, ONE_BATCH, OWN_FILES, PLAN, RECIPE, TOKENIZER, RunFolder
+from everest.run_folder import (
+    INIT,
+    ONE_BATCH,
+    OWN_FILES,
+    PLAN,
+    RECIPE,
+    TOKENIZER,
+    WEIGHTS,
+    RunFolder,
+    is_of_run,
+)
 from everest.running import running_here
 
 ELSEWHERE: Final = ("name", "data.root")  # may change: what a recipe is called, where the same videos lie
@@ -96,16 +106,18 @@ def _differences(run: RunFolder, recipe: Recipe) -> Iterator[str]:
     for key in sorted(before.keys() | now.keys()):
         if key in ELSEWHERE or before.get(key) == now.get(key):
             continue
-        if key != TOKENIZER_FILE or not _has_tokenizer(run, now[key]):
+        if key != TOKENIZER_FILE or not _has_tokenizer(run, before[key], now[key]):
             yield f"{key} ({json.dumps(before.get(key))}, now {json.dumps(now.get(key))})"
 
 
-def _has_tokenizer(run: RunFolder, path: str | None) -> bool:
-    """Whether the run's model was trained with the tokenizer that is at `path` now, wherever it was then."""
-    if path is None or not Path(path).is_file() or not run.weights.is_file():
+def _has_tokenizer(run: RunFolder, before: str | None, now: str | None) -> bool:
+    """Whether the run's model is trained with the tokenizer that is at `now`, wherever it was before."""
+    if before is None or now is None or not Path(now).is_file():
         return False
+    if not run.weights.is_file():  # it has not come to a save: all that can be said is that it is its own
+        return is_of_run(before) and Path(now) == (run.path / TOKENIZER / WEIGHTS).resolve()
     used = read_weights(run.weights).settings.get("tokenizer") or {}
-    return used.get("sha256") == state_hash(read_weights(Path(path)).tensors)
+    return used.get("sha256") == state_hash(read_weights(Path(now)).tensors)
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -208,7 +208,7 @@ def _recipe_beside(file: Path, notify: Callable[[str], None] | None) -> Recipe:
     recipe = load_recipe(FALLBACK)
     if notify:
         notify(
-            f"{file}: no {RECIPE} beside it, so videos are seen as recipe {FALLBACK} says, at stride "
+            f"{file}: no {RECIPE} beside it, so clips are drawn as recipe {FALLBACK} says, at stride "
             f"{recipe.finetune.stride}; --recipe names another"
         )
     return recipe

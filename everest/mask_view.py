@@ -16,6 +16,7 @@ from torch import Tensor
 
 from everest.errors import RecipeError
 from everest.importance import Embedding, RawPixels, ScoredEmbedding
+from everest.learned_importance import LearnedImportance
 from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder
 from everest.models.tokenizer import AdaptiveTokenizer
@@ -155,19 +156,24 @@ def view_masks(
     for title, selector in selectors:
         importance = selector.importance(x, embed)
         chosen = selector(grid, importance=importance, noise=noise)
+        _refuse_nothing(selector, chosen, predicts=isinstance(model, MaskedAutoencoder))
         prediction = None
-        if isinstance(model, MaskedAutoencoder) and chosen.target.size(1):
-            if not chosen.visible.size(1):
-                name = selector.strategy
-                raise RecipeError(
-                    f"--keep: {name} lets the model see none of {grid.num_tokens} tokens; keep more"
-                )
+        if isinstance(model, MaskedAutoencoder) and chosen.target.size(1) and chosen.visible.size(1):
             prediction = model(x, selection=chosen).prediction
         view = _view(title, selector, x, chosen, importance, prediction, model, grid)
         if isinstance(model, AdaptiveTokenizer):
             view = replace(view, rebuilt=_rebuilt(model, x, view.kept))
         views.append(view)
     return views
+
+
+def _refuse_nothing(selector: Selector, chosen: TokenSelection, *, predicts: bool) -> None:
+    """Raise RecipeError where a small share of few tokens is none."""
+    kept = chosen.visible.size(1) + chosen.target.size(1)
+    scores_only = isinstance(selector, LearnedImportance) and selector.mask_ratio == 1
+    if not kept or (predicts and not chosen.visible.size(1) and not scores_only):
+        what = "lets the model see none" if kept else "keeps none"
+        raise RecipeError(f"--keep: {selector.strategy} {what} of the tokens; keep more")
 
 
 def _rebuilt(tokenizer: AdaptiveTokenizer, x: Tensor, kept: Tensor) -> Tensor:

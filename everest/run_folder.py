@@ -38,6 +38,11 @@ PLAN = "plan"  # in ENVIRONMENT: how the run is cut into steps and passes, and i
 ONE_BATCH = "one_batch"  # in ENVIRONMENT: whether the first batch is learned by heart
 
 
+def is_of_run(tokenizer: str) -> bool:
+    """Whether a file is the tokenizer that a run of LVMAE has trained in its own folder."""
+    return Path(tokenizer).parts[-2:] == (TOKENIZER, WEIGHTS)
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """The files of one run under `path` (see the constants of this module)."""

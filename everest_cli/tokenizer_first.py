@@ -20,17 +20,31 @@ def with_tokenizer(
     """The recipe with a trained tokenizer, and the choices with the run folder that it is trained below.
 
     Args:
-        train: False leaves a recipe without one as it is: enough for a trial.
+        train: False trains none where there is none: enough for a trial.
     Raises:
         UserError: everest.errors tells which.
     """
     if recipe.tokenizer is None or not recipe.pretrain.needs_tokenizer:
         return recipe, choices
     if recipe.tokenizer.checkpoint is not None or recipe.pretrain.target.cache is not None:
-        return with_files(recipe), choices
+        return with_files(_with_own(recipe, choices.named or choices.output)), choices
     if not train:
-        return recipe, choices
+        return _with_own(recipe, choices.named or choices.output), choices
     return _trained(recipe, choices, devices)
+
+
+def _with_own(recipe: Recipe, output: Path | None) -> Recipe:
+    """The recipe with the tokenizer in its run folder, where it names none, or that of a folder now gone."""
+    from everest.run_folder import TOKENIZER, WEIGHTS, is_of_run
+
+    tokenizer = recipe.tokenizer
+    if output is None or tokenizer is None:
+        return recipe
+    within, named = output / TOKENIZER / WEIGHTS, tokenizer.checkpoint
+    gone = named is None or (is_of_run(named) and not Path(named).exists())
+    if not gone or not within.is_file():
+        return recipe
+    return replace(recipe, tokenizer=replace(tokenizer, checkpoint=str(within.resolve())))
 
 
 def with_files(recipe: Recipe) -> Recipe:

@@ -58,32 +58,46 @@ def test_a_second_call_trains_nothing_again(trained: Path, clip_files: Path):
     files = [trained / "model.safetensors", trained / "tokenizer" / "model.safetensors"]
     before = [file.read_bytes() for file in files]
     run("pretrain", clip_files, "-o", trained)
+    run("pretrain", clip_files, "-o", trained, "--dry-run")
     assert [file.read_bytes() for file in files] == before
 
 
 def test_a_run_moves_with_its_tokenizer(trained: Path, clip_files: Path, tmp_path: Path):
-    before = everest.load_model(trained)
-    assert isinstance(before, MaskedAutoencoder)
-    assert before.learned is not None
-    moved = tmp_path / "elsewhere"
-    trained.rename(moved)
+    before, moved = hash_of_tokenizer(trained), shutil.copytree(trained, tmp_path / "elsewhere")
+    trained.rename(tmp_path / "gone")
     try:
         run("pretrain", clip_files, "-o", moved)  # done already: nothing is trained, and nothing refused
-        after = everest.load_model(moved)
-        other = moved / "tokenizer" / "model.safetensors"
-        shutil.copy(other, tmp_path / "kept.safetensors")
-        other.write_bytes((moved / "model.safetensors").read_bytes())
-        assert "not the tokenizer" in refused(
-            "extract", clip_files, "-c", moved, "-o", tmp_path / "f.npz", code=6
-        )
-        shutil.copy(tmp_path / "kept.safetensors", other)
+        again = ["pretrain", "--recipe", moved / "recipe.yaml", "--gpus", "cpu", "-o", moved]
+        assert CliRunner().invoke(app, [str(part) for part in again]).exit_code == 0
+        assert hash_of_tokenizer(moved) == before
+        (moved / "model.safetensors").unlink()
+        shutil.rmtree(moved / "state")  # as in a run that has not come to a save
+        run("pretrain", clip_files, "-o", moved)
+        assert hash_of_tokenizer(moved) == before
     finally:
-        moved.rename(trained)
-    assert isinstance(after, MaskedAutoencoder)
-    assert after.learned is not None
-    assert state_hash(after.learned.tokenizer.state_dict()) == state_hash(
-        before.learned.tokenizer.state_dict()
-    )
+        (tmp_path / "gone").rename(trained)
+
+
+def test_a_copied_run_has_its_own_tokenizer(trained: Path, clip_files: Path, tmp_path: Path):
+    copied, file = shutil.copytree(trained, tmp_path / "copy"), trained / "tokenizer" / "model.safetensors"
+    content = file.read_bytes()
+    try:
+        file.write_bytes((trained / "model.safetensors").read_bytes())
+        assert hash_of_tokenizer(copied) == state_hash(
+            read_weights(copied / "tokenizer" / "model.safetensors").tensors
+        )
+        features = ["extract", clip_files, "-c", trained, "-o", tmp_path / "f.npz", "--cpu"]
+        assert f"{file}: not the tokenizer that this model was trained with" in refused(*features, code=6)
+    finally:
+        file.write_bytes(content)
+
+
+def hash_of_tokenizer(folder: Path) -> str:
+    """Of the tokenizer that a run's model has beside it."""
+    model = everest.load_model(folder)
+    assert isinstance(model, MaskedAutoencoder)
+    assert model.learned is not None
+    return state_hash(model.learned.tokenizer.state_dict())
 
 
 def test_another_run_takes_a_tokenizer_by_its_folder(trained: Path, clip_files: Path, tmp_path: Path):

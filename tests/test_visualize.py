@@ -104,6 +104,11 @@ def test_the_page_stands_alone_and_holds_the_order_of_the_tokens(video: Path, tm
     assert kept == row["kept"]
 
 
+def test_a_share_that_keeps_nothing_is_refused(video: Path, tmp_path: Path):
+    ended = called("visualize-mask", video, *SMALL, "--keep", "0.01", "--out", tmp_path, code=2)
+    assert "--keep: redundancy-robust keeps none of the tokens; keep more" in ended.stderr
+
+
 def test_ranks_are_the_places_in_an_order():
     assert ranks(torch.tensor([2, 0, 1])) == [1, 2, 0]
     grid = TokenGrid(t=3, h=2, w=2)

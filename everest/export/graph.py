@@ -96,7 +96,10 @@ def exportable(
         return Exportable(graph=EncoderGraph(model), spec=spec, about=_about(weights, spec))
     if keep is not None:
         spec = replace(spec, selection=at_test(spec.selection, keep))
-        count_tokens(spec)  # raises where none is left
+        try:
+            count_tokens(spec)
+        except RecipeError as error:
+            raise RecipeError(f"--keep {keep:g}: {error}") from error
         model.selector = spec.selection
     return Exportable(graph=ClassifierGraph(model), spec=spec, about=_about(weights, spec))
 

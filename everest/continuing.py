@@ -106,7 +106,7 @@ def _differences(run: RunFolder, recipe: Recipe) -> Iterator[str]:
     for key in sorted(before.keys() | now.keys()):
         if key in ELSEWHERE or before.get(key) == now.get(key):
             continue
-        if key != TOKENIZER_FILE or not _has_tokenizer(run, before[key], now[key]):
+        if key != TOKENIZER_FILE or not _has_tokenizer(run, before.get(key), now.get(key)):
             yield f"{key} ({json.dumps(before.get(key))}, now {json.dumps(now.get(key))})"
 
 

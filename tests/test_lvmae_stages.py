@@ -78,6 +78,12 @@ def test_a_run_moves_with_its_tokenizer(trained: Path, clip_files: Path, tmp_pat
         (tmp_path / "gone").rename(trained)
 
 
+def test_a_run_without_a_tokenizer_is_another(trained: Path, clip_files: Path):
+    options = ["--data", clip_files, "--gpus", "cpu", "-o", trained]
+    told = refused("pretrain", "--recipe", "small", *options, code=2)
+    assert "holds a run with other settings" in told
+
+
 def test_a_copied_run_has_its_own_tokenizer(trained: Path, clip_files: Path, tmp_path: Path):
     copied, file = shutil.copytree(trained, tmp_path / "copy"), trained / "tokenizer" / "model.safetensors"
     content = file.read_bytes()

@@ -26,7 +26,7 @@ ListRoot = Annotated[
 ]
 HowSeen = Annotated[
     str | None,
-    typer.Option("--recipe", "-r", metavar="R", help="Says how videos are seen [the run's own]."),
+    typer.Option("--recipe", "-r", metavar="R", help="Says size, stride and views of clips [the run's]."),
 ]
 Keep = Annotated[
     float | None,

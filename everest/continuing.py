@@ -20,9 +20,9 @@ from everest.run_folder import (
     PLAN,
     RECIPE,
     TOKENIZER,
-    WEIGHTS,
     RunFolder,
-    is_of_run,
+    is_own_tokenizer,
+    own_tokenizer,
 )
 from everest.running import running_here
 
@@ -115,7 +115,7 @@ def _has_tokenizer(run: RunFolder, before: str | None, now: str | None) -> bool:
     if before is None or now is None or not Path(now).is_file():
         return False
     if not run.weights.is_file():  # it has not come to a save: all that can be said is that it is its own
-        return is_of_run(before) and Path(now) == (run.path / TOKENIZER / WEIGHTS).resolve()
+        return is_own_tokenizer(before) and Path(now) == own_tokenizer(run.path).resolve()
     used = read_weights(run.weights).settings.get("tokenizer") or {}
     return used.get("sha256") == state_hash(read_weights(Path(now)).tensors)
 

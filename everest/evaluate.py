@@ -114,8 +114,8 @@ def _swept(
 ) -> tuple[Scores, list[tuple[dict[str, Any], Scores]]]:
     """The scores as trained, and for each share its cost with its scores; no share is scored twice."""
     costs = [share_cost(spec, keep) for keep in keeps]
-    as_trained_keeps = at_test(spec.selection)
-    shares = [None, *(keep for keep in keeps if at_test(spec.selection, keep) != as_trained_keeps)]
+    usual = at_test(spec.selection)
+    shares = [None, *(keep for keep in keeps if at_test(spec.selection, keep) != usual)]
     scored = dict(zip(shares, score(keeps=shares), strict=True))
     as_trained = scored[None]
     return as_trained, [(cost, scored.get(cost["keep"], as_trained)) for cost in costs]

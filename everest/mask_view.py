@@ -126,7 +126,7 @@ def _measure(model: Model | None, tubelet: tuple[int, int, int]) -> Embedding:
         return RawPixels(tubelet)
     if isinstance(model, AdaptiveTokenizer):
         return ScoredEmbedding(RawPixels(model.tubelet), FrozenTokenizer.of(model))
-    return model.measure if isinstance(model, MaskedAutoencoder) else model.encoder.patch_embed
+    return model.measure
 
 
 @torch.inference_mode()

@@ -24,7 +24,7 @@ from everest.config.settings import Recipe
 from everest.data.lists import Sample
 from everest.data.views import ValidationViews
 from everest.errors import RecipeError, unknown_name
-from everest.importance import Embedding, RawPixels
+from everest.importance import RawPixels
 from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder
 from everest.selection import ByImportance, Strategy, choose
@@ -117,20 +117,13 @@ def select_tokens(
         ValueError: `keep` is no share that leaves a token.
     """
     selector = _selector(strategy, keep, settings)
-    embed = _measure(model, tubelet)
+    embed = RawPixels(tubelet) if model is None else model.measure
     grid = TokenGrid.of_clip(frames=x.size(2), size=(x.size(3), x.size(4)), tubelet=embed.tubelet)
     noise = np.random.default_rng(seed).random((x.size(0), grid.num_tokens), dtype=np.float32)
     chosen = choose(selector, x, grid, embed, torch.from_numpy(noise).to(x.device))
     if chosen.visible.size(1) == 0:
         raise ValueError(f"{selector} leaves none of {grid.num_tokens} tokens visible")
     return chosen
-
-
-def _measure(model: MaskedAutoencoder | VideoClassifier | None, tubelet: tuple[int, int, int]) -> Embedding:
-    """What strategies measure by."""
-    if model is None:
-        return RawPixels(tubelet)
-    return model.measure if isinstance(model, MaskedAutoencoder) else model.encoder.patch_embed
 
 
 def make_selector(strategy: str, *, kept: float | None, settings: Mapping[str, Any]) -> Strategy:

@@ -38,9 +38,14 @@ PLAN = "plan"  # in ENVIRONMENT: how the run is cut into steps and passes, and i
 ONE_BATCH = "one_batch"  # in ENVIRONMENT: whether the first batch is learned by heart
 
 
-def is_of_run(tokenizer: str) -> bool:
-    """Whether a file is the tokenizer that a run of LVMAE has trained in its own folder."""
-    return Path(tokenizer).parts[-2:] == (TOKENIZER, WEIGHTS)
+def own_tokenizer(run: Path) -> Path:
+    """Where a run of LVMAE has the tokenizer that it trains itself."""
+    return run / TOKENIZER / WEIGHTS
+
+
+def is_own_tokenizer(file: str) -> bool:
+    """Whether a file is the own tokenizer of some run."""
+    return Path(file).parts[-2:] == (TOKENIZER, WEIGHTS)
 
 
 @dataclass(frozen=True)

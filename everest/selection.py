@@ -143,8 +143,8 @@ def at_test(selector: Strategy, keep: float | None = None) -> Strategy:
     Raises:
         ValueError: `keep` is no share.
     """
-    drawn_nothing = AllTokens() if isinstance(selector, Tube) else selector
-    return drawn_nothing if keep is None else drawn_nothing.keeping(keep)
+    as_trained = AllTokens() if isinstance(selector, Tube) else selector
+    return as_trained if keep is None else as_trained.keeping(keep)
 
 
 STRATEGIES = {

@@ -15,7 +15,7 @@ from everest.config.tokenizer_settings import TokenizerSettings
 from everest.errors import CheckpointError, RecipeError
 from everest.models.tokenizer import AdaptiveTokenizer
 from everest.plan import kept_values
-from everest.run_folder import TOKENIZER, WEIGHTS, is_of_run
+from everest.run_folder import is_own_tokenizer, own_tokenizer
 from everest.tokenizer_sizes import TokenizerConfig, TopKKind
 
 
@@ -115,8 +115,8 @@ class TokenizerUse:
 
     def beside(self, checkpoint: Path) -> TokenizerUse:
         """The same for a model read from `checkpoint`: a run may be moved or copied with its tokenizer."""
-        within = checkpoint.parent / TOKENIZER / WEIGHTS
-        if self.path is None or not is_of_run(self.path) or not within.is_file():
+        within = own_tokenizer(checkpoint.parent)
+        if self.path is None or not is_own_tokenizer(self.path) or not within.is_file():
             return self
         return replace(self, path=str(within.resolve()))
 

@@ -18,6 +18,13 @@ from everest.train_state import TrainState
 ADVERSARY_NORM: Final = "discriminator_grad_norm"  # in metrics.jsonl
 
 
+def compile_model(model: nn.Module) -> nn.Module:
+    """The model as torch.compile makes it, one graph for each size of a batch."""
+    # dynamic=False: when a second model is compiled, torch would make the ratios of its selection
+    # symbolic where they differ, and counting tokens with a symbol breaks the graph.
+    return cast(nn.Module, torch.compile(model, dynamic=False))
+
+
 class Updater:
     """Adds up gradients over the passes of a step, and applies them: all of them, or none.
 
@@ -30,9 +37,7 @@ class Updater:
         self._state = state
         self._clip_grad = settings.clip_grad
         model = state.model
-        # dynamic=False: when a second model is compiled, torch would make the ratios of its selection
-        # symbolic where they differ, and counting tokens with a symbol breaks the graph.
-        compiled = cast(nn.Module, torch.compile(model, dynamic=False)) if settings.compile else model
+        compiled = compile_model(model) if settings.compile else model
         # A model that is cut exchanges gradients itself: Accelerate adds the precision only.
         self.model = accelerator.prepare_model(compiled, evaluation_mode=settings.shard == "full")
         self._optimizer = accelerator.prepare_optimizer(state.optimizer)

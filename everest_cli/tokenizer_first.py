@@ -35,13 +35,13 @@ def with_tokenizer(
 
 def _with_own(recipe: Recipe, output: Path | None) -> Recipe:
     """The recipe with the tokenizer in its run folder, where it names none, or that of a folder now gone."""
-    from everest.run_folder import TOKENIZER, WEIGHTS, is_of_run
+    from everest.run_folder import is_own_tokenizer, own_tokenizer
 
     tokenizer = recipe.tokenizer
     if output is None or tokenizer is None:
         return recipe
-    within, named = output / TOKENIZER / WEIGHTS, tokenizer.checkpoint
-    gone = named is None or (is_of_run(named) and not Path(named).exists())
+    within, named = own_tokenizer(output), tokenizer.checkpoint
+    gone = named is None or (is_own_tokenizer(named) and not Path(named).exists())
     if not gone or not within.is_file():
         return recipe
     return replace(recipe, tokenizer=replace(tokenizer, checkpoint=str(within.resolve())))
@@ -67,7 +67,7 @@ def with_files(recipe: Recipe) -> Recipe:
 
 def _trained(recipe: Recipe, choices: stages.Choices, devices: Devices) -> tuple[Recipe, stages.Choices]:
     from everest.devices import from_main, make_accelerator
-    from everest.run_folder import TOKENIZER, WEIGHTS, default_folder
+    from everest.run_folder import TOKENIZER, default_folder, own_tokenizer
     from everest.stopping import Stopped
     from everest_cli.train_tokenizer import run_stage
 
@@ -77,7 +77,7 @@ def _trained(recipe: Recipe, choices: stages.Choices, devices: Devices) -> tuple
     )
     below = replace(choices, command="train-tokenizer", output=output / TOKENIZER, resume="auto")
     assert recipe.tokenizer is not None
-    path = (output / TOKENIZER / WEIGHTS).resolve()
+    path = own_tokenizer(output).resolve()
     later = replace(recipe, tokenizer=replace(recipe.tokenizer, checkpoint=str(path)))
     choices.check(later, output)  # before hours of training
     say(f"the recipe names no tokenizer: {output / TOKENIZER} is trained first, or gone on with")

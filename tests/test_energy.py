@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -54,8 +55,10 @@ def _short(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(energy, "SECONDS", 0.01)
 
 
-def test_joules_are_the_mean_of_the_steps_that_moved_the_counter_of_that_gpu():
+def test_joules_are_the_mean_of_the_steps_that_moved_the_counter_of_that_gpu(monkeypatch: pytest.MonkeyPatch):
     nvml, steps = Counters(), 0
+    clock = SimpleNamespace(monotonic=lambda: steps * energy.SECONDS / 4)  # four steps fill the time
+    monkeypatch.setattr(energy, "time", clock)
 
     def step() -> None:
         nonlocal steps
@@ -63,9 +66,8 @@ def test_joules_are_the_mean_of_the_steps_that_moved_the_counter_of_that_gpu():
         nvml.millijoules[FIRST] += 1000 if steps % 2 else 2000
 
     joules = joules_of_a_step(step, uuid=FIRST, nvml=nvml)
-    assert steps > 1
-    joules_of_all = 3 * (steps // 2) + steps % 2
-    assert joules == pytest.approx(joules_of_all / steps, rel=1e-12)  # divided by 1000 and by the steps
+    assert steps == 4
+    assert joules == 1.5
     assert nvml.opened == 0
 
 

@@ -15,6 +15,7 @@ from pydantic_core import PydanticKnownError
 from everest.backbones import BACKBONES
 from everest.tokenizer_sizes import TOKENIZERS
 
+LARGEST_COUNT: Final = 2**31 - 1  # what every library that is used here counts with
 LONGEST_SIDE: Final = 2**14  # pixels of a clip, ours: twice that of 8K video
 MOST_BLOCKS: Final = 1000  # ours: far beyond any transformer, and still counted in a second
 
@@ -65,7 +66,7 @@ def _one_of(names: Collection[str]) -> AfterValidator:
     return AfterValidator(check)
 
 
-Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
+Count = Annotated[int, Field(ge=1, le=LARGEST_COUNT)]
 Depth = Annotated[int, Field(ge=1, le=MOST_BLOCKS)]
 CountOrZero = Annotated[int, Field(ge=0)]
 NumClasses = Annotated[int, Field(ge=2)]

@@ -12,6 +12,7 @@ from timm.layers.norm import LayerNorm
 from torch import Tensor, nn
 
 from everest.backbones import BackboneSize
+from everest.importance import Embedding
 from everest.models.pooling import ClassAttentionPooling, Pooling
 from everest.models.positions import Positions
 from everest.models.vit import Encoder, linear_layers
@@ -89,6 +90,11 @@ class VideoClassifier(nn.Module):
         with torch.no_grad():
             self.head.weight.mul_(HEAD_SCALE)
 
+    @property
+    def measure(self) -> Embedding:
+        """What the selector measures by."""
+        return self.encoder.patch_embed
+
     def kept_tokens(self, frames: Tensor, keep: float | None = None, noise: Tensor | None = None) -> Tensor:
         """(B, K) ids of the tokens that are encoded; `keep` overrides the share that was trained with.
 
@@ -105,7 +111,7 @@ class VideoClassifier(nn.Module):
             noise = frames.new_zeros(frames.size(0), grid.num_tokens)  # nothing here is drawn
         elif keep is not None:
             selector = selector.keeping(keep)
-        ids = choose(selector, frames, grid, self.encoder.patch_embed, noise).visible
+        ids = choose(selector, frames, grid, self.measure, noise).visible
         if ids.size(1) == 0:
             raise ValueError(f"keep={keep} leaves none of {grid.num_tokens} tokens")
         return ids

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import psutil
 import torch
@@ -21,6 +21,7 @@ from everest.masks import Tube
 from everest.pixels import normalise
 from everest.profiling.energy import NoEnergyCounter, find_nvml, joules_of_a_step, kwh_of_run, uuid_of
 from everest.profiling.profile import StageName, stage_spec
+from everest.updating import compile_model
 
 WARM_UP: Final = 2  # steps that are not counted: allocation, choice of kernels, compilation
 STEPS: Final = 5
@@ -95,9 +96,7 @@ def _step(
     """One step of a stage on fresh weights."""
     device = accelerator.device
     model = spec.build().to(device).train(stage != "eval")
-    # dynamic=False as in everest.updating
-    compiled = cast(nn.Module, torch.compile(model, dynamic=False)) if recipe.train.compile else model
-    prepared: nn.Module = accelerator.prepare_model(compiled)
+    prepared: nn.Module = accelerator.prepare_model(compile_model(model) if recipe.train.compile else model)
     frames = torch.randint(
         0, 256, (clips, 3, spec.offered_frames, *spec.size), dtype=torch.uint8, device=device
     )

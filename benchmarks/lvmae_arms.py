@@ -37,7 +37,7 @@ from everest.load import load_model
 from everest.lvmae_demo import VARIANTS, clips_of, tokens_of
 from everest.models.mae import MaskedAutoencoder
 from everest.pixels import normalise
-from everest.reports import silent
+from everest.system.events import silent
 from everest.tokenizer_clips import first_clips
 
 PAGE: Final = HERE.parent / "docs" / "lvmae.md"

@@ -15,22 +15,22 @@ from torch import Tensor, nn
 from everest.adversary import Adversary
 from everest.bad_videos import BadVideos
 from everest.build import ModelSpec, stage_optimizer
-from everest.checkpoint import Weights
 from everest.clips import fingerprint
 from everest.config.settings import FinetuneSettings, PretrainSettings, Recipe
 from everest.config.tokenizer_settings import TokenizerSettings
 from everest.data.datasets import Clip, VideoClips
 from everest.data.loading import batches
-from everest.data.remote import located
-from everest.devices import bytes_per_value, on_device, peak_memory
 from everest.errors import RecipeError
 from everest.models.classifier import VideoClassifier
 from everest.plan import StagePlan, fitting_micro_batch, memory_advice, plan_stage
-from everest.randomness import Purpose, seed_at
-from everest.reports import Report, notice
-from everest.run_folder import PLAN, RunFolder
-from everest.running import claim, release
-from everest.sharding import shard
+from everest.system.accelerator import bytes_per_value, on_device, peak_memory
+from everest.system.events import Report, notice
+from everest.system.randomness import Purpose, seed_at
+from everest.system.run_folder import PLAN, RunFolder
+from everest.system.run_lock import claim, release
+from everest.system.sharding import shard
+from everest.system.storage import located
+from everest.system.weights import Weights
 from everest.tokenizer_spec import TokenizerSpec
 from everest.tracking import make_tracker
 from everest.training import Training

@@ -11,7 +11,6 @@ import torch
 from pydantic import ConfigDict, Discriminator, TypeAdapter
 from torch import nn
 
-from everest.checkpoint import read_spec
 from everest.config.settings import (
     FinetuneSettings,
     FrameSelectionSettings,
@@ -29,6 +28,7 @@ from everest.norms import Norms, set_norms
 from everest.optim import make_optimizer, parameter_groups
 from everest.plan import activation_bytes, class_attention_bytes
 from everest.selection import Strategy
+from everest.system.weights import read_spec
 from everest.targets import PixelTargets, TargetMaker
 from everest.token_index import cached_tokenizer
 from everest.token_targets import FrozenTokenizer, TokenTargets

@@ -17,7 +17,6 @@ from everest.data.folders import refusals_told
 from everest.data.list_files import read_lines
 from everest.data.lists import Sample, SampleList, read_samples
 from everest.data.rand_augment import RandAugment
-from everest.data.remote import Location, joined, located
 from everest.data.views import (
     EvalViews,
     FinetuneViews,
@@ -29,6 +28,7 @@ from everest.data.views import (
 from everest.errors import DataError, RecipeError
 from everest.frame_selection import num_candidates
 from everest.masks import Tube
+from everest.system.storage import Location, joined, located
 from everest.tokens import TokenGrid
 
 MOST_VIEWS: Final = 512  # ours: 1.2 GB of bytes for clips of 16 frames and 224 pixels

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from everest.checkpoint import read_weights, state_hash
 from everest.config.recipe import load_recipe, recipe_values
 from everest.config.settings import Recipe
 from everest.errors import RecipeError
-from everest.run_folder import (
+from everest.system.run_folder import (
     INIT,
     ONE_BATCH,
     OWN_FILES,
@@ -24,7 +23,8 @@ from everest.run_folder import (
     is_own_tokenizer,
     own_tokenizer,
 )
-from everest.running import running_here
+from everest.system.run_lock import running_here
+from everest.system.weights import read_weights, state_hash
 
 ELSEWHERE: Final = ("name", "data.root")  # may change: what a recipe is called, where the same videos lie
 TOKENIZER_FILE: Final = "tokenizer.checkpoint"

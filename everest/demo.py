@@ -13,7 +13,7 @@ from everest.load import load_model
 from everest.mask_view import view_model
 from everest.models.mae import MaskedAutoencoder
 from everest.pictures import draw_views
-from everest.reports import Report
+from everest.system.events import Report
 
 
 @dataclass(frozen=True, kw_only=True)

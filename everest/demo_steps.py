@@ -15,17 +15,17 @@ import torch
 from everest.assemble import Place, start_run
 from everest.config.recipe import dump_recipe, load_recipe
 from everest.config.settings import Recipe
-from everest.devices import make_accelerator
 from everest.errors import RecipeError
 from everest.evaluate import evaluate
-from everest.files import write_text
 from everest.finetune import finetune, set_up_finetuning
 from everest.prepare.tokens import write_tokens
 from everest.pretrain import pretrain, set_up_pretraining
 from everest.rendered_sets import RenderedSet
-from everest.reports import Report, notice
-from everest.run_folder import RunFolder
-from everest.stopping import Stopped
+from everest.system.accelerator import make_accelerator
+from everest.system.events import Report, notice
+from everest.system.files import write_text
+from everest.system.run_folder import RunFolder
+from everest.system.signals import Stopped
 from everest.train_tokenizer import set_up_tokenizer, train_tokenizer
 
 VIDEOS: Final = "demo-videos"

@@ -21,10 +21,10 @@ from torch import Tensor
 from everest.clips import fingerprint
 from everest.data.lists import Sample
 from everest.errors import DataError, RecipeError, unknown_name
-from everest.files import check_new_file, write_atomically
 from everest.inference import Model, Values, over_videos
-from everest.reports import Report, notice
-from everest.row_store import RowStore
+from everest.system.events import Report, notice
+from everest.system.files import check_new_file, write_atomically
+from everest.system.row_store import RowStore
 
 RowOf = Callable[[Values], dict[str, Tensor]]  # from what everest.encoding.Encoded has of a video's views
 

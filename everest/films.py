@@ -12,9 +12,9 @@ from PIL import Image
 from torch import Tensor
 
 from everest.data.video import write_video
-from everest.files import write_atomically
 from everest.mask_view import MaskView
 from everest.pictures import HEAT, rows_of
+from everest.system.files import write_atomically
 
 FPS: Final = 8  # slow enough to look
 GAP: Final = 4  # pixels between panels

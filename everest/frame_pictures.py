@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from everest.files import write_atomically
 from everest.frame_view import FrameView
+from everest.system.files import write_atomically
 
 COLUMNS: Final = 8  # candidates side by side
 DIMMED: Final = 0.72  # how far a frame that was not drawn goes towards white

@@ -16,7 +16,6 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from everest.build import ModelSpec
-from everest.checkpoint import Weights, load_tensors
 from everest.classes import Classes
 from everest.clips import test_views
 from everest.config.recipe import load_recipe
@@ -25,15 +24,16 @@ from everest.data.datasets import VideoClips
 from everest.data.lists import Sample
 from everest.data.loading import batches, make_loader
 from everest.data.views import EvalViews
-from everest.devices import make_accelerator
 from everest.encoding import Encoded, encode
 from everest.errors import RecipeError
 from everest.load import open_weights, require_kind
 from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder
 from everest.pixels import normalise
-from everest.reports import Report, notice
-from everest.run_folder import RECIPE
+from everest.system.accelerator import make_accelerator
+from everest.system.events import Report, notice
+from everest.system.run_folder import RECIPE
+from everest.system.weights import Weights, load_tensors
 from everest.tokens import num_kept
 
 FALLBACK: Final = "ucf101"  # whose stride and views are taken for a checkpoint without a recipe beside it

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from everest.data_uri import jpeg_uri
-from everest.files import write_text
+from everest.system.files import write_text
 from everest.tokens import TokenGrid
 
 

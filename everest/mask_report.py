@@ -14,7 +14,6 @@ from everest.data.lists import Sample
 from everest.data.video import probe
 from everest.data.views import EvalViews
 from everest.errors import RecipeError
-from everest.files import check_new_file
 from everest.films import write_gif, write_mp4
 from everest.mask_page import strategy_ranks, write_page
 from everest.mask_view import MaskView, Model, view_masks
@@ -24,6 +23,7 @@ from everest.models.mae import MaskedAutoencoder
 from everest.models.tokenizer import AdaptiveTokenizer
 from everest.pictures import draw_views
 from everest.selection import Selector
+from everest.system.files import check_new_file
 
 Format = Literal["png", "gif", "mp4", "html"]
 

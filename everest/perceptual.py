@@ -19,12 +19,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from everest.checkpoint import load_tensors
 from everest.convert.read import locate, read_foreign
 from everest.errors import CheckpointError, EnvironmentProblem
-from everest.hub import Unreachable, show
 from everest.pixels import in_imagenet_units
 from everest.plan import kept_values
+from everest.system.hub import Unreachable, show
+from everest.system.weights import load_tensors
 
 SETTING: Final = "tokenizer.loss.perceptual_weights"
 NETWORK: Final = "resnet50"

@@ -14,8 +14,8 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from everest.files import write_atomically
 from everest.mask_view import MaskView
+from everest.system.files import write_atomically
 
 COLUMNS: Final = 8  # frames side by side at most
 HEAT: Final = "cividis"  # the same to colour-blind eyes, and in grey

@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 
 from everest.build import ModelSpec
 from everest.errors import RecipeError
-from everest.files import check_new_file, write_atomically
 from everest.profiling.counting import gmacs_of_clip
-from everest.run_folder import ENVIRONMENT, METRICS, WEIGHTS
 from everest.runs import read_environment, read_header, read_rows
+from everest.system.files import check_new_file, write_atomically
+from everest.system.run_folder import ENVIRONMENT, METRICS, WEIGHTS
 
 AxisName = Literal["steps", "hours", "gflops"]
 LABELS: dict[AxisName, str] = {

@@ -10,7 +10,7 @@ from torch import Tensor
 from everest.classes import Classes
 from everest.data.lists import Sample
 from everest.inference import Model, over_videos
-from everest.reports import Report
+from everest.system.events import Report
 
 
 def predict(

@@ -14,8 +14,8 @@ from safetensors import SafetensorError, safe_open
 
 from everest.config.recipe_files import find_recipe
 from everest.errors import CheckpointError, RecipeError, UserError
-from everest.run_folder import ENVIRONMENT, METRICS, RECIPE, STATE, WEIGHTS
-from everest.running import is_running, last_written
+from everest.system.run_folder import ENVIRONMENT, METRICS, RECIPE, STATE, WEIGHTS
+from everest.system.run_lock import is_running, last_written
 
 State = Literal["running", "finished", "resumable", "started", "damaged"]
 

@@ -12,12 +12,12 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from everest.checkpoint import Weights, newest_state, read_weights, save_state, set_aside_states_after
 from everest.config.settings import TrainSettings
 from everest.errors import CheckpointError
 from everest.plan import StagePlan
-from everest.run_folder import RunFolder
-from everest.train_state import TrainState
+from everest.system.run_folder import RunFolder
+from everest.system.weights import Weights, read_weights
+from everest.train_state import TrainState, newest_state, save_state, set_aside_states_after
 
 
 class Resumed(NamedTuple):

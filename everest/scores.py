@@ -17,7 +17,7 @@ from sklearn.metrics import recall_score
 
 from everest.bad_videos import refuse_too_many
 from everest.classes import Classes
-from everest.files import write_atomically
+from everest.system.files import write_atomically
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,11 +19,11 @@ from torch import Tensor
 from everest.config.settings import TrainSettings
 from everest.data.datasets import Clip, SampleKey, VideoClips, failures
 from everest.data.loading import batches, make_loader
-from everest.devices import on_device
 from everest.models.classifier import VideoClassifier
 from everest.pixels import normalise
-from everest.reports import Report
 from everest.scores import Scores
+from everest.system.accelerator import on_device
+from everest.system.events import Report
 
 _NOTHING = np.zeros((0, 1, 1), np.float32)  # of no video
 

@@ -12,9 +12,9 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from everest.devices import peak_memory
 from everest.health import Figures
 from everest.plan import StagePlan
+from everest.system.accelerator import peak_memory
 
 
 class Exchanged(NamedTuple):

@@ -23,7 +23,7 @@ from everest.data.views import EvalViews, segment
 from everest.errors import RecipeError
 from everest.inference import Model
 from everest.predictions import most_likely
-from everest.reports import Report, notice
+from everest.system.events import Report, notice
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,10 +21,10 @@ from typing import Any, Final, Literal
 
 from pydantic import ConfigDict, TypeAdapter
 
-from everest.checkpoint import read_spec
 from everest.config.settings import Recipe
 from everest.errors import CheckpointError
-from everest.files import write_text
+from everest.system.files import write_text
+from everest.system.weights import read_spec
 from everest.tokenizer_spec import TokenizerUse, tokenizer_settings, tokenizer_use
 
 INDEX: Final = "index.json"

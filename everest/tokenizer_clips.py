@@ -9,8 +9,8 @@ from everest.clips import pretrain_key, unlabelled_clips
 from everest.config.settings import Recipe, TrainSettings
 from everest.data.datasets import Clip, VideoClips
 from everest.data.loading import batches, make_loader
-from everest.data.remote import joined, located
 from everest.data.views import PretrainViews, ValidationViews
+from everest.system.storage import joined, located
 from everest.tokenizer_spec import tokenizer_settings
 
 BATCH: Final = 8  # ours: clips that are measured together

@@ -19,7 +19,7 @@ from everest.models.discriminator import Discriminator
 from everest.models.tokenizer import TokenizerReconstruction
 from everest.perceptual import PerceptualDistance, load_network
 from everest.plan import kept_values
-from everest.randomness import Purpose, seed_at
+from everest.system.randomness import Purpose, seed_at
 from everest.tokenizer_spec import TokenizerSpec, tokenizer_settings
 
 # Ours, of a clip, for its memory: one in the tokenizer's loss, one rebuilt, and R1 keeps the real one thrice.

@@ -9,13 +9,13 @@ from typing import Any, Literal
 import torch
 from pydantic import ConfigDict, TypeAdapter
 
-from everest.checkpoint import load_tensors, read_spec, read_weights, state_hash
 from everest.config.settings import Recipe
 from everest.config.tokenizer_settings import TokenizerSettings
 from everest.errors import CheckpointError, RecipeError
 from everest.models.tokenizer import AdaptiveTokenizer
 from everest.plan import kept_values
-from everest.run_folder import is_own_tokenizer, own_tokenizer
+from everest.system.run_folder import is_own_tokenizer, own_tokenizer
+from everest.system.weights import load_tensors, read_spec, read_weights, state_hash
 from everest.tokenizer_sizes import TokenizerConfig, TopKKind
 
 

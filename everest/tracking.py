@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from everest.errors import EnvironmentProblem
-from everest.run_folder import RunFolder
+from everest.system.run_folder import RunFolder
 
 PICTURES: Final = 20  # ours: reconstructions shown over a whole run
 

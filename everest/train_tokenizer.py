@@ -13,18 +13,18 @@ from torch import Tensor
 from everest.adversary import first_step
 from everest.assemble import Place, set_up_training
 from everest.bad_videos import refuse_too_many
-from everest.checkpoint import read_weights
 from everest.config.settings import Recipe, TrainSettings
 from everest.config.tokenizer_settings import TokenizerSettings
 from everest.data.datasets import Clip, VideoClips
 from everest.errors import RecipeError
-from everest.files import write_text
 from everest.load import tokenizer_of
 from everest.models.token_scorer import TokenScorer
 from everest.models.tokenizer import AdaptiveTokenizer
 from everest.pixels import in_unit_range
-from everest.randomness import Purpose, generator_at, seed_at
-from everest.reports import notice
+from everest.system.events import notice
+from everest.system.files import write_text
+from everest.system.randomness import Purpose, generator_at, seed_at
+from everest.system.weights import read_weights
 from everest.tokenizer_clips import first_clips, held_out_clips, held_out_key, tokenizer_clips
 from everest.tokenizer_loss import TokenizerLosses, TokenizerObjective, tokenizer_objective
 from everest.tokenizer_pictures import draw_examples

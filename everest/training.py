@@ -28,21 +28,21 @@ from torch.utils.data import DataLoader
 
 from everest.adversary import Adversary
 from everest.bad_videos import BadVideos
-from everest.checkpoint import Weights
 from everest.config.settings import TrainSettings
 from everest.data.datasets import Clip, StepSampler, VideoClips, failures
 from everest.data.loading import batches, make_loader
-from everest.devices import on_device
 from everest.errors import DivergedError, EnvironmentProblem, UserError
 from everest.health import Figures, LossWatch, Nonfinite
 from everest.plan import StagePlan
-from everest.randomness import Purpose, generator_at, seed_at
-from everest.reports import Report, notice
-from everest.run_folder import NONFINITE, RunFolder
-from everest.running import released_afterwards
 from everest.saving import Saver
 from everest.step_record import StepRecord
-from everest.stopping import Stopped, StopSignal
+from everest.system.accelerator import on_device
+from everest.system.events import Report, notice
+from everest.system.randomness import Purpose, generator_at, seed_at
+from everest.system.run_folder import NONFINITE, RunFolder
+from everest.system.run_lock import released_afterwards
+from everest.system.signals import Stopped, StopSignal
+from everest.system.weights import Weights
 from everest.tracking import Tracker, numbers_of
 from everest.train_state import TrainState
 from everest.updating import Updater

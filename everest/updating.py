@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from everest.config.settings import TrainSettings
 from everest.optim import set_lr
-from everest.sharding import set_gradient_exchange, whole
+from everest.system.sharding import set_gradient_exchange, whole
 from everest.train_state import TrainState
 
 ADVERSARY_NORM: Final = "discriminator_grad_norm"  # in metrics.jsonl

@@ -90,7 +90,7 @@ def convert(
 def _check_out(checkpoint: str, out: Path | None, *, inspect: bool, overwrite: bool) -> None:
     """Refuse at once what could not be written at the end."""
     from everest.errors import RecipeError
-    from everest.files import check_new_file
+    from everest.system.files import check_new_file
 
     if inspect:
         return
@@ -105,9 +105,9 @@ def _check_out(checkpoint: str, out: Path | None, *, inspect: bool, overwrite: b
 
 def _is_own(path: Path, *, inspect: bool, as_json: bool) -> bool:
     """Whether everest wrote the checkpoint: told by --inspect, else there is nothing to convert."""
-    from everest.checkpoint import read_weights
     from everest.convert.read import own_file
     from everest.errors import CheckpointError
+    from everest.system.weights import read_weights
 
     file = own_file(path)
     if file is None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from everest.launch import is_main
+from everest.system.launch import is_main
 from everest_cli import inference_options as i
 from everest_cli import options as o
 from everest_cli import stages
@@ -53,8 +53,8 @@ def evaluate(
 
     devices = stages.launch(gpus, processes)
 
-    from everest.devices import make_accelerator
     from everest.evaluate import Outputs, evaluate
+    from everest.system.accelerator import make_accelerator
 
     outputs = Outputs(predictions=predictions, page=report, keeps=keeps, overwrite=overwrite)
     accelerator = make_accelerator(settings.train, cpu=devices.kind == "cpu")

@@ -14,7 +14,7 @@ from everest_cli.output import print_json, say
 
 if TYPE_CHECKING:
     from everest.build import ModelSpec
-    from everest.checkpoint import Weights
+    from everest.system.weights import Weights
 
 
 class Target(StrEnum):
@@ -68,7 +68,7 @@ def export(
 def _check_out(out: Path, to: Target, *, overwrite: bool, keep: float | None) -> None:
     """Refuse at once what could not be written at the end."""
     from everest.errors import RecipeError
-    from everest.files import check_new_file, check_new_folder
+    from everest.system.files import check_new_file, check_new_folder
 
     if keep is not None:
         o.read_shares(str(keep))

@@ -101,7 +101,7 @@ def read_recipe(
     `data.root` is made absolute: a run does not depend on where it was started.
     """
     from everest.config.recipe import load_recipe
-    from everest.data.remote import located
+    from everest.system.storage import located
 
     changes = list(overrides or [])
     if data is not None:

@@ -65,7 +65,7 @@ def predict(
     """
     from everest.data.named import named_samples
     from everest.errors import RecipeError
-    from everest.files import check_new_file, write_text
+    from everest.system.files import check_new_file, write_text
     from everest_cli.prediction_text import TEXTS
 
     shown = _format(kind, output, as_json)

@@ -53,12 +53,12 @@ def check(
 
     Example: everest prepare check --recipe ucf101 --data /data/ucf101
     """
-    from everest.files import write_table
     from everest.prepare.check import check_sources
     from everest.prepare.clean import write_clean_lists
     from everest.prepare.journal import NAME
     from everest.prepare.sources import read_sources
-    from everest.run_folder import BAD_VIDEOS
+    from everest.system.files import write_table
+    from everest.system.run_folder import BAD_VIDEOS
 
     paths, root, rules, span = _what_to_check(sources, recipe, data, overrides, classes)
     read, rules = read_sources(paths, root=root, rules=rules)
@@ -130,8 +130,8 @@ def _refuse_to_replace(
 ) -> None:
     """Say before hours of work what would stand in their way."""
     from everest.data.list_writing import refuse_existing
-    from everest.files import check_writable
     from everest.prepare.clean import clean_path
+    from everest.system.files import check_writable
 
     if overwrite:
         journal.unlink(missing_ok=True)

@@ -14,8 +14,8 @@ def local_path(text: str) -> Path:
     Raises:
         RecipeError: a URL.
     """
-    from everest.data.remote import LOCAL, is_url
     from everest.errors import RecipeError
+    from everest.system.storage import LOCAL, is_url
 
     if is_url(text) and not text.startswith(LOCAL):
         raise RecipeError(

@@ -84,8 +84,8 @@ def select_frames(
 
 def _write(view: FrameView, picture: Path | None, extract: Path | None, *, overwrite: bool) -> dict[str, Any]:
     """Write what is asked for, once nothing is in the way; which files."""
-    from everest.files import check_new_file
     from everest.frame_pictures import draw_selection, frame_files, write_frames
+    from everest.system.files import check_new_file
 
     drawing = None if picture is None else picture / f"{view.video.stem}-frames.png"
     frames = {} if extract is None else frame_files(extract, view)

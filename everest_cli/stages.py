@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 import typer
 
 from everest.errors import RecipeError
-from everest.launch import Devices, is_launched, is_main, read_devices, run_processes, visible_gpus
+from everest.system.launch import Devices, is_launched, is_main, read_devices, run_processes, visible_gpus
 from everest_cli.output import Display
 
 if TYPE_CHECKING:
     from everest.assemble import LossesOf, Place
     from everest.config.settings import Recipe
-    from everest.run_folder import RunFolder
+    from everest.system.run_folder import RunFolder
     from everest.training import Training
 
 
@@ -66,7 +66,7 @@ class Choices:
     def place(self, recipe: Recipe, devices: Devices) -> Iterator[Place]:
         """Where the stage runs: Accelerate's processes, the run folder, a display."""
         from everest.assemble import Place
-        from everest.devices import from_main, leaving, make_accelerator
+        from everest.system.accelerator import from_main, leaving, make_accelerator
         from everest.tracking import check_tracker
 
         check_tracker(self.tracker)
@@ -84,7 +84,7 @@ class Choices:
 
     def _run(self, recipe: Recipe) -> tuple[RunFolder, bool]:
         """The run folder, and whether it continues the run that is there. Nothing is written yet."""
-        from everest.run_folder import RunFolder, default_folder
+        from everest.system.run_folder import RunFolder, default_folder
 
         path = self.named or self.output or default_folder(self.command, recipe.name)
         return RunFolder(path), self.check(recipe, path)

@@ -11,7 +11,7 @@ from everest_cli.output import say
 
 if TYPE_CHECKING:
     from everest.config.settings import Recipe
-    from everest.launch import Devices
+    from everest.system.launch import Devices
 
 
 def with_tokenizer(
@@ -35,7 +35,7 @@ def with_tokenizer(
 
 def _with_own(recipe: Recipe, output: Path | None) -> Recipe:
     """The recipe with the tokenizer in its run folder, where it names none, or that of a folder now gone."""
-    from everest.run_folder import is_own_tokenizer, own_tokenizer
+    from everest.system.run_folder import is_own_tokenizer, own_tokenizer
 
     tokenizer = recipe.tokenizer
     if output is None or tokenizer is None:
@@ -66,9 +66,9 @@ def with_files(recipe: Recipe) -> Recipe:
 
 
 def _trained(recipe: Recipe, choices: stages.Choices, devices: Devices) -> tuple[Recipe, stages.Choices]:
-    from everest.devices import from_main, make_accelerator
-    from everest.run_folder import TOKENIZER, default_folder, own_tokenizer
-    from everest.stopping import Stopped
+    from everest.system.accelerator import from_main, make_accelerator
+    from everest.system.run_folder import TOKENIZER, default_folder, own_tokenizer
+    from everest.system.signals import Stopped
     from everest_cli.train_tokenizer import run_stage
 
     accelerator = make_accelerator(recipe.train, cpu=devices.kind == "cpu")

@@ -11,7 +11,7 @@ from everest_cli.output import say
 if TYPE_CHECKING:
     from everest.assemble import Place
     from everest.config.settings import Recipe
-    from everest.launch import Devices
+    from everest.system.launch import Devices
     from everest.training import Training
 
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 from hypothesis import settings
 
-from everest import cpu
 from everest.data.video import write_video
+from everest.system import cpu
 
 HERE = Path(__file__).resolve().parent
 

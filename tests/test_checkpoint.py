@@ -7,18 +7,10 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from everest.checkpoint import (
-    RunState,
-    Weights,
-    load_optimizer,
-    load_tensors,
-    newest_state,
-    optimizer_tensors,
-    read_weights,
-    save_state,
-)
 from everest.errors import CheckpointError, EnvironmentProblem
-from everest.files import write_atomically
+from everest.system.files import write_atomically
+from everest.system.weights import Weights, load_tensors, read_weights
+from everest.train_state import RunState, load_optimizer, newest_state, optimizer_tensors, save_state
 
 
 def state_of(step: int) -> RunState:

@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 
 import everest
 from everest.build import ModelSpec
-from everest.checkpoint import Weights
 from everest.config.settings import ModelSettings, TargetSettings
 from everest.selection import RedundancyRobust
+from everest.system.weights import Weights
 from everest_cli.main import app, explained
 
 COMMANDS = [

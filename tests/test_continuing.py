@@ -13,8 +13,8 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from everest.errors import RecipeError
-from everest.run_folder import RunFolder, default_folder
-from everest.running import claim, release, running_here
+from everest.system.run_folder import RunFolder, default_folder
+from everest.system.run_lock import claim, release, running_here
 from everest_cli.main import app
 
 EPOCHS = 3  # of RECIPE, each of one step
@@ -197,7 +197,7 @@ def test_overwrite_removes_nothing_before_all_is_checked(command, finished, monk
 def test_of_many_starts_at_once_one_gets_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     # Threads stand for processes: each takes the others' claim, which bears its own number, for foreign.
     monkeypatch.setattr(
-        "everest.running.running_here", lambda run: -1 if (run / "running.json").exists() else None
+        "everest.system.run_lock.running_here", lambda run: -1 if (run / "running.json").exists() else None
     )
     refused: list[RecipeError] = []
     begin = threading.Barrier(8)
@@ -226,7 +226,7 @@ def test_a_claim_that_changes_hands_at_this_moment_is_left_alone(
     def another_is_faster(run: Path) -> None:
         marker.write_text("of one that lives")
 
-    monkeypatch.setattr("everest.running.running_here", another_is_faster)
+    monkeypatch.setattr("everest.system.run_lock.running_here", another_is_faster)
     with pytest.raises(RecipeError, match="another process trains it now"):
         claim(tmp_path)
     assert marker.read_text() == "of one that lives"
@@ -243,7 +243,7 @@ def test_a_claim_of_a_killed_process_is_taken_over(tmp_path: Path):
 
 def test_runs_of_the_same_second_have_their_own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("everest.run_folder.time.strftime", lambda form: "20260101-000000")
+    monkeypatch.setattr("everest.system.run_folder.time.strftime", lambda form: "20260101-000000")
     first = default_folder("pretrain", "ucf101")
     first.mkdir(parents=True)
     assert default_folder("pretrain", "ucf101").name == "ucf101-20260101-000000-2"

@@ -17,7 +17,7 @@ from test_stages import RECIPE, run
 from typer.testing import CliRunner
 
 import everest
-from everest.checkpoint import read_weights
+from everest.system.weights import read_weights
 from everest_cli.main import app
 
 HEADS = ["--heads", "3", "--decoder-heads", "3"]

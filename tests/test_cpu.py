@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from everest import cpu
 from everest.config.settings import TrainSettings
-from everest.cpu import has_onednn_matmul, matmul_stays_float32, use_onednn_matmul
-from everest.devices import make_accelerator
 from everest.models.block import Block
+from everest.system import cpu
+from everest.system.accelerator import make_accelerator
+from everest.system.cpu import has_onednn_matmul, matmul_stays_float32, use_onednn_matmul
 
 
 def error_of_a_product() -> float:

@@ -12,7 +12,7 @@ from everest.demo_steps import DemoSteps, clear_demo, one_thread
 from everest.errors import RecipeError
 from everest.event_videos import event_set
 from everest.lvmae_demo import clips_of, tokens_of
-from everest.reports import silent
+from everest.system.events import silent
 from everest.token_index import INDEX
 
 FEW = ("tokenizer.epochs=1", "pretrain.epochs=2", "finetune.epochs=1", "train.workers=0")

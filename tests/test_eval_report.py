@@ -14,14 +14,14 @@ from test_stages import RECIPE, run
 
 import everest
 from everest.classes import Classes
-from everest.devices import make_accelerator
 from everest.eval_report.confusion import Mistake, class_results, count_confusions, surest_mistakes
 from everest.eval_report.drawing import draw_confusion
 from everest.models.classifier import VideoClassifier
 from everest.profiling.profile import stage_cost
-from everest.reports import silent
 from everest.scores import HeadScores
 from everest.scoring import score_shares
+from everest.system.accelerator import make_accelerator
+from everest.system.events import silent
 
 
 @pytest.fixture(scope="module")

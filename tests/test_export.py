@@ -15,7 +15,6 @@ from torch import Tensor
 
 import everest
 from everest.build import ModelSpec
-from everest.checkpoint import Weights
 from everest.config.settings import ModelSettings, TargetSettings
 from everest.errors import EnvironmentProblem
 from everest.eval_report.sweep import share_cost
@@ -26,6 +25,7 @@ from everest.masks import Tube
 from everest.models.classifier import VideoClassifier
 from everest.norms import Norms
 from everest.selection import AllTokens, RedundancyRobust
+from everest.system.weights import Weights
 
 CLASSES = ("run", "sit", "jump")
 SMALL = ModelSettings(
@@ -245,7 +245,7 @@ def test_of_an_autoencoder_the_features_are_exported(clips: Tensor, tmp_path: Pa
 
 def test_a_classifier_trained_on_tubes_keeps_by_change_what_is_asked(clips: Tensor, tmp_path: Path):
     spec = replace(CLASSIFIER, selection=Tube(keep_ratio=0.8))
-    weights = everest.checkpoint.read_weights(saved(tmp_path / "model.safetensors", spec))
+    weights = everest.system.weights.read_weights(saved(tmp_path / "model.safetensors", spec))
     expected = model_of(weights, source=tmp_path).kept_tokens(clips, 0.5)
     kept = exportable(model_of(weights, source=tmp_path), weights, spec, keep=0.5).graph(clips)[1]
     assert torch.equal(kept, expected)
@@ -253,7 +253,7 @@ def test_a_classifier_trained_on_tubes_keeps_by_change_what_is_asked(clips: Tens
 
 
 def test_a_file_that_says_something_else_is_not_written(tmp_path: Path):
-    weights = everest.checkpoint.read_weights(saved(tmp_path / "model.safetensors", CLASSIFIER))
+    weights = everest.system.weights.read_weights(saved(tmp_path / "model.safetensors", CLASSIFIER))
     shown = exportable(model_of(weights, source=tmp_path), weights, CLASSIFIER, keep=None)
     with torch.no_grad():
         assert compare(shown, shown.graph, what="it") == 0

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 import everest
 from everest.errors import RecipeError
-from everest.row_store import RowStore
+from everest.system.row_store import RowStore
 from everest_cli.main import app
 
 VIEWS = ["--clips", "2", "--crops", "1"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from everest.errors import EnvironmentProblem, RecipeError
-from everest.files import check_new_file, check_new_folder, check_writable, write_atomically
+from everest.system.files import check_new_file, check_new_folder, check_writable, write_atomically
 
 
 @pytest.mark.parametrize("error", [ValueError("wrong"), KeyboardInterrupt(), EnvironmentProblem("differs")])

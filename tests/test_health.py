@@ -26,7 +26,7 @@ from everest.data.views import Views
 from everest.errors import DataError, DivergedError, EnvironmentProblem
 from everest.health import SCALER_LIMIT, SKIP_LIMIT, Figures, LossWatch, Nonfinite, stays_at_chance
 from everest.plan import memory_advice, plan_stage
-from everest.run_folder import RunFolder
+from everest.system.run_folder import RunFolder
 from everest_cli.main import app
 
 

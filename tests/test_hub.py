@@ -13,7 +13,7 @@ from foreign import tiny
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from everest.hub import licence_of
+from everest.system.hub import licence_of
 from everest_cli.main import app
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"

@@ -13,8 +13,8 @@ from test_cli import refused
 from typer.testing import CliRunner
 
 import everest
-from everest.checkpoint import read_weights, state_hash
 from everest.models.mae import MaskedAutoencoder
+from everest.system.weights import read_weights, state_hash
 from everest.token_targets import FrozenTokenizer
 from everest_cli.main import app
 

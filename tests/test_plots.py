@@ -13,11 +13,11 @@ from test_runs import append, make_run
 from typer.testing import CliRunner
 
 from everest.build import ModelSpec, classifier_spec, pretrain_spec
-from everest.checkpoint import Weights
 from everest.config.recipe import load_recipe
 from everest.errors import UserError
 from everest.plots import read_curves, smooth
 from everest.profiling.counting import gmacs_of_clip
+from everest.system.weights import Weights
 from everest_cli.main import app
 
 

@@ -20,7 +20,6 @@ from hypothesis import strategies as st
 from small_runs import called
 from test_stages import stop_after, told, weights
 
-from everest.checkpoint import Weights
 from everest.clips import pretrain_clips
 from everest.config.recipe import load_recipe
 from everest.learned_importance import LearnedImportance
@@ -28,6 +27,7 @@ from everest.load import load_model
 from everest.models.token_scorer import TokenScorer
 from everest.pixels import normalise
 from everest.prepare.tokens import dense_ranks
+from everest.system.weights import Weights
 from everest.token_cache import open_token_cache
 from everest.token_index import INDEX
 from everest.token_targets import FrozenTokenizer, TokenTargets

@@ -21,7 +21,7 @@ from everest.inference import Model
 from everest.probing.attentive import attentive
 from everest.probing.encoded_set import encode_set
 from everest.probing.shallow import NEIGHBOURS, TEMPERATURE, held_out, linear, nearest_neighbours
-from everest.reports import silent
+from everest.system.events import silent
 
 CPU = torch.device("cpu")
 

@@ -15,8 +15,8 @@ import pytest
 from test_stages import RECIPE, run, told, weights
 
 from everest.errors import EnvironmentProblem, RecipeError
-from everest.launch import PARENT, Devices, adopt_slurm, first_host, is_lost_peer, read_devices
-from everest.run_folder import RunFolder
+from everest.system.launch import PARENT, Devices, adopt_slurm, first_host, is_lost_peer, read_devices
+from everest.system.run_folder import RunFolder
 
 TWO = ["--gpus", "cpu", "--processes", "2"]
 

@@ -15,8 +15,11 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from everest import run_folder, running, runs
-from everest.checkpoint import RunState, Weights, save_state
+from everest import runs
+from everest.system import run_folder
+from everest.system import run_lock
+from everest.system.weights import Weights
+from everest.train_state import RunState, save_state
 from everest_cli.main import app
 
 STEPS = 10
@@ -48,7 +51,7 @@ def append(run: Path, text: str) -> None:
 
 
 def mark_running(run: Path, pid: int, host: str | None = None) -> None:
-    (run / "running.json").write_text(json.dumps({"pid": pid, "host": host or socket.gethostname()}))
+    (run / "run_lock.json").write_text(json.dumps({"pid": pid, "host": host or socket.gethostname()}))
 
 
 def listed(*arguments: object, code: int = 0) -> Any:
@@ -124,7 +127,7 @@ def test_what_a_killed_process_left_behind_is_not_believed(tmp_path: Path):
 def test_another_process_with_the_number_of_the_killed_one_is_not_believed(tmp_path: Path):
     run = make_run(tmp_path / "run", logged=3, saved=2)
     mark_running(run, os.getpid())
-    os.utime(run / "running.json", (1e9, 1e9))  # older than this process
+    os.utime(run / "run_lock.json", (1e9, 1e9))  # older than this process
     assert told(run)["state"] == "resumable"
 
 
@@ -132,11 +135,11 @@ def test_on_another_host_a_run_must_have_written_of_late(tmp_path: Path):
     run = make_run(tmp_path / "run", logged=3, saved=2)
     mark_running(run, 1, host="elsewhere")
     assert told(run)["state"] == "running"
-    long_ago = time.time() - 2 * running.QUIET_SECONDS
+    long_ago = time.time() - 2 * run_lock.QUIET_SECONDS
     for path in run.iterdir():
         os.utime(path, (long_ago, long_ago))
     assert told(run)["state"] == "resumable"
-    assert told(run)["age_seconds"] >= 2 * running.QUIET_SECONDS
+    assert told(run)["age_seconds"] >= 2 * run_lock.QUIET_SECONDS
 
 
 def test_runs_are_found_at_any_depth_in_order_and_nothing_else(tmp_path: Path):

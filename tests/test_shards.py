@@ -29,8 +29,8 @@ from everest.data.lists import SampleList, read_samples
 from everest.data.video import frames_between, read_frames
 from everest.errors import DataError
 from everest.prepare.originals import Original
-from everest.prepare.output_folder import sole_writer
 from everest.prepare.shard_plan import plan_shards
+from everest.system.locks import sole_writer
 from everest_cli.main import app
 
 

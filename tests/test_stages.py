@@ -20,7 +20,7 @@ from torch._dynamo.utils import counters
 from typer.testing import CliRunner
 
 import everest
-from everest.run_folder import RunFolder
+from everest.system.run_folder import RunFolder
 from everest_cli.main import app
 
 RECIPE = """

@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 
 from everest.build import ModelSpec, pretrain_spec
-from everest.checkpoint import Weights, state_hash
 from everest.config.recipe import load_recipe
 from everest.config.settings import Recipe
 from everest.errors import CheckpointError
@@ -19,6 +18,7 @@ from everest.importance import RawPixels, ScoredEmbedding
 from everest.models.mae import MaskedAutoencoder
 from everest.models.tokenizer import AdaptiveTokenizer
 from everest.pixels import normalise
+from everest.system.weights import Weights, state_hash
 from everest.token_targets import FrozenTokenizer, TokenTargets
 from everest.tokenizer_spec import tokenizer_spec
 

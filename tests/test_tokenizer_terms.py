@@ -23,12 +23,12 @@ from typer.testing import CliRunner
 from everest import perceptual
 from everest.adversary import BETAS, first_step
 from everest.assemble import try_one_pass
-from everest.checkpoint import newest_state
 from everest.config.recipe import load_recipe
 from everest.plan import kept_values
-from everest.reports import silent
-from everest.run_folder import RunFolder
+from everest.system.events import silent
+from everest.system.run_folder import RunFolder
 from everest.tokenizer_spec import tokenizer_spec
+from everest.train_state import newest_state
 from everest.train_tokenizer import TokenizerStage, tokenizer_losses, trial_losses
 from everest_cli.main import app
 

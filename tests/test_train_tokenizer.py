@@ -16,14 +16,14 @@ from typer.testing import CliRunner
 
 import everest
 from everest.assemble import Place
-from everest.checkpoint import read_weights
 from everest.config.recipe import load_recipe
-from everest.devices import make_accelerator
 from everest.errors import CheckpointError
 from everest.load import load_model, open_weights, tokenizer_of
 from everest.models.tokenizer import AdaptiveTokenizer
-from everest.reports import silent
-from everest.run_folder import RunFolder
+from everest.system.accelerator import make_accelerator
+from everest.system.events import silent
+from everest.system.run_folder import RunFolder
+from everest.system.weights import read_weights
 from everest.train_tokenizer import TokenizerStage, measure_targets, set_up_tokenizer, tokenizer_losses
 from everest_cli.main import app
 

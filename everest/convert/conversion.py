@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from everest.checkpoint import Weights
 from everest.convert.identify import Identity, Refused, identify
 from everest.convert.read import Foreign
 from everest.convert.sizes import Hints
 from everest.errors import CheckpointError
+from everest.system.weights import Weights
 
 FEW = 4  # names that a message tells one by one
 FRESH_SEED = 0  # of what a checkpoint does not have, with --partial

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from everest.data.remote import RemotePath, located
+from everest.system.storage import RemotePath, located
 
 
 def absences(paths: Sequence[str]) -> dict[str, str]:

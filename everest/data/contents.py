@@ -11,7 +11,7 @@ from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 
-from everest.data.remote import Location, RemotePath, located
+from everest.system.storage import Location, RemotePath, located
 
 
 @dataclass(frozen=True, order=True, slots=True)

@@ -21,7 +21,7 @@ from everest.data.lists import Sample
 from everest.data.video import VideoError
 from everest.data.views import MakeViews, Views
 from everest.errors import DataError, UserError
-from everest.randomness import Purpose, generator_at
+from everest.system.randomness import Purpose, generator_at
 
 SampleKey = tuple[int, int]  # (epoch, index of the sample)
 

@@ -8,8 +8,8 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Final, overload
 
-from everest.data.remote import Location
 from everest.errors import DataError
+from everest.system.storage import Location
 
 PICTURES: Final = frozenset({".jpg", ".jpeg", ".png"})
 VIDEOS: Final = frozenset(

@@ -13,8 +13,8 @@ from typing import Final
 
 from everest.data.contents import Member
 from everest.data.folders import refusals_told
-from everest.data.remote import Location
 from everest.errors import DataError, did_you_mean
+from everest.system.storage import Location
 
 COLUMNS: Final = ("path", "label", "start", "end", "start_frame", "end_frame")
 HEAD_PREFIX: Final = "label."

@@ -16,9 +16,9 @@ from everest.data.contents import Member, Video
 from everest.data.folders import refusals_told, subfolders, videos_by_subfolder, videos_under
 from everest.data.labels import ReadLabels, columns_of, label_of, labels_of, names_used, no_labels
 from everest.data.list_files import Row, read_rows
-from everest.data.remote import Location, joined, located
 from everest.data.shards import find_index, read_index
 from everest.errors import DataError, did_you_mean
+from everest.system.storage import Location, joined, located
 
 SHOWN: Final = 5  # problems that a message names
 

@@ -19,9 +19,9 @@ from typing import Final, cast
 import torch
 from torch.utils.data import DataLoader, Sampler, default_collate
 
-from everest.cpu import READER_KEEPS, keep_freed_memory
 from everest.data.datasets import Clip, SampleKey, VideoClips
 from everest.errors import DataError, EnvironmentProblem, UserError
+from everest.system.cpu import READER_KEEPS, keep_freed_memory
 
 SECONDS_TO_DIE: Final = 5.0  # a killed process is gone in milliseconds, if the kernel is not out of memory
 TORCH_TIMED_OUT: Final = "DataLoader timed out"

@@ -14,8 +14,8 @@ from typing import Any, Final
 from everest.data.contents import Member, version
 from everest.data.folders import refusals_told
 from everest.data.list_files import Row
-from everest.data.remote import Location
 from everest.errors import DataError
+from everest.system.storage import Location
 
 INDEX_SUFFIX: Final = ".index.json"
 FORMAT: Final = "everest-shards"

@@ -28,10 +28,10 @@ from torch import Tensor
 from everest.data.backends import DECODERS, pyav_in_order
 from everest.data.contents import Member, Video, as_video, readable
 from everest.data.folders import VIDEOS, pictures_in
-from everest.data.remote import Location, RemotePath
 from everest.data.video_file import VideoInfo, look
 from everest.data.video_stream import VideoError, retold
 from everest.errors import unknown_name
+from everest.system.storage import Location, RemotePath
 
 TOLERANCE: Final = 1e-6  # seconds; a tenth of one has no exact binary form
 

@@ -16,8 +16,8 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from everest.files import write_atomically
 from everest.plots import COLOURS, LINES
+from everest.system.files import write_atomically
 
 NUMBERED: Final = 30  # classes up to which each cell tells its count
 CELL: Final = (0.45, 0.09)  # inches of a cell that is numbered, and of one that is not

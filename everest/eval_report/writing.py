@@ -19,8 +19,8 @@ from everest.data_uri import jpeg_uri, png_uri
 from everest.eval_report.confusion import class_results, count_confusions, surest_mistakes
 from everest.eval_report.drawing import draw_confusion, draw_sweep
 from everest.eval_report.page import HeadPart, render_page
-from everest.files import write_text
 from everest.scores import HeadScores, Scores
+from everest.system.files import write_text
 
 PAGE: Final = "index.html"
 SWEEP: Final = "sweep.png"

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from everest.errors import EnvironmentProblem, RecipeError
 from everest.export.graph import INPUT, TRACED, Exportable, about_text, compare, sample_clips, trace
-from everest.files import write_atomically
+from everest.system.files import write_atomically
 
 PACKAGES: Final = ("onnx", "onnxscript", "onnxruntime")
 LARGEST: Final = 2**31 - 2**24  # bytes: protobuf ends at 2 GB; some are left for the graph

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from everest.export.graph import Exportable, about_text, compare, trace
-from everest.files import write_atomically
+from everest.system.files import write_atomically
 
 
 def write_program(path: Path, exported: Exportable) -> float:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any, Final
 
 from everest.build import ModelSpec
-from everest.checkpoint import Weights
 from everest.convert.sizes import MLP_RATIO
 from everest.pixels import IMAGENET_MEAN, IMAGENET_STD
+from everest.system.weights import Weights
 
 BILINEAR: Final = 2  # of PIL, as transformers writes it
 

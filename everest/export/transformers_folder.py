@@ -16,7 +16,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from everest.build import ModelSpec
-from everest.checkpoint import Weights
 from everest.convert.conversion import convert
 from everest.convert.families import FAMILIES
 from everest.convert.read import CONFIG, Foreign
@@ -24,13 +23,14 @@ from everest.convert.sizes import TORCH_EPS, Hints
 from everest.errors import CheckpointError
 from everest.export.graph import sample_clips
 from everest.export.transformers_config import model_config, preprocessor_config
-from everest.files import write_atomically, write_text
 from everest.load import model_of
 from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder
 from everest.profiling.memory import count_tokens
-from everest.run_folder import WEIGHTS
 from everest.selection import AllTokens
+from everest.system.files import write_atomically, write_text
+from everest.system.run_folder import WEIGHTS
+from everest.system.weights import Weights
 from everest.tokens import TokenSelection
 
 PREPROCESSOR: Final = "preprocessor_config.json"

@@ -18,7 +18,7 @@ from everest.prepare.label_checks import label_problems, unused_classes
 from everest.prepare.processes import Failure, map_apart
 from everest.prepare.sources import LabelRules, Source
 from everest.prepare.spread import spread
-from everest.reports import Report, notice
+from everest.system.events import Report, notice
 
 
 @dataclass(frozen=True, kw_only=True)

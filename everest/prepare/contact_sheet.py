@@ -8,8 +8,8 @@ from typing import Final
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from everest.files import write_atomically
 from everest.prepare.stats import Stats
+from everest.system.files import write_atomically
 
 COLUMNS: Final = 6
 MOST: Final = 60  # thumbnails: of more classes the first are shown

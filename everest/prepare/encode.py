@@ -13,14 +13,14 @@ from typing import Any, Final
 from everest.data.list_files import COLUMNS
 from everest.data.video_stream import VideoError
 from everest.errors import RecipeError
-from everest.files import write_table
 from everest.prepare.encode_settings import EncodeSettings
 from everest.prepare.encoding import EncodedFile, encode_video
 from everest.prepare.originals import Original
-from everest.prepare.output_folder import refuse_foreign, sole_writer
 from everest.prepare.processes import Failure, map_apart
-from everest.reports import Report, notice
-from everest.run_folder import BAD_VIDEOS
+from everest.system.events import Report, notice
+from everest.system.files import write_table
+from everest.system.locks import refuse_foreign, sole_writer
+from everest.system.run_folder import BAD_VIDEOS
 
 MARK: Final = ".encode-"  # hidden files whose names hold the settings
 

@@ -23,13 +23,13 @@ from PIL import Image
 
 from everest.data.contents import Video, as_video, version
 from everest.data.folders import pictures_in
-from everest.data.remote import Location
 from everest.data.video import add_h264, picture, picture_folder, probe
 from everest.data.video_file import look
 from everest.data.video_stream import VideoError, decoded, retold
-from everest.files import write_atomically
 from everest.prepare.damage import damage
 from everest.prepare.encode_settings import EncodeSettings
+from everest.system.files import write_atomically
+from everest.system.storage import Location
 
 FPS_OF_PICTURES: Final = 25  # as everest.data.video_file takes where nothing tells
 LARGEST_RATE: Final = 1001  # denominator: 30000/1001 is the least even rate in use

@@ -12,10 +12,10 @@ from everest.data.folders import videos_under
 from everest.data.list_writing import names_needed, refuse_existing, unlistable, write_list, write_names
 from everest.data.lists import Sample
 from everest.errors import DataError
-from everest.files import write_table
 from everest.prepare.layouts.folders import folder_samples
 from everest.prepare.layouts.table import FOLDERS, expectations, find_layout
 from everest.prepare.matching import match
+from everest.system.files import write_table
 
 CLASSES: Final = "classes.txt"
 REPORT: Final = "index_report.csv"  # what is missing, superfluous or cannot be listed

@@ -8,9 +8,9 @@ from pathlib import PurePath
 
 from everest.data.list_files import read_rows
 from everest.data.lists import read_samples
-from everest.data.remote import Location, joined, located
 from everest.data.shards import find_index
 from everest.errors import DataError
+from everest.system.storage import Location, joined, located
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,11 +21,11 @@ from everest.data.contents import content
 from everest.data.folders import refusals_told
 from everest.data.shards import FORMAT, INDEX_SUFFIX, VERSION
 from everest.errors import DataError, EnvironmentProblem, RecipeError
-from everest.files import write_atomically, write_text
 from everest.prepare.originals import Original
-from everest.prepare.output_folder import refuse_foreign, sole_writer
 from everest.prepare.shard_plan import Entry, ShardPlan, plan_shards
-from everest.reports import Report
+from everest.system.events import Report
+from everest.system.files import write_atomically, write_text
+from everest.system.locks import refuse_foreign, sole_writer
 
 PLAN_SUFFIX: Final = ".plan.json"  # of a hidden file that is there while shards are written
 

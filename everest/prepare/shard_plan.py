@@ -11,10 +11,10 @@ from typing import Any, Final
 
 from everest.data.contents import version
 from everest.data.folders import VIDEOS, refusals_told
-from everest.data.remote import Location
 from everest.data.video import picture_folder
 from everest.errors import DataError
 from everest.prepare.originals import Original
+from everest.system.storage import Location
 
 NUMBERS: Final = ("start", "end", "start_frame", "end_frame")
 

@@ -19,7 +19,7 @@ from everest.data.video_file import forget
 from everest.data.video_stream import VideoError
 from everest.prepare.processes import Failure, map_apart
 from everest.prepare.spread import spread
-from everest.reports import Report, notice
+from everest.system.events import Report, notice
 
 PAIRS: Final = 8  # ours: pairs of neighbouring frames that are looked at, spread over a video
 SIDE: Final = 160  # pixels of a thumbnail's longer side

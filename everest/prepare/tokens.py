@@ -25,14 +25,14 @@ from everest.clips import clip_grid, pretrain_clips
 from everest.config.settings import Recipe, TrainSettings
 from everest.data.datasets import Clip, VideoClips
 from everest.data.loading import batches, make_loader
-from everest.devices import make_accelerator
 from everest.errors import EnvironmentProblem, RecipeError
-from everest.files import write_atomically, write_table
 from everest.models.tokenizer import AdaptiveTokenizer
 from everest.pixels import normalise, unnormalise
-from everest.prepare.output_folder import refuse_foreign, sole_writer
-from everest.reports import Report, notice
-from everest.run_folder import BAD_VIDEOS
+from everest.system.accelerator import make_accelerator
+from everest.system.events import Report, notice
+from everest.system.files import write_atomically, write_table
+from everest.system.locks import refuse_foreign, sole_writer
+from everest.system.run_folder import BAD_VIDEOS
 from everest.token_cache import clip_facts, read_problems
 from everest.token_index import INDEX, PARTS, Part, TokenIndex, differing
 from everest.tokenizer_spec import TokenizerUse, tokenizer_use

@@ -16,7 +16,7 @@ from timm.layers.attention_pool import AttentionPoolLatent
 from torch import Tensor, nn
 
 from everest.optim import cosine_lr
-from everest.randomness import Purpose, generator_at, seed_at
+from everest.system.randomness import Purpose, generator_at, seed_at
 
 EPOCHS: Final = 20  # V-JEPA
 FEWEST_STEPS: Final = 300  # ours: of a small set more epochs

@@ -20,8 +20,8 @@ from everest.data.lists import Sample
 from everest.errors import EnvironmentProblem
 from everest.features import add_rows
 from everest.inference import Model, Values
-from everest.reports import Report
-from everest.row_store import RowStore
+from everest.system.events import Report
+from everest.system.row_store import RowStore
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

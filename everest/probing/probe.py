@@ -17,8 +17,8 @@ from everest.inference import Model
 from everest.probing.attentive import attentive
 from everest.probing.encoded_set import EncodedSet, encode_set
 from everest.probing.shallow import linear, nearest_neighbours
-from everest.reports import Report, notice
 from everest.scores import Scores, accuracies
+from everest.system.events import Report, notice
 
 TOLD: Final = ("top1", "top5", "mean_class_accuracy")  # of everest.scores.accuracies
 

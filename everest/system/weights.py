@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,12 +19,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from everest.errors import CheckpointError, EnvironmentProblem
-from everest.files import write_atomically
-from everest.sharding import as_part_of
+from everest.system.files import write_atomically
+from everest.system.sharding import as_part_of
 
 FORMAT = "everest"
 VERSION = 1  # of the header
-STATE_PATTERN = "step-*.safetensors"
 PICKLES = (".pth", ".pt", ".bin", ".ckpt")  # what torch.save writes
 
 
@@ -62,7 +61,7 @@ def read_weights(path: Path) -> Weights:
     Raises:
         CheckpointError: no such file, not a whole safetensors file, or not one of ours.
     """
-    header, tensors = _read(path)
+    header, tensors = read_safetensors(path)
     if header.get("format") != FORMAT:
         raise CheckpointError(
             f"{path}: a safetensors file, but not written by everest; first "
@@ -85,7 +84,7 @@ def read_weights(path: Path) -> Weights:
         raise CheckpointError(f"{path}: its header is damaged ({error})") from error
 
 
-def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint")
     try:
@@ -144,88 +143,3 @@ def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], *, source: st
     with torch.no_grad():
         for name, target in own.items():
             target.copy_(as_part_of(tensors[name], target))
-
-
-_PARTS = ("model", "optimizer", "ema", "adversary", "adversary_optimizer")  # of a state that are tensors
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunState:
-    """All that an exact continuation needs. Random choices follow from the step: no generator is saved."""
-
-    step: int  # updates done
-    model: dict[str, Tensor]
-    optimizer: dict[str, Tensor]  # "<parameter>/<moment>"
-    ema: dict[str, Tensor]  # averaged weights, empty without
-    notes: dict[str, Any]  # plain values: counters, the scaler's state
-    adversary: dict[str, Tensor] = field(default_factory=dict)  # weights of a discriminator, empty without
-    adversary_optimizer: dict[str, Tensor] = field(default_factory=dict)
-
-
-def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """AdamW's moments and step counts under the names of their parameters."""
-    return {
-        f"{name}/{moment}": value
-        for name, parameter in model.named_parameters()
-        for moment, value in optimizer.state.get(parameter, {}).items()
-    }
-
-
-def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """The inverse of `optimizer_tensors`; each moment lies as its parameter does."""
-    parameters = dict(model.named_parameters())
-    for key, value in tensors.items():
-        name, moment = key.rsplit("/", 1)
-        parameter = parameters[name]
-        optimizer.state[parameter][moment] = as_part_of(value, parameter)
-
-
-def save_state(folder: Path, state: RunState, *, keep: int) -> None:
-    """Write `step-<n>.safetensors` and remove all but the newest `keep` states."""
-    tensors = {
-        f"{part}/{name}": value.detach().contiguous().cpu()
-        for part in _PARTS
-        for name, value in getattr(state, part).items()
-    }
-    header = {"format": f"{FORMAT}-state", "step": str(state.step), "notes": json.dumps(state.notes)}
-    path = folder / f"step-{state.step:09d}.safetensors"
-    write_atomically(path, lambda part: save_file(tensors, part, metadata=header))
-    for old in _states(folder)[:-keep]:
-        old.unlink()
-
-
-def set_aside_states_after(folder: Path, step: int) -> None:
-    """Rename states beyond `step` to *.damaged: they were passed over, and would outlive whole ones."""
-    for path in _states(folder):
-        if int(path.stem.removeprefix("step-")) > step:
-            path.rename(path.with_suffix(".damaged"))
-
-
-def _states(folder: Path) -> list[Path]:
-    """The states of a run, oldest first."""
-    return sorted(path for path in folder.glob(STATE_PATTERN) if path.stem.removeprefix("step-").isdecimal())
-
-
-def newest_state(folder: Path, *, notify: Callable[[str], None]) -> RunState | None:
-    """The newest whole state of a run, or None if it has none. A damaged one is named and passed over.
-
-    Raises:
-        CheckpointError: it has states, and none is whole.
-        EnvironmentProblem: the disk or its permissions refuse to read one.
-    """
-    states = _states(folder)
-    for path in reversed(states):
-        try:
-            header, tensors = _read(path)
-            step, notes = int(header["step"]), json.loads(header["notes"])
-        except (CheckpointError, KeyError, ValueError) as error:
-            notify(f"{path}: damaged, passed over ({error})")
-            continue
-        parts: dict[str, dict[str, Tensor]] = {part: {} for part in _PARTS}
-        for name, value in tensors.items():
-            part, rest = name.split("/", 1)
-            parts[part][rest] = value
-        return RunState(step=step, notes=notes, **parts)
-    if states:
-        raise CheckpointError(f"{folder}: none of its states is whole; --overwrite begins again")
-    return None

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from everest.errors import EnvironmentProblem, RecipeError
-from everest.files import write_error
+from everest.system.files import write_error
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from everest.files import write_error, write_table, write_text
+from everest.system.files import write_error, write_table, write_text
 
 RECIPE, ENVIRONMENT, METRICS, WEIGHTS, BEST, BAD_VIDEOS, STATE = (
     "recipe.yaml",
@@ -176,7 +176,7 @@ def _versions(names: Iterable[str]) -> Iterable[tuple[str, str]]:
 
 def _git_commit() -> str | None:
     """The commit of the checkout that the package runs from; None from a wheel or without git."""
-    package = Path(__file__).resolve().parent
+    package = Path(__file__).resolve().parents[1]
     command = ["git", "rev-parse", "--show-toplevel", "HEAD"]
     try:
         asked = subprocess.run(command, cwd=package, capture_output=True, text=True, check=True, timeout=10)

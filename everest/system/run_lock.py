@@ -15,7 +15,7 @@ from typing import Any, Final
 import psutil
 
 from everest.errors import RecipeError
-from everest.files import write_error
+from everest.system.files import write_error
 
 RUNNING: Final = "running.json"
 SECONDS_TO_WRITE: Final = 5.0

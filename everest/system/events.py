@@ -6,6 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 Report = Callable[[dict[str, Any]], None]
+
+
 # {"event": "step", ...}: a row of metrics.jsonl with "steps" and "epochs"
 # {"event": "video", "done", "videos"}: of a test
 # {"event": "window", "done", "windows"}: of a timeline

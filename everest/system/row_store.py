@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from everest.errors import RecipeError
-from everest.files import write_error, write_text
+from everest.system.files import write_error, write_text
 
 SYNC_SECONDS: Final = 1.0  # of work that a kill may cost
 

@@ -7,7 +7,7 @@ import signal
 from types import FrameType
 
 from everest.errors import UserError
-from everest.launch import PARENT
+from everest.system.launch import PARENT
 
 
 class Stopped(UserError):

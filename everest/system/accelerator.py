@@ -14,9 +14,9 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
 
 from everest.config.settings import TrainSettings
-from everest.cpu import TRAINER_KEEPS, keep_freed_memory, use_onednn_matmul
 from everest.data.datasets import Clip
 from everest.errors import EnvironmentProblem
+from everest.system.cpu import TRAINER_KEEPS, keep_freed_memory, use_onednn_matmul
 
 T = TypeVar("T")
 
@@ -24,7 +24,7 @@ T = TypeVar("T")
 def make_accelerator(train: TrainSettings, *, cpu: bool) -> Accelerator:
     """The process group and the precision: `auto` is bf16 on a GPU that computes it, else fp32.
 
-    For this process: the precision of float32 products, and on a CPU what makes it fast (everest/cpu.py).
+    For this process: the precision of float32 products, and on a CPU what makes it fast (everest/system/cpu.py).
 
     Raises:
         EnvironmentProblem: fp16 without a GPU, which Accelerate would pass over in silence.

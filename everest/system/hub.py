@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from everest.errors import CheckpointError, UserError
-from everest.files import write_error
-from everest.launch import is_main
+from everest.system.files import write_error
+from everest.system.launch import is_main
 
 PREFIX = "hf:"
 UNSTATED = "not stated"

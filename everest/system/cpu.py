@@ -19,7 +19,6 @@ TRAINER_KEEPS: Final = (
     2**31 - 1
 )  # and one that trains: the largest bound; without any it would keep all for ever
 
-
 _onednn_matmul = False  # whether the products of this process are oneDNN's, as `use_onednn_matmul` found
 
 

@@ -1,1 +1,0 @@
-"""A trained model on videos: classes, features, accuracy, probes, report."""

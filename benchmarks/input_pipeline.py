@@ -15,11 +15,11 @@ import numpy as np
 import plain_input
 import torch
 
-from everest.data import video_file
 from everest.data.frames import pretrain_window
 from everest.data.lists import Sample
 from everest.data.views import PretrainViews
 from everest.system.cpu import READER_KEEPS, keep_freed_memory
+from everest.video import file as video_file
 
 T, STRIDE, SIZE = 16, 4, 224
 GOALS = {"H.264 320x240, GOP 12": (3.0, 9.0)}

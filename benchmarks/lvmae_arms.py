@@ -36,9 +36,9 @@ from everest.learned_importance import LearnedImportance
 from everest.load import load_model
 from everest.lvmae_demo import VARIANTS, clips_of, tokens_of
 from everest.models.mae import MaskedAutoencoder
-from everest.pixels import normalise
 from everest.system.events import silent
 from everest.tokenizer_clips import first_clips
+from everest.video.pixels import normalise
 
 PAGE: Final = HERE.parent / "docs" / "lvmae.md"
 HELD_OUT: Final = 240  # clips

@@ -19,9 +19,9 @@ from everest.models.block import Block
 from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder
 from everest.models.vit import Encoder
-from everest.pixels import unnormalise
 from everest.selection import ByImportance
 from everest.tokens import patchify
+from everest.video.pixels import unnormalise
 
 
 def plain_block(block: Block, x: Tensor) -> Tensor:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from everest.config.recipe import load_recipe
-    from everest.data.video import read_frames
     from everest.load import load_model
     from everest.notebook import create_model, read_clip, select_tokens
-    from everest.pixels import normalise
     from everest.tokens import TokenSelection
+    from everest.video.pixels import normalise
+    from everest.video.reader import read_frames
 
 __all__ = [
     "TokenSelection",
@@ -32,9 +32,9 @@ _HOMES = {
     "create_model": "everest.notebook",
     "load_model": "everest.load",
     "load_recipe": "everest.config.recipe",
-    "normalise": "everest.pixels",
+    "normalise": "everest.video.pixels",
     "read_clip": "everest.notebook",
-    "read_frames": "everest.data.video",
+    "read_frames": "everest.video.reader",
     "select_tokens": "everest.notebook",
 }
 

@@ -13,7 +13,6 @@ from everest.classes import Classes
 from everest.config.settings import DataSettings, Recipe
 from everest.data.cache import open_cache
 from everest.data.datasets import VideoClips
-from everest.data.folders import refusals_told
 from everest.data.list_files import read_lines
 from everest.data.lists import Sample, SampleList, read_samples
 from everest.data.rand_augment import RandAugment
@@ -30,6 +29,7 @@ from everest.frame_selection import num_candidates
 from everest.masks import Tube
 from everest.system.storage import Location, joined, located
 from everest.tokens import TokenGrid
+from everest.video.folders import refusals_told
 
 MOST_VIEWS: Final = 512  # ours: 1.2 GB of bytes for clips of 16 frames and 224 pixels
 

@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from everest.data.video import write_video
 from everest.mask_view import MaskView
 from everest.pictures import HEAT, rows_of
 from everest.system.files import write_atomically
+from everest.video.writer import write_video
 
 FPS: Final = 8  # slow enough to look
 GAP: Final = 4  # pixels between panels

@@ -21,11 +21,11 @@ from everest.data.transforms import erase
 from everest.health import stays_at_chance
 from everest.load import open_weights, start_from
 from everest.models.classifier import VideoClassifier
-from everest.pixels import normalise
 from everest.scores import accuracies, refuse_too_many_skipped
 from everest.scoring import score_videos
 from everest.system.events import notice, silent
 from everest.training import Training
+from everest.video.pixels import normalise
 
 
 def set_up_finetuning(

@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 from everest.data.transforms import resize
-from everest.data.video import probe, read_frames
 from everest.errors import DataError
 from everest.frame_selection import draw_slices, kept_per_slice, num_candidates
 from everest.importance import RawPixels
 from everest.mask_view import Transformer
-from everest.pixels import normalise
 from everest.selection import FrameDifference, RedundancyRobust
 from everest.tokens import TokenGrid
+from everest.video.pixels import normalise
+from everest.video.reader import probe, read_frames
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,12 +29,12 @@ from everest.errors import RecipeError
 from everest.load import open_weights, require_kind
 from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder
-from everest.pixels import normalise
 from everest.system.accelerator import make_accelerator
 from everest.system.events import Report, notice
 from everest.system.run_folder import RECIPE
 from everest.system.weights import Weights, load_tensors
 from everest.tokens import num_kept
+from everest.video.pixels import normalise
 
 FALLBACK: Final = "ucf101"  # whose stride and views are taken for a checkpoint without a recipe beside it
 

@@ -11,7 +11,6 @@ import numpy as np
 from torch import Tensor
 
 from everest.data.lists import Sample
-from everest.data.video import probe
 from everest.data.views import EvalViews
 from everest.errors import RecipeError
 from everest.films import write_gif, write_mp4
@@ -24,6 +23,7 @@ from everest.models.tokenizer import AdaptiveTokenizer
 from everest.pictures import draw_views
 from everest.selection import Selector
 from everest.system.files import check_new_file
+from everest.video.reader import probe
 
 Format = Literal["png", "gif", "mp4", "html"]
 

@@ -20,10 +20,10 @@ from everest.learned_importance import LearnedImportance
 from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder
 from everest.models.tokenizer import AdaptiveTokenizer
-from everest.pixels import normalise, unnormalise
 from everest.selection import ByImportance, Selector
 from everest.token_targets import FrozenTokenizer
 from everest.tokens import TokenGrid, TokenSelection, patchify, unpatchify
+from everest.video.pixels import normalise, unnormalise
 
 RED = (0.9, 0.15, 0.1)
 GREY = 0.55  # of what is left out: neither black nor white, which videos have

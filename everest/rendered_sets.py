@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from everest.data.video import write_video
+from everest.video.writer import write_video
 
 FPS: Final = 12
 _CHUNK: Final = 3072  # frames rendered at once: 38 MB of float32

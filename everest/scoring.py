@@ -20,10 +20,10 @@ from everest.config.settings import TrainSettings
 from everest.data.datasets import Clip, SampleKey, VideoClips, failures
 from everest.data.loading import batches, make_loader
 from everest.models.classifier import VideoClassifier
-from everest.pixels import normalise
 from everest.scores import Scores
 from everest.system.accelerator import on_device
 from everest.system.events import Report
+from everest.video.pixels import normalise
 
 _NOTHING = np.zeros((0, 1, 1), np.float32)  # of no video
 

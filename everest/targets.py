@@ -12,8 +12,8 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from everest.pixels import unnormalise
 from everest.tokens import gather_patches
+from everest.video.pixels import unnormalise
 
 
 class TargetMaker(Protocol):

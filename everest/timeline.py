@@ -16,14 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from everest.data.contents import Video
 from everest.data.lists import Sample
-from everest.data.video import TOLERANCE, VideoError, between, frame_times, frames_in_order, probe
 from everest.data.views import EvalViews, segment
 from everest.errors import RecipeError
 from everest.inference import Model
 from everest.predictions import most_likely
 from everest.system.events import Report, notice
+from everest.video.reader import TOLERANCE, VideoError, between, frame_times, frames_in_order, probe
+from everest.video.source import Video
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

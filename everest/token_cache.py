@@ -22,13 +22,13 @@ from everest.clips import fingerprint
 from everest.config.settings import Recipe
 from everest.data.datasets import VideoClips
 from everest.data.lists import Sample
-from everest.data.video import VideoError
 from everest.data.views import PretrainViews
 from everest.errors import CheckpointError
 from everest.learned_importance import LearnedImportance
 from everest.models.fsq import FSQ
 from everest.system.storage import located
 from everest.token_index import TokenIndex, differing
+from everest.video.reader import VideoError
 
 SHOWN = 3  # differences that a message names
 

@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from everest.models.tokenizer import AdaptiveTokenizer
-from everest.pixels import unnormalise
 from everest.tokens import gather_patches, gather_tokens
+from everest.video.pixels import unnormalise
 
 TargetSpace = Literal["values", "soft", "codes"]
 

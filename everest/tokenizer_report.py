@@ -17,7 +17,6 @@ from everest.config.settings import TrainSettings
 from everest.data.datasets import NONE_FAILED, VideoClips, failures
 from everest.models.token_scorer import TokenScorer
 from everest.models.tokenizer import AdaptiveTokenizer, TokenizerOutput
-from everest.pixels import in_unit_range
 from everest.tokenizer_clips import first_clips
 from everest.tokenizer_measures import (
     change_of_tokens,
@@ -30,6 +29,7 @@ from everest.tokenizer_measures import (
     score_entropy,
     slice_shares,
 )
+from everest.video.pixels import in_unit_range
 
 CLIPS: Final = 256  # ours: so many are enough for every figure
 TOP_SHARE: Final = 0.1  # ours: the tokens that are compared with what changes

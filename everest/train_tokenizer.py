@@ -20,7 +20,6 @@ from everest.errors import RecipeError
 from everest.load import tokenizer_of
 from everest.models.token_scorer import TokenScorer
 from everest.models.tokenizer import AdaptiveTokenizer
-from everest.pixels import in_unit_range
 from everest.system.events import notice
 from everest.system.files import write_text
 from everest.system.randomness import Purpose, generator_at, seed_at
@@ -32,6 +31,7 @@ from everest.tokenizer_report import TokenizerReport, numbers, report_on, scorer
 from everest.tokenizer_spec import TokenizerSpec, tokenizer_settings, tokenizer_spec
 from everest.tracking import picture_is_due
 from everest.training import Training
+from everest.video.pixels import in_unit_range
 
 TARGET_CLIPS: Final = 1024  # ours: of the training set, for the mean and deviation of the targets
 LEAST_VARIANCE: Final = 1e-6  # of a code dimension that has collapsed: targets stay finite

@@ -11,8 +11,8 @@ import pytest
 import torch
 from hypothesis import settings
 
-from everest.data.video import write_video
 from everest.system import cpu
+from everest.video.writer import write_video
 
 HERE = Path(__file__).resolve().parent
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from everest.data.video import write_video
+from everest.video.writer import write_video
 
 Floats = NDArray[np.float32]
 

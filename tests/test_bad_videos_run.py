@@ -14,9 +14,10 @@ from test_cli import refused
 from test_stages import RECIPE, run
 
 from everest.data.lists import Sample
-from everest.data.video import VideoError, read_frames, write_video
-from everest.data.video_file import look
 from everest.data.views import segment
+from everest.video.file import look
+from everest.video.reader import VideoError, read_frames
+from everest.video.writer import write_video
 
 
 @pytest.fixture(scope="module")

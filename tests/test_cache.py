@@ -19,9 +19,10 @@ from everest.data.cache import FrameCache, open_cache
 from everest.data.datasets import VideoClips
 from everest.data.lists import Sample
 from everest.data.loading import batches, make_loader
-from everest.data.video import VideoError, read_frames, write_video
 from everest.data.views import FinetuneViews, PretrainViews, ValidationViews, segment_bytes
 from everest.errors import EnvironmentProblem
+from everest.video.reader import VideoError, read_frames
+from everest.video.writer import write_video
 
 SIZE = (32, 32)
 MAKERS = [

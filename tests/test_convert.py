@@ -22,8 +22,8 @@ from everest.load import model_of
 from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder
 from everest.models.positions import position_table
-from everest.pixels import normalise
 from everest.tokens import TokenGrid, TokenSelection
+from everest.video.pixels import normalise
 
 NARROW = Hints(heads=3, decoder_heads=3)
 

@@ -13,9 +13,10 @@ from everest.data.lists import Sample, read_samples
 from everest.data.loading import batches as read_batches
 from everest.data.loading import make_loader
 from everest.data.rand_augment import RandAugment
-from everest.data.video import VideoError, frames_between, read_frames, write_video
 from everest.data.views import EvalViews, FinetuneViews, PretrainViews, ValidationViews, segment
 from everest.errors import DataError
+from everest.video.reader import VideoError, frames_between, read_frames
+from everest.video.writer import write_video
 
 SIZE = (32, 32)
 PRETRAIN = PretrainViews(frames=4, stride=2, size=SIZE, flip=True, sampling="dense", views_per_decode=1)

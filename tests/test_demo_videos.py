@@ -10,9 +10,9 @@ import pytest
 from sklearn.linear_model import RidgeClassifier
 
 from everest import event_videos
-from everest.data.video import probe, read_frames
 from everest.demo_videos import CLASSES, DEMO_SET, NUM_FRAMES, render_clips
 from everest.moving_shapes import SIZE
+from everest.video.reader import probe, read_frames
 
 SMALL = replace(DEMO_SET, pretrain=16, train_per_class=1, test_per_class=2)
 

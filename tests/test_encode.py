@@ -21,10 +21,10 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from everest.data.lists import read_samples
-from everest.data.video import frames_between, probe, read_frames
-from everest.data.video_file import look
 from everest.prepare.encode import Part
 from everest.prepare.encoding import encoded_size
+from everest.video.file import look
+from everest.video.reader import frames_between, probe, read_frames
 from everest_cli.main import app
 
 SIZES = st.integers(1, 5000)

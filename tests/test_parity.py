@@ -27,10 +27,10 @@ from everest.models.mae import MaskedAutoencoder
 from everest.models.positions import sinusoid_positions
 from everest.official_keys import our_name
 from everest.optim import cosine_lr, make_optimizer, parameter_groups, set_lr
-from everest.pixels import normalise
 from everest.selection import AllTokens, RedundancyRobust
 from everest.targets import PixelTargets
 from everest.tokens import TokenGrid, TokenSelection, num_kept
+from everest.video.pixels import normalise
 
 TUBELET = (2, 16, 16)
 TOLERANCE = 1e-5

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from everest import perceptual
 from everest.errors import CheckpointError
 from everest.perceptual import FRAMES, PerceptualDistance, load_network
-from everest.pixels import IMAGENET_MEAN, IMAGENET_STD
+from everest.video.pixels import IMAGENET_MEAN, IMAGENET_STD
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 from test_prepare_index import everest
 
-from everest.data.video import read_frames
 from everest.prepare.stats import measure
+from everest.video.reader import read_frames
 
 
 def stats(*arguments, code=0):

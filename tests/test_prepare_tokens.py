@@ -25,7 +25,6 @@ from everest.config.recipe import load_recipe
 from everest.learned_importance import LearnedImportance
 from everest.load import load_model
 from everest.models.token_scorer import TokenScorer
-from everest.pixels import normalise
 from everest.prepare.tokens import dense_ranks
 from everest.system.weights import Weights
 from everest.token_cache import open_token_cache
@@ -33,6 +32,7 @@ from everest.token_index import INDEX
 from everest.token_targets import FrozenTokenizer, TokenTargets
 from everest.tokenizer_spec import tokenizer_spec
 from everest.tokens import TokenGrid
+from everest.video.pixels import normalise
 
 RECIPE = """
 summary: small enough for a test

@@ -24,11 +24,11 @@ from everest.config.recipe import load_recipe
 from everest.data.datasets import VideoClips
 from everest.data.lists import SampleList, read_samples
 from everest.data.loading import batches, make_loader
-from everest.data.video import VideoError, probe, read_frames
 from everest.data.views import PretrainViews
 from everest.errors import DataError, EnvironmentProblem
 from everest.system.storage import RemotePath, joined, located
 from everest.tokenizer_clips import held_out_key
+from everest.video.reader import VideoError, probe, read_frames
 from everest_cli.main import app
 
 

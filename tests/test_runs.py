@@ -16,8 +16,7 @@ import torch
 from typer.testing import CliRunner
 
 from everest import runs
-from everest.system import run_folder
-from everest.system import run_lock
+from everest.system import run_folder, run_lock
 from everest.system.weights import Weights
 from everest.train_state import RunState, save_state
 from everest_cli.main import app

@@ -24,13 +24,13 @@ from test_stages import RECIPE, run, told, weights
 from typer.testing import CliRunner
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
-from everest.data.contents import content
 from everest.data.lists import SampleList, read_samples
-from everest.data.video import frames_between, read_frames
 from everest.errors import DataError
 from everest.prepare.originals import Original
 from everest.prepare.shard_plan import plan_shards
 from everest.system.locks import sole_writer
+from everest.video.reader import frames_between, read_frames
+from everest.video.source import content
 from everest_cli.main import app
 
 

@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_runs import called
 
-from everest.data import backends
 from everest.data.lists import Sample
 from everest.data.views import EvalViews
 from everest.timeline import window_clips, windows_of
+from everest.video import backends
 from everest_cli.prediction_text import as_csv, as_srt, as_table
 
 SECONDS = 2.0  # of a clip file: 32 frames, 16 a second

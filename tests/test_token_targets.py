@@ -17,10 +17,10 @@ from everest.errors import CheckpointError
 from everest.importance import RawPixels, ScoredEmbedding
 from everest.models.mae import MaskedAutoencoder
 from everest.models.tokenizer import AdaptiveTokenizer
-from everest.pixels import normalise
 from everest.system.weights import Weights, state_hash
 from everest.token_targets import FrozenTokenizer, TokenTargets
 from everest.tokenizer_spec import tokenizer_spec
+from everest.video.pixels import normalise
 
 SHORT = ("data.frames=32", "tokenizer.channels=8", "tokenizer.scorer_channels=[4, 8]")
 

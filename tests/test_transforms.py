@@ -23,7 +23,7 @@ from everest.data.crops import (
 from everest.data.frames import view_windows
 from everest.data.rand_augment import OPERATIONS, RandAugment, apply
 from everest.data.transforms import crop, erase, flip, resize
-from everest.pixels import IMAGENET_STD, normalise
+from everest.video.pixels import IMAGENET_STD, normalise
 
 PAPER = RandAugment(magnitude=7, std=0.5, ops=4)  # rand-m7-n4-mstd0.5-inc1, as the released scripts
 sizes = st.tuples(st.integers(1, 500), st.integers(1, 500))

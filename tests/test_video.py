@@ -11,18 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from everest.data import backends
-from everest.data.video import (
-    VideoError,
-    VideoInfo,
-    frames_between,
-    frames_in_order,
-    probe,
-    read_frames,
-    write_video,
-)
-from everest.data.video_file import look
 from everest.errors import EnvironmentProblem, RecipeError
+from everest.video import backends
+from everest.video.file import look
+from everest.video.reader import VideoError, VideoInfo, frames_between, frames_in_order, probe, read_frames
+from everest.video.writer import write_video
 
 FRAMES, BITS = 70, 8
 BIT_SIZE = 16  # pixels of the square that shows one bit of the frame number

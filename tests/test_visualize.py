@@ -15,12 +15,13 @@ from typer.testing import CliRunner
 
 import everest
 from everest.data.transforms import resize
-from everest.data.video import probe, write_video
 from everest.frame_selection import kept_per_slice
 from everest.importance import RawPixels
 from everest.mask_page import ranks, strategy_ranks
 from everest.selection import RedundancyRobust
 from everest.tokens import TokenGrid
+from everest.video.reader import probe
+from everest.video.writer import write_video
 from everest_cli.main import app
 
 SMALL = ["--size", "32", "--frames", "8", "--stride", "2"]

@@ -18,10 +18,10 @@ from torch.utils.data import Dataset, Sampler
 
 from everest.data.cache import FrameCache
 from everest.data.lists import Sample
-from everest.data.video import VideoError
 from everest.data.views import MakeViews, Views
 from everest.errors import DataError, UserError
 from everest.system.randomness import Purpose, generator_at
+from everest.video.reader import VideoError
 
 SampleKey = tuple[int, int]  # (epoch, index of the sample)
 

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from everest.data.contents import Member
-from everest.data.folders import refusals_told
 from everest.errors import DataError, did_you_mean
 from everest.system.storage import Location
+from everest.video.folders import refusals_told
+from everest.video.source import Member
 
 COLUMNS: Final = ("path", "label", "start", "end", "start_frame", "end_frame")
 HEAD_PREFIX: Final = "label."

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from everest.data.absences import absences
-from everest.data.contents import Member, Video
-from everest.data.folders import refusals_told, subfolders, videos_by_subfolder, videos_under
 from everest.data.labels import ReadLabels, columns_of, label_of, labels_of, names_used, no_labels
 from everest.data.list_files import Row, read_rows
 from everest.data.shards import find_index, read_index
 from everest.errors import DataError, did_you_mean
 from everest.system.storage import Location, joined, located
+from everest.video.folders import refusals_told, subfolders, videos_by_subfolder, videos_under
+from everest.video.source import Member, Video
 
 SHOWN: Final = 5  # problems that a message names
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from everest.data.folders import videos_under
 from everest.data.lists import Sample, read_samples
 from everest.errors import DataError, RecipeError
+from everest.video.folders import videos_under
 
 LISTS: Final = frozenset({".csv", ".tsv", ".txt"})
 

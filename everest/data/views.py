@@ -30,7 +30,7 @@ from everest.data.crops import (
 from everest.data.frames import FrameIds, sampling
 from everest.data.lists import Sample
 from everest.data.transforms import crop, flip, resize
-from everest.data.video import VideoError, frames_between, frames_in_order, probe, read_frames
+from everest.video.reader import VideoError, frames_between, frames_in_order, probe, read_frames
 
 if TYPE_CHECKING:
     from everest.data.rand_augment import RandAugment  # timm: only fine-tuning pays for its import

@@ -32,8 +32,8 @@ def check_decoders() -> Iterator[Finding]:
     )
     yield Finding(name="FFmpeg of PyAV", state="ok", found=", ".join(versions))
     try:
-        from everest.data.backends import DECODERS
-        from everest.data.video import write_video
+        from everest.video.backends import DECODERS
+        from everest.video.writer import write_video
     except Exception as error:
         found = f"not tried: {first_line(error)}"
         yield Finding(name="decoders", state="broken", found=found, mend="mend the packages above first")
@@ -58,7 +58,7 @@ def _rendered() -> Tensor:
 
 
 def _decoded(name: str, path: Path, frames: Tensor) -> Finding:
-    from everest.data.video import VideoError, read_frames
+    from everest.video.reader import VideoError, read_frames
 
     title = f"decoder {name}"
     try:

@@ -19,10 +19,10 @@ from everest.build import ModelSpec
 from everest.errors import EnvironmentProblem, RecipeError
 from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder
-from everest.pixels import IMAGENET_MEAN, IMAGENET_STD, normalise
 from everest.profiling.memory import count_tokens
 from everest.selection import at_test
 from everest.system.weights import Weights
+from everest.video.pixels import IMAGENET_MEAN, IMAGENET_STD, normalise
 
 TOLERANCE: Final = 1e-4  # ours: of logits and features, in float32; above it a file is not written
 BATCHES: Final = (1, 3)  # of the comparison; traced is another, so that none can have stuck to the graph

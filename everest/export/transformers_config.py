@@ -6,8 +6,8 @@ from typing import Any, Final
 
 from everest.build import ModelSpec
 from everest.convert.sizes import MLP_RATIO
-from everest.pixels import IMAGENET_MEAN, IMAGENET_STD
 from everest.system.weights import Weights
+from everest.video.pixels import IMAGENET_MEAN, IMAGENET_STD
 
 BILINEAR: Final = 2  # of PIL, as transformers writes it
 

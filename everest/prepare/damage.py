@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from everest.data.contents import Video
-from everest.data.video_stream import promised_seconds
+from everest.video.source import Video
+from everest.video.stream import promised_seconds
 
 # Ours: of what a file promises so much, and such a share of it, may be missing.
 CUT_SECONDS: Final = 1.0

@@ -11,7 +11,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from everest.data.list_files import COLUMNS
-from everest.data.video_stream import VideoError
 from everest.errors import RecipeError
 from everest.prepare.encode_settings import EncodeSettings
 from everest.prepare.encoding import EncodedFile, encode_video
@@ -21,6 +20,7 @@ from everest.system.events import Report, notice
 from everest.system.files import write_table
 from everest.system.locks import refuse_foreign, sole_writer
 from everest.system.run_folder import BAD_VIDEOS
+from everest.video.stream import VideoError
 
 MARK: Final = ".encode-"  # hidden files whose names hold the settings
 

@@ -21,15 +21,16 @@ from av.error import FFmpegError
 from av.video.reformatter import Interpolation, VideoReformatter
 from PIL import Image
 
-from everest.data.contents import Video, as_video, version
-from everest.data.folders import pictures_in
-from everest.data.video import add_h264, picture, picture_folder, probe
-from everest.data.video_file import look
-from everest.data.video_stream import VideoError, decoded, retold
 from everest.prepare.damage import damage
 from everest.prepare.encode_settings import EncodeSettings
 from everest.system.files import write_atomically
 from everest.system.storage import Location
+from everest.video.file import look
+from everest.video.folders import pictures_in
+from everest.video.reader import picture, picture_folder, probe
+from everest.video.source import Video, as_video, version
+from everest.video.stream import VideoError, decoded, retold
+from everest.video.writer import add_h264
 
 FPS_OF_PICTURES: Final = 25  # as everest.data.video_file takes where nothing tells
 LARGEST_RATE: Final = 1001  # denominator: 30000/1001 is the least even rate in use

@@ -10,10 +10,10 @@ from typing import Final
 
 import numpy as np
 
-from everest.data.video import picture, pictures_of
-from everest.data.video_file import forget, look
-from everest.data.video_stream import VideoError, decoded, retold
 from everest.prepare.damage import damage
+from everest.video.file import forget, look
+from everest.video.reader import picture, pictures_of
+from everest.video.stream import VideoError, decoded, retold
 
 COMPARED: Final = 8  # ours: frames at the beginning by which copies in other files are known
 _CHUNK: Final = 2**20  # bytes read at once

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from everest.data.folders import videos_under
 from everest.data.list_writing import names_needed, refuse_existing, unlistable, write_list, write_names
 from everest.data.lists import Sample
 from everest.errors import DataError
@@ -16,6 +15,7 @@ from everest.prepare.layouts.folders import folder_samples
 from everest.prepare.layouts.table import FOLDERS, expectations, find_layout
 from everest.prepare.matching import match
 from everest.system.files import write_table
+from everest.video.folders import videos_under
 
 CLASSES: Final = "classes.txt"
 REPORT: Final = "index_report.csv"  # what is missing, superfluous or cannot be listed

@@ -11,10 +11,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Final
 
-from everest.data.folders import refusals_told
 from everest.errors import RecipeError
 from everest.prepare.examine import Finding
 from everest.system.files import write_error
+from everest.video.folders import refusals_told
 
 NAME: Final = "checked_videos.jsonl"
 _SYNC_SECONDS: Final = 1.0  # a killed process loses nothing, a machine that loses power at most so much

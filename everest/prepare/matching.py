@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from everest.data.folders import VIDEOS
 from everest.data.lists import Sample
 from everest.prepare.layouts.annotations import Entry
+from everest.video.folders import VIDEOS
 
 
 @dataclass(frozen=True, kw_only=True)

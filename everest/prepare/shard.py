@@ -17,8 +17,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
-from everest.data.contents import content
-from everest.data.folders import refusals_told
 from everest.data.shards import FORMAT, INDEX_SUFFIX, VERSION
 from everest.errors import DataError, EnvironmentProblem, RecipeError
 from everest.prepare.originals import Original
@@ -26,6 +24,8 @@ from everest.prepare.shard_plan import Entry, ShardPlan, plan_shards
 from everest.system.events import Report
 from everest.system.files import write_atomically, write_text
 from everest.system.locks import refuse_foreign, sole_writer
+from everest.video.folders import refusals_told
+from everest.video.source import content
 
 PLAN_SUFFIX: Final = ".plan.json"  # of a hidden file that is there while shards are written
 

@@ -9,12 +9,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
-from everest.data.contents import version
-from everest.data.folders import VIDEOS, refusals_told
-from everest.data.video import picture_folder
 from everest.errors import DataError
 from everest.prepare.originals import Original
 from everest.system.storage import Location
+from everest.video.folders import VIDEOS, refusals_told
+from everest.video.reader import picture_folder
+from everest.video.source import version
 
 NUMBERS: Final = ("start", "end", "start_frame", "end_frame")
 

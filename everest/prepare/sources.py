@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from everest.data.folders import refusals_told, videos_by_subfolder, videos_under
 from everest.data.labels import label_of, labels_of, names_used, no_labels
 from everest.data.list_files import HEAD_PREFIX, Row, read_lines, read_rows
 from everest.data.lists import Sample, SampleList, read_samples, sample_of
 from everest.errors import DataError
 from everest.prepare.layouts.folders import same_but_for_case
+from everest.video.folders import refusals_told, videos_by_subfolder, videos_under
 
 
 @dataclass(frozen=True, slots=True)

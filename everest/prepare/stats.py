@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from everest.data.lists import Sample
-from everest.data.video import probe, read_frames
-from everest.data.video_file import forget
-from everest.data.video_stream import VideoError
 from everest.prepare.processes import Failure, map_apart
 from everest.prepare.spread import spread
 from everest.system.events import Report, notice
+from everest.video.file import forget
+from everest.video.reader import probe, read_frames
+from everest.video.stream import VideoError
 
 PAIRS: Final = 8  # ours: pairs of neighbouring frames that are looked at, spread over a video
 SIDE: Final = 160  # pixels of a thumbnail's longer side

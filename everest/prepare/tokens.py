@@ -27,7 +27,6 @@ from everest.data.datasets import Clip, VideoClips
 from everest.data.loading import batches, make_loader
 from everest.errors import EnvironmentProblem, RecipeError
 from everest.models.tokenizer import AdaptiveTokenizer
-from everest.pixels import normalise, unnormalise
 from everest.system.accelerator import make_accelerator
 from everest.system.events import Report, notice
 from everest.system.files import write_atomically, write_table
@@ -36,6 +35,7 @@ from everest.system.run_folder import BAD_VIDEOS
 from everest.token_cache import clip_facts, read_problems
 from everest.token_index import INDEX, PARTS, Part, TokenIndex, differing
 from everest.tokenizer_spec import TokenizerUse, tokenizer_use
+from everest.video.pixels import normalise, unnormalise
 
 LOCK: Final = ".lock"
 

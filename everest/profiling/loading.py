@@ -13,8 +13,8 @@ from everest.clips import finetune_clips, pretrain_clips
 from everest.config.settings import Recipe
 from everest.data.datasets import StepSampler, VideoClips
 from everest.data.loading import batches, make_loader
-from everest.data.video import probe
 from everest.plan import plan_stage
+from everest.video.reader import probe
 
 TrainingStage = Literal["pretrain", "finetune"]
 STAGES: Final[tuple[TrainingStage, ...]] = ("pretrain", "finetune")

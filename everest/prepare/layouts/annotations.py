@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from everest.data.folders import refusals_told
 from everest.errors import DataError
+from everest.video.folders import refusals_told
 
 Sources = Mapping[str, Sequence[Path]]  # the files of annotations by what they are for
 

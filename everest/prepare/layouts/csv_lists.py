@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from everest.data.folders import refusals_told
 from everest.errors import DataError
 from everest.prepare.layouts.annotations import (
     Annotations,
@@ -20,6 +19,7 @@ from everest.prepare.layouts.annotations import (
     only,
     read_table,
 )
+from everest.video.folders import refusals_told
 
 _SPLITS: Final = {"train": "train", "validate": "val", "validation": "val", "val": "val", "test": "test"}
 _TIME: Final = re.compile(r"(?P<hours>\d+):(?P<minutes>\d\d):(?P<seconds>\d\d(\.\d+)?)")

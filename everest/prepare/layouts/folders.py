@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from everest.data.folders import subfolders, videos_by_subfolder, videos_under
 from everest.data.lists import Sample
 from everest.errors import DataError
+from everest.video.folders import subfolders, videos_by_subfolder, videos_under
 
 SPLITS: Final = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"} | {
     "test": "test",

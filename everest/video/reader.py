@@ -12,26 +12,22 @@ everest.data.video_stream, everest.data.backends and here, and nowhere else.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from fractions import Fraction
-from pathlib import Path
 from typing import Final
 
-import av
 import numpy as np
 import torch
-from av import VideoFrame, VideoStream
-from av.container import OutputContainer
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from everest.data.backends import DECODERS, pyav_in_order
-from everest.data.contents import Member, Video, as_video, readable
-from everest.data.folders import VIDEOS, pictures_in
-from everest.data.video_file import VideoInfo, look
-from everest.data.video_stream import VideoError, retold
 from everest.errors import unknown_name
 from everest.system.storage import Location, RemotePath
+from everest.video.backends import DECODERS, pyav_in_order
+from everest.video.file import VideoInfo, look
+from everest.video.folders import VIDEOS, pictures_in
+from everest.video.source import Member, Video, as_video, readable
+from everest.video.stream import VideoError, retold
+from everest.video.writer import add_h264, write_video
 
 TOLERANCE: Final = 1e-6  # seconds; a tenth of one has no exact binary form
 
@@ -151,53 +147,12 @@ def between(seconds: NDArray[np.float64], start: float | None, end: float | None
     return first, last
 
 
-def write_video(path: str | Path, frames: Tensor, fps: int, *, crf: int = 18, gop: int = 12) -> None:
-    """Write (F, H, W, 3) uint8 frames as H.264, yuv420p. The same frames give the same bytes.
-
-    Args:
-        crf: x264's quality, 0 (lossless) to 51; 18 is visually close to the source.
-        gop: frames from one keyframe to the next; short ones make random access cheap.
-    """
-    _, height, width, _ = frames.shape
-    if height % 2 or width % 2:
-        raise VideoError(path, f"yuv420p needs even sizes, not {height}x{width}")
-    with av.open(str(path), "w", container_options={"fflags": "+bitexact"}) as container:
-        stream = add_h264(container, fps, (height, width), crf=crf, gop=gop)
-        for frame in frames.numpy():
-            container.mux(stream.encode(VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode(None))
-
-
 def _count(path: Video, wanted: list[int]) -> int:
     """How many frames there are; an error if some of the `wanted` (ascending) are not among them."""
     count = probe(path).frames
     if not wanted or wanted[0] < 0 or wanted[-1] >= count:
         raise VideoError(path, f"frames {wanted} asked for, there are {count}")
     return count
-
-
-def add_h264(
-    container: OutputContainer,
-    rate: int | Fraction,
-    size: tuple[int, int],
-    *,
-    crf: int,
-    gop: int,
-    tune: str | None = None,
-) -> VideoStream:
-    """A stream of H.264, yuv420p, in a file that is written. The same frames give the same bytes.
-
-    Args:
-        size: (height, width), both even.
-        tune: x264's name of a use, as `fastdecode`.
-    """
-    # Macroblock-tree rate control gives small frames other bytes in every run (x264 in av 18.1).
-    options = {"crf": str(crf), "g": str(gop), "x264-params": "mbtree=0"} | ({"tune": tune} if tune else {})
-    stream = container.add_stream("libx264", rate=rate, options=options)
-    stream.height, stream.width = size
-    stream.pix_fmt = "yuv420p"
-    stream.codec_context.thread_count = 1  # threads change the rate control, and so the bytes
-    return stream
 
 
 def picture_folder(video: Video) -> Location | None:

@@ -1,7 +1,7 @@
 """Back-ends that decode: each gives the frames of a file by their numbers, the same ones or an error.
 
 H height, W width. PyAV reads everything and is always there. decord and torchcodec refuse the files on which
-they are known to be wrong (everest.data.exactness); `auto` never asks them there.
+they are known to be wrong (everest.video.index); `auto` never asks them there.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from typing import Final
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from everest.data.contents import Video, readable
-from everest.data.counted_files import decode_stamp
-from everest.data.video_file import Opening, look
-from everest.data.video_stream import SKIPPING_CODECS, VideoError, decoded
 from everest.errors import EnvironmentProblem
+from everest.video.counted import decode_stamp
+from everest.video.file import Opening, look
+from everest.video.source import Video, readable
+from everest.video.stream import SKIPPING_CODECS, VideoError, decoded
 
 Read = Callable[[Video, list[int]], dict[int, np.ndarray]]
 

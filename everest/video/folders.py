@@ -41,8 +41,12 @@ def subfolders(folder: Location) -> list[str]:
 
 @overload
 def videos_under(folder: Path) -> Iterator[Path]: ...
+
+
 @overload
 def videos_under(folder: Location) -> Iterator[Location]: ...
+
+
 def videos_under(folder: Location) -> Iterator[Location]:
     """Video files, and folders of pictures, at any depth, in the order of their names.
 
@@ -54,8 +58,12 @@ def videos_under(folder: Location) -> Iterator[Location]:
 
 @overload
 def videos_by_subfolder(folder: Path) -> Mapping[str, Sequence[Path]]: ...
+
+
 @overload
 def videos_by_subfolder(folder: Location) -> Mapping[str, Sequence[Location]]: ...
+
+
 def videos_by_subfolder(folder: Location) -> Mapping[str, Sequence[Location]]:
     """What `videos_under` finds in each subfolder. Links to the folder or a subfolder are not followed.
 
@@ -69,8 +77,12 @@ def videos_by_subfolder(folder: Location) -> Mapping[str, Sequence[Location]]:
 
 @overload
 def pictures_in(folder: Path) -> Sequence[Path]: ...
+
+
 @overload
 def pictures_in(folder: Location) -> Sequence[Location]: ...
+
+
 def pictures_in(folder: Location) -> Sequence[Location]:
     """The frames of a folder of pictures, in the order of their names."""
     return sorted((path for path in _children(folder) if path.suffix.lower() in PICTURES), key=_NAME)

@@ -15,9 +15,9 @@ from typing import Final, NamedTuple
 import numpy as np
 from av import VideoFrame
 
-from everest.data.contents import Video
-from everest.data.packet_index import PacketIndex
-from everest.data.video_stream import decoded
+from everest.video.index import PacketIndex
+from everest.video.source import Video
+from everest.video.stream import decoded
 
 PUSHED_BY_END: Final = 2**62  # stamp of a frame that came out when there were no more packets
 COMPARED: Final = 16  # frames after the second keyframe

@@ -6,11 +6,10 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
 
-from everest.data.contents import Video, version
-from everest.data.counted_files import counted
-from everest.data.exactness import exact_backends
-from everest.data.packet_index import PacketIndex, shown_packets
-from everest.data.video_stream import VideoError, decoded, opened, retold
+from everest.video.counted import counted
+from everest.video.index import PacketIndex, exact_backends, shown_packets
+from everest.video.source import Video, version
+from everest.video.stream import VideoError, decoded, opened, retold
 
 
 @dataclass(frozen=True, slots=True)

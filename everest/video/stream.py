@@ -14,8 +14,8 @@ from av.container import InputContainer
 from av.error import FFmpegError, InvalidDataError
 from av.stream import Disposition
 
-from everest.data.contents import Video, head, readable
 from everest.errors import DataError
+from everest.video.source import Video, head, readable
 
 # Their decoders look at a packet's own setting; that of AV1 leaves out frames that it had begun before.
 SKIPPING_CODECS = frozenset({"h264", "hevc"})

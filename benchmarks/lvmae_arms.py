@@ -32,9 +32,9 @@ from everest.config.settings import Recipe
 from everest.data.views import ValidationViews
 from everest.demo_steps import VIDEOS, DemoSteps, one_thread
 from everest.event_videos import NUM_FRAMES, event_set
-from everest.learned_importance import LearnedImportance
 from everest.load import load_model
 from everest.lvmae_demo import VARIANTS, clips_of, tokens_of
+from everest.methods.ranked import LearnedImportance
 from everest.models.mae import MaskedAutoencoder
 from everest.system.events import silent
 from everest.tokenizer_clips import first_clips

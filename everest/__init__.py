@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from everest.config.recipe import load_recipe
     from everest.load import load_model
+    from everest.methods.grid import TokenSelection
     from everest.notebook import create_model, read_clip, select_tokens
-    from everest.tokens import TokenSelection
     from everest.video.pixels import normalise
     from everest.video.reader import read_frames
 
@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "TokenSelection": "everest.tokens",
+    "TokenSelection": "everest.methods.grid",
     "create_model": "everest.notebook",
     "load_model": "everest.load",
     "load_recipe": "everest.config.recipe",

@@ -21,19 +21,19 @@ from everest.config.settings import (
 )
 from everest.config.tokenizer_settings import TokenizerSettings
 from everest.errors import CheckpointError
-from everest.frame_selection import FrameSelection, num_candidates
+from everest.methods.frame_selection import FrameSelection, num_candidates
+from everest.methods.grid import TokenGrid
+from everest.methods.strategies import Strategy
+from everest.methods.targets import PixelTargets, TargetMaker
 from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder
 from everest.norms import Norms, set_norms
 from everest.optim import make_optimizer, parameter_groups
 from everest.plan import activation_bytes, class_attention_bytes
-from everest.selection import Strategy
 from everest.system.weights import read_spec
-from everest.targets import PixelTargets, TargetMaker
 from everest.token_index import cached_tokenizer
 from everest.token_targets import FrozenTokenizer, TokenTargets
 from everest.tokenizer_spec import TokenizerUse, tokenizer_use
-from everest.tokens import TokenGrid
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,10 +25,10 @@ from everest.data.views import (
     segment_bytes,
 )
 from everest.errors import DataError, RecipeError
-from everest.frame_selection import num_candidates
-from everest.masks import Tube
+from everest.methods.frame_selection import num_candidates
+from everest.methods.grid import TokenGrid
+from everest.methods.masks import Tube
 from everest.system.storage import Location, joined, located
-from everest.tokens import TokenGrid
 from everest.video.folders import refusals_told
 
 MOST_VIEWS: Final = 512  # ours: 1.2 GB of bytes for clips of 16 frames and 224 pixels

@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from everest.methods.strategies import AllTokens, choose
 from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder
-from everest.selection import AllTokens, choose
 
 
 class Encoded(NamedTuple):

@@ -20,10 +20,10 @@ from everest.errors import CheckpointError
 from everest.eval_report.sweep import share_cost
 from everest.eval_report.writing import PAGE, write_report
 from everest.load import open_weights, require_kind
+from everest.methods.strategies import at_test
 from everest.models.classifier import VideoClassifier
 from everest.scores import Scores, accuracies, refuse_too_many_skipped, write_predictions
 from everest.scoring import score_shares
-from everest.selection import at_test
 from everest.system.events import Report, notice
 from everest.system.files import check_new_file, check_new_folder
 from everest.system.weights import Weights, load_tensors

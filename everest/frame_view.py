@@ -15,11 +15,11 @@ from torch import Tensor
 
 from everest.data.transforms import resize
 from everest.errors import DataError
-from everest.frame_selection import draw_slices, kept_per_slice, num_candidates
-from everest.importance import RawPixels
 from everest.mask_view import Transformer
-from everest.selection import FrameDifference, RedundancyRobust
-from everest.tokens import TokenGrid
+from everest.methods.frame_selection import draw_slices, kept_per_slice, num_candidates
+from everest.methods.grid import TokenGrid
+from everest.methods.importance import RawPixels
+from everest.methods.strategies import FrameDifference, RedundancyRobust
 from everest.video.pixels import normalise
 from everest.video.reader import probe, read_frames
 

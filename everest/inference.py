@@ -27,13 +27,13 @@ from everest.data.views import EvalViews
 from everest.encoding import Encoded, encode
 from everest.errors import RecipeError
 from everest.load import open_weights, require_kind
+from everest.methods.grid import num_kept
 from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder
 from everest.system.accelerator import make_accelerator
 from everest.system.events import Report, notice
 from everest.system.run_folder import RECIPE
 from everest.system.weights import Weights, load_tensors
-from everest.tokens import num_kept
 from everest.video.pixels import normalise
 
 FALLBACK: Final = "ucf101"  # whose stride and views are taken for a checkpoint without a recipe beside it

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from everest.data_uri import jpeg_uri
+from everest.methods.grid import TokenGrid
 from everest.system.files import write_text
-from everest.tokens import TokenGrid
 
 
 def ranks(order: Tensor) -> list[int]:

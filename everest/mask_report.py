@@ -16,12 +16,12 @@ from everest.errors import RecipeError
 from everest.films import write_gif, write_mp4
 from everest.mask_page import strategy_ranks, write_page
 from everest.mask_view import MaskView, Model, view_masks
-from everest.masks import RunningCell
+from everest.methods.masks import RunningCell
+from everest.methods.strategies import Selector
 from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder
 from everest.models.tokenizer import AdaptiveTokenizer
 from everest.pictures import draw_views
-from everest.selection import Selector
 from everest.system.files import check_new_file
 from everest.video.reader import probe
 

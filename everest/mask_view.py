@@ -15,14 +15,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from everest.errors import RecipeError
-from everest.importance import Embedding, RawPixels, ScoredEmbedding
-from everest.learned_importance import LearnedImportance
+from everest.methods.grid import TokenGrid, TokenSelection, patchify, unpatchify
+from everest.methods.importance import Embedding, RawPixels, ScoredEmbedding
+from everest.methods.ranked import LearnedImportance
+from everest.methods.strategies import ByImportance, Selector
 from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder
 from everest.models.tokenizer import AdaptiveTokenizer
-from everest.selection import ByImportance, Selector
 from everest.token_targets import FrozenTokenizer
-from everest.tokens import TokenGrid, TokenSelection, patchify, unpatchify
 from everest.video.pixels import normalise, unnormalise
 
 RED = (0.9, 0.15, 0.1)

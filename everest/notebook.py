@@ -24,11 +24,11 @@ from everest.config.settings import Recipe
 from everest.data.lists import Sample
 from everest.data.views import ValidationViews
 from everest.errors import RecipeError, unknown_name
-from everest.importance import RawPixels
+from everest.methods.grid import TokenGrid, TokenSelection
+from everest.methods.importance import RawPixels
+from everest.methods.strategies import ByImportance, Strategy, choose
 from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder
-from everest.selection import ByImportance, Strategy, choose
-from everest.tokens import TokenGrid, TokenSelection
 
 Size = int | tuple[int, int]
 

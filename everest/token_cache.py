@@ -24,7 +24,7 @@ from everest.data.datasets import VideoClips
 from everest.data.lists import Sample
 from everest.data.views import PretrainViews
 from everest.errors import CheckpointError
-from everest.learned_importance import LearnedImportance
+from everest.methods.ranked import LearnedImportance
 from everest.models.fsq import FSQ
 from everest.system.storage import located
 from everest.token_index import TokenIndex, differing

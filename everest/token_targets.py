@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from everest.methods.grid import gather_patches, gather_tokens
 from everest.models.tokenizer import AdaptiveTokenizer
-from everest.tokens import gather_patches, gather_tokens
 from everest.video.pixels import unnormalise
 
 TargetSpace = Literal["values", "soft", "codes"]

@@ -44,7 +44,7 @@ def select_frames(
     from everest.errors import DataError, RecipeError
     from everest.frame_view import Draw
     from everest.load import load_transformer
-    from everest.selection import RedundancyRobust
+    from everest.methods.strategies import RedundancyRobust
 
     if not 0 < keep <= 1:
         raise RecipeError(f"--keep {keep:g}: a share of the tokens is more than 0 and at most 1")

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 import everest
 from everest.build import ModelSpec
 from everest.config.settings import ModelSettings, TargetSettings
-from everest.selection import RedundancyRobust
+from everest.methods.strategies import RedundancyRobust
 from everest.system.weights import Weights
 from everest_cli.main import app, explained
 

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import everest
-from everest.selection import FrameDifference, RandomSpaceTime, RedundancyRobust, RunningCell, Tube
+from everest.methods.strategies import FrameDifference, RandomSpaceTime, RedundancyRobust, RunningCell, Tube
 from everest.video.pixels import normalise
 
 WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "unique")

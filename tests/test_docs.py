@@ -16,8 +16,8 @@ from test_imports import PACKAGES
 from typer.testing import CliRunner
 
 import everest
+from everest.methods.strategies import STRATEGIES
 from everest.profiling import loading
-from everest.selection import STRATEGIES
 from everest_cli.main import app
 
 ROOT = Path(__file__).resolve().parents[1]

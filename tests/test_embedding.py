@@ -12,10 +12,10 @@ import torch
 
 import everest
 from everest.errors import RecipeError
-from everest.importance import change_importance
+from everest.methods.grid import TokenGrid, patchify
+from everest.methods.importance import change_importance
 from everest.models.embedding import TubeletEmbedding
 from everest.models.positions import separable_positions, sinusoid_positions
-from everest.tokens import TokenGrid, patchify
 
 # EVEREST Table 15, to its digit: millions of parameters in pre-training and with 51 classes.
 TABLE_15 = {1: (94.2, 86.3), 2: (102.5, 94.6), 3: (97.8, 89.9)}

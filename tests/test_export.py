@@ -21,10 +21,10 @@ from everest.eval_report.sweep import share_cost
 from everest.export import onnx_file
 from everest.export.graph import compare, exportable
 from everest.load import model_of
-from everest.masks import Tube
+from everest.methods.masks import Tube
+from everest.methods.strategies import AllTokens, RedundancyRobust
 from everest.models.classifier import VideoClassifier
 from everest.norms import Norms
-from everest.selection import AllTokens, RedundancyRobust
 from everest.system.weights import Weights
 
 CLASSES = ("run", "sit", "jump")

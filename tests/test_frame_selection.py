@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from everest.frame_selection import (
+from everest.methods.frame_selection import (
     FrameSelection,
     draw_slices,
     kept_per_slice,
@@ -18,8 +18,8 @@ from everest.frame_selection import (
     take_importance,
     take_slices,
 )
-from everest.selection import RedundancyRobust
-from everest.tokens import TokenGrid
+from everest.methods.grid import TokenGrid
+from everest.methods.strategies import RedundancyRobust
 
 
 @pytest.mark.parametrize(

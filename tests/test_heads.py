@@ -21,10 +21,10 @@ from everest.classes import Classes, empty_classes
 from everest.clips import finetune_clips
 from everest.config.recipe import load_recipe
 from everest.config.settings import DataSettings, Recipe
+from everest.methods.grid import TokenGrid
+from everest.methods.strategies import AllTokens
 from everest.models.classifier import VideoClassifier
 from everest.scores import Scores, accuracies
-from everest.selection import AllTokens
-from everest.tokens import TokenGrid
 
 HEADS = "data.heads={verb: 2, noun: 3}"
 

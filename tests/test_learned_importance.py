@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from everest.config.recipe import load_recipe
 from everest.errors import RecipeError
-from everest.importance import RawPixels, ScoredEmbedding, change_importance, pixel_importance
-from everest.learned_importance import LearnedImportance
-from everest.masks import Tube
-from everest.tokens import TokenGrid
+from everest.methods.grid import TokenGrid
+from everest.methods.importance import RawPixels, ScoredEmbedding, change_importance, pixel_importance
+from everest.methods.masks import Tube
+from everest.methods.ranked import LearnedImportance
 
 GRID = TokenGrid(t=16, h=4, w=4)
 SCORES = ("learned", "random", "uniform-frames", "frame-difference", "embedding-distance", "all")

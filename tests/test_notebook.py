@@ -12,9 +12,9 @@ import everest
 from everest.data.lists import Sample
 from everest.data.views import ValidationViews
 from everest.errors import RecipeError
+from everest.methods.grid import patchify
+from everest.methods.strategies import RedundancyRobust
 from everest.models.classifier import VideoClassifier
-from everest.selection import RedundancyRobust
-from everest.tokens import patchify
 
 
 def test_every_name_is_there():

@@ -20,16 +20,16 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from everest.backbones import BackboneSize
-from everest.importance import change_importance
-from everest.masks import RandomSpaceTime, Tube
+from everest.methods.grid import TokenGrid, TokenSelection, num_kept
+from everest.methods.importance import change_importance
+from everest.methods.masks import RandomSpaceTime, Tube
+from everest.methods.strategies import AllTokens, RedundancyRobust
+from everest.methods.targets import PixelTargets
 from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder
 from everest.models.positions import sinusoid_positions
 from everest.official_keys import our_name
 from everest.optim import cosine_lr, make_optimizer, parameter_groups, set_lr
-from everest.selection import AllTokens, RedundancyRobust
-from everest.targets import PixelTargets
-from everest.tokens import TokenGrid, TokenSelection, num_kept
 from everest.video.pixels import normalise
 
 TUBELET = (2, 16, 16)

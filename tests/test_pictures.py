@@ -14,9 +14,9 @@ from everest.build import pretrain_spec
 from everest.config.recipe import load_recipe
 from everest.demo_videos import CLASSES
 from everest.mask_view import GREY, view_masks, view_model
+from everest.methods.grid import patchify
+from everest.methods.strategies import RedundancyRobust
 from everest.pictures import draw_views, rows_of
-from everest.selection import RedundancyRobust
-from everest.tokens import patchify
 from everest_cli.main import app
 
 

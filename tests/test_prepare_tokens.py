@@ -22,8 +22,9 @@ from test_stages import stop_after, told, weights
 
 from everest.clips import pretrain_clips
 from everest.config.recipe import load_recipe
-from everest.learned_importance import LearnedImportance
 from everest.load import load_model
+from everest.methods.grid import TokenGrid
+from everest.methods.ranked import LearnedImportance
 from everest.models.token_scorer import TokenScorer
 from everest.prepare.tokens import dense_ranks
 from everest.system.weights import Weights
@@ -31,7 +32,6 @@ from everest.token_cache import open_token_cache
 from everest.token_index import INDEX
 from everest.token_targets import FrozenTokenizer, TokenTargets
 from everest.tokenizer_spec import tokenizer_spec
-from everest.tokens import TokenGrid
 from everest.video.pixels import normalise
 
 RECIPE = """

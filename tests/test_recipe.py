@@ -12,7 +12,7 @@ from everest.config.recipe import dump_recipe, load_recipe
 from everest.config.recipe_files import shipped_names
 from everest.config.strict_yaml import read_yaml, write_yaml
 from everest.errors import RecipeError
-from everest.selection import AllTokens, RandomSpaceTime, RedundancyRobust, Tube
+from everest.methods.strategies import AllTokens, RandomSpaceTime, RedundancyRobust, Tube
 
 # EVEREST Table 7: base_lr, flip, batch_size, warmup_epochs, keep_ratio, stride, epochs
 TABLE_7 = {

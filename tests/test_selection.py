@@ -6,10 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from everest.errors import RecipeError
-from everest.importance import DISTANCES, change_importance, pixel_importance
-from everest.learned_importance import LearnedImportance
-from everest.masks import FrameWise, RunningCell
-from everest.selection import (
+from everest.methods.grid import TokenGrid
+from everest.methods.importance import DISTANCES, change_importance, pixel_importance
+from everest.methods.masks import FrameWise, RunningCell
+from everest.methods.ranked import LearnedImportance
+from everest.methods.strategies import (
     STRATEGIES,
     AllTokens,
     ByImportance,
@@ -18,7 +19,6 @@ from everest.selection import (
     RedundancyRobust,
     Tube,
 )
-from everest.tokens import TokenGrid
 
 GRIDS = {
     "16 frames": TokenGrid(t=8, h=14, w=14),

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 import everest
-from everest.masks import RandomSpaceTime, RunningCell, Tube
+from everest.methods.grid import TokenSelection
+from everest.methods.masks import RandomSpaceTime, RunningCell, Tube
+from everest.methods.strategies import AllTokens, FrameDifference, RedundancyRobust
 from everest.models.block import Block, GeluLinear, NormLinear
-from everest.selection import AllTokens, FrameDifference, RedundancyRobust
-from everest.tokens import TokenSelection
 
 SIZE = {"width": 48, "depth": 3, "heads": 4, "decoder_width": 32, "decoder_heads": 2, "decoder_depth": 2}
 

@@ -14,7 +14,7 @@ from everest.build import ModelSpec, pretrain_spec
 from everest.config.recipe import load_recipe
 from everest.config.settings import Recipe
 from everest.errors import CheckpointError
-from everest.importance import RawPixels, ScoredEmbedding
+from everest.methods.importance import RawPixels, ScoredEmbedding
 from everest.models.mae import MaskedAutoencoder
 from everest.models.tokenizer import AdaptiveTokenizer
 from everest.system.weights import Weights, state_hash

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from everest.errors import RecipeError
-from everest.tokens import TokenGrid, TokenSelection, gather_patches, num_kept, patchify, unpatchify
+from everest.methods.grid import TokenGrid, TokenSelection, gather_patches, num_kept, patchify, unpatchify
 
 GRIDS = st.builds(TokenGrid, t=st.integers(1, 4), h=st.integers(1, 4), w=st.integers(1, 4))
 

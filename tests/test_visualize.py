@@ -15,11 +15,11 @@ from typer.testing import CliRunner
 
 import everest
 from everest.data.transforms import resize
-from everest.frame_selection import kept_per_slice
-from everest.importance import RawPixels
 from everest.mask_page import ranks, strategy_ranks
-from everest.selection import RedundancyRobust
-from everest.tokens import TokenGrid
+from everest.methods.frame_selection import kept_per_slice
+from everest.methods.grid import TokenGrid
+from everest.methods.importance import RawPixels
+from everest.methods.strategies import RedundancyRobust
 from everest.video.reader import probe
 from everest.video.writer import write_video
 from everest_cli.main import app

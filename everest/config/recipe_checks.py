@@ -11,10 +11,10 @@ from everest.config.recipe_layers import STAGES, KeyPath
 from everest.config.settings import FinetuneSettings, PretrainSettings, Recipe
 from everest.config.tokenizer_checks import idle_loss_settings, tokenizer_problems
 from everest.errors import RecipeError
-from everest.learned_importance import LearnedImportance
-from everest.masks import Tube
-from everest.selection import ByImportance, Selector, Strategy
-from everest.tokens import TokenGrid
+from everest.methods.grid import TokenGrid
+from everest.methods.masks import Tube
+from everest.methods.ranked import LearnedImportance
+from everest.methods.strategies import ByImportance, Selector, Strategy
 
 Problems = Iterator[tuple[KeyPath, str]]
 

@@ -14,7 +14,7 @@ from everest.config.recipe_layers import BY_BACKBONE, STAGES, KeyPath
 from everest.config.settings import Recipe
 from everest.config.tokenizer_settings import TokenizerSettings
 from everest.errors import did_you_mean
-from everest.selection import STRATEGIES
+from everest.methods.strategies import STRATEGIES
 
 # pydantic's error types; {got} is the value, the other names are of pydantic's own context.
 _MESSAGES = {

@@ -15,7 +15,7 @@ from everest.backbones import BACKBONES
 from everest.config.setting_types import with_hyphens
 from everest.config.strict_yaml import read_yaml
 from everest.errors import RecipeError, did_you_mean
-from everest.selection import STRATEGIES
+from everest.methods.strategies import STRATEGIES
 
 KeyPath = tuple[str, ...]
 

@@ -7,8 +7,8 @@ from math import log2
 
 from everest.config.settings import Recipe
 from everest.config.tokenizer_settings import TokenizerSettings
+from everest.methods.grid import TokenGrid, num_kept
 from everest.tokenizer_sizes import LEAST_PLACES, TokenizerConfig, discriminator_halvings
-from everest.tokens import TokenGrid, num_kept
 
 Problems = Iterator[tuple[tuple[str, ...], str]]
 

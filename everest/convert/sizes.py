@@ -13,10 +13,10 @@ from everest.config.settings import ModelSettings, TargetSettings
 from everest.convert.families import Translation
 from everest.convert.read import Foreign
 from everest.errors import CheckpointError, UserError
+from everest.methods.grid import TokenGrid
+from everest.methods.strategies import AllTokens, RedundancyRobust, Strategy, Tube
 from everest.models.positions import Positions, position_table
 from everest.norms import Norms
-from everest.selection import AllTokens, RedundancyRobust, Strategy, Tube
-from everest.tokens import TokenGrid
 
 Stage = Literal["pretrain", "classifier", "encoder"]
 

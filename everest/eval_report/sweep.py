@@ -6,9 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 from everest.build import ModelSpec
+from everest.methods.strategies import at_test
 from everest.profiling.counting import gmacs_of_clip
 from everest.profiling.memory import count_tokens
-from everest.selection import at_test
 
 
 def share_cost(spec: ModelSpec, keep: float) -> dict[str, Any]:

@@ -17,10 +17,10 @@ from torch.export import Dim, ExportedProgram
 
 from everest.build import ModelSpec
 from everest.errors import EnvironmentProblem, RecipeError
+from everest.methods.strategies import at_test
 from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder
 from everest.profiling.memory import count_tokens
-from everest.selection import at_test
 from everest.system.weights import Weights
 from everest.video.pixels import IMAGENET_MEAN, IMAGENET_STD, normalise
 

@@ -24,14 +24,14 @@ from everest.errors import CheckpointError
 from everest.export.graph import sample_clips
 from everest.export.transformers_config import model_config, preprocessor_config
 from everest.load import model_of
+from everest.methods.grid import TokenSelection
+from everest.methods.strategies import AllTokens
 from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder
 from everest.profiling.memory import count_tokens
-from everest.selection import AllTokens
 from everest.system.files import write_atomically, write_text
 from everest.system.run_folder import WEIGHTS
 from everest.system.weights import Weights
-from everest.tokens import TokenSelection
 
 PREPROCESSOR: Final = "preprocessor_config.json"
 LEAVES: Final = ("weight", "bias")

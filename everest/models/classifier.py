@@ -12,12 +12,12 @@ from timm.layers.norm import LayerNorm
 from torch import Tensor, nn
 
 from everest.backbones import BackboneSize
-from everest.importance import Embedding
+from everest.methods.grid import TokenGrid
+from everest.methods.importance import Embedding
+from everest.methods.strategies import Strategy, at_test, choose
 from everest.models.pooling import ClassAttentionPooling, Pooling
 from everest.models.positions import Positions
 from everest.models.vit import Encoder, linear_layers
-from everest.selection import Strategy, at_test, choose
-from everest.tokens import TokenGrid
 
 HEAD_SCALE = 0.001  # released fine-tuning scripts: the head starts near zero
 

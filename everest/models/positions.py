@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from everest.tokens import TokenGrid
+from everest.methods.grid import TokenGrid
 
 Positions = Literal["flat", "separable"]
 

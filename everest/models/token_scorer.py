@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from everest.importance import full_precision
+from everest.methods.importance import full_precision
 from everest.tokenizer_sizes import TopKKind
 
 FLOOR: Final = 1e-6  # under a root, whose gradient is not finite at 0, where frames or all scores are equal

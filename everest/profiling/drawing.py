@@ -13,10 +13,10 @@ from matplotlib.figure import Figure
 
 from everest.config.settings import Recipe
 from everest.errors import RecipeError
+from everest.methods.strategies import ByImportance
 from everest.plots import COLOURS, LINES
 from everest.profiling.choices import Choices
 from everest.profiling.profile import METHODS, VALUE_BYTES, StageCost, precision_of, stage_cost
-from everest.selection import ByImportance
 from everest.system.files import write_atomically
 
 RATIOS: Final = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from everest.build import ModelSpec, stage_optimizer
 from everest.config.settings import Recipe
 from everest.errors import EnvironmentProblem
-from everest.masks import Tube
+from everest.methods.masks import Tube
 from everest.profiling.energy import NoEnergyCounter, find_nvml, joules_of_a_step, kwh_of_run, uuid_of
 from everest.profiling.profile import StageName, stage_spec
 from everest.system.accelerator import bytes_per_value, make_accelerator, peak_memory

@@ -9,9 +9,9 @@ from typing import Any, Final, Literal
 from everest.build import ModelSpec, classifier_spec, pretrain_spec
 from everest.config.recipe import load_recipe
 from everest.config.settings import Recipe
+from everest.methods.strategies import at_test
 from everest.profiling.counting import Macs, count_macs, count_tokenizer_macs, on_meta
 from everest.profiling.memory import count_tokens, inference_bytes, model_state
-from everest.selection import at_test
 
 StageName = Literal["pretrain", "finetune", "eval"]
 STAGES: Final[tuple[StageName, ...]] = ("pretrain", "finetune", "eval")

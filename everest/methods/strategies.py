@@ -14,9 +14,9 @@ from typing import Literal, Protocol, Self
 import torch
 from torch import Tensor
 
-from everest.importance import DistanceName, Embedding, change_importance, pixel_importance
-from everest.learned_importance import LearnedImportance
-from everest.masks import (
+from everest.methods.grid import TokenGrid, TokenSelection, num_kept
+from everest.methods.importance import DistanceName, Embedding, change_importance, pixel_importance
+from everest.methods.masks import (
     STRICT,
     FrameWise,
     RandomSpaceTime,
@@ -27,7 +27,7 @@ from everest.masks import (
     not_measured,
     split,
 )
-from everest.tokens import TokenGrid, TokenSelection, num_kept
+from everest.methods.ranked import LearnedImportance
 
 
 class Selector(Protocol):

@@ -17,8 +17,8 @@ from pydantic import ConfigDict
 from torch import Tensor
 
 from everest.errors import RecipeError
-from everest.importance import Embedding
-from everest.tokens import TokenGrid, TokenSelection, num_kept
+from everest.methods.grid import TokenGrid, TokenSelection, num_kept
+from everest.methods.importance import Embedding
 
 STRICT = ConfigDict(extra="forbid")
 

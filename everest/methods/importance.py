@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from everest.tokens import patchify
+from everest.methods.grid import patchify
 
 DistanceName = Literal["l2", "l1", "neg-cosine", "neg-cka"]
 

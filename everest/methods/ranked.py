@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from everest.errors import RecipeError
-from everest.importance import Embedding, TokenScores, change_importance, pixel_importance
-from everest.masks import STRICT, Tube, ascending, without
-from everest.tokens import TokenGrid, TokenSelection, num_kept
+from everest.methods.grid import TokenGrid, TokenSelection, num_kept
+from everest.methods.importance import Embedding, TokenScores, change_importance, pixel_importance
+from everest.methods.masks import STRICT, Tube, ascending, without
 
 ScoreName = Literal["learned", "random", "uniform-frames", "frame-difference", "embedding-distance", "all"]
 SLICES: Final = 8  # of a tokenizer's window of 16 frames, LVMAE §4.1

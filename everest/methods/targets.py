@@ -12,7 +12,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from everest.tokens import gather_patches
+from everest.methods.grid import gather_patches
 from everest.video.pixels import unnormalise
 
 

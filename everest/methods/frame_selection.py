@@ -16,11 +16,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from everest.tokens import TokenGrid, num_kept
+from everest.methods.grid import TokenGrid, num_kept
 
 
 class Ranking(Protocol):
-    """What a strategy that sorts tokens by importance offers (everest.selection.ByImportance)."""
+    """What a strategy that sorts tokens by importance offers (everest.methods.strategies.ByImportance)."""
 
     @property
     def keep_ratio(self) -> float: ...

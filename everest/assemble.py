@@ -17,7 +17,7 @@ from everest.bad_videos import BadVideos
 from everest.build import ModelSpec, stage_optimizer
 from everest.clips import fingerprint
 from everest.config.settings import FinetuneSettings, PretrainSettings, Recipe
-from everest.config.tokenizer_settings import TokenizerSettings
+from everest.config.tokenizer import TokenizerSettings
 from everest.data.datasets import Clip, VideoClips
 from everest.data.loading import batches
 from everest.errors import RecipeError

@@ -19,7 +19,7 @@ from everest.config.settings import (
     Recipe,
     TargetSettings,
 )
-from everest.config.tokenizer_settings import TokenizerSettings
+from everest.config.tokenizer import TokenizerSettings
 from everest.errors import CheckpointError
 from everest.methods.frame_selection import FrameSelection, num_candidates
 from everest.methods.grid import TokenGrid

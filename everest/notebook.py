@@ -17,9 +17,9 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from everest.build import classifier_spec, pretrain_spec
-from everest.config.recipe_checks import contradictions
-from everest.config.recipe_errors import retell
-from everest.config.recipe_layers import KeyPath
+from everest.config.checks import contradictions
+from everest.config.layers import KeyPath
+from everest.config.messages import retell
 from everest.config.settings import Recipe
 from everest.data.lists import Sample
 from everest.data.views import ValidationViews

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from everest.config.settings import FinetuneSettings, PretrainSettings
-from everest.config.tokenizer_settings import TokenizerSettings
+from everest.config.tokenizer import TokenizerSettings
 from everest.errors import RecipeError
 from everest.optim import cosine_lr, scaled_lr
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from everest.adversary import Adversary
 from everest.config.settings import Recipe
-from everest.config.tokenizer_settings import TokenizerLossSettings
+from everest.config.tokenizer import TokenizerLossSettings
 from everest.models.discriminator import Discriminator
 from everest.models.tokenizer import TokenizerReconstruction
 from everest.perceptual import PerceptualDistance, load_network

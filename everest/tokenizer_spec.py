@@ -10,13 +10,13 @@ import torch
 from pydantic import ConfigDict, TypeAdapter
 
 from everest.config.settings import Recipe
-from everest.config.tokenizer_settings import TokenizerSettings
+from everest.config.sizes import TokenizerConfig, TopKKind
+from everest.config.tokenizer import TokenizerSettings
 from everest.errors import CheckpointError, RecipeError
 from everest.models.tokenizer import AdaptiveTokenizer
 from everest.plan import kept_values
 from everest.system.run_folder import is_own_tokenizer, own_tokenizer
 from everest.system.weights import load_tensors, read_spec, read_weights, state_hash
-from everest.tokenizer_sizes import TokenizerConfig, TopKKind
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from everest.adversary import first_step
 from everest.assemble import Place, set_up_training
 from everest.bad_videos import refuse_too_many
 from everest.config.settings import Recipe, TrainSettings
-from everest.config.tokenizer_settings import TokenizerSettings
+from everest.config.tokenizer import TokenizerSettings
 from everest.data.datasets import Clip, VideoClips
 from everest.errors import RecipeError
 from everest.load import tokenizer_of

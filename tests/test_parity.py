@@ -19,7 +19,7 @@ from conftest import shared_folder
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from everest.backbones import BackboneSize
+from everest.config.sizes import BackboneSize
 from everest.methods.grid import TokenGrid, TokenSelection, num_kept
 from everest.methods.importance import change_importance
 from everest.methods.masks import RandomSpaceTime, Tube

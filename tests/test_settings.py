@@ -6,10 +6,10 @@ import dataclasses
 
 import pytest
 
-from everest.backbones import BACKBONES
 from everest.config import settings
 from everest.config.recipe import load_recipe
 from everest.config.settings import DataSettings, ModelSettings, Recipe, TrainSettings
+from everest.config.sizes import BACKBONES
 from everest.errors import RecipeError
 
 BAD_VALUES = [

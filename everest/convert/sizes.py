@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from everest.backbones import BACKBONES
 from everest.build import ModelSpec
 from everest.config.settings import ModelSettings, TargetSettings
+from everest.config.sizes import BACKBONES
 from everest.convert.families import Translation
 from everest.convert.read import Foreign
 from everest.errors import CheckpointError, UserError

@@ -11,7 +11,7 @@ import torch
 from timm.layers.norm import LayerNorm
 from torch import Tensor, nn
 
-from everest.backbones import BackboneSize
+from everest.config.sizes import BackboneSize
 from everest.methods.grid import TokenGrid
 from everest.methods.importance import Embedding
 from everest.methods.strategies import Strategy, at_test, choose

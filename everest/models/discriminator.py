@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from everest.tokenizer_sizes import TokenizerConfig, discriminator_halvings
+from everest.config.sizes import TokenizerConfig, discriminator_halvings
 
 SLOPE: Final = 0.2  # of the leaky ReLU, below 0: MAGVIT
 MOST_WIDTH: Final = 4  # ours: channels double at each halving, up to so many times the tokenizer's first ones

@@ -11,7 +11,7 @@ import torch
 from timm.layers.norm import LayerNorm
 from torch import Tensor, nn
 
-from everest.backbones import BackboneSize
+from everest.config.sizes import BackboneSize
 from everest.methods.frame_selection import FrameSelection, take_importance, take_slices
 from everest.methods.grid import TokenGrid, TokenSelection, gather_tokens
 from everest.methods.importance import Embedding, ScoredEmbedding, TokenScores

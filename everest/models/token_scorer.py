@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from everest.config.sizes import TopKKind
 from everest.methods.importance import full_precision
-from everest.tokenizer_sizes import TopKKind
 
 FLOOR: Final = 1e-6  # under a root, whose gradient is not finite at 0, where frames or all scores are equal
 SAMPLES: Final = 32  # of `perturbed`

@@ -15,11 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from everest.config.sizes import TokenizerConfig, TopKKind
 from everest.methods.grid import TokenGrid, num_kept
 from everest.models.fsq import FSQ
 from everest.models.token_scorer import TokenScorer, soft_topk_mask
 from everest.models.tokenizer_blocks import VideoDecoder3D, VideoEncoder3D
-from everest.tokenizer_sizes import TokenizerConfig, TopKKind
 
 
 class TokenizerOutput(NamedTuple):

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from everest.tokenizer_sizes import TokenizerConfig
+from everest.config.sizes import TokenizerConfig
 
 _GROUPS = 32  # of GroupNorm, where the channels divide
 

@@ -12,7 +12,7 @@ from timm.layers.norm import LayerNorm
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from everest.backbones import BackboneSize
+from everest.config.sizes import BackboneSize
 from everest.methods.grid import TokenGrid, gather_patches
 from everest.models.block import Block
 from everest.models.embedding import TubeletEmbedding

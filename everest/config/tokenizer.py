@@ -11,7 +11,8 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field
 
-from everest.config.setting_types import (
+from everest.config.sizes import TOKENIZERS, TokenizerConfig, TopKKind
+from everest.config.values import (
     Count,
     CountOrZero,
     Decay,
@@ -21,7 +22,6 @@ from everest.config.setting_types import (
     ShareBelowOne,
     TokenizerSize,
 )
-from everest.tokenizer_sizes import TOKENIZERS, TokenizerConfig, TopKKind
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 Levels = Annotated[int, Field(ge=2)]

@@ -11,9 +11,9 @@ from copy import deepcopy
 from dataclasses import dataclass, fields
 from typing import Any
 
-from everest.backbones import BACKBONES
-from everest.config.setting_types import with_hyphens
-from everest.config.strict_yaml import read_yaml
+from everest.config.sizes import BACKBONES
+from everest.config.values import with_hyphens
+from everest.config.yaml import read_yaml
 from everest.errors import RecipeError, did_you_mean
 from everest.methods.strategies import STRATEGIES
 

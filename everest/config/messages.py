@@ -10,9 +10,9 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from everest.config.recipe_layers import BY_BACKBONE, STAGES, KeyPath
+from everest.config.layers import BY_BACKBONE, STAGES, KeyPath
 from everest.config.settings import Recipe
-from everest.config.tokenizer_settings import TokenizerSettings
+from everest.config.tokenizer import TokenizerSettings
 from everest.errors import did_you_mean
 from everest.methods.strategies import STRATEGIES
 

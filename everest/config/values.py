@@ -12,8 +12,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import PydanticKnownError
 
-from everest.backbones import BACKBONES
-from everest.tokenizer_sizes import TOKENIZERS
+from everest.config.sizes import BACKBONES, TOKENIZERS
 
 LARGEST_COUNT: Final = 2**31 - 1  # what every library that is used here counts with
 LONGEST_SIDE: Final = 2**14  # pixels of a clip, ours: twice that of 8K video

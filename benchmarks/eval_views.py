@@ -17,7 +17,7 @@ import torch
 
 from everest.data.crops import covering_size, view_boxes
 from everest.data.frames import view_windows
-from everest.data.lists import Sample
+from everest.data.samples import Sample
 from everest.data.views import EvalViews
 from everest.video.pixels import normalise
 from everest.video.reader import probe

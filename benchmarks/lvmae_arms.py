@@ -27,8 +27,8 @@ from measuring import HERE, markdown, publish
 from scipy.stats import ttest_rel
 from torch import Tensor
 
-from everest.clips import unlabelled_clips
 from everest.config.settings import Recipe
+from everest.data.stages import unlabelled_clips
 from everest.data.views import ValidationViews
 from everest.demo_steps import VIDEOS, DemoSteps, one_thread
 from everest.event_videos import NUM_FRAMES, event_set

@@ -13,17 +13,17 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from everest.adversary import Adversary
-from everest.bad_videos import BadVideos
 from everest.build import ModelSpec, stage_optimizer
-from everest.clips import fingerprint
 from everest.config.settings import FinetuneSettings, PretrainSettings, Recipe
 from everest.config.tokenizer import TokenizerSettings
-from everest.data.datasets import Clip, VideoClips
-from everest.data.loading import batches
+from everest.data.bad_videos import BadVideos
+from everest.data.dataset import Clip, VideoClips
+from everest.data.loader import batches, on_device
+from everest.data.stages import fingerprint
 from everest.errors import RecipeError
 from everest.models.classifier import VideoClassifier
 from everest.plan import StagePlan, fitting_micro_batch, memory_advice, plan_stage
-from everest.system.accelerator import bytes_per_value, on_device, peak_memory
+from everest.system.accelerator import bytes_per_value, peak_memory
 from everest.system.events import Report, notice
 from everest.system.randomness import Purpose, seed_at
 from everest.system.run_folder import PLAN, RunFolder

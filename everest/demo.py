@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from everest.clips import pretrain_clips
 from everest.config.settings import Recipe
+from everest.data.stages import pretrain_clips
 from everest.demo_steps import PICTURE, RUNS, DemoSteps, one_thread
 from everest.demo_videos import CLASSES, DEMO_SET
 from everest.load import load_model

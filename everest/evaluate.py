@@ -12,10 +12,10 @@ from typing import Any
 from accelerate import Accelerator
 
 from everest.build import ModelSpec
-from everest.classes import Classes
-from everest.clips import test_clips
 from everest.config.settings import Recipe
-from everest.data.datasets import VideoClips
+from everest.data.classes import Classes
+from everest.data.dataset import VideoClips
+from everest.data.stages import test_clips
 from everest.errors import CheckpointError
 from everest.eval_report.sweep import share_cost
 from everest.eval_report.writing import PAGE, write_report

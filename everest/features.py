@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
 
-from everest.clips import fingerprint
-from everest.data.lists import Sample
+from everest.data.samples import Sample
+from everest.data.stages import fingerprint
 from everest.errors import DataError, RecipeError, unknown_name
 from everest.inference import Model, Values, over_videos
 from everest.system.events import Report, notice

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from everest.assemble import Place, set_up_training
 from everest.build import classifier_spec
-from everest.classes import empty_classes
-from everest.clips import finetune_clips, validation_clips
 from everest.config.settings import FinetuneSettings, Recipe
-from everest.data.datasets import Clip, VideoClips
-from everest.data.mixing import mix
-from everest.data.transforms import erase
+from everest.data.augment import mix
+from everest.data.classes import empty_classes
+from everest.data.crops import erase
+from everest.data.dataset import Clip, VideoClips
+from everest.data.stages import finetune_clips, validation_clips
 from everest.health import stays_at_chance
 from everest.load import open_weights, start_from
 from everest.models.classifier import VideoClassifier

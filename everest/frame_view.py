@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from everest.data.transforms import resize
+from everest.data.crops import resize
 from everest.errors import DataError
 from everest.mask_view import Transformer
 from everest.methods.frame_selection import draw_slices, kept_per_slice, num_candidates

@@ -16,13 +16,13 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from everest.build import ModelSpec
-from everest.classes import Classes
-from everest.clips import test_views
 from everest.config.recipe import load_recipe
 from everest.config.settings import Recipe
-from everest.data.datasets import VideoClips
-from everest.data.lists import Sample
-from everest.data.loading import batches, make_loader
+from everest.data.classes import Classes
+from everest.data.dataset import VideoClips
+from everest.data.loader import batches, make_loader
+from everest.data.samples import Sample
+from everest.data.stages import test_views
 from everest.data.views import EvalViews
 from everest.encoding import Encoded, encode
 from everest.errors import RecipeError

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from torch import Tensor
 
-from everest.data.lists import Sample
+from everest.data.samples import Sample
 from everest.data.views import EvalViews
 from everest.errors import RecipeError
 from everest.films import write_gif, write_mp4

@@ -21,7 +21,7 @@ from everest.config.checks import contradictions
 from everest.config.layers import KeyPath
 from everest.config.messages import retell
 from everest.config.settings import Recipe
-from everest.data.lists import Sample
+from everest.data.samples import Sample
 from everest.data.views import ValidationViews
 from everest.errors import RecipeError, unknown_name
 from everest.methods.grid import TokenGrid, TokenSelection

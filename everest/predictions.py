@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from everest.classes import Classes
-from everest.data.lists import Sample
+from everest.data.classes import Classes
+from everest.data.samples import Sample
 from everest.inference import Model, over_videos
 from everest.system.events import Report
 

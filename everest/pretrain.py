@@ -6,9 +6,9 @@ from torch import Tensor, nn
 
 from everest.assemble import Place, set_up_training
 from everest.build import pretrain_spec
-from everest.clips import pretrain_clips
 from everest.config.settings import Recipe
-from everest.data.datasets import Clip
+from everest.data.dataset import Clip
+from everest.data.stages import pretrain_clips
 from everest.mask_view import view_model
 from everest.models.mae import MaskedAutoencoder
 from everest.pictures import rows_of

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import recall_score
 
-from everest.bad_videos import refuse_too_many
-from everest.classes import Classes
+from everest.data.bad_videos import refuse_too_many
+from everest.data.classes import Classes
 from everest.system.files import write_atomically
 
 

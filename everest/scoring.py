@@ -17,11 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from everest.config.settings import TrainSettings
-from everest.data.datasets import Clip, SampleKey, VideoClips, failures
-from everest.data.loading import batches, make_loader
+from everest.data.dataset import Clip, SampleKey, VideoClips, failures
+from everest.data.loader import batches, make_loader, on_device
 from everest.models.classifier import VideoClassifier
 from everest.scores import Scores
-from everest.system.accelerator import on_device
 from everest.system.events import Report
 from everest.video.pixels import normalise
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from everest.data.lists import Sample
+from everest.data.samples import Sample
 from everest.data.views import EvalViews, segment
 from everest.errors import RecipeError
 from everest.inference import Model

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from everest.clips import fingerprint
 from everest.config.settings import Recipe
-from everest.data.datasets import VideoClips
-from everest.data.lists import Sample
+from everest.data.dataset import VideoClips
+from everest.data.samples import Sample
+from everest.data.stages import fingerprint
 from everest.data.views import PretrainViews
 from everest.errors import CheckpointError
 from everest.methods.ranked import LearnedImportance
@@ -73,7 +73,7 @@ def _opened(part: Path) -> Iterator[Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class TokenCache:
-    """A cache that fits a run (everest.data.datasets.ClipTokens).
+    """A cache that fits a run (everest.data.dataset.ClipTokens).
 
     Args:
         space: of the targets; None where these are pixels.

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from everest.clips import pretrain_key, unlabelled_clips
 from everest.config.settings import Recipe, TrainSettings
-from everest.data.datasets import Clip, VideoClips
-from everest.data.loading import batches, make_loader
+from everest.data.dataset import Clip, VideoClips
+from everest.data.loader import batches, make_loader
+from everest.data.stages import pretrain_key, unlabelled_clips
 from everest.data.views import PretrainViews, ValidationViews
 from everest.system.storage import joined, located
 from everest.tokenizer_spec import tokenizer_settings

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from everest.config.settings import TrainSettings
-from everest.data.datasets import NONE_FAILED, VideoClips, failures
+from everest.data.dataset import NONE_FAILED, VideoClips, failures
 from everest.models.token_scorer import TokenScorer
 from everest.models.tokenizer import AdaptiveTokenizer, TokenizerOutput
 from everest.tokenizer_clips import first_clips

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from everest.adversary import first_step
 from everest.assemble import Place, set_up_training
-from everest.bad_videos import refuse_too_many
 from everest.config.settings import Recipe, TrainSettings
 from everest.config.tokenizer import TokenizerSettings
-from everest.data.datasets import Clip, VideoClips
+from everest.data.bad_videos import refuse_too_many
+from everest.data.dataset import Clip, VideoClips
 from everest.errors import RecipeError
 from everest.load import tokenizer_of
 from everest.models.token_scorer import TokenScorer

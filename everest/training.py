@@ -27,16 +27,15 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from everest.adversary import Adversary
-from everest.bad_videos import BadVideos
 from everest.config.settings import TrainSettings
-from everest.data.datasets import Clip, StepSampler, VideoClips, failures
-from everest.data.loading import batches, make_loader
+from everest.data.bad_videos import BadVideos
+from everest.data.dataset import Clip, StepSampler, VideoClips, failures
+from everest.data.loader import batches, make_loader, on_device
 from everest.errors import DivergedError, EnvironmentProblem, UserError
 from everest.health import Figures, LossWatch, Nonfinite
 from everest.plan import StagePlan
 from everest.saving import Saver
 from everest.step_record import StepRecord
-from everest.system.accelerator import on_device
 from everest.system.events import Report, notice
 from everest.system.randomness import Purpose, generator_at, seed_at
 from everest.system.run_folder import NONFINITE, RunFolder

@@ -45,7 +45,7 @@ def extract(
 
     Example: everest extract VIDEOS --checkpoint runs/pretrain --out features.safetensors
     """
-    from everest.data.named import named_samples
+    from everest.data.samples import named_samples
     from everest.features import extract
     from everest.inference import Model
     from everest.load import find_weights

@@ -14,7 +14,7 @@ from everest_cli import prepare_options as p
 from everest_cli.output import print_json, say
 
 if TYPE_CHECKING:
-    from everest.data.lists import Sample
+    from everest.data.samples import Sample
     from everest.prepare.groups import GroupOf
     from everest.prepare.index import Index
 
@@ -206,7 +206,7 @@ def _check_split(lists: Sequence[Path], root: Path | None, group_of: GroupOf, *,
     """Tell groups that stand in several lists; exit code 4 when there are any."""
     from dataclasses import asdict
 
-    from everest.data.lists import read_samples
+    from everest.data.samples import read_samples
     from everest.errors import RecipeError
     from everest.prepare.groups import find_leaks
 

@@ -40,7 +40,7 @@ def select_frames(
 
     Example: everest select-frames video.mp4 --picture .
     """
-    from everest.data.named import named_videos, refuse_same_stems
+    from everest.data.samples import named_videos, refuse_same_stems
     from everest.errors import DataError, RecipeError
     from everest.frame_view import Draw
     from everest.load import load_transformer

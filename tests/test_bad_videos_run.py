@@ -13,7 +13,7 @@ import torch
 from test_cli import refused
 from test_stages import RECIPE, run
 
-from everest.data.lists import Sample
+from everest.data.samples import Sample
 from everest.data.views import segment
 from everest.video.file import look
 from everest.video.reader import VideoError, read_frames

@@ -16,9 +16,9 @@ from test_stages import RECIPE, run, told
 
 from everest.data import cache as cache_module
 from everest.data.cache import FrameCache, open_cache
-from everest.data.datasets import VideoClips
-from everest.data.lists import Sample
-from everest.data.loading import batches, make_loader
+from everest.data.dataset import VideoClips
+from everest.data.loader import batches, make_loader
+from everest.data.samples import Sample
 from everest.data.views import FinetuneViews, PretrainViews, ValidationViews, segment_bytes
 from everest.errors import EnvironmentProblem
 from everest.video.reader import VideoError, read_frames

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from everest import clips
-from everest.classes import Classes, empty_classes
 from everest.config.settings import DataSettings, FrameSelectionSettings, PretrainSettings, Recipe
+from everest.data import stages as clips
+from everest.data.classes import Classes, empty_classes
 from everest.errors import DataError
 
 

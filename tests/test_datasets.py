@@ -7,12 +7,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from everest.data.datasets import MAX_TRIES, StepSampler, VideoClips, failures
+from everest.data.augment import RandAugment
+from everest.data.dataset import MAX_TRIES, StepSampler, VideoClips, failures
 from everest.data.frames import view_windows
-from everest.data.lists import Sample, read_samples
-from everest.data.loading import batches as read_batches
-from everest.data.loading import make_loader
-from everest.data.rand_augment import RandAugment
+from everest.data.loader import batches as read_batches
+from everest.data.loader import make_loader
+from everest.data.samples import Sample, read_samples
 from everest.data.views import EvalViews, FinetuneViews, PretrainViews, ValidationViews, segment
 from everest.errors import DataError
 from everest.video.reader import VideoError, frames_between, read_frames

@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from everest.data.lists import read_samples
+from everest.data.samples import read_samples
 from everest.prepare.encode import Part
 from everest.prepare.encoding import encoded_size
 from everest.video.file import look

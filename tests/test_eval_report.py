@@ -13,7 +13,7 @@ from test_cli import refused
 from test_stages import RECIPE, run
 
 import everest
-from everest.classes import Classes
+from everest.data.classes import Classes
 from everest.eval_report.confusion import Mistake, class_results, count_confusions, surest_mistakes
 from everest.eval_report.drawing import draw_confusion
 from everest.models.classifier import VideoClassifier
@@ -159,7 +159,7 @@ def test_every_video_is_decoded_once_for_all_shares(trained: Path, monkeypatch: 
     recipe = everest.load_recipe(trained / "recipe.yaml")
     model = everest.load_model(trained)
     assert isinstance(model, VideoClassifier)
-    clips = everest.clips.test_clips(recipe, Classes(count=2, names=None))
+    clips = everest.data.stages.test_clips(recipe, Classes(count=2, names=None))
     read, asked = clips.read, []
     monkeypatch.setattr(clips, "read", lambda key: asked.append(key) or read(key))
     accelerator = make_accelerator(recipe.train, cpu=True)

@@ -16,11 +16,11 @@ from test_cli import refused
 from test_stages import RECIPE, run, told
 
 import everest
-from everest.classes import Classes, empty_classes
-from everest.clips import finetune_clips
 from everest.config.recipe import load_recipe
 from everest.config.settings import DataSettings, Recipe
 from everest.config.sizes import BackboneSize
+from everest.data.classes import Classes, empty_classes
+from everest.data.stages import finetune_clips
 from everest.methods.grid import TokenGrid
 from everest.methods.strategies import AllTokens
 from everest.models.classifier import VideoClassifier

@@ -19,9 +19,9 @@ from test_stages import RECIPE, run, stop_after, told, weights
 from typer.testing import CliRunner
 
 from everest.config.settings import PretrainSettings
-from everest.data.datasets import VideoClips
-from everest.data.lists import Sample
-from everest.data.loading import batches, make_loader
+from everest.data.dataset import VideoClips
+from everest.data.loader import batches, make_loader
+from everest.data.samples import Sample
 from everest.data.views import Views
 from everest.errors import DataError, DivergedError, EnvironmentProblem
 from everest.health import SCALER_LIMIT, SKIP_LIMIT, Figures, LossWatch, Nonfinite, stays_at_chance

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from everest.data.list_writing import names_needed, unlistable, write_list, write_names
-from everest.data.lists import Sample, read_samples
+from everest.data.samples import Sample, read_samples
 from everest.errors import DataError
 
 # All that a file system takes, the hardest more often.

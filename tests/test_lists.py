@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from everest.data.lists import Sample, read_samples
+from everest.data.samples import Sample, read_samples
 from everest.errors import DataError
 
 NAMES = ("jump", "run", "walk")

@@ -6,7 +6,7 @@ import torch
 from draws import NumpyDraws
 from safetensors.torch import load_file
 
-from everest.data.mixing import cut_box, mix
+from everest.data.augment import cut_box, mix
 
 CLASSES = 5
 SETTINGS = {"num_classes": [CLASSES], "smoothing": 0.1}

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import everest
-from everest.data.lists import Sample
+from everest.data.samples import Sample
 from everest.data.views import ValidationViews
 from everest.errors import RecipeError
 from everest.methods.grid import patchify

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from everest.bad_videos import BadVideos
 from everest.config.settings import FinetuneSettings, PretrainSettings
+from everest.data.bad_videos import BadVideos
 from everest.errors import DataError, RecipeError
 from everest.plan import plan_stage
 

@@ -14,7 +14,7 @@ import pytest
 from misbehaving import fail, misbehave
 from test_prepare_index import everest
 
-from everest.data.lists import read_samples
+from everest.data.samples import read_samples
 from everest.prepare.examine import examine
 from everest.prepare.processes import Failure, map_apart
 

@@ -8,8 +8,8 @@ import yaml
 from archives import ARCHIVES, MISSING
 from typer.testing import CliRunner
 
-from everest.data.list_files import read_rows
-from everest.data.lists import read_samples
+from everest.data.list_text import read_rows
+from everest.data.samples import read_samples
 from everest.errors import DataError
 from everest.prepare.layouts.annotations import told_apart
 from everest.prepare.layouts.csv_lists import seconds_of

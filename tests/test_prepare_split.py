@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from test_prepare_index import everest, rows_of, touch
 
-from everest.data.lists import Sample
+from everest.data.samples import Sample
 from everest.prepare.groups import grouping
 from everest.prepare.split import assign, read_shares, split_samples
 

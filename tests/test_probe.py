@@ -16,7 +16,7 @@ from small_runs import called
 
 import everest
 from everest.config.recipe import load_recipe
-from everest.data.lists import Sample
+from everest.data.samples import Sample
 from everest.inference import Model
 from everest.probing.attentive import attentive
 from everest.probing.encoded_set import encode_set

@@ -21,9 +21,9 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from everest.config.recipe import load_recipe
-from everest.data.datasets import VideoClips
-from everest.data.lists import SampleList, read_samples
-from everest.data.loading import batches, make_loader
+from everest.data.dataset import VideoClips
+from everest.data.loader import batches, make_loader
+from everest.data.samples import SampleList, read_samples
 from everest.data.views import PretrainViews
 from everest.errors import DataError, EnvironmentProblem
 from everest.system.storage import RemotePath, joined, located

@@ -50,7 +50,7 @@ def append(run: Path, text: str) -> None:
 
 
 def mark_running(run: Path, pid: int, host: str | None = None) -> None:
-    (run / "run_lock.json").write_text(json.dumps({"pid": pid, "host": host or socket.gethostname()}))
+    (run / "running.json").write_text(json.dumps({"pid": pid, "host": host or socket.gethostname()}))
 
 
 def listed(*arguments: object, code: int = 0) -> Any:
@@ -126,7 +126,7 @@ def test_what_a_killed_process_left_behind_is_not_believed(tmp_path: Path):
 def test_another_process_with_the_number_of_the_killed_one_is_not_believed(tmp_path: Path):
     run = make_run(tmp_path / "run", logged=3, saved=2)
     mark_running(run, os.getpid())
-    os.utime(run / "run_lock.json", (1e9, 1e9))  # older than this process
+    os.utime(run / "running.json", (1e9, 1e9))  # older than this process
     assert told(run)["state"] == "resumable"
 
 

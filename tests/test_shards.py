@@ -24,7 +24,7 @@ from test_stages import RECIPE, run, told, weights
 from typer.testing import CliRunner
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
-from everest.data.lists import SampleList, read_samples
+from everest.data.samples import SampleList, read_samples
 from everest.errors import DataError
 from everest.prepare.originals import Original
 from everest.prepare.shard_plan import plan_shards

@@ -9,20 +9,23 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file
 
+from everest.data.augment import OPERATIONS, RandAugment, apply
 from everest.data.crops import (
     NO_BOX,
     centre_box,
     covering_size,
+    crop,
+    erase,
     erasing_box,
     fixed_places,
+    flip,
     multi_scale_crop,
     multi_scale_sizes,
     random_resized_crop,
+    resize,
     view_boxes,
 )
 from everest.data.frames import view_windows
-from everest.data.rand_augment import OPERATIONS, RandAugment, apply
-from everest.data.transforms import crop, erase, flip, resize
 from everest.video.pixels import IMAGENET_STD, normalise
 
 PAPER = RandAugment(magnitude=7, std=0.5, ops=4)  # rand-m7-n4-mstd0.5-inc1, as the released scripts

@@ -14,7 +14,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import everest
-from everest.data.transforms import resize
+from everest.data.crops import resize
 from everest.mask_page import ranks, strategy_ranks
 from everest.methods.frame_selection import kept_per_slice
 from everest.methods.grid import TokenGrid

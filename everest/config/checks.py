@@ -21,7 +21,8 @@ from everest.methods.masks import Tube
 from everest.methods.ranked import LearnedImportance
 from everest.methods.strategies import ByImportance, Selector, Strategy
 
-Problems = Iterator[tuple[tuple[str, ...], str]]
+Problems = Iterator[tuple[KeyPath, str]]
+
 
 MOST_CODE_BITS = 32  # a code is kept in so many
 OF_TERM = {"r1": "gan", "discriminator_lr": "gan", "perceptual_weights": "perceptual"}  # of the loss
@@ -120,9 +121,6 @@ def _same_tokens(recipe: Recipe, config: TokenizerConfig) -> Problems:
             ("tokenizer", "keep"),
             f"{recipe.tokenizer.keep} keeps none of a window's {ranked} ranked tokens",
         )
-
-
-Problems = Iterator[tuple[KeyPath, str]]
 
 
 def contradictions(recipe: Recipe) -> Problems:

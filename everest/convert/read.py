@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from everest.convert.pickles import load_pickle, namespace, refuse_wrong_download
-from everest.data.list_files import read_lines
+from everest.data.list_text import read_lines
 from everest.errors import CheckpointError
 from everest.system.hub import fetch, is_hub_name, licence_of
 from everest.system.weights import FORMAT, PICKLES

@@ -8,8 +8,8 @@ from typing import Final
 
 import numpy as np
 
-from everest.data.labels import columns_of, is_integer
-from everest.data.lists import Sample
+from everest.data.list_text import columns_of, is_integer
+from everest.data.samples import Sample
 from everest.errors import DataError, RecipeError
 from everest.system.files import write_atomically
 

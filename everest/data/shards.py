@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
-from everest.data.list_files import Row
+from everest.data.list_text import Row
 from everest.errors import DataError
 from everest.system.storage import Location
 from everest.video.folders import refusals_told

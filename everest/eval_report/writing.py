@@ -13,8 +13,8 @@ from urllib.parse import quote
 import torch
 from torch import Tensor
 
-from everest.classes import Classes
-from everest.data.datasets import VideoClips
+from everest.data.classes import Classes
+from everest.data.dataset import VideoClips
 from everest.data_uri import jpeg_uri, png_uri
 from everest.eval_report.confusion import class_results, count_confusions, surest_mistakes
 from everest.eval_report.drawing import draw_confusion, draw_sweep

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from everest.data.lists import Sample
+from everest.data.samples import Sample
 from everest.prepare.duplicates import Duplicate, find_duplicates
 from everest.prepare.examine import Finding, examine
 from everest.prepare.journal import Journal

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from everest.data.list_files import read_lines
+from everest.data.list_text import read_lines
 from everest.data.list_writing import write_list
 from everest.prepare.check import Check
 from everest.prepare.sources import ListedSample, Source

@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from everest.data.lists import Sample
+from everest.data.samples import Sample
 from everest.prepare.examine import Finding
 from everest.prepare.sources import ListedSample, Source
 

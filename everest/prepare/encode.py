@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-from everest.data.list_files import COLUMNS
+from everest.data.list_text import COLUMNS
 from everest.errors import RecipeError
 from everest.prepare.encode_settings import EncodeSettings
 from everest.prepare.encoding import EncodedFile, encode_video

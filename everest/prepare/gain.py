@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Final
 
-from everest.data.datasets import VideoClips
-from everest.data.lists import Sample
-from everest.data.loading import batches, make_loader
+from everest.data.dataset import VideoClips
+from everest.data.loader import batches, make_loader
+from everest.data.samples import Sample
 from everest.data.views import PretrainViews
 
 VIDEOS: Final = 16  # of the set, evenly spread

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from everest.data.lists import Sample
+from everest.data.samples import Sample
 from everest.errors import DataError, RecipeError
 
 FOLDER: Final = "folder"

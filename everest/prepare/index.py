@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from everest.data.list_writing import names_needed, refuse_existing, unlistable, write_list, write_names
-from everest.data.lists import Sample
+from everest.data.samples import Sample
 from everest.errors import DataError
 from everest.prepare.layouts.folders import folder_samples
 from everest.prepare.layouts.table import FOLDERS, expectations, find_layout

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from everest.data.lists import Sample
+from everest.data.samples import Sample
 from everest.prepare.layouts.annotations import Entry
 from everest.video.folders import VIDEOS
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from everest.data.list_files import read_rows
-from everest.data.lists import read_samples
+from everest.data.list_text import read_rows
+from everest.data.samples import read_samples
 from everest.data.shards import find_index
 from everest.errors import DataError
 from everest.system.storage import Location, joined, located

@@ -6,9 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from everest.data.labels import label_of, labels_of, names_used, no_labels
-from everest.data.list_files import HEAD_PREFIX, Row, read_lines, read_rows
-from everest.data.lists import Sample, SampleList, read_samples, sample_of
+from everest.data.list_text import (
+    HEAD_PREFIX,
+    Row,
+    label_of,
+    labels_of,
+    names_used,
+    no_labels,
+    read_lines,
+    read_rows,
+)
+from everest.data.samples import Sample, SampleList, read_samples, sample_of
 from everest.errors import DataError
 from everest.prepare.layouts.folders import same_but_for_case
 from everest.video.folders import refusals_told, videos_by_subfolder, videos_under

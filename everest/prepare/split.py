@@ -21,7 +21,7 @@ from everest.data.list_writing import (
     write_list,
     write_names,
 )
-from everest.data.lists import Sample
+from everest.data.samples import Sample
 from everest.errors import RecipeError
 from everest.prepare.groups import GroupOf
 from everest.prepare.index import CLASSES

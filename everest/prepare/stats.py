@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from everest.data.lists import Sample
+from everest.data.samples import Sample
 from everest.prepare.processes import Failure, map_apart
 from everest.prepare.spread import spread
 from everest.system.events import Report, notice

@@ -20,11 +20,11 @@ from accelerate import Accelerator
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from everest.bad_videos import refuse_too_many
-from everest.clips import clip_grid, pretrain_clips
 from everest.config.settings import Recipe, TrainSettings
-from everest.data.datasets import Clip, VideoClips
-from everest.data.loading import batches, make_loader
+from everest.data.bad_videos import refuse_too_many
+from everest.data.dataset import Clip, VideoClips
+from everest.data.loader import batches, make_loader
+from everest.data.stages import clip_grid, pretrain_clips
 from everest.errors import EnvironmentProblem, RecipeError
 from everest.models.tokenizer import AdaptiveTokenizer
 from everest.system.accelerator import make_accelerator

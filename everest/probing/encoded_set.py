@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from everest.bad_videos import refuse_too_many
-from everest.data.lists import Sample
+from everest.data.bad_videos import refuse_too_many
+from everest.data.samples import Sample
 from everest.errors import EnvironmentProblem
 from everest.features import add_rows
 from everest.inference import Model, Values

@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from everest.clips import labelled_samples
+from everest.data.stages import labelled_samples
 from everest.errors import DataError, unknown_name
 from everest.inference import Model
 from everest.probing.attentive import attentive

@@ -9,10 +9,10 @@ from dataclasses import replace
 from itertools import count
 from typing import Any, Final, Literal
 
-from everest.clips import finetune_clips, pretrain_clips
 from everest.config.settings import Recipe
-from everest.data.datasets import StepSampler, VideoClips
-from everest.data.loading import batches, make_loader
+from everest.data.dataset import StepSampler, VideoClips
+from everest.data.loader import batches, make_loader
+from everest.data.stages import finetune_clips, pretrain_clips
 from everest.plan import plan_stage
 from everest.video.reader import probe
 

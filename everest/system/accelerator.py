@@ -14,7 +14,6 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
 
 from everest.config.settings import TrainSettings
-from everest.data.datasets import Clip
 from everest.errors import EnvironmentProblem
 from everest.system.cpu import TRAINER_KEEPS, keep_freed_memory, use_onednn_matmul
 
@@ -69,14 +68,6 @@ def leaving(accelerator: Accelerator) -> Iterator[None]:
         if accelerator.num_processes > 1:
             accelerator.end_training()
         raise
-
-
-def on_device(batch: Clip, device: torch.device) -> Clip:
-    """The batch with what a model needs on `device`, without waiting for the copy."""
-    names = ("frames", "label", "noise", "erase")
-    moved = {name: getattr(batch, name).to(device, non_blocking=True) for name in names}
-    tokens = {name: value.to(device, non_blocking=True) for name, value in batch.tokens.items()}
-    return batch._replace(**moved, tokens=tokens)
 
 
 def peak_memory(device: torch.device) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from everest.data.lists import Sample
+from everest.data.samples import Sample
 from everest.errors import DataError
 from everest.video.folders import subfolders, videos_by_subfolder, videos_under
 

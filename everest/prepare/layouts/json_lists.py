@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from everest.data.list_files import read_lines, shown
+from everest.data.list_text import read_lines, shown
 from everest.errors import DataError, did_you_mean
 from everest.prepare.layouts.annotations import (
     Annotations,

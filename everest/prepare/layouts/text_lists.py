@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from everest.data.list_files import read_lines, shown
+from everest.data.list_text import read_lines, shown
 from everest.errors import DataError
 from everest.prepare.layouts.annotations import (
     Annotations,

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from everest.data.cache import FrameCache
-from everest.data.lists import Sample
+from everest.data.samples import Sample
 from everest.data.views import MakeViews, Views
 from everest.errors import DataError, UserError
 from everest.system.randomness import Purpose, generator_at

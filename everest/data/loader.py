@@ -19,7 +19,7 @@ from typing import Final, cast
 import torch
 from torch.utils.data import DataLoader, Sampler, default_collate
 
-from everest.data.datasets import Clip, SampleKey, VideoClips
+from everest.data.dataset import Clip, SampleKey, VideoClips
 from everest.errors import DataError, EnvironmentProblem, UserError
 from everest.system.cpu import READER_KEEPS, keep_freed_memory
 
@@ -193,3 +193,11 @@ def _start_worker(worker_id: int) -> None:
     keep_freed_memory(READER_KEEPS)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
+
+
+def on_device(batch: Clip, device: torch.device) -> Clip:
+    """The batch with what a model needs on `device`, without waiting for the copy."""
+    names = ("frames", "label", "noise", "erase")
+    moved = {name: getattr(batch, name).to(device, non_blocking=True) for name in names}
+    tokens = {name: value.to(device, non_blocking=True) for name, value in batch.tokens.items()}
+    return batch._replace(**moved, tokens=tokens)

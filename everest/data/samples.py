@@ -1,24 +1,66 @@
-"""The videos of a data set and their labels, from a list or from folders. All is checked before a run begins.
+"""Which videos of a list are not there.
+
+The videos of a data set and their labels, from a list or from folders. All is checked before a run begins.
 
 A list is described in everest.data.list_files, the index of shards, which is a list too, in
 everest.data.shards. A folder has a subfolder for every class; without labels, any folder of videos will do. A
 folder of pictures counts as a video.
+
+What a user names at the command line: videos, folders of videos, lists of videos or segments.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, TypeVar
 
-from everest.data.absences import absences
-from everest.data.labels import ReadLabels, columns_of, label_of, labels_of, names_used, no_labels
-from everest.data.list_files import Row, read_rows
+from everest.data.list_text import (
+    ReadLabels,
+    Row,
+    columns_of,
+    label_of,
+    labels_of,
+    names_used,
+    no_labels,
+    read_rows,
+)
 from everest.data.shards import find_index, read_index
-from everest.errors import DataError, did_you_mean
-from everest.system.storage import Location, joined, located
+from everest.errors import DataError, RecipeError, did_you_mean
+from everest.system.storage import Location, RemotePath, joined, located
 from everest.video.folders import refusals_told, subfolders, videos_by_subfolder, videos_under
 from everest.video.source import Member, Video
+
+
+def absences(paths: Sequence[str]) -> dict[str, str]:
+    """Why videos are not there, of those that are not. Of a storage each folder is listed once."""
+    missing: dict[str, str] = {}
+    listed: dict[RemotePath, set[RemotePath]] = {}
+    for path in paths:
+        video = located(path)
+        try:
+            if isinstance(video, RemotePath):
+                there = video in _listed(video.parent, listed)
+            else:
+                there = video.exists()
+        except OSError as error:  # a name that is too long, a folder that may not be entered
+            missing[path] = f"cannot look for {path}: {error.strerror}"
+        else:
+            if not there:
+                missing[path] = f"no file {path}"
+    return missing
+
+
+def _listed(folder: RemotePath, listed: dict[RemotePath, set[RemotePath]]) -> set[RemotePath]:
+    """What a folder of a storage holds, asked once."""
+    if folder not in listed:
+        try:
+            listed[folder] = set(folder.iterdir())
+        except FileNotFoundError:
+            listed[folder] = set()
+    return listed[folder]
+
 
 SHOWN: Final = 5  # problems that a message names
 
@@ -239,3 +281,72 @@ def _of_any_folder(folder: Location) -> tuple[Sample, ...]:
     if not samples:
         raise DataError(f"{folder}: no videos in it")
     return samples
+
+
+LISTS: Final = frozenset({".csv", ".tsv", ".txt"})
+
+
+def named_videos(paths: Sequence[Path]) -> list[Path]:
+    """Files, and all videos below folders.
+
+    Raises:
+        DataError: nothing at a path, or a folder without a video.
+    """
+    for path in paths:
+        if not path.exists():
+            raise DataError(f"{path}: no such video or folder")
+    return [video for path in paths for video in _videos(path)]
+
+
+def refuse_same_stems(videos: Sequence[Path]) -> None:
+    """Raise RecipeError for two videos whose pictures, named by the stem, would be one file."""
+    first: dict[str, Path] = {}
+    for video in videos:
+        other = first.setdefault(video.stem, video)
+        if other is not video:
+            raise RecipeError(
+                f"{other} and {video}: their pictures would have one name; "
+                "give them one after the other, with a folder for each"
+            )
+
+
+def named_samples(paths: Sequence[Path], *, root: Path | None) -> list[Sample]:
+    """As `named_videos`, and lists of videos or of segments; what is not there is left to whoever reads it.
+
+    Args:
+        root: where the paths of the lists begin; None: in the folder of each list.
+    Raises:
+        DataError: a list that cannot be used, or a folder without a video.
+        RecipeError: a root, and no list.
+    """
+    if root is not None and not any(_is_list(path) for path in paths):
+        raise RecipeError(f"--data {root}: says where the paths of a list begin, and no list is named")
+    return [sample for path in paths for sample in _samples(path, root)]
+
+
+def _samples(path: Path, root: Path | None) -> Sequence[Sample]:
+    if not _is_list(path):
+        return [Sample(path=str(video)) for video in _videos(path)]
+    listed = read_samples(
+        path,
+        root=root or path.parent,
+        classes=None,
+        num_classes=None,
+        heads=None,
+        labelled=False,
+        may_miss=True,
+    )
+    return listed.samples
+
+
+def _is_list(path: Path) -> bool:
+    return path.suffix.lower() in LISTS and not path.is_dir()
+
+
+def _videos(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    below = list(videos_under(path))
+    if not below:
+        raise DataError(f"{path}: no videos below this folder")
+    return below

@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
-from everest.classes import Classes
 from everest.config.settings import DataSettings, Recipe
+from everest.data.augment import RandAugment
 from everest.data.cache import open_cache
-from everest.data.datasets import VideoClips
-from everest.data.list_files import read_lines
-from everest.data.lists import Sample, SampleList, read_samples
-from everest.data.rand_augment import RandAugment
+from everest.data.classes import Classes
+from everest.data.dataset import VideoClips
+from everest.data.list_text import read_lines
+from everest.data.samples import Sample, SampleList, read_samples
 from everest.data.views import (
     EvalViews,
     FinetuneViews,

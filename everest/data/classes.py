@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from everest.config.settings import DataSettings
-from everest.data.lists import Sample, SampleList
+from everest.data.samples import Sample, SampleList
 from everest.errors import DataError
 
 # Ours: how far counted labels may have gaps. Within it, `empty_classes` tells what has no clip.

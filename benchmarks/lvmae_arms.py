@@ -37,7 +37,7 @@ from everest.lvmae_demo import VARIANTS, clips_of, tokens_of
 from everest.methods.ranked import LearnedImportance
 from everest.models.mae import MaskedAutoencoder
 from everest.system.events import silent
-from everest.tokenizer_clips import first_clips
+from everest.tokenizer.clips import first_clips
 from everest.video.pixels import normalise
 
 PAGE: Final = HERE.parent / "docs" / "lvmae.md"

@@ -31,7 +31,7 @@ from everest.system.run_lock import claim, release
 from everest.system.sharding import shard
 from everest.system.storage import located
 from everest.system.weights import Weights
-from everest.tokenizer_spec import TokenizerSpec
+from everest.tokenizer.spec import TokenizerSpec
 from everest.tracking import make_tracker
 from everest.training import Training
 

@@ -31,9 +31,9 @@ from everest.norms import Norms, set_norms
 from everest.optim import make_optimizer, parameter_groups
 from everest.plan import activation_bytes, class_attention_bytes
 from everest.system.weights import read_spec
-from everest.token_index import cached_tokenizer
-from everest.token_targets import FrozenTokenizer, TokenTargets
-from everest.tokenizer_spec import TokenizerUse, tokenizer_use
+from everest.tokenizer.cache import cached_tokenizer
+from everest.tokenizer.spec import TokenizerUse, tokenizer_use
+from everest.tokenizer.targets import FrozenTokenizer, TokenTargets
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,11 +15,11 @@ from everest.convert.sizes import Hints
 from everest.errors import CheckpointError
 from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder
-from everest.models.tokenizer import AdaptiveTokenizer
 from everest.system.hub import fetch, is_hub_name, show
 from everest.system.run_folder import BEST, RECIPE, WEIGHTS
 from everest.system.weights import PICKLES, Weights, load_tensors, read_weights
-from everest.tokenizer_spec import TokenizerSpec
+from everest.tokenizer.network import AdaptiveTokenizer
+from everest.tokenizer.spec import TokenizerSpec
 
 Which = Literal["newest", "best"]
 

@@ -12,7 +12,7 @@ from everest.mask_view import Model
 from everest.methods.ranked import LearnedImportance, ScoreName
 from everest.methods.strategies import STRATEGIES, Selector
 from everest.notebook import make_selector
-from everest.tokenizer_spec import TokenizerSpec
+from everest.tokenizer.spec import TokenizerSpec
 
 USUAL: Final = "redundancy-robust"
 LEARNED: Final = LearnedImportance.strategy

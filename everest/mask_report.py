@@ -20,9 +20,9 @@ from everest.methods.masks import RunningCell
 from everest.methods.strategies import Selector
 from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder
-from everest.models.tokenizer import AdaptiveTokenizer
 from everest.pictures import draw_views
 from everest.system.files import check_new_file
+from everest.tokenizer.network import AdaptiveTokenizer
 from everest.video.reader import probe
 
 Format = Literal["png", "gif", "mp4", "html"]

@@ -21,8 +21,8 @@ from everest.methods.ranked import LearnedImportance
 from everest.methods.strategies import ByImportance, Selector
 from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder
-from everest.models.tokenizer import AdaptiveTokenizer
-from everest.token_targets import FrozenTokenizer
+from everest.tokenizer.network import AdaptiveTokenizer
+from everest.tokenizer.targets import FrozenTokenizer
 from everest.video.pixels import normalise, unnormalise
 
 RED = (0.9, 0.15, 0.1)

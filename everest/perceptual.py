@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from everest.convert.read import locate, read_foreign
 from everest.errors import CheckpointError, EnvironmentProblem
-from everest.plan import kept_values
 from everest.system.hub import Unreachable, show
 from everest.system.weights import load_tensors
+from everest.tokenizer.spec import kept_values
 from everest.video.pixels import in_imagenet_units
 
 SETTING: Final = "tokenizer.loss.perceptual_weights"

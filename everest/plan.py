@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import psutil
 import torch
-from torch import Tensor
 
 from everest.config.settings import FinetuneSettings, PretrainSettings
 from everest.config.tokenizer import TokenizerSettings
@@ -140,15 +139,6 @@ def class_attention_bytes(tokens: int, width: int, *, bytes_per_value: int) -> i
     Of every token the norm's input in float32, what keys and values are made of, keys and values.
     """
     return tokens * width * (4 + 4 * bytes_per_value)
-
-
-def kept_values(run: Callable[[], object], weights: Iterable[Tensor]) -> int:
-    """Numbers that a pass keeps for its backward pass, the weights apart; on `meta` it costs nothing."""
-    kept: dict[int, Tensor] = {}
-    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.setdefault(id(x), x), lambda x: x):
-        run()
-    known = {id(weight) for weight in weights}
-    return sum(x.numel() for key, x in kept.items() if key not in known)
 
 
 def memory_advice(plan: StagePlan, bytes_of: BytesPerClip, *, bytes_per_value: int) -> str:

@@ -13,7 +13,7 @@ from everest.mask_view import view_model
 from everest.models.mae import MaskedAutoencoder
 from everest.pictures import rows_of
 from everest.system.events import notice
-from everest.token_cache import open_token_cache
+from everest.tokenizer.cache import open_token_cache
 from everest.tracking import Tracker, picture_is_due, show
 from everest.training import Training
 from everest.video.pixels import normalise

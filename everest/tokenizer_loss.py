@@ -15,12 +15,11 @@ from torch import Tensor
 from everest.adversary import Adversary
 from everest.config.settings import Recipe
 from everest.config.tokenizer import TokenizerLossSettings
-from everest.models.discriminator import Discriminator
-from everest.models.tokenizer import TokenizerReconstruction
 from everest.perceptual import PerceptualDistance, load_network
-from everest.plan import kept_values
 from everest.system.randomness import Purpose, seed_at
-from everest.tokenizer_spec import TokenizerSpec, tokenizer_settings
+from everest.tokenizer.discriminator import Discriminator
+from everest.tokenizer.network import TokenizerReconstruction
+from everest.tokenizer.spec import TokenizerSpec, kept_values, tokenizer_settings
 
 # Ours, of a clip, for its memory: one in the tokenizer's loss, one rebuilt, and R1 keeps the real one thrice.
 DISCRIMINATOR_PASSES: Final = 5

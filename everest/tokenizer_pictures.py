@@ -7,7 +7,7 @@ from pathlib import Path
 
 from everest.mask_view import GREY, spread
 from everest.pictures import Row, draw_rows
-from everest.tokenizer_report import Example
+from everest.tokenizer.report import Example
 
 
 def draw_examples(path: Path, examples: Sequence[Example]) -> None:

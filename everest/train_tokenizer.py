@@ -18,17 +18,17 @@ from everest.data.bad_videos import refuse_too_many
 from everest.data.dataset import Clip, VideoClips
 from everest.errors import RecipeError
 from everest.load import tokenizer_of
-from everest.models.token_scorer import TokenScorer
-from everest.models.tokenizer import AdaptiveTokenizer
 from everest.system.events import notice
 from everest.system.files import write_text
 from everest.system.randomness import Purpose, generator_at, seed_at
 from everest.system.weights import read_weights
-from everest.tokenizer_clips import first_clips, held_out_clips, held_out_key, tokenizer_clips
+from everest.tokenizer.clips import first_clips, held_out_clips, held_out_key, tokenizer_clips
+from everest.tokenizer.network import AdaptiveTokenizer
+from everest.tokenizer.report import TokenizerReport, numbers, report_on, scorer_warnings
+from everest.tokenizer.scorer import TokenScorer
+from everest.tokenizer.spec import TokenizerSpec, tokenizer_settings, tokenizer_spec
 from everest.tokenizer_loss import TokenizerLosses, TokenizerObjective, tokenizer_objective
 from everest.tokenizer_pictures import draw_examples
-from everest.tokenizer_report import TokenizerReport, numbers, report_on, scorer_warnings
-from everest.tokenizer_spec import TokenizerSpec, tokenizer_settings, tokenizer_spec
 from everest.tracking import picture_is_due
 from everest.training import Training
 from everest.video.pixels import in_unit_range

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from everest.adversary import Adversary, first_step, r1_penalty
 from everest.config.sizes import TOKENIZERS, TokenizerConfig, discriminator_halvings
-from everest.models.discriminator import BlurredHalving, Discriminator
 from everest.optim import set_lr
+from everest.tokenizer.discriminator import BlurredHalving, Discriminator
 
 TINY = TokenizerConfig(stem=(2, 4), channels=4, multipliers=(1,), time_down=(), blocks=1, decoder_blocks=1)
 

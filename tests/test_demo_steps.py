@@ -13,7 +13,7 @@ from everest.errors import RecipeError
 from everest.event_videos import event_set
 from everest.lvmae_demo import clips_of, tokens_of
 from everest.system.events import silent
-from everest.token_index import INDEX
+from everest.tokenizer.cache import INDEX
 
 FEW = ("tokenizer.epochs=1", "pretrain.epochs=2", "finetune.epochs=1", "train.workers=0")
 FEW_CLIPS = replace(event_set(), pretrain=32, train_per_class=3, test_per_class=1)

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from everest.models.fsq import FSQ
+from everest.tokenizer.fsq import FSQ
 
 levels = st.lists(st.integers(2, 9), min_size=1, max_size=6)
 few_codes = levels.filter(lambda counts: math.prod(counts) <= 2000)

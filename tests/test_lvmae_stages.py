@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 import everest
 from everest.models.mae import MaskedAutoencoder
 from everest.system.weights import read_weights, state_hash
-from everest.token_targets import FrozenTokenizer
+from everest.tokenizer.targets import FrozenTokenizer
 from everest_cli.main import app
 
 SMALL = (

@@ -25,13 +25,12 @@ from everest.data.stages import pretrain_clips
 from everest.load import load_model
 from everest.methods.grid import TokenGrid
 from everest.methods.ranked import LearnedImportance
-from everest.models.token_scorer import TokenScorer
 from everest.prepare.tokens import dense_ranks
 from everest.system.weights import Weights
-from everest.token_cache import open_token_cache
-from everest.token_index import INDEX
-from everest.token_targets import FrozenTokenizer, TokenTargets
-from everest.tokenizer_spec import tokenizer_spec
+from everest.tokenizer.cache import INDEX, open_token_cache
+from everest.tokenizer.scorer import TokenScorer
+from everest.tokenizer.spec import tokenizer_spec
+from everest.tokenizer.targets import FrozenTokenizer, TokenTargets
 from everest.video.pixels import normalise
 
 RECIPE = """

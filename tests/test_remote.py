@@ -27,7 +27,7 @@ from everest.data.samples import SampleList, read_samples
 from everest.data.views import PretrainViews
 from everest.errors import DataError, EnvironmentProblem
 from everest.system.storage import RemotePath, joined, located
-from everest.tokenizer_clips import held_out_key
+from everest.tokenizer.clips import held_out_key
 from everest.video.reader import VideoError, probe, read_frames
 from everest_cli.main import app
 

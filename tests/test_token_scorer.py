@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from everest.config.sizes import TOKENIZERS
-from everest.models.token_scorer import TokenScorer, soft_topk_mask, top_k
-from everest.models.tokenizer import AdaptiveTokenizer
+from everest.tokenizer.network import AdaptiveTokenizer
+from everest.tokenizer.scorer import TokenScorer, soft_topk_mask, top_k
 
 STRIDES = [(2, 4), (2, 8), (2, 16), (1, 4), (4, 12)]
 KINDS = ["straight-through", "perturbed"]

@@ -16,10 +16,10 @@ from everest.config.settings import Recipe
 from everest.errors import CheckpointError
 from everest.methods.importance import RawPixels, ScoredEmbedding
 from everest.models.mae import MaskedAutoencoder
-from everest.models.tokenizer import AdaptiveTokenizer
 from everest.system.weights import Weights, state_hash
-from everest.token_targets import FrozenTokenizer, TokenTargets
-from everest.tokenizer_spec import tokenizer_spec
+from everest.tokenizer.network import AdaptiveTokenizer
+from everest.tokenizer.spec import tokenizer_spec
+from everest.tokenizer.targets import FrozenTokenizer, TokenTargets
 from everest.video.pixels import normalise
 
 SHORT = ("data.frames=32", "tokenizer.channels=8", "tokenizer.scorer_channels=[4, 8]")

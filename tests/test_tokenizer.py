@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from everest.config.sizes import TOKENIZERS
-from everest.models.tokenizer import AdaptiveTokenizer
 from everest.system.weights import state_hash
+from everest.tokenizer.network import AdaptiveTokenizer
 
 TINY = replace(TOKENIZERS["tiny"], channels=8)
 

@@ -52,7 +52,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
     (folder / "tiny.yaml").write_text(RECIPE)
     told = {"learned": train(folder, "learned")}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("everest.models.tokenizer.TokenScorer", RandomScores)
+        patch.setattr("everest.tokenizer.network.TokenScorer", RandomScores)
         told["random"] = train(folder, "random")
     return told
 

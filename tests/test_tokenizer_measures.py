@@ -6,8 +6,8 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
-from everest.models.fsq import FSQ
-from everest.tokenizer_measures import (
+from everest.tokenizer.fsq import FSQ
+from everest.tokenizer.measures import (
     change_of_tokens,
     change_ratio,
     codebook_use,
@@ -18,7 +18,7 @@ from everest.tokenizer_measures import (
     score_entropy,
     slice_shares,
 )
-from everest.tokenizer_report import codebook_warnings, scorer_warnings
+from everest.tokenizer.report import codebook_warnings, scorer_warnings
 
 
 def test_an_error_of_a_tenth_is_20_db():

@@ -24,10 +24,9 @@ from everest import perceptual
 from everest.adversary import BETAS, first_step
 from everest.assemble import try_one_pass
 from everest.config.recipe import load_recipe
-from everest.plan import kept_values
 from everest.system.events import silent
 from everest.system.run_folder import RunFolder
-from everest.tokenizer_spec import tokenizer_spec
+from everest.tokenizer.spec import kept_values, tokenizer_spec
 from everest.train_state import newest_state
 from everest.train_tokenizer import TokenizerStage, tokenizer_losses, trial_losses
 from everest_cli.main import app

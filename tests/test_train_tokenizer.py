@@ -19,11 +19,11 @@ from everest.assemble import Place
 from everest.config.recipe import load_recipe
 from everest.errors import CheckpointError
 from everest.load import load_model, open_weights, tokenizer_of
-from everest.models.tokenizer import AdaptiveTokenizer
 from everest.system.accelerator import make_accelerator
 from everest.system.events import silent
 from everest.system.run_folder import RunFolder
 from everest.system.weights import read_weights
+from everest.tokenizer.network import AdaptiveTokenizer
 from everest.train_tokenizer import TokenizerStage, measure_targets, set_up_tokenizer, tokenizer_losses
 from everest_cli.main import app
 

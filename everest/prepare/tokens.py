@@ -26,15 +26,14 @@ from everest.data.dataset import Clip, VideoClips
 from everest.data.loader import batches, make_loader
 from everest.data.stages import clip_grid, pretrain_clips
 from everest.errors import EnvironmentProblem, RecipeError
-from everest.models.tokenizer import AdaptiveTokenizer
 from everest.system.accelerator import make_accelerator
 from everest.system.events import Report, notice
 from everest.system.files import write_atomically, write_table
 from everest.system.locks import refuse_foreign, sole_writer
 from everest.system.run_folder import BAD_VIDEOS
-from everest.token_cache import clip_facts, read_problems
-from everest.token_index import INDEX, PARTS, Part, TokenIndex, differing
-from everest.tokenizer_spec import TokenizerUse, tokenizer_use
+from everest.tokenizer.cache import INDEX, PARTS, Part, TokenIndex, clip_facts, differing, read_problems
+from everest.tokenizer.network import AdaptiveTokenizer
+from everest.tokenizer.spec import TokenizerUse, tokenizer_use
 from everest.video.pixels import normalise, unnormalise
 
 LOCK: Final = ".lock"

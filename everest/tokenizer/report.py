@@ -15,10 +15,8 @@ from torch import Tensor
 
 from everest.config.settings import TrainSettings
 from everest.data.dataset import NONE_FAILED, VideoClips, failures
-from everest.models.token_scorer import TokenScorer
-from everest.models.tokenizer import AdaptiveTokenizer, TokenizerOutput
-from everest.tokenizer_clips import first_clips
-from everest.tokenizer_measures import (
+from everest.tokenizer.clips import first_clips
+from everest.tokenizer.measures import (
     change_of_tokens,
     change_ratio,
     codebook_use,
@@ -29,6 +27,8 @@ from everest.tokenizer_measures import (
     score_entropy,
     slice_shares,
 )
+from everest.tokenizer.network import AdaptiveTokenizer, TokenizerOutput
+from everest.tokenizer.scorer import TokenScorer
 from everest.video.pixels import in_unit_range
 
 CLIPS: Final = 256  # ours: so many are enough for every figure

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from everest.config.sizes import TokenizerConfig, TopKKind
 from everest.methods.grid import TokenGrid, num_kept
-from everest.models.fsq import FSQ
-from everest.models.token_scorer import TokenScorer, soft_topk_mask
-from everest.models.tokenizer_blocks import VideoDecoder3D, VideoEncoder3D
+from everest.tokenizer.fsq import FSQ
+from everest.tokenizer.layers import VideoDecoder3D, VideoEncoder3D
+from everest.tokenizer.scorer import TokenScorer, soft_topk_mask
 
 
 class TokenizerOutput(NamedTuple):
@@ -49,7 +49,7 @@ class AdaptiveTokenizer(nn.Module):
     Args:
         window: frames that are encoded together; it has at least two slices, for the first is always kept.
         keep: share of a window's other tokens that a clip is rebuilt from while training.
-        select: how the choice of these learns (everest.models.token_scorer).
+        select: how the choice of these learns (everest.tokenizer.scorer).
         temperature: of that choice.
         checkpointing: compute activations again in the backward pass.
     """

@@ -11,7 +11,7 @@ from everest.data.loader import batches, make_loader
 from everest.data.stages import pretrain_key, unlabelled_clips
 from everest.data.views import PretrainViews, ValidationViews
 from everest.system.storage import joined, located
-from everest.tokenizer_spec import tokenizer_settings
+from everest.tokenizer.spec import tokenizer_settings
 
 BATCH: Final = 8  # ours: clips that are measured together
 

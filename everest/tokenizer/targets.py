@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from everest.methods.grid import gather_patches, gather_tokens
-from everest.models.tokenizer import AdaptiveTokenizer
+from everest.tokenizer.network import AdaptiveTokenizer
 from everest.video.pixels import unnormalise
 
 TargetSpace = Literal["values", "soft", "codes"]

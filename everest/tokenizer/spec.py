@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from pydantic import ConfigDict, TypeAdapter
+from torch import Tensor
 
 from everest.config.settings import Recipe
 from everest.config.sizes import TokenizerConfig, TopKKind
 from everest.config.tokenizer import TokenizerSettings
 from everest.errors import CheckpointError, RecipeError
-from everest.models.tokenizer import AdaptiveTokenizer
-from everest.plan import kept_values
 from everest.system.run_folder import is_own_tokenizer, own_tokenizer
 from everest.system.weights import load_tensors, read_spec, read_weights, state_hash
+from everest.tokenizer.network import AdaptiveTokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,3 +164,12 @@ def tokenizer_use(recipe: Recipe) -> TokenizerUse:
             f"has model.tubelet {recipe.model.tubelet} and clips of {recipe.data.frames} frames"
         )
     return TokenizerUse(settings=spec, path=str(path.resolve()), sha256=state_hash(weights.tensors))
+
+
+def kept_values(run: Callable[[], object], weights: Iterable[Tensor]) -> int:
+    """Numbers that a pass keeps for its backward pass, the weights apart; on `meta` it costs nothing."""
+    kept: dict[int, Tensor] = {}
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.setdefault(id(x), x), lambda x: x):
+        run()
+    known = {id(weight) for weight in weights}
+    return sum(x.numel() for key, x in kept.items() if key not in known)

@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from everest.models.fsq import FSQ
-from everest.models.token_scorer import top_k
+from everest.tokenizer.fsq import FSQ
+from everest.tokenizer.scorer import top_k
 
 _TINY: Final = 1e-12  # where nothing changes at all, what is kept changes as much as the rest
 

@@ -13,7 +13,6 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from everest.adversary import Adversary
-from everest.build import ModelSpec, stage_optimizer
 from everest.config.settings import FinetuneSettings, PretrainSettings, Recipe
 from everest.config.tokenizer import TokenizerSettings
 from everest.data.bad_videos import BadVideos
@@ -22,6 +21,8 @@ from everest.data.loader import batches, on_device
 from everest.data.stages import fingerprint
 from everest.errors import RecipeError
 from everest.models.classifier import VideoClassifier
+from everest.models.spec import ModelSpec
+from everest.optim import stage_optimizer
 from everest.plan import StagePlan, fitting_micro_batch, memory_advice, plan_stage
 from everest.system.accelerator import bytes_per_value, peak_memory
 from everest.system.events import Report, notice

@@ -11,7 +11,6 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from everest.build import ModelSpec
 from everest.config.settings import Recipe
 from everest.data.classes import Classes
 from everest.data.dataset import VideoClips
@@ -22,6 +21,7 @@ from everest.eval_report.writing import PAGE, write_report
 from everest.load import open_weights, require_kind
 from everest.methods.strategies import at_test
 from everest.models.classifier import VideoClassifier
+from everest.models.spec import ModelSpec
 from everest.scores import Scores, accuracies, refuse_too_many_skipped, write_predictions
 from everest.scoring import score_shares
 from everest.system.events import Report, notice

@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from everest.assemble import Place, set_up_training
-from everest.build import classifier_spec
 from everest.config.settings import FinetuneSettings, Recipe
 from everest.data.augment import mix
 from everest.data.classes import empty_classes
@@ -21,6 +20,7 @@ from everest.data.stages import finetune_clips, validation_clips
 from everest.health import stays_at_chance
 from everest.load import open_weights, start_from
 from everest.models.classifier import VideoClassifier
+from everest.models.spec import classifier_spec
 from everest.scores import accuracies, refuse_too_many_skipped
 from everest.scoring import score_videos
 from everest.system.events import notice, silent

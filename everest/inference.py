@@ -15,7 +15,6 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from everest.build import ModelSpec
 from everest.config.recipe import load_recipe
 from everest.config.settings import Recipe
 from everest.data.classes import Classes
@@ -30,6 +29,7 @@ from everest.load import open_weights, require_kind
 from everest.methods.grid import num_kept
 from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder
+from everest.models.spec import ModelSpec
 from everest.system.accelerator import make_accelerator
 from everest.system.events import Report, notice
 from everest.system.run_folder import RECIPE

@@ -8,13 +8,13 @@ from typing import Literal
 
 from torch import Tensor
 
-from everest.build import ModelSpec
 from everest.convert.conversion import convert
 from everest.convert.read import CONFIG, PICKLED, SHARDS, own_file, read_foreign
 from everest.convert.sizes import Hints
 from everest.errors import CheckpointError
 from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder
+from everest.models.spec import ModelSpec
 from everest.system.hub import fetch, is_hub_name, show
 from everest.system.run_folder import BEST, RECIPE, WEIGHTS
 from everest.system.weights import PICKLES, Weights, load_tensors, read_weights

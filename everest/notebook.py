@@ -16,7 +16,6 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from everest.build import classifier_spec, pretrain_spec
 from everest.config.checks import contradictions
 from everest.config.layers import KeyPath
 from everest.config.messages import retell
@@ -29,6 +28,7 @@ from everest.methods.importance import RawPixels
 from everest.methods.strategies import ByImportance, Strategy, choose
 from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder
+from everest.models.spec import classifier_spec, pretrain_spec
 
 Size = int | tuple[int, int]
 

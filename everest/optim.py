@@ -9,6 +9,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from everest.config.settings import (
+    FinetuneSettings,
+    PretrainSettings,
+)
+from everest.config.tokenizer import TokenizerSettings
+
 ParamGroup = dict[str, Any]  # what torch.optim takes: "params", "weight_decay", and our "lr_scale"
 
 
@@ -77,3 +83,14 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Give every group `lr` times its own scale."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group["lr_scale"]
+
+
+def stage_optimizer(
+    model: nn.Module, stage: PretrainSettings | FinetuneSettings | TokenizerSettings, depth: int
+) -> torch.optim.AdamW:
+    """AdamW over the parameters that a stage trains."""
+    layer_decay = stage.layer_decay if isinstance(stage, FinetuneSettings) else 1.0
+    groups = parameter_groups(
+        model.named_parameters(), depth=depth, weight_decay=stage.weight_decay, layer_decay=layer_decay
+    )
+    return make_optimizer(groups, betas=stage.betas)

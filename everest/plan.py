@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import psutil
@@ -110,35 +110,6 @@ def plan_stage(
 
 def _largest_divisor(number: int, *, at_most: int) -> int:
     return next(d for d in range(min(number, at_most), 0, -1) if number % d == 0)
-
-
-def activation_bytes(
-    stacks: Iterable[tuple[int, int, int]], *, clip_values: int, bytes_per_value: int, checkpointing: bool
-) -> int:
-    """Bytes that one clip's forward pass keeps for the backward pass: an estimate, good to about a tenth.
-
-    A pre-norm block with fused attention keeps 11 values a token and channel: the inputs of both norms, which
-    are float32 in any precision, q, k, v, the attention's output, and 4 of the MLP; what norms and GELU give
-    is computed again (everest.models.block). One is for what is small. With checkpointing it keeps its input,
-    and all of one block at a time.
-
-    Args:
-        stacks: (depth, tokens, width) of encoder and decoder.
-        clip_values: numbers in a clip: kept as uint8, as float32, and once more while tokens are selected.
-    """
-    total = 9 * clip_values
-    for depth, tokens, width in stacks:
-        block = tokens * width * (2 * 4 + 9 * bytes_per_value)
-        total += depth * tokens * width * 4 + block if checkpointing else depth * block
-    return total
-
-
-def class_attention_bytes(tokens: int, width: int, *, bytes_per_value: int) -> int:
-    """Bytes that pooling by class attention keeps beside: an estimate (everest.models.pooling).
-
-    Of every token the norm's input in float32, what keys and values are made of, keys and values.
-    """
-    return tokens * width * (4 + 4 * bytes_per_value)
 
 
 def memory_advice(plan: StagePlan, bytes_of: BytesPerClip, *, bytes_per_value: int) -> str:

@@ -18,9 +18,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from everest.build import ModelSpec
 from everest.errors import RecipeError
-from everest.profiling.counting import gmacs_of_clip
+from everest.models.cost import gmacs_of_clip
+from everest.models.spec import ModelSpec
 from everest.runs import read_environment, read_header, read_rows
 from everest.system.files import check_new_file, write_atomically
 from everest.system.run_folder import ENVIRONMENT, METRICS, WEIGHTS

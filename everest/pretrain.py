@@ -5,12 +5,12 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from everest.assemble import Place, set_up_training
-from everest.build import pretrain_spec
 from everest.config.settings import Recipe
 from everest.data.dataset import Clip
 from everest.data.stages import pretrain_clips
 from everest.mask_view import view_model
 from everest.models.mae import MaskedAutoencoder
+from everest.models.spec import pretrain_spec
 from everest.pictures import rows_of
 from everest.system.events import notice
 from everest.tokenizer.cache import open_token_cache

@@ -13,7 +13,7 @@ from everest_cli import options as o
 from everest_cli.output import print_json, say
 
 if TYPE_CHECKING:
-    from everest.build import ModelSpec
+    from everest.models.spec import ModelSpec
     from everest.system.weights import Weights
 
 
@@ -48,8 +48,8 @@ def export(
     """
     _check_out(out, to, overwrite=overwrite, keep=keep)
 
-    from everest.build import ModelSpec
     from everest.load import find_weights, open_weights
+    from everest.models.spec import ModelSpec
 
     source = find_weights(checkpoint, which=which.value)
     weights = open_weights(source)

@@ -13,9 +13,9 @@ from test_stages import RECIPE
 from typer.testing import CliRunner
 
 import everest
-from everest.build import ModelSpec
 from everest.config.settings import ModelSettings, TargetSettings
 from everest.methods.strategies import RedundancyRobust
+from everest.models.spec import ModelSpec
 from everest.system.weights import Weights
 from everest_cli.main import app, explained
 

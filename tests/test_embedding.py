@@ -14,8 +14,7 @@ import everest
 from everest.errors import RecipeError
 from everest.methods.grid import TokenGrid, patchify
 from everest.methods.importance import change_importance
-from everest.models.embedding import TubeletEmbedding
-from everest.models.positions import separable_positions, sinusoid_positions
+from everest.models.embedding import TubeletEmbedding, separable_positions, sinusoid_positions
 
 # EVEREST Table 15, to its digit: millions of parameters in pre-training and with 51 classes.
 TABLE_15 = {1: (94.2, 86.3), 2: (102.5, 94.6), 3: (97.8, 89.9)}

@@ -14,7 +14,6 @@ from test_stages import run
 from torch import Tensor
 
 import everest
-from everest.build import ModelSpec
 from everest.config.settings import ModelSettings, TargetSettings
 from everest.errors import EnvironmentProblem
 from everest.eval_report.sweep import share_cost
@@ -24,7 +23,7 @@ from everest.load import model_of
 from everest.methods.masks import Tube
 from everest.methods.strategies import AllTokens, RedundancyRobust
 from everest.models.classifier import VideoClassifier
-from everest.norms import Norms
+from everest.models.spec import ModelSpec, Norms
 from everest.system.weights import Weights
 
 CLASSES = ("run", "sit", "jump")

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 import everest
-from everest.build import ModelSpec
 from everest.config.settings import FrameSelectionSettings, ModelSettings, TargetSettings
 from everest.methods.frame_selection import FrameSelection
 from everest.methods.grid import TokenSelection, patchify
 from everest.methods.strategies import AllTokens, RandomSpaceTime, RedundancyRobust, Tube
+from everest.models.spec import ModelSpec
 
 TINY = {"width": 24, "depth": 2, "heads": 2, "decoder_width": 16, "decoder_heads": 2, "decoder_depth": 1}
 NAMES = {"small": "vit-s", "base": "vit-b", "large": "vit-l"}

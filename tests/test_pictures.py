@@ -10,12 +10,12 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import everest
-from everest.build import pretrain_spec
 from everest.config.recipe import load_recipe
 from everest.demo_videos import CLASSES
 from everest.mask_view import GREY, view_masks, view_model
 from everest.methods.grid import patchify
 from everest.methods.strategies import RedundancyRobust
+from everest.models.spec import pretrain_spec
 from everest.pictures import draw_views, rows_of
 from everest_cli.main import app
 

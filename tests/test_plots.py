@@ -12,11 +12,11 @@ from PIL import Image
 from test_runs import append, make_run
 from typer.testing import CliRunner
 
-from everest.build import ModelSpec, classifier_spec, pretrain_spec
 from everest.config.recipe import load_recipe
 from everest.errors import UserError
+from everest.models.cost import gmacs_of_clip
+from everest.models.spec import ModelSpec, classifier_spec, pretrain_spec
 from everest.plots import read_curves, smooth
-from everest.profiling.counting import gmacs_of_clip
 from everest.system.weights import Weights
 from everest_cli.main import app
 

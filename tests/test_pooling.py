@@ -19,7 +19,7 @@ from test_stages import RECIPE, run, told, weights
 import everest
 from everest.config.recipe import load_recipe
 from everest.methods.strategies import Tube
-from everest.models.pooling import ClassAttentionPooling
+from everest.models.classifier import ClassAttentionPooling
 from everest.profiling.profile import cost_of
 
 ATTENTION = {"pooling": "class-attention"}

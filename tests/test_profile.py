@@ -13,12 +13,11 @@ from torch.nn.modules.module import register_module_forward_hook
 from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
-from everest.build import ModelSpec
 from everest.config.recipe import load_recipe
 from everest.models.block import Block
-from everest.profiling.counting import count_macs, embedding_macs, on_meta
+from everest.models.cost import count_macs, count_tokens, embedding_macs, on_meta
+from everest.models.spec import ModelSpec
 from everest.profiling.measure import largest_batch, measure
-from everest.profiling.memory import count_tokens
 from everest.profiling.paper_tables import paper_figures, st_mae_gmacs
 from everest.profiling.profile import METHODS, STAGES, cost_of, profile, stage_spec
 from everest_cli.main import app

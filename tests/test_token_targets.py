@@ -10,12 +10,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from everest.build import ModelSpec, pretrain_spec
 from everest.config.recipe import load_recipe
 from everest.config.settings import Recipe
 from everest.errors import CheckpointError
 from everest.methods.importance import RawPixels, ScoredEmbedding
 from everest.models.mae import MaskedAutoencoder
+from everest.models.spec import ModelSpec, pretrain_spec
 from everest.system.weights import Weights, state_hash
 from everest.tokenizer.network import AdaptiveTokenizer
 from everest.tokenizer.spec import tokenizer_spec

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
-from everest.models.positions import Positions
+from everest.models.embedding import Positions
 from everest.official_keys import our_name
 
 KEY_BIAS = "a key bias adds the same to every score of a query, which the softmax takes out again"

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from everest.build import ModelSpec
 from everest.convert.families import ALIASES, FAMILIES, Translation
 from everest.convert.read import Foreign
 from everest.convert.sizes import Evidence, Hints, Stage, check_architecture, model_spec
 from everest.errors import CheckpointError, unknown_name
-from everest.models.positions import Positions
+from everest.models.embedding import Positions
+from everest.models.spec import ModelSpec
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from everest.build import ModelSpec
 from everest.config.settings import ModelSettings, TargetSettings
 from everest.config.sizes import BACKBONES
 from everest.convert.families import Translation
@@ -15,8 +14,8 @@ from everest.convert.read import Foreign
 from everest.errors import CheckpointError, UserError
 from everest.methods.grid import TokenGrid
 from everest.methods.strategies import AllTokens, RedundancyRobust, Strategy, Tube
-from everest.models.positions import Positions, position_table
-from everest.norms import Norms
+from everest.models.embedding import Positions, position_table
+from everest.models.spec import ModelSpec, Norms
 
 Stage = Literal["pretrain", "classifier", "encoder"]
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from everest.build import ModelSpec
 from everest.methods.strategies import at_test
-from everest.profiling.counting import gmacs_of_clip
-from everest.profiling.memory import count_tokens
+from everest.models.cost import count_tokens, gmacs_of_clip
+from everest.models.spec import ModelSpec
 
 
 def share_cost(spec: ModelSpec, keep: float) -> dict[str, Any]:

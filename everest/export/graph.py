@@ -15,12 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from everest.build import ModelSpec
 from everest.errors import EnvironmentProblem, RecipeError
 from everest.methods.strategies import at_test
 from everest.models.classifier import VideoClassifier
+from everest.models.cost import count_tokens
 from everest.models.mae import MaskedAutoencoder
-from everest.profiling.memory import count_tokens
+from everest.models.spec import ModelSpec
 from everest.system.weights import Weights
 from everest.video.pixels import IMAGENET_MEAN, IMAGENET_STD, normalise
 

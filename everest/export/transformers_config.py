@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from everest.build import ModelSpec
 from everest.convert.sizes import MLP_RATIO
+from everest.models.spec import ModelSpec
 from everest.system.weights import Weights
 from everest.video.pixels import IMAGENET_MEAN, IMAGENET_STD
 

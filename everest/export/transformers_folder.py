@@ -15,7 +15,6 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from everest.build import ModelSpec
 from everest.convert.conversion import convert
 from everest.convert.families import FAMILIES
 from everest.convert.read import CONFIG, Foreign
@@ -27,8 +26,9 @@ from everest.load import model_of
 from everest.methods.grid import TokenSelection
 from everest.methods.strategies import AllTokens
 from everest.models.classifier import VideoClassifier
+from everest.models.cost import count_tokens
 from everest.models.mae import MaskedAutoencoder
-from everest.profiling.memory import count_tokens
+from everest.models.spec import ModelSpec
 from everest.system.files import write_atomically, write_text
 from everest.system.run_folder import WEIGHTS
 from everest.system.weights import Weights

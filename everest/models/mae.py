@@ -17,7 +17,7 @@ from everest.methods.grid import TokenGrid, TokenSelection, gather_tokens
 from everest.methods.importance import Embedding, ScoredEmbedding, TokenScores
 from everest.methods.strategies import ByImportance, Selector
 from everest.methods.targets import TargetMaker
-from everest.models.positions import Positions, position_table
+from everest.models.embedding import Positions, position_table
 from everest.models.vit import Encoder, linear_layers, make_blocks, run_blocks
 
 

@@ -13,10 +13,11 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from everest.build import ModelSpec, stage_optimizer
 from everest.config.settings import Recipe
 from everest.errors import EnvironmentProblem
 from everest.methods.masks import Tube
+from everest.models.spec import ModelSpec
+from everest.optim import stage_optimizer
 from everest.profiling.energy import NoEnergyCounter, find_nvml, joules_of_a_step, kwh_of_run, uuid_of
 from everest.profiling.profile import StageName, stage_spec
 from everest.system.accelerator import bytes_per_value, make_accelerator, peak_memory

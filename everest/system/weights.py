@@ -32,7 +32,7 @@ class Weights:
     """A `model.safetensors`: the parameters and what is needed to rebuild the module around them."""
 
     kind: str  # pretrain, classifier or tokenizer
-    settings: dict[str, Any]  # of everest.build.ModelSpec or everest.tokenizer_spec
+    settings: dict[str, Any]  # of everest.models.spec.ModelSpec or everest.tokenizer_spec
     classes: tuple[str, ...] | None
     recipe: str  # its name
     step: int

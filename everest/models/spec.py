@@ -1,4 +1,7 @@
-"""From settings to modules and data sets: the only file that knows both."""
+"""Where an imported model norms otherwise than the released programs do.
+
+From settings to modules and data sets: the only file that knows both.
+"""
 
 from __future__ import annotations
 
@@ -12,28 +15,46 @@ from pydantic import ConfigDict, Discriminator, TypeAdapter
 from torch import nn
 
 from everest.config.settings import (
-    FinetuneSettings,
     FrameSelectionSettings,
     ModelSettings,
-    PretrainSettings,
     Recipe,
     TargetSettings,
 )
-from everest.config.tokenizer import TokenizerSettings
 from everest.errors import CheckpointError
 from everest.methods.frame_selection import FrameSelection, num_candidates
 from everest.methods.grid import TokenGrid
 from everest.methods.strategies import Strategy
 from everest.methods.targets import PixelTargets, TargetMaker
-from everest.models.classifier import VideoClassifier
+from everest.models.block import activation_bytes
+from everest.models.classifier import VideoClassifier, class_attention_bytes
 from everest.models.mae import MaskedAutoencoder
-from everest.norms import Norms, set_norms
-from everest.optim import make_optimizer, parameter_groups
-from everest.plan import activation_bytes, class_attention_bytes
 from everest.system.weights import read_spec
 from everest.tokenizer.cache import cached_tokenizer
 from everest.tokenizer.spec import TokenizerUse, tokenizer_use
 from everest.tokenizer.targets import FrozenTokenizer, TokenTargets
+
+
+@dataclass(frozen=True, kw_only=True)
+class Norms:
+    """The LayerNorms of a model; the defaults are those of the released programs, and ours."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+    after_encoder: bool = True  # pretrain; transformers may have none
+    eps: float = 1e-6  # added to the variance
+    last_eps: float = 1e-6  # the same of the decoder's norm, and of the one after averaging
+
+
+def set_norms(model: MaskedAutoencoder | VideoClassifier, norms: Norms) -> None:
+    """Make a fresh model norm as `norms` say."""
+    if isinstance(model, MaskedAutoencoder) and not norms.after_encoder:
+        model.encoder.norm = nn.Identity()
+    for module in model.modules():
+        if isinstance(module, nn.LayerNorm):
+            module.eps = norms.eps
+    if isinstance(model, MaskedAutoencoder):
+        model.decoder.norm.eps = norms.last_eps
+    elif model.pooling == "mean":
+        model.norm.eps = norms.last_eps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +174,7 @@ class ModelSpec:
         return FrameSelection(candidates=candidates, recompute=self.frame_selection.recompute)
 
     def bytes_per_clip(self, bytes_per_value: int) -> int:
-        """What one clip's training pass keeps in memory: an estimate (everest.plan.activation_bytes)."""
+        """What one clip's training pass keeps in memory: an estimate (everest.models.block.activation_bytes)."""
         size, grid = self.model.backbone_size, self.grid
         noise = torch.zeros(1, grid.num_tokens, device="meta")
         chosen = self.selection(grid, importance=noise, noise=noise)
@@ -213,14 +234,3 @@ def classifier_spec(recipe: Recipe, *, num_classes: int, heads: Mapping[str, int
         drop_path=recipe.finetune.drop_path,
         checkpointing=recipe.train.checkpointing,
     )
-
-
-def stage_optimizer(
-    model: nn.Module, stage: PretrainSettings | FinetuneSettings | TokenizerSettings, depth: int
-) -> torch.optim.AdamW:
-    """AdamW over the parameters that a stage trains."""
-    layer_decay = stage.layer_decay if isinstance(stage, FinetuneSettings) else 1.0
-    groups = parameter_groups(
-        model.named_parameters(), depth=depth, weight_decay=stage.weight_decay, layer_decay=layer_decay
-    )
-    return make_optimizer(groups, betas=stage.betas)

@@ -27,12 +27,12 @@ from measuring import HERE, markdown, publish
 from scipy.stats import ttest_rel
 from torch import Tensor
 
+from everest.checkpoints.load import load_model
 from everest.config.settings import Recipe
 from everest.data.stages import unlabelled_clips
 from everest.data.views import ValidationViews
 from everest.demo_steps import VIDEOS, DemoSteps, one_thread
 from everest.event_videos import NUM_FRAMES, event_set
-from everest.load import load_model
 from everest.lvmae_demo import VARIANTS, clips_of, tokens_of
 from everest.methods.ranked import LearnedImportance
 from everest.models.mae import MaskedAutoencoder

@@ -9,8 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from everest.checkpoints.load import load_model
     from everest.config.recipe import load_recipe
-    from everest.load import load_model
     from everest.methods.grid import TokenSelection
     from everest.notebook import create_model, read_clip, select_tokens
     from everest.video.pixels import normalise
@@ -30,7 +30,7 @@ __all__ = [
 _HOMES = {
     "TokenSelection": "everest.methods.grid",
     "create_model": "everest.notebook",
-    "load_model": "everest.load",
+    "load_model": "everest.checkpoints.load",
     "load_recipe": "everest.config.recipe",
     "normalise": "everest.video.pixels",
     "read_clip": "everest.notebook",

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from everest.checkpoints.load import load_model
 from everest.config.settings import Recipe
 from everest.data.stages import pretrain_clips
 from everest.demo_steps import PICTURE, RUNS, DemoSteps, one_thread
 from everest.demo_videos import CLASSES, DEMO_SET
-from everest.load import load_model
 from everest.mask_view import view_model
 from everest.models.mae import MaskedAutoencoder
 from everest.pictures import draw_views

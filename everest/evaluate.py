@@ -11,6 +11,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
+from everest.checkpoints.load import open_weights, require_kind
 from everest.config.settings import Recipe
 from everest.data.classes import Classes
 from everest.data.dataset import VideoClips
@@ -18,7 +19,6 @@ from everest.data.stages import test_clips
 from everest.errors import CheckpointError
 from everest.eval_report.sweep import share_cost
 from everest.eval_report.writing import PAGE, write_report
-from everest.load import open_weights, require_kind
 from everest.methods.strategies import at_test
 from everest.models.classifier import VideoClassifier
 from everest.models.spec import ModelSpec

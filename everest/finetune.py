@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from everest.assemble import Place, set_up_training
+from everest.checkpoints.load import open_weights, start_from
 from everest.config.settings import FinetuneSettings, Recipe
 from everest.data.augment import mix
 from everest.data.classes import empty_classes
@@ -18,7 +19,6 @@ from everest.data.crops import erase
 from everest.data.dataset import Clip, VideoClips
 from everest.data.stages import finetune_clips, validation_clips
 from everest.health import stays_at_chance
-from everest.load import open_weights, start_from
 from everest.models.classifier import VideoClassifier
 from everest.models.spec import classifier_spec
 from everest.scores import accuracies, refuse_too_many_skipped

@@ -15,6 +15,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from everest.checkpoints.load import open_weights, require_kind
 from everest.config.recipe import load_recipe
 from everest.config.settings import Recipe
 from everest.data.classes import Classes
@@ -25,7 +26,6 @@ from everest.data.stages import test_views
 from everest.data.views import EvalViews
 from everest.encoding import Encoded, encode
 from everest.errors import RecipeError
-from everest.load import open_weights, require_kind
 from everest.methods.grid import num_kept
 from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Final
 
+from everest.checkpoints.load import find_weights, model_of, open_weights, tokenizer_of
 from everest.errors import RecipeError
-from everest.load import find_weights, model_of, open_weights, tokenizer_of
 from everest.mask_view import Model
 from everest.methods.ranked import LearnedImportance, ScoreName
 from everest.methods.strategies import STRATEGIES, Selector

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from everest.convert.read import locate, read_foreign
+from everest.checkpoints.foreign import locate, read_foreign
 from everest.errors import CheckpointError, EnvironmentProblem
 from everest.system.hub import Unreachable, show
 from everest.system.weights import load_tensors

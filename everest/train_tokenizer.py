@@ -12,12 +12,12 @@ from torch import Tensor
 
 from everest.adversary import first_step
 from everest.assemble import Place, set_up_training
+from everest.checkpoints.load import tokenizer_of
 from everest.config.settings import Recipe, TrainSettings
 from everest.config.tokenizer import TokenizerSettings
 from everest.data.bad_videos import refuse_too_many
 from everest.data.dataset import Clip, VideoClips
 from everest.errors import RecipeError
-from everest.load import tokenizer_of
 from everest.system.events import notice
 from everest.system.files import write_text
 from everest.system.randomness import Purpose, generator_at, seed_at

@@ -43,7 +43,7 @@ def evaluate(
 
     Example: everest eval --checkpoint runs/finetune/ucf101 --data /data/ucf101
     """
-    from everest.load import find_weights, recipe_beside
+    from everest.checkpoints.load import find_weights, recipe_beside
 
     keeps = o.read_shares(keep) if keep is not None else ()
     weights = find_weights(checkpoint, which=which.value)

@@ -48,7 +48,7 @@ def export(
     """
     _check_out(out, to, overwrite=overwrite, keep=keep)
 
-    from everest.load import find_weights, open_weights
+    from everest.checkpoints.load import find_weights, open_weights
     from everest.models.spec import ModelSpec
 
     source = find_weights(checkpoint, which=which.value)
@@ -83,7 +83,7 @@ def _check_out(out: Path, to: Target, *, overwrite: bool, keep: float | None) ->
 
 
 def _folder(weights: Weights, spec: ModelSpec, out: Path, source: Path) -> dict[str, Any]:
-    from everest.export.transformers_folder import read_back, to_transformers, write_folder
+    from everest.checkpoints.transformers import read_back, to_transformers, write_folder
 
     model = to_transformers(weights, spec, source=source)
     difference = read_back(model, weights, spec, source=source)
@@ -94,10 +94,8 @@ def _folder(weights: Weights, spec: ModelSpec, out: Path, source: Path) -> dict[
 def _graph(
     weights: Weights, spec: ModelSpec, out: Path, source: Path, *, to: Target, keep: float | None
 ) -> dict[str, Any]:
-    from everest.export.graph import exportable
-    from everest.export.onnx_file import check_packages, write_onnx
-    from everest.export.torch_file import write_program
-    from everest.load import model_of
+    from everest.checkpoints.graph import check_packages, exportable, write_onnx, write_program
+    from everest.checkpoints.load import model_of
 
     if to is Target.onnx:
         check_packages()

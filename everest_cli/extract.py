@@ -45,10 +45,10 @@ def extract(
 
     Example: everest extract VIDEOS --checkpoint runs/pretrain --out features.safetensors
     """
+    from everest.checkpoints.load import find_weights
     from everest.data.samples import named_samples
     from everest.features import extract
     from everest.inference import Model
-    from everest.load import find_weights
 
     samples = named_samples(videos, root=data)
     model = Model.open(

@@ -143,8 +143,8 @@ def find_init(init: str, output: Path | None) -> Path | None:
     if init == "none":
         return None
 
+    from everest.checkpoints.load import find_weights
     from everest.errors import RecipeError
-    from everest.load import find_weights
 
     weights = find_weights(init)
     if output is not None and weights.resolve().parent == output.resolve():

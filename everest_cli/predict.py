@@ -81,8 +81,8 @@ def predict(
     if output is not None and any(output.resolve() == Path(sample.path).resolve() for sample in samples):
         raise RecipeError(f"--output {output}: one of the videos; choose another name")
 
+    from everest.checkpoints.load import find_weights
     from everest.inference import Model
-    from everest.load import find_weights
     from everest.predictions import predict
     from everest.timeline import predict_timeline
 

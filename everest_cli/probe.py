@@ -37,7 +37,7 @@ def probe(
 
     Example: everest probe --checkpoint runs/pretrain --recipe ucf101 --data /data/ucf101
     """
-    from everest.load import find_weights, recipe_beside
+    from everest.checkpoints.load import find_weights, recipe_beside
 
     weights = find_weights(checkpoint, which=which.value)
     settings = o.read_recipe(

@@ -40,10 +40,10 @@ def select_frames(
 
     Example: everest select-frames video.mp4 --picture .
     """
+    from everest.checkpoints.load import load_transformer
     from everest.data.samples import named_videos, refuse_same_stems
     from everest.errors import DataError, RecipeError
     from everest.frame_view import Draw
-    from everest.load import load_transformer
     from everest.methods.strategies import RedundancyRobust
 
     if not 0 < keep <= 1:

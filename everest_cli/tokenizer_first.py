@@ -53,7 +53,7 @@ def with_files(recipe: Recipe) -> Recipe:
     Raises:
         CheckpointError: there is no such tokenizer.
     """
-    from everest.load import find_weights
+    from everest.checkpoints.load import find_weights
 
     tokenizer, stage = recipe.tokenizer, recipe.pretrain
     if tokenizer is not None and tokenizer.checkpoint is not None:

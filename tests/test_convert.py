@@ -12,13 +12,13 @@ from foreign import RELEASED, on_meta, saved, shapes, tiny
 from safetensors.torch import load_file
 from torch import Tensor
 
-from everest.convert.conversion import Converted, convert
-from everest.convert.families import KEY_BIAS
-from everest.convert.identify import Identity, Refused, identify
-from everest.convert.read import Foreign, read_foreign, unwrapped
-from everest.convert.sizes import Hints
+from everest.checkpoints.convert import Converted, convert
+from everest.checkpoints.families import KEY_BIAS
+from everest.checkpoints.foreign import Foreign, read_foreign, unwrapped
+from everest.checkpoints.identify import Identity, Refused, identify
+from everest.checkpoints.load import model_of
+from everest.checkpoints.sizes import Hints
 from everest.errors import CheckpointError, RecipeError
-from everest.load import model_of
 from everest.methods.grid import TokenGrid, TokenSelection
 from everest.models.classifier import VideoClassifier
 from everest.models.embedding import position_table

@@ -14,12 +14,12 @@ from test_stages import run
 from torch import Tensor
 
 import everest
+from everest.checkpoints import graph as onnx_file
+from everest.checkpoints.graph import compare, exportable
+from everest.checkpoints.load import model_of
 from everest.config.settings import ModelSettings, TargetSettings
 from everest.errors import EnvironmentProblem
 from everest.eval_report.sweep import share_cost
-from everest.export import onnx_file
-from everest.export.graph import compare, exportable
-from everest.load import model_of
 from everest.methods.masks import Tube
 from everest.methods.strategies import AllTokens, RedundancyRobust
 from everest.models.classifier import VideoClassifier

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import everest
-from everest.official_keys import our_name
+from everest.checkpoints.families import our_name
 from everest.optim import parameter_groups
 
 

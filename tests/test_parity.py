@@ -19,6 +19,7 @@ from conftest import shared_folder
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from everest.checkpoints.families import our_name
 from everest.config.sizes import BackboneSize
 from everest.methods.grid import TokenGrid, TokenSelection, num_kept
 from everest.methods.importance import change_importance
@@ -28,7 +29,6 @@ from everest.methods.targets import PixelTargets
 from everest.models.classifier import VideoClassifier
 from everest.models.embedding import sinusoid_positions
 from everest.models.mae import MaskedAutoencoder
-from everest.official_keys import our_name
 from everest.optim import cosine_lr, make_optimizer, parameter_groups, set_lr
 from everest.video.pixels import normalise
 

@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 from small_runs import called
 from test_stages import stop_after, told, weights
 
+from everest.checkpoints.load import load_model
 from everest.config.recipe import load_recipe
 from everest.data.stages import pretrain_clips
-from everest.load import load_model
 from everest.methods.grid import TokenGrid
 from everest.methods.ranked import LearnedImportance
 from everest.prepare.tokens import dense_ranks

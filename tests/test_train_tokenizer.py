@@ -16,9 +16,9 @@ from typer.testing import CliRunner
 
 import everest
 from everest.assemble import Place
+from everest.checkpoints.load import load_model, open_weights, tokenizer_of
 from everest.config.recipe import load_recipe
 from everest.errors import CheckpointError
-from everest.load import load_model, open_weights, tokenizer_of
 from everest.system.accelerator import make_accelerator
 from everest.system.events import silent
 from everest.system.run_folder import RunFolder

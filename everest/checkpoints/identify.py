@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from everest.convert.families import ALIASES, FAMILIES, Translation
-from everest.convert.read import Foreign
-from everest.convert.sizes import Evidence, Hints, Stage, check_architecture, model_spec
+from everest.checkpoints.families import ALIASES, FAMILIES, Translation
+from everest.checkpoints.foreign import Foreign
+from everest.checkpoints.sizes import Evidence, Hints, Stage, check_architecture, model_spec
 from everest.errors import CheckpointError, unknown_name
 from everest.models.embedding import Positions
 from everest.models.spec import ModelSpec

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from everest.checkpoints.families import Translation
+from everest.checkpoints.foreign import Foreign
 from everest.config.settings import ModelSettings, TargetSettings
 from everest.config.sizes import BACKBONES
-from everest.convert.families import Translation
-from everest.convert.read import Foreign
 from everest.errors import CheckpointError, UserError
 from everest.methods.grid import TokenGrid
 from everest.methods.strategies import AllTokens, RedundancyRobust, Strategy, Tube
@@ -30,7 +30,7 @@ TABLE_TOLERANCE = 1e-3  # stored tables may be of half precision; learned ones a
 class Hints:
     """What a user knows and the file may not tell; None: as the file says, or as released."""
 
-    family: str | None = None  # of everest.convert.families.ALIASES
+    family: str | None = None  # of everest.checkpoints.families.ALIASES
     frames: int | None = None
     size: int | None = None
     heads: int | None = None

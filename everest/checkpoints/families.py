@@ -1,4 +1,9 @@
-"""Which program wrote a checkpoint, told by its names, and what its parameters are called here.
+"""Names of parameters in the released programs of EVEREST and VideoMAE, and ours.
+
+Pre-training names are the same. Their classifier has the encoder at the top level and calls the norm after
+mean pooling `fc_norm`; with the first token as feature the same place is called `norm`.
+
+Which program wrote a checkpoint, told by its names, and what its parameters are called here.
 
 The facts about names are those of the released state dicts; `everest.official_keys` has what EVEREST and
 VideoMAE share with us. To add a family: a function that translates, and its line in `FAMILIES`.
@@ -9,9 +14,21 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
+from typing import Literal
 
 from everest.models.embedding import Positions
-from everest.official_keys import our_name
+
+_ENCODER_PARTS = ("patch_embed.", "blocks.")
+
+
+def our_name(official: str, kind: Literal["pretrain", "classifier"]) -> str:
+    """Our name of an official parameter."""
+    if kind == "pretrain":
+        return official
+    if official.startswith(_ENCODER_PARTS):
+        return f"encoder.{official}"
+    return official.replace("fc_norm.", "norm.", 1)
+
 
 KEY_BIAS = "a key bias adds the same to every score of a query, which the softmax takes out again"
 

@@ -8,9 +8,9 @@ from typing import Literal
 
 from torch import Tensor
 
-from everest.convert.conversion import convert
-from everest.convert.read import CONFIG, PICKLED, SHARDS, own_file, read_foreign
-from everest.convert.sizes import Hints
+from everest.checkpoints.convert import convert
+from everest.checkpoints.foreign import CONFIG, PICKLED, SHARDS, own_file, read_foreign
+from everest.checkpoints.sizes import Hints
 from everest.errors import CheckpointError
 from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder

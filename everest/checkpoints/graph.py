@@ -1,6 +1,10 @@
 """What of a model is exported as a graph, and whether the written one says the same.
 
 B batch, T frames, H W pixels, K kept tokens, D width.
+
+A model as an ONNX file: any number of clips at once, the choice of tokens inside the graph.
+
+A model as a program of torch.export, which runs without this package.
 """
 
 from __future__ import annotations
@@ -8,6 +12,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Final
 
 import torch
@@ -21,6 +27,7 @@ from everest.models.classifier import VideoClassifier
 from everest.models.cost import count_tokens
 from everest.models.mae import MaskedAutoencoder
 from everest.models.spec import ModelSpec
+from everest.system.files import write_atomically
 from everest.system.weights import Weights
 from everest.video.pixels import IMAGENET_MEAN, IMAGENET_STD, normalise
 
@@ -152,3 +159,105 @@ def compare(exported: Exportable, run: Callable[[Tensor], Sequence[Tensor]], *, 
             "written; use the tested versions of its packages (everest doctor tells which)"
         )
     return largest
+
+
+PACKAGES: Final = ("onnx", "onnxscript", "onnxruntime")
+LARGEST: Final = 2**31 - 2**24  # bytes: protobuf ends at 2 GB; some are left for the graph
+
+
+def check_packages() -> None:
+    """Raise EnvironmentProblem when a package is missing."""
+    missing = [name for name in PACKAGES if find_spec(name) is None]
+    if missing:
+        raise EnvironmentProblem(
+            f"--to onnx: not installed: {', '.join(missing)}; run `pip install 'everest-video[export]'`"
+        )
+
+
+def write_onnx(path: Path, exported: Exportable) -> float:
+    """Write an .onnx file; the largest difference between what onnxruntime makes of it and our model.
+
+    Raises:
+        RecipeError: the weights are larger than an ONNX file can be.
+        EnvironmentProblem: a package is missing, or onnxruntime computes something else.
+    """
+    check_packages()
+    size = sum(tensor.nbytes for tensor in exported.graph.state_dict().values())
+    if size > LARGEST:
+        raise RecipeError(
+            f"--to onnx: {size / 1e9:.1f} GB of weights, an ONNX file ends at 2 GB; use --to torch"
+        )
+    program = _translated(exported)
+    program.model.metadata_props.update(about_text(exported.about))
+    differences = []
+
+    def write(part: Path) -> None:
+        program.save(part, external_data=False)
+        differences.append(compare(exported, _runner(part), what="onnxruntime"))
+
+    write_atomically(path, write)
+    return differences[0]
+
+
+def _translated(exported: Exportable) -> torch.onnx.ONNXProgram:
+    outputs = exported.graph.outputs
+    program = torch.onnx.export(
+        trace(exported),
+        (sample_clips(exported.spec, TRACED),),
+        dynamo=True,
+        input_names=[INPUT],
+        output_names=list(outputs),
+        dynamic_shapes={INPUT: {0: "batch"}},  # its name
+        custom_translation_table={torch.ops.aten.sort.stable: _stable_sort()},
+        verbose=False,
+    )
+    assert program is not None
+    return program
+
+
+def _stable_sort() -> Callable[..., Any]:
+    """ONNX's name for a stable sort, which torch 2.15 does not translate: TopK takes the first of equals."""
+    import onnxscript
+
+    op: Any = onnxscript.opset20
+
+    def sort(values: Any, stable: bool = True, dim: int = -1, descending: bool = False) -> Any:
+        length = op.Gather(op.Shape(values), op.Constant(value_ints=[dim]))
+        return op.TopK(values, length, axis=dim, largest=int(descending), sorted=1)
+
+    return sort
+
+
+def _runner(path: Path) -> Callable[[Tensor], Sequence[Tensor]]:
+    """Computes the outputs of a file for clips (B, 3, T, H, W)."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+    def run(clips: Tensor) -> list[Tensor]:
+        return [torch.from_numpy(output) for output in session.run(None, {INPUT: clips.numpy()})]
+
+    return run
+
+
+def write_program(path: Path, exported: Exportable) -> float:
+    """Write a .pt2 file; the largest difference between it, read again, and our model.
+
+    Raises:
+        EnvironmentProblem: it computes something else.
+    """
+    program, differences = trace(exported), []
+
+    def write(part: Path) -> None:
+        with part.open("wb") as file:
+            torch.export.save(program, file, extra_files=about_text(exported.about))
+        with part.open("rb") as file:
+            written = torch.export.load(file).module()
+
+        def run(clips: Tensor) -> Sequence[Tensor]:
+            return written(clips)
+
+        differences.append(compare(exported, run, what="the written program"))
+
+    write_atomically(path, write)
+    return differences[0]

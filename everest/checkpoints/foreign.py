@@ -11,7 +11,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from everest.convert.pickles import load_pickle, namespace, refuse_wrong_download
+from everest.checkpoints.pickles import load_pickle, namespace, refuse_wrong_download
 from everest.data.list_text import read_lines
 from everest.errors import CheckpointError
 from everest.system.hub import fetch, is_hub_name, licence_of

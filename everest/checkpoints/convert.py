@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from everest.convert.identify import Identity, Refused, identify
-from everest.convert.read import Foreign
-from everest.convert.sizes import Hints
+from everest.checkpoints.foreign import Foreign
+from everest.checkpoints.identify import Identity, Refused, identify
+from everest.checkpoints.sizes import Hints
 from everest.errors import CheckpointError
 from everest.system.weights import Weights
 

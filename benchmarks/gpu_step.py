@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from everest.models.mae import MaskedAutoencoder
-from everest.optim import make_optimizer, parameter_groups
+from everest.train.optim import make_optimizer, parameter_groups
 from everest.video.pixels import normalise
 
 WARM_UP = 5  # steps: compilation, choice of kernels

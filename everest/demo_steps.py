@@ -12,7 +12,6 @@ from typing import Final, TypeVar
 
 import torch
 
-from everest.assemble import Place, start_run
 from everest.config.recipe import dump_recipe, load_recipe
 from everest.config.settings import Recipe
 from everest.errors import RecipeError
@@ -26,6 +25,7 @@ from everest.system.events import Report, notice
 from everest.system.files import write_text
 from everest.system.run_folder import RunFolder
 from everest.system.signals import Stopped
+from everest.train.setup import Place, start_run
 from everest.train_tokenizer import set_up_tokenizer, train_tokenizer
 
 VIDEOS: Final = "demo-videos"

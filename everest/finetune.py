@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from everest.assemble import Place, set_up_training
 from everest.checkpoints.load import open_weights, start_from
 from everest.config.settings import FinetuneSettings, Recipe
 from everest.data.augment import mix
@@ -18,13 +17,14 @@ from everest.data.classes import empty_classes
 from everest.data.crops import erase
 from everest.data.dataset import Clip, VideoClips
 from everest.data.stages import finetune_clips, validation_clips
-from everest.health import stays_at_chance
 from everest.models.classifier import VideoClassifier
 from everest.models.spec import classifier_spec
 from everest.scores import accuracies, refuse_too_many_skipped
 from everest.scoring import score_videos
 from everest.system.events import notice, silent
-from everest.training import Training
+from everest.train.health import stays_at_chance
+from everest.train.setup import Place, set_up_training
+from everest.train.training import Training
 from everest.video.pixels import normalise
 
 

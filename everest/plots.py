@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from everest.errors import RecipeError
 from everest.models.cost import gmacs_of_clip
 from everest.models.spec import ModelSpec
-from everest.runs import read_environment, read_header, read_rows
 from everest.system.files import check_new_file, write_atomically
 from everest.system.run_folder import ENVIRONMENT, METRICS, WEIGHTS
+from everest.train.listing import read_environment, read_header, read_rows
 
 AxisName = Literal["steps", "hours", "gflops"]
 LABELS: dict[AxisName, str] = {

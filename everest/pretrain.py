@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from everest.assemble import Place, set_up_training
 from everest.config.settings import Recipe
 from everest.data.dataset import Clip
 from everest.data.stages import pretrain_clips
@@ -14,8 +13,9 @@ from everest.models.spec import pretrain_spec
 from everest.pictures import rows_of
 from everest.system.events import notice
 from everest.tokenizer.cache import open_token_cache
-from everest.tracking import Tracker, picture_is_due, show
-from everest.training import Training
+from everest.train.setup import Place, set_up_training
+from everest.train.tracking import Tracker, picture_is_due, show
+from everest.train.training import Training
 from everest.video.pixels import normalise
 
 

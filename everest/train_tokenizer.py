@@ -10,8 +10,6 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from everest.adversary import first_step
-from everest.assemble import Place, set_up_training
 from everest.checkpoints.load import tokenizer_of
 from everest.config.settings import Recipe, TrainSettings
 from everest.config.tokenizer import TokenizerSettings
@@ -27,10 +25,12 @@ from everest.tokenizer.network import AdaptiveTokenizer
 from everest.tokenizer.report import TokenizerReport, numbers, report_on, scorer_warnings
 from everest.tokenizer.scorer import TokenScorer
 from everest.tokenizer.spec import TokenizerSpec, tokenizer_settings, tokenizer_spec
-from everest.tokenizer_loss import TokenizerLosses, TokenizerObjective, tokenizer_objective
 from everest.tokenizer_pictures import draw_examples
-from everest.tracking import picture_is_due
-from everest.training import Training
+from everest.train.adversary import first_step
+from everest.train.setup import Place, set_up_training
+from everest.train.tokenizer_loss import TokenizerLosses, TokenizerObjective, tokenizer_objective
+from everest.train.tracking import picture_is_due
+from everest.train.training import Training
 from everest.video.pixels import in_unit_range
 
 TARGET_CLIPS: Final = 1024  # ours: of the training set, for the mean and deviation of the targets

@@ -17,10 +17,10 @@ from everest.system.launch import Devices, is_launched, is_main, read_devices, r
 from everest_cli.output import Display
 
 if TYPE_CHECKING:
-    from everest.assemble import LossesOf, Place
     from everest.config.settings import Recipe
     from everest.system.run_folder import RunFolder
-    from everest.training import Training
+    from everest.train.setup import LossesOf, Place
+    from everest.train.training import Training
 
 
 def launch(gpus: str, processes: int | None) -> Devices:
@@ -65,9 +65,9 @@ class Choices:
     @contextmanager
     def place(self, recipe: Recipe, devices: Devices) -> Iterator[Place]:
         """Where the stage runs: Accelerate's processes, the run folder, a display."""
-        from everest.assemble import Place
         from everest.system.accelerator import from_main, leaving, make_accelerator
-        from everest.tracking import check_tracker
+        from everest.train.setup import Place
+        from everest.train.tracking import check_tracker
 
         check_tracker(self.tracker)
         accelerator = make_accelerator(recipe.train, cpu=devices.kind == "cpu")
@@ -108,7 +108,7 @@ class Choices:
         Raises:
             RecipeError: it may not go there.
         """
-        from everest.continuing import RunRequest, check_output
+        from everest.train.resume import RunRequest, check_output
 
         sources = [Path(source) for source in (self.recipe, self.init) if source is not None]
         asked = RunRequest(recipe=recipe, init=self.init, one_batch=self.one_batch, sources=sources)
@@ -127,7 +127,7 @@ def print_recipe(recipe: Recipe) -> None:
 
 def print_trial(training: Training, losses_of: LossesOf) -> None:
     """Run two passes and print what they say of the whole run, as --dry-run does."""
-    from everest.assemble import try_one_pass
+    from everest.train.setup import try_one_pass
 
     told = try_one_pass(training, losses_of)
     told["peak_memory"] = f"{told.pop('memory_bytes') / 2**30:.2f} GiB"
@@ -141,8 +141,8 @@ def begun(training: Training, place: Place, recipe: Recipe, *, init: str | None)
 
     However it ends, its tracker ends with it: another stage may follow in this process.
     """
-    from everest.assemble import start_run
     from everest.config.recipe import dump_recipe
+    from everest.train.setup import start_run
 
     try:
         start_run(training, place, dump_recipe(recipe), init=init)

@@ -9,10 +9,10 @@ from everest_cli import stages
 from everest_cli.output import say
 
 if TYPE_CHECKING:
-    from everest.assemble import Place
     from everest.config.settings import Recipe
     from everest.system.launch import Devices
-    from everest.training import Training
+    from everest.train.setup import Place
+    from everest.train.training import Training
 
 
 def train_tokenizer(

@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from everest.adversary import Adversary, first_step, r1_penalty
 from everest.config.sizes import TOKENIZERS, TokenizerConfig, discriminator_halvings
-from everest.optim import set_lr
 from everest.tokenizer.discriminator import BlurredHalving, Discriminator
+from everest.train.adversary import Adversary, first_step, r1_penalty
+from everest.train.optim import set_lr
 
 TINY = TokenizerConfig(stem=(2, 4), channels=4, multipliers=(1,), time_down=(), blocks=1, decoder_blocks=1)
 

@@ -10,7 +10,7 @@ from torch import nn
 from everest.errors import CheckpointError, EnvironmentProblem
 from everest.system.files import write_atomically
 from everest.system.weights import Weights, load_tensors, read_weights
-from everest.train_state import RunState, load_optimizer, newest_state, optimizer_tensors, save_state
+from everest.train.state import RunState, load_optimizer, newest_state, optimizer_tensors, save_state
 
 
 def state_of(step: int) -> RunState:

@@ -185,7 +185,7 @@ def test_overwrite_spares_files_that_no_run_has_written(command, tmp_path: Path)
 
 
 def test_overwrite_removes_nothing_before_all_is_checked(command, finished, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("everest.tracking.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("everest.train.tracking.importlib.util.find_spec", lambda name: None)
     before = contents(finished)
     everest(command, "--overwrite", "--tracker", "wandb", code=5)
     assert contents(finished) == before

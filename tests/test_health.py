@@ -24,9 +24,9 @@ from everest.data.loader import batches, make_loader
 from everest.data.samples import Sample
 from everest.data.views import Views
 from everest.errors import DataError, DivergedError, EnvironmentProblem
-from everest.health import SCALER_LIMIT, SKIP_LIMIT, Figures, LossWatch, Nonfinite, stays_at_chance
-from everest.plan import memory_advice, plan_stage
 from everest.system.run_folder import RunFolder
+from everest.train.health import SCALER_LIMIT, SKIP_LIMIT, Figures, LossWatch, Nonfinite, stays_at_chance
+from everest.train.plan import memory_advice, plan_stage
 from everest_cli.main import app
 
 

@@ -9,7 +9,7 @@ import torch
 
 import everest
 from everest.checkpoints.families import our_name
-from everest.optim import parameter_groups
+from everest.train.optim import parameter_groups
 
 
 def grouped(model, **options) -> dict[str, tuple[float, float]]:

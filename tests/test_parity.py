@@ -29,7 +29,7 @@ from everest.methods.targets import PixelTargets
 from everest.models.classifier import VideoClassifier
 from everest.models.embedding import sinusoid_positions
 from everest.models.mae import MaskedAutoencoder
-from everest.optim import cosine_lr, make_optimizer, parameter_groups, set_lr
+from everest.train.optim import cosine_lr, make_optimizer, parameter_groups, set_lr
 from everest.video.pixels import normalise
 
 TUBELET = (2, 16, 16)

@@ -13,9 +13,9 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from everest import perceptual
 from everest.errors import CheckpointError
-from everest.perceptual import FRAMES, PerceptualDistance, load_network
+from everest.train import tokenizer_loss as perceptual
+from everest.train.tokenizer_loss import FRAMES, PerceptualDistance, load_network
 from everest.video.pixels import IMAGENET_MEAN, IMAGENET_STD
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from everest.config.settings import FinetuneSettings, PretrainSettings
 from everest.data.bad_videos import BadVideos
 from everest.errors import DataError, RecipeError
-from everest.plan import plan_stage
+from everest.train.plan import plan_stage
 
 STAGE = PretrainSettings(batch_size=192, epochs=4, warmup_epochs=2, base_lr=1e-3, min_lr=1e-5)
 

@@ -15,10 +15,10 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from everest import runs
 from everest.system import run_folder, run_lock
 from everest.system.weights import Weights
-from everest.train_state import RunState, save_state
+from everest.train import listing as runs
+from everest.train.state import RunState, save_state
 from everest_cli.main import app
 
 STEPS = 10

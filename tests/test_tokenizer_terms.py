@@ -20,14 +20,14 @@ from test_train_tokenizer import RECIPE, set_up, train
 from torch import Tensor
 from typer.testing import CliRunner
 
-from everest import perceptual
-from everest.adversary import BETAS, first_step
-from everest.assemble import try_one_pass
 from everest.config.recipe import load_recipe
 from everest.system.events import silent
 from everest.system.run_folder import RunFolder
 from everest.tokenizer.spec import kept_values, tokenizer_spec
-from everest.train_state import newest_state
+from everest.train import tokenizer_loss as perceptual
+from everest.train.adversary import BETAS, first_step
+from everest.train.setup import try_one_pass
+from everest.train.state import newest_state
 from everest.train_tokenizer import TokenizerStage, tokenizer_losses, trial_losses
 from everest_cli.main import app
 

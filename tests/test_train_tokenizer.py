@@ -15,7 +15,6 @@ from test_stages import stop_after, told, weights
 from typer.testing import CliRunner
 
 import everest
-from everest.assemble import Place
 from everest.checkpoints.load import load_model, open_weights, tokenizer_of
 from everest.config.recipe import load_recipe
 from everest.errors import CheckpointError
@@ -24,6 +23,7 @@ from everest.system.events import silent
 from everest.system.run_folder import RunFolder
 from everest.system.weights import read_weights
 from everest.tokenizer.network import AdaptiveTokenizer
+from everest.train.setup import Place
 from everest.train_tokenizer import TokenizerStage, measure_targets, set_up_tokenizer, tokenizer_losses
 from everest_cli.main import app
 

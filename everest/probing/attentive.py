@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from timm.layers.attention_pool import AttentionPoolLatent
 from torch import Tensor, nn
 
-from everest.optim import cosine_lr
 from everest.system.randomness import Purpose, generator_at, seed_at
+from everest.train.optim import cosine_lr
 
 EPOCHS: Final = 20  # V-JEPA
 FEWEST_STEPS: Final = 300  # ours: of a small set more epochs

@@ -13,7 +13,7 @@ from everest.config.settings import Recipe
 from everest.data.dataset import StepSampler, VideoClips
 from everest.data.loader import batches, make_loader
 from everest.data.stages import finetune_clips, pretrain_clips
-from everest.plan import plan_stage
+from everest.train.plan import plan_stage
 from everest.video.reader import probe
 
 TrainingStage = Literal["pretrain", "finetune"]

@@ -17,11 +17,11 @@ from everest.config.settings import Recipe
 from everest.errors import EnvironmentProblem
 from everest.methods.masks import Tube
 from everest.models.spec import ModelSpec
-from everest.optim import stage_optimizer
 from everest.profiling.energy import NoEnergyCounter, find_nvml, joules_of_a_step, kwh_of_run, uuid_of
 from everest.profiling.profile import StageName, stage_spec
 from everest.system.accelerator import bytes_per_value, make_accelerator, peak_memory
-from everest.updating import compile_model
+from everest.train.optim import stage_optimizer
+from everest.train.update import compile_model
 from everest.video.pixels import normalise
 
 WARM_UP: Final = 2  # steps that are not counted: allocation, choice of kernels, compilation

@@ -2,22 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
-
-from everest.models.block import Block
-
-
-def shard(model: nn.Module, device: torch.device, processes: int) -> None:
-    """Cut the parameters of every block, and of the rest, over all processes (FSDP, Zhao et al. 2023)."""
-    mesh = init_device_mesh(device.type, (processes,))
-    for module in model.modules():
-        if isinstance(module, Block):
-            fully_shard(module, mesh=mesh)
-    fully_shard(model, mesh=mesh)
 
 
 def set_gradient_exchange(model: nn.Module, *, on: bool) -> None:

@@ -11,9 +11,9 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from everest.config.settings import TrainSettings
-from everest.optim import set_lr
 from everest.system.sharding import set_gradient_exchange, whole
-from everest.train_state import TrainState
+from everest.train.optim import set_lr
+from everest.train.state import TrainState
 
 ADVERSARY_NORM: Final = "discriminator_grad_norm"  # in metrics.jsonl
 

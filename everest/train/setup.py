@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
-from everest.adversary import Adversary
 from everest.config.settings import FinetuneSettings, PretrainSettings, Recipe
 from everest.config.tokenizer import TokenizerSettings
 from everest.data.bad_videos import BadVideos
@@ -20,21 +21,22 @@ from everest.data.dataset import Clip, VideoClips
 from everest.data.loader import batches, on_device
 from everest.data.stages import fingerprint
 from everest.errors import RecipeError
+from everest.models.block import Block
 from everest.models.classifier import VideoClassifier
 from everest.models.spec import ModelSpec
-from everest.optim import stage_optimizer
-from everest.plan import StagePlan, fitting_micro_batch, memory_advice, plan_stage
 from everest.system.accelerator import bytes_per_value, peak_memory
 from everest.system.events import Report, notice
 from everest.system.randomness import Purpose, seed_at
 from everest.system.run_folder import PLAN, RunFolder
 from everest.system.run_lock import claim, release
-from everest.system.sharding import shard
 from everest.system.storage import located
 from everest.system.weights import Weights
 from everest.tokenizer.spec import TokenizerSpec
-from everest.tracking import make_tracker
-from everest.training import Training
+from everest.train.adversary import Adversary
+from everest.train.optim import stage_optimizer
+from everest.train.plan import StagePlan, fitting_micro_batch, memory_advice, plan_stage
+from everest.train.tracking import make_tracker
+from everest.train.training import Training
 
 Stage = PretrainSettings | FinetuneSettings | TokenizerSettings
 # Of a pass: the model's loss, and its adversary's where one plays.
@@ -223,3 +225,12 @@ def _one_pass(training: Training, losses_of: LossesOf, clip: Clip) -> float:
     training.updater.step()
     training.updater.zero_grad()
     return loss.item()  # waits for the device
+
+
+def shard(model: nn.Module, device: torch.device, processes: int) -> None:
+    """Cut the parameters of every block, and of the rest, over all processes (FSDP, Zhao et al. 2023)."""
+    mesh = init_device_mesh(device.type, (processes,))
+    for module in model.modules():
+        if isinstance(module, Block):
+            fully_shard(module, mesh=mesh)
+    fully_shard(model, mesh=mesh)

@@ -26,25 +26,24 @@ from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from everest.adversary import Adversary
 from everest.config.settings import TrainSettings
 from everest.data.bad_videos import BadVideos
 from everest.data.dataset import Clip, StepSampler, VideoClips, failures
 from everest.data.loader import batches, make_loader, on_device
 from everest.errors import DivergedError, EnvironmentProblem, UserError
-from everest.health import Figures, LossWatch, Nonfinite
-from everest.plan import StagePlan
-from everest.saving import Saver
-from everest.step_record import StepRecord
 from everest.system.events import Report, notice
 from everest.system.randomness import Purpose, generator_at, seed_at
 from everest.system.run_folder import NONFINITE, RunFolder
 from everest.system.run_lock import released_afterwards
 from everest.system.signals import Stopped, StopSignal
 from everest.system.weights import Weights
-from everest.tracking import Tracker, numbers_of
-from everest.train_state import TrainState
-from everest.updating import Updater
+from everest.train.adversary import Adversary
+from everest.train.health import Figures, LossWatch, Nonfinite
+from everest.train.plan import StagePlan
+from everest.train.state import Saver, TrainState
+from everest.train.step_record import StepRecord
+from everest.train.tracking import Tracker, numbers_of
+from everest.train.update import Updater
 
 
 class Training:

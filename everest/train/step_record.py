@@ -12,9 +12,9 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from everest.health import Figures
-from everest.plan import StagePlan
 from everest.system.accelerator import peak_memory
+from everest.train.health import Figures
+from everest.train.plan import StagePlan
 
 
 class Exchanged(NamedTuple):

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from everest.optim import make_optimizer, parameter_groups
+from everest.train.optim import make_optimizer, parameter_groups
 
 START: Final = 0.2  # ours: of the steps; before them the tokenizer learns to rebuild at all
 BETAS: Final = (0.0, 0.99)  # MAGVIT

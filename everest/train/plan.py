@@ -11,7 +11,7 @@ import torch
 from everest.config.settings import FinetuneSettings, PretrainSettings
 from everest.config.tokenizer import TokenizerSettings
 from everest.errors import RecipeError
-from everest.optim import cosine_lr, scaled_lr
+from everest.train.optim import cosine_lr, scaled_lr
 
 MEMORY_SHARE = 0.5  # ours: of a device's free memory, for the activations of one pass
 CPU_BYTES = 2**30  # ours: on a CPU larger passes are no faster

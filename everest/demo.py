@@ -10,9 +10,9 @@ from everest.config.settings import Recipe
 from everest.data.stages import pretrain_clips
 from everest.demo_steps import PICTURE, RUNS, DemoSteps, one_thread
 from everest.demo_videos import CLASSES, DEMO_SET
-from everest.mask_view import view_model
+from everest.figures.masks import view_model
+from everest.figures.pictures import draw_views
 from everest.models.mae import MaskedAutoencoder
-from everest.pictures import draw_views
 from everest.system.events import Report
 
 

@@ -5,27 +5,22 @@ B batch, C channels, T frames, H W pixels, N tokens, D embedding width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, replace
-from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from everest.config.checks import contradictions
-from everest.config.layers import KeyPath
-from everest.config.messages import retell
-from everest.config.settings import Recipe
+from everest.config.selectors import recipe_of, refuse_contradictions, selector_for
 from everest.data.samples import Sample
 from everest.data.views import ValidationViews
-from everest.errors import RecipeError, unknown_name
+from everest.errors import unknown_name
 from everest.methods.grid import TokenGrid, TokenSelection
 from everest.methods.importance import RawPixels
-from everest.methods.strategies import ByImportance, Strategy, choose
+from everest.methods.strategies import Strategy, choose
 from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder
 from everest.models.spec import classifier_spec, pretrain_spec
@@ -66,8 +61,8 @@ def create_model(
     }
     if selection is not None:
         sections[stage] = {"selection": asdict(selection)}
-    recipe = _recipe(sections)
-    _refuse_contradictions(recipe, lambda key: key[0] in ("data", "model", stage))
+    recipe = recipe_of(sections)
+    refuse_contradictions(recipe, lambda key: key[0] in ("data", "model", stage))
     if kind == "pretrain":
         return pretrain_spec(recipe).build()
     heads = num_classes if isinstance(num_classes, Mapping) else None
@@ -116,7 +111,7 @@ def select_tokens(
         RecipeError: an unknown strategy or setting, or values that cannot be meant.
         ValueError: `keep` is no share that leaves a token.
     """
-    selector = _selector(strategy, keep, settings)
+    selector = selector_for(strategy, keep, settings)
     embed = RawPixels(tubelet) if model is None else model.measure
     grid = TokenGrid.of_clip(frames=x.size(2), size=(x.size(3), x.size(4)), tubelet=embed.tubelet)
     noise = np.random.default_rng(seed).random((x.size(0), grid.num_tokens), dtype=np.float32)
@@ -124,52 +119,3 @@ def select_tokens(
     if chosen.visible.size(1) == 0:
         raise ValueError(f"{selector} leaves none of {grid.num_tokens} tokens visible")
     return chosen
-
-
-def make_selector(strategy: str, *, kept: float | None, settings: Mapping[str, Any]) -> Strategy:
-    """A strategy to look at.
-
-    Args:
-        kept: the share that is kept by a strategy that sorts by importance, of which a part is visible; of
-            another strategy the share that is visible. None: as in a recipe.
-    Raises:
-        RecipeError: an unknown strategy or setting, or values that cannot be meant.
-    """
-    selector = _selector(strategy, None, settings)
-    if kept is None:
-        return selector
-    if isinstance(selector, ByImportance):
-        third = float(Decimal(str(kept)) / 3)  # of the number as written: 0.1 of 0.3, not a little less
-        return replace(selector, keep_ratio=kept, visible_ratio=min(selector.visible_ratio or kept, third))
-    return selector.keeping(kept)
-
-
-def _selector(strategy: str, keep: float | None, settings: Mapping[str, Any]) -> Strategy:
-    recipe = _recipe({"pretrain": {"selection": {"strategy": strategy, **settings}}})
-    selector = recipe.pretrain.selection
-    if keep is not None:
-        given = {name: getattr(selector, name) for name in settings}
-        selector = replace(selector.keeping(keep), **given)
-    if settings:  # `keep` is checked already, and may be 1 where no recipe would mask nothing
-        recipe = replace(recipe, pretrain=replace(recipe.pretrain, selection=selector))
-        # A setting's own key only: that pre-training predicts something is not asked of a choice to look at.
-        _refuse_contradictions(recipe, lambda key: key[:2] == ("pretrain", "selection") and len(key) > 2)
-    return selector
-
-
-def _recipe(sections: dict[str, Any]) -> Recipe:
-    """A recipe with these sections, all else by default; RecipeError names what is wrong."""
-    try:
-        return TypeAdapter(Recipe).validate_python({"name": "notebook", **sections})
-    except ValidationError as error:
-        raise _problems(retell(error)) from error
-
-
-def _refuse_contradictions(recipe: Recipe, concerns: Callable[[KeyPath], bool]) -> None:
-    found = [(key, text) for key, text in contradictions(recipe) if concerns(key)]
-    if found:
-        raise _problems(found)
-
-
-def _problems(found: list[tuple[KeyPath, str]]) -> RecipeError:
-    return RecipeError("\n".join(f"{'.'.join(key)}: {text}" for key, text in found))

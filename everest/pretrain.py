@@ -7,10 +7,10 @@ from torch import Tensor, nn
 from everest.config.settings import Recipe
 from everest.data.dataset import Clip
 from everest.data.stages import pretrain_clips
-from everest.mask_view import view_model
+from everest.figures.masks import view_model
+from everest.figures.pictures import rows_of
 from everest.models.mae import MaskedAutoencoder
 from everest.models.spec import pretrain_spec
-from everest.pictures import rows_of
 from everest.system.events import notice
 from everest.tokenizer.cache import open_token_cache
 from everest.train.setup import Place, set_up_training

@@ -16,6 +16,7 @@ from everest.config.tokenizer import TokenizerSettings
 from everest.data.bad_videos import refuse_too_many
 from everest.data.dataset import Clip, VideoClips
 from everest.errors import RecipeError
+from everest.figures.pictures import draw_examples
 from everest.system.events import notice
 from everest.system.files import write_text
 from everest.system.randomness import Purpose, generator_at, seed_at
@@ -25,7 +26,6 @@ from everest.tokenizer.network import AdaptiveTokenizer
 from everest.tokenizer.report import TokenizerReport, numbers, report_on, scorer_warnings
 from everest.tokenizer.scorer import TokenScorer
 from everest.tokenizer.spec import TokenizerSpec, tokenizer_settings, tokenizer_spec
-from everest.tokenizer_pictures import draw_examples
 from everest.train.adversary import first_step
 from everest.train.setup import Place, set_up_training
 from everest.train.tokenizer_loss import TokenizerLosses, TokenizerObjective, tokenizer_objective

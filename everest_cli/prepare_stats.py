@@ -37,7 +37,7 @@ def stats(
 
     Example: everest prepare stats train.csv --picture train.png
     """
-    from everest.plots import check_target
+    from everest.figures.curves import check_target
     from everest.prepare.contact_sheet import draw_contact_sheet
     from everest.prepare.sources import read_labelled
     from everest.prepare.stats import group_by_class, take_stats

@@ -70,8 +70,8 @@ def visualize_mask(
     """
     from everest.data.samples import named_videos, refuse_same_stems
     from everest.errors import DataError
-    from everest.mask_looks import asked_selectors, open_model
-    from everest.mask_report import Look, report_masks
+    from everest.figures.mask_choice import asked_selectors, open_model
+    from everest.figures.mask_files import Look, report_masks
 
     shares = () if keep is None else o.read_shares(keep)
     model, trained_size = (None, None) if checkpoint is None else open_model(checkpoint)

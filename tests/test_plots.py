@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 
 from everest.config.recipe import load_recipe
 from everest.errors import UserError
+from everest.figures.curves import read_curves, smooth
 from everest.models.cost import gmacs_of_clip
 from everest.models.spec import ModelSpec, classifier_spec, pretrain_spec
-from everest.plots import read_curves, smooth
 from everest.system.weights import Weights
 from everest_cli.main import app
 

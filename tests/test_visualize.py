@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 import everest
 from everest.data.crops import resize
-from everest.mask_page import ranks, strategy_ranks
+from everest.figures.mask_page import ranks, strategy_ranks
 from everest.methods.frame_selection import kept_per_slice
 from everest.methods.grid import TokenGrid
 from everest.methods.importance import RawPixels

@@ -16,7 +16,7 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from everest.plots import COLOURS, LINES
+from everest.figures.curves import COLOURS, LINES
 from everest.system.files import write_atomically
 
 NUMBERED: Final = 30  # classes up to which each cell tells its count

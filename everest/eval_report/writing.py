@@ -15,10 +15,10 @@ from torch import Tensor
 
 from everest.data.classes import Classes
 from everest.data.dataset import VideoClips
-from everest.data_uri import jpeg_uri, png_uri
 from everest.eval_report.confusion import class_results, count_confusions, surest_mistakes
 from everest.eval_report.drawing import draw_confusion, draw_sweep
 from everest.eval_report.page import HeadPart, render_page
+from everest.figures.pictures import jpeg_uri, png_uri
 from everest.scores import HeadScores, Scores
 from everest.system.files import write_text
 

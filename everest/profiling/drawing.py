@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 
 from everest.config.settings import Recipe
 from everest.errors import RecipeError
+from everest.figures.curves import COLOURS, LINES
 from everest.methods.strategies import ByImportance
-from everest.plots import COLOURS, LINES
 from everest.profiling.choices import Choices
 from everest.profiling.profile import METHODS, VALUE_BYTES, StageCost, precision_of, stage_cost
 from everest.system.files import write_atomically

@@ -1,7 +1,14 @@
-"""Pictures of what strategies keep, as PNG."""
+"""Pictures of what strategies keep, as PNG.
+
+What a tokenizer keeps of a clip and what it makes of that, as LVMAE's Figure 3 shows it.
+
+Pictures inside a page, which then needs no file beside itself. H W pixels.
+"""
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -12,10 +19,12 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from PIL import Image
 from torch import Tensor
 
-from everest.mask_view import MaskView
+from everest.figures.masks import GREY, MaskView, spread
 from everest.system.files import write_atomically
+from everest.tokenizer.report import Example
 
 COLUMNS: Final = 8  # frames side by side at most
 HEAT: Final = "cividis"  # the same to colour-blind eyes, and in grey
@@ -97,3 +106,43 @@ def _draw_row(figure: Figure, row: Row, line: Sequence[Axes], columns: Sequence[
     line[0].set_ylabel(label, rotation=0, ha="right", va="center")
     if frames.dim() == 3:
         figure.colorbar(ScalarMappable(scale, HEAT), ax=list(line), fraction=0.03, pad=0.01)
+
+
+def draw_examples(path: Path, examples: Sequence[Example]) -> None:
+    """A PNG: of each clip its frames, the tokens that are kept, the clip rebuilt from them, the scores.
+
+    The first slice is kept whole.
+    """
+    rows = [row for example in examples for row in _rows(example)]
+    slices = len(examples[0].mask)
+    footnote = "the first slice is kept whole; of the others the highest scores, the rest is grey"
+    draw_rows(path, rows, slices=slices, title="what the tokenizer keeps and rebuilds", footnote=footnote)
+
+
+def _rows(example: Example) -> list[Row]:
+    frames = example.frames.movedim(0, -1)  # (T, H, W, 3)
+    kept = spread(example.mask, frames.shape[:3]).unsqueeze(-1)  # (T, H, W, 1)
+    return [
+        (Path(example.video).name, frames),
+        ("kept", frames * kept + GREY * (1 - kept)),
+        ("rebuilt", example.rebuilt.movedim(0, -1).clamp(0, 1)),
+        ("score", spread(example.scores, frames.shape[:3])),
+    ]
+
+
+def jpeg_uri(picture: Tensor, *, longest: int | None = None) -> str:
+    """(H, W, 3) uint8 as an address; made smaller where a side is above `longest` pixels."""
+    image, buffer = Image.fromarray(picture.numpy()), io.BytesIO()
+    if longest is not None:
+        image.thumbnail((longest, longest))
+    image.save(buffer, format="JPEG", quality=88)
+    return _uri("jpeg", buffer.getvalue())
+
+
+def png_uri(file: Path) -> str:
+    """A PNG file as an address."""
+    return _uri("png", file.read_bytes())
+
+
+def _uri(kind: str, content: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from everest.data_uri import jpeg_uri
+from everest.figures.pictures import jpeg_uri
 from everest.methods.grid import TokenGrid
 from everest.system.files import write_text
 

@@ -7,11 +7,11 @@ from dataclasses import fields
 from typing import Final
 
 from everest.checkpoints.load import find_weights, model_of, open_weights, tokenizer_of
+from everest.config.selectors import make_selector
 from everest.errors import RecipeError
-from everest.mask_view import Model
+from everest.figures.masks import Model
 from everest.methods.ranked import LearnedImportance, ScoreName
 from everest.methods.strategies import STRATEGIES, Selector
-from everest.notebook import make_selector
 from everest.tokenizer.spec import TokenizerSpec
 
 USUAL: Final = "redundancy-robust"

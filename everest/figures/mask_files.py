@@ -1,29 +1,76 @@
-"""`visualize-mask` on one video: read its windows, look at them, write the picture that was asked for."""
+"""What strategies keep, as moving pictures: GIF and H.264.
+
+`visualize-mask` on one video: read its windows, look at them, write the picture that was asked for.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
+import matplotlib as mpl
 import numpy as np
+import torch
+from PIL import Image
 from torch import Tensor
 
 from everest.data.samples import Sample
 from everest.data.views import EvalViews
 from everest.errors import RecipeError
-from everest.films import write_gif, write_mp4
-from everest.mask_page import strategy_ranks, write_page
-from everest.mask_view import MaskView, Model, view_masks
+from everest.figures.mask_page import strategy_ranks, write_page
+from everest.figures.masks import MaskView, Model, view_masks
+from everest.figures.pictures import HEAT, draw_views, rows_of
 from everest.methods.masks import RunningCell
 from everest.methods.strategies import Selector
 from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder
-from everest.pictures import draw_views
-from everest.system.files import check_new_file
+from everest.system.files import check_new_file, write_atomically
 from everest.tokenizer.network import AdaptiveTokenizer
 from everest.video.reader import probe
+from everest.video.writer import write_video
+
+FPS: Final = 8  # slow enough to look
+GAP: Final = 4  # pixels between panels
+
+
+def film(views: Sequence[MaskView]) -> Tensor:
+    """(T, H', W', 3) uint8: the rows of the picture side by side, frame by frame; sizes are even."""
+    panels = [_coloured(frames) for _, frames in rows_of(views)]  # (T, H, W, 3) each
+    length, height = panels[0].shape[:2]
+    gap = torch.ones(length, height, GAP, 3)
+    parts = [part for panel in panels for part in (panel, gap)][:-1]
+    joined = torch.cat(parts, dim=2)
+    joined = joined[:, : height // 2 * 2, : joined.size(2) // 2 * 2]
+    return (joined * 255).round().to(torch.uint8)
+
+
+def _coloured(frames: Tensor) -> Tensor:
+    if frames.dim() == 4:
+        return frames
+    scaled = frames / frames.max().clamp_min(torch.finfo(torch.float32).tiny)
+    return torch.from_numpy(mpl.colormaps[HEAT](scaled.numpy())[..., :3]).float()
+
+
+def write_gif(path: Path, views: Sequence[MaskView]) -> None:
+    """The film as an endless GIF."""
+    pictures = [Image.fromarray(frame.numpy()) for frame in film(views)]
+    options = {"save_all": True, "append_images": pictures[1:], "duration": 1000 // FPS, "loop": 0}
+    write_atomically(path, lambda part: pictures[0].save(part, format="GIF", **options))
+
+
+def write_mp4(path: Path, views: Sequence[MaskView]) -> None:
+    """The film as H.264."""
+    frames = film(views)
+
+    def write(part: Path) -> None:
+        with_suffix = part.with_suffix(".mp4")  # which tells the container
+        write_video(with_suffix, frames, FPS)
+        with_suffix.replace(part)
+
+    write_atomically(path, write)
+
 
 Format = Literal["png", "gif", "mp4", "html"]
 

@@ -17,13 +17,12 @@ from everest.data.classes import Classes
 from everest.data.dataset import VideoClips
 from everest.data.stages import test_clips
 from everest.errors import CheckpointError
-from everest.eval_report.sweep import share_cost
-from everest.eval_report.writing import PAGE, write_report
+from everest.inference.accuracy import Scores, accuracies, refuse_too_many_skipped, write_predictions
+from everest.inference.multi_view import score_shares
+from everest.inference.report import PAGE, share_cost, write_report
 from everest.methods.strategies import at_test
 from everest.models.classifier import VideoClassifier
 from everest.models.spec import ModelSpec
-from everest.scores import Scores, accuracies, refuse_too_many_skipped, write_predictions
-from everest.scoring import score_shares
 from everest.system.events import Report, notice
 from everest.system.files import check_new_file, check_new_folder
 from everest.system.weights import Weights, load_tensors

@@ -17,10 +17,10 @@ from everest.data.classes import empty_classes
 from everest.data.crops import erase
 from everest.data.dataset import Clip, VideoClips
 from everest.data.stages import finetune_clips, validation_clips
+from everest.inference.accuracy import accuracies, refuse_too_many_skipped
+from everest.inference.multi_view import score_videos
 from everest.models.classifier import VideoClassifier
 from everest.models.spec import classifier_spec
-from everest.scores import accuracies, refuse_too_many_skipped
-from everest.scoring import score_videos
 from everest.system.events import notice, silent
 from everest.train.health import stays_at_chance
 from everest.train.setup import Place, set_up_training

@@ -69,7 +69,7 @@ def _print_table(result: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from everest.scores import summary_rows, sweep_table
+    from everest.inference.accuracy import summary_rows, sweep_table
 
     console = Console(soft_wrap=True)
     table = Table("", "", show_header=False)

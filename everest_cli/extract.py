@@ -14,7 +14,7 @@ from everest_cli.output import Display, say
 
 
 class Level(StrEnum):
-    """Of what a feature is; everest.features.LEVELS says how."""
+    """Of what a feature is; everest.inference.features.LEVELS says how."""
 
     video = "video"
     views = "views"
@@ -47,8 +47,8 @@ def extract(
     """
     from everest.checkpoints.load import find_weights
     from everest.data.samples import named_samples
-    from everest.features import extract
-    from everest.inference import Model
+    from everest.inference.features import extract
+    from everest.inference.model import Model
 
     samples = named_samples(videos, root=data)
     model = Model.open(

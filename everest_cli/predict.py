@@ -82,9 +82,8 @@ def predict(
         raise RecipeError(f"--output {output}: one of the videos; choose another name")
 
     from everest.checkpoints.load import find_weights
-    from everest.inference import Model
-    from everest.predictions import predict
-    from everest.timeline import predict_timeline
+    from everest.inference.model import Model
+    from everest.inference.predictions import predict, predict_timeline
 
     one = 1 if timeline else None  # view of a window, where no more are asked for
     model = Model.open(

@@ -44,8 +44,8 @@ def probe(
         recipe or str(recipe_beside(weights)), data=data, overrides=overrides, precision=precision, seed=seed
     )
 
-    from everest.inference import Model
-    from everest.probing.probe import probe
+    from everest.inference.model import Model
+    from everest.inference.probe import probe
 
     model = Model.open(weights, recipe=settings, clips=clips, crops=crops, keep=keep, cpu=cpu)
     with Display(quiet=quiet) as display:

@@ -14,12 +14,17 @@ from test_stages import RECIPE, run
 
 import everest
 from everest.data.classes import Classes
-from everest.eval_report.confusion import Mistake, class_results, count_confusions, surest_mistakes
-from everest.eval_report.drawing import draw_confusion
+from everest.inference.accuracy import HeadScores
+from everest.inference.confusion import (
+    Mistake,
+    class_results,
+    count_confusions,
+    draw_confusion,
+    surest_mistakes,
+)
+from everest.inference.multi_view import score_shares
 from everest.models.classifier import VideoClassifier
 from everest.profiling.profile import stage_cost
-from everest.scores import HeadScores
-from everest.scoring import score_shares
 from everest.system.accelerator import make_accelerator
 from everest.system.events import silent
 

@@ -19,7 +19,7 @@ from everest.checkpoints.graph import compare, exportable
 from everest.checkpoints.load import model_of
 from everest.config.settings import ModelSettings, TargetSettings
 from everest.errors import EnvironmentProblem
-from everest.eval_report.sweep import share_cost
+from everest.inference.report import share_cost
 from everest.methods.masks import Tube
 from everest.methods.strategies import AllTokens, RedundancyRobust
 from everest.models.classifier import VideoClassifier

@@ -21,10 +21,10 @@ from everest.config.settings import DataSettings, Recipe
 from everest.config.sizes import BackboneSize
 from everest.data.classes import Classes, empty_classes
 from everest.data.stages import finetune_clips
+from everest.inference.accuracy import Scores, accuracies
 from everest.methods.grid import TokenGrid
 from everest.methods.strategies import AllTokens
 from everest.models.classifier import VideoClassifier
-from everest.scores import Scores, accuracies
 
 HEADS = "data.heads={verb: 2, noun: 3}"
 

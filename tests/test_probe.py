@@ -17,10 +17,16 @@ from small_runs import called
 import everest
 from everest.config.recipe import load_recipe
 from everest.data.samples import Sample
-from everest.inference import Model
-from everest.probing.attentive import attentive
-from everest.probing.encoded_set import encode_set
-from everest.probing.shallow import NEIGHBOURS, TEMPERATURE, held_out, linear, nearest_neighbours
+from everest.inference.model import Model
+from everest.inference.probe import encode_set
+from everest.inference.probe_heads import (
+    NEIGHBOURS,
+    TEMPERATURE,
+    attentive,
+    held_out,
+    linear,
+    nearest_neighbours,
+)
 from everest.system.events import silent
 
 CPU = torch.device("cpu")

@@ -17,7 +17,7 @@ from small_runs import called
 
 from everest.data.samples import Sample
 from everest.data.views import EvalViews
-from everest.timeline import window_clips, windows_of
+from everest.inference.predictions import window_clips, windows_of
 from everest.video import backends
 from everest_cli.prediction_text import as_csv, as_srt, as_table
 

@@ -1,26 +1,85 @@
-"""The folder of a test's report: the page, and its pictures as files too.
+"""The page of a test: one file that needs nothing beside itself and asks for nothing.
+
+The folder of a test's report: the page, and its pictures as files too.
 
 C classes, T frames, H W pixels.
+
+What a classifier costs with other shares of the tokens than it was trained with: EVEREST Table 10.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
 import torch
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from torch import Tensor
 
 from everest.data.classes import Classes
 from everest.data.dataset import VideoClips
-from everest.eval_report.confusion import class_results, count_confusions, surest_mistakes
-from everest.eval_report.drawing import draw_confusion, draw_sweep
-from everest.eval_report.page import HeadPart, render_page
 from everest.figures.pictures import jpeg_uri, png_uri
-from everest.scores import HeadScores, Scores
+from everest.inference.accuracy import HeadScores, Scores, summary_rows, sweep_table
+from everest.inference.confusion import (
+    NUMBERED,
+    ClassResult,
+    Mistake,
+    class_results,
+    count_confusions,
+    draw_confusion,
+    draw_sweep,
+    surest_mistakes,
+)
+from everest.methods.strategies import at_test
+from everest.models.cost import count_tokens, gmacs_of_clip
+from everest.models.spec import ModelSpec
 from everest.system.files import write_text
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadPart:
+    """What the page shows of one head. Pictures are addresses that hold them."""
+
+    name: str  # empty for the only head
+    classes: Sequence[ClassResult]
+    confusion: str
+    mistakes: Sequence[tuple[Mistake, str]]
+
+
+def render_page(
+    result: dict[str, Any],
+    heads: Sequence[HeadPart],
+    *,
+    skipped: Sequence[tuple[str, str]],
+    sweep_picture: str | None,
+) -> str:
+    """The HTML.
+
+    Args:
+        result: the document of `everest eval --json`.
+        skipped: path and reason of what could not be read.
+    """
+    # Names of classes and paths are a user's: everything is escaped.
+    templates = Environment(
+        loader=PackageLoader("everest.inference", ""), autoescape=True, undefined=StrictUndefined
+    )
+    sweep = None
+    if sweep_picture is not None:
+        columns, rows = sweep_table(result["sweep"])
+        sweep = {"columns": columns, "rows": rows, "picture": sweep_picture}
+    return templates.get_template("page.html").render(
+        title=f"Test of {result['checkpoint']}",
+        summary=[(name, value) for name, value in summary_rows(result) if name != "checkpoint"],
+        sweep=sweep,
+        heads=heads,
+        skipped=skipped,
+        fitting=NUMBERED,
+        percent=lambda share: f"{100 * share:.1f}\N{NO-BREAK SPACE}%",
+    )
+
 
 PAGE: Final = "index.html"
 SWEEP: Final = "sweep.png"
@@ -83,3 +142,17 @@ def _strip(view: Tensor) -> str:
     frames = view.movedim(0, -1)  # (T, H, W, 3)
     chosen = [frames[number] for number in (0, len(frames) // 2, -1)]
     return jpeg_uri(torch.cat(chosen, dim=1), longest=STRIP)
+
+
+def share_cost(spec: ModelSpec, keep: float) -> dict[str, Any]:
+    """The tokens that a share leaves, and the GMACs of one view, which the papers call GFLOPs.
+
+    Raises:
+        RecipeError: it leaves none.
+    """
+    tried = replace(spec, selection=at_test(spec.selection, keep))
+    return {
+        "keep": keep,
+        "tokens": count_tokens(tried).visible,
+        "gmacs": round(gmacs_of_clip(tried), 4),
+    }

@@ -19,8 +19,8 @@ from torch import Tensor
 from everest.config.settings import TrainSettings
 from everest.data.dataset import Clip, SampleKey, VideoClips, failures
 from everest.data.loader import batches, make_loader, on_device
+from everest.inference.accuracy import Scores
 from everest.models.classifier import VideoClassifier
-from everest.scores import Scores
 from everest.system.events import Report
 from everest.video.pixels import normalise
 

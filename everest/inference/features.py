@@ -21,12 +21,14 @@ from torch import Tensor
 from everest.data.samples import Sample
 from everest.data.stages import fingerprint
 from everest.errors import DataError, RecipeError, unknown_name
-from everest.inference import Model, Values, over_videos
+from everest.inference.model import Model, Values, over_videos
 from everest.system.events import Report, notice
 from everest.system.files import check_new_file, write_atomically
 from everest.system.row_store import RowStore
 
-RowOf = Callable[[Values], dict[str, Tensor]]  # from what everest.encoding.Encoded has of a video's views
+RowOf = Callable[
+    [Values], dict[str, Tensor]
+]  # from what everest.inference.model.Encoded has of a video's views
 
 LEVELS: Final[dict[str, RowOf]] = {
     "video": lambda views: {"features": views["pooled"].mean(dim=0)},  # (D,)

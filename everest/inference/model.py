@@ -1,4 +1,8 @@
-"""A trained model that is ready for any videos.
+"""What an encoder makes of clips: its tokens, and one vector a clip.
+
+B clips, T frames, H W pixels, K encoded tokens, D width.
+
+A trained model that is ready for any videos.
 
 B clips, R videos that were read, V views, T frames, H W pixels.
 """
@@ -9,7 +13,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -24,9 +28,9 @@ from everest.data.loader import batches, make_loader
 from everest.data.samples import Sample
 from everest.data.stages import test_views
 from everest.data.views import EvalViews
-from everest.encoding import Encoded, encode
 from everest.errors import RecipeError
 from everest.methods.grid import num_kept
+from everest.methods.strategies import AllTokens, choose
 from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder
 from everest.models.spec import ModelSpec
@@ -35,6 +39,37 @@ from everest.system.events import Report, notice
 from everest.system.run_folder import RECIPE
 from everest.system.weights import Weights, load_tensors
 from everest.video.pixels import normalise
+
+
+class Encoded(NamedTuple):
+    """Clips as an encoder sees them."""
+
+    ids: Tensor  # (B, K) int64 ascending: which tokens were encoded
+    tokens: Tensor  # (B, K, D) after the last block
+    pooled: Tensor  # (B, D): what the head of a classifier sees; of an autoencoder the mean token
+
+
+def encode(module: VideoClassifier | MaskedAutoencoder, frames: Tensor, keep: float | None) -> Encoded:
+    """Encode normalised clips (B, 3, T, H, W).
+
+    Args:
+        keep: the share of the tokens that is encoded. None: as a classifier was trained; all of an
+            autoencoder's, which is trained to complete what it does not see.
+    Raises:
+        ValueError: the clips are not of the size the model was built for, or `keep` leaves no token.
+    """
+    encoder = module.encoder
+    if isinstance(module, VideoClassifier):
+        ids = module.kept_tokens(frames, keep)
+        tokens = encoder(frames, ids)
+        return Encoded(ids, tokens, module.pooled(tokens))
+    encoder.check(frames)
+    selector = AllTokens() if keep is None else AllTokens().keeping(keep)
+    noise = frames.new_zeros(frames.size(0), encoder.grid.num_tokens)  # nothing here is drawn
+    ids = choose(selector, frames, encoder.grid, encoder.patch_embed, noise).visible
+    tokens = encoder(frames, ids)
+    return Encoded(ids, tokens, tokens.mean(dim=1))
+
 
 FALLBACK: Final = "ucf101"  # whose stride and views are taken for a checkpoint without a recipe beside it
 
@@ -50,7 +85,7 @@ class Model:
     module: VideoClassifier | MaskedAutoencoder
     weights: Weights
     recipe: Recipe  # says how videos are seen: clip size, stride, sampling, views
-    keep: float | None  # share of the tokens that is encoded; None: as `everest.encoding.encode` says
+    keep: float | None  # share of the tokens that is encoded; None: as `everest.inference.model.encode` says
     accelerator: Accelerator
 
     @classmethod

@@ -16,11 +16,7 @@ import torch
 from test_stages import run
 from typer.testing import CliRunner
 
-from everest.doctor.decoders import check_decoders
-from everest.doctor.examination import examine
-from everest.doctor.finding import Finding
-from everest.doctor.packages import check_packages
-from everest.doctor.system import check_system
+from everest.profiling.doctor import Finding, check_decoders, check_packages, check_system, examine
 from everest_cli.main import app
 
 

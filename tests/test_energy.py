@@ -12,10 +12,9 @@ import torch
 from test_profile import TINY, run
 
 from everest.config.recipe import load_recipe
-from everest.profiling import energy
-from everest.profiling.energy import NoEnergyCounter, find_nvml, joules_of_a_step, kwh_of_run
+from everest.profiling import measure as energy
 from everest.profiling.loading import clips_of_run
-from everest.profiling.measure import measure
+from everest.profiling.measure import NoEnergyCounter, find_nvml, joules_of_a_step, kwh_of_run, measure
 
 FIRST, SECOND = "GPU-0c8ea9a1-0000-4000-8000-000000000001", "GPU-0c8ea9a1-0000-4000-8000-000000000002"
 

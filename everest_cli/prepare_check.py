@@ -55,7 +55,7 @@ def check(
     """
     from everest.prepare.check import check_sources
     from everest.prepare.clean import write_clean_lists
-    from everest.prepare.journal import NAME
+    from everest.prepare.examine import NAME
     from everest.prepare.sources import read_sources
     from everest.system.files import write_table
     from everest.system.run_folder import BAD_VIDEOS

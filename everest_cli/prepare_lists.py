@@ -15,8 +15,8 @@ from everest_cli.output import print_json, say
 
 if TYPE_CHECKING:
     from everest.data.samples import Sample
-    from everest.prepare.groups import GroupOf
     from everest.prepare.index import Index
+    from everest.prepare.split import GroupOf
 
 OutputFolder = Annotated[
     Path | None,
@@ -122,7 +122,7 @@ def split(
     Example: everest prepare split all.csv --shares 80/20 --group '_g(\\d+)_'
     """
     from everest.errors import RecipeError
-    from everest.prepare.groups import grouping
+    from everest.prepare.split import grouping
 
     group_of = grouping(group)
     if check:
@@ -208,7 +208,7 @@ def _check_split(lists: Sequence[Path], root: Path | None, group_of: GroupOf, *,
 
     from everest.data.samples import read_samples
     from everest.errors import RecipeError
-    from everest.prepare.groups import find_leaks
+    from everest.prepare.split import find_leaks
 
     if len({path.resolve() for path in lists}) < len(lists):
         raise RecipeError("--check: a list is given twice; leave it out once")

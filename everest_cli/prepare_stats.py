@@ -38,9 +38,8 @@ def stats(
     Example: everest prepare stats train.csv --picture train.png
     """
     from everest.figures.curves import check_target
-    from everest.prepare.contact_sheet import draw_contact_sheet
     from everest.prepare.sources import read_labelled
-    from everest.prepare.stats import group_by_class, take_stats
+    from everest.prepare.stats import draw_contact_sheet, group_by_class, take_stats
 
     if picture is not None:
         check_target(picture, option="--picture", overwrite=overwrite)

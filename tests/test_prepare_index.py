@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 from everest.data.list_text import read_rows
 from everest.data.samples import read_samples
 from everest.errors import DataError
-from everest.prepare.layouts.annotations import told_apart
-from everest.prepare.layouts.csv_lists import seconds_of
-from everest.prepare.layouts.table import LAYOUTS
+from everest.prepare.layout import told_apart
+from everest.prepare.layout_table import LAYOUTS
+from everest.prepare.layouts_csv import seconds_of
 from everest_cli.main import app
 
 # Every row of every list, as (file, labels, what else is said of it).

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from test_prepare_index import everest, rows_of, touch
 
 from everest.data.samples import Sample
-from everest.prepare.groups import grouping
-from everest.prepare.split import assign, read_shares, split_samples
+from everest.prepare.split import assign, grouping, read_shares, split_samples
 
 
 def samples_of(classes, group_size):

@@ -26,8 +26,8 @@ from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from everest.data.samples import SampleList, read_samples
 from everest.errors import DataError
-from everest.prepare.originals import Original
-from everest.prepare.shard_plan import plan_shards
+from everest.prepare.shard import plan_shards
+from everest.prepare.sources import Original
 from everest.system.locks import sole_writer
 from everest.video.reader import frames_between, read_frames
 from everest.video.source import content

@@ -10,16 +10,7 @@ from typing import Final
 
 from everest.data.list_text import read_lines, shown
 from everest.errors import DataError
-from everest.prepare.layouts.annotations import (
-    Annotations,
-    Entry,
-    Layout,
-    Place,
-    Sources,
-    needed,
-    only,
-    told_apart,
-)
+from everest.prepare.layout import Annotations, Entry, Layout, Place, Sources, needed, only, told_apart
 
 # Of an element: video, seconds of the event in the video, seconds of the element in the event
 # (sdolivia.github.io/FineGym; YouTube's ids may hold underscores themselves).

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from everest.data.list_text import read_lines, shown
 from everest.errors import DataError, did_you_mean
-from everest.prepare.layouts.annotations import (
+from everest.prepare.layout import (
     Annotations,
     Entry,
     Layout,

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Final
 
 from everest.errors import DataError, RecipeError, unknown_name
-from everest.prepare.layouts.annotations import Layout, Sources
-from everest.prepare.layouts.csv_lists import EPIC, KINETICS
-from everest.prepare.layouts.json_lists import DIVING48, OSCC, SSV2
-from everest.prepare.layouts.text_lists import FINEGYM99, FINEGYM288, HMDB51, UCF101
+from everest.prepare.layout import Layout, Sources
+from everest.prepare.layouts_csv import EPIC, KINETICS
+from everest.prepare.layouts_json import DIVING48, OSCC, SSV2
+from everest.prepare.layouts_text import FINEGYM99, FINEGYM288, HMDB51, UCF101
 
 LAYOUTS: Final = {
     layout.name: layout

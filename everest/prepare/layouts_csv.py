@@ -9,16 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from everest.errors import DataError
-from everest.prepare.layouts.annotations import (
-    Annotations,
-    Entry,
-    Layout,
-    Place,
-    Sources,
-    entry_told,
-    only,
-    read_table,
-)
+from everest.prepare.layout import Annotations, Entry, Layout, Place, Sources, entry_told, only, read_table
 from everest.video.folders import refusals_told
 
 _SPLITS: Final = {"train": "train", "validate": "val", "validation": "val", "val": "val", "test": "test"}

@@ -9,10 +9,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from everest.api import create_model, read_clip, select_tokens
     from everest.checkpoints.load import load_model
     from everest.config.recipe import load_recipe
     from everest.methods.grid import TokenSelection
-    from everest.notebook import create_model, read_clip, select_tokens
     from everest.video.pixels import normalise
     from everest.video.reader import read_frames
 
@@ -29,13 +29,13 @@ __all__ = [
 
 _HOMES = {
     "TokenSelection": "everest.methods.grid",
-    "create_model": "everest.notebook",
+    "create_model": "everest.api",
     "load_model": "everest.checkpoints.load",
     "load_recipe": "everest.config.recipe",
     "normalise": "everest.video.pixels",
-    "read_clip": "everest.notebook",
+    "read_clip": "everest.api",
     "read_frames": "everest.video.reader",
-    "select_tokens": "everest.notebook",
+    "select_tokens": "everest.api",
 }
 
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from sklearn.linear_model import RidgeClassifier
 
-from everest import event_videos
-from everest.demo_videos import CLASSES, DEMO_SET, NUM_FRAMES, render_clips
-from everest.moving_shapes import SIZE
 from everest.video.reader import probe, read_frames
+from everest_demo import events as event_videos
+from everest_demo.motions import CLASSES, DEMO_SET, NUM_FRAMES, render_clips
+from everest_demo.rendering import SIZE
 
 SMALL = replace(DEMO_SET, pretrain=16, train_per_class=1, test_per_class=2)
 

@@ -11,13 +11,13 @@ from typer.testing import CliRunner
 
 import everest
 from everest.config.recipe import load_recipe
-from everest.demo_videos import CLASSES
 from everest.figures.masks import GREY, view_masks, view_model
 from everest.figures.pictures import draw_views, rows_of
 from everest.methods.grid import patchify
 from everest.methods.strategies import RedundancyRobust
 from everest.models.spec import pretrain_spec
 from everest_cli.main import app
+from everest_demo.motions import CLASSES
 
 
 @pytest.fixture(scope="module")

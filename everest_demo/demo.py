@@ -8,12 +8,12 @@ from pathlib import Path
 from everest.checkpoints.load import load_model
 from everest.config.settings import Recipe
 from everest.data.stages import pretrain_clips
-from everest.demo_steps import PICTURE, RUNS, DemoSteps, one_thread
-from everest.demo_videos import CLASSES, DEMO_SET
 from everest.figures.masks import view_model
 from everest.figures.pictures import draw_views
 from everest.models.mae import MaskedAutoencoder
 from everest.system.events import Report
+from everest_demo.motions import CLASSES, DEMO_SET
+from everest_demo.steps import PICTURE, RUNS, DemoSteps, one_thread
 
 
 @dataclass(frozen=True, kw_only=True)

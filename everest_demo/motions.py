@@ -16,8 +16,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from everest.moving_shapes import RADIUS, SIZE, Paths, render
-from everest.rendered_sets import RenderedSet
+from everest_demo.rendering import RADIUS, SIZE, Paths, RenderedSet, render
 
 
 @dataclass(frozen=True, kw_only=True)

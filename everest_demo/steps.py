@@ -19,7 +19,6 @@ from everest.evaluate import evaluate
 from everest.finetune import finetune, set_up_finetuning
 from everest.prepare.tokens import write_tokens
 from everest.pretrain import pretrain, set_up_pretraining
-from everest.rendered_sets import RenderedSet
 from everest.system.accelerator import make_accelerator
 from everest.system.events import Report, notice
 from everest.system.files import write_text
@@ -27,6 +26,7 @@ from everest.system.run_folder import RunFolder
 from everest.system.signals import Stopped
 from everest.train.setup import Place, start_run
 from everest.train_tokenizer import set_up_tokenizer, train_tokenizer
+from everest_demo.rendering import RenderedSet
 
 VIDEOS: Final = "demo-videos"
 REPORT: Final = "report.md"

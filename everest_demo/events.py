@@ -16,8 +16,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from everest.moving_shapes import RADIUS, SIZE, Doubles, Paths, render
-from everest.rendered_sets import RenderedSet
+from everest_demo.rendering import RADIUS, SIZE, Doubles, Paths, RenderedSet, render
 
 EVENTS: Final = ("moves", "grows", "fades")
 ORDERS: Final = tuple(permutations(EVENTS, 2))

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from everest.config.settings import Recipe
-from everest.demo_steps import LVMAE_RUNS, DemoSteps, one_thread
-from everest.event_videos import CLASSES, NUM_FRAMES, event_set
 from everest.system.events import Report
+from everest_demo.events import CLASSES, NUM_FRAMES, event_set
+from everest_demo.steps import LVMAE_RUNS, DemoSteps, one_thread
 
 SHORT: Final = 16  # frames; the events of a clip lie further apart
 VARIANTS: Final = 4  # of each clip; fewer than epochs, as the tokenizer takes half of a step's time

@@ -8,20 +8,19 @@ from typing import Annotated, Any
 import typer
 
 from everest.system.launch import is_main
-from everest_cli import inference_options as i
 from everest_cli import options as o
-from everest_cli import stages
+from everest_cli import training_command
 from everest_cli.output import Display, print_json
 
 
 def evaluate(
-    checkpoint: i.Checkpoint,
+    checkpoint: o.Checkpoint,
     recipe: Annotated[
         str | None, typer.Option("--recipe", "-r", metavar="R", help="Another recipe than that of the run.")
     ] = None,
     data: o.DataRoot = None,
     overrides: o.Overrides = None,
-    which: i.WhichWeights = o.Which.newest,
+    which: o.WhichWeights = o.Which.newest,
     predictions: Annotated[
         Path | None, typer.Option("--predictions", metavar="F", help="Write a CSV row for every video.")
     ] = None,
@@ -51,7 +50,7 @@ def evaluate(
         recipe or str(recipe_beside(weights)), data=data, overrides=overrides, precision=precision
     )
 
-    devices = stages.launch(gpus, processes)
+    devices = training_command.launch(gpus, processes)
 
     from everest.evaluate import Outputs, evaluate
     from everest.system.accelerator import make_accelerator

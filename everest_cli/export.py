@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from everest_cli import inference_options as i
 from everest_cli import options as o
 from everest_cli.output import print_json, say
 
@@ -36,8 +35,8 @@ def export(
     out: Annotated[
         Path, typer.Option("--out", "-o", metavar="D", help="The folder, or the .onnx or .pt2 file.")
     ],
-    keep: i.Keep = None,
-    which: i.WhichWeights = o.Which.newest,
+    keep: o.Keep = None,
+    which: o.WhichWeights = o.Which.newest,
     overwrite: o.OverwriteFile = False,
     as_json: o.AsJson = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No report on stderr.")] = False,

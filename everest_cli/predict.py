@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from everest_cli import inference_options as i
 from everest_cli import options as o
 from everest_cli.output import Display, say
 
@@ -23,8 +22,8 @@ class Format(StrEnum):
 
 
 def predict(
-    videos: i.Videos,
-    checkpoint: i.Checkpoint,
+    videos: o.Videos,
+    checkpoint: o.Checkpoint,
     top: Annotated[int, typer.Option("--top", "-k", min=1, help="How many classes.")] = 5,
     timeline: Annotated[
         bool, typer.Option("--timeline", help="What happens when: a window slides over each video.")
@@ -46,16 +45,16 @@ def predict(
         Path | None, typer.Option("--output", "-o", metavar="F", help="Write there; prints the file.")
     ] = None,
     overwrite: o.OverwriteFile = False,
-    recipe: i.HowSeen = None,
-    keep: i.Keep = None,
-    clips: i.Clips = None,
-    crops: i.Crops = None,
-    batch: i.Batch = 1,
-    data: i.ListRoot = None,
-    which: i.WhichWeights = o.Which.newest,
-    workers: i.Workers = 2,
+    recipe: o.HowSeen = None,
+    keep: o.Keep = None,
+    clips: o.Clips = None,
+    crops: o.Crops = None,
+    batch: o.Batch = 1,
+    data: o.ListRoot = None,
+    which: o.WhichWeights = o.Which.newest,
+    workers: o.Workers = 2,
     precision: o.PrecisionMode = None,
-    cpu: i.OnCpu = False,
+    cpu: o.OnCpu = False,
     as_json: o.AsJson = False,
     quiet: o.Quiet = False,
 ) -> None:

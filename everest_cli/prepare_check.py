@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from everest_cli import options as o
-from everest_cli import prepare_options as p
 from everest_cli.output import Display, print_json
 
 if TYPE_CHECKING:
@@ -32,17 +31,17 @@ RecipeOption = Annotated[
 def check(
     sources: Sources = None,
     recipe: RecipeOption = None,
-    data: p.Root = None,
+    data: o.Root = None,
     overrides: o.Overrides = None,
-    classes: p.ClassesFile = None,
+    classes: o.ClassesFile = None,
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="For bad_videos.csv and the journal.")
     ] = Path(),
     fix: Annotated[
         bool, typer.Option("--fix", help="Write NAME.clean.csv beside each list that needs it.")
     ] = False,
-    workers: p.Workers = None,
-    limit: p.Limit = 1800.0,
+    workers: o.PrepareWorkers = None,
+    limit: o.Limit = 1800.0,
     overwrite: o.OverwriteFile = False,
     as_json: o.AsJson = False,
     quiet: o.Quiet = False,
@@ -105,7 +104,7 @@ def _what_to_check(
         names = read_names(classes) if classes else ()
         return dict.fromkeys(sources, False), data, LabelRules(names=names), None
     settings = o.read_recipe(recipe, data=None if data is None else str(data), overrides=overrides)
-    root = p.local_path(settings.data.root)
+    root = o.local_path(settings.data.root)
     known = settings.data
     file = classes or (root / known.classes if known.classes else None)
     rules = LabelRules(

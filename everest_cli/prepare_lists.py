@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from everest_cli import options as o
-from everest_cli import prepare_options as p
 from everest_cli.output import print_json, say
 
 if TYPE_CHECKING:
@@ -110,8 +109,8 @@ def split(
     check: Annotated[
         bool, typer.Option("--check", help="Write nothing; look for groups in several lists.")
     ] = False,
-    classes: p.ClassesFile = None,
-    data: p.Root = None,
+    classes: o.ClassesFile = None,
+    data: o.Root = None,
     output: OutputFolder = None,
     overwrite: o.OverwriteFile = False,
     as_json: o.AsJson = False,

@@ -9,7 +9,6 @@ from typing import Annotated, Any
 import typer
 
 from everest_cli import options as o
-from everest_cli import prepare_options as p
 from everest_cli.output import Display, print_json, say
 
 
@@ -24,11 +23,11 @@ def stats(
     picture: Annotated[
         Path | None, typer.Option("--picture", metavar="F.png", help="Write labelled thumbnails.")
     ] = None,
-    data: p.Root = None,
-    classes: p.ClassesFile = None,
+    data: o.Root = None,
+    classes: o.ClassesFile = None,
     seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Of the choice of videos.")] = 0,
-    workers: p.Workers = None,
-    limit: p.Limit = 600.0,
+    workers: o.PrepareWorkers = None,
+    limit: o.Limit = 600.0,
     overwrite: o.OverwriteFile = False,
     as_json: o.AsJson = False,
     quiet: o.Quiet = False,

@@ -10,7 +10,7 @@ import pytest
 from sklearn.linear_model import RidgeClassifier
 
 from everest.video.reader import probe, read_frames
-from everest_demo import events as event_videos
+from everest_demo import events
 from everest_demo.motions import CLASSES, DEMO_SET, NUM_FRAMES, render_clips
 from everest_demo.rendering import SIZE
 
@@ -108,13 +108,13 @@ def test_the_halves_of_a_clip_tell_speeding_up_from_slowing_down():
 
 
 def test_events_come_in_the_order_of_their_class_and_far_apart():
-    classes = np.arange(96) % len(event_videos.CLASSES)
-    clips = event_videos.render_clips(classes, np.random.default_rng(0))
+    classes = np.arange(96) % len(events.CLASSES)
+    clips = events.render_clips(classes, np.random.default_rng(0))
     change = _changed(clips)  # (n, 63)
     quiet = change[:, 16:46]
     assert quiet.max() < 0.2 * change.max(axis=1).min() + 0.5
     light = clips.mean(axis=(2, 3, 4))  # (n, F)
-    for number, order in enumerate(event_videos.ORDERS):
+    for number, order in enumerate(events.ORDERS):
         if "fades" in order:
             mine = light[classes == number].mean(axis=0)
             early, late = mine[20] - mine[:18].min(), mine[20] - mine[46:].min()
@@ -122,20 +122,20 @@ def test_events_come_in_the_order_of_their_class_and_far_apart():
 
 
 def test_shapes_grow_as_far_as_it_says():
-    classes = np.arange(96) % len(event_videos.CLASSES)
-    radius = event_videos.event_paths(classes, np.random.default_rng(0)).radius  # (n, F)
+    classes = np.arange(96) % len(events.CLASSES)
+    radius = events.event_paths(classes, np.random.default_rng(0)).radius  # (n, F)
     growth = np.log(radius.max(axis=1) / radius.min(axis=1))
-    grows = np.array(["grows" in event_videos.ORDERS[c] for c in classes])
-    low, high = event_videos._GROWTH
+    grows = np.array(["grows" in events.ORDERS[c] for c in classes])
+    low, high = events._GROWTH
     assert (growth[grows] > 0.9 * low).all()  # an event's middle may lie between two frames
     assert (growth[grows] < high).all()
     assert (growth[~grows] == 0).all()
 
 
 def test_more_frames_show_the_same_events_slower():
-    classes = np.arange(12) % len(event_videos.CLASSES)
-    clips = event_videos.render_clips(classes, np.random.default_rng(0)).astype(int)
-    slower = event_videos.render_clips(classes, np.random.default_rng(0), num_frames=128).astype(int)
+    classes = np.arange(12) % len(events.CLASSES)
+    clips = events.render_clips(classes, np.random.default_rng(0)).astype(int)
+    slower = events.render_clips(classes, np.random.default_rng(0), num_frames=128).astype(int)
     assert slower.shape[1] == 2 * clips.shape[1]
     assert np.abs(slower[:, ::2] - clips).mean() < 1  # of 255: the texture drifts until the last frame
     assert np.abs(slower[:, :64] - clips).mean() > 3

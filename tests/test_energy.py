@@ -12,7 +12,7 @@ import torch
 from test_profile import TINY, run
 
 from everest.config.recipe import load_recipe
-from everest.profiling import measure as energy
+from everest.profiling import measure
 from everest.profiling.loading import clips_of_run
 from everest.profiling.measure import NoEnergyCounter, find_nvml, joules_of_a_step, kwh_of_run, measure
 
@@ -56,7 +56,7 @@ def _short(monkeypatch: pytest.MonkeyPatch):
 
 def test_joules_are_the_mean_of_the_steps_that_moved_the_counter_of_that_gpu(monkeypatch: pytest.MonkeyPatch):
     nvml, steps = Counters(), 0
-    clock = SimpleNamespace(monotonic=lambda: steps * energy.SECONDS / 4)  # four steps fill the time
+    clock = SimpleNamespace(monotonic=lambda: steps * measure.SECONDS / 4)  # four steps fill the time
     monkeypatch.setattr(energy, "time", clock)
 
     def step() -> None:

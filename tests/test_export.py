@@ -14,7 +14,7 @@ from test_stages import run
 from torch import Tensor
 
 import everest
-from everest.checkpoints import graph as onnx_file
+from everest.checkpoints import graph
 from everest.checkpoints.graph import compare, exportable
 from everest.checkpoints.load import model_of
 from everest.config.settings import ModelSettings, TargetSettings
@@ -310,7 +310,7 @@ def test_missing_packages_are_named_with_the_line_that_installs_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     ours = saved(tmp_path / "model.safetensors", CLASSIFIER)
-    monkeypatch.setattr(onnx_file, "find_spec", lambda name: None)  # as where nothing is installed
+    monkeypatch.setattr(graph, "find_spec", lambda name: None)  # as where nothing is installed
     message = refused("export", ours, "--to", "onnx", "--out", tmp_path / "m.onnx", code=5)
     mend = "not installed: onnx, onnxscript, onnxruntime; run `pip install 'everest-video[export]'`"
     assert mend in message

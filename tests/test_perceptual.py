@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from everest.errors import CheckpointError
-from everest.train import tokenizer_loss as perceptual
+from everest.train import tokenizer_loss
 from everest.train.tokenizer_loss import FRAMES, PerceptualDistance, load_network
 from everest.video.pixels import IMAGENET_MEAN, IMAGENET_STD
 
@@ -94,7 +94,7 @@ def test_logits_in_lower_precision_are_compared_in_float32(network: nn.Module):
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> dict[str, Tensor]:
     """The weights of a small network of timm, which stands in for the ResNet-50."""
-    monkeypatch.setattr(perceptual, "NETWORK", "test_resnet")
+    monkeypatch.setattr(tokenizer_loss, "NETWORK", "test_resnet")
     return timm.create_model("test_resnet").state_dict()
 
 
@@ -134,10 +134,10 @@ def refused(path: Path) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("weights", [None, perceptual.WEIGHTS, "hf:nonsense"])
+@pytest.mark.parametrize("weights", [None, tokenizer_loss.WEIGHTS, "hf:nonsense"])
 def test_what_is_not_reachable_and_what_is_wrong_are_told_apart(tmp_path: Path, weights: str | None):
     """In a process of its own: huggingface_hub reads its environment when it is imported."""
-    code = f"from everest.perceptual import load_network; load_network({weights!r})"
+    code = f"from everest.train.tokenizer_loss import load_network; load_network({weights!r})"
     place = {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
     shown = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **place}

@@ -24,7 +24,7 @@ from everest.config.recipe import load_recipe
 from everest.system.events import silent
 from everest.system.run_folder import RunFolder
 from everest.tokenizer.spec import kept_values, tokenizer_spec
-from everest.train import tokenizer_loss as perceptual
+from everest.train import tokenizer_loss
 from everest.train.adversary import BETAS, first_step
 from everest.train.setup import try_one_pass
 from everest.train.state import newest_state
@@ -54,8 +54,8 @@ def trained(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def small_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Weights of a small network of timm, which stands in for the ResNet-50."""
-    monkeypatch.setattr(perceptual, "NETWORK", "test_resnet")
-    monkeypatch.setattr(perceptual, "SIDE", 64)
+    monkeypatch.setattr(tokenizer_loss, "NETWORK", "test_resnet")
+    monkeypatch.setattr(tokenizer_loss, "SIDE", 64)
     torch.manual_seed(0)
     path = tmp_path / "network.safetensors"
     save_file(timm.create_model("test_resnet").state_dict(), path)

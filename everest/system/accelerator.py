@@ -23,7 +23,7 @@ T = TypeVar("T")
 def make_accelerator(train: TrainSettings, *, cpu: bool) -> Accelerator:
     """The process group and the precision: `auto` is bf16 on a GPU that computes it, else fp32.
 
-    For this process: the precision of float32 products, and on a CPU what makes it fast (everest/system/cpu.py).
+    For this process: the precision of float32 products, and on a CPU what makes it fast (everest.system.cpu).
 
     Raises:
         EnvironmentProblem: fp16 without a GPU, which Accelerate would pass over in silence.

@@ -28,7 +28,7 @@ SUFFIXES = {Target.onnx: ".onnx", Target.torch: ".pt2"}
 
 
 def export(
-    checkpoint: Annotated[str, typer.Argument(metavar="C", help=i.CHECKPOINT_HELP)],
+    checkpoint: Annotated[str, typer.Argument(metavar="C", help=o.CHECKPOINT_HELP)],
     to: Annotated[
         Target, typer.Option("--to", help="A transformers folder, an ONNX file, or one of torch.export.")
     ],

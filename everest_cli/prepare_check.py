@@ -21,7 +21,7 @@ SHOWN = 20  # problems of each kind on the screen
 
 Sources = Annotated[
     list[Path] | None,
-    typer.Argument(parser=p.local_path, metavar="SOURCE…", help="Lists or folders [those of the recipe]."),
+    typer.Argument(parser=o.local_path, metavar="SOURCE…", help="Lists or folders [those of the recipe]."),
 ]
 RecipeOption = Annotated[
     str | None, typer.Option("--recipe", "-r", metavar="R", help="Whose lists, classes and clips are meant.")

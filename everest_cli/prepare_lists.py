@@ -26,7 +26,7 @@ OutputFolder = Annotated[
 def index(
     folder: Annotated[
         Path,
-        typer.Argument(parser=p.local_path, metavar="FOLDER", help="The data set: data.root of a recipe."),
+        typer.Argument(parser=o.local_path, metavar="FOLDER", help="The data set: data.root of a recipe."),
     ],
     layout: Annotated[
         str | None,
@@ -35,7 +35,7 @@ def index(
     annotations: Annotated[
         Path | None,
         typer.Option(
-            "--annotations", parser=p.local_path, metavar="DIR", help="Where they are, if not below FOLDER."
+            "--annotations", parser=o.local_path, metavar="DIR", help="Where they are, if not below FOLDER."
         ),
     ] = None,
     split: Annotated[
@@ -87,7 +87,7 @@ def split(
     sources: Annotated[
         list[Path],
         typer.Argument(
-            parser=p.local_path,
+            parser=o.local_path,
             metavar="SOURCE…",
             help="A list or a folder of class folders; with --check lists.",
         ),

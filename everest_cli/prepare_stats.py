@@ -14,7 +14,7 @@ from everest_cli.output import Display, print_json, say
 
 def stats(
     source: Annotated[
-        Path, typer.Argument(parser=p.local_path, metavar="SOURCE", help="A list, or a folder of videos.")
+        Path, typer.Argument(parser=o.local_path, metavar="SOURCE", help="A list, or a folder of videos.")
     ],
     most: Annotated[
         int | None,

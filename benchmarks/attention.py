@@ -2,7 +2,7 @@
 
     python benchmarks/attention.py [--rounds 9]
 
-One thread, in turns, on any processor: what everest takes follows from it (everest.system.cpu). A product of the
+One thread, in turns, on any processor: what everest takes follows from it (`system.cpu`). A product of the
 size of ViT-B's MLP for 470 tokens; attention forward and backward with heads of 64, laid out as in a block.
 """
 

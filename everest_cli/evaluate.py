@@ -56,7 +56,9 @@ def evaluate(
     from everest.system.accelerator import make_accelerator
 
     outputs = Outputs(predictions=predictions, page=report, keeps=keeps, overwrite=overwrite)
-    accelerator = make_accelerator(settings.train, cpu=devices.kind == "cpu")
+    accelerator = make_accelerator(
+        settings.train.precision, tf32=settings.train.tf32, cpu=devices.kind == "cpu"
+    )
     with Display(quiet=quiet or not is_main()) as display:
         result = evaluate(settings, weights, accelerator, report=display.report, outputs=outputs)
     accelerator.end_training()

@@ -10,7 +10,7 @@ import typer
 
 from everest_cli import options as o
 from everest_cli.output import Display, print_json, say
-from everest_cli.training_command import with_files
+from everest_cli.tokenizer_first import with_files
 
 
 def tokens(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from everest_cli import options as o
 from everest_cli import training_command
-from everest_cli.training_command import with_tokenizer
+from everest_cli.tokenizer_first import with_tokenizer
 
 
 def pretrain(

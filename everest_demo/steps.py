@@ -130,7 +130,7 @@ class DemoSteps:
             finetune(training, recipe.finetune, validation)
 
         def test() -> float:
-            accelerator = make_accelerator(recipe.train, cpu=True)
+            accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=True)
             return evaluate(recipe, place.run.weights, accelerator, report=self.report)["top1"]
 
         place = self._place(recipe, name)
@@ -143,7 +143,7 @@ class DemoSteps:
         write_text(self.folder / REPORT, f"{text}\n| stage | seconds |\n|---|---|\n{rows}\n")
 
     def _place(self, recipe: Recipe, name: str) -> Place:
-        accelerator = make_accelerator(recipe.train, cpu=True)
+        accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=True)
         run = RunFolder(self.folder / name)
         return Place(accelerator=accelerator, run=run, resumed=False, report=self.report)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 from safetensors import safe_open
-from test_cli import refused
+from small_runs import refused
 from typer.testing import CliRunner
 
 import everest

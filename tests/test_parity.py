@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import shared_folder
 from safetensors.torch import load_file
+from shared_files import shared_folder
 from torch import Tensor, nn
 
 from everest.checkpoints.families import our_name

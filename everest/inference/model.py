@@ -125,7 +125,7 @@ class Model:
         load_tensors(module, weights.tensors, source=str(file))
         train = replace(recipe.train, precision=precision or recipe.train.precision)
         views = replace(recipe.eval, clips=clips or recipe.eval.clips, crops=crops or recipe.eval.crops)
-        accelerator = make_accelerator(train, cpu=cpu)
+        accelerator = make_accelerator(train.precision, tf32=train.tf32, cpu=cpu)
         return cls(
             file=file,
             spec=spec,

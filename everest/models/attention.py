@@ -20,7 +20,7 @@ MOST_SCORES: Final = 2**19  # at once, 2 MB: ours, the best of 2**18 to 2**21 on
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """softmax(q k^T / sqrt(D)) v, for every head (Vaswani et al. 2017, equation 1).
 
-    torch's fused attention, but for an AMD processor whose products are oneDNN's (everest.system.cpu): there
+    torch's fused attention, but for an AMD processor whose products are oneDNN's (`system.cpu`): there
     its blocks are too small, and products of whole matrices are up to 2.6 times faster; in float32 as long as
     the scores of a head stay in the cache. Neither keeps scores for the backward pass.
 

@@ -174,7 +174,7 @@ class ModelSpec:
         return FrameSelection(candidates=candidates, recompute=self.frame_selection.recompute)
 
     def bytes_per_clip(self, bytes_per_value: int) -> int:
-        """What one clip's training pass keeps in memory: an estimate (everest.models.block.activation_bytes)."""
+        """What one clip's training pass keeps in memory: an estimate (`activation_bytes`)."""
         size, grid = self.model.backbone_size, self.grid
         noise = torch.zeros(1, grid.num_tokens, device="meta")
         chosen = self.selection(grid, importance=noise, noise=noise)

@@ -67,7 +67,7 @@ def write_tokens(
         DataError: more videos than `data.max_bad` cannot be read.
         EnvironmentProblem: no room on the disk or on the device.
     """
-    accelerator = make_accelerator(recipe.train, cpu=cpu)
+    accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=cpu)
     use = _named_tokenizer(recipe)
     work = _Work(
         clips=pretrain_clips(recipe, replace_bad=False),

@@ -139,7 +139,7 @@ def measure(
     Raises:
         EnvironmentProblem: the device has too little memory.
     """
-    accelerator = make_accelerator(recipe.train, cpu=False)
+    accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=False)
     spec, device = stage_spec(recipe, stage), accelerator.device
     bytes_per_clip = spec.bytes_per_clip(bytes_per_value(accelerator))
     fitting = largest_batch(memory=free_memory(device), state=0, bytes_per_clip=bytes_per_clip)

@@ -13,14 +13,13 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
 
-from everest.config.settings import TrainSettings
 from everest.errors import EnvironmentProblem
 from everest.system.cpu import TRAINER_KEEPS, keep_freed_memory, use_onednn_matmul
 
 T = TypeVar("T")
 
 
-def make_accelerator(train: TrainSettings, *, cpu: bool) -> Accelerator:
+def make_accelerator(precision: str, *, tf32: bool, cpu: bool) -> Accelerator:
     """The process group and the precision: `auto` is bf16 on a GPU that computes it, else fp32.
 
     For this process: the precision of float32 products, and on a CPU what makes it fast (everest.system.cpu).
@@ -28,7 +27,6 @@ def make_accelerator(train: TrainSettings, *, cpu: bool) -> Accelerator:
     Raises:
         EnvironmentProblem: fp16 without a GPU, which Accelerate would pass over in silence.
     """
-    precision = train.precision
     if precision == "auto":
         fast = (
             not cpu and torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
@@ -36,7 +34,7 @@ def make_accelerator(train: TrainSettings, *, cpu: bool) -> Accelerator:
         precision = "bf16" if fast else "fp32"
     if precision == "fp16" and (cpu or not torch.cuda.is_available()):
         raise EnvironmentProblem("train.precision=fp16 needs a CUDA GPU; use bf16 or fp32 here")
-    torch.set_float32_matmul_precision("high" if train.tf32 else "highest")
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
     if cpu or not torch.cuda.is_available():
         use_onednn_matmul()
         keep_freed_memory(TRAINER_KEEPS)

@@ -23,13 +23,13 @@ from everest.models.classifier import VideoClassifier
 from everest.models.spec import classifier_spec
 from everest.system.events import notice, silent
 from everest.train.health import stays_at_chance
-from everest.train.setup import RunContext, set_up_training
-from everest.train.training import Training
+from everest.train.setup import set_up_training
+from everest.train.training import RunContext, Training
 from everest.video.pixels import normalise
 
 
 def set_up_finetuning(
-    recipe: Recipe, place: RunContext, *, init: Path | None
+    recipe: Recipe, context: RunContext, *, init: Path | None
 ) -> tuple[Training, VideoClips | None]:
     """Everything up to the first step, and the validation set if `data.val` names one.
 
@@ -40,15 +40,15 @@ def set_up_finetuning(
     """
     clips, classes = finetune_clips(recipe)
     for name in empty_classes(clips.samples, classes):
-        place.report(notice(f"data.train has no video of class '{name}'"))
+        context.report(notice(f"data.train has no video of class '{name}'"))
     validation = validation_clips(recipe, classes)
     spec = classifier_spec(recipe, num_classes=classes.count, heads=classes.heads)
     start = None
     if init is not None:
-        notify = lambda text: place.report(notice(text))  # noqa: E731
+        notify = lambda text: context.report(notice(text))  # noqa: E731
         start = partial(start_from, spec=spec, weights=open_weights(init), source=init, notify=notify)
     training = set_up_training(
-        recipe, recipe.finetune, spec, clips, place, classes=classes.names, start=start
+        recipe, recipe.finetune, spec, clips, context, classes=classes.names, start=start
     )
     return training, validation
 

@@ -13,13 +13,13 @@ from everest.models.mae import MaskedAutoencoder
 from everest.models.spec import pretrain_spec
 from everest.system.events import notice
 from everest.tokenizer.cache import open_token_cache
-from everest.train.setup import RunContext, set_up_training
+from everest.train.setup import set_up_training
 from everest.train.tracking import Tracker, picture_is_due, show
-from everest.train.training import Training
+from everest.train.training import RunContext, Training
 from everest.video.pixels import normalise
 
 
-def set_up_pretraining(recipe: Recipe, place: RunContext) -> Training:
+def set_up_pretraining(recipe: Recipe, context: RunContext) -> Training:
     """Everything up to the first step. What a user may have got wrong is found here.
 
     Raises:
@@ -28,8 +28,8 @@ def set_up_pretraining(recipe: Recipe, place: RunContext) -> Training:
     clips = pretrain_clips(recipe)
     if recipe.pretrain.target.cache is not None:
         clips.tokens = open_token_cache(recipe, clips)
-        place.report(notice(f"tokens of {clips.tokens.variants} clips a video from {clips.tokens.folder}"))
-    return set_up_training(recipe, recipe.pretrain, pretrain_spec(recipe), clips, place)
+        context.report(notice(f"tokens of {clips.tokens.variants} clips a video from {clips.tokens.folder}"))
+    return set_up_training(recipe, recipe.pretrain, pretrain_spec(recipe), clips, context)
 
 
 def pretraining_loss(model: nn.Module, clip: Clip) -> Tensor:

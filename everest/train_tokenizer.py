@@ -27,10 +27,10 @@ from everest.tokenizer.report import TokenizerReport, numbers, report_on, scorer
 from everest.tokenizer.scorer import TokenScorer
 from everest.tokenizer.spec import TokenizerSpec, tokenizer_settings, tokenizer_spec
 from everest.train.adversary import first_step
-from everest.train.setup import RunContext, set_up_training
+from everest.train.setup import set_up_training
 from everest.train.tokenizer_loss import TokenizerLosses, TokenizerObjective, tokenizer_objective
 from everest.train.tracking import picture_is_due
-from everest.train.training import Training
+from everest.train.training import RunContext, Training
 from everest.video.pixels import in_unit_range
 
 TARGET_CLIPS: Final = 1024  # ours: of the training set, for the mean and deviation of the targets
@@ -64,7 +64,7 @@ class TokenizerStage:
         return self.objective.adversary is not None and begun
 
 
-def set_up_tokenizer(recipe: Recipe, place: RunContext) -> TokenizerStage:
+def set_up_tokenizer(recipe: Recipe, context: RunContext) -> TokenizerStage:
     """Everything up to the first step.
 
     Raises:
@@ -76,27 +76,27 @@ def set_up_tokenizer(recipe: Recipe, place: RunContext) -> TokenizerStage:
             f"tokenizer.checkpoint: {settings.checkpoint} is trained already; set it to null to train another"
         )
     if recipe.train.shard != "none":
-        place.report(notice("train.shard has no effect on a tokenizer: every process has a whole one"))
+        context.report(notice("train.shard has no effect on a tokenizer: every process has a whole one"))
     clips = tokenizer_clips(recipe)
-    objective = tokenizer_objective(recipe, spec, place.accelerator.device)
+    objective = tokenizer_objective(recipe, spec, context.accelerator.device)
     engine = replace(recipe.train, ema=settings.ema, shard="none")
     training = set_up_training(
         replace(recipe, train=engine),
         settings,
         spec,
         clips,
-        place,
+        context,
         adversary=objective.adversary,
         bytes_beside=partial(objective.bytes_per_clip, spec),
     )
     key = held_out_key(recipe)
     held_out = key in ("val", "test")
     if not held_out:
-        place.report(notice("no list in data.val or data.test: the report is of videos that are trained on"))
+        context.report(notice("no list in data.val or data.test: the report is of videos that are trained on"))
     judge = Validation(
         clips=held_out_clips(recipe), source=key, held_out=held_out, untrained=_first_scorer(recipe, spec)
     )
-    judge.untrained.to(place.accelerator.device)
+    judge.untrained.to(context.accelerator.device)
     return TokenizerStage(training=training, settings=settings, objective=objective, judge=judge)
 
 

@@ -57,13 +57,13 @@ def finetune(
 
     from everest.finetune import classification_loss, finetune, set_up_finetuning
 
-    with choices.place(settings, devices) as place:
-        training, validation = set_up_finetuning(settings, place, init=weights)
+    with choices.context(settings, devices) as context:
+        training, validation = set_up_finetuning(settings, context, init=weights)
         if dry_run:
             training_command.print_trial(
                 training, lambda clip: (classification_loss(training, clip, settings.finetune), None)
             )
             return
-        with training_command.start_or_resume(training, place, settings, init=choices.init):
+        with training_command.start_or_resume(training, context, settings, init=choices.init):
             finetune(training, settings.finetune, validation)
-    training_command.finish(training, place)
+    training_command.finish(training, context)

@@ -49,13 +49,13 @@ def pretrain(
 
     from everest.pretrain import pretrain, pretraining_loss, set_up_pretraining
 
-    with choices.place(settings, devices) as place:
-        training = set_up_pretraining(settings, place)
+    with choices.context(settings, devices) as context:
+        training = set_up_pretraining(settings, context)
         if dry_run:
             training_command.print_trial(
                 training, lambda clip: (pretraining_loss(training.model, clip), None)
             )
             return
-        with training_command.start_or_resume(training, place, settings, init=None):
+        with training_command.start_or_resume(training, context, settings, init=None):
             pretrain(training)
-    training_command.finish(training, place)
+    training_command.finish(training, context)

@@ -11,8 +11,7 @@ from everest_cli.output import say
 if TYPE_CHECKING:
     from everest.config.settings import Recipe
     from everest.system.launch import Devices
-    from everest.train.setup import RunContext
-    from everest.train.training import Training
+    from everest.train.training import RunContext, Training
 
 
 def train_tokenizer(
@@ -68,17 +67,17 @@ def run_stage(
     """
     from everest.train_tokenizer import set_up_tokenizer, train_tokenizer, trial_losses
 
-    with choices.place(recipe, devices) as place:
-        stage = set_up_tokenizer(recipe, place)
+    with choices.context(recipe, devices) as context:
+        stage = set_up_tokenizer(recipe, context)
         if dry_run:
             training_command.print_trial(stage.training, lambda clip: trial_losses(stage, clip))
             return None
-        with training_command.start_or_resume(stage.training, place, recipe, init=None):
+        with training_command.start_or_resume(stage.training, context, recipe, init=None):
             told = train_tokenizer(stage)
     if told and not choices.quiet:
         for line in report_lines(told):
             say(line)
-    return stage.training, place
+    return stage.training, context
 
 
 def report_lines(told: dict[str, Any]) -> list[str]:

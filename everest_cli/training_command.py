@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from everest.config.settings import Recipe
     from everest.system.launch import Devices
     from everest.system.run_folder import RunFolder
-    from everest.train.setup import LossesOf, RunContext
-    from everest.train.training import Training
+    from everest.train.setup import LossesOf
+    from everest.train.training import RunContext, Training
 
 
 def launch(gpus: str, processes: int | None) -> Devices:
@@ -67,11 +67,11 @@ class TrainOptions:
         return launch(self.gpus, self.processes)
 
     @contextmanager
-    def place(self, recipe: Recipe, devices: Devices) -> Iterator[RunContext]:
+    def context(self, recipe: Recipe, devices: Devices) -> Iterator[RunContext]:
         """Where the stage runs: Accelerate's processes, the run folder, a display."""
         from everest.system.accelerator import from_main, leaving, make_accelerator
-        from everest.train.setup import RunContext
         from everest.train.tracking import check_tracker
+        from everest.train.training import RunContext
 
         check_tracker(self.tracker)
         accelerator = make_accelerator(
@@ -143,7 +143,7 @@ def print_trial(training: Training, losses_of: LossesOf) -> None:
 
 @contextmanager
 def start_or_resume(
-    training: Training, place: RunContext, recipe: Recipe, *, init: str | None
+    training: Training, context: RunContext, recipe: Recipe, *, init: str | None
 ) -> Iterator[None]:
     """Around the loop: the run's first files are written, or the run that is there goes on.
 
@@ -153,16 +153,16 @@ def start_or_resume(
     from everest.train.setup import start_run
 
     try:
-        start_run(training, place, dump_recipe(recipe), init=init)
+        start_run(training, context, dump_recipe(recipe), init=init)
         yield
     finally:
         if training.tracker is not None:
             training.tracker.finish()
 
 
-def finish(training: Training, place: RunContext) -> None:
+def finish(training: Training, context: RunContext) -> None:
     """Print the run folder, once over all processes."""
     training.accelerator.wait_for_everyone()
     training.accelerator.end_training()
     if is_main():
-        typer.echo(place.run.path)
+        typer.echo(context.run.path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -25,9 +25,9 @@ from everest.models.block import Block
 from everest.models.classifier import VideoClassifier
 from everest.models.spec import ModelSpec
 from everest.system.accelerator import bytes_per_value, peak_memory
-from everest.system.events import Report, notice
+from everest.system.events import notice
 from everest.system.randomness import Purpose, seed_at
-from everest.system.run_folder import PLAN, RunFolder
+from everest.system.run_folder import PLAN
 from everest.system.run_lock import claim, release
 from everest.system.storage import located
 from everest.system.weights import Weights
@@ -36,7 +36,7 @@ from everest.train.adversary import Adversary
 from everest.train.optim import stage_optimizer
 from everest.train.plan import StagePlan, fitting_micro_batch, memory_advice, plan_stage
 from everest.train.tracking import make_tracker
-from everest.train.training import Training
+from everest.train.training import RunContext, Training
 
 Stage = PretrainSettings | FinetuneSettings | TokenizerSettings
 # Of a pass: the model's loss, and its adversary's where one plays.
@@ -45,24 +45,12 @@ LossesOf = Callable[[Clip], tuple[Tensor, Tensor | None]]
 USUAL_LR = (1e-5, 4e-3)  # ours: where the recipes' learning rates lie, with some room
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunContext:
-    """Where a stage runs and what it tells."""
-
-    accelerator: Accelerator
-    run: RunFolder
-    resumed: bool  # the folder holds the run already
-    report: Report
-    tracker: str = "none"  # everest.tracking
-    one_batch: bool = False  # learn the first batch by heart, to see whether anything can be learned
-
-
 def set_up_training(
     recipe: Recipe,
     stage: Stage,
     spec: ModelSpec | TokenizerSpec,
     clips: VideoClips,
-    place: RunContext,
+    context: RunContext,
     *,
     classes: tuple[str, ...] | None = None,
     start: Callable[[VideoClassifier], None] | None = None,
@@ -77,10 +65,10 @@ def set_up_training(
         adversary: learns against the model, in the same steps.
         bytes_beside: memory that a clip needs in a pass of other networks, by the bytes of a value.
     """
-    accelerator = place.accelerator
+    accelerator = context.accelerator
     videos = {"videos": len(clips), "samples": fingerprint(clips.samples, located(recipe.data.root), classes)}
     bytes_of, value_bytes = partial(_bytes_per_clip, spec, bytes_beside), bytes_per_value(accelerator)
-    plan = _plan(recipe, stage, bytes_of(recipe.train.checkpointing, value_bytes), place, videos)
+    plan = _plan(recipe, stage, bytes_of(recipe.train.checkpointing, value_bytes), context, videos)
     torch.manual_seed(seed_at(recipe.train.seed, Purpose.WEIGHTS))
     model = spec.build()
     if start is not None and isinstance(model, VideoClassifier):
@@ -95,15 +83,15 @@ def set_up_training(
         stage_optimizer(model, stage, depth=spec.depth),
         plan=plan,
         settings=recipe.train,
-        run=place.run,
+        run=context.run,
         weights=Weights(kind=spec.kind, settings=spec.dump(), classes=classes, recipe=recipe.name, step=0),
         clips=clips,
         videos=videos,
         bad_videos=BadVideos(recipe.data.max_bad),
-        report=place.report,
+        report=context.report,
         memory_advice=memory_advice(plan, bytes_of, bytes_per_value=value_bytes),
         adversary=adversary,
-        one_batch=place.one_batch,
+        one_batch=context.one_batch,
     )
 
 
@@ -114,28 +102,28 @@ def _bytes_per_clip(
     return of_spec + beside(bytes_per_value)
 
 
-def start_run(training: Training, place: RunContext, recipe_text: str, *, init: str | None) -> None:
+def start_run(training: Training, context: RunContext, recipe_text: str, *, init: str | None) -> None:
     """Write the first files of a new run, or go on with the one that is there. All processes must call it."""
-    main = place.accelerator.is_main_process
+    main = context.accelerator.is_main_process
     if main:
-        claim(place.run.path)
+        claim(context.run.path)
     try:
-        _start(training, place, recipe_text, init=init)
+        _start(training, context, recipe_text, init=init)
     except BaseException:
         if main:
-            release(place.run.path)
+            release(context.run.path)
         raise
 
 
-def _start(training: Training, place: RunContext, recipe_text: str, *, init: str | None) -> None:
-    main = place.accelerator.is_main_process
-    if main and not place.resumed:
+def _start(training: Training, context: RunContext, recipe_text: str, *, init: str | None) -> None:
+    main = context.accelerator.is_main_process
+    if main and not context.resumed:
         plan = plan_facts(training.plan, training.videos)
-        place.run.start(recipe_text, init=init, plan=plan, one_batch=place.one_batch)
-    place.accelerator.wait_for_everyone()
+        context.run.start(recipe_text, init=init, plan=plan, one_batch=context.one_batch)
+    context.accelerator.wait_for_everyone()
     if main:
-        training.tracker = make_tracker(place.tracker, place.run)
-    place.report(notice(plan_line(training.plan, len(training.clips))))
+        training.tracker = make_tracker(context.tracker, context.run)
+    context.report(notice(plan_line(training.plan, len(training.clips))))
     training.resume()
 
 
@@ -172,15 +160,15 @@ def _plan(
     recipe: Recipe,
     stage: Stage,
     bytes_per_clip: int,
-    place: RunContext,
+    context: RunContext,
     videos: dict[str, Any],
 ) -> StagePlan:
     """The plan, with the passes of the run that is continued: other passes would sum in another order."""
-    processes = place.accelerator.num_processes
-    before = (place.run.read_env(PLAN) if place.resumed else None) or {}
+    processes = context.accelerator.num_processes
+    before = (context.run.read_env(PLAN) if context.resumed else None) or {}
     if any(key in before and before[key] != now for key, now in videos.items()):
         raise RecipeError(
-            f"--output {place.run.path}: its run had another list of {before['videos']} videos (or other "
+            f"--output {context.run.path}: its run had another list of {before['videos']} videos (or other "
             f"labels), now there are {videos['videos']}; put the list back, or begin again in another folder"
         )
     if isinstance(recipe.train.micro_batch, int):
@@ -188,7 +176,7 @@ def _plan(
     elif before and before["processes"] == processes:
         largest = before["micro_batch"]
     else:
-        largest = fitting_micro_batch(bytes_per_clip, place.accelerator.device)
+        largest = fitting_micro_batch(bytes_per_clip, context.accelerator.device)
     return plan_stage(stage, num_videos=videos["videos"], processes=processes, largest_micro_batch=largest)
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,18 @@ from everest.train.state import Saver, TrainState
 from everest.train.step_record import StepRecord
 from everest.train.tracking import Tracker, numbers_of
 from everest.train.update import Updater
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunContext:
+    """The processes, the folder and the display of a run."""
+
+    accelerator: Accelerator
+    run: RunFolder
+    resumed: bool  # the folder already holds the run
+    report: Report
+    tracker: str = "none"  # see everest.train.tracking
+    one_batch: bool = False  # overfit the first batch, to check that the model can learn at all
 
 
 class Training:

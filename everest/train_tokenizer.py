@@ -92,7 +92,9 @@ def set_up_tokenizer(recipe: Recipe, context: RunContext) -> TokenizerStage:
     key = held_out_key(recipe)
     held_out = key in ("val", "test")
     if not held_out:
-        context.report(notice("no list in data.val or data.test: the report is of videos that are trained on"))
+        context.report(
+            notice("no list in data.val or data.test: the report is of videos that are trained on")
+        )
     judge = Validation(
         clips=held_out_clips(recipe), source=key, held_out=held_out, untrained=_first_scorer(recipe, spec)
     )

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from everest.train.optim import make_optimizer, parameter_groups
+from everest.train.optim import make_optimizer
 
 START: Final = 0.2  # ours: of the steps; before them the tokenizer learns to rebuild at all
 BETAS: Final = (0.0, 0.99)  # MAGVIT
@@ -48,10 +48,8 @@ class Adversary:
     def __init__(self, discriminator: nn.Module, *, r1_weight: float, lr_scale: float = 1.0) -> None:
         self.discriminator = discriminator
         self._r1_weight = r1_weight
-        groups = parameter_groups(discriminator.named_parameters(), depth=0, weight_decay=0.0)
-        for group in groups:
-            group["lr_scale"] = lr_scale
-        self.optimizer = make_optimizer(groups, betas=BETAS)
+        group = {"params": list(discriminator.parameters()), "weight_decay": 0.0, "lr_scale": lr_scale}
+        self.optimizer = make_optimizer([group], betas=BETAS)
 
     def generator_loss(self, rebuilt: Tensor) -> Tensor:
         """Scalar: low where rebuilt clips pass for real ones. The discriminator gets no gradient from it."""

@@ -80,7 +80,7 @@ def set_up_training(
     return Training(
         accelerator,
         model,
-        stage_optimizer(model, stage, depth=spec.depth),
+        stage_optimizer(model, stage),
         plan=plan,
         settings=recipe.train,
         run=context.run,

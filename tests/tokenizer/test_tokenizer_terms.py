@@ -132,7 +132,7 @@ def test_the_discriminator_has_betas_and_a_peak_of_its_own_and_the_tokenizers_sc
     adversary = stage.objective.adversary
     assert adversary is not None
     stage.training.updater.set_lr(0.25)
-    assert [group["lr"] for group in adversary.optimizer.param_groups] == pytest.approx([0.025] * 2)
+    assert [group["lr"] for group in adversary.optimizer.param_groups] == pytest.approx([0.025])
     assert {group["betas"] for group in adversary.optimizer.param_groups} == {BETAS}
 
 

@@ -96,7 +96,7 @@ def finetune(training: Training, settings: FinetuneSettings, validation: VideoCl
             best = _validate(training, validation, best)  # the run was ended between save and validation
         for _ in training.steps():
             for clip in training.micro_batches():
-                training.backward(classification_loss(training, clip, settings))
+                training.backward([classification_loss(training, clip, settings)])
             training.update()
             if training.ends_epoch:
                 _warn_at_chance(training, settings)
@@ -144,7 +144,7 @@ def _warn_at_chance(training: Training, settings: FinetuneSettings) -> None:
         or settings.cutmix
     ):
         return
-    losses = training.recent_losses(plan.steps_per_epoch)
+    losses = training.losses.recent(plan.steps_per_epoch)
     told = stays_at_chance(losses, model.head_sizes)
     if told:
         training.notice(told)

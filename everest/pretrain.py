@@ -49,7 +49,7 @@ def pretrain(training: Training) -> None:
     with training.explain_out_of_memory():
         for _ in training.steps():
             for clip in training.micro_batches():
-                training.backward(pretraining_loss(training.model, clip))
+                training.backward([pretraining_loss(training.model, clip)])
             training.update()
             if training.ends_epoch and training.tracker is not None:
                 _show_reconstruction(training, training.tracker)

@@ -61,9 +61,9 @@ def finetune(
         training, validation = set_up_finetuning(settings, context, init=weights)
         if dry_run:
             training_command.print_trial(
-                training, lambda clip: (classification_loss(training, clip, settings.finetune), None)
+                training, lambda clip: [classification_loss(training, clip, settings.finetune)]
             )
             return
-        with training_command.start_or_resume(training, context, settings, init=choices.init):
+        with training_command.start_or_resume(training, settings, init=choices.init):
             finetune(training, settings.finetune, validation)
-    training_command.finish(training, context)
+    training_command.finish(training)

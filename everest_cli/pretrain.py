@@ -52,10 +52,8 @@ def pretrain(
     with choices.context(settings, devices) as context:
         training = set_up_pretraining(settings, context)
         if dry_run:
-            training_command.print_trial(
-                training, lambda clip: (pretraining_loss(training.model, clip), None)
-            )
+            training_command.print_trial(training, lambda clip: [pretraining_loss(training.model, clip)])
             return
-        with training_command.start_or_resume(training, context, settings, init=None):
+        with training_command.start_or_resume(training, settings, init=None):
             pretrain(training)
-    training_command.finish(training, context)
+    training_command.finish(training)

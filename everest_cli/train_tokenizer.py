@@ -11,7 +11,7 @@ from everest_cli.output import say
 if TYPE_CHECKING:
     from everest.config.settings import Recipe
     from everest.system.launch import Devices
-    from everest.train.training import RunContext, Training
+    from everest.train.training import Training
 
 
 def train_tokenizer(
@@ -52,14 +52,14 @@ def train_tokenizer(
         quiet=quiet,
     )
     devices = choices.launch()
-    ended = run_stage(settings, choices, devices, dry_run=dry_run)
-    if ended is not None:
-        training_command.finish(*ended)
+    training = run_stage(settings, choices, devices, dry_run=dry_run)
+    if training is not None:
+        training_command.finish(training)
 
 
 def run_stage(
     recipe: Recipe, choices: training_command.TrainOptions, devices: Devices, *, dry_run: bool = False
-) -> tuple[Training, RunContext] | None:
+) -> Training | None:
     """Train a recipe's tokenizer, or go on, and tell what it is worth; None after a trial.
 
     Raises:
@@ -72,12 +72,12 @@ def run_stage(
         if dry_run:
             training_command.print_trial(stage.training, lambda clip: trial_losses(stage, clip))
             return None
-        with training_command.start_or_resume(stage.training, context, recipe, init=None):
+        with training_command.start_or_resume(stage.training, recipe, init=None):
             told = train_tokenizer(stage)
     if told and not choices.quiet:
         for line in report_lines(told):
             say(line)
-    return stage.training, context
+    return stage.training
 
 
 def report_lines(told: dict[str, Any]) -> list[str]:

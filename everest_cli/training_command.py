@@ -142,9 +142,7 @@ def print_trial(training: Training, losses_of: LossesOf) -> None:
 
 
 @contextmanager
-def start_or_resume(
-    training: Training, context: RunContext, recipe: Recipe, *, init: str | None
-) -> Iterator[None]:
+def start_or_resume(training: Training, recipe: Recipe, *, init: str | None) -> Iterator[None]:
     """Around the loop: the run's first files are written, or the run that is there goes on.
 
     However it ends, its tracker ends with it: another stage may follow in this process.
@@ -153,16 +151,16 @@ def start_or_resume(
     from everest.train.setup import start_run
 
     try:
-        start_run(training, context, dump_recipe(recipe), init=init)
+        start_run(training, dump_recipe(recipe), init=init)
         yield
     finally:
         if training.tracker is not None:
             training.tracker.finish()
 
 
-def finish(training: Training, context: RunContext) -> None:
+def finish(training: Training) -> None:
     """Print the run folder, once over all processes."""
     training.accelerator.wait_for_everyone()
     training.accelerator.end_training()
     if is_main():
-        typer.echo(context.run.path)
+        typer.echo(training.run.path)

@@ -92,7 +92,7 @@ class DemoSteps:
 
         def work() -> None:
             stage = set_up_tokenizer(recipe, context)
-            start_run(stage.training, context, dump_recipe(recipe), init=None)
+            start_run(stage.training, dump_recipe(recipe), init=None)
             train_tokenizer(stage)
 
         context = self._context(recipe, name)
@@ -115,7 +115,7 @@ class DemoSteps:
 
         def work() -> None:
             training = set_up_pretraining(recipe, context)
-            start_run(training, context, dump_recipe(recipe), init=None)
+            start_run(training, dump_recipe(recipe), init=None)
             pretrain(training)
 
         context = self._context(recipe, name)
@@ -127,7 +127,7 @@ class DemoSteps:
 
         def work() -> None:
             training, validation = set_up_finetuning(recipe, context, init=init)
-            start_run(training, context, dump_recipe(recipe), init=init and str(init.resolve()))
+            start_run(training, dump_recipe(recipe), init=init and str(init.resolve()))
             finetune(training, recipe.finetune, validation)
 
         def test() -> float:

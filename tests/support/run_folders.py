@@ -9,7 +9,7 @@ import torch
 from test_runs import PLAN
 
 from everest.system.weights import Weights
-from everest.train.state import RunState, save_state
+from everest.train.state import SavedState
 
 
 def make_run(
@@ -24,8 +24,8 @@ def make_run(
     if logged:
         (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     if saved is not None:
-        state = RunState(step=saved, model={"w": torch.zeros(1)}, optimizer={}, ema={}, notes={})
-        save_state(path / "state", state, keep=2)
+        state = SavedState(step=saved, tensors={"model/w": torch.zeros(1)}, notes={})
+        state.save(path / "state", keep=2)
         weights = Weights(kind="pretrain", settings={}, classes=None, recipe="r", step=saved)
         weights.save(path / "model.safetensors")
     return path

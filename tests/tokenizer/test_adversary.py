@@ -164,13 +164,13 @@ def test_all_is_float32_under_autocast(adversary: Adversary):
 
 def test_a_discriminator_learns_to_tell_clips_apart(adversary: Adversary):
     adversary = Adversary(adversary.discriminator, r1_weight=0.1)
-    set_lr(adversary.optimizer, 1e-3)
+    set_lr(adversary.network.optimizer, 1e-3)
     real, rebuilt = clips(4), clips(4, seed=1).mean(dim=2, keepdim=True).expand(-1, -1, 8, -1, -1)
     for _ in range(60):
         losses = adversary.discriminator_losses(real, rebuilt)
-        adversary.optimizer.zero_grad()
+        adversary.network.optimizer.zero_grad()
         losses.total.backward()
-        adversary.optimizer.step()
+        adversary.network.optimizer.step()
     assert losses.logistic < 0.8 * 2 * math.log(2)  # 2 ln 2 is guessing
 
 

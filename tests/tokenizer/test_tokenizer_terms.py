@@ -27,7 +27,7 @@ from everest.tokenizer.spec import kept_values, tokenizer_spec
 from everest.train import tokenizer_loss
 from everest.train.adversary import BETAS, first_step
 from everest.train.setup import try_one_pass
-from everest.train.state import newest_state
+from everest.train.state import SavedState, newest_state
 from everest.train_tokenizer import TokenizerStage, tokenizer_losses, trial_losses
 from everest_cli.main import app
 
@@ -77,6 +77,11 @@ def newest(folder: Path) -> dict[str, Tensor]:
     return load_file(sorted((folder / "state").glob("*.safetensors"))[-1])
 
 
+def part(state: SavedState, name: str) -> dict[str, Tensor]:
+    prefix = f"{name}/"
+    return {key.removeprefix(prefix): state.tensors[key] for key in state.tensors if key.startswith(prefix)}
+
+
 def assert_same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
@@ -114,14 +119,15 @@ def test_the_discriminator_is_in_the_state_and_not_in_the_weights(
     stage = set_up(recipe, tmp_path / "run", "tokenizer.loss.gan=0.1")
     assert stage.objective.adversary is not None
     fresh = stage.objective.adversary.discriminator.state_dict()
-    assert state.adversary.keys() == fresh.keys()
-    assert not any(torch.equal(state.adversary[name], fresh[name]) for name in fresh if "weight" in name)
-    moments = {name.rpartition("/")[2] for name in state.adversary_optimizer}
-    assert moments == {"step", "exp_avg", "exp_avg_sq"}
-    steps = {value.item() for name, value in state.adversary_optimizer.items() if name.endswith("/step")}
+    saved = part(state, "adversary")
+    assert saved.keys() == fresh.keys()
+    assert not any(torch.equal(saved[name], fresh[name]) for name in fresh if "weight" in name)
+    optimizer = part(state, "adversary_optimizer")
+    assert {name.rpartition("/")[2] for name in optimizer} == {"step", "exp_avg", "exp_avg_sq"}
+    steps = {value.item() for name, value in optimizer.items() if name.endswith("/step")}
     assert steps == {STEPS - BEGUN}
-    assert state.ema.keys() == state.model.keys() == stage.training.trained_model.state_dict().keys()
-    assert weights(trained).keys() == state.model.keys()
+    names = stage.training.trained_model.state_dict().keys()
+    assert part(state, "ema").keys() == part(state, "model").keys() == weights(trained).keys() == names
 
 
 def test_the_discriminator_has_betas_and_a_peak_of_its_own_and_the_tokenizers_schedule(
@@ -132,8 +138,8 @@ def test_the_discriminator_has_betas_and_a_peak_of_its_own_and_the_tokenizers_sc
     adversary = stage.objective.adversary
     assert adversary is not None
     stage.training.updater.set_lr(0.25)
-    assert [group["lr"] for group in adversary.optimizer.param_groups] == pytest.approx([0.025])
-    assert {group["betas"] for group in adversary.optimizer.param_groups} == {BETAS}
+    assert [group["lr"] for group in adversary.network.optimizer.param_groups] == pytest.approx([0.025])
+    assert {group["betas"] for group in adversary.network.optimizer.param_groups} == {BETAS}
 
 
 def test_a_dry_run_tries_the_discriminator_and_tells_the_tokenizers_loss(recipe: Path, tmp_path: Path):
@@ -141,8 +147,7 @@ def test_a_dry_run_tries_the_discriminator_and_tells_the_tokenizers_loss(recipe:
     command = ["train-tokenizer", "--recipe", str(recipe), "-o", str(run), "--gpus", "cpu", *GAN]
     shown = CliRunner().invoke(app, [*command, "--dry-run"]).stdout
     stage = set_up(recipe, run, "tokenizer.loss.gan=0.1")
-    loss, adversary_loss = trial_losses(stage, next(iter(stage.training.loader())))
-    assert adversary_loss is not None
+    loss, _ = trial_losses(stage, next(iter(stage.training.loader())))
     assert float(re.search(r"^loss: (.*)$", shown, re.MULTILINE)[1]) == pytest.approx(loss.item(), rel=1e-5)
     assert not run.exists()
 
@@ -228,7 +233,8 @@ def moments(folder: Path) -> dict[str, Tensor]:
     """The first moments of the discriminator's Adam in the newest state."""
     state = newest_state(folder / "state", notify=silent)
     assert state is not None
-    return {n: value for n, value in state.adversary_optimizer.items() if n.endswith("/exp_avg")}
+    optimizer = part(state, "adversary_optimizer")
+    return {name: value for name, value in optimizer.items() if name.endswith("/exp_avg")}
 
 
 @pytest.mark.slow
@@ -271,7 +277,7 @@ def test_what_is_not_finite_in_one_leaves_both_as_they_were(recipe: Path, tmp_pa
     for name, module in modules.items():
         assert all(torch.equal(p, q) for p, q in zip(module.parameters(), before[name], strict=True)), name
         assert all(p.grad is None for p in module.parameters())
-    assert not adversary.optimizer.state
+    assert not adversary.network.optimizer.state
     noted = json.loads((tmp_path / "run" / "nonfinite.json").read_text())
     norm = "discriminator_grad_norm" if broken == "discriminator" else "grad_norm"
     assert noted[norm] == "nan"
@@ -282,8 +288,7 @@ def passes_of(stage: TokenizerStage) -> None:
     """The passes of a step of `train_tokenizer`, with the adversary."""
     next(stage.training.steps())
     for clip in stage.training.micro_batches():
-        losses = tokenizer_losses(stage, clip, adversarial=True)
-        stage.training.backward(losses.loss, losses.adversary_loss, losses.parts)
+        stage.training.backward(*tokenizer_losses(stage, clip, adversarial=True))
 
 
 def whole_step(stage: TokenizerStage) -> None:

@@ -94,7 +94,7 @@ def train_scorer(recipe: Path, folder: Path, full_batches: float) -> list[tuple[
     """Each weight of the scorer as training begins with it, and after one step."""
     values = [f"tokenizer.full_batches={full_batches}", "tokenizer.epochs=1", "tokenizer.warmup_epochs=0"]
     train(recipe, folder, *(f"--set={value}" for value in [*values, "tokenizer.ema=null"]))
-    untrained = set_up(recipe, folder.with_suffix(".fresh")).judge.untrained
+    untrained = set_up(recipe, folder.with_suffix(".fresh")).validation.untrained
     after = load_model(folder).scorer
     return list(zip(untrained.parameters(), after.parameters(), strict=True))
 
@@ -102,7 +102,7 @@ def train_scorer(recipe: Path, folder: Path, full_batches: float) -> list[tuple[
 def test_gradients_of_a_masked_pass_reach_the_scorer(recipe: Path, tmp_path: Path):
     stage = set_up(recipe, tmp_path / "run", "tokenizer.full_batches=0.0")
     clip = next(iter(stage.training.loader()))
-    tokenizer_losses(stage, clip, adversarial=False).loss.backward()
+    tokenizer_losses(stage, clip, adversarial=False).losses[0].backward()
     scorer = stage.training.model.scorer
     norms = [parameter.grad.norm().item() for parameter in scorer.parameters()]
     assert all(0 <= norm < float("inf") for norm in norms)

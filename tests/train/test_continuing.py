@@ -83,7 +83,7 @@ def test_weights_without_a_state_are_not_replaced(command, finished):
     shutil.rmtree(finished / "state")
     unfinished.write_bytes(short)
     told = everest(longer[:-1], code=6)
-    assert f"weights of step {EPOCHS} of {EPOCHS + 1}, but no state to go on from" in told
+    assert f"weights of step {EPOCHS} of {EPOCHS + 1}, but no state to resume from" in told
     assert unfinished.read_bytes() == short
 
 
@@ -92,7 +92,7 @@ def test_damaged_states_are_set_aside_and_never_removed(command, finished):
     last = states(finished)[-1]
     last.write_bytes(last.read_bytes()[:-5])
     told = everest(command)
-    assert f"{last}: damaged, passed over" in told
+    assert f"{last}: damaged, skipped" in told
     assert last.with_suffix(".damaged").is_file()
     assert equal(weights(finished), whole)  # the last step again, to the bit
 
@@ -101,7 +101,7 @@ def test_a_run_of_damaged_states_only_is_an_error_and_loses_nothing(command, fin
     for state in states(finished):
         state.write_bytes(b"")
     before = contents(finished)
-    assert "none of its states is whole" in everest(command, code=6)
+    assert "all its states are damaged" in everest(command, code=6)
     assert contents(finished) == before
 
 

@@ -26,7 +26,7 @@ from everest.data.samples import Sample
 from everest.data.views import Views
 from everest.errors import DataError, DivergedError, EnvironmentProblem
 from everest.system.run_folder import RunFolder
-from everest.train.health import SCALER_LIMIT, SKIP_LIMIT, Figures, LossWatch, Nonfinite, stays_at_chance
+from everest.train.health import SCALER_LIMIT, SKIP_LIMIT, LossWatch, Nonfinite, StepMetrics, stays_at_chance
 from everest.train.plan import memory_advice, plan_stage
 from everest_cli.main import app
 
@@ -40,37 +40,37 @@ def recipe(tmp_path: Path, clip_files: Path) -> Path:
 
 def test_stop_ends_at_the_first_and_skip_after_a_limit():
     with pytest.raises(DivergedError):
-        Nonfinite("stop", scaled=False).should_skip(Figures(math.nan, 1.0, {}))
+        Nonfinite("stop", scaled=False).should_skip(StepMetrics(math.nan, 1.0, {}))
     skip = Nonfinite("skip", scaled=False)
-    assert not skip.should_skip(Figures(1.0, 1.0, {}))
-    assert all(skip.should_skip(Figures(1.0, math.inf, {})) for _ in range(SKIP_LIMIT))
+    assert not skip.should_skip(StepMetrics(1.0, 1.0, {}))
+    assert all(skip.should_skip(StepMetrics(1.0, math.inf, {})) for _ in range(SKIP_LIMIT))
     with pytest.raises(DivergedError):
-        skip.should_skip(Figures(1.0, math.inf, {}))
+        skip.should_skip(StepMetrics(1.0, math.inf, {}))
 
 
 def test_a_good_update_starts_the_count_again():
     skip = Nonfinite("skip", scaled=False)
     for _ in range(3):
-        assert all(skip.should_skip(Figures(math.nan, 1.0, {})) for _ in range(SKIP_LIMIT))
-        assert not skip.should_skip(Figures(1.0, 1.0, {}))
+        assert all(skip.should_skip(StepMetrics(math.nan, 1.0, {})) for _ in range(SKIP_LIMIT))
+        assert not skip.should_skip(StepMetrics(1.0, 1.0, {}))
 
 
 def test_overflow_of_a_scaled_gradient_is_part_of_fp16_but_not_for_ever():
     scaled = Nonfinite("stop", scaled=True)
-    assert all(scaled.should_skip(Figures(1.0, math.inf, {})) for _ in range(SCALER_LIMIT))
+    assert all(scaled.should_skip(StepMetrics(1.0, math.inf, {})) for _ in range(SCALER_LIMIT))
     with pytest.raises(DivergedError):
-        scaled.should_skip(Figures(1.0, math.inf, {}))
+        scaled.should_skip(StepMetrics(1.0, math.inf, {}))
     with pytest.raises(DivergedError):
-        Nonfinite("stop", scaled=True).should_skip(Figures(math.nan, math.inf, {}))
+        Nonfinite("stop", scaled=True).should_skip(StepMetrics(math.nan, math.inf, {}))
 
 
 def test_what_else_an_update_is_made_of_must_be_finite_too():
     sound, broken = {"r1": 0.0}, {"r1": 0.0, "discriminator": math.inf}
-    assert not Nonfinite("stop", scaled=False).should_skip(Figures(1.0, 1.0, sound))
+    assert not Nonfinite("stop", scaled=False).should_skip(StepMetrics(1.0, 1.0, sound))
     with pytest.raises(DivergedError, match=r"gradient norm 1\.0, discriminator inf, 1 times"):
-        Nonfinite("stop", scaled=False).should_skip(Figures(1.0, 1.0, broken))
+        Nonfinite("stop", scaled=False).should_skip(StepMetrics(1.0, 1.0, broken))
     with pytest.raises(DivergedError):  # a discriminator has no scale to look for
-        Nonfinite("stop", scaled=True).should_skip(Figures(1.0, math.inf, broken))
+        Nonfinite("stop", scaled=True).should_skip(StepMetrics(1.0, math.inf, broken))
 
 
 def test_a_jump_of_the_loss_is_told_and_a_slow_rise_is_not():
@@ -116,7 +116,7 @@ def test_a_diverged_run_ends_with_code_3_its_videos_and_its_weights(
     assert "lower base_lr" in result.stderr
     noted = json.loads((folder / "nonfinite.json").read_text())
     assert {Path(video).name for video in noted["videos"]} == {f"clip{i}.mp4" for i in range(4)}
-    assert ("left out" in result.stderr) == (policy == "skip")
+    assert (" skipped: " in result.stderr) == (policy == "skip")
     rows = RunFolder(folder).rows()
     assert len(rows) == noted["step"] - 1
     assert all(math.isfinite(value) for tensor in weights(folder).values() for value in tensor.sum()[None])

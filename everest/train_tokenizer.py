@@ -30,7 +30,7 @@ from everest.train.adversary import first_step
 from everest.train.health import LossWatch
 from everest.train.setup import set_up_training
 from everest.train.tokenizer_loss import TokenizerLosses, TokenizerObjective, tokenizer_objective
-from everest.train.tracking import picture_is_due
+from everest.train.tracking import image_is_due
 from everest.train.training import RunContext, Training
 from everest.video.pixels import in_unit_range
 
@@ -152,7 +152,7 @@ def _is_due(training: Training) -> bool:
     """Whether to validate now: after some of the epochs. `_finish` validates after the last one."""
     done, plan = training.steps_done, training.plan
     epochs = done // plan.steps_per_epoch
-    return 0 < done < plan.steps and training.ends_epoch and picture_is_due(epochs, plan.epochs)
+    return 0 < done < plan.steps and training.ends_epoch and image_is_due(epochs, plan.epochs)
 
 
 def _validate(training: Training, validation: Validation) -> None:

@@ -1,4 +1,4 @@
-"""What run folders tell: which there are, how far each got, what it learned. Reading that needs no torch."""
+"""Find run folders and summarize them: state, progress, loss, accuracy. Needs no torch."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ State = Literal["running", "finished", "resumable", "started", "damaged"]
 
 @dataclass(frozen=True, kw_only=True)
 class RunSummary:
-    """One run in a line. None stands for what is not known (yet).
+    """One run in a line. Values that are not known (yet) are None.
 
     running: a process trains it. finished: the last step is logged and its weights are saved. resumable:
-    stopped, with a state to go on from. started: stopped before anything was saved. damaged: see `problem`.
+    stopped, with a state to resume from. started: stopped before the first save. damaged: see `problem`.
     """
 
     path: str
@@ -48,12 +48,12 @@ def find_runs(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise RecipeError(f"no folder '{folder}'; name the one that holds your runs")
-    found = []
-    for here, folders, _ in os.walk(folder):
-        folders[:] = [name for name in folders if name != STATE and not name.startswith(".")]
-        if is_run(Path(here)):
-            found.append(Path(here))
-    return sorted(found)
+    runs = []
+    for path, subfolders, _ in os.walk(folder):
+        subfolders[:] = [name for name in subfolders if name != STATE and not name.startswith(".")]
+        if is_run(Path(path)):
+            runs.append(Path(path))
+    return sorted(runs)
 
 
 def is_run(path: Path) -> bool:
@@ -61,17 +61,19 @@ def is_run(path: Path) -> bool:
 
 
 def summarize(run: Path) -> RunSummary:
-    """What the files of a run tell. A damaged file is no error: one run must not hide the others."""
+    """Summarize a run from its files. A damaged file is no error: one run must not hide the others."""
     age = int(max(0.0, time.time() - last_written(run)))
     try:
         environment = read_environment(run)
         steps = environment.get("plan", {}).get("steps")
         rows = list(read_rows(run))
+        # The command is `pretrain` in `everest --debug pretrain --recipe …`: the first argument but options.
+        command = next((word for word in environment["command"][1:] if not word.startswith("-")), None)
         return RunSummary(
             path=str(run),
             state=_state(run, rows, steps),
             age_seconds=age,
-            command=_command(environment),
+            command=command,
             recipe=find_recipe(run / RECIPE).values().get("name"),
             step=_newest(rows, "step"),
             steps=steps,
@@ -88,8 +90,10 @@ def summarize(run: Path) -> RunSummary:
 def _state(run: Path, rows: list[dict[str, Any]], steps: int | None) -> State:
     if is_running(run):
         return "running"
+    weights = run / WEIGHTS
     # Logged is not yet saved: a run killed while it validates after the last step has to repeat some.
-    if steps is not None and _newest(rows, "step") == steps and _saved_step(run) == steps:
+    logged = steps is not None and _newest(rows, "step") == steps
+    if logged and weights.is_file() and int(read_header(weights)["step"]) == steps:
         return "finished"
     return "resumable" if any((run / STATE).glob("step-*.safetensors")) else "started"
 
@@ -98,18 +102,8 @@ def _newest(rows: list[dict[str, Any]], key: str) -> Any:
     return next((row[key] for row in reversed(rows) if key in row), None)
 
 
-def _saved_step(run: Path) -> int | None:
-    weights = run / WEIGHTS
-    return int(read_header(weights)["step"]) if weights.is_file() else None
-
-
-def _command(environment: dict[str, Any]) -> str | None:
-    """`pretrain` of `everest --debug pretrain --recipe …`: the first argument that is no option."""
-    return next((word for word in environment["command"][1:] if not word.startswith("-")), None)
-
-
 def read_environment(run: Path) -> dict[str, Any]:
-    """env.json.
+    """Read env.json.
 
     Raises:
         RecipeError: `run` is no run folder, or the file is damaged.
@@ -126,10 +120,10 @@ def read_environment(run: Path) -> dict[str, Any]:
 
 
 def read_rows(run: Path) -> Iterator[dict[str, Any]]:
-    """The whole rows of metrics.jsonl, none if there is no such file; a last line may still be written.
+    """The complete rows of metrics.jsonl, none if there is no such file; the last line may be incomplete.
 
     Raises:
-        RecipeError: a line that is no row, with its number.
+        RecipeError: a line is no row; with its number.
     """
     path = run / METRICS
     if not path.is_file():
@@ -145,10 +139,10 @@ def read_rows(run: Path) -> Iterator[dict[str, Any]]:
 
 
 def read_header(weights: Path) -> dict[str, str]:
-    """What a safetensors file says of itself, without reading a tensor.
+    """Read the header of a weights file, without its tensors.
 
     Raises:
-        CheckpointError: not a whole safetensors file, or not one of ours.
+        CheckpointError: not a complete safetensors file, or not written by everest.
     """
     try:
         with safe_open(weights, framework="numpy") as file:

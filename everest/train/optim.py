@@ -39,8 +39,8 @@ def parameter_groups(model: nn.Module, *, weight_decay: float, layer_decay: floa
     """timm's parameter groups, each with an `lr_scale`. Parameters that need no gradient are in none.
 
     Args:
-        layer_decay: the scale of a layer over that of the next one (Bao et al. 2021). Layers are those of
-            the model's `group_matcher`. With 1.0 all parameters have scale 1.
+        layer_decay: the scale of a layer over that of the next one (Bao et al. 2021). The model's
+            `group_matcher` defines its layers. With 1.0 all parameters have scale 1.
     """
     if layer_decay != 1.0:
         return param_groups_layer_decay(model, weight_decay, NO_DECAY, layer_decay=layer_decay)

@@ -37,7 +37,7 @@ from everest.train.tracking import make_tracker
 from everest.train.training import RunContext, Training
 
 Stage = PretrainSettings | FinetuneSettings | TokenizerSettings
-# The losses of a pass: the model's, then those of other networks that are active.
+# The losses of a pass: first the model's, then one for each other network that is active.
 LossesOf = Callable[[Clip], Sequence[Tensor]]
 
 USUAL_LR = (1e-5, 4e-3)  # ours: the range of the recipes' learning rates, and some more on both sides

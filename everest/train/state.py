@@ -1,7 +1,7 @@
 """The networks that a run trains, saved to state files and restored from them to the bit.
 
 `state/step-<n>.safetensors` holds tensors by part and name. The parts of the run's model are `model/…`,
-`optimizer/<parameter>/<moment>` and `ema/…`; those of another network `<name>/…`, `<name>_optimizer/…` and
+`optimizer/<parameter>/<moment>` and `ema/…`; any other network has `<name>/…`, `<name>_optimizer/…` and
 `<name>_ema/…`. Random choices follow from the step, so no generator is saved.
 """
 

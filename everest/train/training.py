@@ -207,7 +207,7 @@ class Training:
         """Add the gradients of one pass.
 
         Args:
-            losses: the model's, then those of other networks that are active in the step.
+            losses: the model's, then one for each other network that is active in the step.
             parts: further scalars of the pass to log, by name.
         """
         passes = self.plan.accumulation

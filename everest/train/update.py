@@ -58,7 +58,7 @@ class Updater:
         """Add the gradients of a pass.
 
         Args:
-            losses: the model's, then those of other networks, which are float32 and need no scale.
+            losses: the model's, then one for each other active network: float32, and in no need of a scale.
         """
         loss, *others = losses
         self._accelerator.backward(loss)
@@ -81,8 +81,8 @@ class Updater:
         """Scale the gradients down to the norm `train.clip_grad`, for each network separately.
 
         Returns:
-            The norms before, over all processes, by their names in metrics.jsonl; without those of networks
-            that are not active in this step.
+            The norms before, over all processes, by their names in metrics.jsonl. Networks that are not active
+            in this step have none.
         """
         self._accelerator.unscale_gradients(self._optimizer)
         norms = {}

@@ -59,13 +59,6 @@ class StagePlan:
             minimum=self.min_lr,
         )
 
-    def epoch(self, step: int) -> int:
-        """The epoch, from 0, of `step`."""
-        return step // self.steps_per_epoch
-
-    def ends_epoch(self, steps_done: int) -> bool:
-        return steps_done % self.steps_per_epoch == 0
-
 
 def plan_stage(
     stage: PretrainSettings | FinetuneSettings | TokenizerSettings,

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -35,15 +34,8 @@ class StepRecord:
         self.parts: dict[str, Tensor] = {}  # further means over the passes, by name
         self.failed: list[list[tuple[str, str]]] = []  # for each unreadable sample its tries: path and reason
         self.videos: list[str] = []
+        self.waited = 0.0  # seconds, for batches
         self._started = time.monotonic()
-        self._waited = 0.0
-
-    @contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Around the wait for a batch."""
-        started = time.monotonic()
-        yield
-        self._waited += time.monotonic() - started
 
     def add(self, loss: Tensor, parts: Mapping[str, Tensor], *, passes: int) -> None:
         """Add one of the step's `passes` passes."""
@@ -71,11 +63,11 @@ class StepRecord:
         finite = {name: v if math.isfinite(v) else None for name, v in metrics.by_name.items()}
         return {
             "step": step,
-            "epoch": plan.epoch(step - 1),
+            "epoch": (step - 1) // plan.steps_per_epoch,
             "loss": finite.pop("loss"),
             "lr": plan.lr(step - 1),
             **finite,
             "clips_per_second": round(plan.batch_size / seconds, 2),
-            "data_wait": round(self._waited / seconds, 4),
+            "data_wait": round(self.waited / seconds, 4),
             "memory_bytes": peak_memory(self.device),
         }

@@ -112,7 +112,7 @@ class Training:
     @property
     def ends_epoch(self) -> bool:
         """Whether the last update was an epoch's last."""
-        return self.plan.ends_epoch(self.steps_done)
+        return self.steps_done % self.plan.steps_per_epoch == 0
 
     def resume(self) -> None:
         """Resume from the run's newest state, if it has one. Every process reads it.
@@ -185,8 +185,9 @@ class Training:
         """The clips of every pass of a step, on the device. Gradients are exchanged in the last pass only."""
         for number in range(self.plan.accumulation):
             self._pass = number
-            with self._record.waiting():
-                clip = next(self._batches)
+            started = time.monotonic()
+            clip = next(self._batches)
+            self._record.waited += time.monotonic() - started
             self._record.failed += failures(clip)
             self._record.videos += clip.video_id
             # Drop path draws from torch's generator: seeded here, a resumed pass equals the unbroken one.

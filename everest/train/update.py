@@ -81,8 +81,8 @@ class Updater:
         """Scale the gradients down to the norm `train.clip_grad`, for each network separately.
 
         Returns:
-            The norms before, over all processes, by their names in metrics.jsonl. Networks that are not active
-            in this step have none.
+            The norms before, over all processes, by their names in metrics.jsonl: none for a network that is
+            not active in this step.
         """
         self._accelerator.unscale_gradients(self._optimizer)
         norms = {}

@@ -29,7 +29,7 @@ from everest.config.layers import (
     make_layer,
     read_overrides,
 )
-from everest.config.messages import retell
+from everest.config.messages import explain_validation
 from everest.config.settings import Recipe
 from everest.config.yaml import read_yaml, write_yaml
 from everest.errors import RecipeError, unknown_name
@@ -190,7 +190,7 @@ def _validate(merged: Merged) -> tuple[Recipe | None, list[tuple[KeyPath, str]]]
     try:
         return _ADAPTER.validate_json(text, strict=True), []
     except ValidationError as error:
-        return None, retell(error)
+        return None, explain_validation(error)
 
 
 def _problems_by_backbone(stack: LayerStack) -> list[str]:

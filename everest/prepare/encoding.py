@@ -30,7 +30,7 @@ from everest.video.file import look
 from everest.video.folders import pictures_in
 from everest.video.reader import picture, picture_folder, probe
 from everest.video.source import Video, as_video, version
-from everest.video.stream import VideoError, decoded, retold
+from everest.video.stream import VideoError, as_video_error, decoded
 from everest.video.writer import add_h264
 
 
@@ -74,7 +74,7 @@ def encode_video(source: str, target: Path, settings: EncodeSettings, *, overwri
         EnvironmentProblem: the file cannot be written.
     """
     video = as_video(source)
-    with retold(video):
+    with as_video_error(video):
         mark = _mark(video, settings)
     if target.exists():
         if isinstance(video, Path) and target.samefile(video):
@@ -175,7 +175,7 @@ def _of_file(video: Video, short_side: int, breaks: list[int]) -> Generator[_Pic
     numbers = {int(time) for time in times} if stamped else set()
     unit = 1 / Fraction(opening.info.fps or FPS_OF_PICTURES).limit_denominator(LARGEST_RATE)
     scaler = VideoReformatter()
-    with retold(video), closing(decoded(video, damages=breaks)) as frames:
+    with as_video_error(video), closing(decoded(video, damages=breaks)) as frames:
         for count, frame in enumerate(frames):
             if stamped and frame.pts not in numbers:
                 continue
@@ -191,10 +191,10 @@ def _of_file(video: Video, short_side: int, breaks: list[int]) -> Generator[_Pic
 
 def _of_folder(folder: Location, short_side: int) -> Generator[_Picture]:
     unit = Fraction(1, FPS_OF_PICTURES)
-    with retold(folder):
+    with as_video_error(folder):
         files = pictures_in(folder)
     for number, file in enumerate(files):
-        with retold(file):
+        with as_video_error(file):
             pixels = picture(file)
         height, width = encoded_size(pixels.shape[0], pixels.shape[1], short_side)
         image = Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)

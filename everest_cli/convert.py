@@ -16,7 +16,7 @@ def convert(
         str, typer.Argument(metavar="IN", help="A file, a transformers folder, or hf:OWNER/NAME.")
     ],
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="F", help="The .safetensors file to write.")
+        Path | None, typer.Option("--output", "-o", metavar="F", help="The .safetensors file to write.")
     ] = None,
     inspect: Annotated[bool, typer.Option("--inspect", help="Only tell what it is.")] = False,
     partial: Annotated[
@@ -54,7 +54,7 @@ def convert(
 
     Reads EVEREST, VideoMAE (V2), MME, MVD and transformers. Pickles are read as data only: none can run code.
 
-    Example: everest convert checkpoint-799.pth --out videomae.safetensors
+    Example: everest convert checkpoint-799.pth --output videomae.safetensors
     """
     _check_out(checkpoint, out, inspect=inspect, overwrite=overwrite)
 
@@ -95,12 +95,12 @@ def _check_out(checkpoint: str, out: Path | None, *, inspect: bool, overwrite: b
     if inspect:
         return
     if out is None:
-        raise RecipeError("Missing option '--out'; with --inspect nothing is written")
+        raise RecipeError("Missing option '--output'; with --inspect nothing is written")
     if out.suffix != ".safetensors":
-        raise RecipeError(f"--out {out}: what is written is a safetensors file; name it so")
+        raise RecipeError(f"--output {out}: what is written is a safetensors file; name it so")
     if out.exists() and out.resolve() == Path(checkpoint).resolve():
-        raise RecipeError(f"--out {out}: is the checkpoint to convert; choose another name")
-    check_new_file(out, option="--out", overwrite=overwrite)
+        raise RecipeError(f"--output {out}: is the checkpoint to convert; choose another name")
+    check_new_file(out, option="--output", overwrite=overwrite)
 
 
 def _is_own(path: Path, *, inspect: bool, as_json: bool) -> bool:

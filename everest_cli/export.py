@@ -33,7 +33,7 @@ def export(
         Target, typer.Option("--to", help="A transformers folder, an ONNX file, or one of torch.export.")
     ],
     out: Annotated[
-        Path, typer.Option("--out", "-o", metavar="D", help="The folder, or the .onnx or .pt2 file.")
+        Path, typer.Option("--output", "-o", metavar="D", help="The folder, or the .onnx or .pt2 file.")
     ],
     keep: o.Keep = None,
     which: o.WhichWeights = o.Which.newest,
@@ -43,7 +43,7 @@ def export(
 ) -> None:
     """Write a model for another program, compared with ours before it is there; prints the path.
 
-    Example: everest export runs/finetune --to onnx --out model.onnx
+    Example: everest export runs/finetune --to onnx --output model.onnx
     """
     _check_out(out, to, overwrite=overwrite, keep=keep)
 
@@ -74,11 +74,11 @@ def _check_out(out: Path, to: Target, *, overwrite: bool, keep: float | None) ->
     if to is Target.hf:
         if keep not in (None, 1):
             raise RecipeError("--keep: transformers encodes all tokens; --to onnx and --to torch select them")
-        check_new_folder(out, "config.json", option="--out", overwrite=overwrite)
+        check_new_folder(out, "config.json", option="--output", overwrite=overwrite)
         return
     if out.suffix != SUFFIXES[to]:
-        raise RecipeError(f"--out {out}: end its name in {SUFFIXES[to]}")
-    check_new_file(out, option="--out", overwrite=overwrite)
+        raise RecipeError(f"--output {out}: end its name in {SUFFIXES[to]}")
+    check_new_file(out, option="--output", overwrite=overwrite)
 
 
 def _folder(weights: Weights, spec: ModelSpec, out: Path, source: Path) -> dict[str, Any]:

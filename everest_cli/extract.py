@@ -23,7 +23,7 @@ class Level(StrEnum):
 def extract(
     videos: o.Videos,
     checkpoint: o.Checkpoint,
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="F", help="A .safetensors or .npz file.")],
+    out: Annotated[Path, typer.Option("--output", "-o", metavar="F", help="A .safetensors or .npz file.")],
     features: Annotated[
         Level, typer.Option("--features", help="One a video, one for each of its views, or for each token.")
     ] = Level.video,
@@ -42,7 +42,7 @@ def extract(
 ) -> None:
     """Write the features of videos to a file and print its name; called again after a kill, it goes on.
 
-    Example: everest extract VIDEOS --checkpoint runs/pretrain --out features.safetensors
+    Example: everest extract VIDEOS --checkpoint runs/pretrain --output features.safetensors
     """
     from everest.checkpoints.load import find_weights
     from everest.data.samples import named_samples

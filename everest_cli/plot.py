@@ -24,7 +24,9 @@ def plot(
     x: Annotated[
         AxisName, typer.Option("--x", help="Steps, hours spent in them, or computation.")
     ] = AxisName.steps,
-    out: Annotated[Path, typer.Option("--out", metavar="F", help="The PNG to write.")] = Path("curves.png"),
+    out: Annotated[Path, typer.Option("--output", metavar="F", help="The PNG to write.")] = Path(
+        "curves.png"
+    ),
     overwrite: o.OverwriteFile = False,
 ) -> None:
     """Draw loss, validation accuracy and learning rate of runs; prints the picture's path.
@@ -33,6 +35,6 @@ def plot(
     """
     from everest.figures.curves import check_target, draw_curves, read_curves
 
-    check_target(out, option="--out", overwrite=overwrite)
+    check_target(out, option="--output", overwrite=overwrite)
     draw_curves(out, read_curves(runs, x=x.value), x=x.value)
     typer.echo(out)

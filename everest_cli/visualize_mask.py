@@ -58,7 +58,7 @@ def visualize_mask(
         MaskFormat, typer.Option("--format", help="Still, moving, or a page with sliders.")
     ] = MaskFormat.png,
     out: Annotated[
-        Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for the pictures.")
+        Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the pictures.")
     ] = Path(),
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of what is drawn.")] = 0,
     overwrite: o.OverwriteFile = False,

@@ -13,7 +13,7 @@ from everest_cli.output import Display, say
 
 
 class Level(StrEnum):
-    """Of what a feature is; everest.inference.features.LEVELS says how."""
+    """The level of the features; see everest.inference.features.LEVELS."""
 
     video = "video"
     views = "views"
@@ -25,7 +25,7 @@ def extract(
     checkpoint: o.Checkpoint,
     out: Annotated[Path, typer.Option("--output", "-o", metavar="F", help="A .safetensors or .npz file.")],
     features: Annotated[
-        Level, typer.Option("--features", help="One a video, one for each of its views, or for each token.")
+        Level, typer.Option("--features", help="One per video, per view or per token.")
     ] = Level.video,
     recipe: o.HowSeen = None,
     keep: o.Keep = None,
@@ -40,7 +40,7 @@ def extract(
     overwrite: o.OverwriteFile = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Write the features of videos to a file and print its name; called again after a kill, it goes on.
+    """Write features of videos to a file and print its name; a killed call resumes when repeated.
 
     Example: everest extract VIDEOS --checkpoint runs/pretrain --output features.safetensors
     """

@@ -1,4 +1,4 @@
-"""How a run looks: results on stdout, the rest on stderr; a progress bar on a terminal, else plain lines."""
+"""Output of a command: results on stdout; progress on stderr, as a bar on a terminal, else as lines."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def print_json(document: Any) -> None:
 
 
 def step_line(event: dict[str, Any]) -> str:
-    """What a step says of itself, in one line."""
+    """A step's metrics in one line."""
     loss = "not finite" if event["loss"] is None else f"{event['loss']:.4f}"
     return (
         f"epoch {event['epoch'] + 1}/{event['epochs']} step {event['step']}/{event['steps']} "
@@ -48,7 +48,7 @@ class Display:
             "notice": self._show_notice,
         }
         self._said_at = -PLAIN_SECONDS
-        self._began = (0.0, 0)  # time and steps done when what is counted (re)started
+        self._began = (0.0, 0)  # time and steps done at the (re)start of a stage
         self._done = 0
         self._progress: Any = None
 
@@ -80,10 +80,10 @@ class Display:
 
     def _show_validation(self, event: dict[str, Any]) -> None:
         shares = {name.removeprefix("val_"): value for name, value in event.items() if "val_" in name}
-        told = " ".join(
+        shares_text = " ".join(
             f"{name.replace('top', 'top-').replace('_', ' ')} {value:.2f}" for name, value in shares.items()
         )
-        self._line(f"step {event['step']}: validation {told}")
+        self._line(f"step {event['step']}: validation {shares_text}")
 
     def _show_notice(self, event: dict[str, Any]) -> None:
         self._line(event["text"])
@@ -108,7 +108,7 @@ class Display:
             say(text + self._eta(done, total, now))
 
     def _eta(self, done: int, total: int, now: float) -> str:
-        """Empty for the first step, whose time says nothing."""
+        """The remaining time as text; empty for the first step, which is not representative."""
         since, before = self._began
         if done == before:
             return ""

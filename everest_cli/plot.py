@@ -12,7 +12,7 @@ from everest_cli import options as o
 
 
 class AxisName(StrEnum):
-    """What the curves are drawn against."""
+    """The x axis of the curves."""
 
     steps = "steps"
     hours = "hours"
@@ -22,14 +22,14 @@ class AxisName(StrEnum):
 def plot(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders.")],
     x: Annotated[
-        AxisName, typer.Option("--x", help="Steps, hours spent in them, or computation.")
+        AxisName, typer.Option("--x", help="Steps, hours of training, or computation.")
     ] = AxisName.steps,
     out: Annotated[Path, typer.Option("--output", metavar="F", help="The PNG to write.")] = Path(
         "curves.png"
     ),
     overwrite: o.OverwriteFile = False,
 ) -> None:
-    """Draw loss, validation accuracy and learning rate of runs; prints the picture's path.
+    """Draw loss, validation accuracy and learning rate of runs; prints the figure's path.
 
     Example: everest plot runs/pretrain runs/other --x gflops
     """

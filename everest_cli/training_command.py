@@ -81,7 +81,7 @@ class TrainOptions:
 
     @contextmanager
     def context(self, recipe: Recipe, devices: Devices) -> Iterator[RunContext]:
-        """The context of the run: Accelerate's processes, the run folder, a display. Nothing is written yet."""
+        """The context of a run: Accelerate's processes, run folder, display. Nothing is written yet."""
         from everest.system.accelerator import from_main, leaving, make_accelerator
         from everest.system.run_folder import RunFolder, default_folder
         from everest.train.setup import RunContext

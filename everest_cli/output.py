@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable
 from datetime import timedelta
 from types import TracebackType
 from typing import Any
@@ -40,13 +39,6 @@ class Display:
 
     def __init__(self, *, quiet: bool = False) -> None:
         self._quiet = quiet
-        self._shown: dict[str, Callable[[dict[str, Any]], None]] = {
-            "step": self._show_step,
-            "video": self._show_video,
-            "window": self._show_window,
-            "validation": self._show_validation,
-            "notice": self._show_notice,
-        }
         self._said_at = -PLAIN_SECONDS
         self._began = (0.0, 0)  # time and steps done at the (re)start of a stage
         self._done = 0
@@ -67,26 +59,24 @@ class Display:
 
     def report(self, event: dict[str, Any]) -> None:
         """Show one event; the loops call this."""
-        self._shown[event["event"]](event)
-
-    def _show_step(self, event: dict[str, Any]) -> None:
-        self._advance(event["step"], event["steps"], step_line(event))
-
-    def _show_video(self, event: dict[str, Any]) -> None:
-        self._advance(event["done"], event["videos"], f"video {event['done']}/{event['videos']}")
-
-    def _show_window(self, event: dict[str, Any]) -> None:
-        self._advance(event["done"], event["windows"], f"window {event['done']}/{event['windows']}")
-
-    def _show_validation(self, event: dict[str, Any]) -> None:
-        shares = {name.removeprefix("val_"): value for name, value in event.items() if "val_" in name}
-        shares_text = " ".join(
-            f"{name.replace('top', 'top-').replace('_', ' ')} {value:.2f}" for name, value in shares.items()
-        )
-        self._line(f"step {event['step']}: validation {shares_text}")
-
-    def _show_notice(self, event: dict[str, Any]) -> None:
-        self._line(event["text"])
+        match event["event"]:
+            case "step":
+                self._advance(event["step"], event["steps"], step_line(event))
+            case "video":
+                self._advance(event["done"], event["videos"], f"video {event['done']}/{event['videos']}")
+            case "window":
+                self._advance(event["done"], event["windows"], f"window {event['done']}/{event['windows']}")
+            case "validation":
+                shares = {name.removeprefix("val_"): event[name] for name in event if "val_" in name}
+                named = {
+                    name.replace("top", "top-").replace("_", " "): share for name, share in shares.items()
+                }
+                metrics = " ".join(f"{name} {share:.2f}" for name, share in named.items())
+                self._line(f"step {event['step']}: validation {metrics}")
+            case "notice":
+                self._line(event["text"])
+            case unknown:
+                raise AssertionError(f"unknown event {unknown}")
 
     def _line(self, text: str) -> None:
         if self._progress is not None:
@@ -105,14 +95,10 @@ class Display:
             self._progress.update(self._task, completed=done, total=total, description=text)
         elif done == total or now - self._said_at >= PLAIN_SECONDS:
             self._said_at = now
-            say(text + self._eta(done, total, now))
-
-    def _eta(self, done: int, total: int, now: float) -> str:
-        """The remaining time as text; empty for the first step, which is not representative."""
-        since, before = self._began
-        if done == before:
-            return ""
-        return f" ETA {timedelta(seconds=round((now - since) / (done - before) * (total - done)))}"
+            since, before = self._began
+            if done > before:  # the time of a first step is not representative
+                text += f" ETA {timedelta(seconds=round((now - since) / (done - before) * (total - done)))}"
+            say(text)
 
 
 def _progress_bar() -> Any:

@@ -13,7 +13,6 @@ from everest_cli import options as o
 from everest_cli.output import print_json, say
 
 if TYPE_CHECKING:
-    from everest.data.samples import Sample
     from everest.prepare.index import Index
     from everest.prepare.split import GroupOf
 
@@ -64,7 +63,11 @@ def index(
     if as_json:
         print_json(found.to_dict() | {"written": [str(path) for path in written], "data": data})
     else:
-        _print_recipe(data)
+        import yaml
+
+        typer.echo(
+            yaml.safe_dump({"data": dict(data)}, sort_keys=False, allow_unicode=True, width=1000), nl=False
+        )
 
 
 def _print_index(found: Index, written: Sequence[Path]) -> None:
@@ -76,14 +79,6 @@ def _print_index(found: Index, written: Sequence[Path]) -> None:
             f"{document['missing']} videos missing, {document['extra']} in no list, "
             f"{document['unlistable']} with names that no list can hold: {written[-1]}"
         )
-
-
-def _print_recipe(data: Mapping[str, Any]) -> None:
-    import yaml
-
-    typer.echo(
-        yaml.safe_dump({"data": dict(data)}, sort_keys=False, allow_unicode=True, width=1000), nl=False
-    )
 
 
 def split(
@@ -138,7 +133,7 @@ def split(
             f"{len(sources)} sources given, but only one can be split; --check takes several lists"
         )
     (source,) = sources
-    document = _cut(
+    document = _split_source(
         source,
         shares=shares,
         group_of=group_of,
@@ -156,7 +151,7 @@ def split(
         typer.echo("\n".join(document["written"]))
 
 
-def _cut(
+def _split_source(
     source: Path,
     *,
     shares: str,
@@ -178,25 +173,20 @@ def _cut(
     written = write_split(
         lists, output or root, root=root, names=names, heads=heads, source=source, overwrite=overwrite
     )
-    groups = {name: len({group_of(sample) for sample in samples}) for name, samples in lists.items()}
+    summaries = {}
+    for name, samples in lists.items():
+        labels = Counter(sample.labels[0] for sample in samples if sample.labels)
+        summaries[name] = {
+            "videos": len(samples),
+            "share": round(len(samples) / len(found.samples), 5),
+            "groups": len({group_of(sample) for sample in samples}),
+            "classes": {names[i] if names else str(i): count for i, count in sorted(labels.items())},
+        }
     return {
         "seed": seed,
-        "lists": {
-            name: {
-                "videos": len(samples),
-                "share": round(len(samples) / len(found.samples), 5),
-                "groups": groups[name],
-                "classes": _count_classes(samples, names),
-            }
-            for name, samples in lists.items()
-        },
+        "lists": summaries,
         "written": [str(path) for path in written],
     }
-
-
-def _count_classes(samples: Sequence[Sample], names: Sequence[str]) -> dict[str, int]:
-    counts = Counter(sample.labels[0] for sample in samples if sample.labels)
-    return {names[label] if names else str(label): count for label, count in sorted(counts.items())}
 
 
 def _print_split(document: Mapping[str, Any]) -> None:

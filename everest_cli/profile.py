@@ -14,7 +14,6 @@ from everest_cli.output import print_json, say
 
 if TYPE_CHECKING:
     from everest.config.settings import Recipe
-    from everest.profiling.choices import ProfileOverrides
 
 
 MOST_MEMORY = 1e9  # GiB
@@ -81,15 +80,14 @@ def profile(
         raise RecipeError(f"--memory: must be more than 0 and less than {MOST_MEMORY:g} GiB, not {memory}")
     chosen_values = (backbone, method, recipe, frames, size, keep, visible, finetune_keep, alpha, overrides)
     requested = (data, comparing, measured, max_batch, memory, plot)
-    _notify(
-        {
-            "with --paper no other option but --json has an effect": paper
-            and any((*chosen_values, *requested)),
-            OWN_RECIPES: recipe and (comparing or plot),
-            "--batch has no effect without --measure or --data": batch and not (measured or data),
-            "--overwrite has no effect without --plot": overwrite and not plot,
-        }
-    )
+    notices = {
+        "with --paper no other option but --json has an effect": paper and any((*chosen_values, *requested)),
+        OWN_RECIPES: recipe and (comparing or plot),
+        "--batch has no effect without --measure or --data": batch and not (measured or data),
+        "--overwrite has no effect without --plot": overwrite and not plot,
+    }
+    for text in (text for text, holds in notices.items() if holds):
+        say(text)
     if paper:
         _paper(as_json=as_json)
         return
@@ -115,8 +113,14 @@ def profile(
     for notice in choices.unused(chosen):
         say(notice)
     if plot is not None:
-        _check_target(plot, overwrite=overwrite)
-    clips = _clips_of_runs(chosen) if data is not None else {}
+        from everest.figures.curves import check_target
+
+        check_target(plot, option="--plot", overwrite=overwrite)
+    clips: dict[str, int] = {}  # of a run, by stage; read before anything is measured
+    if data is not None:
+        from everest.profiling.loading import STAGES, clips_of_run
+
+        clips = {stage: clips_of_run(chosen, stage) for stage in STAGES}
     document: dict[str, Any] = {**profile(chosen), "compare": compare(choices) if comparing else []}
     if max_batch or memory is not None:
         _add_largest_batches(document, memory)
@@ -125,14 +129,11 @@ def profile(
     if data is not None:
         _add_loading(document, chosen, quiet=quiet)
     if plot is not None:
-        _draw(plot, choices, document)
+        from everest.profiling.drawing import draw_costs
+
+        draw_costs(plot, choices)
+        document["plot"] = str(plot)
     print_json(document) if as_json else _print(document)
-
-
-def _notify(notices: dict[str, object]) -> None:
-    for notice, holds in notices.items():
-        if holds:
-            say(notice)
 
 
 def _add_largest_batches(document: dict[str, Any], memory: float | None) -> None:
@@ -167,13 +168,6 @@ def _add_measurements(
         say(f"no energy measured: {problem}")
 
 
-def _clips_of_runs(recipe: Recipe) -> dict[str, int]:
-    """The clips of a run in each training stage, read before anything is measured."""
-    from everest.profiling.loading import STAGES, clips_of_run
-
-    return {stage: clips_of_run(recipe, stage) for stage in STAGES}
-
-
 def _add_loading(document: dict[str, Any], recipe: Recipe, *, quiet: bool) -> None:
     from everest.profiling.loading import STAGES, measure_loading
 
@@ -184,20 +178,6 @@ def _add_loading(document: dict[str, Any], recipe: Recipe, *, quiet: bool) -> No
         document["stages"][stage]["loading"] = measure_loading(
             recipe, stage, batch=step["batch"], step_clips_per_second=step["clips_per_second"]
         )
-
-
-def _check_target(path: Path, *, overwrite: bool) -> None:
-    """Before anything is measured."""
-    from everest.figures.curves import check_target
-
-    check_target(path, option="--plot", overwrite=overwrite)
-
-
-def _draw(path: Path, choices: ProfileOverrides, document: dict[str, Any]) -> None:
-    from everest.profiling.drawing import draw_costs
-
-    draw_costs(path, choices)
-    document["plot"] = str(path)
 
 
 def _paper(*, as_json: bool) -> None:

@@ -95,11 +95,8 @@ def test_the_checker_names_the_line():
 
 
 def test_the_checker_reads_folders(tmp_path: Path):
-    (tmp_path / "page.md").write_text(
-        "Told.\n\n```sh\neverest told  # told\n```\n`told`\n\n## What is new?\n"
-    )
+    page = "Told.\n\n```sh\neverest told  # told\n```\n`told`\n\n## What is new?\n"
+    (tmp_path / "page.md").write_text(page)
     (tmp_path / "told.txt").write_text("told")
-    assert [(hit.line, hit.word) for file in files([tmp_path]) for hit in in_file(file)] == [
-        (1, "Told"),
-        (4, "told"),
-    ]
+    hits = [str(hit).split(" →")[0] for file in files([tmp_path]) for hit in in_file(file)]
+    assert hits == ["1: Told", "4: told"]

@@ -2,9 +2,9 @@
 
     python tests/support/retired_words.py README.md docs everest
 
-prints `file:line: word → suggestion` for every retired word and exits with 1 if there is one. In Python files it
-reads string literals, docstrings, comments and names; in Markdown everything but code; in YAML and TOML comments
-and descriptions; in HTML everything.
+prints `file:line: word → suggestion` for every retired word and exits with 1 if there is one. It reads string
+literals, docstrings, comments and names in Python files, everything but code in Markdown, comments and
+descriptions in YAML and TOML, and everything in HTML.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-# Regular expressions for text, matched without regard to case unless they start with (?-i:…). A match whose group
-# `ok` took part is no alarm: `own videos` is retired, `your own videos` is not.
+# Regular expressions for text; case is ignored outside of (?-i:…). A match with the group `ok` is no alarm:
+# `own videos` is retired, `your own videos` is not.
 WORDS: dict[str, str] = {
     # Things that speak.
     r"told": "reported, printed, shown, given",
@@ -59,14 +59,14 @@ WORDS: dict[str, str] = {
     r"(?<=[a-z] )ours": "our choice, everest's …; name the thing",
     r"those\s+of": "name the thing",
     r"what\s+cannot": "name the thing: unreadable videos, missing keys, …",
-    r"(?-i:(?:What|Who))(?![’'])(?=(?:(?!\n\n)[^?.!:;|])*(?:[.!:;|]|\n\n|\Z))": "a noun as the subject",
+    r"(?-i:(?:What|Who))(?!['\u2019])(?=(?:(?!\n\n)[^?.!:;|])*(?:[.!:;|]|\n\n|\Z))": "a noun as the subject",
     # Terms of the field.
     r"bad\s+(?:videos?|files?)": "unreadable file",
-    r"(?:(?P<ok>standard|absolute|relative)\s+)?deviations?(?!\s+from)": "standard deviation (std), difference",
+    r"(?:(?P<ok>standard|absolute|relative)\s+)?deviations?(?!\s+from)": "std, difference",
     r"films?": "video, animation",
     r"(?<![./])pictures?(?!\.py)": "image, figure",
     r"kept\s+shares?|shares\s+of\s+(?:the\s+)?tokens": "keep ratio",
-    r"(?:(?P<ok>your|their|its|our|one's|everest's)\s+)?own\s+(?:videos?|clips|images|data(?:\s+sets?)?|lists?)": "your own …",
+    r"(?:(?P<ok>your|their|its|our)\s+)?own\s+(?:videos?|clips|images|data(?:\s+sets?)?|lists?)": "your own …",
     r"(?:videos?|clips?)\s+without\s+labels?": "unlabeled videos",
     r"whole\s+numbers?": "integer",
     r"tested\s+classifiers?": "evaluated classifier",
@@ -74,12 +74,13 @@ WORDS: dict[str, str] = {
 
 # American spelling. Names in code (followed by a bracket, after a dot) keep theirs.
 _ISE = (
-    "normal initial recogn optim quant standard organ summar visual general synchron serial token random minim maxim"
-    " categor penal regular parallel vector material custom memor equal final util real discret factor emphas local"
-    " special stabil character binar prior capital canonical symbol"
+    "normal initial recogn optim quant standard organ summar visual general synchron serial token random minim"
+    " maxim categor penal regular parallel vector material custom memor equal final util real discret factor"
+    " emphas local special stabil character binar prior capital canonical symbol"
 )
+_IZE = "-ize, -ization"
 SPELLINGS: dict[str, str] = {
-    rf"(?:re|un|de|pre|over|under)?-?(?:{'|'.join(_ISE.split())})is(?:e|es|ed|er|ers|ing|ation|ations)": "-ize, -ization",
+    rf"(?:re|un|de|pre|over|under)?-?(?:{'|'.join(_ISE.split())})is(?:e|es|ed|er|ers|ing|ation|ations)": _IZE,
     r"(?:un|re|mis)?-?labell(?:ed|ing)": "labeled",
     r"(?:model|travel|cancel|signal|channel)l(?:ed|ing)": "one l: modeled, canceled",
     r"analys(?:e|ed|ing)": "analyze",
@@ -99,7 +100,7 @@ SPELLINGS: dict[str, str] = {
 
 # Whole names in code; single-word strings (keys of files, values of settings) are not names.
 NAMES: dict[str, str] = {
-    r"_?(?:re)?told|.*_told|told_.*|_?retell": "digest, document, lines, output, warning, to_dict(), translation, …",
+    r"_?(?:re)?told|.*_told|told_.*|_?retell": "digest, document, lines, output, warning, to_dict(), …",
     r"_?asked|asked_.*|.*_asked": "requested, request, expected",
     r".*beside.*": "next to: sidecar, neighbor, …",
     r".*(?<!_)trouble.*|_trouble": "problem",
@@ -229,9 +230,9 @@ def _python_passages(source: str) -> Iterator[Passage]:
 
 
 def _content(literal: str) -> str:
-    prefix, quotes, text = re.fullmatch(
-        r"([a-zA-Z]*)(\"\"\"|'''|\"|')(.*)(?:\2)", literal, flags=re.DOTALL
-    ).groups()  # type: ignore[union-attr]
+    match = re.fullmatch(r"([a-zA-Z]*)(\"{3}|'{3}|\"|')(.*)\2", literal, flags=re.DOTALL)
+    assert match is not None, literal
+    prefix, text = match[1], match[3]
     if "f" in prefix.lower():
         text = re.sub(r"\{[^{}]*\}", lambda hole: "¤" * len(hole[0]), text)
     return text if "r" in prefix.lower() else _unescaped(text)

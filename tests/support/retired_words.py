@@ -66,7 +66,7 @@ WORDS: dict[str, str] = {
     r"films?": "video, animation",
     r"(?<![./])pictures?(?!\.py)": "image, figure",
     r"kept\s+shares?|shares\s+of\s+(?:the\s+)?tokens": "keep ratio",
-    r"(?:(?P<ok>your|their|its|our)\s+)?own\s+(?:videos?|clips|images|data(?:\s+sets?)?|lists?)": "your own …",
+    r"(?:(?P<ok>your|their|its|our)\s+)?own\s+(?:videos?|clips|images|data(?:\s+sets?)?|lists?)": "your own",
     r"(?:videos?|clips?)\s+without\s+labels?": "unlabeled videos",
     r"whole\s+numbers?": "integer",
     r"tested\s+classifiers?": "evaluated classifier",
@@ -74,8 +74,8 @@ WORDS: dict[str, str] = {
 
 # American spelling. Names in code (followed by a bracket, after a dot) keep theirs.
 _ISE = (
-    "normal initial recogn optim quant standard organ summar visual general synchron serial token random minim"
-    " maxim categor penal regular parallel vector material custom memor equal final util real discret factor"
+    "normal initial recogn optim quant standard organ summar visual general synchron serial token random"
+    " minim maxim categor penal regular parallel vector material custom memor equal final util real discret factor"
     " emphas local special stabil character binar prior capital canonical symbol"
 )
 _IZE = "-ize, -ization"

@@ -75,8 +75,8 @@ WORDS: dict[str, str] = {
 # American spelling. Names in code (followed by a bracket, after a dot) keep theirs.
 _ISE = (
     "normal initial recogn optim quant standard organ summar visual general synchron serial token random"
-    " minim maxim categor penal regular parallel vector material custom memor equal final util real discret factor"
-    " emphas local special stabil character binar prior capital canonical symbol"
+    " minim maxim categor penal regular parallel vector material custom memor equal final util real"
+    " discret factor emphas local special stabil character binar prior capital canonical symbol"
 )
 _IZE = "-ize, -ization"
 SPELLINGS: dict[str, str] = {

@@ -2,7 +2,7 @@
 
     python benchmarks/attention.py [--rounds 9]
 
-One thread, in turns, on any processor: what everest takes follows from it (everest/cpu.py). A product of the
+One thread, in turns, on any processor: what everest takes follows from it (`system.cpu`). A product of the
 size of ViT-B's MLP for 470 tokens; attention forward and backward with heads of 64, laid out as in a block.
 """
 
@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from measuring import alternate, by_machine, markdown, publish, ratio, shown, with_earlier
 from torch import Tensor
 
-from everest.cpu import TRAINER_KEEPS, keep_freed_memory, matmul_stays_float32
 from everest.models.attention import ProductAttention
+from everest.system.cpu import TRAINER_KEEPS, keep_freed_memory, matmul_stays_float32
 
 ROWS, INNER, COLUMNS = 470, 768, 3072  # of the product
 ATTENTIONS = ((12, 156), (6, 470), (6, 940), (6, 1568), (6, 3136))  # heads, tokens

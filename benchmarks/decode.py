@@ -18,8 +18,8 @@ import numpy as np
 import plain_input
 import torch
 
-from everest.data.backends import torchcodec_works
-from everest.data.video import probe, read_frames
+from everest.video.backends import torchcodec_works
+from everest.video.reader import probe, read_frames
 
 Decode = Callable[[Path, list[int]], np.ndarray]
 ASKED = 64  # frames that are asked for, one by one in a random order of windows

@@ -17,10 +17,10 @@ import torch
 
 from everest.data.crops import covering_size, view_boxes
 from everest.data.frames import view_windows
-from everest.data.lists import Sample
-from everest.data.video import probe
+from everest.data.samples import Sample
 from everest.data.views import EvalViews
-from everest.pixels import normalise
+from everest.video.pixels import normalise
+from everest.video.reader import probe
 
 CLIPS, CROPS, STRIDE, SIZE = 5, 3, 4, 224
 OURS = EvalViews(frames=16, stride=STRIDE, size=(SIZE, SIZE), clips=CLIPS, crops=CROPS, sampling="dense")

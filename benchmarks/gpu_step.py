@@ -25,8 +25,8 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from everest.models.mae import MaskedAutoencoder
-from everest.optim import make_optimizer, parameter_groups
-from everest.pixels import normalise
+from everest.train.optim import make_optimizer, parameter_groups
+from everest.video.pixels import normalise
 
 WARM_UP = 5  # steps: compilation, choice of kernels
 GOALS = {  # what one row has of another, at least

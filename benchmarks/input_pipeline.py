@@ -15,11 +15,11 @@ import numpy as np
 import plain_input
 import torch
 
-from everest.cpu import READER_KEEPS, keep_freed_memory
-from everest.data import video_file
 from everest.data.frames import pretrain_window
-from everest.data.lists import Sample
+from everest.data.samples import Sample
 from everest.data.views import PretrainViews
+from everest.system.cpu import READER_KEEPS, keep_freed_memory
+from everest.video import file
 
 T, STRIDE, SIZE = 16, 4, 224
 GOALS = {"H.264 320x240, GOP 12": (3.0, 9.0)}
@@ -42,7 +42,7 @@ def measure(path: Path, rounds: int) -> dict[str, Any]:
         plain_input.training_item(path, ids.tolist(), SIZE, draws)
 
     def first_time(number: int) -> None:
-        video_file._cached_look.cache_clear()
+        file._cached_look.cache_clear()
         OURS(sample, rng(number), "auto")
 
     four = replace(OURS, views_per_decode=4)

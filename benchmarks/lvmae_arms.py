@@ -27,18 +27,18 @@ from measuring import HERE, markdown, publish
 from scipy.stats import ttest_rel
 from torch import Tensor
 
-from everest.clips import unlabelled_clips
+from everest.checkpoints.load import load_model
 from everest.config.settings import Recipe
+from everest.data.stages import unlabelled_clips
 from everest.data.views import ValidationViews
-from everest.demo_steps import VIDEOS, DemoSteps, one_thread
-from everest.event_videos import NUM_FRAMES, event_set
-from everest.learned_importance import LearnedImportance
-from everest.load import load_model
-from everest.lvmae_demo import VARIANTS, clips_of, tokens_of
+from everest.methods.ranked import LearnedImportance
 from everest.models.mae import MaskedAutoencoder
-from everest.pixels import normalise
-from everest.reports import silent
-from everest.tokenizer_clips import first_clips
+from everest.system.events import silent
+from everest.tokenizer.clips import first_clips
+from everest.video.pixels import normalise
+from everest_demo.events import NUM_FRAMES, event_set
+from everest_demo.lvmae import VARIANTS, clips_of, tokens_of
+from everest_demo.steps import VIDEOS, DemoSteps, one_thread
 
 PAGE: Final = HERE.parent / "docs" / "lvmae.md"
 HELD_OUT: Final = 240  # clips

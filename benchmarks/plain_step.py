@@ -15,13 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from everest.methods.grid import patchify
+from everest.methods.strategies import ByImportance
 from everest.models.block import Block
 from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder
 from everest.models.vit import Encoder
-from everest.pixels import unnormalise
-from everest.selection import ByImportance
-from everest.tokens import patchify
+from everest.video.pixels import unnormalise
 
 
 def plain_block(block: Block, x: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from measuring import HERE, markdown, publish
 from steps import Case, clips_for, our_pass
 
-from everest.cpu import TRAINER_KEEPS, keep_freed_memory, use_onednn_matmul
+from everest.system.cpu import TRAINER_KEEPS, keep_freed_memory, use_onednn_matmul
 
 FRAMES = (16, 32, 64, 96, 128)
 KEPT = (0.15, 0.3, 0.5, 0.7, 1.0)

@@ -8,7 +8,7 @@ Ours against the plain formulation on the same weights, and against the VideoMAE
 CPU seconds, in turns. Our loss and the plain one are compared first, as they are timed. Noise as clips: the
 work does not depend on the pixels.
 
-Each runs as its user gets it: ours with what everest sets for its process (everest/cpu.py), the others with
+Each runs as its user gets it: ours with what everest sets for its process (`system.cpu`), the others with
 torch as it is unasked. "On equal terms" all have what everest sets; the plain one still updates by a loop.
 """
 

@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from everest.mask_view import view_masks
-from everest.masks import FrameWise, RandomSpaceTime, RunningCell, Tube
-from everest.pictures import draw_views
-from everest.selection import FrameDifference, RedundancyRobust, Selector
+from everest.figures.masks import view_masks
+from everest.figures.pictures import draw_views
+from everest.methods.masks import FrameWise, RandomSpaceTime, RunningCell, Tube
+from everest.methods.strategies import FrameDifference, RedundancyRobust, Selector
 
 SIZE, FRAMES, TUBELET = 112, 16, (2, 8, 8)
 STRATEGIES: list[tuple[str, Selector]] = [

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from everest.config.recipe import load_recipe
-from everest.plan import activation_bytes
-from everest.profiling.counting import count_macs, on_meta
-from everest.profiling.memory import count_tokens, softmax_bytes
+from everest.models.block import activation_bytes
+from everest.models.cost import count_macs, count_tokens, on_meta, softmax_bytes
 from everest.profiling.profile import stage_spec
 
 PAGE = Path(__file__).with_name("lvmae.md")

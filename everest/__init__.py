@@ -9,13 +9,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from everest.api import create_model, read_clip, select_tokens
+    from everest.checkpoints.load import load_model
     from everest.config.recipe import load_recipe
-    from everest.data.video import read_frames
-    from everest.load import load_model
-    from everest.notebook import create_model, read_clip, select_tokens
-    from everest.pixels import normalise
-    from everest.pixels import normalise as normalize
-    from everest.tokens import TokenSelection
+    from everest.methods.grid import TokenSelection
+    from everest.video.pixels import normalise
+    from everest.video.pixels import normalise as normalize
+    from everest.video.reader import read_frames
 
 __all__ = [
     "TokenSelection",
@@ -30,14 +30,14 @@ __all__ = [
 ]
 
 _HOMES = {
-    "TokenSelection": "everest.tokens",
-    "create_model": "everest.notebook",
-    "load_model": "everest.load",
+    "TokenSelection": "everest.methods.grid",
+    "create_model": "everest.api",
+    "load_model": "everest.checkpoints.load",
     "load_recipe": "everest.config.recipe",
-    "normalise": "everest.pixels",
-    "read_clip": "everest.notebook",
-    "read_frames": "everest.data.video",
-    "select_tokens": "everest.notebook",
+    "normalise": "everest.video.pixels",
+    "read_clip": "everest.api",
+    "read_frames": "everest.video.reader",
+    "select_tokens": "everest.api",
 }
 _ALIASES = {"normalize": "normalise"}
 

@@ -11,22 +11,21 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from everest.build import ModelSpec
-from everest.checkpoint import Weights, load_tensors
-from everest.classes import Classes
-from everest.clips import test_clips
+from everest.checkpoints.load import open_weights, require_kind
 from everest.config.settings import Recipe
-from everest.data.datasets import VideoClips
+from everest.data.classes import Classes
+from everest.data.dataset import VideoClips
+from everest.data.stages import test_clips
 from everest.errors import CheckpointError
-from everest.eval_report.sweep import share_cost
-from everest.eval_report.writing import PAGE, write_report
-from everest.files import check_new_file, check_new_folder
-from everest.load import open_weights, require_kind
+from everest.inference.accuracy import Scores, accuracies, refuse_too_many_skipped, write_predictions
+from everest.inference.multi_view import score_shares
+from everest.inference.report import PAGE, share_cost, write_report
+from everest.methods.strategies import at_test
 from everest.models.classifier import VideoClassifier
-from everest.reports import Report, notice
-from everest.scores import Scores, accuracies, refuse_too_many_skipped, write_predictions
-from everest.scoring import score_shares
-from everest.selection import at_test
+from everest.models.spec import ModelSpec
+from everest.system.events import Report, notice
+from everest.system.files import check_new_file, check_new_folder
+from everest.system.weights import Weights, load_tensors
 
 
 @dataclass(frozen=True, kw_only=True)

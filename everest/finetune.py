@@ -10,22 +10,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from everest.assemble import Place, set_up_training
-from everest.build import classifier_spec
-from everest.classes import empty_classes
-from everest.clips import finetune_clips, validation_clips
+from everest.checkpoints.load import open_weights, start_from
 from everest.config.settings import FinetuneSettings, Recipe
-from everest.data.datasets import Clip, VideoClips
-from everest.data.mixing import mix
-from everest.data.transforms import erase
-from everest.health import stays_at_chance
-from everest.load import open_weights, start_from
+from everest.data.augment import mix
+from everest.data.classes import empty_classes
+from everest.data.crops import erase
+from everest.data.dataset import Clip, VideoClips
+from everest.data.stages import finetune_clips, validation_clips
+from everest.inference.accuracy import accuracies, refuse_too_many_skipped
+from everest.inference.multi_view import score_videos
 from everest.models.classifier import VideoClassifier
-from everest.pixels import normalise
-from everest.reports import notice, silent
-from everest.scores import accuracies, refuse_too_many_skipped
-from everest.scoring import score_videos
-from everest.training import Training
+from everest.models.spec import classifier_spec
+from everest.system.events import notice, silent
+from everest.train.health import stays_at_chance
+from everest.train.setup import Place, set_up_training
+from everest.train.training import Training
+from everest.video.pixels import normalise
 
 
 def set_up_finetuning(

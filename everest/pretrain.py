@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from everest.assemble import Place, set_up_training
-from everest.build import pretrain_spec
-from everest.clips import pretrain_clips
 from everest.config.settings import Recipe
-from everest.data.datasets import Clip
-from everest.mask_view import view_model
+from everest.data.dataset import Clip
+from everest.data.stages import pretrain_clips
+from everest.figures.masks import view_model
+from everest.figures.pictures import rows_of
 from everest.models.mae import MaskedAutoencoder
-from everest.pictures import rows_of
-from everest.pixels import normalise
-from everest.reports import notice
-from everest.token_cache import open_token_cache
-from everest.tracking import Tracker, picture_is_due, show
-from everest.training import Training
+from everest.models.spec import pretrain_spec
+from everest.system.events import notice
+from everest.tokenizer.cache import open_token_cache
+from everest.train.setup import Place, set_up_training
+from everest.train.tracking import Tracker, picture_is_due, show
+from everest.train.training import Training
+from everest.video.pixels import normalise
 
 
 def set_up_pretraining(recipe: Recipe, place: Place) -> Training:

@@ -10,28 +10,28 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from everest.adversary import first_step
-from everest.assemble import Place, set_up_training
-from everest.bad_videos import refuse_too_many
-from everest.checkpoint import read_weights
+from everest.checkpoints.load import tokenizer_of
 from everest.config.settings import Recipe, TrainSettings
-from everest.config.tokenizer_settings import TokenizerSettings
-from everest.data.datasets import Clip, VideoClips
+from everest.config.tokenizer import TokenizerSettings
+from everest.data.bad_videos import refuse_too_many
+from everest.data.dataset import Clip, VideoClips
 from everest.errors import RecipeError
-from everest.files import write_text
-from everest.load import tokenizer_of
-from everest.models.token_scorer import TokenScorer
-from everest.models.tokenizer import AdaptiveTokenizer
-from everest.pixels import in_unit_range
-from everest.randomness import Purpose, generator_at, seed_at
-from everest.reports import notice
-from everest.tokenizer_clips import first_clips, held_out_clips, held_out_key, tokenizer_clips
-from everest.tokenizer_loss import TokenizerLosses, TokenizerObjective, tokenizer_objective
-from everest.tokenizer_pictures import draw_examples
-from everest.tokenizer_report import TokenizerReport, numbers, report_on, scorer_warnings
-from everest.tokenizer_spec import TokenizerSpec, tokenizer_settings, tokenizer_spec
-from everest.tracking import picture_is_due
-from everest.training import Training
+from everest.figures.pictures import draw_examples
+from everest.system.events import notice
+from everest.system.files import write_text
+from everest.system.randomness import Purpose, generator_at, seed_at
+from everest.system.weights import read_weights
+from everest.tokenizer.clips import first_clips, held_out_clips, held_out_key, tokenizer_clips
+from everest.tokenizer.network import AdaptiveTokenizer
+from everest.tokenizer.report import TokenizerReport, numbers, report_on, scorer_warnings
+from everest.tokenizer.scorer import TokenScorer
+from everest.tokenizer.spec import TokenizerSpec, tokenizer_settings, tokenizer_spec
+from everest.train.adversary import first_step
+from everest.train.setup import Place, set_up_training
+from everest.train.tokenizer_loss import TokenizerLosses, TokenizerObjective, tokenizer_objective
+from everest.train.tracking import picture_is_due
+from everest.train.training import Training
+from everest.video.pixels import in_unit_range
 
 TARGET_CLIPS: Final = 1024  # ours: of the training set, for the mean and deviation of the targets
 LEAST_VARIANCE: Final = 1e-6  # of a code dimension that has collapsed: targets stay finite

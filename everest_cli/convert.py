@@ -58,10 +58,10 @@ def convert(
     """
     _check_out(checkpoint, out, inspect=inspect, overwrite=overwrite)
 
-    from everest.convert.conversion import convert, describe
-    from everest.convert.identify import identify
-    from everest.convert.read import locate, read_class_names, read_foreign
-    from everest.convert.sizes import Hints
+    from everest.checkpoints.convert import convert, describe
+    from everest.checkpoints.foreign import locate, read_class_names, read_foreign
+    from everest.checkpoints.identify import identify
+    from everest.checkpoints.sizes import Hints
 
     path = locate(checkpoint, notify=say)
     if _is_own(path, inspect=inspect, as_json=as_json):
@@ -90,7 +90,7 @@ def convert(
 def _check_out(checkpoint: str, out: Path | None, *, inspect: bool, overwrite: bool) -> None:
     """Refuse at once what could not be written at the end."""
     from everest.errors import RecipeError
-    from everest.files import check_new_file
+    from everest.system.files import check_new_file
 
     if inspect:
         return
@@ -105,9 +105,9 @@ def _check_out(checkpoint: str, out: Path | None, *, inspect: bool, overwrite: b
 
 def _is_own(path: Path, *, inspect: bool, as_json: bool) -> bool:
     """Whether everest wrote the checkpoint: told by --inspect, else there is nothing to convert."""
-    from everest.checkpoint import read_weights
-    from everest.convert.read import own_file
+    from everest.checkpoints.foreign import own_file
     from everest.errors import CheckpointError
+    from everest.system.weights import read_weights
 
     file = own_file(path)
     if file is None:
@@ -130,7 +130,7 @@ def _is_own(path: Path, *, inspect: bool, as_json: bool) -> bool:
 
 def _print_lines(told: dict[str, Any]) -> None:
     """A line for each thing that is known; long lists by their groups."""
-    from everest.convert.conversion import grouped
+    from everest.checkpoints.convert import grouped
 
     for name, value in told.items():
         if value is None or value == []:
@@ -148,7 +148,7 @@ def _print_lines(told: dict[str, Any]) -> None:
 
 def _report(told: dict[str, Any]) -> None:
     """What became of the tensors, on stderr."""
-    from everest.convert.conversion import grouped
+    from everest.checkpoints.convert import grouped
 
     say(f"{told['family']} {told['stage']}, {told['backbone']}: {told['used']} tensors used")
     for name, fate in (

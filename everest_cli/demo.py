@@ -37,9 +37,9 @@ def demo(
 
     Example: everest demo --output runs/demo
     """
-    from everest.demo import run_demo
-    from everest.demo_steps import REPORT, clear_demo
-    from everest.lvmae_demo import run_lvmae_demo
+    from everest_demo.demo import run_demo
+    from everest_demo.lvmae import run_lvmae_demo
+    from everest_demo.steps import REPORT, clear_demo
 
     folder = output or Path("runs") / recipe.value
     clear_demo(folder, overwrite=overwrite)

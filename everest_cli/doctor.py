@@ -11,7 +11,7 @@ from everest_cli import options as o
 from everest_cli.output import print_json
 
 if TYPE_CHECKING:
-    from everest.doctor.finding import Finding
+    from everest.profiling.doctor import Finding
 
 
 def doctor(as_json: o.AsJson = False) -> None:
@@ -19,7 +19,7 @@ def doctor(as_json: o.AsJson = False) -> None:
 
     Example: everest doctor
     """
-    from everest.doctor.examination import examine
+    from everest.profiling.doctor import examine
 
     found = examine()
     healthy = all(finding.state != "broken" for finding in found)

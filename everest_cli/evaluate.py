@@ -7,21 +7,20 @@ from typing import Annotated, Any
 
 import typer
 
-from everest.launch import is_main
-from everest_cli import inference_options as i
+from everest.system.launch import is_main
 from everest_cli import options as o
-from everest_cli import stages
+from everest_cli import training_command
 from everest_cli.output import Display, print_json
 
 
 def evaluate(
-    checkpoint: i.Checkpoint,
+    checkpoint: o.Checkpoint,
     recipe: Annotated[
         str | None, typer.Option("--recipe", "-r", metavar="R", help="Another recipe than that of the run.")
     ] = None,
     data: o.DataRoot = None,
     overrides: o.Overrides = None,
-    which: i.WhichWeights = o.Which.newest,
+    which: o.WhichWeights = o.Which.newest,
     predictions: Annotated[
         Path | None, typer.Option("--predictions", metavar="F", help="Write a CSV row for every video.")
     ] = None,
@@ -43,7 +42,7 @@ def evaluate(
 
     Example: everest eval --checkpoint runs/finetune/ucf101 --data /data/ucf101
     """
-    from everest.load import find_weights, recipe_beside
+    from everest.checkpoints.load import find_weights, recipe_beside
 
     keeps = o.read_shares(keep) if keep is not None else ()
     weights = find_weights(checkpoint, which=which.value)
@@ -51,13 +50,15 @@ def evaluate(
         recipe or str(recipe_beside(weights)), data=data, overrides=overrides, precision=precision
     )
 
-    devices = stages.launch(gpus, processes)
+    devices = training_command.launch(gpus, processes)
 
-    from everest.devices import make_accelerator
     from everest.evaluate import Outputs, evaluate
+    from everest.system.accelerator import make_accelerator
 
     outputs = Outputs(predictions=predictions, page=report, keeps=keeps, overwrite=overwrite)
-    accelerator = make_accelerator(settings.train, cpu=devices.kind == "cpu")
+    accelerator = make_accelerator(
+        settings.train.precision, tf32=settings.train.tf32, cpu=devices.kind == "cpu"
+    )
     with Display(quiet=quiet or not is_main()) as display:
         result = evaluate(settings, weights, accelerator, report=display.report, outputs=outputs)
     accelerator.end_training()
@@ -69,7 +70,7 @@ def _print_table(result: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from everest.scores import summary_rows, sweep_table
+    from everest.inference.accuracy import summary_rows, sweep_table
 
     console = Console(soft_wrap=True)
     table = Table("", "", show_header=False)

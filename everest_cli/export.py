@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from everest_cli import inference_options as i
 from everest_cli import options as o
 from everest_cli.output import print_json, say
 
 if TYPE_CHECKING:
-    from everest.build import ModelSpec
-    from everest.checkpoint import Weights
+    from everest.models.spec import ModelSpec
+    from everest.system.weights import Weights
 
 
 class Target(StrEnum):
@@ -29,15 +28,15 @@ SUFFIXES = {Target.onnx: ".onnx", Target.torch: ".pt2"}
 
 
 def export(
-    checkpoint: Annotated[str, typer.Argument(metavar="C", help=i.CHECKPOINT_HELP)],
+    checkpoint: Annotated[str, typer.Argument(metavar="C", help=o.CHECKPOINT_HELP)],
     to: Annotated[
         Target, typer.Option("--to", help="A transformers folder, an ONNX file, or one of torch.export.")
     ],
     out: Annotated[
         Path, typer.Option("--out", "-o", metavar="D", help="The folder, or the .onnx or .pt2 file.")
     ],
-    keep: i.Keep = None,
-    which: i.WhichWeights = o.Which.newest,
+    keep: o.Keep = None,
+    which: o.WhichWeights = o.Which.newest,
     overwrite: o.OverwriteFile = False,
     as_json: o.AsJson = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No report on stderr.")] = False,
@@ -48,8 +47,8 @@ def export(
     """
     _check_out(out, to, overwrite=overwrite, keep=keep)
 
-    from everest.build import ModelSpec
-    from everest.load import find_weights, open_weights
+    from everest.checkpoints.load import find_weights, open_weights
+    from everest.models.spec import ModelSpec
 
     source = find_weights(checkpoint, which=which.value)
     weights = open_weights(source)
@@ -68,7 +67,7 @@ def export(
 def _check_out(out: Path, to: Target, *, overwrite: bool, keep: float | None) -> None:
     """Refuse at once what could not be written at the end."""
     from everest.errors import RecipeError
-    from everest.files import check_new_file, check_new_folder
+    from everest.system.files import check_new_file, check_new_folder
 
     if keep is not None:
         o.read_shares(str(keep))
@@ -83,7 +82,7 @@ def _check_out(out: Path, to: Target, *, overwrite: bool, keep: float | None) ->
 
 
 def _folder(weights: Weights, spec: ModelSpec, out: Path, source: Path) -> dict[str, Any]:
-    from everest.export.transformers_folder import read_back, to_transformers, write_folder
+    from everest.checkpoints.transformers import read_back, to_transformers, write_folder
 
     model = to_transformers(weights, spec, source=source)
     difference = read_back(model, weights, spec, source=source)
@@ -94,10 +93,8 @@ def _folder(weights: Weights, spec: ModelSpec, out: Path, source: Path) -> dict[
 def _graph(
     weights: Weights, spec: ModelSpec, out: Path, source: Path, *, to: Target, keep: float | None
 ) -> dict[str, Any]:
-    from everest.export.graph import exportable
-    from everest.export.onnx_file import check_packages, write_onnx
-    from everest.export.torch_file import write_program
-    from everest.load import model_of
+    from everest.checkpoints.graph import check_packages, exportable, write_onnx, write_program
+    from everest.checkpoints.load import model_of
 
     if to is Target.onnx:
         check_packages()

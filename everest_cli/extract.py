@@ -8,13 +8,12 @@ from typing import Annotated
 
 import typer
 
-from everest_cli import inference_options as i
 from everest_cli import options as o
 from everest_cli.output import Display, say
 
 
 class Level(StrEnum):
-    """Of what a feature is; everest.features.LEVELS says how."""
+    """Of what a feature is; everest.inference.features.LEVELS says how."""
 
     video = "video"
     views = "views"
@@ -22,22 +21,22 @@ class Level(StrEnum):
 
 
 def extract(
-    videos: i.Videos,
-    checkpoint: i.Checkpoint,
+    videos: o.Videos,
+    checkpoint: o.Checkpoint,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="F", help="A .safetensors or .npz file.")],
     features: Annotated[
         Level, typer.Option("--features", help="One a video, one for each of its views, or for each token.")
     ] = Level.video,
-    recipe: i.HowSeen = None,
-    keep: i.Keep = None,
-    clips: i.Clips = None,
-    crops: i.Crops = None,
-    batch: i.Batch = 1,
-    data: i.ListRoot = None,
-    which: i.WhichWeights = o.Which.newest,
-    workers: i.Workers = 2,
+    recipe: o.HowSeen = None,
+    keep: o.Keep = None,
+    clips: o.Clips = None,
+    crops: o.Crops = None,
+    batch: o.Batch = 1,
+    data: o.ListRoot = None,
+    which: o.WhichWeights = o.Which.newest,
+    workers: o.Workers = 2,
     precision: o.PrecisionMode = None,
-    cpu: i.OnCpu = False,
+    cpu: o.OnCpu = False,
     overwrite: o.OverwriteFile = False,
     quiet: o.Quiet = False,
 ) -> None:
@@ -45,10 +44,10 @@ def extract(
 
     Example: everest extract VIDEOS --checkpoint runs/pretrain --out features.safetensors
     """
-    from everest.data.named import named_samples
-    from everest.features import extract
-    from everest.inference import Model
-    from everest.load import find_weights
+    from everest.checkpoints.load import find_weights
+    from everest.data.samples import named_samples
+    from everest.inference.features import extract
+    from everest.inference.model import Model
 
     samples = named_samples(videos, root=data)
     model = Model.open(

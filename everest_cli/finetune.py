@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from everest_cli import options as o
-from everest_cli import stages
+from everest_cli import training_command
 
 
 def finetune(
@@ -37,10 +37,10 @@ def finetune(
     """
     settings = o.read_recipe(recipe, data=data, overrides=overrides, precision=precision, seed=seed)
     if print_config:
-        stages.print_recipe(settings)
+        training_command.print_recipe(settings)
         return
     weights = o.find_init(init, output)
-    choices = stages.Choices(
+    choices = training_command.Choices(
         command="finetune",
         recipe=recipe,
         output=output,
@@ -60,10 +60,10 @@ def finetune(
     with choices.place(settings, devices) as place:
         training, validation = set_up_finetuning(settings, place, init=weights)
         if dry_run:
-            stages.print_trial(
+            training_command.print_trial(
                 training, lambda clip: (classification_loss(training, clip, settings.finetune), None)
             )
             return
-        with stages.begun(training, place, settings, init=choices.init):
+        with training_command.begun(training, place, settings, init=choices.init):
             finetune(training, settings.finetune, validation)
-    stages.finish(training, place)
+    training_command.finish(training, place)

@@ -14,8 +14,8 @@ import typer
 from typer.core import TyperGroup
 
 from everest.errors import EnvironmentProblem, RecipeError, UserError
-from everest.launch import LOST, PARENT, is_lost_peer
-from everest.stopping import Stopped
+from everest.system.launch import LOST, PARENT, is_lost_peer
+from everest.system.signals import Stopped
 from everest_cli import (
     convert,
     demo,

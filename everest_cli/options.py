@@ -1,4 +1,9 @@
-"""Options that commands share, and what they do to a recipe and an output folder."""
+"""Options that commands share, and what they do to a recipe and an output folder.
+
+Options of the commands that run a checkpoint on videos.
+
+Options that the commands of `everest prepare` share.
+"""
 
 from __future__ import annotations
 
@@ -101,7 +106,7 @@ def read_recipe(
     `data.root` is made absolute: a run does not depend on where it was started.
     """
     from everest.config.recipe import load_recipe
-    from everest.data.remote import located
+    from everest.system.storage import located
 
     changes = list(overrides or [])
     if data is not None:
@@ -143,10 +148,74 @@ def find_init(init: str, output: Path | None) -> Path | None:
     if init == "none":
         return None
 
+    from everest.checkpoints.load import find_weights
     from everest.errors import RecipeError
-    from everest.load import find_weights
 
     weights = find_weights(init)
     if output is not None and weights.resolve().parent == output.resolve():
         raise RecipeError(f"--output {output}: holds the weights of --init; choose another folder")
     return weights
+
+
+CHECKPOINT_HELP = "Run folder, .safetensors file or hf:OWNER/NAME."
+
+Videos = Annotated[
+    list[Path],
+    typer.Argument(metavar="VIDEO…", help="Videos, folders of videos, or lists (.csv, .tsv, .txt)."),
+]
+Checkpoint = Annotated[
+    str,
+    typer.Option("--checkpoint", "-c", metavar="C", help=CHECKPOINT_HELP),
+]
+WhichWeights = Annotated[Which, typer.Option("--which", help="Of a run folder: newest or best weights.")]
+ListRoot = Annotated[
+    Path | None,
+    typer.Option("--data", metavar="DIR", help="Where the paths of a list begin [the list's folder]."),
+]
+HowSeen = Annotated[
+    str | None,
+    typer.Option("--recipe", "-r", metavar="R", help="Says size, stride and views of clips [the run's]."),
+]
+Keep = Annotated[
+    float | None,
+    typer.Option("--keep", metavar="SHARE", help="Share of the tokens that is encoded [as trained]."),
+]
+Clips = Annotated[int | None, typer.Option("--clips", min=1, help="Clips of a video [as in the run's test].")]
+Crops = Annotated[int | None, typer.Option("--crops", min=1, help="Crops of a clip [as in the run's test].")]
+Batch = Annotated[int, typer.Option("--batch", min=1, metavar="N", help="Videos, or windows, in one pass.")]
+Workers = Annotated[int, typer.Option("--workers", min=0, help="Processes that read videos.")]
+OnCpu = Annotated[bool, typer.Option("--cpu", help="Compute on the CPU though there is a GPU.")]
+
+
+def local_path(text: str) -> Path:
+    """A path on this machine, which is what these commands read.
+
+    Raises:
+        RecipeError: a URL.
+    """
+    from everest.errors import RecipeError
+    from everest.system.storage import LOCAL, is_url
+
+    if is_url(text) and not text.startswith(LOCAL):
+        raise RecipeError(
+            f"{text}: is a URL; this command reads files of this machine only (encode and shard read URLs)"
+        )
+    return Path(text.removeprefix(LOCAL))
+
+
+ClassesFile = Annotated[
+    Path | None,
+    typer.Option("--classes", parser=local_path, metavar="FILE", help="Class names, one a line, in order."),
+]
+Root = Annotated[
+    Path | None,
+    typer.Option(
+        "--data", parser=local_path, metavar="DIR", help="What paths in lists are relative to [their folder]."
+    ),
+]
+PrepareWorkers = Annotated[
+    int | None, typer.Option("--workers", metavar="N", min=1, help="Processes [as cores].")
+]
+Limit = Annotated[
+    float, typer.Option("--timeout", metavar="SECONDS", min=0.01, help="A video that takes longer is bad.")
+]

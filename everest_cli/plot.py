@@ -31,7 +31,7 @@ def plot(
 
     Example: everest plot runs/pretrain runs/other --x gflops
     """
-    from everest.plots import check_target, draw_curves, read_curves
+    from everest.figures.curves import check_target, draw_curves, read_curves
 
     check_target(out, option="--out", overwrite=overwrite)
     draw_curves(out, read_curves(runs, x=x.value), x=x.value)

@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from everest_cli import inference_options as i
 from everest_cli import options as o
 from everest_cli.output import Display, say
 
@@ -23,8 +22,8 @@ class Format(StrEnum):
 
 
 def predict(
-    videos: i.Videos,
-    checkpoint: i.Checkpoint,
+    videos: o.Videos,
+    checkpoint: o.Checkpoint,
     top: Annotated[int, typer.Option("--top", "-k", min=1, help="How many classes.")] = 5,
     timeline: Annotated[
         bool, typer.Option("--timeline", help="What happens when: a window slides over each video.")
@@ -46,16 +45,16 @@ def predict(
         Path | None, typer.Option("--output", "-o", metavar="F", help="Write there; prints the file.")
     ] = None,
     overwrite: o.OverwriteFile = False,
-    recipe: i.HowSeen = None,
-    keep: i.Keep = None,
-    clips: i.Clips = None,
-    crops: i.Crops = None,
-    batch: i.Batch = 1,
-    data: i.ListRoot = None,
-    which: i.WhichWeights = o.Which.newest,
-    workers: i.Workers = 2,
+    recipe: o.HowSeen = None,
+    keep: o.Keep = None,
+    clips: o.Clips = None,
+    crops: o.Crops = None,
+    batch: o.Batch = 1,
+    data: o.ListRoot = None,
+    which: o.WhichWeights = o.Which.newest,
+    workers: o.Workers = 2,
     precision: o.PrecisionMode = None,
-    cpu: i.OnCpu = False,
+    cpu: o.OnCpu = False,
     as_json: o.AsJson = False,
     quiet: o.Quiet = False,
 ) -> None:
@@ -63,9 +62,9 @@ def predict(
 
     Example: everest predict match.mp4 --checkpoint runs/finetune --timeline --step 1 -o match.srt
     """
-    from everest.data.named import named_samples
+    from everest.data.samples import named_samples
     from everest.errors import RecipeError
-    from everest.files import check_new_file, write_text
+    from everest.system.files import check_new_file, write_text
     from everest_cli.prediction_text import TEXTS
 
     shown = _format(kind, output, as_json)
@@ -81,10 +80,9 @@ def predict(
     if output is not None and any(output.resolve() == Path(sample.path).resolve() for sample in samples):
         raise RecipeError(f"--output {output}: one of the videos; choose another name")
 
-    from everest.inference import Model
-    from everest.load import find_weights
-    from everest.predictions import predict
-    from everest.timeline import predict_timeline
+    from everest.checkpoints.load import find_weights
+    from everest.inference.model import Model
+    from everest.inference.predictions import predict, predict_timeline
 
     one = 1 if timeline else None  # view of a window, where no more are asked for
     model = Model.open(

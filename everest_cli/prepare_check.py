@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from everest_cli import options as o
-from everest_cli import prepare_options as p
 from everest_cli.output import Display, print_json
 
 if TYPE_CHECKING:
@@ -22,7 +21,7 @@ SHOWN = 20  # problems of each kind on the screen
 
 Sources = Annotated[
     list[Path] | None,
-    typer.Argument(parser=p.local_path, metavar="SOURCE…", help="Lists or folders [those of the recipe]."),
+    typer.Argument(parser=o.local_path, metavar="SOURCE…", help="Lists or folders [those of the recipe]."),
 ]
 RecipeOption = Annotated[
     str | None, typer.Option("--recipe", "-r", metavar="R", help="Whose lists, classes and clips are meant.")
@@ -32,17 +31,17 @@ RecipeOption = Annotated[
 def check(
     sources: Sources = None,
     recipe: RecipeOption = None,
-    data: p.Root = None,
+    data: o.Root = None,
     overrides: o.Overrides = None,
-    classes: p.ClassesFile = None,
+    classes: o.ClassesFile = None,
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="For bad_videos.csv and the journal.")
     ] = Path(),
     fix: Annotated[
         bool, typer.Option("--fix", help="Write NAME.clean.csv beside each list that needs it.")
     ] = False,
-    workers: p.Workers = None,
-    limit: p.Limit = 1800.0,
+    workers: o.PrepareWorkers = None,
+    limit: o.Limit = 1800.0,
     overwrite: o.OverwriteFile = False,
     as_json: o.AsJson = False,
     quiet: o.Quiet = False,
@@ -53,12 +52,12 @@ def check(
 
     Example: everest prepare check --recipe ucf101 --data /data/ucf101
     """
-    from everest.files import write_table
     from everest.prepare.check import check_sources
     from everest.prepare.clean import write_clean_lists
-    from everest.prepare.journal import NAME
+    from everest.prepare.examine import NAME
     from everest.prepare.sources import read_sources
-    from everest.run_folder import BAD_VIDEOS
+    from everest.system.files import write_table
+    from everest.system.run_folder import BAD_VIDEOS
 
     paths, root, rules, span = _what_to_check(sources, recipe, data, overrides, classes)
     read, rules = read_sources(paths, root=root, rules=rules)
@@ -105,7 +104,7 @@ def _what_to_check(
         names = read_names(classes) if classes else ()
         return dict.fromkeys(sources, False), data, LabelRules(names=names), None
     settings = o.read_recipe(recipe, data=None if data is None else str(data), overrides=overrides)
-    root = p.local_path(settings.data.root)
+    root = o.local_path(settings.data.root)
     known = settings.data
     file = classes or (root / known.classes if known.classes else None)
     rules = LabelRules(
@@ -130,8 +129,8 @@ def _refuse_to_replace(
 ) -> None:
     """Say before hours of work what would stand in their way."""
     from everest.data.list_writing import refuse_existing
-    from everest.files import check_writable
     from everest.prepare.clean import clean_path
+    from everest.system.files import check_writable
 
     if overwrite:
         journal.unlink(missing_ok=True)

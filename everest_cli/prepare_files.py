@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from everest.prepare.encode_settings import EncodeSettings
+from everest.prepare.encoding import EncodeSettings
 from everest_cli import options as o
 from everest_cli.output import Display, print_json, say
 
@@ -54,9 +54,8 @@ def encode(
     """
     import os
 
-    from everest.prepare.encode import Part, encode_videos
-    from everest.prepare.gain import measure_gain
-    from everest.prepare.originals import read_originals
+    from everest.prepare.encode import Part, encode_videos, measure_gain
+    from everest.prepare.sources import read_originals
 
     settings = EncodeSettings(short_side=short_side, gop=gop, crf=crf, fast_decode=fast_decode)
     with Display(quiet=quiet) as display:
@@ -105,8 +104,8 @@ def shard(
 
     Example: everest prepare shard train.csv --output shards
     """
-    from everest.prepare.originals import read_originals
     from everest.prepare.shard import write_shards
+    from everest.prepare.sources import read_originals
 
     (read,) = read_originals([source], data)
     with Display(quiet=quiet) as display:

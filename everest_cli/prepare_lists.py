@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from everest_cli import options as o
-from everest_cli import prepare_options as p
 from everest_cli.output import print_json, say
 
 if TYPE_CHECKING:
-    from everest.data.lists import Sample
-    from everest.prepare.groups import GroupOf
+    from everest.data.samples import Sample
     from everest.prepare.index import Index
+    from everest.prepare.split import GroupOf
 
 OutputFolder = Annotated[
     Path | None,
@@ -27,7 +26,7 @@ OutputFolder = Annotated[
 def index(
     folder: Annotated[
         Path,
-        typer.Argument(parser=p.local_path, metavar="FOLDER", help="The data set: data.root of a recipe."),
+        typer.Argument(parser=o.local_path, metavar="FOLDER", help="The data set: data.root of a recipe."),
     ],
     layout: Annotated[
         str | None,
@@ -36,7 +35,7 @@ def index(
     annotations: Annotated[
         Path | None,
         typer.Option(
-            "--annotations", parser=p.local_path, metavar="DIR", help="Where they are, if not below FOLDER."
+            "--annotations", parser=o.local_path, metavar="DIR", help="Where they are, if not below FOLDER."
         ),
     ] = None,
     split: Annotated[
@@ -88,7 +87,7 @@ def split(
     sources: Annotated[
         list[Path],
         typer.Argument(
-            parser=p.local_path,
+            parser=o.local_path,
             metavar="SOURCE…",
             help="A list or a folder of class folders; with --check lists.",
         ),
@@ -110,8 +109,8 @@ def split(
     check: Annotated[
         bool, typer.Option("--check", help="Write nothing; look for groups in several lists.")
     ] = False,
-    classes: p.ClassesFile = None,
-    data: p.Root = None,
+    classes: o.ClassesFile = None,
+    data: o.Root = None,
     output: OutputFolder = None,
     overwrite: o.OverwriteFile = False,
     as_json: o.AsJson = False,
@@ -122,7 +121,7 @@ def split(
     Example: everest prepare split all.csv --shares 80/20 --group '_g(\\d+)_'
     """
     from everest.errors import RecipeError
-    from everest.prepare.groups import grouping
+    from everest.prepare.split import grouping
 
     group_of = grouping(group)
     if check:
@@ -206,9 +205,9 @@ def _check_split(lists: Sequence[Path], root: Path | None, group_of: GroupOf, *,
     """Tell groups that stand in several lists; exit code 4 when there are any."""
     from dataclasses import asdict
 
-    from everest.data.lists import read_samples
+    from everest.data.samples import read_samples
     from everest.errors import RecipeError
-    from everest.prepare.groups import find_leaks
+    from everest.prepare.split import find_leaks
 
     if len({path.resolve() for path in lists}) < len(lists):
         raise RecipeError("--check: a list is given twice; leave it out once")

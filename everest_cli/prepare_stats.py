@@ -9,13 +9,12 @@ from typing import Annotated, Any
 import typer
 
 from everest_cli import options as o
-from everest_cli import prepare_options as p
 from everest_cli.output import Display, print_json, say
 
 
 def stats(
     source: Annotated[
-        Path, typer.Argument(parser=p.local_path, metavar="SOURCE", help="A list, or a folder of videos.")
+        Path, typer.Argument(parser=o.local_path, metavar="SOURCE", help="A list, or a folder of videos.")
     ],
     most: Annotated[
         int | None,
@@ -24,11 +23,11 @@ def stats(
     picture: Annotated[
         Path | None, typer.Option("--picture", metavar="F.png", help="Write labelled thumbnails.")
     ] = None,
-    data: p.Root = None,
-    classes: p.ClassesFile = None,
+    data: o.Root = None,
+    classes: o.ClassesFile = None,
     seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Of the choice of videos.")] = 0,
-    workers: p.Workers = None,
-    limit: p.Limit = 600.0,
+    workers: o.PrepareWorkers = None,
+    limit: o.Limit = 600.0,
     overwrite: o.OverwriteFile = False,
     as_json: o.AsJson = False,
     quiet: o.Quiet = False,
@@ -37,10 +36,9 @@ def stats(
 
     Example: everest prepare stats train.csv --picture train.png
     """
-    from everest.plots import check_target
-    from everest.prepare.contact_sheet import draw_contact_sheet
+    from everest.figures.curves import check_target
     from everest.prepare.sources import read_labelled
-    from everest.prepare.stats import group_by_class, take_stats
+    from everest.prepare.stats import draw_contact_sheet, group_by_class, take_stats
 
     if picture is not None:
         check_target(picture, option="--picture", overwrite=overwrite)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from everest_cli import options as o
-from everest_cli import stages
+from everest_cli import training_command
 from everest_cli.tokenizer_first import with_tokenizer
 
 
@@ -30,9 +30,9 @@ def pretrain(
     """
     settings = o.read_recipe(recipe, data=data, overrides=overrides, precision=precision, seed=seed)
     if print_config:
-        stages.print_recipe(settings)
+        training_command.print_recipe(settings)
         return
-    choices = stages.Choices(
+    choices = training_command.Choices(
         command="pretrain",
         recipe=recipe,
         output=output,
@@ -52,8 +52,10 @@ def pretrain(
     with choices.place(settings, devices) as place:
         training = set_up_pretraining(settings, place)
         if dry_run:
-            stages.print_trial(training, lambda clip: (pretraining_loss(training.model, clip), None))
+            training_command.print_trial(
+                training, lambda clip: (pretraining_loss(training.model, clip), None)
+            )
             return
-        with stages.begun(training, place, settings, init=None):
+        with training_command.begun(training, place, settings, init=None):
             pretrain(training)
-    stages.finish(training, place)
+    training_command.finish(training, place)

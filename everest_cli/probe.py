@@ -6,13 +6,12 @@ from typing import Annotated, Any
 
 import typer
 
-from everest_cli import inference_options as i
 from everest_cli import options as o
 from everest_cli.output import Display, print_json
 
 
 def probe(
-    checkpoint: i.Checkpoint,
+    checkpoint: o.Checkpoint,
     recipe: Annotated[
         str | None,
         typer.Option("--recipe", "-r", metavar="R", help="Whose data; else that of the run."),
@@ -22,13 +21,13 @@ def probe(
     probes: Annotated[
         str, typer.Option("--probes", metavar="NAME,…", help="Which probes.")
     ] = "knn,linear,attentive",
-    keep: i.Keep = None,
+    keep: o.Keep = None,
     clips: Annotated[int, typer.Option("--clips", min=1, help="Clips of a video.")] = 1,
     crops: Annotated[int, typer.Option("--crops", min=1, help="Crops of a clip.")] = 1,
-    batch: i.Batch = 1,
-    which: i.WhichWeights = o.Which.newest,
+    batch: o.Batch = 1,
+    which: o.WhichWeights = o.Which.newest,
     precision: o.PrecisionMode = None,
-    cpu: i.OnCpu = False,
+    cpu: o.OnCpu = False,
     seed: o.Seed = None,
     as_json: o.AsJson = False,
     quiet: o.Quiet = False,
@@ -37,15 +36,15 @@ def probe(
 
     Example: everest probe --checkpoint runs/pretrain --recipe ucf101 --data /data/ucf101
     """
-    from everest.load import find_weights, recipe_beside
+    from everest.checkpoints.load import find_weights, recipe_beside
 
     weights = find_weights(checkpoint, which=which.value)
     settings = o.read_recipe(
         recipe or str(recipe_beside(weights)), data=data, overrides=overrides, precision=precision, seed=seed
     )
 
-    from everest.inference import Model
-    from everest.probing.probe import probe
+    from everest.inference.model import Model
+    from everest.inference.probe import probe
 
     model = Model.open(weights, recipe=settings, clips=clips, crops=crops, keep=keep, cpu=cpu)
     with Display(quiet=quiet) as display:

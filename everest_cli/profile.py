@@ -184,7 +184,7 @@ def _add_loading(told: dict[str, Any], recipe: Recipe, *, quiet: bool) -> None:
 
 def _check_target(path: Path, *, overwrite: bool) -> None:
     """Before anything is measured."""
-    from everest.plots import check_target
+    from everest.figures.curves import check_target
 
     check_target(path, option="--plot", overwrite=overwrite)
 

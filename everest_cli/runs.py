@@ -11,7 +11,7 @@ from everest_cli import options as o
 from everest_cli.output import print_json, say
 
 if TYPE_CHECKING:
-    from everest.runs import RunSummary
+    from everest.train.listing import RunSummary
 
 PIPE_WIDTH = 1000  # a run stays one line where no terminal sets the width
 
@@ -29,7 +29,7 @@ def runs(
     """
     from dataclasses import asdict
 
-    from everest.runs import find_runs, summarize
+    from everest.train.listing import find_runs, summarize
 
     found = [summarize(run) for run in find_runs(folder)]
     if not found:

@@ -11,7 +11,7 @@ from everest_cli import options as o
 from everest_cli.output import print_json, say
 
 if TYPE_CHECKING:
-    from everest.frame_view import FrameView
+    from everest.figures.frame_selection import FrameView
 
 
 def select_frames(
@@ -40,11 +40,11 @@ def select_frames(
 
     Example: everest select-frames video.mp4 --picture .
     """
-    from everest.data.named import named_videos, refuse_same_stems
+    from everest.checkpoints.load import load_transformer
+    from everest.data.samples import named_videos, refuse_same_stems
     from everest.errors import DataError, RecipeError
-    from everest.frame_view import Draw
-    from everest.load import load_transformer
-    from everest.selection import RedundancyRobust
+    from everest.figures.frame_selection import Draw
+    from everest.methods.strategies import RedundancyRobust
 
     if not 0 < keep <= 1:
         raise RecipeError(f"--keep {keep:g}: a share of the tokens is more than 0 and at most 1")
@@ -84,8 +84,8 @@ def select_frames(
 
 def _write(view: FrameView, picture: Path | None, extract: Path | None, *, overwrite: bool) -> dict[str, Any]:
     """Write what is asked for, once nothing is in the way; which files."""
-    from everest.files import check_new_file
-    from everest.frame_pictures import draw_selection, frame_files, write_frames
+    from everest.figures.frame_selection import draw_selection, frame_files, write_frames
+    from everest.system.files import check_new_file
 
     drawing = None if picture is None else picture / f"{view.video.stem}-frames.png"
     frames = {} if extract is None else frame_files(extract, view)

@@ -1,4 +1,7 @@
-"""LVMAE's two stages in one command: the tokenizer is trained first where none is given."""
+"""What `pretrain` and `finetune` do alike: processes, run folder, the loop with its display.
+
+LVMAE's two stages in one command: the tokenizer is trained first where none is given.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +9,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from everest_cli import stages
+from everest.system.launch import Devices
 from everest_cli.output import say
+from everest_cli.training_command import Choices
 
 if TYPE_CHECKING:
     from everest.config.settings import Recipe
-    from everest.launch import Devices
+    from everest.system.launch import Devices
 
 
 def with_tokenizer(
-    recipe: Recipe, choices: stages.Choices, devices: Devices, *, train: bool
-) -> tuple[Recipe, stages.Choices]:
+    recipe: Recipe, choices: Choices, devices: Devices, *, train: bool
+) -> tuple[Recipe, Choices]:
     """The recipe with a trained tokenizer, and the choices with the run folder that it is trained below.
 
     Args:
@@ -35,7 +39,7 @@ def with_tokenizer(
 
 def _with_own(recipe: Recipe, output: Path | None) -> Recipe:
     """The recipe with the tokenizer in its run folder, where it names none, or that of a folder now gone."""
-    from everest.run_folder import is_own_tokenizer, own_tokenizer
+    from everest.system.run_folder import is_own_tokenizer, own_tokenizer
 
     tokenizer = recipe.tokenizer
     if output is None or tokenizer is None:
@@ -53,7 +57,7 @@ def with_files(recipe: Recipe) -> Recipe:
     Raises:
         CheckpointError: there is no such tokenizer.
     """
-    from everest.load import find_weights
+    from everest.checkpoints.load import find_weights
 
     tokenizer, stage = recipe.tokenizer, recipe.pretrain
     if tokenizer is not None and tokenizer.checkpoint is not None:
@@ -65,13 +69,13 @@ def with_files(recipe: Recipe) -> Recipe:
     return replace(recipe, tokenizer=tokenizer, pretrain=stage)
 
 
-def _trained(recipe: Recipe, choices: stages.Choices, devices: Devices) -> tuple[Recipe, stages.Choices]:
-    from everest.devices import from_main, make_accelerator
-    from everest.run_folder import TOKENIZER, default_folder, own_tokenizer
-    from everest.stopping import Stopped
+def _trained(recipe: Recipe, choices: Choices, devices: Devices) -> tuple[Recipe, Choices]:
+    from everest.system.accelerator import from_main, make_accelerator
+    from everest.system.run_folder import TOKENIZER, default_folder, own_tokenizer
+    from everest.system.signals import Stopped
     from everest_cli.train_tokenizer import run_stage
 
-    accelerator = make_accelerator(recipe.train, cpu=devices.kind == "cpu")
+    accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=devices.kind == "cpu")
     output = from_main(
         accelerator, lambda: choices.named or choices.output or default_folder(choices.command, recipe.name)
     )

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from everest_cli import options as o
-from everest_cli import stages
+from everest_cli import training_command
 from everest_cli.output import say
 
 if TYPE_CHECKING:
-    from everest.assemble import Place
     from everest.config.settings import Recipe
-    from everest.launch import Devices
-    from everest.training import Training
+    from everest.system.launch import Devices
+    from everest.train.setup import Place
+    from everest.train.training import Training
 
 
 def train_tokenizer(
@@ -38,9 +38,9 @@ def train_tokenizer(
     """
     settings = o.read_recipe(recipe, data=data, overrides=overrides, precision=precision, seed=seed)
     if print_config:
-        stages.print_recipe(settings)
+        training_command.print_recipe(settings)
         return
-    choices = stages.Choices(
+    choices = training_command.Choices(
         command="train-tokenizer",
         recipe=recipe,
         output=output,
@@ -55,11 +55,11 @@ def train_tokenizer(
     devices = choices.launch()
     ended = run_stage(settings, choices, devices, dry_run=dry_run)
     if ended is not None:
-        stages.finish(*ended)
+        training_command.finish(*ended)
 
 
 def run_stage(
-    recipe: Recipe, choices: stages.Choices, devices: Devices, *, dry_run: bool = False
+    recipe: Recipe, choices: training_command.Choices, devices: Devices, *, dry_run: bool = False
 ) -> tuple[Training, Place] | None:
     """Train a recipe's tokenizer, or go on, and tell what it is worth; None after a trial.
 
@@ -71,9 +71,9 @@ def run_stage(
     with choices.place(recipe, devices) as place:
         stage = set_up_tokenizer(recipe, place)
         if dry_run:
-            stages.print_trial(stage.training, lambda clip: trial_losses(stage, clip))
+            training_command.print_trial(stage.training, lambda clip: trial_losses(stage, clip))
             return None
-        with stages.begun(stage.training, place, recipe, init=None):
+        with training_command.begun(stage.training, place, recipe, init=None):
             told = train_tokenizer(stage)
     if told and not choices.quiet:
         for line in report_lines(told):

@@ -68,10 +68,10 @@ def visualize_mask(
 
     Example: everest visualize-mask video.mp4 --keep 0.5,0.25,0.15
     """
-    from everest.data.named import named_videos, refuse_same_stems
+    from everest.data.samples import named_videos, refuse_same_stems
     from everest.errors import DataError
-    from everest.mask_looks import asked_selectors, open_model
-    from everest.mask_report import Look, report_masks
+    from everest.figures.mask_choice import asked_selectors, open_model
+    from everest.figures.mask_files import Look, report_masks
 
     shares = () if keep is None else o.read_shares(keep)
     model, trained_size = (None, None) if checkpoint is None else open_model(checkpoint)

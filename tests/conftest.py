@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import settings
+from shared_files import shared_folder
 
-from everest import cpu
-from everest.data.video import write_video
+from everest.system import cpu
+from everest.video.writer import write_video
 
 HERE = Path(__file__).resolve().parent
 
@@ -55,13 +56,6 @@ def golden() -> Callable[[str], Path]:
         return kept if kept.is_file() else shared_folder() / "golden" / name
 
     return find
-
-
-def shared_folder() -> Path:
-    folder = Path(os.environ.get("EVEREST_SHARED", HERE.parents[1] / "shared"))
-    if not folder.is_dir():
-        pytest.skip(f"no folder {folder}; EVEREST_SHARED names another")
-    return folder
 
 
 @pytest.fixture(scope="session")

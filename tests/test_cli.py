@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from test_stages import RECIPE
+from small_runs import RECIPE, refused
 from typer.testing import CliRunner
 
 import everest
-from everest.build import ModelSpec
-from everest.checkpoint import Weights
 from everest.config.settings import ModelSettings, TargetSettings
-from everest.selection import RedundancyRobust
+from everest.methods.strategies import RedundancyRobust
+from everest.models.spec import ModelSpec
+from everest.system.weights import Weights
 from everest_cli.main import app, explained
 
 COMMANDS = [
@@ -30,15 +30,6 @@ def recipe(tmp_path: Path, clip_files: Path) -> Path:
     path = tmp_path / "tiny.yaml"
     path.write_text(RECIPE.replace("data: {", f'data: {{root: "{clip_files}", '))
     return path
-
-
-def refused(*arguments: object, code: int) -> str:
-    """The message of a command that must end with `code`, print nothing on stdout and show no traceback."""
-    result = CliRunner().invoke(app, [str(a) for a in arguments])
-    assert result.exit_code == code, (result.output, result.exception)
-    assert result.stdout == ""
-    assert "Traceback" not in result.stderr
-    return result.stderr
 
 
 HEAVY = {"torch", "numpy", "yaml", "rich", "av"}

@@ -12,12 +12,11 @@ from pathlib import Path
 import pytest
 from archives import ARCHIVES
 from foreign import saved
-from test_imports import PACKAGES
 from typer.testing import CliRunner
 
 import everest
+from everest.methods.strategies import STRATEGIES
 from everest.profiling import loading
-from everest.selection import STRATEGIES
 from everest_cli.main import app
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -147,10 +146,10 @@ def test_every_strategy_stands_in_the_table_of_methods():
     assert [name for name in STRATEGIES if f"\n| `{name}` |" not in page] == []
 
 
-def test_every_package_stands_once_in_the_table_of_contributing():
-    page = (ROOT / "CONTRIBUTING.md").read_text()
-    folders = [name.replace(".", "/") for name in PACKAGES if name.count(".") == 1]
-    assert [folder for folder in folders if page.count(f"\n| `{folder}/` |") != 1] == []
+def test_every_room_has_a_row_in_the_architecture():
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    rooms = sorted(path.parent.name for path in (ROOT / "everest").glob("*/__init__.py"))
+    assert [room for room in rooms if page.count(f"\n| `everest/{room}/` |") != 1] == []
 
 
 def test_every_page_is_named_in_the_readme():

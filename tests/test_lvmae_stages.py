@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import yaml
 from safetensors import safe_open
-from test_cli import refused
+from small_runs import refused
 from typer.testing import CliRunner
 
 import everest
-from everest.checkpoint import read_weights, state_hash
 from everest.models.mae import MaskedAutoencoder
-from everest.token_targets import FrozenTokenizer
+from everest.system.weights import read_weights, state_hash
+from everest.tokenizer.targets import FrozenTokenizer
 from everest_cli.main import app
 
 SMALL = (

@@ -15,22 +15,22 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import shared_folder
 from safetensors.torch import load_file
+from shared_files import shared_folder
 from torch import Tensor, nn
 
-from everest.backbones import BackboneSize
-from everest.importance import change_importance
-from everest.masks import RandomSpaceTime, Tube
+from everest.checkpoints.families import our_name
+from everest.config.sizes import BackboneSize
+from everest.methods.grid import TokenGrid, TokenSelection, num_kept
+from everest.methods.importance import change_importance
+from everest.methods.masks import RandomSpaceTime, Tube
+from everest.methods.strategies import AllTokens, RedundancyRobust
+from everest.methods.targets import PixelTargets
 from everest.models.classifier import VideoClassifier
+from everest.models.embedding import sinusoid_positions
 from everest.models.mae import MaskedAutoencoder
-from everest.models.positions import sinusoid_positions
-from everest.official_keys import our_name
-from everest.optim import cosine_lr, make_optimizer, parameter_groups, set_lr
-from everest.pixels import normalise
-from everest.selection import AllTokens, RedundancyRobust
-from everest.targets import PixelTargets
-from everest.tokens import TokenGrid, TokenSelection, num_kept
+from everest.train.optim import cosine_lr, make_optimizer, parameter_groups, set_lr
+from everest.video.pixels import normalise
 
 TUBELET = (2, 16, 16)
 TOLERANCE = 1e-5

@@ -4,37 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
+from processes import stop_after, wait_for_rows
 from safetensors.torch import load_file
-from torch import Tensor
+from small_runs import RECIPE, run, told, weights
 from torch._dynamo.utils import counters
 from typer.testing import CliRunner
 
 import everest
-from everest.run_folder import RunFolder
+from everest.system.run_folder import RunFolder
 from everest_cli.main import app
-
-RECIPE = """
-summary: small enough for a test
-data: {classes: null, num_classes: 2, frames: 4, size: 32, flip: true, val: train.csv, test: train.csv}
-model: {backbone: vit-tiny, tubelet: [2, 8, 8], width: 24, depth: 2, heads: 2, decoder_width: 16,
-        decoder_heads: 2, decoder_depth: 1}
-train: {workers: 0, micro_batch: 2, precision: fp32}
-pretrain: {stride: 2, epochs: 3, warmup_epochs: 1, batch_size: 4, base_lr: 0.1}
-finetune: {stride: 2, epochs: 3, warmup_epochs: 1, batch_size: 4, base_lr: 0.1, drop_path: 0.5, mixup: 0.8,
-           cutmix: 1.0}
-eval: {clips: 2, crops: 3}
-"""
-SAME = ("step", "epoch", "loss", "lr", "grad_norm", "val_top1")
 
 
 @pytest.fixture(scope="module")
@@ -42,22 +28,6 @@ def recipe(tmp_path_factory: pytest.TempPathFactory, clip_files: Path) -> Path:
     path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
     path.write_text(RECIPE.replace("data: {", f'data: {{root: "{clip_files}", '))
     return path
-
-
-def run(*arguments: object, code: int = 0) -> str:
-    """What a command prints on stdout; it must end with `code`."""
-    result = CliRunner().invoke(app, [str(a) for a in arguments])
-    assert result.exit_code == code, (result.output, result.exception)
-    return result.stdout
-
-
-def weights(folder: Path) -> dict[str, Tensor]:
-    return load_file(folder / "model.safetensors")
-
-
-def told(folder: Path) -> list[dict]:
-    """The metrics of a run but for times and memory."""
-    return [{key: row[key] for key in SAME if key in row} for row in RunFolder(folder).rows()]
 
 
 @pytest.fixture(scope="module")
@@ -134,32 +104,6 @@ def test_accumulation_adds_up_to_the_batch(recipe: Path, pretrained: Path, tmp_p
     run("pretrain", "--recipe", recipe, "-o", tmp_path / "run", "--set", "train.micro_batch=4")
     for one, two in zip(told(tmp_path / "run"), told(pretrained), strict=True):
         assert one == pytest.approx(two, rel=1e-4)
-
-
-def wait_for_rows(folder: Path, rows: int, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 60
-    while len(RunFolder(folder).rows()) < rows:
-        assert time.monotonic() < deadline, "the run did not get that far"
-        assert process.poll() is None, "the run ended too early"
-        time.sleep(0.01)
-
-
-def stop_after(
-    recipe: Path, command: list[str], folder: Path, how: signal.Signals, *, rows: int, group: bool = False
-) -> int:
-    """Start a command in a process of its own and send it a signal once it has logged `rows` rows."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "everest_cli", *command, "--recipe", str(recipe), "-o", str(folder)],
-        stderr=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        start_new_session=group,
-    )
-    wait_for_rows(folder, rows, process)
-    if group:
-        os.killpg(process.pid, how)
-    else:
-        process.send_signal(how)
-    return process.wait(timeout=60)
 
 
 def test_a_run_that_is_under_way_is_left_alone(recipe: Path, tmp_path: Path):

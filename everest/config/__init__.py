@@ -1,1 +1,1 @@
-"""Recipes: YAML and --set in, strict frozen settings out."""
+"""Recipes: YAML and `--set` in, strict frozen settings out."""

@@ -12,8 +12,9 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Discriminator, Field
 
-from everest.backbones import BACKBONES, BackboneSize
-from everest.config.setting_types import (
+from everest.config.sizes import BACKBONES, BackboneSize
+from everest.config.tokenizer import TokenizerSettings
+from everest.config.values import (
     Backbone,
     Count,
     CountOrZero,
@@ -30,10 +31,9 @@ from everest.config.setting_types import (
     Size,
     with_hyphens,
 )
-from everest.config.tokenizer_settings import TokenizerSettings
-from everest.learned_importance import LearnedImportance
-from everest.masks import Tube
-from everest.selection import AllTokens, FrameDifference, RedundancyRobust, Strategy
+from everest.methods.masks import Tube
+from everest.methods.ranked import LearnedImportance
+from everest.methods.strategies import AllTokens, FrameDifference, RedundancyRobust, Strategy
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 _SECONDS = {"s": 1, "min": 60, "h": 3600}

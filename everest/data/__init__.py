@@ -1,1 +1,1 @@
-"""From lists of videos to clips: reading, choosing frames, cropping, batching."""
+"""Lists, samples, views, batches."""

@@ -22,10 +22,10 @@ import psutil
 import torch
 from torch import Tensor
 
-from everest.data.contents import Video, as_video, version
-from everest.data.folders import pictures_in
-from everest.data.video import VideoError, picture_folder, probe, read_frames
 from everest.errors import EnvironmentProblem
+from everest.video.folders import pictures_in
+from everest.video.reader import VideoError, picture_folder, probe, read_frames
+from everest.video.source import Video, as_video, version
 
 MEMORY: Final = Path("/dev/shm")  # files in memory (Linux)
 LARGEST: Final = 2**30  # bytes of a video that is kept; a longer one is decoded anew each time

@@ -8,10 +8,10 @@ from typing import Final
 
 import numpy as np
 
-from everest.data.labels import columns_of, is_integer
-from everest.data.lists import Sample
+from everest.data.list_text import columns_of, is_integer
+from everest.data.samples import Sample
 from everest.errors import DataError, RecipeError
-from everest.files import write_atomically
+from everest.system.files import write_atomically
 
 SEGMENT_COLUMNS: Final = ("start", "end", "start_frame", "end_frame")
 ELSEWHERE: Final = "write elsewhere by --output DIR"

@@ -11,11 +11,11 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
-from everest.data.contents import Member, version
-from everest.data.folders import refusals_told
-from everest.data.list_files import Row
-from everest.data.remote import Location
+from everest.data.list_text import Row
 from everest.errors import DataError
+from everest.system.storage import Location
+from everest.video.folders import refusals_told
+from everest.video.source import Member, version
 
 INDEX_SUFFIX: Final = ".index.json"
 FORMAT: Final = "everest-shards"

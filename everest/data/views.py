@@ -22,18 +22,20 @@ from everest.data.crops import (
     Size,
     centre_box,
     covering_size,
+    crop,
     erasing_box,
+    flip,
     multi_scale_crop,
     random_resized_crop,
+    resize,
     view_boxes,
 )
 from everest.data.frames import FrameIds, sampling
-from everest.data.lists import Sample
-from everest.data.transforms import crop, flip, resize
-from everest.data.video import VideoError, frames_between, frames_in_order, probe, read_frames
+from everest.data.samples import Sample
+from everest.video.reader import VideoError, frames_between, frames_in_order, probe, read_frames
 
 if TYPE_CHECKING:
-    from everest.data.rand_augment import RandAugment  # timm: only fine-tuning pays for its import
+    from everest.data.augment import RandAugment
 
 # Ours: bytes of frames above which a test resizes each before the next is decoded.
 MOST_AT_ONCE: Final = 2**28

@@ -1,1 +1,1 @@
-"""The networks: encoder, masked autoencoder, classifier."""
+"""Encoder, masked autoencoder, classifier, and what they cost."""

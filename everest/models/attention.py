@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from everest.cpu import has_onednn_matmul
+from everest.system.cpu import has_onednn_matmul
 
 MOST_SCORES: Final = 2**19  # at once, 2 MB: ours, the best of 2**18 to 2**21 on an EPYC with 32 MB of cache
 
@@ -20,7 +20,7 @@ MOST_SCORES: Final = 2**19  # at once, 2 MB: ours, the best of 2**18 to 2**21 on
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """softmax(q k^T / sqrt(D)) v, for every head (Vaswani et al. 2017, equation 1).
 
-    torch's fused attention, but for an AMD processor whose products are oneDNN's (everest/cpu.py): there
+    torch's fused attention, but for an AMD processor whose products are oneDNN's (`system.cpu`): there
     its blocks are too small, and products of whole matrices are up to 2.6 times faster; in float32 as long as
     the scores of a head stay in the cache. Neither keeps scores for the backward pass.
 
@@ -56,7 +56,7 @@ class ProductAttention(torch.autograd.Function):
         if torch.is_grad_enabled():
             raise RuntimeError(
                 "attention by products has no second derivatives: compute them in a process that has not "
-                "called everest.cpu.use_onednn_matmul"
+                "called everest.system.cpu.use_onednn_matmul"
             )
         saved = ctx.saved_tensors  # asked for once: under checkpointing there is no second time
         q, k, v = (x.flatten(0, 1) for x in saved)  # (G, Q or K, D)

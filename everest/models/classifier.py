@@ -1,4 +1,8 @@
-"""Encoder, pooling of the kept tokens, linear head or heads: fine-tuning and evaluation.
+"""How the encoded tokens of a clip become the one vector that its classes are told from.
+
+B batch, K kept tokens, D width.
+
+Encoder, pooling of the kept tokens, linear head or heads: fine-tuning and evaluation.
 
 B batch, C channels, T frames, H W pixels, K kept tokens, D width.
 """
@@ -6,18 +10,44 @@ B batch, C channels, T frames, H W pixels, K kept tokens, D width.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from timm.layers.norm import LayerNorm
+from timm.models.cait import LayerScaleBlockClassAttn
 from torch import Tensor, nn
 
-from everest.backbones import BackboneSize
-from everest.importance import Embedding
-from everest.models.pooling import ClassAttentionPooling, Pooling
-from everest.models.positions import Positions
+from everest.config.sizes import BackboneSize
+from everest.methods.grid import TokenGrid
+from everest.methods.importance import Embedding
+from everest.methods.strategies import Strategy, at_test, choose
+from everest.models.embedding import Positions
 from everest.models.vit import Encoder, linear_layers
-from everest.selection import Strategy, at_test, choose
-from everest.tokens import TokenGrid
+
+Pooling = Literal["mean", "first", "class-attention"]
+
+
+class ClassAttentionPooling(nn.Module):
+    """A learned class token looks at the kept tokens once (Touvron et al. 2021, CaiT; LVMAE for ViT-L).
+
+    It is one class-attention layer of CaiT as timm has it: norm, attention of the class token over itself and
+    the tokens, norm, MLP, both with a residual to the class token. timm's AttentionPoolLatent, which the
+    attentive probe uses, lacks what makes it that: the residual around its attention. LayerScale starts at 1:
+    it tames stacks of many layers, and at CaiT's 1e-4 the head would see next to nothing of the clip.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.class_token = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, 1, width), std=0.02))
+        self.block = LayerScaleBlockClassAttn(
+            width, heads, qkv_bias=True, norm_layer=LayerNorm, init_values=1.0
+        )
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, K, D) to (B, D)."""
+        asking = self.class_token.expand(tokens.size(0), -1, -1)  # (B, 1, D)
+        return self.block(tokens, asking)[:, 0]
+
 
 HEAD_SCALE = 0.001  # released fine-tuning scripts: the head starts near zero
 
@@ -133,3 +163,11 @@ class VideoClassifier(nn.Module):
             ValueError: as `kept_tokens`.
         """
         return self.head(self.features(frames, keep, noise))
+
+
+def class_attention_bytes(tokens: int, width: int, *, bytes_per_value: int) -> int:
+    """Bytes that pooling by class attention keeps beside: an estimate (everest.models.classifier).
+
+    Of every token the norm's input in float32, what keys and values are made of, keys and values.
+    """
+    return tokens * width * (4 + 4 * bytes_per_value)

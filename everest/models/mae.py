@@ -11,14 +11,14 @@ import torch
 from timm.layers.norm import LayerNorm
 from torch import Tensor, nn
 
-from everest.backbones import BackboneSize
-from everest.frame_selection import FrameSelection, take_importance, take_slices
-from everest.importance import Embedding, ScoredEmbedding, TokenScores
-from everest.models.positions import Positions, position_table
+from everest.config.sizes import BackboneSize
+from everest.methods.frame_selection import FrameSelection, take_importance, take_slices
+from everest.methods.grid import TokenGrid, TokenSelection, gather_tokens
+from everest.methods.importance import Embedding, ScoredEmbedding, TokenScores
+from everest.methods.strategies import ByImportance, Selector
+from everest.methods.targets import TargetMaker
+from everest.models.embedding import Positions, position_table
 from everest.models.vit import Encoder, linear_layers, make_blocks, run_blocks
-from everest.selection import ByImportance, Selector
-from everest.targets import TargetMaker
-from everest.tokens import TokenGrid, TokenSelection, gather_tokens
 
 
 class Reconstruction(NamedTuple):
@@ -67,8 +67,8 @@ class MaskedAutoencoder(nn.Module):
     """Select tokens, encode the visible, decode the targets, compare.
 
     Args:
-        selector: which tokens (everest.selection).
-        targets: what is predicted at them (everest.targets).
+        selector: which tokens (everest.methods.strategies).
+        targets: what is predicted at them (everest.methods.targets).
         learned: scores tokens for a selector that asks for it.
         frame_selection: draws the clip's slices from more of them; its selector sorts by importance.
     """

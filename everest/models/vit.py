@@ -12,11 +12,10 @@ from timm.layers.norm import LayerNorm
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from everest.backbones import BackboneSize
+from everest.config.sizes import BackboneSize
+from everest.methods.grid import TokenGrid, gather_patches
 from everest.models.block import Block
-from everest.models.embedding import TubeletEmbedding
-from everest.models.positions import Positions, position_table
-from everest.tokens import TokenGrid, gather_patches
+from everest.models.embedding import Positions, TubeletEmbedding, position_table
 
 
 def make_blocks(width: int, depth: int, heads: int, drop_path: float = 0.0) -> nn.ModuleList:

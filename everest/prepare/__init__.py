@@ -1,1 +1,1 @@
-"""Make a data set usable: lists, splits, a check of every file, numbers about it, files read fast."""
+"""A data set made usable: lists, splits, checks, encoding, shards."""

@@ -1,24 +1,145 @@
-"""Check a data set before a run does: every video decoded whole, labels, lengths, copies.
+"""What the labels of all lists together tell: gaps, and names that may be one.
 
-What was found of a file is kept in a journal (everest.prepare.journal), so a check that was killed goes on.
+The same video twice: listed twice, copied under another name, or packed anew.
+
+Check a data set before a run does: every video decoded whole, labels, lengths, copies.
+
+What was found of a file is kept in a journal (everest.prepare.examine), so a check that was killed goes on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Literal
 
-from everest.data.lists import Sample
-from everest.prepare.duplicates import Duplicate, find_duplicates
-from everest.prepare.examine import Finding, examine
-from everest.prepare.journal import Journal
-from everest.prepare.label_checks import label_problems, unused_classes
+from everest.data.samples import Sample
+from everest.prepare.class_folders import same_but_for_case
+from everest.prepare.examine import Finding, Journal, examine
 from everest.prepare.processes import Failure, map_apart
-from everest.prepare.sources import LabelRules, Source
-from everest.prepare.spread import spread
-from everest.reports import Report, notice
+from everest.prepare.sources import LabelRules, ListedSample, Source
+from everest.prepare.stats import spread
+from everest.system.events import Report, notice
+
+SHOWN: Final = 10  # numbers that a line names
+
+
+def used_labels(sources: Sequence[Source]) -> list[set[int]]:
+    """The labels of every head that any sample has."""
+    labels = [row.sample.labels for source in sources if source.labelled for row in source.rows]
+    heads = max(map(len, labels), default=0)
+    return [{label[head] for label in labels if len(label) > head} for head in range(heads)]
+
+
+def label_problems(sources: Sequence[Source], rules: LabelRules) -> list[str]:
+    """Rows that are wrong, names that differ in case only, and numbers left out below the highest."""
+    rows = [f"{row.place}: {row.problem}" for source in sources for row in source.rows if row.problem]
+    lines = [f"{place}: {problem}" for source in sources for place, problem in source.unreadable.items()]
+    pairs = [
+        f"the classes '{one}' and '{other}' differ in case only; are they one?"
+        for one, other in same_but_for_case(rules.names)
+    ]
+    gaps = []
+    if not _known_counts(rules):
+        for used in used_labels(sources):
+            unused = sorted(set(range(max(used, default=0))) - used)
+            if unused:
+                gaps.append(f"no sample has label {_first(unused)}, and labels go up to {max(used)}")
+    return [*lines, *rows, *pairs, *gaps]
+
+
+def unused_classes(sources: Sequence[Source], rules: LabelRules) -> list[str]:
+    """Classes that are known and have no sample, which long-tailed data sets have."""
+    heads = list(rules.heads or [""])
+    unused = []
+    for head, used, count in zip(heads, used_labels(sources), _known_counts(rules), strict=False):
+        names = [
+            rules.names[label] if rules.names else str(label) for label in range(count) if label not in used
+        ]
+        unused += [f"{head} {name}" for name in names] if head else names
+    return unused
+
+
+def _known_counts(rules: LabelRules) -> list[int]:
+    """The number of classes of each head; nothing where it is not known."""
+    if rules.heads:
+        return list(rules.heads.values())
+    count = len(rules.names) or rules.num_classes
+    return [count] if count else []
+
+
+def _first(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers[:SHOWN])) + (", …" if len(numbers) > SHOWN else "")
+
+
+Kind = Literal["listed", "file", "frames"]
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """One of several rows that show the same."""
+
+    source: Source
+    row: ListedSample
+
+
+@dataclass(frozen=True, kw_only=True)
+class Duplicate:
+    """Rows that show the same.
+
+    listed: the same file and part; file: files of the same bytes; frames: as many frames, and the first of
+    them (everest.prepare.examine.COMPARED) the same, as in a file that was packed anew.
+    """
+
+    kind: Kind
+    copies: Sequence[Copy]
+
+    @property
+    def leaks(self) -> bool:
+        """Whether it stands in several lists: what is tested was trained on."""
+        return len({copy.source.path for copy in self.copies}) > 1
+
+    def told(self) -> dict[str, Any]:
+        """For scripts."""
+        labels = {copy.row.sample.labels for copy in self.copies if copy.row.sample.labels}
+        return {
+            "kind": self.kind,
+            "videos": list(dict.fromkeys(copy.row.sample.video_id for copy in self.copies)),
+            "lists": list(dict.fromkeys(str(copy.source.path) for copy in self.copies)),
+            "leak": self.leaks,
+            "labels_differ": len(labels) > 1,
+        }
+
+
+def find_duplicates(sources: Sequence[Source], findings: Mapping[str, Finding]) -> list[Duplicate]:
+    """All of them, the surest kind first; rows that one kind joins are one row to the next.
+
+    A list for pre-training is compared with itself only.
+    """
+    copies = [Copy(source, row) for source in sources for row in source.rows]
+    found: list[Duplicate] = []
+    kinds: tuple[tuple[Kind, Callable[[Sample, Finding], Hashable]], ...] = (
+        ("listed", lambda sample, finding: sample.path),
+        ("file", lambda sample, finding: finding.content),
+        ("frames", lambda sample, finding: finding.beginning and (finding.beginning, finding.frames)),
+    )
+    for kind, same in kinds:
+        alike: dict[Hashable, list[Copy]] = {}
+        for copy in copies:
+            sample = copy.row.sample
+            key = same(sample, findings[sample.path])
+            if key is not None:
+                apart = copy.source.path if copy.source.pretrains else None
+                alike.setdefault((key, _part(sample), apart), []).append(copy)
+        found += [Duplicate(kind=kind, copies=group) for group in alike.values() if len(group) > 1]
+        repeated = {id(copy) for group in alike.values() for copy in group[1:]}
+        copies = [copy for copy in copies if id(copy) not in repeated]
+    return found
+
+
+def _part(sample: Sample) -> tuple[float | int | None, ...]:
+    return sample.start, sample.end, sample.start_frame, sample.end_frame
 
 
 @dataclass(frozen=True, kw_only=True)

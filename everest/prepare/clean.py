@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from everest.data.list_files import read_lines
+from everest.data.list_text import read_lines
 from everest.data.list_writing import write_list
-from everest.files import write_atomically
 from everest.prepare.check import Check
 from everest.prepare.sources import ListedSample, Source
+from everest.system.files import write_atomically
 
 
 def clean_path(source: Source) -> Path:

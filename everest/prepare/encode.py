@@ -1,26 +1,33 @@
 """Many videos encoded again for training, by several processes, on several machines if need be.
 
 What is done is kept: a file says by what it was made, and is in its place only when it is whole.
+
+What encoding is worth: clips a second of the files before and after, read as pre-training reads them.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from statistics import median
 from typing import Any, Final
 
-from everest.data.list_files import COLUMNS
-from everest.data.video_stream import VideoError
+from everest.data.dataset import VideoClips
+from everest.data.list_text import COLUMNS
+from everest.data.loader import batches, make_loader
+from everest.data.samples import Sample
+from everest.data.views import PretrainViews
 from everest.errors import RecipeError
-from everest.files import write_table
-from everest.prepare.encode_settings import EncodeSettings
-from everest.prepare.encoding import EncodedFile, encode_video
-from everest.prepare.originals import Original
-from everest.prepare.output_folder import refuse_foreign, sole_writer
+from everest.prepare.encoding import EncodedFile, EncodeSettings, encode_video
 from everest.prepare.processes import Failure, map_apart
-from everest.reports import Report, notice
-from everest.run_folder import BAD_VIDEOS
+from everest.prepare.sources import Original
+from everest.system.events import Report, notice
+from everest.system.files import write_table
+from everest.system.locks import refuse_foreign, sole_writer
+from everest.system.run_folder import BAD_VIDEOS
+from everest.video.stream import VideoError
 
 MARK: Final = ".encode-"  # hidden files whose names hold the settings
 
@@ -211,3 +218,35 @@ def _new_rows(original: Original, output: Path, files: Mapping[str, EncodedFile]
         if file is not None:
             changed = row | {"path": file.path.relative_to(output).as_posix()}
             yield [changed.get(name, "") for name in columns]
+
+
+VIDEOS: Final = 16  # of the set, evenly spread
+ROUNDS: Final = 3  # after one in which the files are looked at
+VIEWS: Final = PretrainViews(  # the clips of most recipes
+    frames=16, stride=4, size=(224, 224), flip=True, sampling="dense", views_per_decode=1
+)
+
+
+def measure_gain(pairs: Sequence[tuple[str, str]]) -> dict[str, float]:
+    """Clips for each second of CPU, of one process.
+
+    Args:
+        pairs: paths or URLs of videos before and after.
+    Returns:
+        `{"before", "after"}`.
+    """
+    chosen = pairs[:: max(len(pairs) // VIDEOS, 1)][:VIDEOS]
+    seconds: dict[str, list[float]] = {"before": [], "after": []}
+    for _ in range(1 + ROUNDS):
+        for name, paths in zip(seconds, zip(*chosen, strict=True), strict=True):
+            seconds[name].append(_seconds(paths))
+    return {name: round(len(chosen) / median(times[1:]), 1) for name, times in seconds.items()}
+
+
+def _seconds(paths: Sequence[str]) -> float:
+    samples = [Sample(path=path) for path in paths]
+    clips = VideoClips(samples, make_views=VIEWS, seed=0, num_noise=0, decoder="auto", replace_bad=False)
+    began = time.process_time()
+    for _ in batches(make_loader(clips, [[(0, index)] for index in range(len(paths))], workers=0, timeout=0)):
+        pass
+    return time.process_time() - began

@@ -1,4 +1,6 @@
-"""One video again as H.264 that is fast to read: smaller frames, close keyframes; the same frames and times.
+"""How `everest prepare encode` encodes; without the libraries that do it, so that help answers at once.
+
+One video again as H.264 that is fast to read: smaller frames, close keyframes; the same frames and times.
 
 H height, W width. Frames are those that everest.data.video counts, upright. Their times are the source's,
 from 0 on, so that a segment in frames or in seconds names the same part of both.
@@ -21,15 +23,26 @@ from av.error import FFmpegError
 from av.video.reformatter import Interpolation, VideoReformatter
 from PIL import Image
 
-from everest.data.contents import Video, as_video, version
-from everest.data.folders import pictures_in
-from everest.data.remote import Location
-from everest.data.video import add_h264, picture, picture_folder, probe
-from everest.data.video_file import look
-from everest.data.video_stream import VideoError, decoded, retold
-from everest.files import write_atomically
-from everest.prepare.damage import damage
-from everest.prepare.encode_settings import EncodeSettings
+from everest.prepare.examine import damage
+from everest.system.files import write_atomically
+from everest.system.storage import Location
+from everest.video.file import look
+from everest.video.folders import pictures_in
+from everest.video.reader import picture, picture_folder, probe
+from everest.video.source import Video, as_video, version
+from everest.video.stream import VideoError, decoded, retold
+from everest.video.writer import add_h264
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodeSettings:
+    """How videos are encoded. All defaults are ours."""
+
+    short_side: int = 256  # what crops of 224 are cut from; smaller videos keep their size
+    gop: int = 12  # frames from keyframe to keyframe; of 250, a clip costs 1.5 to 2.1 times as much
+    crf: int = 18  # x264's quality; visually close to the source
+    fast_decode: bool = False  # leave out what is slow to decode: 1.3 times as fast, a little larger
+
 
 FPS_OF_PICTURES: Final = 25  # as everest.data.video_file takes where nothing tells
 LARGEST_RATE: Final = 1001  # denominator: 30000/1001 is the least even rate in use

@@ -20,22 +20,21 @@ from accelerate import Accelerator
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from everest.bad_videos import refuse_too_many
-from everest.clips import clip_grid, pretrain_clips
 from everest.config.settings import Recipe, TrainSettings
-from everest.data.datasets import Clip, VideoClips
-from everest.data.loading import batches, make_loader
-from everest.devices import make_accelerator
+from everest.data.bad_videos import refuse_too_many
+from everest.data.dataset import Clip, VideoClips
+from everest.data.loader import batches, make_loader
+from everest.data.stages import clip_grid, pretrain_clips
 from everest.errors import EnvironmentProblem, RecipeError
-from everest.files import write_atomically, write_table
-from everest.models.tokenizer import AdaptiveTokenizer
-from everest.pixels import normalise, unnormalise
-from everest.prepare.output_folder import refuse_foreign, sole_writer
-from everest.reports import Report, notice
-from everest.run_folder import BAD_VIDEOS
-from everest.token_cache import clip_facts, read_problems
-from everest.token_index import INDEX, PARTS, Part, TokenIndex, differing
-from everest.tokenizer_spec import TokenizerUse, tokenizer_use
+from everest.system.accelerator import make_accelerator
+from everest.system.events import Report, notice
+from everest.system.files import write_atomically, write_table
+from everest.system.locks import refuse_foreign, sole_writer
+from everest.system.run_folder import BAD_VIDEOS
+from everest.tokenizer.cache import INDEX, PARTS, Part, TokenIndex, clip_facts, differing, read_problems
+from everest.tokenizer.network import AdaptiveTokenizer
+from everest.tokenizer.spec import TokenizerUse, tokenizer_use
+from everest.video.pixels import normalise, unnormalise
 
 LOCK: Final = ".lock"
 
@@ -68,7 +67,7 @@ def write_tokens(
         DataError: more videos than `data.max_bad` cannot be read.
         EnvironmentProblem: no room on the disk or on the device.
     """
-    accelerator = make_accelerator(recipe.train, cpu=cpu)
+    accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=cpu)
     use = _named_tokenizer(recipe)
     work = _Work(
         clips=pretrain_clips(recipe, replace_bad=False),

@@ -1,1 +1,1 @@
-"""What a run costs, before it starts: computation, memory, and the paper's tables beside ours."""
+"""What a run costs; what is wrong with a machine."""

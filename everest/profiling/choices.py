@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
+from everest.config.layers import SET
 from everest.config.recipe import load_recipe
-from everest.config.recipe_layers import SET
 from everest.config.settings import Recipe
 from everest.errors import RecipeError, unknown_name
+from everest.methods.strategies import ByImportance, RandomSpaceTime
 from everest.profiling.profile import METHODS, profile
-from everest.selection import ByImportance, RandomSpaceTime
 
 # The option of `everest profile` that sets a key.
 OPTIONS = {

@@ -13,11 +13,11 @@ from matplotlib.figure import Figure
 
 from everest.config.settings import Recipe
 from everest.errors import RecipeError
-from everest.files import write_atomically
-from everest.plots import COLOURS, LINES
+from everest.figures.curves import COLOURS, LINES
+from everest.methods.strategies import ByImportance
 from everest.profiling.choices import Choices
 from everest.profiling.profile import METHODS, VALUE_BYTES, StageCost, precision_of, stage_cost
-from everest.selection import ByImportance
+from everest.system.files import write_atomically
 
 RATIOS: Final = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 SLICES: Final = (4, 8, 12, 16, 24, 32, 48, 64)  # 8 to 128 frames with tubelets of two frames

@@ -9,12 +9,12 @@ from dataclasses import replace
 from itertools import count
 from typing import Any, Final, Literal
 
-from everest.clips import finetune_clips, pretrain_clips
 from everest.config.settings import Recipe
-from everest.data.datasets import StepSampler, VideoClips
-from everest.data.loading import batches, make_loader
-from everest.data.video import probe
-from everest.plan import plan_stage
+from everest.data.dataset import StepSampler, VideoClips
+from everest.data.loader import batches, make_loader
+from everest.data.stages import finetune_clips, pretrain_clips
+from everest.train.plan import plan_stage
+from everest.video.reader import probe
 
 TrainingStage = Literal["pretrain", "finetune"]
 STAGES: Final[tuple[TrainingStage, ...]] = ("pretrain", "finetune")

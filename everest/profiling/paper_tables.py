@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from everest.config.recipe import load_recipe
-from everest.profiling.memory import softmax_bytes
+from everest.models.cost import softmax_bytes
 from everest.profiling.profile import StageName, cost_of, stage_spec
 
 Unit = Literal["GMACs", "M parameters", "GB", "time"]

@@ -6,12 +6,19 @@ from dataclasses import asdict, dataclass, replace
 from functools import cache
 from typing import Any, Final, Literal
 
-from everest.build import ModelSpec, classifier_spec, pretrain_spec
 from everest.config.recipe import load_recipe
 from everest.config.settings import Recipe
-from everest.profiling.counting import Macs, count_macs, count_tokenizer_macs, on_meta
-from everest.profiling.memory import count_tokens, inference_bytes, model_state
-from everest.selection import at_test
+from everest.methods.strategies import at_test
+from everest.models.cost import (
+    Macs,
+    count_macs,
+    count_tokenizer_macs,
+    count_tokens,
+    inference_bytes,
+    model_state,
+    on_meta,
+)
+from everest.models.spec import ModelSpec, classifier_spec, pretrain_spec
 
 StageName = Literal["pretrain", "finetune", "eval"]
 STAGES: Final[tuple[StageName, ...]] = ("pretrain", "finetune", "eval")

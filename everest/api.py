@@ -1,0 +1,121 @@
+"""Short ways for notebooks: a model by its name, a clip of a file, the tokens a strategy chooses.
+
+B batch, C channels, T frames, H W pixels, N tokens, D embedding width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from everest.config.selectors import recipe_of, refuse_contradictions, selector_for
+from everest.data.samples import Sample
+from everest.data.views import ValidationViews
+from everest.errors import unknown_name
+from everest.methods.grid import TokenGrid, TokenSelection
+from everest.methods.importance import RawPixels
+from everest.methods.strategies import Strategy, choose
+from everest.models.classifier import VideoClassifier
+from everest.models.mae import MaskedAutoencoder
+from everest.models.spec import classifier_spec, pretrain_spec
+
+Size = int | tuple[int, int]
+
+_STAGES = {"pretrain": "pretrain", "classifier": "finetune"}  # the section of a recipe behind each kind
+
+
+def create_model(
+    backbone: str,
+    *,
+    kind: Literal["pretrain", "classifier"],
+    num_classes: int | Mapping[str, int] | None = None,
+    frames: int = 16,
+    size: Size = 224,
+    selection: Strategy | None = None,
+    **model: Any,
+) -> MaskedAutoencoder | VideoClassifier:
+    """A model with fresh weights.
+
+    Args:
+        backbone: vit-tiny, vit-s, vit-b, vit-l or vit-h.
+        num_classes: of a classifier; a mapping such as {"verb": 97, "noun": 300} gives it a head for each.
+        frames, size: of the clips; pixels as one number or (height, width).
+        selection: a strategy of everest.selection; by default EVEREST's for the kind (Tables 7, 8).
+        model: further keys of a recipe's `model` section, such as `tubelet` or `decoder_depth`.
+    Raises:
+        RecipeError: an unknown backbone or key, or values that cannot be meant, named as in a recipe.
+        ValueError: a classifier without at least two classes.
+    """
+    if kind not in _STAGES:
+        raise unknown_name("kind", kind, _STAGES)
+    stage = _STAGES[kind]
+    sections: dict[str, Any] = {
+        "data": {"frames": frames, "size": size},
+        "model": {"backbone": backbone, **model},
+    }
+    if selection is not None:
+        sections[stage] = {"selection": asdict(selection)}
+    recipe = recipe_of(sections)
+    refuse_contradictions(recipe, lambda key: key[0] in ("data", "model", stage))
+    if kind == "pretrain":
+        return pretrain_spec(recipe).build()
+    heads = num_classes if isinstance(num_classes, Mapping) else None
+    sizes = [num_classes or 0] if not isinstance(num_classes, Mapping) else list(num_classes.values())
+    if min(sizes, default=0) < 2:
+        raise ValueError(f"a classifier needs num_classes of at least 2, not {num_classes}")
+    spec = classifier_spec(recipe, num_classes=sum(sizes), heads=heads)
+    # Stochastic depth belongs to the settings of a run, not to a model by its name.
+    return replace(spec, drop_path=0.0).build()
+
+
+def read_clip(path: str | Path, *, frames: int = 16, stride: int = 4, size: Size = 224) -> Tensor:
+    """The middle `frames` frames of a video, `stride` apart, centre-cropped: (3, T, H, W) uint8.
+
+    Raises:
+        ValueError: a number below 1.
+        VideoError: the file cannot be read.
+    """
+    both = (size, size) if isinstance(size, int) else size
+    for name, value in (("frames", frames), ("stride", stride), ("size", min(both))):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, not {value}")
+    views = ValidationViews(frames=frames, stride=stride, size=both, sampling="dense")
+    nothing_drawn = np.random.default_rng(0)
+    return views(Sample(path=str(path)), nothing_drawn, "auto").frames[0]
+
+
+def select_tokens(
+    x: Tensor,
+    *,
+    strategy: str = "redundancy-robust",
+    keep: float | None = None,
+    model: MaskedAutoencoder | VideoClassifier | None = None,
+    tubelet: tuple[int, int, int] = (2, 16, 16),
+    seed: int = 0,
+    **settings: Any,
+) -> TokenSelection:
+    """What a strategy chooses on normalised clips (B, C, T, H, W).
+
+    Args:
+        keep: the share of the tokens that is visible; None: as the strategy is set in a recipe.
+        model: whose embedding measures the change, or whose tokenizer scores; None: the raw pixels.
+        tubelet: of the raw pixels; a model has its own.
+        settings: of the strategy, by their names in a recipe; they win over `keep`.
+    Raises:
+        RecipeError: an unknown strategy or setting, or values that cannot be meant.
+        ValueError: `keep` is no share that leaves a token.
+    """
+    selector = selector_for(strategy, keep, settings)
+    embed = RawPixels(tubelet) if model is None else model.measure
+    grid = TokenGrid.of_clip(frames=x.size(2), size=(x.size(3), x.size(4)), tubelet=embed.tubelet)
+    noise = np.random.default_rng(seed).random((x.size(0), grid.num_tokens), dtype=np.float32)
+    chosen = choose(selector, x, grid, embed, torch.from_numpy(noise).to(x.device))
+    if chosen.visible.size(1) == 0:
+        raise ValueError(f"{selector} leaves none of {grid.num_tokens} tokens visible")
+    return chosen

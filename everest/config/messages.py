@@ -1,0 +1,93 @@
+"""What pydantic finds wrong with a recipe, retold for people: key, problem, nearest valid name."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import fields
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from everest.config.layers import BY_BACKBONE, STAGES, KeyPath
+from everest.config.settings import Recipe
+from everest.config.tokenizer import TokenizerSettings
+from everest.errors import did_you_mean
+from everest.methods.strategies import STRATEGIES
+
+# pydantic's error types; {got} is the value, the other names are of pydantic's own context.
+_MESSAGES = {
+    "int_type": "must be a whole number, not {got}",
+    "float_type": "must be a number, not {got}",
+    "finite_number": "must be a finite number, not {got}",
+    "bool_type": "must be true or false, not {got}",
+    "string_type": "must be a text, not {got}",
+    "tuple_type": "must be a list, not {got}",
+    "too_long": "must have {max_length} entries, not {actual_length}",
+    "too_short": "must have at least {min_length} entry",
+    "missing": "an entry is missing",
+    "dict_type": "must be a mapping of keys, not {got}",
+    "dataclass_type": "must be a mapping of keys, not {got}",
+    "model_attributes_type": "must be a mapping of keys, not {got}",
+    "greater_than": "must be more than {gt}, not {got}",
+    "greater_than_equal": "must be at least {ge}, not {got}",
+    "less_than": "must be less than {lt}, not {got}",
+    "less_than_equal": "must be at most {le}, not {got}",
+    "value_error": "{error}, not {got}",
+}
+
+
+def retell(error: ValidationError) -> list[tuple[KeyPath, str]]:
+    """The key and the message of each problem."""
+    return [_retell(details) for details in error.errors(include_url=False)]
+
+
+def _retell(details: ErrorDetails) -> tuple[KeyPath, str]:
+    key, kind, context = _key(details["loc"]), details["type"], details.get("ctx", {})
+    got = _shown(details["input"])
+    if kind == "unexpected_keyword_argument":
+        return key, f"unknown key{did_you_mean(key[-1], _known_keys(details['loc'][:-1]))}"
+    if kind == "literal_error":
+        return key, _unknown_value(got, str(details["input"]), context["expected"])
+    if kind.startswith("union_tag"):  # a selection whose strategy is unknown or not a name
+        name = details["input"].get("strategy")
+        return (*key, "strategy"), _unknown_value(_shown(name), str(name), context["expected_tags"])
+    message = _MESSAGES.get(kind)
+    return key, message.format(got=got, **context) if message else f"{details['msg']}, not {got}"
+
+
+def _key(location: tuple[int | str, ...]) -> KeyPath:
+    """The path in the YAML: pydantic puts the strategy's name between a selection and its keys."""
+    parts = [str(part) for part in location]
+    if parts[1:2] == ["selection"]:
+        del parts[2:3]
+    return tuple(parts)
+
+
+def _unknown_value(got: str, value: str, expected: str) -> str:
+    names = re.findall(r"'([^']*)'", expected)
+    if len(names) == 1:
+        return f"must be '{names[0]}' in this version, not {got}"
+    return f"unknown value {got}{did_you_mean(value, names)}"
+
+
+def _known_keys(location: tuple[int | str, ...]) -> set[str]:
+    """The keys that a section of the YAML may have, for 'did you mean'."""
+    if location[1:2] == ("selection",):
+        return {field.name for field in fields(STRATEGIES[str(location[2])])}
+    settings: Any = Recipe(name="", tokenizer=TokenizerSettings())  # with the section that few recipes have
+    for part in location:
+        settings = getattr(settings, str(part))
+    names = {field.name for field in fields(settings)}
+    if not location:
+        names.add("base")
+    if location in {(stage,) for stage in STAGES}:
+        names.add(BY_BACKBONE)
+    return names
+
+
+def _shown(value: Any) -> str:
+    """A value as it may stand in the YAML, cut when long."""
+    text = f"'{value}'" if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."

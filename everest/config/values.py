@@ -1,0 +1,83 @@
+"""The kinds of values that settings hold: numbers in a range, and the few that are written in two ways.
+
+Each kind is a type with the check that pydantic runs on it. A check that fails says what the value must be.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic_core import PydanticKnownError
+
+from everest.config.sizes import BACKBONES, TOKENIZERS
+
+LARGEST_COUNT: Final = 2**31 - 1  # what every library that is used here counts with
+LONGEST_SIDE: Final = 2**14  # pixels of a clip, ours: twice that of 8K video
+MOST_BLOCKS: Final = 1000  # ours: far beyond any transformer, and still counted in a second
+
+
+def with_hyphens(value: Any) -> Any:
+    """Names as we spell them, `vit-b` for `vit_b`; in a mapping, those among its values."""
+    if isinstance(value, dict):
+        return {key: with_hyphens(inner) for key, inner in value.items()}
+    return value.replace("_", "-") if isinstance(value, str) else value
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value > 0  # not isinstance: True is an int
+
+
+def _is_side(value: Any) -> bool:
+    return _is_count(value) and value <= LONGEST_SIDE
+
+
+def _check_size(value: Any) -> int | tuple[int, int]:
+    if _is_side(value):
+        return value
+    if isinstance(value, list | tuple) and len(value) == 2 and all(map(_is_side, value)):
+        return value[0], value[1]
+    raise ValueError(f"must be a number of pixels up to {LONGEST_SIDE} or [height, width]")
+
+
+def _check_micro_batch(value: Any) -> int | str:
+    if value == "auto" or _is_count(value):
+        return value
+    raise ValueError("must be 'auto' or a whole number from 1")
+
+
+def _check_save_every(value: Any) -> int | str:
+    if _is_count(value) or (isinstance(value, str) and re.fullmatch(r"[1-9]\d*(s|min|h)", value)):
+        return value
+    raise ValueError("must be a number of steps or a time such as '30s', '10min', '2h'")
+
+
+def _one_of(names: Collection[str]) -> AfterValidator:
+    """Told like a Literal, but the names stay in one place."""
+
+    def check(name: str) -> str:
+        if name not in names:
+            raise PydanticKnownError("literal_error", {"expected": ", ".join(map(repr, names))})
+        return name
+
+    return AfterValidator(check)
+
+
+Count = Annotated[int, Field(ge=1, le=LARGEST_COUNT)]
+Depth = Annotated[int, Field(ge=1, le=MOST_BLOCKS)]
+CountOrZero = Annotated[int, Field(ge=0)]
+NumClasses = Annotated[int, Field(ge=2)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+ShareBelowOne = Annotated[float, Field(ge=0, lt=1)]
+Decay = Annotated[float, Field(gt=0, lt=1)]
+
+Backbone = Annotated[str, BeforeValidator(with_hyphens), _one_of(BACKBONES)]
+Pooling = Annotated[Literal["mean", "first", "class-attention"], BeforeValidator(with_hyphens)]
+TokenizerSize = Annotated[str, BeforeValidator(with_hyphens), _one_of(TOKENIZERS)]
+Size = Annotated[int | tuple[int, int], BeforeValidator(_check_size)]
+MicroBatch = Annotated[int | Literal["auto"], BeforeValidator(_check_micro_batch)]
+SaveEvery = Annotated[int | str, BeforeValidator(_check_save_every)]

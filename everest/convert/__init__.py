@@ -1,1 +1,0 @@
-"""Checkpoints of other programs: read without running them, recognised, mapped to ours."""

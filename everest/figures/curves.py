@@ -1,0 +1,233 @@
+"""Curves of runs: loss, learning rate and validation accuracy against steps, hours or computation.
+
+R rows of metrics.jsonl that are a step, V rows that are a validation.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from numpy.typing import NDArray
+
+from everest.errors import RecipeError
+from everest.models.cost import gmacs_of_clip
+from everest.models.spec import ModelSpec
+from everest.system.files import check_new_file, write_atomically
+from everest.system.run_folder import ENVIRONMENT, METRICS, WEIGHTS
+from everest.train.listing import read_environment, read_header, read_rows
+
+AxisName = Literal["steps", "hours", "gflops"]
+LABELS: dict[AxisName, str] = {
+    "steps": "steps (updates of the weights)",
+    "hours": "hours of training steps",
+    "gflops": "GMACs of forward passes (the papers' GFLOPs)",
+}
+# Okabe and Ito (2008), told apart by colour-blind people; without their yellow, which is faint on white.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+LINES = ("-", "--", ":", "-.")  # once the colours are used up
+SMOOTHED_SHARE = 50  # ours: a 50th of a run's steps on either side is averaged
+LEGEND_LETTERS = 150  # that fit side by side above the panels
+LONGEST_NAME = 64  # letters; of a longer name the end is shown
+SLOWEST = 0.005  # clips a second: metrics.jsonl rounds what is slower to 0.00
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+class Curve(NamedTuple):
+    """Points in the order they were logged, float64."""
+
+    x: NDArray[np.float64]
+    y: NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunCurves:
+    """What is drawn of one run."""
+
+    name: str
+    loss: Curve  # (R,)
+    lr: Curve  # (R,)
+    accuracy: Curve  # (V,) percent, empty without data.val
+
+
+def read_curves(runs: Sequence[Path], *, x: AxisName) -> list[RunCurves]:
+    """The curves of several runs, each run once, named by their folders.
+
+    Raises:
+        RecipeError: no run folder, nothing logged yet, or not enough known of the run for this axis.
+        CheckpointError: for `gflops`, weights whose header cannot be read.
+    """
+    once = list({run.resolve(): run for run in runs}.values())
+    return [_read_run(run, name, x) for run, name in zip(once, _names(once), strict=True)]
+
+
+def _names(runs: Sequence[Path]) -> list[str]:
+    """The folders' own names where these differ, else the paths as they were given."""
+    names = [run.resolve().name for run in runs]
+    return names if len(set(names)) == len(names) else [str(run) for run in runs]
+
+
+def _read_run(run: Path, name: str, x: AxisName) -> RunCurves:
+    environment = read_environment(run)
+    rows = list(read_rows(run))
+    steps = [row for row in rows if "loss" in row]
+    if not steps:
+        raise RecipeError(f"{run}: no step in {METRICS} yet; there is nothing to draw")
+    at = dict(zip((row["step"] for row in steps), AXES[x](run, environment, steps), strict=True))
+    judged = [row for row in rows if "val_top1" in row and row["step"] in at]
+    return RunCurves(
+        name=name,
+        loss=_curve(at, steps, "loss"),
+        lr=_curve(at, steps, "lr"),
+        accuracy=_curve(at, judged, "val_top1"),
+    )
+
+
+def _curve(at: dict[int, float], rows: list[dict[str, Any]], key: str) -> Curve:
+    points = [(at[row["step"]], row[key]) for row in rows]
+    both = np.array(points, dtype=np.float64).reshape(-1, 2)  # (R, 2)
+    return Curve(both[:, 0], both[:, 1])
+
+
+def _steps(run: Path, environment: dict[str, Any], rows: list[dict[str, Any]]) -> list[float]:
+    return [row["step"] for row in rows]
+
+
+def _hours(run: Path, environment: dict[str, Any], rows: list[dict[str, Any]]) -> list[float]:
+    """Time spent in the steps up to each row, over all sittings; validation and saving are left out."""
+    speeds = np.array([max(row["clips_per_second"], SLOWEST) for row in rows])  # (R,)
+    return (np.cumsum(_batch_size(run, environment) / speeds) / 3600).tolist()
+
+
+def _gflops(run: Path, environment: dict[str, Any], rows: list[dict[str, Any]]) -> list[float]:
+    a_step = _batch_size(run, environment) * gmacs_of_clip(_spec(run))
+    return [row["step"] * a_step for row in rows]
+
+
+AXES = {"steps": _steps, "hours": _hours, "gflops": _gflops}
+
+
+def _batch_size(run: Path, environment: dict[str, Any]) -> int:
+    try:
+        return environment["plan"]["batch_size"]
+    except (KeyError, TypeError) as error:
+        raise RecipeError(
+            f"{run / ENVIRONMENT}: no plan.batch_size in it; of this run only --x steps can be drawn"
+        ) from error
+
+
+def _spec(run: Path) -> ModelSpec:
+    weights = run / WEIGHTS
+    if not weights.is_file():
+        raise RecipeError(f"{run}: no {WEIGHTS} yet, from which --x gflops counts; draw it by steps or hours")
+    return ModelSpec.of(json.loads(read_header(weights).get("settings", "{}")), source=weights)
+
+
+def smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(R,) running means over a 50th of the values on either side.
+
+    The first points average as few values after them as there are before them: a loss falls so fast there
+    that anything else would hide it. The last ones average what there is. Values that are not finite, of
+    steps that were left out, are none.
+    """
+    finite = np.isfinite(values)
+    count = len(values)
+    index = np.arange(count)
+    before = np.minimum(count // SMOOTHED_SHARE, index)  # (R,)
+    after = np.minimum(before, count - 1 - index)  # (R,)
+    first, last = index - before, index + after + 1
+    sums = np.concatenate([[0.0], np.cumsum(np.where(finite, values, 0.0))])  # (R + 1,)
+    counts = np.concatenate([[0], np.cumsum(finite)])  # (R + 1,)
+    with np.errstate(invalid="ignore"):  # nothing finite nearby: 0 / 0, a gap
+        return (sums[last] - sums[first]) / (counts[last] - counts[first])
+
+
+def check_target(path: Path, *, option: str, overwrite: bool) -> None:
+    """Refuse a picture that cannot be written later, or would replace a file unasked, or one that is no PNG.
+
+    Args:
+        option: how the user named it.
+    Raises:
+        RecipeError: another name than *.png, or what is there is not to be replaced.
+        EnvironmentProblem: the disk refuses it.
+    """
+    if path.suffix.lower() != ".png":
+        raise RecipeError(f"{option} {path}: the picture is a PNG; end its name in .png")
+    if path.is_dir():
+        raise RecipeError(f"{option} {path}: a folder is in the way; choose another name")
+    if path.exists():
+        with path.open("rb") as file:
+            if file.read(len(PNG_SIGNATURE)) != PNG_SIGNATURE:
+                raise RecipeError(f"{option} {path}: exists and is no PNG; choose another name")
+    check_new_file(path, option=option, overwrite=overwrite)
+
+
+def draw_curves(path: Path, runs: Sequence[RunCurves], *, x: AxisName) -> None:
+    """A PNG of 1200 x 800 pixels: loss, validation accuracy where a run has it, learning rate.
+
+    The loss is smoothed, with what was logged faint behind it.
+    """
+    heights = [3, 2, 1.3] if any(len(run.accuracy.x) for run in runs) else [3, 1.3]
+    with matplotlib.rc_context({"font.size": 13, "axes.spines.top": False, "axes.spines.right": False}):
+        figure = Figure(figsize=(12, 8), dpi=100, layout="constrained")
+        panels = list(figure.subplots(len(heights), sharex=True, height_ratios=heights))
+        lines = [_draw_run(panels, run, number) for number, run in enumerate(runs)]
+        _label(panels, x)
+        _add_legend(figure, lines, [run.name for run in runs])
+        write_atomically(path, lambda part: figure.savefig(part, format="png"))
+
+
+def _draw_run(panels: Sequence[Axes], run: RunCurves, number: int) -> Line2D:
+    """Draw the `number`-th run; returns its line for the legend.
+
+    Args:
+        panels: from above: loss, accuracy if there are three, learning rate.
+    """
+    colour = COLOURS[number % len(COLOURS)]
+    line = LINES[number // len(COLOURS) % len(LINES)]
+    panels[0].plot(run.loss.x, run.loss.y, color=colour, alpha=0.25, linewidth=1)
+    if len(panels) == 3:
+        # Markers: a run's only validation would be no line.
+        panels[1].plot(*run.accuracy, color=colour, linestyle=line, linewidth=2, marker="o", markersize=4)
+    panels[-1].plot(*run.lr, color=colour, linestyle=line, linewidth=2)
+    return panels[0].plot(run.loss.x, smooth(run.loss.y), color=colour, linestyle=line, linewidth=2)[0]
+
+
+def _label(panels: Sequence[Axes], x: AxisName) -> None:
+    panels[0].set_ylabel("loss\n(faint: each step)")
+    if len(panels) == 3:
+        panels[1].set_ylabel("validation\ntop-1 (%)")
+    panels[-1].set_ylabel("learning\nrate")
+    panels[-1].set_xlabel(LABELS[x])
+    for panel in panels:
+        panel.grid(alpha=0.3)
+        panel.margins(x=0.01)
+    panels[-1].set_ylim(bottom=0)
+    panels[-1].ticklabel_format(axis="y", scilimits=(-3, 3), useMathText=True)
+    panels[-1].ticklabel_format(axis="x", scilimits=(-3, 6), useMathText=True)
+
+
+def _add_legend(figure: Figure, lines: Sequence[Line2D], names: Sequence[str]) -> None:
+    """The names above all panels, in as many columns as fit."""
+    shown = [name if len(name) <= LONGEST_NAME else "…" + name[1 - LONGEST_NAME :] for name in names]
+    columns = max(1, LEGEND_LETTERS // (max(map(len, shown)) + 8))  # 8: the line before a name
+    legend = figure.legend(
+        lines,
+        ["run"] * len(lines),
+        loc="outside upper center",
+        ncols=min(columns, len(lines)),
+        frameon=False,
+        fontsize="small",
+    )
+    # Set afterwards: a label that begins with "_" would be left out, and dollars be read as formulas.
+    for text, name in zip(legend.get_texts(), shown, strict=True):
+        text.set_parse_math(False)
+        text.set_text(name)

@@ -1,0 +1,117 @@
+"""One page to play with: a clip with a slider for its frames, one for the kept share, and a strategy switch.
+
+The page needs nothing beside itself: pictures are inside, and the browser greys out what is not kept.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from everest.figures.pictures import jpeg_uri
+from everest.methods.grid import TokenGrid
+from everest.system.files import write_text
+
+
+def ranks(order: Tensor) -> list[int]:
+    """Of a permutation (N,) of token ids, first ones kept first: the place of each token in it."""
+    places = torch.empty_like(order)
+    places[order] = torch.arange(len(order))
+    return places.tolist()
+
+
+def strategy_ranks(orders: Mapping[str, Tensor], grid: TokenGrid, *, seed: int) -> dict[str, list[int]]:
+    """For each strategy the place of every token: the first `share * N` are kept.
+
+    Args:
+        orders: (N,) token ids of each strategy that measures, those that are kept first in front.
+    """
+    noise = torch.from_numpy(np.random.default_rng(seed).random(grid.num_tokens, dtype=np.float32))
+    found = {name: ranks(order) for name, order in orders.items()}
+    places = noise[: grid.per_slice].argsort(stable=True)  # one map for all slices
+    slices = torch.arange(grid.t).view(1, -1) * grid.per_slice
+    found["tube"] = ranks((places.view(-1, 1) + slices).flatten())
+    found["random"] = ranks(noise.argsort(stable=True))
+    return found
+
+
+def write_page(
+    path: Path, frames: Tensor, grid: TokenGrid, found: Mapping[str, list[int]], *, title: str, keep: float
+) -> None:
+    """Write the page.
+
+    Args:
+        frames: (T, H, W, 3) uint8.
+        found: of `strategy_ranks`; the first is shown at first.
+        keep: the share at first.
+    """
+    data = {
+        "frames": [jpeg_uri(frame) for frame in frames],
+        "size": [frames.size(2), frames.size(1)],
+        "grid": [grid.t, grid.h, grid.w],
+        "ranks": dict(found),
+    }
+    options = "".join(f'<option value="{name}">{name}</option>' for name in found)
+    parts = {
+        "TITLE": html.escape(title),
+        "OPTIONS": options,
+        "LAST": str(frames.size(0) - 1),
+        "KEEP": str(round(keep * 100)),
+        "DATA": json.dumps(data).replace("</", "<\\/"),
+    }
+    # In one pass, as a video may be called like a placeholder.
+    write_text(path, re.sub(r"@([A-Z]+)@", lambda place: parts[place[1]], PAGE))
+
+
+PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>@TITLE@</title>
+<meta http-equiv="Content-Security-Policy"
+content="default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'">
+<link rel="icon" href="data:,">
+<style>
+body { font: 16px/1.4 system-ui, sans-serif; margin: 1.5rem auto; max-width: 46rem; padding: 0 1rem; }
+canvas { width: 100%; image-rendering: auto; display: block; }
+label { display: grid; grid-template-columns: 8rem 1fr 6rem; gap: 0.6rem; margin: 0.5rem 0; }
+</style></head><body>
+<h1 style="font-size:1.1rem">@TITLE@</h1>
+<canvas id="view"></canvas>
+<label>frame <input id="frame" type="range" min="0" max="@LAST@" value="0">
+<output id="frameText"></output></label>
+<label>kept <input id="keep" type="range" min="1" max="100" value="@KEEP@">
+<output id="keepText"></output></label>
+<label>strategy <select id="strategy">@OPTIONS@</select><output id="count"></output></label>
+<script id="data" type="application/json">@DATA@</script>
+<script>
+const data = JSON.parse(document.getElementById("data").textContent);
+const [width, height] = data.size, [slices, rows, columns] = data.grid;
+const of = id => document.getElementById(id), canvas = of("view"), context = canvas.getContext("2d");
+canvas.width = width; canvas.height = height;
+const pictures = data.frames.map(source => { const image = new Image(); image.src = source; return image; });
+function draw() {
+  const frame = +of("frame").value, keep = +of("keep").value / 100;
+  const ranks = data.ranks[of("strategy").value], limit = Math.floor(ranks.length * keep + 1e-9);
+  const slice = Math.floor(frame * slices / pictures.length), first = slice * rows * columns;
+  const w = width / columns, h = height / rows;
+  context.drawImage(pictures[frame], 0, 0);
+  context.fillStyle = "rgb(140,140,140)";
+  let kept = 0;
+  for (let place = 0; place < rows * columns; place++) {
+    if (ranks[first + place] < limit) { kept++; continue; }
+    context.fillRect((place % columns) * w, Math.floor(place / columns) * h, w, h);
+  }
+  of("frameText").textContent = frame;
+  of("keepText").textContent = Math.round(keep * 100) + " %";
+  of("count").textContent = kept + " of " + rows * columns;
+}
+for (const id of ["frame", "keep"]) of(id).addEventListener("input", draw);
+of("strategy").addEventListener("change", draw);
+Promise.all(pictures.map(image => image.decode())).then(draw);
+</script></body></html>
+"""

@@ -1,0 +1,237 @@
+"""What a strategy keeps of a clip, what the encoder sees of that, and what a model makes of it.
+
+T frames, H W pixels, N tokens, K chosen tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from everest.errors import RecipeError
+from everest.methods.grid import TokenGrid, TokenSelection, patchify, unpatchify
+from everest.methods.importance import Embedding, RawPixels, ScoredEmbedding
+from everest.methods.ranked import LearnedImportance
+from everest.methods.strategies import ByImportance, Selector
+from everest.models.classifier import VideoClassifier
+from everest.models.mae import MaskedAutoencoder
+from everest.tokenizer.network import AdaptiveTokenizer
+from everest.tokenizer.targets import FrozenTokenizer
+from everest.video.pixels import normalise, unnormalise
+
+RED = (0.9, 0.15, 0.1)
+GREY = 0.55  # of what is left out: neither black nor white, which videos have
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskView:
+    """One strategy on one clip."""
+
+    title: str
+    selector: Selector
+    grid: TokenGrid
+    kept: Tensor  # (K,) ids, ascending: encoded or predicted
+    visible: Tensor  # (K_vis,) ids, ascending
+    importance: Tensor | None  # (N,) float32; None for strategies that do not measure
+    frames: Tensor  # (T, H, W, 3) float32 in [0, 1]
+    predicted: Tensor | None  # as frames: visible tokens as they are, targets as a model predicts them
+    with_truth: bool = False  # `predicted` has the mean and deviation of the true tubelets
+    rebuilt: Tensor | None = None  # as frames: the clip as a tokenizer makes it from the kept tokens
+
+    @property
+    def kept_frames(self) -> Tensor:
+        """The frames with all but the kept tokens grey."""
+        return self._only(self.kept)
+
+    @property
+    def visible_frames(self) -> Tensor:
+        """The frames with all but the visible tokens grey."""
+        return self._only(self.visible)
+
+    @property
+    def tinted_frames(self) -> Tensor:
+        """Visible tokens as they are, predicted ones reddish, all others grey."""
+        patches = _cut(self.frames, self.grid)
+        shown = torch.full_like(patches, GREY)
+        shown[self.kept] = 0.45 * patches[self.kept] + 0.55 * torch.tensor(RED).view(3, 1, 1, 1)
+        shown[self.visible] = patches[self.visible]
+        return _joined(shown, self.grid)
+
+    @property
+    def order(self) -> Tensor | None:
+        """(N,) token ids by importance, kept first in front; None where nothing is measured."""
+        if self.importance is None:
+            return None
+        if isinstance(self.selector, ByImportance):
+            return self.selector.ranked(self.importance[None])[0]
+        return self.importance.argsort(descending=True, stable=True)
+
+    def heat(self) -> Tensor:
+        """(T, H, W) float32: the importance of each pixel's token."""
+        assert self.importance is not None
+        by_token = self.importance.view(self.grid.t, self.grid.h, self.grid.w)
+        return spread(by_token, self.frames.shape[:3])
+
+    def told(self) -> dict[str, Any]:
+        """For scripts: ids and counts."""
+        per_slice = torch.bincount(self.kept // self.grid.per_slice, minlength=self.grid.t)
+        return {
+            "grid": [self.grid.t, self.grid.h, self.grid.w],
+            "strategy": self.selector.strategy,
+            "keep": round(len(self.kept) / self.grid.num_tokens, 4),
+            "kept_per_slice": per_slice.tolist(),
+            "kept": self.kept.tolist(),
+            "visible": self.visible.tolist(),
+        }
+
+    def _only(self, ids: Tensor) -> Tensor:
+        patches = _cut(self.frames, self.grid)
+        shown = torch.full_like(patches, GREY)
+        shown[ids] = patches[ids]
+        return _joined(shown, self.grid)
+
+
+def spread(by_token: Tensor, shape: Sequence[int]) -> Tensor:
+    """Values of tokens (t, h, w) to the pixels (T, H, W) of `shape` that each token stands for."""
+    for dim, (length, tokens) in enumerate(zip(shape, by_token.shape, strict=True)):
+        by_token = by_token.repeat_interleave(length // tokens, dim=dim)
+    return by_token
+
+
+def _cut(frames: Tensor, grid: TokenGrid) -> Tensor:
+    """(T, H, W, 3) to (N, 3, t, p, q)."""
+    length, height, width = frames.shape[:3]
+    tubelet = (length // grid.t, height // grid.h, width // grid.w)
+    return patchify(frames.movedim(-1, 0)[None], tubelet)[0]
+
+
+def _joined(patches: Tensor, grid: TokenGrid) -> Tensor:
+    """The inverse of `_cut`."""
+    return unpatchify(patches[None], grid)[0].movedim(0, -1).clamp(0, 1).cpu()
+
+
+Transformer = MaskedAutoencoder | VideoClassifier
+Model = Transformer | AdaptiveTokenizer
+
+
+def _measure(model: Model | None, tubelet: tuple[int, int, int]) -> Embedding:
+    """What strategies measure by."""
+    if model is None:
+        return RawPixels(tubelet)
+    if isinstance(model, AdaptiveTokenizer):
+        return ScoredEmbedding(RawPixels(model.tubelet), FrozenTokenizer.of(model))
+    return model.measure
+
+
+@torch.inference_mode()
+def view_masks(
+    clip: Tensor,
+    selectors: Sequence[tuple[str, Selector]],
+    *,
+    model: Model | None,
+    tubelet: tuple[int, int, int],
+    seed: int,
+) -> list[MaskView]:
+    """What each of the strategies, given with a title, makes of a clip (3, T, H, W) uint8.
+
+    Args:
+        model: whose embedding measures change; an autoencoder predicts, too. A tokenizer scores, and rebuilds
+            the clip from what is kept and its windows' first slices. None: the raw pixels measure.
+        tubelet: of the raw pixels; a model has its own.
+    Raises:
+        RecipeError: the clip does not divide into tubelets, or a strategy cannot cut its grid, or leaves a
+            model nothing to see.
+    """
+    embed = _measure(model, tubelet)
+    grid = TokenGrid.of_clip(frames=clip.size(1), size=(clip.size(2), clip.size(3)), tubelet=embed.tubelet)
+    x = normalise(clip)[None]  # (1, 3, T, H, W)
+    noise = torch.from_numpy(np.random.default_rng(seed).random((1, grid.num_tokens), dtype=np.float32))
+    views = []
+    for title, selector in selectors:
+        importance = selector.importance(x, embed)
+        chosen = selector(grid, importance=importance, noise=noise)
+        _refuse_nothing(selector, chosen, predicts=isinstance(model, MaskedAutoencoder))
+        prediction = None
+        if isinstance(model, MaskedAutoencoder) and chosen.target.size(1) and chosen.visible.size(1):
+            prediction = model(x, selection=chosen).prediction
+        view = _view(title, selector, x, chosen, importance, prediction, model, grid)
+        if isinstance(model, AdaptiveTokenizer):
+            view = replace(view, rebuilt=_rebuilt(model, x, view.kept))
+        views.append(view)
+    return views
+
+
+def _refuse_nothing(selector: Selector, chosen: TokenSelection, *, predicts: bool) -> None:
+    """Raise RecipeError where a small share of few tokens is none."""
+    kept = chosen.visible.size(1) + chosen.target.size(1)
+    scores_only = isinstance(selector, LearnedImportance) and selector.mask_ratio == 1
+    if not kept or (predicts and not chosen.visible.size(1) and not scores_only):
+        what = "lets the model see none" if kept else "keeps none"
+        raise RecipeError(f"--keep: {selector.strategy} {what} of the tokens; keep more")
+
+
+def _rebuilt(tokenizer: AdaptiveTokenizer, x: Tensor, kept: Tensor) -> Tensor:
+    """(T, H, W, 3) in [0, 1] from the tokens `kept` (K,) of a normalised clip (1, 3, T, H, W).
+
+    As in training the first slice of each window is kept whole.
+    """
+    clip = unnormalise(x)
+    grid = tokenizer.grid(clip)
+    mask = torch.zeros(grid.num_tokens).index_fill_(0, kept, 1.0).view(1, grid.t, grid.h, grid.w)
+    mask[:, :: tokenizer.window // tokenizer.tubelet[0]] = 1.0
+    rebuilt = F.interpolate(tokenizer.reconstruct(clip, mask=mask), clip.shape[-3:])  # of a smaller size
+    return rebuilt[0].movedim(0, -1).clamp(0, 1)
+
+
+@torch.inference_mode()
+def view_model(model: MaskedAutoencoder, clip: Tensor, *, noise: Tensor) -> MaskView:
+    """What a model keeps, sees and predicts by its own strategy.
+
+    Args:
+        clip: (3, T, H, W) uint8, or the candidates that the model draws a clip from.
+        noise: (N,) uniform in [0, 1), and a number more for each candidate slice.
+    """
+    device = model.mask_token.device
+    out = model(normalise(clip.to(device))[None], noise=noise[None].to(device))
+    importance = model.selector.importance(out.frames, model.measure)
+    grid, title = model.encoder.grid, model.selector.strategy
+    return _view(title, model.selector, out.frames, out.selection, importance, out.prediction, model, grid)
+
+
+def _view(
+    title: str,
+    selector: Selector,
+    x: Tensor,
+    chosen: TokenSelection,
+    importance: Tensor | None,
+    prediction: Tensor | None,
+    model: Model | None,
+    grid: TokenGrid,
+) -> MaskView:
+    frames = unnormalise(x)[0].movedim(0, -1)  # (T, H, W, 3)
+    visible, target = chosen.visible[0], chosen.target[0]
+    predicted, with_truth = None, False
+    if isinstance(model, MaskedAutoencoder) and prediction is not None:
+        with_truth = model.targets.needs_truth
+        patches = _cut(frames, grid)
+        shown = torch.full_like(patches, GREY)
+        shown[target] = model.targets.pixels(prediction, x, chosen.target)[0]
+        shown[visible] = patches[visible]
+        predicted = _joined(shown, grid)
+    return MaskView(
+        title=title,
+        selector=selector,
+        grid=grid,
+        kept=torch.cat([visible, target]).unique().cpu(),
+        visible=visible.cpu(),
+        importance=None if importance is None else importance[0].cpu(),
+        frames=frames.clamp(0, 1).cpu(),
+        predicted=predicted,
+        with_truth=with_truth,
+    )

@@ -1,0 +1,1 @@
+"""A trained model on videos: classes, features, accuracy, probes, report."""

@@ -1,0 +1,104 @@
+"""Information-intensive frame selection (EVEREST §4.2): of more frames than fit, those where much happens.
+
+The paper leaves open what happens when too few pairs have tokens, where the chosen pairs stand, and what is
+measured afterwards; those choices are ours and are named at their places.
+
+B batch, C channels, T frames, H W pixels, S candidate slices, t slices of the clip, N tokens. A slice is a
+pair of frames with the usual tubelets.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from everest.methods.grid import TokenGrid, num_kept
+
+
+class Ranking(Protocol):
+    """What a strategy that sorts tokens by importance offers (everest.methods.strategies.ByImportance)."""
+
+    @property
+    def keep_ratio(self) -> float: ...
+
+    def ranked(self, importance: Tensor) -> Tensor:
+        """(B, N) token ids, those that are kept first in front."""
+        ...
+
+
+def num_candidates(slices: int, alpha: float) -> int:
+    """How many slices are offered for `slices` that are drawn: the floor of alpha times as many."""
+    return int(slices * Fraction(str(alpha)))
+
+
+def kept_per_slice(selector: Ranking, importance: Tensor, grid: TokenGrid) -> Tensor:
+    """(B, S) int64: how many of the kept tokens of all candidates lie in each slice, c_i of the paper."""
+    kept = selector.ranked(importance)[:, : num_kept(grid.num_tokens, selector.keep_ratio)]  # (B, K)
+    counts = torch.zeros(kept.size(0), grid.t, dtype=torch.int64, device=kept.device)
+    return counts.scatter_add_(1, kept // grid.per_slice, torch.ones_like(kept))
+
+
+def draw_slices(counts: Tensor, uniform: Tensor, num: int) -> Tensor:
+    """Draw slices without replacement, each next one with probability c_i / sum of the c that are left.
+
+    The smallest of -log(u) / c are the same as drawing one after the other (Efraimidis and Spirakis 2006).
+    Slices without kept tokens come last, in the order of their `uniform` (ours).
+
+    Args:
+        counts: (B, S) kept tokens of each candidate.
+        uniform: (B, S) in [0, 1).
+        num: t, how many to draw.
+    Returns:
+        (B, t) int64 candidate numbers in temporal order.
+    """
+    smallest = torch.finfo(uniform.dtype).tiny
+    keys = -uniform.clamp_min(smallest).log() / counts  # (B, S), infinite where nothing is kept
+    by_chance = uniform.argsort(dim=1, stable=True)
+    order = by_chance.gather(1, keys.gather(1, by_chance).argsort(dim=1, stable=True))
+    return order[:, :num].sort(dim=1).values
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameSelection:
+    """Draws the slices of a clip from `candidates` slices, where many tokens would be kept.
+
+    Args:
+        candidates: S.
+        recompute: measure the drawn slices against each other again. By default they keep what they had among
+            the candidates, as a distance over a gap says more of the gap than of motion (ours).
+    """
+
+    candidates: int
+    recompute: bool = False
+
+    def grid(self, clip: TokenGrid) -> TokenGrid:
+        """The grid of the candidates of a clip."""
+        return TokenGrid(t=self.candidates, h=clip.h, w=clip.w)
+
+    def draw(self, selector: Ranking, importance: Tensor, noise: Tensor, clip: TokenGrid) -> Tensor:
+        """(B, t) int64 numbers of the drawn slices, ascending.
+
+        Args:
+            importance: (B, tokens of the candidates).
+            noise: (B, tokens of the candidates + S) uniform in [0, 1); the draw takes the last S.
+        """
+        counts = kept_per_slice(selector, importance, self.grid(clip))
+        return draw_slices(counts, noise[:, -self.candidates :], clip.t)
+
+
+def take_slices(frames: Tensor, slices: Tensor, length: int) -> Tensor:
+    """The slices (B, t), each of `length` frames, of the clips (B, C, S * length, H, W): (B, C, T, H, W)."""
+    b, c, _, h, w = frames.shape
+    offsets = torch.arange(length, device=slices.device)
+    ids = (slices.unsqueeze(2) * length + offsets).flatten(1)  # (B, T)
+    return frames.gather(2, ids.view(b, 1, -1, 1, 1).expand(-1, c, -1, h, w))
+
+
+def take_importance(importance: Tensor, slices: Tensor, grid: TokenGrid) -> Tensor:
+    """The importance (B, N) of the slices (B, t), out of that of all candidates (B, S * h * w)."""
+    by_slice = importance.unflatten(1, (-1, grid.per_slice))  # (B, S, h*w)
+    return by_slice.gather(1, slices.unsqueeze(2).expand(-1, -1, grid.per_slice)).flatten(1)

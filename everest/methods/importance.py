@@ -1,0 +1,161 @@
+"""How much each token says: how far it moved since the slice before, and two other measures.
+
+B batch, C channels, T frames, H W pixels, N tokens, D embedding width, t p q a tubelet's sides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from everest.methods.grid import patchify
+
+DistanceName = Literal["l2", "l1", "neg-cosine", "neg-cka"]
+
+
+class Embedding(Protocol):
+    """A linear tubelet embedding: patches (B, K, C, t, p, q) to (B, K, D)."""
+
+    @property
+    def tubelet(self) -> tuple[int, int, int]: ...
+
+    def __call__(self, patches: Tensor) -> Tensor: ...
+
+    def of_change(self, change: Tensor) -> Tensor:
+        """The embedding of a difference of patches: without bias, which cancels."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class RawPixels:
+    """The embedding of those who have no model: the tubelet's pixels themselves."""
+
+    tubelet: tuple[int, int, int]
+
+    def __call__(self, patches: Tensor) -> Tensor:
+        return patches.flatten(2)
+
+    def of_change(self, change: Tensor) -> Tensor:
+        return change.flatten(2)
+
+
+@runtime_checkable
+class TokenScores(Protocol):
+    """What has learned how much a clip needs each of its tokens."""
+
+    def scores(self, frames: Tensor) -> Tensor:
+        """(B, N) float32 of normalised clips (B, C, T, H, W): higher is needed more."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredEmbedding:
+    """An embedding and a tokenizer's scores: what any strategy may ask for."""
+
+    embed: Embedding
+    learned: TokenScores
+
+    @property
+    def tubelet(self) -> tuple[int, int, int]:
+        return self.embed.tubelet
+
+    def __call__(self, patches: Tensor) -> Tensor:
+        return self.embed(patches)
+
+    def of_change(self, change: Tensor) -> Tensor:
+        return self.embed.of_change(change)
+
+    def scores(self, frames: Tensor) -> Tensor:
+        return self.learned.scores(frames)
+
+
+def _neg_cosine(now: Tensor, before: Tensor) -> Tensor:
+    return -F.cosine_similarity(now, before, dim=-1)
+
+
+def _neg_cka(now: Tensor, before: Tensor) -> Tensor:
+    """CKA of one pair of vectors with their channels as samples is the squared Pearson correlation."""
+    centred = (x - x.mean(dim=-1, keepdim=True) for x in (now, before))
+    return -F.cosine_similarity(*centred, dim=-1).square()
+
+
+# EVEREST Table 9. The norms are of the embeddings' difference, the others of both embeddings.
+NORMS: dict[str, Callable[[Tensor], Tensor]] = {
+    "l2": lambda change: change.norm(dim=-1),
+    "l1": lambda change: change.abs().sum(dim=-1),
+}
+DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    **{name: lambda now, before, norm=norm: norm(now - before) for name, norm in NORMS.items()},
+    "neg-cosine": _neg_cosine,
+    "neg-cka": _neg_cka,
+}
+
+
+def full_precision(device: torch.device) -> AbstractContextManager[object]:
+    """Around what decides which tokens are kept: no lower precision, whatever surrounds it."""
+    available = torch.amp.is_autocast_available(device.type)  # not on meta
+    return torch.autocast(device.type, enabled=False) if available else nullcontext()
+
+
+@torch.no_grad()
+def change_importance(
+    frames: Tensor,
+    embed: Embedding,
+    tubelet: tuple[int, int, int],
+    *,
+    distance: DistanceName = "l2",
+    first_slice: Literal["copy", "zero"] = "copy",
+) -> Tensor:
+    """How far each token moved since the slice before: I(i+1, j) = S(k(i+1, j), k(i, j)), EVEREST eq. 2.
+
+    Measured in float32 even under autocast: rounding to bfloat16 changes which tokens are kept. For a norm
+    the frames are subtracted first, so that only slices - 1 are embedded and the bias need not cancel.
+
+    Args:
+        frames: (B, C, T, H, W) float.
+        first_slice: nothing lies before it; `copy` repeats the second slice's, as the released program does.
+    Returns:
+        (B, N) float32. All zero for a clip of one slice.
+    """
+    step, b = tubelet[0], frames.size(0)
+    places = frames.size(3) // tubelet[1] * (frames.size(4) // tubelet[2])
+    if frames.size(2) == step:
+        return frames.new_zeros(b, places, dtype=torch.float32)
+    with full_precision(frames.device):
+        x = frames.float()
+        if distance in NORMS:
+            change = patchify(x[:, :, step:] - x[:, :, :-step], tubelet)  # (B, N - h*w, C, t, p, q)
+            later = NORMS[distance](embed.of_change(change))  # (B, N - h*w)
+        else:
+            tokens = embed(patchify(x, tubelet))  # (B, N, D)
+            later = DISTANCES[distance](tokens[:, places:], tokens[:, :-places])
+    first = later[:, :places] if first_slice == "copy" else torch.zeros_like(later[:, :places])
+    return torch.cat([first, later], dim=1)
+
+
+@torch.no_grad()
+def pixel_importance(frames: Tensor, tubelet: tuple[int, int, int]) -> Tensor:
+    """How much the pixels of each token differ from the frame before: motion without optical flow.
+
+    The mean absolute difference over the tubelet's frames, channels and pixels; nothing lies before the
+    first frame, which takes the difference of the second. Ours, after the motion-guided masking of the
+    EVEREST paper's related work, which needs optical flow.
+
+    Args:
+        frames: (B, C, T, H, W) float.
+    Returns:
+        (B, N) float32. All zero for a clip of one frame.
+    """
+    x = frames.float()
+    if x.size(2) == 1:
+        change = torch.zeros_like(x)
+    else:
+        change = x.diff(dim=2).abs()  # (B, C, T - 1, H, W)
+        change = torch.cat([change[:, :, :1], change], dim=2)
+    return patchify(change, tubelet).flatten(2).mean(dim=-1)

@@ -1,0 +1,170 @@
+"""Data sets whose annotations are JSON: Something-Something V2, Ego4D OSCC, Diving48."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from everest.data.list_text import read_lines, shown
+from everest.errors import DataError, did_you_mean
+from everest.prepare.layout import (
+    Annotations,
+    Entry,
+    Layout,
+    Place,
+    Sources,
+    entry_told,
+    needed,
+    only,
+    read_json,
+    told_apart,
+)
+
+
+def _records(file: Path, document: Any) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The objects of a JSON list, with their numbers from 1."""
+    if not isinstance(document, list) or not all(isinstance(record, dict) for record in document):
+        raise DataError(f"{file}: a list of objects is expected")
+    return enumerate(document, start=1)
+
+
+def _read_ssv2(sources: Sources) -> Annotations:
+    """Labels are the `template` without brackets; tests have none but for `test-answers.csv` (`id;label`)."""
+    classes = needed(sources, "classes")
+    document = read_json(classes)
+    with entry_told(classes, 1):
+        label_of = {str(name): int(label) for name, label in dict(document).items()}
+    if sorted(label_of.values()) != list(range(len(label_of))):
+        raise DataError(f"{classes}: its labels are not 0 to {len(label_of) - 1}")
+    lists = {
+        role: [
+            _ssv2_entry(file, number, record, label_of) for number, record in _records(file, read_json(file))
+        ]
+        for role in ("train", "val")
+        if (file := needed(sources, role))
+    }
+    test = only(sources, "test")
+    if test is not None:
+        answers = _answers(only(sources, "answers"), label_of)
+        lists["test"] = [
+            _ssv2_entry(test, *at, answers, field="id") for at in _records(test, read_json(test))
+        ]
+    names = sorted(label_of, key=lambda name: label_of[name])
+    # "Pushing something from left to right" is another class in a mirror.
+    return Annotations(lists=lists, class_names=tuple(names), settings={"flip": False})
+
+
+def _ssv2_entry(
+    file: Path,
+    number: int,
+    record: Mapping[str, Any],
+    label_of: Mapping[str, int] | None,
+    field: str = "template",
+) -> Entry:
+    with entry_told(file, number):
+        place, told = Place(str(record["id"])), str(record[field]).replace("[", "").replace("]", "")
+        if label_of is None:
+            return Entry((place,))
+        if told not in label_of:
+            raise ValueError(f"unknown label '{told}'{did_you_mean(told, label_of)}")
+        return Entry((place,), (label_of[told],))
+
+
+def _answers(file: Path | None, label_of: Mapping[str, int]) -> dict[str, int] | None:
+    """Label of each test video's id; None without the file."""
+    if file is None:
+        return None
+    answers = {}
+    for number, line in read_lines(file):
+        (fields,) = csv.reader([line.strip()], delimiter=";")
+        if len(fields) != 2 or fields[1] not in label_of:
+            raise DataError(f"{file}:{number}: a line is `id;label`, this is {shown(line)}")
+        answers[fields[0]] = label_of[fields[1]]
+    return answers
+
+
+def _read_oscc(sources: Sources) -> Annotations:
+    """`clips` with `state_change` and times in the video (`parent_*`) and in the annotated clip (`clip_*`).
+
+    The names are those of fho_oscc-pnr_*.json (ego4d-data.org, annotation schemas). Files are full videos,
+    canonical clips, or pieces cut by a program and called by their `unique_id`.
+    """
+    lists = {}
+    for role in ("train", "val", "test"):
+        file = only(sources, role)
+        if file is not None:
+            document = read_json(file)
+            clips = document.get("clips") if isinstance(document, dict) else document
+            lists[role] = [_oscc_entry(file, *at, labelled=role != "test") for at in _records(file, clips)]
+    return Annotations(lists=lists, class_names=("no state change", "state change"))
+
+
+def _oscc_entry(file: Path, number: int, record: Mapping[str, Any], *, labelled: bool) -> Entry:
+    with entry_told(file, number):
+        places = [Place(str(record["unique_id"]))]
+        if record.get("clip_uid"):  # the tests have none
+            places.append(
+                Place(
+                    str(record["clip_uid"]),
+                    start=float(record["clip_start_sec"]),
+                    end=float(record["clip_end_sec"]),
+                )
+            )
+        start, end = float(record["parent_start_sec"]), float(record["parent_end_sec"])
+        places.append(Place(str(record["video_uid"]), start=start, end=end))
+        return Entry(tuple(places), (int(bool(record["state_change"])),) if labelled else ())
+
+
+def _read_diving48(sources: Sources) -> Annotations:
+    """Objects `vid_name, label, start_frame, end_frame`; the vocabulary has the parts of each dive."""
+    lists = {role: [*_dives(needed(sources, role))] for role in ("train", "test")}
+    vocabulary = only(sources, "classes")
+    names: tuple[str, ...] = ()
+    if vocabulary is not None:
+        dives = read_json(vocabulary)
+        with entry_told(vocabulary, 1):
+            names = told_apart([dive if isinstance(dive, str) else " ".join(dive) for dive in dives])
+    return Annotations(lists=lists, class_names=names, settings={"num_classes": 48})
+
+
+def _dives(file: Path) -> Iterator[Entry]:
+    for number, record in _records(file, read_json(file)):
+        with entry_told(file, number):
+            first, end = int(record["start_frame"]), int(record["end_frame"])
+            place = Place(str(record["vid_name"]), start_frame=first, end_frame=end)
+            yield Entry((place,), (int(record["label"]),))
+
+
+_SSV2 = r"(something-something-v2-)?"  # with it until 2022, without it since Qualcomm publishes the labels
+SSV2: Final = Layout(
+    name="ssv2",
+    title="Something-Something V2",
+    expects="labels.json, train.json, validation.json (or something-something-v2-*.json), test.json and "
+    "test-answers.csv if there; videos NUMBER.webm",
+    needs={
+        "classes": _SSV2 + r"labels\.json",
+        "train": _SSV2 + r"train\.json",
+        "val": _SSV2 + r"validation\.json",
+    },
+    may_have={"test": _SSV2 + r"test\.json", "answers": r"test-answers\.csv"},
+    read=_read_ssv2,
+)
+OSCC: Final = Layout(
+    name="oscc",
+    title="Ego4D OSCC",
+    expects="fho_oscc-pnr_train.json, fho_oscc-pnr_val.json; videos VIDEO_UID.mp4, CLIP_UID.mp4 or "
+    "UNIQUE_ID.mp4",
+    needs={"train": r"fho_oscc-pnr_train\.json", "val": r"fho_oscc-pnr_val\.json"},
+    may_have={"test": r"fho_oscc-pnr_test_unannotated\.json"},
+    read=_read_oscc,
+)
+DIVING48: Final = Layout(
+    name="diving48",
+    title="Diving48",
+    expects="Diving48_V2_train.json, Diving48_V2_test.json (names: Diving48_vocab.json); videos VID_NAME.mp4",
+    needs={"train": r"Diving48_V2_train\.json", "test": r"Diving48_V2_test\.json"},
+    may_have={"classes": r"Diving48_vocab\.json"},
+    read=_read_diving48,
+)

@@ -1,0 +1,153 @@
+"""Data sets whose annotations are text files with a video a line: UCF101, HMDB51, FineGym."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from everest.data.list_text import read_lines, shown
+from everest.errors import DataError
+from everest.prepare.layout import Annotations, Entry, Layout, Place, Sources, needed, only, told_apart
+
+# Of an element: video, seconds of the event in the video, seconds of the element in the event
+# (sdolivia.github.io/FineGym; YouTube's ids may hold underscores themselves).
+_ELEMENT: Final = re.compile(
+    r"(?P<video>.+)_E_(?P<event>\d+)_(?P<event_end>\d+)_A_(?P<start>\d+)_(?P<end>\d+)"
+)
+
+
+def _numbered(file: Path) -> dict[str, int]:
+    """Name to number of a file with lines `number name`."""
+    numbers = {}
+    for number, line in read_lines(file):
+        first, _, name = line.strip().partition(" ")
+        if not (first.isdecimal() and name):
+            raise DataError(f"{file}:{number}: a line is `number name`, this is {shown(line)}")
+        numbers[name.strip()] = int(first)
+    return numbers
+
+
+def _read_ucf101(sources: Sources) -> Annotations:
+    """`classInd.txt` has `number name` from 1, the lists `Class/file.avi number`, those of tests no number.
+
+    The class is therefore taken from the folder.
+    """
+    numbers = _numbered(needed(sources, "classes"))
+    names = sorted(numbers, key=lambda name: numbers[name])
+    if sorted(numbers.values()) != list(range(1, len(names) + 1)):
+        raise DataError(f"{needed(sources, 'classes')}: its numbers are not 1 to {len(names)}")
+
+    def entries(file: Path) -> Iterator[Entry]:
+        for number, line in read_lines(file):
+            folder, slash, name = re.sub(r"\s+\d+\s*$", "", line.strip()).rpartition("/")
+            if not slash or folder not in numbers:
+                raise DataError(f"{file}:{number}: no class of the data set in {shown(line)}")
+            yield Entry((Place(Path(name).stem),), (numbers[folder] - 1,), frozenset({folder}))
+
+    lists = {role: list(entries(needed(sources, role))) for role in ("train", "test")}
+    return Annotations(lists=lists, class_names=tuple(names))
+
+
+def _read_hmdb51(sources: Sources) -> Annotations:
+    """A file a class, lines `file.avi N`: 1 trains, 2 tests, 0 is in neither (split_readme.txt)."""
+    class_of = {file: re.sub(r"_test_split\d\.txt$", "", file.name) for file in sources["splits"]}
+    names = sorted(set(class_of.values()))
+    if len(names) < len(class_of):
+        raise DataError(
+            f"{sources['splits'][0].parent}: classes come several times below it; name the folder of one set "
+            "of lists by --annotations"
+        )
+    lists: dict[str, list[Entry]] = {"train": [], "test": []}
+    for file, name in sorted(class_of.items(), key=lambda pair: pair[1]):
+        for number, line in read_lines(file):
+            video, _, use = line.strip().rpartition(" ")
+            if use not in ("0", "1", "2") or not video:
+                raise DataError(f"{file}:{number}: a line is `file.avi 0|1|2`, this is {shown(line)}")
+            if use != "0":
+                entry = Entry((Place(Path(video.strip()).stem),), (names.index(name),), frozenset({name}))
+                lists["train" if use == "1" else "test"].append(entry)
+    return Annotations(lists=lists, class_names=tuple(names))
+
+
+def _read_finegym(sources: Sources, *, classes: int) -> Annotations:
+    """Lines `VIDEO_E_start_end_A_start_end label`, in seconds; files are elements, events or whole videos."""
+    lists = {role: [_element(*at) for at in _elements(needed(sources, role))] for role in ("train", "val")}
+    categories = only(sources, "classes")
+    names = told_apart(_categories(categories)) if categories else ()
+    return Annotations(lists=lists, class_names=names, settings={"num_classes": len(names) or classes})
+
+
+def _elements(file: Path) -> Iterator[tuple[re.Match[str], int]]:
+    for number, line in read_lines(file):
+        name, _, label = line.strip().partition(" ")
+        found = _ELEMENT.fullmatch(name)
+        if found is None or not label.strip().isdecimal():
+            raise DataError(
+                f"{file}:{number}: a line is `VIDEO_E_start_end_A_start_end label`, this is {shown(line)}"
+            )
+        yield found, int(label)
+
+
+def _element(found: re.Match[str], label: int) -> Entry:
+    video, event, event_end = found["video"], int(found["event"]), found["event_end"]
+    start = int(found["start"])
+    end = max(int(found["end"]), start + 1)  # of less than a second, both are the same
+    return Entry(
+        (
+            Place(found.group()),
+            Place(f"{video}_E_{found['event']}_{event_end}", start=start, end=end),
+            Place(video, start=event + start, end=event + end),
+        ),
+        (label,),
+    )
+
+
+def _categories(file: Path) -> list[str]:
+    """Names from lines `Clabel: 0; set: 11; Glabel: 3; (VT) name`."""
+    names = []
+    for number, line in read_lines(file):
+        fields = line.split(";", maxsplit=3)
+        if len(fields) < 4 or fields[0].split(":")[-1].strip() != str(len(names)):
+            raise DataError(
+                f"{file}:{number}: a line is `Clabel: {len(names)}; set: N; Glabel: N; name`, "
+                f"this is {shown(line)}"
+            )
+        names.append(fields[3].strip())
+    return names
+
+
+def _finegym(classes: int) -> Layout:
+    return Layout(
+        name=f"finegym{classes}",
+        title=f"FineGym{classes}",
+        expects=f"gym{classes}_train_element*.txt, gym{classes}_val_element*.txt (names: "
+        f"gym{classes}_categories.txt); videos ID.mp4, ID_E_start_end.mp4 or ID_E_start_end_A_start_end.mp4",
+        needs={
+            "train": rf"gym{classes}_train_element.*\.txt",
+            "val": rf"gym{classes}_val_element.*\.txt",
+        },
+        may_have={"classes": rf"gym{classes}_categories\.txt"},
+        read=partial(_read_finegym, classes=classes),
+    )
+
+
+UCF101: Final = Layout(
+    name="ucf101",
+    title="UCF101",
+    expects="classInd.txt, trainlist01.txt, testlist01.txt (of ucfTrainTestlist); videos "
+    "Class/v_Class_g01_c01.avi",
+    needs={"classes": r"classInd\.txt", "train": r"trainlist0{split}\.txt", "test": r"testlist0{split}\.txt"},
+    read=_read_ucf101,
+)
+HMDB51: Final = Layout(
+    name="hmdb51",
+    title="HMDB51",
+    expects="CLASS_test_split1.txt of every class (of testTrainMulti_7030_splits); videos CLASS/NAME.avi",
+    needs={"splits": r".+_test_split{split}\.txt"},
+    read=_read_hmdb51,
+)
+FINEGYM288: Final = _finegym(288)
+FINEGYM99: Final = _finegym(99)

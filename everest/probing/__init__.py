@@ -1,1 +1,0 @@
-"""How the field judges an encoder without training it: probes of its frozen features."""

@@ -1,0 +1,76 @@
+"""Accelerate's processes and precision, batches on their device, memory in use."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import broadcast_object_list
+
+from everest.errors import EnvironmentProblem
+from everest.system.cpu import TRAINER_KEEPS, keep_freed_memory, use_onednn_matmul
+
+T = TypeVar("T")
+
+
+def make_accelerator(precision: str, *, tf32: bool, cpu: bool) -> Accelerator:
+    """The process group and the precision: `auto` is bf16 on a GPU that computes it, else fp32.
+
+    For this process: the precision of float32 products, and on a CPU what makes it fast (everest.system.cpu).
+
+    Raises:
+        EnvironmentProblem: fp16 without a GPU, which Accelerate would pass over in silence.
+    """
+    if precision == "auto":
+        fast = (
+            not cpu and torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+        )
+        precision = "bf16" if fast else "fp32"
+    if precision == "fp16" and (cpu or not torch.cuda.is_available()):
+        raise EnvironmentProblem("train.precision=fp16 needs a CUDA GPU; use bf16 or fp32 here")
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    if cpu or not torch.cuda.is_available():
+        use_onednn_matmul()
+        keep_freed_memory(TRAINER_KEEPS)
+    AcceleratorState._reset_state()  # a notebook's second run may have another precision
+    return Accelerator(mixed_precision="no" if precision == "fp32" else precision, cpu=cpu)
+
+
+def bytes_per_value(accelerator: Accelerator) -> int:
+    """Of the activations in its precision."""
+    return 4 if accelerator.mixed_precision == "no" else 2
+
+
+def from_main(accelerator: Accelerator, decide: Callable[[], T]) -> T:
+    """What the main process decides, on all of them: it depends on the clock or on what the disk holds."""
+    decided = [decide() if accelerator.is_main_process else None]
+    if accelerator.num_processes > 1:
+        broadcast_object_list(decided)
+    value = decided[0]
+    assert value is not None
+    return value
+
+
+@contextmanager
+def leaving(accelerator: Accelerator) -> Iterator[None]:
+    """Around a run: a process that fails closes its connections, else they may abort it as it ends."""
+    try:
+        yield
+    except BaseException:
+        if accelerator.num_processes > 1:
+            accelerator.end_training()
+        raise
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most bytes held so far: on the device, or resident in this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts KiB

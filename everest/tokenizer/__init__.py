@@ -1,0 +1,1 @@
+"""LVMAE's tokenizer: network, scorer, targets, cache, report."""

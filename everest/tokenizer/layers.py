@@ -1,0 +1,140 @@
+"""The 3-D convolutional encoder and decoder of the tokenizer, after MAGVIT (Yu et al. 2023).
+
+Layers, their order and their sizes are those of MAGVIT's public code; the patchifying stem, which makes small
+tokenizers, is ours.
+
+B batch, C channels, T frames, H W pixels, D code dimensions, t h w the grid of tokens.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from everest.config.sizes import TokenizerConfig
+
+_GROUPS = 32  # of GroupNorm, where the channels divide
+
+
+def _norm(channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(math.gcd(_GROUPS, channels), channels, eps=1e-6)
+
+
+def _conv(channels: int, out_channels: int) -> nn.Conv3d:
+    return nn.Conv3d(channels, out_channels, kernel_size=3, padding=1)
+
+
+class ResidualBlock(nn.Module):
+    """Norm, SiLU and convolution, twice, around a shortcut."""
+
+    def __init__(self, channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            _norm(channels),
+            nn.SiLU(),
+            _conv(channels, out_channels),
+            _norm(out_channels),
+            nn.SiLU(),
+            _conv(out_channels, out_channels),
+        )
+        same = channels == out_channels
+        self.shortcut = nn.Identity() if same else nn.Conv3d(channels, out_channels, kernel_size=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.shortcut(x) + self.layers(x)
+
+
+def _blocks(channels: int, out_channels: int, number: int) -> list[nn.Module]:
+    widths = [channels] + [out_channels] * number
+    return [ResidualBlock(here, there) for here, there in itertools.pairwise(widths)]
+
+
+def _run(stages: Iterable[nn.Module], x: Tensor, *, checkpointing: bool) -> Tensor:
+    for stage in stages:
+        x = checkpoint(stage, x, use_reentrant=False) if checkpointing and stage.training else stage(x)
+    return x
+
+
+class Halve(nn.Module):
+    """The mean over 2x2 places, and over two frames with `time`."""
+
+    def __init__(self, *, time: bool) -> None:
+        super().__init__()
+        self.stride = (2 if time else 1, 2, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.avg_pool3d(x, self.stride)
+
+
+class Double(nn.Module):
+    """The inverse of `Halve` in shape: each value repeated, then a convolution."""
+
+    def __init__(self, channels: int, *, time: bool) -> None:
+        super().__init__()
+        self.stride = (2.0 if time else 1.0, 2.0, 2.0)
+        self.conv = _conv(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.interpolate(x, scale_factor=self.stride, mode="nearest"))
+
+
+class VideoEncoder3D(nn.Module):
+    """(B, 3, T, H, W) pixels in [0, 1] to (B, D, t, h, w), a vector of the latent space for each token."""
+
+    def __init__(self, config: TokenizerConfig, *, checkpointing: bool = False) -> None:
+        super().__init__()
+        self.checkpointing = checkpointing
+        widths = [config.channels * multiplier for multiplier in config.multipliers]
+        time, space = config.stem
+        stem = (time, space, space)
+        patchify = nn.Conv3d(3, widths[0], kernel_size=stem, stride=stem)
+        self.stem = _conv(3, widths[0]) if config.stem == (1, 1) else patchify
+        stages, width = [], widths[0]
+        for out_width, halving in zip(widths, (*config.time_down, None), strict=True):
+            layers = _blocks(width, out_width, config.blocks)
+            layers += [] if halving is None else [Halve(time=halving)]
+            stages.append(nn.Sequential(*layers))
+            width = out_width
+        stages.append(nn.Sequential(*_blocks(width, width, config.blocks)))
+        self.stages = nn.ModuleList(stages)
+        head = nn.Conv3d(width, len(config.levels), kernel_size=1)
+        self.head = nn.Sequential(_norm(width), nn.SiLU(), head)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        return self.head(_run(self.stages, self.stem(frames), checkpointing=self.checkpointing))
+
+
+class VideoDecoder3D(nn.Module):
+    """(B, D, t, h, w) values of tokens to (B, 3, T, H, W) pixels, in [0, 1] as far as it has learned that.
+
+    A token that was left out is rebuilt from others, most of all from the same place of the first frames:
+    the convolutions must reach that far in time.
+    """
+
+    def __init__(self, config: TokenizerConfig, *, checkpointing: bool = False) -> None:
+        super().__init__()
+        self.checkpointing = checkpointing
+        widths = [config.channels * multiplier for multiplier in reversed(config.multipliers)]
+        self.stem = _conv(len(config.levels), widths[0])
+        stages = [nn.Sequential(*_blocks(widths[0], widths[0], config.decoder_blocks))]
+        width = widths[0]
+        for out_width, doubling in zip(widths, (*reversed(config.time_down), None), strict=True):
+            layers = _blocks(width, out_width, config.decoder_blocks)
+            layers += [] if doubling is None else [Double(out_width, time=doubling)]
+            stages.append(nn.Sequential(*layers))
+            width = out_width
+        self.stages = nn.ModuleList(stages)
+        time, space = config.stem
+        stem = (time, space, space)
+        unpatchify = nn.ConvTranspose3d(width, 3, kernel_size=stem, stride=stem)
+        self.head = nn.Sequential(
+            _norm(width), nn.SiLU(), _conv(width, 3) if config.stem == (1, 1) else unpatchify
+        )
+
+    def forward(self, values: Tensor) -> Tensor:
+        return self.head(_run(self.stages, self.stem(values), checkpointing=self.checkpointing))

@@ -1,0 +1,175 @@
+"""From the settings of a tokenizer to the module, and what is written in its checkpoint to build it again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import ConfigDict, TypeAdapter
+from torch import Tensor
+
+from everest.config.settings import Recipe
+from everest.config.sizes import TokenizerConfig, TopKKind
+from everest.config.tokenizer import TokenizerSettings
+from everest.errors import CheckpointError, RecipeError
+from everest.system.run_folder import is_own_tokenizer, own_tokenizer
+from everest.system.weights import load_tensors, read_spec, read_weights, state_hash
+from everest.tokenizer.network import AdaptiveTokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerSpec:
+    """All that is needed to rebuild a tokenizer: the `settings` of its safetensors file."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+    kind: Literal["tokenizer"] = "tokenizer"
+    config: TokenizerConfig
+    window: int  # frames
+    size: tuple[int, int]  # height, width of the clips it is trained on; others do as well
+    keep: float
+    select: TopKKind
+    temperature: float
+    checkpointing: bool = False
+
+    @property
+    def depth(self) -> int:
+        """Blocks that a learning rate can decay over."""
+        return 0
+
+    def dump(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return _SPEC.dump_python(self, mode="json")
+
+    @staticmethod
+    def of(settings: dict[str, Any], *, source: Path) -> TokenizerSpec:
+        """The inverse of `dump`.
+
+        Raises:
+            CheckpointError: settings that this version does not know.
+        """
+        return read_spec(_SPEC, settings, source=source)
+
+    def build(self) -> AdaptiveTokenizer:
+        """The module with fresh weights, from torch's default generator."""
+        return AdaptiveTokenizer(
+            self.config,
+            window=self.window,
+            keep=self.keep,
+            select=self.select,
+            temperature=self.temperature,
+            checkpointing=self.checkpointing,
+        )
+
+    def bytes_per_clip(self, bytes_per_value: int) -> int:
+        """What one window's training pass keeps in memory: counted in a pass without data, float32 scaled."""
+        with torch.device("meta"):
+            model, clip = self.build(), torch.empty(1, 3, self.window, *self.size)
+        kept = kept_values(lambda: model.decoder(model.encoder(model.scaled(clip))), model.parameters())
+        return kept * bytes_per_value
+
+
+_SPEC = TypeAdapter(TokenizerSpec)
+
+
+def tokenizer_settings(recipe: Recipe) -> TokenizerSettings:
+    """The section of a recipe that has one.
+
+    Raises:
+        RecipeError: it has none.
+    """
+    if recipe.tokenizer is None:
+        raise RecipeError(
+            f"{recipe.name}: has no tokenizer section; take a recipe of LVMAE, such as lvmae-demo"
+        )
+    return recipe.tokenizer
+
+
+def tokenizer_spec(recipe: Recipe) -> TokenizerSpec:
+    """The tokenizer of a recipe.
+
+    Raises:
+        RecipeError: it has none.
+    """
+    settings = tokenizer_settings(recipe)
+    return TokenizerSpec(
+        config=settings.config,
+        window=settings.frames,
+        size=recipe.data.frame_size,
+        keep=settings.keep,
+        select=settings.select,
+        temperature=settings.temperature,
+        checkpointing=recipe.train.checkpointing,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerUse:
+    """The tokenizer that a model is trained with: a file beside the model's, which does not contain it."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+    settings: TokenizerSpec
+    path: str | None = None  # None: not trained; enough to count with
+    sha256: str | None = None  # of its weights
+
+    def beside(self, checkpoint: Path) -> TokenizerUse:
+        """The same for a model read from `checkpoint`: a run may be moved or copied with its tokenizer."""
+        within = own_tokenizer(checkpoint.parent)
+        if self.path is None or not is_own_tokenizer(self.path) or not within.is_file():
+            return self
+        return replace(self, path=str(within.resolve()))
+
+    def load(self) -> AdaptiveTokenizer:
+        """The tokenizer in eval mode; with fresh weights where there is no file.
+
+        Raises:
+            CheckpointError: the file is gone, damaged, or not the one that it was.
+        """
+        with torch.random.fork_rng(devices=[]):  # the model beside it begins alike with and without it
+            tokenizer = self.settings.build().eval()
+        if self.path is None:
+            return tokenizer
+        path = Path(self.path)
+        if not path.is_file():
+            raise CheckpointError(f"{path}: the tokenizer of this model is not there any more; put it back")
+        weights = read_weights(path)
+        if state_hash(weights.tensors) != self.sha256:
+            raise CheckpointError(f"{path}: not the tokenizer that this model was trained with")
+        load_tensors(tokenizer, weights.tensors, source=self.path)
+        return tokenizer
+
+
+def tokenizer_use(recipe: Recipe) -> TokenizerUse:
+    """The tokenizer that a recipe's pre-training uses: `tokenizer.checkpoint`, or one that is not trained.
+
+    Raises:
+        RecipeError: the recipe has no tokenizer.
+        CheckpointError: the file is no tokenizer, or one with other tokens than the recipe's model.
+    """
+    settings = tokenizer_settings(recipe)
+    if settings.checkpoint is None:
+        return TokenizerUse(settings=tokenizer_spec(recipe))
+    path = Path(settings.checkpoint)
+    weights = read_weights(path)
+    if weights.kind != "tokenizer":
+        raise CheckpointError(
+            f"{path}: a {weights.kind} checkpoint where a tokenizer is needed, as train-tokenizer makes it"
+        )
+    spec = TokenizerSpec.of(weights.settings, source=path)
+    if spec.config.tubelet != recipe.model.tubelet or recipe.data.frames % spec.window:
+        raise CheckpointError(
+            f"{path}: its tokens are of {spec.config.tubelet} in windows of {spec.window} frames; the recipe "
+            f"has model.tubelet {recipe.model.tubelet} and clips of {recipe.data.frames} frames"
+        )
+    return TokenizerUse(settings=spec, path=str(path.resolve()), sha256=state_hash(weights.tensors))
+
+
+def kept_values(run: Callable[[], object], weights: Iterable[Tensor]) -> int:
+    """Numbers that a pass keeps for its backward pass, the weights apart; on `meta` it costs nothing."""
+    kept: dict[int, Tensor] = {}
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.setdefault(id(x), x), lambda x: x):
+        run()
+    known = {id(weight) for weight in weights}
+    return sum(x.numel() for key, x in kept.items() if key not in known)

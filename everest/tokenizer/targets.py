@@ -1,0 +1,131 @@
+"""Targets that a trained tokenizer gives: the codes of the target tokens in place of their pixels.
+
+Gundavarapu et al., Extending Video Masked Autoencoders to 128 frames, 2024, §3.3.
+
+B batch, C channels, T frames, H W pixels, N tokens, K target tokens, D code dimensions, P = D values, or the
+levels of all dimensions together; t p q a tubelet's frames, rows and columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from everest.methods.grid import gather_patches, gather_tokens
+from everest.tokenizer.network import AdaptiveTokenizer
+from everest.video.pixels import unnormalise
+
+TargetSpace = Literal["values", "soft", "codes"]
+
+
+class FrozenTokenizer:
+    """A trained tokenizer beside a model: it is not among its weights, is never trained and never copied.
+
+    Args:
+        load: gives it once it is needed; clips whose tokens are known never need it.
+        levels: of its code dimensions.
+    """
+
+    def __init__(self, load: Callable[[], AdaptiveTokenizer], levels: tuple[int, ...]) -> None:
+        self._load = load
+        self.levels = levels
+
+    @classmethod
+    def of(cls, tokenizer: AdaptiveTokenizer) -> FrozenTokenizer:
+        """One that is there already."""
+        return cls(lambda: tokenizer, tokenizer.quantiser.levels)
+
+    @cached_property
+    def tokenizer(self) -> AdaptiveTokenizer:
+        return self._load().eval().requires_grad_(False)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> FrozenTokenizer:
+        return self  # an average of the model's weights shares it
+
+    def on(self, device: torch.device) -> AdaptiveTokenizer:
+        """The tokenizer on the device of the clips."""
+        if self.tokenizer.target_mean.device != device:
+            self.tokenizer.to(device)
+        return self.tokenizer
+
+    @torch.no_grad()
+    def scores(self, frames: Tensor) -> Tensor:
+        """(B, N) float32 of normalised clips (B, C, T, H, W): higher is needed more."""
+        tokenizer = self.on(frames.device)
+        return tokenizer.scorer(tokenizer.scaled(unnormalise(frames.float()))).flatten(1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenTargets:
+    """What the tokenizer makes of the target tokens, from the encoder's output before any mask.
+
+    Args:
+        space: `values` are the quantised ones (LVMAE eq. 2); `soft` those before rounding; both with mean 0
+            and deviation 1 over the tokenizer's training set. `codes` are classified, dimension by dimension.
+            The last two are ours.
+    """
+
+    frozen: FrozenTokenizer
+    space: TargetSpace = "values"
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        return self.frozen.levels
+
+    @property
+    def width(self) -> int:
+        return sum(self.levels) if self.space == "codes" else len(self.levels)
+
+    @property
+    def needs_truth(self) -> bool:
+        return False
+
+    @torch.no_grad()
+    def values(self, frames: Tensor, ids: Tensor) -> Tensor:
+        """(B, K, D) at the tokens `ids` (B, K): float32, of `codes` the int64 level of each dimension."""
+        tokenizer = self.frozen.on(frames.device)
+        given = tokenizer.encode(unnormalise(frames.float()))
+        if self.space == "codes":
+            return tokenizer.quantiser.digits(given.codes.gather(1, ids))
+        values = given.values if self.space == "values" else tokenizer.quantiser.bound(given.latent)
+        return tokenizer.standardised(gather_tokens(values, ids))
+
+    @torch.no_grad()
+    def pixels(self, prediction: Tensor, frames: Tensor, ids: Tensor) -> Tensor:
+        """(B, K, C, t, p, q) in [0, 1]: the clip decoded with the predictions (B, K, P) in their places."""
+        tokenizer = self.frozen.on(frames.device)
+        values = tokenizer.encode(unnormalise(frames.float())).values  # (B, N, D)
+        predicted = self._as_values(prediction.float())
+        values = values.scatter(1, ids.unsqueeze(-1).expand(-1, -1, values.size(-1)), predicted)
+        rebuilt = tokenizer.decode(values, tokenizer.grid(frames)).clamp(0, 1)
+        if rebuilt.shape[-2:] != frames.shape[-2:]:
+            rebuilt = F.interpolate(rebuilt, frames.shape[-3:])
+        return gather_patches(rebuilt, ids, tokenizer.tubelet)
+
+    def loss(self, prediction: Tensor, values: Tensor, scored: Tensor) -> Tensor:
+        """Mean over the scored tokens, in float32: squared error, or of `codes` the cross-entropy."""
+        if self.space == "codes":
+            parts = prediction.float().split(self.levels, dim=-1)  # (B, K, levels) each
+            errors = [
+                F.cross_entropy(part.movedim(-1, 1), values[..., dim], reduction="none")
+                for dim, part in enumerate(parts)
+            ]
+            error = torch.stack(errors).mean(dim=0)  # (B, K)
+        else:
+            error = (prediction.float() - values).square().mean(dim=-1)
+        return (error * scored).sum() / scored.sum()
+
+    def _as_values(self, prediction: Tensor) -> Tensor:
+        """(B, K, P) predictions to (B, K, D) values of the quantiser."""
+        tokenizer = self.frozen.tokenizer
+        if self.space == "codes":
+            parts = prediction.split(self.levels, dim=-1)
+            digits = torch.stack([part.argmax(dim=-1) for part in parts], dim=-1)  # (B, K, D)
+            return digits / tokenizer.quantiser.steps - 1
+        return prediction * tokenizer.target_std + tokenizer.target_mean

@@ -1,0 +1,1 @@
+"""The training engine: plan, optimizer, state, resume."""

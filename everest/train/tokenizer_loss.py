@@ -1,0 +1,171 @@
+"""The perceptual term of a tokenizer's loss: how far apart an ImageNet network finds rebuilt and real frames.
+
+As in MAGVIT's public code (Yu et al. 2023): the mean squared difference of the logits of a ResNet-50, frames
+in the size that it was trained in, for its logits say little of others. Ours: a few frames of a clip, drawn
+anew in every pass. Their mean is that of all frames on average; all sixteen would take twice the memory of a
+pass of the `lite` tokenizer, and a third of its time.
+
+B batch, T frames, H W pixels.
+
+What a tokenizer learns from: rebuilt pixels, and where their weights are not 0 a perceptual and an
+adversarial term, as in MAGVIT's public code (Yu et al. 2023).
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+import numpy as np
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from everest.checkpoints.foreign import locate, read_foreign
+from everest.config.settings import Recipe
+from everest.config.tokenizer import TokenizerLossSettings
+from everest.errors import CheckpointError, EnvironmentProblem
+from everest.system.hub import Unreachable, show
+from everest.system.randomness import Purpose, seed_at
+from everest.system.weights import load_tensors
+from everest.tokenizer.discriminator import Discriminator
+from everest.tokenizer.network import TokenizerReconstruction
+from everest.tokenizer.spec import TokenizerSpec, kept_values, tokenizer_settings
+from everest.train.adversary import Adversary
+from everest.video.pixels import in_imagenet_units
+
+SETTING: Final = "tokenizer.loss.perceptual_weights"
+NETWORK: Final = "resnet50"
+WEIGHTS: Final = "hf:timm/resnet50.tv_in1k"  # ours, of timm's: trained in the plain way, as MAGVIT's own
+SIDE: Final = 224  # pixels
+FRAMES: Final = 4  # ours: of a clip, in one pass
+_COUNTER: Final = "num_batches_tracked"  # of a batch norm: some files of weights leave it out
+
+
+class PerceptualDistance:
+    """A frozen network. No nn.Module: nothing that is trained, averaged or saved has a part of it."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self._network = network.eval().requires_grad_(False)
+
+    def __call__(self, rebuilt: Tensor, real: Tensor, rng: np.random.Generator) -> Tensor:
+        """Scalar float32: the distance of clips (B, 3, T, H, W) in [0, 1], on frames that `rng` draws."""
+        number = min(FRAMES, real.size(2))
+        ids = np.sort(rng.choice(real.size(2), size=number, replace=False))
+        drawn = torch.from_numpy(ids).to(real.device)
+        with torch.no_grad():
+            target = self._logits(real[:, :, drawn])
+        return F.mse_loss(self._logits(rebuilt[:, :, drawn]), target)
+
+    def kept_values(self) -> int:
+        """Numbers that a pass keeps of one clip for its gradient."""
+        network = deepcopy(self._network).to("meta")
+        frames = torch.empty(FRAMES, 3, SIDE, SIDE, device="meta", requires_grad=True)
+        return kept_values(lambda: network(frames), network.parameters())
+
+    def _logits(self, clips: Tensor) -> Tensor:
+        """(B, 3, T, H, W) to (B * T, classes) float32."""
+        frames = in_imagenet_units(clips).transpose(1, 2).flatten(0, 1)  # (B * T, 3, H, W)
+        if frames.shape[2:] != (SIDE, SIDE):
+            frames = F.interpolate(frames, size=(SIDE, SIDE), mode="bilinear", antialias=True)
+        return self._network(frames).float()
+
+
+def load_network(weights: str | None) -> nn.Module:
+    """The ImageNet network.
+
+    Args:
+        weights: a file of them, or `hf:OWNER/NAME`; None is timm's. Those of the hub come from there or from
+            its local cache.
+    Raises:
+        CheckpointError: no such weights, or they cannot be read, or belong to another network.
+        EnvironmentProblem: neither hub nor cache has them now.
+    """
+    network = timm.create_model(NETWORK)
+    try:
+        path = locate(WEIGHTS if weights is None else weights, notify=show)
+        counters = {name: value for name, value in network.state_dict().items() if name.endswith(_COUNTER)}
+        load_tensors(network, counters | dict(read_foreign(path).tensors), source=str(path))
+    except Unreachable as error:
+        raise EnvironmentProblem(f"{SETTING}: {error}; or set it to a file of them") from error
+    except CheckpointError as error:
+        raise CheckpointError(f"{SETTING}: {error}") from error
+    return network
+
+
+# Ours, of a clip, for its memory: one in the tokenizer's loss, one rebuilt, and R1 keeps the real one thrice.
+DISCRIMINATOR_PASSES: Final = 5
+
+
+class TokenizerLosses(NamedTuple):
+    """Scalars of one pass."""
+
+    loss: Tensor  # of the tokenizer
+    adversary_loss: Tensor | None  # of the discriminator, where it plays
+    parts: dict[str, Tensor]  # the terms without their weights, where there are several
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TokenizerObjective:
+    """The terms with their weights. What has weight 0 is not there, and costs nothing."""
+
+    weights: TokenizerLossSettings
+    perceptual: PerceptualDistance | None = None
+    adversary: Adversary | None = None
+
+    def __call__(
+        self, out: TokenizerReconstruction, *, adversarial: bool, rng: np.random.Generator
+    ) -> TokenizerLosses:
+        """The losses of a pass.
+
+        Args:
+            adversarial: whether the adversary plays by now.
+            rng: draws the frames that the perceptual term looks at.
+        """
+        parts = {"reconstruction": out.loss}
+        loss = self.weights.reconstruction * out.loss
+        if self.perceptual is not None:
+            parts["perceptual"] = self.perceptual(out.frames, out.original, rng)
+            loss = loss + self.weights.perceptual * parts["perceptual"]
+        if self.adversary is None or not adversarial:
+            several = self.perceptual is not None or self.adversary is not None
+            return TokenizerLosses(loss, None, parts if several else {})
+        parts["generator"] = self.adversary.generator_loss(out.frames)
+        discriminator = self.adversary.discriminator_losses(out.original, out.frames)
+        parts |= {"discriminator": discriminator.logistic, "r1": discriminator.r1}
+        return TokenizerLosses(loss + self.weights.gan * parts["generator"], discriminator.total, parts)
+
+    def bytes_per_clip(self, spec: TokenizerSpec, bytes_per_value: int) -> int:
+        """What the terms' networks keep of a clip beside the tokenizer's own pass: an estimate."""
+        total = 0
+        if self.adversary is not None:
+            clip = torch.empty(1, 3, spec.window, *spec.config.scaled(spec.size), device="meta")
+            discriminator = deepcopy(self.adversary.discriminator).to("meta")
+            kept = kept_values(lambda: discriminator(clip), discriminator.parameters())
+            total += kept * 4 * DISCRIMINATOR_PASSES
+        if self.perceptual is not None:
+            total += self.perceptual.kept_values() * bytes_per_value
+        return total
+
+
+def tokenizer_objective(recipe: Recipe, spec: TokenizerSpec, device: torch.device) -> TokenizerObjective:
+    """The terms of a recipe, on the device.
+
+    Raises:
+        CheckpointError: `perceptual_weights` cannot be used.
+        EnvironmentProblem: the perceptual network cannot be fetched.
+    """
+    settings = tokenizer_settings(recipe)
+    weights = settings.loss
+    perceptual = adversary = None
+    with torch.random.fork_rng(devices=[]):
+        if weights.perceptual:
+            perceptual = PerceptualDistance(load_network(weights.perceptual_weights).to(device))
+        if weights.gan:
+            torch.manual_seed(seed_at(recipe.train.seed, Purpose.DISCRIMINATOR))
+            discriminator = Discriminator(spec.config, frames=spec.window, size=spec.size)
+            lr_scale = weights.discriminator_lr / settings.lr
+            adversary = Adversary(discriminator.to(device), r1_weight=weights.r1, lr_scale=lr_scale)
+    return TokenizerObjective(weights=weights, perceptual=perceptual, adversary=adversary)

@@ -1,0 +1,1 @@
+"""Exactly the requested frames of a video file."""

@@ -1,0 +1,88 @@
+"""The first look at a video file: how many frames, how large, and where they are."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import dataclass
+from functools import lru_cache
+
+from everest.video.counted import counted
+from everest.video.index import PacketIndex, exact_backends, shown_packets
+from everest.video.source import Video, version
+from everest.video.stream import VideoError, decoded, opened, retold
+
+
+@dataclass(frozen=True, slots=True)
+class VideoInfo:
+    """What can be known before any frame is chosen."""
+
+    frames: int
+    height: int  # as shown, after rotation
+    width: int
+    fps: float | None  # None: a folder of pictures
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Opening:
+    """What a first look at a file tells."""
+
+    info: VideoInfo
+    index: PacketIndex
+    codec: str  # FFmpeg's name
+    stream: int  # number of the video stream in the file
+    quarter_turns: int  # counter-clockwise, to be applied to every frame
+    second: float  # in time stamps
+    exact: frozenset[str]  # back-ends beside PyAV that give its frames to the bit
+
+
+def look(path: Video) -> Opening:
+    """The first look at a file, from memory where it has not changed since.
+
+    Raises:
+        VideoError: nothing can be decoded.
+    """
+    try:
+        size, changing = version(path)
+    except OSError as error:
+        raise VideoError(path, error.strerror or str(error)) from error
+    if size == 0:
+        raise VideoError(path, "empty file")
+    with retold(path):
+        return _cached_look(path, size, changing)
+
+
+def forget() -> None:
+    """Free what is kept of the files looked at, where each is needed once only."""
+    _cached_look.cache_clear()
+
+
+@lru_cache(maxsize=32768)  # some kilobytes each
+def _cached_look(path: Video, size: int, changing: str) -> Opening:
+    """Index a file and decode its first frame. `size` and `changing`: a rewritten file is another."""
+    with opened(path) as (container, stream):
+        packets = shown_packets(container, stream)
+        index = PacketIndex.of(packets)
+        exact = exact_backends(container, stream, packets)
+        number, name, codec = stream.index, container.format.name, stream.codec_context.name
+        fps = stream.average_rate or stream.guessed_rate
+        second = 1 / stream.time_base if stream.time_base else 1
+    with closing(decoded(path)) as frames:
+        first = next(frames, None)
+        if first is None:
+            raise VideoError(path, "no frame can be decoded")
+    if not index.times.size:
+        index, count = counted(path, container=name)
+    else:
+        count = index.times.size
+    turns = round(first.rotation / 90) % 4
+    height, width = (first.width, first.height) if turns % 2 else (first.height, first.width)
+    info = VideoInfo(frames=count, height=height, width=width, fps=float(fps or 25))
+    return Opening(
+        info=info,
+        index=index,
+        codec=codec,
+        stream=number,
+        quarter_turns=turns,
+        second=float(second),
+        exact=exact,
+    )

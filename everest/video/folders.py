@@ -1,0 +1,108 @@
+"""Videos in folders, here or in a storage: files by their suffix, and folders of pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from operator import attrgetter
+from pathlib import Path
+from typing import Final, overload
+
+from everest.errors import DataError
+from everest.system.storage import Location
+
+PICTURES: Final = frozenset({".jpg", ".jpeg", ".png"})
+VIDEOS: Final = frozenset(
+    {".3gp", ".avi", ".flv", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts"}
+    | {".webm", ".wmv"}
+)
+_NO_CONTENT: Final = "__MACOSX"  # what macOS adds to the archives that it packs
+_NAME: Final = attrgetter("name")
+
+
+@contextmanager
+def refusals_told(path: Location) -> Iterator[None]:
+    """Retell what the operating system refuses inside the block as a DataError that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def subfolders(folder: Location) -> list[str]:
+    """Names, sorted; hidden ones left out.
+
+    Raises:
+        DataError: the folder cannot be read.
+    """
+    with refusals_told(folder):
+        return sorted(path.name for path in _children(folder) if path.is_dir())
+
+
+@overload
+def videos_under(folder: Path) -> Iterator[Path]: ...
+
+
+@overload
+def videos_under(folder: Location) -> Iterator[Location]: ...
+
+
+def videos_under(folder: Location) -> Iterator[Location]:
+    """Video files, and folders of pictures, at any depth, in the order of their names.
+
+    Raises:
+        DataError: a folder cannot be read.
+    """
+    return _walk(folder, {folder.resolve()})
+
+
+@overload
+def videos_by_subfolder(folder: Path) -> Mapping[str, Sequence[Path]]: ...
+
+
+@overload
+def videos_by_subfolder(folder: Location) -> Mapping[str, Sequence[Location]]: ...
+
+
+def videos_by_subfolder(folder: Location) -> Mapping[str, Sequence[Location]]:
+    """What `videos_under` finds in each subfolder. Links to the folder or a subfolder are not followed.
+
+    Raises:
+        DataError: a folder cannot be read.
+    """
+    names = subfolders(folder)
+    taken = {folder.resolve(), *((folder / name).resolve() for name in names)}
+    return {name: list(_walk(folder / name, taken)) for name in names}
+
+
+@overload
+def pictures_in(folder: Path) -> Sequence[Path]: ...
+
+
+@overload
+def pictures_in(folder: Location) -> Sequence[Location]: ...
+
+
+def pictures_in(folder: Location) -> Sequence[Location]:
+    """The frames of a folder of pictures, in the order of their names."""
+    return sorted((path for path in _children(folder) if path.suffix.lower() in PICTURES), key=_NAME)
+
+
+def _walk(folder: Location, visited: set[Location]) -> Iterator[Location]:
+    """The videos of a folder. `visited` grows: links may form a loop, and a real folder counts once."""
+    with refusals_told(folder):
+        children = sorted(_children(folder), key=_NAME)
+        folders = {path for path in children if path.is_dir()}
+    videos = [path for path in children if path not in folders and path.suffix.lower() in VIDEOS]
+    if not folders and not videos and any(path.suffix.lower() in PICTURES for path in children):
+        yield folder  # beside videos or folders a picture is a thumbnail or a poster
+    for path in sorted([*folders, *videos], key=_NAME):
+        if path in folders and path.resolve() not in visited:
+            visited.add(path.resolve())
+            yield from _walk(path, visited)
+        elif path not in folders:
+            yield path
+
+
+def _children(folder: Location) -> Iterator[Location]:
+    return (path for path in folder.iterdir() if not path.name.startswith(".") and path.name != _NO_CONTENT)

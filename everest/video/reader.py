@@ -1,0 +1,195 @@
+"""Frames of a video, exactly the ones asked for.
+
+F frames, H height, W width. A "video" is a file, or a folder of pictures taken in the order of their names;
+it is named by a path, a URL that fsspec reads, or as a part of a shard.
+Frames are chosen by number also where the frame rate varies; `frames_between` turns seconds into numbers.
+
+A frame is found by its time stamp, decoding from the keyframe before it; files without usable stamps
+(everest.data.packet_index names them) are decoded from the start and counted. Decoders are imported by
+everest.data.video_stream, everest.data.backends and here, and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from everest.errors import unknown_name
+from everest.system.storage import Location, RemotePath
+from everest.video.backends import DECODERS, pyav_in_order
+from everest.video.file import VideoInfo, look
+from everest.video.folders import VIDEOS, pictures_in
+from everest.video.source import Member, Video, as_video, readable
+from everest.video.stream import VideoError, retold
+from everest.video.writer import add_h264, write_video
+
+TOLERANCE: Final = 1e-6  # seconds; a tenth of one has no exact binary form
+
+__all__ = [
+    "TOLERANCE",
+    "VideoError",
+    "VideoInfo",
+    "add_h264",
+    "between",
+    "frame_times",
+    "frames_between",
+    "frames_in_order",
+    "picture",
+    "picture_folder",
+    "pictures_of",
+    "probe",
+    "read_frames",
+    "write_video",
+]
+
+
+def probe(path: str | Video) -> VideoInfo:
+    """Number and size of the frames.
+
+    Raises:
+        VideoError: nothing can be decoded.
+    """
+    path = as_video(path)
+    folder = picture_folder(path)
+    if folder is None:
+        return look(path).info
+    with retold(path):
+        pictures = pictures_of(folder)
+        height, width, _ = picture(pictures[0]).shape
+    return VideoInfo(frames=len(pictures), height=height, width=width, fps=None)
+
+
+def read_frames(path: str | Video, ids: Sequence[int], *, decoder: str = "auto") -> Tensor:
+    """The frames numbered `ids`, in this order, repetitions included; rotation tags are applied.
+
+    Args:
+        decoder: `auto` takes, file by file, the fastest back-end that is exact there. `pyav` is exact on
+            every file; `decord` and `torchcodec` refuse those on which they may return wrong frames.
+    Returns:
+        (F, H, W, 3) uint8, RGB.
+    Raises:
+        VideoError: one of the frames does not exist or is damaged.
+    """
+    if decoder not in DECODERS:
+        raise unknown_name("data.decoder", decoder, DECODERS)
+    path = as_video(path)
+    wanted = sorted({int(i) for i in ids})
+    count = _count(path, wanted)
+    folder = picture_folder(path)
+    with retold(path):
+        found = _read_pictures(folder, wanted) if folder else DECODERS[decoder](path, wanted)
+    missing = [i for i in wanted if i not in found]
+    if missing:
+        raise VideoError(path, f"frame {missing[0]} of {count} cannot be decoded (damaged file)")
+    return torch.from_numpy(np.stack([found[int(i)] for i in ids]))
+
+
+def frames_in_order(path: str | Video, ids: Iterable[int]) -> Iterator[Tensor]:
+    """The frames numbered `ids` (ascending), one after another, each decoded once: for long videos.
+
+    Returns:
+        (H, W, 3) uint8 each, those of `read_frames`.
+    Raises:
+        VideoError: when it comes to one that does not exist or is damaged.
+    """
+    path, wanted = as_video(path), [int(i) for i in ids]
+    count = _count(path, wanted)
+    done, folder = 0, picture_folder(path)
+    with retold(path):
+        for _, shown in _pictures_in_order(folder, wanted) if folder else pyav_in_order(path, wanted):
+            yield torch.from_numpy(np.ascontiguousarray(shown))
+            done += 1
+    if done < len(wanted):
+        raise VideoError(path, f"frame {wanted[done]} of {count} cannot be decoded (damaged file)")
+
+
+def frame_times(path: str | Video) -> NDArray[np.float64]:
+    """(F,) seconds from the first frame at which each frame is shown.
+
+    Raises:
+        VideoError: a folder of pictures, which has no times.
+    """
+    path = as_video(path)
+    if picture_folder(path):
+        raise VideoError(path, "a folder of pictures has no seconds; use start_frame and end_frame")
+    opening = look(path)
+    stamps = opening.index.times
+    if stamps.size == 0 or opening.index.by_decode_stamp:
+        stamps = np.arange(opening.info.frames) * opening.second / (opening.info.fps or 1)
+    return (stamps - stamps[0]) / opening.second
+
+
+def frames_between(path: str | Video, start: float | None, end: float | None) -> tuple[int, int]:
+    """Numbers of the first frame shown at or after `start` seconds and of the first at or after `end`.
+
+    `None` stands for the video's own begin and end.
+
+    Raises:
+        VideoError: no frame is shown in between, or the video has no times.
+    """
+    seconds = frame_times(path)
+    first, last = between(seconds, start, end)
+    if first >= last:
+        raise VideoError(path, f"no frame between {start} s and {end} s; the last is at {seconds[-1]:.2f} s")
+    return first, last
+
+
+def between(seconds: NDArray[np.float64], start: float | None, end: float | None) -> tuple[int, int]:
+    """`frames_between` of known `frame_times`; equal numbers where no frame is shown in between."""
+    first = 0 if start is None else int(np.searchsorted(seconds, start - TOLERANCE))
+    last = seconds.size if end is None else int(np.searchsorted(seconds, end - TOLERANCE))
+    return first, last
+
+
+def _count(path: Video, wanted: list[int]) -> int:
+    """How many frames there are; an error if some of the `wanted` (ascending) are not among them."""
+    count = probe(path).frames
+    if not wanted or wanted[0] < 0 or wanted[-1] >= count:
+        raise VideoError(path, f"frames {wanted} asked for, there are {count}")
+    return count
+
+
+def picture_folder(video: Video) -> Location | None:
+    """The folder of pictures that a video is; None for a file.
+
+    A storage is not asked about what the name tells.
+    """
+    if isinstance(video, Member) or (isinstance(video, RemotePath) and video.suffix.lower() in VIDEOS):
+        return None
+    return video if video.is_dir() else None
+
+
+def pictures_of(folder: Location) -> Sequence[Location]:
+    """The pictures that are the frames of a video, in their order.
+
+    Raises:
+        VideoError: there are none.
+    """
+    pictures = pictures_in(folder)
+    if not pictures:
+        raise VideoError(folder, "a folder without jpg or png pictures")
+    return pictures
+
+
+def picture(file: Location) -> np.ndarray:
+    """(H, W, 3) uint8 of a jpg or png."""
+    with Image.open(readable(file)) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def _pictures_in_order(folder: Location, wanted: list[int]) -> Iterator[tuple[int, np.ndarray]]:
+    files = pictures_of(folder)
+    return ((i, picture(files[i])) for i in wanted)
+
+
+def _read_pictures(folder: Location, wanted: list[int]) -> dict[int, np.ndarray]:
+    found = dict(_pictures_in_order(folder, wanted))
+    if len({picture.shape for picture in found.values()}) > 1:
+        raise VideoError(folder, "pictures of different sizes")
+    return found

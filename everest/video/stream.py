@@ -1,0 +1,133 @@
+"""The frames of a file's video stream, decoded by PyAV in the order in which they are shown.
+
+Of a file with several video streams the first is read (cover pictures do not count).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Generator, Iterator
+from contextlib import contextmanager
+
+import av
+from av import VideoFrame, VideoStream
+from av.container import InputContainer
+from av.error import FFmpegError, InvalidDataError
+from av.stream import Disposition
+
+from everest.errors import DataError
+from everest.video.source import Video, head, readable
+
+# Their decoders look at a packet's own setting; that of AV1 leaves out frames that it had begun before.
+SKIPPING_CODECS = frozenset({"h264", "hevc"})
+CONTAINER_MARKS = {4: b"ftyp", 0: b"\x1aE\xdf\xa3"}  # ISO media (mp4, mov), Matroska and WebM
+
+
+class VideoError(DataError):
+    """A video that cannot be read: which, and why."""
+
+    def __init__(self, path: str | Video, reason: str) -> None:
+        super().__init__(path, reason)  # both, so that the error survives the way out of a loader's worker
+        self.path = str(path)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+@contextmanager
+def retold(path: Video) -> Iterator[None]:
+    """Turn what the libraries raise for a bad file into a VideoError."""
+    try:
+        yield
+    except (FFmpegError, OSError) as error:
+        raise VideoError(path, f"cannot be read: {error.strerror or error}") from error
+
+
+@contextmanager
+def opened(path: Video) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """A file and its first video stream, to be decoded by one thread."""
+    try:
+        container = av.open(readable(path), "r")
+    except InvalidDataError as error:
+        begin = head(path, 12)
+        known = any(begin[at:].startswith(mark) for at, mark in CONTAINER_MARKS.items())
+        reason = "no frame can be decoded (truncated or damaged file)" if known else "not a video file"
+        raise VideoError(path, reason) from error
+    with container:
+        streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+        if not streams:
+            raise VideoError(path, "no video stream")
+        if streams[0].codec_context is None:
+            raise VideoError(path, "no frame can be decoded (unknown codec or damaged header)")
+        streams[0].codec_context.thread_count = 1  # the loader's workers are the parallelism
+        yield container, streams[0]
+
+
+def decoded(
+    path: Video,
+    seek: int | None = None,
+    *,
+    unwanted: Collection[int] = (),
+    needless: Collection[int] = (),
+    last: int | None = None,
+    keys: list[int | None] | None = None,
+    damages: list[int] | None = None,
+) -> Generator[VideoFrame]:
+    """Frames in order of presentation from a seek position, or from the start, up to the first damage.
+
+    Decoders conceal what they miss: a frame after damage looks like one, but is not what was filmed.
+
+    Args:
+        unwanted: time stamps of frames that may be left out, where no other frame refers to them.
+        needless: time stamps of frames that no other one needs.
+        last: time stamp of the frame after whose packet the file may be left.
+        keys: takes the decode times of the packets with keyframes.
+        damages: takes the number of the packet, from 0, whose damage ended the reading.
+    """
+    with opened(path) as (container, stream):
+        codec = stream.codec_context
+        skips = codec.name in SKIPPING_CODECS and len(unwanted) > 0
+        if seek is not None:
+            container.seek(seek, stream=stream)
+        for number, packet in enumerate(container.demux(stream)):
+            if skips and packet.pts in needless:
+                continue
+            if skips:
+                codec.skip_frame = "NONREF" if packet.pts in unwanted else "DEFAULT"
+            if keys is not None and packet.is_keyframe and packet.size:
+                keys.append(packet.dts)
+            damaged, frames = packet.is_corrupt, []
+            if not damaged:
+                try:
+                    frames = packet.decode()
+                except InvalidDataError:
+                    damaged = True
+            if damaged and damages is not None:
+                damages.append(number)
+            ends = damaged or (skips and last is not None and packet.pts == last)
+            if ends:
+                frames = [*frames, *codec.decode(None)]  # whole ones that waited for their turn
+            for frame in frames:
+                if frame.is_corrupt:
+                    if damages is not None:
+                        damages.append(number)
+                    return
+                yield frame
+            if ends:
+                return
+
+
+def promised_seconds(path: Video) -> float:
+    """How long a Matroska or WebM file says that its pictures go on; 0 where it does not say so.
+
+    Nothing else tells that such a file was cut: it has no count of frames, and its packets are whole.
+    """
+    with opened(path) as (container, stream):
+        if "matroska" not in container.format.name:
+            return 0.0
+        stamp = stream.metadata.get("DURATION")
+        if stamp is not None:
+            hours, minutes, seconds = map(float, stamp.split(":"))
+            return hours * 3600 + minutes * 60 + seconds
+        alone = len(container.streams) == 1  # else it may be the sound that goes on
+        return (container.duration or 0) / av.time_base if alone else 0.0

@@ -1,0 +1,88 @@
+"""The video set of `everest demo --recipe lvmae-demo`: two things happen, far apart, and their order counts.
+
+A shape moves, grows or fades in the first quarter of a clip, and does another of these in its last: the
+class is what it does in which order. Between the two lie more frames than a short clip has, so that one which
+sees a single event knows what happens but not when.
+
+n clips, F frames, H W pixels.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from itertools import permutations
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from everest_demo.rendering import RADIUS, SIZE, Doubles, Paths, RenderedSet, render
+
+EVENTS: Final = ("moves", "grows", "fades")
+ORDERS: Final = tuple(permutations(EVENTS, 2))
+CLASSES: Final = tuple(f"{first}-then-{second}" for first, second in ORDERS)
+NUM_FRAMES: Final = 64
+
+_LASTS: Final = 8  # frames
+_BEGINS: Final = ((2, 8), (48, 54))  # first frame of either event, drawn: 32 frames or more lie between
+_WAY: Final = (8.0, 14.0)  # pixels
+_GROWTH: Final = (0.4, 0.6)  # of the logarithm of the radius
+_FADE: Final = (-0.8, -0.6)  # of the light
+
+
+def render_clips(
+    classes: NDArray[np.int64], rng: np.random.Generator, *, num_frames: int = NUM_FRAMES
+) -> NDArray[np.uint8]:
+    """One clip for each entry of `classes` (n,), a number in CLASSES: (n, F, H, W, 3).
+
+    Args:
+        num_frames: F; more show the same, slower.
+    """
+    return render(event_paths(classes, rng, num_frames=num_frames), rng)
+
+
+def event_paths(
+    classes: NDArray[np.int64], rng: np.random.Generator, *, num_frames: int = NUM_FRAMES
+) -> Paths:
+    """What the shape of each clip does."""
+    n, done = len(classes), _progress(classes, rng, num_frames)
+    heading = rng.uniform(0, 2 * np.pi, (n, 1))
+    way = rng.uniform(*_WAY, (n, 1)) * done["moves"]  # (n, F) pixels
+    smallest, largest = np.log(RADIUS)
+    size = rng.uniform(smallest, (smallest + largest) / 2, (n, 1))
+    return Paths(
+        centre=rng.uniform(0, SIZE, (n, 1, 2)) + np.stack([way * np.cos(heading), way * np.sin(heading)], -1),
+        turn=rng.uniform(0, 2 * np.pi, (n, 1)) * np.ones(num_frames),
+        radius=np.exp(size + _there_and_back(done["grows"], _GROWTH, rng)),
+        light=1 + _there_and_back(done["fades"], _FADE, rng),
+    )
+
+
+def _progress(classes: NDArray[np.int64], rng: np.random.Generator, num_frames: int) -> dict[str, Doubles]:
+    """(n, F) by event: 0 before it, 1 after it; 0 where a class has it not."""
+    n = len(classes)
+    moments = np.arange(num_frames) * (NUM_FRAMES / num_frames)
+    done = {event: np.zeros((n, num_frames)) for event in EVENTS}
+    for which, (low, high) in enumerate(_BEGINS):
+        progress = np.clip((moments - rng.integers(low, high, (n, 1))) / _LASTS, 0, 1)
+        for event, shares in done.items():
+            mine = np.array([ORDERS[c][which] == event for c in classes])
+            shares[mine] = progress[mine]
+    return done
+
+
+def _there_and_back(progress: Doubles, height: tuple[float, float], rng: np.random.Generator) -> Doubles:
+    """(n, F): up to a height that is drawn, in the middle of the event, and down again."""
+    return rng.uniform(*height, (len(progress), 1)) * np.sin(np.pi * progress)
+
+
+def event_set(num_frames: int = NUM_FRAMES) -> RenderedSet:
+    """The demo's videos; with more frames each shows the same, slower."""
+    return RenderedSet(
+        classes=CLASSES,
+        num_frames=num_frames,
+        render=partial(render_clips, num_frames=num_frames),
+        pretrain=512,
+        train_per_class=12,
+        test_per_class=40,
+    )

@@ -1,0 +1,93 @@
+"""The video set that `everest demo` renders: clips told apart by how a shape moves, and by nothing else.
+
+Place and size of the moving shape have one distribution in all classes at all times (what grows too large
+comes in small), so no single frame tells the class. Many clips carry no label and few do: what pre-training
+on the many is worth shows in the few.
+
+n clips, F frames, H W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from everest_demo.rendering import RADIUS, SIZE, Paths, RenderedSet, render
+
+
+@dataclass(frozen=True, kw_only=True)
+class Motion:
+    """What the shape of a class does; what is not said, it does not do.
+
+    Args:
+        heading: from the x axis towards the bottom of the picture, where y grows, in eighths of a turn;
+            None: drawn for every clip.
+        speed: in the first and in the second half of a clip, in shares of the speed drawn for it.
+        turn: 1 clockwise, -1 anticlockwise.
+        growth: 1 grows, -1 shrinks.
+    """
+
+    heading: int | None = None
+    speed: tuple[float, float] = (0.0, 0.0)
+    turn: int = 0
+    growth: int = 0
+
+
+_STEADY: Final = (1.0, 1.0)
+MOTIONS: Final = {
+    "right": Motion(heading=0, speed=_STEADY),
+    "down": Motion(heading=2, speed=_STEADY),
+    "left": Motion(heading=4, speed=_STEADY),
+    "up": Motion(heading=6, speed=_STEADY),
+    "clockwise": Motion(turn=1),
+    "anticlockwise": Motion(turn=-1),
+    "growing": Motion(growth=1),
+    "shrinking": Motion(growth=-1),
+    "speeding-up": Motion(speed=(0.0, 2.0)),
+    "slowing-down": Motion(speed=(2.0, 0.0)),
+}
+CLASSES: Final = tuple(MOTIONS)
+NUM_FRAMES: Final = 12  # more than a clip's 8: where a clip starts is left to chance
+
+_SPEED: Final = (1.5, 2.5)  # pixels a frame: 12 to 20 in a clip of 8 frames
+_HEADING_JITTER: Final = 0.25  # radians to either side of the class's heading
+_TURN: Final = (0.3, 0.5)  # radians a frame
+_GROWTH: Final = (0.06, 0.09)  # of the logarithm of the radius, a frame
+
+
+def render_clips(classes: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """One clip for each entry of `classes` (n,), a number in CLASSES: (n, F, H, W, 3)."""
+    return render(_paths([MOTIONS[CLASSES[c]] for c in classes], rng), rng)
+
+
+def _paths(motions: Sequence[Motion], rng: np.random.Generator) -> Paths:
+    n, frame = len(motions), np.arange(NUM_FRAMES)
+    drawn = rng.integers(0, 8, n)
+    heading = np.array([d if m.heading is None else m.heading for m, d in zip(motions, drawn, strict=True)])
+    angle = heading * (np.pi / 4) + rng.uniform(-_HEADING_JITTER, _HEADING_JITTER, n)
+    halves = np.array([m.speed for m in motions])  # (n, 2)
+    speed = rng.uniform(*_SPEED, (n, 1)) * halves[:, 2 * frame // NUM_FRAMES]  # (n, F)
+    step = speed[..., None] * np.stack([np.cos(angle), np.sin(angle)], axis=-1)[:, None]  # (n, F, 2)
+    turn = np.array([m.turn for m in motions]) * rng.uniform(*_TURN, n)
+    growth = np.array([m.growth for m in motions]) * rng.uniform(*_GROWTH, n)
+    smallest, largest = np.log(RADIUS)
+    size = rng.uniform(0, largest - smallest, (n, 1)) + growth[:, None] * frame
+    return Paths(
+        centre=rng.uniform(0, SIZE, (n, 1, 2)) + np.cumsum(step, axis=1),
+        turn=rng.uniform(0, 2 * np.pi, (n, 1)) + turn[:, None] * frame,
+        radius=np.exp(smallest + size % (largest - smallest)),
+    )
+
+
+DEMO_SET: Final = RenderedSet(
+    classes=CLASSES,
+    num_frames=NUM_FRAMES,
+    render=render_clips,
+    pretrain=2048,
+    train_per_class=6,
+    test_per_class=50,
+)

@@ -1,0 +1,158 @@
+"""What the demos do alike: a folder that is theirs, stages that are timed, a run folder for each."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, TypeVar
+
+import torch
+
+from everest.config.recipe import dump_recipe, load_recipe
+from everest.config.settings import Recipe
+from everest.errors import RecipeError
+from everest.evaluate import evaluate
+from everest.finetune import finetune, set_up_finetuning
+from everest.prepare.tokens import write_tokens
+from everest.pretrain import pretrain, set_up_pretraining
+from everest.system.accelerator import make_accelerator
+from everest.system.events import Report, notice
+from everest.system.files import write_text
+from everest.system.run_folder import RunFolder
+from everest.system.signals import Stopped
+from everest.train.setup import Place, start_run
+from everest.train_tokenizer import set_up_tokenizer, train_tokenizer
+from everest_demo.rendering import RenderedSet
+
+VIDEOS: Final = "demo-videos"
+REPORT: Final = "report.md"
+PICTURE: Final = "reconstruction.png"
+RUNS: Final = ("pretrain", "finetune-pretrained", "finetune-scratch")  # of EVEREST's demo
+LVMAE_RUNS: Final = ("tokenizer", "tokens", "pretrain", "finetune-64", "finetune-64-scratch", "finetune-16")
+WRITTEN: Final = (*RUNS, *LVMAE_RUNS, PICTURE, REPORT, VIDEOS)  # last the videos, which tell a demo's folder
+
+Result = TypeVar("Result")
+
+
+def clear_demo(folder: Path, *, overwrite: bool) -> None:
+    """Make sure that a demo may write into `folder`; with `overwrite` remove what an earlier one left.
+
+    Raises:
+        RecipeError: something else is there.
+    """
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    if not (folder / VIDEOS).is_dir():
+        raise RecipeError(f"--output {folder}: exists and holds no demo; choose another folder")
+    if not overwrite:
+        raise RecipeError(f"--output {folder}: holds a demo; choose another folder, or use --overwrite")
+    for path in (folder / name for name in WRITTEN):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Steps this small are slower on two threads than on one; the loader uses the other core."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoSteps:
+    """The stages of a demo, all on the CPU. Each leaves a run folder of its name below `folder`."""
+
+    folder: Path
+    seed: int
+    report: Report
+    seconds: dict[str, float] = field(default_factory=dict)  # of each stage, in their order
+
+    def render(self, videos: RenderedSet) -> None:
+        """Write the videos that `recipe` reads."""
+        self._timed("rendering videos", lambda: videos.write(self.folder / VIDEOS, seed=self.seed))
+
+    def recipe(self, name: str, *overrides: str) -> Recipe:
+        """A shipped recipe on the rendered videos."""
+        root = f'data.root="{(self.folder / VIDEOS).resolve()}"'
+        return load_recipe(name, overrides=[root, f"train.seed={self.seed}", *overrides])
+
+    def tokenizer(self, name: str, recipe: Recipe) -> Path:
+        """Train a tokenizer; its weights."""
+
+        def work() -> None:
+            stage = set_up_tokenizer(recipe, place)
+            start_run(stage.training, place, dump_recipe(recipe), init=None)
+            train_tokenizer(stage)
+
+        place = self._place(recipe, name)
+        self._timed(f"training a tokenizer ({name})", work)
+        return place.run.weights
+
+    def tokens(self, recipe: Recipe, *, variants: int) -> None:
+        """What the recipe's tokenizer says of its clips, into the folder that its pre-training reads."""
+        cache = recipe.pretrain.target.cache
+        assert cache is not None
+        folder = Path(cache)
+
+        def work() -> None:
+            write_tokens(recipe, folder, variants=variants, cpu=True, report=self.report)
+
+        self._timed(f"preparing tokens ({folder.name})", work)
+
+    def pretrain(self, name: str, recipe: Recipe) -> Path:
+        """Pre-train; the weights."""
+
+        def work() -> None:
+            training = set_up_pretraining(recipe, place)
+            start_run(training, place, dump_recipe(recipe), init=None)
+            pretrain(training)
+
+        place = self._place(recipe, name)
+        self._timed(f"pre-training ({name})", work)
+        return place.run.weights
+
+    def finetune(self, name: str, recipe: Recipe, *, init: Path | None) -> float:
+        """Fine-tune from `init`, or from scratch, and test; percent of the test videos that are right."""
+
+        def work() -> None:
+            training, validation = set_up_finetuning(recipe, place, init=init)
+            start_run(training, place, dump_recipe(recipe), init=init and str(init.resolve()))
+            finetune(training, recipe.finetune, validation)
+
+        def test() -> float:
+            accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=True)
+            return evaluate(recipe, place.run.weights, accelerator, report=self.report)["top1"]
+
+        place = self._place(recipe, name)
+        self._timed(f"fine-tuning ({name})", work)
+        return self._timed(f"testing ({name})", test)
+
+    def write_report(self, text: str) -> None:
+        """`report.md`: the text, and the seconds of all stages."""
+        rows = "\n".join(f"| {stage} | {seconds} |" for stage, seconds in self.seconds.items())
+        write_text(self.folder / REPORT, f"{text}\n| stage | seconds |\n|---|---|\n{rows}\n")
+
+    def _place(self, recipe: Recipe, name: str) -> Place:
+        accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=True)
+        run = RunFolder(self.folder / name)
+        return Place(accelerator=accelerator, run=run, resumed=False, report=self.report)
+
+    def _timed(self, stage: str, work: Callable[[], Result]) -> Result:
+        self.report(notice(f"demo: {stage}"))
+        began = time.monotonic()
+        try:
+            result = work()
+        except Stopped as stopped:
+            raise Stopped(stopped.number, "stopped; everest demo --overwrite begins again") from stopped
+        self.seconds[stage] = round(time.monotonic() - began, 1)
+        return result

@@ -1,0 +1,327 @@
+"""Checkpoints of other programs: recognised by name, mapped to the last tensor, equal in what they say."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from foreign import RELEASED, on_meta, saved, shapes, tiny
+from safetensors.torch import load_file
+from torch import Tensor
+
+from everest.checkpoints.convert import Converted, convert
+from everest.checkpoints.families import KEY_BIAS
+from everest.checkpoints.foreign import Foreign, read_foreign, unwrapped
+from everest.checkpoints.identify import Identity, Refused, identify
+from everest.checkpoints.load import model_of
+from everest.checkpoints.sizes import Hints
+from everest.errors import CheckpointError, RecipeError
+from everest.methods.grid import TokenGrid, TokenSelection
+from everest.models.classifier import VideoClassifier
+from everest.models.embedding import position_table
+from everest.models.mae import MaskedAutoencoder
+from everest.video.pixels import normalise
+
+NARROW = Hints(heads=3, decoder_heads=3)
+
+
+def foreign(tensors: dict[str, Tensor], **beside) -> Foreign:
+    return Foreign(path=Path("given.pth"), tensors=tensors, **beside)
+
+
+def model(converted: Converted) -> MaskedAutoencoder | VideoClassifier:
+    return model_of(converted.weights, source=Path("given.pth"))
+
+
+RECOGNISED = [
+    ("everest_pretrain_small", "videomae", "pretrain", "vit-s", True),
+    ("everest_pretrain_base", "videomae", "pretrain", "vit-b", True),
+    ("everest_pretrain_large", "videomae", "pretrain", "vit-l", True),
+    ("everest_finetune_small", "videomae", "classifier", "vit-s", True),
+    ("everest_finetune_large", "videomae", "classifier", "vit-l", True),
+    ("videomae_pretrain_base", "videomae", "pretrain", "vit-b", True),
+    ("videomae_finetune_base", "videomae", "classifier", "vit-b", True),
+    ("mme_pretrain_base", "mme", "encoder", "vit-b", False),
+    ("mme_finetune_base", "videomae", "classifier", "vit-b", True),
+    ("mvd_pretrain_small", "mvd", "encoder", "vit-s", False),
+    ("mvd_pretrain_base", "mvd", "encoder", "vit-b", False),
+    ("mvd_pretrain_large", "mvd", "encoder", "vit-l", False),
+    ("mvd_finetune_base", "videomae", "classifier", "vit-b", True),
+    ("hf_videomae_pretraining_base", "transformers", "pretrain", "vit-b", True),
+    ("hf_videomae_classification_base", "transformers", "classifier", "vit-b", True),
+    ("hf_videomae_pretraining_base_no_mean_pooling", "transformers", "pretrain", "vit-b", True),
+]
+
+
+def test_every_recorded_checkpoint_is_in_the_table():
+    assert [row[0] for row in RECOGNISED] == list(RELEASED)
+
+
+@pytest.mark.parametrize(("name", "family", "stage", "backbone", "whole"), RECOGNISED)
+def test_released_checkpoints_are_recognised_and_mapped_to_the_last_parameter(
+    name: str, family: str, stage: str, backbone: str, whole: bool
+):
+    tensors = on_meta(name)
+    assert sum(tensor.numel() for tensor in tensors.values()) == RELEASED[name]["n_params"]
+    found = identify(foreign(tensors, config=RELEASED[name].get("config", {})), Hints())
+    assert isinstance(found, Identity)
+    assert (found.family, found.stage, found.spec.model.backbone) == (family, stage, backbone)
+    assert found.spec.model.backbone_size.depth == (24 if backbone == "vit-l" else 12)
+    assert (found.spec.frames, found.spec.size, found.spec.model.tubelet) == (16, (224, 224), (2, 16, 16))
+    assert (not found.missing and not found.unexpected) is whole
+    if stage == "classifier":
+        assert found.spec.num_classes == 400
+    if whole:
+        with torch.device("meta"):
+            ours = found.spec.build()
+        assert sum(p.numel() for p in ours.parameters()) == RELEASED[name]["n_params"]
+    else:  # the encoder is whole, what belongs to its decoders is told
+        assert not any(name.startswith("encoder.") for name in found.missing)
+        assert all(
+            "decoder" in n or "mask_token" in n or n.startswith(("down_", "pos_embed_"))
+            for n in found.unexpected
+        )
+
+
+def test_positions_are_those_of_the_family():
+    def positions(name: str, hints: Hints) -> str:
+        found = identify(foreign(on_meta(name)), hints)
+        assert isinstance(found, Identity)
+        return found.spec.model.positions
+
+    assert positions("mvd_pretrain_base", Hints()) == "separable"
+    assert positions("mvd_finetune_base", Hints()) == "flat"  # the same names as VideoMAE's
+    assert positions("mvd_finetune_base", Hints(family="mvd")) == "separable"
+    assert positions("mme_pretrain_base", Hints()) == "flat"
+
+
+def test_a_family_that_the_names_contradict_is_refused():
+    with pytest.raises(CheckpointError, match="its keys are those of mvd, not of everest"):
+        identify(foreign(on_meta("mvd_pretrain_base")), Hints(family="everest"))
+    with pytest.raises(CheckpointError, match="its keys are not those of transformers"):
+        identify(foreign(on_meta("videomae_finetune_base")), Hints(family="transformers"))
+    with pytest.raises(RecipeError, match="did you mean 'mvd'"):
+        identify(foreign(on_meta("mvd_pretrain_base")), Hints(family="mvdd"))
+
+
+def test_a_released_autoencoder_gives_its_recorded_loss(golden: Callable[[str], Path], tmp_path: Path):
+    tensors = load_file(golden("everest_pretrain_s0.safetensors"))
+    facts = json.loads(golden("everest_pretrain_s0.json").read_text())["cases"]["pre70_mask90"]
+    state = {n.removeprefix("state."): t for n, t in tensors.items() if n.startswith("state.")}
+    arguments = {"mask_type": "motion-centric", "mcm_ratio": 0.7, "mask_ratio": 0.9, "input_size": 64}
+    path = saved(tmp_path / "checkpoint-799.pth", state, **arguments, num_frames=16)
+    done = convert(read_foreign(path), NARROW)
+    assert done.identity.family == "everest"
+    ours = model(done)
+    assert isinstance(ours, MaskedAutoencoder)
+    clip = normalise(tensors["input.clip_uint8_BTHWC"].permute(0, 4, 1, 2, 3))
+    drawn, ranked = tensors["pre70_mask90.noise"], tensors["pre70_mask90.ids_sorted"].long()
+    noise = torch.zeros(2, 128).scatter_(1, ranked[:, : drawn.size(1)], drawn)
+    out = ours(clip, noise=noise)
+    assert torch.equal(out.selection.visible, tensors["pre70_mask90.visible_idx"].long())
+    assert out.loss.item() == pytest.approx(facts["loss"], abs=1e-6)
+
+
+@pytest.mark.parametrize(("arguments", "keep"), [({}, None), ({"mcm": True, "mcm_ratio": 0.4}, 0.6)])
+def test_a_released_classifier_keeps_every_tensor(tmp_path: Path, arguments: dict, keep: float | None):
+    state = tiny("videomae_finetune_base")
+    done = convert(read_foreign(saved(tmp_path / "x.pth", state, **arguments)), NARROW)
+    tensors = done.weights.tensors
+    assert len(tensors) == len(state)
+    assert torch.equal(tensors["encoder.blocks.1.attn.qkv.weight"], state["blocks.1.attn.qkv.weight"])
+    assert torch.equal(tensors["norm.bias"], state["fc_norm.bias"])
+    assert torch.equal(tensors["head.weight"], state["head.weight"])
+    assert getattr(done.identity.spec.selection, "keep_ratio", None) == keep
+    assert done.identity.spec.model.pooling == "mean"
+
+
+def test_a_classifier_of_the_first_token_is_one_here_too():
+    state = {name.replace("fc_norm.", "norm."): t for name, t in tiny("videomae_finetune_base").items()}
+    done = convert(foreign(state), NARROW)
+    assert done.identity.spec.model.pooling == "first"
+    assert torch.equal(done.weights.tensors["norm.weight"], state["norm.weight"])
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    ["module.", "_orig_mod.module.", "model.", "backbone.", "encoder.model.", "encoder_q.encoder.model."],
+)
+def test_what_wraps_the_names_is_taken_off(prefix: str):
+    state = tiny("videomae_finetune_base")
+    assert unwrapped({prefix + name: t for name, t in state.items()}).keys() == state.keys()
+    pretraining = tiny("videomae_pretrain_base")
+    wrapped = unwrapped({f"module.{name}": t for name, t in pretraining.items()})
+    assert wrapped.keys() == pretraining.keys()
+
+
+def test_an_encoder_under_two_prefixes_with_a_head_beside_it_is_found():
+    state = tiny("mme_finetune_base")
+    named = {n if n.startswith("head.") else f"encoder.model.{n}": t for n, t in state.items()}
+    named = {n.replace("head.", "fc."): t for n, t in named.items()}
+    done = convert(foreign(unwrapped(named)), NARROW)
+    assert torch.equal(done.weights.tensors["head.bias"], state["head.bias"])
+
+
+@pytest.mark.parametrize("name", ["mme_pretrain_base", "mvd_pretrain_base"])
+def test_foreign_decoders_are_refused_and_their_encoder_is_taken_on_request(name: str):
+    state = tiny(name)
+    if name.startswith("mvd"):
+        grid = TokenGrid(t=8, h=14, w=14)
+        state["pos_embed"] = position_table("separable", grid, 48).unsqueeze(0).half()
+    with pytest.raises(CheckpointError, match=r"cannot be mapped fully: .*--partial` takes the encoder"):
+        convert(foreign(state), NARROW)
+    done = convert(foreign(state), NARROW, partial=True)
+    prefix = "encoder." if name.startswith("mme") else ""
+    for part in ("patch_embed.proj.weight", "blocks.1.mlp.fc2.bias", "norm.weight"):
+        assert torch.equal(done.weights.tensors[f"encoder.{part}"], state[prefix + part])
+    assert done.weights.origin is not None
+    assert any(name.startswith("decoder") for name in done.weights.origin["fresh"])
+    again = convert(foreign(state), NARROW, partial=True)
+    assert all(torch.equal(t, again.weights.tensors[n]) for n, t in done.weights.tensors.items())
+    encoder = model(done).encoder
+    if name.startswith("mvd"):
+        torch.testing.assert_close(encoder.position, state["pos_embed"][0].float(), atol=1e-3, rtol=0)
+
+
+def test_stored_positions_that_are_learned_are_refused():
+    state = tiny("videomae_finetune_base") | {"pos_embed": torch.randn(1, 1568, 48) * 0.02}
+    with pytest.raises(CheckpointError, match="learned"):
+        convert(foreign(state), NARROW, partial=True)
+    state["pos_embed"] = position_table("flat", TokenGrid(t=8, h=14, w=14), 48).unsqueeze(0)
+    assert not convert(foreign(state), NARROW).identity.unexpected
+    with pytest.raises(CheckpointError, match=r"is for 1568 tokens.*--frames and --size"):
+        convert(foreign(state), Hints(heads=3, frames=8))
+
+
+def test_st_mae_is_recognised_and_refused_with_the_reason():
+    state = tiny("videomae_finetune_base") | {"cls_token": torch.zeros(1, 1, 48)}
+    state["blocks.0.attn.q.weight"] = torch.zeros(48, 48)
+    found = identify(foreign(state), Hints())
+    assert isinstance(found, Refused)
+    with pytest.raises(CheckpointError, match=r"ST-MAE.*class token.*learned positions"):
+        convert(foreign(state), Hints(), partial=True)
+
+
+def test_a_key_bias_has_no_effect_and_is_left_out():
+    # softmax(q (k + b)) = softmax(q k + q b), and q b is the same for every key of a query.
+    q, k, bias = torch.randn(3, 5, 8, dtype=torch.float64)
+    with_bias = (q @ (k + bias[0]).T).softmax(dim=-1)
+    assert (with_bias - (q @ k.T).softmax(dim=-1)).abs().max() < 1e-12
+    state = tiny("hf_videomae_classification_base")
+    key = "videomae.encoder.layer.1.attention.attention.key.bias"
+    done = convert(foreign(state | {key: torch.ones(48)}), NARROW)
+    assert done.identity.translation.idle == {key: KEY_BIAS}
+
+
+def test_biases_of_older_transformers_stand_beside_the_matrices():
+    state = tiny("hf_videomae_classification_base")
+    older = {n.replace("query.bias", "q_bias").replace("value.bias", "v_bias"): t for n, t in state.items()}
+    assert older.keys() != state.keys()
+    ours, same = (convert(foreign(s), NARROW).weights.tensors for s in (state, older))
+    assert all(torch.equal(ours[name], same[name]) for name in ours)
+
+
+def test_half_precision_becomes_float32():
+    state = {name: tensor.half() for name, tensor in tiny("videomae_finetune_base").items()}
+    tensors = convert(foreign(state), NARROW).weights.tensors
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
+    assert torch.equal(tensors["head.bias"], state["head.bias"].float())
+
+
+WRONG = {
+    "a value is no number": (
+        lambda s: s["blocks.0.norm1.bias"].fill_(torch.nan),
+        "48 values that are no finite",
+    ),
+    "a tensor is missing": (
+        lambda s: s.pop("blocks.1.mlp.fc1.bias"),
+        "it lacks encoder.blocks.1.mlp.fc1.bias;",
+    ),
+    "a tensor too many": (
+        lambda s: s.update({"blocks.0.gamma_1": torch.ones(48)}),
+        "no place for blocks.0.gamma_1;",
+    ),
+    "quantised": (lambda s: s.update({"head.weight": torch.zeros(400, 48, dtype=torch.int8)}), "torch.int8"),
+    "a wider MLP": (lambda s: s.update({"blocks.0.mlp.fc1.weight": torch.zeros(209, 48)}), "209 rows"),
+    "grey videos": (lambda s: s.update({"patch_embed.proj.weight": torch.zeros(48, 1, 2, 16, 16)}), "RGB"),
+    "pictures": (lambda s: s.update({"patch_embed.proj.weight": torch.zeros(48, 3, 16, 16)}), "tubelets"),
+    "no embedding": (lambda s: s.pop("patch_embed.proj.weight"), "no checkpoint of a family"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_weights_that_cannot_be_meant_are_refused(case: str):
+    spoil, message = WRONG[case]
+    state = tiny("videomae_finetune_base")
+    spoil(state)
+    with pytest.raises(CheckpointError, match=message) as told:
+        convert(foreign(state), NARROW)
+    assert "\n" not in str(told.value)
+
+
+def test_heads_of_an_unknown_width_must_be_said():
+    state = tiny("videomae_pretrain_base")
+    with pytest.raises(CheckpointError, match=r"48 wide.*--heads N"):
+        convert(foreign(state), Hints())
+    with pytest.raises(CheckpointError, match=r"24 wide.*--decoder-heads N"):
+        convert(foreign(state), Hints(heads=3))
+    with pytest.raises(CheckpointError, match="7 heads do not divide"):
+        convert(foreign(state), Hints(heads=7, decoder_heads=3))
+
+
+def test_class_names_come_from_the_config_and_must_be_as_many_as_classes():
+    state = tiny("hf_videomae_classification_base")
+    names = {str(i): f"class {i}" for i in range(400)}
+    done = convert(foreign(state, config={"id2label": names}), NARROW)
+    assert done.weights.classes is not None
+    assert done.weights.classes[:2] == ("class 0", "class 1")
+    with pytest.raises(CheckpointError, match="names 2 classes, its head has 400"):
+        convert(foreign(state, config={"id2label": {"0": "a", "1": "b"}}), NARROW)
+    with pytest.raises(CheckpointError, match="its head has 400 classes, not the 2 of --classes"):
+        convert(foreign(state), NARROW, classes=("a", "b"))
+
+
+def test_no_two_foreign_tensors_become_one():
+    for name in RELEASED:
+        found = identify(foreign(on_meta(name)), Hints())
+        assert isinstance(found, Identity)
+        taken = [part for parts in found.translation.take.values() for part in parts]
+        fates = [*taken, *found.translation.idle, *found.translation.unexpected]
+        fates += [found.translation.table] if found.translation.table else []
+        assert sorted(fates) == sorted(shapes(name))
+
+
+@pytest.mark.parametrize("mean_pooling", [True, False])
+@pytest.mark.parametrize("biased", [True, False])
+@pytest.mark.parametrize("stage", ["ForPreTraining", "ForVideoClassification"])
+def test_a_checkpoint_of_transformers_gives_the_same_numbers(
+    stage: str, mean_pooling: bool, biased: bool, tmp_path: Path
+):
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = transformers.VideoMAEConfig(
+        **{"image_size": 32, "patch_size": 8, "num_frames": 4, "num_labels": 5},
+        **{"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 192},
+        **{"decoder_hidden_size": 24, "decoder_num_hidden_layers": 2, "decoder_num_attention_heads": 3},
+        **{"decoder_intermediate_size": 96, "use_mean_pooling": mean_pooling, "qv_bias": biased},
+    )
+    theirs = getattr(transformers, f"VideoMAE{stage}")(config).eval()
+    with torch.no_grad():
+        for parameter in theirs.parameters():  # fresh biases and norms are zeros and ones
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    theirs.save_pretrained(tmp_path)
+    ours = model(convert(read_foreign(tmp_path), Hints()))
+    clip = torch.randn(2, 3, 4, 32, 32)
+    with torch.no_grad():
+        if isinstance(ours, VideoClassifier):
+            assert (ours(clip) - theirs(clip.transpose(1, 2)).logits).abs().max() <= 1e-5
+            return
+        ids = torch.randperm(32)
+        chosen = TokenSelection(*(part.sort().values.expand(2, -1) for part in (ids[:8], ids[8:])))
+        masked = torch.ones(2, 32, dtype=torch.bool).scatter_(1, chosen.visible, False)
+        out, told = ours(clip, selection=chosen), theirs(clip.transpose(1, 2), bool_masked_pos=masked)
+    assert (out.prediction - told.logits).abs().max() <= 1e-5
+    assert (out.loss - told.loss).abs() <= 1e-5

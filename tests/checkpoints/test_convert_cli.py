@@ -1,0 +1,315 @@
+"""`everest convert` as a user meets it: what it prints, writes and refuses, and what takes its files."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from foreign import saved, tiny
+from safetensors.torch import load_file, save_file
+from small_runs import RECIPE, refused, run
+from typer.testing import CliRunner
+
+import everest
+from everest.system.weights import read_weights
+from everest_cli.main import app
+
+HEADS = ["--heads", "3", "--decoder-heads", "3"]
+CONFIG = {"model_type": "videomae", "num_attention_heads": 3, "decoder_num_attention_heads": 3}
+# A recipe for weights of `tiny`: 48 wide, 2 deep, tubelets of 2 x 16 x 16.
+NARROW = RECIPE.replace("size: 32", "size: 64").replace(
+    "[2, 8, 8], width: 24, depth: 2, heads: 2", "[2, 16, 16], width: 48, depth: 2, heads: 3"
+)
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, clip_files: Path) -> Path:
+    path = tmp_path / "narrow.yaml"
+    path.write_text(NARROW.replace("data: {", f'data: {{root: "{clip_files}", '))
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """As transformers saves a classifier."""
+    path = tmp_path / "videomae-tiny"
+    path.mkdir()
+    save_file(tiny("hf_videomae_classification_base"), path / "model.safetensors")
+    (path / "config.json").write_text(json.dumps(CONFIG))
+    (path / "README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n# VideoMAE\n")
+    return path
+
+
+def convert(*arguments: object) -> tuple[str, str]:
+    """What `everest convert` prints on stdout and stderr."""
+    result = CliRunner().invoke(app, ["convert", *map(str, arguments)])
+    assert result.exit_code == 0, (result.output, result.exception)
+    return result.stdout, result.stderr
+
+
+def test_the_path_is_the_result_and_the_report_goes_to_stderr(tmp_path: Path):
+    given = saved(tmp_path / "checkpoint-799.pth", tiny("videomae_pretrain_base"))
+    out = tmp_path / "new" / "videomae.safetensors"
+    printed, reported = convert(given, "--out", out, *HEADS)
+    assert printed == f"{out}\n"
+    assert "videomae pretrain" in reported
+    assert "licence: not stated" in reported
+    assert convert(given, "--out", out, *HEADS, "--overwrite", "-q") == (f"{out}\n", "")
+    origin = read_weights(out).origin
+    assert origin is not None
+    assert (origin["family"], origin["file"], origin["fresh"]) == ("videomae", str(given), [])
+
+
+def test_json_tells_the_fate_of_every_tensor(tmp_path: Path):
+    state = tiny("mme_pretrain_base")
+    given = saved(tmp_path / "mme.pth", state)
+    out = tmp_path / "out.safetensors"
+    told = json.loads(convert(given, "--out", out, *HEADS, "--partial", "--json")[0])
+    assert told["used"] + len(told["unexpected"]) == len(state)
+    assert told["written"] == str(out)
+    assert (told["family"], told["stage"], told["kind"]) == ("mme", "encoder", "pretrain")
+    assert told["encoder"] == {"depth": 2, "width": 48, "heads": 3}
+    assert "decoder.0.head.1.2.weight" in told["unexpected"]
+    assert "decoder.head.weight" in told["missing"]
+
+
+def test_inspect_tells_and_writes_nothing(tmp_path: Path, folder: Path):
+    before = sorted(tmp_path.rglob("*"))
+    lines = convert(folder, "--inspect")[0].splitlines()
+    assert "family: transformers" in lines
+    assert "licence: cc-by-nc-4.0" in lines
+    assert "num classes: 400" in lines
+    told = json.loads(convert(folder, "--inspect", "--json")[0])
+    assert told["convertible"] is True
+    state = tiny("videomae_finetune_base") | {"cls_token": torch.zeros(1, 1, 48)}
+    torch.save(state, tmp_path / "st-mae.pth")
+    told = json.loads(convert(tmp_path / "st-mae.pth", "--inspect", "--json")[0])
+    assert (told["family"], told["convertible"]) == ("st-mae", False)
+    assert "class token" in told["reason"]
+    assert sorted(tmp_path.rglob("*")) == sorted([*before, tmp_path / "st-mae.pth"])
+
+
+def test_what_everest_wrote_needs_no_conversion(tmp_path: Path, folder: Path):
+    out = tmp_path / "ours.safetensors"
+    convert(folder, "--out", out)
+    told = json.loads(convert(out, "--inspect", "--json")[0])
+    assert (told["title"], told["kind"]) == ("written by everest", "classifier")
+    assert told["origin"]["licence"] == "cc-by-nc-4.0"
+    again = refused("convert", out, "--out", tmp_path / "again.safetensors", code=6)
+    assert "everest's own already" in again
+
+
+def test_a_converted_autoencoder_starts_a_finetuning(recipe: Path, tmp_path: Path):
+    given = saved(tmp_path / "checkpoint-799.pth", tiny("videomae_pretrain_base"))
+    out = tmp_path / "videomae.safetensors"
+    convert(given, "--out", out, *HEADS)  # for clips of 16 x 224 x 224; the recipe has 4 x 64 x 64
+    still = ["--set", "finetune.base_lr=1e-9", "--set", "finetune.min_lr=0"]
+    run("finetune", "--recipe", recipe, "--init", out, "-o", tmp_path / "run", *still)
+    before, after = load_file(out), load_file(tmp_path / "run" / "model.safetensors")
+    name = "encoder.blocks.1.mlp.fc1.weight"
+    assert (before[name] - after[name]).abs().max() < 1e-6
+
+
+def test_a_converted_classifier_is_tested_and_gives_its_encoder_to_other_classes(
+    recipe: Path, folder: Path, tmp_path: Path
+):
+    out = tmp_path / "ours.safetensors"
+    convert(folder, "--out", out)
+    all_classes = ["--set", "data.num_classes=400"]
+    told = json.loads(run("eval", "-c", out, "--recipe", recipe, "--json", "-q", *all_classes))
+    assert told["videos"] == 4
+    directly = json.loads(run("eval", "-c", folder, "--recipe", recipe, "--json", "-q", *all_classes))
+    assert (directly["top1"], directly["top5"]) == (told["top1"], told["top5"])
+    wrong = refused("eval", "-c", out, "--recipe", recipe, "-q", code=6)
+    assert "400 classes apart, the recipe has 2" in wrong
+    command = ["finetune", "--recipe", str(recipe), "--init", str(out), "-o", str(tmp_path / "run")]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    assert "is for 400 classes, the recipe has 2: the head starts fresh" in result.stderr
+
+
+def test_weights_of_other_positions_are_refused_until_the_recipe_has_them(recipe: Path, tmp_path: Path):
+    given = saved(tmp_path / "x.pth", tiny("mvd_finetune_base"))
+    out = tmp_path / "mvd.safetensors"
+    convert(given, "--out", out, *HEADS, "--family", "mvd")
+    options = ["--recipe", recipe, "--init", out, "-o", tmp_path / "run"]
+    assert "set model.positions=separable" in refused("finetune", *options, code=6)
+    run("finetune", *options, "--set", "model.positions=separable", "--dry-run")
+
+
+def test_a_folder_of_transformers_is_a_checkpoint_as_it_stands(folder: Path):
+    model = everest.load_model(folder)
+    state = load_file(folder / "model.safetensors")
+    assert torch.equal(model.state_dict()["head.weight"], state["classifier.weight"])
+
+
+def test_a_checkpoint_in_parts_is_put_together(folder: Path, tmp_path: Path):
+    state = load_file(folder / "model.safetensors")
+    parts = {name: f"model-{i % 2}.safetensors" for i, name in enumerate(sorted(state))}
+    for part in set(parts.values()):
+        save_file({name: state[name] for name in state if parts[name] == part}, folder / part)
+    (folder / "model.safetensors").unlink()
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": parts}))
+    out = tmp_path / "out.safetensors"
+    convert(folder, "--out", out)
+    assert torch.equal(load_file(out)["head.bias"], state["classifier.bias"])
+    assert torch.equal(everest.load_model(folder).state_dict()["head.bias"], state["classifier.bias"])
+    index.write_text(json.dumps({"weight_map": {"a": "../../elsewhere.safetensors"}}))
+    assert "outside its folder" in refused("convert", folder, "--out", tmp_path / "b.safetensors", code=6)
+
+
+class Intruder:
+    """Makes a file when its pickle is run."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple:
+        return (os.mkdir, (str(self.mark),))
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_code_in_a_pickle_is_refused_and_does_not_run(tmp_path: Path, zipped: bool):
+    path, mark = tmp_path / "x.pth", tmp_path / "ran"
+    content = {"model": tiny("videomae_finetune_base"), "args": Intruder(mark)}
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    for more in (["--out", tmp_path / "out.safetensors", *HEADS, "--partial"], ["--inspect"]):
+        message = refused("convert", path, *more, code=6)
+        assert "posix.mkdir" in message
+        assert "nothing of it ran" in message
+        assert len(message.splitlines()) == 1
+    assert not mark.exists()
+    assert not (tmp_path / "out.safetensors").exists()
+    torch.load(path, weights_only=False)  # the trap is a real one
+    assert mark.exists()
+
+
+def test_only_convert_reads_a_pickle(recipe: Path, tmp_path: Path):
+    path = saved(tmp_path / "x.pth", tiny("videomae_pretrain_base"))
+    message = refused("finetune", "--recipe", recipe, "--init", path, "-o", tmp_path / "run", code=6)
+    assert f"everest convert {path} --out" in message
+    (tmp_path / "hf").mkdir()
+    torch.save(tiny("hf_videomae_classification_base"), tmp_path / "hf" / "pytorch_model.bin")
+    (tmp_path / "hf" / "config.json").write_text(json.dumps(CONFIG))
+    assert f"everest convert {tmp_path / 'hf'} --out" in refused("eval", "-c", tmp_path / "hf", code=6)
+    out = tmp_path / "out.safetensors"
+    convert(tmp_path / "hf", "--out", out)
+    assert f"everest convert {tmp_path / 'hf' / 'pytorch_model.bin'}" in refused(
+        "eval", "-c", tmp_path / "hf" / "pytorch_model.bin", code=6
+    )
+
+
+def cut(path: Path, length: int) -> None:
+    path.write_bytes(path.read_bytes()[:length])
+
+
+BROKEN: dict[str, tuple[str, Callable[[Path], object], str]] = {
+    "cut zip": (
+        "x.pth",
+        lambda p: cut(saved(p, tiny("mme_finetune_base")), 5000),
+        "download or copy it again",
+    ),
+    "empty": ("x.pth", lambda p: p.touch(), "an empty file"),
+    "text": ("x.pth", lambda p: p.write_text("hello, this is no checkpoint"), "no torch checkpoint"),
+    "bare pickle": ("x.pth", lambda p: p.write_bytes(pickle.dumps([1, 2])), "torch"),
+    "a number": ("x.pth", lambda p: torch.save(7, p), "holds a int, not named weights"),
+    "no weights": ("x.pth", lambda p: torch.save({"epoch": 3}, p), "no weights in it"),
+    "pointer": (
+        "x.bin",
+        lambda p: p.write_text("version https://git-lfs.github.com/spec/v1"),
+        "git lfs pull",
+    ),
+    "web page": ("x.pt", lambda p: p.write_text("<!doctype html><title>Sign in"), "a web page"),
+    "pointer of safetensors": (
+        "x.safetensors",
+        lambda p: p.write_text("version https://git-lfs"),
+        "git lfs pull",
+    ),
+    "cut safetensors": (
+        "x.safetensors",
+        lambda p: (save_file(tiny("mme_finetune_base"), p), cut(p, 9000)),
+        "not a whole safetensors file",
+    ),
+    "other model": (
+        "x.safetensors",
+        lambda p: save_file({"w": torch.ones(2)}, p),
+        "no checkpoint of a family",
+    ),
+    "other suffix": ("x.onnx", lambda p: p.write_text("x"), "what can be read: .safetensors, .pth"),
+    "folder without config": (
+        "d",
+        lambda p: (p.mkdir(), (p / "a.pth").touch()),
+        "no config.json in it; name the file",
+    ),
+    "empty folder": ("d", lambda p: p.mkdir(), "no other weights"),
+    "folder without weights": (
+        "d",
+        lambda p: (p.mkdir(), (p / "config.json").write_text("{}")),
+        "none of model",
+    ),
+    "missing": ("x.pth", lambda p: None, "no such checkpoint"),
+    "not finite": (
+        "x.safetensors",
+        lambda p: save_file(tiny("mme_finetune_base") | {"head.bias": torch.full((400,), torch.inf)}, p),
+        "head.bias has 400 values that are no finite numbers",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_what_cannot_be_converted_is_one_line_with_its_mend(case: str, tmp_path: Path):
+    name, make, told = BROKEN[case]
+    make(tmp_path / name)
+    message = refused("convert", tmp_path / name, "--out", tmp_path / "out.safetensors", *HEADS, code=6)
+    assert told in message
+    assert len(message.splitlines()) == 1
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_a_config_that_is_damaged_or_of_another_model_is_told(folder: Path, tmp_path: Path):
+    out = tmp_path / "out.safetensors"
+    for text, told in (
+        ("{", "not readable as JSON"),
+        ('{"num_frames": "many"}', "num_frames is many, not a whole number"),
+        ('{"num_frames": 3}', "must be a multiple of the tubelet's"),
+        ('{"hidden_act": "relu"}', "its activation is relu"),
+        ('{"num_attention_heads": 5}', "5 heads do not divide"),
+        ('{"id2label": {"0": "a"}}', "names 1 classes, its head has 400"),
+    ):
+        (folder / "config.json").write_text(text)
+        assert told in refused(
+            "convert", folder, "--out", out, *(HEADS if "heads" not in text else []), code=6
+        )
+
+
+def test_the_output_is_named_and_nothing_is_overwritten(tmp_path: Path):
+    given = saved(tmp_path / "x.pth", tiny("videomae_finetune_base"))
+    assert "--out" in refused("convert", given, code=2)
+    assert "safetensors" in refused("convert", given, "--out", tmp_path / "x.bin", code=2)
+    there = tmp_path / "there.safetensors"
+    there.write_text("precious")
+    assert "use --overwrite" in refused("convert", given, "--out", there, *HEADS, code=2)
+    assert there.read_text() == "precious"
+    save_file(tiny("videomae_finetune_base"), tmp_path / "y.safetensors")
+    same = [tmp_path / "y.safetensors", "--out", tmp_path / "y.safetensors", "--overwrite"]
+    assert "is the checkpoint to convert" in refused("convert", *same, code=2)
+    assert "did you mean 'mvd'" in refused("convert", given, "--inspect", "--family", "mdv", code=2)
+
+
+def test_names_of_classes_are_put_into_the_file(tmp_path: Path):
+    given = saved(tmp_path / "x.pth", tiny("videomae_finetune_base"))
+    names, out = tmp_path / "classes.txt", tmp_path / "out.safetensors"
+    names.write_text("".join(f"class {i}\n" for i in range(400)))
+    convert(given, "--out", out, *HEADS, "--classes", names)
+    classes = read_weights(out).classes
+    assert classes is not None
+    assert classes[399] == "class 399"
+    names.write_text("one\ntwo\n")
+    options = ["--out", tmp_path / "b.safetensors", *HEADS, "--classes", names]
+    assert "400 classes, not the 2 of --classes" in refused("convert", given, *options, code=6)

@@ -1,0 +1,323 @@
+"""Reading recipes: layers, errors, and the shipped files against the paper's tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from everest.config.recipe import dump_recipe, load_recipe, shipped_names
+from everest.config.yaml import read_yaml, write_yaml
+from everest.errors import RecipeError
+from everest.methods.strategies import AllTokens, RandomSpaceTime, RedundancyRobust, Tube
+
+# EVEREST Table 7: base_lr, flip, batch_size, warmup_epochs, keep_ratio, stride, epochs
+TABLE_7 = {
+    ("k400", "vit-s"): (1.5e-4, True, 1024, 40, 0.3, 4, 200),
+    ("k400", "vit-b"): (3e-4, True, 1024, 40, 0.3, 4, 200),
+    ("k400", "vit-l"): (1.5e-4, True, 512, 40, 0.3, 4, 200),
+    ("ssv2", "vit-b"): (1.5e-4, False, 256, 40, 0.3, 2, 200),
+    ("ucf101", "vit-b"): (1e-3, True, 192, 40, 0.3, 4, 3200),
+    ("hmdb51", "vit-b"): (1e-3, True, 192, 40, 0.3, 2, 4800),
+    ("oscc", "vit-b"): (1e-3, True, 256, 20, 0.5, 4, 400),
+}
+# EVEREST Table 8: base_lr, batch_size, keep_ratio (None: all), sampling, stride, epochs, clips, classes
+TABLE_8 = {
+    ("k400", "vit-s"): (5e-4, 384, 0.6, "dense", 4, 75, 2, 400),
+    ("k400", "vit-b"): (1e-3, 384, 0.6, "dense", 4, 35, 2, 400),
+    ("k400", "vit-l"): (2e-3, 128, 0.6, "dense", 4, 35, 2, 400),
+    ("ssv2", "vit-b"): (5e-4, 48, 0.8, "segment", 4, 50, 2, 174),
+    ("ucf101", "vit-b"): (1e-3, 128, 0.6, "dense", 4, 100, 5, 101),
+    ("hmdb51", "vit-b"): (1e-3, 128, 0.6, "dense", 2, 50, 10, 51),
+    ("oscc", "vit-b"): (1e-4, 32, None, "dense", 10, 30, 2, 2),
+}
+
+
+def write(folder: Path, text: str, name: str = "mine.yaml") -> Path:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def problems_of(*args, **kwargs) -> list[str]:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(*args, **kwargs)
+    return str(caught.value).splitlines()
+
+
+@pytest.mark.parametrize(("name", "backbone"), TABLE_7)
+def test_pretraining_follows_table_7(name, backbone):
+    recipe = load_recipe(name, overrides=[f"model.backbone={backbone}"])
+    stage = recipe.pretrain
+    numbers = (stage.base_lr, recipe.data.flip, stage.batch_size, stage.warmup_epochs)
+    assert (*numbers, stage.selection.keep_ratio, stage.stride, stage.epochs) == TABLE_7[name, backbone]
+    assert (stage.betas, stage.weight_decay, stage.selection.visible_ratio) == ((0.9, 0.95), 0.05, 0.1)
+
+
+@pytest.mark.parametrize(("name", "backbone"), TABLE_8)
+def test_fine_tuning_follows_table_8(name, backbone):
+    recipe = load_recipe(name, overrides=[f"model.backbone={backbone}"])
+    stage = recipe.finetune
+    keep_ratio = getattr(stage.selection, "keep_ratio", None)
+    numbers = (stage.base_lr, stage.batch_size, keep_ratio, stage.sampling, stage.stride, stage.epochs)
+    assert (*numbers, recipe.eval.clips, recipe.data.num_classes) == TABLE_8[name, backbone]
+    assert (stage.betas, stage.weight_decay, stage.layer_decay) == ((0.9, 0.999), 0.05, 0.75)
+    assert (stage.rand_augment.magnitude, stage.rand_augment.std) == (9, 0.5)
+    assert (stage.warmup_epochs, stage.label_smoothing, stage.drop_path) == (5, 0.1, 0.1)
+    assert recipe.eval.crops == 3
+
+
+@pytest.mark.parametrize("name", shipped_names())
+def test_shipped_recipe_reads_back_from_its_dump(name, tmp_path):
+    notices = []
+    recipe = load_recipe(name, notify=notices.append)
+    assert load_recipe(write(tmp_path, dump_recipe(recipe))) == recipe
+    assert recipe.summary
+    assert not notices
+
+
+def test_baseline_changes_only_what_it_states():
+    everest, videomae = load_recipe("ucf101"), load_recipe("videomae-ucf101")
+    assert videomae.pretrain.selection == Tube(mask_ratio=0.9)
+    assert videomae.finetune.selection == AllTokens()
+    assert videomae.name == "videomae-ucf101"
+    assert (videomae.pretrain.epochs, videomae.data) == (everest.pretrain.epochs, everest.data)
+
+
+def test_empty_file_is_the_defaults(tmp_path):
+    recipe = load_recipe(write(tmp_path, "# nothing\ndata:\n"))
+    assert recipe.finetune.selection == RedundancyRobust(keep_ratio=0.6, visible_ratio=None)
+
+
+def test_misspelt_key_names_file_key_and_nearest(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path, "base: ucf101\npretrain: {base_lrr: 1e-3}\n")
+    assert problems_of("mine.yaml") == [
+        "mine.yaml: pretrain.base_lrr: unknown key; did you mean 'base_lr'?",
+    ]
+
+
+def test_all_problems_come_at_once_each_with_its_place(tmp_path):
+    base = write(tmp_path, "data: {frame: 16}\n", "base.yaml")
+    mine = write(tmp_path, "base: base.yaml\nmodle: {}\neval: {clips: none}\n")
+    assert set(problems_of(mine, overrides=["pretrain.selection.keep_rate=0.3", "epochs"])) == {
+        f"{base}: data.frame: unknown key; did you mean 'frames'?",
+        f"{mine}: modle: unknown key; did you mean 'model'?",
+        f"{mine}: eval.clips: must be a whole number, not 'none'",
+        "--set: pretrain.selection.keep_rate: unknown key; did you mean 'keep_ratio'?",
+        "--set: 'epochs' must be section.key=value",
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("data:\n  frames: 16\n  frames: 24\n", ":3: duplicate key 'frames'"),
+        ("data: [\n", ":2: expected the node content, but found '<stream end>'"),
+        ("data:\n  1: 2\n", ":2: a key must be a text"),
+        ("- data\n", ": a recipe is a mapping of sections such as 'data:', this is not"),
+        ("base: 3\n", ": base: must be the name or path of a recipe, not 3"),
+        ("base: ucf10\n", ": base: recipe: unknown name 'ucf10'; did you mean 'ucf101'?"),
+        ("data: !!python/name:os.system\n", None),
+    ],
+)
+def test_unreadable_file_names_file_and_line(tmp_path, text, message):
+    path = write(tmp_path, text)
+    (problem,) = problems_of(path)
+    assert problem.startswith(str(path))
+    assert message is None or problem == f"{path}{message}"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("ucf11", "recipe: unknown name 'ucf11'; did you mean 'ucf101'?"),
+        ("no/such.yaml", "no/such.yaml: cannot be read: No such file or directory"),
+    ],
+)
+def test_unknown_recipe_says_so(name, message):
+    assert problems_of(name) == [message]
+
+
+def test_circle_of_bases_is_an_error(tmp_path):
+    folder = tmp_path / "recipes"
+    folder.mkdir()
+    write(folder, "base: ../recipes/b.yaml\n", "a.yaml")
+    write(folder, "base: ../recipes/a.yaml\n", "b.yaml")
+    (problem,) = problems_of(folder / "a.yaml")
+    assert "base: goes round in a circle" in problem
+
+
+def test_file_may_be_called_like_its_shipped_base(tmp_path):
+    path = write(tmp_path, "base: ucf101\nmodel: {backbone: vit-s}\n", "ucf101.yaml")
+    assert load_recipe(path).model.backbone == "vit-s"
+
+
+def test_shipped_names_take_underscores():
+    assert load_recipe("videomae_ucf101") == load_recipe("videomae-ucf101")
+
+
+def test_set_wins_over_by_backbone_and_by_backbone_follows_set():
+    assert load_recipe("k400", overrides=["model.backbone=vit-s"]).pretrain.base_lr == 1.5e-4
+    overrides = ["pretrain.base_lr=2e-4", "model.backbone=vit_s"]
+    assert load_recipe("k400", overrides=overrides).pretrain.base_lr == 2e-4
+
+
+def test_recipe_wins_over_by_backbone_of_its_base(tmp_path):
+    text = "base: k400\nmodel: {backbone: vit-l}\npretrain: {base_lr: 2e-4}\n"
+    stage = load_recipe(write(tmp_path, text)).pretrain
+    assert (stage.base_lr, stage.batch_size) == (2e-4, 512)
+
+
+def test_by_backbone_is_checked_for_backbones_that_are_not_chosen(tmp_path):
+    path = write(
+        tmp_path, "pretrain: {by_backbone: {vit-s: {base_lrr: 1}, vit-x: {}, vit-l: {epochs: many}}}\n"
+    )
+    assert set(problems_of(path)) == {
+        f"{path}: pretrain.by_backbone: unknown backbone 'vit-x'; did you mean 'vit-s'?",
+        f"{path}: pretrain.by_backbone.vit-s.base_lrr: unknown key; did you mean 'base_lr'?",
+        f"{path}: pretrain.by_backbone.vit-l.epochs: must be a whole number, not 'many'",
+    }
+
+
+def test_switching_the_strategy_names_the_keys_it_leaves_behind():
+    notices = []
+    recipe = load_recipe("ucf101", overrides=["pretrain.selection.strategy=random"], notify=notices.append)
+    assert recipe.pretrain.selection == RandomSpaceTime(visible_ratio=0.1)
+    assert notices == ["pretrain.selection.keep_ratio has no effect with random"]
+
+
+def test_set_key_of_another_strategy_is_named():
+    notices = []
+    load_recipe("videomae-ucf101", overrides=["pretrain.selection.keep_ratio=0.2"], notify=notices.append)
+    assert notices == ["pretrain.selection.keep_ratio has no effect with tube"]
+
+
+def test_set_keys_that_another_setting_makes_idle_are_named():
+    notices = []
+    overrides = ["finetune.stride=2", "data.num_classes=3", "data.heads={verb: 97, noun: 300}"]
+    load_recipe("ssv2", overrides=overrides, notify=notices.append)
+    assert notices == [
+        "data.num_classes has no effect with data.heads",
+        "finetune.stride has no effect with segment sampling",
+    ]
+
+
+def test_set_keys_of_a_term_of_the_tokenizers_loss_that_is_off_are_named():
+    overrides = [
+        f"tokenizer.loss.{key}" for key in ("r1=1", "discriminator_lr=1e-3", "perceptual_weights=a.pth")
+    ]
+
+    def named(*terms: str) -> list[str]:
+        notices = []
+        load_recipe("lvmae-demo", overrides=[*overrides, *terms], notify=notices.append)
+        return notices
+
+    assert named() == [
+        "tokenizer.loss.r1 has no effect where gan is 0",
+        "tokenizer.loss.discriminator_lr has no effect where gan is 0",
+        "tokenizer.loss.perceptual_weights has no effect where perceptual is 0",
+    ]
+    assert named("tokenizer.loss.gan=0.1", "tokenizer.loss.perceptual=0.1") == []
+
+
+def test_a_run_that_only_warms_up_is_named():
+    notices = []
+    load_recipe("ucf101", overrides=["pretrain.epochs=2"], notify=notices.append)
+    assert notices == ["pretrain.warmup_epochs (40) leaves none of 2 epochs: the learning rate only rises"]
+
+
+def test_underscores_do_for_hyphens_in_a_selection():
+    overrides = ["pretrain.selection.strategy=redundancy_robust", "pretrain.selection.distance=neg_cka"]
+    assert load_recipe("ucf101", overrides=overrides).pretrain.selection.distance == "neg-cka"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["data.frames=15"], "data.frames: 15 is no multiple of the tubelet's 2"),
+        (["data.size=[224, 100]"], "data.size: 100 is no multiple of the tubelet's 16"),
+        (["model.heads=7"], "model.heads: 7 heads do not divide the width of 768"),
+        (["finetune.min_lr=1"], "finetune.min_lr: 1.0 is more than base_lr (0.001)"),
+        (["finetune.mixup=0.8", "finetune.batch_size=3"], "finetune.batch_size: 3 is odd"),
+        (
+            ["pretrain.selection.visible_ratio=0.4"],
+            "pretrain.selection.visible_ratio: 0.4 is more than keep_ratio",
+        ),
+        (
+            ["pretrain.selection.visible_ratio=0.3"],
+            "pretrain.selection: leaves none of 1568 tokens to predict",
+        ),
+        (
+            ["pretrain.selection.visible_ratio=1e-4"],
+            "pretrain.selection: lets the encoder see none of 1568 tokens",
+        ),
+        (
+            ["pretrain.selection.keep_ratio=1.5"],
+            "pretrain.selection.keep_ratio: must be more than 0 and at most 1",
+        ),
+        (["pretrain.selection.strategy=all"], "pretrain.selection: leaves none of 1568 tokens to predict"),
+        (["finetune.selection.keep_ratio=1e-4"], "finetune.selection: keeps none of 1568 tokens"),
+        (
+            ["finetune.selection.visible_ratio=0.1"],
+            "finetune.selection.visible_ratio: belongs to pre-training",
+        ),
+        (["finetune.selection.strategy=frame"], "finetune.selection.strategy: unknown value 'frame'"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_errors(overrides, message):
+    (problem,) = problems_of("ucf101", overrides=overrides)
+    assert message in problem
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "data.root=elsewhere",
+        "data.size=[224, 240]",
+        "model.depth=3",
+        "train.seed=1",
+        "train.clip_grad=1",
+        "pretrain.epochs=3199",
+        "pretrain.selection.order=ascending",
+        "pretrain.target.normalize=false",
+        "finetune.rand_augment.std=0",
+        "finetune.selection.strategy=all",
+        "eval.crops=1",
+    ],
+)
+def test_dump_changes_with_a_setting(override):
+    assert dump_recipe(load_recipe("ucf101", overrides=[override])) != dump_recipe(load_recipe("ucf101"))
+
+
+# PyYAML loses the line breaks of Unicode beyond \n, which no path or summary holds.
+texts = st.text(st.characters(exclude_categories=["C", "Zl", "Zp"]), max_size=20)
+
+
+@given(
+    root=texts,
+    summary=texts,
+    size=st.tuples(st.integers(3, 20), st.integers(3, 20)),
+    base_lr=st.floats(1e-4, 1e6),
+    heads=st.dictionaries(texts, st.integers(2, 10**6), min_size=1, max_size=3),
+)
+@example(
+    root="1\u0660.5", summary="1\u0660", size=(3, 3), base_lr=1e-3, heads={"1\u0660": 2}
+)  # Arabic digits
+def test_dump_reads_back_as_written(tmp_path_factory, root, summary, size, base_lr, heads):
+    values = {
+        "summary": summary,
+        "data": {"root": root, "size": [16 * side for side in size], "heads": heads},
+        "finetune": {"base_lr": base_lr},
+    }
+    path = write(tmp_path_factory.mktemp("recipe"), write_yaml(values))
+    recipe = load_recipe(path)
+    assert (recipe.data.root, recipe.summary, recipe.data.heads) == (root, summary, heads)
+    assert load_recipe(write(path.parent, dump_recipe(recipe))) == recipe
+
+
+@given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | texts, st.lists))
+def test_yaml_reads_back_what_it_writes(value):
+    assert read_yaml(write_yaml({"key": value}), "here") == {"key": value}

@@ -1,0 +1,111 @@
+"""Single values of the settings: types, ranges, and what follows from them."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from everest.config import settings
+from everest.config.recipe import load_recipe
+from everest.config.settings import DataSettings, ModelSettings, Recipe, TrainSettings
+from everest.config.sizes import BACKBONES
+from everest.errors import RecipeError
+
+BAD_VALUES = [
+    ("data.size=0", "must be a number of pixels up to 16384 or [height, width], not 0"),
+    (f"data.size={10**21}", f"must be a number of pixels up to 16384 or [height, width], not {10**21}"),
+    ("model.depth=100000000", "must be at most 1000, not 100000000"),
+    ("data.size=[224]", "must be a number of pixels up to 16384 or [height, width], not [224]"),
+    ("data.size=[224, true]", "must be a number of pixels up to 16384 or [height, width], not [224, true]"),
+    ("data.frames=0", "must be at least 1, not 0"),
+    ("data.frames=16.0", "must be a whole number, not 16.0"),
+    ("data.num_classes=1", "must be at least 2, not 1"),
+    ("data.heads={verb: 1}", "must be at least 2, not 1"),
+    ("data.decoder=deford", "unknown value 'deford'; did you mean 'decord'?"),
+    ("data.cache=dis", "unknown value 'dis'; did you mean 'disk'?"),
+    ("data.flip=1", "must be true or false, not 1"),
+    ("data.flip=on", "must be true or false, not 'on'"),
+    ("data.max_bad=.nan", "must be a finite number, not NaN"),
+    ("data.root=3", "must be a text, not 3"),
+    ("model.backbone=vit-bb", "unknown value 'vit-bb'; did you mean 'vit-b'?"),
+    ("model.tubelet=16", "must be a list, not 16"),
+    ("model.embedding_layers=4", "must be at most 3, not 4"),
+    ("model.embedding_layers=true", "must be a whole number, not true"),
+    ("train.precision=fp8", "unknown value 'fp8'; known: auto, bf16, fp16, fp32"),
+    ("train.micro_batch=many", "must be 'auto' or a whole number from 1, not 'many'"),
+    ("train.save_every=10m", "must be a number of steps or a time such as '30s', '10min', '2h', not '10m'"),
+    ("train.ema=1", "must be less than 1.0, not 1"),
+    ("pretrain.base_lr=true", "must be a number, not true"),
+    ("pretrain.base_lr=fast", "must be a number, not 'fast'"),
+    ("pretrain.base_lr=0", "must be more than 0.0, not 0"),
+    ("pretrain.betas=[0.9, 1]", "must be less than 1.0, not 1"),
+    ("pretrain.frame_selection.alpha=0.9", "must be at least 1.0, not 0.9"),
+    ("pretrain.selection=3", "must be a mapping of keys, not 3"),
+    ("pretrain.selection.strategy=tub", "unknown value 'tub'; did you mean 'tube'?"),
+    (
+        "pretrain.selection.strategy=null",
+        "known: all, frame, frame-difference, learned-importance, random, redundancy-robust, running-cell, "
+        "tube",
+    ),
+    ("pretrain.selection.strategy=[tube]", "unknown value [\"tube\"]; did you mean 'tube'?"),
+    ("pretrain.selection.keep_ratio=true", "must be a number, not true"),
+    ("pretrain.target.kind=words", "unknown value 'words'; known: pixels, tokens"),
+    ("finetune.rand_augment.magnitude=11", "must be at most 10.0, not 11"),
+    ("finetune.layer_decay=0", "must be more than 0.0, not 0"),
+    ("eval.clips=0", "must be at least 1, not 0"),
+]
+
+
+@pytest.mark.parametrize(("override", "message"), BAD_VALUES)
+def test_impossible_value_is_an_error_that_names_key_and_value(override, message):
+    with pytest.raises(RecipeError) as caught:
+        load_recipe("ucf101", overrides=[override])
+    assert str(caught.value).endswith(message)
+    assert str(caught.value).startswith(f"--set: {override.partition('=')[0]}")
+
+
+def test_every_settings_class_forbids_unknown_keys():
+    own = [
+        thing for thing in vars(settings).values() if getattr(thing, "__module__", "") == settings.__name__
+    ]
+    classes = [thing for thing in own if dataclasses.is_dataclass(thing)]
+    assert len(classes) == 10
+    for cls in classes:
+        assert vars(cls)["__pydantic_config__"]["extra"] == "forbid", cls
+
+
+def test_every_settings_class_is_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Recipe(name="a").data.frames = 8
+
+
+@pytest.mark.parametrize("text", ["1e-3", "1.0e-3", ".001", "0.001"])
+def test_numbers_may_be_written_with_exponent(text):
+    assert load_recipe("ucf101", overrides=[f"pretrain.base_lr={text}"]).pretrain.base_lr == 0.001
+
+
+@pytest.mark.parametrize(("size", "frame_size"), [(224, (224, 224)), ((96, 128), (96, 128))])
+def test_frame_size_is_height_and_width(size, frame_size):
+    assert DataSettings(size=size).frame_size == frame_size
+
+
+@pytest.mark.parametrize(
+    ("save_every", "steps", "seconds"),
+    [(500, 500, None), ("30s", None, 30), ("10min", None, 600), ("2h", None, 7200)],
+)
+def test_save_every_counts_steps_or_seconds(save_every, steps, seconds):
+    train = TrainSettings(save_every=save_every)
+    assert (train.save_steps, train.save_seconds) == (steps, seconds)
+
+
+def test_sizes_follow_the_backbone_unless_given():
+    assert ModelSettings(backbone="vit-l").backbone_size == BACKBONES["vit-l"]
+    changed = ModelSettings(backbone="vit-l", depth=3).backbone_size
+    assert changed == dataclasses.replace(BACKBONES["vit-l"], depth=3)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_underscores_do_for_hyphens_in_backbones(name):
+    recipe = load_recipe("ucf101", overrides=[f"model.backbone={name.replace('-', '_')}"])
+    assert recipe.model.backbone == name

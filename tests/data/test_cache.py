@@ -1,0 +1,175 @@
+"""Frames kept between epochs: the same clips, less decoding, no more room than there is."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from small_runs import RECIPE, run, told
+
+from everest.data import cache as cache_module
+from everest.data.cache import FrameCache, open_cache
+from everest.data.dataset import VideoClips
+from everest.data.loader import batches, make_loader
+from everest.data.samples import Sample
+from everest.data.views import FinetuneViews, PretrainViews, ValidationViews, segment_bytes
+from everest.errors import EnvironmentProblem
+from everest.video.reader import VideoError, read_frames
+from everest.video.writer import write_video
+
+SIZE = (32, 32)
+MAKERS = [
+    PretrainViews(frames=4, stride=2, size=SIZE, flip=True, sampling="dense", views_per_decode=2),
+    FinetuneViews(
+        frames=4, stride=2, size=SIZE, flip=True, sampling="dense",
+        crop_area=(0.08, 1.0), rand_augment=None, erasing=0.5,
+    ),
+    ValidationViews(frames=4, stride=2, size=SIZE, sampling="segment"),
+]  # fmt: skip
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> FrameCache:
+    folder = tmp_path / "kept"
+    folder.mkdir()
+    return FrameCache(folder)
+
+
+@pytest.fixture
+def video(clip_files: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copy(clip_files / "clip1.mp4", tmp_path / "video.mp4"))
+
+
+@pytest.mark.parametrize("maker", MAKERS)
+def test_clips_are_the_same_with_and_without(clip_files, kept, maker):
+    samples = [Sample(path=str(clip_files / f"clip{i}.mp4")) for i in range(4)]
+    samples.append(dataclasses.replace(samples[0], start_frame=7, end_frame=19))
+    samples.append(dataclasses.replace(samples[1], start=0.5, end=1.5))
+    options = {"make_views": maker, "seed": 0, "num_noise": 3, "decoder": "auto", "replace_bad": True}
+    without, cached = VideoClips(samples, **options), VideoClips(samples, **options, cache=kept)
+    for place in [(epoch, index) for epoch in range(3) for index in range(len(samples))]:
+        one, other = without.read(place), cached.read(place)
+        assert torch.equal(one.frames, other.frames)
+        assert torch.equal(one.erase, other.erase)
+    assert len(list(kept.folder.iterdir())) == len(samples)
+
+
+def test_nothing_is_decoded_the_second_time(video, kept, monkeypatch):
+    first = kept.read(str(video), [3, 1, 30], span=(0, 32), decoder="auto")
+    monkeypatch.setattr(cache_module, "read_frames", None)
+    assert torch.equal(kept.read(str(video), [3, 1, 30], span=(0, 32), decoder="auto"), first)
+
+
+def test_a_video_that_was_rewritten_is_decoded_again(video, kept):
+    kept.read(str(video), [0], span=(0, 8), decoder="auto")
+    write_video(video, torch.full((32, 48, 64, 3), 90, dtype=torch.uint8), fps=16)
+    assert torch.equal(kept.read(str(video), [5], span=(0, 8), decoder="auto"), read_frames(video, [5]))
+
+
+def test_pictures_are_kept_and_a_changed_one_is_read_again(tmp_path, kept):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number in range(3):
+        Image.new("RGB", (4, 4), (number, 0, 0)).save(folder / f"{number}.png")
+    assert kept.read(str(folder), [2, 0], span=(0, 3), decoder="auto")[:, 0, 0, 0].tolist() == [2, 0]
+    Image.new("RGB", (4, 4), (99, 0, 0)).save(folder / "2.png")
+    assert kept.read(str(folder), [2, 0], span=(0, 3), decoder="auto")[:, 0, 0, 0].tolist() == [99, 0]
+
+
+def test_a_damaged_video_gives_what_lies_before_the_damage(shared, kept):
+    file = str(shared / "videos" / "odd" / "corrupted_real.mp4")
+    assert torch.equal(
+        kept.read(file, [0, 28], span=(0, 50), decoder="auto"), read_frames(file, [0, 28], decoder="auto")
+    )
+    with pytest.raises(VideoError, match="cannot be decoded"):
+        kept.read(file, [3, 30], span=(0, 50), decoder="auto")
+
+
+@pytest.mark.parametrize("damage", [b"", b"\x93NUMPY no array"])
+def test_a_damaged_file_of_the_cache_is_made_anew(video, kept, damage):
+    expected = kept.read(str(video), [3], span=(0, 32), decoder="auto")
+    (file,) = kept.folder.iterdir()
+    file.write_bytes(damage or file.read_bytes()[:1000])
+    assert torch.equal(kept.read(str(video), [3], span=(0, 32), decoder="auto"), expected)
+    assert np.load(file).shape == (32, 48, 64, 3)
+
+
+def test_a_folder_that_takes_nothing_costs_no_clip(video, tmp_path):
+    gone = FrameCache(tmp_path / "gone")
+    assert torch.equal(gone.read(str(video), [3], span=(0, 32), decoder="auto"), read_frames(video, [3]))
+
+
+def test_workers_share_what_is_kept(clip_files, kept):
+    samples = [Sample(path=str(clip_files / f"clip{i}.mp4")) for i in range(4)]
+    clips = VideoClips(
+        samples, make_views=MAKERS[0], seed=0, num_noise=1, decoder="auto", replace_bad=True, cache=kept
+    )
+    order = [[(epoch, index)] for epoch in range(2) for index in range(4)]
+    assert len(list(batches(make_loader(clips, order, workers=2, timeout=60)))) == 8
+    assert len(list(kept.folder.glob("*.npy"))) == 4
+    assert not list(kept.folder.glob("*.part"))
+
+
+def test_more_than_there_is_room_for_is_refused_with_both_numbers(video, small_disk, tmp_path, monkeypatch):
+    monkeypatch.setenv("EVEREST_CACHE", str(small_disk))
+    names = [str(shutil.copy(video, tmp_path / f"{i}.mp4")) for i in range(8)]  # 288 KiB each, decoded
+    videos = [Sample(path=name) for name in names]
+    assert open_cache("disk", videos[:6], segment_bytes) == FrameCache(small_disk / "frames")
+    with pytest.raises(EnvironmentProblem, match=r"8 videos need about .* GiB, .* GiB free; use 'none'"):
+        open_cache("disk", videos, segment_bytes)
+    segments = [Sample(path=name, start_frame=8, end_frame=20) for name in names]  # 108 KiB each
+    assert open_cache("disk", segments, segment_bytes) == FrameCache(small_disk / "frames")
+    parts = [Sample(path=names[0], start_frame=first) for first in range(12)]
+    with pytest.raises(EnvironmentProblem, match=r"12 videos need about"):  # as many segments of one
+        open_cache("disk", parts, segment_bytes)
+
+
+def test_a_full_disk_costs_no_clip(video, small_disk, tmp_path):
+    kept = FrameCache(small_disk)
+    for number in range(12):
+        name = str(shutil.copy(video, tmp_path / f"{number}.mp4"))
+        frames = kept.read(name, [3, 30], span=(0, 32), decoder="auto")
+        assert torch.equal(frames, read_frames(video, [3, 30]))
+    assert 3 <= len(list(small_disk.glob("*.npy"))) < 12
+
+
+PROGRAM = """
+import sys
+from everest.data.cache import open_cache
+videos = [sys.argv[1:], lambda path: 0]
+open_cache("memory", *videos)  # of the videos to train on; the next is of those to validate on
+kept = open_cache("memory", *videos)
+kept.read(sys.argv[1], [1], span=(0, 32), decoder="auto")
+print(kept.folder, len(list(kept.folder.glob("*.npy"))))
+"""
+
+
+def test_memory_goes_with_the_last_process(video):
+    if not cache_module.MEMORY.is_dir():
+        pytest.skip("no files in memory on this system")
+    ended = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(video)], capture_output=True, text=True, check=True
+    )
+    assert ended.stderr == ""
+    shown = ended.stdout.split()
+    folder = Path(shown[0])
+    assert int(shown[1]) >= 1
+    assert not (folder.is_dir() and not list(folder.glob("*.user")))
+
+
+def test_a_run_with_a_cache_equals_the_run_without(clip_files, tmp_path, monkeypatch):
+    monkeypatch.setenv("EVEREST_CACHE", str(tmp_path / "cache"))
+    recipe = tmp_path / "tiny.yaml"
+    recipe.write_text(RECIPE.replace("data: {", f'data: {{root: "{clip_files}", '))
+    for kind in ("none", "disk"):
+        setting = ["--set", f"data.cache={kind}"]
+        run("finetune", "--recipe", recipe, "--init", "none", "-o", tmp_path / kind, *setting)
+    assert told(tmp_path / "none") == told(tmp_path / "disk")
+    assert len(list((tmp_path / "cache" / "frames").glob("*.npy"))) == 4

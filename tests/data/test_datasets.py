@@ -1,0 +1,287 @@
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from everest.data.augment import RandAugment
+from everest.data.dataset import MAX_TRIES, StepSampler, VideoClips, failures
+from everest.data.frames import view_windows
+from everest.data.loader import batches as read_batches
+from everest.data.loader import make_loader
+from everest.data.samples import Sample, read_samples
+from everest.data.views import EvalViews, FinetuneViews, PretrainViews, ValidationViews, segment
+from everest.errors import DataError
+from everest.video.reader import VideoError, frames_between, read_frames
+from everest.video.writer import write_video
+
+SIZE = (32, 32)
+PRETRAIN = PretrainViews(frames=4, stride=2, size=SIZE, flip=True, sampling="dense", views_per_decode=1)
+FINETUNE = FinetuneViews(
+    frames=4, stride=2, size=SIZE, flip=True, sampling="dense", erasing=0.5,
+    crop_area=(0.08, 1.0),
+    rand_augment=RandAugment(magnitude=9, std=0.5, ops=4),
+)  # fmt: skip
+VALIDATION = ValidationViews(frames=4, stride=2, size=SIZE, sampling="dense")
+TEST = EvalViews(frames=4, stride=2, size=SIZE, clips=2, crops=3, sampling="dense")
+ALL = [PRETRAIN, dataclasses.replace(PRETRAIN, views_per_decode=3), FINETUNE, VALIDATION, TEST]
+ALL += [dataclasses.replace(maker, sampling="segment", size=(16, 48)) for maker in ALL]
+
+
+@pytest.fixture(scope="module")
+def samples(clip_files):
+    found = read_samples(
+        clip_files / "train.csv", root=clip_files, classes=None, num_classes=2, heads=None, labelled=True
+    )
+    return found.samples
+
+
+def clips_of(samples, make_views=PRETRAIN, **options):
+    settings = {"seed": 0, "num_noise": 5, "decoder": "auto", "replace_bad": True} | options
+    return VideoClips(samples, make_views=make_views, **settings)
+
+
+def same(one, other):
+    return all(
+        torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b for a, b in zip(one, other, strict=True)
+    )
+
+
+# --- views and clips ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("maker", ALL)
+def test_every_field_of_a_clip_has_its_shape_and_type(samples, maker):
+    clip = clips_of(samples, maker)[0, 1]
+    views = maker.num_views
+    assert clip.frames.shape == (views, 3, 4, *maker.size)
+    assert clip.frames.dtype == torch.uint8
+    assert clip.frames.float().std() > 5
+    assert clip.label.tolist() == [1]
+    assert (clip.noise.shape, clip.noise.dtype) == ((views, 5), torch.float32)
+    assert 0 <= clip.noise.min() <= clip.noise.max() < 1
+    assert (clip.erase.shape, clip.erase.dtype) == ((views, 4), torch.int64)
+    assert json.loads(clip.failed) == []
+    assert clip.video_id == samples[1].path
+
+
+@pytest.mark.parametrize("maker", ALL)
+def test_clip_follows_from_seed_epoch_and_index(samples, maker):
+    assert same(clips_of(samples, maker, seed=7)[2, 1], clips_of(samples, maker, seed=7)[2, 1])
+
+
+@pytest.mark.parametrize("maker", [PRETRAIN, FINETUNE])
+@pytest.mark.parametrize(("seed", "place"), [(8, (2, 1)), (7, (3, 1)), (7, (2, 2))])
+def test_training_clip_changes_with_seed_epoch_and_index(samples, maker, seed, place):
+    one, other = (
+        clips_of(samples[:1] * 4, maker, seed=7)[2, 1],
+        clips_of(samples[:1] * 4, maker, seed=seed)[place],
+    )
+    assert not torch.equal(one.frames, other.frames)
+    assert not torch.equal(one.noise, other.noise)
+
+
+def test_noise_of_the_views_of_a_clip_differs(samples):
+    noise = clips_of(samples, ALL[1])[0, 0].noise
+    assert len(noise.unique()) == noise.numel()
+
+
+def test_views_of_one_decode_are_other_crops_of_the_same_frames(samples):
+    first, second, third = clips_of(samples, ALL[1])[0, 0].frames
+    assert not torch.equal(first, second)
+    assert not torch.equal(second, third)
+
+
+@pytest.mark.parametrize("maker", [VALIDATION, TEST])
+def test_tested_frames_do_not_depend_on_seed_or_epoch(samples, maker):
+    one, other = clips_of(samples, maker, seed=1)[0, 1], clips_of(samples, maker, seed=2)[5, 1]
+    assert torch.equal(one.frames, other.frames)
+
+
+def test_test_views_are_windows_times_crops_of_one_resized_video(samples):
+    views = TEST(samples[0], np.random.default_rng(0), "auto").frames
+    windows = view_windows(32, 4, 2, clips=2)
+    for clip, window in enumerate(windows):
+        alone = dataclasses.replace(TEST, clips=1, crops=3)
+        short = dataclasses.replace(samples[0], start_frame=int(window[0]), end_frame=int(window[-1]) + 2)
+        again = alone(short, np.random.default_rng(0), "auto").frames
+        assert torch.equal(views[3 * clip : 3 * clip + 3], again)
+
+
+def test_test_crops_go_from_left_to_right(samples):
+    left, _, right = TEST(samples[0], np.random.default_rng(0), "auto").frames[:3]
+    # A 48 x 64 video becomes 32 x 42: crops start at 0, 5 and 10.
+    assert torch.equal(left[..., 10:], right[..., :22])
+
+
+def test_erasing_boxes_lie_in_the_clip_and_are_not_drawn_at_probability_zero(samples):
+    boxes = torch.cat([clips_of(samples, FINETUNE)[epoch, 0].erase for epoch in range(20)])
+    assert (boxes[:, 2] > 0).any()
+    assert (boxes[:, 2] == 0).any()
+    assert (boxes[:, :2] + boxes[:, 2:] <= 32).all()
+    never = clips_of(samples, dataclasses.replace(FINETUNE, erasing=0.0))
+    assert all(never[epoch, 0].erase.sum() == 0 for epoch in range(5))
+
+
+def test_without_flip_left_stays_left(tmp_path):
+    frames = torch.zeros(16, 48, 64, 3, dtype=torch.uint8)
+    frames[:, :, 32:] = 255
+    write_video(tmp_path / "a.mp4", frames, fps=8)
+    sample = Sample(path=str(tmp_path / "a.mp4"))
+    for flip, expected in ((False, {False}), (True, {False, True})):
+        maker = dataclasses.replace(PRETRAIN, flip=flip)
+        clips = [maker(sample, np.random.default_rng(seed), "auto").frames.float() for seed in range(20)]
+        assert {bool(clip[..., 0].mean() > clip[..., -1].mean()) for clip in clips} == expected
+
+
+def test_sample_without_label_has_minus_one(samples):
+    assert clips_of([dataclasses.replace(samples[0], labels=())])[0, 0].label.tolist() == [-1]
+
+
+# --- segments -----------------------------------------------------------------------------------------------
+
+
+def test_segment_limits_the_frames(samples):
+    path = samples[0].path
+    whole = read_frames(path, range(32))
+    sample = dataclasses.replace(samples[0], start_frame=10, end_frame=18)
+    assert segment(sample) == (10, 8)
+    native = dataclasses.replace(VALIDATION, size=(48, 64))
+    frames = native(sample, np.random.default_rng(0), "auto").frames[0]  # (3, 4, 48, 64)
+    expected = whole[[10, 12, 15, 17]]  # stretched over all 8: no window fits in
+    assert torch.equal(frames, expected.permute(3, 0, 1, 2))
+
+
+def test_segment_in_seconds_is_that_of_the_time_stamps(samples):
+    sample = dataclasses.replace(samples[0], start=0.5, end=1.0)
+    assert segment(sample) == (8, 8)
+    assert frames_between(samples[0].path, 0.5, 1.0) == (8, 16)
+
+
+def test_segment_is_cut_at_the_end_and_refused_behind_it(samples):
+    assert segment(dataclasses.replace(samples[0], start_frame=30, end_frame=99)) == (30, 2)
+    with pytest.raises(VideoError, match="there are 32"):
+        segment(dataclasses.replace(samples[0], start_frame=32))
+
+
+# --- videos that cannot be read -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def broken(tmp_path):
+    (tmp_path / "broken.mp4").write_text("no video")
+    return Sample(path=str(tmp_path / "broken.mp4"), labels=(1,))
+
+
+def test_broken_video_is_replaced_by_the_same_other_one_every_time(samples, broken):
+    mixed = [broken, *samples[:3]]
+    clip = clips_of(mixed)[3, 0]
+    assert json.loads(clip.failed)[0] == [broken.path, "not a video file"]
+    assert clip.video_id in {sample.path for sample in samples[:3]}
+    assert same(clip, clips_of(mixed)[3, 0])
+    replacements = {clips_of(mixed)[epoch, 0].video_id for epoch in range(20)}
+    assert len(replacements) > 1
+
+
+def test_replacement_keeps_the_noise_of_its_place(samples, broken):
+    whole, with_broken = clips_of(samples[:1] * 4), clips_of([broken, *samples[:1] * 3])
+    assert torch.equal(whole[3, 0].noise, with_broken[3, 0].noise)
+
+
+def test_only_broken_videos_end_in_an_error(broken):
+    clips = clips_of([broken, broken])
+    with pytest.raises(DataError, match=rf"{MAX_TRIES} videos in a row .*broken\.mp4: not a video file"):
+        clips.read((0, 0))
+    assert isinstance(clips[0, 0], DataError)  # handed over, as a worker could not raise it whole
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_of_a_worker_reaches_the_loop_in_its_own_words(broken, workers):
+    loader = make_loader(clips_of([broken, broken]), [[(0, 0)]], workers=workers, timeout=60)
+    with pytest.raises(DataError, match=rf"^{MAX_TRIES} videos in a row cannot be read"):
+        list(read_batches(loader))
+
+
+def test_in_a_test_broken_videos_are_zeros_and_named(samples, broken):
+    clip = clips_of([broken, *samples], TEST, replace_bad=False)[0, 0]
+    assert clip.frames.shape == (6, 3, 4, 32, 32)
+    assert not clip.frames.any()
+    assert json.loads(clip.failed) == [[broken.path, "not a video file"]]
+    assert (clip.video_id, clip.label.tolist()) == (broken.path, [1])
+
+
+# --- order --------------------------------------------------------------------------------------------------
+
+
+def sampler(num_samples=23, batch_size=8, epochs=3, **options):
+    steps = max(num_samples // batch_size, 1)
+    settings = {"steps_per_epoch": steps, "seed": 0} | options
+    return StepSampler(num_samples=num_samples, batch_size=batch_size, epochs=epochs, **settings)
+
+
+def test_every_epoch_has_whole_batches_of_different_samples_in_an_order_of_its_own():
+    batches = list(sampler())
+    assert [len(batch) for batch in batches] == [8] * 6
+    orders = []
+    for epoch in range(3):
+        places = [place for batch in batches[2 * epoch : 2 * epoch + 2] for place in batch]
+        assert {e for e, _ in places} == {epoch}
+        orders.append([index for _, index in places])
+        assert len(set(orders[-1])) == 16
+    assert orders[0] != orders[1] != orders[2]
+
+
+@given(st.integers(1, 60), st.sampled_from([1, 2, 4]), st.sampled_from([1, 2]), st.integers(1, 3), st.data())
+def test_processes_and_passes_share_the_batches_of_one_process(
+    num_samples, world, accumulation, epochs, data
+):
+    options = {"num_samples": num_samples, "batch_size": 8, "epochs": epochs}
+    alone = list(sampler(**options))
+    start = data.draw(st.integers(0, len(alone)))
+    shares = []
+    for rank in range(world):
+        mine = sampler(**options, rank=rank, world=world, accumulation=accumulation, start_step=start)
+        assert len(mine) == (len(alone) - start) * accumulation
+        shares.append(list(mine))
+        assert len(shares[-1]) == len(mine)
+    for step, batch in enumerate(alone[start:]):
+        parts = [part for share in shares for part in share[step * accumulation :][:accumulation]]
+        assert [place for part in parts for place in part] == batch
+
+
+def test_fewer_samples_than_a_batch_are_repeated():
+    batches = list(sampler(num_samples=3, batch_size=8, epochs=2))
+    assert len(batches) == 2
+    counts = np.bincount([index for _, index in batches[0]])
+    assert sorted(counts) == [2, 3, 3]
+
+
+def test_order_changes_with_the_seed():
+    assert list(sampler(seed=1)) != list(sampler(seed=2))
+
+
+# --- loader -------------------------------------------------------------------------------------------------
+
+
+def test_batches_have_a_leading_dimension_and_lists_of_names(samples):
+    order = sampler(num_samples=4, batch_size=2, epochs=1)
+    batches = list(make_loader(clips_of(samples), order, workers=0, timeout=60))
+    assert len(batches) == 2
+    for batch in batches:
+        assert batch.frames.shape == (2, 1, 3, 4, 32, 32)
+        assert batch.label.shape == (2, 1)
+        assert batch.noise.shape == (2, 1, 5)
+        assert failures(batch) == []
+        assert len(batch.video_id) == 2
+
+
+def test_workers_and_a_later_start_give_the_same_batches(samples):
+    first = sampler(num_samples=4, batch_size=2, epochs=2)
+    whole = list(make_loader(clips_of(samples), first, workers=0, timeout=60))
+    order = sampler(num_samples=4, batch_size=2, epochs=2, start_step=1)
+    later = list(make_loader(clips_of(samples), order, workers=1, timeout=60))
+    assert len(later) == 3
+    assert all(same(one, other) for one, other in zip(whole[1:], later, strict=True))

@@ -1,0 +1,151 @@
+"""Several labels a video, as verb and noun: lists, training, checkpoint, evaluation, prediction."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from small_runs import RECIPE, refused, run, told
+
+import everest
+from everest.config.recipe import load_recipe
+from everest.config.settings import DataSettings, Recipe
+from everest.config.sizes import BackboneSize
+from everest.data.classes import Classes, empty_classes
+from everest.data.stages import finetune_clips
+from everest.inference.accuracy import Scores, accuracies
+from everest.methods.grid import TokenGrid
+from everest.methods.strategies import AllTokens
+from everest.models.classifier import VideoClassifier
+
+HEADS = "data.heads={verb: 2, noun: 3}"
+
+
+def test_a_run_with_heads_tells_them_in_its_checkpoint_and_metrics(trained: Path):
+    model = everest.load_model(trained)
+    assert (model.heads, model.head_sizes, model.num_classes) == ({"verb": 2, "noun": 3}, [2, 3], 5)
+    with safe_open(trained / "model.safetensors", "pt") as file:
+        assert json.loads(file.metadata()["settings"])["heads"] == {"verb": 2, "noun": 3}
+    rows = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    validated = [row for row in rows if "val_top1" in row]
+    assert {"val_verb_top1", "val_noun_top1"} <= set(validated[-1])
+    assert all(row["val_top1"] <= min(row["val_verb_top1"], row["val_noun_top1"]) for row in validated)
+
+
+def test_one_head_leaves_no_trace_in_a_checkpoint(clip_files: Path, tmp_path: Path):
+    path = tmp_path / "tiny.yaml"
+    path.write_text(RECIPE.replace("data: {", f'data: {{root: "{clip_files}", '))
+    run("finetune", "--recipe", path, "--init", "none", "-o", tmp_path / "run")
+    with safe_open(tmp_path / "run" / "model.safetensors", "pt") as file:
+        assert "heads" not in json.loads(file.metadata()["settings"])
+    assert everest.load_model(tmp_path / "run").heads == {}
+
+
+@pytest.mark.parametrize("test", ["train.csv", "segments.csv"])
+def test_eval_tells_each_head_and_the_share_with_all_right(trained: Path, tmp_path: Path, test: str):
+    predictions = tmp_path / "predictions.csv"
+    options = ["--json", "-q", "--predictions", predictions, "--set", f"data.test={test}"]
+    result = json.loads(run("eval", "-c", trained, *options))
+    names = {"top1", "top5", "mean_class_accuracy", "clip_top1", "majority_top1"}
+    assert {name: set(head) for name, head in result["heads"].items()} == {"verb": names, "noun": names}
+    assert result["videos"] == 4
+    assert "top1" not in result
+    rows = list(csv.DictReader(predictions.read_text().splitlines()))
+    for name in ("verb", "noun"):
+        right = sum(row[f"correct.{name}"] == "1" for row in rows)
+        assert result["heads"][name]["top1"] == 100 * right / 4
+    both = sum(row["correct.verb"] == row["correct.noun"] == "1" for row in rows)
+    assert result["action_top1"] == 100 * both / 4
+    if test == "segments.csv":
+        assert all("s-" in row["video"].split("#")[1] for row in rows)
+    assert "verb top1" in run("eval", "-c", trained, "-q")
+
+
+def test_predict_tells_each_head(trained: Path, clip_files: Path):
+    (told_row,) = json.loads(run("predict", clip_files / "clip0.mp4", "-c", trained, "--json", "-q"))
+    for name, count in (("verb", 2), ("noun", 3)):
+        likely = told_row["heads"][name]
+        assert math.isclose(sum(row["probability"] for row in likely), 1, abs_tol=1e-5)
+        assert sorted(row["index"] for row in likely) == list(range(count))
+    assert "noun" in run("predict", clip_files / "clip0.mp4", "-c", trained, "-q")
+
+
+def test_a_head_starts_fresh_where_the_recipe_has_others(trained: Path, recipe: Path, tmp_path: Path):
+    still = ["--set", "finetune.base_lr=1e-9", "--set", "finetune.min_lr=0"]
+    command = ["finetune", "--recipe", recipe, "--init", trained, *still]
+    run(*command, "-o", tmp_path / "same")
+    swapped = tmp_path / "swapped.yaml"
+    swapped.write_text(recipe.read_text().replace("{verb: 2, noun: 3}", "{noun: 3, verb: 2}"))
+    command[2] = swapped
+    run(*command, "-o", tmp_path / "other")
+    before, same, other = (
+        everest.load_model(p).head.weight for p in (trained, tmp_path / "same", tmp_path / "other")
+    )
+    assert (before - same).abs().max() < 1e-6
+    assert (before - other).abs().max() > 1e-5
+    assert told(tmp_path / "other")
+
+
+def test_other_heads_than_those_of_the_checkpoint_are_refused(trained: Path):
+    message = refused("eval", "-c", trained, "--set", "data.heads={verb: 2, noun: 4}", code=6)
+    assert "its heads are verb (2), noun (3), the recipe has verb (2), noun (4)" in message
+
+
+def test_classes_without_a_clip_are_told_for_each_head(root: Path):
+    told_recipe = Recipe(name="here", data=DataSettings(root=str(root), heads={"verb": 3, "noun": 4}))
+    clips, classes = finetune_clips(told_recipe)
+    assert classes == Classes(count=7, names=None, heads={"verb": 3, "noun": 4})
+    assert empty_classes(clips.samples, classes) == ["verb 2", "noun 3"]
+
+
+def test_heads_are_linear_layers_side_by_side():
+    torch.manual_seed(0)
+    size = BackboneSize(width=24, depth=1, heads=2, decoder_width=16, decoder_heads=2)
+    grid = TokenGrid.of_clip(frames=2, size=(16, 16), tubelet=(2, 8, 8))
+    model = VideoClassifier(
+        size, grid, (2, 8, 8), selector=AllTokens(), num_classes=5, heads={"verb": 2, "noun": 3}
+    ).eval()
+    clip = torch.randn(2, 3, 2, 16, 16)
+    verb, noun = model(clip).split(model.head_sizes, dim=-1)
+    seen = model.features(clip)
+    torch.testing.assert_close(verb, F.linear(seen, model.head.weight[:2], model.head.bias[:2]))
+    torch.testing.assert_close(noun, F.linear(seen, model.head.weight[2:], model.head.bias[2:]))
+    sums = [part.sum(dim=-1) for part in model.probabilities(model(clip)).split(model.head_sizes, dim=-1)]
+    torch.testing.assert_close(torch.stack(sums), torch.ones(2, 2))
+
+
+def test_action_counts_the_videos_with_all_heads_right():
+    verbs, nouns = np.eye(2)[[0, 0, 1, 1]], np.eye(3)[[0, 1, 2, 0]]
+    scores = Scores(
+        videos=list("abcd"),
+        labels=np.array([[0, 0], [0, 2], [0, 2], [1, 0]]),  # both, verb, noun, both
+        probabilities=np.concatenate([verbs, nouns], axis=1, dtype=np.float32)[:, None],
+        skipped=[],
+        heads={"verb": 2, "noun": 3},
+    )
+    found = accuracies(scores)
+    assert (found["heads"]["verb"]["top1"], found["heads"]["noun"]["top1"], found["action_top1"]) == (
+        75,
+        75,
+        50,
+    )
+
+
+def test_heads_given_later_take_the_place_of_the_others(tmp_path: Path):
+    base = tmp_path / "two.yaml"
+    base.write_text("base: k400\ndata: {heads: {verb: 97, noun: 300}, num_classes: null}\n")
+
+    def heads(*overrides: str) -> dict[str, int] | None:
+        return load_recipe(str(base), overrides=overrides).data.heads
+
+    assert heads() == {"verb": 97, "noun": 300}
+    assert heads("data.heads={action: 10}") == {"action": 10}
+    assert heads("data.heads.verb=5") == {"verb": 5, "noun": 300}
+    assert heads("data.heads={a: 2}", "data.heads.b=3") == {"a": 2, "b": 3}

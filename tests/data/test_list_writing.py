@@ -1,0 +1,97 @@
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from everest.data.list_writing import names_needed, unlistable, write_list, write_names
+from everest.data.samples import Sample, read_samples
+from everest.errors import DataError
+
+# All that a file system takes, the hardest more often.
+SIGNS = st.one_of(
+    st.sampled_from(" ,\t\"'#;\\[]$%é\u0301\u2028\r\n"), st.characters(exclude_characters="/\0")
+)
+NAMES = st.text(SIGNS, min_size=1, max_size=20).filter(
+    lambda name: name not in (".", "..") and name[-1] != " "
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("lists")
+
+
+def there(monkeypatch):
+    monkeypatch.setattr(Path, "exists", lambda path: True)
+
+
+@given(
+    names=st.lists(NAMES.filter(lambda name: unlistable(name) is None), min_size=1, max_size=6),
+    labelled=st.booleans(),
+    segment=st.none() | st.tuples(st.floats(0, 1e5), st.floats(0.01, 1e3)),
+    data=st.data(),
+)
+def test_what_is_written_is_read_back(folder, names, labelled, segment, data):
+    with pytest.MonkeyPatch.context() as patch:
+        there(patch)
+        part = {"start": segment[0]} if segment else {}
+        labels = [(data.draw(st.integers(0, 9)),) if labelled else () for _ in names]
+        samples = [
+            Sample(path=str(folder / name), labels=label, **part)
+            for name, label in zip(names, labels, strict=True)
+        ]
+        write_list(folder / "list.csv", samples, root=folder)
+        read = read_samples(
+            folder / "list.csv", root=folder, classes=None, num_classes=10, heads=None, labelled=labelled
+        )
+    assert [Path(sample.path) for sample in read.samples] == [Path(sample.path) for sample in samples]
+    assert [(s.labels, s.start) for s in read.samples] == [(s.labels, s.start) for s in samples]
+
+
+@given(names=st.lists(NAMES, min_size=1, max_size=4))
+def test_a_name_is_written_and_read_back_or_refused(folder, names):
+    samples = [Sample(path=str(folder / name)) for name in names]
+    if any(unlistable(sample.path) for sample in samples):
+        with pytest.raises(DataError, match="which no list can hold; rename it"):
+            write_list(folder / "list.csv", samples, root=folder)
+        return
+    write_list(folder / "list.csv", samples, root=folder)
+    lines = (folder / "list.csv").read_text(encoding="utf-8").splitlines()
+    assert len(lines) == len(names) + 1
+
+
+def test_large_and_fine_numbers_are_read_back(tmp_path):
+    segments = [{"start": 1_000_000.00001, "end": 2e17}, {"start_frame": 3, "end_frame": 99_999_999_999}]
+    (tmp_path / "v.mp4").touch()
+    for number, segment in enumerate(segments):
+        samples = [Sample(path=str(tmp_path / "v.mp4"), labels=(0,), **segment)]
+        write_list(tmp_path / f"{number}.csv", samples, root=tmp_path)
+        found = read_samples(
+            tmp_path / f"{number}.csv",
+            root=tmp_path,
+            classes=None,
+            num_classes=None,
+            heads=None,
+            labelled=True,
+        )
+        assert list(found.samples) == samples
+
+
+def test_names_that_are_numbers_have_to_be_written(tmp_path):
+    assert names_needed(["run", "10"]) == ["run", "10"]
+    assert names_needed(["run", "walk"]) == ()
+    write_names(tmp_path / "classes.txt", ["10", "run"])
+    assert (tmp_path / "classes.txt").read_bytes() == b"10\nrun\n"
+
+
+def test_several_labels_have_a_column_each(tmp_path, monkeypatch):
+    there(monkeypatch)
+    samples = [Sample(path=str(tmp_path / "a.mp4"), labels=(3, 299), start_frame=7)]
+    write_list(tmp_path / "list.csv", samples, root=tmp_path, heads=["verb", "noun"])
+    assert (tmp_path / "list.csv").read_text() == "path,label.verb,label.noun,start_frame\na.mp4,3,299,7\n"
+
+
+def test_paths_outside_the_root_stay_absolute(tmp_path):
+    write_list(tmp_path / "list.csv", [Sample(path="/elsewhere/a.mp4")], root=tmp_path)
+    assert (tmp_path / "list.csv").read_text() == "path\n/elsewhere/a.mp4\n"

@@ -1,0 +1,397 @@
+import errno
+import re
+from pathlib import Path
+
+import pytest
+
+from everest.data.samples import Sample, read_samples
+from everest.errors import DataError
+
+NAMES = ("jump", "run", "walk")
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A folder with a.mp4 ... e.mp4, one with a space, one with a comma. Lists do not open them."""
+    for name in ("a.mp4", "b.mp4", "c.mp4", "d.mp4", "e.mp4", "with space.mp4", "with,comma.mp4"):
+        (tmp_path / name).touch()
+    return tmp_path
+
+
+def read(root, text, *, name="train.csv", **options):
+    (root / name).write_text(text, encoding="utf-8")
+    settings = {"classes": None, "num_classes": None, "heads": None, "labelled": True} | options
+    return read_samples(root / name, root=root, **settings)
+
+
+def short(found, root):
+    return [(sample.path.removeprefix(f"{root}/"), *sample.labels) for sample in found.samples]
+
+
+@pytest.mark.parametrize("separator", [" ", "\t", ",", ", "])
+@pytest.mark.parametrize("header", [False, True])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\n\n"])
+def test_separators_and_headers_are_recognised(root, separator, header, end):
+    lines = [("path", "label")] * header + [("a.mp4", "2"), ("b.mp4", "0")]
+    found = read(root, "".join(separator.join(line) + end for line in lines))
+    assert short(found, root) == [("a.mp4", 2), ("b.mp4", 0)]
+    assert found.class_names is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '"with space.mp4" 1\na.mp4 0\n',
+        "with space.mp4\t1\na.mp4\t0\n",
+        "with space.mp4,1\na.mp4,0\n",
+        '\ufeffpath,label\n"with space.mp4",1\na.mp4,0\n',
+    ],
+)
+def test_paths_with_spaces_are_read(root, text):
+    assert short(read(root, text), root) == [("with space.mp4", 1), ("a.mp4", 0)]
+
+
+def test_paths_with_commas_are_read_between_spaces(root):
+    assert short(read(root, "with,comma.mp4 1\nwith,comma.mp4 0\n"), root)[0] == ("with,comma.mp4", 1)
+
+
+def test_unquoted_space_in_a_path_is_an_error_with_its_line(root):
+    with pytest.raises(
+        DataError, match=r"train\.csv:2: 3 fields where path, label are expected; quote paths"
+    ):
+        read(root, "a.mp4 0\nwith space.mp4 1\n")
+
+
+def test_absolute_paths_stay_and_others_are_relative_to_root(root):
+    found = read(root, f"{root}/a.mp4 0\nb.mp4 0\n")
+    assert [sample.path for sample in found.samples] == [f"{root}/a.mp4", f"{root}/b.mp4"]
+
+
+def test_class_names_are_labels(root):
+    text = "a.mp4,walk\nb.mp4,jump\n"
+    assert short(read(root, text, classes=NAMES), root) == [("a.mp4", 2), ("b.mp4", 0)]
+    found = read(root, text)
+    assert short(found, root) == [("a.mp4", 1), ("b.mp4", 0)]
+    assert found.class_names == ("jump", "walk")
+
+
+def test_numbers_are_labels_of_named_classes_too(root):
+    found = read(root, "a.mp4 2\n", classes=NAMES)
+    assert short(found, root) == [("a.mp4", 2)]
+    assert found.class_names == NAMES
+
+
+def test_segments_are_read(root):
+    found = read(root, "path,label,start,end\na.mp4,1,0.5,2\nb.mp4,0,,\nb.mp4,0,3,\n")
+    assert found.samples[0] == Sample(path=f"{root}/a.mp4", labels=(1,), start=0.5, end=2.0)
+    assert found.samples[1] == Sample(path=f"{root}/b.mp4", labels=(0,))
+    assert found.samples[2].end is None
+    found = read(root, "start_frame end_frame path\n10 20 a.mp4\n", labelled=False)
+    assert found.samples == (Sample(path=f"{root}/a.mp4", start_frame=10, end_frame=20),)
+
+
+def test_segments_of_one_video_have_different_ids():
+    segments = [
+        {},
+        {"start": 1.0},
+        {"end": 1.0},
+        {"start": 1.0, "end": 2.0},
+        {"start_frame": 1},
+        {"end_frame": 1},
+    ]
+    assert len({Sample(path="/a.mp4", **segment).video_id for segment in segments}) == len(segments)
+    assert Sample(path="/a.mp4").video_id == "/a.mp4"
+
+
+def test_labels_of_several_heads_come_in_the_order_of_the_heads(root):
+    heads = {"verb": 97, "noun": 300}
+    text = "path label.noun label.verb\na.mp4 299 3\n"
+    assert short(read(root, text, heads=heads), root) == [("a.mp4", 3, 299)]
+    with pytest.raises(DataError, match=r":2: label\.verb 97 is out of range: labels count from 0 to 96"):
+        read(root, "path label.noun label.verb\na.mp4 1 97\n", heads=heads)
+    with pytest.raises(DataError, match=r":2: the column label\.verb needs a number"):
+        read(root, "path label.noun\na.mp4 1\n", heads=heads)
+
+
+def test_pretraining_needs_no_labels_and_ignores_those_there(root):
+    assert short(read(root, "a.mp4\nb.mp4\n", labelled=False), root) == [("a.mp4",), ("b.mp4",)]
+    assert short(read(root, "a.mp4 7\nb.mp4 x\n", labelled=False), root) == [("a.mp4",), ("b.mp4",)]
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "message"),
+    [
+        ("a.mp4 0\nb.mp4 3", {"num_classes": 3}, r"csv:2: label 3 is out of range: labels count from 0 to 2"),
+        ("a.mp4 -1\n", {}, r":1: label -1 is out of range"),
+        ("a.mp4 3\n", {"classes": NAMES}, r":1: label 3 is out of range"),
+        ("a.mp4,wolk\n", {"classes": NAMES}, r":1: unknown class 'wolk'; did you mean 'walk'"),
+        ("a.mp4 0\nb.mp4 x\n", {}, r":2: unknown class 'x'; other labels are numbers, and data\.classes"),
+        ("a.mp4\nb.mp4\n", {}, r":1: no label"),
+        ("path,label\na.mp4,\n", {}, r":2: no label"),
+        ("path label strat\na.mp4 0 1\n", {}, r":1: unknown column 'strat'; did you mean 'start'"),
+        ("label start\n0 1\n", {}, r":1: the header needs the column 'path'"),
+        ("path path\na b\n", {}, r":1: the header needs .* every column once"),
+        ("path,start,end\na.mp4,2,2\n", {"labelled": False}, r":2: the segment ends at 2\.0 and starts"),
+        ("path,start_frame,end_frame\na.mp4,5,3\n", {"labelled": False}, r":2: the segment ends at 3"),
+        ("path,start\na.mp4,soon\n", {"labelled": False}, r":2: start 'soon' is not a number"),
+        ("path,start\na.mp4,-1\n", {"labelled": False}, r":2: start -1 is not a time"),
+        ("path,start\na.mp4,nan\n", {"labelled": False}, r":2: start nan is not a time"),
+        ("path,start,end_frame\na.mp4,1,7\n", {"labelled": False}, r":2: a segment either in seconds"),
+        ("path,label\n,0\n", {}, r":2: no path"),
+        ("", {}, "the list is empty"),
+        ("\n  \n", {}, "the list is empty"),
+        ("path label\n", {}, "a header and no line under it"),
+        ("a.mp4,jump\nb.mp4,run\n", {"num_classes": 5}, r"data\.num_classes is 5, there are 2 \(jump, run\)"),
+    ],
+)  # fmt: skip
+def test_wrong_lines_are_named(root, text, options, message):
+    with pytest.raises(DataError, match=message):
+        read(root, text, **options)
+
+
+def test_first_five_wrong_lines_are_named_and_all_counted(root):
+    with pytest.raises(DataError) as caught:
+        read(root, "a.mp4 9\n" * 12, num_classes=5)
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 6
+    assert lines[4].startswith(f"{root}/train.csv:5: label 9")
+    assert lines[5] == "… 12 lines are wrong"
+
+
+def test_missing_videos_are_named_with_their_line(root):
+    with pytest.raises(DataError) as caught:
+        read(root, "a.mp4 0\nnone.mp4 0\nb.mp4 1\n")
+    assert str(caught.value) == f"{root}/train.csv:2: no file {root}/none.mp4"
+
+
+def test_list_of_which_no_video_exists_points_to_the_root(root):
+    with pytest.raises(
+        DataError, match=r"none of its 2 videos exists, first .*x\.mp4; .*data\.root, which is"
+    ):
+        read(root, "x.mp4 0\ny.mp4 1\n")
+
+
+def test_missing_list_says_how_to_mend_it(root):
+    with pytest.raises(DataError, match=r"none\.csv: no such list or folder; set data\.root"):
+        read_samples(root / "none.csv", root=root, classes=None, num_classes=None, heads=None, labelled=True)
+
+
+NUMBER_LIKE = ("0.0", "1.5", "+0", "²", "1e3", "nan", "-0.5", "٣")
+
+
+@pytest.mark.parametrize("label", NUMBER_LIKE)
+@pytest.mark.parametrize("other", ["0", "1.5", "walk"])
+@pytest.mark.parametrize("classes", [None, NAMES])
+def test_numbers_that_are_no_index_are_no_class_either(root, label, other, classes):
+    with pytest.raises(DataError, match=rf"label '{re.escape(label)}' is no whole number from 0"):
+        read(root, f"a.mp4,{label}\nb.mp4,{other}\n", classes=classes)
+
+
+@pytest.mark.parametrize("name", ["1_0", "3-pointer", "1st", "e3"])
+def test_names_may_begin_like_numbers(root, name):
+    assert read(root, f"a.mp4,{name}\nb.mp4,walk\n").class_names == tuple(sorted((name, "walk")))
+
+
+def test_names_of_a_list_that_names_no_classes_are_refused(root):
+    with pytest.raises(
+        DataError, match=r"names \(jump, run\), and the checkpoint or training list has no class"
+    ):
+        read(root, "a.mp4,run\nb.mp4,jump\n", names_classes=False)
+    assert read(root, "a.mp4,run\n", names_classes=False, classes=NAMES).samples[0].labels == (1,)
+    assert read(root, "a.mp4,1\n", names_classes=False).samples[0].labels == (1,)
+
+
+def test_a_number_that_is_a_name_means_that_class_and_no_other_number_is_taken(root):
+    numbers = ("0", "1", "10", "2")
+    assert short(read(root, "a.mp4 2\nb.mp4 10\n", classes=numbers), root) == [("a.mp4", 3), ("b.mp4", 2)]
+    with pytest.raises(DataError, match="unknown class '3'"):
+        read(root, "a.mp4 3\n", classes=numbers)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("# my list\na.mp4 0\n", r":1: '# my list' looks like a comment, and a list has none"),
+        ("a.mp4 0\n#b.mp4 1\n", r":2: '#b.mp4 1' looks like a comment"),
+        ("a.mp4;0\nb.mp4;1\n", r":1: no label in 'a.mp4;0'; a line is `path label`.*, not by ';'"),
+        ("a.mp4\nb.mp4 1\n", r":1: 1 field where path, label are expected; fill in .*; the line is 'a.mp4'"),
+        ("a.mp4,0,\nb.mp4,1,\n", r":1: 3 fields .*; the line ends in a separator: remove it"),
+        ("a.mp4 300 5\nb.mp4 20 6\n", r":1: 3 fields .* leave out the number of frames; .*'a.mp4 300 5'"),
+    ],
+)
+def test_lists_of_other_kinds_are_told_what_a_line_looks_like(root, text, message):
+    with pytest.raises(DataError, match=message):
+        read(root, text)
+
+
+def test_field_without_an_end_is_named_with_its_line(root):
+    with pytest.raises(
+        DataError, match=r"train\.csv:2: field larger than field limit .*; a line is `path label`"
+    ):
+        read(root, f"a.mp4 0\n{'b' * 200_000} 1\n")
+
+
+def test_path_too_long_for_the_system_is_named_with_its_line(root):
+    with pytest.raises(DataError, match=r"train\.csv:2: cannot look for .*bbb: File name too long"):
+        read(root, f"a.mp4 0\n{'b' * 300} 1\n")
+    with pytest.raises(DataError, match="bbb: cannot be read: File name too long"):
+        read_samples(root / ("b" * 300), root=root, classes=None, num_classes=None, heads=None, labelled=True)
+
+
+def refuse(monkeypatch, method, name):
+    """Let `Path.method` fail at the path called `name`, as it does for who may not read it."""
+    allowed = getattr(Path, method)
+
+    def refusing(path, *args, **options):
+        if path.name == name:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return allowed(path, *args, **options)
+
+    monkeypatch.setattr(Path, method, refusing)
+
+
+def test_unreadable_list_is_named(root, monkeypatch):
+    refuse(monkeypatch, "read_text", "train.csv")
+    with pytest.raises(DataError, match=r"train\.csv: cannot be read: Permission denied"):
+        read(root, "a.mp4 0\n")
+
+
+def test_binary_file_is_no_list(root):
+    (root / "list.csv").write_bytes(b"\xff\xfe\x00\x01")
+    with pytest.raises(DataError, match="not a text file"):
+        read_samples(root / "list.csv", root=root, classes=None, num_classes=None, heads=None, labelled=True)
+
+
+# --- folders ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for path in (
+        "run/a.mp4",
+        "run/deep/b.AVI",
+        "jump/c.webm",
+        "jump/notes.txt",
+        ".hidden/d.mp4",
+        "jump/.e.mp4",
+    ):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).touch()
+    (tmp_path / "jump" / "pictures").mkdir()
+    (tmp_path / "jump" / "pictures" / "0.jpg").touch()
+    return tmp_path
+
+
+def read_folder(folder, **options):
+    settings = {"classes": None, "num_classes": None, "heads": None, "labelled": True} | options
+    return read_samples(folder, root=folder, **settings)
+
+
+def test_subfolders_are_classes(folder):
+    found = read_folder(folder)
+    assert found.class_names == ("jump", "run")
+    assert short(found, folder) == [
+        ("jump/c.webm", 0),
+        ("jump/pictures", 0),
+        ("run/a.mp4", 1),
+        ("run/deep/b.AVI", 1),
+    ]
+    assert read_folder(folder, classes=NAMES[:2]).samples[-1].labels == (1,)
+    assert read_folder(folder, classes=("run", "jump")).samples[0].labels == (0,)
+
+
+def test_any_folder_of_videos_serves_pretraining(folder):
+    found = read_folder(folder, labelled=False)
+    assert [path for (path,) in short(found, folder)] == [
+        "jump/c.webm",
+        "jump/pictures",
+        "run/a.mp4",
+        "run/deep/b.AVI",
+    ]
+    assert found.class_names is None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"classes": ("jump", "rum")}, r"run: unknown class; did you mean 'rum'"),
+        ({"num_classes": 3}, r"data\.num_classes is 3, there are 2 \(jump, run\)"),
+        ({"heads": {"verb": 3}}, r"data\.heads needs a list with the columns label\.verb"),
+    ],
+)
+def test_folders_that_do_not_fit_say_why(folder, options, message):
+    with pytest.raises(DataError, match=message):
+        read_folder(folder, **options)
+
+
+def test_folders_without_videos_say_so(tmp_path):
+    with pytest.raises(DataError, match="no subfolders"):
+        read_folder(tmp_path)
+    with pytest.raises(DataError, match="no videos in it"):
+        read_folder(tmp_path, labelled=False)
+    (tmp_path / "run").mkdir()
+    with pytest.raises(DataError, match="no videos in its 1 subfolders"):
+        read_folder(tmp_path)
+
+
+def test_an_empty_folder_makes_no_class(folder):
+    (folder / "empty").mkdir()
+    with pytest.raises(DataError, match=r"empty: no videos in this class folder; remove it, or name"):
+        read_folder(folder)
+    found = read_folder(folder, classes=("empty", "jump", "run"))
+    assert {sample.labels for sample in found.samples} == {(1,), (2,)}
+
+
+def test_what_macos_packs_along_is_no_class(folder):
+    (folder / "__MACOSX").mkdir()
+    (folder / "__MACOSX" / "a.mp4").touch()
+    assert read_folder(folder).class_names == ("jump", "run")
+
+
+def test_a_picture_beside_videos_or_folders_is_no_video(folder):
+    (folder / "jump" / "poster.jpg").touch()
+    (folder / "run" / "deep" / "thumbnail.png").touch()
+    assert len(read_folder(folder).samples) == 4
+    assert len(read_folder(folder, labelled=False).samples) == 4
+
+
+def test_links_to_folders_are_followed_once(folder, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "f.mp4").touch()
+    (folder / "run" / "linked").symlink_to(elsewhere)
+    (folder / "run" / "again").symlink_to(elsewhere)
+    (folder / "run" / "loop").symlink_to(folder / "run")
+    (folder / "jump" / "up").symlink_to(folder)
+    (folder / "jump" / "other").symlink_to(folder / "run")
+    expected = [
+        ("jump/c.webm", 0),
+        ("jump/pictures", 0),
+        ("run/a.mp4", 1),
+        ("run/again/f.mp4", 1),
+        ("run/deep/b.AVI", 1),
+    ]
+    assert short(read_folder(folder), folder) == expected
+    names = [Path(path).name for (path,) in short(read_folder(folder, labelled=False), folder)]
+    assert sorted(names) == ["a.mp4", "b.AVI", "c.webm", "f.mp4", "pictures"]
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_unreadable_folder_is_named(folder, labelled, monkeypatch):
+    refuse(monkeypatch, "iterdir", "deep")
+    with pytest.raises(DataError, match="run/deep: cannot be read: Permission denied"):
+        read_folder(folder, labelled=labelled)
+
+
+def test_class_folders_that_name_no_classes_are_refused(folder):
+    with pytest.raises(DataError, match=r"names \(jump, run\), .*set data\.classes or use numbers"):
+        read_folder(folder, names_classes=False)
+
+
+def test_real_lists_are_read(shared):
+    folder = shared / "videos" / "actions"
+    names = (folder / "classes.txt").read_text().split()
+    found = read_samples(
+        folder / "test.csv", root=folder, classes=names, num_classes=17, heads=None, labelled=True
+    )
+    assert len(found.samples) > 100
+    assert {sample.labels[0] for sample in found.samples} == set(range(17))

@@ -1,0 +1,139 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from draws import NumpyDraws
+from safetensors.torch import load_file
+
+from everest.data.augment import cut_box, mix
+
+CLASSES = 5
+SETTINGS = {"num_classes": [CLASSES], "smoothing": 0.1}
+
+
+class GivenDraw(NumpyDraws):
+    """A recorded decision; only the box is drawn."""
+
+    def __init__(self, seed, kept, use_cutmix):
+        super().__init__(seed)
+        self.kept, self.use_cutmix = kept, use_cutmix
+
+    def random(self):
+        return 0.0 if self.use_cutmix else 1.0
+
+    def beta(self, a, b):
+        return self.kept
+
+
+def draws_of(case):
+    if case["forced_lam_usecutmix"]:
+        return GivenDraw(case["numpy_seed"], *case["forced_lam_usecutmix"])
+    draws = NumpyDraws(case["numpy_seed"])
+    draws.random()  # the released program first draws whether to mix at all, with probability 1
+    return draws
+
+
+def check_case(case, tensors):
+    frames, targets = mix(
+        tensors["mix.input_BCTHW"],
+        tensors["mix.label"][:, None],
+        **SETTINGS,
+        mixup=case["mixup_alpha"],
+        cutmix=case["cutmix_alpha"],
+        rng=draws_of(case),
+    )
+    assert torch.equal(frames, tensors[f"mix.{case['tag']}.out"])
+    torch.testing.assert_close(targets, tensors[f"mix.{case['tag']}.target"], atol=1e-6, rtol=0)
+
+
+@pytest.fixture(scope="module")
+def cases(golden):
+    recorded = json.loads(golden("augment.json").read_text())["mixup"]
+    return {case["tag"]: case for case in recorded if case["mode"] == "batch"}
+
+
+@pytest.mark.parametrize("tag", ["mixup_fixed", "cutmix_fixed", "batch_seed1"])
+def test_mixed_batch_is_that_of_the_released_program(golden, cases, tag):
+    check_case(cases[tag], load_file(golden("augment.safetensors")))
+
+
+@pytest.mark.parametrize("tag", ["batch_seed0", "batch_seed2"])
+def test_mixed_batch_is_that_of_the_released_program_for_more_seeds(shared, cases, tag):
+    check_case(cases[tag], load_file(shared / "golden" / "augment.safetensors"))
+
+
+@pytest.mark.parametrize("tag", ["cutmix_fixed", "batch_seed1"])
+def test_cutmix_boxes_are_the_recorded_ones(cases, tag):
+    case = cases[tag]
+    ((yl, yh, xl, xh), kept), *_ = case["boxes_yl_yh_xl_xh_and_lam"]
+    draws = draws_of(case)
+    if not case["forced_lam_usecutmix"]:
+        draws.random()
+    box = cut_box((16, 16), kept=draws.beta(1.0, 1.0), rng=draws)
+    assert box == (yl, xl, yh - yl, xh - xl)
+    assert kept == 1 - box.height * box.width / 256
+
+
+@pytest.mark.parametrize(("mixup", "cutmix"), [(0.8, 1.0), (0.8, 0.0), (0.0, 1.0), (0.0, 0.0)])
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_targets_sum_to_one_and_input_stays_as_it_was(mixup, cutmix, batch):
+    frames = torch.randn(batch, 3, 2, 8, 12, generator=torch.Generator().manual_seed(0))
+    before, labels = frames.clone(), torch.arange(batch) % CLASSES
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        mixed, targets = mix(frames, labels[:, None], **SETTINGS, mixup=mixup, cutmix=cutmix, rng=rng)
+        assert mixed.shape == frames.shape
+        assert targets.dtype == torch.float32
+        torch.testing.assert_close(targets.sum(1), torch.ones(batch))
+        assert torch.equal(frames, before)
+
+
+def test_middle_clip_of_an_odd_batch_is_mixed_with_itself():
+    frames = torch.rand(3, 3, 2, 8, 8, generator=torch.Generator().manual_seed(0))
+    rng = np.random.default_rng(0)
+    mixed, targets = mix(frames, torch.tensor([[0], [1], [2]]), **SETTINGS, mixup=0.8, cutmix=0.0, rng=rng)
+    torch.testing.assert_close(mixed[1], frames[1])
+    torch.testing.assert_close(targets[1], torch.tensor([0.02, 0.92, 0.02, 0.02, 0.02]))
+
+
+def test_cutmix_cuts_the_same_rows_and_columns_of_every_frame():
+    frames = torch.stack([torch.zeros(3, 4, 16, 16), torch.ones(3, 4, 16, 16)])
+    mixed, targets = mix(
+        frames,
+        torch.tensor([[0], [1]]),
+        num_classes=[2],
+        smoothing=0.0,
+        mixup=0.0,
+        cutmix=1.0,
+        rng=np.random.default_rng(3),
+    )
+    assert (mixed[0] == mixed[0, :1, :1]).all()
+    assert 0 < mixed[0].mean() < 1
+    torch.testing.assert_close(mixed[0].mean(), targets[0, 1])
+
+
+def test_without_mixing_targets_are_smoothed_labels():
+    frames = torch.rand(2, 3, 2, 4, 4)
+    mixed, targets = mix(
+        frames, torch.tensor([[4], [0]]), **SETTINGS, mixup=0.0, cutmix=0.0, rng=np.random.default_rng(0)
+    )
+    assert mixed is frames
+    torch.testing.assert_close(targets[0], torch.tensor([0.02, 0.02, 0.02, 0.02, 0.92]))
+
+
+def test_several_heads_are_mixed_alike_each_with_its_own_sum():
+    frames, labels = torch.rand(4, 3, 2, 8, 8), torch.tensor([[0, 2], [1, 0], [2, 1], [0, 1]])
+    options = {"smoothing": 0.1, "mixup": 0.8, "cutmix": 1.0}
+    both, targets = mix(frames, labels, num_classes=[3, 4], **options, rng=np.random.default_rng(5))
+    for head, part in enumerate(targets.split([3, 4], dim=-1)):
+        torch.testing.assert_close(part.sum(dim=-1), torch.ones(4))
+        alone, expected = mix(
+            frames,
+            labels[:, head : head + 1],
+            num_classes=[3 + head],
+            **options,
+            rng=np.random.default_rng(5),
+        )
+        assert torch.equal(both, alone)
+        assert torch.equal(part, expected)

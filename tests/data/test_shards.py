@@ -1,0 +1,344 @@
+"""`everest prepare shard`, and training over shards: the videos to the byte, the run to the bit."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from processes import start, wait_for_rows
+from small_runs import RECIPE, run, told, weights
+from storage import new_bucket, s3_server, upload
+from typer.testing import CliRunner
+from webdataset.tariterators import group_by_keys, tar_file_expander
+
+from everest.data.samples import SampleList, read_samples
+from everest.errors import DataError
+from everest.prepare.shard import plan_shards
+from everest.prepare.sources import Original
+from everest.system.locks import sole_writer
+from everest.video.reader import frames_between, read_frames
+from everest.video.source import content
+from everest_cli.main import app
+
+
+def everest(*arguments: object, code: int = 0) -> tuple[str, str]:
+    """stdout and stderr of `everest prepare shard`."""
+    result = CliRunner().invoke(app, ["prepare", "shard", *map(str, arguments)])
+    assert result.exit_code == code, (result.output, result.exception)
+    return result.stdout, result.stderr
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """The checksum of every file below a folder."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def labelled(source: Path, root: Path, **given: object) -> SampleList:
+    options = {"classes": None, "num_classes": None, "heads": None, "labelled": True} | given
+    return read_samples(source, root=root, **options)
+
+
+@pytest.fixture
+def videos(clip_files: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(clip_files, tmp_path / "videos")
+
+
+@pytest.fixture
+def index(videos: Path, tmp_path: Path) -> Path:
+    """The index of the shards of `videos/train.csv`, two videos in each."""
+    shown, _ = everest(videos / "train.csv", "-o", tmp_path / "shards", "--count", 2)
+    return Path(shown.strip())
+
+
+def test_members_are_the_files_to_the_byte(index: Path, videos: Path):
+    here, there = labelled(videos / "train.csv", videos), labelled(index, videos)
+    assert there.samples != here.samples
+    for one, other in zip(here.samples, there.samples, strict=True):
+        assert (one.video_id, one.labels) == (other.video_id, other.labels)
+        assert content(other.video) == Path(one.path).read_bytes()
+        assert torch.equal(read_frames(other.video, [5, 31]), read_frames(one.path, [5, 31]))
+
+
+def test_any_reader_of_webdataset_finds_video_and_label(index: Path, videos: Path):
+    shards = sorted(index.parent.glob("*.tar"))
+    read: list[dict] = []
+    for shard in shards:
+        with shard.open("rb") as stream:
+            read += group_by_keys(tar_file_expander([{"url": str(shard), "stream": stream}]))
+    assert [json.loads(sample["json"]) for sample in read] == [
+        {"path": f"clip{i}.mp4", "label": i % 2} for i in range(4)
+    ]
+    assert [sample["__key__"] for sample in read] == [f"{i:09d}" for i in range(4)]
+    with tarfile.open(shards[1]) as tar:
+        assert {(m.mtime, m.uid, m.gid, m.uname, m.gname, m.mode) for m in tar} == {(0, 0, 0, "", "", 0o644)}
+
+
+def test_names_of_all_kinds_survive(videos: Path, tmp_path: Path):
+    for name in ("ü ber", 'q"uote', "new\nline", "a.b.c", "-dash", "x" * 180):
+        (videos / name).mkdir()
+        os.link(videos / "clip0.mp4", videos / name / f"{name}.mp4")
+    index = Path(everest(videos, "-o", tmp_path / "out")[0].strip())
+    here = read_samples(videos, root=videos, classes=None, num_classes=None, heads=None, labelled=False)
+    there = read_samples(index, root=videos, classes=None, num_classes=None, heads=None, labelled=False)
+    assert [sample.path for sample in there.samples] == [sample.path for sample in here.samples]
+    assert all(
+        content(one.video) == content(other.video)
+        for one, other in zip(here.samples, there.samples, strict=True)
+    )
+
+
+def test_class_folders_become_the_same_classes(clip_files: Path, tmp_path: Path):
+    for i, name in enumerate(("wave", "hug", "hug", "kick")):
+        (tmp_path / "set" / name).mkdir(parents=True, exist_ok=True)
+        shutil.copy(clip_files / f"clip{i}.mp4", tmp_path / "set" / name)
+    everest(tmp_path / "set", "-o", tmp_path / "shards")
+    here, there = labelled(tmp_path / "set", tmp_path), labelled(tmp_path / "shards", tmp_path / "set")
+    assert there.class_names == here.class_names == ("hug", "kick", "wave")
+    assert [(s.path, s.labels) for s in there.samples] == [(s.path, s.labels) for s in here.samples]
+
+
+def test_segments_and_heads_share_a_member(videos: Path, tmp_path: Path):
+    (videos / "parts.csv").write_text(
+        "path,start,end,label.verb,label.noun\nclip0.mp4,0.5,1,3,7\nclip1.mp4,,,1,2\nclip0.mp4,1,,0,4\n"
+    )
+    index = Path(everest(videos / "parts.csv", "-o", tmp_path / "shards")[0].strip())
+    heads = {"verb": 4, "noun": 8}
+    here = labelled(videos / "parts.csv", videos, heads=heads).samples
+    there = labelled(index, videos, heads=heads).samples
+    assert [(s.video_id, s.labels) for s in there] == [(s.video_id, s.labels) for s in here]
+    assert there[0].member == there[2].member
+    assert frames_between(there[0].video, 0.5, 1) == frames_between(here[0].video, 0.5, 1)
+    with tarfile.open(index.parent / "parts-000000.tar") as tar:
+        assert tar.getnames() == [f"{i:09d}.{kind}" for i in range(2) for kind in ("json", "mp4")]
+        about = tar.extractfile("000000000.json")
+        assert about is not None
+        assert json.load(about)["segments"][0] == {
+            **{"path": "clip0.mp4", "start": 0.5, "end": 1},
+            **{"label.verb": 3, "label.noun": 7},
+        }
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=40), st.integers(1, 60), st.integers(1, 9))
+def test_a_plan_keeps_order_and_limits(tmp_path_factory: pytest.TempPathFactory, sizes, max_bytes, max_count):
+    folder = tmp_path_factory.mktemp("sized")
+    for number, size in enumerate(sizes):
+        (folder / f"{number}.mp4").write_bytes(bytes(size))
+    rows = tuple({"path": f"{number}.mp4"} for number in range(len(sizes)))
+    plan = plan_shards(
+        Original(place=folder, root=folder, is_list=False, rows=rows),
+        max_bytes=max_bytes,
+        max_count=max_count,
+    )
+    assert [int(entry.key) for part in plan.parts for entry in part] == list(range(len(sizes)))
+    for part, after in zip(plan.parts, [*plan.parts[1:], ()], strict=True):
+        filled = sum(entry.size for entry in part)
+        assert len(part) <= max_count
+        assert filled <= max_bytes or len(part) == 1
+        if after:
+            assert len(part) == max_count or filled + after[0].size > max_bytes
+
+
+def test_the_same_list_gives_the_same_bytes_and_a_second_call_keeps_them(
+    videos: Path, index: Path, tmp_path: Path
+):
+    everest(videos / "train.csv", "-o", tmp_path / "again", "--count", 2)
+    assert contents(tmp_path / "again") == contents(index.parent)
+    stamps = {path: path.stat().st_mtime_ns for path in index.parent.glob("*.tar")}
+    shown, _ = everest(videos / "train.csv", "-o", index.parent, "--count", 2, "--json", "-q")
+    assert json.loads(shown) | {"kept": 2, "shards": 2, "videos": 4, "samples": 4} == json.loads(shown)
+    assert {path: path.stat().st_mtime_ns for path in index.parent.glob("*.tar")} == stamps
+
+
+def test_a_killed_call_goes_on_to_the_same_bytes(videos: Path, tmp_path: Path):
+    rows = []
+    for i in range(400):
+        os.link(videos / f"clip{i % 4}.mp4", videos / f"copy{i}.mp4")
+        rows.append(f"copy{i}.mp4 {i % 3}\n")
+    (videos / "many.csv").write_text("".join(rows))
+    options = [videos / "many.csv", "--count", 1, "-q"]
+    everest(*options, "-o", tmp_path / "whole")
+    parts = tmp_path / "parts"
+    command = [sys.executable, "-m", "everest_cli", "prepare", "shard", *map(str, options), "-o", parts]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 60
+        while len(list(parts.glob("*.tar"))) < 20:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        process.send_signal(signal.SIGKILL)
+    assert not (parts / "many.index.json").exists()
+    with pytest.raises(DataError, match=r"no videos in it|no subfolders"):
+        labelled(parts, videos)
+    shown, _ = everest(*options, "-o", parts, "--json")
+    assert 20 <= json.loads(shown)["kept"] < 400
+    assert contents(parts) == contents(tmp_path / "whole")
+
+
+def test_other_lists_share_a_folder_and_other_contents_are_refused(videos: Path, index: Path, tmp_path: Path):
+    before = contents(index.parent)
+    for arguments in ([videos / "train.csv"], [videos / "train.csv", "--count", 1]):
+        _, error = everest(*arguments, "-o", index.parent, code=2)
+        assert "holds shards of another train, or of other sizes" in error
+    assert contents(index.parent) == before
+    (videos / "test.csv").write_text("clip1.mp4 1\n")
+    everest(videos / "test.csv", "-o", index.parent)
+    assert contents(index.parent).items() > before.items()
+    with pytest.raises(DataError, match=r"several lists; name one of test\.index\.json, train\.index\.json"):
+        labelled(index.parent, videos)
+    everest(videos / "train.csv", "-o", index.parent, "--overwrite")
+    assert not (index.parent / "train-000001.tar").exists()
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "thesis.txt").write_text("precious")
+    _, error = everest(videos / "train.csv", "-o", tmp_path / "thesis", code=2)
+    assert "holds other files (thesis.txt)" in error
+
+
+def test_shards_without_an_index_are_not_replaced(videos: Path, index: Path):
+    index.unlink()
+    (index.parent / "other.index.json").write_text("{}")
+    _, error = everest(videos / "train.csv", "-o", index.parent, "--count", 2, code=2)
+    assert "holds shards of another train" in error
+
+
+def test_a_second_writer_is_refused_while_the_first_one_lives(videos: Path, tmp_path: Path):
+    with sole_writer(tmp_path / "out" / ".train.plan.json"):
+        _, error = everest(videos / "train.csv", "-o", tmp_path / "out", code=2)
+    assert "another process writes there now" in error
+    everest(videos / "train.csv", "-o", tmp_path / "out")
+
+
+def test_sources_that_cannot_be_read_are_named(videos: Path, tmp_path: Path):
+    (videos / "train.csv").write_text("clip0.mp4 0\nnone.mp4 1\n")
+    _, error = everest(videos / "train.csv", "-o", tmp_path / "out", code=4)
+    assert f"train.csv:2: no file {videos}/none.mp4" in error
+    (videos / "none.mp4").mkdir()
+    _, error = everest(videos / "train.csv", "-o", tmp_path / "out", code=4)
+    assert "a folder of pictures; `everest prepare encode` makes a video of it" in error
+    assert not (tmp_path / "out").exists()
+    _, error = everest(tmp_path / "gone.csv", "-o", tmp_path / "out", code=4)
+    assert "no such list or folder" in error
+
+
+def test_a_damaged_set_of_shards_is_told(index: Path, videos: Path):
+    tar = index.parent / "train-000001.tar"
+    whole = tar.read_bytes()
+    tar.write_bytes(whole[:-512])
+    with pytest.raises(DataError, match=r"train-000001\.tar: \d+ bytes where its index says \d+; copy"):
+        labelled(index, videos)
+    tar.unlink()
+    with pytest.raises(DataError, match=r"train-000001\.tar: No such file .* the index beside it names"):
+        labelled(index, videos)
+    for text in ("", "[]", '{"format": "everest-shards", "version": 99}', "\x00"):
+        index.write_text(text)
+        with pytest.raises(DataError, match=r"train\.index\.json: no index"):
+            labelled(index, videos)
+
+
+def test_a_damaged_video_in_a_shard_is_named_with_its_shard(videos: Path, tmp_path: Path):
+    (videos / "clip2.mp4").write_bytes(b"no video")
+    index = Path(everest(videos / "train.csv", "-o", tmp_path / "out")[0].strip())
+    sample = labelled(index, videos).samples[2]
+    with pytest.raises(DataError, match=r"train-000000\.tar#clip2\.mp4: not a video file"):
+        read_frames(sample.video, [0])
+
+
+def test_without_webdataset_the_line_to_install_it_is_told(videos: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "webdataset", None)
+    _, error = everest(videos / "train.csv", "-o", tmp_path / "out", code=5)
+    assert error == 'error: shards need the package webdataset: pip install "everest-video[shards]"\n'
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_full_disk_is_told_and_the_next_call_goes_on(videos: Path, index: Path, small_disk: Path):
+    output, ballast = small_disk / "out", small_disk / "ballast"
+    output.mkdir()
+    with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    with ballast.open("r+b") as file:
+        file.truncate(ballast.stat().st_size - 12288)  # for the plan, not for a shard
+    _, error = everest(videos / "train.csv", "-o", output, "--count", 2, code=5)
+    assert "the disk is full" in error
+    assert not list(output.glob(".*.part"))
+    ballast.unlink()
+    everest(videos / "train.csv", "-o", output, "--count", 2)
+    assert contents(output) == contents(index.parent)
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(RECIPE)
+    return path
+
+
+def same_run(one: Path, other: Path) -> bool:
+    ours, theirs = weights(one), weights(other)
+    assert told(one) == told(other)
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_run_over_shards_is_the_run_over_the_files(recipe: Path, videos: Path, index: Path, tmp_path: Path):
+    """From this machine and from S3, by the index or by its folder."""
+    options = ["--recipe", recipe, "--set", "train.workers=2", "--gpus", "cpu", "-q"]
+    run("pretrain", *options, "--data", videos, "-o", tmp_path / "files")
+    run("pretrain", *options, "--data", videos, "--set", f"data.train={index}", "-o", tmp_path / "here")
+    assert same_run(tmp_path / "here", tmp_path / "files")
+    with s3_server():
+        bucket = new_bucket("shards")
+        upload(index.parent, f"{bucket}/set")
+        run("pretrain", *options, "--data", bucket, "--set", "data.train=set", "-o", tmp_path / "there")
+    assert same_run(tmp_path / "there", tmp_path / "files")
+
+
+def test_fine_tuning_and_evaluation_read_shards(recipe: Path, videos: Path, index: Path, tmp_path: Path):
+    found = []
+    for name, source in (("of files", "train.csv"), ("of shards", str(index))):
+        lists = [f"--set=data.{key}={source}" for key in ("train", "val", "test")]
+        options = ["--data", videos, *lists, "--gpus", "cpu", "-q"]
+        run("finetune", "--recipe", recipe, "--init", "none", *options, "-o", tmp_path / name)
+        rows = tmp_path / f"{name}.csv"
+        run("eval", "-c", tmp_path / name, "--predictions", rows, "--gpus", "cpu", "-q")
+        found.append(rows.read_text())
+    assert same_run(tmp_path / "of shards", tmp_path / "of files")
+    assert found[0] == found[1]
+
+
+@pytest.mark.slow
+def test_a_killed_run_over_shards_goes_on_to_the_same_bits(
+    recipe: Path, videos: Path, index: Path, tmp_path: Path
+):
+    options = ["--recipe", recipe, "--data", videos, "--set", f"data.train={index}", "--gpus", "cpu"]
+    options += ["--set", "pretrain.epochs=20", "--set", "train.save_every=4"]
+    run("pretrain", *options, "-q", "-o", tmp_path / "whole")
+    process = start("pretrain", *options, "-o", tmp_path / "parts")
+    wait_for_rows(tmp_path / "parts", 6, process)
+    process.kill()
+    process.wait()
+    run("pretrain", *options, "-q", "-o", tmp_path / "parts")
+    assert same_run(tmp_path / "parts", tmp_path / "whole")
+
+
+def test_a_cache_of_frames_serves_shards(
+    recipe: Path, videos: Path, index: Path, tmp_path: Path, monkeypatch
+):
+    monkeypatch.setenv("EVEREST_CACHE", str(tmp_path / "cache"))
+    options = ["--recipe", recipe, "--data", videos, "--set", f"data.train={index}", "--gpus", "cpu", "-q"]
+    run("pretrain", *options, "-o", tmp_path / "none")
+    run("pretrain", *options, "--set", "data.cache=disk", "-o", tmp_path / "disk")
+    assert len(list((tmp_path / "cache" / "frames").glob("*.npy"))) == 4
+    assert same_run(tmp_path / "disk", tmp_path / "none")

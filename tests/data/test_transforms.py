@@ -1,0 +1,287 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from draws import PythonDraws
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from safetensors.torch import load_file
+
+from everest.data.augment import OPERATIONS, RandAugment, apply
+from everest.data.crops import (
+    NO_BOX,
+    centre_box,
+    covering_size,
+    crop,
+    erase,
+    erasing_box,
+    fixed_places,
+    flip,
+    multi_scale_crop,
+    multi_scale_sizes,
+    random_resized_crop,
+    resize,
+    view_boxes,
+)
+from everest.data.frames import view_windows
+from everest.video.pixels import IMAGENET_STD, normalise
+
+PAPER = RandAugment(magnitude=7, std=0.5, ops=4)  # rand-m7-n4-mstd0.5-inc1, as the released scripts
+sizes = st.tuples(st.integers(1, 500), st.integers(1, 500))
+
+
+@pytest.fixture(scope="module")
+def recorded(golden):
+    return json.loads(golden("augment.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def tensors(golden):
+    return load_file(golden("augment.safetensors"))
+
+
+@pytest.fixture(scope="module")
+def all_tensors(shared):
+    return load_file(shared / "golden" / "augment.safetensors")
+
+
+def levels_apart(clip, official):
+    """(3, T, H, W): how many of 256 levels a byte clip differs from a normalised one."""
+    return ((normalise(clip) - official) * torch.tensor(IMAGENET_STD).view(3, 1, 1, 1) * 255).abs()
+
+
+def cut(clip, box):
+    return clip[..., box.top : box.top + box.height, box.left : box.left + box.width]
+
+
+# --- multi-scale crop ---------------------------------------------------------------------------------------
+
+
+def test_multi_scale_candidates_are_those_of_the_released_program(recorded):
+    for case in recorded["multi_scale_crop"]["candidates"]:
+        (width, height), side = case["image_wh"], case["input_size"]
+        found = multi_scale_sizes((height, width), (side, side))
+        assert [[w, h] for h, w in found] == case["candidate_crops_wh"]
+        places = fixed_places((height, width), found[0])
+        assert [[left, top] for top, left in places] == case["candidate_offsets_wh_for_first_crop"]
+
+
+def test_multi_scale_draws_are_those_of_the_released_program(recorded):
+    cases = recorded["multi_scale_crop"]["draws"]
+    assert len(cases) == 96
+    for case in cases:
+        (width, height), side = case["image_wh"], case["input_size"]
+        box = multi_scale_crop((height, width), (side, side), PythonDraws(case["python_random_seed"]))
+        assert box == (case["offset_h"], case["offset_w"], case["crop_h"], case["crop_w"])
+
+
+def test_pretraining_pixels_equal_the_released_ones_to_the_level(recorded, tensors):
+    case, clip = recorded["pretrain_transform"], tensors["msc.input_THWC"]
+    side = case["input_size"]
+    box = multi_scale_crop((60, 80), (side, side), PythonDraws(case["python_random_seed"]))
+    assert [box.width, box.height, box.left, box.top] == case["crop_w_h_offw_offh"]
+    resized = resize(crop(clip, box), (side, side), antialias=True)
+    assert levels_apart(resized, tensors["msc.output_CTHW"]).max() < 0.01
+
+
+@given(sizes, sizes, st.integers(0, 2**32))
+def test_every_training_box_lies_in_the_frame(frame, target, seed):
+    rng = np.random.default_rng(seed)
+    for box in (multi_scale_crop(frame, target, rng), random_resized_crop(frame, target, rng)):
+        assert box.height > 0
+        assert box.width > 0
+        assert 0 <= box.top <= frame[0] - box.height
+        assert 0 <= box.left <= frame[1] - box.width
+
+
+def test_multi_scale_boxes_of_a_wide_target_are_wide():
+    assert multi_scale_sizes((240, 240), (112, 224))[0] == (120, 240)
+    assert multi_scale_sizes((240, 240), (224, 112))[0] == (240, 120)
+
+
+# --- random resized crop, flip ------------------------------------------------------------------------------
+
+
+def test_random_resized_crops_are_those_of_the_released_program(recorded):
+    cases = recorded["random_resized_crop"]["draws"]
+    assert len(cases) == 10
+    for case in cases:
+        box = random_resized_crop((case["height"], case["width"]), (224, 224), PythonDraws(case["seed"]))
+        assert list(box) == case["i_j_h_w"]
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_finetuning_pixels_lie_within_a_level_of_the_released_ones(recorded, all_tensors, number):
+    case = recorded["finetune_frame_pipeline"][number]
+    draws = PythonDraws(case["seed_python_numpy_torch"])
+    clip = PAPER(all_tensors["aug_frame.input_THWC"], draws)
+    box = random_resized_crop((60, 80), (32, 32), draws)
+    assert list(box) == case["i_j_h_w"]
+    resized = resize(crop(clip, box), (32, 32), antialias=False)
+    erased = torch.zeros(32, 32, dtype=torch.bool)  # neither case is flipped, and numpy decided that
+    cut(erased, erasing_box((32, 32), case["reprob"], draws)).fill_(True)
+    assert erased.any() == (number == 1)
+    apart = levels_apart(resized, all_tensors[case["tensor"]])
+    assert apart[..., ~erased].max() < 1.01
+    assert (apart[..., erased] > 5).float().sum() >= 0.9 * apart[..., erased].numel()
+
+
+def test_flip_mirrors_columns():
+    clip = torch.arange(24).view(1, 2, 3, 4)
+    assert torch.equal(flip(clip)[..., 0], clip[..., 3])
+
+
+# --- test boxes ---------------------------------------------------------------------------------------------
+
+
+def test_test_boxes_are_those_of_the_released_program(recorded):
+    for case in recorded["multi_view_test"]:
+        target = (case["short_side"], case["short_side"])
+        covering = covering_size((case["height"], case["width"]), target)
+        assert list(covering) == case["resized_hw"]
+        boxes = view_boxes(covering, target, case["test_num_crop"])
+        for view in case["views"]:
+            assert list(boxes[view["split"]]) == [view[k] for k in ("top", "left", "height", "width")]
+
+
+def test_segment_test_boxes_are_those_of_the_released_program(golden):
+    for case in json.loads(golden("ssv2_sampling.json").read_text())["test"]:
+        target = (case["short_side"], case["short_side"])
+        boxes = view_boxes(covering_size((case["height"], case["width"]), target), target, 3)
+        for view in case["views"]:
+            assert boxes[view["split"]][:2] == (view["top"], view["left"])
+
+
+def test_test_pixels_lie_within_a_level_of_the_released_ones(all_tensors):
+    video, target = all_tensors["views.input_THWC"], (48, 48)
+    covering = covering_size((54, 72), target)
+    resized = resize(video, covering, antialias=False)
+    boxes, windows = view_boxes(covering, target, 3), view_windows(40, 8, 2, clips=2)
+    for name, window, box in (
+        ("views.test_item0_CTHW", windows[0], boxes[0]),
+        ("views.test_item5_CTHW", windows[1], boxes[2]),
+        ("views.validation_CTHW", [8, 10, 12, 14, 17, 19, 21, 23], centre_box(covering, target)),
+    ):
+        assert levels_apart(cut(resized, box)[:, list(window)], all_tensors[name]).max() < 1.01
+
+
+@given(sizes, sizes, st.integers(1, 6))
+def test_test_boxes_lie_in_a_frame_that_covers_them(frame, target, crops):
+    covering = covering_size(frame, target)
+    assert min(covering[0] - target[0], covering[1] - target[1]) == 0
+    boxes = view_boxes(covering, target, crops)
+    assert len(boxes) == crops
+    for box in boxes:
+        assert (box.height, box.width) == target
+        assert 0 <= box.top <= covering[0] - target[0]
+        assert 0 <= box.left <= covering[1] - target[1]
+
+
+def test_single_test_box_is_the_centre():
+    assert view_boxes((48, 64), (48, 48), 1) == [centre_box((48, 64), (48, 48))] == [(0, 8, 48, 48)]
+
+
+# --- RandAugment --------------------------------------------------------------------------------------------
+
+
+def check_rand_augment(case, tensors):
+    seed = case["python_random_seed"]
+    assert case["numpy_seed"] == seed
+    drawn = PAPER.draw(PythonDraws(seed))
+    assert len(drawn) == len(case["applied"])
+    assert [[] if a is None else [a] for _, a in drawn] == [op["args"] for op in case["applied"]]
+    assert torch.equal(PAPER(tensors["randaug.input_THWC"], PythonDraws(seed)), tensors[case["tensor"]])
+
+
+def test_rand_augment_equals_the_released_one_bit_for_bit(recorded, tensors):
+    check_rand_augment(recorded["rand_augment"]["cases"][0], tensors)
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 4, 5])
+def test_rand_augment_equals_the_released_one_for_more_seeds(recorded, all_tensors, number):
+    check_rand_augment(recorded["rand_augment"]["cases"][number], all_tensors)
+
+
+def test_operations_come_in_the_order_of_the_released_program(recorded):
+    assert list(OPERATIONS) == recorded["rand_augment"]["op_order"]
+
+
+def test_every_operation_equals_the_released_one_at_three_magnitudes(recorded, tensors):
+    frame = Image.fromarray(tensors["randaug.input_THWC"][0].numpy())
+    cases = recorded["rand_augment_ops_on_first_frame"]["ops"]
+    assert len(cases) == 3 * len(OPERATIONS)
+    for key, case in cases.items():
+        name, magnitude = key.split("@")
+        operation = OPERATIONS[name]
+        level = float(magnitude) / 10 * (-1 if operation.signed else 1)  # the recorded seed negates
+        argument = operation.argument(level)
+        assert case["args"] == ([] if argument is None else [argument])
+        assert np.asarray(apply(frame, [(name, argument)])).sum() == case["sum"]
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+@pytest.mark.parametrize("level", [0.0, 1.0])
+def test_every_operation_is_done_at_both_ends_of_its_strength(name: str, level: float):
+    operation = OPERATIONS[name]
+    frame = Image.effect_noise((16, 12), 64).convert("RGB")
+    for signed in (level, -level) if operation.signed else (level,):
+        assert apply(frame, [(name, operation.argument(signed))]).size == frame.size
+
+
+def test_a_picture_of_no_bits_is_black_as_the_released_program_has_it():
+    frame = Image.effect_noise((16, 12), 64).convert("RGB")
+    assert apply(frame, [("PosterizeIncreasing", 0)]).getextrema() == ((0, 0), (0, 0), (0, 0))
+
+
+def test_rand_augment_does_the_same_to_every_frame(tensors):
+    frame = tensors["randaug.input_THWC"][:1]
+    clip = PAPER(frame.expand(5, -1, -1, -1), np.random.default_rng(2))
+    assert not torch.equal(clip[:1], frame)
+    assert all(torch.equal(other, clip[0]) for other in clip)
+
+
+# --- erasing ------------------------------------------------------------------------------------------------
+
+
+def test_erasing_box_is_that_of_the_released_program(recorded, tensors):
+    case = recorded["random_erasing"][0]
+    box = erasing_box((24, 32), case["probability"], PythonDraws(case["python_random_seed"]))
+    erased = (tensors[case["tensor"]] != 5).any(dim=1)  # (T, H, W)
+    expected = torch.zeros(24, 32, dtype=torch.bool)
+    cut(expected, box).fill_(True)
+    assert torch.equal(erased, expected.expand(4, -1, -1))
+
+
+def test_recorded_draw_above_the_probability_erases_nothing(recorded):
+    case = recorded["random_erasing"][1]
+    assert erasing_box((24, 32), case["probability"], PythonDraws(case["python_random_seed"])) == NO_BOX
+
+
+def test_share_of_erased_clips_is_the_probability():
+    rng = np.random.default_rng(0)
+    erased = [erasing_box((224, 224), 0.25, rng) != NO_BOX for _ in range(2000)]
+    assert 0.22 < np.mean(erased) < 0.28
+
+
+def test_erase_fills_its_boxes_with_fresh_noise_and_nothing_else():
+    frames = torch.full((3, 3, 4, 24, 32), 5.0)
+    boxes = torch.tensor([[2, 3, 10, 20], [0, 0, 0, 0], [0, 0, 24, 32]])
+    filled = erase(frames, boxes, generator=torch.Generator().manual_seed(0))
+    changed = filled != 5
+    assert changed[0, :, :, 2:12, 3:23].all()
+    assert changed[0].sum() == 3 * 4 * 10 * 20
+    assert not changed[1].any()
+    assert changed[2].all()
+    assert abs(filled[2].mean()) < 0.05
+    assert abs(filled[2].std() - 1) < 0.05
+    assert not torch.equal(filled[2, 0, 0], filled[2, 0, 1])
+    again = erase(frames, boxes, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(filled, again)
+    assert (frames == 5).all()
+
+
+def test_resize_to_the_same_size_keeps_every_byte():
+    clip = torch.randint(0, 256, (2, 6, 8, 3), dtype=torch.uint8)
+    assert torch.equal(resize(clip, (6, 8), antialias=True), clip.permute(3, 0, 1, 2))

@@ -1,0 +1,152 @@
+"""What the demo's videos promise: one seed one set, balanced labels, no single frame that tells the class."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.linear_model import RidgeClassifier
+
+from everest.video.reader import probe, read_frames
+from everest_demo import events
+from everest_demo.motions import CLASSES, DEMO_SET, NUM_FRAMES, render_clips
+from everest_demo.rendering import SIZE
+
+SMALL = replace(DEMO_SET, pretrain=16, train_per_class=1, test_per_class=2)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("demo")
+    SMALL.write(root, seed=3)
+    return root
+
+
+def _lines(path: Path) -> list[list[str]]:
+    return [line.split(" ") for line in path.read_text().splitlines()]
+
+
+def _clips(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    classes = np.arange(count) % len(CLASSES)
+    return render_clips(classes, np.random.default_rng(seed)), classes
+
+
+def test_same_seed_gives_same_clips_and_lists(root, tmp_path):
+    assert np.array_equal(_clips(300, seed=0)[0], _clips(300, seed=0)[0])
+    SMALL.write(tmp_path, seed=3)
+    for name in ("pretrain.csv", "train.csv", "test.csv", "classes.txt"):
+        assert (root / name).read_text() == (tmp_path / name).read_text()
+
+
+def test_another_seed_gives_other_clips():
+    assert not np.array_equal(_clips(8, seed=0)[0], _clips(8, seed=1)[0])
+
+
+def test_no_clip_is_in_two_lists(root):
+    names = [name for split in ("pretrain", "train", "test") for name, _ in _lines(root / f"{split}.csv")]
+    assert len(names) == len(set(names)) == 46
+    assert len({(root / name).read_bytes() for name in names}) == 46
+
+
+def test_labels_are_balanced_and_known(root):
+    assert tuple((root / "classes.txt").read_text().split()) == CLASSES
+    for split, per_class in (("train", 1), ("test", 2)):
+        labels = [label for _, label in _lines(root / f"{split}.csv")]
+        assert sorted(labels) == sorted(CLASSES * per_class)
+
+
+def test_unlabelled_clips_say_nothing_of_their_class(root):
+    assert {label for _, label in _lines(root / "pretrain.csv")} == {"0"}
+
+
+def test_files_decode_to_what_was_rendered(root):
+    name, _ = _lines(root / "train.csv")[0]
+    info = probe(str(root / name))
+    assert (info.frames, info.height, info.width) == (NUM_FRAMES, SIZE, SIZE)
+    assert read_frames(str(root / name), list(range(NUM_FRAMES)), decoder="pyav").shape == (12, 32, 32, 3)
+
+
+@pytest.mark.parametrize("direction", ["right", "down", "left", "up"])
+def test_shape_moves_where_its_class_says(direction):
+    """The picture that changed, moved on by a pixel or two, fits the next one better than moved back."""
+    clips = render_clips(np.full(64, CLASSES.index(direction)), np.random.default_rng(0)).astype(np.float64)
+    dx, dy = {"right": (2, 0), "down": (0, 2), "left": (-2, 0), "up": (0, -2)}[direction]
+
+    def misfit(sign: int) -> float:
+        moved = np.roll(clips[:, :-1], (sign * dy, sign * dx), axis=(2, 3))
+        still = np.abs(clips[:, 1:] - clips[:, :-1]).max(axis=-1, keepdims=True) < 20
+        return float(np.where(still, 0, np.abs(moved - clips[:, 1:])).sum())
+
+    assert misfit(+1) < 0.7 * misfit(-1)
+
+
+@pytest.mark.parametrize("frame", [0, NUM_FRAMES // 2, NUM_FRAMES - 1])
+def test_linear_probe_on_one_frame_is_at_chance(frame):
+    clips, classes = _clips(1600, seed=4)
+    x = clips[:, frame, ::2, ::2].reshape(len(clips), -1) / 255.0
+    probe_ = RidgeClassifier(alpha=100.0).fit(x[:1200], classes[:1200])
+    correct = int((probe_.predict(x[1200:]) == classes[1200:]).sum())
+    # 400 clips at 1/10: 40 +- 6; four deviations.
+    assert 40 - 24 < correct < 40 + 24
+
+
+def _changed(clips: np.ndarray) -> np.ndarray:
+    """(n, F - 1) the mean change of pixels from frame to frame, the drift of the texture left out."""
+    change = np.abs(np.diff(clips.astype(np.float64), axis=1)).max(axis=-1)
+    return np.where(change > 20, change, 0).mean(axis=(2, 3))
+
+
+def test_the_halves_of_a_clip_tell_speeding_up_from_slowing_down():
+    half = NUM_FRAMES // 2
+    for name, still, moving in (("speeding-up", 0, 1), ("slowing-down", 1, 0)):
+        clips = render_clips(np.full(64, CLASSES.index(name)), np.random.default_rng(0))
+        change = _changed(clips)
+        halves = change[:, : half - 1].mean(), change[:, half:].mean()
+        assert halves[moving] > 10 * halves[still]
+
+
+def test_events_come_in_the_order_of_their_class_and_far_apart():
+    classes = np.arange(96) % len(events.CLASSES)
+    clips = events.render_clips(classes, np.random.default_rng(0))
+    change = _changed(clips)  # (n, 63)
+    quiet = change[:, 16:46]
+    assert quiet.max() < 0.2 * change.max(axis=1).min() + 0.5
+    light = clips.mean(axis=(2, 3, 4))  # (n, F)
+    for number, order in enumerate(events.ORDERS):
+        if "fades" in order:
+            mine = light[classes == number].mean(axis=0)
+            early, late = mine[20] - mine[:18].min(), mine[20] - mine[46:].min()
+            assert (early > late + 1, late > early + 1)[order.index("fades")], (order, early, late)
+
+
+def test_shapes_grow_as_far_as_it_says():
+    classes = np.arange(96) % len(events.CLASSES)
+    radius = events.event_paths(classes, np.random.default_rng(0)).radius  # (n, F)
+    growth = np.log(radius.max(axis=1) / radius.min(axis=1))
+    grows = np.array(["grows" in events.ORDERS[c] for c in classes])
+    low, high = events._GROWTH
+    assert (growth[grows] > 0.9 * low).all()  # an event's middle may lie between two frames
+    assert (growth[grows] < high).all()
+    assert (growth[~grows] == 0).all()
+
+
+def test_more_frames_show_the_same_events_slower():
+    classes = np.arange(12) % len(events.CLASSES)
+    clips = events.render_clips(classes, np.random.default_rng(0)).astype(int)
+    slower = events.render_clips(classes, np.random.default_rng(0), num_frames=128).astype(int)
+    assert slower.shape[1] == 2 * clips.shape[1]
+    assert np.abs(slower[:, ::2] - clips).mean() < 1  # of 255: the texture drifts until the last frame
+    assert np.abs(slower[:, :64] - clips).mean() > 3
+
+
+def test_readme_tells_the_set_as_it_is():
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    labeled = DEMO_SET.train_per_class * len(CLASSES)
+    assert (
+        f"pre-trained on {DEMO_SET.pretrain} unlabeled clips, then fine-tuned on {labeled} labeled"
+        in readme
+    )
+    assert f"top-1 of {len(CLASSES)} kinds of motion" in readme
+    assert f"| chance | {100 / len(CLASSES):.1f} % |" in readme

@@ -1,0 +1,110 @@
+"""The pages that everest writes, in a real browser: they work, complain of nothing and ask for nothing."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from head_runs import recipe, root, trained
+from small_runs import run
+
+# Fixtures of another file: a classifier with two heads.
+__all__ = ["recipe", "root", "trained"]
+
+selenium = pytest.importorskip("selenium", reason="no selenium to drive a browser with")
+from selenium import webdriver  # noqa: E402
+from selenium.webdriver.chrome.service import Service  # noqa: E402
+from selenium.webdriver.common.by import By  # noqa: E402
+from selenium.webdriver.remote.webdriver import WebDriver  # noqa: E402
+from selenium.webdriver.support.ui import Select, WebDriverWait  # noqa: E402
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+DRIVER = shutil.which("chromedriver")
+SWITCHES = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--window-size=1200,1600"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebDriver]:
+    if CHROMIUM is None or DRIVER is None:
+        pytest.skip("no chromium with its driver to open a page in")
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for switch in (*SWITCHES, f"--user-data-dir={tmp_path_factory.mktemp('browser')}"):
+        options.add_argument(switch)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(executable_path=DRIVER))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def quiet_browser(browser: WebDriver) -> Iterator[WebDriver]:
+    """The browser, in which a page may ask for nothing but itself and complain of nothing."""
+    browser.get("about:blank")
+    for kind in ("browser", "performance"):
+        browser.get_log(kind)  # what came before
+    yield browser
+    assert browser.get_log("browser") == []
+    events = [json.loads(row["message"])["message"] for row in browser.get_log("performance")]
+    requests = [e["params"] for e in events if e["method"] == "Network.requestWillBeSent"]
+    asked = [r["request"]["url"] for r in requests if r["documentURL"].startswith("file:")]
+    assert browser.current_url in asked
+    assert all(url == browser.current_url or url.startswith("data:") for url in asked)
+
+
+def picture(browser: WebDriver) -> str:
+    return browser.execute_script("return document.getElementById('view').toDataURL()")
+
+
+def moved(browser: WebDriver, slider: str, value: int) -> str:
+    """The picture after a slider was moved."""
+    browser.execute_script(
+        "const s = document.getElementById(arguments[0]); s.value = arguments[1];"
+        "s.dispatchEvent(new Event('input', {bubbles: true}))",
+        slider,
+        value,
+    )
+    return picture(browser)
+
+
+def test_sliders_and_the_switch_change_the_picture(
+    quiet_browser: WebDriver, clip_files: Path, tmp_path: Path
+):
+    small = ["--size", "48", "--frames", "8", "--stride", "2", "--keep", "0.5"]
+    run("visualize-mask", clip_files / "clip0.mp4", *small, "--format", "html", "--out", tmp_path)
+    quiet_browser.get((tmp_path / "clip0-mask.html").as_uri())
+    WebDriverWait(quiet_browser, 10).until(lambda b: b.find_element(By.ID, "keepText").text == "50 %")
+    first = picture(quiet_browser)
+    assert re.fullmatch(r"\d+ of 12", quiet_browser.find_element(By.ID, "count").text)
+    assert moved(quiet_browser, "frame", 3) != first
+    assert moved(quiet_browser, "frame", 0) == first
+    assert moved(quiet_browser, "keep", 20) != first
+    everything = moved(quiet_browser, "keep", 100)
+    assert quiet_browser.find_element(By.ID, "count").text == "12 of 12"
+    assert len({first, everything, moved(quiet_browser, "keep", 50)}) == 2
+    switch = Select(quiet_browser.find_element(By.ID, "strategy"))
+    assert [option.text for option in switch.options] == ["redundancy-robust", "tube", "random"]
+    switch.select_by_visible_text("random")
+    assert picture(quiet_browser) != first
+
+
+def test_the_report_of_a_test_shows_all_its_pictures(quiet_browser: WebDriver, trained: Path, tmp_path: Path):
+    page = tmp_path / "page"
+    run("eval", "-c", trained, "-q", "--report", page, "--keep", "0.5,1")
+    quiet_browser.get((page / "index.html").as_uri())
+    pictures = quiet_browser.find_elements(By.TAG_NAME, "img")
+    mistakes = quiet_browser.find_elements(By.CLASS_NAME, "mistake")
+    assert len(pictures) == 1 + 2 + len(mistakes)  # sweep, a confusion matrix a head
+    assert all(int(shown.get_property("naturalWidth")) > 50 for shown in pictures)
+    assert [part.text for part in quiet_browser.find_elements(By.TAG_NAME, "h2")] == [
+        "Accuracy and computation",
+        "verb",
+        "noun",
+    ]

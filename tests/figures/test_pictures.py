@@ -1,0 +1,118 @@
+"""What pictures show, and the demo that makes them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+import everest
+from everest.config.recipe import load_recipe
+from everest.figures.masks import GREY, view_masks, view_model
+from everest.figures.pictures import draw_views, rows_of
+from everest.methods.grid import patchify
+from everest.methods.strategies import RedundancyRobust
+from everest.models.spec import pretrain_spec
+from everest_cli.main import app
+from everest_demo.motions import CLASSES
+
+
+@pytest.fixture(scope="module")
+def rows(clip_files: Path):
+    clip = everest.read_clip(clip_files / "clip0.mp4", frames=8, stride=2, size=32)
+    torch.manual_seed(0)
+    model = everest.create_model("vit-tiny", kind="pretrain", frames=8, size=32, tubelet=(2, 8, 8), depth=1)
+    noise = torch.rand(64)
+    chosen = model.select(everest.normalise(clip)[None], noise[None])
+    return clip, chosen, view_model(model, clip, noise=noise)
+
+
+def patches_of(frames: torch.Tensor) -> torch.Tensor:
+    """(T, H, W, 3) frames as (N, values)."""
+    return patchify(frames.movedim(-1, 0)[None], (2, 8, 8))[0].flatten(1)
+
+
+def test_rows_show_the_tokens_they_are_named_after(rows):
+    clip, chosen, shown = rows
+    true = patches_of(clip.movedim(0, -1) / 255)
+    visible, target = chosen.visible[0], chosen.target[0]
+    left_out = torch.ones(64, dtype=torch.bool)
+    left_out[torch.cat([visible, target])] = False
+    torch.testing.assert_close(patches_of(shown.frames), true, atol=1e-6, rtol=0)
+    torch.testing.assert_close(patches_of(shown.kept_frames)[~left_out], true[~left_out], atol=1e-6, rtol=0)
+    torch.testing.assert_close(patches_of(shown.visible_frames)[visible], true[visible], atol=1e-6, rtol=0)
+    for row in (shown.kept_frames, shown.visible_frames, shown.predicted):
+        assert (patches_of(row)[left_out] == GREY).all()
+    assert (patches_of(shown.visible_frames)[target] == GREY).all()
+    assert (patches_of(shown.predicted)[target] != GREY).any(dim=1).all()
+
+
+def test_heat_is_the_importance_of_each_pixels_token(rows):
+    _, _, shown = rows
+    heat = shown.heat()
+    assert heat.shape == (8, 32, 32)
+    assert torch.equal(heat[::2, ::8, ::8].flatten(), shown.importance)
+    assert all(
+        (block == block[0, 0]).all() for block in heat[0].unfold(0, 8, 8).unfold(1, 8, 8).flatten(0, 1)
+    )
+
+
+def test_what_is_told_to_scripts_are_the_ids(rows):
+    _, chosen, shown = rows
+    told = shown.told()
+    assert told["grid"] == [4, 4, 4]
+    assert told["visible"] == chosen.visible[0].tolist()
+    assert told["kept"] == sorted([*chosen.visible[0].tolist(), *chosen.target[0].tolist()])
+    assert sum(told["kept_per_slice"]) == len(told["kept"]) == int(0.3 * 64)
+
+
+def test_without_a_model_pixels_measure_and_nothing_is_predicted(rows):
+    clip, _, _ = rows
+    (view,) = view_masks(
+        clip, [("", RedundancyRobust(keep_ratio=0.5))], model=None, tubelet=(2, 8, 8), seed=0
+    )
+    before, now = (everest.normalise(clip)[:, i : i + 2].unfold(2, 8, 8).unfold(3, 8, 8) for i in (0, 2))
+    change = (now - before).square().sum(dim=(0, 1, 4, 5)).sqrt().flatten()  # of slice 1
+    torch.testing.assert_close(view.importance[16:32], change)
+    assert view.predicted is None
+
+
+@pytest.mark.parametrize(("normalize", "label"), [(True, "predicted*"), (False, "predicted")])
+def test_only_normalised_predictions_are_marked(rows, normalize, label):
+    """The true mean and deviation are put back in what was normalised, and nowhere else."""
+    clip, _, _ = rows
+    recipe = ["data.frames=8", "data.size=32", "model.backbone=vit-tiny", "model.tubelet=[2, 8, 8]"]
+    model = pretrain_spec(
+        load_recipe("custom", overrides=[*recipe, f"pretrain.target.normalize={normalize}"])
+    ).build()
+    view = view_model(model, clip, noise=torch.rand(64))
+    assert label in [name for name, _ in rows_of([view])]
+
+
+def test_a_picture_has_a_column_for_each_frame(rows, tmp_path: Path):
+    draw_views(tmp_path / "rows.png", [rows[2]], title="title")
+    with Image.open(tmp_path / "rows.png") as picture:
+        width, height = picture.size
+    assert min(width, height) > 400
+
+
+def test_a_demo_does_not_write_over_another(tmp_path: Path):
+    (tmp_path / "demo-videos").mkdir()
+    result = CliRunner().invoke(app, ["demo", "-o", str(tmp_path)])
+    assert result.exit_code == 2
+    assert "holds a demo" in result.stderr
+
+
+@pytest.mark.slow
+def test_the_demo_shows_what_pretraining_is_worth(tmp_path: Path):
+    result = CliRunner().invoke(app, ["demo", "-o", str(tmp_path / "demo"), "-q"])
+    assert result.exit_code == 0, result.output
+    lines = [line.split("|") for line in result.stdout.splitlines() if line.endswith("% |")]
+    pretrained, scratch, chance = (float(line[2].split()[0]) for line in lines)
+    assert chance == 100 / len(CLASSES)
+    assert pretrained > 3 * chance
+    assert pretrained > scratch + 15
+    assert (tmp_path / "demo" / "reconstruction.png").is_file()

@@ -1,0 +1,162 @@
+"""`everest plot`: what stands on the axes, one picture of several runs, nothing overwritten by mistake."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from run_folders import append, make_run
+from typer.testing import CliRunner
+
+from everest.config.recipe import load_recipe
+from everest.errors import UserError
+from everest.figures.curves import read_curves, smooth
+from everest.models.cost import gmacs_of_clip
+from everest.models.spec import ModelSpec, classifier_spec, pretrain_spec
+from everest.system.weights import Weights
+from everest_cli.main import app
+
+
+def save_model(run: Path, spec: ModelSpec) -> None:
+    weights = Weights(kind=spec.kind, settings=spec.dump(), classes=None, recipe="r", step=4)
+    weights.save(run / "model.safetensors")
+
+
+def plot(*arguments: object, code: int = 0) -> Any:
+    result = CliRunner().invoke(app, ["plot", *map(str, arguments)])
+    assert result.exit_code == code, (result.output, result.exception)
+    return result
+
+
+def test_steps_are_those_of_the_rows(tmp_path: Path):
+    run = make_run(tmp_path / "run", logged=4)
+    append(run, '{"step": 2, "val_top1": 50.0, "val_top5": 100.0}\n')
+    (curves,) = read_curves([run], x="steps")
+    assert curves.loss.x.tolist() == curves.lr.x.tolist() == [1, 2, 3, 4]
+    assert curves.loss.y.tolist() == [1, 1 / 2, 1 / 3, 1 / 4]
+    assert curves.accuracy.x.tolist() == [2]
+    assert curves.accuracy.y.tolist() == [50]
+
+
+def test_hours_add_up_the_time_of_the_steps(tmp_path: Path):
+    run = make_run(tmp_path / "run", logged=3)  # 4 clips a step, 2 clips a second: 2 seconds
+    append(run, '{"step": 3, "val_top1": 50.0}\n')
+    append(run, '{"step": 4, "loss": 0.1, "lr": 0.1, "clips_per_second": 0.5}\n')
+    append(run, '{"step": 5, "loss": 0.1, "lr": 0.1, "clips_per_second": 0.0}\n')  # rounded: below 0.005
+    (curves,) = read_curves([run], x="hours")
+    np.testing.assert_allclose(curves.loss.x * 3600, [2, 4, 6, 14, 814])
+    np.testing.assert_allclose(curves.accuracy.x * 3600, [6])
+
+
+def test_gflops_count_every_clip_of_every_step(tmp_path: Path):
+    spec = pretrain_spec(load_recipe("ucf101", overrides=["model.backbone=vit-tiny"]))
+    run = make_run(tmp_path / "run", logged=3)
+    save_model(run, spec)
+    (curves,) = read_curves([run], x="gflops")
+    np.testing.assert_allclose(curves.loss.x, gmacs_of_clip(spec) * 4 * np.array([1, 2, 3]))
+
+
+# EVEREST Tables 1 and 10, 16 frames of 224 x 224, to the digit.
+@pytest.mark.parametrize(
+    ("recipe", "kind", "paper"),
+    [
+        ("ucf101", "pretrain", "19.81"),
+        ("ucf101", "classifier", "98.06"),
+        ("videomae-ucf101", "pretrain", "35.48"),
+        ("videomae-ucf101", "classifier", "180.49"),
+    ],
+)
+def test_gmacs_of_vit_b_are_the_papers(recipe: str, kind: str, paper: str):
+    settings = load_recipe(recipe)
+    spec = pretrain_spec(settings) if kind == "pretrain" else classifier_spec(settings, num_classes=400)
+    assert f"{gmacs_of_clip(spec):.2f}" == paper
+
+
+def test_smoothing_keeps_lines_and_calms_noise():
+    line = np.linspace(3, 1, 1000)
+    np.testing.assert_allclose(smooth(line)[:980], line[:980])
+    noise = np.random.default_rng(0).normal(size=1000)
+    assert smooth(noise).std() < 0.3
+    assert smooth(np.array([5.0])).tolist() == [5.0]
+
+
+def test_one_picture_of_several_runs_in_its_size(tmp_path: Path):
+    one, two = (make_run(tmp_path / name, logged=9) for name in ("_a $x_1$", "b"))
+    append(two, '{"step": 9, "val_top1": 50.0}\n')
+    out = tmp_path / "new" / "curves.png"
+    assert plot(one, two, "--out", out).stdout == f"{out}\n"
+    with Image.open(out) as picture:
+        assert (picture.format, picture.size) == ("PNG", (1200, 800))
+    assert plot(one, "--x", "hours", "--out", out, "--overwrite").stdout == f"{out}\n"
+
+
+def test_runs_are_told_apart_by_name_and_drawn_once(tmp_path: Path):
+    runs = [make_run(tmp_path / name, logged=1) for name in ("a/run", "b/run", "c")]
+    assert [run.name for run in read_curves(runs[1:], x="steps")] == ["run", "c"]
+    assert [run.name for run in read_curves(runs, x="steps")] == [str(run) for run in runs]
+    assert len(read_curves([runs[0], runs[0] / "." / ".." / "run"], x="steps")) == 1
+
+
+def test_more_runs_than_colours_can_be_drawn(tmp_path: Path):
+    runs = [make_run(tmp_path / f"run{i}", logged=2) for i in range(9)]
+    plot(*runs, "--out", tmp_path / "c.png")
+
+
+def test_what_cannot_be_drawn_is_told(tmp_path: Path):
+    empty = make_run(tmp_path / "empty")
+    no_plan = make_run(tmp_path / "no_plan", logged=2)
+    (no_plan / "env.json").write_text('{"command": []}')
+    damaged = make_run(tmp_path / "damaged", logged=2)
+    append(damaged, "no row\n")
+    for run, x, message in (
+        (tmp_path, "steps", "no run folder"),
+        (tmp_path / "missing", "steps", "no run folder"),
+        (empty, "steps", "no step in metrics.jsonl"),
+        (no_plan, "hours", "plan.batch_size"),
+        (make_run(tmp_path / "unsaved", logged=2), "gflops", "no model.safetensors yet"),
+        (damaged, "steps", "metrics.jsonl:3"),
+    ):
+        shown = plot(run, "--x", x, "--out", tmp_path / "c.png", code=2)
+        assert message in shown.stderr
+        assert len(shown.stderr.splitlines()) == 1
+        assert shown.stdout == ""
+    assert not (tmp_path / "c.png").exists()
+
+
+def test_a_broken_checkpoint_is_told_as_one(tmp_path: Path):
+    run = make_run(tmp_path / "run", logged=2)
+    for text in ("no weights", ""):
+        (run / "model.safetensors").write_text(text)
+        with pytest.raises(UserError, match="not a whole safetensors file"):
+            read_curves([run], x="gflops")
+
+
+def test_what_is_no_picture_is_not_overwritten(tmp_path: Path):
+    run = make_run(tmp_path / "run", logged=2)
+    notes = tmp_path / "notes.png"
+    notes.write_text("mine")
+    (tmp_path / "folder.png").mkdir()
+    for out, message in (
+        (notes, "is no PNG"),
+        (tmp_path / "c.pdf", ".png"),
+        (tmp_path / "folder.png", "way"),
+    ):
+        assert message in plot(run, "--out", out, code=2).stderr
+    assert "is no PNG" in plot(run, "--out", notes, "--overwrite", code=2).stderr
+    assert notes.read_text() == "mine"
+    picture = tmp_path / "c.png"
+    plot(run, "--out", picture)
+    before = picture.read_bytes()
+    assert "c.png: exists" in plot(run, run, "--x", "hours", "--out", picture, code=2).stderr
+    assert picture.read_bytes() == before
+
+
+def test_settings_of_a_model_survive_in_json(tmp_path: Path):
+    run = make_run(tmp_path / "run", logged=1)
+    save_model(run, pretrain_spec(load_recipe("videomae-ucf101", overrides=["model.backbone=vit-tiny"])))
+    append(run, json.dumps({"step": 2, "loss": 1.0, "lr": 0.1, "clips_per_second": 1.0}) + "\n")
+    assert plot(run, "--x", "gflops", "--out", tmp_path / "c.png").stdout

@@ -1,0 +1,267 @@
+"""`visualize-mask` and `select-frames`: what they tell and write, on rendered videos."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+import everest
+from everest.data.crops import resize
+from everest.figures.mask_page import ranks, strategy_ranks
+from everest.methods.frame_selection import kept_per_slice
+from everest.methods.grid import TokenGrid
+from everest.methods.importance import RawPixels
+from everest.methods.strategies import RedundancyRobust
+from everest.video.reader import probe
+from everest.video.writer import write_video
+from everest_cli.main import app
+
+SMALL = ["--size", "32", "--frames", "8", "--stride", "2"]
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """64 frames of 64 x 96: a bright square crosses the upper half in frames 16 to 48, else all rests."""
+    path = tmp_path_factory.mktemp("video") / "moves.mp4"
+    frames = torch.full((64, 64, 96, 3), 60, dtype=torch.uint8)
+    for number in range(64):
+        left = 2 * min(max(number - 16, 0), 32)
+        frames[number, 8:24, left : left + 16] = 230
+    write_video(path, frames, 24)
+    return path
+
+
+def called(*arguments: object, code: int = 0) -> Any:
+    result = CliRunner().invoke(app, [str(a) for a in arguments])
+    assert result.exit_code == code, (result.output, result.exception)
+    return result
+
+
+def told(*arguments: object) -> Any:
+    return json.loads(called(*arguments, "--json").stdout)
+
+
+# --- visualize-mask -----------------------------------------------------------------------------------------
+
+
+def test_kept_tokens_lie_where_something_moves(video: Path, tmp_path: Path):
+    (row,) = told("visualize-mask", video, *SMALL, "--keep", "0.2", "--out", tmp_path)
+    t, h, w = row["grid"]
+    assert (t, h, w) == (4, 2, 3)  # 32 x 48 pixels: the frame's own shape
+    upper = [i for i in range(t * h * w) if (i // w) % h == 0]
+    assert len(row["kept"]) == int(0.2 * t * h * w)
+    assert set(row["kept"]) <= set(upper)
+    assert set(row["visible"]) <= set(row["kept"])
+    assert (row["strategy"], row["embedding"]) == ("redundancy-robust", "pixels")
+    assert sum(row["kept_per_slice"]) == len(row["kept"])
+    assert row["written"] == [str(tmp_path / "moves-mask.png")]
+
+
+def test_what_is_told_equals_the_librarys_choice(video: Path, tmp_path: Path):
+    (row,) = told("visualize-mask", video, *SMALL, "--strategy", "tube", "--out", tmp_path, "--seed", "3")
+    x = everest.normalise(everest.read_clip(video, frames=8, stride=2, size=(32, 48)))[None]
+    assert row["visible"] == everest.select_tokens(x, strategy="tube", seed=3).visible[0].tolist()
+
+
+@pytest.mark.parametrize("options", [[], ["--keep", "0.5,0.25"], ["--compare"], ["--windows", "2"]])
+def test_pictures_have_the_shape_of_the_video(video: Path, tmp_path: Path, options: list[str]):
+    size = ["--size", "64", "--frames", "8", "--stride", "2"]
+    paths = called("visualize-mask", video, *size, *options, "--out", tmp_path).stdout.split()
+    assert len(paths) == (2 if "--windows" in options else 1)
+    for path in paths:
+        with Image.open(path) as picture:
+            assert picture.width > 400
+            assert picture.height > 300
+
+
+def test_films_have_a_frame_for_each_frame(video: Path, tmp_path: Path):
+    called("visualize-mask", video, *SMALL, "--format", "gif", "--out", tmp_path)
+    with Image.open(tmp_path / "moves-mask.gif") as film:
+        assert film.n_frames == 8
+    called("visualize-mask", video, *SMALL, "--format", "mp4", "--out", tmp_path)
+    assert probe(tmp_path / "moves-mask.mp4").frames == 8
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["moves-mask.gif", "moves-mask.mp4"]
+
+
+@pytest.mark.parametrize("order", ["descending", "ascending"])
+def test_the_page_stands_alone_and_holds_the_order_of_the_tokens(video: Path, tmp_path: Path, order: str):
+    ordered = [*SMALL, "--order", order]
+    called("visualize-mask", video, *ordered, "--format", "html", "--out", tmp_path)
+    page = (tmp_path / "moves-mask.html").read_text()
+    assert not re.search(r"(src|href)=[\"']?http", page)
+    data = json.loads(re.search(r'<script id="data"[^>]*>(.*?)</script>', page, re.DOTALL)[1])  # type: ignore[index]
+    assert len(data["frames"]) == 8
+    assert (data["grid"], data["size"]) == ([4, 2, 3], [48, 32])
+    (row,) = told("visualize-mask", video, *ordered, "--keep", "0.5", "--out", tmp_path)
+    kept = [token for token, rank in enumerate(data["ranks"]["redundancy-robust"]) if rank < 12]
+    assert kept == row["kept"]
+
+
+def test_a_share_that_keeps_nothing_is_refused(video: Path, tmp_path: Path):
+    ended = called("visualize-mask", video, *SMALL, "--keep", "0.01", "--out", tmp_path, code=2)
+    assert "--keep: redundancy-robust keeps none of the tokens; keep more" in ended.stderr
+
+
+def test_ranks_are_the_places_in_an_order():
+    assert ranks(torch.tensor([2, 0, 1])) == [1, 2, 0]
+    grid = TokenGrid(t=3, h=2, w=2)
+    found = strategy_ranks({"x": torch.arange(11, -1, -1)}, grid, seed=0)
+    assert found["x"] == list(range(11, -1, -1))
+    half = [token for token, rank in enumerate(found["tube"]) if rank < 6]
+    assert half == [token for s in range(3) for token in half[:2] for token in [token + 4 * s]]
+
+
+def test_a_checkpoint_measures_and_predicts(video: Path, tmp_path: Path, clip_files: Path):
+    from small_runs import RECIPE
+
+    (tmp_path / "tiny.yaml").write_text(RECIPE.replace("data: {", f'data: {{root: "{clip_files}", '))
+    called("pretrain", "--recipe", tmp_path / "tiny.yaml", "-o", tmp_path / "run", "-q")
+    (row,) = told("visualize-mask", video, "-c", tmp_path / "run", "--stride", 2, "--out", tmp_path)
+    assert (row["grid"], row["embedding"]) == ([2, 4, 4], "checkpoint")
+    x = everest.normalise(everest.read_clip(video, frames=4, stride=2, size=32))[None]
+    model = everest.load_model(tmp_path / "run")
+    chosen = everest.select_tokens(x, model=model)
+    assert set(chosen.visible[0].tolist()) <= set(row["kept"])
+
+
+# --- select-frames ------------------------------------------------------------------------------------------
+
+
+def test_frames_are_drawn_where_something_moves(video: Path):
+    options = ["--size", "32", "--frames", "8", "--stride", "5", "--draws", "400", "--keep", "0.1"]
+    row = told("select-frames", video, *options)
+    assert row["frames_total"] == 64
+    assert len(row["candidate_pairs"]) == 6
+    assert sum(row["counts"]) == int(0.1 * 6 * 2 * 3)
+    assert sum(row["probabilities"]) == pytest.approx(1, abs=1e-4)
+    assert row["frames"] == [number for pair in row["selected_pairs"] for number in pair]
+    assert row["selected_pairs"] == sorted(row["selected_pairs"])
+    assert len(row["frames"]) == 8
+    assert sum(row["inclusion"]) == pytest.approx(4, abs=1e-4)
+    numbers = [number for pair in row["candidate_pairs"] for number in pair]
+    assert numbers == list(range(numbers[0], numbers[0] + 5 * 12, 5))
+    x = everest.normalise(resize(everest.read_frames(video, numbers), (32, 48), antialias=True))[None]
+    selector, grid = RedundancyRobust(keep_ratio=0.1), TokenGrid(t=6, h=2, w=3)
+    counts = kept_per_slice(selector, selector.importance(x, RawPixels((2, 16, 16))), grid)
+    assert row["counts"] == counts[0].tolist()
+    assert told("select-frames", video, *options) == row
+    assert told("select-frames", video, *options, "--seed", "1") != row
+
+
+def test_drawn_frames_are_written_as_they_are(video: Path, tmp_path: Path):
+    options = ["--size", "32", "--frames", "4", "--extract", tmp_path / "x", "--picture", tmp_path]
+    row = told("select-frames", video, *options)
+    assert [Path(path).name for path in row["extracted"]] == [f"moves-{n:06d}.png" for n in row["frames"]]
+    true = everest.read_frames(video, row["frames"])
+    for path, frame in zip(row["extracted"], true, strict=True):
+        with Image.open(path) as picture:
+            assert torch.equal(
+                torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8), frame.flatten()
+            )
+    with Image.open(tmp_path / "moves-frames.png") as picture:
+        assert picture.width > 800
+
+
+# --- what cannot be -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["visualize-mask", "gone.mp4"], 4, "gone.mp4: no such video or folder"),
+        (["visualize-mask", "VIDEO", "--keep", "0"], 2, "give shares of the tokens"),
+        (["visualize-mask", "VIDEO", "--keep", "half"], 2, "give shares of the tokens"),
+        (["visualize-mask", "VIDEO", "--strategy", "tub"], 2, "did you mean 'tube'"),
+        (["visualize-mask", "VIDEO", "--frames", "7"], 2, "must be a multiple of the tubelet's (2)"),
+        (["visualize-mask", "VIDEO", "--distance", "l3"], 2, "unknown value 'l3'"),
+        (
+            ["visualize-mask", "VIDEO", "--format", "html", "--strategy", "tube"],
+            2,
+            "a strategy that measures",
+        ),
+        (
+            ["visualize-mask", "VIDEO", "--strategy", "tube", "--order", "ascending"],
+            2,
+            "--order: tube has no",
+        ),
+        (
+            ["visualize-mask", "VIDEO", "--strategy", "random", "--distance", "l1"],
+            2,
+            "--distance: random has no",
+        ),
+        (
+            ["visualize-mask", "VIDEO", "--strategy", "learned-importance", "--distance", "l1"],
+            2,
+            "--distance: learned-importance has no such setting",
+        ),
+        (["visualize-mask", "VIDEO", "--compare", "--distance", "l1"], 2, "--distance: --compare shows"),
+        (["visualize-mask", "VIDEO", "--compare", "--keep", "0.5,0.2"], 2, "with one share"),
+        (["visualize-mask", "VIDEO", "--compare", "--strategy", "tube"], 2, "leave out the others"),
+        (["visualize-mask", "VIDEO", "-c", "gone"], 6, "gone: no such checkpoint"),
+        (["select-frames", "VIDEO", "--frames", "5"], 2, "give an even number"),
+        (["select-frames", "VIDEO", "--frames", "64"], 4, "64 frames, fewer than the 96 candidates"),
+        (["select-frames", "VIDEO", "--keep", "2"], 2, "--keep 2"),
+    ],
+)
+def test_what_cannot_be_is_told_in_one_line(
+    video: Path, tmp_path: Path, arguments: list[str], code: int, message: str
+):
+    out = ["--out", str(tmp_path)] if arguments[0] == "visualize-mask" else []
+    result = called(*[str(video) if part == "VIDEO" else part for part in arguments], *out, code=code)
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_pictures_are_not_replaced_unasked(video: Path, tmp_path: Path):
+    (tmp_path / "moves-mask.png").write_text("precious")
+    called("visualize-mask", video, *SMALL, "--out", tmp_path, code=2)
+    assert (tmp_path / "moves-mask.png").read_text() == "precious"
+    called("visualize-mask", video, *SMALL, "--out", tmp_path, "--overwrite")
+    assert (tmp_path / "moves-mask.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("option", ["--picture", "--extract"])
+def test_chosen_frames_are_not_replaced_unasked(video: Path, tmp_path: Path, option: str):
+    options = ["--size", "32", "--frames", "4", option, tmp_path]
+    called("select-frames", video, *options)
+    *missing, last = sorted(tmp_path.iterdir())
+    for path in missing:
+        path.unlink()
+    last.write_text("precious")
+    assert f"{option} {last}: exists" in called("select-frames", video, *options, code=2).stderr
+    assert (list(tmp_path.iterdir()), last.read_text()) == ([last], "precious")
+    called("select-frames", video, *options, "--overwrite")
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in [*missing, last])
+
+
+@pytest.mark.parametrize("command", [("visualize-mask", "--out"), ("select-frames", "--extract")])
+def test_two_videos_of_one_name_are_not_drawn_over_each_other(
+    video: Path, tmp_path: Path, command: tuple[str, str]
+):
+    name, option = command
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        shutil.copy(video, tmp_path / folder)
+    result = called(name, tmp_path, option, tmp_path / "out", "--overwrite", code=2)
+    assert f"{tmp_path / 'a' / 'moves.mp4'} and {tmp_path / 'b' / 'moves.mp4'}" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_bad_video_stops_no_other(video: Path, tmp_path: Path):
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "a.mp4").write_text("no video")
+    shutil.copy(video, tmp_path / "videos" / "b.mp4")
+    result = called("visualize-mask", tmp_path / "videos", *SMALL, "--out", tmp_path, code=4)
+    assert "a.mp4: not a video file" in result.stderr
+    assert result.stdout.split() == [str(tmp_path / "b-mask.png")]
+    result = called("select-frames", tmp_path / "videos", "--size", "32", "--frames", "4", code=4)
+    assert result.stdout.startswith(str(tmp_path / "videos" / "b.mp4"))

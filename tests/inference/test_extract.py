@@ -1,0 +1,241 @@
+"""Features in files: what they are, and that a call which was killed goes on."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import load_file
+from small_runs import called
+from typer.testing import CliRunner
+
+import everest
+from everest.errors import RecipeError
+from everest.system.row_store import RowStore
+from everest_cli.main import app
+
+VIEWS = ["--clips", "2", "--crops", "1"]
+
+
+def extracted(folder: Path, *options: object) -> dict[str, torch.Tensor]:
+    called("extract", *options, "--out", folder / "f.safetensors", "--overwrite", "-q")
+    return load_file(folder / "f.safetensors")
+
+
+def test_the_head_on_features_gives_the_predictions(classifier_run: Path, clip_files: Path, tmp_path: Path):
+    features = extracted(tmp_path, clip_files, "-c", classifier_run, *VIEWS, "--features", "views")[
+        "features"
+    ]  # (4, V, D)
+    model = everest.load_model(classifier_run)
+    with torch.no_grad():
+        expected = model.head(features).softmax(dim=-1).mean(dim=1)
+    told = json.loads(called("predict", clip_files, "-c", classifier_run, *VIEWS, "--json").stdout)
+    for row, probabilities in zip(told, expected.tolist(), strict=True):
+        for found in row["predictions"]:
+            assert found["probability"] == pytest.approx(probabilities[found["index"]], abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["classifier", "pretrain"])
+@pytest.mark.parametrize("keep", [None, 0.5])
+def test_the_levels_are_of_the_same_features(
+    classifier_run: Path,
+    autoencoder_run: Path,
+    clip_files: Path,
+    tmp_path: Path,
+    kind: str,
+    keep: float | None,
+):
+    checkpoint = classifier_run if kind == "classifier" else autoencoder_run
+    options = [clip_files, "-c", checkpoint, *VIEWS, *([] if keep is None else ["--keep", keep])]
+    video, views, tokens = (
+        extracted(tmp_path, *options, "--features", level) for level in ("video", "views", "tokens")
+    )
+    assert torch.equal(video["features"], views["features"].mean(dim=1))
+    kept = 32 if kind == "pretrain" else 19  # of 32: all, or six in ten
+    assert tokens["features"].shape == (4, 2, kept if keep is None else 16, 24)
+    assert tokens["token_ids"].shape == tokens["features"].shape[:3]
+    assert (tokens["token_ids"].diff(dim=-1) > 0).all()
+    mean = tokens["features"].mean(dim=2)
+    with torch.no_grad():
+        expected = everest.load_model(checkpoint).norm(mean) if kind == "classifier" else mean
+    torch.testing.assert_close(views["features"], expected, atol=1e-6, rtol=1e-5)
+
+
+def test_both_kinds_of_file_hold_the_same(classifier_run: Path, clip_files: Path, tmp_path: Path):
+    options = [clip_files, "-c", classifier_run, "--features", "tokens"]
+    tensors = extracted(tmp_path, *options)
+    called("extract", *options, "--out", tmp_path / "f.npz", "-q")
+    with np.load(tmp_path / "f.npz") as file:
+        arrays = dict(file)
+    for name, tensor in tensors.items():
+        assert np.array_equal(arrays[name], tensor.numpy())
+    with safe_open(tmp_path / "f.safetensors", framework="pt") as file:
+        header = file.metadata()
+    assert (
+        json.loads(header["videos"])
+        == arrays["videos"].tolist()
+        == [str(p) for p in sorted(clip_files.glob("*.mp4"))]
+    )
+    assert header["recipe"] == str(arrays["recipe"]) == "tiny"
+    assert {path.name for path in tmp_path.iterdir()} == {"f.npz", "f.safetensors"}
+
+
+KILLED_AFTER_23 = """
+import os, signal
+from everest.row_store import RowStore
+from everest_cli.main import main
+add = RowStore.add
+def add_or_die(self, video, found):
+    add(self, video, found)
+    if len(self.samples) == 23:
+        self.sync()
+        os.kill(os.getpid(), signal.SIGKILL)
+RowStore.add = add_or_die
+main()
+"""
+
+
+def test_a_killed_call_goes_on_and_ends_with_the_same_features(
+    classifier_run: Path, clip_files: Path, tmp_path: Path
+):
+    (tmp_path / "text.mp4").write_text("no video")
+    rows = [f"{clip_files}/clip{place % 4}.mp4" for place in range(40)]
+    rows[1] = f"{tmp_path}/text.mp4"
+    (tmp_path / "list.txt").write_text("\n".join(rows))
+    options = [str(tmp_path / "list.txt"), "-c", str(classifier_run), "--workers", "0", "--batch", "3"]
+    out, parts = tmp_path / "f.safetensors", tmp_path / "f.safetensors.parts"
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED_AFTER_23, "extract", *options, "--out", out], capture_output=True
+    )
+    assert killed.returncode == -signal.SIGKILL
+    assert not out.exists()
+    assert len((parts / "journal.jsonl").read_text().splitlines()) == 23
+    continued = called("extract", *options, "--out", out, code=4)
+    assert "going on after 21 of 40 videos" in continued.stderr  # seven whole batches
+    assert not parts.exists()
+    called("extract", *options, "--out", tmp_path / "unbroken.safetensors", "-q", code=4)
+    found, expected = (load_file(tmp_path / f"{name}.safetensors") for name in ("f", "unbroken"))
+    assert torch.equal(found["features"], expected["features"])
+    with safe_open(out, framework="pt") as file:
+        assert json.loads(file.metadata()["videos"]) == [rows[0], *rows[2:]]
+
+
+DISK_FULL_WHEN_PARTS_ARE_JOINED = """
+import errno
+from everest import features
+from everest_cli.main import main
+def full(*given):
+    raise OSError(errno.ENOSPC, "No space left on device", "f.npz")
+features._join = full
+main()
+"""
+
+
+def test_a_call_that_ended_after_its_last_video_has_only_to_join(
+    classifier_run: Path, clip_files: Path, tmp_path: Path
+):
+    command = ["extract", clip_files, "-c", classifier_run, "--out", tmp_path / "f.npz"]
+    ended = subprocess.run([sys.executable, "-c", DISK_FULL_WHEN_PARTS_ARE_JOINED, *map(str, command)])
+    assert ended.returncode == 5
+    assert "going on after 4 of 4 videos" in called(*command).stderr
+    with np.load(tmp_path / "f.npz") as file:
+        assert len(file["features"]) == 4
+
+
+def test_parts_of_other_work_are_not_mixed(classifier_run: Path, clip_files: Path, tmp_path: Path):
+    out = tmp_path / "f.npz"
+    with RowStore(tmp_path / "f.npz.parts", {"weights": "others", "features": "video"}, batch=1):
+        busy = called("extract", clip_files, "-c", classifier_run, "--out", out, code=2).stderr
+    assert "f.npz.parts: another process writes it now" in busy
+    refused = called("extract", clip_files, "-c", classifier_run, "--out", out, code=2).stderr
+    assert "holds a part of other work (other weights, videos, views, precision)" in refused
+    assert "--overwrite" in refused
+    called("extract", clip_files, "-c", classifier_run, "--out", out, "--overwrite")
+    with np.load(out) as file:
+        assert len(file["features"]) == 4
+
+
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [("f.pt", "give a file that ends in .safetensors or .npz"), ("old.npz", "exists; choose another name")],
+)
+def test_files_that_cannot_be_meant_are_refused_before_any_work(
+    classifier_run: Path, clip_files: Path, tmp_path: Path, out: str, message: str
+):
+    (tmp_path / "old.npz").write_text("mine")
+    refused = called("extract", clip_files, "-c", classifier_run, "--out", tmp_path / out, code=2)
+    assert message in refused.stderr
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
+
+
+def stored(store: RowStore, wanted: list[bool], made: list[int]) -> None:
+    """Add what a store does not have yet of rows 0, 1, …; the others have a problem. `made` counts them."""
+    for place in range(len(store.samples), len(wanted)):
+        made.append(place)
+        row = {"x": torch.full((2, 3), float(place)), "ids": torch.tensor([place])}
+        store.add(f"{place}.mp4", row if wanted[place] else "empty file")
+
+
+@given(
+    wanted=st.lists(st.booleans(), min_size=1, max_size=12),
+    killed=st.integers(0, 12),
+    lost=st.integers(0, 400),
+    torn=st.integers(0, 200),
+    batch=st.integers(1, 4),
+)
+@settings(max_examples=20)
+def test_rows_survive_whatever_a_kill_leaves_of_them(
+    wanted: list[bool], killed: int, lost: int, torn: int, batch: int
+):
+    wanted = [*wanted, True]  # a store of problems alone has no arrays
+    with tempfile.TemporaryDirectory() as folder:
+        made: list[int] = []
+        with RowStore(Path(folder), {"plan": 1}, batch=batch) as store:
+            stored(store, wanted[:killed], made)
+        journal = Path(folder) / "journal.jsonl"
+        whole = journal.read_bytes()
+        journal.write_bytes(whole[: max(len(whole) - lost, 0)])
+        for file in Path(folder).glob("*.bin"):  # numbers that the journal does not count yet
+            file.write_bytes(file.read_bytes() + bytes(torn))
+        with RowStore(Path(folder), {"plan": 1}, batch=batch) as store:
+            stored(store, wanted, made)
+            arrays = store.arrays()
+            assert store.samples == [
+                (f"{place}.mp4", None if there else "empty file") for place, there in enumerate(wanted)
+            ]
+        places = np.flatnonzero(wanted)
+        assert np.array_equal(arrays["x"], np.broadcast_to(places[:, None, None], (len(places), 2, 3)))
+        assert np.array_equal(arrays["ids"], places[:, None])
+        assert all(isinstance(array, np.memmap) for array in arrays.values())
+
+
+def test_a_store_has_one_writer_and_one_plan(tmp_path: Path):
+    with (
+        RowStore(tmp_path, {"plan": 1}, batch=1),
+        pytest.raises(RecipeError, match="another process writes it"),
+    ):
+        RowStore(tmp_path, {"plan": 1}, batch=1)
+    with pytest.raises(RecipeError, match=r"other work \(other plan\)"):
+        RowStore(tmp_path, {"plan": 2}, batch=1)
+
+
+def test_damaged_parts_are_told_and_not_continued(classifier_run: Path, clip_files: Path, tmp_path: Path):
+    out = tmp_path / "features.safetensors"
+    parts = tmp_path / f"{out.name}.parts"
+    parts.mkdir()
+    (parts / "plan.json").write_text("")
+    command = ["extract", str(clip_files / "clip0.mp4"), "-c", str(classifier_run), "-o", str(out), "-q"]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 2
+    assert "damaged (plan.json" in result.stderr
+    assert len(result.stderr.splitlines()) == 1

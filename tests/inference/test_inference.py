@@ -1,0 +1,225 @@
+"""`predict` and `extract` against the models themselves, transformers included."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from small_runs import called
+from torch import Tensor
+from typer.testing import CliRunner
+
+import everest
+from everest.data.samples import Sample
+from everest.data.views import EvalViews
+from everest_cli.main import app
+
+VIEWS = ["--clips", "2", "--crops", "1"]
+
+
+def views(video: Path, *, frames: int, size: int, stride: int, clips: int) -> Tensor:
+    make = EvalViews(frames=frames, stride=stride, size=(size, size), clips=clips, crops=1, sampling="dense")
+    return everest.normalise(make(Sample(path=str(video)), None, "auto").frames)  # type: ignore[arg-type]
+
+
+def test_predictions_are_the_mean_probabilities_of_the_views(classifier_run: Path, clip_files: Path):
+    videos = [clip_files / "clip0.mp4", clip_files / "clip1.mp4"]
+    told = json.loads(called("predict", *videos, "-c", classifier_run, *VIEWS, "--json").stdout)
+    model = everest.load_model(classifier_run)
+    for row, video in zip(told, videos, strict=True):
+        x = views(video, frames=4, size=32, stride=2, clips=2)
+        with torch.no_grad():
+            expected = model(x).softmax(dim=-1).mean(dim=0)
+        assert row["video"] == str(video)
+        assert [p["index"] for p in row["predictions"]] == expected.argsort(descending=True).tolist()
+        found = [p["probability"] for p in row["predictions"]]
+        assert found == pytest.approx(expected.sort(descending=True).values.tolist(), abs=2e-6)
+
+
+def test_predictions_are_those_of_eval(classifier_run: Path, clip_files: Path, tmp_path: Path):
+    called("eval", "-c", classifier_run, "--predictions", tmp_path / "eval.csv", "-q")
+    with (tmp_path / "eval.csv").open() as file:
+        expected = {
+            row["video"]: (row["predicted"], float(row["probability"])) for row in csv.DictReader(file)
+        }
+    for options in ([], ["--batch", 3]):
+        told = json.loads(
+            called("predict", clip_files / "train.csv", "-c", classifier_run, *options, "--json").stdout
+        )
+        found = {row["video"]: row["predictions"][0] for row in told}
+        assert found.keys() == expected.keys()
+        for video, (label, probability) in expected.items():
+            assert found[video]["label"] == label
+            assert found[video]["probability"] == pytest.approx(probability, abs=1e-5)
+
+
+def test_a_list_may_name_segments_and_begin_elsewhere(classifier_run: Path, clip_files: Path, tmp_path: Path):
+    (tmp_path / "list.csv").write_text("path,start,end\nclip0.mp4,0.5,1.5\nclip0.mp4,,\n")
+    told = json.loads(
+        called("predict", tmp_path / "list.csv", "--data", clip_files, "-c", classifier_run, "--json").stdout
+    )
+    video = str(clip_files / "clip0.mp4")
+    assert [row["video"] for row in told] == [f"{video}#0.5s-1.5s", video]
+    (whole,) = json.loads(called("predict", video, "-c", classifier_run, "--json").stdout)
+    assert told[1] == whole != told[0]
+
+
+def test_a_list_goes_on_without_the_files_that_are_not_there(
+    classifier_run: Path, clip_files: Path, tmp_path: Path
+):
+    (tmp_path / "list.txt").write_text(f"{clip_files}/clip0.mp4\n{tmp_path}/gone.mp4\n")
+    result = called("predict", tmp_path / "list.txt", "-c", classifier_run, "--json", code=4)
+    here, gone = json.loads(result.stdout)
+    assert here["predictions"]
+    assert gone == {"video": f"{tmp_path}/gone.mp4", "error": "No such file or directory"}
+
+
+def test_a_large_frame_is_resized_before_the_next_is_decoded_and_nothing_changes(
+    clip_files: Path, monkeypatch: pytest.MonkeyPatch
+):
+    make = EvalViews(frames=4, stride=2, size=(32, 32), clips=3, crops=3, sampling="dense")
+    sample = Sample(path=str(clip_files / "clip1.mp4"))
+    expected = make(sample, None, "auto").frames  # type: ignore[arg-type]
+    monkeypatch.setattr("everest.data.views.MOST_AT_ONCE", 0)
+    assert torch.equal(make(sample, None, "auto").frames, expected)  # type: ignore[arg-type]
+
+
+def test_a_video_that_cannot_be_read_stops_no_other(classifier_run: Path, clip_files: Path, tmp_path: Path):
+    shutil.copy(clip_files / "clip0.mp4", tmp_path / "a.mp4")
+    (tmp_path / "b.mp4").write_text("no video")
+    shutil.copy(clip_files / "clip1.mp4", tmp_path / "c.mp4")
+    result = called("predict", tmp_path, "-c", classifier_run, "--top", 1, "--json", code=4)
+    good, bad, other = json.loads(result.stdout)
+    assert len(good["predictions"]) == len(other["predictions"]) == 1
+    assert bad["error"] == "not a video file"
+    out = tmp_path / "features.safetensors"
+    called("extract", tmp_path, "-c", classifier_run, "--out", out, code=4)
+    with safe_open(out, framework="pt") as file:
+        assert json.loads(file.metadata()["videos"]) == [str(tmp_path / "a.mp4"), str(tmp_path / "c.mp4")]
+
+
+def test_weights_without_a_recipe_tell_how_videos_are_seen(
+    classifier_run: Path, clip_files: Path, tmp_path: Path
+):
+    weights = tmp_path / "alone.safetensors"
+    shutil.copy(classifier_run / "model.safetensors", weights)
+    video, options = clip_files / "clip0.mp4", ["-c", weights, "--json", "--cpu"]
+    unsaid = called("predict", video, *options)
+    assert f"{weights}: no recipe.yaml beside it, so clips are drawn as recipe ucf101 says" in unsaid.stderr
+    said = called("predict", video, *options, "--recipe", classifier_run / "recipe.yaml")
+    assert "no recipe.yaml" not in said.stderr
+    of_run = called("predict", video, "-c", classifier_run, "--json", "--cpu")
+    assert json.loads(said.stdout) == json.loads(of_run.stdout) != json.loads(unsaid.stdout)
+
+
+def test_a_name_that_is_no_utf8_reaches_the_table(classifier_run: Path, clip_files: Path, tmp_path: Path):
+    (tmp_path / "videos").mkdir()
+    name = b"caf\xe9.mp4"
+    shutil.copy(clip_files / "clip0.mp4", bytes(tmp_path / "videos") + b"/" + name)
+    called("predict", tmp_path / "videos", "-c", classifier_run, "-o", tmp_path / "x.csv", "--cpu")
+    assert name in (tmp_path / "x.csv").read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["classifier", "pretrain"])
+def test_features_are_those_of_the_model(
+    classifier_run: Path, autoencoder_run: Path, clip_files: Path, tmp_path: Path, kind: str
+):
+    checkpoint = classifier_run if kind == "classifier" else autoencoder_run
+    out = tmp_path / "features.safetensors"
+    video = clip_files / "clip2.mp4"
+    shown = called("extract", video, "-c", checkpoint, "--out", out, *VIEWS, "--features", "views", "-q")
+    assert shown.stdout.strip() == str(out)
+    model, x = everest.load_model(checkpoint), views(video, frames=4, size=32, stride=2, clips=2)
+    with torch.no_grad():
+        if kind == "classifier":
+            expected = model.features(x)
+        else:
+            expected = model.encoder(x, torch.arange(32).expand(2, -1)).mean(dim=1)
+    torch.testing.assert_close(load_file(out)["features"], expected[None], atol=1e-6, rtol=1e-6)
+    called("extract", video, "-c", checkpoint, "--out", out, code=2)  # exists
+
+
+def test_a_checkpoint_of_transformers_predicts_what_transformers_does(tmp_path: Path, clip_files: Path):
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = transformers.VideoMAEConfig(
+        image_size=32,
+        patch_size=8,
+        num_frames=8,
+        hidden_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=96,
+        num_labels=3,
+        id2label={0: "run", 1: "walk", 2: "swim"},
+    )
+    theirs = transformers.VideoMAEForVideoClassification(config).eval()
+    for parameter in theirs.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    theirs.save_pretrained(tmp_path / "hf")
+    called("convert", tmp_path / "hf", "--out", tmp_path / "ours.safetensors")
+    video = clip_files / "clip3.mp4"
+    options = ["-c", tmp_path / "ours.safetensors", "--clips", 1, "--crops", 1]
+    (row,) = json.loads(called("predict", video, *options, "--json").stdout)
+    x = views(video, frames=8, size=32, stride=4, clips=1)  # a checkpoint alone is seen as by ucf101
+    with torch.no_grad():
+        expected = theirs(x.transpose(1, 2)).logits.softmax(dim=-1)[0]
+    found = {p["label"]: p["probability"] for p in row["predictions"]}
+    assert [found[name] for name in ("run", "walk", "swim")] == pytest.approx(expected.tolist(), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["predict", "gone.mp4", "-c", "RUN"], 4, "gone.mp4: No such file or directory"),
+        (["predict", "EMPTY", "-c", "RUN"], 4, "no videos below this folder"),
+        (["predict", "CLIP", "-c", "RUN", "--data", "EMPTY"], 2, "no list is named"),
+        (["predict", "CLIP", "-c", "gone"], 6, "gone: no such checkpoint"),
+        (["predict", "CLIP", "-c", "RUN", "--keep", "0"], 2, "--keep 0: must be more than 0"),
+        (["predict", "CLIP", "-c", "RUN", "--keep", "0.001"], 2, "leave some of 32 tokens"),
+        (
+            ["extract", "BROKEN", "-c", "RUN", "--out", "EMPTY/f.safetensors"],
+            4,
+            "none of 1 videos can be read",
+        ),
+    ],
+)
+def test_what_cannot_be_is_told_in_one_line(
+    classifier_run: Path, clip_files: Path, tmp_path: Path, arguments: list[str], code: int, message: str
+):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "broken.mp4").write_text("no video")
+    places = {
+        "RUN": classifier_run,
+        "EMPTY": tmp_path / "empty",
+        "CLIP": clip_files / "clip0.mp4",
+        "BROKEN": tmp_path / "broken.mp4",
+    }
+    for name, path in places.items():
+        arguments = [part.replace(name, str(path)) for part in arguments]
+    result = called(*arguments, code=code)
+    assert message in result.stderr
+    assert not (tmp_path / "empty" / "f.safetensors").exists()
+
+
+def test_a_prediction_does_not_replace_its_video(classifier_run: Path, clip_files: Path, tmp_path: Path):
+    video = tmp_path / "clip.mp4"
+    video.write_bytes((clip_files / "clip0.mp4").read_bytes())
+    command = ["predict", str(video), "-c", str(classifier_run), "-o", str(video), "--overwrite"]
+    result = CliRunner().invoke(app, [*command, "--format", "csv"])
+    assert result.exit_code == 2
+    assert "one of the videos" in result.stderr
+    assert video.read_bytes() == (clip_files / "clip0.mp4").read_bytes()
+
+
+def test_more_views_than_memory_holds_are_refused(classifier_run: Path, clip_files: Path):
+    command = ["predict", str(clip_files / "clip0.mp4"), "-c", str(classifier_run), "--clips", "1000000"]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 2
+    assert "in memory at once; at most 512" in result.stderr

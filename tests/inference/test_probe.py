@@ -1,0 +1,200 @@
+"""Probes of frozen encoders: each by itself on made features, and the command on real files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from small_runs import called
+
+import everest
+from everest.config.recipe import load_recipe
+from everest.data.samples import Sample
+from everest.inference.model import Model
+from everest.inference.probe import encode_set
+from everest.inference.probe_heads import (
+    NEIGHBOURS,
+    TEMPERATURE,
+    attentive,
+    held_out,
+    linear,
+    nearest_neighbours,
+)
+from everest.system.events import silent
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def runs(classifier_run: Path, autoencoder_run: Path) -> dict[str, Path]:
+    return {"finetune": classifier_run, "pretrain": autoencoder_run}
+
+
+def probed(*arguments: object) -> dict[str, Any]:
+    return json.loads(called("probe", *arguments, "--json", "-q").stdout)
+
+
+def test_neighbours_vote_by_their_cosine():
+    rng = np.random.default_rng(0)
+    features, asked = (rng.normal(size=(n, 8)).astype(np.float32) for n in (60, 5))
+    labels = rng.integers(0, 3, size=60)
+    found, told = nearest_neighbours(features, labels, asked, 4)
+    assert told == {"neighbours": NEIGHBOURS, "temperature": TEMPERATURE}
+    for row, one in zip(found, asked, strict=True):
+        cosine = features @ one / np.linalg.norm(features, axis=1) / np.linalg.norm(one)
+        votes = np.zeros(4)
+        for place in np.argsort(-cosine)[:NEIGHBOURS]:
+            votes[labels[place]] += np.exp(cosine[place] / TEMPERATURE)
+        np.testing.assert_allclose(row, votes / votes.sum(), rtol=1e-4)
+
+
+def test_fewer_videos_than_neighbours_all_vote():
+    features = np.eye(3, dtype=np.float32)
+    found, told = nearest_neighbours(features, np.array([0, 1, 1]), features[:1], 2)
+    assert told["neighbours"] == 3
+    assert found[0, 0] > 0.999
+
+
+@given(labels=st.lists(st.integers(0, 5), min_size=1, max_size=60), seed=st.integers(0, 3))
+@settings(max_examples=60)
+def test_a_part_of_each_class_is_held_out_and_none_loses_all(labels: list[int], seed: int):
+    held = held_out(np.array(labels), seed)
+    assert np.array_equal(held, held_out(np.array(labels), seed))
+    for label in set(labels):
+        chosen = held[np.array(labels) == label]
+        assert chosen.sum() == (0 if len(chosen) == 1 else max(len(chosen) // 5, 1))
+
+
+def test_a_linear_probe_separates_what_a_plane_does_and_knows_absent_classes():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, size=80) * 2  # class 1 has no training video
+    features = rng.normal(size=(80, 16)).astype(np.float32) * np.linspace(1, 1000, 16, dtype=np.float32)
+    features[:, 0] += 6 * (labels - 1)
+    found, told = linear(features[:60], labels[:60], features[60:], 3, seed=0)
+    assert told["converged"]
+    assert told["held_out"] == sum(sum(labels[:60] == label) // 5 for label in (0, 2))
+    assert found.shape == (20, 3)
+    np.testing.assert_allclose(found.sum(axis=1), 1, rtol=1e-5)
+    assert (found[:, 1] == 0).all()
+    assert (found.argmax(axis=1) == labels[60:]).all()
+
+
+def marked_tokens(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens (count, 12, 16); one, anywhere, is marked: its sign is the class, the others' are noise."""
+    rng = np.random.default_rng(0)
+    tokens = rng.normal(size=(count, 12, 16)).astype(np.float32)
+    labels, places = rng.integers(0, 2, size=count), rng.integers(0, 12, size=count)
+    tokens[..., 0] = 0
+    tokens[np.arange(count), places, 0] = 5
+    tokens[..., 1] = 3 * rng.choice([-1, 1], size=(count, 12))
+    tokens[np.arange(count), places, 1] = 3 * (2 * labels - 1)
+    return tokens, labels
+
+
+def test_an_attentive_probe_finds_the_token_that_counts_and_repeats_itself():
+    tokens, labels = marked_tokens(400)
+    found = [
+        attentive(tokens[:300], labels[:300], tokens[300:], 2, heads=2, seed=seed, device=CPU)[0]
+        for seed in (0, 0, 1)
+    ]
+    assert np.array_equal(found[0], found[1])
+    assert not np.array_equal(found[0], found[2])
+    assert (found[0].argmax(axis=1) == labels[300:]).mean() > 0.9
+    pooled, _ = linear(tokens[:300].mean(axis=1), labels[:300], tokens[300:].mean(axis=1), 2, seed=0)
+    assert (pooled.argmax(axis=1) == labels[300:]).mean() < 0.75
+
+
+@pytest.mark.parametrize("kind", ["pretrain", "finetune"])
+def test_an_encoder_of_either_kind_is_probed_the_same_each_time(
+    runs: dict[str, Path], clip_files: Path, tmp_path: Path, kind: str
+):
+    (tmp_path / "test.csv").write_text("".join(f"{clip_files}/clip{i}.mp4 {i % 2}\n" for i in (1, 2, 3)))
+    command = ["-c", runs[kind], "--set", f"data.test={tmp_path}/test.csv"]
+    told = probed(*command)
+    assert set(told["probes"]) == {"knn", "linear", "attentive"}
+    for found in told["probes"].values():
+        assert {"top1", "top5", "mean_class_accuracy"} <= found.keys()
+        assert found["top5"] == 100
+        assert found["top1"] in (0.0, 33.3333, 66.6667, 100.0)
+    assert (told["chance"], told["majority"]) == (50, 66.6667)
+    assert (told["train"], told["test"], told["skipped"], told["seed"]) == (4, 3, 0, 0)
+    if kind == "finetune":
+        assert {**probed(*command), "seconds": 0} == {**told, "seconds": 0}
+    some = probed(*command, "--probes", "linear,knn", "--seed", 3)
+    assert list(some["probes"]) == ["linear", "knn"]
+    assert some["seed"] == 3
+    assert some["probes"]["knn"] == told["probes"]["knn"]
+
+
+def test_its_features_are_those_of_extract(runs: dict[str, Path], clip_files: Path, tmp_path: Path):
+    one = {"clips": 1, "crops": 1}
+    options = [clip_files / "train.csv", "-c", runs["finetune"], "--clips", 1, "--crops", 1, "-q"]
+    samples = [Sample(path=str(clip_files / f"clip{i}.mp4"), labels=(i % 2,)) for i in range(4)]
+    recipe = load_recipe(runs["finetune"] / "recipe.yaml")
+    model = Model.open(runs["finetune"] / "model.safetensors", recipe=recipe, **one)
+    found = encode_set(model, samples, tmp_path / "set", with_tokens=True, batch=1, report=silent)
+    for level, ours in (("video", found.features), ("tokens", found.tokens)):
+        called("extract", *options, "--features", level, "--out", tmp_path / f"{level}.safetensors")
+        theirs = load_file(tmp_path / f"{level}.safetensors")["features"].numpy()
+        assert np.array_equal(ours, theirs.reshape(ours.shape))
+    assert found.labels.tolist() == [[0], [1], [0], [1]]
+    classifier = everest.load_model(runs["finetune"])
+    logits = classifier.head(torch.from_numpy(found.features)).softmax(dim=-1)
+    predicted = called(
+        "predict", clip_files / "train.csv", "-c", runs["finetune"], "--clips", 1, "--crops", 1, "--json"
+    )
+    for row, expected in zip(json.loads(predicted.stdout), logits.tolist(), strict=True):
+        for one_class in row["predictions"]:
+            assert one_class["probability"] == pytest.approx(expected[one_class["index"]], abs=1e-5)
+
+
+def test_several_heads_are_judged_one_by_one(runs: dict[str, Path], clip_files: Path, tmp_path: Path):
+    rows = [f"{clip_files}/clip{i}.mp4,{i % 2},{i // 2}" for i in range(4)]
+    (tmp_path / "list.csv").write_text("\n".join(["path,label.verb,label.noun", *rows]))
+    lists = [f"--set=data.{part}={tmp_path}/list.csv" for part in ("train", "test")]
+    heads = ["--set", "data.heads={verb: 2, noun: 3}", "--set", "data.num_classes=null"]
+    command = ["-c", runs["pretrain"], *lists, *heads, "--probes", "knn,linear"]
+    told = probed(*command)
+    assert list(told["heads"]) == ["verb", "noun"]
+    assert [told["heads"][name]["chance"] for name in ("verb", "noun")] == [50, 33.3333]
+    assert "verb knn" in called("probe", *command).stdout
+
+
+def test_what_cannot_be_read_is_left_out_until_it_is_too_much(
+    runs: dict[str, Path], clip_files: Path, tmp_path: Path
+):
+    for name in "abcde":
+        (tmp_path / f"{name}.mp4").write_text("no video")
+    good = [f"{clip_files}/clip{i}.mp4 {i % 2}" for i in range(4)]
+    (tmp_path / "one.csv").write_text("\n".join([*good, f"{tmp_path}/a.mp4 0"]))
+    (tmp_path / "many.csv").write_text("\n".join([*good, *(f"{tmp_path}/{name}.mp4 0" for name in "abcde")]))
+    command = ["-c", runs["pretrain"], "--probes", "knn"]
+    told = probed(*command, "--set", f"data.train={tmp_path}/one.csv")
+    assert (told["train"], told["skipped"]) == (4, 1)
+    refused = called("probe", *command, "--set", f"data.train={tmp_path}/many.csv", code=4)
+    assert "5 of 9 videos could not be read, more than data.max_bad=0.01 allows" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (["--probes", "knn,liner"], 2, "--probes: unknown name 'liner'; did you mean 'linear'?"),
+        (["--set", "data.train=HERE/one.csv"], 4, "data.train: its videos are of one class"),
+        (["--set", "data.train=gone.csv"], 4, "gone.csv: no such list or folder"),
+        (["--set", "data.size=36"], 2, "no multiple of the tubelet's 8"),
+        (["--keep", "0"], 2, "--keep 0: must be more than 0"),
+    ],
+)
+def test_what_cannot_be_is_told_in_one_line(
+    runs: dict[str, Path], clip_files: Path, tmp_path: Path, options: list[str], code: int, message: str
+):
+    (tmp_path / "one.csv").write_text(f"{clip_files}/clip0.mp4 0\n{clip_files}/clip1.mp4 0\n")
+    named = [part.replace("HERE", str(tmp_path)) for part in options]
+    assert message in called("probe", "-c", runs["pretrain"], *named, code=code).stderr

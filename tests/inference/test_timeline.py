@@ -1,0 +1,230 @@
+"""Windows over long footage: which, what is seen in them, and how they are told."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small_runs import called
+
+from everest.data.samples import Sample
+from everest.data.views import EvalViews
+from everest.inference.predictions import window_clips, windows_of
+from everest.video import backends
+from everest_cli.prediction_text import as_csv, as_srt, as_table
+
+SECONDS = 2.0  # of a clip file: 32 frames, 16 a second
+VIEWS = EvalViews(frames=4, stride=2, size=(32, 32), clips=2, crops=3, sampling="dense")
+
+
+@given(window=st.floats(0.07, 3), step=st.floats(0.05, 3))
+@settings(max_examples=60)
+def test_windows_follow_each_other_and_the_last_ends_with_the_video(
+    clip_files: Path, window: float, step: float
+):
+    found = windows_of(Sample(path=str(clip_files / "clip0.mp4")), VIEWS, window=window, step=step)
+    assert found[0].start == 0
+    assert found[-1].end == pytest.approx(SECONDS)
+    for place, one in enumerate(found[:-1]):
+        assert one.start == pytest.approx(place * step)
+        assert one.end == pytest.approx(one.start + window)
+    if step <= window:
+        seen = {frame for one in found for frame in range(one.first, one.first + one.length)}
+        assert seen == set(range(32))
+
+
+def test_a_window_of_a_clip_is_the_default(clip_files: Path):
+    found = windows_of(Sample(path=str(clip_files / "clip0.mp4")), VIEWS, window=None, step=None)
+    assert [(one.start, one.end, one.first, one.length) for one in found] == [
+        (0.5 * place, 0.5 * place + 0.5, 8 * place, 8) for place in range(4)
+    ]
+
+
+def test_a_segment_is_a_video_of_its_own(clip_files: Path):
+    sample = Sample(path=str(clip_files / "clip0.mp4"), start=0.5, end=1.75)
+    found = windows_of(sample, VIEWS, window=0.5, step=0.5)
+    assert [(one.start, one.first, one.length) for one in found] == [(0.5, 8, 8), (1.0, 16, 8), (1.25, 20, 8)]
+
+
+@pytest.mark.parametrize(("window", "step"), [(0.5, 0.0625), (1.0, 0.3), (0.25, 0.5), (5.0, 1.0)])
+def test_a_window_is_seen_as_the_same_segment_and_every_frame_decoded_once(
+    clip_files: Path, monkeypatch: pytest.MonkeyPatch, window: float, step: float
+):
+    path = clip_files / "clip3.mp4"
+    windows = windows_of(Sample(path=str(path)), VIEWS, window=window, step=step)
+    shown = []
+    decoded = backends.decoded
+
+    def counting(*arguments, **options):
+        for frame in decoded(*arguments, **options):
+            shown.append(frame.pts)
+            yield frame
+
+    with monkeypatch.context() as counted:
+        counted.setattr(backends, "decoded", counting)
+        clips = list(window_clips(path, windows, VIEWS))
+    assert len(shown) == len(set(shown)) <= 32
+    for one, clip in zip(windows, clips, strict=True):
+        alone = Sample(path=str(path), start=one.start, end=one.end)
+        assert torch.equal(clip, VIEWS(alone, np.random.default_rng(), "auto").frames)
+
+
+def test_the_classes_of_a_window_are_those_of_the_segment(
+    classifier_run: Path, clip_files: Path, tmp_path: Path
+):
+    video = clip_files / "clip1.mp4"
+    options = ["-c", classifier_run, "--timeline", "--window", 0.75, "--step", 0.25, "--json"]
+    (row,) = json.loads(called("predict", video, *options).stdout)
+    segments = [f"{video},{one['start']},{one['end']}" for one in row["windows"]]
+    (tmp_path / "list.csv").write_text("\n".join(["path,start,end", *segments]))
+    alone = called(
+        "predict", tmp_path / "list.csv", "-c", classifier_run, "--clips", 1, "--crops", 1, "--json"
+    ).stdout
+    (at_once,) = json.loads(called("predict", video, *options, "--batch", 4).stdout)
+    assert len(row["windows"]) == 6
+    for one, other, batched in zip(row["windows"], json.loads(alone), at_once["windows"], strict=True):
+        assert one["predictions"] == other["predictions"]
+        for found, expected in zip(batched["predictions"], one["predictions"], strict=True):
+            assert found["label"] == expected["label"]
+            assert found["probability"] == pytest.approx(expected["probability"], abs=1e-5)
+
+
+def test_what_lies_before_the_damage_is_told(classifier_run: Path, clip_files: Path, tmp_path: Path):
+    content = bytearray((clip_files / "clip2.mp4").read_bytes())
+    begin = int(0.7 * len(content))
+    content[begin : begin + 60] = b"\xff" * 60
+    (tmp_path / "hole.mp4").write_bytes(content)
+    (tmp_path / "text.mp4").write_text("no video")
+    whole = clip_files / "clip2.mp4"
+    options = ["-c", classifier_run, "--timeline", "--step", 0.25, "--json"]
+    expected = json.loads(called("predict", whole, *options).stdout)[0]["windows"]
+    for batch in (1, 3):
+        told = called(
+            "predict", tmp_path / "hole.mp4", tmp_path / "text.mp4", *options, "--batch", batch, code=4
+        )
+        damaged, text = json.loads(told.stdout)
+        assert re.fullmatch(r"frame \d+ of 32 cannot be decoded \(damaged file\)", damaged["error"])
+        starts = [one["start"] for one in damaged["windows"]]
+        assert starts == [one["start"] for one in expected[: len(starts)]]
+        assert 0 < len(starts) < len(expected)
+        assert text == {"video": str(tmp_path / "text.mp4"), "windows": [], "error": "not a video file"}
+
+
+def test_every_format_tells_the_same(classifier_run: Path, clip_files: Path, tmp_path: Path):
+    video = clip_files / "clip1.mp4"
+    options = ["-c", classifier_run, "--timeline", "--window", 1, "--step", 0.5, "--top", 2, "-q"]
+    (row,) = json.loads(called("predict", video, *options, "--format", "json").stdout)
+    expected = [
+        (one["start"], one["end"], rank, found["label"], found["probability"])
+        for one in row["windows"]
+        for rank, found in enumerate(one["predictions"], start=1)
+    ]
+    assert called("predict", video, *options, "-o", tmp_path / "told.csv").stdout.strip() == str(
+        tmp_path / "told.csv"
+    )
+    with (tmp_path / "told.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert [
+        (
+            float(line["start"]),
+            float(line["end"]),
+            int(line["rank"]),
+            line["label"],
+            float(line["probability"]),
+        )
+        for line in lines
+    ] == expected
+    cues = called("predict", video, *options, "--format", "srt").stdout.split("\n\n")
+    assert [cue.split("\n")[:2] for cue in cues] == [
+        ["1", "00:00:00,000 --> 00:00:00,500"],
+        ["2", "00:00:00,500 --> 00:00:01,000"],
+        ["3", "00:00:01,000 --> 00:00:02,000"],
+    ]
+    for cue, one in zip(cues, row["windows"], strict=True):
+        assert [line.split()[0] for line in cue.split("\n")[2:4]] == [p["label"] for p in one["predictions"]]
+    shown = called("predict", video, *options).stdout
+    assert shown.splitlines()[0] == str(video)
+    assert len(shown.splitlines()) == 4
+
+
+def test_several_heads_and_errors_have_their_columns():
+    found = [{"label": "cut", "index": 3, "probability": 0.75}]
+    told = [
+        {"video": "a, b.mp4", "heads": {"verb": found, "noun": found}},
+        {"video": "c.mp4", "error": "empty file"},
+    ]
+    assert list(csv.DictReader(io.StringIO(as_csv(told)))) == [
+        {
+            "video": "a, b.mp4",
+            "head": head,
+            "rank": "1",
+            "label": "cut",
+            "index": "3",
+            "probability": "0.75",
+            "error": "",
+        }
+        for head in ("verb", "noun")
+    ] + [
+        {
+            "video": "c.mp4",
+            "head": "",
+            "rank": "",
+            "label": "",
+            "index": "",
+            "probability": "",
+            "error": "empty file",
+        }
+    ]
+    assert as_table(told) == (
+        "a, b.mp4\n   75.0%  verb cut\n   75.0%  noun cut\nc.mp4\n  cannot be read: empty file\n"
+    )
+
+
+def test_subtitles_count_hours():
+    windows = [
+        {"start": 3725.5, "end": 3727.04, "predictions": [{"label": "serve", "index": 0, "probability": 0.5}]}
+    ]
+    assert as_srt([{"video": "a.mp4", "windows": windows}]) == "1\n01:02:05,500 --> 01:02:07,040\nserve 50%\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--window", "1"], "--window and --step belong to --timeline"),
+        (["--format", "srt"], "subtitles need the times of --timeline"),
+        (["--timeline", "-o", "THERE/t.srt", "CLIPS"], "subtitles are of one video, not of 5"),
+        (["--json", "--format", "csv"], "--json and --format csv: choose one"),
+        (["-o", "THERE/old.csv"], "old.csv: exists; choose another name, or use --overwrite"),
+    ],
+)
+def test_options_that_do_not_go_together_are_named(
+    classifier_run: Path, clip_files: Path, tmp_path: Path, options: list[str], message: str
+):
+    (tmp_path / "old.csv").write_text("mine")
+    told = [part.replace("THERE", str(tmp_path)).replace("CLIPS", str(clip_files)) for part in options]
+    assert message in called("predict", clip_files / "clip0.mp4", "-c", classifier_run, *told, code=2).stderr
+    assert (tmp_path / "old.csv").read_text() == "mine"
+
+
+def test_a_folder_of_pictures_has_no_timeline(classifier_run: Path, clip_files: Path, tmp_path: Path):
+    called(
+        "select-frames",
+        clip_files / "clip0.mp4",
+        "--frames",
+        4,
+        "--size",
+        32,
+        "--extract",
+        tmp_path / "pictures",
+    )
+    (folder,) = (path.parent for path in list((tmp_path / "pictures").rglob("*.png"))[:1])
+    result = called("predict", folder, "-c", classifier_run, "--timeline", "--json", code=4)
+    assert "a folder of pictures has no seconds" in json.loads(result.stdout)[0]["error"]

@@ -1,0 +1,108 @@
+"""Frame selection against exact probabilities, cases by hand, and what the model does with it."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import chisquare
+
+from everest.methods.frame_selection import (
+    FrameSelection,
+    draw_slices,
+    kept_per_slice,
+    num_candidates,
+    take_importance,
+    take_slices,
+)
+from everest.methods.grid import TokenGrid
+from everest.methods.strategies import RedundancyRobust
+
+
+@pytest.mark.parametrize(
+    ("slices", "alpha", "expected"),
+    # Table 13 asks for 10.4 and 14.4 pairs; in floating point 100 * 1.15 is less than 115.
+    [(8, 1.5, 12), (8, 1.3, 10), (8, 1.8, 14), (8, 2.0, 16), (8, 1.0, 8), (8, 1.1, 8), (100, 1.15, 115)],
+)
+def test_candidates_are_the_floor_of_alpha_times_as_many(slices: int, alpha: float, expected: int):
+    assert num_candidates(slices, alpha) == expected
+
+
+def test_kept_tokens_are_counted_by_slice():
+    grid = TokenGrid(t=3, h=1, w=3)
+    importance = torch.tensor([[1.0, 9, 2, 8, 7, 6, 0, 0, 5]])  # the five largest: 9 | 8 7 6 | 5
+    assert kept_per_slice(RedundancyRobust(keep_ratio=0.56), importance, grid).tolist() == [[1, 3, 1]]
+    ascending = RedundancyRobust(keep_ratio=0.34, visible_ratio=None, order="ascending")
+    assert kept_per_slice(ascending, importance, grid).tolist() == [[1, 0, 2]]
+
+
+def exact_inclusion(counts: list[int], num: int) -> dict[tuple[int, ...], float]:
+    """Probability of each set of `num` slices drawn one by one, each by its share of what is left."""
+    sets: dict[tuple[int, ...], float] = {}
+    for order in itertools.permutations(range(len(counts)), num):
+        left, probability = sum(counts), 1.0
+        for place in order:
+            probability *= counts[place] / left
+            left -= counts[place]
+        key = tuple(sorted(order))
+        sets[key] = sets.get(key, 0.0) + probability
+    return sets
+
+
+@pytest.mark.parametrize("counts", [[1, 2, 3, 4], [5, 5, 5], [1, 30, 2, 7, 4]])
+@pytest.mark.parametrize("num", [1, 2, 3])
+def test_sets_are_drawn_with_their_exact_probabilities(counts: list[int], num: int):
+    draws = 20_000
+    uniform = torch.rand(draws, len(counts), generator=torch.Generator().manual_seed(num))
+    drawn = draw_slices(torch.tensor([counts]).expand(draws, -1), uniform, num)
+    sets = exact_inclusion(counts, num)
+    assert sum(sets.values()) == pytest.approx(1)
+    observed = dict.fromkeys(sets, 0)
+    for row in drawn.tolist():
+        observed[tuple(row)] += 1
+    if len(sets) > 1:
+        expected = [probability * draws for probability in sets.values()]
+        assert chisquare(list(observed.values()), expected).pvalue > 1e-3
+
+
+@given(
+    counts=st.lists(st.integers(0, 400), min_size=1, max_size=12), seed=st.integers(0, 2**31), data=st.data()
+)
+def test_slices_with_kept_tokens_come_before_those_without(counts: list[int], seed: int, data: st.DataObject):
+    num = data.draw(st.integers(1, len(counts)))
+    uniform = torch.rand(1, len(counts), generator=torch.Generator().manual_seed(seed))
+    drawn = draw_slices(torch.tensor([counts]), uniform, num)[0].tolist()
+    assert drawn == sorted(set(drawn))  # in temporal order, each once
+    assert len(drawn) == num
+    full = {place for place, count in enumerate(counts) if count}
+    assert full <= set(drawn) or set(drawn) <= full
+    empty = sorted(set(range(len(counts))) - full, key=lambda place: float(uniform[0, place]))
+    missing = max(0, num - len(full))
+    assert set(drawn) - full == set(empty[:missing])  # in the order of their numbers
+
+
+def test_a_uniform_number_of_zero_draws_last_and_not_an_empty_slice():
+    assert draw_slices(torch.tensor([[3, 0, 3]]), torch.tensor([[0.0, 0.1, 0.5]]), 2).tolist() == [[0, 2]]
+
+
+def test_drawn_slices_are_cut_out_with_their_importance():
+    grid = TokenGrid(t=2, h=1, w=2)
+    frames = torch.arange(8.0).view(1, 1, 8, 1, 1).expand(2, 3, -1, 2, 2)  # frame numbers, slices of 2
+    slices = torch.tensor([[0, 3], [1, 2]])
+    assert take_slices(frames, slices, 2)[:, 0, :, 0, 0].tolist() == [[0, 1, 6, 7], [2, 3, 4, 5]]
+    importance = torch.arange(16.0).view(2, 8)  # (B, 4 slices x 2)
+    assert take_importance(importance, slices, grid).tolist() == [[0, 1, 6, 7], [10, 11, 12, 13]]
+
+
+def test_draw_uses_the_last_numbers_and_the_candidates_tokens():
+    clip = TokenGrid(t=1, h=1, w=2)
+    selection = FrameSelection(candidates=2)
+    importance = torch.tensor([[0.0, 1.0, 5.0, 6.0]])
+    noise = torch.tensor([[0.9, 0.9, 0.9, 0.9, 0.9, 0.2]])
+    strategy = RedundancyRobust(keep_ratio=0.5)  # both kept tokens lie in slice 1
+    assert selection.draw(strategy, importance, noise, clip).tolist() == [[1]]
+    all_kept = RedundancyRobust(keep_ratio=1.0)  # equal counts: the larger number wins, as -log falls
+    assert selection.draw(all_kept, importance, noise, clip).tolist() == [[0]]

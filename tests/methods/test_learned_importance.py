@@ -1,0 +1,161 @@
+"""LVMAE's selection: which tokens it encodes and asks for, by every score, and what must not decide it."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from everest.config.recipe import load_recipe
+from everest.errors import RecipeError
+from everest.methods.grid import TokenGrid
+from everest.methods.importance import RawPixels, ScoredEmbedding, change_importance, pixel_importance
+from everest.methods.masks import Tube
+from everest.methods.ranked import LearnedImportance
+
+GRID = TokenGrid(t=16, h=4, w=4)
+SCORES = ("learned", "random", "uniform-frames", "frame-difference", "embedding-distance", "all")
+
+
+class Given:
+    """Scores that a test makes up."""
+
+    def __init__(self, scores: torch.Tensor) -> None:
+        self.given = scores
+
+    def scores(self, frames: torch.Tensor) -> torch.Tensor:
+        return self.given
+
+
+def noise(batch: int = 2, grid: TokenGrid = GRID, seed: int = 0) -> torch.Tensor:
+    return torch.rand(batch, grid.num_tokens, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_the_encoder_sees_the_same_tubes_whatever_scores(score):
+    drawn = noise()
+    chosen = LearnedImportance(score=score)(GRID, importance=noise(seed=1), noise=drawn)
+    assert torch.equal(chosen.visible, Tube()(GRID, importance=None, noise=drawn).visible)
+    assert chosen.scored().all()  # nothing is seen and asked for at once
+
+
+def test_the_highest_unseen_scores_are_asked_for_and_the_rest_is_chance():
+    drawn, scores = noise(), noise(seed=1)
+    chosen = LearnedImportance(random_ratio=0.0)(GRID, importance=scores, noise=drawn)
+    unseen = scores.scatter(1, chosen.visible, -1.0)
+    assert torch.equal(chosen.target, unseen.topk(25).indices.sort(dim=1).values)
+    with_chance = LearnedImportance()(GRID, importance=scores, noise=drawn).target
+    assert with_chance.size(1) == 25 + 12
+    for of_both, important in zip(with_chance, chosen.target, strict=True):
+        assert set(important.tolist()) < set(of_both.tolist())
+
+
+@pytest.mark.parametrize("score", ["learned", "random", "uniform-frames"])
+def test_chance_has_no_favourite_among_the_hidden_tokens(score):
+    """The tubes are drawn from the same numbers: what they say of the first slice must not decide there."""
+    grid, batch = TokenGrid(t=2, h=4, w=4), 4000
+    drawn = noise(batch, grid)
+    chosen = LearnedImportance(mask_ratio=0.5, keep_ratio=0.0, random_ratio=0.25, score=score)(
+        grid, importance=torch.zeros(batch, grid.num_tokens), noise=drawn
+    )
+    first = (chosen.target < grid.per_slice).float().mean(dim=1)  # share in the first slice
+    if score == "uniform-frames":
+        assert set(first.tolist()) <= {0.0, 1.0}  # whole slices
+        return
+    deviation = first.std() / math.sqrt(batch)
+    assert abs(first.mean() - 0.5) < 4 * deviation
+
+
+def test_equal_scores_keep_exactly_so_many_and_favour_no_slice():
+    batch = 500
+    chosen = LearnedImportance(random_ratio=0.0)(
+        GRID, importance=torch.ones(batch, GRID.num_tokens), noise=noise(batch)
+    )
+    assert chosen.target.size(1) == 25
+    per_slice = torch.bincount((chosen.target // GRID.per_slice).flatten(), minlength=GRID.t)
+    assert per_slice.min() > 0.8 * per_slice.float().mean()
+    assert per_slice.max() < 1.2 * per_slice.float().mean()
+
+
+def test_windows_each_give_their_share():
+    scores = torch.arange(GRID.num_tokens).float().expand(2, -1)  # all that is important comes last
+    by_clip = LearnedImportance(random_ratio=0.0)(GRID, importance=scores, noise=noise()).target
+    by_window = LearnedImportance(random_ratio=0.0, scope="window", window=4)(
+        GRID, importance=scores, noise=noise()
+    ).target
+    assert (by_clip // GRID.per_slice).min() >= 13
+    counts = [torch.bincount(ids // (4 * GRID.per_slice), minlength=4) for ids in by_window]
+    assert all(sorted(count.tolist()) == [6, 6, 6, 7] for count in counts)
+
+
+@given(
+    st.integers(1, 20), st.integers(1, 6), st.integers(1, 6), st.floats(0.05, 0.95), st.floats(0, 0.5),
+    st.floats(0, 0.5), st.sampled_from(SCORES), st.sampled_from(["clip", "window"]),
+)  # fmt: skip
+def test_counts_follow_from_the_grid_alone(t, h, w, mask, keep, chance, score, scope):
+    grid = TokenGrid(t=t, h=h, w=w)
+    selector = LearnedImportance(
+        mask_ratio=round(mask, 2), keep_ratio=round(keep, 2), random_ratio=round(chance, 2), score=score,
+        scope=scope, window=3,
+    )  # fmt: skip
+    shapes = set()
+    for seed in range(2):
+        chosen = selector(grid, importance=noise(3, grid, seed + 5), noise=noise(3, grid, seed))
+        assert all(len(set(row.tolist())) == chosen.target.size(1) for row in chosen.target)
+        assert torch.equal(chosen.target, chosen.target.sort(dim=1).values)
+        shapes.add((chosen.visible.shape, chosen.target.shape))
+        both = torch.cat([chosen.visible, chosen.target], dim=1)
+        assert all(len(set(row.tolist())) == both.size(1) for row in both)
+    assert len(shapes) == 1
+
+
+def test_a_score_is_asked_of_what_measures_it():
+    frames, pixels = torch.rand(1, 3, 4, 4, 4), RawPixels((2, 2, 2))
+    scores = torch.rand(1, 8)
+    both = ScoredEmbedding(pixels, Given(scores))
+    assert LearnedImportance().importance(frames, both) is scores
+    of_pixels = LearnedImportance(score="frame-difference").importance(frames, both)
+    assert torch.equal(of_pixels, pixel_importance(frames, (2, 2, 2)))
+    of_tokens = LearnedImportance(score="embedding-distance").importance(frames, both)
+    assert torch.equal(of_tokens, change_importance(frames, pixels, (2, 2, 2)))
+    assert LearnedImportance(score="random").importance(frames, both) is None
+    with pytest.raises(RecipeError, match="needs a trained tokenizer"):
+        LearnedImportance().importance(frames, pixels)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("pretrain.selection.strategy=learned-importance", "pretrain.selection.score: needs a tokenizer"),
+        ("pretrain.target.kind=tokens", "pretrain.target.kind: needs a tokenizer"),
+    ],
+)
+def test_a_recipe_without_a_tokenizer_cannot_ask_for_one(override: str, message: str):
+    with pytest.raises(RecipeError, match=message):
+        load_recipe("k400", overrides=[override])
+
+
+def test_shares_that_exceed_all_tokens_are_refused():
+    shares = ["pretrain.selection.keep_ratio=0.6", "pretrain.selection.random_ratio=0.5"]
+    with pytest.raises(RecipeError, match=r"random_ratio: 0\.5 and keep_ratio \(0\.6\) are more than all"):
+        load_recipe("lvmae-demo", overrides=shares)
+
+
+def test_the_share_kept_by_another_strategy_is_not_its_own(tmp_path):
+    """keep_ratio is EVEREST's rho_pre; here it is what the decoder is asked for."""
+
+    def keep_ratio(recipe: str, *overrides: str) -> float:
+        return load_recipe(recipe, overrides=overrides).pretrain.selection.keep_ratio
+
+    assert keep_ratio("lvmae-demo") == 0.1
+    assert keep_ratio("lvmae-demo", "pretrain.selection.keep_ratio=0.2") == 0.2
+    assert keep_ratio("lvmae-demo", "pretrain.selection.score=random") == 0.1
+    assert keep_ratio("k400", "pretrain.selection.strategy=frame-difference") == 0.3
+    file = tmp_path / "mine.yaml"
+    file.write_text("base: lvmae-demo\npretrain: {selection: {keep_ratio: 0.3}}\n")
+    assert keep_ratio(str(file)) == 0.3
+    file.write_text("base: k400\npretrain: {selection: {strategy: learned-importance, score: random}}\n")
+    assert keep_ratio(str(file)) == 0.1

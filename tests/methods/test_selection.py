@@ -1,0 +1,224 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from everest.errors import RecipeError
+from everest.methods.grid import TokenGrid
+from everest.methods.importance import DISTANCES, change_importance, pixel_importance
+from everest.methods.masks import FrameWise, RunningCell
+from everest.methods.ranked import LearnedImportance
+from everest.methods.strategies import (
+    STRATEGIES,
+    AllTokens,
+    ByImportance,
+    FrameDifference,
+    RandomSpaceTime,
+    RedundancyRobust,
+    Tube,
+)
+
+GRIDS = {
+    "16 frames": TokenGrid(t=8, h=14, w=14),
+    "24 frames": TokenGrid(t=12, h=14, w=14),
+    "128 frames": TokenGrid(t=64, h=14, w=14),
+    "wide": TokenGrid(t=4, h=5, w=9),
+}
+# strategy -> (visible, target) on each grid of GRIDS
+COUNTS = {
+    RedundancyRobust(): [(156, 314), (235, 470), (1254, 2509), (18, 36)],
+    RedundancyRobust(keep_ratio=0.6, visible_ratio=None): [(940, 0), (1411, 0), (7526, 0), (108, 0)],
+    Tube(): [(160, 1408), (240, 2112), (1280, 11264), (20, 160)],
+    RandomSpaceTime(): [(156, 1412), (235, 2117), (1254, 11290), (18, 162)],
+    FrameDifference(keep_ratio=0.4): [(156, 471), (235, 705), (1254, 3763), (18, 54)],
+    FrameWise(): [(196, 1372), (392, 1960), (1568, 10976), (45, 135)],
+    LearnedImportance(): [(160, 234), (240, 352), (1280, 1881), (20, 27)],
+    LearnedImportance(score="all"): [(160, 1408), (240, 2112), (1280, 11264), (20, 160)],
+    AllTokens(): [(1568, 0), (2352, 0), (12544, 0), (180, 0)],
+}
+
+
+class Identity:
+    """Pixels as their own embedding."""
+
+    tubelet = (2, 2, 2)
+
+    def __call__(self, patches):
+        return patches.flatten(2)
+
+    of_change = __call__
+
+
+def test_every_strategy_has_its_counts_tested():
+    # Running cells have tests of their own: what they predict may be visible, and no grid may be odd.
+    assert {type(strategy) for strategy in COUNTS} == set(STRATEGIES.values()) - {RunningCell}
+
+
+@pytest.mark.parametrize("strategy", COUNTS, ids=lambda s: f"{s.strategy}-{getattr(s, 'visible_ratio', '')}")
+@pytest.mark.parametrize("name", GRIDS)
+def test_choice_is_ascending_disjoint_counted_and_repeatable(strategy, name):
+    grid, counts = GRIDS[name], COUNTS[strategy][list(GRIDS).index(name)]
+    generator = torch.Generator().manual_seed(1)
+    noise = torch.rand(2, grid.num_tokens + grid.t, generator=generator)
+    importance = torch.rand(2, grid.num_tokens, generator=generator)
+    chosen = strategy(grid, importance=importance, noise=noise)
+    assert (chosen.visible.size(1), chosen.target.size(1)) == counts
+    for ids in (chosen.visible, chosen.target):
+        assert (ids.diff(dim=1) > 0).all()
+    both = torch.cat([chosen.visible, chosen.target], dim=1)
+    assert all(row.unique().numel() == sum(counts) for row in both)
+    assert both.min() >= 0
+    assert both.max() < grid.num_tokens
+    again = strategy(grid, importance=importance, noise=noise)
+    assert torch.equal(again.visible, chosen.visible)
+    assert torch.equal(again.target, chosen.target)
+    on_meta = strategy(grid, importance=importance.to("meta"), noise=noise.to("meta"))
+    assert (on_meta.visible.size(1), on_meta.target.size(1)) == counts
+
+
+@given(seed=st.integers(0, 1000), keep=st.sampled_from([0.1, 0.3, 0.5, 0.9]))
+def test_no_dropped_token_matters_more_than_a_kept_one(seed, keep):
+    grid = TokenGrid(t=3, h=4, w=5)
+    importance = torch.rand(2, grid.num_tokens, generator=torch.Generator().manual_seed(seed))
+    descending = RedundancyRobust(keep_ratio=keep, visible_ratio=None)
+    kept = descending(grid, importance=importance, noise=importance).visible
+    for row, ids in zip(importance, kept, strict=True):
+        dropped = torch.ones(grid.num_tokens, dtype=torch.bool)
+        dropped[ids] = False
+        assert row[ids].min() >= row[dropped].max()
+    ascending = RedundancyRobust(keep_ratio=keep, visible_ratio=None, order="ascending")
+    assert torch.equal(ascending(grid, importance=-importance, noise=importance).visible, kept)
+
+
+def test_tube_masks_the_same_places_in_every_slice():
+    grid = TokenGrid(t=4, h=3, w=3)
+    chosen = Tube(mask_ratio=0.75)(grid, importance=None, noise=torch.rand(1, grid.num_tokens))
+    places = (chosen.visible % grid.per_slice).view(grid.t, -1)
+    assert (places == places[0]).all()
+
+
+# Two slices of one place: the tubelet's six values before and after.
+BEFORE = torch.tensor([1.0, 2.0, 3.0, 4.0, 0.0, 0.0])
+AFTER = torch.tensor([1.0, 0.0, 3.0, 1.0, 2.0, 0.0])
+BY_HAND = {
+    "l2": 17**0.5,  # differences 0, -2, 0, -3, 2, 0
+    "l1": 7.0,
+    "neg-cosine": -14 / (30 * 15) ** 0.5,
+    # centred: before -2/3 + ..., Pearson r = (14/6 - 10/6 * 7/6) / (sd * sd)
+    "neg-cka": -(((14 / 6 - 10 / 6 * 7 / 6) ** 2) / ((30 / 6 - (10 / 6) ** 2) * (15 / 6 - (7 / 6) ** 2))),
+}
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_distances_equal_the_hand_computed_case(distance):
+    clip = torch.stack([BEFORE, AFTER]).view(1, 2, 3, 1, 2).movedim(1, 2)  # (1, 3, 2, 1, 2)
+    importance = change_importance(clip, Identity(), (1, 1, 2), distance=distance)
+    assert importance[0].tolist() == pytest.approx([BY_HAND[distance]] * 2, rel=1e-6)
+
+
+def test_first_slice_copies_the_second_or_is_zero():
+    frames = torch.rand(2, 3, 6, 4, 4)
+    copied = change_importance(frames, Identity(), (2, 2, 2))
+    zero = change_importance(frames, Identity(), (2, 2, 2), first_slice="zero")
+    assert torch.equal(copied[:, :4], copied[:, 4:8])
+    assert (zero[:, :4] == 0).all()
+    assert torch.equal(copied[:, 4:], zero[:, 4:])
+
+
+def test_a_clip_of_one_slice_has_no_change():
+    assert change_importance(torch.rand(1, 3, 2, 4, 4), Identity(), (2, 2, 2)).tolist() == [[0.0] * 4]
+
+
+def test_importance_is_float32_under_autocast():
+    frames = torch.rand(1, 3, 4, 4, 4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        importance = change_importance(frames.bfloat16(), Identity(), (2, 2, 2))
+    assert importance.dtype == torch.float32
+
+
+def test_only_strategies_that_sort_by_change_measure_it():
+    frames = torch.rand(1, 3, 4, 4, 4)
+    embed = Identity()
+    for strategy in set(STRATEGIES.values()) - {LearnedImportance}:
+        measured = strategy().importance(frames, embed)
+        assert (measured is not None) == issubclass(strategy, ByImportance)
+    own = RedundancyRobust(distance="l1", first_slice="zero").importance(frames, embed)
+    expected = change_importance(frames, embed, (2, 2, 2), distance="l1", first_slice="zero")
+    assert torch.equal(own, expected)
+
+
+@pytest.mark.parametrize("name", sorted(STRATEGIES.keys() - {"frame", "running-cell"}))
+@pytest.mark.parametrize("keep", [0.1, 0.3, 0.7, 1])
+def test_keeping_a_share_encodes_it_on_exact_decimals(name, keep):
+    grid = TokenGrid(t=2, h=2, w=5)
+    noise = torch.rand(1, grid.num_tokens)
+    chosen = STRATEGIES[name]().keeping(keep)(grid, importance=noise, noise=noise)
+    assert chosen.visible.size(1) == round(keep * grid.num_tokens)
+
+
+def test_keeping_a_share_of_whole_slices_or_places_masks_the_floor():
+    grid = TokenGrid(t=8, h=2, w=2)
+    noise = torch.rand(1, grid.num_tokens)
+    for strategy, share, visible in [(FrameWise(), 0.3, 3 * 4), (RunningCell(), 0.3, 2 * 8)]:
+        assert strategy.keeping(share)(grid, importance=None, noise=noise).visible.size(1) == visible
+
+
+def test_frame_masking_hides_whole_slices():
+    grid = TokenGrid(t=8, h=3, w=3)
+    noise = torch.rand(4, grid.num_tokens)
+    chosen = FrameWise(mask_ratio=0.75)(grid, importance=None, noise=noise)
+    for visible, row in zip(chosen.visible // 9, noise[:, :8], strict=True):
+        assert visible.unique().tolist() == sorted(row.argsort()[:2].tolist())
+        assert visible.bincount().max() == 9
+
+
+# A cell's places, numbered row by row; two of four are predicted and one moves on with each slice.
+RUNNING = {0.0: [{0, 1}, {1, 2}, {2, 3}, {3, 0}], 0.5: [{2, 3}, {3, 0}, {0, 1}, {1, 2}]}
+
+
+@pytest.mark.parametrize("start", RUNNING)
+def test_running_cells_move_one_place_a_slice(start):
+    grid = TokenGrid(t=4, h=2, w=4)
+    noise = torch.rand(1, grid.num_tokens)
+    noise[:, -1] = start
+    target = RunningCell(mask_ratio=0.5)(grid, importance=None, noise=noise).target[0]
+    for number, places in enumerate(RUNNING[start]):
+        row, column = (
+            (target[target // 8 == number] % 8).div(4, rounding_mode="floor"),
+            target[target // 8 == number] % 4,
+        )
+        for cell in (0, 1):
+            inside = column // 2 == cell
+            assert {int(2 * r + c % 2) for r, c in zip(row[inside], column[inside], strict=True)} == places
+
+
+def test_running_cells_overlap_a_tube_and_the_overlap_counts_for_nothing():
+    grid = TokenGrid(t=8, h=14, w=14)
+    chosen = RunningCell()(grid, importance=None, noise=torch.rand(3, grid.num_tokens))
+    assert chosen.scored().sum(dim=1).tolist() == [704] * 3  # ARCHITECTURE: 784 targets, 80 of them seen
+
+
+def test_running_cells_of_the_encoder_leave_the_rest_to_predict():
+    grid = TokenGrid(t=8, h=4, w=4)
+    noise = torch.rand(2, grid.num_tokens)
+    chosen = RunningCell(encoder="running-cell", mask_ratio=0.5)(grid, importance=None, noise=noise)
+    both = torch.cat([chosen.visible, chosen.target], dim=1).sort(dim=1).values
+    assert torch.equal(both, torch.arange(grid.num_tokens).expand(2, -1))
+
+
+def test_running_cells_need_even_rows_and_columns():
+    noise = torch.rand(1, 4 * 3 * 4)
+    with pytest.raises(RecipeError, match="do not fill 3 x 4 places"):
+        RunningCell()(TokenGrid(t=4, h=3, w=4), importance=None, noise=noise)
+
+
+def test_pixel_importance_is_the_mean_change_of_a_tubelet():
+    frames = torch.zeros(1, 3, 4, 2, 2)
+    frames[:, :, 2:, 0, 0] = 6.0  # one of the two pixels of the upper tubelet jumps at frame 2
+    importance = pixel_importance(frames, (2, 1, 2))
+    assert importance.tolist() == [[0.0, 0.0, 1.5, 0.0]]  # 6 in one of two frames and one of two pixels
+    first = torch.tensor([0.0, 4.0]).view(1, 1, 2, 1, 1).expand(1, 3, 2, 1, 1)
+    assert pixel_importance(first, (2, 1, 1)).tolist() == [[4.0]]  # the first frame takes the second's change
+    assert pixel_importance(torch.rand(1, 3, 1, 2, 2), (1, 1, 2)).tolist() == [[0.0, 0.0]]

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from everest.errors import RecipeError
+from everest.methods.grid import TokenGrid, TokenSelection, gather_patches, num_kept, patchify, unpatchify
+
+GRIDS = st.builds(TokenGrid, t=st.integers(1, 4), h=st.integers(1, 4), w=st.integers(1, 4))
+
+
+def frames_of(grid: TokenGrid, tubelet: tuple[int, int, int]) -> torch.Tensor:
+    shape = (2, 3, grid.t * tubelet[0], grid.h * tubelet[1], grid.w * tubelet[2])
+    return torch.arange(torch.Size(shape).numel()).view(shape)
+
+
+@given(grid=GRIDS, tubelet=st.sampled_from([(2, 4, 4), (1, 2, 3), (2, 3, 5)]))
+def test_unpatchify_inverts_patchify(grid, tubelet):
+    frames = frames_of(grid, tubelet)
+    assert torch.equal(unpatchify(patchify(frames, tubelet), grid), frames)
+
+
+@given(grid=GRIDS, data=st.data())
+def test_gathered_patches_are_those_of_patchify(grid, data):
+    ids = data.draw(st.lists(st.integers(0, grid.num_tokens - 1), min_size=2, max_size=8))
+    ids = torch.tensor([ids, ids[::-1]])
+    frames = frames_of(grid, (2, 4, 4))
+    expected = torch.stack(
+        [patches[row] for patches, row in zip(patchify(frames, (2, 4, 4)), ids, strict=True)]
+    )
+    assert torch.equal(gather_patches(frames, ids, (2, 4, 4)), expected)
+
+
+def test_token_id_counts_columns_then_rows_then_slices():
+    grid = TokenGrid(t=2, h=3, w=5)
+    patches = patchify(frames_of(grid, (1, 1, 1)), (1, 1, 1))
+    slice_, row, column = 1, 2, 3
+    token = (slice_ * grid.h + row) * grid.w + column
+    assert patches[0, token].flatten()[0] == frames_of(grid, (1, 1, 1))[0, 0, slice_, row, column]
+
+
+@pytest.mark.parametrize("size", [(100, 224), (224, 8)])
+def test_a_clip_that_does_not_divide_has_no_grid(size):
+    with pytest.raises(RecipeError, match="multiple of the tubelet's"):
+        TokenGrid.of_clip(frames=16, size=size, tubelet=(2, 16, 16))
+
+
+def test_shares_are_floored_on_exact_decimals():
+    assert num_kept(1568, 0.3) == 470
+    assert num_kept(1000, 0.3) == 300
+    assert num_kept(10, 0.1) == 1
+    assert num_kept(10, 1 - 0.9) == 0  # the caller must keep its decimals
+
+
+def test_scored_targets_are_those_not_visible():
+    selection = TokenSelection(torch.tensor([[1, 4, 9], [0, 2, 3]]), torch.tensor([[0, 4, 10], [2, 3, 7]]))
+    assert selection.scored().tolist() == [[True, False, True], [False, False, True]]
+    nothing_visible = TokenSelection(torch.zeros(1, 0, dtype=torch.int64), torch.tensor([[3]]))
+    assert nothing_visible.scored().tolist() == [[True]]
+
+
+GRID = TokenGrid(t=2, h=2, w=2)
+
+
+def chosen(visible, target) -> TokenSelection:
+    return TokenSelection(torch.tensor(visible), torch.tensor(target))
+
+
+def test_a_choice_that_can_be_meant_passes():
+    chosen([[0, 7], [1, 2]], [[3, 7], [0, 1]]).check(GRID, batch=2)
+    on_meta = TokenSelection(*(torch.zeros(2, 3, dtype=torch.int64, device="meta") for _ in range(2)))
+    on_meta.check(GRID, batch=2)
+
+
+@pytest.mark.parametrize(
+    ("visible", "target", "message"),
+    [
+        ([[2, 1]], [[3, 4]], "selection.visible: ids must ascend"),
+        ([[1, 2]], [[4, 4]], "selection.target: ids must ascend along a row, each once"),
+        ([[-1, 2]], [[3, 4]], "selection.visible: ids from -1 to 2; a clip's tokens count 0 to 7"),
+        ([[1, 2]], [[3, 8]], "selection.target: ids from 3 to 8"),
+        ([[1, 2]] * 2, [[3, 4]] * 2, r"expected ids of shape \(1, K\) for 1 clips, got \(2, 2\)"),
+        ([1, 2], [3, 4], r"expected ids of shape \(1, K\)"),
+        ([[1.0, 2.0]], [[3, 4]], "expected int64 ids, got torch.float32"),
+        ([[1, 2]], [[1, 2]], "all targets are visible"),
+    ],
+)
+def test_a_choice_that_cannot_be_meant_says_why(visible, target, message):
+    with pytest.raises(ValueError, match=message):
+        chosen(visible, target).check(GRID, batch=1)
+
+
+@pytest.mark.parametrize("part", ["visible", "target"])
+def test_a_choice_names_tokens(part):
+    ids = {"visible": torch.tensor([[1]]), "target": torch.tensor([[2]])}
+    ids[part] = ids[part][:, :0]
+    with pytest.raises(ValueError, match=f"selection.{part}: names no token"):
+        TokenSelection(**ids).check(GRID, batch=1)
+
+
+def test_ids_that_are_not_contiguous_do_not_warn():
+    ids = torch.tensor([[1, 3], [2, 5], [4, 6]]).T  # (2, 3), strides of a transpose
+    assert not ids.is_contiguous()
+    assert not TokenSelection(ids, ids).scored().any()  # a warning is an error here

@@ -1,0 +1,236 @@
+""""""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_models import TINY, tiny
+
+import everest
+from everest.config.settings import FrameSelectionSettings, ModelSettings, TargetSettings
+from everest.methods.frame_selection import FrameSelection
+from everest.methods.grid import TokenSelection, patchify
+from everest.methods.strategies import AllTokens, RandomSpaceTime, RedundancyRobust, Tube
+from everest.models.spec import ModelSpec
+
+NAMES = {"small": "vit-s", "base": "vit-b", "large": "vit-l"}
+
+
+@pytest.mark.parametrize("official", NAMES)
+@pytest.mark.parametrize("kind", ["pretrain", "classifier"])
+def test_parameters_are_as_many_as_the_released_models_have(
+    golden: Callable[[str], Path], official: str, kind: str
+):
+    told = json.loads(golden("parameter_counts.json").read_text())
+    stage = "pretrain" if kind == "pretrain" else "finetune"
+    with torch.device("meta"):
+        model = everest.create_model(NAMES[official], kind=kind, num_classes=400)
+    count = sum(p.numel() for p in model.parameters())
+    assert count == told[f"everest_{stage}_{official}"]["n_params"]
+
+
+@pytest.mark.parametrize("strategy", [RedundancyRobust(), Tube(), RandomSpaceTime(visible_ratio=0.2)])
+@pytest.mark.parametrize(("frames", "size"), [(2, (32, 32)), (6, (24, 40)), (32, (16, 16))])
+def test_any_grid_and_strategy_gives_a_finite_loss_and_gradients(strategy, frames, size):
+    torch.manual_seed(0)
+    model = tiny("pretrain", frames=frames, size=size, selection=strategy)
+    out = model(torch.randn(2, 3, frames, *size))
+    out.loss.backward()
+    assert torch.isfinite(out.loss)
+    assert out.prediction.shape == out.target.shape == (*out.selection.target.shape, 2 * 8 * 8 * 3)
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert torch.isfinite(parameter.grad).all(), name
+
+
+def test_forward_runs_on_meta_without_looking_at_values():
+    with torch.device("meta"):
+        model = everest.create_model("vit-b", kind="pretrain")
+        out = model(torch.zeros(1, 3, 16, 224, 224), noise=torch.zeros(1, 1568))
+    assert out.prediction.shape == (1, 314, 1536)
+
+
+def test_a_clip_of_another_size_is_refused():
+    with pytest.raises(ValueError, match=r"expected clips of shape \(B, 3, 8, 32, 32\)"):
+        tiny("pretrain")(torch.zeros(1, 3, 8, 32, 40))
+
+
+def test_targets_given_as_visible_do_not_count():
+    model = tiny("pretrain")
+    x = torch.randn(1, 3, 8, 32, 32)
+    visible = torch.tensor([[0, 5, 9]])
+    alone = model(x, selection=TokenSelection(visible, torch.tensor([[3, 11]])))
+    overlapping = model(x, selection=TokenSelection(visible, torch.tensor([[3, 5, 11]])))
+    errors = (overlapping.prediction - overlapping.target).square().mean(-1)[0]
+    assert overlapping.loss.item() == pytest.approx(errors[[0, 2]].mean().item(), rel=1e-6)
+    assert overlapping.prediction.shape[1] == alone.prediction.shape[1] + 1
+
+
+def test_equal_noise_gives_equal_losses_and_no_noise_draws_from_torch():
+    model = tiny("pretrain")
+    x, noise = torch.randn(2, 3, 8, 32, 32), torch.rand(2, 64)
+    assert model(x, noise=noise).loss == model(x, noise=noise).loss
+    torch.manual_seed(3)
+    first = model(x).selection.visible
+    torch.manual_seed(3)
+    assert torch.equal(model(x).selection.visible, first)
+    assert not torch.equal(model(x).selection.visible, first)
+
+
+def test_keep_of_a_call_overrides_the_trained_share():
+    classifier = tiny("classifier", num_classes=3).eval()
+    x = torch.randn(2, 3, 8, 32, 32)
+    assert classifier.kept_tokens(x).size(1) == 38  # 0.6 of 64
+    assert classifier.kept_tokens(x, keep=0.25).size(1) == 16
+    assert torch.equal(classifier(x), classifier(x, keep=0.6))
+    everything = tiny("classifier", num_classes=3, selection=AllTokens())
+    everything.load_state_dict(classifier.state_dict())
+    torch.testing.assert_close(classifier(x, keep=1.0), everything.eval()(x))
+
+
+def test_checkpointing_changes_neither_loss_nor_gradients():
+    x, noise = torch.randn(2, 3, 8, 32, 32), torch.rand(2, 64)
+    spec = {
+        "kind": "pretrain",
+        "frames": 8,
+        "size": (32, 32),
+        "model": ModelSettings(backbone="vit-tiny", tubelet=(2, 8, 8), **TINY),
+        "selection": RedundancyRobust(),
+        "target": TargetSettings(),
+    }
+    plain = ModelSpec(**spec).build().train()
+    saving = ModelSpec(**spec, checkpointing=True).build().train()
+    saving.load_state_dict(plain.state_dict())
+    for model in (plain, saving):
+        model(x, noise=noise).loss.backward()
+    for ours, theirs in zip(saving.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+def test_weights_of_a_short_clip_load_into_a_longer_one():
+    tiny("pretrain", frames=16).load_state_dict(tiny("pretrain", frames=8).state_dict())
+
+
+def test_a_spec_survives_json():
+    spec = ModelSpec(
+        kind="classifier",
+        frames=8,
+        size=(32, 48),
+        model=ModelSettings(backbone="vit-tiny", tubelet=(2, 8, 8)),
+        selection=RedundancyRobust(keep_ratio=0.5, visible_ratio=None, distance="l1"),
+        num_classes=4,
+    )
+    assert ModelSpec.of(json.loads(json.dumps(spec.dump())), source=Path("here")) == spec
+
+
+@pytest.mark.parametrize("kind", ["pretrain", "classifier"])
+@pytest.mark.parametrize(
+    ("clips", "message"),
+    [
+        (torch.zeros(1, 3, 8, 32, 32, dtype=torch.uint8), "torch.uint8: normalise them first"),
+        (torch.zeros(0, 3, 8, 32, 32), "an empty batch"),
+        (torch.zeros(3, 8, 32, 32), "expected clips of shape"),
+    ],
+)
+def test_clips_that_are_no_normalised_batch_are_refused(kind, clips, message):
+    with pytest.raises(ValueError, match=message):
+        tiny(kind, num_classes=3)(clips)
+
+
+@pytest.mark.parametrize(
+    ("keep", "message"),
+    [(0, "more than 0"), (-0.1, "more than 0"), (1.5, "at most 1"), (0.01, "leaves none of 64 tokens")],
+)
+@pytest.mark.parametrize("selection", [None, AllTokens()])
+def test_keep_of_a_call_must_leave_tokens(keep, message, selection):
+    classifier = tiny("classifier", num_classes=3, selection=selection)
+    with pytest.raises(ValueError, match=message):
+        classifier(torch.randn(1, 3, 8, 32, 32), keep=keep)
+
+
+@pytest.mark.parametrize("ids", [[[5, 0]], [[0, 64]], [[-1, 5]], [[0, 5]] * 2])
+def test_a_given_choice_is_checked(ids):
+    wrong = TokenSelection(torch.tensor(ids), torch.tensor([[3, 11]]))
+    with pytest.raises(ValueError, match=r"selection\.visible"):
+        tiny("pretrain")(torch.randn(1, 3, 8, 32, 32), selection=wrong)
+
+
+def test_a_new_measuring_strategy_needs_its_class_only():
+    class Brightest:
+        def importance(self, frames, embed):
+            return patchify(frames, embed.tubelet).flatten(2).mean(-1)
+
+        def __call__(self, grid, *, importance, noise):
+            ranked = importance.argsort(dim=1, descending=True)
+            return TokenSelection(ranked[:, :4].sort().values, ranked[:, 4:8].sort().values)
+
+    model = tiny("pretrain")
+    model.selector = Brightest()
+    x = torch.zeros(1, 3, 8, 32, 32)
+    x[..., :8, 16:24] = 1  # the third place of each of four slices
+    assert model(x).selection.visible.tolist() == [[2, 18, 34, 50]]
+
+
+# --- frame selection ----------------------------------------------------------------------------------------
+
+
+def drawing(*, recompute: bool = False, **options):
+    """A model of 4 slices that are drawn from 6, and candidates in which little happens after slice 3."""
+    model = tiny("pretrain", selection=RedundancyRobust(keep_ratio=0.5), **options)
+    model.frame_selection = FrameSelection(candidates=6, recompute=recompute)
+    frames = torch.randn(3, 3, 12, 32, 32, generator=torch.Generator().manual_seed(0))
+    frames[:, :, 8:] = frames[:, :, 6:8].repeat(1, 1, 2, 1, 1)
+    return model, frames
+
+
+def test_clips_are_drawn_from_candidates_where_something_happens():
+    model, frames = drawing()
+    noise = torch.rand(3, 6 * 16 + 6)
+    out = model(frames, noise=noise)
+    assert torch.equal(out.frames, frames[:, :, :8])  # slices 4 and 5 have no kept token
+    again = model(out.frames, selection=out.selection)
+    assert torch.equal(again.loss, out.loss)
+
+
+def test_drawn_slices_keep_the_importance_that_they_had_unless_told_otherwise():
+    torch.manual_seed(0)
+    model, frames = drawing()
+    frames[:, :, 4:6] = frames[:, :, 2:4]  # nothing happens in slice 2
+    frames[:, :, 8:] = torch.randn(3, 3, 4, 32, 32)
+    noise = torch.rand(3, 6 * 16 + 6)
+    kept = model.select(frames, noise)
+    model.frame_selection = FrameSelection(candidates=6, recompute=True)
+    again = model.select(frames, noise)
+    assert not torch.equal(kept.target, again.target)
+    clips = model(frames, noise=noise).frames
+    plain = model.select(clips, noise[:, : 4 * 16])  # a clip of its own length is measured by itself
+    assert torch.equal(plain.visible, again.visible)
+    assert torch.equal(plain.target, again.target)
+
+
+def test_candidates_of_another_number_are_refused():
+    model, frames = drawing()
+    with pytest.raises(ValueError, match=r"expected clips of shape \(B, 3, 12, 32, 32\)"):
+        model(frames[:, :, :10])
+
+
+def test_frame_selection_survives_a_file_and_runs_on_meta():
+    spec = ModelSpec(
+        kind="pretrain",
+        frames=8,
+        size=(32, 32),
+        model=ModelSettings(backbone="vit-tiny", tubelet=(2, 8, 8), **TINY),
+        selection=RedundancyRobust(),
+        target=TargetSettings(),
+        frame_selection=FrameSelectionSettings(alpha=1.7, recompute=True),
+    )
+    assert ModelSpec.of(spec.dump(), source=Path("model.safetensors")) == spec
+    with torch.device("meta"):
+        model = spec.build()
+        assert model.frame_selection == FrameSelection(candidates=6, recompute=True)
+        out = model(torch.empty(2, 3, 12, 32, 32), noise=torch.empty(2, 6 * 16 + 6))
+    assert out.frames.shape == (2, 3, 8, 32, 32)

@@ -1,0 +1,219 @@
+"""Pooling by class attention: the layer, its place in training, its checkpoints, what is computed with it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from small_runs import RECIPE, called, refused, run, told, weights
+from tiny_models import grouped, tiny
+
+import everest
+from everest.config.recipe import load_recipe
+from everest.methods.strategies import Tube
+from everest.models.classifier import ClassAttentionPooling
+from everest.profiling.profile import cost_of
+
+ATTENTION = {"pooling": "class-attention"}
+
+
+@pytest.fixture(scope="module")
+def recipe(clip_files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tubes left out in fine-tuning, two label heads, pooling by class attention."""
+    folder = tmp_path_factory.mktemp("pooling")
+    rows = [f"{clip_files}/clip{i}.mp4,{i % 3},{i % 2}\n" for i in range(4)]
+    (folder / "train.csv").write_text("path,label.noun,label.verb\n" + "".join(rows))
+    path = folder / "tiny.yaml"
+    text = RECIPE.replace("data: {", f'data: {{root: "{folder}", ')
+    text = text.replace("num_classes: 2", "heads: {verb: 2, noun: 3}")
+    text = text.replace("model: {", "model: {pooling: class_attention, ")
+    path.write_text(text.replace("finetune: {", "finetune: {selection: {strategy: tube, keep_ratio: 0.75}, "))
+    return path
+
+
+@pytest.fixture(scope="module")
+def pretrained(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pretrained") / "run"
+    run("pretrain", "--recipe", recipe, "-o", folder, "-q")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(recipe: Path, pretrained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    run("finetune", "--recipe", recipe, "--init", pretrained, "-o", folder, "-q")
+    return folder
+
+
+# --- the layer ----------------------------------------------------------------------------------------------
+
+
+def test_the_class_token_asks_once_for_what_attention_by_hand_gives():
+    torch.manual_seed(0)
+    pool = ClassAttentionPooling(24, heads=2).eval()
+    tokens, block = torch.randn(3, 10, 24), pool.block
+    asking = pool.class_token.expand(3, 1, 24)
+    seen = block.norm1(torch.cat([asking, tokens], dim=1))  # (B, 1 + K, D)
+    q, k, v = (
+        layer(part).unflatten(-1, (2, 12)).transpose(1, 2)
+        for layer, part in ((block.attn.q, seen[:, :1]), (block.attn.k, seen), (block.attn.v, seen))
+    )
+    shares = (q @ k.transpose(-2, -1) / 12**0.5).softmax(dim=-1)
+    asking = asking + block.attn.proj((shares @ v).transpose(1, 2).flatten(2))
+    asking = asking + block.mlp(block.norm2(asking))
+    torch.testing.assert_close(pool(tokens), asking[:, 0])
+
+
+def test_the_order_of_the_kept_tokens_is_nothing_to_it():
+    pool, tokens = ClassAttentionPooling(24, heads=2), torch.randn(2, 10, 24)
+    torch.testing.assert_close(pool(tokens), pool(tokens[:, torch.randperm(10)]))
+
+
+@pytest.mark.parametrize("keep", [None, 0.25, 1.0])
+def test_every_parameter_learns_from_any_number_of_tokens(keep: float | None):
+    model = tiny("classifier", num_classes=3, selection=Tube(keep_ratio=0.75), **ATTENTION)
+    model(torch.randn(2, 3, 8, 32, 32), keep=keep).square().sum().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert torch.isfinite(parameter.grad).all(), name
+        assert parameter.grad.any(), name
+
+
+def test_it_learns_at_the_rate_of_the_head_and_its_token_does_not_decay():
+    with torch.device("meta"):
+        model = everest.create_model("vit-b", kind="classifier", num_classes=3, **ATTENTION)
+    groups = grouped(model, layer_decay=0.75)
+    pooling = {name: group for name, group in groups.items() if name.startswith("pool.")}
+    assert {scale for _, scale in pooling.values()} == {groups["head.weight"][1]} == {1.0}
+    assert groups["pool.class_token"] == groups["pool.block.norm1.weight"] == (0.0, 1.0)
+    assert groups["pool.block.attn.k.weight"] == (0.05, 1.0)
+
+
+def test_other_poolings_have_no_weights():
+    for pooling in ("mean", "first"):
+        names = tiny("classifier", num_classes=3, pooling=pooling).state_dict()
+        assert not [name for name in names if name.startswith("pool")]
+
+
+# --- runs ---------------------------------------------------------------------------------------------------
+
+
+def test_pretraining_knows_nothing_of_it(pretrained: Path):
+    assert not [name for name in weights(pretrained) if "pool" in name]
+
+
+def test_tubes_heads_and_a_pretrained_encoder_go_with_it(recipe: Path, pretrained: Path, trained: Path):
+    model = everest.load_model(trained)
+    assert (model.pooling, model.heads) == ("class-attention", {"verb": 2, "noun": 3})
+    rows = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    assert {"val_verb_top1", "val_noun_top1"} <= set(rows[-1])
+    assert weights(trained)["pool.class_token"].any()
+    with safe_open(trained / "model.safetensors", "pt") as file:
+        assert json.loads(file.metadata()["settings"])["model"]["pooling"] == "class-attention"
+
+
+def test_a_stopped_run_goes_on_to_the_same_bits(
+    recipe: Path, pretrained: Path, trained: Path, tmp_path: Path
+):
+    command = ["finetune", "--recipe", recipe, "--init", pretrained, "-q", "--set", "train.save_every=2"]
+    run(*command, "-o", tmp_path / "run")
+    newest = max((tmp_path / "run" / "state").iterdir())
+    newest.unlink()
+    run(*command, "-o", tmp_path / "run")
+    assert told(tmp_path / "run") == told(trained)
+    ours, theirs = weights(tmp_path / "run"), weights(trained)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_another_run_begins_with_its_layer_only_where_it_pools_alike(
+    recipe: Path, trained: Path, tmp_path: Path
+):
+    still = ["--set", "finetune.base_lr=1e-9", "--set", "finetune.min_lr=0", "-q"]
+    command = ["finetune", "--recipe", recipe, "--init", trained, *still]
+    called(*command, "-o", tmp_path / "same")
+    said = called(*command, "-o", tmp_path / "mean", "--set", "model.pooling=mean").stderr
+    assert "the checkpoint has class-attention pooling, the recipe mean: pooling and head start fresh" in said
+    before, same, mean = (weights(folder) for folder in (trained, tmp_path / "same", tmp_path / "mean"))
+    for name in ("pool.class_token", "pool.block.attn.k.weight", "head.weight"):
+        assert (before[name] - same[name]).abs().max() < 1e-6
+    assert (before["head.weight"] - mean["head.weight"]).abs().max() > 1e-4
+    assert not [name for name in mean if name.startswith("pool.")]
+
+
+def test_a_frozen_encoder_leaves_it_to_learn(recipe: Path, pretrained: Path, tmp_path: Path):
+    options = ["--init", pretrained, "--set", "finetune.freeze=encoder", "-o", tmp_path / "run", "-q"]
+    run("finetune", "--recipe", recipe, *options)
+    state = load_file(next((tmp_path / "run" / "state").glob("*.safetensors")))
+    learned = {name.split("/")[1] for name in state if name.startswith("optimizer/")}
+    assert {name.split(".")[0] for name in learned} == {"norm", "head", "pool"}
+
+
+def test_commands_compute_with_it(trained: Path, clip_files: Path, tmp_path: Path):
+    result = json.loads(run("eval", "-c", trained, "--json", "-q"))
+    assert set(result["heads"]) == {"verb", "noun"}
+    (row,) = json.loads(run("predict", clip_files / "clip0.mp4", "-c", trained, "--json", "-q"))
+    assert set(row["heads"]) == {"verb", "noun"}
+    run("extract", clip_files / "clip0.mp4", "-c", trained, "-o", tmp_path / "seen.safetensors", "-q")
+    assert load_file(tmp_path / "seen.safetensors")["features"].shape == (1, 24)
+    probed = json.loads(run("probe", "-c", trained, "--probes", "knn,linear", "--json", "-q"))
+    assert set(probed["heads"]) == {"verb", "noun"}
+
+
+def test_a_checkpoint_from_before_the_setting_pools_by_the_mean(clip_files: Path, tmp_path: Path):
+    path, old = tmp_path / "tiny.yaml", tmp_path / "old.safetensors"
+    path.write_text(RECIPE.replace("data: {", f'data: {{root: "{clip_files}", '))
+    run("finetune", "--recipe", path, "--init", "none", "-o", tmp_path / "run", "-q")
+    with safe_open(tmp_path / "run" / "model.safetensors", "pt") as file:
+        header = file.metadata()
+    settings = json.loads(header["settings"])
+    del settings["model"]["pooling"]
+    save_file(weights(tmp_path / "run"), old, {**header, "settings": json.dumps(settings)})
+    clip = torch.randn(1, 3, 4, 32, 32)
+    assert everest.load_model(old).pooling == "mean"
+    assert torch.equal(everest.load_model(old)(clip), everest.load_model(tmp_path / "run")(clip))
+
+
+def test_an_unknown_pooling_is_told_with_those_there_are(recipe: Path):
+    said = refused(
+        "finetune", "--recipe", recipe, "--init", "none", "--set", "model.pooling=attention", code=2
+    )
+    assert "model.pooling" in said
+    assert "class-attention" in said
+
+
+# --- recipes and costs --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "epochs"), [("lvmae-128-large", 50), ("lvmae-ek100-large", 30)])
+def test_the_large_recipes_are_those_of_the_paper(name: str, epochs: int):
+    large = load_recipe(name)
+    base = load_recipe(
+        name.removesuffix("-large"), overrides=["model.backbone=vit-l", "model.pooling=class-attention"]
+    )
+    stage, size = large.finetune, large.model.backbone_size
+    assert (large.model.backbone, large.model.pooling) == ("vit-l", "class-attention")
+    assert (stage.epochs, stage.drop_path, stage.selection.keep_ratio) == (epochs, 0.2, 0.75)
+    assert (size.decoder_width, size.decoder_heads) == (512, 8)
+    assert replace(large, name=base.name, summary=base.summary) == base
+
+
+def test_the_layer_is_a_small_part_of_what_fine_tuning_costs():
+    changes = ("data.frames=16",)
+    mean, attention = (
+        cost_of("lvmae-128-large", "finetune", (*changes, f"model.pooling={name}"))
+        for name in ("mean", "class-attention")
+    )
+    tokens, width = mean.tokens["kept"], 1024
+    added = attention.macs.total - mean.macs.total
+    # Keys, values, products and norm of all tokens with the class token; its query, projection, MLP and norm.
+    assert added == (tokens + 1) * (2 * width**2 + 2 * width + 5 * width) + 10 * width**2 + 5 * width
+    assert attention.parameters - mean.parameters == 12 * width**2 + (9 + 2 + 4 + 1) * width
+    assert (
+        cost_of("lvmae-128-large", "pretrain", changes).macs
+        == cost_of("lvmae-128", "pretrain", (*changes, "model.backbone=vit-l")).macs
+    )

@@ -1,0 +1,323 @@
+"""`everest prepare encode`: the same frames at the same times in files that are faster to read."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from everest.data.samples import read_samples
+from everest.prepare.encode import Part
+from everest.prepare.encoding import encoded_size
+from everest.video.file import look
+from everest.video.reader import frames_between, probe, read_frames
+from everest_cli.main import app
+
+SIZES = st.integers(1, 5000)
+
+
+def everest(*arguments: object, code: int = 0) -> tuple[str, str]:
+    """stdout and stderr of `everest prepare encode`."""
+    result = CliRunner().invoke(app, ["prepare", "encode", *map(str, arguments), "--workers", "1"])
+    assert result.exit_code == code, (result.output, result.exception)
+    return result.stdout, result.stderr
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """All files below a folder, but for what tells who wrote there."""
+    files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".encode-")]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def told(*arguments: object, code: int = 0) -> dict:
+    return json.loads(everest(*arguments, "--json", "-q", code=code)[0])
+
+
+@pytest.fixture
+def videos(clip_files: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(clip_files, tmp_path / "videos")
+
+
+@given(SIZES, SIZES, st.integers(16, 1000))
+def test_a_new_size_is_even_no_larger_and_of_the_same_shape(height: int, width: int, short_side: int):
+    new = encoded_size(height, width, short_side)
+    assert all(side % 2 == 0 and side >= 2 for side in new)
+    assert all(side <= max(old, 2) for side, old in zip(new, (height, width), strict=True))
+    scale = min(short_side, height, width) / min(height, width)
+    exact = (height * scale, width * scale)
+    assert all(-2.001 < side - want <= 1 for side, want in zip(new, exact, strict=True))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["vfr_made.mp4", "rotate90_phone.mov", "mpeg4_bframes.avi", "animated.gif", "odd_321x181_made.mp4"],
+)
+def test_frames_and_times_stay(shared: Path, tmp_path: Path, name: str):
+    same_video(shared / "videos" / "odd" / name, tmp_path)
+
+
+@pytest.mark.slow
+def test_frames_and_times_of_all_kinds_of_files_stay(shared: Path, tmp_path: Path):
+    folder = shared / "videos" / "odd"
+    with (folder / "manifest.csv").open() as file:
+        good = [row["name"] for row in csv.DictReader(file) if row["expected"].startswith("decode")]
+    for name in good:
+        if name not in ("corrupted_real.mp4", "truncated_faststart.mp4"):  # not whole: refused
+            same_video(folder / name, tmp_path / name)
+
+
+def same_video(source: Path, tmp_path: Path) -> None:
+    """Encode a video, and compare number, times and looks of its frames."""
+    (tmp_path / "in").mkdir(parents=True)
+    shutil.copy(source, tmp_path / "in")
+    everest(tmp_path / "in", "-o", tmp_path / "out", "--short-side", 128)
+    (made,) = (tmp_path / "out").glob("*.mp4")
+    before, after = probe(source), probe(made)
+    assert after.frames == before.frames, source.name
+    size = encoded_size(before.height, before.width, 128)
+    assert (after.height, after.width) == size
+    assert seconds(made) == pytest.approx(seconds(source), abs=1e-4), source.name
+    ids = np.linspace(0, before.frames - 1, 5).astype(int).tolist()
+    ours = read_frames(made, ids).permute(0, 3, 1, 2).float()
+    theirs = read_frames(source, ids).permute(0, 3, 1, 2).float()
+    theirs = torch.nn.functional.interpolate(theirs, size, mode="bilinear", antialias=True)
+    assert (ours - theirs).abs().mean() < 6, source.name  # of 255; colours of half the places, quantised
+
+
+def seconds(video: Path) -> list[float]:
+    opening = look(video)
+    if opening.index.times.size == 0 or opening.index.by_decode_stamp:
+        return [number / opening.info.fps for number in range(opening.info.frames)]
+    return ((opening.index.times - opening.index.times[0]) / opening.second).tolist()
+
+
+def test_keyframes_are_close_and_bytes_are_the_same_each_time(videos: Path, tmp_path: Path):
+    for name in ("one", "two"):
+        everest(videos, "-o", tmp_path / name, "--gop", 5, "--short-side", 32)
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    index = look(tmp_path / "one" / "clip0.mp4").index
+    keys = np.searchsorted(index.times, index.key_times)
+    assert np.diff([*keys, index.times.size]).max() <= 5
+
+
+def test_lists_keep_labels_and_segments_and_leave_out_what_failed(videos: Path, tmp_path: Path):
+    (videos / "ü ber").mkdir()
+    (videos / "clip1.mp4").rename(videos / "ü ber" / 'it\'s, "one".mp4')
+    (videos / "broken.mp4").write_bytes(b"no video")
+    (videos / "seconds.tsv").write_text(
+        "path,label,start,end\n"
+        "clip0.mp4,kick,0.5,1.5\n"
+        '"ü ber/it\'s, ""one"".mp4",hug,,1\n'
+        "broken.mp4,hug,,\n"
+        "clip0.mp4,hug,1,\n"
+    )
+    shown = told(videos / "seconds.tsv", "-o", tmp_path / "out", code=4)
+    broken = {"path": str(videos / "broken.mp4"), "reason": "not a video file"}
+    assert (shown["failed"], shown["videos"], shown["encoded"]) == ([broken], 3, 2)
+    assert (
+        (tmp_path / "out" / "bad_videos.csv")
+        .read_text()
+        .splitlines()[1]
+        .endswith("broken.mp4,not a video file")
+    )
+    options = {"classes": None, "num_classes": None, "heads": None, "labelled": True}
+    found = read_samples(Path(shown["lists"][0]), root=tmp_path / "out", **options)
+    assert found.class_names == ("hug", "kick")
+    assert [(sample.labels, sample.start, sample.end) for sample in found.samples] == [
+        ((1,), 0.5, 1.5),
+        ((0,), None, 1.0),
+        ((0,), 1.0, None),
+    ]
+    assert probe(found.samples[1].path).frames == 32
+
+
+def test_a_second_call_has_nothing_to_do(videos: Path, tmp_path: Path):
+    first = told(videos / "train.csv", "-o", tmp_path / "out")
+    before = contents(tmp_path / "out")
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.mp4")}
+    second = told(videos / "train.csv", "-o", tmp_path / "out")
+    assert (first["encoded"], second["encoded"], second["videos"]) == (4, 0, 4)
+    assert contents(tmp_path / "out") == before
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.mp4")} == times
+    assert second["bytes"] == first["bytes"]
+    assert first["clips_per_second"]["after"] > 0
+
+
+def test_a_source_that_changed_is_encoded_again(videos: Path, tmp_path: Path):
+    told(videos, "-o", tmp_path / "out")
+    shutil.copy(videos / "clip1.mp4", videos / "clip0.mp4")
+    assert told(videos, "-o", tmp_path / "out")["encoded"] == 1
+    assert torch.equal(*(read_frames(tmp_path / "out" / f"clip{i}.mp4", range(32)) for i in (0, 1)))
+
+
+@given(st.integers(1, 60), st.integers(1, 12))
+def test_parts_are_disjoint_and_complete(videos: int, parts: int):
+    names = list(range(videos))
+    cut = [names[Part.read(f"{i}/{parts}").number - 1 :: parts] for i in range(1, parts + 1)]
+    assert sorted(name for part in cut for name in part) == names
+
+
+def test_parts_then_the_whole_equal_one_call(videos: Path, tmp_path: Path):
+    everest(videos / "train.csv", "-o", tmp_path / "one")
+    for part in ("2/3", "1/3", "3/3"):
+        shown = told(videos / "train.csv", "-o", tmp_path / "parts", "--shard", part)
+        assert shown["lists"] == []
+    assert told(videos / "train.csv", "-o", tmp_path / "parts")["encoded"] == 0
+    assert contents(tmp_path / "parts") == contents(tmp_path / "one")
+
+
+def test_a_killed_call_goes_on_to_the_same_files(videos: Path, tmp_path: Path):
+    for i in range(40):
+        os.link(videos / f"clip{i % 4}.mp4", videos / f"copy{i:02d}.mp4")
+    everest(videos, "-o", tmp_path / "whole")
+    parts = tmp_path / "parts"
+    command = [
+        sys.executable,
+        "-m",
+        "everest_cli",
+        "prepare",
+        "encode",
+        videos,
+        "-o",
+        parts,
+        "--workers",
+        "1",
+    ]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 60
+        while len(list(parts.glob("*.mp4"))) < 5:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+    shown = told(videos, "-o", parts)
+    assert 0 < shown["encoded"] < 44
+    assert contents(parts) == contents(tmp_path / "whole")
+
+
+def test_other_settings_or_other_files_are_refused(videos: Path, tmp_path: Path):
+    everest(videos, "-o", tmp_path / "out")
+    before = contents(tmp_path / "out")
+    _, error = everest(videos, "-o", tmp_path / "out", "--gop", 6, code=2)
+    assert "was encoded with other settings" in error
+    assert contents(tmp_path / "out") == before
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "thesis.txt").write_text("precious")
+    _, error = everest(videos, "-o", tmp_path / "thesis", code=2)
+    assert "holds other files (thesis.txt)" in error
+    _, error = everest(videos, "-o", tmp_path / "thesis" / "thesis.txt", code=2)
+    assert "is a file" in error
+    everest(videos, "-o", tmp_path / "out", "--gop", 6, "--overwrite")
+    assert contents(tmp_path / "out") != before
+
+
+def test_a_file_of_somebody_else_is_not_replaced(videos: Path, tmp_path: Path):
+    everest(videos / "train.csv", "-o", tmp_path / "out")
+    shutil.copy(videos / "clip2.mp4", tmp_path / "out" / "clip0.mp4")
+    shown = told(videos / "train.csv", "-o", tmp_path / "out", code=4)
+    assert [row["path"] for row in shown["failed"]] == [str(videos / "clip0.mp4")]
+    assert "not by this command" in shown["failed"][0]["reason"]
+    assert (tmp_path / "out" / "clip0.mp4").read_bytes() == (videos / "clip2.mp4").read_bytes()
+
+
+def test_sources_are_never_written_over(videos: Path, tmp_path: Path):
+    before = contents(videos)
+    _, error = everest(videos, "-o", videos / "small", "--overwrite", code=2)
+    assert "lies in" in error
+    _, error = everest(videos / "train.csv", "-o", videos, "--overwrite", code=2)
+    assert "which is read" in error
+    (tmp_path / "lists").mkdir()
+    shutil.copy(videos / "train.csv", tmp_path / "lists" / "train.csv")
+    arguments = (tmp_path / "lists" / "train.csv", "--data", videos, "-o", videos, "--overwrite")
+    shown = told(*arguments, code=4)
+    assert {row["reason"] for row in shown["failed"]} == {
+        "would be written over itself; choose another --output"
+    }
+    assert (
+        contents(videos).items()
+        >= {name: data for name, data in before.items() if "train" not in name}.items()
+    )
+
+
+def test_two_folders_keep_apart_and_names_that_clash_are_told(videos: Path, tmp_path: Path):
+    shutil.copytree(videos, tmp_path / "more")
+    shutil.copy(videos / "clip0.mp4", videos / "clip0.mov")
+    everest(videos, tmp_path / "more", "-o", tmp_path / "out")
+    names = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.mp4")}
+    expected = {f"{folder}/clip{i}.mp4" for folder in ("videos", "more") for i in range(4)}
+    assert names == expected - {"videos/clip0.mp4"} | {"videos/clip0.mov.mp4", "videos/clip0.mp4.mp4"}
+    lists = [tmp_path / "a.csv", tmp_path / "more" / "b.csv"]
+    lists[0].write_text("videos/clip0.mp4 0\n")
+    lists[1].write_text("videos/clip0.mp4 0\n")
+    shutil.copytree(videos, tmp_path / "more" / "videos")
+    _, error = everest(*lists, "-o", tmp_path / "clash", code=2)
+    assert "would both become" in error
+
+
+def test_pictures_become_a_video(shared: Path, videos: Path, tmp_path: Path):
+    from PIL import Image
+
+    (tmp_path / "in" / "film").mkdir(parents=True)
+    for number, frame in enumerate(read_frames(videos / "clip0.mp4", range(8)).numpy()):
+        Image.fromarray(frame).save(tmp_path / "in" / "film" / f"{number}.png")
+    everest(tmp_path / "in", "-o", tmp_path / "out")
+    made = tmp_path / "out" / "film.mp4"
+    assert probe(made).frames == 8
+    difference = read_frames(made, [5]).float() - read_frames(videos / "clip0.mp4", [5]).float()
+    assert difference.abs().mean() < 6
+
+
+def test_segments_name_the_same_frames_afterwards(shared: Path, tmp_path: Path):
+    source = shared / "videos" / "odd" / "vfr_made.mp4"
+    (tmp_path / "list.csv").write_text(f"path,label,start,end\n{source},0,1.5,3.25\n")
+    (made,) = told(tmp_path / "list.csv", "-o", tmp_path / "out")["lists"]
+    options = {"classes": None, "num_classes": None, "heads": None, "labelled": True}
+    (sample,) = read_samples(Path(made), root=tmp_path / "out", **options).samples
+    assert (sample.start, sample.end, sample.labels) == (1.5, 3.25, (0,))
+    assert frames_between(sample.path, 1.5, 3.25) == frames_between(source, 1.5, 3.25)
+
+
+def test_a_full_disk_is_told_and_the_next_call_goes_on(videos: Path, small_disk: Path, tmp_path: Path):
+    output, ballast = small_disk / "out", small_disk / "ballast"
+    everest(videos, "-o", output)
+    (output / "clip3.mp4").unlink()
+    with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    _, error = everest(videos, "-o", output, code=5)
+    assert "the disk is full" in error
+    ballast.unlink()
+    assert told(videos, "-o", output)["encoded"] == 1
+    everest(videos, "-o", tmp_path / "whole")
+    assert contents(output) == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("text", ["0/4", "5/4", "1", "a/b", "1/0", "-1/2"])
+def test_parts_that_make_no_sense_are_refused(videos: Path, tmp_path: Path, text: str):
+    _, error = everest(videos, "-o", tmp_path / "out", f"--shard={text}", code=2)
+    assert "give I/N" in error
+
+
+def test_a_video_that_breaks_off_is_no_shorter_video(shared: Path, tmp_path: Path):
+    """Nothing would tell afterwards that frames are missing."""
+    source = shared / "videos" / "odd" / "truncated_faststart.mp4"
+    (tmp_path / "list.csv").write_text(f"{source} 0\n")
+    command = ["prepare", "encode", str(tmp_path / "list.csv"), "-o", str(tmp_path / "out"), "-q"]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 4
+    assert "breaks off after 154 frames" in (tmp_path / "out" / "bad_videos.csv").read_text()
+    assert not list((tmp_path / "out").rglob("*.mp4"))

@@ -1,0 +1,450 @@
+import contextlib
+import errno
+import json
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from misbehaving import fail, misbehave
+from prepare_commands import everest
+
+from everest.data.samples import read_samples
+from everest.prepare.examine import examine
+from everest.prepare.processes import Failure, map_apart
+
+BAD_IN_ODD = {  # of manifest.csv: what cannot be decoded, and what can only in part
+    "audio_only.mp4": "no video stream",
+    "chunk_out_of_range.mp4": "no frame can be decoded",
+    "text_renamed.mp4": "not a video file",
+    "truncated_a.mp4": "no frame can be decoded",
+    "truncated_b.mp4": "no frame can be decoded",
+    "zero_bytes.mp4": "empty file",
+    "corrupted_real.mp4": r"damaged: \d+ of 50 frames",
+    "truncated_faststart.mp4": "damaged: breaks off after 154 frames",
+}
+
+
+def check(*arguments, output: Path, code=0):
+    shown = everest("prepare", "check", *arguments, "-o", output, "--json", "-q", code=code)
+    return json.loads(shown.stdout)
+
+
+def bad(told):
+    return {Path(row["path"]).name: row["reason"] for row in told["bad"]}
+
+
+@pytest.fixture
+def videos(tmp_path: Path, clip_files: Path) -> Path:
+    """Four clips of 32 frames and the list train.csv, in a folder of their own."""
+    shutil.copytree(clip_files, tmp_path / "videos")
+    return tmp_path / "videos"
+
+
+def repacked(source: Path, target: Path) -> None:
+    """The same pictures in another container: other bytes, nothing encoded anew."""
+    with av.open(str(source)) as old, av.open(str(target), "w") as new:
+        stream = new.add_stream_from_template(old.streams.video[0])
+        for packet in old.demux(old.streams.video[0]):
+            if packet.dts is not None:
+                packet.stream = stream
+                new.mux(packet)
+
+
+# --- what is found -----------------------------------------------------------------------------------------
+
+
+def test_exactly_the_bad_files_of_a_real_collection_are_found(shared: Path, tmp_path: Path):
+    told = check(shared / "videos" / "odd", output=tmp_path, code=4)
+    assert bad(told).keys() == BAD_IN_ODD.keys()
+    assert all(re.match(BAD_IN_ODD[name], reason) for name, reason in bad(told).items())
+    assert (told["checked"], told["ok"]) == (35, 27)
+
+
+@pytest.mark.slow
+def test_real_lists_have_no_bad_video_and_no_copy(shared: Path, tmp_path: Path):
+    actions = shared / "videos" / "actions"
+    lists = [actions / f"{name}.csv" for name in ("train", "val", "test")]
+    told = check(*lists, "--classes", actions / "classes.txt", output=tmp_path)
+    assert (told["checked"], told["ok"], told["bad"], told["duplicates"]) == (712, 712, [], [])
+    assert told["frames"]["min"] == 20
+    assert told["frames"]["max"] == 183
+
+
+def test_a_good_list_passes(videos: Path, tmp_path: Path):
+    told = check(videos / "train.csv", output=tmp_path / "out")
+    assert told["checked"] == told["ok"] == 4
+    assert told["frames"] == {"min": 32, "median": 32, "max": 32}
+    assert told["seconds"]["max"] == 2.0
+    assert (tmp_path / "out" / "bad_videos.csv").read_text() == "path,reason\n"
+
+
+@pytest.mark.parametrize("content", [b"", b"no video", None])
+def test_bad_and_missing_videos_are_named(videos: Path, tmp_path: Path, content: bytes | None):
+    (videos / "clip2.mp4").unlink()
+    if content is not None:
+        (videos / "clip2.mp4").write_bytes(content)
+    told = check(videos / "train.csv", output=tmp_path / "out", code=4)
+    reason = {b"": "empty file", b"no video": "not a video file", None: "No such file or directory"}[content]
+    assert bad(told) == {"clip2.mp4": reason}
+    assert (tmp_path / "out" / "bad_videos.csv").read_text() == f"path,reason\n{videos}/clip2.mp4,{reason}\n"
+
+
+@pytest.mark.parametrize(("suffix", "codec"), [(".mp4", "libx264"), (".avi", "mpeg4"), (".webm", "libvpx")])
+def test_damage_in_the_middle_is_found_in_every_kind_of_file(tmp_path: Path, suffix: str, codec: str):
+    rng = np.random.default_rng(0)
+    file = tmp_path / f"clip{suffix}"
+    with av.open(str(file), "w") as container:
+        stream = container.add_stream(codec, rate=8)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for noise in rng.integers(0, 256, (40, 48, 64, 3), dtype=np.uint8):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(noise, format="rgb24")))
+        container.mux(stream.encode(None))
+    assert examine(str(file)).reason is None
+    content = file.read_bytes()
+    half, hole = len(content) // 2, len(content) // 8
+    if codec != "libvpx":  # a WebM does not tell what it lost on the way
+        file.write_bytes(content[:half] + bytes(hole) + content[half + hole :])
+        assert re.match("damaged", examine(str(file)).reason or "fine")
+    file.write_bytes(content[:half])
+    assert re.match("damaged|no frame can be decoded", examine(str(file)).reason or "fine")
+
+
+def test_copies_are_found_within_and_between_lists(videos: Path, tmp_path: Path):
+    shutil.copy(videos / "clip0.mp4", videos / "copy.mp4")
+    repacked(videos / "clip1.mp4", videos / "packed.mkv")
+    (videos / "train.csv").write_text("clip0.mp4 0\nclip1.mp4 1\nclip2.mp4 0\nclip2.mp4 1\n")
+    (videos / "test.csv").write_text("copy.mp4 0\npacked.mkv 1\nclip3.mp4 0\n")
+    told = check(videos / "train.csv", videos / "test.csv", output=tmp_path / "out", code=4)
+    found = {
+        row["kind"]: ({Path(video).name for video in row["videos"]}, row["leak"], row["labels_differ"])
+        for row in told["duplicates"]
+    }
+    assert found == {
+        "listed": ({"clip2.mp4"}, False, True),
+        "file": ({"clip0.mp4", "copy.mp4"}, True, False),
+        "frames": ({"clip1.mp4", "packed.mkv"}, True, False),
+    }
+    assert told["leaks"] == 2
+
+
+def test_copies_in_one_list_are_told_and_no_failure(videos: Path, tmp_path: Path):
+    shutil.copy(videos / "clip0.mp4", videos / "copy.mp4")
+    (videos / "train.csv").write_text("clip0.mp4 0\ncopy.mp4 0\nclip1.mp4 1\n")
+    told = check(videos / "train.csv", output=tmp_path / "out")
+    assert [row["kind"] for row in told["duplicates"]] == ["file"]
+
+
+def test_parts_of_one_video_are_no_copies_and_have_to_lie_inside(videos: Path, tmp_path: Path):
+    rows = "clip0.mp4,0,0,1\nclip0.mp4,1,1,2\nclip1.mp4,0,5,6\n"
+    (videos / "train.csv").write_text(f"path,label,start,end\n{rows}")
+    told = check(videos / "train.csv", output=tmp_path / "out", code=4)
+    assert told["duplicates"] == []
+    assert [(row["path"], row["reason"]) for row in told["bad"]] == [
+        (f"{videos}/clip1.mp4#5.0s-6.0s", "the segment lies outside the video, which has 32 frames in 2.00 s")
+    ]
+
+
+def test_videos_shorter_than_the_clip_of_the_recipe_are_told(videos: Path, tmp_path: Path):
+    options = ["--recipe", "custom", "--data", videos, "--set", "data.test=null", "--set", "data.frames=8"]
+    told = check(*options, output=tmp_path / "out")
+    assert told["short"] == []
+    told = check(*options, "--set", "data.frames=16", output=tmp_path / "out")
+    assert [row["frames"] for row in told["short"]] == [32] * 4  # 16 frames, 4 apart
+
+
+def test_a_folder_of_pictures_is_a_video(tmp_path: Path, clip_files: Path):
+    from PIL import Image
+
+    for number in range(3):
+        (tmp_path / "data" / "run").mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / "data" / "run" / f"{number}.png")
+    assert check(tmp_path / "data", output=tmp_path)["frames"]["max"] == 3
+    (tmp_path / "data" / "run" / "1.png").write_bytes(b"broken")
+    assert "cannot" in bad(check(tmp_path / "data", output=tmp_path, code=4))["run"]
+
+
+# --- labels ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "classes", "problems"),
+    [
+        ("clip0.mp4 0\nclip1.mp4 2\n", None, ["no sample has label 1, and labels go up to 2"]),
+        ("clip0.mp4 0\nclip1.mp4 9\n", "run\nwalk\n", [r"train.csv:2: label 9 is out of range"]),
+        ("clip0.mp4,run\nclip1.mp4,wlak\n", "run\nwalk\n", ["unknown class 'wlak'; did you mean"]),
+        ("clip0.mp4,run\nclip1.mp4,Run\n", None, ["the classes 'Run' and 'run' differ in case only"]),
+        ("path,label\nclip0.mp4,0\n,1\nclip1.mp4,1\n", None, ["train.csv:3: no path"]),
+        ("\ufeffpath,label\r\nclip0.mp4,0\r\nclip1.mp4,1\r\n", None, []),
+        ("path,label.a,label.b\nclip0.mp4,0,0\nclip1.mp4,1,x\n", None, ["csv:3: the column label.b needs"]),
+    ],
+)  # fmt: skip
+def test_labels_are_verified(
+    videos: Path, tmp_path: Path, text: str, classes: str | None, problems: list[str]
+):
+    (videos / "train.csv").write_text(text, newline="")
+    options = []
+    if classes:
+        (videos / "classes.txt").write_text(classes)
+        options = ["--classes", videos / "classes.txt"]
+    told = check(videos / "train.csv", *options, output=tmp_path / "out", code=4 if problems else 0)
+    assert len(told["labels"]) == len(problems)
+    assert all(problem in line for problem, line in zip(problems, told["labels"], strict=True))
+    assert told["checked"] == told["ok"] == 2  # videos are looked at whatever their labels
+
+
+def test_known_classes_without_a_video_are_told_and_no_failure(videos: Path, tmp_path: Path):
+    (videos / "classes.txt").write_text("run\nwalk\nswim\n")
+    told = check(videos / "train.csv", "--classes", videos / "classes.txt", output=tmp_path / "out")
+    assert told["unused_classes"] == ["swim"]
+
+
+def test_folders_for_pretraining_name_no_class_and_may_repeat_other_lists(videos: Path, tmp_path: Path):
+    (videos / "more" / "beach").mkdir(parents=True)
+    shutil.copy(videos / "clip1.mp4", videos / "more" / "beach" / "again.mp4")
+    (videos / "train.csv").write_text("clip0.mp4 run\nclip1.mp4 walk\n")
+    (videos / "test.csv").write_text("clip2.mp4 wlak\n")
+    options = ["--recipe", "custom", "--data", videos, "--set", "data.pretrain=more"]
+    told = check(*options, output=tmp_path / "out", code=4)
+    assert told["checked"] == 4
+    assert told["labels"] == [f"{videos}/test.csv:1: unknown class 'wlak'; did you mean 'walk'?"]
+    assert (told["unused_classes"], told["duplicates"]) == ([], [])
+
+
+def test_a_recipe_without_lists_has_nothing_to_check(videos: Path, tmp_path: Path):
+    options = ["--set", "data.train=null", "--set", "data.test=null", "-o", tmp_path]
+    shown = everest("prepare", "check", "--recipe", "custom", *options, code=2)
+    assert "custom: its data names no list" in shown.stderr
+
+
+def test_names_of_class_folders_are_the_same_in_all_sources(tmp_path: Path, clip_files: Path):
+    for place in ("train/run", "train/walk", "test/walk"):
+        (tmp_path / place).mkdir(parents=True)
+    for place, number in (("train/run", 0), ("train/walk", 1), ("test/walk", 2)):
+        shutil.copy(clip_files / f"clip{number}.mp4", tmp_path / place)
+    told = check(tmp_path / "train", tmp_path / "test", output=tmp_path / "out")
+    assert (told["labels"], told["checked"]) == ([], 3)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ("run\nrun\n", "'run' and 'run' are the same"),
+        ("run\nRUN\n", "'run' and 'RUN'"),
+        ("", "no class names"),
+    ],
+)
+def test_class_names_have_to_differ(videos: Path, tmp_path: Path, names: str, message: str):
+    (videos / "classes.txt").write_text(names)
+    arguments = [videos / "train.csv", "--classes", videos / "classes.txt", "-o", tmp_path / "out"]
+    assert message in everest("prepare", "check", *arguments, code=4).stderr
+
+
+# --- cleaned lists -----------------------------------------------------------------------------------------
+
+
+def test_cleaned_lists_lose_bad_rows_and_training_what_is_tested(videos: Path, tmp_path: Path):
+    shutil.copy(videos / "clip0.mp4", videos / "copy.mp4")
+    (videos / "broken.mp4").write_bytes(b"")
+    train = 'path,label\nclip0.mp4,0\nclip1.mp4,1\n"clip1.mp4",1\nbroken.mp4,0\nclip2.mp4,x\n\nclip3.mp4,0\n'
+    (videos / "train.csv").write_text(train)
+    (videos / "test.csv").write_text("copy.mp4 0\nclip2.mp4 1\n")
+    lists = [videos / "train.csv", videos / "test.csv"]
+    told = check(*lists, "--fix", output=tmp_path / "out", code=4)
+    assert told["written"] == [str(tmp_path / "out" / "bad_videos.csv"), str(videos / "train.clean.csv")]
+    assert (videos / "train.clean.csv").read_text() == "path,label\nclip1.mp4,1\nclip3.mp4,0\n"
+    assert (videos / "train.csv").read_text() == train
+    assert check(videos / "train.clean.csv", videos / "test.csv", output=tmp_path / "out")["bad"] == []
+    assert (
+        "train.clean.csv: exists"
+        in everest("prepare", "check", *lists, "--fix", "-o", tmp_path / "out", code=2).stderr
+    )
+
+
+def test_a_cleaned_list_of_class_folders_names_the_classes(tmp_path: Path, clip_files: Path):
+    for number, name in enumerate(["run", "walk", "run"]):
+        (tmp_path / "set" / name).mkdir(parents=True, exist_ok=True)
+        shutil.copy(clip_files / f"clip{number}.mp4", tmp_path / "set" / name)
+    (tmp_path / "set" / "run" / "clip0.mp4").write_bytes(b"")
+    check(tmp_path / "set", "--fix", output=tmp_path, code=4)
+    cleaned = tmp_path / "set.clean.csv"
+    assert cleaned.read_text() == "path,label\nrun/clip2.mp4,run\nwalk/clip1.mp4,walk\n"
+    options = {"classes": None, "num_classes": None, "heads": None, "labelled": True}
+    assert len(read_samples(cleaned, root=tmp_path / "set", **options).samples) == 2
+
+
+# --- crashes, hangs, kills ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_crash_or_hang_costs_its_item_only(workers: int):
+    items = ["a", "crash", "b", "hang", "c", "exit", "d"]
+    found = dict(map_apart(misbehave, items, workers=workers, limit=1.0))
+    assert found == {
+        **{"a": "A", "b": "B", "c": "C", "d": "D"},
+        "crash": Failure("the decoder was ended by SIGSEGV"),
+        "hang": Failure("not decoded within 1 s"),
+        "exit": Failure("the decoder ended with code 3"),
+    }
+
+
+def test_a_bug_in_a_process_is_raised_and_leaves_no_process():
+    with pytest.raises(AssertionError, match="a bug at"):
+        list(map_apart(fail, ["x", "y"], workers=2, limit=5))
+
+
+def test_a_video_that_takes_too_long_is_bad_and_looked_at_again(videos: Path, tmp_path: Path):
+    told = check(videos / "train.csv", "--timeout", 0.01, output=tmp_path / "out", code=4)
+    assert set(bad(told).values()) == {"not decoded within 0.01 s"}
+    assert check(videos / "train.csv", output=tmp_path / "out")["ok"] == 4
+
+
+def many(folder: Path, clip: Path, count: int) -> Path:
+    """A list of `count` different files of one clip's frames: what follows the video is not read."""
+    for number in range(count):
+        (folder / f"{number:03}.mp4").write_bytes(clip.read_bytes() + f"{number:08}".encode())
+    (folder / "bad.mp4").write_bytes(b"")
+    rows = [f"{number:03}.mp4 {number % 2}" for number in range(count)]
+    (folder / "train.csv").write_text("\n".join([*rows[:5], "bad.mp4 0", *rows[5:]]))
+    return folder / "train.csv"
+
+
+def test_a_killed_check_goes_on_and_tells_what_an_unbroken_one_tells(tmp_path: Path, clip_files: Path):
+    rows = many(tmp_path, clip_files / "clip0.mp4", 80)
+    whole = check(rows, output=tmp_path / "out", code=4)
+    results = (tmp_path / "out" / "bad_videos.csv").read_text()
+    shutil.rmtree(tmp_path / "out")
+    journal = tmp_path / "out" / "checked_videos.jsonl"
+    command = [
+        sys.executable,
+        "-m",
+        "everest_cli",
+        "prepare",
+        "check",
+        str(rows),
+        "-o",
+        str(tmp_path / "out"),
+    ]
+    process = subprocess.Popen([*command, "--workers", "1", "-q"], stderr=subprocess.DEVNULL)
+    while not journal.exists() or journal.read_bytes().count(b"\n") < 7:
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    done = journal.read_bytes().count(b"\n")
+    assert 7 <= done < 81
+    with journal.open("ab") as file:
+        file.write(b'{"path": "half a li')  # as a kill in the midst of a write leaves it
+    shown = everest("prepare", "check", rows, "-o", tmp_path / "out", "--json", code=4)
+    assert json.loads(shown.stdout) == whole
+    assert f"{done} of 81 videos were checked before" in shown.stderr
+    assert (tmp_path / "out" / "bad_videos.csv").read_text() == results
+    assert len([json.loads(line) for line in journal.read_text().splitlines()]) == 81
+
+
+def test_a_full_disk_is_told_and_the_check_goes_on_once_there_is_room(
+    videos: Path, small_disk: Path, tmp_path: Path
+):
+    ballast = small_disk / "ballast"
+    arguments = ["prepare", "check", videos / "train.csv", "-o", small_disk / "out"]
+    (small_disk / "out").mkdir()
+    with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    assert "checked_videos.jsonl: the disk is full; free some space" in everest(*arguments, code=5).stderr
+    ballast.unlink()
+    everest(*arguments)
+
+
+def test_a_mended_file_is_looked_at_again(videos: Path, tmp_path: Path):
+    good = (videos / "clip1.mp4").read_bytes()
+    (videos / "clip1.mp4").write_bytes(good[:500])
+    check(videos / "train.csv", output=tmp_path / "out", code=4)
+    (videos / "clip1.mp4").write_bytes(good)
+    check(videos / "train.csv", output=tmp_path / "out")
+
+
+# --- what is refused ---------------------------------------------------------------------------------------
+
+
+def test_a_cleaned_list_is_not_replaced_unasked(videos: Path, tmp_path: Path):
+    (videos / "train.clean.csv").write_text("mine")
+    arguments = ["prepare", "check", videos / "train.csv", "-o", tmp_path, "--fix"]
+    said = everest(*arguments, code=2).stderr
+    assert "train.clean.csv: exists; move it away, or use --overwrite" in said
+    assert (videos / "train.clean.csv").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("check", "s3://bucket/train.csv"),
+        ("check", "--recipe", "ucf101", "--set", "data.root=s3://bucket"),
+        ("index", "hf://datasets/owner/name"),
+        ("split", "s3://bucket/all.csv"),
+        ("split", "all.csv", "--data", "s3://bucket"),
+        ("stats", "s3://bucket/train.csv"),
+    ],
+)
+def test_commands_that_read_this_machine_only_say_so_of_a_url(arguments: tuple[str, ...]):
+    said = everest("prepare", *arguments, code=2).stderr
+    assert "is a URL; this command reads files of this machine only" in said
+    assert len(said.splitlines()) == 1
+
+
+def test_bad_videos_of_a_run_are_not_replaced(videos: Path, tmp_path: Path):
+    (tmp_path / "bad_videos.csv").write_text("path,reason\n")
+    arguments = ["prepare", "check", videos / "train.csv", "-o", tmp_path]
+    assert "bad_videos.csv: exists" in everest(*arguments, code=2).stderr
+    everest(*arguments, "--overwrite")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ([], 2, "nothing to check: name lists or folders, or a --recipe"),
+        (["none.csv"], 4, "none.csv: no such list or folder"),
+        (["empty"], 4, "empty: no videos in it"),
+        (["train.csv", "--set", "data.frames=2"], 2, "--set changes a recipe, and there is none"),
+        (["train.csv", "-o", "train.csv/x"], 5, "cannot write"),
+        (["journal"], 2, "is no journal of a check; remove it, or use --output DIR"),
+    ],
+)
+def test_what_cannot_be_meant(
+    videos: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], code: int, message: str
+):
+    monkeypatch.chdir(videos)
+    Path("empty").mkdir()
+    if arguments == ["journal"]:
+        Path("checked_videos.jsonl").write_text("mine\n")
+        arguments = ["train.csv"]
+    assert message in everest("prepare", "check", *arguments, code=code).stderr
+
+
+def test_a_file_that_may_not_be_read_is_named_and_not_remembered(
+    clip_files: Path, monkeypatch: pytest.MonkeyPatch
+):
+    allowed = Path.open
+
+    def refusing(path: Path, *args, **options):
+        if path.name == "clip0.mp4":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return allowed(path, *args, **options)
+
+    monkeypatch.setattr(Path, "open", refusing)
+    found = examine(str(clip_files / "clip0.mp4"))
+    assert found.reason == "cannot be read: Permission denied"
+    assert not found.lasting
+
+
+@pytest.mark.parametrize("name", ["ü ñ.mp4", 'quote".mp4', "two\nlines.mp4", "[red].mp4"])
+def test_odd_names_are_checked_in_folders(clip_files: Path, tmp_path: Path, name: str):
+    (tmp_path / "set" / "run").mkdir(parents=True)
+    (tmp_path / "set" / "run" / name).write_bytes(b"")
+    shutil.copy(clip_files / "clip0.mp4", tmp_path / "set" / "run")
+    assert bad(check(tmp_path / "set", output=tmp_path, code=4)) == {name: "empty file"}

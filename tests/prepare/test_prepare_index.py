@@ -1,0 +1,373 @@
+""""""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from archives import ARCHIVES, MISSING
+from prepare_commands import everest, rows_of, touch
+
+from everest.data.list_text import read_rows
+from everest.data.samples import read_samples
+from everest.errors import DataError
+from everest.prepare.layout import told_apart
+from everest.prepare.layout_table import LAYOUTS
+from everest.prepare.layouts_csv import seconds_of
+
+# Every row of every list, as (file, labels, what else is said of it).
+ROWS = {
+    "ucf101": {
+        "train": [
+            ("UCF-101/ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi", (0,)),
+            ("UCF-101/HandstandPushups/v_HandStandPushups_g08_c01.avi", (2,)),
+        ],
+        "test": [("UCF-101/ApplyLipstick/v_ApplyLipstick_g01_c01.avi", (1,))],
+    },
+    "hmdb51": {
+        "train": [("clap/#20_Rhythm_clap_u_nm_np1_fr_goo_0.avi", (1,))],
+        "test": [("brush_hair/#20_Rhythm_clap_u_nm_np1_fr_goo_0.avi", (0,))],
+    },
+    "ssv2": {
+        "train": [
+            ("20bn-something-something-v2/78687.webm", (2,)),
+            ("20bn-something-something-v2/1.webm", (1,)),
+        ],
+        "val": [("20bn-something-something-v2/3.webm", (0,))],
+        "test-unlabelled": [("20bn-something-something-v2/5.webm", ())],
+    },
+    "kinetics": {
+        "train": [
+            ("train/testifying/---QUuC4vJs_000084_000094.mp4", (1,)),
+            ("train/--3ouPhoy2A_000020_000030.mp4", (0,)),
+            ("train/twice______0_000001_000011.mp4", (1,)),
+        ],
+        "val": [("val/0wR5jVB-WPk.mkv", (1,))],
+        "test-unlabelled": [("test/zzzzzzzzzz0_000007_000017.mp4", ())],
+    },
+    "oscc": {
+        "train": [
+            ("v2/pieces/u-1.mp4", (1,)),
+            ("v2/full_scale/v-2.mp4", (0,), {"start": 100.25, "end": 108.25}),
+            ("v2/clips/c-3.mp4", (1,), {"start": 1.5, "end": 9.5}),
+        ],
+        "val": [("v2/pieces/u-1.mp4", (1,))],
+        "test-unlabelled": [("v2/full_scale/v-2.mp4", (), {"start": 100.25, "end": 108.25})],
+    },
+    "diving48": {
+        "train": [("rgb/-9IAfqZnkXk_00000.mp4", (1,), {"start_frame": 0, "end_frame": 148})],
+        "test": [("rgb/2x00lRzlTVQ_00001.mp4", (0,), {"start_frame": 3, "end_frame": 90})],
+    },
+    "epic-kitchens-100": {
+        "train": [
+            ("P01/P01_01.MP4", (3, 3), {"start": 0.14, "end": 3.37}),
+            ("P01/P01_01.MP4", (6, 114), {"start": 3724.37, "end": 3726.0}),
+        ],
+        "val": [("P02/P02_09.MP4", (0, 2), {"start": 0.0, "end": 1.89})],
+        "test-unlabelled": [("P01/videos/P01_11.MP4", (), {"start": 2.86, "end": 3.87})],
+    },
+    "finegym288": {
+        "train": [
+            ("subactions/A0xAXXysHUo_E_002184_002237_A_0035_0036.mp4", (2,)),
+            ("events/0LtLS9wROrk_E_002407_002435.mp4", (1,), {"start": 3.0, "end": 4.0}),
+            ("videos/A_B_video01.mp4", (0,), {"start": 12.0, "end": 15.0}),
+        ],
+    },
+}
+DATA = {  # what a recipe is told besides the lists
+    "ucf101": {"classes": "classes.txt", "num_classes": 3},
+    "hmdb51": {"classes": "classes.txt", "num_classes": 2},
+    "ssv2": {"classes": "classes.txt", "num_classes": 3, "flip": False},
+    "kinetics": {"classes": "classes.txt", "num_classes": 2},
+    "oscc": {"classes": "classes.txt", "num_classes": 2},
+    "diving48": {"classes": "classes.txt", "num_classes": 48},
+    "epic-kitchens-100": {"heads": {"verb": 97, "noun": 300}},
+    "finegym288": {"classes": "classes.txt", "num_classes": 3},
+}
+NAMES = {
+    "ucf101": ["ApplyEyeMakeup", "ApplyLipstick", "HandstandPushups"],
+    "hmdb51": ["brush_hair", "clap"],
+    "ssv2": ["Dropping something", "Tearing something into two pieces", "Holding something"],
+    "kinetics": ["massaging person's head, long", "testifying"],
+    "oscc": ["no state change", "state change"],
+    "diving48": ["Back 15som 05Twis FREE", "Inward Dive NoTwis PIKE"],
+    "finegym288": [
+        "(VT) round-off, flic-flac on",
+        "(BB) salto backward tucked #1",
+        "(BB) salto backward tucked #2",
+    ],
+}
+
+
+def index(root, *options, code=0):
+    return everest("prepare", "index", root, *options, code=code)
+
+
+@pytest.fixture(params=ARCHIVES)
+def archive(request, tmp_path):
+    ARCHIVES[request.param](tmp_path)
+    return request.param, tmp_path
+
+
+def test_every_row_of_every_layout(archive):
+    name, root = archive
+    shown = index(root)
+    data = yaml.safe_load(shown.stdout)["data"]
+    heads = data.get("heads")
+    written = {file.stem: file for file in root.glob("*.csv") if file.stem != "index_report"}
+    assert {stem: rows_of(file, root, heads) for stem, file in written.items()} == ROWS[name]
+    lists = {key: data.pop(key) for key in ("root", "train", "val", "test", "pretrain")}
+    assert data == DATA[name]
+    assert lists["root"] == str(root)
+    assert lists["train"] == "train.csv"
+    assert lists["val"] == ("val.csv" if "val" in ROWS[name] else None)
+    assert lists["test"] == next((f"{key}.csv" for key in ("test", "val") if key in ROWS[name]), None)
+    if name in NAMES:
+        assert (root / "classes.txt").read_text().splitlines() == NAMES[name]
+
+
+def test_what_is_missing_and_what_is_too_much_is_reported(archive):
+    name, root = archive
+    told = json.loads(index(root, "--json", "-q").stdout)
+    report = (root / "index_report.csv").read_text().splitlines()
+    assert f"missing,{','.join(MISSING[name])}" in report
+    assert told["missing"] == sum(line.startswith("missing,") for line in report)
+    videos = [path for path in root.rglob("*") if path.suffix.lower() in (".mp4", ".avi", ".webm", ".mkv")]
+    listed = {path for rows in ROWS[name].values() for path, *_ in rows}
+    extra = {os.path.relpath(video, root) for video in videos} - listed
+    assert {line.split(",", 2)[2] for line in report if line.startswith("extra,")} == extra
+    assert told["extra"] == len(extra) > 0
+
+
+def test_a_layout_can_be_named_and_annotations_can_be_elsewhere(archive, tmp_path_factory):
+    name, root = archive
+    lists = tmp_path_factory.mktemp("lists")
+    for file in [path for path in root.rglob("*") if path.suffix in (".txt", ".csv", ".json")]:
+        (lists / file.relative_to(root)).parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(file, lists / file.relative_to(root))
+    out = tmp_path_factory.mktemp("out")
+    shown = index(root, "--layout", name, "--annotations", lists, "--output", out, "--json")
+    told = json.loads(shown.stdout)
+    assert told["layout"] == name
+    assert {
+        stem: rows_of(out / f"{stem}.csv", root, told["data"].get("heads")) for stem in told["lists"]
+    } == ROWS[name]
+    assert (root / told["data"]["train"]).resolve() == out / "train.csv"
+    assert not list(root.glob("*.csv"))
+
+
+def test_the_lines_for_a_recipe_are_one(tmp_path):
+    ARCHIVES["ucf101"](tmp_path)
+    (tmp_path / "mine.yaml").write_text(index(tmp_path).stdout)
+    everest("recipes", "validate", tmp_path / "mine.yaml")
+
+
+def test_answers_make_a_labelled_test_list(tmp_path):
+    ARCHIVES["ssv2"](tmp_path)
+    (tmp_path / "labels" / "test-answers.csv").write_text("5;Holding something\n")
+    index(tmp_path)
+    assert rows_of(tmp_path / "test.csv", tmp_path) == [("20bn-something-something-v2/5.webm", (2,))]
+
+
+def test_nothing_is_replaced_unless_asked(tmp_path):
+    ARCHIVES["ucf101"](tmp_path)
+    (tmp_path / "train.csv").write_text("mine")
+    assert (
+        "train.csv: exists; write elsewhere by --output DIR, or use --overwrite"
+        in index(tmp_path, code=2).stderr
+    )
+    assert (tmp_path / "train.csv").read_text() == "mine"
+    assert not (tmp_path / "test.csv").exists()
+    index(tmp_path, "--overwrite")
+    assert (tmp_path / "test.csv").exists()
+
+
+def test_annotations_are_never_replaced(tmp_path):
+    ARCHIVES["kinetics"](tmp_path)
+    (tmp_path / "annotations" / "train.csv").rename(tmp_path / "train.csv")
+    before = (tmp_path / "train.csv").read_bytes()
+    assert (
+        "train.csv: is what was read; write elsewhere by --output DIR"
+        in index(tmp_path, "--overwrite", code=2).stderr
+    )
+    assert (tmp_path / "train.csv").read_bytes() == before
+
+
+def test_three_official_splits(tmp_path):
+    ARCHIVES["ucf101"](tmp_path)
+    (tmp_path / "ucfTrainTestlist" / "trainlist02.txt").write_text(
+        "ApplyLipstick/v_ApplyLipstick_g01_c01.avi 2\n"
+    )
+    index(tmp_path, "--split", 2)
+    assert rows_of(tmp_path / "train.csv", tmp_path) == [
+        ("UCF-101/ApplyLipstick/v_ApplyLipstick_g01_c01.avi", (1,))
+    ]
+
+
+ODD = ["run/with space.mp4", 'run/quote".mp4', "run/ünï.mp4", "run/a,b.mp4", "run/#1.mp4", "walk/tab\t.mp4"]
+
+
+def test_class_folders_with_odd_names_come_back(tmp_path):
+    touch(tmp_path, *ODD)
+    index(tmp_path)
+    assert sorted(rows_of(tmp_path / "all.csv", tmp_path)) == sorted(
+        (name, (int("walk" in name),)) for name in ODD
+    )
+
+
+def test_loose_videos_make_an_unlabelled_list(tmp_path):
+    touch(tmp_path, "#1.mp4", " b c.mp4", "d.mp4")
+    data = yaml.safe_load(index(tmp_path).stdout)["data"]
+    assert (data["train"], data["pretrain"]) == (None, "all.csv")
+    found = read_samples(
+        tmp_path / "all.csv", root=tmp_path, classes=None, num_classes=None, heads=None, labelled=False
+    )
+    assert {Path(sample.path).name for sample in found.samples} == {"#1.mp4", " b c.mp4", "d.mp4"}
+    assert all(Path(sample.path).exists() for sample in found.samples)
+
+
+def test_folders_of_splits_give_a_list_each(tmp_path):
+    touch(tmp_path, "train/run/a.mp4", "train/walk/b.mp4", "validation/run/c.mp4", "test/walk/d.mp4")
+    index(tmp_path)
+    assert rows_of(tmp_path / "train.csv", tmp_path) == [
+        ("train/run/a.mp4", (0,)),
+        ("train/walk/b.mp4", (1,)),
+    ]
+    assert rows_of(tmp_path / "val.csv", tmp_path) == [("validation/run/c.mp4", (0,))]
+    assert rows_of(tmp_path / "test.csv", tmp_path) == [("test/walk/d.mp4", (1,))]
+
+
+def test_classes_called_by_numbers_are_listed_by_name(tmp_path):
+    touch(tmp_path, "10/a.mp4", "2/b.mp4")
+    data = yaml.safe_load(index(tmp_path).stdout)["data"]
+    assert [row.values["label"] for row in read_rows(tmp_path / "all.csv")] == ["10", "2"]
+    names = (tmp_path / data["classes"]).read_text().split()
+    found = read_samples(
+        tmp_path / "all.csv", root=tmp_path, classes=names, num_classes=2, heads=None, labelled=True
+    )
+    assert [sample.labels for sample in found.samples] == [(0,), (1,)]
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (["Run/a.mp4", "run/b.mp4"], "the classes 'Run' and 'run' differ in case only; rename or merge them"),
+        (["run/a.mp4", "walk/notes.txt"], "no videos in the class folders 'walk'; remove them"),
+        (["train/a/b.mp4", "training/a/c.mp4"], "two folders for the same list among train, training"),
+    ],
+)
+def test_folders_that_cannot_be_meant(tmp_path, files, message):
+    touch(tmp_path, *files)
+    assert message in index(tmp_path, code=4).stderr
+
+
+def test_names_that_no_list_can_hold_are_left_out_and_told(tmp_path):
+    touch(tmp_path, "run/a.mp4", "run/two\nlines.mp4", "walk/b.mp4")
+    (tmp_path / "walk" / os.fsdecode(b"\xff.mp4")).touch()
+    told = json.loads(index(tmp_path, "--json").stdout)
+    assert told["unlistable"] == 2
+    assert [path for path, *_ in rows_of(tmp_path / "all.csv", tmp_path)] == ["run/a.mp4", "walk/b.mp4"]
+    report = (tmp_path / "index_report.csv").read_text(errors="surrogateescape")
+    assert "a line break in its name" in report
+    assert "a name that is not in UTF-8" in report
+
+
+# --- what is refused ---------------------------------------------------------------------------------------
+
+
+def test_an_empty_folder_is_told_what_was_expected(tmp_path):
+    message = index(tmp_path, code=4).stderr
+    assert "no videos below it, or none of the known layouts" in message
+    for layout in LAYOUTS.values():
+        assert f"  {layout.name}: {layout.expects}" in message
+
+
+def test_a_named_layout_that_is_not_there_is_told_what_it_needs(tmp_path):
+    touch(tmp_path, "a.mp4")
+    message = index(tmp_path, "--layout", "ucf101", code=4).stderr
+    assert (
+        "not all of UCF101 (split 1) is there; expected below it are classInd.txt, trainlist01.txt" in message
+    )
+    assert "did you mean 'ucf101'?" in index(tmp_path, "--layout", "ucf110", code=2).stderr
+
+
+def test_two_data_sets_in_one_folder_are_not_mixed(tmp_path):
+    ARCHIVES["ucf101"](tmp_path)
+    ARCHIVES["diving48"](tmp_path)
+    assert (
+        "annotations of ucf101, diving48 are below it; choose one by --layout"
+        in index(tmp_path, code=2).stderr
+    )
+    index(tmp_path, "--layout", "diving48")
+
+
+def test_annotations_without_any_of_their_videos(tmp_path):
+    ARCHIVES["ucf101"](tmp_path)
+    shutil.rmtree(tmp_path / "UCF-101")
+    message = index(tmp_path, code=4).stderr
+    assert "none of their 4 videos (first v_ApplyEyeMakeup_g08_c01) among the 0 below it" in message
+
+
+UCF = "ucfTrainTestlist"
+EPIC = "epic-kitchens-100-annotations"
+OSCC = "v2/annotations/fho_oscc-pnr"
+WRONG = [
+    ("ucf101", f"{UCF}/trainlist01.txt", "Unknown/v.avi 1\n", "trainlist01.txt:1: no class of the data set"),
+    ("ucf101", f"{UCF}/classInd.txt", "ApplyEyeMakeup\n", "a line is `number name`"),
+    ("hmdb51", "testTrainMulti_7030_splits/clap_test_split1.txt", "a.avi 3\n", "a line is `file.avi 0|1|2`"),
+    ("ssv2", "labels/train.json", "{", "labels/train.json: not a JSON document"),
+    ("ssv2", "labels/train.json", '[{"id": 1}]', "train.json: entry 1 has no field 'template'"),
+    ("ssv2", "labels/train.json", '[{"id": 1, "template": "Holding [x]"}]', "mean 'Holding something'?"),
+    ("ssv2", "labels/labels.json", '{"a": "0", "b": "2"}', "its labels are not 0 to 1"),
+    ("kinetics", "annotations/train.csv", "label,youtube_id\nx,y\n", "entry 1 has no field 'time_start'"),
+    ("kinetics", "annotations/train.csv", "label,youtube_id,split\nx,y,trian\n", "split 'trian' is none of"),
+    ("kinetics", "annotations/copy.csv", "label,youtube_id,split\nx,y,train\n", "both list 'train'"),
+    ("oscc", f"{OSCC}_val.json", "[3]", "a list of objects is expected"),
+    ("diving48", "Diving48_V2_train.json", '[{"vid_name": "a"}]', "entry 1 has no field 'start_frame'"),
+    ("epic-kitchens-100", f"{EPIC}/EPIC_100_train.csv", "start_timestamp\n0:14\n", "'0:14' is no time as"),
+    ("finegym288", "annotations/gym288_val_element.txt", "video 1\n", "a line is `VIDEO_E_start_end_A_"),
+    ("finegym288", "categories/gym288_categories.txt", "0 vault\n", "a line is `Clabel: 0; set: N;"),
+]
+
+
+@pytest.mark.parametrize(("layout", "file", "text", "message"), WRONG)
+def test_annotations_that_are_not_as_published_are_told_with_their_place(
+    tmp_path, layout, file, text, message
+):
+    ARCHIVES[layout](tmp_path)
+    (tmp_path / file).write_text(text)
+    assert message in index(tmp_path, code=4).stderr
+
+
+def test_a_second_file_of_the_same_annotations_is_no_guess(tmp_path):
+    ARCHIVES["ucf101"](tmp_path)
+    shutil.copytree(tmp_path / "ucfTrainTestlist", tmp_path / "copy")
+    assert "2 files with the same annotations" in index(tmp_path, code=4).stderr
+    index(tmp_path, "--annotations", tmp_path / "copy")
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    ARCHIVES["ucf101"](tmp_path)
+    (tmp_path / "file").touch()
+    assert "cannot write" in index(tmp_path, "--output", tmp_path / "file" / "below", code=5).stderr
+
+
+def test_names_of_several_labels_are_told_apart():
+    assert told_apart(["a", "b", "a"]) == ("a #0", "b", "a #2")
+
+
+@pytest.mark.parametrize(
+    ("stamp", "seconds"), [("00:00:00.14", 0.14), ("01:02:04.370", 3724.37), ("10:00:00", 36000)]
+)
+def test_times_in_seconds(stamp, seconds):
+    assert seconds_of(stamp) == seconds
+
+
+def test_the_message_of_a_missing_folder(tmp_path):
+    assert "no such folder" in index(tmp_path / "none", code=4).stderr
+    with pytest.raises(DataError, match="no such list"):
+        read_samples(tmp_path / "x", root=tmp_path, classes=None, num_classes=None, heads=None, labelled=True)

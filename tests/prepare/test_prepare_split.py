@@ -1,0 +1,231 @@
+import itertools
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from prepare_commands import everest, rows_of, touch
+
+from everest.data.samples import Sample
+from everest.prepare.split import assign, grouping, read_shares, split_samples
+
+
+def samples_of(classes, group_size):
+    """`classes` videos of each class, groups of `group_size` within a class."""
+    return [
+        Sample(path=f"/v/c{label}_g{number // group_size}_{number}.mp4", labels=(label,))
+        for label, count in enumerate(classes)
+        for number in range(count)
+    ]
+
+
+SHARES = st.sampled_from(["80/10/10", "70/30", "1/1/1", "98/1/1"])
+CLASSES = st.lists(st.integers(1, 60), min_size=1, max_size=8)
+
+
+@given(classes=CLASSES, shares=SHARES, seed=st.integers(0, 9))
+@example(classes=[17, 13, 23, 27, 57, 60], shares="80/10/10", seed=1)  # needs two groups to change places
+@settings(max_examples=50)
+def test_single_videos_meet_their_shares_in_every_class_and_altogether(classes, shares, seed):
+    parts = read_shares(shares)
+    samples = samples_of(classes, 1)
+    lists = split_samples(samples, parts, group_of=grouping(None), seed=seed)
+    assert sorted(s.path for part in lists.values() for s in part) == sorted(s.path for s in samples)
+    for name, share in parts.items():
+        counts = Counter(sample.labels[0] for sample in lists[name])
+        assert abs(len(lists[name]) - share * len(samples)) < 1.5
+        assert all(abs(counts[label] - share * count) < 1.5 for label, count in enumerate(classes))
+
+
+@given(classes=CLASSES, shares=SHARES, group_size=st.integers(1, 9), seed=st.integers(0, 9))
+@settings(max_examples=30)
+def test_groups_stay_whole_and_no_single_move_brings_the_shares_nearer(classes, shares, group_size, seed):
+    samples = samples_of(classes, group_size)
+    labels = np.array([sample.labels[0] for sample in samples])
+    group_of = grouping(r"(c\d+_g\d+)_")
+    names = [group_of(sample) for sample in samples]
+    groups = [np.flatnonzero(np.array(names) == name) for name in dict.fromkeys(names)]
+    parts = np.array(list(read_shares(shares).values()))
+    chosen = assign(groups, labels, parts, np.random.default_rng(seed))
+
+    def distance(choice):
+        counts = np.zeros((len(classes), len(parts)))
+        for group, target in zip(groups, choice, strict=True):
+            np.add.at(counts[:, target], labels[group], 1)
+        table = np.vstack([counts, counts.sum(axis=0)])
+        wanted = np.append(np.array(classes), len(samples))[:, None] * parts
+        return ((table - wanted) ** 2).sum()
+
+    best = distance(chosen)
+    for group in range(len(groups)):
+        for target in range(len(parts)):
+            moved = chosen.copy()
+            moved[group] = target
+            assert distance(moved) >= best - 1e-6
+
+
+def test_the_same_seed_cuts_alike_and_another_does_not():
+    samples = samples_of([40, 40], 4)
+    cuts = [
+        split_samples(samples, read_shares("80/20"), group_of=grouping(r"(c\d_g\d+)_"), seed=seed)
+        for seed in (1, 1, 2)
+    ]
+    assert cuts[0] == cuts[1] != cuts[2]
+
+
+def test_the_shares_of_a_large_set_are_exact():
+    samples = samples_of([25] * 160, 1)
+    lists = split_samples(samples, read_shares("80/10/10"), group_of=grouping(None), seed=0)
+    assert [len(part) for part in lists.values()] == [3200, 400, 400]
+
+
+def test_many_classes_that_do_not_divide_evenly_meet_their_shares():
+    classes = [3 + 7 * number % 57 for number in range(300)]
+    lists = split_samples(samples_of(classes, 1), read_shares("80/10/10"), group_of=grouping(None), seed=0)
+    for part, share in zip(lists.values(), (0.8, 0.1, 0.1), strict=True):
+        counts = Counter(sample.labels[0] for sample in part)
+        assert all(abs(counts[label] - share * count) < 1 for label, count in enumerate(classes))
+
+
+@pytest.mark.parametrize("sizes", [[1412, 5532], [4998, 4998, 4998], [1, 1]])
+def test_groups_that_fit_equally_well_in_two_lists_are_not_moved_for_ever(sizes):
+    starts = np.cumsum([0, *sizes])
+    groups = [np.arange(a, b) for a, b in itertools.pairwise(starts)]
+    chosen = assign(groups, np.zeros(starts[-1], np.int64), np.full(3, 1 / 3), np.random.default_rng(0))
+    assert len(chosen) == len(sizes)
+
+
+@pytest.fixture
+def ucf_names(tmp_path):
+    """Two classes of five groups of three videos, called as UCF101's."""
+    names = [
+        f"{c}/v_{c}_g{g:02}_c{v:02}.avi" for c in ("Run", "Walk") for g in range(1, 6) for v in range(1, 4)
+    ]
+    touch(tmp_path, *names)
+    (tmp_path / "all.csv").write_text("".join(f"{name} {int('Walk' in name)}\n" for name in names))
+    return tmp_path
+
+
+def test_a_list_of_another_split_does_not_stay_beside_a_new_one(ucf_names):
+    everest("prepare", "split", ucf_names / "all.csv")
+    other = ("prepare", "split", ucf_names / "all.csv", "--shares", "80/20", "--overwrite")
+    before = (ucf_names / "train.csv").read_text()
+    assert "val.csv: would stay beside this split; remove it" in everest(*other, code=2).stderr
+    assert (ucf_names / "train.csv").read_text() == before
+    (ucf_names / "val.csv").unlink()
+    everest(*other)
+    everest("prepare", "split", "--check", ucf_names / "train.csv", ucf_names / "test.csv")
+
+
+def test_a_list_is_cut_by_a_part_of_the_names(ucf_names):
+    told = json.loads(
+        everest(
+            "prepare",
+            "split",
+            ucf_names / "all.csv",
+            "--shares",
+            "60/20/20",
+            "--group",
+            r"_g(\d+)_",
+            "--json",
+        ).stdout
+    )
+    rows = {name: rows_of(ucf_names / f"{name}.csv", ucf_names) for name in ("train", "val", "test")}
+    groups = {name: {path.split("_g")[1][:2] for path, *_ in found} for name, found in rows.items()}
+    assert (
+        not groups["train"] & groups["val"]
+        | groups["train"] & groups["test"]
+        | groups["val"] & groups["test"]
+    )
+    assert {name: len(found) for name, found in rows.items()} == {"train": 18, "val": 6, "test": 6}
+    assert told["lists"]["val"] == {"videos": 6, "share": 0.2, "groups": 1, "classes": {"0": 3, "1": 3}}
+    lists = [ucf_names / f"{name}.csv" for name in rows]
+    everest("prepare", "split", "--check", *lists, "--group", r"_g(\d+)_")
+
+
+def test_class_folders_are_cut_and_their_names_written(ucf_names):
+    (ucf_names / "all.csv").unlink()
+    shown = everest("prepare", "split", ucf_names, "--shares", "80/20")
+    assert shown.stdout.splitlines() == [
+        str(ucf_names / name) for name in ("train.csv", "test.csv", "classes.txt")
+    ]
+    assert (ucf_names / "classes.txt").read_text().split() == ["Run", "Walk"]
+    assert Counter(label for _, (label,) in rows_of(ucf_names / "train.csv", ucf_names)) == {0: 12, 1: 12}
+
+
+def test_a_class_with_too_few_groups_is_told(ucf_names):
+    shown = everest("prepare", "split", ucf_names / "all.csv", "--group", "folder")
+    assert "has nothing of" in shown.stderr
+
+
+def test_a_group_in_two_lists_is_a_leak(ucf_names):
+    (ucf_names / "a.csv").write_text("Run/v_Run_g01_c01.avi 0\nRun/v_Run_g02_c01.avi 0\n")
+    (ucf_names / "b.csv").write_text("Run/v_Run_g01_c02.avi 0\nWalk/v_Walk_g03_c01.avi 0\n")
+    lists = [ucf_names / "a.csv", ucf_names / "b.csv"]
+    everest("prepare", "split", "--check", *lists)
+    shown = everest("prepare", "split", "--check", *lists, "--group", r"_g(\d+)_", "--json", code=4)
+    assert json.loads(shown.stdout)["leaks"] == [
+        {"group": "01", "lists": {str(lists[0]): 1, str(lists[1]): 1}}
+    ]
+    assert "1 groups stand in several lists" in shown.stderr
+
+
+def test_a_video_is_one_however_its_path_is_written(ucf_names):
+    (ucf_names / "link.avi").symlink_to(ucf_names / "Run" / "v_Run_g02_c01.avi")
+    (ucf_names / "a.csv").write_text("Run/v_Run_g01_c01.avi 0\nRun/v_Run_g02_c01.avi 0\n")
+    (ucf_names / "b.csv").write_text("Walk/../Run/v_Run_g01_c01.avi 0\nlink.avi 0\n")
+    lists = [ucf_names / "a.csv", ucf_names / "b.csv"]
+    shown = everest("prepare", "split", "--check", *lists, "--json", code=4)
+    assert [leak["group"] for leak in json.loads(shown.stdout)["leaks"]] == [
+        str((ucf_names / "Run" / f"v_Run_g0{number}_c01.avi").resolve()) for number in (1, 2)
+    ]
+    twice = everest("prepare", "split", "--check", lists[0], ucf_names / "Run" / ".." / "a.csv", code=2)
+    assert "a list is given twice" in twice.stderr
+
+
+def test_labels_of_two_kinds_are_refused(ucf_names):
+    (ucf_names / "both.csv").write_text("path,label,label.verb\nRun/v_Run_g01_c01.avi,0,1\n")
+    shown = everest("prepare", "split", ucf_names / "both.csv", code=4)
+    assert "both.csv: has columns label and label.NAME" in shown.stderr
+
+
+def test_given_splits_of_real_clips_do_not_leak(shared: Path):
+    actions = shared / "videos" / "actions"
+    everest("prepare", "split", "--check", *(actions / f"{name}.csv" for name in ("train", "val", "test")))
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (["--shares", "80"], 2, "--shares 80: give two (train/test) or three"),
+        (["--shares", "80/x"], 2, "--shares 80/x: give two"),
+        (["--shares", "1/0"], 2, "--shares 1/0: give two"),
+        (["--group", "g(\\d"], 2, "neither 'folder' nor a regular expression"),
+        (["--group", "g\\d"], 2, "one pair of parentheses"),
+        (["--group", "_h(\\d+)_"], 4, "--group _h(\\d+)_ does not fit its name"),
+        (["--group", "_g(\\d+)_", "--output", "/dev/null/x"], 5, "cannot write"),
+    ],
+)
+def test_what_cannot_be_meant(ucf_names, options, code, message):
+    assert message in everest("prepare", "split", ucf_names / "all.csv", *options, code=code).stderr
+
+
+def test_nothing_is_replaced(ucf_names):
+    (ucf_names / "train.csv").write_text("Run/v_Run_g01_c01.avi 0\nWalk/v_Walk_g01_c01.avi 1\n")
+    before = (ucf_names / "train.csv").read_text()
+    assert "train.csv: exists" in everest("prepare", "split", ucf_names / "all.csv", code=2).stderr
+    assert (
+        "is what was read"
+        in everest("prepare", "split", ucf_names / "train.csv", "--overwrite", code=2).stderr
+    )
+    assert (ucf_names / "train.csv").read_text() == before
+
+
+def test_a_name_that_no_list_can_hold_is_told_before_anything_is_written(tmp_path):
+    touch(tmp_path, *(f"run/{number}.mp4" for number in range(9)), "walk/two\nlines.mp4")
+    message = everest("prepare", "split", tmp_path, code=4).stderr
+    assert "a line break in its name, which no list can hold; rename it" in message
+    assert not list(tmp_path.glob("*.csv"))

@@ -1,0 +1,84 @@
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from prepare_commands import everest
+
+from everest.prepare.stats import measure
+from everest.video.reader import read_frames
+
+
+def stats(*arguments, code=0):
+    return json.loads(
+        everest("prepare", "stats", *arguments, "--json", "-q", "--workers", 1, code=code).stdout
+    )
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Videos as folders of pictures: `still` of one colour, `blink` of black and white by turns."""
+    for name, colours in (("still", [(51, 102, 204)] * 4), ("blink", [(0, 0, 0), (255, 255, 255)] * 2)):
+        for number, colour in enumerate(colours):
+            (tmp_path / name / "clip").mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (6, 4), colour).save(tmp_path / name / "clip" / f"{number}.png")
+    return tmp_path
+
+
+def test_hand_computed_means_deviations_and_motion(pictures: Path):
+    told = stats(pictures)
+    still, blink = np.array([0.2, 0.4, 0.8]), np.array([0.5, 0.5, 0.5])
+    mean = (still + blink) / 2
+    square = (still**2 + np.array([0.5, 0.5, 0.5])) / 2
+    assert told["mean"] == pytest.approx(mean.tolist(), abs=1e-5)
+    assert told["std"] == pytest.approx(np.sqrt(square - mean**2).tolist(), abs=1e-5)
+    assert told["classes"] == [
+        {"class": "blink", "videos": 1, "motion": 1.0},
+        {"class": "still", "videos": 1, "motion": 0.0},
+    ]
+    assert told["frames"] == {"min": 4, "median": 4.0, "max": 4}
+    assert told["seconds"] is None
+
+
+def test_moments_are_those_of_the_frames(clip_files: Path):
+    found = measure(str(clip_files / "clip0.mp4"))
+    ids = sorted({n for first in np.linspace(0, 30, 8).astype(int).tolist() for n in (first, first + 1)})
+    frames = read_frames(clip_files / "clip0.mp4", ids).numpy() / 255
+    assert found.mean == pytest.approx(frames.mean(axis=(0, 1, 2)), abs=1e-9)
+    assert found.square == pytest.approx((frames**2).mean(axis=(0, 1, 2)), abs=1e-9)
+
+
+def test_balance_and_lengths_of_a_list_and_what_cannot_be_read(clip_files: Path, tmp_path: Path):
+    shutil.copytree(clip_files, tmp_path / "set")
+    (tmp_path / "set" / "bad.mp4").write_bytes(b"")
+    rows = "clip0.mp4 0\nclip1.mp4 0\nclip2.mp4 0\nclip3.mp4 1\nbad.mp4 1\n"
+    (tmp_path / "set" / "train.csv").write_text(rows)
+    told = stats(tmp_path / "set" / "train.csv")
+    assert (told["videos"], told["measured"], told["imbalance"]) == (5, 4, 1.5)
+    assert told["seconds"] == {"min": 2.0, "median": 2.0, "max": 2.0}
+    assert told["skipped"] == [{"path": str(tmp_path / "set" / "bad.mp4"), "reason": "empty file"}]
+
+
+def test_a_set_without_a_readable_video_is_refused(tmp_path: Path):
+    (tmp_path / "set").mkdir()
+    for name in ("bad.mp4", "worse.mp4"):
+        (tmp_path / "set" / name).write_bytes(b"")
+    assert (
+        "none of 1 videos can be read"
+        in everest("prepare", "stats", tmp_path / "set", "--videos", 1, code=4).stderr
+    )
+
+
+def test_the_picture_is_a_png_of_its_own(pictures: Path, tmp_path_factory):
+    target = tmp_path_factory.mktemp("out") / "sheet.png"
+    stats(pictures, "--picture", target)
+    with Image.open(target) as sheet:
+        assert sheet.width > 1000
+    again = everest("prepare", "stats", pictures, "--picture", target, code=2)
+    assert "sheet.png: exists; choose another name, or use --overwrite" in again.stderr
+    stats(pictures, "--picture", target, "--overwrite")
+    assert (
+        "end its name in .png" in everest("prepare", "stats", pictures, "--picture", "a.jpg", code=2).stderr
+    )

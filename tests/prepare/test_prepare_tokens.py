@@ -1,0 +1,370 @@
+"""`everest prepare tokens`, and pre-training with what it wrote: the run that a tokenizer would give."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from processes import stop_after
+from small_runs import called, told, weights
+
+from everest.checkpoints.load import load_model
+from everest.config.recipe import load_recipe
+from everest.data.stages import pretrain_clips
+from everest.methods.grid import TokenGrid
+from everest.methods.ranked import LearnedImportance
+from everest.prepare.tokens import dense_ranks
+from everest.system.weights import Weights
+from everest.tokenizer.cache import INDEX, open_token_cache
+from everest.tokenizer.scorer import TokenScorer
+from everest.tokenizer.spec import tokenizer_spec
+from everest.tokenizer.targets import FrozenTokenizer, TokenTargets
+from everest.video.pixels import normalise
+
+RECIPE = """
+summary: small enough for a test
+data: {root: "ROOT", frames: 8, size: 32, num_classes: 2}
+model: {backbone: vit-tiny, tubelet: [2, 8, 8], width: 24, depth: 1, heads: 2, decoder_width: 16,
+        decoder_heads: 2, decoder_depth: 1}
+train: {workers: 0, micro_batch: 2, precision: fp32}
+pretrain: {stride: 2, epochs: 3, warmup_epochs: 1, batch_size: 4, base_lr: 0.1,
+           selection: {strategy: learned-importance}, target: {kind: tokens}}
+tokenizer: {size: tiny, channels: 8, multipliers: [1, 1], time_down: [false], frames: 8}
+"""
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tokenizer whose targets have a mean and a deviation."""
+    return made_tokenizer(tmp_path_factory.mktemp("tokenizer") / "model.safetensors", seed=0)
+
+
+def made_tokenizer(path: Path, *, seed: int) -> Path:
+    recipe = path.parent / "recipe.yaml"
+    recipe.write_text(RECIPE)
+    spec = tokenizer_spec(load_recipe(recipe))
+    torch.manual_seed(seed)
+    module = spec.build()
+    module.target_mean.uniform_(-0.5, 0.5)
+    module.target_std.uniform_(0.2, 0.5)
+    state = module.state_dict()
+    stored = Weights(kind="tokenizer", settings=spec.dump(), classes=None, recipe="r", step=1, tensors=state)
+    stored.save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory, clip_files: Path) -> Path:
+    path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
+    path.write_text(RECIPE.replace("ROOT", str(clip_files)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def cache(recipe: Path, tokenizer: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three variants, as many as the recipe has epochs."""
+    folder = tmp_path_factory.mktemp("cache") / "tokens"
+    prepare(recipe, tokenizer, folder)
+    return folder
+
+
+def prepare(recipe: Path, tokenizer: Path, folder: Path, *options: object, code: int = 0):
+    named = f"tokenizer.checkpoint={tokenizer}"
+    command = ["prepare", "tokens", "--recipe", recipe, "-o", folder, "--variants", 3, "--set", named, "-q"]
+    return called(*command, *options, code=code)
+
+
+def pretrain(recipe: Path, folder: Path, *values: str, code: int = 0):
+    options = [part for value in values for part in ("--set", value)]
+    return called("pretrain", "--recipe", recipe, "-o", folder, "-q", *options, code=code)
+
+
+def from_cache(folder: Path) -> str:
+    return f"pretrain.target.cache={folder}"
+
+
+def opened(recipe: Path, cache: Path, *values: str):
+    """The clips of a run with the cache, and its recipe."""
+    settings = load_recipe(recipe, overrides=[from_cache(cache), *values])
+    clips = pretrain_clips(settings)
+    clips.tokens = open_token_cache(settings, clips)
+    return clips, settings
+
+
+def parts(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.name != ".lock"}
+
+
+# --- the run that the tokenizer would give ------------------------------------------------------------------
+
+KINDS = {
+    "values": [],
+    "codes": ["pretrain.target.space=codes"],
+    "two views of a decode": ["pretrain.views_per_decode=2"],
+    "scores only": ["pretrain.target.kind=pixels"],
+    "targets only": ["pretrain.selection.score=random"],
+    "its own importance": ["pretrain.selection={strategy: redundancy-robust}"],
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_with_a_cache_equals_the_run_with_the_tokenizer(kind: str, recipe, tokenizer, tmp_path):
+    values = KINDS[kind]
+    pretrain(recipe, tmp_path / "live", f"tokenizer.checkpoint={tokenizer}", *values)
+    moved = shutil.copytree(tokenizer.parent, tmp_path / "moved") / tokenizer.name
+    prepare(recipe, moved, tmp_path / "tokens", *(part for value in values for part in ("--set", value)))
+    moved.unlink()  # so that nothing can load it
+    pretrain(recipe, tmp_path / "cached", from_cache(tmp_path / "tokens"), *values)
+    assert told(tmp_path / "cached") == told(tmp_path / "live")
+    ours, theirs = weights(tmp_path / "cached"), weights(tmp_path / "live")
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+@pytest.mark.parametrize("space", ["values", "codes"])
+def test_what_is_read_is_what_the_tokenizer_says_of_these_pixels(space: str, recipe, tokenizer, cache):
+    clips, settings = opened(recipe, cache, f"pretrain.target.space={space}")
+    frozen = FrozenTokenizer.of(load_model(tokenizer))
+    targets, every = TokenTargets(frozen=frozen, space=settings.pretrain.target.space), torch.arange(64)[None]
+    for epoch in range(3):
+        for index in range(4):
+            clip = clips.read((epoch, index))
+            frames = normalise(clip.frames)  # (1, 3, 8, 32, 32)
+            assert torch.equal(clip.tokens["values"], targets.values(frames, every))
+            scores = frozen.scores(frames)[0].numpy()
+            assert np.array_equal(clip.tokens["importance"][0].numpy(), dense_ranks(scores[None])[0])
+
+
+def test_later_epochs_show_the_variants_again_with_other_noise(recipe, cache):
+    clips, settings = opened(recipe, cache)
+    plain = pretrain_clips(settings)
+    for epoch in range(6):
+        clip, first = clips.read((epoch, 2)), clips.read((epoch % 3, 2))
+        assert torch.equal(clip.frames, plain.read((epoch % 3, 2)).frames)
+        assert torch.equal(clip.noise, plain.read((epoch, 2)).noise)
+        assert all(torch.equal(clip.tokens[name], first.tokens[name]) for name in ("importance", "values"))
+    frames = [clips.read((epoch, 2)).frames for epoch in range(3)]
+    assert not any(torch.equal(one, other) for one, other in pairwise(frames))
+
+
+@pytest.mark.slow
+def test_a_killed_run_with_a_cache_and_workers_goes_on_to_the_same_bits(recipe, cache, tmp_path):
+    values = [from_cache(cache), "pretrain.epochs=40", "train.workers=2"]
+    pretrain(recipe, tmp_path / "whole", *values)
+    command = ["pretrain", *(part for value in values for part in ("--set", value))]
+    assert stop_after(recipe, command, tmp_path / "parts", signal.SIGKILL, rows=5) == -signal.SIGKILL
+    pretrain(recipe, tmp_path / "parts", *values)
+    assert told(tmp_path / "parts") == told(tmp_path / "whole")
+    ours, theirs = weights(tmp_path / "parts"), weights(tmp_path / "whole")
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+@pytest.mark.slow
+def test_two_processes_with_a_cache_train_what_one_does(recipe, cache, tmp_path):
+    options = ["pretrain", "--recipe", recipe, "--gpus", "cpu", "--set", from_cache(cache)]
+    for number in (1, 2):
+        command = [*options, "-o", tmp_path / str(number), "--processes", number, "--set", "train.workers=1"]
+        subprocess.run([sys.executable, "-m", "everest_cli", *map(str, command)], check=True, timeout=300)
+    one, two = ([row["loss"] for row in told(tmp_path / str(n)) if "loss" in row] for n in (1, 2))
+    assert two == pytest.approx(one, abs=1e-5)
+
+
+# --- ranks --------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.floats(0, 8, width=32).map(lambda x: round(x, 1)), min_size=2, max_size=300))
+def test_ranks_keep_order_and_ties(scores):
+    row = np.array(scores, dtype=np.float32)
+    ranks = dense_ranks(row[None])[0].astype(int)
+    assert np.array_equal(np.sign(ranks[:, None] - ranks), np.sign(row[:, None] - row))
+
+
+def test_float16_changes_what_is_chosen_of_128_frames_and_ranks_do_not():
+    generator = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    scorer, grid = TokenScorer((2, 4), (4, 8)), TokenGrid(t=64, h=14, w=14)
+    with torch.no_grad():
+        scores = scorer(torch.rand(2, 3, 128, 56, 56, generator=generator)).flatten(1)  # (2, 12544)
+    noise = torch.rand(scores.shape, generator=generator)
+    ranks = torch.from_numpy(dense_ranks(scores.numpy()).astype(np.float32))
+    exact, ranked, rounded = (
+        LearnedImportance()(grid, importance=of, noise=noise).target
+        for of in (scores, ranks, scores.half().float())
+    )
+    assert torch.equal(exact, ranked)
+    assert not torch.equal(exact, rounded)
+
+
+# --- the folder ---------------------------------------------------------------------------------------------
+
+
+def test_a_folder_tells_what_it_holds(recipe, tokenizer, cache, tmp_path):
+    result = json.loads(prepare(recipe, tokenizer, tmp_path / "tokens", "--json").stdout)
+    size = sum(path.stat().st_size for path in cache.glob("*.safetensors"))
+    assert result == {
+        **{"output": str(tmp_path / "tokens"), "videos": 4, "variants": 3, "parts": 3, "kept": 0},
+        **{"bytes": size, "bad": []},
+    }
+    index = json.loads((cache / INDEX).read_text())
+    assert (index["videos"], index["variants"], index["grid"]) == (4, 3, [4, 4, 4])
+    assert (index["clips"]["train.seed"], index["clips"]["pretrain.views_per_decode"]) == (0, 1)
+    assert parts(tmp_path / "tokens") == parts(cache)
+
+
+@pytest.mark.slow
+def test_a_killed_call_goes_on_to_the_same_bytes(recipe, tokenizer, tmp_path):
+    options = ["--variants", "60", "--set", f"tokenizer.checkpoint={tokenizer}", "-q"]
+    command = ["prepare", "tokens", "--recipe", str(recipe), "-o", str(tmp_path / "parts"), *options]
+    process = subprocess.Popen([sys.executable, "-m", "everest_cli", *command], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while len(list((tmp_path / "parts").glob("*.safetensors"))) < 3:
+        assert time.monotonic() < deadline
+        assert process.poll() is None, "the call ended too early"
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    told = pretrain(recipe, tmp_path / "run", from_cache(tmp_path / "parts"), code=6).stderr
+    assert "of 60 parts are missing, first variant00" in told
+    again = prepare(recipe, tokenizer, tmp_path / "parts", "--variants", 60, "--json")
+    assert 3 <= json.loads(again.stdout)["kept"] < 60
+    prepare(recipe, tokenizer, tmp_path / "whole", "--variants", 60)
+    assert parts(tmp_path / "parts") == parts(tmp_path / "whole")
+
+
+def test_variants_can_be_added_and_none_is_lost(recipe, tokenizer, cache, tmp_path):
+    folder = shutil.copytree(cache, tmp_path / "tokens")
+    more = json.loads(prepare(recipe, tokenizer, folder, "--variants", 5, "--json").stdout)
+    assert (more["variants"], more["kept"]) == (5, 3)
+    fewer = json.loads(prepare(recipe, tokenizer, folder, "--variants", 1, "--json").stdout)
+    assert (fewer["variants"], fewer["kept"]) == (5, 5)
+
+
+# --- what does not fit --------------------------------------------------------------------------------------
+
+
+OTHER = {
+    "train.seed=1": "train.seed (0, now 1)",
+    "data.flip=false": "pretrain.flip (true, now false)",
+    "pretrain.stride=1": "pretrain.stride (2, now 1)",
+    "pretrain.sampling=spread": 'pretrain.sampling ("dense", now "spread")',
+    "pretrain.views_per_decode=2": "pretrain.views_per_decode (1, now 2)",
+    "data.frames=16": "data.frames (8, now 16)",
+    "data.size=16": "data.size ([32, 32], now [16, 16])",
+    "data.train=short.csv": "list of videos (",
+}
+
+
+@pytest.mark.parametrize("override", OTHER)
+def test_tokens_of_other_clips_are_refused_with_what_differs(override, recipe, tokenizer, cache, tmp_path):
+    (tmp_path / "short.csv").write_text(f"{load_recipe(recipe).data.root}/clip0.mp4 0\n" * 4)
+    override = override.replace("short.csv", str(tmp_path / "short.csv"))
+    expected = OTHER[override if override in OTHER else "data.train=short.csv"]
+    said = pretrain(recipe, tmp_path / "run", from_cache(cache), override, code=6).stderr
+    assert f"{cache}: has the tokens of other clips: {expected}" in said
+    said = prepare(recipe, tokenizer, cache, "--set", override, code=2).stderr
+    assert f"holds other tokens: {expected}" in said
+
+
+def test_another_tokenizer_is_refused(recipe, tokenizer, cache, tmp_path):
+    other = made_tokenizer(tmp_path / "other.safetensors", seed=1)
+    pretrain(recipe, tmp_path / "same", from_cache(cache), f"tokenizer.checkpoint={tokenizer}")
+    said = pretrain(recipe, tmp_path / "run", from_cache(cache), f"tokenizer.checkpoint={other}", code=6)
+    assert f"{cache}: its tokens are not those of {other} (tokenizer.checkpoint) but of" in said.stderr
+    assert "holds other tokens: tokenizer (" in prepare(recipe, other, cache, code=2).stderr
+
+
+def test_what_is_gone_or_damaged_is_a_checkpoint_error(recipe, tokenizer, cache, tmp_path):
+    assert "index.json: no such file" in pretrain(recipe, tmp_path, from_cache("nowhere"), code=6).stderr
+    folder = shutil.copytree(cache, tmp_path / "tokens")
+    whole, first = parts(folder), min(folder.glob("*.safetensors"))
+    first.write_bytes(first.read_bytes()[:-100])
+    assert (
+        f"{first}: gone or damaged" in pretrain(recipe, tmp_path / "run", from_cache(folder), code=6).stderr
+    )
+    assert f"{first}: gone or damaged" in prepare(recipe, tokenizer, folder, code=6).stderr
+    first.unlink()
+    assert "1 of 3 parts are missing" in pretrain(recipe, tmp_path / "b", from_cache(folder), code=6).stderr
+    prepare(recipe, tokenizer, folder)
+    assert parts(folder) == whole
+    (folder / INDEX).write_text("{")
+    assert f"{INDEX}: damaged" in pretrain(recipe, tmp_path / "c", from_cache(folder), code=6).stderr
+    prepare(recipe, tokenizer, folder, "--overwrite")
+    assert parts(folder) == whole
+
+
+def test_a_folder_of_others_is_left_alone(recipe, tokenizer, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    assert "holds other files (notes.txt)" in prepare(recipe, tokenizer, tmp_path, code=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("pretrain.target.space=soft", "pretrain.target.cache: has codes, not the vectors before rounding"),
+        (
+            "pretrain={target: {kind: pixels}, selection: {score: random}}",
+            "pretrain.target.cache: serves recipes whose targets or selection need a tokenizer",
+        ),
+        (
+            "pretrain={frame_selection: {alpha: 1.5}, selection: {strategy: redundancy-robust}}",
+            "pretrain.target.cache: has the tokens of whole clips",
+        ),
+        ("tokenizer.checkpoint=null", "tokenizer.checkpoint: names no tokenizer"),
+    ],
+)
+def test_recipes_that_a_cache_cannot_serve_are_told(override, message, recipe, tokenizer, tmp_path):
+    assert message in prepare(recipe, tokenizer, tmp_path / "x", "--set", override, code=2).stderr
+    assert not (tmp_path / "x").exists()
+
+
+# --- bad videos ---------------------------------------------------------------------------------------------
+
+
+def with_bad(recipe: Path, folder: Path, *, bad: int) -> list[str]:
+    """Overrides for a list of 12 videos, some of them text."""
+    root = load_recipe(recipe).data.root
+    rows = [f"{root}/clip{i % 4}.mp4" for i in range(12 - bad)]
+    for number in range(bad):
+        (folder / f"bad{number}.mp4").write_text("no video")
+        rows.insert(2 * number, str(folder / f"bad{number}.mp4"))
+    (folder / "list.csv").write_text("".join(f"{row} 0\n" for row in rows))
+    return [f"data.train={folder}/list.csv", "data.max_bad=0.3"]
+
+
+def test_a_bad_video_is_left_out_and_replaced_as_without_a_cache(recipe, tokenizer, tmp_path):
+    values = with_bad(recipe, tmp_path, bad=1)
+    options = [part for value in values for part in ("--set", value)]
+    bad = {"path": str(tmp_path / "bad0.mp4"), "reason": "not a video file"}
+    result = prepare(recipe, tokenizer, tmp_path / "tokens", *options, "--json")
+    assert json.loads(result.stdout)["bad"] == [bad]
+    assert f"cannot read {bad['path']}: not a video file; left out" in result.stderr
+    with (tmp_path / "tokens" / "bad_videos.csv").open() as file:
+        assert list(csv.DictReader(file)) == [bad]
+    pretrain(recipe, tmp_path / "live", f"tokenizer.checkpoint={tokenizer}", *values)
+    pretrain(recipe, tmp_path / "cached", from_cache(tmp_path / "tokens"), *values)
+    assert told(tmp_path / "cached") == told(tmp_path / "live")
+    (tmp_path / "bad0.mp4").unlink()
+    shutil.copy(Path(load_recipe(recipe).data.root) / "clip0.mp4", tmp_path / "bad0.mp4")
+    pretrain(recipe, tmp_path / "mended", from_cache(tmp_path / "tokens"), *values)
+    assert told(tmp_path / "mended") == told(tmp_path / "cached")  # the cache has no tokens of it
+
+
+def test_too_many_bad_videos_end_with_code_4_and_are_tried_again(recipe, tokenizer, tmp_path):
+    options = [part for value in with_bad(recipe, tmp_path, bad=5) for part in ("--set", value)]
+    said = prepare(recipe, tokenizer, tmp_path / "tokens", *options, code=4).stderr
+    assert "5 of 12 videos could not be read, more than data.max_bad=0.3 allows" in said
+    for number in range(4):
+        shutil.copy(Path(load_recipe(recipe).data.root) / "clip0.mp4", tmp_path / f"bad{number}.mp4")
+    mended = json.loads(prepare(recipe, tokenizer, tmp_path / "tokens", *options, "--json").stdout)
+    assert [Path(row["path"]).name for row in mended["bad"]] == ["bad4.mp4"]

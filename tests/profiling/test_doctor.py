@@ -1,0 +1,141 @@
+"""What `everest doctor` finds: on a whole machine, and where something is broken, old or absent."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from small_runs import run
+from typer.testing import CliRunner
+
+from everest.profiling.doctor import Finding, check_decoders, check_packages, check_system, examine
+from everest_cli.main import app
+
+
+def named(found: Iterator[Finding] | list[Finding]) -> dict[str, Finding]:
+    return {finding.name: finding for finding in found}
+
+
+def test_a_machine_that_runs_these_tests_is_healthy():
+    told = json.loads(run("doctor", "--json"))
+    found = {finding["name"]: finding for finding in told["findings"]}
+    assert told["healthy"] is True
+    assert all(finding["state"] != "broken" for finding in found.values())
+    assert found["torch"]["found"] == importlib.metadata.version("torch")
+    assert torch.__version__ in found["torch and torchvision"]["found"]
+    assert found["decoder pyav"]["state"] == "ok"
+    assert {"Python", "processor", "memory", "disk", "open files", "FFmpeg of PyAV"} <= found.keys()
+
+
+def test_every_trouble_has_a_mend_and_every_finding_a_line():
+    shown = run("doctor").splitlines()
+    for finding in examine():
+        assert (finding.mend is None) == (finding.state == "ok") or finding.name == "CUDA"
+        assert any(line.startswith(finding.state) and finding.name in line for line in shown)
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder whose packages are found before those that are installed."""
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path
+
+
+def install(site: Path, name: str, version: str, *lines: str) -> None:
+    folder = site / f"{name.replace('-', '_')}-{version}.dist-info"
+    folder.mkdir()
+    about = ["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}", *lines]
+    (folder / "METADATA").write_text("\n".join(about) + "\n")
+
+
+def test_versions_are_judged_by_what_the_package_asks_for(site: Path):
+    asks = ("av>=14,<=18", "timm>=1.0,<=1.5", "rich<=15", "nowhere>=2", 'nosuch>=1; extra == "export"')
+    install(
+        site,
+        "everest-video",
+        "9.9",
+        "Requires-Python: >=3.11",
+        *(f"Requires-Dist: {text}" for text in asks),
+        "Provides-Extra: export",
+    )
+    install(site, "av", "13.2")
+    install(site, "timm", "1.6")
+    install(site, "rich", "15.0")
+    found = named(check_packages())
+    assert (found["everest-video"].found, found["Python"].state) == ("9.9", "ok")
+    assert (found["av"].state, found["av"].found) == ("broken", "13.2, too old")
+    assert "pip install 'av<=18,>=14'" in str(found["av"].mend)
+    assert (found["timm"].state, found["timm"].found) == ("warning", "1.6, newer than tested")
+    assert found["rich"].state == "ok"
+    assert (found["nowhere"].state, found["nowhere"].mend) == ("broken", "run `pip install 'nowhere>=2'`")
+    assert (found["nosuch"].state, found["nosuch"].found) == ("absent", "not installed (export)")
+    ended = CliRunner().invoke(app, ["doctor"])
+    assert ended.exit_code == 5
+    assert "mend: run `pip install 'nowhere>=2'`" in ended.stdout
+
+
+def test_a_python_that_is_too_old_is_broken(site: Path):
+    install(site, "everest-video", "9.9", "Requires-Python: >=4")
+    assert named(check_packages())["Python"].state == "broken"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "finding", "message"),
+    [
+        ("torch", "raise OSError('libcudart.so.99: cannot open')", "torch", "libcudart.so.99"),
+        (
+            "torchvision",
+            "raise RuntimeError('operator torchvision::nms does not exist')",
+            "torch and torchvision",
+            "nms does not exist",
+        ),
+        pytest.param(
+            *("av", "raise ImportError('libavcodec.so.62: wrong ELF class')", "PyAV", "wrong ELF class"),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            *("psutil", "raise ImportError('no module of it here')", "devices", "no module of it here"),
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_a_broken_package_is_told_with_its_mend(
+    site: Path, name: str, content: str, finding: str, message: str
+):
+    (site / f"{name}.py").write_text(content)
+    ended = subprocess.run(
+        [sys.executable, "-m", "everest_cli", "doctor", "--json"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": f"{site}:{Path(__file__).parents[2]}"},
+    )
+    assert ended.returncode == 5, ended.stderr
+    found = {row["name"]: row for row in json.loads(ended.stdout)["findings"]}
+    assert found[finding]["state"] == "broken"
+    assert message in found[finding]["found"]
+    assert "pip install --force-reinstall" in found[finding]["mend"]
+
+
+def test_a_decoder_that_is_not_there_is_no_trouble_and_the_others_decode(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "decord", None)  # as where it has no wheel
+    found = named(check_decoders())
+    assert (found["decoder decord"].state, found["decoder pyav"].state) == ("absent", "ok")
+
+
+def test_few_open_files_are_a_warning():
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        found = named(check_system())["open files"]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert (found.state, found.found) == ("warning", "256")
+    assert "ulimit -n" in str(found.mend)

@@ -1,0 +1,81 @@
+"""The loader against the step: real videos, real workers."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from small_runs import refused
+from typer.testing import CliRunner
+
+from everest.config.recipe import load_recipe
+from everest.config.settings import Recipe
+from everest.errors import DataError
+from everest.profiling import loading
+from everest.profiling.loading import measure_loading
+from everest_cli.main import app
+
+SMALL = ("data.frames=4", "data.size=64", "model.tubelet=[2,8,8]", "pretrain.stride=2", "train.workers=0")
+
+
+@pytest.fixture(autouse=True)
+def _short(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(loading, "SECONDS", 0.2)
+    monkeypatch.setattr(loading, "ITEM_SECONDS", 0.1)
+
+
+def recipe_on(folder: Path, *overrides: str) -> Recipe:
+    root = f"data.root={json.dumps(str(folder))}"
+    return load_recipe("custom", overrides=[root, "data.num_classes=2", *SMALL, *overrides])
+
+
+def test_a_step_faster_than_the_loader_waits_and_help_is_named(clip_files: Path):
+    found = measure_loading(recipe_on(clip_files), "pretrain", batch=2, step_clips_per_second=1e6)
+    assert found["waits"] == "step"
+    assert 0.9 < found["data_wait"] < 1
+    assert [text.partition(":")[0].partition("=")[0] for text in found["helps"]] == [
+        "pretrain.views_per_decode",
+        "train.workers",
+        "data.cache",
+    ]
+
+
+def test_what_is_set_already_is_not_advised(clip_files: Path):
+    recipe = recipe_on(clip_files, "pretrain.views_per_decode=4", "data.cache=memory")
+    found = measure_loading(recipe, "pretrain", batch=4, step_clips_per_second=1e6)
+    assert [text.partition("=")[0] for text in found["helps"]] == ["train.workers"]
+
+
+def test_videos_larger_than_the_clip_are_told(clip_files: Path):
+    recipe = recipe_on(clip_files)
+    smaller = replace(recipe, data=replace(recipe.data, size=24))
+    found = measure_loading(smaller, "finetune", batch=2, step_clips_per_second=1e6)
+    assert any("64x48 pixels, a clip 24" in text for text in found["helps"])
+
+
+def test_a_loader_faster_than_the_step_needs_no_help(clip_files: Path):
+    recipe = recipe_on(clip_files, "train.workers=1")
+    found = measure_loading(recipe, "finetune", batch=2, step_clips_per_second=0.01)
+    assert (found["waits"], found["data_wait"], found["helps"]) == ("loader", 0, [])
+    assert found["clips_per_second"] > 0.01
+    assert found["workers"] == 1
+
+
+def test_the_command_measures_both_training_stages(clip_files: Path):
+    options = [part for change in SMALL for part in ("--set", change)]
+    arguments = ["profile", "--recipe", "custom", "--backbone", "vit-tiny", "--data", str(clip_files)]
+    result = CliRunner().invoke(app, [*arguments, *options, "--set", "data.num_classes=2", "--json"])
+    assert result.exit_code == 0, result.output
+    stages = json.loads(result.stdout)["stages"]
+    for stage in ("pretrain", "finetune"):
+        step = stages[stage]["measured"]["clips_per_second"]
+        assert stages[stage]["loading"]["step_clips_per_second"] == step
+    assert "loading" not in stages["eval"]
+
+
+def test_a_folder_without_the_recipes_list_is_a_data_error(tmp_path: Path):
+    with pytest.raises(DataError, match=r"train\.csv"):
+        measure_loading(recipe_on(tmp_path), "pretrain", batch=2, step_clips_per_second=1)
+    assert "no folder" in refused("profile", "--recipe", "custom", "--data", tmp_path / "none", code=4)

@@ -1,0 +1,64 @@
+"""Checkpoints of other programs, made from the names and shapes that the released ones have."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+RELEASED: dict[str, dict] = json.loads(
+    (Path(__file__).parents[1] / "golden" / "official_keys.json").read_text()
+)
+TINY = 16  # by which the tiny ones are narrower: 48 wide with 3 heads instead of 768 with 12
+TINY_DEPTH = 2
+
+
+def shapes(name: str, *, depth: int | None = None) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a released checkpoint; `depth` cuts its stacks."""
+    told = RELEASED[name]
+    told = RELEASED[told["same_as"]] if "same_as" in told else told
+    found = {}
+    for key, shape in told["keys"].items():
+        stack, starred, _ = key.partition(".*.")
+        blocks = min(told["depths"][stack], depth or 1000) if starred else 1
+        found |= {key.replace("*", str(i)): tuple(shape) for i in range(blocks)}
+    return found
+
+
+def on_meta(name: str) -> dict[str, Tensor]:
+    """A released checkpoint without its values."""
+    return {key: torch.empty(shape, device="meta") for key, shape in shapes(name).items()}
+
+
+def tiny(name: str, *, seed: int = 0) -> dict[str, Tensor]:
+    """A checkpoint with the names of a released one, 48 wide and two blocks deep, with random values."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        key: torch.randn(_narrow(key, shape), generator=generator) * 0.1
+        for key, shape in shapes(name, depth=TINY_DEPTH).items()
+    }
+
+
+def _narrow(key: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    outputs = ".head." in f".{key}" or key.startswith("classifier.")
+    kept = 1 if outputs and not key.startswith("decoder.0.") else 0  # classes and pixels stay as many
+    sides = [side if i < kept or i >= 2 or side in (1, 3) else side // TINY for i, side in enumerate(shape)]
+    if "pos_embed" in key or "mask_token" in key:
+        sides = [1, shape[1], shape[2] // TINY]
+    return tuple(sides)
+
+
+def saved(path: Path, state: dict[str, Tensor], **args: Any) -> Path:
+    """As the released programs save: weights, optimizer with numpy numbers, the command line."""
+    beside = {
+        "optimizer": {"param_groups": [{"lr": np.float64(1e-3), "betas": (0.9, 0.95)}]},
+        "epoch": 799,
+        "args": argparse.Namespace(**args, output_dir=Path("/out"), device=torch.device("cpu")),
+    }
+    torch.save({"model": state, **beside}, path)
+    return path

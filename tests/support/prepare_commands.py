@@ -1,0 +1,41 @@
+""""""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from typer.testing import CliRunner
+
+from everest.data.samples import read_samples
+from everest_cli.main import app
+
+
+def everest(*arguments, code=0):
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == code, (result.output, result.exception)
+    return result
+
+
+def rows_of(file: Path, root: Path, heads=None):
+    found = read_samples(
+        file, root=root, classes=None, num_classes=None, heads=heads, labelled="unlabelled" not in file.name
+    )
+    rows = []
+    for sample in found.samples:
+        part = {
+            name: value
+            for name in ("start", "end", "start_frame", "end_frame")
+            if (value := getattr(sample, name)) is not None
+        }
+        path = sample.path.removeprefix(f"{root}/").removeprefix("./")
+        rows.append((path, sample.labels, part) if part else (path, sample.labels))
+    return rows
+
+
+# --- folders ----------------------------------------------------------------------------------------------
+
+
+def touch(root, *names):
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()

@@ -1,0 +1,19 @@
+"""What everest profile tells: the paper's figures to the digit, and what torch counts itself."""
+
+from __future__ import annotations
+
+from typer.testing import CliRunner
+
+from everest_cli.main import app
+
+TINY = (
+    "model.backbone=vit-tiny",
+    "model.tubelet=[2, 8, 8]",
+    "data.frames=4",
+    "data.size=32",
+    "model.depth=2",
+)
+
+
+def run(*arguments: str):
+    return CliRunner().invoke(app, ["profile", *arguments])

@@ -1,0 +1,36 @@
+"""`everest runs`: states are told from files as a run, a killed run and a finished one leave them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from test_runs import PLAN
+
+from everest.system.weights import Weights
+from everest.train.state import RunState, save_state
+
+
+def make_run(
+    path: Path, *, logged: int = 0, saved: int | None = None, command: tuple[str, ...] = ("pretrain",)
+) -> Path:
+    """A run folder that has logged and saved so many steps of 10."""
+    path.mkdir(parents=True)
+    environment = {"command": ["/bin/everest", *command, "--recipe", "ucf101"], "plan": PLAN}
+    (path / "env.json").write_text(json.dumps(environment))
+    (path / "recipe.yaml").write_text("name: my-recipe\n")
+    rows = [{"step": i, "loss": 1 / i, "lr": 0.1, "clips_per_second": 2.0} for i in range(1, logged + 1)]
+    if logged:
+        (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    if saved is not None:
+        state = RunState(step=saved, model={"w": torch.zeros(1)}, optimizer={}, ema={}, notes={})
+        save_state(path / "state", state, keep=2)
+        weights = Weights(kind="pretrain", settings={}, classes=None, recipe="r", step=saved)
+        weights.save(path / "model.safetensors")
+    return path
+
+
+def append(run: Path, text: str) -> None:
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write(text)

@@ -1,0 +1,42 @@
+"""`everest train-tokenizer` on real files, run, stopped, resumed and misused as a user would."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from typer.testing import CliRunner
+
+from everest.config.recipe import load_recipe
+from everest.system.accelerator import make_accelerator
+from everest.system.events import silent
+from everest.system.run_folder import RunFolder
+from everest.train.setup import Place
+from everest.train_tokenizer import TokenizerStage, set_up_tokenizer
+from everest_cli.main import app
+
+RECIPE = """
+summary: small enough for a test
+data: {frames: 8, size: 32, test: train.csv}
+model: {backbone: vit-tiny, tubelet: [2, 8, 8]}
+train: {workers: 0, micro_batch: 2, precision: fp32}
+pretrain: {stride: 2}
+tokenizer: {size: tiny, channels: 8, multipliers: [1, 1], time_down: [false], frames: 8, keep: 0.25,
+            epochs: 3, batch_size: 4, lr: 1.0e-2, ema: 0.5}
+"""
+
+
+def train(recipe: Path, folder: Path, *options: str, code: int = 0) -> str:
+    """What is said on stderr."""
+    command = ["train-tokenizer", "--recipe", str(recipe), "-o", str(folder), *options]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == code, (result.output, result.exception)
+    if code == 0 and "--dry-run" not in options:
+        assert result.stdout == f"{folder}\n"
+    return result.stderr
+
+
+def set_up(recipe: Path, folder: Path, *overrides: str) -> TokenizerStage:
+    settings = load_recipe(recipe, overrides=list(overrides))
+    accelerator = make_accelerator(settings.train.precision, tf32=settings.train.tf32, cpu=True)
+    place = Place(accelerator=accelerator, run=RunFolder(folder), resumed=False, report=silent)
+    return set_up_tokenizer(settings, place)

@@ -1,0 +1,272 @@
+"""Lists, folders, videos and shards of a storage: as on this machine, or a line that says what is wrong."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from s3fs import S3FileSystem
+from small_runs import RECIPE, run, told, weights
+from storage import new_bucket, put, s3_server, upload
+from torch import Tensor
+from typer.testing import CliRunner
+
+from everest.config.recipe import load_recipe
+from everest.data.dataset import VideoClips
+from everest.data.loader import batches, make_loader
+from everest.data.samples import SampleList, read_samples
+from everest.data.views import PretrainViews
+from everest.errors import DataError, EnvironmentProblem
+from everest.system.storage import RemotePath, joined, located
+from everest.tokenizer.clips import held_out_key
+from everest.video.reader import VideoError, probe, read_frames
+from everest_cli.main import app
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[None]:
+    with s3_server():
+        yield
+
+
+@pytest.fixture
+def bucket(server: None) -> str:
+    """The URL of a bucket that no test had before: what was read is kept in memory."""
+    return new_bucket(f"videos-{uuid.uuid4().hex}")
+
+
+@pytest.fixture
+def stored(bucket: str, clip_files: Path) -> str:
+    """The URL of a folder with the data set of `clip_files`."""
+    upload(clip_files, f"{bucket}/set")
+    return f"{bucket}/set"
+
+
+@pytest.fixture
+def nobody(server: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """No credentials and no server."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    S3FileSystem.clear_instance_cache()
+    yield
+    S3FileSystem.clear_instance_cache()
+
+
+def unlabelled(source: str, root: str) -> SampleList:
+    return read_samples(
+        located(source), root=located(root), classes=None, num_classes=None, heads=None, labelled=False
+    )
+
+
+def test_a_url_keeps_its_protocol_and_joins_like_a_path():
+    root = located("s3://bucket/dir/")
+    assert root == RemotePath("s3://bucket/dir")
+    assert str(joined(root, "./a b/../c.mp4")) == "s3://bucket/dir/c.mp4"
+    assert str(root.parent) == "s3://bucket"
+    assert (root / "x.tar.GZ").suffix == ".GZ"
+    assert joined(root, "/data/a.mp4") == Path("/data/a.mp4")
+    assert joined(Path("/data"), "hf://datasets/o/n/a.mp4") == RemotePath("hf://datasets/o/n/a.mp4")
+    assert located("file:///data/a b.mp4") == Path("/data/a b.mp4")
+
+
+def test_frames_of_a_storage_are_those_of_the_file(stored: str, clip_files: Path):
+    url = f"{stored}/clip1.mp4"
+    assert probe(url) == probe(clip_files / "clip1.mp4")
+    assert torch.equal(read_frames(url, [31, 0, 7]), read_frames(clip_files / "clip1.mp4", [31, 0, 7]))
+
+
+@pytest.mark.parametrize("decoder", ["pyav", "decord"])
+def test_every_decoder_reads_a_storage(stored: str, clip_files: Path, decoder: str):
+    frames = read_frames(f"{stored}/clip1.mp4", [3, 9], decoder=decoder)
+    assert torch.equal(frames, read_frames(clip_files / "clip1.mp4", [3, 9], decoder=decoder))
+
+
+@pytest.mark.slow
+def test_real_files_of_all_kinds_are_read_as_here(bucket: str, shared: Path):
+    upload(shared / "videos" / "odd", f"{bucket}/odd")
+    for file in sorted((shared / "videos" / "odd").iterdir()):
+        url = f"{bucket}/odd/{file.name}"
+        here, there = first_frame(file), first_frame(url)
+        if isinstance(here, str):
+            assert there == here, file.name
+        else:
+            assert torch.equal(there, here), file.name
+
+
+def first_frame(video: str | Path) -> Tensor | str:
+    """The frame, or why there is none."""
+    try:
+        return read_frames(video, [0])
+    except VideoError as error:
+        return error.reason
+
+
+def test_folders_of_a_storage_list_as_here(bucket: str, clip_files: Path, tmp_path: Path):
+    for name in ("b/clip.mp4", "a b/c.mp4", "a b/a.mp4", "a.x/é.mp4", ".hidden/x.mp4", "b/b/z.mp4"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(clip_files / "clip0.mp4", tmp_path / name)
+    upload(tmp_path, f"{bucket}/tree")
+    put(f"{bucket}/tree/b/", b"")  # how consoles make a folder
+    here, there = unlabelled(str(tmp_path), "."), unlabelled(f"{bucket}/tree", bucket)
+    names = [sample.path.removeprefix(f"{bucket}/tree/") for sample in there.samples]
+    assert names == [sample.path.removeprefix(f"{tmp_path}/") for sample in here.samples]
+    assert len(names) == 5
+
+
+def test_class_folders_and_pictures_of_a_storage(bucket: str, tmp_path: Path):
+    for label in ("kick", "hug"):
+        (tmp_path / label / "film").mkdir(parents=True)
+        for i in range(3):
+            picture = np.full((16, 16, 3), 80 * i, dtype=np.uint8)
+            Image.fromarray(picture).save(tmp_path / label / "film" / f"{i}.png")
+    upload(tmp_path, f"{bucket}/classes")
+    url = located(f"{bucket}/classes")
+    found = read_samples(url, root=url, classes=None, num_classes=None, heads=None, labelled=True)
+    assert found.class_names == ("hug", "kick")
+    assert [sample.labels for sample in found.samples] == [(0,), (1,)]
+    assert read_frames(found.samples[0].video, [2, 0])[:, 0, 0, 0].tolist() == [160, 0]
+
+
+def test_a_video_is_fetched_once_a_clip_and_folders_are_listed_once(stored: str, monkeypatch):
+    asked: list[str] = []
+
+    def count(self: RemotePath, start: int | None = None, end: int | None = None) -> bytes:
+        asked.append(self.url)
+        return read(self, start, end)
+
+    read = RemotePath.read_bytes
+    monkeypatch.setattr(RemotePath, "read_bytes", count)
+    clips = pretraining(unlabelled(f"{stored}/train.csv", stored))
+    asked.clear()
+    for index in (0, 1, 0):
+        clips.read((0, index))
+    assert asked == [f"{stored}/clip{i}.mp4" for i in (0, 1, 0)]
+
+
+def pretraining(samples: SampleList) -> VideoClips:
+    views = PretrainViews(frames=4, stride=2, size=(32, 32), flip=True, sampling="dense", views_per_decode=1)
+    return VideoClips(
+        samples.samples, make_views=views, seed=3, num_noise=5, decoder="auto", replace_bad=True
+    )
+
+
+def test_workers_made_after_the_first_request_read_too(stored: str, clip_files: Path):
+    here = pretraining(unlabelled(str(clip_files / "train.csv"), str(clip_files)))
+    there = pretraining(unlabelled(f"{stored}/train.csv", stored))
+    there.read((0, 0))  # connections and a thread of fsspec are open when the workers are forked
+    keys = [[(0, index)] for index in range(4)]
+    ours = list(batches(make_loader(there, keys, workers=2, timeout=60)))
+    theirs = list(batches(make_loader(here, keys, workers=0, timeout=60)))
+    assert all(torch.equal(one.frames, other.frames) for one, other in zip(ours, theirs, strict=True))
+    assert [batch.failed for batch in ours] == [("[]",)] * 4
+
+
+def test_missing_videos_are_named_with_their_lines(stored: str):
+    text = "clip0.mp4 0\nnone.mp4 1\nelsewhere/clip.mp4 1\n"
+    put(f"{stored}/wrong.csv", text.encode())
+    with pytest.raises(DataError) as error:
+        unlabelled(f"{stored}/wrong.csv", stored)
+    assert str(error.value).splitlines() == [
+        f"{stored}/wrong.csv:2: no file {stored}/none.mp4",
+        f"{stored}/wrong.csv:3: no file {stored}/elsewhere/clip.mp4",
+    ]
+
+
+def test_what_is_not_there_is_a_line(bucket: str):
+    with pytest.raises(DataError, match="no such list or folder"):
+        unlabelled(f"{bucket}/none.csv", bucket)
+    with pytest.raises(VideoError, match="No such file or directory"):
+        read_frames(f"{bucket}/none.mp4", [0])
+
+
+def test_a_storage_that_does_not_answer_is_told_and_no_bad_video(nobody: None, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "somebody")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    monkeypatch.setattr(S3FileSystem, "retries", 1)
+    with pytest.raises(DataError, match=r"s3://lost/a\.mp4: the storage does not answer") as error:
+        read_frames("s3://lost/a.mp4", [0])
+    assert not isinstance(error.value, VideoError)
+
+
+def test_missing_credentials_are_told(nobody: None):
+    with pytest.raises(DataError, match=r"s3://private/a\.mp4: no credentials .* AWS_ACCESS_KEY_ID"):
+        read_frames("s3://private/a.mp4", [0])
+
+
+def test_a_missing_package_is_an_error_of_the_environment(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    monkeypatch.delitem(sys.modules["fsspec.registry"].__dict__["_registry"], "s3", raising=False)
+    with pytest.raises(EnvironmentProblem, match=r'pip install "everest-video\[remote\]"'):
+        read_frames("s3://bucket/a.mp4", [0])
+
+
+def test_an_unknown_protocol_is_refused():
+    with pytest.raises(DataError, match="xyz://a: unknown protocol"):
+        read_frames("xyz://a", [0])
+
+
+def test_a_run_over_a_storage_is_the_run_over_the_files(stored: str, clip_files: Path, tmp_path: Path):
+    recipe = tmp_path / "tiny.yaml"
+    recipe.write_text(RECIPE)
+    for name, root in (("here", clip_files), ("there", stored)):
+        options = ["--recipe", recipe, "--data", root, "--set", "train.workers=2", "--gpus", "cpu", "-q"]
+        run("pretrain", *options, "-o", tmp_path / name)
+    assert told(tmp_path / "there") == told(tmp_path / "here")
+    ours, theirs = weights(tmp_path / "there"), weights(tmp_path / "here")
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert f"root: {stored}" in (tmp_path / "there" / "recipe.yaml").read_text()
+    plans = [json.loads((tmp_path / name / "env.json").read_text())["plan"] for name in ("here", "there")]
+    assert plans[0]["samples"] == plans[1]["samples"]
+
+
+def test_a_tokenizer_is_judged_on_a_list_of_the_storage_where_it_is_there(stored: str):
+    for test, key in (("train.csv", "test"), ("gone.csv", "train")):
+        changes = [f"data.root={stored}", "data.train=train.csv", "data.val=null", f"data.test={test}"]
+        assert held_out_key(load_recipe("lvmae-128", overrides=[*changes, "data.pretrain=null"])) == key
+
+
+def test_videos_of_a_storage_are_encoded_and_put_into_shards(stored: str, clip_files: Path, tmp_path: Path):
+    for name, source in (("here", clip_files), ("there", stored)):
+        # A process of its own: those that encode keep the environment that the first of them was started in.
+        command = [
+            "prepare",
+            "encode",
+            f"{source}/train.csv",
+            "-o",
+            str(tmp_path / name),
+            "--workers",
+            "1",
+            "-q",
+        ]
+        subprocess.run([sys.executable, "-m", "everest_cli", *command], check=True, stdout=subprocess.DEVNULL)
+        run("prepare", "shard", f"{source}/train.csv", "-o", tmp_path / name / "shards", "-q")
+    files = [path.relative_to(tmp_path / "here") for path in (tmp_path / "here").rglob("*") if path.is_file()]
+    assert len(files) == 8  # four videos, their list, who wrote it, a shard, its index
+    assert all(
+        (tmp_path / "there" / file).read_bytes() == (tmp_path / "here" / file).read_bytes() for file in files
+    )
+
+
+def test_a_run_without_the_storage_ends_with_code_4_and_one_line(bucket: str, tmp_path: Path):
+    recipe = tmp_path / "tiny.yaml"
+    recipe.write_text(RECIPE)
+    command = ["pretrain", "--recipe", str(recipe), "--data", f"{bucket}/none", "-o", str(tmp_path / "run")]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 4
+    assert result.stderr.splitlines() == [
+        f"error: data.root: no folder '{bucket}/none'; set it by --data DIR"
+    ]

@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from everest.config.sizes import TOKENIZERS, TokenizerConfig, discriminator_halvings
+from everest.tokenizer.discriminator import BlurredHalving, Discriminator
+from everest.train.adversary import Adversary, first_step, r1_penalty
+from everest.train.optim import set_lr
+
+TINY = TokenizerConfig(stem=(2, 4), channels=4, multipliers=(1,), time_down=(), blocks=1, decoder_blocks=1)
+
+
+class Linear(nn.Module):
+    """A logit that is a weighted sum of a clip's values."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight)
+
+    def forward(self, clips: Tensor) -> Tensor:
+        return clips.flatten(1) @ self.weight
+
+
+def clips(number: int = 2, seed: int = 0) -> Tensor:
+    return torch.rand(number, 3, 8, 32, 32, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture
+def adversary() -> Adversary:
+    torch.manual_seed(0)
+    return Adversary(Discriminator(TINY, frames=8, size=(32, 32)), r1_weight=10.0)
+
+
+# --- the network --------------------------------------------------------------------------------------------
+
+
+def test_a_halving_is_the_binomial_filter_at_every_second_place():
+    impulse = torch.zeros(1, 2, 4, 8, 8)
+    impulse[0, 1, 1, 3, 4] = 1.0
+    one, three = 1 / 8, 3 / 8
+    # Place p of the result looks at 2p - 1, 2p, 2p + 1 and 2p + 2.
+    along_t = torch.tensor([three, one])
+    along_h, along_w = torch.tensor([0, three, one, 0]), torch.tensor([0, one, three, 0])
+    expected = torch.zeros(1, 2, 2, 4, 4)
+    expected[0, 1] = torch.einsum("t,h,w->thw", along_t, along_h, along_w)
+    halved = BlurredHalving(time=True)(impulse)
+    assert torch.equal(halved, expected)
+
+
+def test_a_halving_without_time_treats_every_frame_alike():
+    clip = clips(1)
+    halve = BlurredHalving(time=False)
+    alone = torch.cat([halve(frame) for frame in clip.split(1, dim=2)], dim=2)
+    assert torch.allclose(halve(clip), alone)
+    assert halve(clip).shape == (1, 3, 8, 16, 16)
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_every_tokenizer_has_a_discriminator_of_its_size(name: str):
+    with torch.device("meta"):
+        config = TOKENIZERS[name]
+        network = Discriminator(config, frames=16, size=(224, 224))
+        assert network(torch.empty(2, 3, 16, *config.scaled((224, 224)))).shape == (2,)
+
+
+def test_every_pixel_of_a_clip_tells():
+    torch.manual_seed(0)
+    clip = clips(1).requires_grad_()
+    Discriminator(TINY, frames=8, size=(32, 32))(clip).sum().backward()
+    assert clip.grad is not None
+    assert (clip.grad != 0).all()
+
+
+@pytest.mark.parametrize(("side", "halvings"), [(16, 0), (31, 0), (32, 1), (64, 2), (224, 3)])
+def test_sides_are_halved_while_four_places_are_left(side: int, halvings: int):
+    assert discriminator_halvings(TINY, (side, 2 * side)) == halvings
+
+
+def test_clips_that_cannot_be_halved_have_no_discriminator():
+    with pytest.raises(ValueError, match="too small"):
+        Discriminator(TINY, frames=8, size=(16, 16))
+
+
+# --- the losses ---------------------------------------------------------------------------------------------
+
+
+def test_losses_of_a_linear_discriminator_are_those_by_hand():
+    weight = torch.randn(12, generator=torch.Generator().manual_seed(0))
+    real, rebuilt = torch.rand(2, 3, 2, 3, 1, 2).unbind()
+    adversary = Adversary(Linear(weight.clone()), r1_weight=10.0)
+    found = adversary.discriminator_losses(real, rebuilt)
+    on_real, on_rebuilt = real.flatten(1) @ weight, rebuilt.flatten(1) @ weight
+    logistic = -(torch.sigmoid(on_real).log().mean() + torch.sigmoid(-on_rebuilt).log().mean())
+    assert found.logistic.item() == pytest.approx(logistic.item(), rel=1e-5)
+    assert found.r1.item() == pytest.approx(weight.square().sum().item(), rel=1e-5)
+    assert found.total.item() == pytest.approx((logistic + 10 * weight.square().sum()).item(), rel=1e-5)
+    generator = -torch.sigmoid(on_rebuilt).log().mean()
+    assert adversary.generator_loss(rebuilt).item() == pytest.approx(generator.item(), rel=1e-5)
+
+
+def test_the_penalty_of_a_linear_discriminator_pulls_its_weights_to_zero():
+    network = Linear(torch.arange(6.0))
+    real = torch.rand(3, 6).requires_grad_()
+    r1_penalty(network(real), real).backward()
+    assert torch.equal(network.weight.grad, 2 * network.weight.detach())
+
+
+def test_the_penalty_has_the_gradient_that_differences_show():
+    torch.manual_seed(0)
+    network = Discriminator(TINY, frames=8, size=(32, 32)).double()
+    real = clips().double().requires_grad_()
+    name, weight = next(iter(network.named_parameters()))
+    direction = torch.randn_like(weight)
+
+    def penalty(shift: float) -> Tensor:
+        moved = {name: weight + shift * direction}
+        return r1_penalty(torch.func.functional_call(network, moved, real), real)
+
+    (gradient,) = torch.autograd.grad(penalty(0.0), weight)
+    by_differences = (penalty(1e-6) - penalty(-1e-6)) / 2e-6
+    assert (gradient * direction).sum().item() == pytest.approx(by_differences.item(), rel=1e-4)
+
+
+def test_a_penalty_without_weight_is_told_and_teaches_nothing(adversary: Adversary):
+    free = Adversary(adversary.discriminator, r1_weight=0.0)
+    found = free.discriminator_losses(clips(), clips(seed=1))
+    assert found.r1 > 0
+    assert not found.r1.requires_grad
+    assert found.total == found.logistic
+
+
+def test_the_generators_loss_leaves_the_discriminator_alone(adversary: Adversary):
+    rebuilt = clips().requires_grad_()
+    adversary.generator_loss(rebuilt).backward()
+    assert rebuilt.grad is not None
+    assert rebuilt.grad.abs().max() > 0
+    assert all(weight.grad is None for weight in adversary.discriminator.parameters())
+    assert all(weight.requires_grad for weight in adversary.discriminator.parameters())
+
+
+def test_the_discriminators_loss_leaves_the_clips_alone(adversary: Adversary):
+    real, rebuilt = clips().requires_grad_(), clips(seed=1).requires_grad_()
+    adversary.discriminator_losses(real, rebuilt).total.backward()
+    assert real.grad is None
+    assert rebuilt.grad is None
+    assert all(weight.grad is not None for weight in adversary.discriminator.parameters())
+
+
+def test_all_is_float32_under_autocast(adversary: Adversary):
+    real, rebuilt = clips(), clips(seed=1)
+    plain = adversary.discriminator_losses(real, rebuilt)
+    generator = adversary.generator_loss(rebuilt)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert F.conv3d(real, torch.rand(1, 3, 1, 1, 1)).dtype == torch.bfloat16
+        cast = adversary.discriminator_losses(real, rebuilt)
+        assert torch.equal(adversary.generator_loss(rebuilt), generator)
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(cast, plain, strict=True))
+
+
+def test_a_discriminator_learns_to_tell_clips_apart(adversary: Adversary):
+    adversary = Adversary(adversary.discriminator, r1_weight=0.1)
+    set_lr(adversary.optimizer, 1e-3)
+    real, rebuilt = clips(4), clips(4, seed=1).mean(dim=2, keepdim=True).expand(-1, -1, 8, -1, -1)
+    for _ in range(60):
+        losses = adversary.discriminator_losses(real, rebuilt)
+        adversary.optimizer.zero_grad()
+        losses.total.backward()
+        adversary.optimizer.step()
+    assert losses.logistic < 0.8 * 2 * math.log(2)  # 2 ln 2 is guessing
+
+
+@pytest.mark.parametrize(("steps", "first"), [(1, 0), (4, 0), (5, 1), (15, 3), (1000, 200)])
+def test_the_adversary_begins_after_a_fifth_of_the_steps(steps: int, first: int):
+    assert first_step(steps) == first

@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from everest.errors import CheckpointError
+from everest.train import tokenizer_loss
+from everest.train.tokenizer_loss import FRAMES, PerceptualDistance, load_network
+from everest.video.pixels import IMAGENET_MEAN, IMAGENET_STD
+
+
+@pytest.fixture
+def network() -> nn.Module:
+    """Small, with what a ResNet has."""
+    torch.manual_seed(0)
+    layers = [
+        nn.Conv2d(3, 4, 7, stride=8),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+    ]
+    return nn.Sequential(*layers, nn.Linear(4, 10))
+
+
+def clips(seed: int, frames: int = 8, side: int = 32) -> Tensor:
+    return torch.rand(2, 3, frames, side, side, generator=torch.Generator().manual_seed(seed))
+
+
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+def test_equal_clips_are_no_distance_apart_and_others_are(network: nn.Module):
+    distance = PerceptualDistance(network)
+    assert distance(clips(0), clips(0), rng()) == 0
+    assert distance(clips(0), clips(1), rng()) > 0
+
+
+@pytest.mark.parametrize("side", [32, 400])
+def test_the_distance_is_that_of_the_logits_of_scaled_normalised_frames(network: nn.Module, side: int):
+    rebuilt, real = clips(0, FRAMES, side), clips(1, FRAMES, side)
+    found = PerceptualDistance(network)(rebuilt, real, rng())
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    logits = [network((scaled(clip.movedim(1, 2).flatten(0, 1)) - mean) / std) for clip in (rebuilt, real)]
+    assert found.item() == pytest.approx((logits[0] - logits[1]).square().mean().item(), rel=1e-4)
+
+
+def scaled(frames: Tensor) -> Tensor:
+    """(N, 3, H, W) to (N, 3, 224, 224) by Pillow, whose filter grows as a picture shrinks."""
+    planes = [Image.fromarray(plane.numpy()) for plane in frames.flatten(0, 1)]
+    small = [np.asarray(plane.resize((224, 224), Image.Resampling.BILINEAR)) for plane in planes]
+    return torch.from_numpy(np.stack(small)).view(-1, 3, 224, 224)
+
+
+def test_a_few_frames_are_drawn_and_the_same_draw_gives_the_same_distance(network: nn.Module):
+    distance = PerceptualDistance(network)
+    generator = rng()
+    first, second = (distance(clips(0), clips(1), generator) for _ in range(2))
+    assert first != second
+    assert distance(clips(0), clips(1), rng()) == first
+
+
+def test_only_what_was_rebuilt_gets_a_gradient(network: nn.Module):
+    rebuilt, real = clips(0).requires_grad_(), clips(1).requires_grad_()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    PerceptualDistance(network.train())(rebuilt, real, rng()).backward()
+    assert rebuilt.grad is not None
+    assert rebuilt.grad.flatten(3).any(dim=3).any(dim=1).sum() == 2 * FRAMES  # clips x frames
+    assert real.grad is None
+    assert all(weight.grad is None for weight in network.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def test_logits_in_lower_precision_are_compared_in_float32(network: nn.Module):
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = PerceptualDistance(network)(clips(0), clips(1), rng())
+    assert found.dtype == torch.float32
+
+
+# --- its weights --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> dict[str, Tensor]:
+    """The weights of a small network of timm, which stands in for the ResNet-50."""
+    monkeypatch.setattr(tokenizer_loss, "NETWORK", "test_resnet")
+    return timm.create_model("test_resnet").state_dict()
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "pth", "without counters"])
+def test_weights_come_from_a_file(small: dict[str, Tensor], tmp_path: Path, kind: str):
+    if kind == "pth":
+        path = tmp_path / "net.pth"
+        torch.save(small, path)
+    else:
+        path = tmp_path / "net.safetensors"
+        left_out = "num_batches_tracked" if kind == "without counters" else "nothing"
+        save_file({name: value for name, value in small.items() if left_out not in name}, path)
+    loaded = load_network(str(path)).state_dict()
+    assert all(torch.equal(loaded[name], value) for name, value in small.items())
+
+
+def test_weights_of_another_network_are_refused(small: dict[str, Tensor], tmp_path: Path):
+    path = tmp_path / "net.safetensors"
+    del small["fc.weight"]
+    save_file(small | {"more": torch.zeros(1)}, path)
+    assert "1 missing (fc.weight); 1 unexpected (more)" in refused(path)
+
+
+def test_a_missing_file_is_told(tmp_path: Path):
+    assert "net.pth: no such checkpoint" in refused(tmp_path / "net.pth")
+
+
+def test_a_pickle_with_code_is_refused(small: dict[str, Tensor], tmp_path: Path):
+    torch.save({"state_dict": small, "run": subprocess.Popen}, tmp_path / "net.pth")
+    assert "refused, nothing of it ran" in refused(tmp_path / "net.pth")
+
+
+def refused(path: Path) -> str:
+    with pytest.raises(CheckpointError, match=r"^tokenizer\.loss\.perceptual_weights: ") as caught:
+        load_network(str(path))
+    assert caught.value.exit_code == 6
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("weights", [None, tokenizer_loss.WEIGHTS, "hf:nonsense"])
+def test_what_is_not_reachable_and_what_is_wrong_are_told_apart(tmp_path: Path, weights: str | None):
+    """In a process of its own: huggingface_hub reads its environment when it is imported."""
+    code = f"from everest.train.tokenizer_loss import load_network; load_network({weights!r})"
+    place = {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    shown = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **place}
+    )
+    kind, told = shown.stderr.strip().splitlines()[-1].split(": ", 1)
+    assert told.startswith("tokenizer.loss.perceptual_weights: hf:")
+    wrong = weights == "hf:nonsense"
+    assert kind == f"everest.errors.{'CheckpointError' if wrong else 'EnvironmentProblem'}"
+    assert told.endswith("write hf:OWNER/NAME" if wrong else "or set it to a file of them")

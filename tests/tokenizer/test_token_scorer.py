@@ -1,0 +1,156 @@
+"""The scorer sees change and nothing else; the choice by its scores is exact and lets it learn."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from everest.config.sizes import TOKENIZERS
+from everest.tokenizer.network import AdaptiveTokenizer
+from everest.tokenizer.scorer import TokenScorer, soft_topk_mask, top_k
+
+STRIDES = [(2, 4), (2, 8), (2, 16), (1, 4), (4, 12)]
+KINDS = ["straight-through", "perturbed"]
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def clip(*shape: int, seed: int = 0) -> Tensor:
+    return torch.rand(*shape, generator=seeded(seed))
+
+
+@pytest.fixture
+def scorer() -> TokenScorer:
+    torch.manual_seed(0)
+    return TokenScorer((2, 4), (32, 64))
+
+
+@pytest.mark.parametrize("stride", STRIDES)
+def test_one_score_a_token(stride):
+    time, space = stride
+    scores = TokenScorer(stride, (8, 8))(clip(2, 3, 4 * time, 3 * space, 2 * space))
+    assert scores.shape == (2, 4, 3, 2)
+
+
+# --- what the score may not know ----------------------------------------------------------------------------
+
+
+def test_a_score_depends_on_the_frames_of_two_slices_only(scorer: TokenScorer):
+    frames = clip(1, 3, 32, 16, 16)
+    whole = scorer(frames)
+    for first in (1, 7, 14):  # the slices at the ends of a 16-frame window among them
+        alone = scorer(frames[:, :, 2 * first - 2 : 2 * first + 2])
+        assert torch.allclose(alone[:, 1], whole[:, first], atol=1e-6)
+
+
+def test_no_place_in_time_is_preferred(scorer: TokenScorer):
+    """Zero padding in time gave the ends of a clip most of what is kept, before any training."""
+    frames = clip(16, 3, 16, 32, 32)
+    kept = top_k(scorer(frames)[:, 1:].flatten(1), 44, seeded())
+    counts = torch.bincount((kept // 64).flatten(), minlength=7) / kept.numel()
+    assert counts.max() < 2 / 7
+
+
+def test_no_place_in_space_is_preferred(scorer: TokenScorer):
+    """A flat picture that changes its colour changes everywhere alike, at the edges, too."""
+    colours = clip(1, 3, 16, 1, 1).expand(-1, -1, -1, 32, 32)
+    scores = scorer(colours)
+    assert torch.allclose(scores, scores[..., :1, :1].expand_as(scores), atol=1e-5)
+
+
+def test_the_first_slice_copies_the_second(scorer: TokenScorer):
+    scores = scorer(clip(2, 3, 16, 16, 16))
+    assert torch.equal(scores[:, 0], scores[:, 1])
+
+
+def test_scores_are_float32_under_autocast(scorer: TokenScorer):
+    frames = clip(2, 3, 16, 32, 32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        scores = scorer(frames)
+    assert scores.dtype == torch.float32
+    assert torch.equal(scores, scorer(frames))
+
+
+# --- still clips --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_clip_of_equal_frames_has_finite_gradients_and_exactly_k(scorer: TokenScorer, kind: str):
+    still = clip(2, 3, 1, 16, 16).expand(-1, -1, 16, -1, -1)
+    scores = scorer(still)[:, 1:].flatten(1)
+    mask = soft_topk_mask(scores, 11, kind, 0.5, seeded())
+    (mask * clip(*mask.shape)).sum().backward()
+    gradients = [parameter.grad for parameter in scorer.parameters()]
+    assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients)
+    assert mask.sum(dim=1).tolist() == [11, 11]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_reach_the_scorer_beside_a_still_clip(kind: str):
+    torch.manual_seed(0)
+    model = AdaptiveTokenizer(TOKENIZERS["tiny"], window=8, keep=0.2, select=kind)
+    frames = clip(2, 3, 8, 16, 16)
+    frames[1] = frames[1, :, :1]
+    model(frames, generator=seeded()).loss.backward()
+    norms = [parameter.grad.norm() for parameter in model.scorer.parameters() if parameter.grad is not None]
+    assert len(norms) == 4
+    assert all(norm.isfinite() for norm in norms)
+    assert norms[0] > 0
+
+
+def test_ties_are_broken_by_the_generator_and_not_by_place():
+    equal = torch.zeros(1, 448)
+    first, again, other = (top_k(equal, 45, seeded(seed)) for seed in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert first.unique().numel() == 45
+    assert first.max() > 200  # the first 45 places are what a plain top-k gives
+
+
+# --- the choice ---------------------------------------------------------------------------------------------
+
+
+@given(
+    seed=st.integers(0, 99),
+    k=st.integers(1, 40),
+    distinct=st.sampled_from([1, 3, 1000]),
+    kind=st.sampled_from(KINDS),
+)
+def test_exactly_k_are_kept_whatever_the_ties(seed, k, distinct, kind):
+    scores = torch.randint(distinct, (3, 40), generator=seeded(seed)).float()
+    mask = soft_topk_mask(scores, k, kind, 0.5, seeded(seed))
+    assert mask.sum(dim=1).tolist() == [k] * 3
+    assert ((mask == 0) | (mask == 1)).all()
+    lowest_kept = scores.masked_fill(mask == 0, torch.inf).min(dim=1).values
+    highest_left = scores.masked_fill(mask == 1, -torch.inf).max(dim=1).values
+    assert (lowest_kept >= highest_left).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_scale_of_the_scores_changes_neither_choice_nor_strength(kind):
+    """It drifts while the scorer is trained, and the temperature may not drift with it."""
+    weights = clip(2, 50, seed=1)
+    scores = clip(2, 50).mul(10).requires_grad_()
+    gradients, masks = [], []
+    for scale in (1.0, 1000.0):
+        mask = soft_topk_mask(scores * scale, 10, kind, 0.5, seeded())
+        gradients.append(torch.autograd.grad((mask * weights).sum(), scores)[0])
+        masks.append(mask)
+    assert torch.equal(masks[0], masks[1])
+    assert torch.allclose(gradients[0], gradients[1], rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_token_that_was_missed_rises(kind):
+    """The gradient says by how much the loss would fall if a token were kept."""
+    scores = torch.linspace(1, 0, 20)[None].repeat(64, 1).requires_grad_()
+    wanted = 6  # just below the five that are kept
+    mask = soft_topk_mask(scores, 5, kind, 0.5, seeded())
+    (-mask[:, wanted]).sum().backward()
+    assert scores.grad is not None
+    assert scores.grad.mean(dim=0).argmin() == wanted

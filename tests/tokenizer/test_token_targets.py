@@ -1,0 +1,180 @@
+"""A tokenizer beside the autoencoder: its targets, its scores, and that nothing ever changes it."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from everest.config.recipe import load_recipe
+from everest.config.settings import Recipe
+from everest.errors import CheckpointError
+from everest.methods.importance import RawPixels, ScoredEmbedding
+from everest.models.mae import MaskedAutoencoder
+from everest.models.spec import ModelSpec, pretrain_spec
+from everest.system.weights import Weights, state_hash
+from everest.tokenizer.network import AdaptiveTokenizer
+from everest.tokenizer.spec import tokenizer_spec
+from everest.tokenizer.targets import FrozenTokenizer, TokenTargets
+from everest.video.pixels import normalise
+
+SHORT = ("data.frames=32", "tokenizer.channels=8", "tokenizer.scorer_channels=[4, 8]")
+
+
+@pytest.fixture(scope="module")
+def clips() -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return normalise(torch.randint(0, 256, (2, 3, 32, 32, 32), generator=generator, dtype=torch.uint8))
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> AdaptiveTokenizer:
+    torch.manual_seed(0)
+    made = tokenizer_spec(load_recipe("lvmae-demo", overrides=SHORT)).build().eval()
+    made.target_mean.uniform_(-0.5, 0.5)
+    made.target_std.uniform_(0.2, 0.5)
+    return made
+
+
+@pytest.fixture
+def recipe(tokenizer: AdaptiveTokenizer, tmp_path: Path) -> Recipe:
+    """A recipe whose tokenizer is in a file."""
+    made = load_recipe("lvmae-demo", overrides=SHORT)
+    settings = tokenizer_spec(made).dump()
+    path = tmp_path / "tokenizer.safetensors"
+    Weights(
+        kind="tokenizer", settings=settings, classes=None, recipe="r", step=1, tensors=tokenizer.state_dict()
+    ).save(path)
+    assert made.tokenizer is not None
+    return replace(made, tokenizer=replace(made.tokenizer, checkpoint=str(path)))
+
+
+def autoencoder(recipe: Recipe) -> MaskedAutoencoder:
+    torch.manual_seed(1)
+    model = pretrain_spec(recipe).build()
+    assert isinstance(model, MaskedAutoencoder)
+    return model
+
+
+def ids(count: int = 20, tokens: int = 256) -> torch.Tensor:
+    return torch.stack([torch.randperm(tokens)[:count].sort().values for _ in range(2)])
+
+
+def test_targets_are_the_values_of_an_unmasked_pass_standardised(clips, tokenizer):
+    chosen = ids()
+    values = TokenTargets(frozen=FrozenTokenizer.of(tokenizer)).values(clips, chosen)
+    frames = clips * torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1, 1)
+    frames = frames + torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1, 1)
+    every = tokenizer.encode(frames).values
+    for row, picked, of_row in zip(every, chosen, values, strict=True):
+        expected = (row[picked] - tokenizer.target_mean) / tokenizer.target_std
+        assert torch.allclose(of_row, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("space", "width"), [("values", 6), ("soft", 6), ("codes", 48)])
+def test_each_space_has_its_width_and_its_loss(clips, tokenizer, space, width):
+    targets = TokenTargets(frozen=FrozenTokenizer.of(tokenizer), space=space)
+    chosen, scored = ids(), torch.rand(2, 20) > 0.3
+    values, prediction = targets.values(clips, chosen), torch.randn(2, 20, width)
+    assert targets.width == width
+    loss = targets.loss(prediction, values, scored)
+    of_tokens = []
+    for guess, true in zip(prediction[scored], values[scored], strict=True):
+        if space == "codes":
+            parts = guess.split(8)
+            of_tokens.append(sum(F.cross_entropy(p, t) for p, t in zip(parts, true, strict=True)) / 6)
+        else:
+            of_tokens.append((guess - true).square().mean())
+    assert loss.item() == pytest.approx(torch.stack(of_tokens).mean().item(), rel=1e-5)
+
+
+def test_soft_values_round_to_the_values(clips, tokenizer):
+    chosen = ids()
+    frozen = FrozenTokenizer.of(tokenizer)
+    soft, hard = (TokenTargets(frozen=frozen, space=s).values(clips, chosen) for s in ("soft", "values"))
+    away = (soft - hard).abs() * tokenizer.target_std
+    assert away.max() <= 0.5 / 4 + 1e-3  # half a step of 8 levels
+    assert away.max() > 0.05
+
+
+@pytest.mark.parametrize("space", ["values", "codes"])
+def test_a_perfect_prediction_looks_like_the_decoded_clip(clips, tokenizer, space):
+    targets = TokenTargets(frozen=FrozenTokenizer.of(tokenizer), space=space)
+    chosen = torch.arange(256).expand(2, -1)
+    values = targets.values(clips, chosen)
+    if space == "codes":
+        values = F.one_hot(values, 8).flatten(2).float()
+    seen = targets.pixels(values, clips, chosen)
+    frozen = TokenTargets(frozen=FrozenTokenizer.of(tokenizer))
+    assert torch.allclose(seen, frozen.pixels(frozen.values(clips, chosen), clips, chosen), atol=1e-5)
+    assert seen.shape == (2, 256, 3, 2, 8, 8)
+    assert not torch.allclose(seen, frozen.pixels(torch.zeros(2, 256, 6), clips, chosen), atol=1e-2)
+
+
+def test_training_leaves_the_tokenizer_alone_and_out(clips, recipe):
+    model = autoencoder(recipe)
+    frozen = model.learned
+    assert isinstance(frozen, FrozenTokenizer)
+    before = state_hash(frozen.tokenizer.state_dict())
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    model.train()
+    for _ in range(3):
+        model(clips).loss.backward()
+        optimizer.step()
+    assert state_hash(frozen.tokenizer.state_dict()) == before
+    assert not frozen.tokenizer.training
+    assert all(parameter.grad is None for parameter in frozen.tokenizer.parameters())
+    names = [name for name, _ in model.named_modules()]
+    assert not any("tokenizer" in name or "scorer" in name for name in [*names, *model.state_dict()])
+    assert deepcopy(model).learned is frozen  # an average of the weights shares it
+
+
+def test_the_autoencoder_asks_for_what_the_tokenizer_scores_highest(clips, recipe, tokenizer):
+    model = autoencoder(recipe)
+    noise = torch.rand(2, 256)
+    chosen = model.select(clips, noise)
+    scores = FrozenTokenizer.of(tokenizer).scores(clips)
+    both = ScoredEmbedding(RawPixels((2, 8, 8)), FrozenTokenizer.of(tokenizer))
+    assert torch.equal(model.selector.importance(clips, both), scores)
+    expected = model.selector(model.encoder.grid, importance=scores, noise=noise)
+    assert torch.equal(chosen.target, expected.target)
+    assert torch.equal(model(clips, noise=noise).target, model.targets.values(clips, expected.target))
+
+
+def test_a_checkpoint_names_its_tokenizer_and_finds_it_again(clips, recipe):
+    model, spec = autoencoder(recipe), pretrain_spec(recipe)
+    again = ModelSpec.of(spec.dump(), source=Path("x")).build()
+    again.load_state_dict(model.state_dict())
+    noise = torch.rand(2, 256)
+    assert torch.equal(model(clips, noise=noise).loss, again(clips, noise=noise).loss)
+
+
+def test_a_tokenizer_that_is_gone_or_another_is_a_checkpoint_error(recipe):
+    spec = pretrain_spec(recipe)
+    assert spec.tokenizer is not None
+    path = Path(spec.tokenizer.path or "")
+    other = replace(spec, tokenizer=replace(spec.tokenizer, sha256="0" * 64))
+    with pytest.raises(CheckpointError, match="not the tokenizer that this model was trained with"):
+        other.build()
+    path.unlink()
+    with pytest.raises(CheckpointError, match="is not there any more"):
+        spec.build()
+
+
+def test_a_tokenizer_with_other_tokens_than_the_model_is_refused(recipe):
+    assert recipe.tokenizer is not None
+    wide = replace(recipe, model=replace(recipe.model, tubelet=(2, 16, 16)))
+    with pytest.raises(CheckpointError, match=r"its tokens are of \(2, 8, 8\) in windows of 16 frames"):
+        pretrain_spec(wide)
+    file = Path(recipe.tokenizer.checkpoint or "")
+    model = autoencoder(recipe)
+    Weights(
+        kind="pretrain", settings=pretrain_spec(recipe).dump(), classes=None, recipe="r", step=1,
+        tensors=model.state_dict(),
+    ).save(file)  # fmt: skip
+    with pytest.raises(CheckpointError, match="a pretrain checkpoint where a tokenizer is needed"):
+        pretrain_spec(recipe)

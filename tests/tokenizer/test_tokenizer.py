@@ -1,0 +1,198 @@
+"""The tokenizer as a module: shapes, windows, what is kept, what is rebuilt, sizes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from everest.config.sizes import TOKENIZERS
+from everest.system.weights import state_hash
+from everest.tokenizer.network import AdaptiveTokenizer
+
+TINY = replace(TOKENIZERS["tiny"], channels=8)
+
+
+def clip(*shape: int, seed: int = 0) -> Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture
+def model() -> AdaptiveTokenizer:
+    torch.manual_seed(0)
+    return AdaptiveTokenizer(TINY, window=8, keep=0.25).eval()
+
+
+# --- shapes -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["magvit-b", "magvit-b-half", "lite"])
+def test_tokens_of_224_pixels_are_those_of_a_vit(name: str):
+    with torch.device("meta"):
+        model, frames = (
+            AdaptiveTokenizer(TOKENIZERS[name], window=16, keep=0.375),
+            torch.empty(1, 3, 16, 224, 224),
+        )
+    z = model.encoder(model.scaled(frames))
+    assert model.tubelet == (2, 16, 16)
+    assert z.shape == (1, 6, 8, 14, 14)
+    assert model.decoder(z).shape == model.scaled(frames).shape
+
+
+def test_every_part_of_the_output_has_one_row_a_token(model: AdaptiveTokenizer):
+    told = model.encode(clip(2, 3, 16, 16, 24))
+    assert told.latent.shape == told.values.shape == (2, 8 * 4 * 6, 6)
+    assert told.codes.shape == (2, 8 * 4 * 6)
+    assert told.scores.shape == (2, 8, 4, 6)
+    assert torch.equal(model.quantiser.decode(told.codes), told.values)
+
+
+@pytest.mark.parametrize(
+    "config", [replace(TINY, multipliers=(1, 2), time_down=(True,)), replace(TINY, stem=(1, 1))]
+)
+def test_any_stem_and_halvings_give_back_the_clip_s_shape(config):
+    model = AdaptiveTokenizer(config, window=8, keep=0.5)
+    frames = clip(1, 3, 16, 16, 16)
+    assert model.reconstruct(frames).shape == frames.shape
+
+
+def test_a_smaller_input_has_the_same_tokens():
+    model = AdaptiveTokenizer(replace(TINY, input_scale=0.5), window=8, keep=0.5)
+    frames = clip(1, 3, 8, 32, 32)
+    assert model.tubelet == (2, 8, 8)
+    assert model.encode(frames).scores.shape == (1, 4, 4, 4)
+    assert model.reconstruct(frames).shape == (1, 3, 8, 16, 16)
+
+
+# --- windows ------------------------------------------------------------------------------------------------
+
+
+def test_a_clip_of_128_frames_is_its_windows_joined():
+    torch.manual_seed(0)
+    model = AdaptiveTokenizer(TINY, window=16, keep=0.25).eval()
+    frames = clip(1, 3, 128, 8, 8)
+    whole = model.encode(frames)
+    windows = [model.encode(window) for window in frames.split(16, dim=2)]
+    assert torch.allclose(whole.values, torch.cat([window.values for window in windows], dim=1), atol=1e-5)
+    assert torch.equal(whole.codes, torch.cat([window.codes for window in windows], dim=1))
+    later = [window.scores[:, 1:] for window in windows]  # the first slice of a window has none before it
+    inside = whole.scores.unflatten(1, (8, 8))[:, :, 1:]
+    assert torch.allclose(inside, torch.stack(later, dim=1), atol=1e-6)
+
+
+def test_the_first_slice_of_a_later_window_is_scored_against_the_slice_before(model: AdaptiveTokenizer):
+    frames = clip(1, 3, 8, 16, 16).repeat_interleave(2, dim=2)
+    frames[:, :, 8:] = frames[:, :, 6:8].repeat(1, 1, 4, 1, 1)  # nothing moves from the last slice on
+    scores = model.encode(frames).scores
+    assert scores[:, 4:].max() < scores[:, 1:4].min()
+
+
+# --- what is kept -------------------------------------------------------------------------------------------
+
+
+def test_of_each_window_the_first_slice_and_a_share_of_the_others_is_kept(model: AdaptiveTokenizer):
+    mask = model.choose(clip(3, 8, 4, 4), keep=0.25)
+    assert mask.shape == (3, 8, 4, 4)
+    windows = mask.unflatten(1, (2, 4))
+    assert (windows[:, :, 0] == 1).all()
+    assert windows[:, :, 1:].sum(dim=(2, 3, 4)).tolist() == [[12, 12]] * 3  # a quarter of 3 x 16
+
+
+def test_all_tokens_are_kept_when_asked_for(model: AdaptiveTokenizer):
+    frames = clip(1, 3, 16, 16, 16)
+    all_kept = torch.ones(1, 8, 4, 4)
+    assert torch.equal(model.reconstruct(frames, keep=1.0), model.reconstruct(frames, mask=all_kept))
+    assert (model(frames, all_tokens=True).mask == 1).all()
+
+
+def test_a_token_that_is_left_out_says_nothing(model: AdaptiveTokenizer):
+    """Its zeros are a code, the same whatever was there."""
+    frames, mask = clip(1, 3, 8, 16, 16), torch.zeros(1, 4, 4, 4)
+    assert torch.equal(model.reconstruct(frames, mask=mask), model.reconstruct(1 - frames, mask=mask))
+    mask[:, 2, 1, 1] = 1
+    assert not torch.equal(model.reconstruct(frames, mask=mask), model.reconstruct(1 - frames, mask=mask))
+
+
+def test_steps_with_all_tokens_leave_the_scorer_as_it_is_and_in_the_graph(model: AdaptiveTokenizer):
+    model(clip(1, 3, 8, 16, 16), all_tokens=True).loss.backward()
+    gradients = [parameter.grad for parameter in model.scorer.parameters()]
+    assert all(gradient is not None and not gradient.any() for gradient in gradients)
+
+
+def test_the_decoder_reaches_the_first_slice_from_the_last(model: AdaptiveTokenizer):
+    """Else a still background could not be copied from the slice that is always kept."""
+    model = AdaptiveTokenizer(TINY, window=16, keep=0.25)
+    values = torch.randn(1, 6, 8, 2, 2, requires_grad=True)
+    model.decoder(values)[:, :, -1].sum().backward()
+    assert values.grad is not None
+    assert values.grad[:, :, 0].abs().sum() > 0
+
+
+def test_checkpointing_changes_no_gradient():
+    gradients = []
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        model = AdaptiveTokenizer(TINY, window=8, keep=0.25, checkpointing=checkpointing)
+        model(clip(1, 3, 8, 16, 16)).loss.backward()
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    assert all(torch.equal(one, other) for one, other in zip(*gradients, strict=True))
+
+
+def test_precision_below_float32_changes_no_choice(model: AdaptiveTokenizer):
+    frames = clip(2, 3, 8, 16, 16)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        lower = model(frames)
+    assert torch.equal(lower.mask, model(frames).mask)
+    assert lower.loss.dtype == torch.float32
+
+
+# --- weights ------------------------------------------------------------------------------------------------
+
+
+def test_a_hash_tells_weights_apart_by_every_bit(model: AdaptiveTokenizer):
+    before = state_hash(model.state_dict())
+    assert state_hash(dict(reversed(model.state_dict().items()))) == before
+    model.encode(clip(1, 3, 8, 16, 16))
+    assert state_hash(model.state_dict()) == before
+    with torch.no_grad():
+        model.target_mean[0] += 1e-7
+    assert state_hash(model.state_dict()) != before
+
+
+def test_standardised_values_have_the_measured_mean_and_deviation(model: AdaptiveTokenizer):
+    values = model.encode(clip(4, 3, 8, 16, 16)).values
+    model.target_mean.copy_(values.mean(dim=(0, 1)))
+    model.target_std.copy_(values.std(dim=(0, 1)))
+    targets = model.standardised(values)
+    assert targets.mean(dim=(0, 1)).abs().max() < 1e-5
+    assert (targets.std(dim=(0, 1)) - 1).abs().max() < 1e-5
+
+
+# --- what does not fit --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("shape", "told"),
+    [
+        ((1, 3, 12, 16, 16), "do not divide into windows of 8 frames"),
+        ((1, 3, 8, 18, 16), "tokens of 4 x 4 pixels"),
+        ((3, 8, 16, 16), r"expected float \(B, 3, T, H, W\)"),
+    ],
+)
+def test_clips_that_do_not_divide_are_refused(model: AdaptiveTokenizer, shape, told):
+    for use in (model.encode, model.reconstruct, model):
+        with pytest.raises(ValueError, match=told):
+            use(clip(*shape))
+
+
+def test_bytes_are_refused(model: AdaptiveTokenizer):
+    with pytest.raises(ValueError, match=r"expected float .* got torch.uint8"):
+        model.encode(torch.zeros(1, 3, 8, 16, 16, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize("window", [2, 9])
+def test_a_window_has_slices_to_choose_from(window: int):
+    with pytest.raises(ValueError, match="must be a multiple of 2, twice at least"):
+        AdaptiveTokenizer(TINY, window=window, keep=0.5)

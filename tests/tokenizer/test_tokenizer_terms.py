@@ -1,0 +1,346 @@
+"""The perceptual and the adversarial term in whole runs: logged, stopped, resumed, shared out and misused."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from processes import TWO, everest, start, stop_after, wait_for_rows, wait_until_nobody_runs
+from safetensors.torch import load_file, save_file
+from small_runs import weights
+from tokenizer_runs import RECIPE, set_up, train
+from torch import Tensor
+from typer.testing import CliRunner
+
+from everest.config.recipe import load_recipe
+from everest.system.events import silent
+from everest.system.run_folder import RunFolder
+from everest.tokenizer.spec import kept_values, tokenizer_spec
+from everest.train import tokenizer_loss
+from everest.train.adversary import BETAS, first_step
+from everest.train.setup import try_one_pass
+from everest.train.state import newest_state
+from everest.train_tokenizer import TokenizerStage, tokenizer_losses, trial_losses
+from everest_cli.main import app
+
+GAN = ["--set", "tokenizer.loss.gan=0.1"]
+STEPS = 15  # of a run here, one an epoch
+LONG = [*GAN, "--set", f"tokenizer.epochs={STEPS}"]
+BEGUN = first_step(STEPS)
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory, clip_files: Path) -> Path:
+    path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
+    path.write_text(RECIPE.replace("data: {", f'data: {{root: "{clip_files}", '))
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("gan") / "run"
+    train(recipe, folder, *LONG)
+    return folder
+
+
+@pytest.fixture
+def small_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Weights of a small network of timm, which stands in for the ResNet-50."""
+    monkeypatch.setattr(tokenizer_loss, "NETWORK", "test_resnet")
+    monkeypatch.setattr(tokenizer_loss, "SIDE", 64)
+    torch.manual_seed(0)
+    path = tmp_path / "network.safetensors"
+    save_file(timm.create_model("test_resnet").state_dict(), path)
+    return path
+
+
+def step_rows(folder: Path) -> list[dict]:
+    return [row for row in RunFolder(folder).rows() if "loss" in row]
+
+
+def figures(folder: Path) -> list[dict]:
+    """The metrics of a run but for times and memory."""
+    measured = {"clips_per_second", "data_wait", "memory_bytes"}
+    return [{k: v for k, v in row.items() if k not in measured} for row in RunFolder(folder).rows()]
+
+
+def newest(folder: Path) -> dict[str, Tensor]:
+    """All tensors of the newest state."""
+    return load_file(sorted((folder / "state").glob("*.safetensors"))[-1])
+
+
+def assert_same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+# --- what is logged and saved -------------------------------------------------------------------------------
+
+
+def test_terms_are_logged_without_their_weights_and_the_loss_with_them(trained: Path):
+    rows = step_rows(trained)
+    adversarial = {"generator", "discriminator", "r1", "discriminator_grad_norm"}
+    for row in rows[:BEGUN]:
+        assert row["loss"] == row["reconstruction"]
+        assert adversarial.isdisjoint(row)
+    for row in rows[BEGUN:]:
+        assert row["loss"] == pytest.approx(row["reconstruction"] + 0.1 * row["generator"], rel=1e-6)
+        assert all(0 < row[name] < math.inf for name in adversarial)
+
+
+def test_until_the_discriminator_begins_the_run_is_that_without_it(
+    recipe: Path, trained: Path, tmp_path: Path
+):
+    train(recipe, tmp_path / "run", "--set", f"tokenizer.epochs={STEPS}")
+    ours, plain = step_rows(trained), step_rows(tmp_path / "run")
+    assert [row["loss"] for row in ours[:BEGUN]] == [row["loss"] for row in plain[:BEGUN]]
+    assert [row["loss"] for row in ours[BEGUN:]] != [row["loss"] for row in plain[BEGUN:]]
+    assert not any("reconstruction" in row for row in plain)
+
+
+def test_the_discriminator_is_in_the_state_and_not_in_the_weights(
+    recipe: Path, trained: Path, tmp_path: Path
+):
+    state = newest_state(trained / "state", notify=silent)
+    assert state is not None
+    stage = set_up(recipe, tmp_path / "run", "tokenizer.loss.gan=0.1")
+    assert stage.objective.adversary is not None
+    fresh = stage.objective.adversary.discriminator.state_dict()
+    assert state.adversary.keys() == fresh.keys()
+    assert not any(torch.equal(state.adversary[name], fresh[name]) for name in fresh if "weight" in name)
+    moments = {name.rpartition("/")[2] for name in state.adversary_optimizer}
+    assert moments == {"step", "exp_avg", "exp_avg_sq"}
+    steps = {value.item() for name, value in state.adversary_optimizer.items() if name.endswith("/step")}
+    assert steps == {STEPS - BEGUN}
+    assert state.ema.keys() == state.model.keys() == stage.training.trained_model.state_dict().keys()
+    assert weights(trained).keys() == state.model.keys()
+
+
+def test_the_discriminator_has_betas_and_a_peak_of_its_own_and_the_tokenizers_schedule(
+    recipe: Path, tmp_path: Path
+):
+    own = ["tokenizer.betas=[0.9, 0.95]", "tokenizer.lr=1e-2", "tokenizer.loss.discriminator_lr=1e-3"]
+    stage = set_up(recipe, tmp_path / "run", "tokenizer.loss.gan=0.1", *own)
+    adversary = stage.objective.adversary
+    assert adversary is not None
+    stage.training.updater.set_lr(0.25)
+    assert [group["lr"] for group in adversary.optimizer.param_groups] == pytest.approx([0.025] * 2)
+    assert {group["betas"] for group in adversary.optimizer.param_groups} == {BETAS}
+
+
+def test_a_dry_run_tries_the_discriminator_and_tells_the_tokenizers_loss(recipe: Path, tmp_path: Path):
+    run = tmp_path / "run"
+    command = ["train-tokenizer", "--recipe", str(recipe), "-o", str(run), "--gpus", "cpu", *GAN]
+    shown = CliRunner().invoke(app, [*command, "--dry-run"]).stdout
+    stage = set_up(recipe, run, "tokenizer.loss.gan=0.1")
+    loss, adversary_loss = trial_losses(stage, next(iter(stage.training.loader())))
+    assert adversary_loss is not None
+    assert float(re.search(r"^loss: (.*)$", shown, re.MULTILINE)[1]) == pytest.approx(loss.item(), rel=1e-5)
+    assert not run.exists()
+
+
+def test_the_discriminators_memory_is_estimated_within_a_half(recipe: Path, tmp_path: Path):
+    stage = set_up(recipe, tmp_path / "run", "tokenizer.loss.gan=0.1")
+    adversary, spec = stage.objective.adversary, tokenizer_spec(load_recipe(recipe))
+    assert adversary is not None
+    rebuilt, real = torch.rand(2, 1, 3, 8, 32, 32)
+    losses = []  # their graphs live at the same time
+
+    def both() -> None:
+        losses.append(adversary.generator_loss(rebuilt.requires_grad_()))
+        losses.append(adversary.discriminator_losses(real, rebuilt))
+
+    counted = 4 * kept_values(both, adversary.discriminator.parameters())
+    assert stage.objective.bytes_per_clip(spec, 2) == pytest.approx(counted, rel=0.5)
+
+
+def test_terms_of_weight_0_take_no_memory(recipe: Path, tmp_path: Path, small_network: Path):
+    spec = tokenizer_spec(load_recipe(recipe))
+    weights = f"tokenizer.loss.perceptual_weights={small_network}"
+    taken = [
+        set_up(recipe, tmp_path / "run", weights, f"tokenizer.loss.perceptual={weight}").objective
+        for weight in (0, 0.1)
+    ]
+    without, with_perceptual = (objective.bytes_per_clip(spec, 4) for objective in taken)
+    assert without == 0
+    assert with_perceptual > 0
+
+
+# --- stopped and resumed ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rows", [pytest.param(2, marks=pytest.mark.slow), 3 * BEGUN])
+def test_a_killed_run_goes_on_to_the_same_bits_discriminator_included(
+    recipe: Path, trained: Path, tmp_path: Path, rows: int
+):
+    """Killed before the discriminator begins, and after."""
+    parts = tmp_path / "parts"
+    assert stop_after(recipe, ["train-tokenizer", *LONG], parts, signal.SIGKILL, rows=rows) == -signal.SIGKILL
+    said = train(recipe, parts, *LONG)
+    at = int(re.search(r"resuming after step (\d+)", said)[1])
+    assert (at <= BEGUN) == (rows == 2)
+    assert figures(parts) == figures(trained)
+    assert_same(newest(parts), newest(trained))
+    assert_same(weights(parts), weights(trained))
+
+
+def test_a_run_with_a_discriminator_goes_on_with_it(recipe: Path, trained: Path):
+    said = train(recipe, trained, "--set", f"tokenizer.epochs={STEPS}", code=2)
+    assert "tokenizer.loss.gan (0.1, now 0.0)" in said
+
+
+def test_passes_of_a_step_add_up(recipe: Path, tmp_path: Path):
+    gradients = []
+    for clips in (2, 4):
+        overrides = ["tokenizer.loss.gan=0.1", f"train.micro_batch={clips}", "tokenizer.full_batches=1.0"]
+        stage = set_up(recipe, tmp_path / "run", *overrides)
+        passes_of(stage)
+        assert stage.objective.adversary is not None
+        gradients.append([p.grad for p in stage.objective.adversary.discriminator.parameters()])
+    assert all(torch.allclose(one, two, rtol=1e-3, atol=1e-6) for one, two in zip(*gradients, strict=True))
+
+
+@pytest.mark.slow
+def test_two_processes_add_up_to_the_gradients_of_one(recipe: Path, tmp_path: Path):
+    """Of one step: Adam's first moments are the gradients there, for the first beta is 0."""
+    step = ["tokenizer.epochs=1", "tokenizer.full_batches=1.0"]
+    options = [*GAN, *(f"--set={override}" for override in step)]
+    train(recipe, tmp_path / "one", *options, "--gpus", "cpu")
+    everest("train-tokenizer", "--recipe", recipe, "-o", tmp_path / "two", *options, *TWO)
+    one, two = (moments(tmp_path / name) for name in ("one", "two"))
+    assert one.keys() == two.keys()
+    for name, gradient in one.items():
+        assert (two[name] - gradient).norm() <= 1e-4 * gradient.norm(), name
+    rows = [step_rows(tmp_path / name)[0] for name in ("one", "two")]
+    for name in ("loss", "reconstruction", "generator", "discriminator", "r1", "discriminator_grad_norm"):
+        assert rows[1][name] == pytest.approx(rows[0][name], rel=1e-4)
+
+
+def moments(folder: Path) -> dict[str, Tensor]:
+    """The first moments of the discriminator's Adam in the newest state."""
+    state = newest_state(folder / "state", notify=silent)
+    assert state is not None
+    return {n: value for n, value in state.adversary_optimizer.items() if n.endswith("/exp_avg")}
+
+
+@pytest.mark.slow
+def test_a_killed_run_of_two_goes_on_to_the_same_bits(recipe: Path, tmp_path: Path):
+    options = ["train-tokenizer", "--recipe", recipe, *LONG, *TWO, "--set", "train.micro_batch=1"]
+    everest(*options, "-o", tmp_path / "whole")
+    parts = tmp_path / "parts"
+    process = start(*options, "-o", parts)
+    wait_for_rows(parts, 3 * BEGUN, process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait(timeout=60)
+    wait_until_nobody_runs(parts)
+    everest(*options, "-o", parts)
+    assert figures(parts) == figures(tmp_path / "whole")
+    assert_same(newest(parts), newest(tmp_path / "whole"))
+
+
+def test_bf16_trains_both(recipe: Path, tmp_path: Path):
+    train(recipe, tmp_path / "run", *GAN, "--precision", "bf16")
+    assert all(math.isfinite(row["discriminator"]) for row in step_rows(tmp_path / "run"))
+    assert all(tensor.dtype == torch.float32 for tensor in newest(tmp_path / "run").values() if tensor.dim())
+
+
+# --- not finite ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("broken", ["discriminator", "tokenizer"])
+def test_what_is_not_finite_in_one_leaves_both_as_they_were(recipe: Path, tmp_path: Path, broken: str):
+    overrides = ["tokenizer.loss.gan=0.1", "train.nonfinite=skip"]
+    stage = set_up(recipe, tmp_path / "run", *overrides)
+    training, adversary = stage.training, stage.objective.adversary
+    assert adversary is not None
+    (tmp_path / "run").mkdir()
+    modules = {"discriminator": adversary.discriminator, "tokenizer": training.model}
+    next(modules[broken].parameters()).register_hook(lambda gradient: gradient * math.nan)
+    training.steps_done = 1  # the first step has learning rate 0
+    before = {name: [p.clone() for p in module.parameters()] for name, module in modules.items()}
+    passes_of(stage)
+    stage.training.update()
+    for name, module in modules.items():
+        assert all(torch.equal(p, q) for p, q in zip(module.parameters(), before[name], strict=True)), name
+        assert all(p.grad is None for p in module.parameters())
+    assert not adversary.optimizer.state
+    noted = json.loads((tmp_path / "run" / "nonfinite.json").read_text())
+    norm = "discriminator_grad_norm" if broken == "discriminator" else "grad_norm"
+    assert noted[norm] == "nan"
+    assert math.isfinite(float(noted["loss"]))
+
+
+def passes_of(stage: TokenizerStage) -> None:
+    """The passes of a step of `train_tokenizer`, with the adversary."""
+    next(stage.training.steps())
+    for clip in stage.training.micro_batches():
+        losses = tokenizer_losses(stage, clip, adversarial=True)
+        stage.training.backward(losses.loss, losses.adversary_loss, losses.parts)
+
+
+def whole_step(stage: TokenizerStage) -> None:
+    stage.training.steps_done = 1  # the first step has learning rate 0
+    passes_of(stage)
+    stage.training.update()
+
+
+def trial(stage: TokenizerStage) -> None:
+    stage.training.updater.set_lr(1e-3)
+    try_one_pass(stage.training, lambda clip: trial_losses(stage, clip))
+
+
+@pytest.mark.parametrize("change", [whole_step, trial])
+def test_a_step_and_a_trial_change_both(
+    recipe: Path, tmp_path: Path, change: Callable[[TokenizerStage], None]
+):
+    stage = set_up(recipe, tmp_path / "run", "tokenizer.loss.gan=0.1")
+    (tmp_path / "run").mkdir()
+    assert stage.objective.adversary is not None
+    modules = (stage.objective.adversary.discriminator, stage.training.model.decoder)
+    before = [[p.clone() for p in module.parameters()] for module in modules]
+    change(stage)
+    for module, weights_before in zip(modules, before, strict=True):
+        assert not any(torch.equal(p, q) for p, q in zip(module.parameters(), weights_before, strict=True))
+
+
+# --- perceptual ---------------------------------------------------------------------------------------------
+
+
+def test_the_perceptual_term_is_logged_and_leaves_nothing_behind(
+    recipe: Path, tmp_path: Path, small_network: Path
+):
+    options = ["tokenizer.loss.perceptual=0.1", f"tokenizer.loss.perceptual_weights={small_network}"]
+    for name in ("one", "two"):
+        train(recipe, tmp_path / name, *(f"--set={option}" for option in options))
+    for row in step_rows(tmp_path / "one"):
+        assert row["perceptual"] > 0
+        assert row["loss"] == pytest.approx(row["reconstruction"] + 0.1 * row["perceptual"], rel=1e-6)
+    assert figures(tmp_path / "one") == figures(tmp_path / "two")
+    names = set(weights(tmp_path / "one"))
+    assert {name.split("/", 1)[1] for name in newest(tmp_path / "one") if name.startswith("model/")} == names
+    assert {name.split("/")[0] for name in newest(tmp_path / "one")} == {"model", "optimizer", "ema"}
+
+
+def test_weights_of_another_network_end_the_command_with_code_6(
+    recipe: Path, tmp_path: Path, small_network: Path
+):
+    other = tmp_path / "other.safetensors"
+    save_file({"w": torch.zeros(1)}, other)
+    options = ["tokenizer.loss.perceptual=0.1", f"tokenizer.loss.perceptual_weights={other}"]
+    said = train(recipe, tmp_path / "run", *(f"--set={option}" for option in options), code=6)
+    assert "the weights do not fit the model" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_clips_too_small_for_a_discriminator_are_told(recipe: Path, tmp_path: Path):
+    said = train(recipe, tmp_path / "run", *GAN, "--set", "data.size=16", code=2)
+    assert "tokenizer.loss.gan: clips of 16 x 16 pixels are too small for the discriminator" in said
+    assert "data.size to 32 at least" in said

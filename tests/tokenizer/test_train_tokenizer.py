@@ -1,0 +1,259 @@
+"""`everest train-tokenizer` on real files, run, stopped, resumed and misused as a user would."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from processes import stop_after
+from small_runs import told, weights
+from tokenizer_runs import RECIPE, set_up, train
+from typer.testing import CliRunner
+
+import everest
+from everest.checkpoints.load import load_model, open_weights, tokenizer_of
+from everest.errors import CheckpointError
+from everest.system.run_folder import RunFolder
+from everest.system.weights import read_weights
+from everest.tokenizer.network import AdaptiveTokenizer
+from everest.train_tokenizer import measure_targets, tokenizer_losses
+from everest_cli.main import app
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory, clip_files: Path) -> Path:
+    path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
+    path.write_text(RECIPE.replace("data: {", f'data: {{root: "{clip_files}", '))
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tokenizer") / "run"
+    train(recipe, folder)
+    return folder
+
+
+# --- what a run leaves --------------------------------------------------------------------------------------
+
+
+def test_a_run_leaves_weights_a_report_and_a_picture(trained: Path):
+    model = everest.load_model(trained)
+    assert isinstance(model, AdaptiveTokenizer)
+    assert not model.training
+    report = json.loads((trained / "report.json").read_text())
+    assert report["psnr"].keys() == {"own", "random", "all"}
+    assert (report["clips"], report["kept"], report["ranked"]) == (4, 12, 48)
+    assert report["held_out"]
+    assert (trained / "report.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_figures_are_logged_from_the_first_epoch_on(trained: Path):
+    rows = [row for row in RunFolder(trained).rows() if "psnr_own" in row]
+    assert [row["step"] for row in rows] == [1, 2, 3]
+    assert all({"change_ratio", "overlap", "largest_slice_share", "perplexity"} <= row.keys() for row in rows)
+
+
+def test_weights_describe_themselves_and_come_back_to_the_bit(trained: Path):
+    stored = read_weights(trained / "model.safetensors")
+    assert (stored.kind, stored.step, stored.recipe) == ("tokenizer", 3, "tiny")
+    model = load_model(trained)
+    assert model.tubelet == (2, 8, 8)
+    state = model.state_dict()
+    assert state.keys() == stored.tensors.keys()
+    assert all(torch.equal(state[name], tensor) for name, tensor in stored.tensors.items())
+
+
+def test_targets_are_measured_on_all_tokens_of_the_training_set(recipe: Path, trained: Path, tmp_path: Path):
+    training = set_up(recipe, tmp_path / "run").training
+    model = load_model(trained)
+    clips = torch.cat([training.clips.read((0, i)).frames for i in range(4)]).float() / 255
+    with torch.no_grad():
+        values = model.encode(clips).values.flatten(0, 1)
+    assert torch.allclose(model.target_mean, values.mean(dim=0), atol=1e-5)
+    assert torch.allclose(model.target_std, values.std(dim=0, unbiased=False), atol=1e-5)
+    again = model.target_std.clone()
+    measure_targets(model, training.clips, settings=training.settings)
+    assert torch.equal(again, model.target_std)
+
+
+def test_the_scorer_learns_in_masked_steps_only(recipe: Path, tmp_path: Path):
+    first = train_scorer(recipe, tmp_path / "masked", full_batches=0.0)
+    assert not all(torch.equal(before, after) for before, after in first)
+    second = train_scorer(recipe, tmp_path / "all", full_batches=1.0)
+    assert all(torch.equal(before, after) for before, after in second)
+
+
+def train_scorer(recipe: Path, folder: Path, full_batches: float) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Each weight of the scorer as training begins with it, and after one step."""
+    values = [f"tokenizer.full_batches={full_batches}", "tokenizer.epochs=1", "tokenizer.warmup_epochs=0"]
+    train(recipe, folder, *(f"--set={value}" for value in [*values, "tokenizer.ema=null"]))
+    untrained = set_up(recipe, folder.with_suffix(".fresh")).judge.untrained
+    after = load_model(folder).scorer
+    return list(zip(untrained.parameters(), after.parameters(), strict=True))
+
+
+def test_gradients_of_a_masked_pass_reach_the_scorer(recipe: Path, tmp_path: Path):
+    stage = set_up(recipe, tmp_path / "run", "tokenizer.full_batches=0.0")
+    clip = next(iter(stage.training.loader()))
+    tokenizer_losses(stage, clip, adversarial=False).loss.backward()
+    scorer = stage.training.model.scorer
+    norms = [parameter.grad.norm().item() for parameter in scorer.parameters()]
+    assert all(0 <= norm < float("inf") for norm in norms)
+    assert max(norms) > 0
+
+
+# --- stopped and resumed ------------------------------------------------------------------------------------
+
+
+def test_a_killed_run_goes_on_to_the_same_bits(recipe: Path, tmp_path: Path):
+    longer = ["--set", "tokenizer.epochs=16"]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    train(recipe, whole, *longer)
+    assert stop_after(recipe, ["train-tokenizer", *longer], parts, signal.SIGKILL, rows=5) == -signal.SIGKILL
+    assert not (parts / "report.json").exists()
+    train(recipe, parts, *longer)
+    assert told(parts) == told(whole)
+    ours, theirs = weights(parts), weights(whole)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert (parts / "report.json").read_text() == (whole / "report.json").read_text()
+
+
+@pytest.mark.slow
+def test_two_processes_train_what_one_does(recipe: Path, tmp_path: Path):
+    """With steps that use all tokens among the others: no process waits for gradients of the scorer."""
+    options = ["--recipe", str(recipe), "--gpus", "cpu", "--set", "tokenizer.epochs=8"]
+    for number in (1, 2):
+        output = ["-o", str(tmp_path / str(number)), "--processes", str(number)]
+        command = [sys.executable, "-m", "everest_cli", "train-tokenizer", *options, *output]
+        subprocess.run(command, check=True, capture_output=True, timeout=300)
+    one, two = ([row["loss"] for row in told(tmp_path / str(n)) if "loss" in row] for n in (1, 2))
+    assert two == pytest.approx(one, rel=1e-2)
+
+
+@pytest.mark.parametrize("lost", ["report.json", "model.safetensors", "state"])
+def test_a_finished_run_gives_back_what_was_lost(recipe: Path, trained: Path, tmp_path: Path, lost: str):
+    folder = shutil.copytree(trained, tmp_path / "run")
+    whole, report = weights(folder), (folder / "report.json").read_text()
+    if lost == "state":
+        shutil.rmtree(folder / lost)
+        (folder / "report.json").unlink()
+    else:
+        (folder / lost).unlink()
+    train(recipe, folder)
+    ours = weights(folder)
+    assert all(torch.equal(ours[name], whole[name]) for name in whole)
+    assert (folder / "report.json").read_text() == report
+
+
+def test_another_setting_is_another_run(recipe: Path, trained: Path):
+    said = train(recipe, trained, "--set", "tokenizer.keep=0.5", code=2)
+    assert "tokenizer.keep (0.25, now 0.5)" in said
+
+
+def test_dry_run_tells_and_writes_nothing(recipe: Path, tmp_path: Path):
+    train(recipe, tmp_path / "run", "--dry-run")
+    assert not (tmp_path / "run").exists()
+
+
+# --- bad input ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("tokenizer.loss.gan=-0.1", "tokenizer.loss.gan: must be at least 0.0, not -0.1"),
+        ("tokenizer.loss.r1=-1", "tokenizer.loss.r1: must be at least 0.0, not -1"),
+        (
+            "tokenizer.loss.discriminator_lr=0",
+            "tokenizer.loss.discriminator_lr: must be more than 0.0, not 0",
+        ),
+        ("tokenizer.loss.perceptual=.nan", "tokenizer.loss.perceptual: must be"),
+        ("tokenizer.loss.gann=0.1", "tokenizer.loss.gann: unknown key; did you mean 'gan'?"),
+        ("tokenizer.loss.reconstruction=0", "tokenizer.loss.reconstruction: with perceptual 0, too, nothing"),
+        ("tokenizer.size=tinny", "tokenizer.size: unknown value 'tinny'; did you mean 'tiny'?"),
+        ("tokenizer.kep=0.1", "tokenizer.kep: unknown key; did you mean 'keep'?"),
+        ("tokenizer.keep=0", "tokenizer.keep: must be more than 0.0, not 0"),
+        ("tokenizer.keep=0.01", "tokenizer.keep: 0.01 keeps none of a window's 48 ranked tokens"),
+        ("tokenizer.levels=[8, 1]", "tokenizer.levels.1: must be at least 2, not 1"),
+        ("tokenizer.levels=[1024, 1024, 1024, 1024]", "tokenizer.levels: 1099511627776 codes; at most 2^32"),
+        ("tokenizer.frames=3", "tokenizer.frames: must be a multiple of 2 frames"),
+        ("tokenizer.frames=6", "tokenizer.frames: clips of 8 frames do not divide into windows of 6"),
+        ("tokenizer.time_down=[]", "tokenizer.time_down: 0 values for 1 halvings"),
+        ("tokenizer.input_scale=0.3", "tokenizer.input_scale: 0.3 does not make a whole number"),
+        ("model.tubelet=[2, 4, 4]", "tokenizer.size: its tokens are of 2x8x8"),
+        ("tokenizer.checkpoint=there", "tokenizer.checkpoint: there is trained already"),
+    ],
+)
+def test_settings_that_cannot_be_meant_are_told(recipe: Path, tmp_path: Path, override: str, message: str):
+    assert message in train(recipe, tmp_path / "run", "--set", override, code=2)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_recipe_without_the_section_has_no_tokenizer(clip_files: Path, tmp_path: Path):
+    said = train(Path("ucf101"), tmp_path / "run", "--data", str(clip_files), code=2)
+    assert "ucf101: has no tokenizer section" in said
+
+
+def test_a_tokenizer_is_no_encoder(recipe: Path, trained: Path, clip_files: Path, tmp_path: Path):
+    video = str(clip_files / "clip0.mp4")
+    for command in (
+        ["predict", video, "--checkpoint", str(trained)],
+        ["finetune", "--recipe", str(recipe), "--init", str(trained), "-o", str(tmp_path / "run")],
+        ["eval", "--checkpoint", str(trained)],
+    ):
+        result = CliRunner().invoke(app, command)
+        assert result.exit_code == 6, (command, result.output, result.exception)
+        assert "tokenizer" in result.stderr
+
+
+def test_a_tokenizer_shows_its_own_scores_only(trained: Path, clip_files: Path, tmp_path: Path):
+    options = ["-c", str(trained), "--frames", "8", "--out", str(tmp_path)]
+    command = ["visualize-mask", str(clip_files / "clip0.mp4"), *options]
+    refused = CliRunner().invoke(app, [*command, "--strategy", "tube"])
+    assert refused.exit_code == 2
+    assert "--strategy tube: a tokenizer's scores choose by learned-importance" in refused.stderr
+    assert list(tmp_path.iterdir()) == []
+    for strategy in ([], ["--strategy", "learned-importance", "--overwrite"]):
+        shown = CliRunner().invoke(app, [*command, *strategy, "--json"])
+        assert shown.exit_code == 0, shown.output
+        assert [row["strategy"] for row in json.loads(shown.stdout)] == ["learned-importance"]
+
+
+def test_an_encoder_is_no_tokenizer(recipe: Path, tmp_path: Path):
+    folder = tmp_path / "run"
+    options = [
+        "--set",
+        "pretrain.epochs=1",
+        "--set",
+        "pretrain.warmup_epochs=0",
+        "--set",
+        "pretrain.batch_size=4",
+    ]
+    result = CliRunner().invoke(app, ["pretrain", "--recipe", str(recipe), "-o", str(folder), *options])
+    assert result.exit_code == 0, result.output
+    with pytest.raises(CheckpointError, match="a pretrain checkpoint where a tokenizer one"):
+        tokenizer_of(open_weights(folder / "model.safetensors"), source=folder)
+
+
+def test_bad_videos_are_named_and_those_of_the_report_skipped(recipe: Path, clip_files: Path, tmp_path: Path):
+    (tmp_path / "text.mp4").write_text("no video")
+    names = [f"{clip_files}/clip{i % 4}.mp4 0" for i in range(7)]
+    (tmp_path / "list.csv").write_text("\n".join([*names, f"{tmp_path}/text.mp4 0"]) + "\n")
+    lists = [f"--set=data.{key}={tmp_path}/list.csv" for key in ("train", "val")]
+    said = train(recipe, tmp_path / "run", *lists, "--set", "data.max_bad=0.9")
+    assert "data.val skips" in said
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert (report["clips"], report["skipped"], report["videos"]) == (7, 1, "val")
+
+
+def test_without_a_held_out_list_the_report_says_so(recipe: Path, tmp_path: Path):
+    said = train(recipe, tmp_path / "run", "--set", "data.test=absent.csv")
+    assert "the report is of videos that are trained on" in said
+    assert not json.loads((tmp_path / "run" / "report.json").read_text())["held_out"]

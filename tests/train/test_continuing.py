@@ -1,0 +1,279 @@
+"""What an --output that exists means: go on, leave alone, or say what is in the way. Nothing is lost."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from pathlib import Path
+
+import pytest
+from small_runs import RECIPE, weights
+from torch import Tensor
+from typer.testing import CliRunner
+
+from everest.errors import RecipeError
+from everest.system.run_folder import RunFolder, default_folder
+from everest.system.run_lock import claim, release, running_here
+from everest_cli.main import app
+
+EPOCHS = 3  # of RECIPE, each of one step
+
+
+@pytest.fixture
+def data(tmp_path: Path, clip_files: Path) -> Path:
+    return shutil.copytree(clip_files, tmp_path / "data")
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(RECIPE)
+    return path
+
+
+@pytest.fixture
+def command(recipe: Path, data: Path, tmp_path: Path) -> list[str]:
+    return ["pretrain", "--recipe", str(recipe), "--data", str(data), "-o", str(tmp_path / "run"), "-q"]
+
+
+@pytest.fixture
+def finished(command: list[str], tmp_path: Path) -> Path:
+    everest(command)
+    return tmp_path / "run"
+
+
+def everest(command: list[str], *options: str, code: int = 0) -> str:
+    result = CliRunner().invoke(app, [*command, *options])
+    assert result.exit_code == code, (result.output, result.exception)
+    return result.stderr
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def equal(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> bool:
+    return ours.keys() == theirs.keys() and all((ours[name] == theirs[name]).all() for name in ours)
+
+
+def states(run: Path) -> list[Path]:
+    return sorted((run / "state").glob("step-*.safetensors"))
+
+
+# --- a run whose files are gone or damaged ------------------------------------------------------------------
+
+
+def test_a_finished_run_without_states_is_left_alone(command, finished):
+    shutil.rmtree(finished / "state")
+    before = contents(finished)
+    everest(command)
+    assert contents(finished) == before
+
+
+def test_weights_without_a_state_are_not_replaced(command, finished):
+    longer = [*command, "--set", f"pretrain.epochs={EPOCHS + 1}", "--overwrite"]
+    everest(longer)
+    for state in states(finished):
+        state.unlink()
+    unfinished = finished / "model.safetensors"
+    everest([*command, "--overwrite"])  # a run of fewer steps: its weights stand for a run that was stopped
+    short = unfinished.read_bytes()
+    everest(longer)
+    shutil.rmtree(finished / "state")
+    unfinished.write_bytes(short)
+    told = everest(longer[:-1], code=6)
+    assert f"weights of step {EPOCHS} of {EPOCHS + 1}, but no state to go on from" in told
+    assert unfinished.read_bytes() == short
+
+
+def test_damaged_states_are_set_aside_and_never_removed(command, finished):
+    whole = weights(finished)
+    last = states(finished)[-1]
+    last.write_bytes(last.read_bytes()[:-5])
+    told = everest(command)
+    assert f"{last}: damaged, passed over" in told
+    assert last.with_suffix(".damaged").is_file()
+    assert equal(weights(finished), whole)  # the last step again, to the bit
+
+
+def test_a_run_of_damaged_states_only_is_an_error_and_loses_nothing(command, finished):
+    for state in states(finished):
+        state.write_bytes(b"")
+    before = contents(finished)
+    assert "none of its states is whole" in everest(command, code=6)
+    assert contents(finished) == before
+
+
+def test_other_files_among_the_states_are_none(command, finished):
+    (finished / "state" / "step-8-backup.safetensors").write_bytes(b"precious")
+    everest(command)
+    assert (finished / "state" / "step-8-backup.safetensors").read_bytes() == b"precious"
+
+
+def test_missing_weights_of_a_finished_run_are_written_again(command, finished):
+    whole = weights(finished)
+    (finished / "model.safetensors").unlink()
+    everest(command)
+    assert equal(weights(finished), whole)
+
+
+# --- the same run, or another -------------------------------------------------------------------------------
+
+
+def test_a_setting_that_is_new_since_the_run_does_not_orphan_it(command, finished):
+    text = (finished / "recipe.yaml").read_text()
+    assert "    recompute: false\n" in text
+    (finished / "recipe.yaml").write_text(text.replace("    recompute: false\n", ""))
+    everest(command)
+    assert "pretrain.epochs (3, now 5)" in everest(command, "--set", "pretrain.epochs=5", code=2)
+
+
+def test_videos_may_move_as_a_whole(command, finished, data: Path):
+    moved = data.rename(data.with_name("elsewhere"))
+    everest([moved.as_posix() if part == str(data) else part for part in command])
+    data.symlink_to(moved)
+    everest(command)
+
+
+def test_a_run_of_one_batch_is_another_run(command, finished):
+    assert "without --overfit-one-batch" in everest(command, "--overfit-one-batch", code=2)
+    everest(command, "--overfit-one-batch", "--overwrite")
+    assert "with --overfit-one-batch" in everest(command, code=2)
+
+
+def test_a_list_with_other_videos_is_another_run(command, finished, data: Path):
+    lines = (data / "train.csv").read_text().splitlines()
+    shutil.copy(data / "clip0.mp4", data / "new.mp4")
+    (data / "train.csv").write_text("\n".join(["new.mp4 0", *lines[1:]]))
+    assert "another list of 4 videos" in everest(command, code=2)
+
+
+def test_classes_that_changed_places_are_another_run(recipe: Path, data: Path, tmp_path: Path):
+    rows = [f"clip{i}.mp4,{name}" for i, name in enumerate(["run", "walk"] * 2)]
+    (data / "train.csv").write_text("\n".join(rows))
+    options = ["--data", str(data), "-o", str(tmp_path / "run"), "-q"]
+    command = ["finetune", "--recipe", str(recipe), "--init", "none", *options]
+    everest(command)
+    (data / "train.csv").write_text("\n".join(rows).replace("walk", "amble"))  # sorts before run
+    assert "or other labels" in everest(command, code=2)
+
+
+def test_resume_of_a_folder_leaves_no_room_for_another(command, finished, tmp_path: Path):
+    told = everest(command, "--resume", str(finished), code=2)  # command has an --output
+    assert "leave out --output and --overwrite" in told
+
+
+# --- overwrite ----------------------------------------------------------------------------------------------
+
+
+def test_overwrite_spares_what_the_run_reads(command, recipe: Path, tmp_path: Path):
+    project = tmp_path / "project"
+    project.mkdir()
+    own = project / "recipe.yaml"
+    own.write_text(f"# by hand\n{RECIPE}")
+    there = [str(own) if part == str(recipe) else part for part in command]
+    there[there.index(str(tmp_path / "run"))] = str(project)
+    assert f"would remove {own}, which the run reads" in everest(there, "--overwrite", code=2)
+    assert own.read_text().startswith("# by hand")
+
+
+def test_overwrite_spares_files_that_no_run_has_written(command, tmp_path: Path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "env.json").write_text('{"of": "something else"}')
+    assert "which no run has written" in everest(command, "--overwrite", code=2)
+
+
+def test_overwrite_removes_nothing_before_all_is_checked(command, finished, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("everest.train.tracking.importlib.util.find_spec", lambda name: None)
+    before = contents(finished)
+    everest(command, "--overwrite", "--tracker", "wandb", code=5)
+    assert contents(finished) == before
+
+
+# --- one process a run --------------------------------------------------------------------------------------
+
+
+def test_of_many_starts_at_once_one_gets_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    # Threads stand for processes: each takes the others' claim, which bears its own number, for foreign.
+    monkeypatch.setattr(
+        "everest.system.run_lock.running_here", lambda run: -1 if (run / "running.json").exists() else None
+    )
+    refused: list[RecipeError] = []
+    begin = threading.Barrier(8)
+
+    def start() -> None:
+        begin.wait()
+        try:
+            claim(tmp_path / "run")
+        except RecipeError as error:
+            refused.append(error)
+
+    threads = [threading.Thread(target=start) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(refused) == 7
+
+
+def test_a_claim_that_changes_hands_at_this_moment_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    marker = tmp_path / "running.json"
+    marker.write_text("of a killed process")
+
+    def another_is_faster(run: Path) -> None:
+        marker.write_text("of one that lives")
+
+    monkeypatch.setattr("everest.system.run_lock.running_here", another_is_faster)
+    with pytest.raises(RecipeError, match="another process trains it now"):
+        claim(tmp_path)
+    assert marker.read_text() == "of one that lives"
+    assert [path.name for path in tmp_path.iterdir()] == ["running.json"]
+
+
+def test_a_claim_of_a_killed_process_is_taken_over(tmp_path: Path):
+    (tmp_path / "running.json").write_text(json.dumps({"pid": 2**22 - 1, "host": "here"}))
+    claim(tmp_path)
+    assert running_here(tmp_path) is not None
+    release(tmp_path)
+    assert running_here(tmp_path) is None
+
+
+def test_runs_of_the_same_second_have_their_own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("everest.system.run_folder.time.strftime", lambda form: "20260101-000000")
+    first = default_folder("pretrain", "ucf101")
+    first.mkdir(parents=True)
+    assert default_folder("pretrain", "ucf101").name == "ucf101-20260101-000000-2"
+
+
+# --- validation ---------------------------------------------------------------------------------------------
+
+
+def test_a_validation_that_fails_costs_no_epoch_and_is_repeated(recipe: Path, data: Path, tmp_path: Path):
+    folder = tmp_path / "run"
+    command = [
+        "finetune",
+        "--recipe",
+        str(recipe),
+        "--init",
+        "none",
+        "--data",
+        str(data),
+        "-o",
+        str(folder),
+        "-q",
+    ]
+    (data / "val.csv").write_text("\n".join(f"broken{i}.mp4 {i % 2}" for i in range(8)))
+    for i in range(8):
+        (data / f"broken{i}.mp4").write_text("no video")
+    everest(command, "--set", "data.val=val.csv", code=4)
+    assert len(states(folder)) == 1
+    for i in range(8):
+        shutil.copy(data / f"clip{i % 4}.mp4", data / f"broken{i}.mp4")
+    everest(command, "--set", "data.val=val.csv")
+    rows = RunFolder(folder).rows()
+    assert [row["step"] for row in rows if "val_top1" in row] == [1, 2, 3]
+    assert (folder / "best.safetensors").is_file()

@@ -1,0 +1,292 @@
+"""What a run says and does when it is not well."""
+
+from __future__ import annotations
+
+import json
+import math
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from processes import stop_after
+from small_runs import RECIPE, run, told, weights
+from typer.testing import CliRunner
+
+from everest.config.settings import PretrainSettings
+from everest.data.dataset import VideoClips
+from everest.data.loader import batches, make_loader
+from everest.data.samples import Sample
+from everest.data.views import Views
+from everest.errors import DataError, DivergedError, EnvironmentProblem
+from everest.system.run_folder import RunFolder
+from everest.train.health import SCALER_LIMIT, SKIP_LIMIT, Figures, LossWatch, Nonfinite, stays_at_chance
+from everest.train.plan import memory_advice, plan_stage
+from everest_cli.main import app
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, clip_files: Path) -> Path:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(RECIPE.replace("data: {", f'data: {{root: "{clip_files}", '))
+    return path
+
+
+def test_stop_ends_at_the_first_and_skip_after_a_limit():
+    with pytest.raises(DivergedError):
+        Nonfinite("stop", scaled=False).leaves_out(Figures(math.nan, 1.0, {}))
+    skip = Nonfinite("skip", scaled=False)
+    assert not skip.leaves_out(Figures(1.0, 1.0, {}))
+    assert all(skip.leaves_out(Figures(1.0, math.inf, {})) for _ in range(SKIP_LIMIT))
+    with pytest.raises(DivergedError):
+        skip.leaves_out(Figures(1.0, math.inf, {}))
+
+
+def test_a_good_update_starts_the_count_again():
+    skip = Nonfinite("skip", scaled=False)
+    for _ in range(3):
+        assert all(skip.leaves_out(Figures(math.nan, 1.0, {})) for _ in range(SKIP_LIMIT))
+        assert not skip.leaves_out(Figures(1.0, 1.0, {}))
+
+
+def test_overflow_of_a_scaled_gradient_is_part_of_fp16_but_not_for_ever():
+    scaled = Nonfinite("stop", scaled=True)
+    assert all(scaled.leaves_out(Figures(1.0, math.inf, {})) for _ in range(SCALER_LIMIT))
+    with pytest.raises(DivergedError):
+        scaled.leaves_out(Figures(1.0, math.inf, {}))
+    with pytest.raises(DivergedError):
+        Nonfinite("stop", scaled=True).leaves_out(Figures(math.nan, math.inf, {}))
+
+
+def test_what_else_an_update_is_made_of_must_be_finite_too():
+    sound, broken = {"r1": 0.0}, {"r1": 0.0, "discriminator": math.inf}
+    assert not Nonfinite("stop", scaled=False).leaves_out(Figures(1.0, 1.0, sound))
+    with pytest.raises(DivergedError, match=r"gradient norm 1\.0, discriminator inf, 1 times"):
+        Nonfinite("stop", scaled=False).leaves_out(Figures(1.0, 1.0, broken))
+    with pytest.raises(DivergedError):  # a discriminator has no scale to look for
+        Nonfinite("stop", scaled=True).leaves_out(Figures(1.0, math.inf, broken))
+
+
+def test_a_jump_of_the_loss_is_told_and_a_slow_rise_is_not():
+    watch = LossWatch()
+    assert all(watch.spike(1 + 0.01 * (i % 3)) is None for i in range(60))
+    assert "jumped to 2" in str(watch.spike(2.0))
+    assert all(LossWatch().spike(i / 100) is None for i in range(200))
+
+
+def test_a_loss_that_is_no_number_hides_nothing_that_follows():
+    watch = LossWatch()
+    assert watch.spike(math.nan) is None
+    assert all(watch.spike(1 + 0.01 * (i % 3)) is None for i in range(60))
+    assert watch.spike(math.nan) is None
+    assert "jumped to 1e+06" in str(watch.spike(1e6))
+    assert math.nan not in watch.recent(60)
+    assert stays_at_chance([], [101]) is None
+
+
+def test_the_loss_of_guessing_is_recognised():
+    assert "ln(101)" in str(stays_at_chance([math.log(101)] * 5, [101]))
+    assert stays_at_chance([3.0] * 5, [101]) is None
+    told = stays_at_chance([(math.log(97) + math.log(300)) / 2] * 5, [97, 300])
+    assert "the mean of ln(97) and ln(300) = 5.14" in str(told)
+
+
+@pytest.mark.parametrize("policy", ["stop", "skip"])
+def test_a_diverged_run_ends_with_code_3_its_videos_and_its_weights(
+    recipe: Path, tmp_path: Path, policy: str
+):
+    folder = tmp_path / "run"
+    wild = [
+        "--set",
+        "pretrain.base_lr=1e30",
+        "--set",
+        "pretrain.epochs=30",
+        "--set",
+        f"train.nonfinite={policy}",
+    ]
+    options = ["--recipe", recipe, "-o", folder, "--set", "pretrain.betas=[0.0, 0.0]", *wild]
+    result = CliRunner().invoke(app, [str(a) for a in ["pretrain", *options]])
+    assert result.exit_code == 3, result.output
+    assert "lower base_lr" in result.stderr
+    noted = json.loads((folder / "nonfinite.json").read_text())
+    assert {Path(video).name for video in noted["videos"]} == {f"clip{i}.mp4" for i in range(4)}
+    assert ("left out" in result.stderr) == (policy == "skip")
+    rows = RunFolder(folder).rows()
+    assert len(rows) == noted["step"] - 1
+    assert all(math.isfinite(value) for tensor in weights(folder).values() for value in tensor.sum()[None])
+
+
+def test_a_killed_worker_is_told_and_the_run_can_go_on(recipe: Path, tmp_path: Path):
+    error = kill_a_worker(recipe, tmp_path / "run")
+    assert error.returncode == 5, error.stderr
+    assert "lower train.workers" in error.stderr
+    assert_goes_on(recipe, tmp_path)
+
+
+class Asleep:
+    """Views of a video that never comes."""
+
+    num_views, frames, size = 1, 4, (32, 32)
+
+    def __call__(self, sample: Sample, rng: object, decoder: str, cache: object) -> Views:
+        time.sleep(3600)
+        raise AssertionError
+
+
+def test_a_worker_that_hangs_is_told_with_its_videos_and_does_not_outlive_the_run():
+    others = set(multiprocessing.active_children())
+    samples = [Sample(path=f"/videos/{i}.mp4") for i in range(4)]
+    clips = VideoClips(samples, make_views=Asleep(), seed=0, num_noise=1, decoder="auto", replace_bad=True)
+    loader = make_loader(clips, [[(0, 2), (0, 3)], [(0, 0), (0, 1)]], workers=1, timeout=2)
+    with pytest.raises(DataError, match=r"no clip within 2 s .* from one of: /videos/2.mp4, /videos/3.mp4"):
+        next(batches(loader))
+    assert set(multiprocessing.active_children()) <= others
+
+
+class Blank:
+    """Views of a video that is there at once."""
+
+    num_views, frames, size = 1, 4, (32, 32)
+
+    def __call__(self, sample: Sample, rng: object, decoder: str, cache: object) -> Views:
+        frames = torch.zeros(1, 3, 4, 32, 32, dtype=torch.uint8)
+        return Views(frames=frames, erase=torch.zeros(1, 4, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_worker_that_is_stopped_is_told_though_its_batches_are_announced(workers: int):
+    others = set(multiprocessing.active_children())
+    samples = [Sample(path=f"/videos/{i}.mp4") for i in range(4)]
+    clips = VideoClips(samples, make_views=Blank(), seed=0, num_noise=1, decoder="auto", replace_bad=True)
+    order = [[(epoch, i) for i in range(4)] for epoch in range(20)]
+    loaded = batches(make_loader(clips, order, workers=workers, timeout=2))
+    next(loaded)
+    time.sleep(0.5)  # what is read ahead is announced, and its memory not yet handed over
+    for worker in set(multiprocessing.active_children()) - others:
+        assert worker.pid is not None
+        os.kill(worker.pid, signal.SIGSTOP)
+    with pytest.raises(DataError, match=r"no clip within 2 s .* from one of: /videos/0.mp4"):
+        list(loaded)
+    assert set(multiprocessing.active_children()) <= others
+
+
+LONG = ["--set", "pretrain.epochs=60", "--set", "train.workers=1", "--set", "train.data_timeout=30"]
+
+
+def kill_a_worker(recipe: Path, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Kill the process that reads videos for a run, and wait for the run to end."""
+    command = [
+        sys.executable,
+        "-m",
+        "everest_cli",
+        "pretrain",
+        "--recipe",
+        str(recipe),
+        "-o",
+        str(folder),
+        *LONG,
+    ]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    deadline = time.monotonic() + 60
+    while len(RunFolder(folder).rows()) < 5:
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.01)
+    psutil.Process(process.pid).children()[-1].kill()
+    _, stderr = process.communicate(timeout=60)
+    return subprocess.CompletedProcess(command, process.returncode, stderr=stderr)
+
+
+def assert_goes_on(recipe: Path, tmp_path: Path) -> None:
+    """The run in `tmp_path/run` ends as an undisturbed one."""
+    for name in ("run", "whole"):
+        run("pretrain", "--recipe", recipe, "-o", tmp_path / name, *LONG)
+    assert told(tmp_path / "run") == told(tmp_path / "whole")
+
+
+def test_memory_advice_has_numbers_that_shrink():
+    plan = plan_stage(PretrainSettings(), num_videos=1000, processes=1, largest_micro_batch=32)
+
+    def bytes_of(checkpointing: bool, bytes_per_value: int) -> int:
+        """Half of them float32 in any precision."""
+        return (4 + bytes_per_value) * 2 ** (25 if checkpointing else 27)
+
+    advice = memory_advice(plan, bytes_of, bytes_per_value=4)
+    assert "tried 32 clips a pass, about 32.00 GiB" in advice
+    assert "train.micro_batch=16 needs about 16.00 GiB" in advice
+    assert advice.endswith("checkpointing=true about 8.00 GiB, train.precision=bf16 about 24.00 GiB")
+    assert "bf16" not in memory_advice(plan, bytes_of, bytes_per_value=2)
+
+
+def test_too_little_memory_in_a_loop_is_explained(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    import everest.pretrain
+
+    def too_much(model: object, clip: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(everest.pretrain, "pretraining_loss", too_much)
+    result = CliRunner().invoke(app, ["pretrain", "--recipe", str(recipe), "-o", str(tmp_path / "run")])
+    assert result.exit_code == EnvironmentProblem.exit_code
+    assert "tried 2 clips a pass" in result.stderr
+
+
+def test_curves_and_pictures_reach_tensorboard(recipe: Path, tmp_path: Path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    run("pretrain", "--recipe", recipe, "-o", tmp_path / "run", "--tracker", "tensorboard")
+    events = next((tmp_path / "run" / "tensorboard").rglob("events.*"))
+    read = accumulator.EventAccumulator(str(events.parent))
+    read.Reload()
+    logged = [event.value for event in read.Scalars("loss")]
+    assert logged == pytest.approx([row["loss"] for row in told(tmp_path / "run")], rel=1e-6)
+    assert [event.step for event in read.Images("reconstruction")] == [1, 2, 3]
+
+
+def test_a_tracker_that_is_not_installed_is_an_error_of_the_environment(recipe: Path, tmp_path: Path):
+    if "wandb" in sys.modules or __import__("importlib.util").util.find_spec("wandb"):
+        pytest.skip("wandb is installed here")
+    options = ["--recipe", str(recipe), "-o", str(tmp_path / "run"), "--tracker", "wandb"]
+    result = CliRunner().invoke(app, ["pretrain", *options])
+    assert result.exit_code == 5
+    assert "pip install wandb" in result.stderr
+
+
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 20))])
+def test_a_run_killed_at_any_moment_goes_on_to_the_same_bits(recipe: Path, tmp_path: Path, seed: int):
+    """Saving takes most of the time of so small a run, so most of these kills fall into a save."""
+    command = ["pretrain", "--set", "pretrain.epochs=60"]
+    if seed % 2:
+        command += ["--gpus", "cpu", "--processes", "2"]
+    run_in_process(recipe, command, tmp_path / "whole")
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(3):
+        rows = len(RunFolder(tmp_path / "parts").rows()) + int(torch.randint(1, 15, (), generator=generator))
+        if rows >= 60:
+            break
+        assert stop_after(recipe, command, tmp_path / "parts", signal.SIGKILL, rows=rows, group=True) == -9
+        wait_for_the_others(tmp_path / "parts")
+    run_in_process(recipe, command, tmp_path / "parts")
+    assert told(tmp_path / "parts") == told(tmp_path / "whole")
+    ours, theirs = weights(tmp_path / "parts"), weights(tmp_path / "whole")
+    assert all((ours[name] == theirs[name]).all() for name in theirs)
+
+
+def run_in_process(recipe: Path, command: list[str], folder: Path) -> None:
+    everest = [sys.executable, "-m", "everest_cli", *command, "--recipe", str(recipe), "-o", str(folder)]
+    subprocess.run(everest, check=True, capture_output=True)
+
+
+def wait_for_the_others(folder: Path) -> None:
+    """Processes whose parent was killed end after their step."""
+    marker = folder / "running.json"
+    deadline = time.monotonic() + 30
+    while marker.exists() and psutil.pid_exists(json.loads(marker.read_text())["pid"]):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

@@ -1,0 +1,246 @@
+"""Several processes, started as a user starts them: the same numbers as one, one error shown once."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+from processes import TWO, everest, start, wait_for_rows, wait_until_nobody_runs
+from small_runs import RECIPE, run, told, weights
+
+from everest.errors import EnvironmentProblem, RecipeError
+from everest.system.launch import PARENT, Devices, adopt_slurm, first_host, is_lost_peer, read_devices
+from everest.system.run_folder import RunFolder
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, clip_files: Path) -> Path:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(RECIPE.replace("data: {", f'data: {{root: "{clip_files}", '))
+    return path
+
+
+def losses(folder: Path) -> list[float]:
+    return [row["loss"] for row in told(folder) if "loss" in row]
+
+
+@pytest.mark.parametrize("shard", ["none", pytest.param("full", marks=pytest.mark.slow)])
+def test_two_processes_with_half_the_batch_each_equal_one(recipe: Path, tmp_path: Path, shard: str):
+    options = ["--recipe", recipe, "--set", "pretrain.epochs=20"]
+    run("pretrain", *options, "-o", tmp_path / "one", "--gpus", "cpu", "--set", "train.micro_batch=4")
+    shown = everest("pretrain", *options, "-o", tmp_path / "two", *TWO, "--set", f"train.shard={shard}")
+    assert shown.stdout.splitlines() == [str(tmp_path / "two")]
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=1e-5)
+    ours, theirs = weights(tmp_path / "two"), weights(tmp_path / "one")
+    assert ours.keys() == theirs.keys()
+    assert all(ours[name].shape == theirs[name].shape for name in theirs)
+    assert max((ours[name] - theirs[name]).abs().max() for name in theirs) < 1e-3
+
+
+@pytest.mark.parametrize("several", [pytest.param(2, marks=pytest.mark.slow), 3])
+def test_evaluation_does_not_depend_on_the_number_of_processes(
+    recipe: Path, clip_files: Path, tmp_path: Path, several: int
+):
+    run("finetune", "--recipe", recipe, "--init", "none", "-o", tmp_path / "run", "--gpus", "cpu")
+    (tmp_path / "list.csv").write_text("".join(f"{clip_files}/clip{i % 4}.mp4 {i % 2}\n" for i in range(5)))
+    files, sweeps = [], []
+    for processes in (1, several):
+        files.append(tmp_path / f"{processes}.csv")
+        page = ["--report", tmp_path / f"page{processes}", "--keep", "0.25,1"]
+        options = ["--set", f"data.test={tmp_path}/list.csv", "--gpus", "cpu", "--processes", processes]
+        shown = everest(
+            "eval", "-c", tmp_path / "run", "--json", "-q", "--predictions", files[-1], *options, *page
+        )
+        assert json.loads(shown.stdout)["videos"] == 5
+        sweeps.append(json.loads(shown.stdout)["sweep"])
+    assert files[0].read_text() == files[1].read_text()
+    assert sweeps[0] == sweeps[1]
+    for name in ("confusion.png", "sweep.png"):
+        assert len({(tmp_path / f"page{n}" / name).read_bytes() for n in (1, several)}) == 1
+
+
+@pytest.mark.parametrize("shard", ["none", pytest.param("full", marks=pytest.mark.slow)])
+def test_a_killed_run_of_two_goes_on_to_the_same_bits(recipe: Path, tmp_path: Path, shard: str):
+    options = ["--recipe", recipe, "--set", "pretrain.epochs=30", "--set", f"train.shard={shard}", *TWO]
+    everest("pretrain", *options, "-o", tmp_path / "whole")
+    parts = tmp_path / "parts"
+    process = start("pretrain", *options, "-o", parts)
+    wait_for_rows(parts, 5, process)
+    os.killpg(process.pid, signal.SIGKILL)  # the watching process; the two notice that it is gone
+    process.wait(timeout=60)
+    wait_until_nobody_runs(parts)
+    everest("pretrain", *options, "-o", parts)
+    assert told(parts) == told(tmp_path / "whole")
+    ours, theirs = weights(parts), weights(tmp_path / "whole")
+    assert all((ours[name] == theirs[name]).all() for name in theirs)
+
+
+def test_a_sharded_run_of_two_goes_on_with_one(recipe: Path, tmp_path: Path):
+    options = ["--recipe", recipe, "--set", "pretrain.epochs=30", "--set", "train.shard=full"]
+    run("pretrain", *options, "-o", tmp_path / "whole", "--gpus", "cpu")
+    parts = tmp_path / "parts"
+    process = start("pretrain", *options, "-o", parts, *TWO)
+    wait_for_rows(parts, 5, process)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 143
+    assert losses(parts)[-1] != losses(tmp_path / "whole")[-1]
+    run("pretrain", *options, "-o", parts, "--gpus", "cpu")
+    assert losses(parts) == pytest.approx(losses(tmp_path / "whole"), abs=1e-4)
+
+
+def test_one_killed_process_ends_all_and_the_run_can_go_on(recipe: Path, tmp_path: Path):
+    options = ["--recipe", recipe, "--set", "pretrain.epochs=40", "-o", tmp_path / "run"]
+    command = [sys.executable, "-m", "everest_cli", "pretrain", *map(str, options), *TWO]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    wait_for_rows(tmp_path / "run", 5, process)
+    main = json.loads((tmp_path / "run" / "running.json").read_text())["pid"]
+    other = next(child for child in psutil.Process(process.pid).children() if child.pid != main)
+    other.kill()
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 5, stderr
+    assert stderr.count("was killed by SIGKILL") == 1
+    assert "Traceback" not in stderr
+    everest("pretrain", *options, *TWO)
+    assert len(losses(tmp_path / "run")) == 40
+
+
+@pytest.mark.slow
+def test_four_processes_equal_one(recipe: Path, tmp_path: Path):
+    options = ["--recipe", recipe, "--gpus", "cpu"]
+    run("pretrain", *options, "-o", tmp_path / "one")
+    everest("pretrain", *options, "-o", tmp_path / "four", "--processes", "4")
+    assert losses(tmp_path / "four") == pytest.approx(losses(tmp_path / "one"), abs=1e-5)
+
+
+def test_an_error_of_all_is_shown_once(recipe: Path, tmp_path: Path):
+    ended = everest(
+        "pretrain", "--recipe", recipe, "--set", "data.train=gone.csv", "-o", tmp_path / "run", *TWO, code=4
+    )
+    assert ended.stderr.count("gone.csv") == 1
+    assert "Traceback" not in ended.stderr
+    assert ended.stdout == ""
+
+
+def test_an_error_of_the_user_that_speaks_of_connections_is_told(tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv(PARENT, "1")
+    ended = everest("recipes", "validate", tmp_path / "connections" / "nope.yaml", code=2)
+    assert "connections/nope.yaml: cannot be read" in ended.stderr
+
+
+ALONE = """
+import os, sys, torch, torch.distributed as distributed
+from everest.launch import is_lost_peer
+file, rank = sys.argv[1:]
+distributed.init_process_group("gloo", init_method=f"file://{file}", rank=int(rank), world_size=2)
+distributed.all_reduce(torch.ones(1))
+if rank == "1":
+    os._exit(9)
+try:
+    distributed.all_reduce(torch.ones(1))
+    distributed.all_reduce(torch.ones(1))
+except RuntimeError as error:
+    print(is_lost_peer(error))
+"""
+
+
+def test_what_torch_raises_of_a_process_that_is_gone_is_known(tmp_path: Path):
+    command = [sys.executable, "-c", ALONE, str(tmp_path / "meeting")]
+    with (
+        subprocess.Popen([*command, "0"], stdout=subprocess.PIPE, text=True) as left,
+        subprocess.Popen([*command, "1"]),
+    ):
+        assert left.communicate(timeout=60)[0] == "True\n"
+
+
+def test_what_others_raise_is_no_process_that_is_gone():
+    refused = ConnectionResetError("Connection reset by peer")
+    for error in (RecipeError("/connections/a.yaml"), refused, RuntimeError("Connection")):
+        assert not is_lost_peer(error)
+
+
+def test_existing_output_is_refused_by_two_as_by_one(recipe: Path, tmp_path: Path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.txt").write_text("precious")
+    ended = everest("pretrain", "--recipe", recipe, "-o", tmp_path / "run", *TWO, code=2)
+    assert ended.stderr.count("is no run folder") == 1
+
+
+def test_a_batch_that_does_not_divide_over_processes_is_refused(recipe: Path, tmp_path: Path):
+    odd = ["--set", "pretrain.batch_size=3"]
+    ended = everest("pretrain", "--recipe", recipe, "-o", tmp_path / "run", *odd, *TWO, code=2)
+    assert "does not divide over 2 processes" in ended.stderr
+
+
+def test_torchrun_needs_no_help(recipe: Path, tmp_path: Path):
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    command = [
+        *torchrun,
+        "-m",
+        "everest_cli",
+        "pretrain",
+        "--recipe",
+        str(recipe),
+        "-o",
+        str(tmp_path / "run"),
+    ]
+    ended = subprocess.run([*command, "--gpus", "cpu"], capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.splitlines()[-1] == str(tmp_path / "run")
+    assert RunFolder(tmp_path / "run").told("plan")["processes"] == 2
+
+
+@pytest.mark.parametrize(
+    ("gpus", "processes", "devices"),
+    [("cpu", None, Devices(kind="cpu")), ("cpu", 4, Devices(kind="cpu", processes=4))],
+)
+def test_devices_are_read_from_the_options(gpus: str, processes: int | None, devices: Devices):
+    assert read_devices(gpus, processes) == devices
+
+
+@pytest.mark.parametrize("gpus", ["", "two", "0,0", "-1", "1,x", "0"])
+def test_devices_that_mean_nothing_are_refused(gpus: str):
+    with pytest.raises(RecipeError):
+        read_devices(gpus, None)
+
+
+def test_gpus_that_are_not_there_are_an_error_of_the_environment():
+    with pytest.raises(EnvironmentProblem, match="no GPU 99"):
+        read_devices("99,100", None)
+    with pytest.raises(RecipeError, match="--processes goes with --gpus cpu"):
+        read_devices("auto", 2)
+
+
+def test_a_task_of_slurm_becomes_a_process_of_torch():
+    environment = {
+        "SLURM_STEP_NUM_TASKS": "16",
+        "SLURM_PROCID": "9",
+        "SLURM_LOCALID": "1",
+        "SLURM_STEP_TASKS_PER_NODE": "8(x2)",
+        "SLURM_STEP_NODELIST": "gpu[07-08]",
+        "SLURM_JOB_ID": "123456",
+    }
+    adopt_slurm(environment)
+    expected = {
+        "RANK": "9",
+        "WORLD_SIZE": "16",
+        "LOCAL_RANK": "1",
+        "LOCAL_WORLD_SIZE": "8",
+        "MASTER_ADDR": "gpu07",
+    }
+    assert expected.items() <= environment.items()
+    assert 20000 <= int(environment["MASTER_PORT"]) < 40000
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first"),
+    [("node3", "node3"), ("a,b", "a"), ("gpu[07-09,11]", "gpu07"), ("gpu[1,3]", "gpu1"), ("x1,y[2-3]", "x1")],
+)
+def test_the_first_of_compressed_host_names(nodes: str, first: str):
+    assert first_host(nodes) == first

@@ -1,0 +1,172 @@
+"""`everest runs`: states are told from files as a run, a killed run and a finished one leave them."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from run_folders import append, make_run
+from typer.testing import CliRunner
+
+from everest.system import run_folder, run_lock
+from everest.train import listing
+from everest_cli.main import app
+
+STEPS = 10
+PLAN = {"steps": STEPS, "epochs": 5, "steps_per_epoch": 2, "batch_size": 4, "peak_lr": 0.1}
+
+
+def mark_running(run: Path, pid: int, host: str | None = None) -> None:
+    (run / "running.json").write_text(json.dumps({"pid": pid, "host": host or socket.gethostname()}))
+
+
+def listed(*arguments: object, code: int = 0) -> Any:
+    result = CliRunner().invoke(app, ["runs", *map(str, arguments)])
+    assert result.exit_code == code, (result.output, result.exception)
+    return result
+
+
+def told(run: Path) -> dict[str, Any]:
+    (only,) = json.loads(listed(run, "--json").stdout)
+    return only
+
+
+def test_names_are_those_that_runs_write():
+    for name in ("RECIPE", "ENVIRONMENT", "METRICS", "WEIGHTS", "STATE"):
+        assert getattr(listing, name) == getattr(run_folder, name)
+
+
+@pytest.mark.parametrize(
+    ("logged", "saved", "state"),
+    [
+        (0, None, "started"),
+        (3, None, "started"),
+        (5, 4, "resumable"),
+        (10, 10, "finished"),
+        (10, 8, "resumable"),  # killed between the last row and the last save
+    ],
+)
+def test_state_follows_from_what_is_logged_and_saved(
+    tmp_path: Path, logged: int, saved: int | None, state: str
+):
+    assert told(make_run(tmp_path / "run", logged=logged, saved=saved))["state"] == state
+
+
+def test_a_run_is_told_with_its_newest_step_and_best_accuracy(tmp_path: Path):
+    run = make_run(tmp_path / "run", logged=4, saved=4, command=("--debug", "finetune"))
+    for step, top1 in ((2, 50.0), (4, 40.0)):
+        append(run, json.dumps({"step": step, "val_top1": top1, "val_top5": 100.0}) + "\n")
+    append(run, '{"step": 5, "lo')  # being written, or cut off by a kill
+    assert 0 <= (found := told(run)).pop("age_seconds") < 60
+    assert found == {
+        "path": str(run),
+        "state": "resumable",
+        "command": "finetune",
+        "recipe": "my-recipe",
+        "step": 4,
+        "steps": STEPS,
+        "loss": 0.25,
+        "best_val_top1": 50.0,
+        "problem": None,
+    }
+
+
+def test_a_process_that_lives_makes_a_run_running(tmp_path: Path):
+    run = make_run(tmp_path / "run", logged=3, saved=2)
+    mark_running(run, os.getpid())
+    assert told(run)["state"] == "running"
+
+
+def test_what_a_killed_process_left_behind_is_not_believed(tmp_path: Path):
+    run = make_run(tmp_path / "run", logged=3, saved=2)
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    mark_running(run, process.pid)
+    assert told(run)["state"] == "running"
+    process.kill()
+    while os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT) is None:
+        pass
+    assert told(run)["state"] == "resumable"  # dead, and not yet buried by its parent
+    process.communicate()
+    assert told(run)["state"] == "resumable"
+
+
+def test_another_process_with_the_number_of_the_killed_one_is_not_believed(tmp_path: Path):
+    run = make_run(tmp_path / "run", logged=3, saved=2)
+    mark_running(run, os.getpid())
+    os.utime(run / "running.json", (1e9, 1e9))  # older than this process
+    assert told(run)["state"] == "resumable"
+
+
+def test_on_another_host_a_run_must_have_written_of_late(tmp_path: Path):
+    run = make_run(tmp_path / "run", logged=3, saved=2)
+    mark_running(run, 1, host="elsewhere")
+    assert told(run)["state"] == "running"
+    long_ago = time.time() - 2 * run_lock.QUIET_SECONDS
+    for path in run.iterdir():
+        os.utime(path, (long_ago, long_ago))
+    assert told(run)["state"] == "resumable"
+    assert told(run)["age_seconds"] >= 2 * run_lock.QUIET_SECONDS
+
+
+def test_runs_are_found_at_any_depth_in_order_and_nothing_else(tmp_path: Path):
+    for name in ("b/deep/run", "a", "a/inside", ".hidden"):
+        make_run(tmp_path / name)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "recipe.yaml").write_text("name: alone\n")
+    paths = listed(tmp_path, "-q").stdout.splitlines()
+    assert paths == [str(tmp_path / name) for name in ("a", "a/inside", "b/deep/run")]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("env.json", "[]"),
+        ("metrics.jsonl", "no row\n"),
+        ("recipe.yaml", "a: [\n"),
+        ("model.safetensors", "x"),
+    ],
+)
+def test_a_damaged_run_is_named_and_hides_no_other(tmp_path: Path, name: str, text: str):
+    make_run(tmp_path / "good", logged=3)
+    (make_run(tmp_path / "bad", logged=STEPS, saved=STEPS) / name).write_text(text)
+    shown = listed(tmp_path, "--json")
+    assert [run["state"] for run in json.loads(shown.stdout)] == ["damaged", "started"]
+    assert name in shown.stderr
+
+
+def test_table_has_a_line_for_each_run_and_takes_no_name_for_markup(tmp_path: Path):
+    deep = tmp_path / ("long-" * 20) / "[red]" / "[/x]"
+    make_run(deep, logged=5, saved=4)
+    make_run(tmp_path / "two")
+    lines = listed(tmp_path).stdout.splitlines()
+    assert len(lines) == 3
+    assert str(deep) in lines[1]
+    assert "resumable" in lines[1]
+    assert "5/10" in lines[1]
+    assert "0.2000" in lines[1]
+
+
+def test_an_empty_folder_is_no_error(tmp_path: Path):
+    shown = listed(tmp_path)
+    assert shown.stdout == ""
+    assert "no run folder" in shown.stderr
+    assert listed(tmp_path, "--json").stdout == "[]\n"
+
+
+def test_a_missing_folder_is_an_error(tmp_path: Path):
+    shown = listed(tmp_path / "missing", code=2)
+    assert "no folder" in shown.stderr
+    assert shown.stdout == ""
+
+
+def test_reading_runs_needs_no_torch():
+    code = "import everest.train.listing, everest_cli.runs, sys; print('torch' in sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout == "False\n"

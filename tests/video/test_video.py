@@ -1,0 +1,409 @@
+import contextlib
+import csv
+import pickle
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from everest.errors import EnvironmentProblem, RecipeError
+from everest.video import backends
+from everest.video.file import look
+from everest.video.reader import VideoError, VideoInfo, frames_between, frames_in_order, probe, read_frames
+from everest.video.writer import write_video
+
+FRAMES, BITS = 70, 8
+BIT_SIZE = 16  # pixels of the square that shows one bit of the frame number
+
+
+def numbered_frames(count=FRAMES):
+    """(F, 32, 128, 3) uint8 that show their number in binary, over something that moves."""
+    numbers = np.arange(count)
+    bits = numbers[:, None] >> np.arange(BITS) & 1  # (F, bits)
+    squares = np.kron(bits[:, None], np.ones((BIT_SIZE, BIT_SIZE))) * 235 + 10  # (F, 16, 128)
+    below = (np.arange(BITS * BIT_SIZE) * 2 + numbers[:, None] * 5) % 256  # (F, 128)
+    below = np.repeat(below[:, None], BIT_SIZE, axis=1)
+    frames = np.concatenate([squares, below], axis=1).astype(np.uint8)
+    return np.repeat(frames[..., None], 3, axis=-1)
+
+
+def numbers_shown(frames):
+    """The numbers read back from (F, 32, 128, 3)."""
+    squares = frames[:, :BIT_SIZE].float().unflatten(2, (BITS, BIT_SIZE)).mean(dim=(1, 3, 4))  # (F, bits)
+    return ((squares > 128) * 2 ** torch.arange(BITS)).sum(dim=1).tolist()
+
+
+def encode(path, *, codec, options=None, times=None, max_b_frames=None, pix_fmt="yuv420p"):
+    """A file whose frames show their numbers; `times` in 1/25 s."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25, options=options or {})
+        stream.width, stream.height, stream.pix_fmt = BITS * BIT_SIZE, 2 * BIT_SIZE, pix_fmt
+        stream.codec_context.thread_count = 1
+        if max_b_frames is not None:
+            stream.codec_context.max_b_frames = max_b_frames
+        for number, picture in enumerate(numbered_frames()):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts, frame.time_base = (times[number] if times else number), Fraction(1, 25)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+GOP = {"g": "12", "bf": "3"}
+OPEN_GOP = {"x264-params": "keyint=12:min-keyint=12:bframes=3:b-adapt=0:open-gop=1:scenecut=0"}
+KINDS = {
+    "closed_gop.mp4": {"codec": "libx264", "options": GOP},
+    "one_gop.mp4": {"codec": "libx264", "options": {"g": "250", "bf": "3"}},
+    "open_gop.mp4": {"codec": "libx264", "options": OPEN_GOP},
+    "variable_rate.mp4": {
+        "codec": "libx264",
+        "options": GOP,
+        "times": [i * i // 10 + i for i in range(FRAMES)],
+    },
+    "closed_gop.mkv": {"codec": "libx264", "options": GOP},
+    "open_gop.mkv": {"codec": "libx264", "options": OPEN_GOP},
+    "b_frames.avi": {"codec": "mpeg4", "options": {"g": "12"}, "max_b_frames": 2},
+    "no_b_frames.avi": {"codec": "mpeg4", "options": {"g": "12"}},
+    "b_frames.mp4": {"codec": "mpeg4", "options": {"g": "12"}, "max_b_frames": 2},
+    "hevc.mp4": {"codec": "libx265", "options": {"x265-params": "keyint=12:log-level=error:pools=none"}},
+    "ten_bits.mp4": {"codec": "libx264", "options": GOP, "pix_fmt": "yuv420p10le"},
+    "stream.ts": {"codec": "libx264", "options": GOP},
+    "vp9.webm": {"codec": "libvpx-vp9", "options": {"g": "12", "deadline": "realtime", "cpu-used": "8"}},
+    "vp8.webm": {"codec": "libvpx", "options": {"g": "12", "auto-alt-ref": "1", "lag-in-frames": "16"}},
+    "animated.gif": {"codec": "gif", "pix_fmt": "rgb8"},
+}
+IS_RIGHT = {
+    "decord": {"closed_gop.mp4", "one_gop.mp4", "closed_gop.mkv", "vp9.webm"},
+    "torchcodec": {
+        *(
+            "closed_gop.mp4",
+            "one_gop.mp4",
+            "open_gop.mp4",
+            "variable_rate.mp4",
+            "closed_gop.mkv",
+            "open_gop.mkv",
+        ),
+        *("b_frames.mp4", "hevc.mp4", "vp9.webm"),
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def kinds(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("kinds")
+    return {name: encode(folder / name, **kind) for name, kind in KINDS.items()}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_frame_of_every_kind_of_file_is_the_one_asked_for(kinds, name):
+    assert probe(kinds[name]).frames == FRAMES
+    assert numbers_shown(read_frames(kinds[name], range(FRAMES))) == list(range(FRAMES))
+
+
+@pytest.mark.parametrize("name", KINDS)
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(ids=st.lists(st.integers(0, FRAMES - 1), min_size=1, max_size=8))
+def test_frames_come_in_any_order_and_repeated(kinds, name, ids):
+    assert numbers_shown(read_frames(kinds[name], ids)) == ids
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_frames_left_out_on_the_way_change_no_bit_of_the_others(kinds, name):
+    every = read_frames(kinds[name], range(FRAMES))
+    for stride in (2, 3, 4, 7):
+        ids = list(range(stride // 2, FRAMES, stride))
+        assert torch.equal(read_frames(kinds[name], ids), every[ids])
+
+
+@pytest.mark.parametrize("name", KINDS)
+@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(ids=st.sets(st.integers(0, FRAMES - 1), min_size=1, max_size=8).map(sorted))
+def test_frames_in_order_are_those_of_a_clip(kinds, name, ids):
+    assert torch.equal(torch.stack(list(frames_in_order(kinds[name], ids))), read_frames(kinds[name], ids))
+
+
+@pytest.mark.parametrize("name", ["b_frames.avi", "no_b_frames.avi"])
+def test_avi_is_read_from_the_keyframe_before(kinds, name):
+    index = look(kinds[name]).index
+    assert index.by_decode_stamp
+    assert (len(index.times), len(index.key_times)) == (FRAMES, 6)
+    assert len(index.runs([0, 40])) == 2
+
+
+def test_avi_with_a_wrong_table_of_packets_gives_what_decoding_from_the_start_gives(kinds, tmp_path):
+    content = bytearray(kinds["b_frames.avi"].read_bytes())
+    table = content.rindex(b"idx1")  # of 16 bytes a packet: kind, flags, place, size
+    for entry in range(table + 8 + 16 * 12, len(content) - 16, 16 * 12):
+        content[entry + 8 : entry + 16] = content[entry - 8 : entry]  # point a packet too early
+    file = tmp_path / "wrong_table.avi"
+    file.write_bytes(content)
+    expected = linearly_decoded(file, FRAMES)
+    for ids in ([50, 0, 30], [60], list(range(1, len(expected), 5))):
+        assert np.array_equal(read_frames(file, ids).numpy(), np.stack([expected[i] for i in ids]))
+
+
+def needs(backend):
+    if backend == "torchcodec" and not backends.torchcodec_works():
+        pytest.skip("torchcodec, or an FFmpeg that it knows, is not installed")
+    pytest.importorskip(backend)
+
+
+@pytest.mark.parametrize("backend", IS_RIGHT)
+@pytest.mark.parametrize("name", KINDS)
+def test_other_backends_are_right_or_refused(kinds, name, backend):
+    needs(backend)
+    ids = [69, 11, 12, 13, 40, 0]
+    if name in IS_RIGHT[backend]:
+        frames = read_frames(kinds[name], ids, decoder=backend)
+        assert numbers_shown(frames) == ids
+        if backend == "torchcodec":  # `auto` may take either: what is installed must not change a run
+            assert torch.equal(frames, read_frames(kinds[name], ids, decoder="pyav"))
+    else:
+        with pytest.raises(VideoError, match=rf"{backend} may return wrong .* use data\.decoder 'auto'"):
+            read_frames(kinds[name], ids, decoder=backend)
+
+
+def test_torchcodec_gives_the_bits_of_pyav_on_real_odd_files(shared):
+    needs("torchcodec")
+    compared = 0
+    for file, _ in odd_files(shared, "decode"):
+        ids = list(range(0, probe(file).frames - 1, 5))[:20] or [0]
+        with contextlib.suppress(VideoError):  # refused, or damaged
+            frames = read_frames(file, ids, decoder="torchcodec")
+            assert torch.equal(frames, read_frames(file, ids, decoder="pyav")), file.name
+            compared += 1
+    assert compared > 10
+
+
+def test_torchcodec_that_is_not_installed_is_an_error_of_the_environment(kinds):
+    if backends.torchcodec_works():
+        pytest.skip("torchcodec is installed and works")
+    with pytest.raises(EnvironmentProblem, match=r"torchcodec .*use 'auto'"):
+        read_frames(kinds["closed_gop.mp4"], [0], decoder="torchcodec")
+
+
+def test_unknown_decoder_is_named(kinds):
+    with pytest.raises(RecipeError, match="did you mean 'decord'"):
+        read_frames(kinds["one_gop.mp4"], [0], decoder="decor")
+
+
+@pytest.mark.parametrize("ids", [[70], [-1], [3, 70], []])
+def test_frames_that_do_not_exist_are_an_error(kinds, ids):
+    with pytest.raises(VideoError, match="there are 70"):
+        read_frames(kinds["closed_gop.mp4"], ids)
+
+
+def test_seconds_become_frame_numbers(kinds):
+    assert frames_between(kinds["closed_gop.mp4"], 0.4, 1.2) == (10, 30)
+    assert frames_between(kinds["b_frames.avi"], 0.4, 1.2) == (10, 30)
+    assert frames_between(kinds["closed_gop.mp4"], None, None) == (0, FRAMES)
+    assert frames_between(kinds["closed_gop.mp4"], 2.0, 99.0) == (50, FRAMES)
+
+
+def test_seconds_follow_the_time_stamps_of_a_variable_rate(kinds):
+    shown_at = [(i * i // 10 + i) / 25 for i in range(FRAMES)]
+    first, end = frames_between(kinds["variable_rate.mp4"], 1.0, 5.0)
+    assert shown_at[first - 1] < 1.0 <= shown_at[first]
+    assert shown_at[end - 1] < 5.0 <= shown_at[end]
+
+
+def test_segment_behind_the_end_is_an_error(kinds):
+    with pytest.raises(VideoError, match=r"the last is at 2\.76 s"):
+        frames_between(kinds["closed_gop.mp4"], 3.0, 4.0)
+
+
+def test_written_video_is_read_back_and_written_again_to_the_same_bytes(tmp_path):
+    frames = torch.from_numpy(numbered_frames(30))
+    for name in ("a.mp4", "b.mp4"):
+        write_video(tmp_path / name, frames, fps=10, gop=5)
+    assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
+    assert probe(tmp_path / "a.mp4") == VideoInfo(frames=30, height=32, width=128, fps=10.0)
+    back = read_frames(tmp_path / "a.mp4", range(30))
+    assert (back.float() - frames.float()).abs().mean() < 4
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        assert sum(packet.is_keyframe for packet in container.demux(video=0)) == 6
+
+
+def test_odd_sizes_are_not_written(tmp_path):
+    with pytest.raises(VideoError, match="even sizes, not 3x4"):
+        write_video(tmp_path / "a.mp4", torch.zeros(2, 3, 4, 3, dtype=torch.uint8), fps=5)
+
+
+def test_rewritten_file_is_looked_at_again(tmp_path):
+    file = tmp_path / "a.mp4"
+    for count in (20, 30):
+        write_video(file, torch.from_numpy(numbered_frames(count)), fps=10)
+        assert probe(file).frames == count
+
+
+# --- folders of pictures ------------------------------------------------------------------------------------
+
+
+def test_folder_of_pictures_is_a_video_in_the_order_of_names(tmp_path):
+    for number, picture in enumerate(numbered_frames(12)):
+        Image.fromarray(picture).save(tmp_path / f"img_{number:05d}.{'png' if number % 2 else 'PNG'}")
+    (tmp_path / "notes.txt").write_text("not a picture")
+    assert probe(tmp_path) == VideoInfo(frames=12, height=32, width=128, fps=None)
+    assert numbers_shown(read_frames(tmp_path, [11, 0, 5, 5])) == [11, 0, 5, 5]
+    with pytest.raises(VideoError, match="no seconds"):
+        frames_between(tmp_path, 0, 1)
+
+
+def test_folders_that_are_no_video_say_why(tmp_path):
+    with pytest.raises(VideoError, match="a folder without"):
+        probe(tmp_path)
+    for number, side in enumerate((4, 6)):
+        Image.new("RGB", (side, side)).save(tmp_path / f"{number}.png")
+    with pytest.raises(VideoError, match="different sizes"):
+        read_frames(tmp_path, [0, 1])
+    (tmp_path / "1.png").write_bytes(b"no picture")
+    with pytest.raises(VideoError, match="cannot be read"):
+        read_frames(tmp_path, [1])
+
+
+# --- broken and odd files -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "empty file"),
+        (b"hello\n" * 99, "not a video file"),
+        (b"\0\0\0\x18ftypmp42" + b"\0" * 99, "no frame can"),
+    ],
+)
+def test_file_that_is_no_video_says_why(tmp_path, content, reason):
+    (tmp_path / "a.mp4").write_bytes(content)
+    with pytest.raises(VideoError, match=f"a.mp4: {reason}"):
+        probe(tmp_path / "a.mp4")
+
+
+def test_missing_file_is_named(tmp_path):
+    with pytest.raises(VideoError, match=r"b\.mp4: No such file"):
+        probe(tmp_path / "b.mp4")
+
+
+def test_frames_in_order_end_where_the_file_is_damaged(kinds, tmp_path):
+    content = bytearray(kinds["closed_gop.mp4"].read_bytes())
+    begin = int(0.6 * len(content))
+    content[begin : begin + 600] = b"\xff" * 600
+    (tmp_path / "hole.mp4").write_bytes(content)
+    shown = []
+    with pytest.raises(VideoError) as caught:
+        shown.extend(frames_in_order(tmp_path / "hole.mp4", range(FRAMES)))
+    assert 0 < len(shown) < FRAMES
+    assert numbers_shown(torch.stack(shown)) == list(range(len(shown)))
+    assert f"frame {len(shown)} of {FRAMES} cannot be decoded" in str(caught.value)
+
+
+def test_error_survives_the_way_between_processes():
+    error = pickle.loads(pickle.dumps(VideoError("a.mp4", "empty file")))
+    assert (error.path, error.reason, str(error)) == ("a.mp4", "empty file", "a.mp4: empty file")
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("share", [0.3, 0.8])
+def test_truncated_file_gives_right_frames_or_an_error(kinds, name, share, tmp_path):
+    whole = kinds[name].read_bytes()
+    file = tmp_path / name
+    file.write_bytes(whole[: int(share * len(whole))])
+    try:
+        count = probe(file).frames
+    except VideoError:
+        return
+    shown = {}
+    for number in range(count):
+        with contextlib.suppress(VideoError):
+            (shown[number],) = numbers_shown(read_frames(file, [number]))
+    assert shown
+    for number, seen in shown.items():
+        # Behind the cut are frames that were to be shown before the last ones: those count up without them.
+        assert seen == number or (number >= count - 4 and number < seen <= number + 3)
+
+
+@pytest.mark.parametrize("name", ["closed_gop.mp4", "closed_gop.mkv", "stream.ts"])
+@pytest.mark.parametrize("at", [0.4, 0.6])
+def test_hole_in_a_file_gives_right_frames_or_an_error(kinds, name, at, tmp_path):
+    content = bytearray(kinds[name].read_bytes())
+    begin = int(at * len(content))
+    content[begin : begin + 600] = b"\xff" * 600
+    file = tmp_path / name
+    file.write_bytes(content)
+    for number in range(0, probe(file).frames, 3):
+        with contextlib.suppress(VideoError):
+            assert numbers_shown(read_frames(file, [number])) == [number]
+
+
+def odd_files(shared, expected):
+    folder = shared / "videos" / "odd"
+    rows = csv.DictReader((folder / "manifest.csv").read_text().splitlines())
+    found = [(folder / row["name"], row) for row in rows if row["expected"].startswith(expected)]
+    assert found
+    return found
+
+
+def test_real_odd_files_have_their_frames(shared):
+    for file, row in odd_files(shared, "decode"):
+        if row["expected"].startswith("decode the frames that are there"):
+            continue
+        info = probe(file)
+        assert info.frames == int(row["frames"]), file.name
+        size = (int(row["h"]), int(row["w"]))
+        turned = abs(int(row["rotation"])) % 180 == 90
+        assert (info.height, info.width) == (size[::-1] if turned else size), file.name
+        last = info.frames - 1
+        frames = read_frames(file, [last, 0, last // 2])
+        assert frames.shape == (3, info.height, info.width, 3), file.name
+
+
+def linearly_decoded(file, upto):
+    frames = []
+    with av.open(str(file)) as container:
+        for frame in container.decode(video=0):
+            frames.append(np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90)))
+            if len(frames) > upto:
+                break
+    return frames
+
+
+def test_frames_of_real_odd_files_equal_those_of_decoding_from_the_start(shared):
+    for file, row in odd_files(shared, "decode"):
+        if row["expected"].startswith("decode the frames that are there"):
+            continue
+        info = probe(file)
+        ids = np.random.default_rng(0).integers(0, min(info.frames, 60), size=5).tolist()
+        expected = linearly_decoded(file, max(ids))
+        for frame, number in zip(read_frames(file, ids), ids, strict=True):
+            assert np.array_equal(frame.numpy(), expected[number]), (file.name, number)
+
+
+def test_frames_behind_a_keyframe_that_needs_earlier_frames_are_found(shared):
+    file = shared / "videos" / "odd" / "yuv444p_audio.mp4"
+    expected = linearly_decoded(file, 279)
+    for ids in ([264], [0, 200, 278], list(range(0, 280, 20))):
+        for frames in (read_frames(file, ids), frames_in_order(file, ids)):
+            for frame, number in zip(frames, ids, strict=True):
+                assert np.array_equal(frame.numpy(), expected[number]), number
+
+
+def test_real_files_that_cannot_be_decoded_say_why(shared):
+    for file, row in odd_files(shared, "clear error"):
+        reason = row["expected"].removeprefix("clear error (").removesuffix(")")
+        with pytest.raises(VideoError, match=reason) as caught:
+            probe(file)
+        assert file.name in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_damaged_real_files_give_the_frames_before_the_damage(shared):
+    folder = shared / "videos" / "odd"
+    assert probe(folder / "truncated_faststart.mp4").frames == 154
+    assert len(read_frames(folder / "truncated_faststart.mp4", [0, 100, 153])) == 3
+    assert len(read_frames(folder / "corrupted_real.mp4", [0, 28])) == 2
+    with pytest.raises(VideoError, match=r"corrupted_real.mp4: frame 30 of 50 cannot be decoded"):
+        read_frames(folder / "corrupted_real.mp4", [3, 30])

@@ -155,7 +155,8 @@ def main() -> None:
     with one_thread():
         run_arms(options.folder, options.arms, options.seeds)
     rows = [json.loads(path.read_text()) for path in sorted(options.folder.glob("*.json"))]
-    head = ["arm", "seeds", "top-1 after fine-tuning", *(f"error, {kind}" for kind in KINDS)]
+    errors = ("error, important tokens", "error, random tokens", "error, random tokens alone")  # as KINDS
+    head = ["variant", "number of seeds", "top-1 after fine-tuning, mean ± std", *errors]
     lines = [_cells(name, of_arm) for name in ARMS if (of_arm := [row for row in rows if row["arm"] == name])]
     publish("lvmae_arms", rows, f"{markdown(head, lines)}\n\n{_paired(rows)}", page=PAGE)
 
@@ -196,7 +197,7 @@ def _paired(rows: list[dict[str, Any]]) -> str:
         ours, theirs = ([by_arm[arm][seed] for seed in seeds] for arm in ("adaptive", other))
         differences = [a - b for a, b in zip(ours, theirs, strict=True)]
         told.append(
-            f"- adaptive less {other}, over {len(seeds)} seeds: {_spread(differences, 1)} points, "
+            f"- adaptive minus {other}, over {len(seeds)} seeds: {_spread(differences, 1)} points, "
             f"p = {ttest_rel(ours, theirs).pvalue:.2g} (paired t-test)"
         )
     return "\n".join(told)

@@ -77,8 +77,10 @@ def table(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         slow, fast = ("fused", "ours") if "ours" in row else ("unasked", "onednn")
         unasked = str(row.get("unasked", "")) if "ours" in row else ""
-        cells.append([row["compared"], shown(row), f"{row[slow]} / {row[fast]} {row['unit']}", unasked])
-    return markdown(["torch / everest", "faster", "each", "torch unasked"], cells)
+        name = row["compared"].replace("a product of matrices", "matrix product")
+        cells.append([name, shown(row), f"{row[slow]} / {row[fast]} {row['unit']}", unasked])
+    head = ["operation", "speedup, median (quartiles)", "speed or time, torch / everest"]
+    return markdown([*head, "milliseconds, PyTorch defaults"], cells)
 
 
 def main() -> None:

@@ -90,7 +90,8 @@ def main() -> None:
         spent = " / ".join(f"{seconds[name]:.2f}" for name in ("plain", "bytes", "floats"))
         lines.append([kind, *cells, spent, "yes" if equal else "no"])
         print(lines[-1], flush=True)
-    head = ["video", "bytes to the device", "floats", "seconds plain / bytes / floats", "equal one by one"]
+    head = ["video", "speedup, bytes for the device", "speedup, floats"]
+    head += ["CPU seconds: plain / bytes / floats", "equality with single decodes"]
     measuring.publish("eval_views", rows, measuring.markdown(head, lines))
 
 

@@ -116,7 +116,8 @@ def table(rows: list[dict[str, Any]], shares: list[tuple[str, float, float]]) ->
     def pair(row: dict[str, Any], key: str) -> str:
         return f"{row[key]:.1f} / {row[f'plain_{key}']:.1f}" if f"plain_{key}" in row else f"{row[key]:.1f}"
 
-    head = ["a clip: ours / plain", "GFLOP a step", "MB kept, fp32", "MB kept, bf16", "goal"]
+    saved = [f"saved activations, {dtype} (MB)" for dtype in ("fp32", "bf16")]
+    head = ["one clip: everest / plain", "GFLOP per step", *saved, "goal"]
     cells = [
         [
             row["case"],

@@ -30,7 +30,11 @@ METHODS = {
     "EVEREST, decoder on 25 %": ("k400", (QUARTER,)),
     "VideoMAE, decoder on all": ("videomae-k400", ()),
 }
-LABELS = {"gflop": "GFLOP a clip", "saved_bf16_mb": "MB kept a clip, bf16", "seconds": "CPU seconds"}
+LABELS = {
+    "gflop": "GFLOP per clip",
+    "saved_bf16_mb": "saved activations, bf16 (MB per clip)",
+    "seconds": "CPU seconds per clip",
+}
 
 
 def seconds(case: Case, rounds: int) -> float:
@@ -79,17 +83,17 @@ def goals(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def draw(path: Path, rows: list[dict[str, Any]]) -> None:
-    """A panel for each cost: against frames above, against the kept share below."""
+    """A panel for each cost: against the number of frames (top) and the keep ratio (bottom)."""
     figure = Figure(figsize=(12, 6.5), dpi=100, layout="constrained")
     panels = figure.subplots(2, len(LABELS))
     for (key, label), (by_frames, by_share) in zip(LABELS.items(), panels.T, strict=True):
         for method in METHODS:
             _line(by_frames, [row for row in rows if row["method"] == method], "frames", key, method)
         _line(by_share, [row for row in rows if row["keep"] is not None], "keep", key, "EVEREST")
-        by_frames.set(xlabel="frames of a clip", ylabel=label, xticks=FRAMES, ylim=(0, None))
-        by_share.set(xlabel="share of tokens kept, 16 frames", ylabel=label, ylim=(0, None))
+        by_frames.set(xlabel="number of frames", ylabel=label, xticks=FRAMES, ylim=(0, None))
+        by_share.set(xlabel="keep ratio, 16 frames", ylabel=label, ylim=(0, None))
     panels[0, 0].legend(frameon=False)
-    figure.suptitle("Pre-training ViT-S at 224 pixels: forward and backward pass of a clip")
+    figure.suptitle("Pre-training ViT-S at 224 pixels: forward and backward pass of one clip")
     figure.savefig(path)
 
 
@@ -111,7 +115,7 @@ def main() -> None:
         print(_told(checks))
     else:
         draw(HERE.parent / "docs" / "scaling.png", rows)
-        head = ["forward and backward pass of ViT-S, one clip", "frames", "kept", *LABELS.values()]
+        head = ["method, ViT-S", "number of frames", "keep ratio", *LABELS.values()]
         table = markdown(head, [_cells(row) for row in rows])
         publish("scaling", [*rows, *checks], table)
     sys.exit(not all(check["met"] for check in checks))

@@ -128,10 +128,12 @@ def table(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         goal = "" if row["goal"] is None else f"{row['goal']}: {'met' if row['met'] else 'missed'}"
         slow, fast = row["seconds"].values()
-        name = f"{row['compared']}, {row['backbone'].upper().replace('VIT', 'ViT')} {row['dtype']}"
+        compared = row["compared"].replace(" v ", " vs. ").replace("theirs", "plain")
+        name = f"{compared}, {row['backbone'].upper().replace('VIT', 'ViT')} {row['dtype']}"
         faster = f"**{row['ratio']:.2f}x** ({row['low']:.2f}-{row['high']:.2f})"
         cells.append([name, faster, goal, f"{slow:.2f} / {fast:.2f}"])
-    return markdown(["a step of one clip", "faster", "goal", "CPU seconds"], cells)
+    head = ["step of one clip", "speedup, median (quartiles)", "goal", "CPU seconds, baseline / everest"]
+    return markdown(head, cells)
 
 
 def main() -> None:

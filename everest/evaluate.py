@@ -15,7 +15,7 @@ from everest.checkpoints.load import open_weights, require_kind
 from everest.config.settings import Recipe
 from everest.data.classes import Classes
 from everest.data.dataset import VideoClips
-from everest.data.stages import test_clips
+from everest.data.stages import evaluation_clips
 from everest.errors import CheckpointError
 from everest.inference.accuracy import Scores, accuracies, refuse_too_many_skipped, write_predictions
 from everest.inference.multi_view import score_shares
@@ -85,7 +85,7 @@ def evaluate(
     weights = open_weights(weights_file)
     spec, model = _classifier_for(recipe, weights, source=weights_file)
     classes = Classes(count=model.num_classes, names=weights.classes, heads=model.heads)
-    clips = test_clips(recipe, classes)
+    clips = evaluation_clips(recipe, classes)
     model.to(accelerator.device)
     score = partial(score_shares, model, clips, accelerator, settings=recipe.train, report=report)
     scores, sweep = _swept(spec, outputs.keeps, score)

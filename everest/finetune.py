@@ -23,13 +23,13 @@ from everest.models.classifier import VideoClassifier
 from everest.models.spec import classifier_spec
 from everest.system.events import notice, silent
 from everest.train.health import stays_at_chance
-from everest.train.setup import Place, set_up_training
+from everest.train.setup import RunContext, set_up_training
 from everest.train.training import Training
 from everest.video.pixels import normalise
 
 
 def set_up_finetuning(
-    recipe: Recipe, place: Place, *, init: Path | None
+    recipe: Recipe, place: RunContext, *, init: Path | None
 ) -> tuple[Training, VideoClips | None]:
     """Everything up to the first step, and the validation set if `data.val` names one.
 
@@ -91,7 +91,7 @@ def finetune(training: Training, settings: FinetuneSettings, validation: VideoCl
     validated = {row["step"]: row["val_top1"] for row in training.run.rows() if "val_top1" in row}
     best = max(validated.values(), default=-1.0)
     training.model.train()
-    with training.explained():
+    with training.explain_out_of_memory():
         if validation is not None and training.ends_epoch and training.steps_done not in {0, *validated}:
             best = _validate(training, validation, best)  # the run was ended between save and validation
         for _ in training.steps():

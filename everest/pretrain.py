@@ -13,13 +13,13 @@ from everest.models.mae import MaskedAutoencoder
 from everest.models.spec import pretrain_spec
 from everest.system.events import notice
 from everest.tokenizer.cache import open_token_cache
-from everest.train.setup import Place, set_up_training
+from everest.train.setup import RunContext, set_up_training
 from everest.train.tracking import Tracker, picture_is_due, show
 from everest.train.training import Training
 from everest.video.pixels import normalise
 
 
-def set_up_pretraining(recipe: Recipe, place: Place) -> Training:
+def set_up_pretraining(recipe: Recipe, place: RunContext) -> Training:
     """Everything up to the first step. What a user may have got wrong is found here.
 
     Raises:
@@ -46,7 +46,7 @@ def pretrain(training: Training) -> None:
         UserError: everest.errors tells which; the run can be resumed.
     """
     training.model.train()
-    with training.explained():
+    with training.explain_out_of_memory():
         for _ in training.steps():
             for clip in training.micro_batches():
                 training.backward(pretraining_loss(training.model, clip))

@@ -27,7 +27,7 @@ from everest.tokenizer.report import TokenizerReport, numbers, report_on, scorer
 from everest.tokenizer.scorer import TokenScorer
 from everest.tokenizer.spec import TokenizerSpec, tokenizer_settings, tokenizer_spec
 from everest.train.adversary import first_step
-from everest.train.setup import Place, set_up_training
+from everest.train.setup import RunContext, set_up_training
 from everest.train.tokenizer_loss import TokenizerLosses, TokenizerObjective, tokenizer_objective
 from everest.train.tracking import picture_is_due
 from everest.train.training import Training
@@ -38,7 +38,7 @@ LEAST_VARIANCE: Final = 1e-6  # of a code dimension that has collapsed: targets 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judge:
+class Validation:
     """What a tokenizer is judged on."""
 
     clips: VideoClips
@@ -54,7 +54,7 @@ class TokenizerStage:
     training: Training
     settings: TokenizerSettings
     objective: TokenizerObjective
-    judge: Judge
+    judge: Validation
 
     @property
     def adversarial(self) -> bool:
@@ -64,7 +64,7 @@ class TokenizerStage:
         return self.objective.adversary is not None and begun
 
 
-def set_up_tokenizer(recipe: Recipe, place: Place) -> TokenizerStage:
+def set_up_tokenizer(recipe: Recipe, place: RunContext) -> TokenizerStage:
     """Everything up to the first step.
 
     Raises:
@@ -93,7 +93,7 @@ def set_up_tokenizer(recipe: Recipe, place: Place) -> TokenizerStage:
     held_out = key in ("val", "test")
     if not held_out:
         place.report(notice("no list in data.val or data.test: the report is of videos that are trained on"))
-    judge = Judge(
+    judge = Validation(
         clips=held_out_clips(recipe), source=key, held_out=held_out, untrained=_first_scorer(recipe, spec)
     )
     judge.untrained.to(place.accelerator.device)
@@ -139,7 +139,7 @@ def train_tokenizer(stage: TokenizerStage) -> dict[str, Any]:
     training, judge = stage.training, stage.judge
     judged = {row["step"] for row in training.run.rows() if "psnr_own" in row}
     training.model.train()
-    with training.explained():
+    with training.explain_out_of_memory():
         if _is_due(training) and training.steps_done not in judged:
             _judge(training, judge)  # the run was ended between save and judgement
         for step in training.steps():
@@ -162,7 +162,7 @@ def _is_due(training: Training) -> bool:
     return 0 < done < plan.steps and training.ends_epoch and picture_is_due(epochs, plan.epochs)
 
 
-def _judge(training: Training, judge: Judge) -> None:
+def _judge(training: Training, judge: Validation) -> None:
     """Log the figures of the weights as they are, and warn of a collapse."""
     if not training.accelerator.is_main_process:
         return
@@ -181,7 +181,7 @@ def _judge(training: Training, judge: Judge) -> None:
         training.notice(f"step {training.steps_done}: {text}")
 
 
-def _report(training: Training, model: AdaptiveTokenizer, judge: Judge) -> TokenizerReport:
+def _report(training: Training, model: AdaptiveTokenizer, judge: Validation) -> TokenizerReport:
     found = report_on(model, judge.clips, judge.untrained, settings=training.settings)
     for path, reason in found.skipped:
         training.notice(f"data.{judge.source} skips {path}: {reason}")
@@ -191,7 +191,7 @@ def _report(training: Training, model: AdaptiveTokenizer, judge: Judge) -> Token
     return found
 
 
-def _finish(training: Training, judge: Judge) -> dict[str, Any]:
+def _finish(training: Training, judge: Validation) -> dict[str, Any]:
     """The targets' mean and deviation into the weights, then report.json and its picture.
 
     The weights are those on the disk: a finished run whose states were removed can be judged again.

@@ -11,7 +11,7 @@ from everest_cli import options as o
 from everest_cli.output import print_json
 
 if TYPE_CHECKING:
-    from everest.profiling.doctor import Finding
+    from everest.profiling.doctor import CheckResult
 
 
 def doctor(as_json: o.AsJson = False) -> None:
@@ -31,7 +31,7 @@ def doctor(as_json: o.AsJson = False) -> None:
         raise typer.Exit(5)
 
 
-def _print_table(found: list[Finding]) -> None:
+def _print_table(found: list[CheckResult]) -> None:
     """A line a finding, and below it the mend."""
     widest = max(len(finding.name) for finding in found)
     for finding in found:

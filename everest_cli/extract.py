@@ -47,10 +47,10 @@ def extract(
     from everest.checkpoints.load import find_weights
     from everest.data.samples import named_samples
     from everest.inference.features import extract
-    from everest.inference.model import Model
+    from everest.inference.model import OpenedModel
 
     samples = named_samples(videos, root=data)
-    model = Model.open(
+    model = OpenedModel.open(
         find_weights(checkpoint, which=which.value),
         recipe=o.read_recipe(recipe) if recipe else None,
         clips=clips,

@@ -25,7 +25,7 @@ def finetune(
     processes: o.Processes = None,
     precision: o.PrecisionMode = None,
     seed: o.Seed = None,
-    tracker: o.TrackerName = o.Tracker.none,
+    tracker: o.TrackerName = o.TrackerChoice.none,
     overfit_one_batch: o.OverfitOneBatch = False,
     print_config: o.PrintConfig = False,
     dry_run: o.DryRun = False,
@@ -40,7 +40,7 @@ def finetune(
         training_command.print_recipe(settings)
         return
     weights = o.find_init(init, output)
-    choices = training_command.Choices(
+    choices = training_command.TrainOptions(
         command="finetune",
         recipe=recipe,
         output=output,
@@ -64,6 +64,6 @@ def finetune(
                 training, lambda clip: (classification_loss(training, clip, settings.finetune), None)
             )
             return
-        with training_command.begun(training, place, settings, init=choices.init):
+        with training_command.start_or_resume(training, place, settings, init=choices.init):
             finetune(training, settings.finetune, validation)
     training_command.finish(training, place)

@@ -59,7 +59,7 @@ class Commands(TyperGroup):
                 if PARENT not in os.environ:  # else the watching process tells whose error it was
                     say(f"error: another process of the run is gone ({str(error).splitlines()[0]})")
                 raise typer.Exit(LOST) from error
-            told = explained(error)
+            told = as_user_error(error)
             if told is None:
                 raise
             if ctx.params.get("debug"):
@@ -68,7 +68,7 @@ class Commands(TyperGroup):
             raise typer.Exit(told.exit_code) from error
 
 
-def explained(error: Exception) -> UserError | None:
+def as_user_error(error: Exception) -> UserError | None:
     """What a user can mend about `error`, None for a bug."""
     if isinstance(error, UserError):
         return error

@@ -29,7 +29,7 @@ class Precision(StrEnum):
     fp32 = "fp32"
 
 
-class Tracker(StrEnum):
+class TrackerChoice(StrEnum):
     """What is written beside metrics.jsonl."""
 
     none = "none"
@@ -75,7 +75,7 @@ Processes = Annotated[
     int | None, typer.Option("--processes", metavar="N", min=1, help="With --gpus cpu: how many processes.")
 ]
 TrackerName = Annotated[
-    Tracker, typer.Option("--tracker", help="Curves and pictures for TensorBoard or W&B (offline).")
+    TrackerChoice, typer.Option("--tracker", help="Curves and pictures for TensorBoard or W&B (offline).")
 ]
 OverfitOneBatch = Annotated[
     bool, typer.Option("--overfit-one-batch", help="Learn the first batch by heart: can anything be learned?")

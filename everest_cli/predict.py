@@ -12,7 +12,7 @@ from everest_cli import options as o
 from everest_cli.output import Display, say
 
 
-class Format(StrEnum):
+class PredictionFormat(StrEnum):
     """How predictions are told."""
 
     table = "table"
@@ -39,7 +39,7 @@ def predict(
         ),
     ] = None,
     kind: Annotated[
-        Format | None, typer.Option("--format", help="[by the name of --output, else table]")
+        PredictionFormat | None, typer.Option("--format", help="[by the name of --output, else table]")
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="F", help="Write there; prints the file.")
@@ -70,22 +70,22 @@ def predict(
     shown = _format(kind, output, as_json)
     if not timeline and (window or step):
         raise RecipeError("--window and --step belong to --timeline")
-    if shown is Format.srt and not timeline:
+    if shown is PredictionFormat.srt and not timeline:
         raise RecipeError("--format srt: subtitles need the times of --timeline")
     if output is not None:
         check_new_file(output, option="--output", overwrite=overwrite)
     samples = named_samples(videos, root=data)
-    if shown is Format.srt and len(samples) > 1:
+    if shown is PredictionFormat.srt and len(samples) > 1:
         raise RecipeError(f"--format srt: subtitles are of one video, not of {len(samples)}")
     if output is not None and any(output.resolve() == Path(sample.path).resolve() for sample in samples):
         raise RecipeError(f"--output {output}: one of the videos; choose another name")
 
     from everest.checkpoints.load import find_weights
-    from everest.inference.model import Model
+    from everest.inference.model import OpenedModel
     from everest.inference.predictions import predict, predict_timeline
 
     one = 1 if timeline else None  # view of a window, where no more are asked for
-    model = Model.open(
+    model = OpenedModel.open(
         find_weights(checkpoint, which=which.value),
         recipe=o.read_recipe(recipe) if recipe else None,
         clips=clips or one,
@@ -112,13 +112,13 @@ def predict(
         raise typer.Exit(4)
 
 
-def _format(kind: Format | None, output: Path | None, as_json: bool) -> Format:
+def _format(kind: PredictionFormat | None, output: Path | None, as_json: bool) -> PredictionFormat:
     """What is asked for, if it is one thing."""
     from everest.errors import RecipeError
 
-    if as_json and kind not in (None, Format.json):
+    if as_json and kind not in (None, PredictionFormat.json):
         raise RecipeError(f"--json and --format {kind.value}: choose one")
     if as_json:
-        return Format.json
+        return PredictionFormat.json
     named = None if output is None else output.suffix.removeprefix(".")
-    return kind or (Format(named) if named in {*Format} else Format.table)
+    return kind or (PredictionFormat(named) if named in {*PredictionFormat} else PredictionFormat.table)

@@ -76,7 +76,7 @@ def check(
     write_table(bad_videos, [("path", "reason"), *found.bad.items()])
     cleaned = write_clean_lists(found, names=rules.names) if fix else []
     if as_json:
-        print_json(found.told() | {"written": [str(path) for path in (bad_videos, *cleaned)]})
+        print_json(found.to_dict() | {"written": [str(path) for path in (bad_videos, *cleaned)]})
     else:
         _print_check(found, span)
         for path in cleaned:
@@ -144,7 +144,7 @@ def _refuse_to_replace(
 
 
 def _print_check(found: Check, span: int | None) -> None:
-    told = found.told()
+    told = found.to_dict()
     typer.echo(f"{told['checked']} videos checked, {told['ok']} can be decoded whole")
     if told["frames"]:
         frames, seconds = told["frames"], told["seconds"]

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from everest.prepare.encoding import EncodeSettings
+from everest.prepare.encode_settings import EncodeSettings
 from everest_cli import options as o
 from everest_cli.output import Display, print_json, say
 
@@ -54,7 +54,7 @@ def encode(
     """
     import os
 
-    from everest.prepare.encode import Part, encode_videos, measure_gain
+    from everest.prepare.encode import JobShare, encode_videos, measure_gain
     from everest.prepare.sources import read_originals
 
     settings = EncodeSettings(short_side=short_side, gop=gop, crf=crf, fast_decode=fast_decode)
@@ -63,14 +63,14 @@ def encode(
             list(read_originals(sources, data)),
             output,
             settings,
-            part=Part.read(part),
+            part=JobShare.read(part),
             workers=workers or os.cpu_count() or 1,
             timeout=timeout,
             overwrite=overwrite,
             report=display.report,
         )
     pairs = [(source, str(file.path)) for source, file in encoded.files.items()]
-    told = encoded.told() | {"clips_per_second": measure_gain(pairs) if pairs else None}
+    told = encoded.to_dict() | {"clips_per_second": measure_gain(pairs) if pairs else None}
     print_json(told) if as_json else typer.echo("\n".join(told["lists"] or [str(output)]))
     if not quiet:
         _tell_encoded(told)

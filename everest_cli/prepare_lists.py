@@ -59,7 +59,7 @@ def index(
     if not quiet:
         _tell_index(found, written)
     if as_json:
-        print_json(found.told() | {"written": [str(path) for path in written], "data": data})
+        print_json(found.to_dict() | {"written": [str(path) for path in written], "data": data})
     else:
         _print_recipe(data)
 
@@ -67,7 +67,7 @@ def index(
 def _tell_index(found: Index, written: Sequence[Path]) -> None:
     lists = ", ".join(f"{name} {len(samples)}" for name, samples in found.lists.items())
     say(f"{found.layout}: {lists}" + (f"; {len(found.class_names)} classes" if found.class_names else ""))
-    told = found.told()
+    told = found.to_dict()
     if told["missing"] or told["extra"] or told["unlistable"]:
         say(
             f"{told['missing']} videos missing, {told['extra']} in no list, {told['unlistable']} with names "

@@ -56,7 +56,7 @@ def stats(
         )
     if picture is not None:
         draw_contact_sheet(picture, taken)
-    told = taken.told() | {"picture": str(picture) if picture else None}
+    told = taken.to_dict() | {"picture": str(picture) if picture else None}
     print_json(told) if as_json else _print_stats(told)
 
 

@@ -18,7 +18,7 @@ def pretrain(
     processes: o.Processes = None,
     precision: o.PrecisionMode = None,
     seed: o.Seed = None,
-    tracker: o.TrackerName = o.Tracker.none,
+    tracker: o.TrackerName = o.TrackerChoice.none,
     overfit_one_batch: o.OverfitOneBatch = False,
     print_config: o.PrintConfig = False,
     dry_run: o.DryRun = False,
@@ -32,7 +32,7 @@ def pretrain(
     if print_config:
         training_command.print_recipe(settings)
         return
-    choices = training_command.Choices(
+    choices = training_command.TrainOptions(
         command="pretrain",
         recipe=recipe,
         output=output,
@@ -56,6 +56,6 @@ def pretrain(
                 training, lambda clip: (pretraining_loss(training.model, clip), None)
             )
             return
-        with training_command.begun(training, place, settings, init=None):
+        with training_command.start_or_resume(training, place, settings, init=None):
             pretrain(training)
     training_command.finish(training, place)

@@ -43,10 +43,10 @@ def probe(
         recipe or str(recipe_beside(weights)), data=data, overrides=overrides, precision=precision, seed=seed
     )
 
-    from everest.inference.model import Model
+    from everest.inference.model import OpenedModel
     from everest.inference.probe import probe
 
-    model = Model.open(weights, recipe=settings, clips=clips, crops=crops, keep=keep, cpu=cpu)
+    model = OpenedModel.open(weights, recipe=settings, clips=clips, crops=crops, keep=keep, cpu=cpu)
     with Display(quiet=quiet) as display:
         result = probe(model, probes.split(","), batch=batch, report=display.report)
     print_json(result) if as_json else _print(result)

@@ -14,7 +14,7 @@ from everest_cli.output import print_json, say
 
 if TYPE_CHECKING:
     from everest.config.settings import Recipe
-    from everest.profiling.choices import Choices
+    from everest.profiling.choices import ProfileOverrides
 
 
 MOST_MEMORY = 1e9  # GiB
@@ -90,14 +90,14 @@ def profile(
         _paper(as_json=as_json)
         return
 
-    from everest.profiling.choices import Choices, compare, recipe_of
+    from everest.profiling.choices import ProfileOverrides, compare, recipe_of
     from everest.profiling.profile import profile
 
     if method is not None and recipe is not None:
         raise RecipeError("--method and --recipe both name a recipe: leave one out")
     if data is not None:
         overrides = [*(overrides or ()), f"data.root={json.dumps(str(data.resolve()))}"]
-    choices = Choices(
+    choices = ProfileOverrides(
         backbone=backbone,
         frames=frames,
         size=size,
@@ -189,7 +189,7 @@ def _check_target(path: Path, *, overwrite: bool) -> None:
     check_target(path, option="--plot", overwrite=overwrite)
 
 
-def _draw(path: Path, choices: Choices, told: dict[str, Any]) -> None:
+def _draw(path: Path, choices: ProfileOverrides, told: dict[str, Any]) -> None:
     from everest.profiling.drawing import draw_costs
 
     draw_costs(path, choices)

@@ -43,14 +43,14 @@ def select_frames(
     from everest.checkpoints.load import load_transformer
     from everest.data.samples import named_videos, refuse_same_stems
     from everest.errors import DataError, RecipeError
-    from everest.figures.frame_selection import Draw
+    from everest.figures.frame_selection import FrameDraw
     from everest.methods.strategies import RedundancyRobust
 
     if not 0 < keep <= 1:
         raise RecipeError(f"--keep {keep:g}: a share of the tokens is more than 0 and at most 1")
     if frames % 2:
         raise RecipeError(f"--frames {frames}: frames are drawn in pairs; give an even number")
-    draw = Draw(
+    draw = FrameDraw(
         selector=RedundancyRobust(keep_ratio=keep),
         frames=frames,
         stride=stride,
@@ -72,7 +72,7 @@ def select_frames(
             say(f"error: {error}")
             failed = True
             continue
-        row = view.told() | _write(view, picture, extract, overwrite=overwrite)
+        row = view.to_dict() | _write(view, picture, extract, overwrite=overwrite)
         told.append(row)
         if not as_json:
             _print(row)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from everest.system.launch import Devices
 from everest_cli.output import say
-from everest_cli.training_command import Choices
+from everest_cli.training_command import TrainOptions
 
 if TYPE_CHECKING:
     from everest.config.settings import Recipe
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 
 def with_tokenizer(
-    recipe: Recipe, choices: Choices, devices: Devices, *, train: bool
-) -> tuple[Recipe, Choices]:
+    recipe: Recipe, choices: TrainOptions, devices: Devices, *, train: bool
+) -> tuple[Recipe, TrainOptions]:
     """The recipe with a trained tokenizer, and the choices with the run folder that it is trained below.
 
     Args:
@@ -69,7 +69,7 @@ def with_files(recipe: Recipe) -> Recipe:
     return replace(recipe, tokenizer=tokenizer, pretrain=stage)
 
 
-def _trained(recipe: Recipe, choices: Choices, devices: Devices) -> tuple[Recipe, Choices]:
+def _trained(recipe: Recipe, choices: TrainOptions, devices: Devices) -> tuple[Recipe, TrainOptions]:
     from everest.system.accelerator import from_main, make_accelerator
     from everest.system.run_folder import TOKENIZER, default_folder, own_tokenizer
     from everest.system.signals import Stopped

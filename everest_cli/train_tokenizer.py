@@ -11,7 +11,7 @@ from everest_cli.output import say
 if TYPE_CHECKING:
     from everest.config.settings import Recipe
     from everest.system.launch import Devices
-    from everest.train.setup import Place
+    from everest.train.setup import RunContext
     from everest.train.training import Training
 
 
@@ -26,7 +26,7 @@ def train_tokenizer(
     processes: o.Processes = None,
     precision: o.PrecisionMode = None,
     seed: o.Seed = None,
-    tracker: o.TrackerName = o.Tracker.none,
+    tracker: o.TrackerName = o.TrackerChoice.none,
     overfit_one_batch: o.OverfitOneBatch = False,
     print_config: o.PrintConfig = False,
     dry_run: o.DryRun = False,
@@ -40,7 +40,7 @@ def train_tokenizer(
     if print_config:
         training_command.print_recipe(settings)
         return
-    choices = training_command.Choices(
+    choices = training_command.TrainOptions(
         command="train-tokenizer",
         recipe=recipe,
         output=output,
@@ -59,8 +59,8 @@ def train_tokenizer(
 
 
 def run_stage(
-    recipe: Recipe, choices: training_command.Choices, devices: Devices, *, dry_run: bool = False
-) -> tuple[Training, Place] | None:
+    recipe: Recipe, choices: training_command.TrainOptions, devices: Devices, *, dry_run: bool = False
+) -> tuple[Training, RunContext] | None:
     """Train a recipe's tokenizer, or go on, and tell what it is worth; None after a trial.
 
     Raises:
@@ -73,7 +73,7 @@ def run_stage(
         if dry_run:
             training_command.print_trial(stage.training, lambda clip: trial_losses(stage, clip))
             return None
-        with training_command.begun(stage.training, place, recipe, init=None):
+        with training_command.start_or_resume(stage.training, place, recipe, init=None):
             told = train_tokenizer(stage)
     if told and not choices.quiet:
         for line in report_lines(told):

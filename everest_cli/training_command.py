@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from everest.config.settings import Recipe
     from everest.system.launch import Devices
     from everest.system.run_folder import RunFolder
-    from everest.train.setup import LossesOf, Place
+    from everest.train.setup import LossesOf, RunContext
     from everest.train.training import Training
 
 
@@ -47,7 +47,7 @@ def _this_program() -> list[str]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Choices:
+class TrainOptions:
     """What the options of a training command say beside its recipe."""
 
     command: str
@@ -67,10 +67,10 @@ class Choices:
         return launch(self.gpus, self.processes)
 
     @contextmanager
-    def place(self, recipe: Recipe, devices: Devices) -> Iterator[Place]:
+    def place(self, recipe: Recipe, devices: Devices) -> Iterator[RunContext]:
         """Where the stage runs: Accelerate's processes, the run folder, a display."""
         from everest.system.accelerator import from_main, leaving, make_accelerator
-        from everest.train.setup import Place
+        from everest.train.setup import RunContext
         from everest.train.tracking import check_tracker
 
         check_tracker(self.tracker)
@@ -79,7 +79,7 @@ class Choices:
         )
         with leaving(accelerator), Display(quiet=self.quiet or not is_main()) as display:
             run, resumed = from_main(accelerator, lambda: self._run(recipe))
-            yield Place(
+            yield RunContext(
                 accelerator=accelerator,
                 run=run,
                 resumed=resumed,
@@ -142,7 +142,9 @@ def print_trial(training: Training, losses_of: LossesOf) -> None:
 
 
 @contextmanager
-def begun(training: Training, place: Place, recipe: Recipe, *, init: str | None) -> Iterator[None]:
+def start_or_resume(
+    training: Training, place: RunContext, recipe: Recipe, *, init: str | None
+) -> Iterator[None]:
     """Around the loop: the run's first files are written, or the run that is there goes on.
 
     However it ends, its tracker ends with it: another stage may follow in this process.
@@ -158,7 +160,7 @@ def begun(training: Training, place: Place, recipe: Recipe, *, init: str | None)
             training.tracker.finish()
 
 
-def finish(training: Training, place: Place) -> None:
+def finish(training: Training, place: RunContext) -> None:
     """Print the run folder, once over all processes."""
     training.accelerator.wait_for_everyone()
     training.accelerator.end_training()

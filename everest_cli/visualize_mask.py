@@ -12,7 +12,7 @@ from everest_cli import options as o
 from everest_cli.output import print_json, say
 
 
-class Format(StrEnum):
+class MaskFormat(StrEnum):
     """How the picture is written."""
 
     png = "png"
@@ -55,8 +55,8 @@ def visualize_mask(
         int, typer.Option("--windows", min=1, help="Clips of a long video, a picture each.")
     ] = 1,
     kind: Annotated[
-        Format, typer.Option("--format", help="Still, moving, or a page with sliders.")
-    ] = Format.png,
+        MaskFormat, typer.Option("--format", help="Still, moving, or a page with sliders.")
+    ] = MaskFormat.png,
     out: Annotated[
         Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for the pictures.")
     ] = Path(),
@@ -71,7 +71,7 @@ def visualize_mask(
     from everest.data.samples import named_videos, refuse_same_stems
     from everest.errors import DataError
     from everest.figures.mask_choice import asked_selectors, open_model
-    from everest.figures.mask_files import Look, report_masks
+    from everest.figures.mask_files import MaskRequest, report_masks
 
     shares = () if keep is None else o.read_shares(keep)
     model, trained_size = (None, None) if checkpoint is None else open_model(checkpoint)
@@ -85,7 +85,7 @@ def visualize_mask(
     )
     chosen = named_videos(videos)
     refuse_same_stems(chosen)
-    look = Look(
+    look = MaskRequest(
         selectors=selectors,
         frames=frames,
         stride=stride,

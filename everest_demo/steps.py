@@ -24,7 +24,7 @@ from everest.system.events import Report, notice
 from everest.system.files import write_text
 from everest.system.run_folder import RunFolder
 from everest.system.signals import Stopped
-from everest.train.setup import Place, start_run
+from everest.train.setup import RunContext, start_run
 from everest.train_tokenizer import set_up_tokenizer, train_tokenizer
 from everest_demo.rendering import RenderedSet
 
@@ -142,10 +142,10 @@ class DemoSteps:
         rows = "\n".join(f"| {stage} | {seconds} |" for stage, seconds in self.seconds.items())
         write_text(self.folder / REPORT, f"{text}\n| stage | seconds |\n|---|---|\n{rows}\n")
 
-    def _place(self, recipe: Recipe, name: str) -> Place:
+    def _place(self, recipe: Recipe, name: str) -> RunContext:
         accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=True)
         run = RunFolder(self.folder / name)
-        return Place(accelerator=accelerator, run=run, resumed=False, report=self.report)
+        return RunContext(accelerator=accelerator, run=run, resumed=False, report=self.report)
 
     def _timed(self, stage: str, work: Callable[[], Result]) -> Result:
         self.report(notice(f"demo: {stage}"))

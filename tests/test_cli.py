@@ -17,7 +17,7 @@ from everest.config.settings import ModelSettings, TargetSettings
 from everest.methods.strategies import RedundancyRobust
 from everest.models.spec import ModelSpec
 from everest.system.weights import Weights
-from everest_cli.main import app, explained
+from everest_cli.main import app, as_user_error
 
 COMMANDS = [
     *("pretrain", "finetune", "train-tokenizer", "eval", "predict", "extract", "probe", "convert", "export"),
@@ -212,11 +212,11 @@ def test_weights_of_init_are_not_overwritten_by_the_run_they_start(recipe: Path,
 
 def test_too_little_memory_is_an_error_of_the_environment():
     for error in (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), MemoryError()):
-        told = explained(error)
+        told = as_user_error(error)
         assert told is not None
         assert told.exit_code == 5
         assert "train.micro_batch" in str(told)
-    assert explained(RuntimeError("a bug")) is None
+    assert as_user_error(RuntimeError("a bug")) is None
 
 
 def test_what_a_compiler_refuses_is_an_error_of_the_environment():
@@ -225,7 +225,7 @@ def test_what_a_compiler_refuses_is_an_error_of_the_environment():
 
     with pytest.raises(RuntimeError) as caught:
         torch.compile(lambda x: x + 1, backend=refuse)(torch.ones(1))
-    told = explained(caught.value)
+    told = as_user_error(caught.value)
     assert told is not None
     assert told.exit_code == 5
     assert "cannot compile the model (backend='refuse' raised: OSError: cache/a.so: file too short)" in str(

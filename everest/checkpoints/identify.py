@@ -10,7 +10,7 @@ from torch import Tensor
 
 from everest.checkpoints.families import ALIASES, FAMILIES, Translation
 from everest.checkpoints.foreign import Foreign
-from everest.checkpoints.sizes import Evidence, Hints, Stage, check_architecture, model_spec
+from everest.checkpoints.sizes import ForeignFacts, Hints, Stage, check_architecture, model_spec
 from everest.errors import CheckpointError, unknown_name
 from everest.models.embedding import Positions
 from everest.models.spec import ModelSpec
@@ -56,7 +56,7 @@ def identify(foreign: Foreign, hints: Hints) -> Identity | Refused:
     translation = family.translate(foreign.tensors.keys())
     shapes = {ours: _stacked(foreign.tensors, theirs) for ours, theirs in translation.take.items()}
     alias, positions = _alias(name, hints, foreign)
-    known = Evidence(
+    known = ForeignFacts(
         foreign=foreign,
         hints=hints,
         family=alias,
@@ -157,7 +157,7 @@ def _class_names(foreign: Foreign, spec: ModelSpec) -> tuple[str, ...] | None:
     return tuple(ordered)
 
 
-def _notes(known: Evidence) -> Iterator[str]:
+def _notes(known: ForeignFacts) -> Iterator[str]:
     if known.family == "transformers" and not known.foreign.config:
         yield "no config.json beside it: frames, size and heads are taken as released"
     if known.family == "videomae" and known.hints.family is None and known.stage != "pretrain":

@@ -13,7 +13,7 @@ import torch
 from everest.errors import CheckpointError
 
 
-class Inert:
+class IgnoredObject:
     """Stands for an object of the training program: holds its state, runs nothing of it."""
 
     def __init__(self, *state: Any) -> None:
@@ -51,7 +51,7 @@ def load_pickle(path: Path) -> Any:
         CheckpointError: damaged, no checkpoint, or a pickle that asks for code.
     """
     refuse_wrong_download(path)
-    inert: list[Any] = [(Inert, name) for name in _HARMLESS]
+    inert: list[Any] = [(IgnoredObject, name) for name in _HARMLESS]
     try:
         with torch.serialization.safe_globals(inert):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
@@ -85,7 +85,7 @@ def refuse_wrong_download(path: Path) -> None:
 
 def namespace(value: Any) -> dict[str, Any]:
     """The plain values of a saved command line; empty when `value` is none."""
-    state = value.state if isinstance(value, Inert) else value
+    state = value.state if isinstance(value, IgnoredObject) else value
     if not isinstance(state, dict):
         return {}
     plain = (bool, int, float, str)

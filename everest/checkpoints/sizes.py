@@ -38,7 +38,7 @@ class Hints:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evidence:
+class ForeignFacts:
     """All that is known of a checkpoint before its sizes."""
 
     foreign: Foreign
@@ -85,7 +85,7 @@ class Evidence:
         return CheckpointError(f"{self.foreign.path}: {text}")
 
 
-def check_architecture(known: Evidence) -> None:
+def check_architecture(known: ForeignFacts) -> None:
     """Raise CheckpointError for a model that computes something else than ours, whatever its names."""
     embedding = known.shapes.get(EMBEDDING)
     if embedding is None:
@@ -100,7 +100,7 @@ def check_architecture(known: Evidence) -> None:
         raise known.error(f"its activation is {activation}; our blocks have gelu")
 
 
-def model_spec(known: Evidence) -> ModelSpec:
+def model_spec(known: ForeignFacts) -> ModelSpec:
     """The model whose parameters the checkpoint has.
 
     Raises:
@@ -127,7 +127,7 @@ def model_spec(known: Evidence) -> ModelSpec:
     )
 
 
-def _frame_size(known: Evidence) -> tuple[int, int]:
+def _frame_size(known: ForeignFacts) -> tuple[int, int]:
     """(height, width) in pixels."""
     told = known.foreign.config.get("image_size")
     if known.hints.size is None and isinstance(told, list) and len(told) == 2:
@@ -136,7 +136,7 @@ def _frame_size(known: Evidence) -> tuple[int, int]:
     return (side, side)
 
 
-def _settings(known: Evidence, tubelet: tuple[int, int, int], positions: Positions) -> ModelSettings:
+def _settings(known: ForeignFacts, tubelet: tuple[int, int, int], positions: Positions) -> ModelSettings:
     width, depth = known.shapes[EMBEDDING][0], known.depth("encoder")
     alike = [name for name, size in BACKBONES.items() if size.width == width]
     backbone = (alike or ["vit-b"])[0]
@@ -161,7 +161,7 @@ def _settings(known: Evidence, tubelet: tuple[int, int, int], positions: Positio
     )
 
 
-def _whole(known: Evidence, heads: int | None, width: int, option: str) -> int:
+def _whole(known: ForeignFacts, heads: int | None, width: int, option: str) -> int:
     """Heads leave no trace in the shapes, so those of a width that was never released must be said."""
     if not heads:
         raise known.error(
@@ -172,7 +172,7 @@ def _whole(known: Evidence, heads: int | None, width: int, option: str) -> int:
     return heads
 
 
-def _selection(known: Evidence) -> Strategy:
+def _selection(known: ForeignFacts) -> Strategy:
     """As the saved command line says, else as released. `mcm_ratio` is the share of tokens removed."""
     args = known.foreign.args
     kept = _complement(args.get("mcm_ratio"))
@@ -194,7 +194,7 @@ def _normalised(foreign: Foreign) -> bool:
     return bool(foreign.config.get("norm_pix_loss", foreign.args.get("normlize_target", True)))
 
 
-def _positions(known: Evidence, grid: TokenGrid) -> Positions:
+def _positions(known: ForeignFacts, grid: TokenGrid) -> Positions:
     """Which of our tables a stored one is; without one, that of the family."""
     name = known.translation.table
     if name is None or known.foreign.tensors[name].is_meta:

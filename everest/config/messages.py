@@ -38,7 +38,7 @@ _MESSAGES = {
 }
 
 
-def retell(error: ValidationError) -> list[tuple[KeyPath, str]]:
+def explain_validation(error: ValidationError) -> list[tuple[KeyPath, str]]:
     """The key and the message of each problem."""
     return [_retell(details) for details in error.errors(include_url=False)]
 

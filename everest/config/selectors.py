@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from everest.config.checks import contradictions
 from everest.config.layers import KeyPath
-from everest.config.messages import retell
+from everest.config.messages import explain_validation
 from everest.config.settings import Recipe
 from everest.errors import RecipeError
 from everest.methods.strategies import ByImportance, Strategy
@@ -56,7 +56,7 @@ def recipe_of(sections: dict[str, Any]) -> Recipe:
     try:
         return TypeAdapter(Recipe).validate_python({"name": "notebook", **sections})
     except ValidationError as error:
-        raise _problems(retell(error)) from error
+        raise _problems(explain_validation(error)) from error
 
 
 def refuse_contradictions(recipe: Recipe, concerns: Callable[[KeyPath], bool]) -> None:

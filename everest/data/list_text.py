@@ -17,7 +17,7 @@ from typing import Final
 
 from everest.errors import DataError, did_you_mean
 from everest.system.storage import Location
-from everest.video.folders import refusals_told
+from everest.video.folders import as_data_error
 from everest.video.source import Member
 
 COLUMNS: Final = ("path", "label", "start", "end", "start_frame", "end_frame")
@@ -30,7 +30,7 @@ _NumberedRow = tuple[int, list[str]]
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ListRow:
     """A line of a list."""
 
     place: str  # file:line, for messages
@@ -39,7 +39,7 @@ class Row:
     member: Member | None = None  # the video, where it is in a shard
 
 
-def read_rows(file: Location) -> list[Row]:
+def read_rows(file: Location) -> list[ListRow]:
     """The rows of a list.
 
     Raises:
@@ -60,7 +60,9 @@ def read_rows(file: Location) -> list[Row]:
     for line, (_, fields) in zip(lines, rows, strict=True):
         _check_width(file, line, fields, columns)
     return [
-        Row(f"{file}:{number}", {c: value for c, value in zip(columns, fields, strict=True) if value}, line)
+        ListRow(
+            f"{file}:{number}", {c: value for c, value in zip(columns, fields, strict=True) if value}, line
+        )
         for (number, line), (_, fields) in zip(lines, rows, strict=True)
     ]
 
@@ -72,7 +74,7 @@ def read_lines(file: Location) -> list[tuple[int, str]]:
         DataError: it cannot be read, or is no text in UTF-8.
     """
     try:
-        with refusals_told(file):
+        with as_data_error(file):
             text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(
@@ -154,10 +156,10 @@ def _mend(fields: Sequence[str], columns: Sequence[str]) -> str:
     return "quote paths with spaces, or separate by tabs; further columns need a header"
 
 
-ReadLabels = Callable[[Row], tuple[int, ...]]
+ReadLabels = Callable[[ListRow], tuple[int, ...]]
 
 
-def no_labels(row: Row) -> tuple[int, ...]:
+def no_labels(row: ListRow) -> tuple[int, ...]:
     """The reader for pre-training."""
     return ()
 
@@ -170,7 +172,7 @@ def label_of(names: Sequence[str], num_classes: int) -> ReadLabels:
     index_of = {name: index for index, name in enumerate(names)}
     takes_indices = not any(map(is_integer, names))
 
-    def read(row: Row) -> tuple[int, ...]:
+    def read(row: ListRow) -> tuple[int, ...]:
         if "label" not in row.values:
             raise ValueError(_label_missing(row))
         text = row.values["label"]
@@ -186,7 +188,7 @@ def label_of(names: Sequence[str], num_classes: int) -> ReadLabels:
     return read
 
 
-def _label_missing(row: Row) -> str:
+def _label_missing(row: ListRow) -> str:
     """What is wrong with a line that has no label."""
     text = f"no label in {shown(row.text)}; a line is `path label`, separated by a space, tab or comma"
     return f"{text}, not by ';'" if ";" in row.text else text
@@ -195,7 +197,7 @@ def _label_missing(row: Row) -> str:
 def labels_of(heads: Mapping[str, int]) -> ReadLabels:
     """A reader of one column for every head."""
 
-    def read(row: Row) -> tuple[int, ...]:
+    def read(row: ListRow) -> tuple[int, ...]:
         labels = []
         for column, num_classes in zip(columns_of(heads), heads.values(), strict=True):
             if not is_integer(row.values.get(column, "")):
@@ -234,7 +236,7 @@ def _in_range(name: str, label: int, num_classes: int) -> int:
     return label
 
 
-def names_used(rows: Sequence[Row]) -> list[str]:
+def names_used(rows: Sequence[ListRow]) -> list[str]:
     """Class names used as labels, sorted; nothing when labels are numbers."""
     labels = {row.values["label"] for row in rows if "label" in row.values}
     return [] if any(map(is_integer, labels)) else sorted(x for x in labels if not _is_number_like(x))

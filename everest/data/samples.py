@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from everest.data.list_text import (
+    ListRow,
     ReadLabels,
-    Row,
     columns_of,
     label_of,
     labels_of,
@@ -29,7 +29,7 @@ from everest.data.list_text import (
 from everest.data.shards import find_index, read_index
 from everest.errors import DataError, RecipeError, did_you_mean
 from everest.system.storage import Location, RemotePath, joined, located
-from everest.video.folders import refusals_told, subfolders, videos_by_subfolder, videos_under
+from everest.video.folders import as_data_error, subfolders, videos_by_subfolder, videos_under
 from everest.video.source import Member, Video
 
 
@@ -127,7 +127,7 @@ def read_samples(
     Raises:
         DataError: with a line for each of the first problems, and how many there are.
     """
-    with refusals_told(source):
+    with as_data_error(source):
         if not source.exists():
             raise DataError(f"{source}: no such list or folder; set data.root, by --data DIR")
         rows = _rows(source)
@@ -152,7 +152,7 @@ def read_samples(
     return SampleList(samples=samples, class_names=names or None)
 
 
-def _rows(source: Location) -> list[Row] | None:
+def _rows(source: Location) -> list[ListRow] | None:
     """The rows of a list or of an index; None for a folder of videos."""
     index = find_index(source)
     if index is not None:
@@ -160,7 +160,7 @@ def _rows(source: Location) -> list[Row] | None:
     return read_rows(source) if source.is_file() else None
 
 
-def _names_found(source: Location, rows: Sequence[Row] | None, *, may_name: bool) -> list[str]:
+def _names_found(source: Location, rows: Sequence[ListRow] | None, *, may_name: bool) -> list[str]:
     """The names of classes that a list or a folder uses; refused where they `may_name` no class."""
     names = names_used(rows) if rows else subfolders(source)
     if names and not may_name:
@@ -176,7 +176,7 @@ def _first(names: Sequence[str]) -> str:
 
 
 def _of_rows(
-    rows: Sequence[Row], file: Location, root: Location, read_labels: ReadLabels, may_miss: bool = False
+    rows: Sequence[ListRow], file: Location, root: Location, read_labels: ReadLabels, may_miss: bool = False
 ) -> tuple[Sample, ...]:
     samples, problems = [], []
     for row in rows:
@@ -189,7 +189,7 @@ def _of_rows(
     return tuple(samples)
 
 
-def sample_of(row: Row, root: Location, read_labels: ReadLabels) -> Sample:
+def sample_of(row: ListRow, root: Location, read_labels: ReadLabels) -> Sample:
     """The sample of a row; ValueError with what is wrong with it."""
     if "path" not in row.values:
         raise ValueError("no path")
@@ -211,7 +211,7 @@ def sample_of(row: Row, root: Location, read_labels: ReadLabels) -> Sample:
     )
 
 
-def _number(row: Row, name: str, kind: type[Number]) -> Number | None:
+def _number(row: ListRow, name: str, kind: type[Number]) -> Number | None:
     if name not in row.values:
         return None
     text = row.values[name]
@@ -225,7 +225,7 @@ def _number(row: Row, name: str, kind: type[Number]) -> Number | None:
 
 
 def _check_files(
-    file: Location, root: Location, samples: Sequence[Sample], rows: Sequence[Row], may_miss: bool
+    file: Location, root: Location, samples: Sequence[Sample], rows: Sequence[ListRow], may_miss: bool
 ) -> None:
     paths = {sample.path for sample in samples if sample.member is None}  # of shards their index tells
     missing = absences(sorted(paths))

@@ -11,10 +11,10 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
-from everest.data.list_text import Row
+from everest.data.list_text import ListRow
 from everest.errors import DataError
 from everest.system.storage import Location
-from everest.video.folders import refusals_told
+from everest.video.folders import as_data_error
 from everest.video.source import Member, version
 
 INDEX_SUFFIX: Final = ".index.json"
@@ -39,7 +39,7 @@ def find_index(source: Location) -> Location | None:
     return source / found[0] if found else None
 
 
-def read_index(file: Location) -> list[Row]:
+def read_index(file: Location) -> list[ListRow]:
     """The rows of an index, each with the part of a shard that is its video.
 
     Raises:
@@ -58,7 +58,7 @@ def read_index(file: Location) -> list[Row]:
 
 def _parsed(file: Location) -> dict[str, Any]:
     try:
-        with refusals_told(file):
+        with as_data_error(file):
             told = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise DataError(f"{file}: no index of shards, or a damaged one ({error})") from error
@@ -76,7 +76,7 @@ def _check_size(shard: Location, size: int) -> None:
         raise DataError(f"{shard}: {there} bytes where its index says {size}; copy or make it again")
 
 
-def _row(place: str, sample: Mapping[str, Any], shard: Location) -> Row:
+def _row(place: str, sample: Mapping[str, Any], shard: Location) -> ListRow:
     values = {name: value for name, value in sample.items() if name not in _WHERE}
     member = Member(shard, sample["offset"], sample["size"], sample["path"])
-    return Row(place, values, json.dumps(values), member)
+    return ListRow(place, values, json.dumps(values), member)

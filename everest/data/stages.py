@@ -29,7 +29,7 @@ from everest.methods.frame_selection import num_candidates
 from everest.methods.grid import TokenGrid
 from everest.methods.masks import Tube
 from everest.system.storage import Location, joined, located
-from everest.video.folders import refusals_told
+from everest.video.folders import as_data_error
 
 MOST_VIEWS: Final = 512  # ours: 1.2 GB of bytes for clips of 16 frames and 224 pixels
 
@@ -117,14 +117,14 @@ def validation_clips(recipe: Recipe, classes: Classes) -> VideoClips | None:
     return _clips(recipe, samples, views, replace_bad=False)
 
 
-def test_clips(recipe: Recipe, classes: Classes) -> VideoClips:
+def evaluation_clips(recipe: Recipe, classes: Classes) -> VideoClips:
     """The test views of each video of `data.test`."""
     samples = _labelled_alike(recipe.data, "test", classes)
-    views = test_views(recipe)
+    views = evaluation_views(recipe)
     return _clips(recipe, samples, views, replace_bad=False, cached=False)  # each video is seen once
 
 
-def test_views(recipe: Recipe) -> EvalViews:
+def evaluation_views(recipe: Recipe) -> EvalViews:
     """`eval.clips` x `eval.crops` views of a video.
 
     Raises:
@@ -220,7 +220,7 @@ def _classes_file(data: DataSettings) -> Location | None:
     if data.classes is None:
         return None
     path = joined(located(data.root), data.classes)
-    with refusals_told(path):
+    with as_data_error(path):
         return path if path.is_file() else None
 
 

@@ -52,7 +52,7 @@ class FrameView:
         total = max(int(self.counts.sum()), 1)
         return [round(count / total, 6) for count in self.counts.tolist()]
 
-    def told(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """For scripts."""
         selected = [self.numbers[i] for i in self.drawn.tolist()]
         found: dict[str, Any] = {
@@ -72,7 +72,7 @@ class FrameView:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Draw:
+class FrameDraw:
     """How frames are drawn from a video.
 
     Args:

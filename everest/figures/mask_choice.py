@@ -9,7 +9,7 @@ from typing import Final
 from everest.checkpoints.load import find_weights, model_of, open_weights, tokenizer_of
 from everest.config.selectors import make_selector
 from everest.errors import RecipeError
-from everest.figures.masks import Model
+from everest.figures.masks import AnyModel
 from everest.methods.ranked import LearnedImportance, ScoreName
 from everest.methods.strategies import STRATEGIES, Selector
 from everest.tokenizer.spec import TokenizerSpec
@@ -22,7 +22,7 @@ SCORES: Final[tuple[ScoreName, ...]] = ("frame-difference", "random", "learned")
 Titled = tuple[str, Selector]
 
 
-def open_model(checkpoint: str) -> tuple[Model, int | None]:
+def open_model(checkpoint: str) -> tuple[AnyModel, int | None]:
     """The model, and of a tokenizer the shorter side in pixels that it was trained at.
 
     Raises:

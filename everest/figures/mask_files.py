@@ -20,7 +20,7 @@ from everest.data.samples import Sample
 from everest.data.views import EvalViews
 from everest.errors import RecipeError
 from everest.figures.mask_page import strategy_ranks, write_page
-from everest.figures.masks import MaskView, Model, view_masks
+from everest.figures.masks import AnyModel, MaskView, view_masks
 from everest.figures.pictures import HEAT, draw_views, rows_of
 from everest.methods.masks import RunningCell
 from everest.methods.strategies import Selector
@@ -76,7 +76,7 @@ Format = Literal["png", "gif", "mp4", "html"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Look:
+class MaskRequest:
     """What is looked at, and how.
 
     Args:
@@ -91,7 +91,7 @@ class Look:
     tubelet: tuple[int, int, int]
     windows: int
     seed: int
-    model: Model | None
+    model: AnyModel | None
 
     def clips(self, video: Path) -> Tensor:
         """(windows, 3, T, H, W) uint8: windows from the first to the last, of a single one the middle.
@@ -128,7 +128,7 @@ class Look:
 
 
 def report_masks(
-    video: Path, look: Look, out: Path, kind: Format, *, overwrite: bool
+    video: Path, look: MaskRequest, out: Path, kind: Format, *, overwrite: bool
 ) -> list[dict[str, Any]]:
     """Write a picture of each window of a video below the folder `out`; what is seen, for scripts.
 
@@ -150,12 +150,12 @@ def report_masks(
     return told
 
 
-def _told(video: Path, view: MaskView, look: Look, written: Path) -> dict[str, Any]:
+def _told(video: Path, view: MaskView, look: MaskRequest, written: Path) -> dict[str, Any]:
     embedding = "pixels" if look.model is None else "checkpoint"
-    return {"video": str(video), **view.told(), "embedding": embedding, "written": [str(written)]}
+    return {"video": str(video), **view.to_dict(), "embedding": embedding, "written": [str(written)]}
 
 
-def _title(video: Path, look: Look) -> str:
+def _title(video: Path, look: MaskRequest) -> str:
     what = look.selectors[0][0].replace("\n", ", ") if len(look.selectors) == 1 else "kept tokens"
     if isinstance(look.model, AdaptiveTokenizer):
         return f"{video.name}: {what}; learned: by the tokenizer's scores"

@@ -78,7 +78,7 @@ class MaskView:
         by_token = self.importance.view(self.grid.t, self.grid.h, self.grid.w)
         return spread(by_token, self.frames.shape[:3])
 
-    def told(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """For scripts: ids and counts."""
         per_slice = torch.bincount(self.kept // self.grid.per_slice, minlength=self.grid.t)
         return {
@@ -117,10 +117,10 @@ def _joined(patches: Tensor, grid: TokenGrid) -> Tensor:
 
 
 Transformer = MaskedAutoencoder | VideoClassifier
-Model = Transformer | AdaptiveTokenizer
+AnyModel = Transformer | AdaptiveTokenizer
 
 
-def _measure(model: Model | None, tubelet: tuple[int, int, int]) -> Embedding:
+def _measure(model: AnyModel | None, tubelet: tuple[int, int, int]) -> Embedding:
     """What strategies measure by."""
     if model is None:
         return RawPixels(tubelet)
@@ -134,7 +134,7 @@ def view_masks(
     clip: Tensor,
     selectors: Sequence[tuple[str, Selector]],
     *,
-    model: Model | None,
+    model: AnyModel | None,
     tubelet: tuple[int, int, int],
     seed: int,
 ) -> list[MaskView]:
@@ -211,7 +211,7 @@ def _view(
     chosen: TokenSelection,
     importance: Tensor | None,
     prediction: Tensor | None,
-    model: Model | None,
+    model: AnyModel | None,
     grid: TokenGrid,
 ) -> MaskView:
     frames = unnormalise(x)[0].movedim(0, -1)  # (T, H, W, 3)

@@ -32,13 +32,13 @@ PREDICTED: Final = "predicted"
 PREDICTED_WITH_TRUTH: Final = "predicted*"
 FOOTNOTE: Final = "* normalised predictions, with the true mean and deviation of each tubelet"
 
-Row = tuple[str, Tensor]  # label, and (T, H, W, 3) pixels or (T, H, W) importance
+FigureRow = tuple[str, Tensor]  # label, and (T, H, W, 3) pixels or (T, H, W) importance
 
 
-def rows_of(views: Sequence[MaskView]) -> list[Row]:
+def rows_of(views: Sequence[MaskView]) -> list[FigureRow]:
     """What is drawn of views of the same clip: of one all there is, of several what each keeps."""
     first = views[0]
-    rows: list[Row] = [("frames", first.frames)]
+    rows: list[FigureRow] = [("frames", first.frames)]
     if len(views) == 1:
         rows.append(("kept", first.kept_frames))
         if len(first.visible) < len(first.kept):
@@ -68,7 +68,7 @@ def draw_views(path: Path, views: Sequence[MaskView], *, title: str) -> None:
     draw_rows(path, rows, slices=views[0].grid.t, title=title, footnote=_footnote(views, rows))
 
 
-def draw_rows(path: Path, rows: Sequence[Row], *, slices: int, title: str, footnote: str = "") -> None:
+def draw_rows(path: Path, rows: Sequence[FigureRow], *, slices: int, title: str, footnote: str = "") -> None:
     """A PNG with a labelled line for each row and a column for the first frame of each of up to 8 slices."""
     length, height, width = rows[0][1].shape[:3]
     step = length // slices
@@ -88,7 +88,7 @@ def draw_rows(path: Path, rows: Sequence[Row], *, slices: int, title: str, footn
         write_atomically(path, lambda part: figure.savefig(part, format="png"))
 
 
-def _footnote(views: Sequence[MaskView], rows: Sequence[Row]) -> str:
+def _footnote(views: Sequence[MaskView], rows: Sequence[FigureRow]) -> str:
     if any(label == PREDICTED_WITH_TRUTH for label, _ in rows):
         return FOOTNOTE
     if any(view.rebuilt is not None for view in views):
@@ -96,7 +96,7 @@ def _footnote(views: Sequence[MaskView], rows: Sequence[Row]) -> str:
     return "reddish: predicted, not seen" if any(view.importance is None for view in views) else ""
 
 
-def _draw_row(figure: Figure, row: Row, line: Sequence[Axes], columns: Sequence[int]) -> None:
+def _draw_row(figure: Figure, row: FigureRow, line: Sequence[Axes], columns: Sequence[int]) -> None:
     label, frames = row
     scale = Normalize(0, max(float(frames.max()), torch.finfo(torch.float32).tiny))
     for ax, frame in zip(line, columns, strict=True):
@@ -119,7 +119,7 @@ def draw_examples(path: Path, examples: Sequence[Example]) -> None:
     draw_rows(path, rows, slices=slices, title="what the tokenizer keeps and rebuilds", footnote=footnote)
 
 
-def _rows(example: Example) -> list[Row]:
+def _rows(example: Example) -> list[FigureRow]:
     frames = example.frames.movedim(0, -1)  # (T, H, W, 3)
     kept = spread(example.mask, frames.shape[:3]).unsqueeze(-1)  # (T, H, W, 1)
     return [

@@ -21,7 +21,7 @@ from torch import Tensor
 from everest.data.samples import Sample
 from everest.data.stages import fingerprint
 from everest.errors import DataError, RecipeError, unknown_name
-from everest.inference.model import Model, Values, over_videos
+from everest.inference.model import OpenedModel, Values, over_videos
 from everest.system.events import Report, notice
 from everest.system.files import check_new_file, write_atomically
 from everest.system.row_store import RowStore
@@ -38,7 +38,7 @@ LEVELS: Final[dict[str, RowOf]] = {
 
 
 def extract(
-    model: Model,
+    model: OpenedModel,
     samples: Sequence[Sample],
     out: Path,
     *,
@@ -87,7 +87,7 @@ def extract(
 
 def add_rows(
     store: RowStore,
-    model: Model,
+    model: OpenedModel,
     samples: Sequence[Sample],
     row_of: RowOf,
     *,
@@ -110,7 +110,7 @@ def add_rows(
             store.add(sample.video_id, found if isinstance(found, str) else row_of(found))
 
 
-def _plan(model: Model, samples: Sequence[Sample], level: str) -> dict[str, Any]:
+def _plan(model: OpenedModel, samples: Sequence[Sample], level: str) -> dict[str, Any]:
     """All that the rows follow from, under the names that a message tells."""
     with model.file.open("rb") as file:
         weights = hashlib.file_digest(file, "sha256").hexdigest()

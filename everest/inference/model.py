@@ -26,7 +26,7 @@ from everest.data.classes import Classes
 from everest.data.dataset import VideoClips
 from everest.data.loader import batches, make_loader
 from everest.data.samples import Sample
-from everest.data.stages import test_views
+from everest.data.stages import evaluation_views
 from everest.data.views import EvalViews
 from everest.errors import RecipeError
 from everest.methods.grid import num_kept
@@ -41,7 +41,7 @@ from everest.system.weights import Weights, load_tensors
 from everest.video.pixels import normalise
 
 
-class Encoded(NamedTuple):
+class Features(NamedTuple):
     """Clips as an encoder sees them."""
 
     ids: Tensor  # (B, K) int64 ascending: which tokens were encoded
@@ -49,7 +49,7 @@ class Encoded(NamedTuple):
     pooled: Tensor  # (B, D): what the head of a classifier sees; of an autoencoder the mean token
 
 
-def encode(module: VideoClassifier | MaskedAutoencoder, frames: Tensor, keep: float | None) -> Encoded:
+def encode(module: VideoClassifier | MaskedAutoencoder, frames: Tensor, keep: float | None) -> Features:
     """Encode normalised clips (B, 3, T, H, W).
 
     Args:
@@ -62,13 +62,13 @@ def encode(module: VideoClassifier | MaskedAutoencoder, frames: Tensor, keep: fl
     if isinstance(module, VideoClassifier):
         ids = module.kept_tokens(frames, keep)
         tokens = encoder(frames, ids)
-        return Encoded(ids, tokens, module.pooled(tokens))
+        return Features(ids, tokens, module.pooled(tokens))
     encoder.check(frames)
     selector = AllTokens() if keep is None else AllTokens().keeping(keep)
     noise = frames.new_zeros(frames.size(0), encoder.grid.num_tokens)  # nothing here is drawn
     ids = choose(selector, frames, encoder.grid, encoder.patch_embed, noise).visible
     tokens = encoder(frames, ids)
-    return Encoded(ids, tokens, tokens.mean(dim=1))
+    return Features(ids, tokens, tokens.mean(dim=1))
 
 
 FALLBACK: Final = "ucf101"  # whose stride and views are taken for a checkpoint without a recipe beside it
@@ -77,7 +77,7 @@ Values = dict[str, Tensor]  # (V, …) each
 
 
 @dataclass(frozen=True, kw_only=True)
-class Model:
+class OpenedModel:
     """A checkpoint on its device."""
 
     file: Path
@@ -100,7 +100,7 @@ class Model:
         precision: str | None = None,
         cpu: bool = False,
         notify: Callable[[str], None] | None = None,
-    ) -> Model:
+    ) -> OpenedModel:
         """Read a checkpoint.
 
         Args:
@@ -160,7 +160,7 @@ class Model:
     @property
     def views(self) -> EvalViews:
         """How a video is cut into views, as in a test."""
-        return test_views(self.recipe)
+        return evaluation_views(self.recipe)
 
     @torch.inference_mode()
     def probabilities(self, clips: Tensor) -> Tensor:
@@ -171,18 +171,18 @@ class Model:
         return module.probabilities(logits).cpu()
 
     @torch.inference_mode()
-    def encode(self, clips: Tensor) -> Encoded:
+    def encode(self, clips: Tensor) -> Features:
         """(B, 3, T, H, W) uint8 to what the encoder makes of them, float32 on the CPU."""
         with self.accelerator.autocast():
             ids, tokens, pooled = encode(self.module, self._seen(clips), self.keep)
-        return Encoded(ids.cpu(), tokens.float().cpu(), pooled.float().cpu())
+        return Features(ids.cpu(), tokens.float().cpu(), pooled.float().cpu())
 
     def _seen(self, clips: Tensor) -> Tensor:
         return normalise(clips.to(self.accelerator.device, non_blocking=True))
 
 
 def over_videos(
-    model: Model,
+    model: OpenedModel,
     samples: Sequence[Sample],
     compute: Callable[[Tensor], Values],
     *,

@@ -27,7 +27,7 @@ from everest.video.pixels import normalise
 _NOTHING = np.zeros((0, 1, 1), np.float32)  # of no video
 
 
-class Row(NamedTuple):
+class VideoScore(NamedTuple):
     """What one process found out of one video."""
 
     place: int  # in the list
@@ -73,12 +73,12 @@ def score_shares(
     mine = [(accelerator.process_index + i * accelerator.num_processes) % len(clips) for i in range(passes)]
     order: list[list[SampleKey]] = [[(0, index)] for index in mine]
     loader = make_loader(clips, order, workers=settings.workers, timeout=settings.data_timeout)
-    rows: list[Row] = []
+    rows: list[VideoScore] = []
     for done, (index, clip) in enumerate(zip(mine, batches(loader), strict=True), start=1):
         scored = _probabilities(model, on_device(clip, accelerator.device), accelerator, keeps)
         failed = failures(clip)
         problem = failed[0][0][1] if failed else None
-        rows.append(Row(index, clip.video_id[0], clip.label[0].tolist(), scored, problem))
+        rows.append(VideoScore(index, clip.video_id[0], clip.label[0].tolist(), scored, problem))
         report(
             {
                 "event": "video",
@@ -102,7 +102,7 @@ def _probabilities(
     return found
 
 
-def _scores(rows: Iterable[Row], heads: Mapping[str, int], number: int) -> Scores:
+def _scores(rows: Iterable[VideoScore], heads: Mapping[str, int], number: int) -> Scores:
     """The scores with the share of this number, in the order of the list."""
     ordered = [row for _, row in sorted({row.place: row for row in rows}.items())]
     read = [row for row in ordered if row.problem is None]

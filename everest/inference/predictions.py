@@ -22,14 +22,14 @@ from everest.data.classes import Classes
 from everest.data.samples import Sample
 from everest.data.views import EvalViews, segment
 from everest.errors import RecipeError
-from everest.inference.model import Model, over_videos
+from everest.inference.model import OpenedModel, over_videos
 from everest.system.events import Report, notice
 from everest.video.reader import TOLERANCE, VideoError, between, frame_times, frames_in_order, probe
 from everest.video.source import Video
 
 
 def predict(
-    model: Model, samples: Sequence[Sample], *, top: int, batch: int, workers: int, report: Report
+    model: OpenedModel, samples: Sequence[Sample], *, top: int, batch: int, workers: int, report: Report
 ) -> list[dict[str, Any]]:
     """The `top` most likely classes of every video.
 
@@ -91,7 +91,7 @@ Seen = tuple[Window, Tensor]  # and its views (V, 3, T, H, W) uint8
 
 
 def predict_timeline(
-    model: Model,
+    model: OpenedModel,
     samples: Sequence[Sample],
     *,
     window: float | None,
@@ -134,7 +134,7 @@ def predict_timeline(
     return told
 
 
-def _means(model: Model, part: Sequence[Seen]) -> Iterator[tuple[Window, Tensor]]:
+def _means(model: OpenedModel, part: Sequence[Seen]) -> Iterator[tuple[Window, Tensor]]:
     """Each window with its probabilities (classes,), the mean over its views."""
     views = torch.stack([clip for _, clip in part])  # (W, V, 3, T, H, W)
     found = model.probabilities(views.flatten(0, 1)).unflatten(0, (len(part), -1))  # (W, V, classes)

@@ -26,7 +26,7 @@ from everest.data.stages import labelled_samples
 from everest.errors import DataError, EnvironmentProblem, unknown_name
 from everest.inference.accuracy import Scores, accuracies
 from everest.inference.features import add_rows
-from everest.inference.model import Model, Values
+from everest.inference.model import OpenedModel, Values
 from everest.inference.probe_heads import attentive, linear, nearest_neighbours
 from everest.system.events import Report, notice
 from everest.system.row_store import RowStore
@@ -44,7 +44,7 @@ class EncodedSet:
 
 
 def encode_set(
-    model: Model,
+    model: OpenedModel,
     samples: Sequence[Sample],
     folder: Path,
     *,
@@ -85,7 +85,7 @@ def encode_set(
     )
 
 
-def _refuse_too_many_tokens(model: Model, num_videos: int, folder: Path) -> None:
+def _refuse_too_many_tokens(model: OpenedModel, num_videos: int, folder: Path) -> None:
     views = model.views
     nothing = torch.zeros(1, 3, views.frames, *views.size, dtype=torch.uint8)
     needed = num_videos * views.num_views * model.encode(nothing).tokens.nbytes
@@ -101,23 +101,23 @@ def _refuse_too_many_tokens(model: Model, num_videos: int, folder: Path) -> None
 TOLD: Final = ("top1", "top5", "mean_class_accuracy")  # of everest.inference.accuracy.accuracies
 
 Answer = tuple[NDArray[np.float32], dict[str, Any]]  # (test videos, classes) probabilities; settings found
-Probe = Callable[[Model, EncodedSet, NDArray[np.int64], EncodedSet, int], Answer]
+Probe = Callable[[OpenedModel, EncodedSet, NDArray[np.int64], EncodedSet, int], Answer]
 
 
 def _knn(
-    model: Model, train: EncodedSet, labels: NDArray[np.int64], test: EncodedSet, classes: int
+    model: OpenedModel, train: EncodedSet, labels: NDArray[np.int64], test: EncodedSet, classes: int
 ) -> Answer:
     return nearest_neighbours(train.features, labels, test.features, classes)
 
 
 def _linear(
-    model: Model, train: EncodedSet, labels: NDArray[np.int64], test: EncodedSet, classes: int
+    model: OpenedModel, train: EncodedSet, labels: NDArray[np.int64], test: EncodedSet, classes: int
 ) -> Answer:
     return linear(train.features, labels, test.features, classes, seed=model.recipe.train.seed)
 
 
 def _attentive(
-    model: Model, train: EncodedSet, labels: NDArray[np.int64], test: EncodedSet, classes: int
+    model: OpenedModel, train: EncodedSet, labels: NDArray[np.int64], test: EncodedSet, classes: int
 ) -> Answer:
     assert train.tokens is not None
     assert test.tokens is not None
@@ -135,7 +135,7 @@ def _attentive(
 PROBES: Final[dict[str, Probe]] = {"knn": _knn, "linear": _linear, "attentive": _attentive}
 
 
-def probe(model: Model, names: Sequence[str], *, batch: int, report: Report) -> dict[str, Any]:
+def probe(model: OpenedModel, names: Sequence[str], *, batch: int, report: Report) -> dict[str, Any]:
     """Judge an encoder by the labelled videos of its recipe's `data.train` and `data.test`.
 
     Args:
@@ -186,7 +186,7 @@ def probe(model: Model, names: Sequence[str], *, batch: int, report: Report) -> 
 
 
 def _judge(
-    model: Model,
+    model: OpenedModel,
     names: Sequence[str],
     train: EncodedSet,
     test: EncodedSet,

@@ -16,7 +16,7 @@ from typing import Any, Final, Literal
 
 from everest.data.samples import Sample
 from everest.prepare.class_folders import same_but_for_case
-from everest.prepare.examine import Finding, Journal, examine
+from everest.prepare.examine import Inspection, Journal, examine
 from everest.prepare.processes import Failure, map_apart
 from everest.prepare.sources import LabelRules, ListedSample, Source
 from everest.prepare.stats import spread
@@ -100,7 +100,7 @@ class Duplicate:
         """Whether it stands in several lists: what is tested was trained on."""
         return len({copy.source.path for copy in self.copies}) > 1
 
-    def told(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """For scripts."""
         labels = {copy.row.sample.labels for copy in self.copies if copy.row.sample.labels}
         return {
@@ -112,14 +112,14 @@ class Duplicate:
         }
 
 
-def find_duplicates(sources: Sequence[Source], findings: Mapping[str, Finding]) -> list[Duplicate]:
+def find_duplicates(sources: Sequence[Source], findings: Mapping[str, Inspection]) -> list[Duplicate]:
     """All of them, the surest kind first; rows that one kind joins are one row to the next.
 
     A list for pre-training is compared with itself only.
     """
     copies = [Copy(source, row) for source in sources for row in source.rows]
     found: list[Duplicate] = []
-    kinds: tuple[tuple[Kind, Callable[[Sample, Finding], Hashable]], ...] = (
+    kinds: tuple[tuple[Kind, Callable[[Sample, Inspection], Hashable]], ...] = (
         ("listed", lambda sample, finding: sample.path),
         ("file", lambda sample, finding: finding.content),
         ("frames", lambda sample, finding: finding.beginning and (finding.beginning, finding.frames)),
@@ -147,7 +147,7 @@ class Check:
     """What is wrong with a data set, and what is worth knowing."""
 
     sources: Sequence[Source]
-    findings: Mapping[str, Finding]  # by path, in the order of the lists
+    findings: Mapping[str, Inspection]  # by path, in the order of the lists
     bad: Mapping[str, str]  # video (or part of one) to what is wrong with it
     labels: Sequence[str]  # what is wrong with the labels
     unused_classes: Sequence[str]
@@ -163,7 +163,7 @@ class Check:
         """Whether a run can use the lists as they are. Copies within one list are told, no more."""
         return not (self.bad or self.labels or self.leaks)
 
-    def told(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """For scripts. The same for a check that was interrupted and one that was not."""
         good = [found for found in self.findings.values() if found.reason is None]
         return {
@@ -172,7 +172,7 @@ class Check:
             "bad": [{"path": path, "reason": reason} for path, reason in self.bad.items()],
             "frames": spread([found.frames for found in good]),
             "seconds": spread([found.seconds for found in good if found.seconds is not None]),
-            "duplicates": [duplicate.told() for duplicate in self.duplicates],
+            "duplicates": [duplicate.to_dict() for duplicate in self.duplicates],
             "leaks": len(self.leaks),
             "labels": list(self.labels),
             "unused_classes": list(self.unused_classes),
@@ -223,7 +223,7 @@ def check_sources(
 
 def _findings(
     paths: Sequence[str], journal: Path, *, workers: int, limit: float, report: Report
-) -> dict[str, Finding]:
+) -> dict[str, Inspection]:
     """What a look at each file told, in the order of `paths`."""
     with Journal(journal) as kept:
         found = kept.known(paths)
@@ -232,7 +232,7 @@ def _findings(
         remaining = [path for path in paths if path not in found]
         for path, result in map_apart(examine, remaining, workers=workers, limit=limit):
             if isinstance(result, Failure):
-                result = Finding(path=path, reason=result.reason, lasting=False)
+                result = Inspection(path=path, reason=result.reason, lasting=False)
             if result.reason is not None:
                 report(notice(f"{path}: {result.reason}"))
             found[path] = result
@@ -241,7 +241,7 @@ def _findings(
     return {path: found[path] for path in paths}
 
 
-def length(sample: Sample, found: Finding) -> int:
+def length(sample: Sample, found: Inspection) -> int:
     """Frames of a sample: of the whole file, or of its part of it, none where that lies outside."""
     rate = found.frames / found.seconds if found.seconds else 0.0
     first = sample.start_frame or round((sample.start or 0) * rate)

@@ -20,9 +20,10 @@ from everest.data.loader import batches, make_loader
 from everest.data.samples import Sample
 from everest.data.views import PretrainViews
 from everest.errors import RecipeError
-from everest.prepare.encoding import EncodedFile, EncodeSettings, encode_video
+from everest.prepare.encode_settings import EncodeSettings
+from everest.prepare.encoding import EncodedFile, encode_video
 from everest.prepare.processes import Failure, map_apart
-from everest.prepare.sources import Original
+from everest.prepare.sources import SourceList
 from everest.system.events import Report, notice
 from everest.system.files import write_table
 from everest.system.locks import refuse_foreign, sole_writer
@@ -33,14 +34,14 @@ MARK: Final = ".encode-"  # hidden files whose names hold the settings
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class JobShare:
     """Which of several parts of the videos: number from 1, and how many."""
 
     number: int = 1
     of: int = 1
 
     @classmethod
-    def read(cls, text: str) -> Part:
+    def read(cls, text: str) -> JobShare:
         """Understand `I/N`."""
         first, _, second = text.partition("/")
         if not (first.isdecimal() and second.isdecimal() and 1 <= int(first) <= int(second)):
@@ -49,14 +50,14 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Encoded:
+class EncodeSummary:
     """What became of the videos."""
 
     files: dict[str, EncodedFile]  # by source, of those that are there
     failed: list[tuple[str, str]]  # source and reason
     lists: list[Path]  # written; of a part none
 
-    def told(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """As JSON."""
         files = self.files.values()
         return {
@@ -72,16 +73,16 @@ class Encoded:
 
 
 def encode_videos(
-    originals: Sequence[Original],
+    originals: Sequence[SourceList],
     output: Path,
     settings: EncodeSettings,
     *,
-    part: Part,
+    part: JobShare,
     workers: int,
     timeout: float,
     overwrite: bool,
     report: Report,
-) -> Encoded:
+) -> EncodeSummary:
     """Encode all videos of lists and folders, or a part of them.
 
     Args:
@@ -106,10 +107,10 @@ def encode_videos(
                 failed.append((source, result.reason))
                 report(notice(f"{source}: {result.reason}"))
         lists = _write_lists(originals, output, files, failed) if part.of == 1 else []
-    return Encoded(files=files, failed=sorted(failed), lists=lists)
+    return EncodeSummary(files=files, failed=sorted(failed), lists=lists)
 
 
-def name_targets(originals: Sequence[Original], output: Path) -> dict[str, Path]:
+def name_targets(originals: Sequence[SourceList], output: Path) -> dict[str, Path]:
     """Where each video goes: below `output` as it lies below its root, as .mp4.
 
     Two that differ in the suffix only keep theirs before it.
@@ -152,7 +153,7 @@ def _mark(settings: EncodeSettings) -> str:
 
 
 def _check_output(
-    output: Path, settings: EncodeSettings, originals: Sequence[Original], *, overwrite: bool
+    output: Path, settings: EncodeSettings, originals: Sequence[SourceList], *, overwrite: bool
 ) -> None:
     for original in originals:
         place = original.place.resolve()
@@ -191,7 +192,7 @@ class _Encode:
 
 
 def _write_lists(
-    originals: Sequence[Original],
+    originals: Sequence[SourceList],
     output: Path,
     files: Mapping[str, EncodedFile],
     failed: Sequence[tuple[str, str]],
@@ -209,7 +210,9 @@ def _write_lists(
     return written
 
 
-def _new_rows(original: Original, output: Path, files: Mapping[str, EncodedFile]) -> Iterator[Sequence[str]]:
+def _new_rows(
+    original: SourceList, output: Path, files: Mapping[str, EncodedFile]
+) -> Iterator[Sequence[str]]:
     used = {name for row in original.rows for name in row}
     columns = [name for name in dict.fromkeys([*COLUMNS, *sorted(used)]) if name in used]
     yield columns

@@ -23,6 +23,7 @@ from av.error import FFmpegError
 from av.video.reformatter import Interpolation, VideoReformatter
 from PIL import Image
 
+from everest.prepare.encode_settings import EncodeSettings
 from everest.prepare.examine import damage
 from everest.system.files import write_atomically
 from everest.system.storage import Location
@@ -30,19 +31,8 @@ from everest.video.file import look
 from everest.video.folders import pictures_in
 from everest.video.reader import picture, picture_folder, probe
 from everest.video.source import Video, as_video, version
-from everest.video.stream import VideoError, decoded, retold
+from everest.video.stream import VideoError, as_video_error, decoded
 from everest.video.writer import add_h264
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EncodeSettings:
-    """How videos are encoded. All defaults are ours."""
-
-    short_side: int = 256  # what crops of 224 are cut from; smaller videos keep their size
-    gop: int = 12  # frames from keyframe to keyframe; of 250, a clip costs 1.5 to 2.1 times as much
-    crf: int = 18  # x264's quality; visually close to the source
-    fast_decode: bool = False  # leave out what is slow to decode: 1.3 times as fast, a little larger
-
 
 FPS_OF_PICTURES: Final = 25  # as everest.data.video_file takes where nothing tells
 LARGEST_RATE: Final = 1001  # denominator: 30000/1001 is the least even rate in use
@@ -74,7 +64,7 @@ def encode_video(source: str, target: Path, settings: EncodeSettings, *, overwri
         EnvironmentProblem: the file cannot be written.
     """
     video = as_video(source)
-    with retold(video):
+    with as_video_error(video):
         mark = _mark(video, settings)
     if target.exists():
         if isinstance(video, Path) and target.samefile(video):
@@ -175,7 +165,7 @@ def _of_file(video: Video, short_side: int, breaks: list[int]) -> Generator[_Pic
     numbers = {int(time) for time in times} if stamped else set()
     unit = 1 / Fraction(opening.info.fps or FPS_OF_PICTURES).limit_denominator(LARGEST_RATE)
     scaler = VideoReformatter()
-    with retold(video), closing(decoded(video, damages=breaks)) as frames:
+    with as_video_error(video), closing(decoded(video, damages=breaks)) as frames:
         for count, frame in enumerate(frames):
             if stamped and frame.pts not in numbers:
                 continue
@@ -191,10 +181,10 @@ def _of_file(video: Video, short_side: int, breaks: list[int]) -> Generator[_Pic
 
 def _of_folder(folder: Location, short_side: int) -> Generator[_Picture]:
     unit = Fraction(1, FPS_OF_PICTURES)
-    with retold(folder):
+    with as_video_error(folder):
         files = pictures_in(folder)
     for number, file in enumerate(files):
-        with retold(file):
+        with as_video_error(file):
             pixels = picture(file)
         height, width = encoded_size(pixels.shape[0], pixels.shape[1], short_side)
         image = Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)

@@ -23,10 +23,10 @@ import numpy as np
 from everest.errors import RecipeError
 from everest.system.files import write_error
 from everest.video.file import forget, look
-from everest.video.folders import refusals_told
+from everest.video.folders import as_data_error
 from everest.video.reader import picture, pictures_of
 from everest.video.source import Video
-from everest.video.stream import VideoError, decoded, promised_seconds, retold
+from everest.video.stream import VideoError, as_video_error, decoded, promised_seconds
 
 # Ours: of what a file promises so much, and such a share of it, may be missing.
 CUT_SECONDS: Final = 1.0
@@ -57,7 +57,7 @@ _CHUNK: Final = 2**20  # bytes read at once
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finding:
+class Inspection:
     """What a look at a video told."""
 
     path: str
@@ -71,14 +71,14 @@ class Finding:
     lasting: bool = True  # whether another look at the same file would tell the same
 
 
-def examine(path: str) -> Finding:
+def examine(path: str) -> Inspection:
     """Decode a video, or all pictures of a folder, and tell what is wrong with it."""
     file = Path(path)
     try:
         status = file.stat()
     except OSError as error:
-        return Finding(path=path, reason=error.strerror or str(error), lasting=False)
-    blank = Finding(path=path, size=status.st_size, modified=status.st_mtime_ns)
+        return Inspection(path=path, reason=error.strerror or str(error), lasting=False)
+    blank = Inspection(path=path, size=status.st_size, modified=status.st_mtime_ns)
     try:
         # The pictures in a folder may change without it.
         return replace(_pictures(file, blank), lasting=False) if file.is_dir() else _video(file, blank)
@@ -89,13 +89,13 @@ def examine(path: str) -> Finding:
         forget()
 
 
-def _video(path: Path, blank: Finding) -> Finding:
-    with retold(path):
+def _video(path: Path, blank: Inspection) -> Inspection:
+    with as_video_error(path):
         content = _hash(path)
     opening = look(path)
     damages: list[int] = []
     count, first, last = 0, [], 0.0
-    with retold(path), closing(decoded(path, damages=damages)) as frames:
+    with as_video_error(path), closing(decoded(path, damages=damages)) as frames:
         for frame in frames:
             if count < COMPARED:
                 first.append(frame.to_ndarray(format="rgb24"))
@@ -107,9 +107,9 @@ def _video(path: Path, blank: Finding) -> Finding:
     return replace(blank, frames=count, seconds=seconds, content=content, beginning=beginning, reason=reason)
 
 
-def _pictures(folder: Path, blank: Finding) -> Finding:
+def _pictures(folder: Path, blank: Inspection) -> Inspection:
     told, first = hashlib.blake2b(digest_size=16), []
-    with retold(folder):
+    with as_video_error(folder):
         files = pictures_of(folder)
         for number, file in enumerate(files):
             told.update(file.read_bytes())
@@ -170,11 +170,11 @@ class Journal:
     ) -> None:
         self._file.close()
 
-    def known(self, paths: Iterable[str]) -> dict[str, Finding]:
+    def known(self, paths: Iterable[str]) -> dict[str, Inspection]:
         """What was found of those files that are still the same."""
         return {path: found for path in paths if (found := self.findings.get(path)) and _still_holds(found)}
 
-    def add(self, finding: Finding) -> None:
+    def add(self, finding: Inspection) -> None:
         """Append a finding."""
         try:
             line = json.dumps(asdict(finding)).encode() + b"\n"
@@ -187,21 +187,21 @@ class Journal:
             raise write_error(self._path, error) from error
 
 
-def _read(path: Path) -> list[tuple[Finding, int]]:
+def _read(path: Path) -> list[tuple[Inspection, int]]:
     """The whole lines of a journal, and their lengths in bytes."""
     if not path.exists():
         return []
-    with refusals_told(path):
+    with as_data_error(path):
         lines = path.read_bytes().splitlines(keepends=True)
     if lines and not lines[-1].endswith(b"\n"):
         lines.pop()
     try:
-        return [(Finding(**json.loads(line)), len(line)) for line in lines]
+        return [(Inspection(**json.loads(line)), len(line)) for line in lines]
     except (ValueError, TypeError) as error:
         raise RecipeError(f"{path}: is no journal of a check; remove it, or use --output DIR") from error
 
 
-def _still_holds(finding: Finding) -> bool:
+def _still_holds(finding: Inspection) -> bool:
     try:
         status = Path(finding.path).stat()
     except OSError:

@@ -16,7 +16,7 @@ from everest.data.list_writing import names_needed, refuse_existing, unlistable,
 from everest.data.samples import Sample
 from everest.errors import DataError
 from everest.prepare.class_folders import folder_samples
-from everest.prepare.layout import Entry
+from everest.prepare.layout import AnnotatedSample
 from everest.prepare.layout_table import FOLDERS, expectations, find_layout
 from everest.system.files import write_table
 from everest.video.folders import VIDEOS, videos_under
@@ -31,7 +31,7 @@ class Matched:
     extra: Sequence[Path]  # videos that no list names
 
 
-def match(lists: Mapping[str, Sequence[Entry]], videos: Sequence[Path]) -> Matched:
+def match(lists: Mapping[str, Sequence[AnnotatedSample]], videos: Sequence[Path]) -> Matched:
     """Give each entry its file. Of files of one name, that in the most of the entry's folders is taken."""
     files: dict[str, list[Path]] = {}
     for video in videos:
@@ -54,7 +54,7 @@ def _key(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def _sample(entry: Entry, files: Mapping[str, Sequence[Path]]) -> Sample | None:
+def _sample(entry: AnnotatedSample, files: Mapping[str, Sequence[Path]]) -> Sample | None:
     for place in entry.places:
         candidates = files.get(_key(place.name))
         if candidates:
@@ -90,7 +90,7 @@ class Index:
     extra: Sequence[Path] = ()  # videos in no list
     unlistable: Sequence[tuple[str, str]] = ()  # path, why
 
-    def told(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """The counts, for people and scripts."""
         return {
             "layout": self.layout,

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from everest.errors import DataError
-from everest.video.folders import refusals_told
+from everest.video.folders import as_data_error
 
 Sources = Mapping[str, Sequence[Path]]  # the files of annotations by what they are for
 
 
-class Place(NamedTuple):
+class VideoRef(NamedTuple):
     """Where a sample may be: in a file of this name, whole or from a start to an end."""
 
     name: str  # without the suffix
@@ -28,10 +28,10 @@ class Place(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class AnnotatedSample:
     """A sample as annotations name it."""
 
-    places: tuple[Place, ...]  # the best first; the first that has a file is taken
+    places: tuple[VideoRef, ...]  # the best first; the first that has a file is taken
     labels: tuple[int, ...] = ()  # one a head; empty where they are kept secret
     folders: frozenset[str] = frozenset()  # that its file is likely in; they tell files of one name apart
 
@@ -40,7 +40,7 @@ class Entry:
 class Annotations:
     """All that the annotations of a data set say."""
 
-    lists: Mapping[str, Sequence[Entry]]  # by the list's name: train, val, test
+    lists: Mapping[str, Sequence[AnnotatedSample]]  # by the list's name: train, val, test
     class_names: tuple[str, ...] = ()  # in the order of their labels
     heads: Mapping[str, int] = field(default_factory=dict)  # classes of each of several labels
     settings: Mapping[str, Any] = field(default_factory=dict)  # what a recipe's `data` has to say besides
@@ -89,7 +89,7 @@ def read_json(file: Path) -> Any:
         DataError: it cannot be read, or is no JSON.
     """
     try:
-        with refusals_told(file):
+        with as_data_error(file):
             return json.loads(file.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{file}: not a JSON document ({error}); download it again") from error
@@ -102,14 +102,14 @@ def read_table(file: Path) -> list[dict[str, str]]:
         DataError: it cannot be read, or is no such table.
     """
     try:
-        with refusals_told(file), file.open(encoding="utf-8-sig", newline="") as text:
+        with as_data_error(file), file.open(encoding="utf-8-sig", newline="") as text:
             return list(csv.DictReader(text))
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{file}: not a table separated by commas ({error})") from error
 
 
 @contextmanager
-def entry_told(file: Path, number: int) -> Iterator[None]:
+def naming_entry(file: Path, number: int) -> Iterator[None]:
     """Tell which entry of `file` (from 1) lacks a field, or has a value that cannot be meant."""
     try:
         yield

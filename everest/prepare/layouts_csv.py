@@ -9,15 +9,24 @@ from pathlib import Path
 from typing import Final
 
 from everest.errors import DataError
-from everest.prepare.layout import Annotations, Entry, Layout, Place, Sources, entry_told, only, read_table
-from everest.video.folders import refusals_told
+from everest.prepare.layout import (
+    AnnotatedSample,
+    Annotations,
+    Layout,
+    Sources,
+    VideoRef,
+    naming_entry,
+    only,
+    read_table,
+)
+from everest.video.folders import as_data_error
 
 _SPLITS: Final = {"train": "train", "validate": "val", "validation": "val", "val": "val", "test": "test"}
 _TIME: Final = re.compile(r"(?P<hours>\d+):(?P<minutes>\d\d):(?P<seconds>\d\d(\.\d+)?)")
 
 
 def _is_kinetics(file: Path) -> bool:
-    with refusals_told(file), file.open(encoding="utf-8-sig", errors="replace") as text:
+    with as_data_error(file), file.open(encoding="utf-8-sig", errors="replace") as text:
         return "youtube_id" in text.readline(1000).strip().split(",")
 
 
@@ -63,19 +72,21 @@ def _kinetics_entry(
     split: str,
     label_of: Mapping[str, int],
     times_listed: Counter[str | None],
-) -> Entry:
-    with entry_told(file, number):
+) -> AnnotatedSample:
+    with naming_entry(file, number):
         video = row["youtube_id"]
         start, end = (int(float(row[name])) for name in ("time_start", "time_end"))
-        places = [Place(f"{video}_{start:06d}_{end:06d}")]
+        places = [VideoRef(f"{video}_{start:06d}_{end:06d}")]
         if times_listed[video] == 1:
-            places.append(Place(video))
+            places.append(VideoRef(video))
         label = row.get("label")
         if not label:
-            return Entry(tuple(places), folders=frozenset({split}))
+            return AnnotatedSample(tuple(places), folders=frozenset({split}))
         if label not in label_of:
             raise ValueError(f"'{label}' is no class of the training list")
-        return Entry(tuple(places), (label_of[label],), frozenset({split, label, label.replace(" ", "_")}))
+        return AnnotatedSample(
+            tuple(places), (label_of[label],), frozenset({split, label, label.replace(" ", "_")})
+        )
 
 
 def _read_epic(sources: Sources) -> Annotations:
@@ -93,12 +104,12 @@ def _read_epic(sources: Sources) -> Annotations:
     return Annotations(lists=lists, heads=heads)
 
 
-def _epic_entry(file: Path, number: int, row: Mapping[str, str], *, labelled: bool) -> Entry:
-    with entry_told(file, number):
+def _epic_entry(file: Path, number: int, row: Mapping[str, str], *, labelled: bool) -> AnnotatedSample:
+    with naming_entry(file, number):
         start, end = seconds_of(row["start_timestamp"]), seconds_of(row["stop_timestamp"])
         labels = (int(row["verb_class"]), int(row["noun_class"])) if labelled else ()
-        return Entry(
-            (Place(row["video_id"], start=start, end=end),), labels, frozenset({row["participant_id"]})
+        return AnnotatedSample(
+            (VideoRef(row["video_id"], start=start, end=end),), labels, frozenset({row["participant_id"]})
         )
 
 

@@ -10,12 +10,12 @@ from typing import Any, Final
 from everest.data.list_text import read_lines, shown
 from everest.errors import DataError, did_you_mean
 from everest.prepare.layout import (
+    AnnotatedSample,
     Annotations,
-    Entry,
     Layout,
-    Place,
     Sources,
-    entry_told,
+    VideoRef,
+    naming_entry,
     needed,
     only,
     read_json,
@@ -34,7 +34,7 @@ def _read_ssv2(sources: Sources) -> Annotations:
     """Labels are the `template` without brackets; tests have none but for `test-answers.csv` (`id;label`)."""
     classes = needed(sources, "classes")
     document = read_json(classes)
-    with entry_told(classes, 1):
+    with naming_entry(classes, 1):
         label_of = {str(name): int(label) for name, label in dict(document).items()}
     if sorted(label_of.values()) != list(range(len(label_of))):
         raise DataError(f"{classes}: its labels are not 0 to {len(label_of) - 1}")
@@ -62,14 +62,14 @@ def _ssv2_entry(
     record: Mapping[str, Any],
     label_of: Mapping[str, int] | None,
     field: str = "template",
-) -> Entry:
-    with entry_told(file, number):
-        place, told = Place(str(record["id"])), str(record[field]).replace("[", "").replace("]", "")
+) -> AnnotatedSample:
+    with naming_entry(file, number):
+        place, told = VideoRef(str(record["id"])), str(record[field]).replace("[", "").replace("]", "")
         if label_of is None:
-            return Entry((place,))
+            return AnnotatedSample((place,))
         if told not in label_of:
             raise ValueError(f"unknown label '{told}'{did_you_mean(told, label_of)}")
-        return Entry((place,), (label_of[told],))
+        return AnnotatedSample((place,), (label_of[told],))
 
 
 def _answers(file: Path | None, label_of: Mapping[str, int]) -> dict[str, int] | None:
@@ -101,20 +101,20 @@ def _read_oscc(sources: Sources) -> Annotations:
     return Annotations(lists=lists, class_names=("no state change", "state change"))
 
 
-def _oscc_entry(file: Path, number: int, record: Mapping[str, Any], *, labelled: bool) -> Entry:
-    with entry_told(file, number):
-        places = [Place(str(record["unique_id"]))]
+def _oscc_entry(file: Path, number: int, record: Mapping[str, Any], *, labelled: bool) -> AnnotatedSample:
+    with naming_entry(file, number):
+        places = [VideoRef(str(record["unique_id"]))]
         if record.get("clip_uid"):  # the tests have none
             places.append(
-                Place(
+                VideoRef(
                     str(record["clip_uid"]),
                     start=float(record["clip_start_sec"]),
                     end=float(record["clip_end_sec"]),
                 )
             )
         start, end = float(record["parent_start_sec"]), float(record["parent_end_sec"])
-        places.append(Place(str(record["video_uid"]), start=start, end=end))
-        return Entry(tuple(places), (int(bool(record["state_change"])),) if labelled else ())
+        places.append(VideoRef(str(record["video_uid"]), start=start, end=end))
+        return AnnotatedSample(tuple(places), (int(bool(record["state_change"])),) if labelled else ())
 
 
 def _read_diving48(sources: Sources) -> Annotations:
@@ -124,17 +124,17 @@ def _read_diving48(sources: Sources) -> Annotations:
     names: tuple[str, ...] = ()
     if vocabulary is not None:
         dives = read_json(vocabulary)
-        with entry_told(vocabulary, 1):
+        with naming_entry(vocabulary, 1):
             names = told_apart([dive if isinstance(dive, str) else " ".join(dive) for dive in dives])
     return Annotations(lists=lists, class_names=names, settings={"num_classes": 48})
 
 
-def _dives(file: Path) -> Iterator[Entry]:
+def _dives(file: Path) -> Iterator[AnnotatedSample]:
     for number, record in _records(file, read_json(file)):
-        with entry_told(file, number):
+        with naming_entry(file, number):
             first, end = int(record["start_frame"]), int(record["end_frame"])
-            place = Place(str(record["vid_name"]), start_frame=first, end_frame=end)
-            yield Entry((place,), (int(record["label"]),))
+            place = VideoRef(str(record["vid_name"]), start_frame=first, end_frame=end)
+            yield AnnotatedSample((place,), (int(record["label"]),))
 
 
 _SSV2 = r"(something-something-v2-)?"  # with it until 2022, without it since Qualcomm publishes the labels

@@ -10,7 +10,16 @@ from typing import Final
 
 from everest.data.list_text import read_lines, shown
 from everest.errors import DataError
-from everest.prepare.layout import Annotations, Entry, Layout, Place, Sources, needed, only, told_apart
+from everest.prepare.layout import (
+    AnnotatedSample,
+    Annotations,
+    Layout,
+    Sources,
+    VideoRef,
+    needed,
+    only,
+    told_apart,
+)
 
 # Of an element: video, seconds of the event in the video, seconds of the element in the event
 # (sdolivia.github.io/FineGym; YouTube's ids may hold underscores themselves).
@@ -40,12 +49,12 @@ def _read_ucf101(sources: Sources) -> Annotations:
     if sorted(numbers.values()) != list(range(1, len(names) + 1)):
         raise DataError(f"{needed(sources, 'classes')}: its numbers are not 1 to {len(names)}")
 
-    def entries(file: Path) -> Iterator[Entry]:
+    def entries(file: Path) -> Iterator[AnnotatedSample]:
         for number, line in read_lines(file):
             folder, slash, name = re.sub(r"\s+\d+\s*$", "", line.strip()).rpartition("/")
             if not slash or folder not in numbers:
                 raise DataError(f"{file}:{number}: no class of the data set in {shown(line)}")
-            yield Entry((Place(Path(name).stem),), (numbers[folder] - 1,), frozenset({folder}))
+            yield AnnotatedSample((VideoRef(Path(name).stem),), (numbers[folder] - 1,), frozenset({folder}))
 
     lists = {role: list(entries(needed(sources, role))) for role in ("train", "test")}
     return Annotations(lists=lists, class_names=tuple(names))
@@ -60,14 +69,16 @@ def _read_hmdb51(sources: Sources) -> Annotations:
             f"{sources['splits'][0].parent}: classes come several times below it; name the folder of one set "
             "of lists by --annotations"
         )
-    lists: dict[str, list[Entry]] = {"train": [], "test": []}
+    lists: dict[str, list[AnnotatedSample]] = {"train": [], "test": []}
     for file, name in sorted(class_of.items(), key=lambda pair: pair[1]):
         for number, line in read_lines(file):
             video, _, use = line.strip().rpartition(" ")
             if use not in ("0", "1", "2") or not video:
                 raise DataError(f"{file}:{number}: a line is `file.avi 0|1|2`, this is {shown(line)}")
             if use != "0":
-                entry = Entry((Place(Path(video.strip()).stem),), (names.index(name),), frozenset({name}))
+                entry = AnnotatedSample(
+                    (VideoRef(Path(video.strip()).stem),), (names.index(name),), frozenset({name})
+                )
                 lists["train" if use == "1" else "test"].append(entry)
     return Annotations(lists=lists, class_names=tuple(names))
 
@@ -91,15 +102,15 @@ def _elements(file: Path) -> Iterator[tuple[re.Match[str], int]]:
         yield found, int(label)
 
 
-def _element(found: re.Match[str], label: int) -> Entry:
+def _element(found: re.Match[str], label: int) -> AnnotatedSample:
     video, event, event_end = found["video"], int(found["event"]), found["event_end"]
     start = int(found["start"])
     end = max(int(found["end"]), start + 1)  # of less than a second, both are the same
-    return Entry(
+    return AnnotatedSample(
         (
-            Place(found.group()),
-            Place(f"{video}_E_{found['event']}_{event_end}", start=start, end=end),
-            Place(video, start=event + start, end=event + end),
+            VideoRef(found.group()),
+            VideoRef(f"{video}_E_{found['event']}_{event_end}", start=start, end=end),
+            VideoRef(video, start=event + start, end=event + end),
         ),
         (label,),
     )

@@ -23,12 +23,12 @@ from typing import Any, Final
 
 from everest.data.shards import FORMAT, INDEX_SUFFIX, VERSION
 from everest.errors import DataError, EnvironmentProblem, RecipeError
-from everest.prepare.sources import Original
+from everest.prepare.sources import SourceList
 from everest.system.events import Report
 from everest.system.files import write_atomically, write_text
 from everest.system.locks import refuse_foreign, sole_writer
 from everest.system.storage import Location
-from everest.video.folders import VIDEOS, refusals_told
+from everest.video.folders import VIDEOS, as_data_error
 from everest.video.reader import picture_folder
 from everest.video.source import content, version
 
@@ -36,7 +36,7 @@ NUMBERS: Final = ("start", "end", "start_frame", "end_frame")
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class ShardEntry:
     """A video on its way into a shard."""
 
     key: str  # WebDataset's name of the sample; numbers, as it may hold neither dots nor all letters
@@ -61,7 +61,7 @@ class ShardPlan:
     """Which video comes into which shard."""
 
     stem: str
-    parts: tuple[tuple[Entry, ...], ...]
+    parts: tuple[tuple[ShardEntry, ...], ...]
     fingerprint: str  # of the lines, the sizes and the limits
 
     @property
@@ -72,12 +72,12 @@ class ShardPlan:
         return f"{self.stem}-{number:06d}.tar"
 
 
-def plan_shards(source: Original, *, max_bytes: int, max_count: int) -> ShardPlan:
+def plan_shards(source: SourceList, *, max_bytes: int, max_count: int) -> ShardPlan:
     """Fill shard after shard in the order of the list."""
     entries = [
         _entry(source, number, path, rows) for number, (path, rows) in enumerate(source.paths().items())
     ]
-    parts: list[list[Entry]] = []
+    parts: list[list[ShardEntry]] = []
     room = 0
     for entry in entries:
         if not parts or entry.size > room or len(parts[-1]) == max_count:
@@ -90,15 +90,15 @@ def plan_shards(source: Original, *, max_bytes: int, max_count: int) -> ShardPla
     return ShardPlan(source.stem, tuple(map(tuple, parts)), fingerprint)
 
 
-def _entry(source: Original, number: int, path: str, rows: Sequence[dict[str, str]]) -> Entry:
+def _entry(source: SourceList, number: int, path: str, rows: Sequence[dict[str, str]]) -> ShardEntry:
     video = source.video(path)
-    with refusals_told(video):
+    with as_data_error(video):
         if picture_folder(video):
             raise DataError(f"{video}: a folder of pictures; `everest prepare encode` makes a video of it")
         size, _ = version(video)
     if size < 0:
         raise DataError(f"{video}: its storage does not tell sizes; copy the videos here first")
-    return Entry(f"{number:09d}", path, video, size, tuple(rows))
+    return ShardEntry(f"{number:09d}", path, video, size, tuple(rows))
 
 
 def _number(name: str, text: str) -> str | int | float:
@@ -115,7 +115,7 @@ PLAN_SUFFIX: Final = ".plan.json"  # of a hidden file that is there while shards
 
 
 def write_shards(
-    source: Original, output: Path, *, max_bytes: int, max_count: int, overwrite: bool, report: Report
+    source: SourceList, output: Path, *, max_bytes: int, max_count: int, overwrite: bool, report: Report
 ) -> dict[str, Any]:
     """Write the shards of a list and their index; what an earlier call has finished is kept.
 
@@ -208,11 +208,11 @@ def _fingerprint(file: Path) -> str | None:
         return None
 
 
-def _write_shard(webdataset: ModuleType, part: Sequence[Entry], file: Path) -> None:
+def _write_shard(webdataset: ModuleType, part: Sequence[ShardEntry], file: Path) -> None:
     settings = {"encoder": False, "compress": False, "mtime": 0, "user": "", "group": "", "mode": 0o644}
     with file.open("wb") as stream, webdataset.TarWriter(stream, **settings) as writer:
         for entry in part:
-            with refusals_told(entry.video):
+            with as_data_error(entry.video):
                 data = content(entry.video)
             if len(data) != entry.size:
                 raise DataError(f"{entry.video}: changed while the shards were written; run again")
@@ -221,7 +221,7 @@ def _write_shard(webdataset: ModuleType, part: Sequence[Entry], file: Path) -> N
             writer.write({"__key__": entry.key, suffix: data, "json": about})
 
 
-def _index(place: _Place, source: Original) -> str:
+def _index(place: _Place, source: SourceList) -> str:
     """The index, from where the members really are."""
     where: dict[str, dict[str, Any]] = {}
     shards = []

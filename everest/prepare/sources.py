@@ -11,7 +11,7 @@ from pathlib import Path, PurePath
 
 from everest.data.list_text import (
     HEAD_PREFIX,
-    Row,
+    ListRow,
     label_of,
     labels_of,
     names_used,
@@ -24,7 +24,7 @@ from everest.data.shards import find_index
 from everest.errors import DataError
 from everest.prepare.class_folders import same_but_for_case
 from everest.system.storage import Location, joined, located
-from everest.video.folders import refusals_told, videos_by_subfolder, videos_under
+from everest.video.folders import as_data_error, videos_by_subfolder, videos_under
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,21 +103,21 @@ def read_sources(
     return sources, rules
 
 
-def _read_rows(path: Path) -> list[Row] | None:
-    with refusals_told(path):
+def _read_rows(path: Path) -> list[ListRow] | None:
+    with as_data_error(path):
         if not path.exists():
             raise DataError(f"{path}: no such list or folder")
         return read_rows(path) if path.is_file() else None
 
 
-def _names_found(path: Path, rows: Sequence[Row] | None) -> tuple[str, ...]:
+def _names_found(path: Path, rows: Sequence[ListRow] | None) -> tuple[str, ...]:
     """The names that a list uses as labels, or those of class folders; none where labels are numbers."""
     if rows is None:
         return tuple(name for name, videos in videos_by_subfolder(path).items() if videos)
     return tuple(names_used(rows))
 
 
-def _of_list(path: Path, rows: Sequence[Row], root: Path, rules: LabelRules, pretrains: bool) -> Source:
+def _of_list(path: Path, rows: Sequence[ListRow], root: Path, rules: LabelRules, pretrains: bool) -> Source:
     heads = rules.heads or heads_in(rows)
     labelled = not pretrains and any("label" in row.values or heads for row in rows)
     read = no_labels
@@ -140,7 +140,7 @@ def _of_list(path: Path, rows: Sequence[Row], root: Path, rules: LabelRules, pre
     return Source(path=path, rows=listed, labelled=labelled, pretrains=pretrains, unreadable=unreadable)
 
 
-def heads_in(rows: Sequence[Row]) -> dict[str, int]:
+def heads_in(rows: Sequence[ListRow]) -> dict[str, int]:
     """The columns `label.NAME`, with no limit to their labels."""
     columns = dict.fromkeys(name for row in rows for name in row.values if name.startswith(HEAD_PREFIX))
     return {name.removeprefix(HEAD_PREFIX): 0 for name in columns}
@@ -199,7 +199,7 @@ def read_labelled(source: Path, *, root: Path, classes: Path | None) -> tuple[Sa
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Original:
+class SourceList:
     """A list or a folder, with what it says of its videos."""
 
     place: Location
@@ -223,7 +223,7 @@ class Original:
         return found
 
 
-def read_originals(places: Sequence[str], root: str | None) -> Iterator[Original]:
+def read_originals(places: Sequence[str], root: str | None) -> Iterator[SourceList]:
     """The sources that a user names.
 
     Args:
@@ -241,7 +241,7 @@ def read_originals(places: Sequence[str], root: str | None) -> Iterator[Original
             yield read_original(place, place if is_only_folder else place.absolute().parent)
 
 
-def read_original(place: Location, root: Location) -> Original:
+def read_original(place: Location, root: Location) -> SourceList:
     """As `read_originals`, of one."""
     if place.exists() and find_index(place):
         raise DataError(f"{place}: holds shards already; name the list or folder that they were made of")
@@ -252,10 +252,10 @@ def read_original(place: Location, root: Location) -> Original:
     ).samples
     if place.is_file():
         rows = tuple(row.values for row in read_rows(place))
-        return Original(place=place, root=root, is_list=True, rows=rows)
+        return SourceList(place=place, root=root, is_list=True, rows=rows)
     folder, above = PurePath(str(place)), PurePath(str(root))
     rows = tuple(_row_of_folder(PurePath(sample.path), folder, above) for sample in samples)
-    return Original(place=place, root=root, is_list=False, rows=rows)
+    return SourceList(place=place, root=root, is_list=False, rows=rows)
 
 
 def _row_of_folder(video: PurePath, folder: PurePath, root: PurePath) -> dict[str, str]:

@@ -93,7 +93,7 @@ class Stats:
     skipped: Mapping[str, str]  # path to reason
     by_class: Mapping[str, Sequence[Sample]]  # all samples, those that were not looked at as well
 
-    def told(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """For scripts."""
         videos = list(self.measured.values())
         mean = np.mean([video.mean for video in videos], axis=0)

@@ -31,7 +31,7 @@ from everest.system.events import Report, notice
 from everest.system.files import write_atomically, write_table
 from everest.system.locks import refuse_foreign, sole_writer
 from everest.system.run_folder import BAD_VIDEOS
-from everest.tokenizer.cache import INDEX, PARTS, Part, TokenIndex, clip_facts, differing, read_problems
+from everest.tokenizer.cache import INDEX, PARTS, CachePart, TokenIndex, clip_facts, differing, read_problems
 from everest.tokenizer.network import AdaptiveTokenizer
 from everest.tokenizer.spec import TokenizerUse, tokenizer_use
 from everest.video.pixels import normalise, unnormalise
@@ -139,7 +139,7 @@ def _begin(index: TokenIndex, output: Path, *, anew: bool) -> TokenIndex:
             path.unlink(missing_ok=True)
     if (output / INDEX).is_file():
         before = TokenIndex.read(output)
-        others = differing(before.told(), index.told())
+        others = differing(before.to_dict(), index.to_dict())
         if others:
             raise RecipeError(
                 f"--output {output}: holds other tokens: {', '.join(others)}; choose another folder, or use "
@@ -151,7 +151,7 @@ def _begin(index: TokenIndex, output: Path, *, anew: bool) -> TokenIndex:
 
 
 def _write_missing(
-    index: TokenIndex, output: Path, kept: Sequence[Part], work: _Work, *, max_bad: float
+    index: TokenIndex, output: Path, kept: Sequence[CachePart], work: _Work, *, max_bad: float
 ) -> list[tuple[str, str]]:
     """Write all parts but those kept.
 
@@ -184,7 +184,7 @@ class _Work:
     batch: int
     report: Report
 
-    def tokens(self, part: Part) -> tuple[Rows, Problems]:
+    def tokens(self, part: CachePart) -> tuple[Rows, Problems]:
         """The tokens of a part; rows of what cannot be read mean nothing."""
         starts = range(0, len(part.samples), self.batch)
         order = [[(part.variant, i) for i in part.samples[at : at + self.batch]] for at in starts]
@@ -217,7 +217,7 @@ class _Work:
         shape = (*clip.frames.shape[:2], -1)
         return {"codes": codes.reshape(shape), "ranks": ranks.reshape(shape)}
 
-    def named(self, problems: Mapping[Part, Problems]) -> list[tuple[str, str]]:
+    def named(self, problems: Mapping[CachePart, Problems]) -> list[tuple[str, str]]:
         """Path and reason of each problem."""
         samples = self.clips.samples
         return [(samples[int(i)].path, reason) for of in problems.values() for i, reason in of.items()]

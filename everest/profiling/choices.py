@@ -28,7 +28,7 @@ OPTIONS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Choices:
+class ProfileOverrides:
     """Values that replace those of a recipe; None leaves its own."""
 
     backbone: str | None = None
@@ -119,7 +119,7 @@ def recipe_of(method: str) -> str:
     return METHODS[name]
 
 
-def compare(choices: Choices) -> list[dict[str, Any]]:
+def compare(choices: ProfileOverrides) -> list[dict[str, Any]]:
     """The profile of every method with the same choices, EVEREST first; each takes those that it has.
 
     Raises:

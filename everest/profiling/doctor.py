@@ -37,7 +37,7 @@ State = Literal["ok", "absent", "warning", "broken"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finding:
+class CheckResult:
     """One thing that was looked at.
 
     Args:
@@ -62,7 +62,7 @@ PACKAGE: Final = "everest-video"
 EXTRAS: Final = ("energy", "export", "remote", "shards", "trackers")
 
 
-def check_packages() -> Iterator[Finding]:
+def check_packages() -> Iterator[CheckResult]:
     """Python, every needed package, every optional one."""
     from packaging.requirements import Requirement
     from packaging.specifiers import SpecifierSet
@@ -70,12 +70,12 @@ def check_packages() -> Iterator[Finding]:
     try:
         about = importlib.metadata.metadata(PACKAGE)
     except importlib.metadata.PackageNotFoundError:
-        yield Finding(name=PACKAGE, state="warning", found="not installed", mend="run `pip install .`")
+        yield CheckResult(name=PACKAGE, state="warning", found="not installed", mend="run `pip install .`")
         return
-    yield Finding(name=PACKAGE, state="ok", found=about["Version"])
+    yield CheckResult(name=PACKAGE, state="ok", found=about["Version"])
     python, asked = platform.python_version(), about["Requires-Python"]
     fits = SpecifierSet(asked).contains(python, prereleases=True)
-    yield Finding(
+    yield CheckResult(
         name="Python",
         state="ok" if fits else "broken",
         found=python,
@@ -94,19 +94,19 @@ def _of(requirement: Requirement, extra: str) -> bool:
     return marker is not None and marker.evaluate({"extra": extra}) and not marker.evaluate({"extra": ""})
 
 
-def _needed(requirement: Requirement) -> Finding:
+def _needed(requirement: Requirement) -> CheckResult:
     version = _version(requirement)
     if version is None:
         mend = f"run `pip install '{requirement.name}{requirement.specifier}'`"
-        return Finding(name=requirement.name, state="broken", found="not installed", mend=mend)
+        return CheckResult(name=requirement.name, state="broken", found="not installed", mend=mend)
     return _judged(requirement, version)
 
 
-def _optional(requirement: Requirement, extra: str) -> Finding:
+def _optional(requirement: Requirement, extra: str) -> CheckResult:
     version = _version(requirement)
     if version is None:
         mend = f"if wanted: `pip install '{PACKAGE}[{extra}]'`"
-        return Finding(name=requirement.name, state="absent", found=f"not installed ({extra})", mend=mend)
+        return CheckResult(name=requirement.name, state="absent", found=f"not installed ({extra})", mend=mend)
     return _judged(requirement, version)
 
 
@@ -117,17 +117,17 @@ def _version(requirement: Requirement) -> str | None:
         return None
 
 
-def _judged(requirement: Requirement, version: str) -> Finding:
+def _judged(requirement: Requirement, version: str) -> CheckResult:
     """An installed version against the oldest that works and the newest that was tested."""
     name, asked = requirement.name, requirement.specifier
     if asked.contains(version, prereleases=True):
-        return Finding(name=name, state="ok", found=version)
+        return CheckResult(name=name, state="ok", found=version)
     oldest = [part for part in asked if part.operator == ">="]
     mend = f"run `pip install '{name}{asked}'`"
     if any(not part.contains(version, prereleases=True) for part in oldest):
-        return Finding(name=name, state="broken", found=f"{version}, too old", mend=mend)
+        return CheckResult(name=name, state="broken", found=f"{version}, too old", mend=mend)
     found = f"{version}, newer than tested"
-    return Finding(name=name, state="warning", found=found, mend=f"in case of trouble {mend}")
+    return CheckResult(name=name, state="warning", found=found, mend=f"in case of trouble {mend}")
 
 
 DRIVER: Final = Path("/proc/driver/nvidia/version")
@@ -135,85 +135,85 @@ REINSTALL: Final = "install both from one place: `pip install --force-reinstall 
 LITTLE_MEMORY: Final = 2 * GIB  # ours: a small model's run
 
 
-def check_devices() -> Iterator[Finding]:
+def check_devices() -> Iterator[CheckResult]:
     """Processor and memory, torch with torchvision, GPUs."""
     yield from _processor()
     try:
         import torch
     except Exception as error:  # whatever a broken package raises
         found = f"cannot be imported: {first_line(error)}"
-        yield Finding(name="torch", state="broken", found=found, mend=REINSTALL)
+        yield CheckResult(name="torch", state="broken", found=found, mend=REINSTALL)
         return
     yield _torchvision(torch)
     yield from _cuda(torch)
     if torch.backends.mps.is_available():
-        yield Finding(name="MPS", state="ok", found="a Mac's GPU: --gpus mps")
+        yield CheckResult(name="MPS", state="ok", found="a Mac's GPU: --gpus mps")
 
 
-def _processor() -> Iterator[Finding]:
+def _processor() -> Iterator[CheckResult]:
     import psutil
 
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    yield Finding(name="processor", state="ok", found=f"{allowed} cores")
+    yield CheckResult(name="processor", state="ok", found=f"{allowed} cores")
     memory = psutil.virtual_memory()
     found = f"{memory.available / GIB:.1f} of {memory.total / GIB:.1f} GiB free"
     if memory.available < LITTLE_MEMORY:
         mend = "lower train.workers and train.micro_batch, or end other programs"
-        yield Finding(name="memory", state="warning", found=found, mend=mend)
+        yield CheckResult(name="memory", state="warning", found=found, mend=mend)
     else:
-        yield Finding(name="memory", state="ok", found=found)
+        yield CheckResult(name="memory", state="ok", found=found)
 
 
-def _torchvision(torch: ModuleType) -> Finding:
+def _torchvision(torch: ModuleType) -> CheckResult:
     try:
         import torchvision
 
         torch.ops.torchvision.nms  # noqa: B018 — missing where the two were built for different versions
     except Exception as error:
         found = f"does not go with torch {torch.__version__}: {first_line(error)}"
-        return Finding(name="torch and torchvision", state="broken", found=found, mend=REINSTALL)
+        return CheckResult(name="torch and torchvision", state="broken", found=found, mend=REINSTALL)
     found = f"{torch.__version__} and {torchvision.__version__}"
-    return Finding(name="torch and torchvision", state="ok", found=found)
+    return CheckResult(name="torch and torchvision", state="ok", found=found)
 
 
-def _cuda(torch: ModuleType) -> Iterator[Finding]:
+def _cuda(torch: ModuleType) -> Iterator[CheckResult]:
     has_driver = DRIVER.is_file() or shutil.which("nvidia-smi") is not None
     if torch.version.cuda is None and torch.version.hip is None:
         if has_driver:
             mend = "install a torch for CUDA: the selector on the front page of PyTorch gives the line"
-            yield Finding(
+            yield CheckResult(
                 name="CUDA", state="warning", found="an NVIDIA driver, but a torch without CUDA", mend=mend
             )
         else:
-            yield Finding(name="CUDA", state="absent", found="none; runs on the CPU")
+            yield CheckResult(name="CUDA", state="absent", found="none; runs on the CPU")
         return
     built = f"torch is built for CUDA {torch.version.cuda or torch.version.hip}"
     with warnings.catch_warnings(record=True) as said:  # why it does not start
         warnings.simplefilter("always")
         available = torch.cuda.is_available()
     if not available and not has_driver:
-        yield Finding(name="CUDA", state="absent", found=f"{built}; no driver, runs on the CPU")
+        yield CheckResult(name="CUDA", state="absent", found=f"{built}; no driver, runs on the CPU")
     elif not available:
         reason = str(said[0].message).splitlines()[0] if said else "no GPU is visible"
         mend = "update the NVIDIA driver, or look at CUDA_VISIBLE_DEVICES"
-        yield Finding(name="CUDA", state="warning", found=f"{built}, but: {reason}", mend=mend)
+        yield CheckResult(name="CUDA", state="warning", found=f"{built}, but: {reason}", mend=mend)
     else:
-        yield Finding(name="CUDA", state="ok", found=built)
+        yield CheckResult(name="CUDA", state="ok", found=built)
         yield from (_gpu(torch, number) for number in range(torch.cuda.device_count()))
 
 
-def _gpu(torch: ModuleType, number: int) -> Finding:
+def _gpu(torch: ModuleType, number: int) -> CheckResult:
     about, name = torch.cuda.get_device_properties(number), f"GPU {number}"
     found = f"{about.name}, {about.total_memory / GIB:.0f} GiB, capability {about.major}.{about.minor}"
     try:
         (torch.ones(8, device=f"cuda:{number}") + 1).sum().item()
     except RuntimeError as error:
         mend = "install a torch built for this GPU, or leave it out by --gpus"
-        return Finding(
+        return CheckResult(
             name=name, state="broken", found=f"{found}; cannot compute: {first_line(error)}", mend=mend
         )
     fast = torch.cuda.is_bf16_supported(including_emulation=False)
-    return Finding(name=name, state="ok", found=f"{found}, {'bf16' if fast else 'no bf16: fp32 or fp16'}")
+    return CheckResult(name=name, state="ok", found=f"{found}, {'bf16' if fast else 'no bf16: fp32 or fp16'}")
 
 
 ASKED: Final = (11, 0, 7)  # frames, out of order
@@ -222,24 +222,24 @@ NEEDED: Final = "pyav"  # reads every file; the others are faster on some
 REINSTALL_AV: Final = "run `pip install --force-reinstall av`"
 
 
-def check_decoders() -> Iterator[Finding]:
+def check_decoders() -> Iterator[CheckResult]:
     """FFmpeg, and a real decode by every back-end."""
     try:
         import av
     except Exception as error:  # whatever a broken package raises
         found = f"cannot be imported: {first_line(error)}"
-        yield Finding(name="PyAV", state="broken", found=found, mend=REINSTALL_AV)
+        yield CheckResult(name="PyAV", state="broken", found=found, mend=REINSTALL_AV)
         return
     versions = (
         f"{name} {'.'.join(map(str, version))}" for name, version in sorted(av.library_versions.items())
     )
-    yield Finding(name="FFmpeg of PyAV", state="ok", found=", ".join(versions))
+    yield CheckResult(name="FFmpeg of PyAV", state="ok", found=", ".join(versions))
     try:
         from everest.video.backends import DECODERS
         from everest.video.writer import write_video
     except Exception as error:
         found = f"not tried: {first_line(error)}"
-        yield Finding(name="decoders", state="broken", found=found, mend="mend the packages above first")
+        yield CheckResult(name="decoders", state="broken", found=found, mend="mend the packages above first")
         return
     frames = _rendered()
     with TemporaryDirectory() as folder:
@@ -260,14 +260,14 @@ def _rendered() -> Tensor:
     return frames
 
 
-def _decoded(name: str, path: Path, frames: Tensor) -> Finding:
+def _decoded(name: str, path: Path, frames: Tensor) -> CheckResult:
     from everest.video.reader import VideoError, read_frames
 
     title = f"decoder {name}"
     try:
         read = read_frames(path, ASKED, decoder=name)  # (F, H, W, 3)
     except EnvironmentProblem as error:
-        return Finding(
+        return CheckResult(
             name=title, state="absent", found=first_line(error), mend="data.decoder: auto does without"
         )
     except VideoError as error:
@@ -277,13 +277,15 @@ def _decoded(name: str, path: Path, frames: Tensor) -> Finding:
     difference = float((read.float() - frames[list(ASKED)].float()).abs().mean())
     if difference > CLOSE:
         return _trouble(name, f"returns other frames than asked for (mean difference {difference:.1f})")
-    return Finding(name=title, state="ok", found=f"reads the right {len(ASKED)} frames")
+    return CheckResult(name=title, state="ok", found=f"reads the right {len(ASKED)} frames")
 
 
-def _trouble(name: str, found: str) -> Finding:
+def _trouble(name: str, found: str) -> CheckResult:
     if name == NEEDED:
-        return Finding(name=f"decoder {name}", state="broken", found=found, mend=REINSTALL_AV)
-    return Finding(name=f"decoder {name}", state="warning", found=found, mend="leave data.decoder at auto")
+        return CheckResult(name=f"decoder {name}", state="broken", found=found, mend=REINSTALL_AV)
+    return CheckResult(
+        name=f"decoder {name}", state="warning", found=found, mend="leave data.decoder at auto"
+    )
 
 
 SHARED: Final = Path("/dev/shm")
@@ -292,7 +294,7 @@ ENOUGH_DISK: Final = 5 * GIB  # ours: states of a ViT-B run, twice
 ENOUGH_FILES: Final = 1024  # ours: workers share their batches by open files
 
 
-def check_system() -> Iterator[Finding]:
+def check_system() -> Iterator[CheckResult]:
     """Shared memory, the disk of the working folder, the limit of open files."""
     if SHARED.is_dir():
         total = shutil.disk_usage(SHARED).total
@@ -311,11 +313,13 @@ def check_system() -> Iterator[Finding]:
     yield _enough("open files", told, unlimited or limit >= ENOUGH_FILES, "run `ulimit -n 4096` before")
 
 
-def _enough(name: str, found: str, enough: bool, mend: str) -> Finding:
-    return Finding(name=name, state="ok" if enough else "warning", found=found, mend=None if enough else mend)
+def _enough(name: str, found: str, enough: bool, mend: str) -> CheckResult:
+    return CheckResult(
+        name=name, state="ok" if enough else "warning", found=found, mend=None if enough else mend
+    )
 
 
-CHECKS: Final[dict[str, Callable[[], Iterator[Finding]]]] = {
+CHECKS: Final[dict[str, Callable[[], Iterator[CheckResult]]]] = {
     "packages": check_packages,
     "devices": check_devices,
     "decoders": check_decoders,
@@ -323,13 +327,13 @@ CHECKS: Final[dict[str, Callable[[], Iterator[Finding]]]] = {
 }
 
 
-def examine() -> list[Finding]:
+def examine() -> list[CheckResult]:
     """What all checks find. One that cannot even be made is a finding too."""
-    found: list[Finding] = []
+    found: list[CheckResult] = []
     for name, check in CHECKS.items():
         try:
             found += check()
         except ImportError as error:
             mend = f"run `pip install --force-reinstall {PACKAGE}`"
-            found.append(Finding(name=name, state="broken", found=first_line(error), mend=mend))
+            found.append(CheckResult(name=name, state="broken", found=first_line(error), mend=mend))
     return found

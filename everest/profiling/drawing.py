@@ -15,7 +15,7 @@ from everest.config.settings import Recipe
 from everest.errors import RecipeError
 from everest.figures.curves import COLOURS, LINES
 from everest.methods.strategies import ByImportance
-from everest.profiling.choices import Choices
+from everest.profiling.choices import ProfileOverrides
 from everest.profiling.profile import METHODS, VALUE_BYTES, StageCost, precision_of, stage_cost
 from everest.system.files import write_atomically
 
@@ -32,7 +32,7 @@ class Line(NamedTuple):
     costs: list[StageCost]
 
 
-def draw_costs(path: Path, choices: Choices) -> None:
+def draw_costs(path: Path, choices: ProfileOverrides) -> None:
     """A PNG of 1200 x 900 pixels: GMACs above, memory of a clip below; by keep ratio, by frames.
 
     The lines are those of all methods with the same choices; only EVEREST has a keep ratio.
@@ -61,7 +61,7 @@ def _cost(recipe: Recipe) -> StageCost:
     return stage_cost(recipe, "pretrain", value_bytes=VALUE_BYTES[precision_of(recipe)])
 
 
-def _by_ratio(method: str, recipe: Recipe, choices: Choices) -> Line:
+def _by_ratio(method: str, recipe: Recipe, choices: ProfileOverrides) -> Line:
     """Costs over the keep ratio; the same at both ends for a method that has none."""
     selection = recipe.pretrain.selection
     if not isinstance(selection, ByImportance):

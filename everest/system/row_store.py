@@ -58,7 +58,7 @@ class RowStore:
             fcntl.flock(self._journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise RecipeError(f"{self.folder}: another process writes it now; wait for it") from None
-        before = self._told("plan.json")
+        before = self._read_json("plan.json")
         if before is not None and before != plan:
             differ = ", ".join(name for name in plan if plan[name] != before.get(name))
             raise RecipeError(
@@ -66,7 +66,7 @@ class RowStore:
                 "its own command, or begin again with --overwrite"
             )
         write_text(self.folder / "plan.json", json.dumps(plan))
-        shapes = self._told("shapes.json") or {}
+        shapes = self._read_json("shapes.json") or {}
         self.shapes = {name: (dtype, tuple(shape)) for name, (dtype, shape) in shapes.items()}
         self._journal.seek(0)
         lines = [line for line in self._journal.readlines() if line.endswith(b"\n")]
@@ -152,7 +152,7 @@ class RowStore:
     def _damaged(self, what: object) -> RecipeError:
         return RecipeError(f"{self.folder}: damaged ({what}); begin again with --overwrite")
 
-    def _told(self, name: str) -> Any:
+    def _read_json(self, name: str) -> Any:
         path = self.folder / name
         try:
             return json.loads(path.read_text()) if path.is_file() else None

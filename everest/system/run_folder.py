@@ -89,7 +89,7 @@ class RunFolder:
         write_text(self.path / ENVIRONMENT, json.dumps(told, indent=2))
         write_text(self.path / RECIPE, recipe_text)
 
-    def told(self, key: str) -> Any:
+    def read_env(self, key: str) -> Any:
         """A value of env.json; None where there is none, or no file of a run."""
         path = self.path / ENVIRONMENT
         try:

@@ -71,7 +71,7 @@ def release(run: Path) -> None:
 
 
 @contextmanager
-def released_afterwards(run: Path) -> Iterator[None]:
+def release_lock_after(run: Path) -> Iterator[None]:
     """Around the work that a run was claimed for."""
     try:
         yield
@@ -93,7 +93,7 @@ def is_running(run: Path) -> bool:
 
     On another host nobody can be asked; there the run must have written of late.
     """
-    told = _told(run)
+    told = _read_marker(run)
     if told is not None and told["host"] != socket.gethostname():
         return time.time() - last_written(run) < QUIET_SECONDS
     return running_here(run) is not None
@@ -105,7 +105,7 @@ def running_here(run: Path) -> int | None:
     A killed process leaves the file behind, and its number may since belong to another one: that one is
     younger than the file.
     """
-    told = _told(run)
+    told = _read_marker(run)
     if told is None or told["host"] != socket.gethostname():
         return None
     try:
@@ -118,7 +118,7 @@ def running_here(run: Path) -> int | None:
     return told["pid"] if lives else None
 
 
-def _told(run: Path) -> dict[str, Any] | None:
+def _read_marker(run: Path) -> dict[str, Any] | None:
     """What running.json says; None where it is missing or damaged, as a power cut may leave it."""
     try:
         told = json.loads((run / RUNNING).read_text())

@@ -13,12 +13,12 @@ def set_gradient_exchange(model: nn.Module, *, on: bool) -> None:
         model.set_requires_gradient_sync(on)
 
 
-def whole(tensor: Tensor) -> Tensor:
+def full_tensor(tensor: Tensor) -> Tensor:
     """The tensor of which every process has a part. All processes must ask."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def as_part_of(value: Tensor, like: Tensor) -> Tensor:
+def like_sharded(value: Tensor, like: Tensor) -> Tensor:
     """A copy of `value` that lies as `like` does: on its device, and cut if it is."""
     value = value.to(like.device, copy=True)
     if isinstance(like, DTensor) and value.dim() == like.dim():

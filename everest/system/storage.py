@@ -83,7 +83,7 @@ class RemotePath:
 
     def iterdir(self) -> Iterator[RemotePath]:
         """What is in the folder now, also where it was listed before."""
-        with self._told() as (storage, path):
+        with self._filesystem() as (storage, path):
             storage.invalidate_cache(path)
             entries = storage.ls(path, detail=True)
         for entry in entries:
@@ -93,7 +93,7 @@ class RemotePath:
 
     def read_bytes(self, start: int | None = None, end: int | None = None) -> bytes:
         """The file, or the part from `start` up to `end`, and no more of it."""
-        with self._told() as (storage, path):
+        with self._filesystem() as (storage, path):
             return cast("bytes", storage.cat_file(path, start=start, end=end))
 
     def read_text(self, encoding: str) -> str:
@@ -112,11 +112,11 @@ class RemotePath:
             return None
 
     def _info(self) -> dict[str, Any]:
-        with self._told() as (storage, path):
+        with self._filesystem() as (storage, path):
             return storage.info(path)
 
     @contextmanager
-    def _told(self) -> Iterator[tuple[AbstractFileSystem, str]]:
+    def _filesystem(self) -> Iterator[tuple[AbstractFileSystem, str]]:
         """The storage and the path in it; what it refuses is retold."""
         from fsspec.core import url_to_fs
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from everest.errors import CheckpointError, EnvironmentProblem
 from everest.system.files import write_atomically
-from everest.system.sharding import as_part_of
+from everest.system.sharding import like_sharded
 
 FORMAT = "everest"
 VERSION = 1  # of the header
@@ -142,4 +142,4 @@ def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], *, source: st
         raise CheckpointError(f"{source}: the weights do not fit the model: {'; '.join(told)}")
     with torch.no_grad():
         for name, target in own.items():
-            target.copy_(as_part_of(tensors[name], target))
+            target.copy_(like_sharded(tensors[name], target))

@@ -51,7 +51,7 @@ PART: Final = 256  # ours: samples, the work that a kill may cost
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class CachePart:
     """Some samples in one variant."""
 
     variant: int
@@ -78,16 +78,16 @@ class TokenIndex:
     clips: dict[str, Any]  # what their pixels follow from, by the keys of a recipe
     precision: str  # of the tokenizer's products
 
-    def parts(self) -> Iterator[Part]:
+    def parts(self) -> Iterator[CachePart]:
         """All parts, in the order in which they are written."""
         for variant in range(self.variants):
             for first in range(0, self.videos, PART):
                 yield self.part_of(variant, first)
 
-    def part_of(self, variant: int, sample: int) -> Part:
+    def part_of(self, variant: int, sample: int) -> CachePart:
         """Where a sample's clip is."""
         first = sample // PART * PART
-        return Part(variant, range(first, min(first + PART, self.videos)))
+        return CachePart(variant, range(first, min(first + PART, self.videos)))
 
     def save(self, folder: Path) -> None:
         """Write it, whole or not at all."""
@@ -111,7 +111,7 @@ class TokenIndex:
             ) from error
         return read_spec(_INDEX, settings, source=path)
 
-    def told(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """What two caches, or the calls that write one, must agree on."""
         return self.clips | {"train.precision": self.precision, "tokenizer": self.tokenizer.sha256}
 

@@ -46,7 +46,7 @@ class Nonfinite:
         self.skipped = 0  # in a row
         self.overflow = False  # whether the last one that was left out is fp16's search for its scale
 
-    def leaves_out(self, figures: Figures) -> bool:
+    def should_skip(self, figures: Figures) -> bool:
         """Whether to leave the update out.
 
         Raises:

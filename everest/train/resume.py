@@ -74,7 +74,7 @@ def _check_replaceable(path: Path, sources: Sequence[Path]) -> None:
     if read_from:
         raise RecipeError(f"--output {path}: --overwrite would remove {read_from[0]}, which the run reads")
     foreign = [name for name in OWN_FILES if (path / name).exists()]
-    if foreign and RunFolder(path).told(PLAN) is None:
+    if foreign and RunFolder(path).read_env(PLAN) is None:
         raise RecipeError(
             f"--output {path}: --overwrite would remove {path / foreign[0]}, which no run has written; "
             "choose another folder"
@@ -89,13 +89,13 @@ def _check_same(path: Path, asked: RunRequest) -> None:
         raise RecipeError(
             f"--output {path}: holds a run with other settings: {', '.join(differing[:SHOWN])}{more}; {mend}"
         )
-    before = run.told(INIT)
+    before = run.read_env(INIT)
     if before != asked.init:
         raise RecipeError(
             f"--output {path}: holds a run that started from {before or 'scratch'}, not from "
             f"{asked.init or 'scratch'}; {mend}"
         )
-    if bool(run.told(ONE_BATCH)) != asked.one_batch:
+    if bool(run.read_env(ONE_BATCH)) != asked.one_batch:
         way = "without" if asked.one_batch else "with"
         raise RecipeError(f"--output {path}: holds a run {way} --overfit-one-batch; {mend}")
 

@@ -46,7 +46,7 @@ USUAL_LR = (1e-5, 4e-3)  # ours: where the recipes' learning rates lie, with som
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class RunContext:
     """Where a stage runs and what it tells."""
 
     accelerator: Accelerator
@@ -62,7 +62,7 @@ def set_up_training(
     stage: Stage,
     spec: ModelSpec | TokenizerSpec,
     clips: VideoClips,
-    place: Place,
+    place: RunContext,
     *,
     classes: tuple[str, ...] | None = None,
     start: Callable[[VideoClassifier], None] | None = None,
@@ -114,7 +114,7 @@ def _bytes_per_clip(
     return of_spec + beside(bytes_per_value)
 
 
-def start_run(training: Training, place: Place, recipe_text: str, *, init: str | None) -> None:
+def start_run(training: Training, place: RunContext, recipe_text: str, *, init: str | None) -> None:
     """Write the first files of a new run, or go on with the one that is there. All processes must call it."""
     main = place.accelerator.is_main_process
     if main:
@@ -127,7 +127,7 @@ def start_run(training: Training, place: Place, recipe_text: str, *, init: str |
         raise
 
 
-def _start(training: Training, place: Place, recipe_text: str, *, init: str | None) -> None:
+def _start(training: Training, place: RunContext, recipe_text: str, *, init: str | None) -> None:
     main = place.accelerator.is_main_process
     if main and not place.resumed:
         plan = plan_facts(training.plan, training.videos)
@@ -172,12 +172,12 @@ def _plan(
     recipe: Recipe,
     stage: Stage,
     bytes_per_clip: int,
-    place: Place,
+    place: RunContext,
     videos: dict[str, Any],
 ) -> StagePlan:
     """The plan, with the passes of the run that is continued: other passes would sum in another order."""
     processes = place.accelerator.num_processes
-    before = (place.run.told(PLAN) if place.resumed else None) or {}
+    before = (place.run.read_env(PLAN) if place.resumed else None) or {}
     if any(key in before and before[key] != now for key, now in videos.items()):
         raise RecipeError(
             f"--output {place.run.path}: its run had another list of {before['videos']} videos (or other "

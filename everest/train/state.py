@@ -22,7 +22,7 @@ from everest.config.settings import TrainSettings
 from everest.errors import CheckpointError
 from everest.system.files import write_atomically
 from everest.system.run_folder import RunFolder
-from everest.system.sharding import as_part_of, whole
+from everest.system.sharding import full_tensor, like_sharded
 from everest.system.weights import FORMAT, Weights, load_tensors, read_safetensors, read_weights
 from everest.train.adversary import Adversary
 from everest.train.plan import StagePlan
@@ -88,7 +88,7 @@ class TrainState:
 
 
 def _whole(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: whole(tensor) for name, tensor in tensors.items()}
+    return {name: full_tensor(tensor) for name, tensor in tensors.items()}
 
 
 STATE_PATTERN = "step-*.safetensors"
@@ -124,7 +124,7 @@ def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: 
     for key, value in tensors.items():
         name, moment = key.rsplit("/", 1)
         parameter = parameters[name]
-        optimizer.state[parameter][moment] = as_part_of(value, parameter)
+        optimizer.state[parameter][moment] = like_sharded(value, parameter)
 
 
 def save_state(folder: Path, state: RunState, *, keep: int) -> None:

@@ -17,7 +17,7 @@ from everest.train.health import Figures
 from everest.train.plan import StagePlan
 
 
-class Exchanged(NamedTuple):
+class StepTotals(NamedTuple):
     """What all processes say of a step."""
 
     loss: float  # the mean
@@ -51,7 +51,7 @@ class StepRecord:
         for name, value in parts.items():
             self.parts[name] = self.parts.get(name, 0) + value.detach() / passes
 
-    def exchanged(self, accelerator: Accelerator, signal: int) -> Exchanged:
+    def reduce_over_processes(self, accelerator: Accelerator, signal: int) -> StepTotals:
         """What the processes note of the step, put together. All must ask.
 
         Args:
@@ -63,7 +63,7 @@ class StepRecord:
         assert isinstance(of_all, Tensor)
         *losses_of_all, failed, signals = of_all.view(-1, len(mine)).double().T.tolist()
         loss, *parts = (sum(values) / len(values) for values in losses_of_all)
-        return Exchanged(loss, dict(zip(self.parts, parts, strict=True)), any(failed), int(max(signals)))
+        return StepTotals(loss, dict(zip(self.parts, parts, strict=True)), any(failed), int(max(signals)))
 
     def row(self, plan: StagePlan, figures: Figures, *, step: int) -> dict[str, Any]:
         """The row of metrics.jsonl after `step` updates."""

@@ -34,7 +34,7 @@ from everest.errors import DivergedError, EnvironmentProblem, UserError
 from everest.system.events import Report, notice
 from everest.system.randomness import Purpose, generator_at, seed_at
 from everest.system.run_folder import NONFINITE, RunFolder
-from everest.system.run_lock import released_afterwards
+from everest.system.run_lock import release_lock_after
 from everest.system.signals import Stopped, StopSignal
 from everest.system.weights import Weights
 from everest.train.adversary import Adversary
@@ -129,7 +129,7 @@ class Training:
             self.bad_videos.restore(notes["videos"], self.run.bad_videos())
 
     @contextmanager
-    def explained(self) -> Iterator[None]:
+    def explain_out_of_memory(self) -> Iterator[None]:
         """Around a loop: what the machine refused, told with what to try."""
         try:
             yield
@@ -139,7 +139,7 @@ class Training:
     def steps(self) -> Iterator[int]:
         """The steps that remain. Between them the run is saved when due and ends when a signal asks."""
         main = self.accelerator.is_main_process
-        with self._signal, released_afterwards(self.run.path) if main else nullcontext():
+        with self._signal, release_lock_after(self.run.path) if main else nullcontext():
             self._batches = batches(self.loader())
             while self.steps_done < self.plan.steps:
                 self.updater.set_lr(self.plan.lr(self.steps_done))
@@ -210,13 +210,13 @@ class Training:
         """
         self.updater.average_adversary()
         norm, adversary_norm = self.updater.clip_gradients()
-        found = self._record.exchanged(self.accelerator, self._signal.number)
+        found = self._record.reduce_over_processes(self.accelerator, self._signal.number)
         self._stop_asked = found.signal
         figures = Figures(found.loss, norm, {**found.parts, **adversary_norm})
         if self._is_sound(figures):
             self.updater.step()
         else:
-            self.updater.leave_out()
+            self.updater.skip_step()
         self.updater.zero_grad()
         self.steps_done += 1
         self._log_step(figures)
@@ -225,7 +225,7 @@ class Training:
     def _is_sound(self, figures: Figures) -> bool:
         """Whether the update may be done; what is against it is told."""
         try:
-            left_out = self._nonfinite.leaves_out(figures)
+            left_out = self._nonfinite.should_skip(figures)
         except DivergedError as error:
             where = self._write_videos(figures)
             raise DivergedError(

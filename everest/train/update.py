@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from everest.config.settings import TrainSettings
-from everest.system.sharding import set_gradient_exchange, whole
+from everest.system.sharding import full_tensor, set_gradient_exchange
 from everest.train.optim import set_lr
 from everest.train.state import TrainState
 
@@ -95,7 +95,7 @@ class Updater:
         norm = torch.nn.utils.get_total_norm(_gradients(network))
         if self._clip_grad is not None:
             torch.nn.utils.clip_grads_with_norm_(network.parameters(), self._clip_grad, norm)
-        return whole(norm).item()
+        return full_tensor(norm).item()
 
     def step(self) -> None:
         """Change the weights by their gradients."""
@@ -105,7 +105,7 @@ class Updater:
         if self._state.ema is not None:
             self._state.ema.update(self._state.model)
 
-    def leave_out(self) -> None:
+    def skip_step(self) -> None:
         """In the place of `step`: fp16 halves its scale after an overflow."""
         if self._accelerator.scaler is not None:
             self._accelerator.scaler.update()

@@ -9,7 +9,7 @@ from functools import lru_cache
 from everest.video.counted import counted
 from everest.video.index import PacketIndex, exact_backends, shown_packets
 from everest.video.source import Video, version
-from everest.video.stream import VideoError, decoded, opened, retold
+from everest.video.stream import VideoError, as_video_error, decoded, opened
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ def look(path: Video) -> Opening:
         raise VideoError(path, error.strerror or str(error)) from error
     if size == 0:
         raise VideoError(path, "empty file")
-    with retold(path):
+    with as_video_error(path):
         return _cached_look(path, size, changing)
 
 

@@ -21,7 +21,7 @@ _NAME: Final = attrgetter("name")
 
 
 @contextmanager
-def refusals_told(path: Location) -> Iterator[None]:
+def as_data_error(path: Location) -> Iterator[None]:
     """Retell what the operating system refuses inside the block as a DataError that names `path`."""
     try:
         yield
@@ -35,7 +35,7 @@ def subfolders(folder: Location) -> list[str]:
     Raises:
         DataError: the folder cannot be read.
     """
-    with refusals_told(folder):
+    with as_data_error(folder):
         return sorted(path.name for path in _children(folder) if path.is_dir())
 
 
@@ -90,7 +90,7 @@ def pictures_in(folder: Location) -> Sequence[Location]:
 
 def _walk(folder: Location, visited: set[Location]) -> Iterator[Location]:
     """The videos of a folder. `visited` grows: links may form a loop, and a real folder counts once."""
-    with refusals_told(folder):
+    with as_data_error(folder):
         children = sorted(_children(folder), key=_NAME)
         folders = {path for path in children if path.is_dir()}
     videos = [path for path in children if path not in folders and path.suffix.lower() in VIDEOS]

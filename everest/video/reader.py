@@ -26,7 +26,7 @@ from everest.video.backends import DECODERS, pyav_in_order
 from everest.video.file import VideoInfo, look
 from everest.video.folders import VIDEOS, pictures_in
 from everest.video.source import Member, Video, as_video, readable
-from everest.video.stream import VideoError, retold
+from everest.video.stream import VideoError, as_video_error
 from everest.video.writer import add_h264, write_video
 
 TOLERANCE: Final = 1e-6  # seconds; a tenth of one has no exact binary form
@@ -59,7 +59,7 @@ def probe(path: str | Video) -> VideoInfo:
     folder = picture_folder(path)
     if folder is None:
         return look(path).info
-    with retold(path):
+    with as_video_error(path):
         pictures = pictures_of(folder)
         height, width, _ = picture(pictures[0]).shape
     return VideoInfo(frames=len(pictures), height=height, width=width, fps=None)
@@ -82,7 +82,7 @@ def read_frames(path: str | Video, ids: Sequence[int], *, decoder: str = "auto")
     wanted = sorted({int(i) for i in ids})
     count = _count(path, wanted)
     folder = picture_folder(path)
-    with retold(path):
+    with as_video_error(path):
         found = _read_pictures(folder, wanted) if folder else DECODERS[decoder](path, wanted)
     missing = [i for i in wanted if i not in found]
     if missing:
@@ -101,7 +101,7 @@ def frames_in_order(path: str | Video, ids: Iterable[int]) -> Iterator[Tensor]:
     path, wanted = as_video(path), [int(i) for i in ids]
     count = _count(path, wanted)
     done, folder = 0, picture_folder(path)
-    with retold(path):
+    with as_video_error(path):
         for _, shown in _pictures_in_order(folder, wanted) if folder else pyav_in_order(path, wanted):
             yield torch.from_numpy(np.ascontiguousarray(shown))
             done += 1

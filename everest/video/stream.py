@@ -35,7 +35,7 @@ class VideoError(DataError):
 
 
 @contextmanager
-def retold(path: Video) -> Iterator[None]:
+def as_video_error(path: Video) -> Iterator[None]:
     """Turn what the libraries raise for a bad file into a VideoError."""
     try:
         yield

@@ -46,7 +46,7 @@ def test_names_are_refused_where_the_model_knows_numbers_only(root, key, other):
     told = recipe(root, train=NUMBERS, **{key: other})
     _, classes = stages.finetune_clips(told)
     assert classes == Classes(count=3, names=None)
-    read = stages.validation_clips if key == "val" else stages.test_clips
+    read = stages.validation_clips if key == "val" else stages.evaluation_clips
     with pytest.raises(DataError, match=r"no class names; set data\.classes or use numbers"):
         read(told, classes)
 
@@ -59,19 +59,19 @@ def test_labels_of_the_other_lists_mean_the_classes_of_the_training_set(root, ot
     _, classes = stages.finetune_clips(told)
     expected = {"a.mp4": 1, "b.mp4": 0, "c.mp4": 2}  # jump, run, walk
     assert labels(stages.validation_clips(told, classes)) == expected
-    assert labels(stages.test_clips(told, classes)) == expected
+    assert labels(stages.evaluation_clips(told, classes)) == expected
 
 
 def test_a_list_with_fewer_classes_keeps_their_numbers(root):
     told = recipe(root, train=NAMES, test="c.mp4,walk\n")
     _, classes = stages.finetune_clips(told)
-    assert labels(stages.test_clips(told, classes)) == {"c.mp4": 2}
+    assert labels(stages.evaluation_clips(told, classes)) == {"c.mp4": 2}
 
 
 def test_names_in_a_file_serve_a_model_that_knows_numbers(root):
     (root / "classes.txt").write_text("run\njump\nwalk\n")
     told = recipe(root, test=NAMES, classes="classes.txt")
-    assert labels(stages.test_clips(told, Classes(count=3, names=None))) == {
+    assert labels(stages.evaluation_clips(told, Classes(count=3, names=None))) == {
         "a.mp4": 0,
         "b.mp4": 1,
         "c.mp4": 2,
@@ -82,9 +82,9 @@ def test_names_in_a_file_must_be_those_of_the_model(root):
     (root / "classes.txt").write_text("run\njump\nwalk\n")
     told = recipe(root, test=NUMBERS, classes="classes.txt")
     with pytest.raises(DataError, match=r"data\.classes: 'classes\.txt' has other names, or another order"):
-        stages.test_clips(told, Classes(count=3, names=("jump", "run", "walk")))
+        stages.evaluation_clips(told, Classes(count=3, names=("jump", "run", "walk")))
     (root / "classes.txt").unlink()  # a test set elsewhere: the model's own names do
-    assert len(stages.test_clips(told, Classes(count=3, names=("jump", "run", "walk")))) == 3
+    assert len(stages.evaluation_clips(told, Classes(count=3, names=("jump", "run", "walk")))) == 3
 
 
 def test_file_of_classes_may_have_a_byte_order_mark(root):

@@ -27,7 +27,7 @@ from webdataset.tariterators import group_by_keys, tar_file_expander
 from everest.data.samples import SampleList, read_samples
 from everest.errors import DataError
 from everest.prepare.shard import plan_shards
-from everest.prepare.sources import Original
+from everest.prepare.sources import SourceList
 from everest.system.locks import sole_writer
 from everest.video.reader import frames_between, read_frames
 from everest.video.source import content
@@ -139,7 +139,7 @@ def test_a_plan_keeps_order_and_limits(tmp_path_factory: pytest.TempPathFactory,
         (folder / f"{number}.mp4").write_bytes(bytes(size))
     rows = tuple({"path": f"{number}.mp4"} for number in range(len(sizes)))
     plan = plan_shards(
-        Original(place=folder, root=folder, is_list=False, rows=rows),
+        SourceList(place=folder, root=folder, is_list=False, rows=rows),
         max_bytes=max_bytes,
         max_count=max_count,
     )

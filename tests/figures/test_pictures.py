@@ -62,7 +62,7 @@ def test_heat_is_the_importance_of_each_pixels_token(rows):
 
 def test_what_is_told_to_scripts_are_the_ids(rows):
     _, chosen, shown = rows
-    told = shown.told()
+    told = shown.to_dict()
     assert told["grid"] == [4, 4, 4]
     assert told["visible"] == chosen.visible[0].tolist()
     assert told["kept"] == sorted([*chosen.visible[0].tolist(), *chosen.target[0].tolist()])

@@ -17,7 +17,7 @@ from small_runs import called
 import everest
 from everest.config.recipe import load_recipe
 from everest.data.samples import Sample
-from everest.inference.model import Model
+from everest.inference.model import OpenedModel
 from everest.inference.probe import encode_set
 from everest.inference.probe_heads import (
     NEIGHBOURS,
@@ -138,7 +138,7 @@ def test_its_features_are_those_of_extract(runs: dict[str, Path], clip_files: Pa
     options = [clip_files / "train.csv", "-c", runs["finetune"], "--clips", 1, "--crops", 1, "-q"]
     samples = [Sample(path=str(clip_files / f"clip{i}.mp4"), labels=(i % 2,)) for i in range(4)]
     recipe = load_recipe(runs["finetune"] / "recipe.yaml")
-    model = Model.open(runs["finetune"] / "model.safetensors", recipe=recipe, **one)
+    model = OpenedModel.open(runs["finetune"] / "model.safetensors", recipe=recipe, **one)
     found = encode_set(model, samples, tmp_path / "set", with_tokens=True, batch=1, report=silent)
     for level, ours in (("video", found.features), ("tokens", found.tokens)):
         called("extract", *options, "--features", level, "--out", tmp_path / f"{level}.safetensors")

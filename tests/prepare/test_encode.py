@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from everest.data.samples import read_samples
-from everest.prepare.encode import Part
+from everest.prepare.encode import JobShare
 from everest.prepare.encoding import encoded_size
 from everest.video.file import look
 from everest.video.reader import frames_between, probe, read_frames
@@ -167,7 +167,7 @@ def test_a_source_that_changed_is_encoded_again(videos: Path, tmp_path: Path):
 @given(st.integers(1, 60), st.integers(1, 12))
 def test_parts_are_disjoint_and_complete(videos: int, parts: int):
     names = list(range(videos))
-    cut = [names[Part.read(f"{i}/{parts}").number - 1 :: parts] for i in range(1, parts + 1)]
+    cut = [names[JobShare.read(f"{i}/{parts}").number - 1 :: parts] for i in range(1, parts + 1)]
     assert sorted(name for part in cut for name in part) == names
 
 

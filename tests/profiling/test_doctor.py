@@ -16,11 +16,11 @@ import torch
 from small_runs import run
 from typer.testing import CliRunner
 
-from everest.profiling.doctor import Finding, check_decoders, check_packages, check_system, examine
+from everest.profiling.doctor import CheckResult, check_decoders, check_packages, check_system, examine
 from everest_cli.main import app
 
 
-def named(found: Iterator[Finding] | list[Finding]) -> dict[str, Finding]:
+def named(found: Iterator[CheckResult] | list[CheckResult]) -> dict[str, CheckResult]:
     return {finding.name: finding for finding in found}
 
 

@@ -40,37 +40,37 @@ def recipe(tmp_path: Path, clip_files: Path) -> Path:
 
 def test_stop_ends_at_the_first_and_skip_after_a_limit():
     with pytest.raises(DivergedError):
-        Nonfinite("stop", scaled=False).leaves_out(Figures(math.nan, 1.0, {}))
+        Nonfinite("stop", scaled=False).should_skip(Figures(math.nan, 1.0, {}))
     skip = Nonfinite("skip", scaled=False)
-    assert not skip.leaves_out(Figures(1.0, 1.0, {}))
-    assert all(skip.leaves_out(Figures(1.0, math.inf, {})) for _ in range(SKIP_LIMIT))
+    assert not skip.should_skip(Figures(1.0, 1.0, {}))
+    assert all(skip.should_skip(Figures(1.0, math.inf, {})) for _ in range(SKIP_LIMIT))
     with pytest.raises(DivergedError):
-        skip.leaves_out(Figures(1.0, math.inf, {}))
+        skip.should_skip(Figures(1.0, math.inf, {}))
 
 
 def test_a_good_update_starts_the_count_again():
     skip = Nonfinite("skip", scaled=False)
     for _ in range(3):
-        assert all(skip.leaves_out(Figures(math.nan, 1.0, {})) for _ in range(SKIP_LIMIT))
-        assert not skip.leaves_out(Figures(1.0, 1.0, {}))
+        assert all(skip.should_skip(Figures(math.nan, 1.0, {})) for _ in range(SKIP_LIMIT))
+        assert not skip.should_skip(Figures(1.0, 1.0, {}))
 
 
 def test_overflow_of_a_scaled_gradient_is_part_of_fp16_but_not_for_ever():
     scaled = Nonfinite("stop", scaled=True)
-    assert all(scaled.leaves_out(Figures(1.0, math.inf, {})) for _ in range(SCALER_LIMIT))
+    assert all(scaled.should_skip(Figures(1.0, math.inf, {})) for _ in range(SCALER_LIMIT))
     with pytest.raises(DivergedError):
-        scaled.leaves_out(Figures(1.0, math.inf, {}))
+        scaled.should_skip(Figures(1.0, math.inf, {}))
     with pytest.raises(DivergedError):
-        Nonfinite("stop", scaled=True).leaves_out(Figures(math.nan, math.inf, {}))
+        Nonfinite("stop", scaled=True).should_skip(Figures(math.nan, math.inf, {}))
 
 
 def test_what_else_an_update_is_made_of_must_be_finite_too():
     sound, broken = {"r1": 0.0}, {"r1": 0.0, "discriminator": math.inf}
-    assert not Nonfinite("stop", scaled=False).leaves_out(Figures(1.0, 1.0, sound))
+    assert not Nonfinite("stop", scaled=False).should_skip(Figures(1.0, 1.0, sound))
     with pytest.raises(DivergedError, match=r"gradient norm 1\.0, discriminator inf, 1 times"):
-        Nonfinite("stop", scaled=False).leaves_out(Figures(1.0, 1.0, broken))
+        Nonfinite("stop", scaled=False).should_skip(Figures(1.0, 1.0, broken))
     with pytest.raises(DivergedError):  # a discriminator has no scale to look for
-        Nonfinite("stop", scaled=True).leaves_out(Figures(1.0, math.inf, broken))
+        Nonfinite("stop", scaled=True).should_skip(Figures(1.0, math.inf, broken))
 
 
 def test_a_jump_of_the_loss_is_told_and_a_slow_rise_is_not():

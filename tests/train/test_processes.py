@@ -136,7 +136,7 @@ def test_an_error_of_the_user_that_speaks_of_connections_is_told(tmp_path: Path,
 
 ALONE = """
 import os, sys, torch, torch.distributed as distributed
-from everest.launch import is_lost_peer
+from everest.system.launch import is_lost_peer
 file, rank = sys.argv[1:]
 distributed.init_process_group("gloo", init_method=f"file://{file}", rank=int(rank), world_size=2)
 distributed.all_reduce(torch.ones(1))
@@ -193,7 +193,7 @@ def test_torchrun_needs_no_help(recipe: Path, tmp_path: Path):
     ended = subprocess.run([*command, "--gpus", "cpu"], capture_output=True, text=True, timeout=120)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.splitlines()[-1] == str(tmp_path / "run")
-    assert RunFolder(tmp_path / "run").told("plan")["processes"] == 2
+    assert RunFolder(tmp_path / "run").read_env("plan")["processes"] == 2
 
 
 @pytest.mark.parametrize(

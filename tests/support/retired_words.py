@@ -291,7 +291,8 @@ READERS = {
 
 
 def in_file(path: Path) -> list[Hit]:
-    return _sorted(READERS[path.suffix](path.read_text(encoding="utf-8")))
+    read = READERS.get(path.suffix, READERS[".html"])  # files without a reader of their own are all text
+    return _sorted(read(path.read_text(encoding="utf-8")))
 
 
 def _sorted(hits: Iterable[Hit]) -> list[Hit]:

@@ -104,8 +104,8 @@ MUTATIONS = {
     ),
     "decay of the mask token": (
         "train/optim.py",
-        '"*mask_token"',
-        '"*mask"',
+        '"mask_token"',
+        '"mask"',
         "tests/train/test_optim.py",
     ),
     "peak once": ("train/optim.py", "max(warmup - 1, 1)", "warmup", PARITY),

@@ -6,14 +6,17 @@ import math
 from typing import Any, Final
 
 import torch
-from timm.optim import param_groups_layer_decay, param_groups_weight_decay
+from timm.optim import (
+    param_groups_layer_decay,  # pyright: ignore[reportPrivateImportUsage]
+    param_groups_weight_decay,  # pyright: ignore[reportPrivateImportUsage]
+)
 from torch import nn
 
 from everest.config.settings import FinetuneSettings, PretrainSettings
 from everest.config.tokenizer import TokenizerSettings
 
 ParamGroup = dict[str, Any]  # of torch.optim: "params", "weight_decay", and the "lr_scale" of `set_lr`
-NO_DECAY: Final = ("*.bias", "*mask_token", "*class_token")  # VideoMAE, BEiT; and all vectors, as the norms'
+NO_DECAY: Final = (".bias", "mask_token", "class_token")  # VideoMAE, BEiT; as all vectors, such as the norms'
 
 
 def scaled_lr(base_lr: float, batch_size: int) -> float:
@@ -42,9 +45,11 @@ def parameter_groups(model: nn.Module, *, weight_decay: float, layer_decay: floa
         layer_decay: the scale of a layer over that of the next one (Bao et al. 2021). The model's
             `group_matcher` defines its layers. With 1.0 all parameters have scale 1.
     """
+    # Full names: older releases of timm know no patterns.
+    no_decay = [name for name, _ in model.named_parameters() if name.endswith(NO_DECAY)]
     if layer_decay != 1.0:
-        return param_groups_layer_decay(model, weight_decay, NO_DECAY, layer_decay=layer_decay)
-    groups = param_groups_weight_decay(model, weight_decay, no_weight_decay_list=NO_DECAY)
+        return param_groups_layer_decay(model, weight_decay, no_decay, layer_decay=layer_decay)
+    groups = param_groups_weight_decay(model, weight_decay, no_weight_decay_list=no_decay)
     return [{**group, "lr_scale": 1.0} for group in groups]
 
 

@@ -15,7 +15,7 @@ import timm
 import torch
 from processes import TWO, everest, start, stop_after, wait_for_rows, wait_until_nobody_runs
 from safetensors.torch import load_file, save_file
-from small_runs import weights
+from small_runs import equal, weights
 from tokenizer_runs import RECIPE, set_up, train
 from torch import Tensor
 from typer.testing import CliRunner
@@ -34,7 +34,7 @@ from everest_cli.main import app
 GAN = ["--set", "tokenizer.loss.gan=0.1"]
 STEPS = 15  # of a run here, one an epoch
 LONG = [*GAN, "--set", f"tokenizer.epochs={STEPS}"]
-BEGUN = first_step(STEPS)
+FIRST = first_step(STEPS)
 
 
 @pytest.fixture(scope="module")
@@ -82,32 +82,27 @@ def part(state: SavedState, name: str) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): state.tensors[key] for key in state.tensors if key.startswith(prefix)}
 
 
-def assert_same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
-    assert ours.keys() == theirs.keys()
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-
-
 # --- what is logged and saved -------------------------------------------------------------------------------
 
 
 def test_terms_are_logged_without_their_weights_and_the_loss_with_them(trained: Path):
     rows = step_rows(trained)
     adversarial = {"generator", "discriminator", "r1", "discriminator_grad_norm"}
-    for row in rows[:BEGUN]:
+    for row in rows[:FIRST]:
         assert row["loss"] == row["reconstruction"]
         assert adversarial.isdisjoint(row)
-    for row in rows[BEGUN:]:
+    for row in rows[FIRST:]:
         assert row["loss"] == pytest.approx(row["reconstruction"] + 0.1 * row["generator"], rel=1e-6)
         assert all(0 < row[name] < math.inf for name in adversarial)
 
 
-def test_until_the_discriminator_begins_the_run_is_that_without_it(
+def test_until_the_discriminator_starts_the_run_equals_one_without_it(
     recipe: Path, trained: Path, tmp_path: Path
 ):
     train(recipe, tmp_path / "run", "--set", f"tokenizer.epochs={STEPS}")
-    ours, plain = step_rows(trained), step_rows(tmp_path / "run")
-    assert [row["loss"] for row in ours[:BEGUN]] == [row["loss"] for row in plain[:BEGUN]]
-    assert [row["loss"] for row in ours[BEGUN:]] != [row["loss"] for row in plain[BEGUN:]]
+    adversarial, plain = step_rows(trained), step_rows(tmp_path / "run")
+    assert [row["loss"] for row in adversarial[:FIRST]] == [row["loss"] for row in plain[:FIRST]]
+    assert [row["loss"] for row in adversarial[FIRST:]] != [row["loss"] for row in plain[FIRST:]]
     assert not any("reconstruction" in row for row in plain)
 
 
@@ -125,7 +120,7 @@ def test_the_discriminator_is_in_the_state_and_not_in_the_weights(
     optimizer = part(state, "adversary_optimizer")
     assert {name.rpartition("/")[2] for name in optimizer} == {"step", "exp_avg", "exp_avg_sq"}
     steps = {value.item() for name, value in optimizer.items() if name.endswith("/step")}
-    assert steps == {STEPS - BEGUN}
+    assert steps == {STEPS - FIRST}
     names = stage.training.trained_model.state_dict().keys()
     assert part(state, "ema").keys() == part(state, "model").keys() == weights(trained).keys() == names
 
@@ -142,7 +137,7 @@ def test_the_discriminator_has_betas_and_a_peak_of_its_own_and_the_tokenizers_sc
     assert {group["betas"] for group in adversary.network.optimizer.param_groups} == {BETAS}
 
 
-def test_a_dry_run_tries_the_discriminator_and_tells_the_tokenizers_loss(recipe: Path, tmp_path: Path):
+def test_a_dry_run_tries_the_discriminator_and_prints_the_tokenizers_loss(recipe: Path, tmp_path: Path):
     run = tmp_path / "run"
     command = ["train-tokenizer", "--recipe", str(recipe), "-o", str(run), "--gpus", "cpu", *GAN]
     shown = CliRunner().invoke(app, [*command, "--dry-run"]).stdout
@@ -182,8 +177,8 @@ def test_terms_of_weight_0_take_no_memory(recipe: Path, tmp_path: Path, small_ne
 # --- stopped and resumed ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("rows", [pytest.param(2, marks=pytest.mark.slow), 3 * BEGUN])
-def test_a_killed_run_goes_on_to_the_same_bits_discriminator_included(
+@pytest.mark.parametrize("rows", [pytest.param(2, marks=pytest.mark.slow), 3 * FIRST])
+def test_a_killed_run_resumes_to_the_same_bits_discriminator_included(
     recipe: Path, trained: Path, tmp_path: Path, rows: int
 ):
     """Killed before the discriminator begins, and after."""
@@ -191,13 +186,13 @@ def test_a_killed_run_goes_on_to_the_same_bits_discriminator_included(
     assert stop_after(recipe, ["train-tokenizer", *LONG], parts, signal.SIGKILL, rows=rows) == -signal.SIGKILL
     said = train(recipe, parts, *LONG)
     at = int(re.search(r"resuming after step (\d+)", said)[1])
-    assert (at <= BEGUN) == (rows == 2)
+    assert (at <= FIRST) == (rows == 2)
     assert figures(parts) == figures(trained)
-    assert_same(newest(parts), newest(trained))
-    assert_same(weights(parts), weights(trained))
+    assert equal(newest(parts), newest(trained))
+    assert equal(weights(parts), weights(trained))
 
 
-def test_a_run_with_a_discriminator_goes_on_with_it(recipe: Path, trained: Path):
+def test_a_run_with_a_discriminator_resumes_with_it(recipe: Path, trained: Path):
     said = train(recipe, trained, "--set", f"tokenizer.epochs={STEPS}", code=2)
     assert "tokenizer.loss.gan (0.1, now 0.0)" in said
 
@@ -238,18 +233,18 @@ def moments(folder: Path) -> dict[str, Tensor]:
 
 
 @pytest.mark.slow
-def test_a_killed_run_of_two_goes_on_to_the_same_bits(recipe: Path, tmp_path: Path):
+def test_a_killed_run_of_two_resumes_to_the_same_bits(recipe: Path, tmp_path: Path):
     options = ["train-tokenizer", "--recipe", recipe, *LONG, *TWO, "--set", "train.micro_batch=1"]
     everest(*options, "-o", tmp_path / "whole")
     parts = tmp_path / "parts"
     process = start(*options, "-o", parts)
-    wait_for_rows(parts, 3 * BEGUN, process)
+    wait_for_rows(parts, 3 * FIRST, process)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait(timeout=60)
     wait_until_nobody_runs(parts)
     everest(*options, "-o", parts)
     assert figures(parts) == figures(tmp_path / "whole")
-    assert_same(newest(parts), newest(tmp_path / "whole"))
+    assert equal(newest(parts), newest(tmp_path / "whole"))
 
 
 def test_bf16_trains_both(recipe: Path, tmp_path: Path):
@@ -345,7 +340,7 @@ def test_weights_of_another_network_end_the_command_with_code_6(
     assert not (tmp_path / "run").exists()
 
 
-def test_clips_too_small_for_a_discriminator_are_told(recipe: Path, tmp_path: Path):
+def test_clips_too_small_for_a_discriminator_are_refused(recipe: Path, tmp_path: Path):
     said = train(recipe, tmp_path / "run", *GAN, "--set", "data.size=16", code=2)
     assert "tokenizer.loss.gan: clips of 16 x 16 pixels are too small for the discriminator" in said
     assert "data.size to 32 at least" in said

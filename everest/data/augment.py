@@ -151,15 +151,15 @@ def mix(
 
 
 def cut_box(size: Size, *, kept: float, rng: np.random.Generator) -> Box:
-    """A box of the frame's shape that leaves `kept` of it; centred anywhere, cut off at the border."""
+    """A box of the frame's shape that leaves `kept` of it; centerd anywhere, cut off at the border."""
     share = math.sqrt(1 - kept)
     (top, bottom), (left, right) = (_span(side, int(side * share), rng) for side in size)
     return Box(top, left, bottom - top, right - left)
 
 
 def _span(side: int, length: int, rng: np.random.Generator) -> tuple[int, int]:
-    centre = int(rng.integers(0, side))
-    return max(centre - length // 2, 0), min(centre + (length + 1) // 2, side)
+    center = int(rng.integers(0, side))
+    return max(center - length // 2, 0), min(center + (length + 1) // 2, side)
 
 
 def paste(frames: Tensor, box: Box) -> Tensor:

@@ -65,18 +65,18 @@ def multi_scale_sizes(frame: Size, target: Size) -> list[Size]:
 
 
 def fixed_places(frame: Size, crop: Size) -> list[tuple[int, int]]:
-    """(top, left) of the four corners, the centre, the middles of the edges, the middles of the quarters."""
+    """(top, left) of the four corners, the center, the middles of the edges, the middles of the quarters."""
     down, right = ((whole - part) // 4 for whole, part in zip(frame, crop, strict=True))
     corners = [(0, 0), (0, 4), (4, 0), (4, 4)]
-    centre_and_edges = [(2, 2), (2, 0), (2, 4), (4, 2), (0, 2)]
+    center_and_edges = [(2, 2), (2, 0), (2, 4), (4, 2), (0, 2)]
     quarters = [(1, 1), (1, 3), (3, 1), (3, 3)]
-    return [(y * down, x * right) for y, x in corners + centre_and_edges + quarters]
+    return [(y * down, x * right) for y, x in corners + center_and_edges + quarters]
 
 
 def random_resized_crop(
     frame: Size, target: Size, rng: np.random.Generator, *, areas: tuple[float, float] = AREA
 ) -> Box:
-    """A box of random area, shape and place; the centre when none fits.
+    """A box of random area, shape and place; the center when none fits.
 
     Args:
         areas: smallest and largest share of the frame.
@@ -91,7 +91,7 @@ def random_resized_crop(
             return Box(*_place(frame, crop, rng), *crop)
     ratio = min(max(width / height, RATIO[0] * squareness), RATIO[1] * squareness)
     crop = min(height, round(width / ratio)), min(width, round(height * ratio))
-    return centre_box(frame, (max(crop[0], 1), max(crop[1], 1)))
+    return center_box(frame, (max(crop[0], 1), max(crop[1], 1)))
 
 
 def erasing_box(frame: Size, probability: float, rng: np.random.Generator) -> Box:
@@ -119,16 +119,16 @@ def covering_size(frame: Size, target: Size) -> Size:
 def view_boxes(frame: Size, target: Size, crops: int) -> list[Box]:
     """`crops` boxes of the target's size, evenly along the longer side of a frame of the covering size.
 
-    A single one is the centre.
+    A single one is the center.
     """
     if crops == 1:
-        return [centre_box(frame, target)]
+        return [center_box(frame, target)]
     down, right = frame[0] - target[0], frame[1] - target[1]
     steps = crops - 1
     return [Box(part_of(down, k, steps), part_of(right, k, steps), *target) for k in range(crops)]
 
 
-def centre_box(frame: Size, target: Size) -> Box:
+def center_box(frame: Size, target: Size) -> Box:
     """The middle of a frame, half pixels to the even side as released."""
     return Box(round((frame[0] - target[0]) / 2), round((frame[1] - target[1]) / 2), *target)
 

@@ -35,7 +35,7 @@ def finetune_window(length: int, frames: int, stride: int, rng: np.random.Genera
     return _spread(int(rng.integers(window, length)) - window, window, frames)
 
 
-def centre_window(length: int, frames: int, stride: int) -> FrameIds:
+def center_window(length: int, frames: int, stride: int) -> FrameIds:
     """`finetune_window` in the middle. Ours, for validation: the released programs draw it at random."""
     window = frames * stride
     if length <= window:
@@ -105,22 +105,22 @@ class Sampling:
 
     pretrain: Callable[[int, int, int, np.random.Generator], FrameIds]
     finetune: Callable[[int, int, int, np.random.Generator], FrameIds]
-    centre: Callable[[int, int, int], FrameIds]
+    center: Callable[[int, int, int], FrameIds]
     views: Callable[[int, int, int, int], list[FrameIds]]
 
 
 SAMPLINGS = {
-    "dense": Sampling(pretrain_window, finetune_window, centre_window, view_windows),
+    "dense": Sampling(pretrain_window, finetune_window, center_window, view_windows),
     "segment": Sampling(  # spans the whole video: no stride
         pretrain=lambda length, frames, _, rng: segment_frames(length, frames, rng),
         finetune=lambda length, frames, _, rng: segment_frames(length, frames, rng),
-        centre=lambda length, frames, _: segment_views(length, frames, clips=1)[0],
+        center=lambda length, frames, _: segment_views(length, frames, clips=1)[0],
         views=lambda length, frames, _, clips: segment_views(length, frames, clips),
     ),
     "spread": Sampling(  # spans the whole video, evenly: no stride
         pretrain=lambda length, frames, _, rng: spread_frames(length, frames, rng.random()),
         finetune=lambda length, frames, _, rng: spread_frames(length, frames, rng.random()),
-        centre=lambda length, frames, _: spread_frames(length, frames, 0.5),
+        center=lambda length, frames, _: spread_frames(length, frames, 0.5),
         views=lambda length, frames, _, clips: [
             spread_frames(length, frames, (clip + 0.5) / clips) for clip in range(clips)
         ],

@@ -106,10 +106,10 @@ def read_samples(
     source: Location,
     *,
     root: Location,
-    classes: Sequence[str] | None,
-    num_classes: int | None,
-    heads: Mapping[str, int] | None,
-    labelled: bool,
+    classes: Sequence[str] | None = None,
+    num_classes: int | None = None,
+    heads: Mapping[str, int] | None = None,
+    labeled: bool = True,
     names_classes: bool = True,
     may_miss: bool = False,
 ) -> SampleList:
@@ -120,7 +120,7 @@ def read_samples(
         classes: names in the order of their labels; None takes those found, sorted.
         num_classes: labels have to be below; None takes the number of names, if there are any.
         heads: classes of every head, where a sample has several labels (columns `label.NAME`).
-        labelled: False reads no labels (pre-training).
+        labeled: False reads no labels (pre-training).
         names_classes: whether names that are found may become the classes. Only the training set's may:
             sorted names of a test set need not be in the order in which the head was trained.
         may_miss: leave a video that is not there to whoever reads it, if others are; without labels only.
@@ -131,7 +131,7 @@ def read_samples(
         if not source.exists():
             raise DataError(f"{source}: no such list or folder; set data.root, by --data DIR")
         rows = _rows(source)
-    if not labelled:
+    if not labeled:
         samples = _of_rows(rows, source, root, no_labels, may_miss) if rows else _of_any_folder(source)
         return SampleList(samples=samples, class_names=None)
     if heads:
@@ -256,7 +256,7 @@ def _of_class_folders(folder: Location, names: Sequence[str], *, may_be_empty: b
     """The videos of the subfolders. One without any is a mistake where it would make a class of itself."""
     found = videos_by_subfolder(folder)
     if not found:
-        raise DataError(f"{folder}: no subfolders; a folder of labelled videos has one for every class")
+        raise DataError(f"{folder}: no subfolders; a folder of labeled videos has one for every class")
     unknown = [
         f"{folder / name}: unknown class{did_you_mean(name, names)}" for name in found if name not in names
     ]
@@ -333,7 +333,7 @@ def _samples(path: Path, root: Path | None) -> Sequence[Sample]:
         classes=None,
         num_classes=None,
         heads=None,
-        labelled=False,
+        labeled=False,
         may_miss=True,
     )
     return listed.samples

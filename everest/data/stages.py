@@ -58,7 +58,7 @@ def pretrain_clips(recipe: Recipe, *, replace_bad: bool = True) -> VideoClips:
         views_per_decode=stage.views_per_decode,
     )
     draws = offered.t if offered != grid else 0  # one number a slice that can be drawn
-    return unlabelled_clips(
+    return unlabeled_clips(
         recipe, pretrain_key(data), views, num_noise=offered.num_tokens + draws, replace_bad=replace_bad
     )
 
@@ -68,17 +68,17 @@ def pretrain_key(data: DataSettings) -> str:
     return "pretrain" if data.pretrain else "train"
 
 
-def unlabelled_clips(
+def unlabeled_clips(
     recipe: Recipe, key: str, views: MakeViews, *, replace_bad: bool, num_noise: int = 0
 ) -> VideoClips:
     """The videos of `data.KEY`, whose labels are not read."""
     root, source = _source(recipe.data, key)
-    samples = read_samples(source, root=root, classes=None, num_classes=None, heads=None, labelled=False)
+    samples = read_samples(source, root=root, classes=None, num_classes=None, heads=None, labeled=False)
     return _clips(recipe, samples, views, num_noise=num_noise, replace_bad=replace_bad)
 
 
 def finetune_clips(recipe: Recipe) -> tuple[VideoClips, Classes]:
-    """The labelled videos of `data.train`."""
+    """The labeled videos of `data.train`."""
     data, stage = recipe.data, recipe.finetune
     settings = stage.rand_augment
     views = FinetuneViews(
@@ -98,15 +98,15 @@ def finetune_clips(recipe: Recipe) -> tuple[VideoClips, Classes]:
     return clips, Classes.of(samples, data)
 
 
-def labelled_samples(recipe: Recipe) -> tuple[Sequence[Sample], Sequence[Sample], Classes]:
-    """The labelled videos of `data.train` and of `data.test`."""
+def labeled_samples(recipe: Recipe) -> tuple[Sequence[Sample], Sequence[Sample], Classes]:
+    """The labeled videos of `data.train` and of `data.test`."""
     train = _training_samples(recipe.data)
     classes = Classes.of(train, recipe.data)
     return train.samples, _labelled_alike(recipe.data, "test", classes).samples, classes
 
 
 def validation_clips(recipe: Recipe, classes: Classes) -> VideoClips | None:
-    """One centre view of each video of `data.val`; None without a list."""
+    """One center view of each video of `data.val`; None without a list."""
     data, stage = recipe.data, recipe.finetune
     if data.val is None:
         return None
@@ -168,7 +168,7 @@ def _labelled(
         classes=names,
         num_classes=num_classes,
         heads=heads,
-        labelled=True,
+        labeled=True,
         names_classes=names_classes,
     )
 

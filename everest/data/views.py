@@ -20,7 +20,7 @@ from everest.data.crops import (
     NO_BOX,
     Box,
     Size,
-    centre_box,
+    center_box,
     covering_size,
     crop,
     erasing_box,
@@ -112,7 +112,7 @@ class FinetuneViews:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ValidationViews:
-    """The middle of the video, the centre of the frame: always the same, unlike in the released programs."""
+    """The middle of the video, the center of the frame: always the same, unlike in the released programs."""
 
     frames: int
     stride: int
@@ -127,10 +127,10 @@ class ValidationViews:
         self, sample: Sample, rng: np.random.Generator, decoder: str, cache: FrameCache | None = None
     ) -> Views:
         first, length = segment(sample)
-        ids = sampling(self.sampling).centre(length, self.frames, self.stride)
+        ids = sampling(self.sampling).center(length, self.frames, self.stride)
         clip = _read(sample, first + ids, (first, length), decoder, cache)
         covering = covering_size(_size(clip), self.size)
-        return _stacked([_cut(resize(clip, covering, antialias=False), centre_box(covering, self.size))])
+        return _stacked([_cut(resize(clip, covering, antialias=False), center_box(covering, self.size))])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -193,7 +193,7 @@ def read_labelled(source: Path, *, root: Path, classes: Path | None) -> tuple[Sa
         classes=read_names(classes) if classes else None,
         num_classes=None,
         heads=heads or None,
-        labelled=labelled,
+        labeled=labelled,
     )
     return found, list(heads)
 
@@ -248,7 +248,7 @@ def read_original(place: Location, root: Location) -> SourceList:
     if place.is_dir():
         place, root = place.resolve(), root.resolve()
     samples = read_samples(
-        place, root=root, classes=None, num_classes=None, heads=None, labelled=False
+        place, root=root, classes=None, num_classes=None, heads=None, labeled=False
     ).samples
     if place.is_file():
         rows = tuple(row.values for row in read_rows(place))

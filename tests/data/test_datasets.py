@@ -34,7 +34,7 @@ ALL += [dataclasses.replace(maker, sampling="segment", size=(16, 48)) for maker 
 @pytest.fixture(scope="module")
 def samples(clip_files):
     found = read_samples(
-        clip_files / "train.csv", root=clip_files, classes=None, num_classes=2, heads=None, labelled=True
+        clip_files / "train.csv", root=clip_files, classes=None, num_classes=2, heads=None, labeled=True
     )
     return found.samples
 

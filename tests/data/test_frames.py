@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from everest.data.frames import (
     SAMPLINGS,
-    centre_window,
+    center_window,
     finetune_window,
     pretrain_window,
     sampling,
@@ -85,7 +85,7 @@ def test_every_sampling_gives_as_many_frames_as_asked_for_inside_the_video_in_or
         chosen = [
             way.pretrain(length, frames, stride, rng),
             way.finetune(length, frames, stride, rng),
-            way.centre(length, frames, stride),
+            way.center(length, frames, stride),
             *way.views(length, frames, stride, clips),
         ]
         assert len(chosen) == 3 + clips
@@ -112,8 +112,8 @@ def test_single_segment_view_takes_the_middles():
     assert segment_views(40, 4, clips=1)[0].tolist() == [5, 15, 25, 35]
 
 
-def test_centre_window_has_as_much_video_before_as_behind():
-    ids = centre_window(100, 16, 4)
+def test_center_window_has_as_much_video_before_as_behind():
+    ids = center_window(100, 16, 4)
     assert ids[0] == 18
     assert ids[-1] == 81
 

@@ -28,22 +28,22 @@ def there(monkeypatch):
 
 @given(
     names=st.lists(NAMES.filter(lambda name: unlistable(name) is None), min_size=1, max_size=6),
-    labelled=st.booleans(),
+    labeled=st.booleans(),
     segment=st.none() | st.tuples(st.floats(0, 1e5), st.floats(0.01, 1e3)),
     data=st.data(),
 )
-def test_what_is_written_is_read_back(folder, names, labelled, segment, data):
+def test_what_is_written_is_read_back(folder, names, labeled, segment, data):
     with pytest.MonkeyPatch.context() as patch:
         there(patch)
         part = {"start": segment[0]} if segment else {}
-        labels = [(data.draw(st.integers(0, 9)),) if labelled else () for _ in names]
+        labels = [(data.draw(st.integers(0, 9)),) if labeled else () for _ in names]
         samples = [
             Sample(path=str(folder / name), labels=label, **part)
             for name, label in zip(names, labels, strict=True)
         ]
         write_list(folder / "list.csv", samples, root=folder)
         read = read_samples(
-            folder / "list.csv", root=folder, classes=None, num_classes=10, heads=None, labelled=labelled
+            folder / "list.csv", root=folder, classes=None, num_classes=10, heads=None, labeled=labeled
         )
     assert [Path(sample.path) for sample in read.samples] == [Path(sample.path) for sample in samples]
     assert [(s.labels, s.start) for s in read.samples] == [(s.labels, s.start) for s in samples]
@@ -73,7 +73,7 @@ def test_large_and_fine_numbers_are_read_back(tmp_path):
             classes=None,
             num_classes=None,
             heads=None,
-            labelled=True,
+            labeled=True,
         )
         assert list(found.samples) == samples
 

@@ -20,7 +20,7 @@ def root(tmp_path):
 
 def read(root, text, *, name="train.csv", **options):
     (root / name).write_text(text, encoding="utf-8")
-    settings = {"classes": None, "num_classes": None, "heads": None, "labelled": True} | options
+    settings = {"classes": None, "num_classes": None, "heads": None, "labeled": True} | options
     return read_samples(root / name, root=root, **settings)
 
 
@@ -86,7 +86,7 @@ def test_segments_are_read(root):
     assert found.samples[0] == Sample(path=f"{root}/a.mp4", labels=(1,), start=0.5, end=2.0)
     assert found.samples[1] == Sample(path=f"{root}/b.mp4", labels=(0,))
     assert found.samples[2].end is None
-    found = read(root, "start_frame end_frame path\n10 20 a.mp4\n", labelled=False)
+    found = read(root, "start_frame end_frame path\n10 20 a.mp4\n", labeled=False)
     assert found.samples == (Sample(path=f"{root}/a.mp4", start_frame=10, end_frame=20),)
 
 
@@ -114,8 +114,8 @@ def test_labels_of_several_heads_come_in_the_order_of_the_heads(root):
 
 
 def test_pretraining_needs_no_labels_and_ignores_those_there(root):
-    assert short(read(root, "a.mp4\nb.mp4\n", labelled=False), root) == [("a.mp4",), ("b.mp4",)]
-    assert short(read(root, "a.mp4 7\nb.mp4 x\n", labelled=False), root) == [("a.mp4",), ("b.mp4",)]
+    assert short(read(root, "a.mp4\nb.mp4\n", labeled=False), root) == [("a.mp4",), ("b.mp4",)]
+    assert short(read(root, "a.mp4 7\nb.mp4 x\n", labeled=False), root) == [("a.mp4",), ("b.mp4",)]
 
 
 @pytest.mark.parametrize(
@@ -131,12 +131,12 @@ def test_pretraining_needs_no_labels_and_ignores_those_there(root):
         ("path label strat\na.mp4 0 1\n", {}, r":1: unknown column 'strat'; did you mean 'start'"),
         ("label start\n0 1\n", {}, r":1: the header needs the column 'path'"),
         ("path path\na b\n", {}, r":1: the header needs .* every column once"),
-        ("path,start,end\na.mp4,2,2\n", {"labelled": False}, r":2: the segment ends at 2\.0 and starts"),
-        ("path,start_frame,end_frame\na.mp4,5,3\n", {"labelled": False}, r":2: the segment ends at 3"),
-        ("path,start\na.mp4,soon\n", {"labelled": False}, r":2: start 'soon' is not a number"),
-        ("path,start\na.mp4,-1\n", {"labelled": False}, r":2: start -1 is not a time"),
-        ("path,start\na.mp4,nan\n", {"labelled": False}, r":2: start nan is not a time"),
-        ("path,start,end_frame\na.mp4,1,7\n", {"labelled": False}, r":2: a segment either in seconds"),
+        ("path,start,end\na.mp4,2,2\n", {"labeled": False}, r":2: the segment ends at 2\.0 and starts"),
+        ("path,start_frame,end_frame\na.mp4,5,3\n", {"labeled": False}, r":2: the segment ends at 3"),
+        ("path,start\na.mp4,soon\n", {"labeled": False}, r":2: start 'soon' is not a number"),
+        ("path,start\na.mp4,-1\n", {"labeled": False}, r":2: start -1 is not a time"),
+        ("path,start\na.mp4,nan\n", {"labeled": False}, r":2: start nan is not a time"),
+        ("path,start,end_frame\na.mp4,1,7\n", {"labeled": False}, r":2: a segment either in seconds"),
         ("path,label\n,0\n", {}, r":2: no path"),
         ("", {}, "the list is empty"),
         ("\n  \n", {}, "the list is empty"),
@@ -173,7 +173,7 @@ def test_list_of_which_no_video_exists_points_to_the_root(root):
 
 def test_missing_list_says_how_to_mend_it(root):
     with pytest.raises(DataError, match=r"none\.csv: no such list or folder; set data\.root"):
-        read_samples(root / "none.csv", root=root, classes=None, num_classes=None, heads=None, labelled=True)
+        read_samples(root / "none.csv", root=root, classes=None, num_classes=None, heads=None, labeled=True)
 
 
 NUMBER_LIKE = ("0.0", "1.5", "+0", "²", "1e3", "nan", "-0.5", "٣")
@@ -235,7 +235,7 @@ def test_path_too_long_for_the_system_is_named_with_its_line(root):
     with pytest.raises(DataError, match=r"train\.csv:2: cannot look for .*bbb: File name too long"):
         read(root, f"a.mp4 0\n{'b' * 300} 1\n")
     with pytest.raises(DataError, match="bbb: cannot be read: File name too long"):
-        read_samples(root / ("b" * 300), root=root, classes=None, num_classes=None, heads=None, labelled=True)
+        read_samples(root / ("b" * 300), root=root, classes=None, num_classes=None, heads=None, labeled=True)
 
 
 def refuse(monkeypatch, method, name):
@@ -259,7 +259,7 @@ def test_unreadable_list_is_named(root, monkeypatch):
 def test_binary_file_is_no_list(root):
     (root / "list.csv").write_bytes(b"\xff\xfe\x00\x01")
     with pytest.raises(DataError, match="not a text file"):
-        read_samples(root / "list.csv", root=root, classes=None, num_classes=None, heads=None, labelled=True)
+        read_samples(root / "list.csv", root=root, classes=None, num_classes=None, heads=None, labeled=True)
 
 
 # --- folders ------------------------------------------------------------------------------------------------
@@ -283,7 +283,7 @@ def folder(tmp_path):
 
 
 def read_folder(folder, **options):
-    settings = {"classes": None, "num_classes": None, "heads": None, "labelled": True} | options
+    settings = {"classes": None, "num_classes": None, "heads": None, "labeled": True} | options
     return read_samples(folder, root=folder, **settings)
 
 
@@ -301,7 +301,7 @@ def test_subfolders_are_classes(folder):
 
 
 def test_any_folder_of_videos_serves_pretraining(folder):
-    found = read_folder(folder, labelled=False)
+    found = read_folder(folder, labeled=False)
     assert [path for (path,) in short(found, folder)] == [
         "jump/c.webm",
         "jump/pictures",
@@ -328,7 +328,7 @@ def test_folders_without_videos_say_so(tmp_path):
     with pytest.raises(DataError, match="no subfolders"):
         read_folder(tmp_path)
     with pytest.raises(DataError, match="no videos in it"):
-        read_folder(tmp_path, labelled=False)
+        read_folder(tmp_path, labeled=False)
     (tmp_path / "run").mkdir()
     with pytest.raises(DataError, match="no videos in its 1 subfolders"):
         read_folder(tmp_path)
@@ -352,7 +352,7 @@ def test_a_picture_beside_videos_or_folders_is_no_video(folder):
     (folder / "jump" / "poster.jpg").touch()
     (folder / "run" / "deep" / "thumbnail.png").touch()
     assert len(read_folder(folder).samples) == 4
-    assert len(read_folder(folder, labelled=False).samples) == 4
+    assert len(read_folder(folder, labeled=False).samples) == 4
 
 
 def test_links_to_folders_are_followed_once(folder, tmp_path_factory):
@@ -371,15 +371,15 @@ def test_links_to_folders_are_followed_once(folder, tmp_path_factory):
         ("run/deep/b.AVI", 1),
     ]
     assert short(read_folder(folder), folder) == expected
-    names = [Path(path).name for (path,) in short(read_folder(folder, labelled=False), folder)]
+    names = [Path(path).name for (path,) in short(read_folder(folder, labeled=False), folder)]
     assert sorted(names) == ["a.mp4", "b.AVI", "c.webm", "f.mp4", "pictures"]
 
 
-@pytest.mark.parametrize("labelled", [True, False])
-def test_unreadable_folder_is_named(folder, labelled, monkeypatch):
+@pytest.mark.parametrize("labeled", [True, False])
+def test_unreadable_folder_is_named(folder, labeled, monkeypatch):
     refuse(monkeypatch, "iterdir", "deep")
     with pytest.raises(DataError, match="run/deep: cannot be read: Permission denied"):
-        read_folder(folder, labelled=labelled)
+        read_folder(folder, labeled=labeled)
 
 
 def test_class_folders_that_name_no_classes_are_refused(folder):
@@ -391,7 +391,7 @@ def test_real_lists_are_read(shared):
     folder = shared / "videos" / "actions"
     names = (folder / "classes.txt").read_text().split()
     found = read_samples(
-        folder / "test.csv", root=folder, classes=names, num_classes=17, heads=None, labelled=True
+        folder / "test.csv", root=folder, classes=names, num_classes=17, heads=None, labeled=True
     )
     assert len(found.samples) > 100
     assert {sample.labels[0] for sample in found.samples} == set(range(17))

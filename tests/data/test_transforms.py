@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from everest.data.augment import OPERATIONS, RandAugment, apply
 from everest.data.crops import (
     NO_BOX,
-    centre_box,
+    center_box,
     covering_size,
     crop,
     erase,
@@ -162,7 +162,7 @@ def test_test_pixels_lie_within_a_level_of_the_released_ones(all_tensors):
     for name, window, box in (
         ("views.test_item0_CTHW", windows[0], boxes[0]),
         ("views.test_item5_CTHW", windows[1], boxes[2]),
-        ("views.validation_CTHW", [8, 10, 12, 14, 17, 19, 21, 23], centre_box(covering, target)),
+        ("views.validation_CTHW", [8, 10, 12, 14, 17, 19, 21, 23], center_box(covering, target)),
     ):
         assert levels_apart(cut(resized, box)[:, list(window)], all_tensors[name]).max() < 1.01
 
@@ -180,7 +180,7 @@ def test_test_boxes_lie_in_a_frame_that_covers_them(frame, target, crops):
 
 
 def test_single_test_box_is_the_centre():
-    assert view_boxes((48, 64), (48, 48), 1) == [centre_box((48, 64), (48, 48))] == [(0, 8, 48, 48)]
+    assert view_boxes((48, 64), (48, 48), 1) == [center_box((48, 64), (48, 48))] == [(0, 8, 48, 48)]
 
 
 # --- RandAugment --------------------------------------------------------------------------------------------

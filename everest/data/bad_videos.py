@@ -39,7 +39,7 @@ class BadVideos:
         return lines
 
     def check(self, *, any_failed: bool) -> None:
-        """Raise DataError if the last step exceeded the limit; the run can resume once the videos are fixed."""
+        """Raise DataError if the last step exceeded the limit; a fixed run can be resumed."""
         if any_failed and self.bad >= AT_LEAST and self.bad > self.max_bad * self.requested:
             first = "; ".join(f"{path} ({reason})" for path, reason in list(self.reasons.items())[:3])
             raise DataError(

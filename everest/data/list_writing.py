@@ -8,7 +8,7 @@ from typing import Final
 
 import numpy as np
 
-from everest.data.list_text import columns_of, is_integer
+from everest.data.labels import columns_of, is_integer
 from everest.data.samples import Sample
 from everest.errors import DataError, RecipeError
 from everest.system.files import write_atomically
@@ -58,7 +58,7 @@ def write_list(
     refuse_unlistable(samples)
     columns = ["path"]
     if any(sample.labels for sample in samples):
-        columns += columns_of(dict.fromkeys(heads, 0)) or ["label"]
+        columns += columns_of(heads) or ["label"]
     segment = [
         name for name in SEGMENT_COLUMNS if any(getattr(sample, name) is not None for sample in samples)
     ]

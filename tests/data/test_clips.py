@@ -97,7 +97,7 @@ def test_file_of_classes_may_have_a_byte_order_mark(root):
     ("content", "message"),
     [
         ("café\n".encode("latin-1"), r"classes\.txt: not a text file in UTF-8 \(byte 3\)"),
-        (b"run\n\njump\nrun\n", r"classes\.txt:4: class 'run' stands in line 1 already"),
+        (b"run\n\njump\nrun\n", r"classes\.txt:4: class 'run' is in line 1 already"),
         (b"\n", r"classes\.txt: no class names"),
         (None, r"data\.classes: no file '.*classes\.txt'"),
     ],

@@ -183,7 +183,7 @@ NUMBER_LIKE = ("0.0", "1.5", "+0", "²", "1e3", "nan", "-0.5", "٣")
 @pytest.mark.parametrize("other", ["0", "1.5", "walk"])
 @pytest.mark.parametrize("classes", [None, NAMES])
 def test_numbers_that_are_no_index_are_no_class_either(root, label, other, classes):
-    with pytest.raises(DataError, match=rf"label '{re.escape(label)}' is no whole number from 0"):
+    with pytest.raises(DataError, match=rf"label '{re.escape(label)}' is not an integer from 0"):
         read(root, f"a.mp4,{label}\nb.mp4,{other}\n", classes=classes)
 
 

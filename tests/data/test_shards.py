@@ -237,10 +237,10 @@ def test_a_damaged_set_of_shards_is_told(index: Path, videos: Path):
     tar = index.parent / "train-000001.tar"
     whole = tar.read_bytes()
     tar.write_bytes(whole[:-512])
-    with pytest.raises(DataError, match=r"train-000001\.tar: \d+ bytes where its index says \d+; copy"):
+    with pytest.raises(DataError, match=r"train-000001\.tar: \d+ bytes where its index expects \d+; copy"):
         labeled(index, videos)
     tar.unlink()
-    with pytest.raises(DataError, match=r"train-000001\.tar: No such file .* the index beside it names"):
+    with pytest.raises(DataError, match=r"train-000001\.tar: No such file .* the index next to it names"):
         labeled(index, videos)
     for text in ("", "[]", '{"format": "everest-shards", "version": 99}', "\x00"):
         index.write_text(text)

@@ -234,7 +234,7 @@ def test_names_of_class_folders_are_the_same_in_all_sources(tmp_path: Path, clip
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ("run\nrun\n", "'run' and 'run' are the same"),
+        ("run\nrun\n", "class 'run' is in line 1 already"),
         ("run\nRUN\n", "'run' and 'RUN'"),
         ("", "no class names"),
     ],

@@ -23,7 +23,7 @@ class LabelRules:
     heads: Mapping[str, int] | None = None  # number of classes of each head, if a sample has several labels
 
     def read(self, row: ListRow) -> tuple[int, ...]:
-        """Returns the labels of a row: those of `label.NAME` for each head, or that of `label`.
+        """Returns the labels of a row, from the column `label.NAME` of each head or from the column `label`.
 
         A label that is a class name selects that class, any other integer is an index. If one of the names
         is an integer, labels are read as names only.

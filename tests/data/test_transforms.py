@@ -17,7 +17,7 @@ from everest.data.crops import (
     crop,
     erase,
     erasing_box,
-    fixed_places,
+    fixed_corners,
     flip,
     multi_scale_crop,
     multi_scale_sizes,
@@ -64,7 +64,7 @@ def test_multi_scale_candidates_are_those_of_the_released_program(recorded):
         (width, height), side = case["image_wh"], case["input_size"]
         found = multi_scale_sizes((height, width), (side, side))
         assert [[w, h] for h, w in found] == case["candidate_crops_wh"]
-        places = fixed_places((height, width), found[0])
+        places = fixed_corners((height, width), found[0])
         assert [[left, top] for top, left in places] == case["candidate_offsets_wh_for_first_crop"]
 
 

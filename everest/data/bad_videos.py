@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 
 from everest.errors import DataError
 
 AT_LEAST = 5  # our choice: a handful of broken files never ends a run
 
 
+@dataclass(eq=False)
 class BadVideos:
-    """Counts the unreadable videos of a run, over all processes and resumes.
+    """Counts the unreadable videos of a run, over all processes and resumes."""
 
-    Args:
-        max_bad: the largest share of the requested samples that may be unreadable (`data.max_bad`).
-    """
-
-    def __init__(self, max_bad: float) -> None:
-        self.max_bad = max_bad
-        self.requested = 0  # samples
-        self.bad = 0  # samples, so a broken video counts each time it was due
-        self.reasons: dict[str, str] = {}  # path to reason
+    max_bad: float  # the largest share of the requested samples that may be unreadable (`data.max_bad`)
+    requested: int = 0  # samples
+    bad: int = 0  # samples: a broken video counts each time it is requested
+    reasons: dict[str, str] = field(default_factory=dict)  # by path
 
     def add(self, *, requested: int, failed: Iterable[Sequence[tuple[str, str]]]) -> list[str]:
         """Count a step and return the lines to show.

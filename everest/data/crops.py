@@ -1,4 +1,4 @@
-"""Boxes for training, evaluation and erasing, and the operations that crop, resize, flip and erase pixels.
+"""Boxes for training, evaluation and erasing, and the operations that crop, resize and erase pixels.
 
 Sizes are (height, width). The released programs handle square targets only. For other targets, boxes have the
 target's aspect ratio, and distortions are relative to it. Clips are cropped and resized as uint8 while
@@ -166,11 +166,6 @@ def resize(clip: Tensor, size: Size, *, antialias: bool) -> Tensor:
     if frames.shape[-2:] != size:
         frames = F.interpolate(frames, size, mode="bilinear", align_corners=False, antialias=antialias)
     return frames.transpose(0, 1)
-
-
-def flip(clip: Tensor) -> Tensor:
-    """Mirrors (..., W) left to right."""
-    return clip.flip(-1)
 
 
 def erase(frames: Tensor, boxes: Tensor, *, generator: torch.Generator | None = None) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass
 from typing import Final, NamedTuple, Protocol
 
 import numpy as np
@@ -56,6 +57,7 @@ class ClipTokens(Protocol):
         ...
 
 
+@dataclass(eq=False)
 class VideoClips(Dataset[Clip | UserError]):
     """Clips of samples, addressed by (epoch, index).
 
@@ -68,26 +70,15 @@ class VideoClips(Dataset[Clip | UserError]):
             numbers.
     """
 
-    def __init__(
-        self,
-        samples: Sequence[Sample],
-        *,
-        make_views: MakeViews,
-        seed: int,
-        num_noise: int,
-        decoder: str,
-        replace_bad: bool,
-        cache: FrameCache | None = None,
-        tokens: ClipTokens | None = None,
-    ) -> None:
-        self.cache = cache
-        self.tokens = tokens
-        self.samples = samples
-        self.make_views = make_views
-        self.seed = seed
-        self.num_noise = num_noise
-        self.decoder = decoder
-        self.replace_bad = replace_bad
+    samples: Sequence[Sample]
+    _: KW_ONLY
+    make_views: MakeViews
+    seed: int
+    num_noise: int
+    decoder: str
+    replace_bad: bool
+    cache: FrameCache | None = None
+    tokens: ClipTokens | None = None
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -145,6 +136,7 @@ class VideoClips(Dataset[Clip | UserError]):
         return self.make_views(self.samples[index], rng, self.decoder, self.cache), tokens
 
 
+@dataclass(eq=False, kw_only=True)
 class StepSampler(Sampler[list[SampleKey]]):
     """Micro-batches of (epoch, index) for one process, from any step to the end of the last epoch.
 
@@ -159,44 +151,32 @@ class StepSampler(Sampler[list[SampleKey]]):
         repeat_first: repeat the batch of the first step, to check whether a model can overfit it.
     """
 
-    def __init__(
-        self,
-        *,
-        num_samples: int,
-        batch_size: int,
-        epochs: int,
-        steps_per_epoch: int,
-        seed: int,
-        start_step: int = 0,
-        accumulation: int = 1,
-        rank: int = 0,
-        world: int = 1,
-        repeat_first: bool = False,
-    ) -> None:
-        assert batch_size % (world * accumulation) == 0
-        assert steps_per_epoch == 1 or steps_per_epoch * batch_size <= num_samples
-        self.num_samples = num_samples
-        self.batch_size = batch_size
-        self.num_steps = epochs * steps_per_epoch
-        self.steps_per_epoch = steps_per_epoch
-        self.seed = seed
-        self.start_step = start_step
-        self.accumulation = accumulation
-        self.rank = rank
-        self.world = world
-        self.repeat_first = repeat_first
+    num_samples: int
+    batch_size: int
+    epochs: int
+    steps_per_epoch: int
+    seed: int
+    start_step: int = 0
+    accumulation: int = 1
+    rank: int = 0
+    world: int = 1
+    repeat_first: bool = False
+
+    def __post_init__(self) -> None:
+        assert self.batch_size % (self.world * self.accumulation) == 0
+        assert self.steps_per_epoch == 1 or self.steps_per_epoch * self.batch_size <= self.num_samples
 
     def __len__(self) -> int:
-        return (self.num_steps - self.start_step) * self.accumulation
+        return (self.epochs * self.steps_per_epoch - self.start_step) * self.accumulation
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
         if self.repeat_first:
             first = self._order(0)[0, self.rank].tolist()
-            for _ in range(self.num_steps - self.start_step):
+            for _ in range(self.epochs * self.steps_per_epoch - self.start_step):
                 yield from ([(0, index) for index in indices] for indices in first)
             return
         first_epoch, skipped = divmod(self.start_step, self.steps_per_epoch)
-        for epoch in range(first_epoch, self.num_steps // self.steps_per_epoch):
+        for epoch in range(first_epoch, self.epochs):
             for micro_batches in self._order(epoch)[skipped:, self.rank]:
                 for indices in micro_batches.tolist():
                     yield [(epoch, index) for index in indices]

@@ -70,7 +70,11 @@ def write_list(
             "" if time is None else np.format_float_positional(time, trim="-")
             for time in (getattr(sample, name) for name in segment)
         ]
-        rows.append([_listed(sample.path, root), *labels, *times])
+        path = Path(sample.path)
+        text = str(path.relative_to(root)) if path.is_relative_to(root) else sample.path
+        if text[0] == "#" or text[0].isspace():  # it would be read as a comment, or without its space
+            text = f"./{text}"
+        rows.append([text, *labels, *times])
     _write_lines(file, (",".join(map(_quoted, row)) for row in rows))
 
 
@@ -108,10 +112,3 @@ def _write_lines(file: Path, lines: Iterable[str]) -> None:
 def _quoted(value: str) -> str:
     """Returns a field quoted so that any separator of a list reads it back."""
     return '"' + value.replace('"', '""') + '"' if any(sign in value for sign in ' ,\t"') else value
-
-
-def _listed(path: str, root: Path) -> str:
-    """Returns a path as written to a list, with `./` if it looks like a comment or begins with a space."""
-    full = Path(path)
-    text = str(full.relative_to(root)) if full.is_relative_to(root) else path
-    return f"./{text}" if text[0] == "#" or text[0].isspace() else text

@@ -56,19 +56,16 @@ def read_index(file: Location) -> list[ListRow]:
         raise DataError(f"{file}: no index of `everest prepare shard`, or one of another version")
     shards = {shard["file"]: file.parent.absolute() / shard["file"] for shard in document["shards"]}
     for shard in document["shards"]:
-        _check_size(shards[shard["file"]], shard["bytes"])
+        path, expected = shards[shard["file"]], shard["bytes"]
+        try:
+            size = version(path)[0]
+        except OSError as error:
+            raise DataError(f"{path}: {error.strerror}; the index next to it names this shard") from error
+        if size not in (expected, -1):  # -1: the storage does not report the size
+            raise DataError(f"{path}: {size} bytes where its index expects {expected}; copy or make it again")
     rows = []
     for number, sample in enumerate(document["samples"]):
         values = {name: value for name, value in sample.items() if name not in _LOCATION}
         member = Member(shards[sample["tar"]], sample["offset"], sample["size"], sample["path"])
         rows.append(ListRow(f"{file}: sample {number}", values, json.dumps(values), member))
     return rows
-
-
-def _check_size(shard: Location, expected: int) -> None:
-    try:
-        size = version(shard)[0]
-    except OSError as error:
-        raise DataError(f"{shard}: {error.strerror}; the index next to it names this shard") from error
-    if size not in (expected, -1):  # -1: the storage does not report the size
-        raise DataError(f"{shard}: {size} bytes where its index expects {expected}; copy or make it again")

@@ -25,7 +25,6 @@ from everest.data.crops import (
     covering_size,
     crop,
     erasing_box,
-    flip,
     multi_scale_crop,
     random_resized_crop,
     resize,
@@ -78,7 +77,7 @@ class PretrainViews:
         for _ in range(self.views_per_decode):
             box = multi_scale_crop(_size(clip), self.size, rng)
             view = resize(crop(clip, box), self.size, antialias=True)
-            views.append(flip(view) if self.flip and rng.random() < 0.5 else view)
+            views.append(view.flip(-1) if self.flip and rng.random() < 0.5 else view)
         return _stacked(views)
 
 
@@ -106,7 +105,7 @@ class FinetuneViews:
             clip = self.rand_augment(clip, rng)
         box = random_resized_crop(_size(clip), self.size, rng, areas=self.crop_area)
         view = resize(crop(clip, box), self.size, antialias=False)
-        view = flip(view) if self.flip and rng.random() < 0.5 else view
+        view = view.flip(-1) if self.flip and rng.random() < 0.5 else view
         return _stacked([view], erase=erasing_box(self.size, self.erasing, rng))
 
 

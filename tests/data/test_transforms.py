@@ -18,7 +18,6 @@ from everest.data.crops import (
     erase,
     erasing_box,
     fixed_corners,
-    flip,
     multi_scale_crop,
     multi_scale_sizes,
     random_resized_crop,
@@ -101,7 +100,7 @@ def test_multi_scale_boxes_of_a_wide_target_are_wide():
     assert multi_scale_sizes((240, 240), (224, 112))[0] == (240, 120)
 
 
-# --- random resized crop, flip ------------------------------------------------------------------------------
+# --- random resized crop ------------------------------------------------------------------------------------
 
 
 def test_random_resized_crops_are_those_of_the_released_program(recorded):
@@ -126,11 +125,6 @@ def test_finetuning_pixels_lie_within_a_level_of_the_released_ones(recorded, all
     apart = levels_apart(resized, all_tensors[case["tensor"]])
     assert apart[..., ~erased].max() < 1.01
     assert (apart[..., erased] > 5).float().sum() >= 0.9 * apart[..., erased].numel()
-
-
-def test_flip_mirrors_columns():
-    clip = torch.arange(24).view(1, 2, 3, 4)
-    assert torch.equal(flip(clip)[..., 0], clip[..., 3])
 
 
 # --- test boxes ---------------------------------------------------------------------------------------------

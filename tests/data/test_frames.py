@@ -51,7 +51,7 @@ def test_finetuning_windows_are_those_of_the_released_program(recorded):
         assert ids.tolist() == case["frame_ids"], case
 
 
-def test_test_windows_are_those_of_the_released_program(recorded):
+def test_evaluation_windows_are_those_of_the_released_program(recorded):
     for case in recorded["multi_view_test"]:
         windows = view_windows(
             case["num_frames_in_video"], case["clip_frames"], case["stride"], case["test_num_segment"]
@@ -77,7 +77,7 @@ def test_two_segment_views_are_those_of_the_released_program(recorded_segments):
 
 
 @given(lengths, clip_lengths, strides, st.integers(1, 12), st.integers(0, 2**32))
-def test_every_sampling_gives_as_many_frames_as_asked_for_inside_the_video_in_order(
+def test_every_sampling_gives_the_requested_number_of_frames_inside_the_video_in_order(
     length, frames, stride, clips, seed
 ):
     for way in SAMPLINGS.values():
@@ -103,7 +103,7 @@ def test_pretraining_windows_start_anywhere_up_to_the_last_place_that_fits():
     assert starts == set(range(7))
 
 
-def test_single_test_window_lies_in_the_middle():
+def test_single_evaluation_window_is_in_the_middle():
     assert view_windows(100, 4, 5, clips=1)[0].tolist() == [40, 45, 50, 55]
     assert view_windows(3, 4, 5, clips=1)[0].tolist() == [0, 0, 0, 0]
 

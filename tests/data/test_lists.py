@@ -20,8 +20,7 @@ def root(tmp_path):
 
 def read(root, text, *, name="train.csv", **options):
     (root / name).write_text(text, encoding="utf-8")
-    settings = {"classes": None, "num_classes": None, "heads": None, "labeled": True} | options
-    return read_samples(root / name, root=root, **settings)
+    return read_samples(root / name, root=root, **options)
 
 
 def short(found, root):
@@ -164,16 +163,16 @@ def test_missing_videos_are_named_with_their_line(root):
     assert str(caught.value) == f"{root}/train.csv:2: no file {root}/none.mp4"
 
 
-def test_list_of_which_no_video_exists_points_to_the_root(root):
+def test_a_list_without_any_existing_video_points_to_the_root(root):
     with pytest.raises(
         DataError, match=r"none of its 2 videos exists, first .*x\.mp4; .*data\.root, which is"
     ):
         read(root, "x.mp4 0\ny.mp4 1\n")
 
 
-def test_missing_list_says_how_to_mend_it(root):
+def test_missing_list_is_named_with_the_fix(root):
     with pytest.raises(DataError, match=r"none\.csv: no such list or folder; set data\.root"):
-        read_samples(root / "none.csv", root=root, classes=None, num_classes=None, heads=None, labeled=True)
+        read_samples(root / "none.csv", root=root)
 
 
 NUMBER_LIKE = ("0.0", "1.5", "+0", "²", "1e3", "nan", "-0.5", "٣")
@@ -219,7 +218,7 @@ def test_a_number_that_is_a_name_means_that_class_and_no_other_number_is_taken(r
         ("a.mp4 300 5\nb.mp4 20 6\n", r":1: 3 fields .* leave out the number of frames; .*'a.mp4 300 5'"),
     ],
 )
-def test_lists_of_other_kinds_are_told_what_a_line_looks_like(root, text, message):
+def test_lists_of_other_kinds_are_refused_with_the_expected_format(root, text, message):
     with pytest.raises(DataError, match=message):
         read(root, text)
 
@@ -235,11 +234,11 @@ def test_path_too_long_for_the_system_is_named_with_its_line(root):
     with pytest.raises(DataError, match=r"train\.csv:2: cannot look for .*bbb: File name too long"):
         read(root, f"a.mp4 0\n{'b' * 300} 1\n")
     with pytest.raises(DataError, match="bbb: cannot be read: File name too long"):
-        read_samples(root / ("b" * 300), root=root, classes=None, num_classes=None, heads=None, labeled=True)
+        read_samples(root / ("b" * 300), root=root)
 
 
 def refuse(monkeypatch, method, name):
-    """Let `Path.method` fail at the path called `name`, as it does for who may not read it."""
+    """Let `Path.method` fail at the path called `name`, as it does without permission."""
     allowed = getattr(Path, method)
 
     def refusing(path, *args, **options):
@@ -259,7 +258,7 @@ def test_unreadable_list_is_named(root, monkeypatch):
 def test_binary_file_is_no_list(root):
     (root / "list.csv").write_bytes(b"\xff\xfe\x00\x01")
     with pytest.raises(DataError, match="not a text file"):
-        read_samples(root / "list.csv", root=root, classes=None, num_classes=None, heads=None, labeled=True)
+        read_samples(root / "list.csv", root=root)
 
 
 # --- folders ------------------------------------------------------------------------------------------------
@@ -283,8 +282,7 @@ def folder(tmp_path):
 
 
 def read_folder(folder, **options):
-    settings = {"classes": None, "num_classes": None, "heads": None, "labeled": True} | options
-    return read_samples(folder, root=folder, **settings)
+    return read_samples(folder, root=folder, **options)
 
 
 def test_subfolders_are_classes(folder):
@@ -319,12 +317,12 @@ def test_any_folder_of_videos_serves_pretraining(folder):
         ({"heads": {"verb": 3}}, r"data\.heads needs a list with the columns label\.verb"),
     ],
 )
-def test_folders_that_do_not_fit_say_why(folder, options, message):
+def test_folders_that_do_not_fit_are_refused_with_the_reason(folder, options, message):
     with pytest.raises(DataError, match=message):
         read_folder(folder, **options)
 
 
-def test_folders_without_videos_say_so(tmp_path):
+def test_folders_without_videos_are_refused(tmp_path):
     with pytest.raises(DataError, match="no subfolders"):
         read_folder(tmp_path)
     with pytest.raises(DataError, match="no videos in it"):
@@ -342,13 +340,13 @@ def test_an_empty_folder_makes_no_class(folder):
     assert {sample.labels for sample in found.samples} == {(1,), (2,)}
 
 
-def test_what_macos_packs_along_is_no_class(folder):
+def test_folders_added_by_macos_are_no_class(folder):
     (folder / "__MACOSX").mkdir()
     (folder / "__MACOSX" / "a.mp4").touch()
     assert read_folder(folder).class_names == ("jump", "run")
 
 
-def test_a_picture_beside_videos_or_folders_is_no_video(folder):
+def test_an_image_next_to_videos_or_folders_is_no_video(folder):
     (folder / "jump" / "poster.jpg").touch()
     (folder / "run" / "deep" / "thumbnail.png").touch()
     assert len(read_folder(folder).samples) == 4
@@ -390,8 +388,6 @@ def test_class_folders_that_name_no_classes_are_refused(folder):
 def test_real_lists_are_read(shared):
     folder = shared / "videos" / "actions"
     names = (folder / "classes.txt").read_text().split()
-    found = read_samples(
-        folder / "test.csv", root=folder, classes=names, num_classes=17, heads=None, labeled=True
-    )
+    found = read_samples(folder / "test.csv", root=folder, classes=names, num_classes=17)
     assert len(found.samples) > 100
     assert {sample.labels[0] for sample in found.samples} == set(range(17))

@@ -48,8 +48,7 @@ def contents(folder: Path) -> dict[str, str]:
 
 
 def labeled(source: Path, root: Path, **given: object) -> SampleList:
-    options = {"classes": None, "num_classes": None, "heads": None, "labeled": True} | given
-    return read_samples(source, root=root, **options)
+    return read_samples(source, root=root, **given)
 
 
 @pytest.fixture
@@ -92,8 +91,8 @@ def test_names_of_all_kinds_survive(videos: Path, tmp_path: Path):
         (videos / name).mkdir()
         os.link(videos / "clip0.mp4", videos / name / f"{name}.mp4")
     index = Path(everest(videos, "-o", tmp_path / "out")[0].strip())
-    here = read_samples(videos, root=videos, classes=None, num_classes=None, heads=None, labeled=False)
-    there = read_samples(index, root=videos, classes=None, num_classes=None, heads=None, labeled=False)
+    here = read_samples(videos, root=videos, labeled=False)
+    there = read_samples(index, root=videos, labeled=False)
     assert [sample.path for sample in there.samples] == [sample.path for sample in here.samples]
     assert all(
         content(one.video) == content(other.video)
@@ -163,7 +162,7 @@ def test_the_same_list_gives_the_same_bytes_and_a_second_call_keeps_them(
     assert {path: path.stat().st_mtime_ns for path in index.parent.glob("*.tar")} == stamps
 
 
-def test_a_killed_call_goes_on_to_the_same_bytes(videos: Path, tmp_path: Path):
+def test_a_killed_call_resumes_to_the_same_bytes(videos: Path, tmp_path: Path):
     rows = []
     for i in range(400):
         os.link(videos / f"clip{i % 4}.mp4", videos / f"copy{i}.mp4")
@@ -233,7 +232,7 @@ def test_sources_that_cannot_be_read_are_named(videos: Path, tmp_path: Path):
     assert "no such list or folder" in error
 
 
-def test_a_damaged_set_of_shards_is_told(index: Path, videos: Path):
+def test_damaged_shards_are_named(index: Path, videos: Path):
     tar = index.parent / "train-000001.tar"
     whole = tar.read_bytes()
     tar.write_bytes(whole[:-512])
@@ -256,14 +255,14 @@ def test_a_damaged_video_in_a_shard_is_named_with_its_shard(videos: Path, tmp_pa
         read_frames(sample.video, [0])
 
 
-def test_without_webdataset_the_line_to_install_it_is_told(videos: Path, tmp_path: Path, monkeypatch):
+def test_without_webdataset_the_command_to_install_it_is_shown(videos: Path, tmp_path: Path, monkeypatch):
     monkeypatch.setitem(sys.modules, "webdataset", None)
     _, error = everest(videos / "train.csv", "-o", tmp_path / "out", code=5)
     assert error == 'error: shards need the package webdataset: pip install "everest-video[shards]"\n'
     assert not (tmp_path / "out").exists()
 
 
-def test_a_full_disk_is_told_and_the_next_call_goes_on(videos: Path, index: Path, small_disk: Path):
+def test_a_full_disk_is_reported_and_the_next_call_resumes(videos: Path, index: Path, small_disk: Path):
     output, ballast = small_disk / "out", small_disk / "ballast"
     output.mkdir()
     with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
@@ -287,9 +286,9 @@ def recipe(tmp_path: Path) -> Path:
 
 
 def same_run(one: Path, other: Path) -> bool:
-    ours, theirs = weights(one), weights(other)
+    first, second = weights(one), weights(other)
     assert told(one) == told(other)
-    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_a_run_over_shards_is_the_run_over_the_files(recipe: Path, videos: Path, index: Path, tmp_path: Path):
@@ -319,7 +318,7 @@ def test_fine_tuning_and_evaluation_read_shards(recipe: Path, videos: Path, inde
 
 
 @pytest.mark.slow
-def test_a_killed_run_over_shards_goes_on_to_the_same_bits(
+def test_a_killed_run_over_shards_resumes_to_the_same_bits(
     recipe: Path, videos: Path, index: Path, tmp_path: Path
 ):
     options = ["--recipe", recipe, "--data", videos, "--set", f"data.train={index}", "--gpus", "cpu"]

@@ -47,7 +47,7 @@ def all_tensors(shared):
 
 
 def levels_apart(clip, official):
-    """(3, T, H, W): how many of 256 levels a byte clip differs from a normalised one."""
+    """(3, T, H, W): how many of 256 levels a byte clip differs from a normalized one."""
     return ((normalise(clip) - official) * torch.tensor(IMAGENET_STD).view(3, 1, 1, 1) * 255).abs()
 
 
@@ -127,10 +127,10 @@ def test_finetuning_pixels_lie_within_a_level_of_the_released_ones(recorded, all
     assert (apart[..., erased] > 5).float().sum() >= 0.9 * apart[..., erased].numel()
 
 
-# --- test boxes ---------------------------------------------------------------------------------------------
+# --- evaluation boxes ---------------------------------------------------------------------------------------
 
 
-def test_test_boxes_are_those_of_the_released_program(recorded):
+def test_evaluation_boxes_are_those_of_the_released_program(recorded):
     for case in recorded["multi_view_test"]:
         target = (case["short_side"], case["short_side"])
         covering = covering_size((case["height"], case["width"]), target)
@@ -140,7 +140,7 @@ def test_test_boxes_are_those_of_the_released_program(recorded):
             assert list(boxes[view["split"]]) == [view[k] for k in ("top", "left", "height", "width")]
 
 
-def test_segment_test_boxes_are_those_of_the_released_program(golden):
+def test_segment_evaluation_boxes_are_those_of_the_released_program(golden):
     for case in json.loads(golden("ssv2_sampling.json").read_text())["test"]:
         target = (case["short_side"], case["short_side"])
         boxes = view_boxes(covering_size((case["height"], case["width"]), target), target, 3)
@@ -148,7 +148,7 @@ def test_segment_test_boxes_are_those_of_the_released_program(golden):
             assert boxes[view["split"]][:2] == (view["top"], view["left"])
 
 
-def test_test_pixels_lie_within_a_level_of_the_released_ones(all_tensors):
+def test_evaluation_pixels_are_within_a_level_of_the_released_ones(all_tensors):
     video, target = all_tensors["views.input_THWC"], (48, 48)
     covering = covering_size((54, 72), target)
     resized = resize(video, covering, antialias=False)
@@ -162,7 +162,7 @@ def test_test_pixels_lie_within_a_level_of_the_released_ones(all_tensors):
 
 
 @given(sizes, sizes, st.integers(1, 6))
-def test_test_boxes_lie_in_a_frame_that_covers_them(frame, target, crops):
+def test_evaluation_boxes_are_in_a_frame_that_covers_them(frame, target, crops):
     covering = covering_size(frame, target)
     assert min(covering[0] - target[0], covering[1] - target[1]) == 0
     boxes = view_boxes(covering, target, crops)
@@ -173,7 +173,7 @@ def test_test_boxes_lie_in_a_frame_that_covers_them(frame, target, crops):
         assert 0 <= box.left <= covering[1] - target[1]
 
 
-def test_single_test_box_is_the_centre():
+def test_single_evaluation_box_is_the_center():
     assert view_boxes((48, 64), (48, 48), 1) == [center_box((48, 64), (48, 48))] == [(0, 8, 48, 48)]
 
 
@@ -224,7 +224,7 @@ def test_every_operation_is_done_at_both_ends_of_its_strength(name: str, level: 
         assert apply(frame, [(name, operation.argument(signed))]).size == frame.size
 
 
-def test_a_picture_of_no_bits_is_black_as_the_released_program_has_it():
+def test_an_image_of_no_bits_is_black_as_the_released_program_has_it():
     frame = Image.effect_noise((16, 12), 64).convert("RGB")
     assert apply(frame, [("PosterizeIncreasing", 0)]).getextrema() == ((0, 0), (0, 0), (0, 0))
 

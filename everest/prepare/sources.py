@@ -172,7 +172,7 @@ class SourceList:
     place: Location
     root: Location  # what its paths are relative to
     is_list: bool
-    rows: tuple[dict[str, str], ...]  # by column of everest.data.list_files; `path` as written
+    rows: tuple[dict[str, str], ...]  # by column of everest.data.list_text; `path` as written
 
     @property
     def stem(self) -> str:

@@ -178,7 +178,7 @@ def _report(training: Training, model: AdaptiveTokenizer, validation: Validation
     for path, reason in report.skipped:
         training.notice(f"data.{validation.source} skips {path}: {reason}")
     total = len(report.skipped) + report.figures.get("clips", 0)
-    refuse_too_many(report.skipped, asked=total, max_bad=training.bad_videos.max_bad)
+    refuse_too_many(report.skipped, requested=total, max_bad=training.bad_videos.max_bad)
     return report
 
 

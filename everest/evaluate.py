@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 
-from everest.checkpoints.load import open_weights, require_kind
+from everest.checkpoints.load import open_model
 from everest.config.settings import Recipe
 from everest.data.classes import Classes
 from everest.data.dataset import VideoClips
@@ -25,7 +25,6 @@ from everest.models.classifier import VideoClassifier
 from everest.models.spec import ModelSpec
 from everest.system.events import Report, notice
 from everest.system.files import check_new_file, check_new_folder
-from everest.system.weights import Weights, load_tensors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,9 +81,18 @@ def evaluate(
     began = time.monotonic()
     if accelerator.is_main_process:
         outputs.check()
-    weights = open_weights(weights_file)
-    spec, model = _classifier_for(recipe, weights, source=weights_file)
-    classes = Classes(count=model.num_classes, names=weights.classes, heads=model.heads)
+    opened = open_model(
+        weights_file,
+        kind="classifier",
+        frames=recipe.data.frames,
+        size=recipe.data.frame_size,
+        selection=recipe.finetune.selection,
+        check=partial(_check_recipe, recipe, source=weights_file),
+    )
+    spec, model = opened.spec, opened.module
+    assert isinstance(spec, ModelSpec)
+    assert isinstance(model, VideoClassifier)
+    classes = Classes(count=model.num_classes, names=opened.weights.classes, heads=model.heads)
     clips = evaluation_clips(recipe, classes)
     model.to(accelerator.device)
     score = partial(score_shares, model, clips, accelerator, settings=recipe.train, report=report)
@@ -131,10 +139,8 @@ def _write(
     return {"report": str(write_report(outputs.page, result, scores, classes, clips))}
 
 
-def _classifier_for(recipe: Recipe, weights: Weights, *, source: Path) -> tuple[ModelSpec, VideoClassifier]:
-    """The classifier of `weights` with its spec, for the recipe's clips and token selection."""
-    require_kind(weights, "classifier", source=source)
-    spec = ModelSpec.of(weights.settings, source=source)
+def _check_recipe(recipe: Recipe, spec: ModelSpec, *, source: Path) -> None:
+    """Raise CheckpointError when a classifier has other tubelets, heads or classes than the recipe."""
     trained, asked = spec.model.tubelet, recipe.model.tubelet
     if trained != asked:
         raise CheckpointError(f"{source}: trained with tubelets of {trained}, the recipe has {asked}")
@@ -147,16 +153,6 @@ def _classifier_for(recipe: Recipe, weights: Weights, *, source: Path) -> tuple[
         raise CheckpointError(
             f"{source}: tells {spec.num_classes} classes apart, the recipe has {recipe.data.num_classes}"
         )
-    fitted = replace(
-        spec,
-        frames=recipe.data.frames,
-        size=recipe.data.frame_size,
-        selection=recipe.finetune.selection,
-    )
-    model = fitted.build()
-    assert isinstance(model, VideoClassifier)
-    load_tensors(model, weights.tensors, source=str(source))
-    return fitted, model
 
 
 def _told(heads: Mapping[str, int] | None) -> str:

@@ -10,7 +10,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from everest.checkpoints.load import tokenizer_of
+from everest.checkpoints.load import open_model
 from everest.config.settings import Recipe, TrainSettings
 from everest.config.tokenizer import TokenizerSettings
 from everest.data.bad_videos import refuse_too_many
@@ -20,7 +20,6 @@ from everest.figures.pictures import draw_examples
 from everest.system.events import notice
 from everest.system.files import write_text
 from everest.system.randomness import Purpose, generator_at, seed_at
-from everest.system.weights import read_weights
 from everest.tokenizer.clips import first_clips, held_out_clips, held_out_key, tokenizer_clips
 from everest.tokenizer.network import AdaptiveTokenizer
 from everest.tokenizer.report import TokenizerReport, numbers, report_on, scorer_warnings
@@ -197,8 +196,9 @@ def _finish(training: Training, judge: Validation) -> dict[str, Any]:
     The weights are those on the disk: a finished run whose states were removed can be judged again.
     """
     run = training.run
-    weights = read_weights(run.weights)
-    model = tokenizer_of(weights, source=run.weights).to(training.accelerator.device)
+    opened = open_model(run.weights, kind="tokenizer")
+    weights, model = opened.weights, opened.module.to(training.accelerator.device)
+    assert isinstance(model, AdaptiveTokenizer)
     measured = bool((model.target_std != 1).any())
     if measured and run.report.is_file():
         return json.loads(run.report.read_text())

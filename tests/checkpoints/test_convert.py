@@ -16,7 +16,7 @@ from everest.checkpoints.convert import Converted, convert
 from everest.checkpoints.families import KEY_BIAS
 from everest.checkpoints.foreign import Foreign, read_foreign, unwrapped
 from everest.checkpoints.identify import Identity, Refused, identify
-from everest.checkpoints.load import model_of
+from everest.checkpoints.load import AnyModel, build_model
 from everest.checkpoints.sizes import Hints
 from everest.errors import CheckpointError, RecipeError
 from everest.methods.grid import TokenGrid, TokenSelection
@@ -32,8 +32,8 @@ def foreign(tensors: dict[str, Tensor], **beside) -> Foreign:
     return Foreign(path=Path("given.pth"), tensors=tensors, **beside)
 
 
-def model(converted: Converted) -> MaskedAutoencoder | VideoClassifier:
-    return model_of(converted.weights, source=Path("given.pth"))
+def model(converted: Converted) -> AnyModel:
+    return build_model(converted.identity.spec, converted.weights, source=Path("given.pth"))
 
 
 RECOGNISED = [

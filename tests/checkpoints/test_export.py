@@ -15,7 +15,7 @@ from torch import Tensor
 import everest
 from everest.checkpoints import graph
 from everest.checkpoints.graph import compare, exportable
-from everest.checkpoints.load import model_of
+from everest.checkpoints.load import open_model
 from everest.config.settings import ModelSettings, TargetSettings
 from everest.errors import EnvironmentProblem
 from everest.inference.report import share_cost
@@ -243,16 +243,15 @@ def test_of_an_autoencoder_the_features_are_exported(clips: Tensor, tmp_path: Pa
 
 def test_a_classifier_trained_on_tubes_keeps_by_change_what_is_asked(clips: Tensor, tmp_path: Path):
     spec = replace(CLASSIFIER, selection=Tube(keep_ratio=0.8))
-    weights = everest.system.weights.read_weights(saved(tmp_path / "model.safetensors", spec))
-    expected = model_of(weights, source=tmp_path).kept_tokens(clips, 0.5)
-    kept = exportable(model_of(weights, source=tmp_path), weights, spec, keep=0.5).graph(clips)[1]
+    path = saved(tmp_path / "model.safetensors", spec)
+    expected = everest.load_model(path).kept_tokens(clips, 0.5)
+    kept = exportable(open_model(path), keep=0.5).graph(clips)[1]
     assert torch.equal(kept, expected)
     assert share_cost(spec, 0.5)["tokens"] == kept.size(1) == spec.grid.num_tokens // 2
 
 
 def test_a_file_that_says_something_else_is_not_written(tmp_path: Path):
-    weights = everest.system.weights.read_weights(saved(tmp_path / "model.safetensors", CLASSIFIER))
-    shown = exportable(model_of(weights, source=tmp_path), weights, CLASSIFIER, keep=None)
+    shown = exportable(open_model(saved(tmp_path / "model.safetensors", CLASSIFIER)), keep=None)
     with torch.no_grad():
         assert compare(shown, shown.graph, what="it") == 0
     with pytest.raises(EnvironmentProblem, match="it computes something else"):

@@ -163,7 +163,7 @@ def test_every_video_is_decoded_once_for_all_shares(trained: Path, monkeypatch: 
     recipe = everest.load_recipe(trained / "recipe.yaml")
     model = everest.load_model(trained)
     assert isinstance(model, VideoClassifier)
-    clips = everest.data.stages.test_clips(recipe, Classes(count=2, names=None))
+    clips = everest.data.stages.evaluation_clips(recipe, Classes(count=2, names=None))
     read, asked = clips.read, []
     monkeypatch.setattr(clips, "read", lambda key: asked.append(key) or read(key))
     accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=True)

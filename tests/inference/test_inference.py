@@ -111,7 +111,7 @@ def test_weights_without_a_recipe_tell_how_videos_are_seen(
     shutil.copy(classifier_run / "model.safetensors", weights)
     video, options = clip_files / "clip0.mp4", ["-c", weights, "--json", "--cpu"]
     unsaid = called("predict", video, *options)
-    assert f"{weights}: no recipe.yaml beside it, so clips are drawn as recipe ucf101 says" in unsaid.stderr
+    assert f"{weights}: no recipe.yaml next to it, so clips are drawn as in recipe ucf101" in unsaid.stderr
     said = called("predict", video, *options, "--recipe", classifier_run / "recipe.yaml")
     assert "no recipe.yaml" not in said.stderr
     of_run = called("predict", video, "-c", classifier_run, "--json", "--cpu")

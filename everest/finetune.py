@@ -18,7 +18,7 @@ from everest.data.crops import erase
 from everest.data.dataset import Clip, VideoClips
 from everest.data.stages import finetune_clips, validation_clips
 from everest.inference.accuracy import accuracies, refuse_too_many_skipped
-from everest.inference.multi_view import score_videos
+from everest.inference.multi_view import evaluate_views
 from everest.models.classifier import VideoClassifier
 from everest.models.spec import classifier_spec
 from everest.system.events import notice, silent
@@ -109,12 +109,14 @@ def _validate(training: Training, clips: VideoClips, best: float) -> float:
     """Log the accuracy on one centre view of every validation video; the weights of a new best are kept."""
     model = training.trained_model
     assert isinstance(model, VideoClassifier)
-    scores = score_videos(model, clips, training.accelerator, settings=training.settings, report=silent)
+    (predictions,) = evaluate_views(
+        model, clips, training.accelerator, settings=training.settings, report=silent
+    )
     training.model.train()
-    for path, reason in scores.skipped:
+    for path, reason in predictions.skipped:
         training.notice(f"validation skips {path}: {reason}")
-    refuse_too_many_skipped(scores, training.bad_videos.max_bad)
-    found = accuracies(scores)
+    refuse_too_many_skipped(predictions, training.bad_videos.max_bad)
+    found = accuracies(predictions)
     judged = validation_row(found)
     if judged["val_top1"] > best:  # before it is logged: a row without its weights could not be mended
         training.save_weights(training.run.best)

@@ -13,7 +13,7 @@ from small_runs import RECIPE, refused, run
 
 import everest
 from everest.data.classes import Classes
-from everest.inference.accuracy import HeadScores
+from everest.inference.accuracy import HeadPredictions
 from everest.inference.confusion import (
     Mistake,
     class_results,
@@ -21,7 +21,7 @@ from everest.inference.confusion import (
     draw_confusion,
     surest_mistakes,
 )
-from everest.inference.multi_view import score_shares
+from everest.inference.multi_view import evaluate_views
 from everest.models.classifier import VideoClassifier
 from everest.profiling.profile import stage_cost
 from everest.system.accelerator import make_accelerator
@@ -36,9 +36,9 @@ def trained(clip_files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-def head(labels: list[int], probabilities: list[list[float]]) -> HeadScores:
+def head(labels: list[int], probabilities: list[list[float]]) -> HeadPredictions:
     """One view a video."""
-    return HeadScores(
+    return HeadPredictions(
         labels=np.array(labels), probabilities=np.array(probabilities, dtype=np.float32)[:, None]
     )
 
@@ -54,7 +54,7 @@ def test_confusions_are_counted_by_true_and_predicted_class():
 
 def test_classes_come_with_the_worst_first_and_the_empty_last():
     rows = class_results(count_confusions(SCORES), NAMES)
-    assert [(r.name, r.support, r.right, r.confused_with, r.confused) for r in rows] == [
+    assert [(r.name, r.support, r.correct, r.confused_with, r.confused) for r in rows] == [
         ("sit", 1, 0, "run", 1),
         ("run", 3, 1, "sit", 1),
         ("jump", 0, 0, None, 0),
@@ -168,7 +168,7 @@ def test_every_video_is_decoded_once_for_all_shares(trained: Path, monkeypatch: 
     monkeypatch.setattr(clips, "read", lambda key: asked.append(key) or read(key))
     accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=True)
     keeps = [None, 0.25, 0.5, 1.0]
-    found = score_shares(model, clips, accelerator, settings=recipe.train, report=silent, keeps=keeps)
+    found = evaluate_views(model, clips, accelerator, settings=recipe.train, report=silent, keeps=keeps)
     assert asked == [(0, 0), (0, 1), (0, 2), (0, 3)]
     assert len(found) == 4
     assert (found[1].probabilities != found[3].probabilities).any()

@@ -20,12 +20,12 @@ from everest.data.samples import Sample
 from everest.inference.model import OpenedModel
 from everest.inference.probe import encode_set
 from everest.inference.probe_heads import (
-    NEIGHBOURS,
+    NEIGHBORS,
     TEMPERATURE,
     attentive,
     held_out,
     linear,
-    nearest_neighbours,
+    nearest_neighbors,
 )
 from everest.system.events import silent
 
@@ -45,19 +45,19 @@ def test_neighbours_vote_by_their_cosine():
     rng = np.random.default_rng(0)
     features, asked = (rng.normal(size=(n, 8)).astype(np.float32) for n in (60, 5))
     labels = rng.integers(0, 3, size=60)
-    found, told = nearest_neighbours(features, labels, asked, 4)
-    assert told == {"neighbours": NEIGHBOURS, "temperature": TEMPERATURE}
+    found, told = nearest_neighbors(features, labels, asked, 4)
+    assert told == {"neighbours": NEIGHBORS, "temperature": TEMPERATURE}
     for row, one in zip(found, asked, strict=True):
         cosine = features @ one / np.linalg.norm(features, axis=1) / np.linalg.norm(one)
         votes = np.zeros(4)
-        for place in np.argsort(-cosine)[:NEIGHBOURS]:
+        for place in np.argsort(-cosine)[:NEIGHBORS]:
             votes[labels[place]] += np.exp(cosine[place] / TEMPERATURE)
         np.testing.assert_allclose(row, votes / votes.sum(), rtol=1e-4)
 
 
 def test_fewer_videos_than_neighbours_all_vote():
     features = np.eye(3, dtype=np.float32)
-    found, told = nearest_neighbours(features, np.array([0, 1, 1]), features[:1], 2)
+    found, told = nearest_neighbors(features, np.array([0, 1, 1]), features[:1], 2)
     assert told["neighbours"] == 3
     assert found[0, 0] > 0.999
 

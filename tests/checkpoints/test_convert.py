@@ -99,9 +99,9 @@ def test_positions_are_those_of_the_family():
 
 
 def test_a_family_that_the_names_contradict_is_refused():
-    with pytest.raises(CheckpointError, match="its keys are those of mvd, not of everest"):
+    with pytest.raises(CheckpointError, match="its keys belong to mvd, not to everest"):
         identify(foreign(on_meta("mvd_pretrain_base")), Hints(family="everest"))
-    with pytest.raises(CheckpointError, match="its keys are not those of transformers"):
+    with pytest.raises(CheckpointError, match="its keys do not belong to transformers"):
         identify(foreign(on_meta("videomae_finetune_base")), Hints(family="transformers"))
     with pytest.raises(RecipeError, match="did you mean 'mvd'"):
         identify(foreign(on_meta("mvd_pretrain_base")), Hints(family="mvdd"))

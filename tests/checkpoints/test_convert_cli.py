@@ -276,7 +276,7 @@ def test_a_config_that_is_damaged_or_of_another_model_is_told(folder: Path, tmp_
     out = tmp_path / "out.safetensors"
     for text, told in (
         ("{", "not readable as JSON"),
-        ('{"num_frames": "many"}', "num_frames is many, not a whole number"),
+        ('{"num_frames": "many"}', "num_frames is many, not a positive integer"),
         ('{"num_frames": 3}', "must be a multiple of the tubelet's"),
         ('{"hidden_act": "relu"}', "its activation is relu"),
         ('{"num_attention_heads": 5}', "5 heads do not divide"),

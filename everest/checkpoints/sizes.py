@@ -162,7 +162,7 @@ def _settings(facts: ForeignFacts, tubelet: tuple[int, int, int], positions: Pos
 
 
 def _checked_heads(facts: ForeignFacts, heads: int | None, width: int, option: str) -> int:
-    """Return `heads`; no shape shows their number, so for a width that was never released the user gives it."""
+    """Return `heads`. No shape shows their number, so the user gives it for a width without a release."""
     if not heads:
         raise facts.error(
             f"no released model is {width} wide, so its attention heads are unknown; set {option} N"

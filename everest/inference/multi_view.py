@@ -28,7 +28,7 @@ from everest.video.pixels import normalise
 class VideoScore(NamedTuple):
     """The result of one video in one process."""
 
-    index: int  # in the list
+    number: int  # in the list
     video: str
     labels: list[int]  # one per head
     probabilities: list[NDArray[np.float32]]  # R of (views, classes); without meaning if there is a problem
@@ -75,8 +75,8 @@ def evaluate_views(
         rows.append(VideoScore(index, clip.video_id[0], clip.label[0].tolist(), probabilities, problem))
         videos_done = min(done * accelerator.num_processes, len(clips))
         report({"event": "video", "done": videos_done, "videos": len(clips)})
-    by_index = {row.index: row for row in gather_object(rows)}
-    ordered = [by_index[index] for index in sorted(by_index)]
+    by_number = {row.number: row for row in gather_object(rows)}
+    ordered = [by_number[number] for number in sorted(by_number)]
     readable = [row for row in ordered if row.problem is None]
     labels = np.array([row.labels for row in readable], dtype=np.int64)
     nothing = np.zeros((0, 1, 1), np.float32)

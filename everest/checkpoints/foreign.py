@@ -11,7 +11,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from everest.checkpoints.pickles import load_pickle, namespace, refuse_wrong_download
+from everest.checkpoints.pickles import IgnoredObject, load_pickle, refuse_wrong_download
 from everest.errors import CheckpointError
 from everest.system.hub import fetch, is_hub_name, licence_of
 from everest.system.weights import FORMAT, PICKLES
@@ -59,30 +59,25 @@ def read_foreign(path: Path) -> Foreign:
     """
     if not path.exists():
         raise CheckpointError(f"{path}: no such checkpoint; name a file, or a folder with {CONFIG}")
-    file = _weight_file(path) if path.is_dir() else path
-    config = file.parent / CONFIG
+    folder = path if path.is_dir() else path.parent
+    config, file = folder / CONFIG, path
+    if path.is_dir():
+        known = (_DEEPSPEED, *(_WEIGHT_FILES if config.is_file() else ()))
+        file = next((path / name for name in known if (path / name).is_file()), path)
+        if file == path:
+            weights = sorted(p.name for p in path.iterdir() if p.suffix in (*PICKLES, ".safetensors"))
+            lacks = f"none of {', '.join(_WEIGHT_FILES)}" if config.is_file() else f"no {CONFIG}"
+            hint = f"name the file itself: {path / weights[0]}" if weights else "and no other weights"
+            raise CheckpointError(f"{path}: {lacks} in it; {hint}")
     tensors, args, notes = _load(file)
     return Foreign(
         path=path,
         tensors=unwrapped(tensors),
         config=_json(config) if config.is_file() else {},
         args=args,
-        licence=licence_of(file.parent),
+        licence=licence_of(folder),
         notes=tuple(notes),
     )
-
-
-def _weight_file(folder: Path) -> Path:
-    if (folder / _DEEPSPEED).is_file():
-        return folder / _DEEPSPEED
-    if (folder / CONFIG).is_file():
-        for name in _WEIGHT_FILES:
-            if (folder / name).is_file():
-                return folder / name
-    weights = sorted(p.name for p in folder.iterdir() if p.suffix in (*PICKLES, ".safetensors"))
-    lacks = f"no {CONFIG}" if not (folder / CONFIG).is_file() else f"none of {', '.join(_WEIGHT_FILES)}"
-    hint = f"name the file itself: {folder / weights[0]}" if weights else "and no other weights"
-    raise CheckpointError(f"{folder}: {lacks} in it; {hint}")
 
 
 def own_file(path: Path) -> Path | None:
@@ -134,8 +129,15 @@ def _from_pickle(content: Any, file: Path) -> tuple[dict[str, Tensor], dict[str,
             continue
         tensors = {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
         if tensors:
+            args = content.get("args")
+            args = args.state if isinstance(args, IgnoredObject) else args
+            plain = {
+                str(key): value
+                for key, value in (args.items() if isinstance(args, dict) else ())
+                if isinstance(value, (bool, int, float, str))
+            }
             averaged = f"the averaged weights (model_ema) next to '{name}' are not used"
-            return tensors, namespace(content.get("args")), [averaged] if "model_ema" in content else []
+            return tensors, plain, [averaged] if "model_ema" in content else []
     keys = ", ".join(sorted(map(str, content))[:5]) or "nothing"
     raise CheckpointError(f"{file}: no weights in it under {', '.join(_CONTAINERS)} (it has: {keys})")
 

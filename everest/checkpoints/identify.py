@@ -74,7 +74,11 @@ def identify(foreign: Foreign, hints: Hints) -> Identity | Refused:
     spec = model_spec(facts)
     with torch.device("meta"):
         own = {key: tuple(tensor.shape) for key, tensor in spec.build().state_dict().items()}
-    zero = frozenset(_absent_biases(shapes, own))
+    zero = set()  # query and value biases of stacks that have none of them (transformers: qv_bias false)
+    for stack in ("encoder.", "decoder."):
+        biases = {key for key in own if key.startswith(stack) and key.endswith((".q_bias", ".v_bias"))}
+        if any(key.startswith(stack) for key in shapes) and biases.isdisjoint(shapes):
+            zero |= biases
     fitting = {key for key, shape in shapes.items() if own.get(key) == shape}
     left = {part for key in shapes.keys() - fitting for part in translation.take[key]}
     return Identity(
@@ -84,7 +88,7 @@ def identify(foreign: Foreign, hints: Hints) -> Identity | Refused:
         spec=spec,
         translation=translation,
         classes=_class_names(foreign, spec),
-        zero=zero,
+        zero=frozenset(zero),
         missing=tuple(sorted(own.keys() - fitting - zero)),
         unexpected=tuple(sorted({*translation.unexpected, *left})),
         notes=(*foreign.notes, *_notes(facts)),
@@ -112,16 +116,6 @@ def _stacked(tensors: Mapping[str, Tensor], names: tuple[str, ...]) -> tuple[int
     """Return the shape of the named tensors, stacked along the first dimension."""
     first, *rest = (tuple(tensors[name].shape) for name in names)
     return (first[0] + sum(shape[0] for shape in rest), *first[1:]) if rest else first
-
-
-def _absent_biases(
-    shapes: Mapping[str, tuple[int, ...]], own: Mapping[str, tuple[int, ...]]
-) -> Iterator[str]:
-    """Yield query and value biases of stacks that have none of them (transformers: qv_bias false)."""
-    for stack in ("encoder.", "decoder."):
-        biases = [name for name in own if name.startswith(stack) and name.endswith((".q_bias", ".v_bias"))]
-        if any(name.startswith(stack) for name in shapes) and not any(name in shapes for name in biases):
-            yield from biases
 
 
 def _class_names(foreign: Foreign, spec: ModelSpec) -> tuple[str, ...] | None:

@@ -81,12 +81,3 @@ def refuse_wrong_download(path: Path) -> None:
     for sign, problem in _NOT_A_CHECKPOINT.items():
         if start.lower().startswith(sign.lower()):
             raise CheckpointError(f"{path}: {problem}")
-
-
-def namespace(value: Any) -> dict[str, Any]:
-    """Return the plain values of a saved command line; empty if `value` is no command line."""
-    state = value.state if isinstance(value, IgnoredObject) else value
-    if not isinstance(state, dict):
-        return {}
-    plain = (bool, int, float, str)
-    return {str(name): entry for name, entry in state.items() if isinstance(entry, plain)}

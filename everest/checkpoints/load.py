@@ -78,7 +78,7 @@ def find_weights(
         return path
     raise CheckpointError(
         f"{checkpoint}: a pickle, which only convert reads; first everest convert {checkpoint} "
-        "--out FILE.safetensors"
+        "--output FILE.safetensors"
     )
 
 

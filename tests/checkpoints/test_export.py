@@ -291,7 +291,7 @@ def test_nothing_is_replaced_by_default_and_the_suffix_must_match(tmp_path: Path
     [
         (["--to", "hf", "--keep", "0.5"], 2, "transformers encodes all tokens"),
         (["--to", "torch", "--keep", "0.001"], 2, "none is left to encode"),
-        (["--to", "torch", "--keep", "2"], 2, "give shares"),
+        (["--to", "torch", "--keep", "2"], 2, "give keep ratios"),
     ],
 )
 def test_invalid_keep_ratios_are_refused(tmp_path: Path, options: list[str], code: int, message: str):

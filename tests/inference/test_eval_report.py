@@ -151,7 +151,12 @@ def test_nothing_is_replaced_by_default(trained: Path, tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("keep", "message"),
-    [("0", "give shares"), ("half", "give shares"), ("1.5", "give shares"), ("0.5,0.5", "twice")],
+    [
+        ("0", "give keep ratios"),
+        ("half", "give keep ratios"),
+        ("1.5", "give keep ratios"),
+        ("0.5,0.5", "twice"),
+    ],
 )
 def test_invalid_keep_ratios_are_refused(trained: Path, keep: str, message: str):
     assert message in refused("eval", "-c", trained, "-q", "--keep", keep, code=2)

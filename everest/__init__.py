@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from everest.checkpoints.load import load_model
     from everest.config.recipe import load_recipe
     from everest.methods.grid import TokenSelection
-    from everest.video.pixels import normalise
+    from everest.video.pixels import normalise, normalize
     from everest.video.reader import read_frames
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "load_model",
     "load_recipe",
     "normalise",
+    "normalize",
     "read_clip",
     "read_frames",
     "select_tokens",
@@ -33,6 +34,7 @@ _HOMES = {
     "load_model": "everest.checkpoints.load",
     "load_recipe": "everest.config.recipe",
     "normalise": "everest.video.pixels",
+    "normalize": "everest.video.pixels",
     "read_clip": "everest.api",
     "read_frames": "everest.video.reader",
     "select_tokens": "everest.api",

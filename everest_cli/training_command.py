@@ -69,7 +69,7 @@ class TrainOptions:
     @contextmanager
     def place(self, recipe: Recipe, devices: Devices) -> Iterator[RunContext]:
         """Where the stage runs: Accelerate's processes, the run folder, a display."""
-        from everest.system.accelerator import from_main, leaving, make_accelerator
+        from everest.system.accelerator import decide_on_main, end_training_on_error, make_accelerator
         from everest.train.setup import RunContext
         from everest.train.tracking import check_tracker
 
@@ -77,8 +77,8 @@ class TrainOptions:
         accelerator = make_accelerator(
             recipe.train.precision, tf32=recipe.train.tf32, cpu=devices.kind == "cpu"
         )
-        with leaving(accelerator), Display(quiet=self.quiet or not is_main()) as display:
-            run, resumed = from_main(accelerator, lambda: self._run(recipe))
+        with end_training_on_error(accelerator), Display(quiet=self.quiet or not is_main()) as display:
+            run, resumed = decide_on_main(accelerator, lambda: self._run(recipe))
             yield RunContext(
                 accelerator=accelerator,
                 run=run,

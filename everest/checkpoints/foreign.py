@@ -14,7 +14,7 @@ from torch import Tensor
 from everest.checkpoints.pickles import load_pickle, namespace, refuse_wrong_download
 from everest.data.list_text import read_lines
 from everest.errors import CheckpointError
-from everest.system.hub import fetch, is_hub_name, licence_of
+from everest.system.hub import fetch, is_hub_name, license_of
 from everest.system.weights import FORMAT, PICKLES
 
 CONFIG = "config.json"
@@ -68,7 +68,7 @@ def read_foreign(path: Path) -> Foreign:
         tensors=unwrapped(raw),
         config=_json(config) if config.is_file() else {},
         args=args,
-        licence=licence_of(file.parent),
+        licence=license_of(file.parent),
         notes=tuple(notes),
     )
 

@@ -26,11 +26,11 @@ from PIL import Image
 from everest.prepare.examine import damage
 from everest.system.files import write_atomically
 from everest.system.storage import Location
-from everest.video.file import look
-from everest.video.folders import pictures_in
-from everest.video.reader import picture, picture_folder, probe
-from everest.video.source import Video, as_video, version
-from everest.video.stream import VideoError, as_video_error, decoded
+from everest.video.file import inspect_video
+from everest.video.folders import images_in
+from everest.video.reader import image_folder, probe, read_image
+from everest.video.source import Video, as_video, video_version
+from everest.video.stream import VideoError, as_video_error, decode_frames
 from everest.video.writer import add_h264
 
 
@@ -97,9 +97,9 @@ def encoded_size(height: int, width: int, short_side: int) -> tuple[int, int]:
 
 def _mark(video: Video, settings: EncodeSettings) -> dict[str, Any]:
     """What the file says of how it was made."""
-    folder = picture_folder(video)
-    files = [video] if folder is None else pictures_in(folder)
-    return {"by": _MAKER, **asdict(settings), _SOURCE_BYTES: sum(version(file)[0] for file in files)}
+    folder = image_folder(video)
+    files = [video] if folder is None else images_in(folder)
+    return {"by": _MAKER, **asdict(settings), _SOURCE_BYTES: sum(video_version(file)[0] for file in files)}
 
 
 def _found_mark(target: Path) -> dict[str, Any]:
@@ -115,7 +115,7 @@ def _write(video: Video, part: Path, settings: EncodeSettings, mark: dict[str, A
     """Encode all frames, and decode the result to see that they are there."""
     count = probe(video).frames
     rate = Fraction(probe(video).fps or FPS_OF_PICTURES).limit_denominator(LARGEST_RATE)
-    folder = picture_folder(video)
+    folder = image_folder(video)
     breaks: list[int] = []
     shown = (
         _of_folder(folder, settings.short_side) if folder else _of_file(video, settings.short_side, breaks)
@@ -125,14 +125,14 @@ def _write(video: Video, part: Path, settings: EncodeSettings, mark: dict[str, A
     reason = None if folder else _damage(video, frames=written, breaks=breaks)
     if reason:
         raise VideoError(video, reason)
-    with closing(decoded(part)) as frames:
+    with closing(decode_frames(part)) as frames:
         read = sum(1 for _ in frames)
     if read != count:
         raise VideoError(video, f"has {count} frames, of the encoded ones {read} can be decoded")
 
 
 def _damage(video: Video, *, frames: int, breaks: list[int]) -> str | None:
-    opening = look(video)
+    opening = inspect_video(video)
     times = opening.index.times
     last = float(times[-1]) / opening.second if times.size and not opening.index.by_decode_stamp else 0.0
     return damage(video, frames=frames, expected=opening.info.frames, breaks=breaks, last=last)
@@ -167,7 +167,7 @@ def _encode(
 
 def _of_file(video: Video, short_side: int, breaks: list[int]) -> Generator[_Picture]:
     """All frames of a file up to the first damage, which `breaks` takes, upright and in their new size."""
-    opening = look(video)
+    opening = inspect_video(video)
     size = encoded_size(opening.info.height, opening.info.width, short_side)
     height, width = size[::-1] if opening.quarter_turns % 2 else size  # before it is turned
     times = opening.index.times
@@ -175,7 +175,7 @@ def _of_file(video: Video, short_side: int, breaks: list[int]) -> Generator[_Pic
     numbers = {int(time) for time in times} if stamped else set()
     unit = 1 / Fraction(opening.info.fps or FPS_OF_PICTURES).limit_denominator(LARGEST_RATE)
     scaler = VideoReformatter()
-    with as_video_error(video), closing(decoded(video, damages=breaks)) as frames:
+    with as_video_error(video), closing(decode_frames(video, damages=breaks)) as frames:
         for count, frame in enumerate(frames):
             if stamped and frame.pts not in numbers:
                 continue
@@ -192,10 +192,10 @@ def _of_file(video: Video, short_side: int, breaks: list[int]) -> Generator[_Pic
 def _of_folder(folder: Location, short_side: int) -> Generator[_Picture]:
     unit = Fraction(1, FPS_OF_PICTURES)
     with as_video_error(folder):
-        files = pictures_in(folder)
+        files = images_in(folder)
     for number, file in enumerate(files):
         with as_video_error(file):
-            pixels = picture(file)
+            pixels = read_image(file)
         height, width = encoded_size(pixels.shape[0], pixels.shape[1], short_side)
         image = Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
         yield _Picture(np.asarray(image), number, unit)

@@ -47,7 +47,7 @@ def bytes_per_value(accelerator: Accelerator) -> int:
     return 4 if accelerator.mixed_precision == "no" else 2
 
 
-def from_main(accelerator: Accelerator, decide: Callable[[], T]) -> T:
+def decide_on_main(accelerator: Accelerator, decide: Callable[[], T]) -> T:
     """What the main process decides, on all of them: it depends on the clock or on what the disk holds."""
     decided = [decide() if accelerator.is_main_process else None]
     if accelerator.num_processes > 1:
@@ -58,7 +58,7 @@ def from_main(accelerator: Accelerator, decide: Callable[[], T]) -> T:
 
 
 @contextmanager
-def leaving(accelerator: Accelerator) -> Iterator[None]:
+def end_training_on_error(accelerator: Accelerator) -> Iterator[None]:
     """Around a run: a process that fails closes its connections, else they may abort it as it ends."""
     try:
         yield

@@ -21,7 +21,7 @@ class Unreachable(CheckpointError):
     """Neither the hub nor the local cache has it now; another time they may."""
 
 
-def show(text: str) -> None:
+def warn_on_main(text: str) -> None:
     """A line for the user, once over all processes."""
     if is_main():
         logging.getLogger("everest").warning("%s", text)
@@ -32,7 +32,7 @@ def is_hub_name(name: str | Path) -> bool:
     return str(name).startswith(PREFIX)
 
 
-def fetch(name: str, *, notify: Callable[[str], None] = show) -> Path:
+def fetch(name: str, *, notify: Callable[[str], None] = warn_on_main) -> Path:
     """The local folder with the files of `hf:OWNER/NAME` or `hf:OWNER/NAME@REVISION`.
 
     When the hub does not answer (no network, HF_HUB_OFFLINE=1) the local cache serves; HF_HOME and
@@ -47,7 +47,7 @@ def fetch(name: str, *, notify: Callable[[str], None] = show) -> Path:
         folder = _download(repository, revision)
     except _NoAnswer as error:
         folder = _cached(repository, revision, why=str(error))
-    notify(f"{name}: licence {licence_of(folder) or UNSTATED}, revision {folder.name[:12]}")
+    notify(f"{name}: licence {license_of(folder) or UNSTATED}, revision {folder.name[:12]}")
     return folder
 
 
@@ -123,7 +123,7 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().split("\n")[0].split(". ")[0] or type(error).__name__)[:120]
 
 
-def licence_of(folder: Path) -> str | None:
+def license_of(folder: Path) -> str | None:
     """The licence in the front matter of a folder's README.md, None when it states none."""
     import yaml
 

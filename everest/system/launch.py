@@ -127,14 +127,14 @@ def first_host(nodes: str) -> str:
     return head + rest.split("]")[0].split(",")[0].split("-")[0]
 
 
-class Ended(NamedTuple):
+class RunEnd(NamedTuple):
     """How a run of several processes ended."""
 
     code: int  # exit code of all
     said: str  # what is left to be shown of it
 
 
-def run_processes(devices: Devices, command: Sequence[str]) -> Ended:
+def run_processes(devices: Devices, command: Sequence[str]) -> RunEnd:
     """Run `command` once a process and watch.
 
     The first process has this one's terminal. What the others say is kept back, and wanted only if one of
@@ -151,16 +151,16 @@ def run_processes(devices: Devices, command: Sequence[str]) -> Ended:
         said_by_others.seek(0)
         said = said_by_others.read() if failed else ""
     if failed is None:
-        return Ended(0, "")
+        return RunEnd(0, "")
     code = workers[failed].returncode
     if code >= 0:
-        return Ended(code, said)
+        return RunEnd(code, said)
     if -code in passed_on:
-        return Ended(128 - code, "")  # before there was anything to save, or the user insisted
+        return RunEnd(128 - code, "")  # before there was anything to save, or the user insisted
     name = signal.Signals(-code).name
     hint = ", most often for want of memory" if -code == signal.SIGKILL else ""
     told = f"error: process {failed} of the run was killed by {name}{hint}"
-    return Ended(EnvironmentProblem.exit_code, f"{told}; the same command goes on from what was saved\n")
+    return RunEnd(EnvironmentProblem.exit_code, f"{told}; the same command goes on from what was saved\n")
 
 
 def _environment(devices: Devices, rank: int, port: int) -> dict[str, str]:

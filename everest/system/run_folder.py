@@ -27,10 +27,10 @@ RECIPE, ENVIRONMENT, METRICS, WEIGHTS, BEST, BAD_VIDEOS, STATE = (
     "state",
 )
 NONFINITE = "nonfinite.json"
-REPORT, PICTURE = "report.json", "report.png"  # of a tokenizer: what it is worth on held-out videos
+REPORT, REPORT_IMAGE = "report.json", "report.png"  # of a tokenizer: what it is worth on held-out videos
 OWN_FILES = (  # replaced by a new run
     *(RECIPE, ENVIRONMENT, METRICS, WEIGHTS, BEST, BAD_VIDEOS, NONFINITE),
-    *(REPORT, PICTURE),
+    *(REPORT, REPORT_IMAGE),
 )
 TOKENIZER = "tokenizer"  # the folder of the stage before, in a run of LVMAE
 INIT = "init"  # in ENVIRONMENT: the weights that a run started from
@@ -68,7 +68,7 @@ class RunFolder:
 
     @property
     def picture(self) -> Path:
-        return self.path / PICTURE
+        return self.path / REPORT_IMAGE
 
     @property
     def state(self) -> Path:

@@ -143,7 +143,7 @@ def _version(path: RemotePath) -> tuple[int, str]:
     return -1 if size is None else size, str(changing)
 
 
-def located(text: str | Path) -> Location:
+def parse_location(text: str | Path) -> Location:
     """What a path or URL names. `file://` is this machine."""
     text = str(text)
     if text.startswith(LOCAL):
@@ -156,10 +156,10 @@ def is_url(text: str) -> bool:
     return _URL.match(text) is not None
 
 
-def joined(folder: Location, text: str) -> Location:
+def join_location(folder: Location, text: str) -> Location:
     """What `text` names inside a folder: a relative path; an absolute one or a URL stands for itself."""
     if is_url(text) or Path(text).is_absolute():
-        return located(text)
+        return parse_location(text)
     return folder / text
 
 

@@ -19,9 +19,9 @@ from av.video.reformatter import VideoReformatter
 
 from everest.errors import EnvironmentProblem
 from everest.video.counted import decode_stamp
-from everest.video.file import Opening, look
-from everest.video.source import Video, readable
-from everest.video.stream import SKIPPING_CODECS, VideoError, decoded
+from everest.video.file import VideoFile, inspect_video
+from everest.video.source import Video, decoder_input
+from everest.video.stream import SKIPPING_CODECS, VideoError, decode_frames
 
 Read = Callable[[Video, list[int]], dict[int, np.ndarray]]
 
@@ -33,7 +33,7 @@ def read_auto(path: Video, wanted: list[int]) -> dict[int, np.ndarray]:
 
     That is PyAV where it can leave frames out; where every frame must be decoded, torchcodec, on small ones.
     """
-    opening = look(path)
+    opening = inspect_video(path)
     small = opening.info.height * opening.info.width <= SMALL
     is_exact = "torchcodec" in opening.exact
     if small and is_exact and opening.codec not in SKIPPING_CODECS and torchcodec_works():
@@ -44,7 +44,7 @@ def read_auto(path: Video, wanted: list[int]) -> dict[int, np.ndarray]:
 
 def read_pyav(path: Video, wanted: list[int]) -> dict[int, np.ndarray]:
     """Number to picture (H, W, 3) of those of the `wanted` frames (ascending) that can be decoded."""
-    opening = look(path)
+    opening = inspect_video(path)
     found: dict[int, np.ndarray] = {}
     for seek, run in opening.index.runs(wanted):
         found |= dict(_shown(path, opening, seek, run))
@@ -56,7 +56,7 @@ def read_pyav(path: Video, wanted: list[int]) -> dict[int, np.ndarray]:
 
 def pyav_in_order(path: Video, wanted: list[int]) -> Iterator[tuple[int, np.ndarray]]:
     """Number and picture of the `wanted` frames (ascending), up to the first that cannot be decoded."""
-    opening = look(path)
+    opening = inspect_video(path)
     for seek, run in opening.index.runs(wanted):
         done = 0
         for start, plainly in ((seek, False), (None, True)):  # as read_pyav
@@ -72,7 +72,7 @@ def pyav_in_order(path: Video, wanted: list[int]) -> Iterator[tuple[int, np.ndar
 
 
 def _shown(
-    path: Video, opening: Opening, seek: int | None, wanted: list[int], *, plainly: bool = False
+    path: Video, opening: VideoFile, seek: int | None, wanted: list[int], *, plainly: bool = False
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Decode from `seek` on; number and picture of the `wanted` frames as they are shown, up to the last.
 
@@ -91,7 +91,7 @@ def _shown(
     if plainly:
         unwanted, needless, last = (), (), None
     found: set[int] = set()
-    with closing(decoded(path, seek, unwanted=unwanted, needless=needless, last=last)) as frames:
+    with closing(decode_frames(path, seek, unwanted=unwanted, needless=needless, last=last)) as frames:
         for count, frame in enumerate(frames):
             stamp = decode_stamp(frame) if by_stamp else frame.pts
             number = numbers.get(stamp if times.size else count)
@@ -110,12 +110,12 @@ def read_decord(path: Video, wanted: list[int]) -> dict[int, np.ndarray]:
         import decord
     except ImportError as error:
         raise EnvironmentProblem("data.decoder: decord is not installed; use 'auto'") from error
-    opening = look(path)
+    opening = inspect_video(path)
     if "decord" not in opening.exact or opening.quarter_turns:
         raise _wrong(path, "decord")
     decord.logging.set_level(decord.logging.QUIET)
     try:
-        reader = decord.VideoReader(readable(path), num_threads=1)
+        reader = decord.VideoReader(decoder_input(path), num_threads=1)
         return dict(zip(wanted, reader.get_batch(wanted).asnumpy(), strict=True))
     except decord.DECORDError as error:
         raise VideoError(path, "cannot be read by decord; use data.decoder 'auto'") from error
@@ -124,12 +124,12 @@ def read_decord(path: Video, wanted: list[int]) -> dict[int, np.ndarray]:
 def read_torchcodec(path: Video, wanted: list[int]) -> dict[int, np.ndarray]:
     """As `read_pyav`, by torchcodec in its exact mode; the same bits."""
     decoders = _torchcodec()
-    opening = look(path)
+    opening = inspect_video(path)
     if "torchcodec" not in opening.exact:
         raise _wrong(path, "torchcodec")
     try:
         decoder = decoders.VideoDecoder(
-            readable(path), stream_index=opening.stream, dimension_order="NHWC", num_ffmpeg_threads=1
+            decoder_input(path), stream_index=opening.stream, dimension_order="NHWC", num_ffmpeg_threads=1
         )
         frames = decoder.get_frames_at(wanted).data.numpy()
     except (RuntimeError, ValueError, IndexError) as error:

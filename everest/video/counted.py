@@ -17,7 +17,7 @@ from av import VideoFrame
 
 from everest.video.index import PacketIndex
 from everest.video.source import Video
-from everest.video.stream import decoded
+from everest.video.stream import decode_frames
 
 PUSHED_BY_END: Final = 2**62  # stamp of a frame that came out when there were no more packets
 COMPARED: Final = 16  # frames after the second keyframe
@@ -36,7 +36,7 @@ def decode_stamp(frame: VideoFrame) -> int:
     return PUSHED_BY_END if frame.dts is None else frame.dts
 
 
-def counted(path: Video, *, container: str) -> tuple[PacketIndex, int]:
+def count_frames(path: Video, *, container: str) -> tuple[PacketIndex, int]:
     """An index by decode stamps, empty where they cannot be trusted, and the number of frames.
 
     Args:
@@ -46,7 +46,7 @@ def counted(path: Video, *, container: str) -> tuple[PacketIndex, int]:
     begun: list[list[_Shown]] = []  # each keyframe; after the second one, where a start differs first, more
     seeks: list[int | None] = []
     trusted = container in STAMPED_FORMATS
-    with closing(decoded(path, keys=seeks)) as frames:
+    with closing(decode_frames(path, keys=seeks)) as frames:
         for frame in frames:
             stamps.append(decode_stamp(frame))
             if trusted and frame.key_frame:
@@ -74,7 +74,7 @@ def _begins(path: Video, expected: list[_Shown], seek: int | None) -> bool:
     """Whether decoding from a keyframe on begins with the frames that came when decoding from the start."""
     if seek is None:
         return False
-    with closing(decoded(path, seek)) as frames:
+    with closing(decode_frames(path, seek)) as frames:
         return [_shown(frame) for frame in islice(frames, len(expected))] == expected
 
 

@@ -6,10 +6,10 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
 
-from everest.video.counted import counted
-from everest.video.index import PacketIndex, exact_backends, shown_packets
-from everest.video.source import Video, version
-from everest.video.stream import VideoError, as_video_error, decoded, opened
+from everest.video.counted import count_frames
+from everest.video.index import PacketIndex, displayed_packets, exact_backends
+from everest.video.source import Video, video_version
+from everest.video.stream import VideoError, as_video_error, decode_frames, open_stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class VideoInfo:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Opening:
+class VideoFile:
     """What a first look at a file tells."""
 
     info: VideoInfo
@@ -35,14 +35,14 @@ class Opening:
     exact: frozenset[str]  # back-ends beside PyAV that give its frames to the bit
 
 
-def look(path: Video) -> Opening:
+def inspect_video(path: Video) -> VideoFile:
     """The first look at a file, from memory where it has not changed since.
 
     Raises:
         VideoError: nothing can be decoded.
     """
     try:
-        size, changing = version(path)
+        size, changing = video_version(path)
     except OSError as error:
         raise VideoError(path, error.strerror or str(error)) from error
     if size == 0:
@@ -51,33 +51,33 @@ def look(path: Video) -> Opening:
         return _cached_look(path, size, changing)
 
 
-def forget() -> None:
+def clear_video_cache() -> None:
     """Free what is kept of the files looked at, where each is needed once only."""
     _cached_look.cache_clear()
 
 
 @lru_cache(maxsize=32768)  # some kilobytes each
-def _cached_look(path: Video, size: int, changing: str) -> Opening:
+def _cached_look(path: Video, size: int, changing: str) -> VideoFile:
     """Index a file and decode its first frame. `size` and `changing`: a rewritten file is another."""
-    with opened(path) as (container, stream):
-        packets = shown_packets(container, stream)
+    with open_stream(path) as (container, stream):
+        packets = displayed_packets(container, stream)
         index = PacketIndex.of(packets)
         exact = exact_backends(container, stream, packets)
         number, name, codec = stream.index, container.format.name, stream.codec_context.name
         fps = stream.average_rate or stream.guessed_rate
         second = 1 / stream.time_base if stream.time_base else 1
-    with closing(decoded(path)) as frames:
+    with closing(decode_frames(path)) as frames:
         first = next(frames, None)
         if first is None:
             raise VideoError(path, "no frame can be decoded")
     if not index.times.size:
-        index, count = counted(path, container=name)
+        index, count = count_frames(path, container=name)
     else:
         count = index.times.size
     turns = round(first.rotation / 90) % 4
     height, width = (first.width, first.height) if turns % 2 else (first.height, first.width)
     info = VideoInfo(frames=count, height=height, width=width, fps=float(fps or 25))
-    return Opening(
+    return VideoFile(
         info=info,
         index=index,
         codec=codec,

@@ -11,8 +11,8 @@ from typing import Final, overload
 from everest.errors import DataError
 from everest.system.storage import Location
 
-PICTURES: Final = frozenset({".jpg", ".jpeg", ".png"})
-VIDEOS: Final = frozenset(
+IMAGE_SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png"})
+VIDEO_SUFFIXES: Final = frozenset(
     {".3gp", ".avi", ".flv", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts"}
     | {".webm", ".wmv"}
 )
@@ -76,16 +76,16 @@ def videos_by_subfolder(folder: Location) -> Mapping[str, Sequence[Location]]:
 
 
 @overload
-def pictures_in(folder: Path) -> Sequence[Path]: ...
+def images_in(folder: Path) -> Sequence[Path]: ...
 
 
 @overload
-def pictures_in(folder: Location) -> Sequence[Location]: ...
+def images_in(folder: Location) -> Sequence[Location]: ...
 
 
-def pictures_in(folder: Location) -> Sequence[Location]:
+def images_in(folder: Location) -> Sequence[Location]:
     """The frames of a folder of pictures, in the order of their names."""
-    return sorted((path for path in _children(folder) if path.suffix.lower() in PICTURES), key=_NAME)
+    return sorted((path for path in _children(folder) if path.suffix.lower() in IMAGE_SUFFIXES), key=_NAME)
 
 
 def _walk(folder: Location, visited: set[Location]) -> Iterator[Location]:
@@ -93,8 +93,8 @@ def _walk(folder: Location, visited: set[Location]) -> Iterator[Location]:
     with as_data_error(folder):
         children = sorted(_children(folder), key=_NAME)
         folders = {path for path in children if path.is_dir()}
-    videos = [path for path in children if path not in folders and path.suffix.lower() in VIDEOS]
-    if not folders and not videos and any(path.suffix.lower() in PICTURES for path in children):
+    videos = [path for path in children if path not in folders and path.suffix.lower() in VIDEO_SUFFIXES]
+    if not folders and not videos and any(path.suffix.lower() in IMAGE_SUFFIXES for path in children):
         yield folder  # beside videos or folders a picture is a thumbnail or a poster
     for path in sorted([*folders, *videos], key=_NAME):
         if path in folders and path.resolve() not in visited:

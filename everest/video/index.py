@@ -49,7 +49,7 @@ class PacketIndex:
 
     @classmethod
     def of(cls, packets: Sequence[Packet]) -> PacketIndex:
-        """The index of a stream from what `shown_packets` found."""
+        """The index of a stream from what `displayed_packets` found."""
         keys = sorted(packet for packet in packets if packet.is_key)
         times = np.array([packet.time for packet in packets], dtype=np.int64)  # as decoded
         shown = np.argsort(times)
@@ -102,7 +102,7 @@ def has_closed_gops(packets: Sequence[Packet]) -> bool:
     return bool(packets)
 
 
-def shown_packets(container: InputContainer, stream: VideoStream) -> list[Packet]:
+def displayed_packets(container: InputContainer, stream: VideoStream) -> list[Packet]:
     """The packets that show a frame, in decode order; none at all where only counting is exact."""
     if container.format.name in COUNTED_FORMATS or stream.codec_context.name in COUNTED_CODECS:
         return []

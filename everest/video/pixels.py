@@ -17,7 +17,7 @@ def _per_channel(values: tuple[float, ...], like: Tensor) -> Tensor:
     return torch.stack([torch.full((1, 1, 1), value, **options) for value in values])
 
 
-def normalise(clip: Tensor) -> Tensor:
+def normalize(clip: Tensor) -> Tensor:
     """(..., 3, T, H, W) uint8 to float32, in units of ImageNet's standard deviation.
 
     Raises:
@@ -38,11 +38,14 @@ def in_unit_range(clip: Tensor) -> Tensor:
     return clip.float().div_(255)
 
 
-def in_imagenet_units(frames: Tensor) -> Tensor:
-    """(..., 3, T, H, W) float32 in [0, 1] as `normalise` gives it, with gradients."""
+def normalize_unit_range(frames: Tensor) -> Tensor:
+    """(..., 3, T, H, W) float32 in [0, 1] as `normalize` gives it, with gradients."""
     return (frames - _per_channel(IMAGENET_MEAN, frames)) / _per_channel(IMAGENET_STD, frames)
 
 
-def unnormalise(frames: Tensor) -> Tensor:
-    """The inverse of `normalise`, without the rounding: (..., 3, T, H, W) float32 in [0, 1]."""
+def unnormalize(frames: Tensor) -> Tensor:
+    """The inverse of `normalize`, without the rounding: (..., 3, T, H, W) float32 in [0, 1]."""
     return frames * _per_channel(IMAGENET_STD, frames) + _per_channel(IMAGENET_MEAN, frames)
+
+
+normalise = normalize  # the first name, which programs may use

@@ -23,9 +23,9 @@ from torch import Tensor
 from everest.errors import unknown_name
 from everest.system.storage import Location, RemotePath
 from everest.video.backends import DECODERS, pyav_in_order
-from everest.video.file import VideoInfo, look
-from everest.video.folders import VIDEOS, pictures_in
-from everest.video.source import Member, Video, as_video, readable
+from everest.video.file import VideoInfo, inspect_video
+from everest.video.folders import VIDEO_SUFFIXES, images_in
+from everest.video.source import Member, Video, as_video, decoder_input
 from everest.video.stream import VideoError, as_video_error
 from everest.video.writer import add_h264, write_video
 
@@ -36,15 +36,15 @@ __all__ = [
     "VideoError",
     "VideoInfo",
     "add_h264",
-    "between",
+    "frame_range",
     "frame_times",
     "frames_between",
     "frames_in_order",
-    "picture",
-    "picture_folder",
-    "pictures_of",
+    "image_folder",
+    "image_frames",
     "probe",
     "read_frames",
+    "read_image",
     "write_video",
 ]
 
@@ -56,12 +56,12 @@ def probe(path: str | Video) -> VideoInfo:
         VideoError: nothing can be decoded.
     """
     path = as_video(path)
-    folder = picture_folder(path)
+    folder = image_folder(path)
     if folder is None:
-        return look(path).info
+        return inspect_video(path).info
     with as_video_error(path):
-        pictures = pictures_of(folder)
-        height, width, _ = picture(pictures[0]).shape
+        pictures = image_frames(folder)
+        height, width, _ = read_image(pictures[0]).shape
     return VideoInfo(frames=len(pictures), height=height, width=width, fps=None)
 
 
@@ -81,7 +81,7 @@ def read_frames(path: str | Video, ids: Sequence[int], *, decoder: str = "auto")
     path = as_video(path)
     wanted = sorted({int(i) for i in ids})
     count = _count(path, wanted)
-    folder = picture_folder(path)
+    folder = image_folder(path)
     with as_video_error(path):
         found = _read_pictures(folder, wanted) if folder else DECODERS[decoder](path, wanted)
     missing = [i for i in wanted if i not in found]
@@ -100,7 +100,7 @@ def frames_in_order(path: str | Video, ids: Iterable[int]) -> Iterator[Tensor]:
     """
     path, wanted = as_video(path), [int(i) for i in ids]
     count = _count(path, wanted)
-    done, folder = 0, picture_folder(path)
+    done, folder = 0, image_folder(path)
     with as_video_error(path):
         for _, shown in _pictures_in_order(folder, wanted) if folder else pyav_in_order(path, wanted):
             yield torch.from_numpy(np.ascontiguousarray(shown))
@@ -116,9 +116,9 @@ def frame_times(path: str | Video) -> NDArray[np.float64]:
         VideoError: a folder of pictures, which has no times.
     """
     path = as_video(path)
-    if picture_folder(path):
+    if image_folder(path):
         raise VideoError(path, "a folder of pictures has no seconds; use start_frame and end_frame")
-    opening = look(path)
+    opening = inspect_video(path)
     stamps = opening.index.times
     if stamps.size == 0 or opening.index.by_decode_stamp:
         stamps = np.arange(opening.info.frames) * opening.second / (opening.info.fps or 1)
@@ -134,13 +134,13 @@ def frames_between(path: str | Video, start: float | None, end: float | None) ->
         VideoError: no frame is shown in between, or the video has no times.
     """
     seconds = frame_times(path)
-    first, last = between(seconds, start, end)
+    first, last = frame_range(seconds, start, end)
     if first >= last:
         raise VideoError(path, f"no frame between {start} s and {end} s; the last is at {seconds[-1]:.2f} s")
     return first, last
 
 
-def between(seconds: NDArray[np.float64], start: float | None, end: float | None) -> tuple[int, int]:
+def frame_range(seconds: NDArray[np.float64], start: float | None, end: float | None) -> tuple[int, int]:
     """`frames_between` of known `frame_times`; equal numbers where no frame is shown in between."""
     first = 0 if start is None else int(np.searchsorted(seconds, start - TOLERANCE))
     last = seconds.size if end is None else int(np.searchsorted(seconds, end - TOLERANCE))
@@ -155,41 +155,43 @@ def _count(path: Video, wanted: list[int]) -> int:
     return count
 
 
-def picture_folder(video: Video) -> Location | None:
+def image_folder(video: Video) -> Location | None:
     """The folder of pictures that a video is; None for a file.
 
     A storage is not asked about what the name tells.
     """
-    if isinstance(video, Member) or (isinstance(video, RemotePath) and video.suffix.lower() in VIDEOS):
+    if isinstance(video, Member) or (
+        isinstance(video, RemotePath) and video.suffix.lower() in VIDEO_SUFFIXES
+    ):
         return None
     return video if video.is_dir() else None
 
 
-def pictures_of(folder: Location) -> Sequence[Location]:
+def image_frames(folder: Location) -> Sequence[Location]:
     """The pictures that are the frames of a video, in their order.
 
     Raises:
         VideoError: there are none.
     """
-    pictures = pictures_in(folder)
+    pictures = images_in(folder)
     if not pictures:
         raise VideoError(folder, "a folder without jpg or png pictures")
     return pictures
 
 
-def picture(file: Location) -> np.ndarray:
+def read_image(file: Location) -> np.ndarray:
     """(H, W, 3) uint8 of a jpg or png."""
-    with Image.open(readable(file)) as image:
+    with Image.open(decoder_input(file)) as image:
         return np.asarray(image.convert("RGB"))
 
 
 def _pictures_in_order(folder: Location, wanted: list[int]) -> Iterator[tuple[int, np.ndarray]]:
-    files = pictures_of(folder)
-    return ((i, picture(files[i])) for i in wanted)
+    files = image_frames(folder)
+    return ((i, read_image(files[i])) for i in wanted)
 
 
 def _read_pictures(folder: Location, wanted: list[int]) -> dict[int, np.ndarray]:
     found = dict(_pictures_in_order(folder, wanted))
-    if len({picture.shape for picture in found.values()}) > 1:
+    if len({image.shape for image in found.values()}) > 1:
         raise VideoError(folder, "pictures of different sizes")
     return found

@@ -11,7 +11,7 @@ from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 
-from everest.system.storage import Location, RemotePath, located
+from everest.system.storage import Location, RemotePath, parse_location
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -32,35 +32,35 @@ Video = Path | RemotePath | Member
 
 def as_video(video: str | Video) -> Video:
     """A video from its path or URL, or as it is."""
-    return located(video) if isinstance(video, str) else video
+    return parse_location(video) if isinstance(video, str) else video
 
 
-def content(video: Video) -> bytes:
+def video_bytes(video: Video) -> bytes:
     """All bytes."""
-    return video.read_bytes() if isinstance(video, Path) else _fetched(video, version(video))
+    return video.read_bytes() if isinstance(video, Path) else _fetched(video, video_version(video))
 
 
-def readable(video: Video) -> str | BytesIO:
+def decoder_input(video: Video) -> str | BytesIO:
     """What decoders take."""
-    return str(video) if isinstance(video, Path) else BytesIO(content(video))
+    return str(video) if isinstance(video, Path) else BytesIO(video_bytes(video))
 
 
-def head(video: Video, size: int) -> bytes:
+def first_bytes(video: Video, size: int) -> bytes:
     """The first bytes."""
     if isinstance(video, Path):
         with video.open("rb") as file:
             return file.read(size)
-    return content(video)[:size]
+    return video_bytes(video)[:size]
 
 
-def version(video: Video) -> tuple[int, str]:
+def video_version(video: Video) -> tuple[int, str]:
     """Bytes, and what changes with the video: a rewritten file is another one.
 
     Raises:
         OSError: there is none.
     """
     if isinstance(video, Member):
-        return video.size, version(video.shard)[1]
+        return video.size, video_version(video.shard)[1]
     if isinstance(video, RemotePath):
         return video.version()
     status = video.stat()

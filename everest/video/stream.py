@@ -15,7 +15,7 @@ from av.error import FFmpegError, InvalidDataError
 from av.stream import Disposition
 
 from everest.errors import DataError
-from everest.video.source import Video, head, readable
+from everest.video.source import Video, decoder_input, first_bytes
 
 # Their decoders look at a packet's own setting; that of AV1 leaves out frames that it had begun before.
 SKIPPING_CODECS = frozenset({"h264", "hevc"})
@@ -44,12 +44,12 @@ def as_video_error(path: Video) -> Iterator[None]:
 
 
 @contextmanager
-def opened(path: Video) -> Iterator[tuple[InputContainer, VideoStream]]:
+def open_stream(path: Video) -> Iterator[tuple[InputContainer, VideoStream]]:
     """A file and its first video stream, to be decoded by one thread."""
     try:
-        container = av.open(readable(path), "r")
+        container = av.open(decoder_input(path), "r")
     except InvalidDataError as error:
-        begin = head(path, 12)
+        begin = first_bytes(path, 12)
         known = any(begin[at:].startswith(mark) for at, mark in CONTAINER_MARKS.items())
         reason = "no frame can be decoded (truncated or damaged file)" if known else "not a video file"
         raise VideoError(path, reason) from error
@@ -63,7 +63,7 @@ def opened(path: Video) -> Iterator[tuple[InputContainer, VideoStream]]:
         yield container, streams[0]
 
 
-def decoded(
+def decode_frames(
     path: Video,
     seek: int | None = None,
     *,
@@ -84,7 +84,7 @@ def decoded(
         keys: takes the decode times of the packets with keyframes.
         damages: takes the number of the packet, from 0, whose damage ended the reading.
     """
-    with opened(path) as (container, stream):
+    with open_stream(path) as (container, stream):
         codec = stream.codec_context
         skips = codec.name in SKIPPING_CODECS and len(unwanted) > 0
         if seek is not None:
@@ -117,12 +117,12 @@ def decoded(
                 return
 
 
-def promised_seconds(path: Video) -> float:
+def declared_seconds(path: Video) -> float:
     """How long a Matroska or WebM file says that its pictures go on; 0 where it does not say so.
 
     Nothing else tells that such a file was cut: it has no count of frames, and its packets are whole.
     """
-    with opened(path) as (container, stream):
+    with open_stream(path) as (container, stream):
         if "matroska" not in container.format.name:
             return 0.0
         stamp = stream.metadata.get("DURATION")

@@ -14,7 +14,7 @@ from small_runs import RECIPE, refused, run
 
 from everest.data.samples import Sample
 from everest.data.views import segment
-from everest.video.file import look
+from everest.video.file import inspect_video
 from everest.video.reader import VideoError, read_frames
 from everest.video.writer import write_video
 
@@ -116,4 +116,4 @@ def test_a_folder_in_place_of_a_video_and_a_file_that_may_not_be_read_say_so(fil
     if os.access(locked, os.R_OK):
         pytest.skip("this user may read everything")
     with pytest.raises(VideoError, match="Permission denied"):
-        look(locked)
+        inspect_video(locked)

@@ -13,7 +13,7 @@ from foreign import tiny
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from everest.system.hub import licence_of
+from everest.system.hub import license_of
 from everest_cli.main import app
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
@@ -86,7 +86,7 @@ def test_a_name_without_an_owner_is_told():
 
 def test_the_licence_is_that_of_the_front_matter(tmp_path: Path):
     readme = tmp_path / "README.md"
-    assert licence_of(tmp_path) is None
+    assert license_of(tmp_path) is None
     for text, licence in (
         ("---\nlicense: mit\n---\n", "mit"),
         ("---\nlicense: other\nlicense_name: research\n---\n", "research"),
@@ -96,4 +96,4 @@ def test_the_licence_is_that_of_the_front_matter(tmp_path: Path):
         ("---\ntags: [a]\n---\n", None),
     ):
         readme.write_text(text)
-        assert licence_of(tmp_path) == licence, text
+        assert license_of(tmp_path) == licence, text

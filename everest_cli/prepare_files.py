@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from everest.prepare.encoding import EncodeSettings
+from everest.prepare.encode_settings import EncodeSettings
 from everest_cli import options as o
 from everest_cli.output import Display, print_json, say
 

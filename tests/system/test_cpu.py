@@ -77,7 +77,7 @@ def test_a_run_on_a_cpu_has_the_precision_of_float32(tf32: bool):
 FAULTS = """
 import resource
 import torch
-from everest.cpu import TRAINER_KEEPS, keep_freed_memory
+from everest.system.cpu import TRAINER_KEEPS, keep_freed_memory
 
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt

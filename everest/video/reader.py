@@ -11,11 +11,14 @@ everest.data.video_stream, everest.data.backends and here, and nowhere else.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
+from fractions import Fraction
 from typing import Final
 
 import numpy as np
 import torch
+from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -26,27 +29,10 @@ from everest.video.backends import DECODERS, pyav_in_order
 from everest.video.file import VideoInfo, inspect_video
 from everest.video.folders import VIDEO_SUFFIXES, images_in
 from everest.video.source import Member, Video, as_video, decoder_input
-from everest.video.stream import VideoError, as_video_error
-from everest.video.writer import add_h264, write_video
+from everest.video.stream import VideoError, as_video_error, decode_frames
+from everest.video.writer import TimedFrame
 
 TOLERANCE: Final = 1e-6  # seconds; a tenth of one has no exact binary form
-
-__all__ = [
-    "TOLERANCE",
-    "VideoError",
-    "VideoInfo",
-    "add_h264",
-    "frame_range",
-    "frame_times",
-    "frames_between",
-    "frames_in_order",
-    "image_folder",
-    "image_frames",
-    "probe",
-    "read_frames",
-    "read_image",
-    "write_video",
-]
 
 
 def probe(path: str | Video) -> VideoInfo:
@@ -107,6 +93,35 @@ def frames_in_order(path: str | Video, ids: Iterable[int]) -> Iterator[Tensor]:
             done += 1
     if done < len(wanted):
         raise VideoError(path, f"frame {wanted[done]} of {count} cannot be decoded (damaged file)")
+
+
+def resized_frames(
+    path: Video, size: tuple[int, int], rate: Fraction, *, damages: list[int]
+) -> Generator[TimedFrame]:
+    """All frames of a file up to the first damage, upright and scaled to `size` (H, W), from time 0 on.
+
+    Args:
+        rate: frames per second where the file has no usable time stamps.
+        damages: takes the number of the packet whose damage ended the reading.
+    """
+    video = inspect_video(path)
+    height, width = size[::-1] if video.quarter_turns % 2 else size  # before the rotation
+    times = video.index.times
+    stamped = times.size > 0 and not video.index.by_decode_stamp
+    displayed = {int(time) for time in times} if stamped else set()
+    scaler = VideoReformatter()
+    with as_video_error(path), closing(decode_frames(path, damages=damages)) as frames:
+        for count, frame in enumerate(frames):
+            if stamped and frame.pts not in displayed:
+                continue
+            scaled = scaler.reformat(
+                frame, width, height, "rgb24", interpolation=Interpolation.BICUBIC, threads=1
+            )
+            pixels = np.ascontiguousarray(np.rot90(scaled.to_ndarray(), video.quarter_turns))
+            if stamped and frame.pts is not None and frame.time_base is not None:
+                yield TimedFrame(pixels, frame.pts - int(times[0]), frame.time_base)
+            else:
+                yield TimedFrame(pixels, count, 1 / rate)
 
 
 def frame_times(path: str | Video) -> NDArray[np.float64]:

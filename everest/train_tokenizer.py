@@ -215,7 +215,7 @@ def _finish(training: Training, judge: Validation) -> dict[str, Any]:
         "target_mean": model.target_mean.tolist(),
         "target_std": model.target_std.tolist(),
     }
-    draw_examples(run.picture, found.examples)
+    draw_examples(run.report_image, found.examples)
     training.log({"step": weights.step, **numbers(found.figures)})
     write_text(run.report, json.dumps(told, indent=2))
     return told

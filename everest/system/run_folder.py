@@ -209,6 +209,5 @@ def _git_commit() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     top, commit = git.stdout.split("\n")[:2]
-    return (
-        commit if Path(top) == package.parent else None
-    )  # else the commit of a project that contains the wheel
+    # A wheel installed inside another project's checkout does not take that project's commit.
+    return commit if Path(top) == package.parent else None

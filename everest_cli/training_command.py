@@ -34,7 +34,7 @@ def launch(gpus: str, processes: int | None) -> Devices:
     devices = read_devices(gpus, processes)
     if devices.processes > 1:
         ended = run_processes(devices, [*_this_program(), *sys.argv[1:]])
-        typer.echo(ended.said, err=True, nl=False)
+        typer.echo(ended.errors, err=True, nl=False)
         raise typer.Exit(ended.code)
     os.environ.update(visible_gpus(devices.ids))
     return devices

@@ -123,7 +123,7 @@ def _write(video: Video, part: Path, settings: EncodeSettings, mark: dict[str, A
 def _damage(video: Video, *, frames: int, breaks: list[int]) -> str | None:
     opening = inspect_video(video)
     times = opening.index.times
-    last = float(times[-1]) / opening.second if times.size and not opening.index.by_decode_stamp else 0.0
+    last = float(times[-1]) / opening.second if opening.index.has_display_times else 0.0
     return damage(video, frames=frames, expected=opening.info.frames, breaks=breaks, last=last)
 
 

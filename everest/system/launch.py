@@ -12,7 +12,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -87,7 +87,7 @@ def is_main() -> bool:
 def is_lost_peer(error: Exception) -> bool:
     """Whether torch.distributed reports by `error` that another process of the run has ended.
 
-    Its stores and NCCL raise a DistError; gloo raises a plain RuntimeError whose text names gloo's source file.
+    Its stores and NCCL raise a DistError; gloo raises a plain RuntimeError whose text names gloo's source.
     """
     text = str(error)
     by_torch = "gloo" in text or any(kind.__name__ == "DistError" for kind in type(error).__mro__)

@@ -1,4 +1,4 @@
-"""The first look at a video file: how many frames, how large, and where they are."""
+"""Facts about a video file that its frames are read by: number, size, index, rotation."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from everest.video.stream import VideoError, as_video_error, decode_frames, open
 
 @dataclass(frozen=True, slots=True)
 class VideoInfo:
-    """What can be known before any frame is chosen."""
+    """Facts that are known before any frame is chosen."""
 
     frames: int
     height: int  # as shown, after rotation
     width: int
-    fps: float | None  # None: a folder of pictures
+    fps: float | None  # None: a folder of images
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class VideoFile:
-    """What a first look at a file tells."""
+    """Facts that the back-ends need to read frames of a file."""
 
     info: VideoInfo
     index: PacketIndex
     codec: str  # FFmpeg's name
     stream: int  # number of the video stream in the file
     quarter_turns: int  # counter-clockwise, to be applied to every frame
-    second: float  # in time stamps
-    exact: frozenset[str]  # back-ends beside PyAV that give its frames to the bit
+    second: float  # in units of the time stamps
+    exact: frozenset[str]  # back-ends other than PyAV that return its frames to the bit
 
 
 def inspect_video(path: Video) -> VideoFile:
-    """The first look at a file, from memory where it has not changed since.
+    """Index a file and decode its first frame; cached until the file changes.
 
     Raises:
         VideoError: nothing can be decoded.
@@ -48,37 +48,35 @@ def inspect_video(path: Video) -> VideoFile:
     if size == 0:
         raise VideoError(path, "empty file")
     with as_video_error(path):
-        return _cached_look(path, size, changing)
+        return _inspect(path, size, changing)
 
 
 def clear_video_cache() -> None:
-    """Free what is kept of the files looked at, where each is needed once only."""
-    _cached_look.cache_clear()
+    """Free the facts of all files, for callers that need each file only once."""
+    _inspect.cache_clear()
 
 
 @lru_cache(maxsize=32768)  # some kilobytes each
-def _cached_look(path: Video, size: int, changing: str) -> VideoFile:
-    """Index a file and decode its first frame. `size` and `changing`: a rewritten file is another."""
+def _inspect(path: Video, size: int, changing: str) -> VideoFile:
+    """Inspect a file. With `size` and `changing` in the cache's key, a rewritten file is inspected again."""
     with open_stream(path) as (container, stream):
         packets = displayed_packets(container, stream)
         index = PacketIndex.of(packets)
         exact = exact_backends(container, stream, packets)
         number, name, codec = stream.index, container.format.name, stream.codec_context.name
-        fps = stream.average_rate or stream.guessed_rate
+        fps = stream.average_rate or stream.guessed_rate or 25
         second = 1 / stream.time_base if stream.time_base else 1
     with closing(decode_frames(path)) as frames:
         first = next(frames, None)
         if first is None:
             raise VideoError(path, "no frame can be decoded")
-    if not index.times.size:
+    count = index.times.size
+    if not count:
         index, count = count_frames(path, container=name)
-    else:
-        count = index.times.size
     turns = round(first.rotation / 90) % 4
     height, width = (first.width, first.height) if turns % 2 else (first.height, first.width)
-    info = VideoInfo(frames=count, height=height, width=width, fps=float(fps or 25))
     return VideoFile(
-        info=info,
+        info=VideoInfo(frames=count, height=height, width=width, fps=float(fps)),
         index=index,
         codec=codec,
         stream=number,

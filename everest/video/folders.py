@@ -1,4 +1,4 @@
-"""Videos in folders, here or in a storage: files by their suffix, and folders of pictures."""
+"""Videos in folders, on this machine or in a storage: files by their suffix, and folders of images."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ VIDEO_SUFFIXES: Final = frozenset(
     {".3gp", ".avi", ".flv", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts"}
     | {".webm", ".wmv"}
 )
-_NO_CONTENT: Final = "__MACOSX"  # what macOS adds to the archives that it packs
+_MACOS_FOLDER: Final = "__MACOSX"  # macOS adds it to the archives that it packs
 _NAME: Final = attrgetter("name")
 
 
 @contextmanager
 def as_data_error(path: Location) -> Iterator[None]:
-    """Retell what the operating system refuses inside the block as a DataError that names `path`."""
+    """Turn an OSError inside the block into a DataError that names `path`."""
     try:
         yield
     except OSError as error:
@@ -30,7 +30,7 @@ def as_data_error(path: Location) -> Iterator[None]:
 
 
 def subfolders(folder: Location) -> list[str]:
-    """Names, sorted; hidden ones left out.
+    """The names of a folder's subfolders, sorted, without hidden ones.
 
     Raises:
         DataError: the folder cannot be read.
@@ -48,7 +48,7 @@ def videos_under(folder: Location) -> Iterator[Location]: ...
 
 
 def videos_under(folder: Location) -> Iterator[Location]:
-    """Video files, and folders of pictures, at any depth, in the order of their names.
+    """Video files and folders of images, at any depth, in the order of their names.
 
     Raises:
         DataError: a folder cannot be read.
@@ -65,7 +65,7 @@ def videos_by_subfolder(folder: Location) -> Mapping[str, Sequence[Location]]: .
 
 
 def videos_by_subfolder(folder: Location) -> Mapping[str, Sequence[Location]]:
-    """What `videos_under` finds in each subfolder. Links to the folder or a subfolder are not followed.
+    """The videos of `videos_under` in each subfolder. Links to the folder or a subfolder are not followed.
 
     Raises:
         DataError: a folder cannot be read.
@@ -84,18 +84,18 @@ def images_in(folder: Location) -> Sequence[Location]: ...
 
 
 def images_in(folder: Location) -> Sequence[Location]:
-    """The frames of a folder of pictures, in the order of their names."""
+    """The images in a folder, in the order of their names."""
     return sorted((path for path in _children(folder) if path.suffix.lower() in IMAGE_SUFFIXES), key=_NAME)
 
 
 def _walk(folder: Location, visited: set[Location]) -> Iterator[Location]:
-    """The videos of a folder. `visited` grows: links may form a loop, and a real folder counts once."""
+    """The videos of a folder. `visited` grows: links may form a loop, and each real folder counts once."""
     with as_data_error(folder):
         children = sorted(_children(folder), key=_NAME)
         folders = {path for path in children if path.is_dir()}
     videos = [path for path in children if path not in folders and path.suffix.lower() in VIDEO_SUFFIXES]
     if not folders and not videos and any(path.suffix.lower() in IMAGE_SUFFIXES for path in children):
-        yield folder  # beside videos or folders a picture is a thumbnail or a poster
+        yield folder  # next to videos or folders, an image is a thumbnail or a poster
     for path in sorted([*folders, *videos], key=_NAME):
         if path in folders and path.resolve() not in visited:
             visited.add(path.resolve())
@@ -105,4 +105,4 @@ def _walk(folder: Location, visited: set[Location]) -> Iterator[Location]:
 
 
 def _children(folder: Location) -> Iterator[Location]:
-    return (path for path in folder.iterdir() if not path.name.startswith(".") and path.name != _NO_CONTENT)
+    return (path for path in folder.iterdir() if not path.name.startswith(".") and path.name != _MACOS_FOLDER)

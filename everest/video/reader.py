@@ -1,8 +1,8 @@
 """Exactly the requested frames of a video.
 
-F frames, H height, W width. A "video" is a file, or a folder of images in the order of their names, given as a
-path, a URL that fsspec reads, or a member of a shard. Frames are chosen by number, also if the frame rate varies;
-`frames_between` converts seconds to numbers.
+F frames, H height, W width. A "video" is a file, or a folder of images in the order of their names. A path, a
+URL that fsspec reads, or a member of a shard names it. Frames are chosen by number, also if the frame rate
+varies; `frames_between` converts seconds to numbers.
 
 A frame is found by its time stamp and decoded from the keyframe before it. Files without usable time stamps
 (listed in everest.video.index) are decoded from the start and counted. Only this room imports decoders.

@@ -33,7 +33,7 @@ _HOMES = {
     "create_model": "everest.api",
     "load_model": "everest.checkpoints.load",
     "load_recipe": "everest.config.recipe",
-    "normalise": "everest.video.pixels",
+    "normalise": "everest.video.pixels",  # the first spelling, which programs may use
     "normalize": "everest.video.pixels",
     "read_clip": "everest.api",
     "read_frames": "everest.video.reader",

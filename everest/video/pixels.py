@@ -48,4 +48,4 @@ def unnormalize(frames: Tensor) -> Tensor:
     return frames * _per_channel(IMAGENET_STD, frames) + _per_channel(IMAGENET_MEAN, frames)
 
 
-normalise = normalize  # the first name, which programs may use
+normalise = normalize  # the first spelling, which programs may use

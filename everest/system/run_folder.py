@@ -69,10 +69,6 @@ class RunFolder:
         return self.path / REPORT
 
     @property
-    def report_image(self) -> Path:
-        return self.path / REPORT_IMAGE
-
-    @property
     def state(self) -> Path:
         return self.path / STATE
 

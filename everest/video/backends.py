@@ -11,7 +11,6 @@ from contextlib import closing, suppress
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
-from types import ModuleType
 from typing import Final
 
 import numpy as np
@@ -123,12 +122,17 @@ def read_decord(path: Video, wanted: list[int]) -> dict[int, np.ndarray]:
 
 def read_torchcodec(path: Video, wanted: list[int]) -> dict[int, np.ndarray]:
     """As `read_pyav`, with torchcodec in its exact mode; to the bit."""
-    decoders = _torchcodec()
+    if not torchcodec_works():
+        if find_spec("torchcodec") is None:
+            raise EnvironmentProblem("data.decoder: torchcodec is not installed; use 'auto'")
+        raise EnvironmentProblem(
+            "data.decoder: torchcodec finds no FFmpeg that it supports; install FFmpeg, or use 'auto'"
+        )
     video = inspect_video(path)
     if "torchcodec" not in video.exact:
         raise _wrong(path, "torchcodec")
     try:
-        decoder = decoders.VideoDecoder(
+        decoder = import_module("torchcodec.decoders").VideoDecoder(
             decoder_input(path), stream_index=video.stream, dimension_order="NHWC", num_ffmpeg_threads=1
         )
         frames = decoder.get_frames_at(wanted).data.numpy()
@@ -141,17 +145,6 @@ def read_torchcodec(path: Video, wanted: list[int]) -> dict[int, np.ndarray]:
 
 def _wrong(path: Video, backend: str) -> VideoError:
     return VideoError(path, f"{backend} may return wrong frames of this file; use data.decoder 'auto'")
-
-
-def _torchcodec() -> ModuleType:
-    """Import torchcodec.decoders; raises an error that names what is missing, the package or FFmpeg."""
-    if torchcodec_works():
-        return import_module("torchcodec.decoders")
-    if find_spec("torchcodec") is None:
-        raise EnvironmentProblem("data.decoder: torchcodec is not installed; use 'auto'")
-    raise EnvironmentProblem(
-        "data.decoder: torchcodec finds no FFmpeg libraries that it supports; install FFmpeg, or use 'auto'"
-    )
 
 
 @cache

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from operator import attrgetter
 from pathlib import Path
-from typing import Final, overload
+from typing import Any, Final, TypeVar
 
 from everest.errors import DataError
 from everest.system.storage import Location
@@ -18,6 +18,8 @@ VIDEO_SUFFIXES: Final = frozenset(
 )
 _MACOS_FOLDER: Final = "__MACOSX"  # macOS adds it to the archives that it packs
 _NAME: Final = attrgetter("name")
+
+AnyPath = TypeVar("AnyPath", Path, Location)  # folders of this machine contain files of this machine
 
 
 @contextmanager
@@ -39,15 +41,7 @@ def subfolders(folder: Location) -> list[str]:
         return sorted(path.name for path in _children(folder) if path.is_dir())
 
 
-@overload
-def videos_under(folder: Path) -> Iterator[Path]: ...
-
-
-@overload
-def videos_under(folder: Location) -> Iterator[Location]: ...
-
-
-def videos_under(folder: Location) -> Iterator[Location]:
+def videos_under(folder: AnyPath) -> Iterator[AnyPath]:
     """Video files and folders of images, at any depth, in the order of their names.
 
     Raises:
@@ -56,15 +50,7 @@ def videos_under(folder: Location) -> Iterator[Location]:
     return _walk(folder, {folder.resolve()})
 
 
-@overload
-def videos_by_subfolder(folder: Path) -> Mapping[str, Sequence[Path]]: ...
-
-
-@overload
-def videos_by_subfolder(folder: Location) -> Mapping[str, Sequence[Location]]: ...
-
-
-def videos_by_subfolder(folder: Location) -> Mapping[str, Sequence[Location]]:
+def videos_by_subfolder(folder: AnyPath) -> Mapping[str, Sequence[AnyPath]]:
     """The videos of `videos_under` in each subfolder. Links to the folder or a subfolder are not followed.
 
     Raises:
@@ -75,20 +61,12 @@ def videos_by_subfolder(folder: Location) -> Mapping[str, Sequence[Location]]:
     return {name: list(_walk(folder / name, taken)) for name in names}
 
 
-@overload
-def images_in(folder: Path) -> Sequence[Path]: ...
-
-
-@overload
-def images_in(folder: Location) -> Sequence[Location]: ...
-
-
-def images_in(folder: Location) -> Sequence[Location]:
+def images_in(folder: AnyPath) -> Sequence[AnyPath]:
     """The images in a folder, in the order of their names."""
     return sorted((path for path in _children(folder) if path.suffix.lower() in IMAGE_SUFFIXES), key=_NAME)
 
 
-def _walk(folder: Location, visited: set[Location]) -> Iterator[Location]:
+def _walk(folder: AnyPath, visited: set[AnyPath]) -> Iterator[AnyPath]:
     """The videos of a folder. `visited` grows: links may form a loop, and each real folder counts once."""
     with as_data_error(folder):
         children = sorted(_children(folder), key=_NAME)
@@ -104,5 +82,6 @@ def _walk(folder: Location, visited: set[Location]) -> Iterator[Location]:
             yield path
 
 
-def _children(folder: Location) -> Iterator[Location]:
-    return (path for path in folder.iterdir() if not path.name.startswith(".") and path.name != _MACOS_FOLDER)
+def _children(folder: AnyPath) -> Iterator[AnyPath]:
+    paths: Iterator[Any] = folder.iterdir()
+    return (path for path in paths if not path.name.startswith(".") and path.name != _MACOS_FOLDER)

@@ -69,7 +69,7 @@ def video_version(video: Video) -> tuple[int, str]:
 
 @lru_cache(maxsize=1)
 def _fetch(video: RemotePath | Member, version: tuple[int, str]) -> bytes:
-    """Load a video into memory. `version` is part of the cache's key."""
+    """Load a video into memory; `version` is part of the cache key."""
     if isinstance(video, RemotePath):
         return video.read_bytes()
     if isinstance(video.shard, RemotePath):

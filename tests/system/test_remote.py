@@ -1,4 +1,4 @@
-"""Lists, folders, videos and shards of a storage: as on this machine, or a line that says what is wrong."""
+"""Lists, folders, videos and shards of a storage: read as on this machine, or refused by a clear line."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ import pytest
 import torch
 from PIL import Image
 from s3fs import S3FileSystem
-from small_runs import RECIPE, run, told, weights
+from small_runs import RECIPE, run, weights
+from small_runs import told as metrics
 from storage import new_bucket, put, s3_server, upload
 from torch import Tensor
 from typer.testing import CliRunner
@@ -40,7 +41,7 @@ def server() -> Iterator[None]:
 
 @pytest.fixture
 def bucket(server: None) -> str:
-    """The URL of a bucket that no test had before: what was read is kept in memory."""
+    """The URL of a bucket that no other test uses, because files that were read stay in memory."""
     return new_bucket(f"videos-{uuid.uuid4().hex}")
 
 
@@ -52,7 +53,7 @@ def stored(bucket: str, clip_files: Path) -> str:
 
 
 @pytest.fixture
-def nobody(server: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+def without_credentials(server: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """No credentials and no server."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL", "AWS_PROFILE"):
         monkeypatch.delenv(name, raising=False)
@@ -86,7 +87,7 @@ def test_a_url_keeps_its_protocol_and_joins_like_a_path():
     assert parse_location("file:///data/a b.mp4") == Path("/data/a b.mp4")
 
 
-def test_frames_of_a_storage_are_those_of_the_file(stored: str, clip_files: Path):
+def test_frames_of_a_storage_equal_the_frames_of_the_file(stored: str, clip_files: Path):
     url = f"{stored}/clip1.mp4"
     assert probe(url) == probe(clip_files / "clip1.mp4")
     assert torch.equal(read_frames(url, [31, 0, 7]), read_frames(clip_files / "clip1.mp4", [31, 0, 7]))
@@ -99,7 +100,7 @@ def test_every_decoder_reads_a_storage(stored: str, clip_files: Path, decoder: s
 
 
 @pytest.mark.slow
-def test_real_files_of_all_kinds_are_read_as_here(bucket: str, shared: Path):
+def test_real_files_of_all_kinds_are_read_as_local_files(bucket: str, shared: Path):
     upload(shared / "videos" / "odd", f"{bucket}/odd")
     for file in sorted((shared / "videos" / "odd").iterdir()):
         url = f"{bucket}/odd/{file.name}"
@@ -111,14 +112,14 @@ def test_real_files_of_all_kinds_are_read_as_here(bucket: str, shared: Path):
 
 
 def first_frame(video: str | Path) -> Tensor | str:
-    """The frame, or why there is none."""
+    """The frame, or the reason why it cannot be read."""
     try:
         return read_frames(video, [0])
     except VideoError as error:
         return error.reason
 
 
-def test_folders_of_a_storage_list_as_here(bucket: str, clip_files: Path, tmp_path: Path):
+def test_folders_of_a_storage_are_listed_as_local_folders(bucket: str, clip_files: Path, tmp_path: Path):
     for name in ("b/clip.mp4", "a b/c.mp4", "a b/a.mp4", "a.x/é.mp4", ".hidden/x.mp4", "b/b/z.mp4"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(clip_files / "clip0.mp4", tmp_path / name)
@@ -130,7 +131,7 @@ def test_folders_of_a_storage_list_as_here(bucket: str, clip_files: Path, tmp_pa
     assert len(names) == 5
 
 
-def test_class_folders_and_pictures_of_a_storage(bucket: str, tmp_path: Path):
+def test_class_folders_and_images_of_a_storage(bucket: str, tmp_path: Path):
     for label in ("kick", "hug"):
         (tmp_path / label / "film").mkdir(parents=True)
         for i in range(3):
@@ -145,19 +146,19 @@ def test_class_folders_and_pictures_of_a_storage(bucket: str, tmp_path: Path):
 
 
 def test_a_video_is_fetched_once_a_clip_and_folders_are_listed_once(stored: str, monkeypatch):
-    asked: list[str] = []
+    requested: list[str] = []
 
     def count(self: RemotePath, start: int | None = None, end: int | None = None) -> bytes:
-        asked.append(self.url)
+        requested.append(self.url)
         return read(self, start, end)
 
     read = RemotePath.read_bytes
     monkeypatch.setattr(RemotePath, "read_bytes", count)
     clips = pretraining(unlabelled(f"{stored}/train.csv", stored))
-    asked.clear()
+    requested.clear()
     for index in (0, 1, 0):
         clips.read((0, index))
-    assert asked == [f"{stored}/clip{i}.mp4" for i in (0, 1, 0)]
+    assert requested == [f"{stored}/clip{i}.mp4" for i in (0, 1, 0)]
 
 
 def pretraining(samples: SampleList) -> VideoClips:
@@ -172,10 +173,10 @@ def test_workers_made_after_the_first_request_read_too(stored: str, clip_files: 
     there = pretraining(unlabelled(f"{stored}/train.csv", stored))
     there.read((0, 0))  # connections and a thread of fsspec are open when the workers are forked
     keys = [[(0, index)] for index in range(4)]
-    ours = list(batches(make_loader(there, keys, workers=2, timeout=60)))
-    theirs = list(batches(make_loader(here, keys, workers=0, timeout=60)))
-    assert all(torch.equal(one.frames, other.frames) for one, other in zip(ours, theirs, strict=True))
-    assert [batch.failed for batch in ours] == [("[]",)] * 4
+    remote = list(batches(make_loader(there, keys, workers=2, timeout=60)))
+    local = list(batches(make_loader(here, keys, workers=0, timeout=60)))
+    assert all(torch.equal(a.frames, b.frames) for a, b in zip(remote, local, strict=True))
+    assert [batch.failed for batch in remote] == [("[]",)] * 4
 
 
 def test_missing_videos_are_named_with_their_lines(stored: str):
@@ -189,16 +190,16 @@ def test_missing_videos_are_named_with_their_lines(stored: str):
     ]
 
 
-def test_what_is_not_there_is_a_line(bucket: str):
+def test_a_missing_file_is_one_line(bucket: str):
     with pytest.raises(DataError, match="no such list or folder"):
         unlabelled(f"{bucket}/none.csv", bucket)
     with pytest.raises(VideoError, match="No such file or directory"):
         read_frames(f"{bucket}/none.mp4", [0])
 
 
-def test_a_storage_that_does_not_answer_is_told_and_no_bad_video(nobody: None, monkeypatch):
+def test_a_storage_that_does_not_answer_is_no_video_error(without_credentials: None, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "somebody")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "someone")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     monkeypatch.setattr(S3FileSystem, "retries", 1)
@@ -207,7 +208,7 @@ def test_a_storage_that_does_not_answer_is_told_and_no_bad_video(nobody: None, m
     assert not isinstance(error.value, VideoError)
 
 
-def test_missing_credentials_are_told(nobody: None):
+def test_missing_credentials_are_an_error(without_credentials: None):
     with pytest.raises(DataError, match=r"s3://private/a\.mp4: no credentials .* AWS_ACCESS_KEY_ID"):
         read_frames("s3://private/a.mp4", [0])
 
@@ -224,21 +225,21 @@ def test_an_unknown_protocol_is_refused():
         read_frames("xyz://a", [0])
 
 
-def test_a_run_over_a_storage_is_the_run_over_the_files(stored: str, clip_files: Path, tmp_path: Path):
+def test_a_run_over_a_storage_equals_the_run_over_the_files(stored: str, clip_files: Path, tmp_path: Path):
     recipe = tmp_path / "tiny.yaml"
     recipe.write_text(RECIPE)
     for name, root in (("here", clip_files), ("there", stored)):
         options = ["--recipe", recipe, "--data", root, "--set", "train.workers=2", "--gpus", "cpu", "-q"]
         run("pretrain", *options, "-o", tmp_path / name)
-    assert told(tmp_path / "there") == told(tmp_path / "here")
-    ours, theirs = weights(tmp_path / "there"), weights(tmp_path / "here")
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert metrics(tmp_path / "there") == metrics(tmp_path / "here")
+    remote, local = weights(tmp_path / "there"), weights(tmp_path / "here")
+    assert all(torch.equal(remote[name], local[name]) for name in local)
     assert f"root: {stored}" in (tmp_path / "there" / "recipe.yaml").read_text()
     plans = [json.loads((tmp_path / name / "env.json").read_text())["plan"] for name in ("here", "there")]
     assert plans[0]["samples"] == plans[1]["samples"]
 
 
-def test_a_tokenizer_is_judged_on_a_list_of_the_storage_where_it_is_there(stored: str):
+def test_a_tokenizer_is_evaluated_on_a_list_of_the_storage_if_it_exists(stored: str):
     for test, key in (("train.csv", "test"), ("gone.csv", "train")):
         changes = [f"data.root={stored}", "data.train=train.csv", "data.val=null", f"data.test={test}"]
         assert held_out_key(load_recipe("lvmae-128", overrides=[*changes, "data.pretrain=null"])) == key

@@ -12,9 +12,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from everest.checkpoints.pickles import IgnoredObject, load_pickle, refuse_wrong_download
-from everest.errors import CheckpointError
-from everest.system.hub import fetch, is_hub_name, licence_of
-from everest.system.weights import FORMAT, PICKLES
+from everest.errors import CheckpointError, EnvironmentProblem
+from everest.system.hub import fetch, is_hub_name, license_of
+from everest.system.weights import PICKLES
+from everest.system.weights_header import FORMAT, read_metadata
 
 CONFIG = "config.json"
 SHARDS = "model.safetensors.index.json"
@@ -75,7 +76,7 @@ def read_foreign(path: Path) -> Foreign:
         tensors=unwrapped(tensors),
         config=_json(config) if config.is_file() else {},
         args=args,
-        licence=licence_of(folder),
+        licence=license_of(folder),
         notes=tuple(notes),
     )
 
@@ -86,11 +87,9 @@ def own_file(path: Path) -> Path | None:
     if file.suffix != ".safetensors" or not file.is_file():
         return None
     try:
-        with safe_open(file, framework="pt") as opened:
-            written_by = (opened.metadata() or {}).get("format")
-    except (SafetensorError, OSError):
+        return file if read_metadata(file).get("format") == FORMAT else None
+    except (CheckpointError, EnvironmentProblem):
         return None
-    return file if written_by == FORMAT else None
 
 
 def _load(file: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[str]]:

@@ -20,7 +20,7 @@ from everest.methods.strategies import Strategy
 from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder
 from everest.models.spec import ModelSpec
-from everest.system.hub import show
+from everest.system.hub import warn_on_main
 from everest.system.run_folder import BEST, RECIPE, WEIGHTS
 from everest.system.weights import PICKLES, Weights, load_tensors, read_weights
 from everest.tokenizer.network import AdaptiveTokenizer
@@ -48,7 +48,7 @@ class LoadedModel:
 
 
 def find_weights(
-    checkpoint: str | Path, *, which: Which = "newest", notify: Callable[[str], None] = show
+    checkpoint: str | Path, *, which: Which = "newest", notify: Callable[[str], None] = warn_on_main
 ) -> Path:
     """Return the safetensors file of `checkpoint`, which is a run folder, a file or hf:OWNER/NAME.
 

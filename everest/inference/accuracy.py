@@ -125,7 +125,7 @@ def sweep_table(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[st
 def refuse_too_many_skipped(predictions: Predictions, max_bad: float) -> None:
     """Raise DataError when more than the share `max_bad` of the videos is unreadable."""
     num_videos = len(predictions.skipped) + len(predictions.videos)
-    refuse_too_many(predictions.skipped, asked=num_videos, max_bad=max_bad)
+    refuse_too_many(predictions.skipped, requested=num_videos, max_bad=max_bad)
 
 
 def write_predictions(path: Path, predictions: Predictions, classes: Classes) -> None:

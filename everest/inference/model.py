@@ -35,7 +35,7 @@ from everest.system.accelerator import make_accelerator
 from everest.system.events import Report, notice
 from everest.system.run_folder import RECIPE
 from everest.system.weights import Weights
-from everest.video.pixels import normalise
+from everest.video.pixels import normalize
 
 FALLBACK: Final = "ucf101"  # stride and views of checkpoints without a recipe next to them
 
@@ -183,7 +183,7 @@ class OpenedModel:
         return Features(ids.cpu(), tokens.float().cpu(), pooled.float().cpu())
 
     def _normalized(self, clips: Tensor) -> Tensor:
-        return normalise(clips.to(self.accelerator.device, non_blocking=True))
+        return normalize(clips.to(self.accelerator.device, non_blocking=True))
 
 
 def _check_keep(keep: float | None, spec: ModelSpec) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from everest.data.bad_videos import refuse_too_many
 from everest.data.samples import Sample
-from everest.data.stages import labelled_samples
+from everest.data.stages import labeled_samples
 from everest.errors import DataError, EnvironmentProblem, unknown_name
 from everest.inference.accuracy import Predictions, accuracies
 from everest.inference.features import add_rows
@@ -73,7 +73,7 @@ def encode_set(
     with RowStore(folder, {}, batch=batch) as store:
         add_rows(store, model, samples, row_of, batch=batch, workers=recipe.train.workers, report=report)
         skipped = [(video, problem) for video, problem in store.samples if problem is not None]
-        refuse_too_many(skipped, asked=len(samples), max_bad=recipe.data.max_bad)
+        refuse_too_many(skipped, requested=len(samples), max_bad=recipe.data.max_bad)
         readable = [
             sample for sample, (_, problem) in zip(samples, store.samples, strict=True) if problem is None
         ]
@@ -118,7 +118,7 @@ def probe(model: OpenedModel, names: Sequence[str], *, batch: int, report: Repor
         if name not in PROBES:
             raise unknown_name("--probes", name, PROBES)
     started = time.monotonic()
-    train_samples, test_samples, classes = labelled_samples(model.recipe)
+    train_samples, test_samples, classes = labeled_samples(model.recipe)
     with tempfile.TemporaryDirectory(prefix="everest-probe-") as folder:
         train, test = (
             encode_set(

@@ -18,14 +18,14 @@ from everest.data.crops import erase
 from everest.data.dataset import Clip, VideoClips
 from everest.data.stages import finetune_clips, validation_clips
 from everest.inference.accuracy import accuracies, refuse_too_many_skipped
-from everest.inference.multi_view import score_videos
+from everest.inference.multi_view import evaluate_views
 from everest.models.classifier import VideoClassifier
 from everest.models.spec import classifier_spec
 from everest.system.events import notice, silent
 from everest.train.health import stays_at_chance
 from everest.train.setup import set_up_training
 from everest.train.training import RunContext, Training
-from everest.video.pixels import normalise
+from everest.video.pixels import normalize
 
 
 def set_up_finetuning(
@@ -64,7 +64,7 @@ def classification_loss(training: Training, clip: Clip, settings: FinetuneSettin
     assert isinstance(model, VideoClassifier)
     rng = training.rng()
     generator = torch.Generator(clip.frames.device).manual_seed(int(rng.integers(2**63)))
-    frames = erase(normalise(clip.frames.flatten(0, 1)), clip.erase.flatten(0, 1), generator=generator)
+    frames = erase(normalize(clip.frames.flatten(0, 1)), clip.erase.flatten(0, 1), generator=generator)
     frames, targets = mix(
         frames,  # (B, 3, T, H, W)
         clip.label,
@@ -115,12 +115,14 @@ def _validate(training: Training, clips: VideoClips, best: float) -> float:
     """
     model = training.trained_model
     assert isinstance(model, VideoClassifier)
-    scores = score_videos(model, clips, training.accelerator, settings=training.settings, report=silent)
+    (predictions,) = evaluate_views(
+        model, clips, training.accelerator, settings=training.settings, report=silent
+    )
     training.model.train()
-    for path, reason in scores.skipped:
+    for path, reason in predictions.skipped:
         training.notice(f"validation skips {path}: {reason}")
-    refuse_too_many_skipped(scores, training.bad_videos.max_bad)
-    measured = accuracies(scores)
+    refuse_too_many_skipped(predictions, training.bad_videos.max_bad)
+    measured = accuracies(predictions)
     row: dict[str, Any] = {"step": training.steps_done}
     if "heads" in measured:
         row["val_top1"] = measured["action_top1"]  # videos with all heads right

@@ -10,7 +10,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from everest.checkpoints.load import tokenizer_of
+from everest.checkpoints.load import open_model
 from everest.config.settings import Recipe, TrainSettings
 from everest.config.tokenizer import TokenizerSettings
 from everest.data.bad_videos import refuse_too_many
@@ -20,7 +20,7 @@ from everest.figures.pictures import draw_examples
 from everest.system.events import notice
 from everest.system.files import write_text
 from everest.system.randomness import Purpose, generator_at, seed_at
-from everest.system.weights import read_weights
+from everest.system.run_folder import REPORT_IMAGE
 from everest.tokenizer.clips import first_clips, held_out_clips, held_out_key, tokenizer_clips
 from everest.tokenizer.network import AdaptiveTokenizer
 from everest.tokenizer.report import TokenizerReport, numbers, report_on, scorer_warnings
@@ -188,8 +188,9 @@ def _finish(training: Training, validation: Validation) -> dict[str, Any]:
     The weights are read from disk: a finished run whose states were removed can be validated again.
     """
     run = training.run
-    weights = read_weights(run.weights)
-    model = tokenizer_of(weights, source=run.weights).to(training.accelerator.device)
+    opened = open_model(run.weights, kind="tokenizer")
+    weights, model = opened.weights, opened.module.to(training.accelerator.device)
+    assert isinstance(model, AdaptiveTokenizer)
     measured = bool((model.target_std != 1).any())
     if measured and run.report.is_file():
         return json.loads(run.report.read_text())
@@ -206,7 +207,7 @@ def _finish(training: Training, validation: Validation) -> dict[str, Any]:
         "target_mean": model.target_mean.tolist(),
         "target_std": model.target_std.tolist(),
     }
-    draw_examples(run.picture, report.examples)
+    draw_examples(run.path / REPORT_IMAGE, report.examples)
     training.log({"step": weights.step, **numbers(report.figures)})
     write_text(run.report, json.dumps(document, indent=2))
     return document

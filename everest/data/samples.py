@@ -16,7 +16,7 @@ from everest.data.labels import LabelRules, columns_of, names_used
 from everest.data.list_text import ListRow, read_rows
 from everest.data.shards import find_index, read_index
 from everest.errors import DataError, did_you_mean
-from everest.system.storage import Location, RemotePath, joined, located
+from everest.system.storage import Location, RemotePath, join_location, parse_location
 from everest.video.folders import as_data_error, subfolders, videos_by_subfolder, videos_under
 from everest.video.source import Member, Video
 
@@ -40,7 +40,7 @@ class Sample:
     @property
     def video(self) -> Video:
         """The file or part of a shard that the video is read from."""
-        return self.member or located(self.path)
+        return self.member or parse_location(self.path)
 
     @property
     def video_id(self) -> str:
@@ -157,7 +157,7 @@ def _sample_of(row: ListRow, root: Location, labels: tuple[int, ...]) -> Sample:
         if last is not None and last <= (first or 0):
             raise ValueError(f"the segment ends at {last} and starts at {first or 0}")
     return Sample(
-        path=str(joined(root, row.values["path"]).absolute()),
+        path=str(join_location(root, row.values["path"]).absolute()),
         member=row.member,
         labels=labels,
         start=start,
@@ -210,7 +210,7 @@ def _missing(paths: Sequence[str]) -> dict[str, str]:
 
     missing: dict[str, str] = {}
     for path in paths:
-        video = located(path)
+        video = parse_location(path)
         try:
             exists = video in children(video.parent) if isinstance(video, RemotePath) else video.exists()
         except OSError as error:  # a name that is too long, a folder that may not be entered

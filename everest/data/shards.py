@@ -14,7 +14,7 @@ from everest.data.list_text import ListRow
 from everest.errors import DataError
 from everest.system.storage import Location
 from everest.video.folders import as_data_error
-from everest.video.source import Member, version
+from everest.video.source import Member, video_version
 
 INDEX_SUFFIX: Final = ".index.json"
 FORMAT: Final = "everest-shards"
@@ -58,7 +58,7 @@ def read_index(file: Location) -> list[ListRow]:
     for shard in document["shards"]:
         path, expected = shards[shard["file"]], shard["bytes"]
         try:
-            size = version(path)[0]
+            size = video_version(path)[0]
         except OSError as error:
             raise DataError(f"{path}: {error.strerror}; the index next to it names this shard") from error
         if size not in (expected, -1):  # -1: the storage does not report the size

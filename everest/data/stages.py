@@ -28,7 +28,7 @@ from everest.errors import DataError, RecipeError
 from everest.methods.frame_selection import num_candidates
 from everest.methods.grid import TokenGrid
 from everest.methods.masks import Tube
-from everest.system.storage import Location, joined, located
+from everest.system.storage import Location, join_location, parse_location
 from everest.video.folders import as_data_error
 
 MOST_VIEWS: Final = 512  # our choice: 1.2 GB of bytes for clips of 16 frames and 224 pixels
@@ -175,17 +175,17 @@ def _source(data: DataSettings, key: str) -> tuple[Location, Location]:
     source = getattr(data, key)
     if source is None:
         raise RecipeError(f"data.{key}: not set; name a list or a folder of videos")
-    root = located(data.root)
+    root = parse_location(data.root)
     if not root.is_dir():
         raise DataError(f"data.root: no folder '{root}'; set it by --data DIR")
-    return root, joined(root, source)
+    return root, join_location(root, source)
 
 
 def _class_names(data: DataSettings, *, required: bool = True) -> tuple[str, ...] | None:
     """Returns the names in the file `data.classes`; None if it is not set, or neither there nor required."""
     if data.classes is None:
         return None
-    path = joined(located(data.root), data.classes)
+    path = join_location(parse_location(data.root), data.classes)
     with as_data_error(path):
         exists = path.is_file()
     if required and not exists:

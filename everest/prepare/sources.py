@@ -15,7 +15,7 @@ from everest.data.samples import Sample, SampleList, read_samples, samples_of_ro
 from everest.data.shards import find_index
 from everest.errors import DataError
 from everest.prepare.class_folders import same_but_for_case
-from everest.system.storage import Location, joined, located
+from everest.system.storage import Location, join_location, parse_location
 from everest.video.folders import as_data_error, videos_by_subfolder, videos_under
 
 
@@ -180,7 +180,7 @@ class SourceList:
 
     def video(self, path: str) -> Location:
         """The video that a row's `path` means."""
-        return joined(self.root, path).absolute()
+        return join_location(self.root, path).absolute()
 
     def paths(self) -> dict[str, list[dict[str, str]]]:
         """Each path once, in the order of the list, with its rows: segments of one video are several."""
@@ -200,9 +200,9 @@ def read_originals(places: Sequence[str], root: str | None) -> Iterator[SourceLi
         DataError: nothing there, lines that make no sense, videos that are missing.
     """
     for text in places:
-        place = located(text)
+        place = parse_location(text)
         if root is not None:
-            yield read_original(place, located(root))
+            yield read_original(place, parse_location(root))
         else:
             is_only_folder = len(places) == 1 and place.is_dir()
             yield read_original(place, place if is_only_folder else place.absolute().parent)

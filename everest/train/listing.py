@@ -1,31 +1,28 @@
-"""Find run folders and summarize them: state, progress, loss, accuracy. Needs no torch."""
+"""What run folders tell: which there are, how far each got, what it learned. Reading that needs no torch."""
 
 from __future__ import annotations
 
-import json
 import os
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from safetensors import SafetensorError, safe_open
-
 from everest.config.recipe_files import find_recipe
-from everest.errors import CheckpointError, RecipeError, UserError
-from everest.system.run_folder import ENVIRONMENT, METRICS, RECIPE, STATE, WEIGHTS
+from everest.errors import RecipeError, UserError
+from everest.system.run_folder import ENVIRONMENT, PLAN, RECIPE, STATE, RunFolder
 from everest.system.run_lock import is_running, last_written
+from everest.system.weights_header import read_header
 
 State = Literal["running", "finished", "resumable", "started", "damaged"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunSummary:
-    """One run in a line. Values that are not known (yet) are None.
+    """One run in a line. None stands for what is not known (yet).
 
     running: a process trains it. finished: the last step is logged and its weights are saved. resumable:
-    stopped, with a state to resume from. started: stopped before the first save. damaged: see `problem`.
+    stopped, with a state to go on from. started: stopped before anything was saved. damaged: see `problem`.
     """
 
     path: str
@@ -48,32 +45,25 @@ def find_runs(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise RecipeError(f"no folder '{folder}'; name the one that holds your runs")
-    runs = []
-    for path, subfolders, _ in os.walk(folder):
-        subfolders[:] = [name for name in subfolders if name != STATE and not name.startswith(".")]
-        if is_run(Path(path)):
-            runs.append(Path(path))
-    return sorted(runs)
-
-
-def is_run(path: Path) -> bool:
-    return (path / RECIPE).is_file() and (path / ENVIRONMENT).is_file()
+    found = []
+    for here, folders, _ in os.walk(folder):
+        folders[:] = [name for name in folders if name != STATE and not name.startswith(".")]
+        if RunFolder(Path(here)).is_run():
+            found.append(Path(here))
+    return sorted(found)
 
 
 def summarize(run: Path) -> RunSummary:
-    """Summarize a run from its files. A damaged file is no error: one run must not hide the others."""
+    """What the files of a run tell. A damaged file is no error: one run must not hide the others."""
     age = int(max(0.0, time.time() - last_written(run)))
     try:
-        environment = read_environment(run)
-        steps = environment.get("plan", {}).get("steps")
-        rows = list(read_rows(run))
-        # The command is `pretrain` in `everest --debug pretrain --recipe …`: the first argument but options.
-        command = next((word for word in environment["command"][1:] if not word.startswith("-")), None)
+        environment, rows = read_run(run)
+        steps = environment.get(PLAN, {}).get("steps")
         return RunSummary(
             path=str(run),
             state=_state(run, rows, steps),
             age_seconds=age,
-            command=command,
+            command=_command(environment),
             recipe=find_recipe(run / RECIPE).values().get("name"),
             step=_newest(rows, "step"),
             steps=steps,
@@ -82,7 +72,7 @@ def summarize(run: Path) -> RunSummary:
         )
     except UserError as error:
         return RunSummary(path=str(run), state="damaged", age_seconds=age, problem=str(error))
-    except (TypeError, ValueError, AttributeError) as error:  # JSON, but with values that no run writes
+    except (KeyError, TypeError, ValueError, AttributeError) as error:  # JSON of another meaning
         problem = f"{run}: values that no run writes ({error})"
         return RunSummary(path=str(run), state="damaged", age_seconds=age, problem=problem)
 
@@ -90,10 +80,8 @@ def summarize(run: Path) -> RunSummary:
 def _state(run: Path, rows: list[dict[str, Any]], steps: int | None) -> State:
     if is_running(run):
         return "running"
-    weights = run / WEIGHTS
     # Logged is not yet saved: a run killed while it validates after the last step has to repeat some.
-    logged = steps is not None and _newest(rows, "step") == steps
-    if logged and weights.is_file() and int(read_header(weights)["step"]) == steps:
+    if steps is not None and _newest(rows, "step") == steps and _saved_step(run) == steps:
         return "finished"
     return "resumable" if any((run / STATE).glob("step-*.safetensors")) else "started"
 
@@ -102,53 +90,27 @@ def _newest(rows: list[dict[str, Any]], key: str) -> Any:
     return next((row[key] for row in reversed(rows) if key in row), None)
 
 
-def read_environment(run: Path) -> dict[str, Any]:
-    """Read env.json.
+def _saved_step(run: Path) -> int | None:
+    weights = RunFolder(run).weights
+    return read_header(weights).step if weights.is_file() else None
+
+
+def _command(environment: dict[str, Any]) -> str | None:
+    """`pretrain` of `everest --debug pretrain --recipe …`: the first argument that is no option."""
+    return next((word for word in environment["command"][1:] if not word.startswith("-")), None)
+
+
+def read_run(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The values of a run's env.json and the rows of its metrics.jsonl.
 
     Raises:
-        RecipeError: `run` is no run folder, or the file is damaged.
+        RecipeError: `path` is not a run folder, or one of the files is damaged.
     """
-    if not is_run(run):
-        raise RecipeError(f"{run}: no run folder (it would have {RECIPE} and {ENVIRONMENT})")
-    path = run / ENVIRONMENT
-    try:
-        environment = json.loads(path.read_text())
-        environment["command"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RecipeError(f"{path}: damaged ({error})") from error
-    return environment
-
-
-def read_rows(run: Path) -> Iterator[dict[str, Any]]:
-    """The complete rows of metrics.jsonl, none if there is no such file; the last line may be incomplete.
-
-    Raises:
-        RecipeError: a line is no row; with its number.
-    """
-    path = run / METRICS
-    if not path.is_file():
-        return
-    for number, line in enumerate(path.read_text(errors="replace").split("\n")[:-1], start=1):
-        try:
-            row = json.loads(line)
-            if not isinstance(row["step"], int) or not isinstance(row.get("loss"), float | int | None):
-                raise TypeError("step or loss is no number")
-        except (ValueError, KeyError, TypeError) as error:
-            raise RecipeError(f"{path}:{number}: no row of metrics ({error})") from error
-        yield row
-
-
-def read_header(weights: Path) -> dict[str, str]:
-    """Read the header of a weights file, without its tensors.
-
-    Raises:
-        CheckpointError: not a complete safetensors file, or not written by everest.
-    """
-    try:
-        with safe_open(weights, framework="numpy") as file:
-            header = file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{weights}: not a whole safetensors file ({error})") from error
-    if header.get("format") != "everest":
-        raise CheckpointError(f"{weights}: a safetensors file, but not written by everest")
-    return header
+    run = RunFolder(path)
+    if not run.is_run():
+        raise RecipeError(f"{path}: no run folder (it would have {RECIPE} and {ENVIRONMENT})")
+    environment = run.environment()
+    rows, problems = run.read_metrics()
+    if problems:
+        raise RecipeError(problems[0])
+    return environment, rows

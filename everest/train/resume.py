@@ -25,6 +25,7 @@ from everest.system.run_folder import (
 )
 from everest.system.run_lock import running_here
 from everest.system.weights import read_weights, state_hash
+from everest.system.weights_header import read_header
 
 MAY_CHANGE: Final = {"name", "data.root"}  # the name of a recipe, and the folder of the same videos
 TOKENIZER_FILE: Final = "tokenizer.checkpoint"
@@ -118,7 +119,7 @@ def _is_same_tokenizer(run: RunFolder, before: str | None, now: str | None) -> b
         return False
     if not run.weights.is_file():  # not saved yet: it can only be known to be the run's own tokenizer
         return is_own_tokenizer(before) and Path(now) == own_tokenizer(run.path).resolve()
-    used = read_weights(run.weights).settings.get("tokenizer") or {}
+    used = read_header(run.weights).settings.get("tokenizer") or {}
     return used.get("sha256") == state_hash(read_weights(Path(now)).tensors)
 
 

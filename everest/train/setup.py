@@ -27,7 +27,7 @@ from everest.system.events import notice
 from everest.system.randomness import Purpose, seed_at
 from everest.system.run_folder import PLAN
 from everest.system.run_lock import claim, release
-from everest.system.storage import located
+from everest.system.storage import parse_location
 from everest.system.weights import Weights
 from everest.tokenizer.spec import TokenizerSpec
 from everest.train.optim import stage_optimizer
@@ -66,7 +66,8 @@ def set_up_training(
         RecipeError: the recipe does not fit the videos, the processes or the run that is resumed.
     """
     accelerator = context.accelerator
-    videos = {"videos": len(clips), "samples": fingerprint(clips.samples, located(recipe.data.root), classes)}
+    root = parse_location(recipe.data.root)
+    videos = {"videos": len(clips), "samples": fingerprint(clips.samples, root, classes)}
     value_bytes = bytes_per_value(accelerator)
 
     def bytes_of(checkpointing: bool, bytes_per_value: int) -> int:

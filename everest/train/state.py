@@ -24,7 +24,8 @@ from everest.errors import CheckpointError
 from everest.system.files import write_atomically
 from everest.system.run_folder import RunFolder
 from everest.system.sharding import full_tensor, like_sharded
-from everest.system.weights import FORMAT, Weights, load_tensors, read_safetensors, read_weights
+from everest.system.weights import Weights, load_tensors, read_tensors
+from everest.system.weights_header import FORMAT, read_header, read_metadata
 
 MODEL: Final = "model"  # the name of a run's first network
 GRAD_NORM: Final = "grad_norm"  # in metrics.jsonl
@@ -123,7 +124,7 @@ def newest_state(folder: Path, *, notify: Callable[[str], None]) -> SavedState |
     states = _states(folder)
     for path in reversed(states.values()):
         try:
-            header, tensors = read_safetensors(path)
+            header, tensors = read_metadata(path), read_tensors(path)
             return SavedState(step=int(header["step"]), tensors=tensors, notes=json.loads(header["notes"]))
         except (CheckpointError, KeyError, ValueError) as error:
             notify(f"{path}: damaged, skipped ({error})")
@@ -214,7 +215,7 @@ class TrainState:
                 self._accelerator.scaler.load_state_dict(state.notes["scaler"])
             notify(f"resuming after step {step} of {steps}")
         elif run.weights.is_file():
-            step = read_weights(run.weights).step
+            step = read_header(run.weights).step
             if step != steps:
                 raise CheckpointError(
                     f"{run.weights}: weights of step {step} of {steps}, but no state to resume from "

@@ -17,7 +17,7 @@ from tokenizer_runs import RECIPE, set_up, train
 from typer.testing import CliRunner
 
 import everest
-from everest.checkpoints.load import load_model, open_weights, tokenizer_of
+from everest.checkpoints.load import load_model, open_model
 from everest.errors import CheckpointError
 from everest.system.run_folder import RunFolder
 from everest.system.weights import read_weights
@@ -237,7 +237,7 @@ def test_an_encoder_is_no_tokenizer(recipe: Path, tmp_path: Path):
     result = CliRunner().invoke(app, ["pretrain", "--recipe", str(recipe), "-o", str(folder), *options])
     assert result.exit_code == 0, result.output
     with pytest.raises(CheckpointError, match="a pretrain checkpoint where a tokenizer one"):
-        tokenizer_of(open_weights(folder / "model.safetensors"), source=folder)
+        open_model(folder, kind="tokenizer")
 
 
 def test_bad_videos_are_named_and_those_of_the_report_skipped(recipe: Path, clip_files: Path, tmp_path: Path):

@@ -15,8 +15,8 @@ import pytest
 from run_folders import STEPS, append, make_run
 from typer.testing import CliRunner
 
-from everest.system import run_folder, run_lock
-from everest.train import listing
+from everest.system import run_lock
+from everest.system.run_folder import RunFolder
 from everest_cli.main import app
 
 
@@ -33,11 +33,6 @@ def listed(*arguments: object, code: int = 0) -> Any:
 def summary(run: Path) -> dict[str, Any]:
     (only,) = json.loads(listed(run, "--json").stdout)
     return only
-
-
-def test_names_are_those_that_runs_write():
-    for name in ("RECIPE", "ENVIRONMENT", "METRICS", "WEIGHTS", "STATE"):
-        assert getattr(listing, name) == getattr(run_folder, name)
 
 
 @pytest.mark.parametrize(
@@ -94,14 +89,14 @@ def test_the_marker_of_a_killed_process_is_not_believed(tmp_path: Path):
     assert summary(run)["state"] == "resumable"
 
 
-def test_another_process_with_the_number_of_the_killed_one_is_not_believed(tmp_path: Path):
+def test_a_lock_older_than_its_process_is_ignored(tmp_path: Path):
     run = make_run(tmp_path / "run", logged=3, saved=2)
     mark_running(run, os.getpid())
     os.utime(run / "running.json", (1e9, 1e9))  # older than this process
     assert summary(run)["state"] == "resumable"
 
 
-def test_on_another_host_a_run_must_have_written_of_late(tmp_path: Path):
+def test_on_another_host_a_run_must_have_written_recently(tmp_path: Path):
     run = make_run(tmp_path / "run", logged=3, saved=2)
     mark_running(run, 1, host="elsewhere")
     assert summary(run)["state"] == "running"
@@ -136,6 +131,14 @@ def test_a_damaged_run_is_named_and_hides_no_other(tmp_path: Path, name: str, te
     shown = listed(tmp_path, "--json")
     assert [run["state"] for run in json.loads(shown.stdout)] == ["damaged", "started"]
     assert name in shown.stderr
+
+
+def test_a_run_skips_damaged_rows_that_a_listing_reports(tmp_path: Path):
+    run = make_run(tmp_path / "run", logged=2)
+    append(run, '{"step": "x"}\n{"step": 3, "loss": 0.5}\n{"step": 4')
+    rows, problems = RunFolder(run).read_metrics()
+    assert [row["step"] for row in rows] == [row["step"] for row in RunFolder(run).rows()] == [1, 2, 3]
+    assert problems == [f"{run / 'metrics.jsonl'}:3: not a row of metrics (step or loss is not a number)"]
 
 
 def test_table_has_a_line_for_each_run_and_takes_no_name_for_markup(tmp_path: Path):

@@ -134,7 +134,7 @@ def _write(
 def _classifier_for(recipe: Recipe, weights: Weights, *, source: Path) -> tuple[ModelSpec, VideoClassifier]:
     """The classifier of `weights` with its spec, for the recipe's clips and token selection."""
     require_kind(weights, "classifier", source=source)
-    spec = ModelSpec.of(weights.settings, source=source)
+    spec = ModelSpec.from_settings(weights.settings, source=source)
     trained, asked = spec.model.tubelet, recipe.model.tubelet
     if trained != asked:
         raise CheckpointError(f"{source}: trained with tubelets of {trained}, the recipe has {asked}")

@@ -23,7 +23,7 @@ from everest.system.randomness import Purpose, generator_at, seed_at
 from everest.system.weights import read_weights
 from everest.tokenizer.clips import first_clips, held_out_clips, held_out_key, tokenizer_clips
 from everest.tokenizer.network import AdaptiveTokenizer
-from everest.tokenizer.report import TokenizerReport, numbers, report_on, scorer_warnings
+from everest.tokenizer.report import TokenizerReport, measure_tokenizer, scalar_figures, scorer_warnings
 from everest.tokenizer.scorer import TokenScorer
 from everest.tokenizer.spec import TokenizerSpec, tokenizer_settings, tokenizer_spec
 from everest.train.adversary import first_step
@@ -170,7 +170,7 @@ def _judge(training: Training, judge: Validation) -> None:
     assert isinstance(model, AdaptiveTokenizer)
     figures = _report(training, model, judge).figures
     training.model.train()
-    row = {"step": training.steps_done, **numbers(figures)}
+    row = {"step": training.steps_done, **scalar_figures(figures)}
     training.log(row)
     psnr = figures["psnr"]
     training.notice(
@@ -182,7 +182,7 @@ def _judge(training: Training, judge: Validation) -> None:
 
 
 def _report(training: Training, model: AdaptiveTokenizer, judge: Validation) -> TokenizerReport:
-    found = report_on(model, judge.clips, judge.untrained, settings=training.settings)
+    found = measure_tokenizer(model, judge.clips, judge.untrained, settings=training.settings)
     for path, reason in found.skipped:
         training.notice(f"data.{judge.source} skips {path}: {reason}")
     read = found.figures.get("clips", 0)
@@ -216,7 +216,7 @@ def _finish(training: Training, judge: Validation) -> dict[str, Any]:
         "target_std": model.target_std.tolist(),
     }
     draw_examples(run.picture, found.examples)
-    training.log({"step": weights.step, **numbers(found.figures)})
+    training.log({"step": weights.step, **scalar_figures(found.figures)})
     write_text(run.report, json.dumps(told, indent=2))
     return told
 

@@ -52,7 +52,7 @@ def export(
 
     source = find_weights(checkpoint, which=which.value)
     weights = open_weights(source)
-    spec = ModelSpec.of(weights.settings, source=source)
+    spec = ModelSpec.from_settings(weights.settings, source=source)
     if to is Target.hf:
         told = _folder(weights, spec, out, source)
     else:

@@ -130,7 +130,7 @@ def load_transformer(checkpoint: str | Path) -> MaskedAutoencoder | VideoClassif
 
 def model_of(weights: Weights, *, source: Path) -> MaskedAutoencoder | VideoClassifier:
     """Rebuild the module that `weights` of a transformer were saved from."""
-    model = ModelSpec.of(weights.settings, source=source).build()
+    model = ModelSpec.from_settings(weights.settings, source=source).build()
     load_tensors(model, weights.tensors, source=str(source))
     return model.eval()
 
@@ -138,7 +138,7 @@ def model_of(weights: Weights, *, source: Path) -> MaskedAutoencoder | VideoClas
 def tokenizer_of(weights: Weights, *, source: Path) -> AdaptiveTokenizer:
     """Rebuild the tokenizer that `weights` were saved from."""
     require_kind(weights, "tokenizer", source=source)
-    model = TokenizerSpec.of(weights.settings, source=source).build()
+    model = TokenizerSpec.from_settings(weights.settings, source=source).build()
     load_tensors(model, weights.tensors, source=str(source))
     return model.eval()
 
@@ -163,7 +163,7 @@ def start_from(
     own = classifier.state_dict()
     given = {name: tensor for name, tensor in weights.tensors.items() if name.startswith("encoder.")}
     norm = {name: given.pop(f"encoder.{name}") for name in _NORM if f"encoder.{name}" in given}
-    theirs = ModelSpec.of(weights.settings, source=source)
+    theirs = ModelSpec.from_settings(weights.settings, source=source)
     _check_encoder(given, own, spec, theirs, source)
     if weights.kind == "classifier" and _same_pooling(spec, theirs, notify):
         given |= {name: weights.tensors[name] for name in own if name.startswith(_POOLED)}

@@ -128,7 +128,7 @@ def _spec(run: Path) -> ModelSpec:
     weights = run / WEIGHTS
     if not weights.is_file():
         raise RecipeError(f"{run}: no {WEIGHTS} yet, from which --x gflops counts; draw it by steps or hours")
-    return ModelSpec.of(json.loads(read_header(weights).get("settings", "{}")), source=weights)
+    return ModelSpec.from_settings(json.loads(read_header(weights).get("settings", "{}")), source=weights)
 
 
 def smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -32,7 +32,7 @@ def open_model(checkpoint: str) -> tuple[AnyModel, int | None]:
     weights = open_weights(path)
     if weights.kind != "tokenizer":
         return model_of(weights, source=path), None
-    spec = TokenizerSpec.of(weights.settings, source=path)
+    spec = TokenizerSpec.from_settings(weights.settings, source=path)
     return tokenizer_of(weights, source=path), min(spec.size)
 
 

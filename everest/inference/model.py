@@ -115,7 +115,7 @@ class OpenedModel:
             RecipeError: `keep` is no share that leaves a token, or the clips do not divide into tubelets.
         """
         weights = open_weights(file)
-        spec = ModelSpec.of(weights.settings, source=file)
+        spec = ModelSpec.from_settings(weights.settings, source=file)
         if recipe is None:
             recipe = _recipe_beside(file, notify)
             recipe = replace(recipe, data=replace(recipe.data, frames=spec.frames, size=spec.size))

@@ -94,7 +94,7 @@ class ModelSpec:
         return values
 
     @staticmethod
-    def of(settings: dict[str, Any], *, source: Path) -> ModelSpec:
+    def from_settings(settings: dict[str, Any], *, source: Path) -> ModelSpec:
         """The inverse of `dump`.
 
         Raises:
@@ -105,7 +105,7 @@ class ModelSpec:
                 f"{source}: a tokenizer, which has no transformer; name a run of pretrain or finetune"
             )
         spec = read_spec(_SPEC, settings, source=source)
-        return spec if spec.tokenizer is None else replace(spec, tokenizer=spec.tokenizer.beside(source))
+        return spec if spec.tokenizer is None else replace(spec, tokenizer=spec.tokenizer.relocated(source))
 
     def build(self) -> MaskedAutoencoder | VideoClassifier:
         """The module with fresh weights, from torch's default generator."""
@@ -151,7 +151,7 @@ class ModelSpec:
             return None
         assert self.target is not None
         if self.target.cache is None:
-            return FrozenTokenizer.of(self.tokenizer.load())
+            return FrozenTokenizer.wrap(self.tokenizer.load())
         return FrozenTokenizer(self.tokenizer.load, self.tokenizer.settings.config.levels)
 
     def _targets(self, frozen: FrozenTokenizer | None) -> TargetMaker:

@@ -204,7 +204,7 @@ class TokenCache:
     folder: Path
     index: TokenIndex
     samples: Sequence[Sample]
-    quantiser: FSQ
+    quantizer: FSQ
     space: Literal["values", "codes"] | None
     ranks: bool
 
@@ -234,8 +234,8 @@ class TokenCache:
     def _values(self, codes: Tensor) -> Tensor:
         """(V, N) codes to what TokenTargets.values has of them."""
         if self.space == "codes":
-            return self.quantiser.digits(codes)
-        return (self.quantiser.decode(codes) - torch.tensor(self.index.mean)) / torch.tensor(self.index.std)
+            return self.quantizer.digits(codes)
+        return (self.quantizer.decode(codes) - torch.tensor(self.index.mean)) / torch.tensor(self.index.std)
 
     def _rows(self, variant: int, index: int) -> tuple[NDArray[Any], NDArray[Any]]:
         part = self.index.part_of(variant, index)
@@ -274,7 +274,7 @@ def open_token_cache(recipe: Recipe, clips: VideoClips) -> TokenCache:
         folder=folder,
         index=index,
         samples=clips.samples,
-        quantiser=FSQ(index.tokenizer.settings.config.levels),
+        quantizer=FSQ(index.tokenizer.settings.config.levels),
         space=None if target.kind == "pixels" else "codes" if target.space == "codes" else "values",
         ranks=_ranks_by_tokenizer(recipe),
     )

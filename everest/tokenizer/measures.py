@@ -22,7 +22,7 @@ from everest.tokenizer.scorer import top_k
 _TINY: Final = 1e-12  # where nothing changes at all, what is kept changes as much as the rest
 
 
-def peak_ratio(rebuilt: Tensor, frames: Tensor) -> Tensor:
+def psnr(rebuilt: Tensor, frames: Tensor) -> Tensor:
     """(n,) peak signal-to-noise ratio in dB of clips (n, 3, T, H, W) in [0, 1]."""
     error = (rebuilt.float().clamp(0, 1) - frames).square().flatten(1).mean(dim=1)
     return -10 * error.clamp(min=1e-10).log10()
@@ -88,7 +88,7 @@ def score_entropy(scores: Tensor) -> float:
     return (torch.special.entr(shares).sum(dim=1) / math.log(scores.size(1))).mean().item()
 
 
-def codebook_use(codes: Tensor, quantiser: FSQ) -> dict[str, Any]:
+def codebook_use(codes: Tensor, quantizer: FSQ) -> dict[str, Any]:
     """How the codes (K,) of kept tokens spread: zeros in place of the others would count as a code, too.
 
     perplexity: of the codes; as many equally frequent ones would have their entropy. least_level: the
@@ -96,14 +96,14 @@ def codebook_use(codes: Tensor, quantiser: FSQ) -> dict[str, Any]:
     """
     counts = codes.unique(return_counts=True)[1].double()
     perplexity = torch.special.entr(counts / counts.sum()).sum().exp().item()
-    digits = quantiser.digits(codes)  # (K, D)
+    digits = quantizer.digits(codes)  # (K, D)
     least = min(
-        digits[:, dim].bincount(minlength=levels).min().item() for dim, levels in enumerate(quantiser.levels)
+        digits[:, dim].bincount(minlength=levels).min().item() for dim, levels in enumerate(quantizer.levels)
     )
     return {
         "tokens": len(codes),
         "used": len(counts),
         "perplexity": perplexity,
-        "perplexity_share": perplexity / min(quantiser.num_codes, len(codes)),
+        "perplexity_share": perplexity / min(quantizer.num_codes, len(codes)),
         "least_level": least / len(codes),
     }

@@ -1,6 +1,6 @@
 """The adaptive tokenizer of LVMAE: codes for every token of a clip, and which of them the clip needs.
 
-Gundavarapu et al., Extending Video Masked Autoencoders to 128 frames, 2024, §3.3: encoder, mask, quantiser,
+Gundavarapu et al., Extending Video Masked Autoencoders to 128 frames, 2024, §3.3: encoder, mask, quantizer,
 decoder, in this order, trained together with the scorer that the mask is taken from.
 
 B batch, T frames, H W pixels, D code dimensions, N = t*h*w tokens, W windows of a clip.
@@ -25,7 +25,7 @@ from everest.tokenizer.scorer import TokenScorer, soft_topk_mask
 class TokenizerOutput(NamedTuple):
     """What a tokenizer says of all tokens of the clips, in the order of token ids."""
 
-    # (B, N, D) float32: before the quantiser; `quantiser.bound` brings it to the values' range.
+    # (B, N, D) float32: before the quantizer; `quantizer.bound` brings it to the values' range.
     latent: Tensor
     values: Tensor  # (B, N, D) float32 in [-1, 1]: quantised
     codes: Tensor  # (B, N) int64
@@ -78,7 +78,7 @@ class AdaptiveTokenizer(nn.Module):
         self.select: TopKKind = select
         self.temperature = temperature
         self.encoder = VideoEncoder3D(config, checkpointing=checkpointing)
-        self.quantiser = FSQ(config.levels)
+        self.quantizer = FSQ(config.levels)
         self.decoder = VideoDecoder3D(config, checkpointing=checkpointing)
         self.scorer = TokenScorer(config.stride, config.scorer_channels)
         self.register_buffer("target_mean", torch.zeros(len(config.levels)))
@@ -127,10 +127,10 @@ class AdaptiveTokenizer(nn.Module):
         frames = self.scaled(clip)
         z = self._by_window(self.encoder, frames).float()  # (B, D, t, h, w)
         latent = z.flatten(2).transpose(1, 2)  # (B, N, D)
-        values, codes = self.quantiser(latent)
+        values, codes = self.quantizer(latent)
         return TokenizerOutput(latent, values, codes, self.scorer(frames))
 
-    def standardised(self, values: Tensor) -> Tensor:
+    def standardized(self, values: Tensor) -> Tensor:
         """(..., D) values with mean 0 and deviation 1 over the training set, as targets of a prediction."""
         return (values - self.target_mean) / self.target_std
 
@@ -197,7 +197,7 @@ class AdaptiveTokenizer(nn.Module):
     def _decode(self, frames: Tensor, mask: Tensor) -> Tensor:
         """Scaled frames by way of the tokens that a mask keeps; the others are 0 before they are rounded."""
         z = self._by_window(self.encoder, frames) * mask.unsqueeze(1)  # (B, D, t, h, w)
-        values, _ = self.quantiser(z.movedim(1, -1))
+        values, _ = self.quantizer(z.movedim(1, -1))
         return self._by_window(self.decoder, values.movedim(-1, 1), self.window // self.config.stride[0])
 
     def _by_window(self, module: Callable[[Tensor], Tensor], x: Tensor, length: int | None = None) -> Tensor:

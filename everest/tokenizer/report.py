@@ -22,7 +22,7 @@ from everest.tokenizer.measures import (
     codebook_use,
     highest,
     mean_overlap,
-    peak_ratio,
+    psnr,
     rank_correlation,
     score_entropy,
     slice_shares,
@@ -76,7 +76,7 @@ class _Batch(NamedTuple):
 
 
 @torch.inference_mode()
-def report_on(
+def measure_tokenizer(
     model: AdaptiveTokenizer, clips: VideoClips, untrained: TokenScorer, *, settings: TrainSettings
 ) -> TokenizerReport:
     """Measure a tokenizer on up to `CLIPS` clips of one window each, in float32.
@@ -126,9 +126,9 @@ def _measured(
     from_all = model.reconstruct(frames, keep=1.0)
     change = change_of_tokens(scaled, mask.shape[1:])
     measured = _Batch(
-        own=peak_ratio(rebuilt, scaled),
-        random=peak_ratio(from_random, scaled),
-        all=peak_ratio(from_all, scaled),
+        own=psnr(rebuilt, scaled),
+        random=psnr(from_random, scaled),
+        all=psnr(from_all, scaled),
         kept=_ranked(mask).bool(),
         scores=_ranked(told.scores),
         untrained=_ranked(untrained(scaled)),
@@ -163,7 +163,7 @@ def _figures(found: _Batch, model: AdaptiveTokenizer, slices: int) -> dict[str, 
         "overlap": {"scorer": mean_overlap(found.kept), "frame_difference": mean_overlap(kept_by_change)},
         "slice_shares": slice_shares(found.kept, slices),
         "score_entropy": score_entropy(found.scores),
-        "codebook": codebook_use(found.codes.flatten(), model.quantiser),
+        "codebook": codebook_use(found.codes.flatten(), model.quantizer),
     }
 
 
@@ -201,7 +201,7 @@ def codebook_warnings(figures: dict[str, Any]) -> Iterator[str]:
         )
 
 
-def numbers(figures: dict[str, Any]) -> dict[str, float]:
+def scalar_figures(figures: dict[str, Any]) -> dict[str, float]:
     """The figures that a row of metrics.jsonl has."""
     return {
         **{f"psnr_{name}": value for name, value in figures["psnr"].items()},

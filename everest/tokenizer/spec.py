@@ -44,7 +44,7 @@ class TokenizerSpec:
         return _SPEC.dump_python(self, mode="json")
 
     @staticmethod
-    def of(settings: dict[str, Any], *, source: Path) -> TokenizerSpec:
+    def from_settings(settings: dict[str, Any], *, source: Path) -> TokenizerSpec:
         """The inverse of `dump`.
 
         Raises:
@@ -114,7 +114,7 @@ class TokenizerUse:
     path: str | None = None  # None: not trained; enough to count with
     sha256: str | None = None  # of its weights
 
-    def beside(self, checkpoint: Path) -> TokenizerUse:
+    def relocated(self, checkpoint: Path) -> TokenizerUse:
         """The same for a model read from `checkpoint`: a run may be moved or copied with its tokenizer."""
         within = own_tokenizer(checkpoint.parent)
         if self.path is None or not is_own_tokenizer(self.path) or not within.is_file():
@@ -157,7 +157,7 @@ def tokenizer_use(recipe: Recipe) -> TokenizerUse:
         raise CheckpointError(
             f"{path}: a {weights.kind} checkpoint where a tokenizer is needed, as train-tokenizer makes it"
         )
-    spec = TokenizerSpec.of(weights.settings, source=path)
+    spec = TokenizerSpec.from_settings(weights.settings, source=path)
     if spec.config.tubelet != recipe.model.tubelet or recipe.data.frames % spec.window:
         raise CheckpointError(
             f"{path}: its tokens are of {spec.config.tubelet} in windows of {spec.window} frames; the recipe "

@@ -37,9 +37,9 @@ class FrozenTokenizer:
         self.levels = levels
 
     @classmethod
-    def of(cls, tokenizer: AdaptiveTokenizer) -> FrozenTokenizer:
+    def wrap(cls, tokenizer: AdaptiveTokenizer) -> FrozenTokenizer:
         """One that is there already."""
-        return cls(lambda: tokenizer, tokenizer.quantiser.levels)
+        return cls(lambda: tokenizer, tokenizer.quantizer.levels)
 
     @cached_property
     def tokenizer(self) -> AdaptiveTokenizer:
@@ -92,9 +92,9 @@ class TokenTargets:
         tokenizer = self.frozen.on(frames.device)
         given = tokenizer.encode(unnormalise(frames.float()))
         if self.space == "codes":
-            return tokenizer.quantiser.digits(given.codes.gather(1, ids))
-        values = given.values if self.space == "values" else tokenizer.quantiser.bound(given.latent)
-        return tokenizer.standardised(gather_tokens(values, ids))
+            return tokenizer.quantizer.digits(given.codes.gather(1, ids))
+        values = given.values if self.space == "values" else tokenizer.quantizer.bound(given.latent)
+        return tokenizer.standardized(gather_tokens(values, ids))
 
     @torch.no_grad()
     def pixels(self, prediction: Tensor, frames: Tensor, ids: Tensor) -> Tensor:
@@ -122,10 +122,10 @@ class TokenTargets:
         return (error * scored).sum() / scored.sum()
 
     def _as_values(self, prediction: Tensor) -> Tensor:
-        """(B, K, P) predictions to (B, K, D) values of the quantiser."""
+        """(B, K, P) predictions to (B, K, D) values of the quantizer."""
         tokenizer = self.frozen.tokenizer
         if self.space == "codes":
             parts = prediction.split(self.levels, dim=-1)
             digits = torch.stack([part.argmax(dim=-1) for part in parts], dim=-1)  # (B, K, D)
-            return digits / tokenizer.quantiser.steps - 1
+            return digits / tokenizer.quantizer.steps - 1
         return prediction * tokenizer.target_std + tokenizer.target_mean

@@ -124,7 +124,7 @@ def test_a_spec_survives_json():
         selection=RedundancyRobust(keep_ratio=0.5, visible_ratio=None, distance="l1"),
         num_classes=4,
     )
-    assert ModelSpec.of(json.loads(json.dumps(spec.dump())), source=Path("here")) == spec
+    assert ModelSpec.from_settings(json.loads(json.dumps(spec.dump())), source=Path("here")) == spec
 
 
 @pytest.mark.parametrize("kind", ["pretrain", "classifier"])
@@ -228,7 +228,7 @@ def test_frame_selection_survives_a_file_and_runs_on_meta():
         target=TargetSettings(),
         frame_selection=FrameSelectionSettings(alpha=1.7, recompute=True),
     )
-    assert ModelSpec.of(spec.dump(), source=Path("model.safetensors")) == spec
+    assert ModelSpec.from_settings(spec.dump(), source=Path("model.safetensors")) == spec
     with torch.device("meta"):
         model = spec.build()
         assert model.frame_selection == FrameSelection(candidates=6, recompute=True)

@@ -135,7 +135,7 @@ def test_a_run_with_a_cache_equals_the_run_with_the_tokenizer(kind: str, recipe,
 @pytest.mark.parametrize("space", ["values", "codes"])
 def test_what_is_read_is_what_the_tokenizer_says_of_these_pixels(space: str, recipe, tokenizer, cache):
     clips, settings = opened(recipe, cache, f"pretrain.target.space={space}")
-    frozen = FrozenTokenizer.of(load_model(tokenizer))
+    frozen = FrozenTokenizer.wrap(load_model(tokenizer))
     targets, every = TokenTargets(frozen=frozen, space=settings.pretrain.target.space), torch.arange(64)[None]
     for epoch in range(3):
         for index in range(4):

@@ -46,7 +46,7 @@ def test_every_part_of_the_output_has_one_row_a_token(model: AdaptiveTokenizer):
     assert told.latent.shape == told.values.shape == (2, 8 * 4 * 6, 6)
     assert told.codes.shape == (2, 8 * 4 * 6)
     assert told.scores.shape == (2, 8, 4, 6)
-    assert torch.equal(model.quantiser.decode(told.codes), told.values)
+    assert torch.equal(model.quantizer.decode(told.codes), told.values)
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_standardised_values_have_the_measured_mean_and_deviation(model: Adaptiv
     values = model.encode(clip(4, 3, 8, 16, 16)).values
     model.target_mean.copy_(values.mean(dim=(0, 1)))
     model.target_std.copy_(values.std(dim=(0, 1)))
-    targets = model.standardised(values)
+    targets = model.standardized(values)
     assert targets.mean(dim=(0, 1)).abs().max() < 1e-5
     assert (targets.std(dim=(0, 1)) - 1).abs().max() < 1e-5
 

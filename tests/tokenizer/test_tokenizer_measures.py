@@ -13,7 +13,7 @@ from everest.tokenizer.measures import (
     codebook_use,
     highest,
     mean_overlap,
-    peak_ratio,
+    psnr,
     rank_correlation,
     score_entropy,
     slice_shares,
@@ -23,13 +23,11 @@ from everest.tokenizer.report import codebook_warnings, scorer_warnings
 
 def test_an_error_of_a_tenth_is_20_db():
     frames = torch.full((2, 3, 4, 2, 2), 0.5)
-    assert peak_ratio(frames + 0.1, frames).tolist() == pytest.approx([20, 20], abs=1e-4)
+    assert psnr(frames + 0.1, frames).tolist() == pytest.approx([20, 20], abs=1e-4)
 
 
 def test_pixels_beyond_white_and_black_count_as_these():
-    assert peak_ratio(torch.full((1, 3, 2, 2, 2), 7.0), torch.ones(1, 3, 2, 2, 2)).item() == pytest.approx(
-        100
-    )
+    assert psnr(torch.full((1, 3, 2, 2, 2), 7.0), torch.ones(1, 3, 2, 2, 2)).item() == pytest.approx(100)
 
 
 def test_change_is_measured_against_the_frame_before():
@@ -75,8 +73,8 @@ def test_entropy_is_1_for_equal_scores_and_0_for_one():
 
 
 def test_perplexity_counts_equally_frequent_codes():
-    quantiser = FSQ([4, 2])
-    use = codebook_use(torch.tensor([0, 1, 2, 3, 0, 1, 2, 3]), quantiser)
+    quantizer = FSQ([4, 2])
+    use = codebook_use(torch.tensor([0, 1, 2, 3, 0, 1, 2, 3]), quantizer)
     assert use["perplexity"] == pytest.approx(4)
     assert use["perplexity_share"] == pytest.approx(0.5)  # of 8 codes and as many tokens
     assert (use["used"], use["tokens"], use["least_level"]) == (4, 8, 0)  # the second level of the second

@@ -29,8 +29,7 @@ from everest.models.block import activation_bytes
 from everest.models.classifier import VideoClassifier, class_attention_bytes
 from everest.models.mae import MaskedAutoencoder
 from everest.system.weights import read_spec
-from everest.tokenizer.cache import cached_tokenizer
-from everest.tokenizer.spec import TokenizerUse, tokenizer_use
+from everest.tokenizer.spec import TokenizerUse
 from everest.tokenizer.targets import FrozenTokenizer, TokenTargets
 
 
@@ -196,12 +195,8 @@ class ModelSpec:
 _SPEC = TypeAdapter(ModelSpec)
 
 
-def pretrain_spec(recipe: Recipe) -> ModelSpec:
-    """The autoencoder of a recipe.
-
-    Raises:
-        CheckpointError: its tokenizer or its token cache cannot be read.
-    """
+def pretrain_spec(recipe: Recipe, *, tokenizer: TokenizerUse | None) -> ModelSpec:
+    """The autoencoder of a recipe, with the tokenizer that `everest.tokenizer.cache.tokenizer_for` finds."""
     return ModelSpec(
         kind="pretrain",
         frames=recipe.data.frames,
@@ -209,16 +204,10 @@ def pretrain_spec(recipe: Recipe) -> ModelSpec:
         model=recipe.model,
         selection=recipe.pretrain.selection,
         target=recipe.pretrain.target,
-        tokenizer=_pretraining_tokenizer(recipe),
+        tokenizer=tokenizer,
         frame_selection=recipe.pretrain.frame_selection,
         checkpointing=recipe.train.checkpointing,
     )
-
-
-def _pretraining_tokenizer(recipe: Recipe) -> TokenizerUse | None:
-    if not recipe.pretrain.needs_tokenizer:
-        return None
-    return tokenizer_use(recipe) if recipe.pretrain.target.cache is None else cached_tokenizer(recipe)
 
 
 def classifier_spec(recipe: Recipe, *, num_classes: int, heads: Mapping[str, int] | None = None) -> ModelSpec:

@@ -19,6 +19,7 @@ from everest.models.cost import (
     on_meta,
 )
 from everest.models.spec import ModelSpec, classifier_spec, pretrain_spec
+from everest.tokenizer.cache import tokenizer_for
 
 StageName = Literal["pretrain", "finetune", "eval"]
 STAGES: Final[tuple[StageName, ...]] = ("pretrain", "finetune", "eval")
@@ -85,7 +86,7 @@ def num_classes(recipe: Recipe) -> int:
 def stage_spec(recipe: Recipe, stage: StageName) -> ModelSpec:
     """The module that a stage trains or tests. Several heads count as one with all their outputs."""
     if stage == "pretrain":
-        return pretrain_spec(recipe)
+        return pretrain_spec(recipe, tokenizer=tokenizer_for(recipe))
     one_head = replace(recipe, data=replace(recipe.data, heads=None))
     spec = classifier_spec(one_head, num_classes=num_classes(recipe))
     return replace(spec, selection=at_test(spec.selection)) if stage == "eval" else spec

@@ -132,21 +132,29 @@ def differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def cached_tokenizer(recipe: Recipe) -> TokenizerUse:
-    """The tokenizer that the cache of a recipe was made with.
+def tokenizer_for(recipe: Recipe) -> TokenizerUse | None:
+    """The tokenizer that a recipe's pre-training uses; None if it needs none.
+
+    With a token cache it is the tokenizer that the cache was made with.
 
     Raises:
-        CheckpointError: there is no cache, or `tokenizer.checkpoint` names another tokenizer.
+        RecipeError: a tokenizer is needed, but the recipe has no `tokenizer` section.
+        CheckpointError: the tokenizer or the cache cannot be read, or `tokenizer.checkpoint` is not the
+            tokenizer of the cache.
     """
-    folder = Path(recipe.pretrain.target.cache or "")
-    index = TokenIndex.read(folder)
+    if not recipe.pretrain.needs_tokenizer:
+        return None
+    if recipe.pretrain.target.cache is None:
+        return tokenizer_use(recipe)
+    folder = Path(recipe.pretrain.target.cache)
+    cached = TokenIndex.read(folder).tokenizer
     if tokenizer_settings(recipe).checkpoint is None:
-        return index.tokenizer
+        return cached
     named = tokenizer_use(recipe)
-    if named.sha256 != index.tokenizer.sha256:
+    if named.sha256 != cached.sha256:
         raise CheckpointError(
             f"{folder}: its tokens are not those of {named.path} (tokenizer.checkpoint) but of "
-            f"{index.tokenizer.path}; name that, or make them again by everest prepare tokens"
+            f"{cached.path}; name that, or make them again by everest prepare tokens"
         )
     return named
 

@@ -17,6 +17,7 @@ from everest.methods.importance import RawPixels, ScoredEmbedding
 from everest.models.mae import MaskedAutoencoder
 from everest.models.spec import ModelSpec, pretrain_spec
 from everest.system.weights import Weights, state_hash
+from everest.tokenizer.cache import tokenizer_for
 from everest.tokenizer.network import AdaptiveTokenizer
 from everest.tokenizer.spec import tokenizer_spec
 from everest.tokenizer.targets import FrozenTokenizer, TokenTargets
@@ -53,9 +54,13 @@ def recipe(tokenizer: AdaptiveTokenizer, tmp_path: Path) -> Recipe:
     return replace(made, tokenizer=replace(made.tokenizer, checkpoint=str(path)))
 
 
+def spec_of(recipe: Recipe) -> ModelSpec:
+    return pretrain_spec(recipe, tokenizer=tokenizer_for(recipe))
+
+
 def autoencoder(recipe: Recipe) -> MaskedAutoencoder:
     torch.manual_seed(1)
-    model = pretrain_spec(recipe).build()
+    model = spec_of(recipe).build()
     assert isinstance(model, MaskedAutoencoder)
     return model
 
@@ -146,7 +151,7 @@ def test_the_autoencoder_asks_for_what_the_tokenizer_scores_highest(clips, recip
 
 
 def test_a_checkpoint_names_its_tokenizer_and_finds_it_again(clips, recipe):
-    model, spec = autoencoder(recipe), pretrain_spec(recipe)
+    model, spec = autoencoder(recipe), spec_of(recipe)
     again = ModelSpec.from_settings(spec.dump(), source=Path("x")).build()
     again.load_state_dict(model.state_dict())
     noise = torch.rand(2, 256)
@@ -154,7 +159,7 @@ def test_a_checkpoint_names_its_tokenizer_and_finds_it_again(clips, recipe):
 
 
 def test_a_tokenizer_that_is_gone_or_another_is_a_checkpoint_error(recipe):
-    spec = pretrain_spec(recipe)
+    spec = spec_of(recipe)
     assert spec.tokenizer is not None
     path = Path(spec.tokenizer.path or "")
     other = replace(spec, tokenizer=replace(spec.tokenizer, sha256="0" * 64))
@@ -169,12 +174,12 @@ def test_a_tokenizer_with_other_tokens_than_the_model_is_refused(recipe):
     assert recipe.tokenizer is not None
     wide = replace(recipe, model=replace(recipe.model, tubelet=(2, 16, 16)))
     with pytest.raises(CheckpointError, match=r"its tokens are of \(2, 8, 8\) in windows of 16 frames"):
-        pretrain_spec(wide)
+        spec_of(wide)
     file = Path(recipe.tokenizer.checkpoint or "")
     model = autoencoder(recipe)
     Weights(
-        kind="pretrain", settings=pretrain_spec(recipe).dump(), classes=None, recipe="r", step=1,
+        kind="pretrain", settings=spec_of(recipe).dump(), classes=None, recipe="r", step=1,
         tensors=model.state_dict(),
     ).save(file)  # fmt: skip
     with pytest.raises(CheckpointError, match="a pretrain checkpoint where a tokenizer is needed"):
-        pretrain_spec(recipe)
+        spec_of(recipe)

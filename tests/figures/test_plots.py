@@ -72,7 +72,11 @@ def test_gflops_count_every_clip_of_every_step(tmp_path: Path):
 )
 def test_gmacs_of_vit_b_are_the_papers(recipe: str, kind: str, paper: str):
     settings = load_recipe(recipe)
-    spec = pretrain_spec(settings, tokenizer=None) if kind == "pretrain" else classifier_spec(settings, num_classes=400)
+    spec = (
+        pretrain_spec(settings, tokenizer=None)
+        if kind == "pretrain"
+        else classifier_spec(settings, num_classes=400)
+    )
     assert f"{gmacs_of_clip(spec):.2f}" == paper
 
 

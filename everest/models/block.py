@@ -18,8 +18,6 @@ from timm.layers.norm import LayerNorm
 from timm.models.beit import Attention
 from torch import Tensor, nn
 
-from everest.models.attention import attend
-
 
 def _lowered(x: Tensor, weight: Tensor) -> Tensor:
     """The weight in the precision of a product with `x`: under autocast, which casts in front of autograd."""
@@ -129,7 +127,7 @@ class Block(nn.Module):
             bias = torch.cat([attn.k_bias, attn.v_bias])
             parts = (q, *_norm_linear(x, self.norm1, weight[width:], bias).chunk(2, -1))
         q, k, v = (part.unflatten(-1, (attn.num_heads, -1)).transpose(1, 2) for part in parts)
-        x = attend(q, k, v)  # (B, heads, K or L, D / heads)
+        x = F.scaled_dot_product_attention(q, k, v)  # (B, heads, K or L, D / heads)
         return attn.proj(x.transpose(1, 2).flatten(2))
 
 

@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, replace
 from functools import cache
 from typing import Any, Final, Literal
 
+import torch
+
 from everest.config.recipe import load_recipe
 from everest.config.settings import Recipe
 from everest.methods.strategies import at_test
@@ -16,7 +18,6 @@ from everest.models.cost import (
     count_tokens,
     inference_bytes,
     model_state,
-    on_meta,
 )
 from everest.models.spec import ModelSpec, classifier_spec, pretrain_spec
 from everest.tokenizer.cache import tokenizer_for
@@ -101,12 +102,13 @@ def stage_cost(recipe: Recipe, stage: StageName, *, value_bytes: int) -> StageCo
         RecipeError: its selection leaves no token.
     """
     spec = stage_spec(recipe, stage)
-    counts, model = count_tokens(spec), on_meta(spec)
+    counts = count_tokens(spec)
     tokens = asdict(counts) if stage == "pretrain" else {"total": counts.total, "kept": counts.kept}
-    parameters = sum(parameter.numel() for parameter in model.parameters())
+    with torch.device("meta"):
+        parameters = sum(parameter.numel() for parameter in spec.build().parameters())
     testing = stage == "eval"
     return StageCost(
-        macs=count_macs(spec, model),
+        macs=count_macs(spec),
         parameters=parameters,
         tokens=tokens,
         activation_bytes_per_clip=(

@@ -93,7 +93,7 @@ def test_the_first_slice_of_a_later_window_is_scored_against_the_slice_before(mo
 
 
 def test_of_each_window_the_first_slice_and_a_share_of_the_others_is_kept(model: AdaptiveTokenizer):
-    mask = model.choose(clip(3, 8, 4, 4), keep=0.25)
+    mask = model.select_tokens(clip(3, 8, 4, 4), keep=0.25)
     assert mask.shape == (3, 8, 4, 4)
     windows = mask.unflatten(1, (2, 4))
     assert (windows[:, :, 0] == 1).all()

@@ -91,10 +91,10 @@ HEALTHY = {
 @pytest.mark.parametrize(
     ("key", "value", "told"),
     [
-        ("slice_shares", [0.02] * 5 + [0.0, 0.9], "90% of what is kept lies in slice 8 of 8"),
-        ("overlap", {"scorer": 0.45, "frame_difference": 0.16}, "keep the same places"),
+        ("slice_shares", [0.02] * 5 + [0.0, 0.9], "90% of the kept tokens are in slice 8 of 8"),
+        ("overlap", {"scorer": 0.45, "frame_difference": 0.16}, "keep the same positions"),
         ("change", {"scorer": {"ratio": 1.0}, "frame_difference": {"ratio": 3.6}}, "changes 1.0 times"),
-        ("codebook", {"perplexity": 9, "perplexity_share": 0.01, "least_level": 0.1}, "9 equally frequent"),
+        ("codebook", {"perplexity": 9, "perplexity_share": 0.01, "least_level": 0.1}, "a perplexity of 9"),
         ("codebook", {"perplexity": 9, "perplexity_share": 0.5, "least_level": 0.0}, "a level of the codes"),
     ],
 )

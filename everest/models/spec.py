@@ -110,7 +110,11 @@ class ModelSpec:
             frozen = self._frozen_tokenizer()
             if frozen is not None and self.runs_tokenizer:
                 frozen = FrozenTokenizer.wrap(frozen.tokenizer)  # load now, to report a missing file at once
-            candidates, recompute = self.candidate_slices, self.frame_selection.recompute
+            frame_selection = None
+            if self.candidate_slices > grid.t:
+                frame_selection = FrameSelection(
+                    candidates=self.candidate_slices, recompute=self.frame_selection.recompute
+                )
             model = MaskedAutoencoder(
                 size,
                 grid,
@@ -121,11 +125,7 @@ class ModelSpec:
                 decoder_depth=self.model.decoder_depth,
                 embedding_layers=self.model.embedding_layers,
                 positions=self.model.positions,
-                frame_selection=(
-                    FrameSelection(candidates=candidates, recompute=recompute)
-                    if candidates > grid.t
-                    else None
-                ),
+                frame_selection=frame_selection,
                 checkpointing=self.checkpointing,
             )
         else:
@@ -195,17 +195,16 @@ class ModelSpec:
     def bytes_per_clip(self, bytes_per_value: int) -> int:
         """Estimate the bytes that a training step saves for the backward pass, per clip."""
         stacks = self.stacks
-        pooling = 0
-        if self.kind == "classifier" and self.model.pooling == "class-attention":
-            pooling = class_attention_bytes(
-                stacks[0].tokens, stacks[0].width, bytes_per_value=bytes_per_value
-            )
-        return pooling + activation_bytes(
+        saved = activation_bytes(
             stacks,
             clip_values=3 * self.offered_frames * self.size[0] * self.size[1],
             bytes_per_value=bytes_per_value,
             checkpointing=self.checkpointing,
         )
+        if self.kind == "classifier" and self.model.pooling == "class-attention":
+            tokens, width = stacks[0].tokens, stacks[0].width
+            saved += class_attention_bytes(tokens, width, bytes_per_value=bytes_per_value)
+        return saved
 
 
 _SPEC = TypeAdapter(ModelSpec)

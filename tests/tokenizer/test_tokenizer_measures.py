@@ -93,7 +93,7 @@ HEALTHY = {
     [
         ("slice_shares", [0.02] * 5 + [0.0, 0.9], "90% of the kept tokens are in slice 8 of 8"),
         ("overlap", {"scorer": 0.45, "frame_difference": 0.16}, "keep the same positions"),
-        ("change", {"scorer": {"ratio": 1.0}, "frame_difference": {"ratio": 3.6}}, "changes 1.0 times"),
+        ("change", {"scorer": {"ratio": 1.0}, "frame_difference": {"ratio": 3.6}}, "change 1.0 times"),
         ("codebook", {"perplexity": 9, "perplexity_share": 0.01, "least_level": 0.1}, "a perplexity of 9"),
         ("codebook", {"perplexity": 9, "perplexity_share": 0.5, "least_level": 0.0}, "a level of the codes"),
     ],

@@ -30,9 +30,10 @@ def multiply(precision: str, x: Tensor, weight: Tensor, number: int) -> None:
 
 def table(rows: list[dict[str, Any]]) -> str:
     cells = [
-        [row["compared"], shown(row), f"{row['unasked']} / {row['onednn']} {row['unit']}"] for row in rows
+        ["matrix product, fp32", shown(row), f"{row['unasked']} / {row['onednn']} {row['unit']}"]
+        for row in rows
     ]
-    return markdown(["torch / everest", "faster", "speed, MKL / oneDNN"], cells)
+    return markdown(["operation", "speedup, median (quartiles)", "speed, MKL / oneDNN"], cells)
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ def list_recipes(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the names.")] = False,
 ) -> None:
     """Name and summary of every shipped recipe."""
-    from everest.config.recipe import shipped_names, shipped_recipe
+    from everest.config.recipe_files import shipped_names, shipped_recipe
 
     rows = [{"name": name, "summary": shipped_recipe(name).summary} for name in shipped_names()]
     if as_json:
@@ -50,13 +50,13 @@ def show(
         bool, typer.Option("--resolved", help="All settings, with base and defaults filled in.")
     ] = False,
 ) -> None:
-    """Print a recipe as it is written, or as it is understood."""
+    """Print a recipe as written, or resolved."""
     if resolved:
         from everest.config.recipe import dump_recipe, load_recipe
 
         typer.echo(dump_recipe(load_recipe(name)), nl=False)
     else:
-        from everest.config.recipe import find_recipe
+        from everest.config.recipe_files import find_recipe
 
         typer.echo(find_recipe(name).text, nl=False)
 
@@ -69,7 +69,7 @@ def copy(
     ] = Path(),
 ) -> None:
     """Copy a recipe to a file of your own, and print where it is."""
-    from everest.config.recipe import shipped_recipe
+    from everest.config.recipe_files import shipped_recipe
 
     recipe = shipped_recipe(name)
     path = destination / f"{recipe.name}.yaml" if destination.is_dir() else destination

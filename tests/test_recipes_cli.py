@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from everest.config.recipe import dump_recipe, load_recipe, recipe_values, shipped_names, shipped_recipe
+from everest.config.recipe import dump_recipe, load_recipe, recipe_values
+from everest.config.recipe_files import shipped_names, shipped_recipe
 from everest.errors import RecipeError
 from everest_cli.recipes import app
 

@@ -20,7 +20,8 @@ from everest.data.loader import batches, make_loader
 from everest.data.samples import Sample
 from everest.data.views import PretrainViews
 from everest.errors import RecipeError
-from everest.prepare.encoding import EncodedFile, EncodeSettings, encode_video
+from everest.prepare.encode_settings import EncodeSettings
+from everest.prepare.encoding import EncodedFile, encode_video
 from everest.prepare.processes import Failure, map_apart
 from everest.prepare.sources import SourceList
 from everest.system.events import Report, notice

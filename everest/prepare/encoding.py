@@ -23,6 +23,7 @@ from av.error import FFmpegError
 from av.video.reformatter import Interpolation, VideoReformatter
 from PIL import Image
 
+from everest.prepare.encode_settings import EncodeSettings
 from everest.prepare.examine import damage
 from everest.system.files import write_atomically
 from everest.system.storage import Location
@@ -32,17 +33,6 @@ from everest.video.reader import picture, picture_folder, probe
 from everest.video.source import Video, as_video, version
 from everest.video.stream import VideoError, as_video_error, decoded
 from everest.video.writer import add_h264
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EncodeSettings:
-    """How videos are encoded. All defaults are ours."""
-
-    short_side: int = 256  # what crops of 224 are cut from; smaller videos keep their size
-    gop: int = 12  # frames from keyframe to keyframe; of 250, a clip costs 1.5 to 2.1 times as much
-    crf: int = 18  # x264's quality; visually close to the source
-    fast_decode: bool = False  # leave out what is slow to decode: 1.3 times as fast, a little larger
-
 
 FPS_OF_PICTURES: Final = 25  # as everest.data.video_file takes where nothing tells
 LARGEST_RATE: Final = 1001  # denominator: 30000/1001 is the least even rate in use

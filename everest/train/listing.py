@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from safetensors import SafetensorError, safe_open
 
-from everest.config.recipe import find_recipe
+from everest.config.recipe_files import find_recipe
 from everest.errors import CheckpointError, RecipeError, UserError
 from everest.system.run_folder import ENVIRONMENT, METRICS, RECIPE, STATE, WEIGHTS
 from everest.system.run_lock import is_running, last_written

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from everest.config.recipe import dump_recipe, load_recipe, shipped_names
+from everest.config.recipe import dump_recipe, load_recipe
+from everest.config.recipe_files import shipped_names
 from everest.config.yaml import read_yaml, write_yaml
 from everest.errors import RecipeError
 from everest.methods.strategies import AllTokens, RandomSpaceTime, RedundancyRobust, Tube

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from head_runs import recipe, root, trained
 from safetensors import safe_open
 from small_runs import RECIPE, refused, run, told
 
@@ -24,6 +25,8 @@ from everest.inference.accuracy import Scores, accuracies
 from everest.methods.grid import TokenGrid
 from everest.methods.strategies import AllTokens
 from everest.models.classifier import VideoClassifier
+
+__all__ = ["recipe", "root", "trained"]  # fixtures
 
 HEADS = "data.heads={verb: 2, noun: 3}"
 

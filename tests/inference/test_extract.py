@@ -92,7 +92,7 @@ def test_both_kinds_of_file_hold_the_same(classifier_run: Path, clip_files: Path
 
 KILLED_AFTER_23 = """
 import os, signal
-from everest.row_store import RowStore
+from everest.system.row_store import RowStore
 from everest_cli.main import main
 add = RowStore.add
 def add_or_die(self, video, found):
@@ -132,7 +132,7 @@ def test_a_killed_call_goes_on_and_ends_with_the_same_features(
 
 DISK_FULL_WHEN_PARTS_ARE_JOINED = """
 import errno
-from everest import features
+from everest.inference import features
 from everest_cli.main import main
 def full(*given):
     raise OSError(errno.ENOSPC, "No space left on device", "f.npz")

@@ -14,7 +14,6 @@ from profiles import TINY, run
 from everest.config.recipe import load_recipe
 from everest.profiling.loading import clips_of_run
 from everest.profiling.measure import (
-    SECONDS,
     NoEnergyCounter,
     find_nvml,
     joules_of_a_step,
@@ -23,6 +22,7 @@ from everest.profiling.measure import (
 )
 
 FIRST, SECOND = "GPU-0c8ea9a1-0000-4000-8000-000000000001", "GPU-0c8ea9a1-0000-4000-8000-000000000002"
+MEASURED = 0.01  # seconds
 
 
 class Counters:
@@ -57,12 +57,12 @@ class Counters:
 
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("everest.profiling.measure.SECONDS", 0.01)
+    monkeypatch.setattr("everest.profiling.measure.SECONDS", MEASURED)
 
 
 def test_joules_are_the_mean_of_the_steps_that_moved_the_counter_of_that_gpu(monkeypatch: pytest.MonkeyPatch):
     nvml, steps = Counters(), 0
-    clock = SimpleNamespace(monotonic=lambda: steps * SECONDS / 4)  # four steps fill the time
+    clock = SimpleNamespace(monotonic=lambda: steps * MEASURED / 4)  # four steps fill the time
     monkeypatch.setattr("everest.profiling.measure.time", clock)
 
     def step() -> None:

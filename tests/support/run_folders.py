@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 
 import torch
-from test_runs import PLAN
 
 from everest.system.weights import Weights
 from everest.train.state import RunState, save_state
+
+STEPS = 10
+PLAN = {"steps": STEPS, "epochs": 5, "steps_per_epoch": 2, "batch_size": 4, "peak_lr": 0.1}
 
 
 def make_run(

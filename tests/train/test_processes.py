@@ -136,7 +136,7 @@ def test_an_error_of_the_user_that_speaks_of_connections_is_told(tmp_path: Path,
 
 ALONE = """
 import os, sys, torch, torch.distributed as distributed
-from everest.launch import is_lost_peer
+from everest.system.launch import is_lost_peer
 file, rank = sys.argv[1:]
 distributed.init_process_group("gloo", init_method=f"file://{file}", rank=int(rank), world_size=2)
 distributed.all_reduce(torch.ones(1))

@@ -12,15 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from run_folders import append, make_run
+from run_folders import STEPS, append, make_run
 from typer.testing import CliRunner
 
 from everest.system import run_folder, run_lock
 from everest.train import listing
 from everest_cli.main import app
-
-STEPS = 10
-PLAN = {"steps": STEPS, "epochs": 5, "steps_per_epoch": 2, "batch_size": 4, "peak_lr": 0.1}
 
 
 def mark_running(run: Path, pid: int, host: str | None = None) -> None:

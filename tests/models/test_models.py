@@ -1,4 +1,4 @@
-""""""
+"""The autoencoder and the classifier: parameter counts, shapes, invalid input, checkpoints of settings."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ NAMES = {"small": "vit-s", "base": "vit-b", "large": "vit-l"}
 def test_parameters_are_as_many_as_the_released_models_have(
     golden: Callable[[str], Path], official: str, kind: str
 ):
-    told = json.loads(golden("parameter_counts.json").read_text())
+    counts = json.loads(golden("parameter_counts.json").read_text())
     stage = "pretrain" if kind == "pretrain" else "finetune"
     with torch.device("meta"):
         model = everest.create_model(NAMES[official], kind=kind, num_classes=400)
     count = sum(p.numel() for p in model.parameters())
-    assert count == told[f"everest_{stage}_{official}"]["n_params"]
+    assert count == counts[f"everest_{stage}_{official}"]["n_params"]
 
 
 @pytest.mark.parametrize("strategy", [RedundancyRobust(), Tube(), RandomSpaceTime(visible_ratio=0.2)])
@@ -107,8 +107,8 @@ def test_checkpointing_changes_neither_loss_nor_gradients():
     saving.load_state_dict(plain.state_dict())
     for model in (plain, saving):
         model(x, noise=noise).loss.backward()
-    for ours, theirs in zip(saving.parameters(), plain.parameters(), strict=True):
-        torch.testing.assert_close(ours.grad, theirs.grad)
+    for saved, expected in zip(saving.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(saved.grad, expected.grad)
 
 
 def test_weights_of_a_short_clip_load_into_a_longer_one():

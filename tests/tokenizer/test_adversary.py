@@ -1,3 +1,5 @@
+"""The discriminator and the adversarial loss of the tokenizer, against a plain implementation."""
+
 from __future__ import annotations
 
 import math
@@ -159,7 +161,7 @@ def test_all_is_float32_under_autocast(adversary: Adversary):
         assert F.conv3d(real, torch.rand(1, 3, 1, 1, 1)).dtype == torch.bfloat16
         cast = adversary.discriminator_losses(real, rebuilt)
         assert torch.equal(adversary.generator_loss(rebuilt), generator)
-    assert all(torch.equal(ours, theirs) for ours, theirs in zip(cast, plain, strict=True))
+    assert all(torch.equal(cast_grad, plain_grad) for cast_grad, plain_grad in zip(cast, plain, strict=True))
 
 
 def test_a_discriminator_learns_to_tell_clips_apart(adversary: Adversary):

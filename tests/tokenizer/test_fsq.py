@@ -1,4 +1,4 @@
-"""Finite scalar quantisation: every code is there, every value is its code's, gradients pass."""
+"""Finite scalar quantization: every code is reached, codes match values, gradients pass."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A tokenizer beside the autoencoder: its targets, its scores, and that nothing ever changes it."""
+"""The frozen tokenizer of an autoencoder: its targets and its scores; training does not change it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The figures by which a tokenizer is judged, on cases that can be counted by hand."""
+"""The measures of a tokenizer, on cases that can be computed by hand."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ HEALTHY = {
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "told"),
+    ("key", "value", "warning"),
     [
         ("slice_shares", [0.02] * 5 + [0.0, 0.9], "90% of the kept tokens are in slice 8 of 8"),
         ("overlap", {"scorer": 0.45, "frame_difference": 0.16}, "keep the same positions"),
@@ -98,7 +98,7 @@ HEALTHY = {
         ("codebook", {"perplexity": 9, "perplexity_share": 0.5, "least_level": 0.0}, "a level of the codes"),
     ],
 )
-def test_each_sign_of_a_collapse_is_told(key: str, value: object, told: str):
+def test_each_sign_of_a_collapse_is_reported(key: str, value: object, warning: str):
     warnings = codebook_warnings if key == "codebook" else scorer_warnings
     assert list(warnings(HEALTHY)) == []
-    assert [told in text for text in warnings({**HEALTHY, key: value})] == [True]
+    assert [warning in text for text in warnings({**HEALTHY, key: value})] == [True]

@@ -1,4 +1,4 @@
-"""The perceptual and the adversarial term in whole runs: logged, stopped, resumed, shared out and misused."""
+"""The perceptual and the adversarial loss in whole runs: logged, resumed, distributed and misused."""
 
 from __future__ import annotations
 
@@ -77,9 +77,9 @@ def newest(folder: Path) -> dict[str, Tensor]:
     return load_file(sorted((folder / "state").glob("*.safetensors"))[-1])
 
 
-def assert_same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
-    assert ours.keys() == theirs.keys()
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+def assert_same(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert actual.keys() == expected.keys()
+    assert all(torch.equal(actual[name], expected[name]) for name in expected)
 
 
 # --- what is logged and saved -------------------------------------------------------------------------------
@@ -100,9 +100,9 @@ def test_until_the_discriminator_begins_the_run_is_that_without_it(
     recipe: Path, trained: Path, tmp_path: Path
 ):
     train(recipe, tmp_path / "run", "--set", f"tokenizer.epochs={STEPS}")
-    ours, plain = step_rows(trained), step_rows(tmp_path / "run")
-    assert [row["loss"] for row in ours[:BEGUN]] == [row["loss"] for row in plain[:BEGUN]]
-    assert [row["loss"] for row in ours[BEGUN:]] != [row["loss"] for row in plain[BEGUN:]]
+    with_terms, plain = step_rows(trained), step_rows(tmp_path / "run")
+    assert [row["loss"] for row in with_terms[:BEGUN]] == [row["loss"] for row in plain[:BEGUN]]
+    assert [row["loss"] for row in with_terms[BEGUN:]] != [row["loss"] for row in plain[BEGUN:]]
     assert not any("reconstruction" in row for row in plain)
 
 
@@ -340,7 +340,7 @@ def test_weights_of_another_network_end_the_command_with_code_6(
     assert not (tmp_path / "run").exists()
 
 
-def test_clips_too_small_for_a_discriminator_are_told(recipe: Path, tmp_path: Path):
+def test_clips_too_small_for_a_discriminator_are_reported(recipe: Path, tmp_path: Path):
     said = train(recipe, tmp_path / "run", *GAN, "--set", "data.size=16", code=2)
     assert "tokenizer.loss.gan: clips of 16 x 16 pixels are too small for the discriminator" in said
     assert "data.size to 32 at least" in said

@@ -112,7 +112,7 @@ def test_gradients_of_a_masked_pass_reach_the_scorer(recipe: Path, tmp_path: Pat
 # --- stopped and resumed ------------------------------------------------------------------------------------
 
 
-def test_a_killed_run_goes_on_to_the_same_bits(recipe: Path, tmp_path: Path):
+def test_a_killed_run_resumes_to_the_same_bits(recipe: Path, tmp_path: Path):
     longer = ["--set", "tokenizer.epochs=16"]
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     train(recipe, whole, *longer)
@@ -120,8 +120,8 @@ def test_a_killed_run_goes_on_to_the_same_bits(recipe: Path, tmp_path: Path):
     assert not (parts / "report.json").exists()
     train(recipe, parts, *longer)
     assert told(parts) == told(whole)
-    ours, theirs = weights(parts), weights(whole)
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    sharded, expected = weights(parts), weights(whole)
+    assert all(torch.equal(sharded[name], expected[name]) for name in expected)
     assert (parts / "report.json").read_text() == (whole / "report.json").read_text()
 
 
@@ -133,8 +133,8 @@ def test_two_processes_train_what_one_does(recipe: Path, tmp_path: Path):
         output = ["-o", str(tmp_path / str(number)), "--processes", str(number)]
         command = [sys.executable, "-m", "everest_cli", "train-tokenizer", *options, *output]
         subprocess.run(command, check=True, capture_output=True, timeout=300)
-    one, two = ([row["loss"] for row in told(tmp_path / str(n)) if "loss" in row] for n in (1, 2))
-    assert two == pytest.approx(one, rel=1e-2)
+    single, double = ([row["loss"] for row in told(tmp_path / str(n)) if "loss" in row] for n in (1, 2))
+    assert double == pytest.approx(single, rel=1e-2)
 
 
 @pytest.mark.parametrize("lost", ["report.json", "model.safetensors", "state"])
@@ -147,8 +147,8 @@ def test_a_finished_run_gives_back_what_was_lost(recipe: Path, trained: Path, tm
     else:
         (folder / lost).unlink()
     train(recipe, folder)
-    ours = weights(folder)
-    assert all(torch.equal(ours[name], whole[name]) for name in whole)
+    resumed = weights(folder)
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
     assert (folder / "report.json").read_text() == report
 
 
@@ -191,7 +191,9 @@ def test_dry_run_tells_and_writes_nothing(recipe: Path, tmp_path: Path):
         ("tokenizer.checkpoint=there", "tokenizer.checkpoint: there is trained already"),
     ],
 )
-def test_settings_that_cannot_be_meant_are_told(recipe: Path, tmp_path: Path, override: str, message: str):
+def test_settings_that_cannot_be_meant_are_reported(
+    recipe: Path, tmp_path: Path, override: str, message: str
+):
     assert message in train(recipe, tmp_path / "run", "--set", override, code=2)
     assert not (tmp_path / "run").exists()
 

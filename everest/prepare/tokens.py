@@ -166,7 +166,7 @@ def _write_missing(
         if part not in problems:
             rows, problems[part] = work.tokens(part)
             done += len(part.samples)
-            refuse_too_many(work.named(problems), asked=done, max_bad=max_bad)
+            refuse_too_many(work.named(problems), requested=done, max_bad=max_bad)
             header = {"problems": json.dumps(problems[part])}
             write_atomically(output / part.name, partial(save_file, rows, metadata=header))
             work.report({"event": "video", "done": done, "videos": total})

@@ -66,7 +66,7 @@ def nobody(server: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ite
 
 def unlabelled(source: str, root: str) -> SampleList:
     return read_samples(
-        located(source), root=located(root), classes=None, num_classes=None, heads=None, labelled=False
+        located(source), root=located(root), classes=None, num_classes=None, heads=None, labeled=False
     )
 
 
@@ -133,7 +133,7 @@ def test_class_folders_and_pictures_of_a_storage(bucket: str, tmp_path: Path):
             Image.fromarray(picture).save(tmp_path / label / "film" / f"{i}.png")
     upload(tmp_path, f"{bucket}/classes")
     url = located(f"{bucket}/classes")
-    found = read_samples(url, root=url, classes=None, num_classes=None, heads=None, labelled=True)
+    found = read_samples(url, root=url, classes=None, num_classes=None, heads=None, labeled=True)
     assert found.class_names == ("hug", "kick")
     assert [sample.labels for sample in found.samples] == [(0,), (1,)]
     assert read_frames(found.samples[0].video, [2, 0])[:, 0, 0, 0].tolist() == [160, 0]

@@ -24,6 +24,7 @@ from everest.methods.strategies import Strategy, choose
 from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder
 from everest.models.spec import classifier_spec, pretrain_spec
+from everest.tokenizer.cache import tokenizer_for
 
 Size = int | tuple[int, int]
 
@@ -64,7 +65,7 @@ def create_model(
     recipe = recipe_of(sections)
     refuse_contradictions(recipe, lambda key: key[0] in ("data", "model", stage))
     if kind == "pretrain":
-        return pretrain_spec(recipe).build()
+        return pretrain_spec(recipe, tokenizer=tokenizer_for(recipe)).build()
     heads = num_classes if isinstance(num_classes, Mapping) else None
     sizes = [num_classes or 0] if not isinstance(num_classes, Mapping) else list(num_classes.values())
     if min(sizes, default=0) < 2:

@@ -12,7 +12,7 @@ from everest.figures.pictures import rows_of
 from everest.models.mae import MaskedAutoencoder
 from everest.models.spec import pretrain_spec
 from everest.system.events import notice
-from everest.tokenizer.cache import open_token_cache
+from everest.tokenizer.cache import open_token_cache, tokenizer_for
 from everest.train.setup import set_up_training
 from everest.train.tracking import Tracker, image_is_due, show
 from everest.train.training import RunContext, Training
@@ -29,7 +29,9 @@ def set_up_pretraining(recipe: Recipe, context: RunContext) -> Training:
     if recipe.pretrain.target.cache is not None:
         clips.tokens = open_token_cache(recipe, clips)
         context.report(notice(f"tokens of {clips.tokens.variants} clips a video from {clips.tokens.folder}"))
-    return set_up_training(recipe, recipe.pretrain, pretrain_spec(recipe), clips, context)
+    return set_up_training(
+        recipe, recipe.pretrain, pretrain_spec(recipe, tokenizer=tokenizer_for(recipe)), clips, context
+    )
 
 
 def pretraining_loss(model: nn.Module, clip: Clip) -> Tensor:

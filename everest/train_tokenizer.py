@@ -23,7 +23,7 @@ from everest.system.randomness import Purpose, generator_at, seed_at
 from everest.system.run_folder import REPORT_IMAGE
 from everest.tokenizer.clips import first_clips, held_out_clips, held_out_key, tokenizer_clips
 from everest.tokenizer.network import AdaptiveTokenizer
-from everest.tokenizer.report import TokenizerReport, numbers, report_on, scorer_warnings
+from everest.tokenizer.report import TokenizerReport, measure_tokenizer, scalar_figures, scorer_warnings
 from everest.tokenizer.scorer import TokenScorer
 from everest.tokenizer.spec import tokenizer_settings, tokenizer_spec
 from everest.train.adversary import first_step
@@ -163,7 +163,7 @@ def _validate(training: Training, validation: Validation) -> None:
     assert isinstance(model, AdaptiveTokenizer)
     figures = _report(training, model, validation).figures
     training.model.train()
-    training.log({"step": training.steps_done, **numbers(figures)})
+    training.log({"step": training.steps_done, **scalar_figures(figures)})
     psnr = figures["psnr"]
     training.notice(
         f"step {training.steps_done}: {psnr['own']:.2f} dB from the tokens chosen, {psnr['random']:.2f} from "
@@ -174,7 +174,7 @@ def _validate(training: Training, validation: Validation) -> None:
 
 
 def _report(training: Training, model: AdaptiveTokenizer, validation: Validation) -> TokenizerReport:
-    report = report_on(model, validation.clips, validation.untrained, settings=training.settings)
+    report = measure_tokenizer(model, validation.clips, validation.untrained, settings=training.settings)
     for path, reason in report.skipped:
         training.notice(f"data.{validation.source} skips {path}: {reason}")
     total = len(report.skipped) + report.figures.get("clips", 0)
@@ -208,7 +208,7 @@ def _finish(training: Training, validation: Validation) -> dict[str, Any]:
         "target_std": model.target_std.tolist(),
     }
     draw_examples(run.path / REPORT_IMAGE, report.examples)
-    training.log({"step": weights.step, **numbers(report.figures)})
+    training.log({"step": weights.step, **scalar_figures(report.figures)})
     write_text(run.report, json.dumps(document, indent=2))
     return document
 

@@ -92,8 +92,8 @@ MUTATIONS = {
     ),
     "mask tokens first": (
         "models/mae.py",
-        "torch.cat([seen, asked], dim=1)",
-        "torch.cat([asked, seen], dim=1)",
+        "torch.cat([visible, masked], dim=1)",
+        "torch.cat([masked, visible], dim=1)",
         PARITY,
     ),
     "norm before the mean": (

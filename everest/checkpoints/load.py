@@ -117,9 +117,9 @@ def open_model(
     if kind in ("pretrain", "classifier", "tokenizer"):
         require_kind(weights, kind, source=file)
     if weights.kind == "tokenizer" and kind != "transformer":
-        spec = TokenizerSpec.of(weights.settings, source=file)
+        spec = TokenizerSpec.from_settings(weights.settings, source=file)
     else:
-        spec = ModelSpec.of(weights.settings, source=file)
+        spec = ModelSpec.from_settings(weights.settings, source=file)
         frames, size, selection = frames or spec.frames, size or spec.size, selection or spec.selection
         spec = replace(spec, frames=frames, size=size, selection=selection)
         if check is not None:
@@ -203,7 +203,7 @@ def start_from(
     own = classifier.state_dict()
     given = {name: tensor for name, tensor in weights.tensors.items() if name.startswith("encoder.")}
     norm = {name: given.pop(f"encoder.{name}") for name in _NORM if f"encoder.{name}" in given}
-    saved = ModelSpec.of(weights.settings, source=source)
+    saved = ModelSpec.from_settings(weights.settings, source=source)
     _check_encoder(given, own, spec, saved, source)
     same_pooling = spec.model.pooling == saved.model.pooling
     if weights.kind == "classifier" and not same_pooling:

@@ -127,7 +127,7 @@ def _spec(run: Path) -> ModelSpec:
     weights = run / WEIGHTS
     if not weights.is_file():
         raise RecipeError(f"{run}: no {WEIGHTS} yet, which --x gflops needs; draw by steps or hours")
-    return ModelSpec.of(read_header(weights).settings, source=weights)
+    return ModelSpec.from_settings(read_header(weights).settings, source=weights)
 
 
 def smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:

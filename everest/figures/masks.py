@@ -125,7 +125,7 @@ def _measure(model: AnyModel | None, tubelet: tuple[int, int, int]) -> Embedding
     if model is None:
         return RawPixels(tubelet)
     if isinstance(model, AdaptiveTokenizer):
-        return ScoredEmbedding(RawPixels(model.tubelet), FrozenTokenizer.of(model))
+        return ScoredEmbedding(RawPixels(model.tubelet), FrozenTokenizer.wrap(model))
     return model.measure
 
 

@@ -212,7 +212,7 @@ class _Work:
                 "goes on"
             ) from error
         codes = told.codes.cpu().numpy()  # (B * V, N)
-        codes = codes.astype(np.min_scalar_type(self.tokenizer.quantiser.num_codes - 1))
+        codes = codes.astype(np.min_scalar_type(self.tokenizer.quantizer.num_codes - 1))
         ranks = dense_ranks(told.scores.flatten(1).cpu().numpy())
         shape = (*clip.frames.shape[:2], -1)
         return {"codes": codes.reshape(shape), "ranks": ranks.reshape(shape)}

@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, replace
 from functools import cache
 from typing import Any, Final, Literal
 
+import torch
+
 from everest.config.recipe import load_recipe
 from everest.config.settings import Recipe
 from everest.methods.strategies import at_test
@@ -16,9 +18,9 @@ from everest.models.cost import (
     count_tokens,
     inference_bytes,
     model_state,
-    on_meta,
 )
 from everest.models.spec import ModelSpec, classifier_spec, pretrain_spec
+from everest.tokenizer.cache import tokenizer_for
 
 StageName = Literal["pretrain", "finetune", "eval"]
 STAGES: Final[tuple[StageName, ...]] = ("pretrain", "finetune", "eval")
@@ -85,7 +87,7 @@ def num_classes(recipe: Recipe) -> int:
 def stage_spec(recipe: Recipe, stage: StageName) -> ModelSpec:
     """The module that a stage trains or tests. Several heads count as one with all their outputs."""
     if stage == "pretrain":
-        return pretrain_spec(recipe)
+        return pretrain_spec(recipe, tokenizer=tokenizer_for(recipe))
     one_head = replace(recipe, data=replace(recipe.data, heads=None))
     spec = classifier_spec(one_head, num_classes=num_classes(recipe))
     return replace(spec, selection=at_test(spec.selection)) if stage == "eval" else spec
@@ -100,12 +102,13 @@ def stage_cost(recipe: Recipe, stage: StageName, *, value_bytes: int) -> StageCo
         RecipeError: its selection leaves no token.
     """
     spec = stage_spec(recipe, stage)
-    counts, model = count_tokens(spec), on_meta(spec)
+    counts = count_tokens(spec)
     tokens = asdict(counts) if stage == "pretrain" else {"total": counts.total, "kept": counts.kept}
-    parameters = sum(parameter.numel() for parameter in model.parameters())
+    with torch.device("meta"):
+        parameters = sum(parameter.numel() for parameter in spec.build().parameters())
     testing = stage == "eval"
     return StageCost(
-        macs=count_macs(spec, model),
+        macs=count_macs(spec),
         parameters=parameters,
         tokens=tokens,
         activation_bytes_per_clip=(

@@ -14,7 +14,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
 
 from everest.errors import EnvironmentProblem
-from everest.system.cpu import TRAINER_KEEPS, keep_freed_memory, use_onednn_matmul
+from everest.system.cpu import configure_cpu
 
 T = TypeVar("T")
 
@@ -37,8 +37,7 @@ def make_accelerator(precision: str, *, tf32: bool, cpu: bool) -> Accelerator:
         raise EnvironmentProblem("train.precision=fp16 needs a CUDA GPU; use bf16 or fp32 here")
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
     if cpu or not torch.cuda.is_available():
-        use_onednn_matmul()
-        keep_freed_memory(TRAINER_KEEPS)
+        configure_cpu()
     AcceleratorState._reset_state()  # a notebook's second run may have another precision
     return Accelerator(mixed_precision="no" if precision == "fp32" else precision, cpu=cpu)
 

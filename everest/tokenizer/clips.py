@@ -1,4 +1,4 @@
-"""The clips that a tokenizer is trained and judged on: one window of frames of each video."""
+"""The clips for training and validating a tokenizer: one window of frames of each video."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from everest.data.views import PretrainViews, ValidationViews
 from everest.system.storage import join_location, parse_location
 from everest.tokenizer.spec import tokenizer_settings
 
-BATCH: Final = 8  # ours: clips that are measured together
+BATCH: Final = 8  # clips that are measured together; our choice
 
 
 def tokenizer_clips(recipe: Recipe) -> VideoClips:
-    """The videos of pre-training, as windows that lie anywhere in them, with its stride, crops and flips."""
+    """The videos of pre-training: random windows, with the stride, crops and flips of pre-training."""
     stage = recipe.pretrain
     views = PretrainViews(
         frames=tokenizer_settings(recipe).frames,
@@ -31,9 +31,9 @@ def tokenizer_clips(recipe: Recipe) -> VideoClips:
 
 
 def held_out_key(recipe: Recipe) -> str:
-    """Which list a tokenizer is judged on: `data.val`, else `data.test` if it is there.
+    """The list for validating a tokenizer: `data.val`, otherwise `data.test` if the file exists.
 
-    Without either it is the one that it was trained on, so that a folder of videos is enough.
+    Without either it is the training list, so that a folder of videos is enough.
     """
     data = recipe.data
     if data.val is not None:
@@ -44,7 +44,7 @@ def held_out_key(recipe: Recipe) -> str:
 
 
 def held_out_clips(recipe: Recipe) -> VideoClips:
-    """The window in the middle of each video of `held_out_key`, always the same."""
+    """The middle window of each video of `held_out_key`, always the same."""
     views = ValidationViews(
         frames=tokenizer_settings(recipe).frames,
         stride=recipe.pretrain.stride,
@@ -55,7 +55,7 @@ def held_out_clips(recipe: Recipe) -> VideoClips:
 
 
 def first_clips(clips: VideoClips, most: int, *, settings: TrainSettings) -> Iterator[Clip]:
-    """Batches of up to `most` clips in the order of the list, as the first epoch has them."""
+    """Yield batches of up to `most` clips in the order of the list, as in the first epoch."""
     number = min(len(clips), most)
     order = [[(0, i) for i in range(first, min(first + BATCH, number))] for first in range(0, number, BATCH)]
     yield from batches(make_loader(clips, order, workers=settings.workers, timeout=settings.data_timeout))

@@ -135,7 +135,7 @@ def test_a_run_with_a_cache_equals_the_run_with_the_tokenizer(kind: str, recipe,
 @pytest.mark.parametrize("space", ["values", "codes"])
 def test_what_is_read_is_what_the_tokenizer_says_of_these_pixels(space: str, recipe, tokenizer, cache):
     clips, settings = opened(recipe, cache, f"pretrain.target.space={space}")
-    frozen = FrozenTokenizer.of(load_model(tokenizer))
+    frozen = FrozenTokenizer.wrap(load_model(tokenizer))
     targets, every = TokenTargets(frozen=frozen, space=settings.pretrain.target.space), torch.arange(64)[None]
     for epoch in range(3):
         for index in range(4):
@@ -280,7 +280,7 @@ def test_another_tokenizer_is_refused(recipe, tokenizer, cache, tmp_path):
     other = made_tokenizer(tmp_path / "other.safetensors", seed=1)
     pretrain(recipe, tmp_path / "same", from_cache(cache), f"tokenizer.checkpoint={tokenizer}")
     said = pretrain(recipe, tmp_path / "run", from_cache(cache), f"tokenizer.checkpoint={other}", code=6)
-    assert f"{cache}: its tokens are not those of {other} (tokenizer.checkpoint) but of" in said.stderr
+    assert f"{cache}: its tokens are not from {other} (tokenizer.checkpoint) but from" in said.stderr
     assert "holds other tokens: tokenizer (" in prepare(recipe, other, cache, code=2).stderr
 
 
@@ -290,9 +290,10 @@ def test_what_is_gone_or_damaged_is_a_checkpoint_error(recipe, tokenizer, cache,
     whole, first = parts(folder), min(folder.glob("*.safetensors"))
     first.write_bytes(first.read_bytes()[:-100])
     assert (
-        f"{first}: gone or damaged" in pretrain(recipe, tmp_path / "run", from_cache(folder), code=6).stderr
+        f"{first}: missing or damaged"
+        in pretrain(recipe, tmp_path / "run", from_cache(folder), code=6).stderr
     )
-    assert f"{first}: gone or damaged" in prepare(recipe, tokenizer, folder, code=6).stderr
+    assert f"{first}: missing or damaged" in prepare(recipe, tokenizer, folder, code=6).stderr
     first.unlink()
     assert "1 of 3 parts are missing" in pretrain(recipe, tmp_path / "b", from_cache(folder), code=6).stderr
     prepare(recipe, tokenizer, folder)

@@ -1,68 +1,62 @@
-"""Process settings on a CPU: products stay float32, memory is not returned to the system after every step."""
+"""Settings of a process on a CPU: products stay float32, freed memory is kept for the next step."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
-from everest.models.block import Block
 from everest.system import cpu
 from everest.system.accelerator import make_accelerator
-from everest.system.cpu import has_onednn_matmul, matmul_stays_float32, use_onednn_matmul
+from everest.system.cpu import configure_cpu, matmul_stays_float32
+
+
+@pytest.fixture(autouse=True)
+def default_precision() -> Iterator[None]:
+    yield
+    torch.set_float32_matmul_precision("highest")
 
 
 def error_of_a_product() -> float:
-    """The error of float32 against float64, relative to the factors."""
+    """The error of float32 against float64, relative to the size of the factors."""
     torch.manual_seed(0)
     a, b = torch.randn(300, 400), torch.randn(400, 500)
     exact, size = a.double() @ b.double(), a.double().abs() @ b.double().abs()
     return ((a @ b - exact).abs() / size).max().item()
 
 
-def test_onednn_matmul_has_the_precision_of_float32(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(cpu, "_is_amd", lambda: True)
-    torch.set_float32_matmul_precision("highest")
+def test_products_on_amd_have_the_precision_of_float32(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(cpu, "_made_by_amd", lambda: True)
     plain = error_of_a_product()
-    use_onednn_matmul()
-    assert error_of_a_product() <= max(2 * plain, 2**-20)  # bfloat16 is wrong by 2**-9
+    configure_cpu()
+    assert error_of_a_product() <= max(2 * plain, 2**-20)  # bfloat16 has an error of 2**-9
 
 
-def test_onednn_is_not_used_where_it_lowers_the_precision(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(cpu, "_is_amd", lambda: True)
+def test_amd_processors_that_lower_the_precision_keep_the_default(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(cpu, "_made_by_amd", lambda: True)
     monkeypatch.setattr(cpu, "matmul_stays_float32", lambda: False)  # as on a processor with AMX
-    use_onednn_matmul()
+    configure_cpu()
     assert torch.get_float32_matmul_precision() == "highest"
-    assert not has_onednn_matmul()
 
 
-def test_other_processors_use_the_products_and_attention_of_torch(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(cpu, "_is_amd", lambda: False)
-    use_onednn_matmul()
+def test_other_processors_keep_the_default(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(cpu, "_made_by_amd", lambda: False)
+    configure_cpu()
     assert torch.get_float32_matmul_precision() == "highest"
-    assert not has_onednn_matmul()
 
 
 @pytest.mark.parametrize(("vendor", "amd"), [("AuthenticAMD", True), ("GenuineIntel", False)])
 def test_the_vendor_is_read_from_the_kernel(tmp_path: Path, vendor: str, amd: bool):
     cpuinfo = tmp_path / "cpuinfo"
     cpuinfo.write_text(f"processor\t: 0\nvendor_id\t: {vendor}\n")
-    assert cpu._is_amd(cpuinfo) is amd
+    assert cpu._made_by_amd(cpuinfo) is amd
 
 
-@pytest.mark.usefixtures("onednn_matmul")
-def test_a_model_works_with_other_settings_of_the_program():
-    block, x = Block(32, 2), torch.randn(1, 5, 32)
-    torch.backends.cuda.matmul.allow_tf32 = False
-    with pytest.raises(RuntimeError, match="mix of the legacy and new APIs"):
-        torch.get_float32_matmul_precision()
-    assert block(x).isfinite().all()
-
-
-def test_a_lower_precision_is_detected():
+def test_a_lower_precision_is_noticed():
     assert matmul_stays_float32()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert not matmul_stays_float32()

@@ -1,3 +1,5 @@
+"""The discriminator and the adversarial loss of the tokenizer, against a plain implementation."""
+
 from __future__ import annotations
 
 import math

@@ -1,4 +1,4 @@
-"""The perceptual and the adversarial term in whole runs: logged, stopped, resumed, shared out and misused."""
+"""The perceptual and the adversarial loss in whole runs: logged, resumed, distributed and misused."""
 
 from __future__ import annotations
 

@@ -41,13 +41,6 @@ def assert_equal(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None
         assert (actual[name] - expected[name]).abs().max() <= 1e-5 * scale, name
 
 
-@pytest.fixture(params=["torch's products", "oneDNN's products"])
-def either_products(request: pytest.FixtureRequest) -> None:
-    if request.param == "oneDNN's products":
-        request.getfixturevalue("onednn_matmul")
-
-
-@pytest.mark.usefixtures("either_products")
 @pytest.mark.parametrize("layers", [1, 2])
 @pytest.mark.parametrize("selection", [RedundancyRobust(), Tube(), RandomSpaceTime(visible_ratio=0.2)])
 def test_pretraining_is_the_plain_formulation(selection, layers):
@@ -58,7 +51,6 @@ def test_pretraining_is_the_plain_formulation(selection, layers):
     assert_equal(gradients(model, lean), gradients(model, plain))
 
 
-@pytest.mark.usefixtures("either_products")
 @pytest.mark.parametrize("selection", [RedundancyRobust(keep_ratio=0.6, visible_ratio=None), AllTokens()])
 def test_fine_tuning_is_the_plain_formulation(selection):
     model = small("classifier", num_classes=5, selection=selection)
@@ -71,7 +63,6 @@ def test_fine_tuning_is_the_plain_formulation(selection):
     assert_equal(*(gradients(model, loss) for loss in losses))
 
 
-@pytest.mark.usefixtures("either_products")
 @pytest.mark.parametrize("last", [None, 0, 1, 5, 9])
 def test_a_block_can_give_its_last_tokens_only(last: int | None):
     torch.manual_seed(0)

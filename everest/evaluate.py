@@ -20,7 +20,6 @@ from everest.errors import CheckpointError
 from everest.inference.accuracy import Scores, accuracies, refuse_too_many_skipped, write_predictions
 from everest.inference.multi_view import score_shares
 from everest.inference.report import PAGE, share_cost, write_report
-from everest.methods.strategies import at_test
 from everest.models.classifier import VideoClassifier
 from everest.models.spec import ModelSpec
 from everest.system.events import Report, notice
@@ -113,8 +112,8 @@ def _swept(
 ) -> tuple[Scores, list[tuple[dict[str, Any], Scores]]]:
     """The scores as trained, and for each share its cost with its scores; no share is scored twice."""
     costs = [share_cost(spec, keep) for keep in keeps]
-    usual = at_test(spec.selection)
-    shares = [None, *(keep for keep in keeps if at_test(spec.selection, keep) != usual)]
+    usual = spec.selection.at_evaluation()
+    shares = [None, *(keep for keep in keeps if spec.selection.at_evaluation(keep) != usual)]
     scored = dict(zip(shares, score(keeps=shares), strict=True))
     as_trained = scored[None]
     return as_trained, [(cost, scored.get(cost["keep"], as_trained)) for cost in costs]

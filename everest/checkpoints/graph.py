@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from everest.errors import EnvironmentProblem, RecipeError
-from everest.methods.strategies import at_test
 from everest.models.classifier import VideoClassifier
 from everest.models.cost import count_tokens
 from everest.models.mae import MaskedAutoencoder
@@ -102,7 +101,7 @@ def exportable(
             raise RecipeError("--keep: goes with a classifier; of an autoencoder all tokens are encoded")
         return Exportable(graph=EncoderGraph(model), spec=spec, about=_about(weights, spec))
     if keep is not None:
-        spec = replace(spec, selection=at_test(spec.selection, keep))
+        spec = replace(spec, selection=spec.selection.at_evaluation(keep))
         try:
             count_tokens(spec)
         except RecipeError as error:

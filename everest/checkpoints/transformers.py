@@ -209,7 +209,7 @@ def _notes(spec: ModelSpec) -> Iterator[str]:
         yield f"transformers selects no tokens: bool_masked_pos says what {spec.selection.strategy} would"
         if spec.target is not None and spec.target.normalize == "token":
             yield "its loss normalises the channels of a tubelet one by one, this model all values together"
-    elif not isinstance(spec.selection, AllTokens):
+    elif spec.selection != AllTokens():
         counts = count_tokens(spec)
         yield (
             f"transformers encodes all {counts.total} tokens, this model was trained with {counts.visible}: "

@@ -6,7 +6,6 @@ What two settings must agree on. Each check yields the key to name and what is w
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import fields
 from math import log2
 
 import torch
@@ -17,9 +16,8 @@ from everest.config.sizes import LEAST_PLACES, TokenizerConfig, discriminator_ha
 from everest.config.tokenizer import TokenizerSettings
 from everest.errors import RecipeError
 from everest.methods.grid import TokenGrid, num_kept
-from everest.methods.masks import Tube
-from everest.methods.ranked import LearnedImportance
-from everest.methods.strategies import ByImportance, Selector, Strategy
+from everest.methods.ranked import ByImportance
+from everest.methods.selector import Selector
 
 Problems = Iterator[tuple[KeyPath, str]]
 
@@ -136,8 +134,8 @@ def contradictions(recipe: Recipe) -> Problems:
     yield from tokenizer_problems(recipe)
     uncountable = [
         *_tubelets_divide_clip(recipe),
-        *_ratios("pretrain", recipe.pretrain.selection),
-        *_ratios("finetune", recipe.finetune.selection),
+        *((("pretrain", "selection", key), text) for key, text in recipe.pretrain.selection.problems()),
+        *((("finetune", "selection", key), text) for key, text in recipe.finetune.selection.problems()),
     ]
     yield from uncountable
     if not uncountable:
@@ -201,20 +199,6 @@ def _partners(settings: FinetuneSettings) -> Problems:
         yield ("finetune", "batch_size"), f"{settings.batch_size} is odd; mixup and cutmix need pairs"
 
 
-def _ratios(stage: str, selection: Strategy) -> Problems:
-    key = (stage, "selection")
-    for field in fields(selection):
-        value = getattr(selection, field.name)
-        if field.name.endswith("_ratio") and value is not None and not 0 < value <= 1:
-            yield (*key, field.name), f"must be more than 0 and at most 1, not {value}"
-    if isinstance(selection, LearnedImportance) and selection.keep_ratio + selection.random_ratio > 1:
-        text = f"{selection.random_ratio} and keep_ratio ({selection.keep_ratio}) are more than all tokens"
-        yield (*key, "random_ratio"), text
-    if isinstance(selection, ByImportance) and (selection.visible_ratio or 0) > selection.keep_ratio:
-        text = f"{selection.visible_ratio} is more than keep_ratio ({selection.keep_ratio})"
-        yield (*key, "visible_ratio"), text
-
-
 def _frame_selection(settings: PretrainSettings) -> Problems:
     if settings.frame_selection.alpha > 1 and not isinstance(settings.selection, ByImportance):
         strategy = settings.selection.strategy
@@ -245,9 +229,7 @@ def _tokens(recipe: Recipe) -> Problems:
     visible, target = _num_chosen(recipe.finetune.selection, grid)
     if not visible:
         yield ("finetune", "selection"), f"keeps none of {grid.num_tokens} tokens"
-    if target and isinstance(recipe.finetune.selection, Tube):
-        yield ("finetune", "selection", "keep_ratio"), "not set: the share of the places that is encoded"
-    elif target:
+    if target:
         text = "belongs to pre-training: fine-tuning encodes all that is kept; leave it out"
         yield ("finetune", "selection", "visible_ratio"), text
 

@@ -23,10 +23,6 @@ SET = "--set"  # the place that messages name for an override
 STAGES = ("pretrain", "finetune")  # the sections that may hold `by_backbone` and `selection`
 BY_BACKBONE = "by_backbone"
 HEADS = ("data", "heads")  # a mapping that is one value: a later one takes its place
-OTHER_STAGE = {  # (strategy, key) that only the other stage reads
-    "pretrain": [("tube", "keep_ratio")],
-    "finetune": [("tube", "mask_ratio")],
-}
 
 
 @dataclass(frozen=True)
@@ -198,9 +194,11 @@ def drop_foreign_keys(merged: Merged) -> list[str]:
         name = with_hyphens(selection.get("strategy"))
         if not isinstance(name, str) or name not in STRATEGIES:
             continue
-        own = {field.name for field in fields(STRATEGIES[name])}
+        # Older recipes call tube dropout `tube`, which no other strategy of fine-tuning is called.
+        strategy = "tube-dropout" if (stage, name) == ("finetune", "tube") else name
+        selection["strategy"] = strategy
+        own = {field.name for field in fields(STRATEGIES[strategy])}
         own -= _of_another_share(merged, stage, name)
-        own -= {key for tuned, key in OTHER_STAGE[stage] if tuned == name}
         chosen_in = merged.origin((stage, "selection", "strategy")).label
         for key in known.intersection(selection).difference(own):
             del selection[key]

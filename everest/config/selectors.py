@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from decimal import Decimal
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -17,7 +16,7 @@ from everest.config.layers import KeyPath
 from everest.config.messages import explain_validation
 from everest.config.settings import Recipe
 from everest.errors import RecipeError
-from everest.methods.strategies import ByImportance, Strategy
+from everest.methods.strategies import Strategy
 
 
 def make_selector(strategy: str, *, kept: float | None, settings: Mapping[str, Any]) -> Strategy:
@@ -30,12 +29,7 @@ def make_selector(strategy: str, *, kept: float | None, settings: Mapping[str, A
         RecipeError: an unknown strategy or setting, or values that cannot be meant.
     """
     selector = selector_for(strategy, None, settings)
-    if kept is None:
-        return selector
-    if isinstance(selector, ByImportance):
-        third = float(Decimal(str(kept)) / 3)  # of the number as written: 0.1 of 0.3, not a little less
-        return replace(selector, keep_ratio=kept, visible_ratio=min(selector.visible_ratio or kept, third))
-    return selector.keeping(kept)
+    return selector if kept is None else selector.showing(kept)
 
 
 def selector_for(strategy: str, keep: float | None, settings: Mapping[str, Any]) -> Strategy:

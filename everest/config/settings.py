@@ -31,16 +31,15 @@ from everest.config.values import (
     Size,
     with_hyphens,
 )
-from everest.methods.masks import Tube
-from everest.methods.ranked import LearnedImportance
-from everest.methods.strategies import AllTokens, FrameDifference, RedundancyRobust, Strategy
+from everest.methods.ranked import FrameDifference, RedundancyRobust
+from everest.methods.strategies import AllTokens, Strategy, TubeDropout
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 _SECONDS = {"s": 1, "min": 60, "h": 3600}
 
 PretrainSelection = Annotated[Strategy, Discriminator("strategy"), BeforeValidator(with_hyphens)]
 FinetuneSelection = Annotated[
-    RedundancyRobust | FrameDifference | AllTokens | Tube,
+    RedundancyRobust | FrameDifference | AllTokens | TubeDropout,
     Discriminator("strategy"),
     BeforeValidator(with_hyphens),
 ]
@@ -177,9 +176,7 @@ class PretrainSettings:
     @property
     def needs_tokenizer(self) -> bool:
         """Whether a tokenizer scores the tokens or gives the targets."""
-        chosen = self.selection
-        learned = isinstance(chosen, LearnedImportance) and chosen.score == "learned"
-        return learned or self.target.kind == "tokens"
+        return self.selection.needs_tokenizer or self.target.kind == "tokens"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,8 @@ from everest.config.selectors import make_selector
 from everest.errors import RecipeError
 from everest.figures.masks import AnyModel
 from everest.methods.ranked import LearnedImportance, ScoreName
-from everest.methods.strategies import STRATEGIES, Selector
+from everest.methods.selector import Selector
+from everest.methods.strategies import STRATEGIES
 from everest.tokenizer.spec import TokenizerSpec
 
 USUAL: Final = "redundancy-robust"

@@ -33,7 +33,6 @@ from everest.inference.confusion import (
     draw_sweep,
     surest_mistakes,
 )
-from everest.methods.strategies import at_test
 from everest.models.cost import count_tokens, gmacs_of_clip
 from everest.models.spec import ModelSpec
 from everest.system.files import write_text
@@ -150,7 +149,7 @@ def share_cost(spec: ModelSpec, keep: float) -> dict[str, Any]:
     Raises:
         RecipeError: it leaves none.
     """
-    tried = replace(spec, selection=at_test(spec.selection, keep))
+    tried = replace(spec, selection=spec.selection.at_evaluation(keep))
     return {
         "keep": keep,
         "tokens": count_tokens(tried).visible,

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import torch
-from pydantic import ConfigDict, Discriminator, TypeAdapter
+from pydantic import ConfigDict, TypeAdapter
 from torch import nn
 
 from everest.config.settings import (
@@ -23,7 +23,7 @@ from everest.config.settings import (
 from everest.errors import CheckpointError
 from everest.methods.frame_selection import FrameSelection, num_candidates
 from everest.methods.grid import TokenGrid
-from everest.methods.strategies import Strategy
+from everest.methods.strategies import StoredStrategy
 from everest.methods.targets import PixelTargets, TargetMaker
 from everest.models.block import activation_bytes
 from everest.models.classifier import VideoClassifier, class_attention_bytes
@@ -66,7 +66,7 @@ class ModelSpec:
     frames: int
     size: tuple[int, int]  # height, width
     model: ModelSettings
-    selection: Annotated[Strategy, Discriminator("strategy")]
+    selection: StoredStrategy
     target: TargetSettings | None = None  # pretrain
     tokenizer: TokenizerUse | None = None  # pretrain: what scores tokens or gives targets
     frame_selection: FrameSelectionSettings = field(default_factory=FrameSelectionSettings)  # pretrain

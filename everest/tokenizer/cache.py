@@ -37,7 +37,6 @@ from everest.data.samples import Sample
 from everest.data.stages import fingerprint
 from everest.data.views import PretrainViews
 from everest.errors import CheckpointError
-from everest.methods.ranked import LearnedImportance
 from everest.system.files import write_text
 from everest.system.storage import located
 from everest.system.weights import read_spec
@@ -276,10 +275,5 @@ def open_token_cache(recipe: Recipe, clips: VideoClips) -> TokenCache:
         samples=clips.samples,
         quantiser=FSQ(index.tokenizer.settings.config.levels),
         space=None if target.kind == "pixels" else "codes" if target.space == "codes" else "values",
-        ranks=_ranks_by_tokenizer(recipe),
+        ranks=recipe.pretrain.selection.needs_tokenizer,
     )
-
-
-def _ranks_by_tokenizer(recipe: Recipe) -> bool:
-    selection = recipe.pretrain.selection
-    return isinstance(selection, LearnedImportance) and selection.score == "learned"

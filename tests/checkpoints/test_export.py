@@ -19,8 +19,7 @@ from everest.checkpoints.load import model_of
 from everest.config.settings import ModelSettings, TargetSettings
 from everest.errors import EnvironmentProblem
 from everest.inference.report import share_cost
-from everest.methods.masks import Tube
-from everest.methods.strategies import AllTokens, RedundancyRobust
+from everest.methods.strategies import AllTokens, RedundancyRobust, TubeDropout
 from everest.models.classifier import VideoClassifier
 from everest.models.spec import ModelSpec, Norms
 from everest.system.weights import Weights
@@ -242,7 +241,7 @@ def test_of_an_autoencoder_the_features_are_exported(clips: Tensor, tmp_path: Pa
 
 
 def test_a_classifier_trained_on_tubes_keeps_by_change_what_is_asked(clips: Tensor, tmp_path: Path):
-    spec = replace(CLASSIFIER, selection=Tube(keep_ratio=0.8))
+    spec = replace(CLASSIFIER, selection=TubeDropout(keep_ratio=0.8))
     weights = everest.system.weights.read_weights(saved(tmp_path / "model.safetensors", spec))
     expected = model_of(weights, source=tmp_path).kept_tokens(clips, 0.5)
     kept = exportable(model_of(weights, source=tmp_path), weights, spec, keep=0.5).graph(clips)[1]

@@ -12,7 +12,7 @@ from everest.config.recipe import dump_recipe, load_recipe
 from everest.config.recipe_files import shipped_names
 from everest.config.yaml import read_yaml, write_yaml
 from everest.errors import RecipeError
-from everest.methods.strategies import AllTokens, RandomSpaceTime, RedundancyRobust, Tube
+from everest.methods.strategies import AllTokens, RandomSpaceTime, RedundancyRobust, Tube, TubeDropout
 
 # EVEREST Table 7: base_lr, flip, batch_size, warmup_epochs, keep_ratio, stride, epochs
 TABLE_7 = {
@@ -194,6 +194,16 @@ def test_set_key_of_another_strategy_is_named():
     notices = []
     load_recipe("videomae-ucf101", overrides=["pretrain.selection.keep_ratio=0.2"], notify=notices.append)
     assert notices == ["pretrain.selection.keep_ratio has no effect with tube"]
+
+
+def test_older_recipes_call_tube_dropout_tube(tmp_path):
+    text = "base: ucf101\nfinetune: {selection: {strategy: tube, mask_ratio: 0.9, keep_ratio: 0.75}}\n"
+    path, notices = write(tmp_path, text), []
+    assert load_recipe(path).finetune.selection == TubeDropout(keep_ratio=0.75)
+    recipe = load_recipe(path, overrides=["finetune.selection.mask_ratio=0.5"], notify=notices.append)
+    assert recipe == load_recipe(path)
+    assert notices == ["finetune.selection.mask_ratio has no effect with tube"]
+    assert load_recipe(path, overrides=["finetune.selection.strategy=tube_dropout"]) == recipe
 
 
 def test_set_keys_that_another_setting_makes_idle_are_named():

@@ -46,7 +46,7 @@ BAD_VALUES = [
     (
         "pretrain.selection.strategy=null",
         "known: all, frame, frame-difference, learned-importance, random, redundancy-robust, running-cell, "
-        "tube",
+        "tube, tube-dropout",
     ),
     ("pretrain.selection.strategy=[tube]", "unknown value [\"tube\"]; did you mean 'tube'?"),
     ("pretrain.selection.keep_ratio=true", "must be a number, not true"),

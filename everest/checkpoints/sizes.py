@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from everest.checkpoints.families import Translation
 from everest.checkpoints.foreign import Foreign
-from everest.config.settings import ModelSettings, TargetSettings
+from everest.config.settings import ModelSettings, PixelTargetSettings
 from everest.config.sizes import BACKBONES
 from everest.errors import CheckpointError, UserError
 from everest.methods.grid import TokenGrid
@@ -121,7 +121,7 @@ def model_spec(known: ForeignFacts) -> ModelSpec:
         size=size,
         model=settings,
         selection=_selection(known),
-        target=None if classifier else TargetSettings(normalize=_normalised(known.foreign)),
+        target=None if classifier else PixelTargetSettings(normalize=_normalised(known.foreign)),
         norms=known.norms,
         num_classes=known.shapes["head.weight"][0] if classifier else None,
     )

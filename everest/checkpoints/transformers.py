@@ -23,6 +23,7 @@ from everest.checkpoints.foreign import CONFIG, Foreign
 from everest.checkpoints.graph import sample_clips
 from everest.checkpoints.load import model_of
 from everest.checkpoints.sizes import MLP_RATIO, TORCH_EPS, Hints
+from everest.config.settings import PixelTargetSettings, TokenTargetSettings
 from everest.errors import CheckpointError
 from everest.methods.grid import TokenSelection
 from everest.methods.strategies import AllTokens
@@ -73,7 +74,7 @@ def _classifying(weights: Weights, spec: ModelSpec) -> dict[str, Any]:
 
 def _predicting(spec: ModelSpec) -> dict[str, Any]:
     size = spec.model.backbone_size
-    assert spec.target is not None
+    assert isinstance(spec.target, PixelTargetSettings)
     return {
         "architectures": ["VideoMAEForPreTraining"],
         "use_mean_pooling": not spec.norms.after_encoder,  # transformers' way to have no norm there
@@ -199,15 +200,17 @@ def _obstacles(spec: ModelSpec) -> Iterator[str]:
         yield f"an embedding of {spec.model.embedding_layers} convolutions (it has one)"
     if spec.model.tubelet[1] != spec.model.tubelet[2]:
         yield f"tubelets of {spec.model.tubelet} (its patches are square)"
-    if spec.target is not None and spec.target.frames == "half":
+    if isinstance(spec.target, PixelTargetSettings) and spec.target.frames == "half":
         yield "a decoder that predicts half of the frames"
+    if isinstance(spec.target, TokenTargetSettings):
+        yield "a decoder that predicts the codes of a tokenizer (it predicts pixels)"
 
 
 def _notes(spec: ModelSpec) -> Iterator[str]:
     """What transformers does otherwise with the same weights."""
     if spec.kind == "pretrain":
         yield f"transformers selects no tokens: bool_masked_pos says what {spec.selection.strategy} would"
-        if spec.target is not None and spec.target.normalize == "token":
+        if isinstance(spec.target, PixelTargetSettings) and spec.target.normalize == "token":
             yield "its loss normalises the channels of a tubelet one by one, this model all values together"
     elif spec.selection != AllTokens():
         counts = count_tokens(spec)

@@ -11,7 +11,7 @@ from math import log2
 import torch
 
 from everest.config.layers import STAGES, KeyPath
-from everest.config.settings import FinetuneSettings, PretrainSettings, Recipe
+from everest.config.settings import TARGET_KEYS, FinetuneSettings, PretrainSettings, Recipe
 from everest.config.sizes import LEAST_PLACES, TokenizerConfig, discriminator_halvings
 from everest.config.tokenizer import TokenizerSettings
 from everest.errors import RecipeError
@@ -33,8 +33,8 @@ def tokenizer_problems(recipe: Recipe) -> Problems:
     if settings is None:
         if recipe.pretrain.needs_tokenizer:
             text = "needs a tokenizer, and the recipe has no section of that name; start from lvmae-128"
-            tokens = recipe.pretrain.target.kind == "tokens"
-            yield ("pretrain", *(("target", "kind") if tokens else ("selection", "score"))), text
+            by_target = recipe.pretrain.target.needs_tokenizer
+            yield ("pretrain", *(("target", "kind") if by_target else ("selection", "score"))), text
         return
     config = settings.config
     yield from _losses(recipe, settings, config)
@@ -146,6 +146,10 @@ def notices(recipe: Recipe, given: Collection[KeyPath]) -> Iterator[str]:
     """What is worth a word: keys `given` by the user that nothing reads, a run that only warms up."""
     if recipe.data.heads and ("data", "num_classes") in given:
         yield "data.num_classes has no effect with data.heads"
+    target = recipe.pretrain.target
+    for key in sorted(TARGET_KEYS - vars(target).keys()):
+        if ("pretrain", "target", key) in given:
+            yield f"pretrain.target.{key} has no effect with {target.kind}"
     for stage, settings in zip(STAGES, (recipe.pretrain, recipe.finetune), strict=True):
         if settings.sampling != "dense" and (stage, "stride") in given:
             yield f"{stage}.stride has no effect with {settings.sampling} sampling"

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from everest.config.layers import BY_BACKBONE, STAGES, KeyPath
-from everest.config.settings import Recipe
+from everest.config.settings import TARGET_KEYS, Recipe
 from everest.config.tokenizer import TokenizerSettings
 from everest.errors import did_you_mean
 from everest.methods.strategies import STRATEGIES
@@ -50,17 +50,18 @@ def _retell(details: ErrorDetails) -> tuple[KeyPath, str]:
         return key, f"unknown key{did_you_mean(key[-1], _known_keys(details['loc'][:-1]))}"
     if kind == "literal_error":
         return key, _unknown_value(got, str(details["input"]), context["expected"])
-    if kind.startswith("union_tag"):  # a selection whose strategy is unknown or not a name
-        name = details["input"].get("strategy")
-        return (*key, "strategy"), _unknown_value(_shown(name), str(name), context["expected_tags"])
+    if kind.startswith("union_tag"):  # an unknown strategy of a selection, or kind of a target
+        tag = context["discriminator"].strip("'")
+        name = details["input"].get(tag)
+        return (*key, tag), _unknown_value(_shown(name), str(name), context["expected_tags"])
     message = _MESSAGES.get(kind)
     return key, message.format(got=got, **context) if message else f"{details['msg']}, not {got}"
 
 
 def _key(location: tuple[int | str, ...]) -> KeyPath:
-    """The path in the YAML: pydantic puts the strategy's name between a selection and its keys."""
+    """The path in the YAML: pydantic inserts the strategy after `selection`, and the kind after `target`."""
     parts = [str(part) for part in location]
-    if parts[1:2] == ["selection"]:
+    if parts[1:2] in (["selection"], ["target"]):
         del parts[2:3]
     return tuple(parts)
 
@@ -76,6 +77,8 @@ def _known_keys(location: tuple[int | str, ...]) -> set[str]:
     """The keys that a section of the YAML may have, for 'did you mean'."""
     if location[1:2] == ("selection",):
         return {field.name for field in fields(STRATEGIES[str(location[2])])}
+    if location[1:2] == ("target",):
+        return TARGET_KEYS
     settings: Any = Recipe(name="", tokenizer=TokenizerSettings())  # with the section that few recipes have
     for part in location:
         settings = getattr(settings, str(part))

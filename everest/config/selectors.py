@@ -16,10 +16,11 @@ from everest.config.layers import KeyPath
 from everest.config.messages import explain_validation
 from everest.config.settings import Recipe
 from everest.errors import RecipeError
+from everest.methods.selector import Selector
 from everest.methods.strategies import Strategy
 
 
-def make_selector(strategy: str, *, kept: float | None, settings: Mapping[str, Any]) -> Strategy:
+def make_selector(strategy: str, *, kept: float | None, settings: Mapping[str, Any]) -> Selector:
     """A strategy to look at.
 
     Args:

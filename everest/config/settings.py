@@ -7,8 +7,8 @@ table of the EVEREST paper is the one for UCF101, the data set of most of its ab
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Annotated, Literal
+from dataclasses import dataclass, field, fields, replace
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Discriminator, Field
 
@@ -142,15 +142,47 @@ class FrameSelectionSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TargetSettings:
-    """What is predicted at the target tokens."""
+class PixelTargetSettings:
+    """Predict the pixels of the target tokens."""
 
     __pydantic_config__ = _STRICT
-    kind: Literal["pixels", "tokens"] = "pixels"  # tokens: of the recipe's tokenizer, LVMAE §3.3
-    space: Literal["values", "soft", "codes"] = "values"  # of tokens; LVMAE eq. 2
-    cache: str | None = None  # folder of `everest prepare tokens`, read in place of running the tokenizer
+    needs_tokenizer: ClassVar[bool] = False
+    kind: Literal["pixels"] = "pixels"
+    cache: str | None = None  # folder of `everest prepare tokens`, for a selection that needs a tokenizer
     normalize: bool | Literal["token"] = True  # per tubelet and channel, as released; token: as ST-MAE
     frames: Literal["all", "half"] = "all"  # half: one frame of each tubelet, as ST-MAE
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenTargetSettings:
+    """Predict the codes that the recipe's tokenizer gives the target tokens, LVMAE §3.3."""
+
+    __pydantic_config__ = _STRICT
+    needs_tokenizer: ClassVar[bool] = True
+    kind: Literal["tokens"] = "tokens"
+    cache: str | None = None  # folder of `everest prepare tokens`, read instead of running the tokenizer
+    space: Literal["values", "soft", "codes"] = "values"  # LVMAE eq. 2
+
+
+TARGETS = {"pixels": PixelTargetSettings, "tokens": TokenTargetSettings}
+TARGET_KEYS = {field.name for settings in TARGETS.values() for field in fields(settings)}
+
+
+def _without_other_targets(values: Any) -> Any:
+    """Drops the keys of other kinds of targets, which a base recipe or an older checkpoint may set."""
+    if not isinstance(values, dict):
+        return values
+    values = {"kind": "pixels"} | values
+    settings = TARGETS.get(str(values["kind"]))
+    idle = TARGET_KEYS - {field.name for field in fields(settings)} if settings else set()
+    return {key: value for key, value in values.items() if key not in idle}
+
+
+TargetSettings = Annotated[
+    PixelTargetSettings | TokenTargetSettings,
+    Discriminator("kind"),
+    BeforeValidator(_without_other_targets),
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +196,7 @@ class PretrainSettings:
     views_per_decode: Count = 1  # released scripts: num_sample 1
     frame_selection: FrameSelectionSettings = field(default_factory=FrameSelectionSettings)
     selection: PretrainSelection = field(default_factory=RedundancyRobust)
-    target: TargetSettings = field(default_factory=TargetSettings)
+    target: TargetSettings = field(default_factory=PixelTargetSettings)
     epochs: Count = 3200  # Table 7
     warmup_epochs: CountOrZero = 40  # Table 7
     batch_size: Count = 192  # Table 7; of all processes, accumulation included
@@ -176,7 +208,7 @@ class PretrainSettings:
     @property
     def needs_tokenizer(self) -> bool:
         """Whether a tokenizer scores the tokens or gives the targets."""
-        return self.selection.needs_tokenizer or self.target.kind == "tokens"
+        return self.selection.needs_tokenizer or self.target.needs_tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)

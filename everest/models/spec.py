@@ -17,8 +17,10 @@ from torch import nn
 from everest.config.settings import (
     FrameSelectionSettings,
     ModelSettings,
+    PixelTargetSettings,
     Recipe,
     TargetSettings,
+    TokenTargetSettings,
 )
 from everest.errors import CheckpointError
 from everest.methods.frame_selection import FrameSelection, num_candidates
@@ -155,12 +157,14 @@ class ModelSpec:
         return FrozenTokenizer(self.tokenizer.load, self.tokenizer.settings.config.levels)
 
     def _targets(self, frozen: FrozenTokenizer | None) -> TargetMaker:
-        assert self.target is not None
-        if self.target.kind == "tokens":
-            assert frozen is not None
-            return TokenTargets(frozen=frozen, space=self.target.space)
-        normalize, frames = self.target.normalize, self.target.frames
-        return PixelTargets(tubelet=self.model.tubelet, normalize=normalize, frames=frames)
+        match self.target:
+            case PixelTargetSettings(normalize=normalize, frames=frames):
+                return PixelTargets(tubelet=self.model.tubelet, normalize=normalize, frames=frames)
+            case TokenTargetSettings(space=space):
+                assert frozen is not None
+                return TokenTargets(frozen=frozen, space=space)
+            case None:
+                raise AssertionError("only the model of pre-training has targets")
 
     @property
     def offered_frames(self) -> int:

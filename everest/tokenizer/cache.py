@@ -31,7 +31,7 @@ from pydantic import ConfigDict, TypeAdapter
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from everest.config.settings import Recipe
+from everest.config.settings import PixelTargetSettings, Recipe, TokenTargetSettings
 from everest.data.dataset import VideoClips
 from everest.data.samples import Sample
 from everest.data.stages import fingerprint
@@ -269,11 +269,16 @@ def open_token_cache(recipe: Recipe, clips: VideoClips) -> TokenCache:
             f"{folder}: {len(missing)} of {len(parts)} parts are missing, first {missing[0]}; the same "
             "everest prepare tokens as before makes them"
         )
+    match target:
+        case PixelTargetSettings():
+            space = None
+        case TokenTargetSettings():  # the recipe's checks have refused `soft`
+            space = "codes" if target.space == "codes" else "values"
     return TokenCache(
         folder=folder,
         index=index,
         samples=clips.samples,
         quantiser=FSQ(index.tokenizer.settings.config.levels),
-        space=None if target.kind == "pixels" else "codes" if target.space == "codes" else "values",
+        space=space,
         ranks=recipe.pretrain.selection.needs_tokenizer,
     )

@@ -16,7 +16,7 @@ import everest
 from everest.checkpoints import graph
 from everest.checkpoints.graph import compare, exportable
 from everest.checkpoints.load import model_of
-from everest.config.settings import ModelSettings, TargetSettings
+from everest.config.settings import ModelSettings, PixelTargetSettings
 from everest.errors import EnvironmentProblem
 from everest.inference.report import share_cost
 from everest.methods.strategies import AllTokens, RedundancyRobust, TubeDropout
@@ -43,7 +43,7 @@ AUTOENCODER = ModelSpec(
     size=(64, 64),
     model=SMALL,
     selection=RedundancyRobust(),
-    target=TargetSettings(),
+    target=PixelTargetSettings(),
 )
 
 
@@ -154,7 +154,7 @@ def test_transformers_prepares_frames_as_we_do(shared: Path, tmp_path: Path):
         (ATTENTIVE, "class-attention pooling"),
         (replace(CLASSIFIER, model=replace(SMALL, embedding_layers=2)), "2 convolutions"),
         (replace(CLASSIFIER, model=replace(SMALL, tubelet=(2, 8, 16))), "patches are square"),
-        (replace(AUTOENCODER, target=TargetSettings(frames="half")), "half of the frames"),
+        (replace(AUTOENCODER, target=PixelTargetSettings(frames="half")), "half of the frames"),
     ],
 )
 def test_what_transformers_cannot_be_is_refused(tmp_path: Path, spec: ModelSpec, message: str):

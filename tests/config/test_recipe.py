@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from everest.config.recipe import dump_recipe, load_recipe
 from everest.config.recipe_files import shipped_names
+from everest.config.settings import PixelTargetSettings, TokenTargetSettings
 from everest.config.yaml import read_yaml, write_yaml
 from everest.errors import RecipeError
 from everest.methods.strategies import AllTokens, RandomSpaceTime, RedundancyRobust, Tube, TubeDropout
@@ -194,6 +195,26 @@ def test_set_key_of_another_strategy_is_named():
     notices = []
     load_recipe("videomae-ucf101", overrides=["pretrain.selection.keep_ratio=0.2"], notify=notices.append)
     assert notices == ["pretrain.selection.keep_ratio has no effect with tube"]
+
+
+def test_a_target_drops_the_keys_of_the_other_kind():
+    notices = []
+    recipe = load_recipe("ucf101", overrides=["pretrain.target.space=codes"], notify=notices.append)
+    assert recipe == load_recipe("ucf101")
+    assert notices == ["pretrain.target.space has no effect with pixels"]
+
+
+def test_older_files_hold_the_keys_of_both_kinds_of_targets(tmp_path):
+    keys = "space: soft, cache: null, normalize: token, frames: half"
+    recipes = {
+        kind: load_recipe(
+            write(tmp_path, f"base: lvmae-128\npretrain: {{target: {{kind: {kind}, {keys}}}}}\n"),
+            notify=pytest.fail,
+        )
+        for kind in ("pixels", "tokens")
+    }
+    assert recipes["pixels"].pretrain.target == PixelTargetSettings(normalize="token", frames="half")
+    assert recipes["tokens"].pretrain.target == TokenTargetSettings(space="soft")
 
 
 def test_older_recipes_call_tube_dropout_tube(tmp_path):

@@ -51,6 +51,8 @@ BAD_VALUES = [
     ("pretrain.selection.strategy=[tube]", "unknown value [\"tube\"]; did you mean 'tube'?"),
     ("pretrain.selection.keep_ratio=true", "must be a number, not true"),
     ("pretrain.target.kind=words", "unknown value 'words'; known: pixels, tokens"),
+    ("pretrain.target.spac=codes", "unknown key; did you mean 'space'?"),
+    ("pretrain.target.normalize=1", "must be 'token' in this version, not 1"),
     ("finetune.rand_augment.magnitude=11", "must be at most 10.0, not 11"),
     ("finetune.layer_decay=0", "must be more than 0.0, not 0"),
     ("eval.clips=0", "must be at least 1, not 0"),
@@ -70,7 +72,7 @@ def test_every_settings_class_forbids_unknown_keys():
         thing for thing in vars(settings).values() if getattr(thing, "__module__", "") == settings.__name__
     ]
     classes = [thing for thing in own if dataclasses.is_dataclass(thing)]
-    assert len(classes) == 10
+    assert len(classes) == 11
     for cls in classes:
         assert vars(cls)["__pydantic_config__"]["extra"] == "forbid", cls
 

@@ -1,4 +1,4 @@
-# Each target does the set-up it needs; nothing is done twice.
+# Each target runs the setup that it needs, and only once.
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready

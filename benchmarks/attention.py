@@ -1,8 +1,8 @@
-"""CPU time of what everest sets for float32 products on an AMD processor, and of attention in its ways.
+"""CPU time of float32 products with the settings of everest on an AMD processor, and of both attentions.
 
     python benchmarks/attention.py [--rounds 9]
 
-One thread, in turns, on any processor: what everest takes follows from it (`system.cpu`). A product of the
+One thread, in turns, on any processor: the choices of `system.cpu` follow from it. A product of the
 size of ViT-B's MLP for 470 tokens; attention forward and backward with heads of 64, laid out as in a block.
 """
 
@@ -27,13 +27,13 @@ Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def run(precision: str, work: Callable[[], object], number: int) -> None:
-    """One of the rounds, with torch's products or, as `medium` lets it, with oneDNN's."""
+    """One round, with torch's products or, if `precision` is `medium`, with oneDNN's."""
     torch.set_float32_matmul_precision(precision)
     work()
 
 
 def products(rounds: int) -> dict[str, Any]:
-    """torch's unasked against ours, GFLOP a second."""
+    """PyTorch defaults against the setting of everest, GFLOP per second."""
     x, weight = torch.randn(ROWS, INNER), torch.randn(COLUMNS, INNER)
 
     def product() -> None:
@@ -43,8 +43,8 @@ def products(rounds: int) -> dict[str, Any]:
     times = alternate(ways, rounds=rounds)
     gflop = 2 * ROWS * INNER * COLUMNS / 1e9
     speed = {name: round(gflop / found.median) for name, found in times.items()}
-    told = ratio(times["unasked"], times["onednn"])
-    return {"compared": "a product of matrices, fp32", **told, "unit": "GFLOP/s", **speed}
+    speedup = ratio(times["unasked"], times["onednn"])
+    return {"compared": "a product of matrices, fp32", **speedup, "unit": "GFLOP/s", **speed}
 
 
 def both_passes(way: Attention, inputs: list[Tensor], seed: Tensor) -> None:
@@ -52,7 +52,7 @@ def both_passes(way: Attention, inputs: list[Tensor], seed: Tensor) -> None:
 
 
 def attentions(rounds: int) -> Iterator[dict[str, Any]]:
-    """torch's fused attention against ours, both with oneDNN, and torch unasked; milliseconds."""
+    """Fused attention against full matrix products, both with oneDNN, and PyTorch defaults; milliseconds."""
     for dtype, name in ((torch.float32, "fp32"), (torch.bfloat16, "bf16")):
         for heads, tokens in ATTENTIONS:
             mixed = torch.randn(1, tokens, 3 * heads * 64).to(dtype).chunk(3, dim=-1)
@@ -60,11 +60,11 @@ def attentions(rounds: int) -> Iterator[dict[str, Any]]:
             seed = torch.randn(1, heads, tokens, 64).to(dtype)
 
             fused = partial(both_passes, F.scaled_dot_product_attention, inputs, seed)
-            ours = partial(both_passes, ProductAttention.apply, inputs, seed)
+            full_products = partial(both_passes, ProductAttention.apply, inputs, seed)
             ways = {
                 "unasked": partial(run, "highest", fused),
                 "fused": partial(run, "medium", fused),
-                "ours": partial(run, "medium", ours),
+                "ours": partial(run, "medium", full_products),
             }
             times = alternate(ways, rounds=rounds)
             row = {"compared": f"attention, {tokens} tokens, {heads} heads, {name}", "unit": "ms"}
@@ -77,20 +77,22 @@ def table(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         slow, fast = ("fused", "ours") if "ours" in row else ("unasked", "onednn")
         unasked = str(row.get("unasked", "")) if "ours" in row else ""
-        cells.append([row["compared"], shown(row), f"{row[slow]} / {row[fast]} {row['unit']}", unasked])
-    return markdown(["torch / everest", "faster", "each", "torch unasked"], cells)
+        name = row["compared"].replace("a product of matrices", "matrix product")
+        cells.append([name, shown(row), f"{row[slow]} / {row[fast]} {row['unit']}", unasked])
+    head = ["operation", "speedup, median (quartiles)", "speed or time, torch / everest"]
+    return markdown([*head, "milliseconds, PyTorch defaults"], cells)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=9)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory(TRAINER_KEEPS)
     torch.set_float32_matmul_precision("medium")
     if not matmul_stays_float32():
         raise SystemExit("oneDNN lowers float32 products here; there is nothing to compare")
-    found = [products(asked.rounds), *attentions(asked.rounds)]
+    found = [products(options.rounds), *attentions(options.rounds)]
     rows = with_earlier("attention", found, key=("compared",))
     publish("attention", rows, by_machine(rows, table))
 

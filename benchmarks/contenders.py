@@ -1,4 +1,4 @@
-"""A training step in a process of its own: what one sets for its process is not set for the others."""
+"""A training step in its own process, so that process settings do not affect other contenders."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 @dataclass(frozen=True, kw_only=True)
 class Contender:
-    """Whose step it is, of what.
+    """The implementation and the model of a step.
 
     Args:
         recipe: k400 is EVEREST, videomae-k400 VideoMAE; transformers has the latter only.
-        tuned: with what everest sets for its process on a CPU; else as torch is unasked.
+        tuned: with the CPU settings of everest; otherwise with PyTorch defaults.
     """
 
     code: Literal["ours", "plain", "transformers"]
@@ -42,8 +42,9 @@ class Contender:
     def prepare(self) -> tuple[float, Callable[[], None]]:
         """The loss of fresh weights and a step of one clip: forward, backward, AdamW.
 
-        A small learning rate, so that the weights stay those of a beginning. transformers' model has our
-        fused optimiser, so that models are compared; the plain one a loop.
+        The learning rate is small, so that the weights remain close to their initialization. The model of
+        transformers has the fused optimizer of everest, so that only models are compared. The optimizer of
+        the plain implementation is a loop.
         """
         if self.tuned:
             use_onednn_matmul()
@@ -61,9 +62,9 @@ class Contender:
             return run(clips).item(), step
 
     def _model(self) -> tuple[nn.Module, Tensor]:
-        ours = Case(self.recipe, self.stage, (f"model.backbone={self.backbone}",)).build()
-        model = transformers_videomae(self.backbone) if self.code == "transformers" else ours
-        return model, clips_for(ours, 1)
+        everest_model = Case(self.recipe, self.stage, (f"model.backbone={self.backbone}",)).build()
+        model = transformers_videomae(self.backbone) if self.code == "transformers" else everest_model
+        return model, clips_for(everest_model, 1)
 
     def _pass(self, model: nn.Module) -> Pass:
         passes = {"ours": our_pass, "plain": plain_pass, "transformers": transformers_pass}
@@ -85,7 +86,7 @@ def step_times(contenders: Mapping[str, Contender], *, rounds: int) -> dict[str,
     """CPU seconds of one thread for a step of each, in turns.
 
     Raises:
-        SystemExit: ours has another loss than the plain formulation: a wrong step is worth nothing.
+        SystemExit: everest and the plain implementation have different losses, so a step is wrong.
     """
     with _processes(contenders) as pipes:
         losses = {name: pipe.recv() for name, pipe in pipes.items()}
@@ -94,7 +95,7 @@ def step_times(contenders: Mapping[str, Contender], *, rounds: int) -> dict[str,
 
 
 def _check(contenders: Mapping[str, Contender], losses: Mapping[str, float]) -> None:
-    """Those of one recipe that are ours and plain have one loss, as far as their precision goes."""
+    """The everest and plain contenders of one recipe have the same loss, within their precision."""
     by_recipe: dict[str, list[str]] = {}
     for name, one in contenders.items():
         if one.code != "transformers":
@@ -113,7 +114,7 @@ def _ask(pipe: Connection, number: int) -> float:
 
 @contextmanager
 def _processes(contenders: Mapping[str, Contender]) -> Iterator[dict[str, Connection]]:
-    """A process for each; what comes first from it is its loss."""
+    """A process for each; it first sends its loss."""
     context = multiprocessing.get_context("spawn")
     pipes: dict[str, Connection] = {}
     started = []
@@ -132,7 +133,7 @@ def _processes(contenders: Mapping[str, Contender]) -> Iterator[dict[str, Connec
 
 
 def _serve(contender: Contender, pipe: Connection) -> None:
-    """Do a step whenever asked, and answer with its CPU seconds, until nobody asks any more."""
+    """Run a step for each request and answer with its CPU seconds, until the pipe is closed."""
     torch.set_num_threads(1)
     loss, step = contender.prepare()
     pipe.send(loss)

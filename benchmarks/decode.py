@@ -22,7 +22,7 @@ from everest.video.backends import torchcodec_works
 from everest.video.reader import probe, read_frames
 
 Decode = Callable[[Path, list[int]], np.ndarray]
-ASKED = 64  # frames that are asked for, one by one in a random order of windows
+REQUESTED = 64  # frames, in windows at random positions
 ROUNDING = 0.5  # levels: decord converts to RGB in another way
 
 
@@ -49,10 +49,10 @@ def backends() -> dict[str, Decode]:
 
 
 def wrong(decode: Decode, path: Path) -> int | str:
-    """How many of the frames asked for are others; "fails" where nothing comes."""
+    """Number of wrong frames among the requested ones; "fails" if the decoder returns nothing."""
     thumbs = _thumbs(read_frames(path, range(probe(path).frames), decoder="pyav").numpy())  # (F, h, w)
     rng, count = np.random.default_rng(1), 0
-    for _ in range(ASKED // 16):
+    for _ in range(REQUESTED // 16):
         start = int(rng.integers(0, len(thumbs) - 61))
         ids = list(range(start, start + 61, 4))
         try:
@@ -72,8 +72,8 @@ def _thumbs(frames: np.ndarray) -> np.ndarray:
 
 def measure(path: Path, rounds: int) -> dict[str, Any]:
     """Speed and wrong frames of all back-ends on one file."""
-    asked = {name: wrong(decode, path) for name, decode in backends().items()}
-    able = {name: decode for name, decode in backends().items() if asked[name] != "fails"}
+    wrong_frames = {name: wrong(decode, path) for name, decode in backends().items()}
+    able = {name: decode for name, decode in backends().items() if wrong_frames[name] != "fails"}
 
     def clip(decode: Decode) -> Callable[[int], object]:
         def work(number: int) -> None:
@@ -85,7 +85,7 @@ def measure(path: Path, rounds: int) -> dict[str, Any]:
     times = measuring.alternate({name: clip(decode) for name, decode in able.items()}, rounds=rounds)
     speed = {name: measuring.ratio(times["decord"], found) for name, found in times.items()}
     per_second = round(1 / times["decord"].median, 1)
-    return {"speed": speed, "wrong": asked, "decord_clips_per_second": per_second}
+    return {"speed": speed, "wrong": wrong_frames, "decord_clips_per_second": per_second}
 
 
 def main() -> None:
@@ -96,24 +96,26 @@ def main() -> None:
     torch.set_num_threads(1)
     rows, lines = [], []
     for kind, path in measuring.files(options.folder, further=measuring.DECODE_ONLY).items():
-        told = measure(path, options.rounds)
-        rows.append({"kind": kind, **told})
-        cells = [_cell(told, name) for name in backends()]
-        lines.append([f"{kind} ({told['decord_clips_per_second']:.0f}/s)", *cells])
+        result = measure(path, options.rounds)
+        rows.append({"kind": kind, **result})
+        cells = [_cell(result, name) for name in backends()]
+        lines.append([f"{kind} ({result['decord_clips_per_second']:.0f}/s)", *cells])
         print(lines[-1], flush=True)
-    ours = [row["speed"]["pyav"]["ratio"] for row in rows]
+    speedups = [row["speed"]["pyav"]["ratio"] for row in rows]
     note = (
-        f"PyAV as it is used here, over decord: least {min(ours):.1f}x (goal 1.0), median "
-        f"{np.median(ours):.1f}x (goal 1.3). Wrong: of {ASKED} frames asked for, in clips of 16."
+        f"PyAV as everest uses it, relative to decord: minimum {min(speedups):.1f}x (goal 1.0), median "
+        f"{np.median(speedups):.1f}x (goal 1.3). "
+        f"Wrong frames: out of {REQUESTED} requested frames, in clips of 16."
     )
-    measuring.publish("decode", rows, f"{measuring.markdown(['file', *backends()], lines)}\n\n{note}")
+    head = ["file (clips/s of decord)", *backends()]
+    measuring.publish("decode", rows, f"{measuring.markdown(head, lines)}\n\n{note}")
 
 
-def _cell(told: dict[str, Any], name: str) -> str:
-    wrong_ones = told["wrong"][name]
+def _cell(result: dict[str, Any], name: str) -> str:
+    wrong_ones = result["wrong"][name]
     if wrong_ones == "fails":
         return "fails"
-    speed = f"{told['speed'][name]['ratio']:.2f}"
+    speed = f"{result['speed'][name]['ratio']:.2f}"
     return f"{speed}, **{wrong_ones} wrong**" if wrong_ones else speed
 
 

@@ -1,10 +1,10 @@
-"""Computation of a step and what its forward pass keeps, counted: the same on every machine.
+"""Computation of a step and the activations that its forward pass saves, counted: the same on every machine.
 
     python benchmarks/flops_memory.py
 
 Multiply-adds by torch's FlopCounterMode over forward and backward pass, two FLOPs each; bytes by hooks on
-what autograd keeps, as the growth from one clip to two, the clips themselves left out. Ours needs no memory,
-the plain formulation about 5 GB. Ends with code 1 where a goal is missed.
+the tensors that autograd saves, as the growth from one clip to two, without the clips themselves. everest
+needs no memory, the plain implementation about 5 GB. Ends with code 1 if a goal is missed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SAVING = "train.checkpointing=true"
 
 @dataclass(frozen=True)
 class Goal:
-    """The most that a case may take: GFLOP of a step, MB kept in bf16, the same as a share of the plain."""
+    """The limits of a case: GFLOP of a step, saved MB in bf16, and the ratio to the plain implementation."""
 
     gflop: float | None = None
     megabytes: float | None = None
@@ -49,12 +49,12 @@ OF_TRANSFORMERS = 0.38  # EVEREST ViT-B against transformers' VideoMAE, MB in bf
 
 
 def counted(model: nn.Module, run: Pass, clips: torch.Tensor) -> float:
-    """MB that a clip keeps."""
+    """MB that the forward pass saves for a clip."""
     return saved_bytes_per_clip(model, run, clips) / 1e6
 
 
 def counts(case: Case) -> dict[str, float]:
-    """GFLOP of a step of our model on one clip, and the MB that it keeps."""
+    """GFLOP of a step of the everest model on one clip, and the MB that it saves."""
     model = case.build()
     with without_numbers(model):
         clips = clips_for(model, 2)
@@ -65,10 +65,11 @@ def counts(case: Case) -> dict[str, float]:
 
 
 def row_of(case: Case, goal: Goal) -> dict[str, Any]:
-    """The counts of one case, ours and plain, and whether its goals are met."""
+    """The counts of one case, everest and plain, and whether its goals are met."""
     row: dict[str, Any] = {"case": case.title, **counts(case)}
     model = case.build()
-    if SAVING not in case.overrides and model.encoder.grid.t <= 8:  # 128 frames plainly: tens of GB
+    # The plain implementation needs tens of GB for 128 frames.
+    if SAVING not in case.overrides and model.encoder.grid.t <= 8:
         clips = clips_for(model, 2)  # boolean masks need numbers
         row["plain_gflop"] = gflop(plain_pass(model, torch.float32), clips)
         for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
@@ -94,9 +95,9 @@ def transformers_row(backbone: str) -> dict[str, Any]:
 
 
 def relations(rows: dict[str, dict[str, Any]]) -> list[tuple[str, float, float]]:
-    """What one case has of another: name, share, goal."""
+    """Ratios between two cases: name, ratio, goal."""
     short, long = rows["EVEREST ViT-S, keeping 25 %"], rows["EVEREST ViT-S, 128 frames, keeping 25 %"]
-    ours, theirs = rows["EVEREST ViT-B"], rows["transformers VideoMAE ViT-B"]
+    everest, transformers = rows["EVEREST ViT-B"], rows["transformers VideoMAE ViT-B"]
     return [
         ("128 frames against 16, ViT-S: GFLOP", long["gflop"] / short["gflop"], LONGER_GFLOP),
         (
@@ -106,7 +107,7 @@ def relations(rows: dict[str, dict[str, Any]]) -> list[tuple[str, float, float]]
         ),
         (
             "EVEREST against transformers' VideoMAE, ViT-B: MB in bf16",
-            ours["saved_bf16_mb"] / theirs["saved_bf16_mb"],
+            everest["saved_bf16_mb"] / transformers["saved_bf16_mb"],
             OF_TRANSFORMERS,
         ),
     ]
@@ -116,7 +117,8 @@ def table(rows: list[dict[str, Any]], shares: list[tuple[str, float, float]]) ->
     def pair(row: dict[str, Any], key: str) -> str:
         return f"{row[key]:.1f} / {row[f'plain_{key}']:.1f}" if f"plain_{key}" in row else f"{row[key]:.1f}"
 
-    head = ["a clip: ours / plain", "GFLOP a step", "MB kept, fp32", "MB kept, bf16", "goal"]
+    saved = [f"saved activations, {dtype} (MB)" for dtype in ("fp32", "bf16")]
+    head = ["one clip: everest / plain", "GFLOP per step", *saved, "goal"]
     cells = [
         [
             row["case"],

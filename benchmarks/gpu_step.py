@@ -1,4 +1,4 @@
-"""Steps on one GPU: clips a second, share of its peak, memory; ours against our VideoMAE and the plain step.
+"""Steps on one GPU: clips/s, fraction of its peak, memory; against everest's VideoMAE and the plain step.
 
     python benchmarks/gpu_step.py [--seconds 5] [--peak 790] [--only NAME,…]
 
@@ -29,14 +29,14 @@ from everest.train.optim import make_optimizer, parameter_groups
 from everest.video.pixels import normalise
 
 WARM_UP = 5  # steps: compilation, choice of kernels
-GOALS = {  # what one row has of another, at least
+GOALS = {  # ratio of one row to another, at least
     "EVEREST ViT-S against our VideoMAE": ("everest-s", "videomae-s", 2.0),
     "EVEREST ViT-B against our VideoMAE": ("everest-b", "videomae-b", 1.8),
     "EVEREST ViT-L against our VideoMAE": ("everest-l", "videomae-l", 1.4),
     "EVEREST ViT-B against the plain VideoMAE": ("everest-b", "plain-videomae-b", 2.2),
 }
 MFU_GOALS = {"everest-s": 0.20, "everest-b": 0.40}
-MEMORY_GOALS = {  # of a clip, at most: beside weights and optimiser, but with the weights' bf16 copies (5 MB)
+MEMORY_GOALS = {  # per clip, at most: without weights and optimizer, with bf16 copies of the weights (5 MB)
     "memory of EVEREST ViT-L against our VideoMAE": ("everest-l", "videomae-l", 0.66),
     "memory of EVEREST ViT-L against the plain VideoMAE": ("everest-l", "plain-videomae-l", 0.30),
 }
@@ -84,7 +84,7 @@ def loss_of(step: Step, model: MaskedAutoencoder) -> Callable[[Tensor, Tensor], 
 
 
 def measure(step: Step, device: torch.device, seconds: float, peak: float) -> dict[str, Any]:
-    """Clips a second, TFLOP/s, share of the peak, memory."""
+    """Clips/s, TFLOP/s, fraction of the peak, memory."""
     torch.manual_seed(0)
     model = build(step, device)
     batch = step.batch if device.type == "cuda" else 2
@@ -127,7 +127,7 @@ def _steps_per_second(one: Callable[[], None], device: torch.device, seconds: fl
     while done < 3 or time.perf_counter() - began < seconds:
         one()
         done += 1
-        if done % 10 == 0:  # else the clock would only see how fast work is handed over
+        if done % 10 == 0:  # otherwise only the time for submitting work is measured
             _wait(device)
     _wait(device)
     return done / (time.perf_counter() - began)
@@ -150,7 +150,7 @@ def _without_waiting(device: torch.device, one: Callable[[], None]) -> None:
 
 
 def check_flash(device: torch.device) -> None:
-    """Attention of our shapes where only the flash kernel may be taken; raises where it cannot."""
+    """Attention with the shapes of a step and the flash kernel only; raises if it is not available."""
     q = torch.randn(2, 12, 470, 64, device=device, dtype=torch.bfloat16, requires_grad=True)
     with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
         torch.nn.functional.scaled_dot_product_attention(q, q, q).sum().backward()
@@ -171,7 +171,7 @@ def overlap_of_selections(device: torch.device) -> float:
 
 
 def goals(rows: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    told = []
+    checks = []
     for goals_of, key, better in (
         (GOALS, "clips_per_second", lambda share, goal: share >= goal),
         (MEMORY_GOALS, "memory_bytes_per_clip", lambda share, goal: share <= goal),
@@ -179,18 +179,19 @@ def goals(rows: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
         for case, (one, other, goal) in goals_of.items():
             if one in rows and other in rows and rows[other][key]:
                 share = rows[one][key] / rows[other][key]
-                told.append({"case": case, "share": share, "goal": goal, "met": better(share, goal)})
+                checks.append({"case": case, "share": share, "goal": goal, "met": better(share, goal)})
     for name, goal in MFU_GOALS.items():
         if name in rows:
             mfu = rows[name]["mfu"]
-            told.append(
+            checks.append(
                 {"case": f"share of the peak, {name}", "share": mfu, "goal": goal, "met": mfu >= goal}
             )
-    return told
+    return checks
 
 
 def table(rows: list[dict[str, Any]], checks: list[dict[str, Any]]) -> str:
-    head = ["a step in bf16", "batch", "compile", "clips/s", "TFLOP/s", "share of peak", "GB", "MB a clip"]
+    head = ["step in bf16", "batch", "compile mode", "clips/s", "TFLOP/s", "fraction of peak"]
+    head += ["peak memory (GB)", "memory per clip (MB)"]
     cells = [
         [
             *(row["case"], str(row["batch"]), str(row["mode"]), f"{row['clips_per_second']:.0f}"),

@@ -1,15 +1,16 @@
-"""LVMAE's comparison at the size of the demo: what is predicted, in which space, of how many frames.
+"""The comparison of LVMAE variants at the size of the demo: predicted tokens, target space, number of frames.
 
     python benchmarks/lvmae_arms.py --folder ARMS                       # every arm, seed 0
     python benchmarks/lvmae_arms.py --folder ARMS --arms adaptive random "from scratch" --seeds 1 2
 
-All arms have one tokenizer, one set of videos, the same order of clips and the same number of tokens and
-steps; a seed changes weights, order and masks. What is finished in the folder is not trained again, and is in
-the table.
+All arms share one tokenizer, one set of videos, the order of clips and the number of tokens and steps. A
+seed changes weights, order and masks. Arms that are finished in the folder are not trained again; the table
+includes them.
 
-Of every arm: accuracy after fine-tuning, and the error on held-out clips over that of predicting the mean, at
-tokens that are important to the tokenizer, at random ones beside them, and at random ones alone: losses of
-the arms' training cannot be compared, as important tokens are harder.
+For every arm, the table has the accuracy after fine-tuning and the error on held-out clips, divided by the
+error of predicting the mean. The error is measured on tokens that the tokenizer rates as important, on the
+random tokens predicted with them, and on random tokens alone. Training losses cannot be compared, because
+important tokens are harder.
 """
 
 from __future__ import annotations
@@ -42,9 +43,9 @@ from everest_demo.steps import VIDEOS, DemoSteps, one_thread
 
 PAGE: Final = HERE.parent / "docs" / "lvmae.md"
 HELD_OUT: Final = 240  # clips
-LEAST_SEEDS: Final = 3  # of which a difference is told
+LEAST_SEEDS: Final = 3  # for which a difference is reported
 ADAPTIVE: Final = LearnedImportance()
-KINDS: Final = ("important", "random", "random alone")  # tokens of held-out clips that an arm is asked for
+KINDS: Final = ("important", "random", "random alone")  # of tokens of held-out clips that an arm predicts
 Answers = tuple[Tensor, Tensor]  # predictions and targets, (tokens, P) each
 
 
@@ -78,7 +79,7 @@ ARMS: Final = {
 
 
 def run_arm(name: str, seed: int, folder: Path, tokenizer: Path) -> dict[str, Any]:
-    """Train and test one arm; what was written of it, where it has been."""
+    """Train and evaluate one arm, or read its finished result."""
     slug = f"{name.replace(', ', '-').replace(' ', '-')}-{seed}"
     written = folder / f"{slug}.json"
     if written.is_file():
@@ -121,13 +122,13 @@ def held_out_errors(recipe: Recipe, weights: Path) -> dict[str, float]:
     for number, clip in enumerate(first_clips(clips, HELD_OUT, settings=recipe.train)):
         generator = torch.Generator().manual_seed(number)
         noise = torch.rand(len(clip.frames), model.encoder.grid.num_tokens, generator=generator)
-        for kind, answer in _asked(model, normalise(clip.frames[:, 0]), noise):
+        for kind, answer in _answers(model, normalise(clip.frames[:, 0]), noise):
             answers[kind].append(answer)
     return {kind: _relative_error(answers[kind]) for kind in KINDS}
 
 
-def _asked(model: MaskedAutoencoder, frames: Tensor, noise: Tensor) -> Iterator[tuple[str, Answers]]:
-    """What an arm says of the tokens of adaptive pre-training, by kind, and of random ones by themselves."""
+def _answers(model: MaskedAutoencoder, frames: Tensor, noise: Tensor) -> Iterator[tuple[str, Answers]]:
+    """Predictions of an arm for the tokens of adaptive pre-training, by kind, and for random tokens alone."""
     model.selector = replace(ADAPTIVE, random_ratio=0.0)
     important = torch.zeros_like(noise).scatter_(1, model.select(frames, noise).target, 1.0)  # (B, N)
     model.selector = ADAPTIVE
@@ -155,7 +156,8 @@ def main() -> None:
     with one_thread():
         run_arms(options.folder, options.arms, options.seeds)
     rows = [json.loads(path.read_text()) for path in sorted(options.folder.glob("*.json"))]
-    head = ["arm", "seeds", "top-1 after fine-tuning", *(f"error, {kind}" for kind in KINDS)]
+    errors = ("error, important tokens", "error, random tokens", "error, random tokens alone")  # as KINDS
+    head = ["variant", "number of seeds", "top-1 after fine-tuning, mean ± std", *errors]
     lines = [_cells(name, of_arm) for name in ARMS if (of_arm := [row for row in rows if row["arm"] == name])]
     publish("lvmae_arms", rows, f"{markdown(head, lines)}\n\n{_paired(rows)}", page=PAGE)
 
@@ -176,11 +178,11 @@ def _cells(arm: str, rows: list[dict[str, Any]]) -> list[str]:
 
 
 def _spread(values: list[float], digits: int) -> str:
-    """Mean, and deviation where there are several."""
+    """Mean, and std if there are several values."""
     if not values:
         return ""
-    deviation = f" ± {stdev(values):.{digits}f}" if len(values) > 1 else ""
-    return f"{mean(values):.{digits}f}{deviation}"
+    std = f" ± {stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{mean(values):.{digits}f}{std}"
 
 
 def _paired(rows: list[dict[str, Any]]) -> str:
@@ -188,18 +190,18 @@ def _paired(rows: list[dict[str, Any]]) -> str:
     by_arm: dict[str, dict[int, float]] = {}
     for row in rows:
         by_arm.setdefault(row["arm"], {})[row["seed"]] = row["top1"]
-    told = []
+    lines = []
     for other in ("random", "from scratch"):
         seeds = sorted(by_arm.get("adaptive", {}).keys() & by_arm.get(other, {}).keys())
         if len(seeds) < LEAST_SEEDS:
             continue
-        ours, theirs = ([by_arm[arm][seed] for seed in seeds] for arm in ("adaptive", other))
-        differences = [a - b for a, b in zip(ours, theirs, strict=True)]
-        told.append(
-            f"- adaptive less {other}, over {len(seeds)} seeds: {_spread(differences, 1)} points, "
-            f"p = {ttest_rel(ours, theirs).pvalue:.2g} (paired t-test)"
+        adaptive, compared = ([by_arm[arm][seed] for seed in seeds] for arm in ("adaptive", other))
+        differences = [a - b for a, b in zip(adaptive, compared, strict=True)]
+        lines.append(
+            f"- adaptive minus {other}, over {len(seeds)} seeds: {_spread(differences, 1)} points, "
+            f"p = {ttest_rel(adaptive, compared).pvalue:.2g} (paired t-test)"
         )
-    return "\n".join(told)
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

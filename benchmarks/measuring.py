@@ -1,6 +1,6 @@
-"""What the benchmarks share: CPU time of contenders in turn, the files of the input's, where results go.
+"""Shared by the benchmarks: CPU time of contenders in turns, the input files, the output of results.
 
-One thread; CPU seconds, as wall time of a shared machine says little. Contenders take turns
+One thread; CPU seconds, because wall time on a shared machine is not reliable. Contenders take turns
 A B B A on the same clips, the first round is left out, and the median of the ratios of the rounds counts.
 """
 
@@ -35,7 +35,7 @@ FRAMES = 300
 
 @dataclass(frozen=True)
 class Kind:
-    """How a file is made of the real scene."""
+    """How a file is encoded from the real scene."""
 
     size: tuple[int, int]  # height, width
     codec: str
@@ -120,7 +120,7 @@ def alternate(contenders: Mapping[str, Callable[[int], object]], *, rounds: int)
 
 
 def in_turns(contenders: Mapping[str, Callable[[int], float]], *, rounds: int) -> dict[str, Times]:
-    """The same for contenders that tell their seconds themselves."""
+    """The same for contenders that return their own seconds."""
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for number in range(rounds + 1):
         order = list(contenders) if number % 2 else list(contenders)[::-1]
@@ -137,7 +137,7 @@ def ratio(slow: Times, fast: Times) -> dict[str, float]:
 
 
 def with_earlier(name: str, rows: list[dict[str, Any]], *, key: tuple[str, ...]) -> list[dict[str, Any]]:
-    """The rows beside those of earlier runs, which they replace where `key` and the machine are the same."""
+    """The rows and the rows of earlier runs, replacing earlier ones with the same `key` and machine."""
     path = HERE / "results" / f"{name}.json"
     earlier = json.loads(path.read_text())["rows"] if path.is_file() else []
     here = [{"machine": machine(), **row} for row in rows]
@@ -155,8 +155,8 @@ def by_machine(rows: list[dict[str, Any]], table: Callable[[list[dict[str, Any]]
 
 def publish(name: str, rows: list[dict[str, Any]], table: str, *, page: Path = PAGE) -> None:
     """Write benchmarks/results/NAME.json and the table between its marks in a page of the docs."""
-    told = {} if all("machine" in row for row in rows) else {"machine": machine()}
-    document = {"benchmark": name, **told, "rows": rows}
+    extra = {} if all("machine" in row for row in rows) else {"machine": machine()}
+    document = {"benchmark": name, **extra, "rows": rows}
     (HERE / "results").mkdir(exist_ok=True)
     (HERE / "results" / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n")
     begin, end = f"<!-- benchmarks/{name}.py -->\n", f"<!-- end of {name} -->"
@@ -180,15 +180,15 @@ def markdown(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def shown(told: dict[str, float]) -> str:
+def shown(speedup: dict[str, float]) -> str:
     """A ratio with its quartiles."""
-    return f"**{told['ratio']:.1f}x** ({told['low']:.1f}-{told['high']:.1f})"
+    return f"**{speedup['ratio']:.1f}x** ({speedup['low']:.1f}-{speedup['high']:.1f})"
 
 
 def _commit() -> str:
     """Of the code, with a + where it has changed since."""
-    asked = ["git", "-C", str(HERE), "describe", "--always", "--dirty=+", "--exclude=*"]
-    return subprocess.run(asked, capture_output=True, text=True).stdout.strip()
+    command = ["git", "-C", str(HERE), "describe", "--always", "--dirty=+", "--exclude=*"]
+    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
 
 
 def _cpu() -> str:

@@ -1,7 +1,7 @@
-"""The input as it is plainly written: decord, a PIL image a frame, floats made in the worker.
+"""A straightforward input pipeline: decord, one PIL image per frame, floats created in the worker.
 
-It does what the released loaders of this family do, in our words: a clip is decoded for every item, each
-frame is cropped and resized as a PIL image, and the result is stacked, divided by 255 and normalised.
+It does the same as the released loaders of this family, in our own code: a clip is decoded for every item,
+each frame is cropped and resized as a PIL image, and the result is stacked, divided by 255 and normalized.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1, 1)
 
 
 def decode(path: Path, ids: list[int]) -> np.ndarray:
-    """(F, H, W, 3) by decord, the file opened anew."""
+    """(F, H, W, 3) by decord, the file opened again."""
     return decord.VideoReader(str(path), num_threads=1).get_batch(ids).asnumpy()
 
 
@@ -32,7 +32,7 @@ def training_item(path: Path, ids: list[int], size: int, rng: np.random.Generato
     images = [_cut(image, box).resize((size, size), Image.Resampling.BILINEAR) for image in images]
     if rng.random() < 0.5:
         images = [image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for image in images]
-    return _normalised(images)
+    return _normalized(images)
 
 
 def test_item(path: Path, window: np.ndarray, box: Box, stride: int, size: int) -> Tensor:
@@ -41,14 +41,14 @@ def test_item(path: Path, window: np.ndarray, box: Box, stride: int, size: int) 
     video = reader.get_batch(list(range(0, len(reader), stride))).asnumpy()
     height, width = covering_size(video.shape[1:3], (size, size))
     images = [Image.fromarray(frame).resize((width, height), Image.Resampling.BILINEAR) for frame in video]
-    return _normalised([_cut(images[number // stride], box) for number in window])
+    return _normalized([_cut(images[number // stride], box) for number in window])
 
 
 def _cut(image: Image.Image, box: Box) -> Image.Image:
     return image.crop((box.left, box.top, box.left + box.width, box.top + box.height))
 
 
-def _normalised(images: list[Image.Image]) -> Tensor:
+def _normalized(images: list[Image.Image]) -> Tensor:
     stacked = torch.from_numpy(np.stack([np.asarray(image) for image in images]))  # (T, H, W, 3)
     clip = stacked.permute(3, 0, 1, 2).contiguous().float() / 255
     return (clip - MEAN) / STD

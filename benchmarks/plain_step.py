@@ -1,8 +1,8 @@
-"""The plain formulation of both stages, on the weights of our models: what the benchmarks compare with.
+"""A straightforward implementation of both stages on the weights of everest models, as a baseline.
 
-As one would write it from the paper, and as the released programs do: every token is embedded by the
+It follows the paper and the released programs: every token is embedded by the
 convolution, selections are boolean masks, the softmax is explicit, every block computes all its tokens, and
-the targets of all tokens are made before those that count are picked.
+the targets of all tokens are computed before the predicted ones are selected.
 
 B batch, C channels, T frames, H W pixels, N tokens, K chosen tokens, D width.
 """
@@ -52,7 +52,7 @@ def _embedded(encoder: Encoder, frames: Tensor) -> Tensor:
 
 
 def _importance(tokens: Tensor, per_slice: int) -> Tensor:
-    """(B, N): distances of embeddings; the first slice has those of the second."""
+    """(B, N): distances of embeddings; the first slice has the values of the second."""
     distance = (tokens[:, per_slice:] - tokens[:, :-per_slice]).float().norm(dim=-1)
     return torch.cat([distance[:, :per_slice], distance], dim=1)
 
@@ -68,15 +68,15 @@ def _picked(x: Tensor, mask: Tensor) -> Tensor:
 
 
 def _targets(frames: Tensor, tubelet: tuple[int, int, int]) -> Tensor:
-    """(B, N, P): the normalised pixels of all tokens."""
+    """(B, N, P): the normalized pixels of all tokens."""
     with torch.no_grad():
         patches = patchify(unnormalise(frames.float()), tubelet).movedim(2, -1).flatten(2, -2)  # (B, N, p, C)
-        deviation = patches.var(dim=2, unbiased=True, keepdim=True).sqrt() + 1e-6
-        return ((patches - patches.mean(dim=2, keepdim=True)) / deviation).flatten(2)
+        std = patches.var(dim=2, unbiased=True, keepdim=True).sqrt() + 1e-6
+        return ((patches - patches.mean(dim=2, keepdim=True)) / std).flatten(2)
 
 
 def pretraining_loss(model: MaskedAutoencoder, frames: Tensor, noise: Tensor) -> Tensor:
-    """The loss of `model(frames, noise=noise)` for normalised pixel targets without frame selection."""
+    """The loss of `model(frames, noise=noise)` for normalized pixel targets without frame selection."""
     encoder, decoder, grid = model.encoder, model.decoder, model.encoder.grid
     tokens = _embedded(encoder, frames)
     measures = isinstance(model.selector, ByImportance)
@@ -86,9 +86,9 @@ def pretraining_loss(model: MaskedAutoencoder, frames: Tensor, noise: Tensor) ->
     seen = _picked(tokens + encoder.position, visible)
     encoded = model.encoder_to_decoder(encoder.norm(plain_blocks(encoder.blocks, seen)))
     places = decoder.position.expand(frames.size(0), -1, -1)
-    asked = model.mask_token + _picked(places, target)
-    x = plain_blocks(decoder.blocks, torch.cat([encoded + _picked(places, visible), asked], dim=1))
-    prediction = decoder.head(decoder.norm(x[:, -asked.size(1) :]))
+    queries = model.mask_token + _picked(places, target)
+    x = plain_blocks(decoder.blocks, torch.cat([encoded + _picked(places, visible), queries], dim=1))
+    prediction = decoder.head(decoder.norm(x[:, -queries.size(1) :]))
     wanted = _picked(_targets(frames, encoder.patch_embed.tubelet), target)
     return F.mse_loss(prediction.float(), wanted)
 

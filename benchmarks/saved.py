@@ -1,4 +1,4 @@
-"""What a step computes and keeps, counted without computing: shapes run through it in place of numbers."""
+"""Computation and saved activations of a step, counted on shapes without computing numbers."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 @contextmanager
 def without_numbers(model: nn.Module) -> Iterator[None]:
-    """Within, `model` has shapes for weights, and what is made there has no numbers either: 128 frames need
-    no memory. Afterwards the model is of no use."""
+    """Give weights and all new tensors shapes but no numbers, so that 128 frames need no memory.
+
+    The model cannot be used afterwards.
+    """
     mode = FakeTensorMode()
     for module in model.modules():
         for tensors in (module._parameters, module._buffers):
@@ -26,7 +28,7 @@ def without_numbers(model: nn.Module) -> Iterator[None]:
 
 
 def saved_bytes(model: nn.Module, forward: Callable[[], Tensor], *, left_out: tuple[Tensor, ...] = ()) -> int:
-    """Bytes of all storages that `forward` keeps, each once; not those of weights and `left_out`."""
+    """Bytes of all storages that `forward` saves, each once, without weights and `left_out`."""
 
     def key(tensor: Tensor) -> int:
         return tensor.untyped_storage()._cdata

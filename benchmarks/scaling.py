@@ -1,9 +1,9 @@
-"""Cost of both passes of pre-training against the length of a clip and the share of tokens kept.
+"""Cost of the forward and backward pass of pre-training against the number of frames and the keep ratio.
 
     python benchmarks/scaling.py [--rounds 3] [--counts-only]
 
-Computation and kept bytes are counted, the same on every machine; seconds are measured, CPU time of one
-thread, as everest trains on a CPU. Writes docs/scaling.png. Ends with code 1 where a goal is missed.
+Computation and saved bytes are counted, the same on every machine; seconds are measured, CPU time of one
+thread, as everest trains on a CPU. Writes docs/scaling.png. Ends with code 1 if a goal is missed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,11 @@ METHODS = {
     "EVEREST, decoder on 25 %": ("k400", (QUARTER,)),
     "VideoMAE, decoder on all": ("videomae-k400", ()),
 }
-LABELS = {"gflop": "GFLOP a clip", "saved_bf16_mb": "MB kept a clip, bf16", "seconds": "CPU seconds"}
+LABELS = {
+    "gflop": "GFLOP per clip",
+    "saved_bf16_mb": "saved activations, bf16 (MB per clip)",
+    "seconds": "CPU seconds per clip",
+}
 
 
 def seconds(case: Case, rounds: int) -> float:
@@ -47,7 +51,7 @@ def seconds(case: Case, rounds: int) -> float:
 
 
 def cases() -> Iterator[tuple[dict[str, Any], Case]]:
-    """What a row tells of itself, and the model."""
+    """The identifying columns of a row, and the model."""
     for method, (recipe, overrides) in METHODS.items():
         for frames in FRAMES:
             case = Case(recipe, "pretrain", (S, *overrides, f"data.frames={frames}"))
@@ -58,8 +62,8 @@ def cases() -> Iterator[tuple[dict[str, Any], Case]]:
 
 
 def measure(rounds: int) -> list[dict[str, Any]]:
-    """What both passes of ViT-S on one clip take; seconds only where `rounds` are asked for."""
-    rows = [{**told, **counts(case), "seconds": None} for told, case in cases()]
+    """The cost of both passes of ViT-S on one clip; seconds only if `rounds` is not 0."""
+    rows = [{**columns, **counts(case), "seconds": None} for columns, case in cases()]
     if rounds:
         use_onednn_matmul()  # not before all is counted: that is done with torch's attention
         for row, (_, case) in zip(rows, cases(), strict=True):
@@ -70,26 +74,26 @@ def measure(rounds: int) -> list[dict[str, Any]]:
 
 def goals(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """128 frames against 16, with a decoder on a quarter of the tokens."""
-    ours = {row["frames"]: row for row in rows if row["method"] == next(iter(METHODS))}
+    by_frames = {row["frames"]: row for row in rows if row["method"] == next(iter(METHODS))}
     return [
         {"case": f"128 frames against 16: {LABELS[key]}", "share": share, "goal": most, "met": share <= most}
         for key, most in (("gflop", LONGER_GFLOP), ("saved_bf16_mb", LONGER_MEGABYTES))
-        for share in [ours[128][key] / ours[16][key]]
+        for share in [by_frames[128][key] / by_frames[16][key]]
     ]
 
 
 def draw(path: Path, rows: list[dict[str, Any]]) -> None:
-    """A panel for each cost: against frames above, against the kept share below."""
+    """A panel for each cost: against the number of frames (top) and the keep ratio (bottom)."""
     figure = Figure(figsize=(12, 6.5), dpi=100, layout="constrained")
     panels = figure.subplots(2, len(LABELS))
     for (key, label), (by_frames, by_share) in zip(LABELS.items(), panels.T, strict=True):
         for method in METHODS:
             _line(by_frames, [row for row in rows if row["method"] == method], "frames", key, method)
         _line(by_share, [row for row in rows if row["keep"] is not None], "keep", key, "EVEREST")
-        by_frames.set(xlabel="frames of a clip", ylabel=label, xticks=FRAMES, ylim=(0, None))
-        by_share.set(xlabel="share of tokens kept, 16 frames", ylabel=label, ylim=(0, None))
+        by_frames.set(xlabel="number of frames", ylabel=label, xticks=FRAMES, ylim=(0, None))
+        by_share.set(xlabel="keep ratio, 16 frames", ylabel=label, ylim=(0, None))
     panels[0, 0].legend(frameon=False)
-    figure.suptitle("Pre-training ViT-S at 224 pixels: forward and backward pass of a clip")
+    figure.suptitle("Pre-training ViT-S at 224 pixels: forward and backward pass of one clip")
     figure.savefig(path)
 
 
@@ -108,10 +112,10 @@ def main() -> None:
     rows = measure(0 if options.counts_only else options.rounds)
     checks = goals(rows)
     if options.counts_only:
-        print(_told(checks))
+        print(_lines(checks))
     else:
         draw(HERE.parent / "docs" / "scaling.png", rows)
-        head = ["forward and backward pass of ViT-S, one clip", "frames", "kept", *LABELS.values()]
+        head = ["method, ViT-S", "number of frames", "keep ratio", *LABELS.values()]
         table = markdown(head, [_cells(row) for row in rows])
         publish("scaling", [*rows, *checks], table)
     sys.exit(not all(check["met"] for check in checks))
@@ -124,7 +128,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
     return [row["method"], str(row["frames"]), kept, *counted, times]
 
 
-def _told(checks: list[dict[str, Any]]) -> str:
+def _lines(checks: list[dict[str, Any]]) -> str:
     lines = []
     for check in checks:
         met = "met" if check["met"] else "missed"

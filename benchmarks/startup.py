@@ -66,7 +66,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         ]
         for row in rows
     ]
-    return markdown(["command", "CPU seconds", "goal"], cells)
+    return markdown(["command", "CPU seconds, median (range)", "goal"], cells)
 
 
 if __name__ == "__main__":

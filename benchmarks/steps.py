@@ -1,4 +1,4 @@
-"""What the benchmarks of the step compare: our models, the plain formulation, those of transformers."""
+"""The contenders of the step benchmarks: everest, the plain implementation, and transformers."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def our_pass(model: MaskedAutoencoder | VideoClassifier, dtype: torch.dtype) -> 
 
 
 def plain_pass(model: MaskedAutoencoder | VideoClassifier, dtype: torch.dtype) -> Pass:
-    """The same in the plain formulation, on the same weights."""
+    """The same in the plain implementation, on the same weights."""
 
     def run(clips: Tensor) -> Tensor:
         with _precision(dtype):

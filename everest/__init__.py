@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from everest.config.recipe import load_recipe
     from everest.methods.grid import TokenSelection
     from everest.video.pixels import normalise
+    from everest.video.pixels import normalise as normalize
     from everest.video.reader import read_frames
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "load_model",
     "load_recipe",
     "normalise",
+    "normalize",
     "read_clip",
     "read_frames",
     "select_tokens",
@@ -37,13 +39,15 @@ _HOMES = {
     "read_frames": "everest.video.reader",
     "select_tokens": "everest.api",
 }
+_ALIASES = {"normalize": "normalise"}
 
 
 def __getattr__(name: str) -> Any:
+    name = _ALIASES.get(name, name)
     if name not in _HOMES:
         raise AttributeError(f"module 'everest' has no attribute '{name}'")
     return getattr(import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES])
+    return sorted([*globals(), *_HOMES, *_ALIASES])

@@ -16,45 +16,46 @@ def convert(
         str, typer.Argument(metavar="IN", help="A file, a transformers folder, or hf:OWNER/NAME.")
     ],
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="F", help="The .safetensors file to write.")
+        Path | None, typer.Option("--output", "-o", metavar="F", help="The .safetensors file to write.")
     ] = None,
-    inspect: Annotated[bool, typer.Option("--inspect", help="Only tell what it is.")] = False,
+    inspect: Annotated[bool, typer.Option("--inspect", help="Only identify the checkpoint.")] = False,
     partial: Annotated[
-        bool, typer.Option("--partial", help="Take what fits; what is missing starts fresh.")
+        bool, typer.Option("--partial", help="Use the tensors that fit; missing ones start fresh.")
     ] = False,
     family: Annotated[
         str | None,
         typer.Option(
             "--family",
             metavar="NAME",
-            help="Of those with the same keys: videomae, videomae-v2, everest, mme, mvd.",
+            help="Decides between families with equal keys: videomae, videomae-v2, everest, mme, mvd.",
         ),
     ] = None,
     frames: Annotated[
-        int | None, typer.Option("--frames", metavar="N", min=1, help="Frames of its clips [16].")
+        int | None, typer.Option("--frames", metavar="N", min=1, help="Frames of a clip [16].")
     ] = None,
     size: Annotated[
-        int | None, typer.Option("--size", metavar="N", min=1, help="Side of its frames in pixels [224].")
+        int | None, typer.Option("--size", metavar="N", min=1, help="Side of a frame in pixels [224].")
     ] = None,
     heads: Annotated[
-        int | None, typer.Option("--heads", metavar="N", min=1, help="Attention heads of an own width.")
+        int | None, typer.Option("--heads", metavar="N", min=1, help="Attention heads of an unknown width.")
     ] = None,
     decoder_heads: Annotated[
-        int | None, typer.Option("--decoder-heads", metavar="N", min=1, help="The same of its decoder.")
+        int | None,
+        typer.Option("--decoder-heads", metavar="N", min=1, help="Attention heads of its decoder."),
     ] = None,
     classes: Annotated[
         Path | None,
-        typer.Option("--classes", metavar="FILE", help="Names of a classifier's classes, one a line."),
+        typer.Option("--classes", metavar="FILE", help="Class names of a classifier, one a line."),
     ] = None,
     overwrite: o.OverwriteFile = False,
     as_json: o.AsJson = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No report on stderr.")] = False,
 ) -> None:
-    """Turn a checkpoint of another program into one of ours; prints the path written.
+    """Convert a checkpoint of another program to everest's format; prints the path written.
 
     Reads EVEREST, VideoMAE (V2), MME, MVD and transformers. Pickles are read as data only: none can run code.
 
-    Example: everest convert checkpoint-799.pth --out videomae.safetensors
+    Example: everest convert checkpoint-799.pth --output videomae.safetensors
     """
     _check_out(checkpoint, out, inspect=inspect, overwrite=overwrite)
 
@@ -75,36 +76,36 @@ def convert(
     )
     foreign = read_foreign(path)
     if inspect or out is None:
-        told = describe(foreign, identify(foreign, hints))
-        print_json(told) if as_json else _print_lines(told)
+        document = describe(foreign, identify(foreign, hints))
+        print_json(document) if as_json else _print_lines(document)
         return
     names = read_class_names(classes) if classes is not None else None
     done = convert(foreign, hints, partial=partial, classes=names)
     done.weights.save(out)
-    told = {**describe(foreign, done.identity), "written": str(out)}
+    document = {**describe(foreign, done.identity), "written": str(out)}
     if not quiet:
-        _report(told)
-    print_json(told) if as_json else typer.echo(out)
+        _report(document)
+    print_json(document) if as_json else typer.echo(out)
 
 
 def _check_out(checkpoint: str, out: Path | None, *, inspect: bool, overwrite: bool) -> None:
-    """Refuse at once what could not be written at the end."""
+    """Refuse early an output that could not be written at the end."""
     from everest.errors import RecipeError
     from everest.system.files import check_new_file
 
     if inspect:
         return
     if out is None:
-        raise RecipeError("Missing option '--out'; with --inspect nothing is written")
+        raise RecipeError("Missing option '--output'; with --inspect nothing is written")
     if out.suffix != ".safetensors":
-        raise RecipeError(f"--out {out}: what is written is a safetensors file; name it so")
+        raise RecipeError(f"--output {out}: the output is a safetensors file; end its name in .safetensors")
     if out.exists() and out.resolve() == Path(checkpoint).resolve():
-        raise RecipeError(f"--out {out}: is the checkpoint to convert; choose another name")
-    check_new_file(out, option="--out", overwrite=overwrite)
+        raise RecipeError(f"--output {out}: is the checkpoint to convert; choose another name")
+    check_new_file(out, option="--output", overwrite=overwrite)
 
 
 def _is_own(path: Path, *, inspect: bool, as_json: bool) -> bool:
-    """Whether everest wrote the checkpoint: told by --inspect, else there is nothing to convert."""
+    """Whether everest wrote the checkpoint: --inspect describes it, otherwise there is nothing to convert."""
     from everest.checkpoints.foreign import own_file
     from everest.errors import CheckpointError
     from everest.system.weights import read_weights
@@ -113,9 +114,9 @@ def _is_own(path: Path, *, inspect: bool, as_json: bool) -> bool:
     if file is None:
         return False
     if not inspect:
-        raise CheckpointError(f"{path}: everest's own already; every command takes it as it is")
+        raise CheckpointError(f"{path}: written by everest; every command reads it as it is")
     weights = read_weights(file)
-    told = {
+    document = {
         "checkpoint": str(file),
         "family": "everest",
         "title": "written by everest",
@@ -124,15 +125,15 @@ def _is_own(path: Path, *, inspect: bool, as_json: bool) -> bool:
         "step": weights.step,
         "origin": weights.origin,
     }
-    print_json(told) if as_json else _print_lines(told)
+    print_json(document) if as_json else _print_lines(document)
     return True
 
 
-def _print_lines(told: dict[str, Any]) -> None:
-    """A line for each thing that is known; long lists by their groups."""
+def _print_lines(document: dict[str, Any]) -> None:
+    """Print a line per known property; long lists of names by group."""
     from everest.checkpoints.convert import grouped
 
-    for name, value in told.items():
+    for name, value in document.items():
         if value is None or value == []:
             continue
         if name in ("missing", "unexpected", "without_effect"):
@@ -146,18 +147,18 @@ def _print_lines(told: dict[str, Any]) -> None:
         typer.echo(f"{name.replace('_', ' ')}: {value}")
 
 
-def _report(told: dict[str, Any]) -> None:
-    """What became of the tensors, on stderr."""
+def _report(document: dict[str, Any]) -> None:
+    """Print to stderr which tensors were used."""
     from everest.checkpoints.convert import grouped
 
-    say(f"{told['family']} {told['stage']}, {told['backbone']}: {told['used']} tensors used")
+    say(f"{document['family']} {document['stage']}, {document['backbone']}: {document['used']} tensors used")
     for name, fate in (
         ("without_effect", "left out, without effect"),
         ("missing", "not in the file, starting fresh"),
         ("unexpected", "left out, no place here"),
     ):
-        if told[name]:
-            say(f"{len(told[name])} {fate}: {', '.join(grouped(told[name]))}")
-    for note in told["notes"]:
+        if document[name]:
+            say(f"{len(document[name])} {fate}: {', '.join(grouped(document[name]))}")
+    for note in document["notes"]:
         say(note)
-    say(f"licence: {told['licence'] or 'not stated; see where it comes from'}")
+    say(f"license: {document['licence'] or 'not stated; see its source'}")

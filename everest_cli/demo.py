@@ -13,7 +13,7 @@ from everest_cli.output import Display
 
 
 class Demo(StrEnum):
-    """What is shown."""
+    """The demos."""
 
     demo = "demo"
     lvmae = "lvmae-demo"
@@ -25,15 +25,17 @@ def demo(
     ] = Demo.demo,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="DIR", help="For videos, runs and report [runs/RECIPE]."),
+        typer.Option(
+            "--output", "-o", metavar="DIR", help="Folder for videos, runs and report [runs/RECIPE]."
+        ),
     ] = None,
     overwrite: o.Overwrite = False,
     seed: Annotated[
-        int, typer.Option("--seed", metavar="N", min=0, help="Of the videos and the training.")
+        int, typer.Option("--seed", metavar="N", min=0, help="Seed of the videos and the training.")
     ] = 0,
     quiet: o.Quiet = False,
 ) -> None:
-    """Run the whole path in minutes on videos that it renders itself; prints the report.
+    """Run the whole path in minutes on rendered videos; prints the report.
 
     Example: everest demo --output runs/demo
     """

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def doctor(as_json: o.AsJson = False) -> None:
-    """Examine this machine: packages, devices, decoders, disk; each trouble with its mend.
+    """Examine this machine: packages, devices, decoders, disk; prints every problem with its fix.
 
     Example: everest doctor
     """
@@ -32,9 +32,9 @@ def doctor(as_json: o.AsJson = False) -> None:
 
 
 def _print_table(found: list[CheckResult]) -> None:
-    """A line a finding, and below it the mend."""
+    """Print a line per check, and below it the fix."""
     widest = max(len(finding.name) for finding in found)
     for finding in found:
         typer.echo(f"{finding.state:<8} {finding.name:<{widest}} {finding.found}")
         if finding.mend is not None:
-            typer.echo(f"{'':<8} {'':<{widest}} mend: {finding.mend}")
+            typer.echo(f"{'':<8} {'':<{widest}} fix: {finding.mend}")

@@ -16,7 +16,7 @@ from everest_cli.output import Display, print_json
 def evaluate(
     checkpoint: o.Checkpoint,
     recipe: Annotated[
-        str | None, typer.Option("--recipe", "-r", metavar="R", help="Another recipe than that of the run.")
+        str | None, typer.Option("--recipe", "-r", metavar="R", help="Recipe to use instead of the run's.")
     ] = None,
     data: o.DataRoot = None,
     overrides: o.Overrides = None,
@@ -25,11 +25,11 @@ def evaluate(
         Path | None, typer.Option("--predictions", metavar="F", help="Write a CSV row for every video.")
     ] = None,
     report: Annotated[
-        Path | None, typer.Option("--report", metavar="DIR", help="Write a page with pictures into a folder.")
+        Path | None, typer.Option("--report", metavar="DIR", help="Write a page with figures into a folder.")
     ] = None,
     keep: Annotated[
         str | None,
-        typer.Option("--keep", metavar="SHARE,…", help="Also test with other kept shares of the tokens."),
+        typer.Option("--keep", metavar="SHARE,…", help="Evaluate at other keep ratios as well."),
     ] = None,
     overwrite: o.OverwriteFile = False,
     gpus: o.Gpus = "auto",
@@ -38,7 +38,7 @@ def evaluate(
     as_json: o.AsJson = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Test a classifier on clips x crops views of every video of data.test.
+    """Evaluate a classifier on clips x crops views of every video of data.test.
 
     Example: everest eval --checkpoint runs/finetune/ucf101 --data /data/ucf101
     """

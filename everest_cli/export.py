@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Target(StrEnum):
-    """Who is to read it."""
+    """The program that reads the export."""
 
     hf = "hf"
     onnx = "onnx"
@@ -33,7 +33,7 @@ def export(
         Target, typer.Option("--to", help="A transformers folder, an ONNX file, or one of torch.export.")
     ],
     out: Annotated[
-        Path, typer.Option("--out", "-o", metavar="D", help="The folder, or the .onnx or .pt2 file.")
+        Path, typer.Option("--output", "-o", metavar="D", help="The folder, or the .onnx or .pt2 file.")
     ],
     keep: o.Keep = None,
     which: o.WhichWeights = o.Which.newest,
@@ -41,9 +41,9 @@ def export(
     as_json: o.AsJson = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No report on stderr.")] = False,
 ) -> None:
-    """Write a model for another program, compared with ours before it is there; prints the path.
+    """Export a model and check its outputs against everest's; prints the path.
 
-    Example: everest export runs/finetune --to onnx --out model.onnx
+    Example: everest export runs/finetune --to onnx --output model.onnx
     """
     _check_out(out, to, overwrite=overwrite, keep=keep)
 
@@ -54,18 +54,18 @@ def export(
     weights = open_weights(source)
     spec = ModelSpec.of(weights.settings, source=source)
     if to is Target.hf:
-        told = _folder(weights, spec, out, source)
+        document = _folder(weights, spec, out, source)
     else:
-        told = _graph(weights, spec, out, source, to=to, keep=keep)
+        document = _graph(weights, spec, out, source, to=to, keep=keep)
     if not quiet:
-        say(f"differs from ours by {told['difference']:.1e} at most, on clips of noise")
-        for note in told["notes"]:
+        say(f"differs from everest by {document['difference']:.1e} at most, on clips of noise")
+        for note in document["notes"]:
             say(f"note: {note}")
-    print_json({"checkpoint": str(source), "to": to.value, **told}) if as_json else typer.echo(out)
+    print_json({"checkpoint": str(source), "to": to.value, **document}) if as_json else typer.echo(out)
 
 
 def _check_out(out: Path, to: Target, *, overwrite: bool, keep: float | None) -> None:
-    """Refuse at once what could not be written at the end."""
+    """Refuse early an output that could not be written at the end."""
     from everest.errors import RecipeError
     from everest.system.files import check_new_file, check_new_folder
 
@@ -74,11 +74,11 @@ def _check_out(out: Path, to: Target, *, overwrite: bool, keep: float | None) ->
     if to is Target.hf:
         if keep not in (None, 1):
             raise RecipeError("--keep: transformers encodes all tokens; --to onnx and --to torch select them")
-        check_new_folder(out, "config.json", option="--out", overwrite=overwrite)
+        check_new_folder(out, "config.json", option="--output", overwrite=overwrite)
         return
     if out.suffix != SUFFIXES[to]:
-        raise RecipeError(f"--out {out}: end its name in {SUFFIXES[to]}")
-    check_new_file(out, option="--out", overwrite=overwrite)
+        raise RecipeError(f"--output {out}: end its name in {SUFFIXES[to]}")
+    check_new_file(out, option="--output", overwrite=overwrite)
 
 
 def _folder(weights: Weights, spec: ModelSpec, out: Path, source: Path) -> dict[str, Any]:
@@ -105,5 +105,5 @@ def _graph(
     return {
         "written": [str(out)],
         "difference": difference,
-        "notes": [f"frames (clips x {size}, normalised) to {shown}"],
+        "notes": [f"frames (clips x {size}, normalized) to {shown}"],
     }

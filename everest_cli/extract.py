@@ -13,7 +13,7 @@ from everest_cli.output import Display, say
 
 
 class Level(StrEnum):
-    """Of what a feature is; everest.inference.features.LEVELS says how."""
+    """The level of the features; see everest.inference.features.LEVELS."""
 
     video = "video"
     views = "views"
@@ -23,9 +23,9 @@ class Level(StrEnum):
 def extract(
     videos: o.Videos,
     checkpoint: o.Checkpoint,
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="F", help="A .safetensors or .npz file.")],
+    out: Annotated[Path, typer.Option("--output", "-o", metavar="F", help="A .safetensors or .npz file.")],
     features: Annotated[
-        Level, typer.Option("--features", help="One a video, one for each of its views, or for each token.")
+        Level, typer.Option("--features", help="One per video, per view or per token.")
     ] = Level.video,
     recipe: o.HowSeen = None,
     keep: o.Keep = None,
@@ -40,9 +40,9 @@ def extract(
     overwrite: o.OverwriteFile = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Write the features of videos to a file and print its name; called again after a kill, it goes on.
+    """Write features of videos to a file and print its name; a killed call resumes when repeated.
 
-    Example: everest extract VIDEOS --checkpoint runs/pretrain --out features.safetensors
+    Example: everest extract VIDEOS --checkpoint runs/pretrain --output features.safetensors
     """
     from everest.checkpoints.load import find_weights
     from everest.data.samples import named_samples

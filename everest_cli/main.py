@@ -1,4 +1,4 @@
-"""The app: its commands, and the one place that turns a UserError into a line and its exit code."""
+"""The app: its commands, and the only place that turns a UserError into a message and an exit code."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ COMPILERS = ("torch._dynamo", "torch._inductor")  # whose errors are RuntimeErro
 
 
 class Commands(TyperGroup):
-    """Lists commands in the order of the work, and tells a user's error in one message."""
+    """Lists commands in the order of use, and prints a user's error as one message."""
 
     def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
         return list(self.commands)
@@ -56,20 +56,20 @@ class Commands(TyperGroup):
             raise typer.Exit(130) from None
         except (UserError, OSError, MemoryError, RuntimeError, OverflowError) as error:
             if "RANK" in os.environ and is_lost_peer(error):
-                if PARENT not in os.environ:  # else the watching process tells whose error it was
+                if PARENT not in os.environ:  # otherwise the parent process reports whose error it was
                     say(f"error: another process of the run is gone ({str(error).splitlines()[0]})")
                 raise typer.Exit(LOST) from error
-            told = as_user_error(error)
-            if told is None:
+            problem = as_user_error(error)
+            if problem is None:
                 raise
             if ctx.params.get("debug"):
                 traceback.print_exc()
-            say(str(told) if isinstance(told, Stopped) else f"error: {told}")
-            raise typer.Exit(told.exit_code) from error
+            say(str(problem) if isinstance(problem, Stopped) else f"error: {problem}")
+            raise typer.Exit(problem.exit_code) from error
 
 
 def as_user_error(error: Exception) -> UserError | None:
-    """What a user can mend about `error`, None for a bug."""
+    """The error as a problem that a user can fix; None for a bug."""
     if isinstance(error, UserError):
         return error
     if isinstance(error, OSError) and error.filename is not None:
@@ -106,7 +106,11 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "max_content_width": 100,
+        "token_normalize_func": lambda name: "output" if name == "out" else name,  # --out means --output
+    },
 )
 app.command("pretrain")(pretrain.pretrain)
 app.command("finetune")(finetune.finetune)
@@ -128,8 +132,8 @@ app.command("demo")(demo.demo)
 app.command("doctor")(doctor.doctor)
 
 
-def _show_version(asked: bool) -> None:
-    if asked:
+def _show_version(requested: bool) -> None:
+    if requested:
         from importlib.metadata import version
 
         typer.echo(f"everest {version('everest-video')}")
@@ -143,7 +147,7 @@ def everest(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
-    """Efficient masked video autoencoders: pretrain, fine-tune and test a video encoder.
+    """Efficient masked video autoencoders: pretrain, fine-tune and evaluate a video encoder.
 
     Example: everest pretrain --recipe ucf101 --data /data/ucf101
     """
@@ -163,7 +167,7 @@ def main() -> None:
 
 
 def _leave(code: int) -> NoReturn:
-    """End one of several processes at once: threads of gloo may else abort it after all is done."""
+    """End one of several processes immediately: threads of gloo might abort it after the work is done."""
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -1,9 +1,4 @@
-"""Options that commands share, and what they do to a recipe and an output folder.
-
-Options of the commands that run a checkpoint on videos.
-
-Options that the commands of `everest prepare` share.
-"""
+"""Options that several commands share, and their effect on a recipe and an output folder."""
 
 from __future__ import annotations
 
@@ -21,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Precision(StrEnum):
-    """Of the matrix products; weights, selection and loss are float32 always."""
+    """Precision of the matrix products; weights, selection and loss are always float32."""
 
     auto = "auto"
     bf16 = "bf16"
@@ -30,7 +25,7 @@ class Precision(StrEnum):
 
 
 class TrackerChoice(StrEnum):
-    """What is written beside metrics.jsonl."""
+    """Where metrics go in addition to metrics.jsonl."""
 
     none = "none"
     tensorboard = "tensorboard"
@@ -38,7 +33,7 @@ class TrackerChoice(StrEnum):
 
 
 class Which(StrEnum):
-    """Which weights of a run folder."""
+    """The weights of a run folder."""
 
     newest = "newest"
     best = "best"
@@ -62,23 +57,26 @@ ResumeMode = Annotated[
     typer.Option(
         "--resume",
         metavar="auto|never|DIR",
-        help="Go on with the run in --output or refuse to; or the run DIR.",
+        help="Resume the run in --output, refuse to, or resume the run DIR.",
     ),
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what --output holds.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the contents of --output.")]
 OverwriteFile = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]
 Gpus = Annotated[
     str,
-    typer.Option("--gpus", metavar="auto|N|0,2|cpu|mps", help="All GPUs, a number, their ids, or none."),
+    typer.Option(
+        "--gpus", metavar="auto|N|0,2|cpu|mps", help="All GPUs, a number of GPUs, their ids, or none."
+    ),
 ]
 Processes = Annotated[
-    int | None, typer.Option("--processes", metavar="N", min=1, help="With --gpus cpu: how many processes.")
+    int | None, typer.Option("--processes", metavar="N", min=1, help="Number of processes with --gpus cpu.")
 ]
 TrackerName = Annotated[
-    TrackerChoice, typer.Option("--tracker", help="Curves and pictures for TensorBoard or W&B (offline).")
+    TrackerChoice, typer.Option("--tracker", help="Curves and images for TensorBoard or W&B (offline).")
 ]
 OverfitOneBatch = Annotated[
-    bool, typer.Option("--overfit-one-batch", help="Learn the first batch by heart: can anything be learned?")
+    bool,
+    typer.Option("--overfit-one-batch", help="Overfit the first batch, to see whether the model can learn."),
 ]
 PrecisionMode = Annotated[Precision | None, typer.Option("--precision", help="Override train.precision.")]
 Seed = Annotated[int | None, typer.Option("--seed", metavar="N", help="Override train.seed.")]
@@ -86,7 +84,7 @@ PrintConfig = Annotated[bool, typer.Option("--print-config", help="Print the res
 DryRun = Annotated[
     bool,
     typer.Option(
-        "--dry-run", help="Check everything, run one pass, estimate time and memory, write nothing."
+        "--dry-run", help="Check everything, run one pass, estimate time and memory; write nothing."
     ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
@@ -101,9 +99,9 @@ def read_recipe(
     precision: Precision | None = None,
     seed: int | None = None,
 ) -> Recipe:
-    """The recipe with what the options change in it.
+    """The recipe with the changes that the options make.
 
-    `data.root` is made absolute: a run does not depend on where it was started.
+    `data.root` becomes absolute: a run does not depend on the folder it was started in.
     """
     from everest.config.recipe import load_recipe
     from everest.system.storage import located
@@ -121,7 +119,7 @@ def read_recipe(
 
 
 def read_shares(text: str) -> tuple[float, ...]:
-    """The shares of tokens in `0.5,0.25`, as --keep takes them.
+    """The keep ratios in `0.5,0.25`, as --keep takes them.
 
     Raises:
         RecipeError: not numbers above 0 and at most 1, or one of them twice.
@@ -133,9 +131,9 @@ def read_shares(text: str) -> tuple[float, ...]:
     except ValueError:
         shares = (0.0,)
     if not all(0 < share <= 1 for share in shares):
-        raise RecipeError(f"--keep {text}: give shares of the tokens from above 0 to 1, such as 0.5,0.25")
+        raise RecipeError(f"--keep {text}: give keep ratios above 0 and at most 1, such as 0.5,0.25")
     if len(set(shares)) < len(shares):
-        raise RecipeError(f"--keep {text}: a share stands there twice")
+        raise RecipeError(f"--keep {text}: a ratio is given twice")
     return shares
 
 
@@ -143,7 +141,7 @@ def find_init(init: str, output: Path | None) -> Path | None:
     """The weights that --init names; None for `none`.
 
     Raises:
-        RecipeError: they lie in --output, where the new run would take their place.
+        RecipeError: they are in --output, where the new run would replace them.
     """
     if init == "none":
         return None
@@ -167,28 +165,36 @@ Checkpoint = Annotated[
     str,
     typer.Option("--checkpoint", "-c", metavar="C", help=CHECKPOINT_HELP),
 ]
-WhichWeights = Annotated[Which, typer.Option("--which", help="Of a run folder: newest or best weights.")]
+WhichWeights = Annotated[Which, typer.Option("--which", help="Newest or best weights of a run folder.")]
 ListRoot = Annotated[
     Path | None,
-    typer.Option("--data", metavar="DIR", help="Where the paths of a list begin [the list's folder]."),
+    typer.Option("--data", metavar="DIR", help="Folder that paths in a list are relative to [the list's]."),
 ]
 HowSeen = Annotated[
     str | None,
-    typer.Option("--recipe", "-r", metavar="R", help="Says size, stride and views of clips [the run's]."),
+    typer.Option(
+        "--recipe", "-r", metavar="R", help="Recipe with size, stride and views of clips [the run's]."
+    ),
 ]
 Keep = Annotated[
     float | None,
-    typer.Option("--keep", metavar="SHARE", help="Share of the tokens that is encoded [as trained]."),
+    typer.Option("--keep", metavar="SHARE", help="Keep ratio: share of tokens encoded [as trained]."),
 ]
-Clips = Annotated[int | None, typer.Option("--clips", min=1, help="Clips of a video [as in the run's test].")]
-Crops = Annotated[int | None, typer.Option("--crops", min=1, help="Crops of a clip [as in the run's test].")]
-Batch = Annotated[int, typer.Option("--batch", min=1, metavar="N", help="Videos, or windows, in one pass.")]
-Workers = Annotated[int, typer.Option("--workers", min=0, help="Processes that read videos.")]
-OnCpu = Annotated[bool, typer.Option("--cpu", help="Compute on the CPU though there is a GPU.")]
+Clips = Annotated[
+    int | None, typer.Option("--clips", min=1, help="Clips of a video [as in the run's evaluation].")
+]
+Crops = Annotated[
+    int | None, typer.Option("--crops", min=1, help="Crops of a clip [as in the run's evaluation].")
+]
+Batch = Annotated[
+    int, typer.Option("--batch", min=1, metavar="N", help="Videos or windows in one forward pass.")
+]
+Workers = Annotated[int, typer.Option("--workers", min=0, help="Processes that decode videos.")]
+OnCpu = Annotated[bool, typer.Option("--cpu", help="Compute on the CPU even if there is a GPU.")]
 
 
 def local_path(text: str) -> Path:
-    """A path on this machine, which is what these commands read.
+    """A path on this machine, the only kind these commands read.
 
     Raises:
         RecipeError: a URL.
@@ -210,12 +216,18 @@ ClassesFile = Annotated[
 Root = Annotated[
     Path | None,
     typer.Option(
-        "--data", parser=local_path, metavar="DIR", help="What paths in lists are relative to [their folder]."
+        "--data",
+        parser=local_path,
+        metavar="DIR",
+        help="Folder that paths in lists are relative to [the list's].",
     ),
 ]
 PrepareWorkers = Annotated[
     int | None, typer.Option("--workers", metavar="N", min=1, help="Processes [as cores].")
 ]
 Limit = Annotated[
-    float, typer.Option("--timeout", metavar="SECONDS", min=0.01, help="A video that takes longer is bad.")
+    float,
+    typer.Option(
+        "--timeout", metavar="SECONDS", min=0.01, help="A video that takes longer counts as unreadable."
+    ),
 ]

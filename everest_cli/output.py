@@ -1,11 +1,10 @@
-"""How a run looks: results on stdout, the rest on stderr; a progress bar on a terminal, else plain lines."""
+"""Output of a command: results on stdout; progress on stderr, as a bar on a terminal, else as lines."""
 
 from __future__ import annotations
 
 import json
 import sys
 import time
-from collections.abc import Callable
 from datetime import timedelta
 from types import TracebackType
 from typing import Any
@@ -26,7 +25,7 @@ def print_json(document: Any) -> None:
 
 
 def step_line(event: dict[str, Any]) -> str:
-    """What a step says of itself, in one line."""
+    """A step's metrics in one line."""
     loss = "not finite" if event["loss"] is None else f"{event['loss']:.4f}"
     return (
         f"epoch {event['epoch'] + 1}/{event['epochs']} step {event['step']}/{event['steps']} "
@@ -40,15 +39,8 @@ class Display:
 
     def __init__(self, *, quiet: bool = False) -> None:
         self._quiet = quiet
-        self._shown: dict[str, Callable[[dict[str, Any]], None]] = {
-            "step": self._show_step,
-            "video": self._show_video,
-            "window": self._show_window,
-            "validation": self._show_validation,
-            "notice": self._show_notice,
-        }
         self._said_at = -PLAIN_SECONDS
-        self._began = (0.0, 0)  # time and steps done when what is counted (re)started
+        self._began = (0.0, 0)  # time and steps done at the (re)start of a stage
         self._done = 0
         self._progress: Any = None
 
@@ -67,26 +59,24 @@ class Display:
 
     def report(self, event: dict[str, Any]) -> None:
         """Show one event; the loops call this."""
-        self._shown[event["event"]](event)
-
-    def _show_step(self, event: dict[str, Any]) -> None:
-        self._advance(event["step"], event["steps"], step_line(event))
-
-    def _show_video(self, event: dict[str, Any]) -> None:
-        self._advance(event["done"], event["videos"], f"video {event['done']}/{event['videos']}")
-
-    def _show_window(self, event: dict[str, Any]) -> None:
-        self._advance(event["done"], event["windows"], f"window {event['done']}/{event['windows']}")
-
-    def _show_validation(self, event: dict[str, Any]) -> None:
-        shares = {name.removeprefix("val_"): value for name, value in event.items() if "val_" in name}
-        told = " ".join(
-            f"{name.replace('top', 'top-').replace('_', ' ')} {value:.2f}" for name, value in shares.items()
-        )
-        self._line(f"step {event['step']}: validation {told}")
-
-    def _show_notice(self, event: dict[str, Any]) -> None:
-        self._line(event["text"])
+        match event["event"]:
+            case "step":
+                self._advance(event["step"], event["steps"], step_line(event))
+            case "video":
+                self._advance(event["done"], event["videos"], f"video {event['done']}/{event['videos']}")
+            case "window":
+                self._advance(event["done"], event["windows"], f"window {event['done']}/{event['windows']}")
+            case "validation":
+                shares = {name.removeprefix("val_"): event[name] for name in event if "val_" in name}
+                named = {
+                    name.replace("top", "top-").replace("_", " "): share for name, share in shares.items()
+                }
+                metrics = " ".join(f"{name} {share:.2f}" for name, share in named.items())
+                self._line(f"step {event['step']}: validation {metrics}")
+            case "notice":
+                self._line(event["text"])
+            case unknown:
+                raise AssertionError(f"unknown event {unknown}")
 
     def _line(self, text: str) -> None:
         if self._progress is not None:
@@ -105,14 +95,10 @@ class Display:
             self._progress.update(self._task, completed=done, total=total, description=text)
         elif done == total or now - self._said_at >= PLAIN_SECONDS:
             self._said_at = now
-            say(text + self._eta(done, total, now))
-
-    def _eta(self, done: int, total: int, now: float) -> str:
-        """Empty for the first step, whose time says nothing."""
-        since, before = self._began
-        if done == before:
-            return ""
-        return f" ETA {timedelta(seconds=round((now - since) / (done - before) * (total - done)))}"
+            since, before = self._began
+            if done > before:  # the time of a first step is not representative
+                text += f" ETA {timedelta(seconds=round((now - since) / (done - before) * (total - done)))}"
+            say(text)
 
 
 def _progress_bar() -> Any:

@@ -12,7 +12,7 @@ from everest_cli import options as o
 
 
 class AxisName(StrEnum):
-    """What the curves are drawn against."""
+    """The x axis of the curves."""
 
     steps = "steps"
     hours = "hours"
@@ -22,17 +22,19 @@ class AxisName(StrEnum):
 def plot(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders.")],
     x: Annotated[
-        AxisName, typer.Option("--x", help="Steps, hours spent in them, or computation.")
+        AxisName, typer.Option("--x", help="Steps, hours of training, or computation.")
     ] = AxisName.steps,
-    out: Annotated[Path, typer.Option("--out", metavar="F", help="The PNG to write.")] = Path("curves.png"),
+    out: Annotated[Path, typer.Option("--output", metavar="F", help="The PNG to write.")] = Path(
+        "curves.png"
+    ),
     overwrite: o.OverwriteFile = False,
 ) -> None:
-    """Draw loss, validation accuracy and learning rate of runs; prints the picture's path.
+    """Draw loss, validation accuracy and learning rate of runs; prints the figure's path.
 
     Example: everest plot runs/pretrain runs/other --x gflops
     """
     from everest.figures.curves import check_target, draw_curves, read_curves
 
-    check_target(out, option="--out", overwrite=overwrite)
+    check_target(out, option="--output", overwrite=overwrite)
     draw_curves(out, read_curves(runs, x=x.value), x=x.value)
     typer.echo(out)

@@ -13,7 +13,7 @@ from everest_cli.output import Display, say
 
 
 class PredictionFormat(StrEnum):
-    """How predictions are told."""
+    """Output formats of predictions."""
 
     table = "table"
     json = "json"
@@ -24,25 +24,28 @@ class PredictionFormat(StrEnum):
 def predict(
     videos: o.Videos,
     checkpoint: o.Checkpoint,
-    top: Annotated[int, typer.Option("--top", "-k", min=1, help="How many classes.")] = 5,
+    top: Annotated[int, typer.Option("--top", "-k", min=1, help="Number of classes.")] = 5,
     timeline: Annotated[
-        bool, typer.Option("--timeline", help="What happens when: a window slides over each video.")
+        bool, typer.Option("--timeline", help="Classes over time: a window slides over each video.")
     ] = False,
     window: Annotated[
         float | None,
-        typer.Option("--window", min=0.001, metavar="SECONDS", help="Of the timeline [a clip's span]."),
+        typer.Option(
+            "--window", min=0.001, metavar="SECONDS", help="Window of the timeline [a clip's span]."
+        ),
     ] = None,
     step: Annotated[
         float | None,
         typer.Option(
-            "--step", min=0.001, metavar="SECONDS", help="From window to window [--window: side by side]."
+            "--step", min=0.001, metavar="SECONDS", help="Step of the timeline [--window: no overlap]."
         ),
     ] = None,
     kind: Annotated[
-        PredictionFormat | None, typer.Option("--format", help="[by the name of --output, else table]")
+        PredictionFormat | None, typer.Option("--format", help="[by the suffix of --output, else table]")
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="F", help="Write there; prints the file.")
+        Path | None,
+        typer.Option("--output", "-o", metavar="F", help="Write to this file and print its name."),
     ] = None,
     overwrite: o.OverwriteFile = False,
     recipe: o.HowSeen = None,
@@ -58,7 +61,7 @@ def predict(
     as_json: o.AsJson = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Tell the most likely classes of videos, or of each part of long ones.
+    """Predict the most likely classes of videos, or of every window of long ones.
 
     Example: everest predict match.mp4 --checkpoint runs/finetune --timeline --step 1 -o match.srt
     """
@@ -84,7 +87,7 @@ def predict(
     from everest.inference.model import OpenedModel
     from everest.inference.predictions import predict, predict_timeline
 
-    one = 1 if timeline else None  # view of a window, where no more are asked for
+    one = 1 if timeline else None  # one view per window unless more are requested
     model = OpenedModel.open(
         find_weights(checkpoint, which=which.value),
         recipe=o.read_recipe(recipe) if recipe else None,
@@ -97,23 +100,23 @@ def predict(
     )
     with Display(quiet=quiet) as display:
         if timeline:
-            told = predict_timeline(
+            rows = predict_timeline(
                 model, samples, window=window, step=step, top=top, batch=batch, report=display.report
             )
         else:
-            told = predict(model, samples, top=top, batch=batch, workers=workers, report=display.report)
-    text = TEXTS[shown.value](told)
+            rows = predict(model, samples, top=top, batch=batch, workers=workers, report=display.report)
+    text = TEXTS[shown.value](rows)
     if output is None:
         typer.echo(text, nl=False)
     else:
         write_text(output, text)
         typer.echo(output)
-    if any("error" in row for row in told):
+    if any("error" in row for row in rows):
         raise typer.Exit(4)
 
 
 def _format(kind: PredictionFormat | None, output: Path | None, as_json: bool) -> PredictionFormat:
-    """What is asked for, if it is one thing."""
+    """The requested format, if the options agree."""
     from everest.errors import RecipeError
 
     if as_json and kind not in (None, PredictionFormat.json):

@@ -8,34 +8,34 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-Told = list[dict[str, Any]]  # what everest.predictions and everest.timeline return
+Rows = list[dict[str, Any]]  # as everest.inference.predictions returns them
 
 COLUMNS: Final = ("video", "start", "end", "head", "rank", "label", "index", "probability", "error")
 
 
-def as_table(told: Told) -> str:
+def as_table(rows: Rows) -> str:
     """The classes of a video, one below the other; of a timeline a line for every window."""
-    return "".join(f"{line}\n" for row in told for line in _lines(row))
+    return "".join(f"{line}\n" for row in rows for line in _lines(row))
 
 
-def as_json(told: Told) -> str:
-    return json.dumps(told, indent=2) + "\n"
+def as_json(rows: Rows) -> str:
+    return json.dumps(rows, indent=2) + "\n"
 
 
-def as_csv(told: Told) -> str:
-    """A line for every class told, or for a video that could not be read; no column that all leave empty."""
-    rows = [line for row in told for line in _rows(row)]
-    columns = [name for name in COLUMNS if any(name in row for row in rows)]
+def as_csv(rows: Rows) -> str:
+    """A line per predicted class or unreadable video; columns that are always empty are left out."""
+    lines = [line for row in rows for line in _csv_lines(row)]
+    columns = [name for name in COLUMNS if any(name in line for line in lines)]
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows(lines)
     return text.getvalue()
 
 
-def as_srt(told: Told) -> str:
+def as_srt(rows: Rows) -> str:
     """SubRip subtitles of a timeline. A window that overlaps the next is shown until that begins."""
-    (row,) = told
+    (row,) = rows
     windows = row["windows"]
     starts = [window["start"] for window in windows[1:]]
     cues = []
@@ -61,7 +61,7 @@ def _lines(row: dict[str, Any]) -> Iterator[str]:
         yield f"  cannot be read: {row['error']}"
 
 
-def _rows(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _csv_lines(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
     for part in row.get("windows", [row]):
         begin = {name: part[name] for name in ("start", "end") if name in part}
         for head, likely in _by_head(part).items():
@@ -73,7 +73,7 @@ def _rows(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _by_head(part: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """The classes told of a video or window; the name of the only head is empty."""
+    """The classes rows of a video or window; the name of the only head is empty."""
     return part.get("heads", {"": part.get("predictions", [])})
 
 
@@ -92,7 +92,7 @@ def _stamp(seconds: float) -> str:
     return f"{minutes // 60:02}:{minutes % 60:02}:{second:02},{thousandths:03}"
 
 
-TEXTS: Final[dict[str, Callable[[Told], str]]] = {
+TEXTS: Final[dict[str, Callable[[Rows], str]]] = {
     "table": as_table,
     "json": as_json,
     "csv": as_csv,

@@ -1,4 +1,4 @@
-"""`everest prepare check`: every video of a data set is looked at."""
+"""`everest prepare check`: decodes every video of a data set."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ SHOWN = 20  # problems of each kind on the screen
 
 Sources = Annotated[
     list[Path] | None,
-    typer.Argument(parser=o.local_path, metavar="SOURCE…", help="Lists or folders [those of the recipe]."),
+    typer.Argument(parser=o.local_path, metavar="SOURCE…", help="Lists or folders [the recipe's]."),
 ]
 RecipeOption = Annotated[
-    str | None, typer.Option("--recipe", "-r", metavar="R", help="Whose lists, classes and clips are meant.")
+    str | None, typer.Option("--recipe", "-r", metavar="R", help="Recipe with the lists, classes and clips.")
 ]
 
 
@@ -35,10 +35,10 @@ def check(
     overrides: o.Overrides = None,
     classes: o.ClassesFile = None,
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="DIR", help="For bad_videos.csv and the journal.")
+        Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for bad_videos.csv and the journal.")
     ] = Path(),
     fix: Annotated[
-        bool, typer.Option("--fix", help="Write NAME.clean.csv beside each list that needs it.")
+        bool, typer.Option("--fix", help="Write NAME.clean.csv next to each list that needs it.")
     ] = False,
     workers: o.PrepareWorkers = None,
     limit: o.Limit = 1800.0,
@@ -46,9 +46,9 @@ def check(
     as_json: o.AsJson = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Decode every video whole, verify labels and lengths, find copies; exit code 4 when something is bad.
+    """Decode every video whole, verify labels and lengths, find copies; exit code 4 if a check fails.
 
-    A check that was stopped goes on where it was when the same command is given again.
+    A stopped check resumes when the same command is repeated.
 
     Example: everest prepare check --recipe ucf101 --data /data/ucf101
     """
@@ -127,7 +127,7 @@ def _span(recipe: Recipe) -> int:
 def _refuse_to_replace(
     sources: Sequence[Any], journal: Path, bad_videos: Path, *, fix: bool, overwrite: bool
 ) -> None:
-    """Say before hours of work what would stand in their way."""
+    """Refuse, before hours of work, to replace files."""
     from everest.data.list_writing import refuse_existing
     from everest.prepare.clean import clean_path
     from everest.system.files import check_writable
@@ -144,23 +144,23 @@ def _refuse_to_replace(
 
 
 def _print_check(found: Check, span: int | None) -> None:
-    told = found.to_dict()
-    typer.echo(f"{told['checked']} videos checked, {told['ok']} can be decoded whole")
-    if told["frames"]:
-        frames, seconds = told["frames"], told["seconds"]
+    document = found.to_dict()
+    typer.echo(f"{document['checked']} videos checked, {document['ok']} can be decoded whole")
+    if document["frames"]:
+        frames, seconds = document["frames"], document["seconds"]
         lasting = f", {seconds['min']:.2f} to {seconds['max']:.2f} s" if seconds else ""
         typer.echo(f"frames: {frames['min']} to {frames['max']}, median {frames['median']:g}{lasting}")
-    _print_some("bad", [f"{row['path']}: {row['reason']}" for row in told["bad"]])
-    _print_some("labels", told["labels"])
-    _print_some("classes without a video", told["unused_classes"])
+    _print_some("bad", [f"{row['path']}: {row['reason']}" for row in document["bad"]])
+    _print_some("labels", document["labels"])
+    _print_some("classes without a video", document["unused_classes"])
     for leak, title in ((True, "in several lists"), (False, "twice in one list")):
-        copies = [row for row in told["duplicates"] if row["leak"] == leak]
+        copies = [row for row in document["duplicates"] if row["leak"] == leak]
         _print_some(
             title, [f"{' = '.join(row['videos'])} ({_why(row)}; {', '.join(row['lists'])})" for row in copies]
         )
-    if told["short"]:
-        rows = [f"{row['path']}: {row['frames']} frames" for row in told["short"]]
-        _print_some(f"shorter than a clip of {span} frames; some of theirs are repeated", rows)
+    if document["short"]:
+        rows = [f"{row['path']}: {row['frames']} frames" for row in document["short"]]
+        _print_some(f"shorter than a clip of {span} frames; some frames are repeated", rows)
 
 
 def _why(row: dict[str, Any]) -> str:
@@ -174,4 +174,4 @@ def _print_some(title: str, lines: list[str]) -> None:
         for line in lines[:SHOWN]:
             typer.echo(f"  {line}")
         if len(lines) > SHOWN:
-            typer.echo(f"  … {len(lines) - SHOWN} more; --json tells all")
+            typer.echo(f"  … {len(lines) - SHOWN} more; --json lists all")

@@ -1,4 +1,4 @@
-"""`everest prepare encode` and `everest prepare shard`: the files that training reads fast."""
+"""`everest prepare encode` and `everest prepare shard`: files that training reads faster."""
 
 from __future__ import annotations
 
@@ -15,9 +15,7 @@ USUAL = EncodeSettings()
 
 Root = Annotated[
     str | None,
-    typer.Option(
-        "--data", metavar="DIR", help="What paths are relative to [the list's folder, or the folder itself]."
-    ),
+    typer.Option("--data", metavar="DIR", help="Folder that paths are relative to [the list's, or FOLDER]."),
 ]
 
 
@@ -25,7 +23,7 @@ def encode(
     sources: Annotated[
         list[str], typer.Argument(metavar="LIST|FOLDER…", help="Lists or folders of videos; or their URLs.")
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Where the files go.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the files.")],
     data: Root = None,
     short_side: Annotated[
         int, typer.Option("--short-side", min=16, help="Pixels, at most; smaller videos keep their size.")
@@ -70,32 +68,34 @@ def encode(
             report=display.report,
         )
     pairs = [(source, str(file.path)) for source, file in encoded.files.items()]
-    told = encoded.to_dict() | {"clips_per_second": measure_gain(pairs) if pairs else None}
-    print_json(told) if as_json else typer.echo("\n".join(told["lists"] or [str(output)]))
+    document = encoded.to_dict() | {"clips_per_second": measure_gain(pairs) if pairs else None}
+    print_json(document) if as_json else typer.echo("\n".join(document["lists"] or [str(output)]))
     if not quiet:
-        _tell_encoded(told)
+        _print_encoded(document)
     if encoded.failed:
         raise typer.Exit(4)
 
 
-def _tell_encoded(told: dict[str, Any]) -> None:
+def _print_encoded(document: dict[str, Any]) -> None:
     say(
-        f"{told['videos']} videos, {told['encoded']} encoded now, {len(told['failed'])} failed; "
-        f"{told['bytes']['before'] / 1e6:.1f} MB are now {told['bytes']['after'] / 1e6:.1f} MB"
+        f"{document['videos']} videos, {document['encoded']} encoded now, {len(document['failed'])} failed; "
+        f"{document['bytes']['before'] / 1e6:.1f} MB became {document['bytes']['after'] / 1e6:.1f} MB"
     )
-    speed = told["clips_per_second"]
+    speed = document["clips_per_second"]
     if speed:
-        say(f"clips for a second of CPU: {speed['before']:.1f} before, {speed['after']:.1f} after")
+        say(f"clips per CPU second: {speed['before']:.1f} before, {speed['after']:.1f} after")
 
 
 def shard(
     source: Annotated[str, typer.Argument(metavar="LIST", help="A list of videos, or a folder; or its URL.")],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Where the shards go.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the shards.")],
     data: Root = None,
     size: Annotated[
-        int, typer.Option("--size", metavar="MB", min=1, help="Of the videos in a shard, at most.")
+        int, typer.Option("--size", metavar="MB", min=1, help="Largest size of a shard's videos.")
     ] = 1000,
-    count: Annotated[int, typer.Option("--count", metavar="N", min=1, help="Videos of a shard.")] = 10000,
+    count: Annotated[
+        int, typer.Option("--count", metavar="N", min=1, help="Largest number of videos in a shard.")
+    ] = 10000,
     overwrite: o.OverwriteFile = False,
     as_json: o.AsJson = False,
     quiet: o.Quiet = False,
@@ -109,7 +109,7 @@ def shard(
 
     (read,) = read_originals([source], data)
     with Display(quiet=quiet) as display:
-        told = write_shards(
+        document = write_shards(
             read,
             output,
             max_bytes=size * 10**6,
@@ -118,5 +118,5 @@ def shard(
             report=display.report,
         )
     if not quiet:
-        say(f"{told['videos']} videos, shards: {told['shards']}, {told['bytes'] / 1e6:.1f} MB")
-    print_json(told) if as_json else typer.echo(told["index"])
+        say(f"{document['videos']} videos, shards: {document['shards']}, {document['bytes'] / 1e6:.1f} MB")
+    print_json(document) if as_json else typer.echo(document["index"])

@@ -1,4 +1,4 @@
-"""`everest prepare index` and `everest prepare split`: lists from archives, and their cuts."""
+"""`everest prepare index` and `everest prepare split`: lists from archives, and splits of lists."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ from everest_cli import options as o
 from everest_cli.output import print_json, say
 
 if TYPE_CHECKING:
-    from everest.data.samples import Sample
     from everest.prepare.index import Index
     from everest.prepare.split import GroupOf
 
 OutputFolder = Annotated[
     Path | None,
-    typer.Option("--output", "-o", metavar="DIR", help="Folder for the lists [that of the videos]."),
+    typer.Option("--output", "-o", metavar="DIR", help="Folder for the lists [the videos' folder]."),
 ]
 
 
@@ -30,12 +29,15 @@ def index(
     ],
     layout: Annotated[
         str | None,
-        typer.Option("--layout", metavar="NAME", help="ucf101, hmdb51, ssv2, kinetics, … [what fits]."),
+        typer.Option("--layout", metavar="NAME", help="ucf101, hmdb51, ssv2, kinetics, … [detected]."),
     ] = None,
     annotations: Annotated[
         Path | None,
         typer.Option(
-            "--annotations", parser=o.local_path, metavar="DIR", help="Where they are, if not below FOLDER."
+            "--annotations",
+            parser=o.local_path,
+            metavar="DIR",
+            help="Folder of the annotations, if not below FOLDER.",
         ),
     ] = None,
     split: Annotated[
@@ -46,7 +48,7 @@ def index(
     as_json: o.AsJson = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Write lists from what the archives of a data set contain; prints the lines for a recipe.
+    """Write lists from the annotations of a data set; prints the lines for a recipe.
 
     Example: everest prepare index /data/ucf101
     """
@@ -57,30 +59,26 @@ def index(
     written = write_index(found, target, overwrite=overwrite)
     data = recipe_lines(found, target)
     if not quiet:
-        _tell_index(found, written)
+        _print_index(found, written)
     if as_json:
         print_json(found.to_dict() | {"written": [str(path) for path in written], "data": data})
     else:
-        _print_recipe(data)
+        import yaml
 
-
-def _tell_index(found: Index, written: Sequence[Path]) -> None:
-    lists = ", ".join(f"{name} {len(samples)}" for name, samples in found.lists.items())
-    say(f"{found.layout}: {lists}" + (f"; {len(found.class_names)} classes" if found.class_names else ""))
-    told = found.to_dict()
-    if told["missing"] or told["extra"] or told["unlistable"]:
-        say(
-            f"{told['missing']} videos missing, {told['extra']} in no list, {told['unlistable']} with names "
-            f"that no list can hold: {written[-1]}"
+        typer.echo(
+            yaml.safe_dump({"data": dict(data)}, sort_keys=False, allow_unicode=True, width=1000), nl=False
         )
 
 
-def _print_recipe(data: Mapping[str, Any]) -> None:
-    import yaml
-
-    typer.echo(
-        yaml.safe_dump({"data": dict(data)}, sort_keys=False, allow_unicode=True, width=1000), nl=False
-    )
+def _print_index(found: Index, written: Sequence[Path]) -> None:
+    lists = ", ".join(f"{name} {len(samples)}" for name, samples in found.lists.items())
+    say(f"{found.layout}: {lists}" + (f"; {len(found.class_names)} classes" if found.class_names else ""))
+    document = found.to_dict()
+    if document["missing"] or document["extra"] or document["unlistable"]:
+        say(
+            f"{document['missing']} videos missing, {document['extra']} in no list, "
+            f"{document['unlistable']} with names that no list can hold: {written[-1]}"
+        )
 
 
 def split(
@@ -93,7 +91,10 @@ def split(
         ),
     ],
     shares: Annotated[
-        str, typer.Option("--shares", metavar="A/B/C", help="Of train, val and test, or of train and test.")
+        str,
+        typer.Option(
+            "--shares", metavar="A/B/C", help="Shares of train, val and test, or of train and test."
+        ),
     ] = "80/10/10",
     group: Annotated[
         str | None,
@@ -104,7 +105,7 @@ def split(
         ),
     ] = None,
     seed: Annotated[
-        int, typer.Option("--seed", metavar="N", min=0, help="The same cut for the same number.")
+        int, typer.Option("--seed", metavar="N", min=0, help="Equal seeds give equal splits.")
     ] = 0,
     check: Annotated[
         bool, typer.Option("--check", help="Write nothing; look for groups in several lists.")
@@ -116,7 +117,7 @@ def split(
     as_json: o.AsJson = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Cut a data set into train, val and test: every class in the same shares, groups whole.
+    """Split a data set into train, val and test: equal shares of every class, groups kept together.
 
     Example: everest prepare split all.csv --shares 80/20 --group '_g(\\d+)_'
     """
@@ -128,9 +129,11 @@ def split(
         _check_split(sources, data, group_of, as_json=as_json)
         return
     if len(sources) > 1:
-        raise RecipeError(f"{len(sources)} sources given and one is cut; --check takes several lists")
+        raise RecipeError(
+            f"{len(sources)} sources given, but only one can be split; --check takes several lists"
+        )
     (source,) = sources
-    told = _cut(
+    document = _split_source(
         source,
         shares=shares,
         group_of=group_of,
@@ -141,14 +144,14 @@ def split(
         overwrite=overwrite,
     )
     if not quiet:
-        _tell_split(told)
+        _print_split(document)
     if as_json:
-        print_json(told)
+        print_json(document)
     else:
-        typer.echo("\n".join(told["written"]))
+        typer.echo("\n".join(document["written"]))
 
 
-def _cut(
+def _split_source(
     source: Path,
     *,
     shares: str,
@@ -159,7 +162,7 @@ def _cut(
     output: Path | None,
     overwrite: bool,
 ) -> dict[str, Any]:
-    """Cut, write, and tell what is where."""
+    """Split, write the lists, and return a summary of them."""
     from everest.prepare.sources import read_labelled
     from everest.prepare.split import read_shares, split_samples, write_split
 
@@ -170,39 +173,34 @@ def _cut(
     written = write_split(
         lists, output or root, root=root, names=names, heads=heads, source=source, overwrite=overwrite
     )
-    groups = {name: len({group_of(sample) for sample in samples}) for name, samples in lists.items()}
+    summaries = {}
+    for name, samples in lists.items():
+        labels = Counter(sample.labels[0] for sample in samples if sample.labels)
+        summaries[name] = {
+            "videos": len(samples),
+            "share": round(len(samples) / len(found.samples), 5),
+            "groups": len({group_of(sample) for sample in samples}),
+            "classes": {names[i] if names else str(i): count for i, count in sorted(labels.items())},
+        }
     return {
         "seed": seed,
-        "lists": {
-            name: {
-                "videos": len(samples),
-                "share": round(len(samples) / len(found.samples), 5),
-                "groups": groups[name],
-                "classes": _count_classes(samples, names),
-            }
-            for name, samples in lists.items()
-        },
+        "lists": summaries,
         "written": [str(path) for path in written],
     }
 
 
-def _count_classes(samples: Sequence[Sample], names: Sequence[str]) -> dict[str, int]:
-    counts = Counter(sample.labels[0] for sample in samples if sample.labels)
-    return {names[label] if names else str(label): count for label, count in sorted(counts.items())}
-
-
-def _tell_split(told: Mapping[str, Any]) -> None:
-    every = {name for row in told["lists"].values() for name in row["classes"]}
-    for name, row in told["lists"].items():
+def _print_split(document: Mapping[str, Any]) -> None:
+    every = {name for row in document["lists"].values() for name in row["classes"]}
+    for name, row in document["lists"].items():
         say(f"{name}: {row['videos']} videos ({row['share']:.1%}) of {row['groups']} groups")
         without = sorted(every - row["classes"].keys())
         if without:
             shown = ", ".join(without[:5]) + (", …" if len(without) > 5 else "")
-            say(f"{name} has nothing of {len(without)} classes, whose groups are too few: {shown}")
+            say(f"{name} has no video of {len(without)} classes, which have too few groups: {shown}")
 
 
 def _check_split(lists: Sequence[Path], root: Path | None, group_of: GroupOf, *, as_json: bool) -> None:
-    """Tell groups that stand in several lists; exit code 4 when there are any."""
+    """Print groups that are in several lists; exit code 4 if there are any."""
     from dataclasses import asdict
 
     from everest.data.samples import read_samples
@@ -227,6 +225,6 @@ def _check_split(lists: Sequence[Path], root: Path | None, group_of: GroupOf, *,
                 f"{leak.group}: " + ", ".join(f"{count} in {name}" for name, count in leak.lists.items())
             )
     if leaks:
-        say(f"{len(leaks)} groups stand in several lists")
+        say(f"{len(leaks)} groups are in several lists")
         raise typer.Exit(4)
-    say(f"no group stands in two of the {len(lists)} lists")
+    say(f"no group is in two of the {len(lists)} lists")

@@ -18,21 +18,23 @@ def stats(
     ],
     most: Annotated[
         int | None,
-        typer.Option("--videos", metavar="N", min=1, help="Look at N of each class, at random [all]."),
+        typer.Option("--videos", metavar="N", min=1, help="Use N random videos of each class [all]."),
     ] = None,
     picture: Annotated[
-        Path | None, typer.Option("--picture", metavar="F.png", help="Write labelled thumbnails.")
+        Path | None, typer.Option("--picture", metavar="F.png", help="Write labeled thumbnails.")
     ] = None,
     data: o.Root = None,
     classes: o.ClassesFile = None,
-    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Of the choice of videos.")] = 0,
+    seed: Annotated[
+        int, typer.Option("--seed", metavar="N", min=0, help="Seed of the choice of videos.")
+    ] = 0,
     workers: o.PrepareWorkers = None,
     limit: o.Limit = 600.0,
     overwrite: o.OverwriteFile = False,
     as_json: o.AsJson = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Tell mean and deviation of the colours, lengths, balance of the classes, and how much moves.
+    """Print mean and std of the colors, lengths, class balance and the amount of motion.
 
     Example: everest prepare stats train.csv --picture train.png
     """
@@ -56,21 +58,21 @@ def stats(
         )
     if picture is not None:
         draw_contact_sheet(picture, taken)
-    told = taken.to_dict() | {"picture": str(picture) if picture else None}
-    print_json(told) if as_json else _print_stats(told)
+    document = taken.to_dict() | {"picture": str(picture) if picture else None}
+    print_json(document) if as_json else _print_stats(document)
 
 
-def _print_stats(told: dict[str, Any]) -> None:
-    typer.echo(f"{told['measured']} of {told['videos']} videos measured")
+def _print_stats(document: dict[str, Any]) -> None:
+    typer.echo(f"{document['measured']} of {document['videos']} videos measured")
     for name in ("mean", "std"):
-        typer.echo(f"{name} of red, green, blue: " + ", ".join(f"{value:.4f}" for value in told[name]))
+        typer.echo(f"{name} of red, green, blue: " + ", ".join(f"{value:.4f}" for value in document[name]))
     for name in ("seconds", "frames"):
-        if told[name]:
-            least, middle, most = (told[name][key] for key in ("min", "median", "max"))
+        if document[name]:
+            least, middle, most = (document[name][key] for key in ("min", "median", "max"))
             typer.echo(f"{name}: {least:.4g} to {most:.4g}, median {middle:.4g}")
-    typer.echo(f"largest class / smallest: {told['imbalance']:g}")
-    for row in told["classes"]:
+    typer.echo(f"largest class / smallest: {document['imbalance']:g}")
+    for row in document["classes"]:
         motion = "-" if row["motion"] is None else f"{row['motion']:.4f}"
         typer.echo(f"  {row['class']}: {row['videos']} videos, motion {motion}")
-    if told["picture"]:
-        say(f"picture: {told['picture']}")
+    if document["picture"]:
+        say(f"image: {document['picture']}")

@@ -1,4 +1,4 @@
-"""`everest prepare tokens`: what a frozen tokenizer says of the clips of pre-training, kept on disk."""
+"""`everest prepare tokens`: a cache of a frozen tokenizer's outputs for the pre-training clips."""
 
 from __future__ import annotations
 
@@ -15,29 +15,31 @@ from everest_cli.tokenizer_first import with_files
 
 def tokens(
     recipe: o.RecipeName,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Where the tokens go.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the tokens.")],
     variants: Annotated[
-        int, typer.Option("--variants", metavar="N", min=1, help="Clips of each video: those of N epochs.")
+        int, typer.Option("--variants", metavar="N", min=1, help="Clips per video: one for each of N epochs.")
     ] = 4,
     data: o.DataRoot = None,
     overrides: o.Overrides = None,
-    batch: Annotated[int, typer.Option("--batch", metavar="N", min=1, help="Videos in one pass.")] = 8,
+    batch: Annotated[
+        int, typer.Option("--batch", metavar="N", min=1, help="Videos in one forward pass.")
+    ] = 8,
     overwrite: o.Overwrite = False,
     as_json: o.AsJson = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Run LVMAE's tokenizer once over the clips, so that pretrain need not; prints pretrain.target.cache.
+    """Cache the outputs of LVMAE's tokenizer for pre-training; prints the value of pretrain.target.cache.
 
-    Called again after it was stopped, or with more variants, it goes on.
+    A repeated call resumes a stopped one, or adds more variants.
 
     Example: everest prepare tokens --recipe lvmae-128 --set tokenizer.checkpoint=RUN --output tokens
     """
     from everest.prepare.tokens import write_tokens
 
-    meant = [*(overrides or []), f"pretrain.target.cache={json.dumps(str(output))}"]  # so it is checked
-    settings = with_files(o.read_recipe(recipe, data=data, overrides=meant))
+    changes = [*(overrides or []), f"pretrain.target.cache={json.dumps(str(output))}"]  # so it is checked
+    settings = with_files(o.read_recipe(recipe, data=data, overrides=changes))
     with Display(quiet=quiet) as display:
-        told = write_tokens(
+        document = write_tokens(
             settings,
             output,
             variants=variants,
@@ -46,6 +48,6 @@ def tokens(
             report=display.report,
         )
     if not quiet:
-        clips, left_out = told["videos"] * told["variants"], len(told["bad"])
-        say(f"{clips} clips, {told['bytes'] / 1e6:.1f} MB; {left_out} videos left out")
-    print_json(told) if as_json else typer.echo(output)
+        clips, left_out = document["videos"] * document["variants"], len(document["bad"])
+        say(f"{clips} clips, {document['bytes'] / 1e6:.1f} MB; {left_out} videos skipped")
+    print_json(document) if as_json else typer.echo(output)

@@ -2,60 +2,31 @@
 
 from __future__ import annotations
 
-from everest_cli import options as o
-from everest_cli import training_command
+from typing import TYPE_CHECKING
+
 from everest_cli.tokenizer_first import with_tokenizer
+from everest_cli.training_command import TrainOptions, finish, print_trial, start_or_resume, training_command
+
+if TYPE_CHECKING:
+    from everest.config.settings import Recipe
 
 
-def pretrain(
-    recipe: o.RecipeName,
-    data: o.DataRoot = None,
-    overrides: o.Overrides = None,
-    output: o.Output = None,
-    resume: o.ResumeMode = "auto",
-    overwrite: o.Overwrite = False,
-    gpus: o.Gpus = "auto",
-    processes: o.Processes = None,
-    precision: o.PrecisionMode = None,
-    seed: o.Seed = None,
-    tracker: o.TrackerName = o.TrackerChoice.none,
-    overfit_one_batch: o.OverfitOneBatch = False,
-    print_config: o.PrintConfig = False,
-    dry_run: o.DryRun = False,
-    quiet: o.Quiet = False,
-) -> None:
-    """Train an encoder on videos without labels; prints the run folder.
+@training_command("pretrain")
+def pretrain(recipe: Recipe, options: TrainOptions) -> None:
+    """Train an encoder on unlabeled videos; prints the run folder.
 
     Example: everest pretrain --recipe ucf101 --data /data/ucf101 --output runs/ucf101
     """
-    settings = o.read_recipe(recipe, data=data, overrides=overrides, precision=precision, seed=seed)
-    if print_config:
-        training_command.print_recipe(settings)
-        return
-    choices = training_command.TrainOptions(
-        command="pretrain",
-        recipe=recipe,
-        output=output,
-        resume=resume,
-        overwrite=overwrite,
-        gpus=gpus,
-        processes=processes,
-        tracker=tracker.value,
-        one_batch=overfit_one_batch,
-        quiet=quiet,
-    )
-    devices = choices.launch()
-    settings, choices = with_tokenizer(settings, choices, devices, train=not dry_run)
+    devices = options.launch()
+    recipe, options = with_tokenizer(recipe, options, devices, train=not options.dry_run)
 
     from everest.pretrain import pretrain, pretraining_loss, set_up_pretraining
 
-    with choices.place(settings, devices) as place:
-        training = set_up_pretraining(settings, place)
-        if dry_run:
-            training_command.print_trial(
-                training, lambda clip: (pretraining_loss(training.model, clip), None)
-            )
+    with options.context(recipe, devices) as context:
+        training = set_up_pretraining(recipe, context)
+        if options.dry_run:
+            print_trial(training, lambda clip: (pretraining_loss(training.model, clip), None))
             return
-        with training_command.start_or_resume(training, place, settings, init=None):
+        with start_or_resume(training, context, recipe, init=None):
             pretrain(training)
-    training_command.finish(training, place)
+    finish(training, context)

@@ -14,12 +14,12 @@ def probe(
     checkpoint: o.Checkpoint,
     recipe: Annotated[
         str | None,
-        typer.Option("--recipe", "-r", metavar="R", help="Whose data; else that of the run."),
+        typer.Option("--recipe", "-r", metavar="R", help="Recipe with the data [the run's]."),
     ] = None,
     data: o.DataRoot = None,
     overrides: o.Overrides = None,
     probes: Annotated[
-        str, typer.Option("--probes", metavar="NAME,…", help="Which probes.")
+        str, typer.Option("--probes", metavar="NAME,…", help="Probes to train.")
     ] = "knn,linear,attentive",
     keep: o.Keep = None,
     clips: Annotated[int, typer.Option("--clips", min=1, help="Clips of a video.")] = 1,
@@ -32,7 +32,7 @@ def probe(
     as_json: o.AsJson = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Judge a frozen encoder: classifiers of its features, trained on data.train, tested on data.test.
+    """Probe a frozen encoder: train classifiers on its features of data.train, evaluate them on data.test.
 
     Example: everest probe --checkpoint runs/pretrain --recipe ucf101 --data /data/ucf101
     """
@@ -57,12 +57,12 @@ def _print(result: dict[str, Any]) -> None:
     from rich.table import Table
 
     table = Table("probe", "top-1", "top-5", "mean class accuracy")
-    for head, judged in result.get("heads", {"": result}).items():
-        for name, found in judged["probes"].items():
+    for head, result_of_head in result.get("heads", {"": result}).items():
+        for name, found in result_of_head["probes"].items():
             shares = (found["top1"], found["top5"], found["mean_class_accuracy"])
             table.add_row(f"{head} {name}".strip(), *(f"{share:.2f}" for share in shares))
         for name in ("majority", "chance"):
-            table.add_row(f"{head} {name}".strip(), f"{judged[name]:.2f}", "", "")
+            table.add_row(f"{head} {name}".strip(), f"{result_of_head[name]:.2f}", "", "")
     Console(soft_wrap=True).print(table, markup=False, highlight=False)
     skipped = f", {result['skipped']} skipped" if result["skipped"] else ""
-    typer.echo(f"{result['train']} videos for training, {result['test']} for the test{skipped}")
+    typer.echo(f"{result['train']} training videos, {result['test']} test videos{skipped}")

@@ -14,7 +14,6 @@ from everest_cli.output import print_json, say
 
 if TYPE_CHECKING:
     from everest.config.settings import Recipe
-    from everest.profiling.choices import ProfileOverrides
 
 
 MOST_MEMORY = 1e9  # GiB
@@ -34,34 +33,37 @@ def profile(
     frames: Annotated[int | None, typer.Option("--frames", metavar="N", help="Frames of a clip.")] = None,
     size: Annotated[int | None, typer.Option("--size", metavar="N", help="Pixels of a frame's side.")] = None,
     keep: Annotated[
-        float | None, typer.Option("--keep", metavar="X", help="Share kept in pre-training (rho_pre).")
+        float | None, typer.Option("--keep", metavar="X", help="Keep ratio in pre-training (rho_pre).")
     ] = None,
     visible: Annotated[
-        float | None, typer.Option("--visible", metavar="X", help="Share that the encoder sees.")
+        float | None, typer.Option("--visible", metavar="X", help="Share of visible tokens.")
     ] = None,
     finetune_keep: Annotated[
-        float | None, typer.Option("--finetune-keep", metavar="X", help="Share kept in fine-tuning.")
+        float | None, typer.Option("--finetune-keep", metavar="X", help="Keep ratio in fine-tuning.")
     ] = None,
     alpha: Annotated[
-        float | None, typer.Option("--alpha", metavar="X", help="Frames offered, times the clip's.")
+        float | None, typer.Option("--alpha", metavar="X", help="Candidate frames per frame of the clip.")
     ] = None,
     data: Annotated[
-        Path | None, typer.Option("--data", metavar="DIR", help="Measure the loader on these videos, too.")
+        Path | None, typer.Option("--data", metavar="DIR", help="Also measure the loader on these videos.")
     ] = None,
     overrides: o.Overrides = None,
     comparing: Annotated[bool, typer.Option("--compare", help="All methods side by side.")] = False,
-    paper: Annotated[bool, typer.Option("--paper", help="The paper's cost tables beside ours.")] = False,
+    paper: Annotated[
+        bool, typer.Option("--paper", help="The cost tables of the paper next to everest's.")
+    ] = False,
     measured: Annotated[
-        bool, typer.Option("--measure", help="Time real steps on this device; of a GPU the energy, too.")
+        bool, typer.Option("--measure", help="Time real steps on this device; on a GPU, also the energy.")
     ] = False,
     max_batch: Annotated[
-        bool, typer.Option("--max-batch", help="The largest pass that fits in memory, by estimate.")
+        bool, typer.Option("--max-batch", help="Estimate the largest batch that fits in memory.")
     ] = False,
     memory: Annotated[
-        float | None, typer.Option("--memory", metavar="GIB", help="For --max-batch: of another device.")
+        float | None,
+        typer.Option("--memory", metavar="GIB", help="Memory of another device, for --max-batch."),
     ] = None,
     batch: Annotated[
-        int | None, typer.Option("--batch", metavar="N", min=1, help="For --measure: clips a step.")
+        int | None, typer.Option("--batch", metavar="N", min=1, help="Clips per step, for --measure.")
     ] = None,
     plot: Annotated[
         Path | None, typer.Option("--plot", metavar="F", help="Draw cost against keep ratio and frames.")
@@ -70,22 +72,22 @@ def profile(
     as_json: o.AsJson = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Tell what a recipe costs: computation, parameters, tokens and memory of every stage.
+    """Compute the cost of a recipe: GMACs, parameters, tokens and memory of every stage.
 
     Example: everest profile --backbone vit-b --compare
     """
     if memory is not None and not 0 < memory < MOST_MEMORY:
         raise RecipeError(f"--memory: must be more than 0 and less than {MOST_MEMORY:g} GiB, not {memory}")
     chosen_values = (backbone, method, recipe, frames, size, keep, visible, finetune_keep, alpha, overrides)
-    asked = (data, comparing, measured, max_batch, memory, plot)
-    _tell_unused(
-        {
-            "with --paper no other option but --json has an effect": paper and any((*chosen_values, *asked)),
-            OWN_RECIPES: recipe and (comparing or plot),
-            "--batch has no effect without --measure or --data": batch and not (measured or data),
-            "--overwrite has no effect without --plot": overwrite and not plot,
-        }
-    )
+    requested = (data, comparing, measured, max_batch, memory, plot)
+    notices = {
+        "with --paper no other option but --json has an effect": paper and any((*chosen_values, *requested)),
+        OWN_RECIPES: recipe and (comparing or plot),
+        "--batch has no effect without --measure or --data": batch and not (measured or data),
+        "--overwrite has no effect without --plot": overwrite and not plot,
+    }
+    for text in (text for text, holds in notices.items() if holds):
+        say(text)
     if paper:
         _paper(as_json=as_json)
         return
@@ -111,35 +113,38 @@ def profile(
     for notice in choices.unused(chosen):
         say(notice)
     if plot is not None:
-        _check_target(plot, overwrite=overwrite)
-    clips = _clips_of_runs(chosen) if data is not None else {}
-    told: dict[str, Any] = {**profile(chosen), "compare": compare(choices) if comparing else []}
-    if max_batch or memory is not None:
-        _add_largest_batches(told, memory)
-    if measured or data is not None:
-        _add_measurements(told, chosen, batch, clips, quiet=quiet)
+        from everest.figures.curves import check_target
+
+        check_target(plot, option="--plot", overwrite=overwrite)
+    clips: dict[str, int] = {}  # of a run, by stage; read before anything is measured
     if data is not None:
-        _add_loading(told, chosen, quiet=quiet)
+        from everest.profiling.loading import STAGES, clips_of_run
+
+        clips = {stage: clips_of_run(chosen, stage) for stage in STAGES}
+    document: dict[str, Any] = {**profile(chosen), "compare": compare(choices) if comparing else []}
+    if max_batch or memory is not None:
+        _add_largest_batches(document, memory)
+    if measured or data is not None:
+        _add_measurements(document, chosen, batch, clips, quiet=quiet)
+    if data is not None:
+        _add_loading(document, chosen, quiet=quiet)
     if plot is not None:
-        _draw(plot, choices, told)
-    print_json(told) if as_json else _print(told)
+        from everest.profiling.drawing import draw_costs
+
+        draw_costs(plot, choices)
+        document["plot"] = str(plot)
+    print_json(document) if as_json else _print(document)
 
 
-def _tell_unused(notices: dict[str, object]) -> None:
-    for notice, holds in notices.items():
-        if holds:
-            say(notice)
-
-
-def _add_largest_batches(told: dict[str, Any], memory: float | None) -> None:
+def _add_largest_batches(document: dict[str, Any], memory: float | None) -> None:
     import torch
 
     from everest.profiling.measure import free_memory, largest_batch
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     available = int(memory * 2**30) if memory is not None else free_memory(device)
-    told["memory_bytes"] = available
-    for stage in told["stages"].values():
+    document["memory_bytes"] = available
+    for stage in document["stages"].values():
         stage["max_batch"] = largest_batch(
             memory=available,
             state=stage["model_state_bytes"],
@@ -148,7 +153,7 @@ def _add_largest_batches(told: dict[str, Any], memory: float | None) -> None:
 
 
 def _add_measurements(
-    told: dict[str, Any], recipe: Recipe, batch: int | None, clips: dict[str, int], *, quiet: bool
+    document: dict[str, Any], recipe: Recipe, batch: int | None, clips: dict[str, int], *, quiet: bool
 ) -> None:
     from everest.profiling.measure import measure
     from everest.profiling.profile import STAGES
@@ -157,43 +162,22 @@ def _add_measurements(
         if not quiet:
             say(f"measuring {stage}")
         found = measure(recipe, stage, batch=batch, clips_of_run=clips.get(stage))
-        told["stages"][stage]["measured"] = found
-    problems = {stage["measured"]["energy_problem"] for stage in told["stages"].values()}
+        document["stages"][stage]["measured"] = found
+    problems = {stage["measured"]["energy_problem"] for stage in document["stages"].values()}
     for problem in problems - {None}:
-        say(f"the energy is not told: {problem}")
+        say(f"no energy measured: {problem}")
 
 
-def _clips_of_runs(recipe: Recipe) -> dict[str, int]:
-    """The clips of the training stages; asked before anything is measured."""
-    from everest.profiling.loading import STAGES, clips_of_run
-
-    return {stage: clips_of_run(recipe, stage) for stage in STAGES}
-
-
-def _add_loading(told: dict[str, Any], recipe: Recipe, *, quiet: bool) -> None:
+def _add_loading(document: dict[str, Any], recipe: Recipe, *, quiet: bool) -> None:
     from everest.profiling.loading import STAGES, measure_loading
 
     for stage in STAGES:
         if not quiet:
             say(f"measuring the videos of {stage}")
-        step = told["stages"][stage]["measured"]
-        told["stages"][stage]["loading"] = measure_loading(
+        step = document["stages"][stage]["measured"]
+        document["stages"][stage]["loading"] = measure_loading(
             recipe, stage, batch=step["batch"], step_clips_per_second=step["clips_per_second"]
         )
-
-
-def _check_target(path: Path, *, overwrite: bool) -> None:
-    """Before anything is measured."""
-    from everest.figures.curves import check_target
-
-    check_target(path, option="--plot", overwrite=overwrite)
-
-
-def _draw(path: Path, choices: ProfileOverrides, told: dict[str, Any]) -> None:
-    from everest.profiling.drawing import draw_costs
-
-    draw_costs(path, choices)
-    told["plot"] = str(path)
 
 
 def _paper(*, as_json: bool) -> None:
@@ -209,9 +193,9 @@ def _paper(*, as_json: bool) -> None:
     print_paper(rows)
 
 
-def _print(told: dict[str, Any]) -> None:
+def _print(document: dict[str, Any]) -> None:
     from everest_cli.profile_tables import print_comparison, print_stages
 
-    print_stages(told)
-    if told["compare"]:
-        print_comparison(told["compare"])
+    print_stages(document)
+    if document["compare"]:
+        print_comparison(document["compare"])

@@ -29,19 +29,19 @@ def _tokens(tokens: dict[str, int]) -> str:
     return ", ".join(f"{count} {name}" for name, count in tokens.items())
 
 
-def print_stages(told: dict[str, Any]) -> None:
-    """One column a stage. An evaluation's figures are of a whole video, its activations of one clip."""
+def print_stages(document: dict[str, Any]) -> None:
+    """One column per stage. The figures of an evaluation are per video, its activations per clip."""
     title = (
-        f"{told['backbone']}, {told['frames']} frames, {told['size']} pixels ({told['recipe']}, "
-        f"{told['precision']})"
+        f"{document['backbone']}, {document['frames']} frames, {document['size']} pixels "
+        f"({document['recipe']}, {document['precision']})"
     )
-    table = _table(title, "", *told["stages"])
-    stages = list(told["stages"].values())
+    table = _table(title, "", *document["stages"])
+    stages = list(document["stages"].values())
     for name, cell in (
         ("GMACs forward (the papers' GFLOPs)", lambda s: f"{s['gmacs']:.2f}"),
         ("GFLOPs forward (2 x GMACs)", lambda s: f"{s['gflops']:.2f}"),
         ("GFLOPs forward and backward", lambda s: f"{s['training_gflops']:.1f}" if "views" not in s else "-"),
-        ("GMACs of the frozen tokenizer beside", _tokenizer),
+        ("GMACs of the frozen tokenizer", _tokenizer),
         ("views (clips x crops)", _views),
         ("parameters", lambda s: f"{s['parameters'] / 1e6:.2f} M"),
         ("tokens", lambda s: _tokens(s["tokens"])),
@@ -58,9 +58,9 @@ def print_stages(told: dict[str, Any]) -> None:
         if all(text is not None for text in cells) and set(cells) != {"-"}:
             table.add_row(name, *(Text(str(text)) for text in cells))
     _show(table)
-    _print_waits(told["stages"])
-    if "plot" in told:
-        typer.echo(told["plot"])
+    _print_waits(document["stages"])
+    if "plot" in document:
+        typer.echo(document["plot"])
 
 
 def _tokenizer(stage: dict[str, Any]) -> str | None:
@@ -103,23 +103,21 @@ def _loading(stage: dict[str, Any]) -> str | None:
 
 
 def _print_waits(stages: dict[str, Any]) -> None:
-    """Which of the two waits in every stage whose loader was measured, and what would help."""
+    """Print for every measured stage whether the step waits for the loader, and the remedies."""
     for name, stage in stages.items():
         if "loading" not in stage:
             continue
         found = stage["loading"]
         if found["waits"] == "loader":
-            typer.echo(f"{name}: the step is the slower one; the videos keep up")
+            typer.echo(f"{name}: the step is slower than the loader")
             continue
-        typer.echo(
-            f"{name}: the step waits for videos, {found['data_wait']:.0%} of its time. What would help:"
-        )
+        typer.echo(f"{name}: the step waits for videos, {found['data_wait']:.0%} of its time. Remedies:")
         for help_ in found["helps"]:
             typer.echo(f"  {help_}")
 
 
 def print_comparison(profiles: list[dict[str, Any]]) -> None:
-    """One row a method and stage, with what the first method saves against it."""
+    """One row per method and stage, with the ratio of the first method's GMACs to it."""
     table = _table(
         "\nMethods",
         *(
@@ -134,10 +132,10 @@ def print_comparison(profiles: list[dict[str, Any]]) -> None:
         ),
     )
     first = profiles[0]["stages"]
-    for told in profiles:
-        for name, stage in told["stages"].items():
+    for document in profiles:
+        for name, stage in document["stages"].items():
             table.add_row(
-                told["method"],
+                document["method"],
                 name,
                 f"{stage['gmacs']:.2f}",
                 f"{stage['gflops']:.2f}",
@@ -150,27 +148,27 @@ def print_comparison(profiles: list[dict[str, Any]]) -> None:
 
 
 def print_paper(rows: list[dict[str, Any]]) -> None:
-    """Every figure of the paper with ours; of memory two, as its attention was not fused."""
+    """Every figure of the paper next to everest's; two for memory, as the paper's attention was not fused."""
     for number in sorted({row["table"] for row in rows}):
-        table = _table(f"Table {number}", "what", "unit", "paper", "ours", "deviation", "note")
+        table = _table(f"Table {number}", "quantity", "unit", "paper", "everest", "difference", "note")
         for row in rows:
             if row["table"] == number:
                 table.add_row(*(Text(cell) for cell in _paper_cells(row)))
         _show(table)
     typer.echo(
         "GMACs are what the papers print as GFLOPs. Memory is estimated: model state of 8 GPUs and\n"
-        "activations in bf16, with fused / unfused attention; the paper's was measured, and unfused."
+        "activations in bf16, with fused / unfused attention; the paper measured it, with unfused attention."
     )
 
 
 def _paper_cells(row: dict[str, Any]) -> tuple[str, str, str, str, str, str]:
-    ours, deviation = "needs GPU", ""
+    computed, difference = "needs GPU", ""
     if "ours_fused" in row:
-        ours = f"{row['ours_fused']:.1f} / {row['ours_unfused']:.1f}"
-        deviation = f"{row['deviation_percent_fused']:+.0f} % / {row['deviation_percent_unfused']:+.0f} %"
+        computed = f"{row['ours_fused']:.1f} / {row['ours_unfused']:.1f}"
+        difference = f"{row['deviation_percent_fused']:+.0f} % / {row['deviation_percent_unfused']:+.0f} %"
     elif row["ours"] is not None:
-        ours = row["rounded"]
-        deviation = f"{row['deviation_percent']:+.2f} %"
+        computed = row["rounded"]
+        difference = f"{row['deviation_percent']:+.2f} %"
     needs = "needs GPU to measure" if "ours_fused" in row else ""
     note = "; ".join(part for part in (row["note"], needs) if part)
-    return row["what"], row["unit"], row["paper"], ours, deviation, note
+    return row["what"], row["unit"], row["paper"], computed, difference, note

@@ -50,7 +50,7 @@ def show(
         bool, typer.Option("--resolved", help="All settings, with base and defaults filled in.")
     ] = False,
 ) -> None:
-    """Print a recipe as it is written, or as it is understood."""
+    """Print a recipe as written, or resolved."""
     if resolved:
         from everest.config.recipe import dump_recipe, load_recipe
 

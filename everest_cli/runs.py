@@ -13,7 +13,7 @@ from everest_cli.output import print_json, say
 if TYPE_CHECKING:
     from everest.train.listing import RunSummary
 
-PIPE_WIDTH = 1000  # a run stays one line where no terminal sets the width
+PIPE_WIDTH = 1000  # without a terminal, a run stays on one line
 
 
 def runs(
@@ -23,7 +23,7 @@ def runs(
     as_json: o.AsJson = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the paths.")] = False,
 ) -> None:
-    """List run folders: what each is, how far it got, whether it trains now.
+    """List run folders with their recipe, progress and state.
 
     Example: everest runs
     """
@@ -51,7 +51,7 @@ def _print_table(found: list[RunSummary]) -> None:
     from rich.text import Text
 
     table = Table(box=None)
-    table.add_column("run", overflow="fold")  # whole, also where it takes two lines
+    table.add_column("run", overflow="fold")  # complete, even on two lines
     for name in ("command", "recipe", "state"):
         table.add_column(name)
     for name in ("step", "loss", "val top-1", "age"):
@@ -64,7 +64,7 @@ def _print_table(found: list[RunSummary]) -> None:
 
 
 def _cells(run: RunSummary) -> list[str]:
-    """The texts of a run's line; a dash for what is not known."""
+    """The cells of a run's row; a dash for unknown values."""
     step = "-" if run.step is None else f"{run.step}/{'?' if run.steps is None else run.steps}"
     return [
         run.path,

@@ -16,27 +16,33 @@ if TYPE_CHECKING:
 
 def select_frames(
     videos: Annotated[list[Path], typer.Argument(metavar="VIDEO…", help="Videos, or folders of videos.")],
-    alpha: Annotated[float, typer.Option("--alpha", min=1.0, help="Candidates for each frame drawn.")] = 1.5,
-    keep: Annotated[float, typer.Option("--keep", help="Share of all candidate tokens that is kept.")] = 0.3,
-    frames: Annotated[int, typer.Option("--frames", min=2, help="Frames of the clip that is drawn.")] = 16,
-    stride: Annotated[int, typer.Option("--stride", min=1, help="Between candidates, where it fits.")] = 4,
+    alpha: Annotated[float, typer.Option("--alpha", min=1.0, help="Candidate frames per drawn frame.")] = 1.5,
+    keep: Annotated[float, typer.Option("--keep", help="Keep ratio over all candidate tokens.")] = 0.3,
+    frames: Annotated[int, typer.Option("--frames", min=2, help="Frames of the drawn clip.")] = 16,
+    stride: Annotated[
+        int, typer.Option("--stride", min=1, help="Stride between candidates, where it fits.")
+    ] = 4,
     size: Annotated[int, typer.Option("--size", min=16, help="Shorter side, without a checkpoint.")] = 224,
     checkpoint: Annotated[
         str | None,
-        typer.Option("--checkpoint", "-c", metavar="C", help="Whose embedding measures; else the pixels do."),
+        typer.Option(
+            "--checkpoint", "-c", metavar="C", help="Model whose embedding measures change [raw pixels]."
+        ),
     ] = None,
-    draws: Annotated[int, typer.Option("--draws", min=0, help="Draw so often, tell the share of each.")] = 0,
+    draws: Annotated[
+        int, typer.Option("--draws", min=0, help="Draw N times and print how often each frame is drawn.")
+    ] = 0,
     picture: Annotated[
         Path | None, typer.Option("--picture", metavar="DIR", help="Write VIDEO-frames.png there.")
     ] = None,
     extract: Annotated[
         Path | None, typer.Option("--extract", metavar="DIR", help="Write the drawn frames as PNG.")
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the draw.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the draw.")] = 0,
     overwrite: o.OverwriteFile = False,
     as_json: o.AsJson = False,
 ) -> None:
-    """Draw the frames of videos where much happens; prints their numbers.
+    """Draw information-intensive frames of videos; prints their numbers.
 
     Example: everest select-frames video.mp4 --picture .
     """
@@ -63,7 +69,7 @@ def select_frames(
     chosen = named_videos(videos)
     if picture is not None or extract is not None:
         refuse_same_stems(chosen)
-    told: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
     failed = False
     for video in chosen:
         try:
@@ -73,17 +79,17 @@ def select_frames(
             failed = True
             continue
         row = view.to_dict() | _write(view, picture, extract, overwrite=overwrite)
-        told.append(row)
+        rows.append(row)
         if not as_json:
             _print(row)
     if as_json:
-        print_json(told[0] if len(videos) == 1 and len(told) == 1 else told)
+        print_json(rows[0] if len(videos) == 1 and len(rows) == 1 else rows)
     if failed:
         raise typer.Exit(4)
 
 
 def _write(view: FrameView, picture: Path | None, extract: Path | None, *, overwrite: bool) -> dict[str, Any]:
-    """Write what is asked for, once nothing is in the way; which files."""
+    """Write the requested files, if none exists already; returns their paths."""
     from everest.figures.frame_selection import draw_selection, frame_files, write_frames
     from everest.system.files import check_new_file
 

@@ -1,7 +1,4 @@
-"""What `pretrain` and `finetune` do alike: processes, run folder, the loop with its display.
-
-LVMAE's two stages in one command: the tokenizer is trained first where none is given.
-"""
+"""LVMAE's two stages in one command: the tokenizer is trained first if the recipe names none."""
 
 from __future__ import annotations
 
@@ -9,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from everest.system.launch import Devices
 from everest_cli.output import say
 from everest_cli.training_command import TrainOptions
 
@@ -19,40 +15,40 @@ if TYPE_CHECKING:
 
 
 def with_tokenizer(
-    recipe: Recipe, choices: TrainOptions, devices: Devices, *, train: bool
+    recipe: Recipe, options: TrainOptions, devices: Devices, *, train: bool
 ) -> tuple[Recipe, TrainOptions]:
-    """The recipe with a trained tokenizer, and the choices with the run folder that it is trained below.
+    """The recipe with a trained tokenizer, and the options with the run folder that contains it.
 
     Args:
-        train: False trains none where there is none: enough for a trial.
+        train: whether to train a tokenizer if there is none; a dry run needs none.
     Raises:
-        UserError: everest.errors tells which.
+        UserError: see everest.errors.
     """
     if recipe.tokenizer is None or not recipe.pretrain.needs_tokenizer:
-        return recipe, choices
+        return recipe, options
     if recipe.tokenizer.checkpoint is not None or recipe.pretrain.target.cache is not None:
-        return with_files(_with_own(recipe, choices.named or choices.output)), choices
+        return with_files(_with_own(recipe, options.resumed_folder or options.output)), options
     if not train:
-        return _with_own(recipe, choices.named or choices.output), choices
-    return _trained(recipe, choices, devices)
+        return _with_own(recipe, options.resumed_folder or options.output), options
+    return _trained(recipe, options, devices)
 
 
 def _with_own(recipe: Recipe, output: Path | None) -> Recipe:
-    """The recipe with the tokenizer in its run folder, where it names none, or that of a folder now gone."""
+    """The recipe with the tokenizer of its run folder, if it names none or one that no longer exists."""
     from everest.system.run_folder import is_own_tokenizer, own_tokenizer
 
     tokenizer = recipe.tokenizer
     if output is None or tokenizer is None:
         return recipe
     within, named = own_tokenizer(output), tokenizer.checkpoint
-    gone = named is None or (is_own_tokenizer(named) and not Path(named).exists())
-    if not gone or not within.is_file():
+    missing = named is None or (is_own_tokenizer(named) and not Path(named).exists())
+    if not missing or not within.is_file():
         return recipe
     return replace(recipe, tokenizer=replace(tokenizer, checkpoint=str(within.resolve())))
 
 
 def with_files(recipe: Recipe) -> Recipe:
-    """The recipe with whole paths of its tokenizer, for which a run folder may stand, and of its token cache.
+    """The recipe with absolute paths of its tokenizer (a file or a run folder) and of its token cache.
 
     Raises:
         CheckpointError: there is no such tokenizer.
@@ -69,7 +65,7 @@ def with_files(recipe: Recipe) -> Recipe:
     return replace(recipe, tokenizer=tokenizer, pretrain=stage)
 
 
-def _trained(recipe: Recipe, choices: TrainOptions, devices: Devices) -> tuple[Recipe, TrainOptions]:
+def _trained(recipe: Recipe, options: TrainOptions, devices: Devices) -> tuple[Recipe, TrainOptions]:
     from everest.system.accelerator import from_main, make_accelerator
     from everest.system.run_folder import TOKENIZER, default_folder, own_tokenizer
     from everest.system.signals import Stopped
@@ -77,19 +73,20 @@ def _trained(recipe: Recipe, choices: TrainOptions, devices: Devices) -> tuple[R
 
     accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=devices.kind == "cpu")
     output = from_main(
-        accelerator, lambda: choices.named or choices.output or default_folder(choices.command, recipe.name)
+        accelerator,
+        lambda: options.resumed_folder or options.output or default_folder(options.command, recipe.name),
     )
-    below = replace(choices, command="train-tokenizer", output=output / TOKENIZER, resume="auto")
+    first = replace(options, command="train-tokenizer", output=output / TOKENIZER, resume="auto")
     assert recipe.tokenizer is not None
     path = own_tokenizer(output).resolve()
     later = replace(recipe, tokenizer=replace(recipe.tokenizer, checkpoint=str(path)))
-    choices.check(later, output)  # before hours of training
-    say(f"the recipe names no tokenizer: {output / TOKENIZER} is trained first, or gone on with")
+    options.may_resume(later, output)  # before hours of training
+    say(f"the recipe names no tokenizer: {output / TOKENIZER} is trained first, or its training is resumed")
     try:
-        run_stage(recipe, below, devices)
+        run_stage(recipe, first, devices)
     except Stopped as stopped:
         raise Stopped(
             stopped.number,
-            f"stopped in the tokenizer's stage; the same command with --output {output} goes on",
+            f"stopped in the tokenizer's stage; the same command with --output {output} resumes it",
         ) from stopped
-    return later, choices if choices.named else replace(choices, output=output)
+    return later, options if options.resumed_folder else replace(options, output=output)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from everest_cli import options as o
-from everest_cli import training_command
 from everest_cli.output import say
+from everest_cli.training_command import TrainOptions, finish, print_trial, start_or_resume, training_command
 
 if TYPE_CHECKING:
     from everest.config.settings import Recipe
@@ -15,76 +14,42 @@ if TYPE_CHECKING:
     from everest.train.training import Training
 
 
-def train_tokenizer(
-    recipe: o.RecipeName,
-    data: o.DataRoot = None,
-    overrides: o.Overrides = None,
-    output: o.Output = None,
-    resume: o.ResumeMode = "auto",
-    overwrite: o.Overwrite = False,
-    gpus: o.Gpus = "auto",
-    processes: o.Processes = None,
-    precision: o.PrecisionMode = None,
-    seed: o.Seed = None,
-    tracker: o.TrackerName = o.TrackerChoice.none,
-    overfit_one_batch: o.OverfitOneBatch = False,
-    print_config: o.PrintConfig = False,
-    dry_run: o.DryRun = False,
-    quiet: o.Quiet = False,
-) -> None:
-    """LVMAE's first stage: codes for tokens, and which of them matter; prints the run folder.
+@training_command("train-tokenizer")
+def train_tokenizer(recipe: Recipe, options: TrainOptions) -> None:
+    """Train LVMAE's tokenizer: codes and importance of tokens; prints the run folder.
 
     Example: everest train-tokenizer --recipe lvmae-demo --data VIDEOS --output runs/tokenizer
     """
-    settings = o.read_recipe(recipe, data=data, overrides=overrides, precision=precision, seed=seed)
-    if print_config:
-        training_command.print_recipe(settings)
-        return
-    choices = training_command.TrainOptions(
-        command="train-tokenizer",
-        recipe=recipe,
-        output=output,
-        resume=resume,
-        overwrite=overwrite,
-        gpus=gpus,
-        processes=processes,
-        tracker=tracker.value,
-        one_batch=overfit_one_batch,
-        quiet=quiet,
-    )
-    devices = choices.launch()
-    ended = run_stage(settings, choices, devices, dry_run=dry_run)
+    ended = run_stage(recipe, options, options.launch())
     if ended is not None:
-        training_command.finish(*ended)
+        finish(*ended)
 
 
-def run_stage(
-    recipe: Recipe, choices: training_command.TrainOptions, devices: Devices, *, dry_run: bool = False
-) -> tuple[Training, RunContext] | None:
-    """Train a recipe's tokenizer, or go on, and tell what it is worth; None after a trial.
+def run_stage(recipe: Recipe, options: TrainOptions, devices: Devices) -> tuple[Training, RunContext] | None:
+    """Train a recipe's tokenizer, or resume its training, and print its report; None after a dry run.
 
     Raises:
-        UserError: everest.errors tells which.
+        UserError: see everest.errors.
     """
     from everest.train_tokenizer import set_up_tokenizer, train_tokenizer, trial_losses
 
-    with choices.place(recipe, devices) as place:
-        stage = set_up_tokenizer(recipe, place)
-        if dry_run:
-            training_command.print_trial(stage.training, lambda clip: trial_losses(stage, clip))
+    with options.context(recipe, devices) as context:
+        stage = set_up_tokenizer(recipe, context)
+        if options.dry_run:
+            print_trial(stage.training, lambda clip: trial_losses(stage, clip))
             return None
-        with training_command.start_or_resume(stage.training, place, recipe, init=None):
-            told = train_tokenizer(stage)
-    if told and not choices.quiet:
-        for line in report_lines(told):
+        with start_or_resume(stage.training, context, recipe, init=None):
+            report = train_tokenizer(stage)
+    if report and not options.quiet:
+        for line in report_lines(report):
             say(line)
-    return stage.training, place
+    return stage.training, context
 
 
-def report_lines(told: dict[str, Any]) -> list[str]:
+def report_lines(report: dict[str, Any]) -> list[str]:
     """The report as a table, with its warnings."""
-    psnr, change, overlap, codebook = (told[key] for key in ("psnr", "change", "overlap", "codebook"))
-    where = "held-out" if told["held_out"] else "training"
+    psnr, change, overlap, codebook = (report[key] for key in ("psnr", "change", "overlap", "codebook"))
+    where = "held-out" if report["held_out"] else "training"
     ratios = [f"{change[name]['ratio']:.2f}" for name in ("scorer", "untrained", "frame_difference")]
     ranks = [f"{change[name]['rank_correlation']:.2f}" for name in ("scorer", "untrained")]
     rows = [
@@ -102,12 +67,12 @@ def report_lines(told: dict[str, Any]) -> list[str]:
         ),
         (
             "largest share in a slice",
-            f"{max(told['slice_shares']):.2f} (even {1 / len(told['slice_shares']):.2f})",
+            f"{max(report['slice_shares']):.2f} (even {1 / len(report['slice_shares']):.2f})",
         ),
-        ("entropy of the scores", f"{told['score_entropy']:.3f}"),
+        ("entropy of the scores", f"{report['score_entropy']:.3f}"),
         ("perplexity of kept codes", f"{codebook['perplexity']:.0f} of {codebook['tokens']} tokens"),
     ]
-    title = f"{told['clips']} {where} clips, {told['kept']} of {told['ranked']} ranked tokens kept"
+    title = f"{report['clips']} {where} clips, {report['kept']} of {report['ranked']} ranked tokens kept"
     width = max(len(name) for name, _ in rows)
     lines = [f"{name:<{width}}  {value}" for name, value in rows]
-    return [title, *lines, *(f"warning: {text}" for text in told["warnings"])]
+    return [title, *lines, *(f"warning: {text}" for text in report["warnings"])]

@@ -13,7 +13,7 @@ from everest_cli.output import print_json, say
 
 
 class MaskFormat(StrEnum):
-    """How the picture is written."""
+    """File formats of the figure."""
 
     png = "png"
     gif = "gif"
@@ -25,26 +25,28 @@ def visualize_mask(
     videos: Annotated[list[Path], typer.Argument(metavar="VIDEO…", help="Videos, or folders of videos.")],
     checkpoint: Annotated[
         str | None,
-        typer.Option("--checkpoint", "-c", metavar="C", help="Whose embedding measures; else the pixels do."),
+        typer.Option(
+            "--checkpoint", "-c", metavar="C", help="Model whose embedding measures change [raw pixels]."
+        ),
     ] = None,
     strategy: Annotated[
         str | None, typer.Option("--strategy", help="A token selection [redundancy-robust].")
     ] = None,
     keep: Annotated[
         str | None,
-        typer.Option(
-            "--keep", metavar="SHARE,…", help="Kept share of the tokens; several are stacked [0.3]."
-        ),
+        typer.Option("--keep", metavar="SHARE,…", help="Keep ratio; several are stacked [0.3]."),
     ] = None,
-    compare: Annotated[bool, typer.Option("--compare", help="Stack the strategies of the field.")] = False,
+    compare: Annotated[bool, typer.Option("--compare", help="Stack the common strategies.")] = False,
     order: Annotated[
         str | None, typer.Option("--order", help="descending or ascending [descending].")
     ] = None,
     distance: Annotated[
         str | None, typer.Option("--distance", help="l2, l1, neg-cosine or neg-cka [l2].")
     ] = None,
-    frames: Annotated[int, typer.Option("--frames", min=2, help="Of a clip, without a checkpoint.")] = 16,
-    stride: Annotated[int, typer.Option("--stride", min=1, help="Frames from one to the next.")] = 4,
+    frames: Annotated[
+        int, typer.Option("--frames", min=2, help="Frames of a clip, without a checkpoint.")
+    ] = 16,
+    stride: Annotated[int, typer.Option("--stride", min=1, help="Frames from one frame to the next.")] = 4,
     size: Annotated[
         int | None,
         typer.Option(
@@ -52,19 +54,19 @@ def visualize_mask(
         ),
     ] = None,
     windows: Annotated[
-        int, typer.Option("--windows", min=1, help="Clips of a long video, a picture each.")
+        int, typer.Option("--windows", min=1, help="Clips of a long video, one figure each.")
     ] = 1,
     kind: Annotated[
         MaskFormat, typer.Option("--format", help="Still, moving, or a page with sliders.")
     ] = MaskFormat.png,
     out: Annotated[
-        Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for the pictures.")
+        Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the figures.")
     ] = Path(),
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of what is drawn.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of random selections.")] = 0,
     overwrite: o.OverwriteFile = False,
     as_json: o.AsJson = False,
 ) -> None:
-    """Show what is kept, what the encoder sees and what is predicted of videos; prints the pictures.
+    """Draw kept, visible and predicted tokens of videos; prints the paths of the figures.
 
     Example: everest visualize-mask video.mp4 --keep 0.5,0.25,0.15
     """
@@ -85,7 +87,7 @@ def visualize_mask(
     )
     chosen = named_videos(videos)
     refuse_same_stems(chosen)
-    look = MaskRequest(
+    request = MaskRequest(
         selectors=selectors,
         frames=frames,
         stride=stride,
@@ -95,19 +97,19 @@ def visualize_mask(
         seed=seed,
         model=model,
     )
-    told: list[dict[str, Any]] = []
+    documents: list[dict[str, Any]] = []
     failed = False
     for video in chosen:
         try:
-            rows = report_masks(video, look, out, kind.value, overwrite=overwrite)
+            rows = report_masks(video, request, out, kind.value, overwrite=overwrite)
         except DataError as error:
             say(f"error: {error}")
             failed = True
             continue
-        told += rows
+        documents += rows
         if not as_json:
             typer.echo("\n".join(dict.fromkeys(path for row in rows for path in row["written"])))
     if as_json:
-        print_json(told)
+        print_json(documents)
     if failed:
         raise typer.Exit(4)

@@ -20,6 +20,7 @@ from everest.models.classifier import VideoClassifier
 def test_every_name_is_there():
     for name in everest.__all__:
         assert getattr(everest, name) is not None
+    assert everest.normalize is everest.normalise
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         everest.nothing  # noqa: B018
 

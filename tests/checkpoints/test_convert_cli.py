@@ -58,7 +58,7 @@ def test_the_path_is_the_result_and_the_report_goes_to_stderr(tmp_path: Path):
     printed, reported = convert(given, "--out", out, *HEADS)
     assert printed == f"{out}\n"
     assert "videomae pretrain" in reported
-    assert "licence: not stated" in reported
+    assert "license: not stated" in reported
     assert convert(given, "--out", out, *HEADS, "--overwrite", "-q") == (f"{out}\n", "")
     origin = read_weights(out).origin
     assert origin is not None
@@ -101,7 +101,7 @@ def test_what_everest_wrote_needs_no_conversion(tmp_path: Path, folder: Path):
     assert (told["title"], told["kind"]) == ("written by everest", "classifier")
     assert told["origin"]["licence"] == "cc-by-nc-4.0"
     again = refused("convert", out, "--out", tmp_path / "again.safetensors", code=6)
-    assert "everest's own already" in again
+    assert "written by everest; every command reads it" in again
 
 
 def test_a_converted_autoencoder_starts_a_finetuning(recipe: Path, tmp_path: Path):

@@ -143,10 +143,9 @@ def test_more_frames_show_the_same_events_slower():
 
 def test_readme_tells_the_set_as_it_is():
     readme = (Path(__file__).parents[2] / "README.md").read_text()
-    labelled = DEMO_SET.train_per_class * len(CLASSES)
+    labeled = DEMO_SET.train_per_class * len(CLASSES)
     assert (
-        f"pre-trained on {DEMO_SET.pretrain} unlabelled clips, then fine-tuned on {labelled} labelled"
-        in readme
+        f"pre-trained on {DEMO_SET.pretrain} unlabeled clips, then fine-tuned on {labeled} labeled" in readme
     )
     assert f"top-1 of {len(CLASSES)} kinds of motion" in readme
     assert f"| chance | {100 / len(CLASSES):.1f} % |" in readme

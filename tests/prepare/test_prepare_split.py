@@ -158,7 +158,7 @@ def test_class_folders_are_cut_and_their_names_written(ucf_names):
 
 def test_a_class_with_too_few_groups_is_told(ucf_names):
     shown = everest("prepare", "split", ucf_names / "all.csv", "--group", "folder")
-    assert "has nothing of" in shown.stderr
+    assert "has no video of" in shown.stderr
 
 
 def test_a_group_in_two_lists_is_a_leak(ucf_names):
@@ -170,7 +170,7 @@ def test_a_group_in_two_lists_is_a_leak(ucf_names):
     assert json.loads(shown.stdout)["leaks"] == [
         {"group": "01", "lists": {str(lists[0]): 1, str(lists[1]): 1}}
     ]
-    assert "1 groups stand in several lists" in shown.stderr
+    assert "1 groups are in several lists" in shown.stderr
 
 
 def test_a_video_is_one_however_its_path_is_written(ucf_names):

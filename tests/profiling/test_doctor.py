@@ -79,7 +79,7 @@ def test_versions_are_judged_by_what_the_package_asks_for(site: Path):
     assert (found["nosuch"].state, found["nosuch"].found) == ("absent", "not installed (export)")
     ended = CliRunner().invoke(app, ["doctor"])
     assert ended.exit_code == 5
-    assert "mend: run `pip install 'nowhere>=2'`" in ended.stdout
+    assert "fix: run `pip install 'nowhere>=2'`" in ended.stdout
 
 
 def test_a_python_that_is_too_old_is_broken(site: Path):

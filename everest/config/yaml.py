@@ -79,6 +79,6 @@ def read_yaml(text: str, label: str) -> Any:
         raise RecipeError(f"{label}: not YAML: {str(error).splitlines()[0]}") from error
 
 
-def write_yaml(value: dict[str, Any]) -> str:
-    """The document that `read_yaml` reads back, keys in their order."""
-    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+def write_yaml(value: dict[str, Any], *, width: int = 100) -> str:
+    """The document that `read_yaml` reads back, with the keys in their order and lines of about `width`."""
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=width)

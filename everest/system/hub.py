@@ -125,21 +125,15 @@ def _first_line(error: Exception) -> str:
 
 def licence_of(folder: Path) -> str | None:
     """The licence in the front matter of a folder's README.md, None when it states none."""
-    import yaml
+    from huggingface_hub.repocard import metadata_load
 
-    readme = folder / "README.md"
-    if not readme.is_file():
-        return None
-    before, *parts = readme.read_text(errors="replace").split("---\n", 2)
-    if before or len(parts) < 2:
-        return None
     try:
-        told = yaml.safe_load(parts[0])
-    except yaml.YAMLError:
+        card = metadata_load(folder / "README.md") or {}
+    except Exception:  # no README, or one whose front matter cannot be parsed: neither may stop a download
         return None
-    if not isinstance(told, dict) or not told.get("license"):
-        return None
-    licence = told["license"]
+    licence = card.get("license")
     if licence == "other":
-        licence = told.get("license_name") or licence
-    return ", ".join(map(str, licence)) if isinstance(licence, list) else str(licence)
+        licence = card.get("license_name") or licence
+    if isinstance(licence, list):
+        licence = ", ".join(map(str, licence))
+    return str(licence) if licence else None

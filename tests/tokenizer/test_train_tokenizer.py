@@ -186,7 +186,7 @@ def test_dry_run_tells_and_writes_nothing(recipe: Path, tmp_path: Path):
         ("tokenizer.frames=3", "tokenizer.frames: must be a multiple of 2 frames"),
         ("tokenizer.frames=6", "tokenizer.frames: clips of 8 frames do not divide into windows of 6"),
         ("tokenizer.time_down=[]", "tokenizer.time_down: 0 values for 1 halvings"),
-        ("tokenizer.input_scale=0.3", "tokenizer.input_scale: 0.3 does not make a whole number"),
+        ("tokenizer.input_scale=0.3", "tokenizer.input_scale: 0.3 makes the 8 pixels of a token"),
         ("model.tubelet=[2, 4, 4]", "tokenizer.size: its tokens are of 2x8x8"),
         ("tokenizer.checkpoint=there", "tokenizer.checkpoint: there is trained already"),
     ],

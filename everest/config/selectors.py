@@ -14,7 +14,6 @@ from everest.config.messages import explain_validation
 from everest.config.settings import Recipe
 from everest.errors import RecipeError
 from everest.methods.selector import Selector
-from everest.methods.strategies import Strategy
 
 
 def make_selector(strategy: str, *, kept: float | None, settings: Mapping[str, Any]) -> Selector:
@@ -29,7 +28,7 @@ def make_selector(strategy: str, *, kept: float | None, settings: Mapping[str, A
     return selector if kept is None else selector.showing(kept)
 
 
-def selector_for(strategy: str, keep: float | None, settings: Mapping[str, Any]) -> Strategy:
+def selector_for(strategy: str, keep: float | None, settings: Mapping[str, Any]) -> Selector:
     """A strategy with these settings.
 
     Args:

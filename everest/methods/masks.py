@@ -13,7 +13,7 @@ from torch import Tensor
 
 from everest.errors import RecipeError
 from everest.methods.grid import TokenGrid, TokenSelection, num_kept
-from everest.methods.selector import Selector, ascending, checked_share, complement, split
+from everest.methods.selector import Selector, ascending, checked_share, split
 
 
 def random_tubes(grid: TokenGrid, noise: Tensor, num: int) -> tuple[Tensor, Tensor]:
@@ -32,9 +32,6 @@ class Tube(Selector):
 
     strategy: Literal["tube"] = "tube"
     mask_ratio: float = 0.9  # VideoMAE §3.3; the number of masked places is rounded down: 176 of 196
-
-    def keeping(self, share: float) -> Tube:
-        return replace(self, mask_ratio=complement(share))
 
     def __call__(self, grid: TokenGrid, *, importance: Tensor | None, noise: Tensor) -> TokenSelection:
         num_visible = grid.per_slice - num_kept(grid.per_slice, self.mask_ratio)
@@ -63,9 +60,6 @@ class FrameWise(Selector):
     strategy: Literal["frame"] = "frame"
     mask_ratio: float = 0.875  # VideoMAE Table 1b; the number of masked slices is rounded down: 7 of 8
 
-    def keeping(self, share: float) -> FrameWise:
-        return replace(self, mask_ratio=complement(share))
-
     def __call__(self, grid: TokenGrid, *, importance: Tensor | None, noise: Tensor) -> TokenSelection:
         num_visible = grid.t - num_kept(grid.t, self.mask_ratio)
         slices = noise[:, : grid.t].argsort(dim=1, stable=True)  # (B, t)
@@ -90,9 +84,6 @@ class RunningCell(Selector):
     encoder: Literal["tube", "running-cell"] = "tube"  # VideoMAE V2; MAR: running-cell
     mask_ratio: float = 0.9  # VideoMAE V2; MAR: 0.5. The number of masked places is rounded down
     target_ratio: float = 0.5  # VideoMAE V2 and MAR; predicted places of a cell, rounded down
-
-    def keeping(self, share: float) -> RunningCell:
-        return replace(self, mask_ratio=complement(share))
 
     def __call__(self, grid: TokenGrid, *, importance: Tensor | None, noise: Tensor) -> TokenSelection:
         if grid.h % self.cell or grid.w % self.cell:

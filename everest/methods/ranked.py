@@ -26,7 +26,7 @@ from everest.methods.importance import (
     pixel_importance,
 )
 from everest.methods.masks import Tube
-from everest.methods.selector import Selector, ascending, checked_share, complement, split
+from everest.methods.selector import Selector, ascending, checked_share, split
 
 ScoreName = Literal["learned", "random", "uniform-frames", "frame-difference", "embedding-distance", "all"]
 SLICES: Final = 8  # of a tokenizer's window of 16 frames, LVMAE §4.1
@@ -56,7 +56,7 @@ class ByImportance(Selector):
         return replace(self, keep_ratio=checked_share(share), visible_ratio=None)
 
     def showing(self, share: float) -> Self:
-        """Keeps `share` of all tokens; at most a third of these are visible, as in a recipe."""
+        """Keeps `share` of all tokens, of which at most a third is visible, as in a recipe."""
         third = float(Decimal(str(share)) / 3)  # of the number as written: 0.1 of 0.3, not slightly less
         return replace(self, keep_ratio=share, visible_ratio=min(self.visible_ratio or share, third))
 
@@ -141,10 +141,6 @@ class LearnedImportance(Selector):
         if self.score == "embedding-distance":
             return change_importance(frames, embed, embed.tubelet)
         return None
-
-    def keeping(self, share: float) -> LearnedImportance:
-        """The same strategy, but it encodes `share` of all places."""
-        return replace(self, mask_ratio=complement(share))
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from super().problems()

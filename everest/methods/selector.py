@@ -10,7 +10,7 @@ B batch, C channels, T frames, H W pixels, N tokens, K candidate tokens.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import ClassVar
 
@@ -23,7 +23,7 @@ from everest.methods.importance import Embedding
 
 @dataclass(frozen=True, kw_only=True)
 class Selector:
-    """Base class of the strategies. The defaults are right for a mask that does not look at the clip."""
+    """Base class of the strategies. The defaults suit a mask with a `mask_ratio` that ignores the clip."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")
     strategy: str  # its name in a recipe
@@ -53,10 +53,11 @@ class Selector:
         Raises:
             ValueError: `share` is not in (0, 1].
         """
-        raise NotImplementedError
+        # On the decimals as they were written, like `num_kept`.
+        return replace(self, mask_ratio=float(1 - Decimal(str(checked_share(share)))))
 
     def showing(self, share: float) -> Selector:
-        """The strategy for a figure of `share` of the tokens: encoded ones, or also predicted ones."""
+        """The strategy for a figure: `share` of the tokens is encoded or, if some are ranked, kept."""
         return self.keeping(share)
 
     def at_evaluation(self, keep: float | None = None) -> Selector:
@@ -99,15 +100,6 @@ def checked_share(share: float) -> float:
     if not 0 < share <= 1:
         raise ValueError(f"a share of the tokens to keep is more than 0 and at most 1, not {share}")
     return share
-
-
-def complement(share: float) -> float:
-    """1 - share, computed on the decimals as they were written, like `num_kept`.
-
-    Raises:
-        ValueError: `share` is not in (0, 1].
-    """
-    return float(1 - Decimal(str(checked_share(share))))
 
 
 def ascending(ids: Tensor) -> Tensor:

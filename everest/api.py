@@ -47,7 +47,7 @@ def create_model(
         backbone: vit-tiny, vit-s, vit-b, vit-l or vit-h.
         num_classes: of a classifier; a mapping such as {"verb": 97, "noun": 300} gives it a head for each.
         frames, size: of the clips; pixels as one number or (height, width).
-        selection: a strategy of everest.selection; by default EVEREST's for the kind (Tables 7, 8).
+        selection: a strategy of everest.methods.strategies; by default EVEREST's for the kind (Tables 7, 8).
         model: further keys of a recipe's `model` section, such as `tubelet` or `decoder_depth`.
     Raises:
         RecipeError: an unknown backbone or key, or values that cannot be meant, named as in a recipe.

@@ -163,7 +163,7 @@ class TokenTargetSettings:
     space: Literal["values", "soft", "codes"] = "values"  # LVMAE eq. 2
 
 
-TARGETS = {"pixels": PixelTargetSettings, "tokens": TokenTargetSettings}
+TARGETS = {settings.kind: settings for settings in (PixelTargetSettings, TokenTargetSettings)}
 TARGET_KEYS = {field.name for settings in TARGETS.values() for field in fields(settings)}
 
 

@@ -43,14 +43,7 @@ class TokenizerConfig:
     time_down: tuple[bool, ...]  # whether each halving between two levels also halves time
     blocks: int  # residual blocks per level of the encoder, and in its middle
     decoder_blocks: int  # the same for the decoder
-    levels: tuple[int, ...] = (
-        8,
-        8,
-        8,
-        8,
-        8,
-        8,
-    )  # of each code dimension; LVMAE states 2^18 codes in the text
+    levels: tuple[int, ...] = (8, 8, 8, 8, 8, 8)  # of each code dimension; the LVMAE paper has 2^18 codes
     input_scale: float = 1.0  # of height and width; a clip is scaled first
     scorer_channels: tuple[int, int] = (32, 64)
 

@@ -138,7 +138,7 @@ def _refuse_to_replace(
         refuse_existing([bad_videos], overwrite=False, read=[])
     targets = [clean_path(source) for source in sources] if fix else []
     read = [source.path for source in sources]
-    refuse_existing(targets, overwrite=overwrite, read=read, mend="move it away")
+    refuse_existing(targets, overwrite=overwrite, read=read, fix="move it away")
     for path in (bad_videos, *targets):
         check_writable(path)
 

@@ -209,7 +209,7 @@ def _check_split(lists: Sequence[Path], root: Path | None, group_of: GroupOf, *,
         raise RecipeError("--check: a list is given twice; leave it out once")
     samples = {
         str(path): read_samples(
-            path, root=root or path.parent, classes=None, num_classes=None, heads=None, labelled=False
+            path, root=root or path.parent, classes=None, num_classes=None, heads=None, labeled=False
         ).samples
         for path in lists
     }

@@ -22,11 +22,11 @@ import numpy as np
 
 from everest.errors import RecipeError
 from everest.system.files import write_error
-from everest.video.file import forget, look
+from everest.video.file import clear_video_cache, inspect_video
 from everest.video.folders import as_data_error
-from everest.video.reader import picture, pictures_of
+from everest.video.reader import image_frames, read_image
 from everest.video.source import Video
-from everest.video.stream import VideoError, as_video_error, decoded, promised_seconds
+from everest.video.stream import VideoError, as_video_error, declared_seconds, decode_frames
 
 # Ours: of what a file promises so much, and such a share of it, may be missing.
 CUT_SECONDS: Final = 1.0
@@ -39,14 +39,14 @@ def damage(video: Video, *, frames: int, expected: int, breaks: Sequence[int], l
     Args:
         frames: how many came.
         expected: how many its packets tell.
-        breaks: the packets at which decoding ended (`damages` of `decoded`).
+        breaks: the packets at which decoding ended (`damages` of `decode_frames`).
         last: seconds at which the last frame is shown.
     """
     if frames < expected:
         return f"damaged: {frames} of {expected} frames can be decoded"
     if breaks:
         return f"damaged: breaks off after {frames} frames"
-    promised = promised_seconds(video)
+    promised = declared_seconds(video)
     if promised - last > max(CUT_SECONDS, CUT_SHARE * promised):
         return f"damaged: ends after {last:.1f} of {promised:.1f} s"
     return None
@@ -86,16 +86,16 @@ def examine(path: str) -> Inspection:
         refused = type(error.__cause__) is PermissionError
         return replace(blank, reason=error.reason, lasting=not refused)
     finally:
-        forget()
+        clear_video_cache()
 
 
 def _video(path: Path, blank: Inspection) -> Inspection:
     with as_video_error(path):
         content = _hash(path)
-    opening = look(path)
+    opening = inspect_video(path)
     damages: list[int] = []
     count, first, last = 0, [], 0.0
-    with as_video_error(path), closing(decoded(path, damages=damages)) as frames:
+    with as_video_error(path), closing(decode_frames(path, damages=damages)) as frames:
         for frame in frames:
             if count < COMPARED:
                 first.append(frame.to_ndarray(format="rgb24"))
@@ -110,10 +110,10 @@ def _video(path: Path, blank: Inspection) -> Inspection:
 def _pictures(folder: Path, blank: Inspection) -> Inspection:
     told, first = hashlib.blake2b(digest_size=16), []
     with as_video_error(folder):
-        files = pictures_of(folder)
+        files = image_frames(folder)
         for number, file in enumerate(files):
             told.update(file.read_bytes())
-            shown = picture(file)  # decoded also where it is not compared
+            shown = read_image(file)  # decoded also where it is not compared
             if number < COMPARED:
                 first.append(shown)
     return replace(blank, frames=len(files), content=told.hexdigest(), beginning=_beginning(first))
@@ -129,7 +129,7 @@ def _hash(path: Path) -> str:
 
 def _beginning(pictures: list[np.ndarray]) -> str | None:
     """Many a video begins black; that is no sign of a copy."""
-    if all(np.ptp(picture, axis=(0, 1)).max() == 0 for picture in pictures):
+    if all(np.ptp(pixels, axis=(0, 1)).max() == 0 for pixels in pictures):
         return None
     told = hashlib.blake2b(digest_size=16)
     for shown in pictures:

@@ -19,7 +19,7 @@ from everest.prepare.class_folders import folder_samples
 from everest.prepare.layout import AnnotatedSample
 from everest.prepare.layout_table import FOLDERS, expectations, find_layout
 from everest.system.files import write_table
-from everest.video.folders import VIDEOS, videos_under
+from everest.video.folders import VIDEO_SUFFIXES, videos_under
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,9 @@ def match(lists: Mapping[str, Sequence[AnnotatedSample]], videos: Sequence[Path]
     """Give each entry its file. Of files of one name, that in the most of the entry's folders is taken."""
     files: dict[str, list[Path]] = {}
     for video in videos:
-        files.setdefault(_key(video.stem if video.suffix.lower() in VIDEOS else video.name), []).append(video)
+        files.setdefault(
+            _key(video.stem if video.suffix.lower() in VIDEO_SUFFIXES else video.name), []
+        ).append(video)
     found: dict[str, list[Sample]] = {name: [] for name in lists}
     missing = []
     for name, entries in lists.items():

@@ -28,9 +28,9 @@ from everest.system.events import Report
 from everest.system.files import write_atomically, write_text
 from everest.system.locks import refuse_foreign, sole_writer
 from everest.system.storage import Location
-from everest.video.folders import VIDEOS, as_data_error
-from everest.video.reader import picture_folder
-from everest.video.source import content, version
+from everest.video.folders import VIDEO_SUFFIXES, as_data_error
+from everest.video.reader import image_folder
+from everest.video.source import video_bytes, video_version
 
 NUMBERS: Final = ("start", "end", "start_frame", "end_frame")
 
@@ -48,7 +48,7 @@ class ShardEntry:
     @property
     def member(self) -> str:
         suffix = self.video.suffix.lower()
-        return f"{self.key}{suffix if suffix in VIDEOS else '.video'}"
+        return f"{self.key}{suffix if suffix in VIDEO_SUFFIXES else '.video'}"
 
     def about(self) -> dict[str, Any]:
         """What `KEY.json` says: the line of the list, or all lines under `segments`."""
@@ -93,9 +93,9 @@ def plan_shards(source: SourceList, *, max_bytes: int, max_count: int) -> ShardP
 def _entry(source: SourceList, number: int, path: str, rows: Sequence[dict[str, str]]) -> ShardEntry:
     video = source.video(path)
     with as_data_error(video):
-        if picture_folder(video):
+        if image_folder(video):
             raise DataError(f"{video}: a folder of pictures; `everest prepare encode` makes a video of it")
-        size, _ = version(video)
+        size, _ = video_version(video)
     if size < 0:
         raise DataError(f"{video}: its storage does not tell sizes; copy the videos here first")
     return ShardEntry(f"{number:09d}", path, video, size, tuple(rows))
@@ -213,7 +213,7 @@ def _write_shard(webdataset: ModuleType, part: Sequence[ShardEntry], file: Path)
     with file.open("wb") as stream, webdataset.TarWriter(stream, **settings) as writer:
         for entry in part:
             with as_data_error(entry.video):
-                data = content(entry.video)
+                data = video_bytes(entry.video)
             if len(data) != entry.size:
                 raise DataError(f"{entry.video}: changed while the shards were written; run again")
             about = json.dumps(entry.about()).encode()

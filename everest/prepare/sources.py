@@ -6,24 +6,16 @@ The lists and folders that are to be encoded or put into shards.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
-from everest.data.list_text import (
-    HEAD_PREFIX,
-    ListRow,
-    label_of,
-    labels_of,
-    names_used,
-    no_labels,
-    read_lines,
-    read_rows,
-)
-from everest.data.samples import Sample, SampleList, read_samples, sample_of
+from everest.data.labels import LabelRules, names_used, read_class_names
+from everest.data.list_text import HEAD_PREFIX, ListRow, read_rows
+from everest.data.samples import Sample, SampleList, read_samples, samples_of_rows
 from everest.data.shards import find_index
 from everest.errors import DataError
 from everest.prepare.class_folders import same_but_for_case
-from everest.system.storage import Location, joined, located
+from everest.system.storage import Location, join_location, parse_location
 from everest.video.folders import as_data_error, videos_by_subfolder, videos_under
 
 
@@ -51,29 +43,15 @@ class Source:
         return self.path.is_file()
 
 
-@dataclass(frozen=True, kw_only=True)
-class LabelRules:
-    """What labels can be."""
-
-    names: tuple[str, ...] = ()
-    num_classes: int | None = None
-    heads: Mapping[str, int] | None = None
-
-
 def read_names(file: Path) -> tuple[str, ...]:
-    """The class names in a file, one a line.
+    """Reads class names, one per line.
 
     Raises:
-        DataError: it cannot be read, has no name, or has two that are the same, but for case perhaps.
+        DataError: as `read_class_names`, and if two names are the same but for case.
     """
-    names = tuple(line.strip() for _, line in read_lines(file))
-    if not names:
-        raise DataError(f"{file}: no class names; it needs one in each line")
-    repeated = [*same_but_for_case(names), *((name, name) for name in names if names.count(name) > 1)]
-    if repeated:
-        raise DataError(
-            f"{file}: the classes '{repeated[0][0]}' and '{repeated[0][1]}' are the same but for case"
-        )
+    names = read_class_names(file)
+    for first, second in same_but_for_case(names):
+        raise DataError(f"{file}: the classes '{first}' and '{second}' are the same but for case")
     return names
 
 
@@ -114,30 +92,20 @@ def _names_found(path: Path, rows: Sequence[ListRow] | None) -> tuple[str, ...]:
     """The names that a list uses as labels, or those of class folders; none where labels are numbers."""
     if rows is None:
         return tuple(name for name, videos in videos_by_subfolder(path).items() if videos)
-    return tuple(names_used(rows))
+    return names_used(rows)
 
 
 def _of_list(path: Path, rows: Sequence[ListRow], root: Path, rules: LabelRules, pretrains: bool) -> Source:
-    heads = rules.heads or heads_in(rows)
-    labelled = not pretrains and any("label" in row.values or heads for row in rows)
-    read = no_labels
-    if labelled:
-        count = rules.num_classes or len(rules.names)
-        read = labels_of(heads) if heads else label_of(rules.names, count)
-    listed, unreadable = [], {}
-    for row in rows:
-        problem = None
-        try:
-            sample = sample_of(row, root, read)
-        except ValueError as error:
-            problem = str(error)
-            try:
-                sample = sample_of(row, root, no_labels)
-            except ValueError:
-                unreadable[row.place] = problem
-                continue
-        listed.append(ListedSample(row.place, sample, problem))
-    return Source(path=path, rows=listed, labelled=labelled, pretrains=pretrains, unreadable=unreadable)
+    rules = replace(rules, heads=rules.heads or heads_in(rows))
+    labelled = not pretrains and any("label" in row.values or rules.heads for row in rows)
+    samples, problems = samples_of_rows(rows, root, rules if labelled else None)
+    return Source(
+        path=path,
+        rows=[ListedSample(place, sample, problems.get(place)) for place, sample in samples.items()],
+        labelled=labelled,
+        pretrains=pretrains,
+        unreadable={place: problem for place, problem in problems.items() if place not in samples},
+    )
 
 
 def heads_in(rows: Sequence[ListRow]) -> dict[str, int]:
@@ -191,9 +159,8 @@ def read_labelled(source: Path, *, root: Path, classes: Path | None) -> tuple[Sa
         source,
         root=root,
         classes=read_names(classes) if classes else None,
-        num_classes=None,
         heads=heads or None,
-        labelled=labelled,
+        labeled=labelled,
     )
     return found, list(heads)
 
@@ -205,7 +172,7 @@ class SourceList:
     place: Location
     root: Location  # what its paths are relative to
     is_list: bool
-    rows: tuple[dict[str, str], ...]  # by column of everest.data.list_files; `path` as written
+    rows: tuple[dict[str, str], ...]  # by column of everest.data.list_text; `path` as written
 
     @property
     def stem(self) -> str:
@@ -213,7 +180,7 @@ class SourceList:
 
     def video(self, path: str) -> Location:
         """The video that a row's `path` means."""
-        return joined(self.root, path).absolute()
+        return join_location(self.root, path).absolute()
 
     def paths(self) -> dict[str, list[dict[str, str]]]:
         """Each path once, in the order of the list, with its rows: segments of one video are several."""
@@ -233,9 +200,9 @@ def read_originals(places: Sequence[str], root: str | None) -> Iterator[SourceLi
         DataError: nothing there, lines that make no sense, videos that are missing.
     """
     for text in places:
-        place = located(text)
+        place = parse_location(text)
         if root is not None:
-            yield read_original(place, located(root))
+            yield read_original(place, parse_location(root))
         else:
             is_only_folder = len(places) == 1 and place.is_dir()
             yield read_original(place, place if is_only_folder else place.absolute().parent)
@@ -247,9 +214,7 @@ def read_original(place: Location, root: Location) -> SourceList:
         raise DataError(f"{place}: holds shards already; name the list or folder that they were made of")
     if place.is_dir():
         place, root = place.resolve(), root.resolve()
-    samples = read_samples(
-        place, root=root, classes=None, num_classes=None, heads=None, labelled=False
-    ).samples
+    samples = read_samples(place, root=root, labeled=False).samples
     if place.is_file():
         rows = tuple(row.values for row in read_rows(place))
         return SourceList(place=place, root=root, is_list=True, rows=rows)

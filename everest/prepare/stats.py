@@ -24,7 +24,7 @@ from everest.data.samples import Sample
 from everest.prepare.processes import Failure, map_apart
 from everest.system.events import Report, notice
 from everest.system.files import write_atomically
-from everest.video.file import forget
+from everest.video.file import clear_video_cache
 from everest.video.reader import probe, read_frames
 from everest.video.stream import VideoError
 
@@ -62,7 +62,7 @@ def measure(path: str) -> Measured | str:
     except VideoError as error:
         return error.reason
     finally:
-        forget()
+        clear_video_cache()
     mean, square = _moments(frames)
     grey = frames.astype(np.float32).mean(axis=3) / 255  # (F, H, W)
     step = -(-max(frames.shape[1:3]) // SIDE)

@@ -34,7 +34,7 @@ from everest.system.run_folder import BAD_VIDEOS
 from everest.tokenizer.cache import INDEX, PARTS, CachePart, TokenIndex, clip_facts, differing, read_problems
 from everest.tokenizer.network import AdaptiveTokenizer
 from everest.tokenizer.spec import TokenizerUse, tokenizer_use
-from everest.video.pixels import normalise, unnormalise
+from everest.video.pixels import normalize, unnormalize
 
 LOCK: Final = ".lock"
 
@@ -166,7 +166,7 @@ def _write_missing(
         if part not in problems:
             rows, problems[part] = work.tokens(part)
             done += len(part.samples)
-            refuse_too_many(work.named(problems), asked=done, max_bad=max_bad)
+            refuse_too_many(work.named(problems), requested=done, max_bad=max_bad)
             header = {"problems": json.dumps(problems[part])}
             write_atomically(output / part.name, partial(save_file, rows, metadata=header))
             work.report({"event": "video", "done": done, "videos": total})
@@ -202,10 +202,10 @@ class _Work:
     @torch.inference_mode()
     def _rows(self, clip: Clip) -> Rows:
         """From (B, V, 3, T, H, W) frames, seen as a training step shows them to a tokenizer."""
-        frames = normalise(clip.frames.flatten(0, 1).to(self.accelerator.device))
+        frames = normalize(clip.frames.flatten(0, 1).to(self.accelerator.device))
         try:
             with self.accelerator.autocast():
-                told = self.tokenizer.encode(unnormalise(frames))
+                told = self.tokenizer.encode(unnormalize(frames))
         except torch.OutOfMemoryError as error:
             raise EnvironmentProblem(
                 f"out of memory with {self.batch} clips in one pass; the same command with a smaller --batch "

@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 from everest.data.samples import read_samples
 from everest.prepare.encode import JobShare
 from everest.prepare.encoding import encoded_size
-from everest.video.file import look
+from everest.video.file import inspect_video
 from everest.video.reader import frames_between, probe, read_frames
 from everest_cli.main import app
 
@@ -99,7 +99,7 @@ def same_video(source: Path, tmp_path: Path) -> None:
 
 
 def seconds(video: Path) -> list[float]:
-    opening = look(video)
+    opening = inspect_video(video)
     if opening.index.times.size == 0 or opening.index.by_decode_stamp:
         return [number / opening.info.fps for number in range(opening.info.frames)]
     return ((opening.index.times - opening.index.times[0]) / opening.second).tolist()
@@ -109,7 +109,7 @@ def test_keyframes_are_close_and_bytes_are_the_same_each_time(videos: Path, tmp_
     for name in ("one", "two"):
         everest(videos, "-o", tmp_path / name, "--gop", 5, "--short-side", 32)
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
-    index = look(tmp_path / "one" / "clip0.mp4").index
+    index = inspect_video(tmp_path / "one" / "clip0.mp4").index
     keys = np.searchsorted(index.times, index.key_times)
     assert np.diff([*keys, index.times.size]).max() <= 5
 
@@ -134,7 +134,7 @@ def test_lists_keep_labels_and_segments_and_leave_out_what_failed(videos: Path, 
         .splitlines()[1]
         .endswith("broken.mp4,not a video file")
     )
-    options = {"classes": None, "num_classes": None, "heads": None, "labelled": True}
+    options = {"classes": None, "num_classes": None, "heads": None, "labeled": True}
     found = read_samples(Path(shown["lists"][0]), root=tmp_path / "out", **options)
     assert found.class_names == ("hug", "kick")
     assert [(sample.labels, sample.start, sample.end) for sample in found.samples] == [
@@ -285,7 +285,7 @@ def test_segments_name_the_same_frames_afterwards(shared: Path, tmp_path: Path):
     source = shared / "videos" / "odd" / "vfr_made.mp4"
     (tmp_path / "list.csv").write_text(f"path,label,start,end\n{source},0,1.5,3.25\n")
     (made,) = told(tmp_path / "list.csv", "-o", tmp_path / "out")["lists"]
-    options = {"classes": None, "num_classes": None, "heads": None, "labelled": True}
+    options = {"classes": None, "num_classes": None, "heads": None, "labeled": True}
     (sample,) = read_samples(Path(made), root=tmp_path / "out", **options).samples
     assert (sample.start, sample.end, sample.labels) == (1.5, 3.25, (0,))
     assert frames_between(sample.path, 1.5, 3.25) == frames_between(source, 1.5, 3.25)

@@ -178,7 +178,7 @@ def test_dry_run_tells_and_writes_nothing(recipe: Path, tmp_path: Path):
         ("tokenizer.loss.gann=0.1", "tokenizer.loss.gann: unknown key; did you mean 'gan'?"),
         (
             "tokenizer.loss.reconstruction=0",
-            "tokenizer.loss.reconstruction: is 0, like perceptual, so nothing",
+            "tokenizer.loss.reconstruction: is 0, like perceptual",
         ),
         ("tokenizer.size=tinny", "tokenizer.size: unknown value 'tinny'; did you mean 'tiny'?"),
         ("tokenizer.kep=0.1", "tokenizer.kep: unknown key; did you mean 'keep'?"),

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from everest.methods.grid import patchify
-from everest.methods.strategies import ByImportance
+from everest.methods.ranked import ByImportance
 from everest.models.block import Block
 from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder

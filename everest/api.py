@@ -20,7 +20,8 @@ from everest.data.views import ValidationViews
 from everest.errors import unknown_name
 from everest.methods.grid import TokenGrid, TokenSelection
 from everest.methods.importance import RawPixels
-from everest.methods.strategies import Strategy, choose
+from everest.methods.selector import choose
+from everest.methods.strategies import Strategy
 from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder
 from everest.models.spec import classifier_spec, pretrain_spec

@@ -20,7 +20,6 @@ from everest.errors import CheckpointError
 from everest.inference.accuracy import Predictions, accuracies, refuse_too_many_skipped, write_predictions
 from everest.inference.multi_view import evaluate_views
 from everest.inference.report import PAGE, share_cost, write_report
-from everest.methods.strategies import at_test
 from everest.models.classifier import VideoClassifier
 from everest.models.spec import ModelSpec
 from everest.system.events import Report, notice
@@ -121,8 +120,8 @@ def _swept(
 ) -> tuple[Predictions, list[tuple[dict[str, Any], Predictions]]]:
     """The predictions as trained, and for each keep ratio its cost and predictions; no ratio is run twice."""
     costs = [share_cost(spec, keep) for keep in keeps]
-    usual = at_test(spec.selection)
-    shares = [None, *(keep for keep in keeps if at_test(spec.selection, keep) != usual)]
+    usual = spec.selection.at_evaluation()
+    shares = [None, *(keep for keep in keeps if spec.selection.at_evaluation(keep) != usual)]
     by_share = dict(zip(shares, run(keeps=shares), strict=True))
     as_trained = by_share[None]
     return as_trained, [(cost, by_share.get(cost["keep"], as_trained)) for cost in costs]

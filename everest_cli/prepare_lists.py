@@ -63,11 +63,9 @@ def index(
     if as_json:
         print_json(found.to_dict() | {"written": [str(path) for path in written], "data": data})
     else:
-        import yaml
+        from everest.config.yaml import write_yaml
 
-        typer.echo(
-            yaml.safe_dump({"data": dict(data)}, sort_keys=False, allow_unicode=True, width=1000), nl=False
-        )
+        typer.echo(write_yaml({"data": dict(data)}, width=1000), nl=False)
 
 
 def _print_index(found: Index, written: Sequence[Path]) -> None:

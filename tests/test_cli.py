@@ -13,7 +13,7 @@ from small_runs import RECIPE, refused
 from typer.testing import CliRunner
 
 import everest
-from everest.config.settings import ModelSettings, TargetSettings
+from everest.config.settings import ModelSettings, PixelTargetSettings
 from everest.methods.strategies import RedundancyRobust
 from everest.models.spec import ModelSpec
 from everest.system.weights import Weights
@@ -127,7 +127,7 @@ def checkpoint(path: Path, kind: str) -> Path:
         size=(32, 32),
         model=settings,
         selection=RedundancyRobust(),
-        target=TargetSettings(),
+        target=PixelTargetSettings(),
     )
     tensors = everest.create_model(
         "vit-tiny", kind="pretrain", frames=4, size=32, tubelet=(2, 8, 8), width=24, depth=2, heads=2

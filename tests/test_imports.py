@@ -87,6 +87,11 @@ def test_only_the_video_room_imports_decoders():
     assert users == {"everest.profiling.doctor"}
 
 
+def test_only_the_config_room_imports_yaml():
+    users = {name for name, path in modules().items() if "yaml" in imports(path)}
+    assert users == {"everest.config.yaml"}
+
+
 def test_nothing_in_the_library_prints():
     for name, path in modules().items():
         calls = [

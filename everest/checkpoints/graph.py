@@ -22,7 +22,6 @@ from torch.export import Dim, ExportedProgram
 
 from everest.checkpoints.load import LoadedModel
 from everest.errors import EnvironmentProblem, RecipeError
-from everest.methods.strategies import at_test
 from everest.models.classifier import VideoClassifier
 from everest.models.cost import count_tokens
 from everest.models.mae import MaskedAutoencoder
@@ -104,7 +103,7 @@ def exportable(opened: LoadedModel, *, keep: float | None) -> Exportable:
         graph = EncoderGraph(module)
     else:
         if keep is not None:
-            spec = replace(spec, selection=at_test(spec.selection, keep))
+            spec = replace(spec, selection=spec.selection.at_evaluation(keep))
             try:
                 count_tokens(spec)
             except RecipeError as error:

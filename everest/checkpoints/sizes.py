@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from everest.checkpoints.families import Translation
 from everest.checkpoints.foreign import Foreign
-from everest.config.settings import ModelSettings, TargetSettings
+from everest.config.settings import ModelSettings, PixelTargetSettings
 from everest.config.sizes import BACKBONES
 from everest.errors import CheckpointError, UserError
 from everest.methods.grid import TokenGrid
@@ -114,7 +114,7 @@ def model_spec(facts: ForeignFacts) -> ModelSpec:
         size=size,
         model=settings,
         selection=_selection(facts),
-        target=None if classifier else TargetSettings(normalize=bool(normalize)),
+        target=None if classifier else PixelTargetSettings(normalize=bool(normalize)),
         norms=facts.norms,
         num_classes=facts.shapes["head.weight"][0] if classifier else None,
     )

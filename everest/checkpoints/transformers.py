@@ -21,6 +21,7 @@ from everest.checkpoints.foreign import CONFIG, Foreign
 from everest.checkpoints.graph import sample_clips
 from everest.checkpoints.load import AnyModel, LoadedModel, build_model
 from everest.checkpoints.sizes import MLP_RATIO, TORCH_EPS, Hints
+from everest.config.settings import PixelTargetSettings, TokenTargetSettings
 from everest.errors import CheckpointError
 from everest.methods.grid import TokenSelection
 from everest.methods.strategies import AllTokens
@@ -132,7 +133,7 @@ def model_config(weights: Weights, spec: ModelSpec) -> dict[str, Any]:
             "id2label": {str(number): name for number, name in enumerate(names)},
             "label2id": {name: number for number, name in enumerate(names)},
         }
-    assert spec.target is not None
+    assert isinstance(spec.target, PixelTargetSettings)
     return {
         **shared,
         "architectures": ["VideoMAEForPreTraining"],
@@ -176,17 +177,19 @@ def _obstacles(spec: ModelSpec) -> Iterator[str]:
         yield f"an embedding of {spec.model.embedding_layers} convolutions (it has one)"
     if spec.model.tubelet[1] != spec.model.tubelet[2]:
         yield f"tubelets of {spec.model.tubelet} (its patches are square)"
-    if spec.target is not None and spec.target.frames == "half":
+    if isinstance(spec.target, PixelTargetSettings) and spec.target.frames == "half":
         yield "a decoder that predicts half of the frames"
+    if isinstance(spec.target, TokenTargetSettings):
+        yield "a decoder that predicts the codes of a tokenizer (it predicts pixels)"
 
 
 def _notes(spec: ModelSpec) -> Iterator[str]:
     """Yield where transformers computes something else with the same weights."""
     if spec.kind == "pretrain":
         yield f"transformers selects no tokens: pass the mask of {spec.selection.strategy} as bool_masked_pos"
-        if spec.target is not None and spec.target.normalize == "token":
+        if isinstance(spec.target, PixelTargetSettings) and spec.target.normalize == "token":
             yield "its loss normalizes the channels of a tubelet one by one, this model all values together"
-    elif not isinstance(spec.selection, AllTokens):
+    elif spec.selection != AllTokens():
         counts = count_tokens(spec)
         yield (
             f"transformers encodes all {counts.total} tokens, this model was trained with {counts.visible}: "

@@ -27,7 +27,6 @@ from everest.data.views import (
 from everest.errors import DataError, RecipeError
 from everest.methods.frame_selection import num_candidates
 from everest.methods.grid import TokenGrid
-from everest.methods.masks import Tube
 from everest.system.storage import Location, join_location, parse_location
 from everest.video.folders import as_data_error
 
@@ -93,7 +92,7 @@ def finetune_clips(recipe: Recipe) -> tuple[VideoClips, Classes]:
         erasing=stage.erasing,
     )
     samples = _training_samples(data)
-    num_noise = clip_grid(recipe).num_tokens if isinstance(stage.selection, Tube) else 0
+    num_noise = clip_grid(recipe).num_tokens if stage.selection.draws else 0
     clips = _clips(recipe, samples, views, num_noise=num_noise, replace_bad=True)
     return clips, Classes.of(samples, data)
 

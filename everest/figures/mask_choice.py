@@ -9,7 +9,8 @@ from typing import Final
 from everest.config.selectors import make_selector
 from everest.errors import RecipeError
 from everest.methods.ranked import LearnedImportance, ScoreName
-from everest.methods.strategies import STRATEGIES, Selector
+from everest.methods.selector import Selector
+from everest.methods.strategies import STRATEGIES
 
 USUAL: Final = "redundancy-robust"
 LEARNED: Final = LearnedImportance.strategy

@@ -22,8 +22,7 @@ from everest.errors import RecipeError
 from everest.figures.mask_page import strategy_ranks, write_page
 from everest.figures.masks import AnyModel, MaskView, view_masks
 from everest.figures.pictures import HEAT, draw_views, rows_of
-from everest.methods.masks import RunningCell
-from everest.methods.strategies import Selector
+from everest.methods.selector import Selector
 from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder
 from everest.system.files import check_new_file, write_atomically
@@ -119,7 +118,7 @@ class MaskRequest:
                 )
         info = probe(video)
         scale = self.size / min(info.height, info.width)
-        cell = 2 if any(isinstance(selector, RunningCell) for _, selector in self.selectors) else 1
+        cell = max((selector.cell for _, selector in self.selectors), default=1)
         height, width = (
             max(round(side * scale / step), 1) * step
             for side, step in zip((info.height, info.width), (cell * p for p in tubelet[1:]), strict=True)

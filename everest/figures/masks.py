@@ -18,7 +18,7 @@ from everest.errors import RecipeError
 from everest.methods.grid import TokenGrid, TokenSelection, patchify, unpatchify
 from everest.methods.importance import Embedding, RawPixels, ScoredEmbedding
 from everest.methods.ranked import LearnedImportance
-from everest.methods.strategies import ByImportance, Selector
+from everest.methods.selector import Selector
 from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder
 from everest.tokenizer.network import AdaptiveTokenizer
@@ -68,9 +68,7 @@ class MaskView:
         """(N,) token ids by importance, kept first in front; None if the strategy measures nothing."""
         if self.importance is None:
             return None
-        if isinstance(self.selector, ByImportance):
-            return self.selector.ranked(self.importance[None])[0]
-        return self.importance.argsort(descending=True, stable=True)
+        return self.selector.ranked(self.importance[None])[0]
 
     def heat(self) -> Tensor:
         """(T, H, W) float32: the importance of each pixel's token."""

@@ -27,7 +27,8 @@ from everest.data.stages import evaluation_views
 from everest.data.views import EvalViews
 from everest.errors import RecipeError
 from everest.methods.grid import num_kept
-from everest.methods.strategies import AllTokens, choose
+from everest.methods.selector import choose
+from everest.methods.strategies import AllTokens
 from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder
 from everest.models.spec import ModelSpec

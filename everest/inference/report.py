@@ -28,7 +28,6 @@ from everest.inference.confusion import (
     draw_sweep,
     surest_mistakes,
 )
-from everest.methods.strategies import at_test
 from everest.models.cost import count_tokens, gmacs_of_clip
 from everest.models.spec import ModelSpec
 from everest.system.files import write_text
@@ -116,5 +115,5 @@ def share_cost(spec: ModelSpec, keep: float) -> dict[str, Any]:
     Raises:
         RecipeError: the ratio leaves no token.
     """
-    spec = replace(spec, selection=at_test(spec.selection, keep))
+    spec = replace(spec, selection=spec.selection.at_evaluation(keep))
     return {"keep": keep, "tokens": count_tokens(spec).visible, "gmacs": round(gmacs_of_clip(spec), 4)}

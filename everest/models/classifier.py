@@ -16,7 +16,7 @@ from everest.config.sizes import BackboneSize
 from everest.config.values import Pooling
 from everest.methods.grid import TokenGrid
 from everest.methods.importance import Embedding
-from everest.methods.strategies import Strategy, at_test, choose
+from everest.methods.selector import Selector, choose
 from everest.models.embedding import Positions
 from everest.models.vit import Encoder, linear_layers
 
@@ -70,7 +70,7 @@ class VideoClassifier(nn.Module):
         grid: TokenGrid,
         tubelet: tuple[int, int, int],
         *,
-        selector: Strategy,
+        selector: Selector,
         num_classes: int,
         heads: Mapping[str, int] | None = None,
         pooling: Pooling = "mean",
@@ -137,7 +137,7 @@ class VideoClassifier(nn.Module):
         self.encoder.check(frames)
         selector, grid = self.selector, self.encoder.grid
         if noise is None:
-            selector = at_test(selector, keep)
+            selector = selector.at_evaluation(keep)
             noise = frames.new_zeros(frames.size(0), grid.num_tokens)  # nothing here is drawn
         elif keep is not None:
             selector = selector.keeping(keep)

@@ -15,7 +15,8 @@ from everest.config.sizes import BackboneSize
 from everest.methods.frame_selection import FrameSelection, take_importance, take_slices
 from everest.methods.grid import TokenGrid, TokenSelection, gather_tokens
 from everest.methods.importance import Embedding, ScoredEmbedding, TokenScores
-from everest.methods.strategies import ByImportance, Selector
+from everest.methods.ranked import ByImportance
+from everest.methods.selector import Selector
 from everest.methods.targets import TargetMaker
 from everest.models.embedding import Positions, position_table
 from everest.models.vit import Encoder, linear_layers, make_blocks, run_blocks

@@ -5,22 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import torch
-from pydantic import ConfigDict, Discriminator, TypeAdapter
+from pydantic import ConfigDict, TypeAdapter
 from torch import nn
 
 from everest.config.settings import (
     FrameSelectionSettings,
     ModelSettings,
+    PixelTargetSettings,
     Recipe,
     TargetSettings,
+    TokenTargetSettings,
 )
 from everest.errors import CheckpointError
 from everest.methods.frame_selection import FrameSelection, num_candidates
 from everest.methods.grid import TokenGrid
-from everest.methods.strategies import Strategy
+from everest.methods.strategies import StoredStrategy
 from everest.methods.targets import PixelTargets, TargetMaker
 from everest.models.block import Stack, activation_bytes
 from everest.models.classifier import VideoClassifier, class_attention_bytes
@@ -62,7 +64,7 @@ class ModelSpec:
     frames: int
     size: tuple[int, int]  # height, width
     model: ModelSettings
-    selection: Annotated[Strategy, Discriminator("strategy")]
+    selection: StoredStrategy
     target: TargetSettings | None = None  # pretrain
     tokenizer: TokenizerUse | None = None  # pretrain: scores the tokens or makes the targets
     frame_selection: FrameSelectionSettings = field(default_factory=FrameSelectionSettings)  # pretrain
@@ -153,12 +155,14 @@ class ModelSpec:
         return FrozenTokenizer(self.tokenizer.load, self.tokenizer.settings.config.levels)
 
     def _targets(self, frozen: FrozenTokenizer | None) -> TargetMaker:
-        assert self.target is not None
-        if self.target.kind == "tokens":
-            assert frozen is not None
-            return TokenTargets(frozen=frozen, space=self.target.space)
-        normalize, frames = self.target.normalize, self.target.frames
-        return PixelTargets(tubelet=self.model.tubelet, normalize=normalize, frames=frames)
+        match self.target:
+            case PixelTargetSettings(normalize=normalize, frames=frames):
+                return PixelTargets(tubelet=self.model.tubelet, normalize=normalize, frames=frames)
+            case TokenTargetSettings(space=space):
+                assert frozen is not None
+                return TokenTargets(frozen=frozen, space=space)
+            case None:
+                raise AssertionError("only the model of pre-training has targets")
 
     @property
     def target_width(self) -> int:

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from everest.config.settings import Recipe
 from everest.errors import EnvironmentProblem
-from everest.methods.masks import Tube
 from everest.models.spec import ModelSpec
 from everest.profiling.profile import StageName, stage_spec
 from everest.system.accelerator import bytes_per_value, make_accelerator, peak_memory
@@ -192,7 +191,7 @@ def _step(
         group["lr"] = LEARNING_RATE
     labels = torch.zeros(clips, dtype=torch.int64, device=device)
     drawn = {}
-    if stage == "finetune" and isinstance(spec.selection, Tube):  # drawn in training only, by this
+    if stage == "finetune" and spec.selection.draws:
         drawn["noise"] = torch.rand(clips, spec.grid.num_tokens, device=device)
 
     def loss() -> Tensor:

@@ -10,7 +10,6 @@ import torch
 
 from everest.config.recipe import load_recipe
 from everest.config.settings import Recipe
-from everest.methods.strategies import at_test
 from everest.models.cost import (
     Macs,
     count_macs,
@@ -90,7 +89,7 @@ def stage_spec(recipe: Recipe, stage: StageName) -> ModelSpec:
         return pretrain_spec(recipe, tokenizer=tokenizer_for(recipe))
     one_head = replace(recipe, data=replace(recipe.data, heads=None))
     spec = classifier_spec(one_head, num_classes=num_classes(recipe))
-    return replace(spec, selection=at_test(spec.selection)) if stage == "eval" else spec
+    return replace(spec, selection=spec.selection.at_evaluation()) if stage == "eval" else spec
 
 
 def stage_cost(recipe: Recipe, stage: StageName, *, value_bytes: int) -> StageCost:

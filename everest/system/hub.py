@@ -118,21 +118,15 @@ def _first_line(error: Exception) -> str:
 
 def license_of(folder: Path) -> str | None:
     """The license in the front matter of a folder's README.md; None if it states none."""
-    import yaml
+    from huggingface_hub.repocard import metadata_load
 
-    readme = folder / "README.md"
-    if not readme.is_file():
-        return None
-    before, *parts = readme.read_text(errors="replace").split("---\n", 2)
-    if before or len(parts) < 2:
-        return None
     try:
-        values = yaml.safe_load(parts[0])
-    except yaml.YAMLError:
+        card = metadata_load(folder / "README.md") or {}
+    except Exception:  # no README, or one whose front matter cannot be parsed: neither may stop a download
         return None
-    if not isinstance(values, dict) or not values.get("license"):
-        return None
-    name = values["license"]
+    name = card.get("license")
     if name == "other":
-        name = values.get("license_name") or name
-    return ", ".join(map(str, name)) if isinstance(name, list) else str(name)
+        name = card.get("license_name") or name
+    if isinstance(name, list):
+        name = ", ".join(map(str, name))
+    return str(name) if name else None

@@ -28,13 +28,12 @@ from pydantic import ConfigDict, TypeAdapter
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from everest.config.settings import Recipe
+from everest.config.settings import PixelTargetSettings, Recipe, TokenTargetSettings
 from everest.data.dataset import VideoClips
 from everest.data.samples import Sample
 from everest.data.stages import fingerprint
 from everest.data.views import PretrainViews
 from everest.errors import CheckpointError
-from everest.methods.ranked import LearnedImportance
 from everest.system.files import write_text
 from everest.system.storage import parse_location
 from everest.system.weights import read_spec
@@ -268,16 +267,16 @@ def open_token_cache(recipe: Recipe, clips: VideoClips) -> TokenCache:
             f"{folder}: {len(missing)} of {len(parts)} parts are missing, first {missing[0]}; run the same "
             "everest prepare tokens again to make them"
         )
+    match target:
+        case PixelTargetSettings():
+            space = None
+        case TokenTargetSettings():  # the recipe's checks have refused `soft`
+            space = "codes" if target.space == "codes" else "values"
     return TokenCache(
         folder=folder,
         index=index,
         samples=clips.samples,
         quantizer=FSQ(index.tokenizer.settings.config.levels),
-        space=None if target.kind == "pixels" else "codes" if target.space == "codes" else "values",
-        ranks=_ranks_by_tokenizer(recipe),
+        space=space,
+        ranks=recipe.pretrain.selection.needs_tokenizer,
     )
-
-
-def _ranks_by_tokenizer(recipe: Recipe) -> bool:
-    selection = recipe.pretrain.selection
-    return isinstance(selection, LearnedImportance) and selection.score == "learned"

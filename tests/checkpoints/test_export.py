@@ -16,11 +16,10 @@ import everest
 from everest.checkpoints import graph
 from everest.checkpoints.graph import compare, exportable
 from everest.checkpoints.load import open_model
-from everest.config.settings import ModelSettings, TargetSettings
+from everest.config.settings import ModelSettings, PixelTargetSettings
 from everest.errors import EnvironmentProblem
 from everest.inference.report import share_cost
-from everest.methods.masks import Tube
-from everest.methods.strategies import AllTokens, RedundancyRobust
+from everest.methods.strategies import AllTokens, RedundancyRobust, TubeDropout
 from everest.models.classifier import VideoClassifier
 from everest.models.spec import ModelSpec, Norms
 from everest.system.weights import Weights
@@ -44,7 +43,7 @@ AUTOENCODER = ModelSpec(
     size=(64, 64),
     model=SMALL,
     selection=RedundancyRobust(),
-    target=TargetSettings(),
+    target=PixelTargetSettings(),
 )
 
 
@@ -155,7 +154,7 @@ def test_transformers_preprocesses_frames_in_the_same_way(shared: Path, tmp_path
         (ATTENTIVE, "class-attention pooling"),
         (replace(CLASSIFIER, model=replace(SMALL, embedding_layers=2)), "2 convolutions"),
         (replace(CLASSIFIER, model=replace(SMALL, tubelet=(2, 8, 16))), "patches are square"),
-        (replace(AUTOENCODER, target=TargetSettings(frames="half")), "half of the frames"),
+        (replace(AUTOENCODER, target=PixelTargetSettings(frames="half")), "half of the frames"),
     ],
 )
 def test_models_that_transformers_lacks_are_refused(tmp_path: Path, spec: ModelSpec, message: str):
@@ -246,7 +245,7 @@ def test_of_an_autoencoder_the_features_are_exported(clips: Tensor, tmp_path: Pa
 
 
 def test_a_classifier_trained_on_tubes_keeps_the_requested_ratio_by_change(clips: Tensor, tmp_path: Path):
-    spec = replace(CLASSIFIER, selection=Tube(keep_ratio=0.8))
+    spec = replace(CLASSIFIER, selection=TubeDropout(keep_ratio=0.8))
     path = saved(tmp_path / "model.safetensors", spec)
     expected = everest.load_model(path).kept_tokens(clips, 0.5)
     kept = exportable(open_model(path), keep=0.5).graph(clips)[1]

@@ -11,7 +11,7 @@ import torch
 from tiny_models import TINY, tiny
 
 import everest
-from everest.config.settings import FrameSelectionSettings, ModelSettings, TargetSettings
+from everest.config.settings import FrameSelectionSettings, ModelSettings, PixelTargetSettings
 from everest.methods.frame_selection import FrameSelection
 from everest.methods.grid import TokenSelection, patchify
 from everest.methods.strategies import AllTokens, RandomSpaceTime, RedundancyRobust, Tube
@@ -100,7 +100,7 @@ def test_checkpointing_changes_neither_loss_nor_gradients():
         "size": (32, 32),
         "model": ModelSettings(backbone="vit-tiny", tubelet=(2, 8, 8), **TINY),
         "selection": RedundancyRobust(),
-        "target": TargetSettings(),
+        "target": PixelTargetSettings(),
     }
     plain = ModelSpec(**spec).build().train()
     saving = ModelSpec(**spec, checkpointing=True).build().train()
@@ -225,7 +225,7 @@ def test_frame_selection_survives_a_file_and_runs_on_meta():
         size=(32, 32),
         model=ModelSettings(backbone="vit-tiny", tubelet=(2, 8, 8), **TINY),
         selection=RedundancyRobust(),
-        target=TargetSettings(),
+        target=PixelTargetSettings(),
         frame_selection=FrameSelectionSettings(alpha=1.7, recompute=True),
     )
     assert ModelSpec.from_settings(spec.dump(), source=Path("model.safetensors")) == spec

@@ -15,7 +15,7 @@ from tiny_models import grouped, tiny
 
 import everest
 from everest.config.recipe import load_recipe
-from everest.methods.strategies import Tube
+from everest.methods.strategies import TubeDropout
 from everest.models.classifier import ClassAttentionPooling
 from everest.profiling.profile import cost_of
 
@@ -76,7 +76,7 @@ def test_the_order_of_the_kept_tokens_does_not_matter():
 
 @pytest.mark.parametrize("keep", [None, 0.25, 1.0])
 def test_every_parameter_learns_from_any_number_of_tokens(keep: float | None):
-    model = tiny("classifier", num_classes=3, selection=Tube(keep_ratio=0.75), **ATTENTION)
+    model = tiny("classifier", num_classes=3, selection=TubeDropout(keep_ratio=0.75), **ATTENTION)
     model(torch.randn(2, 3, 8, 32, 32), keep=keep).square().sum().backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name

@@ -52,16 +52,15 @@ def check(
 
     Example: everest prepare check --recipe ucf101 --data /data/ucf101
     """
-    from everest.prepare.check import check_sources
+    from everest.prepare.check import JOURNAL, check_sources
     from everest.prepare.clean import write_clean_lists
-    from everest.prepare.examine import NAME
     from everest.prepare.sources import read_sources
     from everest.system.files import write_table
     from everest.system.run_folder import BAD_VIDEOS
 
     paths, root, rules, span = _what_to_check(sources, recipe, data, overrides, classes)
     read, rules = read_sources(paths, root=root, rules=rules)
-    journal, bad_videos = output / NAME, output / BAD_VIDEOS
+    journal, bad_videos = output / JOURNAL, output / BAD_VIDEOS
     _refuse_to_replace(read, journal, bad_videos, fix=fix, overwrite=overwrite)
     with Display(quiet=quiet) as display:
         found = check_sources(
@@ -94,7 +93,8 @@ def _what_to_check(
 ) -> tuple[dict[Path, bool], Path | None, LabelRules, int | None]:
     """Lists and whether they serve pre-training, the root of their paths, labels, frames of a clip."""
     from everest.errors import RecipeError
-    from everest.prepare.sources import LabelRules, read_names
+    from everest.prepare.class_folders import read_names
+    from everest.prepare.sources import LabelRules
 
     if recipe is None:
         if not sources:

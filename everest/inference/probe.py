@@ -29,7 +29,7 @@ from everest.inference.features import add_rows
 from everest.inference.model import OpenedModel, Values
 from everest.inference.probe_heads import attentive, linear, nearest_neighbours
 from everest.system.events import Report, notice
-from everest.system.row_store import RowStore
+from everest.system.row_store import open_row_store
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -70,7 +70,7 @@ def encode_set(
         return {"features": views["pooled"].mean(dim=0), **tokens}
 
     settings = model.recipe
-    with RowStore(folder, {}, batch=batch) as store:
+    with open_row_store(folder, {}, batch=batch) as store:
         add_rows(store, model, samples, row_of, batch=batch, workers=settings.train.workers, report=report)
         skipped = [(video, problem) for video, problem in store.samples if problem is not None]
         refuse_too_many(skipped, asked=len(samples), max_bad=settings.data.max_bad)

@@ -237,7 +237,7 @@ def test_a_file_of_somebody_else_is_not_replaced(videos: Path, tmp_path: Path):
 def test_sources_are_never_written_over(videos: Path, tmp_path: Path):
     before = contents(videos)
     _, error = everest(videos, "-o", videos / "small", "--overwrite", code=2)
-    assert "lies in" in error
+    assert "is inside" in error
     _, error = everest(videos / "train.csv", "-o", videos, "--overwrite", code=2)
     assert "which is read" in error
     (tmp_path / "lists").mkdir()

@@ -146,7 +146,7 @@ def test_parts_of_one_video_are_no_copies_and_have_to_lie_inside(videos: Path, t
     told = check(videos / "train.csv", output=tmp_path / "out", code=4)
     assert told["duplicates"] == []
     assert [(row["path"], row["reason"]) for row in told["bad"]] == [
-        (f"{videos}/clip1.mp4#5.0s-6.0s", "the segment lies outside the video, which has 32 frames in 2.00 s")
+        (f"{videos}/clip1.mp4#5.0s-6.0s", "the segment is outside the video, which has 32 frames in 2.00 s")
     ]
 
 
@@ -412,7 +412,7 @@ def test_bad_videos_of_a_run_are_not_replaced(videos: Path, tmp_path: Path):
         (["empty"], 4, "empty: no videos in it"),
         (["train.csv", "--set", "data.frames=2"], 2, "--set changes a recipe, and there is none"),
         (["train.csv", "-o", "train.csv/x"], 5, "cannot write"),
-        (["journal"], 2, "is no journal of a check; remove it, or use --output DIR"),
+        (["journal"], 2, "checked_videos.jsonl: damaged, or not a file of this command"),
     ],
 )
 def test_what_cannot_be_meant(

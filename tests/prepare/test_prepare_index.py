@@ -15,7 +15,7 @@ from prepare_commands import everest, rows_of, touch
 from everest.data.list_text import read_rows
 from everest.data.samples import read_samples
 from everest.errors import DataError
-from everest.prepare.layout import told_apart
+from everest.prepare.layout import unique_names
 from everest.prepare.layout_table import LAYOUTS
 from everest.prepare.layouts_csv import seconds_of
 
@@ -356,8 +356,8 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     assert "cannot write" in index(tmp_path, "--output", tmp_path / "file" / "below", code=5).stderr
 
 
-def test_names_of_several_labels_are_told_apart():
-    assert told_apart(["a", "b", "a"]) == ("a #0", "b", "a #2")
+def test_a_name_of_several_labels_gets_the_label_appended():
+    assert unique_names(["a", "b", "a"]) == ("a #0", "b", "a #2")
 
 
 @pytest.mark.parametrize(

@@ -113,7 +113,7 @@ def test_a_list_of_another_split_does_not_stay_beside_a_new_one(ucf_names):
     everest("prepare", "split", ucf_names / "all.csv")
     other = ("prepare", "split", ucf_names / "all.csv", "--shares", "80/20", "--overwrite")
     before = (ucf_names / "train.csv").read_text()
-    assert "val.csv: would stay beside this split; remove it" in everest(*other, code=2).stderr
+    assert "val.csv: would remain from another split; remove it" in everest(*other, code=2).stderr
     assert (ucf_names / "train.csv").read_text() == before
     (ucf_names / "val.csv").unlink()
     everest(*other)

@@ -35,8 +35,14 @@ def check(
     overrides: o.Overrides = None,
     classes: o.ClassesFile = None,
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for bad_videos.csv and the journal.")
-    ] = Path(),
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="DIR",
+            help="For bad_videos.csv and the journal [the list's folder].",
+        ),
+    ] = None,
     fix: Annotated[
         bool, typer.Option("--fix", help="Write NAME.clean.csv next to each list that needs it.")
     ] = False,
@@ -60,7 +66,9 @@ def check(
 
     paths, root, rules, span = _what_to_check(sources, recipe, data, overrides, classes)
     read, rules = read_sources(paths, root=root, rules=rules)
-    journal, bad_videos = output / JOURNAL, output / BAD_VIDEOS
+    first = read[0].path
+    folder = output or (first.parent if first.is_file() else first)
+    journal, bad_videos = folder / JOURNAL, folder / BAD_VIDEOS
     _refuse_to_replace(read, journal, bad_videos, fix=fix, overwrite=overwrite)
     with Display(quiet=quiet) as display:
         found = check_sources(

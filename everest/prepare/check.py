@@ -182,7 +182,8 @@ def check_sources(
         RecipeError: `journal` is another kind of file, or another process writes it now.
         EnvironmentProblem: the journal cannot be written.
     """
-    inspections = _inspect(sources, journal, workers=workers, limit=limit, report=report)
+    paths = list(dict.fromkeys(row.sample.path for source in sources for row in source.rows))
+    inspections = _inspect(paths, journal, workers=workers, limit=limit, report=report)
     bad = {path: result.reason for path, result in inspections.items() if result.reason is not None}
     short = {}
     for sample in (row.sample for source in sources for row in source.rows):
@@ -207,10 +208,9 @@ def check_sources(
 
 
 def _inspect(
-    sources: Sequence[Source], journal_file: Path, *, workers: int, limit: float, report: Report
+    paths: Sequence[str], journal_file: Path, *, workers: int, limit: float, report: Report
 ) -> dict[str, Inspection]:
-    """The inspection of each file, in the order of the lists."""
-    paths = list(dict.fromkeys(row.sample.path for source in sources for row in source.rows))
+    """The inspection of each file, from the journal or by decoding it, in the order of `paths`."""
     fix = "remove it, or use --output DIR"
     with open_journal(journal_file, read=lambda fields: Inspection(**fields), fix=fix) as journal:
         known = {inspection.path: inspection for inspection in journal.entries}

@@ -108,7 +108,7 @@ def _hash_frames(frames: Sequence[NDArray[np.uint8]]) -> str | None:
 
 
 def damage(video: Video, *, frames: int, expected: int, breaks: Sequence[int], last: float) -> str | None:
-    """What is wrong with a file that was decoded from its first frame on; None if nothing is.
+    """Describe the damage of a file that was decoded from its first frame on; None if there is none.
 
     Args:
         frames: the number of decoded frames.

@@ -14,7 +14,7 @@ from everest.data.samples import Sample
 from everest.errors import DataError
 from everest.prepare.class_folders import folder_samples
 from everest.prepare.layout import AnnotatedSample, Annotations
-from everest.prepare.layout_table import FOLDERS, expectations, find_layout
+from everest.prepare.layout_table import EXPECTATIONS, FOLDERS, find_layout
 from everest.system.files import write_table
 from everest.video.folders import VIDEOS, videos_under
 
@@ -71,7 +71,7 @@ def read_index(folder: Path, *, annotations: Path | None, layout: str | None, sp
     if match is None:
         lists, names = folder_samples(root)
         if not lists:
-            raise DataError(f"{root}: no videos below it, or none of the known layouts:\n{expectations()}")
+            raise DataError(f"{root}: no videos below it, or none of the known layouts:\n{EXPECTATIONS}")
         published, sources = Annotations(lists={}, class_names=names), {}
     else:
         known, sources = match

@@ -19,6 +19,12 @@ LAYOUTS: Final = {
     for layout in (UCF101, HMDB51, SSV2, KINETICS, OSCC, DIVING48, EPIC, FINEGYM288, FINEGYM99)
 }
 FOLDERS: Final = "folders"  # no annotations: everest.prepare.class_folders
+EXPECTATIONS: Final = "\n".join(  # a line for each layout with the files it expects
+    [
+        *(f"  {layout.name}: {layout.expects}" for layout in LAYOUTS.values()),
+        f"  {FOLDERS}: a folder of videos for each class, or videos without classes",
+    ]
+)
 _SUFFIXES: Final = (".txt", ".csv", ".json")
 
 
@@ -53,12 +59,6 @@ def find_layout(folder: Path, name: str | None, *, split: int) -> tuple[Layout, 
         listed = ", ".join(layout.name for layout, _ in matches)
         raise RecipeError(f"{folder}: annotations of {listed} are below it; choose one by --layout")
     return matches[0] if matches else None
-
-
-def expectations() -> str:
-    """A line for each layout with the files it expects."""
-    lines = [f"  {layout.name}: {layout.expects}" for layout in LAYOUTS.values()]
-    return "\n".join([*lines, f"  {FOLDERS}: a folder of videos for each class, or videos without classes"])
 
 
 def _sources(layout: Layout, files: Sequence[Path], split: int) -> Sources | None:

@@ -97,23 +97,18 @@ def _read_finegym(sources: Sources, *, classes: int) -> Annotations:
                 VideoRef(video, start=event + start, end=event + end),
             )
             samples.append(AnnotatedSample(refs, (int(label),)))
+    names: list[str] = []  # from lines `Clabel: 0; set: 11; Glabel: 3; (VT) name`
     categories = only(sources, "classes")
-    names = unique_names(_categories(categories)) if categories else ()
-    return Annotations(lists=lists, class_names=names, settings={"num_classes": len(names) or classes})
-
-
-def _categories(file: Path) -> list[str]:
-    """Names from lines `Clabel: 0; set: 11; Glabel: 3; (VT) name`."""
-    names = []
-    for number, line in read_lines(file):
+    for number, line in read_lines(categories) if categories else ():
         fields = line.split(";", maxsplit=3)
         if len(fields) < 4 or fields[0].split(":")[-1].strip() != str(len(names)):
             raise DataError(
-                f"{file}:{number}: a line is `Clabel: {len(names)}; set: N; Glabel: N; name`, "
+                f"{categories}:{number}: a line is `Clabel: {len(names)}; set: N; Glabel: N; name`, "
                 f"this is {shown(line)}"
             )
         names.append(fields[3].strip())
-    return names
+    settings = {"num_classes": len(names) or classes}
+    return Annotations(lists=lists, class_names=unique_names(names), settings=settings)
 
 
 def _finegym(classes: int) -> Layout:

@@ -83,7 +83,15 @@ class _Worker(Generic[Result]):
         except (EOFError, ConnectionResetError):
             self._process.join()
             self.is_dead = True
-            return self._item, Failure(self._end_reason())
+            code = self._process.exitcode
+            reason = f"the decoder ended with code {code}"
+            if code == -signal.SIGALRM:
+                reason = f"not decoded within {self._limit:g} s"
+            elif code is not None and code < 0:
+                name = signal.Signals(-code).name
+                hint = ", perhaps because memory ran out" if name == "SIGKILL" else ""
+                reason = f"the decoder was ended by {name}{hint}"
+            return self._item, Failure(reason)
         if isinstance(result, Exception):
             raise result
         return self._item, result
@@ -92,16 +100,6 @@ class _Worker(Generic[Result]):
         self._process.kill()
         self._process.join()
         self.connection.close()
-
-    def _end_reason(self) -> str:
-        code = self._process.exitcode
-        if code == -signal.SIGALRM:
-            return f"not decoded within {self._limit:g} s"
-        if code is not None and code < 0:
-            name = signal.Signals(-code).name
-            hint = ", perhaps because memory ran out" if name == "SIGKILL" else ""
-            return f"the decoder was ended by {name}{hint}"
-        return f"the decoder ended with code {code}"
 
 
 def _serve(connection: Connection, work: Callable[[str], Result], limit: float) -> None:

@@ -55,11 +55,8 @@ def grouping(text: str | None) -> GroupOf:
     Raises:
         RecipeError: not a regular expression, or not with exactly one group.
     """
-    if text is None:
-        # One name for a video, however its path is spelled and whatever links lead to it.
-        return lambda sample: (
-            os.path.realpath(sample.video) if isinstance(sample.video, Path) else sample.path
-        )
+    if text is None:  # one name for a video, however its path is spelled and whatever links lead to it
+        return lambda x: os.path.realpath(x.video) if isinstance(x.video, Path) else x.path
     if text == FOLDER:
         return lambda sample: str(Path(sample.path).parent)
     try:

@@ -1,7 +1,7 @@
 """Unfinished work on the disk, resumed after a kill: a journal of finished items, and rows of tensors.
 
-`prepare check` keeps its results in a `Journal`; feature extraction and probes keep theirs in a `RowStore`, a
-folder with `plan.json`, a `Journal` of the samples, and a file of raw numbers for each tensor.
+`prepare check` keeps its results in a `Journal`, feature extraction and probes in a `RowStore`: a folder with
+`plan.json`, a `Journal` of the samples, and a file of raw numbers for each tensor.
 """
 
 from __future__ import annotations

@@ -369,6 +369,16 @@ def test_a_mended_file_is_looked_at_again(videos: Path, tmp_path: Path):
     check(videos / "train.csv", output=tmp_path / "out")
 
 
+def test_without_output_the_files_are_in_the_folder_of_the_first_list(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    everest("prepare", "check", videos / "train.csv", "-q")
+    assert list(Path().iterdir()) == []
+    assert {"bad_videos.csv", "checked_videos.jsonl"} < {path.name for path in videos.iterdir()}
+
+
 # --- what is refused ---------------------------------------------------------------------------------------
 
 

@@ -149,10 +149,7 @@ def assign(groups: Sequence[Ints], labels: Ints, shares: Floats, rng: np.random.
 
 
 class _Assignment:
-    """The list of each group, and what every list lacks.
-
-    A group has an entry for each of its classes, and a last one for all its samples.
-    """
+    """The list of each group. A group has an entry for each of its classes, and one for all its samples."""
 
     def __init__(self, groups: Sequence[Ints], class_of: Ints, num_classes: int, *, lacking: Floats) -> None:
         counted = [np.unique(class_of[group], return_counts=True) for group in groups]
@@ -200,9 +197,7 @@ class _Assignment:
         for here, there in itertools.permutations(range(self._lacking.shape[1]), 2):
             while True:
                 saved = self._lacking.copy(), self.chosen.copy()
-                change = self._send_cheapest(here, there)
-                change += self._send_cheapest(there, here)
-                if change > -least:
+                if self._send_cheapest(here, there) + self._send_cheapest(there, here) > -least:
                     self._lacking, self.chosen = saved
                     break
                 swapped = True

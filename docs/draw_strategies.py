@@ -1,4 +1,4 @@
-"""Draw docs/strategies.png: what every strategy sees and predicts of one rendered clip.
+"""Draw docs/strategies.png: the visible and predicted tokens of every strategy on one rendered clip.
 
 python docs/draw_strategies.py
 """
@@ -48,7 +48,7 @@ def moving_clip() -> Tensor:
 def main() -> None:
     views = view_masks(moving_clip(), STRATEGIES, model=None, tubelet=TUBELET, seed=3)
     path = Path(__file__).with_name("strategies.png")
-    draw_views(path, views, title="what is seen and predicted of the same clip; change measured on pixels")
+    draw_views(path, views, title="visible and predicted tokens of one clip; change measured on pixels")
     with Image.open(path) as picture:  # small enough for a repository
         small = picture.convert("RGB").resize((picture.width * 2 // 3, picture.height * 2 // 3))
     small.quantize(128).save(path, optimize=True)

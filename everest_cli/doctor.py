@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import typer
@@ -19,22 +18,22 @@ def doctor(as_json: o.AsJson = False) -> None:
 
     Example: everest doctor
     """
-    from everest.profiling.doctor import examine
+    from everest.profiling.doctor import run_checks
 
-    found = examine()
-    healthy = all(finding.state != "broken" for finding in found)
+    results = run_checks()
+    healthy = all(result.state != "broken" for result in results)
     if as_json:
-        print_json({"healthy": healthy, "findings": [asdict(finding) for finding in found]})
+        print_json({"healthy": healthy, "findings": [result.to_dict() for result in results]})
     else:
-        _print_table(found)
+        _print_table(results)
     if not healthy:
         raise typer.Exit(5)
 
 
-def _print_table(found: list[CheckResult]) -> None:
+def _print_table(results: list[CheckResult]) -> None:
     """Print a line per check, and below it the fix."""
-    widest = max(len(finding.name) for finding in found)
-    for finding in found:
-        typer.echo(f"{finding.state:<8} {finding.name:<{widest}} {finding.found}")
-        if finding.mend is not None:
-            typer.echo(f"{'':<8} {'':<{widest}} fix: {finding.mend}")
+    widest = max(len(result.name) for result in results)
+    for result in results:
+        typer.echo(f"{result.state:<8} {result.name:<{widest}} {result.found}")
+        if result.fix is not None:
+            typer.echo(f"{'':<8} {'':<{widest}} fix: {result.fix}")

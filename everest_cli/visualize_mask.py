@@ -72,13 +72,13 @@ def visualize_mask(
     """
     from everest.data.samples import named_videos, refuse_same_stems
     from everest.errors import DataError
-    from everest.figures.mask_choice import asked_selectors, open_model
+    from everest.figures.mask_choice import open_model, requested_selectors
     from everest.figures.mask_files import MaskRequest, report_masks
 
     shares = () if keep is None else o.read_shares(keep)
     model, trained_size = (None, None) if checkpoint is None else open_model(checkpoint)
     given = {"order": order, "distance": distance}
-    selectors = asked_selectors(
+    selectors = requested_selectors(
         None if strategy is None else strategy.replace("_", "-"),
         shares,
         {name: value for name, value in given.items() if value is not None},

@@ -29,7 +29,7 @@ class DemoResult:
 def run_demo(folder: Path, *, seed: int, report: Report) -> DemoResult:
     """Render the set, run every stage with the `demo` recipe, write the report.
 
-    Everything lies in `folder`: the videos, one run folder a stage, `report.md` and its picture.
+    Everything is in `folder`: the videos, one run folder a stage, `report.md` and its image.
     """
     steps = DemoSteps(folder=folder, seed=seed, report=report)
     steps.render(DEMO_SET)
@@ -60,17 +60,17 @@ def _text(recipe: Recipe, result: DemoResult) -> str:
 
 | model | top-1 |
 |---|---|
-| pre-trained on unlabelled clips, then fine-tuned | {result.pretrained:.1f} % |
+| pre-trained on unlabeled clips, then fine-tuned | {result.pretrained:.1f} % |
 | the same fine-tuning from scratch | {result.from_scratch:.1f} % |
 | chance | {result.chance:.1f} % |
 
-Task: {len(CLASSES)} classes told apart by motion only ({", ".join(CLASSES)}),
-with a handful of labelled clips each. That is where pre-training pays: with many labels the model from
+Task: {len(CLASSES)} classes that differ by motion only ({", ".join(CLASSES)}),
+with a handful of labeled clips each. That is where pre-training pays: with many labels the model from
 scratch catches up here. Recipe: `everest recipes show demo`; seed {recipe.train.seed}.
 
 ![kept, seen and predicted tokens]({PICTURE})
 
-Grey is left out. The encoder sees the third row only; what the decoder predicts from it is the rest of the
-fourth. The run folders beside this report can be used further, such as
+Omitted tokens are gray. The encoder sees only the third row; the decoder predicts the rest of the
+fourth. The run folders next to this report can be used further, for example
 `everest eval --checkpoint finetune-pretrained`.
 """

@@ -1,8 +1,8 @@
 """The video set of `everest demo --recipe lvmae-demo`: two things happen, far apart, and their order counts.
 
 A shape moves, grows or fades in the first quarter of a clip, and does another of these in its last: the
-class is what it does in which order. Between the two lie more frames than a short clip has, so that one which
-sees a single event knows what happens but not when.
+class is the kind and order of its events. Between the two are more frames than a short clip has: a model
+that sees a single event knows the event but not its time.
 
 n clips, F frames, H W pixels.
 """
@@ -24,7 +24,7 @@ CLASSES: Final = tuple(f"{first}-then-{second}" for first, second in ORDERS)
 NUM_FRAMES: Final = 64
 
 _LASTS: Final = 8  # frames
-_BEGINS: Final = ((2, 8), (48, 54))  # first frame of either event, drawn: 32 frames or more lie between
+_BEGINS: Final = ((2, 8), (48, 54))  # first frame of either event, drawn: 32 frames or more in between
 _WAY: Final = (8.0, 14.0)  # pixels
 _GROWTH: Final = (0.4, 0.6)  # of the logarithm of the radius
 _FADE: Final = (-0.8, -0.6)  # of the light
@@ -44,7 +44,7 @@ def render_clips(
 def event_paths(
     classes: NDArray[np.int64], rng: np.random.Generator, *, num_frames: int = NUM_FRAMES
 ) -> Paths:
-    """What the shape of each clip does."""
+    """The motion of the shape in each clip."""
     n, done = len(classes), _progress(classes, rng, num_frames)
     heading = rng.uniform(0, 2 * np.pi, (n, 1))
     way = rng.uniform(*_WAY, (n, 1)) * done["moves"]  # (n, F) pixels

@@ -1,4 +1,4 @@
-"""LVMAE on videos rendered here: a tokenizer, 64 frames with its targets, and 16 frames beside them."""
+"""LVMAE on rendered videos: a tokenizer, 64 frames with its targets, and 16 frames for comparison."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from everest.system.events import Report
 from everest_demo.events import CLASSES, NUM_FRAMES, event_set
 from everest_demo.steps import LVMAE_RUNS, DemoSteps, one_thread
 
-SHORT: Final = 16  # frames; the events of a clip lie further apart
+SHORT: Final = 16  # frames; the events of a clip are further apart
 VARIANTS: Final = 4  # of each clip; fewer than epochs, as the tokenizer takes half of a step's time
 
 
 @dataclass(frozen=True, kw_only=True)
 class LvmaeResult:
-    """Percent of the test videos, and what the tokenizer's report says."""
+    """Accuracies in percent, and the tokenizer's report."""
 
     pretrained: float
     from_scratch: float
@@ -55,14 +55,14 @@ def run_lvmae_demo(folder: Path, *, seed: int, report: Report) -> LvmaeResult:
 
 
 def clips_of(frames: int) -> tuple[str, ...]:
-    """Overrides for clips of fewer frames than the videos have: a test sees the whole video all the same."""
+    """Overrides for clips shorter than the videos: the evaluation still covers the whole video."""
     if frames == NUM_FRAMES:
         return ()
     return f"data.frames={frames}", "finetune.sampling=dense", f"eval.clips={NUM_FRAMES // frames}"
 
 
 def tokens_of(tokenizer: Path, cache: Path) -> tuple[str, ...]:
-    """Overrides for pre-training with a trained tokenizer and the folder of what it says of the clips."""
+    """Overrides for pre-training with a trained tokenizer and the folder of its cached outputs."""
     return f'tokenizer.checkpoint="{tokenizer.resolve()}"', f'pretrain.target.cache="{cache.resolve()}"'
 
 

@@ -1,8 +1,8 @@
-"""The video set that `everest demo` renders: clips told apart by how a shape moves, and by nothing else.
+"""The video set that `everest demo` renders: clips that differ only in how a shape moves.
 
 Place and size of the moving shape have one distribution in all classes at all times (what grows too large
-comes in small), so no single frame tells the class. Many clips carry no label and few do: what pre-training
-on the many is worth shows in the few.
+enters small), so no single frame reveals the class. Many clips are unlabeled and few are labeled: this is
+the case in which pre-training pays.
 
 n clips, F frames, H W pixels.
 """
@@ -21,13 +21,13 @@ from everest_demo.rendering import RADIUS, SIZE, Paths, RenderedSet, render
 
 @dataclass(frozen=True, kw_only=True)
 class Motion:
-    """What the shape of a class does; what is not said, it does not do.
+    """The motion of a class's shape; unset fields mean no motion of that kind.
 
     Args:
-        heading: from the x axis towards the bottom of the picture, where y grows, in eighths of a turn;
+        heading: from the x axis towards the bottom of the image, where y grows, in eighths of a turn;
             None: drawn for every clip.
         speed: in the first and in the second half of a clip, in shares of the speed drawn for it.
-        turn: 1 clockwise, -1 anticlockwise.
+        turn: 1 clockwise, -1 counterclockwise.
         growth: 1 grows, -1 shrinks.
     """
 
@@ -44,7 +44,7 @@ MOTIONS: Final = {
     "left": Motion(heading=4, speed=_STEADY),
     "up": Motion(heading=6, speed=_STEADY),
     "clockwise": Motion(turn=1),
-    "anticlockwise": Motion(turn=-1),
+    "counterclockwise": Motion(turn=-1),
     "growing": Motion(growth=1),
     "shrinking": Motion(growth=-1),
     "speeding-up": Motion(speed=(0.0, 2.0)),

@@ -1,11 +1,11 @@
-"""Clips of a soft shape that moves over a drifting texture while a second one stands still.
+"""Clips of a soft shape that moves over a drifting texture while a second one rests.
 
-Form, colour, size and turn of the shapes and the texture are random: they say nothing of how the shape moves.
-What leaves the picture on one side comes in on the other.
+Form, color, size and rotation of the shapes and the texture are random and independent of the motion.
+A shape that leaves the image on one side enters on the other.
 
 n clips, F frames, H W pixels.
 
-A labelled set of rendered videos on the disk: H.264 files, lists, names of classes.
+Labeled sets of rendered videos on the disk: H.264 files, lists, names of classes.
 
 n clips, F frames, H W pixels.
 """
@@ -32,7 +32,7 @@ RADIUS: Final = (4.5, 8.0)  # of a shape, the mean of its long and its short one
 _STRETCH: Final = (0.45, 0.65)  # logarithm of the long radius over the mean one
 _ROUNDNESS: Final = (1.0, 2.0, 6.0)  # exponents of a superellipse: diamond, ellipse, almost a rectangle
 _EDGE: Final = 0.25  # softness of a shape's edge, in radii
-_BACKGROUND: Final = (40, 90)  # colour levels, each of red, green, blue
+_BACKGROUND: Final = (40, 90)  # color levels, each of red, green, blue
 _MOVING: Final = (100, 230)
 _STILL: Final = (60, 170)
 _TEXTURE: Final = (4, 24.0, (8.0, 30.0))  # gratings, their contrast in levels, their wavelengths in pixels
@@ -46,7 +46,7 @@ class Paths:
     centre: Doubles  # (n, F, 2) pixels, x before y
     turn: Doubles  # (n, F) radians
     radius: Doubles  # (n, F) pixels
-    light: Doubles | float = 1.0  # (n, F): times the shape's colour
+    light: Doubles | float = 1.0  # (n, F): times the shape's color
 
     @classmethod
     def still(cls, n: int, num_frames: int, rng: np.random.Generator) -> Paths:
@@ -63,33 +63,33 @@ def render(moving: Paths, rng: np.random.Generator) -> NDArray[np.uint8]:
     """The clips (n, F, H, W, 3) of shapes that take the given paths."""
     n, num_frames = moving.radius.shape
     frames = _texture(n, num_frames, rng)
-    for colours, paths in ((_STILL, Paths.still(n, num_frames, rng)), (_MOVING, moving)):
+    for colors, paths in ((_STILL, Paths.still(n, num_frames, rng)), (_MOVING, moving)):
         alpha = _coverage(paths, rng)[..., None]  # (n, F, H, W, 1)
         light = np.broadcast_to(paths.light, (n, num_frames)).astype(np.float32)[..., None, None, None]
-        frames = frames * (1 - alpha) + alpha * light * _colour(colours, n, rng)
+        frames = frames * (1 - alpha) + alpha * light * _color(colors, n, rng)
     return np.clip(frames, 0, 255).astype(np.uint8)
 
 
-def _colour(levels: tuple[int, int], n: int, rng: np.random.Generator) -> Floats:
+def _color(levels: tuple[int, int], n: int, rng: np.random.Generator) -> Floats:
     return rng.uniform(*levels, (n, 1, 1, 1, 3)).astype(np.float32)
 
 
 def _texture(n: int, num_frames: int, rng: np.random.Generator) -> Floats:
-    """A colour under a few coloured gratings, which drift together: (n, F, H, W, 3)."""
+    """A color under a few colored gratings that drift together: (n, F, H, W, 3)."""
     gratings, contrast, wavelengths = _TEXTURE
     heading = rng.uniform(0, 2 * np.pi, n)
     moved = rng.uniform(0, _DRIFT, (n, 1)) * np.linspace(0, 1, num_frames)  # (n, F) pixels
     x = np.arange(SIZE) - _per_pixel(moved * np.cos(heading)[:, None])  # (n, F, 1, W)
     y = np.arange(SIZE)[:, None] - _per_pixel(moved * np.sin(heading)[:, None])  # (n, F, H, 1)
-    picture: Floats = _colour(_BACKGROUND, n, rng)  # (n, 1, 1, 1, 3)
+    picture: Floats = _color(_BACKGROUND, n, rng)  # (n, 1, 1, 1, 3)
     for _ in range(gratings):
         turn, phase = rng.uniform(0, 2 * np.pi, (2, n, 1))
         shortest, longest = np.log(wavelengths)
         wavenumber = 2 * np.pi / np.exp(rng.uniform(shortest, longest, (n, 1)))
         along = _per_pixel(wavenumber * np.cos(turn)) * x + _per_pixel(wavenumber * np.sin(turn)) * y
-        colour = rng.normal(0, contrast / np.sqrt(gratings), (n, 1, 1, 1, 3)).astype(np.float32)
+        color = rng.normal(0, contrast / np.sqrt(gratings), (n, 1, 1, 1, 3)).astype(np.float32)
         grating = np.cos(along + _per_pixel(phase)).astype(np.float32)[..., None]
-        picture = (picture + grating * colour).astype(np.float32)
+        picture = (picture + grating * color).astype(np.float32)
     return picture
 
 
@@ -121,11 +121,11 @@ _CRF: Final = 17  # keeps the texture
 
 @dataclass(frozen=True, kw_only=True)
 class RenderedSet:
-    """What is rendered, and how much of it.
+    """The contents and the size of a rendered set.
 
     Args:
         render: makes one clip for each entry of an array (n,) of numbers in `classes`: (n, F, H, W, 3) uint8.
-        pretrain: clips without labels, of all classes alike.
+        pretrain: unlabeled clips, equally many of each class.
     """
 
     classes: tuple[str, ...]
@@ -138,8 +138,8 @@ class RenderedSet:
     def write(self, root: Path, *, seed: int = 0) -> None:
         """Write `videos/*.mp4`, `pretrain.csv`, `train.csv`, `test.csv` and `classes.txt` under `root`.
 
-        The lists hold `path label` lines, paths relative to `root`. The clips of `pretrain.csv` do not say of
-        which class they are: their label is 0. File names are numbers in the order of writing.
+        The lists hold `path label` lines, paths relative to `root`. In `pretrain.csv` every label
+        is 0. File names are numbers in the order of writing.
         """
         (root / "videos").mkdir(parents=True, exist_ok=True)
         (root / "classes.txt").write_text("".join(f"{name}\n" for name in self.classes))

@@ -1,4 +1,4 @@
-"""What the demos do alike: a folder that is theirs, stages that are timed, a run folder for each."""
+"""The parts that the demos share: their folder, timed stages, a run folder per stage."""
 
 from __future__ import annotations
 
@@ -33,7 +33,13 @@ REPORT: Final = "report.md"
 PICTURE: Final = "reconstruction.png"
 RUNS: Final = ("pretrain", "finetune-pretrained", "finetune-scratch")  # of EVEREST's demo
 LVMAE_RUNS: Final = ("tokenizer", "tokens", "pretrain", "finetune-64", "finetune-64-scratch", "finetune-16")
-WRITTEN: Final = (*RUNS, *LVMAE_RUNS, PICTURE, REPORT, VIDEOS)  # last the videos, which tell a demo's folder
+WRITTEN: Final = (
+    *RUNS,
+    *LVMAE_RUNS,
+    PICTURE,
+    REPORT,
+    VIDEOS,
+)  # the videos last: they identify a demo's folder
 
 Result = TypeVar("Result")
 
@@ -99,7 +105,7 @@ class DemoSteps:
         return place.run.weights
 
     def tokens(self, recipe: Recipe, *, variants: int) -> None:
-        """What the recipe's tokenizer says of its clips, into the folder that its pre-training reads."""
+        """Cache the outputs of the recipe's tokenizer in the folder that its pre-training reads."""
         cache = recipe.pretrain.target.cache
         assert cache is not None
         folder = Path(cache)

@@ -18,7 +18,7 @@ PAGES = [
     "CHANGELOG.md",
     "pyproject.toml",
     "docs",
-    "benchmarks/README.md",
+    "benchmarks",
     "recipes",
 ]
 LIBRARY = [
@@ -50,7 +50,7 @@ def retired(paths: list[Path], *suffixes: str) -> list[str]:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_pages_use_no_retired_word(page: str):
-    hits = retired([ROOT / page], ".md", ".yaml", ".toml")
+    hits = retired([ROOT / page], ".md", ".yaml", ".toml", ".py")
     assert not hits, "\n".join(["", *hits])
 
 

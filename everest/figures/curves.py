@@ -31,13 +31,13 @@ LABELS: dict[AxisName, str] = {
     "hours": "hours of training steps",
     "gflops": "GMACs of forward passes (the papers' GFLOPs)",
 }
-# Okabe and Ito (2008), told apart by colour-blind people; without their yellow, which is faint on white.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-LINES = ("-", "--", ":", "-.")  # once the colours are used up
-SMOOTHED_SHARE = 50  # ours: a 50th of a run's steps on either side is averaged
-LEGEND_LETTERS = 150  # that fit side by side above the panels
-LONGEST_NAME = 64  # letters; of a longer name the end is shown
-SLOWEST = 0.005  # clips a second: metrics.jsonl rounds what is slower to 0.00
+# Okabe and Ito (2008), distinct to color-blind readers; without the yellow, which is faint on white.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+LINES = ("-", "--", ":", "-.")  # once the colors are used up
+SMOOTHED_SHARE = 50  # our choice: a 50th of a run's steps on either side is averaged
+LEGEND_LETTERS = 150  # that fit in a row above the panels
+LONGEST_NAME = 64  # letters; longer names are cut at the front
+SLOWEST = 0.005  # clips/s: metrics.jsonl rounds slower values to 0.00
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
@@ -50,7 +50,7 @@ class Curve(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class RunCurves:
-    """What is drawn of one run."""
+    """The curves of one run."""
 
     name: str
     loss: Curve  # (R,)
@@ -59,10 +59,10 @@ class RunCurves:
 
 
 def read_curves(runs: Sequence[Path], *, x: AxisName) -> list[RunCurves]:
-    """The curves of several runs, each run once, named by their folders.
+    """Read the curves of several runs, each run once, named by their folders.
 
     Raises:
-        RecipeError: no run folder, nothing logged yet, or not enough known of the run for this axis.
+        RecipeError: no run folder, nothing logged yet, or not enough known about the run for this axis.
         CheckpointError: for `gflops`, weights whose header cannot be read.
     """
     once = list({run.resolve(): run for run in runs}.values())
@@ -70,7 +70,7 @@ def read_curves(runs: Sequence[Path], *, x: AxisName) -> list[RunCurves]:
 
 
 def _names(runs: Sequence[Path]) -> list[str]:
-    """The folders' own names where these differ, else the paths as they were given."""
+    """The folder names if they differ, else the paths as given."""
     names = [run.resolve().name for run in runs]
     return names if len(set(names)) == len(names) else [str(run) for run in runs]
 
@@ -82,12 +82,12 @@ def _read_run(run: Path, name: str, x: AxisName) -> RunCurves:
     if not steps:
         raise RecipeError(f"{run}: no step in {METRICS} yet; there is nothing to draw")
     at = dict(zip((row["step"] for row in steps), AXES[x](run, environment, steps), strict=True))
-    judged = [row for row in rows if "val_top1" in row and row["step"] in at]
+    validations = [row for row in rows if "val_top1" in row and row["step"] in at]
     return RunCurves(
         name=name,
         loss=_curve(at, steps, "loss"),
         lr=_curve(at, steps, "lr"),
-        accuracy=_curve(at, judged, "val_top1"),
+        accuracy=_curve(at, validations, "val_top1"),
     )
 
 
@@ -102,7 +102,7 @@ def _steps(run: Path, environment: dict[str, Any], rows: list[dict[str, Any]]) -
 
 
 def _hours(run: Path, environment: dict[str, Any], rows: list[dict[str, Any]]) -> list[float]:
-    """Time spent in the steps up to each row, over all sittings; validation and saving are left out."""
+    """Time spent in the steps up to each row, over all resumes, without validation and saving."""
     speeds = np.array([max(row["clips_per_second"], SLOWEST) for row in rows])  # (R,)
     return (np.cumsum(_batch_size(run, environment) / speeds) / 3600).tolist()
 
@@ -120,23 +120,22 @@ def _batch_size(run: Path, environment: dict[str, Any]) -> int:
         return environment["plan"]["batch_size"]
     except (KeyError, TypeError) as error:
         raise RecipeError(
-            f"{run / ENVIRONMENT}: no plan.batch_size in it; of this run only --x steps can be drawn"
+            f"{run / ENVIRONMENT}: no plan.batch_size in it; only --x steps works for this run"
         ) from error
 
 
 def _spec(run: Path) -> ModelSpec:
     weights = run / WEIGHTS
     if not weights.is_file():
-        raise RecipeError(f"{run}: no {WEIGHTS} yet, from which --x gflops counts; draw it by steps or hours")
+        raise RecipeError(f"{run}: no {WEIGHTS} yet, which --x gflops needs; draw by steps or hours")
     return ModelSpec.of(json.loads(read_header(weights).get("settings", "{}")), source=weights)
 
 
 def smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """(R,) running means over a 50th of the values on either side.
 
-    The first points average as few values after them as there are before them: a loss falls so fast there
-    that anything else would hide it. The last ones average what there is. Values that are not finite, of
-    steps that were left out, are none.
+    The window is symmetric and shrinks at both ends: early losses fall so fast that a wider window would
+    hide it. Values that are not finite (of skipped steps) are ignored.
     """
     finite = np.isfinite(values)
     count = len(values)
@@ -151,16 +150,16 @@ def smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def check_target(path: Path, *, option: str, overwrite: bool) -> None:
-    """Refuse a picture that cannot be written later, or would replace a file unasked, or one that is no PNG.
+    """Refuse a target that is no PNG, cannot be written later, or would replace a file without --overwrite.
 
     Args:
         option: how the user named it.
     Raises:
-        RecipeError: another name than *.png, or what is there is not to be replaced.
+        RecipeError: the name does not end in .png, or a file that may not be replaced is there.
         EnvironmentProblem: the disk refuses it.
     """
     if path.suffix.lower() != ".png":
-        raise RecipeError(f"{option} {path}: the picture is a PNG; end its name in .png")
+        raise RecipeError(f"{option} {path}: the figure is a PNG; end its name in .png")
     if path.is_dir():
         raise RecipeError(f"{option} {path}: a folder is in the way; choose another name")
     if path.exists():
@@ -171,9 +170,9 @@ def check_target(path: Path, *, option: str, overwrite: bool) -> None:
 
 
 def draw_curves(path: Path, runs: Sequence[RunCurves], *, x: AxisName) -> None:
-    """A PNG of 1200 x 800 pixels: loss, validation accuracy where a run has it, learning rate.
+    """Draw a PNG of 1200 x 800 pixels: loss, validation accuracy (if a run has any), learning rate.
 
-    The loss is smoothed, with what was logged faint behind it.
+    The loss is smoothed; the logged values are faint behind it.
     """
     heights = [3, 2, 1.3] if any(len(run.accuracy.x) for run in runs) else [3, 1.3]
     with matplotlib.rc_context({"font.size": 13, "axes.spines.top": False, "axes.spines.right": False}):
@@ -191,14 +190,14 @@ def _draw_run(panels: Sequence[Axes], run: RunCurves, number: int) -> Line2D:
     Args:
         panels: from above: loss, accuracy if there are three, learning rate.
     """
-    colour = COLOURS[number % len(COLOURS)]
-    line = LINES[number // len(COLOURS) % len(LINES)]
-    panels[0].plot(run.loss.x, run.loss.y, color=colour, alpha=0.25, linewidth=1)
+    color = COLORS[number % len(COLORS)]
+    line = LINES[number // len(COLORS) % len(LINES)]
+    panels[0].plot(run.loss.x, run.loss.y, color=color, alpha=0.25, linewidth=1)
     if len(panels) == 3:
         # Markers: a run's only validation would be no line.
-        panels[1].plot(*run.accuracy, color=colour, linestyle=line, linewidth=2, marker="o", markersize=4)
-    panels[-1].plot(*run.lr, color=colour, linestyle=line, linewidth=2)
-    return panels[0].plot(run.loss.x, smooth(run.loss.y), color=colour, linestyle=line, linewidth=2)[0]
+        panels[1].plot(*run.accuracy, color=color, linestyle=line, linewidth=2, marker="o", markersize=4)
+    panels[-1].plot(*run.lr, color=color, linestyle=line, linewidth=2)
+    return panels[0].plot(run.loss.x, smooth(run.loss.y), color=color, linestyle=line, linewidth=2)[0]
 
 
 def _label(panels: Sequence[Axes], x: AxisName) -> None:
@@ -216,7 +215,7 @@ def _label(panels: Sequence[Axes], x: AxisName) -> None:
 
 
 def _add_legend(figure: Figure, lines: Sequence[Line2D], names: Sequence[str]) -> None:
-    """The names above all panels, in as many columns as fit."""
+    """Add the names above all panels, in as many columns as fit."""
     shown = [name if len(name) <= LONGEST_NAME else "…" + name[1 - LONGEST_NAME :] for name in names]
     columns = max(1, LEGEND_LETTERS // (max(map(len, shown)) + 8))  # 8: the line before a name
     legend = figure.legend(

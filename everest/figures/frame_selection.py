@@ -1,8 +1,7 @@
-"""Information-intensive frame selection on one video, to look at: candidates, counts, chances, what is drawn.
+"""Information-intensive frame selection on one video: candidates, counts, probabilities, drawn frames.
 
-S candidate slices (pairs of frames), t slices of a clip, N tokens, D draws.
-
-A picture of a frame selection, as EVEREST's Figures 3 and 10, and the chosen frames as files.
+The figure follows EVEREST's Figures 3 and 10. S candidate slices (pairs of frames), t slices of a clip,
+N tokens, D draws.
 """
 
 from __future__ import annotations
@@ -147,7 +146,7 @@ def _inclusion(drawn: Tensor, candidates: int) -> Tensor:
 
 COLUMNS: Final = 8  # candidates side by side
 DIMMED: Final = 0.72  # how far a frame that was not drawn goes towards white
-DRAWN, LEFT = "#0072B2", "#BBBBBB"  # of colour-blind-safe palettes
+DRAWN, LEFT = "#0072B2", "#BBBBBB"  # of color-blind-safe palettes
 
 
 def draw_selection(path: Path, view: FrameView) -> None:

@@ -1,4 +1,4 @@
-"""What `visualize-mask` is asked to look at: strategies with their titles, and the model of a checkpoint."""
+"""The options of `visualize-mask`: strategies with their titles, and the model of a checkpoint."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def open_model(checkpoint: str) -> tuple[AnyModel, int | None]:
     return tokenizer_of(weights, source=path), min(spec.size)
 
 
-def asked_selectors(
+def requested_selectors(
     strategy: str | None,
     shares: Sequence[float],
     settings: Mapping[str, str],
@@ -81,7 +81,7 @@ def _refuse_settings(settings: Mapping[str, str], strategy: str, *, compared: bo
 
 
 def _scored(shares: Sequence[float | None], scores: Sequence[ScoreName]) -> list[Titled]:
-    """What scores keep, with all tokens to choose from."""
+    """Selectors that keep tokens by score, out of all tokens."""
     return [
         (
             score if share is None else f"{score}\n{share:g} kept",

@@ -1,6 +1,6 @@
-"""What strategies keep, as moving pictures: GIF and H.264.
+"""`visualize-mask` on one video: read its windows, compute their masks, write the requested figure.
 
-`visualize-mask` on one video: read its windows, look at them, write the picture that was asked for.
+Figures are still (PNG), animated (GIF, H.264) or interactive (HTML).
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from everest.tokenizer.network import AdaptiveTokenizer
 from everest.video.reader import probe
 from everest.video.writer import write_video
 
-FPS: Final = 8  # slow enough to look
+FPS: Final = 8  # slow enough to request
 GAP: Final = 4  # pixels between panels
 
 
-def film(views: Sequence[MaskView]) -> Tensor:
-    """(T, H', W', 3) uint8: the rows of the picture side by side, frame by frame; sizes are even."""
-    panels = [_coloured(frames) for _, frames in rows_of(views)]  # (T, H, W, 3) each
+def animation(views: Sequence[MaskView]) -> Tensor:
+    """(T, H', W', 3) uint8: the rows of the figure next to each other, frame by frame; sizes are even."""
+    panels = [_colored(frames) for _, frames in rows_of(views)]  # (T, H, W, 3) each
     length, height = panels[0].shape[:2]
     gap = torch.ones(length, height, GAP, 3)
     parts = [part for panel in panels for part in (panel, gap)][:-1]
@@ -46,7 +46,7 @@ def film(views: Sequence[MaskView]) -> Tensor:
     return (joined * 255).round().to(torch.uint8)
 
 
-def _coloured(frames: Tensor) -> Tensor:
+def _colored(frames: Tensor) -> Tensor:
     if frames.dim() == 4:
         return frames
     scaled = frames / frames.max().clamp_min(torch.finfo(torch.float32).tiny)
@@ -54,18 +54,18 @@ def _coloured(frames: Tensor) -> Tensor:
 
 
 def write_gif(path: Path, views: Sequence[MaskView]) -> None:
-    """The film as an endless GIF."""
-    pictures = [Image.fromarray(frame.numpy()) for frame in film(views)]
-    options = {"save_all": True, "append_images": pictures[1:], "duration": 1000 // FPS, "loop": 0}
-    write_atomically(path, lambda part: pictures[0].save(part, format="GIF", **options))
+    """Write the animation as an endless GIF."""
+    images = [Image.fromarray(frame.numpy()) for frame in animation(views)]
+    options = {"save_all": True, "append_images": images[1:], "duration": 1000 // FPS, "loop": 0}
+    write_atomically(path, lambda part: images[0].save(part, format="GIF", **options))
 
 
 def write_mp4(path: Path, views: Sequence[MaskView]) -> None:
-    """The film as H.264."""
-    frames = film(views)
+    """Write the animation as H.264."""
+    frames = animation(views)
 
     def write(part: Path) -> None:
-        with_suffix = part.with_suffix(".mp4")  # which tells the container
+        with_suffix = part.with_suffix(".mp4")  # it determines the container
         write_video(with_suffix, frames, FPS)
         with_suffix.replace(part)
 
@@ -77,7 +77,7 @@ Format = Literal["png", "gif", "mp4", "html"]
 
 @dataclass(frozen=True, kw_only=True)
 class MaskRequest:
-    """What is looked at, and how.
+    """The strategies to show, the clips to show them on, and the model that measures.
 
     Args:
         selectors: strategies with their titles.
@@ -94,7 +94,7 @@ class MaskRequest:
     model: AnyModel | None
 
     def clips(self, video: Path) -> Tensor:
-        """(windows, 3, T, H, W) uint8: windows from the first to the last, of a single one the middle.
+        """(windows, 3, T, H, W) uint8: windows spread over the video; a single one is in its middle.
 
         Raises:
             VideoError: the video cannot be read.
@@ -128,39 +128,40 @@ class MaskRequest:
 
 
 def report_masks(
-    video: Path, look: MaskRequest, out: Path, kind: Format, *, overwrite: bool
+    video: Path, request: MaskRequest, out: Path, kind: Format, *, overwrite: bool
 ) -> list[dict[str, Any]]:
-    """Write a picture of each window of a video below the folder `out`; what is seen, for scripts.
+    """Write a figure of each window of a video below the folder `out`; returns the values of --json.
 
     Raises:
         DataError: the video cannot be read.
-        RecipeError: a picture is there already, or the strategies do not go with the clip.
+        RecipeError: a figure exists already, or the strategies do not fit the clip.
     """
-    clips = look.clips(video)
+    clips = request.clips(video)
     names = [
         f"{video.stem}-mask" + (f"-{i + 1}" if len(clips) > 1 else "") + f".{kind}" for i in range(len(clips))
     ]
     for name in names:
-        check_new_file(out / name, option="--out", overwrite=overwrite)
-    told = []
+        check_new_file(out / name, option="--output", overwrite=overwrite)
+    documents = []
     for name, clip in zip(names, clips, strict=True):
-        views = view_masks(clip, look.selectors, model=look.model, tubelet=look.tubelet, seed=look.seed)
-        _write(out / name, clip, views, kind, title=_title(video, look), seed=look.seed)
-        told += [_told(video, view, look, out / name) for view in views]
-    return told
+        views = view_masks(
+            clip, request.selectors, model=request.model, tubelet=request.tubelet, seed=request.seed
+        )
+        _write(out / name, clip, views, kind, title=_title(video, request), seed=request.seed)
+        embedding = "pixels" if request.model is None else "checkpoint"
+        documents += [
+            {"video": str(video), **view.to_dict(), "embedding": embedding, "written": [str(out / name)]}
+            for view in views
+        ]
+    return documents
 
 
-def _told(video: Path, view: MaskView, look: MaskRequest, written: Path) -> dict[str, Any]:
-    embedding = "pixels" if look.model is None else "checkpoint"
-    return {"video": str(video), **view.to_dict(), "embedding": embedding, "written": [str(written)]}
-
-
-def _title(video: Path, look: MaskRequest) -> str:
-    what = look.selectors[0][0].replace("\n", ", ") if len(look.selectors) == 1 else "kept tokens"
-    if isinstance(look.model, AdaptiveTokenizer):
-        return f"{video.name}: {what}; learned: by the tokenizer's scores"
-    measured = "pixels (no checkpoint)" if look.model is None else "the checkpoint's embedding"
-    return f"{video.name}: {what}; change measured on {measured}"
+def _title(video: Path, request: MaskRequest) -> str:
+    content = request.selectors[0][0].replace("\n", ", ") if len(request.selectors) == 1 else "kept tokens"
+    if isinstance(request.model, AdaptiveTokenizer):
+        return f"{video.name}: {content}; learned: by the tokenizer's scores"
+    measured = "pixels (no checkpoint)" if request.model is None else "the checkpoint's embedding"
+    return f"{video.name}: {content}; change measured on {measured}"
 
 
 def _write(
@@ -173,10 +174,10 @@ def _write(
     elif kind == "mp4":
         write_mp4(path, views)
     else:
-        # The same strategy with several shares is one, which the page's slider cuts anywhere.
+        # Several keep ratios of a strategy are one entry: the page has a slider for the ratio.
         orders = {view.title.splitlines()[0]: view.order for view in views if view.order is not None}
         if not orders:
             raise RecipeError("a page needs a strategy that measures, such as redundancy-robust")
-        found = strategy_ranks(orders, views[0].grid, seed=seed)
+        strategies = strategy_ranks(orders, views[0].grid, seed=seed)
         keep = len(views[0].kept) / views[0].grid.num_tokens
-        write_page(path, clip.movedim(0, -1), views[0].grid, found, title=title, keep=keep)
+        write_page(path, clip.movedim(0, -1), views[0].grid, strategies, title=title, keep=keep)

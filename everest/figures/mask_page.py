@@ -1,6 +1,6 @@
-"""One page to play with: a clip with a slider for its frames, one for the kept share, and a strategy switch.
+"""An interactive page: a clip with sliders for frame and keep ratio, and a strategy switch.
 
-The page needs nothing beside itself: pictures are inside, and the browser greys out what is not kept.
+The page is one file: images are inside, and the browser grays out tokens that are not kept.
 """
 
 from __future__ import annotations
@@ -20,45 +20,45 @@ from everest.methods.grid import TokenGrid
 from everest.system.files import write_text
 
 
-def ranks(order: Tensor) -> list[int]:
-    """Of a permutation (N,) of token ids, first ones kept first: the place of each token in it."""
-    places = torch.empty_like(order)
-    places[order] = torch.arange(len(order))
-    return places.tolist()
+def ranks_of(order: Tensor) -> list[int]:
+    """The rank of each token in a permutation (N,) of token ids, kept first in front."""
+    ranks = torch.empty_like(order)
+    ranks[order] = torch.arange(len(order))
+    return ranks.tolist()
 
 
 def strategy_ranks(orders: Mapping[str, Tensor], grid: TokenGrid, *, seed: int) -> dict[str, list[int]]:
-    """For each strategy the place of every token: the first `share * N` are kept.
+    """The rank of every token by strategy: the first `ratio * N` are kept.
 
     Args:
         orders: (N,) token ids of each strategy that measures, those that are kept first in front.
     """
     noise = torch.from_numpy(np.random.default_rng(seed).random(grid.num_tokens, dtype=np.float32))
-    found = {name: ranks(order) for name, order in orders.items()}
+    ranks = {name: ranks_of(order) for name, order in orders.items()}
     places = noise[: grid.per_slice].argsort(stable=True)  # one map for all slices
     slices = torch.arange(grid.t).view(1, -1) * grid.per_slice
-    found["tube"] = ranks((places.view(-1, 1) + slices).flatten())
-    found["random"] = ranks(noise.argsort(stable=True))
-    return found
+    ranks["tube"] = ranks_of((places.view(-1, 1) + slices).flatten())
+    ranks["random"] = ranks_of(noise.argsort(stable=True))
+    return ranks
 
 
 def write_page(
-    path: Path, frames: Tensor, grid: TokenGrid, found: Mapping[str, list[int]], *, title: str, keep: float
+    path: Path, frames: Tensor, grid: TokenGrid, ranks: Mapping[str, list[int]], *, title: str, keep: float
 ) -> None:
     """Write the page.
 
     Args:
         frames: (T, H, W, 3) uint8.
-        found: of `strategy_ranks`; the first is shown at first.
-        keep: the share at first.
+        ranks: from `strategy_ranks`; the page opens with the first.
+        keep: the keep ratio at first.
     """
     data = {
         "frames": [jpeg_uri(frame) for frame in frames],
         "size": [frames.size(2), frames.size(1)],
         "grid": [grid.t, grid.h, grid.w],
-        "ranks": dict(found),
+        "ranks": dict(ranks),
     }
-    options = "".join(f'<option value="{name}">{name}</option>' for name in found)
+    options = "".join(f'<option value="{name}">{name}</option>' for name in ranks)
     parts = {
         "TITLE": html.escape(title),
         "OPTIONS": options,
@@ -66,8 +66,8 @@ def write_page(
         "KEEP": str(round(keep * 100)),
         "DATA": json.dumps(data).replace("</", "<\\/"),
     }
-    # In one pass, as a video may be called like a placeholder.
-    write_text(path, re.sub(r"@([A-Z]+)@", lambda place: parts[place[1]], PAGE))
+    # In one pass: a video may be named like a placeholder.
+    write_text(path, re.sub(r"@([A-Z]+)@", lambda match: parts[match[1]], PAGE))
 
 
 PAGE = """<!doctype html>
@@ -93,13 +93,13 @@ const data = JSON.parse(document.getElementById("data").textContent);
 const [width, height] = data.size, [slices, rows, columns] = data.grid;
 const of = id => document.getElementById(id), canvas = of("view"), context = canvas.getContext("2d");
 canvas.width = width; canvas.height = height;
-const pictures = data.frames.map(source => { const image = new Image(); image.src = source; return image; });
+const images = data.frames.map(source => { const image = new Image(); image.src = source; return image; });
 function draw() {
   const frame = +of("frame").value, keep = +of("keep").value / 100;
   const ranks = data.ranks[of("strategy").value], limit = Math.floor(ranks.length * keep + 1e-9);
-  const slice = Math.floor(frame * slices / pictures.length), first = slice * rows * columns;
+  const slice = Math.floor(frame * slices / images.length), first = slice * rows * columns;
   const w = width / columns, h = height / rows;
-  context.drawImage(pictures[frame], 0, 0);
+  context.drawImage(images[frame], 0, 0);
   context.fillStyle = "rgb(140,140,140)";
   let kept = 0;
   for (let place = 0; place < rows * columns; place++) {
@@ -112,6 +112,6 @@ function draw() {
 }
 for (const id of ["frame", "keep"]) of(id).addEventListener("input", draw);
 of("strategy").addEventListener("change", draw);
-Promise.all(pictures.map(image => image.decode())).then(draw);
+Promise.all(images.map(image => image.decode())).then(draw);
 </script></body></html>
 """

@@ -1,4 +1,4 @@
-"""What a strategy keeps of a clip, what the encoder sees of that, and what a model makes of it.
+"""Kept, visible and predicted tokens of a clip as images.
 
 T frames, H W pixels, N tokens, K chosen tokens.
 """
@@ -26,7 +26,7 @@ from everest.tokenizer.targets import FrozenTokenizer
 from everest.video.pixels import normalise, unnormalise
 
 RED = (0.9, 0.15, 0.1)
-GREY = 0.55  # of what is left out: neither black nor white, which videos have
+GRAY = 0.55  # of what is left out: neither black nor white, which videos have
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,31 +41,31 @@ class MaskView:
     importance: Tensor | None  # (N,) float32; None for strategies that do not measure
     frames: Tensor  # (T, H, W, 3) float32 in [0, 1]
     predicted: Tensor | None  # as frames: visible tokens as they are, targets as a model predicts them
-    with_truth: bool = False  # `predicted` has the mean and deviation of the true tubelets
+    with_truth: bool = False  # `predicted` has the mean and std of the true tubelets
     rebuilt: Tensor | None = None  # as frames: the clip as a tokenizer makes it from the kept tokens
 
     @property
     def kept_frames(self) -> Tensor:
-        """The frames with all but the kept tokens grey."""
+        """The frames; tokens that are not kept are gray."""
         return self._only(self.kept)
 
     @property
     def visible_frames(self) -> Tensor:
-        """The frames with all but the visible tokens grey."""
+        """The frames; tokens that are not visible are gray."""
         return self._only(self.visible)
 
     @property
     def tinted_frames(self) -> Tensor:
-        """Visible tokens as they are, predicted ones reddish, all others grey."""
+        """Visible tokens unchanged, predicted tokens reddish, all others gray."""
         patches = _cut(self.frames, self.grid)
-        shown = torch.full_like(patches, GREY)
+        shown = torch.full_like(patches, GRAY)
         shown[self.kept] = 0.45 * patches[self.kept] + 0.55 * torch.tensor(RED).view(3, 1, 1, 1)
         shown[self.visible] = patches[self.visible]
         return _joined(shown, self.grid)
 
     @property
     def order(self) -> Tensor | None:
-        """(N,) token ids by importance, kept first in front; None where nothing is measured."""
+        """(N,) token ids by importance, kept first in front; None if the strategy measures nothing."""
         if self.importance is None:
             return None
         if isinstance(self.selector, ByImportance):
@@ -79,7 +79,7 @@ class MaskView:
         return spread(by_token, self.frames.shape[:3])
 
     def to_dict(self) -> dict[str, Any]:
-        """For scripts: ids and counts."""
+        """The values of --json: ids and counts."""
         per_slice = torch.bincount(self.kept // self.grid.per_slice, minlength=self.grid.t)
         return {
             "grid": [self.grid.t, self.grid.h, self.grid.w],
@@ -92,13 +92,13 @@ class MaskView:
 
     def _only(self, ids: Tensor) -> Tensor:
         patches = _cut(self.frames, self.grid)
-        shown = torch.full_like(patches, GREY)
+        shown = torch.full_like(patches, GRAY)
         shown[ids] = patches[ids]
         return _joined(shown, self.grid)
 
 
 def spread(by_token: Tensor, shape: Sequence[int]) -> Tensor:
-    """Values of tokens (t, h, w) to the pixels (T, H, W) of `shape` that each token stands for."""
+    """Spread values of tokens (t, h, w) over the pixels (T, H, W) of `shape` that they cover."""
     for dim, (length, tokens) in enumerate(zip(shape, by_token.shape, strict=True)):
         by_token = by_token.repeat_interleave(length // tokens, dim=dim)
     return by_token
@@ -121,7 +121,7 @@ AnyModel = Transformer | AdaptiveTokenizer
 
 
 def _measure(model: AnyModel | None, tubelet: tuple[int, int, int]) -> Embedding:
-    """What strategies measure by."""
+    """The embedding that strategies measure change with."""
     if model is None:
         return RawPixels(tubelet)
     if isinstance(model, AdaptiveTokenizer):
@@ -138,15 +138,15 @@ def view_masks(
     tubelet: tuple[int, int, int],
     seed: int,
 ) -> list[MaskView]:
-    """What each of the strategies, given with a title, makes of a clip (3, T, H, W) uint8.
+    """Apply strategies, given with their titles, to a clip (3, T, H, W) uint8.
 
     Args:
-        model: whose embedding measures change; an autoencoder predicts, too. A tokenizer scores, and rebuilds
-            the clip from what is kept and its windows' first slices. None: the raw pixels measure.
+        model: its embedding measures change; an autoencoder also predicts. A tokenizer scores, and rebuilds
+            the clip from the kept tokens and the first slice of each window. None: raw pixels measure change.
         tubelet: of the raw pixels; a model has its own.
     Raises:
-        RecipeError: the clip does not divide into tubelets, or a strategy cannot cut its grid, or leaves a
-            model nothing to see.
+        RecipeError: the clip does not divide into tubelets, a strategy does not fit its grid, or no token is
+            visible to the model.
     """
     embed = _measure(model, tubelet)
     grid = TokenGrid.of_clip(frames=clip.size(1), size=(clip.size(2), clip.size(3)), tubelet=embed.tubelet)
@@ -168,18 +168,18 @@ def view_masks(
 
 
 def _refuse_nothing(selector: Selector, chosen: TokenSelection, *, predicts: bool) -> None:
-    """Raise RecipeError where a small share of few tokens is none."""
+    """Raise RecipeError if a small ratio of few tokens keeps none."""
     kept = chosen.visible.size(1) + chosen.target.size(1)
     scores_only = isinstance(selector, LearnedImportance) and selector.mask_ratio == 1
     if not kept or (predicts and not chosen.visible.size(1) and not scores_only):
-        what = "lets the model see none" if kept else "keeps none"
-        raise RecipeError(f"--keep: {selector.strategy} {what} of the tokens; keep more")
+        effect = "lets the model see none" if kept else "keeps none"
+        raise RecipeError(f"--keep: {selector.strategy} {effect} of the tokens; keep more")
 
 
 def _rebuilt(tokenizer: AdaptiveTokenizer, x: Tensor, kept: Tensor) -> Tensor:
-    """(T, H, W, 3) in [0, 1] from the tokens `kept` (K,) of a normalised clip (1, 3, T, H, W).
+    """(T, H, W, 3) in [0, 1] from the tokens `kept` (K,) of a normalized clip (1, 3, T, H, W).
 
-    As in training the first slice of each window is kept whole.
+    As in training, the first slice of each window is kept completely.
     """
     clip = unnormalise(x)
     grid = tokenizer.grid(clip)
@@ -191,7 +191,7 @@ def _rebuilt(tokenizer: AdaptiveTokenizer, x: Tensor, kept: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def view_model(model: MaskedAutoencoder, clip: Tensor, *, noise: Tensor) -> MaskView:
-    """What a model keeps, sees and predicts by its own strategy.
+    """The tokens that a model keeps, sees and predicts with its own strategy.
 
     Args:
         clip: (3, T, H, W) uint8, or the candidates that the model draws a clip from.
@@ -220,7 +220,7 @@ def _view(
     if isinstance(model, MaskedAutoencoder) and prediction is not None:
         with_truth = model.targets.needs_truth
         patches = _cut(frames, grid)
-        shown = torch.full_like(patches, GREY)
+        shown = torch.full_like(patches, GRAY)
         shown[target] = model.targets.pixels(prediction, x, chosen.target)[0]
         shown[visible] = patches[visible]
         predicted = _joined(shown, grid)

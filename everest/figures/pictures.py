@@ -1,8 +1,6 @@
-"""Pictures of what strategies keep, as PNG.
+"""Figures of masks as PNG, of a tokenizer's reconstructions (LVMAE Figure 3), and images inside a page.
 
-What a tokenizer keeps of a clip and what it makes of that, as LVMAE's Figure 3 shows it.
-
-Pictures inside a page, which then needs no file beside itself. H W pixels.
+T frames, H W pixels.
 """
 
 from __future__ import annotations
@@ -22,21 +20,21 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from everest.figures.masks import GREY, MaskView, spread
+from everest.figures.masks import GRAY, MaskView, spread
 from everest.system.files import write_atomically
 from everest.tokenizer.report import Example
 
-COLUMNS: Final = 8  # frames side by side at most
-HEAT: Final = "cividis"  # the same to colour-blind eyes, and in grey
+COLUMNS: Final = 8  # most frames in a row
+HEAT: Final = "cividis"  # also readable without color vision and in gray
 PREDICTED: Final = "predicted"
 PREDICTED_WITH_TRUTH: Final = "predicted*"
-FOOTNOTE: Final = "* normalised predictions, with the true mean and deviation of each tubelet"
+FOOTNOTE: Final = "* normalized predictions, with the true mean and std of each tubelet"
 
 FigureRow = tuple[str, Tensor]  # label, and (T, H, W, 3) pixels or (T, H, W) importance
 
 
 def rows_of(views: Sequence[MaskView]) -> list[FigureRow]:
-    """What is drawn of views of the same clip: of one all there is, of several what each keeps."""
+    """The rows of a figure of one clip: everything for a single view, the kept tokens for several."""
     first = views[0]
     rows: list[FigureRow] = [("frames", first.frames)]
     if len(views) == 1:
@@ -54,7 +52,7 @@ def rows_of(views: Sequence[MaskView]) -> list[FigureRow]:
                 rows.append((f"{view.title}:\nrebuilt", view.rebuilt))
     elif all(view.importance is not None for view in views):
         rows += [(view.title, view.kept_frames) for view in views]
-    else:  # masks that keep all tokens differ in what the encoder sees
+    else:  # masks that keep all tokens differ in the visible ones
         rows += [(view.title, view.tinted_frames) for view in views]
     measured = next((view for view in reversed(views) if view.importance is not None), None)
     if measured is not None:
@@ -63,13 +61,13 @@ def rows_of(views: Sequence[MaskView]) -> list[FigureRow]:
 
 
 def draw_views(path: Path, views: Sequence[MaskView], *, title: str) -> None:
-    """A PNG with a column for each of up to 8 slices and a labelled line for each of `rows_of`."""
+    """A PNG with a column for each of up to 8 slices and a labeled line for each of `rows_of`."""
     rows = rows_of(views)
     draw_rows(path, rows, slices=views[0].grid.t, title=title, footnote=_footnote(views, rows))
 
 
 def draw_rows(path: Path, rows: Sequence[FigureRow], *, slices: int, title: str, footnote: str = "") -> None:
-    """A PNG with a labelled line for each row and a column for the first frame of each of up to 8 slices."""
+    """A PNG with a labeled line for each row and a column for the first frame of each of up to 8 slices."""
     length, height, width = rows[0][1].shape[:3]
     step = length // slices
     columns = list(range(0, length, step))[:: -(-slices // COLUMNS)]
@@ -92,7 +90,7 @@ def _footnote(views: Sequence[MaskView], rows: Sequence[FigureRow]) -> str:
     if any(label == PREDICTED_WITH_TRUTH for label, _ in rows):
         return FOOTNOTE
     if any(view.rebuilt is not None for view in views):
-        return "rebuilt from what is kept and the first slice of each window"
+        return "rebuilt from the kept tokens and the first slice of each window"
     return "reddish: predicted, not seen" if any(view.importance is None for view in views) else ""
 
 
@@ -109,14 +107,20 @@ def _draw_row(figure: Figure, row: FigureRow, line: Sequence[Axes], columns: Seq
 
 
 def draw_examples(path: Path, examples: Sequence[Example]) -> None:
-    """A PNG: of each clip its frames, the tokens that are kept, the clip rebuilt from them, the scores.
+    """Draw for each clip its frames, the kept tokens, the clip rebuilt from them, and the scores.
 
-    The first slice is kept whole.
+    The first slice is kept completely.
     """
     rows = [row for example in examples for row in _rows(example)]
     slices = len(examples[0].mask)
-    footnote = "the first slice is kept whole; of the others the highest scores, the rest is grey"
-    draw_rows(path, rows, slices=slices, title="what the tokenizer keeps and rebuilds", footnote=footnote)
+    footnote = "the first slice is kept completely, of the others the highest scores; the rest is gray"
+    draw_rows(
+        path,
+        rows,
+        slices=slices,
+        title="tokens kept by the tokenizer, and the clip rebuilt from them",
+        footnote=footnote,
+    )
 
 
 def _rows(example: Example) -> list[FigureRow]:
@@ -124,15 +128,15 @@ def _rows(example: Example) -> list[FigureRow]:
     kept = spread(example.mask, frames.shape[:3]).unsqueeze(-1)  # (T, H, W, 1)
     return [
         (Path(example.video).name, frames),
-        ("kept", frames * kept + GREY * (1 - kept)),
+        ("kept", frames * kept + GRAY * (1 - kept)),
         ("rebuilt", example.rebuilt.movedim(0, -1).clamp(0, 1)),
         ("score", spread(example.scores, frames.shape[:3])),
     ]
 
 
-def jpeg_uri(picture: Tensor, *, longest: int | None = None) -> str:
-    """(H, W, 3) uint8 as an address; made smaller where a side is above `longest` pixels."""
-    image, buffer = Image.fromarray(picture.numpy()), io.BytesIO()
+def jpeg_uri(image_pixels: Tensor, *, longest: int | None = None) -> str:
+    """(H, W, 3) uint8 as a data URI; scaled down if a side is above `longest` pixels."""
+    image, buffer = Image.fromarray(image_pixels.numpy()), io.BytesIO()
     if longest is not None:
         image.thumbnail((longest, longest))
     image.save(buffer, format="JPEG", quality=88)
@@ -140,7 +144,7 @@ def jpeg_uri(picture: Tensor, *, longest: int | None = None) -> str:
 
 
 def png_uri(file: Path) -> str:
-    """A PNG file as an address."""
+    """A PNG file as a data URI."""
     return _uri("png", file.read_bytes())
 
 

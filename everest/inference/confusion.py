@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn.metrics import confusion_matrix
 
-from everest.figures.curves import COLOURS, LINES
+from everest.figures.curves import COLORS, LINES
 from everest.inference.accuracy import HeadScores
 from everest.system.files import write_atomically
 
@@ -158,7 +158,7 @@ def draw_sweep(path: Path, rows: Sequence[dict[str, Any]]) -> None:
         panel = figure.subplots()
         for number, (name, values) in enumerate(lines.items()):
             (line,) = panel.plot(gmacs, values, marker="o", linewidth=2, label=name)
-            line.set(color=COLOURS[number % len(COLOURS)], linestyle=LINES[number % len(LINES)])
+            line.set(color=COLORS[number % len(COLORS)], linestyle=LINES[number % len(LINES)])
         highest = [max(values) for values in zip(*lines.values(), strict=True)]
         for row, x, y in zip(rows, gmacs, highest, strict=True):
             name = panel.annotate(f"{row['keep']:g}", (x, y), xytext=(0, 8), textcoords="offset points")

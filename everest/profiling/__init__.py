@@ -1,1 +1,1 @@
-"""What a run costs; what is wrong with a machine."""
+"""The cost of a run, and the checks of a machine."""

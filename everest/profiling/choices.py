@@ -1,4 +1,4 @@
-"""What a user asks to see the cost of: a method or a recipe, with some of its values changed."""
+"""The recipe to profile: a method or a recipe, with some values replaced by options."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ OPTIONS = {
 
 @dataclass(frozen=True, kw_only=True)
 class ProfileOverrides:
-    """Values that replace those of a recipe; None leaves its own."""
+    """Values that replace a recipe's; None keeps the recipe's value."""
 
     backbone: str | None = None
     frames: int | None = None
@@ -41,7 +41,7 @@ class ProfileOverrides:
     others: tuple[str, ...] = ()  # section.key=value
 
     def overrides(self, recipe: Recipe) -> Iterator[tuple[str, Any]]:
-        """Keys of `recipe` with their values. What its strategies cannot have is left in: it will be told."""
+        """Keys of `recipe` with their values, even those its strategies do not have: they are reported."""
         selection = recipe.pretrain.selection
         yield "model.backbone", self.backbone
         yield "data.frames", self.frames
@@ -60,7 +60,7 @@ class ProfileOverrides:
         Args:
             everything: also the choices that its strategy does not have.
         Raises:
-            RecipeError: what cannot be meant, by the option that sets it.
+            RecipeError: names each impossible value by its option.
         """
         recipe = load_recipe(name)
         if self.visible is not None and not 0 < self.visible <= 1:

@@ -1,14 +1,7 @@
-"""What a check finds.
+"""Checks of a machine: packages, devices, decoders, and limits of the operating system.
 
-Python and the packages, against the versions that everest's own metadata asks for and was tested with.
-
-torch and what it computes on.
-
-The decoders of videos, each on a file that is written here. F frames, H W pixels.
-
-What the operating system grants: shared memory, disk, open files.
-
-All checks, one after another.
+Nothing heavy is imported before its own check: a broken package is a result, not a crash.
+F frames, H W pixels.
 """
 
 from __future__ import annotations
@@ -24,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import ModuleType
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from everest.errors import EnvironmentProblem
 
@@ -36,287 +29,264 @@ GIB: Final = 2**30
 State = Literal["ok", "absent", "warning", "broken"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class CheckResult:
-    """One thing that was looked at.
+    """The result of one check.
 
     Args:
-        state: absent: optional and not there. warning: works, with trouble to expect. broken: needed.
-        mend: what to do about it; None where all is well.
+        state: absent: optional and not there. warning: works, but problems are likely. broken: needed.
+        fix: the remedy; None if the check passed.
     """
 
     name: str
     state: State
     found: str
-    mend: str | None = None
+    fix: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The values of `everest doctor --json`."""
+        return {"name": self.name, "state": self.state, "found": self.found, "mend": self.fix}
+
+
+def run_checks() -> list[CheckResult]:
+    """Run all checks. A check that cannot run at all is a result, too."""
+    results: list[CheckResult] = []
+    for name, check in CHECKS.items():
+        try:
+            results += check()
+        except ImportError as error:
+            fix = f"run `pip install --force-reinstall {PACKAGE}`"
+            results.append(CheckResult(name, "broken", first_line(error), fix))
+    return results
 
 
 def first_line(error: Exception) -> str:
-    """The beginning of an error's message, which may be pages long."""
+    """The first line of an error's message, which may be pages long."""
     lines = str(error).strip().splitlines()
     return lines[0][:160] if lines else type(error).__name__
 
 
+# --- packages -----------------------------------------------------------------------------------------------
+
 PACKAGE: Final = "everest-video"
-# For users; the others are for developers.
-EXTRAS: Final = ("energy", "export", "remote", "shards", "trackers")
+EXTRAS: Final = (
+    "energy",
+    "export",
+    "remote",
+    "shards",
+    "trackers",
+)  # for users; the others are for developers
 
 
 def check_packages() -> Iterator[CheckResult]:
-    """Python, every needed package, every optional one."""
+    """Check Python and the packages against the versions in everest's own metadata."""
     from packaging.requirements import Requirement
     from packaging.specifiers import SpecifierSet
 
     try:
         about = importlib.metadata.metadata(PACKAGE)
     except importlib.metadata.PackageNotFoundError:
-        yield CheckResult(name=PACKAGE, state="warning", found="not installed", mend="run `pip install .`")
+        yield CheckResult(PACKAGE, "warning", "not installed", "run `pip install .`")
         return
-    yield CheckResult(name=PACKAGE, state="ok", found=about["Version"])
-    python, asked = platform.python_version(), about["Requires-Python"]
-    fits = SpecifierSet(asked).contains(python, prereleases=True)
-    yield CheckResult(
-        name="Python",
-        state="ok" if fits else "broken",
-        found=python,
-        mend=None if fits else f"install Python {asked}",
-    )
+    yield CheckResult(PACKAGE, "ok", about["Version"])
+    python, required = platform.python_version(), about["Requires-Python"]
+    if SpecifierSet(required).contains(python, prereleases=True):
+        yield CheckResult("Python", "ok", python)
+    else:
+        yield CheckResult("Python", "broken", python, f"install Python {required}")
     requirements = [Requirement(text) for text in importlib.metadata.requires(PACKAGE) or []]
-    for requirement in requirements:
-        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
-            yield _needed(requirement)
+    yield from (_check_package(needed) for needed in requirements if _applies(needed))
     for extra in EXTRAS:
-        yield from (_optional(requirement, extra) for requirement in requirements if _of(requirement, extra))
+        optional = (part for part in requirements if _applies(part, extra) and not _applies(part))
+        yield from (_check_package(requirement, extra) for requirement in optional)
 
 
-def _of(requirement: Requirement, extra: str) -> bool:
-    marker = requirement.marker
-    return marker is not None and marker.evaluate({"extra": extra}) and not marker.evaluate({"extra": ""})
+def _applies(requirement: Requirement, extra: str = "") -> bool:
+    return requirement.marker is None or requirement.marker.evaluate({"extra": extra})
 
 
-def _needed(requirement: Requirement) -> CheckResult:
-    version = _version(requirement)
-    if version is None:
-        mend = f"run `pip install '{requirement.name}{requirement.specifier}'`"
-        return CheckResult(name=requirement.name, state="broken", found="not installed", mend=mend)
-    return _judged(requirement, version)
+def _check_package(requirement: Requirement, extra: str = "") -> CheckResult:
+    """Check an installed version against the oldest that works and the newest that was tested.
 
-
-def _optional(requirement: Requirement, extra: str) -> CheckResult:
-    version = _version(requirement)
-    if version is None:
-        mend = f"if wanted: `pip install '{PACKAGE}[{extra}]'`"
-        return CheckResult(name=requirement.name, state="absent", found=f"not installed ({extra})", mend=mend)
-    return _judged(requirement, version)
-
-
-def _version(requirement: Requirement) -> str | None:
+    Args:
+        extra: the extra that brings the package; empty if everest always needs it.
+    """
+    name, versions = requirement.name, requirement.specifier
+    fix = f"run `pip install '{name}{versions}'`"
     try:
-        return importlib.metadata.version(requirement.name)
+        version = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _judged(requirement: Requirement, version: str) -> CheckResult:
-    """An installed version against the oldest that works and the newest that was tested."""
-    name, asked = requirement.name, requirement.specifier
-    if asked.contains(version, prereleases=True):
-        return CheckResult(name=name, state="ok", found=version)
-    oldest = [part for part in asked if part.operator == ">="]
-    mend = f"run `pip install '{name}{asked}'`"
+        if not extra:
+            return CheckResult(name, "broken", "not installed", fix)
+        return CheckResult(
+            name, "absent", f"not installed ({extra})", f"if wanted: `pip install '{PACKAGE}[{extra}]'`"
+        )
+    if versions.contains(version, prereleases=True):
+        return CheckResult(name, "ok", version)
+    oldest = [part for part in versions if part.operator == ">="]
     if any(not part.contains(version, prereleases=True) for part in oldest):
-        return CheckResult(name=name, state="broken", found=f"{version}, too old", mend=mend)
-    found = f"{version}, newer than tested"
-    return CheckResult(name=name, state="warning", found=found, mend=f"in case of trouble {mend}")
+        return CheckResult(name, "broken", f"{version}, too old", fix)
+    return CheckResult(name, "warning", f"{version}, newer than tested", f"in case of problems {fix}")
 
+
+# --- devices ------------------------------------------------------------------------------------------------
 
 DRIVER: Final = Path("/proc/driver/nvidia/version")
-REINSTALL: Final = "install both from one place: `pip install --force-reinstall torch torchvision`"
-LITTLE_MEMORY: Final = 2 * GIB  # ours: a small model's run
+REINSTALL_TORCH: Final = "install both from one place: `pip install --force-reinstall torch torchvision`"
+LITTLE_MEMORY: Final = 2 * GIB  # our choice: a small model's run
 
 
 def check_devices() -> Iterator[CheckResult]:
-    """Processor and memory, torch with torchvision, GPUs."""
-    yield from _processor()
+    """Check processor and memory, torch with torchvision, and the GPUs."""
+    import psutil
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    yield CheckResult("processor", "ok", f"{cores} cores")
+    memory = psutil.virtual_memory()
+    free = f"{memory.available / GIB:.1f} of {memory.total / GIB:.1f} GiB free"
+    fix = "lower train.workers and train.micro_batch, or end other programs"
+    yield _at_least("memory", free, memory.available >= LITTLE_MEMORY, fix)
     try:
         import torch
     except Exception as error:  # whatever a broken package raises
-        found = f"cannot be imported: {first_line(error)}"
-        yield CheckResult(name="torch", state="broken", found=found, mend=REINSTALL)
+        yield CheckResult("torch", "broken", f"cannot be imported: {first_line(error)}", REINSTALL_TORCH)
         return
-    yield _torchvision(torch)
-    yield from _cuda(torch)
-    if torch.backends.mps.is_available():
-        yield CheckResult(name="MPS", state="ok", found="a Mac's GPU: --gpus mps")
-
-
-def _processor() -> Iterator[CheckResult]:
-    import psutil
-
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    yield CheckResult(name="processor", state="ok", found=f"{allowed} cores")
-    memory = psutil.virtual_memory()
-    found = f"{memory.available / GIB:.1f} of {memory.total / GIB:.1f} GiB free"
-    if memory.available < LITTLE_MEMORY:
-        mend = "lower train.workers and train.micro_batch, or end other programs"
-        yield CheckResult(name="memory", state="warning", found=found, mend=mend)
-    else:
-        yield CheckResult(name="memory", state="ok", found=found)
-
-
-def _torchvision(torch: ModuleType) -> CheckResult:
     try:
         import torchvision
 
         torch.ops.torchvision.nms  # noqa: B018 — missing where the two were built for different versions
+        yield CheckResult("torch and torchvision", "ok", f"{torch.__version__} and {torchvision.__version__}")
     except Exception as error:
-        found = f"does not go with torch {torch.__version__}: {first_line(error)}"
-        return CheckResult(name="torch and torchvision", state="broken", found=found, mend=REINSTALL)
-    found = f"{torch.__version__} and {torchvision.__version__}"
-    return CheckResult(name="torch and torchvision", state="ok", found=found)
+        found = f"does not fit torch {torch.__version__}: {first_line(error)}"
+        yield CheckResult("torch and torchvision", "broken", found, REINSTALL_TORCH)
+    yield from _check_cuda(torch)
+    if torch.backends.mps.is_available():
+        yield CheckResult("MPS", "ok", "a Mac's GPU: --gpus mps")
 
 
-def _cuda(torch: ModuleType) -> Iterator[CheckResult]:
+def _check_cuda(torch: ModuleType) -> Iterator[CheckResult]:
     has_driver = DRIVER.is_file() or shutil.which("nvidia-smi") is not None
     if torch.version.cuda is None and torch.version.hip is None:
         if has_driver:
-            mend = "install a torch for CUDA: the selector on the front page of PyTorch gives the line"
-            yield CheckResult(
-                name="CUDA", state="warning", found="an NVIDIA driver, but a torch without CUDA", mend=mend
-            )
+            fix = "install a torch for CUDA: the selector on the front page of PyTorch gives the command"
+            yield CheckResult("CUDA", "warning", "an NVIDIA driver, but a torch without CUDA", fix)
         else:
-            yield CheckResult(name="CUDA", state="absent", found="none; runs on the CPU")
+            yield CheckResult("CUDA", "absent", "none; runs on the CPU")
         return
     built = f"torch is built for CUDA {torch.version.cuda or torch.version.hip}"
-    with warnings.catch_warnings(record=True) as said:  # why it does not start
+    with warnings.catch_warnings(record=True) as caught:  # the reason why CUDA does not start
         warnings.simplefilter("always")
         available = torch.cuda.is_available()
     if not available and not has_driver:
-        yield CheckResult(name="CUDA", state="absent", found=f"{built}; no driver, runs on the CPU")
+        yield CheckResult("CUDA", "absent", f"{built}; no driver, runs on the CPU")
     elif not available:
-        reason = str(said[0].message).splitlines()[0] if said else "no GPU is visible"
-        mend = "update the NVIDIA driver, or look at CUDA_VISIBLE_DEVICES"
-        yield CheckResult(name="CUDA", state="warning", found=f"{built}, but: {reason}", mend=mend)
+        reason = str(caught[0].message).splitlines()[0] if caught else "no GPU is visible"
+        fix = "update the NVIDIA driver, or look at CUDA_VISIBLE_DEVICES"
+        yield CheckResult("CUDA", "warning", f"{built}, but: {reason}", fix)
     else:
-        yield CheckResult(name="CUDA", state="ok", found=built)
-        yield from (_gpu(torch, number) for number in range(torch.cuda.device_count()))
+        yield CheckResult("CUDA", "ok", built)
+        yield from (_check_gpu(torch, number) for number in range(torch.cuda.device_count()))
 
 
-def _gpu(torch: ModuleType, number: int) -> CheckResult:
+def _check_gpu(torch: ModuleType, number: int) -> CheckResult:
     about, name = torch.cuda.get_device_properties(number), f"GPU {number}"
     found = f"{about.name}, {about.total_memory / GIB:.0f} GiB, capability {about.major}.{about.minor}"
     try:
         (torch.ones(8, device=f"cuda:{number}") + 1).sum().item()
     except RuntimeError as error:
-        mend = "install a torch built for this GPU, or leave it out by --gpus"
-        return CheckResult(
-            name=name, state="broken", found=f"{found}; cannot compute: {first_line(error)}", mend=mend
-        )
+        fix = "install a torch built for this GPU, or exclude it by --gpus"
+        return CheckResult(name, "broken", f"{found}; cannot compute: {first_line(error)}", fix)
     fast = torch.cuda.is_bf16_supported(including_emulation=False)
-    return CheckResult(name=name, state="ok", found=f"{found}, {'bf16' if fast else 'no bf16: fp32 or fp16'}")
+    return CheckResult(name, "ok", f"{found}, {'bf16' if fast else 'no bf16: fp32 or fp16'}")
 
 
-ASKED: Final = (11, 0, 7)  # frames, out of order
+# --- decoders -----------------------------------------------------------------------------------------------
+
+FRAME_IDS: Final = (11, 0, 7)  # out of order
 CLOSE: Final = 4.0  # levels of a mean difference: compression; another frame differs by far more
 NEEDED: Final = "pyav"  # reads every file; the others are faster on some
 REINSTALL_AV: Final = "run `pip install --force-reinstall av`"
 
 
 def check_decoders() -> Iterator[CheckResult]:
-    """FFmpeg, and a real decode by every back-end."""
+    """Check FFmpeg, and decode a rendered file by every back-end."""
     try:
         import av
     except Exception as error:  # whatever a broken package raises
-        found = f"cannot be imported: {first_line(error)}"
-        yield CheckResult(name="PyAV", state="broken", found=found, mend=REINSTALL_AV)
+        yield CheckResult("PyAV", "broken", f"cannot be imported: {first_line(error)}", REINSTALL_AV)
         return
-    versions = (
-        f"{name} {'.'.join(map(str, version))}" for name, version in sorted(av.library_versions.items())
-    )
-    yield CheckResult(name="FFmpeg of PyAV", state="ok", found=", ".join(versions))
+    versions = sorted(av.library_versions.items())
+    found = ", ".join(f"{name} {'.'.join(map(str, version))}" for name, version in versions)
+    yield CheckResult("FFmpeg of PyAV", "ok", found)
     try:
+        import torch
+
         from everest.video.backends import DECODERS
         from everest.video.writer import write_video
     except Exception as error:
-        found = f"not tried: {first_line(error)}"
-        yield CheckResult(name="decoders", state="broken", found=found, mend="mend the packages above first")
+        yield CheckResult(
+            "decoders", "broken", f"not tried: {first_line(error)}", "fix the packages above first"
+        )
         return
-    frames = _rendered()
+    frames = torch.full((16, 64, 96, 3), 40, dtype=torch.uint8)  # (F, H, W, 3): a bar that moves right
+    for number in range(16):
+        frames[number, :, 4 * number : 4 * number + 24] = 220
     with TemporaryDirectory() as folder:
         path = Path(folder) / "rendered.mp4"
         write_video(path, frames, fps=12)
-        for name in DECODERS:
-            if name != "auto":
-                yield _decoded(name, path, frames)
+        yield from (_check_decoder(name, path, frames) for name in DECODERS if name != "auto")
 
 
-def _rendered() -> Tensor:
-    """(16, 64, 96, 3) uint8: a bright bar that goes right."""
-    import torch
-
-    frames = torch.full((16, 64, 96, 3), 40, dtype=torch.uint8)
-    for number in range(16):
-        frames[number, :, 4 * number : 4 * number + 24] = 220
-    return frames
-
-
-def _decoded(name: str, path: Path, frames: Tensor) -> CheckResult:
+def _check_decoder(name: str, path: Path, frames: Tensor) -> CheckResult:
     from everest.video.reader import VideoError, read_frames
 
     title = f"decoder {name}"
     try:
-        read = read_frames(path, ASKED, decoder=name)  # (F, H, W, 3)
+        decoded = read_frames(path, FRAME_IDS, decoder=name)  # (F, H, W, 3)
+        difference = float((decoded.float() - frames[list(FRAME_IDS)].float()).abs().mean())
+        if difference <= CLOSE:
+            return CheckResult(title, "ok", f"reads the right {len(FRAME_IDS)} frames")
+        problem = f"returns other frames than requested (mean difference {difference:.1f})"
     except EnvironmentProblem as error:
-        return CheckResult(
-            name=title, state="absent", found=first_line(error), mend="data.decoder: auto does without"
-        )
+        return CheckResult(title, "absent", first_line(error), "data.decoder: auto does without")
     except VideoError as error:
-        return _trouble(name, error.reason)
+        problem = error.reason
     except Exception as error:  # whatever a broken package raises
-        return _trouble(name, first_line(error))
-    difference = float((read.float() - frames[list(ASKED)].float()).abs().mean())
-    if difference > CLOSE:
-        return _trouble(name, f"returns other frames than asked for (mean difference {difference:.1f})")
-    return CheckResult(name=title, state="ok", found=f"reads the right {len(ASKED)} frames")
-
-
-def _trouble(name: str, found: str) -> CheckResult:
+        problem = first_line(error)
     if name == NEEDED:
-        return CheckResult(name=f"decoder {name}", state="broken", found=found, mend=REINSTALL_AV)
-    return CheckResult(
-        name=f"decoder {name}", state="warning", found=found, mend="leave data.decoder at auto"
-    )
+        return CheckResult(title, "broken", problem, REINSTALL_AV)
+    return CheckResult(title, "warning", problem, "leave data.decoder at auto")
 
+
+# --- operating system ---------------------------------------------------------------------------------------
 
 SHARED: Final = Path("/dev/shm")
-ENOUGH_SHARED: Final = GIB  # ours; a container has 64 MiB unless told, a batch of clips takes as much
-ENOUGH_DISK: Final = 5 * GIB  # ours: states of a ViT-B run, twice
-ENOUGH_FILES: Final = 1024  # ours: workers share their batches by open files
+ENOUGH_SHARED: Final = GIB  # our choice; a container has 64 MiB by default, a batch of clips takes as much
+ENOUGH_DISK: Final = 5 * GIB  # our choice: states of a ViT-B run, twice
+ENOUGH_FILES: Final = 1024  # our choice: workers share their batches by open files
 
 
 def check_system() -> Iterator[CheckResult]:
-    """Shared memory, the disk of the working folder, the limit of open files."""
+    """Check shared memory, the disk of the working folder, and the limit of open files."""
     if SHARED.is_dir():
         total = shutil.disk_usage(SHARED).total
-        mend = "start the container with --shm-size=8g or --ipc=host, or set train.workers=0"
-        yield _enough("shared memory", f"{total / GIB:.1f} GiB", total >= ENOUGH_SHARED, mend)
+        fix = "start the container with --shm-size=8g or --ipc=host, or set train.workers=0"
+        yield _at_least("shared memory", f"{total / GIB:.1f} GiB", total >= ENOUGH_SHARED, fix)
     here = Path.cwd()
     free = shutil.disk_usage(here).free
-    told = f"{free / GIB:.1f} GiB free at {here}"
-    if not os.access(here, os.W_OK):
-        yield _enough("disk", f"{here} cannot be written", False, "name another --output")
+    if os.access(here, os.W_OK):
+        fix = "free some space, or name another --output"
+        yield _at_least("disk", f"{free / GIB:.1f} GiB free at {here}", free >= ENOUGH_DISK, fix)
     else:
-        yield _enough("disk", told, free >= ENOUGH_DISK, "free some space, or name another --output")
+        yield CheckResult("disk", "warning", f"{here} cannot be written", "name another --output")
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     unlimited = limit == resource.RLIM_INFINITY
-    told = "no limit" if unlimited else str(limit)
-    yield _enough("open files", told, unlimited or limit >= ENOUGH_FILES, "run `ulimit -n 4096` before")
+    found = "no limit" if unlimited else str(limit)
+    yield _at_least("open files", found, unlimited or limit >= ENOUGH_FILES, "run `ulimit -n 4096` first")
 
 
-def _enough(name: str, found: str, enough: bool, mend: str) -> CheckResult:
-    return CheckResult(
-        name=name, state="ok" if enough else "warning", found=found, mend=None if enough else mend
-    )
+def _at_least(name: str, found: str, enough: bool, fix: str) -> CheckResult:
+    return CheckResult(name, "ok", found) if enough else CheckResult(name, "warning", found, fix)
 
 
 CHECKS: Final[dict[str, Callable[[], Iterator[CheckResult]]]] = {
@@ -325,15 +295,3 @@ CHECKS: Final[dict[str, Callable[[], Iterator[CheckResult]]]] = {
     "decoders": check_decoders,
     "system": check_system,
 }
-
-
-def examine() -> list[CheckResult]:
-    """What all checks find. One that cannot even be made is a finding too."""
-    found: list[CheckResult] = []
-    for name, check in CHECKS.items():
-        try:
-            found += check()
-        except ImportError as error:
-            mend = f"run `pip install --force-reinstall {PACKAGE}`"
-            found.append(CheckResult(name=name, state="broken", found=first_line(error), mend=mend))
-    return found

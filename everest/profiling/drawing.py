@@ -1,4 +1,4 @@
-"""A picture of what pre-training costs: against the share of tokens kept, and against the clip's length."""
+"""A figure of pre-training cost against the keep ratio and the clip length."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from everest.config.settings import Recipe
 from everest.errors import RecipeError
-from everest.figures.curves import COLOURS, LINES
+from everest.figures.curves import COLORS, LINES
 from everest.methods.strategies import ByImportance
 from everest.profiling.choices import ProfileOverrides
 from everest.profiling.profile import METHODS, VALUE_BYTES, StageCost, precision_of, stage_cost
@@ -35,7 +35,7 @@ class Line(NamedTuple):
 def draw_costs(path: Path, choices: ProfileOverrides) -> None:
     """A PNG of 1200 x 900 pixels: GMACs above, memory of a clip below; by keep ratio, by frames.
 
-    The lines are those of all methods with the same choices; only EVEREST has a keep ratio.
+    There is a line per method, with equal options; only EVEREST has a keep ratio.
 
     Raises:
         RecipeError: the choices cannot be meant.
@@ -93,7 +93,7 @@ def _draw(column: Sequence[Axes], lines: Sequence[Line], label: str) -> None:
     """The panels of one column, GMACs above."""
     for number, line in enumerate(lines):
         style: dict[str, Any] = {
-            "color": COLOURS[number],
+            "color": COLORS[number],
             "linestyle": LINES[number],
             "linewidth": 2,
             "marker": "o" if len(line.values) > 2 else "",

@@ -1,4 +1,4 @@
-"""Clips a second of the loader on a recipe's own videos, against those of the step, and what would help."""
+"""Clips/s of the loader on a recipe's videos against clips/s of the step, and remedies."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def clips_of_run(recipe: Recipe, stage: TrainingStage) -> int:
 
 
 def _loader_speed(clips: VideoClips, recipe: Recipe, batch: int) -> float:
-    """Clips a second once every worker has handed over its first batch."""
+    """Clips/s once every worker has delivered its first batch."""
     views, workers = clips.make_views.num_views, recipe.train.workers
     samples = max(1, batch // views)
     order = StepSampler(
@@ -88,7 +88,7 @@ def _loader_speed(clips: VideoClips, recipe: Recipe, batch: int) -> float:
     )
     loader = batches(make_loader(clips, order, workers=workers, timeout=recipe.train.data_timeout))
     try:
-        for _ in range(max(1, 2 * workers)):  # what is ready before anybody asks says nothing
+        for _ in range(max(1, 2 * workers)):  # batches that were ready at the start would distort the rate
             next(loader)
         return _speed(lambda _: next(loader), SECONDS) * samples * views
     finally:
@@ -112,7 +112,7 @@ def _speed(work: Callable[[int], object], seconds: float) -> float:
 
 
 def _helps(recipe: Recipe, stage: TrainingStage, clips: VideoClips, alone: float) -> Iterator[str]:
-    """What would make the loader faster, the measured gains first."""
+    """Remedies for a slow loader, measured gains first."""
     if stage == "pretrain" and recipe.pretrain.views_per_decode < VIEWS:
         many = pretrain_clips(replace(recipe, pretrain=replace(recipe.pretrain, views_per_decode=VIEWS)))
         speed = _item_speed(lambda epoch: many.read((epoch, epoch % len(many))), VIEWS)

@@ -33,7 +33,7 @@ INSTALL: Final = "nvidia-ml-py is not installed; run `pip install 'everest-video
 
 
 class Nvml(Protocol):
-    """What is asked of the module `pynvml` (nvidia-ml-py)."""
+    """The functions used of the module `pynvml` (nvidia-ml-py)."""
 
     NVMLError: type[Exception]
 
@@ -49,7 +49,7 @@ class Nvml(Protocol):
 
 
 class NoEnergyCounter(Exception):
-    """Why the energy of a device cannot be told."""
+    """The reason why the energy of a device cannot be measured."""
 
 
 def find_nvml() -> Nvml:
@@ -85,7 +85,7 @@ def joules_of_a_step(step: Callable[[], None], *, uuid: str, nvml: Nvml) -> floa
         finally:
             nvml.nvmlShutdown()
     except nvml.NVMLError as error:
-        raise NoEnergyCounter(f"NVML, asked for {uuid}, says: {error}") from error
+        raise NoEnergyCounter(f"NVML reports for {uuid}: {error}") from error
 
 
 def _mean(step: Callable[[], None], counter: Callable[[], int]) -> float:
@@ -98,7 +98,7 @@ def _mean(step: Callable[[], None], counter: Callable[[], int]) -> float:
 
 
 def kwh_of_run(joules_per_clip: float, clips: int) -> float:
-    """What the device takes for all clips of a run, while it computes."""
+    """Energy in kWh that the device uses for all clips of a run, while it computes."""
     return joules_per_clip * clips / JOULES_PER_KWH
 
 
@@ -117,7 +117,7 @@ def free_memory(device: torch.device) -> int:
 
 
 def largest_batch(*, memory: int, state: int, bytes_per_clip: int) -> int:
-    """How many clips fit beside the model's state in one pass, by the estimates; 0 if the state does not.
+    """The largest number of clips in one pass, by estimate; 0 if not even the model's state fits.
 
     Args:
         memory: bytes of the device.
@@ -226,10 +226,10 @@ def _timed(step: Callable[[], None], device: torch.device) -> list[float]:
 def _energy(
     step: Callable[[], None], device: torch.device, clips: int, clips_of_run: int | None
 ) -> dict[str, Any]:
-    """What a GPU takes, or why it cannot be told; of other devices it is not asked."""
-    told: dict[str, Any] = {"joules_per_clip": None, "run_kwh": None, "energy_problem": None}
+    """The energy that a GPU uses, or the reason why it cannot be measured; None values for other devices."""
+    energy: dict[str, Any] = {"joules_per_clip": None, "run_kwh": None, "energy_problem": None}
     if device.type != "cuda":
-        return told
+        return energy
 
     def whole_step() -> None:
         step()
@@ -238,9 +238,9 @@ def _energy(
     try:
         joules = joules_of_a_step(whole_step, uuid=uuid_of(device), nvml=find_nvml()) / clips
     except NoEnergyCounter as error:
-        return {**told, "energy_problem": str(error)}
+        return {**energy, "energy_problem": str(error)}
     run_kwh = kwh_of_run(joules, clips_of_run) if clips_of_run is not None else None
-    return {**told, "joules_per_clip": joules, "run_kwh": run_kwh}
+    return {**energy, "joules_per_clip": joules, "run_kwh": run_kwh}
 
 
 def _wait_for(device: torch.device) -> None:

@@ -1,6 +1,6 @@
-"""The cost figures of the EVEREST paper (Hwang et al., ICML 2024), and ours beside them.
+"""The cost figures of the EVEREST paper (Hwang et al., ICML 2024) next to computed ones.
 
-Figures are written as the paper prints them: their decimals say how far ours must agree.
+Figures are written as the paper prints them: their decimals state how closely the computed figure must agree.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class PaperFigure:
 
     Args:
         of: recipe, stage and overrides; None where no module of this program has that figure.
-        batch: over all GPUs, of memory figures; None where the paper does not say it.
+        batch: over all GPUs, of memory figures; None if the paper does not state it.
         formula: our figure where `of` is None.
     """
 
@@ -46,7 +46,7 @@ class PaperFigure:
     def decimals(self) -> int:
         return len(self.printed.partition(".")[2])
 
-    def ours(self) -> float | None:
+    def computed(self) -> float | None:
         """GMACs or millions of parameters by our count; None for what must be measured."""
         if self.of is None or self.unit not in COMPUTED:
             return self.formula
@@ -65,7 +65,7 @@ class PaperFigure:
 
     def dump(self) -> dict[str, Any]:
         """As `everest profile --paper --json` prints it."""
-        ours, memory = self.ours(), self.memory()
+        computed, memory = self.computed(), self.memory()
         row: dict[str, Any] = {
             "table": self.table,
             "what": self.what,
@@ -76,17 +76,20 @@ class PaperFigure:
             kinds = zip(("fused", "unfused"), memory, strict=True)
             for kind, ours_gb in kinds:
                 row[f"ours_{kind}"] = ours_gb
-                row[f"deviation_percent_{kind}"] = _deviation(ours_gb, self.value)
+                row[f"deviation_percent_{kind}"] = _percent_off(ours_gb, self.value)
         else:
-            row |= {"ours": ours, "rounded": None if ours is None else f"{ours:.{self.decimals}f}"}
-        if ours is not None:
-            row["deviation_percent"] = _deviation(ours, self.value)
+            row |= {
+                "ours": computed,
+                "rounded": None if computed is None else f"{computed:.{self.decimals}f}",
+            }
+        if computed is not None:
+            row["deviation_percent"] = _percent_off(computed, self.value)
             row["every_digit"] = row["rounded"] == self.printed
         return row | {"needs_gpu": self.unit in ("GB", "time"), "note": self.note}
 
 
-def _deviation(ours: float, paper: float) -> float:
-    return 100 * (ours - paper) / paper
+def _percent_off(computed: float, paper: float) -> float:
+    return 100 * (computed - paper) / paper
 
 
 def _on(recipe: str, stage: StageName, *overrides: str) -> tuple[str, StageName, tuple[str, ...]]:
@@ -103,7 +106,7 @@ def _backbones(
         if method == "EVEREST" and stage == "pretrain":
             overrides.append("pretrain.selection.keep_ratio=0.4")
             by_text = cost_of(recipe, stage, (overrides[0],)).gmacs
-            note = f"rho_pre 0.4; with 0.3, as Table 7 and the text say, {by_text:.2f}"
+            note = f"rho_pre 0.4; with 0.3, as in Table 7 and the text, {by_text:.2f}"
         of = _on(recipe, stage, *overrides)
         yield PaperFigure(table=table, what=f"{method} {name} {part}", printed=figure, of=of, note=note)
 
@@ -163,12 +166,12 @@ def _table_5() -> Iterator[PaperFigure]:
 def st_mae_gmacs(*, encoder_class: int, decoder_class: int) -> float:
     """ST-MAE's pre-training (Feichtenhofer et al. 2022) on ViT-B as its program computes it.
 
-    Unlike ours it predicts all tokens, and may have a class token; its decoder is 512 wide, 4 deep.
+    Unlike everest's, it predicts all tokens, and may have a class token; its decoder is 512 wide, 4 deep.
     """
     total, visible, width, decoder = 1568, 156, 768, 512
-    seen, asked = visible + encoder_class, total + decoder_class
-    macs = 1536 * total * width + _stack(12, width, seen) + 5 * seen * width + seen * width * decoder
-    return (macs + _stack(4, decoder, asked) + 5 * asked * decoder + total * decoder * 768) / 1e9
+    encoded, decoded = visible + encoder_class, total + decoder_class
+    macs = 1536 * total * width + _stack(12, width, encoded) + 5 * encoded * width + encoded * width * decoder
+    return (macs + _stack(4, decoder, decoded) + 5 * decoded * decoder + total * decoder * 768) / 1e9
 
 
 def st_mae_finetuning_gmacs() -> float:
@@ -241,7 +244,7 @@ def _table_15() -> Iterator[PaperFigure]:
         for i, (stage, part) in enumerate(stages):
             of = _on("hmdb51", stage, f"model.embedding_layers={layers}")
             what = f"{layers} Conv3d {part}"
-            unknown = "the paper does not say the batch"
+            unknown = "the paper does not state the batch"
             yield PaperFigure(table=15, what=what, printed=parameters[i], unit="M parameters", of=of)
             yield PaperFigure(table=15, what=what, printed=memory[i], unit="GB", of=of, note=unknown)
             yield PaperFigure(table=15, what=what, printed=macs[i], of=of)

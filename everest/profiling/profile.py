@@ -1,4 +1,4 @@
-"""The cost of a recipe's stages: what `everest profile` tells."""
+"""The cost of a recipe's stages: the values of `everest profile`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ VALUE_BYTES: Final = {"fp32": 4, "fp16": 2, "bf16": 2}
 
 @dataclass(frozen=True, kw_only=True)
 class StageCost:
-    """What one stage costs for a clip; in `eval` for a video, of which every view is a clip."""
+    """The cost of one stage per clip; in `eval` per video, where every view is a clip."""
 
     macs: Macs
     parameters: int
@@ -44,7 +44,7 @@ class StageCost:
     activation_bytes_per_clip: int
     model_state: dict[str, int]
     views: dict[str, int] | None = None  # eval: clips, crops
-    tokenizer_macs: int | None = None  # of a frozen tokenizer beside the model, where there is one
+    tokenizer_macs: int | None = None  # of the frozen tokenizer, if the recipe has one
 
     @property
     def passes(self) -> int:

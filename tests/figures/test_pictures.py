@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 import everest
 from everest.config.recipe import load_recipe
-from everest.figures.masks import GREY, view_masks, view_model
+from everest.figures.masks import GRAY, view_masks, view_model
 from everest.figures.pictures import draw_views, rows_of
 from everest.methods.grid import patchify
 from everest.methods.strategies import RedundancyRobust
@@ -45,9 +45,9 @@ def test_rows_show_the_tokens_they_are_named_after(rows):
     torch.testing.assert_close(patches_of(shown.kept_frames)[~left_out], true[~left_out], atol=1e-6, rtol=0)
     torch.testing.assert_close(patches_of(shown.visible_frames)[visible], true[visible], atol=1e-6, rtol=0)
     for row in (shown.kept_frames, shown.visible_frames, shown.predicted):
-        assert (patches_of(row)[left_out] == GREY).all()
-    assert (patches_of(shown.visible_frames)[target] == GREY).all()
-    assert (patches_of(shown.predicted)[target] != GREY).any(dim=1).all()
+        assert (patches_of(row)[left_out] == GRAY).all()
+    assert (patches_of(shown.visible_frames)[target] == GRAY).all()
+    assert (patches_of(shown.predicted)[target] != GRAY).any(dim=1).all()
 
 
 def test_heat_is_the_importance_of_each_pixels_token(rows):

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 import everest
 from everest.data.crops import resize
-from everest.figures.mask_page import ranks, strategy_ranks
+from everest.figures.mask_page import ranks_of, strategy_ranks
 from everest.methods.frame_selection import kept_per_slice
 from everest.methods.grid import TokenGrid
 from everest.methods.importance import RawPixels
@@ -111,7 +111,7 @@ def test_a_share_that_keeps_nothing_is_refused(video: Path, tmp_path: Path):
 
 
 def test_ranks_are_the_places_in_an_order():
-    assert ranks(torch.tensor([2, 0, 1])) == [1, 2, 0]
+    assert ranks_of(torch.tensor([2, 0, 1])) == [1, 2, 0]
     grid = TokenGrid(t=3, h=2, w=2)
     found = strategy_ranks({"x": torch.arange(11, -1, -1)}, grid, seed=0)
     assert found["x"] == list(range(11, -1, -1))
@@ -177,8 +177,8 @@ def test_drawn_frames_are_written_as_they_are(video: Path, tmp_path: Path):
     ("arguments", "code", "message"),
     [
         (["visualize-mask", "gone.mp4"], 4, "gone.mp4: no such video or folder"),
-        (["visualize-mask", "VIDEO", "--keep", "0"], 2, "give shares of the tokens"),
-        (["visualize-mask", "VIDEO", "--keep", "half"], 2, "give shares of the tokens"),
+        (["visualize-mask", "VIDEO", "--keep", "0"], 2, "give keep ratios above 0"),
+        (["visualize-mask", "VIDEO", "--keep", "half"], 2, "give keep ratios above 0"),
         (["visualize-mask", "VIDEO", "--strategy", "tub"], 2, "did you mean 'tube'"),
         (["visualize-mask", "VIDEO", "--frames", "7"], 2, "must be a multiple of the tubelet's (2)"),
         (["visualize-mask", "VIDEO", "--distance", "l3"], 2, "unknown value 'l3'"),

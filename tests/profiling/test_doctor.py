@@ -16,7 +16,7 @@ import torch
 from small_runs import run
 from typer.testing import CliRunner
 
-from everest.profiling.doctor import CheckResult, check_decoders, check_packages, check_system, examine
+from everest.profiling.doctor import CheckResult, check_decoders, check_packages, check_system, run_checks
 from everest_cli.main import app
 
 
@@ -37,8 +37,8 @@ def test_a_machine_that_runs_these_tests_is_healthy():
 
 def test_every_trouble_has_a_mend_and_every_finding_a_line():
     shown = run("doctor").splitlines()
-    for finding in examine():
-        assert (finding.mend is None) == (finding.state == "ok") or finding.name == "CUDA"
+    for finding in run_checks():
+        assert (finding.fix is None) == (finding.state == "ok") or finding.name == "CUDA"
         assert any(line.startswith(finding.state) and finding.name in line for line in shown)
 
 
@@ -72,10 +72,10 @@ def test_versions_are_judged_by_what_the_package_asks_for(site: Path):
     found = named(check_packages())
     assert (found["everest-video"].found, found["Python"].state) == ("9.9", "ok")
     assert (found["av"].state, found["av"].found) == ("broken", "13.2, too old")
-    assert "pip install 'av<=18,>=14'" in str(found["av"].mend)
+    assert "pip install 'av<=18,>=14'" in str(found["av"].fix)
     assert (found["timm"].state, found["timm"].found) == ("warning", "1.6, newer than tested")
     assert found["rich"].state == "ok"
-    assert (found["nowhere"].state, found["nowhere"].mend) == ("broken", "run `pip install 'nowhere>=2'`")
+    assert (found["nowhere"].state, found["nowhere"].fix) == ("broken", "run `pip install 'nowhere>=2'`")
     assert (found["nosuch"].state, found["nosuch"].found) == ("absent", "not installed (export)")
     ended = CliRunner().invoke(app, ["doctor"])
     assert ended.exit_code == 5
@@ -138,4 +138,4 @@ def test_few_open_files_are_a_warning():
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert (found.state, found.found) == ("warning", "256")
-    assert "ulimit -n" in str(found.mend)
+    assert "ulimit -n" in str(found.fix)

@@ -175,7 +175,7 @@ def test_paper_prints_every_table():
     shown = run("--paper").stdout
     for table in (1, 3, 4, 5, 10, 11, 12, 15):
         assert f"Table {table}\n" in "\n".join(line.rstrip() for line in shown.splitlines()) + "\n"
-    assert "with 0.3, as Table 7 and the text say, 19.81" in shown
+    assert "with 0.3, as in Table 7 and the text, 19.81" in shown
     assert "needs GPU" in shown
 
 

@@ -1,4 +1,4 @@
-"""Features in files: what they are, and that a call which was killed goes on."""
+"""Features in files: their contents, and that a killed call resumes."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ main()
 """
 
 
-def test_a_killed_call_goes_on_and_ends_with_the_same_features(
+def test_a_killed_call_resumes_and_ends_with_the_same_features(
     classifier_run: Path, clip_files: Path, tmp_path: Path
 ):
     (tmp_path / "text.mp4").write_text("no video")
@@ -233,7 +233,7 @@ def test_a_store_has_one_writer_and_one_plan(tmp_path: Path):
         pass
 
 
-def test_damaged_parts_are_told_and_not_continued(classifier_run: Path, clip_files: Path, tmp_path: Path):
+def test_damaged_parts_are_reported_and_not_continued(classifier_run: Path, clip_files: Path, tmp_path: Path):
     out = tmp_path / "features.safetensors"
     parts = tmp_path / f"{out.name}.parts"
     parts.mkdir()

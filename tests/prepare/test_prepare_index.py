@@ -78,7 +78,7 @@ ROWS = {
         ],
     },
 }
-DATA = {  # what a recipe is told besides the lists
+DATA = {  # the keys of a recipe in addition to the lists
     "ucf101": {"classes": "classes.txt", "num_classes": 3},
     "hmdb51": {"classes": "classes.txt", "num_classes": 2},
     "ssv2": {"classes": "classes.txt", "num_classes": 3, "flip": False},

@@ -25,7 +25,7 @@ from everest.system.events import notice, silent
 from everest.train.health import stays_at_chance
 from everest.train.setup import RunContext, set_up_training
 from everest.train.training import Training
-from everest.video.pixels import normalise
+from everest.video.pixels import normalize
 
 
 def set_up_finetuning(
@@ -62,7 +62,7 @@ def classification_loss(training: Training, clip: Clip, settings: FinetuneSettin
     assert isinstance(model, VideoClassifier)
     rng = training.rng()
     generator = torch.Generator(clip.frames.device).manual_seed(int(rng.integers(2**63)))
-    frames = erase(normalise(clip.frames.flatten(0, 1)), clip.erase.flatten(0, 1), generator=generator)
+    frames = erase(normalize(clip.frames.flatten(0, 1)), clip.erase.flatten(0, 1), generator=generator)
     frames, targets = mix(
         frames,  # (B, 3, T, H, W)
         clip.label,

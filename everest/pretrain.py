@@ -16,7 +16,7 @@ from everest.tokenizer.cache import open_token_cache
 from everest.train.setup import RunContext, set_up_training
 from everest.train.tracking import Tracker, picture_is_due, show
 from everest.train.training import Training
-from everest.video.pixels import normalise
+from everest.video.pixels import normalize
 
 
 def set_up_pretraining(recipe: Recipe, place: RunContext) -> Training:
@@ -34,7 +34,7 @@ def set_up_pretraining(recipe: Recipe, place: RunContext) -> Training:
 
 def pretraining_loss(model: nn.Module, clip: Clip) -> Tensor:
     """The reconstruction loss of a batch of clips on the device."""
-    frames = normalise(clip.frames.flatten(0, 1))  # (B * views, 3, T, H, W)
+    frames = normalize(clip.frames.flatten(0, 1))  # (B * views, 3, T, H, W)
     tokens = {name: value.flatten(0, 1) for name, value in clip.tokens.items()}
     return model(frames, noise=clip.noise.flatten(0, 1), **tokens).loss
 

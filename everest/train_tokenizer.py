@@ -20,6 +20,7 @@ from everest.figures.pictures import draw_examples
 from everest.system.events import notice
 from everest.system.files import write_text
 from everest.system.randomness import Purpose, generator_at, seed_at
+from everest.system.run_folder import REPORT_IMAGE
 from everest.system.weights import read_weights
 from everest.tokenizer.clips import first_clips, held_out_clips, held_out_key, tokenizer_clips
 from everest.tokenizer.network import AdaptiveTokenizer
@@ -215,7 +216,7 @@ def _finish(training: Training, judge: Validation) -> dict[str, Any]:
         "target_mean": model.target_mean.tolist(),
         "target_std": model.target_std.tolist(),
     }
-    draw_examples(run.picture, found.examples)
+    draw_examples(run.path / REPORT_IMAGE, found.examples)
     training.log({"step": weights.step, **numbers(found.figures)})
     write_text(run.report, json.dumps(told, indent=2))
     return told

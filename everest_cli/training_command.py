@@ -82,7 +82,7 @@ class TrainOptions:
     @contextmanager
     def context(self, recipe: Recipe, devices: Devices) -> Iterator[RunContext]:
         """The context of a run: Accelerate's processes, run folder, display. Nothing is written yet."""
-        from everest.system.accelerator import from_main, leaving, make_accelerator
+        from everest.system.accelerator import decide_on_main, end_training_on_error, make_accelerator
         from everest.system.run_folder import RunFolder, default_folder
         from everest.train.setup import RunContext
         from everest.train.tracking import check_tracker
@@ -95,8 +95,8 @@ class TrainOptions:
         accelerator = make_accelerator(
             recipe.train.precision, tf32=recipe.train.tf32, cpu=devices.kind == "cpu"
         )
-        with leaving(accelerator), Display(quiet=self.quiet or not is_main()) as display:
-            run, resumed = from_main(accelerator, find_folder)
+        with end_training_on_error(accelerator), Display(quiet=self.quiet or not is_main()) as display:
+            run, resumed = decide_on_main(accelerator, find_folder)
             yield RunContext(
                 accelerator=accelerator,
                 run=run,
@@ -162,7 +162,7 @@ def launch(gpus: str, processes: int | None) -> Devices:
         by_module = Path(sys.argv[0]).name == "__main__.py"
         this_program = [sys.executable, *([] if by_module else ["-P"]), "-m", "everest_cli"]
         ended = run_processes(devices, [*this_program, *sys.argv[1:]])
-        typer.echo(ended.said, err=True, nl=False)
+        typer.echo(ended.errors, err=True, nl=False)
         raise typer.Exit(ended.code)
     os.environ.update(visible_gpus(devices.ids))
     return devices

@@ -35,7 +35,7 @@ def products_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture
 def onednn_matmul(products_as_before: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Products and attention as in a run on an AMD processor."""
-    monkeypatch.setattr(cpu, "_made_by_amd", lambda: True)
+    monkeypatch.setattr(cpu, "_is_amd", lambda: True)
     cpu.use_onednn_matmul()
     if not cpu.has_onednn_matmul():
         pytest.skip("this machine has units that would lower the precision of products, or a GPU")

@@ -30,7 +30,7 @@ from everest.models.classifier import VideoClassifier
 from everest.models.embedding import sinusoid_positions
 from everest.models.mae import MaskedAutoencoder
 from everest.train.optim import cosine_lr, make_optimizer, parameter_groups, set_lr
-from everest.video.pixels import normalise
+from everest.video.pixels import normalize
 
 TUBELET = (2, 16, 16)
 TOLERANCE = 1e-5
@@ -53,7 +53,7 @@ class Recorded:
     def clip(self) -> Tensor:
         """(B, 3, T, H, W) float32, from the bytes that the recorded clip was made of."""
         video = self.tensors["input.clip_uint8_BTHWC"]  # (B, T, H, W, 3)
-        return normalise(video.permute(0, 4, 1, 2, 3))
+        return normalize(video.permute(0, 4, 1, 2, 3))
 
     @property
     def grid(self) -> TokenGrid:
@@ -396,5 +396,5 @@ def test_st_mae_targets_give_the_same_loss(st_mae: Recorded):
 
 def normalise_floats(clip: Tensor) -> Tensor:
     """A clip whose un-normalised pixels are `clip`."""
-    zero, one = (normalise(torch.full((3, 1, 1, 1), value, dtype=torch.uint8)) for value in (0, 255))
+    zero, one = (normalize(torch.full((3, 1, 1, 1), value, dtype=torch.uint8)) for value in (0, 255))
     return clip * (one - zero) + zero

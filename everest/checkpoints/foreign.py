@@ -13,9 +13,10 @@ from torch import Tensor
 
 from everest.checkpoints.pickles import load_pickle, namespace, refuse_wrong_download
 from everest.data.list_text import read_lines
-from everest.errors import CheckpointError
-from everest.system.hub import fetch, is_hub_name, licence_of
-from everest.system.weights import FORMAT, PICKLES
+from everest.errors import CheckpointError, EnvironmentProblem
+from everest.system.hub import fetch, is_hub_name, license_of
+from everest.system.weights import PICKLES
+from everest.system.weights_header import FORMAT, read_metadata
 
 CONFIG = "config.json"
 SHARDS = "model.safetensors.index.json"
@@ -68,7 +69,7 @@ def read_foreign(path: Path) -> Foreign:
         tensors=unwrapped(raw),
         config=_json(config) if config.is_file() else {},
         args=args,
-        licence=licence_of(file.parent),
+        licence=license_of(file.parent),
         notes=tuple(notes),
     )
 
@@ -97,9 +98,8 @@ def own_file(path: Path) -> Path | None:
     if file.suffix != ".safetensors" or not file.is_file():
         return None
     try:
-        with safe_open(file, framework="pt") as opened:
-            ours = (opened.metadata() or {}).get("format") == FORMAT
-    except (SafetensorError, OSError):
+        ours = read_metadata(file).get("format") == FORMAT
+    except (CheckpointError, EnvironmentProblem):
         return None
     return file if ours else None
 

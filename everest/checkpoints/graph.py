@@ -29,7 +29,7 @@ from everest.models.mae import MaskedAutoencoder
 from everest.models.spec import ModelSpec
 from everest.system.files import write_atomically
 from everest.system.weights import Weights
-from everest.video.pixels import IMAGENET_MEAN, IMAGENET_STD, normalise
+from everest.video.pixels import IMAGENET_MEAN, IMAGENET_STD, normalize
 
 TOLERANCE: Final = 1e-4  # ours: of logits and features, in float32; above it a file is not written
 BATCHES: Final = (1, 3)  # of the comparison; traced is another, so that none can have stuck to the graph
@@ -84,7 +84,7 @@ def sample_clips(spec: ModelSpec, batch: int) -> Tensor:
     strength = torch.rand(batch, 1, grid.t, grid.h, grid.w, generator=generator)
     strength = F.interpolate(strength, size=(spec.frames, *spec.size))  # (batch, 1, T, H, W)
     noise = torch.rand(batch, 3, spec.frames, *spec.size, generator=generator)
-    return normalise((256 * strength * noise).to(torch.uint8))
+    return normalize((256 * strength * noise).to(torch.uint8))
 
 
 def exportable(

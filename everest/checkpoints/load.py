@@ -15,7 +15,7 @@ from everest.errors import CheckpointError
 from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder
 from everest.models.spec import ModelSpec
-from everest.system.hub import fetch, is_hub_name, show
+from everest.system.hub import fetch, is_hub_name, warn_on_main
 from everest.system.run_folder import BEST, RECIPE, WEIGHTS
 from everest.system.weights import PICKLES, Weights, load_tensors, read_weights
 from everest.tokenizer.network import AdaptiveTokenizer
@@ -25,7 +25,7 @@ Which = Literal["newest", "best"]
 
 
 def find_weights(
-    checkpoint: str | Path, *, which: Which = "newest", notify: Callable[[str], None] = show
+    checkpoint: str | Path, *, which: Which = "newest", notify: Callable[[str], None] = warn_on_main
 ) -> Path:
     """The safetensors file that `checkpoint`, a run folder, a file or hf:OWNER/NAME, stands for.
 

@@ -23,9 +23,9 @@ import torch
 from torch import Tensor
 
 from everest.errors import EnvironmentProblem
-from everest.video.folders import pictures_in
-from everest.video.reader import VideoError, picture_folder, probe, read_frames
-from everest.video.source import Video, as_video, version
+from everest.video.folders import images_in
+from everest.video.reader import VideoError, image_folder, probe, read_frames
+from everest.video.source import Video, as_video, video_version
 
 MEMORY: Final = Path("/dev/shm")  # files in memory (Linux)
 LARGEST: Final = 2**30  # bytes of a video that is kept; a longer one is decoded anew each time
@@ -149,10 +149,10 @@ def frame_bytes(path: Video, frames: int) -> int:
 def _key(path: Video, span: Span) -> str:
     """Changes with the file: a rewritten video is another."""
     path = path.absolute() if isinstance(path, Path) else path
-    folder = picture_folder(path)
-    files = [path] if folder is None else pictures_in(folder)
+    folder = image_folder(path)
+    files = [path] if folder is None else images_in(folder)
     try:
-        told = [(str(file), *version(file)) for file in files]
+        told = [(str(file), *video_version(file)) for file in files]
     except OSError as error:
         raise VideoError(path, error.strerror or str(error)) from error
     return hashlib.sha256(repr((told, span)).encode()).hexdigest()[:32]

@@ -28,7 +28,7 @@ from everest.data.list_text import (
 )
 from everest.data.shards import find_index, read_index
 from everest.errors import DataError, RecipeError, did_you_mean
-from everest.system.storage import Location, RemotePath, joined, located
+from everest.system.storage import Location, RemotePath, join_location, parse_location
 from everest.video.folders import as_data_error, subfolders, videos_by_subfolder, videos_under
 from everest.video.source import Member, Video
 
@@ -38,7 +38,7 @@ def absences(paths: Sequence[str]) -> dict[str, str]:
     missing: dict[str, str] = {}
     listed: dict[RemotePath, set[RemotePath]] = {}
     for path in paths:
-        video = located(path)
+        video = parse_location(path)
         try:
             if isinstance(video, RemotePath):
                 there = video in _listed(video.parent, listed)
@@ -82,7 +82,7 @@ class Sample:
     @property
     def video(self) -> Video:
         """What it is read from."""
-        return self.member or located(self.path)
+        return self.member or parse_location(self.path)
 
     @property
     def video_id(self) -> str:
@@ -201,7 +201,7 @@ def sample_of(row: ListRow, root: Location, read_labels: ReadLabels) -> Sample:
         if last is not None and last <= (first or 0):
             raise ValueError(f"the segment ends at {last} and starts at {first or 0}")
     return Sample(
-        path=str(joined(root, row.values["path"]).absolute()),
+        path=str(join_location(root, row.values["path"]).absolute()),
         member=row.member,
         labels=read_labels(row),
         start=start,

@@ -15,7 +15,7 @@ from everest.data.list_text import ListRow
 from everest.errors import DataError
 from everest.system.storage import Location
 from everest.video.folders import as_data_error
-from everest.video.source import Member, version
+from everest.video.source import Member, video_version
 
 INDEX_SUFFIX: Final = ".index.json"
 FORMAT: Final = "everest-shards"
@@ -69,7 +69,7 @@ def _parsed(file: Location) -> dict[str, Any]:
 
 def _check_size(shard: Location, size: int) -> None:
     try:
-        there = version(shard)[0]
+        there = video_version(shard)[0]
     except OSError as error:
         raise DataError(f"{shard}: {error.strerror}; the index beside it names this shard") from error
     if there not in (size, -1):

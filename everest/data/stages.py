@@ -28,7 +28,7 @@ from everest.errors import DataError, RecipeError
 from everest.methods.frame_selection import num_candidates
 from everest.methods.grid import TokenGrid
 from everest.methods.masks import Tube
-from everest.system.storage import Location, joined, located
+from everest.system.storage import Location, join_location, parse_location
 from everest.video.folders import as_data_error
 
 MOST_VIEWS: Final = 512  # ours: 1.2 GB of bytes for clips of 16 frames and 224 pixels
@@ -191,10 +191,10 @@ def _source(data: DataSettings, key: str) -> tuple[Location, Location]:
     source = getattr(data, key)
     if source is None:
         raise RecipeError(f"data.{key}: not set; name a list or a folder of videos")
-    root = located(data.root)
+    root = parse_location(data.root)
     if not root.is_dir():
         raise DataError(f"data.root: no folder '{root}'; set it by --data DIR")
-    return root, joined(root, source)
+    return root, join_location(root, source)
 
 
 def _named_classes(data: DataSettings) -> tuple[str, ...] | None:
@@ -203,7 +203,7 @@ def _named_classes(data: DataSettings) -> tuple[str, ...] | None:
         return None
     path = _classes_file(data)
     if path is None:
-        raise DataError(f"data.classes: no file '{joined(located(data.root), data.classes)}'")
+        raise DataError(f"data.classes: no file '{join_location(parse_location(data.root), data.classes)}'")
     first_line: dict[str, int] = {}
     for number, line in read_lines(path):
         name = line.strip()
@@ -219,7 +219,7 @@ def _classes_file(data: DataSettings) -> Location | None:
     """The file `data.classes`, if it is set and there: a test set elsewhere need not have it."""
     if data.classes is None:
         return None
-    path = joined(located(data.root), data.classes)
+    path = join_location(parse_location(data.root), data.classes)
     with as_data_error(path):
         return path if path.is_file() else None
 

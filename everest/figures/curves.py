@@ -5,7 +5,6 @@ R rows of metrics.jsonl that are a step, V rows that are a validation.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,8 @@ from everest.models.cost import gmacs_of_clip
 from everest.models.spec import ModelSpec
 from everest.system.files import check_new_file, write_atomically
 from everest.system.run_folder import ENVIRONMENT, METRICS, WEIGHTS
-from everest.train.listing import read_environment, read_header, read_rows
+from everest.system.weights_header import read_header
+from everest.train.listing import read_run
 
 AxisName = Literal["steps", "hours", "gflops"]
 LABELS: dict[AxisName, str] = {
@@ -76,8 +76,7 @@ def _names(runs: Sequence[Path]) -> list[str]:
 
 
 def _read_run(run: Path, name: str, x: AxisName) -> RunCurves:
-    environment = read_environment(run)
-    rows = list(read_rows(run))
+    environment, rows = read_run(run)
     steps = [row for row in rows if "loss" in row]
     if not steps:
         raise RecipeError(f"{run}: no step in {METRICS} yet; there is nothing to draw")
@@ -128,7 +127,7 @@ def _spec(run: Path) -> ModelSpec:
     weights = run / WEIGHTS
     if not weights.is_file():
         raise RecipeError(f"{run}: no {WEIGHTS} yet, which --x gflops needs; draw by steps or hours")
-    return ModelSpec.of(json.loads(read_header(weights).get("settings", "{}")), source=weights)
+    return ModelSpec.of(read_header(weights).settings, source=weights)
 
 
 def smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:

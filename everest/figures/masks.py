@@ -23,7 +23,7 @@ from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder
 from everest.tokenizer.network import AdaptiveTokenizer
 from everest.tokenizer.targets import FrozenTokenizer
-from everest.video.pixels import normalise, unnormalise
+from everest.video.pixels import normalize, unnormalize
 
 RED = (0.9, 0.15, 0.1)
 GRAY = 0.55  # of what is left out: neither black nor white, which videos have
@@ -150,7 +150,7 @@ def view_masks(
     """
     embed = _measure(model, tubelet)
     grid = TokenGrid.of_clip(frames=clip.size(1), size=(clip.size(2), clip.size(3)), tubelet=embed.tubelet)
-    x = normalise(clip)[None]  # (1, 3, T, H, W)
+    x = normalize(clip)[None]  # (1, 3, T, H, W)
     noise = torch.from_numpy(np.random.default_rng(seed).random((1, grid.num_tokens), dtype=np.float32))
     views = []
     for title, selector in selectors:
@@ -181,7 +181,7 @@ def _rebuilt(tokenizer: AdaptiveTokenizer, x: Tensor, kept: Tensor) -> Tensor:
 
     As in training, the first slice of each window is kept completely.
     """
-    clip = unnormalise(x)
+    clip = unnormalize(x)
     grid = tokenizer.grid(clip)
     mask = torch.zeros(grid.num_tokens).index_fill_(0, kept, 1.0).view(1, grid.t, grid.h, grid.w)
     mask[:, :: tokenizer.window // tokenizer.tubelet[0]] = 1.0
@@ -198,7 +198,7 @@ def view_model(model: MaskedAutoencoder, clip: Tensor, *, noise: Tensor) -> Mask
         noise: (N,) uniform in [0, 1), and a number more for each candidate slice.
     """
     device = model.mask_token.device
-    out = model(normalise(clip.to(device))[None], noise=noise[None].to(device))
+    out = model(normalize(clip.to(device))[None], noise=noise[None].to(device))
     importance = model.selector.importance(out.frames, model.measure)
     grid, title = model.encoder.grid, model.selector.strategy
     return _view(title, model.selector, out.frames, out.selection, importance, out.prediction, model, grid)
@@ -214,7 +214,7 @@ def _view(
     model: AnyModel | None,
     grid: TokenGrid,
 ) -> MaskView:
-    frames = unnormalise(x)[0].movedim(0, -1)  # (T, H, W, 3)
+    frames = unnormalize(x)[0].movedim(0, -1)  # (T, H, W, 3)
     visible, target = chosen.visible[0], chosen.target[0]
     predicted, with_truth = None, False
     if isinstance(model, MaskedAutoencoder) and prediction is not None:

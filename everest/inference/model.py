@@ -38,7 +38,7 @@ from everest.system.accelerator import make_accelerator
 from everest.system.events import Report, notice
 from everest.system.run_folder import RECIPE
 from everest.system.weights import Weights, load_tensors
-from everest.video.pixels import normalise
+from everest.video.pixels import normalize
 
 
 class Features(NamedTuple):
@@ -178,7 +178,7 @@ class OpenedModel:
         return Features(ids.cpu(), tokens.float().cpu(), pooled.float().cpu())
 
     def _seen(self, clips: Tensor) -> Tensor:
-        return normalise(clips.to(self.accelerator.device, non_blocking=True))
+        return normalize(clips.to(self.accelerator.device, non_blocking=True))
 
 
 def over_videos(

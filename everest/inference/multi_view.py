@@ -22,7 +22,7 @@ from everest.data.loader import batches, make_loader, on_device
 from everest.inference.accuracy import Scores
 from everest.models.classifier import VideoClassifier
 from everest.system.events import Report
-from everest.video.pixels import normalise
+from everest.video.pixels import normalize
 
 _NOTHING = np.zeros((0, 1, 1), np.float32)  # of no video
 
@@ -93,7 +93,7 @@ def score_shares(
 def _probabilities(
     model: VideoClassifier, clip: Clip, accelerator: Accelerator, keeps: Sequence[float | None]
 ) -> list[NDArray[np.float32]]:
-    frames: Tensor = normalise(clip.frames[0])  # (views, 3, T, H, W)
+    frames: Tensor = normalize(clip.frames[0])  # (views, 3, T, H, W)
     found = []
     for keep in keeps:
         with accelerator.autocast():

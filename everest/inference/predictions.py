@@ -24,7 +24,7 @@ from everest.data.views import EvalViews, segment
 from everest.errors import RecipeError
 from everest.inference.model import OpenedModel, over_videos
 from everest.system.events import Report, notice
-from everest.video.reader import TOLERANCE, VideoError, between, frame_times, frames_in_order, probe
+from everest.video.reader import TOLERANCE, VideoError, frame_range, frame_times, frames_in_order, probe
 from everest.video.source import Video
 
 
@@ -161,7 +161,7 @@ def windows_of(sample: Sample, views: EvalViews, *, window: float | None, step: 
         starts.append(max(end - window, begin))
     found = []
     for start in starts:
-        inside, after = between(times, start, start + window)
+        inside, after = frame_range(times, start, start + window)
         inside, after = max(inside, first), min(after, first + length)
         if inside < after:
             until = min(start + window, end)

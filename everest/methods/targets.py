@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from everest.methods.grid import gather_patches
-from everest.video.pixels import unnormalise
+from everest.video.pixels import unnormalize
 
 
 class TargetMaker(Protocol):
@@ -89,7 +89,7 @@ class PixelTargets:
 
     def _asked(self, frames: Tensor, ids: Tensor) -> Tensor:
         """The true pixels in [0, 1] of what is to be predicted: (B, K, C, t, p, q), t = 1 for half."""
-        patches = unnormalise(gather_patches(frames.float(), ids, self.tubelet))
+        patches = unnormalize(gather_patches(frames.float(), ids, self.tubelet))
         if self.frames == "all":
             return patches
         # ST-MAE takes the frames linspace(0, T - 1, T / 2): the first of a tubelet, of the last one its last.

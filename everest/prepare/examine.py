@@ -13,10 +13,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from everest.video.file import forget, look
-from everest.video.reader import picture, pictures_of
+from everest.video.file import clear_video_cache, inspect_video
+from everest.video.reader import image_frames, read_image
 from everest.video.source import Video
-from everest.video.stream import VideoError, as_video_error, decoded, promised_seconds
+from everest.video.stream import VideoError, as_video_error, declared_seconds, decode_frames
 
 # Our choice: how much of the duration that a file states may be missing, in seconds and as a share.
 CUT_SECONDS: Final = 1.0
@@ -63,16 +63,16 @@ def examine(path: str) -> Inspection:
     except VideoError as error:
         return replace(blank, reason=error.reason, lasting=type(error.__cause__) is not PermissionError)
     finally:
-        forget()
+        clear_video_cache()
 
 
 def _video(path: Path, blank: Inspection) -> Inspection:
     with as_video_error(path), path.open("rb") as file:
         content = hashlib.file_digest(file, _digest).hexdigest()
-    opening = look(path)
+    opening = inspect_video(path)
     damages: list[int] = []
     count, first, last = 0, [], 0.0
-    with as_video_error(path), closing(decoded(path, damages=damages)) as frames:
+    with as_video_error(path), closing(decode_frames(path, damages=damages)) as frames:
         for frame in frames:
             if count < COMPARED:
                 first.append(frame.to_ndarray(format="rgb24"))
@@ -91,10 +91,10 @@ def _video(path: Path, blank: Inspection) -> Inspection:
 def _images(folder: Path, blank: Inspection) -> Inspection:
     digest, first = _digest(), []
     with as_video_error(folder):
-        files = pictures_of(folder)
+        files = image_frames(folder)
         for number, file in enumerate(files):
             digest.update(file.read_bytes())
-            image = picture(file)  # all are decoded, to find damage
+            image = read_image(file)  # all are decoded, to find damage
             if number < COMPARED:
                 first.append(image)
     return replace(blank, frames=len(files), content=digest.hexdigest(), beginning=_hash_frames(first))
@@ -113,14 +113,14 @@ def damage(video: Video, *, frames: int, expected: int, breaks: Sequence[int], l
     Args:
         frames: the number of decoded frames.
         expected: the number of frames in the file's packets.
-        breaks: the packets at which decoding ended (`damages` of `decoded`).
+        breaks: the packets at which decoding ended (`damages` of `decode_frames`).
         last: the time of the last frame in seconds.
     """
     if frames < expected:
         return f"damaged: {frames} of {expected} frames can be decoded"
     if breaks:
         return f"damaged: breaks off after {frames} frames"
-    promised = promised_seconds(video)
+    promised = declared_seconds(video)
     if promised - last > max(CUT_SECONDS, CUT_SHARE * promised):
         return f"damaged: ends after {last:.1f} of {promised:.1f} s"
     return None

@@ -16,7 +16,7 @@ from everest.prepare.class_folders import folder_samples
 from everest.prepare.layout import AnnotatedSample, Annotations
 from everest.prepare.layout_table import EXPECTATIONS, FOLDERS, find_layout
 from everest.system.files import write_table
-from everest.video.folders import VIDEOS, videos_under
+from everest.video.folders import VIDEO_SUFFIXES, videos_under
 
 CLASSES: Final = "classes.txt"
 REPORT: Final = "index_report.csv"
@@ -122,7 +122,7 @@ def match_files(
 
     files: dict[str, list[Path]] = {}
     for video in videos:
-        name = video.stem if video.suffix.lower() in VIDEOS else video.name
+        name = video.stem if video.suffix.lower() in VIDEO_SUFFIXES else video.name
         files.setdefault(key_of(name), []).append(video)
     matched: dict[str, list[Sample]] = {name: [] for name in lists}
     missing = []

@@ -27,9 +27,9 @@ from everest.system.events import Report
 from everest.system.files import write_atomically, write_text
 from everest.system.locks import refuse_foreign, sole_writer
 from everest.system.storage import Location
-from everest.video.folders import VIDEOS, as_data_error
-from everest.video.reader import picture_folder
-from everest.video.source import content, version
+from everest.video.folders import VIDEO_SUFFIXES, as_data_error
+from everest.video.reader import image_folder
+from everest.video.source import video_bytes, video_version
 
 NUMBERS: Final = ("start", "end", "start_frame", "end_frame")
 PLAN_SUFFIX: Final = ".plan.json"  # of a hidden file that exists while shards are written
@@ -48,7 +48,7 @@ class ShardEntry:
     @property
     def member(self) -> str:
         suffix = self.video.suffix.lower()
-        return f"{self.key}{suffix if suffix in VIDEOS else '.video'}"
+        return f"{self.key}{suffix if suffix in VIDEO_SUFFIXES else '.video'}"
 
     def metadata(self) -> dict[str, Any]:
         """The contents of `KEY.json`: the line of the list, or all lines under `segments`."""
@@ -109,9 +109,9 @@ def plan_shards(source: SourceList, output: Path, *, max_bytes: int, max_count: 
     for number, (path, rows) in enumerate(source.paths().items()):
         video = source.video(path)
         with as_data_error(video):
-            if picture_folder(video):
+            if image_folder(video):
                 raise DataError(f"{video}: a folder of images; `everest prepare encode` makes a video of it")
-            size, _ = version(video)
+            size, _ = video_version(video)
         if size < 0:
             raise DataError(f"{video}: its storage does not report sizes; copy the videos here first")
         entries.append(ShardEntry(f"{number:09d}", path, video, size, tuple(rows)))
@@ -187,7 +187,7 @@ def _write_shard(webdataset: ModuleType, part: Sequence[ShardEntry], file: Path)
     with file.open("wb") as stream, webdataset.TarWriter(stream, **settings) as writer:
         for entry in part:
             with as_data_error(entry.video):
-                data = content(entry.video)
+                data = video_bytes(entry.video)
             if len(data) != entry.size:
                 raise DataError(f"{entry.video}: changed while the shards were written; run again")
             suffix = entry.member.removeprefix(f"{entry.key}.")

@@ -23,7 +23,7 @@ from everest.data.samples import Sample, SampleList, read_samples, sample_of
 from everest.data.shards import find_index
 from everest.errors import DataError
 from everest.prepare.class_folders import read_names
-from everest.system.storage import Location, joined, located
+from everest.system.storage import Location, join_location, parse_location
 from everest.video.folders import as_data_error, videos_by_subfolder, videos_under
 
 
@@ -197,7 +197,7 @@ class SourceList:
 
     def video(self, path: str) -> Location:
         """The video for the `path` of a row."""
-        return joined(self.root, path).absolute()
+        return join_location(self.root, path).absolute()
 
     def paths(self) -> dict[str, list[dict[str, str]]]:
         """Each path once, in the order of the list, with its rows: several for segments of one video."""
@@ -217,9 +217,9 @@ def read_originals(sources: Sequence[str], root: str | None) -> Iterator[SourceL
         DataError: a source does not exist, its lines are wrong, or videos are missing.
     """
     for text in sources:
-        location = located(text)
+        location = parse_location(text)
         if root is not None:
-            folder = located(root)
+            folder = parse_location(root)
         else:
             is_only_folder = len(sources) == 1 and location.is_dir()
             folder = location if is_only_folder else location.absolute().parent

@@ -20,7 +20,7 @@ from everest.data.samples import Sample
 from everest.prepare.processes import Failure, map_apart
 from everest.system.events import Report, notice
 from everest.system.files import write_atomically
-from everest.video.file import forget
+from everest.video.file import clear_video_cache
 from everest.video.reader import probe, read_frames
 from everest.video.stream import VideoError
 
@@ -61,7 +61,7 @@ def measure(path: str) -> Measured | Failure:
     except VideoError as error:
         return Failure(error.reason)
     finally:
-        forget()
+        clear_video_cache()
     # Moments from counts (3, 256) are exact and need no copy in floating point.
     counts = np.stack([np.bincount(frames[..., channel].ravel(), minlength=256) for channel in range(3)])
     shares, levels = counts / counts.sum(axis=1, keepdims=True), np.arange(256) / 255

@@ -35,7 +35,7 @@ from everest.system.run_folder import BAD_VIDEOS
 from everest.tokenizer.cache import INDEX, PARTS, CachePart, TokenIndex, clip_facts, differing, read_problems
 from everest.tokenizer.network import AdaptiveTokenizer
 from everest.tokenizer.spec import TokenizerUse, tokenizer_use
-from everest.video.pixels import normalise, unnormalise
+from everest.video.pixels import normalize, unnormalize
 
 Rows = dict[str, NDArray[Any]]  # codes and ranks, (B or R, V, N) each
 Problems = dict[str, str]  # the number of each unreadable sample, and why
@@ -186,10 +186,10 @@ class _ClipEncoder:
     @torch.inference_mode()
     def _rows(self, clip: Clip) -> Rows:
         """The tokens of (B, V, 3, T, H, W) frames, prepared as a training step prepares them."""
-        frames = normalise(clip.frames.flatten(0, 1).to(self.accelerator.device))
+        frames = normalize(clip.frames.flatten(0, 1).to(self.accelerator.device))
         try:
             with self.accelerator.autocast():
-                encoded = self.tokenizer.encode(unnormalise(frames))
+                encoded = self.tokenizer.encode(unnormalize(frames))
         except torch.OutOfMemoryError as error:
             raise EnvironmentProblem(
                 f"out of memory with {self.batch} clips in one forward pass; the same command with a smaller "

@@ -25,7 +25,7 @@ from everest.profiling.profile import StageName, stage_spec
 from everest.system.accelerator import bytes_per_value, make_accelerator, peak_memory
 from everest.train.optim import stage_optimizer
 from everest.train.update import compile_model
-from everest.video.pixels import normalise
+from everest.video.pixels import normalize
 
 SECONDS: Final = 5.0  # ours: drivers bring the counter up to date some ten times a second
 JOULES_PER_KWH: Final = 3.6e6
@@ -183,7 +183,7 @@ def _step(
 
         @torch.no_grad()
         def test() -> None:
-            prepared(normalise(frames))
+            prepared(normalize(frames))
 
         return test
     settings = recipe.pretrain if stage == "pretrain" else recipe.finetune
@@ -196,7 +196,7 @@ def _step(
         drawn["noise"] = torch.rand(clips, spec.grid.num_tokens, device=device)
 
     def loss() -> Tensor:
-        out = prepared(normalise(frames), **drawn)
+        out = prepared(normalize(frames), **drawn)
         return out.loss if stage == "pretrain" else F.cross_entropy(out.float(), labels)
 
     def train() -> None:

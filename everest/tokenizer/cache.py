@@ -39,7 +39,7 @@ from everest.data.views import PretrainViews
 from everest.errors import CheckpointError
 from everest.methods.ranked import LearnedImportance
 from everest.system.files import write_text
-from everest.system.storage import located
+from everest.system.storage import parse_location
 from everest.system.weights import read_spec
 from everest.tokenizer.fsq import FSQ
 from everest.tokenizer.spec import TokenizerUse, tokenizer_settings, tokenizer_use
@@ -167,7 +167,7 @@ def clip_facts(recipe: Recipe, clips: VideoClips) -> dict[str, Any]:
         "pretrain.sampling": views.sampling,
         "pretrain.flip": views.flip,
         "pretrain.views_per_decode": views.views_per_decode,
-        "list of videos": fingerprint(clips.samples, located(recipe.data.root), None),
+        "list of videos": fingerprint(clips.samples, parse_location(recipe.data.root), None),
     }
 
 

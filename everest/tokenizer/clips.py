@@ -10,7 +10,7 @@ from everest.data.dataset import Clip, VideoClips
 from everest.data.loader import batches, make_loader
 from everest.data.stages import pretrain_key, unlabelled_clips
 from everest.data.views import PretrainViews, ValidationViews
-from everest.system.storage import joined, located
+from everest.system.storage import join_location, parse_location
 from everest.tokenizer.spec import tokenizer_settings
 
 BATCH: Final = 8  # ours: clips that are measured together
@@ -38,7 +38,7 @@ def held_out_key(recipe: Recipe) -> str:
     data = recipe.data
     if data.val is not None:
         return "val"
-    if data.test is not None and joined(located(data.root), data.test).exists():
+    if data.test is not None and join_location(parse_location(data.root), data.test).exists():
         return "test"
     return pretrain_key(data)
 

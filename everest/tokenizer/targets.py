@@ -19,7 +19,7 @@ from torch import Tensor
 
 from everest.methods.grid import gather_patches, gather_tokens
 from everest.tokenizer.network import AdaptiveTokenizer
-from everest.video.pixels import unnormalise
+from everest.video.pixels import unnormalize
 
 TargetSpace = Literal["values", "soft", "codes"]
 
@@ -58,7 +58,7 @@ class FrozenTokenizer:
     def scores(self, frames: Tensor) -> Tensor:
         """(B, N) float32 of normalised clips (B, C, T, H, W): higher is needed more."""
         tokenizer = self.on(frames.device)
-        return tokenizer.scorer(tokenizer.scaled(unnormalise(frames.float()))).flatten(1)
+        return tokenizer.scorer(tokenizer.scaled(unnormalize(frames.float()))).flatten(1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +90,7 @@ class TokenTargets:
     def values(self, frames: Tensor, ids: Tensor) -> Tensor:
         """(B, K, D) at the tokens `ids` (B, K): float32, of `codes` the int64 level of each dimension."""
         tokenizer = self.frozen.on(frames.device)
-        given = tokenizer.encode(unnormalise(frames.float()))
+        given = tokenizer.encode(unnormalize(frames.float()))
         if self.space == "codes":
             return tokenizer.quantiser.digits(given.codes.gather(1, ids))
         values = given.values if self.space == "values" else tokenizer.quantiser.bound(given.latent)
@@ -100,7 +100,7 @@ class TokenTargets:
     def pixels(self, prediction: Tensor, frames: Tensor, ids: Tensor) -> Tensor:
         """(B, K, C, t, p, q) in [0, 1]: the clip decoded with the predictions (B, K, P) in their places."""
         tokenizer = self.frozen.on(frames.device)
-        values = tokenizer.encode(unnormalise(frames.float())).values  # (B, N, D)
+        values = tokenizer.encode(unnormalize(frames.float())).values  # (B, N, D)
         predicted = self._as_values(prediction.float())
         values = values.scatter(1, ids.unsqueeze(-1).expand(-1, -1, values.size(-1)), predicted)
         rebuilt = tokenizer.decode(values, tokenizer.grid(frames)).clamp(0, 1)

@@ -25,6 +25,7 @@ from everest.system.run_folder import (
 )
 from everest.system.run_lock import running_here
 from everest.system.weights import read_weights, state_hash
+from everest.system.weights_header import read_header
 
 ELSEWHERE: Final = ("name", "data.root")  # may change: what a recipe is called, where the same videos lie
 TOKENIZER_FILE: Final = "tokenizer.checkpoint"
@@ -116,7 +117,7 @@ def _has_tokenizer(run: RunFolder, before: str | None, now: str | None) -> bool:
         return False
     if not run.weights.is_file():  # it has not come to a save: all that can be said is that it is its own
         return is_own_tokenizer(before) and Path(now) == own_tokenizer(run.path).resolve()
-    used = read_weights(run.weights).settings.get("tokenizer") or {}
+    used = read_header(run.weights).settings.get("tokenizer") or {}
     return used.get("sha256") == state_hash(read_weights(Path(now)).tensors)
 
 

@@ -29,7 +29,7 @@ from everest.system.events import Report, notice
 from everest.system.randomness import Purpose, seed_at
 from everest.system.run_folder import PLAN, RunFolder
 from everest.system.run_lock import claim, release
-from everest.system.storage import located
+from everest.system.storage import parse_location
 from everest.system.weights import Weights
 from everest.tokenizer.spec import TokenizerSpec
 from everest.train.adversary import Adversary
@@ -78,7 +78,10 @@ def set_up_training(
         bytes_beside: memory that a clip needs in a pass of other networks, by the bytes of a value.
     """
     accelerator = place.accelerator
-    videos = {"videos": len(clips), "samples": fingerprint(clips.samples, located(recipe.data.root), classes)}
+    videos = {
+        "videos": len(clips),
+        "samples": fingerprint(clips.samples, parse_location(recipe.data.root), classes),
+    }
     bytes_of, value_bytes = partial(_bytes_per_clip, spec, bytes_beside), bytes_per_value(accelerator)
     plan = _plan(recipe, stage, bytes_of(recipe.train.checkpointing, value_bytes), place, videos)
     torch.manual_seed(seed_at(recipe.train.seed, Purpose.WEIGHTS))

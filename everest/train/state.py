@@ -23,7 +23,8 @@ from everest.errors import CheckpointError
 from everest.system.files import write_atomically
 from everest.system.run_folder import RunFolder
 from everest.system.sharding import full_tensor, like_sharded
-from everest.system.weights import FORMAT, Weights, load_tensors, read_safetensors, read_weights
+from everest.system.weights import Weights, load_tensors, read_tensors
+from everest.system.weights_header import FORMAT, read_header, read_metadata
 from everest.train.adversary import Adversary
 from everest.train.plan import StagePlan
 
@@ -163,7 +164,7 @@ def newest_state(folder: Path, *, notify: Callable[[str], None]) -> RunState | N
     states = _states(folder)
     for path in reversed(states):
         try:
-            header, tensors = read_safetensors(path)
+            header, tensors = read_metadata(path), read_tensors(path)
             step, notes = int(header["step"]), json.loads(header["notes"])
         except (CheckpointError, KeyError, ValueError) as error:
             notify(f"{path}: damaged, passed over ({error})")
@@ -273,7 +274,7 @@ class Saver:
         """Without a state a run is new, or finished and its states were removed to save space."""
         if not self._run.weights.is_file():
             return 0
-        step = read_weights(self._run.weights).step
+        step = read_header(self._run.weights).step
         if step == self._plan.steps:
             return step
         raise CheckpointError(

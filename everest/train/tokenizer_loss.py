@@ -27,14 +27,14 @@ from everest.checkpoints.foreign import locate, read_foreign
 from everest.config.settings import Recipe
 from everest.config.tokenizer import TokenizerLossSettings
 from everest.errors import CheckpointError, EnvironmentProblem
-from everest.system.hub import Unreachable, show
+from everest.system.hub import Unreachable, warn_on_main
 from everest.system.randomness import Purpose, seed_at
 from everest.system.weights import load_tensors
 from everest.tokenizer.discriminator import Discriminator
 from everest.tokenizer.network import TokenizerReconstruction
 from everest.tokenizer.spec import TokenizerSpec, kept_values, tokenizer_settings
 from everest.train.adversary import Adversary
-from everest.video.pixels import in_imagenet_units
+from everest.video.pixels import normalize_unit_range
 
 SETTING: Final = "tokenizer.loss.perceptual_weights"
 NETWORK: Final = "resnet50"
@@ -67,7 +67,7 @@ class PerceptualDistance:
 
     def _logits(self, clips: Tensor) -> Tensor:
         """(B, 3, T, H, W) to (B * T, classes) float32."""
-        frames = in_imagenet_units(clips).transpose(1, 2).flatten(0, 1)  # (B * T, 3, H, W)
+        frames = normalize_unit_range(clips).transpose(1, 2).flatten(0, 1)  # (B * T, 3, H, W)
         if frames.shape[2:] != (SIDE, SIDE):
             frames = F.interpolate(frames, size=(SIDE, SIDE), mode="bilinear", antialias=True)
         return self._network(frames).float()
@@ -85,7 +85,7 @@ def load_network(weights: str | None) -> nn.Module:
     """
     network = timm.create_model(NETWORK)
     try:
-        path = locate(WEIGHTS if weights is None else weights, notify=show)
+        path = locate(WEIGHTS if weights is None else weights, notify=warn_on_main)
         counters = {name: value for name, value in network.state_dict().items() if name.endswith(_COUNTER)}
         load_tensors(network, counters | dict(read_foreign(path).tensors), source=str(path))
     except Unreachable as error:

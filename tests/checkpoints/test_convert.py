@@ -23,7 +23,7 @@ from everest.methods.grid import TokenGrid, TokenSelection
 from everest.models.classifier import VideoClassifier
 from everest.models.embedding import position_table
 from everest.models.mae import MaskedAutoencoder
-from everest.video.pixels import normalise
+from everest.video.pixels import normalize
 
 NARROW = Hints(heads=3, decoder_heads=3)
 
@@ -117,7 +117,7 @@ def test_a_released_autoencoder_gives_its_recorded_loss(golden: Callable[[str], 
     assert done.identity.family == "everest"
     ours = model(done)
     assert isinstance(ours, MaskedAutoencoder)
-    clip = normalise(tensors["input.clip_uint8_BTHWC"].permute(0, 4, 1, 2, 3))
+    clip = normalize(tensors["input.clip_uint8_BTHWC"].permute(0, 4, 1, 2, 3))
     drawn, ranked = tensors["pre70_mask90.noise"], tensors["pre70_mask90.ids_sorted"].long()
     noise = torch.zeros(2, 128).scatter_(1, ranked[:, : drawn.size(1)], drawn)
     out = ours(clip, noise=noise)

@@ -14,7 +14,7 @@ from small_runs import RECIPE, refused, run
 
 from everest.data.samples import Sample
 from everest.data.views import segment
-from everest.video.file import look
+from everest.video.file import inspect_video
 from everest.video.reader import VideoError, read_frames
 from everest.video.writer import write_video
 
@@ -109,11 +109,11 @@ def test_one_frame_is_a_whole_clip(shared: Path):
 
 def test_a_folder_in_place_of_a_video_and_a_file_that_may_not_be_read_say_so(film: Path, tmp_path: Path):
     (tmp_path / "folder.mp4").mkdir()
-    with pytest.raises(VideoError, match="a folder without jpg or png pictures"):
+    with pytest.raises(VideoError, match="a folder without jpg or png images"):
         segment(Sample(path=str(tmp_path / "folder.mp4")))
     locked = Path(shutil.copy(film, tmp_path / "locked.mp4"))
     locked.chmod(0)
     if os.access(locked, os.R_OK):
         pytest.skip("this user may read everything")
     with pytest.raises(VideoError, match="Permission denied"):
-        look(locked)
+        inspect_video(locked)

@@ -30,7 +30,7 @@ from everest.prepare.shard import plan_shards
 from everest.prepare.sources import SourceList
 from everest.system.locks import sole_writer
 from everest.video.reader import frames_between, read_frames
-from everest.video.source import content
+from everest.video.source import video_bytes
 from everest_cli.main import app
 
 
@@ -69,7 +69,7 @@ def test_members_are_the_files_to_the_byte(index: Path, videos: Path):
     assert there.samples != here.samples
     for one, other in zip(here.samples, there.samples, strict=True):
         assert (one.video_id, one.labels) == (other.video_id, other.labels)
-        assert content(other.video) == Path(one.path).read_bytes()
+        assert video_bytes(other.video) == Path(one.path).read_bytes()
         assert torch.equal(read_frames(other.video, [5, 31]), read_frames(one.path, [5, 31]))
 
 
@@ -96,7 +96,7 @@ def test_names_of_all_kinds_survive(videos: Path, tmp_path: Path):
     there = read_samples(index, root=videos, classes=None, num_classes=None, heads=None, labelled=False)
     assert [sample.path for sample in there.samples] == [sample.path for sample in here.samples]
     assert all(
-        content(one.video) == content(other.video)
+        video_bytes(one.video) == video_bytes(other.video)
         for one, other in zip(here.samples, there.samples, strict=True)
     )
 

@@ -26,7 +26,7 @@ from everest.data.crops import (
     view_boxes,
 )
 from everest.data.frames import view_windows
-from everest.video.pixels import IMAGENET_STD, normalise
+from everest.video.pixels import IMAGENET_STD, normalize
 
 PAPER = RandAugment(magnitude=7, std=0.5, ops=4)  # rand-m7-n4-mstd0.5-inc1, as the released scripts
 sizes = st.tuples(st.integers(1, 500), st.integers(1, 500))
@@ -49,7 +49,7 @@ def all_tensors(shared):
 
 def levels_apart(clip, official):
     """(3, T, H, W): how many of 256 levels a byte clip differs from a normalised one."""
-    return ((normalise(clip) - official) * torch.tensor(IMAGENET_STD).view(3, 1, 1, 1) * 255).abs()
+    return ((normalize(clip) - official) * torch.tensor(IMAGENET_STD).view(3, 1, 1, 1) * 255).abs()
 
 
 def cut(clip, box):

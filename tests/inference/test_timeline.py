@@ -227,4 +227,4 @@ def test_a_folder_of_pictures_has_no_timeline(classifier_run: Path, clip_files: 
     )
     (folder,) = (path.parent for path in list((tmp_path / "pictures").rglob("*.png"))[:1])
     result = called("predict", folder, "-c", classifier_run, "--timeline", "--json", code=4)
-    assert "a folder of pictures has no seconds" in json.loads(result.stdout)[0]["error"]
+    assert "a folder of images has no seconds" in json.loads(result.stdout)[0]["error"]

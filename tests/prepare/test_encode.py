@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 from everest.data.samples import read_samples
 from everest.prepare.encode import JobShare
 from everest.prepare.encoding import encoded_size
-from everest.video.file import look
+from everest.video.file import inspect_video
 from everest.video.reader import frames_between, probe, read_frames
 from everest_cli.main import app
 
@@ -101,7 +101,7 @@ def same_video(source: Path, tmp_path: Path) -> None:
 
 
 def seconds(video: Path) -> list[float]:
-    opening = look(video)
+    opening = inspect_video(video)
     if opening.index.times.size == 0 or opening.index.by_decode_stamp:
         return [number / opening.info.fps for number in range(opening.info.frames)]
     return ((opening.index.times - opening.index.times[0]) / opening.second).tolist()
@@ -111,7 +111,7 @@ def test_keyframes_are_close_and_bytes_are_the_same_each_time(videos: Path, tmp_
     for name in ("one", "two"):
         everest(videos, "-o", tmp_path / name, "--gop", 5, "--short-side", 32)
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
-    index = look(tmp_path / "one" / "clip0.mp4").index
+    index = inspect_video(tmp_path / "one" / "clip0.mp4").index
     keys = np.searchsorted(index.times, index.key_times)
     assert np.diff([*keys, index.times.size]).max() <= 5
 

@@ -31,7 +31,7 @@ from everest.tokenizer.cache import INDEX, open_token_cache
 from everest.tokenizer.scorer import TokenScorer
 from everest.tokenizer.spec import tokenizer_spec
 from everest.tokenizer.targets import FrozenTokenizer, TokenTargets
-from everest.video.pixels import normalise
+from everest.video.pixels import normalize
 
 RECIPE = """
 summary: small enough for a test
@@ -140,7 +140,7 @@ def test_what_is_read_is_what_the_tokenizer_says_of_these_pixels(space: str, rec
     for epoch in range(3):
         for index in range(4):
             clip = clips.read((epoch, index))
-            frames = normalise(clip.frames)  # (1, 3, 8, 32, 32)
+            frames = normalize(clip.frames)  # (1, 3, 8, 32, 32)
             assert torch.equal(clip.tokens["values"], targets.values(frames, every))
             scores = frozen.scores(frames)[0].numpy()
             assert np.array_equal(clip.tokens["importance"][0].numpy(), dense_ranks(scores[None])[0])

@@ -24,7 +24,7 @@ def error_of_a_product() -> float:
 
 
 def test_onednn_matmul_have_the_precision_of_float32(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(cpu, "_made_by_amd", lambda: True)
+    monkeypatch.setattr(cpu, "_is_amd", lambda: True)
     torch.set_float32_matmul_precision("highest")
     plain = error_of_a_product()
     use_onednn_matmul()
@@ -32,7 +32,7 @@ def test_onednn_matmul_have_the_precision_of_float32(monkeypatch: pytest.MonkeyP
 
 
 def test_what_would_be_lowered_is_left_alone(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(cpu, "_made_by_amd", lambda: True)
+    monkeypatch.setattr(cpu, "_is_amd", lambda: True)
     monkeypatch.setattr(cpu, "matmul_stays_float32", lambda: False)  # as on a processor with AMX
     use_onednn_matmul()
     assert torch.get_float32_matmul_precision() == "highest"
@@ -40,7 +40,7 @@ def test_what_would_be_lowered_is_left_alone(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_other_processors_have_torchs_own_products_and_attention(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(cpu, "_made_by_amd", lambda: False)
+    monkeypatch.setattr(cpu, "_is_amd", lambda: False)
     use_onednn_matmul()
     assert torch.get_float32_matmul_precision() == "highest"
     assert not has_onednn_matmul()
@@ -50,7 +50,7 @@ def test_other_processors_have_torchs_own_products_and_attention(monkeypatch: py
 def test_the_maker_is_read_from_the_kernel(tmp_path: Path, vendor: str, amd: bool):
     told = tmp_path / "cpuinfo"
     told.write_text(f"processor\t: 0\nvendor_id\t: {vendor}\n")
-    assert cpu._made_by_amd(told) is amd
+    assert cpu._is_amd(told) is amd
 
 
 @pytest.mark.usefixtures("onednn_matmul")

@@ -20,7 +20,7 @@ from everest.system.weights import Weights, state_hash
 from everest.tokenizer.network import AdaptiveTokenizer
 from everest.tokenizer.spec import tokenizer_spec
 from everest.tokenizer.targets import FrozenTokenizer, TokenTargets
-from everest.video.pixels import normalise
+from everest.video.pixels import normalize
 
 SHORT = ("data.frames=32", "tokenizer.channels=8", "tokenizer.scorer_channels=[4, 8]")
 
@@ -28,7 +28,7 @@ SHORT = ("data.frames=32", "tokenizer.channels=8", "tokenizer.scorer_channels=[4
 @pytest.fixture(scope="module")
 def clips() -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
-    return normalise(torch.randint(0, 256, (2, 3, 32, 32, 32), generator=generator, dtype=torch.uint8))
+    return normalize(torch.randint(0, 256, (2, 3, 32, 32, 32), generator=generator, dtype=torch.uint8))
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,7 @@ import pytest
 from run_folders import STEPS, append, make_run
 from typer.testing import CliRunner
 
-from everest.system import run_folder, run_lock
-from everest.train import listing
+from everest.system import run_lock
 from everest_cli.main import app
 
 
@@ -33,11 +32,6 @@ def listed(*arguments: object, code: int = 0) -> Any:
 def told(run: Path) -> dict[str, Any]:
     (only,) = json.loads(listed(run, "--json").stdout)
     return only
-
-
-def test_names_are_those_that_runs_write():
-    for name in ("RECIPE", "ENVIRONMENT", "METRICS", "WEIGHTS", "STATE"):
-        assert getattr(listing, name) == getattr(run_folder, name)
 
 
 @pytest.mark.parametrize(

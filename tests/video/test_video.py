@@ -13,7 +13,7 @@ from PIL import Image
 
 from everest.errors import EnvironmentProblem, RecipeError
 from everest.video import backends
-from everest.video.file import look
+from everest.video.file import inspect_video
 from everest.video.reader import VideoError, VideoInfo, frames_between, frames_in_order, probe, read_frames
 from everest.video.writer import write_video
 
@@ -129,7 +129,7 @@ def test_frames_in_order_are_those_of_a_clip(kinds, name, ids):
 
 @pytest.mark.parametrize("name", ["b_frames.avi", "no_b_frames.avi"])
 def test_avi_is_read_from_the_keyframe_before(kinds, name):
-    index = look(kinds[name]).index
+    index = inspect_video(kinds[name]).index
     assert index.by_decode_stamp
     assert (len(index.times), len(index.key_times)) == (FRAMES, 6)
     assert len(index.runs([0, 40])) == 2

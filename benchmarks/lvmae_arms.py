@@ -30,7 +30,7 @@ from torch import Tensor
 
 from everest.checkpoints.load import load_model
 from everest.config.settings import Recipe
-from everest.data.stages import unlabelled_clips
+from everest.data.stages import unlabeled_clips
 from everest.data.views import ValidationViews
 from everest.methods.ranked import LearnedImportance
 from everest.models.mae import MaskedAutoencoder
@@ -117,7 +117,7 @@ def held_out_errors(recipe: Recipe, weights: Path) -> dict[str, float]:
     assert isinstance(model, MaskedAutoencoder)
     data, stride = recipe.data, recipe.pretrain.stride
     views = ValidationViews(frames=data.frames, stride=stride, size=data.frame_size, sampling="dense")
-    clips = unlabelled_clips(recipe, "test", views, replace_bad=False)
+    clips = unlabeled_clips(recipe, "test", views, replace_bad=False)
     answers: dict[str, list[Answers]] = {kind: [] for kind in KINDS}
     for number, clip in enumerate(first_clips(clips, HELD_OUT, settings=recipe.train)):
         generator = torch.Generator().manual_seed(number)

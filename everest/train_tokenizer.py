@@ -188,7 +188,7 @@ def _report(training: Training, model: AdaptiveTokenizer, judge: Validation) -> 
         training.notice(f"data.{judge.source} skips {path}: {reason}")
     read = found.figures.get("clips", 0)
     asked = len(found.skipped) + read
-    refuse_too_many(found.skipped, asked=asked, max_bad=training.bad_videos.max_bad)
+    refuse_too_many(found.skipped, requested=asked, max_bad=training.bad_videos.max_bad)
     return found
 
 

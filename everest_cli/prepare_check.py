@@ -14,8 +14,8 @@ from everest_cli.output import Display, print_json
 
 if TYPE_CHECKING:
     from everest.config.settings import Recipe
+    from everest.data.labels import LabelRules
     from everest.prepare.check import Check
-    from everest.prepare.sources import LabelRules
 
 SHOWN = 20  # problems of each kind on the screen
 
@@ -100,9 +100,9 @@ def _what_to_check(
     classes: Path | None,
 ) -> tuple[dict[Path, bool], Path | None, LabelRules, int | None]:
     """Lists and whether they serve pre-training, the root of their paths, labels, frames of a clip."""
+    from everest.data.labels import LabelRules
     from everest.errors import RecipeError
     from everest.prepare.class_folders import read_names
-    from everest.prepare.sources import LabelRules
 
     if recipe is None:
         if not sources:
@@ -119,11 +119,11 @@ def _what_to_check(
         names=read_names(file) if file else (), num_classes=known.num_classes, heads=known.heads
     )
     named = [known.train, known.val, known.test]
-    labelled = sources or [root / name for name in named if name is not None]
+    labeled = sources or [root / name for name in named if name is not None]
     paths = dict.fromkeys([root / known.pretrain] if known.pretrain and not sources else [], True)
-    if not labelled and not paths:
+    if not labeled and not paths:
         raise RecipeError(f"{recipe}: its data names no list; name lists or folders to check")
-    return paths | dict.fromkeys(labelled, False), root, rules, _span(settings)
+    return paths | dict.fromkeys(labeled, False), root, rules, _span(settings)
 
 
 def _span(recipe: Recipe) -> int:
@@ -146,7 +146,7 @@ def _refuse_to_replace(
         refuse_existing([bad_videos], overwrite=False, read=[])
     targets = [clean_path(source) for source in sources] if fix else []
     read = [source.path for source in sources]
-    refuse_existing(targets, overwrite=overwrite, read=read, mend="move it away")
+    refuse_existing(targets, overwrite=overwrite, read=read, fix="move it away")
     for path in (bad_videos, *targets):
         check_writable(path)
 

@@ -163,11 +163,11 @@ def _split_source(
     overwrite: bool,
 ) -> dict[str, Any]:
     """Split, write the lists, and return a summary of them."""
-    from everest.prepare.sources import read_labelled
+    from everest.prepare.sources import read_labeled
     from everest.prepare.split import read_shares, split_samples, write_split
 
     parts = read_shares(shares)
-    found, heads = read_labelled(source, root=root, classes=classes)
+    found, heads = read_labeled(source, root=root, classes=classes)
     lists = split_samples(found.samples, parts, group_of=group_of, seed=seed)
     names = found.class_names or ()
     written = write_split(
@@ -211,7 +211,7 @@ def _check_split(lists: Sequence[Path], root: Path | None, group_of: GroupOf, *,
         raise RecipeError("--check: a list is given twice; leave it out once")
     samples = {
         str(path): read_samples(
-            path, root=root or path.parent, classes=None, num_classes=None, heads=None, labelled=False
+            path, root=root or path.parent, classes=None, num_classes=None, heads=None, labeled=False
         ).samples
         for path in lists
     }

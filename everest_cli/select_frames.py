@@ -47,7 +47,7 @@ def select_frames(
     Example: everest select-frames video.mp4 --picture .
     """
     from everest.checkpoints.load import load_transformer
-    from everest.data.samples import named_videos, refuse_same_stems
+    from everest.data.inputs import named_videos, refuse_same_stems
     from everest.errors import DataError, RecipeError
     from everest.figures.frame_selection import FrameDraw
     from everest.methods.strategies import RedundancyRobust

@@ -70,7 +70,7 @@ def visualize_mask(
 
     Example: everest visualize-mask video.mp4 --keep 0.5,0.25,0.15
     """
-    from everest.data.samples import named_videos, refuse_same_stems
+    from everest.data.inputs import named_videos, refuse_same_stems
     from everest.errors import DataError
     from everest.figures.mask_choice import open_model, requested_selectors
     from everest.figures.mask_files import MaskRequest, report_masks

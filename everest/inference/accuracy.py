@@ -126,7 +126,7 @@ def _in_top(probabilities: NDArray[np.float32], labels: NDArray[np.int64], k: in
 
 def refuse_too_many_skipped(scores: Scores, max_bad: float) -> None:
     """Raise DataError when so many videos could not be read that the accuracies say little."""
-    refuse_too_many(scores.skipped, asked=len(scores.skipped) + len(scores.videos), max_bad=max_bad)
+    refuse_too_many(scores.skipped, requested=len(scores.skipped) + len(scores.videos), max_bad=max_bad)
 
 
 def write_predictions(path: Path, scores: Scores, classes: Classes) -> None:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from everest.data.bad_videos import refuse_too_many
 from everest.data.samples import Sample
-from everest.data.stages import labelled_samples
+from everest.data.stages import labeled_samples
 from everest.errors import DataError, EnvironmentProblem, unknown_name
 from everest.inference.accuracy import Scores, accuracies
 from everest.inference.features import add_rows
@@ -73,7 +73,7 @@ def encode_set(
     with open_row_store(folder, {}, batch=batch) as store:
         add_rows(store, model, samples, row_of, batch=batch, workers=settings.train.workers, report=report)
         skipped = [(video, problem) for video, problem in store.samples if problem is not None]
-        refuse_too_many(skipped, asked=len(samples), max_bad=settings.data.max_bad)
+        refuse_too_many(skipped, requested=len(samples), max_bad=settings.data.max_bad)
         read = [place for place, (_, problem) in enumerate(store.samples) if problem is None]
         arrays = store.arrays()
     return EncodedSet(
@@ -153,7 +153,7 @@ def probe(model: OpenedModel, names: Sequence[str], *, batch: int, report: Repor
         if name not in PROBES:
             raise unknown_name("--probes", name, PROBES)
     began = time.monotonic()
-    train_samples, test_samples, classes = labelled_samples(model.recipe)
+    train_samples, test_samples, classes = labeled_samples(model.recipe)
     with tempfile.TemporaryDirectory(prefix="everest-probe-") as folder:
         train, test = (
             encode_set(

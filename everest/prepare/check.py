@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from everest.data.labels import LabelRules
 from everest.data.samples import Sample
 from everest.prepare.class_folders import same_but_for_case
 from everest.prepare.examine import Inspection, examine
 from everest.prepare.processes import Failure, map_apart
-from everest.prepare.sources import LabelRules, ListedSample, Source
+from everest.prepare.sources import ListedSample, Source
 from everest.prepare.stats import spread
 from everest.system.events import Report, notice
 from everest.system.row_store import open_journal
@@ -30,16 +31,17 @@ def check_labels(sources: Sequence[Source], rules: LabelRules) -> tuple[list[str
         Problems: wrong rows, names that differ in case only, unused labels below the highest one.
         The known classes without a sample, which long-tailed data sets have.
     """
-    problems = [f"{place}: {problem}" for source in sources for place, problem in source.unreadable.items()]
-    problems += [f"{row.place}: {row.problem}" for source in sources for row in source.rows if row.problem]
+    problems = [f"{where}: {problem}" for source in sources for where, problem in source.unreadable.items()]
+    problems += [f"{row.where}: {row.problem}" for source in sources for row in source.rows if row.problem]
     problems += [
         f"the classes '{first}' and '{second}' differ in case only; are they one?"
         for first, second in same_but_for_case(rules.names)
     ]
-    labels = [row.sample.labels for source in sources if source.labelled for row in source.rows]
+    labels = [row.sample.labels for source in sources if source.labeled for row in source.rows]
     heads = range(max(map(len, labels), default=0))
     used_by_head = [{label[head] for label in labels if len(label) > head} for head in heads]
-    counts = rules.counts()
+    count = len(rules.names) or rules.num_classes
+    counts = list(rules.heads.values()) if rules.heads else [count] if count else []
     if not counts:
         for used in used_by_head:
             gaps = sorted(set(range(max(used, default=0))) - used)

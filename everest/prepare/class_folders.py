@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from everest.data.list_text import read_lines
+from everest.data.labels import read_class_names
 from everest.data.samples import Sample
 from everest.errors import DataError
 from everest.video.folders import subfolders, videos_by_subfolder, videos_under
@@ -69,17 +69,12 @@ def same_but_for_case(names: Iterable[str]) -> list[tuple[str, str]]:
 
 
 def read_names(file: Path) -> tuple[str, ...]:
-    """The class names in a file, one a line.
+    """The class names in a file, one per line.
 
     Raises:
         DataError: the file cannot be read, is empty, or has two names that are equal or differ in case only.
     """
-    names = tuple(line.strip() for _, line in read_lines(file))
-    if not names:
-        raise DataError(f"{file}: no class names; it needs one in each line")
-    repeated = [*same_but_for_case(names), *((name, name) for name in names if names.count(name) > 1)]
-    if repeated:
-        raise DataError(
-            f"{file}: the classes '{repeated[0][0]}' and '{repeated[0][1]}' are the same but for case"
-        )
+    names = read_class_names(file)
+    for first, second in same_but_for_case(names):
+        raise DataError(f"{file}: the classes '{first}' and '{second}' are the same but for case")
     return names

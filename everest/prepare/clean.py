@@ -41,7 +41,7 @@ def write_clean_lists(check: Check, *, names: Sequence[str]) -> list[Path]:
             write_list(path, samples, root=source.path.absolute(), label_names=names)
             continue
         # All other lines as they are, with the header.
-        removed = {row.place for row in source.rows if id(row) in dropped} | set(source.unreadable)
+        removed = {row.where for row in source.rows if id(row) in dropped} | set(source.unreadable)
         lines = [line for number, line in read_lines(source.path) if f"{source.path}:{number}" not in removed]
         text = "".join(f"{line}\n" for line in lines)
         write_atomically(path, lambda part, text=text: part.write_text(text, encoding="utf-8", newline="\n"))

@@ -177,17 +177,17 @@ def recipe_lines(index: Index, folder: Path) -> dict[str, Any]:
     """The keys of a recipe's `data` that use the lists in `folder`; None is `null`."""
     below = os.path.relpath(folder.absolute(), index.root)
     names = {name: str(Path(below, f"{name}.csv")) for name in index.lists}
-    labelled = {
+    labeled = {
         name: names[name] for name, samples in index.lists.items() if any(sample.labels for sample in samples)
     }
-    train = labelled.get("train", labelled.get("all"))
+    train = labeled.get("train", labeled.get("all"))
     keys: dict[str, Any] = {
         "root": str(index.root),
         "train": train,
-        "val": labelled.get("val"),
+        "val": labeled.get("val"),
         # If test labels are secret, publications report the validation set.
-        "test": labelled.get("test", labelled.get("val")),
-        "pretrain": next(iter(names.values())) if not labelled else None,
+        "test": labeled.get("test", labeled.get("val")),
+        "pretrain": next(iter(names.values())) if not labeled else None,
     }
     if index.class_names:
         keys |= {"classes": str(Path(below, CLASSES)), "num_classes": len(index.class_names)}

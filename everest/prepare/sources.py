@@ -7,19 +7,12 @@ columns of a list as they are.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
-from everest.data.list_text import (
-    HEAD_PREFIX,
-    ListRow,
-    label_of,
-    labels_of,
-    names_used,
-    no_labels,
-    read_rows,
-)
-from everest.data.samples import Sample, SampleList, read_samples, sample_of
+from everest.data.labels import LabelRules, names_used
+from everest.data.list_text import HEAD_PREFIX, ListRow, read_rows
+from everest.data.samples import Sample, SampleList, read_samples, samples_of_rows
 from everest.data.shards import find_index
 from everest.errors import DataError
 from everest.prepare.class_folders import read_names
@@ -31,7 +24,7 @@ from everest.video.folders import as_data_error, videos_by_subfolder, videos_und
 class ListedSample:
     """A row of a list, or a file of a folder."""
 
-    place: str  # file:line for messages; the path of a file in a folder
+    where: str  # file:line for messages; the path of a file in a folder
     sample: Sample  # without labels if they are wrong
     problem: str | None = None  # what is wrong with the row
 
@@ -42,29 +35,13 @@ class Source:
 
     path: Path
     rows: Sequence[ListedSample]
-    labelled: bool
+    labeled: bool
     pretrains: bool  # for pre-training, which may use videos of other lists again
-    unreadable: Mapping[str, str]  # place of each row that names no sample, and why
+    unreadable: Mapping[str, str]  # `where` of each row that names no sample, and why
 
     @property
     def is_list(self) -> bool:
         return self.path.is_file()
-
-
-@dataclass(frozen=True, kw_only=True)
-class LabelRules:
-    """The labels that are allowed."""
-
-    names: tuple[str, ...] = ()
-    num_classes: int | None = None
-    heads: Mapping[str, int] | None = None
-
-    def counts(self) -> list[int]:
-        """The number of classes of each head; empty if it is unknown."""
-        if self.heads:
-            return list(self.heads.values())
-        count = len(self.names) or self.num_classes
-        return [count] if count else []
 
 
 def read_sources(
@@ -109,26 +86,16 @@ def _filled_classes(folder: Path) -> list[str]:
 
 
 def _read_list(path: Path, rows: Sequence[ListRow], root: Path, rules: LabelRules, pretrains: bool) -> Source:
-    heads = rules.heads or heads_in(rows)
-    labelled = not pretrains and any("label" in row.values or heads for row in rows)
-    read_labels = no_labels
-    if labelled:
-        count = rules.num_classes or len(rules.names)
-        read_labels = labels_of(heads) if heads else label_of(rules.names, count)
-    listed, unreadable = [], {}
-    for row in rows:
-        problem = None
-        try:
-            sample = sample_of(row, root, read_labels)
-        except ValueError as error:
-            problem = str(error)
-            try:
-                sample = sample_of(row, root, no_labels)
-            except ValueError:
-                unreadable[row.place] = problem
-                continue
-        listed.append(ListedSample(row.place, sample, problem))
-    return Source(path=path, rows=listed, labelled=labelled, pretrains=pretrains, unreadable=unreadable)
+    rules = replace(rules, heads=rules.heads or heads_in(rows))
+    labeled = not pretrains and any("label" in row.values or rules.heads for row in rows)
+    samples, problems = samples_of_rows(rows, root, rules if labeled else None)
+    return Source(
+        path=path,
+        rows=[ListedSample(where, sample, problems.get(where)) for where, sample in samples.items()],
+        labeled=labeled,
+        pretrains=pretrains,
+        unreadable={where: problem for where, problem in problems.items() if where not in samples},
+    )
 
 
 def heads_in(rows: Sequence[ListRow]) -> dict[str, int]:
@@ -139,9 +106,9 @@ def heads_in(rows: Sequence[ListRow]) -> dict[str, int]:
 
 def _read_folder(path: Path, rules: LabelRules, pretrains: bool) -> Source:
     by_class = {} if pretrains else videos_by_subfolder(path)
-    labelled = any(by_class.values())
+    labeled = any(by_class.values())
     rows = []
-    if labelled:
+    if labeled:
         for name, videos in by_class.items():
             labels = (rules.names.index(name),) if name in rules.names else ()
             problem = None if labels else f"unknown class '{name}'"
@@ -152,10 +119,10 @@ def _read_folder(path: Path, rules: LabelRules, pretrains: bool) -> Source:
         rows = [ListedSample(str(video), Sample(path=str(video.absolute()))) for video in videos_under(path)]
     if not rows:
         raise DataError(f"{path}: no videos in it")
-    return Source(path=path, rows=rows, labelled=labelled, pretrains=pretrains, unreadable={})
+    return Source(path=path, rows=rows, labeled=labeled, pretrains=pretrains, unreadable={})
 
 
-def read_labelled(source: Path, *, root: Path, classes: Path | None) -> tuple[SampleList, list[str]]:
+def read_labeled(source: Path, *, root: Path, classes: Path | None) -> tuple[SampleList, list[str]]:
     """The samples of a list or a folder, with labels if it has any, and the names of several heads.
 
     Raises:
@@ -165,19 +132,18 @@ def read_labelled(source: Path, *, root: Path, classes: Path | None) -> tuple[Sa
     rows = _read_rows(source)
     heads = heads_in(rows or [])
     if rows is None:
-        labelled = bool(_filled_classes(source))
+        labeled = bool(_filled_classes(source))
     else:
         has_label = any("label" in row.values for row in rows)
         if heads and has_label:
             raise DataError(f"{source}: has columns label and label.NAME; rename label to label.NAME, too")
-        labelled = bool(heads) or has_label
+        labeled = bool(heads) or has_label
     samples = read_samples(
         source,
         root=root,
         classes=read_names(classes) if classes else None,
-        num_classes=None,
         heads=heads or None,
-        labelled=labelled,
+        labeled=labeled,
     )
     return samples, list(heads)
 
@@ -228,9 +194,7 @@ def read_originals(sources: Sequence[str], root: str | None) -> Iterator[SourceL
         if location.is_dir():
             location, folder = location.resolve(), folder.resolve()
         # Also checks that the videos are there.
-        samples = read_samples(
-            location, root=folder, classes=None, num_classes=None, heads=None, labelled=False
-        ).samples
+        samples = read_samples(location, root=folder, labeled=False).samples
         is_list = location.is_file()
         rows = [row.values for row in read_rows(location)] if is_list else []
         for video in () if is_list else (PurePath(sample.path) for sample in samples):

@@ -98,7 +98,7 @@ def write_tokens(
                 rows, problems[part] = encoder.encode(part)
                 done += len(part.samples)
                 # A part with too many unreadable samples is not written, so that it is tried again.
-                refuse_too_many(encoder.name(problems), asked=done, max_bad=recipe.data.max_bad)
+                refuse_too_many(encoder.name(problems), requested=done, max_bad=recipe.data.max_bad)
                 header = {"problems": json.dumps(problems[part])}
                 write_atomically(output / part.name, partial(save_file, rows, metadata=header))
                 report({"event": "video", "done": done, "videos": index.videos * index.variants})

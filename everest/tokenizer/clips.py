@@ -8,7 +8,7 @@ from typing import Final
 from everest.config.settings import Recipe, TrainSettings
 from everest.data.dataset import Clip, VideoClips
 from everest.data.loader import batches, make_loader
-from everest.data.stages import pretrain_key, unlabelled_clips
+from everest.data.stages import pretrain_key, unlabeled_clips
 from everest.data.views import PretrainViews, ValidationViews
 from everest.system.storage import join_location, parse_location
 from everest.tokenizer.spec import tokenizer_settings
@@ -27,7 +27,7 @@ def tokenizer_clips(recipe: Recipe) -> VideoClips:
         sampling="dense",
         views_per_decode=1,
     )
-    return unlabelled_clips(recipe, pretrain_key(recipe.data), views, replace_bad=True)
+    return unlabeled_clips(recipe, pretrain_key(recipe.data), views, replace_bad=True)
 
 
 def held_out_key(recipe: Recipe) -> str:
@@ -51,7 +51,7 @@ def held_out_clips(recipe: Recipe) -> VideoClips:
         size=recipe.data.frame_size,
         sampling="dense",
     )
-    return unlabelled_clips(recipe, held_out_key(recipe), views, replace_bad=False)
+    return unlabeled_clips(recipe, held_out_key(recipe), views, replace_bad=False)
 
 
 def first_clips(clips: VideoClips, most: int, *, settings: TrainSettings) -> Iterator[Clip]:

@@ -245,7 +245,7 @@ class Training:
 
     def _count_videos(self, *, any_failed: bool) -> None:
         failed = list(gather_object(self._record.failed)) if any_failed else []
-        for text in self.bad_videos.add(asked=self.plan.videos_per_step, failed=failed):
+        for text in self.bad_videos.add(requested=self.plan.videos_per_step, failed=failed):
             self.notice(text)
         if failed and self.accelerator.is_main_process:
             self.run.write_bad_videos(self.bad_videos.reasons)

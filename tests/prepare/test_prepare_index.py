@@ -191,7 +191,7 @@ def test_annotations_are_never_replaced(tmp_path):
     (tmp_path / "annotations" / "train.csv").rename(tmp_path / "train.csv")
     before = (tmp_path / "train.csv").read_bytes()
     assert (
-        "train.csv: is what was read; write elsewhere by --output DIR"
+        "train.csv: is an input of this command; write elsewhere by --output DIR"
         in index(tmp_path, "--overwrite", code=2).stderr
     )
     assert (tmp_path / "train.csv").read_bytes() == before
@@ -224,7 +224,7 @@ def test_loose_videos_make_an_unlabelled_list(tmp_path):
     data = yaml.safe_load(index(tmp_path).stdout)["data"]
     assert (data["train"], data["pretrain"]) == (None, "all.csv")
     found = read_samples(
-        tmp_path / "all.csv", root=tmp_path, classes=None, num_classes=None, heads=None, labelled=False
+        tmp_path / "all.csv", root=tmp_path, classes=None, num_classes=None, heads=None, labeled=False
     )
     assert {Path(sample.path).name for sample in found.samples} == {"#1.mp4", " b c.mp4", "d.mp4"}
     assert all(Path(sample.path).exists() for sample in found.samples)
@@ -247,7 +247,7 @@ def test_classes_called_by_numbers_are_listed_by_name(tmp_path):
     assert [row.values["label"] for row in read_rows(tmp_path / "all.csv")] == ["10", "2"]
     names = (tmp_path / data["classes"]).read_text().split()
     found = read_samples(
-        tmp_path / "all.csv", root=tmp_path, classes=names, num_classes=2, heads=None, labelled=True
+        tmp_path / "all.csv", root=tmp_path, classes=names, num_classes=2, heads=None, labeled=True
     )
     assert [sample.labels for sample in found.samples] == [(0,), (1,)]
 
@@ -370,4 +370,4 @@ def test_times_in_seconds(stamp, seconds):
 def test_the_message_of_a_missing_folder(tmp_path):
     assert "no such folder" in index(tmp_path / "none", code=4).stderr
     with pytest.raises(DataError, match="no such list"):
-        read_samples(tmp_path / "x", root=tmp_path, classes=None, num_classes=None, heads=None, labelled=True)
+        read_samples(tmp_path / "x", root=tmp_path, classes=None, num_classes=None, heads=None, labeled=True)

@@ -218,7 +218,7 @@ def test_nothing_is_replaced(ucf_names):
     before = (ucf_names / "train.csv").read_text()
     assert "train.csv: exists" in everest("prepare", "split", ucf_names / "all.csv", code=2).stderr
     assert (
-        "is what was read"
+        "is an input of this command"
         in everest("prepare", "split", ucf_names / "train.csv", "--overwrite", code=2).stderr
     )
     assert (ucf_names / "train.csv").read_text() == before

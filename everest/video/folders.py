@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar, cast
 
 from everest.errors import DataError
 from everest.system.storage import Location
@@ -83,5 +83,5 @@ def _walk(folder: AnyPath, visited: set[AnyPath]) -> Iterator[AnyPath]:
 
 
 def _children(folder: AnyPath) -> Iterator[AnyPath]:
-    paths: Iterator[Any] = folder.iterdir()
+    paths = cast("Iterator[AnyPath]", folder.iterdir())
     return (path for path in paths if not path.name.startswith(".") and path.name != _MACOS_FOLDER)

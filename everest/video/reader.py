@@ -84,7 +84,7 @@ def frames_in_order(path: str | Video, ids: Iterable[int]) -> Iterator[Tensor]:
     """Yield the frames numbered `ids` (ascending) one by one, each decoded once: for long videos.
 
     Returns:
-        (H, W, 3) uint8 each, equal to those of `read_frames`.
+        (H, W, 3) uint8 each, equal to the output of `read_frames`.
     Raises:
         VideoError: on reaching a frame that is damaged, or if one does not exist.
     """

@@ -41,7 +41,7 @@ def video_bytes(video: Video) -> bytes:
 
 
 def decoder_input(video: Video) -> str | BytesIO:
-    """What decoders open: a path, or the bytes in memory."""
+    """The input for a decoder: a path, or the bytes in memory."""
     return str(video) if isinstance(video, Path) else BytesIO(video_bytes(video))
 
 

@@ -10,6 +10,7 @@ from torch import nn
 from everest.errors import CheckpointError, EnvironmentProblem
 from everest.system.files import write_atomically
 from everest.system.weights import Weights, load_tensors, read_weights
+from everest.system.weights_header import read_header
 from everest.train.state import RunState, load_optimizer, newest_state, optimizer_tensors, save_state
 
 
@@ -19,7 +20,7 @@ def state_of(step: int) -> RunState:
     )
 
 
-def test_weights_come_back_with_all_that_describes_them(tmp_path):
+def test_weights_are_read_back_with_their_header(tmp_path):
     weights = Weights(
         kind="classifier",
         settings={"a": [1, 2.5]},
@@ -42,7 +43,7 @@ def test_weights_come_back_with_all_that_describes_them(tmp_path):
     assert stat.S_IMODE(path.stat().st_mode) & 0o044 == 0o044  # others may read it
 
 
-def test_what_is_no_checkpoint_of_ours_is_told_apart(tmp_path):
+def test_a_file_that_is_no_checkpoint_of_everest_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match="no such checkpoint"):
         read_weights(tmp_path / "missing.safetensors")
     foreign = tmp_path / "foreign.safetensors"
@@ -59,7 +60,7 @@ def test_what_is_no_checkpoint_of_ours_is_told_apart(tmp_path):
         read_weights(cut)
 
 
-def test_a_failed_write_leaves_what_was_there(tmp_path):
+def test_a_failed_write_keeps_the_earlier_file(tmp_path):
     path = tmp_path / "file"
     path.write_text("old")
 
@@ -73,26 +74,26 @@ def test_a_failed_write_leaves_what_was_there(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
-def test_the_newest_states_are_kept_and_a_damaged_one_is_passed_over(tmp_path):
+def test_the_newest_states_are_kept_and_a_damaged_one_is_skipped(tmp_path):
     for step in (1, 2, 10):
         save_state(tmp_path, state_of(step), keep=2)
     names = sorted(p.name for p in tmp_path.iterdir())
     assert names == ["step-000000002.safetensors", "step-000000010.safetensors"]
-    told = []
-    newest = newest_state(tmp_path, notify=told.append)
+    notices = []
+    newest = newest_state(tmp_path, notify=notices.append)
     assert newest is not None
     assert (newest.step, newest.notes, newest.model["w"].tolist()) == (10, {"step": 10}, [10, 10, 10])
-    assert told == []
+    assert notices == []
     path = tmp_path / names[1]
     path.write_bytes(path.read_bytes()[:-5])
-    before = newest_state(tmp_path, notify=told.append)
+    before = newest_state(tmp_path, notify=notices.append)
     assert before is not None
     assert before.step == 2
-    assert "damaged" in told[0]
-    assert newest_state(tmp_path / "empty", notify=told.append) is None
+    assert "damaged" in notices[0]
+    assert newest_state(tmp_path / "empty", notify=notices.append) is None
 
 
-def test_moments_return_to_their_parameters():
+def test_moments_are_restored_to_their_parameters():
     def model_and_optimizer():
         model = nn.Linear(3, 2)
         return model, torch.optim.AdamW(model.parameters(), lr=0.1)
@@ -110,11 +111,24 @@ def test_moments_return_to_their_parameters():
     assert torch.equal(model.weight, other.weight)
 
 
-def test_weights_that_do_not_fit_are_named():
+def test_tensors_that_do_not_fit_are_listed():
     tensors = {"weight": torch.zeros(2, 4), "extra": torch.zeros(1)}
-    with pytest.raises(CheckpointError) as told:
+    with pytest.raises(CheckpointError) as error:
         load_tensors(nn.Linear(3, 2), tensors, source="file")
-    assert str(told.value) == (
+    assert str(error.value) == (
         "file: the weights do not fit the model: 1 missing (bias); 1 unexpected (extra); "
         "1 of another shape (weight)"
     )
+
+
+def test_a_header_of_a_newer_or_damaged_file_is_refused(tmp_path):
+    path = tmp_path / "model.safetensors"
+    header = Weights(kind="pretrain", settings={}, classes=None, recipe="r", step=3).metadata()
+    save_file({}, path, metadata=header)
+    assert read_header(path).step == 3
+    save_file({}, path, metadata={**header, "version": "2"})
+    with pytest.raises(CheckpointError, match="written by a newer everest"):
+        read_header(path)
+    save_file({}, path, metadata={**header, "step": "many"})
+    with pytest.raises(CheckpointError, match="its header is damaged"):
+        read_weights(path)

@@ -17,14 +17,14 @@ from everest.system.hub import license_of
 from everest_cli.main import app
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
-NAME = "hf:somebody/videomae-tiny"
+NAME = "hf:someone/videomae-tiny"
 CONFIG = {"model_type": "videomae", "num_attention_heads": 3, "num_frames": 4, "image_size": 32}
 
 
 @pytest.fixture
 def cache(tmp_path: Path) -> Path:
-    """A cache as huggingface_hub keeps it, with one classifier of transformers."""
-    repository = tmp_path / "hub" / "models--somebody--videomae-tiny"
+    """A cache in the format of huggingface_hub, with one classifier of transformers."""
+    repository = tmp_path / "hub" / "models--someone--videomae-tiny"
     snapshot = repository / "snapshots" / REVISION
     snapshot.mkdir(parents=True)
     (repository / "refs").mkdir()
@@ -36,7 +36,7 @@ def cache(tmp_path: Path) -> Path:
 
 
 def everest(cache: Path, *arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
-    """A command in a process of its own: huggingface_hub reads its environment when it is imported."""
+    """Run a command in its own process: huggingface_hub reads its environment when it is imported."""
     place = {"HF_HOME": str(cache), "HF_HUB_CACHE": str(cache / "hub"), "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-m", "everest_cli", *map(str, arguments)]
     ended = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **place})
@@ -55,9 +55,7 @@ def test_a_checkpoint_of_the_cache_is_converted_and_its_license_shown(cache: Pat
     assert "family: transformers" in inspected.stdout
 
 
-def test_a_name_of_the_hub_is_a_checkpoint_wherever_one_is_named(
-    cache: Path, clip_files: Path, tmp_path: Path
-):
+def test_every_command_takes_a_name_of_the_hub_as_a_checkpoint(cache: Path, clip_files: Path, tmp_path: Path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
         f'data: {{root: "{clip_files}", num_classes: 400, frames: 4, size: 64, test: train.csv}}\n'
@@ -73,9 +71,9 @@ def test_a_name_of_the_hub_is_a_checkpoint_wherever_one_is_named(
 
 
 def test_a_checkpoint_neither_cached_nor_reachable_is_an_error(cache: Path):
-    gone = everest(cache, "convert", "hf:somebody/else", "--inspect", code=6)
-    assert f"hf:somebody/else: not complete in the cache {cache / 'hub'}" in gone.stderr
-    assert "hf download somebody/else" in gone.stderr
+    gone = everest(cache, "convert", "hf:someone/else", "--inspect", code=6)
+    assert f"hf:someone/else: not complete in the cache {cache / 'hub'}" in gone.stderr
+    assert "hf download someone/else" in gone.stderr
 
 
 def test_a_name_without_an_owner_is_an_error():

@@ -1,7 +1,7 @@
 """Encode a video as H.264 that is fast to read: small frames, close keyframes, the same frames and times.
 
-H height, W width. The frames are upright, and the same as everest.video.reader counts. Their times are those
-of the source, starting at 0, so that a segment in frames or in seconds means the same part of both.
+H height, W width. The frames are upright, and the same as everest.video.reader counts. Their times are the
+source's, starting at 0, so that a segment in frames or in seconds means the same part of both.
 """
 
 from __future__ import annotations

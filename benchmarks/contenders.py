@@ -72,7 +72,7 @@ class Contender:
 
 
 def _fused(model: nn.Module) -> torch.optim.AdamW:
-    groups = parameter_groups(model.named_parameters(), depth=12, weight_decay=0.05)
+    groups = parameter_groups(model, weight_decay=0.05)
     optimizer = make_optimizer(groups, betas=(0.9, 0.95))
     set_lr(optimizer, 1e-8)
     return optimizer

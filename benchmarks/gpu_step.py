@@ -91,7 +91,7 @@ def measure(step: Step, device: torch.device, seconds: float, peak: float) -> di
     shape = (batch, *clips_for(model, 1).shape[1:])
     clips = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
     noise = torch.rand(batch, model.encoder.grid.num_tokens, device=device)
-    groups = parameter_groups(model.named_parameters(), depth=12, weight_decay=0.05, layer_decay=1.0)
+    groups = parameter_groups(model, weight_decay=0.05)
     optimizer, loss = make_optimizer(groups, betas=(0.9, 0.95)), loss_of(step, model)
 
     def one() -> None:

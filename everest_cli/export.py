@@ -12,8 +12,7 @@ from everest_cli import options as o
 from everest_cli.output import print_json, say
 
 if TYPE_CHECKING:
-    from everest.models.spec import ModelSpec
-    from everest.system.weights import Weights
+    from everest.checkpoints.load import LoadedModel
 
 
 class Target(StrEnum):
@@ -47,21 +46,15 @@ def export(
     """
     _check_out(out, to, overwrite=overwrite, keep=keep)
 
-    from everest.checkpoints.load import find_weights, open_weights
-    from everest.models.spec import ModelSpec
+    from everest.checkpoints.load import open_model
 
-    source = find_weights(checkpoint, which=which.value)
-    weights = open_weights(source)
-    spec = ModelSpec.of(weights.settings, source=source)
-    if to is Target.hf:
-        document = _folder(weights, spec, out, source)
-    else:
-        document = _graph(weights, spec, out, source, to=to, keep=keep)
+    opened = open_model(checkpoint, which=which.value, kind="transformer")
+    document = _folder(opened, out) if to is Target.hf else _graph(opened, out, to=to, keep=keep)
     if not quiet:
         say(f"differs from everest by {document['difference']:.1e} at most, on clips of noise")
         for note in document["notes"]:
             say(f"note: {note}")
-    print_json({"checkpoint": str(source), "to": to.value, **document}) if as_json else typer.echo(out)
+    print_json({"checkpoint": str(opened.file), "to": to.value, **document}) if as_json else typer.echo(out)
 
 
 def _check_out(out: Path, to: Target, *, overwrite: bool, keep: float | None) -> None:
@@ -81,27 +74,24 @@ def _check_out(out: Path, to: Target, *, overwrite: bool, keep: float | None) ->
     check_new_file(out, option="--output", overwrite=overwrite)
 
 
-def _folder(weights: Weights, spec: ModelSpec, out: Path, source: Path) -> dict[str, Any]:
-    from everest.checkpoints.transformers import read_back, to_transformers, write_folder
+def _folder(opened: LoadedModel, out: Path) -> dict[str, Any]:
+    from everest.checkpoints.transformers import write_folder
 
-    model = to_transformers(weights, spec, source=source)
-    difference = read_back(model, weights, spec, source=source)
-    written = write_folder(out, model)
-    return {"written": list(map(str, written)), "difference": difference, "notes": list(model.notes)}
+    written = write_folder(out, opened)
+    return {
+        "written": list(map(str, written.files)),
+        "difference": written.difference,
+        "notes": written.notes,
+    }
 
 
-def _graph(
-    weights: Weights, spec: ModelSpec, out: Path, source: Path, *, to: Target, keep: float | None
-) -> dict[str, Any]:
-    from everest.checkpoints.graph import check_packages, exportable, write_onnx, write_program
-    from everest.checkpoints.load import model_of
+def _graph(opened: LoadedModel, out: Path, *, to: Target, keep: float | None) -> dict[str, Any]:
+    from everest.checkpoints.graph import exportable, write_onnx, write_program
 
-    if to is Target.onnx:
-        check_packages()
-    exported = exportable(model_of(weights, source=source), weights, spec, keep=keep)
+    exported = exportable(opened, keep=keep)
     difference = (write_onnx if to is Target.onnx else write_program)(out, exported)
     shown = ", ".join(exported.graph.outputs)
-    size = " x ".join(map(str, (3, spec.frames, *spec.size)))
+    size = " x ".join(map(str, (3, exported.spec.frames, *exported.spec.size)))
     return {
         "written": [str(out)],
         "difference": difference,

@@ -21,8 +21,8 @@ from everest_cli.output import Display
 if TYPE_CHECKING:
     from everest.config.settings import Recipe
     from everest.system.run_folder import RunFolder
-    from everest.train.setup import LossesOf, RunContext
-    from everest.train.training import Training
+    from everest.train.setup import LossesOf
+    from everest.train.training import RunContext, Training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,8 +84,8 @@ class TrainOptions:
         """The context of a run: Accelerate's processes, run folder, display. Nothing is written yet."""
         from everest.system.accelerator import decide_on_main, end_training_on_error, make_accelerator
         from everest.system.run_folder import RunFolder, default_folder
-        from everest.train.setup import RunContext
         from everest.train.tracking import check_tracker
+        from everest.train.training import RunContext
 
         def find_folder() -> tuple[RunFolder, bool]:
             path = self.resumed_folder or self.output or default_folder(self.command, recipe.name)
@@ -179,9 +179,7 @@ def print_trial(training: Training, losses_of: LossesOf) -> None:
 
 
 @contextmanager
-def start_or_resume(
-    training: Training, context: RunContext, recipe: Recipe, *, init: str | None
-) -> Iterator[None]:
+def start_or_resume(training: Training, recipe: Recipe, *, init: str | None) -> Iterator[None]:
     """Write the first files of a run, or resume the run that is there; the loop goes inside.
 
     The tracker ends with the run, however that ends: another stage may follow in this process.
@@ -190,16 +188,16 @@ def start_or_resume(
     from everest.train.setup import start_run
 
     try:
-        start_run(training, context, dump_recipe(recipe), init=init)
+        start_run(training, dump_recipe(recipe), init=init)
         yield
     finally:
         if training.tracker is not None:
             training.tracker.finish()
 
 
-def finish(training: Training, context: RunContext) -> None:
+def finish(training: Training) -> None:
     """Print the run folder, once over all processes."""
     training.accelerator.wait_for_everyone()
     training.accelerator.end_training()
     if is_main():
-        typer.echo(context.run.path)
+        typer.echo(training.run.path)

@@ -70,20 +70,22 @@ def visualize_mask(
 
     Example: everest visualize-mask video.mp4 --keep 0.5,0.25,0.15
     """
+    from everest.checkpoints.load import open_model
     from everest.data.inputs import named_videos, refuse_same_stems
     from everest.errors import DataError
-    from everest.figures.mask_choice import open_model, requested_selectors
+    from everest.figures.mask_choice import requested_selectors
     from everest.figures.mask_files import MaskRequest, report_masks
 
     shares = () if keep is None else o.read_shares(keep)
-    model, trained_size = (None, None) if checkpoint is None else open_model(checkpoint)
+    opened = None if checkpoint is None else open_model(checkpoint)
+    tokenizer = opened if opened is not None and opened.weights.kind == "tokenizer" else None
     given = {"order": order, "distance": distance}
     selectors = requested_selectors(
         None if strategy is None else strategy.replace("_", "-"),
         shares,
         {name: value for name, value in given.items() if value is not None},
         compared=compare,
-        has_tokenizer=trained_size is not None,
+        has_tokenizer=tokenizer is not None,
     )
     chosen = named_videos(videos)
     refuse_same_stems(chosen)
@@ -91,11 +93,11 @@ def visualize_mask(
         selectors=selectors,
         frames=frames,
         stride=stride,
-        size=size or trained_size or 224,
+        size=size or (224 if tokenizer is None else min(tokenizer.spec.size)),
         tubelet=(2, 16, 16),
         windows=windows,
         seed=seed,
-        model=model,
+        model=None if opened is None else opened.module,
     )
     documents: list[dict[str, Any]] = []
     failed = False

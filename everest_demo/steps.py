@@ -24,7 +24,8 @@ from everest.system.events import Report, notice
 from everest.system.files import write_text
 from everest.system.run_folder import RunFolder
 from everest.system.signals import Stopped
-from everest.train.setup import RunContext, start_run
+from everest.train.setup import start_run
+from everest.train.training import RunContext
 from everest.train_tokenizer import set_up_tokenizer, train_tokenizer
 from everest_demo.rendering import RenderedSet
 
@@ -96,13 +97,13 @@ class DemoSteps:
         """Train a tokenizer; its weights."""
 
         def work() -> None:
-            stage = set_up_tokenizer(recipe, place)
-            start_run(stage.training, place, dump_recipe(recipe), init=None)
+            stage = set_up_tokenizer(recipe, context)
+            start_run(stage.training, dump_recipe(recipe), init=None)
             train_tokenizer(stage)
 
-        place = self._place(recipe, name)
+        context = self._context(recipe, name)
         self._timed(f"training a tokenizer ({name})", work)
-        return place.run.weights
+        return context.run.weights
 
     def tokens(self, recipe: Recipe, *, variants: int) -> None:
         """Cache the outputs of the recipe's tokenizer in the folder that its pre-training reads."""
@@ -119,27 +120,27 @@ class DemoSteps:
         """Pre-train; the weights."""
 
         def work() -> None:
-            training = set_up_pretraining(recipe, place)
-            start_run(training, place, dump_recipe(recipe), init=None)
+            training = set_up_pretraining(recipe, context)
+            start_run(training, dump_recipe(recipe), init=None)
             pretrain(training)
 
-        place = self._place(recipe, name)
+        context = self._context(recipe, name)
         self._timed(f"pre-training ({name})", work)
-        return place.run.weights
+        return context.run.weights
 
     def finetune(self, name: str, recipe: Recipe, *, init: Path | None) -> float:
         """Fine-tune from `init`, or from scratch, and test; percent of the test videos that are right."""
 
         def work() -> None:
-            training, validation = set_up_finetuning(recipe, place, init=init)
-            start_run(training, place, dump_recipe(recipe), init=init and str(init.resolve()))
+            training, validation = set_up_finetuning(recipe, context, init=init)
+            start_run(training, dump_recipe(recipe), init=init and str(init.resolve()))
             finetune(training, recipe.finetune, validation)
 
         def test() -> float:
             accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=True)
-            return evaluate(recipe, place.run.weights, accelerator, report=self.report)["top1"]
+            return evaluate(recipe, context.run.weights, accelerator, report=self.report)["top1"]
 
-        place = self._place(recipe, name)
+        context = self._context(recipe, name)
         self._timed(f"fine-tuning ({name})", work)
         return self._timed(f"testing ({name})", test)
 
@@ -148,7 +149,7 @@ class DemoSteps:
         rows = "\n".join(f"| {stage} | {seconds} |" for stage, seconds in self.seconds.items())
         write_text(self.folder / REPORT, f"{text}\n| stage | seconds |\n|---|---|\n{rows}\n")
 
-    def _place(self, recipe: Recipe, name: str) -> RunContext:
+    def _context(self, recipe: Recipe, name: str) -> RunContext:
         accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=True)
         run = RunFolder(self.folder / name)
         return RunContext(accelerator=accelerator, run=run, resumed=False, report=self.report)

@@ -141,13 +141,13 @@ def test_checkpoints_that_cannot_be_used_are_told_apart(recipe: Path, tmp_path: 
     wrong_kind = refused("eval", "-c", autoencoder, "--recipe", recipe, "-q", code=6)
     assert "a pretrain checkpoint where a classifier one is needed" in wrong_kind
     assert "no such checkpoint" in refused("eval", "-c", tmp_path / "gone", code=6)
-    assert "recipe.yaml beside it" in refused("eval", "-c", autoencoder, code=6)
+    assert "recipe.yaml next to it" in refused("eval", "-c", autoencoder, code=6)
     foreign = tmp_path / "foreign.safetensors"
     save_file({}, foreign)
     options = ["--recipe", recipe, "-o", tmp_path / "run"]
     assert "not written by everest" in refused("finetune", *options, "--init", foreign, code=6)
     other_size = refused("finetune", *options, "--init", autoencoder, "--set", "model.width=48", code=6)
-    assert "the recipe asks for" in other_size
+    assert "the recipe has" in other_size
     cut = tmp_path / "cut.safetensors"
     cut.write_bytes(autoencoder.read_bytes()[:1000])
     assert "not a whole safetensors file" in refused("finetune", *options, "--init", cut, code=6)

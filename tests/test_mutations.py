@@ -102,17 +102,17 @@ MUTATIONS = {
         "self.norm(tokens).mean(dim=1)",
         PARITY,
     ),
-    "decay of biases": (
+    "decay of the mask token": (
         "train/optim.py",
-        "parameter.dim() > 1 and",
-        "parameter.dim() > 0 and",
+        '"mask_token"',
+        '"mask"',
         "tests/train/test_optim.py",
     ),
     "peak once": ("train/optim.py", "max(warmup - 1, 1)", "warmup", PARITY),
-    "layer off by one": (
-        "train/optim.py",
-        'int(name.split(".")[2]) + 1',
-        'int(name.split(".")[2])',
+    "embedding in the last layer": (
+        "models/classifier.py",
+        '"stem": r"encoder',
+        '"stem": r"decoder',
         "tests/train/test_optim.py",
     ),
     "last frame reachable": ("data/frames.py", "(length - 2 - start)", "(length - 1 - start)", FRAMES),

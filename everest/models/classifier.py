@@ -10,7 +10,7 @@ B batch, C channels, T frames, H W pixels, K kept tokens, D width.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from timm.layers.norm import LayerNorm
@@ -111,6 +111,10 @@ class VideoClassifier(nn.Module):
         """Logits (..., classes) to probabilities in float32, those of each head with sum 1."""
         parts = logits.float().split(self.head_sizes, dim=-1)
         return torch.cat([part.softmax(dim=-1) for part in parts], dim=-1)
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """The layers of timm's layer decay: embedding, blocks, and in the last one all other parameters."""
+        return {"stem": r"encoder\.patch_embed\.", "blocks": [(r"encoder\.blocks\.(\d+)\.", None)]}
 
     def _init_weights(self) -> None:
         for layer in linear_layers(self):

@@ -80,11 +80,6 @@ class ModelSpec:
     def grid(self) -> TokenGrid:
         return TokenGrid.of_clip(frames=self.frames, size=self.size, tubelet=self.model.tubelet)
 
-    @property
-    def depth(self) -> int:
-        """Blocks that a learning rate can decay over."""
-        return self.model.backbone_size.depth
-
     def dump(self) -> dict[str, Any]:
         """As plain JSON values."""
         values = _SPEC.dump_python(self, mode="json")

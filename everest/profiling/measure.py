@@ -187,7 +187,7 @@ def _step(
 
         return test
     settings = recipe.pretrain if stage == "pretrain" else recipe.finetune
-    optimizer = stage_optimizer(model, settings, recipe.model.backbone_size.depth)
+    optimizer = stage_optimizer(model, settings)
     for group in optimizer.param_groups:
         group["lr"] = LEARNING_RATE
     labels = torch.zeros(clips, dtype=torch.int64, device=device)

@@ -34,11 +34,6 @@ class TokenizerSpec:
     temperature: float
     checkpointing: bool = False
 
-    @property
-    def depth(self) -> int:
-        """Blocks that a learning rate can decay over."""
-        return 0
-
     def dump(self) -> dict[str, Any]:
         """As plain JSON values."""
         return _SPEC.dump_python(self, mode="json")

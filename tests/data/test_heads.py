@@ -21,7 +21,7 @@ from everest.config.settings import DataSettings, Recipe
 from everest.config.sizes import BackboneSize
 from everest.data.classes import Classes, empty_classes
 from everest.data.stages import finetune_clips
-from everest.inference.accuracy import Scores, accuracies
+from everest.inference.accuracy import Predictions, accuracies
 from everest.methods.grid import TokenGrid
 from everest.methods.strategies import AllTokens
 from everest.models.classifier import VideoClassifier
@@ -126,7 +126,7 @@ def test_heads_are_linear_layers_next_to_each_other():
 
 def test_action_counts_the_videos_with_all_heads_right():
     verbs, nouns = np.eye(2)[[0, 0, 1, 1]], np.eye(3)[[0, 1, 2, 0]]
-    scores = Scores(
+    scores = Predictions(
         videos=list("abcd"),
         labels=np.array([[0, 0], [0, 2], [0, 2], [1, 0]]),  # both, verb, noun, both
         probabilities=np.concatenate([verbs, nouns], axis=1, dtype=np.float32)[:, None],

@@ -1,4 +1,4 @@
-"""What an --output that exists means: go on, leave alone, or say what is in the way. Nothing is lost."""
+"""An --output that exists: a run is resumed or left alone, anything else is refused. Nothing is lost."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from small_runs import RECIPE, weights
-from torch import Tensor
+from small_runs import RECIPE, equal, weights
 from typer.testing import CliRunner
 
 from everest.errors import RecipeError
@@ -56,10 +55,6 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def equal(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> bool:
-    return ours.keys() == theirs.keys() and all((ours[name] == theirs[name]).all() for name in ours)
-
-
 def states(run: Path) -> list[Path]:
     return sorted((run / "state").glob("step-*.safetensors"))
 
@@ -80,31 +75,31 @@ def test_weights_without_a_state_are_not_replaced(command, finished):
     for state in states(finished):
         state.unlink()
     unfinished = finished / "model.safetensors"
-    everest([*command, "--overwrite"])  # a run of fewer steps: its weights stand for a run that was stopped
+    everest([*command, "--overwrite"])  # fewer steps: the weights of a stopped run
     short = unfinished.read_bytes()
     everest(longer)
     shutil.rmtree(finished / "state")
     unfinished.write_bytes(short)
-    told = everest(longer[:-1], code=6)
-    assert f"weights of step {EPOCHS} of {EPOCHS + 1}, but no state to go on from" in told
+    shown = everest(longer[:-1], code=6)
+    assert f"weights of step {EPOCHS} of {EPOCHS + 1}, but no state to resume from" in shown
     assert unfinished.read_bytes() == short
 
 
 def test_damaged_states_are_set_aside_and_never_removed(command, finished):
-    whole = weights(finished)
+    before = weights(finished)
     last = states(finished)[-1]
     last.write_bytes(last.read_bytes()[:-5])
-    told = everest(command)
-    assert f"{last}: damaged, passed over" in told
+    shown = everest(command)
+    assert f"{last}: damaged, skipped" in shown
     assert last.with_suffix(".damaged").is_file()
-    assert equal(weights(finished), whole)  # the last step again, to the bit
+    assert equal(weights(finished), before)  # the last step again, to the bit
 
 
 def test_a_run_of_damaged_states_only_is_an_error_and_loses_nothing(command, finished):
     for state in states(finished):
         state.write_bytes(b"")
     before = contents(finished)
-    assert "none of its states is whole" in everest(command, code=6)
+    assert "all its states are damaged" in everest(command, code=6)
     assert contents(finished) == before
 
 
@@ -115,10 +110,10 @@ def test_other_files_among_the_states_are_none(command, finished):
 
 
 def test_missing_weights_of_a_finished_run_are_written_again(command, finished):
-    whole = weights(finished)
+    before = weights(finished)
     (finished / "model.safetensors").unlink()
     everest(command)
-    assert equal(weights(finished), whole)
+    assert equal(weights(finished), before)
 
 
 # --- the same run, or another -------------------------------------------------------------------------------
@@ -163,8 +158,8 @@ def test_classes_that_changed_places_are_another_run(recipe: Path, data: Path, t
 
 
 def test_resume_of_a_folder_leaves_no_room_for_another(command, finished, tmp_path: Path):
-    told = everest(command, "--resume", str(finished), code=2)  # command has an --output
-    assert "leave out --output and --overwrite" in told
+    shown = everest(command, "--resume", str(finished), code=2)  # command has an --output
+    assert "leave out --output and --overwrite" in shown
 
 
 # --- overwrite ----------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""A step makes the host wait for no GPU: shown without one, by shapes that say they are on it."""
+"""A step makes the host wait for no GPU: shown without one, by shapes that claim to be on it."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def test_bad_videos_are_named_once_and_end_the_run_above_the_share():
     bad.add(requested=5, failed=[[("b", "no video stream"), ("a", "empty file")]])
     with pytest.raises(DataError, match=r"5 of 45 samples could not be read, more than data.max_bad=0.1"):
         bad.check(any_failed=True)
-    bad.check(any_failed=False)  # nothing new: a mended run can go on
+    bad.check(any_failed=False)  # nothing new: a repaired run can resume
 
 
 def test_a_sample_counts_once_however_many_tries_it_took():

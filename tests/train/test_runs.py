@@ -1,4 +1,4 @@
-"""`everest runs`: the state of a run follows from its files."""
+"""`everest runs`: states are inferred from the files of a run, a killed run and a finished one."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ def test_a_run_is_listed_with_its_newest_step_and_best_accuracy(tmp_path: Path):
     for step, top1 in ((2, 50.0), (4, 40.0)):
         append(run, json.dumps({"step": step, "val_top1": top1, "val_top5": 100.0}) + "\n")
     append(run, '{"step": 5, "lo')  # being written, or cut off by a kill
-    assert 0 <= (found := summary(run)).pop("age_seconds") < 60
-    assert found == {
+    assert 0 <= (listed_run := summary(run)).pop("age_seconds") < 60
+    assert listed_run == {
         "path": str(run),
         "state": "resumable",
         "command": "finetune",
@@ -76,7 +76,7 @@ def test_a_process_that_lives_makes_a_run_running(tmp_path: Path):
     assert summary(run)["state"] == "running"
 
 
-def test_the_lock_of_a_killed_process_is_ignored(tmp_path: Path):
+def test_the_marker_of_a_killed_process_is_not_believed(tmp_path: Path):
     run = make_run(tmp_path / "run", logged=3, saved=2)
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     mark_running(run, process.pid)

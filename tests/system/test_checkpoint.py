@@ -11,6 +11,7 @@ from torch import nn
 from everest.errors import CheckpointError, EnvironmentProblem
 from everest.system.files import write_atomically
 from everest.system.weights import Weights, load_tensors, read_weights
+from everest.system.weights_header import read_header
 from everest.train.state import Network, SavedState, newest_state
 
 
@@ -81,7 +82,7 @@ def test_the_newest_states_are_kept_and_a_damaged_one_is_skipped(tmp_path):
     newest = newest_state(tmp_path, notify=notices.append)
     assert newest is not None
     assert (newest.step, newest.notes, newest.tensors["model/w"].tolist()) == (10, {"step": 10}, [10, 10, 10])
-    assert told == []
+    assert notices == []
     path = tmp_path / names[1]
     path.write_bytes(path.read_bytes()[:-5])
     before = newest_state(tmp_path, notify=notices.append)

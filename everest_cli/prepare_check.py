@@ -14,8 +14,8 @@ from everest_cli.output import Display, print_json
 
 if TYPE_CHECKING:
     from everest.config.settings import Recipe
+    from everest.data.labels import LabelRules
     from everest.prepare.check import Check
-    from everest.prepare.sources import LabelRules
 
 SHOWN = 20  # problems of each kind on the screen
 
@@ -35,8 +35,14 @@ def check(
     overrides: o.Overrides = None,
     classes: o.ClassesFile = None,
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for bad_videos.csv and the journal.")
-    ] = Path(),
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="DIR",
+            help="For bad_videos.csv and the journal [the list's folder].",
+        ),
+    ] = None,
     fix: Annotated[
         bool, typer.Option("--fix", help="Write NAME.clean.csv next to each list that needs it.")
     ] = False,
@@ -52,16 +58,17 @@ def check(
 
     Example: everest prepare check --recipe ucf101 --data /data/ucf101
     """
-    from everest.prepare.check import check_sources
+    from everest.prepare.check import JOURNAL, check_sources
     from everest.prepare.clean import write_clean_lists
-    from everest.prepare.examine import NAME
     from everest.prepare.sources import read_sources
     from everest.system.files import write_table
     from everest.system.run_folder import BAD_VIDEOS
 
     paths, root, rules, span = _what_to_check(sources, recipe, data, overrides, classes)
     read, rules = read_sources(paths, root=root, rules=rules)
-    journal, bad_videos = output / NAME, output / BAD_VIDEOS
+    first = read[0].path
+    folder = output or (first.parent if first.is_file() else first)
+    journal, bad_videos = folder / JOURNAL, folder / BAD_VIDEOS
     _refuse_to_replace(read, journal, bad_videos, fix=fix, overwrite=overwrite)
     with Display(quiet=quiet) as display:
         found = check_sources(
@@ -93,8 +100,9 @@ def _what_to_check(
     classes: Path | None,
 ) -> tuple[dict[Path, bool], Path | None, LabelRules, int | None]:
     """Lists and whether they serve pre-training, the root of their paths, labels, frames of a clip."""
+    from everest.data.labels import LabelRules
     from everest.errors import RecipeError
-    from everest.prepare.sources import LabelRules, read_names
+    from everest.prepare.class_folders import read_names
 
     if recipe is None:
         if not sources:
@@ -111,11 +119,11 @@ def _what_to_check(
         names=read_names(file) if file else (), num_classes=known.num_classes, heads=known.heads
     )
     named = [known.train, known.val, known.test]
-    labelled = sources or [root / name for name in named if name is not None]
+    labeled = sources or [root / name for name in named if name is not None]
     paths = dict.fromkeys([root / known.pretrain] if known.pretrain and not sources else [], True)
-    if not labelled and not paths:
+    if not labeled and not paths:
         raise RecipeError(f"{recipe}: its data names no list; name lists or folders to check")
-    return paths | dict.fromkeys(labelled, False), root, rules, _span(settings)
+    return paths | dict.fromkeys(labeled, False), root, rules, _span(settings)
 
 
 def _span(recipe: Recipe) -> int:

@@ -161,11 +161,11 @@ def _split_source(
     overwrite: bool,
 ) -> dict[str, Any]:
     """Split, write the lists, and return a summary of them."""
-    from everest.prepare.sources import read_labelled
+    from everest.prepare.sources import read_labeled
     from everest.prepare.split import read_shares, split_samples, write_split
 
     parts = read_shares(shares)
-    found, heads = read_labelled(source, root=root, classes=classes)
+    found, heads = read_labeled(source, root=root, classes=classes)
     lists = split_samples(found.samples, parts, group_of=group_of, seed=seed)
     names = found.class_names or ()
     written = write_split(

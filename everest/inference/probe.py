@@ -27,7 +27,7 @@ from everest.inference.features import add_rows
 from everest.inference.model import OpenedModel, Values
 from everest.inference.probe_heads import attentive, linear, nearest_neighbors
 from everest.system.events import Report, notice
-from everest.system.row_store import RowStore
+from everest.system.row_store import open_row_store
 
 PROBES: Final = ("knn", "linear", "attentive")
 
@@ -70,7 +70,7 @@ def encode_set(
         return {"features": views["pooled"].mean(dim=0), **tokens}
 
     recipe = model.recipe
-    with RowStore(folder, {}, batch=batch) as store:
+    with open_row_store(folder, {}, batch=batch) as store:
         add_rows(store, model, samples, row_of, batch=batch, workers=recipe.train.workers, report=report)
         skipped = [(video, problem) for video, problem in store.samples if problem is not None]
         refuse_too_many(skipped, requested=len(samples), max_bad=recipe.data.max_bad)

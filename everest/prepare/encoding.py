@@ -1,9 +1,7 @@
-"""How `everest prepare encode` encodes; without the libraries that do it, so that help answers at once.
+"""Encode a video as H.264 that is fast to read: small frames, close keyframes, the same frames and times.
 
-One video again as H.264 that is fast to read: smaller frames, close keyframes; the same frames and times.
-
-H height, W width. Frames are those that everest.data.video counts, upright. Their times are the source's,
-from 0 on, so that a segment in frames or in seconds names the same part of both.
+H height, W width. The frames are upright, and the same as everest.video.reader counts. Their times are the
+source's, starting at 0, so that a segment in frames or in seconds means the same part of both.
 """
 
 from __future__ import annotations
@@ -30,8 +28,8 @@ from everest.video.source import Video, as_video, video_version
 from everest.video.stream import VideoError, as_video_error, decode_frames
 from everest.video.writer import TimedFrame, read_comment, write_timed_frames
 
-FPS_OF_PICTURES: Final = 25  # as everest.data.video_file takes where nothing tells
-LARGEST_RATE: Final = 1001  # denominator: 30000/1001 is the least even rate in use
+FPS_OF_IMAGES: Final = 25  # as everest.video.file assumes if the rate is unknown
+LARGEST_RATE: Final = 1001  # denominator: 30000/1001 is the most uneven rate in use
 _MAKER: Final = "everest prepare encode"
 _SOURCE_BYTES: Final = "source_bytes"
 
@@ -47,7 +45,7 @@ class EncodedFile:
 
 
 def encode_video(source: str, target: Path, settings: EncodeSettings, *, overwrite: bool) -> EncodedFile:
-    """Encode a video, unless `target` is that already.
+    """Encode a video, unless an earlier call has encoded it to `target` with the same settings.
 
     Raises:
         VideoError: not all frames can be decoded, or `target` is a file that no earlier call wrote.
@@ -55,17 +53,20 @@ def encode_video(source: str, target: Path, settings: EncodeSettings, *, overwri
     """
     video = as_video(source)
     with as_video_error(video):
-        mark = _mark(video, settings)
+        folder = image_folder(video)
+        files = [video] if folder is None else images_in(folder)
+        size = sum(video_version(file)[0] for file in files)
+    mark = {"by": _MAKER, **asdict(settings), _SOURCE_BYTES: size}  # kept in the file
     if target.exists():
         if isinstance(video, Path) and target.samefile(video):
             raise VideoError(video, "would be written over itself; choose another --output")
-        found = _found_mark(target)
+        found = _read_mark(target)
         if found == mark and not overwrite:
-            return EncodedFile(target, False, mark[_SOURCE_BYTES], target.stat().st_size)
+            return EncodedFile(target, False, size, target.stat().st_size)
         if found.get("by") != _MAKER and not overwrite:
             raise VideoError(video, f"{target} is there and not by this command; use --overwrite")
     write_atomically(target, lambda part: _write(video, part, settings, mark))
-    return EncodedFile(target, True, mark[_SOURCE_BYTES], target.stat().st_size)
+    return EncodedFile(target, True, size, target.stat().st_size)
 
 
 def encoded_size(height: int, width: int, short_side: int) -> tuple[int, int]:
@@ -75,33 +76,27 @@ def encoded_size(height: int, width: int, short_side: int) -> tuple[int, int]:
     return (max(height * target // shorter // 2 * 2, 2), max(width * target // shorter // 2 * 2, 2))
 
 
-def _mark(video: Video, settings: EncodeSettings) -> dict[str, Any]:
-    """What the file says of how it was made."""
-    folder = image_folder(video)
-    files = [video] if folder is None else images_in(folder)
-    return {"by": _MAKER, **asdict(settings), _SOURCE_BYTES: sum(video_version(file)[0] for file in files)}
-
-
-def _found_mark(target: Path) -> dict[str, Any]:
+def _read_mark(target: Path) -> dict[str, Any]:
+    """The mark in a file; empty if it has none."""
     try:
-        told = json.loads(read_comment(target))
+        mark = json.loads(read_comment(target))
     except ValueError:
         return {}
-    return told if isinstance(told, dict) else {}
+    return mark if isinstance(mark, dict) else {}
 
 
 def _write(video: Video, part: Path, settings: EncodeSettings, mark: dict[str, Any]) -> None:
-    """Encode all frames, and decode the result to see that they are there."""
+    """Encode all frames, and decode the result to verify that none is missing."""
     info = probe(video)
-    rate = Fraction(info.fps or FPS_OF_PICTURES).limit_denominator(LARGEST_RATE)
+    rate = Fraction(info.fps or FPS_OF_IMAGES).limit_denominator(LARGEST_RATE)
     folder = image_folder(video)
     breaks: list[int] = []
     if folder:
-        shown = _of_folder(folder, settings.short_side)
+        timed_frames = _image_frames(folder, settings.short_side)
     else:
         size = encoded_size(info.height, info.width, settings.short_side)
-        shown = resized_frames(video, size, rate, damages=breaks)
-    with closing(shown) as frames:
+        timed_frames = resized_frames(video, size, rate, damages=breaks)
+    with closing(timed_frames) as frames:
         written = write_timed_frames(
             part,
             frames,
@@ -111,24 +106,21 @@ def _write(video: Video, part: Path, settings: EncodeSettings, mark: dict[str, A
             tune="fastdecode" if settings.fast_decode else None,
             comment=json.dumps(mark),
         )
-    reason = None if folder else _damage(video, frames=written, breaks=breaks)
-    if reason:
-        raise VideoError(video, reason)
+    if not folder:
+        opening = inspect_video(video)
+        times = opening.index.times
+        last = float(times[-1]) / opening.second if times.size and not opening.index.by_decode_stamp else 0.0
+        reason = damage(video, frames=written, expected=opening.info.frames, breaks=breaks, last=last)
+        if reason:
+            raise VideoError(video, reason)
     with closing(decode_frames(part)) as frames:
-        read = sum(1 for _ in frames)
-    if read != info.frames:
-        raise VideoError(video, f"has {info.frames} frames, of the encoded ones {read} can be decoded")
+        decoded = sum(1 for _ in frames)
+    if decoded != info.frames:
+        raise VideoError(video, f"has {info.frames} frames, of the encoded ones {decoded} can be decoded")
 
 
-def _damage(video: Video, *, frames: int, breaks: list[int]) -> str | None:
-    opening = inspect_video(video)
-    times = opening.index.times
-    last = float(times[-1]) / opening.second if opening.index.has_display_times else 0.0
-    return damage(video, frames=frames, expected=opening.info.frames, breaks=breaks, last=last)
-
-
-def _of_folder(folder: Location, short_side: int) -> Generator[TimedFrame]:
-    unit = Fraction(1, FPS_OF_PICTURES)
+def _image_frames(folder: Location, short_side: int) -> Generator[TimedFrame]:
+    """The images of a folder, resized."""
     with as_video_error(folder):
         files = images_in(folder)
     for number, file in enumerate(files):
@@ -136,4 +128,4 @@ def _of_folder(folder: Location, short_side: int) -> Generator[TimedFrame]:
             pixels = read_image(file)
         height, width = encoded_size(pixels.shape[0], pixels.shape[1], short_side)
         image = Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
-        yield TimedFrame(np.asarray(image), number, unit)
+        yield TimedFrame(np.asarray(image), number, Fraction(1, FPS_OF_IMAGES))

@@ -138,7 +138,8 @@ def test_a_plan_keeps_order_and_limits(tmp_path_factory: pytest.TempPathFactory,
         (folder / f"{number}.mp4").write_bytes(bytes(size))
     rows = tuple({"path": f"{number}.mp4"} for number in range(len(sizes)))
     plan = plan_shards(
-        SourceList(place=folder, root=folder, is_list=False, rows=rows),
+        SourceList(location=folder, root=folder, is_list=False, rows=rows),
+        folder,
         max_bytes=max_bytes,
         max_count=max_count,
     )
@@ -214,7 +215,7 @@ def test_shards_without_an_index_are_not_replaced(videos: Path, index: Path):
 
 
 def test_a_second_writer_is_refused_while_the_first_one_lives(videos: Path, tmp_path: Path):
-    with sole_writer(tmp_path / "out" / ".train.plan.json"):
+    with sole_writer(tmp_path / "out" / "train.index.json"):
         _, error = everest(videos / "train.csv", "-o", tmp_path / "out", code=2)
     assert "another process writes there now" in error
     everest(videos / "train.csv", "-o", tmp_path / "out")
@@ -226,7 +227,7 @@ def test_sources_that_cannot_be_read_are_named(videos: Path, tmp_path: Path):
     assert f"train.csv:2: no file {videos}/none.mp4" in error
     (videos / "none.mp4").mkdir()
     _, error = everest(videos / "train.csv", "-o", tmp_path / "out", code=4)
-    assert "a folder of pictures; `everest prepare encode` makes a video of it" in error
+    assert "a folder of images; `everest prepare encode` makes a video of it" in error
     assert not (tmp_path / "out").exists()
     _, error = everest(tmp_path / "gone.csv", "-o", tmp_path / "out", code=4)
     assert "no such list or folder" in error

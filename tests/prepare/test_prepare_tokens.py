@@ -128,8 +128,8 @@ def test_a_run_with_a_cache_equals_the_run_with_the_tokenizer(kind: str, recipe,
     moved.unlink()  # so that nothing can load it
     pretrain(recipe, tmp_path / "cached", from_cache(tmp_path / "tokens"), *values)
     assert told(tmp_path / "cached") == told(tmp_path / "live")
-    ours, theirs = weights(tmp_path / "cached"), weights(tmp_path / "live")
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    cached, live = weights(tmp_path / "cached"), weights(tmp_path / "live")
+    assert all(torch.equal(cached[name], live[name]) for name in live)
 
 
 @pytest.mark.parametrize("space", ["values", "codes"])
@@ -159,15 +159,15 @@ def test_later_epochs_show_the_variants_again_with_other_noise(recipe, cache):
 
 
 @pytest.mark.slow
-def test_a_killed_run_with_a_cache_and_workers_goes_on_to_the_same_bits(recipe, cache, tmp_path):
+def test_a_killed_run_with_a_cache_and_workers_resumes_to_the_same_bits(recipe, cache, tmp_path):
     values = [from_cache(cache), "pretrain.epochs=40", "train.workers=2"]
     pretrain(recipe, tmp_path / "whole", *values)
     command = ["pretrain", *(part for value in values for part in ("--set", value))]
     assert stop_after(recipe, command, tmp_path / "parts", signal.SIGKILL, rows=5) == -signal.SIGKILL
     pretrain(recipe, tmp_path / "parts", *values)
     assert told(tmp_path / "parts") == told(tmp_path / "whole")
-    ours, theirs = weights(tmp_path / "parts"), weights(tmp_path / "whole")
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    cached, live = weights(tmp_path / "parts"), weights(tmp_path / "whole")
+    assert all(torch.equal(cached[name], live[name]) for name in live)
 
 
 @pytest.mark.slow
@@ -209,7 +209,7 @@ def test_float16_changes_what_is_chosen_of_128_frames_and_ranks_do_not():
 # --- the folder ---------------------------------------------------------------------------------------------
 
 
-def test_a_folder_tells_what_it_holds(recipe, tokenizer, cache, tmp_path):
+def test_a_folder_reports_its_contents(recipe, tokenizer, cache, tmp_path):
     result = json.loads(prepare(recipe, tokenizer, tmp_path / "tokens", "--json").stdout)
     size = sum(path.stat().st_size for path in cache.glob("*.safetensors"))
     assert result == {
@@ -223,7 +223,7 @@ def test_a_folder_tells_what_it_holds(recipe, tokenizer, cache, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_call_goes_on_to_the_same_bytes(recipe, tokenizer, tmp_path):
+def test_a_killed_call_resumes_to_the_same_bytes(recipe, tokenizer, tmp_path):
     options = ["--variants", "60", "--set", f"tokenizer.checkpoint={tokenizer}", "-q"]
     command = ["prepare", "tokens", "--recipe", str(recipe), "-o", str(tmp_path / "parts"), *options]
     process = subprocess.Popen([sys.executable, "-m", "everest_cli", *command], stderr=subprocess.DEVNULL)
@@ -324,7 +324,7 @@ def test_a_folder_of_others_is_left_alone(recipe, tokenizer, tmp_path):
         ("tokenizer.checkpoint=null", "tokenizer.checkpoint: names no tokenizer"),
     ],
 )
-def test_recipes_that_a_cache_cannot_serve_are_told(override, message, recipe, tokenizer, tmp_path):
+def test_recipes_that_a_cache_cannot_serve_are_reported(override, message, recipe, tokenizer, tmp_path):
     assert message in prepare(recipe, tokenizer, tmp_path / "x", "--set", override, code=2).stderr
     assert not (tmp_path / "x").exists()
 
@@ -357,8 +357,8 @@ def test_a_bad_video_is_left_out_and_replaced_as_without_a_cache(recipe, tokeniz
     assert told(tmp_path / "cached") == told(tmp_path / "live")
     (tmp_path / "bad0.mp4").unlink()
     shutil.copy(Path(load_recipe(recipe).data.root) / "clip0.mp4", tmp_path / "bad0.mp4")
-    pretrain(recipe, tmp_path / "mended", from_cache(tmp_path / "tokens"), *values)
-    assert told(tmp_path / "mended") == told(tmp_path / "cached")  # the cache has no tokens of it
+    pretrain(recipe, tmp_path / "fixed", from_cache(tmp_path / "tokens"), *values)
+    assert told(tmp_path / "fixed") == told(tmp_path / "cached")  # the cache has no tokens of it
 
 
 def test_too_many_bad_videos_end_with_code_4_and_are_tried_again(recipe, tokenizer, tmp_path):
@@ -367,5 +367,5 @@ def test_too_many_bad_videos_end_with_code_4_and_are_tried_again(recipe, tokeniz
     assert "5 of 12 videos could not be read, more than data.max_bad=0.3 allows" in said
     for number in range(4):
         shutil.copy(Path(load_recipe(recipe).data.root) / "clip0.mp4", tmp_path / f"bad{number}.mp4")
-    mended = json.loads(prepare(recipe, tokenizer, tmp_path / "tokens", *options, "--json").stdout)
-    assert [Path(row["path"]).name for row in mended["bad"]] == ["bad4.mp4"]
+    fixed = json.loads(prepare(recipe, tokenizer, tmp_path / "tokens", *options, "--json").stdout)
+    assert [Path(row["path"]).name for row in fixed["bad"]] == ["bad4.mp4"]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from small_runs import RECIPE, equal, weights
 from typer.testing import CliRunner
 
 from everest.errors import RecipeError
+from everest.system.locks import sole_writer
 from everest.system.run_folder import RunFolder, default_folder
 from everest.system.run_lock import claim, release, running_here
 from everest_cli.main import app
@@ -212,20 +215,35 @@ def test_of_many_starts_at_once_one_gets_the_folder(tmp_path: Path, monkeypatch:
     assert len(refused) == 7
 
 
-def test_a_claim_that_changes_hands_at_this_moment_is_left_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_claim_that_another_process_makes_at_this_moment_is_left_alone(tmp_path: Path):
     marker = tmp_path / "running.json"
-    marker.write_text("of a killed process")
-
-    def another_is_faster(run: Path) -> None:
-        marker.write_text("of one that lives")
-
-    monkeypatch.setattr("everest.system.run_lock.running_here", another_is_faster)
-    with pytest.raises(RecipeError, match="another process trains it now"):
-        claim(tmp_path)
-    assert marker.read_text() == "of one that lives"
+    with sole_writer(marker):
+        marker.write_text("being written")
+        with pytest.raises(RecipeError, match="another process trains it now"):
+            claim(tmp_path)
+    assert marker.read_text() == "being written"
+    claim(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["running.json"]
+
+
+def test_a_killed_process_loses_the_lock(tmp_path: Path):
+    """And what it leaves of the lock does not keep others out."""
+    code = f"from pathlib import Path; from everest.system.locks import sole_writer\n\
+with sole_writer(Path({str(tmp_path / 'file')!r})): print(flush=True); input()"
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        with (
+            pytest.raises(RecipeError, match="another process writes there now"),
+            sole_writer(tmp_path / "file"),
+        ):
+            pass
+        process.kill()
+    assert (tmp_path / ".file.lock").exists()
+    with sole_writer(tmp_path / "file"):
+        pass
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_claim_of_a_killed_process_is_taken_over(tmp_path: Path):

@@ -1,6 +1,6 @@
-"""everest: efficient masked video autoencoders, from unlabelled video to a tested classifier.
+"""everest: efficient masked video autoencoders, from unlabeled video to an evaluated classifier.
 
-The names for notebooks are loaded when they are first used, so that importing everest costs nothing.
+This is the whole public API. The names are loaded when they are first used, so importing everest is cheap.
 """
 
 from __future__ import annotations

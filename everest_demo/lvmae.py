@@ -90,8 +90,8 @@ the two. A clip of {SHORT} frames sees one of them at most.
 | the same of the untrained scorer, of plain change | {change["untrained"]["ratio"]:.2f}, \
 {change["frame_difference"]["ratio"]:.2f} |
 
-Recipe: `everest recipes show lvmae-demo`; seed {recipe.train.seed}. One seed says little about small
-differences. What the tokenizer keeps and rebuilds:
+Recipe: `everest recipes show lvmae-demo`; seed {recipe.train.seed}. Small differences of one seed mean
+little. Tokens that the tokenizer keeps, and clips rebuilt from them:
 
 ![frames, kept tokens, rebuilt frames, scores](tokenizer/report.png)
 """

@@ -1,4 +1,4 @@
-"""What run folders tell: which there are, how far each got, what it learned. Reading that needs no torch."""
+"""Find run folders and summarize them: state, progress, loss, accuracy. Needs no torch."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ State = Literal["running", "finished", "resumable", "started", "damaged"]
 
 @dataclass(frozen=True, kw_only=True)
 class RunSummary:
-    """One run in a line. None stands for what is not known (yet).
+    """One run in a line. Values that are not known (yet) are None.
 
     running: a process trains it. finished: the last step is logged and its weights are saved. resumable:
-    stopped, with a state to go on from. started: stopped before anything was saved. damaged: see `problem`.
+    stopped, with a state to resume from. started: stopped before anything was saved. damaged: see `problem`.
     """
 
     path: str
@@ -54,7 +54,7 @@ def find_runs(folder: Path) -> list[Path]:
 
 
 def summarize(run: Path) -> RunSummary:
-    """What the files of a run tell. A damaged file is no error: one run must not hide the others."""
+    """Summarize a run from its files. A damaged file is no error: one run must not hide the others."""
     age = int(max(0.0, time.time() - last_written(run)))
     try:
         environment, rows = read_run(run)
@@ -72,7 +72,7 @@ def summarize(run: Path) -> RunSummary:
         )
     except UserError as error:
         return RunSummary(path=str(run), state="damaged", age_seconds=age, problem=str(error))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:  # JSON of another meaning
+    except (KeyError, TypeError, ValueError, AttributeError) as error:  # valid JSON, but not of a run
         problem = f"{run}: values that no run writes ({error})"
         return RunSummary(path=str(run), state="damaged", age_seconds=age, problem=problem)
 

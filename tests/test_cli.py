@@ -251,3 +251,17 @@ def test_a_damaged_cache_of_compiled_models_is_one_line(
     assert "error: train.compile: torch cannot compile the model (" in ended.stderr
     assert "file too short" in ended.stderr
     assert 'File "<frozen' not in ended.stderr
+
+
+@pytest.mark.parametrize("option", ["--out", "--output"])
+def test_both_spellings_of_the_output_are_accepted(option: str, tmp_path: Path):
+    for command in (["plot", tmp_path], ["runs", tmp_path], ["pretrain", "--recipe", "demo"]):
+        message = CliRunner().invoke(app, [*map(str, command), option, str(tmp_path / "x.txt")]).stderr
+        assert ("No such option" in message) == (command[0] == "runs"), message
+
+
+def test_help_shows_one_spelling_of_the_output():
+    for command in ("extract", "convert", "export", "visualize-mask", "plot", "pretrain", "demo"):
+        shown = CliRunner().invoke(app, [command, "--help"]).stdout
+        assert "--output" in shown
+        assert "--out " not in shown

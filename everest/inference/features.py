@@ -66,8 +66,8 @@ def extract(
     if level not in LEVELS:
         raise unknown_name("--features", level, LEVELS)
     if out.suffix not in WRITERS:
-        raise RecipeError(f"--out {out}: give a file that ends in {' or '.join(WRITERS)}")
-    check_new_file(out, option="--out", overwrite=overwrite)
+        raise RecipeError(f"--output {out}: give a file that ends in {' or '.join(WRITERS)}")
+    check_new_file(out, option="--output", overwrite=overwrite)
     parts = out.with_name(f"{out.name}.parts")
     if overwrite and parts.exists():
         shutil.rmtree(parts)

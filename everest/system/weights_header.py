@@ -52,7 +52,7 @@ def read_header(path: Path) -> WeightsHeader:
     if texts.get("format") != FORMAT:
         raise CheckpointError(
             f"{path}: a safetensors file, but not written by everest; first "
-            f"everest convert {path} --out FILE.safetensors"
+            f"everest convert {path} --output FILE.safetensors"
         )
     try:
         if int(texts["version"]) > VERSION:

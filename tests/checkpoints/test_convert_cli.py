@@ -290,7 +290,7 @@ def test_a_config_that_is_damaged_or_of_another_model_is_reported(folder: Path, 
 
 def test_the_output_is_named_and_nothing_is_overwritten(tmp_path: Path):
     given = saved(tmp_path / "x.pth", tiny("videomae_finetune_base"))
-    assert "--out" in refused("convert", given, code=2)
+    assert "--output" in refused("convert", given, code=2)
     assert "safetensors" in refused("convert", given, "--out", tmp_path / "x.bin", code=2)
     there = tmp_path / "there.safetensors"
     there.write_text("precious")

@@ -109,7 +109,7 @@ app = typer.Typer(
     context_settings={
         "help_option_names": ["-h", "--help"],
         "max_content_width": 100,
-        "token_normalize_func": lambda name: "output" if name == "out" else name,  # --output means --output
+        "token_normalize_func": lambda name: "output" if name == "out" else name,  # --out is accepted for --output
     },
 )
 app.command("pretrain")(pretrain.pretrain)

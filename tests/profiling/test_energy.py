@@ -89,7 +89,7 @@ def test_a_step_longer_than_the_time_is_taken_once(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     ("uuid", "says"), [("GPU-of-another-machine", "Not Found"), (SECOND, "Not Supported")]
 )
-def test_what_nvml_refuses_is_told_with_the_gpu(uuid: str: str):
+def test_what_nvml_refuses_is_told_with_the_gpu(uuid: str, says: str):
     nvml = Counters()
     with pytest.raises(NoEnergyCounter, match=f"{uuid}: {says}"):
         joules_of_a_step(lambda: None, uuid=uuid, nvml=nvml)

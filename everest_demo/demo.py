@@ -1,4 +1,4 @@
-"""The whole path on videos rendered here: pre-train, fine-tune, test, and the same without pre-training."""
+"""EVEREST's whole path on rendered videos: pre-train, fine-tune, evaluate, and the same from scratch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from everest_demo.steps import PICTURE, RUNS, DemoSteps, one_thread
 
 @dataclass(frozen=True, kw_only=True)
 class DemoResult:
-    """Percent of the test videos."""
+    """Top-1 accuracies on the test videos, in percent."""
 
     pretrained: float
     from_scratch: float
@@ -29,7 +29,7 @@ class DemoResult:
 def run_demo(folder: Path, *, seed: int, report: Report) -> DemoResult:
     """Render the set, run every stage with the `demo` recipe, write the report.
 
-    Everything is in `folder`: the videos, one run folder a stage, `report.md` and its image.
+    `folder` then holds the videos, a run folder per stage, `report.md` and its image.
     """
     steps = DemoSteps(folder=folder, seed=seed, report=report)
     steps.render(DEMO_SET)
@@ -41,18 +41,13 @@ def run_demo(folder: Path, *, seed: int, report: Report) -> DemoResult:
         from_scratch=steps.finetune(from_scratch, recipe, init=None),
         chance=100 / len(CLASSES),
     )
-    draw_prediction(recipe, encoder, folder / PICTURE)
-    steps.write_report(_text(recipe, result))
-    return result
-
-
-def draw_prediction(recipe: Recipe, weights: Path, path: Path) -> None:
-    """A PNG of what an autoencoder keeps, sees and predicts of the first clip."""
-    model = load_model(weights)
+    model = load_model(encoder)
     assert isinstance(model, MaskedAutoencoder)
     clip = pretrain_clips(recipe).read((0, 0))
     view = view_model(model, clip.frames[0], noise=clip.noise[0])
-    draw_views(path, [view], title="what is kept, seen and predicted")
+    draw_views(folder / PICTURE, [view], title="kept, seen and predicted tokens")
+    steps.write_report(_text(recipe, result))
+    return result
 
 
 def _text(recipe: Recipe, result: DemoResult) -> str:

@@ -54,7 +54,12 @@ def export(
     weights = open_weights(source)
     spec = ModelSpec.of(weights.settings, source=source)
     if to is Target.hf:
-        document = _folder(weights, spec, out, source)
+        from everest.checkpoints.transformers import read_back, to_transformers, write_folder
+
+        model = to_transformers(weights, spec, source=source)
+        difference = read_back(model, weights, spec, source=source)
+        written = list(map(str, write_folder(out, model)))
+        document = {"written": written, "difference": difference, "notes": list(model.notes)}
     else:
         document = _graph(weights, spec, out, source, to=to, keep=keep)
     if not quiet:
@@ -65,7 +70,7 @@ def export(
 
 
 def _check_out(out: Path, to: Target, *, overwrite: bool, keep: float | None) -> None:
-    """Refuse early an output that could not be written at the end."""
+    """Check early that the output can be written at the end."""
     from everest.errors import RecipeError
     from everest.system.files import check_new_file, check_new_folder
 
@@ -81,15 +86,6 @@ def _check_out(out: Path, to: Target, *, overwrite: bool, keep: float | None) ->
     check_new_file(out, option="--output", overwrite=overwrite)
 
 
-def _folder(weights: Weights, spec: ModelSpec, out: Path, source: Path) -> dict[str, Any]:
-    from everest.checkpoints.transformers import read_back, to_transformers, write_folder
-
-    model = to_transformers(weights, spec, source=source)
-    difference = read_back(model, weights, spec, source=source)
-    written = write_folder(out, model)
-    return {"written": list(map(str, written)), "difference": difference, "notes": list(model.notes)}
-
-
 def _graph(
     weights: Weights, spec: ModelSpec, out: Path, source: Path, *, to: Target, keep: float | None
 ) -> dict[str, Any]:
@@ -98,12 +94,13 @@ def _graph(
 
     if to is Target.onnx:
         check_packages()
+    write = write_onnx if to is Target.onnx else write_program
     exported = exportable(model_of(weights, source=source), weights, spec, keep=keep)
-    difference = (write_onnx if to is Target.onnx else write_program)(out, exported)
-    shown = ", ".join(exported.graph.outputs)
-    size = " x ".join(map(str, (3, spec.frames, *spec.size)))
+    difference = write(out, exported)
+    outputs = ", ".join(exported.graph.outputs)
+    clip = " x ".join(map(str, (3, spec.frames, *spec.size)))
     return {
         "written": [str(out)],
         "difference": difference,
-        "notes": [f"frames (clips x {size}, normalized) to {shown}"],
+        "notes": [f"frames (clips x {clip}, normalized) to {outputs}"],
     }

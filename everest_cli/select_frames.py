@@ -17,7 +17,7 @@ def select_frames(
     keep: Annotated[float, typer.Option("--keep", help="Keep ratio over all candidate tokens.")] = 0.3,
     frames: Annotated[int, typer.Option("--frames", min=2, help="Frames of the drawn clip.")] = 16,
     stride: Annotated[
-        int, typer.Option("--stride", min=1, help="Stride between candidates, where it fits.")
+        int, typer.Option("--stride", min=1, help="Stride between candidates; less in short videos.")
     ] = 4,
     size: Annotated[int, typer.Option("--size", min=16, help="Shorter side, without a checkpoint.")] = 224,
     checkpoint: Annotated[
@@ -81,7 +81,7 @@ def select_frames(
         if not as_json:
             typer.echo(f"{row['video']}: {' '.join(map(str, row['frames']))}")
             if picture is not None:
-                say(f"picture: {row['picture']}")
+                say(f"figure: {row['picture']}")
             if extract is not None:
                 say(f"extracted: {len(row['extracted'])} frames")
     if as_json:

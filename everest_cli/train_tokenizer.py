@@ -20,9 +20,9 @@ def train_tokenizer(recipe: Recipe, options: TrainOptions) -> None:
 
     Example: everest train-tokenizer --recipe lvmae-demo --data VIDEOS --output runs/tokenizer
     """
-    ended = run_stage(recipe, options, options.launch())
-    if ended is not None:
-        finish(*ended)
+    stage = run_stage(recipe, options, options.launch())
+    if stage is not None:
+        finish(*stage)
 
 
 def run_stage(recipe: Recipe, options: TrainOptions, devices: Devices) -> tuple[Training, RunContext] | None:
@@ -47,15 +47,15 @@ def run_stage(recipe: Recipe, options: TrainOptions, devices: Devices) -> tuple[
 
 
 def report_lines(report: dict[str, Any]) -> list[str]:
-    """The report as a table, with its warnings."""
+    """Format the report as a table, followed by its warnings."""
     psnr, change, overlap, codebook = (report[key] for key in ("psnr", "change", "overlap", "codebook"))
     where = "held-out" if report["held_out"] else "training"
     ratios = [f"{change[name]['ratio']:.2f}" for name in ("scorer", "untrained", "frame_difference")]
     ranks = [f"{change[name]['rank_correlation']:.2f}" for name in ("scorer", "untrained")]
     rows = [
         ("PSNR from the kept tokens", f"{psnr['own']:.2f} dB"),
-        ("  from as many random ones", f"{psnr['random']:.2f} dB"),
-        ("  from all", f"{psnr['all']:.2f} dB"),
+        ("  from as many random tokens", f"{psnr['random']:.2f} dB"),
+        ("  from all tokens", f"{psnr['all']:.2f} dB"),
         (
             "change in the top 10 %, times the mean",
             f"{ratios[0]} (untrained {ratios[1]}, change {ratios[2]})",

@@ -60,12 +60,12 @@ def _text(recipe: Recipe, result: DemoResult) -> str:
 | chance | {result.chance:.1f} % |
 
 Task: {len(CLASSES)} classes that differ by motion only ({", ".join(CLASSES)}),
-with a handful of labeled clips each. That is where pre-training pays: with many labels the model from
-scratch catches up here. Recipe: `everest recipes show demo`; seed {recipe.train.seed}.
+with few labeled clips each. In this case pre-training pays: with many labels, the model from scratch
+reaches the same accuracy here. Recipe: `everest recipes show demo`; seed {recipe.train.seed}.
 
 ![kept, seen and predicted tokens]({PICTURE})
 
-Omitted tokens are gray. The encoder sees only the third row; the decoder predicts the rest of the
-fourth. The run folders next to this report can be used further, for example
+Omitted tokens are gray. The encoder sees only the tokens of the third row; the decoder predicts the others
+of the fourth. The run folders next to this report can be used by other commands, for example
 `everest eval --checkpoint finetune-pretrained`.
 """

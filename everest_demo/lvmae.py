@@ -78,20 +78,20 @@ def _text(recipe: Recipe, result: LvmaeResult) -> str:
 {result.short:.1f} % |
 | chance | {result.chance:.1f} % |
 
-Task: what a shape does first and what it does second ({", ".join(CLASSES)}), with 32 frames or more between
-the two. A clip of {SHORT} frames sees one of them at most.
+Task: name the first and the second event of a video ({", ".join(CLASSES)}), with 32 frames or more between
+the two. A clip of {SHORT} frames contains one of them at most.
 
 | the tokenizer, on held-out videos | |
 |---|---|
 | PSNR from the tokens it keeps | {psnr["own"]:.2f} dB |
-| from as many random ones | {psnr["random"]:.2f} dB |
-| from all | {psnr["all"]:.2f} dB |
-| change in its top 10 %, times the mean | {change["scorer"]["ratio"]:.2f} |
-| the same of the untrained scorer, of plain change | {change["untrained"]["ratio"]:.2f}, \
+| from as many random tokens | {psnr["random"]:.2f} dB |
+| from all tokens | {psnr["all"]:.2f} dB |
+| change in its top 10 % tokens, times the mean | {change["scorer"]["ratio"]:.2f} |
+| the same for the untrained scorer, for frame difference | {change["untrained"]["ratio"]:.2f}, \
 {change["frame_difference"]["ratio"]:.2f} |
 
-Recipe: `everest recipes show lvmae-demo`; seed {recipe.train.seed}. One seed says little about small
-differences. What the tokenizer keeps and rebuilds:
+Recipe: `everest recipes show lvmae-demo`; seed {recipe.train.seed}. One seed is not enough to judge small
+differences. The tokens that the tokenizer keeps, and the clips that it rebuilds from them:
 
 ![frames, kept tokens, rebuilt frames, scores](tokenizer/report.png)
 """

@@ -169,24 +169,20 @@ def view_masks(
     for title, selector in selectors:
         importance = selector.importance(x, embed)
         selection = selector(grid, importance=importance, noise=noise)
-        _require_tokens(selector, selection, predicts=isinstance(model, MaskedAutoencoder))
+        num_visible, num_targets = selection.visible.size(1), selection.target.size(1)
+        if num_visible + num_targets == 0:
+            raise RecipeError(f"--keep: {selector.strategy} keeps none of the tokens; keep more")
+        scores_only = isinstance(selector, LearnedImportance) and selector.mask_ratio == 1
+        if isinstance(model, MaskedAutoencoder) and not num_visible and not scores_only:
+            raise RecipeError(f"--keep: {selector.strategy} lets the model see none of the tokens; keep more")
         prediction = None
-        if isinstance(model, MaskedAutoencoder) and selection.target.size(1) and selection.visible.size(1):
+        if isinstance(model, MaskedAutoencoder) and num_visible and num_targets:
             prediction = model(x, selection=selection).prediction
         view = _view(title, selector, x, selection, importance, prediction, model, grid)
         if isinstance(model, AdaptiveTokenizer):
             view = replace(view, rebuilt=_rebuild(model, x, view.kept))
         views.append(view)
     return views
-
-
-def _require_tokens(selector: Selector, selection: TokenSelection, *, predicts: bool) -> None:
-    """Raise RecipeError if no token is kept, or none is visible to a model that predicts."""
-    kept = selection.visible.size(1) + selection.target.size(1)
-    scores_only = isinstance(selector, LearnedImportance) and selector.mask_ratio == 1
-    if not kept or (predicts and not selection.visible.size(1) and not scores_only):
-        effect = "lets the model see none" if kept else "keeps none"
-        raise RecipeError(f"--keep: {selector.strategy} {effect} of the tokens; keep more")
 
 
 def _rebuild(tokenizer: AdaptiveTokenizer, x: Tensor, kept: Tensor) -> Tensor:

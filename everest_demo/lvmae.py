@@ -90,7 +90,7 @@ the two. A clip of {SHORT} frames contains one of them at most.
 | the same for the untrained scorer, for frame difference | {change["untrained"]["ratio"]:.2f}, \
 {change["frame_difference"]["ratio"]:.2f} |
 
-Recipe: `everest recipes show lvmae-demo`; seed {recipe.train.seed}. One seed is not enough to judge small
+Recipe: `everest recipes show lvmae-demo`; seed {recipe.train.seed}. One seed is not enough to compare small
 differences. The tokens that the tokenizer keeps, and the clips that it rebuilds from them:
 
 ![frames, kept tokens, rebuilt frames, scores](tokenizer/report.png)

@@ -17,7 +17,7 @@ from steps import Case, Pass, clips_for, our_pass, plain_pass, transformers_pass
 from torch import Tensor, nn
 
 from everest.profiling.profile import StageName
-from everest.system.cpu import TRAINER_KEEPS, keep_freed_memory, use_onednn_matmul
+from everest.system.cpu import configure_cpu
 from everest.train.optim import make_optimizer, parameter_groups, set_lr
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -47,8 +47,7 @@ class Contender:
         the plain implementation is a loop.
         """
         if self.tuned:
-            use_onednn_matmul()
-            keep_freed_memory(TRAINER_KEEPS)
+            configure_cpu()
         model, clips = self._model()
         run = self._pass(model)
         optimizer = _looped(model) if self.code == "plain" else _fused(model)
@@ -72,7 +71,7 @@ class Contender:
 
 
 def _fused(model: nn.Module) -> torch.optim.AdamW:
-    groups = parameter_groups(model.named_parameters(), depth=12, weight_decay=0.05)
+    groups = parameter_groups(model, weight_decay=0.05)
     optimizer = make_optimizer(groups, betas=(0.9, 0.95))
     set_lr(optimizer, 1e-8)
     return optimizer

@@ -19,7 +19,7 @@ from everest.data.crops import covering_size, view_boxes
 from everest.data.frames import view_windows
 from everest.data.samples import Sample
 from everest.data.views import EvalViews
-from everest.video.pixels import normalise
+from everest.video.pixels import normalize
 from everest.video.reader import probe
 
 CLIPS, CROPS, STRIDE, SIZE = 5, 3, 4, 224
@@ -62,7 +62,7 @@ def measure(path: Path, rounds: int) -> dict[str, Any]:
         {
             "plain": plainly,
             "bytes": lambda number: OURS(sample, nothing, "auto"),
-            "floats": lambda number: normalise(OURS(sample, nothing, "auto").frames),
+            "floats": lambda number: normalize(OURS(sample, nothing, "auto").frames),
         },
         rounds=rounds,
     )

@@ -26,7 +26,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from everest.models.mae import MaskedAutoencoder
 from everest.train.optim import make_optimizer, parameter_groups
-from everest.video.pixels import normalise
+from everest.video.pixels import normalize
 
 WARM_UP = 5  # steps: compilation, choice of kernels
 GOALS = {  # ratio of one row to another, at least
@@ -75,10 +75,10 @@ def build(step: Step, device: torch.device) -> MaskedAutoencoder:
 def loss_of(step: Step, model: MaskedAutoencoder) -> Callable[[Tensor, Tensor], Tensor]:
     """Bytes (B, 3, T, H, W) and noise (B, N) to the loss."""
     if step.plain:
-        return lambda clips, noise: pretraining_loss(model, normalise(clips), noise)
+        return lambda clips, noise: pretraining_loss(model, normalize(clips), noise)
 
     def run(clips: Tensor, noise: Tensor) -> Tensor:
-        return model(normalise(clips), noise=noise).loss
+        return model(normalize(clips), noise=noise).loss
 
     return run if step.mode is None else torch.compile(run, fullgraph=True, dynamic=False, mode=step.mode)
 
@@ -91,7 +91,7 @@ def measure(step: Step, device: torch.device, seconds: float, peak: float) -> di
     shape = (batch, *clips_for(model, 1).shape[1:])
     clips = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
     noise = torch.rand(batch, model.encoder.grid.num_tokens, device=device)
-    groups = parameter_groups(model.named_parameters(), depth=12, weight_decay=0.05, layer_decay=1.0)
+    groups = parameter_groups(model, weight_decay=0.05)
     optimizer, loss = make_optimizer(groups, betas=(0.9, 0.95)), loss_of(step, model)
 
     def one() -> None:
@@ -165,7 +165,7 @@ def overlap_of_selections(device: torch.device) -> float:
     chosen = []
     for enabled in (False, True):
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled):
-            found = model.select(normalise((clips * 255).byte()), noise)
+            found = model.select(normalize((clips * 255).byte()), noise)
         chosen.append([set(torch.cat(ids).tolist()) for ids in zip(found.visible, found.target, strict=True)])
     return sum(len(a & b) / len(a) for a, b in zip(*chosen, strict=True)) / len(chosen[0])
 

@@ -30,13 +30,13 @@ from torch import Tensor
 
 from everest.checkpoints.load import load_model
 from everest.config.settings import Recipe
-from everest.data.stages import unlabelled_clips
+from everest.data.stages import unlabeled_clips
 from everest.data.views import ValidationViews
 from everest.methods.ranked import LearnedImportance
 from everest.models.mae import MaskedAutoencoder
 from everest.system.events import silent
 from everest.tokenizer.clips import first_clips
-from everest.video.pixels import normalise
+from everest.video.pixels import normalize
 from everest_demo.events import NUM_FRAMES, event_set
 from everest_demo.lvmae import VARIANTS, clips_of, tokens_of
 from everest_demo.steps import VIDEOS, DemoSteps, one_thread
@@ -117,12 +117,12 @@ def held_out_errors(recipe: Recipe, weights: Path) -> dict[str, float]:
     assert isinstance(model, MaskedAutoencoder)
     data, stride = recipe.data, recipe.pretrain.stride
     views = ValidationViews(frames=data.frames, stride=stride, size=data.frame_size, sampling="dense")
-    clips = unlabelled_clips(recipe, "test", views, replace_bad=False)
+    clips = unlabeled_clips(recipe, "test", views, replace_bad=False)
     answers: dict[str, list[Answers]] = {kind: [] for kind in KINDS}
     for number, clip in enumerate(first_clips(clips, HELD_OUT, settings=recipe.train)):
         generator = torch.Generator().manual_seed(number)
         noise = torch.rand(len(clip.frames), model.encoder.grid.num_tokens, generator=generator)
-        for kind, answer in _answers(model, normalise(clip.frames[:, 0]), noise):
+        for kind, answer in _answers(model, normalize(clip.frames[:, 0]), noise):
             answers[kind].append(answer)
     return {kind: _relative_error(answers[kind]) for kind in KINDS}
 

@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from measuring import HERE, markdown, publish
 from steps import Case, clips_for, our_pass
 
-from everest.system.cpu import TRAINER_KEEPS, keep_freed_memory, use_onednn_matmul
+from everest.system.cpu import configure_cpu
 
 FRAMES = (16, 32, 64, 96, 128)
 KEPT = (0.15, 0.3, 0.5, 0.7, 1.0)
@@ -65,7 +65,6 @@ def measure(rounds: int) -> list[dict[str, Any]]:
     """The cost of both passes of ViT-S on one clip; seconds only if `rounds` is not 0."""
     rows = [{**columns, **counts(case), "seconds": None} for columns, case in cases()]
     if rounds:
-        use_onednn_matmul()  # not before all is counted: that is done with torch's attention
         for row, (_, case) in zip(rows, cases(), strict=True):
             row["seconds"] = seconds(case, rounds)
             print(row, file=sys.stderr)
@@ -108,7 +107,7 @@ def main() -> None:
     parser.add_argument("--counts-only", action="store_true", help="no times, nothing written")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    keep_freed_memory(TRAINER_KEEPS)
+    configure_cpu()
     rows = measure(0 if options.counts_only else options.rounds)
     checks = goals(rows)
     if options.counts_only:

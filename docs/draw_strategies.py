@@ -15,7 +15,8 @@ from torch import Tensor
 from everest.figures.masks import view_masks
 from everest.figures.pictures import draw_views
 from everest.methods.masks import FrameWise, RandomSpaceTime, RunningCell, Tube
-from everest.methods.strategies import FrameDifference, RedundancyRobust, Selector
+from everest.methods.selector import Selector
+from everest.methods.strategies import FrameDifference, RedundancyRobust
 
 SIZE, FRAMES, TUBELET = 112, 16, (2, 8, 8)
 STRATEGIES: list[tuple[str, Selector]] = [

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from everest.config.recipe import load_recipe
-from everest.models.block import activation_bytes
-from everest.models.cost import count_macs, count_tokens, on_meta, softmax_bytes
+from everest.models.cost import count_macs, softmax_bytes
 from everest.profiling.profile import stage_spec
 
 PAGE = Path(__file__).with_name("lvmae.md")
@@ -21,16 +20,9 @@ def row(share: float | None) -> str:
     overrides = [f"pretrain.selection.{text}" for text in chosen]
     recipe = load_recipe("lvmae-128", overrides=[*overrides, "train.checkpointing=false"])
     spec = stage_spec(recipe, "pretrain")
-    size, tokens = spec.model.backbone_size, count_tokens(spec)
-    decoded = tokens.visible + tokens.target
-    stacks = [
-        (size.depth, tokens.visible, size.width),
-        (spec.model.decoder_depth, decoded, size.decoder_width),
-    ]
-    values = 3 * spec.frames * spec.size[0] * spec.size[1]
-    fused = activation_bytes(stacks, clip_values=values, bytes_per_value=BF16, checkpointing=False)
+    fused = spec.bytes_per_clip(BF16)
     plain = fused + softmax_bytes(spec, BF16)
-    macs = count_macs(spec, on_meta(spec)).total / 1e9
+    decoded, macs = spec.stacks[1].tokens, count_macs(spec).total / 1e9
     name = "all" if share is None else f"{share:.0%}"
     return f"| {name} | {decoded} | {macs:.0f} | {fused / 1e9:.2f} GB | {plain / 1e9:.1f} GB |"
 

@@ -13,8 +13,7 @@ if TYPE_CHECKING:
     from everest.checkpoints.load import load_model
     from everest.config.recipe import load_recipe
     from everest.methods.grid import TokenSelection
-    from everest.video.pixels import normalise
-    from everest.video.pixels import normalise as normalize
+    from everest.video.pixels import normalise, normalize
     from everest.video.reader import read_frames
 
 __all__ = [
@@ -34,20 +33,19 @@ _HOMES = {
     "create_model": "everest.api",
     "load_model": "everest.checkpoints.load",
     "load_recipe": "everest.config.recipe",
-    "normalise": "everest.video.pixels",
+    "normalise": "everest.video.pixels",  # the first spelling, which programs may use
+    "normalize": "everest.video.pixels",
     "read_clip": "everest.api",
     "read_frames": "everest.video.reader",
     "select_tokens": "everest.api",
 }
-_ALIASES = {"normalize": "normalise"}
 
 
 def __getattr__(name: str) -> Any:
-    name = _ALIASES.get(name, name)
     if name not in _HOMES:
         raise AttributeError(f"module 'everest' has no attribute '{name}'")
     return getattr(import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES, *_ALIASES])
+    return sorted([*globals(), *_HOMES])

@@ -1,4 +1,4 @@
-"""Short ways for notebooks: a model by its name, a clip of a file, the tokens a strategy chooses.
+"""Shortcuts for notebooks: a model by its name, a clip of a file, the tokens that a strategy selects.
 
 B batch, C channels, T frames, H W pixels, N tokens, D embedding width.
 """
@@ -20,10 +20,12 @@ from everest.data.views import ValidationViews
 from everest.errors import unknown_name
 from everest.methods.grid import TokenGrid, TokenSelection
 from everest.methods.importance import RawPixels
-from everest.methods.strategies import Strategy, choose
+from everest.methods.selector import choose
+from everest.methods.strategies import Strategy
 from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder
 from everest.models.spec import classifier_spec, pretrain_spec
+from everest.tokenizer.cache import tokenizer_for
 
 Size = int | tuple[int, int]
 
@@ -40,16 +42,16 @@ def create_model(
     selection: Strategy | None = None,
     **model: Any,
 ) -> MaskedAutoencoder | VideoClassifier:
-    """A model with fresh weights.
+    """Build a model with fresh weights.
 
     Args:
         backbone: vit-tiny, vit-s, vit-b, vit-l or vit-h.
         num_classes: of a classifier; a mapping such as {"verb": 97, "noun": 300} gives it a head for each.
         frames, size: of the clips; pixels as one number or (height, width).
-        selection: a strategy of everest.selection; by default EVEREST's for the kind (Tables 7, 8).
+        selection: a strategy of everest.methods; by default EVEREST's for the kind (Tables 7, 8).
         model: further keys of a recipe's `model` section, such as `tubelet` or `decoder_depth`.
     Raises:
-        RecipeError: an unknown backbone or key, or values that cannot be meant, named as in a recipe.
+        RecipeError: an unknown backbone or key, or invalid values, named as in a recipe.
         ValueError: a classifier without at least two classes.
     """
     if kind not in _STAGES:
@@ -64,30 +66,30 @@ def create_model(
     recipe = recipe_of(sections)
     refuse_contradictions(recipe, lambda key: key[0] in ("data", "model", stage))
     if kind == "pretrain":
-        return pretrain_spec(recipe).build()
+        return pretrain_spec(recipe, tokenizer=tokenizer_for(recipe)).build()
     heads = num_classes if isinstance(num_classes, Mapping) else None
     sizes = [num_classes or 0] if not isinstance(num_classes, Mapping) else list(num_classes.values())
     if min(sizes, default=0) < 2:
         raise ValueError(f"a classifier needs num_classes of at least 2, not {num_classes}")
     spec = classifier_spec(recipe, num_classes=sum(sizes), heads=heads)
-    # Stochastic depth belongs to the settings of a run, not to a model by its name.
+    # Stochastic depth is a setting of a run, not of a model by its name.
     return replace(spec, drop_path=0.0).build()
 
 
 def read_clip(path: str | Path, *, frames: int = 16, stride: int = 4, size: Size = 224) -> Tensor:
-    """The middle `frames` frames of a video, `stride` apart, centre-cropped: (3, T, H, W) uint8.
+    """Read the middle `frames` frames of a video, `stride` apart, center-cropped: (3, T, H, W) uint8.
 
     Raises:
         ValueError: a number below 1.
-        VideoError: the file cannot be read.
+        VideoError: the file is unreadable.
     """
-    both = (size, size) if isinstance(size, int) else size
-    for name, value in (("frames", frames), ("stride", stride), ("size", min(both))):
+    height_width = (size, size) if isinstance(size, int) else size
+    for name, value in (("frames", frames), ("stride", stride), ("size", min(height_width))):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, not {value}")
-    views = ValidationViews(frames=frames, stride=stride, size=both, sampling="dense")
-    nothing_drawn = np.random.default_rng(0)
-    return views(Sample(path=str(path)), nothing_drawn, "auto").frames[0]
+    views = ValidationViews(frames=frames, stride=stride, size=height_width, sampling="dense")
+    unused_rng = np.random.default_rng(0)  # these views draw nothing
+    return views(Sample(path=str(path)), unused_rng, "auto").frames[0]
 
 
 def select_tokens(
@@ -100,16 +102,16 @@ def select_tokens(
     seed: int = 0,
     **settings: Any,
 ) -> TokenSelection:
-    """What a strategy chooses on normalised clips (B, C, T, H, W).
+    """Select tokens of normalized clips (B, C, T, H, W).
 
     Args:
-        keep: the share of the tokens that is visible; None: as the strategy is set in a recipe.
-        model: whose embedding measures the change, or whose tokenizer scores; None: the raw pixels.
-        tubelet: of the raw pixels; a model has its own.
-        settings: of the strategy, by their names in a recipe; they win over `keep`.
+        keep: the fraction of the tokens that is visible; None: as the strategy is set in a recipe.
+        model: its embedding measures the change, or its tokenizer scores; None: raw pixels.
+        tubelet: for raw pixels; a model has its own.
+        settings: of the strategy, by their names in a recipe; they take precedence over `keep`.
     Raises:
-        RecipeError: an unknown strategy or setting, or values that cannot be meant.
-        ValueError: `keep` is no share that leaves a token.
+        RecipeError: an unknown strategy or setting, or invalid values.
+        ValueError: `keep` leaves no token visible.
     """
     selector = selector_for(strategy, keep, settings)
     embed = RawPixels(tubelet) if model is None else model.measure

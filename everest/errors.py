@@ -1,4 +1,4 @@
-"""What a user can cause: one line each, with the exit code that scripts rely on.
+"""Errors that a user can cause: one line each, with the exit code that scripts rely on.
 
 Codes: 2 usage or recipe, 3 diverged, 4 data, 5 environment (memory, device, package, disk), 6 checkpoint.
 """
@@ -10,13 +10,13 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """A failure that a user can mend. The message says what is wrong, where, and how to mend it."""
+    """A failure that a user can fix. The message states what is wrong, where, and how to fix it."""
 
     exit_code: int = 2
 
 
 class RecipeError(UserError):
-    """A recipe, option or path that cannot be meant."""
+    """A recipe, option or path that is not valid."""
 
     exit_code = 2
 
@@ -34,19 +34,19 @@ class DataError(UserError):
 
 
 class EnvironmentProblem(UserError):
-    """The machine refuses: memory, device, missing package, disk."""
+    """The machine cannot do it: memory, device, missing package, disk."""
 
     exit_code = 5
 
 
 class CheckpointError(UserError):
-    """A checkpoint that is broken, of the wrong kind or of another shape."""
+    """A checkpoint that is damaged, of the wrong kind or of another shape."""
 
     exit_code = 6
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`"; did you mean 'base_lr'?"` when a known name is close, else what is known (up to 20 names)."""
+    """`"; did you mean 'base_lr'?"` if a known name is similar, else the known names (up to 20)."""
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     if close:
@@ -56,5 +56,5 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def unknown_name(key: str, name: str, known: Iterable[str]) -> RecipeError:
-    """The error for a `name` that the table behind `key` does not have."""
+    """The error for a `name` that is not among the values of `key`."""
     return RecipeError(f"{key}: unknown name '{name}'{did_you_mean(name, known)}")

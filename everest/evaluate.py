@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 
-from everest.checkpoints.load import open_weights, require_kind
+from everest.checkpoints.load import open_model
 from everest.config.settings import Recipe
 from everest.data.classes import Classes
 from everest.data.dataset import VideoClips
 from everest.data.stages import evaluation_clips
 from everest.errors import CheckpointError
-from everest.inference.accuracy import Scores, accuracies, refuse_too_many_skipped, write_predictions
-from everest.inference.multi_view import score_shares
+from everest.inference.accuracy import Predictions, accuracies, refuse_too_many_skipped, write_predictions
+from everest.inference.multi_view import evaluate_views
 from everest.inference.report import PAGE, share_cost, write_report
-from everest.methods.strategies import at_test
 from everest.models.classifier import VideoClassifier
 from everest.models.spec import ModelSpec
 from everest.system.events import Report, notice
 from everest.system.files import check_new_file, check_new_folder
-from everest.system.weights import Weights, load_tensors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,21 +80,30 @@ def evaluate(
     began = time.monotonic()
     if accelerator.is_main_process:
         outputs.check()
-    weights = open_weights(weights_file)
-    spec, model = _classifier_for(recipe, weights, source=weights_file)
-    classes = Classes(count=model.num_classes, names=weights.classes, heads=model.heads)
+    opened = open_model(
+        weights_file,
+        kind="classifier",
+        frames=recipe.data.frames,
+        size=recipe.data.frame_size,
+        selection=recipe.finetune.selection,
+        check=partial(_check_recipe, recipe, source=weights_file),
+    )
+    spec, model = opened.spec, opened.module
+    assert isinstance(spec, ModelSpec)
+    assert isinstance(model, VideoClassifier)
+    classes = Classes(count=model.num_classes, names=opened.weights.classes, heads=model.heads)
     clips = evaluation_clips(recipe, classes)
     model.to(accelerator.device)
-    score = partial(score_shares, model, clips, accelerator, settings=recipe.train, report=report)
-    scores, sweep = _swept(spec, outputs.keeps, score)
-    for path, reason in scores.skipped:
+    run = partial(evaluate_views, model, clips, accelerator, settings=recipe.train, report=report)
+    predictions, sweep = _swept(spec, outputs.keeps, run)
+    for path, reason in predictions.skipped:
         report(notice(f"skipped {path}: {reason}"))
-    refuse_too_many_skipped(scores, recipe.data.max_bad)
+    refuse_too_many_skipped(predictions, recipe.data.max_bad)
     result = {
-        **accuracies(scores),
-        "videos": len(scores.videos),
+        **accuracies(predictions),
+        "videos": len(predictions.videos),
         "views": {"clips": recipe.eval.clips, "crops": recipe.eval.crops},
-        "skipped": len(scores.skipped),
+        "skipped": len(predictions.skipped),
         "seconds": round(time.monotonic() - began, 2),
         "checkpoint": str(weights_file),
         "recipe": recipe.name,
@@ -104,37 +111,35 @@ def evaluate(
     if sweep:
         result["sweep"] = [{**cost, **accuracies(found)} for cost, found in sweep]
     if accelerator.is_main_process:
-        result |= _write(outputs, result, scores, classes, clips)
+        result |= _write(outputs, result, predictions, classes, clips)
     return result
 
 
 def _swept(
-    spec: ModelSpec, keeps: Sequence[float], score: Callable[..., list[Scores]]
-) -> tuple[Scores, list[tuple[dict[str, Any], Scores]]]:
-    """The scores as trained, and for each share its cost with its scores; no share is scored twice."""
+    spec: ModelSpec, keeps: Sequence[float], run: Callable[..., list[Predictions]]
+) -> tuple[Predictions, list[tuple[dict[str, Any], Predictions]]]:
+    """The predictions as trained, and for each keep ratio its cost and predictions; no ratio is run twice."""
     costs = [share_cost(spec, keep) for keep in keeps]
-    usual = at_test(spec.selection)
-    shares = [None, *(keep for keep in keeps if at_test(spec.selection, keep) != usual)]
-    scored = dict(zip(shares, score(keeps=shares), strict=True))
-    as_trained = scored[None]
-    return as_trained, [(cost, scored.get(cost["keep"], as_trained)) for cost in costs]
+    usual = spec.selection.at_evaluation()
+    shares = [None, *(keep for keep in keeps if spec.selection.at_evaluation(keep) != usual)]
+    by_share = dict(zip(shares, run(keeps=shares), strict=True))
+    as_trained = by_share[None]
+    return as_trained, [(cost, by_share.get(cost["keep"], as_trained)) for cost in costs]
 
 
 def _write(
-    outputs: Outputs, result: dict[str, Any], scores: Scores, classes: Classes, clips: VideoClips
+    outputs: Outputs, result: dict[str, Any], predictions: Predictions, classes: Classes, clips: VideoClips
 ) -> dict[str, Any]:
     """Write the files that are asked for; what the document tells of them."""
     if outputs.predictions is not None:
-        write_predictions(outputs.predictions, scores, classes)
+        write_predictions(outputs.predictions, predictions, classes)
     if outputs.page is None:
         return {}
-    return {"report": str(write_report(outputs.page, result, scores, classes, clips))}
+    return {"report": str(write_report(outputs.page, result, predictions, classes, clips))}
 
 
-def _classifier_for(recipe: Recipe, weights: Weights, *, source: Path) -> tuple[ModelSpec, VideoClassifier]:
-    """The classifier of `weights` with its spec, for the recipe's clips and token selection."""
-    require_kind(weights, "classifier", source=source)
-    spec = ModelSpec.of(weights.settings, source=source)
+def _check_recipe(recipe: Recipe, spec: ModelSpec, *, source: Path) -> None:
+    """Raise CheckpointError when a classifier has other tubelets, heads or classes than the recipe."""
     trained, asked = spec.model.tubelet, recipe.model.tubelet
     if trained != asked:
         raise CheckpointError(f"{source}: trained with tubelets of {trained}, the recipe has {asked}")
@@ -147,16 +152,6 @@ def _classifier_for(recipe: Recipe, weights: Weights, *, source: Path) -> tuple[
         raise CheckpointError(
             f"{source}: tells {spec.num_classes} classes apart, the recipe has {recipe.data.num_classes}"
         )
-    fitted = replace(
-        spec,
-        frames=recipe.data.frames,
-        size=recipe.data.frame_size,
-        selection=recipe.finetune.selection,
-    )
-    model = fitted.build()
-    assert isinstance(model, VideoClassifier)
-    load_tensors(model, weights.tensors, source=str(source))
-    return fitted, model
 
 
 def _told(heads: Mapping[str, int] | None) -> str:

@@ -60,9 +60,10 @@ def convert(
     _check_out(checkpoint, out, inspect=inspect, overwrite=overwrite)
 
     from everest.checkpoints.convert import convert, describe
-    from everest.checkpoints.foreign import locate, read_class_names, read_foreign
+    from everest.checkpoints.foreign import locate, read_foreign
     from everest.checkpoints.identify import identify
     from everest.checkpoints.sizes import Hints
+    from everest.data.list_text import read_lines
 
     path = locate(checkpoint, notify=say)
     if _is_own(path, inspect=inspect, as_json=as_json):
@@ -79,7 +80,7 @@ def convert(
         document = describe(foreign, identify(foreign, hints))
         print_json(document) if as_json else _print_lines(document)
         return
-    names = read_class_names(classes) if classes is not None else None
+    names = None if classes is None else tuple(line.strip() for _, line in read_lines(classes))
     conversion = convert(foreign, hints, partial=partial, classes=names)
     conversion.weights.save(out)
     document = {**describe(foreign, conversion.identity), "written": str(out)}

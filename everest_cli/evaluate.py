@@ -42,12 +42,12 @@ def evaluate(
 
     Example: everest eval --checkpoint runs/finetune/ucf101 --data /data/ucf101
     """
-    from everest.checkpoints.load import find_weights, recipe_beside
+    from everest.checkpoints.load import find_weights, recipe_of_run
 
     keeps = o.read_shares(keep) if keep is not None else ()
     weights = find_weights(checkpoint, which=which.value)
     settings = o.read_recipe(
-        recipe or str(recipe_beside(weights)), data=data, overrides=overrides, precision=precision
+        recipe or str(recipe_of_run(weights)), data=data, overrides=overrides, precision=precision
     )
 
     devices = training_command.launch(gpus, processes)

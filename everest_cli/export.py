@@ -12,8 +12,7 @@ from everest_cli import options as o
 from everest_cli.output import print_json, say
 
 if TYPE_CHECKING:
-    from everest.models.spec import ModelSpec
-    from everest.system.weights import Weights
+    from everest.checkpoints.load import LoadedModel
 
 
 class Target(StrEnum):
@@ -47,26 +46,22 @@ def export(
     """
     _check_out(out, to, overwrite=overwrite, keep=keep)
 
-    from everest.checkpoints.load import find_weights, open_weights
-    from everest.models.spec import ModelSpec
+    from everest.checkpoints.load import open_model
 
-    source = find_weights(checkpoint, which=which.value)
-    weights = open_weights(source)
-    spec = ModelSpec.of(weights.settings, source=source)
+    opened = open_model(checkpoint, which=which.value, kind="transformer")
     if to is Target.hf:
-        from everest.checkpoints.transformers import read_back, to_transformers, write_folder
+        from everest.checkpoints.transformers import write_folder
 
-        model = to_transformers(weights, spec, source=source)
-        difference = read_back(model, weights, spec, source=source)
-        written = list(map(str, write_folder(out, model)))
-        document = {"written": written, "difference": difference, "notes": list(model.notes)}
+        written = write_folder(out, opened)
+        files = list(map(str, written.files))
+        document = {"written": files, "difference": written.difference, "notes": written.notes}
     else:
-        document = _graph(weights, spec, out, source, to=to, keep=keep)
+        document = _graph(opened, out, to=to, keep=keep)
     if not quiet:
         say(f"differs from everest by {document['difference']:.1e} at most, on clips of noise")
         for note in document["notes"]:
             say(f"note: {note}")
-    print_json({"checkpoint": str(source), "to": to.value, **document}) if as_json else typer.echo(out)
+    print_json({"checkpoint": str(opened.file), "to": to.value, **document}) if as_json else typer.echo(out)
 
 
 def _check_out(out: Path, to: Target, *, overwrite: bool, keep: float | None) -> None:
@@ -86,19 +81,14 @@ def _check_out(out: Path, to: Target, *, overwrite: bool, keep: float | None) ->
     check_new_file(out, option="--output", overwrite=overwrite)
 
 
-def _graph(
-    weights: Weights, spec: ModelSpec, out: Path, source: Path, *, to: Target, keep: float | None
-) -> dict[str, Any]:
-    from everest.checkpoints.graph import check_packages, exportable, write_onnx, write_program
-    from everest.checkpoints.load import model_of
+def _graph(opened: LoadedModel, out: Path, *, to: Target, keep: float | None) -> dict[str, Any]:
+    from everest.checkpoints.graph import exportable, write_onnx, write_program
 
-    if to is Target.onnx:
-        check_packages()
+    exported = exportable(opened, keep=keep)
     write = write_onnx if to is Target.onnx else write_program
-    exported = exportable(model_of(weights, source=source), weights, spec, keep=keep)
     difference = write(out, exported)
     outputs = ", ".join(exported.graph.outputs)
-    clip = " x ".join(map(str, (3, spec.frames, *spec.size)))
+    clip = " x ".join(map(str, (3, exported.spec.frames, *exported.spec.size)))
     return {
         "written": [str(out)],
         "difference": difference,

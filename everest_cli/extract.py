@@ -45,7 +45,7 @@ def extract(
     Example: everest extract VIDEOS --checkpoint runs/pretrain --output features.safetensors
     """
     from everest.checkpoints.load import find_weights
-    from everest.data.samples import named_samples
+    from everest.data.inputs import named_samples
     from everest.inference.features import extract
     from everest.inference.model import OpenedModel
 

@@ -39,8 +39,8 @@ def finetune(recipe: Recipe, options: TrainOptions, init: str) -> None:
     with options.context(recipe, devices) as context:
         training, validation = set_up_finetuning(recipe, context, init=weights)
         if options.dry_run:
-            print_trial(training, lambda clip: (classification_loss(training, clip, recipe.finetune), None))
+            print_trial(training, lambda clip: [classification_loss(training, clip, recipe.finetune)])
             return
-        with start_or_resume(training, context, recipe, init=options.init):
+        with start_or_resume(training, recipe, init=options.init):
             finetune(training, recipe.finetune, validation)
-    finish(training, context)
+    finish(training)

@@ -104,7 +104,7 @@ def read_recipe(
     `data.root` becomes absolute, so that a run does not depend on the folder it was started in.
     """
     from everest.config.recipe import load_recipe
-    from everest.system.storage import located
+    from everest.system.storage import parse_location
 
     changes = list(overrides or [])
     if data is not None:
@@ -114,7 +114,7 @@ def read_recipe(
     if seed is not None:
         changes.append(f"train.seed={seed}")
     recipe = load_recipe(name, overrides=changes, notify=say)
-    root = json.dumps(str(located(recipe.data.root).resolve()))  # quoted: overrides are YAML
+    root = json.dumps(str(parse_location(recipe.data.root).resolve()))  # quoted: overrides are YAML
     return load_recipe(name, overrides=[*changes, f"data.root={root}"])
 
 

@@ -65,7 +65,7 @@ def predict(
 
     Example: everest predict match.mp4 --checkpoint runs/finetune --timeline --step 1 -o match.srt
     """
-    from everest.data.samples import named_samples
+    from everest.data.inputs import named_samples
     from everest.errors import RecipeError
     from everest.system.files import check_new_file, write_text
     from everest_cli.prediction_text import TEXTS

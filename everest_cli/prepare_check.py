@@ -12,7 +12,7 @@ from everest_cli import options as o
 from everest_cli.output import Display, print_json
 
 if TYPE_CHECKING:
-    from everest.prepare.sources import LabelRules
+    from everest.data.labels import LabelRules
 
 SHOWN = 20  # problems of each kind on the screen
 SAME = {"listed": "the same file", "file": "the same bytes", "frames": "the same first frames and length"}
@@ -33,8 +33,14 @@ def check(
     overrides: o.Overrides = None,
     classes: o.ClassesFile = None,
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for bad_videos.csv and the journal.")
-    ] = Path(),
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="DIR",
+            help="For bad_videos.csv and the journal [the list's folder].",
+        ),
+    ] = None,
     fix: Annotated[
         bool, typer.Option("--fix", help="Write NAME.clean.csv next to each list that needs it.")
     ] = False,
@@ -51,23 +57,24 @@ def check(
     Example: everest prepare check --recipe ucf101 --data /data/ucf101
     """
     from everest.data.list_writing import refuse_existing
-    from everest.prepare.check import check_sources
+    from everest.prepare.check import JOURNAL, check_sources
     from everest.prepare.clean import clean_path, write_clean_lists
-    from everest.prepare.examine import NAME
     from everest.prepare.sources import read_sources
     from everest.system.files import check_writable, write_table
     from everest.system.run_folder import BAD_VIDEOS
 
     paths, root, rules, span = _choose_sources(sources, recipe, data, overrides, classes)
     lists, rules = read_sources(paths, root=root, rules=rules)
-    journal, bad_videos = output / NAME, output / BAD_VIDEOS
+    first = lists[0].path
+    folder = output or (first.parent if first.is_file() else first)
+    journal, bad_videos = folder / JOURNAL, folder / BAD_VIDEOS
     # Before hours of work: check that the output files can be written.
     if overwrite:
         journal.unlink(missing_ok=True)
     elif not journal.exists():
         refuse_existing([bad_videos], overwrite=False, read=[])
     targets = [clean_path(source) for source in lists] if fix else []
-    refuse_existing(targets, overwrite=overwrite, read=[source.path for source in lists], mend="move it away")
+    refuse_existing(targets, overwrite=overwrite, read=[source.path for source in lists], fix="move it away")
     for path in (bad_videos, *targets):
         check_writable(path)
     with Display(quiet=quiet) as display:
@@ -104,8 +111,9 @@ def _choose_sources(
     These are the lists and whether each is for pre-training, the root of their paths, the rules of their
     labels, and the frames from the first to the last of the longest clip.
     """
+    from everest.data.labels import LabelRules
     from everest.errors import RecipeError
-    from everest.prepare.sources import LabelRules, read_names
+    from everest.prepare.class_folders import read_names
 
     if recipe is None:
         if not sources:

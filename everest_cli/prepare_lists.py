@@ -69,11 +69,9 @@ def index(
     if as_json:
         print_json(document | {"written": [str(path) for path in written], "data": data})
     else:
-        import yaml
+        from everest.config.yaml import write_yaml
 
-        typer.echo(
-            yaml.safe_dump({"data": dict(data)}, sort_keys=False, allow_unicode=True, width=1000), nl=False
-        )
+        typer.echo(write_yaml({"data": dict(data)}, width=1000), nl=False)
 
 
 def split(
@@ -164,11 +162,11 @@ def _split_source(
     overwrite: bool,
 ) -> dict[str, Any]:
     """Split a list, write the parts, and return a summary of them."""
-    from everest.prepare.sources import read_labelled
+    from everest.prepare.sources import read_labeled
     from everest.prepare.split import read_shares, split_samples, write_split
 
     parts = read_shares(shares)
-    data, heads = read_labelled(source, root=root, classes=classes)
+    data, heads = read_labeled(source, root=root, classes=classes)
     lists = split_samples(data.samples, parts, group_of=group_of, seed=seed)
     names = data.class_names or ()
     written = write_split(
@@ -202,7 +200,7 @@ def _check_split(lists: Sequence[Path], root: Path | None, group_of: GroupOf, *,
         raise RecipeError("--check: a list is given twice; leave it out once")
     samples = {
         str(path): read_samples(
-            path, root=root or path.parent, classes=None, num_classes=None, heads=None, labelled=False
+            path, root=root or path.parent, classes=None, num_classes=None, heads=None, labeled=False
         ).samples
         for path in lists
     }

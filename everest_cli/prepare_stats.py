@@ -39,13 +39,13 @@ def stats(
     Example: everest prepare stats train.csv --picture train.png
     """
     from everest.figures.curves import check_target
-    from everest.prepare.sources import read_labelled
+    from everest.prepare.sources import read_labeled
     from everest.prepare.stats import draw_contact_sheet, group_by_class, take_stats
 
     if picture is not None:
         check_target(picture, option="--picture", overwrite=overwrite)
     root = data or (source if source.is_dir() else source.parent)
-    labeled, _ = read_labelled(source, root=root, classes=classes)
+    labeled, _ = read_labeled(source, root=root, classes=classes)
     by_class = group_by_class(labeled.samples, labeled.class_names)
     with Display(quiet=quiet) as display:
         statistics = take_stats(

@@ -25,8 +25,8 @@ def pretrain(recipe: Recipe, options: TrainOptions) -> None:
     with options.context(recipe, devices) as context:
         training = set_up_pretraining(recipe, context)
         if options.dry_run:
-            print_trial(training, lambda clip: (pretraining_loss(training.model, clip), None))
+            print_trial(training, lambda clip: [pretraining_loss(training.model, clip)])
             return
-        with start_or_resume(training, context, recipe, init=None):
+        with start_or_resume(training, recipe, init=None):
             pretrain(training)
-    finish(training, context)
+    finish(training)

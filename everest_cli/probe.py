@@ -36,11 +36,11 @@ def probe(
 
     Example: everest probe --checkpoint runs/pretrain --recipe ucf101 --data /data/ucf101
     """
-    from everest.checkpoints.load import find_weights, recipe_beside
+    from everest.checkpoints.load import find_weights, recipe_of_run
 
     weights = find_weights(checkpoint, which=which.value)
     settings = o.read_recipe(
-        recipe or str(recipe_beside(weights)), data=data, overrides=overrides, precision=precision, seed=seed
+        recipe or str(recipe_of_run(weights)), data=data, overrides=overrides, precision=precision, seed=seed
     )
 
     from everest.inference.model import OpenedModel

@@ -43,8 +43,8 @@ def select_frames(
 
     Example: everest select-frames video.mp4 --picture .
     """
-    from everest.checkpoints.load import load_transformer
-    from everest.data.samples import named_videos, refuse_same_stems
+    from everest.checkpoints.load import open_model
+    from everest.data.inputs import named_videos, refuse_same_stems
     from everest.errors import DataError, RecipeError
     from everest.figures.frame_selection import FrameDraw, write_frame_figures
     from everest.methods.strategies import RedundancyRobust
@@ -61,7 +61,7 @@ def select_frames(
         size=size,
         seed=seed,
         draws=draws,
-        model=None if checkpoint is None else load_transformer(checkpoint),
+        model=None if checkpoint is None else open_model(checkpoint, kind="transformer").transformer,
     )
     paths = named_videos(videos)
     if picture is not None or extract is not None:

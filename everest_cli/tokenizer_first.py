@@ -68,13 +68,13 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
 
 def _train_tokenizer(recipe: Recipe, options: TrainOptions, devices: Devices) -> tuple[Recipe, TrainOptions]:
     """Train the tokenizer in the run folder; returns the recipe and the options with its path."""
-    from everest.system.accelerator import from_main, make_accelerator
+    from everest.system.accelerator import decide_on_main, make_accelerator
     from everest.system.run_folder import TOKENIZER, default_folder, own_tokenizer
     from everest.system.signals import Stopped
     from everest_cli.train_tokenizer import run_stage
 
     accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=devices.kind == "cpu")
-    output = from_main(
+    output = decide_on_main(
         accelerator,
         lambda: options.resumed_folder or options.output or default_folder(options.command, recipe.name),
     )

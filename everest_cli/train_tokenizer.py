@@ -10,7 +10,6 @@ from everest_cli.training_command import TrainOptions, finish, print_trial, star
 if TYPE_CHECKING:
     from everest.config.settings import Recipe
     from everest.system.launch import Devices
-    from everest.train.setup import RunContext
     from everest.train.training import Training
 
 
@@ -20,12 +19,12 @@ def train_tokenizer(recipe: Recipe, options: TrainOptions) -> None:
 
     Example: everest train-tokenizer --recipe lvmae-demo --data VIDEOS --output runs/tokenizer
     """
-    stage = run_stage(recipe, options, options.launch())
-    if stage is not None:
-        finish(*stage)
+    training = run_stage(recipe, options, options.launch())
+    if training is not None:
+        finish(training)
 
 
-def run_stage(recipe: Recipe, options: TrainOptions, devices: Devices) -> tuple[Training, RunContext] | None:
+def run_stage(recipe: Recipe, options: TrainOptions, devices: Devices) -> Training | None:
     """Train a recipe's tokenizer, or resume its training, and print its report; None after a dry run.
 
     Raises:
@@ -38,12 +37,12 @@ def run_stage(recipe: Recipe, options: TrainOptions, devices: Devices) -> tuple[
         if options.dry_run:
             print_trial(stage.training, lambda clip: trial_losses(stage, clip))
             return None
-        with start_or_resume(stage.training, context, recipe, init=None):
+        with start_or_resume(stage.training, recipe, init=None):
             report = train_tokenizer(stage)
     if report and not options.quiet:
         for line in report_lines(report):
             say(line)
-    return stage.training, context
+    return stage.training
 
 
 def report_lines(report: dict[str, Any]) -> list[str]:

@@ -21,8 +21,8 @@ from everest_cli.output import Display
 if TYPE_CHECKING:
     from everest.config.settings import Recipe
     from everest.system.run_folder import RunFolder
-    from everest.train.setup import LossesOf, RunContext
-    from everest.train.training import Training
+    from everest.train.setup import LossesOf
+    from everest.train.training import RunContext, Training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,10 +82,10 @@ class TrainOptions:
     @contextmanager
     def context(self, recipe: Recipe, devices: Devices) -> Iterator[RunContext]:
         """Set up Accelerate's processes, the run folder and the display. Nothing is written yet."""
-        from everest.system.accelerator import from_main, leaving, make_accelerator
+        from everest.system.accelerator import decide_on_main, end_training_on_error, make_accelerator
         from everest.system.run_folder import RunFolder, default_folder
-        from everest.train.setup import RunContext
         from everest.train.tracking import check_tracker
+        from everest.train.training import RunContext
 
         def find_folder() -> tuple[RunFolder, bool]:
             path = self.resumed_folder or self.output or default_folder(self.command, recipe.name)
@@ -95,8 +95,8 @@ class TrainOptions:
         accelerator = make_accelerator(
             recipe.train.precision, tf32=recipe.train.tf32, cpu=devices.kind == "cpu"
         )
-        with leaving(accelerator), Display(quiet=self.quiet or not is_main()) as display:
-            run, resumed = from_main(accelerator, find_folder)
+        with end_training_on_error(accelerator), Display(quiet=self.quiet or not is_main()) as display:
+            run, resumed = decide_on_main(accelerator, find_folder)
             yield RunContext(
                 accelerator=accelerator,
                 run=run,
@@ -162,7 +162,7 @@ def launch(gpus: str, processes: int | None) -> Devices:
         by_module = Path(sys.argv[0]).name == "__main__.py"
         this_program = [sys.executable, *([] if by_module else ["-P"]), "-m", "everest_cli"]
         ended = run_processes(devices, [*this_program, *sys.argv[1:]])
-        typer.echo(ended.said, err=True, nl=False)
+        typer.echo(ended.errors, err=True, nl=False)
         raise typer.Exit(ended.code)
     os.environ.update(visible_gpus(devices.ids))
     return devices
@@ -179,9 +179,7 @@ def print_trial(training: Training, losses_of: LossesOf) -> None:
 
 
 @contextmanager
-def start_or_resume(
-    training: Training, context: RunContext, recipe: Recipe, *, init: str | None
-) -> Iterator[None]:
+def start_or_resume(training: Training, recipe: Recipe, *, init: str | None) -> Iterator[None]:
     """Write the first files of a run, or resume the run in its folder; the loop goes inside.
 
     The tracker ends with the run, even after an error: another stage may follow in this process.
@@ -190,16 +188,16 @@ def start_or_resume(
     from everest.train.setup import start_run
 
     try:
-        start_run(training, context, dump_recipe(recipe), init=init)
+        start_run(training, dump_recipe(recipe), init=init)
         yield
     finally:
         if training.tracker is not None:
             training.tracker.finish()
 
 
-def finish(training: Training, context: RunContext) -> None:
+def finish(training: Training) -> None:
     """Print the run folder, once over all processes."""
     training.accelerator.wait_for_everyone()
     training.accelerator.end_training()
     if is_main():
-        typer.echo(context.run.path)
+        typer.echo(training.run.path)

@@ -70,20 +70,22 @@ def visualize_mask(
 
     Example: everest visualize-mask video.mp4 --keep 0.5,0.25,0.15
     """
-    from everest.data.samples import named_videos, refuse_same_stems
+    from everest.checkpoints.load import open_model
+    from everest.data.inputs import named_videos, refuse_same_stems
     from everest.errors import DataError
-    from everest.figures.mask_choice import open_model, requested_selectors
+    from everest.figures.mask_choice import requested_selectors
     from everest.figures.mask_files import MaskRequest, write_mask_figures
 
     ratios = () if keep is None else o.read_shares(keep)
-    model, trained_size = (None, None) if checkpoint is None else open_model(checkpoint)
+    opened = None if checkpoint is None else open_model(checkpoint)
+    tokenizer = opened if opened is not None and opened.weights.kind == "tokenizer" else None
     settings = {"order": order, "distance": distance}
     selectors = requested_selectors(
         None if strategy is None else strategy.replace("_", "-"),
         ratios,
         {name: value for name, value in settings.items() if value is not None},
         compared=compare,
-        has_tokenizer=trained_size is not None,
+        has_tokenizer=tokenizer is not None,
     )
     paths = named_videos(videos)
     refuse_same_stems(paths)
@@ -91,10 +93,10 @@ def visualize_mask(
         selectors=selectors,
         frames=frames,
         stride=stride,
-        size=size or trained_size or 224,
+        size=size or (224 if tokenizer is None else min(tokenizer.spec.size)),
         windows=windows,
         seed=seed,
-        model=model,
+        model=None if opened is None else opened.module,
     )
     documents: list[dict[str, Any]] = []
     failed = False

@@ -24,7 +24,8 @@ from everest.system.events import Report, notice
 from everest.system.files import write_text
 from everest.system.run_folder import RunFolder
 from everest.system.signals import Stopped
-from everest.train.setup import RunContext, start_run
+from everest.train.setup import start_run
+from everest.train.training import RunContext
 from everest.train_tokenizer import set_up_tokenizer, train_tokenizer
 from everest_demo.rendering import RenderedSet
 
@@ -91,7 +92,7 @@ class DemoSteps:
         context = self._context(recipe, name)
         with self._timed(f"training a tokenizer ({name})"):
             stage = set_up_tokenizer(recipe, context)
-            start_run(stage.training, context, dump_recipe(recipe), init=None)
+            start_run(stage.training, dump_recipe(recipe), init=None)
             train_tokenizer(stage)
         return context.run.weights
 
@@ -107,7 +108,7 @@ class DemoSteps:
         context = self._context(recipe, name)
         with self._timed(f"pre-training ({name})"):
             training = set_up_pretraining(recipe, context)
-            start_run(training, context, dump_recipe(recipe), init=None)
+            start_run(training, dump_recipe(recipe), init=None)
             pretrain(training)
         return context.run.weights
 
@@ -116,7 +117,7 @@ class DemoSteps:
         context = self._context(recipe, name)
         with self._timed(f"fine-tuning ({name})"):
             training, validation = set_up_finetuning(recipe, context, init=init)
-            start_run(training, context, dump_recipe(recipe), init=init and str(init.resolve()))
+            start_run(training, dump_recipe(recipe), init=init and str(init.resolve()))
             finetune(training, recipe.finetune, validation)
         with self._timed(f"testing ({name})"):
             accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=True)

@@ -12,7 +12,6 @@ import torch
 from hypothesis import settings
 from shared_files import shared_folder
 
-from everest.system import cpu
 from everest.video.writer import write_video
 
 HERE = Path(__file__).resolve().parent
@@ -22,23 +21,6 @@ settings.load_profile("any machine")
 # One thread here and in the processes that tests start: sums of one thread and of two differ in the last bit.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
-
-
-@pytest.fixture(autouse=True)
-def products_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A run on a CPU sets how this process computes them; the next test has what torch does unasked."""
-    monkeypatch.setattr(cpu, "_onednn_matmul", False)
-    yield
-    torch.set_float32_matmul_precision("highest")
-
-
-@pytest.fixture
-def onednn_matmul(products_as_before: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Products and attention as in a run on an AMD processor."""
-    monkeypatch.setattr(cpu, "_made_by_amd", lambda: True)
-    cpu.use_onednn_matmul()
-    if not cpu.has_onednn_matmul():
-        pytest.skip("this machine has units that would lower the precision of products, or a GPU")
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from small_runs import RECIPE, refused
 from typer.testing import CliRunner
 
 import everest
-from everest.config.settings import ModelSettings, TargetSettings
+from everest.config.settings import ModelSettings, PixelTargetSettings
 from everest.methods.strategies import RedundancyRobust
 from everest.models.spec import ModelSpec
 from everest.system.weights import Weights
@@ -127,7 +127,7 @@ def checkpoint(path: Path, kind: str) -> Path:
         size=(32, 32),
         model=settings,
         selection=RedundancyRobust(),
-        target=TargetSettings(),
+        target=PixelTargetSettings(),
     )
     tensors = everest.create_model(
         "vit-tiny", kind="pretrain", frames=4, size=32, tubelet=(2, 8, 8), width=24, depth=2, heads=2
@@ -141,13 +141,13 @@ def test_each_kind_of_unusable_checkpoint_has_its_message(recipe: Path, tmp_path
     wrong_kind = refused("eval", "-c", autoencoder, "--recipe", recipe, "-q", code=6)
     assert "a pretrain checkpoint where a classifier one is needed" in wrong_kind
     assert "no such checkpoint" in refused("eval", "-c", tmp_path / "gone", code=6)
-    assert "recipe.yaml beside it" in refused("eval", "-c", autoencoder, code=6)
+    assert "recipe.yaml next to it" in refused("eval", "-c", autoencoder, code=6)
     foreign = tmp_path / "foreign.safetensors"
     save_file({}, foreign)
     options = ["--recipe", recipe, "-o", tmp_path / "run"]
     assert "not written by everest" in refused("finetune", *options, "--init", foreign, code=6)
     other_size = refused("finetune", *options, "--init", autoencoder, "--set", "model.width=48", code=6)
-    assert "the recipe asks for" in other_size
+    assert "the recipe has" in other_size
     cut = tmp_path / "cut.safetensors"
     cut.write_bytes(autoencoder.read_bytes()[:1000])
     assert "not a whole safetensors file" in refused("finetune", *options, "--init", cut, code=6)

@@ -148,8 +148,8 @@ def test_every_strategy_stands_in_the_table_of_methods():
 
 def test_every_room_has_a_row_in_the_architecture():
     page = (ROOT / "docs" / "architecture.md").read_text()
-    rooms = sorted(path.parent.name for path in (ROOT / "everest").glob("*/__init__.py"))
-    assert [room for room in rooms if page.count(f"\n| `everest/{room}/` |") != 1] == []
+    rooms = {path.parent.name for path in (ROOT / "everest").glob("*/__init__.py")} - {"recipes"}
+    assert [room for room in sorted(rooms) if page.count(f"\n| `everest/{room}/` |") != 1] == []
 
 
 def test_every_page_is_named_in_the_readme():

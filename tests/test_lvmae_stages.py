@@ -38,8 +38,8 @@ def run(command: str, folder: Path, *options: object) -> str:
 def trained(tmp_path_factory: pytest.TempPathFactory, clip_files: Path) -> Path:
     """The run folder of both stages."""
     output = tmp_path_factory.mktemp("lvmae") / "run"
-    told = run("pretrain", clip_files, "-o", output)
-    assert f"{output / 'tokenizer'} is trained first" in told
+    shown = run("pretrain", clip_files, "-o", output)
+    assert f"{output / 'tokenizer'} is trained first" in shown
     return output
 
 
@@ -80,8 +80,8 @@ def test_a_run_moves_with_its_tokenizer(trained: Path, clip_files: Path, tmp_pat
 
 def test_a_run_without_a_tokenizer_is_another(trained: Path, clip_files: Path):
     options = ["--data", clip_files, "--gpus", "cpu", "-o", trained]
-    told = refused("pretrain", "--recipe", "small", *options, code=2)
-    assert "holds a run with other settings" in told
+    shown = refused("pretrain", "--recipe", "small", *options, code=2)
+    assert "holds a run with other settings" in shown
 
 
 def test_a_copied_run_has_its_own_tokenizer(trained: Path, clip_files: Path, tmp_path: Path):
@@ -99,7 +99,7 @@ def test_a_copied_run_has_its_own_tokenizer(trained: Path, clip_files: Path, tmp
 
 
 def hash_of_tokenizer(folder: Path) -> str:
-    """Of the tokenizer that a run's model has beside it."""
+    """Of the tokenizer that a run's model uses."""
     model = everest.load_model(folder)
     assert isinstance(model, MaskedAutoencoder)
     assert model.learned is not None
@@ -108,8 +108,8 @@ def hash_of_tokenizer(folder: Path) -> str:
 
 def test_another_run_takes_a_tokenizer_by_its_folder(trained: Path, clip_files: Path, tmp_path: Path):
     tokenizer = f"tokenizer.checkpoint={trained / 'tokenizer'}"
-    told = run("pretrain", clip_files, "-o", tmp_path / "run", "--set", tokenizer)
-    assert "trained first" not in told
+    shown = run("pretrain", clip_files, "-o", tmp_path / "run", "--set", tokenizer)
+    assert "trained first" not in shown
     one, other = (everest.load_model(folder) for folder in (trained, tmp_path / "run"))
     assert isinstance(one, MaskedAutoencoder)
     assert isinstance(one.learned, FrozenTokenizer)
@@ -117,11 +117,11 @@ def test_another_run_takes_a_tokenizer_by_its_folder(trained: Path, clip_files: 
 
 
 def test_scores_that_need_no_tokenizer_train_none(clip_files: Path, tmp_path: Path):
-    told = run(
+    shown = run(
         "pretrain", clip_files, "-o", tmp_path / "run", "--set", "pretrain.selection.score=frame-difference",
         "--set", "pretrain.target.kind=pixels",
     )  # fmt: skip
-    assert "tokenizer" not in told
+    assert "tokenizer" not in shown
     assert not (tmp_path / "run" / "tokenizer").exists()
 
 
@@ -158,7 +158,9 @@ def test_a_tokenizer_is_no_encoder_and_an_encoder_no_tokenizer(
     assert "a pretrain checkpoint where a tokenizer is needed" in message
 
 
-def test_what_a_tokenizer_keeps_is_shown_beside_other_scores(trained: Path, clip_files: Path, tmp_path: Path):
+def test_tokens_of_a_tokenizer_are_shown_next_to_other_scores(
+    trained: Path, clip_files: Path, tmp_path: Path
+):
     arguments = [
         "visualize-mask",
         clip_files / "clip1.mp4",
@@ -169,7 +171,7 @@ def test_what_a_tokenizer_keeps_is_shown_beside_other_scores(trained: Path, clip
     ]
     result = CliRunner().invoke(app, [*map(str, arguments), "--stride", "1", "-o", str(tmp_path)])
     assert result.exit_code == 0, result.output
-    told = json.loads(result.stdout)
-    assert [len(row["kept"]) for row in told] == [16] * 3  # a tenth of 8 x 4 x 5 tokens
-    assert len({tuple(row["kept"]) for row in told}) == 3
+    shown = json.loads(result.stdout)
+    assert [len(row["kept"]) for row in shown] == [16] * 3  # a tenth of 8 x 4 x 5 tokens
+    assert len({tuple(row["kept"]) for row in shown}) == 3
     assert (tmp_path / "clip1-mask.png").is_file()

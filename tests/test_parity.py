@@ -30,7 +30,7 @@ from everest.models.classifier import VideoClassifier
 from everest.models.embedding import sinusoid_positions
 from everest.models.mae import MaskedAutoencoder
 from everest.train.optim import cosine_lr, make_optimizer, parameter_groups, set_lr
-from everest.video.pixels import normalise
+from everest.video.pixels import normalize
 
 TUBELET = (2, 16, 16)
 TOLERANCE = 1e-5
@@ -53,7 +53,7 @@ class Recorded:
     def clip(self) -> Tensor:
         """(B, 3, T, H, W) float32, from the bytes that the recorded clip was made of."""
         video = self.tensors["input.clip_uint8_BTHWC"]  # (B, T, H, W, 3)
-        return normalise(video.permute(0, 4, 1, 2, 3))
+        return normalize(video.permute(0, 4, 1, 2, 3))
 
     @property
     def grid(self) -> TokenGrid:
@@ -192,7 +192,7 @@ def test_everest_pretraining_equals_the_released_program(golden: Callable[[str],
     assert out.loss.item() == pytest.approx(facts["loss"], abs=1e-6)
     out.loss.backward()
     optimizer = make_optimizer(
-        parameter_groups(model.named_parameters(), depth=recorded.size.depth, weight_decay=0.05),
+        parameter_groups(model, weight_decay=0.05),
         betas=(0.9, 0.95),
     )
     set_lr(optimizer, 1e-3)
@@ -204,7 +204,7 @@ def test_eight_steps_follow_the_released_trajectory(golden: Callable[[str], Path
     told = json.loads(golden("everest_trajectory.json").read_text())
     model = recorded.autoencoder(RedundancyRobust(keep_ratio=0.3, visible_ratio=0.1))
     optimizer = make_optimizer(
-        parameter_groups(model.named_parameters(), depth=recorded.size.depth, weight_decay=0.05),
+        parameter_groups(model, weight_decay=0.05),
         betas=(0.9, 0.95),
     )
     for step, lr in enumerate(told["lr"]):
@@ -250,7 +250,7 @@ def test_videomae_pretraining_equals_the_released_program(golden: Callable[[str]
     if case == "tube75":
         assert_close(out.target, recorded.tensors[f"{case}.target"], "target")
         out.loss.backward()
-        groups = parameter_groups(model.named_parameters(), depth=recorded.size.depth, weight_decay=0.05)
+        groups = parameter_groups(model, weight_decay=0.05)
         optimizer = make_optimizer(groups, betas=(0.9, 0.95))
         set_lr(optimizer, 1e-3)
         assert_step_equal(model, recorded, case, "pretrain", optimizer)
@@ -308,9 +308,7 @@ def test_finetuning_step_equals_the_released_programs(golden: Callable[[str], Pa
     loss = F.cross_entropy(model(recorded.clip), recorded.tensors["input.label"], label_smoothing=0.1)
     assert loss.item() == pytest.approx(recorded.facts["cases"][case]["loss"], abs=TOLERANCE)
     loss.backward()
-    groups = parameter_groups(
-        model.named_parameters(), depth=recorded.size.depth, weight_decay=0.05, layer_decay=0.75
-    )
+    groups = parameter_groups(model, weight_decay=0.05, layer_decay=0.75)
     optimizer = make_optimizer(groups, betas=(0.9, 0.999))
     set_lr(optimizer, 1e-3)
     assert_step_equal(model, recorded, case, "classifier", optimizer)
@@ -396,5 +394,5 @@ def test_st_mae_targets_give_the_same_loss(st_mae: Recorded):
 
 def normalise_floats(clip: Tensor) -> Tensor:
     """A clip whose un-normalised pixels are `clip`."""
-    zero, one = (normalise(torch.full((3, 1, 1, 1), value, dtype=torch.uint8)) for value in (0, 255))
+    zero, one = (normalize(torch.full((3, 1, 1, 1), value, dtype=torch.uint8)) for value in (0, 255))
     return clip * (one - zero) + zero

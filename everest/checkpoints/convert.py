@@ -1,4 +1,4 @@
-"""The conversion itself: checked weights under our names, and a report of what became of every tensor."""
+"""Converts a checkpoint of another program: checked weights under our names, and a report on every tensor."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from everest.checkpoints.sizes import Hints
 from everest.errors import CheckpointError
 from everest.system.weights import Weights
 
-FEW = 4  # names that a message tells one by one
-FRESH_SEED = 0  # of what a checkpoint does not have, with --partial
+FEW = 4  # names that a message lists one by one
+FRESH_SEED = 0  # of the tensors that a checkpoint lacks, with --partial
 
 
 @dataclass(frozen=True, kw_only=True)
 class Converted:
-    """Weights of ours that were another program's."""
+    """Our weights, converted from another program's, and what these were."""
 
     weights: Weights
     identity: Identity
@@ -34,31 +34,38 @@ def convert(
     """Map a checkpoint to our model.
 
     Args:
-        partial: take what fits; what is missing starts fresh and what is unexpected is left out.
-        classes: names of a classifier's classes, instead of those that the checkpoint tells.
+        partial: take the tensors that fit; missing ones start fresh and unexpected ones are left out.
+        classes: names of a classifier's classes, instead of those in the checkpoint.
     Raises:
-        CheckpointError: not known, not to be mapped fully (without `partial`), or with weights that are not
-            finite numbers.
+        CheckpointError: an unknown program, tensors that are missing or unexpected (without `partial`), or
+            values that are not finite.
     """
     identity = identify(foreign, hints)
     if isinstance(identity, Refused):
         raise CheckpointError(f"{foreign.path}: {identity.title}: {identity.reason}")
     if not partial and (identity.missing or identity.unexpected):
-        raise CheckpointError(f"{foreign.path}: {_not_whole(identity)}")
-    if classes is not None and identity.spec.num_classes != len(classes):
-        has = identity.spec.num_classes
-        raise CheckpointError(
-            f"{foreign.path}: {f'its head has {has} classes' if has else 'no classifier'}, "
-            f"not the {len(classes)} of --classes"
+        gaps = "; ".join(
+            f"{problem} {', '.join(grouped(names))}"
+            for problem, names in (("it lacks", identity.missing), ("no place for", identity.unexpected))
+            if names
         )
-    tensors = _tensors(foreign, identity)
+        whole_encoder = not any(name.startswith("encoder.") for name in identity.missing)
+        part = "the encoder, which is all that finetune needs" if whole_encoder else "what fits"
+        raise CheckpointError(
+            f"{foreign.path}: {identity.family}, cannot be mapped fully: {gaps}; "
+            f"`everest convert --partial` takes {part}"
+        )
+    num_classes = identity.spec.num_classes
+    if classes is not None and num_classes != len(classes):
+        head = f"its head has {num_classes} classes" if num_classes else "no classifier"
+        raise CheckpointError(f"{foreign.path}: {head}, not the {len(classes)} of --classes")
     weights = Weights(
         kind=identity.spec.kind,
         settings=identity.spec.dump(),
         classes=classes or identity.classes,
         recipe=identity.family,
         step=0,
-        tensors=tensors,
+        tensors=_tensors(foreign, identity),
         origin={
             "family": identity.family,
             "file": str(foreign.path),
@@ -69,28 +76,12 @@ def convert(
     return Converted(weights=weights, identity=identity)
 
 
-def _not_whole(identity: Identity) -> str:
-    """The one line that tells why a checkpoint is not converted."""
-    told = [
-        f"{what} {', '.join(grouped(names))}"
-        for what, names in (("it lacks", identity.missing), ("no place for", identity.unexpected))
-        if names
-    ]
-    encoder_whole = not any(name.startswith("encoder.") for name in identity.missing)
-    use = "the encoder, which is all that finetune needs" if encoder_whole else "what fits"
-    return (
-        f"{identity.family}, cannot be mapped fully: {'; '.join(told)}; "
-        f"`everest convert --partial` takes {use}"
-    )
-
-
 def _tensors(foreign: Foreign, identity: Identity) -> dict[str, Tensor]:
-    """All tensors of our model, float32."""
+    """Return all tensors of our model, float32."""
     taken = {}
-    unusable = {*identity.unexpected}
-    for ours, theirs in identity.translation.take.items():
-        if not unusable.intersection(theirs):
-            taken[ours] = torch.cat([_checked(foreign, name) for name in theirs])
+    for our_name, names in identity.translation.take.items():
+        if not set(names).intersection(identity.unexpected):
+            taken[our_name] = torch.cat([_float32(foreign, name) for name in names])
     if not identity.missing and not identity.zero:
         return taken
     with torch.random.fork_rng(devices=[]):
@@ -100,11 +91,11 @@ def _tensors(foreign: Foreign, identity: Identity) -> dict[str, Tensor]:
     return {name: fresh[name] for name in identity.missing} | zeros | taken
 
 
-def _checked(foreign: Foreign, name: str) -> Tensor:
+def _float32(foreign: Foreign, name: str) -> Tensor:
     tensor = foreign.tensors[name]
     if not tensor.is_floating_point():
         raise CheckpointError(
-            f"{foreign.path}: {name} holds {tensor.dtype}, a quantised or other format; get it as float"
+            f"{foreign.path}: {name} holds {tensor.dtype}, a quantized or other format; get it as float"
         )
     tensor = tensor.float()
     wrong = int((~tensor.isfinite()).sum())
@@ -117,40 +108,40 @@ def _checked(foreign: Foreign, name: str) -> Tensor:
 
 
 def grouped(names: Collection[str]) -> list[str]:
-    """A few names as they are, many by what they belong to."""
+    """Return a few names as they are, and many as counts of the modules that they belong to."""
     if len(names) <= FEW:
         return sorted(names)
     counts = Counter(name.partition(".")[0] for name in names)
     return [f"{name} ({count})" if count > 1 else name for name, count in sorted(counts.items())]
 
 
-def describe(foreign: Foreign, found: Identity | Refused) -> dict[str, Any]:
-    """What `everest convert --json` prints."""
-    about = {"checkpoint": str(foreign.path), "family": found.family, "title": found.title}
-    if isinstance(found, Refused):
-        return {**about, "convertible": False, "reason": found.reason, "licence": foreign.licence}
-    spec, size = found.spec, found.spec.model.backbone_size
+def describe(foreign: Foreign, identity: Identity | Refused) -> dict[str, Any]:
+    """Return the document of `everest convert --json`."""
+    about = {"checkpoint": str(foreign.path), "family": identity.family, "title": identity.title}
+    if isinstance(identity, Refused):
+        return {**about, "convertible": False, "reason": identity.reason, "licence": foreign.licence}
+    spec, size, idle = identity.spec, identity.spec.model.backbone_size, identity.translation.idle
     decoder = {"depth": spec.model.decoder_depth, "width": size.decoder_width, "heads": size.decoder_heads}
     return {
         **about,
-        "stage": found.stage,
+        "stage": identity.stage,
         "kind": spec.kind,
         "backbone": spec.model.backbone,
         "encoder": {"depth": size.depth, "width": size.width, "heads": size.heads},
-        "decoder": decoder if found.stage == "pretrain" else None,
+        "decoder": decoder if identity.stage == "pretrain" else None,
         "frames": spec.frames,
         "size": list(spec.size),
         "tubelet": list(spec.model.tubelet),
         "positions": spec.model.positions,
         "pooling": spec.model.pooling if spec.kind == "classifier" else None,
         "num_classes": spec.num_classes,
-        "classes": list(found.classes) if found.classes else None,
+        "classes": list(identity.classes) if identity.classes else None,
         "parameters": sum(tensor.numel() for tensor in foreign.tensors.values()),
         "licence": foreign.licence,
-        "convertible": not found.missing and not found.unexpected,
-        "used": len(foreign.tensors) - len(found.unexpected) - len(found.translation.idle),
-        "without_effect": sorted(found.translation.idle),
-        "missing": list(found.missing),
-        "unexpected": list(found.unexpected),
-        "notes": list(found.notes),
+        "convertible": not identity.missing and not identity.unexpected,
+        "used": len(foreign.tensors) - len(identity.unexpected) - len(idle),
+        "without_effect": sorted(idle),
+        "missing": list(identity.missing),
+        "unexpected": list(identity.unexpected),
+        "notes": list(identity.notes),
     }

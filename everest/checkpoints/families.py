@@ -1,12 +1,7 @@
-"""Names of parameters in the released programs of EVEREST and VideoMAE, and ours.
+"""Recognizes the program of a checkpoint by its parameter names, and translates these to our names.
 
-Pre-training names are the same. Their classifier has the encoder at the top level and calls the norm after
-mean pooling `fc_norm`; with the first token as feature the same place is called `norm`.
-
-Which program wrote a checkpoint, told by its names, and what its parameters are called here.
-
-The facts about names are those of the released state dicts; `everest.official_keys` has what EVEREST and
-VideoMAE share with us. To add a family: a function that translates, and its line in `FAMILIES`.
+The facts about names are from the released state dicts. To add a family, write a function that translates
+and add its entry to `FAMILIES`.
 """
 
 from __future__ import annotations
@@ -18,41 +13,29 @@ from typing import Literal
 
 from everest.models.embedding import Positions
 
-_ENCODER_PARTS = ("patch_embed.", "blocks.")
-
-
-def our_name(official: str, kind: Literal["pretrain", "classifier"]) -> str:
-    """Our name of an official parameter."""
-    if kind == "pretrain":
-        return official
-    if official.startswith(_ENCODER_PARTS):
-        return f"encoder.{official}"
-    return official.replace("fc_norm.", "norm.", 1)
-
-
 KEY_BIAS = "a key bias adds the same to every score of a query, which the softmax takes out again"
 
 
 @dataclass(frozen=True)
 class Translation:
-    """What becomes of each foreign tensor."""
+    """The fate of each foreign tensor."""
 
-    # Ours to theirs: several are stacked in this order (query, key, value).
+    # Our name to the foreign ones: several are stacked in this order (query, key, value).
     take: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    idle: dict[str, str] = field(default_factory=dict)  # without effect on the model: why
-    unexpected: list[str] = field(default_factory=list)  # no place for it here
+    idle: dict[str, str] = field(default_factory=dict)  # without effect on the model, and why
+    unexpected: list[str] = field(default_factory=list)  # our model has no place for these
     table: str | None = None  # a stored position table of the encoder
 
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """Checkpoints that are told apart by their names."""
+    """Checkpoints with the same parameter names."""
 
     title: str
-    recognise: Callable[[Collection[str]], bool]
+    recognize: Callable[[Collection[str]], bool]
     translate: Callable[[Collection[str]], Translation]
     positions: Positions = "flat"
-    refusal: str | None = None  # why nothing of it can be used
+    refusal: str | None = None  # why the checkpoint cannot be used
 
 
 def _starts(names: Iterable[str], *prefixes: str) -> bool:
@@ -65,23 +48,35 @@ _PRETRAINING = ("encoder.", "decoder.", "encoder_to_decoder.", "mask_token")
 _KEY_BIASES = (".k_bias", ".key.bias", ".attn.k.bias")
 
 
+def our_name(official: str, kind: Literal["pretrain", "classifier"]) -> str:
+    """Return our name of a parameter in the released programs of EVEREST and VideoMAE.
+
+    Names in pre-training are the same. Their classifier has the encoder at the top level. It calls the norm
+    after mean pooling `fc_norm`; with the first token as feature the norm in the same place is `norm`.
+    """
+    if kind == "pretrain":
+        return official
+    if official.startswith(("patch_embed.", "blocks.")):
+        return f"encoder.{official}"
+    return official.replace("fc_norm.", "norm.", 1)
+
+
 def _released(names: Collection[str]) -> Translation:
-    """Names of the released programs; the encoder stands under `encoder.` or, in classifiers, on top."""
-    told = Translation()
-    pretraining = _starts(names, "encoder.")
-    classifier = _starts(names, "head.", "fc.")
-    table = None
+    """Translate the released programs; the encoder is under `encoder.` or, in classifiers, at the top."""
+    tables = [name for name in names if name in ("pos_embed", "encoder.pos_embed")]
+    translation = Translation(table=tables[-1] if tables else None)
+    pretraining, classifier = _starts(names, "encoder."), _starts(names, "head.", "fc.")
     for name in names:
-        ours = _released_name(name, names, pretraining=pretraining, classifier=classifier)
-        if name in ("pos_embed", "encoder.pos_embed"):
-            table = name
-        elif name.endswith(_KEY_BIASES):
-            told.idle[name] = KEY_BIAS
-        elif ours is None:
-            told.unexpected.append(name)
+        translated = _released_name(name, names, pretraining=pretraining, classifier=classifier)
+        if name in tables:
+            continue
+        if name.endswith(_KEY_BIASES):
+            translation.idle[name] = KEY_BIAS
+        elif translated is None:
+            translation.unexpected.append(name)
         else:
-            told.take[ours] = (name,)
-    return Translation(told.take, told.idle, told.unexpected, table)
+            translation.take[translated] = (name,)
+    return translation
 
 
 def _released_name(name: str, names: Collection[str], *, pretraining: bool, classifier: bool) -> str | None:
@@ -97,24 +92,13 @@ def _released_name(name: str, names: Collection[str], *, pretraining: bool, clas
 
 
 # --- MME: several decoders with several heads (histograms of gradients, trajectories)
+# --- MVD: the encoder at the top, two decoders of features, stored position tables
 
 
-def _mme(names: Collection[str]) -> Translation:
-    return _encoder_only(names, keep=lambda name: name.startswith("encoder."))
-
-
-# --- MVD: the encoder on top, two decoders of features, stored position tables
-
-
-def _mvd(names: Collection[str]) -> Translation:
-    tops, of_decoders = ("patch_embed.", "blocks.", "norm.", "pos_embed"), "pos_embed_"
-    return _encoder_only(names, keep=lambda name: name.startswith(tops) and not name.startswith(of_decoders))
-
-
-def _encoder_only(names: Collection[str], keep: Callable[[str], bool]) -> Translation:
-    told = _released([name for name in names if keep(name)])
-    told.unexpected.extend(name for name in names if not keep(name))
-    return told
+def _encoder_only(names: Collection[str], of_encoder: Callable[[str], bool]) -> Translation:
+    translation = _released([name for name in names if of_encoder(name)])
+    translation.unexpected.extend(name for name in names if not of_encoder(name))
+    return translation
 
 
 # --- transformers' VideoMAE
@@ -128,7 +112,7 @@ _PARTS = {
     "layernorm_before": "norm1",
     "layernorm_after": "norm2",
 }
-# Older versions keep the biases beside the matrices, as q_bias and v_bias.
+# Older versions keep the biases outside of the matrices' modules, as q_bias and v_bias.
 _BIASES = {
     "attention.attention.query.bias": "attn.q_bias",
     "attention.attention.value.bias": "attn.v_bias",
@@ -148,88 +132,83 @@ _TOP = {
 
 
 def _transformers(names: Collection[str]) -> Translation:
-    told = Translation()
-    classifier = _starts(names, "classifier.")
+    translation = Translation()
+    take = translation.take
+    norm = "norm" if _starts(names, "classifier.") else "encoder.norm"
     for name in names:
         layer = _LAYER.fullmatch(name)
         if layer:
-            _layer(told, name, f"{_STACKS[layer[1]]}.blocks.{layer[2]}", f"{layer[3]}.{layer[4]}", names)
+            stack, number, module, leaf = layer.groups()
+            block, rest = f"{_STACKS[stack]}.blocks.{number}", f"{module}.{leaf}"
+            matrices = tuple(name.removesuffix(rest) + matrix for matrix in _MATRICES)
+            if rest in _KEY:
+                translation.idle[name] = KEY_BIAS
+            elif rest in _BIASES:
+                take[f"{block}.{_BIASES[rest]}"] = (name,)
+            elif name in matrices and all(matrix in names for matrix in matrices):
+                take[f"{block}.attn.qkv.weight"] = matrices
+            elif module in _PARTS:
+                take[f"{block}.{_PARTS[module]}.{leaf}"] = (name,)
+            else:
+                translation.unexpected.append(name)
             continue
         module, _, leaf = name.removeprefix("videomae.").rpartition(".")
         if name == "mask_token":
-            told.take[name] = (name,)
+            take[name] = (name,)
         elif module == "layernorm" and "fc_norm.weight" not in names:
-            told.take[f"{'norm' if classifier else 'encoder.norm'}.{leaf}"] = (name,)
+            take[f"{norm}.{leaf}"] = (name,)
         elif module in _TOP:
-            told.take[f"{_TOP[module]}.{leaf}"] = (name,)
+            take[f"{_TOP[module]}.{leaf}"] = (name,)
         else:
-            told.unexpected.append(name)
-    return told
+            translation.unexpected.append(name)
+    return translation
 
 
-def _layer(told: Translation, name: str, block: str, rest: str, names: Collection[str]) -> None:
-    """One tensor of a transformer layer."""
-    module, _, leaf = rest.rpartition(".")
-    stem = name.removesuffix(rest)
-    matrices = tuple(stem + matrix for matrix in _MATRICES)
-    if rest in _KEY:
-        told.idle[name] = KEY_BIAS
-    elif rest in _BIASES:
-        told.take[f"{block}.{_BIASES[rest]}"] = (name,)
-    elif name in matrices and all(matrix in names for matrix in matrices):
-        told.take[f"{block}.attn.qkv.weight"] = matrices
-    elif module in _PARTS:
-        told.take[f"{block}.{_PARTS[module]}.{leaf}"] = (name,)
-    else:
-        told.unexpected.append(name)
-
-
-# --- ST-MAE
-
-
-def _nothing(names: Collection[str]) -> Translation:
-    return Translation(unexpected=list(names))
-
-
-FAMILIES = {  # the first that recognises a checkpoint has it
+FAMILIES = {  # the first one that recognizes a checkpoint is used
     "transformers": Family(
         title="VideoMAE of the transformers library",
-        recognise=lambda names: any(n.endswith("patch_embeddings.projection.weight") for n in names),
+        recognize=lambda names: any(n.endswith("patch_embeddings.projection.weight") for n in names),
         translate=_transformers,
     ),
     "st-mae": Family(
         title="ST-MAE (Feichtenhofer et al. 2022)",
-        recognise=lambda names: (
+        recognize=lambda names: (
             "patch_embed.proj.weight" in names
             and ("blocks.0.attn.q.weight" in names or "pos_embed_spatial" in names or "cls_token" in names)
         ),
-        translate=_nothing,
+        translate=lambda names: Translation(unexpected=list(names)),
         refusal="its class token and its learned positions of space and time have no place in our encoder, "
         "whose positions are computed; its masking is there: selection.strategy=random",
     ),
     "mvd": Family(
         title="MVD (Wang et al. 2023), pre-training",
-        recognise=lambda names: (
+        recognize=lambda names: (
             "patch_embed.proj.weight" in names
             and _starts(names, "decoder_img.", "decoder_vid.", "pos_embed_img", "pos_embed_vid")
         ),
-        translate=_mvd,
+        translate=lambda names: _encoder_only(
+            names,
+            lambda name: (
+                name.startswith(("patch_embed.", "blocks.", "norm.", "pos_embed"))
+                and not name.startswith("pos_embed_")  # of the decoders
+            ),
+        ),
         positions="separable",
     ),
     "mme": Family(
         title="MME (Sun et al. 2023), pre-training",
-        recognise=lambda names: "encoder.patch_embed.proj.weight" in names and _starts(names, "decoder.0."),
-        translate=_mme,
+        recognize=lambda names: "encoder.patch_embed.proj.weight" in names and _starts(names, "decoder.0."),
+        translate=lambda names: _encoder_only(names, lambda name: name.startswith("encoder.")),
     ),
     "videomae": Family(
         title="VideoMAE (Tong et al. 2022); EVEREST, VideoMAE V2 and classifiers of MME have the same names",
-        recognise=lambda names: bool(
+        recognize=lambda names: bool(
             {"patch_embed.proj.weight", "encoder.patch_embed.proj.weight"} & set(names)
         ),
         translate=_released,
     ),
 }
-# What can be meant by names of `videomae`, for those who know where their file is from.
+# Programs with the names of `videomae`, for users who know where their file is from.
 ALIASES: dict[str, Positions] = {
     "everest": "flat",
     "videomae": "flat",

@@ -1,8 +1,8 @@
-"""What a foreign checkpoint is: family, stage, sizes, and how far our model of these sizes takes it."""
+"""Identifies a foreign checkpoint: its family, its stage, our model for it, and the tensors that fit."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from everest.checkpoints.families import ALIASES, FAMILIES, Translation
 from everest.checkpoints.foreign import Foreign
-from everest.checkpoints.sizes import ForeignFacts, Hints, Stage, check_architecture, model_spec
+from everest.checkpoints.sizes import ForeignFacts, Hints, Stage, model_spec
 from everest.errors import CheckpointError, unknown_name
 from everest.models.embedding import Positions
 from everest.models.spec import ModelSpec
@@ -18,7 +18,7 @@ from everest.models.spec import ModelSpec
 
 @dataclass(frozen=True, kw_only=True)
 class Identity:
-    """A checkpoint that was recognised."""
+    """A recognized checkpoint."""
 
     family: str
     title: str
@@ -26,15 +26,15 @@ class Identity:
     spec: ModelSpec
     translation: Translation
     classes: tuple[str, ...] | None
-    zero: frozenset[str]  # ours: biases that the file's model does without, which is the same as zeros
-    missing: tuple[str, ...]  # ours: what the file does not have, or has in another shape
-    unexpected: tuple[str, ...]  # theirs: what has no place in our model
+    zero: frozenset[str]  # our biases that the file's model does without, which is the same as zeros
+    missing: tuple[str, ...]  # our tensors that the file lacks, or has in another shape
+    unexpected: tuple[str, ...]  # foreign tensors without a place in our model
     notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Refused:
-    """A checkpoint that was recognised and of which nothing can be used."""
+    """A recognized checkpoint of which nothing can be used."""
 
     family: str
     title: str
@@ -42,21 +42,28 @@ class Refused:
 
 
 def identify(foreign: Foreign, hints: Hints) -> Identity | Refused:
-    """Recognise a checkpoint by its names and shapes; no weight is read but a stored position table.
+    """Recognize a checkpoint by its names and shapes; of its weights only a position table is read.
 
     Raises:
         CheckpointError: a checkpoint of no known family, a hint that contradicts it, or a model of another
             kind (channels, MLP, activation, learned positions, unknown heads).
         RecipeError: a hint that names no family.
     """
-    name = _family(foreign)
+    names = foreign.tensors.keys()
+    name = next((name for name, family in FAMILIES.items() if family.recognize(names)), None)
+    if name is None:
+        examples = ", ".join(sorted(names)[:3])
+        raise CheckpointError(
+            f"{foreign.path}: no checkpoint of a family that everest knows ({', '.join(FAMILIES)}): "
+            f"{len(names)} tensors, such as {examples}"
+        )
     family = FAMILIES[name]
     if family.refusal is not None:
         return Refused(family=name, title=family.title, reason=family.refusal)
-    translation = family.translate(foreign.tensors.keys())
-    shapes = {ours: _stacked(foreign.tensors, theirs) for ours, theirs in translation.take.items()}
+    translation = family.translate(names)
+    shapes = {our_name: _stacked(foreign.tensors, parts) for our_name, parts in translation.take.items()}
     alias, positions = _alias(name, hints, foreign)
-    known = ForeignFacts(
+    facts = ForeignFacts(
         foreign=foreign,
         hints=hints,
         family=alias,
@@ -64,85 +71,55 @@ def identify(foreign: Foreign, hints: Hints) -> Identity | Refused:
         shapes=shapes,
         positions=positions,
     )
-    check_architecture(known)
-    spec = model_spec(known)
-    own = _parameters(spec)
-    zero = _absent_biases(shapes, own)
-    fits = {key for key, shape in shapes.items() if own.get(key) == shape}
-    left = {part for key in shapes.keys() - fits for part in translation.take[key]}
+    spec = model_spec(facts)
+    with torch.device("meta"):
+        own = {key: tuple(tensor.shape) for key, tensor in spec.build().state_dict().items()}
+    zero = set()  # query and value biases of stacks that have none of them (transformers: qv_bias false)
+    for stack in ("encoder.", "decoder."):
+        biases = {key for key in own if key.startswith(stack) and key.endswith((".q_bias", ".v_bias"))}
+        if any(key.startswith(stack) for key in shapes) and biases.isdisjoint(shapes):
+            zero |= biases
+    fitting = {key for key, shape in shapes.items() if own.get(key) == shape}
+    left = {part for key in shapes.keys() - fitting for part in translation.take[key]}
     return Identity(
         family=alias,
         title=family.title,
-        stage=known.stage,
+        stage=facts.stage,
         spec=spec,
         translation=translation,
         classes=_class_names(foreign, spec),
-        zero=zero,
-        missing=tuple(sorted(own.keys() - fits - zero)),
+        zero=frozenset(zero),
+        missing=tuple(sorted(own.keys() - fitting - zero)),
         unexpected=tuple(sorted({*translation.unexpected, *left})),
-        notes=(*foreign.notes, *_notes(known)),
-    )
-
-
-def _family(foreign: Foreign) -> str:
-    names = foreign.tensors.keys()
-    for name, family in FAMILIES.items():
-        if family.recognise(names):
-            return name
-    some = ", ".join(sorted(names)[:3])
-    raise CheckpointError(
-        f"{foreign.path}: no checkpoint of a family that everest knows ({', '.join(FAMILIES)}): "
-        f"{len(names)} tensors, such as {some}"
+        notes=(*foreign.notes, *_notes(facts)),
     )
 
 
 def _alias(name: str, hints: Hints, foreign: Foreign) -> tuple[str, Positions]:
-    """The family by its own name where several have the same keys, and its position table."""
-    positions = FAMILIES[name].positions
-    asked = hints.family
-    if asked is not None and asked not in ALIASES and asked not in FAMILIES:
-        raise unknown_name("--family", asked, {*ALIASES, *FAMILIES})
+    """Return the program among those with the same names, and its position table."""
+    positions, hint = FAMILIES[name].positions, hints.family
+    if hint is not None and hint not in ALIASES and hint not in FAMILIES:
+        raise unknown_name("--family", hint, {*ALIASES, *FAMILIES})
     if name != "videomae":
-        if asked not in (None, name):
-            raise CheckpointError(f"{foreign.path}: its keys are those of {name}, not of {asked}")
+        if hint not in (None, name):
+            raise CheckpointError(f"{foreign.path}: its keys belong to {name}, not to {hint}")
         return name, positions
-    if asked is not None and asked not in ALIASES:
-        raise CheckpointError(f"{foreign.path}: its keys are not those of {asked}, but of {name}")
-    if asked is not None:
-        return asked, ALIASES[asked]
-    args = foreign.args
-    everest = args.get("mask_type") == "motion-centric" or bool(args.get("mcm"))
+    if hint is not None and hint not in ALIASES:
+        raise CheckpointError(f"{foreign.path}: its keys do not belong to {hint}, but to {name}")
+    if hint is not None:
+        return hint, ALIASES[hint]
+    everest = foreign.args.get("mask_type") == "motion-centric" or bool(foreign.args.get("mcm"))
     return ("everest" if everest else name), positions
 
 
 def _stacked(tensors: Mapping[str, Tensor], names: tuple[str, ...]) -> tuple[int, ...]:
-    """The shape of the named tensors one above the other."""
-    first, *others = (tuple(tensors[name].shape) for name in names)
-    if not others:
-        return first
-    return (first[0] + sum(shape[0] for shape in others), *first[1:])
-
-
-def _parameters(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
-    with torch.device("meta"):
-        return {name: tuple(value.shape) for name, value in spec.build().state_dict().items()}
-
-
-def _absent_biases(shapes: Mapping[str, tuple[int, ...]], own: Collection[str]) -> frozenset[str]:
-    """Query and value biases of stacks that have not one of them (transformers: qv_bias false)."""
-
-    def absent() -> Iterator[str]:
-        for stack in ("encoder.", "decoder."):
-            if any(name.startswith(stack) for name in shapes):
-                biases = [n for n in own if n.startswith(stack) and n.endswith((".q_bias", ".v_bias"))]
-                if not any(name in shapes for name in biases):
-                    yield from biases
-
-    return frozenset(absent())
+    """Return the shape of the named tensors, stacked along the first dimension."""
+    first, *rest = (tuple(tensors[name].shape) for name in names)
+    return (first[0] + sum(shape[0] for shape in rest), *first[1:]) if rest else first
 
 
 def _class_names(foreign: Foreign, spec: ModelSpec) -> tuple[str, ...] | None:
-    """transformers' names of the classes, unless they are its placeholders."""
+    """Return transformers' names of the classes, unless they are its placeholders."""
     names = foreign.config.get("id2label")
     if spec.num_classes is None or not isinstance(names, dict):
         return None
@@ -157,11 +134,11 @@ def _class_names(foreign: Foreign, spec: ModelSpec) -> tuple[str, ...] | None:
     return tuple(ordered)
 
 
-def _notes(known: ForeignFacts) -> Iterator[str]:
-    if known.family == "transformers" and not known.foreign.config:
-        yield "no config.json beside it: frames, size and heads are taken as released"
-    if known.family == "videomae" and known.hints.family is None and known.stage != "pretrain":
+def _notes(facts: ForeignFacts) -> Iterator[str]:
+    if facts.family == "transformers" and not facts.foreign.config:
+        yield "no config.json next to it: frames, size and heads are taken as released"
+    if facts.family == "videomae" and facts.hints.family is None and facts.stage != "pretrain":
         yield (
             "a fine-tuned MVD looks the same but has other positions, which no file shows: if this is one, "
-            "say --family mvd"
+            "use --family mvd"
         )

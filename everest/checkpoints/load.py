@@ -1,74 +1,89 @@
-"""From a checkpoint that a user names, a run folder, a .safetensors file or hf:OWNER/NAME, to a model."""
+"""Opens the checkpoints that a user names: run folders, .safetensors files and hf:OWNER/NAME.
+
+`find_weights` returns the file, `open_weights` its content, and `open_model` the module.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from torch import Tensor
 
 from everest.checkpoints.convert import convert
-from everest.checkpoints.foreign import CONFIG, PICKLED, SHARDS, own_file, read_foreign
+from everest.checkpoints.foreign import CONFIG, PICKLED, SHARDS, locate, own_file, read_foreign
 from everest.checkpoints.sizes import Hints
 from everest.errors import CheckpointError
+from everest.methods.strategies import Strategy
 from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder
 from everest.models.spec import ModelSpec
-from everest.system.hub import fetch, is_hub_name, show
+from everest.system.hub import warn_on_main
 from everest.system.run_folder import BEST, RECIPE, WEIGHTS
 from everest.system.weights import PICKLES, Weights, load_tensors, read_weights
 from everest.tokenizer.network import AdaptiveTokenizer
 from everest.tokenizer.spec import TokenizerSpec
 
 Which = Literal["newest", "best"]
+Kind = Literal["pretrain", "classifier", "transformer", "tokenizer"]  # transformer: one of the first two
+AnyModel = MaskedAutoencoder | VideoClassifier | AdaptiveTokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedModel:
+    """A checkpoint in memory."""
+
+    file: Path
+    weights: Weights
+    spec: ModelSpec | TokenizerSpec  # of `module`: the saved one with the requested clip and selection
+    module: AnyModel  # in eval mode, on the CPU
+
+    @property
+    def transformer(self) -> MaskedAutoencoder | VideoClassifier:
+        """The module of a checkpoint of `pretrain` or `finetune`."""
+        assert not isinstance(self.module, AdaptiveTokenizer)
+        return self.module
 
 
 def find_weights(
-    checkpoint: str | Path, *, which: Which = "newest", notify: Callable[[str], None] = show
+    checkpoint: str | Path, *, which: Which = "newest", notify: Callable[[str], None] = warn_on_main
 ) -> Path:
-    """The safetensors file that `checkpoint`, a run folder, a file or hf:OWNER/NAME, stands for.
+    """Return the safetensors file of `checkpoint`, which is a run folder, a file or hf:OWNER/NAME.
 
     Args:
-        notify: told the licence of a checkpoint of the hub.
+        notify: receives the license of a checkpoint of the hub.
     Raises:
-        CheckpointError: there is none; it says what the folder has instead.
+        CheckpointError: no such file; the message names what the folder has instead.
     """
-    path = fetch(str(checkpoint), notify=notify) if is_hub_name(checkpoint) else Path(checkpoint)
+    path = locate(str(checkpoint), notify=notify)
     if path.is_dir():
-        return _weights_in(path, which, named=str(checkpoint))
-    if not path.exists():
+        file = path / (WEIGHTS if which == "newest" else BEST)
+        if file.is_file():
+            return file
+        if which == "best":
+            raise CheckpointError(f"{path}: no {file.name} in it (no data.val, so no best)")
+        if (path / SHARDS).is_file():
+            return path / SHARDS
+        if not any((path / name).is_file() for name in PICKLED):
+            raise CheckpointError(
+                f"{path}: no {file.name} in it (the run has not saved yet, or it is no run folder)"
+            )
+    elif not path.exists():
         raise CheckpointError(
             f"{path}: no such checkpoint; name a run folder, a .safetensors file or hf:OWNER/NAME"
         )
-    if path.suffix in PICKLES:
-        raise _is_pickle(str(path))
-    return path
-
-
-def _weights_in(folder: Path, which: Which, *, named: str) -> Path:
-    file = folder / (WEIGHTS if which == "newest" else BEST)
-    if file.is_file():
-        return file
-    if which == "best":
-        raise CheckpointError(f"{folder}: no {file.name} in it (no data.val, so no best)")
-    if (folder / SHARDS).is_file():
-        return folder / SHARDS
-    if any((folder / name).is_file() for name in PICKLED):
-        raise _is_pickle(named)
+    elif path.suffix not in PICKLES:
+        return path
     raise CheckpointError(
-        f"{folder}: no {file.name} in it (the run has not saved yet, or it is no run folder)"
-    )
-
-
-def _is_pickle(named: str) -> CheckpointError:
-    return CheckpointError(
-        f"{named}: a pickle, which only convert reads; first everest convert {named} --out FILE.safetensors"
+        f"{checkpoint}: a pickle, which only convert reads; first everest convert {checkpoint} "
+        "--output FILE.safetensors"
     )
 
 
 def open_weights(path: Path) -> Weights:
-    """The weights of a file that `find_weights` found: ours, or those of transformers, which are converted.
+    """Read a file that `find_weights` returned; a checkpoint of transformers is converted.
 
     Raises:
         CheckpointError: damaged, or of a program that needs `everest convert`.
@@ -78,69 +93,93 @@ def open_weights(path: Path) -> Weights:
     return read_weights(path)
 
 
-def recipe_beside(weights: Path) -> Path:
-    """The recipe of the run folder in which `weights` lie.
+def open_model(
+    checkpoint: str | Path,
+    *,
+    which: Which = "newest",
+    kind: Kind | None = None,
+    frames: int | None = None,
+    size: tuple[int, int] | None = None,
+    selection: Strategy | None = None,
+    check: Callable[[ModelSpec], None] | None = None,
+) -> LoadedModel:
+    """Rebuild the module of a checkpoint. This is the only way from a file to a module.
+
+    Args:
+        kind: the only kind that is accepted; None: any.
+        frames, size, selection: clip and token selection of a transformer; None: as saved.
+        check: raises if a transformer's spec does not suit the caller; called before the module is built.
+    Raises:
+        CheckpointError: no such checkpoint, a damaged or foreign one, or one of another kind.
+    """
+    file = find_weights(checkpoint, which=which)
+    weights = open_weights(file)
+    if kind in ("pretrain", "classifier", "tokenizer"):
+        require_kind(weights, kind, source=file)
+    if weights.kind == "tokenizer" and kind != "transformer":
+        spec = TokenizerSpec.from_settings(weights.settings, source=file)
+    else:
+        spec = ModelSpec.from_settings(weights.settings, source=file)
+        frames, size, selection = frames or spec.frames, size or spec.size, selection or spec.selection
+        spec = replace(spec, frames=frames, size=size, selection=selection)
+        if check is not None:
+            check(spec)
+    return LoadedModel(file=file, weights=weights, spec=spec, module=build_model(spec, weights, source=file))
+
+
+def load_model(checkpoint: str | Path, *, which: Which = "newest") -> AnyModel:
+    """Return the model of a checkpoint, of any kind, in eval mode on the CPU.
 
     Raises:
-        CheckpointError: they lie alone.
+        CheckpointError: no such checkpoint, or a damaged or foreign one.
     """
-    path = weights.parent / RECIPE
-    if not path.is_file():
-        raise CheckpointError(f"{weights}: no {RECIPE} beside it; say how to test it by --recipe")
-    return path
+    return open_model(checkpoint, which=which).module
+
+
+def build_model(spec: ModelSpec | TokenizerSpec, weights: Weights, *, source: Path) -> AnyModel:
+    """Return the module of `spec` with the tensors of `weights`, in eval mode.
+
+    Raises:
+        CheckpointError: the tensors do not fit the module.
+    """
+    module = spec.build()
+    load_tensors(module, weights.tensors, source=str(source))
+    return module.eval()
 
 
 def require_kind(weights: Weights, kind: str, *, source: Path) -> None:
-    """Raise CheckpointError unless the weights are of `kind`, with the command that makes or takes them."""
+    """Raise CheckpointError unless the weights are of `kind`; the message names the command to run."""
     if weights.kind == kind:
         return
     if weights.kind == "tokenizer":
         raise CheckpointError(
             f"{source}: a tokenizer, which has no transformer; name a run of pretrain or finetune"
         )
-    mends = {
+    fixes = {
         "classifier": "fine-tune it first: everest finetune --init CHECKPOINT",
         "pretrain": "a checkpoint of `everest pretrain` is needed here",
         "tokenizer": "train one: everest train-tokenizer --recipe RECIPE",
     }
     raise CheckpointError(
-        f"{source}: a {weights.kind} checkpoint where a {kind} one is needed; {mends[kind]}"
+        f"{source}: a {weights.kind} checkpoint where a {kind} one is needed; {fixes[kind]}"
     )
 
 
-def load_model(
-    checkpoint: str | Path, *, which: Which = "newest"
-) -> MaskedAutoencoder | VideoClassifier | AdaptiveTokenizer:
-    """The model of a checkpoint, of any kind, in eval mode on the CPU.
+def recipe_of_run(weights: Path) -> Path:
+    """Return the recipe of the run folder that contains `weights`.
 
     Raises:
-        CheckpointError: no such checkpoint, or one that is damaged or not ours.
+        CheckpointError: no recipe next to the weights.
     """
-    path = find_weights(checkpoint, which=which)
-    weights = open_weights(path)
-    rebuild = tokenizer_of if weights.kind == "tokenizer" else model_of
-    return rebuild(weights, source=path)
+    path = weights.parent / RECIPE
+    if not path.is_file():
+        raise CheckpointError(f"{weights}: no {RECIPE} next to it; choose clips and views with --recipe")
+    return path
 
 
-def load_transformer(checkpoint: str | Path) -> MaskedAutoencoder | VideoClassifier:
-    """As `load_model`, of a checkpoint of `pretrain` or `finetune`."""
-    path = find_weights(checkpoint)
-    return model_of(open_weights(path), source=path)
-
-
-def model_of(weights: Weights, *, source: Path) -> MaskedAutoencoder | VideoClassifier:
-    """Rebuild the module that `weights` of a transformer were saved from."""
-    model = ModelSpec.of(weights.settings, source=source).build()
-    load_tensors(model, weights.tensors, source=str(source))
-    return model.eval()
-
-
-def tokenizer_of(weights: Weights, *, source: Path) -> AdaptiveTokenizer:
-    """Rebuild the tokenizer that `weights` were saved from."""
-    require_kind(weights, "tokenizer", source=source)
-    model = TokenizerSpec.of(weights.settings, source=source).build()
-    load_tensors(model, weights.tensors, source=str(source))
-    return model.eval()
+_NORM = ("norm.weight", "norm.bias")
+_POOLING = ("norm.", "pool.")  # between encoder and head
+_HEAD = ("head.weight", "head.bias")
 
 
 def start_from(
@@ -151,11 +190,12 @@ def start_from(
     source: Path,
     notify: Callable[[str], None],
 ) -> None:
-    """Begin a classifier with a trained encoder; from another that pools alike, with its head where it fits.
+    """Start a classifier from a trained encoder.
 
-    The clip may be longer or larger than in pre-training: positions are no weights. What the autoencoder has
-    beyond the encoder is left behind. With mean pooling its last norm is left behind too, as in the released
-    programs, where the norm after pooling starts fresh; so does a class-attention layer.
+    The clip may be longer or larger than in pre-training, because positions are not weights. Everything of an
+    autoencoder but its encoder is left out. With mean pooling the last norm of the encoder is left out too,
+    as in the released programs, where the norm after pooling starts fresh. A class-attention layer also
+    starts fresh. A classifier with the same pooling also gives its pooling, and its head if the classes fit.
 
     Raises:
         CheckpointError: another backbone, tubelet or kind of positions.
@@ -163,57 +203,43 @@ def start_from(
     own = classifier.state_dict()
     given = {name: tensor for name, tensor in weights.tensors.items() if name.startswith("encoder.")}
     norm = {name: given.pop(f"encoder.{name}") for name in _NORM if f"encoder.{name}" in given}
-    theirs = ModelSpec.of(weights.settings, source=source)
-    _check_encoder(given, own, spec, theirs, source)
-    if weights.kind == "classifier" and _same_pooling(spec, theirs, notify):
-        given |= {name: weights.tensors[name] for name in own if name.startswith(_POOLED)}
-        given |= _fitting_head(weights.tensors, own, notify) if _same_heads(spec, theirs, notify) else {}
+    saved = ModelSpec.from_settings(weights.settings, source=source)
+    _check_encoder(given, own, spec, saved, source)
+    same_pooling = spec.model.pooling == saved.model.pooling
+    if weights.kind == "classifier" and not same_pooling:
+        notify(
+            f"the checkpoint has {saved.model.pooling} pooling, the recipe {spec.model.pooling}: "
+            "pooling and head start fresh"
+        )
+    if weights.kind == "classifier" and same_pooling:
+        given |= {name: weights.tensors[name] for name in own if name.startswith(_POOLING)}
+        before, now = len(weights.tensors["head.bias"]), len(own["head.bias"])
+        if list((spec.heads or {}).items()) != list((saved.heads or {}).items()):
+            notify("the checkpoint has other label heads than the recipe: they start fresh")
+        elif before != now:
+            notify(
+                f"the checkpoint's head is for {before} classes, the recipe has {now}: the head starts fresh"
+            )
+        else:
+            given |= {name: weights.tensors[name] for name in _HEAD}
     elif spec.model.pooling == "first":
         given |= norm
     load_tensors(classifier, own | given, source=str(source))
 
 
-_NORM = ("norm.weight", "norm.bias")
-_POOLED = ("norm.", "pool.")  # between encoder and head
-_HEAD = ("head.weight", "head.bias")
-
-
 def _check_encoder(
-    given: dict[str, Tensor], own: dict[str, Tensor], spec: ModelSpec, other: ModelSpec, source: Path
+    given: dict[str, Tensor], own: dict[str, Tensor], spec: ModelSpec, saved: ModelSpec, source: Path
 ) -> None:
-    needed = {name for name in own if name.startswith("encoder.")}
-    same_shapes = needed == given.keys() and all(own[name].shape == given[name].shape for name in needed)
-    if spec.model.positions != other.model.positions:  # they leave no trace in the shapes, as heads do
+    """Raise CheckpointError unless the encoder of a checkpoint is the one of a classifier."""
+    if spec.model.positions != saved.model.positions:  # no shape shows them, nor the number of heads
         raise CheckpointError(
-            f"{source}: its encoder knows {other.model.positions} positions; "
-            f"set model.positions={other.model.positions}"
+            f"{source}: its encoder has {saved.model.positions} positions; "
+            f"set model.positions={saved.model.positions}"
         )
-    if not same_shapes or spec.model.backbone_size.heads != other.model.backbone_size.heads:
-        ours, theirs = (
-            f"{s.model.backbone} {s.model.backbone_size} tubelet {s.model.tubelet}" for s in (spec, other)
+    shapes = {name: tensor.shape for name, tensor in own.items() if name.startswith("encoder.")}
+    same_shapes = shapes == {name: tensor.shape for name, tensor in given.items()}
+    if not same_shapes or spec.model.backbone_size.heads != saved.model.backbone_size.heads:
+        requested, found = (
+            f"{s.model.backbone} {s.model.backbone_size} tubelet {s.model.tubelet}" for s in (spec, saved)
         )
-        raise CheckpointError(f"{source}: its encoder is {theirs}, the recipe asks for {ours}")
-
-
-def _same_pooling(spec: ModelSpec, other: ModelSpec, notify: Callable[[str], None]) -> bool:
-    ours, theirs = spec.model.pooling, other.model.pooling
-    if ours != theirs:
-        notify(f"the checkpoint has {theirs} pooling, the recipe {ours}: pooling and head start fresh")
-    return ours == theirs
-
-
-def _same_heads(spec: ModelSpec, other: ModelSpec, notify: Callable[[str], None]) -> bool:
-    ours, theirs = (list((heads or {}).items()) for heads in (spec.heads, other.heads))
-    if ours != theirs:
-        notify("the checkpoint has other label heads than the recipe: they start fresh")
-    return ours == theirs
-
-
-def _fitting_head(
-    tensors: dict[str, Tensor], own: dict[str, Tensor], notify: Callable[[str], None]
-) -> dict[str, Tensor]:
-    if all(tensors[name].shape == own[name].shape for name in _HEAD):
-        return {name: tensors[name] for name in _HEAD}
-    before, now = len(tensors["head.bias"]), len(own["head.bias"])
-    notify(f"the checkpoint's head is for {before} classes, the recipe has {now}: the head starts fresh")
-    return {}
+        raise CheckpointError(f"{source}: its encoder is {found}, the recipe has {requested}")

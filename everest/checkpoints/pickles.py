@@ -1,4 +1,4 @@
-"""Pickled checkpoints read as data: what a pickle could run is refused, and never runs."""
+"""Reads pickled checkpoints as data: code in a pickle is refused and never runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from everest.errors import CheckpointError
 
 
 class IgnoredObject:
-    """Stands for an object of the training program: holds its state, runs nothing of it."""
+    """Replaces an object of the training program: it holds the state and runs no code of it."""
 
     def __init__(self, *state: Any) -> None:
         self.state: Any = state
@@ -23,7 +23,7 @@ class IgnoredObject:
         self.state = state
 
 
-# Released programs save their command line and optimizer beside the weights: a Namespace with paths, and
+# Released programs save their command line and optimizer with the weights: a Namespace with paths, and
 # learning rates that are numpy scalars.
 _NUMPY = [
     f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")
@@ -38,30 +38,30 @@ _HARMLESS = (
 )
 _WANTED = re.compile(r"GLOBAL ([\w.]+)")
 _NOT_A_CHECKPOINT = {
-    b"version https://git-lfs": "a Git LFS pointer, not the weights; run `git lfs pull` where it lies",
+    b"version https://git-lfs": "a Git LFS pointer, not the weights; run `git lfs pull` in its repository",
     b"<!DOCTYPE html": "a web page, not the weights; the download did not reach the file",
     b"<html": "a web page, not the weights; the download did not reach the file",
 }
 
 
 def load_pickle(path: Path) -> Any:
-    """What `torch.save` wrote, on the CPU; objects that are no plain data are `Inert`.
+    """Read a file of `torch.save` to the CPU; objects that are no plain data become `IgnoredObject`.
 
     Raises:
-        CheckpointError: damaged, no checkpoint, or a pickle that asks for code.
+        CheckpointError: damaged, no checkpoint, or a pickle that names code.
     """
     refuse_wrong_download(path)
-    inert: list[Any] = [(IgnoredObject, name) for name in _HARMLESS]
+    ignored: list[Any] = [(IgnoredObject, name) for name in _HARMLESS]
     try:
-        with torch.serialization.safe_globals(inert):
+        with torch.serialization.safe_globals(ignored):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         wanted = _WANTED.search(str(error))
         if wanted is None:
             raise CheckpointError(f"{path}: not a checkpoint that torch wrote, or a damaged one") from error
         raise CheckpointError(
-            f"{path}: refused, nothing of it ran: it asks for {wanted[1]}, and a pickle that names code can "
-            "do anything; get it as .safetensors, or save its state dict alone where you trust it"
+            f"{path}: refused, nothing of it ran: it names {wanted[1]}, and a pickle that names code can "
+            "do anything; get it as .safetensors, or save its state dict alone if you trust it"
         ) from error
     except Exception as error:  # a damaged pickle can end in nearly any error
         if isinstance(error, OSError) and error.filename is not None:  # of the disk, not of the content
@@ -73,20 +73,11 @@ def load_pickle(path: Path) -> Any:
 
 
 def refuse_wrong_download(path: Path) -> None:
-    """Raise CheckpointError for what is often found in the place of weights."""
+    """Raise CheckpointError for files that are often downloaded in place of weights."""
     with path.open("rb") as file:
         start = file.read(32)
     if not start:
         raise CheckpointError(f"{path}: an empty file; download or copy it again")
-    for sign, told in _NOT_A_CHECKPOINT.items():
+    for sign, problem in _NOT_A_CHECKPOINT.items():
         if start.lower().startswith(sign.lower()):
-            raise CheckpointError(f"{path}: {told}")
-
-
-def namespace(value: Any) -> dict[str, Any]:
-    """The plain values of a saved command line; empty when `value` is none."""
-    state = value.state if isinstance(value, IgnoredObject) else value
-    if not isinstance(state, dict):
-        return {}
-    plain = (bool, int, float, str)
-    return {str(name): entry for name, entry in state.items() if isinstance(entry, plain)}
+            raise CheckpointError(f"{path}: {problem}")

@@ -1,7 +1,8 @@
-"""From files and `--set` to one set of values: later layers win, and a value remembers where it was written.
+"""Merges files and `--set` into one set of values. Later layers win, and each value records its origin.
 
-The layers, from below: the defaults of everest.config.settings, the bases of a recipe, the recipe, `--set`.
-The `by_backbone` values of a layer lie directly on it, so whatever a later layer says wins over them.
+The layers, from the bottom: the defaults in everest.config.settings, the bases of a recipe, the recipe,
+`--set`. The `by_backbone` values of a layer are directly above it, so a value of any later layer wins over
+them.
 """
 
 from __future__ import annotations
@@ -19,14 +20,10 @@ from everest.methods.strategies import STRATEGIES
 
 KeyPath = tuple[str, ...]
 
-SET = "--set"  # the place that messages name for an override
-STAGES = ("pretrain", "finetune")  # the sections that may hold `by_backbone` and `selection`
+SET = "--set"  # messages use it as the origin of an override
+STAGES = ("pretrain", "finetune")  # the sections that may have `by_backbone` and `selection`
 BY_BACKBONE = "by_backbone"
-HEADS = ("data", "heads")  # a mapping that is one value: a later one takes its place
-OTHER_STAGE = {  # (strategy, key) that only the other stage reads
-    "pretrain": [("tube", "keep_ratio")],
-    "finetune": [("tube", "mask_ratio")],
-}
+HEADS = ("data", "heads")  # a mapping that is one value: a later mapping replaces it
 
 
 @dataclass(frozen=True)
@@ -35,7 +32,7 @@ class Origin:
 
     label: str
     key: KeyPath
-    layer: int = -1  # its number, from below
+    layer: int = -1  # number of the layer, counted from the bottom
 
     def __str__(self) -> str:
         return f"{self.label}: {'.'.join(self.key)}"
@@ -43,37 +40,32 @@ class Origin:
 
 @dataclass(frozen=True)
 class Layer:
-    """What one file or one `--set` says, `by_backbone` apart: {stage: {backbone: values}}."""
+    """The values of one file or one `--set`; `by_backbone` is apart: {stage: {backbone: values}}."""
 
     label: str
     values: dict[str, Any]
     by_backbone: dict[str, dict[str, dict[str, Any]]]
-    changes_a_head: bool = False  # an override of one head leaves the others
-
-    @property
-    def gives_heads(self) -> bool:
-        data = self.values.get("data")
-        return isinstance(data, dict) and "heads" in data and not self.changes_a_head
+    replaces_heads: bool
 
 
 @dataclass(frozen=True)
 class Merged:
-    """The values that hold for one backbone."""
+    """The values that apply to one backbone."""
 
     values: dict[str, Any]
-    origins: dict[KeyPath, Origin]  # of what a layer states; the defaults have none
-    label: str  # the recipe that was asked for
+    origins: dict[KeyPath, Origin]  # of the values that a layer sets; the defaults have none
+    label: str  # the requested recipe
 
     def origin(self, key: KeyPath) -> Origin:
-        """Where `key`, or the value that it is a part of, was written."""
+        """Where `key`, or the value that contains it, was written."""
         for length in range(len(key), 0, -1):
             if key[:length] in self.origins:
-                found = self.origins[key[:length]]
-                return Origin(found.label, found.key + key[length:], found.layer)
+                outer = self.origins[key[:length]]
+                return Origin(outer.label, outer.key + key[length:], outer.layer)
         return Origin(self.label, key)
 
     def given_in(self, label: str) -> set[KeyPath]:
-        """The keys that were written there; of a mapping those of its values."""
+        """The keys that were written in the layers called `label`; for a mapping, the keys of its values."""
         return {key for key in _keys(self.values) if self.origin(key).label == label}
 
 
@@ -87,38 +79,33 @@ def _keys(values: dict[str, Any], path: KeyPath = ()) -> Iterator[KeyPath]:
 
 @dataclass(frozen=True)
 class LayerStack:
-    """The defaults, and all layers on them in their order."""
+    """The defaults, and all layers above them in their order."""
 
     label: str
     defaults: dict[str, Any]
     layers: Sequence[Layer]
 
     def merged(self, backbone: str | None) -> Merged:
-        """The values with what depends on `backbone`."""
+        """All values, including those that depend on `backbone`."""
         merged = Merged(deepcopy(self.defaults), {}, self.label)
         for number, layer in enumerate(self.layers):
-            if layer.gives_heads:
+            if layer.replaces_heads:
                 merged.values["data"]["heads"] = None
-            _lay(merged, layer.label, number, layer.values)
+            _apply(merged, layer.label, number, layer.values)
             for stage, choices in layer.by_backbone.items():
                 if backbone in choices:
                     written = (stage, BY_BACKBONE, backbone)
-                    _lay(merged, layer.label, number, choices[backbone], (stage,), written)
+                    _apply(merged, layer.label, number, choices[backbone], (stage,), written)
         return merged
 
     def chosen_backbone(self) -> str | None:
-        """What the layers choose, valid or not; None where no name can be found."""
+        """The backbone that the layers set, valid or not; None if it is no text."""
         model = self.merged(None).values["model"]
         name = with_hyphens(model.get("backbone")) if isinstance(model, dict) else None
         return name if isinstance(name, str) else None
 
-    def backbones(self) -> list[str]:
-        """The backbones that some `by_backbone` names."""
-        choices = (names for layer in self.layers for names in layer.by_backbone.values())
-        return sorted({name for names in choices for name in names})
 
-
-def _lay(
+def _apply(
     merged: Merged,
     label: str,
     number: int,
@@ -126,16 +113,16 @@ def _lay(
     path: KeyPath = (),
     written: KeyPath = (),
 ) -> None:
-    """Lay `values` of layer `number` on what is at `path`; `written` is the path in their file."""
+    """Merge `values` of layer `number` into the values at `path`; `written` is the path in their file."""
     target = merged.values
     for part in path:
         target = target[part]
     for key, value in values.items():
         below = target.get(key)
         if isinstance(value, dict) and isinstance(below, dict):
-            _lay(merged, label, number, value, (*path, key), (*written, key))
+            _apply(merged, label, number, value, (*path, key), (*written, key))
         elif value is None and not path and isinstance(below, dict):
-            continue  # a section with nothing but comments in it
+            continue  # a section that contains only comments
         else:
             target[key] = deepcopy(value)
             merged.origins[(*path, key)] = Origin(label, (*written, key), number)
@@ -144,21 +131,27 @@ def _lay(
 def make_layer(
     label: str, values: dict[str, Any], problems: list[str], *, changes_a_head: bool = False
 ) -> Layer:
-    """Take `by_backbone` out of the stages; what cannot be meant goes to `problems`."""
+    """Separate `by_backbone` from the stages, and append invalid ones to `problems`.
+
+    Args:
+        changes_a_head: whether `values` override one head; then the other heads stay.
+    """
     by_backbone: dict[str, dict[str, dict[str, Any]]] = {}
     for stage in STAGES:
         section = values.get(stage)
         if not isinstance(section, dict) or BY_BACKBONE not in section:
             continue
-        choices, where = section.pop(BY_BACKBONE), Origin(label, (stage, BY_BACKBONE))
+        choices, origin = section.pop(BY_BACKBONE), Origin(label, (stage, BY_BACKBONE))
         if not isinstance(choices, dict) or not all(isinstance(choice, dict) for choice in choices.values()):
-            problems.append(f"{where}: must be a mapping such as {{vit-s: {{base_lr: 1.5e-4}}}}")
+            problems.append(f"{origin}: must be a mapping such as {{vit-s: {{base_lr: 1.5e-4}}}}")
             continue
         for name in choices:
             if with_hyphens(name) not in BACKBONES:
-                problems.append(f"{where}: unknown backbone '{name}'{did_you_mean(name, BACKBONES)}")
+                problems.append(f"{origin}: unknown backbone '{name}'{did_you_mean(name, BACKBONES)}")
         by_backbone[stage] = {with_hyphens(name): choice for name, choice in choices.items()}
-    return Layer(label, values, by_backbone, changes_a_head)
+    data = values.get("data")
+    replaces_heads = isinstance(data, dict) and "heads" in data and not changes_a_head
+    return Layer(label, values, by_backbone, replaces_heads)
 
 
 def read_overrides(overrides: Sequence[str], problems: list[str]) -> list[Layer]:
@@ -183,10 +176,13 @@ def read_overrides(overrides: Sequence[str], problems: list[str]) -> list[Layer]
 
 
 def drop_foreign_keys(merged: Merged) -> list[str]:
-    """Take out of each selection what only other strategies have, and name what is worth a notice.
+    """Remove the keys from each selection that its strategy does not have.
 
-    A recipe that changes the strategy of its base leaves the base's keys behind in silence. Named are keys
-    beside the strategy that does not have them, and all where `--set` gives the strategy or the key.
+    A recipe that changes the strategy of its base leaves the base's keys behind, which is no mistake.
+
+    Returns:
+        A notice for each removed key that was written in the layer of the strategy, or if `--set` gives the
+        strategy or the key.
     """
     notices = []
     known = {field.name for strategy in STRATEGIES.values() for field in fields(strategy)}
@@ -198,21 +194,19 @@ def drop_foreign_keys(merged: Merged) -> list[str]:
         name = with_hyphens(selection.get("strategy"))
         if not isinstance(name, str) or name not in STRATEGIES:
             continue
-        own = {field.name for field in fields(STRATEGIES[name])}
-        own -= _of_another_share(merged, stage, name)
-        own -= {key for tuned, key in OTHER_STAGE[stage] if tuned == name}
-        chosen_in = merged.origin((stage, "selection", "strategy")).label
+        # Older recipes call tube dropout `tube`, a strategy that fine-tuning does not have.
+        strategy = "tube-dropout" if (stage, name) == ("finetune", "tube") else name
+        selection["strategy"] = strategy
+        own = {field.name for field in fields(STRATEGIES[strategy])}
+        chosen = merged.origin((stage, "selection", "strategy"))
+        if strategy == "learned-importance":
+            # A keep_ratio from a layer below the strategy is the share of another strategy.
+            written = merged.origins.get((stage, "selection", "keep_ratio"))
+            if written is None or written.layer < chosen.layer:
+                own.remove("keep_ratio")
         for key in known.intersection(selection).difference(own):
             del selection[key]
             origin = merged.origins.get((stage, "selection", key))
-            if origin and (SET in (origin.label, chosen_in) or origin.label == chosen_in):
+            if origin and (SET in (origin.label, chosen.label) or origin.label == chosen.label):
                 notices.append(f"{stage}.selection.{key} has no effect with {name}")
     return sorted(notices)
-
-
-def _of_another_share(merged: Merged, stage: str, strategy: str) -> set[str]:
-    """`keep_ratio` where it was written below the choice of learned-importance: there it is another share."""
-    written = merged.origins.get((stage, "selection", "keep_ratio"))
-    chosen = merged.origin((stage, "selection", "strategy"))
-    below = written is None or written.layer < chosen.layer
-    return {"keep_ratio"} if strategy == "learned-importance" and below else set()

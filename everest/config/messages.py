@@ -1,4 +1,4 @@
-"""What pydantic finds wrong with a recipe, retold for people: key, problem, nearest valid name."""
+"""Translates the errors that pydantic finds in a recipe: key, problem, nearest valid name."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from everest.config.layers import BY_BACKBONE, STAGES, KeyPath
-from everest.config.settings import Recipe
+from everest.config.settings import TARGET_KEYS, Recipe
 from everest.config.tokenizer import TokenizerSettings
 from everest.errors import did_you_mean
 from everest.methods.strategies import STRATEGIES
 
-# pydantic's error types; {got} is the value, the other names are of pydantic's own context.
+# By pydantic's types of errors; {got} is the value, the other names are from pydantic's own context.
 _MESSAGES = {
-    "int_type": "must be a whole number, not {got}",
+    "int_type": "must be an integer, not {got}",
     "float_type": "must be a number, not {got}",
     "finite_number": "must be a finite number, not {got}",
     "bool_type": "must be true or false, not {got}",
-    "string_type": "must be a text, not {got}",
+    "string_type": "must be text, not {got}",
     "tuple_type": "must be a list, not {got}",
     "too_long": "must have {max_length} entries, not {actual_length}",
     "too_short": "must have at least {min_length} entry",
@@ -40,43 +40,40 @@ _MESSAGES = {
 
 def explain_validation(error: ValidationError) -> list[tuple[KeyPath, str]]:
     """The key and the message of each problem."""
-    return [_retell(details) for details in error.errors(include_url=False)]
+    return [_explain(details) for details in error.errors(include_url=False)]
 
 
-def _retell(details: ErrorDetails) -> tuple[KeyPath, str]:
-    key, kind, context = _key(details["loc"]), details["type"], details.get("ctx", {})
-    got = _shown(details["input"])
+def _explain(details: ErrorDetails) -> tuple[KeyPath, str]:
+    location, kind, context = details["loc"], details["type"], details.get("ctx", {})
+    parts = [str(part) for part in location]
+    if parts[1:2] in (["selection"], ["target"]):
+        del parts[2:3]  # pydantic inserts the strategy or the kind here, which the YAML does not have
+    key, got = tuple(parts), _shown(details["input"])
     if kind == "unexpected_keyword_argument":
-        return key, f"unknown key{did_you_mean(key[-1], _known_keys(details['loc'][:-1]))}"
+        return key, f"unknown key{did_you_mean(key[-1], _known_keys(location[:-1]))}"
     if kind == "literal_error":
-        return key, _unknown_value(got, str(details["input"]), context["expected"])
-    if kind.startswith("union_tag"):  # a selection whose strategy is unknown or not a name
-        name = details["input"].get("strategy")
-        return (*key, "strategy"), _unknown_value(_shown(name), str(name), context["expected_tags"])
+        return key, _unknown_value(details["input"], context["expected"])
+    if kind.startswith("union_tag"):  # an unknown strategy of a selection, or kind of a target
+        tag = context["discriminator"].strip("'")
+        return (*key, tag), _unknown_value(details["input"].get(tag), context["expected_tags"])
     message = _MESSAGES.get(kind)
     return key, message.format(got=got, **context) if message else f"{details['msg']}, not {got}"
 
 
-def _key(location: tuple[int | str, ...]) -> KeyPath:
-    """The path in the YAML: pydantic puts the strategy's name between a selection and its keys."""
-    parts = [str(part) for part in location]
-    if parts[1:2] == ["selection"]:
-        del parts[2:3]
-    return tuple(parts)
-
-
-def _unknown_value(got: str, value: str, expected: str) -> str:
+def _unknown_value(value: Any, expected: str) -> str:
     names = re.findall(r"'([^']*)'", expected)
     if len(names) == 1:
-        return f"must be '{names[0]}' in this version, not {got}"
-    return f"unknown value {got}{did_you_mean(value, names)}"
+        return f"must be '{names[0]}' in this version, not {_shown(value)}"
+    return f"unknown value {_shown(value)}{did_you_mean(str(value), names)}"
 
 
 def _known_keys(location: tuple[int | str, ...]) -> set[str]:
     """The keys that a section of the YAML may have, for 'did you mean'."""
     if location[1:2] == ("selection",):
         return {field.name for field in fields(STRATEGIES[str(location[2])])}
-    settings: Any = Recipe(name="", tokenizer=TokenizerSettings())  # with the section that few recipes have
+    if location[1:2] == ("target",):
+        return TARGET_KEYS
+    settings: Any = Recipe(name="", tokenizer=TokenizerSettings())  # a section that few recipes have
     for part in location:
         settings = getattr(settings, str(part))
     names = {field.name for field in fields(settings)}
@@ -88,6 +85,6 @@ def _known_keys(location: tuple[int | str, ...]) -> set[str]:
 
 
 def _shown(value: Any) -> str:
-    """A value as it may stand in the YAML, cut when long."""
+    """A value as it can be written in the YAML, cut if it is long."""
     text = f"'{value}'" if isinstance(value, str) else json.dumps(value)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -1,4 +1,4 @@
-"""Reading and writing recipes: YAML and `--set` in, one frozen `Recipe` out, all that is wrong at once."""
+"""Reads and writes recipes: YAML and `--set` in, one frozen `Recipe` out, all problems reported at once."""
 
 from __future__ import annotations
 
@@ -40,18 +40,24 @@ def load_recipe(
     Args:
         name_or_path: a shipped recipe, or the path of a YAML file.
         overrides: `section.key=value` texts, which win over the file.
-        notify: told, in a line each, which given keys have no effect.
+        notify: called with one line for each given key that has no effect.
     Raises:
-        RecipeError: one line for each problem: place, key, what is wrong, nearest valid name.
+        RecipeError: one line for each problem: file and key, the problem, the nearest valid name.
     """
     problems: list[str] = []
-    stack = _read_layers(name_or_path, overrides, problems)
+    *bases, (file, values) = with_bases(find_recipe(name_or_path))
+    for _, base in bases:
+        base.pop("name", None)  # a recipe does not inherit the name of its base
+    layers = [make_layer(source.label, written, problems) for source, written in [*bases, (file, values)]]
+    layers += read_overrides(overrides, problems)
+    stack = LayerStack(file.label, recipe_values(Recipe(name=file.name)), layers)
+
     merged = stack.merged(stack.chosen_backbone())
     dropped = drop_foreign_keys(merged)
-    recipe, found = _validate(merged)
+    recipe, errors = _validate(merged)
     if recipe:
-        found = list(contradictions(recipe))
-    problems += [f"{merged.origin(key)}: {text}" for key, text in found]
+        errors = list(contradictions(recipe))
+    problems += [f"{merged.origin(key)}: {text}" for key, text in errors]
     problems += _problems_by_backbone(stack)
     if problems or recipe is None:
         raise RecipeError("\n".join(dict.fromkeys(problems)))
@@ -62,7 +68,7 @@ def load_recipe(
 
 
 def dump_recipe(recipe: Recipe) -> str:
-    """The resolved YAML, without `base` and `by_backbone`; it reads back as an equal recipe."""
+    """The resolved YAML, without `base` and `by_backbone`; reading it gives an equal recipe."""
     return write_yaml(recipe_values(recipe))
 
 
@@ -71,21 +77,12 @@ def recipe_values(recipe: Recipe) -> dict[str, Any]:
     return _ADAPTER.dump_python(recipe, mode="json")
 
 
-def _read_layers(name_or_path: str | Path, overrides: Sequence[str], problems: list[str]) -> LayerStack:
-    *bases, (file, values) = with_bases(find_recipe(name_or_path))
-    for _, base in bases:
-        base.pop("name", None)  # a recipe is not called like its base
-    layers = [make_layer(source.label, written, problems) for source, written in [*bases, (file, values)]]
-    layers += read_overrides(overrides, problems)
-    return LayerStack(file.label, recipe_values(Recipe(name=file.name)), layers)
-
-
 def _validate(merged: Merged) -> tuple[Recipe | None, list[tuple[KeyPath, str]]]:
-    """The recipe, or None and what is wrong.
+    """The recipe, or None and its problems.
 
-    By way of JSON, because pydantic's strict mode takes lists for tuples there, and still no true for 1.0.
+    Validates JSON, because pydantic's strict mode accepts lists for tuples there, but still not true for 1.0.
     """
-    # str: for what only an explicit YAML tag makes, such as a date.
+    # str: for values that only an explicit YAML tag creates, such as a date.
     text = json.dumps(merged.values, default=str)
     try:
         return _ADAPTER.validate_json(text, strict=True), []
@@ -94,9 +91,10 @@ def _validate(merged: Merged) -> tuple[Recipe | None, list[tuple[KeyPath, str]]]
 
 
 def _problems_by_backbone(stack: LayerStack) -> list[str]:
-    """What is wrong inside `by_backbone`, for every backbone that is named there, chosen or not."""
+    """The problems inside `by_backbone`, for every backbone in it, chosen or not."""
     problems = []
-    for backbone in stack.backbones():
+    choices = [names for layer in stack.layers for names in layer.by_backbone.values()]
+    for backbone in sorted({name for names in choices for name in names}):
         merged = stack.merged(backbone)
         drop_foreign_keys(merged)
         origins = [(merged.origin(key), text) for key, text in _validate(merged)[1]]

@@ -1,13 +1,9 @@
-"""Short ways for notebooks: a model by its name, a clip of a file, the tokens a strategy chooses.
-
-B batch, C channels, T frames, H W pixels, N tokens, D embedding width.
-"""
+"""Strategies and recipes from Python values, checked in the same way as a recipe file."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from decimal import Decimal
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -17,53 +13,56 @@ from everest.config.layers import KeyPath
 from everest.config.messages import explain_validation
 from everest.config.settings import Recipe
 from everest.errors import RecipeError
-from everest.methods.strategies import ByImportance, Strategy
+from everest.methods.selector import Selector
 
 
-def make_selector(strategy: str, *, kept: float | None, settings: Mapping[str, Any]) -> Strategy:
-    """A strategy to look at.
+def make_selector(strategy: str, *, kept: float | None, settings: Mapping[str, Any]) -> Selector:
+    """A strategy for a figure.
 
     Args:
-        kept: the share that is kept by a strategy that sorts by importance, of which a part is visible; of
-            another strategy the share that is visible. None: as in a recipe.
+        kept: the share of the tokens that the figure shows (`Selector.showing`); None: as in a recipe.
     Raises:
-        RecipeError: an unknown strategy or setting, or values that cannot be meant.
+        RecipeError: an unknown strategy or setting, or invalid values.
     """
     selector = selector_for(strategy, None, settings)
-    if kept is None:
-        return selector
-    if isinstance(selector, ByImportance):
-        third = float(Decimal(str(kept)) / 3)  # of the number as written: 0.1 of 0.3, not a little less
-        return replace(selector, keep_ratio=kept, visible_ratio=min(selector.visible_ratio or kept, third))
-    return selector.keeping(kept)
+    return selector if kept is None else selector.showing(kept)
 
 
-def selector_for(strategy: str, keep: float | None, settings: Mapping[str, Any]) -> Strategy:
+def selector_for(strategy: str, keep: float | None, settings: Mapping[str, Any]) -> Selector:
+    """A strategy with these settings.
+
+    Args:
+        keep: the share of the tokens that it encodes, unless `settings` set it; None: as in a recipe.
+    Raises:
+        RecipeError: an unknown strategy or setting, or invalid values.
+        ValueError: `keep` is not in (0, 1].
+    """
     recipe = recipe_of({"pretrain": {"selection": {"strategy": strategy, **settings}}})
     selector = recipe.pretrain.selection
     if keep is not None:
         given = {name: getattr(selector, name) for name in settings}
         selector = replace(selector.keeping(keep), **given)
-    if settings:  # `keep` is checked already, and may be 1 where no recipe would mask nothing
+    if settings:  # `keep` is already checked, and can be 1, which leaves pre-training nothing to predict
         recipe = replace(recipe, pretrain=replace(recipe.pretrain, selection=selector))
-        # A setting's own key only: that pre-training predicts something is not asked of a choice to look at.
+        # Only problems of single settings: the selection need not leave tokens to predict.
         refuse_contradictions(recipe, lambda key: key[:2] == ("pretrain", "selection") and len(key) > 2)
     return selector
 
 
 def recipe_of(sections: dict[str, Any]) -> Recipe:
-    """A recipe with these sections, all else by default; RecipeError names what is wrong."""
+    """A recipe with these sections, and defaults for the others; RecipeError lists the problems."""
     try:
         return TypeAdapter(Recipe).validate_python({"name": "notebook", **sections})
     except ValidationError as error:
-        raise _problems(explain_validation(error)) from error
+        raise _recipe_error(explain_validation(error)) from error
 
 
 def refuse_contradictions(recipe: Recipe, concerns: Callable[[KeyPath], bool]) -> None:
-    found = [(key, text) for key, text in contradictions(recipe) if concerns(key)]
-    if found:
-        raise _problems(found)
+    """Raise RecipeError if there are contradictions at keys for which `concerns` is true."""
+    problems = [(key, text) for key, text in contradictions(recipe) if concerns(key)]
+    if problems:
+        raise _recipe_error(problems)
 
 
-def _problems(found: list[tuple[KeyPath, str]]) -> RecipeError:
-    return RecipeError("\n".join(f"{'.'.join(key)}: {text}" for key, text in found))
+def _recipe_error(problems: Sequence[tuple[KeyPath, str]]) -> RecipeError:
+    return RecipeError("\n".join(f"{'.'.join(key)}: {text}" for key, text in problems))

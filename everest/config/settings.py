@@ -1,14 +1,14 @@
-"""What a recipe can set: frozen dataclasses whose attributes are the keys of the YAML.
+"""The settings of a recipe: frozen dataclasses whose attributes are the keys of the YAML.
 
-pydantic validates into them (everest.config.recipe), so types, ranges and defaults are stated here and
-nowhere else. What needs two values at once is checked in everest.config.recipe_checks. A default that names a
-table of the EVEREST paper is the one for UCF101, the data set of most of its ablations.
+pydantic validates into these classes (everest.config.recipe), so types, ranges and defaults are stated here
+and nowhere else. everest.config.checks has the checks that need two settings at once. A default that names a
+table of the EVEREST paper is the value for UCF101, the data set of most of its ablations.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Annotated, Literal
+from dataclasses import dataclass, field, fields, replace
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Discriminator, Field
 
@@ -31,16 +31,15 @@ from everest.config.values import (
     Size,
     with_hyphens,
 )
-from everest.methods.masks import Tube
-from everest.methods.ranked import LearnedImportance
-from everest.methods.strategies import AllTokens, FrameDifference, RedundancyRobust, Strategy
+from everest.methods.ranked import FrameDifference, RedundancyRobust
+from everest.methods.strategies import AllTokens, Strategy, TubeDropout
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 _SECONDS = {"s": 1, "min": 60, "h": 3600}
 
 PretrainSelection = Annotated[Strategy, Discriminator("strategy"), BeforeValidator(with_hyphens)]
 FinetuneSelection = Annotated[
-    RedundancyRobust | FrameDifference | AllTokens | Tube,
+    RedundancyRobust | FrameDifference | AllTokens | TubeDropout,
     Discriminator("strategy"),
     BeforeValidator(with_hyphens),
 ]
@@ -48,7 +47,7 @@ FinetuneSelection = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class DataSettings:
-    """Which videos, and what a clip is. Lists, shards and folders are relative to `root`, or URLs."""
+    """The videos, and the size of a clip. Lists, shards and folders are relative to `root`, or URLs."""
 
     __pydantic_config__ = _STRICT
     root: str = "."
@@ -56,17 +55,16 @@ class DataSettings:
     val: str | None = None
     test: str | None = "test.csv"
     pretrain: str | None = None  # None: `train`; labels are not read
-    classes: str | None = None  # file with a class name a line; None: names of folders or labels
+    classes: str | None = None  # file with one class name per line; None: names of folders or labels
     num_classes: NumClasses | None = None  # None: counted from `classes`, class folders or labels
-    heads: Annotated[dict[str, NumClasses], Field(min_length=1)] | None = (
-        None  # classes of each label column, instead of `num_classes`
-    )
+    # Number of classes of each label column, instead of `num_classes`.
+    heads: Annotated[dict[str, NumClasses], Field(min_length=1)] | None = None
     frames: Count = 16  # EVEREST §5
     size: Size = 224  # EVEREST §5
     flip: bool = True  # EVEREST Tables 7, 8; both stages
     decoder: Literal["auto", "decord", "pyav", "torchcodec"] = "auto"
-    max_bad: Share = 0.01  # ours: share of unreadable videos that ends a run
-    cache: Literal["none", "memory", "disk"] = "none"  # of decoded frames; ours
+    max_bad: Share = 0.01  # our choice: the share of unreadable videos that ends a run
+    cache: Literal["none", "memory", "disk"] = "none"  # of decoded frames; our choice
 
     @property
     def frame_size(self) -> tuple[int, int]:
@@ -81,9 +79,9 @@ class ModelSettings:
     __pydantic_config__ = _STRICT
     backbone: Backbone = "vit-b"
     tubelet: tuple[Count, Count, Count] = (2, 16, 16)  # EVEREST Table 15
-    positions: Literal["flat", "separable"] = "flat"  # one sinusoid over the token number, as released
+    positions: Literal["flat", "separable"] = "flat"  # flat: one sinusoid over the token number, as released
     embedding_layers: Annotated[int, Field(ge=1, le=3)] = 1  # EVEREST Table 15
-    pooling: Pooling = "mean"  # of kept tokens; first: the first one (released program: --use_cls)
+    pooling: Pooling = "mean"  # of the kept tokens; first: the first token (released program: --use_cls)
     decoder_depth: Depth = 4  # released scripts
     width: Count | None = None
     depth: Depth | None = None
@@ -93,7 +91,7 @@ class ModelSettings:
 
     @property
     def backbone_size(self) -> BackboneSize:
-        """The backbone's sizes with those that are set here in their place."""
+        """The backbone's sizes, with the sizes that are set here in their place."""
         names = ("width", "depth", "heads", "decoder_width", "decoder_heads")
         given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         return replace(BACKBONES[self.backbone], **given)
@@ -101,19 +99,19 @@ class ModelSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings:
-    """The engine, the same in every stage. All defaults are ours."""
+    """The training loop, the same in every stage. All defaults are our choice."""
 
     __pydantic_config__ = _STRICT
     seed: CountOrZero = 0
     workers: CountOrZero = 8
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
-    tf32: bool = False  # faster float32 products on a GPU; the selection is then rounded too
+    tf32: bool = False  # faster float32 products on a GPU; the selection is then rounded, too
     save_every: SaveEvery = "10min"
     keep_states: Count = 2
     micro_batch: MicroBatch = "auto"
-    nonfinite: Literal["stop", "skip"] = "stop"  # skip: leave such an update out, ten in a row at most
+    nonfinite: Literal["stop", "skip"] = "stop"  # skip: skip such an update, at most ten in a row
     data_timeout: Count = 300  # seconds to wait for a process that reads videos
-    shard: Literal["none", "full"] = "none"  # full: weights and moments cut over the GPUs (FSDP2)
+    shard: Literal["none", "full"] = "none"  # full: weights and moments sharded over the GPUs (FSDP2)
     checkpointing: bool = False
     compile: bool = False
     clip_grad: Positive | None = None  # largest gradient norm; released scripts: none
@@ -121,12 +119,12 @@ class TrainSettings:
 
     @property
     def save_steps(self) -> int | None:
-        """Steps between two saves, or None where `save_every` is a time."""
+        """Steps between two saves, or None if `save_every` is a time."""
         return self.save_every if isinstance(self.save_every, int) else None
 
     @property
     def save_seconds(self) -> int | None:
-        """Seconds between two saves, or None where `save_every` counts steps."""
+        """Seconds between two saves, or None if `save_every` is a number of steps."""
         if isinstance(self.save_every, int):
             return None
         unit = self.save_every.lstrip("0123456789")
@@ -139,19 +137,51 @@ class FrameSelectionSettings:
 
     __pydantic_config__ = _STRICT
     alpha: Annotated[float, Field(ge=1)] = 1.0  # candidates: alpha times the clip's frames; Table 13
-    recompute: bool = False  # measure the chosen slices against each other anew; ours, the paper is silent
+    recompute: bool = False  # measure the drawn slices again; our choice, not specified in the paper
 
 
 @dataclass(frozen=True, kw_only=True)
-class TargetSettings:
-    """What is predicted at the target tokens."""
+class PixelTargetSettings:
+    """Predict the pixels of the target tokens."""
 
     __pydantic_config__ = _STRICT
-    kind: Literal["pixels", "tokens"] = "pixels"  # tokens: of the recipe's tokenizer, LVMAE §3.3
-    space: Literal["values", "soft", "codes"] = "values"  # of tokens; LVMAE eq. 2
-    cache: str | None = None  # folder of `everest prepare tokens`, read in place of running the tokenizer
+    needs_tokenizer: ClassVar[bool] = False
+    kind: Literal["pixels"] = "pixels"
+    cache: str | None = None  # folder of `everest prepare tokens`, for a selection that needs a tokenizer
     normalize: bool | Literal["token"] = True  # per tubelet and channel, as released; token: as ST-MAE
     frames: Literal["all", "half"] = "all"  # half: one frame of each tubelet, as ST-MAE
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenTargetSettings:
+    """Predict the codes that the recipe's tokenizer gives the target tokens, LVMAE §3.3."""
+
+    __pydantic_config__ = _STRICT
+    needs_tokenizer: ClassVar[bool] = True
+    kind: Literal["tokens"] = "tokens"
+    cache: str | None = None  # folder of `everest prepare tokens`, read instead of running the tokenizer
+    space: Literal["values", "soft", "codes"] = "values"  # LVMAE eq. 2
+
+
+TARGETS = {settings.kind: settings for settings in (PixelTargetSettings, TokenTargetSettings)}
+TARGET_KEYS = {field.name for settings in TARGETS.values() for field in fields(settings)}
+
+
+def _without_other_targets(values: Any) -> Any:
+    """Drops the keys of other kinds of targets, which a base recipe or an older checkpoint may set."""
+    if not isinstance(values, dict):
+        return values
+    values = {"kind": "pixels"} | values
+    settings = TARGETS.get(str(values["kind"]))
+    idle = TARGET_KEYS - {field.name for field in fields(settings)} if settings else set()
+    return {key: value for key, value in values.items() if key not in idle}
+
+
+TargetSettings = Annotated[
+    PixelTargetSettings | TokenTargetSettings,
+    Discriminator("kind"),
+    BeforeValidator(_without_other_targets),
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,7 +195,7 @@ class PretrainSettings:
     views_per_decode: Count = 1  # released scripts: num_sample 1
     frame_selection: FrameSelectionSettings = field(default_factory=FrameSelectionSettings)
     selection: PretrainSelection = field(default_factory=RedundancyRobust)
-    target: TargetSettings = field(default_factory=TargetSettings)
+    target: TargetSettings = field(default_factory=PixelTargetSettings)
     epochs: Count = 3200  # Table 7
     warmup_epochs: CountOrZero = 40  # Table 7
     batch_size: Count = 192  # Table 7; of all processes, accumulation included
@@ -177,9 +207,7 @@ class PretrainSettings:
     @property
     def needs_tokenizer(self) -> bool:
         """Whether a tokenizer scores the tokens or gives the targets."""
-        chosen = self.selection
-        learned = isinstance(chosen, LearnedImportance) and chosen.score == "learned"
-        return learned or self.target.kind == "tokens"
+        return self.selection.needs_tokenizer or self.target.needs_tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,7 +222,7 @@ class RandAugmentSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneSettings:
-    """The supervised stage, EVEREST Table 8. Its selection has no targets: all that is kept is encoded."""
+    """The supervised stage, EVEREST Table 8. Its selection has no targets: all kept tokens are encoded."""
 
     __pydantic_config__ = _STRICT
     stride: Count = 4  # Table 8
@@ -204,8 +232,8 @@ class FinetuneSettings:
     )
     freeze: Literal["none", "encoder"] = "none"
     rand_augment: RandAugmentSettings | None = field(default_factory=RandAugmentSettings)
-    crop_area: tuple[Share, Share] = (0.08, 1.0)  # released scripts: share of the frame
-    erasing: Share = 0.25  # released scripts: chance of random erasing
+    crop_area: tuple[Share, Share] = (0.08, 1.0)  # released scripts: smallest and largest share of the frame
+    erasing: Share = 0.25  # released scripts: probability of random erasing
     mixup: NotNegative = 0.0  # released scripts; VideoMAE: 0.8
     cutmix: NotNegative = 0.0  # released scripts; VideoMAE: 1.0
     label_smoothing: ShareBelowOne = 0.1  # Table 8
@@ -222,7 +250,7 @@ class FinetuneSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class EvalSettings:
-    """Multi-view testing, EVEREST Table 8: every video is seen in clips x crops views."""
+    """Multi-view evaluation, EVEREST Table 8: every video is evaluated in clips x crops views."""
 
     __pydantic_config__ = _STRICT
     clips: Count = 5  # Table 8
@@ -239,7 +267,7 @@ class Recipe:
     data: DataSettings = field(default_factory=DataSettings)
     model: ModelSettings = field(default_factory=ModelSettings)
     train: TrainSettings = field(default_factory=TrainSettings)
-    tokenizer: TokenizerSettings | None = None  # of recipes whose method has one
+    tokenizer: TokenizerSettings | None = None  # None: the method has no tokenizer
     pretrain: PretrainSettings = field(default_factory=PretrainSettings)
     finetune: FinetuneSettings = field(default_factory=FinetuneSettings)
     eval: EvalSettings = field(default_factory=EvalSettings)

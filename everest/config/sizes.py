@@ -1,7 +1,4 @@
-"""The sizes of the known backbones: a plain table, so that reading a recipe needs no model code.
-
-The sizes of the known tokenizers: a plain table, so that reading a recipe needs no model code.
-"""
+"""The sizes of the known backbones and tokenizers: tables, so that reading a recipe needs no model code."""
 
 from __future__ import annotations
 
@@ -21,7 +18,8 @@ class BackboneSize:
     decoder_heads: int
 
 
-# vit-s to vit-h as in the released VideoMAE and EVEREST programs; vit-tiny is ours, for small machines.
+# vit-s to vit-h are the sizes of the released VideoMAE and EVEREST programs; vit-tiny, for small machines, is
+# our choice.
 BACKBONES = {
     "vit-tiny": BackboneSize(width=192, depth=12, heads=3, decoder_width=96, decoder_heads=3),
     "vit-s": BackboneSize(width=384, depth=12, heads=6, decoder_width=192, decoder_heads=3),
@@ -30,7 +28,7 @@ BACKBONES = {
     "vit-h": BackboneSize(width=1280, depth=32, heads=16, decoder_width=640, decoder_heads=8),
 }
 
-LEAST_PLACES: Final = 4  # ours: a side of what a discriminator ends with, in places
+LEAST_PLACES: Final = 4  # our choice: the least height and width, in places, of a discriminator's last layer
 TopKKind = Literal["straight-through", "perturbed"]  # how the choice of the best tokens passes a gradient
 
 
@@ -39,25 +37,25 @@ class TokenizerConfig:
     """Encoder, decoder and scorer of an LVMAE tokenizer. Space is halved between two levels."""
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012 pydantic's name for it
-    stem: tuple[int, int]  # frames and pixels a side that the first convolution makes one; (1, 1): none
+    stem: tuple[int, int]  # stride of the first convolution in frames and pixels; (1, 1): no convolution
     channels: int
-    multipliers: tuple[int, ...]  # of `channels`, one a level
-    time_down: tuple[bool, ...]  # which of the halvings between levels halve time, too
-    blocks: int  # residual blocks a level of the encoder, and as many in its middle
-    decoder_blocks: int  # the same of the decoder
-    levels: tuple[int, ...] = (8, 8, 8, 8, 8, 8)  # of each code dimension; [P] stated in the text: 2^18 codes
-    input_scale: float = 1.0  # of height and width, before anything looks at a clip
+    multipliers: tuple[int, ...]  # of `channels`, one per level
+    time_down: tuple[bool, ...]  # whether each halving between two levels also halves time
+    blocks: int  # residual blocks per level of the encoder, and in its middle
+    decoder_blocks: int  # the same for the decoder
+    levels: tuple[int, ...] = (8, 8, 8, 8, 8, 8)  # of each code dimension; the LVMAE paper has 2^18 codes
+    input_scale: float = 1.0  # of height and width; a clip is scaled first
     scorer_channels: tuple[int, int] = (32, 64)
 
     @property
     def stride(self) -> tuple[int, int]:
-        """Frames and pixels a side, of the scaled clip, that a token stands for."""
+        """The size of a token in the scaled clip: frames, and pixels of a side."""
         time, space = self.stem
         return time * 2 ** sum(self.time_down), space * 2 ** (len(self.multipliers) - 1)
 
     @property
     def tubelet(self) -> tuple[int, int, int]:
-        """Frames, rows and columns of the clip as it is given that a token stands for."""
+        """The size of a token in the clip before scaling: frames, rows and columns."""
         time, space = self.stride
         side = round(space / self.input_scale)
         return time, side, side
@@ -67,19 +65,19 @@ class TokenizerConfig:
         return prod(self.levels)
 
     def scaled(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Height and width that the tokenizer works in, for clips of `size`."""
+        """Height and width of clips of `size` after scaling."""
         height, width = (round(side * self.input_scale) for side in size)
         return height, width
 
     def stem_grid(self, frames: int, size: tuple[int, int]) -> tuple[int, int, int]:
-        """Frames, rows and columns after the first convolution, of clips of `size`."""
+        """Frames, rows and columns after the first convolution, for clips of `size`."""
         time, space = self.stem
         height, width = self.scaled(size)
         return frames // time, height // space, width // space
 
 
 def discriminator_halvings(config: TokenizerConfig, size: tuple[int, int]) -> int:
-    """How often a discriminator halves clips of `size`, which the tokenizer's stem has made smaller."""
+    """How often a discriminator halves clips of `size`, after the tokenizer's stem has reduced them."""
     _, *sides = config.stem_grid(1, size)
     places, halvings = min(sides), 0
     while places // 2 >= LEAST_PLACES:
@@ -87,8 +85,8 @@ def discriminator_halvings(config: TokenizerConfig, size: tuple[int, int]) -> in
     return halvings
 
 
-# magvit-b: widths and depths of MAGVIT's public code, with one level more and one halving of time, so that
-# its tokens are those of a ViT with tubelet 2x16x16; all else is ours.
+# magvit-b: widths and depths of MAGVIT's public code, with one more level and one halving of time, so that
+# its tokens match a ViT with tubelet 2x16x16; all other values are our choice.
 TOKENIZERS = {
     "magvit-b": TokenizerConfig(
         stem=(1, 1),

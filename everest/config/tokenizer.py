@@ -1,7 +1,7 @@
 """The `tokenizer` section of a recipe: the network that gives LVMAE its importance and its targets.
 
 Sources: [P] the LVMAE paper (arXiv 2411.13683), [M] MAGVIT's public code, whose recipe the paper follows. The
-tables in which the paper has its own values are not at hand; all that is not marked is ours.
+tables with the paper's own values were not available; every value without a mark is our choice.
 """
 
 from __future__ import annotations
@@ -33,23 +33,23 @@ _ARCHITECTURE = (
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerLossSettings:
-    """Weights of the terms, and what the last two of them need."""
+    """Weights of the terms, and the settings that the perceptual and the adversarial term need."""
 
     __pydantic_config__ = _STRICT
-    reconstruction: NotNegative = 1.0  # of the squared error of the pixels [M]
+    reconstruction: NotNegative = 1.0  # weight of the squared error of the pixels [M]
     perceptual: NotNegative = 0.0  # [M]: 0.1
     gan: NotNegative = 0.0  # [M]: 0.1
-    r1: NotNegative = 10.0  # of the penalty in the discriminator's loss [M]
-    discriminator_lr: Positive = 1e-4  # its peak; the schedule is the tokenizer's [M]
+    r1: NotNegative = 10.0  # weight of the penalty in the discriminator's loss [M]
+    discriminator_lr: Positive = 1e-4  # the peak; the schedule is the tokenizer's [M]
     perceptual_weights: str | None = None  # a file, or hf:OWNER/NAME; None: timm's
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerSettings:
-    """A tokenizer and its training. What describes the network and is None follows from `size`."""
+    """A tokenizer and its training. Settings of the network that are None follow from `size`."""
 
     __pydantic_config__ = _STRICT
-    checkpoint: str | None = None  # one that is trained already
+    checkpoint: str | None = None  # a trained tokenizer
     size: TokenizerSize = "lite"
     levels: Annotated[tuple[Levels, ...], Field(min_length=1)] = (8, 8, 8, 8, 8, 8)  # 2^18 codes [P]
     stem: tuple[Count, Count] | None = None
@@ -60,32 +60,32 @@ class TokenizerSettings:
     decoder_blocks: Count | None = None
     scorer_channels: tuple[Count, Count] | None = None
     input_scale: Annotated[float, Field(gt=0, le=1)] | None = None
-    frames: Count = 16  # of a window: what is encoded together [P]
+    frames: Count = 16  # of a window, which is encoded at once [P]
     keep: Annotated[float, Field(gt=0, le=1)] = 0.375  # 768 tokens [P] of 2048, if frames were 256 pixels
     select: TopKKind = "straight-through"
     temperature: Positive = 0.5
-    warmup: ShareBelowOne = 0.0  # of the steps: all tokens are kept in them
-    full_batches: Share = 0.25  # of the other steps: the same
+    warmup: ShareBelowOne = 0.0  # share of the steps that keep all tokens, at the start
+    full_batches: Share = 0.25  # share of the other steps that keep all tokens
     epochs: Count = 30
     warmup_epochs: CountOrZero = 1  # of the learning rate [M]
     batch_size: Count = 128  # of all processes, accumulation included [M]
-    lr: Positive = 1e-4  # as it is, not by batch size [M]
+    lr: Positive = 1e-4  # not scaled by the batch size [M]
     betas: tuple[ShareBelowOne, ShareBelowOne] = (0.0, 0.99)  # [M]
-    ema: Decay | None = 0.999  # the averaged weights are those that are kept [M]
+    ema: Decay | None = 0.999  # the averaged weights are the result [M]
     loss: TokenizerLossSettings = field(default_factory=TokenizerLossSettings)
 
     @property
     def config(self) -> TokenizerConfig:
-        """The network: its size with what is set here in its place."""
+        """The network: its size, with the values that are set here in their place."""
         given = {name: getattr(self, name) for name in _ARCHITECTURE if getattr(self, name) is not None}
         return replace(TOKENIZERS[self.size], levels=self.levels, **given)
 
     @property
     def min_lr(self) -> float:
-        """Where the cosine ends."""
+        """The learning rate at the end of the cosine schedule."""
         return 0.0
 
     @property
     def weight_decay(self) -> float:
-        """None: the optimiser is Adam [M]."""
+        """Zero: the optimizer is Adam [M]."""
         return 0.0

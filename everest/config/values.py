@@ -1,6 +1,6 @@
-"""The kinds of values that settings hold: numbers in a range, and the few that are written in two ways.
+"""Types of values in settings: numbers in a range, and the few values that can be written in two ways.
 
-Each kind is a type with the check that pydantic runs on it. A check that fails says what the value must be.
+Each type includes the check that pydantic runs. The error of a check states what the value must be.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from pydantic_core import PydanticKnownError
 
 from everest.config.sizes import BACKBONES, TOKENIZERS
 
-LARGEST_COUNT: Final = 2**31 - 1  # what every library that is used here counts with
-LONGEST_SIDE: Final = 2**14  # pixels of a clip, ours: twice that of 8K video
-MOST_BLOCKS: Final = 1000  # ours: far beyond any transformer, and still counted in a second
+LARGEST_COUNT: Final = 2**31 - 1  # the largest integer that every library used here accepts
+LONGEST_SIDE: Final = 2**14  # pixels of a clip; our choice: twice that of 8K video
+MOST_BLOCKS: Final = 1000  # our choice: far beyond any transformer, and the cost still takes a second
 
 
 def with_hyphens(value: Any) -> Any:
-    """Names as we spell them, `vit-b` for `vit_b`; in a mapping, those among its values."""
+    """A name with hyphens, `vit-b` for `vit_b`; in a mapping, all names among its values."""
     if isinstance(value, dict):
         return {key: with_hyphens(inner) for key, inner in value.items()}
     return value.replace("_", "-") if isinstance(value, str) else value
@@ -45,7 +45,7 @@ def _check_size(value: Any) -> int | tuple[int, int]:
 def _check_micro_batch(value: Any) -> int | str:
     if value == "auto" or _is_count(value):
         return value
-    raise ValueError("must be 'auto' or a whole number from 1")
+    raise ValueError("must be 'auto' or an integer from 1")
 
 
 def _check_save_every(value: Any) -> int | str:
@@ -55,7 +55,7 @@ def _check_save_every(value: Any) -> int | str:
 
 
 def _one_of(names: Collection[str]) -> AfterValidator:
-    """Told like a Literal, but the names stay in one place."""
+    """Checks like a Literal, with the same error, but takes the names from a table."""
 
     def check(name: str) -> str:
         if name not in names:

@@ -1,7 +1,7 @@
-"""YAML as people expect it: `1e-3` is a number, `on` is a text, a key may be written once.
+"""YAML as people expect it: `1e-3` is a number, `on` is text, and a duplicate key is an error.
 
-PyYAML follows YAML 1.1: it reads `1e-3` as text, `on` as true, `010` as 8, and lets a duplicate key win in
-silence. The resolvers here are those of YAML 1.2's core schema, without octal and hexadecimal numbers.
+PyYAML follows YAML 1.1: it reads `1e-3` as text, `on` as true, `010` as 8, and silently takes the last of
+duplicate keys. The resolvers here follow YAML 1.2's core schema, without octal and hexadecimal numbers.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from everest.errors import RecipeError
 _TAG = "tag:yaml.org,2002:"
 _FLOAT = re.compile(
     r"[-+]?(?:(?:\d+\.\d*|\.\d+)(?:[eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.(?:inf|Inf|INF))$|\.(?:nan|NaN|NAN)$",
-    re.ASCII,  # digits of other scripts are text
+    re.ASCII,  # digits of other writing systems are text
 )
 _INT = re.compile(r"[-+]?(?:0|[1-9]\d*)$", re.ASCII)
 _FLOAT_STARTS = list("-+.0123456789")
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads plain data only, with the resolvers that are added below."""
+    """Reads plain data only, with the resolvers added below."""
 
     yaml_implicit_resolvers: ClassVar = {}
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """A mapping whose keys are texts and differ, seen before `<<` is unfolded, which may repeat keys."""
+        """Checks that keys are text and unique, before `<<` is expanded, which may repeat keys."""
         seen: set[str] = set()
         for key_node, _ in node.value:
             key = key_node.value
             if not isinstance(key, str) or key_node.tag not in (_TAG + "str", _TAG + "merge"):
-                raise _at(key_node, "a key must be a text")
+                raise _at(key_node, "a key must be text")
             if key in seen:
                 raise _at(key_node, f"duplicate key '{key}'")
             seen.add(key)
@@ -41,7 +41,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Block mappings, lists in one line, and quotes around what either reading would take for a number."""
+    """Writes block mappings, lists in one line, and quotes text that YAML 1.1 or 1.2 reads as a number."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -68,17 +68,17 @@ def read_yaml(text: str, label: str) -> Any:
     """The value of a YAML document.
 
     Raises:
-        RecipeError: `label:line: what is wrong`.
+        RecipeError: `label:line: problem`.
     """
     try:
         return yaml.load(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
         raise RecipeError(f"{label}{line}: {error.problem or error.context}") from error
-    except yaml.YAMLError as error:  # a character that no YAML may hold
+    except yaml.YAMLError as error:  # a character that YAML forbids
         raise RecipeError(f"{label}: not YAML: {str(error).splitlines()[0]}") from error
 
 
-def write_yaml(value: dict[str, Any]) -> str:
-    """The document that `read_yaml` reads back, keys in their order."""
-    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+def write_yaml(value: dict[str, Any], *, width: int = 100) -> str:
+    """The document that `read_yaml` reads back, with the keys in their order and lines of about `width`."""
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=width)

@@ -1,12 +1,13 @@
-"""RandAugment (Cubuk et al. 2019) on clips: what is drawn, is drawn once and done to all frames alike.
+"""RandAugment (Cubuk et al. 2019), Mixup (Zhang et al. 2018) and CutMix (Yun et al. 2019) of clips.
 
-Operations are timm's, on PIL images. Their arguments are those of its "increasing" set
-(`rand-m9-n4-mstd0.5-inc1` in its spelling), with the randomness taken from a generator.
+RandAugment draws operations once per clip and applies them to all frames. The operations are timm's, on PIL
+images, with the arguments of its "increasing" set (timm's `rand-m9-n4-mstd0.5-inc1`); the random numbers come
+from a generator.
 
-Mixup (Zhang et al. 2018) and CutMix (Yun et al. 2019) of a batch of clips with itself in reverse order.
+Mixup and CutMix mix a batch with itself in reverse order, with one draw for the whole batch as in timm's mode
+"batch". timm's CutMix would cut frames and rows of a clip instead of rows and columns.
 
-B batch, C channels, T frames, H W pixels. One draw for the whole batch, as timm's mode "batch" does it; but
-its CutMix would cut frames and rows of a clip where it means rows and columns.
+B batch, C channels, T frames, H W pixels.
 """
 
 from __future__ import annotations
@@ -27,30 +28,31 @@ from everest.data.crops import Box, Size
 
 Argument = float | int | None
 
-PROBABILITY: Final = 0.5  # that an operation drawn is done
-FILL: Final = (128, 128, 128)  # what comes in from outside the frame
+PROBABILITY: Final = 0.5  # that a drawn operation is applied
+FILL: Final = (128, 128, 128)  # color of pixels from outside the frame
+SWITCH: Final = 0.5  # probability of CutMix if both are on; timm and VideoMAE
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One of timm's operations, and how its argument follows from a level in [0, 1]."""
+    """One of timm's operations: how its argument follows from a level in [0, 1]."""
 
-    argument: Callable[[float], Argument]  # None: it takes none
+    argument: Callable[[float], Argument]  # returns None for an operation without an argument
     signed: bool = False  # the level is negated half of the time
 
 
 def _enhance(level: float) -> float:
-    return max(0.1, 1 + 0.9 * level)  # 1 leaves the picture as it is
+    return max(0.1, 1 + 0.9 * level)  # 1 leaves the image unchanged
 
 
-# In the order in which they are numbered by a draw.
+# In the order of the indices that are drawn.
 OPERATIONS: Final = {
     "AutoContrast": Operation(lambda _: None),
     "Equalize": Operation(lambda _: None),
     "Invert": Operation(lambda _: None),
     "Rotate": Operation(lambda level: 30 * level, signed=True),  # degrees
     "PosterizeIncreasing": Operation(lambda level: 4 - int(4 * level)),  # bits kept
-    "SolarizeIncreasing": Operation(lambda level: 256 - int(256 * level)),  # inverted from here on
+    "SolarizeIncreasing": Operation(lambda level: 256 - int(256 * level)),  # inverted from this value on
     "SolarizeAdd": Operation(lambda level: int(110 * level)),
     "ColorIncreasing": Operation(_enhance, signed=True),
     "ContrastIncreasing": Operation(_enhance, signed=True),
@@ -58,48 +60,45 @@ OPERATIONS: Final = {
     "SharpnessIncreasing": Operation(_enhance, signed=True),
     "ShearX": Operation(lambda level: 0.3 * level, signed=True),
     "ShearY": Operation(lambda level: 0.3 * level, signed=True),
-    "TranslateXRel": Operation(lambda level: 0.45 * level, signed=True),  # share of the width
+    "TranslateXRel": Operation(lambda level: 0.45 * level, signed=True),  # fraction of the width
     "TranslateYRel": Operation(lambda level: 0.45 * level, signed=True),
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RandAugment:
-    """`ops` operations, drawn with replacement, each done with probability 0.5."""
+    """`ops` operations, drawn with replacement, each applied with probability 0.5."""
 
     magnitude: float  # 0 to 10
     std: float  # of the magnitude
     ops: int
 
     def draw(self, rng: np.random.Generator) -> list[tuple[str, Argument]]:
-        """Names and arguments of the operations to do."""
+        """Draws the names and arguments of the operations to apply."""
         names = list(OPERATIONS)
         drawn = []
         for number in rng.integers(0, len(names), size=self.ops):
             if rng.random() > PROBABILITY:
                 continue
             operation = OPERATIONS[names[number]]
-            level = self._level(rng)
+            magnitude = rng.normal(self.magnitude, self.std) if self.std > 0 else self.magnitude
+            level = min(max(magnitude, 0), 10) / 10
             if operation.signed and rng.random() > 0.5:
                 level = -level
             drawn.append((names[number], operation.argument(level)))
         return drawn
 
     def __call__(self, clip: Tensor, rng: np.random.Generator) -> Tensor:
-        """(T, H, W, 3) uint8 to the same."""
+        """Augments (T, H, W, 3) uint8 frames."""
         drawn = self.draw(rng)
         if not drawn:
             return clip
         frames = [apply(Image.fromarray(frame), drawn) for frame in clip.numpy()]
         return torch.from_numpy(np.stack([np.asarray(frame) for frame in frames]))
 
-    def _level(self, rng: np.random.Generator) -> float:
-        magnitude = rng.normal(self.magnitude, self.std) if self.std > 0 else self.magnitude
-        return min(max(magnitude, 0), 10) / 10
-
 
 def apply(frame: Image.Image, drawn: list[tuple[str, Argument]]) -> Image.Image:
-    """Do what was drawn to one frame."""
+    """Applies drawn operations to one frame."""
     for name, argument in drawn:
         if (name, argument) == ("PosterizeIncreasing", 0):  # black before Pillow 13, which refuses it
             frame = Image.new(frame.mode, frame.size)
@@ -107,9 +106,6 @@ def apply(frame: Image.Image, drawn: list[tuple[str, Argument]]) -> Image.Image:
         arguments = () if argument is None else (argument,)
         frame = NAME_TO_OP[name](frame, *arguments, resample=Image.Resampling.BICUBIC, fillcolor=FILL)
     return frame
-
-
-SWITCH = 0.5  # probability of CutMix where both are on; timm and VideoMAE
 
 
 def mix(
@@ -122,16 +118,16 @@ def mix(
     cutmix: float,
     rng: np.random.Generator,
 ) -> tuple[Tensor, Tensor]:
-    """Mix every clip with its partner from the other end of the batch; one in the middle stays as it is.
+    """Mixes every clip with its partner from the other end of the batch; a clip in the middle is unchanged.
 
     Args:
         frames: (B, C, T, H, W) float.
         labels: (B, heads) int64.
         num_classes: of each head.
-        smoothing: share of the probability that is spread over all classes.
-        mixup, cutmix: alpha of the Beta distribution of the share that stays; 0 is off.
+        smoothing: fraction of the probability that is spread over all classes.
+        mixup, cutmix: alpha of the Beta distribution of the fraction that is kept; 0 is off.
     Returns:
-        The mixed frames, and what a classifier is to say: (B, classes of all heads), each head's sum to 1.
+        The mixed frames, and the targets of a classifier: (B, classes of all heads), 1 in sum for each head.
     """
     of_heads = [
         F.one_hot(labels[:, head], count) * (1 - smoothing) + smoothing / count
@@ -143,7 +139,10 @@ def mix(
     if cutmix > 0 and (mixup <= 0 or rng.random() < SWITCH):
         size = frames.shape[-2], frames.shape[-1]
         box = cut_box(size, kept=rng.beta(cutmix, cutmix), rng=rng)
-        frames, kept = paste(frames, box), 1 - box.height * box.width / (size[0] * size[1])
+        rows, columns = slice(box.top, box.top + box.height), slice(box.left, box.left + box.width)
+        mixed = frames.clone()
+        mixed[..., rows, columns] = torch.flip(frames[..., rows, columns], dims=(0,))
+        frames, kept = mixed, 1 - box.height * box.width / (size[0] * size[1])
     else:
         kept = rng.beta(mixup, mixup)
         frames = frames * kept + frames.flip(0) * (1 - kept)
@@ -151,20 +150,11 @@ def mix(
 
 
 def cut_box(size: Size, *, kept: float, rng: np.random.Generator) -> Box:
-    """A box of the frame's shape that leaves `kept` of it; centred anywhere, cut off at the border."""
-    share = math.sqrt(1 - kept)
-    (top, bottom), (left, right) = (_span(side, int(side * share), rng) for side in size)
+    """Draws a box of the frame's shape that keeps `kept` of it; centered anywhere, clipped at the border."""
+    fraction = math.sqrt(1 - kept)
+    spans = []
+    for side in size:
+        length, center = int(side * fraction), int(rng.integers(0, side))
+        spans.append((max(center - length // 2, 0), min(center + (length + 1) // 2, side)))
+    (top, bottom), (left, right) = spans
     return Box(top, left, bottom - top, right - left)
-
-
-def _span(side: int, length: int, rng: np.random.Generator) -> tuple[int, int]:
-    centre = int(rng.integers(0, side))
-    return max(centre - length // 2, 0), min(centre + (length + 1) // 2, side)
-
-
-def paste(frames: Tensor, box: Box) -> Tensor:
-    """Fill the box of all frames with what the clip's partner has there."""
-    rows, columns = slice(box.top, box.top + box.height), slice(box.left, box.left + box.width)
-    mixed = frames.clone()
-    mixed[..., rows, columns] = torch.flip(frames[..., rows, columns], dims=(0,))
-    return mixed

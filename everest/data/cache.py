@@ -1,8 +1,8 @@
-"""Decoded frames kept for the next epoch: for small sets whose decoding costs more than their training step.
+"""A cache of decoded frames, for small data sets whose decoding costs more than a training step.
 
-F frames, H height, W width. What is kept are all frames of a video, or of the segment that a list names, as
-decoded; a clip is cut from them, so that a run with a cache equals the run without to the bit. The processes
-of a machine share one folder: in memory, where it goes with the last of them, or on the disk, where it stays.
+F frames, H height, W width. The cache holds all frames of a video, or of the segment that a list names, as
+decoded. Clips are cut from them, so that a run with a cache equals a run without it to the bit. The processes
+of a machine share one folder: in memory, where the last process removes it, or on the disk, where it stays.
 """
 
 from __future__ import annotations
@@ -23,31 +23,31 @@ import torch
 from torch import Tensor
 
 from everest.errors import EnvironmentProblem
-from everest.video.folders import pictures_in
-from everest.video.reader import VideoError, picture_folder, probe, read_frames
-from everest.video.source import Video, as_video, version
+from everest.video.folders import images_in
+from everest.video.reader import VideoError, image_folder, probe, read_frames
+from everest.video.source import Video, as_video, video_version
 
 MEMORY: Final = Path("/dev/shm")  # files in memory (Linux)
-LARGEST: Final = 2**30  # bytes of a video that is kept; a longer one is decoded anew each time
-SHARE: Final = 0.9  # of the free room that may be filled
-LOOKED_AT: Final = 16  # videos or segments from which the room that all need is told
+LARGEST: Final = 2**30  # bytes of a cached video; a longer one is decoded again each time
+SHARE: Final = 0.9  # of the free space that may be filled
+PROBED: Final = 16  # videos or segments from which the size of all is estimated
 
-Span = tuple[int, int]  # number of the first frame, and how many
+Span = tuple[int, int]  # index of the first frame, number of frames
 Sample = TypeVar("Sample")
 
 
 @dataclass(frozen=True, slots=True)
 class FrameCache:
-    """A folder with a file of frames for every video. It may be filled by several processes at once."""
+    """A folder with a file of frames for every video. Several processes may fill it at once."""
 
     folder: Path
 
     def read(self, path: str | Video, ids: Sequence[int], *, span: Span, decoder: str) -> Tensor:
-        """As `read_frames`, the first time by decoding all frames of the span.
+        """Like `read_frames`, but decodes all frames of the span the first time, and caches them.
 
         Args:
-            ids: numbers in the video, within the span.
-            span: which frames to keep.
+            ids: indices of frames of the video, within the span.
+            span: the frames to cache.
         Returns:
             (len(ids), H, W, 3) uint8.
         Raises:
@@ -57,7 +57,7 @@ class FrameCache:
         file = self.folder / f"{_key(path, span)}.npy"
         frames = _load(file)
         if frames is None and frame_bytes(path, span[1]) <= LARGEST:
-            with suppress(VideoError):  # damaged somewhere: what is asked for may lie before
+            with suppress(VideoError):  # damaged somewhere: the requested frames may be intact
                 frames = read_frames(path, range(span[0], sum(span)), decoder=decoder).numpy()
                 _save(file, frames)
         if frames is None:
@@ -68,98 +68,94 @@ class FrameCache:
 def open_cache(
     kind: Literal["none", "memory", "disk"], samples: Sequence[Sample], bytes_of: Callable[[Sample], int]
 ) -> FrameCache | None:
-    """The cache that `data.cache` names.
+    """Opens the cache that `data.cache` names.
+
+    The cache on the disk is in EVEREST_CACHE, or in the usual folder for files that can be made again.
 
     Args:
-        samples: videos, or segments of them, each once.
-        bytes_of: how many the frames of one take (`frame_bytes`); VideoError where it cannot be read.
+        samples: videos, or segments of them, without repetitions.
+        bytes_of: returns the bytes of the frames of one (`frame_bytes`), or raises VideoError.
     Raises:
-        EnvironmentProblem: no such memory here, or the videos need more room than there is.
+        EnvironmentProblem: the system has no files in memory, or the videos need more space than is free.
     """
     if kind == "none":
         return None
-    folder = _in_memory() if kind == "memory" else _on_disk()
+    if kind == "memory":
+        if not MEMORY.is_dir():
+            raise EnvironmentProblem(f"data.cache: no {MEMORY} here, which 'memory' needs; use 'disk'")
+        folder = MEMORY / f"everest-{os.getuid()}"
+    else:
+        usual = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        folder = Path(os.environ.get("EVEREST_CACHE") or usual / "everest") / "frames"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _refuse_too_much(kind, folder, samples, bytes_of)
+        _refuse_if_full(kind, folder, samples, bytes_of)
     except OSError as error:
         raise EnvironmentProblem(f"data.cache: cannot use {folder}: {error.strerror or error}") from error
     if kind == "memory":
-        _keep_while_used(folder)
+        _remove_after_use(folder)
     return FrameCache(folder)
 
 
-def _on_disk() -> Path:
-    """EVEREST_CACHE, or where programs keep what they can make again."""
-    usual = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(os.environ.get("EVEREST_CACHE") or usual / "everest") / "frames"
-
-
-def _in_memory() -> Path:
-    if not MEMORY.is_dir():
-        raise EnvironmentProblem(f"data.cache: no {MEMORY} here, which 'memory' needs; use 'disk'")
-    return MEMORY / f"everest-{os.getuid()}"
-
-
-def _keep_while_used(folder: Path) -> None:
-    """Mark the folder as used by this process; whoever leaves last removes it, and what killed ones left."""
+def _remove_after_use(folder: Path) -> None:
+    """Mark the folder as used by this process; the last process to leave removes it and all files in it."""
     mark = folder / f"{os.getpid()}.user"
     mark.touch()
     owner = os.getpid()
 
     def leave() -> None:
-        if os.getpid() != owner:  # a worker inherits this
+        if os.getpid() != owner:  # a worker inherits this handler
             return
         mark.unlink(missing_ok=True)
         if not any(psutil.pid_exists(int(other.stem)) for other in folder.glob("*.user")):
-            for file in folder.glob("*"):  # none where another cache of this process removed it
+            for file in folder.glob("*"):  # none if another cache of this process removed it
                 file.unlink(missing_ok=True)
-            with suppress(OSError):  # somebody came in between
+            with suppress(OSError):  # another process has entered it meanwhile
                 folder.rmdir()
 
     atexit.register(leave)
 
 
-def _refuse_too_much(
+def _refuse_if_full(
     kind: str, folder: Path, samples: Sequence[Sample], bytes_of: Callable[[Sample], int]
 ) -> None:
     sizes = []
-    for sample in samples[:: max(len(samples) // LOOKED_AT, 1)]:
-        with suppress(VideoError):  # told when its turn comes
+    for sample in samples[:: max(len(samples) // PROBED, 1)]:
+        with suppress(VideoError):  # reported when it is read
             sizes.append(bytes_of(sample))
     needed = len(samples) * float(np.mean([size for size in sizes if size <= LARGEST] or [0]))
-    there = sum(file.stat().st_size for file in folder.glob("*.npy"))  # perhaps of these videos
+    cached = sum(file.stat().st_size for file in folder.glob("*.npy"))  # perhaps of these videos
     free = psutil.disk_usage(str(folder)).free
     if kind == "memory":
         free = min(free, psutil.virtual_memory().available)
-    if needed - there > SHARE * free:
-        other = "'none'" if kind == "disk" else "'disk' or 'none'"
+    if needed - cached > SHARE * free:
+        alternatives = "'none'" if kind == "disk" else "'disk' or 'none'"
         raise EnvironmentProblem(
             f"data.cache: the frames of {len(samples)} videos need about {needed / 2**30:.2g} GiB, "
-            f"{folder} has {free / 2**30:.2g} GiB free; use {other}"
+            f"{folder} has {free / 2**30:.2g} GiB free; use {alternatives}"
         )
 
 
 def frame_bytes(path: Video, frames: int) -> int:
-    """What so many frames of a video take as decoded."""
+    """Returns the bytes of a number of frames of a video as decoded."""
     info = probe(path)
     return frames * info.height * info.width * 3
 
 
 def _key(path: Video, span: Span) -> str:
-    """Changes with the file: a rewritten video is another."""
+    """Returns a name for the frames of a span, which changes if the video is rewritten."""
     path = path.absolute() if isinstance(path, Path) else path
-    folder = picture_folder(path)
-    files = [path] if folder is None else pictures_in(folder)
+    folder = image_folder(path)
+    files = [path] if folder is None else images_in(folder)
     try:
-        told = [(str(file), *version(file)) for file in files]
+        versions = [(str(file), *video_version(file)) for file in files]
     except OSError as error:
         raise VideoError(path, error.strerror or str(error)) from error
-    return hashlib.sha256(repr((told, span)).encode()).hexdigest()[:32]
+    return hashlib.sha256(repr((versions, span)).encode()).hexdigest()[:32]
 
 
 def _load(file: Path) -> np.ndarray | None:
-    """(F, H, W, 3) uint8, read where it is touched; None where there is none, or no whole one."""
+    """Maps (F, H, W, 3) uint8 into memory; None if the file is missing or incomplete."""
     try:
         return np.load(file, mmap_mode="r")
     except (OSError, ValueError, EOFError):
@@ -167,7 +163,7 @@ def _load(file: Path) -> np.ndarray | None:
 
 
 def _save(file: Path, frames: np.ndarray) -> None:
-    """Write, whole or not at all; where there is no room, the next epoch decodes again."""
+    """Write atomically; if there is no space, the next epoch decodes the video again."""
     with suppress(OSError):
         if frames.nbytes > SHARE * psutil.disk_usage(str(file.parent)).free:
             return

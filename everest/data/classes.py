@@ -1,4 +1,4 @@
-"""What the labels of a data set can be."""
+"""The classes of a data set: their number, their names, and which of them have no sample."""
 
 from __future__ import annotations
 
@@ -10,30 +10,42 @@ from everest.config.settings import DataSettings
 from everest.data.samples import Sample, SampleList
 from everest.errors import DataError
 
-# Ours: how far counted labels may have gaps. Within it, `empty_classes` tells what has no clip.
+# Our choice: the gaps that the labels may have when the number of classes follows from the highest label.
 FEW_CLASSES: Final = 100
 CLASSES_A_USED_ONE: Final = 10
 
 
 @dataclass(frozen=True, kw_only=True)
 class Classes:
-    """What a label can be."""
+    """The classes that a model predicts."""
 
-    count: int  # of all heads
-    names: tuple[str, ...] | None  # in the order of the labels; None where only numbers are known
-    heads: Mapping[str, int] = field(default_factory=dict)  # classes of each of several labels
+    count: int  # over all heads
+    names: tuple[str, ...] | None  # in the order of the labels; None if only indices are known
+    heads: Mapping[str, int] = field(default_factory=dict)  # number of classes of each of several heads
 
     @classmethod
     def of(cls, samples: SampleList, data: DataSettings) -> Classes:
-        """Told by `data.num_classes`, else counted: the names, else the labels of the training set.
+        """Returns the classes of a training set.
+
+        Their number is `data.num_classes`, else the number of names, else one more than the highest label.
 
         Raises:
-            DataError: one class only, or counted from labels with such gaps that one must be a mistake.
+            DataError: there is only one class, or the gaps between the labels are so large that one label
+                must be a mistake: it would make a head of its size, and 99999999999 one of terabytes.
         """
         if data.heads:
             return cls(count=sum(data.heads.values()), names=None, heads=data.heads)
         names = samples.class_names
-        count = data.num_classes or (len(names) if names else _counted(samples.samples))
+        count = data.num_classes or len(names or ())
+        if not count:
+            used = len({sample.labels[0] for sample in samples.samples})
+            highest = max(samples.samples, key=lambda sample: sample.labels[0])
+            count = highest.labels[0] + 1
+            if count > max(FEW_CLASSES, CLASSES_A_USED_ONE * used):
+                raise DataError(
+                    f"{highest.path}: label {count - 1} would make {count} classes, of which only {used} "
+                    "have a clip; fix the label, or set data.num_classes"
+                )
         if count < 2:
             raise DataError("the labels name one class only; a classifier needs two or more")
         return cls(count=count, names=names)
@@ -43,26 +55,10 @@ class Classes:
 
 
 def empty_classes(samples: Sequence[Sample], classes: Classes) -> list[str]:
-    """The names (or numbers) of the classes of which there is no sample, in the order of their labels."""
+    """Returns the names (or indices) of the classes that have no sample, in the order of their labels."""
     empty = []
-    for place, (head, count) in enumerate((classes.heads or {"": classes.count}).items()):
-        used = {sample.labels[place] for sample in samples}
+    for position, (head, count) in enumerate((classes.heads or {"": classes.count}).items()):
+        used = {sample.labels[position] for sample in samples}
         names = [classes.name(label) for label in range(count) if label not in used]
         empty += [f"{head} {name}" for name in names] if head else names
     return empty
-
-
-def _counted(samples: Sequence[Sample]) -> int:
-    """The number of classes that labels from 0 stand for.
-
-    A mistyped label would otherwise make a head of its size, and of 99999999999 one of terabytes.
-    """
-    used = len({sample.labels[0] for sample in samples})
-    last = max(samples, key=lambda sample: sample.labels[0])
-    count = last.labels[0] + 1
-    if count > max(FEW_CLASSES, CLASSES_A_USED_ONE * used):
-        raise DataError(
-            f"{last.path}: label {count - 1} would make {count} classes, of which only {used} have a clip; "
-            "mend the label, or set data.num_classes"
-        )
-    return count

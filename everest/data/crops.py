@@ -1,11 +1,10 @@
-"""Which part of the frames: boxes for training, testing and erasing. Integers; no pixel is touched here.
+"""Boxes for training, evaluation and erasing, and the operations that crop, resize and erase pixels.
 
-Sizes are (height, width). Where a target is not square, what the released programs do for squares is done for
-the target's shape: boxes have its aspect ratio, and distortions are relative to it.
+Sizes are (height, width). The released programs handle square targets only. For other targets, boxes have the
+target's aspect ratio, and distortions are relative to it. Clips are cropped and resized as uint8 while
+loading, and erased on the device after normalization.
 
-Pixels of a clip: crop and resize on uint8 while loading, erase on the device after normalising.
-
-B batch, T frames, H W pixels. A clip is (T, H, W, 3) as decoded and (3, T, H, W) as the model takes it.
+B batch, T frames, H W pixels. A clip is (T, H, W, 3) as decoded and (3, T, H, W) as a model's input.
 """
 
 from __future__ import annotations
@@ -24,12 +23,12 @@ Size = tuple[int, int]
 
 SCALES = (1.0, 0.875, 0.75, 0.66)  # of the short side; VideoMAE and EVEREST, pre-training
 MAX_DISTORTION = 1  # steps between the scales of the two sides
-SNAP = 3  # a side this close to the target's (pixels) becomes the target's: no resize for so little
-AREA = (0.08, 1.0)  # fine-tuning crop, share of the frame; Szegedy et al. 2015
+SNAP = 3  # pixels; a side that differs less from the target's becomes the target's: no tiny resize
+AREA = (0.08, 1.0)  # fine-tuning crop, fraction of the frame; Szegedy et al. 2015
 RATIO = (0.75, 1.3333)  # its width / height
 ERASED_AREA = (0.02, 1 / 3)  # random erasing, Zhong et al. 2017, with timm's bounds
 ERASED_RATIO = (0.3, 1 / 0.3)
-ATTEMPTS = 10  # to place a random box
+ATTEMPTS = 10  # to find a random box that fits
 
 
 class Box(NamedTuple):
@@ -45,17 +44,26 @@ NO_BOX = Box(0, 0, 0, 0)
 
 
 def multi_scale_crop(frame: Size, target: Size, rng: np.random.Generator) -> Box:
-    """One of a few sizes at one of 13 fixed places (Wang et al. 2015, very deep two-stream ConvNets)."""
+    """A random size at one of 13 fixed positions (Wang et al. 2015, very deep two-stream ConvNets)."""
     sizes = multi_scale_sizes(frame, target)
     size = sizes[rng.integers(len(sizes))]
-    places = fixed_places(frame, size)
-    return Box(*places[rng.integers(len(places))], *size)
+    corners = fixed_corners(frame, size)
+    return Box(*corners[rng.integers(len(corners))], *size)
 
 
 def multi_scale_sizes(frame: Size, target: Size) -> list[Size]:
-    """The largest box of the target's shape at all scales, slightly distorted versions included."""
-    largest = _largest_box(frame, target)
-    heights, widths = (_scaled(side, wanted) for side, wanted in zip(largest, target, strict=True))
+    """Returns the largest box of the target's shape at all scales, and slightly distorted versions."""
+    (height, width), (target_height, target_width) = frame, target
+    if target_height * width >= target_width * height:
+        largest = height, max(height * target_width // target_height, 1)
+    else:
+        largest = max(width * target_height // target_width, 1), width
+    scaled = ([max(int(side * scale), 1) for scale in SCALES] for side in largest)
+    # Only inwards: the released program leaves a frame that is a little smaller than the target.
+    heights, widths = (
+        [wanted if abs(length - wanted) < SNAP and wanted <= side else length for length in lengths]
+        for lengths, side, wanted in zip(scaled, largest, target, strict=True)
+    )
     return [
         (height, width)
         for i, height in enumerate(heights)
@@ -64,38 +72,38 @@ def multi_scale_sizes(frame: Size, target: Size) -> list[Size]:
     ]
 
 
-def fixed_places(frame: Size, crop: Size) -> list[tuple[int, int]]:
-    """(top, left) of the four corners, the centre, the middles of the edges, the middles of the quarters."""
+def fixed_corners(frame: Size, crop: Size) -> list[tuple[int, int]]:
+    """Returns the (top, left) of 13 boxes: at the corners, center, middles of edges, middles of quarters."""
     down, right = ((whole - part) // 4 for whole, part in zip(frame, crop, strict=True))
     corners = [(0, 0), (0, 4), (4, 0), (4, 4)]
-    centre_and_edges = [(2, 2), (2, 0), (2, 4), (4, 2), (0, 2)]
+    center_and_edges = [(2, 2), (2, 0), (2, 4), (4, 2), (0, 2)]
     quarters = [(1, 1), (1, 3), (3, 1), (3, 3)]
-    return [(y * down, x * right) for y, x in corners + centre_and_edges + quarters]
+    return [(y * down, x * right) for y, x in corners + center_and_edges + quarters]
 
 
 def random_resized_crop(
     frame: Size, target: Size, rng: np.random.Generator, *, areas: tuple[float, float] = AREA
 ) -> Box:
-    """A box of random area, shape and place; the centre when none fits.
+    """Returns a box of random area, shape and position; a box in the center if none fits.
 
     Args:
-        areas: smallest and largest share of the frame.
+        areas: smallest and largest fraction of the frame.
     """
     height, width = frame
-    squareness = target[1] / target[0]  # of the target; 1 for a square
+    squareness = target[1] / target[0]  # 1 for a square target
     for _ in range(ATTEMPTS):
         area = rng.uniform(*areas) * height * width
         ratio = _log_uniform(RATIO, rng) * squareness
         crop = round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
         if 0 < crop[0] <= height and 0 < crop[1] <= width:
-            return Box(*_place(frame, crop, rng), *crop)
+            return _random_box(frame, crop, rng)
     ratio = min(max(width / height, RATIO[0] * squareness), RATIO[1] * squareness)
     crop = min(height, round(width / ratio)), min(width, round(height * ratio))
-    return centre_box(frame, (max(crop[0], 1), max(crop[1], 1)))
+    return center_box(frame, (max(crop[0], 1), max(crop[1], 1)))
 
 
 def erasing_box(frame: Size, probability: float, rng: np.random.Generator) -> Box:
-    """What random erasing (Zhong et al. 2017) covers: one box for all frames of a clip, or `NO_BOX`."""
+    """Returns the box that random erasing (Zhong et al. 2017) fills in all frames of a clip, or `NO_BOX`."""
     if rng.random() > probability:
         return NO_BOX
     height, width = frame
@@ -104,85 +112,67 @@ def erasing_box(frame: Size, probability: float, rng: np.random.Generator) -> Bo
         ratio = _log_uniform(ERASED_RATIO, rng)
         box = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if box[0] < height and box[1] < width:
-            return Box(*_place(frame, box, rng), *box)
+            return _random_box(frame, box, rng)
     return NO_BOX
 
 
 def covering_size(frame: Size, target: Size) -> Size:
-    """What to resize a frame to, its shape kept: one side equals the target's, the other is not shorter."""
-    (height, width), (wanted_height, wanted_width) = frame, target
-    if wanted_height * width >= wanted_width * height:
-        return wanted_height, wanted_height * width // height
-    return wanted_width * height // width, wanted_width
+    """Returns the smallest size of the frame's shape that is not smaller than the target on either side."""
+    (height, width), (target_height, target_width) = frame, target
+    if target_height * width >= target_width * height:
+        return target_height, target_height * width // height
+    return target_width * height // width, target_width
 
 
 def view_boxes(frame: Size, target: Size, crops: int) -> list[Box]:
-    """`crops` boxes of the target's size, evenly along the longer side of a frame of the covering size.
+    """Returns `crops` boxes of the target's size, evenly spaced along the longer side of a covering frame.
 
-    A single one is the centre.
+    A single one is in the center.
     """
     if crops == 1:
-        return [centre_box(frame, target)]
+        return [center_box(frame, target)]
     down, right = frame[0] - target[0], frame[1] - target[1]
     steps = crops - 1
     return [Box(part_of(down, k, steps), part_of(right, k, steps), *target) for k in range(crops)]
 
 
-def centre_box(frame: Size, target: Size) -> Box:
-    """The middle of a frame, half pixels to the even side as released."""
+def center_box(frame: Size, target: Size) -> Box:
+    """Returns the box in the middle of a frame; half pixels are rounded to even, as released."""
     return Box(round((frame[0] - target[0]) / 2), round((frame[1] - target[1]) / 2), *target)
-
-
-def _scaled(side: int, wanted: int) -> list[int]:
-    lengths = [max(int(side * scale), 1) for scale in SCALES]
-    # Only inwards: the released program leaves a frame that is a little smaller than the target.
-    return [wanted if abs(length - wanted) < SNAP and wanted <= side else length for length in lengths]
-
-
-def _largest_box(frame: Size, target: Size) -> Size:
-    (height, width), (wanted_height, wanted_width) = frame, target
-    if wanted_height * width >= wanted_width * height:
-        return height, max(height * wanted_width // wanted_height, 1)
-    return max(width * wanted_height // wanted_width, 1), width
 
 
 def _log_uniform(bounds: tuple[float, float], rng: np.random.Generator) -> float:
     return math.exp(rng.uniform(math.log(bounds[0]), math.log(bounds[1])))
 
 
-def _place(frame: Size, box: Size, rng: np.random.Generator) -> tuple[int, int]:
-    top, left = (int(rng.integers(0, whole - part + 1)) for whole, part in zip(frame, box, strict=True))
-    return top, left
+def _random_box(frame: Size, size: Size, rng: np.random.Generator) -> Box:
+    top, left = (int(rng.integers(0, whole - part + 1)) for whole, part in zip(frame, size, strict=True))
+    return Box(top, left, *size)
 
 
 def crop(clip: Tensor, box: Box) -> Tensor:
-    """The same box of all frames of (T, H, W, 3), a view."""
+    """Crops all frames of (T, H, W, 3), without a copy."""
     return clip[:, box.top : box.top + box.height, box.left : box.left + box.width]
 
 
 def resize(clip: Tensor, size: Size, *, antialias: bool) -> Tensor:
-    """Bilinear resize of (T, H, W, 3) uint8 to (3, T, *size) uint8, which lies in memory as the frames do.
+    """Resizes (T, H, W, 3) uint8 to (3, T, *size) uint8, bilinear; the memory order of the frames is kept.
 
     Args:
-        antialias: True is PIL's resize, as in the released pre-training; False is that of OpenCV and of
-            `interpolate`, as in the released fine-tuning and test.
+        antialias: True resizes like PIL, as in the released pre-training; False like OpenCV and
+            `interpolate`, as in the released fine-tuning and evaluation.
     """
-    frames = clip.permute(0, 3, 1, 2)  # (T, 3, H, W), channels last in memory: torch's fast path for bytes
+    frames = clip.permute(0, 3, 1, 2)  # (T, 3, H, W), channels last in memory: torch's fast path for uint8
     if frames.shape[-2:] != size:
         frames = F.interpolate(frames, size, mode="bilinear", align_corners=False, antialias=antialias)
     return frames.transpose(0, 1)
 
 
-def flip(clip: Tensor) -> Tensor:
-    """Mirror (..., W) left to right."""
-    return clip.flip(-1)
-
-
 def erase(frames: Tensor, boxes: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-    """Fill one box of every clip with noise, fresh for every frame and value (Zhong et al. 2017).
+    """Fills one box of every clip with noise, drawn for every frame and value (Zhong et al. 2017).
 
     Args:
-        frames: (B, 3, T, H, W) float, normalised; so the noise is standard normal.
+        frames: (B, 3, T, H, W) float, normalized; so the noise is standard normal.
         boxes: (B, 4) int64 top, left, height, width; a height of 0 erases nothing.
         generator: on the device of the frames.
     """

@@ -1,14 +1,15 @@
-"""Samples to batches: which sample comes when, its random numbers, what takes the place of a broken video.
+"""Clips of samples and their order: random numbers, replacements of unreadable videos, micro-batches.
 
-V views, T frames, H W pixels, M random numbers a view. Every choice about a sample follows from (seed, epoch,
-index), the order of the samples from (seed, epoch); so a run continued anywhere, on any number of processes
-and workers, sees what the unbroken run would have seen.
+V views, T frames, H W pixels, M random numbers per view. Every choice about a sample follows from (seed,
+epoch, index), and the order of the samples from (seed, epoch). A run that is resumed anywhere, on any number
+of processes and workers, therefore sees the same clips as an uninterrupted run.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass
 from typing import Final, NamedTuple, Protocol
 
 import numpy as np
@@ -26,109 +27,107 @@ from everest.video.reader import VideoError
 SampleKey = tuple[int, int]  # (epoch, index of the sample)
 
 NONE_FAILED: Final = "[]"  # `Clip.failed` of a clip whose video could be read
-MAX_TRIES: Final = 10  # unreadable videos in a row; 1 in 100 is all that a run may meet
+MAX_TRIES: Final = 10  # unreadable videos in a row; by default a run may meet 1 in 100
 
 
 class Clip(NamedTuple):
-    """One item, and with a leading batch dimension one batch. `default_collate` takes no dataclass."""
+    """One clip, or a batch with a leading batch dimension. `default_collate` does not accept dataclasses."""
 
     frames: Tensor  # (V, 3, T, H, W) uint8
-    label: Tensor  # (heads,) int64, -1 where there is none
+    label: Tensor  # (heads,) int64, -1 if there is none
     video_id: str
-    noise: Tensor  # (V, M) float32 uniform in [0, 1): masks and frame draws
+    noise: Tensor  # (V, M) float32 uniform in [0, 1), for masks and frame draws
     erase: Tensor  # (V, 4) int64 top, left, height, width; a height of 0 erases nothing
-    failed: str  # JSON: [path, reason] of every video that could not be read on the way
-    tokens: dict[
-        str, Tensor
-    ]  # (V, …) each, by the names of MaskedAutoencoder's inputs; empty without `tokens`
+    failed: str  # JSON: [path, reason] of every video that was tried and could not be read
+    tokens: dict[str, Tensor]  # (V, …) each, by the names of MaskedAutoencoder's inputs; may be empty
 
 
 class ClipTokens(Protocol):
-    """What a tokenizer made of clips before: of some variants of each sample."""
+    """Tokens that a tokenizer computed in advance, for some variants of each sample."""
 
     @property
     def variants(self) -> int: ...
 
     def read(self, variant: int, index: int) -> dict[str, Tensor]:
-        """(V, …) tensors of the clip of (epoch `variant`, `index`).
+        """Returns the (V, …) tensors of the clip of (epoch `variant`, `index`).
 
         Raises:
-            VideoError: the sample could not be read then.
+            VideoError: the sample could not be read when the tokens were computed.
         """
         ...
 
 
+@dataclass(eq=False)
 class VideoClips(Dataset[Clip | UserError]):
     """Clips of samples, addressed by (epoch, index).
 
     Args:
         num_noise: M.
         cache: keeps decoded frames.
-        replace_bad: put another sample's clip of the same epoch in the place of one that cannot be read
-            (training); else its frames are zeros and `failed` says so (test).
-        tokens: what is known of the clips of the first epochs; later epochs show these clips again, with
-            other random numbers.
+        replace_bad: replace an unreadable sample by another sample of the same epoch (training); if False,
+            its frames are zeros and `failed` names it (evaluation).
+        tokens: tokens of the clips of the first epochs; later epochs repeat these clips, with other random
+            numbers.
     """
 
-    def __init__(
-        self,
-        samples: Sequence[Sample],
-        *,
-        make_views: MakeViews,
-        seed: int,
-        num_noise: int,
-        decoder: str,
-        replace_bad: bool,
-        cache: FrameCache | None = None,
-        tokens: ClipTokens | None = None,
-    ) -> None:
-        self.cache = cache
-        self.tokens = tokens
-        self.samples = samples
-        self.make_views = make_views
-        self.seed = seed
-        self.num_noise = num_noise
-        self.decoder = decoder
-        self.replace_bad = replace_bad
+    samples: Sequence[Sample]
+    _: KW_ONLY
+    make_views: MakeViews
+    seed: int
+    num_noise: int
+    decoder: str
+    replace_bad: bool
+    cache: FrameCache | None = None
+    tokens: ClipTokens | None = None
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def __getitem__(self, key: SampleKey) -> Clip | UserError:
-        """The clip of a key; an error is handed over, as one raised in a worker would lose its message."""
+        """Returns the clip of a key, or the error: torch would change the message of one that is raised."""
         try:
             return self.read(key)
         except UserError as error:
             return error
 
     def read(self, key: SampleKey) -> Clip:
-        """The clip of a key.
+        """Returns the clip of a key.
 
         Raises:
             DataError: too many videos in a row cannot be read.
         """
-        chosen, failed = key[1], []
+        epoch, index = key
+        failed = []
         for attempt in range(MAX_TRIES):
-            if attempt:
-                chosen = self._instead(key, attempt)
-            sample = self.samples[chosen]
+            if attempt:  # another sample replaces the unreadable one
+                rng = generator_at(self.seed, Purpose.VIEWS, *key, attempt)
+                index = int(rng.integers(len(self.samples)))
             try:
-                views, tokens = self._views(key[0], chosen)
+                views, tokens = self._views(epoch, index)
             except VideoError as error:
                 failed.append((str(error.path), error.reason))
-                if not self.replace_bad:
-                    return self._clip(key, sample, self._no_views(), {}, failed)
-            else:
-                return self._clip(key, sample, views, tokens, failed)
+                if self.replace_bad:
+                    continue
+                maker, tokens = self.make_views, {}
+                frames = torch.zeros(maker.num_views, 3, maker.frames, *maker.size, dtype=torch.uint8)
+                views = Views(frames, erase=torch.zeros(maker.num_views, 4, dtype=torch.int64))
+            rng = generator_at(self.seed, Purpose.NOISE, *key)
+            noise = rng.random((len(views.frames), self.num_noise), dtype=np.float32)
+            sample = self.samples[index]
+            return Clip(
+                frames=views.frames,
+                label=torch.tensor(sample.labels or (-1,), dtype=torch.int64),
+                video_id=sample.video_id,
+                noise=torch.from_numpy(noise),
+                erase=views.erase,
+                failed=json.dumps(failed),
+                tokens=tokens,
+            )
         path, reason = failed[0]
         raise DataError(f"{MAX_TRIES} videos in a row cannot be read, first {path}: {reason}")
 
-    def _instead(self, key: SampleKey, attempt: int) -> int:
-        """Which sample takes the place of one that cannot be read."""
-        return int(generator_at(self.seed, Purpose.VIEWS, *key, attempt).integers(len(self.samples)))
-
     def _views(self, epoch: int, index: int) -> tuple[Views, dict[str, Tensor]]:
-        """The views of a sample, and what is known of them."""
+        """Returns the views of a sample, and their tokens."""
         tokens = {}
         if self.tokens is not None:
             epoch %= self.tokens.variants
@@ -136,101 +135,61 @@ class VideoClips(Dataset[Clip | UserError]):
         rng = generator_at(self.seed, Purpose.VIEWS, epoch, index, 0)
         return self.make_views(self.samples[index], rng, self.decoder, self.cache), tokens
 
-    def _clip(
-        self,
-        key: SampleKey,
-        sample: Sample,
-        views: Views,
-        tokens: dict[str, Tensor],
-        failed: list[tuple[str, str]],
-    ) -> Clip:
-        num_views = len(views.frames)
-        rng = generator_at(self.seed, Purpose.NOISE, *key)
-        noise = rng.random((num_views, self.num_noise), dtype=np.float32)
-        return Clip(
-            frames=views.frames,
-            label=torch.tensor(sample.labels or (-1,), dtype=torch.int64),
-            video_id=sample.video_id,
-            noise=torch.from_numpy(noise),
-            erase=views.erase,
-            failed=json.dumps(failed),
-            tokens=tokens,
-        )
 
-    def _no_views(self) -> Views:
-        maker = self.make_views
-        frames = torch.zeros(maker.num_views, 3, maker.frames, *maker.size, dtype=torch.uint8)
-        return Views(frames, erase=torch.zeros(maker.num_views, 4, dtype=torch.int64))
-
-
+@dataclass(eq=False, kw_only=True)
 class StepSampler(Sampler[list[SampleKey]]):
-    """Micro-batches of (epoch, index) of one process, from any step to the end of the last epoch.
+    """Micro-batches of (epoch, index) for one process, from any step to the end of the last epoch.
 
-    One iteration goes over all epochs, so that the loader's workers live as long as the run and nobody has to
-    tell them the epoch. A step's batch is cut into contiguous shares of the processes, a share into
-    `accumulation` micro-batches. What is left of an epoch after its steps is left out; fewer samples than a
-    batch are repeated until they fill it.
+    One iteration covers all epochs, so that the loader's workers live as long as the run and need not be
+    informed of the epoch. The batch of a step is split into contiguous shares, one per process, and each
+    share into `accumulation` micro-batches. Samples of an epoch that do not fill a batch are skipped; fewer
+    samples than a batch needs are repeated.
 
     Args:
-        batch_size: samples a step, over all processes and micro-batches.
+        batch_size: samples per step, over all processes and micro-batches.
         start_step: steps already done, over all epochs.
-        repeat_first: give the first step's batch again and again, to see whether it can be learned by heart.
+        repeat_first: repeat the batch of the first step, to check whether a model can overfit it.
     """
 
-    def __init__(
-        self,
-        *,
-        num_samples: int,
-        batch_size: int,
-        epochs: int,
-        steps_per_epoch: int,
-        seed: int,
-        start_step: int = 0,
-        accumulation: int = 1,
-        rank: int = 0,
-        world: int = 1,
-        repeat_first: bool = False,
-    ) -> None:
-        assert batch_size % (world * accumulation) == 0
-        assert steps_per_epoch == 1 or steps_per_epoch * batch_size <= num_samples
-        self.num_samples = num_samples
-        self.batch_size = batch_size
-        self.num_steps = epochs * steps_per_epoch
-        self.steps_per_epoch = steps_per_epoch
-        self.seed = seed
-        self.start_step = start_step
-        self.accumulation = accumulation
-        self.rank = rank
-        self.world = world
-        self.repeat_first = repeat_first
+    num_samples: int
+    batch_size: int
+    epochs: int
+    steps_per_epoch: int
+    seed: int
+    start_step: int = 0
+    accumulation: int = 1
+    rank: int = 0
+    world: int = 1
+    repeat_first: bool = False
+
+    def __post_init__(self) -> None:
+        assert self.batch_size % (self.world * self.accumulation) == 0
+        assert self.steps_per_epoch == 1 or self.steps_per_epoch * self.batch_size <= self.num_samples
 
     def __len__(self) -> int:
-        return (self.num_steps - self.start_step) * self.accumulation
+        return (self.epochs * self.steps_per_epoch - self.start_step) * self.accumulation
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
         if self.repeat_first:
-            yield from self._first_again()
+            first = self._order(0)[0, self.rank].tolist()
+            for _ in range(self.epochs * self.steps_per_epoch - self.start_step):
+                yield from ([(0, index) for index in indices] for indices in first)
             return
         first_epoch, skipped = divmod(self.start_step, self.steps_per_epoch)
-        for epoch in range(first_epoch, self.num_steps // self.steps_per_epoch):
-            order = self._order(epoch)  # (steps, processes, micro-batches, samples)
-            for micro_batches in order[skipped:, self.rank]:
+        for epoch in range(first_epoch, self.epochs):
+            for micro_batches in self._order(epoch)[skipped:, self.rank]:
                 for indices in micro_batches.tolist():
                     yield [(epoch, index) for index in indices]
             skipped = 0
 
-    def _first_again(self) -> Iterator[list[SampleKey]]:
-        first = self._order(0)[0, self.rank].tolist()
-        for _ in range(self.num_steps - self.start_step):
-            yield from ([(0, index) for index in indices] for indices in first)
-
     def _order(self, epoch: int) -> np.ndarray:
+        """Returns the indices of an epoch's samples: (steps, processes, micro-batches, samples)."""
         order = generator_at(self.seed, Purpose.ORDER, epoch).permutation(self.num_samples)
         order = np.resize(order, self.steps_per_epoch * self.batch_size)
         return order.reshape(self.steps_per_epoch, self.world, self.accumulation, -1)
 
 
 def failures(batch: Clip) -> list[list[tuple[str, str]]]:
-    """For every sample of `batch` that did not come at once: path and reason of what could not be read."""
-    of_samples = (json.loads(text) for text in batch.failed)
-    return [[(path, reason) for path, reason in tries] for tries in of_samples if tries]
+    """Returns the path and reason of each failed try, for every sample of a batch that had one."""
+    tries_of_samples = (json.loads(text) for text in batch.failed)
+    return [[(path, reason) for path, reason in tries] for tries in tries_of_samples if tries]

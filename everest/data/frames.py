@@ -1,9 +1,9 @@
-"""Which frames make a clip. Integers only; the random choices come from the generator that is passed.
+"""The frames that make a clip, as indices; random choices come from the generator that is passed.
 
-A video, or the segment of it that counts, has `length` frames, numbered from 0. A clip has T `frames`, each
-`stride` after the one before (dense) or one from each of T equal parts (segment; Wang et al. 2016, Temporal
-Segment Networks). Where a video is too short its last reachable frame is repeated. All follows the released
-programs of VideoMAE (Tong et al. 2022) and EVEREST, oddities included where they are named.
+A video, or the segment of it that a list names, has `length` frames, numbered from 0. A clip has T `frames`,
+each `stride` after the previous one (dense) or one from each of T equal parts (segment; Wang et al. 2016,
+Temporal Segment Networks). If a video is too short, its last reachable frame is repeated. All functions
+follow the released programs of VideoMAE (Tong et al. 2022) and EVEREST, including the oddities named below.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ FrameIds = NDArray[np.int64]  # (T,)
 
 
 def pretrain_window(length: int, frames: int, stride: int, rng: np.random.Generator) -> FrameIds:
-    """Every `stride`-th frame of a window that starts anywhere. As released, no step ends on a last frame."""
+    """Every `stride`-th frame of a random window. As released, the last frame of a video is never reached."""
     spare = max(length - frames * stride, 0)
     start = int(rng.integers(0, spare + 1)) if spare else 0
     reachable = max((length - 2 - start) // stride, 0)
@@ -28,23 +28,29 @@ def pretrain_window(length: int, frames: int, stride: int, rng: np.random.Genera
 
 
 def finetune_window(length: int, frames: int, stride: int, rng: np.random.Generator) -> FrameIds:
-    """Frames spread over a window that ends anywhere, both ends included: slightly above `stride` apart."""
+    """Frames spread over a random window, both ends included: slightly more than `stride` apart."""
     window = frames * stride
-    if length <= window:
-        return _stretched(length, frames, stride)
-    return _spread(int(rng.integers(window, length)) - window, window, frames)
+    start = int(rng.integers(window, length)) - window if length > window else 0
+    return _spread(length, frames, stride, start)
 
 
-def centre_window(length: int, frames: int, stride: int) -> FrameIds:
-    """`finetune_window` in the middle. Ours, for validation: the released programs draw it at random."""
+def center_window(length: int, frames: int, stride: int) -> FrameIds:
+    """`finetune_window` in the middle. Our choice for validation: the released programs draw it at random."""
+    return _spread(length, frames, stride, (length - frames * stride) // 2)
+
+
+def _spread(length: int, frames: int, stride: int, start: int) -> FrameIds:
     window = frames * stride
-    if length <= window:
-        return _stretched(length, frames, stride)
-    return _spread((length - window) // 2, window, frames)
+    if length > window:
+        ids, last = np.linspace(start, start + window, num=frames), start + window - 1
+    else:  # all of a short video at about `stride`, then its last frame repeatedly
+        ids = np.linspace(0, length, num=length // stride)
+        ids, last = np.pad(ids, (0, frames - ids.size), constant_values=length), length - 1
+    return np.minimum(ids.astype(np.int64), last)
 
 
 def view_windows(length: int, frames: int, stride: int, clips: int) -> list[FrameIds]:
-    """`clips` windows for a test, evenly from the first to the last; a single one lies in the middle."""
+    """`clips` windows for evaluation, evenly from the first to the last; a single one is in the middle."""
     steps = np.arange(0, length, stride)
     steps = np.pad(steps, (0, max(frames - steps.size, 0)), mode="edge")
     spare = steps.size - frames
@@ -53,17 +59,17 @@ def view_windows(length: int, frames: int, stride: int, clips: int) -> list[Fram
 
 
 def segment_frames(length: int, frames: int, rng: np.random.Generator) -> FrameIds:
-    """A random frame of each of `frames` equal parts. A shorter video gives its first frame only."""
+    """A random frame of each of `frames` equal parts; only the first frame if the video is shorter."""
     part = length // frames
     if part == 0:
-        return np.zeros(frames, dtype=np.int64)  # as released: what it has is not spread
+        return np.zeros(frames, dtype=np.int64)  # as released: its frames are not spread
     return part * np.arange(frames) + rng.integers(0, part, size=frames)
 
 
 def segment_views(length: int, frames: int, clips: int) -> list[FrameIds]:
-    """One frame of each of `frames` equal parts, the later in its part the later the clip.
+    """One frame of each of `frames` equal parts; later clips take later frames of each part.
 
-    Two clips take the starts and the middles, as released; a single one takes the middles.
+    Two clips take the starts and the middles of the parts, as released; a single one takes the middles.
     """
     part = length / frames
     phases = [0.5] if clips == 1 else [clip / clips for clip in range(clips)]
@@ -71,56 +77,44 @@ def segment_views(length: int, frames: int, clips: int) -> list[FrameIds]:
 
 
 def spread_frames(length: int, frames: int, phase: float) -> FrameIds:
-    """A frame of each of `frames` equal parts, all at the same share `phase` in [0, 1) of their part.
+    """A frame of each of `frames` equal parts, all at the same fraction `phase` in [0, 1) of their part.
 
-    For long clips that cover a whole video (ours: LVMAE does not say how it chooses them); what a shorter
-    video has is repeated evenly.
+    For long clips that cover a whole video (our choice: LVMAE does not specify it); the frames of a shorter
+    video are repeated evenly.
     """
     return ((np.arange(frames) + phase) * length / frames).astype(np.int64)
 
 
 def part_of(whole: int, numerator: int, denominator: int) -> int:
-    """`whole * numerator / denominator`, cut to an integer.
+    """Returns `whole * numerator / denominator`, truncated to an integer.
 
     In floating point and in this order, as released: 49 steps of 1/49 make 48.
     """
     return int(numerator * (whole / denominator))
 
 
-def _spread(start: int, window: int, frames: int) -> FrameIds:
-    ids = np.linspace(start, start + window, num=frames).astype(np.int64)
-    return np.minimum(ids, start + window - 1)
-
-
-def _stretched(length: int, frames: int, stride: int) -> FrameIds:
-    """All that a short video has, at about `stride`, then its last frame again and again."""
-    ids = np.linspace(0, length, num=length // stride).astype(np.int64)
-    ids = np.pad(ids, (0, frames - ids.size), constant_values=length)
-    return np.minimum(ids, length - 1)
-
-
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """A way to choose frames, in the four places where that happens. All take (length, frames, stride, …)."""
+    """A way to choose frames, for each of four purposes. All functions take (length, frames, stride, …)."""
 
     pretrain: Callable[[int, int, int, np.random.Generator], FrameIds]
     finetune: Callable[[int, int, int, np.random.Generator], FrameIds]
-    centre: Callable[[int, int, int], FrameIds]
+    center: Callable[[int, int, int], FrameIds]
     views: Callable[[int, int, int, int], list[FrameIds]]
 
 
 SAMPLINGS = {
-    "dense": Sampling(pretrain_window, finetune_window, centre_window, view_windows),
+    "dense": Sampling(pretrain_window, finetune_window, center_window, view_windows),
     "segment": Sampling(  # spans the whole video: no stride
         pretrain=lambda length, frames, _, rng: segment_frames(length, frames, rng),
         finetune=lambda length, frames, _, rng: segment_frames(length, frames, rng),
-        centre=lambda length, frames, _: segment_views(length, frames, clips=1)[0],
+        center=lambda length, frames, _: segment_views(length, frames, clips=1)[0],
         views=lambda length, frames, _, clips: segment_views(length, frames, clips),
     ),
     "spread": Sampling(  # spans the whole video, evenly: no stride
         pretrain=lambda length, frames, _, rng: spread_frames(length, frames, rng.random()),
         finetune=lambda length, frames, _, rng: spread_frames(length, frames, rng.random()),
-        centre=lambda length, frames, _: spread_frames(length, frames, 0.5),
+        center=lambda length, frames, _: spread_frames(length, frames, 0.5),
         views=lambda length, frames, _, clips: [
             spread_frames(length, frames, (clip + 0.5) / clips) for clip in range(clips)
         ],
@@ -129,7 +123,7 @@ SAMPLINGS = {
 
 
 def sampling(name: str) -> Sampling:
-    """The entry of `SAMPLINGS`, or an error that names them."""
+    """Returns an entry of `SAMPLINGS`; an unknown name is a RecipeError that lists them."""
     if name not in SAMPLINGS:
         raise unknown_name("sampling", name, SAMPLINGS)
     return SAMPLINGS[name]

@@ -1,17 +1,14 @@
-"""The text of a list of videos: which separator, which columns, which rows.
+"""The text of a list of videos: its separator, its columns, its rows.
 
-`path label` separated by tab, comma or space; paths with spaces quoted where space separates. A header is
-optional; with one there can be the columns of `COLUMNS`, and `label.NAME` for every head of several.
-
-Labels in the rows of a list: class names or numbers, one or one for each head.
-
-A reader takes a row and gives its labels; it raises ValueError with what is wrong.
+A line is `path label`, separated by a tab, a comma or a space; paths with spaces are quoted if a space
+separates. A header is optional. With a header, a list can have the columns of `COLUMNS`, and a column
+`label.NAME` for each of several heads.
 """
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -22,56 +19,60 @@ from everest.video.source import Member
 
 COLUMNS: Final = ("path", "label", "start", "end", "start_frame", "end_frame")
 HEAD_PREFIX: Final = "label."
-LONGEST_SHOWN: Final = 60  # letters of a line that a message repeats
+LONGEST_SHOWN: Final = 60  # characters of a line that a message repeats
 _SEPARATORS: Final = ("\t", ",", " ")
-
-_NumberedLine = tuple[int, str]
-_NumberedRow = tuple[int, list[str]]
 
 
 @dataclass(frozen=True, slots=True)
 class ListRow:
     """A line of a list."""
 
-    place: str  # file:line, for messages
-    values: dict[str, str]  # by column; a column without a value is left out
-    text: str  # as it stands in the file
-    member: Member | None = None  # the video, where it is in a shard
+    where: str  # file:line, for messages
+    values: dict[str, str]  # by column, without empty values
+    text: str  # the line as written
+    member: Member | None = None  # the video, if it is in a shard
 
 
 def read_rows(file: Location) -> list[ListRow]:
-    """The rows of a list.
+    """Reads the rows of a list.
 
     Raises:
-        DataError: it is no text, is empty, or its columns make no sense.
+        DataError: the file is not a text file, is empty, or its columns make no sense.
     """
     lines = read_lines(file)
     if not lines:
         raise DataError(f"{file}: the list is empty; it needs a line `path label` for every video")
-    _refuse_comments(file, lines)
-    rows = _split(file, lines)
-    columns = _header(file, rows[0])
+    for number, line in lines:
+        if line.lstrip().startswith("#"):
+            raise DataError(
+                f"{file}:{number}: {shown(line)} looks like a comment, and a list has none; remove the line "
+                "(a path that begins with # is written ./#…)"
+            )
+    fields_of_lines = _split(file, lines)
+    columns: Sequence[str] = _header(f"{file}:{lines[0][0]}", fields_of_lines[0])
     if columns:
-        lines, rows = lines[1:], rows[1:]
+        lines, fields_of_lines = lines[1:], fields_of_lines[1:]
     else:
-        columns = COLUMNS[: min(max(len(fields) for _, fields in rows), 2)]
-    if not rows:
+        columns = COLUMNS[: min(max(map(len, fields_of_lines)), 2)]
+    if not lines:
         raise DataError(f"{file}: the list has a header and no line under it")
-    for line, (_, fields) in zip(lines, rows, strict=True):
-        _check_width(file, line, fields, columns)
-    return [
-        ListRow(
-            f"{file}:{number}", {c: value for c, value in zip(columns, fields, strict=True) if value}, line
-        )
-        for (number, line), (_, fields) in zip(lines, rows, strict=True)
-    ]
+    rows = []
+    for (number, line), fields in zip(lines, fields_of_lines, strict=True):
+        if len(fields) != len(columns):
+            raise DataError(
+                f"{file}:{number}: {len(fields)} field{'s' if len(fields) > 1 else ''} where "
+                f"{', '.join(columns)} are expected; {_fix(fields, columns)}; the line is {shown(line)}"
+            )
+        values = {column: value for column, value in zip(columns, fields, strict=True) if value}
+        rows.append(ListRow(f"{file}:{number}", values, line))
+    return rows
 
 
 def read_lines(file: Location) -> list[tuple[int, str]]:
-    """The lines of a text that hold something, with their numbers from 1; a byte order mark is left out.
+    """Reads the lines of a text that are not blank, with their numbers from 1; skips a byte order mark.
 
     Raises:
-        DataError: it cannot be read, or is no text in UTF-8.
+        DataError: the file cannot be read, or is not text in UTF-8.
     """
     try:
         with as_data_error(file):
@@ -84,69 +85,49 @@ def read_lines(file: Location) -> list[tuple[int, str]]:
 
 
 def shown(line: str) -> str:
-    """A line as a message repeats it, cut when long."""
+    """Returns a line in quotes for a message, shortened if it is long."""
     line = line.strip()
     return f"'{line}'" if len(line) <= LONGEST_SHOWN else f"'{line[:LONGEST_SHOWN]}…'"
 
 
-def _refuse_comments(file: Location, lines: Sequence[_NumberedLine]) -> None:
-    for number, line in lines:
-        if line.lstrip().startswith("#"):
-            raise DataError(
-                f"{file}:{number}: {shown(line)} looks like a comment, and a list has none; remove the line "
-                "(a path that begins with # is written ./#…)"
-            )
-
-
-def _split(file: Location, lines: Sequence[_NumberedLine]) -> list[_NumberedRow]:
-    """The fields of all lines, by a separator that gives every line as many and at least two, if one does."""
-    candidates = [
-        [(number, _fields(file, number, line, separator)) for number, line in lines]
-        for separator in _SEPARATORS
-    ]
-    even = [rows for rows in candidates if len({len(fields) for _, fields in rows}) == 1]
-    wide = [rows for rows in even if len(rows[0][1]) > 1]
-    # A comma may be part of all paths of a list; what ends in numbers is the better reading.
-    numbered = [rows for rows in wide if rows[-1][1][-1].isdigit()]
-    uneven = [rows for rows in candidates if any(len(fields) > 1 for _, fields in rows)]
+def _split(file: Location, lines: Sequence[tuple[int, str]]) -> list[list[str]]:
+    """Returns the fields of all lines, split by a separator that gives each line equally many, at least 2."""
+    candidates = []
+    for separator in _SEPARATORS:
+        rows = []
+        for number, line in lines:
+            try:
+                (fields,) = csv.reader([line.strip()], delimiter=separator, skipinitialspace=True)
+            except csv.Error as error:  # a field of more than 131072 characters
+                raise DataError(
+                    f"{file}:{number}: {error}; a line is `path label`, this is {shown(line)}"
+                ) from error
+            rows.append([field.strip() for field in fields])
+        candidates.append(rows)
+    even = [rows for rows in candidates if len(set(map(len, rows))) == 1]
+    wide = [rows for rows in even if len(rows[0]) > 1]
+    # A comma may be part of every path of a list: a separator after which a number is left is preferred.
+    numbered = [rows for rows in wide if rows[-1][-1].isdigit()]
+    uneven = [rows for rows in candidates if any(len(fields) > 1 for fields in rows)]
     return next(iter(numbered + wide + uneven + candidates))
 
 
-def _fields(file: Location, number: int, line: str, separator: str) -> list[str]:
-    try:
-        (fields,) = csv.reader([line.strip()], delimiter=separator, skipinitialspace=True)
-    except csv.Error as error:  # a field of more than 131072 letters
-        raise DataError(f"{file}:{number}: {error}; a line is `path label`, this is {shown(line)}") from error
-    return [field.strip() for field in fields]
-
-
-def _header(file: Location, first: _NumberedRow) -> list[str]:
-    """The names of the columns, or nothing when the first line is a video."""
-    number, fields = first
+def _header(where: str, fields: Sequence[str]) -> list[str]:
+    """Returns the names of the columns, or nothing if the first line is a video."""
     names = [field.lower() if field.lower() in COLUMNS else field for field in fields]
     if "path" not in names and "label" not in names:
         return []
     for name in names:
         if name not in COLUMNS and not name.startswith(HEAD_PREFIX):
             known = (*COLUMNS, f"{HEAD_PREFIX}NAME")
-            raise DataError(f"{file}:{number}: unknown column '{name}'{did_you_mean(name, known)}")
+            raise DataError(f"{where}: unknown column '{name}'{did_you_mean(name, known)}")
     if "path" not in names or len(set(names)) < len(names):
-        raise DataError(f"{file}:{number}: the header needs the column 'path', and every column once")
+        raise DataError(f"{where}: the header needs the column 'path', and every column once")
     return names
 
 
-def _check_width(file: Location, line: _NumberedLine, fields: Sequence[str], columns: Sequence[str]) -> None:
-    number, text = line
-    if len(fields) != len(columns):
-        count = f"{len(fields)} field{'s' if len(fields) > 1 else ''}"
-        raise DataError(
-            f"{file}:{number}: {count} where {', '.join(columns)} are expected; "
-            f"{_mend(fields, columns)}; the line is {shown(text)}"
-        )
-
-
-def _mend(fields: Sequence[str], columns: Sequence[str]) -> str:
-    """What to do about a line of another width."""
+def _fix(fields: Sequence[str], columns: Sequence[str]) -> str:
+    """Returns the remedy for a line whose number of fields is wrong."""
     if len(fields) < len(columns):
         return "fill in what is missing, separated like the other lines"
     if not fields[-1]:
@@ -154,89 +135,3 @@ def _mend(fields: Sequence[str], columns: Sequence[str]) -> str:
     if len(fields) == 3 and fields[1].isdecimal() and fields[2].isdecimal():
         return "of `path frames label` leave out the number of frames; further columns need a header"
     return "quote paths with spaces, or separate by tabs; further columns need a header"
-
-
-ReadLabels = Callable[[ListRow], tuple[int, ...]]
-
-
-def no_labels(row: ListRow) -> tuple[int, ...]:
-    """The reader for pre-training."""
-    return ()
-
-
-def label_of(names: Sequence[str], num_classes: int) -> ReadLabels:
-    """A reader of the column `label`: a name, or a number below `num_classes` (0: any).
-
-    Where names are numbers themselves, a number is a name and no index.
-    """
-    index_of = {name: index for index, name in enumerate(names)}
-    takes_indices = not any(map(is_integer, names))
-
-    def read(row: ListRow) -> tuple[int, ...]:
-        if "label" not in row.values:
-            raise ValueError(_label_missing(row))
-        text = row.values["label"]
-        if text in index_of:
-            return (index_of[text],)
-        if takes_indices and is_integer(text):
-            return (_in_range("label", int(text), num_classes),)
-        if takes_indices and _is_number_like(text):
-            raise ValueError(f"label '{text}' is no whole number from 0")
-        no_names = "; other labels are numbers, and data.classes is not set"
-        raise ValueError(f"unknown class '{text}'{did_you_mean(text, names) if names else no_names}")
-
-    return read
-
-
-def _label_missing(row: ListRow) -> str:
-    """What is wrong with a line that has no label."""
-    text = f"no label in {shown(row.text)}; a line is `path label`, separated by a space, tab or comma"
-    return f"{text}, not by ';'" if ";" in row.text else text
-
-
-def labels_of(heads: Mapping[str, int]) -> ReadLabels:
-    """A reader of one column for every head."""
-
-    def read(row: ListRow) -> tuple[int, ...]:
-        labels = []
-        for column, num_classes in zip(columns_of(heads), heads.values(), strict=True):
-            if not is_integer(row.values.get(column, "")):
-                raise ValueError(f"the column {column} needs a number")
-            labels.append(_in_range(column, int(row.values[column]), num_classes))
-        return tuple(labels)
-
-    return read
-
-
-def columns_of(heads: Mapping[str, int]) -> list[str]:
-    """The columns of a list that hold the labels of several heads."""
-    return [f"{HEAD_PREFIX}{name}" for name in heads]
-
-
-def is_integer(text: str) -> bool:
-    """Whether a label is read as a number."""
-    return text.isascii() and text.removeprefix("-").isdecimal()
-
-
-def _is_number_like(text: str) -> bool:
-    """Whether a text means a number, whole or not: `1.0`, `+1`, `1e3`, `nan` and `²` do, `1_0` does not."""
-    if text.isnumeric():
-        return True
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return "_" not in text
-
-
-def _in_range(name: str, label: int, num_classes: int) -> int:
-    if label < 0 or 0 < num_classes <= label:
-        allowed = f"from 0 to {num_classes - 1}" if num_classes else "from 0"
-        raise ValueError(f"{name} {label} is out of range: labels count {allowed}")
-    return label
-
-
-def names_used(rows: Sequence[ListRow]) -> list[str]:
-    """Class names used as labels, sorted; nothing when labels are numbers."""
-    labels = {row.values["label"] for row in rows if "label" in row.values}
-    return [] if any(map(is_integer, labels)) else sorted(x for x in labels if not _is_number_like(x))

@@ -1,4 +1,4 @@
-"""Writing a list that everest.data.list_files reads back to the same samples."""
+"""Write lists that everest.data.samples reads back to the same samples."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 
 import numpy as np
 
-from everest.data.list_text import columns_of, is_integer
+from everest.data.labels import columns_of, is_integer
 from everest.data.samples import Sample
 from everest.errors import DataError, RecipeError
 from everest.system.files import write_atomically
@@ -18,7 +18,7 @@ ELSEWHERE: Final = "write elsewhere by --output DIR"
 
 
 def unlistable(path: str) -> str | None:
-    """Why no list can hold a path; None where it can."""
+    """Returns why a list cannot hold a path, or None if it can."""
     if len(path.splitlines()) != 1:
         return "a line break in its name"
     if path[-1].isspace():
@@ -31,7 +31,7 @@ def unlistable(path: str) -> str | None:
 
 
 def refuse_unlistable(samples: Iterable[Sample]) -> None:
-    """Raise DataError where no list can hold a sample's path."""
+    """Raise DataError for the first sample whose path a list cannot hold."""
     for sample in samples:
         problem = unlistable(sample.path)
         if problem is not None:
@@ -46,72 +46,69 @@ def write_list(
     label_names: Sequence[str] = (),
     heads: Sequence[str] = (),
 ) -> None:
-    """Write a header and a line for each sample, whole or not at all; paths below `root` are relative to it.
+    """Write a header and a line per sample, atomically; paths below `root` are written relative to it.
 
     Args:
-        label_names: of the classes, written instead of their numbers.
-        heads: names of the labels where a sample has several.
+        label_names: names of the classes, written instead of their indices.
+        heads: names of the labels if a sample has several.
     Raises:
-        DataError: a path that no list can hold.
+        DataError: a list cannot hold one of the paths.
         EnvironmentProblem: the file cannot be written.
     """
     refuse_unlistable(samples)
     columns = ["path"]
     if any(sample.labels for sample in samples):
-        columns += columns_of(dict.fromkeys(heads, 0)) or ["label"]
+        columns += columns_of(heads) or ["label"]
     segment = [
         name for name in SEGMENT_COLUMNS if any(getattr(sample, name) is not None for sample in samples)
     ]
     rows = [[*columns, *segment]]
     for sample in samples:
         labels = [label_names[label] if label_names else str(label) for label in sample.labels]
-        times = ["" if getattr(sample, name) is None else _decimal(getattr(sample, name)) for name in segment]
-        rows.append([_listed(sample.path, root), *labels, *times])
-    text = "".join(",".join(map(quoted, row)) + "\n" for row in rows)
-    write_atomically(file, lambda part: part.write_text(text, encoding="utf-8", newline="\n"))
-
-
-def _decimal(number: float) -> str:
-    """The shortest text without an exponent that is read back as the same."""
-    return np.format_float_positional(number, trim="-")
+        # The shortest text without an exponent that is read back as the same number.
+        times = [
+            "" if time is None else np.format_float_positional(time, trim="-")
+            for time in (getattr(sample, name) for name in segment)
+        ]
+        path = Path(sample.path)
+        text = str(path.relative_to(root)) if path.is_relative_to(root) else sample.path
+        if text[0] == "#" or text[0].isspace():  # it would be read as a comment, or without its space
+            text = f"./{text}"
+        rows.append([text, *labels, *times])
+    _write_lines(file, (",".join(map(_quoted, row)) for row in rows))
 
 
 def names_needed(names: Sequence[str]) -> Sequence[str]:
-    """Class names where a list has to use them: where they are numbers, a number is read as a name."""
+    """Returns the class names if a list must use them: if any is an integer, integers are read as names."""
     return names if any(map(is_integer, names)) else ()
 
 
 def refuse_existing(
-    paths: Iterable[Path], *, overwrite: bool, read: Iterable[Path], mend: str = ELSEWHERE
+    paths: Iterable[Path], *, overwrite: bool, read: Iterable[Path], fix: str = ELSEWHERE
 ) -> None:
-    """Refuse files to be written that were read, or exist and may not be replaced.
+    """Raise RecipeError for a file to be written that was read, or that exists and may not be replaced.
 
     Args:
-        mend: what else the user can do.
-    Raises:
-        RecipeError: there is one.
+        fix: what the user can do instead of `--overwrite`.
     """
     sources = {file.resolve() for file in read}
     for path in paths:
         if path.resolve() in sources:
-            raise RecipeError(f"{path}: is what was read; {mend}")
+            raise RecipeError(f"{path}: is an input of this command; {fix}")
         if path.exists() and not overwrite:
-            raise RecipeError(f"{path}: exists; {mend}, or use --overwrite")
+            raise RecipeError(f"{path}: exists; {fix}, or use --overwrite")
 
 
 def write_names(file: Path, names: Iterable[str]) -> None:
-    """Write a class name a line, for `data.classes`."""
-    text = "".join(f"{name}\n" for name in names)
+    """Write one class name per line, for `data.classes`."""
+    _write_lines(file, names)
+
+
+def _write_lines(file: Path, lines: Iterable[str]) -> None:
+    text = "".join(f"{line}\n" for line in lines)
     write_atomically(file, lambda part: part.write_text(text, encoding="utf-8", newline="\n"))
 
 
-def quoted(value: str) -> str:
-    """A field as it is read back, whichever of the separators is tried first."""
+def _quoted(value: str) -> str:
+    """Returns a field quoted so that any separator of a list reads it back."""
     return '"' + value.replace('"', '""') + '"' if any(sign in value for sign in ' ,\t"') else value
-
-
-def _listed(path: str, root: Path) -> str:
-    """A path as it stands in a list: `./` before what would be taken for a comment or cut off."""
-    full = Path(path)
-    text = str(full.relative_to(root)) if full.is_relative_to(root) else path
-    return f"./{text}" if text[0] == "#" or text[0].isspace() else text

@@ -1,7 +1,7 @@
-"""The processes that read clips, and what is told when one of them hangs or dies.
+"""Batches of clips, read by worker processes.
 
-torch answers the death of a worker by an error wherever the program happens to be, in the midst of a save
-even. Here it is an error of the wait for a batch, and of nothing else.
+A worker that hangs or dies is an error of the wait for its batch. torch alone would raise the death of a
+worker wherever the program is, even during a save.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import atexit
 import multiprocessing
 import signal
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from functools import partial
 from multiprocessing.connection import wait
-from types import FrameType
+from multiprocessing.process import BaseProcess
 from typing import Final, cast
 
 import torch
@@ -23,8 +23,7 @@ from everest.data.dataset import Clip, SampleKey, VideoClips
 from everest.errors import DataError, EnvironmentProblem, UserError
 from everest.system.cpu import READER_KEEPS, keep_freed_memory
 
-SECONDS_TO_DIE: Final = 5.0  # a killed process is gone in milliseconds, if the kernel is not out of memory
-TORCH_TIMED_OUT: Final = "DataLoader timed out"
+SECONDS_TO_DIE: Final = 5.0  # a killed process is gone in milliseconds, unless the kernel is out of memory
 
 
 def make_loader(
@@ -34,10 +33,10 @@ def make_loader(
     workers: int,
     timeout: float,
 ) -> DataLoader[Clip | UserError]:
-    """A loader of batches of clips; read it by `batches`.
+    """Returns a loader of batches of clips; iterate over it with `batches`.
 
     Args:
-        timeout: seconds to wait for a worker before giving up.
+        timeout: seconds to wait for a batch of a worker.
     """
     return DataLoader(
         dataset,
@@ -50,153 +49,102 @@ def make_loader(
     )
 
 
-def batches(loader: DataLoader[Clip | UserError]) -> Generator[Clip]:
-    """The batches of a loader; what goes wrong in its workers is told as a user's error.
-
-    Raises:
-        DataError: videos cannot be read, or a worker hangs; the videos that it was reading are named.
-        EnvironmentProblem: a worker was killed.
-    """
-    order = cast("Iterable[list[SampleKey]]", loader.batch_sampler)
-    with _Workers(loader) as workers:
-        for keys in order:
-            try:
-                batch = workers.next_batch()
-            except TimeoutError as error:
-                names = ", ".join(_paths(loader, keys))
-                late = f"no clip within {loader.timeout:g} s (train.data_timeout) from one of: {names}"
-                raise DataError(late) from error
-            if isinstance(batch, UserError):
-                raise batch
-            yield batch
-
-
-def _paths(loader: DataLoader[Clip | UserError], keys: Iterable[SampleKey]) -> list[str]:
-    assert isinstance(loader.dataset, VideoClips)
-    return [loader.dataset.samples[index].path for _, index in keys]
-
-
-class _Workers:
-    """The worker processes of one pass over a loader."""
-
-    def __init__(self, loader: DataLoader[Clip | UserError]) -> None:
-        self._loader = loader
-        self._waiting = False
-        self._late = threading.Event()
-
-    def __enter__(self) -> _Workers:
-        others = multiprocessing.active_children()
-        self._handler = signal.getsignal(signal.SIGCHLD)
-        self._loaded = iter(self._loader)
-        self._processes = [child for child in multiprocessing.active_children() if child not in others]
-        atexit.register(self._kill)
-        self._handle(self._on_death)
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._handle(self._handler)
-        if exception[0] is not None:
-            self._kill()
-        atexit.unregister(self._kill)
-        del self._loaded  # its end is the workers'
-
-    def next_batch(self) -> Clip | UserError:
-        """The next batch.
-
-        Raises:
-            TimeoutError: none came in time; the workers are ended.
-            EnvironmentProblem: a worker was killed.
-        """
-        self._waiting = True
-        try:
-            self._check()
-            with self._time_limit():
-                return next(self._loaded)
-        except (RuntimeError, OSError, EOFError) as error:  # a dying worker shows in any of them
-            self._waiting = False
-            if self._late.is_set() or str(error).startswith(TORCH_TIMED_OUT):
-                self._kill()
-                raise TimeoutError from error
-            self._let_die()
-            self._check()
-            raise
-        finally:
-            self._waiting = False
-
-    @contextmanager
-    def _time_limit(self) -> Iterator[None]:
-        """End workers that are late.
-
-        torch's own limit is of the wait for a batch's announcement, and not of that for its memory, which a
-        worker that is stopped never hands over.
-        """
-        if not self._loader.timeout:
-            yield
-            return
-        timer = threading.Timer(self._loader.timeout, self._end_late)
-        timer.daemon = True
-        timer.start()
-        try:
-            yield
-        finally:
-            timer.cancel()
-
-    def _end_late(self) -> None:
-        self._late.set()
-        for process in self._processes:
-            process.kill()
-
-    def _on_death(self, number: int, frame: FrameType | None) -> None:
-        # An end of ours closes connections, which the wait notices; an error from here could fall between the
-        # end of a process and the note that it ended.
-        if self._waiting and not self._late.is_set():
-            self._check()
-
-    def _check(self) -> None:
-        if self._late.is_set():
-            raise TimeoutError
-        if any(process.exitcode for process in self._processes):
-            raise EnvironmentProblem(
-                "a process that reads videos was killed, most often for want of memory: lower train.workers"
-            )
-
-    def _let_die(self) -> None:
-        """Wait for a worker whose connections are closed already: it can be asked for its end only then."""
-        if not self._processes:
-            return
-        closed = wait([process.sentinel for process in self._processes], SECONDS_TO_DIE)
-        for process in self._processes:
-            if process.sentinel in closed:
-                process.join(SECONDS_TO_DIE)
-
-    def _kill(self) -> None:
-        """End the workers for good: one that hangs in a decoder would keep this process from ending."""
-        for process in self._processes:
-            process.kill()
-        for process in self._processes:
-            process.join(SECONDS_TO_DIE)
-
-    def _handle(self, handler: Callable[[int, FrameType | None], object] | int | None) -> None:
-        """Signals can be handled in a main thread only, and elsewhere torch does not either."""
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGCHLD, handler)
-
-
-def _collate(items: list[Clip | UserError]) -> Clip | UserError:
-    failed = next((item for item in items if isinstance(item, UserError)), None)
-    return failed or default_collate(items)
+def _collate(clips: list[Clip | UserError]) -> Clip | UserError:
+    error = next((clip for clip in clips if isinstance(clip, UserError)), None)
+    return error or default_collate(clips)
 
 
 def _start_worker(worker_id: int) -> None:
-    """One thread a worker: the workers are the parallelism. Signals are for the process that trains."""
+    """Use one thread, as the workers are the parallelism; leave signals to the process that trains."""
     torch.set_num_threads(1)
     keep_freed_memory(READER_KEEPS)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
 
 
+def batches(loader: DataLoader[Clip | UserError]) -> Generator[Clip]:
+    """Yields the batches of a loader; its workers end with it.
+
+    Raises:
+        DataError: videos cannot be read, or a worker hangs: the error names the videos of its batch.
+        EnvironmentProblem: a worker was killed.
+    """
+    assert isinstance(loader.dataset, VideoClips)
+    others = multiprocessing.active_children()
+    handler = signal.getsignal(signal.SIGCHLD)
+    # Without a limit of its own, torch checks every few seconds whether its workers are alive.
+    limit, loader.timeout = loader.timeout, 0
+    loaded = iter(loader)
+    loader.timeout = limit
+    if threading.current_thread() is threading.main_thread():  # elsewhere torch sets no handler
+        signal.signal(signal.SIGCHLD, handler)
+    workers = [process for process in multiprocessing.active_children() if process not in others]
+    kill, late = partial(_kill, workers), threading.Event()
+    atexit.register(kill)  # a worker that hangs in a decoder would keep this process from ending
+    try:
+        for keys in cast("Iterable[list[SampleKey]]", loader.batch_sampler):
+            batch = _next_batch(loaded, workers, limit, late)
+            if batch is None:
+                names = ", ".join(loader.dataset.samples[index].path for _, index in keys)
+                raise DataError(f"no clip within {limit:g} s (train.data_timeout) from one of: {names}")
+            if isinstance(batch, UserError):
+                raise batch
+            yield batch
+    except BaseException:
+        kill()
+        raise
+    finally:
+        atexit.unregister(kill)
+
+
+def _next_batch(
+    loaded: Iterator[Clip | UserError], workers: Sequence[BaseProcess], limit: float, late: threading.Event
+) -> Clip | UserError | None:
+    """Returns the next batch, or None if it did not come within `limit` seconds (0: no limit).
+
+    Args:
+        late: set if the limit was exceeded; then the workers are killed.
+    Raises:
+        EnvironmentProblem: a worker was killed otherwise.
+    """
+
+    def end_workers() -> None:
+        late.set()
+        for process in workers:
+            process.kill()
+
+    # torch's limit covers the announcement of a batch only, and a stopped worker never passes its memory.
+    timer = threading.Timer(limit, end_workers)
+    timer.daemon = True
+    if limit:
+        timer.start()
+    try:
+        return next(loaded)
+    except (RuntimeError, OSError, EOFError):  # the end of a worker causes any of them
+        closed = wait([process.sentinel for process in workers], SECONDS_TO_DIE) if workers else []
+        for process in workers:
+            if process.sentinel in closed:
+                process.join(SECONDS_TO_DIE)
+        if late.is_set():
+            return None
+        if any(process.exitcode for process in workers):
+            raise EnvironmentProblem(
+                "a process that reads videos was killed, usually because memory is short: lower train.workers"
+            ) from None
+        raise
+    finally:
+        timer.cancel()
+
+
+def _kill(workers: Sequence[BaseProcess]) -> None:
+    for process in workers:
+        process.kill()
+    for process in workers:
+        process.join(SECONDS_TO_DIE)
+
+
 def on_device(batch: Clip, device: torch.device) -> Clip:
-    """The batch with what a model needs on `device`, without waiting for the copy."""
+    """Copies the tensors that a model needs to `device`, without waiting for the copies."""
     names = ("frames", "label", "noise", "erase")
     moved = {name: getattr(batch, name).to(device, non_blocking=True) for name in names}
     tokens = {name: value.to(device, non_blocking=True) for name, value in batch.tokens.items()}

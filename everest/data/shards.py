@@ -1,30 +1,29 @@
-"""Videos in tar files of WebDataset's layout, and the index by which any of them is found.
+"""Videos in tar files of WebDataset's layout (shards), and the index that locates each of them.
 
-The index of a list `train.csv` is `train.index.json`, beside its tar files. It has a row for every line of
-the list, with the same columns and in the same order, so that a run over shards draws the clips that a run
-over the files draws; and of every row the tar file and the bytes in it.
+The index of a list `train.csv` is `train.index.json`, next to its tar files. It has a row for every line of
+the list, with the same columns and in the same order, so that a run over shards draws the same clips as a run
+over the files. Each row also names the tar file and the bytes of its video.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 from everest.data.list_text import ListRow
 from everest.errors import DataError
 from everest.system.storage import Location
 from everest.video.folders import as_data_error
-from everest.video.source import Member, version
+from everest.video.source import Member, video_version
 
 INDEX_SUFFIX: Final = ".index.json"
 FORMAT: Final = "everest-shards"
 VERSION: Final = 1
-_WHERE: Final = frozenset({"tar", "offset", "size"})
+_LOCATION: Final = frozenset({"tar", "offset", "size"})
 
 
 def find_index(source: Location) -> Location | None:
-    """The index that a path names: itself, or the only one in a folder; None where there is none.
+    """Returns the index that a path names: the path itself, or the only index in a folder; None without one.
 
     Raises:
         DataError: the folder holds several.
@@ -40,43 +39,33 @@ def find_index(source: Location) -> Location | None:
 
 
 def read_index(file: Location) -> list[ListRow]:
-    """The rows of an index, each with the part of a shard that is its video.
+    """Reads the rows of an index, each with the part of a shard that is its video.
 
     Raises:
-        DataError: it is no index, or a shard is missing or not the one that it was made with.
+        DataError: the file is not an index, or a shard is missing or not the one that it was made with.
     """
-    told = _parsed(file)
-    folder = file.parent.absolute()
-    shards = {shard["file"]: folder / shard["file"] for shard in told["shards"]}
-    for shard in told["shards"]:
-        _check_size(shards[shard["file"]], shard["bytes"])
-    return [
-        _row(f"{file}: sample {number}", sample, shards[sample["tar"]])
-        for number, sample in enumerate(told["samples"])
-    ]
-
-
-def _parsed(file: Location) -> dict[str, Any]:
     try:
         with as_data_error(file):
-            told = json.loads(file.read_text(encoding="utf-8"))
+            document = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise DataError(f"{file}: no index of shards, or a damaged one ({error})") from error
-    if not isinstance(told, dict) or (told.get("format"), told.get("version")) != (FORMAT, VERSION):
+    if not isinstance(document, dict) or (document.get("format"), document.get("version")) != (
+        FORMAT,
+        VERSION,
+    ):
         raise DataError(f"{file}: no index of `everest prepare shard`, or one of another version")
-    return told
-
-
-def _check_size(shard: Location, size: int) -> None:
-    try:
-        there = version(shard)[0]
-    except OSError as error:
-        raise DataError(f"{shard}: {error.strerror}; the index beside it names this shard") from error
-    if there not in (size, -1):
-        raise DataError(f"{shard}: {there} bytes where its index says {size}; copy or make it again")
-
-
-def _row(place: str, sample: Mapping[str, Any], shard: Location) -> ListRow:
-    values = {name: value for name, value in sample.items() if name not in _WHERE}
-    member = Member(shard, sample["offset"], sample["size"], sample["path"])
-    return ListRow(place, values, json.dumps(values), member)
+    shards = {shard["file"]: file.parent.absolute() / shard["file"] for shard in document["shards"]}
+    for shard in document["shards"]:
+        path, expected = shards[shard["file"]], shard["bytes"]
+        try:
+            size = video_version(path)[0]
+        except OSError as error:
+            raise DataError(f"{path}: {error.strerror}; the index next to it names this shard") from error
+        if size not in (expected, -1):  # -1: the storage does not report the size
+            raise DataError(f"{path}: {size} bytes where its index expects {expected}; copy or make it again")
+    rows = []
+    for number, sample in enumerate(document["samples"]):
+        values = {name: value for name, value in sample.items() if name not in _LOCATION}
+        member = Member(shards[sample["tar"]], sample["offset"], sample["size"], sample["path"])
+        rows.append(ListRow(f"{file}: sample {number}", values, json.dumps(values), member))
+    return rows

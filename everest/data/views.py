@@ -1,14 +1,15 @@
-"""From a sample to the views of it that are trained or tested on: frames chosen, decoded once, cropped.
+"""The views of a sample for training and evaluation: frames are chosen, decoded once, augmented and cropped.
 
-V views, T frames, H W pixels; sizes are (height, width). Each class is the settings of one stage; called with
-a sample it returns `Views`. Random choices are drawn in the order frames, augmentation, crop, flip, erasing.
+V views, T frames, H W pixels; sizes are (height, width). Each class holds the settings of one stage and is
+called with a sample to get its `Views`. Random choices are drawn in the order frames, augmentation, crop,
+flip, erasing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
 
 import numpy as np
 import torch
@@ -20,11 +21,10 @@ from everest.data.crops import (
     NO_BOX,
     Box,
     Size,
-    centre_box,
+    center_box,
     covering_size,
     crop,
     erasing_box,
-    flip,
     multi_scale_crop,
     random_resized_crop,
     resize,
@@ -37,21 +37,21 @@ from everest.video.reader import VideoError, frames_between, frames_in_order, pr
 if TYPE_CHECKING:
     from everest.data.augment import RandAugment
 
-# Ours: bytes of frames above which a test resizes each before the next is decoded.
+# Our choice: bytes of frames above which evaluation resizes each frame before it decodes the next.
 MOST_AT_ONCE: Final = 2**28
-IN_ORDER: Final = frozenset({"auto", "pyav"})  # decoders whose frames `frames_in_order` gives
+IN_ORDER: Final = frozenset({"auto", "pyav"})  # decoders whose frames `frames_in_order` returns
 
 
 class Views(NamedTuple):
     """The views of one sample."""
 
     frames: Tensor  # (V, 3, T, H, W) uint8
-    erase: Tensor  # (V, 4) int64: top, left, height, width of what is to be erased; a height of 0 is nothing
+    erase: Tensor  # (V, 4) int64: top, left, height, width of the box to erase; a height of 0 erases nothing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PretrainViews:
-    """Random window, multi-scale crop, flip: `views_per_decode` times of the same frames.
+    """Random window, then multi-scale crop and flip, `views_per_decode` times from the same frames.
 
     The released pre-training never flips; Table 7 of the EVEREST paper does.
     """
@@ -73,29 +73,27 @@ class PretrainViews:
         first, length = segment(sample)
         ids = sampling(self.sampling).pretrain(length, self.frames, self.stride, rng)
         clip = _read(sample, first + ids, (first, length), decoder, cache)  # (T, H, W, 3)
-        return _stacked([self._view(clip, rng) for _ in range(self.views_per_decode)])
-
-    def _view(self, clip: Tensor, rng: np.random.Generator) -> Tensor:
-        box = multi_scale_crop(_size(clip), self.size, rng)
-        return _maybe_flipped(resize(crop(clip, box), self.size, antialias=True), self.flip, rng)
+        views = []
+        for _ in range(self.views_per_decode):
+            box = multi_scale_crop(_size(clip), self.size, rng)
+            view = resize(crop(clip, box), self.size, antialias=True)
+            views.append(view.flip(-1) if self.flip and rng.random() < 0.5 else view)
+        return _stacked(views)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinetuneViews:
-    """Random window, RandAugment on whole frames, random resized crop, flip, a box to erase on the device."""
+    """Random window, RandAugment on uncropped frames, random resized crop, flip, a box to erase later."""
 
     frames: int
     stride: int
     size: Size
     flip: bool
     sampling: str
-    crop_area: tuple[float, float]  # smallest and largest share of the frame
+    crop_area: tuple[float, float]  # smallest and largest fraction of the frame
     rand_augment: RandAugment | None
     erasing: float  # probability
-
-    @property
-    def num_views(self) -> int:
-        return 1
+    num_views: ClassVar[int] = 1
 
     def __call__(
         self, sample: Sample, rng: np.random.Generator, decoder: str, cache: FrameCache | None = None
@@ -106,36 +104,34 @@ class FinetuneViews:
         if self.rand_augment is not None:
             clip = self.rand_augment(clip, rng)
         box = random_resized_crop(_size(clip), self.size, rng, areas=self.crop_area)
-        view = _maybe_flipped(resize(crop(clip, box), self.size, antialias=False), self.flip, rng)
+        view = resize(crop(clip, box), self.size, antialias=False)
+        view = view.flip(-1) if self.flip and rng.random() < 0.5 else view
         return _stacked([view], erase=erasing_box(self.size, self.erasing, rng))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ValidationViews:
-    """The middle of the video, the centre of the frame: always the same, unlike in the released programs."""
+    """The middle of the video, the center of the frame: deterministic, unlike the released programs."""
 
     frames: int
     stride: int
     size: Size
     sampling: str
-
-    @property
-    def num_views(self) -> int:
-        return 1
+    num_views: ClassVar[int] = 1
 
     def __call__(
         self, sample: Sample, rng: np.random.Generator, decoder: str, cache: FrameCache | None = None
     ) -> Views:
         first, length = segment(sample)
-        ids = sampling(self.sampling).centre(length, self.frames, self.stride)
+        ids = sampling(self.sampling).center(length, self.frames, self.stride)
         clip = _read(sample, first + ids, (first, length), decoder, cache)
         covering = covering_size(_size(clip), self.size)
-        return _stacked([_cut(resize(clip, covering, antialias=False), centre_box(covering, self.size))])
+        return _stacked([_cut(resize(clip, covering, antialias=False), center_box(covering, self.size))])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvalViews:
-    """`clips` windows x `crops` boxes, in the order clip by clip. Each frame is decoded and resized once."""
+    """`clips` windows x `crops` boxes, ordered by clip. Each frame is decoded and resized once."""
 
     frames: int
     stride: int
@@ -152,27 +148,32 @@ class EvalViews:
         self, sample: Sample, rng: np.random.Generator, decoder: str, cache: FrameCache | None = None
     ) -> Views:
         first, length = segment(sample)
-        needed, places = np.unique(self.windows(length), return_inverse=True)  # (F,), (clips, T)
+        needed, positions = np.unique(self.windows(length), return_inverse=True)  # (F,), (clips, T)
         if decoder in IN_ORDER and cache is None and frame_bytes(sample.video, len(needed)) > MOST_AT_ONCE:
             frames = [self.resized(frame[None]) for frame in frames_in_order(sample.video, first + needed)]
             video = torch.cat(frames, dim=1)
         else:
             video = self.resized(_read(sample, first + needed, (first, length), decoder, cache))
-        return _stacked(self.cut(video, places))
+        return _stacked(self.cut(video, positions))
 
     def windows(self, length: int) -> NDArray[np.int64]:
-        """(clips, T) numbers of the frames of each clip, of a video of `length` frames."""
+        """Returns (clips, T) indices of the frames of each clip, for a video of `length` frames."""
         return np.stack(sampling(self.sampling).views(length, self.frames, self.stride, self.clips))
 
     def resized(self, frames: Tensor) -> Tensor:
-        """(F, H, W, 3) uint8 frames as decoded to (3, F, H', W') that cover the views."""
+        """Resizes (F, H, W, 3) uint8 frames as decoded to (3, F, H', W') that cover the views."""
         video = resize(frames, covering_size(_size(frames), self.size), antialias=False)
-        return video.contiguous()  # once, and not in each of its views
+        return video.contiguous()  # once instead of once per view
 
-    def cut(self, video: Tensor, places: NDArray[np.int64]) -> list[Tensor]:
-        """The views (3, T, H, W) of a resized video (3, F, H', W'); places (clips, T) among its frames."""
+    def cut(self, video: Tensor, positions: NDArray[np.int64]) -> list[Tensor]:
+        """Cuts the views (3, T, H, W) out of a resized video.
+
+        Args:
+            video: (3, F, H', W').
+            positions: (clips, T) indices of its frames.
+        """
         boxes = view_boxes((video.shape[2], video.shape[3]), self.size, self.crops)
-        clips = torch.from_numpy(places.reshape(self.clips, self.frames))
+        clips = torch.from_numpy(positions.reshape(self.clips, self.frames))
         return [_cut(video, box)[:, ids] for ids in clips for box in boxes]
 
 
@@ -180,10 +181,10 @@ MakeViews = PretrainViews | FinetuneViews | ValidationViews | EvalViews
 
 
 def segment(sample: Sample) -> tuple[int, int]:
-    """Number of the first frame of a sample, and how many frames it has.
+    """Returns the index of the first frame of a sample, and its number of frames.
 
     Raises:
-        VideoError: the segment lies outside the video.
+        VideoError: the segment is outside the video.
     """
     if sample.start is not None or sample.end is not None:
         first, end = frames_between(sample.video, sample.start, sample.end)
@@ -199,14 +200,14 @@ def segment(sample: Sample) -> tuple[int, int]:
 def _read(
     sample: Sample, ids: FrameIds, span: tuple[int, int], decoder: str, cache: FrameCache | None
 ) -> Tensor:
-    """(T, H, W, 3) uint8: the frames numbered `ids` of a sample whose frames are those of the span."""
+    """Returns (T, H, W, 3) uint8: the frames `ids` of a sample that covers `span` (first frame, number)."""
     if cache is None:
         return read_frames(sample.video, ids.tolist(), decoder=decoder)
     return cache.read(sample.video, ids.tolist(), span=span, decoder=decoder)
 
 
 def segment_bytes(sample: Sample) -> int:
-    """What the frames of a sample take as decoded.
+    """Returns the bytes of all frames of a sample as decoded.
 
     Raises:
         VideoError: the video cannot be read.
@@ -219,16 +220,12 @@ def _size(clip: Tensor) -> Size:
 
 
 def _cut(clip: Tensor, box: Box) -> Tensor:
-    """A box of all frames of (3, T, H, W), a view."""
+    """Crops all frames of (3, T, H, W), without a copy."""
     return clip[..., box.top : box.top + box.height, box.left : box.left + box.width]
-
-
-def _maybe_flipped(clip: Tensor, allowed: bool, rng: np.random.Generator) -> Tensor:
-    return flip(clip) if allowed and rng.random() < 0.5 else clip
 
 
 def _stacked(views: Sequence[Tensor], erase: Box = NO_BOX) -> Views:
     frames = torch.empty(len(views), *views[0].shape, dtype=views[0].dtype)  # (V, 3, T, H, W)
-    for place, view in zip(frames, views, strict=True):
-        place.copy_(view)  # torch.stack would bring each into the order of `frames` first
+    for target, view in zip(frames, views, strict=True):
+        target.copy_(view)  # torch.stack would first copy each into the memory order of `frames`
     return Views(frames, torch.tensor([erase] * len(views), dtype=torch.int64))

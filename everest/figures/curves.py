@@ -5,7 +5,6 @@ R step rows of metrics.jsonl, V validation rows.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,8 @@ from everest.models.cost import gmacs_of_clip
 from everest.models.spec import ModelSpec
 from everest.system.files import check_new_file, write_atomically
 from everest.system.run_folder import ENVIRONMENT, METRICS, WEIGHTS
-from everest.train.listing import read_environment, read_header, read_rows
+from everest.system.weights_header import read_header
+from everest.train.listing import read_run
 
 AxisName = Literal["steps", "hours", "gflops"]
 LABELS: dict[AxisName, str] = {
@@ -70,7 +70,7 @@ def read_curves(runs: Sequence[Path], *, x: AxisName) -> list[RunCurves]:
         names = [str(run) for run in once]
     curves = []
     for run, name in zip(once, names, strict=True):
-        environment, rows = read_environment(run), list(read_rows(run))
+        environment, rows = read_run(run)
         steps = [row for row in rows if "loss" in row]
         if not steps:
             raise RecipeError(f"{run}: no step in {METRICS} yet; there is nothing to draw")
@@ -107,7 +107,7 @@ def _positions(
     weights = run / WEIGHTS
     if not weights.is_file():
         raise RecipeError(f"{run}: no {WEIGHTS} yet, which --x gflops needs; draw by steps or hours")
-    spec = ModelSpec.of(json.loads(read_header(weights).get("settings", "{}")), source=weights)
+    spec = ModelSpec.from_settings(read_header(weights).settings, source=weights)
     gmacs_of_step = batch_size * gmacs_of_clip(spec)
     return [row["step"] * gmacs_of_step for row in rows]
 

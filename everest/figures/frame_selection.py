@@ -26,7 +26,7 @@ from everest.methods.grid import TokenGrid
 from everest.methods.importance import RawPixels
 from everest.methods.strategies import FrameDifference, RedundancyRobust
 from everest.system.files import check_new_file, write_atomically
-from everest.video.pixels import normalise
+from everest.video.pixels import normalize
 from everest.video.reader import probe, read_frames
 
 
@@ -105,7 +105,7 @@ class FrameDraw(FigureRequest):
         ids = [start + stride * i for i in range(candidates * pair)]
         frames = read_frames(video, ids)  # (S * p, H, W, 3)
         size = self.frame_size(info, multiples=TUBELET[1:])
-        x = normalise(resize(frames, size, antialias=True))[None]
+        x = normalize(resize(frames, size, antialias=True))[None]
         grid = TokenGrid.of_clip(frames=x.size(2), size=(x.size(3), x.size(4)), tubelet=embed.tubelet)
         importance = self.selector.importance(x, embed)
         counts = kept_per_slice(self.selector, importance, grid)  # (1, S)

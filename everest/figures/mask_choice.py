@@ -1,4 +1,4 @@
-"""The options of `visualize-mask`: strategies with their titles, and the model of a checkpoint."""
+"""The options of `visualize-mask`: strategies with their titles."""
 
 from __future__ import annotations
 
@@ -6,32 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Final
 
-from everest.checkpoints.load import find_weights, model_of, open_weights, tokenizer_of
 from everest.config.selectors import make_selector
 from everest.errors import RecipeError
-from everest.figures.masks import AnyModel
 from everest.methods.ranked import LearnedImportance, ScoreName
-from everest.methods.strategies import STRATEGIES, Selector
-from everest.tokenizer.spec import TokenizerSpec
+from everest.methods.selector import Selector
+from everest.methods.strategies import STRATEGIES
 
 DEFAULT: Final = "redundancy-robust"
 LEARNED: Final = LearnedImportance.strategy
 COMPARED: Final = ("random", "tube", "running-cell", DEFAULT)  # EVEREST Figure 8
 SCORES: Final[tuple[ScoreName, ...]] = ("frame-difference", "random", "learned")  # LVMAE Figure 3
-
-
-def open_model(checkpoint: str) -> tuple[AnyModel, int | None]:
-    """Load a model; returns it and, for a tokenizer, the shorter side in pixels that it was trained at.
-
-    Raises:
-        CheckpointError: there is no checkpoint, or it is incomplete.
-    """
-    path = find_weights(checkpoint)
-    weights = open_weights(path)
-    if weights.kind != "tokenizer":
-        return model_of(weights, source=path), None
-    spec = TokenizerSpec.of(weights.settings, source=path)
-    return tokenizer_of(weights, source=path), min(spec.size)
 
 
 def requested_selectors(

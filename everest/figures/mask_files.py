@@ -24,8 +24,7 @@ from everest.errors import RecipeError
 from everest.figures.mask_page import write_page
 from everest.figures.masks import TUBELET, FigureRequest, MaskView, view_masks
 from everest.figures.pictures import HEAT, draw_views, rows_of
-from everest.methods.masks import RunningCell
-from everest.methods.strategies import Selector
+from everest.methods.selector import Selector
 from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder
 from everest.system.files import check_new_file, write_atomically
@@ -59,7 +58,7 @@ class MaskRequest(FigureRequest):
             tubelet = self.model.tubelet
             if frames % self.model.window:
                 raise RecipeError(f"--frames: {frames} do not divide into windows of {self.model.window}")
-        cell = 2 if any(isinstance(selector, RunningCell) for _, selector in self.selectors) else 1
+        cell = max((selector.cell for _, selector in self.selectors), default=1)
         size = self.frame_size(probe(video), multiples=(cell * tubelet[1], cell * tubelet[2]))
         views = EvalViews(
             frames=frames, stride=self.stride, size=size, clips=self.windows, crops=1, sampling="dense"

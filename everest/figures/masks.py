@@ -18,13 +18,13 @@ from everest.errors import RecipeError
 from everest.methods.grid import TokenGrid, TokenSelection, patchify, unpatchify
 from everest.methods.importance import Embedding, RawPixels, ScoredEmbedding
 from everest.methods.ranked import LearnedImportance
-from everest.methods.strategies import ByImportance, Selector
+from everest.methods.selector import Selector
 from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder
 from everest.tokenizer.network import AdaptiveTokenizer
 from everest.tokenizer.targets import FrozenTokenizer
 from everest.video.file import VideoInfo
-from everest.video.pixels import normalise, unnormalise
+from everest.video.pixels import normalize, unnormalize
 
 RED = (0.9, 0.15, 0.1)
 GRAY = 0.55  # of omitted tokens: neither black nor white, which videos contain
@@ -59,9 +59,7 @@ class MaskView:
         """(N,) token ids, the first to keep in front; None if the strategy measures nothing."""
         if self.importance is None:
             return None
-        if isinstance(self.selector, ByImportance):
-            return self.selector.ranked(self.importance[None])[0]
-        return self.importance.argsort(descending=True, stable=True)
+        return self.selector.ranked(self.importance[None])[0]
 
     def heat(self) -> Tensor:
         """Return the importance of each pixel's token, (T, H, W) float32."""
@@ -159,11 +157,11 @@ def view_masks(
     if model is None:
         embed: Embedding = RawPixels(tubelet)
     elif isinstance(model, AdaptiveTokenizer):
-        embed = ScoredEmbedding(RawPixels(model.tubelet), FrozenTokenizer.of(model))
+        embed = ScoredEmbedding(RawPixels(model.tubelet), FrozenTokenizer.wrap(model))
     else:
         embed = model.measure
     grid = TokenGrid.of_clip(frames=clip.size(1), size=(clip.size(2), clip.size(3)), tubelet=embed.tubelet)
-    x = normalise(clip)[None]  # (1, 3, T, H, W)
+    x = normalize(clip)[None]  # (1, 3, T, H, W)
     noise = torch.from_numpy(np.random.default_rng(seed).random((1, grid.num_tokens), dtype=np.float32))
     views = []
     for title, selector in selectors:
@@ -190,7 +188,7 @@ def _rebuild(tokenizer: AdaptiveTokenizer, x: Tensor, kept: Tensor) -> Tensor:
 
     As in training, the first slice of each window is kept completely.
     """
-    clip = unnormalise(x)
+    clip = unnormalize(x)
     grid = tokenizer.grid(clip)
     mask = torch.zeros(grid.num_tokens).index_fill_(0, kept, 1.0).view(1, grid.t, grid.h, grid.w)
     mask[:, :: tokenizer.window // tokenizer.tubelet[0]] = 1.0
@@ -209,7 +207,7 @@ def view_model(model: MaskedAutoencoder, clip: Tensor, *, noise: Tensor) -> Mask
         noise: (N,) uniform in [0, 1), followed by one number for each candidate slice.
     """
     device = model.mask_token.device
-    out = model(normalise(clip.to(device))[None], noise=noise[None].to(device))
+    out = model(normalize(clip.to(device))[None], noise=noise[None].to(device))
     importance = model.selector.importance(out.frames, model.measure)
     grid, title = model.encoder.grid, model.selector.strategy
     return _view(title, model.selector, out.frames, out.selection, importance, out.prediction, model, grid)
@@ -225,7 +223,7 @@ def _view(
     model: AnyModel | None,
     grid: TokenGrid,
 ) -> MaskView:
-    frames = unnormalise(x)[0].movedim(0, -1)  # (T, H, W, 3)
+    frames = unnormalize(x)[0].movedim(0, -1)  # (T, H, W, 3)
     visible, target = selection.visible[0], selection.target[0]
     predicted, with_truth = None, False
     if isinstance(model, MaskedAutoencoder) and prediction is not None:

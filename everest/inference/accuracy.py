@@ -1,6 +1,7 @@
-"""What a classifier said of videos, and how right it was.
+"""The predictions of a classifier for the videos of a list, and their accuracies.
 
-A head is a question with classes of its own, such as verb and noun; most classifiers have one, unnamed.
+A head predicts one label of a video, such as its verb or its noun. Most classifiers have one head, without a
+name.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from everest.system.files import write_atomically
 
 
 @dataclass(frozen=True, kw_only=True)
-class HeadScores:
-    """What one head says of videos."""
+class HeadPredictions:
+    """The predictions of one head."""
 
     labels: NDArray[np.int64]  # (videos,)
     probabilities: NDArray[np.float32]  # (videos, views, classes)
@@ -33,81 +34,55 @@ class HeadScores:
         return self.probabilities.mean(axis=1)
 
     @property
-    def right(self) -> NDArray[np.bool_]:
+    def correct(self) -> NDArray[np.bool_]:
         """(videos,) whether the most probable class is the label."""
         return _in_top(self.means, self.labels, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scores:
-    """What a classifier says of videos, in the order of the list."""
+class Predictions:
+    """The predictions of a classifier, in the order of the list."""
 
     videos: list[str]
     labels: NDArray[np.int64]  # (videos, heads)
-    probabilities: NDArray[np.float32]  # (videos, views, classes of all heads), of each head sum 1
-    skipped: list[tuple[str, str]]  # unreadable: path and reason
-    heads: Mapping[str, int]  # classes of each; empty where there is one head, without a name
+    probabilities: NDArray[np.float32]  # (videos, views, classes of all heads); each head sums to 1
+    skipped: list[tuple[str, str]]  # path and reason of unreadable videos
+    heads: Mapping[str, int]  # classes of each head; empty for a single head without a name
 
-    def by_head(self) -> dict[str, HeadScores]:
-        """The scores of each head; the name of the only one is empty."""
+    def by_head(self) -> dict[str, HeadPredictions]:
+        """The predictions of each head; the name of a single head is empty."""
         heads = self.heads or {"": self.probabilities.shape[-1]}
         ends = np.cumsum(list(heads.values()))[:-1]
         parts = np.split(self.probabilities, ends, axis=-1)
         return {
-            name: HeadScores(labels=self.labels[:, i], probabilities=part)
+            name: HeadPredictions(labels=self.labels[:, i], probabilities=part)
             for i, (name, part) in enumerate(zip(heads, parts, strict=True))
         }
 
 
-def accuracies(scores: Scores) -> dict[str, Any]:
-    """Percentages over the videos that could be read.
+def accuracies(predictions: Predictions) -> dict[str, Any]:
+    """Return the accuracies over the readable videos, in percent.
 
     top1, top5: of the mean probability over a video's views.
     mean_class_accuracy: top1 averaged over the classes that occur. clip_top1: of single views.
     majority_top1: of always answering the most frequent class.
-    Of several heads these are under `heads`, by name, and `action_top1` counts videos of which all are right.
+    Several heads have these under `heads`, by name; `action_top1` counts the videos with all heads correct.
     """
-    by_head = scores.by_head()
-    if not scores.heads:
+    by_head = predictions.by_head()
+    if not predictions.heads:
         return _accuracies(by_head[""])
-    right = np.all([head.right for head in by_head.values()], axis=0)  # (videos,)
-    found = {name: _accuracies(head) for name, head in by_head.items()}
-    return {"heads": found, "action_top1": _percent(right.mean())}
+    all_correct = np.all([head.correct for head in by_head.values()], axis=0)  # (videos,)
+    heads = {name: _accuracies(head) for name, head in by_head.items()}
+    return {"heads": heads, "action_top1": _percent(all_correct.mean())}
 
 
-def summary_rows(result: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Names and values of the document of `everest eval --json`; those of a head begin with its name."""
-    for name, value in result.items():
-        told = name.replace("_", " ")
-        if name == "heads":
-            for head, found in value.items():
-                yield from ((f"{head} {key}", shown) for key, shown in summary_rows(found))
-        elif name == "views":
-            yield told, f"{value['clips']} x {value['crops']}"
-        elif name != "sweep":
-            yield told, str(value)
-
-
-def sweep_table(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """The columns and rows of `sweep` in the document of `everest eval --json`; of several heads the top1."""
-    told = [dict(_swept(row)) for row in rows]
-    return list(told[0]), [list(row.values()) for row in told]
-
-
-def _swept(row: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    for name in ("keep", "tokens", "gmacs", "top1", "top5", "mean_class_accuracy", "action_top1"):
-        if name in row:
-            yield name.replace("_", " "), str(row[name])
-    yield from ((f"{head} top1", str(found["top1"])) for head, found in row.get("heads", {}).items())
-
-
-def _accuracies(scores: HeadScores) -> dict[str, float]:
-    labels, views = scores.labels, scores.probabilities
+def _accuracies(head: HeadPredictions) -> dict[str, float]:
+    labels, views, means = head.labels, head.probabilities, head.means
     single = views.reshape(-1, views.shape[-1])  # (videos * views, classes)
-    recall = recall_score(labels, scores.means.argmax(axis=1), labels=np.unique(labels), average="macro")
+    recall = recall_score(labels, means.argmax(axis=1), labels=np.unique(labels), average="macro")
     shares = {
-        "top1": scores.right.mean(),
-        "top5": _in_top(scores.means, labels, 5).mean(),
+        "top1": head.correct.mean(),
+        "top5": _in_top(means, labels, 5).mean(),
         "mean_class_accuracy": recall,
         "clip_top1": _in_top(single, np.repeat(labels, views.shape[1]), 1).mean(),
         "majority_top1": np.bincount(labels).max() / len(labels),
@@ -124,14 +99,38 @@ def _in_top(probabilities: NDArray[np.float32], labels: NDArray[np.int64], k: in
     return (best == labels[:, None]).any(axis=1)
 
 
-def refuse_too_many_skipped(scores: Scores, max_bad: float) -> None:
-    """Raise DataError when so many videos could not be read that the accuracies say little."""
-    refuse_too_many(scores.skipped, asked=len(scores.skipped) + len(scores.videos), max_bad=max_bad)
+def summary_rows(result: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield names and values of the document of `everest eval --json`; a head's names begin with its own."""
+    for name, value in result.items():
+        if name == "heads":
+            for head, accuracy in value.items():
+                yield from ((f"{head} {key}", text) for key, text in summary_rows(accuracy))
+        elif name == "views":
+            yield name, f"{value['clips']} x {value['crops']}"
+        elif name != "sweep":
+            yield name.replace("_", " "), str(value)
 
 
-def write_predictions(path: Path, scores: Scores, classes: Classes) -> None:
-    """One row a video: its label, what was predicted, how sure; of several heads these columns for each."""
-    by_head = scores.by_head()
+def sweep_table(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Return columns and rows of `sweep` in the document of `everest eval --json`; heads show their top1."""
+    columns = ("keep", "tokens", "gmacs", "top1", "top5", "mean_class_accuracy", "action_top1")
+    texts = [
+        {name.replace("_", " "): str(row[name]) for name in columns if name in row}
+        | {f"{head} top1": str(accuracy["top1"]) for head, accuracy in row.get("heads", {}).items()}
+        for row in rows
+    ]
+    return list(texts[0]), [list(row.values()) for row in texts]
+
+
+def refuse_too_many_skipped(predictions: Predictions, max_bad: float) -> None:
+    """Raise DataError when more than the share `max_bad` of the videos is unreadable."""
+    num_videos = len(predictions.skipped) + len(predictions.videos)
+    refuse_too_many(predictions.skipped, requested=num_videos, max_bad=max_bad)
+
+
+def write_predictions(path: Path, predictions: Predictions, classes: Classes) -> None:
+    """Write a CSV row per video: label, predicted class, its probability; each head has these columns."""
+    by_head = predictions.by_head()
     columns = ("label", "predicted", "probability", "correct")
     header = [f"{column}.{name}" if name else column for name in by_head for column in columns]
 
@@ -139,14 +138,13 @@ def write_predictions(path: Path, scores: Scores, classes: Classes) -> None:
         with part.open("w", newline="", errors="surrogateescape") as file:
             rows = csv.writer(file)
             rows.writerow(["video", *header])
-            for number, video in enumerate(scores.videos):
-                said = [_told(head, number, classes) for head in by_head.values()]
-                rows.writerow([video, *(value for values in said for value in values)])
+            for i, video in enumerate(predictions.videos):
+                row = [video]
+                for head in by_head.values():
+                    label, mean = int(head.labels[i]), head.probabilities[i].mean(axis=0)  # (classes,)
+                    best = int(mean.argmax())
+                    row += [classes.name(label), classes.name(best)]
+                    row += [f"{mean[best]:.6f}", str(int(best == label))]
+                rows.writerow(row)
 
     write_atomically(path, write)
-
-
-def _told(head: HeadScores, number: int, classes: Classes) -> tuple[str, str, str, int]:
-    label, mean = int(head.labels[number]), head.probabilities[number].mean(axis=0)  # (classes,)
-    best = int(mean.argmax())
-    return classes.name(label), classes.name(best), f"{mean[best]:.6f}", int(best == label)

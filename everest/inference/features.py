@@ -1,4 +1,4 @@
-"""The features of videos, to a file that other programs read; what a killed call has done is kept.
+"""Write the features of videos to a file for other programs; a killed call is resumed.
 
 V views, K encoded tokens, D width.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,11 +24,10 @@ from everest.errors import DataError, RecipeError, unknown_name
 from everest.inference.model import OpenedModel, Values, over_videos
 from everest.system.events import Report, notice
 from everest.system.files import check_new_file, write_atomically
-from everest.system.row_store import RowStore
+from everest.system.row_store import RowStore, open_row_store
 
-RowOf = Callable[
-    [Values], dict[str, Tensor]
-]  # from what everest.inference.model.Encoded has of a video's views
+# From the fields of everest.inference.model.Features, of one video's views.
+RowOf = Callable[[Values], dict[str, Tensor]]
 
 LEVELS: Final[dict[str, RowOf]] = {
     "video": lambda views: {"features": views["pooled"].mean(dim=0)},  # (D,)
@@ -48,20 +47,20 @@ def extract(
     overwrite: bool,
     report: Report,
 ) -> list[tuple[str, str]]:
-    """Write the features of videos, a row for each that can be read, and the videos' names.
+    """Write the features of videos, one row for each readable video, and the names of these videos.
 
-    A view's feature is what the head of a classifier sees; of an autoencoder the mean of its encoded tokens.
-    Until the file is whole its rows are kept beside it, in `OUT.parts`, and another call goes on with them.
+    The feature of a view is the input of the classifier's head, or the mean of an autoencoder's encoded
+    tokens. Until the file is complete, its rows are kept in `OUT.parts`, where another call resumes.
 
     Args:
         level: `video`, the mean over its views, `views`, or `tokens` (LEVELS has the shapes).
-        batch: videos in one pass.
-        overwrite: replace the file, and begin again.
+        batch: videos in one forward pass.
+        overwrite: replace the file, and start again.
     Returns:
-        What could not be read, and why.
+        The unreadable videos, each with the reason.
     Raises:
-        DataError: none could be read.
-        RecipeError: `out` exists or names no kind of file, or `OUT.parts` belongs to other work.
+        DataError: no video can be read.
+        RecipeError: `out` exists or has an unknown suffix, or `OUT.parts` belongs to another command.
         EnvironmentProblem: the file cannot be written.
     """
     if level not in LEVELS:
@@ -72,13 +71,24 @@ def extract(
     parts = out.with_name(f"{out.name}.parts")
     if overwrite and parts.exists():
         shutil.rmtree(parts)
-    with RowStore(parts, _plan(model, samples, level), batch=batch) as store:
+    with model.file.open("rb") as file:
+        weights = hashlib.file_digest(file, "sha256").hexdigest()
+    # All that the rows follow from; a message names the keys.
+    plan = {
+        "weights": weights,
+        "videos": fingerprint(samples, Path(), None),
+        "features": level,
+        "keep": model.keep,
+        "views": repr(model.views),
+        "precision": model.accelerator.mixed_precision,
+    }
+    with open_row_store(parts, plan, batch=batch) as store:
         if store.samples:
-            report(notice(f"going on after {len(store.samples)} of {len(samples)} videos"))
+            report(notice(f"resuming after {len(store.samples)} of {len(samples)} videos"))
         add_rows(store, model, samples, LEVELS[level], batch=batch, workers=workers, report=report)
         skipped = [(video, problem) for video, problem in store.samples if problem is not None]
         if store.num_rows:
-            _join(store, out, {"recipe": model.weights.recipe, "level": level})
+            _write_features(store, out, {"recipe": model.weights.recipe, "level": level})
         store.remove()
     if len(skipped) == len(samples):
         raise DataError(f"none of {len(samples)} videos can be read, first {skipped[0][0]}: {skipped[0][1]}")
@@ -96,7 +106,7 @@ def add_rows(
     report: Report,
 ) -> None:
     """Add the rows of the samples that a store does not have yet."""
-    done = over_videos(
+    encoded = over_videos(
         model,
         samples,
         lambda clips: model.encode(clips)._asdict(),
@@ -105,43 +115,29 @@ def add_rows(
         report=report,
         done=len(store.samples),
     )
-    for pairs in done:
-        for sample, found in pairs:
-            store.add(sample.video_id, found if isinstance(found, str) else row_of(found))
+    for pairs in encoded:
+        for sample, values in pairs:  # values: of its views, or why it cannot be read
+            store.add(sample.video_id, values if isinstance(values, str) else row_of(values))
 
 
-def _plan(model: OpenedModel, samples: Sequence[Sample], level: str) -> dict[str, Any]:
-    """All that the rows follow from, under the names that a message tells."""
-    with model.file.open("rb") as file:
-        weights = hashlib.file_digest(file, "sha256").hexdigest()
-    return {
-        "weights": weights,
-        "videos": fingerprint(samples, Path(), None),
-        "features": level,
-        "keep": model.keep,
-        "views": repr(model.views),
-        "precision": model.accelerator.mixed_precision,
-    }
-
-
-def _join(store: RowStore, out: Path, told: Mapping[str, str]) -> None:
-    """From the rows of a store to one file; no more of them is in memory than the disk's cache holds."""
+def _write_features(store: RowStore, out: Path, metadata: dict[str, str]) -> None:
+    """Write the rows of a store to one file; they are mapped from the disk, never all in memory."""
     videos = [video for video, problem in store.samples if problem is None]
     arrays = store.arrays()
-    write_atomically(out, lambda part: WRITERS[out.suffix](part, arrays, videos, told))
+    write_atomically(out, lambda part: WRITERS[out.suffix](part, arrays, videos, metadata))
 
 
 def _write_safetensors(
-    path: Path, arrays: Mapping[str, NDArray[Any]], videos: list[str], told: Mapping[str, str]
+    path: Path, arrays: dict[str, NDArray[Any]], videos: list[str], metadata: dict[str, str]
 ) -> None:
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-    save_file(tensors, path, metadata={"videos": json.dumps(videos), **told})
+    save_file(tensors, path, metadata={"videos": json.dumps(videos), **metadata})
 
 
 def _write_npz(
-    path: Path, arrays: Mapping[str, NDArray[Any]], videos: list[str], told: Mapping[str, str]
+    path: Path, arrays: dict[str, NDArray[Any]], videos: list[str], metadata: dict[str, str]
 ) -> None:
-    texts = {name: np.array(text) for name, text in told.items()}
+    texts = {name: np.array(text) for name, text in metadata.items()}
     with path.open("wb") as file:
         np.savez(file, allow_pickle=False, videos=np.array(videos), **texts, **arrays)
 

@@ -1,10 +1,6 @@
-"""What an encoder makes of clips: its tokens, and one vector a clip.
+"""A trained model that is ready for any videos: opened on its device, and run over the views of videos.
 
-B clips, T frames, H W pixels, K encoded tokens, D width.
-
-A trained model that is ready for any videos.
-
-B clips, R videos that were read, V views, T frames, H W pixels.
+B clips, R readable videos, V views, T frames, H W pixels, K encoded tokens, D width.
 """
 
 from __future__ import annotations
@@ -12,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -19,7 +16,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from everest.checkpoints.load import open_weights, require_kind
+from everest.checkpoints.load import open_model, require_kind
 from everest.config.recipe import load_recipe
 from everest.config.settings import Recipe
 from everest.data.classes import Classes
@@ -30,33 +27,38 @@ from everest.data.stages import evaluation_views
 from everest.data.views import EvalViews
 from everest.errors import RecipeError
 from everest.methods.grid import num_kept
-from everest.methods.strategies import AllTokens, choose
+from everest.methods.selector import choose
+from everest.methods.strategies import AllTokens
 from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder
 from everest.models.spec import ModelSpec
 from everest.system.accelerator import make_accelerator
 from everest.system.events import Report, notice
 from everest.system.run_folder import RECIPE
-from everest.system.weights import Weights, load_tensors
-from everest.video.pixels import normalise
+from everest.system.weights import Weights
+from everest.video.pixels import normalize
+
+FALLBACK: Final = "ucf101"  # stride and views of checkpoints without a recipe next to them
+
+Values = dict[str, Tensor]  # (V, …) each
 
 
 class Features(NamedTuple):
-    """Clips as an encoder sees them."""
+    """The output of an encoder for clips."""
 
-    ids: Tensor  # (B, K) int64 ascending: which tokens were encoded
+    ids: Tensor  # (B, K) int64 ascending: the encoded tokens
     tokens: Tensor  # (B, K, D) after the last block
-    pooled: Tensor  # (B, D): what the head of a classifier sees; of an autoencoder the mean token
+    pooled: Tensor  # (B, D): the input of a classifier's head; the mean token of an autoencoder
 
 
 def encode(module: VideoClassifier | MaskedAutoencoder, frames: Tensor, keep: float | None) -> Features:
-    """Encode normalised clips (B, 3, T, H, W).
+    """Encode normalized clips (B, 3, T, H, W).
 
     Args:
-        keep: the share of the tokens that is encoded. None: as a classifier was trained; all of an
-            autoencoder's, which is trained to complete what it does not see.
+        keep: the ratio of the tokens to encode. None: as a classifier was trained; all tokens of an
+            autoencoder, which is trained to complete the tokens that it does not see.
     Raises:
-        ValueError: the clips are not of the size the model was built for, or `keep` leaves no token.
+        ValueError: the model was built for another clip size, or `keep` leaves no token.
     """
     encoder = module.encoder
     if isinstance(module, VideoClassifier):
@@ -71,11 +73,6 @@ def encode(module: VideoClassifier | MaskedAutoencoder, frames: Tensor, keep: fl
     return Features(ids, tokens, tokens.mean(dim=1))
 
 
-FALLBACK: Final = "ucf101"  # whose stride and views are taken for a checkpoint without a recipe beside it
-
-Values = dict[str, Tensor]  # (V, …) each
-
-
 @dataclass(frozen=True, kw_only=True)
 class OpenedModel:
     """A checkpoint on its device."""
@@ -84,8 +81,8 @@ class OpenedModel:
     spec: ModelSpec
     module: VideoClassifier | MaskedAutoencoder
     weights: Weights
-    recipe: Recipe  # says how videos are seen: clip size, stride, sampling, views
-    keep: float | None  # share of the tokens that is encoded; None: as `everest.inference.model.encode` says
+    recipe: Recipe  # clip size, stride, sampling and views of videos
+    keep: float | None  # ratio of the tokens to encode; None: see `encode`
     accelerator: Accelerator
 
     @classmethod
@@ -101,36 +98,45 @@ class OpenedModel:
         cpu: bool = False,
         notify: Callable[[str], None] | None = None,
     ) -> OpenedModel:
-        """Read a checkpoint.
+        """Open a checkpoint.
 
         Args:
-            recipe: says the size and stride of clips; None: that of the run, whose clips fit the weights; of
-                weights without one, `ucf101` with clips that fit.
-            clips, crops: views of a video; None as in the recipe's test.
+            recipe: gives the size and stride of clips. None: the recipe of the run, or `ucf101` for weights
+                without one; both with the clip size of the weights.
+            clips, crops: views of a video; None: as in the evaluation of the recipe.
             precision: as `train.precision`; None: the recipe's.
-            cpu: compute there though there is a GPU.
-            notify: told where no recipe says how videos are seen.
+            cpu: use the CPU even if there is a GPU.
+            notify: receives a notice when `ucf101` is used.
         Raises:
-            CheckpointError: damaged, or not ours.
-            RecipeError: `keep` is no share that leaves a token, or the clips do not divide into tubelets.
+            CheckpointError: a damaged or foreign file, or a tokenizer.
+            RecipeError: `keep` is no ratio that leaves a token, or the clips do not divide into tubelets.
         """
-        weights = open_weights(file)
-        spec = ModelSpec.of(weights.settings, source=file)
+        opened = open_model(
+            file,
+            kind="transformer",
+            frames=None if recipe is None else recipe.data.frames,
+            size=None if recipe is None else recipe.data.frame_size,
+            check=partial(_check_keep, keep),
+        )
+        spec = opened.spec
+        assert isinstance(spec, ModelSpec)
         if recipe is None:
-            recipe = _recipe_beside(file, notify)
+            run = file.parent / RECIPE
+            recipe = load_recipe(run if run.is_file() else FALLBACK)
+            if notify and not run.is_file():
+                notify(
+                    f"{file}: no {RECIPE} next to it, so clips are drawn as in recipe {FALLBACK}, at stride "
+                    f"{recipe.finetune.stride}; choose another with --recipe"
+                )
             recipe = replace(recipe, data=replace(recipe.data, frames=spec.frames, size=spec.size))
-        spec = replace(spec, frames=recipe.data.frames, size=recipe.data.frame_size)
-        _check_keep(keep, spec.grid.num_tokens)
-        module = spec.build()
-        load_tensors(module, weights.tensors, source=str(file))
         train = replace(recipe.train, precision=precision or recipe.train.precision)
         views = replace(recipe.eval, clips=clips or recipe.eval.clips, crops=crops or recipe.eval.crops)
         accelerator = make_accelerator(train.precision, tf32=train.tf32, cpu=cpu)
         return cls(
             file=file,
             spec=spec,
-            module=module.eval().to(accelerator.device),
-            weights=weights,
+            module=opened.transformer.to(accelerator.device),
+            weights=opened.weights,
             recipe=replace(recipe, train=train, eval=views),
             keep=keep,
             accelerator=accelerator,
@@ -138,10 +144,10 @@ class OpenedModel:
 
     @property
     def classes(self) -> Classes:
-        """What the classifier tells apart.
+        """The classes of the classifier.
 
         Raises:
-            CheckpointError: it is none.
+            CheckpointError: the model is no classifier.
         """
         module = self.classifier
         return Classes(count=module.num_classes, names=self.weights.classes, heads=module.heads)
@@ -151,7 +157,7 @@ class OpenedModel:
         """The module.
 
         Raises:
-            CheckpointError: it is no classifier.
+            CheckpointError: the model is no classifier.
         """
         require_kind(self.weights, "classifier", source=self.file)
         assert isinstance(self.module, VideoClassifier)
@@ -159,26 +165,34 @@ class OpenedModel:
 
     @property
     def views(self) -> EvalViews:
-        """How a video is cut into views, as in a test."""
+        """The views of a video, as in an evaluation."""
         return evaluation_views(self.recipe)
 
     @torch.inference_mode()
     def probabilities(self, clips: Tensor) -> Tensor:
-        """(B, 3, T, H, W) uint8 to (B, classes) on the CPU; those of each head have the sum 1."""
+        """Map (B, 3, T, H, W) uint8 to (B, classes) on the CPU; the classes of each head sum to 1."""
         module = self.classifier
         with self.accelerator.autocast():
-            logits = module(self._seen(clips), keep=self.keep)
+            logits = module(self._normalized(clips), keep=self.keep)
         return module.probabilities(logits).cpu()
 
     @torch.inference_mode()
     def encode(self, clips: Tensor) -> Features:
-        """(B, 3, T, H, W) uint8 to what the encoder makes of them, float32 on the CPU."""
+        """Map (B, 3, T, H, W) uint8 to the output of the encoder, float32 on the CPU."""
         with self.accelerator.autocast():
-            ids, tokens, pooled = encode(self.module, self._seen(clips), self.keep)
+            ids, tokens, pooled = encode(self.module, self._normalized(clips), self.keep)
         return Features(ids.cpu(), tokens.float().cpu(), pooled.float().cpu())
 
-    def _seen(self, clips: Tensor) -> Tensor:
-        return normalise(clips.to(self.accelerator.device, non_blocking=True))
+    def _normalized(self, clips: Tensor) -> Tensor:
+        return normalize(clips.to(self.accelerator.device, non_blocking=True))
+
+
+def _check_keep(keep: float | None, spec: ModelSpec) -> None:
+    num_tokens = spec.grid.num_tokens
+    if keep is not None and not (0 < keep <= 1 and num_kept(num_tokens, keep)):
+        raise RecipeError(
+            f"--keep {keep:g}: must be more than 0, at most 1, and leave some of {num_tokens} tokens"
+        )
 
 
 def over_videos(
@@ -191,13 +205,13 @@ def over_videos(
     report: Report,
     done: int = 0,
 ) -> Iterator[list[tuple[Sample, Values | str]]]:
-    """What `compute` makes of the views of every video, or why it cannot be read, batch by batch.
+    """Yield batches of videos, each with the values of its views or the reason why it is unreadable.
 
     Args:
-        compute: (B, 3, T, H, W) uint8 to tensors of B rows.
-        batch: videos in one pass.
+        compute: maps (B, 3, T, H, W) uint8 to tensors of B rows.
+        batch: videos in one forward pass.
         workers: processes that read videos.
-        done: videos that are done already, and left out.
+        done: number of videos that are done already; they are skipped.
     """
     clips = VideoClips(
         samples,
@@ -207,50 +221,24 @@ def over_videos(
         decoder=model.recipe.data.decoder,
         replace_bad=False,
     )
-    places = [range(first, min(first + batch, len(samples))) for first in range(done, len(samples), batch)]
-    if not places:
+    parts = [range(first, min(first + batch, len(samples))) for first in range(done, len(samples), batch)]
+    if not parts:
         return
-    order = [[(0, place) for place in part] for part in places]
+    order = [[(0, index) for index in part] for part in parts]
     loader = make_loader(
         clips, order, workers=min(workers, len(order) - 1), timeout=model.recipe.train.data_timeout
     )
-    for part, clip in zip(places, batches(loader), strict=True):
-        found = _computed(clip.frames, [json.loads(text) for text in clip.failed], compute)
-        pairs = [(samples[place], values) for place, values in zip(part, found, strict=True)]
+    for part, clip in zip(parts, batches(loader), strict=True):
+        failures = [json.loads(text) for text in clip.failed]  # of each video: (path, reason) pairs
+        readable = [row for row, failed in enumerate(failures) if not failed]
+        values = compute(clip.frames[readable].flatten(0, 1)) if readable else {}
+        # (R, V, …) each
+        by_video = {name: tensor.unflatten(0, (len(readable), -1)) for name, tensor in values.items()}
+        rows = {row: {name: of[i] for name, of in by_video.items()} for i, row in enumerate(readable)}
+        results = [failed[0][1] if failed else rows[row] for row, failed in enumerate(failures)]
         report({"event": "video", "done": part[-1] + 1, "videos": len(samples)})
-        for sample, values in pairs:
-            if isinstance(values, str):
-                report(notice(f"{sample.video_id}: {values}"))
+        pairs = [(samples[index], result) for index, result in zip(part, results, strict=True)]
+        for sample, result in pairs:
+            if isinstance(result, str):
+                report(notice(f"{sample.video_id}: {result}"))
         yield pairs
-
-
-def _computed(
-    frames: Tensor, failed: Sequence[list[tuple[str, str]]], compute: Callable[[Tensor], Values]
-) -> list[Values | str]:
-    """The values of each video of (R, V, 3, T, H, W), or why it could not be read."""
-    read = [place for place, tries in enumerate(failed) if not tries]
-    values = compute(frames[read].flatten(0, 1)) if read else {}
-    by_video = {name: tensor.unflatten(0, (len(read), -1)) for name, tensor in values.items()}  # (R, V, …)
-    rows = {place: {name: of[row] for name, of in by_video.items()} for row, place in enumerate(read)}
-    return [tries[0][1] if tries else rows[place] for place, tries in enumerate(failed)]
-
-
-def _recipe_beside(file: Path, notify: Callable[[str], None] | None) -> Recipe:
-    """The recipe of the run that wrote a file."""
-    beside = file.parent / RECIPE
-    if beside.is_file():
-        return load_recipe(beside)
-    recipe = load_recipe(FALLBACK)
-    if notify:
-        notify(
-            f"{file}: no {RECIPE} beside it, so clips are drawn as recipe {FALLBACK} says, at stride "
-            f"{recipe.finetune.stride}; --recipe names another"
-        )
-    return recipe
-
-
-def _check_keep(keep: float | None, num_tokens: int) -> None:
-    if keep is not None and not (0 < keep <= 1 and num_kept(num_tokens, keep)):
-        raise RecipeError(
-            f"--keep {keep:g}: must be more than 0, at most 1, and leave some of {num_tokens} tokens"
-        )

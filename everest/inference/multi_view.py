@@ -1,12 +1,12 @@
-"""Running a classifier over the views of videos, shared among the processes of a test.
+"""Runs a classifier over the views of videos, shared among the processes of an evaluation.
 
-R shares of the tokens that are tried.
+R keep ratios.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,56 +17,45 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from everest.config.settings import TrainSettings
-from everest.data.dataset import Clip, SampleKey, VideoClips, failures
+from everest.data.dataset import SampleKey, VideoClips, failures
 from everest.data.loader import batches, make_loader, on_device
-from everest.inference.accuracy import Scores
+from everest.inference.accuracy import Predictions
 from everest.models.classifier import VideoClassifier
 from everest.system.events import Report
-from everest.video.pixels import normalise
-
-_NOTHING = np.zeros((0, 1, 1), np.float32)  # of no video
+from everest.video.pixels import normalize
 
 
 class VideoScore(NamedTuple):
-    """What one process found out of one video."""
+    """The result of one video in one process."""
 
-    place: int  # in the list
+    number: int  # in the list
     video: str
-    labels: list[int]  # one a head
-    probabilities: list[NDArray[np.float32]]  # R of (views, classes); meaningless with a problem
-    problem: str | None  # why it cannot be read
-
-
-def score_videos(
-    model: VideoClassifier,
-    clips: VideoClips,
-    accelerator: Accelerator,
-    *,
-    settings: TrainSettings,
-    report: Report,
-) -> Scores:
-    """Run a classifier over all views of all videos, with the share of tokens that it was trained with."""
-    return score_shares(model, clips, accelerator, settings=settings, report=report, keeps=[None])[0]
+    labels: list[int]  # one per head
+    probabilities: list[NDArray[np.float32]]  # R of (views, classes); without meaning if there is a problem
+    problem: str | None  # why the video is unreadable
 
 
 @torch.inference_mode()
-def score_shares(
+def evaluate_views(
     model: VideoClassifier,
     clips: VideoClips,
     accelerator: Accelerator,
     *,
     settings: TrainSettings,
     report: Report,
-    keeps: Sequence[float | None],
-) -> list[Scores]:
-    """Run a classifier over all views of all videos, once for each share of the tokens.
+    keeps: Sequence[float | None] = (None,),
+) -> list[Predictions]:
+    """Run a classifier over all views of all videos, once for each keep ratio.
 
-    A video is decoded once for all shares. One video is one pass on any number of processes, so that the
-    scores are the same to the bit. All processes make the same number of passes, as a model that is cut over
-    them needs; what is scored twice counts once. Nothing is replaced: what cannot be read is in `skipped`.
+    A video is decoded once for all ratios. One video is one forward pass on any number of processes, so the
+    predictions are the same to the bit. All processes run the same number of passes, as a sharded model
+    needs; a video that several processes ran counts once. Unreadable videos are not replaced: they are in
+    `skipped`.
 
     Args:
-        keeps: shares of the tokens to encode; None as trained.
+        keeps: ratios of the tokens to encode; None: as trained.
+    Returns:
+        The predictions for each of `keeps`, with the videos in the order of the list.
     """
     model.eval()
     passes = math.ceil(len(clips) / accelerator.num_processes)
@@ -75,42 +64,29 @@ def score_shares(
     loader = make_loader(clips, order, workers=settings.workers, timeout=settings.data_timeout)
     rows: list[VideoScore] = []
     for done, (index, clip) in enumerate(zip(mine, batches(loader), strict=True), start=1):
-        scored = _probabilities(model, on_device(clip, accelerator.device), accelerator, keeps)
+        frames: Tensor = normalize(on_device(clip, accelerator.device).frames[0])  # (views, 3, T, H, W)
+        probabilities = []
+        for keep in keeps:
+            with accelerator.autocast():
+                logits = model(frames, keep=keep)  # (views, classes)
+            probabilities.append(model.probabilities(logits).cpu().numpy())
         failed = failures(clip)
         problem = failed[0][0][1] if failed else None
-        rows.append(VideoScore(index, clip.video_id[0], clip.label[0].tolist(), scored, problem))
-        report(
-            {
-                "event": "video",
-                "done": min(done * accelerator.num_processes, len(clips)),
-                "videos": len(clips),
-            }
+        rows.append(VideoScore(index, clip.video_id[0], clip.label[0].tolist(), probabilities, problem))
+        videos_done = min(done * accelerator.num_processes, len(clips))
+        report({"event": "video", "done": videos_done, "videos": len(clips)})
+    by_number = {row.number: row for row in gather_object(rows)}
+    ordered = [by_number[number] for number in sorted(by_number)]
+    readable = [row for row in ordered if row.problem is None]
+    labels = np.array([row.labels for row in readable], dtype=np.int64)
+    nothing = np.zeros((0, 1, 1), np.float32)
+    return [
+        Predictions(
+            videos=[row.video for row in readable],
+            labels=labels.reshape(len(readable), max(len(model.heads), 1)),
+            probabilities=np.stack([row.probabilities[i] for row in readable]) if readable else nothing,
+            skipped=[(row.video, row.problem) for row in ordered if row.problem is not None],
+            heads=model.heads,
         )
-    gathered = gather_object(rows)
-    return [_scores(gathered, model.heads, number) for number in range(len(keeps))]
-
-
-def _probabilities(
-    model: VideoClassifier, clip: Clip, accelerator: Accelerator, keeps: Sequence[float | None]
-) -> list[NDArray[np.float32]]:
-    frames: Tensor = normalise(clip.frames[0])  # (views, 3, T, H, W)
-    found = []
-    for keep in keeps:
-        with accelerator.autocast():
-            logits = model(frames, keep=keep)  # (views, classes)
-        found.append(model.probabilities(logits).cpu().numpy())
-    return found
-
-
-def _scores(rows: Iterable[VideoScore], heads: Mapping[str, int], number: int) -> Scores:
-    """The scores with the share of this number, in the order of the list."""
-    ordered = [row for _, row in sorted({row.place: row for row in rows}.items())]
-    read = [row for row in ordered if row.problem is None]
-    labels = np.array([row.labels for row in read], dtype=np.int64)
-    return Scores(
-        videos=[row.video for row in read],
-        labels=labels.reshape(len(read), max(len(heads), 1)),
-        probabilities=np.stack([row.probabilities[number] for row in read]) if read else _NOTHING,
-        skipped=[(row.video, row.problem) for row in ordered if row.problem is not None],
-        heads=heads,
-    )
+        for i in range(len(keeps))
+    ]

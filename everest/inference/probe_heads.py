@@ -1,10 +1,8 @@
-"""Probes of one feature a video: nearest neighbours, and a linear classifier.
+"""The classifiers of a probe: nearest neighbors, logistic regression, and attention with a learned query.
 
-N videos, D width, C classes.
+The attentive probe follows V-JEPA (Bardes et al. 2024).
 
-The attentive probe: a learned query looks at the frozen tokens, as in V-JEPA (Bardes et al. 2024).
-
-B videos, N tokens a video, D width, C classes.
+N training videos, M test videos, K tokens per video, D width, C classes.
 """
 
 from __future__ import annotations
@@ -28,71 +26,72 @@ from torch import Tensor, nn
 from everest.system.randomness import Purpose, generator_at, seed_at
 from everest.train.optim import cosine_lr
 
-Features = NDArray[np.float32]  # (N, D)
+Floats = NDArray[np.float32]
 Labels = NDArray[np.int64]  # (N,)
-Probabilities = NDArray[np.float32]  # (N, C)
+Output = tuple[Floats, dict[str, Any]]  # (M, C) probabilities of the test videos; settings for the report
 
-NEIGHBOURS: Final = 20  # DINO (Caron et al. 2021), appendix F.1: consistently the best of 10, 20, 100, 200
+NEIGHBORS: Final = 20  # DINO (Caron et al. 2021), appendix F.1: consistently the best of 10, 20, 100, 200
 TEMPERATURE: Final = 0.07  # DINO, appendix F.1
-STRENGTHS: Final = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # ours; sklearn's C, the inverse of the weight decay
-HELD_OUT: Final = 5  # ours: one in so many of each class chooses the strength
+STRENGTHS: Final = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # our choice of sklearn's C = 1 / weight decay
+HELD_OUT: Final = 5  # our choice: one in five videos of each class selects the strength
 MOST_STEPS: Final = 2000  # of L-BFGS
 
-
-def nearest_neighbours(
-    features: Features, labels: Labels, asked: Features, num_classes: int
-) -> tuple[Probabilities, dict[str, Any]]:
-    """Votes of the nearest training videos by cosine, weighted by exp(similarity / temperature) as in DINO.
-
-    Returns:
-        The probabilities of the `asked` videos, and what they were told by.
-    """
-    count = min(NEIGHBOURS, len(features))
-    search = NearestNeighbors(n_neighbors=count, metric="cosine").fit(features)
-    distances, nearest = search.kneighbors(asked)  # (N, count) each
-    votes = np.zeros((len(asked), num_classes), dtype=np.float32)
-    np.add.at(votes, (np.arange(len(asked))[:, None], labels[nearest]), np.exp((1 - distances) / TEMPERATURE))
-    found = votes / votes.sum(axis=1, keepdims=True)
-    return found, {"neighbours": count, "temperature": TEMPERATURE}
+EPOCHS: Final = 20  # V-JEPA
+FEWEST_STEPS: Final = 300  # our choice: a small set gets more epochs
+BATCH: Final = 64  # our choice; V-JEPA: 256
+PEAK_LR: Final = 1e-3  # V-JEPA
+WARMUP: Final = 0.1  # our choice: share of the steps
+WEIGHT_DECAY: Final = 0.01  # V-JEPA
 
 
-def linear(
-    features: Features, labels: Labels, asked: Features, num_classes: int, *, seed: int
-) -> tuple[Probabilities, dict[str, Any]]:
-    """Logistic regression of standardised features.
-
-    Its strength is the one that is best on a part of the training set, the smaller of equals; then it is
-    fitted on all of it.
+def nearest_neighbors(features: Floats, labels: Labels, test: Floats, num_classes: int) -> Output:
+    """Let the nearest training videos vote, by cosine, with weight exp(similarity / temperature) as in DINO.
 
     Args:
-        seed: of which part that is.
-    Returns:
-        The probabilities of the `asked` videos, and what they were told by.
+        features, test: (N, D) and (M, D).
+    """
+    count = min(NEIGHBORS, len(features))
+    search = NearestNeighbors(n_neighbors=count, metric="cosine").fit(features)
+    distances, nearest = search.kneighbors(test)  # (M, count) each
+    votes = np.zeros((len(test), num_classes), dtype=np.float32)
+    np.add.at(votes, (np.arange(len(test))[:, None], labels[nearest]), np.exp((1 - distances) / TEMPERATURE))
+    return votes / votes.sum(axis=1, keepdims=True), {"neighbours": count, "temperature": TEMPERATURE}
+
+
+def linear(features: Floats, labels: Labels, test: Floats, num_classes: int, *, seed: int) -> Output:
+    """Fit a logistic regression of standardized features.
+
+    Its strength is the best one on a held-out part of the training set, the smallest of equal ones. The
+    regression is then fitted on the whole training set.
+
+    Args:
+        features, test: (N, D) and (M, D).
+        seed: of the draw of the held-out part.
     """
     held = held_out(labels, seed)
-    best = 1.0  # sklearn's; where each class has a single video nothing can be held out
+    best = 1.0  # sklearn's default, where each class has a single video and nothing can be held out
     if held.any():
-        fits = {c: _fitted(features[~held], labels[~held], c)[0] for c in STRENGTHS}
+        fits = {c: _fit(features[~held], labels[~held], c)[0] for c in STRENGTHS}
         best = max(STRENGTHS, key=lambda c: fits[c].score(features[held], labels[held]))
-    model, converged = _fitted(features, labels, best)
-    found = np.zeros((len(asked), num_classes), dtype=np.float32)
-    found[:, np.unique(labels)] = model.predict_proba(asked)  # a class may have no training video
-    return found, {"strength": best, "held_out": int(held.sum()), "converged": converged}
+    model, converged = _fit(features, labels, best)
+    probabilities = np.zeros((len(test), num_classes), dtype=np.float32)
+    probabilities[:, np.unique(labels)] = model.predict_proba(test)  # a class may have no training video
+    return probabilities, {"strength": best, "held_out": int(held.sum()), "converged": converged}
 
 
 def held_out(labels: Labels, seed: int) -> NDArray[np.bool_]:
-    """(N,) a fifth of each class, at least one video of it, none where it has no other."""
+    """Return (N,): a fifth of each class, at least one video, and none of a class with a single video."""
     rng = np.random.default_rng(seed)
     held = np.zeros(len(labels), dtype=bool)
     for label in np.unique(labels):
-        places = rng.permutation(np.flatnonzero(labels == label))
-        if len(places) > 1:
-            held[places[: max(len(places) // HELD_OUT, 1)]] = True
+        videos = rng.permutation(np.flatnonzero(labels == label))
+        if len(videos) > 1:
+            held[videos[: max(len(videos) // HELD_OUT, 1)]] = True
     return held
 
 
-def _fitted(features: Features, labels: Labels, strength: float) -> tuple[Pipeline, bool]:
-    """The model, and whether it has converged."""
+def _fit(features: Floats, labels: Labels, strength: float) -> tuple[Pipeline, bool]:
+    """Return the model, and whether it has converged."""
     model = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=MOST_STEPS))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ConvergenceWarning)
@@ -100,16 +99,8 @@ def _fitted(features: Features, labels: Labels, strength: float) -> tuple[Pipeli
     return model, not caught
 
 
-EPOCHS: Final = 20  # V-JEPA
-FEWEST_STEPS: Final = 300  # ours: of a small set more epochs
-BATCH: Final = 64  # ours; V-JEPA: 256
-PEAK_LR: Final = 1e-3  # V-JEPA
-WARMUP: Final = 0.1  # ours: share of the steps
-WEIGHT_DECAY: Final = 0.01  # V-JEPA
-
-
 class AttentiveClassifier(nn.Module):
-    """Norm, one block of cross-attention with a learned query, a linear head."""
+    """A norm, one block of cross-attention with a learned query, and a linear head."""
 
     def __init__(self, width: int, heads: int, num_classes: int) -> None:
         super().__init__()
@@ -118,27 +109,26 @@ class AttentiveClassifier(nn.Module):
         self.head = nn.Linear(width, num_classes)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(B, N, D) to logits (B, C)."""
+        """(B, K, D) to logits (B, C)."""
         return self.head(self.pool(self.norm(tokens)))
 
 
 def attentive(
-    tokens: NDArray[np.float32],
-    labels: NDArray[np.int64],
-    asked: NDArray[np.float32],
+    tokens: Floats,
+    labels: Labels,
+    test: Floats,
     num_classes: int,
     *,
     heads: int,
     seed: int,
     device: torch.device,
-) -> tuple[NDArray[np.float32], dict[str, Any]]:
-    """Train the probe on tokens (videos, N, D) and ask it about others.
+) -> Output:
+    """Train an attentive classifier on tokens.
 
     Args:
+        tokens, test: (N, K, D) and (M, K, D).
         heads: of its attention; the encoder's.
         seed: of its first weights and of the order of the videos.
-    Returns:
-        (videos asked, C) probabilities, and what they were told by.
     """
     with torch.random.fork_rng():
         torch.manual_seed(seed_at(seed, Purpose.WEIGHTS))
@@ -156,15 +146,15 @@ def attentive(
         for first in range(0, len(tokens), BATCH):
             chosen = order[first : first + BATCH]
             optimizer.param_groups[0]["lr"] = next(rates)
-            answer = torch.from_numpy(labels[chosen]).to(device)
-            F.cross_entropy(model(_on(device, tokens[chosen])), answer).backward()
+            target = torch.from_numpy(labels[chosen]).to(device)
+            F.cross_entropy(model(_on_device(tokens[chosen], device)), target).backward()
             optimizer.step()
             optimizer.zero_grad()
     with torch.inference_mode():
-        parts = [asked[first : first + BATCH] for first in range(0, len(asked), BATCH)]
-        found = torch.cat([model(_on(device, part)).softmax(dim=-1).cpu() for part in parts])
-    return found.numpy(), {"epochs": epochs}
+        parts = [test[first : first + BATCH] for first in range(0, len(test), BATCH)]
+        outputs = [model(_on_device(part, device)).softmax(dim=-1).cpu() for part in parts]
+    return torch.cat(outputs).numpy(), {"epochs": epochs}
 
 
-def _on(device: torch.device, tokens: NDArray[np.float32]) -> Tensor:
-    return torch.from_numpy(np.array(tokens)).to(device)  # a copy: the tokens lie in a file
+def _on_device(tokens: Floats, device: torch.device) -> Tensor:
+    return torch.from_numpy(np.array(tokens)).to(device)  # a copy, because the tokens are memory-mapped

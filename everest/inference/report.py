@@ -1,15 +1,11 @@
-"""The page of a test: one file that needs nothing beside itself and asks for nothing.
-
-The folder of a test's report: the page, and its pictures as files too.
+"""The report of an evaluation: a folder with one HTML page that loads no other file, and its plots as files.
 
 C classes, T frames, H W pixels.
-
-What a classifier costs with other shares of the tokens than it was trained with: EVEREST Table 10.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -17,12 +13,11 @@ from urllib.parse import quote
 
 import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from torch import Tensor
 
 from everest.data.classes import Classes
 from everest.data.dataset import VideoClips
 from everest.figures.pictures import jpeg_uri, png_uri
-from everest.inference.accuracy import HeadScores, Scores, summary_rows, sweep_table
+from everest.inference.accuracy import HeadPredictions, Predictions, summary_rows, sweep_table
 from everest.inference.confusion import (
     NUMBERED,
     ClassResult,
@@ -33,126 +28,92 @@ from everest.inference.confusion import (
     draw_sweep,
     surest_mistakes,
 )
-from everest.methods.strategies import at_test
 from everest.models.cost import count_tokens, gmacs_of_clip
 from everest.models.spec import ModelSpec
 from everest.system.files import write_text
 
+PAGE: Final = "index.html"
+SWEEP: Final = "sweep.png"
+MISTAKES: Final = 12  # shown per head
+STRIP: Final = 480  # pixels, the width of a mistake's three frames
+
 
 @dataclass(frozen=True, kw_only=True)
-class HeadPart:
-    """What the page shows of one head. Pictures are addresses that hold them."""
+class HeadSection:
+    """The part of the page about one head. Images are data URIs."""
 
-    name: str  # empty for the only head
+    name: str  # empty for a single head
     classes: Sequence[ClassResult]
     confusion: str
     mistakes: Sequence[tuple[Mistake, str]]
 
 
-def render_page(
-    result: dict[str, Any],
-    heads: Sequence[HeadPart],
-    *,
-    skipped: Sequence[tuple[str, str]],
-    sweep_picture: str | None,
-) -> str:
-    """The HTML.
+def write_report(
+    folder: Path, result: dict[str, Any], predictions: Predictions, classes: Classes, clips: VideoClips
+) -> Path:
+    """Write the page and its plots; return the path of the page.
 
     Args:
         result: the document of `everest eval --json`.
-        skipped: path and reason of what could not be read.
+        clips: the evaluated videos; those with mistakes are read again for the page.
     """
-    # Names of classes and paths are a user's: everything is escaped.
+    sections = [
+        _head_section(folder, name, head, predictions.videos, classes, clips, result["views"])
+        for name, head in predictions.by_head().items()
+    ]
+    sweep = None
+    (folder / SWEEP).unlink(missing_ok=True)  # of an earlier evaluation
+    if "sweep" in result:
+        draw_sweep(folder / SWEEP, result["sweep"])
+        columns, rows = sweep_table(result["sweep"])
+        sweep = {"columns": columns, "rows": rows, "image": png_uri(folder / SWEEP)}
+    # Names of classes and paths come from a user: everything is escaped.
     templates = Environment(
         loader=PackageLoader("everest.inference", ""), autoescape=True, undefined=StrictUndefined
     )
-    sweep = None
-    if sweep_picture is not None:
-        columns, rows = sweep_table(result["sweep"])
-        sweep = {"columns": columns, "rows": rows, "picture": sweep_picture}
-    return templates.get_template("page.html").render(
-        title=f"Test of {result['checkpoint']}",
+    page = templates.get_template("page.html").render(
+        title=f"Evaluation of {result['checkpoint']}",
         summary=[(name, value) for name, value in summary_rows(result) if name != "checkpoint"],
         sweep=sweep,
-        heads=heads,
-        skipped=skipped,
+        heads=sections,
+        skipped=predictions.skipped,
         fitting=NUMBERED,
         percent=lambda share: f"{100 * share:.1f}\N{NO-BREAK SPACE}%",
     )
-
-
-PAGE: Final = "index.html"
-SWEEP: Final = "sweep.png"
-MISTAKES: Final = 12  # shown of a head
-STRIP: Final = 480  # pixels, the width of a mistake's three frames
-
-
-def write_report(
-    folder: Path, result: dict[str, Any], scores: Scores, classes: Classes, clips: VideoClips
-) -> Path:
-    """Write the page and its pictures; the path of the page.
-
-    Args:
-        result: the document of `everest eval --json`.
-        clips: what was tested: the mistakes are read again to be shown.
-    """
-    count, crops = result["views"]["clips"], result["views"]["crops"]
-    shown = count // 2 * crops + crops // 2  # the middle crop of the middle clip
-    places = {sample.video_id: place for place, sample in enumerate(clips.samples)}
-
-    def strip(video: str) -> str:
-        return _strip(clips.read((0, places[video])).frames[shown])
-
-    heads = [
-        _head(folder, name, head, scores.videos, classes, strip) for name, head in scores.by_head().items()
-    ]
-    picture = None
-    (folder / SWEEP).unlink(missing_ok=True)  # of an earlier test
-    if "sweep" in result:
-        draw_sweep(folder / SWEEP, result["sweep"])
-        picture = png_uri(folder / SWEEP)
-    page = render_page(result, heads, skipped=scores.skipped, sweep_picture=picture)
     write_text(folder / PAGE, page)
     return folder / PAGE
 
 
-def _head(
+def _head_section(
     folder: Path,
     name: str,
-    head: HeadScores,
+    head: HeadPredictions,
     videos: Sequence[str],
     classes: Classes,
-    strip: Callable[[str], str],
-) -> HeadPart:
+    clips: VideoClips,
+    views: dict[str, int],
+) -> HeadSection:
     counts = count_confusions(head)  # (C, C)
     names = [classes.name(label) for label in range(len(counts))]
-    confusion = folder / (f"confusion-{quote(name, safe='')}.png" if name else "confusion.png")
-    draw_confusion(confusion, counts, names)
-    mistakes = surest_mistakes(head, videos, names, most=MISTAKES)
-    return HeadPart(
-        name=name,
-        classes=class_results(counts, names),
-        confusion=png_uri(confusion),
-        mistakes=[(mistake, strip(mistake.video)) for mistake in mistakes],
+    plot = folder / (f"confusion-{quote(name, safe='')}.png" if name else "confusion.png")
+    draw_confusion(plot, counts, names)
+    middle = views["clips"] // 2 * views["crops"] + views["crops"] // 2  # the middle crop of the middle clip
+    indices = {sample.video_id: index for index, sample in enumerate(clips.samples)}
+    mistakes = []
+    for mistake in surest_mistakes(head, videos, names, most=MISTAKES):
+        view = clips.read((0, indices[mistake.video])).frames[middle].movedim(0, -1)  # (T, H, W, 3)
+        frames = torch.cat([view[0], view[len(view) // 2], view[-1]], dim=1)  # (H, 3 W, 3)
+        mistakes.append((mistake, jpeg_uri(frames, longest=STRIP)))
+    return HeadSection(
+        name=name, classes=class_results(counts, names), confusion=png_uri(plot), mistakes=mistakes
     )
 
 
-def _strip(view: Tensor) -> str:
-    """First, middle and last frame of a view (3, T, H, W) side by side."""
-    frames = view.movedim(0, -1)  # (T, H, W, 3)
-    chosen = [frames[number] for number in (0, len(frames) // 2, -1)]
-    return jpeg_uri(torch.cat(chosen, dim=1), longest=STRIP)
-
-
 def share_cost(spec: ModelSpec, keep: float) -> dict[str, Any]:
-    """The tokens that a share leaves, and the GMACs of one view, which the papers call GFLOPs.
+    """Return the tokens that a keep ratio leaves, and the GMACs of one view (GFLOPs in the papers; Table 10).
 
     Raises:
-        RecipeError: it leaves none.
+        RecipeError: the ratio leaves no token.
     """
-    tried = replace(spec, selection=at_test(spec.selection, keep))
-    return {
-        "keep": keep,
-        "tokens": count_tokens(tried).visible,
-        "gmacs": round(gmacs_of_clip(tried), 4),
-    }
+    spec = replace(spec, selection=spec.selection.at_evaluation(keep))
+    return {"keep": keep, "tokens": count_tokens(spec).visible, "gmacs": round(gmacs_of_clip(spec), 4)}

@@ -1,7 +1,7 @@
 """Information-intensive frame selection (EVEREST §4.2): of more frames than fit, those where much happens.
 
-The paper leaves open what happens when too few pairs have tokens, where the chosen pairs stand, and what is
-measured afterwards; those choices are ours and are named at their places.
+The paper does not specify three things: what happens if too few pairs have tokens, where the chosen pairs are
+placed, and what is measured afterwards. These are our choices, marked where they are made.
 
 B batch, C channels, T frames, H W pixels, S candidate slices, t slices of the clip, N tokens. A slice is a
 pair of frames with the usual tubelets.
@@ -11,42 +11,31 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from everest.methods.grid import TokenGrid, num_kept
-
-
-class Ranking(Protocol):
-    """What a strategy that sorts tokens by importance offers (everest.methods.strategies.ByImportance)."""
-
-    @property
-    def keep_ratio(self) -> float: ...
-
-    def ranked(self, importance: Tensor) -> Tensor:
-        """(B, N) token ids, those that are kept first in front."""
-        ...
+from everest.methods.ranked import ByImportance
 
 
 def num_candidates(slices: int, alpha: float) -> int:
-    """How many slices are offered for `slices` that are drawn: the floor of alpha times as many."""
+    """The number of slices that `slices` are drawn from: alpha times as many, rounded down."""
     return int(slices * Fraction(str(alpha)))
 
 
-def kept_per_slice(selector: Ranking, importance: Tensor, grid: TokenGrid) -> Tensor:
-    """(B, S) int64: how many of the kept tokens of all candidates lie in each slice, c_i of the paper."""
+def kept_per_slice(selector: ByImportance, importance: Tensor, grid: TokenGrid) -> Tensor:
+    """(B, S) int64: how many of the kept tokens of all candidates are in each slice, c_i in the paper."""
     kept = selector.ranked(importance)[:, : num_kept(grid.num_tokens, selector.keep_ratio)]  # (B, K)
     counts = torch.zeros(kept.size(0), grid.t, dtype=torch.int64, device=kept.device)
     return counts.scatter_add_(1, kept // grid.per_slice, torch.ones_like(kept))
 
 
 def draw_slices(counts: Tensor, uniform: Tensor, num: int) -> Tensor:
-    """Draw slices without replacement, each next one with probability c_i / sum of the c that are left.
+    """Draw slices without replacement, each with probability c_i / sum of the c of the remaining slices.
 
-    The smallest of -log(u) / c are the same as drawing one after the other (Efraimidis and Spirakis 2006).
-    Slices without kept tokens come last, in the order of their `uniform` (ours).
+    Taking the smallest of -log(u) / c is equivalent to drawing one after the other (Efraimidis and Spirakis
+    2006). Slices without kept tokens come last, in the order of their `uniform` (our choice).
 
     Args:
         counts: (B, S) kept tokens of each candidate.
@@ -56,20 +45,21 @@ def draw_slices(counts: Tensor, uniform: Tensor, num: int) -> Tensor:
         (B, t) int64 candidate numbers in temporal order.
     """
     smallest = torch.finfo(uniform.dtype).tiny
-    keys = -uniform.clamp_min(smallest).log() / counts  # (B, S), infinite where nothing is kept
-    by_chance = uniform.argsort(dim=1, stable=True)
-    order = by_chance.gather(1, keys.gather(1, by_chance).argsort(dim=1, stable=True))
+    keys = -uniform.clamp_min(smallest).log() / counts  # (B, S), infinite if nothing is kept
+    shuffled = uniform.argsort(dim=1, stable=True)
+    order = shuffled.gather(1, keys.gather(1, shuffled).argsort(dim=1, stable=True))
     return order[:, :num].sort(dim=1).values
 
 
 @dataclass(frozen=True, kw_only=True)
 class FrameSelection:
-    """Draws the slices of a clip from `candidates` slices, where many tokens would be kept.
+    """Draws the slices of a clip from `candidates` slices, preferring those with many kept tokens.
 
     Args:
         candidates: S.
-        recompute: measure the drawn slices against each other again. By default they keep what they had among
-            the candidates, as a distance over a gap says more of the gap than of motion (ours).
+        recompute: measure the drawn slices against each other again. By default they keep the importance
+            that they had among the candidates, because a distance over a gap reflects the gap more than
+            motion (our choice).
     """
 
     candidates: int
@@ -79,12 +69,12 @@ class FrameSelection:
         """The grid of the candidates of a clip."""
         return TokenGrid(t=self.candidates, h=clip.h, w=clip.w)
 
-    def draw(self, selector: Ranking, importance: Tensor, noise: Tensor, clip: TokenGrid) -> Tensor:
+    def draw(self, selector: ByImportance, importance: Tensor, noise: Tensor, clip: TokenGrid) -> Tensor:
         """(B, t) int64 numbers of the drawn slices, ascending.
 
         Args:
             importance: (B, tokens of the candidates).
-            noise: (B, tokens of the candidates + S) uniform in [0, 1); the draw takes the last S.
+            noise: (B, tokens of the candidates + S) uniform in [0, 1); the draw uses the last S.
         """
         counts = kept_per_slice(selector, importance, self.grid(clip))
         return draw_slices(counts, noise[:, -self.candidates :], clip.t)
@@ -99,6 +89,6 @@ def take_slices(frames: Tensor, slices: Tensor, length: int) -> Tensor:
 
 
 def take_importance(importance: Tensor, slices: Tensor, grid: TokenGrid) -> Tensor:
-    """The importance (B, N) of the slices (B, t), out of that of all candidates (B, S * h * w)."""
+    """The importance (B, N) of the slices (B, t), from the importance of all candidates (B, S * h * w)."""
     by_slice = importance.unflatten(1, (-1, grid.per_slice))  # (B, S, h*w)
     return by_slice.gather(1, slices.unsqueeze(2).expand(-1, -1, grid.per_slice)).flatten(1)

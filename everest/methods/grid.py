@@ -1,6 +1,6 @@
-"""Tokens of a clip: their grid, which of them are chosen, and how pixels become them.
+"""Tokens of a clip: their grid, a selection of them, and the conversion between pixels and tokens.
 
-B batch, C colour channels, T frames, H W pixels, N tokens = t*h*w of the grid, K chosen tokens,
+B batch, C color channels, T frames, H W pixels, N tokens = t*h*w of the grid, K chosen tokens,
 t p q a tubelet's frames, rows and columns.
 """
 
@@ -28,7 +28,7 @@ class TokenGrid:
         """The grid of a clip of `frames` frames of `size` (height, width) pixels.
 
         Raises:
-            RecipeError: a side does not divide by the tubelet's.
+            RecipeError: a side is not divisible by the tubelet's.
         """
         for what, length, step in zip(("frames", "height", "width"), (frames, *size), tubelet, strict=True):
             if length < step or length % step:
@@ -46,26 +46,26 @@ class TokenGrid:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TokenSelection:
-    """Which tokens the encoder sees and which the decoder predicts: ids, ascending along a row."""
+    """The tokens that the encoder sees and those that the decoder predicts: ids, ascending in each row."""
 
     visible: Tensor  # (B, N_vis) int64
-    target: Tensor  # (B, N_tgt) int64; (B, 0) where nothing is predicted
+    target: Tensor  # (B, N_tgt) int64; (B, 0) if nothing is predicted
 
     def scored(self) -> Tensor:
-        """(B, N_tgt) bool: targets that are not visible, the ones a loss counts."""
+        """(B, N_tgt) bool: the targets that are not visible, which count in the loss."""
         if self.visible.size(1) == 0:
             return torch.ones_like(self.target, dtype=torch.bool)
-        # Contiguous: searchsorted copies others itself, with a warning.
-        place = torch.searchsorted(self.visible.contiguous(), self.target.contiguous())
-        return self.visible.gather(1, place.clamp_(max=self.visible.size(1) - 1)) != self.target
+        # Contiguous: searchsorted copies other tensors itself, with a warning.
+        index = torch.searchsorted(self.visible.contiguous(), self.target.contiguous())
+        return self.visible.gather(1, index.clamp_(max=self.visible.size(1) - 1)) != self.target
 
     def check(self, grid: TokenGrid, batch: int) -> None:
-        """Whether a pre-training pass over `batch` clips of `grid` can take a choice that a caller made.
+        """Check a selection that a caller made for a forward pass over `batch` clips of `grid`.
 
-        It waits for the device, so it is not for selections that a strategy makes.
+        The check waits for the device, so it is not used for selections that a strategy makes.
 
         Raises:
-            ValueError: with the part that is wrong.
+            ValueError: names the invalid part.
         """
         for name, ids in (("visible", self.visible), ("target", self.target)):
             _check_ids(f"selection.{name}", ids, grid.num_tokens, batch)
@@ -81,19 +81,19 @@ def _check_ids(name: str, ids: Tensor, num_tokens: int, batch: int) -> None:
     if ids.dtype != torch.int64:
         raise ValueError(f"{name}: expected int64 ids, got {ids.dtype}")
     if ids.size(1) == 0:
-        raise ValueError(f"{name}: names no token")
+        raise ValueError(f"{name}: contains no token")
     if ids.is_meta:  # shapes only
         return
     if ids.min() < 0 or ids.max() >= num_tokens:
         raise ValueError(
-            f"{name}: ids from {ids.min()} to {ids.max()}; a clip's tokens count 0 to {num_tokens - 1}"
+            f"{name}: ids from {ids.min()} to {ids.max()}; a clip has the tokens 0 to {num_tokens - 1}"
         )
     if (ids.diff(dim=1) <= 0).any():
-        raise ValueError(f"{name}: ids must ascend along a row, each once; sort them")
+        raise ValueError(f"{name}: ids must ascend in each row, without duplicates; sort them")
 
 
 def num_kept(num_tokens: int, ratio: float) -> int:
-    """How many of `num_tokens` a share of `ratio` is: the floor, on exact decimals.
+    """The number of tokens in a share `ratio` of `num_tokens`, rounded down, computed on exact decimals.
 
     470 of 1568 at 0.3, 156 at 0.1, 940 at 0.6 (golden/token_counts.json). In floating point
     `int((1 - 0.9) * 10)` is 0; the decimal that the user wrote gives 1.
@@ -121,7 +121,7 @@ def patchify(frames: Tensor, tubelet: tuple[int, int, int]) -> Tensor:
 
 
 def gather_patches(frames: Tensor, ids: Tensor, tubelet: tuple[int, int, int]) -> Tensor:
-    """`patchify(frames)` at `ids` (B, K) only, copying no other pixel: (B, K, C, t, p, q)."""
+    """`patchify(frames)` only at `ids` (B, K), without copying other pixels: (B, K, C, t, p, q)."""
     x = _tubelets(frames, tubelet)
     rows, columns = x.size(2), x.size(3)
     batch = torch.arange(x.size(0), device=ids.device).unsqueeze(1)  # (B, 1)
@@ -137,5 +137,5 @@ def unpatchify(patches: Tensor, grid: TokenGrid) -> Tensor:
 
 
 def gather_tokens(x: Tensor, ids: Tensor) -> Tensor:
-    """The rows of `x` (B, N, D) named by `ids` (B, K): (B, K, D)."""
+    """The rows `ids` (B, K) of `x` (B, N, D): (B, K, D)."""
     return x.gather(1, ids.unsqueeze(-1).expand(-1, -1, x.size(-1)))

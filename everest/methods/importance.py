@@ -1,4 +1,4 @@
-"""How much each token says: how far it moved since the slice before, and two other measures.
+"""The importance of each token: its change since the slice before, and two other measures.
 
 B batch, C channels, T frames, H W pixels, N tokens, D embedding width, t p q a tubelet's sides.
 """
@@ -28,13 +28,13 @@ class Embedding(Protocol):
     def __call__(self, patches: Tensor) -> Tensor: ...
 
     def of_change(self, change: Tensor) -> Tensor:
-        """The embedding of a difference of patches: without bias, which cancels."""
+        """The embedding of a difference of patches: without the bias, which cancels."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class RawPixels:
-    """The embedding of those who have no model: the tubelet's pixels themselves."""
+    """The embedding without a model: the pixels of the tubelet themselves."""
 
     tubelet: tuple[int, int, int]
 
@@ -47,16 +47,16 @@ class RawPixels:
 
 @runtime_checkable
 class TokenScores(Protocol):
-    """What has learned how much a clip needs each of its tokens."""
+    """A trained scorer of tokens."""
 
     def scores(self, frames: Tensor) -> Tensor:
-        """(B, N) float32 of normalised clips (B, C, T, H, W): higher is needed more."""
+        """(B, N) float32 for normalized clips (B, C, T, H, W): higher is more important."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class ScoredEmbedding:
-    """An embedding and a tokenizer's scores: what any strategy may ask for."""
+    """An embedding and a tokenizer's scores: every measure that a strategy can need."""
 
     embed: Embedding
     learned: TokenScores
@@ -75,31 +75,27 @@ class ScoredEmbedding:
         return self.learned.scores(frames)
 
 
-def _neg_cosine(now: Tensor, before: Tensor) -> Tensor:
-    return -F.cosine_similarity(now, before, dim=-1)
-
-
 def _neg_cka(now: Tensor, before: Tensor) -> Tensor:
-    """CKA of one pair of vectors with their channels as samples is the squared Pearson correlation."""
-    centred = (x - x.mean(dim=-1, keepdim=True) for x in (now, before))
-    return -F.cosine_similarity(*centred, dim=-1).square()
+    """CKA of one pair of vectors, with their channels as samples, is the squared Pearson correlation."""
+    centered = (x - x.mean(dim=-1, keepdim=True) for x in (now, before))
+    return -F.cosine_similarity(*centered, dim=-1).square()
 
 
-# EVEREST Table 9. The norms are of the embeddings' difference, the others of both embeddings.
+# EVEREST Table 9. The norms take the difference of the embeddings, the other distances take both embeddings.
 NORMS: dict[str, Callable[[Tensor], Tensor]] = {
     "l2": lambda change: change.norm(dim=-1),
     "l1": lambda change: change.abs().sum(dim=-1),
 }
 DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     **{name: lambda now, before, norm=norm: norm(now - before) for name, norm in NORMS.items()},
-    "neg-cosine": _neg_cosine,
+    "neg-cosine": lambda now, before: -F.cosine_similarity(now, before, dim=-1),
     "neg-cka": _neg_cka,
 }
 
 
 def full_precision(device: torch.device) -> AbstractContextManager[object]:
-    """Around what decides which tokens are kept: no lower precision, whatever surrounds it."""
-    available = torch.amp.is_autocast_available(device.type)  # not on meta
+    """Disables autocast, around code that decides which tokens are kept."""
+    available = torch.amp.is_autocast_available(device.type)  # false on meta
     return torch.autocast(device.type, enabled=False) if available else nullcontext()
 
 
@@ -112,21 +108,22 @@ def change_importance(
     distance: DistanceName = "l2",
     first_slice: Literal["copy", "zero"] = "copy",
 ) -> Tensor:
-    """How far each token moved since the slice before: I(i+1, j) = S(k(i+1, j), k(i, j)), EVEREST eq. 2.
+    """The distance of each token from the slice before: I(i+1, j) = S(k(i+1, j), k(i, j)), EVEREST eq. 2.
 
     Measured in float32 even under autocast: rounding to bfloat16 changes which tokens are kept. For a norm
-    the frames are subtracted first, so that only slices - 1 are embedded and the bias need not cancel.
+    the frames are subtracted first, so that only slices - 1 are embedded and no bias has to cancel.
 
     Args:
         frames: (B, C, T, H, W) float.
-        first_slice: nothing lies before it; `copy` repeats the second slice's, as the released program does.
+        first_slice: it has no slice before it; `copy` repeats the importance of the second slice, like the
+            released program.
     Returns:
-        (B, N) float32. All zero for a clip of one slice.
+        (B, N) float32. Zeros for a clip of one slice.
     """
     step, b = tubelet[0], frames.size(0)
-    places = frames.size(3) // tubelet[1] * (frames.size(4) // tubelet[2])
+    per_slice = frames.size(3) // tubelet[1] * (frames.size(4) // tubelet[2])
     if frames.size(2) == step:
-        return frames.new_zeros(b, places, dtype=torch.float32)
+        return frames.new_zeros(b, per_slice, dtype=torch.float32)
     with full_precision(frames.device):
         x = frames.float()
         if distance in NORMS:
@@ -134,23 +131,23 @@ def change_importance(
             later = NORMS[distance](embed.of_change(change))  # (B, N - h*w)
         else:
             tokens = embed(patchify(x, tubelet))  # (B, N, D)
-            later = DISTANCES[distance](tokens[:, places:], tokens[:, :-places])
-    first = later[:, :places] if first_slice == "copy" else torch.zeros_like(later[:, :places])
-    return torch.cat([first, later], dim=1)
+            later = DISTANCES[distance](tokens[:, per_slice:], tokens[:, :-per_slice])
+    first = later[:, :per_slice]
+    return torch.cat([first if first_slice == "copy" else torch.zeros_like(first), later], dim=1)
 
 
 @torch.no_grad()
 def pixel_importance(frames: Tensor, tubelet: tuple[int, int, int]) -> Tensor:
-    """How much the pixels of each token differ from the frame before: motion without optical flow.
+    """The difference between the pixels of each token and the frame before: motion without optical flow.
 
-    The mean absolute difference over the tubelet's frames, channels and pixels; nothing lies before the
-    first frame, which takes the difference of the second. Ours, after the motion-guided masking of the
-    EVEREST paper's related work, which needs optical flow.
+    The mean absolute difference over the tubelet's frames, channels and pixels. The first frame has no frame
+    before it and takes the difference of the second. Our choice, modeled on the motion-guided masking in the
+    related work of the EVEREST paper, which needs optical flow.
 
     Args:
         frames: (B, C, T, H, W) float.
     Returns:
-        (B, N) float32. All zero for a clip of one frame.
+        (B, N) float32. Zeros for a clip of one frame.
     """
     x = frames.float()
     if x.size(2) == 1:

@@ -1,57 +1,136 @@
-"""LVMAE's selection: tubes for the encoder, and a small share of what is left for the decoder.
+"""Strategies that rank tokens: by their change since the slice before, or by a tokenizer's scores.
 
-Gundavarapu et al., Extending Video Masked Autoencoders to 128 frames, 2024, §3.2: the decoder predicts the
-most important of the unseen tokens and a few random ones. Which are important a trained tokenizer tells; the
-other scores are those that the paper compares with (§4.2), with the same encoder mask and the same counts.
+EVEREST's redundancy-robust selection, a baseline on pixels, and the selection of LVMAE (Gundavarapu et al.,
+Extending Video Masked Autoencoders to 128 frames, 2024).
 
-B batch, N tokens, M target tokens, t h w the grid of tokens.
+B batch, N tokens, K kept tokens, M target tokens, t h w the grid's slices, rows and columns.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Final, Literal
+from decimal import Decimal
+from typing import Final, Literal, Self
 
 import torch
 from torch import Tensor
 
 from everest.errors import RecipeError
 from everest.methods.grid import TokenGrid, TokenSelection, num_kept
-from everest.methods.importance import Embedding, TokenScores, change_importance, pixel_importance
-from everest.methods.masks import STRICT, Tube, ascending, without
+from everest.methods.importance import (
+    DistanceName,
+    Embedding,
+    TokenScores,
+    change_importance,
+    pixel_importance,
+)
+from everest.methods.masks import Tube
+from everest.methods.selector import Selector, ascending, checked_share, split
 
 ScoreName = Literal["learned", "random", "uniform-frames", "frame-difference", "embedding-distance", "all"]
 SLICES: Final = 8  # of a tokenizer's window of 16 frames, LVMAE §4.1
 
 
 @dataclass(frozen=True, kw_only=True)
-class LearnedImportance:
-    """Random tubes are encoded; of all tokens `keep_ratio` by score and `random_ratio` by chance predicted.
+class ByImportance(Selector):
+    """Keeps the most important tokens, encodes a random part of them and predicts the others.
 
-    Visible tokens are never targets, so all targets count in the loss.
-
-    Args:
-        score: by what the targets are chosen. `learned` asks a tokenizer; `uniform-frames` takes whole slices
-            at equal distances; `all` predicts all that is not visible.
-        scope: what is ranked together: the whole clip (LVMAE §3.2), or each window of `window` slices.
+    EVEREST §4.1 predicts all kept tokens; the released program and the paper's own cost tables predict only
+    those that are not visible, and so does this class.
     """
 
-    __pydantic_config__ = STRICT
+    keep_ratio: float = 0.3  # rho_pre, EVEREST Table 7
+    visible_ratio: float | None = 0.1  # rho_pre * rho_post, EVEREST §4.1; None: all kept tokens
+    order: Literal["descending", "ascending"] = "descending"  # EVEREST Table 16
+
+    @property
+    def draws(self) -> bool:
+        return self.visible_ratio is not None
+
+    def ranked(self, importance: Tensor) -> Tensor:
+        # Stable: the first slice copies the second slice's distances, so ties are the rule.
+        return importance.argsort(dim=1, descending=self.order == "descending", stable=True)
+
+    def keeping(self, share: float) -> Self:
+        return replace(self, keep_ratio=checked_share(share), visible_ratio=None)
+
+    def showing(self, share: float) -> Self:
+        """Keeps `share` of all tokens, of which at most a third is visible, as in a recipe."""
+        third = float(Decimal(str(share)) / 3)  # of the number as written: 0.1 of 0.3, not slightly less
+        return replace(self, keep_ratio=share, visible_ratio=min(self.visible_ratio or share, third))
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        yield from super().problems()
+        if (self.visible_ratio or 0) > self.keep_ratio:
+            yield "visible_ratio", f"{self.visible_ratio} is more than keep_ratio ({self.keep_ratio})"
+
+    def __call__(self, grid: TokenGrid, *, importance: Tensor | None, noise: Tensor) -> TokenSelection:
+        assert importance is not None, "this strategy ranks by importance"
+        kept = self.ranked(importance)[:, : num_kept(grid.num_tokens, self.keep_ratio)]  # (B, K)
+        if self.visible_ratio is None:
+            return TokenSelection(ascending(kept), kept[:, :0])
+        return split(kept, noise, num_kept(grid.num_tokens, self.visible_ratio))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RedundancyRobust(ByImportance):
+    """EVEREST §4.1: a token is important if its embedding has changed since the slice before."""
+
+    strategy: Literal["redundancy-robust"] = "redundancy-robust"
+    distance: DistanceName = "l2"  # EVEREST Table 9
+    first_slice: Literal["copy", "zero"] = "copy"  # released program: copy
+
+    def importance(self, frames: Tensor, embed: Embedding) -> Tensor:
+        return change_importance(
+            frames, embed, embed.tubelet, distance=self.distance, first_slice=self.first_slice
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameDifference(ByImportance):
+    """A baseline: a token is important if its pixels differ from the frame before. It uses no embedding."""
+
+    strategy: Literal["frame-difference"] = "frame-difference"
+
+    def importance(self, frames: Tensor, embed: Embedding) -> Tensor:
+        return pixel_importance(frames, embed.tubelet)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnedImportance(Selector):
+    """LVMAE's selection (§3.2): encodes random tubes and predicts a small share of the other tokens.
+
+    The target is `keep_ratio` of all tokens by score and `random_ratio` at random. Visible tokens are never
+    targets, so all targets count in the loss. In the paper a trained tokenizer gives the score; the other
+    scores are those that §4.2 compares with, with the same encoder mask and the same counts.
+
+    Args:
+        score: how the targets are chosen. `learned` takes the scores of a tokenizer; `uniform-frames` takes
+            whole slices at equal distances; `all` predicts every token that is not visible.
+        scope: the tokens that are ranked together: the whole clip (LVMAE §3.2), or each window of `window`
+            slices.
+    """
+
     strategy: Literal["learned-importance"] = "learned-importance"
-    mask_ratio: float = 0.9  # LVMAE §4.1; masked places are floored, as of tubes
+    mask_ratio: float = 0.9  # LVMAE §4.1; the number of masked places is rounded down, as in `tube`
     keep_ratio: float = 0.10  # LVMAE §4.1
     random_ratio: float = 0.05  # LVMAE §4.1
     score: ScoreName = "learned"
     scope: Literal["clip", "window"] = "clip"
     window: int = SLICES
 
+    @property
+    def needs_tokenizer(self) -> bool:
+        return self.score == "learned"
+
     def importance(self, frames: Tensor, embed: Embedding) -> Tensor | None:
-        """(B, N) float32; None where the score does not look at the clip.
+        """(B, N) float32; None if the score does not depend on the clip.
 
         Raises:
-            RecipeError: the score is learned, and nothing is there that has learned it.
+            RecipeError: the score is `learned`, and `embed` has no tokenizer.
         """
-        if self.score == "learned":
+        if self.needs_tokenizer:
             if not isinstance(embed, TokenScores):
                 raise RecipeError(
                     "learned-importance needs a trained tokenizer, as everest train-tokenizer makes it"
@@ -63,62 +142,61 @@ class LearnedImportance:
             return change_importance(frames, embed, embed.tubelet)
         return None
 
-    def keeping(self, share: float) -> LearnedImportance:
-        """The same, but it encodes `share` of all places."""
-        return replace(self, mask_ratio=without(share))
+    def problems(self) -> Iterator[tuple[str, str]]:
+        yield from super().problems()
+        if self.keep_ratio + self.random_ratio > 1:
+            both = f"{self.random_ratio} and keep_ratio ({self.keep_ratio})"
+            yield "random_ratio", f"{both} are more than all tokens"
 
     def __call__(self, grid: TokenGrid, *, importance: Tensor | None, noise: Tensor) -> TokenSelection:
         visible = Tube(mask_ratio=self.mask_ratio)(grid, importance=None, noise=noise).visible
-        noise = _fresh_where_hidden(noise[:, : grid.num_tokens], visible, grid)
+        noise = _independent_of_tubes(noise[:, : grid.num_tokens], visible, grid)
         seen = torch.zeros_like(noise).scatter_(1, visible, 1.0)  # (B, N)
         hidden = grid.num_tokens - visible.size(1)
         if not hidden:
             return TokenSelection(visible, visible[:, :0])
         if self.score == "all":
-            return TokenSelection(visible, ascending(_last(seen, grid.num_tokens)[:, :hidden]))
-        important, chance = (
-            num_kept(grid.num_tokens, share) for share in (self.keep_ratio, self.random_ratio)
-        )
-        important = min(important, hidden)
-        chance = min(chance, hidden - important)
+            return TokenSelection(visible, _smallest(seen, hidden))
+        num_important = min(num_kept(grid.num_tokens, self.keep_ratio), hidden)
+        num_random = min(num_kept(grid.num_tokens, self.random_ratio), hidden - num_important)
         if self.score == "random":
-            return TokenSelection(visible, ascending(_last(seen + noise, important + chance)))
+            return TokenSelection(visible, _smallest(seen + noise, num_important + num_random))
         if self.score == "uniform-frames":
-            away = _far_from_even_slices(grid, important + chance, hidden).to(noise.device)  # (N,)
-            return TokenSelection(visible, ascending(_last(seen * grid.t + away + noise, important + chance)))
+            far = _far_from_even_slices(grid, num_important + num_random, hidden).to(noise.device)  # (N,)
+            return TokenSelection(visible, _smallest(seen * grid.t + far + noise, num_important + num_random))
         assert importance is not None, "this score measures"
-        chosen = self._ranked(grid, importance, seen, noise)[:, :important]
-        by_chance = _last((seen + noise).scatter_add_(1, chosen, torch.ones_like(noise)), chance)
-        return TokenSelection(visible, ascending(torch.cat([chosen, by_chance], dim=1)))
+        important = self._by_importance(grid, importance, seen, noise)[:, :num_important]
+        taken = (seen + noise).scatter_add_(1, important, torch.ones_like(noise))
+        return TokenSelection(visible, ascending(torch.cat([important, _smallest(taken, num_random)], dim=1)))
 
-    def _ranked(self, grid: TokenGrid, importance: Tensor, seen: Tensor, noise: Tensor) -> Tensor:
-        """(B, N) token ids, unseen ones first by importance; by windows the best of each, then the next.
+    def _by_importance(self, grid: TokenGrid, importance: Tensor, seen: Tensor, noise: Tensor) -> Tensor:
+        """(B, N) token ids by importance, seen tokens last. By windows: the best of each, then the next best.
 
-        Equal scores, the rule where nothing moves, come by chance: in the order of their places the first
-        slices would be all that is predicted of a still clip.
+        Equal scores, the rule in a still clip, are in random order: in token order, the first slices would be
+        the only ones that are predicted.
         """
         shuffled = noise.argsort(dim=1, stable=True)  # (B, N)
         offered = importance.masked_fill(seen.bool(), torch.finfo(importance.dtype).min).gather(1, shuffled)
         order = shuffled.gather(1, offered.argsort(dim=1, descending=True, stable=True))
         if self.scope == "clip":
             return order
-        window = order // (grid.per_slice * self.window)  # (B, N): of each token in its rank
+        window = order // (grid.per_slice * self.window)  # (B, N): the window of each token in `order`
         by_window = window.argsort(dim=1, stable=True)  # window after window, each by importance
         counts = torch.arange(grid.num_tokens, device=order.device) % (grid.per_slice * self.window)
-        place = torch.empty_like(order).scatter_(1, by_window, counts.expand_as(order))  # in its window
-        place = place.masked_fill(seen.gather(1, order).bool(), grid.num_tokens)  # a window may be seen whole
-        return order.gather(1, place.argsort(dim=1, stable=True))
+        rank = torch.empty_like(order).scatter_(1, by_window, counts.expand_as(order))  # in the window
+        rank = rank.masked_fill(seen.gather(1, order).bool(), grid.num_tokens)  # a window may be fully seen
+        return order.gather(1, rank.argsort(dim=1, stable=True))
 
 
-def _last(key: Tensor, number: int) -> Tensor:
-    """The ids (B, number) with the smallest keys (B, N)."""
-    return key.argsort(dim=1, stable=True)[:, :number]
+def _smallest(key: Tensor, number: int) -> Tensor:
+    """The ids (B, number) with the smallest keys (B, N), ascending."""
+    return ascending(key.argsort(dim=1, stable=True)[:, :number])
 
 
-def _fresh_where_hidden(noise: Tensor, visible: Tensor, grid: TokenGrid) -> Tensor:
-    """Noise (B, N) that says nothing of the tubes, which were the first slice's smallest numbers.
+def _independent_of_tubes(noise: Tensor, visible: Tensor, grid: TokenGrid) -> Tensor:
+    """Noise (B, N) that does not depend on the tubes, which took the smallest numbers of the first slice.
 
-    Above the largest of these the others are uniform: they are stretched over the whole range again.
+    The numbers above the largest of those are uniform: they are stretched over the whole range again.
     """
     num_tubes = visible.size(1) // grid.t
     if num_tubes == 0:
@@ -135,6 +213,5 @@ def _far_from_even_slices(grid: TokenGrid, number: int, hidden: int) -> Tensor:
     LVMAE §4.2 takes every 7th frame, which is 15 % of them.
     """
     slices = max(1, -(-number * grid.t // hidden))  # rounded up
-    chosen = torch.tensor([(2 * i + 1) * grid.t // (2 * slices) for i in range(slices)])
-    away = torch.ones(grid.t).scatter_(0, chosen, 0.0)
-    return away.repeat_interleave(grid.per_slice)
+    near = torch.tensor([(2 * i + 1) * grid.t // (2 * slices) for i in range(slices)])
+    return torch.ones(grid.t).scatter_(0, near, 0.0).repeat_interleave(grid.per_slice)

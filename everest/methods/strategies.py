@@ -1,131 +1,35 @@
-"""Which tokens are encoded and which are predicted: all strategies, and those that measure the clip.
+"""All strategies by their names, and the two that only fine-tuning uses: all tokens, and tube dropout.
 
-A strategy is a frozen dataclass: its fields are its settings in a recipe, its call is the choice. Those that
-do not look at the clip are in everest.masks.
-
-B batch, C channels, T frames, H W pixels, N tokens.
+The contract of a strategy is in everest.methods.selector.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol, Self
+from typing import Annotated, Any, Literal, get_args
 
 import torch
+from pydantic import BeforeValidator, Discriminator
 from torch import Tensor
 
 from everest.methods.grid import TokenGrid, TokenSelection, num_kept
-from everest.methods.importance import DistanceName, Embedding, change_importance, pixel_importance
-from everest.methods.masks import (
-    STRICT,
-    FrameWise,
-    RandomSpaceTime,
-    RunningCell,
-    Tube,
-    ascending,
-    checked_share,
-    not_measured,
-    split,
-)
-from everest.methods.ranked import LearnedImportance
-
-
-class Selector(Protocol):
-    """What a strategy is to the models."""
-
-    @property
-    def strategy(self) -> str:
-        """Its name in a recipe."""
-        ...
-
-    def importance(self, frames: Tensor, embed: Embedding) -> Tensor | None:
-        """(B, N) float32 measured on the clips (B, C, T, H, W); None for strategies that do not measure."""
-        ...
-
-    def __call__(self, grid: TokenGrid, *, importance: Tensor | None, noise: Tensor) -> TokenSelection:
-        """Choose tokens.
-
-        Args:
-            importance: (B, N) float32, higher is kept first; None for strategies that do not measure.
-            noise: (B, at least N) uniform in [0, 1).
-        Raises:
-            RecipeError: the strategy cannot cut the grid.
-        """
-        ...
-
-
-def choose(
-    selector: Selector, frames: Tensor, grid: TokenGrid, embed: Embedding, noise: Tensor
-) -> TokenSelection:
-    """What a strategy chooses on clips (B, C, T, H, W), after measuring what it asks for."""
-    return selector(grid, importance=selector.importance(frames, embed), noise=noise)
+from everest.methods.masks import FrameWise, RandomSpaceTime, RunningCell, Tube, random_tubes
+from everest.methods.ranked import FrameDifference, LearnedImportance, RedundancyRobust
+from everest.methods.selector import Selector, checked_share
 
 
 @dataclass(frozen=True, kw_only=True)
-class ByImportance:
-    """Keep the most important tokens, encode a random part of them, predict the others.
+class AllTokens(Selector):
+    """Encodes all tokens and predicts none: ordinary fine-tuning."""
 
-    EVEREST §4.1 predicts all kept tokens; the released program and the paper's own cost tables leave the
-    visible ones out, and so does this.
-    """
-
-    __pydantic_config__ = STRICT
-    keep_ratio: float = 0.3  # rho_pre, EVEREST Table 7
-    visible_ratio: float | None = 0.1  # rho_pre * rho_post, EVEREST §4.1; None: all that is kept
-    order: Literal["descending", "ascending"] = "descending"  # EVEREST Table 16
-
-    def ranked(self, importance: Tensor) -> Tensor:
-        """(B, N) token ids, those that are kept first in front."""
-        # Stable: the first slice copies the second's distances, so ties are the rule, not the exception.
-        return importance.argsort(dim=1, descending=self.order == "descending", stable=True)
-
-    def keeping(self, share: float) -> Self:
-        """The same, but it keeps and encodes `share` of all tokens."""
-        return replace(self, keep_ratio=checked_share(share), visible_ratio=None)
-
-    def __call__(self, grid: TokenGrid, *, importance: Tensor | None, noise: Tensor) -> TokenSelection:
-        assert importance is not None, "this selection sorts by importance"
-        kept = self.ranked(importance)[:, : num_kept(grid.num_tokens, self.keep_ratio)]  # (B, K)
-        if self.visible_ratio is None:
-            return TokenSelection(ascending(kept), kept[:, :0])
-        return split(kept, noise, num_kept(grid.num_tokens, self.visible_ratio))
-
-
-@dataclass(frozen=True, kw_only=True)
-class RedundancyRobust(ByImportance):
-    """EVEREST §4.1: important is what the embedding says has changed since the slice before."""
-
-    strategy: Literal["redundancy-robust"] = "redundancy-robust"
-    distance: DistanceName = "l2"  # EVEREST Table 9
-    first_slice: Literal["copy", "zero"] = "copy"  # released program: copy
-
-    def importance(self, frames: Tensor, embed: Embedding) -> Tensor:
-        return change_importance(
-            frames, embed, embed.tubelet, distance=self.distance, first_slice=self.first_slice
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class FrameDifference(ByImportance):
-    """A baseline: important is where pixels differ from the frame before, whatever the embedding says."""
-
-    strategy: Literal["frame-difference"] = "frame-difference"
-
-    def importance(self, frames: Tensor, embed: Embedding) -> Tensor:
-        return pixel_importance(frames, embed.tubelet)
-
-
-@dataclass(frozen=True, kw_only=True)
-class AllTokens:
-    """Nothing is left out and nothing predicted: ordinary fine-tuning."""
-
-    __pydantic_config__ = STRICT
     strategy: Literal["all"] = "all"
 
-    importance = not_measured
+    @property
+    def draws(self) -> bool:
+        return False
 
     def keeping(self, share: float) -> AllTokens | RedundancyRobust:
-        """Of less than all it is told by their change, which a strategy that takes all does not measure."""
+        """Less than all tokens are chosen by redundancy-robust, because `all` has no ranking."""
         return self if checked_share(share) == 1 else RedundancyRobust().keeping(share)
 
     def __call__(self, grid: TokenGrid, *, importance: Tensor | None, noise: Tensor) -> TokenSelection:
@@ -133,37 +37,46 @@ class AllTokens:
         return TokenSelection(tokens, tokens[:, :0])
 
 
-def at_test(selector: Strategy, keep: float | None = None) -> Strategy:
-    """What a classifier encodes where nothing may be drawn: random tubes are left out in training only.
+@dataclass(frozen=True, kw_only=True)
+class TubeDropout(Selector):
+    """Drops random tubes in fine-tuning (LVMAE §4.1): encodes the same random places of every slice."""
 
-    Ours: LVMAE does not say what it encodes in a test.
+    strategy: Literal["tube-dropout"] = "tube-dropout"
+    keep_ratio: float = 0.8  # LVMAE §4.1 drops 20 %; the number of kept places is rounded down
 
-    Args:
-        keep: the share of the tokens; None as trained.
-    Raises:
-        ValueError: `keep` is no share.
-    """
-    as_trained = AllTokens() if isinstance(selector, Tube) else selector
-    return as_trained if keep is None else as_trained.keeping(keep)
+    def keeping(self, share: float) -> TubeDropout:
+        return replace(self, keep_ratio=checked_share(share))
+
+    def at_evaluation(self, keep: float | None = None) -> AllTokens | RedundancyRobust:
+        """All tokens. Our choice: LVMAE does not state which tokens it encodes in evaluation."""
+        return AllTokens() if keep is None else AllTokens().keeping(keep)
+
+    def __call__(self, grid: TokenGrid, *, importance: Tensor | None, noise: Tensor) -> TokenSelection:
+        kept, _ = random_tubes(grid, noise, num_kept(grid.per_slice, self.keep_ratio))
+        return TokenSelection(kept, kept[:, :0])
 
 
-STRATEGIES = {
-    "redundancy-robust": RedundancyRobust,
-    "frame-difference": FrameDifference,
-    "tube": Tube,
-    "random": RandomSpaceTime,
-    "running-cell": RunningCell,
-    "frame": FrameWise,
-    "learned-importance": LearnedImportance,
-    "all": AllTokens,
-}
 Strategy = (
     RedundancyRobust
     | FrameDifference
     | Tube
+    | TubeDropout
     | RandomSpaceTime
     | RunningCell
     | FrameWise
     | LearnedImportance
     | AllTokens
 )
+STRATEGIES: dict[str, type[Strategy]] = {strategy.strategy: strategy for strategy in get_args(Strategy)}
+
+
+def _from_older_file(settings: Any) -> Any:
+    """Older files store tube dropout as `tube` with a `keep_ratio`, and that key as null for other tubes."""
+    if not isinstance(settings, dict) or settings.get("strategy") != "tube" or "keep_ratio" not in settings:
+        return settings
+    if settings["keep_ratio"] is None:
+        return {key: value for key, value in settings.items() if key != "keep_ratio"}
+    return {"strategy": "tube-dropout", "keep_ratio": settings["keep_ratio"]}
+
+
+StoredStrategy = Annotated[Strategy, Discriminator("strategy"), BeforeValidator(_from_older_file)]

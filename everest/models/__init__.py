@@ -1,1 +1,1 @@
-"""Encoder, masked autoencoder, classifier, and what they cost."""
+"""Encoder, masked autoencoder, classifier, and their cost."""

@@ -1,6 +1,6 @@
-"""The transformer block, which keeps less for the backward pass and computes only what is read.
+"""The transformer block. It saves less for the backward pass and can compute outputs of the last tokens only.
 
-Both are exact: loss and gradients are those of the plain block.
+Both savings are exact: loss and gradients are equal to the plain block's.
 
 B batch, K tokens, L last tokens, D width, P outputs, F width of the MLP.
 """
@@ -8,7 +8,7 @@ B batch, K tokens, L last tokens, D width, P outputs, F width of the MLP.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -18,25 +18,23 @@ from timm.layers.norm import LayerNorm
 from timm.models.beit import Attention
 from torch import Tensor, nn
 
-from everest.models.attention import attend
 
-
-def _lowered(x: Tensor, weight: Tensor) -> Tensor:
-    """The weight in the precision of a product with `x`: under autocast, which casts in front of autograd."""
+def _autocast_weight(x: Tensor, weight: Tensor) -> Tensor:
+    """Cast the weight to the precision of a product with `x`: autocast does not reach inside a Function."""
     device = x.device.type
     if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):  # not on meta
         return weight
-    # As autocast would, the lower copy is kept for the backward pass, which else had to make it again.
+    # Like autocast, keep the cast copy for the backward pass, which otherwise has to cast again.
     return weight.to(torch.get_autocast_dtype(device))
 
 
 class GeluLinear(torch.autograd.Function):
-    """`linear(gelu(x))` that computes gelu(x) again in the backward pass instead of keeping it."""
+    """`linear(gelu(x))` that recomputes gelu(x) in the backward pass instead of saving it."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.weight_dtype = weight.dtype
-        weight = _lowered(x, weight)
+        weight = _autocast_weight(x, weight)
         ctx.save_for_backward(x, weight)
         return F.linear(F.gelu(x), weight, bias)
 
@@ -52,14 +50,14 @@ class GeluLinear(torch.autograd.Function):
 
 
 class NormLinear(torch.autograd.Function):
-    """`linear(layer_norm(x))` that norms again in the backward pass instead of keeping what was normed."""
+    """`linear(layer_norm(x))` that recomputes layer_norm(x) in the backward pass instead of saving it."""
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, scale: Tensor, shift: Tensor, eps: float, weight: Tensor, bias: Tensor
     ) -> Tensor:
         ctx.weight_dtype, ctx.eps = weight.dtype, eps
-        weight = _lowered(x, weight)
+        weight = _autocast_weight(x, weight)
         ctx.save_for_backward(x, scale, shift, weight)
         return F.linear(F.layer_norm(x, scale.shape, scale, shift, eps), weight, bias)
 
@@ -70,19 +68,12 @@ class NormLinear(torch.autograd.Function):
         grad = grad_outputs[0]  # (B, K, P), under autocast of lower precision than x
         grad_normed = (grad @ weight).to(x.dtype)  # (B, K, D)
         rows = grad.flatten(0, -2)  # (B * K, P)
-        grad_weight = rows.T @ normed.to(grad.dtype).flatten(0, -2)
+        grad_weight = (rows.T @ normed.to(grad.dtype).flatten(0, -2)).to(ctx.weight_dtype)
         grad_x, grad_scale, grad_shift = torch.ops.aten.native_layer_norm_backward(
             grad_normed, x, scale.shape, mean, rstd, scale, shift, [True, True, True]
         )
-        grad_bias = rows.sum(dim=0)
-        return (
-            grad_x,
-            grad_scale,
-            grad_shift,
-            None,
-            grad_weight.to(ctx.weight_dtype),
-            grad_bias.to(ctx.weight_dtype),
-        )
+        grad_bias = rows.sum(dim=0).to(ctx.weight_dtype)
+        return grad_x, grad_scale, grad_shift, None, grad_weight, grad_bias
 
 
 def _norm_linear(x: Tensor, norm: LayerNorm, weight: Tensor, bias: Tensor) -> Tensor:
@@ -92,8 +83,8 @@ def _norm_linear(x: Tensor, norm: LayerNorm, weight: Tensor, bias: Tensor) -> Te
 class Block(nn.Module):
     """A pre-norm block: x + attention(norm(x)), then x + mlp(norm(x)) (Dosovitskiy et al. 2021).
 
-    Its weights are those of timm's BEiT attention, which has what the released programs have: query and value
-    bias, a key bias fixed at zero.
+    The attention weights are timm's BEiT attention, which has the biases of the released programs: a query
+    bias, a value bias, and a key bias fixed at zero.
     """
 
     def __init__(self, width: int, heads: int, drop_path: float = 0.0) -> None:
@@ -106,15 +97,15 @@ class Block(nn.Module):
         self.drop_path2 = DropPath(drop_path) if drop_path else nn.Identity()
 
     def forward(self, x: Tensor, *, last: int | None = None) -> Tensor:
-        """(B, K, D) to the same, or with `last` to the outputs of the last so many tokens only, (B, L, D)."""
-        asked = x if last is None else x[:, x.size(1) - last :]
-        x = asked + self.drop_path1(self._attention(x, last))
+        """Compute the outputs (B, K, D) of tokens (B, K, D); with `last` of the last L tokens: (B, L, D)."""
+        residual = x if last is None else x[:, x.size(1) - last :]
+        x = residual + self.drop_path1(self._attention(x, last))
         fc1, fc2 = cast(nn.Linear, self.mlp.fc1), cast(nn.Linear, self.mlp.fc2)
         hidden = _norm_linear(x, self.norm2, fc1.weight, fc1.bias)  # (B, K, F)
         return x + self.drop_path2(GeluLinear.apply(hidden, fc2.weight, fc2.bias))
 
     def _attention(self, x: Tensor, last: int | None) -> Tensor:
-        """Norm and attention, for all tokens or the last ones, which look at all: (B, K, D) or (B, L, D)."""
+        """LayerNorm and attention over all tokens; queries are all tokens, or the last L: (B, K or L, D)."""
         attn, width = self.attn, x.size(-1)
         weight = attn.qkv.weight  # (3 * D, D): of queries, keys, values
         assert attn.q_bias is not None
@@ -124,31 +115,38 @@ class Block(nn.Module):
             bias = torch.cat([attn.q_bias, attn.k_bias, attn.v_bias])
             parts = _norm_linear(x, self.norm1, weight, bias).chunk(3, -1)  # (B, K, D) each
         else:
-            asked = x[:, x.size(1) - last :]
-            q = _norm_linear(asked, self.norm1, weight[:width], attn.q_bias)  # (B, L, D)
+            q = _norm_linear(x[:, x.size(1) - last :], self.norm1, weight[:width], attn.q_bias)  # (B, L, D)
             bias = torch.cat([attn.k_bias, attn.v_bias])
             parts = (q, *_norm_linear(x, self.norm1, weight[width:], bias).chunk(2, -1))
         q, k, v = (part.unflatten(-1, (attn.num_heads, -1)).transpose(1, 2) for part in parts)
-        x = attend(q, k, v)  # (B, heads, K or L, D / heads)
+        x = F.scaled_dot_product_attention(q, k, v)  # (B, heads, K or L, D / heads)
         return attn.proj(x.transpose(1, 2).flatten(2))
 
 
-def activation_bytes(
-    stacks: Iterable[tuple[int, int, int]], *, clip_values: int, bytes_per_value: int, checkpointing: bool
-) -> int:
-    """Bytes that one clip's forward pass keeps for the backward pass: an estimate, good to about a tenth.
+class Stack(NamedTuple):
+    """Blocks in sequence, and the tokens of one clip that they compute: the input of every cost estimate."""
 
-    A pre-norm block with fused attention keeps 11 values a token and channel: the inputs of both norms, which
-    are float32 in any precision, q, k, v, the attention's output, and 4 of the MLP; what norms and GELU give
-    is computed again (everest.models.block). One is for what is small. With checkpointing it keeps its input,
-    and all of one block at a time.
+    depth: int
+    tokens: int
+    width: int
+    heads: int
+
+
+def activation_bytes(
+    stacks: Iterable[Stack], *, clip_values: int, bytes_per_value: int, checkpointing: bool
+) -> int:
+    """Estimate the bytes that a forward pass of one clip saves for the backward pass, to about a tenth.
+
+    A block with fused attention saves 11 values per token and channel: the inputs of both norms, which are
+    float32 in any precision, q, k, v, the attention's output, and 4 of the MLP; one is for small tensors. The
+    outputs of norms and GELU are recomputed. With checkpointing every block saves its input only, and one
+    block at a time saves all values.
 
     Args:
-        stacks: (depth, tokens, width) of encoder and decoder.
-        clip_values: numbers in a clip: kept as uint8, as float32, and once more while tokens are selected.
+        clip_values: numbers in a clip: saved as uint8, as float32, and once more while tokens are selected.
     """
     total = 9 * clip_values
-    for depth, tokens, width in stacks:
+    for depth, tokens, width, _ in stacks:
         block = tokens * width * (2 * 4 + 9 * bytes_per_value)
         total += depth * tokens * width * 4 + block if checkpointing else depth * block
     return total

@@ -1,16 +1,11 @@
-"""How the encoded tokens of a clip become the one vector that its classes are told from.
+"""The classifier of fine-tuning and evaluation: encoder, pooling of the kept tokens, linear heads.
 
-B batch, K kept tokens, D width.
-
-Encoder, pooling of the kept tokens, linear head or heads: fine-tuning and evaluation.
-
-B batch, C channels, T frames, H W pixels, K kept tokens, D width.
+B batch, C channels, T frames, H W pixels, N tokens, K kept tokens, D width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
 
 import torch
 from timm.layers.norm import LayerNorm
@@ -18,22 +13,23 @@ from timm.models.cait import LayerScaleBlockClassAttn
 from torch import Tensor, nn
 
 from everest.config.sizes import BackboneSize
+from everest.config.values import Pooling
 from everest.methods.grid import TokenGrid
 from everest.methods.importance import Embedding
-from everest.methods.strategies import Strategy, at_test, choose
+from everest.methods.selector import Selector, choose
 from everest.models.embedding import Positions
 from everest.models.vit import Encoder, linear_layers
 
-Pooling = Literal["mean", "first", "class-attention"]
+HEAD_SCALE = 0.001  # released fine-tuning scripts: the weights of the head start near zero
 
 
 class ClassAttentionPooling(nn.Module):
-    """A learned class token looks at the kept tokens once (Touvron et al. 2021, CaiT; LVMAE for ViT-L).
+    """A learned class token attends to the kept tokens once (Touvron et al. 2021, CaiT; LVMAE for ViT-L).
 
-    It is one class-attention layer of CaiT as timm has it: norm, attention of the class token over itself and
-    the tokens, norm, MLP, both with a residual to the class token. timm's AttentionPoolLatent, which the
-    attentive probe uses, lacks what makes it that: the residual around its attention. LayerScale starts at 1:
-    it tames stacks of many layers, and at CaiT's 1e-4 the head would see next to nothing of the clip.
+    It is one class-attention layer of CaiT from timm: norm, attention of the class token over itself and the
+    tokens, norm, MLP, both with a residual to the class token. timm's AttentionPoolLatent, which the
+    attentive probe uses, has no residual around its attention. LayerScale starts at 1: CaiT's 1e-4 stabilizes
+    stacks of many layers, but in one layer it would hide almost all of the clip from the head.
     """
 
     def __init__(self, width: int, heads: int) -> None:
@@ -44,22 +40,28 @@ class ClassAttentionPooling(nn.Module):
         )
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(B, K, D) to (B, D)."""
-        asking = self.class_token.expand(tokens.size(0), -1, -1)  # (B, 1, D)
-        return self.block(tokens, asking)[:, 0]
+        """Pool tokens (B, K, D) to (B, D)."""
+        class_token = self.class_token.expand(tokens.size(0), -1, -1)  # (B, 1, D)
+        return self.block(tokens, class_token)[:, 0]
 
 
-HEAD_SCALE = 0.001  # released fine-tuning scripts: the head starts near zero
+def class_attention_bytes(tokens: int, width: int, *, bytes_per_value: int) -> int:
+    """Estimate the bytes that class attention saves for the backward pass, per clip.
+
+    Per token: the input of the norm in float32, its output, which keys and values are computed from, the
+    keys and the values.
+    """
+    return tokens * width * (4 + 4 * bytes_per_value)
 
 
 class VideoClassifier(nn.Module):
     """Classifies clips from the tokens that its selector keeps (EVEREST §4.1, rho_pre of Table 8).
 
     Args:
-        num_classes: rows of the head; of several heads, of all together.
-        heads: classes of each of several, in their order: each has its rows of one matrix.
-        pooling: `mean` averages the kept tokens and norms that; `first` norms and takes the first kept one;
-            `class-attention` norms what a learned class token sees in them.
+        num_classes: rows of the head, of all heads together.
+        heads: the number of classes of each head, if there are several. Each has its rows of one matrix.
+        pooling: `mean` averages the kept tokens, then norms; `first` norms and takes the first kept token;
+            `class-attention` norms the output of a learned class token.
     """
 
     def __init__(
@@ -68,7 +70,7 @@ class VideoClassifier(nn.Module):
         grid: TokenGrid,
         tubelet: tuple[int, int, int],
         *,
-        selector: Strategy,
+        selector: Selector,
         num_classes: int,
         heads: Mapping[str, int] | None = None,
         pooling: Pooling = "mean",
@@ -79,7 +81,7 @@ class VideoClassifier(nn.Module):
     ) -> None:
         super().__init__()
         assert not heads or sum(heads.values()) == num_classes
-        self.heads = dict(heads or {})  # empty: one, without a name
+        self.heads = dict(heads or {})  # empty: one head without a name
         self.selector = selector
         self.pooling = pooling
         self.encoder = Encoder(
@@ -96,23 +98,6 @@ class VideoClassifier(nn.Module):
             self.pool = ClassAttentionPooling(size.width, size.heads)
         self.norm = LayerNorm(size.width)
         self.head = nn.Linear(size.width, num_classes)
-        self._init_weights()
-
-    @property
-    def num_classes(self) -> int:
-        return self.head.out_features
-
-    @property
-    def head_sizes(self) -> list[int]:
-        """Classes of each head."""
-        return list(self.heads.values()) or [self.num_classes]
-
-    def probabilities(self, logits: Tensor) -> Tensor:
-        """Logits (..., classes) to probabilities in float32, those of each head with sum 1."""
-        parts = logits.float().split(self.head_sizes, dim=-1)
-        return torch.cat([part.softmax(dim=-1) for part in parts], dim=-1)
-
-    def _init_weights(self) -> None:
         for layer in linear_layers(self):
             nn.init.trunc_normal_(layer.weight, std=0.02)
             if layer.bias is not None:
@@ -121,23 +106,38 @@ class VideoClassifier(nn.Module):
             self.head.weight.mul_(HEAD_SCALE)
 
     @property
+    def num_classes(self) -> int:
+        return self.head.out_features
+
+    @property
+    def head_sizes(self) -> list[int]:
+        """The number of classes of each head."""
+        return list(self.heads.values()) or [self.num_classes]
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Convert logits (..., classes) to float32 probabilities, which sum to 1 in each head."""
+        parts = logits.float().split(self.head_sizes, dim=-1)
+        return torch.cat([part.softmax(dim=-1) for part in parts], dim=-1)
+
+    @property
     def measure(self) -> Embedding:
-        """What the selector measures by."""
+        """The embedding by which the selector measures importance."""
         return self.encoder.patch_embed
 
     def kept_tokens(self, frames: Tensor, keep: float | None = None, noise: Tensor | None = None) -> Tensor:
-        """(B, K) ids of the tokens that are encoded; `keep` overrides the share that was trained with.
+        """Select the tokens to encode: ids (B, K).
 
         Args:
-            noise: (B, at least N) uniform in [0, 1), while a selector that draws is trained with.
+            keep: overrides the keep ratio of training.
+            noise: (B, at least N) uniform in [0, 1), in training with a selector that draws.
         Raises:
-            ValueError: the clips are not of the size the model was built for or not normalised, or `keep` is
-                no share that leaves a token.
+            ValueError: the clips do not have the model's size or are not normalized, or `keep` is no ratio
+                that leaves a token.
         """
         self.encoder.check(frames)
         selector, grid = self.selector, self.encoder.grid
         if noise is None:
-            selector = at_test(selector, keep)
+            selector = selector.at_evaluation(keep)
             noise = frames.new_zeros(frames.size(0), grid.num_tokens)  # nothing here is drawn
         elif keep is not None:
             selector = selector.keeping(keep)
@@ -147,27 +147,19 @@ class VideoClassifier(nn.Module):
         return ids
 
     def features(self, frames: Tensor, keep: float | None = None, noise: Tensor | None = None) -> Tensor:
-        """(B, C, T, H, W) normalised clips to (B, D): what the head sees."""
+        """Compute the input (B, D) of the head from normalized clips (B, C, T, H, W)."""
         return self.pooled(self.encoder(frames, self.kept_tokens(frames, keep, noise)))
 
     def pooled(self, tokens: Tensor) -> Tensor:
-        """Encoded tokens (B, K, D) to (B, D)."""
+        """Pool encoded tokens (B, K, D) to (B, D)."""
         if self.pooling == "class-attention":
             return self.norm(self.pool(tokens))
         return self.norm(tokens.mean(dim=1)) if self.pooling == "mean" else self.norm(tokens)[:, 0]
 
     def forward(self, frames: Tensor, *, keep: float | None = None, noise: Tensor | None = None) -> Tensor:
-        """(B, C, T, H, W) normalised clips to logits (B, classes), those of all heads one after another.
+        """Compute logits (B, classes) of all heads, joined, from normalized clips (B, C, T, H, W).
 
         Raises:
-            ValueError: as `kept_tokens`.
+            ValueError: see `kept_tokens`.
         """
         return self.head(self.features(frames, keep, noise))
-
-
-def class_attention_bytes(tokens: int, width: int, *, bytes_per_value: int) -> int:
-    """Bytes that pooling by class attention keeps beside: an estimate (everest.models.classifier).
-
-    Of every token the norm's input in float32, what keys and values are made of, keys and values.
-    """
-    return tokens * width * (4 + 4 * bytes_per_value)

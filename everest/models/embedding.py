@@ -1,15 +1,11 @@
-"""Tubelets of pixels to tokens.
+"""The tubelet embedding, from pixels to tokens, and the fixed position tables that are added to tokens.
 
 B batch, K tokens, C channels, t p q a tubelet's frames, rows and columns, D width.
-
-Fixed position tables: sine and cosine of where a token stands.
-
-N tokens, D width, t h w the grid's slices, rows and columns.
+Of a position table: N tokens, D width, t h w the grid's slices, rows and columns.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -19,38 +15,53 @@ from torch import Tensor, nn
 from everest.errors import RecipeError
 from everest.methods.grid import TokenGrid
 
-# EVEREST Table 15: by which share of the tubelet's side each further convolution shrinks the map.
-FURTHER_STEPS: dict[int, tuple[int, ...]] = {1: (), 2: (4,), 3: (2, 2)}
+# EVEREST Table 15: the factor by which each convolution after the first reduces rows and columns.
+LATER_STEPS: dict[int, tuple[int, ...]] = {1: (), 2: (4,), 3: (2, 2)}
+
+
+def embedding_kernels(tubelet: tuple[int, int, int], layers: int) -> list[tuple[int, int, int]]:
+    """The kernels of the convolutions, equal to their strides. Together they cover one tubelet.
+
+    Raises:
+        RecipeError: the tubelet does not divide into the steps of several convolutions.
+    """
+    t, p, q = tubelet
+    for step in LATER_STEPS[layers]:
+        if p % step or q % step:
+            raise RecipeError(
+                f"model.embedding_layers: {layers} convolutions need rows and columns that "
+                f"divide by 4, not a tubelet of {tubelet[1]} x {tubelet[2]}"
+            )
+        p, q = p // step, q // step
+    return [(t, p, q), *((1, step, step) for step in LATER_STEPS[layers])]
 
 
 class TubeletEmbedding(nn.Module):
     """A linear map of a tubelet's pixels (EVEREST §4.1): one convolution, or several (Table 15).
 
-    `proj` is the Conv3d of the released programs, whose weight and initialisation it keeps; applied to
-    patches it is a matrix product, so any subset of the tokens can be embedded. Nothing stands between
-    several convolutions, so they are a linear map as well.
+    `proj` is the Conv3d of the released programs, with its weight and initialization. Applied to patches it
+    is a matrix product, so any subset of the tokens can be embedded. Several convolutions are a linear map as
+    well, because there is no activation between them.
 
     Raises:
-        RecipeError: the tubelet does not divide into the steps of several convolutions.
+        RecipeError: see `embedding_kernels`.
     """
 
     def __init__(self, width: int, tubelet: tuple[int, int, int], *, layers: int = 1) -> None:
         super().__init__()
         self.tubelet = tubelet
-        further = FURTHER_STEPS[layers]
-        kernels = _kernels(tubelet, further)
         convs = [
             nn.Conv3d(width if i else 3, width, kernel_size=kernel, stride=kernel)
-            for i, kernel in enumerate(kernels)
+            for i, kernel in enumerate(embedding_kernels(tubelet, layers))
         ]
-        self.proj = nn.Sequential(*convs) if further else convs[0]
+        self.proj = convs[0] if layers == 1 else nn.Sequential(*convs)
 
     def forward(self, patches: Tensor) -> Tensor:
-        """(B, K, C, t, p, q) to (B, K, D)."""
+        """Embed patches (B, K, C, t, p, q): (B, K, D)."""
         return self._map(patches, biased=True)
 
     def of_change(self, change: Tensor) -> Tensor:
-        """The difference of two embeddings from the difference of their patches: the bias cancels."""
+        """Compute the difference of two embeddings from the difference of their patches: the bias cancels."""
         return self._map(change, biased=False)
 
     def _map(self, patches: Tensor, *, biased: bool) -> Tensor:
@@ -64,35 +75,22 @@ class TubeletEmbedding(nn.Module):
         return x.flatten(1).unflatten(0, patches.shape[:2])  # (B, K, D)
 
 
-def _kernels(tubelet: tuple[int, int, int], further: Sequence[int]) -> list[tuple[int, int, int]]:
-    """The kernels, which are the strides too: the first takes what the further ones leave of a tubelet."""
-    t, p, q = tubelet
-    for step in further:
-        if p % step or q % step:
-            raise RecipeError(
-                f"model.embedding_layers: {len(further) + 1} convolutions need rows and columns that "
-                f"divide by 4, not a tubelet of {tubelet[1]} x {tubelet[2]}"
-            )
-        p, q = p // step, q // step
-    return [(t, p, q), *((1, step, step) for step in further)]
-
-
 Positions = Literal["flat", "separable"]
 
 
 def position_table(positions: Positions, grid: TokenGrid, width: int) -> Tensor:
-    """(N, D) float32: what is added to the tokens of a grid."""
+    """The table (N, D) float32 that is added to the tokens of a grid."""
     if positions == "flat":
         return sinusoid_positions(grid.num_tokens, width)
     return separable_positions(grid, width)
 
 
 def sinusoid_positions(num_tokens: int, width: int) -> Tensor:
-    """(N, D) float32: sine and cosine of the flat token number, alternating over the channels.
+    """The table (N, D) float32 of sine and cosine of the flat token number, alternating over the channels.
 
-    The released programs split neither time nor height nor width; like them this counts in float64.
+    As in the released programs, time, height and width are not separated, and the angles are float64: they
+    reach thousands of radians at 128 frames.
     """
-    # As float64 throughout: the products reach thousands of radians at 128 frames.
     position = torch.arange(num_tokens, dtype=torch.float64).unsqueeze(1)  # (N, 1)
     pair = torch.arange((width + 1) // 2, dtype=torch.float64)  # (D/2,) of channels
     angle = position / torch.pow(10000.0, 2 * pair / width)  # (N, D/2)
@@ -100,9 +98,9 @@ def sinusoid_positions(num_tokens: int, width: int) -> Tensor:
 
 
 def separable_positions(grid: TokenGrid, width: int) -> Tensor:
-    """(N, D) float32: a quarter of the channels tells the slice, three quarters the column, then the row.
+    """The table (N, D) float32 with the slice in a quarter of the channels, then the column, then the row.
 
-    The table of MVD (Wang et al. 2023) and of MAE's spatial half; it extends to any number of slices.
+    It is the table of MVD (Wang et al. 2023) and of MAE's spatial half, and extends to any number of slices.
     """
     time = _sines(torch.arange(grid.t), width // 4)  # (t, D/4)
     half = (width - width // 4) // 2
@@ -112,8 +110,8 @@ def separable_positions(grid: TokenGrid, width: int) -> Tensor:
     return torch.cat([part.expand(shape) for part in parts], dim=-1).flatten(0, 2).float()
 
 
-def _sines(places: Tensor, width: int) -> Tensor:
-    """(places, width) float64: all sines, then all cosines."""
+def _sines(coordinates: Tensor, width: int) -> Tensor:
+    """(coordinates, width) float64: all sines, then all cosines."""
     rates = torch.arange(width // 2, dtype=torch.float64) / (width / 2)
-    angle = places.double().unsqueeze(1) / torch.pow(10000.0, rates)  # (places, width/2)
+    angle = coordinates.double().unsqueeze(1) / torch.pow(10000.0, rates)  # (coordinates, width/2)
     return torch.cat([angle.sin(), angle.cos()], dim=1)

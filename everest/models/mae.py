@@ -1,4 +1,4 @@
-"""The masked autoencoder: EVEREST, VideoMAE and ST-MAE, told apart by their selector and target only.
+"""The masked autoencoder. EVEREST, VideoMAE and ST-MAE differ only in their selector and target.
 
 B batch, C channels, T frames, H W pixels, N tokens, K visible, M target tokens, D width, P target values.
 """
@@ -15,24 +15,25 @@ from everest.config.sizes import BackboneSize
 from everest.methods.frame_selection import FrameSelection, take_importance, take_slices
 from everest.methods.grid import TokenGrid, TokenSelection, gather_tokens
 from everest.methods.importance import Embedding, ScoredEmbedding, TokenScores
-from everest.methods.strategies import ByImportance, Selector
+from everest.methods.ranked import ByImportance
+from everest.methods.selector import Selector
 from everest.methods.targets import TargetMaker
 from everest.models.embedding import Positions, position_table
 from everest.models.vit import Encoder, linear_layers, make_blocks, run_blocks
 
 
 class Reconstruction(NamedTuple):
-    """What one forward pass of pre-training gives."""
+    """The output of one forward pass of pre-training."""
 
     loss: Tensor  # scalar
     prediction: Tensor  # (B, M, P)
     target: Tensor  # (B, M, P)
     selection: TokenSelection
-    frames: Tensor  # (B, C, T, H, W): the clips, drawn from their candidates where there were more frames
+    frames: Tensor  # (B, C, T, H, W): the clips; with frame selection, drawn from their candidates
 
 
 class Decoder(nn.Module):
-    """Predicts target tokens from encoded visible ones (VideoMAE §3.4): visible first, then mask tokens."""
+    """Predicts target tokens from visible ones (VideoMAE §3.4). Its input: visible, then mask tokens."""
 
     position: Tensor  # (N, D)
 
@@ -54,23 +55,23 @@ class Decoder(nn.Module):
         self.register_buffer("position", position, persistent=False)
 
     def forward(self, encoded: Tensor, mask_token: Tensor, selection: TokenSelection) -> Tensor:
-        """(B, K, D) encoded visible tokens to (B, M, P) predictions of the targets."""
-        seen = encoded + self.position[selection.visible]  # (B, K, D)
-        asked = mask_token + self.position[selection.target]  # (B, M, D)
-        # Under autocast `encoded` is of lower precision than the table; the sum has the table's.
-        x = torch.cat([seen, asked], dim=1)  # (B, K + M, D)
-        x = run_blocks(self.blocks, x, checkpointing=self.checkpointing, last=asked.size(1))
+        """Predict the target tokens (B, M, P) from the encoded visible tokens (B, K, D)."""
+        # Under autocast `encoded` has a lower precision than the table; the sum has the table's precision.
+        visible = encoded + self.position[selection.visible]  # (B, K, D)
+        masked = mask_token + self.position[selection.target]  # (B, M, D)
+        x = torch.cat([visible, masked], dim=1)  # (B, K + M, D)
+        x = run_blocks(self.blocks, x, checkpointing=self.checkpointing, last=masked.size(1))
         return self.head(self.norm(x))  # (B, M, P)
 
 
 class MaskedAutoencoder(nn.Module):
-    """Select tokens, encode the visible, decode the targets, compare.
+    """Selects tokens, encodes the visible ones, decodes the targets, and computes the loss.
 
     Args:
-        selector: which tokens (everest.methods.strategies).
-        targets: what is predicted at them (everest.methods.targets).
-        learned: scores tokens for a selector that asks for it.
-        frame_selection: draws the clip's slices from more of them; its selector sorts by importance.
+        selector: selects the visible and the target tokens (everest.methods.strategies).
+        targets: computes the values to predict at target tokens (everest.methods.targets).
+        learned: scores tokens, for a selector that ranks by learned scores.
+        frame_selection: draws the clip's slices from candidates; the selector must rank by importance.
     """
 
     def __init__(
@@ -112,10 +113,7 @@ class MaskedAutoencoder(nn.Module):
             target_width=targets.width,
             checkpointing=checkpointing,
         )
-        self._init_weights()
-
-    def _init_weights(self) -> None:
-        """As the released programs: `encoder_to_decoder` and the embedding keep torch's default."""
+        # As in the released programs, `encoder_to_decoder` and the embedding keep torch's default.
         for layer in linear_layers(self.encoder, self.decoder):
             nn.init.xavier_uniform_(layer.weight)
             if layer.bias is not None:
@@ -124,34 +122,34 @@ class MaskedAutoencoder(nn.Module):
 
     @property
     def measure(self) -> Embedding:
-        """What the selector measures by: the tubelet embedding, and the learned scores if there are any."""
+        """The embedding by which the selector measures importance, with the learned scores if it has them."""
         embed = self.encoder.patch_embed
         return embed if self.learned is None else ScoredEmbedding(embed, self.learned)
 
     def select(self, frames: Tensor, noise: Tensor | None = None) -> TokenSelection:
-        """The tokens that `forward` would choose: (B, K) visible and (B, M) target ids."""
-        return self._choose(frames, noise)[1]
+        """Select tokens as `forward` does: (B, K) visible and (B, M) target ids."""
+        return self._draw_and_select(frames, noise)[1]
 
-    def _choose(
+    def _draw_and_select(
         self, frames: Tensor, noise: Tensor | None, importance: Tensor | None = None
     ) -> tuple[Tensor, TokenSelection]:
-        """The clips, drawn from their candidates if there are more frames, and the tokens chosen in them."""
+        """Draw the clips from their candidates, if they have more frames, and select tokens in them."""
         encoder, grid = self.encoder, self.encoder.grid
-        offers = self.frame_selection
-        if offers is not None and frames.dim() == 5 and frames.size(2) == encoder.num_frames:
-            offers = None  # nothing to choose from
-        offered = grid if offers is None else offers.grid(grid)
+        drawing = self.frame_selection
+        if drawing is not None and frames.dim() == 5 and frames.size(2) == encoder.num_frames:
+            drawing = None  # the clips have no candidates
+        offered = grid if drawing is None else drawing.grid(grid)
         encoder.check(frames, offered)
         if noise is None:
             noise = torch.rand(frames.size(0), offered.num_tokens + offered.t, device=frames.device)
         if importance is None:
             importance = self.selector.importance(frames, self.measure)  # (B, tokens offered)
-        if offers is not None:
+        if drawing is not None:
             assert isinstance(self.selector, ByImportance)
             assert importance is not None
-            slices = offers.draw(self.selector, importance, noise, grid)  # (B, t)
+            slices = drawing.draw(self.selector, importance, noise, grid)  # (B, t)
             frames = take_slices(frames, slices, encoder.patch_embed.tubelet[0])
-            if offers.recompute:
+            if drawing.recompute:
                 importance = self.selector.importance(frames, self.measure)
             else:
                 importance = take_importance(importance, slices, grid)
@@ -166,22 +164,22 @@ class MaskedAutoencoder(nn.Module):
         importance: Tensor | None = None,
         values: Tensor | None = None,
     ) -> Reconstruction:
-        """One pre-training pass.
+        """Compute loss and predictions of a batch.
 
         Args:
-            frames: (B, C, T, H, W) float32, normalised; with frame selection its candidates, as many frames
-                as `frame_selection` asks for, or clips of T frames as they are.
-            noise: (B, at least N) uniform in [0, 1): the random part of the selection; with frame selection
-                (B, tokens of the candidates + their slices). None draws it from torch's default generator.
-            selection: a given choice instead of the selector's, for clips of T frames.
-            importance: (B, N) float32, known before: the selector measures nothing.
-            values: (B, N, …) of all tokens, known before, as `targets` makes them: it is not asked.
+            frames: (B, C, T, H, W) float32, normalized. With frame selection: the frames of all candidates,
+                or clips of T frames, from which nothing is drawn.
+            noise: (B, at least N) uniform in [0, 1), the random part of the selection. With frame selection:
+                (B, tokens of the candidates + their slices). None: drawn from torch's default generator.
+            selection: replaces the selector's selection, for clips of T frames.
+            importance: (B, N) float32, replaces the selector's measurement.
+            values: (B, N, …) of all tokens, replaces the values that `targets` computes.
         Raises:
-            ValueError: the clips are not of the size the model was built for or not normalised, or the given
-                selection cannot be meant.
+            ValueError: the clips do not have the model's size or are not normalized, or the given selection
+                is invalid.
         """
         if selection is None:
-            frames, selection = self._choose(frames, noise, importance)
+            frames, selection = self._draw_and_select(frames, noise, importance)
         else:
             self.encoder.check(frames)
             selection.check(self.encoder.grid, frames.size(0))

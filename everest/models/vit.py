@@ -1,6 +1,7 @@
 """The ViT encoder that all methods share: tubelet embedding, fixed positions, blocks.
 
-B batch, C channels, T frames, H W pixels, N tokens, K chosen tokens, D width, t p q a tubelet's sides.
+B batch, C channels, T frames, H W pixels, N tokens, K selected tokens, L last tokens, D width, t p q a
+tubelet's frames, rows and columns.
 """
 
 from __future__ import annotations
@@ -19,42 +20,42 @@ from everest.models.embedding import Positions, TubeletEmbedding, position_table
 
 
 def make_blocks(width: int, depth: int, heads: int, drop_path: float = 0.0) -> nn.ModuleList:
-    """`depth` pre-norm blocks; stochastic depth grows linearly from 0 to `drop_path` (Huang et al. 2016)."""
+    """Make `depth` pre-norm blocks; stochastic depth grows linearly to `drop_path` (Huang et al. 2016)."""
     rates = torch.linspace(0, drop_path, depth, device="cpu").tolist()
     return nn.ModuleList(Block(width, heads, rate) for rate in rates)
 
 
 def run_blocks(blocks: nn.ModuleList, x: Tensor, *, checkpointing: bool, last: int | None = None) -> Tensor:
-    """(B, K, D) through the blocks.
+    """Run the blocks on tokens (B, K, D).
 
     Args:
-        checkpointing: compute each block again in the backward pass.
-        last: give the outputs of the last so many tokens only, (B, last, D).
+        checkpointing: recompute each block in the backward pass.
+        last: L, return the outputs of the last L tokens only, (B, L, D).
     """
     for number, block in enumerate(blocks, start=1):
-        asked = last if number == len(blocks) else None
+        block_last = last if number == len(blocks) else None
         if checkpointing and block.training:
-            x = checkpoint(block, x, last=asked, use_reentrant=False)
+            x = checkpoint(block, x, last=block_last, use_reentrant=False)
         else:
-            x = block(x, last=asked)
+            x = block(x, last=block_last)
     return x
 
 
 def linear_layers(*modules: nn.Module) -> Iterator[nn.Linear]:
-    """Every Linear inside the modules: those that an initialisation speaks of."""
+    """Every Linear inside the modules, for their initialization."""
     for module in modules:
         yield from (layer for layer in module.modules() if isinstance(layer, nn.Linear))
 
 
 class Encoder(nn.Module):
-    """Embeds chosen tokens, adds their positions, runs the blocks.
+    """Embeds the selected tokens, adds their positions, runs the blocks.
 
     Args:
         grid: the clip's tokens; its number of tokens fixes the position table.
-        final_norm: LayerNorm after the last block (pre-training); without it the classifier norms the mean.
+        final_norm: LayerNorm after the last block (pre-training); the classifier norms the mean instead.
     """
 
-    position: Tensor  # (N, D), not stored: 16-frame weights load into a 128-frame model as they are
+    position: Tensor  # (N, D), not stored, so that 16-frame weights load into a 128-frame model unchanged
 
     def __init__(
         self,
@@ -79,11 +80,11 @@ class Encoder(nn.Module):
 
     @property
     def num_frames(self) -> int:
-        """T, the frames of a clip."""
+        """T, the number of frames of a clip."""
         return self.grid.t * self.patch_embed.tubelet[0]
 
     def check(self, frames: Tensor, grid: TokenGrid | None = None) -> None:
-        """Raise ValueError when the clips are not of `grid`, not normalised, or none at all."""
+        """Raise ValueError if the clips do not fit `grid`, are not normalized, or if the batch is empty."""
         grid = grid or self.grid
         t, p, q = self.patch_embed.tubelet
         expected = (3, grid.t * t, grid.h * p, grid.w * q)
@@ -93,17 +94,17 @@ class Encoder(nn.Module):
             )
         if not frames.is_floating_point():
             raise ValueError(
-                f"expected float clips, got {frames.dtype}: normalise them first (everest.normalise)"
+                f"expected float clips, got {frames.dtype}: normalize them first (everest.normalize)"
             )
         if frames.size(0) == 0:
             raise ValueError("expected at least one clip, got an empty batch")
 
     def embed(self, frames: Tensor, ids: Tensor) -> Tensor:
-        """The tokens `ids` (B, K) of the clips (B, C, T, H, W), each with its own position: (B, K, D)."""
+        """Embed the tokens `ids` (B, K) of clips (B, C, T, H, W) and add their positions: (B, K, D)."""
         tokens = self.patch_embed(gather_patches(frames, ids, self.patch_embed.tubelet))
         return tokens + self.position[ids]
 
     def forward(self, frames: Tensor, ids: Tensor) -> Tensor:
-        """Encode the tokens `ids` (B, K) only: (B, K, D)."""
+        """Encode only the tokens `ids` (B, K) of clips (B, C, T, H, W): (B, K, D)."""
         x = run_blocks(self.blocks, self.embed(frames, ids), checkpointing=self.checkpointing)
         return self.norm(x)

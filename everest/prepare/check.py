@@ -1,10 +1,6 @@
-"""What the labels of all lists together tell: gaps, and names that may be one.
+"""Check a data set before a run: every video decoded completely, labels, lengths, copies.
 
-The same video twice: listed twice, copied under another name, or packed anew.
-
-Check a data set before a run does: every video decoded whole, labels, lengths, copies.
-
-What was found of a file is kept in a journal (everest.prepare.examine), so a check that was killed goes on.
+The result of each file is kept in a journal, so a check that was killed is resumed.
 """
 
 from __future__ import annotations
@@ -14,63 +10,50 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from everest.data.labels import LabelRules
 from everest.data.samples import Sample
 from everest.prepare.class_folders import same_but_for_case
-from everest.prepare.examine import Inspection, Journal, examine
+from everest.prepare.examine import Inspection, examine
 from everest.prepare.processes import Failure, map_apart
-from everest.prepare.sources import LabelRules, ListedSample, Source
+from everest.prepare.sources import ListedSample, Source
 from everest.prepare.stats import spread
 from everest.system.events import Report, notice
+from everest.system.row_store import open_journal
 
-SHOWN: Final = 10  # numbers that a line names
-
-
-def used_labels(sources: Sequence[Source]) -> list[set[int]]:
-    """The labels of every head that any sample has."""
-    labels = [row.sample.labels for source in sources if source.labelled for row in source.rows]
-    heads = max(map(len, labels), default=0)
-    return [{label[head] for label in labels if len(label) > head} for head in range(heads)]
+JOURNAL: Final = "checked_videos.jsonl"
+SHOWN: Final = 10  # labels that a line lists
 
 
-def label_problems(sources: Sequence[Source], rules: LabelRules) -> list[str]:
-    """Rows that are wrong, names that differ in case only, and numbers left out below the highest."""
-    rows = [f"{row.place}: {row.problem}" for source in sources for row in source.rows if row.problem]
-    lines = [f"{place}: {problem}" for source in sources for place, problem in source.unreadable.items()]
-    pairs = [
-        f"the classes '{one}' and '{other}' differ in case only; are they one?"
-        for one, other in same_but_for_case(rules.names)
+def check_labels(sources: Sequence[Source], rules: LabelRules) -> tuple[list[str], list[str]]:
+    """Check the labels of all lists together.
+
+    Returns:
+        Problems: wrong rows, names that differ in case only, unused labels below the highest one.
+        The known classes without a sample, which long-tailed data sets have.
+    """
+    problems = [f"{where}: {problem}" for source in sources for where, problem in source.unreadable.items()]
+    problems += [f"{row.where}: {row.problem}" for source in sources for row in source.rows if row.problem]
+    problems += [
+        f"the classes '{first}' and '{second}' differ in case only; are they one?"
+        for first, second in same_but_for_case(rules.names)
     ]
-    gaps = []
-    if not _known_counts(rules):
-        for used in used_labels(sources):
-            unused = sorted(set(range(max(used, default=0))) - used)
-            if unused:
-                gaps.append(f"no sample has label {_first(unused)}, and labels go up to {max(used)}")
-    return [*lines, *rows, *pairs, *gaps]
-
-
-def unused_classes(sources: Sequence[Source], rules: LabelRules) -> list[str]:
-    """Classes that are known and have no sample, which long-tailed data sets have."""
-    heads = list(rules.heads or [""])
-    unused = []
-    for head, used, count in zip(heads, used_labels(sources), _known_counts(rules), strict=False):
-        names = [
-            rules.names[label] if rules.names else str(label) for label in range(count) if label not in used
-        ]
-        unused += [f"{head} {name}" for name in names] if head else names
-    return unused
-
-
-def _known_counts(rules: LabelRules) -> list[int]:
-    """The number of classes of each head; nothing where it is not known."""
-    if rules.heads:
-        return list(rules.heads.values())
+    labels = [row.sample.labels for source in sources if source.labeled for row in source.rows]
+    heads = range(max(map(len, labels), default=0))
+    used_by_head = [{label[head] for label in labels if len(label) > head} for head in heads]
     count = len(rules.names) or rules.num_classes
-    return [count] if count else []
-
-
-def _first(numbers: Sequence[int]) -> str:
-    return ", ".join(map(str, numbers[:SHOWN])) + (", …" if len(numbers) > SHOWN else "")
+    counts = list(rules.heads.values()) if rules.heads else [count] if count else []
+    if not counts:
+        for used in used_by_head:
+            gaps = sorted(set(range(max(used, default=0))) - used)
+            if gaps:
+                listed = ", ".join(map(str, gaps[:SHOWN])) + (", …" if len(gaps) > SHOWN else "")
+                problems.append(f"no sample has label {listed}, and labels go up to {max(used)}")
+    unused_classes = []
+    for head, used, count in zip(rules.heads or [""], used_by_head, counts, strict=False):
+        unused = [label for label in range(count) if label not in used]
+        names = [rules.names[label] if rules.names else str(label) for label in unused]
+        unused_classes += [f"{head} {name}" for name in names] if head else names
+    return problems, unused_classes
 
 
 Kind = Literal["listed", "file", "frames"]
@@ -78,7 +61,7 @@ Kind = Literal["listed", "file", "frames"]
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """One of several rows that show the same."""
+    """One of several rows with the same content."""
 
     source: Source
     row: ListedSample
@@ -86,10 +69,10 @@ class Copy:
 
 @dataclass(frozen=True, kw_only=True)
 class Duplicate:
-    """Rows that show the same.
+    """Rows with the same content.
 
-    listed: the same file and part; file: files of the same bytes; frames: as many frames, and the first of
-    them (everest.prepare.examine.COMPARED) the same, as in a file that was packed anew.
+    listed: the same file and segment; file: files with the same bytes; frames: the same number of frames and
+    the same first frames (everest.prepare.examine.COMPARED), as in a copy in another container.
     """
 
     kind: Kind
@@ -97,7 +80,7 @@ class Duplicate:
 
     @property
     def leaks(self) -> bool:
-        """Whether it stands in several lists: what is tested was trained on."""
+        """Whether several lists have a copy, so that a model is evaluated on training videos."""
         return len({copy.source.path for copy in self.copies}) > 1
 
     def to_dict(self) -> dict[str, Any]:
@@ -112,46 +95,46 @@ class Duplicate:
         }
 
 
-def find_duplicates(sources: Sequence[Source], findings: Mapping[str, Inspection]) -> list[Duplicate]:
-    """All of them, the surest kind first; rows that one kind joins are one row to the next.
+def find_duplicates(sources: Sequence[Source], inspections: Mapping[str, Inspection]) -> list[Duplicate]:
+    """All duplicates, the surest kind first; rows joined by one kind count as one row for the next.
 
     A list for pre-training is compared with itself only.
     """
     copies = [Copy(source, row) for source in sources for row in source.rows]
-    found: list[Duplicate] = []
+    duplicates: list[Duplicate] = []
     kinds: tuple[tuple[Kind, Callable[[Sample, Inspection], Hashable]], ...] = (
-        ("listed", lambda sample, finding: sample.path),
-        ("file", lambda sample, finding: finding.content),
-        ("frames", lambda sample, finding: finding.beginning and (finding.beginning, finding.frames)),
+        ("listed", lambda sample, inspection: sample.path),
+        ("file", lambda sample, inspection: inspection.content),
+        (
+            "frames",
+            lambda sample, inspection: inspection.beginning and (inspection.beginning, inspection.frames),
+        ),
     )
-    for kind, same in kinds:
-        alike: dict[Hashable, list[Copy]] = {}
+    for kind, key_of in kinds:
+        groups: dict[Hashable, list[Copy]] = {}
         for copy in copies:
             sample = copy.row.sample
-            key = same(sample, findings[sample.path])
+            key = key_of(sample, inspections[sample.path])
             if key is not None:
-                apart = copy.source.path if copy.source.pretrains else None
-                alike.setdefault((key, _part(sample), apart), []).append(copy)
-        found += [Duplicate(kind=kind, copies=group) for group in alike.values() if len(group) > 1]
-        repeated = {id(copy) for group in alike.values() for copy in group[1:]}
+                segment = (sample.start, sample.end, sample.start_frame, sample.end_frame)
+                own_list = copy.source.path if copy.source.pretrains else None
+                groups.setdefault((key, segment, own_list), []).append(copy)
+        duplicates += [Duplicate(kind=kind, copies=group) for group in groups.values() if len(group) > 1]
+        repeated = {id(copy) for group in groups.values() for copy in group[1:]}
         copies = [copy for copy in copies if id(copy) not in repeated]
-    return found
-
-
-def _part(sample: Sample) -> tuple[float | int | None, ...]:
-    return sample.start, sample.end, sample.start_frame, sample.end_frame
+    return duplicates
 
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """What is wrong with a data set, and what is worth knowing."""
+    """The result of a check."""
 
     sources: Sequence[Source]
-    findings: Mapping[str, Inspection]  # by path, in the order of the lists
-    bad: Mapping[str, str]  # video (or part of one) to what is wrong with it
+    inspections: Mapping[str, Inspection]  # by path, in the order of the lists
+    bad: Mapping[str, str]  # video (or segment) to what is wrong with it
     labels: Sequence[str]  # what is wrong with the labels
     unused_classes: Sequence[str]
-    short: Mapping[str, int]  # video to its frames, where they are fewer than a clip spans
+    short: Mapping[str, int]  # frames of each video that is shorter than a clip
     duplicates: Sequence[Duplicate]
 
     @property
@@ -160,18 +143,18 @@ class Check:
 
     @property
     def passed(self) -> bool:
-        """Whether a run can use the lists as they are. Copies within one list are told, no more."""
+        """Whether a run can use the lists as they are. Copies within one list are only reported."""
         return not (self.bad or self.labels or self.leaks)
 
     def to_dict(self) -> dict[str, Any]:
-        """For scripts. The same for a check that was interrupted and one that was not."""
-        good = [found for found in self.findings.values() if found.reason is None]
+        """For scripts. The same for an interrupted and an uninterrupted check."""
+        good = [inspection for inspection in self.inspections.values() if inspection.reason is None]
         return {
-            "checked": len(self.findings),
+            "checked": len(self.inspections),
             "ok": len(good),
             "bad": [{"path": path, "reason": reason} for path, reason in self.bad.items()],
-            "frames": spread([found.frames for found in good]),
-            "seconds": spread([found.seconds for found in good if found.seconds is not None]),
+            "frames": spread([inspection.frames for inspection in good]),
+            "seconds": spread([inspection.seconds for inspection in good if inspection.seconds is not None]),
             "duplicates": [duplicate.to_dict() for duplicate in self.duplicates],
             "leaks": len(self.leaks),
             "labels": list(self.labels),
@@ -190,62 +173,69 @@ def check_sources(
     limit: float,
     report: Report,
 ) -> Check:
-    """Decode all videos and compare what was found with what the lists say.
+    """Decode all videos and compare the results with the lists.
 
     Args:
-        span: frames from the first to the last of a clip; None asks nothing of a video's length.
-        journal: what was found already, and where to note the rest.
+        span: frames from the first to the last of a clip; None accepts any length.
+        journal: keeps the results; files that it has are not decoded again.
         workers: processes that decode.
         limit: seconds for a video.
     Raises:
-        RecipeError, EnvironmentProblem: the journal is none, or cannot be written.
+        RecipeError: `journal` is another kind of file, or another process writes it now.
+        EnvironmentProblem: the journal cannot be written.
     """
     paths = list(dict.fromkeys(row.sample.path for source in sources for row in source.rows))
-    findings = _findings(paths, journal, workers=workers, limit=limit, report=report)
-    bad = {path: found.reason for path, found in findings.items() if found.reason is not None}
-    samples = [row.sample for source in sources for row in source.rows if row.sample.path not in bad]
-    lengths = {sample.video_id: length(sample, findings[sample.path]) for sample in samples}
-    for sample in samples:
-        if lengths[sample.video_id] <= 0:
-            found = findings[sample.path]
-            has = f"{found.frames} frames" + (f" in {found.seconds:.2f} s" if found.seconds else "")
-            bad[sample.video_id] = f"the segment lies outside the video, which has {has}"
+    inspections = _inspect(paths, journal, workers=workers, limit=limit, report=report)
+    bad = {path: result.reason for path, result in inspections.items() if result.reason is not None}
+    short = {}
+    for sample in (row.sample for source in sources for row in source.rows):
+        result = inspections[sample.path]
+        if result.reason is None:
+            frames = num_frames(sample, result)
+            if frames <= 0:
+                has = f"{result.frames} frames" + (f" in {result.seconds:.2f} s" if result.seconds else "")
+                bad[sample.video_id] = f"the segment is outside the video, which has {has}"
+            elif span and frames < span:
+                short[sample.video_id] = frames
+    label_problems, unused_classes = check_labels(sources, rules)
     return Check(
         sources=sources,
-        findings=findings,
+        inspections=inspections,
         bad=bad,
-        labels=label_problems(sources, rules),
-        unused_classes=unused_classes(sources, rules),
-        short={video: frames for video, frames in lengths.items() if span and 0 < frames < span},
-        duplicates=find_duplicates(sources, findings),
+        labels=label_problems,
+        unused_classes=unused_classes,
+        short=short,
+        duplicates=find_duplicates(sources, inspections),
     )
 
 
-def _findings(
-    paths: Sequence[str], journal: Path, *, workers: int, limit: float, report: Report
+def _inspect(
+    paths: Sequence[str], journal_file: Path, *, workers: int, limit: float, report: Report
 ) -> dict[str, Inspection]:
-    """What a look at each file told, in the order of `paths`."""
-    with Journal(journal) as kept:
-        found = kept.known(paths)
-        if found:
-            report(notice(f"{len(found)} of {len(paths)} videos were checked before ({journal})"))
-        remaining = [path for path in paths if path not in found]
+    """The inspection of each file, from the journal or by decoding it, in the order of `paths`."""
+    fix = "remove it, or use --output DIR"
+    with open_journal(journal_file, read=lambda fields: Inspection(**fields), fix=fix) as journal:
+        known = {inspection.path: inspection for inspection in journal.entries}
+        results = {path: known[path] for path in paths if path in known and known[path].is_current()}
+        if results:
+            report(notice(f"{len(results)} of {len(paths)} videos were checked before ({journal_file})"))
+        remaining = [path for path in paths if path not in results]
         for path, result in map_apart(examine, remaining, workers=workers, limit=limit):
             if isinstance(result, Failure):
                 result = Inspection(path=path, reason=result.reason, lasting=False)
             if result.reason is not None:
                 report(notice(f"{path}: {result.reason}"))
-            found[path] = result
-            kept.add(result)
-            report({"event": "video", "done": len(found), "videos": len(paths)})
-    return {path: found[path] for path in paths}
+            results[path] = result
+            journal.add([result])
+            report({"event": "video", "done": len(results), "videos": len(paths)})
+    return {path: results[path] for path in paths}
 
 
-def length(sample: Sample, found: Inspection) -> int:
-    """Frames of a sample: of the whole file, or of its part of it, none where that lies outside."""
-    rate = found.frames / found.seconds if found.seconds else 0.0
+def num_frames(sample: Sample, inspection: Inspection) -> int:
+    """Frames of a sample: of the file, or of its segment; not positive if the segment is outside the file."""
+    rate = inspection.frames / inspection.seconds if inspection.seconds else 0.0
     first = sample.start_frame or round((sample.start or 0) * rate)
-    end = found.frames if sample.end_frame is None else min(sample.end_frame, found.frames)
+    end = inspection.frames if sample.end_frame is None else min(sample.end_frame, inspection.frames)
     if sample.end is not None:
-        end = min(round(sample.end * rate), found.frames)
+        end = min(round(sample.end * rate), inspection.frames)
     return end - first

@@ -1,11 +1,12 @@
-"""Videos without annotations: a folder for each class, perhaps for each split, or no classes at all."""
+"""Class names, and lists from class folders (perhaps in a folder for each split) or from loose videos."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
+from everest.data.labels import read_class_names
 from everest.data.samples import Sample
 from everest.errors import DataError
 from everest.video.folders import subfolders, videos_by_subfolder, videos_under
@@ -17,13 +18,13 @@ SPLITS: Final = {"train": "train", "training": "train", "val": "val", "valid": "
 
 
 def folder_samples(root: Path) -> tuple[dict[str, list[Sample]], tuple[str, ...]]:
-    """The lists that folders stand for, and the names of the classes, sorted; none where videos lie loose.
+    """The samples of each list, and the sorted class names, which are empty without class folders.
 
     `train`, `val` and `test` with class folders in them give a list each; class folders, or videos alone,
-    give `all`, to be cut by `everest prepare split`.
+    give `all`, to be divided by `everest prepare split`.
 
     Raises:
-        DataError: no videos, an empty class folder, or names that are the same but for case.
+        DataError: an empty class folder, names that differ in case only, or two folders for one list.
     """
     names = subfolders(root)
     splits = {name: SPLITS[name.lower()] for name in names if name.lower() in SPLITS}
@@ -35,42 +36,45 @@ def folder_samples(root: Path) -> tuple[dict[str, list[Sample]], tuple[str, ...]
         by_list = {splits[name]: videos_by_subfolder(root / name) for name in names}
     else:
         by_list = {"all": videos_by_subfolder(root)}
-    if not any(any(classes.values()) for classes in by_list.values()):
-        videos = [Sample(path=str(video.absolute())) for video in videos_under(root)]
-        return ({"all": videos} if videos else {}), ()
-    names = sorted({name for classes in by_list.values() for name in classes})
-    _refuse_case(root, names)
-    _refuse_empty(root, by_list.values())
+    classes = {name for folders in by_list.values() for name in folders}
+    filled = {name for folders in by_list.values() for name, videos in folders.items() if videos}
+    if not filled:
+        samples = [Sample(path=str(video.absolute())) for video in videos_under(root)]
+        return ({"all": samples} if samples else {}), ()
+    names = sorted(classes)
+    for first, second in same_but_for_case(names):
+        raise DataError(
+            f"{root}: the classes '{first}' and '{second}' differ in case only; rename or merge them"
+        )
+    empty = sorted(classes - filled)
+    if empty:
+        shown = ", ".join(f"'{name}'" for name in empty[:5]) + (", …" if len(empty) > 5 else "")
+        raise DataError(f"{root}: no videos in the class folders {shown}; remove them, or put the videos in")
     label_of = {name: label for label, name in enumerate(names)}
-    return {name: _samples(classes, label_of) for name, classes in by_list.items()}, tuple(names)
+    lists = {
+        list_name: [
+            Sample(path=str(video.absolute()), labels=(label_of[name],))
+            for name, videos in folders.items()
+            for video in videos
+        ]
+        for list_name, folders in by_list.items()
+    }
+    return lists, tuple(names)
 
 
 def same_but_for_case(names: Iterable[str]) -> list[tuple[str, str]]:
-    """Pairs of names that a file system without case would take for one."""
+    """Pairs of names that a file system that ignores case would take for one."""
     seen: dict[str, str] = {}
     return [(seen[name.casefold()], name) for name in names if seen.setdefault(name.casefold(), name) != name]
 
 
-def _refuse_case(root: Path, names: Sequence[str]) -> None:
-    pairs = same_but_for_case(names)
-    if pairs:
-        one, other = pairs[0]
-        raise DataError(
-            f"{root}: the classes '{one}' and '{other}' differ in case only; rename or merge them"
-        )
+def read_names(file: Path) -> tuple[str, ...]:
+    """The class names in a file, one per line.
 
-
-def _refuse_empty(root: Path, trees: Iterable[Mapping[str, Sequence[Path]]]) -> None:
-    filled = {name for classes in trees for name, videos in classes.items() if videos}
-    empty = sorted({name for classes in trees for name in classes} - filled)
-    if empty:
-        shown = ", ".join(f"'{name}'" for name in empty[:5]) + (", …" if len(empty) > 5 else "")
-        raise DataError(f"{root}: no videos in the class folders {shown}; remove them, or put the videos in")
-
-
-def _samples(classes: Mapping[str, Sequence[Path]], label_of: Mapping[str, int]) -> list[Sample]:
-    return [
-        Sample(path=str(video.absolute()), labels=(label_of[name],))
-        for name, videos in classes.items()
-        for video in videos
-    ]
+    Raises:
+        DataError: the file cannot be read, is empty, or has two names that are equal or differ in case only.
+    """
+    names = read_class_names(file)
+    for first, second in same_but_for_case(names):
+        raise DataError(f"{file}: the classes '{first}' and '{second}' are the same but for case")
+    return names

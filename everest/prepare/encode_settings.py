@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncodeSettings:
-    """How videos are encoded. All defaults are ours."""
+    """How videos are encoded. All defaults are our choice."""
 
-    short_side: int = 256  # what crops of 224 are cut from; smaller videos keep their size
-    gop: int = 12  # frames from keyframe to keyframe; of 250, a clip costs 1.5 to 2.1 times as much
+    short_side: int = 256  # pixels, for crops of 224; smaller videos keep their size
+    gop: int = 12  # frames between keyframes; with 250, a clip costs 1.5 to 2.1 times as much
     crf: int = 18  # x264's quality; visually close to the source
-    fast_decode: bool = False  # leave out what is slow to decode: 1.3 times as fast, a little larger
+    fast_decode: bool = False  # no features that are slow to decode: 1.3 times as fast, a little larger

@@ -1,78 +1,56 @@
-"""Whether all of a video could be decoded that it says it has.
-
-A look at a whole video: every frame is decoded, none is kept. Runs in processes of its own.
-
-The findings of a check, written as they come, so that a check that was killed goes on where it was.
-"""
+"""Decode a video completely and report what is wrong with it. Every frame is decoded, none is kept."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Final
+from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
-from everest.errors import RecipeError
-from everest.system.files import write_error
-from everest.video.file import forget, look
-from everest.video.folders import as_data_error
-from everest.video.reader import picture, pictures_of
+from everest.video.file import clear_video_cache, inspect_video
+from everest.video.reader import image_frames, read_image
 from everest.video.source import Video
-from everest.video.stream import VideoError, as_video_error, decoded, promised_seconds
+from everest.video.stream import VideoError, as_video_error, declared_seconds, decode_frames
 
-# Ours: of what a file promises so much, and such a share of it, may be missing.
+# Our choice: how much of the duration that a file states may be missing, in seconds and as a share.
 CUT_SECONDS: Final = 1.0
 CUT_SHARE: Final = 0.1
+COMPARED: Final = 8  # our choice: frames at the beginning that are compared to find copies in other files
 
-
-def damage(video: Video, *, frames: int, expected: int, breaks: Sequence[int], last: float) -> str | None:
-    """What is wrong with a file that was decoded from its first frame on; None where nothing is.
-
-    Args:
-        frames: how many came.
-        expected: how many its packets tell.
-        breaks: the packets at which decoding ended (`damages` of `decoded`).
-        last: seconds at which the last frame is shown.
-    """
-    if frames < expected:
-        return f"damaged: {frames} of {expected} frames can be decoded"
-    if breaks:
-        return f"damaged: breaks off after {frames} frames"
-    promised = promised_seconds(video)
-    if promised - last > max(CUT_SECONDS, CUT_SHARE * promised):
-        return f"damaged: ends after {last:.1f} of {promised:.1f} s"
-    return None
-
-
-COMPARED: Final = 8  # ours: frames at the beginning by which copies in other files are known
-_CHUNK: Final = 2**20  # bytes read at once
+_digest = partial(hashlib.blake2b, digest_size=16)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inspection:
-    """What a look at a video told."""
+    """The result of decoding a video. Its fields are the keys of `checked_videos.jsonl`."""
 
     path: str
-    size: int = 0  # bytes; with `modified` it tells whether the file is still the same
+    size: int = 0  # bytes; with `modified`, identifies the version of the file
     modified: int = 0  # nanoseconds since 1970
     frames: int = 0
-    seconds: float | None = None  # None: a folder of pictures
+    seconds: float | None = None  # None: a folder of images
     content: str | None = None  # hash of the bytes
-    beginning: str | None = None  # hash of the first frames; None where they are of a single colour
-    reason: str | None = None  # why it is bad
-    lasting: bool = True  # whether another look at the same file would tell the same
+    beginning: str | None = None  # hash of the first frames; None if each is of a single color
+    reason: str | None = None  # why it cannot be used
+    lasting: bool = True  # whether decoding the same file again would give the same result
+
+    def is_current(self) -> bool:
+        """Whether the file is still the one that was decoded, and the result still holds."""
+        try:
+            status = Path(self.path).stat()
+        except OSError:
+            return False
+        return self.lasting and (status.st_size, status.st_mtime_ns) == (self.size, self.modified)
 
 
 def examine(path: str) -> Inspection:
-    """Decode a video, or all pictures of a folder, and tell what is wrong with it."""
+    """Decode a video, or all images of a folder, and report what is wrong with it."""
     file = Path(path)
     try:
         status = file.stat()
@@ -80,130 +58,69 @@ def examine(path: str) -> Inspection:
         return Inspection(path=path, reason=error.strerror or str(error), lasting=False)
     blank = Inspection(path=path, size=status.st_size, modified=status.st_mtime_ns)
     try:
-        # The pictures in a folder may change without it.
-        return replace(_pictures(file, blank), lasting=False) if file.is_dir() else _video(file, blank)
+        # The images of a folder can change while the folder's size and time stay.
+        return replace(_images(file, blank), lasting=False) if file.is_dir() else _video(file, blank)
     except VideoError as error:
-        refused = type(error.__cause__) is PermissionError
-        return replace(blank, reason=error.reason, lasting=not refused)
+        return replace(blank, reason=error.reason, lasting=type(error.__cause__) is not PermissionError)
     finally:
-        forget()
+        clear_video_cache()
 
 
 def _video(path: Path, blank: Inspection) -> Inspection:
-    with as_video_error(path):
-        content = _hash(path)
-    opening = look(path)
+    with as_video_error(path), path.open("rb") as file:
+        content = hashlib.file_digest(file, _digest).hexdigest()
+    opening = inspect_video(path)
     damages: list[int] = []
     count, first, last = 0, [], 0.0
-    with as_video_error(path), closing(decoded(path, damages=damages)) as frames:
+    with as_video_error(path), closing(decode_frames(path, damages=damages)) as frames:
         for frame in frames:
             if count < COMPARED:
                 first.append(frame.to_ndarray(format="rgb24"))
             count += 1
             last = frame.time or 0.0
-    reason = damage(path, frames=count, expected=opening.info.frames, breaks=damages, last=last)
-    seconds = round(count / (opening.info.fps or 1), 3)
-    beginning = _beginning(first)
-    return replace(blank, frames=count, seconds=seconds, content=content, beginning=beginning, reason=reason)
+    return replace(
+        blank,
+        frames=count,
+        seconds=round(count / (opening.info.fps or 1), 3),
+        content=content,
+        beginning=_hash_frames(first),
+        reason=damage(path, frames=count, expected=opening.info.frames, breaks=damages, last=last),
+    )
 
 
-def _pictures(folder: Path, blank: Inspection) -> Inspection:
-    told, first = hashlib.blake2b(digest_size=16), []
+def _images(folder: Path, blank: Inspection) -> Inspection:
+    digest, first = _digest(), []
     with as_video_error(folder):
-        files = pictures_of(folder)
+        files = image_frames(folder)
         for number, file in enumerate(files):
-            told.update(file.read_bytes())
-            shown = picture(file)  # decoded also where it is not compared
+            digest.update(file.read_bytes())
+            image = read_image(file)  # all are decoded, to find damage
             if number < COMPARED:
-                first.append(shown)
-    return replace(blank, frames=len(files), content=told.hexdigest(), beginning=_beginning(first))
+                first.append(image)
+    return replace(blank, frames=len(files), content=digest.hexdigest(), beginning=_hash_frames(first))
 
 
-def _hash(path: Path) -> str:
-    told = hashlib.blake2b(digest_size=16)
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            told.update(chunk)
-    return told.hexdigest()
-
-
-def _beginning(pictures: list[np.ndarray]) -> str | None:
-    """Many a video begins black; that is no sign of a copy."""
-    if all(np.ptp(picture, axis=(0, 1)).max() == 0 for picture in pictures):
+def _hash_frames(frames: Sequence[NDArray[np.uint8]]) -> str | None:
+    """The hash of (H, W, 3) frames; None if each is of a single color: many videos begin black."""
+    if all(np.ptp(frame, axis=(0, 1)).max() == 0 for frame in frames):
         return None
-    told = hashlib.blake2b(digest_size=16)
-    for shown in pictures:
-        told.update(np.ascontiguousarray(shown).tobytes())
-    return told.hexdigest()
+    return _digest(b"".join(frame.tobytes() for frame in frames)).hexdigest()
 
 
-NAME: Final = "checked_videos.jsonl"
-_SYNC_SECONDS: Final = 1.0  # a killed process loses nothing, a machine that loses power at most so much
+def damage(video: Video, *, frames: int, expected: int, breaks: Sequence[int], last: float) -> str | None:
+    """Describe the damage of a file that was decoded from its first frame on; None if there is none.
 
-
-class Journal:
-    """Findings in a file, a line each. Use as a context.
-
-    Raises:
-        RecipeError: the file is there and is none.
-        EnvironmentProblem: it cannot be written.
+    Args:
+        frames: the number of decoded frames.
+        expected: the number of frames in the file's packets.
+        breaks: the packets at which decoding ended (`damages` of `decode_frames`).
+        last: the time of the last frame in seconds.
     """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._synced = 0.0
-
-    def __enter__(self) -> Journal:
-        kept = _read(self._path)
-        self.findings = {finding.path: finding for finding, _ in kept}
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            # Unbuffered: what failed is not written again later.
-            self._file: IO[bytes] = self._path.open("ab", buffering=0)
-            self._file.truncate(sum(length for _, length in kept))  # half a line that a kill left
-        except OSError as error:
-            raise write_error(self._path, error) from error
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._file.close()
-
-    def known(self, paths: Iterable[str]) -> dict[str, Inspection]:
-        """What was found of those files that are still the same."""
-        return {path: found for path in paths if (found := self.findings.get(path)) and _still_holds(found)}
-
-    def add(self, finding: Inspection) -> None:
-        """Append a finding."""
-        try:
-            line = json.dumps(asdict(finding)).encode() + b"\n"
-            while line:
-                line = line[self._file.write(line) :]
-            if time.monotonic() - self._synced > _SYNC_SECONDS:
-                os.fsync(self._file.fileno())
-                self._synced = time.monotonic()
-        except OSError as error:
-            raise write_error(self._path, error) from error
-
-
-def _read(path: Path) -> list[tuple[Inspection, int]]:
-    """The whole lines of a journal, and their lengths in bytes."""
-    if not path.exists():
-        return []
-    with as_data_error(path):
-        lines = path.read_bytes().splitlines(keepends=True)
-    if lines and not lines[-1].endswith(b"\n"):
-        lines.pop()
-    try:
-        return [(Inspection(**json.loads(line)), len(line)) for line in lines]
-    except (ValueError, TypeError) as error:
-        raise RecipeError(f"{path}: is no journal of a check; remove it, or use --output DIR") from error
-
-
-def _still_holds(finding: Inspection) -> bool:
-    try:
-        status = Path(finding.path).stat()
-    except OSError:
-        return False
-    return finding.lasting and (status.st_size, status.st_mtime_ns) == (finding.size, finding.modified)
+    if frames < expected:
+        return f"damaged: {frames} of {expected} frames can be decoded"
+    if breaks:
+        return f"damaged: breaks off after {frames} frames"
+    promised = declared_seconds(video)
+    if promised - last > max(CUT_SECONDS, CUT_SHARE * promised):
+        return f"damaged: ends after {last:.1f} of {promised:.1f} s"
+    return None

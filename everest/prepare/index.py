@@ -1,7 +1,4 @@
-"""From what annotations name to the files: found by name, at any depth, whatever their suffix.
-
-Lists from what the archives of a data set contain: recognised, matched with the files, written.
-"""
+"""Lists from the archives of a data set: annotations are recognized and matched with the video files."""
 
 from __future__ import annotations
 
@@ -16,68 +13,19 @@ from everest.data.list_writing import names_needed, refuse_existing, unlistable,
 from everest.data.samples import Sample
 from everest.errors import DataError
 from everest.prepare.class_folders import folder_samples
-from everest.prepare.layout import AnnotatedSample
-from everest.prepare.layout_table import FOLDERS, expectations, find_layout
+from everest.prepare.layout import AnnotatedSample, Annotations
+from everest.prepare.layout_table import EXPECTATIONS, FOLDERS, find_layout
 from everest.system.files import write_table
-from everest.video.folders import VIDEOS, videos_under
-
-
-@dataclass(frozen=True, kw_only=True)
-class Matched:
-    """Which entries have a file, and which do not."""
-
-    lists: Mapping[str, Sequence[Sample]]
-    missing: Sequence[tuple[str, str]]  # list, and the first name that its file may have
-    extra: Sequence[Path]  # videos that no list names
-
-
-def match(lists: Mapping[str, Sequence[AnnotatedSample]], videos: Sequence[Path]) -> Matched:
-    """Give each entry its file. Of files of one name, that in the most of the entry's folders is taken."""
-    files: dict[str, list[Path]] = {}
-    for video in videos:
-        files.setdefault(_key(video.stem if video.suffix.lower() in VIDEOS else video.name), []).append(video)
-    found: dict[str, list[Sample]] = {name: [] for name in lists}
-    missing = []
-    for name, entries in lists.items():
-        for entry in entries:
-            sample = _sample(entry, files)
-            if sample is None:
-                missing.append((name, entry.places[0].name))
-            else:
-                found[name].append(sample)
-    used = {sample.path for samples in found.values() for sample in samples}
-    return Matched(lists=found, missing=missing, extra=[video for video in videos if str(video) not in used])
-
-
-def _key(name: str) -> str:
-    """macOS writes accents as signs of their own."""
-    return unicodedata.normalize("NFC", name)
-
-
-def _sample(entry: AnnotatedSample, files: Mapping[str, Sequence[Path]]) -> Sample | None:
-    for place in entry.places:
-        candidates = files.get(_key(place.name))
-        if candidates:
-            path = max(candidates, key=lambda file: len(entry.folders.intersection(file.parts)))
-            return Sample(
-                path=str(path),
-                labels=entry.labels,
-                start=place.start,
-                end=place.end,
-                start_frame=place.start_frame,
-                end_frame=place.end_frame,
-            )
-    return None
-
+from everest.video.folders import VIDEO_SUFFIXES, videos_under
 
 CLASSES: Final = "classes.txt"
-REPORT: Final = "index_report.csv"  # what is missing, superfluous or cannot be listed
-UNLABELLED: Final = "-unlabelled"  # after the name of a list whose labels are kept secret
+REPORT: Final = "index_report.csv"
+UNLABELLED: Final = "-unlabelled"  # appended to the name of a list whose labels are secret
 
 
 @dataclass(frozen=True, kw_only=True)
 class Index:
-    """What a folder holds."""
+    """The contents of a data set's folder."""
 
     layout: str
     root: Path  # absolute
@@ -85,10 +33,10 @@ class Index:
     class_names: tuple[str, ...] = ()
     heads: Mapping[str, int] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
-    sources: Sequence[Path] = ()  # the annotations
-    missing: Sequence[tuple[str, str]] = ()  # list, name of the file
+    sources: Sequence[Path] = ()  # the annotation files
+    missing: Sequence[tuple[str, str]] = ()  # list, and the preferred name of the file
     extra: Sequence[Path] = ()  # videos in no list
-    unlistable: Sequence[tuple[str, str]] = ()  # path, why
+    unlistable: Sequence[tuple[str, str]] = ()  # path, and why no list can hold it
 
     def to_dict(self) -> dict[str, Any]:
         """The counts, for people and scripts."""
@@ -103,84 +51,96 @@ class Index:
 
 
 def read_index(folder: Path, *, annotations: Path | None, layout: str | None, split: int) -> Index:
-    """Recognise what `folder` holds and find the videos of its lists.
+    """Recognize the data set in a folder and find the videos of its lists.
 
     Args:
-        annotations: where the annotations are, if not below `folder`.
-        layout: its name; None takes what fits.
-        split: which of the official splits, where there are several.
+        annotations: the folder of the annotations, if it is not inside `folder`.
+        layout: its name; None takes the layout that fits.
+        split: the number of the official split, if there are several.
     Raises:
-        DataError: nothing is recognised, annotations are wrong, or none of their videos is there.
+        DataError: no layout is recognized, annotations are wrong, or none of their videos is there.
         RecipeError: an unknown name, or several layouts fit.
     """
-    for place in (folder, annotations or folder):
-        if not place.is_dir():
-            raise DataError(f"{place}: no such folder")
+    for searched in (folder, annotations or folder):
+        if not searched.is_dir():
+            raise DataError(f"{searched}: no such folder")
     root = folder.absolute()
-    found = find_layout(annotations or folder, layout, split=split)
-    if found is None:
-        return _index_folders(root)
-    known, sources = found
-    told = known.read(sources)
+    match = find_layout(annotations or folder, layout, split=split)
     videos = list(videos_under(root))
-    matched = match(told.lists, videos)
-    if not any(matched.lists.values()):
-        wanted = next((name for _, name in matched.missing), "any video")
-        raise DataError(
-            f"{folder}: annotations of {known.title}, and none of their {len(matched.missing)} videos (first "
-            f"{wanted}) among the {len(videos)} below it; expected are {known.expects}"
-        )
-    lists, refused = _listable(matched.lists)
+    missing: list[tuple[str, str]] = []
+    if match is None:
+        lists, names = folder_samples(root)
+        if not lists:
+            raise DataError(f"{root}: no videos below it, or none of the known layouts:\n{EXPECTATIONS}")
+        published, sources = Annotations(lists={}, class_names=names), {}
+    else:
+        known, sources = match
+        published = known.read(sources)
+        lists, missing = match_files(published.lists, videos)
+        if not any(lists.values()):
+            wanted = next((name for _, name in missing), "any video")
+            raise DataError(
+                f"{folder}: annotations of {known.title}, and none of their {len(missing)} videos (first "
+                f"{wanted}) among the {len(videos)} below it; expected are {known.expects}"
+            )
+    used = {sample.path for samples in lists.values() for sample in samples}
+    refused = {path: problem for path in used if (problem := unlistable(path)) is not None}
+    listed: dict[str, list[Sample]] = {}
+    for name, samples in lists.items():
+        kept = [sample for sample in samples if sample.path not in refused]
+        if kept:
+            # Lists without labels are for pre-training only, which their names show.
+            unlabelled = match is not None and not any(sample.labels for sample in kept)
+            listed[name + UNLABELLED if unlabelled else name] = kept
     return Index(
-        layout=known.name,
+        layout=FOLDERS if match is None else match[0].name,
         root=root,
-        lists=_unlabelled_apart(lists),
-        class_names=told.class_names,
-        heads=told.heads,
-        settings=told.settings,
+        lists=listed,
+        class_names=published.class_names,
+        heads=published.heads,
+        settings=published.settings,
         sources=[file for files in sources.values() for file in files],
-        missing=matched.missing,
-        extra=matched.extra,
-        unlistable=refused,
+        missing=missing,
+        extra=[video for video in videos if str(video) not in used],
+        unlistable=sorted(refused.items()),
     )
 
 
-def _index_folders(root: Path) -> Index:
-    found, names = folder_samples(root)
-    if not found:
-        raise DataError(f"{root}: no videos below it, or none of the known layouts:\n{expectations()}")
-    used = {sample.path for samples in found.values() for sample in samples}
-    lists, refused = _listable(found)
-    extra = [video for video in videos_under(root) if str(video) not in used]
-    return Index(layout=FOLDERS, root=root, lists=lists, class_names=names, extra=extra, unlistable=refused)
-
-
-def _listable(
-    lists: Mapping[str, Sequence[Sample]],
+def match_files(
+    lists: Mapping[str, Sequence[AnnotatedSample]], videos: Sequence[Path]
 ) -> tuple[dict[str, list[Sample]], list[tuple[str, str]]]:
-    """The samples that a list can hold, and the paths of the others with the reason."""
-    kept: dict[str, list[Sample]] = {name: [] for name in lists}
-    refused: dict[str, str] = {}
-    for name, samples in lists.items():
-        for sample in samples:
-            problem = unlistable(sample.path)
-            if problem is None:
-                kept[name].append(sample)
-            else:
-                refused[sample.path] = problem
-    return {name: samples for name, samples in kept.items() if samples}, sorted(refused.items())
+    """Find the file of each annotated sample by its name, at any depth and whatever its suffix.
 
+    Among files of one name, the file in the most of the sample's folders is taken.
 
-def _unlabelled_apart(lists: Mapping[str, Sequence[Sample]]) -> dict[str, Sequence[Sample]]:
-    """Lists without labels serve pre-training only, which their names say."""
-    return {
-        name if any(sample.labels for sample in samples) else name + UNLABELLED: samples
-        for name, samples in lists.items()
-    }
+    Returns:
+        The samples with files, and the list and preferred file name of each sample without.
+    """
+
+    def key_of(name: str) -> str:
+        return unicodedata.normalize("NFC", name)  # macOS writes accents as separate characters
+
+    files: dict[str, list[Path]] = {}
+    for video in videos:
+        name = video.stem if video.suffix.lower() in VIDEO_SUFFIXES else video.name
+        files.setdefault(key_of(name), []).append(video)
+    matched: dict[str, list[Sample]] = {name: [] for name in lists}
+    missing = []
+    for name, annotated in lists.items():
+        for sample in annotated:
+            ref = next((ref for ref in sample.refs if key_of(ref.name) in files), None)
+            if ref is None:
+                missing.append((name, sample.refs[0].name))
+                continue
+            candidates = files[key_of(ref.name)]
+            path = max(candidates, key=lambda file, near=sample.folders: len(near.intersection(file.parts)))
+            segment = {key: value for key, value in ref._asdict().items() if key != "name"}
+            matched[name].append(Sample(path=str(path), labels=sample.labels, **segment))
+    return matched, missing
 
 
 def write_index(index: Index, folder: Path, *, overwrite: bool) -> list[Path]:
-    """Write `NAME.csv` for each list, `classes.txt`, and `index_report.csv` where there is something to tell.
+    """Write `NAME.csv` for each list, `classes.txt`, and `index_report.csv` if there are problems.
 
     Returns:
         The files written.
@@ -189,10 +149,14 @@ def write_index(index: Index, folder: Path, *, overwrite: bool) -> list[Path]:
         EnvironmentProblem: one cannot be written.
     """
     paths = {name: folder / f"{name}.csv" for name in index.lists}
-    classes = [folder / CLASSES] if index.class_names else []
-    problems = _report_rows(index)
-    report = [folder / REPORT] if problems else []
-    written = [*paths.values(), *classes, *report]
+    problems = [
+        *(("missing", name, video) for name, video in index.missing),
+        *(("extra", "", os.path.relpath(video, index.root)) for video in index.extra),
+        *((problem, "", path) for path, problem in index.unlistable),
+    ]
+    written = list(paths.values())
+    written += [folder / CLASSES] if index.class_names else []
+    written += [folder / REPORT] if problems else []
     refuse_existing(written, overwrite=overwrite, read=index.sources)
     for name, samples in index.lists.items():
         write_list(
@@ -202,35 +166,28 @@ def write_index(index: Index, folder: Path, *, overwrite: bool) -> list[Path]:
             label_names=names_needed(index.class_names),
             heads=list(index.heads),
         )
-    for path in classes:
-        write_names(path, index.class_names)
-    for path in report:
-        write_table(path, [("problem", "list", "video"), *problems])
+    if index.class_names:
+        write_names(folder / CLASSES, index.class_names)
+    if problems:
+        write_table(folder / REPORT, [("problem", "list", "video"), *problems])
     return written
-
-
-def _report_rows(index: Index) -> list[tuple[str, str, str]]:
-    missing = [("missing", name, video) for name, video in index.missing]
-    extra = [("extra", "", os.path.relpath(video, index.root)) for video in index.extra]
-    refused = [(problem, "", path) for path, problem in index.unlistable]
-    return [*missing, *extra, *refused]
 
 
 def recipe_lines(index: Index, folder: Path) -> dict[str, Any]:
     """The keys of a recipe's `data` that use the lists in `folder`; None is `null`."""
     below = os.path.relpath(folder.absolute(), index.root)
     names = {name: str(Path(below, f"{name}.csv")) for name in index.lists}
-    labelled = {
+    labeled = {
         name: names[name] for name, samples in index.lists.items() if any(sample.labels for sample in samples)
     }
-    train = labelled.get("train", labelled.get("all"))
+    train = labeled.get("train", labeled.get("all"))
     keys: dict[str, Any] = {
         "root": str(index.root),
         "train": train,
-        "val": labelled.get("val"),
-        # Where tests are secret, all report the validation set.
-        "test": labelled.get("test", labelled.get("val")),
-        "pretrain": next(iter(names.values())) if not labelled else None,
+        "val": labeled.get("val"),
+        # If test labels are secret, publications report the validation set.
+        "test": labeled.get("test", labeled.get("val")),
+        "pretrain": next(iter(names.values())) if not labeled else None,
     }
     if index.class_names:
         keys |= {"classes": str(Path(below, CLASSES)), "num_classes": len(index.class_names)}

@@ -1,4 +1,4 @@
-"""What the annotations of a data set say, whatever their format, and how their files are opened."""
+"""The annotations of a data set in one form, whatever their format, and readers of their files."""
 
 from __future__ import annotations
 
@@ -14,36 +14,36 @@ from typing import Any, NamedTuple
 from everest.errors import DataError
 from everest.video.folders import as_data_error
 
-Sources = Mapping[str, Sequence[Path]]  # the files of annotations by what they are for
+Sources = Mapping[str, Sequence[Path]]  # the annotation files by role
 
 
 class VideoRef(NamedTuple):
-    """Where a sample may be: in a file of this name, whole or from a start to an end."""
+    """A file that may hold a sample: all of it, or the segment from start to end."""
 
     name: str  # without the suffix
     start: float | None = None  # seconds
     end: float | None = None
     start_frame: int | None = None
-    end_frame: int | None = None  # the first that does not belong to it
+    end_frame: int | None = None  # the first that is not part of it
 
 
 @dataclass(frozen=True, slots=True)
 class AnnotatedSample:
     """A sample as annotations name it."""
 
-    places: tuple[VideoRef, ...]  # the best first; the first that has a file is taken
-    labels: tuple[int, ...] = ()  # one a head; empty where they are kept secret
-    folders: frozenset[str] = frozenset()  # that its file is likely in; they tell files of one name apart
+    refs: tuple[VideoRef, ...]  # in order of preference; the first that has a file is taken
+    labels: tuple[int, ...] = ()  # one per head; empty if they are secret
+    folders: frozenset[str] = frozenset()  # likely folders of its file, to choose among files of one name
 
 
 @dataclass(frozen=True, kw_only=True)
 class Annotations:
-    """All that the annotations of a data set say."""
+    """The annotations of a data set."""
 
     lists: Mapping[str, Sequence[AnnotatedSample]]  # by the list's name: train, val, test
     class_names: tuple[str, ...] = ()  # in the order of their labels
     heads: Mapping[str, int] = field(default_factory=dict)  # classes of each of several labels
-    settings: Mapping[str, Any] = field(default_factory=dict)  # what a recipe's `data` has to say besides
+    settings: Mapping[str, Any] = field(default_factory=dict)  # further keys of a recipe's `data`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,19 +52,19 @@ class Layout:
 
     name: str
     title: str
-    expects: str  # the files of annotations and of videos, for messages
-    # Pattern of a file's name by what it is for; `{split}` is the number of the split.
+    expects: str  # the annotation files and video files, for messages
+    # Pattern of a file name by role; `{split}` is the number of the split.
     needs: Mapping[str, str]
     may_have: Mapping[str, str] = field(default_factory=dict)
-    holds: Callable[[Path], bool] = lambda file: True  # whether a file of a fitting name is one of it
+    holds: Callable[[Path], bool] = lambda file: True  # whether a file with a matching name belongs to it
     read: Callable[[Sources], Annotations]
 
 
 def only(sources: Sources, role: str) -> Path | None:
-    """The file for `role`, None where there is none.
+    """The file for a role; None if there is none.
 
     Raises:
-        DataError: several are there.
+        DataError: there are several.
     """
     files = sources.get(role, ())
     if len(files) > 1:
@@ -83,10 +83,10 @@ def needed(sources: Sources, role: str) -> Path:
 
 
 def read_json(file: Path) -> Any:
-    """The document in a file.
+    """The JSON document in a file.
 
     Raises:
-        DataError: it cannot be read, or is no JSON.
+        DataError: the file cannot be read, or is not JSON.
     """
     try:
         with as_data_error(file):
@@ -99,7 +99,7 @@ def read_table(file: Path) -> list[dict[str, str]]:
     """The rows of a CSV file with a header.
 
     Raises:
-        DataError: it cannot be read, or is no such table.
+        DataError: the file cannot be read, or is not a table.
     """
     try:
         with as_data_error(file), file.open(encoding="utf-8-sig", newline="") as text:
@@ -110,7 +110,7 @@ def read_table(file: Path) -> list[dict[str, str]]:
 
 @contextmanager
 def naming_entry(file: Path, number: int) -> Iterator[None]:
-    """Tell which entry of `file` (from 1) lacks a field, or has a value that cannot be meant."""
+    """Raise missing fields and wrong values as DataErrors that name the entry of `file` (from 1)."""
     try:
         yield
     except KeyError as error:
@@ -119,7 +119,7 @@ def naming_entry(file: Path, number: int) -> Iterator[None]:
         raise DataError(f"{file}: entry {number}: {error}") from error
 
 
-def told_apart(names: Sequence[str]) -> tuple[str, ...]:
-    """Class names; those of several labels are followed by the label. FineGym288 has three such pairs."""
+def unique_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Class names; a name of several labels gets the label appended. FineGym288 has three such pairs."""
     count = Counter(names)
     return tuple(f"{name} #{label}" if count[name] > 1 else name for label, name in enumerate(names))

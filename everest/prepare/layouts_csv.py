@@ -31,14 +31,14 @@ def _is_kinetics(file: Path) -> bool:
 
 
 def _read_kinetics(sources: Sources) -> Annotations:
-    """Columns `label, youtube_id, time_start, time_end, split`; the labels of tests may be kept secret.
-
-    A file is called ID_000010_000020 by its seconds, or by its ID alone where that names one sample.
-    """
+    """Columns `label, youtube_id, time_start, time_end, split`; labels of tests may be secret."""
     rows: dict[str, list[tuple[Path, int, Mapping[str, str]]]] = {}
     for file in sources["tables"]:
         for number, row in enumerate(read_table(file), start=1):
-            rows.setdefault(_kinetics_split(file, number, row), []).append((file, number, row))
+            name = row.get("split") or next((word for word in _SPLITS if word in file.stem.lower()), "")
+            if name not in _SPLITS:
+                raise DataError(f"{file}: entry {number}: split '{name}' is none of {', '.join(_SPLITS)}")
+            rows.setdefault(_SPLITS[name], []).append((file, number, row))
     for split, members in rows.items():
         files = sorted({file for file, _, _ in members})
         if len(files) > 1:
@@ -49,77 +49,65 @@ def _read_kinetics(sources: Sources) -> Annotations:
     names = tuple(sorted(label for label in labels if label))
     label_of = {name: label for label, name in enumerate(names)}
     times_listed = Counter(row.get("youtube_id") for members in rows.values() for _, _, row in members)
-    lists = {
-        split: [_kinetics_entry(*at, split, label_of, times_listed) for at in rows[split]]
-        for split in ("train", "val", "test")
-        if split in rows
-    }
+    lists: dict[str, list[AnnotatedSample]] = {}
+    for split in ("train", "val", "test"):
+        for file, number, row in rows.get(split, ()):
+            with naming_entry(file, number):
+                sample = _kinetics_sample(row, split, label_of, times_listed)
+            lists.setdefault(split, []).append(sample)
     return Annotations(lists=lists, class_names=names)
 
 
-def _kinetics_split(file: Path, number: int, row: Mapping[str, str]) -> str:
-    """By the column, else by the file's name."""
-    told = row.get("split") or next((word for word in _SPLITS if word in file.stem.lower()), "")
-    if told not in _SPLITS:
-        raise DataError(f"{file}: entry {number}: split '{told}' is none of {', '.join(_SPLITS)}")
-    return _SPLITS[told]
-
-
-def _kinetics_entry(
-    file: Path,
-    number: int,
-    row: Mapping[str, str],
-    split: str,
-    label_of: Mapping[str, int],
-    times_listed: Counter[str | None],
+def _kinetics_sample(
+    row: Mapping[str, str], split: str, label_of: Mapping[str, int], times_listed: Counter[str | None]
 ) -> AnnotatedSample:
-    with naming_entry(file, number):
-        video = row["youtube_id"]
-        start, end = (int(float(row[name])) for name in ("time_start", "time_end"))
-        places = [VideoRef(f"{video}_{start:06d}_{end:06d}")]
-        if times_listed[video] == 1:
-            places.append(VideoRef(video))
-        label = row.get("label")
-        if not label:
-            return AnnotatedSample(tuple(places), folders=frozenset({split}))
-        if label not in label_of:
-            raise ValueError(f"'{label}' is no class of the training list")
-        return AnnotatedSample(
-            tuple(places), (label_of[label],), frozenset({split, label, label.replace(" ", "_")})
-        )
+    """A file is named ID_000010_000020 by its seconds, or ID if the ID belongs to one sample only."""
+    video = row["youtube_id"]
+    start, end = (int(float(row[name])) for name in ("time_start", "time_end"))
+    refs = [VideoRef(f"{video}_{start:06d}_{end:06d}")]
+    if times_listed[video] == 1:
+        refs.append(VideoRef(video))
+    label = row.get("label")
+    if not label:
+        return AnnotatedSample(tuple(refs), folders=frozenset({split}))
+    if label not in label_of:
+        raise ValueError(f"'{label}' is no class of the training list")
+    folders = frozenset({split, label, label.replace(" ", "_")})
+    return AnnotatedSample(tuple(refs), (label_of[label],), folders)
 
 
 def _read_epic(sources: Sources) -> Annotations:
-    """Segments of long videos, with a class of verb and one of noun.
+    """Segments of long videos, with a verb class and a noun class.
 
-    The columns are those of github.com/epic-kitchens/epic-kitchens-100-annotations.
+    For the columns see github.com/epic-kitchens/epic-kitchens-100-annotations.
     """
-    lists = {}
+    lists: dict[str, list[AnnotatedSample]] = {}
     for role in ("train", "val", "test"):
         file = only(sources, role)
-        if file is not None:
-            rows = enumerate(read_table(file), start=1)
-            lists[role] = [_epic_entry(file, *at, labelled=role != "test") for at in rows]
+        if file is None:
+            continue
+        lists[role] = []
+        for number, row in enumerate(read_table(file), start=1):
+            with naming_entry(file, number):
+                start, end = seconds_of(row["start_timestamp"]), seconds_of(row["stop_timestamp"])
+                labels = (int(row["verb_class"]), int(row["noun_class"])) if role != "test" else ()
+                ref = VideoRef(row["video_id"], start=start, end=end)
+                lists[role].append(AnnotatedSample((ref,), labels, frozenset({row["participant_id"]})))
     heads = {"verb": 97, "noun": 300}  # EPIC_100_verb_classes.csv, EPIC_100_noun_classes.csv
     return Annotations(lists=lists, heads=heads)
 
 
-def _epic_entry(file: Path, number: int, row: Mapping[str, str], *, labelled: bool) -> AnnotatedSample:
-    with naming_entry(file, number):
-        start, end = seconds_of(row["start_timestamp"]), seconds_of(row["stop_timestamp"])
-        labels = (int(row["verb_class"]), int(row["noun_class"])) if labelled else ()
-        return AnnotatedSample(
-            (VideoRef(row["video_id"], start=start, end=end),), labels, frozenset({row["participant_id"]})
-        )
-
-
 def seconds_of(stamp: str) -> float:
-    """Seconds of a time as `00:01:02.34`; ValueError where it is none."""
-    found = _TIME.fullmatch(stamp.strip())
-    if found is None:
+    """The seconds of a time such as `00:01:02.34`.
+
+    Raises:
+        ValueError: it is not a time.
+    """
+    match = _TIME.fullmatch(stamp.strip())
+    if match is None:
         raise ValueError(f"'{stamp}' is no time as 00:01:02.34")
-    whole = int(found["hours"]) * 3600 + int(found["minutes"]) * 60
-    return round(whole + float(found["seconds"]), 6)
+    whole = int(match["hours"]) * 3600 + int(match["minutes"]) * 60
+    return round(whole + float(match["seconds"]), 6)
 
 
 KINETICS: Final = Layout(

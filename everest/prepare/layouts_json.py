@@ -19,7 +19,7 @@ from everest.prepare.layout import (
     needed,
     only,
     read_json,
-    told_apart,
+    unique_names,
 )
 
 
@@ -31,49 +31,35 @@ def _records(file: Path, document: Any) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _read_ssv2(sources: Sources) -> Annotations:
-    """Labels are the `template` without brackets; tests have none but for `test-answers.csv` (`id;label`)."""
+    """The label is the `template` without brackets; test labels are in `test-answers.csv`, if it is there."""
     classes = needed(sources, "classes")
     document = read_json(classes)
     with naming_entry(classes, 1):
         label_of = {str(name): int(label) for name, label in dict(document).items()}
     if sorted(label_of.values()) != list(range(len(label_of))):
         raise DataError(f"{classes}: its labels are not 0 to {len(label_of) - 1}")
-    lists = {
-        role: [
-            _ssv2_entry(file, number, record, label_of) for number, record in _records(file, read_json(file))
-        ]
-        for role in ("train", "val")
-        if (file := needed(sources, role))
-    }
-    test = only(sources, "test")
-    if test is not None:
-        answers = _answers(only(sources, "answers"), label_of)
-        lists["test"] = [
-            _ssv2_entry(test, *at, answers, field="id") for at in _records(test, read_json(test))
-        ]
+    lists: dict[str, list[AnnotatedSample]] = {}
+    for role in ("train", "val", "test"):
+        file = only(sources, role)
+        if file is None:
+            continue
+        known, field = (label_of, "template")
+        if role == "test":
+            known, field = _answers(only(sources, "answers"), label_of), "id"
+        lists[role] = []
+        for number, record in _records(file, read_json(file)):
+            with naming_entry(file, number):
+                ref, key = VideoRef(str(record["id"])), str(record[field]).replace("[", "").replace("]", "")
+                if known is not None and key not in known:
+                    raise ValueError(f"unknown label '{key}'{did_you_mean(key, known)}")
+                lists[role].append(AnnotatedSample((ref,), () if known is None else (known[key],)))
     names = sorted(label_of, key=lambda name: label_of[name])
-    # "Pushing something from left to right" is another class in a mirror.
+    # "Pushing something from left to right" is another class when mirrored.
     return Annotations(lists=lists, class_names=tuple(names), settings={"flip": False})
 
 
-def _ssv2_entry(
-    file: Path,
-    number: int,
-    record: Mapping[str, Any],
-    label_of: Mapping[str, int] | None,
-    field: str = "template",
-) -> AnnotatedSample:
-    with naming_entry(file, number):
-        place, told = VideoRef(str(record["id"])), str(record[field]).replace("[", "").replace("]", "")
-        if label_of is None:
-            return AnnotatedSample((place,))
-        if told not in label_of:
-            raise ValueError(f"unknown label '{told}'{did_you_mean(told, label_of)}")
-        return AnnotatedSample((place,), (label_of[told],))
-
-
 def _answers(file: Path | None, label_of: Mapping[str, int]) -> dict[str, int] | None:
-    """Label of each test video's id; None without the file."""
+    """The label of each test video by its id; None without the file."""
     if file is None:
         return None
     answers = {}
@@ -88,56 +74,50 @@ def _answers(file: Path | None, label_of: Mapping[str, int]) -> dict[str, int] |
 def _read_oscc(sources: Sources) -> Annotations:
     """`clips` with `state_change` and times in the video (`parent_*`) and in the annotated clip (`clip_*`).
 
-    The names are those of fho_oscc-pnr_*.json (ego4d-data.org, annotation schemas). Files are full videos,
-    canonical clips, or pieces cut by a program and called by their `unique_id`.
+    The field names are from fho_oscc-pnr_*.json (ego4d-data.org, annotation schemas). Files are full videos,
+    canonical clips, or pieces cut by a program and named by their `unique_id`.
     """
-    lists = {}
+    lists: dict[str, list[AnnotatedSample]] = {}
     for role in ("train", "val", "test"):
         file = only(sources, role)
-        if file is not None:
-            document = read_json(file)
-            clips = document.get("clips") if isinstance(document, dict) else document
-            lists[role] = [_oscc_entry(file, *at, labelled=role != "test") for at in _records(file, clips)]
+        if file is None:
+            continue
+        document = read_json(file)
+        clips = document.get("clips") if isinstance(document, dict) else document
+        lists[role] = []
+        for number, record in _records(file, clips):
+            with naming_entry(file, number):
+                refs = [VideoRef(str(record["unique_id"]))]
+                if record.get("clip_uid"):  # test records have none
+                    start, end = float(record["clip_start_sec"]), float(record["clip_end_sec"])
+                    refs.append(VideoRef(str(record["clip_uid"]), start=start, end=end))
+                start, end = float(record["parent_start_sec"]), float(record["parent_end_sec"])
+                refs.append(VideoRef(str(record["video_uid"]), start=start, end=end))
+                labels = () if role == "test" else (int(bool(record["state_change"])),)
+                lists[role].append(AnnotatedSample(tuple(refs), labels))
     return Annotations(lists=lists, class_names=("no state change", "state change"))
-
-
-def _oscc_entry(file: Path, number: int, record: Mapping[str, Any], *, labelled: bool) -> AnnotatedSample:
-    with naming_entry(file, number):
-        places = [VideoRef(str(record["unique_id"]))]
-        if record.get("clip_uid"):  # the tests have none
-            places.append(
-                VideoRef(
-                    str(record["clip_uid"]),
-                    start=float(record["clip_start_sec"]),
-                    end=float(record["clip_end_sec"]),
-                )
-            )
-        start, end = float(record["parent_start_sec"]), float(record["parent_end_sec"])
-        places.append(VideoRef(str(record["video_uid"]), start=start, end=end))
-        return AnnotatedSample(tuple(places), (int(bool(record["state_change"])),) if labelled else ())
 
 
 def _read_diving48(sources: Sources) -> Annotations:
     """Objects `vid_name, label, start_frame, end_frame`; the vocabulary has the parts of each dive."""
-    lists = {role: [*_dives(needed(sources, role))] for role in ("train", "test")}
+    lists: dict[str, list[AnnotatedSample]] = {"train": [], "test": []}
+    for role, samples in lists.items():
+        file = needed(sources, role)
+        for number, record in _records(file, read_json(file)):
+            with naming_entry(file, number):
+                first, end = int(record["start_frame"]), int(record["end_frame"])
+                ref = VideoRef(str(record["vid_name"]), start_frame=first, end_frame=end)
+                samples.append(AnnotatedSample((ref,), (int(record["label"]),)))
     vocabulary = only(sources, "classes")
     names: tuple[str, ...] = ()
     if vocabulary is not None:
         dives = read_json(vocabulary)
         with naming_entry(vocabulary, 1):
-            names = told_apart([dive if isinstance(dive, str) else " ".join(dive) for dive in dives])
+            names = unique_names([dive if isinstance(dive, str) else " ".join(dive) for dive in dives])
     return Annotations(lists=lists, class_names=names, settings={"num_classes": 48})
 
 
-def _dives(file: Path) -> Iterator[AnnotatedSample]:
-    for number, record in _records(file, read_json(file)):
-        with naming_entry(file, number):
-            first, end = int(record["start_frame"]), int(record["end_frame"])
-            place = VideoRef(str(record["vid_name"]), start_frame=first, end_frame=end)
-            yield AnnotatedSample((place,), (int(record["label"]),))
-
-
-_SSV2 = r"(something-something-v2-)?"  # with it until 2022, without it since Qualcomm publishes the labels
+_SSV2 = r"(something-something-v2-)?"  # the files that Qualcomm publishes since 2022 have no prefix
 SSV2: Final = Layout(
     name="ssv2",
     title="Something-Something V2",

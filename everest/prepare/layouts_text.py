@@ -1,9 +1,8 @@
-"""Data sets whose annotations are text files with a video a line: UCF101, HMDB51, FineGym."""
+"""Data sets whose annotations are text files with one video per line: UCF101, HMDB51, FineGym."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -18,56 +17,51 @@ from everest.prepare.layout import (
     VideoRef,
     needed,
     only,
-    told_apart,
+    unique_names,
 )
 
-# Of an element: video, seconds of the event in the video, seconds of the element in the event
-# (sdolivia.github.io/FineGym; YouTube's ids may hold underscores themselves).
+# The name of an element: video, seconds of the event in the video, seconds of the element in the event
+# (sdolivia.github.io/FineGym; YouTube ids may contain underscores).
 _ELEMENT: Final = re.compile(
     r"(?P<video>.+)_E_(?P<event>\d+)_(?P<event_end>\d+)_A_(?P<start>\d+)_(?P<end>\d+)"
 )
 
 
-def _numbered(file: Path) -> dict[str, int]:
-    """Name to number of a file with lines `number name`."""
-    numbers = {}
-    for number, line in read_lines(file):
-        first, _, name = line.strip().partition(" ")
-        if not (first.isdecimal() and name):
-            raise DataError(f"{file}:{number}: a line is `number name`, this is {shown(line)}")
-        numbers[name.strip()] = int(first)
-    return numbers
-
-
 def _read_ucf101(sources: Sources) -> Annotations:
-    """`classInd.txt` has `number name` from 1, the lists `Class/file.avi number`, those of tests no number.
+    """`classInd.txt` has `number name` from 1, the lists `Class/file.avi number`, test lists no number.
 
     The class is therefore taken from the folder.
     """
-    numbers = _numbered(needed(sources, "classes"))
+    classes = needed(sources, "classes")
+    numbers = {}
+    for number, line in read_lines(classes):
+        first, _, name = line.strip().partition(" ")
+        if not (first.isdecimal() and name):
+            raise DataError(f"{classes}:{number}: a line is `number name`, this is {shown(line)}")
+        numbers[name.strip()] = int(first)
     names = sorted(numbers, key=lambda name: numbers[name])
     if sorted(numbers.values()) != list(range(1, len(names) + 1)):
-        raise DataError(f"{needed(sources, 'classes')}: its numbers are not 1 to {len(names)}")
-
-    def entries(file: Path) -> Iterator[AnnotatedSample]:
+        raise DataError(f"{classes}: its numbers are not 1 to {len(names)}")
+    lists: dict[str, list[AnnotatedSample]] = {"train": [], "test": []}
+    for role, samples in lists.items():
+        file = needed(sources, role)
         for number, line in read_lines(file):
             folder, slash, name = re.sub(r"\s+\d+\s*$", "", line.strip()).rpartition("/")
             if not slash or folder not in numbers:
                 raise DataError(f"{file}:{number}: no class of the data set in {shown(line)}")
-            yield AnnotatedSample((VideoRef(Path(name).stem),), (numbers[folder] - 1,), frozenset({folder}))
-
-    lists = {role: list(entries(needed(sources, role))) for role in ("train", "test")}
+            ref = VideoRef(Path(name).stem)
+            samples.append(AnnotatedSample((ref,), (numbers[folder] - 1,), frozenset({folder})))
     return Annotations(lists=lists, class_names=tuple(names))
 
 
 def _read_hmdb51(sources: Sources) -> Annotations:
-    """A file a class, lines `file.avi N`: 1 trains, 2 tests, 0 is in neither (split_readme.txt)."""
+    """A file per class, lines `file.avi N`: 1 is training, 2 is test, 0 is unused (split_readme.txt)."""
     class_of = {file: re.sub(r"_test_split\d\.txt$", "", file.name) for file in sources["splits"]}
     names = sorted(set(class_of.values()))
     if len(names) < len(class_of):
         raise DataError(
-            f"{sources['splits'][0].parent}: classes come several times below it; name the folder of one set "
-            "of lists by --annotations"
+            f"{sources['splits'][0].parent}: several files of a class are below it; name the folder of one "
+            "set of lists by --annotations"
         )
     lists: dict[str, list[AnnotatedSample]] = {"train": [], "test": []}
     for file, name in sorted(class_of.items(), key=lambda pair: pair[1]):
@@ -76,58 +70,45 @@ def _read_hmdb51(sources: Sources) -> Annotations:
             if use not in ("0", "1", "2") or not video:
                 raise DataError(f"{file}:{number}: a line is `file.avi 0|1|2`, this is {shown(line)}")
             if use != "0":
-                entry = AnnotatedSample(
-                    (VideoRef(Path(video.strip()).stem),), (names.index(name),), frozenset({name})
-                )
-                lists["train" if use == "1" else "test"].append(entry)
+                ref = VideoRef(Path(video.strip()).stem)
+                sample = AnnotatedSample((ref,), (names.index(name),), frozenset({name}))
+                lists["train" if use == "1" else "test"].append(sample)
     return Annotations(lists=lists, class_names=tuple(names))
 
 
 def _read_finegym(sources: Sources, *, classes: int) -> Annotations:
     """Lines `VIDEO_E_start_end_A_start_end label`, in seconds; files are elements, events or whole videos."""
-    lists = {role: [_element(*at) for at in _elements(needed(sources, role))] for role in ("train", "val")}
-    categories = only(sources, "classes")
-    names = told_apart(_categories(categories)) if categories else ()
-    return Annotations(lists=lists, class_names=names, settings={"num_classes": len(names) or classes})
-
-
-def _elements(file: Path) -> Iterator[tuple[re.Match[str], int]]:
-    for number, line in read_lines(file):
-        name, _, label = line.strip().partition(" ")
-        found = _ELEMENT.fullmatch(name)
-        if found is None or not label.strip().isdecimal():
-            raise DataError(
-                f"{file}:{number}: a line is `VIDEO_E_start_end_A_start_end label`, this is {shown(line)}"
+    lists: dict[str, list[AnnotatedSample]] = {"train": [], "val": []}
+    for role, samples in lists.items():
+        file = needed(sources, role)
+        for number, line in read_lines(file):
+            name, _, label = line.strip().partition(" ")
+            match = _ELEMENT.fullmatch(name)
+            if match is None or not label.strip().isdecimal():
+                raise DataError(
+                    f"{file}:{number}: a line is `VIDEO_E_start_end_A_start_end label`, this is {shown(line)}"
+                )
+            video, event = match["video"], int(match["event"])
+            start = int(match["start"])
+            end = max(int(match["end"]), start + 1)  # of elements shorter than a second, both are equal
+            refs = (
+                VideoRef(name),
+                VideoRef(f"{video}_E_{match['event']}_{match['event_end']}", start=start, end=end),
+                VideoRef(video, start=event + start, end=event + end),
             )
-        yield found, int(label)
-
-
-def _element(found: re.Match[str], label: int) -> AnnotatedSample:
-    video, event, event_end = found["video"], int(found["event"]), found["event_end"]
-    start = int(found["start"])
-    end = max(int(found["end"]), start + 1)  # of less than a second, both are the same
-    return AnnotatedSample(
-        (
-            VideoRef(found.group()),
-            VideoRef(f"{video}_E_{found['event']}_{event_end}", start=start, end=end),
-            VideoRef(video, start=event + start, end=event + end),
-        ),
-        (label,),
-    )
-
-
-def _categories(file: Path) -> list[str]:
-    """Names from lines `Clabel: 0; set: 11; Glabel: 3; (VT) name`."""
-    names = []
-    for number, line in read_lines(file):
+            samples.append(AnnotatedSample(refs, (int(label),)))
+    names: list[str] = []  # from lines `Clabel: 0; set: 11; Glabel: 3; (VT) name`
+    categories = only(sources, "classes")
+    for number, line in read_lines(categories) if categories else ():
         fields = line.split(";", maxsplit=3)
         if len(fields) < 4 or fields[0].split(":")[-1].strip() != str(len(names)):
             raise DataError(
-                f"{file}:{number}: a line is `Clabel: {len(names)}; set: N; Glabel: N; name`, "
+                f"{categories}:{number}: a line is `Clabel: {len(names)}; set: N; Glabel: N; name`, "
                 f"this is {shown(line)}"
             )
         names.append(fields[3].strip())
-    return names
+    settings = {"num_classes": len(names) or classes}
+    return Annotations(lists=lists, class_names=unique_names(names), settings=settings)
 
 
 def _finegym(classes: int) -> Layout:

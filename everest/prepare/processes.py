@@ -1,7 +1,7 @@
-"""Work on many files in processes of their own: one that crashes or hangs costs its file, not the work.
+"""Work on many files in separate processes, so that a crash or a hang costs one file only.
 
-Decoders are C; a damaged file can end the process that reads it, or never end. Each process sets an alarm
-before a file: the kernel ends it when time is up, wherever it is. Another then takes its place.
+Decoders are written in C; a damaged file can crash the process that reads it, or make it hang. Each process
+sets an alarm before a file, at which the kernel ends the process. Another process then takes its place.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _PROCESSES = multiprocessing.get_context("forkserver")
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A process that ended instead of giving a result."""
+    """Why an item has no result."""
 
     reason: str
 
@@ -29,10 +29,10 @@ class Failure:
 def map_apart(
     work: Callable[[str], Result], items: Sequence[str], *, workers: int, limit: float
 ) -> Iterator[tuple[str, Result | Failure]]:
-    """`work` on every item, as they get done.
+    """Call `work` on every item in separate processes; yields items with their results as they finish.
 
     Args:
-        work: a function of a module; what it raises is raised here.
+        work: a function of a module; its exceptions are raised here.
         limit: seconds for an item.
     """
     _PROCESSES.set_forkserver_preload([work.__module__])
@@ -41,7 +41,7 @@ def map_apart(
     try:
         for item in (next(waiting) for _ in range(min(workers, len(items)))):
             worker = _Worker(work, limit)
-            worker.give(item)
+            worker.start(item)
             busy[worker.connection] = worker
         while busy:
             for ready in wait(list(busy)):
@@ -51,9 +51,9 @@ def map_apart(
                 if following is None:
                     worker.end()
                 else:
-                    if isinstance(result, Failure):
+                    if worker.is_dead:
                         worker = _Worker(work, limit)
-                    worker.give(following)
+                    worker.start(following)
                     busy[worker.connection] = worker
                 yield item, result
     finally:
@@ -62,16 +62,17 @@ def map_apart(
 
 
 class _Worker(Generic[Result]):
-    """A process and the item that it works on."""
+    """A process and the item it works on."""
 
     def __init__(self, work: Callable[[str], Result], limit: float) -> None:
-        self.connection, theirs = _PROCESSES.Pipe()
-        self._process = _PROCESSES.Process(target=_serve, args=(theirs, work, limit), daemon=True)
+        self.connection, child = _PROCESSES.Pipe()
+        self._process = _PROCESSES.Process(target=_serve, args=(child, work, limit), daemon=True)
         self._process.start()
-        theirs.close()
+        child.close()
         self._limit = limit
+        self.is_dead = False
 
-    def give(self, item: str) -> None:
+    def start(self, item: str) -> None:
         self._item = item
         self.connection.send(item)
 
@@ -81,7 +82,16 @@ class _Worker(Generic[Result]):
             result = self.connection.recv()
         except (EOFError, ConnectionResetError):
             self._process.join()
-            return self._item, Failure(_told(self._process.exitcode, self._limit))
+            self.is_dead = True
+            code = self._process.exitcode
+            reason = f"the decoder ended with code {code}"
+            if code == -signal.SIGALRM:
+                reason = f"not decoded within {self._limit:g} s"
+            elif code is not None and code < 0:
+                name = signal.Signals(-code).name
+                hint = ", perhaps because memory ran out" if name == "SIGKILL" else ""
+                reason = f"the decoder was ended by {name}{hint}"
+            return self._item, Failure(reason)
         if isinstance(result, Exception):
             raise result
         return self._item, result
@@ -93,8 +103,8 @@ class _Worker(Generic[Result]):
 
 
 def _serve(connection: Connection, work: Callable[[str], Result], limit: float) -> None:
-    """What a process does: item in, result out, until nobody asks any more."""
-    # Ctrl-C goes to all processes of a terminal; the first one ends us.
+    """The loop of a process: receive an item, send its result, until the connection closes."""
+    # Ctrl-C goes to all processes of a terminal; the main process ends this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     while True:
         try:
@@ -102,19 +112,9 @@ def _serve(connection: Connection, work: Callable[[str], Result], limit: float) 
             signal.setitimer(signal.ITIMER_REAL, limit)
             try:
                 result = work(item)
-            except Exception as error:  # a bug of ours: raised where it can be seen
+            except Exception as error:  # a bug: raised again in the main process
                 result = error
             signal.setitimer(signal.ITIMER_REAL, 0)
             connection.send(result)
         except (EOFError, BrokenPipeError, ConnectionResetError):
             return
-
-
-def _told(code: int | None, limit: float) -> str:
-    if code == -signal.SIGALRM:
-        return f"not decoded within {limit:g} s"
-    if code is not None and code < 0:
-        name = signal.Signals(-code).name
-        hint = ", which may mean that memory was short" if name == "SIGKILL" else ""
-        return f"the decoder was ended by {name}{hint}"
-    return f"the decoder ended with code {code}"

@@ -1,29 +1,22 @@
-"""Lists and folders as a check reads them: what is wrong is noted row by row, and nothing is left out.
+"""The lists and folders that `everest prepare` reads.
 
-The lists and folders that are to be encoded or put into shards.
+A check reads them tolerantly: the problem of each row is kept with the row. Encoding and sharding keep the
+columns of a list as they are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
-from everest.data.list_text import (
-    HEAD_PREFIX,
-    ListRow,
-    label_of,
-    labels_of,
-    names_used,
-    no_labels,
-    read_lines,
-    read_rows,
-)
-from everest.data.samples import Sample, SampleList, read_samples, sample_of
+from everest.data.labels import LabelRules, names_used
+from everest.data.list_text import HEAD_PREFIX, ListRow, read_rows
+from everest.data.samples import Sample, SampleList, read_samples, samples_of_rows
 from everest.data.shards import find_index
 from everest.errors import DataError
-from everest.prepare.class_folders import same_but_for_case
-from everest.system.storage import Location, joined, located
+from everest.prepare.class_folders import read_names
+from everest.system.storage import Location, join_location, parse_location
 from everest.video.folders import as_data_error, videos_by_subfolder, videos_under
 
 
@@ -31,8 +24,8 @@ from everest.video.folders import as_data_error, videos_by_subfolder, videos_und
 class ListedSample:
     """A row of a list, or a file of a folder."""
 
-    place: str  # file:line, for messages; of a folder the path
-    sample: Sample  # without labels where they are wrong
+    where: str  # file:line for messages; the path of a file in a folder
+    sample: Sample  # without labels if they are wrong
     problem: str | None = None  # what is wrong with the row
 
 
@@ -42,102 +35,67 @@ class Source:
 
     path: Path
     rows: Sequence[ListedSample]
-    labelled: bool
-    pretrains: bool  # serves pre-training, which may see again what is in other lists
-    unreadable: Mapping[str, str]  # place of a row that names no sample, and why
+    labeled: bool
+    pretrains: bool  # for pre-training, which may use videos of other lists again
+    unreadable: Mapping[str, str]  # `where` of each row that names no sample, and why
 
     @property
     def is_list(self) -> bool:
         return self.path.is_file()
 
 
-@dataclass(frozen=True, kw_only=True)
-class LabelRules:
-    """What labels can be."""
-
-    names: tuple[str, ...] = ()
-    num_classes: int | None = None
-    heads: Mapping[str, int] | None = None
-
-
-def read_names(file: Path) -> tuple[str, ...]:
-    """The class names in a file, one a line.
-
-    Raises:
-        DataError: it cannot be read, has no name, or has two that are the same, but for case perhaps.
-    """
-    names = tuple(line.strip() for _, line in read_lines(file))
-    if not names:
-        raise DataError(f"{file}: no class names; it needs one in each line")
-    repeated = [*same_but_for_case(names), *((name, name) for name in names if names.count(name) > 1)]
-    if repeated:
-        raise DataError(
-            f"{file}: the classes '{repeated[0][0]}' and '{repeated[0][1]}' are the same but for case"
-        )
-    return names
-
-
 def read_sources(
     paths: Mapping[Path, bool], *, root: Path | None, rules: LabelRules
 ) -> tuple[list[Source], LabelRules]:
-    """Read lists and folders; returns them and the rules by which their labels were read.
+    """Read lists and folders; returns them and the rules for their labels.
 
     Args:
-        paths: and whether they serve pre-training, where labels do not count.
-        root: what paths in a list are relative to; None takes the folder of the list.
-        rules: names that are not given are those of the first source with labels that count, sorted.
+        paths: each with whether it is for pre-training, which ignores labels.
+        root: the folder that paths in a list are relative to; None takes the folder of the list.
+        rules: if they have no names, those used by the first source that is not for pre-training, sorted.
     Raises:
-        DataError: one is not there, is no list, or holds nothing.
+        DataError: a source does not exist, is no list, or is empty.
     """
     rows = {path: _read_rows(path) for path in paths}
     if not rules.names and not rules.heads:
+        names: Sequence[str] = ()
         first = next((path for path, pretrains in paths.items() if not pretrains), None)
-        names = _names_found(first, rows[first]) if first else ()
-        rules = LabelRules(names=names, num_classes=rules.num_classes)
+        if first is not None:
+            listed = rows[first]
+            names = _filled_classes(first) if listed is None else names_used(listed)
+        rules = LabelRules(names=tuple(names), num_classes=rules.num_classes)
     sources = [
-        _of_folder(path, rules, paths[path])
-        if found is None
-        else _of_list(path, found, root or path.parent, rules, paths[path])
-        for path, found in rows.items()
+        _read_folder(path, rules, paths[path])
+        if listed is None
+        else _read_list(path, listed, root or path.parent, rules, paths[path])
+        for path, listed in rows.items()
     ]
     return sources, rules
 
 
 def _read_rows(path: Path) -> list[ListRow] | None:
+    """The rows of a list; None for a folder."""
     with as_data_error(path):
         if not path.exists():
             raise DataError(f"{path}: no such list or folder")
         return read_rows(path) if path.is_file() else None
 
 
-def _names_found(path: Path, rows: Sequence[ListRow] | None) -> tuple[str, ...]:
-    """The names that a list uses as labels, or those of class folders; none where labels are numbers."""
-    if rows is None:
-        return tuple(name for name, videos in videos_by_subfolder(path).items() if videos)
-    return tuple(names_used(rows))
+def _filled_classes(folder: Path) -> list[str]:
+    return [name for name, videos in videos_by_subfolder(folder).items() if videos]
 
 
-def _of_list(path: Path, rows: Sequence[ListRow], root: Path, rules: LabelRules, pretrains: bool) -> Source:
-    heads = rules.heads or heads_in(rows)
-    labelled = not pretrains and any("label" in row.values or heads for row in rows)
-    read = no_labels
-    if labelled:
-        count = rules.num_classes or len(rules.names)
-        read = labels_of(heads) if heads else label_of(rules.names, count)
-    listed, unreadable = [], {}
-    for row in rows:
-        problem = None
-        try:
-            sample = sample_of(row, root, read)
-        except ValueError as error:
-            problem = str(error)
-            try:
-                sample = sample_of(row, root, no_labels)
-            except ValueError:
-                unreadable[row.place] = problem
-                continue
-        listed.append(ListedSample(row.place, sample, problem))
-    return Source(path=path, rows=listed, labelled=labelled, pretrains=pretrains, unreadable=unreadable)
+def _read_list(path: Path, rows: Sequence[ListRow], root: Path, rules: LabelRules, pretrains: bool) -> Source:
+    rules = replace(rules, heads=rules.heads or heads_in(rows))
+    labeled = not pretrains and any("label" in row.values or rules.heads for row in rows)
+    samples, problems = samples_of_rows(rows, root, rules if labeled else None)
+    return Source(
+        path=path,
+        rows=[ListedSample(where, sample, problems.get(where)) for where, sample in samples.items()],
+        labeled=labeled,
+        pretrains=pretrains,
+        unreadable={where: problem for where, problem in problems.items() if where not in samples},
+    )
 
 
 def heads_in(rows: Sequence[ListRow]) -> dict[str, int]:
@@ -146,122 +104,103 @@ def heads_in(rows: Sequence[ListRow]) -> dict[str, int]:
     return {name.removeprefix(HEAD_PREFIX): 0 for name in columns}
 
 
-def _of_folder(path: Path, rules: LabelRules, pretrains: bool) -> Source:
+def _read_folder(path: Path, rules: LabelRules, pretrains: bool) -> Source:
     by_class = {} if pretrains else videos_by_subfolder(path)
-    labelled = any(by_class.values())
-    if labelled:
-        label_of_name = {name: label for label, name in enumerate(rules.names)}
-        rows = [
-            _in_class(video, name, label_of_name.get(name))
-            for name, videos in by_class.items()
-            for video in videos
-        ]
+    labeled = any(by_class.values())
+    rows = []
+    if labeled:
+        for name, videos in by_class.items():
+            labels = (rules.names.index(name),) if name in rules.names else ()
+            problem = None if labels else f"unknown class '{name}'"
+            for video in videos:
+                sample = Sample(path=str(video.absolute()), labels=labels)
+                rows.append(ListedSample(str(video), sample, problem))
     else:
         rows = [ListedSample(str(video), Sample(path=str(video.absolute()))) for video in videos_under(path)]
     if not rows:
         raise DataError(f"{path}: no videos in it")
-    return Source(path=path, rows=rows, labelled=labelled, pretrains=pretrains, unreadable={})
+    return Source(path=path, rows=rows, labeled=labeled, pretrains=pretrains, unreadable={})
 
 
-def _in_class(video: Path, name: str, label: int | None) -> ListedSample:
-    labels = () if label is None else (label,)
-    problem = f"unknown class '{name}'" if label is None else None
-    return ListedSample(str(video), Sample(path=str(video.absolute()), labels=labels), problem)
-
-
-def read_labelled(source: Path, *, root: Path, classes: Path | None) -> tuple[SampleList, list[str]]:
-    """The samples of a list or a folder, strictly, and the names of their labels where they have several.
-
-    Labels are read where there are any.
+def read_labeled(source: Path, *, root: Path, classes: Path | None) -> tuple[SampleList, list[str]]:
+    """The samples of a list or a folder, with labels if it has any, and the names of several heads.
 
     Raises:
-        DataError: a line or a file is wrong, `everest prepare check` tells all of them; or the list has
-            labels of two kinds.
+        DataError: a line or a file is wrong (`everest prepare check` lists all problems), or the list has
+            columns `label` and `label.NAME`.
     """
     rows = _read_rows(source)
     heads = heads_in(rows or [])
     if rows is None:
-        labelled = any(videos_by_subfolder(source).values())
+        labeled = bool(_filled_classes(source))
     else:
-        single = any("label" in row.values for row in rows)
-        if heads and single:
+        has_label = any("label" in row.values for row in rows)
+        if heads and has_label:
             raise DataError(f"{source}: has columns label and label.NAME; rename label to label.NAME, too")
-        labelled = bool(heads) or single
-    found = read_samples(
+        labeled = bool(heads) or has_label
+    samples = read_samples(
         source,
         root=root,
         classes=read_names(classes) if classes else None,
-        num_classes=None,
         heads=heads or None,
-        labelled=labelled,
+        labeled=labeled,
     )
-    return found, list(heads)
+    return samples, list(heads)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceList:
-    """A list or a folder, with what it says of its videos."""
+    """A list or a folder, with all columns of each video."""
 
-    place: Location
-    root: Location  # what its paths are relative to
+    location: Location
+    root: Location  # that its paths are relative to
     is_list: bool
-    rows: tuple[dict[str, str], ...]  # by column of everest.data.list_files; `path` as written
+    rows: tuple[dict[str, str], ...]  # by column of everest.data.list_text; `path` as written
 
     @property
     def stem(self) -> str:
-        return self.place.stem if self.is_list else self.place.absolute().name
+        return self.location.stem if self.is_list else self.location.absolute().name
 
     def video(self, path: str) -> Location:
-        """The video that a row's `path` means."""
-        return joined(self.root, path).absolute()
+        """The video for the `path` of a row."""
+        return join_location(self.root, path).absolute()
 
     def paths(self) -> dict[str, list[dict[str, str]]]:
-        """Each path once, in the order of the list, with its rows: segments of one video are several."""
-        found: dict[str, list[dict[str, str]]] = {}
+        """Each path once, in the order of the list, with its rows: several for segments of one video."""
+        rows_by_path: dict[str, list[dict[str, str]]] = {}
         for row in self.rows:
-            found.setdefault(row["path"], []).append(row)
-        return found
+            rows_by_path.setdefault(row["path"], []).append(row)
+        return rows_by_path
 
 
-def read_originals(places: Sequence[str], root: str | None) -> Iterator[SourceList]:
-    """The sources that a user names.
+def read_originals(sources: Sequence[str], root: str | None) -> Iterator[SourceList]:
+    """The lists, folders or URLs that a user names.
 
     Args:
-        root: what their paths are relative to; None: the folder of a list; a folder itself, or of several
-            folders that which each lies in.
+        root: the folder that paths are relative to; None takes the folder of a list, a folder itself, or the
+            parent of each of several folders.
     Raises:
-        DataError: nothing there, lines that make no sense, videos that are missing.
+        DataError: a source does not exist, its lines are wrong, or videos are missing.
     """
-    for text in places:
-        place = located(text)
+    for text in sources:
+        location = parse_location(text)
         if root is not None:
-            yield read_original(place, located(root))
+            folder = parse_location(root)
         else:
-            is_only_folder = len(places) == 1 and place.is_dir()
-            yield read_original(place, place if is_only_folder else place.absolute().parent)
-
-
-def read_original(place: Location, root: Location) -> SourceList:
-    """As `read_originals`, of one."""
-    if place.exists() and find_index(place):
-        raise DataError(f"{place}: holds shards already; name the list or folder that they were made of")
-    if place.is_dir():
-        place, root = place.resolve(), root.resolve()
-    samples = read_samples(
-        place, root=root, classes=None, num_classes=None, heads=None, labelled=False
-    ).samples
-    if place.is_file():
-        rows = tuple(row.values for row in read_rows(place))
-        return SourceList(place=place, root=root, is_list=True, rows=rows)
-    folder, above = PurePath(str(place)), PurePath(str(root))
-    rows = tuple(_row_of_folder(PurePath(sample.path), folder, above) for sample in samples)
-    return SourceList(place=place, root=root, is_list=False, rows=rows)
-
-
-def _row_of_folder(video: PurePath, folder: PurePath, root: PurePath) -> dict[str, str]:
-    """A video's path, and the subfolder that is its class, if it is in one."""
-    if not video.is_relative_to(root):
-        raise DataError(f"{folder}: does not lie in {root}, which --data names")
-    row = {"path": str(video.relative_to(root))}
-    inside = video.relative_to(folder)
-    return {**row, "label": inside.parts[0]} if len(inside.parts) > 1 else row
+            is_only_folder = len(sources) == 1 and location.is_dir()
+            folder = location if is_only_folder else location.absolute().parent
+        if location.exists() and find_index(location):
+            raise DataError(f"{location}: holds shards already; name the list or folder they were made from")
+        if location.is_dir():
+            location, folder = location.resolve(), folder.resolve()
+        # Also checks that the videos are there.
+        samples = read_samples(location, root=folder, labeled=False).samples
+        is_list = location.is_file()
+        rows = [row.values for row in read_rows(location)] if is_list else []
+        for video in () if is_list else (PurePath(sample.path) for sample in samples):
+            if not video.is_relative_to(str(folder)):
+                raise DataError(f"{location}: is not inside {folder}, which --data names")
+            inside = video.relative_to(str(location)).parts
+            label = {"label": inside[0]} if len(inside) > 1 else {}
+            rows.append({"path": str(video.relative_to(str(folder))), **label})
+        yield SourceList(location=location, root=folder, is_list=is_list, rows=tuple(rows))

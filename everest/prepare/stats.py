@@ -1,10 +1,6 @@
-"""How far values lie apart.
+"""Statistics of a data set: colors, lengths, class balance, motion, and an image of thumbnails.
 
-Numbers about a data set: colours, lengths, balance of the classes, how much moves.
-
-F frames looked at, H height, W width.
-
-A picture of a data set: thumbnails of each class, with its count of videos and how much moves in them.
+F frames, H height, W width.
 """
 
 from __future__ import annotations
@@ -24,74 +20,70 @@ from everest.data.samples import Sample
 from everest.prepare.processes import Failure, map_apart
 from everest.system.events import Report, notice
 from everest.system.files import write_atomically
-from everest.video.file import forget
+from everest.video.file import clear_video_cache
 from everest.video.reader import probe, read_frames
 from everest.video.stream import VideoError
 
-
-def spread(values: Sequence[float]) -> dict[str, float] | None:
-    """Least, middle and greatest; None of nothing."""
-    return {"min": min(values), "median": median(values), "max": max(values)} if values else None
-
-
-PAIRS: Final = 8  # ours: pairs of neighbouring frames that are looked at, spread over a video
+PAIRS: Final = 8  # our choice: pairs of neighboring frames that are measured, spread over a video
 SIDE: Final = 160  # pixels of a thumbnail's longer side
+COLUMNS: Final = 6
+MOST: Final = 60  # thumbnails; if there are more classes, the first are shown
+LEAST: Final = 12  # thumbnails of a set with fewer classes, if it has the videos
+LONGEST: Final = 24  # characters of a class name in a title
 
 Floats = NDArray[np.float64]
 
 
+def spread(values: Sequence[float]) -> dict[str, float] | None:
+    """Minimum, median and maximum; None for no values."""
+    return {"min": min(values), "median": median(values), "max": max(values)} if values else None
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Measured:
-    """What some frames of a video tell. Each video counts alike, however large and long."""
+    """Measurements of some frames of a video. All videos have the same weight, however large and long."""
 
     mean: Floats  # (3,) of red, green, blue in [0, 1]
     square: Floats  # (3,) mean of the squares
-    motion: float  # mean difference of the grey of neighbouring frames, in [0, 1]
+    motion: float  # mean absolute difference of neighboring gray frames, in [0, 1]
     frames: int
-    seconds: float | None  # None: a folder of pictures
+    seconds: float | None  # None: a folder of images
     thumbnail: NDArray[np.uint8]  # (H, W, 3) of the middle
 
 
-def measure(path: str) -> Measured | str:
-    """Read pairs of neighbouring frames all over a video; the reason where it cannot be read."""
+def measure(path: str) -> Measured | Failure:
+    """Measure pairs of neighboring frames, spread over a video."""
     try:
         info = probe(path)
         first = np.unique(np.linspace(0, max(info.frames - 2, 0), PAIRS).astype(int))
         ids = np.stack([first, np.minimum(first + 1, info.frames - 1)], axis=1)  # (pairs, 2)
         frames = read_frames(path, ids.flatten().tolist()).numpy()  # (F, H, W, 3)
     except VideoError as error:
-        return error.reason
+        return Failure(error.reason)
     finally:
-        forget()
-    mean, square = _moments(frames)
-    grey = frames.astype(np.float32).mean(axis=3) / 255  # (F, H, W)
+        clear_video_cache()
+    # Moments from counts (3, 256) are exact and need no copy in floating point.
+    counts = np.stack([np.bincount(frames[..., channel].ravel(), minlength=256) for channel in range(3)])
+    shares, levels = counts / counts.sum(axis=1, keepdims=True), np.arange(256) / 255
+    gray = frames.astype(np.float32).mean(axis=3) / 255  # (F, H, W)
     step = -(-max(frames.shape[1:3]) // SIDE)
     return Measured(
-        mean=mean,
-        square=square,
-        motion=float(np.abs(grey[1::2] - grey[::2]).mean()),
+        mean=shares @ levels,
+        square=shares @ levels**2,
+        motion=float(np.abs(gray[1::2] - gray[::2]).mean()),
         frames=info.frames,
         seconds=info.frames / info.fps if info.fps else None,
         thumbnail=frames[len(frames) // 2, ::step, ::step].copy(),
     )
 
 
-def _moments(frames: NDArray[np.uint8]) -> tuple[Floats, Floats]:
-    """(3,) means of values and of squares, from counts: exact, and without a copy in floating point."""
-    # (3, 256)
-    counts = np.stack([np.bincount(frames[..., channel].ravel(), minlength=256) for channel in range(3)])
-    levels = np.arange(256) / 255
-    shares = counts / counts.sum(axis=1, keepdims=True)
-    return shares @ levels, shares @ levels**2
-
-
 @dataclass(frozen=True, kw_only=True)
 class Stats:
-    """Numbers about the videos of a list."""
+    """Statistics of the videos of a list."""
 
     measured: Mapping[str, Measured]  # by path
     skipped: Mapping[str, str]  # path to reason
-    by_class: Mapping[str, Sequence[Sample]]  # all samples, those that were not looked at as well
+    by_class: Mapping[str, Sequence[Sample]]  # all samples, also those that were not measured
 
     def to_dict(self) -> dict[str, Any]:
         """For scripts."""
@@ -116,13 +108,9 @@ class Stats:
         }
 
     def motion(self, name: str) -> float | None:
-        """The mean over the videos of a class, None where none could be read."""
-        found = [
-            self.measured[sample.path].motion
-            for sample in self.by_class[name]
-            if sample.path in self.measured
-        ]
-        return round(fmean(found), 5) if found else None
+        """The mean motion of the videos of a class; None if none could be read."""
+        paths = [sample.path for sample in self.by_class[name] if sample.path in self.measured]
+        return round(fmean(self.measured[path].motion for path in paths), 5) if paths else None
 
 
 def take_stats(
@@ -134,23 +122,30 @@ def take_stats(
     limit: float,
     report: Report,
 ) -> Stats:
-    """Measure videos, at random `most` of each class; None takes all.
+    """Measure videos.
 
+    Args:
+        most: videos of each class, drawn at random; None takes all.
+        limit: seconds for a video.
     Raises:
         DataError: none can be read.
     """
     rng = np.random.default_rng(seed)
-    paths = list(
-        dict.fromkeys(sample.path for name in by_class for sample in _drawn(by_class[name], most, rng))
-    )
+    chosen: list[str] = []
+    for samples in by_class.values():
+        numbers = range(len(samples))
+        if most is not None and most < len(samples):
+            numbers = np.sort(rng.choice(len(samples), most, replace=False))
+        chosen += [samples[number].path for number in numbers]
+    paths = list(dict.fromkeys(chosen))
     measured: dict[str, Measured] = {}
     skipped: dict[str, str] = {}
     for path, result in map_apart(measure, paths, workers=workers, limit=limit):
         if isinstance(result, Measured):
             measured[path] = result
         else:
-            skipped[path] = result.reason if isinstance(result, Failure) else result
-            report(notice(f"{path}: {skipped[path]}"))
+            skipped[path] = result.reason
+            report(notice(f"{path}: {result.reason}"))
         report({"event": "video", "done": len(measured) + len(skipped), "videos": len(paths)})
     if not measured:
         raise VideoError(paths[0], f"none of {len(paths)} videos can be read; the first: {skipped[paths[0]]}")
@@ -158,33 +153,26 @@ def take_stats(
     return Stats(measured=ordered, skipped=dict(sorted(skipped.items())), by_class=by_class)
 
 
-def _drawn(samples: Sequence[Sample], most: int | None, rng: np.random.Generator) -> list[Sample]:
-    if most is None or most >= len(samples):
-        return list(samples)
-    return [samples[index] for index in np.sort(rng.choice(len(samples), most, replace=False))]
-
-
 def group_by_class(samples: Sequence[Sample], names: Sequence[str] | None) -> dict[str, list[Sample]]:
-    """The samples of each class in the order of the labels; of several labels the first counts."""
-    labels = sorted({sample.labels[0] if sample.labels else -1 for sample in samples})
-    named = {label: names[label] if names and label >= 0 else str(label) for label in labels}
-    groups: dict[str, list[Sample]] = {named[label] if label >= 0 else "all": [] for label in labels}
-    for sample in samples:
-        groups[named[sample.labels[0]] if sample.labels else "all"].append(sample)
+    """The samples of each class in the order of the labels; the first of several labels counts."""
+    groups: dict[str, list[Sample]] = {}
+    for sample in sorted(samples, key=lambda sample: sample.labels[:1]):
+        label = sample.labels[0] if sample.labels else None
+        name = "all" if label is None else names[label] if names else str(label)
+        groups.setdefault(name, []).append(sample)
     return groups
 
 
-COLUMNS: Final = 6
-MOST: Final = 60  # thumbnails: of more classes the first are shown
-LEAST: Final = 12  # thumbnails of a set with fewer classes, where it has the videos
-LONGEST: Final = 24  # letters of a class name in a line
-
-
 def draw_contact_sheet(path: Path, stats: Stats) -> None:
-    """Write a PNG of up to 60 thumbnails, as many of each class as make about 12."""
-    shown = _shown(stats)
+    """Write a PNG of up to 60 thumbnails, the same number for each class, about 12 in total."""
+    each = max(1, LEAST // len(stats.by_class))
+    shown: list[tuple[str, str]] = []  # class and video
+    for name, samples in stats.by_class.items():
+        videos = list(dict.fromkeys(sample.path for sample in samples if sample.path in stats.measured))
+        shown += [(name, video) for video in videos[:: max(1, len(videos) // each)][:each]]
+    shown = shown[:MOST]
     rows = -(-len(shown) // COLUMNS)
-    # A name may hold dollars, which are no formula.
+    # A name may contain dollar signs, which are no formula.
     with mpl.rc_context({"font.size": 8, "axes.titlesize": 8, "text.parse_math": False}):
         figure = Figure(figsize=(1.9 * COLUMNS, 1.95 * rows + 0.5), dpi=110, layout="constrained")
         grid = figure.subplots(rows, COLUMNS, squeeze=False).flatten()
@@ -192,23 +180,10 @@ def draw_contact_sheet(path: Path, stats: Stats) -> None:
             ax.axis("off")
         for ax, (name, video) in zip(grid, shown, strict=False):
             ax.imshow(stats.measured[video].thumbnail, interpolation="nearest")
-            ax.set_title(f"{_cut(name)}\n{len(stats.by_class[name])} videos, motion {stats.motion(name):.3f}")
+            title = name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
+            ax.set_title(f"{title}\n{len(stats.by_class[name])} videos, motion {stats.motion(name):.3f}")
         hidden = len(stats.by_class) - len({name for name, _ in shown})
         more = f", {hidden} classes not shown" if hidden else ""
         total = sum(map(len, stats.by_class.values()))
         figure.suptitle(f"{total} videos in {len(stats.by_class)} classes{more}")
         write_atomically(path, lambda part: figure.savefig(part, format="png"))
-
-
-def _shown(stats: Stats) -> list[tuple[str, str]]:
-    """Class and path of the videos to show."""
-    each = max(1, LEAST // len(stats.by_class))
-    chosen = []
-    for name, samples in stats.by_class.items():
-        paths = list(dict.fromkeys(sample.path for sample in samples if sample.path in stats.measured))
-        chosen += [(name, path) for path in paths[:: max(1, len(paths) // each)][:each]]
-    return chosen[:MOST]
-
-
-def _cut(name: str) -> str:
-    return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"

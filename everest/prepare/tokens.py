@@ -1,6 +1,7 @@
-"""A frozen tokenizer run once over the clips of pre-training; everest.token_index says what is written.
+"""Run a frozen tokenizer once over all pre-training clips; everest.tokenizer.cache describes the files.
 
-A part is in its place only when it is whole, so a call after a kill goes on with the part that was under way.
+The tokens are written in parts. A part appears under its name only when it is complete, so a killed call is
+resumed with the part that it was writing.
 
 B clips, V views, T frames, H W pixels, N tokens, R samples of a part.
 """
@@ -8,11 +9,11 @@ B clips, V views, T frames, H W pixels, N tokens, R samples of a part.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,12 +35,10 @@ from everest.system.run_folder import BAD_VIDEOS
 from everest.tokenizer.cache import INDEX, PARTS, CachePart, TokenIndex, clip_facts, differing, read_problems
 from everest.tokenizer.network import AdaptiveTokenizer
 from everest.tokenizer.spec import TokenizerUse, tokenizer_use
-from everest.video.pixels import normalise, unnormalise
-
-LOCK: Final = ".lock"
+from everest.video.pixels import normalize, unnormalize
 
 Rows = dict[str, NDArray[Any]]  # codes and ranks, (B or R, V, N) each
-Problems = dict[str, str]  # why a sample could not be read, by its number
+Problems = dict[str, str]  # the number of each unreadable sample, and why
 
 
 def write_tokens(
@@ -52,24 +51,31 @@ def write_tokens(
     cpu: bool = False,
     report: Report,
 ) -> dict[str, Any]:
-    """Write the tokens of all pre-training clips of a recipe; what an earlier call has finished is kept.
+    """Write the tokens of all pre-training clips of a recipe; parts that an earlier call finished are kept.
 
     Args:
-        variants: clips of each video; a folder that has fewer gets the others, one that has more keeps them.
-        batch: clips in one pass.
-        overwrite: begin again, whatever `output` has.
-        cpu: leave other devices alone.
+        variants: clips of each video; missing variants are added to a folder, surplus ones are kept.
+        batch: clips in one forward pass.
+        overwrite: start again, whatever `output` has.
+        cpu: do not use other devices.
     Returns:
-        `{"output", "videos", "variants", "parts", "kept", "bytes", "bad"}`: `kept` parts were there.
+        `{"output", "videos", "variants", "parts", "kept", "bytes", "bad"}`; `kept` counts parts of an earlier
+        call.
     Raises:
-        RecipeError: the recipe names no tokenizer, or `output` holds something else.
-        CheckpointError: the tokenizer cannot be read, or it has other tokens than the recipe's model.
+        RecipeError: the recipe has no tokenizer, or `output` holds other files or other tokens, or another
+            process writes there now.
+        CheckpointError: the tokenizer cannot be read, or its token grid is not that of the recipe's model.
         DataError: more videos than `data.max_bad` cannot be read.
-        EnvironmentProblem: no room on the disk or on the device.
+        EnvironmentProblem: the disk or the device's memory is full.
     """
     accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=cpu)
-    use = _named_tokenizer(recipe)
-    work = _Work(
+    use = tokenizer_use(recipe)
+    if use.path is None:
+        raise RecipeError(
+            "tokenizer.checkpoint: names no tokenizer; everest train-tokenizer makes one, --set "
+            "tokenizer.checkpoint=RUN names it"
+        )
+    encoder = _ClipEncoder(
         clips=pretrain_clips(recipe, replace_bad=False),
         tokenizer=use.load().to(accelerator.device),
         accelerator=accelerator,
@@ -78,13 +84,25 @@ def write_tokens(
         report=report,
     )
     if not overwrite:
-        refuse_foreign(output, lambda name: name in (INDEX, LOCK))
-    with sole_writer(output / LOCK):
-        index = _begin(_index(recipe, use, work, variants), output, anew=overwrite)
+        refuse_foreign(output, lambda name: name == INDEX)
+    with sole_writer(output / INDEX):
+        index = _save_index(recipe, use, encoder, output, variants=variants, overwrite=overwrite)
         parts = list(index.parts())
-        kept = [part for part in parts if (output / part.name).is_file()]
-        skipped = _write_missing(index, output, kept, work, max_bad=recipe.data.max_bad)
-        bad = dict(sorted(skipped))
+        problems = {
+            part: read_problems(output / part.name) for part in parts if (output / part.name).is_file()
+        }
+        num_kept = len(problems)
+        done = sum(len(part.samples) for part in problems)
+        for part in parts:
+            if part not in problems:
+                rows, problems[part] = encoder.encode(part)
+                done += len(part.samples)
+                # A part with too many unreadable samples is not written, so that it is tried again.
+                refuse_too_many(encoder.name(problems), requested=done, max_bad=recipe.data.max_bad)
+                header = {"problems": json.dumps(problems[part])}
+                write_atomically(output / part.name, partial(save_file, rows, metadata=header))
+                report({"event": "video", "done": done, "videos": index.videos * index.variants})
+        bad = dict(sorted(encoder.name(problems)))
         if bad:
             write_table(output / BAD_VIDEOS, [("path", "reason"), *bad.items()])
     return {
@@ -92,90 +110,56 @@ def write_tokens(
         "videos": index.videos,
         "variants": index.variants,
         "parts": len(parts),
-        "kept": len(kept),
+        "kept": num_kept,
         "bytes": sum((output / part.name).stat().st_size for part in parts),
         "bad": [{"path": path, "reason": reason} for path, reason in bad.items()],
     }
 
 
 def dense_ranks(scores: NDArray[np.float32]) -> NDArray[np.unsignedinteger]:
-    """(B, N) scores to the place of each among the different ones of its row, the lowest first."""
+    """(B, N) scores to their dense ranks in each row: 0 for the lowest, equal ranks for equal scores."""
     ranks = np.stack([np.unique(row, return_inverse=True)[1] for row in scores])
     return ranks.astype(np.min_scalar_type(scores.shape[1] - 1))
 
 
-def _named_tokenizer(recipe: Recipe) -> TokenizerUse:
-    use = tokenizer_use(recipe)
-    if use.path is None:
-        raise RecipeError(
-            "tokenizer.checkpoint: names no tokenizer; everest train-tokenizer makes one, --set "
-            "tokenizer.checkpoint=RUN names it"
-        )
-    return use
-
-
-def _index(recipe: Recipe, use: TokenizerUse, work: _Work, variants: int) -> TokenIndex:
-    grid = clip_grid(recipe)
-    return TokenIndex(
-        tokenizer=use,
-        mean=tuple(work.tokenizer.target_mean.tolist()),
-        std=tuple(work.tokenizer.target_std.tolist()),
-        videos=len(work.clips),
-        variants=variants,
-        grid=(grid.t, grid.h, grid.w),
-        clips=clip_facts(recipe, work.clips),
-        precision=work.accelerator.mixed_precision,
-    )
-
-
-def _begin(index: TokenIndex, output: Path, *, anew: bool) -> TokenIndex:
-    """Put the index in its place: that of an earlier call, with the variants that are new.
+def _save_index(
+    recipe: Recipe, use: TokenizerUse, encoder: _ClipEncoder, output: Path, *, variants: int, overwrite: bool
+) -> TokenIndex:
+    """Save the index: a new one, or that of an earlier call with more variants.
 
     Raises:
         RecipeError: the earlier call made other tokens.
     """
-    if anew:
+    grid = clip_grid(recipe)
+    index = TokenIndex(
+        tokenizer=use,
+        mean=tuple(encoder.tokenizer.target_mean.tolist()),
+        std=tuple(encoder.tokenizer.target_std.tolist()),
+        videos=len(encoder.clips),
+        variants=variants,
+        grid=(grid.t, grid.h, grid.w),
+        clips=clip_facts(recipe, encoder.clips),
+        precision=encoder.accelerator.mixed_precision,
+    )
+    if overwrite:
         for path in (output / INDEX, output / BAD_VIDEOS, *output.glob(PARTS)):
             path.unlink(missing_ok=True)
     if (output / INDEX).is_file():
-        before = TokenIndex.read(output)
-        others = differing(before.to_dict(), index.to_dict())
-        if others:
+        saved = TokenIndex.read(output)
+        differences = differing(saved.to_dict(), index.to_dict())
+        if differences:
             raise RecipeError(
-                f"--output {output}: holds other tokens: {', '.join(others)}; choose another folder, or use "
-                "--overwrite"
+                f"--output {output}: holds other tokens: {', '.join(differences)}; choose another folder, or "
+                "use --overwrite"
             )
-        index = before.with_variants(index.variants)
+        index = saved.with_variants(variants)
     index.save(output)
     return index
 
 
-def _write_missing(
-    index: TokenIndex, output: Path, kept: Sequence[CachePart], work: _Work, *, max_bad: float
-) -> list[tuple[str, str]]:
-    """Write all parts but those kept.
-
-    Returns:
-        Path and reason of all that could not be read, in the kept parts, too.
-    Raises:
-        DataError: that is too much. The part that it shows in is not written: it is tried again.
-    """
-    problems = {part: read_problems(output / part.name) for part in kept}
-    done, total = sum(len(part.samples) for part in kept), index.videos * index.variants
-    for part in index.parts():
-        if part not in problems:
-            rows, problems[part] = work.tokens(part)
-            done += len(part.samples)
-            refuse_too_many(work.named(problems), asked=done, max_bad=max_bad)
-            header = {"problems": json.dumps(problems[part])}
-            write_atomically(output / part.name, partial(save_file, rows, metadata=header))
-            work.report({"event": "video", "done": done, "videos": total})
-    return work.named(problems)
-
-
 @dataclass(frozen=True, kw_only=True)
-class _Work:
-    """A tokenizer and the clips that it is run over."""
+class _ClipEncoder:
+    """A tokenizer and the clips that it encodes."""
 
     clips: VideoClips
     tokenizer: AdaptiveTokenizer
@@ -184,8 +168,8 @@ class _Work:
     batch: int
     report: Report
 
-    def tokens(self, part: CachePart) -> tuple[Rows, Problems]:
-        """The tokens of a part; rows of what cannot be read mean nothing."""
+    def encode(self, part: CachePart) -> tuple[Rows, Problems]:
+        """The tokens of a part; the rows of unreadable samples are meaningless."""
         starts = range(0, len(part.samples), self.batch)
         order = [[(part.variant, i) for i in part.samples[at : at + self.batch]] for at in starts]
         workers = min(self.settings.workers, len(order))
@@ -195,29 +179,29 @@ class _Work:
             rows.append(self._rows(clip))
             failed += [json.loads(text) for text in clip.failed]
         problems = {str(i): tries[0][1] for i, tries in zip(part.samples, failed, strict=True) if tries}
-        for number, reason in problems.items():
-            self.report(notice(f"cannot read {self.clips.samples[int(number)].path}: {reason}; left out"))
+        for path, reason in self.name({part: problems}):
+            self.report(notice(f"cannot read {path}: {reason}; left out"))
         return {name: np.concatenate([some[name] for some in rows]) for name in rows[0]}, problems
 
     @torch.inference_mode()
     def _rows(self, clip: Clip) -> Rows:
-        """From (B, V, 3, T, H, W) frames, seen as a training step shows them to a tokenizer."""
-        frames = normalise(clip.frames.flatten(0, 1).to(self.accelerator.device))
+        """The tokens of (B, V, 3, T, H, W) frames, prepared as a training step prepares them."""
+        frames = normalize(clip.frames.flatten(0, 1).to(self.accelerator.device))
         try:
             with self.accelerator.autocast():
-                told = self.tokenizer.encode(unnormalise(frames))
+                encoded = self.tokenizer.encode(unnormalize(frames))
         except torch.OutOfMemoryError as error:
             raise EnvironmentProblem(
-                f"out of memory with {self.batch} clips in one pass; the same command with a smaller --batch "
-                "goes on"
+                f"out of memory with {self.batch} clips in one forward pass; the same command with a smaller "
+                "--batch resumes"
             ) from error
-        codes = told.codes.cpu().numpy()  # (B * V, N)
-        codes = codes.astype(np.min_scalar_type(self.tokenizer.quantiser.num_codes - 1))
-        ranks = dense_ranks(told.scores.flatten(1).cpu().numpy())
+        codes = encoded.codes.cpu().numpy()  # (B * V, N)
+        codes = codes.astype(np.min_scalar_type(self.tokenizer.quantizer.num_codes - 1))
+        ranks = dense_ranks(encoded.scores.flatten(1).cpu().numpy())
         shape = (*clip.frames.shape[:2], -1)
         return {"codes": codes.reshape(shape), "ranks": ranks.reshape(shape)}
 
-    def named(self, problems: Mapping[CachePart, Problems]) -> list[tuple[str, str]]:
-        """Path and reason of each problem."""
+    def name(self, problems: Mapping[CachePart, Problems]) -> list[tuple[str, str]]:
+        """The path and reason of each unreadable sample."""
         samples = self.clips.samples
-        return [(samples[int(i)].path, reason) for of in problems.values() for i, reason in of.items()]
+        return [(samples[int(i)].path, reason) for part in problems.values() for i, reason in part.items()]

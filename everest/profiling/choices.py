@@ -11,7 +11,7 @@ from everest.config.layers import SET
 from everest.config.recipe import load_recipe
 from everest.config.settings import Recipe
 from everest.errors import RecipeError, unknown_name
-from everest.methods.strategies import ByImportance, RandomSpaceTime
+from everest.methods.ranked import ByImportance
 from everest.profiling.profile import METHODS, profile
 
 # The option of `everest profile` that sets a key.
@@ -49,7 +49,7 @@ class ProfileOverrides:
         yield "pretrain.selection.keep_ratio", self.keep
         yield "pretrain.frame_selection.alpha", self.alpha
         yield "finetune.selection.keep_ratio", self.finetune_keep
-        if isinstance(selection, ByImportance | RandomSpaceTime) or self.visible is None:
+        if "visible_ratio" in vars(selection) or self.visible is None:
             yield "pretrain.selection.visible_ratio", self.visible
         else:
             yield "pretrain.selection.mask_ratio", 1 - Decimal(str(self.visible))

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from everest.config.settings import Recipe
 from everest.errors import RecipeError
 from everest.figures.curves import COLORS, LINES
-from everest.methods.strategies import ByImportance
+from everest.methods.ranked import ByImportance
 from everest.profiling.choices import ProfileOverrides
 from everest.profiling.profile import METHODS, VALUE_BYTES, StageCost, precision_of, stage_cost
 from everest.system.files import write_atomically

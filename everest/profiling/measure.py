@@ -19,13 +19,12 @@ from torch import Tensor, nn
 
 from everest.config.settings import Recipe
 from everest.errors import EnvironmentProblem
-from everest.methods.masks import Tube
 from everest.models.spec import ModelSpec
 from everest.profiling.profile import StageName, stage_spec
 from everest.system.accelerator import bytes_per_value, make_accelerator, peak_memory
 from everest.train.optim import stage_optimizer
 from everest.train.update import compile_model
-from everest.video.pixels import normalise
+from everest.video.pixels import normalize
 
 WARM_UP: Final = 2  # steps that are not timed: allocation, choice of kernels, compilation
 STEPS: Final = 5
@@ -158,20 +157,20 @@ def _step(
 
         @torch.no_grad()
         def evaluate() -> None:
-            prepared(normalise(frames))
+            prepared(normalize(frames))
 
         return evaluate
     settings = recipe.pretrain if stage == "pretrain" else recipe.finetune
-    optimizer = stage_optimizer(model, settings, recipe.model.backbone_size.depth)
+    optimizer = stage_optimizer(model, settings)
     for group in optimizer.param_groups:
         group["lr"] = LEARNING_RATE
     labels = torch.zeros(clips, dtype=torch.int64, device=device)
     options = {}
-    if stage == "finetune" and isinstance(spec.selection, Tube):  # random, in training only
+    if stage == "finetune" and spec.selection.draws:
         options["noise"] = torch.rand(clips, spec.grid.num_tokens, device=device)
 
     def loss() -> Tensor:
-        out = prepared(normalise(frames), **options)
+        out = prepared(normalize(frames), **options)
         return out.loss if stage == "pretrain" else F.cross_entropy(out.float(), labels)
 
     def train() -> None:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from everest.config.recipe import load_recipe
-from everest.models.cost import softmax_bytes
+from everest.models.block import Stack
+from everest.models.cost import NORM_OPERATIONS, softmax_bytes, stack_macs
 from everest.profiling.profile import StageName, cost_of, stage_spec
 
 Unit = Literal["GMACs", "M parameters", "GB", "time"]
@@ -156,21 +157,19 @@ def st_mae_gmacs(*, encoder_class: int, decoder_class: int) -> float:
 
     Unlike everest's, it predicts all tokens, and may have a class token; its decoder is 512 wide, 4 deep.
     """
-    total, visible, width, decoder = 1568, 156, 768, 512
-    encoded, decoded = visible + encoder_class, total + decoder_class
-    macs = 1536 * total * width + _stack(12, width, encoded) + 5 * encoded * width + encoded * width * decoder
-    return (macs + _stack(4, decoder, decoded) + 5 * decoded * decoder + total * decoder * 768) / 1e9
+    total, visible, width, decoder_width = 1568, 156, 768, 512
+    encoder = Stack(depth=12, tokens=visible + encoder_class, width=width, heads=12)
+    decoder = Stack(depth=4, tokens=total + decoder_class, width=decoder_width, heads=16)
+    macs = 1536 * total * width + stack_macs(encoder).total + stack_macs(decoder).total
+    macs += NORM_OPERATIONS * (encoder.tokens * width + decoder.tokens * decoder_width)
+    return (macs + encoder.tokens * width * decoder_width + total * decoder_width * 768) / 1e9
 
 
 def st_mae_finetuning_gmacs() -> float:
-    """ST-MAE's fine-tuning: all tokens and a class token, all of them normed, 101 classes."""
-    tokens, width = 1569, 768
-    return (1536 * 1568 * width + _stack(12, width, tokens) + 5 * tokens * width + width * 101) / 1e9
-
-
-def _stack(depth: int, width: int, tokens: int) -> int:
-    """The blocks of everest.profiling.counting, without a module."""
-    return depth * (12 * width**2 * tokens + 2 * tokens**2 * width + 10 * tokens * width)
+    """ST-MAE's fine-tuning: all tokens and a class token, with a norm of all of them, 101 classes."""
+    encoder = Stack(depth=12, tokens=1569, width=768, heads=12)
+    macs = 1536 * 1568 * 768 + stack_macs(encoder).total + NORM_OPERATIONS * encoder.tokens * 768
+    return (macs + 768 * 101) / 1e9
 
 
 def _table_10() -> Iterator[PaperFigure]:

@@ -6,9 +6,10 @@ from dataclasses import asdict, dataclass, replace
 from functools import cache
 from typing import Any, Final, Literal
 
+import torch
+
 from everest.config.recipe import load_recipe
 from everest.config.settings import Recipe
-from everest.methods.strategies import at_test
 from everest.models.cost import (
     Macs,
     count_macs,
@@ -16,9 +17,9 @@ from everest.models.cost import (
     count_tokens,
     inference_bytes,
     model_state,
-    on_meta,
 )
 from everest.models.spec import ModelSpec, classifier_spec, pretrain_spec
+from everest.tokenizer.cache import tokenizer_for
 
 StageName = Literal["pretrain", "finetune", "eval"]
 STAGES: Final[tuple[StageName, ...]] = ("pretrain", "finetune", "eval")
@@ -78,11 +79,11 @@ class StageCost:
 def stage_spec(recipe: Recipe, stage: StageName) -> ModelSpec:
     """Return the module that a stage trains or evaluates; several heads become one with all their outputs."""
     if stage == "pretrain":
-        return pretrain_spec(recipe)
+        return pretrain_spec(recipe, tokenizer=tokenizer_for(recipe))
     data = recipe.data
     num_classes = sum(data.heads.values()) if data.heads else data.num_classes or DEFAULT_CLASSES
     spec = classifier_spec(replace(recipe, data=replace(data, heads=None)), num_classes=num_classes)
-    return replace(spec, selection=at_test(spec.selection)) if stage == "eval" else spec
+    return replace(spec, selection=spec.selection.at_evaluation()) if stage == "eval" else spec
 
 
 def stage_cost(recipe: Recipe, stage: StageName, *, value_bytes: int) -> StageCost:
@@ -94,12 +95,13 @@ def stage_cost(recipe: Recipe, stage: StageName, *, value_bytes: int) -> StageCo
         RecipeError: its selection keeps no token.
     """
     spec = stage_spec(recipe, stage)
-    counts, model = count_tokens(spec), on_meta(spec)
+    counts = count_tokens(spec)
     tokens = asdict(counts) if stage == "pretrain" else {"total": counts.total, "kept": counts.kept}
-    parameters = sum(parameter.numel() for parameter in model.parameters())
+    with torch.device("meta"):
+        parameters = sum(parameter.numel() for parameter in spec.build().parameters())
     evaluated = stage == "eval"
     return StageCost(
-        macs=count_macs(spec, model),
+        macs=count_macs(spec),
         parameters=parameters,
         tokens=tokens,
         activation_bytes_per_clip=(

@@ -1,4 +1,4 @@
-"""Accelerate's processes and precision, batches on their device, memory in use."""
+"""Accelerate: processes and precision, decisions of the main process, memory in use."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
 
 from everest.errors import EnvironmentProblem
-from everest.system.cpu import TRAINER_KEEPS, keep_freed_memory, use_onednn_matmul
+from everest.system.cpu import configure_cpu
 
 T = TypeVar("T")
 
 
 def make_accelerator(precision: str, *, tf32: bool, cpu: bool) -> Accelerator:
-    """The process group and the precision: `auto` is bf16 on a GPU that computes it, else fp32.
+    """Set up the process group and the precision; `auto` is bf16 on a GPU that computes it, else fp32.
 
-    For this process: the precision of float32 products, and on a CPU what makes it fast (everest.system.cpu).
+    Also sets the precision of float32 products, and on a CPU the options that make it fast
+    (everest.system.cpu).
 
     Raises:
-        EnvironmentProblem: fp16 without a GPU, which Accelerate would pass over in silence.
+        EnvironmentProblem: fp16 without a GPU, which Accelerate would silently ignore.
     """
     if precision == "auto":
         fast = (
@@ -36,19 +37,18 @@ def make_accelerator(precision: str, *, tf32: bool, cpu: bool) -> Accelerator:
         raise EnvironmentProblem("train.precision=fp16 needs a CUDA GPU; use bf16 or fp32 here")
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
     if cpu or not torch.cuda.is_available():
-        use_onednn_matmul()
-        keep_freed_memory(TRAINER_KEEPS)
+        configure_cpu()
     AcceleratorState._reset_state()  # a notebook's second run may have another precision
     return Accelerator(mixed_precision="no" if precision == "fp32" else precision, cpu=cpu)
 
 
 def bytes_per_value(accelerator: Accelerator) -> int:
-    """Of the activations in its precision."""
+    """Bytes of an activation in the accelerator's precision."""
     return 4 if accelerator.mixed_precision == "no" else 2
 
 
-def from_main(accelerator: Accelerator, decide: Callable[[], T]) -> T:
-    """What the main process decides, on all of them: it depends on the clock or on what the disk holds."""
+def decide_on_main(accelerator: Accelerator, decide: Callable[[], T]) -> T:
+    """Let the main process decide for all: the decision depends on the clock or on files."""
     decided = [decide() if accelerator.is_main_process else None]
     if accelerator.num_processes > 1:
         broadcast_object_list(decided)
@@ -58,8 +58,8 @@ def from_main(accelerator: Accelerator, decide: Callable[[], T]) -> T:
 
 
 @contextmanager
-def leaving(accelerator: Accelerator) -> Iterator[None]:
-    """Around a run: a process that fails closes its connections, else they may abort it as it ends."""
+def end_training_on_error(accelerator: Accelerator) -> Iterator[None]:
+    """Close a failing process's connections, which might otherwise abort it while it exits."""
     try:
         yield
     except BaseException:
@@ -69,7 +69,7 @@ def leaving(accelerator: Accelerator) -> Iterator[None]:
 
 
 def peak_memory(device: torch.device) -> int:
-    """The most bytes held so far: on the device, or resident in this process."""
+    """Peak memory in bytes: allocated on the GPU, or resident in this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,4 +1,4 @@
-"""How loops speak: events as plain dicts, which a command shows as it likes."""
+"""Events that loops report: plain dicts, which each command shows in its own way."""
 
 from __future__ import annotations
 
@@ -6,19 +6,17 @@ from collections.abc import Callable
 from typing import Any
 
 Report = Callable[[dict[str, Any]], None]
-
-
 # {"event": "step", ...}: a row of metrics.jsonl with "steps" and "epochs"
-# {"event": "video", "done", "videos"}: of a test
-# {"event": "window", "done", "windows"}: of a timeline
+# {"event": "video", "done", "videos"}: progress of an evaluation
+# {"event": "window", "done", "windows"}: progress of a timeline
 # {"event": "validation", "step", "val_top1", ...}
-# {"event": "notice", "text"}: a line
+# {"event": "notice", "text"}: a line of text
 
 
 def notice(text: str) -> dict[str, Any]:
-    """An event that is a line of text."""
+    """The event of a line of text."""
     return {"event": "notice", "text": text}
 
 
 def silent(event: dict[str, Any]) -> None:
-    """Shows nothing."""
+    """A `Report` that shows nothing."""

@@ -1,4 +1,4 @@
-"""Writing files whole or not at all."""
+"""Files that are written completely or not at all."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ os.umask(_UMASK)  # the only way to read it
 
 
 def write_error(path: Path, error: OSError) -> UserError:
-    """The line for a file that the disk does not take."""
+    """The error for a file that cannot be written."""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     reason = "the disk is full; free some space and run again" if full else (error.strerror or str(error))
     return EnvironmentProblem(f"cannot write {path}: {reason}")
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, flush it to the disk, then put it in its place.
+    """Let `write` fill a temporary file next to `path`, flush it to the disk, then rename it to `path`.
 
     Raises:
-        EnvironmentProblem: the disk is full or read-only; what was at `path` is still there.
+        EnvironmentProblem: the disk is full or read-only; an earlier file at `path` is still there.
     """
     temporary = path.with_name(f".{path.name}.part")
     try:
@@ -39,19 +39,17 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         temporary.replace(path)
         _flush(path.parent)
     except OSError as error:
-        _remove(temporary)
         raise write_error(path, error) from error
     except SafetensorError as error:  # wraps the operating system's error in its text
-        _remove(temporary)
         full = "No space left" in str(error) or "os error 28" in str(error)
         raise write_error(path, OSError(errno.ENOSPC if full else errno.EIO, str(error))) from error
-    except BaseException:
-        _remove(temporary)
-        raise
+    finally:
+        with suppress(OSError):  # an earlier error is the one to report
+            temporary.unlink(missing_ok=True)  # gone already after a success
 
 
 def check_writable(path: Path) -> None:
-    """Raise EnvironmentProblem now when a file at `path` could not be written later."""
+    """Raise EnvironmentProblem now if a file at `path` could not be written later."""
     if path.is_dir():
         raise EnvironmentProblem(f"cannot write {path}: it is a folder")
     existed = path.exists()
@@ -71,12 +69,12 @@ def check_writable(path: Path) -> None:
 
 
 def check_new_file(path: Path, *, option: str, overwrite: bool) -> None:
-    """Refuse a file that cannot be written later, or is there and not to be replaced.
+    """Refuse a file that cannot be written later, or that exists and must not be replaced.
 
     Args:
-        option: how the user named it.
+        option: the option by which the user named it.
     Raises:
-        RecipeError: it is there.
+        RecipeError: it exists.
         EnvironmentProblem: the disk refuses it.
     """
     if path.is_file() and not overwrite:
@@ -85,10 +83,10 @@ def check_new_file(path: Path, *, option: str, overwrite: bool) -> None:
 
 
 def check_new_folder(path: Path, first: str, *, option: str, overwrite: bool) -> None:
-    """Refuse a folder in which the file `first` cannot be written, or that holds what is not to be replaced.
+    """Refuse a folder in which the file `first` cannot be written, or that is not empty.
 
     Raises:
-        RecipeError: a file, or a folder with something in it.
+        RecipeError: a file, or a folder that is not empty.
         EnvironmentProblem: the disk refuses it.
     """
     if path.exists() and not path.is_dir():
@@ -99,15 +97,15 @@ def check_new_folder(path: Path, first: str, *, option: str, overwrite: bool) ->
 
 
 def write_text(path: Path, text: str) -> None:
-    """A text file, whole or not at all; file names that are no UTF-8 keep their bytes."""
+    """Write a text file atomically; file names that are not UTF-8 keep their bytes."""
     write_atomically(path, lambda part: part.write_text(text, encoding="utf-8", errors="surrogateescape"))
 
 
 def write_table(path: Path, rows: Iterable[Sequence[str]], *, quoted: bool = False) -> None:
-    """A CSV file, whole or not at all; file names that are no UTF-8 keep their bytes.
+    """Write a CSV file atomically; file names that are not UTF-8 keep their bytes.
 
     Args:
-        quoted: every field, so that columns are found again whichever separator is tried first.
+        quoted: quote every field, so that a reader finds the columns whichever separator it tries first.
     """
     quoting = csv.QUOTE_ALL if quoted else csv.QUOTE_MINIMAL
 
@@ -116,11 +114,6 @@ def write_table(path: Path, rows: Iterable[Sequence[str]], *, quoted: bool = Fal
             csv.writer(file, quoting=quoting, lineterminator="\n").writerows(rows)
 
     write_atomically(path, write)
-
-
-def _remove(temporary: Path) -> None:
-    with suppress(OSError):  # what matters is the error that led here
-        temporary.unlink(missing_ok=True)
 
 
 def _flush(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`hf:OWNER/NAME`: a checkpoint of the Hugging Face hub, downloaded, or taken from the local cache."""
+"""Checkpoints of the Hugging Face hub, named `hf:OWNER/NAME`: downloaded, or taken from the local cache."""
 
 from __future__ import annotations
 
@@ -6,67 +6,62 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from everest.errors import CheckpointError, UserError
+from everest.errors import CheckpointError
 from everest.system.files import write_error
 from everest.system.launch import is_main
 
 PREFIX = "hf:"
-UNSTATED = "not stated"
 _TEXTS = ["*.json", "README.md", "LICENSE*"]
 _SAFE = [*_TEXTS, "*.safetensors"]
-_PICKLED = [*_TEXTS, "*.bin", "*.pth", "*.pt"]  # only where nothing safe is offered
+_PICKLED = [*_TEXTS, "*.bin", "*.pth", "*.pt"]  # only if the repository has no safetensors file
 
 
 class Unreachable(CheckpointError):
-    """Neither the hub nor the local cache has it now; another time they may."""
+    """Neither the hub nor the local cache can provide the checkpoint now; a later attempt may succeed."""
 
 
-def show(text: str) -> None:
-    """A line for the user, once over all processes."""
+def warn_on_main(text: str) -> None:
+    """Show the user a line, once over all processes."""
     if is_main():
         logging.getLogger("everest").warning("%s", text)
 
 
 def is_hub_name(name: str | Path) -> bool:
-    """Whether `name` stands for a checkpoint of the hub."""
+    """Whether `name` is the name of a checkpoint of the hub."""
     return str(name).startswith(PREFIX)
 
 
-def fetch(name: str, *, notify: Callable[[str], None] = show) -> Path:
-    """The local folder with the files of `hf:OWNER/NAME` or `hf:OWNER/NAME@REVISION`.
+def fetch(name: str, *, notify: Callable[[str], None] = warn_on_main) -> Path:
+    """Download the files of `hf:OWNER/NAME` or `hf:OWNER/NAME@REVISION`; returns their local folder.
 
-    When the hub does not answer (no network, HF_HUB_OFFLINE=1) the local cache serves; HF_HOME and
-    HF_HUB_CACHE say where it is. `notify` is told licence and revision.
+    If the hub does not answer (no network, HF_HUB_OFFLINE=1), the files come from the local cache in HF_HOME
+    or HF_HUB_CACHE. `notify` gets a line with the license and the revision.
 
     Raises:
-        CheckpointError: no such repository, or no right to read it.
-        Unreachable: neither hub nor cache has it.
+        CheckpointError: no such repository, or no permission to read it.
+        Unreachable: neither the hub nor the cache can provide it.
     """
-    repository, revision = _parsed(name)
-    try:
-        folder = _download(repository, revision)
-    except _NoAnswer as error:
-        folder = _cached(repository, revision, why=str(error))
-    notify(f"{name}: licence {licence_of(folder) or UNSTATED}, revision {folder.name[:12]}")
-    return folder
-
-
-class _NoAnswer(Exception):
-    """The hub cannot be asked."""
-
-
-def _parsed(name: str) -> tuple[str, str | None]:
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
 
-    repository, _, revision = name.removeprefix(PREFIX).partition("@")
+    repository, _, text = name.removeprefix(PREFIX).partition("@")
+    revision = text or None
     try:
         validate_repo_id(repository)
     except HFValidationError as error:
-        raise CheckpointError(f"{name}: no name of a repository; write {PREFIX}OWNER/NAME") from error
+        raise CheckpointError(f"{name}: not a name of a repository; write {PREFIX}OWNER/NAME") from error
     if repository.count("/") != 1:
-        raise CheckpointError(f"{name}: no name of a repository; write {PREFIX}OWNER/NAME")
-    return repository, revision or None
+        raise CheckpointError(f"{name}: not a name of a repository; write {PREFIX}OWNER/NAME")
+    try:
+        folder = _download(repository, revision)
+    except _NoAnswerError as error:
+        folder = _find_in_cache(repository, revision, why=str(error))
+    notify(f"{name}: license {license_of(folder) or 'not stated'}, revision {folder.name[:12]}")
+    return folder
+
+
+class _NoAnswerError(Exception):
+    """The hub does not answer."""
 
 
 def _download(repository: str, revision: str | None) -> Path:
@@ -87,7 +82,7 @@ def _download(repository: str, revision: str | None) -> Path:
             f"{name}: no such repository, or a private one: check the name, or `hf auth login`"
         ) from error
     except Exception as error:  # whichever HTTP library this version of the hub's client uses
-        raise _NoAnswer(_first_line(error)) from error
+        raise _NoAnswerError(_first_line(error)) from error
     files = [entry.rfilename for entry in info.siblings or ()]
     safe = any(file.endswith(".safetensors") for file in files)
     try:
@@ -95,16 +90,14 @@ def _download(repository: str, revision: str | None) -> Path:
             snapshot_download(repository, revision=revision, allow_patterns=_SAFE if safe else _PICKLED)
         )
     except Exception as error:
-        raise _download_error(name, error) from error
+        if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
+            raise write_error(Path(str(error.filename)), error) from error
+        raise Unreachable(
+            f"{name}: the download was interrupted ({_first_line(error)}); run again to resume it"
+        ) from error
 
 
-def _download_error(name: str, error: Exception) -> UserError:
-    if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
-        return write_error(Path(str(error.filename)), error)
-    return Unreachable(f"{name}: the download broke off ({_first_line(error)}); run again to go on")
-
-
-def _cached(repository: str, revision: str | None, *, why: str) -> Path:
+def _find_in_cache(repository: str, revision: str | None, *, why: str) -> Path:
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -114,7 +107,7 @@ def _cached(repository: str, revision: str | None, *, why: str) -> Path:
         )
     except (LocalEntryNotFoundError, OSError, ValueError) as error:
         raise Unreachable(
-            f"{PREFIX}{repository}: not whole in the cache {constants.HF_HUB_CACHE}, and the hub does not "
+            f"{PREFIX}{repository}: not complete in the cache {constants.HF_HUB_CACHE}, and the hub does not "
             f"answer ({why}); connect, or fetch it elsewhere by `hf download {repository}`"
         ) from error
 
@@ -123,23 +116,17 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().split("\n")[0].split(". ")[0] or type(error).__name__)[:120]
 
 
-def licence_of(folder: Path) -> str | None:
-    """The licence in the front matter of a folder's README.md, None when it states none."""
-    import yaml
+def license_of(folder: Path) -> str | None:
+    """The license in the front matter of a folder's README.md; None if it states none."""
+    from huggingface_hub.repocard import metadata_load
 
-    readme = folder / "README.md"
-    if not readme.is_file():
-        return None
-    before, *parts = readme.read_text(errors="replace").split("---\n", 2)
-    if before or len(parts) < 2:
-        return None
     try:
-        told = yaml.safe_load(parts[0])
-    except yaml.YAMLError:
+        card = metadata_load(folder / "README.md") or {}
+    except Exception:  # no README, or one whose front matter cannot be parsed: neither may stop a download
         return None
-    if not isinstance(told, dict) or not told.get("license"):
-        return None
-    licence = told["license"]
-    if licence == "other":
-        licence = told.get("license_name") or licence
-    return ", ".join(map(str, licence)) if isinstance(licence, list) else str(licence)
+    name = card.get("license")
+    if name == "other":
+        name = card.get("license_name") or name
+    if isinstance(name, list):
+        name = ", ".join(map(str, name))
+    return str(name) if name else None

@@ -1,7 +1,7 @@
-"""Processes of a run: one a device is started here, unless torchrun, accelerate or Slurm has done so.
+"""The processes of a run: one per device, started here unless torchrun, accelerate or Slurm has done so.
 
-A run of several processes is the same command several times; each copy learns its part from the environment
-variables that torch.distributed and Accelerate read. The first one, `everest` itself, only watches.
+A run of several processes is the same command several times; each process reads its rank from the environment
+variables of torch.distributed and Accelerate. The first process, `everest` itself, only watches.
 """
 
 from __future__ import annotations
@@ -12,98 +12,91 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 from everest.errors import EnvironmentProblem, RecipeError
 
-GRACE_SECONDS = 10.0  # for the others to end by themselves once one has failed
-LOST = 69  # exit code of a process that ends because another one has
-PARENT = "EVEREST_PARENT"  # process that started this one; when it is gone, so is the run
+GRACE_SECONDS = 10.0  # for the other processes to exit by themselves after one has failed
+LOST = 69  # exit code of a process that exits because another one has
+PARENT = "EVEREST_PARENT"  # the process that started this one; the run ends with it
 
 
 @dataclass(frozen=True, kw_only=True)
 class Devices:
-    """What --gpus and --processes mean on this machine."""
+    """The devices that --gpus and --processes select on this machine."""
 
     kind: str  # cuda, mps or cpu
     processes: int = 1
-    ids: tuple[int, ...] = ()  # of the GPUs; empty: as they come
+    ids: tuple[int, ...] = ()  # of the GPUs; empty: all, in their order
 
 
 def read_devices(gpus: str, processes: int | None) -> Devices:
-    """Understand `auto`, a number of GPUs, their ids as `0,2` or `1,`, `cpu` or `mps`.
+    """Parse `auto`, a number of GPUs, their ids as `0,2` or `1,`, `cpu` or `mps`.
 
     Raises:
-        RecipeError: anything else, or --processes with devices that fix their number.
-        EnvironmentProblem: GPUs that are not there.
+        RecipeError: anything else, or --processes without --gpus cpu.
+        EnvironmentProblem: GPUs that this machine does not have.
     """
     if gpus == "cpu":
         return Devices(kind="cpu", processes=processes or 1)
     if processes is not None:
         raise RecipeError("--processes goes with --gpus cpu; elsewhere there is one process a GPU")
-    if gpus not in ("auto", "mps") and not all(part.strip().isdecimal() for part in _parts(gpus)):
+    parts = gpus.removesuffix(",").split(",")  # "1," is the GPU 1, "1" is one GPU
+    if gpus not in ("auto", "mps") and not all(part.strip().isdecimal() for part in parts):
         raise RecipeError(f"--gpus {gpus}: give auto, a number, ids such as 0,2 or 1, or cpu or mps")
 
     import torch
 
-    there = torch.cuda.device_count()
-    if gpus == "mps" or (gpus == "auto" and not there):
+    available = torch.cuda.device_count()
+    if gpus == "mps" or (gpus == "auto" and not available):
         if torch.backends.mps.is_available():
             return Devices(kind="mps")
         if gpus == "mps":
             raise EnvironmentProblem("--gpus mps: this machine has no Apple GPU; use --gpus cpu")
         return Devices(kind="cpu")
     if gpus == "auto":
-        return Devices(kind="cuda", processes=there)
-    return _named_gpus(gpus, there)
-
-
-def _parts(gpus: str) -> list[str]:
-    return gpus.removesuffix(",").split(",")  # "1," is the GPU 1, "1" is one GPU
-
-
-def _named_gpus(gpus: str, there: int) -> Devices:
-    ids = tuple(int(part) for part in _parts(gpus))
+        return Devices(kind="cuda", processes=available)
+    ids = tuple(int(part) for part in parts)
     if len(ids) == 1 and "," not in gpus:
         ids = tuple(range(ids[0]))
     if not ids or len(set(ids)) < len(ids):
         raise RecipeError(f"--gpus {gpus}: give a number from 1, or ids that differ")
-    missing = [i for i in ids if i >= there]
+    missing = [i for i in ids if i >= available]
     if missing:
         raise EnvironmentProblem(
-            f"--gpus {gpus}: no GPU {missing[0]}, this machine has {there}; try --gpus cpu"
+            f"--gpus {gpus}: no GPU {missing[0]}, this machine has {available}; try --gpus cpu"
         )
     return Devices(kind="cuda", processes=len(ids), ids=ids)
 
 
 def is_launched() -> bool:
-    """Whether this process is one of several that something else has started."""
+    """Whether a launcher has started this process as one of several."""
     adopt_slurm(os.environ)
     return "RANK" in os.environ
 
 
 def is_main() -> bool:
-    """Whether this process is the one that writes and speaks."""
+    """Whether this process is the one that writes files and messages."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
 def is_lost_peer(error: Exception) -> bool:
-    """Whether torch.distributed tells by `error` that another process of the run is gone.
+    """Whether torch.distributed reports by `error` that another process of the run has ended.
 
-    Its stores and NCCL raise a DistError; gloo a plain RuntimeError, whose text names gloo's source file.
+    Its stores and NCCL raise a DistError; gloo raises a plain RuntimeError whose text names gloo's source.
     """
-    said = str(error)
-    by_torch = "gloo" in said or any(kind.__name__ == "DistError" for kind in type(error).__mro__)
-    return isinstance(error, RuntimeError) and by_torch and "onnection" in said
+    text = str(error)
+    by_torch = "gloo" in text or any(kind.__name__ == "DistError" for kind in type(error).__mro__)
+    return isinstance(error, RuntimeError) and by_torch and "onnection" in text
 
 
 def adopt_slurm(environment: dict[str, str] | os._Environ[str]) -> None:
     """Give a task of `srun` the variables that torch.distributed reads."""
-    # Of the step, not of the job: an sbatch script has the job's variables too, and is one process.
+    # The variables of the step, not of the job: an sbatch script has the job's, and is one process.
     tasks = environment.get("SLURM_STEP_NUM_TASKS", "1")
     if "RANK" in environment or int(tasks) < 2 or not environment.keys() >= {"SLURM_PROCID", "SLURM_LOCALID"}:
         return
@@ -118,49 +111,56 @@ def adopt_slurm(environment: dict[str, str] | os._Environ[str]) -> None:
 
 
 def first_host(nodes: str) -> str:
-    """The first of Slurm's compressed host names: node[03-05,9] is node03."""
+    """The first of Slurm's compressed host names: node03 of node[03-05,9]."""
     head, bracket, rest = nodes.partition("[")
-    if not bracket:
-        return head.split(",")[0]
-    if "," in head:
+    if not bracket or "," in head:
         return head.split(",")[0]
     return head + rest.split("]")[0].split(",")[0].split("-")[0]
 
 
-class Ended(NamedTuple):
+class RunEnd(NamedTuple):
     """How a run of several processes ended."""
 
-    code: int  # exit code of all
-    said: str  # what is left to be shown of it
+    code: int  # exit code of the run
+    errors: str  # text that is still to be shown
 
 
-def run_processes(devices: Devices, command: Sequence[str]) -> Ended:
-    """Run `command` once a process and watch.
+def run_processes(devices: Devices, command: Sequence[str]) -> RunEnd:
+    """Run `command` once per process and wait.
 
-    The first process has this one's terminal. What the others say is kept back, and wanted only if one of
-    them fails by itself, so that an error appears once. Signals are passed on.
+    The first process has this one's terminal. The error output of the others is held back, and returned only
+    if one of them fails by itself, so that an error appears once. Signals are forwarded.
     """
-    port = _free_port()
-    with tempfile.TemporaryFile("w+") as said_by_others:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]  # a free one
+    with tempfile.TemporaryFile("w+") as errors_of_others:
         workers = [
-            _start(command, _environment(devices, rank, port), quiet=said_by_others if rank else None)
+            subprocess.Popen(
+                command,
+                env=_environment(devices, rank, port),
+                stdout=subprocess.DEVNULL if rank else None,
+                stderr=errors_of_others if rank else None,
+                text=True,
+                start_new_session=True,  # Ctrl-C reaches this process only, which forwards it once
+            )
             for rank in range(devices.processes)
         ]
-        with _passing_signals_on(workers) as passed_on:
+        with _forward_signals(workers) as forwarded:
             failed = _wait(workers)
-        said_by_others.seek(0)
-        said = said_by_others.read() if failed else ""
+        errors_of_others.seek(0)
+        errors = errors_of_others.read() if failed else ""
     if failed is None:
-        return Ended(0, "")
+        return RunEnd(0, "")
     code = workers[failed].returncode
     if code >= 0:
-        return Ended(code, said)
-    if -code in passed_on:
-        return Ended(128 - code, "")  # before there was anything to save, or the user insisted
+        return RunEnd(code, errors)
+    if -code in forwarded:
+        return RunEnd(128 - code, "")  # stopped before a first save, or by a second signal
     name = signal.Signals(-code).name
-    hint = ", most often for want of memory" if -code == signal.SIGKILL else ""
-    told = f"error: process {failed} of the run was killed by {name}{hint}"
-    return Ended(EnvironmentProblem.exit_code, f"{told}; the same command goes on from what was saved\n")
+    hint = ", most often because memory ran out" if -code == signal.SIGKILL else ""
+    error = f"error: process {failed} of the run was killed by {name}{hint}"
+    return RunEnd(EnvironmentProblem.exit_code, f"{error}; run the same command again to resume\n")
 
 
 def _environment(devices: Devices, rank: int, port: int) -> dict[str, str]:
@@ -183,7 +183,7 @@ def _environment(devices: Devices, rank: int, port: int) -> dict[str, str]:
 
 
 def visible_gpus(ids: Sequence[int]) -> dict[str, str]:
-    """The variable that shows a process these GPUs only, counted among those that are visible here."""
+    """The variable that shows a process only these GPUs, numbered among those visible to this process."""
     if not ids:
         return {}
     outer = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -191,47 +191,28 @@ def visible_gpus(ids: Sequence[int]) -> dict[str, str]:
     return {"CUDA_VISIBLE_DEVICES": ",".join(names[i].strip() if names else str(i) for i in ids)}
 
 
-def _free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
-
-
-def _start(
-    command: Sequence[str], environment: Mapping[str, str], *, quiet: IO[str] | None
-) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        command,
-        env=environment,
-        stdout=None if quiet is None else subprocess.DEVNULL,
-        stderr=quiet,
-        text=True,
-        start_new_session=True,  # Ctrl-C reaches this process only, which passes it on once
-    )
-
-
 @contextmanager
-def _passing_signals_on(workers: Sequence[subprocess.Popen[str]]) -> Iterator[set[int]]:
-    """Around the life of the workers; gives the signals that came."""
-    came: set[int] = set()
+def _forward_signals(workers: Sequence[subprocess.Popen[str]]) -> Iterator[set[int]]:
+    """Forward signals to the workers; yields the set of the signals received so far."""
+    received: set[int] = set()
 
-    def pass_on(number: int, frame: FrameType | None) -> None:
-        came.add(number)
+    def forward(number: int, frame: FrameType | None) -> None:
+        received.add(number)
         for worker in workers:
             if worker.poll() is None:
                 worker.send_signal(number)
 
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-    before = {number: signal.signal(number, pass_on) for number in numbers}
+    before = {number: signal.signal(number, forward) for number in numbers}
     try:
-        yield came
+        yield received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
 def _wait(workers: Sequence[subprocess.Popen[str]]) -> int | None:
-    """Wait for all; returns which failed first, None when none did. One failure ends the others."""
+    """Wait for all; returns the rank that failed first, or None. After a failure the others are stopped."""
     failed: int | None = None
     deadline = 0.0
     while any(worker.poll() is None for worker in workers):
@@ -246,9 +227,9 @@ def _wait(workers: Sequence[subprocess.Popen[str]]) -> int | None:
 
 
 def _first_failure(workers: Sequence[subprocess.Popen[str]]) -> int | None:
-    """A process that ended by an error of its own; the main one, which has told it, before the others."""
+    """The rank of a process that ended by its own error; the main one first, which has shown its error."""
     codes = [worker.returncode for worker in workers]
     own = [rank for rank, code in enumerate(codes) if code not in (None, 0, LOST)]
-    # Whoever lost another one waits for that one's error to be seen.
+    # A process that lost another one counts only after all have ended: the other one's error comes first.
     lost = [rank for rank, code in enumerate(codes) if code == LOST and None not in codes]
     return next(iter(own or lost), None)

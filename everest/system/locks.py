@@ -1,56 +1,65 @@
-"""The folder that a long work writes into: of this work, and by one process at a time."""
+"""Locks for long commands: one process at a time writes a file or folder, and never into a foreign folder."""
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from everest.errors import EnvironmentProblem, RecipeError
 from everest.system.files import write_error
 
 
 @contextmanager
-def sole_writer(lock: Path) -> Iterator[None]:
-    """Hold a lock while the block runs; a killed process loses it. The file stays.
-
-    Raises:
-        RecipeError: another process holds it.
-        EnvironmentProblem: the folder cannot be written.
-    """
-    try:
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        file = lock.open("a")
-    except OSError as error:
-        raise write_error(lock, error) from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RecipeError(
-                f"--output {lock.parent}: another process writes there now; let it end"
-            ) from error
-        yield
-
-
-def refuse_foreign(output: Path, is_ours: Callable[[str], bool]) -> None:
-    """Refuse a folder that holds something else.
+def sole_writer(path: Path, *, busy: str | None = None) -> Iterator[None]:
+    """Lock `path` while the block runs, by a file `.NAME.lock` next to it. A killed process loses the lock.
 
     Args:
-        is_ours: whether a name in it shows that the folder is one of this work.
+        path: a file that need not exist; its folder is made.
+        busy: the message if another process holds the lock; the default names the folder.
     Raises:
-        RecipeError: it does not, or is no folder.
+        RecipeError: another process holds the lock.
+        EnvironmentProblem: the folder cannot be written.
+    """
+    lock_file = path.with_name(f".{path.name}.lock")
+    lock = FileLock(lock_file, timeout=0)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout as error:
+        message = f"{path.parent}: another process writes there now; wait for it to end"
+        raise RecipeError(busy or message) from error
+    except OSError as error:
+        raise write_error(path, error) from error
+    try:
+        yield
+    finally:
+        # Removed while it is held: filelock (from 3.24) does not accept a lock on a removed file.
+        with suppress(OSError):
+            lock_file.unlink(missing_ok=True)
+        lock.release()
+
+
+def refuse_foreign(output: Path, is_own: Callable[[str], bool]) -> None:
+    """Refuse an output folder that holds other files.
+
+    Args:
+        is_own: whether a file name shows that the folder was written by the same command.
+    Raises:
+        RecipeError: no file name does, or `output` is a file.
+        EnvironmentProblem: the folder cannot be read.
     """
     if not output.exists():
         return
     if not output.is_dir():
         raise RecipeError(f"--output {output}: is a file; name a folder")
     try:
-        names = [path.name for path in output.iterdir()]
+        names = [path.name for path in output.iterdir() if not path.name.endswith(".lock")]
     except OSError as error:
         raise EnvironmentProblem(f"--output {output}: cannot be read: {error.strerror}") from error
-    if names and not any(map(is_ours, names)):
+    if names and not any(map(is_own, names)):
         raise RecipeError(
             f"--output {output}: holds other files ({names[0]}); choose another folder, or use --overwrite"
         )

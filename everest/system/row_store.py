@@ -1,20 +1,21 @@
-"""Rows of tensors on the disk, one after another: as many as the disk holds, and found again after a kill.
+"""Unfinished work on the disk, resumed after a kill: a journal of finished items, and rows of tensors.
 
-A folder with a file of raw numbers for every tensor and `journal.jsonl`, a line for every sample in turn. The
-numbers are flushed to the disk before the line that counts them, so what the journal counts is there.
+`prepare check` keeps its results in a `Journal`, feature extraction and probes in a `RowStore`: a folder with
+`plan.json`, a `Journal` of the samples, and a file of raw numbers for each tensor.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
 import os
 import shutil
 import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Any, Final
+from typing import IO, Any, Final, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,155 +23,221 @@ from torch import Tensor
 
 from everest.errors import RecipeError
 from everest.system.files import write_error, write_text
+from everest.system.locks import sole_writer
 
-SYNC_SECONDS: Final = 1.0  # of work that a kill may cost
+SYNC_SECONDS: Final = 1.0  # of work that a power failure may cost
+
+Entry = TypeVar("Entry")
+SampleEntry = tuple[str, str | None]  # a video, and why it has no row
 
 
-class RowStore:
-    """Rows of tensors in a folder; use as a context.
+class Journal(Generic[Entry]):
+    """A file of JSON values, one a line. `open_journal` makes it."""
 
-    Args:
-        plan: what the rows are made of and how, as JSON values: those of another plan are not continued.
-        batch: samples that are computed together; a batch of which a part is missing is made again.
-    Raises:
-        RecipeError: the folder holds rows of another plan, or another process writes it now.
-        EnvironmentProblem: the disk is full or read-only.
-    """
-
-    shapes: dict[str, tuple[str, tuple[int, ...]]]  # type and shape of a row of each tensor
-    samples: list[tuple[str, str | None]]  # each video, and why it has no row
-
-    def __init__(self, folder: Path, plan: dict[str, Any], *, batch: int) -> None:
-        self.folder = folder
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._journal = (folder / "journal.jsonl").open("a+b")
-        except OSError as error:
-            raise write_error(folder, error) from error
-        try:
-            self._begin(plan, batch)
-        except BaseException:
-            self._journal.close()
-            raise
-
-    def _begin(self, plan: dict[str, Any], batch: int) -> None:
-        try:  # the lock goes with the process, however that ends
-            fcntl.flock(self._journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RecipeError(f"{self.folder}: another process writes it now; wait for it") from None
-        before = self._read_json("plan.json")
-        if before is not None and before != plan:
-            differ = ", ".join(name for name in plan if plan[name] != before.get(name))
-            raise RecipeError(
-                f"{self.folder}: holds a part of other work (other {differ}); finish that by "
-                "its own command, or begin again with --overwrite"
-            )
-        write_text(self.folder / "plan.json", json.dumps(plan))
-        shapes = self._read_json("shapes.json") or {}
-        self.shapes = {name: (dtype, tuple(shape)) for name, (dtype, shape) in shapes.items()}
-        self._journal.seek(0)
-        lines = [line for line in self._journal.readlines() if line.endswith(b"\n")]
-        lines = lines[: len(lines) // batch * batch]
-        try:
-            self.samples = [(video, problem) for video, problem in map(json.loads, lines)]
-        except ValueError as error:
-            raise self._damaged(f"its journal: {error}") from error
-        self._journal.truncate(sum(map(len, lines)))
-        self._files = {name: self._open(name) for name in self.shapes}
-        self._pending: list[bytes] = []
-        self._synced = time.monotonic()
+    def __init__(self, path: Path, file: IO[bytes], entries: list[Entry], size: int) -> None:
+        self.entries = entries
+        self._path = path
+        self._file = file
+        self._size = size  # bytes
+        self._synced = 0.0
 
     @property
-    def num_rows(self) -> int:
-        """The samples that have no problem."""
-        return sum(problem is None for _, problem in self.samples)
+    def is_due(self) -> bool:
+        """Whether the last sync was more than a second ago."""
+        return time.monotonic() - self._synced > SYNC_SECONDS
 
-    def add(self, video: str, found: dict[str, Tensor] | str) -> None:
-        """The row of the next sample, or why it has none.
+    def add(self, entries: Sequence[Entry]) -> None:
+        """Append entries: JSON values, or dataclasses of such. A kill cannot lose them, a power failure can.
 
         Raises:
             EnvironmentProblem: the disk is full.
         """
-        if not isinstance(found, str):
-            self._write(found)
-        self.samples.append((video, found if isinstance(found, str) else None))
-        self._pending.append(json.dumps(self.samples[-1]).encode() + b"\n")
-        if time.monotonic() - self._synced > SYNC_SECONDS:
+        lines = b"".join(json.dumps(entry, default=asdict).encode() + b"\n" for entry in entries)
+        try:
+            _write(self._file, lines)
+        except OSError as error:
+            self._file.truncate(self._size)
+            raise write_error(self._path, error) from error
+        self.entries += entries
+        self._size += len(lines)
+        if self.is_due:
             self.sync()
 
     def sync(self) -> None:
-        """Put on the disk what was added.
+        """Flush the entries to the disk."""
+        os.fsync(self._file.fileno())
+        self._synced = time.monotonic()
+
+
+@contextmanager
+def open_journal(
+    path: Path, *, read: Callable[[Any], Entry], fix: str, batch: int = 1
+) -> Iterator[Journal[Entry]]:
+    """Open a journal, or make it. An incomplete last line, which a kill leaves, is removed.
+
+    Args:
+        read: turns a JSON value into an entry; raises ValueError or TypeError for other values.
+        fix: what to do if the file is damaged, for the message.
+        batch: entries that are made together; an incomplete last batch is removed, too.
+    Raises:
+        RecipeError: the file is not such a journal, or another process writes it now.
+        EnvironmentProblem: the file cannot be written.
+    """
+    with sole_writer(path), ExitStack() as stack:
+        try:
+            # Unbuffered: what could not be written is not written later.
+            file = stack.enter_context(path.open("a+b", buffering=0))
+            file.seek(0)
+            lines = [line for line in file.read().splitlines(keepends=True) if line.endswith(b"\n")]
+        except OSError as error:
+            raise write_error(path, error) from error
+        lines = lines[: len(lines) // batch * batch]
+        try:
+            entries = [read(json.loads(line)) for line in lines]
+        except (ValueError, TypeError) as error:
+            raise RecipeError(f"{path}: damaged, or not a file of this command ({error}); {fix}") from error
+        size = sum(map(len, lines))
+        file.truncate(size)
+        journal = Journal(path, file, entries, size)
+        yield journal
+        journal.sync()
+
+
+class RowStore:
+    """Rows of tensors in a folder, as many as the disk holds. `open_row_store` makes it.
+
+    The numbers are flushed to the disk before the journal counts them, so they are there if it does.
+    """
+
+    samples: list[SampleEntry]
+    shapes: dict[str, tuple[str, tuple[int, ...]]]  # dtype and shape of a row of each tensor
+
+    def __init__(self, folder: Path, journal: Journal[SampleEntry], files: ExitStack) -> None:
+        self.folder = folder
+        self.samples = list(journal.entries)
+        self._journal = journal
+        self._stack = files
+        shapes = _read_json(folder / "shapes.json") or {}
+        self.shapes = {name: (dtype, tuple(shape)) for name, (dtype, shape) in shapes.items()}
+        self._open_files()
+
+    @property
+    def num_rows(self) -> int:
+        """The number of samples that have a row."""
+        return sum(problem is None for _, problem in self.samples)
+
+    def add(self, video: str, row: dict[str, Tensor] | str) -> None:
+        """Add the row of the next sample, or why it has none.
+
+        Raises:
+            EnvironmentProblem: the disk is full.
+        """
+        if isinstance(row, str):
+            self.samples.append((video, row))
+        else:
+            if not self.shapes:
+                self.shapes = {name: (x.numpy().dtype.str, tuple(x.shape)) for name, x in row.items()}
+                write_text(self.folder / "shapes.json", json.dumps(self.shapes))
+                self._open_files()
+            try:
+                for name, value in row.items():
+                    assert tuple(value.shape) == self.shapes[name][1]
+                    _write(self._files[name], value.numpy().tobytes())
+            except OSError as error:
+                raise write_error(self.folder, error) from error
+            self.samples.append((video, None))
+        if self._journal.is_due:
+            self.sync()
+
+    def sync(self) -> None:
+        """Flush all rows to the disk.
 
         Raises:
             EnvironmentProblem: the disk is full.
         """
         try:
             for file in self._files.values():
-                file.flush()
                 os.fsync(file.fileno())
-            self._journal.write(b"".join(self._pending))
-            self._journal.flush()
-            os.fsync(self._journal.fileno())
         except OSError as error:
             raise write_error(self.folder, error) from error
-        self._pending = []
-        self._synced = time.monotonic()
+        self._journal.add(self.samples[len(self._journal.entries) :])
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Each tensor (rows, …), left on the disk and read where it is touched."""
+        """Each tensor (rows, …), mapped from the disk into memory."""
         self.sync()
         return {
-            name: np.memmap(self._path(name), dtype=dtype, mode="c", shape=(self.num_rows, *shape))
+            name: np.memmap(self._file_of(name), dtype=dtype, mode="c", shape=(self.num_rows, *shape))
             for name, (dtype, shape) in self.shapes.items()
         }
 
     def remove(self) -> None:
-        """The end of the folder."""
+        """Remove the folder."""
         shutil.rmtree(self.folder)
 
-    def _write(self, row: dict[str, Tensor]) -> None:
-        if not self.shapes:
-            self.shapes = {name: (value.numpy().dtype.str, tuple(value.shape)) for name, value in row.items()}
-            write_text(self.folder / "shapes.json", json.dumps(self.shapes))
-            self._files = {name: self._open(name) for name in self.shapes}
-        try:
-            for name, value in row.items():
-                assert tuple(value.shape) == self.shapes[name][1]
-                self._files[name].write(value.contiguous().numpy().data)
-        except OSError as error:
-            raise write_error(self.folder, error) from error
-
-    def _open(self, name: str) -> IO[bytes]:
-        """A file of numbers, cut to the rows that the journal counts."""
-        dtype, shape = self.shapes[name]
-        file, size = self._path(name).open("ab"), self.num_rows * math.prod(shape) * np.dtype(dtype).itemsize
-        if file.tell() < size:
-            raise self._damaged(f"{file.tell()} bytes of {name} where there were {size}")
-        file.truncate(size)
-        return file
-
-    def _damaged(self, what: object) -> RecipeError:
-        return RecipeError(f"{self.folder}: damaged ({what}); begin again with --overwrite")
-
-    def _read_json(self, name: str) -> Any:
-        path = self.folder / name
-        try:
-            return json.loads(path.read_text()) if path.is_file() else None
-        except ValueError as error:
-            raise self._damaged(f"{name}: {error}") from error
-
-    def _path(self, name: str) -> Path:
+    def _file_of(self, name: str) -> Path:
         return self.folder / f"{name}.bin"
 
-    def __enter__(self) -> RowStore:
-        return self
+    def _open_files(self) -> None:
+        """Open the file of each tensor, and remove rows that the journal does not count."""
+        self._files: dict[str, IO[bytes]] = {}
+        for name, (dtype, shape) in self.shapes.items():
+            file = self._stack.enter_context(self._file_of(name).open("ab", buffering=0))
+            size = self.num_rows * math.prod(shape) * np.dtype(dtype).itemsize
+            if file.tell() < size:
+                raise _damaged(self.folder, f"{file.tell()} bytes of {name} instead of {size}")
+            file.truncate(size)
+            self._files[name] = file
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            if self.folder.exists():
-                self.sync()
-        finally:
-            for file in (*self._files.values(), self._journal):
-                file.close()
+
+@contextmanager
+def open_row_store(folder: Path, plan: dict[str, Any], *, batch: int) -> Iterator[RowStore]:
+    """Open a store, or make it.
+
+    Args:
+        plan: JSON values that the rows follow from; rows of another plan are not continued.
+        batch: samples that are computed together; an incomplete batch is computed again.
+    Raises:
+        RecipeError: the folder holds rows of another plan or is damaged, or another process writes it now.
+        EnvironmentProblem: the disk is full or read-only.
+    """
+    fix = "start again with --overwrite"
+
+    def read(value: Any) -> SampleEntry:
+        video, problem = value
+        return video, problem
+
+    with open_journal(folder / "journal.jsonl", read=read, fix=fix, batch=batch) as journal:
+        known = _read_json(folder / "plan.json")
+        if known is not None and known != plan:
+            names = ", ".join(name for name in plan if plan[name] != known.get(name))
+            raise RecipeError(
+                f"{folder}: holds rows of another command (other {names}); finish them with that command, or "
+                "start again with --overwrite"
+            )
+        write_text(folder / "plan.json", json.dumps(plan))
+        with ExitStack() as files:
+            store = RowStore(folder, journal, files)
+            try:
+                yield store
+            finally:
+                if folder.exists():
+                    store.sync()
+
+
+def _read_json(file: Path) -> Any:
+    """The value in a file of the store; None if there is no such file."""
+    try:
+        return json.loads(file.read_text()) if file.is_file() else None
+    except ValueError as error:
+        raise _damaged(file.parent, f"{file.name}: {error}") from error
+
+
+def _damaged(folder: Path, problem: str) -> RecipeError:
+    return RecipeError(f"{folder}: damaged ({problem}); start again with --overwrite")
+
+
+def _write(file: IO[bytes], data: bytes) -> None:
+    """Write all bytes to an unbuffered file, which may take a part at a time."""
+    remaining = memoryview(data)
+    while remaining:
+        remaining = remaining[file.write(remaining) :]

@@ -1,4 +1,4 @@
-"""A run's folder: what it was asked, what it did, what it learned. Every later command needs nothing else."""
+"""A run's folder: its recipe, environment, metrics and weights. Later commands need nothing else."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from everest.errors import RecipeError
 from everest.system.files import write_error, write_table, write_text
 
 RECIPE, ENVIRONMENT, METRICS, WEIGHTS, BEST, BAD_VIDEOS, STATE = (
@@ -27,24 +28,25 @@ RECIPE, ENVIRONMENT, METRICS, WEIGHTS, BEST, BAD_VIDEOS, STATE = (
     "state",
 )
 NONFINITE = "nonfinite.json"
-REPORT, PICTURE = "report.json", "report.png"  # of a tokenizer: what it is worth on held-out videos
+REPORT, REPORT_IMAGE = "report.json", "report.png"  # of a tokenizer: its quality on held-out videos
 OWN_FILES = (  # replaced by a new run
     *(RECIPE, ENVIRONMENT, METRICS, WEIGHTS, BEST, BAD_VIDEOS, NONFINITE),
-    *(REPORT, PICTURE),
+    *(REPORT, REPORT_IMAGE),
 )
-TOKENIZER = "tokenizer"  # the folder of the stage before, in a run of LVMAE
+TOKENIZER = "tokenizer"  # in a run of LVMAE: the folder of the tokenizer stage
 INIT = "init"  # in ENVIRONMENT: the weights that a run started from
-PLAN = "plan"  # in ENVIRONMENT: how the run is cut into steps and passes, and its videos
-ONE_BATCH = "one_batch"  # in ENVIRONMENT: whether the first batch is learned by heart
+PLAN = "plan"  # in ENVIRONMENT: steps, micro-batches and videos of the run
+PACKAGES = ("everest-video", "torch", "torchvision", "timm", "accelerate", "av")  # versions in ENVIRONMENT
+ONE_BATCH = "one_batch"  # in ENVIRONMENT: whether the run overfits its first batch
 
 
 def own_tokenizer(run: Path) -> Path:
-    """Where a run of LVMAE has the tokenizer that it trains itself."""
+    """The file of the tokenizer that a run of LVMAE trains itself."""
     return run / TOKENIZER / WEIGHTS
 
 
 def is_own_tokenizer(file: str) -> bool:
-    """Whether a file is the own tokenizer of some run."""
+    """Whether a path has the form of `own_tokenizer`, in any run."""
     return Path(file).parts[-2:] == (TOKENIZER, WEIGHTS)
 
 
@@ -67,36 +69,49 @@ class RunFolder:
         return self.path / REPORT
 
     @property
-    def picture(self) -> Path:
-        return self.path / PICTURE
-
-    @property
     def state(self) -> Path:
         return self.path / STATE
+
+    def is_run(self) -> bool:
+        """Whether a run was started here."""
+        return (self.path / RECIPE).is_file() and (self.path / ENVIRONMENT).is_file()
 
     def start(
         self, recipe_text: str, *, init: str | None, plan: dict[str, Any], one_batch: bool = False
     ) -> None:
-        """Write the recipe and the environment: from here on this is a run folder.
+        """Write the recipe and the environment: from now on this is a run folder.
 
-        What an earlier run left is removed, and nothing else that may lie in the folder.
+        The files of an earlier run are removed; any other file in the folder stays.
         """
         for name in OWN_FILES:
             (self.path / name).unlink(missing_ok=True)
         for state in self.state.glob("step-*"):
             state.unlink()
-        told = {**environment(), INIT: init, PLAN: plan, ONE_BATCH: one_batch}
-        write_text(self.path / ENVIRONMENT, json.dumps(told, indent=2))
+        values = {**current_environment(), INIT: init, PLAN: plan, ONE_BATCH: one_batch}
+        write_text(self.path / ENVIRONMENT, json.dumps(values, indent=2))
         write_text(self.path / RECIPE, recipe_text)
 
-    def read_env(self, key: str) -> Any:
-        """A value of env.json; None where there is none, or no file of a run."""
+    def environment(self) -> dict[str, Any]:
+        """The values of env.json.
+
+        Raises:
+            RecipeError: the file is missing or damaged.
+        """
         path = self.path / ENVIRONMENT
         try:
-            told = json.loads(path.read_text())
-        except (OSError, ValueError):
+            values = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise RecipeError(f"{path}: damaged ({error})") from error
+        if not isinstance(values, dict):
+            raise RecipeError(f"{path}: damaged (not a mapping)")
+        return values
+
+    def read_env(self, key: str) -> Any:
+        """A value of env.json; None if there is no such value, or no readable file."""
+        try:
+            return self.environment().get(key)
+        except RecipeError:
             return None
-        return told.get(key) if isinstance(told, dict) else None
 
     def log(self, row: dict[str, Any]) -> None:
         """Append a row to metrics.jsonl."""
@@ -106,29 +121,45 @@ class RunFolder:
         except OSError as error:
             raise write_error(self.path / METRICS, error) from error
 
-    def rows(self) -> list[dict[str, Any]]:
-        """All whole rows of metrics.jsonl; what a kill or a power cut left of others is left out."""
+    def read_metrics(self) -> tuple[list[dict[str, Any]], list[str]]:
+        """The rows of metrics.jsonl, and a message for each line that is not a row.
+
+        The last line is ignored until its end is written; a run may be writing it.
+        """
         path = self.path / METRICS
-        lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
-        return [row for row in map(_row, lines) if row is not None]
+        rows, problems = [], []
+        for number, line in enumerate(path.read_bytes().split(b"\n")[:-1] if path.is_file() else (), start=1):
+            try:
+                row = json.loads(line)
+                if not isinstance(row["step"], int) or not isinstance(row.get("loss"), float | int | None):
+                    raise TypeError("step or loss is not a number")
+            except (ValueError, KeyError, TypeError) as error:
+                problems.append(f"{path}:{number}: not a row of metrics ({error})")
+            else:
+                rows.append(row)
+        return rows, problems
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The complete rows of metrics.jsonl; lines that a kill or a power cut has damaged are skipped."""
+        return self.read_metrics()[0]
 
     def rewind(self, step: int) -> None:
-        """Drop what was logged after `step` updates: a resumed run logs it again."""
+        """Drop the rows logged after `step` updates: a resumed run logs them again."""
         rows = [row for row in self.rows() if row["step"] <= step]
         write_text(self.path / METRICS, "".join(json.dumps(row) + "\n" for row in rows))
 
     def write_bad_videos(self, reasons: dict[str, str]) -> None:
-        """bad_videos.csv: `path,reason`, one row a video."""
+        """Write bad_videos.csv: `path,reason`, one row a video."""
         write_table(self.path / BAD_VIDEOS, [("path", "reason"), *sorted(reasons.items())])
 
     def write_nonfinite(self, *, step: int, figures: Mapping[str, float], videos: list[str]) -> None:
-        """nonfinite.json: the last step with a loss or a gradient that was not finite, and its videos."""
+        """Write nonfinite.json: the last step with a non-finite loss or gradient, and its videos."""
         as_text = {name: str(value) for name, value in figures.items()}
-        told = {"step": step, **as_text, "videos": sorted(videos)}
-        write_text(self.path / NONFINITE, json.dumps(told, indent=2))
+        values = {"step": step, **as_text, "videos": sorted(videos)}
+        write_text(self.path / NONFINITE, json.dumps(values, indent=2))
 
     def bad_videos(self) -> dict[str, str]:
-        """What `write_bad_videos` wrote, empty when nothing was bad."""
+        """The rows of bad_videos.csv, path to reason; empty if every video could be read."""
         path = self.path / BAD_VIDEOS
         if not path.is_file():
             return {}
@@ -136,51 +167,43 @@ class RunFolder:
             return {row["path"]: row["reason"] for row in csv.DictReader(file)}
 
 
-def _row(line: bytes) -> dict[str, Any] | None:
-    try:
-        row = json.loads(line)
-    except ValueError:
-        return None
-    return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
-
-
 def default_folder(command: str, recipe: str) -> Path:
-    """runs/<command>/<recipe>-<time>, for a run without --output; numbered if there is one of this second."""
+    """runs/<command>/<recipe>-<time>, for a run without --output; numbered if that exists already."""
     folder = Path("runs") / command / f"{recipe}-{time.strftime('%Y%m%d-%H%M%S')}"
     numbered = (folder.with_name(f"{folder.name}-{number}") for number in itertools.count(2))
     return next(path for path in itertools.chain([folder], numbered) if not path.exists())
 
 
-def environment() -> dict[str, Any]:
-    """Versions, device, commit and command line: what a reader of the run needs to repeat it."""
-    import torch  # here, so that listing runs needs none
+def current_environment() -> dict[str, Any]:
+    """Versions, devices, commit and command line: all that is needed to repeat a run."""
+    import torch  # here, because listing runs needs no torch
 
     return {
         "command": sys.argv,
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "versions": dict(_versions(("everest-video", "torch", "torchvision", "timm", "accelerate", "av"))),
+        "versions": {name: _version(name) for name in PACKAGES},
         "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] or ["cpu"],
         "git_commit": _git_commit(),
     }
 
 
-def _versions(names: Iterable[str]) -> Iterable[tuple[str, str]]:
-    for name in names:
-        try:
-            yield name, importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            yield name, "not installed"
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def _git_commit() -> str | None:
-    """The commit of the checkout that the package runs from; None from a wheel or without git."""
+    """The commit of the checkout that the package runs from; None for an installed wheel or without git."""
     package = Path(__file__).resolve().parents[1]
     command = ["git", "rev-parse", "--show-toplevel", "HEAD"]
     try:
-        asked = subprocess.run(command, cwd=package, capture_output=True, text=True, check=True, timeout=10)
+        git = subprocess.run(command, cwd=package, capture_output=True, text=True, check=True, timeout=10)
     except (OSError, subprocess.SubprocessError):
         return None
-    top, commit = asked.stdout.split("\n")[:2]
-    return commit if Path(top) == package.parent else None  # else that of a project around a wheel
+    top, commit = git.stdout.split("\n")[:2]
+    # A wheel installed inside another project's checkout does not take that project's commit.
+    return commit if Path(top) == package.parent else None

@@ -1,4 +1,4 @@
-"""Parameters cut over the processes (FSDP2), and whole tensors again where they are saved or loaded."""
+"""Parameters sharded over the processes (FSDP2), gathered for saving and sharded again on loading."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 
 def set_gradient_exchange(model: nn.Module, *, on: bool) -> None:
-    """Whether the next backward pass exchanges gradients; for a model that is cut."""
+    """Set whether the next backward pass exchanges gradients; only sharded models need it."""
     if isinstance(model, FSDPModule):
         model.set_requires_gradient_sync(on)
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
-    """The tensor of which every process has a part. All processes must ask."""
+    """Gather a sharded tensor. All processes must call this."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def like_sharded(value: Tensor, like: Tensor) -> Tensor:
-    """A copy of `value` that lies as `like` does: on its device, and cut if it is."""
+    """A copy of `value` on the device of `like`, and sharded in the same way."""
     value = value.to(like.device, copy=True)
     if isinstance(like, DTensor) and value.dim() == like.dim():
         return distribute_tensor(value, like.device_mesh, like.placements)

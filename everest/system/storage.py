@@ -1,7 +1,8 @@
-"""Files and folders behind a protocol (`s3://`, `hf://`, …), read by fsspec.
+"""Files and folders of a storage (`s3://`, `hf://`, …), read by fsspec.
 
-`RemotePath` has the part of `pathlib.Path` that lists and folders need, so that they need not know where they
-are. It holds no connection: fsspec makes one for each process, as connections do not outlive a fork.
+`RemotePath` has the methods of `pathlib.Path` that lists and folders need, so that callers do not depend on
+where files are. It holds no connection: fsspec makes one for each process, because connections do not
+survive a fork.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 LOCAL: Final = "file://"
 _URL: Final = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
-# What storages tell of a file that changes with it, the surest first.
+# Values that storages report and that change with a file, the most reliable first.
 _CHANGING: Final = ("ETag", "etag", "blob_id", "mtime", "LastModified", "last_modified", "updated", "created")
 _CREDENTIALS: Final = "give them as the storage's own tools take them (S3: AWS_ACCESS_KEY_ID and \
 AWS_SECRET_ACCESS_KEY, or FSSPEC_S3_ANON=true for a public bucket; hf: `hf auth login`)"
@@ -32,10 +33,10 @@ AWS_SECRET_ACCESS_KEY, or FSSPEC_S3_ANON=true for a public bucket; hf: `hf auth 
 
 @dataclass(frozen=True, order=True, slots=True)
 class RemotePath:
-    """A file or folder of a storage. Methods raise OSError as those of `Path` do, and beyond:
+    """A file or folder of a storage. Methods raise OSError like the methods of `Path`, and also:
 
     Raises:
-        DataError: the storage does not answer, or not to this user.
+        DataError: the storage does not answer, or refuses access.
         EnvironmentProblem: a package for the protocol is missing.
     """
 
@@ -65,24 +66,23 @@ class RemotePath:
     def parent(self) -> RemotePath:
         return self / ".."
 
-    def absolute(self) -> RemotePath:
+    def resolve(self) -> RemotePath:
+        """Returns itself: URLs are absolute, and storages have no links."""
         return self
 
-    def resolve(self) -> RemotePath:
-        """Itself: storages have no links."""
-        return self
+    absolute = resolve
 
     def exists(self) -> bool:
-        return self._kind() is not None
+        return self._type() is not None
 
     def is_file(self) -> bool:
-        return self._kind() == "file"
+        return self._type() == "file"
 
     def is_dir(self) -> bool:
-        return self._kind() == "directory"
+        return self._type() == "directory"
 
     def iterdir(self) -> Iterator[RemotePath]:
-        """What is in the folder now, also where it was listed before."""
+        """The current content of the folder, even if it was listed before."""
         with self._filesystem() as (storage, path):
             storage.invalidate_cache(path)
             entries = storage.ls(path, detail=True)
@@ -92,7 +92,7 @@ class RemotePath:
                 yield RemotePath(f"{self.url}/{name}", listed_as=entry["type"])
 
     def read_bytes(self, start: int | None = None, end: int | None = None) -> bytes:
-        """The file, or the part from `start` up to `end`, and no more of it."""
+        """The whole file, or only its bytes from `start` to `end`."""
         with self._filesystem() as (storage, path):
             return cast("bytes", storage.cat_file(path, start=start, end=end))
 
@@ -100,24 +100,24 @@ class RemotePath:
         return self.read_bytes().decode(encoding)
 
     def version(self) -> tuple[int, str]:
-        """Bytes (-1: the storage does not tell) and what changes with the file, as it was first asked for."""
+        """Size in bytes (-1 if unknown) and a text that changes with the file, as of the first call."""
         return _version(self)
 
-    def _kind(self) -> str | None:
-        if self.listed_as:
-            return self.listed_as
-        try:
-            return self._info()["type"]
-        except FileNotFoundError:
-            return None
-
-    def _info(self) -> dict[str, Any]:
+    def info(self) -> dict[str, Any]:
+        """The values that fsspec reports for the file or folder."""
         with self._filesystem() as (storage, path):
             return storage.info(path)
 
+    def _type(self) -> str | None:
+        """`file`, `directory`, or None if there is neither."""
+        try:
+            return self.listed_as or self.info()["type"]
+        except FileNotFoundError:
+            return None
+
     @contextmanager
     def _filesystem(self) -> Iterator[tuple[AbstractFileSystem, str]]:
-        """The storage and the path in it; what it refuses is retold."""
+        """The storage and the path in it; translates the errors of storages."""
         from fsspec.core import url_to_fs
 
         try:
@@ -125,11 +125,13 @@ class RemotePath:
         except FileNotFoundError as error:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.url) from error
         except ImportError as error:
-            raise EnvironmentProblem(f"{self.url}: {_missing_package(self.url, error)}") from error
+            s3 = 'needs the package s3fs: pip install "everest-video[remote]"'
+            fix = s3 if self.url.startswith("s3") else f"{error}, by pip"
+            raise EnvironmentProblem(f"{self.url}: {fix}") from error
         except MemoryError:
             raise
         except Exception as error:  # every storage has errors of its own
-            raise DataError(f"{self.url}: {_refusal(error)}") from error
+            raise DataError(f"{self.url}: {_explain(error)}") from error
 
 
 Location = Path | RemotePath
@@ -137,14 +139,14 @@ Location = Path | RemotePath
 
 @lru_cache(maxsize=32768)
 def _version(path: RemotePath) -> tuple[int, str]:
-    info = path._info()
+    info = path.info()
     size = info.get("size")
     changing = next((info[key] for key in _CHANGING if info.get(key) is not None), "")
     return -1 if size is None else size, str(changing)
 
 
-def located(text: str | Path) -> Location:
-    """What a path or URL names. `file://` is this machine."""
+def parse_location(text: str | Path) -> Location:
+    """The file or folder that a path or URL names. `file://` is this machine."""
     text = str(text)
     if text.startswith(LOCAL):
         return Path(text.removeprefix(LOCAL))
@@ -156,21 +158,15 @@ def is_url(text: str) -> bool:
     return _URL.match(text) is not None
 
 
-def joined(folder: Location, text: str) -> Location:
-    """What `text` names inside a folder: a relative path; an absolute one or a URL stands for itself."""
+def join_location(folder: Location, text: str) -> Location:
+    """Join a relative path to a folder; an absolute path or a URL does not depend on the folder."""
     if is_url(text) or Path(text).is_absolute():
-        return located(text)
+        return parse_location(text)
     return folder / text
 
 
-def _missing_package(url: str, error: ImportError) -> str:
-    if url.startswith("s3"):
-        return 'needs the package s3fs: pip install "everest-video[remote]"'
-    return f"{error}, by pip"
-
-
-def _refusal(error: Exception) -> str:
-    """Why a storage gives nothing, in a line."""
+def _explain(error: Exception) -> str:
+    """Why a storage refuses, in one line."""
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     if "Credential" in type(error).__name__:
         return f"no credentials for this storage ({reason}); {_CREDENTIALS}"

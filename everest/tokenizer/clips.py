@@ -1,4 +1,4 @@
-"""The clips that a tokenizer is trained and judged on: one window of frames of each video."""
+"""The clips for training and validating a tokenizer: one window of frames of each video."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Final
 from everest.config.settings import Recipe, TrainSettings
 from everest.data.dataset import Clip, VideoClips
 from everest.data.loader import batches, make_loader
-from everest.data.stages import pretrain_key, unlabelled_clips
+from everest.data.stages import pretrain_key, unlabeled_clips
 from everest.data.views import PretrainViews, ValidationViews
-from everest.system.storage import joined, located
+from everest.system.storage import join_location, parse_location
 from everest.tokenizer.spec import tokenizer_settings
 
-BATCH: Final = 8  # ours: clips that are measured together
+BATCH: Final = 8  # clips that are measured together; our choice
 
 
 def tokenizer_clips(recipe: Recipe) -> VideoClips:
-    """The videos of pre-training, as windows that lie anywhere in them, with its stride, crops and flips."""
+    """The videos of pre-training: random windows, with the stride, crops and flips of pre-training."""
     stage = recipe.pretrain
     views = PretrainViews(
         frames=tokenizer_settings(recipe).frames,
@@ -27,35 +27,35 @@ def tokenizer_clips(recipe: Recipe) -> VideoClips:
         sampling="dense",
         views_per_decode=1,
     )
-    return unlabelled_clips(recipe, pretrain_key(recipe.data), views, replace_bad=True)
+    return unlabeled_clips(recipe, pretrain_key(recipe.data), views, replace_bad=True)
 
 
 def held_out_key(recipe: Recipe) -> str:
-    """Which list a tokenizer is judged on: `data.val`, else `data.test` if it is there.
+    """The list for validating a tokenizer: `data.val`, otherwise `data.test` if the file exists.
 
-    Without either it is the one that it was trained on, so that a folder of videos is enough.
+    Without either it is the training list, so that a folder of videos is enough.
     """
     data = recipe.data
     if data.val is not None:
         return "val"
-    if data.test is not None and joined(located(data.root), data.test).exists():
+    if data.test is not None and join_location(parse_location(data.root), data.test).exists():
         return "test"
     return pretrain_key(data)
 
 
 def held_out_clips(recipe: Recipe) -> VideoClips:
-    """The window in the middle of each video of `held_out_key`, always the same."""
+    """The middle window of each video of `held_out_key`, always the same."""
     views = ValidationViews(
         frames=tokenizer_settings(recipe).frames,
         stride=recipe.pretrain.stride,
         size=recipe.data.frame_size,
         sampling="dense",
     )
-    return unlabelled_clips(recipe, held_out_key(recipe), views, replace_bad=False)
+    return unlabeled_clips(recipe, held_out_key(recipe), views, replace_bad=False)
 
 
 def first_clips(clips: VideoClips, most: int, *, settings: TrainSettings) -> Iterator[Clip]:
-    """Batches of up to `most` clips in the order of the list, as the first epoch has them."""
+    """Yield batches of up to `most` clips in the order of the list, as in the first epoch."""
     number = min(len(clips), most)
     order = [[(0, i) for i in range(first, min(first + BATCH, number))] for first in range(0, number, BATCH)]
     yield from batches(make_loader(clips, order, workers=settings.workers, timeout=settings.data_timeout))

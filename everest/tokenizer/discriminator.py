@@ -1,8 +1,8 @@
-"""What tells rebuilt clips from real ones: a 3-D discriminator in the manner of StyleGAN, as MAGVIT's.
+"""The discriminator between rebuilt and real clips: a 3-D StyleGAN discriminator, like MAGVIT's.
 
-Karras et al., Analyzing and Improving the Image Quality of StyleGAN, 2020; layers and their order are those
-of MAGVIT's public code. Ours: the strided first convolution, which makes it as small as its tokenizer, the
-widths, when halving ends, and StyleGAN's blur, where that code takes plain means.
+Karras et al., Analyzing and Improving the Image Quality of StyleGAN, 2020; the layers and their order follow
+MAGVIT's public code. Our choices: the strided first convolution, which makes it as small as its tokenizer,
+the widths, the size at which halving ends, and StyleGAN's blur instead of that code's plain means.
 
 B batch, C channels, T frames, H W pixels.
 """
@@ -19,12 +19,14 @@ from torch import Tensor, nn
 from everest.config.sizes import TokenizerConfig, discriminator_halvings
 
 SLOPE: Final = 0.2  # of the leaky ReLU, below 0: MAGVIT
-MOST_WIDTH: Final = 4  # ours: channels double at each halving, up to so many times the tokenizer's first ones
+MOST_WIDTH: Final = (
+    4  # our choice: channels double at each halving, up to 4 times the tokenizer's first width
+)
 BLUR: Final = (1, 3, 3, 1)  # StyleGAN
 
 
 class BlurredHalving(nn.Module):
-    """Every second value after a blur, along height and width, and along time with `time`."""
+    """Blurs and keeps every second value along height and width, with `time` also along time."""
 
     kernel: Tensor  # (1, 1, kt, 4, 4), its sum 1
 
@@ -44,7 +46,7 @@ class BlurredHalving(nn.Module):
 
 
 class DiscriminatorBlock(nn.Module):
-    """Two convolutions with a halving between them, around a shortcut that is halved, too."""
+    """Two convolutions with a halving between them, and a shortcut that is halved as well."""
 
     def __init__(self, channels: int, out_channels: int, *, time: bool) -> None:
         super().__init__()
@@ -60,18 +62,18 @@ class DiscriminatorBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return (self.shortcut(x) + self.layers(x)) / sqrt(2)  # the variance stays
+        return (self.shortcut(x) + self.layers(x)) / sqrt(2)  # keeps the variance
 
 
 class Discriminator(nn.Module):
-    """(B, 3, T, H, W) clips in [0, 1] to (B,) logits: the higher, the more it takes a clip for a real one.
+    """Maps clips (B, 3, T, H, W) in [0, 1] to logits (B,), which are higher for clips taken as real.
 
     Args:
-        config: of the tokenizer whose clips these are.
+        config: of the tokenizer that rebuilds the clips.
         frames: T.
         size: height and width of the clips before the tokenizer scales them.
     Raises:
-        ValueError: clips too small to be halved.
+        ValueError: the clips are too small to be halved.
     """
 
     def __init__(self, config: TokenizerConfig, *, frames: int, size: tuple[int, int]) -> None:
@@ -81,7 +83,7 @@ class Discriminator(nn.Module):
             raise ValueError(f"clips of {size} pixels are too small for a discriminator")
         grid = config.stem_grid(frames, size)
         time, space = config.stem
-        # Its windows overlap by 2 pixels: the seams of a decoder that unpatchifies can be seen.
+        # The windows overlap by 2 pixels, so that the seams of a decoder that unpatchifies are visible.
         kernel = (time + 2, space + 2, space + 2)
         width = config.channels
         stem = nn.Conv3d(3, width, kernel_size=kernel, stride=(time, space, space), padding=1)
@@ -95,15 +97,11 @@ class Discriminator(nn.Module):
         layers += [nn.Conv3d(width, width, kernel_size=3, padding=1), nn.LeakyReLU(SLOPE), nn.Flatten()]
         layers += [nn.Linear(width * prod(grid), width), nn.LeakyReLU(SLOPE), nn.Linear(width, 1)]
         self.layers = nn.Sequential(*layers)
-        self.apply(_start)
+        for module in self.modules():  # initial weights as MAGVIT's
+            if isinstance(module, nn.Conv3d | nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
 
     def forward(self, clips: Tensor) -> Tensor:
         return self.layers(clips)[:, 0]
-
-
-def _start(module: nn.Module) -> None:
-    """First weights as MAGVIT's."""
-    if isinstance(module, nn.Conv3d | nn.Linear):
-        nn.init.xavier_uniform_(module.weight)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)

@@ -1,6 +1,6 @@
-"""Finite scalar quantisation (Mentzer et al. 2024): each dimension is rounded to one of a few levels.
+"""Finite scalar quantization (Mentzer et al. 2024): each dimension is rounded to one of a few levels.
 
-D dimensions, one level count each; a code is the number of a combination of levels.
+D dimensions, each with its number of levels; a code is the index of a combination of levels.
 """
 
 from __future__ import annotations
@@ -11,23 +11,23 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-_ROOM = 1e-3  # the bound lies a little beyond the outermost levels, so that every level can be reached
+_MARGIN = 1e-3  # the bound is a little beyond the outermost levels, so that every level can be reached
 
 
 class FSQ(nn.Module):
     """Rounds vectors to a fixed grid. It has no weights and needs no loss of its own.
 
-    A vector of zeros is rounded to zeros for even and odd numbers of levels alike, so zero is a code like any
-    other. An even number of levels is not symmetric: 8 of them take -1, -0.75, ... 0.75.
+    A zero vector is rounded to zeros for even and odd numbers of levels, so zero is an ordinary code. The
+    levels of an even number are not symmetric: 8 levels are -1, -0.75, ... 0.75.
 
     Args:
-        levels: how many values each dimension can take, at least 2.
+        levels: the number of levels of each dimension, at least 2.
     """
 
     reach: Tensor  # (D,) of the tanh to either side
     offset: Tensor  # (D,)
     steps: Tensor  # (D,) levels between 0 and -1
-    weights: Tensor  # (D,) int64: what a level of a dimension adds to the code
+    weights: Tensor  # (D,) int64: factor of a dimension's level in the code
 
     def __init__(self, levels: Sequence[int]) -> None:
         super().__init__()
@@ -36,10 +36,10 @@ class FSQ(nn.Module):
         self.levels = tuple(levels)
         counts = torch.tensor(self.levels)
         constants = {
-            "reach": (counts - 1) * (1 + _ROOM) / 2,
+            "reach": (counts - 1) * (1 + _MARGIN) / 2,
             "offset": (counts + 1) % 2 / 2,
             "steps": (counts // 2).float(),
-            "weights": torch.tensor([prod(self.levels[:place]) for place in range(len(self.levels))]),
+            "weights": torch.tensor([prod(self.levels[:dim]) for dim in range(len(self.levels))]),
         }
         for name, value in constants.items():
             self.register_buffer(name, value, persistent=False)
@@ -49,12 +49,12 @@ class FSQ(nn.Module):
         return prod(self.levels)
 
     def bound(self, z: Tensor) -> Tensor:
-        """(..., D) of any size to the range of the values, not rounded yet; float32."""
+        """Map vectors (..., D) to the range of the values, before rounding: float32."""
         shift = torch.atanh(self.offset / self.reach)
         return (torch.tanh(z.float() + shift) * self.reach - self.offset) / self.steps
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Round vectors; the gradient passes the rounding as if it were not there.
+        """Round vectors; the gradient passes through the rounding unchanged.
 
         Args:
             z: (..., D).
@@ -64,15 +64,15 @@ class FSQ(nn.Module):
         """
         bounded = self.bound(z)
         levels = (bounded.detach() * self.steps).round()  # (..., D), 0 in the middle
-        values = levels / self.steps + (bounded - bounded.detach())  # in this order exactly the levels
+        values = levels / self.steps + (bounded - bounded.detach())  # this order gives exactly the levels
         codes = ((levels + self.steps).long() * self.weights).sum(dim=-1)
         return values, codes
 
     def digits(self, codes: Tensor) -> Tensor:
-        """(...) codes to (..., D) int64: the level of each dimension, counted from 0."""
+        """Convert codes (...) to the level of each dimension, counted from 0: (..., D) int64."""
         counts = torch.tensor(self.levels, device=codes.device)
         return codes.unsqueeze(-1) // self.weights % counts
 
     def decode(self, codes: Tensor) -> Tensor:
-        """The values that codes stand for: (...) int64 to (..., D) float32."""
+        """Convert codes (...) int64 to their values (..., D) float32."""
         return (self.digits(codes) - self.steps) / self.steps

@@ -1,7 +1,7 @@
 """The 3-D convolutional encoder and decoder of the tokenizer, after MAGVIT (Yu et al. 2023).
 
-Layers, their order and their sizes are those of MAGVIT's public code; the patchifying stem, which makes small
-tokenizers, is ours.
+The layers, their order and their sizes follow MAGVIT's public code. The patchifying stem, which makes small
+tokenizers, is our choice.
 
 B batch, C channels, T frames, H W pixels, D code dimensions, t h w the grid of tokens.
 """
@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from everest.config.sizes import TokenizerConfig
 
-_GROUPS = 32  # of GroupNorm, where the channels divide
+_GROUPS = 32  # of GroupNorm, if they divide the channels
 
 
 def _norm(channels: int) -> nn.GroupNorm:
@@ -30,7 +30,7 @@ def _conv(channels: int, out_channels: int) -> nn.Conv3d:
 
 
 class ResidualBlock(nn.Module):
-    """Norm, SiLU and convolution, twice, around a shortcut."""
+    """Norm, SiLU and convolution, twice, and a shortcut."""
 
     def __init__(self, channels: int, out_channels: int) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class ResidualBlock(nn.Module):
 
 def _blocks(channels: int, out_channels: int, number: int) -> list[nn.Module]:
     widths = [channels] + [out_channels] * number
-    return [ResidualBlock(here, there) for here, there in itertools.pairwise(widths)]
+    return [ResidualBlock(before, after) for before, after in itertools.pairwise(widths)]
 
 
 def _run(stages: Iterable[nn.Module], x: Tensor, *, checkpointing: bool) -> Tensor:
@@ -61,7 +61,7 @@ def _run(stages: Iterable[nn.Module], x: Tensor, *, checkpointing: bool) -> Tens
 
 
 class Halve(nn.Module):
-    """The mean over 2x2 places, and over two frames with `time`."""
+    """The mean over 2x2 positions, and with `time` over two frames."""
 
     def __init__(self, *, time: bool) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ class Double(nn.Module):
 
 
 class VideoEncoder3D(nn.Module):
-    """(B, 3, T, H, W) pixels in [0, 1] to (B, D, t, h, w), a vector of the latent space for each token."""
+    """Encodes pixels (B, 3, T, H, W) in [0, 1] to one latent vector per token: (B, D, t, h, w)."""
 
     def __init__(self, config: TokenizerConfig, *, checkpointing: bool = False) -> None:
         super().__init__()
@@ -110,10 +110,10 @@ class VideoEncoder3D(nn.Module):
 
 
 class VideoDecoder3D(nn.Module):
-    """(B, D, t, h, w) values of tokens to (B, 3, T, H, W) pixels, in [0, 1] as far as it has learned that.
+    """Decodes values of tokens (B, D, t, h, w) to pixels (B, 3, T, H, W), in [0, 1] once it is trained.
 
-    A token that was left out is rebuilt from others, most of all from the same place of the first frames:
-    the convolutions must reach that far in time.
+    A token that was left out is rebuilt from other tokens, mainly from the same position in the first frames,
+    so the convolutions must reach that far in time.
     """
 
     def __init__(self, config: TokenizerConfig, *, checkpointing: bool = False) -> None:

@@ -1,6 +1,7 @@
-"""A tokenizer on clips that it was not trained on: how well it rebuilds them, and whether it has collapsed.
+"""The report on a tokenizer: how well it rebuilds clips it was not trained on, and whether it has collapsed.
 
-B batch, n clips, N ranked tokens: those of all slices but the first.
+B batch, n clips, N ranked tokens (of all slices but the first), K kept tokens, T frames, H W pixels,
+t h w the grid of tokens.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from everest.tokenizer.measures import (
     codebook_use,
     highest,
     mean_overlap,
-    peak_ratio,
+    psnr,
     rank_correlation,
     score_entropy,
     slice_shares,
@@ -31,20 +32,20 @@ from everest.tokenizer.network import AdaptiveTokenizer, TokenizerOutput
 from everest.tokenizer.scorer import TokenScorer
 from everest.video.pixels import in_unit_range
 
-CLIPS: Final = 256  # ours: so many are enough for every figure
-TOP_SHARE: Final = 0.1  # ours: the tokens that are compared with what changes
+CLIPS: Final = 256  # enough for every figure; our choice
+TOP_SHARE: Final = 0.1  # of the tokens, which are compared with the change of pixels; our choice
 EXAMPLES: Final = 2  # clips that are drawn
 
-# Ours, from a prototype: what a scorer that has forgotten the content goes beyond.
+# Limits that a scorer which ignores the content exceeds. Our choice, from a prototype.
 MOST_IN_A_SLICE: Final = 2.0  # times an even share
-MOST_OVERLAP: Final = 1.5  # times that of a ranking by frame difference
-LEAST_CHANGE: Final = 0.5  # times that of a ranking by frame difference
+MOST_OVERLAP: Final = 1.5  # times the overlap of a ranking by frame difference
+LEAST_CHANGE: Final = 0.5  # times the change of a ranking by frame difference
 LEAST_LEVEL: Final = 0.001  # of the kept tokens
-LEAST_PERPLEXITY: Final = 0.25  # of what the tokens could show
+LEAST_PERPLEXITY: Final = 0.25  # of the highest possible perplexity
 
 
 class Example(NamedTuple):
-    """A clip in the size that the tokenizer works in, as a picture shows it."""
+    """A clip for a figure, in the scaled size in which the tokenizer works."""
 
     video: str
     frames: Tensor  # (3, T, H, W) in [0, 1]
@@ -55,7 +56,7 @@ class Example(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerReport:
-    """The figures, as JSON, and a few clips to look at."""
+    """The measurements as JSON values, and a few example clips."""
 
     figures: dict[str, Any]
     examples: list[Example]
@@ -63,146 +64,145 @@ class TokenizerReport:
 
 
 class _Batch(NamedTuple):
-    """What is kept of some clips, on the CPU."""
+    """Measurements of some clips, on the CPU."""
 
-    own: Tensor  # (B,) dB, from the tokenizer's own choice
-    random: Tensor  # (B,) from as many random tokens
-    all: Tensor  # (B,) from all
+    own: Tensor  # (B,) PSNR in dB of clips rebuilt from the tokens that the tokenizer selects
+    random: Tensor  # (B,) the same from as many random tokens
+    all: Tensor  # (B,) the same from all tokens
     kept: Tensor  # (B, N) bool
     scores: Tensor  # (B, N)
-    untrained: Tensor  # (B, N)
-    change: Tensor  # (B, N)
-    codes: Tensor  # (B, K) of kept tokens, first slice included
+    untrained: Tensor  # (B, N) scores before training
+    change: Tensor  # (B, N) of pixels
+    codes: Tensor  # (B, K) of kept tokens, including the first slice
 
 
 @torch.inference_mode()
-def report_on(
+def measure_tokenizer(
     model: AdaptiveTokenizer, clips: VideoClips, untrained: TokenScorer, *, settings: TrainSettings
 ) -> TokenizerReport:
     """Measure a tokenizer on up to `CLIPS` clips of one window each, in float32.
 
     Args:
-        untrained: the scorer as it was before training, which is a good motion detector already.
+        untrained: the scorer before training, which already detects motion well.
     """
     model.eval()
-    found: list[_Batch] = []
+    measured: list[_Batch] = []
     examples: list[Example] = []
     skipped: list[tuple[str, str]] = []
     for clip in first_clips(clips, CLIPS, settings=settings):
         skipped += [tries[0] for tries in failures(clip)]
-        readable = [place for place, failed in enumerate(clip.failed) if failed == NONE_FAILED]
+        readable = [row for row, failed in enumerate(clip.failed) if failed == NONE_FAILED]
         if not readable:
             continue
         frames = in_unit_range(clip.frames[readable, 0].to(model.target_mean.device))  # (B, 3, T, H, W)
-        told = model.encode(frames)
-        mask = model.choose(told.scores, keep=model.keep)
+        output = model.encode(frames)
+        mask = model.select_tokens(output.scores, keep=model.keep)
         rebuilt = model.reconstruct(frames, mask=mask)
-        found.append(_measured(model, untrained, frames, told, mask, rebuilt))
-        names = [clip.video_id[place] for place in readable]
-        shown = zip(names, model.scaled(frames), mask, rebuilt, told.scores, strict=True)
-        for name, *tensors in islice(shown, EXAMPLES - len(examples)):
+        measured.append(_measure(model, untrained, frames, output, mask, rebuilt))
+        names = [clip.video_id[row] for row in readable]
+        candidates = zip(names, model.scaled(frames), mask, rebuilt, output.scores, strict=True)
+        for name, *tensors in islice(candidates, EXAMPLES - len(examples)):
             examples.append(Example(name, *(tensor.cpu() for tensor in tensors)))
-    if not found:
+    if not measured:
         return TokenizerReport(figures={}, examples=[], skipped=skipped)
-    joined = _Batch(*(torch.cat(parts) for parts in zip(*found, strict=True)))
-    slices = model.window // model.config.stride[0] - 1
-    figures = _figures(joined, model, slices)
+    joined = _Batch(*(torch.cat(parts) for parts in zip(*measured, strict=True)))
+    figures = _figures(joined, model)
     warnings = [*scorer_warnings(figures), *codebook_warnings(figures)]
     return TokenizerReport(figures={**figures, "warnings": warnings}, examples=examples, skipped=skipped)
 
 
-def _measured(
+def _measure(
     model: AdaptiveTokenizer,
     untrained: TokenScorer,
     frames: Tensor,
-    told: TokenizerOutput,
+    output: TokenizerOutput,
     mask: Tensor,
     rebuilt: Tensor,
 ) -> _Batch:
     scaled = model.scaled(frames)
     generator = torch.Generator(frames.device).manual_seed(1)
     noise = torch.rand(mask.shape, generator=generator, device=frames.device)
-    from_random = model.reconstruct(frames, mask=model.choose(noise, keep=model.keep))
+    from_random = model.reconstruct(frames, mask=model.select_tokens(noise, keep=model.keep))
     from_all = model.reconstruct(frames, keep=1.0)
     change = change_of_tokens(scaled, mask.shape[1:])
-    measured = _Batch(
-        own=peak_ratio(rebuilt, scaled),
-        random=peak_ratio(from_random, scaled),
-        all=peak_ratio(from_all, scaled),
+    batch = _Batch(
+        own=psnr(rebuilt, scaled),
+        random=psnr(from_random, scaled),
+        all=psnr(from_all, scaled),
         kept=_ranked(mask).bool(),
-        scores=_ranked(told.scores),
+        scores=_ranked(output.scores),
         untrained=_ranked(untrained(scaled)),
         change=_ranked(change),
-        codes=told.codes[mask.flatten(1).bool()].view(len(mask), -1),
+        codes=output.codes[mask.flatten(1).bool()].view(len(mask), -1),
     )
-    return _Batch(*(x.cpu() for x in measured))
+    return _Batch(*(x.cpu() for x in batch))
 
 
 def _ranked(by_token: Tensor) -> Tensor:
-    """(B, t, h, w) to (B, N): without the first slice, which is kept whole."""
+    """Remove the first slice, of which all tokens are kept: (B, t, h, w) to (B, N)."""
     return by_token[:, 1:].flatten(1)
 
 
-def _figures(found: _Batch, model: AdaptiveTokenizer, slices: int) -> dict[str, Any]:
-    kept_by_change = highest(found.change, found.kept.float().mean().item())
+def _figures(clips: _Batch, model: AdaptiveTokenizer) -> dict[str, Any]:
+    kept_by_change = highest(clips.change, clips.kept.float().mean().item())
 
-    def beside_change(scores: Tensor) -> dict[str, float]:
-        ratio = change_ratio(highest(scores, TOP_SHARE), found.change)
-        return {"ratio": ratio, "rank_correlation": rank_correlation(scores, found.change)}
+    def compare_with_change(scores: Tensor) -> dict[str, float]:
+        ratio = change_ratio(highest(scores, TOP_SHARE), clips.change)
+        return {"ratio": ratio, "rank_correlation": rank_correlation(scores, clips.change)}
 
     return {
-        "clips": len(found.own),
-        "kept": int(found.kept[0].sum()),
-        "ranked": found.kept.size(1),
-        "psnr": {name: getattr(found, name).mean().item() for name in ("own", "random", "all")},
+        "clips": len(clips.own),
+        "kept": int(clips.kept[0].sum()),
+        "ranked": clips.kept.size(1),
+        "psnr": {name: getattr(clips, name).mean().item() for name in ("own", "random", "all")},
         "change": {
-            "scorer": beside_change(found.scores),
-            "untrained": beside_change(found.untrained),
-            "frame_difference": beside_change(found.change),
+            "scorer": compare_with_change(clips.scores),
+            "untrained": compare_with_change(clips.untrained),
+            "frame_difference": compare_with_change(clips.change),
         },
-        "overlap": {"scorer": mean_overlap(found.kept), "frame_difference": mean_overlap(kept_by_change)},
-        "slice_shares": slice_shares(found.kept, slices),
-        "score_entropy": score_entropy(found.scores),
-        "codebook": codebook_use(found.codes.flatten(), model.quantiser),
+        "overlap": {"scorer": mean_overlap(clips.kept), "frame_difference": mean_overlap(kept_by_change)},
+        "slice_shares": slice_shares(clips.kept, model.window // model.config.stride[0] - 1),
+        "score_entropy": score_entropy(clips.scores),
+        "codebook": codebook_use(clips.codes.flatten(), model.quantizer),
     }
 
 
 def scorer_warnings(figures: dict[str, Any]) -> Iterator[str]:
-    """What of the figures says that the scorer ranks something else than content, in a line each."""
+    """Warn, one line per sign, that the scorer ranks something other than content."""
     change = {name: values["ratio"] for name, values in figures["change"].items()}
     overlap, shares = figures["overlap"], figures["slice_shares"]
     most = max(range(len(shares)), key=shares.__getitem__)
     if shares[most] > MOST_IN_A_SLICE / len(shares):
         yield (
-            f"{shares[most]:.0%} of what is kept lies in slice {most + 2} of {len(shares) + 1}: the scorer "
-            "ranks places in time, not content"
+            f"{shares[most]:.0%} of the kept tokens are in slice {most + 2} of {len(shares) + 1}: the scorer "
+            "ranks positions in time, not content"
         )
     if overlap["scorer"] > MOST_OVERLAP * overlap["frame_difference"]:
         yield (
-            f"different clips keep the same places (overlap {overlap['scorer']:.2f}, by frame difference "
+            f"different clips keep the same positions (overlap {overlap['scorer']:.2f}, by frame difference "
             f"{overlap['frame_difference']:.2f})"
         )
     if change["scorer"] < LEAST_CHANGE * change["frame_difference"]:
         yield (
-            f"what scores highest changes {change['scorer']:.1f} times as much as the rest, by frame "
-            f"difference {change['frame_difference']:.1f}"
+            f"the tokens with the highest scores change {change['scorer']:.1f} times as much as all tokens, "
+            f"by frame difference {change['frame_difference']:.1f}"
         )
 
 
 def codebook_warnings(figures: dict[str, Any]) -> Iterator[str]:
-    """What says that codes are left unused; a tokenizer that has just begun leaves many."""
+    """Warn of unused codes; a tokenizer at the start of training leaves many unused."""
     use = figures["codebook"]
     if use["least_level"] < LEAST_LEVEL:
         yield f"a level of the codes has {use['least_level']:.2%} of the kept tokens"
     if use["perplexity_share"] < LEAST_PERPLEXITY:
         yield (
-            f"the codes of kept tokens are as many as {use['perplexity']:.0f} equally frequent ones, "
-            f"{use['perplexity_share']:.0%} of what is possible"
+            f"the codes of kept tokens have a perplexity of {use['perplexity']:.0f}, "
+            f"{use['perplexity_share']:.0%} of the highest possible one"
         )
 
 
-def numbers(figures: dict[str, Any]) -> dict[str, float]:
-    """The figures that a row of metrics.jsonl has."""
+def scalar_figures(figures: dict[str, Any]) -> dict[str, float]:
+    """The figures that are logged in a row of metrics.jsonl."""
     return {
         **{f"psnr_{name}": value for name, value in figures["psnr"].items()},
         "change_ratio": figures["change"]["scorer"]["ratio"],

@@ -1,4 +1,4 @@
-"""How much each token matters: a small network that scores them, and the choice of the best that learns.
+"""The scorer: a small network that scores tokens, and a differentiable selection of the highest scores.
 
 B batch, T frames, H W pixels, C channels, N tokens, K kept ones, S samples, t h w the grid of tokens.
 """
@@ -14,20 +14,21 @@ from torch import Tensor, nn
 from everest.config.sizes import TopKKind
 from everest.methods.importance import full_precision
 
-FLOOR: Final = 1e-6  # under a root, whose gradient is not finite at 0, where frames or all scores are equal
-SAMPLES: Final = 32  # of `perturbed`
+FLOOR: Final = 1e-6  # added under a root: at 0, if frames or all scores are equal, its gradient is not finite
+SAMPLES: Final = 32  # of noise, for `perturbed`
 
 
 class TokenScorer(nn.Module):
-    """Two strided convolutions; a token's score is how far its features moved since one slice before.
+    """Two strided convolutions; a token's score is the distance of its features from the slice before.
 
-    Features see the frames of their own token only, whatever the clip's length: kernel and stride are equal
-    in time, and nothing is padded there. Else the score would know where the clip begins and ends, and
-    training would put all that is kept into its last slice. In space edges are repeated, for the same reason.
+    Features depend only on the frames of their own token: in time, kernel and stride are equal and there is
+    no padding. Otherwise the scores would reveal the start and end of the clip, and training would move all
+    kept tokens into the last slice. For the same reason the edges are repeated in space.
 
     Args:
-        stride: frames and pixels a side of a token.
-        channels: of the two convolutions. Sizes are ours; two convolutions and the distance are LVMAE §3.3.
+        stride: frames, and pixels per side, of a token.
+        channels: of the two convolutions. LVMAE §3.3 has two convolutions and the distance; the sizes are our
+            choice.
     """
 
     def __init__(self, stride: tuple[int, int], channels: tuple[int, int]) -> None:
@@ -41,13 +42,13 @@ class TokenScorer(nn.Module):
         self.paddings = [_padding(kernel, step) for kernel, step in zip(kernels, self.strides, strict=True)]
 
     def features(self, frames: Tensor) -> Tensor:
-        """(B, 3, T, H, W) to (B, C, t, h, w), in float32 under autocast, too: ties change what is kept."""
+        """Compute features (B, C, t, h, w) of clips (B, 3, T, H, W), always in float32 to avoid ties."""
         with full_precision(frames.device):
             x = self.first(F.pad(frames.float(), self.paddings[0], mode="replicate"))
             return self.second(F.pad(F.gelu(x), self.paddings[1], mode="replicate"))
 
     def forward(self, frames: Tensor) -> Tensor:
-        """(B, t, h, w) float32 scores; the first slice, which has none before it, copies the second's."""
+        """Compute scores (B, t, h, w) in float32; the first slice copies the scores of the second."""
         with full_precision(frames.device):
             moved = self.features(frames).diff(dim=2).square().sum(dim=1)  # (B, t - 1, h, w)
             scores = (moved + FLOOR).sqrt()
@@ -55,16 +56,16 @@ class TokenScorer(nn.Module):
 
 
 def _padding(kernel: int, stride: int) -> tuple[int, int, int, int, int, int]:
-    """Of width, height and time, so that the output is the input's size over the stride."""
+    """Padding of width, height and time with which the output size is the input size over the stride."""
     before = (kernel - stride) // 2
     after = kernel - stride - before
     return before, after, before, after, 0, 0
 
 
 def top_k(scores: Tensor, k: int, generator: torch.Generator) -> Tensor:
-    """The ids (B, K) of the `k` highest of (B, N) scores, highest first.
+    """Return the ids (B, K) of the `k` highest of scores (B, N), highest first.
 
-    Equal scores are the rule in still clips: they come in a random order, not in that of their places.
+    Equal scores, which are common in still clips, are in random order, not in the order of their positions.
     """
     noise = torch.rand(scores.shape, generator=generator, device=scores.device)
     shuffled = noise.argsort(dim=1)  # (B, N)
@@ -75,42 +76,39 @@ def top_k(scores: Tensor, k: int, generator: torch.Generator) -> Tensor:
 def soft_topk_mask(
     scores: Tensor, k: int, kind: TopKKind, temperature: float, generator: torch.Generator
 ) -> Tensor:
-    """Exactly `k` ones a row, through which the scores learn which tokens were missed.
+    """Select the `k` highest scores of each row, with a gradient to the scores.
 
-    LVMAE names no kind of differentiable top-k, so both are ours. Scores are standardised by clip first:
-    their scale drifts while they are trained, and the temperature would mean something else every epoch.
+    LVMAE does not specify its differentiable top-k, so both kinds are our choice. Scores are standardized per
+    clip first: their scale drifts in training, which would change the effect of the temperature.
 
     Args:
         scores: (B, N) float32.
-        kind: `straight-through` has the gradient of a sigmoid around the border between kept and left;
-            `perturbed` that of the mean choice under noise (Berthet et al. 2020).
-        temperature: of the sigmoid; the deviation of the noise.
-        generator: of the ties' order, and of that noise; on the scores' device.
+        kind: `straight-through` uses the gradient of a sigmoid around the threshold; `perturbed` the gradient
+            of the mean selection under noise (Berthet et al. 2020).
+        temperature: of the sigmoid; the standard deviation of the noise.
+        generator: for the order of ties and for the noise; on the scores' device.
     Returns:
-        (B, N) float32 of 0 and 1.
+        (B, N) float32 mask of 0 and 1, with exactly `k` ones per row.
     """
     ids = top_k(scores.detach(), k, generator)
     hard = torch.zeros_like(scores).scatter_(1, ids, 1.0)
     if k == scores.size(1):
         return hard
-    deviation = (scores.var(dim=1, keepdim=True, unbiased=False) + FLOOR).sqrt()
-    standard = (scores - scores.mean(dim=1, keepdim=True)) / deviation  # (B, N)
+    std = (scores.var(dim=1, keepdim=True, unbiased=False) + FLOOR).sqrt()
+    standard = (scores - scores.mean(dim=1, keepdim=True)) / std  # (B, N)
     if kind == "perturbed":
-        soft = _perturbed(standard, k, temperature, generator)
+        soft = _perturbed_selection(standard, k, temperature, generator)
     else:
-        soft = torch.sigmoid((standard - _border(standard.detach(), k)) / temperature)
-    return hard + (soft - soft.detach())  # in this order exactly 0 and 1
+        # The threshold is halfway between the k-th and the next score.
+        threshold = standard.detach().topk(k + 1, dim=1).values[:, -2:].mean(dim=1, keepdim=True)  # (B, 1)
+        soft = torch.sigmoid((standard - threshold) / temperature)
+    return hard + (soft - soft.detach())  # this order gives exactly 0 and 1
 
 
-def _border(scores: Tensor, k: int) -> Tensor:
-    """(B, 1): the middle between the k-th and the next score."""
-    return scores.topk(k + 1, dim=1).values[:, -2:].mean(dim=1, keepdim=True)
-
-
-def _perturbed(scores: Tensor, k: int, deviation: float, generator: torch.Generator) -> Tensor:
-    """(B, N): how often a token is among the first `k` under noise; its gradient by the noise itself."""
+def _perturbed_selection(scores: Tensor, k: int, std: float, generator: torch.Generator) -> Tensor:
+    """(B, N): its gradient is that of the rate at which a token is among the first `k` under noise."""
     noise = torch.randn((SAMPLES, *scores.shape), generator=generator, device=scores.device)  # (S, B, N)
-    noisy = scores.detach() + deviation * noise
-    chosen = torch.zeros_like(noise).scatter_(2, noisy.topk(k, dim=2).indices, 1.0)
-    slope = (noise * scores).sum(dim=2, keepdim=True) / deviation  # (S, B, 1)
-    return (chosen * slope).mean(dim=0)
+    noisy = scores.detach() + std * noise
+    selected = torch.zeros_like(noise).scatter_(2, noisy.topk(k, dim=2).indices, 1.0)
+    slope = (noise * scores).sum(dim=2, keepdim=True) / std  # (S, B, 1)
+    return (selected * slope).mean(dim=0)

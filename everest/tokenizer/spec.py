@@ -1,4 +1,4 @@
-"""From the settings of a tokenizer to the module, and what is written in its checkpoint to build it again."""
+"""From the settings of a tokenizer to the module: the values that a checkpoint stores to rebuild it."""
 
 from __future__ import annotations
 
@@ -28,32 +28,27 @@ class TokenizerSpec:
     kind: Literal["tokenizer"] = "tokenizer"
     config: TokenizerConfig
     window: int  # frames
-    size: tuple[int, int]  # height, width of the clips it is trained on; others do as well
+    size: tuple[int, int]  # height, width of the training clips; other sizes work as well
     keep: float
     select: TopKKind
     temperature: float
     checkpointing: bool = False
 
-    @property
-    def depth(self) -> int:
-        """Blocks that a learning rate can decay over."""
-        return 0
-
     def dump(self) -> dict[str, Any]:
-        """As plain JSON values."""
+        """Return the fields as plain JSON values."""
         return _SPEC.dump_python(self, mode="json")
 
     @staticmethod
-    def of(settings: dict[str, Any], *, source: Path) -> TokenizerSpec:
-        """The inverse of `dump`.
+    def from_settings(settings: dict[str, Any], *, source: Path) -> TokenizerSpec:
+        """Read the values that `dump` returns, from the file `source`.
 
         Raises:
-            CheckpointError: settings that this version does not know.
+            CheckpointError: this version does not know the settings.
         """
         return read_spec(_SPEC, settings, source=source)
 
     def build(self) -> AdaptiveTokenizer:
-        """The module with fresh weights, from torch's default generator."""
+        """Make the module with new weights, from torch's default generator."""
         return AdaptiveTokenizer(
             self.config,
             window=self.window,
@@ -64,7 +59,7 @@ class TokenizerSpec:
         )
 
     def bytes_per_clip(self, bytes_per_value: int) -> int:
-        """What one window's training pass keeps in memory: counted in a pass without data, float32 scaled."""
+        """Count the bytes that a training pass of one window saves, by a pass on the meta device."""
         with torch.device("meta"):
             model, clip = self.build(), torch.empty(1, 3, self.window, *self.size)
         kept = kept_values(lambda: model.decoder(model.encoder(model.scaled(clip))), model.parameters())
@@ -75,10 +70,10 @@ _SPEC = TypeAdapter(TokenizerSpec)
 
 
 def tokenizer_settings(recipe: Recipe) -> TokenizerSettings:
-    """The section of a recipe that has one.
+    """The `tokenizer` section of a recipe.
 
     Raises:
-        RecipeError: it has none.
+        RecipeError: the recipe has none.
     """
     if recipe.tokenizer is None:
         raise RecipeError(
@@ -91,7 +86,7 @@ def tokenizer_spec(recipe: Recipe) -> TokenizerSpec:
     """The tokenizer of a recipe.
 
     Raises:
-        RecipeError: it has none.
+        RecipeError: the recipe has no `tokenizer` section.
     """
     settings = tokenizer_settings(recipe)
     return TokenizerSpec(
@@ -107,33 +102,33 @@ def tokenizer_spec(recipe: Recipe) -> TokenizerSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerUse:
-    """The tokenizer that a model is trained with: a file beside the model's, which does not contain it."""
+    """The tokenizer that a model is trained with. It is a file of its own; the model's file refers to it."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")
     settings: TokenizerSpec
-    path: str | None = None  # None: not trained; enough to count with
+    path: str | None = None  # None: an untrained tokenizer, enough to compute costs
     sha256: str | None = None  # of its weights
 
-    def beside(self, checkpoint: Path) -> TokenizerUse:
-        """The same for a model read from `checkpoint`: a run may be moved or copied with its tokenizer."""
-        within = own_tokenizer(checkpoint.parent)
-        if self.path is None or not is_own_tokenizer(self.path) or not within.is_file():
+    def relocated(self, checkpoint: Path) -> TokenizerUse:
+        """Adapt the path to a model read from `checkpoint`: a run may be moved with its own tokenizer."""
+        own = own_tokenizer(checkpoint.parent)
+        if self.path is None or not is_own_tokenizer(self.path) or not own.is_file():
             return self
-        return replace(self, path=str(within.resolve()))
+        return replace(self, path=str(own.resolve()))
 
     def load(self) -> AdaptiveTokenizer:
-        """The tokenizer in eval mode; with fresh weights where there is no file.
+        """Load the tokenizer in eval mode, with new weights if `path` is None.
 
         Raises:
-            CheckpointError: the file is gone, damaged, or not the one that it was.
+            CheckpointError: the file is missing, damaged, or has other weights than in training.
         """
-        with torch.random.fork_rng(devices=[]):  # the model beside it begins alike with and without it
+        with torch.random.fork_rng(devices=[]):  # the model's initial weights do not depend on the tokenizer
             tokenizer = self.settings.build().eval()
         if self.path is None:
             return tokenizer
         path = Path(self.path)
         if not path.is_file():
-            raise CheckpointError(f"{path}: the tokenizer of this model is not there any more; put it back")
+            raise CheckpointError(f"{path}: the tokenizer of this model is missing; put it back")
         weights = read_weights(path)
         if state_hash(weights.tensors) != self.sha256:
             raise CheckpointError(f"{path}: not the tokenizer that this model was trained with")
@@ -142,11 +137,11 @@ class TokenizerUse:
 
 
 def tokenizer_use(recipe: Recipe) -> TokenizerUse:
-    """The tokenizer that a recipe's pre-training uses: `tokenizer.checkpoint`, or one that is not trained.
+    """The tokenizer `tokenizer.checkpoint` of a recipe, or an untrained tokenizer.
 
     Raises:
-        RecipeError: the recipe has no tokenizer.
-        CheckpointError: the file is no tokenizer, or one with other tokens than the recipe's model.
+        RecipeError: the recipe has no `tokenizer` section.
+        CheckpointError: the file is no tokenizer, or its tokens do not fit the recipe's model.
     """
     settings = tokenizer_settings(recipe)
     if settings.checkpoint is None:
@@ -155,9 +150,9 @@ def tokenizer_use(recipe: Recipe) -> TokenizerUse:
     weights = read_weights(path)
     if weights.kind != "tokenizer":
         raise CheckpointError(
-            f"{path}: a {weights.kind} checkpoint where a tokenizer is needed, as train-tokenizer makes it"
+            f"{path}: a {weights.kind} checkpoint where a tokenizer is needed; make one with train-tokenizer"
         )
-    spec = TokenizerSpec.of(weights.settings, source=path)
+    spec = TokenizerSpec.from_settings(weights.settings, source=path)
     if spec.config.tubelet != recipe.model.tubelet or recipe.data.frames % spec.window:
         raise CheckpointError(
             f"{path}: its tokens are of {spec.config.tubelet} in windows of {spec.window} frames; the recipe "
@@ -167,9 +162,12 @@ def tokenizer_use(recipe: Recipe) -> TokenizerUse:
 
 
 def kept_values(run: Callable[[], object], weights: Iterable[Tensor]) -> int:
-    """Numbers that a pass keeps for its backward pass, the weights apart; on `meta` it costs nothing."""
-    kept: dict[int, Tensor] = {}
-    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.setdefault(id(x), x), lambda x: x):
+    """Count the numbers that a forward pass saves for the backward pass, without the weights.
+
+    On the meta device the pass costs nothing.
+    """
+    saved: dict[int, Tensor] = {}
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: saved.setdefault(id(x), x), lambda x: x):
         run()
-    known = {id(weight) for weight in weights}
-    return sum(x.numel() for key, x in kept.items() if key not in known)
+    excluded = {id(weight) for weight in weights}
+    return sum(x.numel() for key, x in saved.items() if key not in excluded)

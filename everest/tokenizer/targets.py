@@ -1,9 +1,9 @@
-"""Targets that a trained tokenizer gives: the codes of the target tokens in place of their pixels.
+"""Targets from a trained tokenizer: the model predicts codes of the target tokens instead of pixels.
 
 Gundavarapu et al., Extending Video Masked Autoencoders to 128 frames, 2024, §3.3.
 
 B batch, C channels, T frames, H W pixels, N tokens, K target tokens, D code dimensions, P = D values, or the
-levels of all dimensions together; t p q a tubelet's frames, rows and columns.
+sum of the levels of all dimensions; t p q a tubelet's frames, rows and columns.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from torch import Tensor
 
 from everest.methods.grid import gather_patches, gather_tokens
 from everest.tokenizer.network import AdaptiveTokenizer
-from everest.video.pixels import unnormalise
+from everest.video.pixels import unnormalize
 
 TargetSpace = Literal["values", "soft", "codes"]
 
 
 class FrozenTokenizer:
-    """A trained tokenizer beside a model: it is not among its weights, is never trained and never copied.
+    """A trained tokenizer that a model uses. It is not among the model's weights, never trained or copied.
 
     Args:
-        load: gives it once it is needed; clips whose tokens are known never need it.
+        load: called when the tokenizer is first needed; clips from a token cache never need it.
         levels: of its code dimensions.
     """
 
@@ -37,38 +37,38 @@ class FrozenTokenizer:
         self.levels = levels
 
     @classmethod
-    def of(cls, tokenizer: AdaptiveTokenizer) -> FrozenTokenizer:
-        """One that is there already."""
-        return cls(lambda: tokenizer, tokenizer.quantiser.levels)
+    def wrap(cls, tokenizer: AdaptiveTokenizer) -> FrozenTokenizer:
+        """Freeze a tokenizer that is already loaded."""
+        return cls(lambda: tokenizer, tokenizer.quantizer.levels)
 
     @cached_property
     def tokenizer(self) -> AdaptiveTokenizer:
         return self._load().eval().requires_grad_(False)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FrozenTokenizer:
-        return self  # an average of the model's weights shares it
+        return self  # shared with the average of the model's weights
 
     def on(self, device: torch.device) -> AdaptiveTokenizer:
-        """The tokenizer on the device of the clips."""
+        """The tokenizer, moved to the device of the clips."""
         if self.tokenizer.target_mean.device != device:
             self.tokenizer.to(device)
         return self.tokenizer
 
     @torch.no_grad()
     def scores(self, frames: Tensor) -> Tensor:
-        """(B, N) float32 of normalised clips (B, C, T, H, W): higher is needed more."""
+        """Score the tokens (B, N) of normalized clips (B, C, T, H, W) in float32; higher is needed more."""
         tokenizer = self.on(frames.device)
-        return tokenizer.scorer(tokenizer.scaled(unnormalise(frames.float()))).flatten(1)
+        return tokenizer.scorer(tokenizer.scaled(unnormalize(frames.float()))).flatten(1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenTargets:
-    """What the tokenizer makes of the target tokens, from the encoder's output before any mask.
+    """Targets from the output of the tokenizer's encoder, before any mask.
 
     Args:
-        space: `values` are the quantised ones (LVMAE eq. 2); `soft` those before rounding; both with mean 0
-            and deviation 1 over the tokenizer's training set. `codes` are classified, dimension by dimension.
-            The last two are ours.
+        space: `values`: quantized values (LVMAE eq. 2). `soft`: values before rounding. Both have mean 0 and
+            std 1 over the tokenizer's training set. `codes`: the level of each dimension, by classification.
+            `soft` and `codes` are our choice.
     """
 
     frozen: FrozenTokenizer
@@ -88,19 +88,19 @@ class TokenTargets:
 
     @torch.no_grad()
     def values(self, frames: Tensor, ids: Tensor) -> Tensor:
-        """(B, K, D) at the tokens `ids` (B, K): float32, of `codes` the int64 level of each dimension."""
+        """Compute targets (B, K, D) of the tokens `ids` (B, K): float32; for `codes` int64 levels."""
         tokenizer = self.frozen.on(frames.device)
-        given = tokenizer.encode(unnormalise(frames.float()))
+        output = tokenizer.encode(unnormalize(frames.float()))
         if self.space == "codes":
-            return tokenizer.quantiser.digits(given.codes.gather(1, ids))
-        values = given.values if self.space == "values" else tokenizer.quantiser.bound(given.latent)
-        return tokenizer.standardised(gather_tokens(values, ids))
+            return tokenizer.quantizer.digits(output.codes.gather(1, ids))
+        values = output.values if self.space == "values" else tokenizer.quantizer.bound(output.latent)
+        return tokenizer.standardized(gather_tokens(values, ids))
 
     @torch.no_grad()
     def pixels(self, prediction: Tensor, frames: Tensor, ids: Tensor) -> Tensor:
-        """(B, K, C, t, p, q) in [0, 1]: the clip decoded with the predictions (B, K, P) in their places."""
+        """Decode the clip with predictions (B, K, P) at tokens `ids`: (B, K, C, t, p, q) in [0, 1]."""
         tokenizer = self.frozen.on(frames.device)
-        values = tokenizer.encode(unnormalise(frames.float())).values  # (B, N, D)
+        values = tokenizer.encode(unnormalize(frames.float())).values  # (B, N, D)
         predicted = self._as_values(prediction.float())
         values = values.scatter(1, ids.unsqueeze(-1).expand(-1, -1, values.size(-1)), predicted)
         rebuilt = tokenizer.decode(values, tokenizer.grid(frames)).clamp(0, 1)
@@ -109,7 +109,7 @@ class TokenTargets:
         return gather_patches(rebuilt, ids, tokenizer.tubelet)
 
     def loss(self, prediction: Tensor, values: Tensor, scored: Tensor) -> Tensor:
-        """Mean over the scored tokens, in float32: squared error, or of `codes` the cross-entropy."""
+        """Mean over the scored tokens, in float32: squared error, or cross-entropy for `codes`."""
         if self.space == "codes":
             parts = prediction.float().split(self.levels, dim=-1)  # (B, K, levels) each
             errors = [
@@ -122,10 +122,10 @@ class TokenTargets:
         return (error * scored).sum() / scored.sum()
 
     def _as_values(self, prediction: Tensor) -> Tensor:
-        """(B, K, P) predictions to (B, K, D) values of the quantiser."""
+        """Convert predictions (B, K, P) to values (B, K, D) of the quantizer."""
         tokenizer = self.frozen.tokenizer
         if self.space == "codes":
             parts = prediction.split(self.levels, dim=-1)
             digits = torch.stack([part.argmax(dim=-1) for part in parts], dim=-1)  # (B, K, D)
-            return digits / tokenizer.quantiser.steps - 1
+            return digits / tokenizer.quantizer.steps - 1
         return prediction * tokenizer.target_std + tokenizer.target_mean

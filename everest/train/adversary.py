@@ -1,4 +1,4 @@
-"""The adversary of a tokenizer: a discriminator that learns to tell rebuilt clips from real ones, beside it.
+"""The adversary of a tokenizer: a discriminator that learns to distinguish rebuilt clips from real ones.
 
 After MAGVIT's public code (Yu et al. 2023): the non-saturating loss, R1 on the real clips of every pass
 (Mescheder et al., Which Training Methods for GANs do actually Converge?, 2018), and Adam.
@@ -8,37 +8,36 @@ B batch, T frames, H W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Final, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from everest.train.optim import make_optimizer, parameter_groups
+from everest.train.optim import make_optimizer
+from everest.train.state import Network
 
 START: Final = 0.2  # ours: of the steps; before them the tokenizer learns to rebuild at all
 BETAS: Final = (0.0, 0.99)  # MAGVIT
 
 
 def first_step(steps: int) -> int:
-    """From 0: where the adversary begins in a run of so many steps."""
+    """Returns the step, from 0, at which the adversary starts in a run of `steps` steps."""
     return int(START * steps)
 
 
 class DiscriminatorLosses(NamedTuple):
-    """Scalars of one pass."""
+    """The scalars of one pass."""
 
-    total: Tensor  # what the discriminator learns from
-    logistic: Tensor  # low where real and rebuilt clips are told apart
+    total: Tensor  # the loss of the discriminator
+    logistic: Tensor  # low if it distinguishes real and rebuilt clips
     r1: Tensor  # without its weight
 
 
 class Adversary:
-    """A discriminator, (B, 3, T, H, W) to (B,), and its optimiser.
+    """A discriminator, (B, 3, T, H, W) to (B,), and its optimizer.
 
-    All is computed in float32, whatever `train.precision` is: R1 learns from second derivatives.
+    Everything is computed in float32, whatever `train.precision` is: R1 learns from second derivatives.
 
     Args:
         r1_weight: of the penalty.
@@ -48,20 +47,27 @@ class Adversary:
     def __init__(self, discriminator: nn.Module, *, r1_weight: float, lr_scale: float = 1.0) -> None:
         self.discriminator = discriminator
         self._r1_weight = r1_weight
-        groups = parameter_groups(discriminator.named_parameters(), depth=0, weight_decay=0.0)
-        for group in groups:
-            group["lr_scale"] = lr_scale
-        self.optimizer = make_optimizer(groups, betas=BETAS)
+        group = {"params": list(discriminator.parameters()), "weight_decay": 0.0, "lr_scale": lr_scale}
+        self.network = Network(
+            module=discriminator,
+            optimizer=make_optimizer([group], betas=BETAS),
+            name="adversary",
+            grad_norm="discriminator_grad_norm",
+        )
 
     def generator_loss(self, rebuilt: Tensor) -> Tensor:
-        """Scalar: low where rebuilt clips pass for real ones. The discriminator gets no gradient from it."""
-        with _frozen(self.discriminator), _float32(rebuilt):
-            return F.softplus(-self.discriminator(rebuilt.float())).mean()
+        """Scalar: low if rebuilt clips pass for real ones. The discriminator gets no gradient from it."""
+        self.discriminator.requires_grad_(False)
+        try:
+            with _without_autocast(rebuilt):
+                return F.softplus(-self.discriminator(rebuilt.float())).mean()
+        finally:
+            self.discriminator.requires_grad_(True)
 
     def discriminator_losses(self, real: Tensor, rebuilt: Tensor) -> DiscriminatorLosses:
-        """What the discriminator learns from; neither kind of clips gets a gradient."""
+        """The losses of the discriminator; neither real nor rebuilt clips get a gradient."""
         real = real.detach().float().requires_grad_()
-        with _float32(real):
+        with _without_autocast(real):
             on_real = self.discriminator(real)  # (B,)
             on_rebuilt = self.discriminator(rebuilt.detach().float())
             logistic = F.softplus(-on_real).mean() + F.softplus(on_rebuilt).mean()
@@ -70,26 +76,16 @@ class Adversary:
 
 
 def r1_penalty(logits: Tensor, real: Tensor, *, learns: bool = True) -> Tensor:
-    """Scalar: the squared norm of the gradient of a clip's logit, mean over the clips.
+    """Scalar: the squared norm of the gradient of a clip's logit, averaged over the clips.
 
     Args:
         logits: (B,) of the clips `real`, which need a gradient.
-        learns: whether the penalty itself is to have one.
+        learns: whether the penalty itself needs a gradient.
     """
     (gradient,) = torch.autograd.grad(logits.sum(), real, create_graph=learns, retain_graph=True)
     return gradient.square().flatten(1).sum(dim=1).mean()
 
 
-def _float32(clips: Tensor) -> torch.autocast:
-    """Without autocast, which reaches the operations of a gradient's own graph, too."""
+def _without_autocast(clips: Tensor) -> torch.autocast:
+    """Autocast would also reach the operations of a gradient's own graph."""
     return torch.autocast(clips.device.type, enabled=False)
-
-
-@contextmanager
-def _frozen(module: nn.Module) -> Iterator[None]:
-    """Without gradients for the weights of `module` in what is computed inside the block."""
-    module.requires_grad_(False)
-    try:
-        yield
-    finally:
-        module.requires_grad_(True)

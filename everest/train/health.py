@@ -1,4 +1,4 @@
-"""Signs that a run is not well: losses that are not finite, that jump, or that do not move."""
+"""Signs that a run is not well: losses that are not finite, that jump, or that do not change."""
 
 from __future__ import annotations
 
@@ -9,89 +9,88 @@ from typing import Final, Literal, NamedTuple
 
 from everest.errors import DivergedError
 
-SKIP_LIMIT: Final = 10  # ours: updates in a row that `train.nonfinite: skip` may leave out
+SKIP_LIMIT: Final = 10  # ours: updates in a row that `train.nonfinite: skip` may skip
 SCALER_LIMIT: Final = 100  # ours: the same for fp16, whose scale starts too high and halves each time
 SPIKE_WINDOW: Final = 50  # ours: losses that a new one is compared with
-SPIKE_DEVIATIONS: Final = 6.0  # ours
+SPIKE_STDS: Final = 6.0  # ours
 
 
-class Figures(NamedTuple):
-    """What a step comes to, over all processes."""
+class StepMetrics(NamedTuple):
+    """The numbers of one step, over all processes."""
 
     loss: float
-    norm: float  # of the gradient
-    parts: dict[str, float]  # terms of the loss, and an adversary's loss and gradient
+    norm: float  # of the model's gradient
+    parts: dict[str, float]  # terms of the loss; losses and gradient norms of other networks
 
     @property
-    def named(self) -> dict[str, float]:
-        """All of them, by their names in the log."""
+    def by_name(self) -> dict[str, float]:
+        """All numbers under their names in metrics.jsonl."""
         return {"loss": self.loss, "grad_norm": self.norm, **self.parts}
 
     @property
-    def broken_parts(self) -> dict[str, float]:
-        """Those that are not finite."""
+    def nonfinite_parts(self) -> dict[str, float]:
         return {name: value for name, value in self.parts.items() if not math.isfinite(value)}
 
     def __str__(self) -> str:
-        broken = "".join(f", {name} {value}" for name, value in self.broken_parts.items())
-        return f"loss {self.loss}, gradient norm {self.norm}{broken}"
+        parts = "".join(f", {name} {value}" for name, value in self.nonfinite_parts.items())
+        return f"loss {self.loss}, gradient norm {self.norm}{parts}"
 
 
 class Nonfinite:
-    """What happens to an update of which a loss or a gradient is not finite (`train.nonfinite`)."""
+    """Decides about updates with a loss or a gradient that is not finite (`train.nonfinite`)."""
 
     def __init__(self, policy: Literal["stop", "skip"], *, scaled: bool) -> None:
         self.policy = policy
         self.scaled = scaled  # fp16: an overflow of the gradient is part of finding the scale
         self.skipped = 0  # in a row
-        self.overflow = False  # whether the last one that was left out is fp16's search for its scale
+        self.overflow = False  # whether the last skipped update was fp16's search for its scale
 
-    def should_skip(self, figures: Figures) -> bool:
-        """Whether to leave the update out.
+    def should_skip(self, metrics: StepMetrics) -> bool:
+        """Whether to skip the update.
 
         Raises:
             DivergedError: the policy does not allow it, or no longer.
         """
-        losses_sound = math.isfinite(figures.loss) and not figures.broken_parts
-        if losses_sound and math.isfinite(figures.norm):
+        losses_finite = math.isfinite(metrics.loss) and not metrics.nonfinite_parts
+        if losses_finite and math.isfinite(metrics.norm):
             self.skipped = 0
             return False
         self.skipped += 1
-        self.overflow = self.scaled and losses_sound
+        self.overflow = self.scaled and losses_finite
         limit = SCALER_LIMIT if self.overflow else SKIP_LIMIT
         if (self.policy == "stop" and not self.overflow) or self.skipped > limit:
-            raise DivergedError(f"{figures}, {self.skipped} times in a row")
+            raise DivergedError(f"{metrics}, {self.skipped} times in a row")
         return True
 
 
 class LossWatch:
-    """Notices a loss far above the finite ones before it. It only tells; nothing depends on it."""
+    """Notices a loss far above the finite losses before it. It only warns; nothing depends on it."""
 
     def __init__(self) -> None:
-        self._recent: deque[float] = deque(maxlen=SPIKE_WINDOW)
+        self._finite: deque[float] = deque(maxlen=SPIKE_WINDOW)
 
     def recent(self, number: int) -> list[float]:
-        """Up to the last `number` finite losses, at most SPIKE_WINDOW."""
-        return list(self._recent)[-number:]
+        """Up to the last `number` finite losses of this process's life, at most SPIKE_WINDOW."""
+        return list(self._finite)[-number:]
 
     def spike(self, loss: float) -> str | None:
-        """A line about `loss` if it jumped, else None."""
-        told = None
-        if len(self._recent) == SPIKE_WINDOW:
-            mean = sum(self._recent) / SPIKE_WINDOW
-            deviation = math.sqrt(sum((x - mean) ** 2 for x in self._recent) / SPIKE_WINDOW)
-            if loss > mean + SPIKE_DEVIATIONS * max(deviation, 1e-3 * abs(mean)):
-                told = f"the loss jumped to {loss:.4g} from {mean:.4g} on average of {SPIKE_WINDOW} steps"
-        if math.isfinite(loss):  # of others Nonfinite tells; a mean with one would hide all that follow
-            self._recent.append(loss)
-        return told
+        """A warning if `loss` jumped, else None."""
+        warning = None
+        if len(self._finite) == SPIKE_WINDOW:
+            mean = sum(self._finite) / SPIKE_WINDOW
+            std = math.sqrt(sum((x - mean) ** 2 for x in self._finite) / SPIKE_WINDOW)
+            if loss > mean + SPIKE_STDS * max(std, 1e-3 * abs(mean)):
+                warning = f"the loss jumped to {loss:.4g} from {mean:.4g} on average of {SPIKE_WINDOW} steps"
+        if math.isfinite(loss):  # Nonfinite reports the others; a mean with one would hide all that follow
+            self._finite.append(loss)
+        return warning
 
 
 def stays_at_chance(losses: Sequence[float], num_classes: Sequence[int]) -> str | None:
-    """A line if the last losses are still those of guessing: the most frequent question upstream.
+    """A warning if the last losses still equal the loss of guessing, else None.
 
     Args:
-        num_classes: of each head; the loss is their mean.
+        num_classes: of each head; the loss is the mean over the heads.
     """
     if not losses:  # not one of them was finite
         return None
@@ -103,5 +102,5 @@ def stays_at_chance(losses: Sequence[float], num_classes: Sequence[int]) -> str 
     logarithms = f"the mean of {logarithms}" if len(num_classes) > 1 else logarithms
     return (
         f"the loss is still that of guessing, {logarithms} = {chance:.2f}: check that the labels belong "
-        "to the videos, try another base_lr, or see by --overfit-one-batch if anything can be learned"
+        "to the videos, try another base_lr, or see with --overfit-one-batch if anything can be learned"
     )

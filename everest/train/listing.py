@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from safetensors import SafetensorError, safe_open
-
 from everest.config.recipe_files import find_recipe
-from everest.errors import CheckpointError, RecipeError, UserError
-from everest.system.run_folder import ENVIRONMENT, METRICS, RECIPE, STATE, WEIGHTS
+from everest.errors import RecipeError, UserError
+from everest.system.run_folder import ENVIRONMENT, PLAN, RECIPE, STATE, RunFolder
 from everest.system.run_lock import is_running, last_written
+from everest.system.weights_header import read_header
 
 State = Literal["running", "finished", "resumable", "started", "damaged"]
 
@@ -51,22 +48,17 @@ def find_runs(folder: Path) -> list[Path]:
     found = []
     for here, folders, _ in os.walk(folder):
         folders[:] = [name for name in folders if name != STATE and not name.startswith(".")]
-        if is_run(Path(here)):
+        if RunFolder(Path(here)).is_run():
             found.append(Path(here))
     return sorted(found)
-
-
-def is_run(path: Path) -> bool:
-    return (path / RECIPE).is_file() and (path / ENVIRONMENT).is_file()
 
 
 def summarize(run: Path) -> RunSummary:
     """What the files of a run tell. A damaged file is no error: one run must not hide the others."""
     age = int(max(0.0, time.time() - last_written(run)))
     try:
-        environment = read_environment(run)
-        steps = environment.get("plan", {}).get("steps")
-        rows = list(read_rows(run))
+        environment, rows = read_run(run)
+        steps = environment.get(PLAN, {}).get("steps")
         return RunSummary(
             path=str(run),
             state=_state(run, rows, steps),
@@ -80,7 +72,7 @@ def summarize(run: Path) -> RunSummary:
         )
     except UserError as error:
         return RunSummary(path=str(run), state="damaged", age_seconds=age, problem=str(error))
-    except (TypeError, ValueError, AttributeError) as error:  # JSON, but with values that no run writes
+    except (KeyError, TypeError, ValueError, AttributeError) as error:  # JSON of another meaning
         problem = f"{run}: values that no run writes ({error})"
         return RunSummary(path=str(run), state="damaged", age_seconds=age, problem=problem)
 
@@ -99,8 +91,8 @@ def _newest(rows: list[dict[str, Any]], key: str) -> Any:
 
 
 def _saved_step(run: Path) -> int | None:
-    weights = run / WEIGHTS
-    return int(read_header(weights)["step"]) if weights.is_file() else None
+    weights = RunFolder(run).weights
+    return read_header(weights).step if weights.is_file() else None
 
 
 def _command(environment: dict[str, Any]) -> str | None:
@@ -108,53 +100,17 @@ def _command(environment: dict[str, Any]) -> str | None:
     return next((word for word in environment["command"][1:] if not word.startswith("-")), None)
 
 
-def read_environment(run: Path) -> dict[str, Any]:
-    """env.json.
+def read_run(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The values of a run's env.json and the rows of its metrics.jsonl.
 
     Raises:
-        RecipeError: `run` is no run folder, or the file is damaged.
+        RecipeError: `path` is not a run folder, or one of the files is damaged.
     """
-    if not is_run(run):
-        raise RecipeError(f"{run}: no run folder (it would have {RECIPE} and {ENVIRONMENT})")
-    path = run / ENVIRONMENT
-    try:
-        environment = json.loads(path.read_text())
-        environment["command"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RecipeError(f"{path}: damaged ({error})") from error
-    return environment
-
-
-def read_rows(run: Path) -> Iterator[dict[str, Any]]:
-    """The whole rows of metrics.jsonl, none if there is no such file; a last line may still be written.
-
-    Raises:
-        RecipeError: a line that is no row, with its number.
-    """
-    path = run / METRICS
-    if not path.is_file():
-        return
-    for number, line in enumerate(path.read_text(errors="replace").split("\n")[:-1], start=1):
-        try:
-            row = json.loads(line)
-            if not isinstance(row["step"], int) or not isinstance(row.get("loss"), float | int | None):
-                raise TypeError("step or loss is no number")
-        except (ValueError, KeyError, TypeError) as error:
-            raise RecipeError(f"{path}:{number}: no row of metrics ({error})") from error
-        yield row
-
-
-def read_header(weights: Path) -> dict[str, str]:
-    """What a safetensors file says of itself, without reading a tensor.
-
-    Raises:
-        CheckpointError: not a whole safetensors file, or not one of ours.
-    """
-    try:
-        with safe_open(weights, framework="numpy") as file:
-            header = file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{weights}: not a whole safetensors file ({error})") from error
-    if header.get("format") != "everest":
-        raise CheckpointError(f"{weights}: a safetensors file, but not written by everest")
-    return header
+    run = RunFolder(path)
+    if not run.is_run():
+        raise RecipeError(f"{path}: no run folder (it would have {RECIPE} and {ENVIRONMENT})")
+    environment = run.environment()
+    rows, problems = run.read_metrics()
+    if problems:
+        raise RecipeError(problems[0])
+    return environment, rows

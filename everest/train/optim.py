@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
 import torch
+from timm.optim import (
+    param_groups_layer_decay,  # pyright: ignore[reportPrivateImportUsage]
+    param_groups_weight_decay,  # pyright: ignore[reportPrivateImportUsage]
+)
 from torch import nn
 
-from everest.config.settings import (
-    FinetuneSettings,
-    PretrainSettings,
-)
+from everest.config.settings import FinetuneSettings, PretrainSettings
 from everest.config.tokenizer import TokenizerSettings
 
-ParamGroup = dict[str, Any]  # what torch.optim takes: "params", "weight_decay", and our "lr_scale"
+ParamGroup = dict[str, Any]  # of torch.optim: "params", "weight_decay", and the "lr_scale" of `set_lr`
+NO_DECAY: Final = (".bias", "mask_token", "class_token")  # VideoMAE, BEiT; as all vectors, such as the norms'
 
 
 def scaled_lr(base_lr: float, batch_size: int) -> float:
@@ -28,8 +29,8 @@ def cosine_lr(
 ) -> float:
     """The learning rate of `step` (from 0): linear to `peak`, then half a cosine to `minimum`.
 
-    As released: the ramp includes both its ends, so the first step has `start`, the peak comes twice in a
-    row, and the last step is slightly above the minimum.
+    As in the released programs, the ramp includes both its ends: the first step has `start`, two steps in a
+    row have the peak, and the last step is slightly above the minimum.
     """
     if step < warmup:
         return start + (peak - start) * step / max(warmup - 1, 1)
@@ -37,41 +38,19 @@ def cosine_lr(
     return minimum + 0.5 * (peak - minimum) * (1 + math.cos(math.pi * progress))
 
 
-def layer_of(name: str, depth: int) -> int:
-    """The layer of a parameter, from 0 (embedding) over the blocks to depth + 1 (norms and head)."""
-    if name.startswith("encoder.patch_embed."):
-        return 0
-    if name.startswith("encoder.blocks."):
-        return int(name.split(".")[2]) + 1
-    return depth + 1
+def parameter_groups(model: nn.Module, *, weight_decay: float, layer_decay: float = 1.0) -> list[ParamGroup]:
+    """timm's parameter groups, each with an `lr_scale`. Parameters that need no gradient are in none.
 
-
-def decays(name: str, parameter: nn.Parameter) -> bool:
-    """Whether weight decay applies: not to biases, norms, mask token and class token (VideoMAE, BEiT)."""
-    return parameter.dim() > 1 and not name.endswith((".bias", "mask_token", "class_token"))
-
-
-def parameter_groups(
-    named: Iterable[tuple[str, nn.Parameter]], *, depth: int, weight_decay: float, layer_decay: float = 1.0
-) -> list[ParamGroup]:
-    """A group per layer, decayed or not, with `lr_scale` layer_decay^(depth + 1 - layer) (Bao et al. 2021).
-
-    Parameters that need no gradient are left out.
+    Args:
+        layer_decay: the scale of a layer over that of the next one (Bao et al. 2021). The model's
+            `group_matcher` defines its layers. With 1.0 all parameters have scale 1.
     """
-    groups: dict[tuple[int, bool], ParamGroup] = {}
-    for name, parameter in named:
-        if not parameter.requires_grad:
-            continue
-        layer = layer_of(name, depth) if layer_decay != 1.0 else depth + 1
-        key = (layer, decays(name, parameter))
-        if key not in groups:
-            groups[key] = {
-                "params": [],
-                "weight_decay": weight_decay if key[1] else 0.0,
-                "lr_scale": layer_decay ** (depth + 1 - layer),
-            }
-        groups[key]["params"].append(parameter)
-    return list(groups.values())
+    # Full names: older releases of timm know no patterns.
+    no_decay = [name for name, _ in model.named_parameters() if name.endswith(NO_DECAY)]
+    if layer_decay != 1.0:
+        return param_groups_layer_decay(model, weight_decay, no_decay, layer_decay=layer_decay)
+    groups = param_groups_weight_decay(model, weight_decay, no_weight_decay_list=no_decay)
+    return [{**group, "lr_scale": 1.0} for group in groups]
 
 
 def make_optimizer(groups: list[ParamGroup], *, betas: tuple[float, float]) -> torch.optim.AdamW:
@@ -86,11 +65,9 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 
 def stage_optimizer(
-    model: nn.Module, stage: PretrainSettings | FinetuneSettings | TokenizerSettings, depth: int
+    model: nn.Module, stage: PretrainSettings | FinetuneSettings | TokenizerSettings
 ) -> torch.optim.AdamW:
     """AdamW over the parameters that a stage trains."""
     layer_decay = stage.layer_decay if isinstance(stage, FinetuneSettings) else 1.0
-    groups = parameter_groups(
-        model.named_parameters(), depth=depth, weight_decay=stage.weight_decay, layer_decay=layer_decay
-    )
+    groups = parameter_groups(model, weight_decay=stage.weight_decay, layer_decay=layer_decay)
     return make_optimizer(groups, betas=stage.betas)

@@ -1,4 +1,4 @@
-"""How a stage runs: steps, batches, learning rate, and how many clips one pass can hold."""
+"""The arithmetic of a stage: steps, batches, learning rate, and how many clips one pass can hold."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from everest.config.tokenizer import TokenizerSettings
 from everest.errors import RecipeError
 from everest.train.optim import cosine_lr, scaled_lr
 
-MEMORY_SHARE = 0.5  # ours: of a device's free memory, for the activations of one pass
+MEMORY_SHARE = 0.5  # ours: of the free memory of a device, for the activations of one pass
 CPU_BYTES = 2**30  # ours: on a CPU larger passes are no faster
 BF16_BYTES = 2  # of a value
 
@@ -23,7 +23,7 @@ BytesPerClip = Callable[[bool, int], int]
 
 @dataclass(frozen=True, kw_only=True)
 class StagePlan:
-    """The arithmetic of one stage. A step is one update of the weights."""
+    """The steps and batches of one stage. A step is one update of the weights."""
 
     epochs: int
     steps_per_epoch: int
@@ -34,7 +34,7 @@ class StagePlan:
     processes: int
     peak_lr: float
     min_lr: float
-    base_lr: float | None  # that `peak_lr` was scaled from; None where the recipe gives it as it is
+    base_lr: float | None  # the value that `peak_lr` was scaled from; None if the recipe gives `peak_lr`
 
     @property
     def steps(self) -> int:
@@ -42,7 +42,7 @@ class StagePlan:
 
     @property
     def accumulation(self) -> int:
-        """Passes a step."""
+        """Number of passes a step."""
         return self.batch_size // (self.micro_batch * self.processes)
 
     @property
@@ -59,13 +59,6 @@ class StagePlan:
             minimum=self.min_lr,
         )
 
-    def epoch(self, step: int) -> int:
-        """The epoch, from 0, in which `step` lies."""
-        return step // self.steps_per_epoch
-
-    def ends_epoch(self, steps_done: int) -> bool:
-        return steps_done % self.steps_per_epoch == 0
-
 
 def plan_stage(
     stage: PretrainSettings | FinetuneSettings | TokenizerSettings,
@@ -74,9 +67,9 @@ def plan_stage(
     processes: int,
     largest_micro_batch: int,
 ) -> StagePlan:
-    """The plan for `num_videos` videos, from each of which a decode gives `views_per_decode` clips.
+    """Plan a stage on `num_videos` videos, each decoded into `views_per_decode` clips.
 
-    The last, incomplete batch of an epoch is left out, as in the released programs; a set smaller than one
+    The last, incomplete batch of an epoch is dropped, as in the released programs. A set smaller than one
     batch is repeated to fill it.
 
     Raises:
@@ -90,6 +83,7 @@ def plan_stage(
         parts = f"{processes} processes" + (f" x {views} views_per_decode" if views > 1 else "")
         parts += " in pairs, which mixup and cutmix need" if pair > 1 else ""
         raise RecipeError(f"batch_size {stage.batch_size} does not divide over {parts}")
+    largest = min(share, max(1, largest_micro_batch // unit))
     if isinstance(stage, TokenizerSettings):
         base_lr, peak_lr = None, stage.lr
     else:
@@ -100,7 +94,7 @@ def plan_stage(
         warmup_epochs=stage.warmup_epochs,
         batch_size=stage.batch_size,
         views=views,
-        micro_batch=unit * _largest_divisor(share, at_most=max(1, largest_micro_batch // unit)),
+        micro_batch=unit * next(number for number in range(largest, 0, -1) if share % number == 0),
         processes=processes,
         peak_lr=peak_lr,
         min_lr=scaled_lr(stage.min_lr, stage.batch_size),
@@ -108,15 +102,11 @@ def plan_stage(
     )
 
 
-def _largest_divisor(number: int, *, at_most: int) -> int:
-    return next(d for d in range(min(number, at_most), 0, -1) if number % d == 0)
-
-
 def memory_advice(plan: StagePlan, bytes_of: BytesPerClip, *, bytes_per_value: int) -> str:
-    """What to try when a pass of the plan does not fit, with estimates.
+    """Settings to try when a pass of the plan does not fit, with estimates.
 
     Args:
-        bytes_per_value: that were tried.
+        bytes_per_value: of the run that does not fit.
     """
 
     def gib(clips: int, value_bytes: int = bytes_per_value, *, checkpointing: bool = False) -> str:
@@ -133,14 +123,11 @@ def memory_advice(plan: StagePlan, bytes_of: BytesPerClip, *, bytes_per_value: i
     return advice
 
 
-def activation_memory(device: torch.device) -> int:
-    """Bytes that the activations of one pass may take."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0] * MEMORY_SHARE)
-    free = int(psutil.virtual_memory().available * MEMORY_SHARE)
-    return min(free, CPU_BYTES) if device.type == "cpu" else free
-
-
 def fitting_micro_batch(bytes_per_clip: int, device: torch.device) -> int:
-    """How many clips of `bytes_per_clip` one pass can hold."""
-    return max(1, activation_memory(device) // bytes_per_clip)
+    """Returns how many clips of `bytes_per_clip` one pass can hold."""
+    on_gpu = device.type == "cuda"
+    free = torch.cuda.mem_get_info(device)[0] if on_gpu else psutil.virtual_memory().available
+    largest = int(free * MEMORY_SHARE)
+    if device.type == "cpu":
+        largest = min(largest, CPU_BYTES)
+    return max(1, largest // bytes_per_clip)

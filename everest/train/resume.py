@@ -1,4 +1,4 @@
-"""Whether a run may go into a folder: as a new run, as the continuation of the one there, or not at all."""
+"""Checks whether a folder may hold a run: a new one, the one that is there and is resumed, or none."""
 
 from __future__ import annotations
 
@@ -25,28 +25,29 @@ from everest.system.run_folder import (
 )
 from everest.system.run_lock import running_here
 from everest.system.weights import read_weights, state_hash
+from everest.system.weights_header import read_header
 
-ELSEWHERE: Final = ("name", "data.root")  # may change: what a recipe is called, where the same videos lie
+MAY_CHANGE: Final = {"name", "data.root"}  # the name of a recipe, and the folder of the same videos
 TOKENIZER_FILE: Final = "tokenizer.checkpoint"
-SHOWN: Final = 3  # settings that differ, named in a message
+SHOWN: Final = 3  # settings that differ, in a message
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunRequest:
-    """What tells one run from another, its videos apart."""
+    """The identity of a run, without its videos."""
 
     recipe: Recipe
-    init: str | None  # the weights that it starts from
+    init: str | None  # the weights it starts from
     one_batch: bool
     sources: Sequence[Path] = ()  # files that the command reads: not to be overwritten
 
 
-def check_output(path: Path, asked: RunRequest, *, resume: bool, overwrite: bool) -> bool:
-    """Whether a run into `path` continues the one that is there. Nothing is written or removed.
+def check_output(path: Path, request: RunRequest, *, resume: bool, overwrite: bool) -> bool:
+    """Whether a run into `path` resumes the one that is there. Nothing is written or removed.
 
     Raises:
         RecipeError: a process trains the run, or something else is at `path` and `overwrite` is not given,
-            or `overwrite` would remove what is not a run's.
+            or `overwrite` would remove files that no run has written.
     """
     if not path.exists() or (path.is_dir() and {file.name for file in path.iterdir()} <= {TOKENIZER}):
         return False
@@ -56,20 +57,20 @@ def check_output(path: Path, asked: RunRequest, *, resume: bool, overwrite: bool
     if process not in (None, os.getpid()):
         raise RecipeError(f"--output {path}: process {process} trains it now; wait for it, or stop it first")
     if overwrite:
-        _check_replaceable(path, asked.sources)
+        _check_replaceable(path, request.sources)
         return False
     if not (path / RECIPE).is_file():
         raise RecipeError(f"--output {path}: exists and is no run folder; choose another, or use --overwrite")
     if not resume:
         raise RecipeError(
-            f"--output {path}: holds a run; leave out --resume never to continue it, or use --overwrite"
+            f"--output {path}: holds a run; remove --resume never to resume it, or use --overwrite"
         )
-    _check_same(path, asked)
+    _check_same(path, request)
     return True
 
 
 def _check_replaceable(path: Path, sources: Sequence[Path]) -> None:
-    """Whether all that a new run would remove from `path` was written by a run."""
+    """Raise RecipeError if a new run would remove files from `path` that no run has written."""
     read_from = [source for source in sources if source.resolve().is_relative_to(path.resolve())]
     if read_from:
         raise RecipeError(f"--output {path}: --overwrite would remove {read_from[0]}, which the run reads")
@@ -81,42 +82,44 @@ def _check_replaceable(path: Path, sources: Sequence[Path]) -> None:
         )
 
 
-def _check_same(path: Path, asked: RunRequest) -> None:
-    run, mend = RunFolder(path), "choose another folder, or use --overwrite"
-    differing = list(_differences(run, asked.recipe))
+def _check_same(path: Path, request: RunRequest) -> None:
+    """Raise RecipeError if the run in `path` is not the requested one."""
+    run, fix = RunFolder(path), "choose another folder, or use --overwrite"
+    # A setting that is new since the run started had its default.
+    before = dict(_flat(recipe_values(load_recipe(path / RECIPE))))
+    now = dict(_flat(recipe_values(request.recipe)))
+    differing = {key for key in before.keys() | now.keys() if before.get(key) != now.get(key)}
+    differing -= MAY_CHANGE
+    tokenizers = before.get(TOKENIZER_FILE), now.get(TOKENIZER_FILE)
+    if TOKENIZER_FILE in differing and _is_same_tokenizer(run, *tokenizers):
+        differing.remove(TOKENIZER_FILE)
     if differing:
+        shown = [
+            f"{key} ({json.dumps(before.get(key))}, now {json.dumps(now.get(key))})"
+            for key in sorted(differing)[:SHOWN]
+        ]
         more = ", …" if len(differing) > SHOWN else ""
         raise RecipeError(
-            f"--output {path}: holds a run with other settings: {', '.join(differing[:SHOWN])}{more}; {mend}"
+            f"--output {path}: holds a run with other settings: {', '.join(shown)}{more}; {fix}"
         )
-    before = run.read_env(INIT)
-    if before != asked.init:
+    init = run.read_env(INIT)
+    if init != request.init:
         raise RecipeError(
-            f"--output {path}: holds a run that started from {before or 'scratch'}, not from "
-            f"{asked.init or 'scratch'}; {mend}"
+            f"--output {path}: holds a run that started from {init or 'scratch'}, not from "
+            f"{request.init or 'scratch'}; {fix}"
         )
-    if bool(run.read_env(ONE_BATCH)) != asked.one_batch:
-        way = "without" if asked.one_batch else "with"
-        raise RecipeError(f"--output {path}: holds a run {way} --overfit-one-batch; {mend}")
+    if bool(run.read_env(ONE_BATCH)) != request.one_batch:
+        way = "without" if request.one_batch else "with"
+        raise RecipeError(f"--output {path}: holds a run {way} --overfit-one-batch; {fix}")
 
 
-def _differences(run: RunFolder, recipe: Recipe) -> Iterator[str]:
-    """The settings that differ, each with both values; one that is new since then had its default."""
-    before, now = (dict(_flat(recipe_values(one))) for one in (load_recipe(run.path / RECIPE), recipe))
-    for key in sorted(before.keys() | now.keys()):
-        if key in ELSEWHERE or before.get(key) == now.get(key):
-            continue
-        if key != TOKENIZER_FILE or not _has_tokenizer(run, before.get(key), now.get(key)):
-            yield f"{key} ({json.dumps(before.get(key))}, now {json.dumps(now.get(key))})"
-
-
-def _has_tokenizer(run: RunFolder, before: str | None, now: str | None) -> bool:
+def _is_same_tokenizer(run: RunFolder, before: str | None, now: str | None) -> bool:
     """Whether the run's model is trained with the tokenizer that is at `now`, wherever it was before."""
     if before is None or now is None or not Path(now).is_file():
         return False
-    if not run.weights.is_file():  # it has not come to a save: all that can be said is that it is its own
+    if not run.weights.is_file():  # not saved yet: it can only be known to be the run's own tokenizer
         return is_own_tokenizer(before) and Path(now) == own_tokenizer(run.path).resolve()
-    used = read_weights(run.weights).settings.get("tokenizer") or {}
+    used = read_header(run.weights).settings.get("tokenizer") or {}
     return used.get("sha256") == state_hash(read_weights(Path(now)).tensors)
 
 

@@ -1,16 +1,18 @@
-"""What a run saves and resumes, alive: model, average, optimiser, loss scale, adversary.
+"""The networks that a run trains, saved to state files and restored from them to the bit.
 
-When a run is saved, what is written, and what it goes on from.
+`state/step-<n>.safetensors` holds tensors by part and name. The parts of the run's model are `model/…`,
+`optimizer/<parameter>/<moment>` and `ema/…`; any other network has `<name>/…`, `<name>_optimizer/…` and
+`<name>_ema/…`. Random choices follow from the step, so no generator is saved.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final
 
 import torch
 from accelerate import Accelerator
@@ -18,216 +20,161 @@ from safetensors.torch import save_file
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
-from everest.config.settings import TrainSettings
 from everest.errors import CheckpointError
 from everest.system.files import write_atomically
 from everest.system.run_folder import RunFolder
 from everest.system.sharding import full_tensor, like_sharded
-from everest.system.weights import FORMAT, Weights, load_tensors, read_safetensors, read_weights
-from everest.train.adversary import Adversary
-from everest.train.plan import StagePlan
+from everest.system.weights import Weights, load_tensors, read_tensors
+from everest.system.weights_header import FORMAT, read_header, read_metadata
+
+MODEL: Final = "model"  # the name of a run's first network
+GRAD_NORM: Final = "grad_norm"  # in metrics.jsonl
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainState:
-    """What an update changes. `model` and `optimizer` are as built, before anything wraps them."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Network:
+    """A network that learns, and its optimizer: both as built, before anything wraps them.
 
-    model: nn.Module
+    Args:
+        name: of its tensors in a state.
+        ema: an average of its weights.
+        grad_norm: the name of its gradient norm in metrics.jsonl.
+    """
+
+    module: nn.Module
     optimizer: torch.optim.Optimizer
-    ema: ModelEmaV3 | None
-    scaler: torch.amp.GradScaler | None  # fp16
-    adversary: Adversary | None = None
+    name: str = MODEL
+    ema: ModelEmaV3 | None = None
+    grad_norm: str = GRAD_NORM
 
-    @property
-    def trained_model(self) -> nn.Module:
-        """The module that is judged and handed on: the average where there is one."""
-        return self.ema.module if self.ema is not None else self.model
+    def gradients(self) -> list[Tensor]:
+        """The gradients of the parameters that have one."""
+        return [parameter.grad for parameter in self.module.parameters() if parameter.grad is not None]
 
-    @property
-    def optimizers(self) -> list[torch.optim.Optimizer]:
-        """That of the model, and that of the adversary where there is one."""
-        return [self.optimizer, *([self.adversary.optimizer] if self.adversary is not None else [])]
+    def capture(self) -> dict[str, Tensor]:
+        """Returns full tensors by part and name. All processes must call it."""
+        moments = {
+            f"{name}/{moment}": value
+            for name, parameter in self.module.named_parameters()
+            for moment, value in self.optimizer.state.get(parameter, {}).items()
+        }
+        parts = {self.name: self.module.state_dict(), self._part("optimizer"): moments}
+        if self.ema is not None:
+            parts[self._part("ema")] = self.ema.module.state_dict()
+        return {
+            f"{part}/{name}": full_tensor(tensor)
+            for part, tensors in parts.items()
+            for name, tensor in tensors.items()
+        }
 
-    def weights(self) -> dict[str, Tensor]:
-        """The tensors of `trained_model`, whole. All processes must ask."""
-        return _whole(self.trained_model.state_dict())
-
-    def capture(self, step: int, notes: dict[str, Any]) -> RunState:
-        """All that an exact continuation needs, whole. All processes must ask."""
-        return RunState(
-            step=step,
-            model=_whole(self.model.state_dict()),
-            ema=self.ema.module.state_dict() if self.ema is not None else {},
-            optimizer=_whole(optimizer_tensors(self.model, self.optimizer)),
-            notes={**notes, "scaler": self.scaler.state_dict() if self.scaler else None},
-            **self._of_adversary(),
-        )
-
-    def _of_adversary(self) -> dict[str, dict[str, Tensor]]:
-        if self.adversary is None:
-            return {}
-        module, optimizer = self.adversary.discriminator, self.adversary.optimizer
-        return {"adversary": module.state_dict(), "adversary_optimizer": optimizer_tensors(module, optimizer)}
-
-    def restore(self, state: RunState, *, source: str) -> None:
-        """The inverse of `capture`.
+    def restore(self, tensors: Mapping[str, Tensor], *, source: str) -> None:
+        """The inverse of `capture`; parts of other networks are ignored.
 
         Raises:
-            CheckpointError: tensors of another model.
+            CheckpointError: the tensors belong to another network.
         """
-        load_tensors(self.model, state.model, source=source)
-        load_optimizer(self.model, self.optimizer, state.optimizer)
+
+        def part(name: str) -> dict[str, Tensor]:
+            prefix = f"{name}/"
+            return {key.removeprefix(prefix): tensors[key] for key in tensors if key.startswith(prefix)}
+
+        load_tensors(self.module, part(self.name), source=source)
         if self.ema is not None:
-            load_tensors(self.ema.module, state.ema, source=source)
-        if self.adversary is not None:
-            module = self.adversary.discriminator
-            load_tensors(module, state.adversary, source=source)
-            load_optimizer(module, self.adversary.optimizer, state.adversary_optimizer)
-        if self.scaler is not None and state.notes["scaler"]:
-            self.scaler.load_state_dict(state.notes["scaler"])
+            load_tensors(self.ema.module, part(self._part("ema")), source=source)
+        parameters = dict(self.module.named_parameters())
+        for key, value in part(self._part("optimizer")).items():
+            name, moment = key.rsplit("/", 1)
+            self.optimizer.state[parameters[name]][moment] = like_sharded(value, parameters[name])
 
-
-def _whole(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: full_tensor(tensor) for name, tensor in tensors.items()}
-
-
-STATE_PATTERN = "step-*.safetensors"
-
-_PARTS = ("model", "optimizer", "ema", "adversary", "adversary_optimizer")  # of a state that are tensors
+    def _part(self, kind: str) -> str:
+        return kind if self.name == MODEL else f"{self.name}_{kind}"
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunState:
-    """All that an exact continuation needs. Random choices follow from the step: no generator is saved."""
+class SavedState:
+    """The contents of a state file: all that an exact continuation needs."""
 
     step: int  # updates done
-    model: dict[str, Tensor]
-    optimizer: dict[str, Tensor]  # "<parameter>/<moment>"
-    ema: dict[str, Tensor]  # averaged weights, empty without
-    notes: dict[str, Any]  # plain values: counters, the scaler's state
-    adversary: dict[str, Tensor] = field(default_factory=dict)  # weights of a discriminator, empty without
-    adversary_optimizer: dict[str, Tensor] = field(default_factory=dict)
+    tensors: dict[str, Tensor]  # by part and name
+    notes: dict[str, Any]  # plain values: counters, the state of fp16's loss scale
+
+    def save(self, folder: Path, *, keep: int) -> None:
+        """Write `step-<n>.safetensors`, and remove all states but the newest `keep`."""
+        tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in self.tensors.items()}
+        header = {"format": f"{FORMAT}-state", "step": str(self.step), "notes": json.dumps(self.notes)}
+        path = folder / f"step-{self.step:09d}.safetensors"
+        write_atomically(path, lambda part: save_file(tensors, part, metadata=header))
+        for old in list(_states(folder).values())[:-keep]:
+            old.unlink()
 
 
-def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """AdamW's moments and step counts under the names of their parameters."""
-    return {
-        f"{name}/{moment}": value
-        for name, parameter in model.named_parameters()
-        for moment, value in optimizer.state.get(parameter, {}).items()
-    }
+def _states(folder: Path) -> dict[int, Path]:
+    """The states of a run by their steps, oldest first."""
+    steps = {path: path.stem.removeprefix("step-") for path in sorted(folder.glob("step-*.safetensors"))}
+    return {int(step): path for path, step in steps.items() if step.isdecimal()}
 
 
-def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """The inverse of `optimizer_tensors`; each moment lies as its parameter does."""
-    parameters = dict(model.named_parameters())
-    for key, value in tensors.items():
-        name, moment = key.rsplit("/", 1)
-        parameter = parameters[name]
-        optimizer.state[parameter][moment] = like_sharded(value, parameter)
-
-
-def save_state(folder: Path, state: RunState, *, keep: int) -> None:
-    """Write `step-<n>.safetensors` and remove all but the newest `keep` states."""
-    tensors = {
-        f"{part}/{name}": value.detach().contiguous().cpu()
-        for part in _PARTS
-        for name, value in getattr(state, part).items()
-    }
-    header = {"format": f"{FORMAT}-state", "step": str(state.step), "notes": json.dumps(state.notes)}
-    path = folder / f"step-{state.step:09d}.safetensors"
-    write_atomically(path, lambda part: save_file(tensors, part, metadata=header))
-    for old in _states(folder)[:-keep]:
-        old.unlink()
-
-
-def set_aside_states_after(folder: Path, step: int) -> None:
-    """Rename states beyond `step` to *.damaged: they were passed over, and would outlive whole ones."""
-    for path in _states(folder):
-        if int(path.stem.removeprefix("step-")) > step:
-            path.rename(path.with_suffix(".damaged"))
-
-
-def _states(folder: Path) -> list[Path]:
-    """The states of a run, oldest first."""
-    return sorted(path for path in folder.glob(STATE_PATTERN) if path.stem.removeprefix("step-").isdecimal())
-
-
-def newest_state(folder: Path, *, notify: Callable[[str], None]) -> RunState | None:
-    """The newest whole state of a run, or None if it has none. A damaged one is named and passed over.
+def newest_state(folder: Path, *, notify: Callable[[str], None]) -> SavedState | None:
+    """Read the newest intact state of a run; None if it has no states. Damaged ones are reported and skipped.
 
     Raises:
-        CheckpointError: it has states, and none is whole.
-        EnvironmentProblem: the disk or its permissions refuse to read one.
+        CheckpointError: there are states, and all are damaged.
+        EnvironmentProblem: the disk or its permissions prevent reading one.
     """
     states = _states(folder)
-    for path in reversed(states):
+    for path in reversed(states.values()):
         try:
-            header, tensors = read_safetensors(path)
-            step, notes = int(header["step"]), json.loads(header["notes"])
+            header, tensors = read_metadata(path), read_tensors(path)
+            return SavedState(step=int(header["step"]), tensors=tensors, notes=json.loads(header["notes"]))
         except (CheckpointError, KeyError, ValueError) as error:
-            notify(f"{path}: damaged, passed over ({error})")
-            continue
-        parts: dict[str, dict[str, Tensor]] = {part: {} for part in _PARTS}
-        for name, value in tensors.items():
-            part, rest = name.split("/", 1)
-            parts[part][rest] = value
-        return RunState(step=step, notes=notes, **parts)
+            notify(f"{path}: damaged, skipped ({error})")
     if states:
-        raise CheckpointError(f"{folder}: none of its states is whole; --overwrite begins again")
+        raise CheckpointError(f"{folder}: all its states are damaged; --overwrite starts the run again")
     return None
 
 
-class Resumed(NamedTuple):
-    """Where a run goes on."""
+class TrainState:
+    """The networks of a run and fp16's loss scale, and the files that hold them.
 
-    step: int  # updates done
-    notes: dict[str, Any] | None  # as given to `Saver.save`; None for a run that is new, or finished
-
-
-class Saver:
-    """Saves one run. All processes must ask for the same, at the same step.
+    All processes must call its methods, at the same step.
 
     Args:
-        weights: everything of `model.safetensors` but the tensors and the step.
-        notify: told what a user should know.
+        networks: the run's model first.
+        weights: `model.safetensors` without its tensors and step.
+        keep: number of states to keep.
     """
 
     def __init__(
         self,
         accelerator: Accelerator,
         run: RunFolder,
-        state: TrainState,
+        networks: Sequence[Network],
         weights: Weights,
         *,
-        plan: StagePlan,
-        settings: TrainSettings,
-        notify: Callable[[str], None],
+        keep: int,
     ) -> None:
+        self.networks = networks
+        self.saved_at = time.monotonic()  # seconds
         self._accelerator = accelerator
         self._run = run
-        self._state = state
         self._weights = weights
-        self._plan = plan
-        self._settings = settings
-        self._notify = notify
+        self._keep = keep
         self._saved_step = 0
-        self._saved_at = time.monotonic()
 
-    def is_due(self, step: int) -> bool:
-        """Whether to save after `step` updates: at an epoch's end, or by `train.save_every`."""
-        every_steps, every_seconds = self._settings.save_steps, self._settings.save_seconds
-        by_steps = every_steps is not None and step % every_steps == 0
-        by_time = every_seconds is not None and time.monotonic() - self._saved_at >= every_seconds
-        return self._plan.ends_epoch(step) or by_steps or self._any_process(by_time)
+    @property
+    def trained_model(self) -> nn.Module:
+        """The module that is evaluated and written to `model.safetensors`: with `train.ema` the average."""
+        model = self.networks[0]
+        return model.module if model.ema is None else model.ema.module
 
-    def _any_process(self, wish: bool) -> bool:
-        """Clocks differ between processes, and saving needs all of them."""
-        if self._plan.processes == 1 or self._settings.save_seconds is None:
-            return wish
-        wishes = self._accelerator.gather(torch.tensor([wish], device=self._accelerator.device))
-        assert isinstance(wishes, Tensor)
-        return bool(wishes.any())
+    def capture(self, step: int, notes: dict[str, Any]) -> SavedState:
+        """Returns the state after `step` updates, with full tensors."""
+        scaler = self._accelerator.scaler
+        return SavedState(
+            step=step,
+            tensors={key: value for network in self.networks for key, value in network.capture().items()},
+            notes={**notes, "scaler": scaler.state_dict() if scaler else None},
+        )
 
     def save(self, step: int, notes: dict[str, Any]) -> None:
         """Write the newest weights and a state to resume from, unless that is done for this step."""
@@ -235,48 +182,52 @@ class Saver:
             return
         # The weights first: once the last state is there, nothing would ever write them again.
         self.save_weights(self._run.weights, step)
-        state = self._state.capture(step, notes)
+        state = self.capture(step, notes)
         if self._accelerator.is_main_process:
-            save_state(self._run.state, state, keep=self._settings.keep_states)
-        self._saved_step, self._saved_at = step, time.monotonic()
+            state.save(self._run.state, keep=self._keep)
+        self._saved_step, self.saved_at = step, time.monotonic()
 
     def save_weights(self, path: Path, step: int) -> None:
-        """Write a self-describing `model.safetensors`; with `train.ema` the averaged weights."""
-        tensors = self._state.weights()
+        """Write the tensors of `trained_model`, with all that describes them."""
+        tensors = {name: full_tensor(tensor) for name, tensor in self.trained_model.state_dict().items()}
         if self._accelerator.is_main_process:
             replace(self._weights, tensors=tensors, step=step).save(path)
 
-    def restore(self) -> Resumed:
-        """Take up the run's newest whole state, if it has one; what was logged after it is dropped.
+    def restore(self, steps: int, *, notify: Callable[[str], None]) -> tuple[int, dict[str, Any] | None]:
+        """Load the newest intact state of the run, if it has one, and drop the rows logged after it.
 
+        Args:
+            steps: of the whole run.
+        Returns:
+            The updates done, and the notes as given to `save`: None for a new run, and for a finished one
+            whose states were removed to save space.
         Raises:
-            CheckpointError: no state is whole, or there are weights that no state goes with: beginning again
+            CheckpointError: all states are damaged, or there are weights without a state: starting again
                 would replace what has been learned.
         """
-        state = newest_state(self._run.state, notify=self._notify)
-        if state is None:
-            resumed = Resumed(self._steps_of_finished_run(), None)
-        else:
-            self._state.restore(state, source=str(self._run.state))
-            resumed = Resumed(state.step, state.notes)
-            self._notify(f"resuming after step {state.step} of {self._plan.steps}")
+        run, step = self._run, 0
+        state = newest_state(run.state, notify=notify)
+        if state is not None:
+            step = state.step
+            for network in self.networks:
+                network.restore(state.tensors, source=str(run.state))
+            if self._accelerator.scaler is not None and state.notes["scaler"]:
+                self._accelerator.scaler.load_state_dict(state.notes["scaler"])
+            notify(f"resuming after step {step} of {steps}")
+        elif run.weights.is_file():
+            step = read_header(run.weights).step
+            if step != steps:
+                raise CheckpointError(
+                    f"{run.weights}: weights of step {step} of {steps}, but no state to resume from "
+                    f"in {run.state}; --overwrite starts the run again"
+                )
         self._accelerator.wait_for_everyone()
         if self._accelerator.is_main_process:
-            set_aside_states_after(self._run.state, resumed.step)
-            self._run.rewind(resumed.step)
+            for saved_step, path in _states(run.state).items():
+                if saved_step > step:  # damaged, and newer: it would push out intact ones
+                    path.rename(path.with_suffix(".damaged"))
+            run.rewind(step)
         self._accelerator.wait_for_everyone()
-        if resumed.step == self._plan.steps and not self._run.weights.is_file():
-            self.save_weights(self._run.weights, resumed.step)
-        return resumed
-
-    def _steps_of_finished_run(self) -> int:
-        """Without a state a run is new, or finished and its states were removed to save space."""
-        if not self._run.weights.is_file():
-            return 0
-        step = read_weights(self._run.weights).step
-        if step == self._plan.steps:
-            return step
-        raise CheckpointError(
-            f"{self._run.weights}: weights of step {step} of {self._plan.steps}, but no state to go on from "
-            f"in {self._run.state}; --overwrite begins again"
-        )
+        if step == steps and not run.weights.is_file():
+            self.save_weights(run.weights, step)
+        return step, state.notes if state is not None else None

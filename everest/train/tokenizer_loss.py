@@ -1,14 +1,12 @@
-"""The perceptual term of a tokenizer's loss: how far apart an ImageNet network finds rebuilt and real frames.
+"""The loss of a tokenizer: rebuilt pixels and, where their weights are not 0, two terms of MAGVIT's.
 
-As in MAGVIT's public code (Yu et al. 2023): the mean squared difference of the logits of a ResNet-50, frames
-in the size that it was trained in, for its logits say little of others. Ours: a few frames of a clip, drawn
-anew in every pass. Their mean is that of all frames on average; all sixteen would take twice the memory of a
-pass of the `lite` tokenizer, and a third of its time.
+As in MAGVIT's public code (Yu et al. 2023) these are an adversarial and a perceptual term. The perceptual one
+is the mean squared difference between the logits of an ImageNet network on rebuilt and on real frames: a
+ResNet-50, with frames in the size that it was trained on, because its logits mean little for other sizes.
+Ours: a few frames of a clip, drawn again in every pass. On average their mean is that of all frames; all
+sixteen would take twice the memory of a pass of the `lite` tokenizer, and a third of its time.
 
 B batch, T frames, H W pixels.
-
-What a tokenizer learns from: rebuilt pixels, and where their weights are not 0 a perceptual and an
-adversarial term, as in MAGVIT's public code (Yu et al. 2023).
 """
 
 from __future__ import annotations
@@ -27,25 +25,27 @@ from everest.checkpoints.foreign import locate, read_foreign
 from everest.config.settings import Recipe
 from everest.config.tokenizer import TokenizerLossSettings
 from everest.errors import CheckpointError, EnvironmentProblem
-from everest.system.hub import Unreachable, show
+from everest.system.hub import Unreachable, warn_on_main
 from everest.system.randomness import Purpose, seed_at
 from everest.system.weights import load_tensors
 from everest.tokenizer.discriminator import Discriminator
 from everest.tokenizer.network import TokenizerReconstruction
 from everest.tokenizer.spec import TokenizerSpec, kept_values, tokenizer_settings
 from everest.train.adversary import Adversary
-from everest.video.pixels import in_imagenet_units
+from everest.video.pixels import normalize_unit_range
 
 SETTING: Final = "tokenizer.loss.perceptual_weights"
 NETWORK: Final = "resnet50"
-WEIGHTS: Final = "hf:timm/resnet50.tv_in1k"  # ours, of timm's: trained in the plain way, as MAGVIT's own
+WEIGHTS: Final = "hf:timm/resnet50.tv_in1k"  # ours, of timm's: trained in the plain way, as MAGVIT's are
 SIDE: Final = 224  # pixels
 FRAMES: Final = 4  # ours: of a clip, in one pass
-_COUNTER: Final = "num_batches_tracked"  # of a batch norm: some files of weights leave it out
+_COUNTER: Final = "num_batches_tracked"  # of a batch norm: missing in some files of weights
+# Ours, of a clip, for its memory: one in the tokenizer's loss, one rebuilt, and R1 keeps the real one thrice.
+DISCRIMINATOR_PASSES: Final = 5
 
 
 class PerceptualDistance:
-    """A frozen network. No nn.Module: nothing that is trained, averaged or saved has a part of it."""
+    """A frozen network. Not an nn.Module, so that no network that is trained or saved contains it."""
 
     def __init__(self, network: nn.Module) -> None:
         self._network = network.eval().requires_grad_(False)
@@ -60,32 +60,31 @@ class PerceptualDistance:
         return F.mse_loss(self._logits(rebuilt[:, :, drawn]), target)
 
     def kept_values(self) -> int:
-        """Numbers that a pass keeps of one clip for its gradient."""
+        """The number of values that a pass keeps of one clip for its gradient."""
         network = deepcopy(self._network).to("meta")
         frames = torch.empty(FRAMES, 3, SIDE, SIDE, device="meta", requires_grad=True)
         return kept_values(lambda: network(frames), network.parameters())
 
     def _logits(self, clips: Tensor) -> Tensor:
         """(B, 3, T, H, W) to (B * T, classes) float32."""
-        frames = in_imagenet_units(clips).transpose(1, 2).flatten(0, 1)  # (B * T, 3, H, W)
+        frames = normalize_unit_range(clips).transpose(1, 2).flatten(0, 1)  # (B * T, 3, H, W)
         if frames.shape[2:] != (SIDE, SIDE):
             frames = F.interpolate(frames, size=(SIDE, SIDE), mode="bilinear", antialias=True)
         return self._network(frames).float()
 
 
 def load_network(weights: str | None) -> nn.Module:
-    """The ImageNet network.
+    """Load the ImageNet network.
 
     Args:
-        weights: a file of them, or `hf:OWNER/NAME`; None is timm's. Those of the hub come from there or from
-            its local cache.
+        weights: a file, or `hf:OWNER/NAME` on the hub or in its local cache; None is timm's.
     Raises:
-        CheckpointError: no such weights, or they cannot be read, or belong to another network.
-        EnvironmentProblem: neither hub nor cache has them now.
+        CheckpointError: the weights do not exist, are unreadable or belong to another network.
+        EnvironmentProblem: neither the hub nor its cache has them now.
     """
     network = timm.create_model(NETWORK)
     try:
-        path = locate(WEIGHTS if weights is None else weights, notify=show)
+        path = locate(WEIGHTS if weights is None else weights, notify=warn_on_main)
         counters = {name: value for name, value in network.state_dict().items() if name.endswith(_COUNTER)}
         load_tensors(network, counters | dict(read_foreign(path).tensors), source=str(path))
     except Unreachable as error:
@@ -95,21 +94,16 @@ def load_network(weights: str | None) -> nn.Module:
     return network
 
 
-# Ours, of a clip, for its memory: one in the tokenizer's loss, one rebuilt, and R1 keeps the real one thrice.
-DISCRIMINATOR_PASSES: Final = 5
-
-
 class TokenizerLosses(NamedTuple):
-    """Scalars of one pass."""
+    """The scalars of one pass."""
 
-    loss: Tensor  # of the tokenizer
-    adversary_loss: Tensor | None  # of the discriminator, where it plays
-    parts: dict[str, Tensor]  # the terms without their weights, where there are several
+    losses: list[Tensor]  # the tokenizer's, then the discriminator's if it is active
+    parts: dict[str, Tensor]  # the terms without their weights; empty if there is one term only
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TokenizerObjective:
-    """The terms with their weights. What has weight 0 is not there, and costs nothing."""
+    """The terms with their weights. A term with weight 0 is None, and costs nothing."""
 
     weights: TokenizerLossSettings
     perceptual: PerceptualDistance | None = None
@@ -121,8 +115,8 @@ class TokenizerObjective:
         """The losses of a pass.
 
         Args:
-            adversarial: whether the adversary plays by now.
-            rng: draws the frames that the perceptual term looks at.
+            adversarial: whether the adversary is active in this step.
+            rng: draws the frames for the perceptual term.
         """
         parts = {"reconstruction": out.loss}
         loss = self.weights.reconstruction * out.loss
@@ -131,14 +125,15 @@ class TokenizerObjective:
             loss = loss + self.weights.perceptual * parts["perceptual"]
         if self.adversary is None or not adversarial:
             several = self.perceptual is not None or self.adversary is not None
-            return TokenizerLosses(loss, None, parts if several else {})
+            return TokenizerLosses([loss], parts if several else {})
         parts["generator"] = self.adversary.generator_loss(out.frames)
         discriminator = self.adversary.discriminator_losses(out.original, out.frames)
         parts |= {"discriminator": discriminator.logistic, "r1": discriminator.r1}
-        return TokenizerLosses(loss + self.weights.gan * parts["generator"], discriminator.total, parts)
+        loss = loss + self.weights.gan * parts["generator"]
+        return TokenizerLosses([loss, discriminator.total], parts)
 
     def bytes_per_clip(self, spec: TokenizerSpec, bytes_per_value: int) -> int:
-        """What the terms' networks keep of a clip beside the tokenizer's own pass: an estimate."""
+        """Estimate the bytes that a pass keeps of a clip in the terms' networks, outside of the tokenizer."""
         total = 0
         if self.adversary is not None:
             clip = torch.empty(1, 3, spec.window, *spec.config.scaled(spec.size), device="meta")
@@ -151,7 +146,7 @@ class TokenizerObjective:
 
 
 def tokenizer_objective(recipe: Recipe, spec: TokenizerSpec, device: torch.device) -> TokenizerObjective:
-    """The terms of a recipe, on the device.
+    """Build the terms of a recipe, on the device.
 
     Raises:
         CheckpointError: `perceptual_weights` cannot be used.

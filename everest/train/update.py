@@ -1,10 +1,10 @@
-"""One update of the weights: a model's, and those of an adversary that learns against it."""
+"""One update of the weights of all networks that a run trains."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Final, cast
+from typing import cast
 
 import torch
 from accelerate import Accelerator
@@ -13,107 +13,103 @@ from torch import Tensor, nn
 from everest.config.settings import TrainSettings
 from everest.system.sharding import full_tensor, set_gradient_exchange
 from everest.train.optim import set_lr
-from everest.train.state import TrainState
-
-ADVERSARY_NORM: Final = "discriminator_grad_norm"  # in metrics.jsonl
+from everest.train.state import Network
 
 
 def compile_model(model: nn.Module) -> nn.Module:
-    """The model as torch.compile makes it, one graph for each size of a batch."""
+    """Returns the model with torch.compile, which makes one graph for each batch size."""
     # dynamic=False: when a second model is compiled, torch would make the ratios of its selection
     # symbolic where they differ, and counting tokens with a symbol breaks the graph.
     return cast(nn.Module, torch.compile(model, dynamic=False))
 
 
 class Updater:
-    """Adds up gradients over the passes of a step, and applies them: all of them, or none.
+    """Adds up the gradients of a step's passes, and applies them to all networks or to none.
 
     Args:
-        state: what an update changes.
+        networks: the run's model first. Accelerate wraps it: it sets the precision and exchanges gradients.
+            The others compute in float32, and their gradients are averaged once a step.
     """
 
-    def __init__(self, accelerator: Accelerator, state: TrainState, settings: TrainSettings) -> None:
+    def __init__(
+        self, accelerator: Accelerator, networks: Sequence[Network], settings: TrainSettings
+    ) -> None:
         self._accelerator = accelerator
-        self._state = state
+        self._networks = networks
         self._clip_grad = settings.clip_grad
-        model = state.model
+        model = networks[0].module
         compiled = compile_model(model) if settings.compile else model
-        # A model that is cut exchanges gradients itself: Accelerate adds the precision only.
+        # A sharded model exchanges gradients itself: Accelerate adds the precision only.
         self.model = accelerator.prepare_model(compiled, evaluation_mode=settings.shard == "full")
-        self._optimizer = accelerator.prepare_optimizer(state.optimizer)
+        self._optimizer = accelerator.prepare_optimizer(networks[0].optimizer)
 
     def set_lr(self, lr: float) -> None:
-        for optimizer in self._state.optimizers:
-            set_lr(optimizer, lr)
+        for network in self._networks:
+            set_lr(network.optimizer, lr)
 
     @contextmanager
     def one_pass(self, *, last: bool) -> Iterator[None]:
         """Around a pass: processes exchange the model's gradients in the last one of a step only."""
-        set_gradient_exchange(self._state.model, on=last)
+        set_gradient_exchange(self._networks[0].module, on=last)
         with nullcontext() if last else self._accelerator.no_sync(self.model):
             yield
 
-    def backward(self, loss: Tensor, adversary_loss: Tensor | None) -> None:
-        """Add the gradients of a pass; the adversary's loss is float32 and needs no scale."""
+    def backward(self, losses: Sequence[Tensor]) -> None:
+        """Add the gradients of a pass.
+
+        Args:
+            losses: the model's, then one for each other active network: float32, and in no need of a scale.
+        """
+        loss, *others = losses
         self._accelerator.backward(loss)
-        if adversary_loss is not None:
-            adversary_loss.backward()
+        for other in others:
+            other.backward()
 
-    def average_adversary(self) -> None:
-        """Make the adversary's gradient the mean over all processes, in one exchange: nothing wraps it."""
-        gradients = self._adversary_gradients
-        if not gradients:
-            return
-        flat = torch.cat([gradient.flatten() for gradient in gradients])
-        mean = self._accelerator.reduce(flat, reduction="mean")
-        assert isinstance(mean, Tensor)
-        parts = mean.split([gradient.numel() for gradient in gradients])
-        for gradient, part in zip(gradients, parts, strict=True):
-            gradient.copy_(part.view_as(gradient))
+    def average_gradients(self) -> None:
+        """Average the gradients of the other networks over all processes, each in one exchange."""
+        for network in self._networks[1:]:
+            gradients = network.gradients()
+            if not gradients:  # it is not active in this step
+                continue
+            mean = self._accelerator.reduce(torch.cat([g.flatten() for g in gradients]), reduction="mean")
+            assert isinstance(mean, Tensor)
+            parts = mean.split([gradient.numel() for gradient in gradients])
+            for gradient, part in zip(gradients, parts, strict=True):
+                gradient.copy_(part.view_as(gradient))
 
-    def clip_gradients(self) -> tuple[float, dict[str, float]]:
-        """Scale the gradients down to the norm `train.clip_grad`, each network's by itself.
+    def clip_gradients(self) -> dict[str, float]:
+        """Scale the gradients down to the norm `train.clip_grad`, for each network separately.
 
         Returns:
-            The norms before, over all processes: the model's, and the adversary's by its name in the log
-            where it plays in the step.
+            The norms before, over all processes, by their names in metrics.jsonl: none for a network that is
+            not active in this step.
         """
         self._accelerator.unscale_gradients(self._optimizer)
-        norm = self._clip(self.model)
-        adversary = self._state.adversary
-        if adversary is None or not self._adversary_gradients:
-            return norm, {}
-        return norm, {ADVERSARY_NORM: self._clip(adversary.discriminator)}
-
-    @property
-    def _adversary_gradients(self) -> list[Tensor]:
-        """Empty where it does not play in the step."""
-        adversary = self._state.adversary
-        return _gradients(adversary.discriminator) if adversary is not None else []
-
-    def _clip(self, network: nn.Module) -> float:
-        norm = torch.nn.utils.get_total_norm(_gradients(network))
-        if self._clip_grad is not None:
-            torch.nn.utils.clip_grads_with_norm_(network.parameters(), self._clip_grad, norm)
-        return full_tensor(norm).item()
+        norms = {}
+        for network in self._networks:
+            gradients = network.gradients()
+            if gradients:
+                norm = torch.nn.utils.get_total_norm(gradients)
+                if self._clip_grad is not None:
+                    parameters = network.module.parameters()
+                    torch.nn.utils.clip_grads_with_norm_(parameters, self._clip_grad, norm)
+                norms[network.grad_norm] = full_tensor(norm).item()
+        return norms
 
     def step(self) -> None:
-        """Change the weights by their gradients."""
+        """Change the weights by their gradients, and update the averages."""
         self._optimizer.step()
-        if self._state.adversary is not None:
-            self._state.adversary.optimizer.step()
-        if self._state.ema is not None:
-            self._state.ema.update(self._state.model)
+        for network in self._networks[1:]:
+            network.optimizer.step()
+        for network in self._networks:
+            if network.ema is not None:
+                network.ema.update(network.module)
 
     def skip_step(self) -> None:
-        """In the place of `step`: fp16 halves its scale after an overflow."""
+        """Called instead of `step`: fp16 halves its scale after an overflow."""
         if self._accelerator.scaler is not None:
             self._accelerator.scaler.update()
 
     def zero_grad(self) -> None:
-        for optimizer in self._state.optimizers:
-            optimizer.zero_grad()
-
-
-def _gradients(network: nn.Module) -> list[Tensor]:
-    return [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
+        for network in self._networks:
+            network.optimizer.zero_grad()

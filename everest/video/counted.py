@@ -1,14 +1,16 @@
-"""Files whose packets do not tell which frame they show: counted by decoding them once, from the start.
+"""Files whose packets do not state which frame they show: counted by decoding them once, from the start.
 
-Of AVI, in which UCF101 and HMDB51 come, the decoder tells for each frame by which packet it was pushed out.
-Where these stamps rise, and a decoder that starts anew at any keyframe gives the same picture with the same
-stamp as the one that came from the start, frames are found by them afterwards. Others are counted each time.
+For AVI, the format of UCF101 and HMDB51, the decoder reports which packet pushed each frame out. Two checks
+decide whether frames can later be found by these stamps: the stamps rise, and a decoder that starts at any
+keyframe returns the same images with the same stamps as one that starts at the first frame. All other files
+are counted each time.
 """
 
 from __future__ import annotations
 
 import zlib
 from contextlib import closing
+from functools import partial
 from itertools import islice, pairwise
 from typing import Final, NamedTuple
 
@@ -17,18 +19,18 @@ from av import VideoFrame
 
 from everest.video.index import PacketIndex
 from everest.video.source import Video
-from everest.video.stream import decoded
+from everest.video.stream import decode_frames
 
-PUSHED_BY_END: Final = 2**62  # stamp of a frame that came out when there were no more packets
+PUSHED_BY_END: Final = 2**62  # stamp of a frame that came out after the last packet
 COMPARED: Final = 16  # frames after the second keyframe
 STAMPED_FORMATS: Final = frozenset({"avi"})
 
 
-class _Shown(NamedTuple):
+class _Decoded(NamedTuple):
     """A frame as it came out of a decoder."""
 
     stamp: int
-    picture: int  # checksum
+    checksum: int
 
 
 def decode_stamp(frame: VideoFrame) -> int:
@@ -36,47 +38,45 @@ def decode_stamp(frame: VideoFrame) -> int:
     return PUSHED_BY_END if frame.dts is None else frame.dts
 
 
-def counted(path: Video, *, container: str) -> tuple[PacketIndex, int]:
-    """An index by decode stamps, empty where they cannot be trusted, and the number of frames.
+def count_frames(path: Video, *, container: str) -> tuple[PacketIndex, int]:
+    """Decode a file; returns an index by decode stamps, empty if they cannot be trusted, and the frame count.
 
     Args:
         container: FFmpeg's name of the file's format.
     """
     stamps: list[int] = []
-    begun: list[list[_Shown]] = []  # each keyframe; after the second one, where a start differs first, more
+    # The frame at each keyframe. After the second one, where a new start differs first, further frames too.
+    starts: list[list[_Decoded]] = []
     seeks: list[int | None] = []
     trusted = container in STAMPED_FORMATS
-    with closing(decoded(path, keys=seeks)) as frames:
+    with closing(decode_frames(path, keys=seeks)) as frames:
         for frame in frames:
             stamps.append(decode_stamp(frame))
             if trusted and frame.key_frame:
-                begun.append([_shown(frame)])
-            elif len(begun) == 2 and len(begun[1]) <= COMPARED:
-                begun[1].append(_shown(frame))
-    rising = all(one < other for one, other in pairwise(stamps))
-    trusted = trusted and rising and 0 < len(begun) <= len(seeks)
-    starts = list(zip(begun, seeks, strict=False))
-    if not trusted or not all(_begins(path, expected, seek) for expected, seek in starts):
+                starts.append([_decoded(frame)])
+            elif len(starts) == 2 and len(starts[1]) <= COMPARED:
+                starts[1].append(_decoded(frame))
+    rising = all(before < after for before, after in pairwise(stamps))
+    trusted = trusted and rising and 0 < len(starts) <= len(seeks)
+    if not trusted or not all(map(partial(_starts_with, path), starts, seeks)):
         return PacketIndex.of([]), len(stamps)
-    return (
-        PacketIndex(
-            times=np.array(stamps, dtype=np.int64),
-            key_times=np.array([expected[0].stamp for expected in begun], dtype=np.int64),
-            key_seeks=np.array([seek for _, seek in starts], dtype=np.int64),
-            order=np.zeros(0, dtype=np.int64),
-            by_decode_stamp=True,
-        ),
-        len(stamps),
+    index = PacketIndex(
+        times=np.array(stamps, dtype=np.int64),
+        key_times=np.array([expected[0].stamp for expected in starts], dtype=np.int64),
+        key_seeks=np.array(seeks[: len(starts)], dtype=np.int64),
+        order=np.zeros(0, dtype=np.int64),
+        by_decode_stamp=True,
     )
+    return index, len(stamps)
 
 
-def _begins(path: Video, expected: list[_Shown], seek: int | None) -> bool:
-    """Whether decoding from a keyframe on begins with the frames that came when decoding from the start."""
+def _starts_with(path: Video, expected: list[_Decoded], seek: int | None) -> bool:
+    """Whether decoding from a keyframe starts with the frames that were decoded from the file's start."""
     if seek is None:
         return False
-    with closing(decoded(path, seek)) as frames:
-        return [_shown(frame) for frame in islice(frames, len(expected))] == expected
+    with closing(decode_frames(path, seek)) as frames:
+        return [_decoded(frame) for frame in islice(frames, len(expected))] == expected
 
 
-def _shown(frame: VideoFrame) -> _Shown:
-    return _Shown(decode_stamp(frame), zlib.crc32(frame.to_ndarray(format="rgb24").tobytes()))
+def _decoded(frame: VideoFrame) -> _Decoded:
+    return _Decoded(decode_stamp(frame), zlib.crc32(frame.to_ndarray(format="rgb24").tobytes()))

@@ -1,4 +1,4 @@
-"""The first look at a video file: how many frames, how large, and where they are."""
+"""Facts about a video file that its frames are read by: number, size, index, rotation."""
 
 from __future__ import annotations
 
@@ -6,79 +6,77 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
 
-from everest.video.counted import counted
-from everest.video.index import PacketIndex, exact_backends, shown_packets
-from everest.video.source import Video, version
-from everest.video.stream import VideoError, as_video_error, decoded, opened
+from everest.video.counted import count_frames
+from everest.video.index import PacketIndex, displayed_packets, exact_backends
+from everest.video.source import Video, video_version
+from everest.video.stream import VideoError, as_video_error, decode_frames, open_stream
 
 
 @dataclass(frozen=True, slots=True)
 class VideoInfo:
-    """What can be known before any frame is chosen."""
+    """Facts that are known before any frame is chosen."""
 
     frames: int
     height: int  # as shown, after rotation
     width: int
-    fps: float | None  # None: a folder of pictures
+    fps: float | None  # None: a folder of images
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Opening:
-    """What a first look at a file tells."""
+class VideoFile:
+    """Facts that the back-ends need to read frames of a file."""
 
     info: VideoInfo
     index: PacketIndex
     codec: str  # FFmpeg's name
     stream: int  # number of the video stream in the file
     quarter_turns: int  # counter-clockwise, to be applied to every frame
-    second: float  # in time stamps
-    exact: frozenset[str]  # back-ends beside PyAV that give its frames to the bit
+    second: float  # in units of the time stamps
+    exact: frozenset[str]  # back-ends other than PyAV that return its frames to the bit
 
 
-def look(path: Video) -> Opening:
-    """The first look at a file, from memory where it has not changed since.
+def inspect_video(path: Video) -> VideoFile:
+    """Index a file and decode its first frame; cached until the file changes.
 
     Raises:
         VideoError: nothing can be decoded.
     """
     try:
-        size, changing = version(path)
+        size, changing = video_version(path)
     except OSError as error:
         raise VideoError(path, error.strerror or str(error)) from error
     if size == 0:
         raise VideoError(path, "empty file")
     with as_video_error(path):
-        return _cached_look(path, size, changing)
+        return _inspect(path, size, changing)
 
 
-def forget() -> None:
-    """Free what is kept of the files looked at, where each is needed once only."""
-    _cached_look.cache_clear()
+def clear_video_cache() -> None:
+    """Free the facts of all files, for callers that need each file only once."""
+    _inspect.cache_clear()
 
 
 @lru_cache(maxsize=32768)  # some kilobytes each
-def _cached_look(path: Video, size: int, changing: str) -> Opening:
-    """Index a file and decode its first frame. `size` and `changing`: a rewritten file is another."""
-    with opened(path) as (container, stream):
-        packets = shown_packets(container, stream)
+def _inspect(path: Video, size: int, changing: str) -> VideoFile:
+    """Inspect a file. With `size` and `changing` in the cache's key, a rewritten file is inspected again."""
+    with open_stream(path) as (container, stream):
+        packets = displayed_packets(container, stream)
         index = PacketIndex.of(packets)
         exact = exact_backends(container, stream, packets)
         number, name, codec = stream.index, container.format.name, stream.codec_context.name
-        fps = stream.average_rate or stream.guessed_rate
+        fps = stream.average_rate or stream.guessed_rate or 25
         second = 1 / stream.time_base if stream.time_base else 1
-    with closing(decoded(path)) as frames:
+    with closing(decode_frames(path)) as frames:
         first = next(frames, None)
         if first is None:
             raise VideoError(path, "no frame can be decoded")
-    if not index.times.size:
-        index, count = counted(path, container=name)
-    else:
-        count = index.times.size
+    count = index.times.size
+    if not count:
+        index, count = count_frames(path, container=name)
     turns = round(first.rotation / 90) % 4
     height, width = (first.width, first.height) if turns % 2 else (first.height, first.width)
-    info = VideoInfo(frames=count, height=height, width=width, fps=float(fps or 25))
-    return Opening(
-        info=info,
+    return VideoFile(
+        info=VideoInfo(frames=count, height=height, width=width, fps=float(fps)),
         index=index,
         codec=codec,
         stream=number,

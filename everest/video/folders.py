@@ -1,4 +1,4 @@
-"""Videos in folders, here or in a storage: files by their suffix, and folders of pictures."""
+"""Videos in folders, on this machine or in a storage: files by their suffix, and folders of images."""
 
 from __future__ import annotations
 
@@ -6,23 +6,25 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from operator import attrgetter
 from pathlib import Path
-from typing import Final, overload
+from typing import Final, TypeVar, cast
 
 from everest.errors import DataError
 from everest.system.storage import Location
 
-PICTURES: Final = frozenset({".jpg", ".jpeg", ".png"})
-VIDEOS: Final = frozenset(
+IMAGE_SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png"})
+VIDEO_SUFFIXES: Final = frozenset(
     {".3gp", ".avi", ".flv", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts"}
     | {".webm", ".wmv"}
 )
-_NO_CONTENT: Final = "__MACOSX"  # what macOS adds to the archives that it packs
+_MACOS_FOLDER: Final = "__MACOSX"  # macOS adds it to the archives that it packs
 _NAME: Final = attrgetter("name")
+
+AnyPath = TypeVar("AnyPath", Path, Location)  # folders of this machine contain files of this machine
 
 
 @contextmanager
 def as_data_error(path: Location) -> Iterator[None]:
-    """Retell what the operating system refuses inside the block as a DataError that names `path`."""
+    """Turn an OSError inside the block into a DataError that names `path`."""
     try:
         yield
     except OSError as error:
@@ -30,7 +32,7 @@ def as_data_error(path: Location) -> Iterator[None]:
 
 
 def subfolders(folder: Location) -> list[str]:
-    """Names, sorted; hidden ones left out.
+    """The names of a folder's subfolders, sorted, without hidden ones.
 
     Raises:
         DataError: the folder cannot be read.
@@ -39,16 +41,8 @@ def subfolders(folder: Location) -> list[str]:
         return sorted(path.name for path in _children(folder) if path.is_dir())
 
 
-@overload
-def videos_under(folder: Path) -> Iterator[Path]: ...
-
-
-@overload
-def videos_under(folder: Location) -> Iterator[Location]: ...
-
-
-def videos_under(folder: Location) -> Iterator[Location]:
-    """Video files, and folders of pictures, at any depth, in the order of their names.
+def videos_under(folder: AnyPath) -> Iterator[AnyPath]:
+    """Video files and folders of images, at any depth, in the order of their names.
 
     Raises:
         DataError: a folder cannot be read.
@@ -56,16 +50,8 @@ def videos_under(folder: Location) -> Iterator[Location]:
     return _walk(folder, {folder.resolve()})
 
 
-@overload
-def videos_by_subfolder(folder: Path) -> Mapping[str, Sequence[Path]]: ...
-
-
-@overload
-def videos_by_subfolder(folder: Location) -> Mapping[str, Sequence[Location]]: ...
-
-
-def videos_by_subfolder(folder: Location) -> Mapping[str, Sequence[Location]]:
-    """What `videos_under` finds in each subfolder. Links to the folder or a subfolder are not followed.
+def videos_by_subfolder(folder: AnyPath) -> Mapping[str, Sequence[AnyPath]]:
+    """The videos of `videos_under` in each subfolder. Links to the folder or a subfolder are not followed.
 
     Raises:
         DataError: a folder cannot be read.
@@ -75,27 +61,19 @@ def videos_by_subfolder(folder: Location) -> Mapping[str, Sequence[Location]]:
     return {name: list(_walk(folder / name, taken)) for name in names}
 
 
-@overload
-def pictures_in(folder: Path) -> Sequence[Path]: ...
+def images_in(folder: AnyPath) -> Sequence[AnyPath]:
+    """The images in a folder, in the order of their names."""
+    return sorted((path for path in _children(folder) if path.suffix.lower() in IMAGE_SUFFIXES), key=_NAME)
 
 
-@overload
-def pictures_in(folder: Location) -> Sequence[Location]: ...
-
-
-def pictures_in(folder: Location) -> Sequence[Location]:
-    """The frames of a folder of pictures, in the order of their names."""
-    return sorted((path for path in _children(folder) if path.suffix.lower() in PICTURES), key=_NAME)
-
-
-def _walk(folder: Location, visited: set[Location]) -> Iterator[Location]:
-    """The videos of a folder. `visited` grows: links may form a loop, and a real folder counts once."""
+def _walk(folder: AnyPath, visited: set[AnyPath]) -> Iterator[AnyPath]:
+    """The videos of a folder. `visited` grows: links may form a loop, and each real folder counts once."""
     with as_data_error(folder):
         children = sorted(_children(folder), key=_NAME)
         folders = {path for path in children if path.is_dir()}
-    videos = [path for path in children if path not in folders and path.suffix.lower() in VIDEOS]
-    if not folders and not videos and any(path.suffix.lower() in PICTURES for path in children):
-        yield folder  # beside videos or folders a picture is a thumbnail or a poster
+    videos = [path for path in children if path not in folders and path.suffix.lower() in VIDEO_SUFFIXES]
+    if not folders and not videos and any(path.suffix.lower() in IMAGE_SUFFIXES for path in children):
+        yield folder  # next to videos or folders, an image is a thumbnail or a poster
     for path in sorted([*folders, *videos], key=_NAME):
         if path in folders and path.resolve() not in visited:
             visited.add(path.resolve())
@@ -104,5 +82,6 @@ def _walk(folder: Location, visited: set[Location]) -> Iterator[Location]:
             yield path
 
 
-def _children(folder: Location) -> Iterator[Location]:
-    return (path for path in folder.iterdir() if not path.name.startswith(".") and path.name != _NO_CONTENT)
+def _children(folder: AnyPath) -> Iterator[AnyPath]:
+    paths = cast("Iterator[AnyPath]", folder.iterdir())
+    return (path for path in paths if not path.name.startswith(".") and path.name != _MACOS_FOLDER)

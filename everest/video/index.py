@@ -1,13 +1,12 @@
-"""Where the frames of a video file are: time stamps and keyframes, from its packets, without decoding.
+"""The index of a video file, made from its packets without decoding: where each frame is.
 
-F frames, K keyframes. Frame number n is the n-th time stamp in ascending order. AVI, MPEG-TS, GIF and VP8,
-whose packets do not tell when or whether they show a frame, are counted (everest.video.counted); their
-index is empty, or by other stamps.
+F frames, K keyframes. Frame number n has the n-th time stamp in ascending order. The packets of AVI, MPEG-TS,
+GIF and VP8 do not state when or whether they show a frame. Such files are counted (everest.video.counted):
+their index is empty, or uses other stamps.
 
-Which back-ends beside PyAV return the right frames of a file.
-
-What they get wrong is tabled in docs/data.md. Each rule was found by reading back numbers burnt into the
-frames of rendered files, and by comparing with all frames decoded in a row.
+The index also decides which back-ends other than PyAV return the right frames (table in docs/data.md). Each
+rule was found by reading back numbers drawn into the frames of rendered files, and by comparing with all
+frames decoded in sequence.
 """
 
 from __future__ import annotations
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
 # AVI stores no presentation times, MPEG-TS seeks are off by frames, GIF has one keyframe.
 COUNTED_FORMATS = frozenset({"avi", "mpegts", "gif"})
 COUNTED_CODECS = frozenset({"vp8"})  # packets of its hidden reference frames show nothing
+EIGHT_BITS = frozenset({"yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p"})
 
 
 class Packet(NamedTuple):
@@ -38,18 +38,23 @@ class Packet(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PacketIndex:
-    """The time stamps of a file. All empty where only counting is exact."""
+    """The time stamps of a file. All arrays are empty if only counting is exact."""
 
     times: np.ndarray  # (F,) int64 ascending
     key_times: np.ndarray  # (K,) int64 ascending
     key_seeks: np.ndarray  # (K,) int64, where to seek for them
-    # (F,) int64, when each is decoded; empty where a keyframe may not begin anew (open GOP).
+    # (F,) int64, position of each frame in decode order; empty if GOPs may be open.
     order: np.ndarray
-    by_decode_stamp: bool = False  # `times` are those of everest.data.counted_files, in no unit of time
+    by_decode_stamp: bool = False  # `times` are the stamps of everest.video.counted, not in a unit of time
+
+    @property
+    def has_display_times(self) -> bool:
+        """Whether `times` are when frames are shown."""
+        return self.times.size > 0 and not self.by_decode_stamp
 
     @classmethod
     def of(cls, packets: Sequence[Packet]) -> PacketIndex:
-        """The index of a stream from what `shown_packets` found."""
+        """Make the index of a stream from the packets of `displayed_packets`."""
         keys = sorted(packet for packet in packets if packet.is_key)
         times = np.array([packet.time for packet in packets], dtype=np.int64)  # as decoded
         shown = np.argsort(times)
@@ -61,7 +66,7 @@ class PacketIndex:
         )
 
     def runs(self, wanted: list[int]) -> list[tuple[int | None, list[int]]]:
-        """`wanted` (ascending) cut wherever a keyframe can be jumped to.
+        """Split the numbers of `wanted` frames (ascending) at keyframes to which a reader can seek.
 
         Returns:
             Each part with the position to seek to before decoding it; None is the start of the file.
@@ -75,25 +80,25 @@ class PacketIndex:
             for begin, end in pairwise(begins)
         ]
 
-    def decoding(self, wanted: list[int]) -> tuple[set[int], int | None]:
-        """What to decode for `wanted` frames.
+    def needless_and_last(self, wanted: list[int]) -> tuple[set[int], int | None]:
+        """The frames that need not be decoded for the `wanted` ones.
 
         Returns:
-            The time stamps of frames that nothing wanted refers to, as they come after all that is wanted
-            up to the next keyframe; and that of the wanted frame that is decoded last. Empty and None where
-            the file does not tell.
+            The time stamps of frames to which no wanted frame refers, because they are decoded after all
+            wanted frames of their GOP; and the time stamp of the wanted frame that is decoded last. Empty
+            and None if the decode order is not known.
         """
         if not self.order.size:
             return set(), None
         gop = np.searchsorted(self.key_times, self.times, side="right") - 1  # (F,)
-        last = np.full(len(self.key_times), -1)  # what is decoded last of each GOP
+        last = np.full(len(self.key_times), -1)  # the last wanted frame of each GOP, in decode order
         np.maximum.at(last, gop[wanted], self.order[wanted])
         final = wanted[int(self.order[wanted].argmax())]
         return set(self.times[self.order > last[gop]].tolist()), int(self.times[final])
 
 
 def has_closed_gops(packets: Sequence[Packet]) -> bool:
-    """Whether no frame is shown before the keyframe that it follows in decode order, the first included."""
+    """Whether every frame is shown after the keyframe that it follows in decode order, from the first on."""
     last_key = None
     for packet in packets:
         last_key = packet.time if packet.is_key else last_key
@@ -102,8 +107,8 @@ def has_closed_gops(packets: Sequence[Packet]) -> bool:
     return bool(packets)
 
 
-def shown_packets(container: InputContainer, stream: VideoStream) -> list[Packet]:
-    """The packets that show a frame, in decode order; none at all where only counting is exact."""
+def displayed_packets(container: InputContainer, stream: VideoStream) -> list[Packet]:
+    """The packets that show a frame, in decode order; empty if only counting is exact."""
     if container.format.name in COUNTED_FORMATS or stream.codec_context.name in COUNTED_CODECS:
         return []
     packets = []
@@ -112,31 +117,32 @@ def shown_packets(container: InputContainer, stream: VideoStream) -> list[Packet
             continue
         if packet.pts is None:
             return []
-        # mp4 seeks by decode time: a presentation time may lie behind the next keyframe of a very short GOP.
+        # mp4 seeks by decode time: in a very short GOP a display time may be after the next keyframe.
         seek = packet.pts if packet.dts is None else packet.dts
         packets.append(Packet(packet.pts, seek, packet.is_keyframe))
     return packets if len({packet.time for packet in packets}) == len(packets) else []
 
 
-EIGHT_BITS = frozenset({"yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p"})
-
-
 def exact_backends(
     container: InputContainer, stream: VideoStream, packets: Sequence[Packet]
 ) -> frozenset[str]:
-    """Names of the back-ends that give the same frames as PyAV, to the bit but for decord's rounding.
+    """Names of the back-ends that return the frames of PyAV, to the bit except for decord's rounding.
 
     Args:
-        packets: those that show a frame, in decode order; empty where only counting is exact.
+        packets: from `displayed_packets`.
     """
     if not packets or stream.frames not in (0, len(packets)):  # counted, or damaged: frames are missing
         return frozenset()
-    rules = {"decord": _decord, "torchcodec": _torchcodec}
-    return frozenset(name for name, is_exact in rules.items() if is_exact(container, stream, packets))
+    exact = set()
+    if _is_exact_with_decord(container, stream, packets):
+        exact.add("decord")
+    if stream.codec_context.pix_fmt in EIGHT_BITS:  # torchcodec 0.17: other colors for more than 8 bits
+        exact.add("torchcodec")
+    return frozenset(exact)
 
 
-def _decord(container: InputContainer, stream: VideoStream, packets: Sequence[Packet]) -> bool:
-    """decord 0.6: wrong frames of open GOPs, broken pictures of 4:4:4, another of several streams; no AV1."""
+def _is_exact_with_decord(container: InputContainer, stream: VideoStream, packets: Sequence[Packet]) -> bool:
+    """decord 0.6: wrong frames for open GOPs, broken images for 4:4:4, wrong stream of several; no AV1."""
     codec = stream.codec_context
     if len(container.streams.video) > 1:
         return False
@@ -146,8 +152,3 @@ def _decord(container: InputContainer, stream: VideoStream, packets: Sequence[Pa
         return False
     steps = np.diff(np.sort([packet.time for packet in packets]))
     return np.unique(steps).size <= 1
-
-
-def _torchcodec(container: InputContainer, stream: VideoStream, packets: Sequence[Packet]) -> bool:
-    """torchcodec 0.17 in exact mode: other colours where a sample has more than 8 bits."""
-    return stream.codec_context.pix_fmt in EIGHT_BITS

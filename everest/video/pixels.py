@@ -1,4 +1,4 @@
-"""Between the bytes of a video and what a model sees: ImageNet mean and standard deviation, on any device."""
+"""Normalization of frames: ImageNet mean and standard deviation, on any device."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ IMAGENET_STD: Final = (0.229, 0.224, 0.225)
 
 
 def _per_channel(values: tuple[float, ...], like: Tensor) -> Tensor:
-    """(3, 1, 1, 1) float32. Filled on the device: to copy three numbers there, a GPU would be waited for."""
+    """(3, 1, 1, 1) float32, filled on the device: a copy to a GPU would wait for it."""
     options = {"dtype": torch.float32, "device": like.device}
     return torch.stack([torch.full((1, 1, 1), value, **options) for value in values])
 
 
-def normalise(clip: Tensor) -> Tensor:
-    """(..., 3, T, H, W) uint8 to float32, in units of ImageNet's standard deviation.
+def normalize(clip: Tensor) -> Tensor:
+    """Normalize a clip by ImageNet's mean and std: (..., 3, T, H, W) uint8 to float32.
 
     Raises:
-        TypeError: no tensor, such as an array of numpy.
-        ValueError: another type than uint8, such as frames that are normalised already.
+        TypeError: not a tensor, for example a NumPy array.
+        ValueError: a type other than uint8, for example frames that are normalized already.
     """
     if not isinstance(clip, Tensor):
         raise TypeError(
@@ -34,15 +34,18 @@ def normalise(clip: Tensor) -> Tensor:
 
 
 def in_unit_range(clip: Tensor) -> Tensor:
-    """(...) uint8 to float32 in [0, 1]."""
+    """Scale (...) uint8 to float32 in [0, 1]."""
     return clip.float().div_(255)
 
 
-def in_imagenet_units(frames: Tensor) -> Tensor:
-    """(..., 3, T, H, W) float32 in [0, 1] as `normalise` gives it, with gradients."""
+def normalize_unit_range(frames: Tensor) -> Tensor:
+    """Normalize (..., 3, T, H, W) float32 in [0, 1] as `normalize` does, with gradients."""
     return (frames - _per_channel(IMAGENET_MEAN, frames)) / _per_channel(IMAGENET_STD, frames)
 
 
-def unnormalise(frames: Tensor) -> Tensor:
-    """The inverse of `normalise`, without the rounding: (..., 3, T, H, W) float32 in [0, 1]."""
+def unnormalize(frames: Tensor) -> Tensor:
+    """Invert `normalize`, without rounding: (..., 3, T, H, W) float32 in [0, 1]."""
     return frames * _per_channel(IMAGENET_STD, frames) + _per_channel(IMAGENET_MEAN, frames)
+
+
+normalise = normalize  # the first spelling, which programs may use

@@ -1,21 +1,23 @@
-"""Frames of a video, exactly the ones asked for.
+"""Exactly the requested frames of a video.
 
-F frames, H height, W width. A "video" is a file, or a folder of pictures taken in the order of their names;
-it is named by a path, a URL that fsspec reads, or as a part of a shard.
-Frames are chosen by number also where the frame rate varies; `frames_between` turns seconds into numbers.
+F frames, H height, W width. A "video" is a file, or a folder of images in the order of their names. A path, a
+URL that fsspec reads, or a member of a shard names it. Frames are chosen by number, also if the frame rate
+varies; `frames_between` converts seconds to numbers.
 
-A frame is found by its time stamp, decoding from the keyframe before it; files without usable stamps
-(everest.data.packet_index names them) are decoded from the start and counted. Decoders are imported by
-everest.data.video_stream, everest.data.backends and here, and nowhere else.
+A frame is found by its time stamp and decoded from the keyframe before it. Files without usable time stamps
+(listed in everest.video.index) are decoded from the start and counted. Only this room imports decoders.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
+from fractions import Fraction
 from typing import Final
 
 import numpy as np
 import torch
+from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -23,30 +25,13 @@ from torch import Tensor
 from everest.errors import unknown_name
 from everest.system.storage import Location, RemotePath
 from everest.video.backends import DECODERS, pyav_in_order
-from everest.video.file import VideoInfo, look
-from everest.video.folders import VIDEOS, pictures_in
-from everest.video.source import Member, Video, as_video, readable
-from everest.video.stream import VideoError, as_video_error
-from everest.video.writer import add_h264, write_video
+from everest.video.file import VideoInfo, inspect_video
+from everest.video.folders import VIDEO_SUFFIXES, images_in
+from everest.video.source import Member, Video, as_video, decoder_input
+from everest.video.stream import VideoError, as_video_error, decode_frames
+from everest.video.writer import TimedFrame
 
-TOLERANCE: Final = 1e-6  # seconds; a tenth of one has no exact binary form
-
-__all__ = [
-    "TOLERANCE",
-    "VideoError",
-    "VideoInfo",
-    "add_h264",
-    "between",
-    "frame_times",
-    "frames_between",
-    "frames_in_order",
-    "picture",
-    "picture_folder",
-    "pictures_of",
-    "probe",
-    "read_frames",
-    "write_video",
-]
+TOLERANCE: Final = 1e-6  # seconds; 0.1 s has no exact binary form
 
 
 def probe(path: str | Video) -> VideoInfo:
@@ -56,21 +41,21 @@ def probe(path: str | Video) -> VideoInfo:
         VideoError: nothing can be decoded.
     """
     path = as_video(path)
-    folder = picture_folder(path)
+    folder = image_folder(path)
     if folder is None:
-        return look(path).info
+        return inspect_video(path).info
     with as_video_error(path):
-        pictures = pictures_of(folder)
-        height, width, _ = picture(pictures[0]).shape
-    return VideoInfo(frames=len(pictures), height=height, width=width, fps=None)
+        images = image_frames(folder)
+        height, width, _ = read_image(images[0]).shape
+    return VideoInfo(frames=len(images), height=height, width=width, fps=None)
 
 
 def read_frames(path: str | Video, ids: Sequence[int], *, decoder: str = "auto") -> Tensor:
-    """The frames numbered `ids`, in this order, repetitions included; rotation tags are applied.
+    """Read the frames numbered `ids`, in this order, repetitions included; rotation tags are applied.
 
     Args:
-        decoder: `auto` takes, file by file, the fastest back-end that is exact there. `pyav` is exact on
-            every file; `decord` and `torchcodec` refuse those on which they may return wrong frames.
+        decoder: `auto` chooses for each file the fastest back-end that is exact. `pyav` is exact for every
+            file; `decord` and `torchcodec` refuse files for which they may return wrong frames.
     Returns:
         (F, H, W, 3) uint8, RGB.
     Raises:
@@ -81,67 +66,101 @@ def read_frames(path: str | Video, ids: Sequence[int], *, decoder: str = "auto")
     path = as_video(path)
     wanted = sorted({int(i) for i in ids})
     count = _count(path, wanted)
-    folder = picture_folder(path)
+    folder = image_folder(path)
     with as_video_error(path):
-        found = _read_pictures(folder, wanted) if folder else DECODERS[decoder](path, wanted)
-    missing = [i for i in wanted if i not in found]
+        if folder:
+            frames = dict(_images_in_order(folder, wanted))
+            if len({frame.shape for frame in frames.values()}) > 1:
+                raise VideoError(folder, "images of different sizes")
+        else:
+            frames = DECODERS[decoder](path, wanted)
+    missing = [i for i in wanted if i not in frames]
     if missing:
         raise VideoError(path, f"frame {missing[0]} of {count} cannot be decoded (damaged file)")
-    return torch.from_numpy(np.stack([found[int(i)] for i in ids]))
+    return torch.from_numpy(np.stack([frames[int(i)] for i in ids]))
 
 
 def frames_in_order(path: str | Video, ids: Iterable[int]) -> Iterator[Tensor]:
-    """The frames numbered `ids` (ascending), one after another, each decoded once: for long videos.
+    """Yield the frames numbered `ids` (ascending) one by one, each decoded once: for long videos.
 
     Returns:
-        (H, W, 3) uint8 each, those of `read_frames`.
+        (H, W, 3) uint8 each, equal to the output of `read_frames`.
     Raises:
-        VideoError: when it comes to one that does not exist or is damaged.
+        VideoError: on reaching a frame that is damaged, or if one does not exist.
     """
     path, wanted = as_video(path), [int(i) for i in ids]
     count = _count(path, wanted)
-    done, folder = 0, picture_folder(path)
+    done, folder = 0, image_folder(path)
     with as_video_error(path):
-        for _, shown in _pictures_in_order(folder, wanted) if folder else pyav_in_order(path, wanted):
-            yield torch.from_numpy(np.ascontiguousarray(shown))
+        for _, pixels in _images_in_order(folder, wanted) if folder else pyav_in_order(path, wanted):
+            yield torch.from_numpy(np.ascontiguousarray(pixels))
             done += 1
     if done < len(wanted):
         raise VideoError(path, f"frame {wanted[done]} of {count} cannot be decoded (damaged file)")
 
 
+def resized_frames(
+    path: Video, size: tuple[int, int], rate: Fraction, *, damages: list[int]
+) -> Generator[TimedFrame]:
+    """Yield all frames of a file up to the first damage, upright and scaled to `size` (H, W), from time 0.
+
+    Args:
+        rate: frames per second if the file has no display times.
+        damages: receives the number of the packet whose damage ended the reading.
+    """
+    video = inspect_video(path)
+    height, width = size[::-1] if video.quarter_turns % 2 else size  # before the rotation
+    times = video.index.times
+    stamped = video.index.has_display_times
+    displayed = set(times.tolist()) if stamped else set()
+    scaler = VideoReformatter()
+    with as_video_error(path), closing(decode_frames(path, damages=damages)) as frames:
+        for count, frame in enumerate(frames):
+            if stamped and frame.pts not in displayed:
+                continue
+            scaled = scaler.reformat(
+                frame, width, height, "rgb24", interpolation=Interpolation.BICUBIC, threads=1
+            )
+            pixels = np.ascontiguousarray(np.rot90(scaled.to_ndarray(), video.quarter_turns))
+            if stamped and frame.pts is not None and frame.time_base is not None:
+                yield TimedFrame(pixels, frame.pts - int(times[0]), frame.time_base)
+            else:
+                yield TimedFrame(pixels, count, 1 / rate)
+
+
 def frame_times(path: str | Video) -> NDArray[np.float64]:
-    """(F,) seconds from the first frame at which each frame is shown.
+    """The time at which each frame is shown: (F,) seconds from the first frame.
 
     Raises:
-        VideoError: a folder of pictures, which has no times.
+        VideoError: a folder of images, which has no times.
     """
     path = as_video(path)
-    if picture_folder(path):
-        raise VideoError(path, "a folder of pictures has no seconds; use start_frame and end_frame")
-    opening = look(path)
-    stamps = opening.index.times
-    if stamps.size == 0 or opening.index.by_decode_stamp:
-        stamps = np.arange(opening.info.frames) * opening.second / (opening.info.fps or 1)
-    return (stamps - stamps[0]) / opening.second
+    if image_folder(path):
+        raise VideoError(path, "a folder of images has no seconds; use start_frame and end_frame")
+    video = inspect_video(path)
+    stamps = video.index.times
+    if not video.index.has_display_times:
+        stamps = np.arange(video.info.frames) * video.second / (video.info.fps or 1)
+    return (stamps - stamps[0]) / video.second
 
 
 def frames_between(path: str | Video, start: float | None, end: float | None) -> tuple[int, int]:
-    """Numbers of the first frame shown at or after `start` seconds and of the first at or after `end`.
+    """The number of the first frame shown at or after `start` seconds, and of the first at or after `end`.
 
-    `None` stands for the video's own begin and end.
+    `None` is the start or the end of the video.
 
     Raises:
         VideoError: no frame is shown in between, or the video has no times.
     """
     seconds = frame_times(path)
-    first, last = between(seconds, start, end)
+    first, last = frame_range(seconds, start, end)
     if first >= last:
         raise VideoError(path, f"no frame between {start} s and {end} s; the last is at {seconds[-1]:.2f} s")
     return first, last
 
 
-def between(seconds: NDArray[np.float64], start: float | None, end: float | None) -> tuple[int, int]:
-    """`frames_between` of known `frame_times`; equal numbers where no frame is shown in between."""
+def frame_range(seconds: NDArray[np.float64], start: float | None, end: float | None) -> tuple[int, int]:
+    """`frames_between` for known `frame_times`; two equal numbers if no frame is shown in between."""
     first = 0 if start is None else int(np.searchsorted(seconds, start - TOLERANCE))
     last = seconds.size if end is None else int(np.searchsorted(seconds, end - TOLERANCE))
     return first, last
@@ -151,45 +170,40 @@ def _count(path: Video, wanted: list[int]) -> int:
     """How many frames there are; an error if some of the `wanted` (ascending) are not among them."""
     count = probe(path).frames
     if not wanted or wanted[0] < 0 or wanted[-1] >= count:
-        raise VideoError(path, f"frames {wanted} asked for, there are {count}")
+        raise VideoError(path, f"frames {wanted} requested, there are {count}")
     return count
 
 
-def picture_folder(video: Video) -> Location | None:
-    """The folder of pictures that a video is; None for a file.
+def image_folder(video: Video) -> Location | None:
+    """The folder if a video is a folder of images; None for a file.
 
-    A storage is not asked about what the name tells.
+    A video suffix is enough to know: the storage gets no request.
     """
-    if isinstance(video, Member) or (isinstance(video, RemotePath) and video.suffix.lower() in VIDEOS):
+    if isinstance(video, Member) or (
+        isinstance(video, RemotePath) and video.suffix.lower() in VIDEO_SUFFIXES
+    ):
         return None
     return video if video.is_dir() else None
 
 
-def pictures_of(folder: Location) -> Sequence[Location]:
-    """The pictures that are the frames of a video, in their order.
+def image_frames(folder: Location) -> Sequence[Location]:
+    """The images that are the frames of a video, in their order.
 
     Raises:
         VideoError: there are none.
     """
-    pictures = pictures_in(folder)
-    if not pictures:
-        raise VideoError(folder, "a folder without jpg or png pictures")
-    return pictures
+    images = images_in(folder)
+    if not images:
+        raise VideoError(folder, "a folder without jpg or png images")
+    return images
 
 
-def picture(file: Location) -> np.ndarray:
-    """(H, W, 3) uint8 of a jpg or png."""
-    with Image.open(readable(file)) as image:
+def read_image(file: Location) -> np.ndarray:
+    """Read a jpg or png: (H, W, 3) uint8, RGB."""
+    with Image.open(decoder_input(file)) as image:
         return np.asarray(image.convert("RGB"))
 
 
-def _pictures_in_order(folder: Location, wanted: list[int]) -> Iterator[tuple[int, np.ndarray]]:
-    files = pictures_of(folder)
-    return ((i, picture(files[i])) for i in wanted)
-
-
-def _read_pictures(folder: Location, wanted: list[int]) -> dict[int, np.ndarray]:
-    found = dict(_pictures_in_order(folder, wanted))
-    if len({picture.shape for picture in found.values()}) > 1:
-        raise VideoError(folder, "pictures of different sizes")
-    return found
+def _images_in_order(folder: Location, wanted: list[int]) -> Iterator[tuple[int, np.ndarray]]:
+    files = image_frames(folder)
+    return ((i, read_image(files[i])) for i in wanted)

@@ -1,7 +1,7 @@
-"""What a video is read from: a file of this machine, a file of a storage, or a part of a shard.
+"""The source of a video: a file of this machine, a file of a storage, or a member of a shard.
 
-Decoders read files of this machine where they lie. All else comes into memory, whole, and the last one stays
-there: a clip asks for the frames of a video right after it asked how many there are.
+Decoders read files of this machine in place. Any other video is loaded into memory completely, and the last
+one stays there: a clip requests the frames of a video right after the number of its frames.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 
-from everest.system.storage import Location, RemotePath, located
+from everest.system.storage import Location, RemotePath, parse_location
 
 
 @dataclass(frozen=True, order=True, slots=True)
 class Member:
-    """A video in a shard: which bytes of it."""
+    """A video in a shard: a range of its bytes."""
 
     shard: Location
     offset: int
     size: int
-    name: str  # of the file that it was
+    name: str  # of the original file
 
     def __str__(self) -> str:
         return f"{self.shard}#{self.name}"
@@ -31,36 +31,36 @@ Video = Path | RemotePath | Member
 
 
 def as_video(video: str | Video) -> Video:
-    """A video from its path or URL, or as it is."""
-    return located(video) if isinstance(video, str) else video
+    """Parse a path or URL; any other source of a video is returned as it is."""
+    return parse_location(video) if isinstance(video, str) else video
 
 
-def content(video: Video) -> bytes:
-    """All bytes."""
-    return video.read_bytes() if isinstance(video, Path) else _fetched(video, version(video))
+def video_bytes(video: Video) -> bytes:
+    """All bytes of a video."""
+    return video.read_bytes() if isinstance(video, Path) else _fetch(video, video_version(video))
 
 
-def readable(video: Video) -> str | BytesIO:
-    """What decoders take."""
-    return str(video) if isinstance(video, Path) else BytesIO(content(video))
+def decoder_input(video: Video) -> str | BytesIO:
+    """The input for a decoder: a path, or the bytes in memory."""
+    return str(video) if isinstance(video, Path) else BytesIO(video_bytes(video))
 
 
-def head(video: Video, size: int) -> bytes:
-    """The first bytes."""
+def first_bytes(video: Video, size: int) -> bytes:
+    """The first `size` bytes of a video."""
     if isinstance(video, Path):
         with video.open("rb") as file:
             return file.read(size)
-    return content(video)[:size]
+    return video_bytes(video)[:size]
 
 
-def version(video: Video) -> tuple[int, str]:
-    """Bytes, and what changes with the video: a rewritten file is another one.
+def video_version(video: Video) -> tuple[int, str]:
+    """Size in bytes, and a text that changes when the file is rewritten.
 
     Raises:
-        OSError: there is none.
+        OSError: there is no such file.
     """
     if isinstance(video, Member):
-        return video.size, version(video.shard)[1]
+        return video.size, video_version(video.shard)[1]
     if isinstance(video, RemotePath):
         return video.version()
     status = video.stat()
@@ -68,7 +68,8 @@ def version(video: Video) -> tuple[int, str]:
 
 
 @lru_cache(maxsize=1)
-def _fetched(video: RemotePath | Member, version: tuple[int, str]) -> bytes:
+def _fetch(video: RemotePath | Member, version: tuple[int, str]) -> bytes:
+    """Load a video into memory; `version` is part of the cache key."""
     if isinstance(video, RemotePath):
         return video.read_bytes()
     if isinstance(video.shard, RemotePath):

@@ -1,6 +1,6 @@
-"""The frames of a file's video stream, decoded by PyAV in the order in which they are shown.
+"""The frames of a file's video stream, decoded by PyAV in display order.
 
-Of a file with several video streams the first is read (cover pictures do not count).
+If a file has several video streams, the first one is read (cover images do not count).
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from av.error import FFmpegError, InvalidDataError
 from av.stream import Disposition
 
 from everest.errors import DataError
-from everest.video.source import Video, head, readable
+from everest.video.source import Video, decoder_input, first_bytes
 
-# Their decoders look at a packet's own setting; that of AV1 leaves out frames that it had begun before.
+# Their decoders apply `skip_frame` per packet; AV1's also drops frames that it had started before.
 SKIPPING_CODECS = frozenset({"h264", "hevc"})
 CONTAINER_MARKS = {4: b"ftyp", 0: b"\x1aE\xdf\xa3"}  # ISO media (mp4, mov), Matroska and WebM
 
 
 class VideoError(DataError):
-    """A video that cannot be read: which, and why."""
+    """A video that cannot be read, and the reason."""
 
     def __init__(self, path: str | Video, reason: str) -> None:
-        super().__init__(path, reason)  # both, so that the error survives the way out of a loader's worker
+        super().__init__(path, reason)  # both, so that the error can be pickled out of a loader's worker
         self.path = str(path)
         self.reason = reason
 
@@ -36,7 +36,7 @@ class VideoError(DataError):
 
 @contextmanager
 def as_video_error(path: Video) -> Iterator[None]:
-    """Turn what the libraries raise for a bad file into a VideoError."""
+    """Turn the libraries' errors for an unreadable file into a VideoError."""
     try:
         yield
     except (FFmpegError, OSError) as error:
@@ -44,12 +44,12 @@ def as_video_error(path: Video) -> Iterator[None]:
 
 
 @contextmanager
-def opened(path: Video) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """A file and its first video stream, to be decoded by one thread."""
+def open_stream(path: Video) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """Open a file and its first video stream, which one thread decodes."""
     try:
-        container = av.open(readable(path), "r")
+        container = av.open(decoder_input(path), "r")
     except InvalidDataError as error:
-        begin = head(path, 12)
+        begin = first_bytes(path, 12)
         known = any(begin[at:].startswith(mark) for at, mark in CONTAINER_MARKS.items())
         reason = "no frame can be decoded (truncated or damaged file)" if known else "not a video file"
         raise VideoError(path, reason) from error
@@ -59,11 +59,11 @@ def opened(path: Video) -> Iterator[tuple[InputContainer, VideoStream]]:
             raise VideoError(path, "no video stream")
         if streams[0].codec_context is None:
             raise VideoError(path, "no frame can be decoded (unknown codec or damaged header)")
-        streams[0].codec_context.thread_count = 1  # the loader's workers are the parallelism
+        streams[0].codec_context.thread_count = 1  # the loader's workers decode in parallel
         yield container, streams[0]
 
 
-def decoded(
+def decode_frames(
     path: Video,
     seek: int | None = None,
     *,
@@ -73,18 +73,18 @@ def decoded(
     keys: list[int | None] | None = None,
     damages: list[int] | None = None,
 ) -> Generator[VideoFrame]:
-    """Frames in order of presentation from a seek position, or from the start, up to the first damage.
+    """Decode frames in display order from a seek position, or from the start, up to the first damage.
 
-    Decoders conceal what they miss: a frame after damage looks like one, but is not what was filmed.
+    Decoders conceal missing data: a frame after the damage looks valid, but is not the recorded one.
 
     Args:
-        unwanted: time stamps of frames that may be left out, where no other frame refers to them.
-        needless: time stamps of frames that no other one needs.
-        last: time stamp of the frame after whose packet the file may be left.
-        keys: takes the decode times of the packets with keyframes.
-        damages: takes the number of the packet, from 0, whose damage ended the reading.
+        unwanted: time stamps of frames that may be skipped if no other frame refers to them.
+        needless: time stamps of frames that can always be skipped.
+        last: time stamp of the frame whose packet is the last to be read.
+        keys: receives the decode times of the packets with keyframes.
+        damages: receives the number of the packet, from 0, whose damage ended the reading.
     """
-    with opened(path) as (container, stream):
+    with open_stream(path) as (container, stream):
         codec = stream.codec_context
         skips = codec.name in SKIPPING_CODECS and len(unwanted) > 0
         if seek is not None:
@@ -106,7 +106,7 @@ def decoded(
                 damages.append(number)
             ends = damaged or (skips and last is not None and packet.pts == last)
             if ends:
-                frames = [*frames, *codec.decode(None)]  # whole ones that waited for their turn
+                frames = [*frames, *codec.decode(None)]  # complete frames that the decoder still holds
             for frame in frames:
                 if frame.is_corrupt:
                     if damages is not None:
@@ -117,17 +117,17 @@ def decoded(
                 return
 
 
-def promised_seconds(path: Video) -> float:
-    """How long a Matroska or WebM file says that its pictures go on; 0 where it does not say so.
+def declared_seconds(path: Video) -> float:
+    """The duration of the video that a Matroska or WebM file declares, in seconds; 0 if there is none.
 
-    Nothing else tells that such a file was cut: it has no count of frames, and its packets are whole.
+    Only the duration shows that such a file was truncated: it has no frame count, and its packets are intact.
     """
-    with opened(path) as (container, stream):
+    with open_stream(path) as (container, stream):
         if "matroska" not in container.format.name:
             return 0.0
         stamp = stream.metadata.get("DURATION")
         if stamp is not None:
             hours, minutes, seconds = map(float, stamp.split(":"))
             return hours * 3600 + minutes * 60 + seconds
-        alone = len(container.streams) == 1  # else it may be the sound that goes on
+        alone = len(container.streams) == 1  # else the sound may be what lasts longer
         return (container.duration or 0) / av.time_base if alone else 0.0

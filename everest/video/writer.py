@@ -1,45 +1,100 @@
-"""Frames of a video, exactly the ones asked for.
+"""H.264 files, written by PyAV: the same frames give the same bytes.
 
-F frames, H height, W width. A "video" is a file, or a folder of pictures taken in the order of their names;
-it is named by a path, a URL that fsspec reads, or as a part of a shard.
-Frames are chosen by number also where the frame rate varies; `frames_between` turns seconds into numbers.
-
-A frame is found by its time stamp, decoding from the keyframe before it; files without usable stamps
-(everest.data.packet_index names them) are decoded from the start and counted. Decoders are imported by
-everest.data.video_stream, everest.data.backends and here, and nowhere else.
+F frames, H height, W width.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
+from typing import NamedTuple
 
 import av
+import numpy as np
 from av import VideoFrame, VideoStream
 from av.container import OutputContainer
+from av.error import FFmpegError
 from torch import Tensor
 
 from everest.video.stream import VideoError
 
 
+class TimedFrame(NamedTuple):
+    """A frame and the time at which it is shown."""
+
+    pixels: np.ndarray  # (H, W, 3) uint8, RGB
+    time: int  # in units of `unit` seconds
+    unit: Fraction
+
+
 def write_video(path: str | Path, frames: Tensor, fps: int, *, crf: int = 18, gop: int = 12) -> None:
-    """Write (F, H, W, 3) uint8 frames as H.264, yuv420p. The same frames give the same bytes.
+    """Write (F, H, W, 3) uint8 frames as H.264, yuv420p.
 
     Args:
         crf: x264's quality, 0 (lossless) to 51; 18 is visually close to the source.
-        gop: frames from one keyframe to the next; short ones make random access cheap.
+        gop: frames from one keyframe to the next; short distances make random access cheap.
     """
     _, height, width, _ = frames.shape
     if height % 2 or width % 2:
         raise VideoError(path, f"yuv420p needs even sizes, not {height}x{width}")
     with av.open(str(path), "w", container_options={"fflags": "+bitexact"}) as container:
-        stream = add_h264(container, fps, (height, width), crf=crf, gop=gop)
+        stream = _add_h264(container, fps, (height, width), crf=crf, gop=gop)
         for frame in frames.numpy():
             container.mux(stream.encode(VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode(None))
 
 
-def add_h264(
+def write_timed_frames(
+    path: Path,
+    frames: Iterable[TimedFrame],
+    rate: Fraction,
+    *,
+    crf: int,
+    gop: int,
+    tune: str | None,
+    comment: str,
+) -> int:
+    """Write frames as they arrive, each at its own time, as an mp4 file; the first one sets the size.
+
+    Args:
+        rate: nominal frames per second.
+        crf, gop: as for `write_video`.
+        tune: x264's name of a use, such as `fastdecode`.
+        comment: text for the file's metadata.
+    Returns:
+        The number of frames.
+    """
+    written = 0
+    # faststart puts the index in front: a file can be read before all of it has arrived.
+    options = {"fflags": "+bitexact", "movflags": "+faststart"}
+    with av.open(str(path), "w", format="mp4", container_options=options) as container:
+        container.metadata["comment"] = comment
+        stream = None
+        for pixels, time, unit in frames:
+            if stream is None:
+                height, width, _ = pixels.shape
+                stream = _add_h264(container, rate, (height, width), crf=crf, gop=gop, tune=tune)
+                stream.codec_context.time_base = unit
+            frame = VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame.pts, frame.time_base = time, unit
+            container.mux(stream.encode(frame))
+            written += 1
+        if stream is not None:
+            container.mux(stream.encode(None))
+    return written
+
+
+def read_comment(path: Path) -> str:
+    """The comment in a file's metadata; empty if there is none, or if the file is not a video."""
+    try:
+        with av.open(str(path)) as container:
+            return container.metadata.get("comment", "")
+    except FFmpegError:
+        return ""
+
+
+def _add_h264(
     container: OutputContainer,
     rate: int | Fraction,
     size: tuple[int, int],
@@ -48,12 +103,7 @@ def add_h264(
     gop: int,
     tune: str | None = None,
 ) -> VideoStream:
-    """A stream of H.264, yuv420p, in a file that is written. The same frames give the same bytes.
-
-    Args:
-        size: (height, width), both even.
-        tune: x264's name of a use, as `fastdecode`.
-    """
+    """Add an H.264 stream, yuv420p, of an even size (height, width) to a file that is being written."""
     # Macroblock-tree rate control gives small frames other bytes in every run (x264 in av 18.1).
     options = {"crf": str(crf), "g": str(gop), "x264-params": "mbtree=0"} | ({"tune": tune} if tune else {})
     stream = container.add_stream("libx264", rate=rate, options=options)

@@ -1,4 +1,4 @@
-"""Checkpoints of other programs: recognised by name, mapped to the last tensor, equal in what they say."""
+"""Checkpoints of other programs: recognized by name, mapped to the last tensor, equal in their outputs."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from everest.checkpoints.convert import Converted, convert
 from everest.checkpoints.families import KEY_BIAS
 from everest.checkpoints.foreign import Foreign, read_foreign, unwrapped
 from everest.checkpoints.identify import Identity, Refused, identify
-from everest.checkpoints.load import model_of
+from everest.checkpoints.load import AnyModel, build_model
 from everest.checkpoints.sizes import Hints
 from everest.errors import CheckpointError, RecipeError
 from everest.methods.grid import TokenGrid, TokenSelection
 from everest.models.classifier import VideoClassifier
 from everest.models.embedding import position_table
 from everest.models.mae import MaskedAutoencoder
-from everest.video.pixels import normalise
+from everest.video.pixels import normalize
 
 NARROW = Hints(heads=3, decoder_heads=3)
 
 
-def foreign(tensors: dict[str, Tensor], **beside) -> Foreign:
-    return Foreign(path=Path("given.pth"), tensors=tensors, **beside)
+def foreign(tensors: dict[str, Tensor], **settings) -> Foreign:
+    return Foreign(path=Path("given.pth"), tensors=tensors, **settings)
 
 
-def model(converted: Converted) -> MaskedAutoencoder | VideoClassifier:
-    return model_of(converted.weights, source=Path("given.pth"))
+def model(converted: Converted) -> AnyModel:
+    return build_model(converted.identity.spec, converted.weights, source=Path("given.pth"))
 
 
-RECOGNISED = [
+RECOGNIZED = [
     ("everest_pretrain_small", "videomae", "pretrain", "vit-s", True),
     ("everest_pretrain_base", "videomae", "pretrain", "vit-b", True),
     ("everest_pretrain_large", "videomae", "pretrain", "vit-l", True),
@@ -57,11 +57,11 @@ RECOGNISED = [
 
 
 def test_every_recorded_checkpoint_is_in_the_table():
-    assert [row[0] for row in RECOGNISED] == list(RELEASED)
+    assert [row[0] for row in RECOGNIZED] == list(RELEASED)
 
 
-@pytest.mark.parametrize(("name", "family", "stage", "backbone", "whole"), RECOGNISED)
-def test_released_checkpoints_are_recognised_and_mapped_to_the_last_parameter(
+@pytest.mark.parametrize(("name", "family", "stage", "backbone", "whole"), RECOGNIZED)
+def test_released_checkpoints_are_recognized_and_mapped_to_the_last_parameter(
     name: str, family: str, stage: str, backbone: str, whole: bool
 ):
     tensors = on_meta(name)
@@ -76,9 +76,9 @@ def test_released_checkpoints_are_recognised_and_mapped_to_the_last_parameter(
         assert found.spec.num_classes == 400
     if whole:
         with torch.device("meta"):
-            ours = found.spec.build()
-        assert sum(p.numel() for p in ours.parameters()) == RELEASED[name]["n_params"]
-    else:  # the encoder is whole, what belongs to its decoders is told
+            our_model = found.spec.build()
+        assert sum(p.numel() for p in our_model.parameters()) == RELEASED[name]["n_params"]
+    else:  # the encoder is whole, the tensors of its decoders are listed
         assert not any(name.startswith("encoder.") for name in found.missing)
         assert all(
             "decoder" in n or "mask_token" in n or n.startswith(("down_", "pos_embed_"))
@@ -99,9 +99,9 @@ def test_positions_are_those_of_the_family():
 
 
 def test_a_family_that_the_names_contradict_is_refused():
-    with pytest.raises(CheckpointError, match="its keys are those of mvd, not of everest"):
+    with pytest.raises(CheckpointError, match="its keys belong to mvd, not to everest"):
         identify(foreign(on_meta("mvd_pretrain_base")), Hints(family="everest"))
-    with pytest.raises(CheckpointError, match="its keys are not those of transformers"):
+    with pytest.raises(CheckpointError, match="its keys do not belong to transformers"):
         identify(foreign(on_meta("videomae_finetune_base")), Hints(family="transformers"))
     with pytest.raises(RecipeError, match="did you mean 'mvd'"):
         identify(foreign(on_meta("mvd_pretrain_base")), Hints(family="mvdd"))
@@ -115,12 +115,12 @@ def test_a_released_autoencoder_gives_its_recorded_loss(golden: Callable[[str], 
     path = saved(tmp_path / "checkpoint-799.pth", state, **arguments, num_frames=16)
     done = convert(read_foreign(path), NARROW)
     assert done.identity.family == "everest"
-    ours = model(done)
-    assert isinstance(ours, MaskedAutoencoder)
-    clip = normalise(tensors["input.clip_uint8_BTHWC"].permute(0, 4, 1, 2, 3))
+    our_model = model(done)
+    assert isinstance(our_model, MaskedAutoencoder)
+    clip = normalize(tensors["input.clip_uint8_BTHWC"].permute(0, 4, 1, 2, 3))
     drawn, ranked = tensors["pre70_mask90.noise"], tensors["pre70_mask90.ids_sorted"].long()
     noise = torch.zeros(2, 128).scatter_(1, ranked[:, : drawn.size(1)], drawn)
-    out = ours(clip, noise=noise)
+    out = our_model(clip, noise=noise)
     assert torch.equal(out.selection.visible, tensors["pre70_mask90.visible_idx"].long())
     assert out.loss.item() == pytest.approx(facts["loss"], abs=1e-6)
 
@@ -149,7 +149,7 @@ def test_a_classifier_of_the_first_token_is_one_here_too():
     "prefix",
     ["module.", "_orig_mod.module.", "model.", "backbone.", "encoder.model.", "encoder_q.encoder.model."],
 )
-def test_what_wraps_the_names_is_taken_off(prefix: str):
+def test_prefixes_of_wrappers_are_removed(prefix: str):
     state = tiny("videomae_finetune_base")
     assert unwrapped({prefix + name: t for name, t in state.items()}).keys() == state.keys()
     pretraining = tiny("videomae_pretrain_base")
@@ -157,7 +157,7 @@ def test_what_wraps_the_names_is_taken_off(prefix: str):
     assert wrapped.keys() == pretraining.keys()
 
 
-def test_an_encoder_under_two_prefixes_with_a_head_beside_it_is_found():
+def test_an_encoder_under_two_prefixes_with_a_head_next_to_it_is_found():
     state = tiny("mme_finetune_base")
     named = {n if n.startswith("head.") else f"encoder.model.{n}": t for n, t in state.items()}
     named = {n.replace("head.", "fc."): t for n, t in named.items()}
@@ -196,7 +196,7 @@ def test_stored_positions_that_are_learned_are_refused():
         convert(foreign(state), Hints(heads=3, frames=8))
 
 
-def test_st_mae_is_recognised_and_refused_with_the_reason():
+def test_st_mae_is_recognized_and_refused_with_the_reason():
     state = tiny("videomae_finetune_base") | {"cls_token": torch.zeros(1, 1, 48)}
     state["blocks.0.attn.q.weight"] = torch.zeros(48, 48)
     found = identify(foreign(state), Hints())
@@ -216,12 +216,12 @@ def test_a_key_bias_has_no_effect_and_is_left_out():
     assert done.identity.translation.idle == {key: KEY_BIAS}
 
 
-def test_biases_of_older_transformers_stand_beside_the_matrices():
+def test_biases_of_older_transformers_are_outside_of_the_matrices():
     state = tiny("hf_videomae_classification_base")
     older = {n.replace("query.bias", "q_bias").replace("value.bias", "v_bias"): t for n, t in state.items()}
     assert older.keys() != state.keys()
-    ours, same = (convert(foreign(s), NARROW).weights.tensors for s in (state, older))
-    assert all(torch.equal(ours[name], same[name]) for name in ours)
+    current, old = (convert(foreign(s), NARROW).weights.tensors for s in (state, older))
+    assert all(torch.equal(current[name], old[name]) for name in current)
 
 
 def test_half_precision_becomes_float32():
@@ -244,25 +244,25 @@ WRONG = {
         lambda s: s.update({"blocks.0.gamma_1": torch.ones(48)}),
         "no place for blocks.0.gamma_1;",
     ),
-    "quantised": (lambda s: s.update({"head.weight": torch.zeros(400, 48, dtype=torch.int8)}), "torch.int8"),
+    "quantized": (lambda s: s.update({"head.weight": torch.zeros(400, 48, dtype=torch.int8)}), "torch.int8"),
     "a wider MLP": (lambda s: s.update({"blocks.0.mlp.fc1.weight": torch.zeros(209, 48)}), "209 rows"),
-    "grey videos": (lambda s: s.update({"patch_embed.proj.weight": torch.zeros(48, 1, 2, 16, 16)}), "RGB"),
-    "pictures": (lambda s: s.update({"patch_embed.proj.weight": torch.zeros(48, 3, 16, 16)}), "tubelets"),
+    "gray videos": (lambda s: s.update({"patch_embed.proj.weight": torch.zeros(48, 1, 2, 16, 16)}), "RGB"),
+    "images": (lambda s: s.update({"patch_embed.proj.weight": torch.zeros(48, 3, 16, 16)}), "tubelets"),
     "no embedding": (lambda s: s.pop("patch_embed.proj.weight"), "no checkpoint of a family"),
 }
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_weights_that_cannot_be_meant_are_refused(case: str):
+def test_invalid_weights_are_refused(case: str):
     spoil, message = WRONG[case]
     state = tiny("videomae_finetune_base")
     spoil(state)
-    with pytest.raises(CheckpointError, match=message) as told:
+    with pytest.raises(CheckpointError, match=message) as error:
         convert(foreign(state), NARROW)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)
 
 
-def test_heads_of_an_unknown_width_must_be_said():
+def test_heads_of_an_unknown_width_must_be_given():
     state = tiny("videomae_pretrain_base")
     with pytest.raises(CheckpointError, match=r"48 wide.*--heads N"):
         convert(foreign(state), Hints())
@@ -308,20 +308,23 @@ def test_a_checkpoint_of_transformers_gives_the_same_numbers(
         **{"decoder_hidden_size": 24, "decoder_num_hidden_layers": 2, "decoder_num_attention_heads": 3},
         **{"decoder_intermediate_size": 96, "use_mean_pooling": mean_pooling, "qv_bias": biased},
     )
-    theirs = getattr(transformers, f"VideoMAE{stage}")(config).eval()
+    foreign_model = getattr(transformers, f"VideoMAE{stage}")(config).eval()
     with torch.no_grad():
-        for parameter in theirs.parameters():  # fresh biases and norms are zeros and ones
+        for parameter in foreign_model.parameters():  # fresh biases and norms are zeros and ones
             parameter.add_(0.1 * torch.randn_like(parameter))
-    theirs.save_pretrained(tmp_path)
-    ours = model(convert(read_foreign(tmp_path), Hints()))
+    foreign_model.save_pretrained(tmp_path)
+    our_model = model(convert(read_foreign(tmp_path), Hints()))
     clip = torch.randn(2, 3, 4, 32, 32)
     with torch.no_grad():
-        if isinstance(ours, VideoClassifier):
-            assert (ours(clip) - theirs(clip.transpose(1, 2)).logits).abs().max() <= 1e-5
+        if isinstance(our_model, VideoClassifier):
+            assert (our_model(clip) - foreign_model(clip.transpose(1, 2)).logits).abs().max() <= 1e-5
             return
         ids = torch.randperm(32)
         chosen = TokenSelection(*(part.sort().values.expand(2, -1) for part in (ids[:8], ids[8:])))
         masked = torch.ones(2, 32, dtype=torch.bool).scatter_(1, chosen.visible, False)
-        out, told = ours(clip, selection=chosen), theirs(clip.transpose(1, 2), bool_masked_pos=masked)
-    assert (out.prediction - told.logits).abs().max() <= 1e-5
-    assert (out.loss - told.loss).abs() <= 1e-5
+        out, reference = (
+            our_model(clip, selection=chosen),
+            foreign_model(clip.transpose(1, 2), bool_masked_pos=masked),
+        )
+    assert (out.prediction - reference.logits).abs().max() <= 1e-5
+    assert (out.loss - reference.loss).abs() <= 1e-5

@@ -1,4 +1,4 @@
-"""`everest convert` as a user meets it: what it prints, writes and refuses, and what takes its files."""
+"""`everest convert` from the command line: its output, files and errors, and commands that read its files."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def convert(*arguments: object) -> tuple[str, str]:
-    """What `everest convert` prints on stdout and stderr."""
+    """Return the stdout and stderr of `everest convert`."""
     result = CliRunner().invoke(app, ["convert", *map(str, arguments)])
     assert result.exit_code == 0, (result.output, result.exception)
     return result.stdout, result.stderr
@@ -65,41 +65,41 @@ def test_the_path_is_the_result_and_the_report_goes_to_stderr(tmp_path: Path):
     assert (origin["family"], origin["file"], origin["fresh"]) == ("videomae", str(given), [])
 
 
-def test_json_tells_the_fate_of_every_tensor(tmp_path: Path):
+def test_json_lists_the_fate_of_every_tensor(tmp_path: Path):
     state = tiny("mme_pretrain_base")
     given = saved(tmp_path / "mme.pth", state)
     out = tmp_path / "out.safetensors"
-    told = json.loads(convert(given, "--out", out, *HEADS, "--partial", "--json")[0])
-    assert told["used"] + len(told["unexpected"]) == len(state)
-    assert told["written"] == str(out)
-    assert (told["family"], told["stage"], told["kind"]) == ("mme", "encoder", "pretrain")
-    assert told["encoder"] == {"depth": 2, "width": 48, "heads": 3}
-    assert "decoder.0.head.1.2.weight" in told["unexpected"]
-    assert "decoder.head.weight" in told["missing"]
+    document = json.loads(convert(given, "--out", out, *HEADS, "--partial", "--json")[0])
+    assert document["used"] + len(document["unexpected"]) == len(state)
+    assert document["written"] == str(out)
+    assert (document["family"], document["stage"], document["kind"]) == ("mme", "encoder", "pretrain")
+    assert document["encoder"] == {"depth": 2, "width": 48, "heads": 3}
+    assert "decoder.0.head.1.2.weight" in document["unexpected"]
+    assert "decoder.head.weight" in document["missing"]
 
 
-def test_inspect_tells_and_writes_nothing(tmp_path: Path, folder: Path):
+def test_inspect_prints_and_writes_nothing(tmp_path: Path, folder: Path):
     before = sorted(tmp_path.rglob("*"))
     lines = convert(folder, "--inspect")[0].splitlines()
     assert "family: transformers" in lines
     assert "licence: cc-by-nc-4.0" in lines
     assert "num classes: 400" in lines
-    told = json.loads(convert(folder, "--inspect", "--json")[0])
-    assert told["convertible"] is True
+    document = json.loads(convert(folder, "--inspect", "--json")[0])
+    assert document["convertible"] is True
     state = tiny("videomae_finetune_base") | {"cls_token": torch.zeros(1, 1, 48)}
     torch.save(state, tmp_path / "st-mae.pth")
-    told = json.loads(convert(tmp_path / "st-mae.pth", "--inspect", "--json")[0])
-    assert (told["family"], told["convertible"]) == ("st-mae", False)
-    assert "class token" in told["reason"]
+    document = json.loads(convert(tmp_path / "st-mae.pth", "--inspect", "--json")[0])
+    assert (document["family"], document["convertible"]) == ("st-mae", False)
+    assert "class token" in document["reason"]
     assert sorted(tmp_path.rglob("*")) == sorted([*before, tmp_path / "st-mae.pth"])
 
 
 def test_what_everest_wrote_needs_no_conversion(tmp_path: Path, folder: Path):
     out = tmp_path / "ours.safetensors"
     convert(folder, "--out", out)
-    told = json.loads(convert(out, "--inspect", "--json")[0])
-    assert (told["title"], told["kind"]) == ("written by everest", "classifier")
-    assert told["origin"]["licence"] == "cc-by-nc-4.0"
+    document = json.loads(convert(out, "--inspect", "--json")[0])
+    assert (document["title"], document["kind"]) == ("written by everest", "classifier")
+    assert document["origin"]["licence"] == "cc-by-nc-4.0"
     again = refused("convert", out, "--out", tmp_path / "again.safetensors", code=6)
     assert "written by everest; every command reads it" in again
 
@@ -121,10 +121,10 @@ def test_a_converted_classifier_is_tested_and_gives_its_encoder_to_other_classes
     out = tmp_path / "ours.safetensors"
     convert(folder, "--out", out)
     all_classes = ["--set", "data.num_classes=400"]
-    told = json.loads(run("eval", "-c", out, "--recipe", recipe, "--json", "-q", *all_classes))
-    assert told["videos"] == 4
+    document = json.loads(run("eval", "-c", out, "--recipe", recipe, "--json", "-q", *all_classes))
+    assert document["videos"] == 4
     directly = json.loads(run("eval", "-c", folder, "--recipe", recipe, "--json", "-q", *all_classes))
-    assert (directly["top1"], directly["top5"]) == (told["top1"], told["top5"])
+    assert (directly["top1"], directly["top5"]) == (document["top1"], document["top5"])
     wrong = refused("eval", "-c", out, "--recipe", recipe, "-q", code=6)
     assert "400 classes apart, the recipe has 2" in wrong
     command = ["finetune", "--recipe", str(recipe), "--init", str(out), "-o", str(tmp_path / "run")]
@@ -142,7 +142,7 @@ def test_weights_of_other_positions_are_refused_until_the_recipe_has_them(recipe
     run("finetune", *options, "--set", "model.positions=separable", "--dry-run")
 
 
-def test_a_folder_of_transformers_is_a_checkpoint_as_it_stands(folder: Path):
+def test_a_folder_of_transformers_is_a_checkpoint_as_it_is(folder: Path):
     model = everest.load_model(folder)
     state = load_file(folder / "model.safetensors")
     assert torch.equal(model.state_dict()["head.weight"], state["classifier.weight"])
@@ -263,27 +263,27 @@ BROKEN: dict[str, tuple[str, Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_what_cannot_be_converted_is_one_line_with_its_mend(case: str, tmp_path: Path):
-    name, make, told = BROKEN[case]
+def test_every_failure_is_one_line_with_its_fix(case: str, tmp_path: Path):
+    name, make, expected = BROKEN[case]
     make(tmp_path / name)
     message = refused("convert", tmp_path / name, "--out", tmp_path / "out.safetensors", *HEADS, code=6)
-    assert told in message
+    assert expected in message
     assert len(message.splitlines()) == 1
     assert not (tmp_path / "out.safetensors").exists()
 
 
-def test_a_config_that_is_damaged_or_of_another_model_is_told(folder: Path, tmp_path: Path):
+def test_a_config_that_is_damaged_or_of_another_model_is_reported(folder: Path, tmp_path: Path):
     out = tmp_path / "out.safetensors"
-    for text, told in (
+    for text, message in (
         ("{", "not readable as JSON"),
-        ('{"num_frames": "many"}', "num_frames is many, not a whole number"),
+        ('{"num_frames": "many"}', "num_frames is many, not a positive integer"),
         ('{"num_frames": 3}', "must be a multiple of the tubelet's"),
         ('{"hidden_act": "relu"}', "its activation is relu"),
         ('{"num_attention_heads": 5}', "5 heads do not divide"),
         ('{"id2label": {"0": "a"}}', "names 1 classes, its head has 400"),
     ):
         (folder / "config.json").write_text(text)
-        assert told in refused(
+        assert message in refused(
             "convert", folder, "--out", out, *(HEADS if "heads" not in text else []), code=6
         )
 

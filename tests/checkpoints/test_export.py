@@ -15,12 +15,11 @@ from torch import Tensor
 import everest
 from everest.checkpoints import graph
 from everest.checkpoints.graph import compare, exportable
-from everest.checkpoints.load import model_of
-from everest.config.settings import ModelSettings, TargetSettings
+from everest.checkpoints.load import open_model
+from everest.config.settings import ModelSettings, PixelTargetSettings
 from everest.errors import EnvironmentProblem
 from everest.inference.report import share_cost
-from everest.methods.masks import Tube
-from everest.methods.strategies import AllTokens, RedundancyRobust
+from everest.methods.strategies import AllTokens, RedundancyRobust, TubeDropout
 from everest.models.classifier import VideoClassifier
 from everest.models.spec import ModelSpec, Norms
 from everest.system.weights import Weights
@@ -44,12 +43,12 @@ AUTOENCODER = ModelSpec(
     size=(64, 64),
     model=SMALL,
     selection=RedundancyRobust(),
-    target=TargetSettings(),
+    target=PixelTargetSettings(),
 )
 
 
 def saved(path: Path, spec: ModelSpec, *, classes: tuple[str, ...] | None = CLASSES) -> Path:
-    """A checkpoint whose weights are as far from their beginning as those of a trained model."""
+    """Save a checkpoint whose weights differ from their initial values as much as after training."""
     torch.manual_seed(0)
     model = spec.build()
     with torch.no_grad():
@@ -75,70 +74,70 @@ def clips(shared: Path) -> Tensor:
 
 
 @pytest.mark.parametrize("pooling", ["mean", "first"])
-def test_transformers_says_the_same_of_real_clips_with_all_tokens(
+def test_transformers_computes_the_same_logits_from_all_tokens_of_real_clips(
     clips: Tensor, tmp_path: Path, pooling: str
 ):
     transformers = pytest.importorskip("transformers")
     spec = replace(CLASSIFIER, model=replace(SMALL, pooling=pooling))
-    ours = saved(tmp_path / "model.safetensors", spec)
-    told = json.loads(run("export", ours, "--to", "hf", "--out", tmp_path / "hf", "--json", "-q"))
-    theirs, loading = transformers.VideoMAEForVideoClassification.from_pretrained(
+    checkpoint = saved(tmp_path / "model.safetensors", spec)
+    document = json.loads(run("export", checkpoint, "--to", "hf", "--out", tmp_path / "hf", "--json", "-q"))
+    reference, loading = transformers.VideoMAEForVideoClassification.from_pretrained(
         tmp_path / "hf", output_loading_info=True
     )
     assert not loading["missing_keys"]
     assert not loading["unexpected_keys"]
     with torch.no_grad():
-        expected = everest.load_model(ours)(clips, keep=1)
+        expected = everest.load_model(checkpoint)(clips, keep=1)
         assert expected.std() > 0.1
-        logits = theirs.eval()(clips.transpose(1, 2)).logits  # (B, T, 3, H, W) in
+        logits = reference.eval()(clips.transpose(1, 2)).logits  # (B, T, 3, H, W) in
         assert (logits - expected).abs().max() < 1e-3
-        assert told["difference"] < 1e-3
+        assert document["difference"] < 1e-3
         if pooling == "mean":
-            assert "set model.fc_norm.eps = 1e-06" in told["notes"][1]
-            theirs.fc_norm.eps = 1e-6
-        logits = theirs(clips.transpose(1, 2)).logits
+            assert "set model.fc_norm.eps = 1e-06" in document["notes"][1]
+            reference.fc_norm.eps = 1e-6
+        logits = reference(clips.transpose(1, 2)).logits
         assert (logits - expected).abs().max() < 2e-5
-    assert list(theirs.config.id2label.values()) == list(CLASSES)
+    assert list(reference.config.id2label.values()) == list(CLASSES)
 
 
 @pytest.mark.parametrize("after_encoder", [True, False])
 def test_transformers_predicts_the_same_of_masked_clips(clips: Tensor, tmp_path: Path, after_encoder: bool):
     transformers = pytest.importorskip("transformers")
-    ours = saved(
+    checkpoint = saved(
         tmp_path / "model.safetensors", replace(AUTOENCODER, norms=Norms(after_encoder=after_encoder))
     )
-    run("export", ours, "--to", "hf", "--out", tmp_path / "hf", "-q")
-    theirs = transformers.VideoMAEForPreTraining.from_pretrained(tmp_path / "hf").eval()
-    theirs.decoder.norm.eps = 1e-6  # as a note of the export says
-    model, ids = everest.load_model(ours), torch.arange(64).expand(3, -1)
+    run("export", checkpoint, "--to", "hf", "--out", tmp_path / "hf", "-q")
+    reference = transformers.VideoMAEForPreTraining.from_pretrained(tmp_path / "hf").eval()
+    reference.decoder.norm.eps = 1e-6  # as a note of the export states
+    model, ids = everest.load_model(checkpoint), torch.arange(64).expand(3, -1)
     chosen = everest.TokenSelection(
         visible=ids[:, ::4], target=torch.cat([ids[:, k::4] for k in (1, 2, 3)], 1).sort()[0]
     )
     masked = torch.ones(3, 64, dtype=torch.bool).scatter(1, chosen.visible, False)
     with torch.no_grad():
         out = model(clips, selection=chosen)
-        told = theirs(clips.transpose(1, 2), bool_masked_pos=masked)
+        reference_out = reference(clips.transpose(1, 2), bool_masked_pos=masked)
         encoder = transformers.VideoMAEModel.from_pretrained(tmp_path / "hf").eval()
         tokens = encoder(clips.transpose(1, 2)).last_hidden_state
         torch.testing.assert_close(tokens, model.encoder(clips, ids), atol=1e-4, rtol=1e-4)
-    assert (told.logits - out.prediction).abs().max() < 2e-5
-    assert float(told.loss) == pytest.approx(float(out.loss), rel=1e-5)
+    assert (reference_out.logits - out.prediction).abs().max() < 2e-5
+    assert float(reference_out.loss) == pytest.approx(float(out.loss), rel=1e-5)
 
 
 @pytest.mark.parametrize("spec", [CLASSIFIER, AUTOENCODER], ids=["classifier", "pretrain"])
 def test_a_folder_of_transformers_comes_back_with_the_same_weights(tmp_path: Path, spec: ModelSpec):
-    ours = saved(tmp_path / "model.safetensors", spec)
-    run("export", ours, "--to", "hf", "--out", tmp_path / "hf", "-q")
+    checkpoint = saved(tmp_path / "model.safetensors", spec)
+    run("export", checkpoint, "--to", "hf", "--out", tmp_path / "hf", "-q")
     run("convert", tmp_path / "hf", "--out", tmp_path / "back.safetensors", "-q")
-    before, after = load_file(ours), load_file(tmp_path / "back.safetensors")
+    before, after = load_file(checkpoint), load_file(tmp_path / "back.safetensors")
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_transformers_prepares_frames_as_we_do(shared: Path, tmp_path: Path):
+def test_transformers_preprocesses_frames_in_the_same_way(shared: Path, tmp_path: Path):
     transformers = pytest.importorskip("transformers")
-    ours = saved(tmp_path / "model.safetensors", CLASSIFIER, classes=None)
-    run("export", ours, "--to", "hf", "--out", tmp_path / "hf", "-q")
+    checkpoint = saved(tmp_path / "model.safetensors", CLASSIFIER, classes=None)
+    run("export", checkpoint, "--to", "hf", "--out", tmp_path / "hf", "-q")
     processor = transformers.AutoVideoProcessor.from_pretrained(tmp_path / "hf")
     video = next((shared / "videos" / "actions" / "tennis").rglob("*.mp4"))
     frames = everest.read_clip(video, frames=8, stride=2, size=64).transpose(0, 1)  # (T, 3, H, W)
@@ -155,24 +154,26 @@ def test_transformers_prepares_frames_as_we_do(shared: Path, tmp_path: Path):
         (ATTENTIVE, "class-attention pooling"),
         (replace(CLASSIFIER, model=replace(SMALL, embedding_layers=2)), "2 convolutions"),
         (replace(CLASSIFIER, model=replace(SMALL, tubelet=(2, 8, 16))), "patches are square"),
-        (replace(AUTOENCODER, target=TargetSettings(frames="half")), "half of the frames"),
+        (replace(AUTOENCODER, target=PixelTargetSettings(frames="half")), "half of the frames"),
     ],
 )
-def test_what_transformers_cannot_be_is_refused(tmp_path: Path, spec: ModelSpec, message: str):
-    ours = saved(tmp_path / "model.safetensors", spec, classes=None)
-    assert message in refused("export", ours, "--to", "hf", "--out", tmp_path / "hf", code=6)
+def test_models_that_transformers_lacks_are_refused(tmp_path: Path, spec: ModelSpec, message: str):
+    checkpoint = saved(tmp_path / "model.safetensors", spec, classes=None)
+    assert message in refused("export", checkpoint, "--to", "hf", "--out", tmp_path / "hf", code=6)
     assert not (tmp_path / "hf").exists()
 
 
-def test_what_transformers_does_otherwise_is_told(tmp_path: Path):
-    ours = saved(tmp_path / "model.safetensors", CLASSIFIER)
-    told = json.loads(run("export", ours, "--to", "hf", "--out", tmp_path / "hf", "--json", "-q"))
-    assert "all 64 tokens, this model was trained with 38" in told["notes"][0]
-    assert "1e-05" in told["notes"][1]
-    like_theirs = replace(CLASSIFIER, selection=AllTokens(), norms=Norms(last_eps=1e-5))
-    ours = saved(tmp_path / "other.safetensors", like_theirs)
-    told = json.loads(run("export", ours, "--to", "hf", "--out", tmp_path / "other", "--json", "-q"))
-    assert (told["notes"], told["difference"]) == ([], 0)
+def test_differences_of_transformers_are_noted(tmp_path: Path):
+    checkpoint = saved(tmp_path / "model.safetensors", CLASSIFIER)
+    document = json.loads(run("export", checkpoint, "--to", "hf", "--out", tmp_path / "hf", "--json", "-q"))
+    assert "all 64 tokens, this model was trained with 38" in document["notes"][0]
+    assert "1e-05" in document["notes"][1]
+    like_transformers = replace(CLASSIFIER, selection=AllTokens(), norms=Norms(last_eps=1e-5))
+    checkpoint = saved(tmp_path / "other.safetensors", like_transformers)
+    document = json.loads(
+        run("export", checkpoint, "--to", "hf", "--out", tmp_path / "other", "--json", "-q")
+    )
+    assert (document["notes"], document["difference"]) == ([], 0)
 
 
 # --- ONNX and torch.export ----------------------------------------------------------------------------------
@@ -187,15 +188,15 @@ def test_what_transformers_does_otherwise_is_told(tmp_path: Path):
     ],
     ids=["mean", "class-attention", "0.25", "1.0"],
 )
-def test_onnxruntime_keeps_the_same_tokens_and_says_the_same(
+def test_onnxruntime_keeps_the_same_tokens_and_computes_the_same(
     clips: Tensor, tmp_path: Path, spec: ModelSpec, keep: float | None
 ):
     onnxruntime = pytest.importorskip("onnxruntime")
-    ours = saved(tmp_path / "model.safetensors", spec)
+    checkpoint = saved(tmp_path / "model.safetensors", spec)
     share = [] if keep is None else ["--keep", keep]
-    run("export", ours, "--to", "onnx", "--out", tmp_path / "m.onnx", "-q", *share)
+    run("export", checkpoint, "--to", "onnx", "--out", tmp_path / "m.onnx", "-q", *share)
     session = onnxruntime.InferenceSession(str(tmp_path / "m.onnx"), providers=["CPUExecutionProvider"])
-    model = everest.load_model(ours)
+    model = everest.load_model(checkpoint)
     with torch.no_grad():
         expected, ids = model(clips, keep=keep), model.kept_tokens(clips, keep)
     for batch in (clips[:1], clips):
@@ -209,12 +210,14 @@ def test_onnxruntime_keeps_the_same_tokens_and_says_the_same(
 
 
 @pytest.mark.parametrize("spec", [CLASSIFIER, ATTENTIVE], ids=["mean", "class-attention"])
-def test_a_program_of_torch_says_the_same_without_our_classes(clips: Tensor, tmp_path: Path, spec: ModelSpec):
-    ours = saved(tmp_path / "model.safetensors", spec)
-    run("export", ours, "--to", "torch", "--out", tmp_path / "m.pt2", "-q")
+def test_a_program_of_torch_computes_the_same_without_our_code(
+    clips: Tensor, tmp_path: Path, spec: ModelSpec
+):
+    checkpoint = saved(tmp_path / "model.safetensors", spec)
+    run("export", checkpoint, "--to", "torch", "--out", tmp_path / "m.pt2", "-q")
     about = {"classes": ""}
     program = torch.export.load(tmp_path / "m.pt2", extra_files=about).module()
-    model = everest.load_model(ours)
+    model = everest.load_model(checkpoint)
     for batch in (clips[:1], clips):
         with torch.no_grad():
             logits, kept = program(batch)
@@ -227,9 +230,9 @@ def test_a_program_of_torch_says_the_same_without_our_classes(clips: Tensor, tmp
     ("to", "name"), [pytest.param("onnx", "m.onnx", marks=pytest.mark.slow), ("torch", "m.pt2")]
 )
 def test_of_an_autoencoder_the_features_are_exported(clips: Tensor, tmp_path: Path, to: str, name: str):
-    ours = saved(tmp_path / "model.safetensors", AUTOENCODER)
-    run("export", ours, "--to", to, "--out", tmp_path / name, "-q")
-    model = everest.load_model(ours)
+    checkpoint = saved(tmp_path / "model.safetensors", AUTOENCODER)
+    run("export", checkpoint, "--to", to, "--out", tmp_path / name, "-q")
+    model = everest.load_model(checkpoint)
     with torch.no_grad():
         expected = model.encoder(clips, torch.arange(64).expand(3, -1)).mean(dim=1)
         if to == "torch":
@@ -241,18 +244,17 @@ def test_of_an_autoencoder_the_features_are_exported(clips: Tensor, tmp_path: Pa
     assert (features - expected).abs().max() < 1e-4
 
 
-def test_a_classifier_trained_on_tubes_keeps_by_change_what_is_asked(clips: Tensor, tmp_path: Path):
-    spec = replace(CLASSIFIER, selection=Tube(keep_ratio=0.8))
-    weights = everest.system.weights.read_weights(saved(tmp_path / "model.safetensors", spec))
-    expected = model_of(weights, source=tmp_path).kept_tokens(clips, 0.5)
-    kept = exportable(model_of(weights, source=tmp_path), weights, spec, keep=0.5).graph(clips)[1]
+def test_a_classifier_trained_on_tubes_keeps_the_requested_ratio_by_change(clips: Tensor, tmp_path: Path):
+    spec = replace(CLASSIFIER, selection=TubeDropout(keep_ratio=0.8))
+    path = saved(tmp_path / "model.safetensors", spec)
+    expected = everest.load_model(path).kept_tokens(clips, 0.5)
+    kept = exportable(open_model(path), keep=0.5).graph(clips)[1]
     assert torch.equal(kept, expected)
     assert share_cost(spec, 0.5)["tokens"] == kept.size(1) == spec.grid.num_tokens // 2
 
 
-def test_a_file_that_says_something_else_is_not_written(tmp_path: Path):
-    weights = everest.system.weights.read_weights(saved(tmp_path / "model.safetensors", CLASSIFIER))
-    shown = exportable(model_of(weights, source=tmp_path), weights, CLASSIFIER, keep=None)
+def test_a_file_that_computes_something_else_is_not_written(tmp_path: Path):
+    shown = exportable(open_model(saved(tmp_path / "model.safetensors", CLASSIFIER)), keep=None)
     with torch.no_grad():
         assert compare(shown, shown.graph, what="it") == 0
     with pytest.raises(EnvironmentProblem, match="it computes something else"):
@@ -261,20 +263,20 @@ def test_a_file_that_says_something_else_is_not_written(tmp_path: Path):
         compare(shown, lambda clips: (shown.graph(clips)[0], shown.graph(clips)[1] + 1), what="it")
 
 
-# --- what cannot be -----------------------------------------------------------------------------------------
+# --- errors -----------------------------------------------------------------------------------------------
 
 
-def test_nothing_is_replaced_unasked_and_names_say_the_kind(tmp_path: Path):
-    ours = saved(tmp_path / "model.safetensors", CLASSIFIER)
+def test_nothing_is_replaced_by_default_and_the_suffix_must_match(tmp_path: Path):
+    checkpoint = saved(tmp_path / "model.safetensors", CLASSIFIER)
     there, folder = tmp_path / "m.pt2", tmp_path / "hf"
     there.write_text("precious")
     folder.mkdir()
     (folder / "thesis.txt").write_text("precious")
-    assert "exists" in refused("export", ours, "--to", "torch", "--out", there, code=2)
-    assert "is not empty" in refused("export", ours, "--to", "hf", "--out", folder, code=2)
-    assert "end its name in .onnx" in refused("export", ours, "--to", "onnx", "--out", there, code=2)
+    assert "exists" in refused("export", checkpoint, "--to", "torch", "--out", there, code=2)
+    assert "is not empty" in refused("export", checkpoint, "--to", "hf", "--out", folder, code=2)
+    assert "end its name in .onnx" in refused("export", checkpoint, "--to", "onnx", "--out", there, code=2)
     assert there.read_text() == "precious"
-    run("export", ours, "--to", "hf", "--out", folder, "-q", "--overwrite")
+    run("export", checkpoint, "--to", "hf", "--out", folder, "-q", "--overwrite")
     assert {path.name for path in folder.iterdir()} == {
         "thesis.txt",
         "config.json",
@@ -288,28 +290,30 @@ def test_nothing_is_replaced_unasked_and_names_say_the_kind(tmp_path: Path):
     [
         (["--to", "hf", "--keep", "0.5"], 2, "transformers encodes all tokens"),
         (["--to", "torch", "--keep", "0.001"], 2, "none is left to encode"),
-        (["--to", "torch", "--keep", "2"], 2, "give shares"),
+        (["--to", "torch", "--keep", "2"], 2, "give keep ratios"),
     ],
 )
-def test_shares_that_cannot_be_are_refused(tmp_path: Path, options: list[str], code: int, message: str):
-    ours = saved(tmp_path / "model.safetensors", CLASSIFIER)
+def test_invalid_keep_ratios_are_refused(tmp_path: Path, options: list[str], code: int, message: str):
+    checkpoint = saved(tmp_path / "model.safetensors", CLASSIFIER)
     out = tmp_path / ("hf" if "hf" in options else "m.pt2")
-    assert message in refused("export", ours, *options, "--out", out, code=code)
+    assert message in refused("export", checkpoint, *options, "--out", out, code=code)
     assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
 
 
 def test_a_share_for_an_autoencoder_and_a_missing_checkpoint_are_refused(tmp_path: Path):
-    ours = saved(tmp_path / "model.safetensors", AUTOENCODER)
+    checkpoint = saved(tmp_path / "model.safetensors", AUTOENCODER)
     out = ["--to", "torch", "--out", tmp_path / "m.pt2"]
-    assert "goes with a classifier" in refused("export", ours, *out, "--keep", "0.5", code=2)
+    assert "goes with a classifier" in refused("export", checkpoint, *out, "--keep", "0.5", code=2)
     assert "no such checkpoint" in refused("export", tmp_path / "gone", *out, code=6)
 
 
 def test_missing_packages_are_named_with_the_line_that_installs_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    ours = saved(tmp_path / "model.safetensors", CLASSIFIER)
+    checkpoint = saved(tmp_path / "model.safetensors", CLASSIFIER)
     monkeypatch.setattr(graph, "find_spec", lambda name: None)  # as where nothing is installed
-    message = refused("export", ours, "--to", "onnx", "--out", tmp_path / "m.onnx", code=5)
-    mend = "not installed: onnx, onnxscript, onnxruntime; run `pip install 'everest-video[export]'`"
-    assert mend in message
+    message = refused("export", checkpoint, "--to", "onnx", "--out", tmp_path / "m.onnx", code=5)
+    message_with_fix = (
+        "not installed: onnx, onnxscript, onnxruntime; run `pip install 'everest-video[export]'`"
+    )
+    assert message_with_fix in message

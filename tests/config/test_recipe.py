@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from everest.config.recipe import dump_recipe, load_recipe
 from everest.config.recipe_files import shipped_names
+from everest.config.settings import PixelTargetSettings, TokenTargetSettings
 from everest.config.yaml import read_yaml, write_yaml
 from everest.errors import RecipeError
-from everest.methods.strategies import AllTokens, RandomSpaceTime, RedundancyRobust, Tube
+from everest.methods.strategies import AllTokens, RandomSpaceTime, RedundancyRobust, Tube, TubeDropout
 
 # EVEREST Table 7: base_lr, flip, batch_size, warmup_epochs, keep_ratio, stride, epochs
 TABLE_7 = {
@@ -106,7 +107,7 @@ def test_all_problems_come_at_once_each_with_its_place(tmp_path):
     assert set(problems_of(mine, overrides=["pretrain.selection.keep_rate=0.3", "epochs"])) == {
         f"{base}: data.frame: unknown key; did you mean 'frames'?",
         f"{mine}: modle: unknown key; did you mean 'model'?",
-        f"{mine}: eval.clips: must be a whole number, not 'none'",
+        f"{mine}: eval.clips: must be an integer, not 'none'",
         "--set: pretrain.selection.keep_rate: unknown key; did you mean 'keep_ratio'?",
         "--set: 'epochs' must be section.key=value",
     }
@@ -117,7 +118,7 @@ def test_all_problems_come_at_once_each_with_its_place(tmp_path):
     [
         ("data:\n  frames: 16\n  frames: 24\n", ":3: duplicate key 'frames'"),
         ("data: [\n", ":2: expected the node content, but found '<stream end>'"),
-        ("data:\n  1: 2\n", ":2: a key must be a text"),
+        ("data:\n  1: 2\n", ":2: a key must be text"),
         ("- data\n", ": a recipe is a mapping of sections such as 'data:', this is not"),
         ("base: 3\n", ": base: must be the name or path of a recipe, not 3"),
         ("base: ucf10\n", ": base: recipe: unknown name 'ucf10'; did you mean 'ucf101'?"),
@@ -148,7 +149,7 @@ def test_circle_of_bases_is_an_error(tmp_path):
     write(folder, "base: ../recipes/b.yaml\n", "a.yaml")
     write(folder, "base: ../recipes/a.yaml\n", "b.yaml")
     (problem,) = problems_of(folder / "a.yaml")
-    assert "base: goes round in a circle" in problem
+    assert "base: refers to itself" in problem
 
 
 def test_file_may_be_called_like_its_shipped_base(tmp_path):
@@ -179,7 +180,7 @@ def test_by_backbone_is_checked_for_backbones_that_are_not_chosen(tmp_path):
     assert set(problems_of(path)) == {
         f"{path}: pretrain.by_backbone: unknown backbone 'vit-x'; did you mean 'vit-s'?",
         f"{path}: pretrain.by_backbone.vit-s.base_lrr: unknown key; did you mean 'base_lr'?",
-        f"{path}: pretrain.by_backbone.vit-l.epochs: must be a whole number, not 'many'",
+        f"{path}: pretrain.by_backbone.vit-l.epochs: must be an integer, not 'many'",
     }
 
 
@@ -194,6 +195,36 @@ def test_set_key_of_another_strategy_is_named():
     notices = []
     load_recipe("videomae-ucf101", overrides=["pretrain.selection.keep_ratio=0.2"], notify=notices.append)
     assert notices == ["pretrain.selection.keep_ratio has no effect with tube"]
+
+
+def test_a_target_drops_the_keys_of_the_other_kind():
+    notices = []
+    recipe = load_recipe("ucf101", overrides=["pretrain.target.space=codes"], notify=notices.append)
+    assert recipe == load_recipe("ucf101")
+    assert notices == ["pretrain.target.space has no effect with pixels"]
+
+
+def test_older_files_hold_the_keys_of_both_kinds_of_targets(tmp_path):
+    keys = "space: soft, cache: null, normalize: token, frames: half"
+    recipes = {
+        kind: load_recipe(
+            write(tmp_path, f"base: lvmae-128\npretrain: {{target: {{kind: {kind}, {keys}}}}}\n"),
+            notify=pytest.fail,
+        )
+        for kind in ("pixels", "tokens")
+    }
+    assert recipes["pixels"].pretrain.target == PixelTargetSettings(normalize="token", frames="half")
+    assert recipes["tokens"].pretrain.target == TokenTargetSettings(space="soft")
+
+
+def test_older_recipes_call_tube_dropout_tube(tmp_path):
+    text = "base: ucf101\nfinetune: {selection: {strategy: tube, mask_ratio: 0.9, keep_ratio: 0.75}}\n"
+    path, notices = write(tmp_path, text), []
+    assert load_recipe(path).finetune.selection == TubeDropout(keep_ratio=0.75)
+    recipe = load_recipe(path, overrides=["finetune.selection.mask_ratio=0.5"], notify=notices.append)
+    assert recipe == load_recipe(path)
+    assert notices == ["finetune.selection.mask_ratio has no effect with tube"]
+    assert load_recipe(path, overrides=["finetune.selection.strategy=tube_dropout"]) == recipe
 
 
 def test_set_keys_that_another_setting_makes_idle_are_named():
@@ -217,9 +248,9 @@ def test_set_keys_of_a_term_of_the_tokenizers_loss_that_is_off_are_named():
         return notices
 
     assert named() == [
-        "tokenizer.loss.r1 has no effect where gan is 0",
-        "tokenizer.loss.discriminator_lr has no effect where gan is 0",
-        "tokenizer.loss.perceptual_weights has no effect where perceptual is 0",
+        "tokenizer.loss.r1 has no effect if gan is 0",
+        "tokenizer.loss.discriminator_lr has no effect if gan is 0",
+        "tokenizer.loss.perceptual_weights has no effect if perceptual is 0",
     ]
     assert named("tokenizer.loss.gan=0.1", "tokenizer.loss.perceptual=0.1") == []
 

@@ -1,4 +1,4 @@
-"""Broken files in a training run, and files opened again and again."""
+"""Unreadable files in a training run, and files opened repeatedly."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from small_runs import RECIPE, refused, run
 
 from everest.data.samples import Sample
 from everest.data.views import segment
-from everest.video.file import look
+from everest.video.file import inspect_video
 from everest.video.reader import VideoError, read_frames
 from everest.video.writer import write_video
 
 
 @pytest.fixture(scope="module")
-def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("film") / "film.mp4"
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("video") / "video.mp4"
     frames = torch.arange(12, dtype=torch.uint8).mul(20).view(12, 1, 1, 1).expand(12, 48, 64, 3)
     write_video(path, frames.contiguous(), fps=8)
     return path
 
 
-def data_set(folder: Path, film: Path, *, videos: int, broken: int) -> Path:
-    """A recipe for a folder of links to one video, `broken` of them to text, with two passes over it."""
+def data_set(folder: Path, video: Path, *, videos: int, broken: int) -> Path:
+    """A recipe for a folder of links to one video, `broken` of them to text, with two epochs."""
     (folder / "clips").mkdir()
     text = folder / "text.mp4"
     text.write_text("no video")
     step = videos // broken
     for number in range(videos):
         is_broken = number % step == step - 1 and number // step < broken
-        (folder / "clips" / f"{number:04d}.mp4").symlink_to(text if is_broken else film)
+        (folder / "clips" / f"{number:04d}.mp4").symlink_to(text if is_broken else video)
     recipe = folder / "tiny.yaml"
     text = RECIPE.replace("data: {", f'data: {{root: "{folder}", pretrain: clips, ')
     recipe.write_text(text.replace("micro_batch: 2", "micro_batch: 20"))
@@ -46,29 +46,29 @@ PASSES = ["--set", "pretrain.batch_size=20", "--set", "pretrain.epochs=2"]
 
 
 @pytest.mark.slow
-def test_a_run_over_half_a_percent_of_broken_files_finishes_with_them_listed(film: Path, tmp_path: Path):
-    recipe = data_set(tmp_path, film, videos=1000, broken=5)
+def test_a_run_over_half_a_percent_of_broken_files_finishes_with_them_listed(video: Path, tmp_path: Path):
+    recipe = data_set(tmp_path, video, videos=1000, broken=5)
     run("pretrain", "--recipe", recipe, "-o", tmp_path / "run", *PASSES)
     rows = list(csv.DictReader((tmp_path / "run" / "bad_videos.csv").read_text().splitlines()))
     assert sorted(Path(row["path"]).name for row in rows) == [f"{n:04d}.mp4" for n in range(199, 1000, 200)]
     assert {row["reason"] for row in rows} == {"not a video file"}
 
 
-def test_a_run_over_five_percent_of_broken_files_ends_with_code_4_and_the_list(film: Path, tmp_path: Path):
-    recipe = data_set(tmp_path, film, videos=200, broken=10)
-    told = refused("pretrain", "--recipe", recipe, "-o", tmp_path / "run", *PASSES, code=4)
-    assert "samples could not be read, more than data.max_bad=0.01 allows" in told
+def test_a_run_over_five_percent_of_broken_files_ends_with_code_4_and_the_list(video: Path, tmp_path: Path):
+    recipe = data_set(tmp_path, video, videos=200, broken=10)
+    message = refused("pretrain", "--recipe", recipe, "-o", tmp_path / "run", *PASSES, code=4)
+    assert "samples could not be read, more than data.max_bad=0.01 allows" in message
     rows = list(csv.DictReader((tmp_path / "run" / "bad_videos.csv").read_text().splitlines()))
     assert 5 <= len(rows) <= 10
     assert all("not a video file" in row["reason"] for row in rows)
 
 
 @pytest.mark.slow
-def test_memory_does_not_grow_over_2000_opens(film: Path, shared: Path):
+def test_memory_does_not_grow_over_2000_opens(video: Path, shared: Path):
     odd = shared / "videos" / "odd"
     names = ["mpeg4_bframes.avi", "vp9_made.webm", "vfr_made.mp4", "portrait_354x492_2997.mp4"]
     process, grown = psutil.Process(), []
-    files = [film, *(odd / name for name in names), odd / "zero_bytes.mp4", odd / "corrupted_real.mp4"]
+    files = [video, *(odd / name for name in names), odd / "zero_bytes.mp4", odd / "corrupted_real.mp4"]
     for opened in range(2000):
         try:
             read_frames(files[opened % len(files)], [0, 9])
@@ -79,10 +79,10 @@ def test_memory_does_not_grow_over_2000_opens(film: Path, shared: Path):
     assert max(grown) - grown[0] < 30 * 2**20
 
 
-# --- what a line of a list may name, and is no video, or no part of one -----------------------------------
+# --- lines of a list that name no video, or no part of one --------------------------------------------------
 
 
-BAD = {
+UNREADABLE = {
     "audio only": ("audio_only.mp4", {}, "no video stream"),
     "zero bytes": ("zero_bytes.mp4", {}, "empty file"),
     "truncated": ("truncated_a.mp4", {}, "no frame can be decoded"),
@@ -91,9 +91,9 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("name", BAD)
-def test_what_is_no_part_of_a_video_has_one_clear_reason(shared: Path, name: str):
-    file, part, reason = BAD[name]
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_a_sample_without_frames_has_one_clear_reason(shared: Path, name: str):
+    file, part, reason = UNREADABLE[name]
     with pytest.raises(VideoError) as caught:
         segment(Sample(path=str(shared / "videos" / "odd" / file), **part))
     assert reason in caught.value.reason
@@ -107,13 +107,13 @@ def test_one_frame_is_a_whole_clip(shared: Path):
     assert read_frames(file, [0] * 16).shape[0] == 16
 
 
-def test_a_folder_in_place_of_a_video_and_a_file_that_may_not_be_read_say_so(film: Path, tmp_path: Path):
+def test_folders_without_images_and_protected_files_are_named(video: Path, tmp_path: Path):
     (tmp_path / "folder.mp4").mkdir()
-    with pytest.raises(VideoError, match="a folder without jpg or png pictures"):
+    with pytest.raises(VideoError, match="a folder without jpg or png images"):
         segment(Sample(path=str(tmp_path / "folder.mp4")))
-    locked = Path(shutil.copy(film, tmp_path / "locked.mp4"))
+    locked = Path(shutil.copy(video, tmp_path / "locked.mp4"))
     locked.chmod(0)
     if os.access(locked, os.R_OK):
         pytest.skip("this user may read everything")
     with pytest.raises(VideoError, match="Permission denied"):
-        look(locked)
+        inspect_video(locked)

@@ -73,7 +73,7 @@ def test_a_video_that_was_rewritten_is_decoded_again(video, kept):
     assert torch.equal(kept.read(str(video), [5], span=(0, 8), decoder="auto"), read_frames(video, [5]))
 
 
-def test_pictures_are_kept_and_a_changed_one_is_read_again(tmp_path, kept):
+def test_images_are_cached_and_a_changed_one_is_read_again(tmp_path, kept):
     folder = tmp_path / "pictures"
     folder.mkdir()
     for number in range(3):
@@ -83,7 +83,7 @@ def test_pictures_are_kept_and_a_changed_one_is_read_again(tmp_path, kept):
     assert kept.read(str(folder), [2, 0], span=(0, 3), decoder="auto")[:, 0, 0, 0].tolist() == [99, 0]
 
 
-def test_a_damaged_video_gives_what_lies_before_the_damage(shared, kept):
+def test_a_damaged_video_gives_the_frames_before_the_damage(shared, kept):
     file = str(shared / "videos" / "odd" / "corrupted_real.mp4")
     assert torch.equal(
         kept.read(file, [0, 28], span=(0, 50), decoder="auto"), read_frames(file, [0, 28], decoder="auto")
@@ -93,7 +93,7 @@ def test_a_damaged_video_gives_what_lies_before_the_damage(shared, kept):
 
 
 @pytest.mark.parametrize("damage", [b"", b"\x93NUMPY no array"])
-def test_a_damaged_file_of_the_cache_is_made_anew(video, kept, damage):
+def test_a_damaged_file_of_the_cache_is_made_again(video, kept, damage):
     expected = kept.read(str(video), [3], span=(0, 32), decoder="auto")
     (file,) = kept.folder.iterdir()
     file.write_bytes(damage or file.read_bytes()[:1000])

@@ -42,36 +42,36 @@ NAMES = "a.mp4,run\nb.mp4,jump\nc.mp4,walk\n"
 
 @pytest.mark.parametrize("other", [NAMES, "folders"])
 @pytest.mark.parametrize("key", ["val", "test"])
-def test_names_are_refused_where_the_model_knows_numbers_only(root, key, other):
-    told = recipe(root, train=NUMBERS, **{key: other})
-    _, classes = stages.finetune_clips(told)
+def test_names_are_refused_if_the_model_knows_indices_only(root, key, other):
+    given = recipe(root, train=NUMBERS, **{key: other})
+    _, classes = stages.finetune_clips(given)
     assert classes == Classes(count=3, names=None)
     read = stages.validation_clips if key == "val" else stages.evaluation_clips
     with pytest.raises(DataError, match=r"no class names; set data\.classes or use numbers"):
-        read(told, classes)
+        read(given, classes)
 
 
 @pytest.mark.parametrize(
     "other", [NAMES, "folders", "a.mp4,1\nb.mp4,jump\nc.mp4,2\n", "a.mp4,1\nb.mp4,0\nc.mp4,2\n"]
 )
 def test_labels_of_the_other_lists_mean_the_classes_of_the_training_set(root, other):
-    told = recipe(root, train="folders", val=other, test=other)
-    _, classes = stages.finetune_clips(told)
+    given = recipe(root, train="folders", val=other, test=other)
+    _, classes = stages.finetune_clips(given)
     expected = {"a.mp4": 1, "b.mp4": 0, "c.mp4": 2}  # jump, run, walk
-    assert labels(stages.validation_clips(told, classes)) == expected
-    assert labels(stages.evaluation_clips(told, classes)) == expected
+    assert labels(stages.validation_clips(given, classes)) == expected
+    assert labels(stages.evaluation_clips(given, classes)) == expected
 
 
 def test_a_list_with_fewer_classes_keeps_their_numbers(root):
-    told = recipe(root, train=NAMES, test="c.mp4,walk\n")
-    _, classes = stages.finetune_clips(told)
-    assert labels(stages.evaluation_clips(told, classes)) == {"c.mp4": 2}
+    given = recipe(root, train=NAMES, test="c.mp4,walk\n")
+    _, classes = stages.finetune_clips(given)
+    assert labels(stages.evaluation_clips(given, classes)) == {"c.mp4": 2}
 
 
 def test_names_in_a_file_serve_a_model_that_knows_numbers(root):
     (root / "classes.txt").write_text("run\njump\nwalk\n")
-    told = recipe(root, test=NAMES, classes="classes.txt")
-    assert labels(stages.evaluation_clips(told, Classes(count=3, names=None))) == {
+    given = recipe(root, test=NAMES, classes="classes.txt")
+    assert labels(stages.evaluation_clips(given, Classes(count=3, names=None))) == {
         "a.mp4": 0,
         "b.mp4": 1,
         "c.mp4": 2,
@@ -80,11 +80,11 @@ def test_names_in_a_file_serve_a_model_that_knows_numbers(root):
 
 def test_names_in_a_file_must_be_those_of_the_model(root):
     (root / "classes.txt").write_text("run\njump\nwalk\n")
-    told = recipe(root, test=NUMBERS, classes="classes.txt")
+    given = recipe(root, test=NUMBERS, classes="classes.txt")
     with pytest.raises(DataError, match=r"data\.classes: 'classes\.txt' has other names, or another order"):
-        stages.evaluation_clips(told, Classes(count=3, names=("jump", "run", "walk")))
+        stages.evaluation_clips(given, Classes(count=3, names=("jump", "run", "walk")))
     (root / "classes.txt").unlink()  # a test set elsewhere: the model's own names do
-    assert len(stages.evaluation_clips(told, Classes(count=3, names=("jump", "run", "walk")))) == 3
+    assert len(stages.evaluation_clips(given, Classes(count=3, names=("jump", "run", "walk")))) == 3
 
 
 def test_file_of_classes_may_have_a_byte_order_mark(root):
@@ -97,12 +97,12 @@ def test_file_of_classes_may_have_a_byte_order_mark(root):
     ("content", "message"),
     [
         ("café\n".encode("latin-1"), r"classes\.txt: not a text file in UTF-8 \(byte 3\)"),
-        (b"run\n\njump\nrun\n", r"classes\.txt:4: class 'run' stands in line 1 already"),
+        (b"run\n\njump\nrun\n", r"classes\.txt:4: class 'run' is in line 1 already"),
         (b"\n", r"classes\.txt: no class names"),
         (None, r"data\.classes: no file '.*classes\.txt'"),
     ],
 )
-def test_file_of_classes_that_cannot_be_meant_says_why(root, content, message):
+def test_wrong_files_of_classes_are_refused_with_the_reason(root, content, message):
     if content is not None:
         (root / "classes.txt").write_bytes(content)
     with pytest.raises(DataError, match=message):
@@ -111,18 +111,18 @@ def test_file_of_classes_that_cannot_be_meant_says_why(root, content, message):
 
 @pytest.mark.parametrize(("label", "refused"), [(99, False), (100, True), (99999999999, True)])
 def test_a_label_far_above_the_others_makes_no_classes(root, label, refused):
-    told = recipe(root, train=f"a.mp4,0\nb.mp4,{label}\nc.mp4,1\n")
+    given = recipe(root, train=f"a.mp4,0\nb.mp4,{label}\nc.mp4,1\n")
     if refused:
         text = rf"b\.mp4: label {label} would make {label + 1} classes, .* only 3 .*set data\.num_classes"
         with pytest.raises(DataError, match=text):
-            stages.finetune_clips(told)
-        meant = replace(told, data=replace(told.data, num_classes=label + 1))
+            stages.finetune_clips(given)
+        meant = replace(given, data=replace(given.data, num_classes=label + 1))
         assert stages.finetune_clips(meant)[1].count == label + 1
     else:
-        assert stages.finetune_clips(told)[1].count == label + 1
+        assert stages.finetune_clips(given)[1].count == label + 1
 
 
-def test_classes_without_a_clip_are_told(root):
+def test_classes_without_a_clip_are_listed(root):
     found, classes = stages.finetune_clips(recipe(root, train="a.mp4,0\nb.mp4,3\n", num_classes=5))
     assert empty_classes(found.samples, classes) == ["1", "2", "4"]
     (root / "classes.txt").write_text("run\njump\nswim\nwalk\n")
@@ -144,6 +144,6 @@ def test_a_clip_has_a_random_number_for_each_token_and_each_slice_that_can_be_dr
 
 
 @pytest.mark.parametrize(("own", "flips"), [(None, True), (False, False)])
-def test_pretraining_flips_as_the_data_unless_told_otherwise(root, own, flips):
+def test_pretraining_flips_as_the_data_unless_set_otherwise(root, own, flips):
     given = replace(recipe(root, train=NAMES), pretrain=PretrainSettings(flip=own))
     assert stages.pretrain_clips(given).make_views.flip is flips

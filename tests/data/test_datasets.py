@@ -33,9 +33,7 @@ ALL += [dataclasses.replace(maker, sampling="segment", size=(16, 48)) for maker 
 
 @pytest.fixture(scope="module")
 def samples(clip_files):
-    found = read_samples(
-        clip_files / "train.csv", root=clip_files, classes=None, num_classes=2, heads=None, labelled=True
-    )
+    found = read_samples(clip_files / "train.csv", root=clip_files, num_classes=2)
     return found.samples
 
 
@@ -96,12 +94,12 @@ def test_views_of_one_decode_are_other_crops_of_the_same_frames(samples):
 
 
 @pytest.mark.parametrize("maker", [VALIDATION, TEST])
-def test_tested_frames_do_not_depend_on_seed_or_epoch(samples, maker):
+def test_evaluated_frames_do_not_depend_on_seed_or_epoch(samples, maker):
     one, other = clips_of(samples, maker, seed=1)[0, 1], clips_of(samples, maker, seed=2)[5, 1]
     assert torch.equal(one.frames, other.frames)
 
 
-def test_test_views_are_windows_times_crops_of_one_resized_video(samples):
+def test_evaluation_views_are_windows_times_crops_of_one_resized_video(samples):
     views = TEST(samples[0], np.random.default_rng(0), "auto").frames
     windows = view_windows(32, 4, 2, clips=2)
     for clip, window in enumerate(windows):
@@ -111,7 +109,7 @@ def test_test_views_are_windows_times_crops_of_one_resized_video(samples):
         assert torch.equal(views[3 * clip : 3 * clip + 3], again)
 
 
-def test_test_crops_go_from_left_to_right(samples):
+def test_evaluation_crops_go_from_left_to_right(samples):
     left, _, right = TEST(samples[0], np.random.default_rng(0), "auto").frames[:3]
     # A 48 x 64 video becomes 32 x 42: crops start at 0, 5 and 10.
     assert torch.equal(left[..., 10:], right[..., :22])
@@ -195,7 +193,9 @@ def test_only_broken_videos_end_in_an_error(broken):
     clips = clips_of([broken, broken])
     with pytest.raises(DataError, match=rf"{MAX_TRIES} videos in a row .*broken\.mp4: not a video file"):
         clips.read((0, 0))
-    assert isinstance(clips[0, 0], DataError)  # handed over, as a worker could not raise it whole
+    assert isinstance(
+        clips[0, 0], DataError
+    )  # returned: torch would change the message of an error that is raised
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -205,7 +205,7 @@ def test_an_error_of_a_worker_reaches_the_loop_in_its_own_words(broken, workers)
         list(read_batches(loader))
 
 
-def test_in_a_test_broken_videos_are_zeros_and_named(samples, broken):
+def test_in_evaluation_broken_videos_are_zeros_and_named(samples, broken):
     clip = clips_of([broken, *samples], TEST, replace_bad=False)[0, 0]
     assert clip.frames.shape == (6, 3, 4, 32, 32)
     assert not clip.frames.any()

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from everest.data.frames import (
     SAMPLINGS,
-    centre_window,
+    center_window,
     finetune_window,
     pretrain_window,
     sampling,
@@ -51,7 +51,7 @@ def test_finetuning_windows_are_those_of_the_released_program(recorded):
         assert ids.tolist() == case["frame_ids"], case
 
 
-def test_test_windows_are_those_of_the_released_program(recorded):
+def test_evaluation_windows_are_those_of_the_released_program(recorded):
     for case in recorded["multi_view_test"]:
         windows = view_windows(
             case["num_frames_in_video"], case["clip_frames"], case["stride"], case["test_num_segment"]
@@ -77,7 +77,7 @@ def test_two_segment_views_are_those_of_the_released_program(recorded_segments):
 
 
 @given(lengths, clip_lengths, strides, st.integers(1, 12), st.integers(0, 2**32))
-def test_every_sampling_gives_as_many_frames_as_asked_for_inside_the_video_in_order(
+def test_every_sampling_gives_the_requested_number_of_frames_inside_the_video_in_order(
     length, frames, stride, clips, seed
 ):
     for way in SAMPLINGS.values():
@@ -85,7 +85,7 @@ def test_every_sampling_gives_as_many_frames_as_asked_for_inside_the_video_in_or
         chosen = [
             way.pretrain(length, frames, stride, rng),
             way.finetune(length, frames, stride, rng),
-            way.centre(length, frames, stride),
+            way.center(length, frames, stride),
             *way.views(length, frames, stride, clips),
         ]
         assert len(chosen) == 3 + clips
@@ -103,7 +103,7 @@ def test_pretraining_windows_start_anywhere_up_to_the_last_place_that_fits():
     assert starts == set(range(7))
 
 
-def test_single_test_window_lies_in_the_middle():
+def test_single_evaluation_window_is_in_the_middle():
     assert view_windows(100, 4, 5, clips=1)[0].tolist() == [40, 45, 50, 55]
     assert view_windows(3, 4, 5, clips=1)[0].tolist() == [0, 0, 0, 0]
 
@@ -112,8 +112,8 @@ def test_single_segment_view_takes_the_middles():
     assert segment_views(40, 4, clips=1)[0].tolist() == [5, 15, 25, 35]
 
 
-def test_centre_window_has_as_much_video_before_as_behind():
-    ids = centre_window(100, 16, 4)
+def test_center_window_has_as_much_video_before_as_behind():
+    ids = center_window(100, 16, 4)
     assert ids[0] == 18
     assert ids[-1] == 81
 

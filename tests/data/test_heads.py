@@ -21,7 +21,7 @@ from everest.config.settings import DataSettings, Recipe
 from everest.config.sizes import BackboneSize
 from everest.data.classes import Classes, empty_classes
 from everest.data.stages import finetune_clips
-from everest.inference.accuracy import Scores, accuracies
+from everest.inference.accuracy import Predictions, accuracies
 from everest.methods.grid import TokenGrid
 from everest.methods.strategies import AllTokens
 from everest.models.classifier import VideoClassifier
@@ -31,7 +31,7 @@ __all__ = ["recipe", "root", "trained"]  # fixtures
 HEADS = "data.heads={verb: 2, noun: 3}"
 
 
-def test_a_run_with_heads_tells_them_in_its_checkpoint_and_metrics(trained: Path):
+def test_a_run_with_heads_records_them_in_its_checkpoint_and_metrics(trained: Path):
     model = everest.load_model(trained)
     assert (model.heads, model.head_sizes, model.num_classes) == ({"verb": 2, "noun": 3}, [2, 3], 5)
     with safe_open(trained / "model.safetensors", "pt") as file:
@@ -52,7 +52,7 @@ def test_one_head_leaves_no_trace_in_a_checkpoint(clip_files: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize("test", ["train.csv", "segments.csv"])
-def test_eval_tells_each_head_and_the_share_with_all_right(trained: Path, tmp_path: Path, test: str):
+def test_eval_reports_each_head_and_the_share_with_all_correct(trained: Path, tmp_path: Path, test: str):
     predictions = tmp_path / "predictions.csv"
     options = ["--json", "-q", "--predictions", predictions, "--set", f"data.test={test}"]
     result = json.loads(run("eval", "-c", trained, *options))
@@ -71,10 +71,10 @@ def test_eval_tells_each_head_and_the_share_with_all_right(trained: Path, tmp_pa
     assert "verb top1" in run("eval", "-c", trained, "-q")
 
 
-def test_predict_tells_each_head(trained: Path, clip_files: Path):
-    (told_row,) = json.loads(run("predict", clip_files / "clip0.mp4", "-c", trained, "--json", "-q"))
+def test_predict_reports_each_head(trained: Path, clip_files: Path):
+    (row,) = json.loads(run("predict", clip_files / "clip0.mp4", "-c", trained, "--json", "-q"))
     for name, count in (("verb", 2), ("noun", 3)):
-        likely = told_row["heads"][name]
+        likely = row["heads"][name]
         assert math.isclose(sum(row["probability"] for row in likely), 1, abs_tol=1e-5)
         assert sorted(row["index"] for row in likely) == list(range(count))
     assert "noun" in run("predict", clip_files / "clip0.mp4", "-c", trained, "-q")
@@ -101,14 +101,14 @@ def test_other_heads_than_those_of_the_checkpoint_are_refused(trained: Path):
     assert "its heads are verb (2), noun (3), the recipe has verb (2), noun (4)" in message
 
 
-def test_classes_without_a_clip_are_told_for_each_head(root: Path):
-    told_recipe = Recipe(name="here", data=DataSettings(root=str(root), heads={"verb": 3, "noun": 4}))
-    clips, classes = finetune_clips(told_recipe)
+def test_classes_without_a_clip_are_listed_for_each_head(root: Path):
+    heads_recipe = Recipe(name="here", data=DataSettings(root=str(root), heads={"verb": 3, "noun": 4}))
+    clips, classes = finetune_clips(heads_recipe)
     assert classes == Classes(count=7, names=None, heads={"verb": 3, "noun": 4})
     assert empty_classes(clips.samples, classes) == ["verb 2", "noun 3"]
 
 
-def test_heads_are_linear_layers_side_by_side():
+def test_heads_are_linear_layers_next_to_each_other():
     torch.manual_seed(0)
     size = BackboneSize(width=24, depth=1, heads=2, decoder_width=16, decoder_heads=2)
     grid = TokenGrid.of_clip(frames=2, size=(16, 16), tubelet=(2, 8, 8))
@@ -126,7 +126,7 @@ def test_heads_are_linear_layers_side_by_side():
 
 def test_action_counts_the_videos_with_all_heads_right():
     verbs, nouns = np.eye(2)[[0, 0, 1, 1]], np.eye(3)[[0, 1, 2, 0]]
-    scores = Scores(
+    scores = Predictions(
         videos=list("abcd"),
         labels=np.array([[0, 0], [0, 2], [0, 2], [1, 0]]),  # both, verb, noun, both
         probabilities=np.concatenate([verbs, nouns], axis=1, dtype=np.float32)[:, None],

@@ -8,7 +8,7 @@ from everest.data.list_writing import names_needed, unlistable, write_list, writ
 from everest.data.samples import Sample, read_samples
 from everest.errors import DataError
 
-# All that a file system takes, the hardest more often.
+# All that a file system accepts, the hardest more often.
 SIGNS = st.one_of(
     st.sampled_from(" ,\t\"'#;\\[]$%é\u0301\u2028\r\n"), st.characters(exclude_characters="/\0")
 )
@@ -28,23 +28,21 @@ def there(monkeypatch):
 
 @given(
     names=st.lists(NAMES.filter(lambda name: unlistable(name) is None), min_size=1, max_size=6),
-    labelled=st.booleans(),
+    labeled=st.booleans(),
     segment=st.none() | st.tuples(st.floats(0, 1e5), st.floats(0.01, 1e3)),
     data=st.data(),
 )
-def test_what_is_written_is_read_back(folder, names, labelled, segment, data):
+def test_written_lists_are_read_back(folder, names, labeled, segment, data):
     with pytest.MonkeyPatch.context() as patch:
         there(patch)
         part = {"start": segment[0]} if segment else {}
-        labels = [(data.draw(st.integers(0, 9)),) if labelled else () for _ in names]
+        labels = [(data.draw(st.integers(0, 9)),) if labeled else () for _ in names]
         samples = [
             Sample(path=str(folder / name), labels=label, **part)
             for name, label in zip(names, labels, strict=True)
         ]
         write_list(folder / "list.csv", samples, root=folder)
-        read = read_samples(
-            folder / "list.csv", root=folder, classes=None, num_classes=10, heads=None, labelled=labelled
-        )
+        read = read_samples(folder / "list.csv", root=folder, num_classes=10, labeled=labeled)
     assert [Path(sample.path) for sample in read.samples] == [Path(sample.path) for sample in samples]
     assert [(s.labels, s.start) for s in read.samples] == [(s.labels, s.start) for s in samples]
 
@@ -67,14 +65,7 @@ def test_large_and_fine_numbers_are_read_back(tmp_path):
     for number, segment in enumerate(segments):
         samples = [Sample(path=str(tmp_path / "v.mp4"), labels=(0,), **segment)]
         write_list(tmp_path / f"{number}.csv", samples, root=tmp_path)
-        found = read_samples(
-            tmp_path / f"{number}.csv",
-            root=tmp_path,
-            classes=None,
-            num_classes=None,
-            heads=None,
-            labelled=True,
-        )
+        found = read_samples(tmp_path / f"{number}.csv", root=tmp_path)
         assert list(found.samples) == samples
 
 

@@ -20,8 +20,7 @@ def root(tmp_path):
 
 def read(root, text, *, name="train.csv", **options):
     (root / name).write_text(text, encoding="utf-8")
-    settings = {"classes": None, "num_classes": None, "heads": None, "labelled": True} | options
-    return read_samples(root / name, root=root, **settings)
+    return read_samples(root / name, root=root, **options)
 
 
 def short(found, root):
@@ -86,7 +85,7 @@ def test_segments_are_read(root):
     assert found.samples[0] == Sample(path=f"{root}/a.mp4", labels=(1,), start=0.5, end=2.0)
     assert found.samples[1] == Sample(path=f"{root}/b.mp4", labels=(0,))
     assert found.samples[2].end is None
-    found = read(root, "start_frame end_frame path\n10 20 a.mp4\n", labelled=False)
+    found = read(root, "start_frame end_frame path\n10 20 a.mp4\n", labeled=False)
     assert found.samples == (Sample(path=f"{root}/a.mp4", start_frame=10, end_frame=20),)
 
 
@@ -114,8 +113,8 @@ def test_labels_of_several_heads_come_in_the_order_of_the_heads(root):
 
 
 def test_pretraining_needs_no_labels_and_ignores_those_there(root):
-    assert short(read(root, "a.mp4\nb.mp4\n", labelled=False), root) == [("a.mp4",), ("b.mp4",)]
-    assert short(read(root, "a.mp4 7\nb.mp4 x\n", labelled=False), root) == [("a.mp4",), ("b.mp4",)]
+    assert short(read(root, "a.mp4\nb.mp4\n", labeled=False), root) == [("a.mp4",), ("b.mp4",)]
+    assert short(read(root, "a.mp4 7\nb.mp4 x\n", labeled=False), root) == [("a.mp4",), ("b.mp4",)]
 
 
 @pytest.mark.parametrize(
@@ -131,12 +130,12 @@ def test_pretraining_needs_no_labels_and_ignores_those_there(root):
         ("path label strat\na.mp4 0 1\n", {}, r":1: unknown column 'strat'; did you mean 'start'"),
         ("label start\n0 1\n", {}, r":1: the header needs the column 'path'"),
         ("path path\na b\n", {}, r":1: the header needs .* every column once"),
-        ("path,start,end\na.mp4,2,2\n", {"labelled": False}, r":2: the segment ends at 2\.0 and starts"),
-        ("path,start_frame,end_frame\na.mp4,5,3\n", {"labelled": False}, r":2: the segment ends at 3"),
-        ("path,start\na.mp4,soon\n", {"labelled": False}, r":2: start 'soon' is not a number"),
-        ("path,start\na.mp4,-1\n", {"labelled": False}, r":2: start -1 is not a time"),
-        ("path,start\na.mp4,nan\n", {"labelled": False}, r":2: start nan is not a time"),
-        ("path,start,end_frame\na.mp4,1,7\n", {"labelled": False}, r":2: a segment either in seconds"),
+        ("path,start,end\na.mp4,2,2\n", {"labeled": False}, r":2: the segment ends at 2\.0 and starts"),
+        ("path,start_frame,end_frame\na.mp4,5,3\n", {"labeled": False}, r":2: the segment ends at 3"),
+        ("path,start\na.mp4,soon\n", {"labeled": False}, r":2: start 'soon' is not a number"),
+        ("path,start\na.mp4,-1\n", {"labeled": False}, r":2: start -1 is not a time"),
+        ("path,start\na.mp4,nan\n", {"labeled": False}, r":2: start nan is not a time"),
+        ("path,start,end_frame\na.mp4,1,7\n", {"labeled": False}, r":2: a segment either in seconds"),
         ("path,label\n,0\n", {}, r":2: no path"),
         ("", {}, "the list is empty"),
         ("\n  \n", {}, "the list is empty"),
@@ -164,16 +163,16 @@ def test_missing_videos_are_named_with_their_line(root):
     assert str(caught.value) == f"{root}/train.csv:2: no file {root}/none.mp4"
 
 
-def test_list_of_which_no_video_exists_points_to_the_root(root):
+def test_a_list_without_any_existing_video_points_to_the_root(root):
     with pytest.raises(
         DataError, match=r"none of its 2 videos exists, first .*x\.mp4; .*data\.root, which is"
     ):
         read(root, "x.mp4 0\ny.mp4 1\n")
 
 
-def test_missing_list_says_how_to_mend_it(root):
+def test_missing_list_is_named_with_the_fix(root):
     with pytest.raises(DataError, match=r"none\.csv: no such list or folder; set data\.root"):
-        read_samples(root / "none.csv", root=root, classes=None, num_classes=None, heads=None, labelled=True)
+        read_samples(root / "none.csv", root=root)
 
 
 NUMBER_LIKE = ("0.0", "1.5", "+0", "²", "1e3", "nan", "-0.5", "٣")
@@ -183,7 +182,7 @@ NUMBER_LIKE = ("0.0", "1.5", "+0", "²", "1e3", "nan", "-0.5", "٣")
 @pytest.mark.parametrize("other", ["0", "1.5", "walk"])
 @pytest.mark.parametrize("classes", [None, NAMES])
 def test_numbers_that_are_no_index_are_no_class_either(root, label, other, classes):
-    with pytest.raises(DataError, match=rf"label '{re.escape(label)}' is no whole number from 0"):
+    with pytest.raises(DataError, match=rf"label '{re.escape(label)}' is not an integer from 0"):
         read(root, f"a.mp4,{label}\nb.mp4,{other}\n", classes=classes)
 
 
@@ -219,7 +218,7 @@ def test_a_number_that_is_a_name_means_that_class_and_no_other_number_is_taken(r
         ("a.mp4 300 5\nb.mp4 20 6\n", r":1: 3 fields .* leave out the number of frames; .*'a.mp4 300 5'"),
     ],
 )
-def test_lists_of_other_kinds_are_told_what_a_line_looks_like(root, text, message):
+def test_lists_of_other_kinds_are_refused_with_the_expected_format(root, text, message):
     with pytest.raises(DataError, match=message):
         read(root, text)
 
@@ -235,11 +234,11 @@ def test_path_too_long_for_the_system_is_named_with_its_line(root):
     with pytest.raises(DataError, match=r"train\.csv:2: cannot look for .*bbb: File name too long"):
         read(root, f"a.mp4 0\n{'b' * 300} 1\n")
     with pytest.raises(DataError, match="bbb: cannot be read: File name too long"):
-        read_samples(root / ("b" * 300), root=root, classes=None, num_classes=None, heads=None, labelled=True)
+        read_samples(root / ("b" * 300), root=root)
 
 
 def refuse(monkeypatch, method, name):
-    """Let `Path.method` fail at the path called `name`, as it does for who may not read it."""
+    """Let `Path.method` fail at the path called `name`, as it does without permission."""
     allowed = getattr(Path, method)
 
     def refusing(path, *args, **options):
@@ -259,7 +258,7 @@ def test_unreadable_list_is_named(root, monkeypatch):
 def test_binary_file_is_no_list(root):
     (root / "list.csv").write_bytes(b"\xff\xfe\x00\x01")
     with pytest.raises(DataError, match="not a text file"):
-        read_samples(root / "list.csv", root=root, classes=None, num_classes=None, heads=None, labelled=True)
+        read_samples(root / "list.csv", root=root)
 
 
 # --- folders ------------------------------------------------------------------------------------------------
@@ -283,8 +282,7 @@ def folder(tmp_path):
 
 
 def read_folder(folder, **options):
-    settings = {"classes": None, "num_classes": None, "heads": None, "labelled": True} | options
-    return read_samples(folder, root=folder, **settings)
+    return read_samples(folder, root=folder, **options)
 
 
 def test_subfolders_are_classes(folder):
@@ -301,7 +299,7 @@ def test_subfolders_are_classes(folder):
 
 
 def test_any_folder_of_videos_serves_pretraining(folder):
-    found = read_folder(folder, labelled=False)
+    found = read_folder(folder, labeled=False)
     assert [path for (path,) in short(found, folder)] == [
         "jump/c.webm",
         "jump/pictures",
@@ -319,16 +317,16 @@ def test_any_folder_of_videos_serves_pretraining(folder):
         ({"heads": {"verb": 3}}, r"data\.heads needs a list with the columns label\.verb"),
     ],
 )
-def test_folders_that_do_not_fit_say_why(folder, options, message):
+def test_folders_that_do_not_fit_are_refused_with_the_reason(folder, options, message):
     with pytest.raises(DataError, match=message):
         read_folder(folder, **options)
 
 
-def test_folders_without_videos_say_so(tmp_path):
+def test_folders_without_videos_are_refused(tmp_path):
     with pytest.raises(DataError, match="no subfolders"):
         read_folder(tmp_path)
     with pytest.raises(DataError, match="no videos in it"):
-        read_folder(tmp_path, labelled=False)
+        read_folder(tmp_path, labeled=False)
     (tmp_path / "run").mkdir()
     with pytest.raises(DataError, match="no videos in its 1 subfolders"):
         read_folder(tmp_path)
@@ -342,17 +340,17 @@ def test_an_empty_folder_makes_no_class(folder):
     assert {sample.labels for sample in found.samples} == {(1,), (2,)}
 
 
-def test_what_macos_packs_along_is_no_class(folder):
+def test_folders_added_by_macos_are_no_class(folder):
     (folder / "__MACOSX").mkdir()
     (folder / "__MACOSX" / "a.mp4").touch()
     assert read_folder(folder).class_names == ("jump", "run")
 
 
-def test_a_picture_beside_videos_or_folders_is_no_video(folder):
+def test_an_image_next_to_videos_or_folders_is_no_video(folder):
     (folder / "jump" / "poster.jpg").touch()
     (folder / "run" / "deep" / "thumbnail.png").touch()
     assert len(read_folder(folder).samples) == 4
-    assert len(read_folder(folder, labelled=False).samples) == 4
+    assert len(read_folder(folder, labeled=False).samples) == 4
 
 
 def test_links_to_folders_are_followed_once(folder, tmp_path_factory):
@@ -371,15 +369,15 @@ def test_links_to_folders_are_followed_once(folder, tmp_path_factory):
         ("run/deep/b.AVI", 1),
     ]
     assert short(read_folder(folder), folder) == expected
-    names = [Path(path).name for (path,) in short(read_folder(folder, labelled=False), folder)]
+    names = [Path(path).name for (path,) in short(read_folder(folder, labeled=False), folder)]
     assert sorted(names) == ["a.mp4", "b.AVI", "c.webm", "f.mp4", "pictures"]
 
 
-@pytest.mark.parametrize("labelled", [True, False])
-def test_unreadable_folder_is_named(folder, labelled, monkeypatch):
+@pytest.mark.parametrize("labeled", [True, False])
+def test_unreadable_folder_is_named(folder, labeled, monkeypatch):
     refuse(monkeypatch, "iterdir", "deep")
     with pytest.raises(DataError, match="run/deep: cannot be read: Permission denied"):
-        read_folder(folder, labelled=labelled)
+        read_folder(folder, labeled=labeled)
 
 
 def test_class_folders_that_name_no_classes_are_refused(folder):
@@ -390,8 +388,6 @@ def test_class_folders_that_name_no_classes_are_refused(folder):
 def test_real_lists_are_read(shared):
     folder = shared / "videos" / "actions"
     names = (folder / "classes.txt").read_text().split()
-    found = read_samples(
-        folder / "test.csv", root=folder, classes=names, num_classes=17, heads=None, labelled=True
-    )
+    found = read_samples(folder / "test.csv", root=folder, classes=names, num_classes=17)
     assert len(found.samples) > 100
     assert {sample.labels[0] for sample in found.samples} == set(range(17))

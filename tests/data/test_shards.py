@@ -30,7 +30,7 @@ from everest.prepare.shard import plan_shards
 from everest.prepare.sources import SourceList
 from everest.system.locks import sole_writer
 from everest.video.reader import frames_between, read_frames
-from everest.video.source import content
+from everest.video.source import video_bytes
 from everest_cli.main import app
 
 
@@ -47,9 +47,8 @@ def contents(folder: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def labelled(source: Path, root: Path, **given: object) -> SampleList:
-    options = {"classes": None, "num_classes": None, "heads": None, "labelled": True} | given
-    return read_samples(source, root=root, **options)
+def labeled(source: Path, root: Path, **given: object) -> SampleList:
+    return read_samples(source, root=root, **given)
 
 
 @pytest.fixture
@@ -65,11 +64,11 @@ def index(videos: Path, tmp_path: Path) -> Path:
 
 
 def test_members_are_the_files_to_the_byte(index: Path, videos: Path):
-    here, there = labelled(videos / "train.csv", videos), labelled(index, videos)
+    here, there = labeled(videos / "train.csv", videos), labeled(index, videos)
     assert there.samples != here.samples
     for one, other in zip(here.samples, there.samples, strict=True):
         assert (one.video_id, one.labels) == (other.video_id, other.labels)
-        assert content(other.video) == Path(one.path).read_bytes()
+        assert video_bytes(other.video) == Path(one.path).read_bytes()
         assert torch.equal(read_frames(other.video, [5, 31]), read_frames(one.path, [5, 31]))
 
 
@@ -92,11 +91,11 @@ def test_names_of_all_kinds_survive(videos: Path, tmp_path: Path):
         (videos / name).mkdir()
         os.link(videos / "clip0.mp4", videos / name / f"{name}.mp4")
     index = Path(everest(videos, "-o", tmp_path / "out")[0].strip())
-    here = read_samples(videos, root=videos, classes=None, num_classes=None, heads=None, labelled=False)
-    there = read_samples(index, root=videos, classes=None, num_classes=None, heads=None, labelled=False)
+    here = read_samples(videos, root=videos, labeled=False)
+    there = read_samples(index, root=videos, labeled=False)
     assert [sample.path for sample in there.samples] == [sample.path for sample in here.samples]
     assert all(
-        content(one.video) == content(other.video)
+        video_bytes(one.video) == video_bytes(other.video)
         for one, other in zip(here.samples, there.samples, strict=True)
     )
 
@@ -106,7 +105,7 @@ def test_class_folders_become_the_same_classes(clip_files: Path, tmp_path: Path)
         (tmp_path / "set" / name).mkdir(parents=True, exist_ok=True)
         shutil.copy(clip_files / f"clip{i}.mp4", tmp_path / "set" / name)
     everest(tmp_path / "set", "-o", tmp_path / "shards")
-    here, there = labelled(tmp_path / "set", tmp_path), labelled(tmp_path / "shards", tmp_path / "set")
+    here, there = labeled(tmp_path / "set", tmp_path), labeled(tmp_path / "shards", tmp_path / "set")
     assert there.class_names == here.class_names == ("hug", "kick", "wave")
     assert [(s.path, s.labels) for s in there.samples] == [(s.path, s.labels) for s in here.samples]
 
@@ -117,8 +116,8 @@ def test_segments_and_heads_share_a_member(videos: Path, tmp_path: Path):
     )
     index = Path(everest(videos / "parts.csv", "-o", tmp_path / "shards")[0].strip())
     heads = {"verb": 4, "noun": 8}
-    here = labelled(videos / "parts.csv", videos, heads=heads).samples
-    there = labelled(index, videos, heads=heads).samples
+    here = labeled(videos / "parts.csv", videos, heads=heads).samples
+    there = labeled(index, videos, heads=heads).samples
     assert [(s.video_id, s.labels) for s in there] == [(s.video_id, s.labels) for s in here]
     assert there[0].member == there[2].member
     assert frames_between(there[0].video, 0.5, 1) == frames_between(here[0].video, 0.5, 1)
@@ -139,7 +138,8 @@ def test_a_plan_keeps_order_and_limits(tmp_path_factory: pytest.TempPathFactory,
         (folder / f"{number}.mp4").write_bytes(bytes(size))
     rows = tuple({"path": f"{number}.mp4"} for number in range(len(sizes)))
     plan = plan_shards(
-        SourceList(place=folder, root=folder, is_list=False, rows=rows),
+        SourceList(location=folder, root=folder, is_list=False, rows=rows),
+        folder,
         max_bytes=max_bytes,
         max_count=max_count,
     )
@@ -163,7 +163,7 @@ def test_the_same_list_gives_the_same_bytes_and_a_second_call_keeps_them(
     assert {path: path.stat().st_mtime_ns for path in index.parent.glob("*.tar")} == stamps
 
 
-def test_a_killed_call_goes_on_to_the_same_bytes(videos: Path, tmp_path: Path):
+def test_a_killed_call_resumes_to_the_same_bytes(videos: Path, tmp_path: Path):
     rows = []
     for i in range(400):
         os.link(videos / f"clip{i % 4}.mp4", videos / f"copy{i}.mp4")
@@ -182,7 +182,7 @@ def test_a_killed_call_goes_on_to_the_same_bytes(videos: Path, tmp_path: Path):
         process.send_signal(signal.SIGKILL)
     assert not (parts / "many.index.json").exists()
     with pytest.raises(DataError, match=r"no videos in it|no subfolders"):
-        labelled(parts, videos)
+        labeled(parts, videos)
     shown, _ = everest(*options, "-o", parts, "--json")
     assert 20 <= json.loads(shown)["kept"] < 400
     assert contents(parts) == contents(tmp_path / "whole")
@@ -198,7 +198,7 @@ def test_other_lists_share_a_folder_and_other_contents_are_refused(videos: Path,
     everest(videos / "test.csv", "-o", index.parent)
     assert contents(index.parent).items() > before.items()
     with pytest.raises(DataError, match=r"several lists; name one of test\.index\.json, train\.index\.json"):
-        labelled(index.parent, videos)
+        labeled(index.parent, videos)
     everest(videos / "train.csv", "-o", index.parent, "--overwrite")
     assert not (index.parent / "train-000001.tar").exists()
     (tmp_path / "thesis").mkdir()
@@ -215,7 +215,7 @@ def test_shards_without_an_index_are_not_replaced(videos: Path, index: Path):
 
 
 def test_a_second_writer_is_refused_while_the_first_one_lives(videos: Path, tmp_path: Path):
-    with sole_writer(tmp_path / "out" / ".train.plan.json"):
+    with sole_writer(tmp_path / "out" / "train.index.json"):
         _, error = everest(videos / "train.csv", "-o", tmp_path / "out", code=2)
     assert "another process writes there now" in error
     everest(videos / "train.csv", "-o", tmp_path / "out")
@@ -227,43 +227,43 @@ def test_sources_that_cannot_be_read_are_named(videos: Path, tmp_path: Path):
     assert f"train.csv:2: no file {videos}/none.mp4" in error
     (videos / "none.mp4").mkdir()
     _, error = everest(videos / "train.csv", "-o", tmp_path / "out", code=4)
-    assert "a folder of pictures; `everest prepare encode` makes a video of it" in error
+    assert "a folder of images; `everest prepare encode` makes a video of it" in error
     assert not (tmp_path / "out").exists()
     _, error = everest(tmp_path / "gone.csv", "-o", tmp_path / "out", code=4)
     assert "no such list or folder" in error
 
 
-def test_a_damaged_set_of_shards_is_told(index: Path, videos: Path):
+def test_damaged_shards_are_named(index: Path, videos: Path):
     tar = index.parent / "train-000001.tar"
     whole = tar.read_bytes()
     tar.write_bytes(whole[:-512])
-    with pytest.raises(DataError, match=r"train-000001\.tar: \d+ bytes where its index says \d+; copy"):
-        labelled(index, videos)
+    with pytest.raises(DataError, match=r"train-000001\.tar: \d+ bytes where its index expects \d+; copy"):
+        labeled(index, videos)
     tar.unlink()
-    with pytest.raises(DataError, match=r"train-000001\.tar: No such file .* the index beside it names"):
-        labelled(index, videos)
+    with pytest.raises(DataError, match=r"train-000001\.tar: No such file .* the index next to it names"):
+        labeled(index, videos)
     for text in ("", "[]", '{"format": "everest-shards", "version": 99}', "\x00"):
         index.write_text(text)
         with pytest.raises(DataError, match=r"train\.index\.json: no index"):
-            labelled(index, videos)
+            labeled(index, videos)
 
 
 def test_a_damaged_video_in_a_shard_is_named_with_its_shard(videos: Path, tmp_path: Path):
     (videos / "clip2.mp4").write_bytes(b"no video")
     index = Path(everest(videos / "train.csv", "-o", tmp_path / "out")[0].strip())
-    sample = labelled(index, videos).samples[2]
+    sample = labeled(index, videos).samples[2]
     with pytest.raises(DataError, match=r"train-000000\.tar#clip2\.mp4: not a video file"):
         read_frames(sample.video, [0])
 
 
-def test_without_webdataset_the_line_to_install_it_is_told(videos: Path, tmp_path: Path, monkeypatch):
+def test_without_webdataset_the_command_to_install_it_is_shown(videos: Path, tmp_path: Path, monkeypatch):
     monkeypatch.setitem(sys.modules, "webdataset", None)
     _, error = everest(videos / "train.csv", "-o", tmp_path / "out", code=5)
     assert error == 'error: shards need the package webdataset: pip install "everest-video[shards]"\n'
     assert not (tmp_path / "out").exists()
 
 
-def test_a_full_disk_is_told_and_the_next_call_goes_on(videos: Path, index: Path, small_disk: Path):
+def test_a_full_disk_is_reported_and_the_next_call_resumes(videos: Path, index: Path, small_disk: Path):
     output, ballast = small_disk / "out", small_disk / "ballast"
     output.mkdir()
     with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
@@ -287,9 +287,9 @@ def recipe(tmp_path: Path) -> Path:
 
 
 def same_run(one: Path, other: Path) -> bool:
-    ours, theirs = weights(one), weights(other)
+    first, second = weights(one), weights(other)
     assert told(one) == told(other)
-    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_a_run_over_shards_is_the_run_over_the_files(recipe: Path, videos: Path, index: Path, tmp_path: Path):
@@ -319,7 +319,7 @@ def test_fine_tuning_and_evaluation_read_shards(recipe: Path, videos: Path, inde
 
 
 @pytest.mark.slow
-def test_a_killed_run_over_shards_goes_on_to_the_same_bits(
+def test_a_killed_run_over_shards_resumes_to_the_same_bits(
     recipe: Path, videos: Path, index: Path, tmp_path: Path
 ):
     options = ["--recipe", recipe, "--data", videos, "--set", f"data.train={index}", "--gpus", "cpu"]

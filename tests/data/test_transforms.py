@@ -12,13 +12,12 @@ from safetensors.torch import load_file
 from everest.data.augment import OPERATIONS, RandAugment, apply
 from everest.data.crops import (
     NO_BOX,
-    centre_box,
+    center_box,
     covering_size,
     crop,
     erase,
     erasing_box,
-    fixed_places,
-    flip,
+    fixed_corners,
     multi_scale_crop,
     multi_scale_sizes,
     random_resized_crop,
@@ -26,7 +25,7 @@ from everest.data.crops import (
     view_boxes,
 )
 from everest.data.frames import view_windows
-from everest.video.pixels import IMAGENET_STD, normalise
+from everest.video.pixels import IMAGENET_STD, normalize
 
 PAPER = RandAugment(magnitude=7, std=0.5, ops=4)  # rand-m7-n4-mstd0.5-inc1, as the released scripts
 sizes = st.tuples(st.integers(1, 500), st.integers(1, 500))
@@ -48,8 +47,8 @@ def all_tensors(shared):
 
 
 def levels_apart(clip, official):
-    """(3, T, H, W): how many of 256 levels a byte clip differs from a normalised one."""
-    return ((normalise(clip) - official) * torch.tensor(IMAGENET_STD).view(3, 1, 1, 1) * 255).abs()
+    """(3, T, H, W): how many of 256 levels a byte clip differs from a normalized one."""
+    return ((normalize(clip) - official) * torch.tensor(IMAGENET_STD).view(3, 1, 1, 1) * 255).abs()
 
 
 def cut(clip, box):
@@ -64,7 +63,7 @@ def test_multi_scale_candidates_are_those_of_the_released_program(recorded):
         (width, height), side = case["image_wh"], case["input_size"]
         found = multi_scale_sizes((height, width), (side, side))
         assert [[w, h] for h, w in found] == case["candidate_crops_wh"]
-        places = fixed_places((height, width), found[0])
+        places = fixed_corners((height, width), found[0])
         assert [[left, top] for top, left in places] == case["candidate_offsets_wh_for_first_crop"]
 
 
@@ -101,7 +100,7 @@ def test_multi_scale_boxes_of_a_wide_target_are_wide():
     assert multi_scale_sizes((240, 240), (224, 112))[0] == (240, 120)
 
 
-# --- random resized crop, flip ------------------------------------------------------------------------------
+# --- random resized crop ------------------------------------------------------------------------------------
 
 
 def test_random_resized_crops_are_those_of_the_released_program(recorded):
@@ -128,15 +127,10 @@ def test_finetuning_pixels_lie_within_a_level_of_the_released_ones(recorded, all
     assert (apart[..., erased] > 5).float().sum() >= 0.9 * apart[..., erased].numel()
 
 
-def test_flip_mirrors_columns():
-    clip = torch.arange(24).view(1, 2, 3, 4)
-    assert torch.equal(flip(clip)[..., 0], clip[..., 3])
+# --- evaluation boxes ---------------------------------------------------------------------------------------
 
 
-# --- test boxes ---------------------------------------------------------------------------------------------
-
-
-def test_test_boxes_are_those_of_the_released_program(recorded):
+def test_evaluation_boxes_are_those_of_the_released_program(recorded):
     for case in recorded["multi_view_test"]:
         target = (case["short_side"], case["short_side"])
         covering = covering_size((case["height"], case["width"]), target)
@@ -146,7 +140,7 @@ def test_test_boxes_are_those_of_the_released_program(recorded):
             assert list(boxes[view["split"]]) == [view[k] for k in ("top", "left", "height", "width")]
 
 
-def test_segment_test_boxes_are_those_of_the_released_program(golden):
+def test_segment_evaluation_boxes_are_those_of_the_released_program(golden):
     for case in json.loads(golden("ssv2_sampling.json").read_text())["test"]:
         target = (case["short_side"], case["short_side"])
         boxes = view_boxes(covering_size((case["height"], case["width"]), target), target, 3)
@@ -154,7 +148,7 @@ def test_segment_test_boxes_are_those_of_the_released_program(golden):
             assert boxes[view["split"]][:2] == (view["top"], view["left"])
 
 
-def test_test_pixels_lie_within_a_level_of_the_released_ones(all_tensors):
+def test_evaluation_pixels_are_within_a_level_of_the_released_ones(all_tensors):
     video, target = all_tensors["views.input_THWC"], (48, 48)
     covering = covering_size((54, 72), target)
     resized = resize(video, covering, antialias=False)
@@ -162,13 +156,13 @@ def test_test_pixels_lie_within_a_level_of_the_released_ones(all_tensors):
     for name, window, box in (
         ("views.test_item0_CTHW", windows[0], boxes[0]),
         ("views.test_item5_CTHW", windows[1], boxes[2]),
-        ("views.validation_CTHW", [8, 10, 12, 14, 17, 19, 21, 23], centre_box(covering, target)),
+        ("views.validation_CTHW", [8, 10, 12, 14, 17, 19, 21, 23], center_box(covering, target)),
     ):
         assert levels_apart(cut(resized, box)[:, list(window)], all_tensors[name]).max() < 1.01
 
 
 @given(sizes, sizes, st.integers(1, 6))
-def test_test_boxes_lie_in_a_frame_that_covers_them(frame, target, crops):
+def test_evaluation_boxes_are_in_a_frame_that_covers_them(frame, target, crops):
     covering = covering_size(frame, target)
     assert min(covering[0] - target[0], covering[1] - target[1]) == 0
     boxes = view_boxes(covering, target, crops)
@@ -179,8 +173,8 @@ def test_test_boxes_lie_in_a_frame_that_covers_them(frame, target, crops):
         assert 0 <= box.left <= covering[1] - target[1]
 
 
-def test_single_test_box_is_the_centre():
-    assert view_boxes((48, 64), (48, 48), 1) == [centre_box((48, 64), (48, 48))] == [(0, 8, 48, 48)]
+def test_single_evaluation_box_is_the_center():
+    assert view_boxes((48, 64), (48, 48), 1) == [center_box((48, 64), (48, 48))] == [(0, 8, 48, 48)]
 
 
 # --- RandAugment --------------------------------------------------------------------------------------------
@@ -230,7 +224,7 @@ def test_every_operation_is_done_at_both_ends_of_its_strength(name: str, level: 
         assert apply(frame, [(name, operation.argument(signed))]).size == frame.size
 
 
-def test_a_picture_of_no_bits_is_black_as_the_released_program_has_it():
+def test_an_image_of_no_bits_is_black_as_the_released_program_has_it():
     frame = Image.effect_noise((16, 12), 64).convert("RGB")
     assert apply(frame, [("PosterizeIncreasing", 0)]).getextrema() == ((0, 0), (0, 0), (0, 0))
 

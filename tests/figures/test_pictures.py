@@ -87,9 +87,8 @@ def test_only_normalised_predictions_are_marked(rows, normalize, label):
     """The true mean and std are added back to normalized predictions only."""
     clip, _, _ = rows
     recipe = ["data.frames=8", "data.size=32", "model.backbone=vit-tiny", "model.tubelet=[2, 8, 8]"]
-    model = pretrain_spec(
-        load_recipe("custom", overrides=[*recipe, f"pretrain.target.normalize={normalize}"])
-    ).build()
+    settings = load_recipe("custom", overrides=[*recipe, f"pretrain.target.normalize={normalize}"])
+    model = pretrain_spec(settings, tokenizer=None).build()
     view = view_model(model, clip, noise=torch.rand(64))
     assert label in [name for name, _ in rows_of([view])]
 

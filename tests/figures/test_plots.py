@@ -53,7 +53,7 @@ def test_hours_add_up_the_time_of_the_steps(tmp_path: Path):
 
 
 def test_gflops_count_every_clip_of_every_step(tmp_path: Path):
-    spec = pretrain_spec(load_recipe("ucf101", overrides=["model.backbone=vit-tiny"]))
+    spec = pretrain_spec(load_recipe("ucf101", overrides=["model.backbone=vit-tiny"]), tokenizer=None)
     run = make_run(tmp_path / "run", logged=3)
     save_model(run, spec)
     (curves,) = read_curves([run], x="gflops")
@@ -72,7 +72,11 @@ def test_gflops_count_every_clip_of_every_step(tmp_path: Path):
 )
 def test_gmacs_of_vit_b_are_the_papers(recipe: str, kind: str, paper: str):
     settings = load_recipe(recipe)
-    spec = pretrain_spec(settings) if kind == "pretrain" else classifier_spec(settings, num_classes=400)
+    spec = (
+        pretrain_spec(settings, tokenizer=None)
+        if kind == "pretrain"
+        else classifier_spec(settings, num_classes=400)
+    )
     assert f"{gmacs_of_clip(spec):.2f}" == paper
 
 
@@ -157,6 +161,7 @@ def test_only_a_png_is_overwritten(tmp_path: Path):
 
 def test_settings_of_a_model_survive_in_json(tmp_path: Path):
     run = make_run(tmp_path / "run", logged=1)
-    save_model(run, pretrain_spec(load_recipe("videomae-ucf101", overrides=["model.backbone=vit-tiny"])))
+    recipe = load_recipe("videomae-ucf101", overrides=["model.backbone=vit-tiny"])
+    save_model(run, pretrain_spec(recipe, tokenizer=None))
     append(run, json.dumps({"step": 2, "loss": 1.0, "lr": 0.1, "clips_per_second": 1.0}) + "\n")
     assert plot(run, "--x", "gflops", "--out", tmp_path / "c.png").stdout

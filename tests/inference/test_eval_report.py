@@ -1,4 +1,4 @@
-"""The report of a test: who is taken for whom, sweeps over kept shares, files that are not replaced."""
+"""The report of an evaluation: confused classes, sweeps over keep ratios, files that are not replaced."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from small_runs import RECIPE, refused, run
 
 import everest
 from everest.data.classes import Classes
-from everest.inference.accuracy import HeadScores
+from everest.inference.accuracy import HeadPredictions
 from everest.inference.confusion import (
     Mistake,
     class_results,
@@ -21,7 +21,7 @@ from everest.inference.confusion import (
     draw_confusion,
     surest_mistakes,
 )
-from everest.inference.multi_view import score_shares
+from everest.inference.multi_view import evaluate_views
 from everest.models.classifier import VideoClassifier
 from everest.profiling.profile import stage_cost
 from everest.system.accelerator import make_accelerator
@@ -36,25 +36,25 @@ def trained(clip_files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-def head(labels: list[int], probabilities: list[list[float]]) -> HeadScores:
+def head(labels: list[int], probabilities: list[list[float]]) -> HeadPredictions:
     """One view a video."""
-    return HeadScores(
+    return HeadPredictions(
         labels=np.array(labels), probabilities=np.array(probabilities, dtype=np.float32)[:, None]
     )
 
 
 # Three videos of class 0, one of class 1, none of class 2.
-SCORES = head([0, 0, 0, 1], [[0.6, 0.4, 0], [0.2, 0.7, 0.1], [0.0, 0.25, 0.75], [0.9, 0.1, 0.0]])
+HEAD = head([0, 0, 0, 1], [[0.6, 0.4, 0], [0.2, 0.7, 0.1], [0.0, 0.25, 0.75], [0.9, 0.1, 0.0]])
 NAMES = ["run", "sit", "jump"]
 
 
 def test_confusions_are_counted_by_true_and_predicted_class():
-    assert count_confusions(SCORES).tolist() == [[1, 1, 1], [1, 0, 0], [0, 0, 0]]
+    assert count_confusions(HEAD).tolist() == [[1, 1, 1], [1, 0, 0], [0, 0, 0]]
 
 
 def test_classes_come_with_the_worst_first_and_the_empty_last():
-    rows = class_results(count_confusions(SCORES), NAMES)
-    assert [(r.name, r.support, r.right, r.confused_with, r.confused) for r in rows] == [
+    rows = class_results(count_confusions(HEAD), NAMES)
+    assert [(r.name, r.support, r.correct, r.confused_with, r.confused) for r in rows] == [
         ("sit", 1, 0, "run", 1),
         ("run", 3, 1, "sit", 1),
         ("jump", 0, 0, None, 0),
@@ -63,7 +63,7 @@ def test_classes_come_with_the_worst_first_and_the_empty_last():
 
 
 def test_the_surest_mistakes_come_first():
-    found = surest_mistakes(SCORES, list("abcd"), NAMES, most=2)
+    found = surest_mistakes(HEAD, list("abcd"), NAMES, most=2)
     assert [(m.video, m.label, m.predicted) for m in found] == [("d", "sit", "run"), ("c", "run", "jump")]
     assert found[0] == Mistake(
         video="d",
@@ -83,7 +83,7 @@ def test_a_confusion_matrix_grows_with_its_classes(tmp_path: Path, count: int):
         assert picture.width > 300 + 9 * count
 
 
-def test_a_sweep_equals_tests_with_these_shares(trained: Path):
+def test_a_sweep_equals_evaluations_with_these_keep_ratios(trained: Path):
     swept = json.loads(run("eval", "-c", trained, "--json", "-q", "--keep", "0.25,0.6,1"))
     assert [(row["keep"], row["tokens"]) for row in swept["sweep"]] == [(0.25, 8), (0.6, 19), (1.0, 32)]
     assert [row["gmacs"] for row in swept["sweep"]] == sorted(row["gmacs"] for row in swept["sweep"])
@@ -97,10 +97,12 @@ def test_a_sweep_equals_tests_with_these_shares(trained: Path):
             assert row[name] == alone[name]
 
 
-def test_the_page_tells_what_the_predictions_file_tells(trained: Path, tmp_path: Path):
+def test_the_page_and_the_predictions_file_agree(trained: Path, tmp_path: Path):
     page, table = tmp_path / "page", tmp_path / "predictions.csv"
-    told = json.loads(run("eval", "-c", trained, "--json", "-q", "--report", page, "--predictions", table))
-    assert told["report"] == str(page / "index.html")
+    document = json.loads(
+        run("eval", "-c", trained, "--json", "-q", "--report", page, "--predictions", table)
+    )
+    assert document["report"] == str(page / "index.html")
     assert sorted(path.name for path in page.iterdir()) == ["confusion.png", "index.html"]
     text = (page / "index.html").read_text()
     wrong = [row for row in csv.DictReader(table.read_text().splitlines()) if row["correct"] == "0"]
@@ -123,17 +125,17 @@ def test_names_of_classes_are_text_and_no_markup(clip_files: Path, tmp_path: Pat
     assert "<b>bold" not in text
 
 
-def test_what_could_not_be_read_is_on_the_page(trained: Path, clip_files: Path, tmp_path: Path):
+def test_unreadable_videos_are_on_the_page(trained: Path, clip_files: Path, tmp_path: Path):
     (tmp_path / "broken.mp4").write_text("no video")
     lines = [f"{clip_files}/clip{i}.mp4 {i % 2}\n" for i in range(4)] + [f"{tmp_path}/broken.mp4 0\n"]
     (tmp_path / "list.csv").write_text("".join(lines))
     listed = ["--set", f"data.test={tmp_path}/list.csv"]
-    told = json.loads(run("eval", "-c", trained, "--json", "-q", *listed, "--report", tmp_path / "page"))
-    assert (told["videos"], told["skipped"]) == (4, 1)
+    document = json.loads(run("eval", "-c", trained, "--json", "-q", *listed, "--report", tmp_path / "page"))
+    assert (document["videos"], document["skipped"]) == (4, 1)
     assert "broken.mp4" in (tmp_path / "page" / "index.html").read_text().split('id="skipped"')[1]
 
 
-def test_nothing_is_replaced_unasked(trained: Path, tmp_path: Path):
+def test_nothing_is_replaced_by_default(trained: Path, tmp_path: Path):
     page, table = tmp_path / "page", tmp_path / "predictions.csv"
     page.mkdir()
     (page / "thesis.txt").write_text("precious")
@@ -149,13 +151,18 @@ def test_nothing_is_replaced_unasked(trained: Path, tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("keep", "message"),
-    [("0", "give shares"), ("half", "give shares"), ("1.5", "give shares"), ("0.5,0.5", "twice")],
+    [
+        ("0", "give keep ratios"),
+        ("half", "give keep ratios"),
+        ("1.5", "give keep ratios"),
+        ("0.5,0.5", "twice"),
+    ],
 )
-def test_shares_that_mean_nothing_are_refused(trained: Path, keep: str, message: str):
+def test_invalid_keep_ratios_are_refused(trained: Path, keep: str, message: str):
     assert message in refused("eval", "-c", trained, "-q", "--keep", keep, code=2)
 
 
-def test_a_share_that_leaves_no_token_is_refused_before_the_test(trained: Path):
+def test_a_share_that_leaves_no_token_is_refused_before_the_evaluation(trained: Path):
     assert "none is left to encode" in refused("eval", "-c", trained, "--keep", "0.01", code=2)
 
 
@@ -163,12 +170,12 @@ def test_every_video_is_decoded_once_for_all_shares(trained: Path, monkeypatch: 
     recipe = everest.load_recipe(trained / "recipe.yaml")
     model = everest.load_model(trained)
     assert isinstance(model, VideoClassifier)
-    clips = everest.data.stages.test_clips(recipe, Classes(count=2, names=None))
-    read, asked = clips.read, []
-    monkeypatch.setattr(clips, "read", lambda key: asked.append(key) or read(key))
+    clips = everest.data.stages.evaluation_clips(recipe, Classes(count=2, names=None))
+    read, requested = clips.read, []
+    monkeypatch.setattr(clips, "read", lambda key: requested.append(key) or read(key))
     accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=True)
     keeps = [None, 0.25, 0.5, 1.0]
-    found = score_shares(model, clips, accelerator, settings=recipe.train, report=silent, keeps=keeps)
-    assert asked == [(0, 0), (0, 1), (0, 2), (0, 3)]
+    found = evaluate_views(model, clips, accelerator, settings=recipe.train, report=silent, keeps=keeps)
+    assert requested == [(0, 0), (0, 1), (0, 2), (0, 3)]
     assert len(found) == 4
     assert (found[1].probabilities != found[3].probabilities).any()

@@ -1,4 +1,4 @@
-"""Features in files: what they are, and that a call which was killed goes on."""
+"""Features in files: their contents, and that a killed call resumes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 import everest
 from everest.errors import RecipeError
-from everest.system.row_store import RowStore
+from everest.system.row_store import RowStore, open_row_store
 from everest_cli.main import app
 
 VIEWS = ["--clips", "2", "--crops", "1"]
@@ -105,7 +105,7 @@ main()
 """
 
 
-def test_a_killed_call_goes_on_and_ends_with_the_same_features(
+def test_a_killed_call_resumes_and_ends_with_the_same_features(
     classifier_run: Path, clip_files: Path, tmp_path: Path
 ):
     (tmp_path / "text.mp4").write_text("no video")
@@ -121,7 +121,7 @@ def test_a_killed_call_goes_on_and_ends_with_the_same_features(
     assert not out.exists()
     assert len((parts / "journal.jsonl").read_text().splitlines()) == 23
     continued = called("extract", *options, "--out", out, code=4)
-    assert "going on after 21 of 40 videos" in continued.stderr  # seven whole batches
+    assert "resuming after 21 of 40 videos" in continued.stderr  # seven whole batches
     assert not parts.exists()
     called("extract", *options, "--out", tmp_path / "unbroken.safetensors", "-q", code=4)
     found, expected = (load_file(tmp_path / f"{name}.safetensors") for name in ("f", "unbroken"))
@@ -136,7 +136,7 @@ from everest.inference import features
 from everest_cli.main import main
 def full(*given):
     raise OSError(errno.ENOSPC, "No space left on device", "f.npz")
-features._join = full
+features._write_features = full
 main()
 """
 
@@ -147,18 +147,18 @@ def test_a_call_that_ended_after_its_last_video_has_only_to_join(
     command = ["extract", clip_files, "-c", classifier_run, "--out", tmp_path / "f.npz"]
     ended = subprocess.run([sys.executable, "-c", DISK_FULL_WHEN_PARTS_ARE_JOINED, *map(str, command)])
     assert ended.returncode == 5
-    assert "going on after 4 of 4 videos" in called(*command).stderr
+    assert "resuming after 4 of 4 videos" in called(*command).stderr
     with np.load(tmp_path / "f.npz") as file:
         assert len(file["features"]) == 4
 
 
 def test_parts_of_other_work_are_not_mixed(classifier_run: Path, clip_files: Path, tmp_path: Path):
     out = tmp_path / "f.npz"
-    with RowStore(tmp_path / "f.npz.parts", {"weights": "others", "features": "video"}, batch=1):
+    with open_row_store(tmp_path / "f.npz.parts", {"weights": "others", "features": "video"}, batch=1):
         busy = called("extract", clip_files, "-c", classifier_run, "--out", out, code=2).stderr
-    assert "f.npz.parts: another process writes it now" in busy
+    assert "f.npz.parts: another process writes there now" in busy
     refused = called("extract", clip_files, "-c", classifier_run, "--out", out, code=2).stderr
-    assert "holds a part of other work (other weights, videos, views, precision)" in refused
+    assert "holds rows of another command (other weights, videos, views, precision)" in refused
     assert "--overwrite" in refused
     called("extract", clip_files, "-c", classifier_run, "--out", out, "--overwrite")
     with np.load(out) as file:
@@ -200,14 +200,14 @@ def test_rows_survive_whatever_a_kill_leaves_of_them(
     wanted = [*wanted, True]  # a store of problems alone has no arrays
     with tempfile.TemporaryDirectory() as folder:
         made: list[int] = []
-        with RowStore(Path(folder), {"plan": 1}, batch=batch) as store:
+        with open_row_store(Path(folder), {"plan": 1}, batch=batch) as store:
             stored(store, wanted[:killed], made)
         journal = Path(folder) / "journal.jsonl"
         whole = journal.read_bytes()
         journal.write_bytes(whole[: max(len(whole) - lost, 0)])
         for file in Path(folder).glob("*.bin"):  # numbers that the journal does not count yet
             file.write_bytes(file.read_bytes() + bytes(torn))
-        with RowStore(Path(folder), {"plan": 1}, batch=batch) as store:
+        with open_row_store(Path(folder), {"plan": 1}, batch=batch) as store:
             stored(store, wanted, made)
             arrays = store.arrays()
             assert store.samples == [
@@ -221,15 +221,19 @@ def test_rows_survive_whatever_a_kill_leaves_of_them(
 
 def test_a_store_has_one_writer_and_one_plan(tmp_path: Path):
     with (
-        RowStore(tmp_path, {"plan": 1}, batch=1),
-        pytest.raises(RecipeError, match="another process writes it"),
+        open_row_store(tmp_path, {"plan": 1}, batch=1),
+        pytest.raises(RecipeError, match="another process writes there"),
+        open_row_store(tmp_path, {"plan": 1}, batch=1),
     ):
-        RowStore(tmp_path, {"plan": 1}, batch=1)
-    with pytest.raises(RecipeError, match=r"other work \(other plan\)"):
-        RowStore(tmp_path, {"plan": 2}, batch=1)
+        pass
+    with (
+        pytest.raises(RecipeError, match=r"another command \(other plan\)"),
+        open_row_store(tmp_path, {"plan": 2}, batch=1),
+    ):
+        pass
 
 
-def test_damaged_parts_are_told_and_not_continued(classifier_run: Path, clip_files: Path, tmp_path: Path):
+def test_damaged_parts_are_reported_and_not_continued(classifier_run: Path, clip_files: Path, tmp_path: Path):
     out = tmp_path / "features.safetensors"
     parts = tmp_path / f"{out.name}.parts"
     parts.mkdir()

@@ -30,9 +30,9 @@ def views(video: Path, *, frames: int, size: int, stride: int, clips: int) -> Te
 
 def test_predictions_are_the_mean_probabilities_of_the_views(classifier_run: Path, clip_files: Path):
     videos = [clip_files / "clip0.mp4", clip_files / "clip1.mp4"]
-    told = json.loads(called("predict", *videos, "-c", classifier_run, *VIEWS, "--json").stdout)
+    rows = json.loads(called("predict", *videos, "-c", classifier_run, *VIEWS, "--json").stdout)
     model = everest.load_model(classifier_run)
-    for row, video in zip(told, videos, strict=True):
+    for row, video in zip(rows, videos, strict=True):
         x = views(video, frames=4, size=32, stride=2, clips=2)
         with torch.no_grad():
             expected = model(x).softmax(dim=-1).mean(dim=0)
@@ -42,17 +42,17 @@ def test_predictions_are_the_mean_probabilities_of_the_views(classifier_run: Pat
         assert found == pytest.approx(expected.sort(descending=True).values.tolist(), abs=2e-6)
 
 
-def test_predictions_are_those_of_eval(classifier_run: Path, clip_files: Path, tmp_path: Path):
+def test_predictions_equal_those_of_eval(classifier_run: Path, clip_files: Path, tmp_path: Path):
     called("eval", "-c", classifier_run, "--predictions", tmp_path / "eval.csv", "-q")
     with (tmp_path / "eval.csv").open() as file:
         expected = {
             row["video"]: (row["predicted"], float(row["probability"])) for row in csv.DictReader(file)
         }
     for options in ([], ["--batch", 3]):
-        told = json.loads(
+        rows = json.loads(
             called("predict", clip_files / "train.csv", "-c", classifier_run, *options, "--json").stdout
         )
-        found = {row["video"]: row["predictions"][0] for row in told}
+        found = {row["video"]: row["predictions"][0] for row in rows}
         assert found.keys() == expected.keys()
         for video, (label, probability) in expected.items():
             assert found[video]["label"] == label
@@ -61,18 +61,16 @@ def test_predictions_are_those_of_eval(classifier_run: Path, clip_files: Path, t
 
 def test_a_list_may_name_segments_and_begin_elsewhere(classifier_run: Path, clip_files: Path, tmp_path: Path):
     (tmp_path / "list.csv").write_text("path,start,end\nclip0.mp4,0.5,1.5\nclip0.mp4,,\n")
-    told = json.loads(
+    rows = json.loads(
         called("predict", tmp_path / "list.csv", "--data", clip_files, "-c", classifier_run, "--json").stdout
     )
     video = str(clip_files / "clip0.mp4")
-    assert [row["video"] for row in told] == [f"{video}#0.5s-1.5s", video]
+    assert [row["video"] for row in rows] == [f"{video}#0.5s-1.5s", video]
     (whole,) = json.loads(called("predict", video, "-c", classifier_run, "--json").stdout)
-    assert told[1] == whole != told[0]
+    assert rows[1] == whole != rows[0]
 
 
-def test_a_list_goes_on_without_the_files_that_are_not_there(
-    classifier_run: Path, clip_files: Path, tmp_path: Path
-):
+def test_missing_files_of_a_list_are_skipped(classifier_run: Path, clip_files: Path, tmp_path: Path):
     (tmp_path / "list.txt").write_text(f"{clip_files}/clip0.mp4\n{tmp_path}/gone.mp4\n")
     result = called("predict", tmp_path / "list.txt", "-c", classifier_run, "--json", code=4)
     here, gone = json.loads(result.stdout)
@@ -104,18 +102,21 @@ def test_a_video_that_cannot_be_read_stops_no_other(classifier_run: Path, clip_f
         assert json.loads(file.metadata()["videos"]) == [str(tmp_path / "a.mp4"), str(tmp_path / "c.mp4")]
 
 
-def test_weights_without_a_recipe_tell_how_videos_are_seen(
+def test_weights_without_a_recipe_name_the_recipe_that_is_used(
     classifier_run: Path, clip_files: Path, tmp_path: Path
 ):
     weights = tmp_path / "alone.safetensors"
     shutil.copy(classifier_run / "model.safetensors", weights)
     video, options = clip_files / "clip0.mp4", ["-c", weights, "--json", "--cpu"]
-    unsaid = called("predict", video, *options)
-    assert f"{weights}: no recipe.yaml beside it, so clips are drawn as recipe ucf101 says" in unsaid.stderr
-    said = called("predict", video, *options, "--recipe", classifier_run / "recipe.yaml")
-    assert "no recipe.yaml" not in said.stderr
+    without_recipe = called("predict", video, *options)
+    assert (
+        f"{weights}: no recipe.yaml next to it, so clips are drawn as in recipe ucf101"
+        in without_recipe.stderr
+    )
+    with_recipe = called("predict", video, *options, "--recipe", classifier_run / "recipe.yaml")
+    assert "no recipe.yaml" not in with_recipe.stderr
     of_run = called("predict", video, "-c", classifier_run, "--json", "--cpu")
-    assert json.loads(said.stdout) == json.loads(of_run.stdout) != json.loads(unsaid.stdout)
+    assert json.loads(with_recipe.stdout) == json.loads(of_run.stdout) != json.loads(without_recipe.stdout)
 
 
 def test_a_name_that_is_no_utf8_reaches_the_table(classifier_run: Path, clip_files: Path, tmp_path: Path):
@@ -127,7 +128,7 @@ def test_a_name_that_is_no_utf8_reaches_the_table(classifier_run: Path, clip_fil
 
 
 @pytest.mark.parametrize("kind", ["classifier", "pretrain"])
-def test_features_are_those_of_the_model(
+def test_features_equal_those_of_the_model(
     classifier_run: Path, autoencoder_run: Path, clip_files: Path, tmp_path: Path, kind: str
 ):
     checkpoint = classifier_run if kind == "classifier" else autoencoder_run
@@ -159,17 +160,19 @@ def test_a_checkpoint_of_transformers_predicts_what_transformers_does(tmp_path: 
         num_labels=3,
         id2label={0: "run", 1: "walk", 2: "swim"},
     )
-    theirs = transformers.VideoMAEForVideoClassification(config).eval()
-    for parameter in theirs.parameters():
+    reference = transformers.VideoMAEForVideoClassification(config).eval()
+    for parameter in reference.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
-    theirs.save_pretrained(tmp_path / "hf")
-    called("convert", tmp_path / "hf", "--out", tmp_path / "ours.safetensors")
+    reference.save_pretrained(tmp_path / "hf")
+    called("convert", tmp_path / "hf", "--out", tmp_path / "converted.safetensors")
     video = clip_files / "clip3.mp4"
-    options = ["-c", tmp_path / "ours.safetensors", "--clips", 1, "--crops", 1]
+    options = ["-c", tmp_path / "converted.safetensors", "--clips", 1, "--crops", 1]
     (row,) = json.loads(called("predict", video, *options, "--json").stdout)
-    x = views(video, frames=8, size=32, stride=4, clips=1)  # a checkpoint alone is seen as by ucf101
+    x = views(
+        video, frames=8, size=32, stride=4, clips=1
+    )  # clips of a checkpoint alone are drawn as in ucf101
     with torch.no_grad():
-        expected = theirs(x.transpose(1, 2)).logits.softmax(dim=-1)[0]
+        expected = reference(x.transpose(1, 2)).logits.softmax(dim=-1)[0]
     found = {p["label"]: p["probability"] for p in row["predictions"]}
     assert [found[name] for name in ("run", "walk", "swim")] == pytest.approx(expected.tolist(), abs=1e-5)
 
@@ -190,7 +193,7 @@ def test_a_checkpoint_of_transformers_predicts_what_transformers_does(tmp_path: 
         ),
     ],
 )
-def test_what_cannot_be_is_told_in_one_line(
+def test_errors_are_one_line(
     classifier_run: Path, clip_files: Path, tmp_path: Path, arguments: list[str], code: int, message: str
 ):
     (tmp_path / "empty").mkdir()

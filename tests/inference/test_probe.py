@@ -20,12 +20,12 @@ from everest.data.samples import Sample
 from everest.inference.model import OpenedModel
 from everest.inference.probe import encode_set
 from everest.inference.probe_heads import (
-    NEIGHBOURS,
+    NEIGHBORS,
     TEMPERATURE,
     attentive,
     held_out,
     linear,
-    nearest_neighbours,
+    nearest_neighbors,
 )
 from everest.system.events import silent
 
@@ -41,24 +41,24 @@ def probed(*arguments: object) -> dict[str, Any]:
     return json.loads(called("probe", *arguments, "--json", "-q").stdout)
 
 
-def test_neighbours_vote_by_their_cosine():
+def test_neighbors_vote_by_their_cosine():
     rng = np.random.default_rng(0)
-    features, asked = (rng.normal(size=(n, 8)).astype(np.float32) for n in (60, 5))
+    features, test = (rng.normal(size=(n, 8)).astype(np.float32) for n in (60, 5))
     labels = rng.integers(0, 3, size=60)
-    found, told = nearest_neighbours(features, labels, asked, 4)
-    assert told == {"neighbours": NEIGHBOURS, "temperature": TEMPERATURE}
-    for row, one in zip(found, asked, strict=True):
+    found, report = nearest_neighbors(features, labels, test, 4)
+    assert report == {"neighbours": NEIGHBORS, "temperature": TEMPERATURE}
+    for row, one in zip(found, test, strict=True):
         cosine = features @ one / np.linalg.norm(features, axis=1) / np.linalg.norm(one)
         votes = np.zeros(4)
-        for place in np.argsort(-cosine)[:NEIGHBOURS]:
+        for place in np.argsort(-cosine)[:NEIGHBORS]:
             votes[labels[place]] += np.exp(cosine[place] / TEMPERATURE)
         np.testing.assert_allclose(row, votes / votes.sum(), rtol=1e-4)
 
 
-def test_fewer_videos_than_neighbours_all_vote():
+def test_fewer_videos_than_neighbors_all_vote():
     features = np.eye(3, dtype=np.float32)
-    found, told = nearest_neighbours(features, np.array([0, 1, 1]), features[:1], 2)
-    assert told["neighbours"] == 3
+    found, report = nearest_neighbors(features, np.array([0, 1, 1]), features[:1], 2)
+    assert report["neighbours"] == 3
     assert found[0, 0] > 0.999
 
 
@@ -77,9 +77,9 @@ def test_a_linear_probe_separates_what_a_plane_does_and_knows_absent_classes():
     labels = rng.integers(0, 2, size=80) * 2  # class 1 has no training video
     features = rng.normal(size=(80, 16)).astype(np.float32) * np.linspace(1, 1000, 16, dtype=np.float32)
     features[:, 0] += 6 * (labels - 1)
-    found, told = linear(features[:60], labels[:60], features[60:], 3, seed=0)
-    assert told["converged"]
-    assert told["held_out"] == sum(sum(labels[:60] == label) // 5 for label in (0, 2))
+    found, report = linear(features[:60], labels[:60], features[60:], 3, seed=0)
+    assert report["converged"]
+    assert report["held_out"] == sum(sum(labels[:60] == label) // 5 for label in (0, 2))
     assert found.shape == (20, 3)
     np.testing.assert_allclose(found.sum(axis=1), 1, rtol=1e-5)
     assert (found[:, 1] == 0).all()
@@ -117,33 +117,33 @@ def test_an_encoder_of_either_kind_is_probed_the_same_each_time(
 ):
     (tmp_path / "test.csv").write_text("".join(f"{clip_files}/clip{i}.mp4 {i % 2}\n" for i in (1, 2, 3)))
     command = ["-c", runs[kind], "--set", f"data.test={tmp_path}/test.csv"]
-    told = probed(*command)
-    assert set(told["probes"]) == {"knn", "linear", "attentive"}
-    for found in told["probes"].values():
+    result = probed(*command)
+    assert set(result["probes"]) == {"knn", "linear", "attentive"}
+    for found in result["probes"].values():
         assert {"top1", "top5", "mean_class_accuracy"} <= found.keys()
         assert found["top5"] == 100
         assert found["top1"] in (0.0, 33.3333, 66.6667, 100.0)
-    assert (told["chance"], told["majority"]) == (50, 66.6667)
-    assert (told["train"], told["test"], told["skipped"], told["seed"]) == (4, 3, 0, 0)
+    assert (result["chance"], result["majority"]) == (50, 66.6667)
+    assert (result["train"], result["test"], result["skipped"], result["seed"]) == (4, 3, 0, 0)
     if kind == "finetune":
-        assert {**probed(*command), "seconds": 0} == {**told, "seconds": 0}
+        assert {**probed(*command), "seconds": 0} == {**result, "seconds": 0}
     some = probed(*command, "--probes", "linear,knn", "--seed", 3)
     assert list(some["probes"]) == ["linear", "knn"]
     assert some["seed"] == 3
-    assert some["probes"]["knn"] == told["probes"]["knn"]
+    assert some["probes"]["knn"] == result["probes"]["knn"]
 
 
-def test_its_features_are_those_of_extract(runs: dict[str, Path], clip_files: Path, tmp_path: Path):
+def test_its_features_equal_those_of_extract(runs: dict[str, Path], clip_files: Path, tmp_path: Path):
     one = {"clips": 1, "crops": 1}
     options = [clip_files / "train.csv", "-c", runs["finetune"], "--clips", 1, "--crops", 1, "-q"]
     samples = [Sample(path=str(clip_files / f"clip{i}.mp4"), labels=(i % 2,)) for i in range(4)]
     recipe = load_recipe(runs["finetune"] / "recipe.yaml")
     model = OpenedModel.open(runs["finetune"] / "model.safetensors", recipe=recipe, **one)
     found = encode_set(model, samples, tmp_path / "set", with_tokens=True, batch=1, report=silent)
-    for level, ours in (("video", found.features), ("tokens", found.tokens)):
+    for level, encoded in (("video", found.features), ("tokens", found.tokens)):
         called("extract", *options, "--features", level, "--out", tmp_path / f"{level}.safetensors")
-        theirs = load_file(tmp_path / f"{level}.safetensors")["features"].numpy()
-        assert np.array_equal(ours, theirs.reshape(ours.shape))
+        extracted = load_file(tmp_path / f"{level}.safetensors")["features"].numpy()
+        assert np.array_equal(encoded, extracted.reshape(encoded.shape))
     assert found.labels.tolist() == [[0], [1], [0], [1]]
     classifier = everest.load_model(runs["finetune"])
     logits = classifier.head(torch.from_numpy(found.features)).softmax(dim=-1)
@@ -161,23 +161,21 @@ def test_several_heads_are_judged_one_by_one(runs: dict[str, Path], clip_files: 
     lists = [f"--set=data.{part}={tmp_path}/list.csv" for part in ("train", "test")]
     heads = ["--set", "data.heads={verb: 2, noun: 3}", "--set", "data.num_classes=null"]
     command = ["-c", runs["pretrain"], *lists, *heads, "--probes", "knn,linear"]
-    told = probed(*command)
-    assert list(told["heads"]) == ["verb", "noun"]
-    assert [told["heads"][name]["chance"] for name in ("verb", "noun")] == [50, 33.3333]
+    result = probed(*command)
+    assert list(result["heads"]) == ["verb", "noun"]
+    assert [result["heads"][name]["chance"] for name in ("verb", "noun")] == [50, 33.3333]
     assert "verb knn" in called("probe", *command).stdout
 
 
-def test_what_cannot_be_read_is_left_out_until_it_is_too_much(
-    runs: dict[str, Path], clip_files: Path, tmp_path: Path
-):
+def test_unreadable_videos_are_skipped_up_to_a_limit(runs: dict[str, Path], clip_files: Path, tmp_path: Path):
     for name in "abcde":
         (tmp_path / f"{name}.mp4").write_text("no video")
     good = [f"{clip_files}/clip{i}.mp4 {i % 2}" for i in range(4)]
     (tmp_path / "one.csv").write_text("\n".join([*good, f"{tmp_path}/a.mp4 0"]))
     (tmp_path / "many.csv").write_text("\n".join([*good, *(f"{tmp_path}/{name}.mp4 0" for name in "abcde")]))
     command = ["-c", runs["pretrain"], "--probes", "knn"]
-    told = probed(*command, "--set", f"data.train={tmp_path}/one.csv")
-    assert (told["train"], told["skipped"]) == (4, 1)
+    result = probed(*command, "--set", f"data.train={tmp_path}/one.csv")
+    assert (result["train"], result["skipped"]) == (4, 1)
     refused = called("probe", *command, "--set", f"data.train={tmp_path}/many.csv", code=4)
     assert "5 of 9 videos could not be read, more than data.max_bad=0.01 allows" in refused.stderr
 
@@ -192,7 +190,7 @@ def test_what_cannot_be_read_is_left_out_until_it_is_too_much(
         (["--keep", "0"], 2, "--keep 0: must be more than 0"),
     ],
 )
-def test_what_cannot_be_is_told_in_one_line(
+def test_errors_are_one_line(
     runs: dict[str, Path], clip_files: Path, tmp_path: Path, options: list[str], code: int, message: str
 ):
     (tmp_path / "one.csv").write_text(f"{clip_files}/clip0.mp4 0\n{clip_files}/clip1.mp4 0\n")

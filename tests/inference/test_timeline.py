@@ -1,4 +1,4 @@
-"""Windows over long footage: which, what is seen in them, and how they are told."""
+"""Windows over long footage: their times, their views, and the formats of their predictions."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_the_classes_of_a_window_are_those_of_the_segment(
             assert found["probability"] == pytest.approx(expected["probability"], abs=1e-5)
 
 
-def test_what_lies_before_the_damage_is_told(classifier_run: Path, clip_files: Path, tmp_path: Path):
+def test_windows_before_the_damage_are_reported(classifier_run: Path, clip_files: Path, tmp_path: Path):
     content = bytearray((clip_files / "clip2.mp4").read_bytes())
     begin = int(0.7 * len(content))
     content[begin : begin + 60] = b"\xff" * 60
@@ -107,10 +107,10 @@ def test_what_lies_before_the_damage_is_told(classifier_run: Path, clip_files: P
     options = ["-c", classifier_run, "--timeline", "--step", 0.25, "--json"]
     expected = json.loads(called("predict", whole, *options).stdout)[0]["windows"]
     for batch in (1, 3):
-        told = called(
+        ended = called(
             "predict", tmp_path / "hole.mp4", tmp_path / "text.mp4", *options, "--batch", batch, code=4
         )
-        damaged, text = json.loads(told.stdout)
+        damaged, text = json.loads(ended.stdout)
         assert re.fullmatch(r"frame \d+ of 32 cannot be decoded \(damaged file\)", damaged["error"])
         starts = [one["start"] for one in damaged["windows"]]
         assert starts == [one["start"] for one in expected[: len(starts)]]
@@ -118,7 +118,7 @@ def test_what_lies_before_the_damage_is_told(classifier_run: Path, clip_files: P
         assert text == {"video": str(tmp_path / "text.mp4"), "windows": [], "error": "not a video file"}
 
 
-def test_every_format_tells_the_same(classifier_run: Path, clip_files: Path, tmp_path: Path):
+def test_every_format_contains_the_same(classifier_run: Path, clip_files: Path, tmp_path: Path):
     video = clip_files / "clip1.mp4"
     options = ["-c", classifier_run, "--timeline", "--window", 1, "--step", 0.5, "--top", 2, "-q"]
     (row,) = json.loads(called("predict", video, *options, "--format", "json").stdout)
@@ -127,10 +127,10 @@ def test_every_format_tells_the_same(classifier_run: Path, clip_files: Path, tmp
         for one in row["windows"]
         for rank, found in enumerate(one["predictions"], start=1)
     ]
-    assert called("predict", video, *options, "-o", tmp_path / "told.csv").stdout.strip() == str(
-        tmp_path / "told.csv"
+    assert called("predict", video, *options, "-o", tmp_path / "windows.csv").stdout.strip() == str(
+        tmp_path / "windows.csv"
     )
-    with (tmp_path / "told.csv").open() as file:
+    with (tmp_path / "windows.csv").open() as file:
         lines = list(csv.DictReader(file))
     assert [
         (
@@ -157,11 +157,11 @@ def test_every_format_tells_the_same(classifier_run: Path, clip_files: Path, tmp
 
 def test_several_heads_and_errors_have_their_columns():
     found = [{"label": "cut", "index": 3, "probability": 0.75}]
-    told = [
+    predictions = [
         {"video": "a, b.mp4", "heads": {"verb": found, "noun": found}},
         {"video": "c.mp4", "error": "empty file"},
     ]
-    assert list(csv.DictReader(io.StringIO(as_csv(told)))) == [
+    assert list(csv.DictReader(io.StringIO(as_csv(predictions)))) == [
         {
             "video": "a, b.mp4",
             "head": head,
@@ -183,7 +183,7 @@ def test_several_heads_and_errors_have_their_columns():
             "error": "empty file",
         }
     ]
-    assert as_table(told) == (
+    assert as_table(predictions) == (
         "a, b.mp4\n   75.0%  verb cut\n   75.0%  noun cut\nc.mp4\n  cannot be read: empty file\n"
     )
 
@@ -209,12 +209,12 @@ def test_options_that_do_not_go_together_are_named(
     classifier_run: Path, clip_files: Path, tmp_path: Path, options: list[str], message: str
 ):
     (tmp_path / "old.csv").write_text("mine")
-    told = [part.replace("THERE", str(tmp_path)).replace("CLIPS", str(clip_files)) for part in options]
-    assert message in called("predict", clip_files / "clip0.mp4", "-c", classifier_run, *told, code=2).stderr
+    named = [part.replace("THERE", str(tmp_path)).replace("CLIPS", str(clip_files)) for part in options]
+    assert message in called("predict", clip_files / "clip0.mp4", "-c", classifier_run, *named, code=2).stderr
     assert (tmp_path / "old.csv").read_text() == "mine"
 
 
-def test_a_folder_of_pictures_has_no_timeline(classifier_run: Path, clip_files: Path, tmp_path: Path):
+def test_a_folder_of_images_has_no_timeline(classifier_run: Path, clip_files: Path, tmp_path: Path):
     called(
         "select-frames",
         clip_files / "clip0.mp4",
@@ -223,8 +223,8 @@ def test_a_folder_of_pictures_has_no_timeline(classifier_run: Path, clip_files: 
         "--size",
         32,
         "--extract",
-        tmp_path / "pictures",
+        tmp_path / "images",
     )
-    (folder,) = (path.parent for path in list((tmp_path / "pictures").rglob("*.png"))[:1])
+    (folder,) = (path.parent for path in list((tmp_path / "images").rglob("*.png"))[:1])
     result = called("predict", folder, "-c", classifier_run, "--timeline", "--json", code=4)
-    assert "a folder of pictures has no seconds" in json.loads(result.stdout)[0]["error"]
+    assert "a folder of images has no seconds" in json.loads(result.stdout)[0]["error"]

@@ -24,7 +24,7 @@ from everest.methods.strategies import RedundancyRobust
 
 @pytest.mark.parametrize(
     ("slices", "alpha", "expected"),
-    # Table 13 asks for 10.4 and 14.4 pairs; in floating point 100 * 1.15 is less than 115.
+    # Table 13 has 10.4 and 14.4 pairs; in floating point 100 * 1.15 is less than 115.
     [(8, 1.5, 12), (8, 1.3, 10), (8, 1.8, 14), (8, 2.0, 16), (8, 1.0, 8), (8, 1.1, 8), (100, 1.15, 115)],
 )
 def test_candidates_are_the_floor_of_alpha_times_as_many(slices: int, alpha: float, expected: int):
@@ -102,7 +102,7 @@ def test_draw_uses_the_last_numbers_and_the_candidates_tokens():
     selection = FrameSelection(candidates=2)
     importance = torch.tensor([[0.0, 1.0, 5.0, 6.0]])
     noise = torch.tensor([[0.9, 0.9, 0.9, 0.9, 0.9, 0.2]])
-    strategy = RedundancyRobust(keep_ratio=0.5)  # both kept tokens lie in slice 1
+    strategy = RedundancyRobust(keep_ratio=0.5)  # both kept tokens are in slice 1
     assert selection.draw(strategy, importance, noise, clip).tolist() == [[1]]
     all_kept = RedundancyRobust(keep_ratio=1.0)  # equal counts: the larger number wins, as -log falls
     assert selection.draw(all_kept, importance, noise, clip).tolist() == [[0]]

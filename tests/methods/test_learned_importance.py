@@ -1,4 +1,4 @@
-"""LVMAE's selection: which tokens it encodes and asks for, by every score, and what must not decide it."""
+"""LVMAE's selection: the tokens that it encodes and predicts, for every score."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ def test_the_encoder_sees_the_same_tubes_whatever_scores(score):
     drawn = noise()
     chosen = LearnedImportance(score=score)(GRID, importance=noise(seed=1), noise=drawn)
     assert torch.equal(chosen.visible, Tube()(GRID, importance=None, noise=drawn).visible)
-    assert chosen.scored().all()  # nothing is seen and asked for at once
+    assert chosen.scored().all()  # no token is both visible and predicted
 
 
-def test_the_highest_unseen_scores_are_asked_for_and_the_rest_is_chance():
+def test_the_highest_unseen_scores_are_predicted_and_the_rest_is_random():
     drawn, scores = noise(), noise(seed=1)
     chosen = LearnedImportance(random_ratio=0.0)(GRID, importance=scores, noise=drawn)
     unseen = scores.scatter(1, chosen.visible, -1.0)
@@ -54,8 +54,8 @@ def test_the_highest_unseen_scores_are_asked_for_and_the_rest_is_chance():
 
 
 @pytest.mark.parametrize("score", ["learned", "random", "uniform-frames"])
-def test_chance_has_no_favourite_among_the_hidden_tokens(score):
-    """The tubes are drawn from the same numbers: what they say of the first slice must not decide there."""
+def test_the_random_part_favors_none_of_the_hidden_tokens(score):
+    """The tubes are drawn from the same numbers, which must not decide the target of the first slice."""
     grid, batch = TokenGrid(t=2, h=4, w=4), 4000
     drawn = noise(batch, grid)
     chosen = LearnedImportance(mask_ratio=0.5, keep_ratio=0.0, random_ratio=0.25, score=score)(
@@ -69,7 +69,7 @@ def test_chance_has_no_favourite_among_the_hidden_tokens(score):
     assert abs(first.mean() - 0.5) < 4 * deviation
 
 
-def test_equal_scores_keep_exactly_so_many_and_favour_no_slice():
+def test_equal_scores_keep_the_exact_number_and_favor_no_slice():
     batch = 500
     chosen = LearnedImportance(random_ratio=0.0)(
         GRID, importance=torch.ones(batch, GRID.num_tokens), noise=noise(batch)
@@ -112,7 +112,7 @@ def test_counts_follow_from_the_grid_alone(t, h, w, mask, keep, chance, score, s
     assert len(shapes) == 1
 
 
-def test_a_score_is_asked_of_what_measures_it():
+def test_each_score_comes_from_its_measure():
     frames, pixels = torch.rand(1, 3, 4, 4, 4), RawPixels((2, 2, 2))
     scores = torch.rand(1, 8)
     both = ScoredEmbedding(pixels, Given(scores))
@@ -145,7 +145,7 @@ def test_shares_that_exceed_all_tokens_are_refused():
 
 
 def test_the_share_kept_by_another_strategy_is_not_its_own(tmp_path):
-    """keep_ratio is EVEREST's rho_pre; here it is what the decoder is asked for."""
+    """keep_ratio is EVEREST's rho_pre; here it is the share that the decoder predicts."""
 
     def keep_ratio(recipe: str, *overrides: str) -> float:
         return load_recipe(recipe, overrides=overrides).pretrain.selection.keep_ratio

@@ -4,21 +4,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
 from everest.errors import RecipeError
 from everest.methods.grid import TokenGrid
 from everest.methods.importance import DISTANCES, change_importance, pixel_importance
-from everest.methods.masks import FrameWise, RunningCell
-from everest.methods.ranked import LearnedImportance
-from everest.methods.strategies import (
-    STRATEGIES,
-    AllTokens,
-    ByImportance,
-    FrameDifference,
-    RandomSpaceTime,
-    RedundancyRobust,
-    Tube,
-)
+from everest.methods.masks import FrameWise, RandomSpaceTime, RunningCell, Tube
+from everest.methods.ranked import ByImportance, FrameDifference, LearnedImportance, RedundancyRobust
+from everest.methods.strategies import STRATEGIES, AllTokens, StoredStrategy, TubeDropout
 
 GRIDS = {
     "16 frames": TokenGrid(t=8, h=14, w=14),
@@ -36,6 +29,7 @@ COUNTS = {
     FrameWise(): [(196, 1372), (392, 1960), (1568, 10976), (45, 135)],
     LearnedImportance(): [(160, 234), (240, 352), (1280, 1881), (20, 27)],
     LearnedImportance(score="all"): [(160, 1408), (240, 2112), (1280, 11264), (20, 160)],
+    TubeDropout(): [(1248, 0), (1872, 0), (9984, 0), (144, 0)],
     AllTokens(): [(1568, 0), (2352, 0), (12544, 0), (180, 0)],
 }
 
@@ -54,6 +48,38 @@ class Identity:
 def test_every_strategy_has_its_counts_tested():
     # Running cells have tests of their own: what they predict may be visible, and no grid may be odd.
     assert {type(strategy) for strategy in COUNTS} == set(STRATEGIES.values()) - {RunningCell}
+
+
+@pytest.mark.parametrize("strategy", [*COUNTS, RunningCell()], ids=lambda s: s.strategy)
+def test_a_strategy_that_does_not_draw_ignores_the_noise(strategy):
+    grid = TokenGrid(t=8, h=14, w=14)
+    importance, *noises = torch.rand(3, 2, grid.num_tokens).unbind()
+    first, second = (strategy(grid, importance=importance, noise=noise) for noise in noises)
+    assert torch.equal(first.visible, second.visible) != strategy.draws
+
+
+@pytest.mark.parametrize("strategy", [TubeDropout(keep_ratio=0.5), AllTokens()])
+def test_a_classifier_without_ranking_encodes_all_tokens_in_evaluation(strategy):
+    assert strategy.at_evaluation() == AllTokens()
+    assert strategy.at_evaluation(0.3) == RedundancyRobust(keep_ratio=0.3, visible_ratio=None)
+
+
+def test_a_ranking_encodes_the_same_share_in_evaluation():
+    selector = RedundancyRobust(keep_ratio=0.6, visible_ratio=None)
+    assert selector.at_evaluation() is selector
+    assert selector.at_evaluation(0.3).keep_ratio == 0.3
+
+
+@pytest.mark.parametrize(
+    ("stored", "strategy"),
+    [
+        ({"strategy": "tube", "mask_ratio": 0.9, "keep_ratio": 0.75}, TubeDropout(keep_ratio=0.75)),
+        ({"strategy": "tube", "mask_ratio": 0.75, "keep_ratio": None}, Tube(mask_ratio=0.75)),
+        ({"strategy": "tube", "mask_ratio": 0.75}, Tube(mask_ratio=0.75)),
+    ],
+)
+def test_settings_of_older_checkpoints_are_read(stored, strategy):
+    assert TypeAdapter(StoredStrategy).validate_python(stored) == strategy
 
 
 @pytest.mark.parametrize("strategy", COUNTS, ids=lambda s: f"{s.strategy}-{getattr(s, 'visible_ratio', '')}")
@@ -99,6 +125,14 @@ def test_tube_masks_the_same_places_in_every_slice():
     assert (places == places[0]).all()
 
 
+def test_tube_dropout_keeps_the_places_that_a_tube_would_encode():
+    grid = TokenGrid(t=4, h=4, w=4)
+    noise = torch.rand(2, grid.num_tokens)
+    tube = Tube(mask_ratio=0.25)(grid, importance=None, noise=noise)
+    dropout = TubeDropout(keep_ratio=0.75)(grid, importance=None, noise=noise)
+    assert torch.equal(dropout.visible, tube.visible)
+
+
 # Two slices of one place: the tubelet's six values before and after.
 BEFORE = torch.tensor([1.0, 2.0, 3.0, 4.0, 0.0, 0.0])
 AFTER = torch.tensor([1.0, 0.0, 3.0, 1.0, 2.0, 0.0])
@@ -106,7 +140,7 @@ BY_HAND = {
     "l2": 17**0.5,  # differences 0, -2, 0, -3, 2, 0
     "l1": 7.0,
     "neg-cosine": -14 / (30 * 15) ** 0.5,
-    # centred: before -2/3 + ..., Pearson r = (14/6 - 10/6 * 7/6) / (sd * sd)
+    # centered: before -2/3 + ..., Pearson r = (14/6 - 10/6 * 7/6) / (sd * sd)
     "neg-cka": -(((14 / 6 - 10 / 6 * 7 / 6) ** 2) / ((30 / 6 - (10 / 6) ** 2) * (15 / 6 - (7 / 6) ** 2))),
 }
 

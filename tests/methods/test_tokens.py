@@ -78,8 +78,8 @@ def test_a_choice_that_can_be_meant_passes():
     ("visible", "target", "message"),
     [
         ([[2, 1]], [[3, 4]], "selection.visible: ids must ascend"),
-        ([[1, 2]], [[4, 4]], "selection.target: ids must ascend along a row, each once"),
-        ([[-1, 2]], [[3, 4]], "selection.visible: ids from -1 to 2; a clip's tokens count 0 to 7"),
+        ([[1, 2]], [[4, 4]], "selection.target: ids must ascend in each row, without duplicates"),
+        ([[-1, 2]], [[3, 4]], "selection.visible: ids from -1 to 2; a clip has the tokens 0 to 7"),
         ([[1, 2]], [[3, 8]], "selection.target: ids from 3 to 8"),
         ([[1, 2]] * 2, [[3, 4]] * 2, r"expected ids of shape \(1, K\) for 1 clips, got \(2, 2\)"),
         ([1, 2], [3, 4], r"expected ids of shape \(1, K\)"),
@@ -96,7 +96,7 @@ def test_a_choice_that_cannot_be_meant_says_why(visible, target, message):
 def test_a_choice_names_tokens(part):
     ids = {"visible": torch.tensor([[1]]), "target": torch.tensor([[2]])}
     ids[part] = ids[part][:, :0]
-    with pytest.raises(ValueError, match=f"selection.{part}: names no token"):
+    with pytest.raises(ValueError, match=f"selection.{part}: contains no token"):
         TokenSelection(**ids).check(GRID, batch=1)
 
 

@@ -1,4 +1,4 @@
-"""What a step computes and keeps, counted: the goals that hold on every machine."""
+"""The computation and the saved bytes of a step, counted: goals that hold on every machine."""
 
 from __future__ import annotations
 

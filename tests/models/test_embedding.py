@@ -1,4 +1,4 @@
-"""Tubelets to tokens, and where tokens stand."""
+"""The tubelet embedding and the position tables."""
 
 from __future__ import annotations
 
@@ -61,17 +61,17 @@ def sha256(table: torch.Tensor) -> str:
 
 def test_separable_positions_are_those_that_mvd_stores(golden: Callable[[str], Path]):
     tables = json.loads(golden("token_counts.json").read_text())["mvd_3d_sincos"]["tables"]
-    for name, told in tables.items():
+    for name, expected in tables.items():
         shape, width = name.split("_")
         t, h, w = map(int, shape.split("x"))
         table = separable_positions(TokenGrid(t=t, h=h, w=w), int(width))
-        assert table.double().sum().item() == pytest.approx(told["sum"], rel=1e-6)
-        assert table.double().abs().sum().item() == pytest.approx(told["abs_sum"], rel=1e-6)
+        assert table.double().sum().item() == pytest.approx(expected["sum"], rel=1e-6)
+        assert table.double().abs().sum().item() == pytest.approx(expected["abs_sum"], rel=1e-6)
         quarter = int(width) // 4
-        assert table[1, :6].tolist() == pytest.approx(told["row1_first6"], abs=1e-6)
-        ours = table[1, quarter : quarter + len(told["row1_at_quarter"])].tolist()
-        assert ours == pytest.approx(told["row1_at_quarter"], abs=1e-6)
-        assert sha256(table) == told["sha256_float32_le"]
+        assert table[1, :6].tolist() == pytest.approx(expected["row1_first6"], abs=1e-6)
+        quarter_row = table[1, quarter : quarter + len(expected["row1_at_quarter"])].tolist()
+        assert quarter_row == pytest.approx(expected["row1_at_quarter"], abs=1e-6)
+        assert sha256(table) == expected["sha256_float32_le"]
 
 
 def test_separable_positions_of_a_short_clip_are_the_first_of_a_long_one():

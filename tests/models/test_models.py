@@ -1,4 +1,4 @@
-""""""
+"""The autoencoder and the classifier: parameter counts, shapes, invalid input, checkpoints of settings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from tiny_models import TINY, tiny
 
 import everest
-from everest.config.settings import FrameSelectionSettings, ModelSettings, TargetSettings
+from everest.config.settings import FrameSelectionSettings, ModelSettings, PixelTargetSettings
 from everest.methods.frame_selection import FrameSelection
 from everest.methods.grid import TokenSelection, patchify
 from everest.methods.strategies import AllTokens, RandomSpaceTime, RedundancyRobust, Tube
@@ -25,12 +25,12 @@ NAMES = {"small": "vit-s", "base": "vit-b", "large": "vit-l"}
 def test_parameters_are_as_many_as_the_released_models_have(
     golden: Callable[[str], Path], official: str, kind: str
 ):
-    told = json.loads(golden("parameter_counts.json").read_text())
+    counts = json.loads(golden("parameter_counts.json").read_text())
     stage = "pretrain" if kind == "pretrain" else "finetune"
     with torch.device("meta"):
         model = everest.create_model(NAMES[official], kind=kind, num_classes=400)
     count = sum(p.numel() for p in model.parameters())
-    assert count == told[f"everest_{stage}_{official}"]["n_params"]
+    assert count == counts[f"everest_{stage}_{official}"]["n_params"]
 
 
 @pytest.mark.parametrize("strategy", [RedundancyRobust(), Tube(), RandomSpaceTime(visible_ratio=0.2)])
@@ -100,15 +100,15 @@ def test_checkpointing_changes_neither_loss_nor_gradients():
         "size": (32, 32),
         "model": ModelSettings(backbone="vit-tiny", tubelet=(2, 8, 8), **TINY),
         "selection": RedundancyRobust(),
-        "target": TargetSettings(),
+        "target": PixelTargetSettings(),
     }
     plain = ModelSpec(**spec).build().train()
     saving = ModelSpec(**spec, checkpointing=True).build().train()
     saving.load_state_dict(plain.state_dict())
     for model in (plain, saving):
         model(x, noise=noise).loss.backward()
-    for ours, theirs in zip(saving.parameters(), plain.parameters(), strict=True):
-        torch.testing.assert_close(ours.grad, theirs.grad)
+    for saved, expected in zip(saving.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(saved.grad, expected.grad)
 
 
 def test_weights_of_a_short_clip_load_into_a_longer_one():
@@ -124,19 +124,19 @@ def test_a_spec_survives_json():
         selection=RedundancyRobust(keep_ratio=0.5, visible_ratio=None, distance="l1"),
         num_classes=4,
     )
-    assert ModelSpec.of(json.loads(json.dumps(spec.dump())), source=Path("here")) == spec
+    assert ModelSpec.from_settings(json.loads(json.dumps(spec.dump())), source=Path("here")) == spec
 
 
 @pytest.mark.parametrize("kind", ["pretrain", "classifier"])
 @pytest.mark.parametrize(
     ("clips", "message"),
     [
-        (torch.zeros(1, 3, 8, 32, 32, dtype=torch.uint8), "torch.uint8: normalise them first"),
+        (torch.zeros(1, 3, 8, 32, 32, dtype=torch.uint8), "torch.uint8: normalize them first"),
         (torch.zeros(0, 3, 8, 32, 32), "an empty batch"),
         (torch.zeros(3, 8, 32, 32), "expected clips of shape"),
     ],
 )
-def test_clips_that_are_no_normalised_batch_are_refused(kind, clips, message):
+def test_clips_that_are_no_normalized_batch_are_refused(kind, clips, message):
     with pytest.raises(ValueError, match=message):
         tiny(kind, num_classes=3)(clips)
 
@@ -225,10 +225,10 @@ def test_frame_selection_survives_a_file_and_runs_on_meta():
         size=(32, 32),
         model=ModelSettings(backbone="vit-tiny", tubelet=(2, 8, 8), **TINY),
         selection=RedundancyRobust(),
-        target=TargetSettings(),
+        target=PixelTargetSettings(),
         frame_selection=FrameSelectionSettings(alpha=1.7, recompute=True),
     )
-    assert ModelSpec.of(spec.dump(), source=Path("model.safetensors")) == spec
+    assert ModelSpec.from_settings(spec.dump(), source=Path("model.safetensors")) == spec
     with torch.device("meta"):
         model = spec.build()
         assert model.frame_selection == FrameSelection(candidates=6, recompute=True)

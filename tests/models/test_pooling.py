@@ -1,4 +1,4 @@
-"""Pooling by class attention: the layer, its place in training, its checkpoints, what is computed with it."""
+"""Pooling by class attention: the layer, training, checkpoints, commands and costs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tiny_models import grouped, tiny
 
 import everest
 from everest.config.recipe import load_recipe
-from everest.methods.strategies import Tube
+from everest.methods.strategies import TubeDropout
 from everest.models.classifier import ClassAttentionPooling
 from everest.profiling.profile import cost_of
 
@@ -53,30 +53,30 @@ def trained(recipe: Path, pretrained: Path, tmp_path_factory: pytest.TempPathFac
 # --- the layer ----------------------------------------------------------------------------------------------
 
 
-def test_the_class_token_asks_once_for_what_attention_by_hand_gives():
+def test_the_class_token_attends_once_like_plain_attention():
     torch.manual_seed(0)
     pool = ClassAttentionPooling(24, heads=2).eval()
     tokens, block = torch.randn(3, 10, 24), pool.block
-    asking = pool.class_token.expand(3, 1, 24)
-    seen = block.norm1(torch.cat([asking, tokens], dim=1))  # (B, 1 + K, D)
+    class_token = pool.class_token.expand(3, 1, 24)
+    seen = block.norm1(torch.cat([class_token, tokens], dim=1))  # (B, 1 + K, D)
     q, k, v = (
         layer(part).unflatten(-1, (2, 12)).transpose(1, 2)
         for layer, part in ((block.attn.q, seen[:, :1]), (block.attn.k, seen), (block.attn.v, seen))
     )
     shares = (q @ k.transpose(-2, -1) / 12**0.5).softmax(dim=-1)
-    asking = asking + block.attn.proj((shares @ v).transpose(1, 2).flatten(2))
-    asking = asking + block.mlp(block.norm2(asking))
-    torch.testing.assert_close(pool(tokens), asking[:, 0])
+    class_token = class_token + block.attn.proj((shares @ v).transpose(1, 2).flatten(2))
+    class_token = class_token + block.mlp(block.norm2(class_token))
+    torch.testing.assert_close(pool(tokens), class_token[:, 0])
 
 
-def test_the_order_of_the_kept_tokens_is_nothing_to_it():
+def test_the_order_of_the_kept_tokens_does_not_matter():
     pool, tokens = ClassAttentionPooling(24, heads=2), torch.randn(2, 10, 24)
     torch.testing.assert_close(pool(tokens), pool(tokens[:, torch.randperm(10)]))
 
 
 @pytest.mark.parametrize("keep", [None, 0.25, 1.0])
 def test_every_parameter_learns_from_any_number_of_tokens(keep: float | None):
-    model = tiny("classifier", num_classes=3, selection=Tube(keep_ratio=0.75), **ATTENTION)
+    model = tiny("classifier", num_classes=3, selection=TubeDropout(keep_ratio=0.75), **ATTENTION)
     model(torch.randn(2, 3, 8, 32, 32), keep=keep).square().sum().backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
@@ -103,11 +103,11 @@ def test_other_poolings_have_no_weights():
 # --- runs ---------------------------------------------------------------------------------------------------
 
 
-def test_pretraining_knows_nothing_of_it(pretrained: Path):
+def test_pretraining_has_no_pooling_weights(pretrained: Path):
     assert not [name for name in weights(pretrained) if "pool" in name]
 
 
-def test_tubes_heads_and_a_pretrained_encoder_go_with_it(recipe: Path, pretrained: Path, trained: Path):
+def test_it_works_with_tubes_heads_and_a_pretrained_encoder(recipe: Path, pretrained: Path, trained: Path):
     model = everest.load_model(trained)
     assert (model.pooling, model.heads) == ("class-attention", {"verb": 2, "noun": 3})
     rows = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
@@ -117,7 +117,7 @@ def test_tubes_heads_and_a_pretrained_encoder_go_with_it(recipe: Path, pretraine
         assert json.loads(file.metadata()["settings"])["model"]["pooling"] == "class-attention"
 
 
-def test_a_stopped_run_goes_on_to_the_same_bits(
+def test_a_stopped_run_resumes_to_the_same_bits(
     recipe: Path, pretrained: Path, trained: Path, tmp_path: Path
 ):
     command = ["finetune", "--recipe", recipe, "--init", pretrained, "-q", "--set", "train.save_every=2"]
@@ -126,13 +126,11 @@ def test_a_stopped_run_goes_on_to_the_same_bits(
     newest.unlink()
     run(*command, "-o", tmp_path / "run")
     assert told(tmp_path / "run") == told(trained)
-    ours, theirs = weights(tmp_path / "run"), weights(trained)
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    resumed, whole = weights(tmp_path / "run"), weights(trained)
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
 
 
-def test_another_run_begins_with_its_layer_only_where_it_pools_alike(
-    recipe: Path, trained: Path, tmp_path: Path
-):
+def test_another_run_loads_its_layer_only_with_the_same_pooling(recipe: Path, trained: Path, tmp_path: Path):
     still = ["--set", "finetune.base_lr=1e-9", "--set", "finetune.min_lr=0", "-q"]
     command = ["finetune", "--recipe", recipe, "--init", trained, *still]
     called(*command, "-o", tmp_path / "same")
@@ -145,7 +143,7 @@ def test_another_run_begins_with_its_layer_only_where_it_pools_alike(
     assert not [name for name in mean if name.startswith("pool.")]
 
 
-def test_a_frozen_encoder_leaves_it_to_learn(recipe: Path, pretrained: Path, tmp_path: Path):
+def test_it_is_trained_with_a_frozen_encoder(recipe: Path, pretrained: Path, tmp_path: Path):
     options = ["--init", pretrained, "--set", "finetune.freeze=encoder", "-o", tmp_path / "run", "-q"]
     run("finetune", "--recipe", recipe, *options)
     state = load_file(next((tmp_path / "run" / "state").glob("*.safetensors")))
@@ -178,7 +176,7 @@ def test_a_checkpoint_from_before_the_setting_pools_by_the_mean(clip_files: Path
     assert torch.equal(everest.load_model(old)(clip), everest.load_model(tmp_path / "run")(clip))
 
 
-def test_an_unknown_pooling_is_told_with_those_there_are(recipe: Path):
+def test_an_unknown_pooling_is_refused_with_the_known_ones(recipe: Path):
     said = refused(
         "finetune", "--recipe", recipe, "--init", "none", "--set", "model.pooling=attention", code=2
     )
@@ -190,7 +188,7 @@ def test_an_unknown_pooling_is_told_with_those_there_are(recipe: Path):
 
 
 @pytest.mark.parametrize(("name", "epochs"), [("lvmae-128-large", 50), ("lvmae-ek100-large", 30)])
-def test_the_large_recipes_are_those_of_the_paper(name: str, epochs: int):
+def test_the_large_recipes_have_the_values_of_the_paper(name: str, epochs: int):
     large = load_recipe(name)
     base = load_recipe(
         name.removesuffix("-large"), overrides=["model.backbone=vit-l", "model.pooling=class-attention"]
@@ -202,7 +200,7 @@ def test_the_large_recipes_are_those_of_the_paper(name: str, epochs: int):
     assert replace(large, name=base.name, summary=base.summary) == base
 
 
-def test_the_layer_is_a_small_part_of_what_fine_tuning_costs():
+def test_the_layer_is_a_small_part_of_the_cost_of_fine_tuning():
     changes = ("data.frames=16",)
     mean, attention = (
         cost_of("lvmae-128-large", "finetune", (*changes, f"model.pooling={name}"))

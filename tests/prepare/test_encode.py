@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 from everest.data.samples import read_samples
 from everest.prepare.encode import JobShare
 from everest.prepare.encoding import encoded_size
-from everest.video.file import look
+from everest.video.file import inspect_video
 from everest.video.reader import frames_between, probe, read_frames
 from everest_cli.main import app
 
@@ -38,12 +38,12 @@ def everest(*arguments: object, code: int = 0) -> tuple[str, str]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """All files below a folder, but for what tells who wrote there."""
+    """All files below a folder, but for the files that mark the settings."""
     files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".encode-")]
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
-def told(*arguments: object, code: int = 0) -> dict:
+def summary(*arguments: object, code: int = 0) -> dict:
     return json.loads(everest(*arguments, "--json", "-q", code=code)[0])
 
 
@@ -92,14 +92,16 @@ def same_video(source: Path, tmp_path: Path) -> None:
     assert (after.height, after.width) == size
     assert seconds(made) == pytest.approx(seconds(source), abs=1e-4), source.name
     ids = np.linspace(0, before.frames - 1, 5).astype(int).tolist()
-    ours = read_frames(made, ids).permute(0, 3, 1, 2).float()
-    theirs = read_frames(source, ids).permute(0, 3, 1, 2).float()
-    theirs = torch.nn.functional.interpolate(theirs, size, mode="bilinear", antialias=True)
-    assert (ours - theirs).abs().mean() < 6, source.name  # of 255; colours of half the places, quantised
+    encoded = read_frames(made, ids).permute(0, 3, 1, 2).float()
+    original = read_frames(source, ids).permute(0, 3, 1, 2).float()
+    original = torch.nn.functional.interpolate(original, size, mode="bilinear", antialias=True)
+    assert (encoded - original).abs().mean() < 6, (
+        source.name
+    )  # of 255; colors of half the positions, quantized
 
 
 def seconds(video: Path) -> list[float]:
-    opening = look(video)
+    opening = inspect_video(video)
     if opening.index.times.size == 0 or opening.index.by_decode_stamp:
         return [number / opening.info.fps for number in range(opening.info.frames)]
     return ((opening.index.times - opening.index.times[0]) / opening.second).tolist()
@@ -109,7 +111,7 @@ def test_keyframes_are_close_and_bytes_are_the_same_each_time(videos: Path, tmp_
     for name in ("one", "two"):
         everest(videos, "-o", tmp_path / name, "--gop", 5, "--short-side", 32)
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
-    index = look(tmp_path / "one" / "clip0.mp4").index
+    index = inspect_video(tmp_path / "one" / "clip0.mp4").index
     keys = np.searchsorted(index.times, index.key_times)
     assert np.diff([*keys, index.times.size]).max() <= 5
 
@@ -125,7 +127,7 @@ def test_lists_keep_labels_and_segments_and_leave_out_what_failed(videos: Path, 
         "broken.mp4,hug,,\n"
         "clip0.mp4,hug,1,\n"
     )
-    shown = told(videos / "seconds.tsv", "-o", tmp_path / "out", code=4)
+    shown = summary(videos / "seconds.tsv", "-o", tmp_path / "out", code=4)
     broken = {"path": str(videos / "broken.mp4"), "reason": "not a video file"}
     assert (shown["failed"], shown["videos"], shown["encoded"]) == ([broken], 3, 2)
     assert (
@@ -134,7 +136,7 @@ def test_lists_keep_labels_and_segments_and_leave_out_what_failed(videos: Path, 
         .splitlines()[1]
         .endswith("broken.mp4,not a video file")
     )
-    options = {"classes": None, "num_classes": None, "heads": None, "labelled": True}
+    options = {"classes": None, "num_classes": None, "heads": None, "labeled": True}
     found = read_samples(Path(shown["lists"][0]), root=tmp_path / "out", **options)
     assert found.class_names == ("hug", "kick")
     assert [(sample.labels, sample.start, sample.end) for sample in found.samples] == [
@@ -146,10 +148,10 @@ def test_lists_keep_labels_and_segments_and_leave_out_what_failed(videos: Path, 
 
 
 def test_a_second_call_has_nothing_to_do(videos: Path, tmp_path: Path):
-    first = told(videos / "train.csv", "-o", tmp_path / "out")
+    first = summary(videos / "train.csv", "-o", tmp_path / "out")
     before = contents(tmp_path / "out")
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.mp4")}
-    second = told(videos / "train.csv", "-o", tmp_path / "out")
+    second = summary(videos / "train.csv", "-o", tmp_path / "out")
     assert (first["encoded"], second["encoded"], second["videos"]) == (4, 0, 4)
     assert contents(tmp_path / "out") == before
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.mp4")} == times
@@ -158,9 +160,9 @@ def test_a_second_call_has_nothing_to_do(videos: Path, tmp_path: Path):
 
 
 def test_a_source_that_changed_is_encoded_again(videos: Path, tmp_path: Path):
-    told(videos, "-o", tmp_path / "out")
+    summary(videos, "-o", tmp_path / "out")
     shutil.copy(videos / "clip1.mp4", videos / "clip0.mp4")
-    assert told(videos, "-o", tmp_path / "out")["encoded"] == 1
+    assert summary(videos, "-o", tmp_path / "out")["encoded"] == 1
     assert torch.equal(*(read_frames(tmp_path / "out" / f"clip{i}.mp4", range(32)) for i in (0, 1)))
 
 
@@ -174,13 +176,13 @@ def test_parts_are_disjoint_and_complete(videos: int, parts: int):
 def test_parts_then_the_whole_equal_one_call(videos: Path, tmp_path: Path):
     everest(videos / "train.csv", "-o", tmp_path / "one")
     for part in ("2/3", "1/3", "3/3"):
-        shown = told(videos / "train.csv", "-o", tmp_path / "parts", "--shard", part)
+        shown = summary(videos / "train.csv", "-o", tmp_path / "parts", "--shard", part)
         assert shown["lists"] == []
-    assert told(videos / "train.csv", "-o", tmp_path / "parts")["encoded"] == 0
+    assert summary(videos / "train.csv", "-o", tmp_path / "parts")["encoded"] == 0
     assert contents(tmp_path / "parts") == contents(tmp_path / "one")
 
 
-def test_a_killed_call_goes_on_to_the_same_files(videos: Path, tmp_path: Path):
+def test_a_killed_call_resumes_to_the_same_files(videos: Path, tmp_path: Path):
     for i in range(40):
         os.link(videos / f"clip{i % 4}.mp4", videos / f"copy{i:02d}.mp4")
     everest(videos, "-o", tmp_path / "whole")
@@ -204,7 +206,7 @@ def test_a_killed_call_goes_on_to_the_same_files(videos: Path, tmp_path: Path):
             assert time.monotonic() < deadline
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
-    shown = told(videos, "-o", parts)
+    shown = summary(videos, "-o", parts)
     assert 0 < shown["encoded"] < 44
     assert contents(parts) == contents(tmp_path / "whole")
 
@@ -225,10 +227,10 @@ def test_other_settings_or_other_files_are_refused(videos: Path, tmp_path: Path)
     assert contents(tmp_path / "out") != before
 
 
-def test_a_file_of_somebody_else_is_not_replaced(videos: Path, tmp_path: Path):
+def test_a_file_of_another_program_is_not_replaced(videos: Path, tmp_path: Path):
     everest(videos / "train.csv", "-o", tmp_path / "out")
     shutil.copy(videos / "clip2.mp4", tmp_path / "out" / "clip0.mp4")
-    shown = told(videos / "train.csv", "-o", tmp_path / "out", code=4)
+    shown = summary(videos / "train.csv", "-o", tmp_path / "out", code=4)
     assert [row["path"] for row in shown["failed"]] == [str(videos / "clip0.mp4")]
     assert "not by this command" in shown["failed"][0]["reason"]
     assert (tmp_path / "out" / "clip0.mp4").read_bytes() == (videos / "clip2.mp4").read_bytes()
@@ -237,13 +239,13 @@ def test_a_file_of_somebody_else_is_not_replaced(videos: Path, tmp_path: Path):
 def test_sources_are_never_written_over(videos: Path, tmp_path: Path):
     before = contents(videos)
     _, error = everest(videos, "-o", videos / "small", "--overwrite", code=2)
-    assert "lies in" in error
+    assert "is inside" in error
     _, error = everest(videos / "train.csv", "-o", videos, "--overwrite", code=2)
     assert "which is read" in error
     (tmp_path / "lists").mkdir()
     shutil.copy(videos / "train.csv", tmp_path / "lists" / "train.csv")
     arguments = (tmp_path / "lists" / "train.csv", "--data", videos, "-o", videos, "--overwrite")
-    shown = told(*arguments, code=4)
+    shown = summary(*arguments, code=4)
     assert {row["reason"] for row in shown["failed"]} == {
         "would be written over itself; choose another --output"
     }
@@ -253,7 +255,7 @@ def test_sources_are_never_written_over(videos: Path, tmp_path: Path):
     )
 
 
-def test_two_folders_keep_apart_and_names_that_clash_are_told(videos: Path, tmp_path: Path):
+def test_two_folders_keep_apart_and_names_that_clash_are_reported(videos: Path, tmp_path: Path):
     shutil.copytree(videos, tmp_path / "more")
     shutil.copy(videos / "clip0.mp4", videos / "clip0.mov")
     everest(videos, tmp_path / "more", "-o", tmp_path / "out")
@@ -268,7 +270,7 @@ def test_two_folders_keep_apart_and_names_that_clash_are_told(videos: Path, tmp_
     assert "would both become" in error
 
 
-def test_pictures_become_a_video(shared: Path, videos: Path, tmp_path: Path):
+def test_images_become_a_video(shared: Path, videos: Path, tmp_path: Path):
     from PIL import Image
 
     (tmp_path / "in" / "film").mkdir(parents=True)
@@ -284,14 +286,14 @@ def test_pictures_become_a_video(shared: Path, videos: Path, tmp_path: Path):
 def test_segments_name_the_same_frames_afterwards(shared: Path, tmp_path: Path):
     source = shared / "videos" / "odd" / "vfr_made.mp4"
     (tmp_path / "list.csv").write_text(f"path,label,start,end\n{source},0,1.5,3.25\n")
-    (made,) = told(tmp_path / "list.csv", "-o", tmp_path / "out")["lists"]
-    options = {"classes": None, "num_classes": None, "heads": None, "labelled": True}
+    (made,) = summary(tmp_path / "list.csv", "-o", tmp_path / "out")["lists"]
+    options = {"classes": None, "num_classes": None, "heads": None, "labeled": True}
     (sample,) = read_samples(Path(made), root=tmp_path / "out", **options).samples
     assert (sample.start, sample.end, sample.labels) == (1.5, 3.25, (0,))
     assert frames_between(sample.path, 1.5, 3.25) == frames_between(source, 1.5, 3.25)
 
 
-def test_a_full_disk_is_told_and_the_next_call_goes_on(videos: Path, small_disk: Path, tmp_path: Path):
+def test_a_full_disk_is_reported_and_the_next_call_resumes(videos: Path, small_disk: Path, tmp_path: Path):
     output, ballast = small_disk / "out", small_disk / "ballast"
     everest(videos, "-o", output)
     (output / "clip3.mp4").unlink()
@@ -301,7 +303,7 @@ def test_a_full_disk_is_told_and_the_next_call_goes_on(videos: Path, small_disk:
     _, error = everest(videos, "-o", output, code=5)
     assert "the disk is full" in error
     ballast.unlink()
-    assert told(videos, "-o", output)["encoded"] == 1
+    assert summary(videos, "-o", output)["encoded"] == 1
     everest(videos, "-o", tmp_path / "whole")
     assert contents(output) == contents(tmp_path / "whole")
 
@@ -313,7 +315,7 @@ def test_parts_that_make_no_sense_are_refused(videos: Path, tmp_path: Path, text
 
 
 def test_a_video_that_breaks_off_is_no_shorter_video(shared: Path, tmp_path: Path):
-    """Nothing would tell afterwards that frames are missing."""
+    """Afterwards, nothing would show that frames are missing."""
     source = shared / "videos" / "odd" / "truncated_faststart.mp4"
     (tmp_path / "list.csv").write_text(f"{source} 0\n")
     command = ["prepare", "encode", str(tmp_path / "list.csv"), "-o", str(tmp_path / "out"), "-q"]

@@ -18,7 +18,7 @@ from everest.data.samples import read_samples
 from everest.prepare.examine import examine
 from everest.prepare.processes import Failure, map_apart
 
-BAD_IN_ODD = {  # of manifest.csv: what cannot be decoded, and what can only in part
+BAD_IN_ODD = {  # of manifest.csv: files that cannot be decoded, or only in part
     "audio_only.mp4": "no video stream",
     "chunk_out_of_range.mp4": "no frame can be decoded",
     "text_renamed.mp4": "not a video file",
@@ -35,8 +35,8 @@ def check(*arguments, output: Path, code=0):
     return json.loads(shown.stdout)
 
 
-def bad(told):
-    return {Path(row["path"]).name: row["reason"] for row in told["bad"]}
+def bad(result):
+    return {Path(row["path"]).name: row["reason"] for row in result["bad"]}
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def videos(tmp_path: Path, clip_files: Path) -> Path:
 
 
 def repacked(source: Path, target: Path) -> None:
-    """The same pictures in another container: other bytes, nothing encoded anew."""
+    """The same frames in another container: other bytes, nothing encoded again."""
     with av.open(str(source)) as old, av.open(str(target), "w") as new:
         stream = new.add_stream_from_template(old.streams.video[0])
         for packet in old.demux(old.streams.video[0]):
@@ -60,27 +60,27 @@ def repacked(source: Path, target: Path) -> None:
 
 
 def test_exactly_the_bad_files_of_a_real_collection_are_found(shared: Path, tmp_path: Path):
-    told = check(shared / "videos" / "odd", output=tmp_path, code=4)
-    assert bad(told).keys() == BAD_IN_ODD.keys()
-    assert all(re.match(BAD_IN_ODD[name], reason) for name, reason in bad(told).items())
-    assert (told["checked"], told["ok"]) == (35, 27)
+    result = check(shared / "videos" / "odd", output=tmp_path, code=4)
+    assert bad(result).keys() == BAD_IN_ODD.keys()
+    assert all(re.match(BAD_IN_ODD[name], reason) for name, reason in bad(result).items())
+    assert (result["checked"], result["ok"]) == (35, 27)
 
 
 @pytest.mark.slow
 def test_real_lists_have_no_bad_video_and_no_copy(shared: Path, tmp_path: Path):
     actions = shared / "videos" / "actions"
     lists = [actions / f"{name}.csv" for name in ("train", "val", "test")]
-    told = check(*lists, "--classes", actions / "classes.txt", output=tmp_path)
-    assert (told["checked"], told["ok"], told["bad"], told["duplicates"]) == (712, 712, [], [])
-    assert told["frames"]["min"] == 20
-    assert told["frames"]["max"] == 183
+    result = check(*lists, "--classes", actions / "classes.txt", output=tmp_path)
+    assert (result["checked"], result["ok"], result["bad"], result["duplicates"]) == (712, 712, [], [])
+    assert result["frames"]["min"] == 20
+    assert result["frames"]["max"] == 183
 
 
 def test_a_good_list_passes(videos: Path, tmp_path: Path):
-    told = check(videos / "train.csv", output=tmp_path / "out")
-    assert told["checked"] == told["ok"] == 4
-    assert told["frames"] == {"min": 32, "median": 32, "max": 32}
-    assert told["seconds"]["max"] == 2.0
+    result = check(videos / "train.csv", output=tmp_path / "out")
+    assert result["checked"] == result["ok"] == 4
+    assert result["frames"] == {"min": 32, "median": 32, "max": 32}
+    assert result["seconds"]["max"] == 2.0
     assert (tmp_path / "out" / "bad_videos.csv").read_text() == "path,reason\n"
 
 
@@ -89,9 +89,9 @@ def test_bad_and_missing_videos_are_named(videos: Path, tmp_path: Path, content:
     (videos / "clip2.mp4").unlink()
     if content is not None:
         (videos / "clip2.mp4").write_bytes(content)
-    told = check(videos / "train.csv", output=tmp_path / "out", code=4)
+    result = check(videos / "train.csv", output=tmp_path / "out", code=4)
     reason = {b"": "empty file", b"no video": "not a video file", None: "No such file or directory"}[content]
-    assert bad(told) == {"clip2.mp4": reason}
+    assert bad(result) == {"clip2.mp4": reason}
     assert (tmp_path / "out" / "bad_videos.csv").read_text() == f"path,reason\n{videos}/clip2.mp4,{reason}\n"
 
 
@@ -108,7 +108,7 @@ def test_damage_in_the_middle_is_found_in_every_kind_of_file(tmp_path: Path, suf
     assert examine(str(file)).reason is None
     content = file.read_bytes()
     half, hole = len(content) // 2, len(content) // 8
-    if codec != "libvpx":  # a WebM does not tell what it lost on the way
+    if codec != "libvpx":  # data missing from the middle of a WebM is not detected
         file.write_bytes(content[:half] + bytes(hole) + content[half + hole :])
         assert re.match("damaged", examine(str(file)).reason or "fine")
     file.write_bytes(content[:half])
@@ -120,45 +120,45 @@ def test_copies_are_found_within_and_between_lists(videos: Path, tmp_path: Path)
     repacked(videos / "clip1.mp4", videos / "packed.mkv")
     (videos / "train.csv").write_text("clip0.mp4 0\nclip1.mp4 1\nclip2.mp4 0\nclip2.mp4 1\n")
     (videos / "test.csv").write_text("copy.mp4 0\npacked.mkv 1\nclip3.mp4 0\n")
-    told = check(videos / "train.csv", videos / "test.csv", output=tmp_path / "out", code=4)
+    result = check(videos / "train.csv", videos / "test.csv", output=tmp_path / "out", code=4)
     found = {
         row["kind"]: ({Path(video).name for video in row["videos"]}, row["leak"], row["labels_differ"])
-        for row in told["duplicates"]
+        for row in result["duplicates"]
     }
     assert found == {
         "listed": ({"clip2.mp4"}, False, True),
         "file": ({"clip0.mp4", "copy.mp4"}, True, False),
         "frames": ({"clip1.mp4", "packed.mkv"}, True, False),
     }
-    assert told["leaks"] == 2
+    assert result["leaks"] == 2
 
 
-def test_copies_in_one_list_are_told_and_no_failure(videos: Path, tmp_path: Path):
+def test_copies_in_one_list_are_reported_and_no_failure(videos: Path, tmp_path: Path):
     shutil.copy(videos / "clip0.mp4", videos / "copy.mp4")
     (videos / "train.csv").write_text("clip0.mp4 0\ncopy.mp4 0\nclip1.mp4 1\n")
-    told = check(videos / "train.csv", output=tmp_path / "out")
-    assert [row["kind"] for row in told["duplicates"]] == ["file"]
+    result = check(videos / "train.csv", output=tmp_path / "out")
+    assert [row["kind"] for row in result["duplicates"]] == ["file"]
 
 
-def test_parts_of_one_video_are_no_copies_and_have_to_lie_inside(videos: Path, tmp_path: Path):
+def test_parts_of_one_video_are_no_copies_and_have_to_be_inside(videos: Path, tmp_path: Path):
     rows = "clip0.mp4,0,0,1\nclip0.mp4,1,1,2\nclip1.mp4,0,5,6\n"
     (videos / "train.csv").write_text(f"path,label,start,end\n{rows}")
-    told = check(videos / "train.csv", output=tmp_path / "out", code=4)
-    assert told["duplicates"] == []
-    assert [(row["path"], row["reason"]) for row in told["bad"]] == [
-        (f"{videos}/clip1.mp4#5.0s-6.0s", "the segment lies outside the video, which has 32 frames in 2.00 s")
+    result = check(videos / "train.csv", output=tmp_path / "out", code=4)
+    assert result["duplicates"] == []
+    assert [(row["path"], row["reason"]) for row in result["bad"]] == [
+        (f"{videos}/clip1.mp4#5.0s-6.0s", "the segment is outside the video, which has 32 frames in 2.00 s")
     ]
 
 
-def test_videos_shorter_than_the_clip_of_the_recipe_are_told(videos: Path, tmp_path: Path):
+def test_videos_shorter_than_the_clip_of_the_recipe_are_reported(videos: Path, tmp_path: Path):
     options = ["--recipe", "custom", "--data", videos, "--set", "data.test=null", "--set", "data.frames=8"]
-    told = check(*options, output=tmp_path / "out")
-    assert told["short"] == []
-    told = check(*options, "--set", "data.frames=16", output=tmp_path / "out")
-    assert [row["frames"] for row in told["short"]] == [32] * 4  # 16 frames, 4 apart
+    result = check(*options, output=tmp_path / "out")
+    assert result["short"] == []
+    result = check(*options, "--set", "data.frames=16", output=tmp_path / "out")
+    assert [row["frames"] for row in result["short"]] == [32] * 4  # 16 frames, 4 apart
 
 
-def test_a_folder_of_pictures_is_a_video(tmp_path: Path, clip_files: Path):
+def test_a_folder_of_images_is_a_video(tmp_path: Path, clip_files: Path):
     from PIL import Image
 
     for number in range(3):
@@ -192,16 +192,16 @@ def test_labels_are_verified(
     if classes:
         (videos / "classes.txt").write_text(classes)
         options = ["--classes", videos / "classes.txt"]
-    told = check(videos / "train.csv", *options, output=tmp_path / "out", code=4 if problems else 0)
-    assert len(told["labels"]) == len(problems)
-    assert all(problem in line for problem, line in zip(problems, told["labels"], strict=True))
-    assert told["checked"] == told["ok"] == 2  # videos are looked at whatever their labels
+    result = check(videos / "train.csv", *options, output=tmp_path / "out", code=4 if problems else 0)
+    assert len(result["labels"]) == len(problems)
+    assert all(problem in line for problem, line in zip(problems, result["labels"], strict=True))
+    assert result["checked"] == result["ok"] == 2  # videos are looked at whatever their labels
 
 
-def test_known_classes_without_a_video_are_told_and_no_failure(videos: Path, tmp_path: Path):
+def test_known_classes_without_a_video_are_reported_and_no_failure(videos: Path, tmp_path: Path):
     (videos / "classes.txt").write_text("run\nwalk\nswim\n")
-    told = check(videos / "train.csv", "--classes", videos / "classes.txt", output=tmp_path / "out")
-    assert told["unused_classes"] == ["swim"]
+    result = check(videos / "train.csv", "--classes", videos / "classes.txt", output=tmp_path / "out")
+    assert result["unused_classes"] == ["swim"]
 
 
 def test_folders_for_pretraining_name_no_class_and_may_repeat_other_lists(videos: Path, tmp_path: Path):
@@ -210,10 +210,10 @@ def test_folders_for_pretraining_name_no_class_and_may_repeat_other_lists(videos
     (videos / "train.csv").write_text("clip0.mp4 run\nclip1.mp4 walk\n")
     (videos / "test.csv").write_text("clip2.mp4 wlak\n")
     options = ["--recipe", "custom", "--data", videos, "--set", "data.pretrain=more"]
-    told = check(*options, output=tmp_path / "out", code=4)
-    assert told["checked"] == 4
-    assert told["labels"] == [f"{videos}/test.csv:1: unknown class 'wlak'; did you mean 'walk'?"]
-    assert (told["unused_classes"], told["duplicates"]) == ([], [])
+    result = check(*options, output=tmp_path / "out", code=4)
+    assert result["checked"] == 4
+    assert result["labels"] == [f"{videos}/test.csv:1: unknown class 'wlak'; did you mean 'walk'?"]
+    assert (result["unused_classes"], result["duplicates"]) == ([], [])
 
 
 def test_a_recipe_without_lists_has_nothing_to_check(videos: Path, tmp_path: Path):
@@ -227,14 +227,14 @@ def test_names_of_class_folders_are_the_same_in_all_sources(tmp_path: Path, clip
         (tmp_path / place).mkdir(parents=True)
     for place, number in (("train/run", 0), ("train/walk", 1), ("test/walk", 2)):
         shutil.copy(clip_files / f"clip{number}.mp4", tmp_path / place)
-    told = check(tmp_path / "train", tmp_path / "test", output=tmp_path / "out")
-    assert (told["labels"], told["checked"]) == ([], 3)
+    result = check(tmp_path / "train", tmp_path / "test", output=tmp_path / "out")
+    assert (result["labels"], result["checked"]) == ([], 3)
 
 
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ("run\nrun\n", "'run' and 'run' are the same"),
+        ("run\nrun\n", "class 'run' is in line 1 already"),
         ("run\nRUN\n", "'run' and 'RUN'"),
         ("", "no class names"),
     ],
@@ -255,8 +255,8 @@ def test_cleaned_lists_lose_bad_rows_and_training_what_is_tested(videos: Path, t
     (videos / "train.csv").write_text(train)
     (videos / "test.csv").write_text("copy.mp4 0\nclip2.mp4 1\n")
     lists = [videos / "train.csv", videos / "test.csv"]
-    told = check(*lists, "--fix", output=tmp_path / "out", code=4)
-    assert told["written"] == [str(tmp_path / "out" / "bad_videos.csv"), str(videos / "train.clean.csv")]
+    result = check(*lists, "--fix", output=tmp_path / "out", code=4)
+    assert result["written"] == [str(tmp_path / "out" / "bad_videos.csv"), str(videos / "train.clean.csv")]
     assert (videos / "train.clean.csv").read_text() == "path,label\nclip1.mp4,1\nclip3.mp4,0\n"
     assert (videos / "train.csv").read_text() == train
     assert check(videos / "train.clean.csv", videos / "test.csv", output=tmp_path / "out")["bad"] == []
@@ -274,7 +274,7 @@ def test_a_cleaned_list_of_class_folders_names_the_classes(tmp_path: Path, clip_
     check(tmp_path / "set", "--fix", output=tmp_path, code=4)
     cleaned = tmp_path / "set.clean.csv"
     assert cleaned.read_text() == "path,label\nrun/clip2.mp4,run\nwalk/clip1.mp4,walk\n"
-    options = {"classes": None, "num_classes": None, "heads": None, "labelled": True}
+    options = {"classes": None, "num_classes": None, "heads": None, "labeled": True}
     assert len(read_samples(cleaned, root=tmp_path / "set", **options).samples) == 2
 
 
@@ -299,8 +299,8 @@ def test_a_bug_in_a_process_is_raised_and_leaves_no_process():
 
 
 def test_a_video_that_takes_too_long_is_bad_and_looked_at_again(videos: Path, tmp_path: Path):
-    told = check(videos / "train.csv", "--timeout", 0.01, output=tmp_path / "out", code=4)
-    assert set(bad(told).values()) == {"not decoded within 0.01 s"}
+    result = check(videos / "train.csv", "--timeout", 0.01, output=tmp_path / "out", code=4)
+    assert set(bad(result).values()) == {"not decoded within 0.01 s"}
     assert check(videos / "train.csv", output=tmp_path / "out")["ok"] == 4
 
 
@@ -314,7 +314,7 @@ def many(folder: Path, clip: Path, count: int) -> Path:
     return folder / "train.csv"
 
 
-def test_a_killed_check_goes_on_and_tells_what_an_unbroken_one_tells(tmp_path: Path, clip_files: Path):
+def test_a_killed_check_resumes_and_reports_the_same(tmp_path: Path, clip_files: Path):
     rows = many(tmp_path, clip_files / "clip0.mp4", 80)
     whole = check(rows, output=tmp_path / "out", code=4)
     results = (tmp_path / "out" / "bad_videos.csv").read_text()
@@ -347,7 +347,7 @@ def test_a_killed_check_goes_on_and_tells_what_an_unbroken_one_tells(tmp_path: P
     assert len([json.loads(line) for line in journal.read_text().splitlines()]) == 81
 
 
-def test_a_full_disk_is_told_and_the_check_goes_on_once_there_is_room(
+def test_a_full_disk_is_reported_and_the_check_resumes_once_there_is_room(
     videos: Path, small_disk: Path, tmp_path: Path
 ):
     ballast = small_disk / "ballast"
@@ -361,7 +361,7 @@ def test_a_full_disk_is_told_and_the_check_goes_on_once_there_is_room(
     everest(*arguments)
 
 
-def test_a_mended_file_is_looked_at_again(videos: Path, tmp_path: Path):
+def test_a_fixed_file_is_looked_at_again(videos: Path, tmp_path: Path):
     good = (videos / "clip1.mp4").read_bytes()
     (videos / "clip1.mp4").write_bytes(good[:500])
     check(videos / "train.csv", output=tmp_path / "out", code=4)
@@ -369,10 +369,20 @@ def test_a_mended_file_is_looked_at_again(videos: Path, tmp_path: Path):
     check(videos / "train.csv", output=tmp_path / "out")
 
 
+def test_without_output_the_files_are_in_the_folder_of_the_first_list(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    everest("prepare", "check", videos / "train.csv", "-q")
+    assert list(Path().iterdir()) == []
+    assert {"bad_videos.csv", "checked_videos.jsonl"} < {path.name for path in videos.iterdir()}
+
+
 # --- what is refused ---------------------------------------------------------------------------------------
 
 
-def test_a_cleaned_list_is_not_replaced_unasked(videos: Path, tmp_path: Path):
+def test_a_cleaned_list_is_not_replaced_by_default(videos: Path, tmp_path: Path):
     (videos / "train.clean.csv").write_text("mine")
     arguments = ["prepare", "check", videos / "train.csv", "-o", tmp_path, "--fix"]
     said = everest(*arguments, code=2).stderr
@@ -412,7 +422,7 @@ def test_bad_videos_of_a_run_are_not_replaced(videos: Path, tmp_path: Path):
         (["empty"], 4, "empty: no videos in it"),
         (["train.csv", "--set", "data.frames=2"], 2, "--set changes a recipe, and there is none"),
         (["train.csv", "-o", "train.csv/x"], 5, "cannot write"),
-        (["journal"], 2, "is no journal of a check; remove it, or use --output DIR"),
+        (["journal"], 2, "checked_videos.jsonl: damaged, or not a file of this command"),
     ],
 )
 def test_what_cannot_be_meant(

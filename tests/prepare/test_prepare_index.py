@@ -15,11 +15,11 @@ from prepare_commands import everest, rows_of, touch
 from everest.data.list_text import read_rows
 from everest.data.samples import read_samples
 from everest.errors import DataError
-from everest.prepare.layout import told_apart
+from everest.prepare.layout import unique_names
 from everest.prepare.layout_table import LAYOUTS
 from everest.prepare.layouts_csv import seconds_of
 
-# Every row of every list, as (file, labels, what else is said of it).
+# Every row of every list, as (file, labels, its segment).
 ROWS = {
     "ucf101": {
         "train": [
@@ -78,7 +78,7 @@ ROWS = {
         ],
     },
 }
-DATA = {  # what a recipe is told besides the lists
+DATA = {  # the keys of a recipe in addition to the lists
     "ucf101": {"classes": "classes.txt", "num_classes": 3},
     "hmdb51": {"classes": "classes.txt", "num_classes": 2},
     "ssv2": {"classes": "classes.txt", "num_classes": 3, "flip": False},
@@ -173,7 +173,7 @@ def test_answers_make_a_labelled_test_list(tmp_path):
     assert rows_of(tmp_path / "test.csv", tmp_path) == [("20bn-something-something-v2/5.webm", (2,))]
 
 
-def test_nothing_is_replaced_unless_asked(tmp_path):
+def test_nothing_is_replaced_by_default(tmp_path):
     ARCHIVES["ucf101"](tmp_path)
     (tmp_path / "train.csv").write_text("mine")
     assert (
@@ -191,7 +191,7 @@ def test_annotations_are_never_replaced(tmp_path):
     (tmp_path / "annotations" / "train.csv").rename(tmp_path / "train.csv")
     before = (tmp_path / "train.csv").read_bytes()
     assert (
-        "train.csv: is what was read; write elsewhere by --output DIR"
+        "train.csv: is an input of this command; write elsewhere by --output DIR"
         in index(tmp_path, "--overwrite", code=2).stderr
     )
     assert (tmp_path / "train.csv").read_bytes() == before
@@ -224,7 +224,7 @@ def test_loose_videos_make_an_unlabelled_list(tmp_path):
     data = yaml.safe_load(index(tmp_path).stdout)["data"]
     assert (data["train"], data["pretrain"]) == (None, "all.csv")
     found = read_samples(
-        tmp_path / "all.csv", root=tmp_path, classes=None, num_classes=None, heads=None, labelled=False
+        tmp_path / "all.csv", root=tmp_path, classes=None, num_classes=None, heads=None, labeled=False
     )
     assert {Path(sample.path).name for sample in found.samples} == {"#1.mp4", " b c.mp4", "d.mp4"}
     assert all(Path(sample.path).exists() for sample in found.samples)
@@ -247,7 +247,7 @@ def test_classes_called_by_numbers_are_listed_by_name(tmp_path):
     assert [row.values["label"] for row in read_rows(tmp_path / "all.csv")] == ["10", "2"]
     names = (tmp_path / data["classes"]).read_text().split()
     found = read_samples(
-        tmp_path / "all.csv", root=tmp_path, classes=names, num_classes=2, heads=None, labelled=True
+        tmp_path / "all.csv", root=tmp_path, classes=names, num_classes=2, heads=None, labeled=True
     )
     assert [sample.labels for sample in found.samples] == [(0,), (1,)]
 
@@ -265,7 +265,7 @@ def test_folders_that_cannot_be_meant(tmp_path, files, message):
     assert message in index(tmp_path, code=4).stderr
 
 
-def test_names_that_no_list_can_hold_are_left_out_and_told(tmp_path):
+def test_names_that_no_list_can_hold_are_left_out_and_reported(tmp_path):
     touch(tmp_path, "run/a.mp4", "run/two\nlines.mp4", "walk/b.mp4")
     (tmp_path / "walk" / os.fsdecode(b"\xff.mp4")).touch()
     told = json.loads(index(tmp_path, "--json").stdout)
@@ -279,14 +279,14 @@ def test_names_that_no_list_can_hold_are_left_out_and_told(tmp_path):
 # --- what is refused ---------------------------------------------------------------------------------------
 
 
-def test_an_empty_folder_is_told_what_was_expected(tmp_path):
+def test_an_empty_folder_error_shows_what_is_expected(tmp_path):
     message = index(tmp_path, code=4).stderr
     assert "no videos below it, or none of the known layouts" in message
     for layout in LAYOUTS.values():
         assert f"  {layout.name}: {layout.expects}" in message
 
 
-def test_a_named_layout_that_is_not_there_is_told_what_it_needs(tmp_path):
+def test_a_named_layout_that_is_not_there_gets_an_error_with_what_it_needs(tmp_path):
     touch(tmp_path, "a.mp4")
     message = index(tmp_path, "--layout", "ucf101", code=4).stderr
     assert (
@@ -335,7 +335,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("layout", "file", "text", "message"), WRONG)
-def test_annotations_that_are_not_as_published_are_told_with_their_place(
+def test_annotations_that_are_not_as_published_are_reported_with_their_place(
     tmp_path, layout, file, text, message
 ):
     ARCHIVES[layout](tmp_path)
@@ -356,8 +356,8 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     assert "cannot write" in index(tmp_path, "--output", tmp_path / "file" / "below", code=5).stderr
 
 
-def test_names_of_several_labels_are_told_apart():
-    assert told_apart(["a", "b", "a"]) == ("a #0", "b", "a #2")
+def test_a_name_of_several_labels_gets_the_label_appended():
+    assert unique_names(["a", "b", "a"]) == ("a #0", "b", "a #2")
 
 
 @pytest.mark.parametrize(
@@ -370,4 +370,4 @@ def test_times_in_seconds(stamp, seconds):
 def test_the_message_of_a_missing_folder(tmp_path):
     assert "no such folder" in index(tmp_path / "none", code=4).stderr
     with pytest.raises(DataError, match="no such list"):
-        read_samples(tmp_path / "x", root=tmp_path, classes=None, num_classes=None, heads=None, labelled=True)
+        read_samples(tmp_path / "x", root=tmp_path, classes=None, num_classes=None, heads=None, labeled=True)

@@ -109,11 +109,11 @@ def ucf_names(tmp_path):
     return tmp_path
 
 
-def test_a_list_of_another_split_does_not_stay_beside_a_new_one(ucf_names):
+def test_a_list_of_another_split_does_not_remain_next_to_a_new_one(ucf_names):
     everest("prepare", "split", ucf_names / "all.csv")
     other = ("prepare", "split", ucf_names / "all.csv", "--shares", "80/20", "--overwrite")
     before = (ucf_names / "train.csv").read_text()
-    assert "val.csv: would stay beside this split; remove it" in everest(*other, code=2).stderr
+    assert "val.csv: would remain from another split; remove it" in everest(*other, code=2).stderr
     assert (ucf_names / "train.csv").read_text() == before
     (ucf_names / "val.csv").unlink()
     everest(*other)
@@ -156,7 +156,7 @@ def test_class_folders_are_cut_and_their_names_written(ucf_names):
     assert Counter(label for _, (label,) in rows_of(ucf_names / "train.csv", ucf_names)) == {0: 12, 1: 12}
 
 
-def test_a_class_with_too_few_groups_is_told(ucf_names):
+def test_a_class_with_too_few_groups_is_reported(ucf_names):
     shown = everest("prepare", "split", ucf_names / "all.csv", "--group", "folder")
     assert "has no video of" in shown.stderr
 
@@ -218,13 +218,13 @@ def test_nothing_is_replaced(ucf_names):
     before = (ucf_names / "train.csv").read_text()
     assert "train.csv: exists" in everest("prepare", "split", ucf_names / "all.csv", code=2).stderr
     assert (
-        "is what was read"
+        "is an input of this command"
         in everest("prepare", "split", ucf_names / "train.csv", "--overwrite", code=2).stderr
     )
     assert (ucf_names / "train.csv").read_text() == before
 
 
-def test_a_name_that_no_list_can_hold_is_told_before_anything_is_written(tmp_path):
+def test_a_name_that_no_list_can_hold_is_reported_before_anything_is_written(tmp_path):
     touch(tmp_path, *(f"run/{number}.mp4" for number in range(9)), "walk/two\nlines.mp4")
     message = everest("prepare", "split", tmp_path, code=4).stderr
     assert "a line break in its name, which no list can hold; rename it" in message

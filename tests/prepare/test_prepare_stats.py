@@ -18,28 +18,28 @@ def stats(*arguments, code=0):
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    """Videos as folders of pictures: `still` of one colour, `blink` of black and white by turns."""
-    for name, colours in (("still", [(51, 102, 204)] * 4), ("blink", [(0, 0, 0), (255, 255, 255)] * 2)):
-        for number, colour in enumerate(colours):
+def images(tmp_path: Path) -> Path:
+    """Videos as folders of images: `still` of one color, `blink` of black and white by turns."""
+    for name, colors in (("still", [(51, 102, 204)] * 4), ("blink", [(0, 0, 0), (255, 255, 255)] * 2)):
+        for number, color in enumerate(colors):
             (tmp_path / name / "clip").mkdir(parents=True, exist_ok=True)
-            Image.new("RGB", (6, 4), colour).save(tmp_path / name / "clip" / f"{number}.png")
+            Image.new("RGB", (6, 4), color).save(tmp_path / name / "clip" / f"{number}.png")
     return tmp_path
 
 
-def test_hand_computed_means_deviations_and_motion(pictures: Path):
-    told = stats(pictures)
+def test_hand_computed_means_stds_and_motion(images: Path):
+    result = stats(images)
     still, blink = np.array([0.2, 0.4, 0.8]), np.array([0.5, 0.5, 0.5])
     mean = (still + blink) / 2
     square = (still**2 + np.array([0.5, 0.5, 0.5])) / 2
-    assert told["mean"] == pytest.approx(mean.tolist(), abs=1e-5)
-    assert told["std"] == pytest.approx(np.sqrt(square - mean**2).tolist(), abs=1e-5)
-    assert told["classes"] == [
+    assert result["mean"] == pytest.approx(mean.tolist(), abs=1e-5)
+    assert result["std"] == pytest.approx(np.sqrt(square - mean**2).tolist(), abs=1e-5)
+    assert result["classes"] == [
         {"class": "blink", "videos": 1, "motion": 1.0},
         {"class": "still", "videos": 1, "motion": 0.0},
     ]
-    assert told["frames"] == {"min": 4, "median": 4.0, "max": 4}
-    assert told["seconds"] is None
+    assert result["frames"] == {"min": 4, "median": 4.0, "max": 4}
+    assert result["seconds"] is None
 
 
 def test_moments_are_those_of_the_frames(clip_files: Path):
@@ -55,10 +55,10 @@ def test_balance_and_lengths_of_a_list_and_what_cannot_be_read(clip_files: Path,
     (tmp_path / "set" / "bad.mp4").write_bytes(b"")
     rows = "clip0.mp4 0\nclip1.mp4 0\nclip2.mp4 0\nclip3.mp4 1\nbad.mp4 1\n"
     (tmp_path / "set" / "train.csv").write_text(rows)
-    told = stats(tmp_path / "set" / "train.csv")
-    assert (told["videos"], told["measured"], told["imbalance"]) == (5, 4, 1.5)
-    assert told["seconds"] == {"min": 2.0, "median": 2.0, "max": 2.0}
-    assert told["skipped"] == [{"path": str(tmp_path / "set" / "bad.mp4"), "reason": "empty file"}]
+    result = stats(tmp_path / "set" / "train.csv")
+    assert (result["videos"], result["measured"], result["imbalance"]) == (5, 4, 1.5)
+    assert result["seconds"] == {"min": 2.0, "median": 2.0, "max": 2.0}
+    assert result["skipped"] == [{"path": str(tmp_path / "set" / "bad.mp4"), "reason": "empty file"}]
 
 
 def test_a_set_without_a_readable_video_is_refused(tmp_path: Path):
@@ -71,14 +71,12 @@ def test_a_set_without_a_readable_video_is_refused(tmp_path: Path):
     )
 
 
-def test_the_picture_is_a_png_of_its_own(pictures: Path, tmp_path_factory):
+def test_the_image_is_a_png_of_its_own(images: Path, tmp_path_factory):
     target = tmp_path_factory.mktemp("out") / "sheet.png"
-    stats(pictures, "--picture", target)
+    stats(images, "--picture", target)
     with Image.open(target) as sheet:
         assert sheet.width > 1000
-    again = everest("prepare", "stats", pictures, "--picture", target, code=2)
+    again = everest("prepare", "stats", images, "--picture", target, code=2)
     assert "sheet.png: exists; choose another name, or use --overwrite" in again.stderr
-    stats(pictures, "--picture", target, "--overwrite")
-    assert (
-        "end its name in .png" in everest("prepare", "stats", pictures, "--picture", "a.jpg", code=2).stderr
-    )
+    stats(images, "--picture", target, "--overwrite")
+    assert "end its name in .png" in everest("prepare", "stats", images, "--picture", "a.jpg", code=2).stderr

@@ -31,7 +31,7 @@ from everest.tokenizer.cache import INDEX, open_token_cache
 from everest.tokenizer.scorer import TokenScorer
 from everest.tokenizer.spec import tokenizer_spec
 from everest.tokenizer.targets import FrozenTokenizer, TokenTargets
-from everest.video.pixels import normalise
+from everest.video.pixels import normalize
 
 RECIPE = """
 summary: small enough for a test
@@ -128,19 +128,19 @@ def test_a_run_with_a_cache_equals_the_run_with_the_tokenizer(kind: str, recipe,
     moved.unlink()  # so that nothing can load it
     pretrain(recipe, tmp_path / "cached", from_cache(tmp_path / "tokens"), *values)
     assert told(tmp_path / "cached") == told(tmp_path / "live")
-    ours, theirs = weights(tmp_path / "cached"), weights(tmp_path / "live")
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    cached, live = weights(tmp_path / "cached"), weights(tmp_path / "live")
+    assert all(torch.equal(cached[name], live[name]) for name in live)
 
 
 @pytest.mark.parametrize("space", ["values", "codes"])
 def test_what_is_read_is_what_the_tokenizer_says_of_these_pixels(space: str, recipe, tokenizer, cache):
     clips, settings = opened(recipe, cache, f"pretrain.target.space={space}")
-    frozen = FrozenTokenizer.of(load_model(tokenizer))
+    frozen = FrozenTokenizer.wrap(load_model(tokenizer))
     targets, every = TokenTargets(frozen=frozen, space=settings.pretrain.target.space), torch.arange(64)[None]
     for epoch in range(3):
         for index in range(4):
             clip = clips.read((epoch, index))
-            frames = normalise(clip.frames)  # (1, 3, 8, 32, 32)
+            frames = normalize(clip.frames)  # (1, 3, 8, 32, 32)
             assert torch.equal(clip.tokens["values"], targets.values(frames, every))
             scores = frozen.scores(frames)[0].numpy()
             assert np.array_equal(clip.tokens["importance"][0].numpy(), dense_ranks(scores[None])[0])
@@ -159,15 +159,15 @@ def test_later_epochs_show_the_variants_again_with_other_noise(recipe, cache):
 
 
 @pytest.mark.slow
-def test_a_killed_run_with_a_cache_and_workers_goes_on_to_the_same_bits(recipe, cache, tmp_path):
+def test_a_killed_run_with_a_cache_and_workers_resumes_to_the_same_bits(recipe, cache, tmp_path):
     values = [from_cache(cache), "pretrain.epochs=40", "train.workers=2"]
     pretrain(recipe, tmp_path / "whole", *values)
     command = ["pretrain", *(part for value in values for part in ("--set", value))]
     assert stop_after(recipe, command, tmp_path / "parts", signal.SIGKILL, rows=5) == -signal.SIGKILL
     pretrain(recipe, tmp_path / "parts", *values)
     assert told(tmp_path / "parts") == told(tmp_path / "whole")
-    ours, theirs = weights(tmp_path / "parts"), weights(tmp_path / "whole")
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    cached, live = weights(tmp_path / "parts"), weights(tmp_path / "whole")
+    assert all(torch.equal(cached[name], live[name]) for name in live)
 
 
 @pytest.mark.slow
@@ -209,7 +209,7 @@ def test_float16_changes_what_is_chosen_of_128_frames_and_ranks_do_not():
 # --- the folder ---------------------------------------------------------------------------------------------
 
 
-def test_a_folder_tells_what_it_holds(recipe, tokenizer, cache, tmp_path):
+def test_a_folder_reports_its_contents(recipe, tokenizer, cache, tmp_path):
     result = json.loads(prepare(recipe, tokenizer, tmp_path / "tokens", "--json").stdout)
     size = sum(path.stat().st_size for path in cache.glob("*.safetensors"))
     assert result == {
@@ -223,7 +223,7 @@ def test_a_folder_tells_what_it_holds(recipe, tokenizer, cache, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_call_goes_on_to_the_same_bytes(recipe, tokenizer, tmp_path):
+def test_a_killed_call_resumes_to_the_same_bytes(recipe, tokenizer, tmp_path):
     options = ["--variants", "60", "--set", f"tokenizer.checkpoint={tokenizer}", "-q"]
     command = ["prepare", "tokens", "--recipe", str(recipe), "-o", str(tmp_path / "parts"), *options]
     process = subprocess.Popen([sys.executable, "-m", "everest_cli", *command], stderr=subprocess.DEVNULL)
@@ -280,7 +280,7 @@ def test_another_tokenizer_is_refused(recipe, tokenizer, cache, tmp_path):
     other = made_tokenizer(tmp_path / "other.safetensors", seed=1)
     pretrain(recipe, tmp_path / "same", from_cache(cache), f"tokenizer.checkpoint={tokenizer}")
     said = pretrain(recipe, tmp_path / "run", from_cache(cache), f"tokenizer.checkpoint={other}", code=6)
-    assert f"{cache}: its tokens are not those of {other} (tokenizer.checkpoint) but of" in said.stderr
+    assert f"{cache}: its tokens are not from {other} (tokenizer.checkpoint) but from" in said.stderr
     assert "holds other tokens: tokenizer (" in prepare(recipe, other, cache, code=2).stderr
 
 
@@ -290,9 +290,10 @@ def test_what_is_gone_or_damaged_is_a_checkpoint_error(recipe, tokenizer, cache,
     whole, first = parts(folder), min(folder.glob("*.safetensors"))
     first.write_bytes(first.read_bytes()[:-100])
     assert (
-        f"{first}: gone or damaged" in pretrain(recipe, tmp_path / "run", from_cache(folder), code=6).stderr
+        f"{first}: missing or damaged"
+        in pretrain(recipe, tmp_path / "run", from_cache(folder), code=6).stderr
     )
-    assert f"{first}: gone or damaged" in prepare(recipe, tokenizer, folder, code=6).stderr
+    assert f"{first}: missing or damaged" in prepare(recipe, tokenizer, folder, code=6).stderr
     first.unlink()
     assert "1 of 3 parts are missing" in pretrain(recipe, tmp_path / "b", from_cache(folder), code=6).stderr
     prepare(recipe, tokenizer, folder)
@@ -323,7 +324,7 @@ def test_a_folder_of_others_is_left_alone(recipe, tokenizer, tmp_path):
         ("tokenizer.checkpoint=null", "tokenizer.checkpoint: names no tokenizer"),
     ],
 )
-def test_recipes_that_a_cache_cannot_serve_are_told(override, message, recipe, tokenizer, tmp_path):
+def test_recipes_that_a_cache_cannot_serve_are_reported(override, message, recipe, tokenizer, tmp_path):
     assert message in prepare(recipe, tokenizer, tmp_path / "x", "--set", override, code=2).stderr
     assert not (tmp_path / "x").exists()
 
@@ -356,8 +357,8 @@ def test_a_bad_video_is_left_out_and_replaced_as_without_a_cache(recipe, tokeniz
     assert told(tmp_path / "cached") == told(tmp_path / "live")
     (tmp_path / "bad0.mp4").unlink()
     shutil.copy(Path(load_recipe(recipe).data.root) / "clip0.mp4", tmp_path / "bad0.mp4")
-    pretrain(recipe, tmp_path / "mended", from_cache(tmp_path / "tokens"), *values)
-    assert told(tmp_path / "mended") == told(tmp_path / "cached")  # the cache has no tokens of it
+    pretrain(recipe, tmp_path / "fixed", from_cache(tmp_path / "tokens"), *values)
+    assert told(tmp_path / "fixed") == told(tmp_path / "cached")  # the cache has no tokens of it
 
 
 def test_too_many_bad_videos_end_with_code_4_and_are_tried_again(recipe, tokenizer, tmp_path):
@@ -366,5 +367,5 @@ def test_too_many_bad_videos_end_with_code_4_and_are_tried_again(recipe, tokeniz
     assert "5 of 12 videos could not be read, more than data.max_bad=0.3 allows" in said
     for number in range(4):
         shutil.copy(Path(load_recipe(recipe).data.root) / "clip0.mp4", tmp_path / f"bad{number}.mp4")
-    mended = json.loads(prepare(recipe, tokenizer, tmp_path / "tokens", *options, "--json").stdout)
-    assert [Path(row["path"]).name for row in mended["bad"]] == ["bad4.mp4"]
+    fixed = json.loads(prepare(recipe, tokenizer, tmp_path / "tokens", *options, "--json").stdout)
+    assert [Path(row["path"]).name for row in fixed["bad"]] == ["bad4.mp4"]

@@ -18,7 +18,7 @@ def everest(*arguments, code=0):
 
 def rows_of(file: Path, root: Path, heads=None):
     found = read_samples(
-        file, root=root, classes=None, num_classes=None, heads=heads, labelled="unlabelled" not in file.name
+        file, root=root, classes=None, num_classes=None, heads=heads, labeled="unlabelled" not in file.name
     )
     rows = []
     for sample in found.samples:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from everest.system.weights import Weights
-from everest.train.state import RunState, save_state
+from everest.train.state import SavedState
 
 STEPS = 10
 PLAN = {"steps": STEPS, "epochs": 5, "steps_per_epoch": 2, "batch_size": 4, "peak_lr": 0.1}
@@ -26,8 +26,8 @@ def make_run(
     if logged:
         (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     if saved is not None:
-        state = RunState(step=saved, model={"w": torch.zeros(1)}, optimizer={}, ema={}, notes={})
-        save_state(path / "state", state, keep=2)
+        state = SavedState(step=saved, tensors={"model/w": torch.zeros(1)}, notes={})
+        state.save(path / "state", keep=2)
         weights = Weights(kind="pretrain", settings={}, classes=None, recipe="r", step=saved)
         weights.save(path / "model.safetensors")
     return path

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file
 from torch import Tensor
 from typer.testing import CliRunner
@@ -59,9 +60,17 @@ def weights(folder: Path) -> dict[str, Tensor]:
     return load_file(folder / "model.safetensors")
 
 
-def told(folder: Path) -> list[dict]:
-    """The metrics of a run but for times and memory."""
+def metrics(folder: Path) -> list[dict]:
+    """The metrics of a run without times and memory."""
     return [{key: row[key] for key in SAME if key in row} for row in RunFolder(folder).rows()]
+
+
+told = metrics
+
+
+def equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    """Whether two sets of weights are the same to the bit."""
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
 def refused(*arguments: object, code: int) -> str:

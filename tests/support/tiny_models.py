@@ -17,5 +17,5 @@ def tiny(kind: str, *, frames=8, size=(32, 32), **options):
 def grouped(model, **options) -> dict[str, tuple[float, float]]:
     """Parameter -> (weight decay, lr scale)."""
     names = {id(p): name for name, p in model.named_parameters()}
-    groups = parameter_groups(model.named_parameters(), depth=12, weight_decay=0.05, **options)
+    groups = parameter_groups(model, weight_decay=0.05, **options)
     return {names[id(p)]: (g["weight_decay"], g["lr_scale"]) for g in groups for p in g["params"]}

@@ -10,7 +10,7 @@ from everest.config.recipe import load_recipe
 from everest.system.accelerator import make_accelerator
 from everest.system.events import silent
 from everest.system.run_folder import RunFolder
-from everest.train.setup import RunContext
+from everest.train.training import RunContext
 from everest.train_tokenizer import TokenizerStage, set_up_tokenizer
 from everest_cli.main import app
 
@@ -38,5 +38,5 @@ def train(recipe: Path, folder: Path, *options: str, code: int = 0) -> str:
 def set_up(recipe: Path, folder: Path, *overrides: str) -> TokenizerStage:
     settings = load_recipe(recipe, overrides=list(overrides))
     accelerator = make_accelerator(settings.train.precision, tf32=settings.train.tf32, cpu=True)
-    place = RunContext(accelerator=accelerator, run=RunFolder(folder), resumed=False, report=silent)
-    return set_up_tokenizer(settings, place)
+    context = RunContext(accelerator=accelerator, run=RunFolder(folder), resumed=False, report=silent)
+    return set_up_tokenizer(settings, context)

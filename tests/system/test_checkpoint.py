@@ -5,21 +5,21 @@ import stat
 import pytest
 import torch
 from safetensors.torch import save_file
+from timm.utils.model_ema import ModelEmaV3
 from torch import nn
 
 from everest.errors import CheckpointError, EnvironmentProblem
 from everest.system.files import write_atomically
 from everest.system.weights import Weights, load_tensors, read_weights
-from everest.train.state import RunState, load_optimizer, newest_state, optimizer_tensors, save_state
+from everest.system.weights_header import read_header
+from everest.train.state import Network, SavedState, newest_state
 
 
-def state_of(step: int) -> RunState:
-    return RunState(
-        step=step, model={"w": torch.full((3,), step)}, optimizer={}, ema={}, notes={"step": step}
-    )
+def state_of(step: int) -> SavedState:
+    return SavedState(step=step, tensors={"model/w": torch.full((3,), step)}, notes={"step": step})
 
 
-def test_weights_come_back_with_all_that_describes_them(tmp_path):
+def test_weights_are_read_back_with_their_header(tmp_path):
     weights = Weights(
         kind="classifier",
         settings={"a": [1, 2.5]},
@@ -42,7 +42,7 @@ def test_weights_come_back_with_all_that_describes_them(tmp_path):
     assert stat.S_IMODE(path.stat().st_mode) & 0o044 == 0o044  # others may read it
 
 
-def test_what_is_no_checkpoint_of_ours_is_told_apart(tmp_path):
+def test_a_file_that_is_no_checkpoint_of_everest_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match="no such checkpoint"):
         read_weights(tmp_path / "missing.safetensors")
     foreign = tmp_path / "foreign.safetensors"
@@ -59,7 +59,7 @@ def test_what_is_no_checkpoint_of_ours_is_told_apart(tmp_path):
         read_weights(cut)
 
 
-def test_a_failed_write_leaves_what_was_there(tmp_path):
+def test_a_failed_write_keeps_the_earlier_file(tmp_path):
     path = tmp_path / "file"
     path.write_text("old")
 
@@ -73,48 +73,83 @@ def test_a_failed_write_leaves_what_was_there(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
-def test_the_newest_states_are_kept_and_a_damaged_one_is_passed_over(tmp_path):
+def test_the_newest_states_are_kept_and_a_damaged_one_is_skipped(tmp_path):
     for step in (1, 2, 10):
-        save_state(tmp_path, state_of(step), keep=2)
+        state_of(step).save(tmp_path, keep=2)
     names = sorted(p.name for p in tmp_path.iterdir())
     assert names == ["step-000000002.safetensors", "step-000000010.safetensors"]
-    told = []
-    newest = newest_state(tmp_path, notify=told.append)
+    notices = []
+    newest = newest_state(tmp_path, notify=notices.append)
     assert newest is not None
-    assert (newest.step, newest.notes, newest.model["w"].tolist()) == (10, {"step": 10}, [10, 10, 10])
-    assert told == []
+    assert (newest.step, newest.notes, newest.tensors["model/w"].tolist()) == (10, {"step": 10}, [10, 10, 10])
+    assert notices == []
     path = tmp_path / names[1]
     path.write_bytes(path.read_bytes()[:-5])
-    before = newest_state(tmp_path, notify=told.append)
+    before = newest_state(tmp_path, notify=notices.append)
     assert before is not None
     assert before.step == 2
-    assert "damaged" in told[0]
-    assert newest_state(tmp_path / "empty", notify=told.append) is None
+    assert "damaged" in notices[0]
+    assert newest_state(tmp_path / "empty", notify=notices.append) is None
 
 
 def test_moments_return_to_their_parameters():
-    def model_and_optimizer():
-        model = nn.Linear(3, 2)
-        return model, torch.optim.AdamW(model.parameters(), lr=0.1)
+    def step(network: Network) -> None:
+        network.optimizer.zero_grad()
+        network.module(torch.ones(1, 3)).sum().backward()
+        network.optimizer.step()
 
-    model, optimizer = model_and_optimizer()
-    model(torch.ones(1, 3)).sum().backward()
-    optimizer.step()
-    other, empty = model_and_optimizer()
-    other.load_state_dict(model.state_dict())
-    load_optimizer(other, empty, optimizer_tensors(model, optimizer))
-    for m, o in ((model, optimizer), (other, empty)):
-        o.zero_grad()
-        m(torch.ones(1, 3)).sum().backward()
-        o.step()
-    assert torch.equal(model.weight, other.weight)
+    trained, fresh = new_network(), new_network()
+    step(trained)
+    fresh.restore(trained.capture(), source="state")
+    for network in (trained, fresh):
+        step(network)
+    assert torch.equal(trained.module.weight, fresh.module.weight)
 
 
-def test_weights_that_do_not_fit_are_named():
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("model", {"model", "optimizer", "ema"}),
+        ("adversary", {"adversary", "adversary_optimizer", "adversary_ema"}),
+    ],
+)
+def test_networks_of_a_run_share_a_state_file(name: str, parts: set[str]):
+    networks = [new_network(name), new_network("other")]
+    for network in networks:
+        network.module(torch.ones(1, 3)).sum().backward()
+        network.optimizer.step()
+    tensors = {key: value for network in networks for key, value in network.capture().items()}
+    assert {key.split("/")[0] for key in networks[0].capture()} == parts
+    fresh = new_network(name)
+    fresh.restore(tensors, source="state")
+    assert fresh.capture().keys() == networks[0].capture().keys()
+    assert all(torch.equal(value, tensors[key]) for key, value in fresh.capture().items())
+
+
+def new_network(name: str = "model") -> Network:
+    module = nn.Linear(3, 2)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=0.1)
+    return Network(name=name, module=module, optimizer=optimizer, ema=ModelEmaV3(module))
+
+
+def test_tensors_that_do_not_fit_are_listed():
     tensors = {"weight": torch.zeros(2, 4), "extra": torch.zeros(1)}
-    with pytest.raises(CheckpointError) as told:
+    with pytest.raises(CheckpointError) as error:
         load_tensors(nn.Linear(3, 2), tensors, source="file")
-    assert str(told.value) == (
+    assert str(error.value) == (
         "file: the weights do not fit the model: 1 missing (bias); 1 unexpected (extra); "
         "1 of another shape (weight)"
     )
+
+
+def test_a_header_of_a_newer_or_damaged_file_is_refused(tmp_path):
+    path = tmp_path / "model.safetensors"
+    header = Weights(kind="pretrain", settings={}, classes=None, recipe="r", step=3).metadata()
+    save_file({}, path, metadata=header)
+    assert read_header(path).step == 3
+    save_file({}, path, metadata={**header, "version": "2"})
+    with pytest.raises(CheckpointError, match="written by a newer everest"):
+        read_header(path)
+    save_file({}, path, metadata={**header, "step": "many"})
+    with pytest.raises(CheckpointError, match="its header is damaged"):
+        read_weights(path)

@@ -1,68 +1,62 @@
-"""What a process sets on a CPU: products stay float32, memory is not handed back after every step."""
+"""Settings of a process on a CPU: products stay float32, freed memory is kept for the next step."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
-from everest.models.block import Block
 from everest.system import cpu
 from everest.system.accelerator import make_accelerator
-from everest.system.cpu import has_onednn_matmul, matmul_stays_float32, use_onednn_matmul
+from everest.system.cpu import configure_cpu, matmul_stays_float32
+
+
+@pytest.fixture(autouse=True)
+def default_precision() -> Iterator[None]:
+    yield
+    torch.set_float32_matmul_precision("highest")
 
 
 def error_of_a_product() -> float:
-    """Of float32 against float64, relative to what is multiplied."""
+    """The error of float32 against float64, relative to the size of the factors."""
     torch.manual_seed(0)
     a, b = torch.randn(300, 400), torch.randn(400, 500)
     exact, size = a.double() @ b.double(), a.double().abs() @ b.double().abs()
     return ((a @ b - exact).abs() / size).max().item()
 
 
-def test_onednn_matmul_have_the_precision_of_float32(monkeypatch: pytest.MonkeyPatch):
+def test_products_on_amd_have_the_precision_of_float32(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(cpu, "_made_by_amd", lambda: True)
-    torch.set_float32_matmul_precision("highest")
     plain = error_of_a_product()
-    use_onednn_matmul()
-    assert error_of_a_product() <= max(2 * plain, 2**-20)  # bfloat16 is wrong by 2**-9
+    configure_cpu()
+    assert error_of_a_product() <= max(2 * plain, 2**-20)  # bfloat16 has an error of 2**-9
 
 
-def test_what_would_be_lowered_is_left_alone(monkeypatch: pytest.MonkeyPatch):
+def test_amd_processors_that_lower_the_precision_keep_the_default(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(cpu, "_made_by_amd", lambda: True)
     monkeypatch.setattr(cpu, "matmul_stays_float32", lambda: False)  # as on a processor with AMX
-    use_onednn_matmul()
+    configure_cpu()
     assert torch.get_float32_matmul_precision() == "highest"
-    assert not has_onednn_matmul()
 
 
-def test_other_processors_have_torchs_own_products_and_attention(monkeypatch: pytest.MonkeyPatch):
+def test_other_processors_keep_the_default(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(cpu, "_made_by_amd", lambda: False)
-    use_onednn_matmul()
+    configure_cpu()
     assert torch.get_float32_matmul_precision() == "highest"
-    assert not has_onednn_matmul()
 
 
 @pytest.mark.parametrize(("vendor", "amd"), [("AuthenticAMD", True), ("GenuineIntel", False)])
-def test_the_maker_is_read_from_the_kernel(tmp_path: Path, vendor: str, amd: bool):
-    told = tmp_path / "cpuinfo"
-    told.write_text(f"processor\t: 0\nvendor_id\t: {vendor}\n")
-    assert cpu._made_by_amd(told) is amd
+def test_the_vendor_is_read_from_the_kernel(tmp_path: Path, vendor: str, amd: bool):
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text(f"processor\t: 0\nvendor_id\t: {vendor}\n")
+    assert cpu._made_by_amd(cpuinfo) is amd
 
 
-@pytest.mark.usefixtures("onednn_matmul")
-def test_a_model_does_not_mind_what_else_the_program_sets():
-    block, x = Block(32, 2), torch.randn(1, 5, 32)
-    torch.backends.cuda.matmul.allow_tf32 = False
-    with pytest.raises(RuntimeError, match="mix of the legacy and new APIs"):
-        torch.get_float32_matmul_precision()
-    assert block(x).isfinite().all()
-
-
-def test_a_lower_precision_would_be_noticed():
+def test_a_lower_precision_is_noticed():
     assert matmul_stays_float32()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert not matmul_stays_float32()
@@ -92,6 +86,6 @@ print(faults() - before)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
-def test_a_step_is_given_the_memory_of_the_one_before():
+def test_a_step_reuses_the_memory_of_the_step_before():
     ended = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, check=True)
-    assert int(ended.stdout) < 1000  # of the 97,656 pages that it asks for
+    assert int(ended.stdout) < 1000  # of the 97,656 pages that it requests

@@ -1,4 +1,4 @@
-"""Files appear whole or not at all, and what could not be written is known before the work."""
+"""Files are written completely or not at all, and an unwritable path is refused before the work."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from everest.system.files import check_new_file, check_new_folder, check_writabl
 
 
 @pytest.mark.parametrize("error", [ValueError("wrong"), KeyboardInterrupt(), EnvironmentProblem("differs")])
-def test_what_fails_while_it_is_written_leaves_what_was_there(tmp_path: Path, error: BaseException):
+def test_an_error_while_writing_keeps_the_earlier_file(tmp_path: Path, error: BaseException):
     path = tmp_path / "file.txt"
     path.write_text("before")
 
@@ -24,7 +24,7 @@ def test_what_fails_while_it_is_written_leaves_what_was_there(tmp_path: Path, er
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("file.txt", "before")]
 
 
-def test_asking_whether_a_file_can_be_written_leaves_no_trace(tmp_path: Path):
+def test_checking_that_a_file_can_be_written_changes_nothing(tmp_path: Path):
     check_writable(tmp_path / "new" / "folder" / "file.txt")
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "there.txt").write_text("before")
@@ -36,7 +36,7 @@ def test_asking_whether_a_file_can_be_written_leaves_no_trace(tmp_path: Path):
         check_writable(tmp_path / "there.txt" / "file.txt")
 
 
-def test_a_new_file_or_folder_is_one_that_replaces_nothing(tmp_path: Path):
+def test_a_new_file_or_folder_must_not_replace_one(tmp_path: Path):
     there, full, empty = tmp_path / "there.txt", tmp_path / "full", tmp_path / "empty"
     there.write_text("before")
     full.mkdir()

@@ -1,4 +1,4 @@
-"""hf:OWNER/NAME without a network: the local cache serves, and the licence is told."""
+"""hf:OWNER/NAME without a network: the local cache is used, and the license is shown."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from foreign import tiny
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from everest.system.hub import licence_of
+from everest.system.hub import license_of
 from everest_cli.main import app
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
-NAME = "hf:somebody/videomae-tiny"
+NAME = "hf:someone/videomae-tiny"
 CONFIG = {"model_type": "videomae", "num_attention_heads": 3, "num_frames": 4, "image_size": 32}
 
 
 @pytest.fixture
 def cache(tmp_path: Path) -> Path:
-    """A cache as huggingface_hub keeps it, with one classifier of transformers."""
-    repository = tmp_path / "hub" / "models--somebody--videomae-tiny"
+    """A cache in the format of huggingface_hub, with one classifier of transformers."""
+    repository = tmp_path / "hub" / "models--someone--videomae-tiny"
     snapshot = repository / "snapshots" / REVISION
     snapshot.mkdir(parents=True)
     (repository / "refs").mkdir()
@@ -36,7 +36,7 @@ def cache(tmp_path: Path) -> Path:
 
 
 def everest(cache: Path, *arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
-    """A command in a process of its own: huggingface_hub reads its environment when it is imported."""
+    """Run a command in its own process: huggingface_hub reads its environment when it is imported."""
     place = {"HF_HOME": str(cache), "HF_HUB_CACHE": str(cache / "hub"), "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-m", "everest_cli", *map(str, arguments)]
     ended = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **place})
@@ -45,19 +45,17 @@ def everest(cache: Path, *arguments: object, code: int = 0) -> subprocess.Comple
     return ended
 
 
-def test_a_checkpoint_of_the_cache_is_converted_and_its_licence_told(cache: Path, tmp_path: Path):
+def test_a_checkpoint_of_the_cache_is_converted_and_its_license_shown(cache: Path, tmp_path: Path):
     out = tmp_path / "out.safetensors"
     ended = everest(cache, "convert", NAME, "--out", out, "--json")
-    assert f"{NAME}: licence cc-by-nc-4.0, revision {REVISION[:12]}" in ended.stderr
-    told = json.loads(ended.stdout)
-    assert (told["family"], told["frames"], told["licence"]) == ("transformers", 4, "cc-by-nc-4.0")
+    assert f"{NAME}: license cc-by-nc-4.0, revision {REVISION[:12]}" in ended.stderr
+    shown = json.loads(ended.stdout)
+    assert (shown["family"], shown["frames"], shown["licence"]) == ("transformers", 4, "cc-by-nc-4.0")
     inspected = everest(cache, "convert", f"{NAME}@{REVISION}", "--inspect")
     assert "family: transformers" in inspected.stdout
 
 
-def test_a_name_of_the_hub_is_a_checkpoint_wherever_one_is_named(
-    cache: Path, clip_files: Path, tmp_path: Path
-):
+def test_every_command_takes_a_name_of_the_hub_as_a_checkpoint(cache: Path, clip_files: Path, tmp_path: Path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
         f'data: {{root: "{clip_files}", num_classes: 400, frames: 4, size: 64, test: train.csv}}\n'
@@ -66,28 +64,28 @@ def test_a_name_of_the_hub_is_a_checkpoint_wherever_one_is_named(
     )
     tested = everest(cache, "eval", "-c", NAME, "--recipe", recipe, "--json", "-q", "--gpus", "cpu")
     assert json.loads(tested.stdout)["videos"] == 4
-    assert "licence cc-by-nc-4.0" in tested.stderr
+    assert "license cc-by-nc-4.0" in tested.stderr
     options = ["--recipe", recipe, "--init", NAME, "--dry-run", "--gpus", "cpu", "-o", tmp_path / "run"]
-    begun = everest(cache, "finetune", *options)
-    assert "licence cc-by-nc-4.0" in begun.stderr
+    started = everest(cache, "finetune", *options)
+    assert "license cc-by-nc-4.0" in started.stderr
 
 
-def test_what_is_neither_in_the_cache_nor_reachable_is_told(cache: Path):
-    gone = everest(cache, "convert", "hf:somebody/else", "--inspect", code=6)
-    assert f"hf:somebody/else: not whole in the cache {cache / 'hub'}" in gone.stderr
-    assert "hf download somebody/else" in gone.stderr
+def test_a_checkpoint_neither_cached_nor_reachable_is_an_error(cache: Path):
+    gone = everest(cache, "convert", "hf:someone/else", "--inspect", code=6)
+    assert f"hf:someone/else: not complete in the cache {cache / 'hub'}" in gone.stderr
+    assert "hf download someone/else" in gone.stderr
 
 
-def test_a_name_without_an_owner_is_told():
-    told = CliRunner().invoke(app, ["eval", "-c", "hf:nonsense"])
-    assert told.exit_code == 6
-    assert "write hf:OWNER/NAME" in told.stderr
+def test_a_name_without_an_owner_is_an_error():
+    result = CliRunner().invoke(app, ["eval", "-c", "hf:nonsense"])
+    assert result.exit_code == 6
+    assert "write hf:OWNER/NAME" in result.stderr
 
 
-def test_the_licence_is_that_of_the_front_matter(tmp_path: Path):
+def test_the_license_is_read_from_the_front_matter(tmp_path: Path):
     readme = tmp_path / "README.md"
-    assert licence_of(tmp_path) is None
-    for text, licence in (
+    assert license_of(tmp_path) is None
+    for text, name in (
         ("---\nlicense: mit\n---\n", "mit"),
         ("---\nlicense: other\nlicense_name: research\n---\n", "research"),
         ("---\nlicense: [mit, apache-2.0]\n---\n", "mit, apache-2.0"),
@@ -96,4 +94,4 @@ def test_the_licence_is_that_of_the_front_matter(tmp_path: Path):
         ("---\ntags: [a]\n---\n", None),
     ):
         readme.write_text(text)
-        assert licence_of(tmp_path) == licence, text
+        assert license_of(tmp_path) == name, text

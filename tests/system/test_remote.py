@@ -26,7 +26,7 @@ from everest.data.loader import batches, make_loader
 from everest.data.samples import SampleList, read_samples
 from everest.data.views import PretrainViews
 from everest.errors import DataError, EnvironmentProblem
-from everest.system.storage import RemotePath, joined, located
+from everest.system.storage import RemotePath, join_location, parse_location
 from everest.tokenizer.clips import held_out_key
 from everest.video.reader import VideoError, probe, read_frames
 from everest_cli.main import app
@@ -66,19 +66,24 @@ def nobody(server: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ite
 
 def unlabelled(source: str, root: str) -> SampleList:
     return read_samples(
-        located(source), root=located(root), classes=None, num_classes=None, heads=None, labelled=False
+        parse_location(source),
+        root=parse_location(root),
+        classes=None,
+        num_classes=None,
+        heads=None,
+        labeled=False,
     )
 
 
 def test_a_url_keeps_its_protocol_and_joins_like_a_path():
-    root = located("s3://bucket/dir/")
+    root = parse_location("s3://bucket/dir/")
     assert root == RemotePath("s3://bucket/dir")
-    assert str(joined(root, "./a b/../c.mp4")) == "s3://bucket/dir/c.mp4"
+    assert str(join_location(root, "./a b/../c.mp4")) == "s3://bucket/dir/c.mp4"
     assert str(root.parent) == "s3://bucket"
     assert (root / "x.tar.GZ").suffix == ".GZ"
-    assert joined(root, "/data/a.mp4") == Path("/data/a.mp4")
-    assert joined(Path("/data"), "hf://datasets/o/n/a.mp4") == RemotePath("hf://datasets/o/n/a.mp4")
-    assert located("file:///data/a b.mp4") == Path("/data/a b.mp4")
+    assert join_location(root, "/data/a.mp4") == Path("/data/a.mp4")
+    assert join_location(Path("/data"), "hf://datasets/o/n/a.mp4") == RemotePath("hf://datasets/o/n/a.mp4")
+    assert parse_location("file:///data/a b.mp4") == Path("/data/a b.mp4")
 
 
 def test_frames_of_a_storage_are_those_of_the_file(stored: str, clip_files: Path):
@@ -132,8 +137,8 @@ def test_class_folders_and_pictures_of_a_storage(bucket: str, tmp_path: Path):
             picture = np.full((16, 16, 3), 80 * i, dtype=np.uint8)
             Image.fromarray(picture).save(tmp_path / label / "film" / f"{i}.png")
     upload(tmp_path, f"{bucket}/classes")
-    url = located(f"{bucket}/classes")
-    found = read_samples(url, root=url, classes=None, num_classes=None, heads=None, labelled=True)
+    url = parse_location(f"{bucket}/classes")
+    found = read_samples(url, root=url, classes=None, num_classes=None, heads=None, labeled=True)
     assert found.class_names == ("hug", "kick")
     assert [sample.labels for sample in found.samples] == [(0,), (1,)]
     assert read_frames(found.samples[0].video, [2, 0])[:, 0, 0, 0].tolist() == [160, 0]

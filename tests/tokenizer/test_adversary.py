@@ -1,3 +1,5 @@
+"""The discriminator and the adversarial loss of the tokenizer, against a plain implementation."""
+
 from __future__ import annotations
 
 import math
@@ -68,7 +70,7 @@ def test_every_tokenizer_has_a_discriminator_of_its_size(name: str):
         assert network(torch.empty(2, 3, 16, *config.scaled((224, 224)))).shape == (2,)
 
 
-def test_every_pixel_of_a_clip_tells():
+def test_every_pixel_of_a_clip_counts():
     torch.manual_seed(0)
     clip = clips(1).requires_grad_()
     Discriminator(TINY, frames=8, size=(32, 32))(clip).sum().backward()
@@ -126,7 +128,7 @@ def test_the_penalty_has_the_gradient_that_differences_show():
     assert (gradient * direction).sum().item() == pytest.approx(by_differences.item(), rel=1e-4)
 
 
-def test_a_penalty_without_weight_is_told_and_teaches_nothing(adversary: Adversary):
+def test_a_penalty_without_weight_is_reported_and_teaches_nothing(adversary: Adversary):
     free = Adversary(adversary.discriminator, r1_weight=0.0)
     found = free.discriminator_losses(clips(), clips(seed=1))
     assert found.r1 > 0
@@ -159,18 +161,18 @@ def test_all_is_float32_under_autocast(adversary: Adversary):
         assert F.conv3d(real, torch.rand(1, 3, 1, 1, 1)).dtype == torch.bfloat16
         cast = adversary.discriminator_losses(real, rebuilt)
         assert torch.equal(adversary.generator_loss(rebuilt), generator)
-    assert all(torch.equal(ours, theirs) for ours, theirs in zip(cast, plain, strict=True))
+    assert all(torch.equal(*losses) for losses in zip(cast, plain, strict=True))
 
 
 def test_a_discriminator_learns_to_tell_clips_apart(adversary: Adversary):
     adversary = Adversary(adversary.discriminator, r1_weight=0.1)
-    set_lr(adversary.optimizer, 1e-3)
+    set_lr(adversary.network.optimizer, 1e-3)
     real, rebuilt = clips(4), clips(4, seed=1).mean(dim=2, keepdim=True).expand(-1, -1, 8, -1, -1)
     for _ in range(60):
         losses = adversary.discriminator_losses(real, rebuilt)
-        adversary.optimizer.zero_grad()
+        adversary.network.optimizer.zero_grad()
         losses.total.backward()
-        adversary.optimizer.step()
+        adversary.network.optimizer.step()
     assert losses.logistic < 0.8 * 2 * math.log(2)  # 2 ln 2 is guessing
 
 

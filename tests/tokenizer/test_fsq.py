@@ -1,4 +1,4 @@
-"""Finite scalar quantisation: every code is there, every value is its code's, gradients pass."""
+"""Finite scalar quantization: every code is reached, codes match values, gradients pass."""
 
 from __future__ import annotations
 
@@ -22,52 +22,52 @@ def vectors(counts: list[int], seed: int, size: float) -> torch.Tensor:
 
 @given(counts=levels, seed=st.integers(0, 99), size=st.floats(0.01, 100))
 def test_a_code_stands_for_the_values_it_came_with(counts, seed, size):
-    quantiser = FSQ(counts)
-    values, codes = quantiser(vectors(counts, seed, size))
+    quantizer = FSQ(counts)
+    values, codes = quantizer(vectors(counts, seed, size))
     assert codes.min() >= 0
-    assert codes.max() < quantiser.num_codes
-    assert torch.equal(quantiser.decode(codes), values)
+    assert codes.max() < quantizer.num_codes
+    assert torch.equal(quantizer.decode(codes), values)
     assert values.abs().max() <= 1
 
 
 @given(counts=few_codes)
 def test_every_code_is_reached_and_none_twice(counts):
-    quantiser = FSQ(counts)
+    quantizer = FSQ(counts)
     line = torch.linspace(-6, 6, 241)
     of_dimension = []  # for each dimension, a point for each of its levels
     for dim, count in enumerate(counts):
         points = torch.zeros(len(line), len(counts))
         points[:, dim] = line
-        digits = quantiser.digits(quantiser(points)[1])[:, dim]
+        digits = quantizer.digits(quantizer(points)[1])[:, dim]
         assert digits.unique().tolist() == list(range(count))
         of_dimension.append([line[digits == level][0].item() for level in range(count)])
     every = torch.tensor(list(itertools.product(*of_dimension)))
-    assert quantiser(every)[1].sort().values.tolist() == list(range(quantiser.num_codes))
+    assert quantizer(every)[1].sort().values.tolist() == list(range(quantizer.num_codes))
 
 
 @given(counts=levels)
 def test_zero_is_a_code_like_any_other(counts):
-    quantiser = FSQ(counts)
-    values, codes = quantiser(torch.zeros(1, len(counts)))
+    quantizer = FSQ(counts)
+    values, codes = quantizer(torch.zeros(1, len(counts)))
     assert values.tolist() == [[0.0] * len(counts)]
-    assert quantiser.decode(codes).tolist() == values.tolist()
+    assert quantizer.decode(codes).tolist() == values.tolist()
 
 
 def test_eight_levels_are_not_symmetric_and_zero_has_the_number_of_the_specification():
-    quantiser = FSQ([8] * 6)
-    assert quantiser.num_codes == 2**18
-    assert quantiser(torch.zeros(6))[1].item() == 149_796
-    values, _ = quantiser(torch.linspace(-9, 9, 999)[:, None].expand(-1, 6))
+    quantizer = FSQ([8] * 6)
+    assert quantizer.num_codes == 2**18
+    assert quantizer(torch.zeros(6))[1].item() == 149_796
+    values, _ = quantizer(torch.linspace(-9, 9, 999)[:, None].expand(-1, 6))
     assert values[:, 0].unique().tolist() == [-1, -0.75, -0.5, -0.25, 0, 0.25, 0.5, 0.75]
 
 
 @given(counts=levels, seed=st.integers(0, 99))
 def test_the_gradient_passes_the_rounding_as_if_it_were_not_there(counts, seed):
-    quantiser = FSQ(counts)
+    quantizer = FSQ(counts)
     z = vectors(counts, seed, 1.0).requires_grad_()
     weights = vectors(counts, seed + 1, 1.0)
-    rounded = torch.autograd.grad((quantiser(z)[0] * weights).sum(), z)[0]
-    smooth = torch.autograd.grad((quantiser.bound(z) * weights).sum(), z)[0]
+    rounded = torch.autograd.grad((quantizer(z)[0] * weights).sum(), z)[0]
+    smooth = torch.autograd.grad((quantizer.bound(z) * weights).sum(), z)[0]
     assert torch.equal(rounded, smooth)
     assert (rounded != 0).any()
 

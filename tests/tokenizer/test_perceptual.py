@@ -1,3 +1,5 @@
+"""The perceptual loss of the tokenizer: its network, its weights, and missing or wrong files."""
+
 from __future__ import annotations
 
 import os
@@ -57,7 +59,7 @@ def test_the_distance_is_that_of_the_logits_of_scaled_normalised_frames(network:
 
 
 def scaled(frames: Tensor) -> Tensor:
-    """(N, 3, H, W) to (N, 3, 224, 224) by Pillow, whose filter grows as a picture shrinks."""
+    """(N, 3, H, W) to (N, 3, 224, 224) by Pillow, whose filter grows as a image shrinks."""
     planes = [Image.fromarray(plane.numpy()) for plane in frames.flatten(0, 1)]
     small = [np.asarray(plane.resize((224, 224), Image.Resampling.BILINEAR)) for plane in planes]
     return torch.from_numpy(np.stack(small)).view(-1, 3, 224, 224)
@@ -118,7 +120,7 @@ def test_weights_of_another_network_are_refused(small: dict[str, Tensor], tmp_pa
     assert "1 missing (fc.weight); 1 unexpected (more)" in refused(path)
 
 
-def test_a_missing_file_is_told(tmp_path: Path):
+def test_a_missing_file_is_reported(tmp_path: Path):
     assert "net.pth: no such checkpoint" in refused(tmp_path / "net.pth")
 
 
@@ -142,8 +144,8 @@ def test_what_is_not_reachable_and_what_is_wrong_are_told_apart(tmp_path: Path, 
     shown = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **place}
     )
-    kind, told = shown.stderr.strip().splitlines()[-1].split(": ", 1)
-    assert told.startswith("tokenizer.loss.perceptual_weights: hf:")
+    kind, message = shown.stderr.strip().splitlines()[-1].split(": ", 1)
+    assert message.startswith("tokenizer.loss.perceptual_weights: hf:")
     wrong = weights == "hf:nonsense"
     assert kind == f"everest.errors.{'CheckpointError' if wrong else 'EnvironmentProblem'}"
-    assert told.endswith("write hf:OWNER/NAME" if wrong else "or set it to a file of them")
+    assert message.endswith("write hf:OWNER/NAME" if wrong else "or set it to a file of them")

@@ -1,4 +1,4 @@
-"""The scorer sees change and nothing else; the choice by its scores is exact and lets it learn."""
+"""The scorer responds to change only; the selection by its scores is exact and has a gradient."""
 
 from __future__ import annotations
 
@@ -56,10 +56,10 @@ def test_no_place_in_time_is_preferred(scorer: TokenScorer):
     assert counts.max() < 2 / 7
 
 
-def test_no_place_in_space_is_preferred(scorer: TokenScorer):
-    """A flat picture that changes its colour changes everywhere alike, at the edges, too."""
-    colours = clip(1, 3, 16, 1, 1).expand(-1, -1, -1, 32, 32)
-    scores = scorer(colours)
+def test_no_position_in_space_is_preferred(scorer: TokenScorer):
+    """A uniform image that changes color changes equally everywhere, also at the edges."""
+    colors = clip(1, 3, 16, 1, 1).expand(-1, -1, -1, 32, 32)
+    scores = scorer(colors)
     assert torch.allclose(scores, scores[..., :1, :1].expand_as(scores), atol=1e-5)
 
 
@@ -91,7 +91,7 @@ def test_a_clip_of_equal_frames_has_finite_gradients_and_exactly_k(scorer: Token
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_gradients_reach_the_scorer_beside_a_still_clip(kind: str):
+def test_gradients_reach_the_scorer_with_a_still_clip_in_the_batch(kind: str):
     torch.manual_seed(0)
     model = AdaptiveTokenizer(TOKENIZERS["tiny"], window=8, keep=0.2, select=kind)
     frames = clip(2, 3, 8, 16, 16)
@@ -147,7 +147,7 @@ def test_the_scale_of_the_scores_changes_neither_choice_nor_strength(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_token_that_was_missed_rises(kind):
-    """The gradient says by how much the loss would fall if a token were kept."""
+    """The gradient of a score is the decrease of the loss if the token were kept."""
     scores = torch.linspace(1, 0, 20)[None].repeat(64, 1).requires_grad_()
     wanted = 6  # just below the five that are kept
     mask = soft_topk_mask(scores, 5, kind, 0.5, seeded())

@@ -1,4 +1,4 @@
-"""A tokenizer beside the autoencoder: its targets, its scores, and that nothing ever changes it."""
+"""The frozen tokenizer of an autoencoder: its targets and its scores; training does not change it."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from everest.methods.importance import RawPixels, ScoredEmbedding
 from everest.models.mae import MaskedAutoencoder
 from everest.models.spec import ModelSpec, pretrain_spec
 from everest.system.weights import Weights, state_hash
+from everest.tokenizer.cache import tokenizer_for
 from everest.tokenizer.network import AdaptiveTokenizer
 from everest.tokenizer.spec import tokenizer_spec
 from everest.tokenizer.targets import FrozenTokenizer, TokenTargets
-from everest.video.pixels import normalise
+from everest.video.pixels import normalize
 
 SHORT = ("data.frames=32", "tokenizer.channels=8", "tokenizer.scorer_channels=[4, 8]")
 
@@ -28,7 +29,7 @@ SHORT = ("data.frames=32", "tokenizer.channels=8", "tokenizer.scorer_channels=[4
 @pytest.fixture(scope="module")
 def clips() -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
-    return normalise(torch.randint(0, 256, (2, 3, 32, 32, 32), generator=generator, dtype=torch.uint8))
+    return normalize(torch.randint(0, 256, (2, 3, 32, 32, 32), generator=generator, dtype=torch.uint8))
 
 
 @pytest.fixture(scope="module")
@@ -53,9 +54,13 @@ def recipe(tokenizer: AdaptiveTokenizer, tmp_path: Path) -> Recipe:
     return replace(made, tokenizer=replace(made.tokenizer, checkpoint=str(path)))
 
 
+def spec_of(recipe: Recipe) -> ModelSpec:
+    return pretrain_spec(recipe, tokenizer=tokenizer_for(recipe))
+
+
 def autoencoder(recipe: Recipe) -> MaskedAutoencoder:
     torch.manual_seed(1)
-    model = pretrain_spec(recipe).build()
+    model = spec_of(recipe).build()
     assert isinstance(model, MaskedAutoencoder)
     return model
 
@@ -66,7 +71,7 @@ def ids(count: int = 20, tokens: int = 256) -> torch.Tensor:
 
 def test_targets_are_the_values_of_an_unmasked_pass_standardised(clips, tokenizer):
     chosen = ids()
-    values = TokenTargets(frozen=FrozenTokenizer.of(tokenizer)).values(clips, chosen)
+    values = TokenTargets(frozen=FrozenTokenizer.wrap(tokenizer)).values(clips, chosen)
     frames = clips * torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1, 1)
     frames = frames + torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1, 1)
     every = tokenizer.encode(frames).values
@@ -77,7 +82,7 @@ def test_targets_are_the_values_of_an_unmasked_pass_standardised(clips, tokenize
 
 @pytest.mark.parametrize(("space", "width"), [("values", 6), ("soft", 6), ("codes", 48)])
 def test_each_space_has_its_width_and_its_loss(clips, tokenizer, space, width):
-    targets = TokenTargets(frozen=FrozenTokenizer.of(tokenizer), space=space)
+    targets = TokenTargets(frozen=FrozenTokenizer.wrap(tokenizer), space=space)
     chosen, scored = ids(), torch.rand(2, 20) > 0.3
     values, prediction = targets.values(clips, chosen), torch.randn(2, 20, width)
     assert targets.width == width
@@ -94,7 +99,7 @@ def test_each_space_has_its_width_and_its_loss(clips, tokenizer, space, width):
 
 def test_soft_values_round_to_the_values(clips, tokenizer):
     chosen = ids()
-    frozen = FrozenTokenizer.of(tokenizer)
+    frozen = FrozenTokenizer.wrap(tokenizer)
     soft, hard = (TokenTargets(frozen=frozen, space=s).values(clips, chosen) for s in ("soft", "values"))
     away = (soft - hard).abs() * tokenizer.target_std
     assert away.max() <= 0.5 / 4 + 1e-3  # half a step of 8 levels
@@ -103,13 +108,13 @@ def test_soft_values_round_to_the_values(clips, tokenizer):
 
 @pytest.mark.parametrize("space", ["values", "codes"])
 def test_a_perfect_prediction_looks_like_the_decoded_clip(clips, tokenizer, space):
-    targets = TokenTargets(frozen=FrozenTokenizer.of(tokenizer), space=space)
+    targets = TokenTargets(frozen=FrozenTokenizer.wrap(tokenizer), space=space)
     chosen = torch.arange(256).expand(2, -1)
     values = targets.values(clips, chosen)
     if space == "codes":
         values = F.one_hot(values, 8).flatten(2).float()
     seen = targets.pixels(values, clips, chosen)
-    frozen = TokenTargets(frozen=FrozenTokenizer.of(tokenizer))
+    frozen = TokenTargets(frozen=FrozenTokenizer.wrap(tokenizer))
     assert torch.allclose(seen, frozen.pixels(frozen.values(clips, chosen), clips, chosen), atol=1e-5)
     assert seen.shape == (2, 256, 3, 2, 8, 8)
     assert not torch.allclose(seen, frozen.pixels(torch.zeros(2, 256, 6), clips, chosen), atol=1e-2)
@@ -137,8 +142,8 @@ def test_the_autoencoder_asks_for_what_the_tokenizer_scores_highest(clips, recip
     model = autoencoder(recipe)
     noise = torch.rand(2, 256)
     chosen = model.select(clips, noise)
-    scores = FrozenTokenizer.of(tokenizer).scores(clips)
-    both = ScoredEmbedding(RawPixels((2, 8, 8)), FrozenTokenizer.of(tokenizer))
+    scores = FrozenTokenizer.wrap(tokenizer).scores(clips)
+    both = ScoredEmbedding(RawPixels((2, 8, 8)), FrozenTokenizer.wrap(tokenizer))
     assert torch.equal(model.selector.importance(clips, both), scores)
     expected = model.selector(model.encoder.grid, importance=scores, noise=noise)
     assert torch.equal(chosen.target, expected.target)
@@ -146,22 +151,22 @@ def test_the_autoencoder_asks_for_what_the_tokenizer_scores_highest(clips, recip
 
 
 def test_a_checkpoint_names_its_tokenizer_and_finds_it_again(clips, recipe):
-    model, spec = autoencoder(recipe), pretrain_spec(recipe)
-    again = ModelSpec.of(spec.dump(), source=Path("x")).build()
+    model, spec = autoencoder(recipe), spec_of(recipe)
+    again = ModelSpec.from_settings(spec.dump(), source=Path("x")).build()
     again.load_state_dict(model.state_dict())
     noise = torch.rand(2, 256)
     assert torch.equal(model(clips, noise=noise).loss, again(clips, noise=noise).loss)
 
 
 def test_a_tokenizer_that_is_gone_or_another_is_a_checkpoint_error(recipe):
-    spec = pretrain_spec(recipe)
+    spec = spec_of(recipe)
     assert spec.tokenizer is not None
     path = Path(spec.tokenizer.path or "")
     other = replace(spec, tokenizer=replace(spec.tokenizer, sha256="0" * 64))
     with pytest.raises(CheckpointError, match="not the tokenizer that this model was trained with"):
         other.build()
     path.unlink()
-    with pytest.raises(CheckpointError, match="is not there any more"):
+    with pytest.raises(CheckpointError, match="the tokenizer of this model is missing"):
         spec.build()
 
 
@@ -169,12 +174,12 @@ def test_a_tokenizer_with_other_tokens_than_the_model_is_refused(recipe):
     assert recipe.tokenizer is not None
     wide = replace(recipe, model=replace(recipe.model, tubelet=(2, 16, 16)))
     with pytest.raises(CheckpointError, match=r"its tokens are of \(2, 8, 8\) in windows of 16 frames"):
-        pretrain_spec(wide)
+        spec_of(wide)
     file = Path(recipe.tokenizer.checkpoint or "")
     model = autoencoder(recipe)
     Weights(
-        kind="pretrain", settings=pretrain_spec(recipe).dump(), classes=None, recipe="r", step=1,
+        kind="pretrain", settings=spec_of(recipe).dump(), classes=None, recipe="r", step=1,
         tensors=model.state_dict(),
     ).save(file)  # fmt: skip
     with pytest.raises(CheckpointError, match="a pretrain checkpoint where a tokenizer is needed"):
-        pretrain_spec(recipe)
+        spec_of(recipe)

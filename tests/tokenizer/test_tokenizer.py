@@ -1,4 +1,4 @@
-"""The tokenizer as a module: shapes, windows, what is kept, what is rebuilt, sizes."""
+"""The tokenizer as a module: shapes, windows, kept tokens, rebuilt clips, sizes."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ def test_tokens_of_224_pixels_are_those_of_a_vit(name: str):
 
 
 def test_every_part_of_the_output_has_one_row_a_token(model: AdaptiveTokenizer):
-    told = model.encode(clip(2, 3, 16, 16, 24))
-    assert told.latent.shape == told.values.shape == (2, 8 * 4 * 6, 6)
-    assert told.codes.shape == (2, 8 * 4 * 6)
-    assert told.scores.shape == (2, 8, 4, 6)
-    assert torch.equal(model.quantiser.decode(told.codes), told.values)
+    output = model.encode(clip(2, 3, 16, 16, 24))
+    assert output.latent.shape == output.values.shape == (2, 8 * 4 * 6, 6)
+    assert output.codes.shape == (2, 8 * 4 * 6)
+    assert output.scores.shape == (2, 8, 4, 6)
+    assert torch.equal(model.quantizer.decode(output.codes), output.values)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_the_first_slice_of_a_later_window_is_scored_against_the_slice_before(mo
 
 
 def test_of_each_window_the_first_slice_and_a_share_of_the_others_is_kept(model: AdaptiveTokenizer):
-    mask = model.choose(clip(3, 8, 4, 4), keep=0.25)
+    mask = model.select_tokens(clip(3, 8, 4, 4), keep=0.25)
     assert mask.shape == (3, 8, 4, 4)
     windows = mask.unflatten(1, (2, 4))
     assert (windows[:, :, 0] == 1).all()
@@ -165,7 +165,7 @@ def test_standardised_values_have_the_measured_mean_and_deviation(model: Adaptiv
     values = model.encode(clip(4, 3, 8, 16, 16)).values
     model.target_mean.copy_(values.mean(dim=(0, 1)))
     model.target_std.copy_(values.std(dim=(0, 1)))
-    targets = model.standardised(values)
+    targets = model.standardized(values)
     assert targets.mean(dim=(0, 1)).abs().max() < 1e-5
     assert (targets.std(dim=(0, 1)) - 1).abs().max() < 1e-5
 
@@ -174,16 +174,16 @@ def test_standardised_values_have_the_measured_mean_and_deviation(model: Adaptiv
 
 
 @pytest.mark.parametrize(
-    ("shape", "told"),
+    ("shape", "message"),
     [
         ((1, 3, 12, 16, 16), "do not divide into windows of 8 frames"),
         ((1, 3, 8, 18, 16), "tokens of 4 x 4 pixels"),
         ((3, 8, 16, 16), r"expected float \(B, 3, T, H, W\)"),
     ],
 )
-def test_clips_that_do_not_divide_are_refused(model: AdaptiveTokenizer, shape, told):
+def test_clips_that_do_not_divide_are_refused(model: AdaptiveTokenizer, shape, message):
     for use in (model.encode, model.reconstruct, model):
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             use(clip(*shape))
 
 

@@ -1,6 +1,6 @@
-"""A small tokenizer on rendered clips: the mask that it learns is worth more than one by chance.
+"""A small tokenizer on rendered clips: the learned mask is better than a random one.
 
-The bars are those of a prototype, on clips of the same kind; the figures of these runs are in docs/lvmae.md.
+The limits come from a prototype, on clips of the same kind; the results of these runs are in docs/lvmae.md.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from everest_cli.main import app
 
 RECIPE = """
-summary: one shape moves, one stands still, a third of the cameras pan
+summary: one shape moves, one is still, a third of the cameras pan
 data: {frames: 16, size: 32, flip: false}
 model: {backbone: vit-tiny, tubelet: [2, 4, 4]}
 train: {workers: 0, precision: fp32}
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.slow
 
 
 class RandomScores(nn.Module):
-    """In the place of the scorer; passes are seeded, so that a run is the same each time."""
+    """Replaces the scorer. Training is seeded, so that a run is the same each time."""
 
     def __init__(self, stride: tuple[int, int], channels: tuple[int, int]) -> None:
         super().__init__()
@@ -46,15 +46,15 @@ class RandomScores(nn.Module):
 
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    """What two tokenizers say of the same held-out clips, each trained for its own mask."""
+    """The reports of two tokenizers on the same held-out clips, each trained with its own mask."""
     folder = tmp_path_factory.mktemp("shapes")
     write_shapes(folder, train=800, test=64)
     (folder / "tiny.yaml").write_text(RECIPE)
-    told = {"learned": train(folder, "learned")}
+    report = {"learned": train(folder, "learned")}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("everest.tokenizer.network.TokenScorer", RandomScores)
-        told["random"] = train(folder, "random")
-    return told
+        report["random"] = train(folder, "random")
+    return report
 
 
 def train(folder: Path, name: str) -> dict[str, Any]:
@@ -62,9 +62,9 @@ def train(folder: Path, name: str) -> dict[str, Any]:
     options = ["--recipe", str(folder / "tiny.yaml"), "--data", str(folder), "-o", str(run), "-q"]
     result = CliRunner().invoke(app, ["train-tokenizer", *options])
     assert result.exit_code == 0, (result.output, result.exception)
-    told = json.loads((run / "report.json").read_text())
-    logging.getLogger(__name__).info("%s: %s", name, json.dumps(told))
-    return told
+    report = json.loads((run / "report.json").read_text())
+    logging.getLogger(__name__).info("%s: %s", name, json.dumps(report))
+    return report
 
 
 def test_a_learned_mask_beats_a_random_one_of_the_same_size(reports):

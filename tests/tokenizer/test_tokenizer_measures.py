@@ -1,4 +1,4 @@
-"""The figures by which a tokenizer is judged, on cases that can be counted by hand."""
+"""The measures of a tokenizer, on cases that can be computed by hand."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from everest.tokenizer.measures import (
     codebook_use,
     highest,
     mean_overlap,
-    peak_ratio,
+    psnr,
     rank_correlation,
     score_entropy,
     slice_shares,
@@ -23,13 +23,11 @@ from everest.tokenizer.report import codebook_warnings, scorer_warnings
 
 def test_an_error_of_a_tenth_is_20_db():
     frames = torch.full((2, 3, 4, 2, 2), 0.5)
-    assert peak_ratio(frames + 0.1, frames).tolist() == pytest.approx([20, 20], abs=1e-4)
+    assert psnr(frames + 0.1, frames).tolist() == pytest.approx([20, 20], abs=1e-4)
 
 
 def test_pixels_beyond_white_and_black_count_as_these():
-    assert peak_ratio(torch.full((1, 3, 2, 2, 2), 7.0), torch.ones(1, 3, 2, 2, 2)).item() == pytest.approx(
-        100
-    )
+    assert psnr(torch.full((1, 3, 2, 2, 2), 7.0), torch.ones(1, 3, 2, 2, 2)).item() == pytest.approx(100)
 
 
 def test_change_is_measured_against_the_frame_before():
@@ -75,8 +73,8 @@ def test_entropy_is_1_for_equal_scores_and_0_for_one():
 
 
 def test_perplexity_counts_equally_frequent_codes():
-    quantiser = FSQ([4, 2])
-    use = codebook_use(torch.tensor([0, 1, 2, 3, 0, 1, 2, 3]), quantiser)
+    quantizer = FSQ([4, 2])
+    use = codebook_use(torch.tensor([0, 1, 2, 3, 0, 1, 2, 3]), quantizer)
     assert use["perplexity"] == pytest.approx(4)
     assert use["perplexity_share"] == pytest.approx(0.5)  # of 8 codes and as many tokens
     assert (use["used"], use["tokens"], use["least_level"]) == (4, 8, 0)  # the second level of the second
@@ -91,16 +89,16 @@ HEALTHY = {
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "told"),
+    ("key", "value", "warning"),
     [
-        ("slice_shares", [0.02] * 5 + [0.0, 0.9], "90% of what is kept lies in slice 8 of 8"),
-        ("overlap", {"scorer": 0.45, "frame_difference": 0.16}, "keep the same places"),
-        ("change", {"scorer": {"ratio": 1.0}, "frame_difference": {"ratio": 3.6}}, "changes 1.0 times"),
-        ("codebook", {"perplexity": 9, "perplexity_share": 0.01, "least_level": 0.1}, "9 equally frequent"),
+        ("slice_shares", [0.02] * 5 + [0.0, 0.9], "90% of the kept tokens are in slice 8 of 8"),
+        ("overlap", {"scorer": 0.45, "frame_difference": 0.16}, "keep the same positions"),
+        ("change", {"scorer": {"ratio": 1.0}, "frame_difference": {"ratio": 3.6}}, "change 1.0 times"),
+        ("codebook", {"perplexity": 9, "perplexity_share": 0.01, "least_level": 0.1}, "a perplexity of 9"),
         ("codebook", {"perplexity": 9, "perplexity_share": 0.5, "least_level": 0.0}, "a level of the codes"),
     ],
 )
-def test_each_sign_of_a_collapse_is_told(key: str, value: object, told: str):
+def test_each_sign_of_a_collapse_is_reported(key: str, value: object, warning: str):
     warnings = codebook_warnings if key == "codebook" else scorer_warnings
     assert list(warnings(HEALTHY)) == []
-    assert [told in text for text in warnings({**HEALTHY, key: value})] == [True]
+    assert [warning in text for text in warnings({**HEALTHY, key: value})] == [True]

@@ -1,4 +1,4 @@
-"""The perceptual and the adversarial term in whole runs: logged, stopped, resumed, shared out and misused."""
+"""The perceptual and the adversarial loss in whole runs: logged, resumed, distributed and misused."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import timm
 import torch
 from processes import TWO, everest, start, stop_after, wait_for_rows, wait_until_nobody_runs
 from safetensors.torch import load_file, save_file
-from small_runs import weights
+from small_runs import equal, weights
 from tokenizer_runs import RECIPE, set_up, train
 from torch import Tensor
 from typer.testing import CliRunner
@@ -27,14 +27,14 @@ from everest.tokenizer.spec import kept_values, tokenizer_spec
 from everest.train import tokenizer_loss
 from everest.train.adversary import BETAS, first_step
 from everest.train.setup import try_one_pass
-from everest.train.state import newest_state
+from everest.train.state import SavedState, newest_state
 from everest.train_tokenizer import TokenizerStage, tokenizer_losses, trial_losses
 from everest_cli.main import app
 
 GAN = ["--set", "tokenizer.loss.gan=0.1"]
 STEPS = 15  # of a run here, one an epoch
 LONG = [*GAN, "--set", f"tokenizer.epochs={STEPS}"]
-BEGUN = first_step(STEPS)
+FIRST = first_step(STEPS)
 
 
 @pytest.fixture(scope="module")
@@ -77,9 +77,9 @@ def newest(folder: Path) -> dict[str, Tensor]:
     return load_file(sorted((folder / "state").glob("*.safetensors"))[-1])
 
 
-def assert_same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
-    assert ours.keys() == theirs.keys()
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+def part(state: SavedState, name: str) -> dict[str, Tensor]:
+    prefix = f"{name}/"
+    return {key.removeprefix(prefix): state.tensors[key] for key in state.tensors if key.startswith(prefix)}
 
 
 # --- what is logged and saved -------------------------------------------------------------------------------
@@ -88,21 +88,21 @@ def assert_same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
 def test_terms_are_logged_without_their_weights_and_the_loss_with_them(trained: Path):
     rows = step_rows(trained)
     adversarial = {"generator", "discriminator", "r1", "discriminator_grad_norm"}
-    for row in rows[:BEGUN]:
+    for row in rows[:FIRST]:
         assert row["loss"] == row["reconstruction"]
         assert adversarial.isdisjoint(row)
-    for row in rows[BEGUN:]:
+    for row in rows[FIRST:]:
         assert row["loss"] == pytest.approx(row["reconstruction"] + 0.1 * row["generator"], rel=1e-6)
         assert all(0 < row[name] < math.inf for name in adversarial)
 
 
-def test_until_the_discriminator_begins_the_run_is_that_without_it(
+def test_until_the_discriminator_starts_the_run_equals_one_without_it(
     recipe: Path, trained: Path, tmp_path: Path
 ):
     train(recipe, tmp_path / "run", "--set", f"tokenizer.epochs={STEPS}")
-    ours, plain = step_rows(trained), step_rows(tmp_path / "run")
-    assert [row["loss"] for row in ours[:BEGUN]] == [row["loss"] for row in plain[:BEGUN]]
-    assert [row["loss"] for row in ours[BEGUN:]] != [row["loss"] for row in plain[BEGUN:]]
+    adversarial, plain = step_rows(trained), step_rows(tmp_path / "run")
+    assert [row["loss"] for row in adversarial[:FIRST]] == [row["loss"] for row in plain[:FIRST]]
+    assert [row["loss"] for row in adversarial[FIRST:]] != [row["loss"] for row in plain[FIRST:]]
     assert not any("reconstruction" in row for row in plain)
 
 
@@ -114,14 +114,15 @@ def test_the_discriminator_is_in_the_state_and_not_in_the_weights(
     stage = set_up(recipe, tmp_path / "run", "tokenizer.loss.gan=0.1")
     assert stage.objective.adversary is not None
     fresh = stage.objective.adversary.discriminator.state_dict()
-    assert state.adversary.keys() == fresh.keys()
-    assert not any(torch.equal(state.adversary[name], fresh[name]) for name in fresh if "weight" in name)
-    moments = {name.rpartition("/")[2] for name in state.adversary_optimizer}
-    assert moments == {"step", "exp_avg", "exp_avg_sq"}
-    steps = {value.item() for name, value in state.adversary_optimizer.items() if name.endswith("/step")}
-    assert steps == {STEPS - BEGUN}
-    assert state.ema.keys() == state.model.keys() == stage.training.trained_model.state_dict().keys()
-    assert weights(trained).keys() == state.model.keys()
+    saved = part(state, "adversary")
+    assert saved.keys() == fresh.keys()
+    assert not any(torch.equal(saved[name], fresh[name]) for name in fresh if "weight" in name)
+    optimizer = part(state, "adversary_optimizer")
+    assert {name.rpartition("/")[2] for name in optimizer} == {"step", "exp_avg", "exp_avg_sq"}
+    steps = {value.item() for name, value in optimizer.items() if name.endswith("/step")}
+    assert steps == {STEPS - FIRST}
+    names = stage.training.trained_model.state_dict().keys()
+    assert part(state, "ema").keys() == part(state, "model").keys() == weights(trained).keys() == names
 
 
 def test_the_discriminator_has_betas_and_a_peak_of_its_own_and_the_tokenizers_schedule(
@@ -132,17 +133,16 @@ def test_the_discriminator_has_betas_and_a_peak_of_its_own_and_the_tokenizers_sc
     adversary = stage.objective.adversary
     assert adversary is not None
     stage.training.updater.set_lr(0.25)
-    assert [group["lr"] for group in adversary.optimizer.param_groups] == pytest.approx([0.025] * 2)
-    assert {group["betas"] for group in adversary.optimizer.param_groups} == {BETAS}
+    assert [group["lr"] for group in adversary.network.optimizer.param_groups] == pytest.approx([0.025])
+    assert {group["betas"] for group in adversary.network.optimizer.param_groups} == {BETAS}
 
 
-def test_a_dry_run_tries_the_discriminator_and_tells_the_tokenizers_loss(recipe: Path, tmp_path: Path):
+def test_a_dry_run_tries_the_discriminator_and_prints_the_tokenizers_loss(recipe: Path, tmp_path: Path):
     run = tmp_path / "run"
     command = ["train-tokenizer", "--recipe", str(recipe), "-o", str(run), "--gpus", "cpu", *GAN]
     shown = CliRunner().invoke(app, [*command, "--dry-run"]).stdout
     stage = set_up(recipe, run, "tokenizer.loss.gan=0.1")
-    loss, adversary_loss = trial_losses(stage, next(iter(stage.training.loader())))
-    assert adversary_loss is not None
+    loss, _ = trial_losses(stage, next(iter(stage.training.loader())))
     assert float(re.search(r"^loss: (.*)$", shown, re.MULTILINE)[1]) == pytest.approx(loss.item(), rel=1e-5)
     assert not run.exists()
 
@@ -177,8 +177,8 @@ def test_terms_of_weight_0_take_no_memory(recipe: Path, tmp_path: Path, small_ne
 # --- stopped and resumed ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("rows", [pytest.param(2, marks=pytest.mark.slow), 3 * BEGUN])
-def test_a_killed_run_goes_on_to_the_same_bits_discriminator_included(
+@pytest.mark.parametrize("rows", [pytest.param(2, marks=pytest.mark.slow), 3 * FIRST])
+def test_a_killed_run_resumes_to_the_same_bits_discriminator_included(
     recipe: Path, trained: Path, tmp_path: Path, rows: int
 ):
     """Killed before the discriminator begins, and after."""
@@ -186,13 +186,13 @@ def test_a_killed_run_goes_on_to_the_same_bits_discriminator_included(
     assert stop_after(recipe, ["train-tokenizer", *LONG], parts, signal.SIGKILL, rows=rows) == -signal.SIGKILL
     said = train(recipe, parts, *LONG)
     at = int(re.search(r"resuming after step (\d+)", said)[1])
-    assert (at <= BEGUN) == (rows == 2)
+    assert (at <= FIRST) == (rows == 2)
     assert figures(parts) == figures(trained)
-    assert_same(newest(parts), newest(trained))
-    assert_same(weights(parts), weights(trained))
+    assert equal(newest(parts), newest(trained))
+    assert equal(weights(parts), weights(trained))
 
 
-def test_a_run_with_a_discriminator_goes_on_with_it(recipe: Path, trained: Path):
+def test_a_run_with_a_discriminator_resumes_with_it(recipe: Path, trained: Path):
     said = train(recipe, trained, "--set", f"tokenizer.epochs={STEPS}", code=2)
     assert "tokenizer.loss.gan (0.1, now 0.0)" in said
 
@@ -228,22 +228,23 @@ def moments(folder: Path) -> dict[str, Tensor]:
     """The first moments of the discriminator's Adam in the newest state."""
     state = newest_state(folder / "state", notify=silent)
     assert state is not None
-    return {n: value for n, value in state.adversary_optimizer.items() if n.endswith("/exp_avg")}
+    optimizer = part(state, "adversary_optimizer")
+    return {name: value for name, value in optimizer.items() if name.endswith("/exp_avg")}
 
 
 @pytest.mark.slow
-def test_a_killed_run_of_two_goes_on_to_the_same_bits(recipe: Path, tmp_path: Path):
+def test_a_killed_run_of_two_resumes_to_the_same_bits(recipe: Path, tmp_path: Path):
     options = ["train-tokenizer", "--recipe", recipe, *LONG, *TWO, "--set", "train.micro_batch=1"]
     everest(*options, "-o", tmp_path / "whole")
     parts = tmp_path / "parts"
     process = start(*options, "-o", parts)
-    wait_for_rows(parts, 3 * BEGUN, process)
+    wait_for_rows(parts, 3 * FIRST, process)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait(timeout=60)
     wait_until_nobody_runs(parts)
     everest(*options, "-o", parts)
     assert figures(parts) == figures(tmp_path / "whole")
-    assert_same(newest(parts), newest(tmp_path / "whole"))
+    assert equal(newest(parts), newest(tmp_path / "whole"))
 
 
 def test_bf16_trains_both(recipe: Path, tmp_path: Path):
@@ -271,7 +272,7 @@ def test_what_is_not_finite_in_one_leaves_both_as_they_were(recipe: Path, tmp_pa
     for name, module in modules.items():
         assert all(torch.equal(p, q) for p, q in zip(module.parameters(), before[name], strict=True)), name
         assert all(p.grad is None for p in module.parameters())
-    assert not adversary.optimizer.state
+    assert not adversary.network.optimizer.state
     noted = json.loads((tmp_path / "run" / "nonfinite.json").read_text())
     norm = "discriminator_grad_norm" if broken == "discriminator" else "grad_norm"
     assert noted[norm] == "nan"
@@ -282,8 +283,7 @@ def passes_of(stage: TokenizerStage) -> None:
     """The passes of a step of `train_tokenizer`, with the adversary."""
     next(stage.training.steps())
     for clip in stage.training.micro_batches():
-        losses = tokenizer_losses(stage, clip, adversarial=True)
-        stage.training.backward(losses.loss, losses.adversary_loss, losses.parts)
+        stage.training.backward(*tokenizer_losses(stage, clip, adversarial=True))
 
 
 def whole_step(stage: TokenizerStage) -> None:
@@ -340,7 +340,7 @@ def test_weights_of_another_network_end_the_command_with_code_6(
     assert not (tmp_path / "run").exists()
 
 
-def test_clips_too_small_for_a_discriminator_are_told(recipe: Path, tmp_path: Path):
+def test_clips_too_small_for_a_discriminator_are_refused(recipe: Path, tmp_path: Path):
     said = train(recipe, tmp_path / "run", *GAN, "--set", "data.size=16", code=2)
     assert "tokenizer.loss.gan: clips of 16 x 16 pixels are too small for the discriminator" in said
     assert "data.size to 32 at least" in said

@@ -1,18 +1,20 @@
-"""What an --output that exists means: go on, leave alone, or say what is in the way. Nothing is lost."""
+"""An --output that exists: a run is resumed or left alone, anything else is refused. Nothing is lost."""
 
 from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import pytest
-from small_runs import RECIPE, weights
-from torch import Tensor
+from small_runs import RECIPE, equal, weights
 from typer.testing import CliRunner
 
 from everest.errors import RecipeError
+from everest.system.locks import sole_writer
 from everest.system.run_folder import RunFolder, default_folder
 from everest.system.run_lock import claim, release, running_here
 from everest_cli.main import app
@@ -53,10 +55,6 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def equal(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> bool:
-    return ours.keys() == theirs.keys() and all((ours[name] == theirs[name]).all() for name in ours)
-
-
 def states(run: Path) -> list[Path]:
     return sorted((run / "state").glob("step-*.safetensors"))
 
@@ -77,31 +75,31 @@ def test_weights_without_a_state_are_not_replaced(command, finished):
     for state in states(finished):
         state.unlink()
     unfinished = finished / "model.safetensors"
-    everest([*command, "--overwrite"])  # a run of fewer steps: its weights stand for a run that was stopped
+    everest([*command, "--overwrite"])  # fewer steps: the weights of a stopped run
     short = unfinished.read_bytes()
     everest(longer)
     shutil.rmtree(finished / "state")
     unfinished.write_bytes(short)
-    told = everest(longer[:-1], code=6)
-    assert f"weights of step {EPOCHS} of {EPOCHS + 1}, but no state to go on from" in told
+    shown = everest(longer[:-1], code=6)
+    assert f"weights of step {EPOCHS} of {EPOCHS + 1}, but no state to resume from" in shown
     assert unfinished.read_bytes() == short
 
 
 def test_damaged_states_are_set_aside_and_never_removed(command, finished):
-    whole = weights(finished)
+    before = weights(finished)
     last = states(finished)[-1]
     last.write_bytes(last.read_bytes()[:-5])
-    told = everest(command)
-    assert f"{last}: damaged, passed over" in told
+    shown = everest(command)
+    assert f"{last}: damaged, skipped" in shown
     assert last.with_suffix(".damaged").is_file()
-    assert equal(weights(finished), whole)  # the last step again, to the bit
+    assert equal(weights(finished), before)  # the last step again, to the bit
 
 
 def test_a_run_of_damaged_states_only_is_an_error_and_loses_nothing(command, finished):
     for state in states(finished):
         state.write_bytes(b"")
     before = contents(finished)
-    assert "none of its states is whole" in everest(command, code=6)
+    assert "all its states are damaged" in everest(command, code=6)
     assert contents(finished) == before
 
 
@@ -112,10 +110,10 @@ def test_other_files_among_the_states_are_none(command, finished):
 
 
 def test_missing_weights_of_a_finished_run_are_written_again(command, finished):
-    whole = weights(finished)
+    before = weights(finished)
     (finished / "model.safetensors").unlink()
     everest(command)
-    assert equal(weights(finished), whole)
+    assert equal(weights(finished), before)
 
 
 # --- the same run, or another -------------------------------------------------------------------------------
@@ -160,8 +158,8 @@ def test_classes_that_changed_places_are_another_run(recipe: Path, data: Path, t
 
 
 def test_resume_of_a_folder_leaves_no_room_for_another(command, finished, tmp_path: Path):
-    told = everest(command, "--resume", str(finished), code=2)  # command has an --output
-    assert "leave out --output and --overwrite" in told
+    shown = everest(command, "--resume", str(finished), code=2)  # command has an --output
+    assert "leave out --output and --overwrite" in shown
 
 
 # --- overwrite ----------------------------------------------------------------------------------------------
@@ -217,20 +215,35 @@ def test_of_many_starts_at_once_one_gets_the_folder(tmp_path: Path, monkeypatch:
     assert len(refused) == 7
 
 
-def test_a_claim_that_changes_hands_at_this_moment_is_left_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_claim_that_another_process_makes_at_this_moment_is_left_alone(tmp_path: Path):
     marker = tmp_path / "running.json"
-    marker.write_text("of a killed process")
-
-    def another_is_faster(run: Path) -> None:
-        marker.write_text("of one that lives")
-
-    monkeypatch.setattr("everest.system.run_lock.running_here", another_is_faster)
-    with pytest.raises(RecipeError, match="another process trains it now"):
-        claim(tmp_path)
-    assert marker.read_text() == "of one that lives"
+    with sole_writer(marker):
+        marker.write_text("being written")
+        with pytest.raises(RecipeError, match="another process trains it now"):
+            claim(tmp_path)
+    assert marker.read_text() == "being written"
+    claim(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["running.json"]
+
+
+def test_a_killed_process_loses_the_lock(tmp_path: Path):
+    """And what it leaves of the lock does not keep others out."""
+    code = f"from pathlib import Path; from everest.system.locks import sole_writer\n\
+with sole_writer(Path({str(tmp_path / 'file')!r})): print(flush=True); input()"
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        with (
+            pytest.raises(RecipeError, match="another process writes there now"),
+            sole_writer(tmp_path / "file"),
+        ):
+            pass
+        process.kill()
+    assert (tmp_path / ".file.lock").exists()
+    with sole_writer(tmp_path / "file"):
+        pass
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_claim_of_a_killed_process_is_taken_over(tmp_path: Path):

@@ -1,4 +1,4 @@
-"""A step makes the host wait for no GPU: shown without one, by shapes that say they are on it."""
+"""A step makes the host wait for no GPU: shown without one, by shapes that claim to be on it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 import everest
 from everest.methods.strategies import FrameDifference, RandomSpaceTime, RedundancyRobust, RunningCell, Tube
-from everest.video.pixels import normalise
+from everest.video.pixels import normalize
 
 WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "unique")
 
@@ -52,7 +52,7 @@ def off_device(model: nn.Module) -> list[str]:
     with mode:
         clips = torch.empty(2, 3, 8, 64, 64, dtype=torch.uint8, device="cuda")
         with OffDevice() as noted:
-            model(normalise(clips))
+            model(normalize(clips))
     return noted.found
 
 

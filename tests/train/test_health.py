@@ -1,4 +1,4 @@
-"""What a run says and does when it is not well."""
+"""Runs that are not well: their messages, and how they end."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import psutil
 import pytest
 import torch
 from processes import stop_after
-from small_runs import RECIPE, run, told, weights
+from small_runs import RECIPE, equal, metrics, run, weights
 from typer.testing import CliRunner
 
 from everest.config.settings import PretrainSettings
@@ -26,7 +26,7 @@ from everest.data.samples import Sample
 from everest.data.views import Views
 from everest.errors import DataError, DivergedError, EnvironmentProblem
 from everest.system.run_folder import RunFolder
-from everest.train.health import SCALER_LIMIT, SKIP_LIMIT, Figures, LossWatch, Nonfinite, stays_at_chance
+from everest.train.health import SCALER_LIMIT, SKIP_LIMIT, LossWatch, Nonfinite, StepMetrics, stays_at_chance
 from everest.train.plan import memory_advice, plan_stage
 from everest_cli.main import app
 
@@ -40,40 +40,40 @@ def recipe(tmp_path: Path, clip_files: Path) -> Path:
 
 def test_stop_ends_at_the_first_and_skip_after_a_limit():
     with pytest.raises(DivergedError):
-        Nonfinite("stop", scaled=False).should_skip(Figures(math.nan, 1.0, {}))
+        Nonfinite("stop", scaled=False).should_skip(StepMetrics(math.nan, 1.0, {}))
     skip = Nonfinite("skip", scaled=False)
-    assert not skip.should_skip(Figures(1.0, 1.0, {}))
-    assert all(skip.should_skip(Figures(1.0, math.inf, {})) for _ in range(SKIP_LIMIT))
+    assert not skip.should_skip(StepMetrics(1.0, 1.0, {}))
+    assert all(skip.should_skip(StepMetrics(1.0, math.inf, {})) for _ in range(SKIP_LIMIT))
     with pytest.raises(DivergedError):
-        skip.should_skip(Figures(1.0, math.inf, {}))
+        skip.should_skip(StepMetrics(1.0, math.inf, {}))
 
 
 def test_a_good_update_starts_the_count_again():
     skip = Nonfinite("skip", scaled=False)
     for _ in range(3):
-        assert all(skip.should_skip(Figures(math.nan, 1.0, {})) for _ in range(SKIP_LIMIT))
-        assert not skip.should_skip(Figures(1.0, 1.0, {}))
+        assert all(skip.should_skip(StepMetrics(math.nan, 1.0, {})) for _ in range(SKIP_LIMIT))
+        assert not skip.should_skip(StepMetrics(1.0, 1.0, {}))
 
 
 def test_overflow_of_a_scaled_gradient_is_part_of_fp16_but_not_for_ever():
     scaled = Nonfinite("stop", scaled=True)
-    assert all(scaled.should_skip(Figures(1.0, math.inf, {})) for _ in range(SCALER_LIMIT))
+    assert all(scaled.should_skip(StepMetrics(1.0, math.inf, {})) for _ in range(SCALER_LIMIT))
     with pytest.raises(DivergedError):
-        scaled.should_skip(Figures(1.0, math.inf, {}))
+        scaled.should_skip(StepMetrics(1.0, math.inf, {}))
     with pytest.raises(DivergedError):
-        Nonfinite("stop", scaled=True).should_skip(Figures(math.nan, math.inf, {}))
+        Nonfinite("stop", scaled=True).should_skip(StepMetrics(math.nan, math.inf, {}))
 
 
-def test_what_else_an_update_is_made_of_must_be_finite_too():
+def test_the_other_losses_of_an_update_must_be_finite_too():
     sound, broken = {"r1": 0.0}, {"r1": 0.0, "discriminator": math.inf}
-    assert not Nonfinite("stop", scaled=False).should_skip(Figures(1.0, 1.0, sound))
+    assert not Nonfinite("stop", scaled=False).should_skip(StepMetrics(1.0, 1.0, sound))
     with pytest.raises(DivergedError, match=r"gradient norm 1\.0, discriminator inf, 1 times"):
-        Nonfinite("stop", scaled=False).should_skip(Figures(1.0, 1.0, broken))
+        Nonfinite("stop", scaled=False).should_skip(StepMetrics(1.0, 1.0, broken))
     with pytest.raises(DivergedError):  # a discriminator has no scale to look for
-        Nonfinite("stop", scaled=True).should_skip(Figures(1.0, math.inf, broken))
+        Nonfinite("stop", scaled=True).should_skip(StepMetrics(1.0, math.inf, broken))
 
 
-def test_a_jump_of_the_loss_is_told_and_a_slow_rise_is_not():
+def test_a_jump_of_the_loss_is_reported_and_a_slow_rise_is_not():
     watch = LossWatch()
     assert all(watch.spike(1 + 0.01 * (i % 3)) is None for i in range(60))
     assert "jumped to 2" in str(watch.spike(2.0))
@@ -90,11 +90,11 @@ def test_a_loss_that_is_no_number_hides_nothing_that_follows():
     assert stays_at_chance([], [101]) is None
 
 
-def test_the_loss_of_guessing_is_recognised():
+def test_the_loss_of_guessing_is_recognized():
     assert "ln(101)" in str(stays_at_chance([math.log(101)] * 5, [101]))
     assert stays_at_chance([3.0] * 5, [101]) is None
-    told = stays_at_chance([(math.log(97) + math.log(300)) / 2] * 5, [97, 300])
-    assert "the mean of ln(97) and ln(300) = 5.14" in str(told)
+    warning = stays_at_chance([(math.log(97) + math.log(300)) / 2] * 5, [97, 300])
+    assert "the mean of ln(97) and ln(300) = 5.14" in str(warning)
 
 
 @pytest.mark.parametrize("policy", ["stop", "skip"])
@@ -114,19 +114,19 @@ def test_a_diverged_run_ends_with_code_3_its_videos_and_its_weights(
     result = CliRunner().invoke(app, [str(a) for a in ["pretrain", *options]])
     assert result.exit_code == 3, result.output
     assert "lower base_lr" in result.stderr
-    noted = json.loads((folder / "nonfinite.json").read_text())
-    assert {Path(video).name for video in noted["videos"]} == {f"clip{i}.mp4" for i in range(4)}
-    assert ("left out" in result.stderr) == (policy == "skip")
+    document = json.loads((folder / "nonfinite.json").read_text())
+    assert {Path(video).name for video in document["videos"]} == {f"clip{i}.mp4" for i in range(4)}
+    assert (" skipped: " in result.stderr) == (policy == "skip")
     rows = RunFolder(folder).rows()
-    assert len(rows) == noted["step"] - 1
+    assert len(rows) == document["step"] - 1
     assert all(math.isfinite(value) for tensor in weights(folder).values() for value in tensor.sum()[None])
 
 
-def test_a_killed_worker_is_told_and_the_run_can_go_on(recipe: Path, tmp_path: Path):
+def test_a_killed_worker_is_reported_and_the_run_can_be_resumed(recipe: Path, tmp_path: Path):
     error = kill_a_worker(recipe, tmp_path / "run")
     assert error.returncode == 5, error.stderr
     assert "lower train.workers" in error.stderr
-    assert_goes_on(recipe, tmp_path)
+    assert_resumes(recipe, tmp_path)
 
 
 class Asleep:
@@ -139,7 +139,7 @@ class Asleep:
         raise AssertionError
 
 
-def test_a_worker_that_hangs_is_told_with_its_videos_and_does_not_outlive_the_run():
+def test_a_worker_that_hangs_is_reported_with_its_videos_and_does_not_outlive_the_run():
     others = set(multiprocessing.active_children())
     samples = [Sample(path=f"/videos/{i}.mp4") for i in range(4)]
     clips = VideoClips(samples, make_views=Asleep(), seed=0, num_noise=1, decoder="auto", replace_bad=True)
@@ -160,14 +160,14 @@ class Blank:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_worker_that_is_stopped_is_told_though_its_batches_are_announced(workers: int):
+def test_a_worker_that_is_stopped_is_reported_though_its_batches_are_announced(workers: int):
     others = set(multiprocessing.active_children())
     samples = [Sample(path=f"/videos/{i}.mp4") for i in range(4)]
     clips = VideoClips(samples, make_views=Blank(), seed=0, num_noise=1, decoder="auto", replace_bad=True)
     order = [[(epoch, i) for i in range(4)] for epoch in range(20)]
     loaded = batches(make_loader(clips, order, workers=workers, timeout=2))
     next(loaded)
-    time.sleep(0.5)  # what is read ahead is announced, and its memory not yet handed over
+    time.sleep(0.5)  # what is read ahead is announced, and its memory not yet passed on
     for worker in set(multiprocessing.active_children()) - others:
         assert worker.pid is not None
         os.kill(worker.pid, signal.SIGSTOP)
@@ -203,11 +203,11 @@ def kill_a_worker(recipe: Path, folder: Path) -> subprocess.CompletedProcess[str
     return subprocess.CompletedProcess(command, process.returncode, stderr=stderr)
 
 
-def assert_goes_on(recipe: Path, tmp_path: Path) -> None:
+def assert_resumes(recipe: Path, tmp_path: Path) -> None:
     """The run in `tmp_path/run` ends as an undisturbed one."""
     for name in ("run", "whole"):
         run("pretrain", "--recipe", recipe, "-o", tmp_path / name, *LONG)
-    assert told(tmp_path / "run") == told(tmp_path / "whole")
+    assert metrics(tmp_path / "run") == metrics(tmp_path / "whole")
 
 
 def test_memory_advice_has_numbers_that_shrink():
@@ -238,14 +238,14 @@ def test_too_little_memory_in_a_loop_is_explained(
     assert "tried 2 clips a pass" in result.stderr
 
 
-def test_curves_and_pictures_reach_tensorboard(recipe: Path, tmp_path: Path):
+def test_curves_and_images_reach_tensorboard(recipe: Path, tmp_path: Path):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     run("pretrain", "--recipe", recipe, "-o", tmp_path / "run", "--tracker", "tensorboard")
     events = next((tmp_path / "run" / "tensorboard").rglob("events.*"))
     read = accumulator.EventAccumulator(str(events.parent))
     read.Reload()
     logged = [event.value for event in read.Scalars("loss")]
-    assert logged == pytest.approx([row["loss"] for row in told(tmp_path / "run")], rel=1e-6)
+    assert logged == pytest.approx([row["loss"] for row in metrics(tmp_path / "run")], rel=1e-6)
     assert [event.step for event in read.Images("reconstruction")] == [1, 2, 3]
 
 
@@ -259,7 +259,7 @@ def test_a_tracker_that_is_not_installed_is_an_error_of_the_environment(recipe: 
 
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 20))])
-def test_a_run_killed_at_any_moment_goes_on_to_the_same_bits(recipe: Path, tmp_path: Path, seed: int):
+def test_a_run_killed_at_any_moment_resumes_to_the_same_bits(recipe: Path, tmp_path: Path, seed: int):
     """Saving takes most of the time of so small a run, so most of these kills fall into a save."""
     command = ["pretrain", "--set", "pretrain.epochs=60"]
     if seed % 2:
@@ -273,9 +273,8 @@ def test_a_run_killed_at_any_moment_goes_on_to_the_same_bits(recipe: Path, tmp_p
         assert stop_after(recipe, command, tmp_path / "parts", signal.SIGKILL, rows=rows, group=True) == -9
         wait_for_the_others(tmp_path / "parts")
     run_in_process(recipe, command, tmp_path / "parts")
-    assert told(tmp_path / "parts") == told(tmp_path / "whole")
-    ours, theirs = weights(tmp_path / "parts"), weights(tmp_path / "whole")
-    assert all((ours[name] == theirs[name]).all() for name in theirs)
+    assert metrics(tmp_path / "parts") == metrics(tmp_path / "whole")
+    assert equal(weights(tmp_path / "parts"), weights(tmp_path / "whole"))
 
 
 def run_in_process(recipe: Path, command: list[str], folder: Path) -> None:

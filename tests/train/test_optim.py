@@ -25,14 +25,14 @@ from everest.checkpoints.families import our_name
 def test_groups_equal_the_released_ones(
     golden: Callable[[str], Path], name: str, backbone: str, layer_decay: float
 ):
-    told = json.loads(golden("optim.json").read_text())[name]
+    official_groups = json.loads(golden("optim.json").read_text())[name]
     kind = "pretrain" if name.startswith("pretrain") else "classifier"
     with torch.device("meta"):
         model = everest.create_model(backbone, kind=kind, num_classes=400)
-    ours = grouped(model, layer_decay=layer_decay)
-    assert len(ours) == len(told) == len(dict(model.named_parameters()))
-    for official, value in told.items():
-        decay, scale = ours[our_name(official, kind)]
+    groups = grouped(model, layer_decay=layer_decay)
+    assert len(groups) == len(official_groups) == len(dict(model.named_parameters()))
+    for official, value in official_groups.items():
+        decay, scale = groups[our_name(official, kind)]
         expected = value["lr_scale"] if isinstance(value, dict) else value
         assert scale == pytest.approx(expected, abs=1e-9), official
         if isinstance(value, dict):

@@ -62,28 +62,30 @@ def test_rate_rises_to_the_peak_and_falls_towards_the_minimum():
 def test_bad_videos_are_named_once_and_end_the_run_above_the_share():
     bad = BadVideos(max_bad=0.1)
     tries = [("a", "empty file")]
-    assert bad.add(asked=20, failed=[tries]) == ["cannot read a: empty file; another video takes its place"]
-    assert bad.add(asked=20, failed=[tries] * 3) == []
+    assert bad.add(requested=20, failed=[tries]) == [
+        "cannot read a: empty file; another video takes its place"
+    ]
+    assert bad.add(requested=20, failed=[tries] * 3) == []
     bad.check(any_failed=True)  # four are not too many, whatever the share
-    bad.add(asked=5, failed=[[("b", "no video stream"), ("a", "empty file")]])
+    bad.add(requested=5, failed=[[("b", "no video stream"), ("a", "empty file")]])
     with pytest.raises(DataError, match=r"5 of 45 samples could not be read, more than data.max_bad=0.1"):
         bad.check(any_failed=True)
-    bad.check(any_failed=False)  # nothing new: a mended run can go on
+    bad.check(any_failed=False)  # nothing new: a repaired run can resume
 
 
 def test_a_sample_counts_once_however_many_tries_it_took():
     bad = BadVideos(max_bad=1.0)
-    bad.add(asked=5, failed=[[("a", "x"), ("b", "y"), ("c", "z")]] * 5)
+    bad.add(requested=5, failed=[[("a", "x"), ("b", "y"), ("c", "z")]] * 5)
     assert bad.counts() == {"asked": 5, "bad": 5}
     bad.check(any_failed=True)
 
 
 def test_counts_of_bad_videos_survive_a_resume():
     bad = BadVideos(max_bad=0.5)
-    bad.add(asked=8, failed=[[("a", "x")]])
+    bad.add(requested=8, failed=[[("a", "x")]])
     again = BadVideos(max_bad=0.5)
     again.restore(bad.counts(), bad.reasons)
-    assert again.add(asked=8, failed=[[("a", "x")]]) == []
+    assert again.add(requested=8, failed=[[("a", "x")]]) == []
     assert again.counts() == {"asked": 16, "bad": 2}
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 from processes import TWO, everest, start, wait_for_rows, wait_until_nobody_runs
-from small_runs import RECIPE, run, told, weights
+from small_runs import RECIPE, equal, metrics, run, weights
 
 from everest.errors import EnvironmentProblem, RecipeError
 from everest.system.launch import PARENT, Devices, adopt_slurm, first_host, is_lost_peer, read_devices
@@ -27,7 +27,7 @@ def recipe(tmp_path: Path, clip_files: Path) -> Path:
 
 
 def losses(folder: Path) -> list[float]:
-    return [row["loss"] for row in told(folder) if "loss" in row]
+    return [row["loss"] for row in metrics(folder) if "loss" in row]
 
 
 @pytest.mark.parametrize("shard", ["none", pytest.param("full", marks=pytest.mark.slow)])
@@ -37,10 +37,10 @@ def test_two_processes_with_half_the_batch_each_equal_one(recipe: Path, tmp_path
     shown = everest("pretrain", *options, "-o", tmp_path / "two", *TWO, "--set", f"train.shard={shard}")
     assert shown.stdout.splitlines() == [str(tmp_path / "two")]
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=1e-5)
-    ours, theirs = weights(tmp_path / "two"), weights(tmp_path / "one")
-    assert ours.keys() == theirs.keys()
-    assert all(ours[name].shape == theirs[name].shape for name in theirs)
-    assert max((ours[name] - theirs[name]).abs().max() for name in theirs) < 1e-3
+    two, one = weights(tmp_path / "two"), weights(tmp_path / "one")
+    assert two.keys() == one.keys()
+    assert all(two[name].shape == one[name].shape for name in one)
+    assert max((two[name] - one[name]).abs().max() for name in one) < 1e-3
 
 
 @pytest.mark.parametrize("several", [pytest.param(2, marks=pytest.mark.slow), 3])
@@ -66,7 +66,7 @@ def test_evaluation_does_not_depend_on_the_number_of_processes(
 
 
 @pytest.mark.parametrize("shard", ["none", pytest.param("full", marks=pytest.mark.slow)])
-def test_a_killed_run_of_two_goes_on_to_the_same_bits(recipe: Path, tmp_path: Path, shard: str):
+def test_a_killed_run_of_two_resumes_to_the_same_bits(recipe: Path, tmp_path: Path, shard: str):
     options = ["--recipe", recipe, "--set", "pretrain.epochs=30", "--set", f"train.shard={shard}", *TWO]
     everest("pretrain", *options, "-o", tmp_path / "whole")
     parts = tmp_path / "parts"
@@ -76,12 +76,11 @@ def test_a_killed_run_of_two_goes_on_to_the_same_bits(recipe: Path, tmp_path: Pa
     process.wait(timeout=60)
     wait_until_nobody_runs(parts)
     everest("pretrain", *options, "-o", parts)
-    assert told(parts) == told(tmp_path / "whole")
-    ours, theirs = weights(parts), weights(tmp_path / "whole")
-    assert all((ours[name] == theirs[name]).all() for name in theirs)
+    assert metrics(parts) == metrics(tmp_path / "whole")
+    assert equal(weights(parts), weights(tmp_path / "whole"))
 
 
-def test_a_sharded_run_of_two_goes_on_with_one(recipe: Path, tmp_path: Path):
+def test_a_sharded_run_of_two_resumes_with_one(recipe: Path, tmp_path: Path):
     options = ["--recipe", recipe, "--set", "pretrain.epochs=30", "--set", "train.shard=full"]
     run("pretrain", *options, "-o", tmp_path / "whole", "--gpus", "cpu")
     parts = tmp_path / "parts"
@@ -94,7 +93,7 @@ def test_a_sharded_run_of_two_goes_on_with_one(recipe: Path, tmp_path: Path):
     assert losses(parts) == pytest.approx(losses(tmp_path / "whole"), abs=1e-4)
 
 
-def test_one_killed_process_ends_all_and_the_run_can_go_on(recipe: Path, tmp_path: Path):
+def test_one_killed_process_ends_all_and_the_run_can_be_resumed(recipe: Path, tmp_path: Path):
     options = ["--recipe", recipe, "--set", "pretrain.epochs=40", "-o", tmp_path / "run"]
     command = [sys.executable, "-m", "everest_cli", "pretrain", *map(str, options), *TWO]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
@@ -127,7 +126,7 @@ def test_an_error_of_all_is_shown_once(recipe: Path, tmp_path: Path):
     assert ended.stdout == ""
 
 
-def test_an_error_of_the_user_that_speaks_of_connections_is_told(tmp_path: Path, monkeypatch):
+def test_an_error_of_the_user_that_mentions_connections_is_shown(tmp_path: Path, monkeypatch):
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv(PARENT, "1")
     ended = everest("recipes", "validate", tmp_path / "connections" / "nope.yaml", code=2)
@@ -150,7 +149,7 @@ except RuntimeError as error:
 """
 
 
-def test_what_torch_raises_of_a_process_that_is_gone_is_known(tmp_path: Path):
+def test_the_error_of_torch_for_a_lost_process_is_recognized(tmp_path: Path):
     command = [sys.executable, "-c", ALONE, str(tmp_path / "meeting")]
     with (
         subprocess.Popen([*command, "0"], stdout=subprocess.PIPE, text=True) as left,
@@ -159,7 +158,7 @@ def test_what_torch_raises_of_a_process_that_is_gone_is_known(tmp_path: Path):
         assert left.communicate(timeout=60)[0] == "True\n"
 
 
-def test_what_others_raise_is_no_process_that_is_gone():
+def test_other_errors_are_no_lost_process():
     refused = ConnectionResetError("Connection reset by peer")
     for error in (RecipeError("/connections/a.yaml"), refused, RuntimeError("Connection")):
         assert not is_lost_peer(error)

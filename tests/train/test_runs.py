@@ -1,4 +1,4 @@
-"""`everest runs`: states are told from files as a run, a killed run and a finished one leave them."""
+"""`everest runs`: states are inferred from the files of a run, a killed run and a finished one."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import pytest
 from run_folders import STEPS, append, make_run
 from typer.testing import CliRunner
 
-from everest.system import run_folder, run_lock
-from everest.train import listing
+from everest.system import run_lock
+from everest.system.run_folder import RunFolder
 from everest_cli.main import app
 
 
@@ -30,14 +30,9 @@ def listed(*arguments: object, code: int = 0) -> Any:
     return result
 
 
-def told(run: Path) -> dict[str, Any]:
+def summary(run: Path) -> dict[str, Any]:
     (only,) = json.loads(listed(run, "--json").stdout)
     return only
-
-
-def test_names_are_those_that_runs_write():
-    for name in ("RECIPE", "ENVIRONMENT", "METRICS", "WEIGHTS", "STATE"):
-        assert getattr(listing, name) == getattr(run_folder, name)
 
 
 @pytest.mark.parametrize(
@@ -53,16 +48,16 @@ def test_names_are_those_that_runs_write():
 def test_state_follows_from_what_is_logged_and_saved(
     tmp_path: Path, logged: int, saved: int | None, state: str
 ):
-    assert told(make_run(tmp_path / "run", logged=logged, saved=saved))["state"] == state
+    assert summary(make_run(tmp_path / "run", logged=logged, saved=saved))["state"] == state
 
 
-def test_a_run_is_told_with_its_newest_step_and_best_accuracy(tmp_path: Path):
+def test_a_run_is_listed_with_its_newest_step_and_best_accuracy(tmp_path: Path):
     run = make_run(tmp_path / "run", logged=4, saved=4, command=("--debug", "finetune"))
     for step, top1 in ((2, 50.0), (4, 40.0)):
         append(run, json.dumps({"step": step, "val_top1": top1, "val_top5": 100.0}) + "\n")
     append(run, '{"step": 5, "lo')  # being written, or cut off by a kill
-    assert 0 <= (found := told(run)).pop("age_seconds") < 60
-    assert found == {
+    assert 0 <= (listed_run := summary(run)).pop("age_seconds") < 60
+    assert listed_run == {
         "path": str(run),
         "state": "resumable",
         "command": "finetune",
@@ -78,38 +73,38 @@ def test_a_run_is_told_with_its_newest_step_and_best_accuracy(tmp_path: Path):
 def test_a_process_that_lives_makes_a_run_running(tmp_path: Path):
     run = make_run(tmp_path / "run", logged=3, saved=2)
     mark_running(run, os.getpid())
-    assert told(run)["state"] == "running"
+    assert summary(run)["state"] == "running"
 
 
-def test_what_a_killed_process_left_behind_is_not_believed(tmp_path: Path):
+def test_the_marker_of_a_killed_process_is_not_believed(tmp_path: Path):
     run = make_run(tmp_path / "run", logged=3, saved=2)
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     mark_running(run, process.pid)
-    assert told(run)["state"] == "running"
+    assert summary(run)["state"] == "running"
     process.kill()
     while os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT) is None:
         pass
-    assert told(run)["state"] == "resumable"  # dead, and not yet buried by its parent
+    assert summary(run)["state"] == "resumable"  # dead, and not yet buried by its parent
     process.communicate()
-    assert told(run)["state"] == "resumable"
+    assert summary(run)["state"] == "resumable"
 
 
-def test_another_process_with_the_number_of_the_killed_one_is_not_believed(tmp_path: Path):
+def test_a_lock_older_than_its_process_is_ignored(tmp_path: Path):
     run = make_run(tmp_path / "run", logged=3, saved=2)
     mark_running(run, os.getpid())
     os.utime(run / "running.json", (1e9, 1e9))  # older than this process
-    assert told(run)["state"] == "resumable"
+    assert summary(run)["state"] == "resumable"
 
 
-def test_on_another_host_a_run_must_have_written_of_late(tmp_path: Path):
+def test_on_another_host_a_run_must_have_written_recently(tmp_path: Path):
     run = make_run(tmp_path / "run", logged=3, saved=2)
     mark_running(run, 1, host="elsewhere")
-    assert told(run)["state"] == "running"
+    assert summary(run)["state"] == "running"
     long_ago = time.time() - 2 * run_lock.QUIET_SECONDS
     for path in run.iterdir():
         os.utime(path, (long_ago, long_ago))
-    assert told(run)["state"] == "resumable"
-    assert told(run)["age_seconds"] >= 2 * run_lock.QUIET_SECONDS
+    assert summary(run)["state"] == "resumable"
+    assert summary(run)["age_seconds"] >= 2 * run_lock.QUIET_SECONDS
 
 
 def test_runs_are_found_at_any_depth_in_order_and_nothing_else(tmp_path: Path):
@@ -136,6 +131,14 @@ def test_a_damaged_run_is_named_and_hides_no_other(tmp_path: Path, name: str, te
     shown = listed(tmp_path, "--json")
     assert [run["state"] for run in json.loads(shown.stdout)] == ["damaged", "started"]
     assert name in shown.stderr
+
+
+def test_a_run_skips_damaged_rows_that_a_listing_reports(tmp_path: Path):
+    run = make_run(tmp_path / "run", logged=2)
+    append(run, '{"step": "x"}\n{"step": 3, "loss": 0.5}\n{"step": 4')
+    rows, problems = RunFolder(run).read_metrics()
+    assert [row["step"] for row in rows] == [row["step"] for row in RunFolder(run).rows()] == [1, 2, 3]
+    assert problems == [f"{run / 'metrics.jsonl'}:3: not a row of metrics (step or loss is not a number)"]
 
 
 def test_table_has_a_line_for_each_run_and_takes_no_name_for_markup(tmp_path: Path):

@@ -13,7 +13,7 @@ from PIL import Image
 
 from everest.errors import EnvironmentProblem, RecipeError
 from everest.video import backends
-from everest.video.file import look
+from everest.video.file import inspect_video
 from everest.video.reader import VideoError, VideoInfo, frames_between, frames_in_order, probe, read_frames
 from everest.video.writer import write_video
 
@@ -22,7 +22,7 @@ BIT_SIZE = 16  # pixels of the square that shows one bit of the frame number
 
 
 def numbered_frames(count=FRAMES):
-    """(F, 32, 128, 3) uint8 that show their number in binary, over something that moves."""
+    """(F, 32, 128, 3) uint8 that show their number in binary over a moving pattern."""
     numbers = np.arange(count)
     bits = numbers[:, None] >> np.arange(BITS) & 1  # (F, bits)
     squares = np.kron(bits[:, None], np.ones((BIT_SIZE, BIT_SIZE))) * 235 + 10  # (F, 16, 128)
@@ -46,8 +46,8 @@ def encode(path, *, codec, options=None, times=None, max_b_frames=None, pix_fmt=
         stream.codec_context.thread_count = 1
         if max_b_frames is not None:
             stream.codec_context.max_b_frames = max_b_frames
-        for number, picture in enumerate(numbered_frames()):
-            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+        for number, pixels in enumerate(numbered_frames()):
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
             frame.pts, frame.time_base = (times[number] if times else number), Fraction(1, 25)
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
@@ -100,7 +100,7 @@ def kinds(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_every_frame_of_every_kind_of_file_is_the_one_asked_for(kinds, name):
+def test_every_frame_of_every_kind_of_file_is_the_requested_one(kinds, name):
     assert probe(kinds[name]).frames == FRAMES
     assert numbers_shown(read_frames(kinds[name], range(FRAMES))) == list(range(FRAMES))
 
@@ -113,7 +113,7 @@ def test_frames_come_in_any_order_and_repeated(kinds, name, ids):
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_frames_left_out_on_the_way_change_no_bit_of_the_others(kinds, name):
+def test_skipped_frames_change_no_bit_of_the_others(kinds, name):
     every = read_frames(kinds[name], range(FRAMES))
     for stride in (2, 3, 4, 7):
         ids = list(range(stride // 2, FRAMES, stride))
@@ -123,19 +123,19 @@ def test_frames_left_out_on_the_way_change_no_bit_of_the_others(kinds, name):
 @pytest.mark.parametrize("name", KINDS)
 @settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(ids=st.sets(st.integers(0, FRAMES - 1), min_size=1, max_size=8).map(sorted))
-def test_frames_in_order_are_those_of_a_clip(kinds, name, ids):
+def test_frames_in_order_equal_the_frames_of_a_clip(kinds, name, ids):
     assert torch.equal(torch.stack(list(frames_in_order(kinds[name], ids))), read_frames(kinds[name], ids))
 
 
 @pytest.mark.parametrize("name", ["b_frames.avi", "no_b_frames.avi"])
 def test_avi_is_read_from_the_keyframe_before(kinds, name):
-    index = look(kinds[name]).index
+    index = inspect_video(kinds[name]).index
     assert index.by_decode_stamp
     assert (len(index.times), len(index.key_times)) == (FRAMES, 6)
     assert len(index.runs([0, 40])) == 2
 
 
-def test_avi_with_a_wrong_table_of_packets_gives_what_decoding_from_the_start_gives(kinds, tmp_path):
+def test_avi_with_a_wrong_packet_table_is_read_as_from_the_start(kinds, tmp_path):
     content = bytearray(kinds["b_frames.avi"].read_bytes())
     table = content.rindex(b"idx1")  # of 16 bytes a packet: kind, flags, place, size
     for entry in range(table + 8 + 16 * 12, len(content) - 16, 16 * 12):
@@ -212,7 +212,7 @@ def test_seconds_follow_the_time_stamps_of_a_variable_rate(kinds):
     assert shown_at[end - 1] < 5.0 <= shown_at[end]
 
 
-def test_segment_behind_the_end_is_an_error(kinds):
+def test_segment_after_the_end_is_an_error(kinds):
     with pytest.raises(VideoError, match=r"the last is at 2\.76 s"):
         frames_between(kinds["closed_gop.mp4"], 3.0, 4.0)
 
@@ -234,34 +234,34 @@ def test_odd_sizes_are_not_written(tmp_path):
         write_video(tmp_path / "a.mp4", torch.zeros(2, 3, 4, 3, dtype=torch.uint8), fps=5)
 
 
-def test_rewritten_file_is_looked_at_again(tmp_path):
+def test_rewritten_file_is_inspected_again(tmp_path):
     file = tmp_path / "a.mp4"
     for count in (20, 30):
         write_video(file, torch.from_numpy(numbered_frames(count)), fps=10)
         assert probe(file).frames == count
 
 
-# --- folders of pictures ------------------------------------------------------------------------------------
+# --- folders of images --------------------------------------------------------------------------------------
 
 
-def test_folder_of_pictures_is_a_video_in_the_order_of_names(tmp_path):
-    for number, picture in enumerate(numbered_frames(12)):
-        Image.fromarray(picture).save(tmp_path / f"img_{number:05d}.{'png' if number % 2 else 'PNG'}")
-    (tmp_path / "notes.txt").write_text("not a picture")
+def test_folder_of_images_is_a_video_in_the_order_of_names(tmp_path):
+    for number, pixels in enumerate(numbered_frames(12)):
+        Image.fromarray(pixels).save(tmp_path / f"img_{number:05d}.{'png' if number % 2 else 'PNG'}")
+    (tmp_path / "notes.txt").write_text("not an image")
     assert probe(tmp_path) == VideoInfo(frames=12, height=32, width=128, fps=None)
     assert numbers_shown(read_frames(tmp_path, [11, 0, 5, 5])) == [11, 0, 5, 5]
     with pytest.raises(VideoError, match="no seconds"):
         frames_between(tmp_path, 0, 1)
 
 
-def test_folders_that_are_no_video_say_why(tmp_path):
+def test_folders_that_are_no_video_are_refused_with_the_reason(tmp_path):
     with pytest.raises(VideoError, match="a folder without"):
         probe(tmp_path)
     for number, side in enumerate((4, 6)):
         Image.new("RGB", (side, side)).save(tmp_path / f"{number}.png")
     with pytest.raises(VideoError, match="different sizes"):
         read_frames(tmp_path, [0, 1])
-    (tmp_path / "1.png").write_bytes(b"no picture")
+    (tmp_path / "1.png").write_bytes(b"no image")
     with pytest.raises(VideoError, match="cannot be read"):
         read_frames(tmp_path, [1])
 
@@ -277,7 +277,7 @@ def test_folders_that_are_no_video_say_why(tmp_path):
         (b"\0\0\0\x18ftypmp42" + b"\0" * 99, "no frame can"),
     ],
 )
-def test_file_that_is_no_video_says_why(tmp_path, content, reason):
+def test_file_that_is_no_video_is_refused_with_the_reason(tmp_path, content, reason):
     (tmp_path / "a.mp4").write_bytes(content)
     with pytest.raises(VideoError, match=f"a.mp4: {reason}"):
         probe(tmp_path / "a.mp4")
@@ -301,7 +301,7 @@ def test_frames_in_order_end_where_the_file_is_damaged(kinds, tmp_path):
     assert f"frame {len(shown)} of {FRAMES} cannot be decoded" in str(caught.value)
 
 
-def test_error_survives_the_way_between_processes():
+def test_error_can_be_pickled():
     error = pickle.loads(pickle.dumps(VideoError("a.mp4", "empty file")))
     assert (error.path, error.reason, str(error)) == ("a.mp4", "empty file", "a.mp4: empty file")
 
@@ -382,7 +382,7 @@ def test_frames_of_real_odd_files_equal_those_of_decoding_from_the_start(shared)
             assert np.array_equal(frame.numpy(), expected[number]), (file.name, number)
 
 
-def test_frames_behind_a_keyframe_that_needs_earlier_frames_are_found(shared):
+def test_frames_after_a_keyframe_that_need_earlier_frames_are_found(shared):
     file = shared / "videos" / "odd" / "yuv444p_audio.mp4"
     expected = linearly_decoded(file, 279)
     for ids in ([264], [0, 200, 278], list(range(0, 280, 20))):
@@ -391,7 +391,7 @@ def test_frames_behind_a_keyframe_that_needs_earlier_frames_are_found(shared):
                 assert np.array_equal(frame.numpy(), expected[number]), number
 
 
-def test_real_files_that_cannot_be_decoded_say_why(shared):
+def test_real_files_that_cannot_be_decoded_are_refused_with_the_reason(shared):
     for file, row in odd_files(shared, "clear error"):
         reason = row["expected"].removeprefix("clear error (").removesuffix(")")
         with pytest.raises(VideoError, match=reason) as caught:

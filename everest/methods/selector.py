@@ -1,0 +1,113 @@
+"""The contract of a strategy, and the helpers that strategies share.
+
+A strategy decides which tokens are encoded and which are predicted. It is a frozen dataclass: its fields are
+its settings in a recipe, and calling it makes the choice. Every random choice sorts the uniform `noise` that
+the caller passes, so a selection is a pure function with the same result on every machine.
+
+B batch, C channels, T frames, H W pixels, N tokens, K candidate tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from typing import ClassVar
+
+from pydantic import ConfigDict
+from torch import Tensor
+
+from everest.methods.grid import TokenGrid, TokenSelection
+from everest.methods.importance import Embedding
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selector:
+    """Base class of the strategies. The defaults suit a mask with a `mask_ratio` that ignores the clip."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+    strategy: str  # its name in a recipe
+    cell: ClassVar[int] = 1  # the rows and columns of the grid must be multiples of this
+
+    @property
+    def draws(self) -> bool:
+        """Whether the choice depends on the noise."""
+        return True
+
+    @property
+    def needs_tokenizer(self) -> bool:
+        """Whether the importance comes from a trained tokenizer."""
+        return False
+
+    def importance(self, frames: Tensor, embed: Embedding) -> Tensor | None:
+        """(B, N) float32 measured on the clips (B, C, T, H, W); None if the strategy does not measure."""
+        return None
+
+    def ranked(self, importance: Tensor) -> Tensor:
+        """(B, N) token ids, the tokens that are kept first in front."""
+        return importance.argsort(dim=1, descending=True, stable=True)
+
+    def keeping(self, share: float) -> Selector:
+        """The strategy that encodes `share` of all tokens, of all places or of all slices.
+
+        Raises:
+            ValueError: `share` is not in (0, 1].
+        """
+        # On the decimals as they were written, like `num_kept`.
+        return replace(self, mask_ratio=float(1 - Decimal(str(checked_share(share)))))
+
+    def showing(self, share: float) -> Selector:
+        """The strategy for a figure: `share` of the tokens is encoded or, if some are ranked, kept."""
+        return self.keeping(share)
+
+    def at_evaluation(self, keep: float | None = None) -> Selector:
+        """The strategy that a classifier uses after training. Its choice must not depend on the noise.
+
+        Args:
+            keep: the share of the tokens to encode; None: as in training.
+        Raises:
+            ValueError: `keep` is not in (0, 1].
+        """
+        return self if keep is None else self.keeping(keep)
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields the name of each setting with an invalid value, and the reason."""
+        for name, value in vars(self).items():
+            if name.endswith("_ratio") and value is not None and not 0 < value <= 1:
+                yield name, f"must be more than 0 and at most 1, not {value}"
+
+    def __call__(self, grid: TokenGrid, *, importance: Tensor | None, noise: Tensor) -> TokenSelection:
+        """Choose tokens.
+
+        Args:
+            importance: (B, N) float32, higher is kept first; None if the strategy does not measure.
+            noise: (B, at least N) uniform in [0, 1).
+        Raises:
+            RecipeError: the strategy does not fit the grid.
+        """
+        raise NotImplementedError
+
+
+def choose(
+    selector: Selector, frames: Tensor, grid: TokenGrid, embed: Embedding, noise: Tensor
+) -> TokenSelection:
+    """Measure the importance on clips (B, C, T, H, W), then choose their tokens."""
+    return selector(grid, importance=selector.importance(frames, embed), noise=noise)
+
+
+def checked_share(share: float) -> float:
+    """`share`, if it is in (0, 1]; ValueError otherwise."""
+    if not 0 < share <= 1:
+        raise ValueError(f"a share of the tokens to keep is more than 0 and at most 1, not {share}")
+    return share
+
+
+def ascending(ids: Tensor) -> Tensor:
+    return ids.sort(dim=1).values
+
+
+def split(candidates: Tensor, noise: Tensor, num_visible: int) -> TokenSelection:
+    """A random `num_visible` of the `candidates` (B, K) are visible, the other candidates are the target."""
+    order = noise.gather(1, candidates).argsort(dim=1, stable=True)
+    shuffled = candidates.gather(1, order)
+    return TokenSelection(ascending(shuffled[:, :num_visible]), ascending(shuffled[:, num_visible:]))

@@ -1,0 +1,96 @@
+"""The header of a weights file: what the tensors are, read without torch and without reading a tensor."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from safetensors import SafetensorError, safe_open
+
+from everest.errors import CheckpointError, EnvironmentProblem
+
+FORMAT = "everest"
+VERSION = 1  # of the header
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightsHeader:
+    """All of a `model.safetensors` but its tensors: what is needed to rebuild the module around them."""
+
+    kind: str  # pretrain, classifier or tokenizer
+    settings: dict[str, Any]  # of everest.models.spec.ModelSpec or everest.tokenizer.spec.TokenizerSpec
+    classes: tuple[str, ...] | None
+    recipe: str  # its name
+    step: int
+    origin: dict[str, Any] | None = None  # of converted weights: family, file, license, what started fresh
+
+    def metadata(self) -> dict[str, str]:
+        """The texts that a safetensors file stores."""
+        texts = {
+            "format": FORMAT,
+            "version": str(VERSION),
+            "kind": self.kind,
+            "settings": json.dumps(self.settings),
+            "classes": json.dumps(self.classes),
+            "recipe": self.recipe,
+            "step": str(self.step),
+        }
+        return texts if self.origin is None else {**texts, "origin": json.dumps(self.origin)}
+
+
+def read_header(path: Path) -> WeightsHeader:
+    """Read what `WeightsHeader.metadata` gave.
+
+    Raises:
+        CheckpointError: no such file, not a complete safetensors file, or not written by everest.
+    """
+    texts = read_metadata(path)
+    if texts.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path}: a safetensors file, but not written by everest; first "
+            f"everest convert {path} --out FILE.safetensors"
+        )
+    try:
+        if int(texts["version"]) > VERSION:
+            raise CheckpointError(f"{path}: written by a newer everest; update to read it")
+        classes = json.loads(texts["classes"])
+        return WeightsHeader(
+            kind=texts["kind"],
+            settings=json.loads(texts["settings"]),
+            classes=tuple(classes) if classes is not None else None,
+            recipe=texts["recipe"],
+            step=int(texts["step"]),
+            origin=json.loads(texts["origin"]) if "origin" in texts else None,
+        )
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(f"{path}: its header is damaged ({error})") from error
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The texts in the header of any safetensors file; errors as of `open_safetensors`."""
+    with open_safetensors(path) as file:
+        return file.metadata() or {}
+
+
+@contextmanager
+def open_safetensors(path: Path, *, framework: Literal["np", "pt"] = "np") -> Iterator[safe_open]:
+    """Open a safetensors file.
+
+    Raises:
+        CheckpointError: no such file, or not a complete one.
+        EnvironmentProblem: the disk or its permissions refuse to read it.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such checkpoint")
+    try:
+        with safe_open(path, framework=framework) as file:
+            yield file
+    except SafetensorError as error:
+        raise CheckpointError(f"{path}: not a whole safetensors file ({error})") from error
+    except OSError as error:
+        reason = error.strerror or "the file cannot be opened; check its permissions and the disk"
+        raise EnvironmentProblem(f"cannot read {path}: {reason}") from error

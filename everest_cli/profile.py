@@ -90,9 +90,11 @@ def profile(
     }
     for text in (text for text, holds in notices.items() if holds):
         say(text)
+
+    from everest_cli.profile_tables import print_paper, print_profile
+
     if paper:
         from everest.profiling.paper_tables import paper_figures
-        from everest_cli.profile_tables import print_paper
 
         rows = [figure.dump() for figure in paper_figures()]
         print_json(rows) if as_json else print_paper(rows)
@@ -137,15 +139,7 @@ def profile(
 
         draw_costs(plot, changes)
         document["plot"] = str(plot)
-    if as_json:
-        print_json(document)
-        return
-
-    from everest_cli.profile_tables import print_comparison, print_stages
-
-    print_stages(document)
-    if document["compare"]:
-        print_comparison(document["compare"])
+    print_json(document) if as_json else print_profile(document)
 
 
 def _add_largest_batches(document: dict[str, Any], memory: float | None) -> None:

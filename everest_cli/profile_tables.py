@@ -29,8 +29,8 @@ def _tokens(tokens: dict[str, int]) -> str:
     return ", ".join(f"{count} {name}" for name, count in tokens.items())
 
 
-def print_stages(document: dict[str, Any]) -> None:
-    """Print a column per stage. Values of `eval` are per video, its activations per clip."""
+def print_profile(document: dict[str, Any]) -> None:
+    """Print a column per stage, then the comparison. `eval` is per video, its activations per clip."""
     title = (
         f"{document['backbone']}, {document['frames']} frames, {document['size']} pixels "
         f"({document['recipe']}, {document['precision']})"
@@ -73,6 +73,8 @@ def print_stages(document: dict[str, Any]) -> None:
                 typer.echo(f"  {remedy}")
     if "plot" in document:
         typer.echo(document["plot"])
+    if document["compare"]:
+        _print_comparison(document["compare"])
 
 
 def _views(stage: dict[str, Any]) -> str:
@@ -110,7 +112,7 @@ def _loading(stage: dict[str, Any]) -> str | None:
     )
 
 
-def print_comparison(profiles: list[dict[str, Any]]) -> None:
+def _print_comparison(profiles: list[dict[str, Any]]) -> None:
     """Print a row per method and stage, with the ratio of the first method's GMACs to its own."""
     table = _table(
         "\nMethods",

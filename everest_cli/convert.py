@@ -81,16 +81,16 @@ def convert(
         print_json(document) if as_json else _print_lines(document)
         return
     names = None if classes is None else tuple(line.strip() for _, line in read_lines(classes))
-    done = convert(foreign, hints, partial=partial, classes=names)
-    done.weights.save(out)
-    document = {**describe(foreign, done.identity), "written": str(out)}
+    conversion = convert(foreign, hints, partial=partial, classes=names)
+    conversion.weights.save(out)
+    document = {**describe(foreign, conversion.identity), "written": str(out)}
     if not quiet:
         _report(document)
     print_json(document) if as_json else typer.echo(out)
 
 
 def _check_out(checkpoint: str, out: Path | None, *, inspect: bool, overwrite: bool) -> None:
-    """Refuse early an output that could not be written at the end."""
+    """Check early that the output can be written at the end."""
     from everest.errors import RecipeError
     from everest.system.files import check_new_file
 
@@ -156,7 +156,7 @@ def _report(document: dict[str, Any]) -> None:
     for name, fate in (
         ("without_effect", "left out, without effect"),
         ("missing", "not in the file, starting fresh"),
-        ("unexpected", "left out, no place here"),
+        ("unexpected", "left out, not part of the model"),
     ):
         if document[name]:
             say(f"{len(document[name])} {fate}: {', '.join(grouped(document[name]))}")

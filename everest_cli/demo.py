@@ -35,7 +35,7 @@ def demo(
     ] = 0,
     quiet: o.Quiet = False,
 ) -> None:
-    """Run the whole path in minutes on rendered videos; prints the report.
+    """Pre-train, fine-tune and evaluate on rendered videos, in minutes; prints the report.
 
     Example: everest demo --output runs/demo
     """

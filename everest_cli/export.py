@@ -49,7 +49,14 @@ def export(
     from everest.checkpoints.load import open_model
 
     opened = open_model(checkpoint, which=which.value, kind="transformer")
-    document = _folder(opened, out) if to is Target.hf else _graph(opened, out, to=to, keep=keep)
+    if to is Target.hf:
+        from everest.checkpoints.transformers import write_folder
+
+        written = write_folder(out, opened)
+        files = list(map(str, written.files))
+        document = {"written": files, "difference": written.difference, "notes": written.notes}
+    else:
+        document = _graph(opened, out, to=to, keep=keep)
     if not quiet:
         say(f"differs from everest by {document['difference']:.1e} at most, on clips of noise")
         for note in document["notes"]:
@@ -58,7 +65,7 @@ def export(
 
 
 def _check_out(out: Path, to: Target, *, overwrite: bool, keep: float | None) -> None:
-    """Refuse early an output that could not be written at the end."""
+    """Check early that the output can be written at the end."""
     from everest.errors import RecipeError
     from everest.system.files import check_new_file, check_new_folder
 
@@ -74,26 +81,16 @@ def _check_out(out: Path, to: Target, *, overwrite: bool, keep: float | None) ->
     check_new_file(out, option="--output", overwrite=overwrite)
 
 
-def _folder(opened: LoadedModel, out: Path) -> dict[str, Any]:
-    from everest.checkpoints.transformers import write_folder
-
-    written = write_folder(out, opened)
-    return {
-        "written": list(map(str, written.files)),
-        "difference": written.difference,
-        "notes": written.notes,
-    }
-
-
 def _graph(opened: LoadedModel, out: Path, *, to: Target, keep: float | None) -> dict[str, Any]:
     from everest.checkpoints.graph import exportable, write_onnx, write_program
 
     exported = exportable(opened, keep=keep)
-    difference = (write_onnx if to is Target.onnx else write_program)(out, exported)
-    shown = ", ".join(exported.graph.outputs)
-    size = " x ".join(map(str, (3, exported.spec.frames, *exported.spec.size)))
+    write = write_onnx if to is Target.onnx else write_program
+    difference = write(out, exported)
+    outputs = ", ".join(exported.graph.outputs)
+    clip = " x ".join(map(str, (3, exported.spec.frames, *exported.spec.size)))
     return {
         "written": [str(out)],
         "difference": difference,
-        "notes": [f"frames (clips x {size}, normalized) to {shown}"],
+        "notes": [f"frames (clips x {clip}, normalized) to {outputs}"],
     }

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from everest_cli import options as o
+from everest.errors import RecipeError
 from everest_cli.training_command import TrainOptions, finish, print_trial, start_or_resume, training_command
 
 if TYPE_CHECKING:
@@ -24,7 +24,13 @@ def finetune(recipe: Recipe, options: TrainOptions, init: str) -> None:
 
     Example: everest finetune --recipe ucf101 --init runs/ucf101 --data /data/ucf101
     """
-    weights = o.find_init(init, options.output)
+    weights = None
+    if init != "none":
+        from everest.checkpoints.load import find_weights
+
+        weights, output = find_weights(init), options.output
+        if output is not None and weights.resolve().parent == output.resolve():
+            raise RecipeError(f"--output {output}: holds the weights of --init; choose another folder")
     options = replace(options, init=weights and str(weights.resolve()))
     devices = options.launch()
 

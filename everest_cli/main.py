@@ -1,4 +1,4 @@
-"""The app: its commands, and the only place that turns a UserError into a message and an exit code."""
+"""The app: its commands, and the only code that turns a UserError into a message and an exit code."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import gc
 import os
 import sys
 import traceback
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -38,7 +38,7 @@ from everest_cli import (
 )
 from everest_cli.output import say
 
-GARBAGE_AFTER = 10_000  # new objects; Python 3.11's 700 takes a tenth of the time that torch takes to import
+GARBAGE_AFTER = 10_000  # new objects; with Python 3.11's 700, a tenth of torch's import is garbage collection
 COMPILERS = ("torch._dynamo", "torch._inductor")  # whose errors are RuntimeErrors without a public name
 
 
@@ -56,7 +56,7 @@ class Commands(TyperGroup):
             raise typer.Exit(130) from None
         except (UserError, OSError, MemoryError, RuntimeError, OverflowError) as error:
             if "RANK" in os.environ and is_lost_peer(error):
-                if PARENT not in os.environ:  # otherwise the parent process reports whose error it was
+                if PARENT not in os.environ:  # otherwise the parent process reports the failed process
                     say(f"error: another process of the run is gone ({str(error).splitlines()[0]})")
                 raise typer.Exit(LOST) from error
             problem = as_user_error(error)
@@ -69,7 +69,7 @@ class Commands(TyperGroup):
 
 
 def as_user_error(error: Exception) -> UserError | None:
-    """The error as a problem that a user can fix; None for a bug."""
+    """Translate an error into a problem that a user can fix; None for a bug."""
     if isinstance(error, UserError):
         return error
     if isinstance(error, OSError) and error.filename is not None:
@@ -109,7 +109,8 @@ app = typer.Typer(
     context_settings={
         "help_option_names": ["-h", "--help"],
         "max_content_width": 100,
-        "token_normalize_func": lambda name: "output" if name == "out" else name,  # --out is accepted for --output
+        # --out is accepted for --output.
+        "token_normalize_func": lambda name: "output" if name == "out" else name,
     },
 )
 app.command("pretrain")(pretrain.pretrain)
@@ -161,14 +162,10 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except SystemExit as end:
-        if "RANK" in os.environ:
-            _leave(end.code if isinstance(end.code, int) else 0)
-        raise
-
-
-def _leave(code: int) -> NoReturn:
-    """End one of several processes immediately: threads of gloo might abort it after the work is done."""
-    atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+        if "RANK" not in os.environ:
+            raise
+        # One of several processes ends immediately: threads of gloo might abort it after the work is done.
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(end.code if isinstance(end.code, int) else 0)

@@ -99,9 +99,9 @@ def read_recipe(
     precision: Precision | None = None,
     seed: int | None = None,
 ) -> Recipe:
-    """The recipe with the changes that the options make.
+    """Load a recipe with the changes of the options.
 
-    `data.root` becomes absolute: a run does not depend on the folder it was started in.
+    `data.root` becomes absolute, so that a run does not depend on the folder it was started in.
     """
     from everest.config.recipe import load_recipe
     from everest.system.storage import parse_location
@@ -119,10 +119,10 @@ def read_recipe(
 
 
 def read_shares(text: str) -> tuple[float, ...]:
-    """The keep ratios in `0.5,0.25`, as --keep takes them.
+    """Parse the keep ratios of --keep, such as `0.5,0.25`.
 
     Raises:
-        RecipeError: not numbers above 0 and at most 1, or one of them twice.
+        RecipeError: a ratio is not a number above 0 and at most 1, or is given twice.
     """
     from everest.errors import RecipeError
 
@@ -135,24 +135,6 @@ def read_shares(text: str) -> tuple[float, ...]:
     if len(set(shares)) < len(shares):
         raise RecipeError(f"--keep {text}: a ratio is given twice")
     return shares
-
-
-def find_init(init: str, output: Path | None) -> Path | None:
-    """The weights that --init names; None for `none`.
-
-    Raises:
-        RecipeError: they are in --output, where the new run would replace them.
-    """
-    if init == "none":
-        return None
-
-    from everest.checkpoints.load import find_weights
-    from everest.errors import RecipeError
-
-    weights = find_weights(init)
-    if output is not None and weights.resolve().parent == output.resolve():
-        raise RecipeError(f"--output {output}: holds the weights of --init; choose another folder")
-    return weights
 
 
 CHECKPOINT_HELP = "Run folder, .safetensors file or hf:OWNER/NAME."
@@ -194,10 +176,10 @@ OnCpu = Annotated[bool, typer.Option("--cpu", help="Compute on the CPU even if t
 
 
 def local_path(text: str) -> Path:
-    """A path on this machine, the only kind these commands read.
+    """Parse a path on this machine.
 
     Raises:
-        RecipeError: a URL.
+        RecipeError: it is a URL, which these commands do not read.
     """
     from everest.errors import RecipeError
     from everest.system.storage import LOCAL, is_url

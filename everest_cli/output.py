@@ -11,27 +11,17 @@ from typing import Any
 
 import typer
 
-PLAIN_SECONDS = 10.0  # between two plain progress lines
+PLAIN_SECONDS = 10.0  # between two progress lines without a terminal
 
 
 def say(text: str) -> None:
-    """A line on stderr."""
+    """Print a line on stderr."""
     typer.echo(text, err=True)
 
 
 def print_json(document: Any) -> None:
-    """One JSON document on stdout."""
+    """Print a JSON document on stdout."""
     typer.echo(json.dumps(document, indent=2))
-
-
-def step_line(event: dict[str, Any]) -> str:
-    """A step's metrics in one line."""
-    loss = "not finite" if event["loss"] is None else f"{event['loss']:.4f}"
-    return (
-        f"epoch {event['epoch'] + 1}/{event['epochs']} step {event['step']}/{event['steps']} "
-        f"loss {loss} lr {event['lr']:.2e} {event['clips_per_second']:.1f} clips/s "
-        f"data-wait {event['data_wait']:.0%} memory {event['memory_bytes'] / 2**30:.1f} GiB"
-    )
 
 
 class Display:
@@ -40,13 +30,18 @@ class Display:
     def __init__(self, *, quiet: bool = False) -> None:
         self._quiet = quiet
         self._said_at = -PLAIN_SECONDS
-        self._began = (0.0, 0)  # time and steps done at the (re)start of a stage
+        self._began = (0.0, 0)  # time and steps done at the start of a stage, or when it was resumed
         self._done = 0
         self._progress: Any = None
 
     def __enter__(self) -> Display:
         if sys.stderr.isatty() and not self._quiet:
-            self._progress = _progress_bar()
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+            description = TextColumn("{task.description}", markup=False)
+            columns = (description, BarColumn(bar_width=20), TextColumn("ETA"), TimeRemainingColumn())
+            self._progress = Progress(*columns, console=Console(stderr=True))
             self._progress.start()
             self._task = self._progress.add_task("", total=None)
         return self
@@ -61,17 +56,23 @@ class Display:
         """Show one event; the loops call this."""
         match event["event"]:
             case "step":
-                self._advance(event["step"], event["steps"], step_line(event))
+                loss = "not finite" if event["loss"] is None else f"{event['loss']:.4f}"
+                text = (
+                    f"epoch {event['epoch'] + 1}/{event['epochs']} step {event['step']}/{event['steps']} "
+                    f"loss {loss} lr {event['lr']:.2e} {event['clips_per_second']:.1f} clips/s "
+                    f"data-wait {event['data_wait']:.0%} memory {event['memory_bytes'] / 2**30:.1f} GiB"
+                )
+                self._advance(event["step"], event["steps"], text)
             case "video":
                 self._advance(event["done"], event["videos"], f"video {event['done']}/{event['videos']}")
             case "window":
                 self._advance(event["done"], event["windows"], f"window {event['done']}/{event['windows']}")
             case "validation":
-                shares = {name.removeprefix("val_"): event[name] for name in event if "val_" in name}
-                named = {
-                    name.replace("top", "top-").replace("_", " "): share for name, share in shares.items()
-                }
-                metrics = " ".join(f"{name} {share:.2f}" for name, share in named.items())
+                names = [name for name in event if "val_" in name]
+                metrics = " ".join(
+                    f"{name.removeprefix('val_').replace('top', 'top-').replace('_', ' ')} {event[name]:.2f}"
+                    for name in names
+                )
                 self._line(f"step {event['step']}: validation {metrics}")
             case "notice":
                 self._line(event["text"])
@@ -99,16 +100,3 @@ class Display:
             if done > before:  # the time of a first step is not representative
                 text += f" ETA {timedelta(seconds=round((now - since) / (done - before) * (total - done)))}"
             say(text)
-
-
-def _progress_bar() -> Any:
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    return Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=20),
-        TextColumn("ETA"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-    )

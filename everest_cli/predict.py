@@ -70,15 +70,15 @@ def predict(
     from everest.system.files import check_new_file, write_text
     from everest_cli.prediction_text import TEXTS
 
-    shown = _format(kind, output, as_json)
+    text_format = _format(kind, output, as_json)
     if not timeline and (window or step):
         raise RecipeError("--window and --step belong to --timeline")
-    if shown is PredictionFormat.srt and not timeline:
+    if text_format is PredictionFormat.srt and not timeline:
         raise RecipeError("--format srt: subtitles need the times of --timeline")
     if output is not None:
         check_new_file(output, option="--output", overwrite=overwrite)
     samples = named_samples(videos, root=data)
-    if shown is PredictionFormat.srt and len(samples) > 1:
+    if text_format is PredictionFormat.srt and len(samples) > 1:
         raise RecipeError(f"--format srt: subtitles are of one video, not of {len(samples)}")
     if output is not None and any(output.resolve() == Path(sample.path).resolve() for sample in samples):
         raise RecipeError(f"--output {output}: one of the videos; choose another name")
@@ -87,12 +87,12 @@ def predict(
     from everest.inference.model import OpenedModel
     from everest.inference.predictions import predict, predict_timeline
 
-    one = 1 if timeline else None  # one view per window unless more are requested
+    default_views = 1 if timeline else None  # of a window, unless more are requested
     model = OpenedModel.open(
         find_weights(checkpoint, which=which.value),
         recipe=o.read_recipe(recipe) if recipe else None,
-        clips=clips or one,
-        crops=crops or one,
+        clips=clips or default_views,
+        crops=crops or default_views,
         keep=keep,
         precision=precision,
         cpu=cpu,
@@ -105,7 +105,7 @@ def predict(
             )
         else:
             rows = predict(model, samples, top=top, batch=batch, workers=workers, report=display.report)
-    text = TEXTS[shown.value](rows)
+    text = TEXTS[text_format.value](rows)
     if output is None:
         typer.echo(text, nl=False)
     else:
@@ -116,12 +116,12 @@ def predict(
 
 
 def _format(kind: PredictionFormat | None, output: Path | None, as_json: bool) -> PredictionFormat:
-    """The requested format, if the options agree."""
+    """Return the requested format; raises RecipeError if --json contradicts --format."""
     from everest.errors import RecipeError
 
     if as_json and kind not in (None, PredictionFormat.json):
         raise RecipeError(f"--json and --format {kind.value}: choose one")
     if as_json:
         return PredictionFormat.json
-    named = None if output is None else output.suffix.removeprefix(".")
-    return kind or (PredictionFormat(named) if named in {*PredictionFormat} else PredictionFormat.table)
+    suffix = "" if output is None else output.suffix.removeprefix(".")
+    return kind or (PredictionFormat(suffix) if suffix in {*PredictionFormat} else PredictionFormat.table)

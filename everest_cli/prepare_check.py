@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,11 +12,10 @@ from everest_cli import options as o
 from everest_cli.output import Display, print_json
 
 if TYPE_CHECKING:
-    from everest.config.settings import Recipe
     from everest.data.labels import LabelRules
-    from everest.prepare.check import Check
 
 SHOWN = 20  # problems of each kind on the screen
+SAME = {"listed": "the same file", "file": "the same bytes", "frames": "the same first frames and length"}
 
 Sources = Annotated[
     list[Path] | None,
@@ -58,21 +56,30 @@ def check(
 
     Example: everest prepare check --recipe ucf101 --data /data/ucf101
     """
+    from everest.data.list_writing import refuse_existing
     from everest.prepare.check import JOURNAL, check_sources
-    from everest.prepare.clean import write_clean_lists
+    from everest.prepare.clean import clean_path, write_clean_lists
     from everest.prepare.sources import read_sources
-    from everest.system.files import write_table
+    from everest.system.files import check_writable, write_table
     from everest.system.run_folder import BAD_VIDEOS
 
-    paths, root, rules, span = _what_to_check(sources, recipe, data, overrides, classes)
-    read, rules = read_sources(paths, root=root, rules=rules)
-    first = read[0].path
+    paths, root, rules, span = _choose_sources(sources, recipe, data, overrides, classes)
+    lists, rules = read_sources(paths, root=root, rules=rules)
+    first = lists[0].path
     folder = output or (first.parent if first.is_file() else first)
     journal, bad_videos = folder / JOURNAL, folder / BAD_VIDEOS
-    _refuse_to_replace(read, journal, bad_videos, fix=fix, overwrite=overwrite)
+    # Before hours of work: check that the output files can be written.
+    if overwrite:
+        journal.unlink(missing_ok=True)
+    elif not journal.exists():
+        refuse_existing([bad_videos], overwrite=False, read=[])
+    targets = [clean_path(source) for source in lists] if fix else []
+    refuse_existing(targets, overwrite=overwrite, read=[source.path for source in lists], fix="move it away")
+    for path in (bad_videos, *targets):
+        check_writable(path)
     with Display(quiet=quiet) as display:
-        found = check_sources(
-            read,
+        result = check_sources(
+            lists,
             rules,
             span=span,
             journal=journal,
@@ -80,26 +87,30 @@ def check(
             limit=limit,
             report=display.report,
         )
-    write_table(bad_videos, [("path", "reason"), *found.bad.items()])
-    cleaned = write_clean_lists(found, names=rules.names) if fix else []
+    write_table(bad_videos, [("path", "reason"), *result.bad.items()])
+    cleaned = write_clean_lists(result, names=rules.names) if fix else []
     if as_json:
-        print_json(found.to_dict() | {"written": [str(path) for path in (bad_videos, *cleaned)]})
+        print_json(result.to_dict() | {"written": [str(path) for path in (bad_videos, *cleaned)]})
     else:
-        _print_check(found, span)
+        _print_check(result.to_dict(), span)
         for path in cleaned:
             typer.echo(f"cleaned: {path}")
-    if not found.passed:
+    if not result.passed:
         raise typer.Exit(4)
 
 
-def _what_to_check(
+def _choose_sources(
     sources: list[Path] | None,
     recipe: str | None,
     data: Path | None,
     overrides: list[str] | None,
     classes: Path | None,
 ) -> tuple[dict[Path, bool], Path | None, LabelRules, int | None]:
-    """Lists and whether they serve pre-training, the root of their paths, labels, frames of a clip."""
+    """Return what to check, from the arguments or a recipe.
+
+    These are the lists and whether each is for pre-training, the root of their paths, the rules of their
+    labels, and the frames from the first to the last of the longest clip.
+    """
     from everest.data.labels import LabelRules
     from everest.errors import RecipeError
     from everest.prepare.class_folders import read_names
@@ -123,57 +134,30 @@ def _what_to_check(
     paths = dict.fromkeys([root / known.pretrain] if known.pretrain and not sources else [], True)
     if not labeled and not paths:
         raise RecipeError(f"{recipe}: its data names no list; name lists or folders to check")
-    return paths | dict.fromkeys(labeled, False), root, rules, _span(settings)
+    stages = (settings.pretrain, settings.finetune)  # only dense sampling skips frames
+    span = known.frames * max(stage.stride if stage.sampling == "dense" else 1 for stage in stages)
+    return paths | dict.fromkeys(labeled, False), root, rules, span
 
 
-def _span(recipe: Recipe) -> int:
-    """Frames from the first to the last of the longest clip; but for `dense` as many as a clip has."""
-    stages = (recipe.pretrain, recipe.finetune)
-    return recipe.data.frames * max(stage.stride if stage.sampling == "dense" else 1 for stage in stages)
-
-
-def _refuse_to_replace(
-    sources: Sequence[Any], journal: Path, bad_videos: Path, *, fix: bool, overwrite: bool
-) -> None:
-    """Refuse, before hours of work, to replace files."""
-    from everest.data.list_writing import refuse_existing
-    from everest.prepare.clean import clean_path
-    from everest.system.files import check_writable
-
-    if overwrite:
-        journal.unlink(missing_ok=True)
-    elif not journal.exists():
-        refuse_existing([bad_videos], overwrite=False, read=[])
-    targets = [clean_path(source) for source in sources] if fix else []
-    read = [source.path for source in sources]
-    refuse_existing(targets, overwrite=overwrite, read=read, fix="move it away")
-    for path in (bad_videos, *targets):
-        check_writable(path)
-
-
-def _print_check(found: Check, span: int | None) -> None:
-    document = found.to_dict()
+def _print_check(document: dict[str, Any], span: int | None) -> None:
     typer.echo(f"{document['checked']} videos checked, {document['ok']} can be decoded whole")
     if document["frames"]:
         frames, seconds = document["frames"], document["seconds"]
-        lasting = f", {seconds['min']:.2f} to {seconds['max']:.2f} s" if seconds else ""
-        typer.echo(f"frames: {frames['min']} to {frames['max']}, median {frames['median']:g}{lasting}")
+        lengths = f", {seconds['min']:.2f} to {seconds['max']:.2f} s" if seconds else ""
+        typer.echo(f"frames: {frames['min']} to {frames['max']}, median {frames['median']:g}{lengths}")
     _print_some("bad", [f"{row['path']}: {row['reason']}" for row in document["bad"]])
     _print_some("labels", document["labels"])
     _print_some("classes without a video", document["unused_classes"])
     for leak, title in ((True, "in several lists"), (False, "twice in one list")):
-        copies = [row for row in document["duplicates"] if row["leak"] == leak]
-        _print_some(
-            title, [f"{' = '.join(row['videos'])} ({_why(row)}; {', '.join(row['lists'])})" for row in copies]
-        )
+        lines = []
+        for row in document["duplicates"]:
+            if row["leak"] == leak:
+                reason = SAME[row["kind"]] + (", other labels" if row["labels_differ"] else "")
+                lines.append(f"{' = '.join(row['videos'])} ({reason}; {', '.join(row['lists'])})")
+        _print_some(title, lines)
     if document["short"]:
         rows = [f"{row['path']}: {row['frames']} frames" for row in document["short"]]
         _print_some(f"shorter than a clip of {span} frames; some frames are repeated", rows)
-
-
-def _why(row: dict[str, Any]) -> str:
-    same = {"listed": "the same file", "file": "the same bytes", "frames": "the same first frames and length"}
-    return same[row["kind"]] + (", other labels" if row["labels_differ"] else "")
 
 
 def _print_some(title: str, lines: list[str]) -> None:

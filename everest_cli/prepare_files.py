@@ -11,7 +11,7 @@ from everest.prepare.encode_settings import EncodeSettings
 from everest_cli import options as o
 from everest_cli.output import Display, print_json, say
 
-USUAL = EncodeSettings()
+DEFAULT = EncodeSettings()
 
 Root = Annotated[
     str | None,
@@ -27,14 +27,14 @@ def encode(
     data: Root = None,
     short_side: Annotated[
         int, typer.Option("--short-side", min=16, help="Pixels, at most; smaller videos keep their size.")
-    ] = USUAL.short_side,
-    gop: Annotated[int, typer.Option("--gop", min=1, help="Frames from keyframe to keyframe.")] = USUAL.gop,
+    ] = DEFAULT.short_side,
+    gop: Annotated[int, typer.Option("--gop", min=1, help="Frames from keyframe to keyframe.")] = DEFAULT.gop,
     crf: Annotated[
         int, typer.Option("--crf", min=0, max=51, help="x264's quality; 0 is lossless.")
-    ] = USUAL.crf,
+    ] = DEFAULT.crf,
     fast_decode: Annotated[
         bool, typer.Option("--fast-decode", help="Faster to read, a little larger (x264's fastdecode).")
-    ] = USUAL.fast_decode,
+    ] = DEFAULT.fast_decode,
     part: Annotated[
         str, typer.Option("--shard", metavar="I/N", help="Only part I of N, for several machines.")
     ] = "1/1",
@@ -68,22 +68,20 @@ def encode(
             report=display.report,
         )
     pairs = [(source, str(file.path)) for source, file in encoded.files.items()]
-    document = encoded.to_dict() | {"clips_per_second": measure_gain(pairs) if pairs else None}
+    document: dict[str, Any] = encoded.to_dict()
+    document["clips_per_second"] = measure_gain(pairs) if pairs else None
     print_json(document) if as_json else typer.echo("\n".join(document["lists"] or [str(output)]))
     if not quiet:
-        _print_encoded(document)
+        size, speed = document["bytes"], document["clips_per_second"]
+        say(
+            f"{document['videos']} videos, {document['encoded']} encoded now, "
+            f"{len(document['failed'])} failed; "
+            f"{size['before'] / 1e6:.1f} MB became {size['after'] / 1e6:.1f} MB"
+        )
+        if speed:
+            say(f"clips per CPU second: {speed['before']:.1f} before, {speed['after']:.1f} after")
     if encoded.failed:
         raise typer.Exit(4)
-
-
-def _print_encoded(document: dict[str, Any]) -> None:
-    say(
-        f"{document['videos']} videos, {document['encoded']} encoded now, {len(document['failed'])} failed; "
-        f"{document['bytes']['before'] / 1e6:.1f} MB became {document['bytes']['after'] / 1e6:.1f} MB"
-    )
-    speed = document["clips_per_second"]
-    if speed:
-        say(f"clips per CPU second: {speed['before']:.1f} before, {speed['after']:.1f} after")
 
 
 def shard(
@@ -107,10 +105,10 @@ def shard(
     from everest.prepare.shard import write_shards
     from everest.prepare.sources import read_originals
 
-    (read,) = read_originals([source], data)
+    (videos,) = read_originals([source], data)
     with Display(quiet=quiet) as display:
         document = write_shards(
-            read,
+            videos,
             output,
             max_bytes=size * 10**6,
             max_count=count,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +13,6 @@ from everest_cli import options as o
 from everest_cli.output import print_json, say
 
 if TYPE_CHECKING:
-    from everest.prepare.index import Index
     from everest.prepare.split import GroupOf
 
 OutputFolder = Annotated[
@@ -54,29 +53,25 @@ def index(
     """
     from everest.prepare.index import read_index, recipe_lines, write_index
 
-    found = read_index(folder, annotations=annotations, layout=layout, split=split)
+    result = read_index(folder, annotations=annotations, layout=layout, split=split)
     target = output or folder
-    written = write_index(found, target, overwrite=overwrite)
-    data = recipe_lines(found, target)
+    written = write_index(result, target, overwrite=overwrite)
+    data, document = recipe_lines(result, target), result.to_dict()
     if not quiet:
-        _print_index(found, written)
+        lists = ", ".join(f"{name} {len(samples)}" for name, samples in result.lists.items())
+        classes = f"; {len(result.class_names)} classes" if result.class_names else ""
+        say(f"{result.layout}: {lists}{classes}")
+        if document["missing"] or document["extra"] or document["unlistable"]:
+            say(
+                f"{document['missing']} videos missing, {document['extra']} in no list, "
+                f"{document['unlistable']} with names that no list can hold: {written[-1]}"
+            )
     if as_json:
-        print_json(found.to_dict() | {"written": [str(path) for path in written], "data": data})
+        print_json(document | {"written": [str(path) for path in written], "data": data})
     else:
         from everest.config.yaml import write_yaml
 
         typer.echo(write_yaml({"data": dict(data)}, width=1000), nl=False)
-
-
-def _print_index(found: Index, written: Sequence[Path]) -> None:
-    lists = ", ".join(f"{name} {len(samples)}" for name, samples in found.lists.items())
-    say(f"{found.layout}: {lists}" + (f"; {len(found.class_names)} classes" if found.class_names else ""))
-    document = found.to_dict()
-    if document["missing"] or document["extra"] or document["unlistable"]:
-        say(
-            f"{document['missing']} videos missing, {document['extra']} in no list, "
-            f"{document['unlistable']} with names that no list can hold: {written[-1]}"
-        )
 
 
 def split(
@@ -142,7 +137,13 @@ def split(
         overwrite=overwrite,
     )
     if not quiet:
-        _print_split(document)
+        every_class = {name for row in document["lists"].values() for name in row["classes"]}
+        for name, row in document["lists"].items():
+            say(f"{name}: {row['videos']} videos ({row['share']:.1%}) of {row['groups']} groups")
+            empty = sorted(every_class - row["classes"].keys())
+            if empty:
+                some = ", ".join(empty[:5]) + (", …" if len(empty) > 5 else "")
+                say(f"{name} has no video of {len(empty)} classes, which have too few groups: {some}")
     if as_json:
         print_json(document)
     else:
@@ -160,14 +161,14 @@ def _split_source(
     output: Path | None,
     overwrite: bool,
 ) -> dict[str, Any]:
-    """Split, write the lists, and return a summary of them."""
+    """Split a list, write the parts, and return a summary of them."""
     from everest.prepare.sources import read_labeled
     from everest.prepare.split import read_shares, split_samples, write_split
 
     parts = read_shares(shares)
-    found, heads = read_labeled(source, root=root, classes=classes)
-    lists = split_samples(found.samples, parts, group_of=group_of, seed=seed)
-    names = found.class_names or ()
+    data, heads = read_labeled(source, root=root, classes=classes)
+    lists = split_samples(data.samples, parts, group_of=group_of, seed=seed)
+    names = data.class_names or ()
     written = write_split(
         lists, output or root, root=root, names=names, heads=heads, source=source, overwrite=overwrite
     )
@@ -176,7 +177,7 @@ def _split_source(
         labels = Counter(sample.labels[0] for sample in samples if sample.labels)
         summaries[name] = {
             "videos": len(samples),
-            "share": round(len(samples) / len(found.samples), 5),
+            "share": round(len(samples) / len(data.samples), 5),
             "groups": len({group_of(sample) for sample in samples}),
             "classes": {names[i] if names else str(i): count for i, count in sorted(labels.items())},
         }
@@ -185,16 +186,6 @@ def _split_source(
         "lists": summaries,
         "written": [str(path) for path in written],
     }
-
-
-def _print_split(document: Mapping[str, Any]) -> None:
-    every = {name for row in document["lists"].values() for name in row["classes"]}
-    for name, row in document["lists"].items():
-        say(f"{name}: {row['videos']} videos ({row['share']:.1%}) of {row['groups']} groups")
-        without = sorted(every - row["classes"].keys())
-        if without:
-            shown = ", ".join(without[:5]) + (", …" if len(without) > 5 else "")
-            say(f"{name} has no video of {len(without)} classes, which have too few groups: {shown}")
 
 
 def _check_split(lists: Sequence[Path], root: Path | None, group_of: GroupOf, *, as_json: bool) -> None:

@@ -45,10 +45,10 @@ def stats(
     if picture is not None:
         check_target(picture, option="--picture", overwrite=overwrite)
     root = data or (source if source.is_dir() else source.parent)
-    found, _ = read_labeled(source, root=root, classes=classes)
-    by_class = group_by_class(found.samples, found.class_names)
+    labeled, _ = read_labeled(source, root=root, classes=classes)
+    by_class = group_by_class(labeled.samples, labeled.class_names)
     with Display(quiet=quiet) as display:
-        taken = take_stats(
+        statistics = take_stats(
             by_class,
             most=most,
             seed=seed,
@@ -57,8 +57,8 @@ def stats(
             report=display.report,
         )
     if picture is not None:
-        draw_contact_sheet(picture, taken)
-    document = taken.to_dict() | {"picture": str(picture) if picture else None}
+        draw_contact_sheet(picture, statistics)
+    document = statistics.to_dict() | {"picture": str(picture) if picture else None}
     print_json(document) if as_json else _print_stats(document)
 
 

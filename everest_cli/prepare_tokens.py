@@ -10,7 +10,7 @@ import typer
 
 from everest_cli import options as o
 from everest_cli.output import Display, print_json, say
-from everest_cli.tokenizer_first import with_files
+from everest_cli.tokenizer_first import with_absolute_paths
 
 
 def tokens(
@@ -36,8 +36,8 @@ def tokens(
     """
     from everest.prepare.tokens import write_tokens
 
-    changes = [*(overrides or []), f"pretrain.target.cache={json.dumps(str(output))}"]  # so it is checked
-    settings = with_files(o.read_recipe(recipe, data=data, overrides=changes))
+    changes = [*(overrides or []), f"pretrain.target.cache={json.dumps(str(output))}"]  # also checks the path
+    settings = with_absolute_paths(o.read_recipe(recipe, data=data, overrides=changes))
     with Display(quiet=quiet) as display:
         document = write_tokens(
             settings,
@@ -48,6 +48,6 @@ def tokens(
             report=display.report,
         )
     if not quiet:
-        clips, left_out = document["videos"] * document["variants"], len(document["bad"])
-        say(f"{clips} clips, {document['bytes'] / 1e6:.1f} MB; {left_out} videos skipped")
+        clips, skipped = document["videos"] * document["variants"], len(document["bad"])
+        say(f"{clips} clips, {document['bytes'] / 1e6:.1f} MB; {skipped} videos skipped")
     print_json(document) if as_json else typer.echo(output)

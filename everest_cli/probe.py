@@ -58,9 +58,9 @@ def _print(result: dict[str, Any]) -> None:
 
     table = Table("probe", "top-1", "top-5", "mean class accuracy")
     for head, result_of_head in result.get("heads", {"": result}).items():
-        for name, found in result_of_head["probes"].items():
-            shares = (found["top1"], found["top5"], found["mean_class_accuracy"])
-            table.add_row(f"{head} {name}".strip(), *(f"{share:.2f}" for share in shares))
+        for name, accuracy in result_of_head["probes"].items():
+            cells = (f"{accuracy[key]:.2f}" for key in ("top1", "top5", "mean_class_accuracy"))
+            table.add_row(f"{head} {name}".strip(), *cells)
         for name in ("majority", "chance"):
             table.add_row(f"{head} {name}".strip(), f"{result_of_head[name]:.2f}", "", "")
     Console(soft_wrap=True).print(table, markup=False, highlight=False)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from everest.config.settings import Recipe
 
 
-MOST_MEMORY = 1e9  # GiB
+MAX_MEMORY = 1e9  # GiB
 OWN_RECIPES = "--recipe has no effect on --compare and --plot, which show the methods' own"
 
 
@@ -76,20 +76,28 @@ def profile(
 
     Example: everest profile --backbone vit-b --compare
     """
-    if memory is not None and not 0 < memory < MOST_MEMORY:
-        raise RecipeError(f"--memory: must be more than 0 and less than {MOST_MEMORY:g} GiB, not {memory}")
-    chosen_values = (backbone, method, recipe, frames, size, keep, visible, finetune_keep, alpha, overrides)
-    requested = (data, comparing, measured, max_batch, memory, plot)
+    if memory is not None and not 0 < memory < MAX_MEMORY:
+        raise RecipeError(f"--memory: must be more than 0 and less than {MAX_MEMORY:g} GiB, not {memory}")
+    other_options = (
+        *(backbone, method, recipe, frames, size, keep, visible, finetune_keep, alpha, overrides),
+        *(data, comparing, measured, max_batch, memory, plot),
+    )
     notices = {
-        "with --paper no other option but --json has an effect": paper and any((*chosen_values, *requested)),
+        "with --paper no other option but --json has an effect": paper and any(other_options),
         OWN_RECIPES: recipe and (comparing or plot),
         "--batch has no effect without --measure or --data": batch and not (measured or data),
         "--overwrite has no effect without --plot": overwrite and not plot,
     }
     for text in (text for text, holds in notices.items() if holds):
         say(text)
+
+    from everest_cli.profile_tables import print_paper, print_profile
+
     if paper:
-        _paper(as_json=as_json)
+        from everest.profiling.paper_tables import paper_figures
+
+        rows = [figure.dump() for figure in paper_figures()]
+        print_json(rows) if as_json else print_paper(rows)
         return
 
     from everest.profiling.choices import ProfileOverrides, compare, recipe_of
@@ -99,7 +107,7 @@ def profile(
         raise RecipeError("--method and --recipe both name a recipe: leave one out")
     if data is not None:
         overrides = [*(overrides or ()), f"data.root={json.dumps(str(data.resolve()))}"]
-    choices = ProfileOverrides(
+    changes = ProfileOverrides(
         backbone=backbone,
         frames=frames,
         size=size,
@@ -109,34 +117,33 @@ def profile(
         finetune_keep=finetune_keep,
         others=tuple(overrides or ()),
     )
-    chosen = choices.applied(recipe or recipe_of(method or "everest"))
-    for notice in choices.unused(chosen):
+    profiled = changes.applied(recipe or recipe_of(method or "everest"))
+    for notice in changes.unused(profiled):
         say(notice)
     if plot is not None:
         from everest.figures.curves import check_target
 
         check_target(plot, option="--plot", overwrite=overwrite)
-    clips: dict[str, int] = {}  # of a run, by stage; read before anything is measured
+    clips: dict[str, int] = {}  # of a run, by stage, for --data; counted before anything is measured
     if data is not None:
         from everest.profiling.loading import STAGES, clips_of_run
 
-        clips = {stage: clips_of_run(chosen, stage) for stage in STAGES}
-    document: dict[str, Any] = {**profile(chosen), "compare": compare(choices) if comparing else []}
+        clips = {stage: clips_of_run(profiled, stage) for stage in STAGES}
+    document: dict[str, Any] = {**profile(profiled), "compare": compare(changes) if comparing else []}
     if max_batch or memory is not None:
         _add_largest_batches(document, memory)
     if measured or data is not None:
-        _add_measurements(document, chosen, batch, clips, quiet=quiet)
-    if data is not None:
-        _add_loading(document, chosen, quiet=quiet)
+        _add_measurements(document, profiled, batch, clips, quiet=quiet)
     if plot is not None:
         from everest.profiling.drawing import draw_costs
 
-        draw_costs(plot, choices)
+        draw_costs(plot, changes)
         document["plot"] = str(plot)
-    print_json(document) if as_json else _print(document)
+    print_json(document) if as_json else print_profile(document)
 
 
 def _add_largest_batches(document: dict[str, Any], memory: float | None) -> None:
+    """Estimate the largest batch of each stage in `memory` GiB, or in this device's free memory."""
     import torch
 
     from everest.profiling.measure import free_memory, largest_batch
@@ -155,47 +162,23 @@ def _add_largest_batches(document: dict[str, Any], memory: float | None) -> None
 def _add_measurements(
     document: dict[str, Any], recipe: Recipe, batch: int | None, clips: dict[str, int], *, quiet: bool
 ) -> None:
+    """Measure the steps of all stages and, if the clips of their videos are given, the loader."""
+    from everest.profiling import loading
     from everest.profiling.measure import measure
     from everest.profiling.profile import STAGES
 
     for stage in STAGES:
         if not quiet:
             say(f"measuring {stage}")
-        found = measure(recipe, stage, batch=batch, clips_of_run=clips.get(stage))
-        document["stages"][stage]["measured"] = found
+        measured = measure(recipe, stage, batch=batch, clips_of_run=clips.get(stage))
+        document["stages"][stage]["measured"] = measured
     problems = {stage["measured"]["energy_problem"] for stage in document["stages"].values()}
     for problem in problems - {None}:
         say(f"no energy measured: {problem}")
-
-
-def _add_loading(document: dict[str, Any], recipe: Recipe, *, quiet: bool) -> None:
-    from everest.profiling.loading import STAGES, measure_loading
-
-    for stage in STAGES:
+    for stage in loading.STAGES if clips else ():
         if not quiet:
             say(f"measuring the videos of {stage}")
         step = document["stages"][stage]["measured"]
-        document["stages"][stage]["loading"] = measure_loading(
+        document["stages"][stage]["loading"] = loading.measure_loading(
             recipe, stage, batch=step["batch"], step_clips_per_second=step["clips_per_second"]
         )
-
-
-def _paper(*, as_json: bool) -> None:
-    from everest.profiling.paper_tables import paper_figures
-
-    rows = [figure.dump() for figure in paper_figures()]
-    if as_json:
-        print_json(rows)
-        return
-
-    from everest_cli.profile_tables import print_paper
-
-    print_paper(rows)
-
-
-def _print(document: dict[str, Any]) -> None:
-    from everest_cli.profile_tables import print_comparison, print_stages
-
-    print_stages(document)
-    if document["compare"]:
-        print_comparison(document["compare"])

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-PIPE_WIDTH = 160  # where no terminal sets the width
+PIPE_WIDTH = 160  # characters, without a terminal
 MB, GB = 1e6, 1e9
 
 
@@ -29,8 +29,8 @@ def _tokens(tokens: dict[str, int]) -> str:
     return ", ".join(f"{count} {name}" for name, count in tokens.items())
 
 
-def print_stages(document: dict[str, Any]) -> None:
-    """One column per stage. The figures of an evaluation are per video, its activations per clip."""
+def print_profile(document: dict[str, Any]) -> None:
+    """Print a column per stage, then the comparison. `eval` is per video, its activations per clip."""
     title = (
         f"{document['backbone']}, {document['frames']} frames, {document['size']} pixels "
         f"({document['recipe']}, {document['precision']})"
@@ -41,7 +41,10 @@ def print_stages(document: dict[str, Any]) -> None:
         ("GMACs forward (the papers' GFLOPs)", lambda s: f"{s['gmacs']:.2f}"),
         ("GFLOPs forward (2 x GMACs)", lambda s: f"{s['gflops']:.2f}"),
         ("GFLOPs forward and backward", lambda s: f"{s['training_gflops']:.1f}" if "views" not in s else "-"),
-        ("GMACs of the frozen tokenizer", _tokenizer),
+        (
+            "GMACs of the frozen tokenizer",
+            lambda s: f"{s['tokenizer_gmacs']:.2f}" if "tokenizer_gmacs" in s else "-",
+        ),
         ("views (clips x crops)", _views),
         ("parameters", lambda s: f"{s['parameters'] / 1e6:.2f} M"),
         ("tokens", lambda s: _tokens(s["tokens"])),
@@ -58,13 +61,20 @@ def print_stages(document: dict[str, Any]) -> None:
         if all(text is not None for text in cells) and set(cells) != {"-"}:
             table.add_row(name, *(Text(str(text)) for text in cells))
     _show(table)
-    _print_waits(document["stages"])
+    for name, stage in document["stages"].items():
+        if "loading" not in stage:
+            continue
+        loader = stage["loading"]
+        if loader["waits"] == "loader":
+            typer.echo(f"{name}: the step is slower than the loader")
+        else:
+            typer.echo(f"{name}: the step waits for videos, {loader['data_wait']:.0%} of its time. Remedies:")
+            for remedy in loader["helps"]:
+                typer.echo(f"  {remedy}")
     if "plot" in document:
         typer.echo(document["plot"])
-
-
-def _tokenizer(stage: dict[str, Any]) -> str | None:
-    return f"{stage['tokenizer_gmacs']:.2f}" if "tokenizer_gmacs" in stage else "-"
+    if document["compare"]:
+        _print_comparison(document["compare"])
 
 
 def _views(stage: dict[str, Any]) -> str:
@@ -74,12 +84,12 @@ def _views(stage: dict[str, Any]) -> str:
 def _measured(stage: dict[str, Any]) -> str | None:
     if "measured" not in stage:
         return None
-    found = stage["measured"]
-    seconds = found["step_seconds"]
+    step = stage["measured"]
+    seconds = step["step_seconds"]
     return (
-        f"{seconds['median']:.3f} s ({seconds['min']:.3f} to {seconds['max']:.3f}) for {found['batch']} "
-        f"clips: {found['clips_per_second']:.2f} clips/s, peak {found['peak_memory_bytes'] / GB:.2f} GB "
-        f"({found['device']}, {found['precision']})"
+        f"{seconds['median']:.3f} s ({seconds['min']:.3f} to {seconds['max']:.3f}) for {step['batch']} "
+        f"clips: {step['clips_per_second']:.2f} clips/s, peak {step['peak_memory_bytes'] / GB:.2f} GB "
+        f"({step['device']}, {step['precision']})"
     )
 
 
@@ -95,29 +105,15 @@ def _energy(stage: dict[str, Any]) -> str | None:
 def _loading(stage: dict[str, Any]) -> str | None:
     if "loading" not in stage:
         return "-" if "views" in stage else None
-    found = stage["loading"]
+    loader = stage["loading"]
     return (
-        f"{found['clips_per_second']:.1f} clips/s with {found['workers']} workers "
-        f"({found['clips_per_second_of_one_process']:.1f} of one process)"
+        f"{loader['clips_per_second']:.1f} clips/s with {loader['workers']} workers "
+        f"({loader['clips_per_second_of_one_process']:.1f} of one process)"
     )
 
 
-def _print_waits(stages: dict[str, Any]) -> None:
-    """Print for every measured stage whether the step waits for the loader, and the remedies."""
-    for name, stage in stages.items():
-        if "loading" not in stage:
-            continue
-        found = stage["loading"]
-        if found["waits"] == "loader":
-            typer.echo(f"{name}: the step is slower than the loader")
-            continue
-        typer.echo(f"{name}: the step waits for videos, {found['data_wait']:.0%} of its time. Remedies:")
-        for help_ in found["helps"]:
-            typer.echo(f"  {help_}")
-
-
-def print_comparison(profiles: list[dict[str, Any]]) -> None:
-    """One row per method and stage, with the ratio of the first method's GMACs to it."""
+def _print_comparison(profiles: list[dict[str, Any]]) -> None:
+    """Print a row per method and stage, with the ratio of the first method's GMACs to its own."""
     table = _table(
         "\nMethods",
         *(
@@ -148,27 +144,22 @@ def print_comparison(profiles: list[dict[str, Any]]) -> None:
 
 
 def print_paper(rows: list[dict[str, Any]]) -> None:
-    """Every figure of the paper next to everest's; two for memory, as the paper's attention was not fused."""
+    """Print the paper's figures next to everest's: two of memory, as the paper's attention was not fused."""
     for number in sorted({row["table"] for row in rows}):
         table = _table(f"Table {number}", "quantity", "unit", "paper", "everest", "difference", "note")
-        for row in rows:
-            if row["table"] == number:
-                table.add_row(*(Text(cell) for cell in _paper_cells(row)))
+        for row in (row for row in rows if row["table"] == number):
+            computed, difference, needs = "needs GPU", "", ""
+            if "ours_fused" in row:
+                fused, unfused = row["deviation_percent_fused"], row["deviation_percent_unfused"]
+                computed = f"{row['ours_fused']:.1f} / {row['ours_unfused']:.1f}"
+                difference, needs = f"{fused:+.0f} % / {unfused:+.0f} %", "needs GPU to measure"
+            elif row["ours"] is not None:
+                computed, difference = row["rounded"], f"{row['deviation_percent']:+.2f} %"
+            note = "; ".join(part for part in (row["note"], needs) if part)
+            cells = (row["what"], row["unit"], row["paper"], computed, difference, note)
+            table.add_row(*map(Text, cells))
         _show(table)
     typer.echo(
         "GMACs are what the papers print as GFLOPs. Memory is estimated: model state of 8 GPUs and\n"
         "activations in bf16, with fused / unfused attention; the paper measured it, with unfused attention."
     )
-
-
-def _paper_cells(row: dict[str, Any]) -> tuple[str, str, str, str, str, str]:
-    computed, difference = "needs GPU", ""
-    if "ours_fused" in row:
-        computed = f"{row['ours_fused']:.1f} / {row['ours_unfused']:.1f}"
-        difference = f"{row['deviation_percent_fused']:+.0f} % / {row['deviation_percent_unfused']:+.0f} %"
-    elif row["ours"] is not None:
-        computed = row["rounded"]
-        difference = f"{row['deviation_percent']:+.2f} %"
-    needs = "needs GPU to measure" if "ours_fused" in row else ""
-    note = "; ".join(part for part in (row["note"], needs) if part)
-    return row["what"], row["unit"], row["paper"], computed, difference, note

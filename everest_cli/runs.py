@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from everest.train.listing import RunSummary
 
 PIPE_WIDTH = 1000  # without a terminal, a run stays on one line
+UNITS = (("d", 86400), ("h", 3600), ("min", 60))  # of ages, in seconds
 
 
 def runs(
@@ -31,21 +32,21 @@ def runs(
 
     from everest.train.listing import find_runs, summarize
 
-    found = [summarize(run) for run in find_runs(folder)]
-    if not found:
+    summaries = [summarize(run) for run in find_runs(folder)]
+    if not summaries:
         say(f"{folder}: no run folder in it")
-    for run in found:
+    for run in summaries:
         if run.problem:
             say(f"damaged: {run.problem}")
     if as_json:
-        print_json([asdict(run) for run in found])
+        print_json([asdict(run) for run in summaries])
     elif quiet:
-        typer.echo("".join(f"{run.path}\n" for run in found), nl=False)
-    elif found:
-        _print_table(found)
+        typer.echo("".join(f"{run.path}\n" for run in summaries), nl=False)
+    elif summaries:
+        _print_table(summaries)
 
 
-def _print_table(found: list[RunSummary]) -> None:
+def _print_table(summaries: list[RunSummary]) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -56,30 +57,14 @@ def _print_table(found: list[RunSummary]) -> None:
         table.add_column(name)
     for name in ("step", "loss", "val top-1", "age"):
         table.add_column(name, justify="right", no_wrap=True)
-    for run in found:
-        # Text: a path may hold [what rich takes for markup].
-        table.add_row(*(Text(cell) for cell in _cells(run)))
+    for run in summaries:
+        step = "-" if run.step is None else f"{run.step}/{'?' if run.steps is None else run.steps}"
+        loss = "-" if run.loss is None else f"{run.loss:.4f}"
+        accuracy = "-" if run.best_val_top1 is None else f"{run.best_val_top1:.2f}"
+        unit, seconds = next(((unit, n) for unit, n in UNITS if run.age_seconds >= n), ("s", 1))
+        age = f"{run.age_seconds // seconds} {unit}"
+        identity = (run.path, run.command or "-", run.recipe or "-", run.state)
+        # Text: a path may contain brackets, which are rich's markup.
+        table.add_row(*map(Text, (*identity, step, loss, accuracy, age)))
     console = Console()
     (console if console.is_terminal else Console(width=PIPE_WIDTH)).print(table)
-
-
-def _cells(run: RunSummary) -> list[str]:
-    """The cells of a run's row; a dash for unknown values."""
-    step = "-" if run.step is None else f"{run.step}/{'?' if run.steps is None else run.steps}"
-    return [
-        run.path,
-        run.command or "-",
-        run.recipe or "-",
-        run.state,
-        step,
-        "-" if run.loss is None else f"{run.loss:.4f}",
-        "-" if run.best_val_top1 is None else f"{run.best_val_top1:.2f}",
-        _age(run.age_seconds),
-    ]
-
-
-def _age(seconds: int) -> str:
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= length:
-            return f"{seconds // length} {unit}"
-    return f"{seconds} s"

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from everest_cli import options as o
 from everest_cli.output import print_json, say
-
-if TYPE_CHECKING:
-    from everest.figures.frame_selection import FrameView
 
 
 def select_frames(
@@ -20,7 +17,7 @@ def select_frames(
     keep: Annotated[float, typer.Option("--keep", help="Keep ratio over all candidate tokens.")] = 0.3,
     frames: Annotated[int, typer.Option("--frames", min=2, help="Frames of the drawn clip.")] = 16,
     stride: Annotated[
-        int, typer.Option("--stride", min=1, help="Stride between candidates, where it fits.")
+        int, typer.Option("--stride", min=1, help="Stride between candidates; less in short videos.")
     ] = 4,
     size: Annotated[int, typer.Option("--size", min=16, help="Shorter side, without a checkpoint.")] = 224,
     checkpoint: Annotated[
@@ -49,14 +46,14 @@ def select_frames(
     from everest.checkpoints.load import open_model
     from everest.data.inputs import named_videos, refuse_same_stems
     from everest.errors import DataError, RecipeError
-    from everest.figures.frame_selection import FrameDraw
+    from everest.figures.frame_selection import FrameDraw, write_frame_figures
     from everest.methods.strategies import RedundancyRobust
 
     if not 0 < keep <= 1:
         raise RecipeError(f"--keep {keep:g}: a share of the tokens is more than 0 and at most 1")
     if frames % 2:
         raise RecipeError(f"--frames {frames}: frames are drawn in pairs; give an even number")
-    draw = FrameDraw(
+    request = FrameDraw(
         selector=RedundancyRobust(keep_ratio=keep),
         frames=frames,
         stride=stride,
@@ -66,52 +63,28 @@ def select_frames(
         draws=draws,
         model=None if checkpoint is None else open_model(checkpoint, kind="transformer").transformer,
     )
-    chosen = named_videos(videos)
+    paths = named_videos(videos)
     if picture is not None or extract is not None:
-        refuse_same_stems(chosen)
+        refuse_same_stems(paths)
     rows: list[dict[str, Any]] = []
     failed = False
-    for video in chosen:
+    for video in paths:
         try:
-            view = draw.view(video)
+            view = request.view(video)
         except DataError as error:
             say(f"error: {error}")
             failed = True
             continue
-        row = view.to_dict() | _write(view, picture, extract, overwrite=overwrite)
+        written = write_frame_figures(view, picture=picture, extract=extract, overwrite=overwrite)
+        row = view.to_dict() | written
         rows.append(row)
         if not as_json:
-            _print(row)
+            typer.echo(f"{row['video']}: {' '.join(map(str, row['frames']))}")
+            if picture is not None:
+                say(f"figure: {row['picture']}")
+            if extract is not None:
+                say(f"extracted: {len(row['extracted'])} frames")
     if as_json:
         print_json(rows[0] if len(videos) == 1 and len(rows) == 1 else rows)
     if failed:
         raise typer.Exit(4)
-
-
-def _write(view: FrameView, picture: Path | None, extract: Path | None, *, overwrite: bool) -> dict[str, Any]:
-    """Write the requested files, if none exists already; returns their paths."""
-    from everest.figures.frame_selection import draw_selection, frame_files, write_frames
-    from everest.system.files import check_new_file
-
-    drawing = None if picture is None else picture / f"{view.video.stem}-frames.png"
-    frames = {} if extract is None else frame_files(extract, view)
-    written: dict[str, Any] = {}
-    if drawing is not None:
-        check_new_file(drawing, option="--picture", overwrite=overwrite)
-        written["picture"] = str(drawing)
-    if extract is not None:
-        for path in frames:
-            check_new_file(path, option="--extract", overwrite=overwrite)
-        written["extracted"] = list(map(str, frames))
-    if drawing is not None:
-        draw_selection(drawing, view)
-    write_frames(frames)
-    return written
-
-
-def _print(row: dict[str, Any]) -> None:
-    typer.echo(f"{row['video']}: {' '.join(map(str, row['frames']))}")
-    for key in ("picture", "extracted"):
-        if key in row:
-            written = row[key] if isinstance(row[key], str) else f"{len(row[key])} frames"
-            say(f"{key}: {written}")

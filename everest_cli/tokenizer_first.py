@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def with_tokenizer(
     recipe: Recipe, options: TrainOptions, devices: Devices, *, train: bool
 ) -> tuple[Recipe, TrainOptions]:
-    """The recipe with a trained tokenizer, and the options with the run folder that contains it.
+    """Return the recipe with a trained tokenizer, and the options with the run folder that contains it.
 
     Args:
         train: whether to train a tokenizer if there is none; a dry run needs none.
@@ -26,29 +26,30 @@ def with_tokenizer(
     """
     if recipe.tokenizer is None or not recipe.pretrain.needs_tokenizer:
         return recipe, options
+    folder = options.resumed_folder or options.output
     if recipe.tokenizer.checkpoint is not None or recipe.pretrain.target.cache is not None:
-        return with_files(_with_own(recipe, options.resumed_folder or options.output)), options
+        return with_absolute_paths(_with_own_tokenizer(recipe, folder)), options
     if not train:
-        return _with_own(recipe, options.resumed_folder or options.output), options
-    return _trained(recipe, options, devices)
+        return _with_own_tokenizer(recipe, folder), options
+    return _train_tokenizer(recipe, options, devices)
 
 
-def _with_own(recipe: Recipe, output: Path | None) -> Recipe:
-    """The recipe with the tokenizer of its run folder, if it names none or one that no longer exists."""
+def _with_own_tokenizer(recipe: Recipe, output: Path | None) -> Recipe:
+    """Add the tokenizer of the run folder to a recipe that names none, or one that no longer exists."""
     from everest.system.run_folder import is_own_tokenizer, own_tokenizer
 
     tokenizer = recipe.tokenizer
     if output is None or tokenizer is None:
         return recipe
-    within, named = own_tokenizer(output), tokenizer.checkpoint
+    own, named = own_tokenizer(output), tokenizer.checkpoint
     missing = named is None or (is_own_tokenizer(named) and not Path(named).exists())
-    if not missing or not within.is_file():
+    if not missing or not own.is_file():
         return recipe
-    return replace(recipe, tokenizer=replace(tokenizer, checkpoint=str(within.resolve())))
+    return replace(recipe, tokenizer=replace(tokenizer, checkpoint=str(own.resolve())))
 
 
-def with_files(recipe: Recipe) -> Recipe:
-    """The recipe with absolute paths of its tokenizer (a file or a run folder) and of its token cache.
+def with_absolute_paths(recipe: Recipe) -> Recipe:
+    """Make the paths of a recipe's tokenizer (a file or a run folder) and token cache absolute.
 
     Raises:
         CheckpointError: there is no such tokenizer.
@@ -65,7 +66,8 @@ def with_files(recipe: Recipe) -> Recipe:
     return replace(recipe, tokenizer=tokenizer, pretrain=stage)
 
 
-def _trained(recipe: Recipe, options: TrainOptions, devices: Devices) -> tuple[Recipe, TrainOptions]:
+def _train_tokenizer(recipe: Recipe, options: TrainOptions, devices: Devices) -> tuple[Recipe, TrainOptions]:
+    """Train the tokenizer in the run folder; returns the recipe and the options with its path."""
     from everest.system.accelerator import decide_on_main, make_accelerator
     from everest.system.run_folder import TOKENIZER, default_folder, own_tokenizer
     from everest.system.signals import Stopped
@@ -76,17 +78,17 @@ def _trained(recipe: Recipe, options: TrainOptions, devices: Devices) -> tuple[R
         accelerator,
         lambda: options.resumed_folder or options.output or default_folder(options.command, recipe.name),
     )
-    first = replace(options, command="train-tokenizer", output=output / TOKENIZER, resume="auto")
+    stage_options = replace(options, command="train-tokenizer", output=output / TOKENIZER, resume="auto")
     assert recipe.tokenizer is not None
     path = own_tokenizer(output).resolve()
-    later = replace(recipe, tokenizer=replace(recipe.tokenizer, checkpoint=str(path)))
-    options.may_resume(later, output)  # before hours of training
+    with_path = replace(recipe, tokenizer=replace(recipe.tokenizer, checkpoint=str(path)))
+    options.may_resume(with_path, output)  # before hours of training
     say(f"the recipe names no tokenizer: {output / TOKENIZER} is trained first, or its training is resumed")
     try:
-        run_stage(recipe, first, devices)
+        run_stage(recipe, stage_options, devices)
     except Stopped as stopped:
         raise Stopped(
             stopped.number,
             f"stopped in the tokenizer's stage; the same command with --output {output} resumes it",
         ) from stopped
-    return later, options if options.resumed_folder else replace(options, output=output)
+    return with_path, options if options.resumed_folder else replace(options, output=output)

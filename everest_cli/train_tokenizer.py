@@ -46,15 +46,15 @@ def run_stage(recipe: Recipe, options: TrainOptions, devices: Devices) -> Traini
 
 
 def report_lines(report: dict[str, Any]) -> list[str]:
-    """The report as a table, with its warnings."""
+    """Format the report as a table, followed by its warnings."""
     psnr, change, overlap, codebook = (report[key] for key in ("psnr", "change", "overlap", "codebook"))
     where = "held-out" if report["held_out"] else "training"
     ratios = [f"{change[name]['ratio']:.2f}" for name in ("scorer", "untrained", "frame_difference")]
     ranks = [f"{change[name]['rank_correlation']:.2f}" for name in ("scorer", "untrained")]
     rows = [
         ("PSNR from the kept tokens", f"{psnr['own']:.2f} dB"),
-        ("  from as many random ones", f"{psnr['random']:.2f} dB"),
-        ("  from all", f"{psnr['all']:.2f} dB"),
+        ("  from as many random tokens", f"{psnr['random']:.2f} dB"),
+        ("  from all tokens", f"{psnr['all']:.2f} dB"),
         (
             "change in the top 10 %, times the mean",
             f"{ratios[0]} (untrained {ratios[1]}, change {ratios[2]})",

@@ -65,7 +65,7 @@ class TrainOptions:
         return launch(self.gpus, self.processes)
 
     def may_resume(self, recipe: Recipe, path: Path) -> bool:
-        """Whether a run into `path` resumes the one that is there. Nothing is written.
+        """Check whether a run in `path` resumes an earlier one. Nothing is written.
 
         Raises:
             RecipeError: the run may not use this folder.
@@ -81,7 +81,7 @@ class TrainOptions:
 
     @contextmanager
     def context(self, recipe: Recipe, devices: Devices) -> Iterator[RunContext]:
-        """The context of a run: Accelerate's processes, run folder, display. Nothing is written yet."""
+        """Set up Accelerate's processes, the run folder and the display. Nothing is written yet."""
         from everest.system.accelerator import decide_on_main, end_training_on_error, make_accelerator
         from everest.system.run_folder import RunFolder, default_folder
         from everest.train.tracking import check_tracker
@@ -153,7 +153,7 @@ def training_command(name: str, **own_options: Any) -> Callable[[Callable[..., N
 
 
 def launch(gpus: str, processes: int | None) -> Devices:
-    """The devices of this process. If more processes are needed, starts them and exits with their code."""
+    """Return the devices of this process, or start the processes of the run and exit with their code."""
     if is_launched():
         return Devices(kind="cpu" if gpus == "cpu" else "cuda")
     devices = read_devices(gpus, processes)
@@ -180,9 +180,9 @@ def print_trial(training: Training, losses_of: LossesOf) -> None:
 
 @contextmanager
 def start_or_resume(training: Training, recipe: Recipe, *, init: str | None) -> Iterator[None]:
-    """Write the first files of a run, or resume the run that is there; the loop goes inside.
+    """Write the first files of a run, or resume the run in its folder; the loop goes inside.
 
-    The tracker ends with the run, however that ends: another stage may follow in this process.
+    The tracker ends with the run, even after an error: another stage may follow in this process.
     """
     from everest.config.recipe import dump_recipe
     from everest.train.setup import start_run

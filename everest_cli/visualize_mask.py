@@ -74,36 +74,35 @@ def visualize_mask(
     from everest.data.inputs import named_videos, refuse_same_stems
     from everest.errors import DataError
     from everest.figures.mask_choice import requested_selectors
-    from everest.figures.mask_files import MaskRequest, report_masks
+    from everest.figures.mask_files import MaskRequest, write_mask_figures
 
-    shares = () if keep is None else o.read_shares(keep)
+    ratios = () if keep is None else o.read_shares(keep)
     opened = None if checkpoint is None else open_model(checkpoint)
     tokenizer = opened if opened is not None and opened.weights.kind == "tokenizer" else None
-    given = {"order": order, "distance": distance}
+    settings = {"order": order, "distance": distance}
     selectors = requested_selectors(
         None if strategy is None else strategy.replace("_", "-"),
-        shares,
-        {name: value for name, value in given.items() if value is not None},
+        ratios,
+        {name: value for name, value in settings.items() if value is not None},
         compared=compare,
         has_tokenizer=tokenizer is not None,
     )
-    chosen = named_videos(videos)
-    refuse_same_stems(chosen)
+    paths = named_videos(videos)
+    refuse_same_stems(paths)
     request = MaskRequest(
         selectors=selectors,
         frames=frames,
         stride=stride,
         size=size or (224 if tokenizer is None else min(tokenizer.spec.size)),
-        tubelet=(2, 16, 16),
         windows=windows,
         seed=seed,
         model=None if opened is None else opened.module,
     )
     documents: list[dict[str, Any]] = []
     failed = False
-    for video in chosen:
+    for video in paths:
         try:
-            rows = report_masks(video, request, out, kind.value, overwrite=overwrite)
+            rows = write_mask_figures(video, request, out, kind.value, overwrite=overwrite)
         except DataError as error:
             say(f"error: {error}")
             failed = True

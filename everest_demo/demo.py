@@ -1,4 +1,4 @@
-"""The whole path on videos rendered here: pre-train, fine-tune, test, and the same without pre-training."""
+"""EVEREST's whole path on rendered videos: pre-train, fine-tune, evaluate, and the same from scratch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from everest_demo.steps import PICTURE, RUNS, DemoSteps, one_thread
 
 @dataclass(frozen=True, kw_only=True)
 class DemoResult:
-    """Percent of the test videos."""
+    """Top-1 accuracies on the test videos, in percent."""
 
     pretrained: float
     from_scratch: float
@@ -29,7 +29,7 @@ class DemoResult:
 def run_demo(folder: Path, *, seed: int, report: Report) -> DemoResult:
     """Render the set, run every stage with the `demo` recipe, write the report.
 
-    Everything is in `folder`: the videos, one run folder a stage, `report.md` and its image.
+    `folder` then holds the videos, a run folder per stage, `report.md` and its image.
     """
     steps = DemoSteps(folder=folder, seed=seed, report=report)
     steps.render(DEMO_SET)
@@ -41,18 +41,13 @@ def run_demo(folder: Path, *, seed: int, report: Report) -> DemoResult:
         from_scratch=steps.finetune(from_scratch, recipe, init=None),
         chance=100 / len(CLASSES),
     )
-    draw_prediction(recipe, encoder, folder / PICTURE)
-    steps.write_report(_text(recipe, result))
-    return result
-
-
-def draw_prediction(recipe: Recipe, weights: Path, path: Path) -> None:
-    """A PNG of what an autoencoder keeps, sees and predicts of the first clip."""
-    model = load_model(weights)
+    model = load_model(encoder)
     assert isinstance(model, MaskedAutoencoder)
     clip = pretrain_clips(recipe).read((0, 0))
     view = view_model(model, clip.frames[0], noise=clip.noise[0])
-    draw_views(path, [view], title="what is kept, seen and predicted")
+    draw_views(folder / PICTURE, [view], title="kept, seen and predicted tokens")
+    steps.write_report(_text(recipe, result))
+    return result
 
 
 def _text(recipe: Recipe, result: DemoResult) -> str:
@@ -65,12 +60,12 @@ def _text(recipe: Recipe, result: DemoResult) -> str:
 | chance | {result.chance:.1f} % |
 
 Task: {len(CLASSES)} classes that differ by motion only ({", ".join(CLASSES)}),
-with a handful of labeled clips each. That is where pre-training pays: with many labels the model from
-scratch catches up here. Recipe: `everest recipes show demo`; seed {recipe.train.seed}.
+with few labeled clips each. In this case pre-training pays: with many labels, the model from scratch
+reaches the same accuracy here. Recipe: `everest recipes show demo`; seed {recipe.train.seed}.
 
 ![kept, seen and predicted tokens]({PICTURE})
 
-Omitted tokens are gray. The encoder sees only the third row; the decoder predicts the rest of the
-fourth. The run folders next to this report can be used further, for example
+Omitted tokens are gray. The encoder sees only the tokens of the third row; the decoder predicts the others
+of the fourth. The run folders next to this report can be used by other commands, for example
 `everest eval --checkpoint finetune-pretrained`.
 """

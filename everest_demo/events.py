@@ -1,7 +1,7 @@
-"""The video set of `everest demo --recipe lvmae-demo`: two things happen, far apart, and their order counts.
+"""The video set of `everest demo --recipe lvmae-demo`: classes are ordered pairs of distant events.
 
-A shape moves, grows or fades in the first quarter of a clip, and does another of these in its last: the
-class is the kind and order of its events. Between the two are more frames than a short clip has: a model
+A shape moves, grows or fades in the first quarter of a clip, and does another of these in the last quarter:
+the class is the two events and their order. More frames are between them than a short clip has: a model
 that sees a single event knows the event but not its time.
 
 n clips, F frames, H W pixels.
@@ -23,9 +23,9 @@ ORDERS: Final = tuple(permutations(EVENTS, 2))
 CLASSES: Final = tuple(f"{first}-then-{second}" for first, second in ORDERS)
 NUM_FRAMES: Final = 64
 
-_LASTS: Final = 8  # frames
-_BEGINS: Final = ((2, 8), (48, 54))  # first frame of either event, drawn: 32 frames or more in between
-_WAY: Final = (8.0, 14.0)  # pixels
+_DURATION: Final = 8  # frames of an event
+_BEGINS: Final = ((2, 8), (48, 54))  # range of the first frame of either event: 32 frames or more between
+_DISTANCE: Final = (8.0, 14.0)  # pixels
 _GROWTH: Final = (0.4, 0.6)  # of the logarithm of the radius
 _FADE: Final = (-0.8, -0.6)  # of the light
 
@@ -33,10 +33,10 @@ _FADE: Final = (-0.8, -0.6)  # of the light
 def render_clips(
     classes: NDArray[np.int64], rng: np.random.Generator, *, num_frames: int = NUM_FRAMES
 ) -> NDArray[np.uint8]:
-    """One clip for each entry of `classes` (n,), a number in CLASSES: (n, F, H, W, 3).
+    """Render a clip (n, F, H, W, 3) for each entry of `classes` (n,), an index in CLASSES.
 
     Args:
-        num_frames: F; more show the same, slower.
+        num_frames: F; with more frames the same events are slower.
     """
     return render(event_paths(classes, rng, num_frames=num_frames), rng)
 
@@ -44,14 +44,15 @@ def render_clips(
 def event_paths(
     classes: NDArray[np.int64], rng: np.random.Generator, *, num_frames: int = NUM_FRAMES
 ) -> Paths:
-    """The motion of the shape in each clip."""
+    """Draw the path of the shape in each clip."""
     n, done = len(classes), _progress(classes, rng, num_frames)
     heading = rng.uniform(0, 2 * np.pi, (n, 1))
-    way = rng.uniform(*_WAY, (n, 1)) * done["moves"]  # (n, F) pixels
+    distance = rng.uniform(*_DISTANCE, (n, 1)) * done["moves"]  # (n, F) pixels
     smallest, largest = np.log(RADIUS)
     size = rng.uniform(smallest, (smallest + largest) / 2, (n, 1))
     return Paths(
-        centre=rng.uniform(0, SIZE, (n, 1, 2)) + np.stack([way * np.cos(heading), way * np.sin(heading)], -1),
+        centre=rng.uniform(0, SIZE, (n, 1, 2))
+        + np.stack([distance * np.cos(heading), distance * np.sin(heading)], -1),
         turn=rng.uniform(0, 2 * np.pi, (n, 1)) * np.ones(num_frames),
         radius=np.exp(size + _there_and_back(done["grows"], _GROWTH, rng)),
         light=1 + _there_and_back(done["fades"], _FADE, rng),
@@ -59,25 +60,25 @@ def event_paths(
 
 
 def _progress(classes: NDArray[np.int64], rng: np.random.Generator, num_frames: int) -> dict[str, Doubles]:
-    """(n, F) by event: 0 before it, 1 after it; 0 where a class has it not."""
+    """Return the progress (n, F) of each event: 0 before it, 1 after it; always 0 in classes without it."""
     n = len(classes)
     moments = np.arange(num_frames) * (NUM_FRAMES / num_frames)
     done = {event: np.zeros((n, num_frames)) for event in EVENTS}
-    for which, (low, high) in enumerate(_BEGINS):
-        progress = np.clip((moments - rng.integers(low, high, (n, 1))) / _LASTS, 0, 1)
+    for turn, (low, high) in enumerate(_BEGINS):
+        progress = np.clip((moments - rng.integers(low, high, (n, 1))) / _DURATION, 0, 1)
         for event, shares in done.items():
-            mine = np.array([ORDERS[c][which] == event for c in classes])
-            shares[mine] = progress[mine]
+            has_event = np.array([ORDERS[c][turn] == event for c in classes])
+            shares[has_event] = progress[has_event]
     return done
 
 
 def _there_and_back(progress: Doubles, height: tuple[float, float], rng: np.random.Generator) -> Doubles:
-    """(n, F): up to a height that is drawn, in the middle of the event, and down again."""
+    """Return (n, F): up to a random height in the middle of the event, and down again."""
     return rng.uniform(*height, (len(progress), 1)) * np.sin(np.pi * progress)
 
 
 def event_set(num_frames: int = NUM_FRAMES) -> RenderedSet:
-    """The demo's videos; with more frames each shows the same, slower."""
+    """Return the demo's set; with more frames the same events are slower."""
     return RenderedSet(
         classes=CLASSES,
         num_frames=num_frames,

@@ -12,8 +12,8 @@ from everest.system.events import Report
 from everest_demo.events import CLASSES, NUM_FRAMES, event_set
 from everest_demo.steps import LVMAE_RUNS, DemoSteps, one_thread
 
-SHORT: Final = 16  # frames; the events of a clip are further apart
-VARIANTS: Final = 4  # of each clip; fewer than epochs, as the tokenizer takes half of a step's time
+SHORT: Final = 16  # frames; the two events of a video are further apart
+VARIANTS: Final = 4  # of each clip; fewer than epochs: the tokenizer takes half of a step's time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +31,8 @@ class LvmaeResult:
 def run_lvmae_demo(folder: Path, *, seed: int, report: Report) -> LvmaeResult:
     """Render the set, run both stages and the fine-tunings with the `lvmae-demo` recipe, write the report.
 
-    The model of short clips starts from the same pre-trained encoder and is tested on as many clips as cover
-    the video, so it sees both events; what it cannot see is which came first.
+    The model of short clips starts from the same pre-trained encoder and is evaluated on enough clips to
+    cover the video: it sees both events, but not their order.
     """
     steps = DemoSteps(folder=folder, seed=seed, report=report)
     steps.render(event_set())
@@ -55,14 +55,14 @@ def run_lvmae_demo(folder: Path, *, seed: int, report: Report) -> LvmaeResult:
 
 
 def clips_of(frames: int) -> tuple[str, ...]:
-    """Overrides for clips shorter than the videos: the evaluation still covers the whole video."""
+    """Return overrides for clips shorter than the videos; the evaluation still covers the whole video."""
     if frames == NUM_FRAMES:
         return ()
     return f"data.frames={frames}", "finetune.sampling=dense", f"eval.clips={NUM_FRAMES // frames}"
 
 
 def tokens_of(tokenizer: Path, cache: Path) -> tuple[str, ...]:
-    """Overrides for pre-training with a trained tokenizer and the folder of its cached outputs."""
+    """Return overrides for pre-training with a trained tokenizer and the folder of its cached outputs."""
     return f'tokenizer.checkpoint="{tokenizer.resolve()}"', f'pretrain.target.cache="{cache.resolve()}"'
 
 
@@ -78,20 +78,20 @@ def _text(recipe: Recipe, result: LvmaeResult) -> str:
 {result.short:.1f} % |
 | chance | {result.chance:.1f} % |
 
-Task: what a shape does first and what it does second ({", ".join(CLASSES)}), with 32 frames or more between
-the two. A clip of {SHORT} frames sees one of them at most.
+Task: name the first and the second event of a video ({", ".join(CLASSES)}), with 32 frames or more between
+the two. A clip of {SHORT} frames contains one of them at most.
 
 | the tokenizer, on held-out videos | |
 |---|---|
 | PSNR from the tokens it keeps | {psnr["own"]:.2f} dB |
-| from as many random ones | {psnr["random"]:.2f} dB |
-| from all | {psnr["all"]:.2f} dB |
-| change in its top 10 %, times the mean | {change["scorer"]["ratio"]:.2f} |
-| the same of the untrained scorer, of plain change | {change["untrained"]["ratio"]:.2f}, \
+| from as many random tokens | {psnr["random"]:.2f} dB |
+| from all tokens | {psnr["all"]:.2f} dB |
+| change in its top 10 % tokens, times the mean | {change["scorer"]["ratio"]:.2f} |
+| the same for the untrained scorer, for frame difference | {change["untrained"]["ratio"]:.2f}, \
 {change["frame_difference"]["ratio"]:.2f} |
 
-Recipe: `everest recipes show lvmae-demo`; seed {recipe.train.seed}. Small differences of one seed mean
-little. Tokens that the tokenizer keeps, and clips rebuilt from them:
+Recipe: `everest recipes show lvmae-demo`; seed {recipe.train.seed}. One seed is not enough to compare small
+differences. The tokens that the tokenizer keeps, and the clips that it rebuilds from them:
 
 ![frames, kept tokens, rebuilt frames, scores](tokenizer/report.png)
 """

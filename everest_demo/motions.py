@@ -1,8 +1,8 @@
 """The video set that `everest demo` renders: clips that differ only in how a shape moves.
 
-Place and size of the moving shape have one distribution in all classes at all times (what grows too large
-enters small), so no single frame reveals the class. Many clips are unlabeled and few are labeled: this is
-the case in which pre-training pays.
+Position and size of the moving shape have one distribution in all classes at all times (a shape that grows
+too large becomes small again), so no single frame reveals the class. Many clips are unlabeled and few are
+labeled: in this case pre-training pays.
 
 n clips, F frames, H W pixels.
 """
@@ -24,9 +24,8 @@ class Motion:
     """The motion of a class's shape; unset fields mean no motion of that kind.
 
     Args:
-        heading: from the x axis towards the bottom of the image, where y grows, in eighths of a turn;
-            None: drawn for every clip.
-        speed: in the first and in the second half of a clip, in shares of the speed drawn for it.
+        heading: in eighths of a turn, from the x axis towards the bottom of the image; None: random.
+        speed: in the first and in the second half of a clip, as factors of the clip's random speed.
         turn: 1 clockwise, -1 counterclockwise.
         growth: 1 grows, -1 shrinks.
     """
@@ -51,7 +50,7 @@ MOTIONS: Final = {
     "slowing-down": Motion(speed=(2.0, 0.0)),
 }
 CLASSES: Final = tuple(MOTIONS)
-NUM_FRAMES: Final = 12  # more than a clip's 8: where a clip starts is left to chance
+NUM_FRAMES: Final = 12  # more than a training clip's 8: the start of a clip is random
 
 _SPEED: Final = (1.5, 2.5)  # pixels a frame: 12 to 20 in a clip of 8 frames
 _HEADING_JITTER: Final = 0.25  # radians to either side of the class's heading
@@ -60,7 +59,7 @@ _GROWTH: Final = (0.06, 0.09)  # of the logarithm of the radius, a frame
 
 
 def render_clips(classes: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.uint8]:
-    """One clip for each entry of `classes` (n,), a number in CLASSES: (n, F, H, W, 3)."""
+    """Render a clip (n, F, H, W, 3) for each entry of `classes` (n,), an index in CLASSES."""
     return render(_paths([MOTIONS[CLASSES[c]] for c in classes], rng), rng)
 
 

@@ -1,11 +1,8 @@
-"""Clips of a soft shape that moves over a drifting texture while a second one rests.
+"""Labeled sets of rendered videos: a soft shape moves over a drifting texture while a second shape rests.
 
 Form, color, size and rotation of the shapes and the texture are random and independent of the motion.
-A shape that leaves the image on one side enters on the other.
-
-n clips, F frames, H W pixels.
-
-Labeled sets of rendered videos on the disk: H.264 files, lists, names of classes.
+A shape that leaves the image on one side enters on the other side. A set on disk consists of H.264 files,
+lists and class names.
 
 n clips, F frames, H W pixels.
 """
@@ -27,43 +24,42 @@ Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 
 SIZE: Final = 32  # H and W
-RADIUS: Final = (4.5, 8.0)  # of a shape, the mean of its long and its short one
+RADIUS: Final = (4.5, 8.0)  # of a shape: the mean of its long and short radius
 
-_STRETCH: Final = (0.45, 0.65)  # logarithm of the long radius over the mean one
+_STRETCH: Final = (0.45, 0.65)  # logarithm of the ratio of long to mean radius
 _ROUNDNESS: Final = (1.0, 2.0, 6.0)  # exponents of a superellipse: diamond, ellipse, almost a rectangle
 _EDGE: Final = 0.25  # softness of a shape's edge, in radii
 _BACKGROUND: Final = (40, 90)  # color levels, each of red, green, blue
 _MOVING: Final = (100, 230)
-_STILL: Final = (60, 170)
+_RESTING: Final = (60, 170)
 _TEXTURE: Final = (4, 24.0, (8.0, 30.0))  # gratings, their contrast in levels, their wavelengths in pixels
 _DRIFT: Final = 3.0  # pixels that the texture moves in a clip, at most
+FPS: Final = 12
+_CHUNK: Final = 3072  # frames rendered at once: 38 MB of float32
+_CRF: Final = 17  # keeps the texture
 
 
 @dataclass(frozen=True, kw_only=True)
 class Paths:
-    """Where the shapes of n clips are in their F frames, and how they look there."""
+    """The position and look of a shape in each of the F frames of n clips."""
 
     centre: Doubles  # (n, F, 2) pixels, x before y
     turn: Doubles  # (n, F) radians
     radius: Doubles  # (n, F) pixels
-    light: Doubles | float = 1.0  # (n, F): times the shape's color
-
-    @classmethod
-    def still(cls, n: int, num_frames: int, rng: np.random.Generator) -> Paths:
-        """Shapes that do nothing, anywhere."""
-        every = np.ones((n, num_frames))
-        return cls(
-            centre=rng.uniform(0, SIZE, (n, 1, 2)) * every[..., None],
-            turn=rng.uniform(0, 2 * np.pi, (n, 1)) * every,
-            radius=np.exp(rng.uniform(np.log(RADIUS[0]), np.log(RADIUS[1]), (n, 1))) * every,
-        )
+    light: Doubles | float = 1.0  # (n, F): factor of the shape's color
 
 
 def render(moving: Paths, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """The clips (n, F, H, W, 3) of shapes that take the given paths."""
+    """Render clips (n, F, H, W, 3) of shapes that take the given paths."""
     n, num_frames = moving.radius.shape
     frames = _texture(n, num_frames, rng)
-    for colors, paths in ((_STILL, Paths.still(n, num_frames, rng)), (_MOVING, moving)):
+    every_frame = np.ones((n, num_frames))
+    resting = Paths(
+        centre=rng.uniform(0, SIZE, (n, 1, 2)) * every_frame[..., None],
+        turn=rng.uniform(0, 2 * np.pi, (n, 1)) * every_frame,
+        radius=np.exp(rng.uniform(np.log(RADIUS[0]), np.log(RADIUS[1]), (n, 1))) * every_frame,
+    )
+    for colors, paths in ((_RESTING, resting), (_MOVING, moving)):
         alpha = _coverage(paths, rng)[..., None]  # (n, F, H, W, 1)
         light = np.broadcast_to(paths.light, (n, num_frames)).astype(np.float32)[..., None, None, None]
         frames = frames * (1 - alpha) + alpha * light * _color(colors, n, rng)
@@ -75,13 +71,13 @@ def _color(levels: tuple[int, int], n: int, rng: np.random.Generator) -> Floats:
 
 
 def _texture(n: int, num_frames: int, rng: np.random.Generator) -> Floats:
-    """A color under a few colored gratings that drift together: (n, F, H, W, 3)."""
+    """Render a color under a few colored gratings that drift together: (n, F, H, W, 3)."""
     gratings, contrast, wavelengths = _TEXTURE
     heading = rng.uniform(0, 2 * np.pi, n)
     moved = rng.uniform(0, _DRIFT, (n, 1)) * np.linspace(0, 1, num_frames)  # (n, F) pixels
     x = np.arange(SIZE) - _per_pixel(moved * np.cos(heading)[:, None])  # (n, F, 1, W)
     y = np.arange(SIZE)[:, None] - _per_pixel(moved * np.sin(heading)[:, None])  # (n, F, H, 1)
-    picture: Floats = _color(_BACKGROUND, n, rng)  # (n, 1, 1, 1, 3)
+    texture: Floats = _color(_BACKGROUND, n, rng)  # (n, 1, 1, 1, 3)
     for _ in range(gratings):
         turn, phase = rng.uniform(0, 2 * np.pi, (2, n, 1))
         shortest, longest = np.log(wavelengths)
@@ -89,12 +85,12 @@ def _texture(n: int, num_frames: int, rng: np.random.Generator) -> Floats:
         along = _per_pixel(wavenumber * np.cos(turn)) * x + _per_pixel(wavenumber * np.sin(turn)) * y
         color = rng.normal(0, contrast / np.sqrt(gratings), (n, 1, 1, 1, 3)).astype(np.float32)
         grating = np.cos(along + _per_pixel(phase)).astype(np.float32)[..., None]
-        picture = (picture + grating * color).astype(np.float32)
-    return picture
+        texture = (texture + grating * color).astype(np.float32)
+    return texture
 
 
 def _coverage(paths: Paths, rng: np.random.Generator) -> Floats:
-    """How much of each pixel a shape covers: (n, F, H, W) in [0, 1]."""
+    """Return the share of each pixel that a shape covers: (n, F, H, W) in [0, 1]."""
     n = len(paths.radius)
     stretch = np.exp(rng.uniform(*_STRETCH, (n, 1)))
     roundness = _per_pixel(rng.choice(_ROUNDNESS, (n, 1)))
@@ -112,11 +108,6 @@ def _coverage(paths: Paths, rng: np.random.Generator) -> Floats:
 def _per_pixel(values: NDArray[np.float64]) -> Floats:
     """(n, F) or (n, 1) to (n, F or 1, 1, 1) float32."""
     return values.astype(np.float32)[:, :, None, None]
-
-
-FPS: Final = 12
-_CHUNK: Final = 3072  # frames rendered at once: 38 MB of float32
-_CRF: Final = 17  # keeps the texture
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,19 +146,16 @@ class RenderedSet:
             names = [f"videos/{first + i:05d}.mp4" for i in range(count)]
             self._write_videos(root, names, classes, rng)
             labels = ["0"] * count if split == "pretrain" else [self.classes[c] for c in classes]
-            _write_list(root / f"{split}.csv", names, labels)
+            rows = (f"{name} {label}\n" for name, label in zip(names, labels, strict=True))
+            (root / f"{split}.csv").write_text("".join(rows))
             first += count
 
     def _write_videos(
         self, root: Path, names: Sequence[str], classes: NDArray[np.int64], rng: np.random.Generator
     ) -> None:
-        """As chunks, so that memory does not grow with the set. Keyframes are a clip apart."""
+        """Render and write in chunks, so that memory does not grow with the set; one keyframe per clip."""
         at_once = max(1, _CHUNK // self.num_frames)
         for start in range(0, len(names), at_once):
-            part = slice(start, start + at_once)
-            for name, clip in zip(names[part], self.render(classes[part], rng), strict=True):
+            chunk = slice(start, start + at_once)
+            for name, clip in zip(names[chunk], self.render(classes[chunk], rng), strict=True):
                 write_video(root / name, torch.from_numpy(clip), FPS, crf=_CRF, gop=self.num_frames)
-
-
-def _write_list(path: Path, names: Sequence[str], labels: Sequence[str]) -> None:
-    path.write_text("".join(f"{name} {label}\n" for name, label in zip(names, labels, strict=True)))

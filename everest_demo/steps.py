@@ -1,14 +1,14 @@
-"""The parts that the demos share: their folder, timed stages, a run folder per stage."""
+"""The parts that the demos share: their folder, and timed stages with a run folder each."""
 
 from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 import torch
 
@@ -34,22 +34,15 @@ REPORT: Final = "report.md"
 PICTURE: Final = "reconstruction.png"
 RUNS: Final = ("pretrain", "finetune-pretrained", "finetune-scratch")  # of EVEREST's demo
 LVMAE_RUNS: Final = ("tokenizer", "tokens", "pretrain", "finetune-64", "finetune-64-scratch", "finetune-16")
-WRITTEN: Final = (
-    *RUNS,
-    *LVMAE_RUNS,
-    PICTURE,
-    REPORT,
-    VIDEOS,
-)  # the videos last: they identify a demo's folder
-
-Result = TypeVar("Result")
+# The videos last: they identify a demo's folder.
+WRITTEN: Final = (*RUNS, *LVMAE_RUNS, PICTURE, REPORT, VIDEOS)
 
 
 def clear_demo(folder: Path, *, overwrite: bool) -> None:
-    """Make sure that a demo may write into `folder`; with `overwrite` remove what an earlier one left.
+    """Check that a demo may write to `folder`; with `overwrite` remove the files of an earlier demo.
 
     Raises:
-        RecipeError: something else is there.
+        RecipeError: the folder holds other files, or a demo that may not be overwritten.
     """
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
@@ -66,7 +59,7 @@ def clear_demo(folder: Path, *, overwrite: bool) -> None:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Steps this small are slower on two threads than on one; the loader uses the other core."""
+    """Run torch on one thread: steps this small are slower on two, and the loader uses the other core."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -77,75 +70,61 @@ def one_thread() -> Iterator[None]:
 
 @dataclass(frozen=True, kw_only=True)
 class DemoSteps:
-    """The stages of a demo, all on the CPU. Each leaves a run folder of its name below `folder`."""
+    """The stages of a demo, all on the CPU. Each writes a run folder of its name to `folder`."""
 
     folder: Path
     seed: int
     report: Report
-    seconds: dict[str, float] = field(default_factory=dict)  # of each stage, in their order
+    seconds: dict[str, float] = field(default_factory=dict)  # of each stage, in the order of the stages
 
     def render(self, videos: RenderedSet) -> None:
         """Write the videos that `recipe` reads."""
-        self._timed("rendering videos", lambda: videos.write(self.folder / VIDEOS, seed=self.seed))
+        with self._timed("rendering videos"):
+            videos.write(self.folder / VIDEOS, seed=self.seed)
 
     def recipe(self, name: str, *overrides: str) -> Recipe:
-        """A shipped recipe on the rendered videos."""
+        """Load a shipped recipe with the rendered videos as its data."""
         root = f'data.root="{(self.folder / VIDEOS).resolve()}"'
         return load_recipe(name, overrides=[root, f"train.seed={self.seed}", *overrides])
 
     def tokenizer(self, name: str, recipe: Recipe) -> Path:
-        """Train a tokenizer; its weights."""
-
-        def work() -> None:
+        """Train a tokenizer; returns its weights."""
+        context = self._context(recipe, name)
+        with self._timed(f"training a tokenizer ({name})"):
             stage = set_up_tokenizer(recipe, context)
             start_run(stage.training, dump_recipe(recipe), init=None)
             train_tokenizer(stage)
-
-        context = self._context(recipe, name)
-        self._timed(f"training a tokenizer ({name})", work)
         return context.run.weights
 
     def tokens(self, recipe: Recipe, *, variants: int) -> None:
         """Cache the outputs of the recipe's tokenizer in the folder that its pre-training reads."""
-        cache = recipe.pretrain.target.cache
-        assert cache is not None
-        folder = Path(cache)
-
-        def work() -> None:
+        assert recipe.pretrain.target.cache is not None
+        folder = Path(recipe.pretrain.target.cache)
+        with self._timed(f"preparing tokens ({folder.name})"):
             write_tokens(recipe, folder, variants=variants, cpu=True, report=self.report)
 
-        self._timed(f"preparing tokens ({folder.name})", work)
-
     def pretrain(self, name: str, recipe: Recipe) -> Path:
-        """Pre-train; the weights."""
-
-        def work() -> None:
+        """Pre-train an encoder; returns the weights."""
+        context = self._context(recipe, name)
+        with self._timed(f"pre-training ({name})"):
             training = set_up_pretraining(recipe, context)
             start_run(training, dump_recipe(recipe), init=None)
             pretrain(training)
-
-        context = self._context(recipe, name)
-        self._timed(f"pre-training ({name})", work)
         return context.run.weights
 
     def finetune(self, name: str, recipe: Recipe, *, init: Path | None) -> float:
-        """Fine-tune from `init`, or from scratch, and test; percent of the test videos that are right."""
-
-        def work() -> None:
+        """Fine-tune from `init`, or from scratch, and evaluate; returns top-1 accuracy in percent."""
+        context = self._context(recipe, name)
+        with self._timed(f"fine-tuning ({name})"):
             training, validation = set_up_finetuning(recipe, context, init=init)
             start_run(training, dump_recipe(recipe), init=init and str(init.resolve()))
             finetune(training, recipe.finetune, validation)
-
-        def test() -> float:
+        with self._timed(f"testing ({name})"):
             accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=True)
             return evaluate(recipe, context.run.weights, accelerator, report=self.report)["top1"]
 
-        context = self._context(recipe, name)
-        self._timed(f"fine-tuning ({name})", work)
-        return self._timed(f"testing ({name})", test)
-
     def write_report(self, text: str) -> None:
-        """`report.md`: the text, and the seconds of all stages."""
+        """Write `report.md`: the text, and the seconds of all stages."""
         rows = "\n".join(f"| {stage} | {seconds} |" for stage, seconds in self.seconds.items())
         write_text(self.folder / REPORT, f"{text}\n| stage | seconds |\n|---|---|\n{rows}\n")
 
@@ -154,12 +133,12 @@ class DemoSteps:
         run = RunFolder(self.folder / name)
         return RunContext(accelerator=accelerator, run=run, resumed=False, report=self.report)
 
-    def _timed(self, stage: str, work: Callable[[], Result]) -> Result:
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
         self.report(notice(f"demo: {stage}"))
         began = time.monotonic()
         try:
-            result = work()
+            yield
         except Stopped as stopped:
             raise Stopped(stopped.number, "stopped; everest demo --overwrite begins again") from stopped
         self.seconds[stage] = round(time.monotonic() - began, 1)
-        return result

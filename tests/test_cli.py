@@ -1,4 +1,4 @@
-"""What a user meets at the command line: help, errors with their codes, nothing overwritten."""
+"""The command line: help, errors with their exit codes, no file overwritten by mistake."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ finally:
 
 
 @pytest.mark.parametrize("command", [[], *([c] for c in COMMANDS)])
-def test_help_imports_nothing_heavy_and_fits_the_page(command: list[str]):
+def test_help_imports_no_heavy_module_and_fits_the_page(command: list[str]):
     shown = subprocess.run(
         [sys.executable, "-c", ASKED, *command, "--help"],
         capture_output=True,
@@ -73,7 +73,7 @@ def test_unknown_recipe_names_the_nearest(tmp_path: Path):
         ("pretrain.selection.strategy=tubes", "did you mean 'tube'?"),
     ],
 )
-def test_a_wrong_setting_is_named_with_its_mend(recipe: Path, tmp_path: Path, override: str, message: str):
+def test_a_wrong_setting_is_named_with_its_fix(recipe: Path, tmp_path: Path, override: str, message: str):
     shown = refused("pretrain", "--recipe", recipe, "--set", override, "-o", tmp_path / "run", code=2)
     assert message in shown
     assert not (tmp_path / "run").exists()
@@ -136,7 +136,7 @@ def checkpoint(path: Path, kind: str) -> Path:
     return path
 
 
-def test_checkpoints_that_cannot_be_used_are_told_apart(recipe: Path, tmp_path: Path):
+def test_each_kind_of_unusable_checkpoint_has_its_message(recipe: Path, tmp_path: Path):
     autoencoder = checkpoint(tmp_path / "model.safetensors", "pretrain")
     wrong_kind = refused("eval", "-c", autoencoder, "--recipe", recipe, "-q", code=6)
     assert "a pretrain checkpoint where a classifier one is needed" in wrong_kind
@@ -153,7 +153,7 @@ def test_checkpoints_that_cannot_be_used_are_told_apart(recipe: Path, tmp_path: 
     assert "not a whole safetensors file" in refused("finetune", *options, "--init", cut, code=6)
 
 
-def test_an_output_that_holds_something_else_is_left_alone(recipe: Path, tmp_path: Path):
+def test_an_output_with_other_files_is_not_changed(recipe: Path, tmp_path: Path):
     folder = tmp_path / "mine"
     folder.mkdir()
     (folder / "thesis.txt").write_text("precious")
@@ -175,7 +175,7 @@ def test_an_output_that_holds_something_else_is_left_alone(recipe: Path, tmp_pat
     assert "holds no demo" in refused("demo", "-o", folder, code=2)
 
 
-def test_a_place_that_cannot_be_written_is_an_error_of_the_environment(recipe: Path):
+def test_an_unwritable_output_is_an_error_of_the_environment(recipe: Path):
     message = refused("pretrain", "--recipe", recipe, "-o", "/proc/everest/run", code=5)
     assert "cannot write /proc/everest/run" in message
 
@@ -219,7 +219,7 @@ def test_too_little_memory_is_an_error_of_the_environment():
     assert as_user_error(RuntimeError("a bug")) is None
 
 
-def test_what_a_compiler_refuses_is_an_error_of_the_environment():
+def test_a_compiler_error_is_an_error_of_the_environment():
     def refuse(graph: object, inputs: object) -> None:
         raise OSError("cache/a.so: file too short")
 

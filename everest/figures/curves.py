@@ -1,6 +1,6 @@
 """Curves of runs: loss, learning rate and validation accuracy against steps, hours or computation.
 
-R rows of metrics.jsonl that are a step, V rows that are a validation.
+R step rows of metrics.jsonl, V validation rows.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from typing import Any, Literal, NamedTuple
 
 import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
@@ -33,9 +32,9 @@ LABELS: dict[AxisName, str] = {
 }
 # Okabe and Ito (2008), distinct to color-blind readers; without the yellow, which is faint on white.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-LINES = ("-", "--", ":", "-.")  # once the colors are used up
-SMOOTHED_SHARE = 50  # our choice: a 50th of a run's steps on either side is averaged
-LEGEND_LETTERS = 150  # that fit in a row above the panels
+LINES = ("-", "--", ":", "-.")  # the next style when all colors are used
+SMOOTHED_SHARE = 50  # our choice: the mean is over a 50th of a run's steps on either side
+LEGEND_LETTERS = 150  # letters that fit in a row above the panels
 LONGEST_NAME = 64  # letters; longer names are cut at the front
 SLOWEST = 0.005  # clips/s: metrics.jsonl rounds slower values to 0.00
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -62,76 +61,59 @@ def read_curves(runs: Sequence[Path], *, x: AxisName) -> list[RunCurves]:
     """Read the curves of several runs, each run once, named by their folders.
 
     Raises:
-        RecipeError: no run folder, nothing logged yet, or not enough known about the run for this axis.
+        RecipeError: no run folder, nothing logged yet, or a value that this axis needs is missing.
         CheckpointError: for `gflops`, weights whose header cannot be read.
     """
     once = list({run.resolve(): run for run in runs}.values())
-    return [_read_run(run, name, x) for run, name in zip(once, _names(once), strict=True)]
+    names = [run.resolve().name for run in once]
+    if len(set(names)) < len(names):
+        names = [str(run) for run in once]
+    curves = []
+    for run, name in zip(once, names, strict=True):
+        environment, rows = read_run(run)
+        steps = [row for row in rows if "loss" in row]
+        if not steps:
+            raise RecipeError(f"{run}: no step in {METRICS} yet; there is nothing to draw")
+        positions = _positions(run, environment, steps, x)
+        x_of_step = {row["step"]: position for row, position in zip(steps, positions, strict=True)}
+        validations = [row for row in rows if "val_top1" in row and row["step"] in x_of_step]
+        loss, lr = _curve(x_of_step, steps, "loss"), _curve(x_of_step, steps, "lr")
+        accuracy = _curve(x_of_step, validations, "val_top1")
+        curves.append(RunCurves(name=name, loss=loss, lr=lr, accuracy=accuracy))
+    return curves
 
 
-def _names(runs: Sequence[Path]) -> list[str]:
-    """The folder names if they differ, else the paths as given."""
-    names = [run.resolve().name for run in runs]
-    return names if len(set(names)) == len(names) else [str(run) for run in runs]
-
-
-def _read_run(run: Path, name: str, x: AxisName) -> RunCurves:
-    environment, rows = read_run(run)
-    steps = [row for row in rows if "loss" in row]
-    if not steps:
-        raise RecipeError(f"{run}: no step in {METRICS} yet; there is nothing to draw")
-    at = dict(zip((row["step"] for row in steps), AXES[x](run, environment, steps), strict=True))
-    validations = [row for row in rows if "val_top1" in row and row["step"] in at]
-    return RunCurves(
-        name=name,
-        loss=_curve(at, steps, "loss"),
-        lr=_curve(at, steps, "lr"),
-        accuracy=_curve(at, validations, "val_top1"),
-    )
-
-
-def _curve(at: dict[int, float], rows: list[dict[str, Any]], key: str) -> Curve:
-    points = [(at[row["step"]], row[key]) for row in rows]
+def _curve(x_of_step: dict[int, float], rows: list[dict[str, Any]], key: str) -> Curve:
+    points = [(x_of_step[row["step"]], row[key]) for row in rows]
     both = np.array(points, dtype=np.float64).reshape(-1, 2)  # (R, 2)
     return Curve(both[:, 0], both[:, 1])
 
 
-def _steps(run: Path, environment: dict[str, Any], rows: list[dict[str, Any]]) -> list[float]:
-    return [row["step"] for row in rows]
-
-
-def _hours(run: Path, environment: dict[str, Any], rows: list[dict[str, Any]]) -> list[float]:
-    """Time spent in the steps up to each row, over all resumes, without validation and saving."""
-    speeds = np.array([max(row["clips_per_second"], SLOWEST) for row in rows])  # (R,)
-    return (np.cumsum(_batch_size(run, environment) / speeds) / 3600).tolist()
-
-
-def _gflops(run: Path, environment: dict[str, Any], rows: list[dict[str, Any]]) -> list[float]:
-    a_step = _batch_size(run, environment) * gmacs_of_clip(_spec(run))
-    return [row["step"] * a_step for row in rows]
-
-
-AXES = {"steps": _steps, "hours": _hours, "gflops": _gflops}
-
-
-def _batch_size(run: Path, environment: dict[str, Any]) -> int:
+def _positions(
+    run: Path, environment: dict[str, Any], rows: list[dict[str, Any]], x: AxisName
+) -> list[float]:
+    """Return the position of each step's row on the x axis."""
+    if x == "steps":
+        return [row["step"] for row in rows]
     try:
-        return environment["plan"]["batch_size"]
+        batch_size = environment["plan"]["batch_size"]
     except (KeyError, TypeError) as error:
         raise RecipeError(
             f"{run / ENVIRONMENT}: no plan.batch_size in it; only --x steps works for this run"
         ) from error
-
-
-def _spec(run: Path) -> ModelSpec:
+    if x == "hours":  # time in steps up to each row, over all resumes, without validation and saving
+        speeds = np.array([max(row["clips_per_second"], SLOWEST) for row in rows])  # (R,)
+        return (np.cumsum(batch_size / speeds) / 3600).tolist()
     weights = run / WEIGHTS
     if not weights.is_file():
         raise RecipeError(f"{run}: no {WEIGHTS} yet, which --x gflops needs; draw by steps or hours")
-    return ModelSpec.from_settings(read_header(weights).settings, source=weights)
+    spec = ModelSpec.from_settings(read_header(weights).settings, source=weights)
+    gmacs_of_step = batch_size * gmacs_of_clip(spec)
+    return [row["step"] * gmacs_of_step for row in rows]
 
 
 def smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(R,) running means over a 50th of the values on either side.
+    """Return running means (R,) over a 50th of the values on either side.
 
     The window is symmetric and shrinks at both ends: early losses fall so fast that a wider window would
     hide it. Values that are not finite (of skipped steps) are ignored.
@@ -144,18 +126,18 @@ def smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
     first, last = index - before, index + after + 1
     sums = np.concatenate([[0.0], np.cumsum(np.where(finite, values, 0.0))])  # (R + 1,)
     counts = np.concatenate([[0], np.cumsum(finite)])  # (R + 1,)
-    with np.errstate(invalid="ignore"):  # nothing finite nearby: 0 / 0, a gap
+    with np.errstate(invalid="ignore"):  # 0 / 0, a gap, if no value nearby is finite
         return (sums[last] - sums[first]) / (counts[last] - counts[first])
 
 
 def check_target(path: Path, *, option: str, overwrite: bool) -> None:
-    """Refuse a target that is no PNG, cannot be written later, or would replace a file without --overwrite.
+    """Check that a PNG can be written to `path`, and replaces another PNG only with --overwrite.
 
     Args:
-        option: how the user named it.
+        option: the option that names the path, for messages.
     Raises:
-        RecipeError: the name does not end in .png, or a file that may not be replaced is there.
-        EnvironmentProblem: the disk refuses it.
+        RecipeError: the name does not end in .png, or the path exists and may not be replaced.
+        EnvironmentProblem: the file cannot be written.
     """
     if path.suffix.lower() != ".png":
         raise RecipeError(f"{option} {path}: the figure is a PNG; end its name in .png")
@@ -177,40 +159,28 @@ def draw_curves(path: Path, runs: Sequence[RunCurves], *, x: AxisName) -> None:
     with matplotlib.rc_context({"font.size": 13, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(12, 8), dpi=100, layout="constrained")
         panels = list(figure.subplots(len(heights), sharex=True, height_ratios=heights))
-        lines = [_draw_run(panels, run, number) for number, run in enumerate(runs)]
-        _label(panels, x)
+        lines = []
+        for number, run in enumerate(runs):
+            color = COLORS[number % len(COLORS)]
+            style = {"color": color, "linestyle": LINES[number // len(COLORS) % len(LINES)], "linewidth": 2}
+            panels[0].plot(run.loss.x, run.loss.y, color=color, alpha=0.25, linewidth=1)
+            if len(panels) == 3:  # with markers: the only validation of a run would be no line
+                panels[1].plot(*run.accuracy, marker="o", markersize=4, **style)
+            panels[-1].plot(*run.lr, **style)
+            lines += panels[0].plot(run.loss.x, smooth(run.loss.y), **style)
+        panels[0].set_ylabel("loss\n(faint: each step)")
+        if len(panels) == 3:
+            panels[1].set_ylabel("validation\ntop-1 (%)")
+        panels[-1].set_ylabel("learning\nrate")
+        panels[-1].set_xlabel(LABELS[x])
+        for panel in panels:
+            panel.grid(alpha=0.3)
+            panel.margins(x=0.01)
+        panels[-1].set_ylim(bottom=0)
+        panels[-1].ticklabel_format(axis="y", scilimits=(-3, 3), useMathText=True)
+        panels[-1].ticklabel_format(axis="x", scilimits=(-3, 6), useMathText=True)
         _add_legend(figure, lines, [run.name for run in runs])
         write_atomically(path, lambda part: figure.savefig(part, format="png"))
-
-
-def _draw_run(panels: Sequence[Axes], run: RunCurves, number: int) -> Line2D:
-    """Draw the `number`-th run; returns its line for the legend.
-
-    Args:
-        panels: from above: loss, accuracy if there are three, learning rate.
-    """
-    color = COLORS[number % len(COLORS)]
-    line = LINES[number // len(COLORS) % len(LINES)]
-    panels[0].plot(run.loss.x, run.loss.y, color=color, alpha=0.25, linewidth=1)
-    if len(panels) == 3:
-        # Markers: a run's only validation would be no line.
-        panels[1].plot(*run.accuracy, color=color, linestyle=line, linewidth=2, marker="o", markersize=4)
-    panels[-1].plot(*run.lr, color=color, linestyle=line, linewidth=2)
-    return panels[0].plot(run.loss.x, smooth(run.loss.y), color=color, linestyle=line, linewidth=2)[0]
-
-
-def _label(panels: Sequence[Axes], x: AxisName) -> None:
-    panels[0].set_ylabel("loss\n(faint: each step)")
-    if len(panels) == 3:
-        panels[1].set_ylabel("validation\ntop-1 (%)")
-    panels[-1].set_ylabel("learning\nrate")
-    panels[-1].set_xlabel(LABELS[x])
-    for panel in panels:
-        panel.grid(alpha=0.3)
-        panel.margins(x=0.01)
-    panels[-1].set_ylim(bottom=0)
-    panels[-1].ticklabel_format(axis="y", scilimits=(-3, 3), useMathText=True)
-    panels[-1].ticklabel_format(axis="x", scilimits=(-3, 6), useMathText=True)
 
 
 def _add_legend(figure: Figure, lines: Sequence[Line2D], names: Sequence[str]) -> None:
@@ -225,7 +195,7 @@ def _add_legend(figure: Figure, lines: Sequence[Line2D], names: Sequence[str]) -
         frameon=False,
         fontsize="small",
     )
-    # Set afterwards: a label that begins with "_" would be left out, and dollars be read as formulas.
+    # Set afterwards: matplotlib omits labels that begin with "_" and reads dollars as formulas.
     for text, name in zip(legend.get_texts(), shown, strict=True):
         text.set_parse_math(False)
         text.set_text(name)

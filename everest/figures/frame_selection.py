@@ -1,12 +1,12 @@
 """Information-intensive frame selection on one video: candidates, counts, probabilities, drawn frames.
 
-The figure follows EVEREST's Figures 3 and 10. S candidate slices (pairs of frames), t slices of a clip,
-N tokens, D draws.
+The figure follows EVEREST's Figures 3 and 10.
+
+S candidate slices (pairs of p = 2 frames), t slices of a clip, H W pixels, D draws.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -14,26 +14,25 @@ from typing import Any, Final
 import matplotlib as mpl
 import numpy as np
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
 from everest.data.crops import resize
 from everest.errors import DataError
-from everest.figures.masks import Transformer
+from everest.figures.masks import TUBELET, FigureRequest, Transformer
 from everest.methods.frame_selection import draw_slices, kept_per_slice, num_candidates
 from everest.methods.grid import TokenGrid
 from everest.methods.importance import RawPixels
 from everest.methods.strategies import FrameDifference, RedundancyRobust
-from everest.system.files import write_atomically
+from everest.system.files import check_new_file, write_atomically
 from everest.video.pixels import normalize
 from everest.video.reader import probe, read_frames
 
 
 @dataclass(frozen=True, kw_only=True)
 class FrameView:
-    """The draw of one video's clip."""
+    """The candidates of one video, and those that were drawn for a clip."""
 
     video: Path
     frames_total: int
@@ -43,7 +42,7 @@ class FrameView:
     frames: Tensor  # (S * p, H, W, 3) uint8, the candidates
     counts: Tensor  # (S,) kept tokens
     drawn: Tensor  # (t,) candidate numbers, ascending
-    inclusion: Tensor | None  # (S,) share of D draws that took a candidate
+    inclusion: Tensor | None  # (S,) share of D draws that drew a candidate
 
     @property
     def probabilities(self) -> list[float]:
@@ -52,9 +51,9 @@ class FrameView:
         return [round(count / total, 6) for count in self.counts.tolist()]
 
     def to_dict(self) -> dict[str, Any]:
-        """For scripts."""
+        """Return the values of --json."""
         selected = [self.numbers[i] for i in self.drawn.tolist()]
-        found: dict[str, Any] = {
+        document: dict[str, Any] = {
             "video": str(self.video),
             "frames_total": self.frames_total,
             "alpha": self.alpha,
@@ -66,37 +65,32 @@ class FrameView:
             "seed": self.seed,
         }
         if self.inclusion is not None:
-            found["inclusion"] = [round(share, 6) for share in self.inclusion.tolist()]
-        return found
+            document["inclusion"] = [round(share, 6) for share in self.inclusion.tolist()]
+        return document
 
 
 @dataclass(frozen=True, kw_only=True)
-class FrameDraw:
-    """How frames are drawn from a video.
+class FrameDraw(FigureRequest):
+    """How to draw a clip of `frames` frames from a video.
 
     Args:
-        frames: T, of the clip; `alpha` times as many are candidates.
-        size: pixels of the shorter side at which change is measured without a model.
+        alpha: `alpha` times `frames` are candidates.
         draws: how often to draw for `inclusion`; 0 for never.
     """
 
     selector: RedundancyRobust | FrameDifference
-    frames: int
-    stride: int
     alpha: float
-    size: int
-    seed: int
     draws: int
     model: Transformer | None
 
     def view(self, video: Path) -> FrameView:
-        """Read the middle of a video and draw.
+        """Draw frames from the middle of a video.
 
         Raises:
             VideoError: the video cannot be read.
-            DataError: it is shorter than the candidates at one frame a step.
+            DataError: it has fewer frames than there are candidates.
         """
-        embed = RawPixels((2, 16, 16)) if self.model is None else self.model.encoder.patch_embed
+        embed = RawPixels(TUBELET) if self.model is None else self.model.encoder.patch_embed
         pair = embed.tubelet[0]
         slices = self.frames // pair
         candidates = num_candidates(slices, self.alpha)
@@ -110,7 +104,8 @@ class FrameDraw:
         start = (info.frames - ((candidates * pair - 1) * stride + 1)) // 2
         ids = [start + stride * i for i in range(candidates * pair)]
         frames = read_frames(video, ids)  # (S * p, H, W, 3)
-        x = normalize(resize(frames, self._size(info.height, info.width), antialias=True))[None]
+        size = self.frame_size(info, multiples=TUBELET[1:])
+        x = normalize(resize(frames, size, antialias=True))[None]
         grid = TokenGrid.of_clip(frames=x.size(2), size=(x.size(3), x.size(4)), tubelet=embed.tubelet)
         importance = self.selector.importance(x, embed)
         counts = kept_per_slice(self.selector, importance, grid)  # (1, S)
@@ -127,77 +122,72 @@ class FrameDraw:
             frames=frames,
             counts=counts[0],
             drawn=drawn[0],
-            inclusion=_inclusion(drawn[1:], candidates) if self.draws else None,
+            inclusion=(
+                torch.bincount(drawn[1:].flatten(), minlength=candidates) / self.draws if self.draws else None
+            ),
         )
 
-    def _size(self, height: int, width: int) -> tuple[int, int]:
-        if self.model is not None:
-            encoder = self.model.encoder
-            _, p, q = encoder.patch_embed.tubelet
-            return encoder.grid.h * p, encoder.grid.w * q
-        scale = self.size / min(height, width)
-        return max(round(height * scale / 16), 1) * 16, max(round(width * scale / 16), 1) * 16
 
-
-def _inclusion(drawn: Tensor, candidates: int) -> Tensor:
-    """(S,) the share of the draws (D, t) in which each candidate was taken."""
-    return torch.bincount(drawn.flatten(), minlength=candidates) / len(drawn)
-
-
-COLUMNS: Final = 8  # candidates side by side
-DIMMED: Final = 0.72  # how far a frame that was not drawn goes towards white
-DRAWN, LEFT = "#0072B2", "#BBBBBB"  # of color-blind-safe palettes
+COLUMNS: Final = 8  # candidates in a row
+DIMMED: Final = 0.72  # how far a frame that was not drawn is faded to white
+DRAWN, NOT_DRAWN = "#0072B2", "#BBBBBB"  # of color-blind-safe palettes
 
 
 def draw_selection(path: Path, view: FrameView) -> None:
-    """A PNG: the first frame of every candidate pair, dimmed unless drawn, and the counts below."""
+    """Draw a PNG: the first frame of every candidate pair, dimmed unless drawn, and their counts below."""
     candidates = len(view.numbers)
     rows = -(-candidates // COLUMNS)
     height, width = view.frames.shape[1:3]
-    column = 1.5 * max(width / height, 0.6)
+    drawn = set(view.drawn.tolist())
     with mpl.rc_context({"font.size": 9}):
-        size = (column * COLUMNS + 0.4, (1.5 + 0.35) * rows + 2.4)
+        size = (1.5 * max(width / height, 0.6) * COLUMNS + 0.4, (1.5 + 0.35) * rows + 2.4)
         figure = Figure(figsize=size, dpi=110, layout="constrained")
         grid = figure.add_gridspec(rows + 1, COLUMNS, height_ratios=[1.5] * rows + [1.7])
-        axes = [figure.add_subplot(grid[divmod(number, COLUMNS)]) for number in range(candidates)]
-        for ax in axes:
+        first_frames = view.frames[:: len(view.numbers[0])].numpy() / 255
+        for number, (frame, pair) in enumerate(zip(first_frames, view.numbers, strict=True)):
+            ax = figure.add_subplot(grid[divmod(number, COLUMNS)])
             ax.axis("off")
-        drawn = set(view.drawn.tolist())
-        length = len(view.numbers[0])
-        for number, (ax, pair) in enumerate(zip(axes, view.numbers, strict=True)):
-            frame = view.frames[number * length].numpy() / 255
             ax.imshow(frame if number in drawn else frame + (1 - frame) * DIMMED)
             ax.set_title(f"{pair[0]}-{pair[-1]}", fontsize=8, color=DRAWN if number in drawn else "#777777")
-        _draw_counts(figure.add_subplot(grid[rows, :]), view, drawn)
+        ax = figure.add_subplot(grid[rows, :])
+        numbers = np.arange(candidates)
+        ax.bar(numbers, view.counts.numpy(), color=[DRAWN if n in drawn else NOT_DRAWN for n in numbers])
+        ax.set_xticks(numbers, [str(pair[0]) for pair in view.numbers], fontsize=7)
+        ax.set_xlabel("first frame of the pair")
+        ax.set_ylabel("kept tokens")
+        if view.inclusion is not None:
+            share_axis = ax.twinx()
+            share_axis.plot(numbers, view.inclusion.numpy(), "o", color="#D55E00", markersize=4)
+            share_axis.set(ylabel="share of draws (dots)", ylim=(0, 1.05))
         figure.suptitle(f"{view.video.name}: {len(drawn)} of {candidates} pairs drawn (alpha {view.alpha:g})")
         write_atomically(path, lambda part: figure.savefig(part, format="png"))
 
 
-def _draw_counts(ax: Axes, view: FrameView, drawn: set[int]) -> None:
-    places = np.arange(len(view.numbers))
-    colours = [DRAWN if place in drawn else LEFT for place in places]
-    ax.bar(places, view.counts.numpy(), color=colours)
-    ax.set_xticks(places, [str(pair[0]) for pair in view.numbers], fontsize=7)
-    ax.set_xlabel("first frame of the pair")
-    ax.set_ylabel("kept tokens")
-    if view.inclusion is not None:
-        other = ax.twinx()
-        other.plot(places, view.inclusion.numpy(), "o", color="#D55E00", markersize=4)
-        other.set(ylabel="share of draws (dots)", ylim=(0, 1.05))
+def write_frame_figures(
+    view: FrameView, *, picture: Path | None, extract: Path | None, overwrite: bool
+) -> dict[str, Any]:
+    """Write the figure to the folder `picture`, the drawn frames to `extract`; returns the values of --json.
 
-
-def frame_files(folder: Path, view: FrameView) -> dict[Path, Tensor]:
-    """The drawn frames, (H, W, 3) uint8 each, by files named by the video and the frame's number."""
-    length = len(view.numbers[0])
-    return {
-        folder / f"{view.video.stem}-{number:06d}.png": view.frames[place * length + offset]
-        for place in view.drawn.tolist()
-        for offset, number in enumerate(view.numbers[place])
-    }
-
-
-def write_frames(frames: Mapping[Path, Tensor]) -> None:
-    """Write `frame_files` as PNG."""
+    Raises:
+        RecipeError: one of the files exists already; none is written then.
+    """
+    written: dict[str, Any] = {}
+    figure = None if picture is None else picture / f"{view.video.stem}-frames.png"
+    if figure is not None:
+        check_new_file(figure, option="--picture", overwrite=overwrite)
+        written["picture"] = str(figure)
+    frames: dict[Path, Tensor] = {}  # (H, W, 3) uint8 each
+    if extract is not None:
+        for candidate in view.drawn.tolist():
+            pair = view.numbers[candidate]
+            for number, frame in zip(pair, view.frames[candidate * len(pair) :], strict=False):
+                frames[extract / f"{view.video.stem}-{number:06d}.png"] = frame
+        for path in frames:
+            check_new_file(path, option="--extract", overwrite=overwrite)
+        written["extracted"] = list(map(str, frames))
+    if figure is not None:
+        draw_selection(figure, view)
     for path, frame in frames.items():
-        picture = Image.fromarray(frame.numpy())
-        write_atomically(path, lambda part, picture=picture: picture.save(part, format="PNG"))
+        image = Image.fromarray(frame.numpy())
+        write_atomically(path, lambda part, image=image: image.save(part, format="PNG"))
+    return written

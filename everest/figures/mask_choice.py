@@ -12,29 +12,27 @@ from everest.methods.ranked import LearnedImportance, ScoreName
 from everest.methods.selector import Selector
 from everest.methods.strategies import STRATEGIES
 
-USUAL: Final = "redundancy-robust"
+DEFAULT: Final = "redundancy-robust"
 LEARNED: Final = LearnedImportance.strategy
-COMPARED: Final = ("random", "tube", "running-cell", USUAL)  # EVEREST Figure 8
+COMPARED: Final = ("random", "tube", "running-cell", DEFAULT)  # EVEREST Figure 8
 SCORES: Final[tuple[ScoreName, ...]] = ("frame-difference", "random", "learned")  # LVMAE Figure 3
-
-Titled = tuple[str, Selector]
 
 
 def requested_selectors(
     strategy: str | None,
-    shares: Sequence[float],
+    ratios: Sequence[float],
     settings: Mapping[str, str],
     *,
     compared: bool,
     has_tokenizer: bool,
-) -> list[Titled]:
-    """The strategies that are shown one below the other.
+) -> list[tuple[str, Selector]]:
+    """Return the strategies to draw below each other, with their titles.
 
     Args:
-        strategy: None: of a tokenizer learned-importance, else redundancy-robust.
-        shares: of the tokens that are kept; none: as in a recipe.
+        strategy: None: learned-importance for a tokenizer, else redundancy-robust.
+        ratios: keep ratios; none: the strategy's default.
         settings: of the strategy, by their names in a recipe.
-        compared: show the strategies of the field or, of a tokenizer, scores to compare with its own.
+        compared: draw the common strategies or, for a tokenizer, other scores next to its own.
     Raises:
         RecipeError: an unknown strategy or setting, or options that do not go together.
     """
@@ -43,49 +41,32 @@ def requested_selectors(
             f"--strategy {strategy}: a tokenizer's scores choose by {LEARNED}; leave out --strategy, or "
             "--checkpoint"
         )
-    name = LEARNED if has_tokenizer else strategy or USUAL
-    _refuse_settings(settings, name, compared=compared)
-    kept: Sequence[float | None] = shares or [None]
-    if name == LEARNED:
-        return _scored(kept, SCORES if compared else ("learned",))
-    if not compared:
-        return _stacked(name, kept, settings)
-    if strategy is not None or len(kept) > 1:
-        raise RecipeError("--compare shows the strategies of the field, with one share: leave out the others")
-    return _of_the_field(kept[0])
-
-
-def _refuse_settings(settings: Mapping[str, str], strategy: str, *, compared: bool) -> None:
-    known = {field.name for field in fields(STRATEGIES[strategy])} if strategy in STRATEGIES else settings
-    for name in settings:
+    name = LEARNED if has_tokenizer else strategy or DEFAULT
+    known = {field.name for field in fields(STRATEGIES[name])} if name in STRATEGIES else settings
+    for setting in settings:
         if compared:
-            raise RecipeError(f"--{name}: --compare shows each strategy as it is known; leave it out")
-        if name not in known:
-            raise RecipeError(f"--{name}: {strategy} has no such setting; leave it out")
+            raise RecipeError(f"--{setting}: --compare shows each strategy as it is known; leave it out")
+        if setting not in known:
+            raise RecipeError(f"--{setting}: {name} has no such setting; leave it out")
+    if name == LEARNED:  # tokens are kept by score, out of all tokens
+        return [
+            (
+                _title(score, ratio),
+                LearnedImportance(mask_ratio=1.0, keep_ratio=ratio or 0.1, random_ratio=0.0, score=score),
+            )
+            for ratio in ratios or [None]
+            for score in (SCORES if compared else SCORES[-1:])
+        ]
+    if not compared:
+        return [
+            (_title(name, ratio), make_selector(name, kept=ratio, settings=settings))
+            for ratio in ratios or [None]
+        ]
+    if strategy is not None or len(ratios) > 1:
+        raise RecipeError("--compare shows the strategies of the field, with one share: leave out the others")
+    kept = dict.fromkeys(COMPARED) | {DEFAULT: ratios[0] if ratios else None}
+    return [(each, make_selector(each, kept=ratio, settings={})) for each, ratio in kept.items()]
 
 
-def _scored(shares: Sequence[float | None], scores: Sequence[ScoreName]) -> list[Titled]:
-    """Selectors that keep tokens by score, out of all tokens."""
-    return [
-        (
-            score if share is None else f"{score}\n{share:g} kept",
-            LearnedImportance(mask_ratio=1.0, keep_ratio=share or 0.1, random_ratio=0.0, score=score),
-        )
-        for share in shares
-        for score in scores
-    ]
-
-
-def _stacked(strategy: str, shares: Sequence[float | None], settings: Mapping[str, str]) -> list[Titled]:
-    return [
-        (
-            strategy if share is None else f"{strategy}\n{share:g} kept",
-            make_selector(strategy, kept=share, settings=settings),
-        )
-        for share in shares
-    ]
-
-
-def _of_the_field(share: float | None) -> list[Titled]:
-    kept = dict.fromkeys(COMPARED) | {USUAL: share}
-    return [(name, make_selector(name, kept=share, settings={})) for name, share in kept.items()]
+def _title(name: str, ratio: float | None) -> str:
+    return name if ratio is None else f"{name}\n{ratio:g} kept"

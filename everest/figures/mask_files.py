@@ -1,6 +1,8 @@
 """`visualize-mask` on one video: read its windows, compute their masks, write the requested figure.
 
 Figures are still (PNG), animated (GIF, H.264) or interactive (HTML).
+
+T frames, H W pixels.
 """
 
 from __future__ import annotations
@@ -19,8 +21,8 @@ from torch import Tensor
 from everest.data.samples import Sample
 from everest.data.views import EvalViews
 from everest.errors import RecipeError
-from everest.figures.mask_page import strategy_ranks, write_page
-from everest.figures.masks import AnyModel, MaskView, view_masks
+from everest.figures.mask_page import write_page
+from everest.figures.masks import TUBELET, FigureRequest, MaskView, view_masks
 from everest.figures.pictures import HEAT, draw_views, rows_of
 from everest.methods.selector import Selector
 from everest.models.classifier import VideoClassifier
@@ -30,153 +32,96 @@ from everest.tokenizer.network import AdaptiveTokenizer
 from everest.video.reader import probe
 from everest.video.writer import write_video
 
-FPS: Final = 8  # slow enough to request
+FPS: Final = 8  # of animations, slow enough to follow the tokens
 GAP: Final = 4  # pixels between panels
-
-
-def animation(views: Sequence[MaskView]) -> Tensor:
-    """(T, H', W', 3) uint8: the rows of the figure next to each other, frame by frame; sizes are even."""
-    panels = [_colored(frames) for _, frames in rows_of(views)]  # (T, H, W, 3) each
-    length, height = panels[0].shape[:2]
-    gap = torch.ones(length, height, GAP, 3)
-    parts = [part for panel in panels for part in (panel, gap)][:-1]
-    joined = torch.cat(parts, dim=2)
-    joined = joined[:, : height // 2 * 2, : joined.size(2) // 2 * 2]
-    return (joined * 255).round().to(torch.uint8)
-
-
-def _colored(frames: Tensor) -> Tensor:
-    if frames.dim() == 4:
-        return frames
-    scaled = frames / frames.max().clamp_min(torch.finfo(torch.float32).tiny)
-    return torch.from_numpy(mpl.colormaps[HEAT](scaled.numpy())[..., :3]).float()
-
-
-def write_gif(path: Path, views: Sequence[MaskView]) -> None:
-    """Write the animation as an endless GIF."""
-    images = [Image.fromarray(frame.numpy()) for frame in animation(views)]
-    options = {"save_all": True, "append_images": images[1:], "duration": 1000 // FPS, "loop": 0}
-    write_atomically(path, lambda part: images[0].save(part, format="GIF", **options))
-
-
-def write_mp4(path: Path, views: Sequence[MaskView]) -> None:
-    """Write the animation as H.264."""
-    frames = animation(views)
-
-    def write(part: Path) -> None:
-        with_suffix = part.with_suffix(".mp4")  # it determines the container
-        write_video(with_suffix, frames, FPS)
-        with_suffix.replace(part)
-
-    write_atomically(path, write)
-
-
 Format = Literal["png", "gif", "mp4", "html"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskRequest:
-    """The strategies to show, the clips to show them on, and the model that measures.
-
-    Args:
-        selectors: strategies with their titles.
-        size: pixels of the shorter side without a model, or with a tokenizer; another model has its own size.
-    """
+class MaskRequest(FigureRequest):
+    """The strategies to draw, with their titles, and the windows of a video to draw them on."""
 
     selectors: Sequence[tuple[str, Selector]]
-    frames: int
-    stride: int
-    size: int
-    tubelet: tuple[int, int, int]
     windows: int
-    seed: int
-    model: AnyModel | None
 
     def clips(self, video: Path) -> Tensor:
-        """(windows, 3, T, H, W) uint8: windows spread over the video; a single one is in its middle.
+        """Read windows spread over a video, (windows, 3, T, H, W) uint8; a single window is in its middle.
 
         Raises:
             VideoError: the video cannot be read.
+            RecipeError: `frames` do not fit the tokenizer.
         """
-        frames, size = self._clip_size(video)
+        frames, tubelet = self.frames, TUBELET
+        if isinstance(self.model, MaskedAutoencoder | VideoClassifier):
+            frames = self.model.encoder.num_frames
+        elif isinstance(self.model, AdaptiveTokenizer):
+            tubelet = self.model.tubelet
+            if frames % self.model.window:
+                raise RecipeError(f"--frames: {frames} do not divide into windows of {self.model.window}")
+        cell = max((selector.cell for _, selector in self.selectors), default=1)
+        size = self.frame_size(probe(video), multiples=(cell * tubelet[1], cell * tubelet[2]))
         views = EvalViews(
             frames=frames, stride=self.stride, size=size, clips=self.windows, crops=1, sampling="dense"
         )
         return views(Sample(path=str(video)), np.random.default_rng(0), "auto").frames
 
-    def _clip_size(self, video: Path) -> tuple[int, tuple[int, int]]:
-        if isinstance(self.model, MaskedAutoencoder | VideoClassifier):
-            encoder = self.model.encoder
-            _, p, q = encoder.patch_embed.tubelet
-            return encoder.num_frames, (encoder.grid.h * p, encoder.grid.w * q)
-        tubelet = self.tubelet
-        if isinstance(self.model, AdaptiveTokenizer):
-            tubelet = self.model.tubelet
-            if self.frames % self.model.window:
-                raise RecipeError(
-                    f"--frames: {self.frames} do not divide into windows of {self.model.window}"
-                )
-        info = probe(video)
-        scale = self.size / min(info.height, info.width)
-        cell = max((selector.cell for _, selector in self.selectors), default=1)
-        height, width = (
-            max(round(side * scale / step), 1) * step
-            for side, step in zip((info.height, info.width), (cell * p for p in tubelet[1:]), strict=True)
-        )
-        return self.frames, (height, width)
 
-
-def report_masks(
+def write_mask_figures(
     video: Path, request: MaskRequest, out: Path, kind: Format, *, overwrite: bool
 ) -> list[dict[str, Any]]:
-    """Write a figure of each window of a video below the folder `out`; returns the values of --json.
+    """Write a figure of each window of a video to the folder `out`; returns the values of --json.
 
     Raises:
         DataError: the video cannot be read.
         RecipeError: a figure exists already, or the strategies do not fit the clip.
     """
     clips = request.clips(video)
-    names = [
-        f"{video.stem}-mask" + (f"-{i + 1}" if len(clips) > 1 else "") + f".{kind}" for i in range(len(clips))
-    ]
-    for name in names:
-        check_new_file(out / name, option="--output", overwrite=overwrite)
+    numbers = [f"-{i + 1}" for i in range(len(clips))] if len(clips) > 1 else [""]
+    paths = [out / f"{video.stem}-mask{number}.{kind}" for number in numbers]
+    for path in paths:
+        check_new_file(path, option="--output", overwrite=overwrite)
+    title = request.selectors[0][0].replace("\n", ", ") if len(request.selectors) == 1 else "kept tokens"
+    if isinstance(request.model, AdaptiveTokenizer):
+        title = f"{video.name}: {title}; learned: by the tokenizer's scores"
+    else:
+        source = "pixels (no checkpoint)" if request.model is None else "the checkpoint's embedding"
+        title = f"{video.name}: {title}; change measured on {source}"
+    embedding = "pixels" if request.model is None else "checkpoint"
     documents = []
-    for name, clip in zip(names, clips, strict=True):
-        views = view_masks(
-            clip, request.selectors, model=request.model, tubelet=request.tubelet, seed=request.seed
-        )
-        _write(out / name, clip, views, kind, title=_title(video, request), seed=request.seed)
-        embedding = "pixels" if request.model is None else "checkpoint"
+    for path, clip in zip(paths, clips, strict=True):
+        views = view_masks(clip, request.selectors, model=request.model, seed=request.seed)
+        if kind == "png":
+            draw_views(path, views, title=title)
+        elif kind == "html":
+            write_page(path, views, clip.movedim(0, -1), title=title, seed=request.seed)
+        else:
+            _write_animation(path, views)
         documents += [
-            {"video": str(video), **view.to_dict(), "embedding": embedding, "written": [str(out / name)]}
+            {"video": str(video), **view.to_dict(), "embedding": embedding, "written": [str(path)]}
             for view in views
         ]
     return documents
 
 
-def _title(video: Path, request: MaskRequest) -> str:
-    content = request.selectors[0][0].replace("\n", ", ") if len(request.selectors) == 1 else "kept tokens"
-    if isinstance(request.model, AdaptiveTokenizer):
-        return f"{video.name}: {content}; learned: by the tokenizer's scores"
-    measured = "pixels (no checkpoint)" if request.model is None else "the checkpoint's embedding"
-    return f"{video.name}: {content}; change measured on {measured}"
+def _write_animation(path: Path, views: Sequence[MaskView]) -> None:
+    """Write the rows of the figure next to each other, frame by frame: an endless GIF, or H.264."""
+    panels = []
+    for _, frames in rows_of(views):
+        if frames.dim() == 3:
+            scaled = frames / frames.max().clamp_min(torch.finfo(torch.float32).tiny)
+            frames = torch.from_numpy(mpl.colormaps[HEAT](scaled.numpy())[..., :3]).float()
+        panels += [torch.ones(*frames.shape[:2], GAP, 3), frames]
+    joined = torch.cat(panels[1:], dim=2)  # (T, H, W', 3): no gap before the first panel
+    even = joined[:, : joined.size(1) // 2 * 2, : joined.size(2) // 2 * 2]  # as H.264 requires
+    animation = (even * 255).round().to(torch.uint8)
 
+    def write(part: Path) -> None:
+        if path.suffix == ".gif":
+            first, *others = (Image.fromarray(frame.numpy()) for frame in animation)
+            first.save(part, format="GIF", save_all=True, append_images=others, duration=1000 // FPS, loop=0)
+        else:
+            with_suffix = part.with_suffix(".mp4")  # the suffix selects the container
+            write_video(with_suffix, animation, FPS)
+            with_suffix.replace(part)
 
-def _write(
-    path: Path, clip: Tensor, views: Sequence[MaskView], kind: Format, *, title: str, seed: int
-) -> None:
-    if kind == "png":
-        draw_views(path, views, title=title)
-    elif kind == "gif":
-        write_gif(path, views)
-    elif kind == "mp4":
-        write_mp4(path, views)
-    else:
-        # Several keep ratios of a strategy are one entry: the page has a slider for the ratio.
-        orders = {view.title.splitlines()[0]: view.order for view in views if view.order is not None}
-        if not orders:
-            raise RecipeError("a page needs a strategy that measures, such as redundancy-robust")
-        strategies = strategy_ranks(orders, views[0].grid, seed=seed)
-        keep = len(views[0].kept) / views[0].grid.num_tokens
-        write_page(path, clip.movedim(0, -1), views[0].grid, strategies, title=title, keep=keep)
+    write_atomically(path, write)

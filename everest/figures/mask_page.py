@@ -1,6 +1,8 @@
-"""An interactive page: a clip with sliders for frame and keep ratio, and a strategy switch.
+"""An interactive page: a clip with sliders for frame and keep ratio, and a menu of strategies.
 
-The page is one file: images are inside, and the browser grays out tokens that are not kept.
+The page is one file that contains its images; the browser grays out the tokens that are not kept.
+
+T frames, H W pixels, N tokens.
 """
 
 from __future__ import annotations
@@ -8,30 +10,33 @@ from __future__ import annotations
 import html
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from everest.errors import RecipeError
+from everest.figures.masks import MaskView
 from everest.figures.pictures import jpeg_uri
 from everest.methods.grid import TokenGrid
 from everest.system.files import write_text
 
 
 def ranks_of(order: Tensor) -> list[int]:
-    """The rank of each token in a permutation (N,) of token ids, kept first in front."""
+    """Return the rank of each token in a permutation (N,) of token ids, the first to keep in front."""
     ranks = torch.empty_like(order)
     ranks[order] = torch.arange(len(order))
     return ranks.tolist()
 
 
 def strategy_ranks(orders: Mapping[str, Tensor], grid: TokenGrid, *, seed: int) -> dict[str, list[int]]:
-    """The rank of every token by strategy: the first `ratio * N` are kept.
+    """Return the rank of every token by strategy: the first `ratio * N` ranks are kept.
 
     Args:
-        orders: (N,) token ids of each strategy that measures, those that are kept first in front.
+        orders: (N,) token ids of each strategy that measures, the first to keep in front; `tube` and
+            `random` are added.
     """
     noise = torch.from_numpy(np.random.default_rng(seed).random(grid.num_tokens, dtype=np.float32))
     ranks = {name: ranks_of(order) for name, order in orders.items()}
@@ -42,28 +47,33 @@ def strategy_ranks(orders: Mapping[str, Tensor], grid: TokenGrid, *, seed: int) 
     return ranks
 
 
-def write_page(
-    path: Path, frames: Tensor, grid: TokenGrid, ranks: Mapping[str, list[int]], *, title: str, keep: float
-) -> None:
-    """Write the page.
+def write_page(path: Path, views: Sequence[MaskView], frames: Tensor, *, title: str, seed: int) -> None:
+    """Write the page; it opens with the strategy and the keep ratio of the first view.
 
     Args:
         frames: (T, H, W, 3) uint8.
-        ranks: from `strategy_ranks`; the page opens with the first.
-        keep: the keep ratio at first.
+        seed: of the random strategies.
+    Raises:
+        RecipeError: none of the strategies measures importance.
     """
+    # Several keep ratios of a strategy are one entry: the page has a slider for the ratio.
+    orders = {view.title.splitlines()[0]: view.order for view in views if view.order is not None}
+    if not orders:
+        raise RecipeError("a page needs a strategy that measures, such as redundancy-robust")
+    grid = views[0].grid
+    ranks = strategy_ranks(orders, grid, seed=seed)
     data = {
         "frames": [jpeg_uri(frame) for frame in frames],
         "size": [frames.size(2), frames.size(1)],
         "grid": [grid.t, grid.h, grid.w],
-        "ranks": dict(ranks),
+        "ranks": ranks,
     }
     options = "".join(f'<option value="{name}">{name}</option>' for name in ranks)
     parts = {
         "TITLE": html.escape(title),
         "OPTIONS": options,
         "LAST": str(frames.size(0) - 1),
-        "KEEP": str(round(keep * 100)),
+        "KEEP": str(round(len(views[0].kept) / grid.num_tokens * 100)),
         "DATA": json.dumps(data).replace("</", "<\\/"),
     }
     # In one pass: a video may be named like a placeholder.

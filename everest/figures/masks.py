@@ -1,13 +1,13 @@
-"""Kept, visible and predicted tokens of a clip as images.
+"""Images of the kept, visible and predicted tokens of a clip, and the request for such figures.
 
-T frames, H W pixels, N tokens, K chosen tokens.
+T frames, H W pixels, N tokens, K selected tokens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -23,10 +23,11 @@ from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder
 from everest.tokenizer.network import AdaptiveTokenizer
 from everest.tokenizer.targets import FrozenTokenizer
+from everest.video.file import VideoInfo
 from everest.video.pixels import normalize, unnormalize
 
 RED = (0.9, 0.15, 0.1)
-GRAY = 0.55  # of what is left out: neither black nor white, which videos have
+GRAY = 0.55  # of omitted tokens: neither black nor white, which videos contain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,48 +37,38 @@ class MaskView:
     title: str
     selector: Selector
     grid: TokenGrid
-    kept: Tensor  # (K,) ids, ascending: encoded or predicted
-    visible: Tensor  # (K_vis,) ids, ascending
-    importance: Tensor | None  # (N,) float32; None for strategies that do not measure
+    kept: Tensor  # (K,) ids of the encoded or predicted tokens, ascending
+    visible: Tensor  # (K_vis,) ids of the encoded tokens, ascending
+    importance: Tensor | None  # (N,) float32; None for strategies that measure nothing
     frames: Tensor  # (T, H, W, 3) float32 in [0, 1]
-    predicted: Tensor | None  # as frames: visible tokens as they are, targets as a model predicts them
-    with_truth: bool = False  # `predicted` has the mean and std of the true tubelets
-    rebuilt: Tensor | None = None  # as frames: the clip as a tokenizer makes it from the kept tokens
+    predicted: Tensor | None  # like frames: visible tokens unchanged, targets as a model predicts them
+    with_truth: bool = False  # whether `predicted` has the mean and std of the true tubelets
+    rebuilt: Tensor | None = None  # like frames: the clip that a tokenizer rebuilds from the kept tokens
 
-    @property
-    def kept_frames(self) -> Tensor:
-        """The frames; tokens that are not kept are gray."""
-        return self._only(self.kept)
-
-    @property
-    def visible_frames(self) -> Tensor:
-        """The frames; tokens that are not visible are gray."""
-        return self._only(self.visible)
-
-    @property
-    def tinted_frames(self) -> Tensor:
-        """Visible tokens unchanged, predicted tokens reddish, all others gray."""
-        patches = _cut(self.frames, self.grid)
+    def pixels_of(self, tokens: Tensor, *, tinted: Tensor | None = None) -> Tensor:
+        """The frames with `tokens` (K,) unchanged, `tinted` ones reddish, and all others gray."""
+        patches = _to_patches(self.frames, self.grid)
         shown = torch.full_like(patches, GRAY)
-        shown[self.kept] = 0.45 * patches[self.kept] + 0.55 * torch.tensor(RED).view(3, 1, 1, 1)
-        shown[self.visible] = patches[self.visible]
-        return _joined(shown, self.grid)
+        if tinted is not None:
+            shown[tinted] = 0.45 * patches[tinted] + 0.55 * torch.tensor(RED).view(3, 1, 1, 1)
+        shown[tokens] = patches[tokens]
+        return _to_frames(shown, self.grid)
 
     @property
     def order(self) -> Tensor | None:
-        """(N,) token ids by importance, kept first in front; None if the strategy measures nothing."""
+        """(N,) token ids, the first to keep in front; None if the strategy measures nothing."""
         if self.importance is None:
             return None
         return self.selector.ranked(self.importance[None])[0]
 
     def heat(self) -> Tensor:
-        """(T, H, W) float32: the importance of each pixel's token."""
+        """Return the importance of each pixel's token, (T, H, W) float32."""
         assert self.importance is not None
         by_token = self.importance.view(self.grid.t, self.grid.h, self.grid.w)
         return spread(by_token, self.frames.shape[:3])
 
     def to_dict(self) -> dict[str, Any]:
-        """The values of --json: ids and counts."""
+        """Return the values of --json: ids and counts."""
         per_slice = torch.bincount(self.kept // self.grid.per_slice, minlength=self.grid.t)
         return {
             "grid": [self.grid.t, self.grid.h, self.grid.w],
@@ -88,12 +79,6 @@ class MaskView:
             "visible": self.visible.tolist(),
         }
 
-    def _only(self, ids: Tensor) -> Tensor:
-        patches = _cut(self.frames, self.grid)
-        shown = torch.full_like(patches, GRAY)
-        shown[ids] = patches[ids]
-        return _joined(shown, self.grid)
-
 
 def spread(by_token: Tensor, shape: Sequence[int]) -> Tensor:
     """Spread values of tokens (t, h, w) over the pixels (T, H, W) of `shape` that they cover."""
@@ -102,29 +87,51 @@ def spread(by_token: Tensor, shape: Sequence[int]) -> Tensor:
     return by_token
 
 
-def _cut(frames: Tensor, grid: TokenGrid) -> Tensor:
+def _to_patches(frames: Tensor, grid: TokenGrid) -> Tensor:
     """(T, H, W, 3) to (N, 3, t, p, q)."""
     length, height, width = frames.shape[:3]
     tubelet = (length // grid.t, height // grid.h, width // grid.w)
     return patchify(frames.movedim(-1, 0)[None], tubelet)[0]
 
 
-def _joined(patches: Tensor, grid: TokenGrid) -> Tensor:
-    """The inverse of `_cut`."""
+def _to_frames(patches: Tensor, grid: TokenGrid) -> Tensor:
+    """The inverse of `_to_patches`."""
     return unpatchify(patches[None], grid)[0].movedim(0, -1).clamp(0, 1).cpu()
 
 
 Transformer = MaskedAutoencoder | VideoClassifier
 AnyModel = Transformer | AdaptiveTokenizer
+TUBELET: Final = (2, 16, 16)  # of raw pixels, without a model
 
 
-def _measure(model: AnyModel | None, tubelet: tuple[int, int, int]) -> Embedding:
-    """The embedding that strategies measure change with."""
-    if model is None:
-        return RawPixels(tubelet)
-    if isinstance(model, AdaptiveTokenizer):
-        return ScoredEmbedding(RawPixels(model.tubelet), FrozenTokenizer.wrap(model))
-    return model.measure
+@dataclass(frozen=True, kw_only=True)
+class FigureRequest:
+    """The options that all figures of a video share.
+
+    Args:
+        frames: T, the length of a clip.
+        size: pixels of the shorter side without a model, or with a tokenizer; another model has its own size.
+        model: measures change; None for raw pixels.
+    """
+
+    frames: int
+    stride: int
+    size: int
+    seed: int
+    model: AnyModel | None
+
+    def frame_size(self, video: VideoInfo, *, multiples: tuple[int, int]) -> tuple[int, int]:
+        """Height and width of the frames: the transformer's, else `size` rounded to whole `multiples`."""
+        if isinstance(self.model, MaskedAutoencoder | VideoClassifier):
+            encoder = self.model.encoder
+            _, p, q = encoder.patch_embed.tubelet
+            return encoder.grid.h * p, encoder.grid.w * q
+        scale = self.size / min(video.height, video.width)
+        height, width = (
+            max(round(side * scale / multiple), 1) * multiple
+            for side, multiple in zip((video.height, video.width), multiples, strict=True)
+        )
+        return height, width
 
 
 @torch.inference_mode()
@@ -133,49 +140,51 @@ def view_masks(
     selectors: Sequence[tuple[str, Selector]],
     *,
     model: AnyModel | None,
-    tubelet: tuple[int, int, int],
+    tubelet: tuple[int, int, int] = TUBELET,
     seed: int,
 ) -> list[MaskView]:
     """Apply strategies, given with their titles, to a clip (3, T, H, W) uint8.
 
     Args:
-        model: its embedding measures change; an autoencoder also predicts. A tokenizer scores, and rebuilds
-            the clip from the kept tokens and the first slice of each window. None: raw pixels measure change.
+        model: its embedding measures change; an autoencoder also predicts. A tokenizer scores tokens, and
+            rebuilds the clip from the kept tokens and the first slice of each window. None: raw pixels
+            measure change.
         tubelet: of the raw pixels; a model has its own.
     Raises:
         RecipeError: the clip does not divide into tubelets, a strategy does not fit its grid, or no token is
             visible to the model.
     """
-    embed = _measure(model, tubelet)
+    if model is None:
+        embed: Embedding = RawPixels(tubelet)
+    elif isinstance(model, AdaptiveTokenizer):
+        embed = ScoredEmbedding(RawPixels(model.tubelet), FrozenTokenizer.wrap(model))
+    else:
+        embed = model.measure
     grid = TokenGrid.of_clip(frames=clip.size(1), size=(clip.size(2), clip.size(3)), tubelet=embed.tubelet)
     x = normalize(clip)[None]  # (1, 3, T, H, W)
     noise = torch.from_numpy(np.random.default_rng(seed).random((1, grid.num_tokens), dtype=np.float32))
     views = []
     for title, selector in selectors:
         importance = selector.importance(x, embed)
-        chosen = selector(grid, importance=importance, noise=noise)
-        _refuse_nothing(selector, chosen, predicts=isinstance(model, MaskedAutoencoder))
+        selection = selector(grid, importance=importance, noise=noise)
+        num_visible, num_targets = selection.visible.size(1), selection.target.size(1)
+        if num_visible + num_targets == 0:
+            raise RecipeError(f"--keep: {selector.strategy} keeps none of the tokens; keep more")
+        scores_only = isinstance(selector, LearnedImportance) and selector.mask_ratio == 1
+        if isinstance(model, MaskedAutoencoder) and not num_visible and not scores_only:
+            raise RecipeError(f"--keep: {selector.strategy} lets the model see none of the tokens; keep more")
         prediction = None
-        if isinstance(model, MaskedAutoencoder) and chosen.target.size(1) and chosen.visible.size(1):
-            prediction = model(x, selection=chosen).prediction
-        view = _view(title, selector, x, chosen, importance, prediction, model, grid)
+        if isinstance(model, MaskedAutoencoder) and num_visible and num_targets:
+            prediction = model(x, selection=selection).prediction
+        view = _view(title, selector, x, selection, importance, prediction, model, grid)
         if isinstance(model, AdaptiveTokenizer):
-            view = replace(view, rebuilt=_rebuilt(model, x, view.kept))
+            view = replace(view, rebuilt=_rebuild(model, x, view.kept))
         views.append(view)
     return views
 
 
-def _refuse_nothing(selector: Selector, chosen: TokenSelection, *, predicts: bool) -> None:
-    """Raise RecipeError if a small ratio of few tokens keeps none."""
-    kept = chosen.visible.size(1) + chosen.target.size(1)
-    scores_only = isinstance(selector, LearnedImportance) and selector.mask_ratio == 1
-    if not kept or (predicts and not chosen.visible.size(1) and not scores_only):
-        effect = "lets the model see none" if kept else "keeps none"
-        raise RecipeError(f"--keep: {selector.strategy} {effect} of the tokens; keep more")
-
-
-def _rebuilt(tokenizer: AdaptiveTokenizer, x: Tensor, kept: Tensor) -> Tensor:
-    """(T, H, W, 3) in [0, 1] from the tokens `kept` (K,) of a normalized clip (1, 3, T, H, W).
+def _rebuild(tokenizer: AdaptiveTokenizer, x: Tensor, kept: Tensor) -> Tensor:
+    """Rebuild a normalized clip (1, 3, T, H, W) from its tokens `kept` (K,): (T, H, W, 3) in [0, 1].
 
     As in training, the first slice of each window is kept completely.
     """
@@ -183,17 +192,19 @@ def _rebuilt(tokenizer: AdaptiveTokenizer, x: Tensor, kept: Tensor) -> Tensor:
     grid = tokenizer.grid(clip)
     mask = torch.zeros(grid.num_tokens).index_fill_(0, kept, 1.0).view(1, grid.t, grid.h, grid.w)
     mask[:, :: tokenizer.window // tokenizer.tubelet[0]] = 1.0
-    rebuilt = F.interpolate(tokenizer.reconstruct(clip, mask=mask), clip.shape[-3:])  # of a smaller size
+    rebuilt = F.interpolate(
+        tokenizer.reconstruct(clip, mask=mask), clip.shape[-3:]
+    )  # the tokenizer may rebuild smaller frames
     return rebuilt[0].movedim(0, -1).clamp(0, 1)
 
 
 @torch.inference_mode()
 def view_model(model: MaskedAutoencoder, clip: Tensor, *, noise: Tensor) -> MaskView:
-    """The tokens that a model keeps, sees and predicts with its own strategy.
+    """View the tokens that an autoencoder keeps, sees and predicts with its own strategy.
 
     Args:
-        clip: (3, T, H, W) uint8, or the candidates that the model draws a clip from.
-        noise: (N,) uniform in [0, 1), and a number more for each candidate slice.
+        clip: (3, T, H, W) uint8, or the candidate frames that the model draws a clip from.
+        noise: (N,) uniform in [0, 1), followed by one number for each candidate slice.
     """
     device = model.mask_token.device
     out = model(normalize(clip.to(device))[None], noise=noise[None].to(device))
@@ -206,22 +217,22 @@ def _view(
     title: str,
     selector: Selector,
     x: Tensor,
-    chosen: TokenSelection,
+    selection: TokenSelection,
     importance: Tensor | None,
     prediction: Tensor | None,
     model: AnyModel | None,
     grid: TokenGrid,
 ) -> MaskView:
     frames = unnormalize(x)[0].movedim(0, -1)  # (T, H, W, 3)
-    visible, target = chosen.visible[0], chosen.target[0]
+    visible, target = selection.visible[0], selection.target[0]
     predicted, with_truth = None, False
     if isinstance(model, MaskedAutoencoder) and prediction is not None:
         with_truth = model.targets.needs_truth
-        patches = _cut(frames, grid)
+        patches = _to_patches(frames, grid)
         shown = torch.full_like(patches, GRAY)
-        shown[target] = model.targets.pixels(prediction, x, chosen.target)[0]
+        shown[target] = model.targets.pixels(prediction, x, selection.target)[0]
         shown[visible] = patches[visible]
-        predicted = _joined(shown, grid)
+        predicted = _to_frames(shown, grid)
     return MaskView(
         title=title,
         selector=selector,

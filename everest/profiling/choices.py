@@ -1,4 +1,4 @@
-"""The recipe to profile: a method or a recipe, with some values replaced by options."""
+"""The recipe to profile: a method's or a named one, with values that options replace."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class ProfileOverrides:
     others: tuple[str, ...] = ()  # section.key=value
 
     def overrides(self, recipe: Recipe) -> Iterator[tuple[str, Any]]:
-        """Keys of `recipe` with their values, even those its strategies do not have: they are reported."""
+        """Yield keys and values, also keys that the strategies of `recipe` lack: those are reported."""
         selection = recipe.pretrain.selection
         yield "model.backbone", self.backbone
         yield "data.frames", self.frames
@@ -55,63 +55,55 @@ class ProfileOverrides:
             yield "pretrain.selection.mask_ratio", 1 - Decimal(str(self.visible))
 
     def applied(self, name: str, *, everything: bool = True) -> Recipe:
-        """The recipe called `name` with the choices.
+        """Load the recipe `name` with the overrides.
 
         Args:
-            everything: also the choices that its strategy does not have.
+            everything: whether to apply overrides that its strategy does not have, which is an error.
         Raises:
-            RecipeError: names each impossible value by its option.
+            RecipeError: a value is impossible; the message names it by its option.
         """
         recipe = load_recipe(name)
         if self.visible is not None and not 0 < self.visible <= 1:
             raise RecipeError(f"--visible: must be more than 0 and at most 1, not {self.visible}")
-        self._check_keep(recipe)
+        selection = recipe.pretrain.selection
+        measures = isinstance(selection, ByImportance)
+        if self.keep is not None and measures:
+            if not 0 < self.keep <= 1:
+                raise RecipeError(f"--keep: must be more than 0 and at most 1, not {self.keep}")
+            # load_recipe would report the recipe's own share of visible tokens as a second problem.
+            if self.visible is None and self.keep < (selection.visible_ratio or 0):
+                raise RecipeError(
+                    f"--keep: {self.keep} is less than the encoder sees ({selection.visible_ratio}); "
+                    "give a smaller --visible, too"
+                )
         given = {key: value for key, value in self.overrides(recipe) if value is not None}
-        if not everything and not isinstance(recipe.pretrain.selection, ByImportance):
+        if not everything and not measures:
             given.pop("pretrain.selection.keep_ratio", None)
             given.pop("pretrain.frame_selection.alpha", None)
+        overrides = [*(f"{key}={value}" for key, value in given.items()), *self.others]
         try:
-            return load_recipe(
-                name, overrides=[*(f"{key}={value}" for key, value in given.items()), *self.others]
-            )
+            return load_recipe(name, overrides=overrides)
         except RecipeError as error:
-            raise RecipeError(_by_option(str(error), given)) from error
-
-    def _check_keep(self, recipe: Recipe) -> None:
-        """One line where the recipe's own share of visible tokens would give a second."""
-        selection = recipe.pretrain.selection
-        if self.keep is None or not isinstance(selection, ByImportance):
-            return
-        if not 0 < self.keep <= 1:
-            raise RecipeError(f"--keep: must be more than 0 and at most 1, not {self.keep}")
-        if self.visible is None and self.keep < (selection.visible_ratio or 0):
-            raise RecipeError(
-                f"--keep: {self.keep} is less than the encoder sees ({selection.visible_ratio}); "
-                "give a smaller --visible, too"
-            )
+            message = str(error)
+            for key in given:
+                message = message.replace(f"{SET}: {key}: ", f"{OPTIONS[key]}: ")
+            raise RecipeError("\n".join(dict.fromkeys(message.splitlines()))) from error
 
     def unused(self, recipe: Recipe) -> list[str]:
-        """The options given that the strategies of `recipe` do not have."""
-        found = []
+        """Return a notice for each given option that the strategies of `recipe` do not have."""
+        unused = []
         if self.keep is not None and not isinstance(recipe.pretrain.selection, ByImportance):
-            found.append(f"--keep has no effect with {recipe.pretrain.selection.strategy}")
+            unused.append(f"--keep has no effect with {recipe.pretrain.selection.strategy}")
         if self.finetune_keep is not None and not isinstance(recipe.finetune.selection, ByImportance):
-            found.append(f"--finetune-keep has no effect with {recipe.finetune.selection.strategy}")
-        return found
-
-
-def _by_option(message: str, given: dict[str, Any]) -> str:
-    """The message with options for keys, each line once."""
-    for key in given:
-        message = message.replace(f"{SET}: {key}: ", f"{OPTIONS[key]}: ")
-    return "\n".join(dict.fromkeys(message.splitlines()))
+            unused.append(f"--finetune-keep has no effect with {recipe.finetune.selection.strategy}")
+        return unused
 
 
 def recipe_of(method: str) -> str:
-    """The shipped recipe of a method.
+    """Return the name of a method's shipped recipe.
 
     Raises:
-        RecipeError: no method is called so.
+        RecipeError: there is no method of this name.
     """
     name = method.replace("_", "-")
     if name not in METHODS:
@@ -119,13 +111,13 @@ def recipe_of(method: str) -> str:
     return METHODS[name]
 
 
-def compare(choices: ProfileOverrides) -> list[dict[str, Any]]:
-    """The profile of every method with the same choices, EVEREST first; each takes those that it has.
+def compare(overrides: ProfileOverrides) -> list[dict[str, Any]]:
+    """Profile every method with the same overrides, EVEREST first; each takes those that it has.
 
     Raises:
-        RecipeError: a choice that no method can have.
+        RecipeError: an override that no method can have.
     """
     return [
-        {"method": method, **profile(choices.applied(name, everything=False))}
+        {"method": method, **profile(overrides.applied(name, everything=False))}
         for method, name in METHODS.items()
     ]

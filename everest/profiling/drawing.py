@@ -25,24 +25,28 @@ MEGABYTE: Final = 1e6
 
 
 class Line(NamedTuple):
-    """Costs of one method at some values of what is varied."""
+    """The costs of one method against the keep ratio or the number of frames."""
 
     method: str
-    values: list[float]
+    x: Sequence[float]
     costs: list[StageCost]
 
 
-def draw_costs(path: Path, choices: ProfileOverrides) -> None:
-    """A PNG of 1200 x 900 pixels: GMACs above, memory of a clip below; by keep ratio, by frames.
+def draw_costs(path: Path, overrides: ProfileOverrides) -> None:
+    """Draw a PNG of 1200 x 900 pixels: GMACs (top) and memory of a clip (bottom) by keep ratio and by frames.
 
-    There is a line per method, with equal options; only EVEREST has a keep ratio.
+    There is a line per method, with the same overrides; only EVEREST has a keep ratio.
 
     Raises:
-        RecipeError: the choices cannot be meant.
+        RecipeError: the overrides are impossible.
     """
-    recipes = {method: choices.applied(name, everything=False) for method, name in METHODS.items()}
-    by_ratio = [_by_ratio(method, recipe, choices) for method, recipe in recipes.items()]
-    by_frames = [_by_frames(method, recipe) for method, recipe in recipes.items()]
+    recipes = {method: overrides.applied(name, everything=False) for method, name in METHODS.items()}
+    by_ratio = [_by_ratio(method, recipe, overrides) for method, recipe in recipes.items()]
+    by_frames = []
+    for method, recipe in recipes.items():
+        lengths = [slices * recipe.model.tubelet[0] for slices in SLICES]
+        costs = [_cost(replace(recipe, data=replace(recipe.data, frames=length))) for length in lengths]
+        by_frames.append(Line(method, lengths, costs))
     shown = recipes["everest"]
     with matplotlib.rc_context({"font.size": 13, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(12, 9), dpi=100, layout="constrained")
@@ -61,48 +65,36 @@ def _cost(recipe: Recipe) -> StageCost:
     return stage_cost(recipe, "pretrain", value_bytes=VALUE_BYTES[precision_of(recipe)])
 
 
-def _by_ratio(method: str, recipe: Recipe, choices: ProfileOverrides) -> Line:
-    """Costs over the keep ratio; the same at both ends for a method that has none."""
+def _by_ratio(method: str, recipe: Recipe, overrides: ProfileOverrides) -> Line:
+    """Return costs by keep ratio; a constant for a method that has none."""
     selection = recipe.pretrain.selection
     if not isinstance(selection, ByImportance):
         cost = _cost(recipe)
         return Line(method, [RATIOS[0], RATIOS[-1]], [cost, cost])
     seen = selection.visible_ratio or 0
-    values = [ratio for ratio in RATIOS if ratio > seen]
-    if not values:
-        raise RecipeError(f"--visible {choices.visible}: leaves no keep ratio above it to draw")
-    costs = [
-        _cost(
-            replace(
-                recipe,
-                pretrain=replace(recipe.pretrain, selection=replace(selection, keep_ratio=ratio)),
-            )
-        )
-        for ratio in values
-    ]
-    return Line(method, values, costs)
-
-
-def _by_frames(method: str, recipe: Recipe) -> Line:
-    lengths = [slices * recipe.model.tubelet[0] for slices in SLICES]
-    costs = [_cost(replace(recipe, data=replace(recipe.data, frames=length))) for length in lengths]
-    return Line(method, [float(length) for length in lengths], costs)
+    ratios = [ratio for ratio in RATIOS if ratio > seen]
+    if not ratios:
+        raise RecipeError(f"--visible {overrides.visible}: leaves no keep ratio above it to draw")
+    pretrain = recipe.pretrain
+    selections = [replace(selection, keep_ratio=ratio) for ratio in ratios]
+    costs = [_cost(replace(recipe, pretrain=replace(pretrain, selection=each))) for each in selections]
+    return Line(method, ratios, costs)
 
 
 def _draw(column: Sequence[Axes], lines: Sequence[Line], label: str) -> None:
-    """The panels of one column, GMACs above."""
+    """Draw the two panels of one column."""
     for number, line in enumerate(lines):
         style: dict[str, Any] = {
             "color": COLORS[number],
             "linestyle": LINES[number],
             "linewidth": 2,
-            "marker": "o" if len(line.values) > 2 else "",
+            "marker": "o" if len(line.x) > 2 else "",
             "markersize": 4,
             "label": line.method,
         }
-        column[0].plot(line.values, [cost.gmacs for cost in line.costs], **style)
+        column[0].plot(line.x, [cost.gmacs for cost in line.costs], **style)
         memory = [cost.activation_bytes_per_clip / MEGABYTE for cost in line.costs]
-        column[1].plot(line.values, memory, **style)
+        column[1].plot(line.x, memory, **style)
     for panel in column:
         panel.grid(alpha=0.3)
         panel.set_ylim(bottom=0)

@@ -1,4 +1,4 @@
-"""Clips/s of the loader on a recipe's videos against clips/s of the step, and remedies."""
+"""Speed of the loader on a recipe's videos compared with the training step, and remedies if it is slower."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from itertools import count
 from typing import Any, Final, Literal
 
 from everest.config.settings import Recipe
@@ -18,22 +17,22 @@ from everest.video.reader import probe
 
 TrainingStage = Literal["pretrain", "finetune"]
 STAGES: Final[tuple[TrainingStage, ...]] = ("pretrain", "finetune")
-SECONDS: Final = 10.0  # ours: how long the loader is watched
-ITEM_SECONDS: Final = 2.0  # ours: how long items are made by this process alone
-VIEWS: Final = 4  # ours: what is tried for pretrain.views_per_decode
-OVERSIZE: Final = 1.5  # ours: a file's short side over the clip's, from which on encoding it smaller pays
+SECONDS: Final = 10.0  # our choice: how long the loader is timed
+ITEM_SECONDS: Final = 2.0  # our choice: how long reading in this process is timed
+VIEWS: Final = 4  # our choice: the value of pretrain.views_per_decode that is tried
+OVERSIZE: Final = 1.5  # our choice: short side of a file / of a clip, above which smaller files pay
 
 
 def measure_loading(
     recipe: Recipe, stage: TrainingStage, *, batch: int, step_clips_per_second: float
 ) -> dict[str, Any]:
-    """Clips a second from the videos of a stage, by its loader and by one process, and who waits.
+    """Measure clips per second of a stage's loader and of one process, and whether loader or step waits.
 
-    Loader and step are measured one after the other: where the step runs on the CPU, too, they will share it.
+    Loader and step are measured one after the other; if the step runs on the CPU, they share it in training.
 
     Args:
-        batch: clips a pass.
-        step_clips_per_second: of the step by itself.
+        batch: clips in a step.
+        step_clips_per_second: of the step alone.
     Raises:
         DataError: the stage's videos cannot be read.
     """
@@ -48,47 +47,45 @@ def measure_loading(
         "step_clips_per_second": step_clips_per_second,
         "waits": "step" if waiting > 0 else "loader",
         "data_wait": waiting,  # share of a step's time
-        "helps": list(_helps(recipe, stage, clips, alone)) if waiting > 0 else [],
+        "helps": list(_remedies(recipe, stage, clips, alone)) if waiting > 0 else [],
     }
 
 
 def stage_clips(recipe: Recipe, stage: TrainingStage) -> VideoClips:
-    """The videos of a training stage.
+    """Return the clips of a training stage.
 
     Raises:
-        DataError: they cannot be found.
+        DataError: the videos cannot be found.
     """
     return pretrain_clips(recipe) if stage == "pretrain" else finetune_clips(recipe)[0]
 
 
 def clips_of_run(recipe: Recipe, stage: TrainingStage) -> int:
-    """The clips of all steps of a stage, on its own videos.
+    """Return the number of clips in all steps of a stage on its videos.
 
     Raises:
         DataError: the videos cannot be found.
     """
     settings = recipe.pretrain if stage == "pretrain" else recipe.finetune
     videos = len(stage_clips(recipe, stage))
-    return (
-        plan_stage(settings, num_videos=videos, processes=1, largest_micro_batch=1).steps
-        * settings.batch_size
-    )
+    plan = plan_stage(settings, num_videos=videos, processes=1, largest_micro_batch=1)
+    return plan.steps * settings.batch_size
 
 
 def _loader_speed(clips: VideoClips, recipe: Recipe, batch: int) -> float:
-    """Clips/s once every worker has delivered its first batch."""
+    """Return clips/s after every worker has delivered its first batch."""
     views, workers = clips.make_views.num_views, recipe.train.workers
     samples = max(1, batch // views)
     order = StepSampler(
         num_samples=len(clips),
         batch_size=samples,
-        epochs=1_000_000,  # until the time is over
+        epochs=1_000_000,  # more than fit into the time
         steps_per_epoch=max(1, len(clips) // samples),
         seed=recipe.train.seed,
     )
     loader = batches(make_loader(clips, order, workers=workers, timeout=recipe.train.data_timeout))
     try:
-        for _ in range(max(1, 2 * workers)):  # batches that were ready at the start would distort the rate
+        for _ in range(max(1, 2 * workers)):  # prefetched batches would distort the rate
             next(loader)
         return _speed(lambda _: next(loader), SECONDS) * samples * views
     finally:
@@ -96,23 +93,22 @@ def _loader_speed(clips: VideoClips, recipe: Recipe, batch: int) -> float:
 
 
 def _item_speed(read: Callable[[int], object], views: int) -> float:
-    read(0)  # opens, indexes
+    read(0)  # opens and indexes the file
     return _speed(read, ITEM_SECONDS) * views
 
 
 def _speed(work: Callable[[int], object], seconds: float) -> float:
-    """Calls a second, of those that begin within `seconds`."""
-    began = time.perf_counter()
-    for done in count(1):
-        work(done)
+    """Return calls per second, of those that begin within `seconds`."""
+    began, calls, spent = time.perf_counter(), 0, 0.0
+    while spent <= seconds:
+        calls += 1
+        work(calls)
         spent = time.perf_counter() - began
-        if spent > seconds:
-            return done / spent
-    raise AssertionError("a count has no end")
+    return calls / spent
 
 
-def _helps(recipe: Recipe, stage: TrainingStage, clips: VideoClips, alone: float) -> Iterator[str]:
-    """Remedies for a slow loader, measured gains first."""
+def _remedies(recipe: Recipe, stage: TrainingStage, clips: VideoClips, alone: float) -> Iterator[str]:
+    """Yield remedies for a slow loader, measured gains first."""
     if stage == "pretrain" and recipe.pretrain.views_per_decode < VIEWS:
         many = pretrain_clips(replace(recipe, pretrain=replace(recipe.pretrain, views_per_decode=VIEWS)))
         speed = _item_speed(lambda epoch: many.read((epoch, epoch % len(many))), VIEWS)

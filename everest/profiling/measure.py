@@ -1,6 +1,6 @@
-"""The energy that a GPU takes for a step, by the counter of its driver (NVML).
+"""Measurements of real steps on this machine's device, on clips of random pixels.
 
-Real steps on the present device, on clips of random pixels: seconds, peak memory, energy of a GPU.
+Seconds, peak memory, and the energy of a GPU from the counter of its driver (NVML).
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import statistics
 import time
 from collections.abc import Callable
 from importlib import import_module
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final
 
 import psutil
 import torch
@@ -26,53 +26,38 @@ from everest.train.optim import stage_optimizer
 from everest.train.update import compile_model
 from everest.video.pixels import normalize
 
-SECONDS: Final = 5.0  # ours: drivers bring the counter up to date some ten times a second
+WARM_UP: Final = 2  # steps that are not timed: allocation, choice of kernels, compilation
+STEPS: Final = 5
+LARGEST_BATCH: Final = {"cuda": 64, "cpu": 1, "mps": 8}  # our choice, unless the user gives a batch
+MEMORY_USED: Final = 0.9  # our choice: share of the free memory; estimates do not cover everything
+LEARNING_RATE: Final = 1e-6  # not 0: the weights change as in training
+SECONDS: Final = 5.0  # our choice: drivers update the energy counter about ten times a second
 JOULES_PER_KWH: Final = 3.6e6
 INSTALL: Final = "nvidia-ml-py is not installed; run `pip install 'everest-video[energy]'`"
-
-
-class Nvml(Protocol):
-    """The functions used of the module `pynvml` (nvidia-ml-py)."""
-
-    NVMLError: type[Exception]
-
-    def nvmlInit(self) -> None: ...
-
-    def nvmlShutdown(self) -> None: ...
-
-    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> Any: ...
-
-    def nvmlDeviceGetTotalEnergyConsumption(self, handle: Any) -> int:
-        """Millijoules since the driver was loaded."""
-        ...
 
 
 class NoEnergyCounter(Exception):
     """The reason why the energy of a device cannot be measured."""
 
 
-def find_nvml() -> Nvml:
-    """The library that reads the counters.
+def find_nvml() -> Any:
+    """Import `pynvml` (nvidia-ml-py), which reads the counters.
 
     Raises:
         NoEnergyCounter: it is not installed.
     """
     try:
-        return cast(Nvml, import_module("pynvml"))
+        return import_module("pynvml")
     except ImportError as error:
         raise NoEnergyCounter(INSTALL) from error
 
 
-def uuid_of(device: torch.device) -> str:
-    """A CUDA device as NVML names it; its number there is another where CUDA_VISIBLE_DEVICES is set."""
-    return f"GPU-{torch.cuda.get_device_properties(device).uuid}"
-
-
-def joules_of_a_step(step: Callable[[], None], *, uuid: str, nvml: Nvml) -> float:
-    """The mean over as many steps as take SECONDS, at least one.
+def joules_of_a_step(step: Callable[[], None], *, uuid: str, nvml: Any) -> float:
+    """Return the mean energy of as many steps as take SECONDS, at least one.
 
     Args:
-        step: one step, done when it returns.
+        step: runs one step; the device is idle when it returns.
+        nvml: the module `pynvml`; its counters are in millijoules.
     Raises:
         NoEnergyCounter: NVML does not know the device, or the device has no such counter.
     """
@@ -80,46 +65,35 @@ def joules_of_a_step(step: Callable[[], None], *, uuid: str, nvml: Nvml) -> floa
         nvml.nvmlInit()
         try:
             gpu = nvml.nvmlDeviceGetHandleByUUID(uuid)
-            return _mean(step, lambda: nvml.nvmlDeviceGetTotalEnergyConsumption(gpu)) / 1000
+            before = nvml.nvmlDeviceGetTotalEnergyConsumption(gpu)
+            began, steps = time.monotonic(), 0
+            while not steps or time.monotonic() - began < SECONDS:
+                step()
+                steps += 1
+            return (nvml.nvmlDeviceGetTotalEnergyConsumption(gpu) - before) / steps / 1000
         finally:
             nvml.nvmlShutdown()
     except nvml.NVMLError as error:
         raise NoEnergyCounter(f"NVML reports for {uuid}: {error}") from error
 
 
-def _mean(step: Callable[[], None], counter: Callable[[], int]) -> float:
-    """By how much a step moves the counter."""
-    before, began, steps = counter(), time.monotonic(), 0
-    while not steps or time.monotonic() - began < SECONDS:
-        step()
-        steps += 1
-    return (counter() - before) / steps
-
-
 def kwh_of_run(joules_per_clip: float, clips: int) -> float:
-    """Energy in kWh that the device uses for all clips of a run, while it computes."""
+    """Return the energy in kWh that the device uses to compute all clips of a run."""
     return joules_per_clip * clips / JOULES_PER_KWH
 
 
-WARM_UP: Final = 2  # steps that are not counted: allocation, choice of kernels, compilation
-STEPS: Final = 5
-LARGEST_BATCH: Final = {"cuda": 64, "cpu": 1, "mps": 8}  # ours, unless the user names another
-MEMORY_USED: Final = 0.9  # ours: of the free memory, the rest is for what no estimate knows
-LEARNING_RATE: Final = 1e-6  # weights change, as in a step of training
-
-
 def free_memory(device: torch.device) -> int:
-    """Bytes that are free on the device."""
+    """Return the free bytes of the device."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return psutil.virtual_memory().available
 
 
 def largest_batch(*, memory: int, state: int, bytes_per_clip: int) -> int:
-    """The largest number of clips in one pass, by estimate; 0 if not even the model's state fits.
+    """Estimate the largest number of clips in one pass; 0 if the model's state alone does not fit.
 
     Args:
-        memory: bytes of the device.
+        memory: free bytes of the device.
         state: bytes of weights, gradients and moments.
     """
     return max(0, int(memory * MEMORY_USED) - state) // bytes_per_clip
@@ -128,13 +102,14 @@ def largest_batch(*, memory: int, state: int, bytes_per_clip: int) -> int:
 def measure(
     recipe: Recipe, stage: StageName, *, batch: int | None = None, clips_of_run: int | None = None
 ) -> dict[str, Any]:
-    """Median and spread of steps on the first device that there is.
+    """Measure steps on the first available device.
 
-    A step of `pretrain` and `finetune` is one pass forward and backward and an update; of `eval` one pass.
+    A step of `pretrain` and `finetune` is a forward and a backward pass and an update, a step of `eval` a
+    forward pass.
 
     Args:
-        batch: clips a pass; None: as many as fit, at most LARGEST_BATCH.
-        clips_of_run: of the whole stage, for its energy; None where they are not known.
+        batch: clips in a step; None: as many as fit, at most LARGEST_BATCH.
+        clips_of_run: of the whole stage, for its energy; None if unknown.
     Raises:
         EnvironmentProblem: the device has too little memory.
     """
@@ -171,7 +146,7 @@ def measure(
 def _step(
     recipe: Recipe, spec: ModelSpec, stage: StageName, clips: int, accelerator: Accelerator
 ) -> Callable[[], None]:
-    """One step of a stage on fresh weights."""
+    """Return a function that runs one step of a stage on new weights."""
     device = accelerator.device
     model = spec.build().to(device).train(stage != "eval")
     prepared: nn.Module = accelerator.prepare_model(compile_model(model) if recipe.train.compile else model)
@@ -181,21 +156,21 @@ def _step(
     if stage == "eval":
 
         @torch.no_grad()
-        def test() -> None:
+        def evaluate() -> None:
             prepared(normalize(frames))
 
-        return test
+        return evaluate
     settings = recipe.pretrain if stage == "pretrain" else recipe.finetune
     optimizer = stage_optimizer(model, settings)
     for group in optimizer.param_groups:
         group["lr"] = LEARNING_RATE
     labels = torch.zeros(clips, dtype=torch.int64, device=device)
-    drawn = {}
+    options = {}
     if stage == "finetune" and spec.selection.draws:
-        drawn["noise"] = torch.rand(clips, spec.grid.num_tokens, device=device)
+        options["noise"] = torch.rand(clips, spec.grid.num_tokens, device=device)
 
     def loss() -> Tensor:
-        out = prepared(normalize(frames), **drawn)
+        out = prepared(normalize(frames), **options)
         return out.loss if stage == "pretrain" else F.cross_entropy(out.float(), labels)
 
     def train() -> None:
@@ -207,7 +182,7 @@ def _step(
 
 
 def _timed(step: Callable[[], None], device: torch.device) -> list[float]:
-    """Seconds of each counted step, with nothing left to do on the device."""
+    """Return the seconds of each timed step, until the device is idle."""
     for _ in range(WARM_UP):
         step()
     if device.type == "cuda":
@@ -225,7 +200,7 @@ def _timed(step: Callable[[], None], device: torch.device) -> list[float]:
 def _energy(
     step: Callable[[], None], device: torch.device, clips: int, clips_of_run: int | None
 ) -> dict[str, Any]:
-    """The energy that a GPU uses, or the reason why it cannot be measured; None values for other devices."""
+    """Measure a GPU's energy, or give the reason why that is impossible; None values for other devices."""
     energy: dict[str, Any] = {"joules_per_clip": None, "run_kwh": None, "energy_problem": None}
     if device.type != "cuda":
         return energy
@@ -234,8 +209,10 @@ def _energy(
         step()
         _wait_for(device)
 
+    # By UUID: NVML numbers devices differently if CUDA_VISIBLE_DEVICES is set.
+    uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
     try:
-        joules = joules_of_a_step(whole_step, uuid=uuid_of(device), nvml=find_nvml()) / clips
+        joules = joules_of_a_step(whole_step, uuid=uuid, nvml=find_nvml()) / clips
     except NoEnergyCounter as error:
         return {**energy, "energy_problem": str(error)}
     run_kwh = kwh_of_run(joules, clips_of_run) if clips_of_run is not None else None

@@ -5,7 +5,7 @@ Figures are written as the paper prints them: their decimals state how closely t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -15,19 +15,19 @@ from everest.models.cost import NORM_OPERATIONS, softmax_bytes, stack_macs
 from everest.profiling.profile import StageName, cost_of, stage_spec
 
 Unit = Literal["GMACs", "M parameters", "GB", "time"]
-GPUS: Final = 8  # of the paper's one machine, over which its memory figures add up
+GPUS: Final = 8  # of the paper's machine; its memory figures are sums over them
 COMPUTED: Final = ("GMACs", "M parameters")
 NAMES: Final = {"vit-s": "ViT-S", "vit-b": "ViT-B", "vit-l": "ViT-L"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class PaperFigure:
-    """A printed figure and what it takes to repeat it.
+    """A printed figure, and the recipe or the formula that computes it.
 
     Args:
-        of: recipe, stage and overrides; None where no module of this program has that figure.
-        batch: over all GPUs, of memory figures; None if the paper does not state it.
-        formula: our figure where `of` is None.
+        of: recipe, stage and overrides; None if no module of everest has that figure.
+        batch: of memory figures, over all GPUs; None if the paper does not state it.
+        formula: the computed figure if `of` is None.
     """
 
     table: int
@@ -43,19 +43,15 @@ class PaperFigure:
     def value(self) -> float:
         return float(self.printed)
 
-    @property
-    def decimals(self) -> int:
-        return len(self.printed.partition(".")[2])
-
     def computed(self) -> float | None:
-        """GMACs or millions of parameters by our count; None for what must be measured."""
+        """Compute GMACs or millions of parameters; None for figures that must be measured."""
         if self.of is None or self.unit not in COMPUTED:
             return self.formula
         cost = cost_of(*self.of)
         return cost.gmacs if self.unit == "GMACs" else cost.parameters / 1e6
 
     def memory(self) -> tuple[float, float] | None:
-        """Estimated GB (10^9 bytes) on all GPUs in bf16: with fused and with unfused attention."""
+        """Estimate GB (10^9 bytes) on all GPUs in bf16, with fused and with unfused attention."""
         if self.unit != "GB" or self.of is None or self.batch is None:
             return None
         recipe, stage, overrides = self.of
@@ -65,7 +61,7 @@ class PaperFigure:
         return fused / 1e9, (fused + self.batch * softmax_bytes(spec, 2)) / 1e9
 
     def dump(self) -> dict[str, Any]:
-        """As `everest profile --paper --json` prints it."""
+        """Return the values of `everest profile --paper --json`."""
         computed, memory = self.computed(), self.memory()
         row: dict[str, Any] = {
             "table": self.table,
@@ -74,14 +70,14 @@ class PaperFigure:
             "paper": self.printed,
         }
         if memory is not None:
-            kinds = zip(("fused", "unfused"), memory, strict=True)
-            for kind, ours_gb in kinds:
-                row[f"ours_{kind}"] = ours_gb
-                row[f"deviation_percent_{kind}"] = _percent_off(ours_gb, self.value)
+            for kind, gigabytes in zip(("fused", "unfused"), memory, strict=True):
+                row[f"ours_{kind}"] = gigabytes
+                row[f"deviation_percent_{kind}"] = _percent_off(gigabytes, self.value)
         else:
+            decimals = len(self.printed.partition(".")[2])
             row |= {
                 "ours": computed,
-                "rounded": None if computed is None else f"{computed:.{self.decimals}f}",
+                "rounded": None if computed is None else f"{computed:.{decimals}f}",
             }
         if computed is not None:
             row["deviation_percent"] = _percent_off(computed, self.value)
@@ -100,7 +96,7 @@ def _on(recipe: str, stage: StageName, *overrides: str) -> tuple[str, StageName,
 def _backbones(
     table: int, recipe: str, stage: StageName, method: str, *printed: str
 ) -> Iterator[PaperFigure]:
-    """A row for ViT-S, B and L."""
+    """Yield a figure for each of ViT-S, B and L."""
     for (backbone, name), figure in zip(NAMES.items(), printed, strict=True):
         overrides = [f"model.backbone={backbone}"]
         part, note = ("pre-training" if stage == "pretrain" else "fine-tuning"), ""
@@ -110,14 +106,6 @@ def _backbones(
             note = f"rho_pre 0.4; with 0.3, as in Table 7 and the text, {by_text:.2f}"
         of = _on(recipe, stage, *overrides)
         yield PaperFigure(table=table, what=f"{method} {name} {part}", printed=figure, of=of, note=note)
-
-
-def _table_1() -> Iterator[PaperFigure]:
-    yield from _backbones(1, "videomae-k400", "pretrain", "VideoMAE", "11.6", "35.5", "83.1")
-    yield from _backbones(1, "videomae-k400", "finetune", "VideoMAE", "57.0", "180.5", "597.2")
-    yield from _backbones(1, "k400", "pretrain", "EVEREST", "6.3", "21.5", "60.8")
-    yield from _backbones(1, "k400", "finetune", "EVEREST", "29.1", "98.1", "330.0")
-    # Its memory column is that of Table 3 at batch 256.
 
 
 MEMORY: Final = {  # Table 3: GB at batch 128, 256, 512, 1024; OOM left out
@@ -214,11 +202,6 @@ def _table_10() -> Iterator[PaperFigure]:
         yield PaperFigure(table=10, what=f"EVEREST rho_pre {ratio} fine-tuning", printed=printed, of=of)
 
 
-def _table_11() -> Iterator[PaperFigure]:
-    yield from _backbones(11, "videomae-k400", "finetune", "all tokens", "57.0", "180.5", "597.2")
-    yield from _backbones(11, "k400-from-videomae", "finetune", "EVEREST", "29.1", "98.1", "330.0")
-
-
 def _table_12() -> Iterator[PaperFigure]:
     for method, recipe, frames, before, after in (
         ("VideoMAE", "videomae-ucf101", 16, "35.48", "180.5"),
@@ -251,8 +234,17 @@ def _table_15() -> Iterator[PaperFigure]:
 
 def paper_figures() -> list[PaperFigure]:
     """Every cost figure of Tables 1, 3, 4, 5, 10, 11, 12 and 15."""
-    tables: Iterable[Iterable[PaperFigure]] = (
-        *(_table_1(), _table_3(), _table_4(), _table_5()),
-        *(_table_10(), _table_11(), _table_12(), _table_15()),
-    )
-    return [figure for table in tables for figure in table]
+    return [
+        *_backbones(1, "videomae-k400", "pretrain", "VideoMAE", "11.6", "35.5", "83.1"),
+        *_backbones(1, "videomae-k400", "finetune", "VideoMAE", "57.0", "180.5", "597.2"),
+        *_backbones(1, "k400", "pretrain", "EVEREST", "6.3", "21.5", "60.8"),
+        *_backbones(1, "k400", "finetune", "EVEREST", "29.1", "98.1", "330.0"),
+        *_table_3(),  # the memory column of Table 1 is this one at batch 256
+        *_table_4(),
+        *_table_5(),
+        *_table_10(),
+        *_backbones(11, "videomae-k400", "finetune", "all tokens", "57.0", "180.5", "597.2"),
+        *_backbones(11, "k400-from-videomae", "finetune", "EVEREST", "29.1", "98.1", "330.0"),
+        *_table_12(),
+        *_table_15(),
+    ]

@@ -30,14 +30,14 @@ METHODS: Final = {
     "st-mae": "st-mae-k400",
     "videomae-v2": "videomae-v2-k400",
 }
-DEFAULT_CLASSES: Final = 400  # Kinetics-400, for recipes that count their classes in the data
+DEFAULT_CLASSES: Final = 400  # Kinetics-400, for recipes that take the number of classes from the data
 FORWARD_AND_BACKWARD: Final = 3  # a backward pass computes about twice what the forward pass does
 VALUE_BYTES: Final = {"fp32": 4, "fp16": 2, "bf16": 2}
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageCost:
-    """The cost of one stage per clip; in `eval` per video, where every view is a clip."""
+    """The cost of one stage per clip; of `eval` per video, in which every view is a clip."""
 
     macs: Macs
     parameters: int
@@ -57,7 +57,7 @@ class StageCost:
         return self.macs.total * self.passes / 1e9
 
     def dump(self) -> dict[str, Any]:
-        """As `everest profile --json` prints it."""
+        """Return the values of `everest profile --json`."""
         training = {} if self.views else {"training_gflops": 2 * FORWARD_AND_BACKWARD * self.gmacs}
         if self.tokenizer_macs is not None:
             training["tokenizer_gmacs"] = self.tokenizer_macs / 1e9
@@ -76,59 +76,53 @@ class StageCost:
         }
 
 
-def num_classes(recipe: Recipe) -> int:
-    """The outputs of a recipe's classifier, as far as the recipe knows them without its data."""
-    if recipe.data.heads:
-        return sum(recipe.data.heads.values())
-    return recipe.data.num_classes or DEFAULT_CLASSES
-
-
 def stage_spec(recipe: Recipe, stage: StageName) -> ModelSpec:
-    """The module that a stage trains or tests. Several heads count as one with all their outputs."""
+    """Return the module that a stage trains or evaluates; several heads become one with all their outputs."""
     if stage == "pretrain":
         return pretrain_spec(recipe, tokenizer=tokenizer_for(recipe))
-    one_head = replace(recipe, data=replace(recipe.data, heads=None))
-    spec = classifier_spec(one_head, num_classes=num_classes(recipe))
+    data = recipe.data
+    num_classes = sum(data.heads.values()) if data.heads else data.num_classes or DEFAULT_CLASSES
+    spec = classifier_spec(replace(recipe, data=replace(data, heads=None)), num_classes=num_classes)
     return replace(spec, selection=spec.selection.at_evaluation()) if stage == "eval" else spec
 
 
 def stage_cost(recipe: Recipe, stage: StageName, *, value_bytes: int) -> StageCost:
-    """The cost of one stage of a recipe.
+    """Compute the cost of one stage of a recipe.
 
     Args:
-        value_bytes: of the values that are kept for the backward pass, by precision.
+        value_bytes: bytes of a value that is kept for the backward pass, by precision.
     Raises:
-        RecipeError: its selection leaves no token.
+        RecipeError: its selection keeps no token.
     """
     spec = stage_spec(recipe, stage)
     counts = count_tokens(spec)
     tokens = asdict(counts) if stage == "pretrain" else {"total": counts.total, "kept": counts.kept}
     with torch.device("meta"):
         parameters = sum(parameter.numel() for parameter in spec.build().parameters())
-    testing = stage == "eval"
+    evaluated = stage == "eval"
     return StageCost(
         macs=count_macs(spec),
         parameters=parameters,
         tokens=tokens,
         activation_bytes_per_clip=(
-            inference_bytes(spec, value_bytes) if testing else spec.bytes_per_clip(value_bytes)
+            inference_bytes(spec, value_bytes) if evaluated else spec.bytes_per_clip(value_bytes)
         ),
-        model_state=model_state(parameters, training=not testing),
+        model_state=model_state(parameters, training=not evaluated),
         tokenizer_macs=count_tokenizer_macs(spec),
-        views={"clips": recipe.eval.clips, "crops": recipe.eval.crops} if testing else None,
+        views={"clips": recipe.eval.clips, "crops": recipe.eval.crops} if evaluated else None,
     )
 
 
 def precision_of(recipe: Recipe) -> str:
-    """The precision that estimates are made for; `auto` means bf16, as on a GPU."""
+    """Return the precision that estimates assume; `auto` means bf16, as on a GPU."""
     return "bf16" if recipe.train.precision == "auto" else recipe.train.precision
 
 
 def profile(recipe: Recipe) -> dict[str, Any]:
-    """The cost of all stages, as `everest profile --json` prints it.
+    """Compute the cost of all stages, in the form that `everest profile --json` prints.
 
     Raises:
-        RecipeError: the selection of a stage leaves no token.
+        RecipeError: the selection of a stage keeps no token.
     """
     precision = precision_of(recipe)
     costs = {stage: stage_cost(recipe, stage, value_bytes=VALUE_BYTES[precision]).dump() for stage in STAGES}
@@ -145,5 +139,5 @@ def profile(recipe: Recipe) -> dict[str, Any]:
 
 @cache
 def cost_of(recipe: str, stage: StageName, overrides: tuple[str, ...]) -> StageCost:
-    """The cost of a stage of a shipped recipe with overrides, in bf16."""
+    """Compute the cost of a stage of a shipped recipe with overrides, in bf16."""
     return stage_cost(load_recipe(recipe, overrides=overrides), stage, value_bytes=VALUE_BYTES["bf16"])

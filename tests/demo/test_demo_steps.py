@@ -1,4 +1,4 @@
-"""The stages of a demo on a handful of rendered clips, and what may be removed of an earlier one."""
+"""The stages of a demo on a few rendered clips, and the files of an earlier demo that may be removed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FEW_CLIPS = replace(event_set(), pretrain=32, train_per_class=3, test_per_class=
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a demo of LVMAE that went through all of its stages."""
+    """The folder of an LVMAE demo after all its stages."""
     folder = tmp_path_factory.mktemp("demo")
     steps = DemoSteps(folder=folder, seed=3, report=silent)
     with one_thread():
@@ -36,7 +36,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_every_stage_leaves_its_run_and_its_seconds(demo: Path):
+def test_every_stage_writes_its_run_and_its_seconds(demo: Path):
     stages = [
         "rendering",
         "training a tokenizer",

@@ -1,4 +1,4 @@
-"""What the demo's videos promise: one seed one set, balanced labels, no single frame that tells the class."""
+"""The demo's videos: one set per seed, balanced labels, no single frame that reveals the class."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_same_seed_gives_same_clips_and_lists(root, tmp_path):
         assert (root / name).read_text() == (tmp_path / name).read_text()
 
 
-def test_another_seed_gives_other_clips():
+def test_another_seed_gives_different_clips():
     assert not np.array_equal(_clips(8, seed=0)[0], _clips(8, seed=1)[0])
 
 
@@ -57,7 +57,7 @@ def test_labels_are_balanced_and_known(root):
         assert sorted(labels) == sorted(CLASSES * per_class)
 
 
-def test_unlabelled_clips_say_nothing_of_their_class(root):
+def test_lists_of_unlabeled_clips_do_not_reveal_the_class(root):
     assert {label for _, label in _lines(root / "pretrain.csv")} == {"0"}
 
 
@@ -70,7 +70,7 @@ def test_files_decode_to_what_was_rendered(root):
 
 @pytest.mark.parametrize("direction", ["right", "down", "left", "up"])
 def test_shape_moves_where_its_class_says(direction):
-    """The picture that changed, moved on by a pixel or two, fits the next one better than moved back."""
+    """Changed pixels fit the next frame better if they are moved with the class's motion than against it."""
     clips = render_clips(np.full(64, CLASSES.index(direction)), np.random.default_rng(0)).astype(np.float64)
     dx, dy = {"right": (2, 0), "down": (0, 2), "left": (-2, 0), "up": (0, -2)}[direction]
 
@@ -88,17 +88,17 @@ def test_linear_probe_on_one_frame_is_at_chance(frame):
     x = clips[:, frame, ::2, ::2].reshape(len(clips), -1) / 255.0
     probe_ = RidgeClassifier(alpha=100.0).fit(x[:1200], classes[:1200])
     correct = int((probe_.predict(x[1200:]) == classes[1200:]).sum())
-    # 400 clips at 1/10: 40 +- 6; four deviations.
+    # 400 clips at 1/10: 40 +- 6; four standard deviations.
     assert 40 - 24 < correct < 40 + 24
 
 
 def _changed(clips: np.ndarray) -> np.ndarray:
-    """(n, F - 1) the mean change of pixels from frame to frame, the drift of the texture left out."""
+    """(n, F - 1) the mean change of pixels from frame to frame, without the drift of the texture."""
     change = np.abs(np.diff(clips.astype(np.float64), axis=1)).max(axis=-1)
     return np.where(change > 20, change, 0).mean(axis=(2, 3))
 
 
-def test_the_halves_of_a_clip_tell_speeding_up_from_slowing_down():
+def test_the_halves_of_a_clip_distinguish_speeding_up_from_slowing_down():
     half = NUM_FRAMES // 2
     for name, still, moving in (("speeding-up", 0, 1), ("slowing-down", 1, 0)):
         clips = render_clips(np.full(64, CLASSES.index(name)), np.random.default_rng(0))
@@ -121,18 +121,18 @@ def test_events_come_in_the_order_of_their_class_and_far_apart():
             assert (early > late + 1, late > early + 1)[order.index("fades")], (order, early, late)
 
 
-def test_shapes_grow_as_far_as_it_says():
+def test_shapes_grow_within_the_range():
     classes = np.arange(96) % len(events.CLASSES)
     radius = events.event_paths(classes, np.random.default_rng(0)).radius  # (n, F)
     growth = np.log(radius.max(axis=1) / radius.min(axis=1))
     grows = np.array(["grows" in events.ORDERS[c] for c in classes])
     low, high = events._GROWTH
-    assert (growth[grows] > 0.9 * low).all()  # an event's middle may lie between two frames
+    assert (growth[grows] > 0.9 * low).all()  # an event's middle may be between two frames
     assert (growth[grows] < high).all()
     assert (growth[~grows] == 0).all()
 
 
-def test_more_frames_show_the_same_events_slower():
+def test_with_more_frames_the_same_events_are_slower():
     classes = np.arange(12) % len(events.CLASSES)
     clips = events.render_clips(classes, np.random.default_rng(0)).astype(int)
     slower = events.render_clips(classes, np.random.default_rng(0), num_frames=128).astype(int)
@@ -141,7 +141,7 @@ def test_more_frames_show_the_same_events_slower():
     assert np.abs(slower[:, :64] - clips).mean() > 3
 
 
-def test_readme_tells_the_set_as_it_is():
+def test_the_readme_describes_the_set():
     readme = (Path(__file__).parents[2] / "README.md").read_text()
     labeled = DEMO_SET.train_per_class * len(CLASSES)
     assert (

@@ -1,4 +1,4 @@
-"""The pages that everest writes, in a real browser: they work, complain of nothing and ask for nothing."""
+"""The pages that everest writes, in a real browser: they work, log no error and request nothing else."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebDriver]:
 
 @pytest.fixture
 def quiet_browser(browser: WebDriver) -> Iterator[WebDriver]:
-    """The browser, in which a page may ask for nothing but itself and complain of nothing."""
+    """The browser; the test fails if a page logs an error or requests more than itself."""
     browser.get("about:blank")
     for kind in ("browser", "performance"):
         browser.get_log(kind)  # what came before
@@ -54,9 +54,9 @@ def quiet_browser(browser: WebDriver) -> Iterator[WebDriver]:
     assert browser.get_log("browser") == []
     events = [json.loads(row["message"])["message"] for row in browser.get_log("performance")]
     requests = [e["params"] for e in events if e["method"] == "Network.requestWillBeSent"]
-    asked = [r["request"]["url"] for r in requests if r["documentURL"].startswith("file:")]
-    assert browser.current_url in asked
-    assert all(url == browser.current_url or url.startswith("data:") for url in asked)
+    urls = [r["request"]["url"] for r in requests if r["documentURL"].startswith("file:")]
+    assert browser.current_url in urls
+    assert all(url == browser.current_url or url.startswith("data:") for url in urls)
 
 
 def picture(browser: WebDriver) -> str:
@@ -95,7 +95,7 @@ def test_sliders_and_the_switch_change_the_picture(
     assert picture(quiet_browser) != first
 
 
-def test_the_report_of_a_test_shows_all_its_pictures(quiet_browser: WebDriver, trained: Path, tmp_path: Path):
+def test_an_evaluation_report_shows_all_figures(quiet_browser: WebDriver, trained: Path, tmp_path: Path):
     page = tmp_path / "page"
     run("eval", "-c", trained, "-q", "--report", page, "--keep", "0.5,1")
     quiet_browser.get((page / "index.html").as_uri())

@@ -1,4 +1,4 @@
-"""What pictures show, and the demo that makes them."""
+"""The rows of figures, and the demo that draws one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from everest.config.recipe import load_recipe
 from everest.figures.masks import GRAY, view_masks, view_model
 from everest.figures.pictures import draw_views, rows_of
 from everest.methods.grid import patchify
-from everest.methods.strategies import RedundancyRobust
+from everest.methods.masks import Tube
+from everest.methods.strategies import FrameDifference, RedundancyRobust
 from everest.models.spec import pretrain_spec
 from everest_cli.main import app
 from everest_demo.motions import CLASSES
@@ -42,11 +43,12 @@ def test_rows_show_the_tokens_they_are_named_after(rows):
     left_out = torch.ones(64, dtype=torch.bool)
     left_out[torch.cat([visible, target])] = False
     torch.testing.assert_close(patches_of(shown.frames), true, atol=1e-6, rtol=0)
-    torch.testing.assert_close(patches_of(shown.kept_frames)[~left_out], true[~left_out], atol=1e-6, rtol=0)
-    torch.testing.assert_close(patches_of(shown.visible_frames)[visible], true[visible], atol=1e-6, rtol=0)
-    for row in (shown.kept_frames, shown.visible_frames, shown.predicted):
+    kept, seen = (shown.pixels_of(tokens) for tokens in (shown.kept, shown.visible))
+    torch.testing.assert_close(patches_of(kept)[~left_out], true[~left_out], atol=1e-6, rtol=0)
+    torch.testing.assert_close(patches_of(seen)[visible], true[visible], atol=1e-6, rtol=0)
+    for row in (kept, seen, shown.predicted):
         assert (patches_of(row)[left_out] == GRAY).all()
-    assert (patches_of(shown.visible_frames)[target] == GRAY).all()
+    assert (patches_of(seen)[target] == GRAY).all()
     assert (patches_of(shown.predicted)[target] != GRAY).any(dim=1).all()
 
 
@@ -60,13 +62,13 @@ def test_heat_is_the_importance_of_each_pixels_token(rows):
     )
 
 
-def test_what_is_told_to_scripts_are_the_ids(rows):
+def test_json_holds_the_ids(rows):
     _, chosen, shown = rows
-    told = shown.to_dict()
-    assert told["grid"] == [4, 4, 4]
-    assert told["visible"] == chosen.visible[0].tolist()
-    assert told["kept"] == sorted([*chosen.visible[0].tolist(), *chosen.target[0].tolist()])
-    assert sum(told["kept_per_slice"]) == len(told["kept"]) == int(0.3 * 64)
+    values = shown.to_dict()
+    assert values["grid"] == [4, 4, 4]
+    assert values["visible"] == chosen.visible[0].tolist()
+    assert values["kept"] == sorted([*chosen.visible[0].tolist(), *chosen.target[0].tolist()])
+    assert sum(values["kept_per_slice"]) == len(values["kept"]) == int(0.3 * 64)
 
 
 def test_without_a_model_pixels_measure_and_nothing_is_predicted(rows):
@@ -82,13 +84,25 @@ def test_without_a_model_pixels_measure_and_nothing_is_predicted(rows):
 
 @pytest.mark.parametrize(("normalize", "label"), [(True, "predicted*"), (False, "predicted")])
 def test_only_normalised_predictions_are_marked(rows, normalize, label):
-    """The true mean and deviation are put back in what was normalised, and nowhere else."""
+    """The true mean and std are added back to normalized predictions only."""
     clip, _, _ = rows
     recipe = ["data.frames=8", "data.size=32", "model.backbone=vit-tiny", "model.tubelet=[2, 8, 8]"]
     settings = load_recipe("custom", overrides=[*recipe, f"pretrain.target.normalize={normalize}"])
     model = pretrain_spec(settings, tokenizer=None).build()
     view = view_model(model, clip, noise=torch.rand(64))
     assert label in [name for name, _ in rows_of([view])]
+
+
+def test_several_strategies_have_a_row_for_each_importance(rows):
+    robust, ascending = RedundancyRobust(), RedundancyRobust(order="ascending")
+    both = [("robust", robust), ("robust\n0.5 kept", ascending)]  # one measure, so one row
+    views = view_masks(rows[0], [*both, ("tube", Tube())], model=None, tubelet=(2, 8, 8), seed=0)
+    assert [label for label, _ in rows_of(views)] == ["frames", *(view.title for view in views), "importance"]
+    views += view_masks(rows[0], [("difference", FrameDifference())], model=None, tubelet=(2, 8, 8), seed=0)
+    *_, first, second = rows_of(views)
+    assert [first[0], second[0]] == ["robust:\nimportance", "difference:\nimportance"]
+    assert torch.equal(first[1], views[0].heat())
+    assert torch.equal(second[1], views[-1].heat())
 
 
 def test_a_picture_has_a_column_for_each_frame(rows, tmp_path: Path):

@@ -1,4 +1,4 @@
-"""`everest plot`: what stands on the axes, one picture of several runs, nothing overwritten by mistake."""
+"""`everest plot`: values on the axes, one figure of several runs, no file overwritten by mistake."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_gmacs_of_vit_b_are_the_papers(recipe: str, kind: str, paper: str):
     assert f"{gmacs_of_clip(spec):.2f}" == paper
 
 
-def test_smoothing_keeps_lines_and_calms_noise():
+def test_smoothing_keeps_lines_and_reduces_noise():
     line = np.linspace(3, 1, 1000)
     np.testing.assert_allclose(smooth(line)[:980], line[:980])
     noise = np.random.default_rng(0).normal(size=1000)
@@ -88,7 +88,7 @@ def test_smoothing_keeps_lines_and_calms_noise():
     assert smooth(np.array([5.0])).tolist() == [5.0]
 
 
-def test_one_picture_of_several_runs_in_its_size(tmp_path: Path):
+def test_one_figure_of_several_runs_has_its_size(tmp_path: Path):
     one, two = (make_run(tmp_path / name, logged=9) for name in ("_a $x_1$", "b"))
     append(two, '{"step": 9, "val_top1": 50.0}\n')
     out = tmp_path / "new" / "curves.png"
@@ -98,19 +98,19 @@ def test_one_picture_of_several_runs_in_its_size(tmp_path: Path):
     assert plot(one, "--x", "hours", "--out", out, "--overwrite").stdout == f"{out}\n"
 
 
-def test_runs_are_told_apart_by_name_and_drawn_once(tmp_path: Path):
+def test_runs_are_named_differently_and_drawn_once(tmp_path: Path):
     runs = [make_run(tmp_path / name, logged=1) for name in ("a/run", "b/run", "c")]
     assert [run.name for run in read_curves(runs[1:], x="steps")] == ["run", "c"]
     assert [run.name for run in read_curves(runs, x="steps")] == [str(run) for run in runs]
     assert len(read_curves([runs[0], runs[0] / "." / ".." / "run"], x="steps")) == 1
 
 
-def test_more_runs_than_colours_can_be_drawn(tmp_path: Path):
+def test_more_runs_than_colors_can_be_drawn(tmp_path: Path):
     runs = [make_run(tmp_path / f"run{i}", logged=2) for i in range(9)]
     plot(*runs, "--out", tmp_path / "c.png")
 
 
-def test_what_cannot_be_drawn_is_told(tmp_path: Path):
+def test_runs_that_cannot_be_drawn_are_reported(tmp_path: Path):
     empty = make_run(tmp_path / "empty")
     no_plan = make_run(tmp_path / "no_plan", logged=2)
     (no_plan / "env.json").write_text('{"command": []}')
@@ -131,7 +131,7 @@ def test_what_cannot_be_drawn_is_told(tmp_path: Path):
     assert not (tmp_path / "c.png").exists()
 
 
-def test_a_broken_checkpoint_is_told_as_one(tmp_path: Path):
+def test_a_broken_checkpoint_is_reported(tmp_path: Path):
     run = make_run(tmp_path / "run", logged=2)
     for text in ("no weights", ""):
         (run / "model.safetensors").write_text(text)
@@ -139,7 +139,7 @@ def test_a_broken_checkpoint_is_told_as_one(tmp_path: Path):
             read_curves([run], x="gflops")
 
 
-def test_what_is_no_picture_is_not_overwritten(tmp_path: Path):
+def test_only_a_png_is_overwritten(tmp_path: Path):
     run = make_run(tmp_path / "run", logged=2)
     notes = tmp_path / "notes.png"
     notes.write_text("mine")

@@ -1,4 +1,4 @@
-"""`visualize-mask` and `select-frames`: what they tell and write, on rendered videos."""
+"""The output and the files of `visualize-mask` and `select-frames` on rendered videos."""
 
 from __future__ import annotations
 
@@ -45,15 +45,15 @@ def called(*arguments: object, code: int = 0) -> Any:
     return result
 
 
-def told(*arguments: object) -> Any:
+def json_of(*arguments: object) -> Any:
     return json.loads(called(*arguments, "--json").stdout)
 
 
 # --- visualize-mask -----------------------------------------------------------------------------------------
 
 
-def test_kept_tokens_lie_where_something_moves(video: Path, tmp_path: Path):
-    (row,) = told("visualize-mask", video, *SMALL, "--keep", "0.2", "--out", tmp_path)
+def test_kept_tokens_are_where_something_moves(video: Path, tmp_path: Path):
+    (row,) = json_of("visualize-mask", video, *SMALL, "--keep", "0.2", "--out", tmp_path)
     t, h, w = row["grid"]
     assert (t, h, w) == (4, 2, 3)  # 32 x 48 pixels: the frame's own shape
     upper = [i for i in range(t * h * w) if (i // w) % h == 0]
@@ -65,8 +65,8 @@ def test_kept_tokens_lie_where_something_moves(video: Path, tmp_path: Path):
     assert row["written"] == [str(tmp_path / "moves-mask.png")]
 
 
-def test_what_is_told_equals_the_librarys_choice(video: Path, tmp_path: Path):
-    (row,) = told("visualize-mask", video, *SMALL, "--strategy", "tube", "--out", tmp_path, "--seed", "3")
+def test_ids_equal_the_librarys_selection(video: Path, tmp_path: Path):
+    (row,) = json_of("visualize-mask", video, *SMALL, "--strategy", "tube", "--out", tmp_path, "--seed", "3")
     x = everest.normalise(everest.read_clip(video, frames=8, stride=2, size=(32, 48)))[None]
     assert row["visible"] == everest.select_tokens(x, strategy="tube", seed=3).visible[0].tolist()
 
@@ -82,17 +82,17 @@ def test_pictures_have_the_shape_of_the_video(video: Path, tmp_path: Path, optio
             assert picture.height > 300
 
 
-def test_films_have_a_frame_for_each_frame(video: Path, tmp_path: Path):
+def test_animations_have_a_frame_for_each_frame(video: Path, tmp_path: Path):
     called("visualize-mask", video, *SMALL, "--format", "gif", "--out", tmp_path)
-    with Image.open(tmp_path / "moves-mask.gif") as film:
-        assert film.n_frames == 8
+    with Image.open(tmp_path / "moves-mask.gif") as animation:
+        assert animation.n_frames == 8
     called("visualize-mask", video, *SMALL, "--format", "mp4", "--out", tmp_path)
     assert probe(tmp_path / "moves-mask.mp4").frames == 8
     assert sorted(path.name for path in tmp_path.iterdir()) == ["moves-mask.gif", "moves-mask.mp4"]
 
 
 @pytest.mark.parametrize("order", ["descending", "ascending"])
-def test_the_page_stands_alone_and_holds_the_order_of_the_tokens(video: Path, tmp_path: Path, order: str):
+def test_the_page_is_one_file_with_the_order_of_the_tokens(video: Path, tmp_path: Path, order: str):
     ordered = [*SMALL, "--order", order]
     called("visualize-mask", video, *ordered, "--format", "html", "--out", tmp_path)
     page = (tmp_path / "moves-mask.html").read_text()
@@ -100,7 +100,7 @@ def test_the_page_stands_alone_and_holds_the_order_of_the_tokens(video: Path, tm
     data = json.loads(re.search(r'<script id="data"[^>]*>(.*?)</script>', page, re.DOTALL)[1])  # type: ignore[index]
     assert len(data["frames"]) == 8
     assert (data["grid"], data["size"]) == ([4, 2, 3], [48, 32])
-    (row,) = told("visualize-mask", video, *ordered, "--keep", "0.5", "--out", tmp_path)
+    (row,) = json_of("visualize-mask", video, *ordered, "--keep", "0.5", "--out", tmp_path)
     kept = [token for token, rank in enumerate(data["ranks"]["redundancy-robust"]) if rank < 12]
     assert kept == row["kept"]
 
@@ -110,12 +110,12 @@ def test_a_share_that_keeps_nothing_is_refused(video: Path, tmp_path: Path):
     assert "--keep: redundancy-robust keeps none of the tokens; keep more" in ended.stderr
 
 
-def test_ranks_are_the_places_in_an_order():
+def test_ranks_are_positions_in_an_order():
     assert ranks_of(torch.tensor([2, 0, 1])) == [1, 2, 0]
     grid = TokenGrid(t=3, h=2, w=2)
-    found = strategy_ranks({"x": torch.arange(11, -1, -1)}, grid, seed=0)
-    assert found["x"] == list(range(11, -1, -1))
-    half = [token for token, rank in enumerate(found["tube"]) if rank < 6]
+    ranks = strategy_ranks({"x": torch.arange(11, -1, -1)}, grid, seed=0)
+    assert ranks["x"] == list(range(11, -1, -1))
+    half = [token for token, rank in enumerate(ranks["tube"]) if rank < 6]
     assert half == [token for s in range(3) for token in half[:2] for token in [token + 4 * s]]
 
 
@@ -124,7 +124,7 @@ def test_a_checkpoint_measures_and_predicts(video: Path, tmp_path: Path, clip_fi
 
     (tmp_path / "tiny.yaml").write_text(RECIPE.replace("data: {", f'data: {{root: "{clip_files}", '))
     called("pretrain", "--recipe", tmp_path / "tiny.yaml", "-o", tmp_path / "run", "-q")
-    (row,) = told("visualize-mask", video, "-c", tmp_path / "run", "--stride", 2, "--out", tmp_path)
+    (row,) = json_of("visualize-mask", video, "-c", tmp_path / "run", "--stride", 2, "--out", tmp_path)
     assert (row["grid"], row["embedding"]) == ([2, 4, 4], "checkpoint")
     x = everest.normalise(everest.read_clip(video, frames=4, stride=2, size=32))[None]
     model = everest.load_model(tmp_path / "run")
@@ -137,7 +137,7 @@ def test_a_checkpoint_measures_and_predicts(video: Path, tmp_path: Path, clip_fi
 
 def test_frames_are_drawn_where_something_moves(video: Path):
     options = ["--size", "32", "--frames", "8", "--stride", "5", "--draws", "400", "--keep", "0.1"]
-    row = told("select-frames", video, *options)
+    row = json_of("select-frames", video, *options)
     assert row["frames_total"] == 64
     assert len(row["candidate_pairs"]) == 6
     assert sum(row["counts"]) == int(0.1 * 6 * 2 * 3)
@@ -152,13 +152,13 @@ def test_frames_are_drawn_where_something_moves(video: Path):
     selector, grid = RedundancyRobust(keep_ratio=0.1), TokenGrid(t=6, h=2, w=3)
     counts = kept_per_slice(selector, selector.importance(x, RawPixels((2, 16, 16))), grid)
     assert row["counts"] == counts[0].tolist()
-    assert told("select-frames", video, *options) == row
-    assert told("select-frames", video, *options, "--seed", "1") != row
+    assert json_of("select-frames", video, *options) == row
+    assert json_of("select-frames", video, *options, "--seed", "1") != row
 
 
-def test_drawn_frames_are_written_as_they_are(video: Path, tmp_path: Path):
+def test_drawn_frames_are_written_unchanged(video: Path, tmp_path: Path):
     options = ["--size", "32", "--frames", "4", "--extract", tmp_path / "x", "--picture", tmp_path]
-    row = told("select-frames", video, *options)
+    row = json_of("select-frames", video, *options)
     assert [Path(path).name for path in row["extracted"]] == [f"moves-{n:06d}.png" for n in row["frames"]]
     true = everest.read_frames(video, row["frames"])
     for path, frame in zip(row["extracted"], true, strict=True):
@@ -170,7 +170,7 @@ def test_drawn_frames_are_written_as_they_are(video: Path, tmp_path: Path):
         assert picture.width > 800
 
 
-# --- what cannot be -----------------------------------------------------------------------------------------
+# --- errors -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -211,7 +211,7 @@ def test_drawn_frames_are_written_as_they_are(video: Path, tmp_path: Path):
         (["select-frames", "VIDEO", "--keep", "2"], 2, "--keep 2"),
     ],
 )
-def test_what_cannot_be_is_told_in_one_line(
+def test_impossible_options_are_reported_in_one_line(
     video: Path, tmp_path: Path, arguments: list[str], code: int, message: str
 ):
     out = ["--out", str(tmp_path)] if arguments[0] == "visualize-mask" else []
@@ -221,7 +221,7 @@ def test_what_cannot_be_is_told_in_one_line(
     assert not list(tmp_path.iterdir())
 
 
-def test_pictures_are_not_replaced_unasked(video: Path, tmp_path: Path):
+def test_figures_are_replaced_only_with_overwrite(video: Path, tmp_path: Path):
     (tmp_path / "moves-mask.png").write_text("precious")
     called("visualize-mask", video, *SMALL, "--out", tmp_path, code=2)
     assert (tmp_path / "moves-mask.png").read_text() == "precious"
@@ -230,7 +230,7 @@ def test_pictures_are_not_replaced_unasked(video: Path, tmp_path: Path):
 
 
 @pytest.mark.parametrize("option", ["--picture", "--extract"])
-def test_chosen_frames_are_not_replaced_unasked(video: Path, tmp_path: Path, option: str):
+def test_drawn_frames_are_replaced_only_with_overwrite(video: Path, tmp_path: Path, option: str):
     options = ["--size", "32", "--frames", "4", option, tmp_path]
     called("select-frames", video, *options)
     *missing, last = sorted(tmp_path.iterdir())
@@ -244,9 +244,7 @@ def test_chosen_frames_are_not_replaced_unasked(video: Path, tmp_path: Path, opt
 
 
 @pytest.mark.parametrize("command", [("visualize-mask", "--out"), ("select-frames", "--extract")])
-def test_two_videos_of_one_name_are_not_drawn_over_each_other(
-    video: Path, tmp_path: Path, command: tuple[str, str]
-):
+def test_two_videos_of_one_name_are_refused(video: Path, tmp_path: Path, command: tuple[str, str]):
     name, option = command
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
@@ -256,7 +254,7 @@ def test_two_videos_of_one_name_are_not_drawn_over_each_other(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_bad_video_stops_no_other(video: Path, tmp_path: Path):
+def test_an_unreadable_video_does_not_stop_the_others(video: Path, tmp_path: Path):
     (tmp_path / "videos").mkdir()
     (tmp_path / "videos" / "a.mp4").write_text("no video")
     shutil.copy(video, tmp_path / "videos" / "b.mp4")

@@ -1,4 +1,4 @@
-"""What `everest doctor` finds: on a whole machine, and where something is broken, old or absent."""
+"""The results of `everest doctor` on a healthy machine, and with broken, old or missing parts."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_a_machine_that_runs_these_tests_is_healthy():
     assert {"Python", "processor", "memory", "disk", "open files", "FFmpeg of PyAV"} <= found.keys()
 
 
-def test_every_trouble_has_a_mend_and_every_finding_a_line():
+def test_every_problem_has_a_fix_and_every_result_a_line():
     shown = run("doctor").splitlines()
     for finding in run_checks():
         assert (finding.fix is None) == (finding.state == "ok") or finding.name == "CUDA"
@@ -56,7 +56,7 @@ def install(site: Path, name: str, version: str, *lines: str) -> None:
     (folder / "METADATA").write_text("\n".join(about) + "\n")
 
 
-def test_versions_are_judged_by_what_the_package_asks_for(site: Path):
+def test_versions_are_compared_with_the_requirements(site: Path):
     asks = ("av>=14,<=18", "timm>=1.0,<=1.5", "rich<=15", "nowhere>=2", 'nosuch>=1; extra == "export"')
     install(
         site,
@@ -107,7 +107,7 @@ def test_a_python_that_is_too_old_is_broken(site: Path):
         ),
     ],
 )
-def test_a_broken_package_is_told_with_its_mend(
+def test_a_broken_package_is_reported_with_its_fix(
     site: Path, name: str, content: str, finding: str, message: str
 ):
     (site / f"{name}.py").write_text(content)
@@ -124,7 +124,7 @@ def test_a_broken_package_is_told_with_its_mend(
     assert "pip install --force-reinstall" in found[finding]["mend"]
 
 
-def test_a_decoder_that_is_not_there_is_no_trouble_and_the_others_decode(monkeypatch: pytest.MonkeyPatch):
+def test_a_missing_decoder_is_no_problem_and_the_others_decode(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "decord", None)  # as where it has no wheel
     found = named(check_decoders())
     assert (found["decoder decord"].state, found["decoder pyav"].state) == ("absent", "ok")

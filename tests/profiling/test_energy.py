@@ -1,4 +1,4 @@
-"""Joules of a step from a GPU's counter, and what is said where there is none."""
+"""The energy of a step from a GPU's counter, and the message if there is none."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MEASURED = 0.01  # seconds
 
 
 class Counters:
-    """What `pynvml` has of two GPUs, the second an old one without a counter of energy."""
+    """A fake `pynvml` with two GPUs; the second, an old one, has no energy counter."""
 
     class NVMLError(Exception):
         pass
@@ -87,16 +87,16 @@ def test_a_step_longer_than_the_time_is_taken_once(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize(
-    ("uuid", "reason"), [("GPU-of-another-machine", "Not Found"), (SECOND, "Not Supported")]
+    ("uuid", "message"), [("GPU-of-another-machine", "Not Found"), (SECOND, "Not Supported")]
 )
-def test_what_nvml_refuses_is_told_with_the_gpu(uuid: str, reason: str):
+def test_errors_of_nvml_name_the_gpu(uuid: str, message: str):
     nvml = Counters()
-    with pytest.raises(NoEnergyCounter, match=f"{uuid}: {reason}"):
+    with pytest.raises(NoEnergyCounter, match=f"{uuid}: {message}"):
         joules_of_a_step(lambda: None, uuid=uuid, nvml=nvml)
     assert nvml.opened == 0
 
 
-def test_a_bug_in_a_step_is_no_word_of_nvml():
+def test_an_error_in_a_step_is_not_reported_as_nvmls():
     def step() -> None:
         raise ZeroDivisionError
 
@@ -106,7 +106,7 @@ def test_a_bug_in_a_step_is_no_word_of_nvml():
     assert nvml.opened == 0
 
 
-def test_a_missing_library_is_told_with_the_line_that_installs_it(monkeypatch: pytest.MonkeyPatch):
+def test_a_missing_library_is_reported_with_its_install_command(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "pynvml", None)  # as where it is not installed
     with pytest.raises(NoEnergyCounter, match=r"pip install 'everest-video\[energy\]'"):
         find_nvml()
@@ -127,15 +127,15 @@ def test_clips_of_a_run_are_those_of_its_steps(clip_files: Path):
     )  # a set smaller than a batch is repeated
 
 
-def test_of_a_cpu_no_energy_is_told_and_nothing_said():
+def test_a_cpu_has_no_energy_values_and_no_notice():
     if torch.cuda.is_available():
         pytest.skip("there is a GPU here")
     options = [part for change in TINY for part in ("--set", change)]
-    told = run("--recipe", "k400", *options, "--measure", "--batch", "1", "--json", "-q")
-    assert told.stderr == ""
-    for stage in json.loads(told.stdout)["stages"].values():
-        found = stage["measured"]
-        assert found["joules_per_clip"] is found["run_kwh"] is found["energy_problem"] is None
+    result = run("--recipe", "k400", *options, "--measure", "--batch", "1", "--json", "-q")
+    assert result.stderr == ""
+    for stage in json.loads(result.stdout)["stages"].values():
+        energy = stage["measured"]
+        assert energy["joules_per_clip"] is energy["run_kwh"] is energy["energy_problem"] is None
 
 
 @pytest.mark.gpu

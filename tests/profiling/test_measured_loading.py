@@ -1,4 +1,4 @@
-"""The loader against the step: real videos, real workers."""
+"""The speed of the loader compared with the step: real videos, real workers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def recipe_on(folder: Path, *overrides: str) -> Recipe:
     return load_recipe("custom", overrides=[root, "data.num_classes=2", *SMALL, *overrides])
 
 
-def test_a_step_faster_than_the_loader_waits_and_help_is_named(clip_files: Path):
+def test_a_step_faster_than_the_loader_waits_and_remedies_are_listed(clip_files: Path):
     found = measure_loading(recipe_on(clip_files), "pretrain", batch=2, step_clips_per_second=1e6)
     assert found["waits"] == "step"
     assert 0.9 < found["data_wait"] < 1
@@ -42,13 +42,13 @@ def test_a_step_faster_than_the_loader_waits_and_help_is_named(clip_files: Path)
     ]
 
 
-def test_what_is_set_already_is_not_advised(clip_files: Path):
+def test_settings_in_use_are_not_advised(clip_files: Path):
     recipe = recipe_on(clip_files, "pretrain.views_per_decode=4", "data.cache=memory")
     found = measure_loading(recipe, "pretrain", batch=4, step_clips_per_second=1e6)
     assert [text.partition("=")[0] for text in found["helps"]] == ["train.workers"]
 
 
-def test_videos_larger_than_the_clip_are_told(clip_files: Path):
+def test_videos_larger_than_the_clip_are_reported(clip_files: Path):
     recipe = recipe_on(clip_files)
     smaller = replace(recipe, data=replace(recipe.data, size=24))
     found = measure_loading(smaller, "finetune", batch=2, step_clips_per_second=1e6)

@@ -1,4 +1,4 @@
-"""What everest profile tells: the paper's figures to the digit, and what torch counts itself."""
+"""The values of `everest profile`: the paper's figures to the digit, and torch's own counts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ KINDS = ("embedding", "linear", "attention", "layer_norm")
 # --- the paper ----------------------------------------------------------------------------------------------
 
 
-def test_every_printed_digit_of_computation_and_parameters_comes_out():
+def test_every_printed_digit_of_computation_and_parameters_is_reproduced():
     computed = [row for row in (figure.dump() for figure in paper_figures()) if "every_digit" in row]
     assert {row["table"] for row in computed} == {1, 5, 10, 11, 12, 15}
     assert len(computed) == 52
@@ -105,7 +105,7 @@ def left_out_of_last_block(spec: ModelSpec) -> int:
         ("k400", ("model.pooling=class-attention",)),
     ],
 )
-def test_counts_are_torchs_but_for_terms_that_are_known(recipe: str, changes: tuple[str, ...], stage):
+def test_counts_equal_torchs_except_for_known_terms(recipe: str, changes: tuple[str, ...], stage):
     spec = stage_spec(load_recipe(recipe, overrides=[*TINY, *changes]), stage)
     macs = count_macs(spec)
     # torch does not count LayerNorm; everest embeds and decodes fewer tokens than the released programs.
@@ -122,7 +122,7 @@ def test_first_pooling_norms_every_kept_token():
 # --- the command --------------------------------------------------------------------------------------------
 
 
-def test_json_is_what_scripts_read():
+def test_json_has_the_documented_keys():
     told = json.loads(run("--backbone", "vit-b", "--json").stdout)
     assert (told["backbone"], told["frames"], told["size"], told["compare"]) == ("vit-b", 16, 224, [])
     pretrain, finetune, test = (told["stages"][stage] for stage in STAGES)
@@ -198,7 +198,7 @@ def test_paper_prints_every_table():
         (["--plot", "costs.pdf"], "--plot costs.pdf: "),
     ],
 )
-def test_what_cannot_be_meant_is_one_line_and_code_2(arguments: list[str], line: str):
+def test_impossible_options_are_one_line_and_code_2(arguments: list[str], line: str):
     result = run(*arguments)
     assert result.exit_code == 2
     assert result.stdout == ""
@@ -206,7 +206,7 @@ def test_what_cannot_be_meant_is_one_line_and_code_2(arguments: list[str], line:
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_an_option_without_effect_is_told():
+def test_an_option_without_effect_is_reported():
     result = run("--method", "videomae", "--keep", "0.2", "--json")
     assert result.exit_code == 0
     assert "--keep has no effect with tube" in result.stderr
@@ -223,7 +223,7 @@ def test_several_heads_count_as_their_outputs():
 # --- this device --------------------------------------------------------------------------------------------
 
 
-def test_largest_batch_fits_beside_the_state():
+def test_the_largest_batch_fits_next_to_the_state():
     assert largest_batch(memory=1000, state=500, bytes_per_clip=100) == 4  # nine tenths of the memory
     assert largest_batch(memory=1000, state=2000, bytes_per_clip=100) == 0
     told = json.loads(run("--max-batch", "--memory", "24", "--json").stdout)
@@ -255,7 +255,7 @@ def test_measured_steps_are_real(stage):
     assert found["peak_memory_bytes"] > 0
 
 
-def test_plot_is_a_picture(tmp_path: Path):
+def test_the_plot_is_a_png(tmp_path: Path):
     path = tmp_path / "costs.png"
     result = run("--backbone", "vit-tiny", "--plot", str(path))
     assert result.exit_code == 0, result.output
@@ -280,14 +280,14 @@ def test_the_decoder_of_128_frames_costs_what_its_specification_says():
     assert adaptive.tokens == {"total": 12544, "kept": 3161, "visible": 1280, "target": 1881}
 
 
-def test_tubes_are_left_out_in_fine_tuning_and_not_in_a_test():
+def test_tubes_are_dropped_in_fine_tuning_only():
     finetune, test = (cost_of("lvmae-128", stage, ()) for stage in ("finetune", "eval"))
     assert (finetune.tokens["kept"], test.tokens["kept"]) == (9984, 12544)
     assert 2 * finetune.macs.total / 1e12 == pytest.approx(5.4, rel=0.03)
     assert test.macs.total > finetune.macs.total
 
 
-def test_a_frozen_tokenizer_is_counted_apart():
+def test_a_frozen_tokenizer_is_counted_separately():
     found = profile(load_recipe("lvmae-128"))["stages"]["pretrain"]
     # 1.0 TFLOP for 128 frames, by its designers' count of the encoder.
     assert 2 * found["tokenizer_gmacs"] == pytest.approx(1000, rel=0.05)
@@ -302,7 +302,7 @@ def test_a_frozen_tokenizer_is_counted_apart():
         (["--overwrite"], "--overwrite has no effect without --plot"),
     ],
 )
-def test_an_option_that_does_nothing_is_told(options: list[str], told: str):
+def test_options_without_effect_are_reported(options: list[str], told: str):
     ended = run(*options)
     assert ended.exit_code == 0
     assert told in ended.stderr
@@ -317,7 +317,7 @@ def test_an_option_that_does_nothing_is_told(options: list[str], told: str):
         (["--set", f"data.num_classes={10**18}"], "too large"),
     ],
 )
-def test_numbers_beyond_all_bounds_are_one_line(options: list[str], told: str):
+def test_extreme_numbers_are_one_line(options: list[str], told: str):
     ended = run(*options)
     assert ended.exit_code == 2
     assert told in ended.stderr

@@ -1,4 +1,4 @@
-"""What everest profile tells: the paper's figures to the digit, and what torch counts itself."""
+"""A tiny recipe for `everest profile`, and a call of the command."""
 
 from __future__ import annotations
 

@@ -61,15 +61,15 @@ def test_a_window_is_seen_as_the_same_segment_and_every_frame_decoded_once(
     path = clip_files / "clip3.mp4"
     windows = windows_of(Sample(path=str(path)), VIEWS, window=window, step=step)
     shown = []
-    decoded = backends.decoded
+    decode_frames = backends.decode_frames
 
     def counting(*arguments, **options):
-        for frame in decoded(*arguments, **options):
+        for frame in decode_frames(*arguments, **options):
             shown.append(frame.pts)
             yield frame
 
     with monkeypatch.context() as counted:
-        counted.setattr(backends, "decoded", counting)
+        counted.setattr(backends, "decode_frames", counting)
         clips = list(window_clips(path, windows, VIEWS))
     assert len(shown) == len(set(shown)) <= 32
     for one, clip in zip(windows, clips, strict=True):

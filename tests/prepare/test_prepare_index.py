@@ -1,4 +1,4 @@
-""""""
+"""`everest prepare index` on imitations of published data sets: every row of the lists."""
 
 from __future__ import annotations
 

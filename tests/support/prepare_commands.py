@@ -1,4 +1,4 @@
-""""""
+"""`everest prepare` commands as a user calls them, and the rows of lists."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-""""""
+"""Tiny models of every kind, and the optimizer settings of their parameters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-""""""
+"""Parameter groups: layers, decay and learning rates as in the released programs."""
 
 from __future__ import annotations
 

@@ -143,7 +143,9 @@ def _settings(facts: ForeignFacts, tubelet: tuple[int, int, int], grid: TokenGri
                 f"{grid.num_tokens}; set --frames and --size of its training"
             )
         tables = {kind: position_table(kind, grid, table.shape[1]) for kind in COMPUTED}
-        equal = [kind for kind in COMPUTED if (tables[kind] - table).abs().max() < TABLE_TOLERANCE]
+        equal: list[Positions] = [
+            kind for kind in COMPUTED if (tables[kind] - table).abs().max() < TABLE_TOLERANCE
+        ]
         if not equal:
             raise facts.error(
                 f"its positions ({name}) are learned; ours are computed, so its weights do not fit them"

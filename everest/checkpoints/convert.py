@@ -80,8 +80,24 @@ def _tensors(foreign: Foreign, identity: Identity) -> dict[str, Tensor]:
     """Return all tensors of our model, float32."""
     taken = {}
     for our_name, names in identity.translation.take.items():
-        if not set(names).intersection(identity.unexpected):
-            taken[our_name] = torch.cat([_float32(foreign, name) for name in names])
+        if set(names).intersection(identity.unexpected):
+            continue
+        parts = []
+        for name in names:
+            stored = foreign.tensors[name]
+            if not stored.is_floating_point():
+                raise CheckpointError(
+                    f"{foreign.path}: {name} holds {stored.dtype}, a quantized or other format; "
+                    "get it as float"
+                )
+            parts.append(stored.float())
+            wrong = int((~parts[-1].isfinite()).sum())
+            if wrong:
+                raise CheckpointError(
+                    f"{foreign.path}: {name} has {wrong} values that are no finite numbers: its training "
+                    "diverged or the file is damaged; take an earlier or another one"
+                )
+        taken[our_name] = torch.cat(parts)
     if not identity.missing and not identity.zero:
         return taken
     with torch.random.fork_rng(devices=[]):
@@ -89,22 +105,6 @@ def _tensors(foreign: Foreign, identity: Identity) -> dict[str, Tensor]:
         fresh = identity.spec.build().state_dict()
     zeros = {name: torch.zeros_like(fresh[name]) for name in identity.zero}
     return {name: fresh[name] for name in identity.missing} | zeros | taken
-
-
-def _float32(foreign: Foreign, name: str) -> Tensor:
-    tensor = foreign.tensors[name]
-    if not tensor.is_floating_point():
-        raise CheckpointError(
-            f"{foreign.path}: {name} holds {tensor.dtype}, a quantized or other format; get it as float"
-        )
-    tensor = tensor.float()
-    wrong = int((~tensor.isfinite()).sum())
-    if wrong:
-        raise CheckpointError(
-            f"{foreign.path}: {name} has {wrong} values that are no finite numbers: its training diverged or "
-            "the file is damaged; take an earlier or another one"
-        )
-    return tensor
 
 
 def grouped(names: Collection[str]) -> list[str]:

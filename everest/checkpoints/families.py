@@ -45,6 +45,7 @@ def _starts(names: Iterable[str], *prefixes: str) -> bool:
 # --- EVEREST, VideoMAE, VideoMAE V2, MME's classifiers
 
 _PRETRAINING = ("encoder.", "decoder.", "encoder_to_decoder.", "mask_token")
+_ENCODER = ("patch_embed.", "blocks.", "norm.")
 _KEY_BIASES = (".k_bias", ".key.bias", ".attn.k.bias")
 
 
@@ -66,29 +67,27 @@ def _released(names: Collection[str]) -> Translation:
     tables = [name for name in names if name in ("pos_embed", "encoder.pos_embed")]
     translation = Translation(table=tables[-1] if tables else None)
     pretraining, classifier = _starts(names, "encoder."), _starts(names, "head.", "fc.")
+    if pretraining:
+        known = _PRETRAINING
+    elif not classifier:
+        known = _ENCODER
+    else:
+        norms = ("fc_norm.",) if "fc_norm.weight" in names else ("norm.", "fc_norm.")
+        known = ("patch_embed.", "blocks.", *norms, "head.", "fc.")
     for name in names:
-        translated = _released_name(name, names, pretraining=pretraining, classifier=classifier)
         if name in tables:
             continue
         if name.endswith(_KEY_BIASES):
             translation.idle[name] = KEY_BIAS
-        elif translated is None:
+        elif not name.startswith(known):
             translation.unexpected.append(name)
-        else:
-            translation.take[translated] = (name,)
+        elif pretraining:
+            translation.take[our_name(name, "pretrain")] = (name,)
+        elif classifier:  # MME's loader calls its head fc
+            translation.take[re.sub(r"^fc\.", "head.", our_name(name, "classifier"))] = (name,)
+        else:  # an encoder alone, whose norm is the one after its blocks
+            translation.take[f"encoder.{name}"] = (name,)
     return translation
-
-
-def _released_name(name: str, names: Collection[str], *, pretraining: bool, classifier: bool) -> str | None:
-    if pretraining:
-        return our_name(name, "pretrain") if name.startswith(_PRETRAINING) else None
-    if not classifier:  # an encoder alone, whose norm is the one after its blocks
-        return f"encoder.{name}" if name.startswith(("patch_embed.", "blocks.", "norm.")) else None
-    if name.startswith("norm.") and "fc_norm.weight" in names:
-        return None
-    if name.startswith(("patch_embed.", "blocks.", "norm.", "fc_norm.", "head.", "fc.")):
-        return re.sub(r"^fc\.", "head.", our_name(name, "classifier"))  # MME's loader calls it fc
-    return None
 
 
 # --- MME: several decoders with several heads (histograms of gradients, trajectories)

@@ -116,10 +116,7 @@ def _load(file: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[str]]:
     if file.suffix not in PICKLES:
         known = ", ".join((".safetensors", *PICKLES))
         raise CheckpointError(f"{file}: not a name of a checkpoint; what can be read: {known}, or a folder")
-    return _from_pickle(load_pickle(file), file)
-
-
-def _from_pickle(content: Any, file: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[str]]:
+    content = load_pickle(file)
     if not isinstance(content, dict):
         raise CheckpointError(f"{file}: holds a {type(content).__name__}, not named weights")
     for name in (*_CONTAINERS, None):
@@ -127,16 +124,14 @@ def _from_pickle(content: Any, file: Path) -> tuple[dict[str, Tensor], dict[str,
         if not isinstance(state, dict):
             continue
         tensors = {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
-        if tensors:
-            args = content.get("args")
-            args = args.state if isinstance(args, IgnoredObject) else args
-            plain = {
-                str(key): value
-                for key, value in (args.items() if isinstance(args, dict) else ())
-                if isinstance(value, (bool, int, float, str))
-            }
-            averaged = f"the averaged weights (model_ema) next to '{name}' are not used"
-            return tensors, plain, [averaged] if "model_ema" in content else []
+        if not tensors:
+            continue
+        args = content.get("args")
+        args = args.state if isinstance(args, IgnoredObject) else args
+        pairs = args.items() if isinstance(args, dict) else ()
+        plain = {str(key): value for key, value in pairs if isinstance(value, (bool, int, float, str))}
+        averaged = f"the averaged weights (model_ema) next to '{name}' are not used"
+        return tensors, plain, [averaged] if "model_ema" in content else []
     keys = ", ".join(sorted(map(str, content))[:5]) or "nothing"
     raise CheckpointError(f"{file}: no weights in it under {', '.join(_CONTAINERS)} (it has: {keys})")
 

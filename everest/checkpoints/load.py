@@ -10,8 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from torch import Tensor
-
 from everest.checkpoints.convert import convert
 from everest.checkpoints.foreign import CONFIG, PICKLED, SHARDS, locate, own_file, read_foreign
 from everest.checkpoints.sizes import Hints
@@ -204,7 +202,18 @@ def start_from(
     given = {name: tensor for name, tensor in weights.tensors.items() if name.startswith("encoder.")}
     norm = {name: given.pop(f"encoder.{name}") for name in _NORM if f"encoder.{name}" in given}
     saved = ModelSpec.from_settings(weights.settings, source=source)
-    _check_encoder(given, own, spec, saved, source)
+    if spec.model.positions != saved.model.positions:  # no shape shows them, nor the number of heads
+        raise CheckpointError(
+            f"{source}: its encoder has {saved.model.positions} positions; "
+            f"set model.positions={saved.model.positions}"
+        )
+    shapes = {name: tensor.shape for name, tensor in own.items() if name.startswith("encoder.")}
+    same_shapes = shapes == {name: tensor.shape for name, tensor in given.items()}
+    if not same_shapes or spec.model.backbone_size.heads != saved.model.backbone_size.heads:
+        requested, found = (
+            f"{s.model.backbone} {s.model.backbone_size} tubelet {s.model.tubelet}" for s in (spec, saved)
+        )
+        raise CheckpointError(f"{source}: its encoder is {found}, the recipe has {requested}")
     same_pooling = spec.model.pooling == saved.model.pooling
     if weights.kind == "classifier" and not same_pooling:
         notify(
@@ -225,21 +234,3 @@ def start_from(
     elif spec.model.pooling == "first":
         given |= norm
     load_tensors(classifier, own | given, source=str(source))
-
-
-def _check_encoder(
-    given: dict[str, Tensor], own: dict[str, Tensor], spec: ModelSpec, saved: ModelSpec, source: Path
-) -> None:
-    """Raise CheckpointError unless the encoder of a checkpoint is the one of a classifier."""
-    if spec.model.positions != saved.model.positions:  # no shape shows them, nor the number of heads
-        raise CheckpointError(
-            f"{source}: its encoder has {saved.model.positions} positions; "
-            f"set model.positions={saved.model.positions}"
-        )
-    shapes = {name: tensor.shape for name, tensor in own.items() if name.startswith("encoder.")}
-    same_shapes = shapes == {name: tensor.shape for name, tensor in given.items()}
-    if not same_shapes or spec.model.backbone_size.heads != saved.model.backbone_size.heads:
-        requested, found = (
-            f"{s.model.backbone} {s.model.backbone_size} tubelet {s.model.tubelet}" for s in (spec, saved)
-        )
-        raise CheckpointError(f"{source}: its encoder is {found}, the recipe has {requested}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from everest.checkpoints.families import Translation
 from everest.checkpoints.foreign import Foreign
@@ -23,6 +23,7 @@ EMBEDDING = "encoder.patch_embed.proj.weight"  # (D, 3, t, p, q)
 RELEASED_FRAMES, RELEASED_SIZE = 16, 224  # defaults of all released programs
 TRANSFORMERS_EPS, TORCH_EPS = 1e-12, 1e-5  # LayerNorm epsilons of transformers: default; always in the last
 MLP_RATIO = 4  # of every size in everest.config.sizes
+COMPUTED: tuple[Positions, ...] = ("separable", "flat")  # a stored table is compared in this order
 TABLE_TOLERANCE = 1e-3  # stored tables may be in half precision; learned ones differ by more
 
 
@@ -92,8 +93,18 @@ def model_spec(facts: ForeignFacts) -> ModelSpec:
         CheckpointError: an architecture that computes something else than our model, whatever its names are;
             sizes that are unknown or invalid; or positions that are not computed.
     """
-    _check_architecture(facts)
-    t, p, q = facts.shapes[EMBEDDING][2:]
+    embedding = facts.shapes.get(EMBEDDING)
+    if embedding is None:
+        raise facts.error("its embedding of tubelets is missing, or is that of another model")
+    if len(embedding) != 5 or embedding[1] != 3:
+        raise facts.error(f"its embedding is {list(embedding)}, not one of RGB tubelets, [D, 3, t, p, q]")
+    for name, shape in facts.shapes.items():
+        if name.endswith("mlp.fc1.weight") and len(shape) == 2 and shape[0] != MLP_RATIO * shape[1]:
+            raise facts.error(f"{name} has {shape[0]} rows; our blocks have {MLP_RATIO} times {shape[1]}")
+    activation = facts.foreign.config.get("hidden_act", "gelu")
+    if activation != "gelu":
+        raise facts.error(f"its activation is {activation}; our blocks have gelu")
+    t, p, q = embedding[2:]
     frames = facts.hints.frames or facts.number("num_frames", "num_frames", None) or RELEASED_FRAMES
     size = facts.foreign.config.get("image_size")
     if facts.hints.size is None and isinstance(size, list) and len(size) == 2:
@@ -105,7 +116,7 @@ def model_spec(facts: ForeignFacts) -> ModelSpec:
         grid = TokenGrid.of_clip(frames=frames, size=size, tubelet=(t, p, q))
     except UserError as error:
         raise facts.error(f"{error}; set --frames and --size of its training") from error
-    settings = _settings(facts, (t, p, q), _positions(facts, grid))
+    settings = _settings(facts, (t, p, q), grid)
     classifier = facts.stage == "classifier"
     normalize = facts.foreign.config.get("norm_pix_loss", facts.foreign.args.get("normlize_target", True))
     return ModelSpec(
@@ -120,21 +131,26 @@ def model_spec(facts: ForeignFacts) -> ModelSpec:
     )
 
 
-def _check_architecture(facts: ForeignFacts) -> None:
-    embedding = facts.shapes.get(EMBEDDING)
-    if embedding is None:
-        raise facts.error("its embedding of tubelets is missing, or is that of another model")
-    if len(embedding) != 5 or embedding[1] != 3:
-        raise facts.error(f"its embedding is {list(embedding)}, not one of RGB tubelets, [D, 3, t, p, q]")
-    for name, shape in facts.shapes.items():
-        if name.endswith("mlp.fc1.weight") and len(shape) == 2 and shape[0] != MLP_RATIO * shape[1]:
-            raise facts.error(f"{name} has {shape[0]} rows; our blocks have {MLP_RATIO} times {shape[1]}")
-    activation = facts.foreign.config.get("hidden_act", "gelu")
-    if activation != "gelu":
-        raise facts.error(f"its activation is {activation}; our blocks have gelu")
-
-
-def _settings(facts: ForeignFacts, tubelet: tuple[int, int, int], positions: Positions) -> ModelSettings:
+def _settings(facts: ForeignFacts, tubelet: tuple[int, int, int], grid: TokenGrid) -> ModelSettings:
+    """Return the sizes, and our position table that equals the stored one; else the family's."""
+    positions, name = facts.positions, facts.translation.table
+    if name is not None and not facts.foreign.tensors[name].is_meta:
+        stored = facts.foreign.tensors[name]
+        table = stored.float().reshape(-1, stored.shape[-1])  # (N, D)
+        if len(table) != grid.num_tokens:
+            raise facts.error(
+                f"{name} is for {len(table)} tokens, a clip of {grid.t} x {grid.h} x {grid.w} has "
+                f"{grid.num_tokens}; set --frames and --size of its training"
+            )
+        tables = {kind: position_table(kind, grid, table.shape[1]) for kind in COMPUTED}
+        equal: list[Positions] = [
+            kind for kind in COMPUTED if (tables[kind] - table).abs().max() < TABLE_TOLERANCE
+        ]
+        if not equal:
+            raise facts.error(
+                f"its positions ({name}) are learned; ours are computed, so its weights do not fit them"
+            )
+        positions = equal[0]
     width, depth = facts.shapes[EMBEDDING][0], facts.depth("encoder")
     of_this_width = [name for name, size in BACKBONES.items() if size.width == width]
     backbone = (of_this_width or ["vit-b"])[0]
@@ -147,8 +163,8 @@ def _settings(facts: ForeignFacts, tubelet: tuple[int, int, int], positions: Pos
     if decoder_depth:
         decoder_width = facts.shapes.get("decoder.norm.weight", (default.decoder_width,))[0]
         released = {size.decoder_width: size.decoder_heads for size in BACKBONES.values()}
-        stored = facts.number("decoder_num_attention_heads", None, released.get(decoder_width))
-        heads = facts.hints.decoder_heads or stored
+        saved_heads = facts.number("decoder_num_attention_heads", None, released.get(decoder_width))
+        heads = facts.hints.decoder_heads or saved_heads
         values["decoder_width"] = decoder_width
         values["decoder_heads"] = _checked_heads(facts, heads, decoder_width, "--decoder-heads")
     return ModelSettings(
@@ -177,38 +193,16 @@ def _selection(facts: ForeignFacts) -> Strategy:
 
     `mcm_ratio` is the share of tokens removed.
     """
-    args = facts.foreign.args
-    kept = _complement(args.get("mcm_ratio"))
+    args, left = facts.foreign.args, {}
+    for name in ("mcm_ratio", "mask_ratio"):
+        share = args.get(name)
+        if isinstance(share, float) and 0 < share < 1:
+            left[name] = round(1 - share, 6)
+    kept, visible = left.get("mcm_ratio"), left.get("mask_ratio") or 0.1
     if facts.stage == "classifier":
         return (
             RedundancyRobust(keep_ratio=kept or 0.6, visible_ratio=None) if args.get("mcm") else AllTokens()
         )
-    visible = _complement(args.get("mask_ratio")) or 0.1
     if facts.family == "everest":
         return RedundancyRobust(keep_ratio=kept or 0.3, visible_ratio=visible)
     return Tube(mask_ratio=round(1 - visible, 6))
-
-
-def _complement(share: Any) -> float | None:
-    return round(1 - share, 6) if isinstance(share, float) and 0 < share < 1 else None
-
-
-def _positions(facts: ForeignFacts, grid: TokenGrid) -> Positions:
-    """Return our position table that equals the stored one; without a stored one, the family's."""
-    name = facts.translation.table
-    if name is None or facts.foreign.tensors[name].is_meta:
-        return facts.positions
-    stored = facts.foreign.tensors[name]
-    table = stored.float().reshape(-1, stored.shape[-1])  # (N, D)
-    if len(table) != grid.num_tokens:
-        raise facts.error(
-            f"{name} is for {len(table)} tokens, a clip of {grid.t} x {grid.h} x {grid.w} has "
-            f"{grid.num_tokens}; set --frames and --size of its training"
-        )
-    choices: tuple[Positions, ...] = ("separable", "flat")
-    for choice in choices:
-        if (position_table(choice, grid, table.shape[1]) - table).abs().max() < TABLE_TOLERANCE:
-            return choice
-    raise facts.error(
-        f"its positions ({name}) are learned; ours are computed, so its weights do not fit them"
-    )

@@ -90,7 +90,22 @@ def write_folder(folder: Path, opened: LoadedModel) -> TransformersFolder:
 
     files = [folder / name for name in (WEIGHTS, PREPROCESSOR, CONFIG)]
     write_atomically(files[0], lambda part: save_file(tensors, part, metadata={"format": "pt"}))
-    for path, content in zip(files[1:], (preprocessor_config(spec), config), strict=True):
+    height, width = spec.size
+    preprocessor = {
+        "image_processor_type": "VideoMAEImageProcessor",
+        "video_processor_type": "VideoMAEVideoProcessor",
+        "do_resize": True,
+        "size": {"shortest_edge": max(height, width)},
+        "resample": BILINEAR,
+        "do_center_crop": True,
+        "crop_size": {"height": height, "width": width},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(IMAGENET_MEAN),
+        "image_std": list(IMAGENET_STD),
+    }
+    for path, content in zip(files[1:], (preprocessor, config), strict=True):
         write_text(path, json.dumps(content, indent=2) + "\n")
     return TransformersFolder(files=files, difference=float(difference.abs().max()), notes=list(_notes(spec)))
 
@@ -143,25 +158,6 @@ def model_config(weights: Weights, spec: ModelSpec) -> dict[str, Any]:
         "decoder_num_attention_heads": size.decoder_heads,
         "decoder_intermediate_size": MLP_RATIO * size.decoder_width,
         "norm_pix_loss": bool(spec.target.normalize),
-    }
-
-
-def preprocessor_config(spec: ModelSpec) -> dict[str, Any]:
-    """Return the content of preprocessor_config.json: sizes, mean and std of a clip's frames."""
-    height, width = spec.size
-    return {
-        "image_processor_type": "VideoMAEImageProcessor",
-        "video_processor_type": "VideoMAEVideoProcessor",
-        "do_resize": True,
-        "size": {"shortest_edge": max(height, width)},
-        "resample": BILINEAR,
-        "do_center_crop": True,
-        "crop_size": {"height": height, "width": width},
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": list(IMAGENET_MEAN),
-        "image_std": list(IMAGENET_STD),
     }
 
 

@@ -10,11 +10,10 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -34,6 +33,8 @@ LEVELS: Final[dict[str, RowOf]] = {
     "views": lambda views: {"features": views["pooled"]},  # (V, D)
     "tokens": lambda views: {"features": views["tokens"], "token_ids": views["ids"]},  # (V, K, D), (V, K)
 }
+
+SUFFIXES: Final = (".safetensors", ".npz")
 
 
 def extract(
@@ -65,8 +66,8 @@ def extract(
     """
     if level not in LEVELS:
         raise unknown_name("--features", level, LEVELS)
-    if out.suffix not in WRITERS:
-        raise RecipeError(f"--output {out}: give a file that ends in {' or '.join(WRITERS)}")
+    if out.suffix not in SUFFIXES:
+        raise RecipeError(f"--output {out}: give a file that ends in {' or '.join(SUFFIXES)}")
     check_new_file(out, option="--output", overwrite=overwrite)
     parts = out.with_name(f"{out.name}.parts")
     if overwrite and parts.exists():
@@ -124,22 +125,14 @@ def _write_features(store: RowStore, out: Path, metadata: dict[str, str]) -> Non
     """Write the rows of a store to one file; they are mapped from the disk, never all in memory."""
     videos = [video for video, problem in store.samples if problem is None]
     arrays = store.arrays()
-    write_atomically(out, lambda part: WRITERS[out.suffix](part, arrays, videos, metadata))
 
+    def write(part: Path) -> None:
+        if out.suffix == ".safetensors":
+            tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+            save_file(tensors, part, metadata={"videos": json.dumps(videos), **metadata})
+            return
+        texts = {name: np.array(text) for name, text in metadata.items()}
+        with part.open("wb") as file:
+            np.savez(file, allow_pickle=False, videos=np.array(videos), **texts, **arrays)
 
-def _write_safetensors(
-    path: Path, arrays: dict[str, NDArray[Any]], videos: list[str], metadata: dict[str, str]
-) -> None:
-    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-    save_file(tensors, path, metadata={"videos": json.dumps(videos), **metadata})
-
-
-def _write_npz(
-    path: Path, arrays: dict[str, NDArray[Any]], videos: list[str], metadata: dict[str, str]
-) -> None:
-    texts = {name: np.array(text) for name, text in metadata.items()}
-    with path.open("wb") as file:
-        np.savez(file, allow_pickle=False, videos=np.array(videos), **texts, **arrays)
-
-
-WRITERS: Final = {".safetensors": _write_safetensors, ".npz": _write_npz}
+    write_atomically(out, write)

@@ -63,7 +63,16 @@ def encode_set(
         EnvironmentProblem: not enough disk space for the tokens.
     """
     if with_tokens:
-        _check_space_for_tokens(model, len(samples), folder.parent)
+        views, disk = model.views, folder.parent
+        blank = torch.zeros(1, 3, views.frames, *views.size, dtype=torch.uint8)
+        needed = len(samples) * views.num_views * model.encode(blank).tokens.nbytes
+        free = psutil.disk_usage(str(disk)).free
+        if needed > free:
+            raise EnvironmentProblem(
+                f"the tokens of {len(samples)} videos need {needed / 2**30:.3g} GiB, {disk} has "
+                f"{free / 2**30:.3g} GiB free; name another disk by TMPDIR, lower --keep, or leave the "
+                "attentive probe out: --probes knn,linear"
+            )
 
     def row_of(views: Values) -> dict[str, Tensor]:
         tokens = {"tokens": views["tokens"].flatten(0, 1)} if with_tokens else {}  # (V * K, D)
@@ -85,19 +94,6 @@ def encode_set(
         tokens=arrays.get("tokens"),
         num_skipped=len(skipped),
     )
-
-
-def _check_space_for_tokens(model: OpenedModel, num_videos: int, folder: Path) -> None:
-    views = model.views
-    blank = torch.zeros(1, 3, views.frames, *views.size, dtype=torch.uint8)
-    needed = num_videos * views.num_views * model.encode(blank).tokens.nbytes
-    free = psutil.disk_usage(str(folder)).free
-    if needed > free:
-        raise EnvironmentProblem(
-            f"the tokens of {num_videos} videos need {needed / 2**30:.3g} GiB, {folder} has "
-            f"{free / 2**30:.3g} GiB free; name another disk by TMPDIR, lower --keep, or leave the attentive "
-            "probe out: --probes knn,linear"
-        )
 
 
 def probe(model: OpenedModel, names: Sequence[str], *, batch: int, report: Report) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from everest.data.classes import Classes
 from everest.data.dataset import VideoClips
 from everest.figures.pictures import jpeg_uri, png_uri
-from everest.inference.accuracy import HeadPredictions, Predictions, summary_rows, sweep_table
+from everest.inference.accuracy import Predictions, summary_rows, sweep_table
 from everest.inference.confusion import (
     NUMBERED,
     ClassResult,
@@ -57,10 +57,25 @@ def write_report(
         result: the document of `everest eval --json`.
         clips: the evaluated videos; those with mistakes are read again for the page.
     """
-    sections = [
-        _head_section(folder, name, head, predictions.videos, classes, clips, result["views"])
-        for name, head in predictions.by_head().items()
-    ]
+    views = result["views"]
+    middle = views["clips"] // 2 * views["crops"] + views["crops"] // 2  # the middle crop of the middle clip
+    indices = {sample.video_id: index for index, sample in enumerate(clips.samples)}
+    sections = []
+    for name, head in predictions.by_head().items():
+        counts = count_confusions(head)  # (C, C)
+        names = [classes.name(label) for label in range(len(counts))]
+        plot = folder / (f"confusion-{quote(name, safe='')}.png" if name else "confusion.png")
+        draw_confusion(plot, counts, names)
+        mistakes = []
+        for mistake in surest_mistakes(head, predictions.videos, names, most=MISTAKES):
+            view = clips.read((0, indices[mistake.video])).frames[middle].movedim(0, -1)  # (T, H, W, 3)
+            frames = torch.cat([view[0], view[len(view) // 2], view[-1]], dim=1)  # (H, 3 W, 3)
+            mistakes.append((mistake, jpeg_uri(frames, longest=STRIP)))
+        sections.append(
+            HeadSection(
+                name=name, classes=class_results(counts, names), confusion=png_uri(plot), mistakes=mistakes
+            )
+        )
     sweep = None
     (folder / SWEEP).unlink(missing_ok=True)  # of an earlier evaluation
     if "sweep" in result:
@@ -82,31 +97,6 @@ def write_report(
     )
     write_text(folder / PAGE, page)
     return folder / PAGE
-
-
-def _head_section(
-    folder: Path,
-    name: str,
-    head: HeadPredictions,
-    videos: Sequence[str],
-    classes: Classes,
-    clips: VideoClips,
-    views: dict[str, int],
-) -> HeadSection:
-    counts = count_confusions(head)  # (C, C)
-    names = [classes.name(label) for label in range(len(counts))]
-    plot = folder / (f"confusion-{quote(name, safe='')}.png" if name else "confusion.png")
-    draw_confusion(plot, counts, names)
-    middle = views["clips"] // 2 * views["crops"] + views["crops"] // 2  # the middle crop of the middle clip
-    indices = {sample.video_id: index for index, sample in enumerate(clips.samples)}
-    mistakes = []
-    for mistake in surest_mistakes(head, videos, names, most=MISTAKES):
-        view = clips.read((0, indices[mistake.video])).frames[middle].movedim(0, -1)  # (T, H, W, 3)
-        frames = torch.cat([view[0], view[len(view) // 2], view[-1]], dim=1)  # (H, 3 W, 3)
-        mistakes.append((mistake, jpeg_uri(frames, longest=STRIP)))
-    return HeadSection(
-        name=name, classes=class_results(counts, names), confusion=png_uri(plot), mistakes=mistakes
-    )
 
 
 def share_cost(spec: ModelSpec, keep: float) -> dict[str, Any]:

@@ -126,7 +126,7 @@ def test_a_converted_classifier_is_tested_and_gives_its_encoder_to_other_classes
     directly = json.loads(run("eval", "-c", folder, "--recipe", recipe, "--json", "-q", *all_classes))
     assert (directly["top1"], directly["top5"]) == (document["top1"], document["top5"])
     wrong = refused("eval", "-c", out, "--recipe", recipe, "-q", code=6)
-    assert "400 classes apart, the recipe has 2" in wrong
+    assert "distinguishes 400 classes, the recipe has 2" in wrong
     command = ["finetune", "--recipe", str(recipe), "--init", str(out), "-o", str(tmp_path / "run")]
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output

@@ -62,7 +62,10 @@ def read_sources(
         first = next((path for path, pretrains in paths.items() if not pretrains), None)
         if first is not None:
             listed = rows[first]
-            names = _filled_classes(first) if listed is None else names_used(listed)
+            if listed is None:
+                names = [name for name, videos in videos_by_subfolder(first).items() if videos]
+            else:
+                names = names_used(listed)
         rules = LabelRules(names=tuple(names), num_classes=rules.num_classes)
     sources = []
     for path, listed in rows.items():
@@ -89,10 +92,6 @@ def _read_rows(path: Path) -> list[ListRow] | None:
         if not path.exists():
             raise DataError(f"{path}: no such list or folder")
         return read_rows(path) if path.is_file() else None
-
-
-def _filled_classes(folder: Path) -> list[str]:
-    return [name for name, videos in videos_by_subfolder(folder).items() if videos]
 
 
 def heads_in(rows: Sequence[ListRow]) -> dict[str, int]:
@@ -129,7 +128,7 @@ def read_labeled(source: Path, *, root: Path, classes: Path | None) -> tuple[Sam
     rows = _read_rows(source)
     heads = heads_in(rows or [])
     if rows is None:
-        labeled = bool(_filled_classes(source))
+        labeled = any(videos_by_subfolder(source).values())
     else:
         has_label = any("label" in row.values for row in rows)
         if heads and has_label:

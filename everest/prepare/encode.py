@@ -95,8 +95,6 @@ def encode_videos(
         EnvironmentProblem: the disk is full.
     """
     targets = name_targets(originals, output)
-    fast = "-fast" if settings.fast_decode else ""
-    mark = f"{MARK}{settings.short_side}-{settings.gop}-{settings.crf}{fast}-part-"
     for original in originals:
         source = original.location.resolve()
         if isinstance(source, Path) and source.is_dir() and output.resolve().is_relative_to(source):
@@ -110,6 +108,8 @@ def encode_videos(
         raise RecipeError("two lists have the same name; encode them into two folders")
     if not overwrite:
         refuse_foreign(output, lambda name: name.startswith(MARK))
+    fast = "-fast" if settings.fast_decode else ""
+    mark = f"{MARK}{settings.short_side}-{settings.gop}-{settings.crf}{fast}-part-"
     for file in output.glob(f"{MARK}*"):
         if file.name.startswith(mark):
             continue

@@ -126,8 +126,8 @@ def take_stats(
     """Measure videos.
 
     Args:
-        samples: of each, the first of several labels counts.
-        names: of the classes, if there are any.
+        samples: each counts for the class of its first label.
+        names: of the classes in the order of the labels; None names them by their labels.
         most: videos of each class, drawn at random; None takes all.
         limit: seconds for a video.
     Raises:

@@ -40,16 +40,16 @@ def stats(
     """
     from everest.figures.curves import check_target
     from everest.prepare.sources import read_labeled
-    from everest.prepare.stats import draw_contact_sheet, group_by_class, take_stats
+    from everest.prepare.stats import draw_contact_sheet, take_stats
 
     if picture is not None:
         check_target(picture, option="--picture", overwrite=overwrite)
     root = data or (source if source.is_dir() else source.parent)
     labeled, _ = read_labeled(source, root=root, classes=classes)
-    by_class = group_by_class(labeled.samples, labeled.class_names)
     with Display(quiet=quiet) as display:
         statistics = take_stats(
-            by_class,
+            labeled.samples,
+            labeled.class_names,
             most=most,
             seed=seed,
             workers=workers or os.cpu_count() or 1,

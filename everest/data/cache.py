@@ -53,15 +53,26 @@ class FrameCache:
         Raises:
             VideoError: one of the frames does not exist or is damaged.
         """
-        path = as_video(path)
-        file = self.folder / f"{_key(path, span)}.npy"
-        frames = _load(file)
-        if frames is None and frame_bytes(path, span[1]) <= LARGEST:
+        video = as_video(path)
+        absolute = video.absolute() if isinstance(video, Path) else video
+        images = image_folder(absolute)
+        files = [absolute] if images is None else images_in(images)
+        try:
+            versions = [(str(file), *video_version(file)) for file in files]
+        except OSError as error:
+            raise VideoError(absolute, error.strerror or str(error)) from error
+        # The name changes if the video is rewritten.
+        name = hashlib.sha256(repr((versions, span)).encode()).hexdigest()[:32]
+        cached = self.folder / f"{name}.npy"
+        frames: np.ndarray | None = None  # (F, H, W, 3) uint8
+        with suppress(OSError, ValueError, EOFError):  # missing or incomplete
+            frames = np.load(cached, mmap_mode="r")
+        if frames is None and frame_bytes(video, span[1]) <= LARGEST:
             with suppress(VideoError):  # damaged somewhere: the requested frames may be intact
-                frames = read_frames(path, range(span[0], sum(span)), decoder=decoder).numpy()
-                _save(file, frames)
+                frames = read_frames(video, range(span[0], sum(span)), decoder=decoder).numpy()
+                _save(cached, frames)
         if frames is None:
-            return read_frames(path, ids, decoder=decoder)
+            return read_frames(video, ids, decoder=decoder)
         return torch.from_numpy(frames[np.asarray(ids) - span[0]])
 
 
@@ -89,7 +100,21 @@ def open_cache(
         folder = Path(os.environ.get("EVEREST_CACHE") or usual / "everest") / "frames"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _refuse_if_full(kind, folder, samples, bytes_of)
+        sizes = []
+        for sample in samples[:: max(len(samples) // PROBED, 1)]:
+            with suppress(VideoError):  # reported when it is read
+                sizes.append(bytes_of(sample))
+        needed = len(samples) * float(np.mean([size for size in sizes if size <= LARGEST] or [0]))
+        cached = sum(file.stat().st_size for file in folder.glob("*.npy"))  # perhaps of these videos
+        free = psutil.disk_usage(str(folder)).free
+        if kind == "memory":
+            free = min(free, psutil.virtual_memory().available)
+        if needed - cached > SHARE * free:
+            alternatives = "'none'" if kind == "disk" else "'disk' or 'none'"
+            raise EnvironmentProblem(
+                f"data.cache: the frames of {len(samples)} videos need about {needed / 2**30:.2g} GiB, "
+                f"{folder} has {free / 2**30:.2g} GiB free; use {alternatives}"
+            )
     except OSError as error:
         raise EnvironmentProblem(f"data.cache: cannot use {folder}: {error.strerror or error}") from error
     if kind == "memory":
@@ -116,50 +141,10 @@ def _remove_after_use(folder: Path) -> None:
     atexit.register(leave)
 
 
-def _refuse_if_full(
-    kind: str, folder: Path, samples: Sequence[Sample], bytes_of: Callable[[Sample], int]
-) -> None:
-    sizes = []
-    for sample in samples[:: max(len(samples) // PROBED, 1)]:
-        with suppress(VideoError):  # reported when it is read
-            sizes.append(bytes_of(sample))
-    needed = len(samples) * float(np.mean([size for size in sizes if size <= LARGEST] or [0]))
-    cached = sum(file.stat().st_size for file in folder.glob("*.npy"))  # perhaps of these videos
-    free = psutil.disk_usage(str(folder)).free
-    if kind == "memory":
-        free = min(free, psutil.virtual_memory().available)
-    if needed - cached > SHARE * free:
-        alternatives = "'none'" if kind == "disk" else "'disk' or 'none'"
-        raise EnvironmentProblem(
-            f"data.cache: the frames of {len(samples)} videos need about {needed / 2**30:.2g} GiB, "
-            f"{folder} has {free / 2**30:.2g} GiB free; use {alternatives}"
-        )
-
-
 def frame_bytes(path: Video, frames: int) -> int:
     """Returns the bytes of a number of frames of a video as decoded."""
     info = probe(path)
     return frames * info.height * info.width * 3
-
-
-def _key(path: Video, span: Span) -> str:
-    """Returns a name for the frames of a span, which changes if the video is rewritten."""
-    path = path.absolute() if isinstance(path, Path) else path
-    folder = image_folder(path)
-    files = [path] if folder is None else images_in(folder)
-    try:
-        versions = [(str(file), *video_version(file)) for file in files]
-    except OSError as error:
-        raise VideoError(path, error.strerror or str(error)) from error
-    return hashlib.sha256(repr((versions, span)).encode()).hexdigest()[:32]
-
-
-def _load(file: Path) -> np.ndarray | None:
-    """Maps (F, H, W, 3) uint8 into memory; None if the file is missing or incomplete."""
-    try:
-        return np.load(file, mmap_mode="r")
-    except (OSError, ValueError, EOFError):
-        return None
 
 
 def _save(file: Path, frames: np.ndarray) -> None:

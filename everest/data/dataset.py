@@ -103,7 +103,12 @@ class VideoClips(Dataset[Clip | UserError]):
                 rng = generator_at(self.seed, Purpose.VIEWS, *key, attempt)
                 index = int(rng.integers(len(self.samples)))
             try:
-                views, tokens = self._views(epoch, index)
+                variant, tokens = epoch, {}
+                if self.tokens is not None:
+                    variant = epoch % self.tokens.variants
+                    tokens = self.tokens.read(variant, index)
+                rng = generator_at(self.seed, Purpose.VIEWS, variant, index, 0)
+                views = self.make_views(self.samples[index], rng, self.decoder, self.cache)
             except VideoError as error:
                 failed.append((str(error.path), error.reason))
                 if self.replace_bad:
@@ -125,15 +130,6 @@ class VideoClips(Dataset[Clip | UserError]):
             )
         path, reason = failed[0]
         raise DataError(f"{MAX_TRIES} videos in a row cannot be read, first {path}: {reason}")
-
-    def _views(self, epoch: int, index: int) -> tuple[Views, dict[str, Tensor]]:
-        """Returns the views of a sample, and their tokens."""
-        tokens = {}
-        if self.tokens is not None:
-            epoch %= self.tokens.variants
-            tokens = self.tokens.read(epoch, index)
-        rng = generator_at(self.seed, Purpose.VIEWS, epoch, index, 0)
-        return self.make_views(self.samples[index], rng, self.decoder, self.cache), tokens
 
 
 @dataclass(eq=False, kw_only=True)

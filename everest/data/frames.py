@@ -34,11 +34,6 @@ def finetune_window(length: int, frames: int, stride: int, rng: np.random.Genera
     return _spread(length, frames, stride, start)
 
 
-def center_window(length: int, frames: int, stride: int) -> FrameIds:
-    """`finetune_window` in the middle. Our choice for validation: the released programs draw it at random."""
-    return _spread(length, frames, stride, (length - frames * stride) // 2)
-
-
 def _spread(length: int, frames: int, stride: int, start: int) -> FrameIds:
     window = frames * stride
     if length > window:
@@ -104,7 +99,15 @@ class Sampling:
 
 
 SAMPLINGS = {
-    "dense": Sampling(pretrain_window, finetune_window, center_window, view_windows),
+    "dense": Sampling(
+        pretrain=pretrain_window,
+        finetune=finetune_window,
+        # In the middle; our choice for validation: the released programs draw it at random.
+        center=lambda length, frames, stride: _spread(
+            length, frames, stride, (length - frames * stride) // 2
+        ),
+        views=view_windows,
+    ),
     "segment": Sampling(  # spans the whole video: no stride
         pretrain=lambda length, frames, _, rng: segment_frames(length, frames, rng),
         finetune=lambda length, frames, _, rng: segment_frames(length, frames, rng),

@@ -49,8 +49,14 @@ def read_rows(file: Location) -> list[ListRow]:
                 "(a path that begins with # is written ./#…)"
             )
     fields_of_lines = _split(file, lines)
-    columns: Sequence[str] = _header(f"{file}:{lines[0][0]}", fields_of_lines[0])
-    if columns:
+    columns = [field.lower() if field.lower() in COLUMNS else field for field in fields_of_lines[0]]
+    if "path" in columns or "label" in columns:  # a header
+        where, known = f"{file}:{lines[0][0]}", (*COLUMNS, f"{HEAD_PREFIX}NAME")
+        for name in columns:
+            if name not in COLUMNS and not name.startswith(HEAD_PREFIX):
+                raise DataError(f"{where}: unknown column '{name}'{did_you_mean(name, known)}")
+        if "path" not in columns or len(set(columns)) < len(columns):
+            raise DataError(f"{where}: the header needs the column 'path', and every column once")
         lines, fields_of_lines = lines[1:], fields_of_lines[1:]
     else:
         columns = COLUMNS[: min(max(map(len, fields_of_lines)), 2)]
@@ -59,9 +65,16 @@ def read_rows(file: Location) -> list[ListRow]:
     rows = []
     for (number, line), fields in zip(lines, fields_of_lines, strict=True):
         if len(fields) != len(columns):
+            fix = "quote paths with spaces, or separate by tabs; further columns need a header"
+            if len(fields) < len(columns):
+                fix = "fill in what is missing, separated like the other lines"
+            elif not fields[-1]:
+                fix = "the line ends in a separator: remove it"
+            elif len(fields) == 3 and fields[1].isdecimal() and fields[2].isdecimal():
+                fix = "of `path frames label` leave out the number of frames; further columns need a header"
             raise DataError(
                 f"{file}:{number}: {len(fields)} field{'s' if len(fields) > 1 else ''} where "
-                f"{', '.join(columns)} are expected; {_fix(fields, columns)}; the line is {shown(line)}"
+                f"{', '.join(columns)} are expected; {fix}; the line is {shown(line)}"
             )
         values = {column: value for column, value in zip(columns, fields, strict=True) if value}
         rows.append(ListRow(f"{file}:{number}", values, line))
@@ -110,28 +123,3 @@ def _split(file: Location, lines: Sequence[tuple[int, str]]) -> list[list[str]]:
     numbered = [rows for rows in wide if rows[-1][-1].isdigit()]
     uneven = [rows for rows in candidates if any(len(fields) > 1 for fields in rows)]
     return next(iter(numbered + wide + uneven + candidates))
-
-
-def _header(where: str, fields: Sequence[str]) -> list[str]:
-    """Returns the names of the columns, or nothing if the first line is a video."""
-    names = [field.lower() if field.lower() in COLUMNS else field for field in fields]
-    if "path" not in names and "label" not in names:
-        return []
-    for name in names:
-        if name not in COLUMNS and not name.startswith(HEAD_PREFIX):
-            known = (*COLUMNS, f"{HEAD_PREFIX}NAME")
-            raise DataError(f"{where}: unknown column '{name}'{did_you_mean(name, known)}")
-    if "path" not in names or len(set(names)) < len(names):
-        raise DataError(f"{where}: the header needs the column 'path', and every column once")
-    return names
-
-
-def _fix(fields: Sequence[str], columns: Sequence[str]) -> str:
-    """Returns the remedy for a line whose number of fields is wrong."""
-    if len(fields) < len(columns):
-        return "fill in what is missing, separated like the other lines"
-    if not fields[-1]:
-        return "the line ends in a separator: remove it"
-    if len(fields) == 3 and fields[1].isdecimal() and fields[2].isdecimal():
-        return "of `path frames label` leave out the number of frames; further columns need a header"
-    return "quote paths with spaces, or separate by tabs; further columns need a header"

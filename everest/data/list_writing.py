@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
@@ -75,7 +76,12 @@ def write_list(
         if text[0] == "#" or text[0].isspace():  # it would be read as a comment, or without its space
             text = f"./{text}"
         rows.append([text, *labels, *times])
-    _write_lines(file, (",".join(map(_quoted, row)) for row in rows))
+    # Quoted where needed, so that a reader finds the same fields whichever separator it tries first.
+    quoted = [
+        ['"' + field.replace('"', '""') + '"' if re.search('[ ,\t"]', field) else field for field in row]
+        for row in rows
+    ]
+    write_lines(file, map(",".join, quoted))
 
 
 def names_needed(names: Sequence[str]) -> Sequence[str]:
@@ -99,16 +105,7 @@ def refuse_existing(
             raise RecipeError(f"{path}: exists; {fix}, or use --overwrite")
 
 
-def write_names(file: Path, names: Iterable[str]) -> None:
-    """Write one class name per line, for `data.classes`."""
-    _write_lines(file, names)
-
-
-def _write_lines(file: Path, lines: Iterable[str]) -> None:
+def write_lines(file: Path, lines: Iterable[str]) -> None:
+    """Write the lines of a list, or one class name per line for `data.classes`, atomically."""
     text = "".join(f"{line}\n" for line in lines)
     write_atomically(file, lambda part: part.write_text(text, encoding="utf-8", newline="\n"))
-
-
-def _quoted(value: str) -> str:
-    """Returns a field quoted so that any separator of a list reads it back."""
-    return '"' + value.replace('"', '""') + '"' if any(sign in value for sign in ' ,\t"') else value

@@ -11,7 +11,6 @@ import multiprocessing
 import signal
 import threading
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from functools import partial
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from typing import Final, cast
@@ -79,7 +78,14 @@ def batches(loader: DataLoader[Clip | UserError]) -> Generator[Clip]:
     if threading.current_thread() is threading.main_thread():  # elsewhere torch sets no handler
         signal.signal(signal.SIGCHLD, handler)
     workers = [process for process in multiprocessing.active_children() if process not in others]
-    kill, late = partial(_kill, workers), threading.Event()
+
+    def kill() -> None:
+        for process in workers:
+            process.kill()
+        for process in workers:
+            process.join(SECONDS_TO_DIE)
+
+    late = threading.Event()
     atexit.register(kill)  # a worker that hangs in a decoder would keep this process from ending
     try:
         for keys in cast("Iterable[list[SampleKey]]", loader.batch_sampler):
@@ -134,13 +140,6 @@ def _next_batch(
         raise
     finally:
         timer.cancel()
-
-
-def _kill(workers: Sequence[BaseProcess]) -> None:
-    for process in workers:
-        process.kill()
-    for process in workers:
-        process.join(SECONDS_TO_DIE)
 
 
 def on_device(batch: Clip, device: torch.device) -> Clip:

@@ -186,7 +186,24 @@ def _of_list(
     samples, problems = samples_of_rows(rows, root, rules)
     _refuse([f"{where}: {problem}" for where, problem in problems.items()], "lines are wrong")
     paths = {sample.path for sample in samples.values() if sample.member is None}  # shards: in their index
-    missing = _missing(sorted(paths))
+    missing: dict[str, str] = {}  # path and reason
+
+    @cache  # lists each folder of a storage once
+    def children(folder: RemotePath) -> set[RemotePath]:
+        try:
+            return set(folder.iterdir())
+        except FileNotFoundError:
+            return set()
+
+    for path in sorted(paths):
+        video = parse_location(path)
+        try:
+            exists = video in children(video.parent) if isinstance(video, RemotePath) else video.exists()
+        except OSError as error:  # a name that is too long, a folder that may not be entered
+            missing[path] = f"cannot look for {path}: {error.strerror}"
+        else:
+            if not exists:
+                missing[path] = f"no file {path}"
     if paths and len(missing) == len(paths):
         raise DataError(
             f"{file}: none of its {len(paths)} videos exists, first {next(iter(samples.values())).path}; "
@@ -196,29 +213,6 @@ def _of_list(
         absent = {where: sample.path for where, sample in samples.items() if sample.path in missing}
         _refuse([f"{where}: {missing[path]}" for where, path in absent.items()], "videos are missing")
     return tuple(samples.values())
-
-
-def _missing(paths: Sequence[str]) -> dict[str, str]:
-    """Returns the paths that do not exist, each with the reason."""
-
-    @cache  # lists each folder of a storage once
-    def children(folder: RemotePath) -> set[RemotePath]:
-        try:
-            return set(folder.iterdir())
-        except FileNotFoundError:
-            return set()
-
-    missing: dict[str, str] = {}
-    for path in paths:
-        video = parse_location(path)
-        try:
-            exists = video in children(video.parent) if isinstance(video, RemotePath) else video.exists()
-        except OSError as error:  # a name that is too long, a folder that may not be entered
-            missing[path] = f"cannot look for {path}: {error.strerror}"
-        else:
-            if not exists:
-                missing[path] = f"no file {path}"
-    return missing
 
 
 def _refuse(problems: Sequence[str], summary: str) -> None:

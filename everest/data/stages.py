@@ -91,7 +91,7 @@ def finetune_clips(recipe: Recipe) -> tuple[VideoClips, Classes]:
         and RandAugment(magnitude=settings.magnitude, std=settings.std, ops=settings.ops),
         erasing=stage.erasing,
     )
-    samples = _training_samples(data)
+    samples = _labeled_list(data, "train")
     num_noise = clip_grid(recipe).num_tokens if stage.selection.draws else 0
     clips = _clips(recipe, samples, views, num_noise=num_noise, replace_bad=True)
     return clips, Classes.of(samples, data)
@@ -99,9 +99,9 @@ def finetune_clips(recipe: Recipe) -> tuple[VideoClips, Classes]:
 
 def labeled_samples(recipe: Recipe) -> tuple[Sequence[Sample], Sequence[Sample], Classes]:
     """Returns the labeled samples of `data.train` and of `data.test`, and the classes."""
-    train = _training_samples(recipe.data)
+    train = _labeled_list(recipe.data, "train")
     classes = Classes.of(train, recipe.data)
-    return train.samples, _samples_like(recipe.data, "test", classes).samples, classes
+    return train.samples, _labeled_list(recipe.data, "test", classes).samples, classes
 
 
 def validation_clips(recipe: Recipe, classes: Classes) -> VideoClips | None:
@@ -112,12 +112,12 @@ def validation_clips(recipe: Recipe, classes: Classes) -> VideoClips | None:
     views = ValidationViews(
         frames=data.frames, stride=stage.stride, size=data.frame_size, sampling=stage.sampling
     )
-    return _clips(recipe, _samples_like(data, "val", classes), views, replace_bad=False)
+    return _clips(recipe, _labeled_list(data, "val", classes), views, replace_bad=False)
 
 
 def evaluation_clips(recipe: Recipe, classes: Classes) -> VideoClips:
     """Returns the evaluation views of each video of `data.test`."""
-    samples = _samples_like(recipe.data, "test", classes)
+    samples = _labeled_list(recipe.data, "test", classes)
     views = evaluation_views(recipe)
     return _clips(recipe, samples, views, replace_bad=False, cached=False)  # each video is read once
 
@@ -144,28 +144,35 @@ def evaluation_views(recipe: Recipe) -> EvalViews:
     )
 
 
-def _training_samples(data: DataSettings) -> SampleList:
-    names = _class_names(data)
-    root, source = _source(data, "train")
-    return read_samples(source, root=root, classes=names, num_classes=data.num_classes, heads=data.heads)
+def _labeled_list(data: DataSettings, key: str, classes: Classes | None = None) -> SampleList:
+    """Returns the labeled samples of `data.KEY`.
 
-
-def _samples_like(data: DataSettings, key: str, classes: Classes) -> SampleList:
-    """Returns the samples of `data.KEY`, whose labels mean the classes of the training set."""
-    names = _class_names(data, required=not classes.names)  # the test set may be elsewhere
-    if classes.names and names not in (None, classes.names):
+    Args:
+        classes: of the training set, which the labels of another set mean; None for the training set.
+    """
+    trained = classes.names if classes else None
+    names = None  # in the file `data.classes`
+    if data.classes is not None:
+        path = join_location(parse_location(data.root), data.classes)
+        with as_data_error(path):
+            exists = path.is_file()
+        if exists:
+            names = read_class_names(path)
+        elif not trained:  # else the test set may be elsewhere, without this file
+            raise DataError(f"data.classes: no file '{path}'")
+    if trained and names not in (None, trained):
         raise DataError(
             f"data.classes: '{data.classes}' has other names, or another order, than the classes that the "
-            f"model was trained on (first {classes.names[0]}); set data.classes to null"
+            f"model was trained on (first {trained[0]}); set data.classes to null"
         )
     root, source = _source(data, key)
     return read_samples(
         source,
         root=root,
-        classes=classes.names or names,
-        num_classes=classes.count,
-        heads=classes.heads,
-        names_classes=False,
+        classes=trained or names,
+        num_classes=classes.count if classes else data.num_classes,
+        heads=classes.heads if classes else data.heads,
+        names_classes=classes is None,
     )
 
 
@@ -178,18 +185,6 @@ def _source(data: DataSettings, key: str) -> tuple[Location, Location]:
     if not root.is_dir():
         raise DataError(f"data.root: no folder '{root}'; set it by --data DIR")
     return root, join_location(root, source)
-
-
-def _class_names(data: DataSettings, *, required: bool = True) -> tuple[str, ...] | None:
-    """Returns the names in the file `data.classes`; None if it is not set, or neither there nor required."""
-    if data.classes is None:
-        return None
-    path = join_location(parse_location(data.root), data.classes)
-    with as_data_error(path):
-        exists = path.is_file()
-    if required and not exists:
-        raise DataError(f"data.classes: no file '{path}'")
-    return read_class_names(path) if exists else None
 
 
 def clip_grid(recipe: Recipe) -> TokenGrid:

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from everest.data.list_text import read_lines
-from everest.data.list_writing import write_list
+from everest.data.list_writing import write_lines, write_list
 from everest.prepare.check import Check
 from everest.prepare.sources import Source
-from everest.system.files import write_atomically
 
 
 def clean_path(source: Source) -> Path:
@@ -28,7 +27,19 @@ def write_clean_lists(check: Check, *, names: Sequence[str]) -> list[Path]:
     Args:
         names: the class names that a cleaned list of class folders uses.
     """
-    dropped = _dropped(check)
+    dropped = {  # the `id()` of each row
+        id(row)
+        for source in check.sources
+        for row in source.rows
+        if row.problem is not None or row.sample.path in check.bad or row.sample.video_id in check.bad
+    }
+    order = {id(source): number for number, source in enumerate(check.sources)}
+    for duplicate in check.duplicates:
+        copies = [copy for copy in duplicate.copies if id(copy.row) not in dropped]
+        if copies and duplicate.kind != "frames":
+            last = max(copies, key=lambda copy: order[id(copy.source)]).source
+            first = next(copy for copy in copies if copy.source is last)
+            dropped |= {id(copy.row) for copy in copies if copy is not first}
     written = []
     for source in check.sources:
         kept = [row for row in source.rows if id(row) not in dropped]
@@ -43,24 +54,5 @@ def write_clean_lists(check: Check, *, names: Sequence[str]) -> list[Path]:
         # All other lines as they are, with the header.
         removed = {row.where for row in source.rows if id(row) in dropped} | set(source.unreadable)
         lines = [line for number, line in read_lines(source.path) if f"{source.path}:{number}" not in removed]
-        text = "".join(f"{line}\n" for line in lines)
-        write_atomically(path, lambda part, text=text: part.write_text(text, encoding="utf-8", newline="\n"))
+        write_lines(path, lines)
     return written
-
-
-def _dropped(check: Check) -> set[int]:
-    """The `id()` of each row to drop."""
-    dropped = {
-        id(row)
-        for source in check.sources
-        for row in source.rows
-        if row.problem is not None or row.sample.path in check.bad or row.sample.video_id in check.bad
-    }
-    order = {id(source): number for number, source in enumerate(check.sources)}
-    for duplicate in check.duplicates:
-        copies = [copy for copy in duplicate.copies if id(copy.row) not in dropped]
-        if copies and duplicate.kind != "frames":
-            last = max(copies, key=lambda copy: order[id(copy.source)]).source
-            kept = next(copy for copy in copies if copy.source is last)
-            dropped |= {id(copy.row) for copy in copies if copy is not kept}
-    return dropped

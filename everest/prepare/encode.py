@@ -95,9 +95,30 @@ def encode_videos(
         EnvironmentProblem: the disk is full.
     """
     targets = name_targets(originals, output)
+    for original in originals:
+        source = original.location.resolve()
+        if isinstance(source, Path) and source.is_dir() and output.resolve().is_relative_to(source):
+            raise RecipeError(
+                f"--output {output}: is inside {source}, which is read; choose a folder next to it"
+            )
+        if original.is_list and source == (output / original.location.name).resolve():
+            raise RecipeError(f"--output {output}: holds the list {original.location}, which is read")
+    names = [original.location.name for original in originals if original.is_list]
+    if len(set(names)) < len(names):
+        raise RecipeError("two lists have the same name; encode them into two folders")
+    if not overwrite:
+        refuse_foreign(output, lambda name: name.startswith(MARK))
     fast = "-fast" if settings.fast_decode else ""
     mark = f"{MARK}{settings.short_side}-{settings.gop}-{settings.crf}{fast}-part-"
-    _check_output(output, originals, mark, overwrite=overwrite)
+    for file in output.glob(f"{MARK}*"):
+        if file.name.startswith(mark):
+            continue
+        if not overwrite:
+            raise RecipeError(
+                f"--output {output}: was encoded with other settings; choose another folder, or use "
+                "--overwrite"
+            )
+        file.unlink()
     chosen = dict(list(targets.items())[part.number - 1 :: part.of])
     files: dict[str, EncodedFile] = {}
     failed: list[tuple[str, str]] = []
@@ -146,31 +167,6 @@ def name_targets(originals: Sequence[SourceList], output: Path) -> dict[str, Pat
                     f"{first} and {source} would both become {target}; give --data, a folder above both"
                 )
     return targets
-
-
-def _check_output(output: Path, originals: Sequence[SourceList], mark: str, *, overwrite: bool) -> None:
-    """Refuse a folder that is read, or that holds other files or videos with other settings."""
-    for original in originals:
-        source = original.location.resolve()
-        if isinstance(source, Path) and source.is_dir() and output.resolve().is_relative_to(source):
-            raise RecipeError(
-                f"--output {output}: is inside {source}, which is read; choose a folder next to it"
-            )
-        if original.is_list and source == (output / original.location.name).resolve():
-            raise RecipeError(f"--output {output}: holds the list {original.location}, which is read")
-    names = [original.location.name for original in originals if original.is_list]
-    if len(set(names)) < len(names):
-        raise RecipeError("two lists have the same name; encode them into two folders")
-    if not overwrite:
-        refuse_foreign(output, lambda name: name.startswith(MARK))
-    for file in output.glob(f"{MARK}*"):
-        if not file.name.startswith(mark):
-            if not overwrite:
-                raise RecipeError(
-                    f"--output {output}: was encoded with other settings; choose another folder, or use "
-                    "--overwrite"
-                )
-            file.unlink()
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Generator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -60,10 +60,12 @@ def encode_video(source: str, target: Path, settings: EncodeSettings, *, overwri
     if target.exists():
         if isinstance(video, Path) and target.samefile(video):
             raise VideoError(video, "would be written over itself; choose another --output")
-        found = _read_mark(target)
-        if found == mark and not overwrite:
+        earlier: Any = None  # the mark in the file; not all comments are JSON
+        with suppress(ValueError):
+            earlier = json.loads(read_comment(target))
+        if earlier == mark and not overwrite:
             return EncodedFile(target, False, size, target.stat().st_size)
-        if found.get("by") != _MAKER and not overwrite:
+        if not (isinstance(earlier, dict) and earlier.get("by") == _MAKER) and not overwrite:
             raise VideoError(video, f"{target} is there and not by this command; use --overwrite")
     write_atomically(target, lambda part: _write(video, part, settings, mark))
     return EncodedFile(target, True, size, target.stat().st_size)
@@ -74,15 +76,6 @@ def encoded_size(height: int, width: int, short_side: int) -> tuple[int, int]:
     shorter = min(height, width)
     target = min(short_side, shorter)
     return (max(height * target // shorter // 2 * 2, 2), max(width * target // shorter // 2 * 2, 2))
-
-
-def _read_mark(target: Path) -> dict[str, Any]:
-    """The mark in a file; empty if it has none."""
-    try:
-        mark = json.loads(read_comment(target))
-    except ValueError:
-        return {}
-    return mark if isinstance(mark, dict) else {}
 
 
 def _write(video: Video, part: Path, settings: EncodeSettings, mark: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from everest.data.list_writing import names_needed, refuse_existing, unlistable, write_list, write_names
+from everest.data.list_writing import names_needed, refuse_existing, unlistable, write_lines, write_list
 from everest.data.samples import Sample
 from everest.errors import DataError
 from everest.prepare.class_folders import folder_samples
@@ -167,7 +167,7 @@ def write_index(index: Index, folder: Path, *, overwrite: bool) -> list[Path]:
             heads=list(index.heads),
         )
     if index.class_names:
-        write_names(folder / CLASSES, index.class_names)
+        write_lines(folder / CLASSES, index.class_names)
     if problems:
         write_table(folder / REPORT, [("problem", "list", "video"), *problems])
     return written

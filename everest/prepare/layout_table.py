@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -47,9 +46,14 @@ def find_layout(folder: Path, name: str | None, *, split: int) -> tuple[Layout, 
         folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
         files += [Path(parent, name) for name in sorted(names) if name.endswith(_SUFFIXES)]
     candidates = [LAYOUTS[name]] if name else list(LAYOUTS.values())
-    matches = [
-        (layout, sources) for layout in candidates if (sources := _sources(layout, files, split)) is not None
-    ]
+    matches: list[tuple[Layout, Sources]] = []
+    for layout in candidates:
+        sources: dict[str, list[Path]] = {}
+        for role, pattern in {**layout.needs, **layout.may_have}.items():
+            fits = re.compile(pattern.replace("{split}", str(split))).fullmatch
+            sources[role] = [file for file in files if fits(file.name) and layout.holds(file)]
+        if all(sources[role] for role in layout.needs):
+            matches.append((layout, sources))
     if name and not matches:
         raise DataError(
             f"{folder}: not all of {LAYOUTS[name].title} (split {split}) is there; expected below it are "
@@ -59,14 +63,3 @@ def find_layout(folder: Path, name: str | None, *, split: int) -> tuple[Layout, 
         listed = ", ".join(layout.name for layout, _ in matches)
         raise RecipeError(f"{folder}: annotations of {listed} are below it; choose one by --layout")
     return matches[0] if matches else None
-
-
-def _sources(layout: Layout, files: Sequence[Path], split: int) -> Sources | None:
-    """The files of a layout by role; None if one that it needs is missing."""
-    sources = {}
-    for role, pattern in {**layout.needs, **layout.may_have}.items():
-        name = re.compile(pattern.replace("{split}", str(split)))
-        sources[role] = [file for file in files if name.fullmatch(file.name) and layout.holds(file)]
-        if role in layout.needs and not sources[role]:
-            return None
-    return sources

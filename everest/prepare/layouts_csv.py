@@ -31,7 +31,10 @@ def _is_kinetics(file: Path) -> bool:
 
 
 def _read_kinetics(sources: Sources) -> Annotations:
-    """Columns `label, youtube_id, time_start, time_end, split`; labels of tests may be secret."""
+    """Columns `label, youtube_id, time_start, time_end, split`; labels of tests may be secret.
+
+    A file is named ID_000010_000020 by its seconds, or ID if the ID belongs to one sample only.
+    """
     rows: dict[str, list[tuple[Path, int, Mapping[str, str]]]] = {}
     for file in sources["tables"]:
         for number, row in enumerate(read_table(file), start=1):
@@ -50,30 +53,21 @@ def _read_kinetics(sources: Sources) -> Annotations:
     label_of = {name: label for label, name in enumerate(names)}
     times_listed = Counter(row.get("youtube_id") for members in rows.values() for _, _, row in members)
     lists: dict[str, list[AnnotatedSample]] = {}
-    for split in ("train", "val", "test"):
-        for file, number, row in rows.get(split, ()):
-            with naming_entry(file, number):
-                sample = _kinetics_sample(row, split, label_of, times_listed)
+    entries = [(split, *entry) for split in ("train", "val", "test") for entry in rows.get(split, ())]
+    for split, file, number, row in entries:
+        with naming_entry(file, number):
+            video, label = row["youtube_id"], row.get("label")
+            start, end = (int(float(row[name])) for name in ("time_start", "time_end"))
+            refs = [VideoRef(f"{video}_{start:06d}_{end:06d}")]
+            if times_listed[video] == 1:
+                refs.append(VideoRef(video))
+            if label and label not in label_of:
+                raise ValueError(f"'{label}' is no class of the training list")
+            labels = (label_of[label],) if label else ()
+            folders = {split, label, label.replace(" ", "_")} if label else {split}
+            sample = AnnotatedSample(tuple(refs), labels, frozenset(folders))
             lists.setdefault(split, []).append(sample)
     return Annotations(lists=lists, class_names=names)
-
-
-def _kinetics_sample(
-    row: Mapping[str, str], split: str, label_of: Mapping[str, int], times_listed: Counter[str | None]
-) -> AnnotatedSample:
-    """A file is named ID_000010_000020 by its seconds, or ID if the ID belongs to one sample only."""
-    video = row["youtube_id"]
-    start, end = (int(float(row[name])) for name in ("time_start", "time_end"))
-    refs = [VideoRef(f"{video}_{start:06d}_{end:06d}")]
-    if times_listed[video] == 1:
-        refs.append(VideoRef(video))
-    label = row.get("label")
-    if not label:
-        return AnnotatedSample(tuple(refs), folders=frozenset({split}))
-    if label not in label_of:
-        raise ValueError(f"'{label}' is no class of the training list")
-    folders = frozenset({split, label, label.replace(" ", "_")})
-    return AnnotatedSample(tuple(refs), (label_of[label],), folders)
 
 
 def _read_epic(sources: Sources) -> Annotations:

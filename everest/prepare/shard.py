@@ -90,14 +90,6 @@ class ShardPlan:
         """The shards of a list of this name, of this plan or another."""
         return sorted(self.folder.glob(f"{escape(self.stem)}-{'[0-9]' * 6}.tar"))
 
-    def saved_fingerprint(self) -> str | None:
-        """The fingerprint of the plan that an earlier call finished or started."""
-        for file in (self.index, self.progress):
-            # No file, or not a complete one: not a plan.
-            with suppress(FileNotFoundError, ValueError, KeyError, TypeError):
-                return json.loads(file.read_text())["plan"]
-        return None
-
 
 def plan_shards(source: SourceList, output: Path, *, max_bytes: int, max_count: int) -> ShardPlan:
     """Fill shard after shard in the order of the list.
@@ -153,7 +145,12 @@ def write_shards(
     if not overwrite:
         refuse_foreign(output, lambda name: name.endswith((INDEX_SUFFIX, PLAN_SUFFIX)))
     with sole_writer(plan.index):
-        saved = plan.saved_fingerprint()
+        saved = None  # fingerprint of the plan that an earlier call finished or started
+        for file in (plan.index, plan.progress):
+            # No file, or not a complete one: not a plan.
+            with suppress(FileNotFoundError, ValueError, KeyError, TypeError):
+                saved = json.loads(file.read_text())["plan"]
+                break
         if not overwrite and saved != plan.fingerprint and (saved or plan.existing()):
             raise RecipeError(
                 f"--output {output}: holds shards of another {plan.stem}, or of other sizes; "

@@ -62,14 +62,27 @@ def read_sources(
         first = next((path for path, pretrains in paths.items() if not pretrains), None)
         if first is not None:
             listed = rows[first]
-            names = _filled_classes(first) if listed is None else names_used(listed)
+            if listed is None:
+                names = [name for name, videos in videos_by_subfolder(first).items() if videos]
+            else:
+                names = names_used(listed)
         rules = LabelRules(names=tuple(names), num_classes=rules.num_classes)
-    sources = [
-        _read_folder(path, rules, paths[path])
-        if listed is None
-        else _read_list(path, listed, root or path.parent, rules, paths[path])
-        for path, listed in rows.items()
-    ]
+    sources = []
+    for path, listed in rows.items():
+        if listed is None:
+            sources.append(_read_folder(path, rules, pretrains=paths[path]))
+            continue
+        own_rules = replace(rules, heads=rules.heads or heads_in(listed))
+        labeled = not paths[path] and any("label" in row.values or own_rules.heads for row in listed)
+        samples, problems = samples_of_rows(listed, root or path.parent, own_rules if labeled else None)
+        source = Source(
+            path=path,
+            rows=[ListedSample(where, sample, problems.get(where)) for where, sample in samples.items()],
+            labeled=labeled,
+            pretrains=paths[path],
+            unreadable={where: problem for where, problem in problems.items() if where not in samples},
+        )
+        sources.append(source)
     return sources, rules
 
 
@@ -81,30 +94,13 @@ def _read_rows(path: Path) -> list[ListRow] | None:
         return read_rows(path) if path.is_file() else None
 
 
-def _filled_classes(folder: Path) -> list[str]:
-    return [name for name, videos in videos_by_subfolder(folder).items() if videos]
-
-
-def _read_list(path: Path, rows: Sequence[ListRow], root: Path, rules: LabelRules, pretrains: bool) -> Source:
-    rules = replace(rules, heads=rules.heads or heads_in(rows))
-    labeled = not pretrains and any("label" in row.values or rules.heads for row in rows)
-    samples, problems = samples_of_rows(rows, root, rules if labeled else None)
-    return Source(
-        path=path,
-        rows=[ListedSample(where, sample, problems.get(where)) for where, sample in samples.items()],
-        labeled=labeled,
-        pretrains=pretrains,
-        unreadable={where: problem for where, problem in problems.items() if where not in samples},
-    )
-
-
 def heads_in(rows: Sequence[ListRow]) -> dict[str, int]:
     """The columns `label.NAME`, with no limit to their labels."""
     columns = dict.fromkeys(name for row in rows for name in row.values if name.startswith(HEAD_PREFIX))
     return {name.removeprefix(HEAD_PREFIX): 0 for name in columns}
 
 
-def _read_folder(path: Path, rules: LabelRules, pretrains: bool) -> Source:
+def _read_folder(path: Path, rules: LabelRules, *, pretrains: bool) -> Source:
     by_class = {} if pretrains else videos_by_subfolder(path)
     labeled = any(by_class.values())
     rows = []
@@ -132,7 +128,7 @@ def read_labeled(source: Path, *, root: Path, classes: Path | None) -> tuple[Sam
     rows = _read_rows(source)
     heads = heads_in(rows or [])
     if rows is None:
-        labeled = bool(_filled_classes(source))
+        labeled = any(videos_by_subfolder(source).values())
     else:
         has_label = any("label" in row.values for row in rows)
         if heads and has_label:

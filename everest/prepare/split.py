@@ -24,8 +24,8 @@ from everest.data.list_writing import (
     names_needed,
     refuse_existing,
     refuse_unlistable,
+    write_lines,
     write_list,
-    write_names,
 )
 from everest.data.samples import Sample
 from everest.errors import DataError, RecipeError
@@ -242,5 +242,5 @@ def write_split(
     for name, path in paths.items():
         write_list(path, lists[name], root=root, label_names=names_needed(names), heads=heads)
     if names:
-        write_names(folder / CLASSES, names)
+        write_lines(folder / CLASSES, names)
     return written

@@ -114,7 +114,8 @@ class Stats:
 
 
 def take_stats(
-    by_class: Mapping[str, Sequence[Sample]],
+    samples: Sequence[Sample],
+    names: Sequence[str] | None,
     *,
     most: int | None,
     seed: int,
@@ -125,18 +126,25 @@ def take_stats(
     """Measure videos.
 
     Args:
+        samples: each counts for the class of its first label.
+        names: of the classes in the order of the labels; None names them by their labels.
         most: videos of each class, drawn at random; None takes all.
         limit: seconds for a video.
     Raises:
         DataError: none can be read.
     """
+    by_class: dict[str, list[Sample]] = {}  # in the order of the labels
+    for sample in sorted(samples, key=lambda sample: sample.labels[:1]):
+        label = sample.labels[0] if sample.labels else None
+        name = "all" if label is None else names[label] if names else str(label)
+        by_class.setdefault(name, []).append(sample)
     rng = np.random.default_rng(seed)
     chosen: list[str] = []
-    for samples in by_class.values():
-        numbers = range(len(samples))
-        if most is not None and most < len(samples):
-            numbers = np.sort(rng.choice(len(samples), most, replace=False))
-        chosen += [samples[number].path for number in numbers]
+    for of_class in by_class.values():
+        numbers = range(len(of_class))
+        if most is not None and most < len(of_class):
+            numbers = np.sort(rng.choice(len(of_class), most, replace=False))
+        chosen += [of_class[number].path for number in numbers]
     paths = list(dict.fromkeys(chosen))
     measured: dict[str, Measured] = {}
     skipped: dict[str, str] = {}
@@ -151,16 +159,6 @@ def take_stats(
         raise VideoError(paths[0], f"none of {len(paths)} videos can be read; the first: {skipped[paths[0]]}")
     ordered = {path: measured[path] for path in paths if path in measured}
     return Stats(measured=ordered, skipped=dict(sorted(skipped.items())), by_class=by_class)
-
-
-def group_by_class(samples: Sequence[Sample], names: Sequence[str] | None) -> dict[str, list[Sample]]:
-    """The samples of each class in the order of the labels; the first of several labels counts."""
-    groups: dict[str, list[Sample]] = {}
-    for sample in sorted(samples, key=lambda sample: sample.labels[:1]):
-        label = sample.labels[0] if sample.labels else None
-        name = "all" if label is None else names[label] if names else str(label)
-        groups.setdefault(name, []).append(sample)
-    return groups
 
 
 def draw_contact_sheet(path: Path, stats: Stats) -> None:

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from everest.data.frames import (
     SAMPLINGS,
-    center_window,
     finetune_window,
     pretrain_window,
     sampling,
@@ -113,7 +112,7 @@ def test_single_segment_view_takes_the_middles():
 
 
 def test_center_window_has_as_much_video_before_as_behind():
-    ids = center_window(100, 16, 4)
+    ids = sampling("dense").center(100, 16, 4)
     assert ids[0] == 18
     assert ids[-1] == 81
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from everest.data.list_writing import names_needed, unlistable, write_list, write_names
+from everest.data.list_writing import names_needed, unlistable, write_lines, write_list
 from everest.data.samples import Sample, read_samples
 from everest.errors import DataError
 
@@ -72,7 +72,7 @@ def test_large_and_fine_numbers_are_read_back(tmp_path):
 def test_names_that_are_numbers_have_to_be_written(tmp_path):
     assert names_needed(["run", "10"]) == ["run", "10"]
     assert names_needed(["run", "walk"]) == ()
-    write_names(tmp_path / "classes.txt", ["10", "run"])
+    write_lines(tmp_path / "classes.txt", ["10", "run"])
     assert (tmp_path / "classes.txt").read_bytes() == b"10\nrun\n"
 
 

@@ -166,9 +166,7 @@ class RowStore:
         """Each tensor (rows, …), mapped from the disk into memory."""
         self.sync()
         return {
-            name: np.memmap(
-                self.folder / f"{name}.bin", dtype=dtype, mode="c", shape=(self.num_rows, *shape)
-            )
+            name: np.memmap(self.folder / f"{name}.bin", dtype=dtype, mode="c", shape=(self.num_rows, *shape))
             for name, (dtype, shape) in self.shapes.items()
         }
 

@@ -202,4 +202,3 @@ def current_environment() -> dict[str, Any]:
         "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] or ["cpu"],
         "git_commit": commit,
     }
-

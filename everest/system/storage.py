@@ -143,9 +143,8 @@ class RemotePath:
             elif isinstance(error, ValueError) and "Protocol not known" in reason:
                 problem = "unknown protocol; known are file, s3, hf and others of fsspec"
             else:
-                problem = (
-                    f"the storage does not answer ({reason}); check the address and the network, then run again"
-                )
+                advice = "check the address and the network, then run again"
+                problem = f"the storage does not answer ({reason}); {advice}"
             raise DataError(f"{self.url}: {problem}") from error
 
 

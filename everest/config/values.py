@@ -31,9 +31,9 @@ def _is_count(value: Any) -> bool:
 
 
 def _check_size(value: Any) -> int | tuple[int, int]:
-    is_pair = isinstance(value, list | tuple) and len(value) == 2
-    if all(_is_count(side) and side <= LONGEST_SIDE for side in (value if is_pair else [value])):
-        return (value[0], value[1]) if is_pair else value
+    sides: list[Any] = list(value) if isinstance(value, list | tuple) and len(value) == 2 else [value]
+    if all(_is_count(side) and side <= LONGEST_SIDE for side in sides):
+        return (sides[0], sides[1]) if len(sides) == 2 else sides[0]
     raise ValueError(f"must be a number of pixels up to {LONGEST_SIDE} or [height, width]")
 
 

@@ -205,24 +205,24 @@ def _forward_signals(workers: Sequence[subprocess.Popen[str]]) -> Iterator[set[i
 
 
 def _wait(workers: Sequence[subprocess.Popen[str]]) -> int | None:
-    """Wait for all; returns the rank that failed first, or None. After a failure the others are stopped."""
+    """Wait for all; returns the rank that failed first, or None. After a failure the others are stopped.
+
+    Of several that have failed it is the lowest rank: the main process has shown its error.
+    """
     failed: int | None = None
     deadline = 0.0
-    while any(worker.poll() is None for worker in workers):
+    while True:
+        running = any(worker.poll() is None for worker in workers)
         if failed is None:
-            failed = _first_failure(workers)
+            codes = [worker.returncode for worker in workers]
+            own = [rank for rank, code in enumerate(codes) if code not in (None, 0, LOST)]
+            # A process that lost another one counts only after all have ended: the other's error comes first.
+            lost = [rank for rank, code in enumerate(codes) if code == LOST and None not in codes]
+            failed = next(iter(own or lost), None)
             deadline = time.monotonic() + GRACE_SECONDS
-        elif time.monotonic() > deadline:
+        elif running and time.monotonic() > deadline:
             for worker in workers:
                 worker.kill()
+        if not running:
+            return failed
         time.sleep(0.05)
-    return failed if failed is not None else _first_failure(workers)
-
-
-def _first_failure(workers: Sequence[subprocess.Popen[str]]) -> int | None:
-    """The rank of a process that ended by its own error; the main one first, which has shown its error."""
-    codes = [worker.returncode for worker in workers]
-    own = [rank for rank, code in enumerate(codes) if code not in (None, 0, LOST)]
-    # A process that lost another one counts only after all have ended: the other one's error comes first.
-    lost = [rank for rank, code in enumerate(codes) if code == LOST and None not in codes]
-    return next(iter(own or lost), None)

@@ -9,7 +9,7 @@ from typing import Final
 import torch
 
 from everest.config.layers import STAGES, KeyPath
-from everest.config.settings import TARGET_KEYS, FinetuneSettings, ModelSettings, PretrainSettings, Recipe
+from everest.config.settings import TARGET_KEYS, ModelSettings, Recipe
 from everest.config.sizes import LEAST_PLACES, TokenizerConfig, discriminator_halvings
 from everest.config.tokenizer import TokenizerSettings
 from everest.errors import RecipeError
@@ -29,23 +29,30 @@ def contradictions(recipe: Recipe) -> Problems:
     for stage, settings in zip(STAGES, (recipe.pretrain, recipe.finetune), strict=True):
         if settings.min_lr > settings.base_lr:
             yield (stage, "min_lr"), f"{settings.min_lr} is more than base_lr ({settings.base_lr})"
-    yield from _augmentation(recipe.finetune)
-    yield from _frame_selection(recipe.pretrain)
-    yield from _token_cache(recipe.pretrain)
+    pretrain, finetune = recipe.pretrain, recipe.finetune
+    if (finetune.mixup or finetune.cutmix) and finetune.batch_size % 2:
+        yield ("finetune", "batch_size"), f"{finetune.batch_size} is odd; mixup and cutmix need pairs"
+    smallest, largest = finetune.crop_area
+    if not 0 < smallest <= largest:
+        yield ("finetune", "crop_area"), "must be two shares above 0, the smaller one first"
+    if pretrain.frame_selection.alpha > 1 and not isinstance(pretrain.selection, ByImportance):
+        text = f"above 1 it counts tokens by importance, which {pretrain.selection.strategy} does not measure"
+        yield ("pretrain", "frame_selection", "alpha"), text
+    if pretrain.target.cache is not None:  # it holds codes and ranks only, of clips known before training
+        key = ("pretrain", "target", "cache")
+        if not pretrain.needs_tokenizer:
+            yield key, "serves recipes whose targets or selection need a tokenizer, such as lvmae-128"
+        elif pretrain.target.kind == "tokens" and pretrain.target.space == "soft":
+            yield key, "has codes, not the vectors before rounding; set pretrain.target.space=values or codes"
+        if pretrain.frame_selection.alpha > 1:
+            yield key, "has the tokens of whole clips, and pretrain.frame_selection.alpha draws other frames"
     if recipe.tokenizer is not None:
         yield from _tokenizer(recipe, recipe.tokenizer)
-    elif recipe.pretrain.needs_tokenizer:
-        key = ("target", "kind") if recipe.pretrain.target.needs_tokenizer else ("selection", "score")
+    elif pretrain.needs_tokenizer:
+        key = ("target", "kind") if pretrain.target.needs_tokenizer else ("selection", "score")
         text = "needs a tokenizer, and the recipe has no section of that name; start from lvmae-128"
         yield ("pretrain", *key), text
-    uncountable = [
-        *_clip_size(recipe),
-        *((("pretrain", "selection", key), text) for key, text in recipe.pretrain.selection.problems()),
-        *((("finetune", "selection", key), text) for key, text in recipe.finetune.selection.problems()),
-    ]
-    yield from uncountable
-    if not uncountable:
-        yield from _token_counts(recipe)
+    yield from _token_counts(recipe)
 
 
 def notices(recipe: Recipe, given: Collection[KeyPath]) -> Iterator[str]:
@@ -87,73 +94,39 @@ def _model(model: ModelSettings) -> Problems:
         yield ("model", "embedding_layers"), text
 
 
-def _augmentation(settings: FinetuneSettings) -> Problems:
-    if (settings.mixup or settings.cutmix) and settings.batch_size % 2:
-        yield ("finetune", "batch_size"), f"{settings.batch_size} is odd; mixup and cutmix need pairs"
-    smallest, largest = settings.crop_area
-    if not 0 < smallest <= largest:
-        yield ("finetune", "crop_area"), "must be two shares above 0, the smaller one first"
-
-
-def _frame_selection(settings: PretrainSettings) -> Problems:
-    if settings.frame_selection.alpha > 1 and not isinstance(settings.selection, ByImportance):
-        strategy = settings.selection.strategy
-        text = f"above 1 it counts tokens by importance, which {strategy} does not measure"
-        yield ("pretrain", "frame_selection", "alpha"), text
-
-
-def _token_cache(settings: PretrainSettings) -> Problems:
-    """A cache holds codes and ranks only, of clips that are known before training."""
-    key = ("pretrain", "target", "cache")
-    if settings.target.cache is None:
-        return
-    if not settings.needs_tokenizer:
-        yield key, "serves recipes whose targets or selection need a tokenizer, such as lvmae-128"
-    elif settings.target.kind == "tokens" and settings.target.space == "soft":
-        yield key, "has codes, not the vectors before rounding; set pretrain.target.space=values or codes"
-    if settings.frame_selection.alpha > 1:
-        yield key, "has the tokens of whole clips, and pretrain.frame_selection.alpha draws other frames"
-
-
 def _tokenizer(recipe: Recipe, settings: TokenizerSettings) -> Problems:
-    config = settings.config
-    yield from _tokenizer_loss(recipe, settings, config)
-    malformed = list(_tokenizer_network(settings, config))
-    yield from malformed
+    config, loss, size = settings.config, settings.loss, recipe.data.frame_size
+    if not (loss.reconstruction or loss.perceptual):
+        text = "is 0, like perceptual, so nothing is reconstructed; set one of them"
+        yield ("tokenizer", "loss", "reconstruction"), text
+    if loss.gan and not discriminator_halvings(config, size):
+        pixels = round(2 * LEAST_PLACES * config.stem[1] / config.input_scale)
+        text = f"clips of {size[0]} x {size[1]} pixels are too small for the discriminator, which halves them"
+        yield ("tokenizer", "loss", "gan"), f"{text}; set it to 0, or data.size to {pixels} at least"
+
+    malformed: list[tuple[str, str]] = []  # key and problem; the network has no grid then
+    halvings = len(config.multipliers) - 1
+    if len(config.time_down) != halvings:
+        text = f"{len(config.time_down)} values for {halvings} halvings, one between any two multipliers"
+        malformed.append(("time_down", text))
+    time, pixels = config.stride
+    if (pixels / config.input_scale) % 1:
+        text = f"makes the {pixels} pixels of a token no integer number of pixels of the clip"
+        malformed.append(("input_scale", f"{config.input_scale} {text}"))
+    if log2(config.num_codes) > MOST_CODE_BITS:
+        malformed.append(("levels", f"{config.num_codes} codes; at most 2^{MOST_CODE_BITS}"))
+    # The first slice of a window is kept completely; the tokenizer selects from the others.
+    if settings.frames % time or settings.frames < 2 * time:
+        text = f"must be a multiple of {time} frames, the length of a token, and at least twice that"
+        malformed.append(("frames", text))
     if malformed:
+        yield from ((("tokenizer", key), text) for key, text in malformed)
         return
+
     yield from _tokenizer_grid(recipe, settings, config)
     if recipe.data.frames % settings.frames:
         text = f"clips of {recipe.data.frames} frames do not divide into windows of {settings.frames}"
         yield ("tokenizer", "frames"), f"{text} (data.frames)"
-
-
-def _tokenizer_loss(recipe: Recipe, settings: TokenizerSettings, config: TokenizerConfig) -> Problems:
-    loss, key = settings.loss, ("tokenizer", "loss")
-    if not (loss.reconstruction or loss.perceptual):
-        yield (*key, "reconstruction"), "is 0, like perceptual, so nothing is reconstructed; set one of them"
-    size = recipe.data.frame_size
-    if loss.gan and not discriminator_halvings(config, size):
-        pixels = round(2 * LEAST_PLACES * config.stem[1] / config.input_scale)
-        text = f"clips of {size[0]} x {size[1]} pixels are too small for the discriminator, which halves them"
-        yield (*key, "gan"), f"{text}; set it to 0, or data.size to {pixels} at least"
-
-
-def _tokenizer_network(settings: TokenizerSettings, config: TokenizerConfig) -> Problems:
-    halvings = len(config.multipliers) - 1
-    if len(config.time_down) != halvings:
-        text = f"{len(config.time_down)} values for {halvings} halvings, one between any two multipliers"
-        yield ("tokenizer", "time_down"), text
-    time, pixels = config.stride
-    if (pixels / config.input_scale) % 1:
-        text = f"makes the {pixels} pixels of a token no integer number of pixels of the clip"
-        yield ("tokenizer", "input_scale"), f"{config.input_scale} {text}"
-    if log2(config.num_codes) > MOST_CODE_BITS:
-        yield ("tokenizer", "levels"), f"{config.num_codes} codes; at most 2^{MOST_CODE_BITS}"
-    # The first slice of a window is kept completely; the tokenizer selects from the others.
-    if settings.frames % time or settings.frames < 2 * time:
-        text = f"must be a multiple of {time} frames, the length of a token, and at least twice that"
-        yield ("tokenizer", "frames"), text
 
 
 def _tokenizer_grid(recipe: Recipe, settings: TokenizerSettings, config: TokenizerConfig) -> Problems:
@@ -165,23 +138,27 @@ def _tokenizer_grid(recipe: Recipe, settings: TokenizerSettings, config: Tokeniz
         return
     size = recipe.data.frame_size
     if any(side % step for side, step in zip(size, config.tubelet[1:], strict=True)):
-        return  # `_clip_size` reports data.size
+        return  # `_token_counts` reports data.size
     grid = TokenGrid.of_clip(frames=settings.frames, size=size, tubelet=config.tubelet)
     ranked = grid.num_tokens - grid.per_slice
     if not num_kept(ranked, settings.keep):
         yield ("tokenizer", "keep"), f"{settings.keep} keeps none of a window's {ranked} ranked tokens"
 
 
-def _clip_size(recipe: Recipe) -> Problems:
-    lengths = (recipe.data.frames, *recipe.data.frame_size)
-    for key, length, step in zip(("frames", "size", "size"), lengths, recipe.model.tubelet, strict=True):
-        if length % step:
-            yield ("data", key), f"{length} is no multiple of the tubelet's {step} (model.tubelet)"
-
-
 def _token_counts(recipe: Recipe) -> Problems:
     """Both stages encode tokens; pre-training predicts tokens, fine-tuning does not."""
     data = recipe.data
+    uncountable: list[tuple[KeyPath, str]] = []
+    lengths = (data.frames, *data.frame_size)
+    for key, length, step in zip(("frames", "size", "size"), lengths, recipe.model.tubelet, strict=True):
+        if length % step:
+            text = f"{length} is no multiple of the tubelet's {step} (model.tubelet)"
+            uncountable.append((("data", key), text))
+    for stage, settings in zip(STAGES, (recipe.pretrain, recipe.finetune), strict=True):
+        uncountable += [((stage, "selection", key), text) for key, text in settings.selection.problems()]
+    if uncountable:
+        yield from uncountable
+        return
     grid = TokenGrid.of_clip(frames=data.frames, size=data.frame_size, tubelet=recipe.model.tubelet)
     try:
         visible, target = _num_chosen(recipe.pretrain.selection, grid)

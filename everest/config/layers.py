@@ -98,12 +98,6 @@ class LayerStack:
                     _apply(merged, layer.label, number, choices[backbone], (stage,), written)
         return merged
 
-    def chosen_backbone(self) -> str | None:
-        """The backbone that the layers set, valid or not; None if it is no text."""
-        model = self.merged(None).values["model"]
-        name = with_hyphens(model.get("backbone")) if isinstance(model, dict) else None
-        return name if isinstance(name, str) else None
-
 
 def _apply(
     merged: Merged,

@@ -8,7 +8,6 @@ from dataclasses import fields
 from typing import Any
 
 from pydantic import ValidationError
-from pydantic_core import ErrorDetails
 
 from everest.config.layers import BY_BACKBONE, STAGES, KeyPath
 from everest.config.settings import TARGET_KEYS, Recipe
@@ -40,24 +39,26 @@ _MESSAGES = {
 
 def explain_validation(error: ValidationError) -> list[tuple[KeyPath, str]]:
     """The key and the message of each problem."""
-    return [_explain(details) for details in error.errors(include_url=False)]
-
-
-def _explain(details: ErrorDetails) -> tuple[KeyPath, str]:
-    location, kind, context = details["loc"], details["type"], details.get("ctx", {})
-    parts = [str(part) for part in location]
-    if parts[1:2] in (["selection"], ["target"]):
-        del parts[2:3]  # pydantic inserts the strategy or the kind here, which the YAML does not have
-    key, got = tuple(parts), _shown(details["input"])
-    if kind == "unexpected_keyword_argument":
-        return key, f"unknown key{did_you_mean(key[-1], _known_keys(location[:-1]))}"
-    if kind == "literal_error":
-        return key, _unknown_value(details["input"], context["expected"])
-    if kind.startswith("union_tag"):  # an unknown strategy of a selection, or kind of a target
-        tag = context["discriminator"].strip("'")
-        return (*key, tag), _unknown_value(details["input"].get(tag), context["expected_tags"])
-    message = _MESSAGES.get(kind)
-    return key, message.format(got=got, **context) if message else f"{details['msg']}, not {got}"
+    problems: list[tuple[KeyPath, str]] = []
+    for details in error.errors(include_url=False):
+        location, kind, context = details["loc"], details["type"], details.get("ctx", {})
+        parts = [str(part) for part in location]
+        if parts[1:2] in (["selection"], ["target"]):
+            del parts[2:3]  # pydantic inserts the strategy or the kind here, which the YAML does not have
+        got = _shown(details["input"])
+        if kind == "unexpected_keyword_argument":
+            text = f"unknown key{did_you_mean(parts[-1], _known_keys(location[:-1]))}"
+        elif kind == "literal_error":
+            text = _unknown_value(details["input"], context["expected"])
+        elif kind.startswith("union_tag"):  # an unknown strategy of a selection, or kind of a target
+            parts.append(context["discriminator"].strip("'"))
+            text = _unknown_value(details["input"].get(parts[-1]), context["expected_tags"])
+        elif kind in _MESSAGES:
+            text = _MESSAGES[kind].format(got=got, **context)
+        else:
+            text = f"{details['msg']}, not {got}"
+        problems.append((tuple(parts), text))
+    return problems
 
 
 def _unknown_value(value: Any, expected: str) -> str:

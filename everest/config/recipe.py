@@ -23,6 +23,7 @@ from everest.config.layers import (
 from everest.config.messages import explain_validation
 from everest.config.recipe_files import find_recipe, with_bases
 from everest.config.settings import Recipe
+from everest.config.values import with_hyphens
 from everest.config.yaml import write_yaml
 from everest.errors import RecipeError
 
@@ -52,7 +53,9 @@ def load_recipe(
     layers += read_overrides(overrides, problems)
     stack = LayerStack(file.label, recipe_values(Recipe(name=file.name)), layers)
 
-    merged = stack.merged(stack.chosen_backbone())
+    model = stack.merged(None).values["model"]
+    backbone = with_hyphens(model.get("backbone")) if isinstance(model, dict) else None
+    merged = stack.merged(backbone if isinstance(backbone, str) else None)  # a known backbone or not
     dropped = drop_foreign_keys(merged)
     recipe, errors = _validate(merged)
     if recipe:

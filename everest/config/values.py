@@ -30,28 +30,22 @@ def _is_count(value: Any) -> bool:
     return type(value) is int and value > 0  # not isinstance: True is an int
 
 
-def _is_side(value: Any) -> bool:
-    return _is_count(value) and value <= LONGEST_SIDE
-
-
 def _check_size(value: Any) -> int | tuple[int, int]:
-    if _is_side(value):
-        return value
-    if isinstance(value, list | tuple) and len(value) == 2 and all(map(_is_side, value)):
-        return value[0], value[1]
+    sides: list[Any] = list(value) if isinstance(value, list | tuple) and len(value) == 2 else [value]
+    if all(_is_count(side) and side <= LONGEST_SIDE for side in sides):
+        return (sides[0], sides[1]) if len(sides) == 2 else sides[0]
     raise ValueError(f"must be a number of pixels up to {LONGEST_SIDE} or [height, width]")
 
 
-def _check_micro_batch(value: Any) -> int | str:
-    if value == "auto" or _is_count(value):
-        return value
-    raise ValueError("must be 'auto' or an integer from 1")
+def _count_or(pattern: str, requirement: str) -> BeforeValidator:
+    """Checks for an integer from 1 or a text of this pattern; `requirement` is the error."""
 
+    def check(value: Any) -> int | str:
+        if _is_count(value) or (isinstance(value, str) and re.fullmatch(pattern, value)):
+            return value
+        raise ValueError(requirement)
 
-def _check_save_every(value: Any) -> int | str:
-    if _is_count(value) or (isinstance(value, str) and re.fullmatch(r"[1-9]\d*(s|min|h)", value)):
-        return value
-    raise ValueError("must be a number of steps or a time such as '30s', '10min', '2h'")
+    return BeforeValidator(check)
 
 
 def _one_of(names: Collection[str]) -> AfterValidator:
@@ -79,5 +73,8 @@ Backbone = Annotated[str, BeforeValidator(with_hyphens), _one_of(BACKBONES)]
 Pooling = Annotated[Literal["mean", "first", "class-attention"], BeforeValidator(with_hyphens)]
 TokenizerSize = Annotated[str, BeforeValidator(with_hyphens), _one_of(TOKENIZERS)]
 Size = Annotated[int | tuple[int, int], BeforeValidator(_check_size)]
-MicroBatch = Annotated[int | Literal["auto"], BeforeValidator(_check_micro_batch)]
-SaveEvery = Annotated[int | str, BeforeValidator(_check_save_every)]
+MicroBatch = Annotated[int | Literal["auto"], _count_or("auto", "must be 'auto' or an integer from 1")]
+SaveEvery = Annotated[
+    int | str,
+    _count_or(r"[1-9]\d*(s|min|h)", "must be a number of steps or a time such as '30s', '10min', '2h'"),
+]

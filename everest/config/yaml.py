@@ -32,10 +32,10 @@ class _Loader(yaml.SafeLoader):
         seen: set[str] = set()
         for key_node, _ in node.value:
             key = key_node.value
-            if not isinstance(key, str) or key_node.tag not in (_TAG + "str", _TAG + "merge"):
-                raise _at(key_node, "a key must be text")
-            if key in seen:
-                raise _at(key_node, f"duplicate key '{key}'")
+            is_text = isinstance(key, str) and key_node.tag in (_TAG + "str", _TAG + "merge")
+            if not is_text or key in seen:
+                problem = f"duplicate key '{key}'" if is_text else "a key must be text"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
 
@@ -58,10 +58,6 @@ _Dumper.add_implicit_resolver(_TAG + "float", _FLOAT, _FLOAT_STARTS)
 _Dumper.add_representer(
     list, lambda dumper, value: dumper.represent_sequence(_TAG + "seq", value, flow_style=True)
 )
-
-
-def _at(node: yaml.Node, problem: str) -> yaml.MarkedYAMLError:
-    return yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
 
 
 def read_yaml(text: str, label: str) -> Any:

@@ -41,7 +41,8 @@ def fetch(name: str, *, notify: Callable[[str], None] = warn_on_main) -> Path:
         CheckpointError: no such repository, or no permission to read it.
         Unreachable: neither the hub nor the cache can provide it.
     """
-    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
     from huggingface_hub.utils import validate_repo_id
 
     repository, _, text = name.removeprefix(PREFIX).partition("@")
@@ -54,8 +55,16 @@ def fetch(name: str, *, notify: Callable[[str], None] = warn_on_main) -> Path:
         raise CheckpointError(f"{name}: not a name of a repository; write {PREFIX}OWNER/NAME")
     try:
         folder = _download(repository, revision)
-    except _NoAnswerError as error:
-        folder = _find_in_cache(repository, revision, why=str(error))
+    except _NoAnswerError as no_answer:
+        try:
+            folder = Path(
+                snapshot_download(repository, revision=revision, allow_patterns=_SAFE, local_files_only=True)
+            )
+        except (LocalEntryNotFoundError, OSError, ValueError) as error:
+            raise Unreachable(
+                f"{PREFIX}{repository}: not complete in the cache {constants.HF_HUB_CACHE}, and the hub does "
+                f"not answer ({no_answer}); connect, or fetch it elsewhere by `hf download {repository}`"
+            ) from error
     notify(f"{name}: license {license_of(folder) or 'not stated'}, revision {folder.name[:12]}")
     return folder
 
@@ -94,21 +103,6 @@ def _download(repository: str, revision: str | None) -> Path:
             raise write_error(Path(str(error.filename)), error) from error
         raise Unreachable(
             f"{name}: the download was interrupted ({_first_line(error)}); run again to resume it"
-        ) from error
-
-
-def _find_in_cache(repository: str, revision: str | None, *, why: str) -> Path:
-    from huggingface_hub import constants, snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    try:
-        return Path(
-            snapshot_download(repository, revision=revision, allow_patterns=_SAFE, local_files_only=True)
-        )
-    except (LocalEntryNotFoundError, OSError, ValueError) as error:
-        raise Unreachable(
-            f"{PREFIX}{repository}: not complete in the cache {constants.HF_HUB_CACHE}, and the hub does not "
-            f"answer ({why}); connect, or fetch it elsewhere by `hf download {repository}`"
         ) from error
 
 

@@ -134,11 +134,23 @@ def run_processes(devices: Devices, command: Sequence[str]) -> RunEnd:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]  # a free one
+    environment = {
+        **os.environ,
+        "WORLD_SIZE": str(devices.processes),
+        "LOCAL_WORLD_SIZE": str(devices.processes),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        PARENT: str(os.getpid()),
+        **visible_gpus(devices.ids),
+    }
+    if devices.kind == "cpu":
+        environment["ACCELERATE_USE_CPU"] = "true"
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // devices.processes)))
     with tempfile.TemporaryFile("w+") as errors_of_others:
         workers = [
             subprocess.Popen(
                 command,
-                env=_environment(devices, rank, port),
+                env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
                 stdout=subprocess.DEVNULL if rank else None,
                 stderr=errors_of_others if rank else None,
                 text=True,
@@ -161,25 +173,6 @@ def run_processes(devices: Devices, command: Sequence[str]) -> RunEnd:
     hint = ", most often because memory ran out" if -code == signal.SIGKILL else ""
     error = f"error: process {failed} of the run was killed by {name}{hint}"
     return RunEnd(EnvironmentProblem.exit_code, f"{error}; run the same command again to resume\n")
-
-
-def _environment(devices: Devices, rank: int, port: int) -> dict[str, str]:
-    environment = {
-        **os.environ,
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(devices.processes),
-        "LOCAL_WORLD_SIZE": str(devices.processes),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        PARENT: str(os.getpid()),
-    }
-    environment.update(visible_gpus(devices.ids))
-    if devices.kind == "cpu":
-        environment["ACCELERATE_USE_CPU"] = "true"
-        threads = max(1, (os.cpu_count() or 1) // devices.processes)
-        environment.setdefault("OMP_NUM_THREADS", str(threads))
-    return environment
 
 
 def visible_gpus(ids: Sequence[int]) -> dict[str, str]:
@@ -212,24 +205,24 @@ def _forward_signals(workers: Sequence[subprocess.Popen[str]]) -> Iterator[set[i
 
 
 def _wait(workers: Sequence[subprocess.Popen[str]]) -> int | None:
-    """Wait for all; returns the rank that failed first, or None. After a failure the others are stopped."""
+    """Wait for all; returns the rank that failed first, or None. After a failure the others are stopped.
+
+    Of several that have failed it is the lowest rank: the main process has shown its error.
+    """
     failed: int | None = None
     deadline = 0.0
-    while any(worker.poll() is None for worker in workers):
+    while True:
+        running = any(worker.poll() is None for worker in workers)
         if failed is None:
-            failed = _first_failure(workers)
+            codes = [worker.returncode for worker in workers]
+            own = [rank for rank, code in enumerate(codes) if code not in (None, 0, LOST)]
+            # A process that lost another one counts only after all have ended: the other's error comes first.
+            lost = [rank for rank, code in enumerate(codes) if code == LOST and None not in codes]
+            failed = next(iter(own or lost), None)
             deadline = time.monotonic() + GRACE_SECONDS
-        elif time.monotonic() > deadline:
+        elif running and time.monotonic() > deadline:
             for worker in workers:
                 worker.kill()
+        if not running:
+            return failed
         time.sleep(0.05)
-    return failed if failed is not None else _first_failure(workers)
-
-
-def _first_failure(workers: Sequence[subprocess.Popen[str]]) -> int | None:
-    """The rank of a process that ended by its own error; the main one first, which has shown its error."""
-    codes = [worker.returncode for worker in workers]
-    own = [rank for rank, code in enumerate(codes) if code not in (None, 0, LOST)]
-    # A process that lost another one counts only after all have ended: the other one's error comes first.
-    lost = [rank for rank, code in enumerate(codes) if code == LOST and None not in codes]
-    return next(iter(own or lost), None)

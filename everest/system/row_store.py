@@ -166,7 +166,7 @@ class RowStore:
         """Each tensor (rows, …), mapped from the disk into memory."""
         self.sync()
         return {
-            name: np.memmap(self._file_of(name), dtype=dtype, mode="c", shape=(self.num_rows, *shape))
+            name: np.memmap(self.folder / f"{name}.bin", dtype=dtype, mode="c", shape=(self.num_rows, *shape))
             for name, (dtype, shape) in self.shapes.items()
         }
 
@@ -174,14 +174,11 @@ class RowStore:
         """Remove the folder."""
         shutil.rmtree(self.folder)
 
-    def _file_of(self, name: str) -> Path:
-        return self.folder / f"{name}.bin"
-
     def _open_files(self) -> None:
         """Open the file of each tensor, and remove rows that the journal does not count."""
         self._files: dict[str, IO[bytes]] = {}
         for name, (dtype, shape) in self.shapes.items():
-            file = self._stack.enter_context(self._file_of(name).open("ab", buffering=0))
+            file = self._stack.enter_context((self.folder / f"{name}.bin").open("ab", buffering=0))
             size = self.num_rows * math.prod(shape) * np.dtype(dtype).itemsize
             if file.tell() < size:
                 raise _damaged(self.folder, f"{file.tell()} bytes of {name} instead of {size}")

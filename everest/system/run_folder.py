@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -178,32 +179,26 @@ def current_environment() -> dict[str, Any]:
     """Versions, devices, commit and command line: all that is needed to repeat a run."""
     import torch  # here, because listing runs needs no torch
 
+    versions = dict.fromkeys(PACKAGES, "not installed")
+    for package in PACKAGES:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    commit = None  # of the checkout that the package runs from; None for an installed wheel or without git
+    package_folder = Path(__file__).resolve().parents[1]
+    command = ["git", "rev-parse", "--show-toplevel", "HEAD"]
+    with suppress(OSError, subprocess.SubprocessError):
+        git = subprocess.run(
+            command, cwd=package_folder, capture_output=True, text=True, check=True, timeout=10
+        )
+        top, head = git.stdout.split("\n")[:2]
+        # A wheel installed inside another project's checkout does not take that project's commit.
+        commit = head if Path(top) == package_folder.parent else None
     return {
         "command": sys.argv,
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "versions": {name: _version(name) for name in PACKAGES},
+        "versions": versions,
         "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] or ["cpu"],
-        "git_commit": _git_commit(),
+        "git_commit": commit,
     }
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
-
-
-def _git_commit() -> str | None:
-    """The commit of the checkout that the package runs from; None for an installed wheel or without git."""
-    package = Path(__file__).resolve().parents[1]
-    command = ["git", "rev-parse", "--show-toplevel", "HEAD"]
-    try:
-        git = subprocess.run(command, cwd=package, capture_output=True, text=True, check=True, timeout=10)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    top, commit = git.stdout.split("\n")[:2]
-    # A wheel installed inside another project's checkout does not take that project's commit.
-    return commit if Path(top) == package.parent else None

@@ -99,9 +99,13 @@ class RemotePath:
     def read_text(self, encoding: str) -> str:
         return self.read_bytes().decode(encoding)
 
+    @lru_cache(maxsize=32768)  # noqa: B019 the kept paths are small
     def version(self) -> tuple[int, str]:
         """Size in bytes (-1 if unknown) and a text that changes with the file, as of the first call."""
-        return _version(self)
+        info = self.info()
+        size = info.get("size")
+        changing = next((info[key] for key in _CHANGING if info.get(key) is not None), "")
+        return -1 if size is None else size, str(changing)
 
     def info(self) -> dict[str, Any]:
         """The values that fsspec reports for the file or folder."""
@@ -131,18 +135,20 @@ class RemotePath:
         except MemoryError:
             raise
         except Exception as error:  # every storage has errors of its own
-            raise DataError(f"{self.url}: {_explain(error)}") from error
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            if "Credential" in type(error).__name__:
+                problem = f"no credentials for this storage ({reason}); {_CREDENTIALS}"
+            elif isinstance(error, PermissionError):
+                problem = f"access denied ({reason}); check the name and the rights of these credentials"
+            elif isinstance(error, ValueError) and "Protocol not known" in reason:
+                problem = "unknown protocol; known are file, s3, hf and others of fsspec"
+            else:
+                advice = "check the address and the network, then run again"
+                problem = f"the storage does not answer ({reason}); {advice}"
+            raise DataError(f"{self.url}: {problem}") from error
 
 
 Location = Path | RemotePath
-
-
-@lru_cache(maxsize=32768)
-def _version(path: RemotePath) -> tuple[int, str]:
-    info = path.info()
-    size = info.get("size")
-    changing = next((info[key] for key in _CHANGING if info.get(key) is not None), "")
-    return -1 if size is None else size, str(changing)
 
 
 def parse_location(text: str | Path) -> Location:
@@ -163,15 +169,3 @@ def join_location(folder: Location, text: str) -> Location:
     if is_url(text) or Path(text).is_absolute():
         return parse_location(text)
     return folder / text
-
-
-def _explain(error: Exception) -> str:
-    """Why a storage refuses, in one line."""
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    if "Credential" in type(error).__name__:
-        return f"no credentials for this storage ({reason}); {_CREDENTIALS}"
-    if isinstance(error, PermissionError):
-        return f"access denied ({reason}); check the name and the rights of these credentials"
-    if isinstance(error, ValueError) and "Protocol not known" in reason:
-        return "unknown protocol; known are file, s3, hf and others of fsspec"
-    return f"the storage does not answer ({reason}); check the address and the network, then run again"

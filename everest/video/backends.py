@@ -53,8 +53,8 @@ def read_pyav(path: Video, wanted: list[int]) -> dict[int, np.ndarray]:
     return frames
 
 
-def pyav_in_order(path: Video, wanted: list[int]) -> Iterator[tuple[int, np.ndarray]]:
-    """Number and pixels of the `wanted` frames (ascending), up to the first that cannot be decoded."""
+def pyav_in_order(path: Video, wanted: list[int]) -> Iterator[np.ndarray]:
+    """The pixels of the `wanted` frames (ascending), up to the first that cannot be decoded."""
     video = inspect_video(path)
     for seek, run in video.index.runs(wanted):
         done = 0
@@ -62,7 +62,7 @@ def pyav_in_order(path: Video, wanted: list[int]) -> Iterator[tuple[int, np.ndar
             for number, pixels in _decode(path, video, start, run[done:], skipping=skipping):
                 if number != run[done]:
                     break
-                yield number, pixels
+                yield pixels
                 done += 1
             if done == len(run):
                 break

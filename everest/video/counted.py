@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import zlib
 from contextlib import closing
-from functools import partial
 from itertools import islice, pairwise
 from typing import Final, NamedTuple
 
@@ -57,9 +56,15 @@ def count_frames(path: Video, *, container: str) -> tuple[PacketIndex, int]:
             elif len(starts) == 2 and len(starts[1]) <= COMPARED:
                 starts[1].append(_decoded(frame))
     rising = all(before < after for before, after in pairwise(stamps))
-    trusted = trusted and rising and 0 < len(starts) <= len(seeks)
-    if not trusted or not all(map(partial(_starts_with, path), starts, seeks)):
-        return PacketIndex.of([]), len(stamps)
+    counted_only = PacketIndex.of([]), len(stamps)
+    if not (trusted and rising and 0 < len(starts) <= len(seeks)):
+        return counted_only
+    for expected, seek in zip(starts, seeks, strict=False):
+        if seek is None:
+            return counted_only
+        with closing(decode_frames(path, seek)) as frames:
+            if [_decoded(frame) for frame in islice(frames, len(expected))] != expected:
+                return counted_only
     index = PacketIndex(
         times=np.array(stamps, dtype=np.int64),
         key_times=np.array([expected[0].stamp for expected in starts], dtype=np.int64),
@@ -68,14 +73,6 @@ def count_frames(path: Video, *, container: str) -> tuple[PacketIndex, int]:
         by_decode_stamp=True,
     )
     return index, len(stamps)
-
-
-def _starts_with(path: Video, expected: list[_Decoded], seek: int | None) -> bool:
-    """Whether decoding from a keyframe starts with the frames that were decoded from the file's start."""
-    if seek is None:
-        return False
-    with closing(decode_frames(path, seek)) as frames:
-        return [_decoded(frame) for frame in islice(frames, len(expected))] == expected
 
 
 def _decoded(frame: VideoFrame) -> _Decoded:

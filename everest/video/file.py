@@ -60,9 +60,8 @@ def clear_video_cache() -> None:
 def _inspect(path: Video, size: int, changing: str) -> VideoFile:
     """Inspect a file. With `size` and `changing` in the cache's key, a rewritten file is inspected again."""
     with open_stream(path) as (container, stream):
-        packets = displayed_packets(container, stream)
-        index = PacketIndex.of(packets)
-        exact = exact_backends(container, stream, packets)
+        index = PacketIndex.of(displayed_packets(container, stream))
+        exact = exact_backends(container, stream, index)
         number, name, codec = stream.index, container.format.name, stream.codec_context.name
         fps = stream.average_rate or stream.guessed_rate or 25
         second = 1 / stream.time_base if stream.time_base else 1

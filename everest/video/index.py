@@ -58,9 +58,14 @@ class PacketIndex:
         keys = sorted(packet for packet in packets if packet.is_key)
         times = np.array([packet.time for packet in packets], dtype=np.int64)  # as decoded
         shown = np.argsort(times)
+        # Closed: from the first on, every frame is shown after the keyframe that it follows in decode order.
+        has_closed_gops, last_key = True, None
+        for packet in packets:
+            last_key = packet.time if packet.is_key else last_key
+            has_closed_gops = has_closed_gops and last_key is not None and packet.time >= last_key
         return cls(
             times=times[shown],
-            order=shown if has_closed_gops(packets) else shown[:0],
+            order=shown if has_closed_gops else shown[:0],
             key_times=np.array([key.time for key in keys], dtype=np.int64),
             key_seeks=np.array([key.seek for key in keys], dtype=np.int64),
         )
@@ -97,16 +102,6 @@ class PacketIndex:
         return set(self.times[self.order > last[gop]].tolist()), int(self.times[final])
 
 
-def has_closed_gops(packets: Sequence[Packet]) -> bool:
-    """Whether every frame is shown after the keyframe that it follows in decode order, from the first on."""
-    last_key = None
-    for packet in packets:
-        last_key = packet.time if packet.is_key else last_key
-        if last_key is None or packet.time < last_key:
-            return False
-    return bool(packets)
-
-
 def displayed_packets(container: InputContainer, stream: VideoStream) -> list[Packet]:
     """The packets that show a frame, in decode order; empty if only counting is exact."""
     if container.format.name in COUNTED_FORMATS or stream.codec_context.name in COUNTED_CODECS:
@@ -123,32 +118,25 @@ def displayed_packets(container: InputContainer, stream: VideoStream) -> list[Pa
     return packets if len({packet.time for packet in packets}) == len(packets) else []
 
 
-def exact_backends(
-    container: InputContainer, stream: VideoStream, packets: Sequence[Packet]
-) -> frozenset[str]:
+def exact_backends(container: InputContainer, stream: VideoStream, index: PacketIndex) -> frozenset[str]:
     """Names of the back-ends that return the frames of PyAV, to the bit except for decord's rounding.
 
     Args:
-        packets: from `displayed_packets`.
+        index: of the packets of `displayed_packets`.
     """
-    if not packets or stream.frames not in (0, len(packets)):  # counted, or damaged: frames are missing
+    size = index.times.size
+    if not size or stream.frames not in (0, size):  # counted, or damaged: frames are missing
         return frozenset()
-    exact = set()
-    if _is_exact_with_decord(container, stream, packets):
+    exact, codec = set(), stream.codec_context
+    # decord 0.6: wrong frames for open GOPs, broken images for 4:4:4, wrong stream of several; no AV1.
+    if (
+        len(container.streams.video) == 1
+        and codec.pix_fmt in ("yuv420p", "yuvj420p")
+        and codec.codec.name not in ("av1", "libdav1d")
+        and index.order.size
+        and np.unique(np.diff(index.times)).size <= 1
+    ):
         exact.add("decord")
-    if stream.codec_context.pix_fmt in EIGHT_BITS:  # torchcodec 0.17: other colors for more than 8 bits
+    if codec.pix_fmt in EIGHT_BITS:  # torchcodec 0.17: other colors for more than 8 bits
         exact.add("torchcodec")
     return frozenset(exact)
-
-
-def _is_exact_with_decord(container: InputContainer, stream: VideoStream, packets: Sequence[Packet]) -> bool:
-    """decord 0.6: wrong frames for open GOPs, broken images for 4:4:4, wrong stream of several; no AV1."""
-    codec = stream.codec_context
-    if len(container.streams.video) > 1:
-        return False
-    if codec.pix_fmt not in ("yuv420p", "yuvj420p") or codec.codec.name in ("av1", "libdav1d"):
-        return False
-    if not has_closed_gops(packets):
-        return False
-    steps = np.diff(np.sort([packet.time for packet in packets]))
-    return np.unique(steps).size <= 1

@@ -69,7 +69,8 @@ def read_frames(path: str | Video, ids: Sequence[int], *, decoder: str = "auto")
     folder = image_folder(path)
     with as_video_error(path):
         if folder:
-            frames = dict(_images_in_order(folder, wanted))
+            files = image_frames(folder)
+            frames = {i: read_image(files[i]) for i in wanted}
             if len({frame.shape for frame in frames.values()}) > 1:
                 raise VideoError(folder, "images of different sizes")
         else:
@@ -92,7 +93,12 @@ def frames_in_order(path: str | Video, ids: Iterable[int]) -> Iterator[Tensor]:
     count = _count(path, wanted)
     done, folder = 0, image_folder(path)
     with as_video_error(path):
-        for _, pixels in _images_in_order(folder, wanted) if folder else pyav_in_order(path, wanted):
+        if folder:
+            files = image_frames(folder)
+            frames = (read_image(files[i]) for i in wanted)
+        else:
+            frames = pyav_in_order(path, wanted)
+        for pixels in frames:
             yield torch.from_numpy(np.ascontiguousarray(pixels))
             done += 1
     if done < len(wanted):
@@ -202,8 +208,3 @@ def read_image(file: Location) -> np.ndarray:
     """Read a jpg or png: (H, W, 3) uint8, RGB."""
     with Image.open(decoder_input(file)) as image:
         return np.asarray(image.convert("RGB"))
-
-
-def _images_in_order(folder: Location, wanted: list[int]) -> Iterator[tuple[int, np.ndarray]]:
-    files = image_frames(folder)
-    return ((i, read_image(files[i])) for i in wanted)

@@ -45,14 +45,6 @@ def decoder_input(video: Video) -> str | BytesIO:
     return str(video) if isinstance(video, Path) else BytesIO(video_bytes(video))
 
 
-def first_bytes(video: Video, size: int) -> bytes:
-    """The first `size` bytes of a video."""
-    if isinstance(video, Path):
-        with video.open("rb") as file:
-            return file.read(size)
-    return video_bytes(video)[:size]
-
-
 def video_version(video: Video) -> tuple[int, str]:
     """Size in bytes, and a text that changes when the file is rewritten.
 

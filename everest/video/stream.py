@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Generator, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import av
 from av import VideoFrame, VideoStream
@@ -15,7 +16,7 @@ from av.error import FFmpegError, InvalidDataError
 from av.stream import Disposition
 
 from everest.errors import DataError
-from everest.video.source import Video, decoder_input, first_bytes
+from everest.video.source import Video, decoder_input, video_bytes
 
 # Their decoders apply `skip_frame` per packet; AV1's also drops frames that it had started before.
 SKIPPING_CODECS = frozenset({"h264", "hevc"})
@@ -49,7 +50,11 @@ def open_stream(path: Video) -> Iterator[tuple[InputContainer, VideoStream]]:
     try:
         container = av.open(decoder_input(path), "r")
     except InvalidDataError as error:
-        begin = first_bytes(path, 12)
+        if isinstance(path, Path):
+            with path.open("rb") as file:
+                begin = file.read(12)
+        else:
+            begin = video_bytes(path)[:12]
         known = any(begin[at:].startswith(mark) for at, mark in CONTAINER_MARKS.items())
         reason = "no frame can be decoded (truncated or damaged file)" if known else "not a video file"
         raise VideoError(path, reason) from error

@@ -6,6 +6,7 @@ B batch, C channels, T frames, H W pixels, N tokens, K kept tokens, D width.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from timm.layers.norm import LayerNorm
@@ -118,6 +119,10 @@ class VideoClassifier(nn.Module):
         """Convert logits (..., classes) to float32 probabilities, which sum to 1 in each head."""
         parts = logits.float().split(self.head_sizes, dim=-1)
         return torch.cat([part.softmax(dim=-1) for part in parts], dim=-1)
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """The layers of timm's layer decay: embedding, blocks, and in the last one all other parameters."""
+        return {"stem": r"encoder\.patch_embed\.", "blocks": [(r"encoder\.blocks\.(\d+)\.", None)]}
 
     @property
     def measure(self) -> Embedding:

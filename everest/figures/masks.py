@@ -19,6 +19,7 @@ from everest.methods.grid import TokenGrid, TokenSelection, patchify, unpatchify
 from everest.methods.importance import Embedding, RawPixels, ScoredEmbedding
 from everest.methods.ranked import LearnedImportance
 from everest.methods.selector import Selector
+from everest.methods.targets import PixelTargets
 from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder
 from everest.tokenizer.network import AdaptiveTokenizer
@@ -216,7 +217,7 @@ def _view(
     visible, target = chosen.visible[0], chosen.target[0]
     predicted, with_truth = None, False
     if isinstance(model, MaskedAutoencoder) and prediction is not None:
-        with_truth = model.targets.needs_truth
+        with_truth = isinstance(model.targets, PixelTargets) and bool(model.targets.normalize)
         patches = _cut(frames, grid)
         shown = torch.full_like(patches, GRAY)
         shown[target] = model.targets.pixels(prediction, x, chosen.target)[0]

@@ -162,8 +162,14 @@ class LearnedImportance(Selector):
         if self.score == "random":
             return TokenSelection(visible, _smallest(seen + noise, num_important + num_random))
         if self.score == "uniform-frames":
-            far = _far_from_even_slices(grid, num_important + num_random, hidden).to(noise.device)  # (N,)
-            return TokenSelection(visible, _smallest(seen * grid.t + far + noise, num_important + num_random))
+            # As many evenly spaced slices as the targets fill. LVMAE §4.2: every 7th frame, 15 % of them.
+            num_target = num_important + num_random
+            slices = max(1, -(-num_target * grid.t // hidden))  # rounded up
+            near = torch.tensor([(2 * i + 1) * grid.t // (2 * slices) for i in range(slices)])
+            far = torch.ones(grid.t).scatter_(0, near, 0.0).repeat_interleave(grid.per_slice)  # (N,)
+            return TokenSelection(
+                visible, _smallest(seen * grid.t + far.to(noise.device) + noise, num_target)
+            )
         assert importance is not None, "this score measures"
         important = self._by_importance(grid, importance, seen, noise)[:, :num_important]
         taken = (seen + noise).scatter_add_(1, important, torch.ones_like(noise))
@@ -205,13 +211,3 @@ def _independent_of_tubes(noise: Tensor, visible: Tensor, grid: TokenGrid) -> Te
     border = first.gather(1, visible[:, :num_tubes]).amax(dim=1, keepdim=True)  # (B, 1)
     stretched = ((first - border) / (1 - border)).clamp(0, 1)
     return torch.cat([stretched, noise[:, grid.per_slice :]], dim=1)
-
-
-def _far_from_even_slices(grid: TokenGrid, number: int, hidden: int) -> Tensor:
-    """(N,) 0 in as many evenly spaced slices as `number` of the `hidden` tokens fill, 1 elsewhere.
-
-    LVMAE §4.2 takes every 7th frame, which is 15 % of them.
-    """
-    slices = max(1, -(-number * grid.t // hidden))  # rounded up
-    near = torch.tensor([(2 * i + 1) * grid.t // (2 * slices) for i in range(slices)])
-    return torch.ones(grid.t).scatter_(0, near, 0.0).repeat_interleave(grid.per_slice)

@@ -24,11 +24,6 @@ class TargetMaker(Protocol):
         """P, the number of values predicted for one token."""
         ...
 
-    @property
-    def needs_truth(self) -> bool:
-        """Whether `pixels` uses the mean and std of the true tubelets."""
-        ...
-
     def values(self, frames: Tensor, ids: Tensor) -> Tensor:
         """(B, K, P) float32 at the tokens `ids` (B, K) of the normalized clips (B, C, T, H, W)."""
         ...
@@ -60,10 +55,6 @@ class PixelTargets:
     def width(self) -> int:
         t, p, q = self.tubelet
         return (t if self.frames == "all" else 1) * p * q * 3
-
-    @property
-    def needs_truth(self) -> bool:
-        return bool(self.normalize)
 
     def values(self, frames: Tensor, ids: Tensor) -> Tensor:
         """(B, K, P) in the order (frame, row, column, channel) of the released programs."""

@@ -6,7 +6,7 @@ tubelet's frames, rows and columns.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import torch
 from timm.layers.norm import LayerNorm
@@ -41,10 +41,14 @@ def run_blocks(blocks: nn.ModuleList, x: Tensor, *, checkpointing: bool, last: i
     return x
 
 
-def linear_layers(*modules: nn.Module) -> Iterator[nn.Linear]:
-    """Every Linear inside the modules, for their initialization."""
+def init_linear_layers(*modules: nn.Module, init: Callable[[Tensor], Tensor]) -> None:
+    """Apply `init` to the weight of every Linear inside the modules, and set the biases to zero."""
     for module in modules:
-        yield from (layer for layer in module.modules() if isinstance(layer, nn.Linear))
+        for layer in module.modules():
+            if isinstance(layer, nn.Linear):
+                init(layer.weight)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
 
 
 class Encoder(nn.Module):

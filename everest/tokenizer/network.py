@@ -129,10 +129,6 @@ class AdaptiveTokenizer(nn.Module):
         values, codes = self.quantizer(latent)
         return TokenizerOutput(latent, values, codes, self.scorer(frames))
 
-    def standardized(self, values: Tensor) -> Tensor:
-        """Scale values (..., D) to mean 0 and std 1 over the training set, as prediction targets."""
-        return (values - self.target_mean) / self.target_std
-
     def reconstruct(self, clip: Tensor, keep: float | None = None, mask: Tensor | None = None) -> Tensor:
         """Rebuild the clips from some of their tokens: (B, 3, T, H, W) in the scaled size.
 

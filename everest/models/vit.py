@@ -75,17 +75,13 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         self.grid = grid
+        self.num_frames = grid.t * tubelet[0]  # T
         self.width = size.width
         self.checkpointing = checkpointing
         self.patch_embed = TubeletEmbedding(size.width, tubelet, layers=embedding_layers)
         self.blocks = make_blocks(size.width, size.depth, size.heads, drop_path)
         self.norm = LayerNorm(size.width) if final_norm else nn.Identity()
         self.register_buffer("position", position_table(positions, grid, size.width), persistent=False)
-
-    @property
-    def num_frames(self) -> int:
-        """T, the number of frames of a clip."""
-        return self.grid.t * self.patch_embed.tubelet[0]
 
     def check(self, frames: Tensor, grid: TokenGrid | None = None) -> None:
         """Raise ValueError if the clips do not fit `grid`, are not normalized, or if the batch is empty."""

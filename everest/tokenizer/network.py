@@ -72,6 +72,7 @@ class AdaptiveTokenizer(nn.Module):
                 f"a window of {window} frames must be a multiple of {config.stride[0]}, twice at least"
             )
         self.config = config
+        self.tubelet = config.tubelet
         self.window = window
         self.keep = keep
         self.select: TopKKind = select
@@ -82,10 +83,6 @@ class AdaptiveTokenizer(nn.Module):
         self.scorer = TokenScorer(config.stride, config.scorer_channels)
         self.register_buffer("target_mean", torch.zeros(len(config.levels)))
         self.register_buffer("target_std", torch.ones(len(config.levels)))
-
-    @property
-    def tubelet(self) -> tuple[int, int, int]:
-        return self.config.tubelet
 
     def grid(self, clip: Tensor) -> TokenGrid:
         """The token grid of clips (B, 3, T, H, W).

@@ -75,12 +75,9 @@ class TokenTargets:
     space: TargetSpace = "values"
 
     @property
-    def levels(self) -> tuple[int, ...]:
-        return self.frozen.levels
-
-    @property
     def width(self) -> int:
-        return sum(self.levels) if self.space == "codes" else len(self.levels)
+        levels = self.frozen.levels
+        return sum(levels) if self.space == "codes" else len(levels)
 
     @torch.no_grad()
     def values(self, frames: Tensor, ids: Tensor) -> Tensor:
@@ -98,7 +95,7 @@ class TokenTargets:
         tokenizer = self.frozen.on(frames.device)
         values = tokenizer.encode(unnormalize(frames.float())).values  # (B, N, D)
         if self.space == "codes":
-            parts = prediction.float().split(self.levels, dim=-1)
+            parts = prediction.float().split(self.frozen.levels, dim=-1)
             digits = torch.stack([part.argmax(dim=-1) for part in parts], dim=-1)  # (B, K, D)
             predicted = digits / tokenizer.quantizer.steps - 1
         else:
@@ -112,7 +109,7 @@ class TokenTargets:
     def loss(self, prediction: Tensor, values: Tensor, scored: Tensor) -> Tensor:
         """Mean over the scored tokens, in float32: squared error, or cross-entropy for `codes`."""
         if self.space == "codes":
-            parts = prediction.float().split(self.levels, dim=-1)  # (B, K, levels) each
+            parts = prediction.float().split(self.frozen.levels, dim=-1)  # (B, K, levels) each
             errors = [
                 F.cross_entropy(part.movedim(-1, 1), values[..., dim], reduction="none")
                 for dim, part in enumerate(parts)

@@ -6,7 +6,9 @@ Codes: 2 usage or recipe, 3 diverged, 4 data, 5 environment (memory, device, pac
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 
 class UserError(Exception):
@@ -53,6 +55,16 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
         return f"; did you mean '{close[0]}'?"
     shown = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
     return f"; known: {shown}" if names else ""
+
+
+def differing(before: Mapping[str, Any], now: Mapping[str, Any], *, most: int | None = None) -> list[str]:
+    """The keys whose values differ, each with both values; "…" replaces those after the first `most`."""
+    texts = [
+        f"{key} ({json.dumps(before.get(key))}, now {json.dumps(now.get(key))})"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key)
+    ]
+    return texts if most is None or len(texts) <= most else [*texts[:most], "…"]
 
 
 def unknown_name(key: str, name: str, known: Iterable[str]) -> RecipeError:

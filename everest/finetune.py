@@ -22,9 +22,10 @@ from everest.inference.multi_view import evaluate_views
 from everest.models.classifier import VideoClassifier
 from everest.models.spec import classifier_spec
 from everest.system.events import notice, silent
+from everest.train.context import RunContext
 from everest.train.health import stays_at_chance
 from everest.train.setup import set_up_training
-from everest.train.training import RunContext, Training
+from everest.train.training import Training
 from everest.video.pixels import normalize
 
 
@@ -60,7 +61,7 @@ def classification_loss(training: Training, clip: Clip, settings: FinetuneSettin
 
     Ours: the mean over several heads, so that the learning rate need not follow their number.
     """
-    model = training.trained_model
+    model = training.state.trained_model
     assert isinstance(model, VideoClassifier)
     rng = training.rng()
     generator = torch.Generator(clip.frames.device).manual_seed(int(rng.integers(2**63)))
@@ -113,7 +114,7 @@ def _validate(training: Training, clips: VideoClips, best: float) -> float:
     Returns:
         The best `val_top1` so far.
     """
-    model = training.trained_model
+    model = training.state.trained_model
     assert isinstance(model, VideoClassifier)
     (predictions,) = evaluate_views(
         model, clips, training.accelerator, settings=training.settings, report=silent
@@ -130,7 +131,7 @@ def _validate(training: Training, clips: VideoClips, best: float) -> float:
     else:
         row |= {"val_top1": measured["top1"], "val_top5": measured["top5"]}
     if row["val_top1"] > best:  # before it is logged: a row without its weights could not be repaired
-        training.save_weights(training.run.best)
+        training.state.save_weights(training.run.best, training.steps_done)
     training.log(row)
     training.report({"event": "validation", **row})
     return max(best, row["val_top1"])
@@ -138,11 +139,12 @@ def _validate(training: Training, clips: VideoClips, best: float) -> float:
 
 def _warn_at_chance(training: Training, settings: FinetuneSettings) -> None:
     """Warn once, after the epoch that follows the warm-up, if nothing has been learned."""
-    model, plan = training.trained_model, training.plan
+    model, plan = training.state.trained_model, training.plan
     assert isinstance(model, VideoClassifier)
     due = training.steps_done == (settings.warmup_epochs + 1) * plan.steps_per_epoch
     if not due or settings.mixup or settings.cutmix:
         return
-    warning = stays_at_chance(training.losses.recent(plan.steps_per_epoch), model.head_sizes)
+    losses = list(training.losses.finite)[-plan.steps_per_epoch :]
+    warning = stays_at_chance(losses, model.head_sizes)
     if warning:
         training.notice(warning)

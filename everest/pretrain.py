@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from everest.config.settings import Recipe
@@ -13,9 +14,10 @@ from everest.models.mae import MaskedAutoencoder
 from everest.models.spec import pretrain_spec
 from everest.system.events import notice
 from everest.tokenizer.cache import open_token_cache, tokenizer_for
+from everest.train.context import RunContext
 from everest.train.setup import set_up_training
-from everest.train.tracking import Tracker, image_is_due, show
-from everest.train.training import RunContext, Training
+from everest.train.tracking import Tracker, image_is_due
+from everest.train.training import Training
 from everest.video.pixels import normalize
 
 
@@ -63,7 +65,7 @@ def _show_reconstruction(training: Training, tracker: Tracker) -> None:
     Not for a sharded model: the tracker is in one process, and a pass needs all. Not with a token cache
     either: predicted codes become images only through the tokenizer.
     """
-    plan, model = training.plan, training.trained_model
+    plan, model = training.plan, training.state.trained_model
     epoch = training.steps_done // plan.steps_per_epoch
     if training.settings.shard == "full" or training.clips.tokens or not image_is_due(epoch, plan.epochs):
         return
@@ -72,5 +74,9 @@ def _show_reconstruction(training: Training, tracker: Tracker) -> None:
     model.eval()
     view = view_model(model, clip.frames[0], noise=clip.noise[0])
     model.train()
-    rows = [frames for _, frames in rows_of([view]) if frames.dim() == 4]
-    show(tracker, "reconstruction", rows, training.steps_done)
+    clips = [frames for _, frames in rows_of([view]) if frames.dim() == 4]  # (T, H, W, 3) each
+    rows = [frames.permute(1, 0, 2, 3).flatten(1, 2) for frames in clips]  # (H, T * W, 3) each
+    image = torch.cat(rows)[None].numpy()  # (1, rows * H, T * W, 3)
+    # TensorBoard expects channels first by default; W&B has no such option.
+    options = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+    tracker.log_images({"reconstruction": image}, step=training.steps_done, **options)

@@ -27,11 +27,12 @@ from everest.tokenizer.report import TokenizerReport, measure_tokenizer, scalar_
 from everest.tokenizer.scorer import TokenScorer
 from everest.tokenizer.spec import tokenizer_settings, tokenizer_spec
 from everest.train.adversary import first_step
+from everest.train.context import RunContext
 from everest.train.health import LossWatch
 from everest.train.setup import set_up_training
 from everest.train.tokenizer_loss import TokenizerLosses, TokenizerObjective, tokenizer_objective
 from everest.train.tracking import image_is_due
-from everest.train.training import RunContext, Training
+from everest.train.training import Training
 from everest.video.pixels import in_unit_range
 
 TARGET_CLIPS: Final = 1024  # ours: of the training set, for the mean and std of the targets
@@ -159,7 +160,7 @@ def _validate(training: Training, validation: Validation) -> None:
     """Log the measures of the current weights, and warn of a collapse."""
     if not training.accelerator.is_main_process:
         return
-    model = training.trained_model
+    model = training.state.trained_model
     assert isinstance(model, AdaptiveTokenizer)
     figures = _report(training, model, validation).figures
     training.model.train()

@@ -21,8 +21,9 @@ from everest_cli.output import Display
 if TYPE_CHECKING:
     from everest.config.settings import Recipe
     from everest.system.run_folder import RunFolder
+    from everest.train.context import RunContext
     from everest.train.setup import LossesOf
-    from everest.train.training import RunContext, Training
+    from everest.train.training import Training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,8 +85,8 @@ class TrainOptions:
         """Set up Accelerate's processes, the run folder and the display. Nothing is written yet."""
         from everest.system.accelerator import decide_on_main, end_training_on_error, make_accelerator
         from everest.system.run_folder import RunFolder, default_folder
+        from everest.train.context import RunContext
         from everest.train.tracking import check_tracker
-        from everest.train.training import RunContext
 
         def find_folder() -> tuple[RunFolder, bool]:
             path = self.resumed_folder or self.output or default_folder(self.command, recipe.name)

@@ -24,8 +24,8 @@ from everest.system.events import Report, notice
 from everest.system.files import write_text
 from everest.system.run_folder import RunFolder
 from everest.system.signals import Stopped
+from everest.train.context import RunContext
 from everest.train.setup import start_run
-from everest.train.training import RunContext
 from everest.train_tokenizer import set_up_tokenizer, train_tokenizer
 from everest_demo.rendering import RenderedSet
 

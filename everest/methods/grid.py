@@ -67,29 +67,26 @@ class TokenSelection:
         Raises:
             ValueError: names the invalid part.
         """
-        for name, ids in (("visible", self.visible), ("target", self.target)):
-            _check_ids(f"selection.{name}", ids, grid.num_tokens, batch)
+        for name, ids in (("selection.visible", self.visible), ("selection.target", self.target)):
+            if ids.dim() != 2 or ids.size(0) != batch:
+                raise ValueError(
+                    f"{name}: expected ids of shape ({batch}, K) for {batch} clips, got {tuple(ids.shape)}"
+                )
+            if ids.dtype != torch.int64:
+                raise ValueError(f"{name}: expected int64 ids, got {ids.dtype}")
+            if ids.size(1) == 0:
+                raise ValueError(f"{name}: contains no token")
+            if ids.is_meta:  # shapes only
+                continue
+            if ids.min() < 0 or ids.max() >= grid.num_tokens:
+                raise ValueError(
+                    f"{name}: ids from {ids.min()} to {ids.max()}; a clip has the tokens 0 to "
+                    f"{grid.num_tokens - 1}"
+                )
+            if (ids.diff(dim=1) <= 0).any():
+                raise ValueError(f"{name}: ids must ascend in each row, without duplicates; sort them")
         if not self.visible.is_meta and not self.scored().any():
             raise ValueError("selection.target: all targets are visible, so nothing is left to predict")
-
-
-def _check_ids(name: str, ids: Tensor, num_tokens: int, batch: int) -> None:
-    if ids.dim() != 2 or ids.size(0) != batch:
-        raise ValueError(
-            f"{name}: expected ids of shape ({batch}, K) for {batch} clips, got {tuple(ids.shape)}"
-        )
-    if ids.dtype != torch.int64:
-        raise ValueError(f"{name}: expected int64 ids, got {ids.dtype}")
-    if ids.size(1) == 0:
-        raise ValueError(f"{name}: contains no token")
-    if ids.is_meta:  # shapes only
-        return
-    if ids.min() < 0 or ids.max() >= num_tokens:
-        raise ValueError(
-            f"{name}: ids from {ids.min()} to {ids.max()}; a clip has the tokens 0 to {num_tokens - 1}"
-        )
-    if (ids.diff(dim=1) <= 0).any():
-        raise ValueError(f"{name}: ids must ascend in each row, without duplicates; sort them")
 
 
 def num_kept(num_tokens: int, ratio: float) -> int:

@@ -25,10 +25,8 @@ class Embedding(Protocol):
     @property
     def tubelet(self) -> tuple[int, int, int]: ...
 
-    def __call__(self, patches: Tensor) -> Tensor: ...
-
-    def of_change(self, change: Tensor) -> Tensor:
-        """The embedding of a difference of patches: without the bias, which cancels."""
+    def __call__(self, patches: Tensor, *, biased: bool = True) -> Tensor:
+        """Embed patches or, if not `biased`, a difference of patches, in which the bias cancels."""
         ...
 
 
@@ -38,11 +36,8 @@ class RawPixels:
 
     tubelet: tuple[int, int, int]
 
-    def __call__(self, patches: Tensor) -> Tensor:
+    def __call__(self, patches: Tensor, *, biased: bool = True) -> Tensor:
         return patches.flatten(2)
-
-    def of_change(self, change: Tensor) -> Tensor:
-        return change.flatten(2)
 
 
 @runtime_checkable
@@ -65,11 +60,8 @@ class ScoredEmbedding:
     def tubelet(self) -> tuple[int, int, int]:
         return self.embed.tubelet
 
-    def __call__(self, patches: Tensor) -> Tensor:
-        return self.embed(patches)
-
-    def of_change(self, change: Tensor) -> Tensor:
-        return self.embed.of_change(change)
+    def __call__(self, patches: Tensor, *, biased: bool = True) -> Tensor:
+        return self.embed(patches, biased=biased)
 
     def scores(self, frames: Tensor) -> Tensor:
         return self.learned.scores(frames)
@@ -128,7 +120,7 @@ def change_importance(
         x = frames.float()
         if distance in NORMS:
             change = patchify(x[:, :, step:] - x[:, :, :-step], tubelet)  # (B, N - h*w, C, t, p, q)
-            later = NORMS[distance](embed.of_change(change))  # (B, N - h*w)
+            later = NORMS[distance](embed(change, biased=False))  # (B, N - h*w)
         else:
             tokens = embed(patchify(x, tubelet))  # (B, N, D)
             later = DISTANCES[distance](tokens[:, per_slice:], tokens[:, :-per_slice])

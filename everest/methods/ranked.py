@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from typing import Final, Literal, Self
+from typing import ClassVar, Final, Literal, Self
 
 import torch
 from torch import Tensor
@@ -112,6 +112,7 @@ class LearnedImportance(Selector):
             slices.
     """
 
+    may_be_zero: ClassVar[tuple[str, ...]] = ("random_ratio",)
     strategy: Literal["learned-importance"] = "learned-importance"
     mask_ratio: float = 0.9  # LVMAE §4.1; the number of masked places is rounded down, as in `tube`
     keep_ratio: float = 0.10  # LVMAE §4.1
@@ -147,6 +148,8 @@ class LearnedImportance(Selector):
         if self.keep_ratio + self.random_ratio > 1:
             both = f"{self.random_ratio} and keep_ratio ({self.keep_ratio})"
             yield "random_ratio", f"{both} are more than all tokens"
+        if self.window < 1:
+            yield "window", f"must be at least 1 slice, not {self.window}"
 
     def __call__(self, grid: TokenGrid, *, importance: Tensor | None, noise: Tensor) -> TokenSelection:
         visible = Tube(mask_ratio=self.mask_ratio)(grid, importance=None, noise=noise).visible
@@ -162,8 +165,14 @@ class LearnedImportance(Selector):
         if self.score == "random":
             return TokenSelection(visible, _smallest(seen + noise, num_important + num_random))
         if self.score == "uniform-frames":
-            far = _far_from_even_slices(grid, num_important + num_random, hidden).to(noise.device)  # (N,)
-            return TokenSelection(visible, _smallest(seen * grid.t + far + noise, num_important + num_random))
+            # As many evenly spaced slices as the targets fill. LVMAE §4.2: every 7th frame, 15 % of them.
+            num_target = num_important + num_random
+            slices = max(1, -(-num_target * grid.t // hidden))  # rounded up
+            near = torch.tensor([(2 * i + 1) * grid.t // (2 * slices) for i in range(slices)])
+            far = torch.ones(grid.t).scatter_(0, near, 0.0).repeat_interleave(grid.per_slice)  # (N,)
+            return TokenSelection(
+                visible, _smallest(seen * grid.t + far.to(noise.device) + noise, num_target)
+            )
         assert importance is not None, "this score measures"
         important = self._by_importance(grid, importance, seen, noise)[:, :num_important]
         taken = (seen + noise).scatter_add_(1, important, torch.ones_like(noise))
@@ -205,13 +214,3 @@ def _independent_of_tubes(noise: Tensor, visible: Tensor, grid: TokenGrid) -> Te
     border = first.gather(1, visible[:, :num_tubes]).amax(dim=1, keepdim=True)  # (B, 1)
     stretched = ((first - border) / (1 - border)).clamp(0, 1)
     return torch.cat([stretched, noise[:, grid.per_slice :]], dim=1)
-
-
-def _far_from_even_slices(grid: TokenGrid, number: int, hidden: int) -> Tensor:
-    """(N,) 0 in as many evenly spaced slices as `number` of the `hidden` tokens fill, 1 elsewhere.
-
-    LVMAE §4.2 takes every 7th frame, which is 15 % of them.
-    """
-    slices = max(1, -(-number * grid.t // hidden))  # rounded up
-    near = torch.tensor([(2 * i + 1) * grid.t // (2 * slices) for i in range(slices)])
-    return torch.ones(grid.t).scatter_(0, near, 0.0).repeat_interleave(grid.per_slice)

@@ -28,6 +28,7 @@ class Selector:
     __pydantic_config__ = ConfigDict(extra="forbid")
     strategy: str  # its name in a recipe
     cell: ClassVar[int] = 1  # the rows and columns of the grid must be multiples of this
+    may_be_zero: ClassVar[tuple[str, ...]] = ()  # ratios that may be 0
 
     @property
     def draws(self) -> bool:
@@ -74,6 +75,8 @@ class Selector:
         """Yields the name of each setting with an invalid value, and the reason."""
         for name, value in vars(self).items():
             if name.endswith("_ratio") and value is not None and not 0 < value <= 1:
+                if name in self.may_be_zero and value == 0:
+                    continue
                 yield name, f"must be more than 0 and at most 1, not {value}"
 
     def __call__(self, grid: TokenGrid, *, importance: Tensor | None, noise: Tensor) -> TokenSelection:

@@ -98,29 +98,25 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, *, last: int | None = None) -> Tensor:
         """Compute the outputs (B, K, D) of tokens (B, K, D); with `last` of the last L tokens: (B, L, D)."""
-        residual = x if last is None else x[:, x.size(1) - last :]
-        x = residual + self.drop_path1(self._attention(x, last))
-        fc1, fc2 = cast(nn.Linear, self.mlp.fc1), cast(nn.Linear, self.mlp.fc2)
-        hidden = _norm_linear(x, self.norm2, fc1.weight, fc1.bias)  # (B, K, F)
-        return x + self.drop_path2(GeluLinear.apply(hidden, fc2.weight, fc2.bias))
-
-    def _attention(self, x: Tensor, last: int | None) -> Tensor:
-        """LayerNorm and attention over all tokens; queries are all tokens, or the last L: (B, K or L, D)."""
         attn, width = self.attn, x.size(-1)
         weight = attn.qkv.weight  # (3 * D, D): of queries, keys, values
         assert attn.q_bias is not None
         assert attn.k_bias is not None
         assert attn.v_bias is not None
+        residual = x if last is None else x[:, x.size(1) - last :]
         if last is None:
             bias = torch.cat([attn.q_bias, attn.k_bias, attn.v_bias])
             parts = _norm_linear(x, self.norm1, weight, bias).chunk(3, -1)  # (B, K, D) each
-        else:
+        else:  # queries of the last L tokens, keys and values of all
             q = _norm_linear(x[:, x.size(1) - last :], self.norm1, weight[:width], attn.q_bias)  # (B, L, D)
             bias = torch.cat([attn.k_bias, attn.v_bias])
             parts = (q, *_norm_linear(x, self.norm1, weight[width:], bias).chunk(2, -1))
         q, k, v = (part.unflatten(-1, (attn.num_heads, -1)).transpose(1, 2) for part in parts)
-        x = F.scaled_dot_product_attention(q, k, v)  # (B, heads, K or L, D / heads)
-        return attn.proj(x.transpose(1, 2).flatten(2))
+        attended = F.scaled_dot_product_attention(q, k, v)  # (B, heads, K or L, D / heads)
+        x = residual + self.drop_path1(attn.proj(attended.transpose(1, 2).flatten(2)))
+        fc1, fc2 = cast(nn.Linear, self.mlp.fc1), cast(nn.Linear, self.mlp.fc2)
+        hidden = _norm_linear(x, self.norm2, fc1.weight, fc1.bias)  # (B, K, F)
+        return x + self.drop_path2(GeluLinear.apply(hidden, fc2.weight, fc2.bias))
 
 
 class Stack(NamedTuple):

@@ -6,6 +6,7 @@ B batch, C channels, T frames, H W pixels, N tokens, K kept tokens, D width.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from everest.methods.grid import TokenGrid
 from everest.methods.importance import Embedding
 from everest.methods.selector import Selector, choose
 from everest.models.embedding import Positions
-from everest.models.vit import Encoder, linear_layers
+from everest.models.vit import Encoder, init_linear_layers
 
 HEAD_SCALE = 0.001  # released fine-tuning scripts: the weights of the head start near zero
 
@@ -44,15 +45,6 @@ class ClassAttentionPooling(nn.Module):
         """Pool tokens (B, K, D) to (B, D)."""
         class_token = self.class_token.expand(tokens.size(0), -1, -1)  # (B, 1, D)
         return self.block(tokens, class_token)[:, 0]
-
-
-def class_attention_bytes(tokens: int, width: int, *, bytes_per_value: int) -> int:
-    """Estimate the bytes that class attention saves for the backward pass, per clip.
-
-    Per token: the input of the norm in float32, its output, which keys and values are computed from, the
-    keys and the values.
-    """
-    return tokens * width * (4 + 4 * bytes_per_value)
 
 
 class VideoClassifier(nn.Module):
@@ -99,10 +91,7 @@ class VideoClassifier(nn.Module):
             self.pool = ClassAttentionPooling(size.width, size.heads)
         self.norm = LayerNorm(size.width)
         self.head = nn.Linear(size.width, num_classes)
-        for layer in linear_layers(self):
-            nn.init.trunc_normal_(layer.weight, std=0.02)
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
+        init_linear_layers(self, init=partial(nn.init.trunc_normal_, std=0.02))
         with torch.no_grad():
             self.head.weight.mul_(HEAD_SCALE)
 

@@ -56,15 +56,12 @@ class TubeletEmbedding(nn.Module):
         ]
         self.proj = convs[0] if layers == 1 else nn.Sequential(*convs)
 
-    def forward(self, patches: Tensor) -> Tensor:
-        """Embed patches (B, K, C, t, p, q): (B, K, D)."""
-        return self._map(patches, biased=True)
+    def forward(self, patches: Tensor, *, biased: bool = True) -> Tensor:
+        """Embed patches (B, K, C, t, p, q): (B, K, D).
 
-    def of_change(self, change: Tensor) -> Tensor:
-        """Compute the difference of two embeddings from the difference of their patches: the bias cancels."""
-        return self._map(change, biased=False)
-
-    def _map(self, patches: Tensor, *, biased: bool) -> Tensor:
+        Args:
+            biased: False for the difference of two embeddings from that of their patches: the bias cancels.
+        """
         if isinstance(self.proj, nn.Conv3d):
             bias = self.proj.bias if biased else None
             return F.linear(patches.flatten(2), self.proj.weight.flatten(1), bias)

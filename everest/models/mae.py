@@ -19,7 +19,7 @@ from everest.methods.ranked import ByImportance
 from everest.methods.selector import Selector
 from everest.methods.targets import TargetMaker
 from everest.models.embedding import Positions, position_table
-from everest.models.vit import Encoder, linear_layers, make_blocks, run_blocks
+from everest.models.vit import Encoder, init_linear_layers, make_blocks, run_blocks
 
 
 class Reconstruction(NamedTuple):
@@ -114,10 +114,7 @@ class MaskedAutoencoder(nn.Module):
             checkpointing=checkpointing,
         )
         # As in the released programs, `encoder_to_decoder` and the embedding keep torch's default.
-        for layer in linear_layers(self.encoder, self.decoder):
-            nn.init.xavier_uniform_(layer.weight)
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
+        init_linear_layers(self.encoder, self.decoder, init=nn.init.xavier_uniform_)
         nn.init.trunc_normal_(self.mask_token, std=0.02, a=-0.02, b=0.02)
 
     @property

@@ -25,8 +25,9 @@ from everest.methods.grid import TokenGrid
 from everest.methods.strategies import StoredStrategy
 from everest.methods.targets import PixelTargets, TargetMaker
 from everest.models.block import Stack, activation_bytes
-from everest.models.classifier import VideoClassifier, class_attention_bytes
+from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder
+from everest.system.run_folder import is_own_tokenizer, own_tokenizer
 from everest.system.weights import read_spec
 from everest.tokenizer.spec import TokenizerUse
 from everest.tokenizer.targets import FrozenTokenizer, TokenTargets
@@ -98,7 +99,12 @@ class ModelSpec:
                 f"{source}: a tokenizer, which has no transformer; name a run of pretrain or finetune"
             )
         spec = read_spec(_SPEC, settings, source=source)
-        return spec if spec.tokenizer is None else replace(spec, tokenizer=spec.tokenizer.relocated(source))
+        if spec.tokenizer is None or spec.tokenizer.path is None or not is_own_tokenizer(spec.tokenizer.path):
+            return spec
+        own = own_tokenizer(source.parent)  # a run may be moved with its own tokenizer
+        if not own.is_file():
+            return spec
+        return replace(spec, tokenizer=replace(spec.tokenizer, path=str(own.resolve())))
 
     def build(self) -> MaskedAutoencoder | VideoClassifier:
         """Make the module with new weights, from torch's default generator."""
@@ -201,8 +207,9 @@ class ModelSpec:
             checkpointing=self.checkpointing,
         )
         if self.kind == "classifier" and self.model.pooling == "class-attention":
-            tokens, width = stacks[0].tokens, stacks[0].width
-            saved += class_attention_bytes(tokens, width, bytes_per_value=bytes_per_value)
+            # Per token: the input of the norm in float32, its output, which keys and values are computed
+            # from, the keys and the values.
+            saved += stacks[0].tokens * stacks[0].width * (4 + 4 * bytes_per_value)
         return saved
 
 

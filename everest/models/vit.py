@@ -6,7 +6,7 @@ tubelet's frames, rows and columns.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import torch
 from timm.layers.norm import LayerNorm
@@ -41,10 +41,14 @@ def run_blocks(blocks: nn.ModuleList, x: Tensor, *, checkpointing: bool, last: i
     return x
 
 
-def linear_layers(*modules: nn.Module) -> Iterator[nn.Linear]:
-    """Every Linear inside the modules, for their initialization."""
+def init_linear_layers(*modules: nn.Module, init: Callable[[Tensor], Tensor]) -> None:
+    """Apply `init` to the weight of every Linear inside the modules, and set the biases to zero."""
     for module in modules:
-        yield from (layer for layer in module.modules() if isinstance(layer, nn.Linear))
+        for layer in module.modules():
+            if isinstance(layer, nn.Linear):
+                init(layer.weight)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
 
 
 class Encoder(nn.Module):
@@ -71,17 +75,13 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         self.grid = grid
+        self.num_frames = grid.t * tubelet[0]  # T
         self.width = size.width
         self.checkpointing = checkpointing
         self.patch_embed = TubeletEmbedding(size.width, tubelet, layers=embedding_layers)
         self.blocks = make_blocks(size.width, size.depth, size.heads, drop_path)
         self.norm = LayerNorm(size.width) if final_norm else nn.Identity()
         self.register_buffer("position", position_table(positions, grid, size.width), persistent=False)
-
-    @property
-    def num_frames(self) -> int:
-        """T, the number of frames of a clip."""
-        return self.grid.t * self.patch_embed.tubelet[0]
 
     def check(self, frames: Tensor, grid: TokenGrid | None = None) -> None:
         """Raise ValueError if the clips do not fit `grid`, are not normalized, or if the batch is empty."""

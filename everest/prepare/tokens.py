@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,13 +26,14 @@ from everest.data.bad_videos import refuse_too_many
 from everest.data.dataset import Clip, VideoClips
 from everest.data.loader import batches, make_loader
 from everest.data.stages import clip_grid, pretrain_clips
-from everest.errors import EnvironmentProblem, RecipeError
+from everest.errors import EnvironmentProblem, RecipeError, differing
 from everest.system.accelerator import make_accelerator
 from everest.system.events import Report, notice
 from everest.system.files import write_atomically, write_table
 from everest.system.locks import refuse_foreign, sole_writer
 from everest.system.run_folder import BAD_VIDEOS
-from everest.tokenizer.cache import INDEX, PARTS, CachePart, TokenIndex, clip_facts, differing, read_problems
+from everest.tokenizer.cache import clip_facts, read_problems
+from everest.tokenizer.cache_index import INDEX, PARTS, CachePart, TokenIndex
 from everest.tokenizer.network import AdaptiveTokenizer
 from everest.tokenizer.spec import TokenizerUse, tokenizer_use
 from everest.video.pixels import normalize, unnormalize
@@ -152,7 +153,7 @@ def _save_index(
                 f"--output {output}: holds other tokens: {', '.join(differences)}; choose another folder, or "
                 "use --overwrite"
             )
-        index = saved.with_variants(variants)
+        index = replace(saved, variants=max(saved.variants, variants))
     index.save(output)
     return index
 

@@ -16,15 +16,14 @@ V views, N tokens, D code dimensions.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
 import torch
-from pydantic import ConfigDict, TypeAdapter
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -33,102 +32,14 @@ from everest.data.dataset import VideoClips
 from everest.data.samples import Sample
 from everest.data.stages import fingerprint
 from everest.data.views import PretrainViews
-from everest.errors import CheckpointError
-from everest.system.files import write_text
+from everest.errors import CheckpointError, differing
 from everest.system.storage import parse_location
-from everest.system.weights import read_spec
+from everest.tokenizer.cache_index import TokenIndex
 from everest.tokenizer.fsq import FSQ
 from everest.tokenizer.spec import TokenizerUse, tokenizer_settings, tokenizer_use
 from everest.video.reader import VideoError
 
-INDEX: Final = "index.json"
-PARTS: Final = "variant*.safetensors"
-PART: Final = 256  # samples, the most work that a kill can cost; our choice
 SHOWN: Final = 3  # differences that a message names
-
-
-@dataclass(frozen=True, slots=True)
-class CachePart:
-    """A part of a cache: consecutive samples in one variant."""
-
-    variant: int
-    samples: range
-
-    @property
-    def name(self) -> str:
-        return f"variant{self.variant:04d}-{self.samples.start:08d}.safetensors"
-
-
-@dataclass(frozen=True, kw_only=True)
-class TokenIndex:
-    """The `index.json` of a cache, which is written before the parts."""
-
-    __pydantic_config__ = ConfigDict(extra="forbid")
-    format: Literal["everest-tokens"] = "everest-tokens"
-    version: Literal[1] = 1
-    tokenizer: TokenizerUse
-    mean: tuple[float, ...]  # of the values of each code dimension over the tokenizer's training set
-    std: tuple[float, ...]
-    videos: int
-    variants: int
-    grid: tuple[int, int, int]  # slices, rows, columns
-    clips: dict[str, Any]  # the values that determine the pixels (`clip_facts`)
-    precision: str  # in which the tokenizer was run
-
-    def parts(self) -> Iterator[CachePart]:
-        """Yield all parts in the order in which they are written."""
-        for variant in range(self.variants):
-            for first in range(0, self.videos, PART):
-                yield self.part_of(variant, first)
-
-    def part_of(self, variant: int, sample: int) -> CachePart:
-        """The part that has the clip of a sample."""
-        first = sample // PART * PART
-        return CachePart(variant, range(first, min(first + PART, self.videos)))
-
-    def save(self, folder: Path) -> None:
-        """Write the index atomically."""
-        write_text(folder / INDEX, json.dumps(_INDEX.dump_python(self, mode="json"), indent=2) + "\n")
-
-    @staticmethod
-    def read(folder: Path) -> TokenIndex:
-        """Read the index of a folder.
-
-        Raises:
-            CheckpointError: the index is missing or damaged, or this version does not know it.
-        """
-        path = folder / INDEX
-        if not path.is_file():
-            raise CheckpointError(
-                f"{path}: no such file; make it with everest prepare tokens --output {folder}"
-            )
-        try:
-            settings = json.loads(path.read_text())
-        except ValueError as error:
-            raise CheckpointError(
-                f"{path}: damaged ({error}); make the cache again with --overwrite"
-            ) from error
-        return read_spec(_INDEX, settings, source=path)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The values that must be equal in two caches, or in two calls that write one cache."""
-        return self.clips | {"train.precision": self.precision, "tokenizer": self.tokenizer.sha256}
-
-    def with_variants(self, variants: int) -> TokenIndex:
-        """The same index with at least `variants` variants."""
-        return replace(self, variants=max(self.variants, variants))
-
-
-_INDEX = TypeAdapter(TokenIndex)
-
-
-def differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """List the keys whose values differ, each with both values."""
-    return [
-        f"{key} ({json.dumps(before.get(key))}, now {json.dumps(now.get(key))})"
-        for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key)
-    ]
 
 
 def tokenizer_for(recipe: Recipe) -> TokenizerUse | None:
@@ -253,12 +164,11 @@ def open_token_cache(recipe: Recipe, clips: VideoClips) -> TokenCache:
     target = recipe.pretrain.target
     folder = Path(target.cache or "")
     index = TokenIndex.read(folder)
-    differences = differing(index.clips, clip_facts(recipe, clips))
+    differences = differing(index.clips, clip_facts(recipe, clips), most=SHOWN)
     if differences:
-        more = ", …" if len(differences) > SHOWN else ""
         raise CheckpointError(
-            f"{folder}: has the tokens of other clips: {', '.join(differences[:SHOWN])}{more}; set these to "
-            "the earlier values, or make the cache again with everest prepare tokens --overwrite"
+            f"{folder}: has the tokens of other clips: {', '.join(differences)}; set these to the earlier "
+            "values, or make the cache again with everest prepare tokens --overwrite"
         )
     parts = list(index.parts())
     missing = [part.name for part in parts if not (folder / part.name).is_file()]

@@ -34,6 +34,7 @@ class FSQ(nn.Module):
         if not levels or min(levels) < 2:
             raise ValueError(f"levels must be numbers from 2, not {tuple(levels)}")
         self.levels = tuple(levels)
+        self.num_codes = prod(self.levels)
         counts = torch.tensor(self.levels)
         constants = {
             "reach": (counts - 1) * (1 + _MARGIN) / 2,
@@ -43,10 +44,6 @@ class FSQ(nn.Module):
         }
         for name, value in constants.items():
             self.register_buffer(name, value, persistent=False)
-
-    @property
-    def num_codes(self) -> int:
-        return prod(self.levels)
 
     def bound(self, z: Tensor) -> Tensor:
         """Map vectors (..., D) to the range of the values, before rounding: float32."""

@@ -60,19 +60,8 @@ def _run(stages: Iterable[nn.Module], x: Tensor, *, checkpointing: bool) -> Tens
     return x
 
 
-class Halve(nn.Module):
-    """The mean over 2x2 positions, and with `time` over two frames."""
-
-    def __init__(self, *, time: bool) -> None:
-        super().__init__()
-        self.stride = (2 if time else 1, 2, 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.avg_pool3d(x, self.stride)
-
-
 class Double(nn.Module):
-    """The inverse of `Halve` in shape: each value repeated, then a convolution."""
+    """Repeats each value at 2x2 positions, and with `time` in two frames, then a convolution."""
 
     def __init__(self, channels: int, *, time: bool) -> None:
         super().__init__()
@@ -97,7 +86,7 @@ class VideoEncoder3D(nn.Module):
         stages, width = [], widths[0]
         for out_width, halving in zip(widths, (*config.time_down, None), strict=True):
             layers = _blocks(width, out_width, config.blocks)
-            layers += [] if halving is None else [Halve(time=halving)]
+            layers += [] if halving is None else [nn.AvgPool3d((2 if halving else 1, 2, 2))]
             stages.append(nn.Sequential(*layers))
             width = out_width
         stages.append(nn.Sequential(*_blocks(width, width, config.blocks)))

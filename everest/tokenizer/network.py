@@ -72,6 +72,7 @@ class AdaptiveTokenizer(nn.Module):
                 f"a window of {window} frames must be a multiple of {config.stride[0]}, twice at least"
             )
         self.config = config
+        self.tubelet = config.tubelet
         self.window = window
         self.keep = keep
         self.select: TopKKind = select
@@ -82,10 +83,6 @@ class AdaptiveTokenizer(nn.Module):
         self.scorer = TokenScorer(config.stride, config.scorer_channels)
         self.register_buffer("target_mean", torch.zeros(len(config.levels)))
         self.register_buffer("target_std", torch.ones(len(config.levels)))
-
-    @property
-    def tubelet(self) -> tuple[int, int, int]:
-        return self.config.tubelet
 
     def grid(self, clip: Tensor) -> TokenGrid:
         """The token grid of clips (B, 3, T, H, W).
@@ -128,10 +125,6 @@ class AdaptiveTokenizer(nn.Module):
         latent = z.flatten(2).transpose(1, 2)  # (B, N, D)
         values, codes = self.quantizer(latent)
         return TokenizerOutput(latent, values, codes, self.scorer(frames))
-
-    def standardized(self, values: Tensor) -> Tensor:
-        """Scale values (..., D) to mean 0 and std 1 over the training set, as prediction targets."""
-        return (values - self.target_mean) / self.target_std
 
     def reconstruct(self, clip: Tensor, keep: float | None = None, mask: Tensor | None = None) -> Tensor:
         """Rebuild the clips from some of their tokens: (B, 3, T, H, W) in the scaled size.

@@ -28,7 +28,7 @@ from everest.tokenizer.measures import (
     score_entropy,
     slice_shares,
 )
-from everest.tokenizer.network import AdaptiveTokenizer, TokenizerOutput
+from everest.tokenizer.network import AdaptiveTokenizer
 from everest.tokenizer.scorer import TokenScorer
 from everest.video.pixels import in_unit_range
 
@@ -98,9 +98,24 @@ def measure_tokenizer(
         output = model.encode(frames)
         mask = model.select_tokens(output.scores, keep=model.keep)
         rebuilt = model.reconstruct(frames, mask=mask)
-        measured.append(_measure(model, untrained, frames, output, mask, rebuilt))
+        scaled = model.scaled(frames)
+        generator = torch.Generator(frames.device).manual_seed(1)
+        noise = torch.rand(mask.shape, generator=generator, device=frames.device)
+        from_random = model.reconstruct(frames, mask=model.select_tokens(noise, keep=model.keep))
+        from_all = model.reconstruct(frames, keep=1.0)
+        batch = _Batch(
+            own=psnr(rebuilt, scaled),
+            random=psnr(from_random, scaled),
+            all=psnr(from_all, scaled),
+            kept=_ranked(mask).bool(),
+            scores=_ranked(output.scores),
+            untrained=_ranked(untrained(scaled)),
+            change=_ranked(change_of_tokens(scaled, mask.shape[1:])),
+            codes=output.codes[mask.flatten(1).bool()].view(len(mask), -1),
+        )
+        measured.append(_Batch(*(x.cpu() for x in batch)))
         names = [clip.video_id[row] for row in readable]
-        candidates = zip(names, model.scaled(frames), mask, rebuilt, output.scores, strict=True)
+        candidates = zip(names, scaled, mask, rebuilt, output.scores, strict=True)
         for name, *tensors in islice(candidates, EXAMPLES - len(examples)):
             examples.append(Example(name, *(tensor.cpu() for tensor in tensors)))
     if not measured:
@@ -109,33 +124,6 @@ def measure_tokenizer(
     figures = _figures(joined, model)
     warnings = [*scorer_warnings(figures), *codebook_warnings(figures)]
     return TokenizerReport(figures={**figures, "warnings": warnings}, examples=examples, skipped=skipped)
-
-
-def _measure(
-    model: AdaptiveTokenizer,
-    untrained: TokenScorer,
-    frames: Tensor,
-    output: TokenizerOutput,
-    mask: Tensor,
-    rebuilt: Tensor,
-) -> _Batch:
-    scaled = model.scaled(frames)
-    generator = torch.Generator(frames.device).manual_seed(1)
-    noise = torch.rand(mask.shape, generator=generator, device=frames.device)
-    from_random = model.reconstruct(frames, mask=model.select_tokens(noise, keep=model.keep))
-    from_all = model.reconstruct(frames, keep=1.0)
-    change = change_of_tokens(scaled, mask.shape[1:])
-    batch = _Batch(
-        own=psnr(rebuilt, scaled),
-        random=psnr(from_random, scaled),
-        all=psnr(from_all, scaled),
-        kept=_ranked(mask).bool(),
-        scores=_ranked(output.scores),
-        untrained=_ranked(untrained(scaled)),
-        change=_ranked(change),
-        codes=output.codes[mask.flatten(1).bool()].view(len(mask), -1),
-    )
-    return _Batch(*(x.cpu() for x in batch))
 
 
 def _ranked(by_token: Tensor) -> Tensor:

@@ -39,7 +39,12 @@ class TokenScorer(nn.Module):
         self.first = nn.Conv3d(3, channels[0], (time, kernels[0], kernels[0]), (time, first, first))
         second = (1, self.strides[1], self.strides[1])
         self.second = nn.Conv3d(channels[0], channels[1], (1, kernels[1], kernels[1]), second)
-        self.paddings = [_padding(kernel, step) for kernel, step in zip(kernels, self.strides, strict=True)]
+        # Of width, height and time: with it the output size is the input size over the stride.
+        self.paddings: list[tuple[int, ...]] = []
+        for kernel, step in zip(kernels, self.strides, strict=True):
+            before = (kernel - step) // 2
+            after = kernel - step - before
+            self.paddings.append((before, after, before, after, 0, 0))
 
     def features(self, frames: Tensor) -> Tensor:
         """Compute features (B, C, t, h, w) of clips (B, 3, T, H, W), always in float32 to avoid ties."""
@@ -53,13 +58,6 @@ class TokenScorer(nn.Module):
             moved = self.features(frames).diff(dim=2).square().sum(dim=1)  # (B, t - 1, h, w)
             scores = (moved + FLOOR).sqrt()
             return torch.cat([scores[:, :1], scores], dim=1)
-
-
-def _padding(kernel: int, stride: int) -> tuple[int, int, int, int, int, int]:
-    """Padding of width, height and time with which the output size is the input size over the stride."""
-    before = (kernel - stride) // 2
-    after = kernel - stride - before
-    return before, after, before, after, 0, 0
 
 
 def top_k(scores: Tensor, k: int, generator: torch.Generator) -> Tensor:
@@ -97,18 +95,15 @@ def soft_topk_mask(
     std = (scores.var(dim=1, keepdim=True, unbiased=False) + FLOOR).sqrt()
     standard = (scores - scores.mean(dim=1, keepdim=True)) / std  # (B, N)
     if kind == "perturbed":
-        soft = _perturbed_selection(standard, k, temperature, generator)
+        # Its gradient is that of the rate at which a token is among the first `k` under noise.
+        shape = (SAMPLES, *standard.shape)
+        noise = torch.randn(shape, generator=generator, device=standard.device)  # (S, B, N)
+        noisy = standard.detach() + temperature * noise
+        selected = torch.zeros_like(noise).scatter_(2, noisy.topk(k, dim=2).indices, 1.0)
+        slope = (noise * standard).sum(dim=2, keepdim=True) / temperature  # (S, B, 1)
+        soft = (selected * slope).mean(dim=0)
     else:
         # The threshold is halfway between the k-th and the next score.
         threshold = standard.detach().topk(k + 1, dim=1).values[:, -2:].mean(dim=1, keepdim=True)  # (B, 1)
         soft = torch.sigmoid((standard - threshold) / temperature)
     return hard + (soft - soft.detach())  # this order gives exactly 0 and 1
-
-
-def _perturbed_selection(scores: Tensor, k: int, std: float, generator: torch.Generator) -> Tensor:
-    """(B, N): its gradient is that of the rate at which a token is among the first `k` under noise."""
-    noise = torch.randn((SAMPLES, *scores.shape), generator=generator, device=scores.device)  # (S, B, N)
-    noisy = scores.detach() + std * noise
-    selected = torch.zeros_like(noise).scatter_(2, noisy.topk(k, dim=2).indices, 1.0)
-    slope = (noise * scores).sum(dim=2, keepdim=True) / std  # (S, B, 1)
-    return (selected * slope).mean(dim=0)

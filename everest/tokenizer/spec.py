@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +15,6 @@ from everest.config.settings import Recipe
 from everest.config.sizes import TokenizerConfig, TopKKind
 from everest.config.tokenizer import TokenizerSettings
 from everest.errors import CheckpointError, RecipeError
-from everest.system.run_folder import is_own_tokenizer, own_tokenizer
 from everest.system.weights import load_tensors, read_spec, read_weights, state_hash
 from everest.tokenizer.network import AdaptiveTokenizer
 
@@ -108,13 +107,6 @@ class TokenizerUse:
     settings: TokenizerSpec
     path: str | None = None  # None: an untrained tokenizer, enough to compute costs
     sha256: str | None = None  # of its weights
-
-    def relocated(self, checkpoint: Path) -> TokenizerUse:
-        """Adapt the path to a model read from `checkpoint`: a run may be moved with its own tokenizer."""
-        own = own_tokenizer(checkpoint.parent)
-        if self.path is None or not is_own_tokenizer(self.path) or not own.is_file():
-            return self
-        return replace(self, path=str(own.resolve()))
 
     def load(self) -> AdaptiveTokenizer:
         """Load the tokenizer in eval mode, with new weights if `path` is None.

@@ -75,12 +75,9 @@ class TokenTargets:
     space: TargetSpace = "values"
 
     @property
-    def levels(self) -> tuple[int, ...]:
-        return self.frozen.levels
-
-    @property
     def width(self) -> int:
-        return sum(self.levels) if self.space == "codes" else len(self.levels)
+        levels = self.frozen.levels
+        return sum(levels) if self.space == "codes" else len(levels)
 
     @property
     def needs_truth(self) -> bool:
@@ -94,14 +91,19 @@ class TokenTargets:
         if self.space == "codes":
             return tokenizer.quantizer.digits(output.codes.gather(1, ids))
         values = output.values if self.space == "values" else tokenizer.quantizer.bound(output.latent)
-        return tokenizer.standardized(gather_tokens(values, ids))
+        return (gather_tokens(values, ids) - tokenizer.target_mean) / tokenizer.target_std
 
     @torch.no_grad()
     def pixels(self, prediction: Tensor, frames: Tensor, ids: Tensor) -> Tensor:
         """Decode the clip with predictions (B, K, P) at tokens `ids`: (B, K, C, t, p, q) in [0, 1]."""
         tokenizer = self.frozen.on(frames.device)
         values = tokenizer.encode(unnormalize(frames.float())).values  # (B, N, D)
-        predicted = self._as_values(prediction.float())
+        if self.space == "codes":
+            parts = prediction.float().split(self.frozen.levels, dim=-1)
+            digits = torch.stack([part.argmax(dim=-1) for part in parts], dim=-1)  # (B, K, D)
+            predicted = digits / tokenizer.quantizer.steps - 1
+        else:
+            predicted = prediction.float() * tokenizer.target_std + tokenizer.target_mean  # (B, K, D)
         values = values.scatter(1, ids.unsqueeze(-1).expand(-1, -1, values.size(-1)), predicted)
         rebuilt = tokenizer.decode(values, tokenizer.grid(frames)).clamp(0, 1)
         if rebuilt.shape[-2:] != frames.shape[-2:]:
@@ -111,7 +113,7 @@ class TokenTargets:
     def loss(self, prediction: Tensor, values: Tensor, scored: Tensor) -> Tensor:
         """Mean over the scored tokens, in float32: squared error, or cross-entropy for `codes`."""
         if self.space == "codes":
-            parts = prediction.float().split(self.levels, dim=-1)  # (B, K, levels) each
+            parts = prediction.float().split(self.frozen.levels, dim=-1)  # (B, K, levels) each
             errors = [
                 F.cross_entropy(part.movedim(-1, 1), values[..., dim], reduction="none")
                 for dim, part in enumerate(parts)
@@ -120,12 +122,3 @@ class TokenTargets:
         else:
             error = (prediction.float() - values).square().mean(dim=-1)
         return (error * scored).sum() / scored.sum()
-
-    def _as_values(self, prediction: Tensor) -> Tensor:
-        """Convert predictions (B, K, P) to values (B, K, D) of the quantizer."""
-        tokenizer = self.frozen.tokenizer
-        if self.space == "codes":
-            parts = prediction.split(self.levels, dim=-1)
-            digits = torch.stack([part.argmax(dim=-1) for part in parts], dim=-1)  # (B, K, D)
-            return digits / tokenizer.quantizer.steps - 1
-        return prediction * tokenizer.target_std + tokenizer.target_mean

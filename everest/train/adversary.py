@@ -59,7 +59,7 @@ class Adversary:
         """Scalar: low if rebuilt clips pass for real ones. The discriminator gets no gradient from it."""
         self.discriminator.requires_grad_(False)
         try:
-            with _without_autocast(rebuilt):
+            with torch.autocast(rebuilt.device.type, enabled=False):
                 return F.softplus(-self.discriminator(rebuilt.float())).mean()
         finally:
             self.discriminator.requires_grad_(True)
@@ -67,7 +67,8 @@ class Adversary:
     def discriminator_losses(self, real: Tensor, rebuilt: Tensor) -> DiscriminatorLosses:
         """The losses of the discriminator; neither real nor rebuilt clips get a gradient."""
         real = real.detach().float().requires_grad_()
-        with _without_autocast(real):
+        # Autocast would also reach the operations of a gradient's own graph.
+        with torch.autocast(real.device.type, enabled=False):
             on_real = self.discriminator(real)  # (B,)
             on_rebuilt = self.discriminator(rebuilt.detach().float())
             logistic = F.softplus(-on_real).mean() + F.softplus(on_rebuilt).mean()
@@ -84,8 +85,3 @@ def r1_penalty(logits: Tensor, real: Tensor, *, learns: bool = True) -> Tensor:
     """
     (gradient,) = torch.autograd.grad(logits.sum(), real, create_graph=learns, retain_graph=True)
     return gradient.square().flatten(1).sum(dim=1).mean()
-
-
-def _without_autocast(clips: Tensor) -> torch.autocast:
-    """Autocast would also reach the operations of a gradient's own graph."""
-    return torch.autocast(clips.device.type, enabled=False)

@@ -27,12 +27,8 @@ class StepMetrics(NamedTuple):
         """All numbers under their names in metrics.jsonl."""
         return {"loss": self.loss, "grad_norm": self.norm, **self.parts}
 
-    @property
-    def nonfinite_parts(self) -> dict[str, float]:
-        return {name: value for name, value in self.parts.items() if not math.isfinite(value)}
-
     def __str__(self) -> str:
-        parts = "".join(f", {name} {value}" for name, value in self.nonfinite_parts.items())
+        parts = "".join(f", {name} {value}" for name, value in self.parts.items() if not math.isfinite(value))
         return f"loss {self.loss}, gradient norm {self.norm}{parts}"
 
 
@@ -51,7 +47,7 @@ class Nonfinite:
         Raises:
             DivergedError: the policy does not allow it, or no longer.
         """
-        losses_finite = math.isfinite(metrics.loss) and not metrics.nonfinite_parts
+        losses_finite = all(map(math.isfinite, (metrics.loss, *metrics.parts.values())))
         if losses_finite and math.isfinite(metrics.norm):
             self.skipped = 0
             return False
@@ -67,22 +63,18 @@ class LossWatch:
     """Notices a loss far above the finite losses before it. It only warns; nothing depends on it."""
 
     def __init__(self) -> None:
-        self._finite: deque[float] = deque(maxlen=SPIKE_WINDOW)
-
-    def recent(self, number: int) -> list[float]:
-        """Up to the last `number` finite losses of this process's life, at most SPIKE_WINDOW."""
-        return list(self._finite)[-number:]
+        self.finite: deque[float] = deque(maxlen=SPIKE_WINDOW)  # the last finite losses of this process
 
     def spike(self, loss: float) -> str | None:
         """A warning if `loss` jumped, else None."""
         warning = None
-        if len(self._finite) == SPIKE_WINDOW:
-            mean = sum(self._finite) / SPIKE_WINDOW
-            std = math.sqrt(sum((x - mean) ** 2 for x in self._finite) / SPIKE_WINDOW)
+        if len(self.finite) == SPIKE_WINDOW:
+            mean = sum(self.finite) / SPIKE_WINDOW
+            std = math.sqrt(sum((x - mean) ** 2 for x in self.finite) / SPIKE_WINDOW)
             if loss > mean + SPIKE_STDS * max(std, 1e-3 * abs(mean)):
                 warning = f"the loss jumped to {loss:.4g} from {mean:.4g} on average of {SPIKE_WINDOW} steps"
         if math.isfinite(loss):  # Nonfinite reports the others; a mean with one would hide all that follow
-            self._finite.append(loss)
+            self.finite.append(loss)
         return warning
 
 

@@ -59,11 +59,13 @@ def summarize(run: Path) -> RunSummary:
     try:
         environment, rows = read_run(run)
         steps = environment.get(PLAN, {}).get("steps")
+        # `pretrain` of `everest --debug pretrain --recipe …`: the first argument that is no option
+        command = next((word for word in environment["command"][1:] if not word.startswith("-")), None)
         return RunSummary(
             path=str(run),
             state=_state(run, rows, steps),
             age_seconds=age,
-            command=_command(environment),
+            command=command,
             recipe=find_recipe(run / RECIPE).values().get("name"),
             step=_newest(rows, "step"),
             steps=steps,
@@ -81,23 +83,15 @@ def _state(run: Path, rows: list[dict[str, Any]], steps: int | None) -> State:
     if is_running(run):
         return "running"
     # Logged is not yet saved: a run killed while it validates after the last step has to repeat some.
-    if steps is not None and _newest(rows, "step") == steps and _saved_step(run) == steps:
+    weights = RunFolder(run).weights
+    logged_all = steps is not None and _newest(rows, "step") == steps
+    if logged_all and weights.is_file() and read_header(weights).step == steps:
         return "finished"
     return "resumable" if any((run / STATE).glob("step-*.safetensors")) else "started"
 
 
 def _newest(rows: list[dict[str, Any]], key: str) -> Any:
     return next((row[key] for row in reversed(rows) if key in row), None)
-
-
-def _saved_step(run: Path) -> int | None:
-    weights = RunFolder(run).weights
-    return read_header(weights).step if weights.is_file() else None
-
-
-def _command(environment: dict[str, Any]) -> str | None:
-    """`pretrain` of `everest --debug pretrain --recipe …`: the first argument that is no option."""
-    return next((word for word in environment["command"][1:] if not word.startswith("-")), None)
 
 
 def read_run(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:

@@ -1,20 +1,15 @@
-"""The arithmetic of a stage: steps, batches, learning rate, and how many clips one pass can hold."""
+"""The arithmetic of a stage: steps, batches, learning rate, and advice when a pass does not fit."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import psutil
-import torch
-
 from everest.config.settings import FinetuneSettings, PretrainSettings
 from everest.config.tokenizer import TokenizerSettings
 from everest.errors import RecipeError
 from everest.train.optim import cosine_lr, scaled_lr
 
-MEMORY_SHARE = 0.5  # ours: of the free memory of a device, for the activations of one pass
-CPU_BYTES = 2**30  # ours: on a CPU larger passes are no faster
 BF16_BYTES = 2  # of a value
 
 # Activations of one clip, without or with checkpointing, by the bytes of a value.
@@ -121,13 +116,3 @@ def memory_advice(plan: StagePlan, bytes_of: BytesPerClip, *, bytes_per_value: i
     if bytes_per_value > BF16_BYTES:
         advice += f", train.precision=bf16 about {gib(tried, BF16_BYTES)}"
     return advice
-
-
-def fitting_micro_batch(bytes_per_clip: int, device: torch.device) -> int:
-    """Returns how many clips of `bytes_per_clip` one pass can hold."""
-    on_gpu = device.type == "cuda"
-    free = torch.cuda.mem_get_info(device)[0] if on_gpu else psutil.virtual_memory().available
-    largest = int(free * MEMORY_SHARE)
-    if device.type == "cpu":
-        largest = min(largest, CPU_BYTES)
-    return max(1, largest // bytes_per_clip)

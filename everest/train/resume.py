@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import Any, Final
 
 from everest.config.recipe import load_recipe, recipe_values
 from everest.config.settings import Recipe
-from everest.errors import RecipeError
+from everest.errors import RecipeError, differing
 from everest.system.run_folder import (
     INIT,
     ONE_BATCH,
@@ -57,7 +56,17 @@ def check_output(path: Path, request: RunRequest, *, resume: bool, overwrite: bo
     if process not in (None, os.getpid()):
         raise RecipeError(f"--output {path}: process {process} trains it now; wait for it, or stop it first")
     if overwrite:
-        _check_replaceable(path, request.sources)
+        read_from = [file for file in request.sources if file.resolve().is_relative_to(path.resolve())]
+        if read_from:
+            raise RecipeError(
+                f"--output {path}: --overwrite would remove {read_from[0]}, which the run reads"
+            )
+        foreign = [name for name in OWN_FILES if (path / name).exists()]
+        if foreign and RunFolder(path).read_env(PLAN) is None:
+            raise RecipeError(
+                f"--output {path}: --overwrite would remove {path / foreign[0]}, which no run has written; "
+                "choose another folder"
+            )
         return False
     if not (path / RECIPE).is_file():
         raise RecipeError(f"--output {path}: exists and is no run folder; choose another, or use --overwrite")
@@ -69,38 +78,28 @@ def check_output(path: Path, request: RunRequest, *, resume: bool, overwrite: bo
     return True
 
 
-def _check_replaceable(path: Path, sources: Sequence[Path]) -> None:
-    """Raise RecipeError if a new run would remove files from `path` that no run has written."""
-    read_from = [source for source in sources if source.resolve().is_relative_to(path.resolve())]
-    if read_from:
-        raise RecipeError(f"--output {path}: --overwrite would remove {read_from[0]}, which the run reads")
-    foreign = [name for name in OWN_FILES if (path / name).exists()]
-    if foreign and RunFolder(path).read_env(PLAN) is None:
-        raise RecipeError(
-            f"--output {path}: --overwrite would remove {path / foreign[0]}, which no run has written; "
-            "choose another folder"
-        )
-
-
 def _check_same(path: Path, request: RunRequest) -> None:
     """Raise RecipeError if the run in `path` is not the requested one."""
     run, fix = RunFolder(path), "choose another folder, or use --overwrite"
     # A setting that is new since the run started had its default.
     before = dict(_flat(recipe_values(load_recipe(path / RECIPE))))
     now = dict(_flat(recipe_values(request.recipe)))
-    differing = {key for key in before.keys() | now.keys() if before.get(key) != now.get(key)}
-    differing -= MAY_CHANGE
-    tokenizers = before.get(TOKENIZER_FILE), now.get(TOKENIZER_FILE)
-    if TOKENIZER_FILE in differing and _is_same_tokenizer(run, *tokenizers):
-        differing.remove(TOKENIZER_FILE)
-    if differing:
-        shown = [
-            f"{key} ({json.dumps(before.get(key))}, now {json.dumps(now.get(key))})"
-            for key in sorted(differing)[:SHOWN]
-        ]
-        more = ", …" if len(differing) > SHOWN else ""
+    may_change = set(MAY_CHANGE)
+    old_file, new_file = before.get(TOKENIZER_FILE), now.get(TOKENIZER_FILE)
+    if old_file not in (None, new_file) and new_file is not None and Path(new_file).is_file():
+        if run.weights.is_file():  # the tokenizer that the model is trained with, wherever it was before
+            used = read_header(run.weights).settings.get("tokenizer") or {}
+            same = used.get("sha256") == state_hash(read_weights(Path(new_file)).tensors)
+        else:  # not saved yet: it can only be known to be the run's own tokenizer
+            same = is_own_tokenizer(old_file) and Path(new_file) == own_tokenizer(path).resolve()
+        if same:
+            may_change.add(TOKENIZER_FILE)
+    for key in may_change:
+        before[key] = now[key] = None
+    differences = differing(before, now, most=SHOWN)
+    if differences:
         raise RecipeError(
-            f"--output {path}: holds a run with other settings: {', '.join(shown)}{more}; {fix}"
+            f"--output {path}: holds a run with other settings: {', '.join(differences)}; {fix}"
         )
     init = run.read_env(INIT)
     if init != request.init:
@@ -111,16 +110,6 @@ def _check_same(path: Path, request: RunRequest) -> None:
     if bool(run.read_env(ONE_BATCH)) != request.one_batch:
         way = "without" if request.one_batch else "with"
         raise RecipeError(f"--output {path}: holds a run {way} --overfit-one-batch; {fix}")
-
-
-def _is_same_tokenizer(run: RunFolder, before: str | None, now: str | None) -> bool:
-    """Whether the run's model is trained with the tokenizer that is at `now`, wherever it was before."""
-    if before is None or now is None or not Path(now).is_file():
-        return False
-    if not run.weights.is_file():  # not saved yet: it can only be known to be the run's own tokenizer
-        return is_own_tokenizer(before) and Path(now) == own_tokenizer(run.path).resolve()
-    used = read_header(run.weights).settings.get("tokenizer") or {}
-    return used.get("sha256") == state_hash(read_weights(Path(now)).tensors)
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

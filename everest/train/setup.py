@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
+import psutil
 import torch
 from timm.utils.model_ema import ModelEmaV3
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
@@ -30,16 +31,19 @@ from everest.system.run_lock import claim, release
 from everest.system.storage import parse_location
 from everest.system.weights import Weights
 from everest.tokenizer.spec import TokenizerSpec
+from everest.train.context import RunContext
 from everest.train.optim import stage_optimizer
-from everest.train.plan import StagePlan, fitting_micro_batch, memory_advice, plan_stage
+from everest.train.plan import StagePlan, memory_advice, plan_stage
 from everest.train.state import Network
 from everest.train.tracking import make_tracker
-from everest.train.training import RunContext, Training
+from everest.train.training import Training
 
 Stage = PretrainSettings | FinetuneSettings | TokenizerSettings
 # The losses of a pass: first the model's, then one for each other network that is active.
 LossesOf = Callable[[Clip], Sequence[Tensor]]
 
+MEMORY_SHARE = 0.5  # ours: of the free memory of a device, for the activations of one pass
+CPU_BYTES = 2**30  # ours: on a CPU larger passes are no faster
 USUAL_LR = (1e-5, 4e-3)  # ours: the range of the recipes' learning rates, and some more on both sides
 
 
@@ -83,7 +87,16 @@ def set_up_training(
         model.encoder.requires_grad_(False)
     model.to(accelerator.device)
     if recipe.train.shard != "none" and accelerator.num_processes > 1:
-        _shard(recipe, model, accelerator.device, accelerator.num_processes)
+        if recipe.train.ema is not None:
+            raise RecipeError(
+                "train.ema keeps a full copy of the weights: not available with train.shard=full"
+            )
+        # Every block and the other parameters over all processes (FSDP, Zhao et al. 2023).
+        mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
+        for module in model.modules():
+            if isinstance(module, Block):
+                fully_shard(module, mesh=mesh)
+        fully_shard(model, mesh=mesh)
     network = Network(
         module=model,
         optimizer=stage_optimizer(model, stage),
@@ -117,19 +130,14 @@ def _plan(
     elif before and before["processes"] == processes:
         largest = before["micro_batch"]
     else:
-        largest = fitting_micro_batch(bytes_per_clip, context.accelerator.device)
+        device = context.accelerator.device
+        on_gpu = device.type == "cuda"
+        free = torch.cuda.mem_get_info(device)[0] if on_gpu else psutil.virtual_memory().available
+        budget = int(free * MEMORY_SHARE)
+        if device.type == "cpu":
+            budget = min(budget, CPU_BYTES)
+        largest = max(1, budget // bytes_per_clip)
     return plan_stage(stage, num_videos=videos["videos"], processes=processes, largest_micro_batch=largest)
-
-
-def _shard(recipe: Recipe, model: nn.Module, device: torch.device, processes: int) -> None:
-    """Shard the parameters of every block, and the others, over all processes (FSDP, Zhao et al. 2023)."""
-    if recipe.train.ema is not None:
-        raise RecipeError("train.ema keeps a full copy of the weights: not available with train.shard=full")
-    mesh = init_device_mesh(device.type, (processes,))
-    for module in model.modules():
-        if isinstance(module, Block):
-            fully_shard(module, mesh=mesh)
-    fully_shard(model, mesh=mesh)
 
 
 def start_run(training: Training, recipe_text: str, *, init: str | None) -> None:
@@ -153,27 +161,21 @@ def start_run(training: Training, recipe_text: str, *, init: str | None) -> None
         context.accelerator.wait_for_everyone()
         if main:
             training.tracker = make_tracker(context.tracker, context.run)
-        context.report(notice(_plan_line(plan, len(training.clips))))
+        line = (
+            f"{len(training.clips)} videos, {plan.epochs} epochs of {plan.steps_per_epoch} steps; "
+            f"batch {plan.batch_size} = {plan.processes} processes x {plan.accumulation} passes x "
+            f"{plan.micro_batch} clips; learning rate up to {plan.peak_lr:.2e}"
+        )
+        if plan.base_lr is not None:
+            line += f" (base_lr {plan.base_lr:g} x batch / 256)"
+        if not USUAL_LR[0] <= plan.peak_lr <= USUAL_LR[1]:
+            line += f"; that is outside the usual {USUAL_LR[0]:g} to {USUAL_LR[1]:g}"
+        context.report(notice(line))
         training.resume()
     except BaseException:
         if main:
             release(context.run.path)
         raise
-
-
-def _plan_line(plan: StagePlan, num_videos: int) -> str:
-    """The resulting batch and learning rate, for the user to see before the first step."""
-    line = (
-        f"{num_videos} videos, {plan.epochs} epochs of {plan.steps_per_epoch} steps; "
-        f"batch {plan.batch_size} = {plan.processes} processes x {plan.accumulation} passes x "
-        f"{plan.micro_batch} clips; "
-        f"learning rate up to {plan.peak_lr:.2e}"
-    )
-    if plan.base_lr is not None:
-        line += f" (base_lr {plan.base_lr:g} x batch / 256)"
-    if not USUAL_LR[0] <= plan.peak_lr <= USUAL_LR[1]:
-        line += f"; that is outside the usual {USUAL_LR[0]:g} to {USUAL_LR[1]:g}"
-    return line
 
 
 def try_one_pass(training: Training, losses_of: LossesOf) -> dict[str, Any]:
@@ -187,7 +189,6 @@ def try_one_pass(training: Training, losses_of: LossesOf) -> dict[str, Any]:
         losses = losses_of(clip)
         training.updater.backward(losses)
         training.updater.step()
-        training.updater.zero_grad()
         return losses[0].item()  # waits for the device
 
     training.model.train()
@@ -207,7 +208,7 @@ def try_one_pass(training: Training, losses_of: LossesOf) -> dict[str, Any]:
         "micro_batch": plan.micro_batch,
         "passes_per_step": plan.accumulation,
         "peak_lr": plan.peak_lr,
-        "parameters": sum(p.numel() for p in training.trained_model.parameters()),
+        "parameters": sum(p.numel() for p in training.state.trained_model.parameters()),
         "seconds_to_load": round(loaded - started, 2),
         "seconds_per_pass": round(seconds, 3),
         "hours": round(plan.steps * plan.accumulation * seconds / 3600, 2),

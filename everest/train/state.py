@@ -167,22 +167,18 @@ class TrainState:
         model = self.networks[0]
         return model.module if model.ema is None else model.ema.module
 
-    def capture(self, step: int, notes: dict[str, Any]) -> SavedState:
-        """Returns the state after `step` updates, with full tensors."""
-        scaler = self._accelerator.scaler
-        return SavedState(
-            step=step,
-            tensors={key: value for network in self.networks for key, value in network.capture().items()},
-            notes={**notes, "scaler": scaler.state_dict() if scaler else None},
-        )
-
     def save(self, step: int, notes: dict[str, Any]) -> None:
         """Write the newest weights and a state to resume from, unless that is done for this step."""
         if self._saved_step == step:
             return
         # The weights first: once the last state is there, nothing would ever write them again.
         self.save_weights(self._run.weights, step)
-        state = self.capture(step, notes)
+        scaler = self._accelerator.scaler
+        state = SavedState(
+            step=step,
+            tensors={key: value for network in self.networks for key, value in network.capture().items()},
+            notes={**notes, "scaler": scaler.state_dict() if scaler else None},
+        )
         if self._accelerator.is_main_process:
             state.save(self._run.state, keep=self._keep)
         self._saved_step, self.saved_at = step, time.monotonic()

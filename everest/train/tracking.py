@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Iterable
 from typing import Any, Final, Protocol
-
-import torch
-from torch import Tensor
 
 from everest.errors import EnvironmentProblem
 from everest.system.run_folder import RunFolder
@@ -61,12 +57,3 @@ def check_tracker(name: str) -> None:
 def image_is_due(epoch: int, epochs: int) -> bool:
     """Whether to show a reconstruction after `epoch`, counted from 1."""
     return epoch % max(1, epochs // IMAGES) == 0
-
-
-def show(tracker: Tracker, name: str, rows: Iterable[Tensor], step: int) -> None:
-    """Log clips (T, H, W, 3) float32 in [0, 1] as one image: a clip a row, its frames side by side."""
-    lines = [row.permute(1, 0, 2, 3).flatten(1, 2) for row in rows]  # (H, T * W, 3)
-    image = torch.cat(lines)[None].numpy()  # (1, rows * H, T * W, 3)
-    # TensorBoard expects channels first by default; W&B has no such option.
-    options = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
-    tracker.log_images({name: image}, step=step, **options)

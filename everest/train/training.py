@@ -16,15 +16,12 @@ import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from accelerate.utils import gather_object
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from everest.config.settings import Recipe
@@ -32,30 +29,19 @@ from everest.data.bad_videos import BadVideos
 from everest.data.dataset import Clip, StepSampler, VideoClips, failures
 from everest.data.loader import batches, make_loader, on_device
 from everest.errors import DivergedError, EnvironmentProblem, UserError
-from everest.system.events import Report, notice
+from everest.system.events import notice
 from everest.system.randomness import Purpose, generator_at, seed_at
-from everest.system.run_folder import NONFINITE, RunFolder
+from everest.system.run_folder import NONFINITE
 from everest.system.run_lock import release_lock_after
 from everest.system.signals import Stopped, StopSignal
 from everest.system.weights import Weights
+from everest.train.context import RunContext
 from everest.train.health import LossWatch, Nonfinite, StepMetrics
 from everest.train.plan import StagePlan
 from everest.train.state import GRAD_NORM, Network, TrainState
 from everest.train.step_record import StepRecord
 from everest.train.tracking import Tracker
 from everest.train.update import Updater
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunContext:
-    """The processes, the folder and the display of a run."""
-
-    accelerator: Accelerator
-    run: RunFolder
-    resumed: bool  # the folder already holds the run
-    report: Report
-    tracker: str = "none"  # see everest.train.tracking
-    one_batch: bool = False  # overfit the first batch, to check that the model can learn at all
 
 
 class Training:
@@ -82,6 +68,7 @@ class Training:
     ) -> None:
         self.context = context
         self.accelerator = context.accelerator
+        self.rank = context.accelerator.process_index
         self.run = context.run
         self.report = context.report
         self.settings = recipe.train
@@ -92,8 +79,7 @@ class Training:
         self.tracker: Tracker | None = None  # of the main process, in addition to metrics.jsonl
         self.steps_done = 0  # updates done, over all resumes
         self.losses = LossWatch()
-        keep = recipe.train.keep_states
-        self._state = TrainState(self.accelerator, self.run, networks, weights, keep=keep)
+        self.state = TrainState(self.accelerator, self.run, networks, weights, keep=recipe.train.keep_states)
         self.updater = Updater(self.accelerator, networks, recipe.train)
         self.model = self.updater.model
         self._memory_advice = memory_advice
@@ -103,11 +89,6 @@ class Training:
         self._batches: Iterator[Clip] = iter(())
         self._pass = 0
         self._record = StepRecord(self.accelerator.device)
-
-    @property
-    def trained_model(self) -> nn.Module:
-        """The module that is evaluated and saved: with `train.ema` the average of the trained one."""
-        return self._state.trained_model
 
     @property
     def ends_epoch(self) -> bool:
@@ -120,7 +101,7 @@ class Training:
         Raises:
             CheckpointError: the run cannot be resumed.
         """
-        self.steps_done, notes = self._state.restore(self.plan.steps, notify=self.notice)
+        self.steps_done, notes = self.state.restore(self.plan.steps, notify=self.notice)
         if notes is not None:
             self._nonfinite.skipped = notes["skipped"]
             self.bad_videos.restore(notes["videos"], self.run.bad_videos())
@@ -135,8 +116,7 @@ class Training:
 
     def steps(self) -> Iterator[int]:
         """The remaining steps, from 0. In between the run is saved when due, and stopped by a signal."""
-        main = self.accelerator.is_main_process
-        with self._signal, release_lock_after(self.run.path) if main else nullcontext():
+        with self._signal, release_lock_after(self.run.path) if self.rank == 0 else nullcontext():
             self._batches = batches(self.loader())
             while self.steps_done < self.plan.steps:
                 self.updater.set_lr(self.plan.lr(self.steps_done))
@@ -157,7 +137,7 @@ class Training:
             return True
         if every_seconds is None:
             return False
-        due = time.monotonic() - self._state.saved_at >= every_seconds
+        due = time.monotonic() - self.state.saved_at >= every_seconds
         if self.plan.processes > 1:  # their clocks differ, and saving needs all of them
             gathered = self.accelerator.gather(torch.tensor([due], device=self.accelerator.device))
             assert isinstance(gathered, Tensor)
@@ -172,14 +152,14 @@ class Training:
             epochs=self.plan.epochs,
             steps_per_epoch=self.plan.steps_per_epoch,
             accumulation=self.plan.accumulation,
-            rank=self.accelerator.process_index,
+            rank=self.rank,
             world=self.plan.processes,
             seed=self.settings.seed,
             start_step=self.steps_done,
             repeat_first=self.context.one_batch,
         )
-        timeout = self.settings.data_timeout
-        return make_loader(self.clips, order, workers=self.settings.workers, timeout=timeout)
+        settings = self.settings
+        return make_loader(self.clips, order, workers=settings.workers, timeout=settings.data_timeout)
 
     def micro_batches(self) -> Iterator[Clip]:
         """The clips of every pass of a step, on the device. Gradients are exchanged in the last pass only."""
@@ -191,18 +171,13 @@ class Training:
             self._record.failed += failures(clip)
             self._record.videos += clip.video_id
             # Drop path draws from torch's generator: seeded here, a resumed pass equals the unbroken one.
-            torch.manual_seed(seed_at(self.settings.seed, Purpose.STEP, *self._position))
+            torch.manual_seed(seed_at(self.settings.seed, Purpose.STEP, self.steps_done, self.rank, number))
             with self.updater.one_pass(last=number == self.plan.accumulation - 1):
                 yield on_device(clip, self.accelerator.device)
 
-    @property
-    def _position(self) -> tuple[int, int, int]:
-        """Step, process and pass: random choices follow from them."""
-        return self.steps_done, self.accelerator.process_index, self._pass
-
     def rng(self) -> np.random.Generator:
         """A generator to pair or perturb the clips of the current pass; the same in a resumed run."""
-        return generator_at(self.settings.seed, Purpose.BATCH, *self._position)
+        return generator_at(self.settings.seed, Purpose.BATCH, self.steps_done, self.rank, self._pass)
 
     def backward(self, losses: Sequence[Tensor], parts: Mapping[str, Tensor] | None = None) -> None:
         """Add the gradients of one pass.
@@ -222,38 +197,32 @@ class Training:
             DivergedError: a loss or a gradient is not finite; all weights stay as they were.
             DataError: too many videos are unreadable.
         """
-        self.updater.average_gradients()
         norms = self.updater.clip_gradients()
         totals = self._record.reduce_over_processes(self.accelerator, self._signal.number)
         self._stop_signal = totals.signal
         metrics = StepMetrics(totals.loss, norms.pop(GRAD_NORM), {**totals.parts, **norms})
-        if self._should_skip(metrics):
-            self.updater.skip_step()
-        else:
-            self.updater.step()
-        self.updater.zero_grad()
-        self.steps_done += 1
-        row = self._record.row(self.plan, metrics, step=self.steps_done)
-        self.log(row)
-        self.report({"event": "step", "steps": self.plan.steps, "epochs": self.plan.epochs, **row})
-        jump = self.losses.spike(metrics.loss)
-        if jump:
-            self.notice(f"step {self.steps_done}: {jump}")
-        self._count_videos(any_failed=totals.any_failed)
-
-    def _should_skip(self, metrics: StepMetrics) -> bool:
-        """Whether to skip the update; the reason and the step's videos are reported."""
         step = self.steps_done + 1
         try:
             skip = self._nonfinite.should_skip(metrics)
         except DivergedError as error:
-            where = self._write_videos(step, metrics)
-            raise DivergedError(
-                f"step {step}: {error}; {where}; lower base_lr or set train.clip_grad"
-            ) from error
+            problem = f"step {step}: {error}; {self._write_videos(step, metrics)}"
+            raise DivergedError(f"{problem}; lower base_lr or set train.clip_grad") from error
         if skip and not self._nonfinite.overflow:
             self.notice(f"step {step} skipped: {metrics}; {self._write_videos(step, metrics)}")
-        return skip
+        self.updater.step(skip=skip)
+        self.steps_done = step
+        row = self._record.row(self.plan, metrics, step=step)
+        self.log(row)
+        self.report({"event": "step", "steps": self.plan.steps, "epochs": self.plan.epochs, **row})
+        jump = self.losses.spike(metrics.loss)
+        if jump:
+            self.notice(f"step {step}: {jump}")
+        failed = list(gather_object(self._record.failed)) if totals.any_failed else []
+        for text in self.bad_videos.add(requested=self.plan.videos_per_step, failed=failed):
+            self.notice(text)
+        if failed and self.accelerator.is_main_process:
+            self.run.write_bad_videos(self.bad_videos.reasons)
+        self.bad_videos.check(any_failed=totals.any_failed)
 
     def _write_videos(self, step: int, metrics: StepMetrics) -> str:
         """Write the videos of a step, gathered over all processes; returns where they are."""
@@ -261,14 +230,6 @@ class Training:
         if self.accelerator.is_main_process:
             self.run.write_nonfinite(step=step, figures=metrics.by_name, videos=videos)
         return f"its videos are in {self.run.path / NONFINITE}"
-
-    def _count_videos(self, *, any_failed: bool) -> None:
-        failed = list(gather_object(self._record.failed)) if any_failed else []
-        for text in self.bad_videos.add(requested=self.plan.videos_per_step, failed=failed):
-            self.notice(text)
-        if failed and self.accelerator.is_main_process:
-            self.run.write_bad_videos(self.bad_videos.reasons)
-        self.bad_videos.check(any_failed=any_failed)
 
     def log(self, row: dict[str, Any]) -> None:
         """Append a row to metrics.jsonl, once over all processes; its numbers go to the tracker, too."""
@@ -285,8 +246,4 @@ class Training:
     def save(self) -> None:
         """Write the newest weights and a state to resume from. All processes must call it."""
         notes = {"videos": self.bad_videos.counts(), "skipped": self._nonfinite.skipped}
-        self._state.save(self.steps_done, notes)
-
-    def save_weights(self, path: Path) -> None:
-        """Write the current weights to `path`. All processes must call it."""
-        self._state.save_weights(path, self.steps_done)
+        self.state.save(self.steps_done, notes)

@@ -65,8 +65,14 @@ class Updater:
         for other in others:
             other.backward()
 
-    def average_gradients(self) -> None:
-        """Average the gradients of the other networks over all processes, each in one exchange."""
+    def clip_gradients(self) -> dict[str, float]:
+        """Scale the gradients down to the norm `train.clip_grad`, for each network separately.
+
+        Returns:
+            The norms before, over all processes, by their names in metrics.jsonl: none for a network that is
+            not active in this step.
+        """
+        # The gradients of the other networks are averaged over all processes first, each in one exchange.
         for network in self._networks[1:]:
             gradients = network.gradients()
             if not gradients:  # it is not active in this step
@@ -76,14 +82,6 @@ class Updater:
             parts = mean.split([gradient.numel() for gradient in gradients])
             for gradient, part in zip(gradients, parts, strict=True):
                 gradient.copy_(part.view_as(gradient))
-
-    def clip_gradients(self) -> dict[str, float]:
-        """Scale the gradients down to the norm `train.clip_grad`, for each network separately.
-
-        Returns:
-            The norms before, over all processes, by their names in metrics.jsonl: none for a network that is
-            not active in this step.
-        """
         self._accelerator.unscale_gradients(self._optimizer)
         norms = {}
         for network in self._networks:
@@ -96,20 +94,16 @@ class Updater:
                 norms[network.grad_norm] = full_tensor(norm).item()
         return norms
 
-    def step(self) -> None:
-        """Change the weights by their gradients, and update the averages."""
-        self._optimizer.step()
-        for network in self._networks[1:]:
-            network.optimizer.step()
-        for network in self._networks:
-            if network.ema is not None:
-                network.ema.update(network.module)
-
-    def skip_step(self) -> None:
-        """Called instead of `step`: fp16 halves its scale after an overflow."""
-        if self._accelerator.scaler is not None:
-            self._accelerator.scaler.update()
-
-    def zero_grad(self) -> None:
+    def step(self, *, skip: bool = False) -> None:
+        """Change the weights by their gradients unless `skip`, and drop the gradients."""
+        if not skip:
+            self._optimizer.step()
+            for network in self._networks[1:]:
+                network.optimizer.step()
+            for network in self._networks:
+                if network.ema is not None:
+                    network.ema.update(network.module)
+        elif self._accelerator.scaler is not None:
+            self._accelerator.scaler.update()  # fp16 halves its scale after an overflow
         for network in self._networks:
             network.optimizer.zero_grad()

@@ -159,3 +159,11 @@ def test_the_share_kept_by_another_strategy_is_not_its_own(tmp_path):
     assert keep_ratio(str(file)) == 0.3
     file.write_text("base: k400\npretrain: {selection: {strategy: learned-importance, score: random}}\n")
     assert keep_ratio(str(file)) == 0.1
+
+
+def test_a_recipe_may_predict_no_token_at_random(tmp_path):
+    (tmp_path / "r.yaml").write_text("base: lvmae-128\npretrain: {selection: {random_ratio: 0.0}}\n")
+    assert load_recipe(tmp_path / "r.yaml").pretrain.selection.random_ratio == 0
+    (tmp_path / "w.yaml").write_text("base: lvmae-128\npretrain: {selection: {scope: window, window: 0}}\n")
+    with pytest.raises(RecipeError, match=r"selection\.window: must be at least 1 slice, not 0"):
+        load_recipe(tmp_path / "w.yaml")

@@ -39,10 +39,8 @@ class Identity:
 
     tubelet = (2, 2, 2)
 
-    def __call__(self, patches):
+    def __call__(self, patches, *, biased=True):
         return patches.flatten(2)
-
-    of_change = __call__
 
 
 def test_every_strategy_has_its_counts_tested():

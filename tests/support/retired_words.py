@@ -108,7 +108,7 @@ NAMES: dict[str, str] = {
     r"ours|is_ours|theirs": "the thing: expected, our_name (only in checkpoints/)",
     r"begun": "start_or_resume, started",
     r"explained": "explain_out_of_memory, …",
-    r"leaves?_out": "should_skip, skip_step",
+    r"leaves?_out": "should_skip",
     r"exchanged": "reduce_over_processes",
     r"released_afterwards": "release_lock_after",
     r"as_part_of": "like_sharded",

@@ -10,7 +10,7 @@ from everest.config.recipe import load_recipe
 from everest.system.accelerator import make_accelerator
 from everest.system.events import silent
 from everest.system.run_folder import RunFolder
-from everest.train.training import RunContext
+from everest.train.context import RunContext
 from everest.train_tokenizer import TokenizerStage, set_up_tokenizer
 from everest_cli.main import app
 

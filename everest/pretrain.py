@@ -30,7 +30,11 @@ def set_up_pretraining(recipe: Recipe, context: RunContext) -> Training:
     clips = pretrain_clips(recipe)
     if recipe.pretrain.target.cache is not None:
         clips.tokens = open_token_cache(recipe, clips)
-        context.report(notice(f"tokens of {clips.tokens.variants} clips a video from {clips.tokens.folder}"))
+        context.report(
+            notice(
+                f"reading cached tokens from {clips.tokens.folder}, {clips.tokens.variants} clips per video"
+            )
+        )
     return set_up_training(
         recipe, recipe.pretrain, pretrain_spec(recipe, tokenizer=tokenizer_for(recipe)), clips, context
     )
@@ -62,8 +66,8 @@ def pretrain(training: Training) -> None:
 def _show_reconstruction(training: Training, tracker: Tracker) -> None:
     """Show the frames, kept, visible and predicted tokens of the first clip, several times a run.
 
-    Not for a sharded model: the tracker is in one process, and a pass needs all. Not with a token cache
-    either: predicted codes become images only through the tokenizer.
+    Not for a sharded model: the tracker is in one process, and a forward pass needs every process. Not
+    with a token cache either: predicted codes become images only through the tokenizer.
     """
     plan, model = training.plan, training.state.trained_model
     epoch = training.steps_done // plan.steps_per_epoch

@@ -101,7 +101,7 @@ def open_model(
     selection: Strategy | None = None,
     check: Callable[[ModelSpec], None] | None = None,
 ) -> LoadedModel:
-    """Rebuild the module of a checkpoint. This is the only way from a file to a module.
+    """Rebuild the module of a checkpoint. Every command that opens a trained model uses it.
 
     Args:
         kind: the only kind that is accepted; None: any.

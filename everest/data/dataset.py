@@ -27,7 +27,7 @@ from everest.video.reader import VideoError
 SampleKey = tuple[int, int]  # (epoch, index of the sample)
 
 NONE_FAILED: Final = "[]"  # `Clip.failed` of a clip whose video could be read
-MAX_TRIES: Final = 10  # unreadable videos in a row; by default a run may meet 1 in 100
+MAX_TRIES: Final = 10  # unreadable videos in a row before the run ends
 
 
 class Clip(NamedTuple):
@@ -64,7 +64,7 @@ class VideoClips(Dataset[Clip | UserError]):
     Args:
         num_noise: M.
         cache: keeps decoded frames.
-        replace_bad: replace an unreadable sample by another sample of the same epoch (training); if False,
+        replace_bad: replace an unreadable sample by another, random sample (training); if False,
             its frames are zeros and `failed` names it (evaluation).
         tokens: tokens of the clips of the first epochs; later epochs repeat these clips, with other random
             numbers.

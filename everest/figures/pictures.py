@@ -42,7 +42,7 @@ def rows_of(views: Sequence[MaskView]) -> list[FigureRow]:
     if len(views) == 1:
         rows.append(("kept", first.pixels_of(first.kept)))
         if len(first.visible) < len(first.kept):
-            rows.append(("seen", first.pixels_of(first.visible)))
+            rows.append(("visible", first.pixels_of(first.visible)))
         if first.predicted is not None:
             rows.append((PREDICTED_WITH_TRUTH if first.with_truth else PREDICTED, first.predicted))
         if first.rebuilt is not None:

@@ -102,7 +102,7 @@ class RunningCell(Selector):
 
 
 def _running(grid: TokenGrid, phase: Tensor, num: int) -> Tensor:
-    """(B, N * num / 4) tokens: `num` places of each cell, counted from `phase` (B,) + slice, ascending."""
+    """(B, N * num / 4) tokens: `num` places of each cell from place `phase` (B,) + slice on, ascending."""
     row = torch.arange(grid.h, device=phase.device).view(-1, 1) % 2  # (h, 1)
     column = torch.arange(grid.w, device=phase.device) % 2  # (w,)
     turn = torch.arange(grid.t, device=phase.device).view(-1, 1, 1)  # (t, 1, 1)

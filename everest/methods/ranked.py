@@ -49,7 +49,7 @@ class ByImportance(Selector):
         return self.visible_ratio is not None
 
     def ranked(self, importance: Tensor) -> Tensor:
-        # Stable: the first slice copies the second slice's distances, so ties are the rule.
+        # Stable: the first slice copies the second slice's distances, so ties are common.
         return importance.argsort(dim=1, descending=self.order == "descending", stable=True)
 
     def keeping(self, share: float) -> Self:
@@ -179,10 +179,10 @@ class LearnedImportance(Selector):
         return TokenSelection(visible, ascending(torch.cat([important, _smallest(taken, num_random)], dim=1)))
 
     def _by_importance(self, grid: TokenGrid, importance: Tensor, seen: Tensor, noise: Tensor) -> Tensor:
-        """(B, N) token ids by importance, seen tokens last. By windows: the best of each, then the next best.
+        """(B, N) token ids, most important first, seen tokens last.
 
-        Equal scores, the rule in a still clip, are in random order: in token order, the first slices would be
-        the only ones that are predicted.
+        With windows: the best token of every window, then every second best. Ties, common in a still clip,
+        are in random order: token order would favor the first slices.
         """
         shuffled = noise.argsort(dim=1, stable=True)  # (B, N)
         offered = importance.masked_fill(seen.bool(), torch.finfo(importance.dtype).min).gather(1, shuffled)

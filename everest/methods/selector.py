@@ -45,7 +45,7 @@ class Selector:
         return None
 
     def ranked(self, importance: Tensor) -> Tensor:
-        """(B, N) token ids, the tokens that are kept first in front."""
+        """(B, N) token ids, most important first."""
         return importance.argsort(dim=1, descending=True, stable=True)
 
     def keeping(self, share: float) -> Selector:

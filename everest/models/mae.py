@@ -1,4 +1,4 @@
-"""The masked autoencoder. EVEREST, VideoMAE and ST-MAE differ only in their selector and target.
+"""The masked autoencoder. EVEREST, LVMAE, VideoMAE and ST-MAE differ in selector, target and frame selection.
 
 B batch, C channels, T frames, H W pixels, N tokens, K visible, M target tokens, D width, P target values.
 """
@@ -130,7 +130,7 @@ class MaskedAutoencoder(nn.Module):
     def _draw_and_select(
         self, frames: Tensor, noise: Tensor | None, importance: Tensor | None = None
     ) -> tuple[Tensor, TokenSelection]:
-        """Draw the clips from their candidates, if they have more frames, and select tokens in them."""
+        """Draw the clips from `frames`, if these are candidates, and select tokens in them."""
         encoder, grid = self.encoder, self.encoder.grid
         drawing = self.frame_selection
         if drawing is not None and frames.dim() == 5 and frames.size(2) == encoder.num_frames:
@@ -170,7 +170,7 @@ class MaskedAutoencoder(nn.Module):
                 (B, tokens of the candidates + their slices). None: drawn from torch's default generator.
             selection: replaces the selector's selection, for clips of T frames.
             importance: (B, N) float32, replaces the selector's measurement.
-            values: (B, N, …) of all tokens, replaces the values that `targets` computes.
+            values: (B, N, P) of all tokens, replaces the values that `targets` computes.
         Raises:
             ValueError: the clips do not have the model's size or are not normalized, or the given selection
                 is invalid.

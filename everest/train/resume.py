@@ -72,7 +72,7 @@ def check_output(path: Path, request: RunRequest, *, resume: bool, overwrite: bo
         raise RecipeError(f"--output {path}: exists and is no run folder; choose another, or use --overwrite")
     if not resume:
         raise RecipeError(
-            f"--output {path}: holds a run; remove --resume never to resume it, or use --overwrite"
+            f"--output {path}: holds a run; leave out `--resume never` to resume it, or use --overwrite"
         )
     _check_same(path, request)
     return True

@@ -7,7 +7,7 @@ A loop reads
             training.backward([loss of the clip])
         training.update()
 
-and these four calls hide everything that a run can lose or break.
+and these four calls also log, save, resume, and handle signals and unreadable videos.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ from everest.train.update import Updater
 
 
 class Training:
-    """A stage in progress: the live objects, and the number of steps done.
+    """A running stage: its networks, clips, plan and number of steps done.
 
     Args:
         networks: the model of the stage, then all other networks that learn in the same steps.
-        weights: the stage's `model.safetensors` without its tensors and step.
+        weights: the header of `model.safetensors`; tensors and step are added when it is saved.
         videos: the number and a fingerprint of the videos, for env.json.
         memory_advice: settings to try when a pass does not fit.
     """
@@ -115,7 +115,7 @@ class Training:
             raise EnvironmentProblem(f"out of memory: {self._memory_advice}") from error
 
     def steps(self) -> Iterator[int]:
-        """The remaining steps, from 0. In between the run is saved when due, and stopped by a signal."""
+        """Yield the number of every remaining step. After each, save if due, and stop on a signal."""
         with self._signal, release_lock_after(self.run.path) if self.rank == 0 else nullcontext():
             self._batches = batches(self.loader())
             while self.steps_done < self.plan.steps:
@@ -170,7 +170,7 @@ class Training:
             self._record.waited += time.monotonic() - started
             self._record.failed += failures(clip)
             self._record.videos += clip.video_id
-            # Drop path draws from torch's generator: seeded here, a resumed pass equals the unbroken one.
+            # Drop path uses torch's global generator; seeded before every pass, a resumed run is identical.
             torch.manual_seed(seed_at(self.settings.seed, Purpose.STEP, self.steps_done, self.rank, number))
             with self.updater.one_pass(last=number == self.plan.accumulation - 1):
                 yield on_device(clip, self.accelerator.device)
@@ -191,7 +191,7 @@ class Training:
         self.updater.backward([loss / passes for loss in losses])
 
     def update(self) -> None:
-        """Change the weights by the gradients of the step, and log it.
+        """Apply the gradients of the step, then log the step.
 
         Raises:
             DivergedError: a loss or a gradient is not finite; all weights stay as they were.

@@ -24,7 +24,7 @@ def plot(
     x: Annotated[
         AxisName, typer.Option("--x", help="Steps, hours of training, or computation.")
     ] = AxisName.steps,
-    out: Annotated[Path, typer.Option("--output", metavar="F", help="The PNG to write.")] = Path(
+    out: Annotated[Path, typer.Option("--output", "-o", metavar="F", help="The PNG to write.")] = Path(
         "curves.png"
     ),
     overwrite: o.OverwriteFile = False,

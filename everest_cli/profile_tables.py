@@ -66,7 +66,7 @@ def print_profile(document: dict[str, Any]) -> None:
             continue
         loader = stage["loading"]
         if loader["waits"] == "loader":
-            typer.echo(f"{name}: the step is slower than the loader")
+            typer.echo(f"{name}: the loader is fast enough: the step is slower")
         else:
             typer.echo(f"{name}: the step waits for videos, {loader['data_wait']:.0%} of its time. Remedies:")
             for remedy in loader["helps"]:

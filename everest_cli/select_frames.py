@@ -27,7 +27,7 @@ def select_frames(
         ),
     ] = None,
     draws: Annotated[
-        int, typer.Option("--draws", min=0, help="Draw N times and print how often each frame is drawn.")
+        int, typer.Option("--draws", min=0, help="Draw N times; --json has the share of each frame pair.")
     ] = 0,
     picture: Annotated[
         Path | None, typer.Option("--picture", metavar="DIR", help="Write VIDEO-frames.png there.")

@@ -49,9 +49,7 @@ def visualize_mask(
     stride: Annotated[int, typer.Option("--stride", min=1, help="Frames from one frame to the next.")] = 4,
     size: Annotated[
         int | None,
-        typer.Option(
-            "--size", min=16, help="Shorter side in pixels, without a checkpoint [224] or of a tokenizer."
-        ),
+        typer.Option("--size", min=16, help="Shorter side in pixels [224]; a transformer has its own."),
     ] = None,
     windows: Annotated[
         int, typer.Option("--windows", min=1, help="Clips of a long video, one figure each.")

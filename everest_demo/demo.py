@@ -45,7 +45,7 @@ def run_demo(folder: Path, *, seed: int, report: Report) -> DemoResult:
     assert isinstance(model, MaskedAutoencoder)
     clip = pretrain_clips(recipe).read((0, 0))
     view = view_model(model, clip.frames[0], noise=clip.noise[0])
-    draw_views(folder / PICTURE, [view], title="kept, seen and predicted tokens")
+    draw_views(folder / PICTURE, [view], title="kept, visible and predicted tokens")
     steps.write_report(_text(recipe, result))
     return result
 
@@ -63,7 +63,7 @@ Task: {len(CLASSES)} classes that differ by motion only ({", ".join(CLASSES)}),
 with few labeled clips each. In this case pre-training pays: with many labels, the model from scratch
 reaches the same accuracy here. Recipe: `everest recipes show demo`; seed {recipe.train.seed}.
 
-![kept, seen and predicted tokens]({PICTURE})
+![kept, visible and predicted tokens]({PICTURE})
 
 Omitted tokens are gray. The encoder sees only the tokens of the third row; the decoder predicts the others
 of the fourth. The run folders next to this report can be used by other commands, for example

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from everest.errors import EnvironmentProblem
 from everest_cli import options as o
 from everest_cli.output import Display, print_json
 
@@ -69,14 +70,15 @@ def check(
     folder = output or (first.parent if first.is_file() else first)
     journal, bad_videos = folder / JOURNAL, folder / BAD_VIDEOS
     # Before hours of work: check that the output files can be written.
-    if overwrite:
-        journal.unlink(missing_ok=True)
-    elif not journal.exists():
+    if not overwrite and not journal.exists():
         refuse_existing([bad_videos], overwrite=False, read=[])
     targets = [clean_path(source) for source in lists] if fix else []
     refuse_existing(targets, overwrite=overwrite, read=[source.path for source in lists], fix="move it away")
     for path in (bad_videos, *targets):
-        check_writable(path)
+        try:
+            check_writable(path)
+        except EnvironmentProblem as error:
+            raise EnvironmentProblem(f"{error}; name another folder by --output") from error
     with Display(quiet=quiet) as display:
         result = check_sources(
             lists,
@@ -86,6 +88,7 @@ def check(
             workers=workers or os.cpu_count() or 1,
             limit=limit,
             report=display.report,
+            restart=overwrite,
         )
     write_table(bad_videos, [("path", "reason"), *result.bad.items()])
     cleaned = write_clean_lists(result, names=rules.names) if fix else []

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
@@ -70,8 +69,6 @@ def extract(
         raise RecipeError(f"--output {out}: give a file that ends in {' or '.join(SUFFIXES)}")
     check_new_file(out, option="--output", overwrite=overwrite)
     parts = out.with_name(f"{out.name}.parts")
-    if overwrite and parts.exists():
-        shutil.rmtree(parts)
     with model.file.open("rb") as file:
         weights = hashlib.file_digest(file, "sha256").hexdigest()
     # All that the rows follow from; a message names the keys.
@@ -83,7 +80,7 @@ def extract(
         "views": repr(model.views),
         "precision": model.accelerator.mixed_precision,
     }
-    with open_row_store(parts, plan, batch=batch) as store:
+    with open_row_store(parts, plan, batch=batch, restart=overwrite) as store:
         if store.samples:
             report(notice(f"resuming after {len(store.samples)} of {len(samples)} videos"))
         add_rows(store, model, samples, LEVELS[level], batch=batch, workers=workers, report=report)

@@ -172,12 +172,14 @@ def check_sources(
     workers: int,
     limit: float,
     report: Report,
+    restart: bool = False,
 ) -> Check:
     """Decode all videos and compare the results with the lists.
 
     Args:
         span: frames from the first to the last of a clip; None accepts any length.
         journal: keeps the results; files that it has are not decoded again.
+        restart: forget the results in the journal.
         workers: processes that decode.
         limit: seconds for a video.
     Raises:
@@ -185,7 +187,7 @@ def check_sources(
         EnvironmentProblem: the journal cannot be written.
     """
     paths = list(dict.fromkeys(row.sample.path for source in sources for row in source.rows))
-    inspections = _inspect(paths, journal, workers=workers, limit=limit, report=report)
+    inspections = _inspect(paths, journal, workers=workers, limit=limit, report=report, restart=restart)
     bad = {path: result.reason for path, result in inspections.items() if result.reason is not None}
     short = {}
     for sample in (row.sample for source in sources for row in source.rows):
@@ -210,11 +212,13 @@ def check_sources(
 
 
 def _inspect(
-    paths: Sequence[str], journal_file: Path, *, workers: int, limit: float, report: Report
+    paths: Sequence[str], journal_file: Path, *, workers: int, limit: float, report: Report, restart: bool
 ) -> dict[str, Inspection]:
     """The inspection of each file, from the journal or by decoding it, in the order of `paths`."""
     fix = "remove it, or use --output DIR"
-    with open_journal(journal_file, read=lambda fields: Inspection(**fields), fix=fix) as journal:
+    with open_journal(
+        journal_file, read=lambda fields: Inspection(**fields), fix=fix, restart=restart
+    ) as journal:
         known = {inspection.path: inspection for inspection in journal.entries}
         results = {path: known[path] for path in paths if path in known and known[path].is_current()}
         if results:

@@ -54,6 +54,7 @@ class Journal(Generic[Entry]):
         """
         lines = b"".join(json.dumps(entry, default=asdict).encode() + b"\n" for entry in entries)
         try:
+            self._file.truncate(self._size)  # what an interrupted call has written is written again
             _write(self._file, lines)
         except OSError as error:
             self._file.truncate(self._size)
@@ -71,7 +72,7 @@ class Journal(Generic[Entry]):
 
 @contextmanager
 def open_journal(
-    path: Path, *, read: Callable[[Any], Entry], fix: str, batch: int = 1
+    path: Path, *, read: Callable[[Any], Entry], fix: str, batch: int = 1, restart: bool = False
 ) -> Iterator[Journal[Entry]]:
     """Open a journal, or make it. An incomplete last line, which a kill leaves, is removed.
 
@@ -79,6 +80,7 @@ def open_journal(
         read: turns a JSON value into an entry; raises ValueError or TypeError for other values.
         fix: what to do if the file is damaged, for the message.
         batch: entries that are made together; an incomplete last batch is removed, too.
+        restart: remove all entries, once the lock is held.
     Raises:
         RecipeError: the file is not such a journal, or another process writes it now.
         EnvironmentProblem: the file cannot be written.
@@ -87,6 +89,8 @@ def open_journal(
         try:
             # Unbuffered: what could not be written is not written later.
             file = stack.enter_context(path.open("a+b", buffering=0))
+            if restart:
+                file.truncate(0)
             file.seek(0)
             lines = [line for line in file.read().splitlines(keepends=True) if line.endswith(b"\n")]
         except OSError as error:
@@ -187,12 +191,15 @@ class RowStore:
 
 
 @contextmanager
-def open_row_store(folder: Path, plan: dict[str, Any], *, batch: int) -> Iterator[RowStore]:
+def open_row_store(
+    folder: Path, plan: dict[str, Any], *, batch: int, restart: bool = False
+) -> Iterator[RowStore]:
     """Open a store, or make it.
 
     Args:
         plan: JSON values that the rows follow from; rows of another plan are not continued.
         batch: samples that are computed together; an incomplete batch is computed again.
+        restart: remove all rows, once the lock is held.
     Raises:
         RecipeError: the folder holds rows of another plan or is damaged, or another process writes it now.
         EnvironmentProblem: the disk is full or read-only.
@@ -203,7 +210,11 @@ def open_row_store(folder: Path, plan: dict[str, Any], *, batch: int) -> Iterato
         video, problem = value
         return video, problem
 
-    with open_journal(folder / "journal.jsonl", read=read, fix=fix, batch=batch) as journal:
+    path = folder / "journal.jsonl"
+    with open_journal(path, read=read, fix=fix, batch=batch, restart=restart) as journal:
+        if restart:
+            for file in (folder / "plan.json", folder / "shapes.json", *folder.glob("*.bin")):
+                file.unlink(missing_ok=True)
         known = _read_json(folder / "plan.json")
         if known is not None and known != plan:
             names = ", ".join(name for name in plan if plan[name] != known.get(name))

@@ -243,3 +243,17 @@ def test_damaged_parts_are_reported_and_not_continued(classifier_run: Path, clip
     assert result.exit_code == 2
     assert "damaged (plan.json" in result.stderr
     assert len(result.stderr.splitlines()) == 1
+
+
+def test_an_overwrite_removes_nothing_of_a_running_command(tmp_path: Path):
+    with open_row_store(tmp_path / "parts", {"plan": 1}, batch=1) as store:
+        store.add("a.mp4", {"x": torch.zeros(2)})
+        with (
+            pytest.raises(RecipeError, match="another process writes there now"),
+            open_row_store(tmp_path / "parts", {"plan": 2}, batch=1, restart=True),
+        ):
+            pass
+    with open_row_store(tmp_path / "parts", {"plan": 1}, batch=1) as store:
+        assert store.num_rows == 1
+    with open_row_store(tmp_path / "parts", {"plan": 2}, batch=1, restart=True) as store:
+        assert store.num_rows == 0

@@ -80,18 +80,7 @@ def evaluate(
     started = time.monotonic()
     if accelerator.is_main_process:
         outputs.check()
-    opened = open_model(
-        weights_file,
-        kind="classifier",
-        frames=recipe.data.frames,
-        size=recipe.data.frame_size,
-        selection=recipe.finetune.selection,
-        check=partial(_check_recipe, recipe, source=weights_file),
-    )
-    spec, model = opened.spec, opened.module
-    assert isinstance(spec, ModelSpec)
-    assert isinstance(model, VideoClassifier)
-    classes = Classes(count=model.num_classes, names=opened.weights.classes, heads=model.heads)
+    spec, model, classes = _open_classifier(recipe, weights_file)
     clips = evaluation_clips(recipe, classes)
     model.to(accelerator.device)
     costs = [share_cost(spec, keep) for keep in outputs.keeps]
@@ -122,6 +111,21 @@ def evaluate(
     if accelerator.is_main_process and outputs.page is not None:
         result["report"] = str(write_report(outputs.page, result, predictions, classes, clips))
     return result
+
+
+def _open_classifier(recipe: Recipe, weights_file: Path) -> tuple[ModelSpec, VideoClassifier, Classes]:
+    opened = open_model(
+        weights_file,
+        kind="classifier",
+        frames=recipe.data.frames,
+        size=recipe.data.frame_size,
+        selection=recipe.finetune.selection,
+        check=partial(_check_recipe, recipe, source=weights_file),
+    )
+    spec, model = opened.spec, opened.module
+    assert isinstance(spec, ModelSpec)
+    assert isinstance(model, VideoClassifier)
+    return spec, model, Classes(count=model.num_classes, names=opened.weights.classes, heads=model.heads)
 
 
 def _check_recipe(recipe: Recipe, spec: ModelSpec, *, source: Path) -> None:

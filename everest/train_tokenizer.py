@@ -35,7 +35,7 @@ from everest.train.tracking import image_is_due
 from everest.train.training import Training
 from everest.video.pixels import in_unit_range
 
-TARGET_CLIPS: Final = 1024  # ours: of the training set, for the mean and std of the targets
+TARGET_CLIPS: Final = 1024  # our choice: of the training set, for the mean and std of the targets
 LEAST_VARIANCE: Final = 1e-6  # of a code dimension; keeps targets finite if it has collapsed
 
 

@@ -148,7 +148,7 @@ def _settings(facts: ForeignFacts, tubelet: tuple[int, int, int], grid: TokenGri
         ]
         if not equal:
             raise facts.error(
-                f"its positions ({name}) are learned; ours are computed, so its weights do not fit them"
+                f"its positions ({name}) are learned; everest computes positions, so the weights do not fit"
             )
         positions = equal[0]
     width, depth = facts.shapes[EMBEDDING][0], facts.depth("encoder")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from everest.config.layers import (
 )
 from everest.config.messages import explain_validation
 from everest.config.recipe_files import find_recipe, with_bases
-from everest.config.settings import Recipe
+from everest.config.settings import TARGETS, Recipe
 from everest.config.values import with_hyphens
 from everest.config.yaml import write_yaml
 from everest.errors import RecipeError
@@ -61,7 +63,7 @@ def load_recipe(
     if recipe:
         errors = list(contradictions(recipe))
     problems += [f"{merged.origin(key)}: {text}" for key, text in errors]
-    problems += _problems_by_backbone(stack)
+    problems += _problems_of_other_targets(merged) + _problems_by_backbone(stack)
     if problems or recipe is None:
         raise RecipeError("\n".join(dict.fromkeys(problems)))
     if notify:
@@ -91,6 +93,21 @@ def _validate(merged: Merged) -> tuple[Recipe | None, list[tuple[KeyPath, str]]]
         return _ADAPTER.validate_json(text, strict=True), []
     except ValidationError as error:
         return None, explain_validation(error)
+
+
+def _problems_of_other_targets(merged: Merged) -> list[str]:
+    """The invalid values of keys that only another kind of target has: the recipe's own kind drops them."""
+    target = merged.values["pretrain"].get("target") if isinstance(merged.values["pretrain"], dict) else None
+    if not isinstance(target, dict):
+        return []
+    problems = []
+    for kind, settings in TARGETS.items():
+        with_kind = replace(merged, values=deepcopy(merged.values))
+        with_kind.values["pretrain"]["target"]["kind"] = kind
+        known = {("pretrain", "target", field.name) for field in fields(settings)}
+        errors = [(key, text) for key, text in _validate(with_kind)[1] if key[:3] in known]
+        problems += [f"{merged.origin(key)}: {text}" for key, text in errors if key[2] != "kind"]
+    return problems
 
 
 def _problems_by_backbone(stack: LayerStack) -> list[str]:

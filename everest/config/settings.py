@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, ConfigDict, Discriminator, Field
 
 from everest.config.sizes import BACKBONES, BackboneSize
 from everest.config.tokenizer import TokenizerSettings
@@ -21,6 +21,7 @@ from everest.config.values import (
     Decay,
     Depth,
     MicroBatch,
+    Normalize,
     NotNegative,
     NumClasses,
     Pooling,
@@ -148,7 +149,7 @@ class PixelTargetSettings:
     needs_tokenizer: ClassVar[bool] = False
     kind: Literal["pixels"] = "pixels"
     cache: str | None = None  # folder of `everest prepare tokens`, for a selection that needs a tokenizer
-    normalize: bool | Literal["token"] = True  # per tubelet and channel, as released; token: as ST-MAE
+    normalize: Normalize = True  # per tubelet and channel, as released; token: as ST-MAE
     frames: Literal["all", "half"] = "all"  # half: one frame of each tubelet, as ST-MAE
 
 
@@ -174,12 +175,6 @@ def _without_other_targets(values: Any) -> Any:
     values = {"kind": "pixels"} | values
     settings = TARGETS.get(str(values["kind"]))
     idle = TARGET_KEYS - {field.name for field in fields(settings)} if settings else set()
-    for key in sorted(idle & values.keys()):
-        other = next(kind for kind in TARGETS.values() if key in {field.name for field in fields(kind)})
-        try:
-            TypeAdapter(other).validate_python({key: values[key]})
-        except ValidationError as error:
-            raise ValueError(f"{key}: {error.errors()[0]['msg']}") from error
     return {key: value for key, value in values.items() if key not in idle}
 
 

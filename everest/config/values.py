@@ -48,6 +48,12 @@ def _count_or(pattern: str, requirement: str) -> BeforeValidator:
     return BeforeValidator(check)
 
 
+def _check_normalize(value: Any) -> bool | str:
+    if isinstance(value, bool) or value == "token":
+        return value
+    raise ValueError("must be true, false or 'token'")
+
+
 def _one_of(names: Collection[str]) -> AfterValidator:
     """Checks like a Literal, with the same error, but takes the names from a table."""
 
@@ -73,6 +79,7 @@ Backbone = Annotated[str, BeforeValidator(with_hyphens), _one_of(BACKBONES)]
 Pooling = Annotated[Literal["mean", "first", "class-attention"], BeforeValidator(with_hyphens)]
 TokenizerSize = Annotated[str, BeforeValidator(with_hyphens), _one_of(TOKENIZERS)]
 Size = Annotated[int | tuple[int, int], BeforeValidator(_check_size)]
+Normalize = Annotated[bool | Literal["token"], BeforeValidator(_check_normalize)]
 MicroBatch = Annotated[int | Literal["auto"], _count_or("auto", "must be 'auto' or an integer from 1")]
 SaveEvery = Annotated[
     int | str,

@@ -9,6 +9,7 @@ B batch, C channels, T frames, H W pixels, N tokens, K candidate tokens.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -22,7 +23,7 @@ from everest.methods.importance import Embedding
 
 
 @dataclass(frozen=True, kw_only=True)
-class Selector:
+class Selector(ABC):
     """Base class of the strategies. The defaults suit a mask with a `mask_ratio` that ignores the clip."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -74,11 +75,14 @@ class Selector:
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields the name of each setting with an invalid value, and the reason."""
         for name, value in vars(self).items():
-            if name.endswith("_ratio") and value is not None and not 0 < value <= 1:
-                if name in self.may_be_zero and value == 0:
-                    continue
+            if not name.endswith("_ratio") or value is None:
+                continue
+            if name in self.may_be_zero and not 0 <= value <= 1:
+                yield name, f"must be from 0 to 1, not {value}"
+            elif name not in self.may_be_zero and not 0 < value <= 1:
                 yield name, f"must be more than 0 and at most 1, not {value}"
 
+    @abstractmethod
     def __call__(self, grid: TokenGrid, *, importance: Tensor | None, noise: Tensor) -> TokenSelection:
         """Choose tokens.
 
@@ -88,7 +92,6 @@ class Selector:
         Raises:
             RecipeError: the strategy does not fit the grid.
         """
-        raise NotImplementedError
 
 
 def choose(

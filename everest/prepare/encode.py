@@ -95,30 +95,9 @@ def encode_videos(
         EnvironmentProblem: the disk is full.
     """
     targets = name_targets(originals, output)
-    for original in originals:
-        source = original.location.resolve()
-        if isinstance(source, Path) and source.is_dir() and output.resolve().is_relative_to(source):
-            raise RecipeError(
-                f"--output {output}: is inside {source}, which is read; choose a folder next to it"
-            )
-        if original.is_list and source == (output / original.location.name).resolve():
-            raise RecipeError(f"--output {output}: holds the list {original.location}, which is read")
-    names = [original.location.name for original in originals if original.is_list]
-    if len(set(names)) < len(names):
-        raise RecipeError("two lists have the same name; encode them into two folders")
-    if not overwrite:
-        refuse_foreign(output, lambda name: name.startswith(MARK))
     fast = "-fast" if settings.fast_decode else ""
     mark = f"{MARK}{settings.short_side}-{settings.gop}-{settings.crf}{fast}-part-"
-    for file in output.glob(f"{MARK}*"):
-        if file.name.startswith(mark):
-            continue
-        if not overwrite:
-            raise RecipeError(
-                f"--output {output}: was encoded with other settings; choose another folder, or use "
-                "--overwrite"
-            )
-        file.unlink()
+    _check_output(originals, output, mark, overwrite=overwrite)
     chosen = dict(list(targets.items())[part.number - 1 :: part.of])
     files: dict[str, EncodedFile] = {}
     failed: list[tuple[str, str]] = []
@@ -138,6 +117,32 @@ def encode_videos(
         failed.sort()
         lists = _write_lists(originals, output, files, failed) if part.of == 1 else []
     return EncodeSummary(files=files, failed=failed, lists=lists)
+
+
+def _check_output(originals: Sequence[SourceList], output: Path, mark: str, *, overwrite: bool) -> None:
+    """Raise RecipeError if `output` would replace a source, other files, or videos with other settings."""
+    for original in originals:
+        source = original.location.resolve()
+        if isinstance(source, Path) and source.is_dir() and output.resolve().is_relative_to(source):
+            raise RecipeError(
+                f"--output {output}: is inside {source}, which is read; choose a folder next to it"
+            )
+        if original.is_list and source == (output / original.location.name).resolve():
+            raise RecipeError(f"--output {output}: holds the list {original.location}, which is read")
+    names = [original.location.name for original in originals if original.is_list]
+    if len(set(names)) < len(names):
+        raise RecipeError("two lists have the same name; encode them into two folders")
+    if not overwrite:
+        refuse_foreign(output, lambda name: name.startswith(MARK))
+    for file in output.glob(f"{MARK}*"):
+        if file.name.startswith(mark):
+            continue
+        if not overwrite:
+            raise RecipeError(
+                f"--output {output}: was encoded with other settings; choose another folder, or use "
+                "--overwrite"
+            )
+        file.unlink()
 
 
 def name_targets(originals: Sequence[SourceList], output: Path) -> dict[str, Path]:

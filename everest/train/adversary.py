@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from everest.train.optim import make_optimizer
 from everest.train.state import Network
 
-START: Final = 0.2  # ours: of the steps; before them the tokenizer learns to rebuild at all
+START: Final = 0.2  # our choice: of the steps; before them the tokenizer learns to rebuild at all
 BETAS: Final = (0.0, 0.99)  # MAGVIT
 
 

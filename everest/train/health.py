@@ -9,10 +9,10 @@ from typing import Final, Literal, NamedTuple
 
 from everest.errors import DivergedError
 
-SKIP_LIMIT: Final = 10  # ours: updates in a row that `train.nonfinite: skip` may skip
-SCALER_LIMIT: Final = 100  # ours: the same for fp16, whose scale starts too high and halves each time
-SPIKE_WINDOW: Final = 50  # ours: losses that a new one is compared with
-SPIKE_STDS: Final = 6.0  # ours
+SKIP_LIMIT: Final = 10  # our choice: updates in a row that `train.nonfinite: skip` may skip
+SCALER_LIMIT: Final = 100  # our choice: the same for fp16, whose scale starts too high and halves each time
+SPIKE_WINDOW: Final = 50  # our choice: losses that a new one is compared with
+SPIKE_STDS: Final = 6.0  # our choice
 
 
 class StepMetrics(NamedTuple):

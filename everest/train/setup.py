@@ -9,8 +9,9 @@ from typing import Any
 
 import psutil
 import torch
+from accelerate import Accelerator
 from timm.utils.model_ema import ModelEmaV3
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
@@ -42,9 +43,9 @@ Stage = PretrainSettings | FinetuneSettings | TokenizerSettings
 # The losses of a pass: first the model's, then one for each other network that is active.
 LossesOf = Callable[[Clip], Sequence[Tensor]]
 
-MEMORY_SHARE = 0.5  # ours: of the free memory of a device, for the activations of one pass
-CPU_BYTES = 2**30  # ours: on a CPU larger passes are no faster
-USUAL_LR = (1e-5, 4e-3)  # ours: the range of the recipes' learning rates, and some more on both sides
+MEMORY_SHARE = 0.5  # our choice: of the free memory of a device, for the activations of one pass
+CPU_BYTES = 2**30  # our choice: on a CPU larger passes are no faster
+USUAL_LR = (1e-5, 4e-3)  # our choice: the range of the recipes' learning rates, and some more on both sides
 
 
 def set_up_training(
@@ -91,12 +92,7 @@ def set_up_training(
             raise RecipeError(
                 "train.ema keeps a full copy of the weights: not available with train.shard=full"
             )
-        # Every block and the other parameters over all processes (FSDP, Zhao et al. 2023).
-        mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
-        for module in model.modules():
-            if isinstance(module, Block):
-                fully_shard(module, mesh=mesh)
-        fully_shard(model, mesh=mesh)
+        _shard(model, accelerator)
     network = Network(
         module=model,
         optimizer=stage_optimizer(model, stage),
@@ -112,6 +108,15 @@ def set_up_training(
         videos=videos,
         memory_advice=memory_advice(plan, bytes_of, bytes_per_value=value_bytes),
     )
+
+
+def _shard(model: nn.Module, accelerator: Accelerator) -> None:
+    """Distribute every block and the other parameters over all processes (FSDP, Zhao et al. 2023)."""
+    mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
+    for module in model.modules():
+        if isinstance(module, Block):
+            fully_shard(module, mesh=mesh)
+    fully_shard(model, mesh=mesh)
 
 
 def _plan(

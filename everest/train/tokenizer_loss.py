@@ -36,9 +36,9 @@ from everest.video.pixels import normalize_unit_range
 
 SETTING: Final = "tokenizer.loss.perceptual_weights"
 NETWORK: Final = "resnet50"
-WEIGHTS: Final = "hf:timm/resnet50.tv_in1k"  # ours, of timm's: trained in the plain way, as MAGVIT's are
+WEIGHTS: Final = "hf:timm/resnet50.tv_in1k"  # our choice: timm's weights with plain training, as MAGVIT uses
 SIDE: Final = 224  # pixels
-FRAMES: Final = 4  # ours: of a clip, in one pass
+FRAMES: Final = 4  # our choice: of a clip, in one pass
 _COUNTER: Final = "num_batches_tracked"  # of a batch norm: missing in some files of weights
 # Ours, of a clip, for its memory: one in the tokenizer's loss, one rebuilt, and R1 keeps the real one thrice.
 DISCRIMINATOR_PASSES: Final = 5

@@ -9,7 +9,7 @@ from typing import Any, Final, Protocol
 from everest.errors import EnvironmentProblem
 from everest.system.run_folder import RunFolder
 
-IMAGES: Final = 20  # ours: reconstructions shown over the whole run
+IMAGES: Final = 20  # our choice: reconstructions shown over the whole run
 
 
 class Tracker(Protocol):

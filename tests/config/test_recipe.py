@@ -204,6 +204,27 @@ def test_a_target_drops_the_keys_of_the_other_kind():
     assert notices == ["pretrain.target.space has no effect with pixels"]
 
 
+@pytest.mark.parametrize(
+    ("recipe", "override", "problem"),
+    [
+        ("ucf101", "pretrain.target.space=frequency", "pretrain.target.space: unknown value 'frequency'"),
+        ("ucf101", "pretrain.target.space=[1, 2]", "pretrain.target.space: unknown value [1, 2]"),
+        ("lvmae-128", "pretrain.target.frames=banana", "pretrain.target.frames: unknown value 'banana'"),
+        (
+            "lvmae-128",
+            "pretrain.target.normalize=banana",
+            "pretrain.target.normalize: must be true, false or 'token'",
+        ),
+    ],
+)
+def test_keys_of_the_other_kind_of_target_are_checked(recipe: str, override: str, problem: str):
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(recipe, overrides=[override])
+    assert problem in str(caught.value)
+    assert "{" not in str(caught.value)  # no dump of the section
+    assert len(str(caught.value).splitlines()) == 1
+
+
 def test_older_files_hold_the_keys_of_both_kinds_of_targets(tmp_path):
     keys = "space: soft, cache: null, normalize: token, frames: half"
     recipes = {

@@ -150,11 +150,14 @@ def mix(
 
 
 def cut_box(size: Size, *, kept: float, rng: np.random.Generator) -> Box:
-    """Draws a box of the frame's shape that keeps `kept` of it; centered anywhere, clipped at the border."""
+    """Draws a box of the frame's shape that keeps `kept` of it; centered anywhere, clipped at the border.
+
+    As in timm and the released programs, an odd length is rounded down to an even one.
+    """
     fraction = math.sqrt(1 - kept)
     spans = []
     for side in size:
-        length, center = int(side * fraction), int(rng.integers(0, side))
-        spans.append((max(center - length // 2, 0), min(center + (length + 1) // 2, side)))
+        half, center = int(side * fraction) // 2, int(rng.integers(0, side))
+        spans.append((max(center - half, 0), min(center + half, side)))
     (top, bottom), (left, right) = spans
     return Box(top, left, bottom - top, right - left)

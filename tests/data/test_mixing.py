@@ -1,9 +1,12 @@
 import json
+import math
 
 import numpy as np
 import pytest
 import torch
 from draws import NumpyDraws
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from everest.data.augment import cut_box, mix
@@ -73,6 +76,33 @@ def test_cutmix_boxes_are_the_recorded_ones(cases, tag):
     box = cut_box((16, 16), kept=draws.beta(1.0, 1.0), rng=draws)
     assert box == (yl, xl, yh - yl, xh - xl)
     assert kept == 1 - box.height * box.width / 256
+
+
+class CenteredDraw:
+    """Draws the center of the frame."""
+
+    def integers(self, low, high):
+        return (low + high) // 2
+
+
+@given(
+    side=st.tuples(st.integers(1, 300), st.integers(1, 300)),
+    kept=st.floats(0, 1),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_cutmix_boxes_have_an_even_length_and_are_centered_at_the_drawn_place(side, kept, seed):
+    """As timm and the released programs compute them: half of the length, rounded down, on both sides."""
+    rows, columns = (int(length * math.sqrt(1 - kept)) // 2 * 2 for length in side)
+    box = cut_box(side, kept=kept, rng=CenteredDraw())
+    assert (box.height, box.width) == (rows, columns)
+    drawn = cut_box(side, kept=kept, rng=np.random.default_rng(seed))  # may be clipped at the border
+    assert 0 <= drawn.height <= rows
+    assert 0 <= drawn.width <= columns
+
+
+def test_cutmix_cuts_8_x_8_pixels_for_a_length_of_9():
+    box = cut_box((16, 16), kept=1 - (9.5 / 16) ** 2, rng=CenteredDraw())
+    assert box == (4, 4, 8, 8)
 
 
 @pytest.mark.parametrize(("mixup", "cutmix"), [(0.8, 1.0), (0.8, 0.0), (0.0, 1.0), (0.0, 0.0)])

@@ -73,10 +73,12 @@ class FrameWise(Selector):
 
 @dataclass(frozen=True, kw_only=True)
 class RunningCell(Selector):
-    """Running cells of 2 x 2 places: the chosen places of each cell move on by one place with every slice.
+    """Running cells of 2 x 2 places: the chosen places of each cell move by one place with every slice.
 
     VideoMAE V2 (Wang et al. 2023, §3.2) predicts the cells and encodes a tube; tokens that are visible and
     predicted do not count in the loss. MAR (Qing et al. 2023, §3.2) encodes the cells and predicts the rest.
+    The papers do not state the order of the places. It is that of the released programs: counted row by row,
+    the chosen places move back in VideoMAE V2's and forward in MAR's.
     """
 
     cell: ClassVar[int] = 2
@@ -95,18 +97,23 @@ class RunningCell(Selector):
         num_target = num_kept(4, self.target_ratio)
         if self.encoder == "tube":
             visible = Tube(mask_ratio=self.mask_ratio)(grid, importance=None, noise=noise).visible
-            return TokenSelection(visible, _running(grid, phase, num_target))
+            return TokenSelection(visible, _running(grid, phase, num_target, move=-1))
         num_visible = 4 - num_kept(4, self.mask_ratio)
-        target = _running(grid, phase + num_visible, min(num_target, 4 - num_visible))
-        return TokenSelection(_running(grid, phase, num_visible), target)
+        target = _running(grid, phase + num_visible, min(num_target, 4 - num_visible), move=1)
+        return TokenSelection(_running(grid, phase, num_visible, move=1), target)
 
 
-def _running(grid: TokenGrid, phase: Tensor, num: int) -> Tensor:
-    """(B, N * num / 4) tokens: `num` places of each cell from place `phase` (B,) + slice on, ascending."""
+def _running(grid: TokenGrid, phase: Tensor, num: int, *, move: Literal[-1, 1]) -> Tensor:
+    """(B, N * num / 4) tokens, ascending: `num` places of each cell from place `phase` + `move` * slice on.
+
+    Args:
+        phase: (B,) int64, the first chosen place of a cell in slice 0.
+        move: the places by which the choice moves from one slice to the next.
+    """
     row = torch.arange(grid.h, device=phase.device).view(-1, 1) % 2  # (h, 1)
     column = torch.arange(grid.w, device=phase.device) % 2  # (w,)
     turn = torch.arange(grid.t, device=phase.device).view(-1, 1, 1)  # (t, 1, 1)
     # The position of a token in the queue of its cell: the first `num` are chosen.
-    position = (2 * row + column - turn - phase.view(-1, 1, 1, 1)) % 4  # (B, t, h, w)
+    position = (2 * row + column - move * turn - phase.view(-1, 1, 1, 1)) % 4  # (B, t, h, w)
     order = position.flatten(1).argsort(dim=1, stable=True)  # (B, N): position 0 of all cells, then 1, …
     return ascending(order[:, : grid.num_tokens // 4 * num])

@@ -206,24 +206,42 @@ def test_frame_masking_hides_whole_slices():
         assert visible.bincount().max() == 9
 
 
-# A cell's places, numbered row by row; two of four are predicted and one moves on with each slice.
-RUNNING = {0.0: [{0, 1}, {1, 2}, {2, 3}, {3, 0}], 0.5: [{2, 3}, {3, 0}, {0, 1}, {1, 2}]}
+# The chosen places of a cell in four slices, numbered row by row, from each of two phases. In VideoMAE V2's
+# released program they move back by one place with every slice, in MAR's forward.
+BACK = {0.0: [{0, 1}, {3, 0}, {2, 3}, {1, 2}], 0.5: [{2, 3}, {1, 2}, {0, 1}, {3, 0}]}
+FORWARD = {0.0: [{0, 1}, {1, 2}, {2, 3}, {3, 0}], 0.5: [{2, 3}, {3, 0}, {0, 1}, {1, 2}]}
 
 
-@pytest.mark.parametrize("start", RUNNING)
-def test_running_cells_move_one_place_a_slice(start):
+def places_of_cells(ids, grid):
+    """The places of every cell and slice that hold one of the tokens `ids`."""
+    places = {(t, i, j): set() for t in range(grid.t) for i in range(grid.h // 2) for j in range(grid.w // 2)}
+    for number in ids.tolist():
+        t, place = divmod(number, grid.per_slice)
+        row, column = divmod(place, grid.w)
+        places[t, row // 2, column // 2].add(2 * (row % 2) + column % 2)
+    return places
+
+
+@pytest.mark.parametrize("start", [0.0, 0.5])
+def test_predicted_cells_of_videomae_v2_move_back_one_place_a_slice(start):
     grid = TokenGrid(t=4, h=2, w=4)
     noise = torch.rand(1, grid.num_tokens)
     noise[:, -1] = start
     target = RunningCell(mask_ratio=0.5)(grid, importance=None, noise=noise).target[0]
-    for number, places in enumerate(RUNNING[start]):
-        row, column = (
-            (target[target // 8 == number] % 8).div(4, rounding_mode="floor"),
-            target[target // 8 == number] % 4,
-        )
-        for cell in (0, 1):
-            inside = column // 2 == cell
-            assert {int(2 * r + c % 2) for r, c in zip(row[inside], column[inside], strict=True)} == places
+    for (t, *_), places in places_of_cells(target, grid).items():
+        assert places == BACK[start][t]
+
+
+@pytest.mark.parametrize("start", [0.0, 0.5])
+def test_encoded_cells_of_mar_move_forward_one_place_a_slice(start):
+    grid = TokenGrid(t=4, h=4, w=4)
+    noise = torch.rand(1, grid.num_tokens)
+    noise[:, -1] = start
+    chosen = RunningCell(encoder="running-cell", mask_ratio=0.5)(grid, importance=None, noise=noise)
+    for (t, *_), places in places_of_cells(chosen.visible[0], grid).items():
+        assert places == FORWARD[start][t]
+    for (t, *_), places in places_of_cells(chosen.target[0], grid).items():
+        assert places == {0, 1, 2, 3} - FORWARD[start][t]
 
 
 def test_running_cells_overlap_a_tube_and_the_overlap_counts_for_nothing():

@@ -39,6 +39,10 @@ def print_profile(document: dict[str, Any]) -> None:
     stages = list(document["stages"].values())
     for name, cell in (
         ("GMACs forward (the papers' GFLOPs)", lambda s: f"{s['gmacs']:.2f}"),
+        (
+            "GMACs of ST-MAE's own program",
+            lambda s: f"{s['released_gmacs']:.2f}" if "released_gmacs" in s else "-",
+        ),
         ("GFLOPs forward (2 x GMACs)", lambda s: f"{s['gflops']:.2f}"),
         ("GFLOPs forward and backward", lambda s: f"{s['training_gflops']:.1f}" if "views" not in s else "-"),
         (
@@ -141,6 +145,17 @@ def _print_comparison(profiles: list[dict[str, Any]]) -> None:
                 _tokens(stage["tokens"]),
             )
     _show(table)
+    for document in profiles:
+        released = [
+            f"{stage['released_gmacs']:.2f} GMACs in {name}"
+            for name, stage in document["stages"].items()
+            if "released_gmacs" in stage
+        ]
+        if released:
+            typer.echo(
+                f"{document['method']}: its own program has a class token and predicts all tokens: "
+                f"{', '.join(released)}"
+            )
 
 
 def print_paper(rows: list[dict[str, Any]]) -> None:

@@ -63,7 +63,7 @@ MUTATIONS = {
         "num_kept(grid.per_slice, 1 - self.mask_ratio)",
         SELECTION,
     ),
-    "cells stand still": ("methods/masks.py", "column - turn - phase", "column - phase", SELECTION),
+    "cells stand still": ("methods/masks.py", "column - move * turn - phase", "column - phase", SELECTION),
     "biased deviation": ("methods/targets.py", "math.sqrt(num_values - 1)", "math.sqrt(num_values)", PARITY),
     "1e-6 to the variance": (
         "methods/targets.py",

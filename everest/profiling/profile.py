@@ -19,15 +19,16 @@ from everest.models.cost import (
     model_state,
 )
 from everest.models.spec import ModelSpec, classifier_spec, pretrain_spec
+from everest.profiling import st_mae
 from everest.tokenizer.cache import tokenizer_for
 
 StageName = Literal["pretrain", "finetune", "eval"]
 STAGES: Final[tuple[StageName, ...]] = ("pretrain", "finetune", "eval")
-# A method is the shipped recipe that has its selection and target; the model and the schedule are the same.
+# A method is the shipped recipe that has its selection, target and decoder; the schedule is the same.
 METHODS: Final = {
     "everest": "k400",
     "videomae": "videomae-k400",
-    "st-mae": "st-mae-k400",
+    "st-mae": st_mae.RECIPE,
     "videomae-v2": "videomae-v2-k400",
 }
 DEFAULT_CLASSES: Final = 400  # Kinetics-400, for recipes that take the number of classes from the data
@@ -46,6 +47,7 @@ class StageCost:
     model_state: dict[str, int]
     views: dict[str, int] | None = None  # eval: clips, crops
     tokenizer_macs: int | None = None  # of the frozen tokenizer, if the recipe has one
+    released_macs: Macs | None = None  # of the method's released program, where it has another model
 
     @property
     def passes(self) -> int:
@@ -61,11 +63,15 @@ class StageCost:
         training = {} if self.views else {"training_gflops": 2 * FORWARD_AND_BACKWARD * self.gmacs}
         if self.tokenizer_macs is not None:
             training["tokenizer_gmacs"] = self.tokenizer_macs / 1e9
+        released = {}
+        if self.released_macs is not None:
+            released["released_gmacs"] = self.released_macs.total * self.passes / 1e9
         views = {"views": self.views, "gmacs_per_view": self.macs.total / 1e9} if self.views else {}
         return {
             "gmacs": self.gmacs,
             "gflops": 2 * self.gmacs,
             **training,
+            **released,
             **views,
             "gmacs_by_kind": {kind: macs * self.passes / 1e9 for kind, macs in asdict(self.macs).items()},
             "parameters": self.parameters,
@@ -109,6 +115,7 @@ def stage_cost(recipe: Recipe, stage: StageName, *, value_bytes: int) -> StageCo
         ),
         model_state=model_state(parameters, training=not evaluated),
         tokenizer_macs=count_tokenizer_macs(spec),
+        released_macs=st_mae.released_macs(spec) if recipe.name == st_mae.RECIPE else None,
         views={"clips": recipe.eval.clips, "crops": recipe.eval.crops} if evaluated else None,
     )
 

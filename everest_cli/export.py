@@ -58,7 +58,7 @@ def export(
     else:
         document = _graph(opened, out, to=to, keep=keep)
     if not quiet:
-        say(f"differs from everest by {document['difference']:.1e} at most, on clips of noise")
+        say(f"differs from everest by {document['difference']:.1e} at most, on partly still clips of noise")
         for note in document["notes"]:
             say(f"note: {note}")
     print_json({"checkpoint": str(opened.file), "to": to.value, **document}) if as_json else typer.echo(out)

@@ -83,6 +83,8 @@ DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "neg-cosine": lambda now, before: -F.cosine_similarity(now, before, dim=-1),
     "neg-cka": _neg_cka,
 }
+# The lowest value of each distance: the embedding is equal to the one before.
+NO_CHANGE: dict[str, float] = {"l2": 0.0, "l1": 0.0, "neg-cosine": -1.0, "neg-cka": -1.0}
 
 
 def full_precision(device: torch.device) -> AbstractContextManager[object]:
@@ -105,27 +107,35 @@ def change_importance(
     Measured in float32 even under autocast: rounding to bfloat16 changes which tokens are kept. For a norm
     the frames are subtracted first, so that only slices - 1 are embedded and no bias has to cancel.
 
+    Tokens with the pixels of the slice before have exactly the importance `NO_CHANGE`, in every formulation
+    of this function (compiled, exported): rounding errors would rank them in another order in each.
+
     Args:
         frames: (B, C, T, H, W) float.
         first_slice: it has no slice before it; `copy` repeats the importance of the second slice, like the
-            released program.
+            released program; `zero` counts it as no change.
     Returns:
-        (B, N) float32. Zeros for a clip of one slice.
+        (B, N) float32. No change for a clip of one slice.
     """
     step, b = tubelet[0], frames.size(0)
     per_slice = frames.size(3) // tubelet[1] * (frames.size(4) // tubelet[2])
+    no_change = NO_CHANGE[distance]
     if frames.size(2) == step:
-        return frames.new_zeros(b, per_slice, dtype=torch.float32)
+        return frames.new_full((b, per_slice), no_change, dtype=torch.float32)
     with full_precision(frames.device):
         x = frames.float()
         if distance in NORMS:
             change = patchify(x[:, :, step:] - x[:, :, :-step], tubelet)  # (B, N - h*w, C, t, p, q)
             later = NORMS[distance](embed(change, biased=False))  # (B, N - h*w)
         else:
-            tokens = embed(patchify(x, tubelet))  # (B, N, D)
-            later = DISTANCES[distance](tokens[:, per_slice:], tokens[:, :-per_slice])
+            patches = patchify(x, tubelet)  # (B, N, C, t, p, q)
+            tokens = embed(patches)  # (B, N, D)
+            later = DISTANCES[distance](tokens[:, per_slice:], tokens[:, :-per_slice])  # (B, N - h*w)
+            still = (patches[:, per_slice:] == patches[:, :-per_slice]).flatten(2).all(dim=-1)
+            # Rounding can raise a similarity above 1.
+            later = later.clamp(min=no_change).masked_fill(still, no_change)
     first = later[:, :per_slice]
-    return torch.cat([first if first_slice == "copy" else torch.zeros_like(first), later], dim=1)
+    return torch.cat([first if first_slice == "copy" else torch.full_like(first, no_change), later], dim=1)
 
 
 @torch.no_grad()

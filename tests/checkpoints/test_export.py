@@ -19,6 +19,7 @@ from everest.checkpoints.load import open_model
 from everest.config.settings import ModelSettings, PixelTargetSettings
 from everest.errors import EnvironmentProblem
 from everest.inference.report import share_cost
+from everest.methods.importance import DISTANCES, DistanceName, change_importance
 from everest.methods.strategies import AllTokens, RedundancyRobust, TubeDropout
 from everest.models.classifier import VideoClassifier
 from everest.models.spec import ModelSpec, Norms
@@ -207,6 +208,39 @@ def test_onnxruntime_keeps_the_same_tokens_and_computes_the_same(
     about = session.get_modelmeta().custom_metadata_map
     assert json.loads(about["classes"]) == list(CLASSES)
     assert json.loads(about["mean"]) == [0.485, 0.456, 0.406]
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize("batch", [1, 3])
+def test_the_comparison_has_clips_whose_still_tokens_are_partly_kept(distance: DistanceName, batch: int):
+    """So that a graph which ranks equal tokens by rounding errors is not written."""
+    torch.manual_seed(0)
+    spec = replace(CLASSIFIER, selection=replace(CLASSIFIER.selection, distance=distance))
+    clips, embed = graph.sample_clips(spec, batch), spec.build().encoder.patch_embed
+    importance = change_importance(clips, embed, embed.tubelet, distance=distance)
+    still = importance == importance.amin()
+    assert still.float().mean() == 0.5
+    for row in still:
+        assert row.sum() > spec.grid.num_tokens * 0.4  # kept: 60 %
+
+
+@pytest.mark.parametrize("distance", ["neg-cosine", "neg-cka"])
+def test_onnxruntime_keeps_the_same_tokens_of_partly_still_clips(
+    clips: Tensor, tmp_path: Path, distance: DistanceName
+):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    spec = replace(CLASSIFIER, selection=replace(CLASSIFIER.selection, distance=distance))
+    checkpoint = saved(tmp_path / "model.safetensors", spec)
+    run("export", checkpoint, "--to", "onnx", "--out", tmp_path / "m.onnx", "-q")
+    session = onnxruntime.InferenceSession(str(tmp_path / "m.onnx"), providers=["CPUExecutionProvider"])
+    clips = clips.clone()
+    clips[..., :40, :] = clips[:, :, :2, :40].repeat(1, 1, 4, 1, 1)  # frozen: more than the 40 % left out
+    model = everest.load_model(checkpoint)
+    with torch.no_grad():
+        expected, ids = model(clips), model.kept_tokens(clips)
+    logits, kept = session.run(["logits", "kept"], {"frames": clips.numpy()})
+    assert (kept == ids.numpy()).all()
+    assert abs(logits - expected.numpy()).max() < 1e-4
 
 
 @pytest.mark.parametrize("spec", [CLASSIFIER, ATTENTIVE], ids=["mean", "class-attention"])

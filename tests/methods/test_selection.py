@@ -2,16 +2,18 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
+from torch import Tensor
 
 from everest.errors import RecipeError
 from everest.methods.grid import TokenGrid
-from everest.methods.importance import DISTANCES, change_importance, pixel_importance
+from everest.methods.importance import DISTANCES, RawPixels, change_importance, pixel_importance
 from everest.methods.masks import FrameWise, RandomSpaceTime, RunningCell, Tube
 from everest.methods.ranked import ByImportance, FrameDifference, LearnedImportance, RedundancyRobust
 from everest.methods.strategies import STRATEGIES, AllTokens, StoredStrategy, TubeDropout
+from everest.models.embedding import TubeletEmbedding
 
 GRIDS = {
     "16 frames": TokenGrid(t=8, h=14, w=14),
@@ -148,6 +150,93 @@ def test_distances_equal_the_hand_computed_case(distance):
     clip = torch.stack([BEFORE, AFTER]).view(1, 2, 3, 1, 2).movedim(1, 2)  # (1, 3, 2, 1, 2)
     importance = change_importance(clip, Identity(), (1, 1, 2), distance=distance)
     assert importance[0].tolist() == pytest.approx([BY_HAND[distance]] * 2, rel=1e-6)
+
+
+NO_CHANGE = {"l2": 0.0, "l1": 0.0, "neg-cosine": -1.0, "neg-cka": -1.0}
+DRAWN_CLIPS = {"seed": st.integers(0, 2**32 - 1), "moving": st.sampled_from([0.0, 0.1, 0.5, 0.9])}
+
+
+def partly_still_clip(seed: int, moving: float) -> tuple[Tensor, Tensor]:
+    """A clip of noise (1, 3, 8, 32, 32), and which tokens (4 x 4 x 4) are equal to the slice before."""
+    generator = torch.Generator().manual_seed(seed)
+    slices = list(torch.randn(4, 3, 2, 32, 32, generator=generator))
+    still = torch.rand(4, 4, 4, generator=generator) >= moving  # of the first slice: those of the second
+    for number in range(1, 4):
+        equal = still[number].repeat_interleave(8, 0).repeat_interleave(8, 1)  # (32, 32)
+        slices[number] = torch.where(equal, slices[number - 1], slices[number])
+    still[0] = still[1]
+    return torch.cat(slices, dim=1)[None], still.flatten()
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize("layers", [0, 1, 3], ids=["pixels", "one layer", "three layers"])
+@given(**DRAWN_CLIPS)
+@settings(max_examples=25)
+def test_tokens_equal_to_the_slice_before_have_exactly_no_change(distance, layers, seed, moving):
+    clip, still = partly_still_clip(seed, moving)
+    torch.manual_seed(seed)
+    embed = TubeletEmbedding(24, (2, 8, 8), layers=layers) if layers else RawPixels((2, 8, 8))
+    importance = change_importance(clip, embed, (2, 8, 8), distance=distance)[0]
+    assert (importance[still] == NO_CHANGE[distance]).all()
+    assert (importance[~still] > NO_CHANGE[distance]).all()
+
+
+def test_the_first_slice_or_a_still_plane_has_no_change_for_any_distance():
+    plane = torch.full((1, 3, 6, 4, 4), 0.3)  # one value: neither a direction nor a correlation
+    for distance, nothing in NO_CHANGE.items():
+        assert (change_importance(plane, Identity(), (2, 2, 2), distance=distance) == nothing).all()
+        noise = change_importance(
+            torch.rand(1, 3, 6, 4, 4), Identity(), (2, 2, 2), distance=distance, first_slice="zero"
+        )
+        assert (noise[:, :4] == nothing).all()
+        assert (noise[:, 4:] > nothing).all()
+
+
+@pytest.fixture(scope="module")
+def exported_importance(tmp_path_factory):
+    """All distances of `partly_still_clip` in onnxruntime, and the module that was exported."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+
+    class Importance(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed = TubeletEmbedding(24, (2, 8, 8))
+
+        def forward(self, clip):
+            return tuple(change_importance(clip, self.embed, (2, 8, 8), distance=name) for name in DISTANCES)
+
+    torch.manual_seed(0)
+    module, path = Importance().eval(), tmp_path_factory.mktemp("onnx") / "importance.onnx"
+    clip = partly_still_clip(0, 0.5)[0]
+    program = torch.onnx.export(module, (clip,), dynamo=True, input_names=["clip"], verbose=False)
+    program.save(path, external_data=False)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return module, lambda clip: [torch.from_numpy(x) for x in session.run(None, {"clip": clip.numpy()})]
+
+
+@given(**DRAWN_CLIPS)
+@settings(max_examples=25)
+def test_an_exported_graph_finds_no_change_in_the_same_tokens(exported_importance, seed, moving):
+    module, run_graph = exported_importance
+    clip, still = partly_still_clip(seed, moving)
+    for distance, eager, graph in zip(DISTANCES, module(clip), run_graph(clip), strict=True):
+        torch.testing.assert_close(eager, graph)
+        assert (graph[0, still] == NO_CHANGE[distance]).all()
+        assert (graph[0, ~still] > NO_CHANGE[distance]).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_compiled_code_finds_no_change_in_the_same_tokens(distance):
+    torch.manual_seed(0)
+    embed = TubeletEmbedding(24, (2, 8, 8))
+    compiled = torch.compile(lambda clip: change_importance(clip, embed, (2, 8, 8), distance=distance))
+    for seed in range(5):
+        clip, still = partly_still_clip(seed, 0.5)
+        importance = compiled(clip)[0]
+        assert (importance[still] == NO_CHANGE[distance]).all()
+        assert (importance[~still] > NO_CHANGE[distance]).all()
 
 
 def test_first_slice_copies_the_second_or_is_zero():

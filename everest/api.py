@@ -6,7 +6,7 @@ B batch, C channels, T frames, H W pixels, N tokens, D embedding width.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,6 +40,7 @@ def create_model(
     frames: int = 16,
     size: Size = 224,
     selection: Strategy | None = None,
+    drop_path: float = 0.0,
     **model: Any,
 ) -> MaskedAutoencoder | VideoClassifier:
     """Build a model with fresh weights.
@@ -49,10 +50,12 @@ def create_model(
         num_classes: of a classifier; a mapping such as {"verb": 97, "noun": 300} gives it a head for each.
         frames, size: of the clips; pixels as one number or (height, width).
         selection: a strategy of everest.methods; by default EVEREST's for the kind (Tables 7, 8).
+        drop_path: of a classifier in training mode, in [0, 1): the rate of stochastic depth in the last
+            block; it grows linearly from 0 in the first one (Huang et al. 2016).
         model: further keys of a recipe's `model` section, such as `tubelet` or `decoder_depth`.
     Raises:
         RecipeError: an unknown backbone or key, or invalid values, named as in a recipe.
-        ValueError: a classifier without at least two classes.
+        ValueError: a classifier without at least two classes, or `drop_path` for another kind.
     """
     if kind not in _STAGES:
         raise unknown_name("kind", kind, _STAGES)
@@ -60,9 +63,14 @@ def create_model(
     sections: dict[str, Any] = {
         "data": {"frames": frames, "size": size},
         "model": {"backbone": backbone, **model},
+        stage: {},
     }
     if selection is not None:
-        sections[stage] = {"selection": asdict(selection)}
+        sections[stage]["selection"] = asdict(selection)
+    if kind == "classifier":
+        sections[stage]["drop_path"] = drop_path
+    elif drop_path != 0:
+        raise ValueError(f"drop_path={drop_path}: only a classifier has stochastic depth")
     recipe = recipe_of(sections)
     refuse_contradictions(recipe, lambda key: key[0] in ("data", "model", stage))
     if kind == "pretrain":
@@ -71,9 +79,7 @@ def create_model(
     sizes = [num_classes or 0] if not isinstance(num_classes, Mapping) else list(num_classes.values())
     if min(sizes, default=0) < 2:
         raise ValueError(f"a classifier needs num_classes of at least 2, not {num_classes}")
-    spec = classifier_spec(recipe, num_classes=sum(sizes), heads=heads)
-    # Stochastic depth is a setting of a run, not of a model by its name.
-    return replace(spec, drop_path=0.0).build()
+    return classifier_spec(recipe, num_classes=sum(sizes), heads=heads).build()
 
 
 def read_clip(path: str | Path, *, frames: int = 16, stride: int = 4, size: Size = 224) -> Tensor:

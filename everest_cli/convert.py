@@ -34,7 +34,7 @@ def convert(
         int | None, typer.Option("--frames", metavar="N", min=1, help="Frames of a clip [16].")
     ] = None,
     size: Annotated[
-        int | None, typer.Option("--size", metavar="N", min=1, help="Side of a frame in pixels [224].")
+        str | None, typer.Option("--size", metavar="N|HxW", help="Side, or height x width of a frame [224].")
     ] = None,
     heads: Annotated[
         int | None, typer.Option("--heads", metavar="N", min=1, help="Attention heads of an unknown width.")
@@ -71,7 +71,7 @@ def convert(
     hints = Hints(
         family=family.replace("_", "-") if family else None,
         frames=frames,
-        size=size,
+        size=None if size is None else o.read_size(size),
         heads=heads,
         decoder_heads=decoder_heads,
     )

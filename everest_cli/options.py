@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -135,6 +136,26 @@ def read_shares(text: str) -> tuple[float, ...]:
     if len(set(shares)) < len(shares):
         raise RecipeError(f"--keep {text}: a ratio is given twice")
     return shares
+
+
+def read_size(text: str) -> int | tuple[int, int]:
+    """Parse the pixels of --size: `224` for a square frame, `64x96` for height and width.
+
+    Raises:
+        RecipeError: the text is neither, or a side is not from 1 to LONGEST_SIDE.
+    """
+    from everest.config.values import LONGEST_SIDE, check_size
+    from everest.errors import RecipeError
+
+    is_size = re.fullmatch(r"\d{1,9}(x\d{1,9})?", text, re.ASCII)
+    sides = [int(side) for side in text.split("x")] if is_size else []
+    try:
+        return check_size(sides[0] if len(sides) == 1 else sides)
+    except ValueError as error:
+        shown = text if len(text) <= 20 else f"{text[:20]}…"
+        raise RecipeError(
+            f"--size: must be a number of pixels up to {LONGEST_SIDE}, or HEIGHTxWIDTH, not {shown}"
+        ) from error
 
 
 CHECKPOINT_HELP = "Run folder, .safetensors file or hf:OWNER/NAME."

@@ -31,7 +31,9 @@ def profile(
         str | None, typer.Option("--recipe", "-r", metavar="R", help="A recipe instead of a method.")
     ] = None,
     frames: Annotated[int | None, typer.Option("--frames", metavar="N", help="Frames of a clip.")] = None,
-    size: Annotated[int | None, typer.Option("--size", metavar="N", help="Pixels of a frame's side.")] = None,
+    size: Annotated[
+        str | None, typer.Option("--size", metavar="N|HxW", help="Side, or height x width of a frame.")
+    ] = None,
     keep: Annotated[
         float | None, typer.Option("--keep", metavar="X", help="Keep ratio in pre-training (rho_pre).")
     ] = None,
@@ -110,7 +112,7 @@ def profile(
     changes = ProfileOverrides(
         backbone=backbone,
         frames=frames,
-        size=size,
+        size=None if size is None else o.read_size(size),
         keep=keep,
         visible=visible,
         alpha=alpha,

@@ -160,3 +160,85 @@ def test_a_mapping_of_classes_gives_a_head_for_each():
     )
     assert isinstance(model, VideoClassifier)
     assert (model.heads, model.num_classes) == ({"verb": 3, "noun": 4}, 7)
+
+
+def test_drop_path_grows_over_the_blocks_of_a_classifier():
+    small = {"num_classes": 3, "frames": 4, "size": 32, "depth": 3}
+    model = everest.create_model("vit-tiny", kind="classifier", drop_path=0.2, **small)
+    rates = [getattr(block.drop_path1, "drop_prob", 0.0) for block in model.encoder.blocks]
+    assert rates == pytest.approx([0, 0.1, 0.2])
+    x = torch.randn(2, 3, 4, 32, 32)
+    with torch.no_grad():
+        torch.nn.init.normal_(model.head.weight)
+        assert not torch.equal(model.train()(x), model(x))
+        assert torch.equal(model.eval()(x), model(x))
+        plain = everest.create_model("vit-tiny", kind="classifier", **small)
+        assert torch.equal(plain.train()(x), plain(x))
+
+
+@pytest.mark.parametrize("drop_path", [1, 1.0, -0.1, float("nan"), "much", None])
+def test_drop_path_must_be_a_probability_below_one(drop_path):
+    with pytest.raises(RecipeError, match=r"^finetune\.drop_path: must be|valid number"):
+        everest.create_model("vit-tiny", kind="classifier", num_classes=2, drop_path=drop_path)
+
+
+def test_drop_path_belongs_to_a_classifier():
+    with pytest.raises(ValueError, match=r"drop_path=0\.1: only a classifier has stochastic depth"):
+        everest.create_model("vit-tiny", kind="pretrain", drop_path=0.1)
+    everest.create_model("vit-tiny", kind="pretrain", depth=1, drop_path=0.0)
+
+
+def given(ids: list[list[int]]) -> everest.TokenSelection:
+    visible = torch.tensor(ids)
+    return everest.TokenSelection(visible=visible, target=visible[:, :0])
+
+
+@pytest.mark.parametrize("pooling", ["mean", "first", "class-attention"])
+def test_a_classifier_takes_given_tokens(pooling):
+    model = everest.create_model(
+        "vit-tiny", kind="classifier", num_classes=3, frames=4, size=32, tubelet=(2, 8, 8), pooling=pooling
+    ).eval()
+    x = torch.randn(2, 3, 4, 32, 32)
+    with torch.no_grad():
+        torch.nn.init.normal_(model.head.weight)
+        assert torch.equal(model(x, selection=given([list(range(32))] * 2)), model(x, keep=1.0))
+        kept = model.kept_tokens(x, 0.25)  # (2, 8)
+        chosen = everest.TokenSelection(visible=kept, target=kept[:, :0])
+        assert torch.equal(model(x, selection=chosen), model(x, keep=0.25))
+        few = given([[0, 5, 31], [1, 2, 3]])
+        assert torch.equal(model(x, selection=few), model.head(model.pooled(model.encoder(x, few.visible))))
+        # what the decoder would predict has no effect
+        with_target = everest.TokenSelection(visible=few.visible, target=few.visible + 0)
+        assert torch.equal(model(x, selection=with_target), model(x, selection=few))
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        ([[0, 1]], r"selection.visible: expected ids of shape \(2, K\) for 2 clips, got \(1, 2\)"),
+        ([[0, 1], [3, 2]], "selection.visible: ids must ascend in each row"),
+        ([[0, 1], [2, 2]], "selection.visible: ids must ascend in each row, without duplicates"),
+        ([[0, 1], [2, 32]], "selection.visible: ids from 0 to 32; a clip has the tokens 0 to 31"),
+        ([[-1, 1], [2, 3]], "selection.visible: ids from -1 to 3"),
+        ([[0.0, 1.0], [2.0, 3.0]], "selection.visible: expected int64 ids, got torch.float32"),
+        ([[], []], "selection.visible: "),
+    ],
+)
+def test_a_classifier_checks_given_tokens_like_an_autoencoder(ids, message):
+    options = {"frames": 4, "size": 32, "tubelet": (2, 8, 8), "depth": 1}
+    x = torch.randn(2, 3, 4, 32, 32)
+    classifier = everest.create_model("vit-tiny", kind="classifier", num_classes=3, **options)
+    with pytest.raises(ValueError, match=message):
+        classifier(x, selection=given(ids))
+    autoencoder = everest.create_model("vit-tiny", kind="pretrain", **options)
+    with pytest.raises(ValueError, match=message):
+        autoencoder(x, selection=given(ids))
+
+
+def test_a_given_choice_and_a_keep_ratio_contradict_each_other():
+    model = everest.create_model("vit-tiny", kind="classifier", num_classes=3, frames=4, size=32, depth=1)
+    chosen = everest.TokenSelection(visible=torch.tensor([[0]]), target=torch.zeros(1, 0, dtype=torch.int64))
+    with pytest.raises(ValueError, match=r"keep=0\.5 has no effect on a given selection; leave"):
+        model(torch.randn(1, 3, 4, 32, 32), keep=0.5, selection=chosen)
+    with pytest.raises(ValueError, match="expected clips of shape"):
+        model(torch.randn(1, 3, 8, 32, 32), selection=chosen)

@@ -33,7 +33,7 @@ class Hints:
 
     family: str | None = None  # of everest.checkpoints.families.ALIASES
     frames: int | None = None
-    size: int | None = None
+    size: int | tuple[int, int] | None = None  # (height, width) of one that is not square
     heads: int | None = None
     decoder_heads: int | None = None
 
@@ -106,12 +106,7 @@ def model_spec(facts: ForeignFacts) -> ModelSpec:
         raise facts.error(f"its activation is {activation}; our blocks have gelu")
     t, p, q = embedding[2:]
     frames = facts.hints.frames or facts.number("num_frames", "num_frames", None) or RELEASED_FRAMES
-    size = facts.foreign.config.get("image_size")
-    if facts.hints.size is None and isinstance(size, list) and len(size) == 2:
-        size = (int(size[0]), int(size[1]))  # height, width
-    else:
-        side = facts.hints.size or facts.number("image_size", "input_size", None) or RELEASED_SIZE
-        size = (side, side)
+    size = _frame_size(facts)
     try:
         grid = TokenGrid.of_clip(frames=frames, size=size, tubelet=(t, p, q))
     except UserError as error:
@@ -129,6 +124,16 @@ def model_spec(facts: ForeignFacts) -> ModelSpec:
         norms=facts.norms,
         num_classes=facts.shapes["head.weight"][0] if classifier else None,
     )
+
+
+def _frame_size(facts: ForeignFacts) -> tuple[int, int]:
+    """Return (height, width) of the frames: of the user, of the file, or as released."""
+    size = facts.hints.size
+    if size is None:
+        size = facts.foreign.config.get("image_size")
+        if not (isinstance(size, list) and len(size) == 2):
+            size = facts.number("image_size", "input_size", None) or RELEASED_SIZE
+    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
 
 
 def _settings(facts: ForeignFacts, tubelet: tuple[int, int, int], grid: TokenGrid) -> ModelSettings:

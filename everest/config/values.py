@@ -30,7 +30,12 @@ def _is_count(value: Any) -> bool:
     return type(value) is int and value > 0  # not isinstance: True is an int
 
 
-def _check_size(value: Any) -> int | tuple[int, int]:
+def check_size(value: Any) -> int | tuple[int, int]:
+    """The side of a square frame in pixels, or (height, width).
+
+    Raises:
+        ValueError: it is neither.
+    """
     sides: list[Any] = list(value) if isinstance(value, list | tuple) and len(value) == 2 else [value]
     if all(_is_count(side) and side <= LONGEST_SIDE for side in sides):
         return (sides[0], sides[1]) if len(sides) == 2 else sides[0]
@@ -78,7 +83,7 @@ Decay = Annotated[float, Field(gt=0, lt=1)]
 Backbone = Annotated[str, BeforeValidator(with_hyphens), _one_of(BACKBONES)]
 Pooling = Annotated[Literal["mean", "first", "class-attention"], BeforeValidator(with_hyphens)]
 TokenizerSize = Annotated[str, BeforeValidator(with_hyphens), _one_of(TOKENIZERS)]
-Size = Annotated[int | tuple[int, int], BeforeValidator(_check_size)]
+Size = Annotated[int | tuple[int, int], BeforeValidator(check_size)]
 Normalize = Annotated[bool | Literal["token"], BeforeValidator(_check_normalize)]
 MicroBatch = Annotated[int | Literal["auto"], _count_or("auto", "must be 'auto' or an integer from 1")]
 SaveEvery = Annotated[

@@ -59,15 +59,18 @@ class TokenSelection:
         index = torch.searchsorted(self.visible.contiguous(), self.target.contiguous())
         return self.visible.gather(1, index.clamp_(max=self.visible.size(1) - 1)) != self.target
 
-    def check(self, grid: TokenGrid, batch: int) -> None:
+    def check(self, grid: TokenGrid, batch: int, *, predicts: bool = True) -> None:
         """Check a selection that a caller made for a forward pass over `batch` clips of `grid`.
 
         The check waits for the device, so it is not used for selections that a strategy makes.
 
+        Args:
+            predicts: whether the model predicts the target; otherwise only the visible tokens are checked.
         Raises:
             ValueError: names the invalid part.
         """
-        for name, ids in (("selection.visible", self.visible), ("selection.target", self.target)):
+        parts = {"selection.visible": self.visible, **({"selection.target": self.target} if predicts else {})}
+        for name, ids in parts.items():
             if ids.dim() != 2 or ids.size(0) != batch:
                 raise ValueError(
                     f"{name}: expected ids of shape ({batch}, K) for {batch} clips, got {tuple(ids.shape)}"
@@ -85,7 +88,7 @@ class TokenSelection:
                 )
             if (ids.diff(dim=1) <= 0).any():
                 raise ValueError(f"{name}: ids must ascend in each row, without duplicates; sort them")
-        if not self.visible.is_meta and not self.scored().any():
+        if predicts and not self.visible.is_meta and not self.scored().any():
             raise ValueError("selection.target: all targets are visible, so nothing is left to predict")
 
 

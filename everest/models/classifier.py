@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from everest.config.sizes import BackboneSize
 from everest.config.values import Pooling
-from everest.methods.grid import TokenGrid
+from everest.methods.grid import TokenGrid, TokenSelection
 from everest.methods.importance import Embedding
 from everest.methods.selector import Selector, choose
 from everest.models.embedding import Positions
@@ -118,18 +118,31 @@ class VideoClassifier(nn.Module):
         """The embedding by which the selector measures importance."""
         return self.encoder.patch_embed
 
-    def kept_tokens(self, frames: Tensor, keep: float | None = None, noise: Tensor | None = None) -> Tensor:
+    def kept_tokens(
+        self,
+        frames: Tensor,
+        keep: float | None = None,
+        noise: Tensor | None = None,
+        selection: TokenSelection | None = None,
+    ) -> Tensor:
         """Select the tokens to encode: ids (B, K).
 
         Args:
             keep: overrides the keep ratio of training.
             noise: (B, at least N) uniform in [0, 1), in training with a selector that draws.
+            selection: its visible tokens replace the selector's choice; a classifier predicts no tokens, so
+                its target has no effect and may be empty, (B, 0).
         Raises:
-            ValueError: the clips do not have the model's size or are not normalized, or `keep` is no ratio
-                that leaves a token.
+            ValueError: the clips do not have the model's size or are not normalized, `keep` is no ratio
+                that leaves a token, or the given selection is invalid or comes with `keep`.
         """
         self.encoder.check(frames)
         selector, grid = self.selector, self.encoder.grid
+        if selection is not None:
+            if keep is not None:
+                raise ValueError(f"keep={keep} has no effect on a given selection; leave one of them out")
+            selection.check(grid, frames.size(0), predicts=False)
+            return selection.visible
         if noise is None:
             selector = selector.at_evaluation(keep)
             noise = frames.new_zeros(frames.size(0), grid.num_tokens)  # nothing here is drawn
@@ -140,9 +153,15 @@ class VideoClassifier(nn.Module):
             raise ValueError(f"keep={keep} leaves none of {grid.num_tokens} tokens")
         return ids
 
-    def features(self, frames: Tensor, keep: float | None = None, noise: Tensor | None = None) -> Tensor:
+    def features(
+        self,
+        frames: Tensor,
+        keep: float | None = None,
+        noise: Tensor | None = None,
+        selection: TokenSelection | None = None,
+    ) -> Tensor:
         """Compute the input (B, D) of the head from normalized clips (B, C, T, H, W)."""
-        return self.pooled(self.encoder(frames, self.kept_tokens(frames, keep, noise)))
+        return self.pooled(self.encoder(frames, self.kept_tokens(frames, keep, noise, selection)))
 
     def pooled(self, tokens: Tensor) -> Tensor:
         """Pool encoded tokens (B, K, D) to (B, D)."""
@@ -150,10 +169,19 @@ class VideoClassifier(nn.Module):
             return self.norm(self.pool(tokens))
         return self.norm(tokens.mean(dim=1)) if self.pooling == "mean" else self.norm(tokens)[:, 0]
 
-    def forward(self, frames: Tensor, *, keep: float | None = None, noise: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        frames: Tensor,
+        *,
+        keep: float | None = None,
+        noise: Tensor | None = None,
+        selection: TokenSelection | None = None,
+    ) -> Tensor:
         """Compute logits (B, classes) of all heads, joined, from normalized clips (B, C, T, H, W).
 
+        Args:
+            keep, noise, selection: which tokens are encoded; see `kept_tokens`.
         Raises:
             ValueError: see `kept_tokens`.
         """
-        return self.head(self.features(frames, keep, noise))
+        return self.head(self.features(frames, keep, noise, selection))

@@ -33,7 +33,7 @@ class ProfileOverrides:
 
     backbone: str | None = None
     frames: int | None = None
-    size: int | None = None
+    size: int | tuple[int, int] | None = None
     keep: float | None = None  # rho_pre of pre-training
     visible: float | None = None  # share of all tokens that the encoder sees in pre-training
     alpha: float | None = None
@@ -45,7 +45,7 @@ class ProfileOverrides:
         selection = recipe.pretrain.selection
         yield "model.backbone", self.backbone
         yield "data.frames", self.frames
-        yield "data.size", self.size
+        yield "data.size", list(self.size) if isinstance(self.size, tuple) else self.size
         yield "pretrain.selection.keep_ratio", self.keep
         yield "pretrain.frame_selection.alpha", self.alpha
         yield "finetune.selection.keep_ratio", self.finetune_keep

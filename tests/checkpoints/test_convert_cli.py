@@ -94,6 +94,21 @@ def test_inspect_prints_and_writes_nothing(tmp_path: Path, folder: Path):
     assert sorted(tmp_path.rglob("*")) == sorted([*before, tmp_path / "st-mae.pth"])
 
 
+def test_a_size_may_be_height_and_width(tmp_path: Path):
+    given = saved(tmp_path / "x.pth", tiny("videomae_pretrain_base"))
+    document = json.loads(convert(given, "--inspect", "--json", *HEADS, "--size", "64x96")[0])
+    assert document["size"] == [64, 96]
+    out = tmp_path / "out.safetensors"
+    convert(given, "--out", out, *HEADS, "--size", "64x96", "--frames", "4", "-q")
+    assert read_weights(out).settings["size"] == [64, 96]
+    for text in ("64x", "0", "0x64", "64x-96", "64x96x3", "a", "64x99999", "[64, 96]", "9" * 5000):
+        message = refused("convert", given, "--inspect", *HEADS, "--size", text, code=2)
+        assert "--size: must be a number of pixels up to 16384, or HEIGHTxWIDTH" in message
+        assert len(message.splitlines()) == 1
+    message = refused("convert", given, "--inspect", *HEADS, "--size", "64x90", code=6)
+    assert "a clip's width (90) must be a multiple of the tubelet's (16)" in message
+
+
 def test_what_everest_wrote_needs_no_conversion(tmp_path: Path, folder: Path):
     out = tmp_path / "ours.safetensors"
     convert(folder, "--out", out)

@@ -226,6 +226,8 @@ def test_paper_prints_every_table():
         (["--frames", "15"], "--frames: 15 is no multiple of the tubelet's 2"),
         (["--size", "225"], "--size: 225 is no multiple of the tubelet's 16"),
         (["--size", "0"], "--size: must be a number of pixels"),
+        (["--size", "224x"], "--size: must be a number of pixels up to 16384, or HEIGHTxWIDTH"),
+        (["--size", "224x225"], "--size: 225 is no multiple of the tubelet's 16"),
         (["--backbone", "vit-x"], "--backbone: unknown value 'vit-x'; did you mean"),
         (["--method", "mae"], "--method: unknown name 'mae'"),
         (["--visible", "0"], "--visible: must be more than 0 and at most 1"),

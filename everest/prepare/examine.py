@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from everest.video.file import clear_video_cache, inspect_video
 from everest.video.reader import image_frames, read_image
 from everest.video.source import Video
-from everest.video.stream import VideoError, as_video_error, declared_seconds, decode_frames
+from everest.video.stream import VideoError, as_video_error, declared_seconds, decode_frames, decoder_errors
 
 # Our choice: how much of the duration that a file states may be missing, in seconds and as a share.
 CUT_SECONDS: Final = 1.0
@@ -72,12 +72,13 @@ def _video(path: Path, blank: Inspection) -> Inspection:
     opening = inspect_video(path)
     damages: list[int] = []
     count, first, last = 0, [], 0.0
-    with as_video_error(path), closing(decode_frames(path, damages=damages)) as frames:
+    with closing(decode_frames(path, damages=damages)) as frames:
         for frame in frames:
-            if count < COMPARED:
-                first.append(frame.to_ndarray(format="rgb24"))
+            with decoder_errors(path):
+                if count < COMPARED:
+                    first.append(frame.to_ndarray(format="rgb24"))
+                last = frame.time or 0.0
             count += 1
-            last = frame.time or 0.0
     return replace(
         blank,
         frames=count,

@@ -20,7 +20,7 @@ from everest.errors import EnvironmentProblem
 from everest.video.counted import decode_stamp
 from everest.video.file import VideoFile, inspect_video
 from everest.video.source import Video, decoder_input
-from everest.video.stream import SKIPPING_CODECS, VideoError, decode_frames
+from everest.video.stream import SKIPPING_CODECS, VideoError, decode_frames, decoder_errors
 
 Read = Callable[[Video, list[int]], dict[int, np.ndarray]]
 
@@ -96,7 +96,8 @@ def _decode(
             number = numbers.get(stamp if times.size else count)
             if number is not None:
                 # With width and height: a stream may change its frame size, a clip must not.
-                rgb = scaler.reformat(frame, width, height, "rgb24", threads=1).to_ndarray()
+                with decoder_errors(path):
+                    rgb = scaler.reformat(frame, width, height, "rgb24", threads=1).to_ndarray()
                 yield number, np.rot90(rgb, video.quarter_turns)
                 done.add(number)
             if len(done) == len(wanted):
@@ -113,11 +114,10 @@ def read_decord(path: Video, wanted: list[int]) -> dict[int, np.ndarray]:
     if "decord" not in video.exact or video.quarter_turns:
         raise _wrong(path, "decord")
     decord.logging.set_level(decord.logging.QUIET)
-    try:
-        reader = decord.VideoReader(decoder_input(path), num_threads=1)
-        return dict(zip(wanted, reader.get_batch(wanted).asnumpy(), strict=True))
-    except decord.DECORDError as error:
-        raise VideoError(path, "cannot be read by decord; use data.decoder 'auto'") from error
+    source = decoder_input(path)
+    with decoder_errors(path, "cannot be read by decord; use data.decoder 'auto'", details=False):
+        frames = decord.VideoReader(source, num_threads=1).get_batch(wanted).asnumpy()
+    return dict(zip(wanted, frames, strict=True))
 
 
 def read_torchcodec(path: Video, wanted: list[int]) -> dict[int, np.ndarray]:
@@ -131,13 +131,12 @@ def read_torchcodec(path: Video, wanted: list[int]) -> dict[int, np.ndarray]:
     video = inspect_video(path)
     if "torchcodec" not in video.exact:
         raise _wrong(path, "torchcodec")
-    try:
+    source = decoder_input(path)
+    with decoder_errors(path, "cannot be read by torchcodec; use data.decoder 'auto'", details=False):
         decoder = import_module("torchcodec.decoders").VideoDecoder(
-            decoder_input(path), stream_index=video.stream, dimension_order="NHWC", num_ffmpeg_threads=1
+            source, stream_index=video.stream, dimension_order="NHWC", num_ffmpeg_threads=1
         )
         frames = decoder.get_frames_at(wanted).data.numpy()
-    except (RuntimeError, ValueError, IndexError) as error:
-        raise VideoError(path, "cannot be read by torchcodec; use data.decoder 'auto'") from error
     if frames.shape[1:3] != (video.info.height, video.info.width):
         raise _wrong(path, "torchcodec")
     return dict(zip(wanted, frames, strict=True))

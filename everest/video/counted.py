@@ -18,7 +18,7 @@ from av import VideoFrame
 
 from everest.video.index import PacketIndex
 from everest.video.source import Video
-from everest.video.stream import decode_frames
+from everest.video.stream import decode_frames, decoder_errors
 
 PUSHED_BY_END: Final = 2**62  # stamp of a frame that came out after the last packet
 COMPARED: Final = 16  # frames after the second keyframe
@@ -52,9 +52,9 @@ def count_frames(path: Video, *, container: str) -> tuple[PacketIndex, int]:
         for frame in frames:
             stamps.append(decode_stamp(frame))
             if trusted and frame.key_frame:
-                starts.append([_decoded(frame)])
+                starts.append([_decoded(path, frame)])
             elif len(starts) == 2 and len(starts[1]) <= COMPARED:
-                starts[1].append(_decoded(frame))
+                starts[1].append(_decoded(path, frame))
     rising = all(before < after for before, after in pairwise(stamps))
     counted_only = PacketIndex.of([]), len(stamps)
     if not (trusted and rising and 0 < len(starts) <= len(seeks)):
@@ -63,7 +63,7 @@ def count_frames(path: Video, *, container: str) -> tuple[PacketIndex, int]:
         if seek is None:
             return counted_only
         with closing(decode_frames(path, seek)) as frames:
-            if [_decoded(frame) for frame in islice(frames, len(expected))] != expected:
+            if [_decoded(path, frame) for frame in islice(frames, len(expected))] != expected:
                 return counted_only
     index = PacketIndex(
         times=np.array(stamps, dtype=np.int64),
@@ -75,5 +75,6 @@ def count_frames(path: Video, *, container: str) -> tuple[PacketIndex, int]:
     return index, len(stamps)
 
 
-def _decoded(frame: VideoFrame) -> _Decoded:
-    return _Decoded(decode_stamp(frame), zlib.crc32(frame.to_ndarray(format="rgb24").tobytes()))
+def _decoded(path: Video, frame: VideoFrame) -> _Decoded:
+    with decoder_errors(path):
+        return _Decoded(decode_stamp(frame), zlib.crc32(frame.to_ndarray(format="rgb24").tobytes()))

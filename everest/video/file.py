@@ -9,7 +9,13 @@ from functools import lru_cache
 from everest.video.counted import count_frames
 from everest.video.index import PacketIndex, displayed_packets, exact_backends
 from everest.video.source import Video, video_version
-from everest.video.stream import VideoError, as_video_error, decode_frames, open_stream
+from everest.video.stream import (
+    DAMAGED_OR_LARGE,
+    VideoError,
+    decode_frames,
+    decoder_errors,
+    open_stream,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +53,7 @@ def inspect_video(path: Video) -> VideoFile:
         raise VideoError(path, error.strerror or str(error)) from error
     if size == 0:
         raise VideoError(path, "empty file")
-    with as_video_error(path):
-        return _inspect(path, size, changing)
+    return _inspect(path, size, changing)
 
 
 def clear_video_cache() -> None:
@@ -60,19 +65,23 @@ def clear_video_cache() -> None:
 def _inspect(path: Video, size: int, changing: str) -> VideoFile:
     """Inspect a file. With `size` and `changing` in the cache's key, a rewritten file is inspected again."""
     with open_stream(path) as (container, stream):
-        index = PacketIndex.of(displayed_packets(container, stream))
-        exact = exact_backends(container, stream, index)
-        number, name, codec = stream.index, container.format.name, stream.codec_context.name
-        fps = stream.average_rate or stream.guessed_rate or 25
-        second = 1 / stream.time_base if stream.time_base else 1
+        index = PacketIndex.of(displayed_packets(path, container, stream))
+        with decoder_errors(path):
+            exact = exact_backends(container, stream, index)
+            number, name, codec = stream.index, container.format.name, stream.codec_context.name
+            fps = stream.average_rate or stream.guessed_rate or 25
+            second = 1 / stream.time_base if stream.time_base else 1
+            size_is_known = stream.codec_context.width > 0
     with closing(decode_frames(path)) as frames:
         first = next(frames, None)
         if first is None:
-            raise VideoError(path, "no frame can be decoded")
+            problem = "no frame can be decoded"
+            raise VideoError(path, problem if size_is_known else f"{problem} ({DAMAGED_OR_LARGE})")
+        with decoder_errors(path):
+            turns = round(first.rotation / 90) % 4
     count = index.times.size
     if not count:
         index, count = count_frames(path, container=name)
-    turns = round(first.rotation / 90) % 4
     height, width = (first.width, first.height) if turns % 2 else (first.height, first.width)
     return VideoFile(
         info=VideoInfo(frames=count, height=height, width=width, fps=float(fps)),

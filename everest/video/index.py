@@ -18,6 +18,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from everest.video.source import Video
+from everest.video.stream import packets
+
 if TYPE_CHECKING:
     from av import VideoStream
     from av.container import InputContainer
@@ -102,20 +105,24 @@ class PacketIndex:
         return set(self.times[self.order > last[gop]].tolist()), int(self.times[final])
 
 
-def displayed_packets(container: InputContainer, stream: VideoStream) -> list[Packet]:
-    """The packets that show a frame, in decode order; empty if only counting is exact."""
+def displayed_packets(path: Video, container: InputContainer, stream: VideoStream) -> list[Packet]:
+    """The packets that show a frame, in decode order; empty if only counting is exact.
+
+    Raises:
+        VideoError: a part of the file cannot be read.
+    """
     if container.format.name in COUNTED_FORMATS or stream.codec_context.name in COUNTED_CODECS:
         return []
-    packets = []
-    for packet in container.demux(stream):
+    displayed = []
+    for packet in packets(path, container, stream):
         if not packet.size or packet.is_corrupt or packet.is_discard:
             continue
         if packet.pts is None:
             return []
         # mp4 seeks by decode time: in a very short GOP a display time may be after the next keyframe.
         seek = packet.pts if packet.dts is None else packet.dts
-        packets.append(Packet(packet.pts, seek, packet.is_keyframe))
-    return packets if len({packet.time for packet in packets}) == len(packets) else []
+        displayed.append(Packet(packet.pts, seek, packet.is_keyframe))
+    return displayed if len({packet.time for packet in displayed}) == len(displayed) else []
 
 
 def exact_backends(container: InputContainer, stream: VideoStream, index: PacketIndex) -> frozenset[str]:

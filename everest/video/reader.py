@@ -10,6 +10,7 @@ A frame is found by its time stamp and decoded from the keyframe before it. File
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from fractions import Fraction
@@ -28,10 +29,17 @@ from everest.video.backends import DECODERS, pyav_in_order
 from everest.video.file import VideoInfo, inspect_video
 from everest.video.folders import VIDEO_SUFFIXES, images_in
 from everest.video.source import Member, Video, as_video, decoder_input
-from everest.video.stream import VideoError, as_video_error, decode_frames
+from everest.video.stream import (
+    VideoError,
+    as_video_error,
+    check_frame_size,
+    decode_frames,
+    decoder_errors,
+)
 from everest.video.writer import TimedFrame
 
 TOLERANCE: Final = 1e-6  # seconds; 0.1 s has no exact binary form
+IMAGE_FORMATS: Final = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP")  # whatever the suffix is
 
 
 def probe(path: str | Video) -> VideoInfo:
@@ -120,14 +128,15 @@ def resized_frames(
     stamped = video.index.has_display_times
     displayed = set(times.tolist()) if stamped else set()
     scaler = VideoReformatter()
-    with as_video_error(path), closing(decode_frames(path, damages=damages)) as frames:
+    with closing(decode_frames(path, damages=damages)) as frames:
         for count, frame in enumerate(frames):
             if stamped and frame.pts not in displayed:
                 continue
-            scaled = scaler.reformat(
-                frame, width, height, "rgb24", interpolation=Interpolation.BICUBIC, threads=1
-            )
-            pixels = np.ascontiguousarray(np.rot90(scaled.to_ndarray(), video.quarter_turns))
+            with decoder_errors(path):
+                scaled = scaler.reformat(
+                    frame, width, height, "rgb24", interpolation=Interpolation.BICUBIC, threads=1
+                ).to_ndarray()
+            pixels = np.ascontiguousarray(np.rot90(scaled, video.quarter_turns))
             if stamped and frame.pts is not None and frame.time_base is not None:
                 yield TimedFrame(pixels, frame.pts - int(times[0]), frame.time_base)
             else:
@@ -205,6 +214,21 @@ def image_frames(folder: Location) -> Sequence[Location]:
 
 
 def read_image(file: Location) -> np.ndarray:
-    """Read a jpg or png: (H, W, 3) uint8, RGB."""
-    with Image.open(decoder_input(file)) as image:
-        return np.asarray(image.convert("RGB"))
+    """Read an image of a folder of images: (H, W, 3) uint8, RGB; of 16 bits, the upper 8.
+
+    Raises:
+        VideoError: the folder's; the image is damaged, too large, an animation, or has pixels of 32 bits.
+    """
+    folder = file.parent
+    with decoder_errors(folder, f"{file.name}: cannot be read"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # checked here, before decoding
+        with Image.open(decoder_input(file), formats=IMAGE_FORMATS) as image:
+            check_frame_size(folder, (image.height, image.width), f"{file.name}: an image")
+            if getattr(image, "is_animated", False) and image.format != "MPO":  # of MPO, the main photo
+                raise VideoError(folder, f"{file.name}: an animation, where each image is a frame")
+            if image.mode in ("I", "F"):
+                raise VideoError(folder, f"{file.name}: pixels of 32 bits, whose range is not known")
+            if image.mode.startswith("I;16"):  # Pillow would replace all values above 255 by 255
+                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+            image.info.pop("transparency", None)  # it is not used, and Pillow warns of some kinds
+            return np.asarray(image.convert("RGB"))

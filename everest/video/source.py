@@ -41,8 +41,11 @@ def video_bytes(video: Video) -> bytes:
 
 
 def decoder_input(video: Video) -> str | BytesIO:
-    """The input for a decoder: a path, or the bytes in memory."""
-    return str(video) if isinstance(video, Path) else BytesIO(video_bytes(video))
+    """The input for a decoder: an absolute path, or the bytes in memory.
+
+    FFmpeg takes a relative path such as `a:b.mp4` for an address with the protocol `a`.
+    """
+    return str(video.absolute()) if isinstance(video, Path) else BytesIO(video_bytes(video))
 
 
 def video_version(video: Video) -> tuple[int, str]:

@@ -14,10 +14,9 @@ import av
 import numpy as np
 from av import VideoFrame, VideoStream
 from av.container import OutputContainer
-from av.error import FFmpegError
 from torch import Tensor
 
-from everest.video.stream import VideoError
+from everest.video.stream import VideoError, open_container
 
 
 class TimedFrame(NamedTuple):
@@ -38,7 +37,7 @@ def write_video(path: str | Path, frames: Tensor, fps: int, *, crf: int = 18, go
     _, height, width, _ = frames.shape
     if height % 2 or width % 2:
         raise VideoError(path, f"yuv420p needs even sizes, not {height}x{width}")
-    with av.open(str(path), "w", container_options={"fflags": "+bitexact"}) as container:
+    with av.open(_address(path), "w", container_options={"fflags": "+bitexact"}) as container:
         stream = _add_h264(container, fps, (height, width), crf=crf, gop=gop)
         for frame in frames.numpy():
             container.mux(stream.encode(VideoFrame.from_ndarray(frame, format="rgb24")))
@@ -68,7 +67,7 @@ def write_timed_frames(
     written = 0
     # faststart puts the index in front: a file can be read before all of it has arrived.
     options = {"fflags": "+bitexact", "movflags": "+faststart"}
-    with av.open(str(path), "w", format="mp4", container_options=options) as container:
+    with av.open(_address(path), "w", format="mp4", container_options=options) as container:
         container.metadata["comment"] = comment
         stream = None
         for pixels, time, unit in frames:
@@ -88,10 +87,15 @@ def write_timed_frames(
 def read_comment(path: Path) -> str:
     """The comment in a file's metadata; empty if there is none, or if the file is not a video."""
     try:
-        with av.open(str(path)) as container:
+        with open_container(path) as container:
             return container.metadata.get("comment", "")
-    except FFmpegError:
+    except VideoError:
         return ""
+
+
+def _address(path: str | Path) -> str:
+    """An absolute path, which FFmpeg does not take for an address with a protocol."""
+    return str(Path(path).absolute())
 
 
 def _add_h264(

@@ -171,8 +171,6 @@ class TrainState:
         """Write the newest weights and a state to resume from, unless that is done for this step."""
         if self._saved_step == step:
             return
-        # The weights first: once the last state is there, nothing would ever write them again.
-        self.save_weights(self._run.weights, step)
         scaler = self._accelerator.scaler
         state = SavedState(
             step=step,
@@ -181,6 +179,8 @@ class TrainState:
         )
         if self._accelerator.is_main_process:
             state.save(self._run.state, keep=self._keep)
+        # After the state: weights without any state would be those of a run that cannot be resumed.
+        self.save_weights(self._run.weights, step)
         self._saved_step, self.saved_at = step, time.monotonic()
 
     def save_weights(self, path: Path, step: int) -> None:
@@ -224,6 +224,14 @@ class TrainState:
                     path.rename(path.with_suffix(".damaged"))
             run.rewind(step)
         self._accelerator.wait_for_everyone()
-        if step == steps and not run.weights.is_file():
+        if step == steps and not _has_weights(run.weights, step):  # killed between the last state and weights
             self.save_weights(run.weights, step)
         return step, state.notes if state is not None else None
+
+
+def _has_weights(path: Path, step: int) -> bool:
+    """Whether `model.safetensors` is there, intact as far as its header shows, and of this step."""
+    try:
+        return read_header(path).step == step
+    except CheckpointError:
+        return False

@@ -9,7 +9,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from everest.errors import EnvironmentProblem, RecipeError
-from everest.system.files import write_error
+from everest.system.files import LOCK, is_unfinished, write_error
 
 
 @contextmanager
@@ -23,7 +23,7 @@ def sole_writer(path: Path, *, busy: str | None = None) -> Iterator[None]:
         RecipeError: another process holds the lock.
         EnvironmentProblem: the folder cannot be written.
     """
-    lock_file = path.with_name(f".{path.name}.lock")
+    lock_file = path.with_name(f".{path.name}{LOCK}")
     lock = FileLock(lock_file, timeout=0)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -43,7 +43,7 @@ def sole_writer(path: Path, *, busy: str | None = None) -> Iterator[None]:
 
 
 def refuse_foreign(output: Path, is_own: Callable[[str], bool]) -> None:
-    """Refuse an output folder that holds other files.
+    """Refuse an output folder that holds other files. What a call leaves that was killed early is none.
 
     Args:
         is_own: whether a file name shows that the folder was written by the same command.
@@ -56,7 +56,7 @@ def refuse_foreign(output: Path, is_own: Callable[[str], bool]) -> None:
     if not output.is_dir():
         raise RecipeError(f"--output {output}: is a file; name a folder")
     try:
-        names = [path.name for path in output.iterdir() if not path.name.endswith(".lock")]
+        names = [path.name for path in output.iterdir() if not is_unfinished(path.name)]
     except OSError as error:
         raise EnvironmentProblem(f"--output {output}: cannot be read: {error.strerror}") from error
     if names and not any(map(is_own, names)):

@@ -80,12 +80,15 @@ class RunFolder:
     def start(
         self, recipe_text: str, *, init: str | None, plan: dict[str, Any], one_batch: bool = False
     ) -> None:
-        """Write the recipe and the environment: from now on this is a run folder.
+        """Write the environment and the recipe: from now on this is a run folder.
 
-        The files of an earlier run are removed; any other file in the folder stays.
+        The files of an earlier run are removed; any other file in the folder stays. The recipe goes first,
+        and the environment is replaced, not removed: after a kill at any moment, the folder is no run, but
+        its files are known to be a run's.
         """
         for name in OWN_FILES:
-            (self.path / name).unlink(missing_ok=True)
+            if name != ENVIRONMENT:
+                (self.path / name).unlink(missing_ok=True)
         for state in self.state.glob("step-*"):
             state.unlink()
         values = {**current_environment(), INIT: init, PLAN: plan, ONE_BATCH: one_batch}

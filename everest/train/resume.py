@@ -11,13 +11,13 @@ from typing import Any, Final
 from everest.config.recipe import load_recipe, recipe_values
 from everest.config.settings import Recipe
 from everest.errors import RecipeError, differing
+from everest.system.interrupted import has_not_begun
 from everest.system.run_folder import (
     INIT,
     ONE_BATCH,
     OWN_FILES,
     PLAN,
     RECIPE,
-    TOKENIZER,
     RunFolder,
     is_own_tokenizer,
     own_tokenizer,
@@ -48,13 +48,15 @@ def check_output(path: Path, request: RunRequest, *, resume: bool, overwrite: bo
         RecipeError: a process trains the run, or something else is at `path` and `overwrite` is not given,
             or `overwrite` would remove files that no run has written.
     """
-    if not path.exists() or (path.is_dir() and {file.name for file in path.iterdir()} <= {TOKENIZER}):
+    if not path.exists():
         return False
     if not path.is_dir():
         raise RecipeError(f"--output {path}: a file is in the way; choose another folder")
     process = running_here(path)
     if process not in (None, os.getpid()):
         raise RecipeError(f"--output {path}: process {process} trains it now; wait for it, or stop it first")
+    if has_not_begun(path):
+        return False
     if overwrite:
         read_from = [file for file in request.sources if file.resolve().is_relative_to(path.resolve())]
         if read_from:

@@ -26,6 +26,7 @@ from everest.models.classifier import VideoClassifier
 from everest.models.spec import ModelSpec
 from everest.system.accelerator import bytes_per_value, peak_memory
 from everest.system.events import notice
+from everest.system.interrupted import remove_leftovers
 from everest.system.randomness import Purpose, seed_at
 from everest.system.run_folder import PLAN
 from everest.system.run_lock import claim, release
@@ -159,6 +160,8 @@ def start_run(training: Training, recipe_text: str, *, init: str | None) -> None
     if main:
         claim(context.run.path)
     try:
+        if main:
+            remove_leftovers(context.run)
         if main and not context.resumed:
             derived = {"steps": plan.steps, "accumulation": plan.accumulation}
             facts = {**asdict(plan), **derived, **training.videos}

@@ -1,13 +1,12 @@
 """The networks that a run trains, saved to state files and restored from them to the bit.
 
-`state/step-<n>.safetensors` holds tensors by part and name. The parts of the run's model are `model/…`,
-`optimizer/<parameter>/<moment>` and `ema/…`; any other network has `<name>/…`, `<name>_optimizer/…` and
-`<name>_ema/…`. Random choices follow from the step, so no generator is saved.
+A state (everest.train.saved_state) holds tensors by part and name. The parts of the run's model are
+`model/…`, `optimizer/<parameter>/<moment>` and `ema/…`; any other network has `<name>/…`,
+`<name>_optimizer/…` and `<name>_ema/…`. Random choices follow from the step, so no generator is saved.
 """
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,18 +15,18 @@ from typing import Any, Final
 
 import torch
 from accelerate import Accelerator
-from safetensors.torch import save_file
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
 from everest.errors import CheckpointError
-from everest.system.files import write_atomically
 from everest.system.run_folder import RunFolder
 from everest.system.sharding import full_tensor, like_sharded
-from everest.system.weights import Weights, load_tensors, read_tensors
-from everest.system.weights_header import FORMAT, read_header, read_metadata
+from everest.system.weights import Weights, load_tensors
+from everest.system.weights_header import read_header
+from everest.train.saved_state import SavedState, newest_state, set_aside, states_in
 
 MODEL: Final = "model"  # the name of a run's first network
+MOMENTS: Final = ("step", "exp_avg", "exp_avg_sq")  # of a parameter in AdamW
 GRAD_NORM: Final = "grad_norm"  # in metrics.jsonl
 
 
@@ -71,66 +70,67 @@ class Network:
         """The inverse of `capture`; parts of other networks are ignored.
 
         Raises:
-            CheckpointError: the tensors belong to another network.
+            CheckpointError: the tensors belong to another network; nothing is restored.
         """
-
-        def part(name: str) -> dict[str, Tensor]:
-            prefix = f"{name}/"
-            return {key.removeprefix(prefix): tensors[key] for key in tensors if key.startswith(prefix)}
-
-        load_tensors(self.module, part(self.name), source=source)
+        self.check(tensors)
+        load_tensors(self.module, _part(tensors, self.name), source=source)
         if self.ema is not None:
-            load_tensors(self.ema.module, part(self._part("ema")), source=source)
+            load_tensors(self.ema.module, _part(tensors, self._part("ema")), source=source)
         parameters = dict(self.module.named_parameters())
-        for key, value in part(self._part("optimizer")).items():
+        for key, value in self.moments(tensors).items():
             name, moment = key.rsplit("/", 1)
             self.optimizer.state[parameters[name]][moment] = like_sharded(value, parameters[name])
+
+    def check(self, tensors: Mapping[str, Tensor]) -> None:
+        """Check that the tensors are those of this network after some step; restores nothing.
+
+        All parameters have moments, or none has any: a step gives every parameter a gradient.
+
+        Raises:
+            CheckpointError: a name, a shape, a type, or a value that is not finite.
+        """
+        modules = {self.name: self.module}
+        if self.ema is not None:
+            modules[self._part("ema")] = self.ema.module
+        for part, module in modules.items():
+            _check_tensors(part, _part(tensors, part), module.state_dict())
+        moments = self.moments(tensors)
+        learning = {id(parameter) for group in self.optimizer.param_groups for parameter in group["params"]}
+        expected = {
+            f"{name}/{moment}": torch.zeros(()) if moment == "step" else parameter
+            for name, parameter in self.module.named_parameters()
+            if id(parameter) in learning
+            for moment in MOMENTS
+        }
+        _check_tensors(self._part("optimizer"), moments, expected if moments else {})
+
+    def moments(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The optimizer's moments among the tensors of a state, by `<parameter>/<moment>`."""
+        return _part(tensors, self._part("optimizer"))
 
     def _part(self, kind: str) -> str:
         return kind if self.name == MODEL else f"{self.name}_{kind}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class SavedState:
-    """The contents of a state file: all that an exact continuation needs."""
-
-    step: int  # updates done
-    tensors: dict[str, Tensor]  # by part and name
-    notes: dict[str, Any]  # plain values: counters, the state of fp16's loss scale
-
-    def save(self, folder: Path, *, keep: int) -> None:
-        """Write `step-<n>.safetensors`, and remove all states but the newest `keep`."""
-        tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in self.tensors.items()}
-        header = {"format": f"{FORMAT}-state", "step": str(self.step), "notes": json.dumps(self.notes)}
-        path = folder / f"step-{self.step:09d}.safetensors"
-        write_atomically(path, lambda part: save_file(tensors, part, metadata=header))
-        for old in list(_states(folder).values())[:-keep]:
-            old.unlink()
+def _part(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    prefix = f"{name}/"
+    return {key.removeprefix(prefix): tensors[key] for key in tensors if key.startswith(prefix)}
 
 
-def _states(folder: Path) -> dict[int, Path]:
-    """The states of a run by their steps, oldest first."""
-    steps = {path: path.stem.removeprefix("step-") for path in sorted(folder.glob("step-*.safetensors"))}
-    return {int(step): path for path, step in steps.items() if step.isdecimal()}
-
-
-def newest_state(folder: Path, *, notify: Callable[[str], None]) -> SavedState | None:
-    """Read the newest intact state of a run; None if it has no states. Damaged ones are reported and skipped.
-
-    Raises:
-        CheckpointError: there are states, and all are damaged.
-        EnvironmentProblem: the disk or its permissions prevent reading one.
-    """
-    states = _states(folder)
-    for path in reversed(states.values()):
-        try:
-            header, tensors = read_metadata(path), read_tensors(path)
-            return SavedState(step=int(header["step"]), tensors=tensors, notes=json.loads(header["notes"]))
-        except (CheckpointError, KeyError, ValueError) as error:
-            notify(f"{path}: damaged, skipped ({error})")
-    if states:
-        raise CheckpointError(f"{folder}: all its states are damaged; --overwrite starts the run again")
-    return None
+def _check_tensors(part: str, tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Raise CheckpointError unless the tensors have the names, shapes and types of others, and are finite."""
+    names = sorted(tensors.keys() ^ expected.keys())
+    if names:
+        kind = "missing" if names[0] in expected else "unexpected"
+        raise CheckpointError(f"{len(names)} tensors missing or unexpected, first {part}/{names[0]} ({kind})")
+    for name, tensor in tensors.items():
+        like = expected[name]
+        if (tensor.dtype, tensor.shape) != (like.dtype, like.shape):
+            found, wanted = (f"{x.dtype} {tuple(x.shape)}" for x in (tensor, like))
+            raise CheckpointError(f"{part}/{name} is {found}, not {wanted}")
+        # A finite sum, which needs no memory, has finite terms; other sums of finite terms may overflow.
+        if tensor.is_floating_point() and not tensor.sum().isfinite() and not tensor.isfinite().all():
+            raise CheckpointError(f"{part}/{name} has values that are not finite")
 
 
 class TrainState:
@@ -171,8 +171,6 @@ class TrainState:
         """Write the newest weights and a state to resume from, unless that is done for this step."""
         if self._saved_step == step:
             return
-        # The weights first: once the last state is there, nothing would ever write them again.
-        self.save_weights(self._run.weights, step)
         scaler = self._accelerator.scaler
         state = SavedState(
             step=step,
@@ -181,6 +179,8 @@ class TrainState:
         )
         if self._accelerator.is_main_process:
             state.save(self._run.state, keep=self._keep)
+        # After the state: weights without any state would be those of a run that cannot be resumed.
+        self.save_weights(self._run.weights, step)
         self._saved_step, self.saved_at = step, time.monotonic()
 
     def save_weights(self, path: Path, step: int) -> None:
@@ -200,9 +200,10 @@ class TrainState:
         Raises:
             CheckpointError: all states are damaged, or there are weights without a state: starting again
                 would replace what has been learned.
+            EnvironmentProblem: a state cannot be read.
         """
         run, step = self._run, 0
-        state = newest_state(run.state, notify=notify)
+        state = newest_state(run.state, notify=notify, check=self._check, accelerator=self._accelerator)
         if state is not None:
             step = state.step
             for network in self.networks:
@@ -219,11 +220,27 @@ class TrainState:
                 )
         self._accelerator.wait_for_everyone()
         if self._accelerator.is_main_process:
-            for saved_step, path in _states(run.state).items():
+            for saved_step, path in states_in(run.state).items():
                 if saved_step > step:  # damaged, and newer: it would push out intact ones
-                    path.rename(path.with_suffix(".damaged"))
+                    notify(f"{path.name} is kept as {set_aside(path).name}")
             run.rewind(step)
         self._accelerator.wait_for_everyone()
-        if step == steps and not run.weights.is_file():
+        if step == steps and not _has_weights(run.weights, step):  # killed between the last state and weights
             self.save_weights(run.weights, step)
         return step, state.notes if state is not None else None
+
+    def _check(self, state: SavedState) -> None:
+        """Raise CheckpointError for a state that no step of this run can have."""
+        state.check_notes()
+        for network in self.networks:
+            network.check(state.tensors)
+        if not self.networks[0].moments(state.tensors) and state.step > state.notes["skipped"]:
+            raise CheckpointError("the tensors of the optimizer are missing")
+
+
+def _has_weights(path: Path, step: int) -> bool:
+    """Whether `model.safetensors` is there, intact as far as its header shows, and of this step."""
+    try:
+        return read_header(path).step == step
+    except CheckpointError:
+        return False

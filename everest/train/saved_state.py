@@ -1,0 +1,192 @@
+"""State files: all that an exact continuation needs, with a checksum.
+
+`state/step-<n>.safetensors` holds tensors by part and name (everest.train.state), and in its header the step,
+the notes and a SHA-256 of all of these. The file appears under its name only when it is complete. States of
+earlier versions have no checksum.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
+from safetensors.torch import save_file
+from torch import Tensor
+from typing_extensions import TypedDict  # pydantic does not take typing's on Python 3.11
+
+from everest.errors import CheckpointError, EnvironmentProblem, UserError
+from everest.system.accelerator import decide_on_main
+from everest.system.files import write_atomically
+from everest.system.weights import read_tensors, state_hash
+from everest.system.weights_header import FORMAT, read_metadata
+
+DAMAGED: Final = ".damaged"  # suffix of a state that is set aside
+STATE_FORMAT: Final = f"{FORMAT}-state"
+CHECKSUM: Final = "sha256"
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+@with_config(ConfigDict(strict=True))
+class Scaler(TypedDict):
+    """The state of fp16's loss scale, with torch's names."""
+
+    scale: Finite
+    growth_factor: Finite
+    backoff_factor: Finite
+    growth_interval: int
+    _growth_tracker: int
+
+
+@with_config(ConfigDict(strict=True))
+class VideoCounts(TypedDict):
+    """The counts of everest.data.bad_videos."""
+
+    asked: int
+    bad: int
+
+
+@with_config(ConfigDict(strict=True))
+class Notes(TypedDict):
+    """The plain values of a state."""
+
+    videos: VideoCounts
+    skipped: int  # updates in a row
+    scaler: Scaler | None
+
+
+_NOTES = TypeAdapter(Notes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavedState:
+    """The contents of a state file."""
+
+    step: int  # updates done
+    tensors: dict[str, Tensor]  # by part and name
+    notes: dict[str, Any]  # plain values: counters, the state of fp16's loss scale
+
+    def save(self, folder: Path, *, keep: int) -> None:
+        """Write `step-<n>.safetensors`, and remove all states but the newest `keep`."""
+        tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in self.tensors.items()}
+        header = {"format": STATE_FORMAT, "step": str(self.step), "notes": json.dumps(self.notes)}
+        header[CHECKSUM] = _checksum(header, tensors)
+        path = folder / f"step-{self.step:09d}.safetensors"
+        write_atomically(path, lambda part: save_file(tensors, part, metadata=header))
+        for old in list(states_in(folder).values())[:-keep]:
+            old.unlink()
+
+    def check_notes(self) -> None:
+        """Raise CheckpointError if the notes are not those that a run writes (`Notes`)."""
+        try:
+            _NOTES.validate_python(self.notes)
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(map(str, first["loc"]))
+            raise CheckpointError(f"its notes are damaged: {key}: {first['msg']}") from error
+
+
+def states_in(folder: Path) -> dict[int, Path]:
+    """The states of a run by their steps, oldest first."""
+    steps = {path: path.stem.removeprefix("step-") for path in sorted(folder.glob("step-*.safetensors"))}
+    return {int(step): path for path, step in steps.items() if step.isdecimal()}
+
+
+def read_state(path: Path) -> SavedState:
+    """Read what `SavedState.save` wrote, and verify its checksum if it has one.
+
+    Raises:
+        CheckpointError: the file is damaged.
+        EnvironmentProblem: the disk or its permissions prevent reading it.
+    """
+    header, tensors = read_metadata(path), read_tensors(path)
+    checksum = header.pop(CHECKSUM, None)
+    if header.keys() != {"format", "step", "notes"} or header["format"] != STATE_FORMAT:
+        raise CheckpointError("its header is not that of a state")
+    if checksum is not None and checksum != _checksum(header, tensors):
+        raise CheckpointError("its contents do not have the checksum that was saved with them")
+    try:
+        step, notes = int(header["step"]), json.loads(header["notes"])
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"its header is damaged ({error})") from error
+    if path.name != f"step-{step:09d}.safetensors" or not isinstance(notes, dict):
+        raise CheckpointError(f"its header is damaged (a state of step {step})")
+    return SavedState(step=step, tensors=tensors, notes=notes)
+
+
+def _checksum(header: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
+    """The SHA-256 of the header's texts and of all tensors with their names, types and shapes."""
+    text = json.dumps([header["format"], header["step"], header["notes"], state_hash(tensors)])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def newest_state(
+    folder: Path,
+    *,
+    notify: Callable[[str], None],
+    check: Callable[[SavedState], None] = lambda state: None,
+    accelerator: Accelerator | None = None,
+) -> SavedState | None:
+    """Read the newest intact state of a run; None if it has no states. Damaged ones are reported and skipped.
+
+    Args:
+        check: raises CheckpointError for a state that cannot be one of the run.
+        accelerator: of several processes, which all read the states: one is intact if it is for all of them.
+    Raises:
+        CheckpointError: there are states, and all are damaged.
+        EnvironmentProblem: a process cannot see or read one.
+    """
+
+    def paths_here() -> list[Path]:
+        return list(states_in(folder).values())
+
+    paths = paths_here() if accelerator is None else decide_on_main(accelerator, paths_here)
+    first_problem = ""
+    for path in reversed(paths):
+        state, problem = _try_state(path, check)
+        problems = [problem] if accelerator is None else gather_object([problem])
+        unreadable = next((found for found in problems if isinstance(found, EnvironmentProblem)), None)
+        if unreadable is not None:
+            raise unreadable
+        damage = next((found for found in problems if found is not None), None)
+        if damage is None:
+            return state
+        notify(f"{path}: damaged, skipped ({damage})")
+        first_problem = first_problem or f" ({path.name}: {damage})"
+    if paths:
+        raise CheckpointError(
+            f"{folder}: all its states are damaged{first_problem}; put back a copy of one, or start the run "
+            "again with --overwrite"
+        )
+    return None
+
+
+def _try_state(path: Path, check: Callable[[SavedState], None]) -> tuple[SavedState | None, UserError | None]:
+    """Read and check a state in this process; returns it, or why it cannot be used."""
+    if not path.exists():
+        problem = f"{path}: not there for every process; a run folder is on storage that all of them share"
+        return None, EnvironmentProblem(problem)
+    try:
+        state = read_state(path)
+        check(state)
+    except (CheckpointError, EnvironmentProblem) as error:
+        return None, error
+    return state, None
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a damaged state, so that it neither counts as a state nor is removed; returns the new path."""
+    names = (
+        f"{path.stem}{DAMAGED}{suffix}"
+        for suffix in itertools.chain([""], map("-{}".format, itertools.count(2)))
+    )
+    target = next(path.with_name(name) for name in names if not path.with_name(name).exists())
+    return path.rename(target)

@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 
 from everest.errors import CheckpointError
 from everest.system.files import write_atomically
+from everest.system.json_text import json_text, parse_json
 from everest.system.run_folder import RunFolder
 from everest.system.sharding import full_tensor, like_sharded
 from everest.system.weights import Weights, load_tensors, read_tensors
@@ -101,7 +101,7 @@ class SavedState:
     def save(self, folder: Path, *, keep: int) -> None:
         """Write `step-<n>.safetensors`, and remove all states but the newest `keep`."""
         tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in self.tensors.items()}
-        header = {"format": f"{FORMAT}-state", "step": str(self.step), "notes": json.dumps(self.notes)}
+        header = {"format": f"{FORMAT}-state", "step": str(self.step), "notes": json_text(self.notes)}
         path = folder / f"step-{self.step:09d}.safetensors"
         write_atomically(path, lambda part: save_file(tensors, part, metadata=header))
         for old in list(_states(folder).values())[:-keep]:
@@ -125,7 +125,7 @@ def newest_state(folder: Path, *, notify: Callable[[str], None]) -> SavedState |
     for path in reversed(states.values()):
         try:
             header, tensors = read_metadata(path), read_tensors(path)
-            return SavedState(step=int(header["step"]), tensors=tensors, notes=json.loads(header["notes"]))
+            return SavedState(step=int(header["step"]), tensors=tensors, notes=parse_json(header["notes"]))
         except (CheckpointError, KeyError, ValueError) as error:
             notify(f"{path}: damaged, skipped ({error})")
     if states:

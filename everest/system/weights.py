@@ -71,8 +71,8 @@ def require_finite(tensors: Mapping[str, Tensor], *, source: Path) -> None:
         count = int((~values.isfinite()).sum())
         which = "value that is no finite number" if count == 1 else "values that are no finite numbers"
         raise CheckpointError(
-            f"{source}: {name} has {count} {which}: its training diverged or the file is damaged; take an earlier or "
-            "another one"
+            f"{source}: {name} has {count} {which}: its training diverged or the file is damaged; take an "
+            "earlier or another one"
         )
 
 

@@ -159,8 +159,9 @@ def read_overrides(overrides: Sequence[str], problems: list[str]) -> list[Layer]
             continue
         try:
             value = read_yaml(text, SET)
-        except RecipeError:
-            problems.append(f"{Origin(SET, path)}: '{shown(text)}' is not YAML")
+        except RecipeError as error:
+            reason = str(error).partition(": ")[2]
+            problems.append(f"{Origin(SET, path)}: '{shown(text)}' is not YAML ({reason})")
             continue
         for part in reversed(path):
             value = {part: value}

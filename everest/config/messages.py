@@ -45,6 +45,8 @@ def explain_validation(error: ValidationError) -> list[tuple[KeyPath, str]]:
         parts = [str(part) for part in location]
         if parts[1:2] in (["selection"], ["target"]):
             del parts[2:3]  # pydantic inserts the strategy or the kind here, which the YAML does not have
+        if parts[-1:] == ["[key]"]:
+            del parts[-1]
         got = _shown(details["input"])
         if kind == "unexpected_keyword_argument":
             text = f"unknown key{did_you_mean(parts[-1], _known_keys(location[:-1]))}"

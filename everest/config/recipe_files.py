@@ -6,6 +6,7 @@ This file does not need torch, so that `everest recipes list` answers at once.
 from __future__ import annotations
 
 import copy
+import os
 import stat
 from dataclasses import dataclass
 from functools import cache
@@ -74,7 +75,8 @@ def find_recipe(name_or_path: str | Path, *, folder: Path = Path()) -> RecipeFil
         return shipped_recipe(str(name_or_path))
     path = folder / name_or_path
     text = _read_file(path)
-    return RecipeFile(name=path.stem, label=str(path), text=text, folder=path.parent)
+    name = os.fsencode(path.stem).decode("utf-8", errors="replace")
+    return RecipeFile(name=name, label=str(path), text=text, folder=path.parent)
 
 
 def _read_file(path: Path) -> str:

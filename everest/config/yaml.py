@@ -27,6 +27,7 @@ _FLOAT = re.compile(
     re.ASCII,  # digits of other writing systems are text
 )
 _INT = re.compile(r"[-+]?(?:0|[1-9]\d*)$", re.ASCII)
+_SURROGATE = re.compile("[\ud800-\udfff]")  # a byte of a path that is not UTF-8
 _FLOAT_STARTS = list("-+.0123456789")
 
 
@@ -62,8 +63,11 @@ class _Loader(yaml.SafeLoader):
             self._check_tag(event)
             if event.anchor is not None:
                 self._values_of[event.anchor] = self._num_values - before
-        if isinstance(node, yaml.ScalarNode) and node.tag == _TAG + "int" and len(node.value) > MOST_DIGITS:
-            raise _problem(f"a number of {len(node.value)} digits", event)
+        if isinstance(node, yaml.ScalarNode):
+            if node.tag == _TAG + "int" and len(node.value) > MOST_DIGITS:
+                raise _problem(f"a number of {len(node.value)} digits", event)
+            if _SURROGATE.search(node.value):
+                raise _problem(f"'{shown(node.value)}' is not UTF-8 text", event)
         return node
 
     def _check_tag(self, event: Any) -> None:

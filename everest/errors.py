@@ -8,7 +8,11 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Final
+
+MOST_SHOWN: Final = 80  # letters of a value in a message
+MOST_SHOWN_OF_PATH: Final = 300
+MOST_PROBLEMS: Final = 20  # of a recipe
 
 
 class UserError(Exception):
@@ -47,14 +51,29 @@ class CheckpointError(UserError):
     exit_code = 6
 
 
+def shown(value: object, *, most: int = MOST_SHOWN) -> str:
+    """A user's value as a message repeats it: in one line, without its middle if over `most` letters."""
+    text = str(value)
+    if len(text) > most:
+        text = f"{text[: most // 2]} ... {text[5 - most // 2 :]}"
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
+def one_per_line(problems: Iterable[str]) -> str:
+    """The different problems in their order; the last line counts those after the first `MOST_PROBLEMS`."""
+    lines = list(dict.fromkeys(problems))
+    further = len(lines) - MOST_PROBLEMS
+    return "\n".join(lines if further <= 0 else [*lines[:MOST_PROBLEMS], f"and {further} more problems"])
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`"; did you mean 'base_lr'?"` if a known name is similar, else the known names (up to 20)."""
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     if close:
         return f"; did you mean '{close[0]}'?"
-    shown = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
-    return f"; known: {shown}" if names else ""
+    listed = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
+    return f"; known: {listed}" if names else ""
 
 
 def differing(before: Mapping[str, Any], now: Mapping[str, Any], *, most: int | None = None) -> list[str]:
@@ -69,4 +88,4 @@ def differing(before: Mapping[str, Any], now: Mapping[str, Any], *, most: int | 
 
 def unknown_name(key: str, name: str, known: Iterable[str]) -> RecipeError:
     """The error for a `name` that is not among the values of `key`."""
-    return RecipeError(f"{key}: unknown name '{name}'{did_you_mean(name, known)}")
+    return RecipeError(f"{key}: unknown name '{shown(name)}'{did_you_mean(name, known)}")

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 
 from everest.checkpoints.load import open_model
@@ -17,6 +18,7 @@ from everest.data.classes import Classes
 from everest.data.stages import evaluation_clips
 from everest.errors import CheckpointError
 from everest.inference.accuracy import accuracies, refuse_too_many_skipped, write_predictions
+from everest.inference.model import require_finite_outputs
 from everest.inference.multi_view import evaluate_views
 from everest.inference.report import PAGE, share_cost, write_report
 from everest.models.classifier import VideoClassifier
@@ -73,7 +75,7 @@ def evaluate(
         The document of `everest eval --json`: accuracies and how they were measured. With `outputs.keeps` it
         has a row for each keep ratio under `sweep`.
     Raises:
-        CheckpointError: the weights are no classifier, or do not fit the recipe.
+        CheckpointError: the weights are no classifier, do not fit the recipe, or compute no finite numbers.
         DataError: more videos are unreadable than `data.max_bad` allows.
         RecipeError: a keep ratio that leaves no token, or an output file exists already.
     """
@@ -90,6 +92,8 @@ def evaluate(
     measured = evaluate_views(model, clips, accelerator, settings=recipe.train, report=report, keeps=keeps)
     predictions_by_keep = dict(zip(keeps, measured, strict=True))
     predictions = predictions_by_keep[None]  # as trained
+    for each in measured:
+        require_finite_outputs(torch.from_numpy(each.probabilities), source=weights_file)
     for path, reason in predictions.skipped:
         report(notice(f"skipped {path}: {reason}"))
     refuse_too_many_skipped(predictions, recipe.data.max_bad)

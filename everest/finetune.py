@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -17,6 +18,7 @@ from everest.data.classes import empty_classes
 from everest.data.crops import erase
 from everest.data.dataset import Clip, VideoClips
 from everest.data.stages import finetune_clips, validation_clips
+from everest.errors import DivergedError
 from everest.inference.accuracy import accuracies, refuse_too_many_skipped
 from everest.inference.multi_view import evaluate_views
 from everest.models.classifier import VideoClassifier
@@ -123,6 +125,11 @@ def _validate(training: Training, clips: VideoClips, best: float) -> float:
     for path, reason in predictions.skipped:
         training.notice(f"validation skips {path}: {reason}")
     refuse_too_many_skipped(predictions, training.bad_videos.max_bad)
+    if not np.isfinite(predictions.probabilities).all():
+        raise DivergedError(
+            f"step {training.steps_done}: the outputs for the validation videos are not finite; lower "
+            "base_lr or set train.clip_grad"
+        )
     measured = accuracies(predictions)
     row: dict[str, Any] = {"step": training.steps_done}
     if "heads" in measured:

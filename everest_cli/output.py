@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from datetime import timedelta
@@ -10,6 +9,8 @@ from types import TracebackType
 from typing import Any
 
 import typer
+
+from everest.system.json_text import json_text
 
 PLAIN_SECONDS = 10.0  # between two progress lines without a terminal
 
@@ -21,7 +22,7 @@ def say(text: str) -> None:
 
 def print_json(document: Any) -> None:
     """Print a JSON document on stdout."""
-    typer.echo(json.dumps(document, indent=2))
+    typer.echo(json_text(document, indent=2))
 
 
 class Display:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Callable, Iterator
 from typing import Any, Final
+
+from everest.system.json_text import json_text
 
 Rows = list[dict[str, Any]]  # as everest.inference.predictions returns them
 
@@ -29,7 +30,7 @@ def as_table(rows: Rows) -> str:
 
 
 def as_json(rows: Rows) -> str:
-    return json.dumps(rows, indent=2) + "\n"
+    return json_text(rows, indent=2) + "\n"
 
 
 def as_csv(rows: Rows) -> str:

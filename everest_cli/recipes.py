@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from everest.errors import RecipeError
+from everest_cli.output import print_json
 
 app = typer.Typer(help="The shipped recipes: list, show, copy, validate.", no_args_is_help=True)
 
@@ -25,7 +25,7 @@ def list_recipes(
 
     rows = [{"name": name, "summary": shipped_recipe(name).summary} for name in shipped_names()]
     if as_json:
-        typer.echo(json.dumps(rows, indent=2))
+        print_json(rows)
     elif quiet:
         typer.echo("\n".join(row["name"] for row in rows))
     else:

@@ -14,8 +14,8 @@ from typing import Any
 
 from everest.config.sizes import BACKBONES
 from everest.config.values import with_hyphens
-from everest.config.yaml import read_yaml
-from everest.errors import RecipeError, did_you_mean
+from everest.config.yaml import MOST_LEVELS, read_yaml
+from everest.errors import RecipeError, did_you_mean, shown
 from everest.methods.strategies import STRATEGIES
 
 KeyPath = tuple[str, ...]
@@ -35,7 +35,7 @@ class Origin:
     layer: int = -1  # number of the layer, counted from the bottom
 
     def __str__(self) -> str:
-        return f"{self.label}: {'.'.join(self.key)}"
+        return f"{self.label}: {shown('.'.join(self.key))}"
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ def make_layer(
             continue
         for name in choices:
             if with_hyphens(name) not in BACKBONES:
-                problems.append(f"{origin}: unknown backbone '{name}'{did_you_mean(name, BACKBONES)}")
+                problems.append(f"{origin}: unknown backbone '{shown(name)}'{did_you_mean(name, BACKBONES)}")
         by_backbone[stage] = {with_hyphens(name): choice for name, choice in choices.items()}
     data = values.get("data")
     replaces_heads = isinstance(data, dict) and "heads" in data and not changes_a_head
@@ -154,13 +154,14 @@ def read_overrides(overrides: Sequence[str], problems: list[str]) -> list[Layer]
     for override in overrides:
         key, equals, text = override.partition("=")
         path = tuple(key.strip().split("."))
-        if not equals or not all(path):
-            problems.append(f"{SET}: '{override}' must be section.key=value")
+        if not equals or not all(path) or len(path) > MOST_LEVELS:
+            problems.append(f"{SET}: '{shown(override)}' must be section.key=value")
             continue
         try:
             value = read_yaml(text, SET)
-        except RecipeError:
-            problems.append(f"{Origin(SET, path)}: '{text}' is not YAML")
+        except RecipeError as error:
+            reason = str(error).partition(": ")[2]
+            problems.append(f"{Origin(SET, path)}: '{shown(text)}' is not YAML ({reason})")
             continue
         for part in reversed(path):
             value = {part: value}

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from everest.config.layers import BY_BACKBONE, STAGES, KeyPath
 from everest.config.settings import TARGET_KEYS, Recipe
 from everest.config.tokenizer import TokenizerSettings
-from everest.errors import did_you_mean
+from everest.errors import did_you_mean, shown
 from everest.methods.strategies import STRATEGIES
 
 # By pydantic's types of errors; {got} is the value, the other names are from pydantic's own context.
@@ -45,6 +45,8 @@ def explain_validation(error: ValidationError) -> list[tuple[KeyPath, str]]:
         parts = [str(part) for part in location]
         if parts[1:2] in (["selection"], ["target"]):
             del parts[2:3]  # pydantic inserts the strategy or the kind here, which the YAML does not have
+        if parts[-1:] == ["[key]"]:
+            del parts[-1]
         got = _shown(details["input"])
         if kind == "unexpected_keyword_argument":
             text = f"unknown key{did_you_mean(parts[-1], _known_keys(location[:-1]))}"
@@ -87,5 +89,4 @@ def _known_keys(location: tuple[int | str, ...]) -> set[str]:
 
 def _shown(value: Any) -> str:
     """A value as it can be written in the YAML, cut if it is long."""
-    text = f"'{value}'" if isinstance(value, str) else json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return f"'{shown(value)}'" if isinstance(value, str) else shown(json.dumps(value))

@@ -27,7 +27,7 @@ from everest.config.recipe_files import find_recipe, with_bases
 from everest.config.settings import TARGETS, Recipe
 from everest.config.values import with_hyphens
 from everest.config.yaml import write_yaml
-from everest.errors import RecipeError
+from everest.errors import RecipeError, one_per_line
 
 _ADAPTER = TypeAdapter(Recipe)
 
@@ -65,7 +65,7 @@ def load_recipe(
     problems += [f"{merged.origin(key)}: {text}" for key, text in errors]
     problems += _problems_of_other_targets(merged) + _problems_by_backbone(stack)
     if problems or recipe is None:
-        raise RecipeError("\n".join(dict.fromkeys(problems)))
+        raise RecipeError(one_per_line(problems))
     if notify:
         for notice in [*dropped, *notices(recipe, merged.given_in(SET))]:
             notify(notice)
@@ -87,10 +87,8 @@ def _validate(merged: Merged) -> tuple[Recipe | None, list[tuple[KeyPath, str]]]
 
     Validates JSON, because pydantic's strict mode accepts lists for tuples there, but still not true for 1.0.
     """
-    # str: for values that only an explicit YAML tag creates, such as a date.
-    text = json.dumps(merged.values, default=str)
     try:
-        return _ADAPTER.validate_json(text, strict=True), []
+        return _ADAPTER.validate_json(json.dumps(merged.values), strict=True), []
     except ValidationError as error:
         return None, explain_validation(error)
 

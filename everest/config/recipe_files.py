@@ -6,15 +6,18 @@ This file does not need torch, so that `everest recipes list` answers at once.
 from __future__ import annotations
 
 import copy
+import os
+import stat
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from everest.config.yaml import read_yaml
-from everest.errors import RecipeError, unknown_name
+from everest.config.yaml import MOST_BYTES, read_yaml
+from everest.errors import MOST_SHOWN_OF_PATH, RecipeError, shown, unknown_name
 
+MOST_BASES: Final = 16  # our choice: of one recipe, each the base of the one before
 _read_once = cache(read_yaml)  # the paper's tables read the same four recipes 70 times
 
 
@@ -71,12 +74,33 @@ def find_recipe(name_or_path: str | Path, *, folder: Path = Path()) -> RecipeFil
     if not is_path:
         return shipped_recipe(str(name_or_path))
     path = folder / name_or_path
+    text = _read_file(path)
+    name = os.fsencode(path.stem).decode("utf-8", errors="replace")
+    return RecipeFile(name=name, label=str(path), text=text, folder=path.parent)
+
+
+def _read_file(path: Path) -> str:
+    """The text of a recipe; RecipeError if it is none, such as a device without an end."""
+    name = shown(path, most=MOST_SHOWN_OF_PATH)
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise RecipeError(f"{path}: cannot be read: {reason}") from error
-    return RecipeFile(name=path.stem, label=str(path), text=text, folder=path.parent)
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            raise RecipeError(f"{name}: cannot be read: a folder; the recipe of a run is its recipe.yaml")
+        if not stat.S_ISREG(mode):
+            raise RecipeError(f"{name}: cannot be read: not a regular file; save the recipe to one")
+        with path.open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
+        if len(content) > MOST_BYTES:
+            raise RecipeError(
+                f"{name}: cannot be read: more than {MOST_BYTES // 1024} KiB, which is no recipe"
+            )
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{name}: cannot be read: not UTF-8 text") from error
+    except OSError as error:
+        raise RecipeError(f"{name}: cannot be read: {error.strerror}") from error
+    except ValueError as error:  # a name that no file can have
+        raise RecipeError(f"{name}: cannot be read: {error}") from error
 
 
 def with_bases(file: RecipeFile) -> list[tuple[RecipeFile, dict[str, Any]]]:
@@ -92,7 +116,11 @@ def with_bases(file: RecipeFile) -> list[tuple[RecipeFile, dict[str, Any]]]:
         if base is None:
             return chain[::-1]
         if not isinstance(base, str):
-            raise RecipeError(f"{file.label}: base: must be the name or path of a recipe, not {base!r}")
+            raise RecipeError(f"{file.label}: base: must be the name or path of a recipe, not {shown(base)}")
+        if len(chain) > MOST_BASES:
+            raise RecipeError(
+                f"{chain[0][0].label}: base: more than {MOST_BASES} recipes, each based on the next"
+            )
         try:
             file = find_recipe(base, folder=file.folder or Path())
         except RecipeError as error:

@@ -12,7 +12,7 @@ from everest.config.checks import contradictions
 from everest.config.layers import KeyPath
 from everest.config.messages import explain_validation
 from everest.config.settings import Recipe
-from everest.errors import RecipeError
+from everest.errors import RecipeError, one_per_line
 from everest.methods.selector import Selector
 
 
@@ -65,4 +65,4 @@ def refuse_contradictions(recipe: Recipe, concerns: Callable[[KeyPath], bool]) -
 
 
 def _recipe_error(problems: Sequence[tuple[KeyPath, str]]) -> RecipeError:
-    return RecipeError("\n".join(f"{'.'.join(key)}: {text}" for key, text in problems))
+    return RecipeError(one_per_line(f"{'.'.join(key)}: {text}" for key, text in problems))

@@ -20,12 +20,14 @@ from everest.config.values import (
     CountOrZero,
     Decay,
     Depth,
+    HeadName,
     MicroBatch,
     Normalize,
     NotNegative,
     NumClasses,
     Pooling,
     Positive,
+    RunName,
     SaveEvery,
     Share,
     ShareBelowOne,
@@ -59,7 +61,7 @@ class DataSettings:
     classes: str | None = None  # file with one class name per line; None: names of folders or labels
     num_classes: NumClasses | None = None  # None: counted from `classes`, class folders or labels
     # Number of classes of each label column, instead of `num_classes`.
-    heads: Annotated[dict[str, NumClasses], Field(min_length=1)] | None = None
+    heads: Annotated[dict[HeadName, NumClasses], Field(min_length=1)] | None = None
     frames: Count = 16  # EVEREST §5
     size: Size = 224  # EVEREST §5
     flip: bool = True  # EVEREST Tables 7, 8; both stages
@@ -263,7 +265,7 @@ class Recipe:
     """All settings of one data set and method; `pretrain`, `finetune` and `eval` read the same recipe."""
 
     __pydantic_config__ = _STRICT
-    name: str
+    name: RunName
     summary: str = ""
     data: DataSettings = field(default_factory=DataSettings)
     model: ModelSettings = field(default_factory=ModelSettings)

@@ -16,6 +16,8 @@ from everest.config.sizes import BACKBONES, TOKENIZERS
 
 LARGEST_COUNT: Final = 2**31 - 1  # the largest integer that every library used here accepts
 LONGEST_SIDE: Final = 2**14  # pixels of a clip; our choice: twice that of 8K video
+LONGEST_NAME: Final = 200  # bytes; a file name has up to 255, and a run appends its time
+LONGEST_HEAD_NAME: Final = 80  # bytes; a report quotes each as three letters
 MOST_BLOCKS: Final = 1000  # our choice: far beyond any transformer, and the cost still takes a second
 
 
@@ -59,6 +61,23 @@ def _check_normalize(value: Any) -> bool | str:
     raise ValueError("must be true, false or 'token'")
 
 
+def _check_name(name: str) -> str:
+    """A run is written to a folder of this name, so it must not lead elsewhere."""
+    is_folder = name.isprintable() and "/" not in name and name not in ("", ".", "..")
+    if is_folder and len(name.encode()) <= LONGEST_NAME:
+        return name
+    raise ValueError(
+        "must be the name of a folder, in printable characters, without '/' and up to "
+        f"{LONGEST_NAME} bytes long"
+    )
+
+
+def _check_head_name(name: str) -> str:
+    if len(name.encode()) <= LONGEST_HEAD_NAME:
+        return name
+    raise ValueError(f"must be a name of up to {LONGEST_HEAD_NAME} bytes")
+
+
 def _one_of(names: Collection[str]) -> AfterValidator:
     """Checks like a Literal, with the same error, but takes the names from a table."""
 
@@ -80,6 +99,8 @@ Share = Annotated[float, Field(ge=0, le=1)]
 ShareBelowOne = Annotated[float, Field(ge=0, lt=1)]
 Decay = Annotated[float, Field(gt=0, lt=1)]
 
+RunName = Annotated[str, AfterValidator(_check_name)]
+HeadName = Annotated[str, AfterValidator(_check_head_name)]
 Backbone = Annotated[str, BeforeValidator(with_hyphens), _one_of(BACKBONES)]
 Pooling = Annotated[Literal["mean", "first", "class-attention"], BeforeValidator(with_hyphens)]
 TokenizerSize = Annotated[str, BeforeValidator(with_hyphens), _one_of(TOKENIZERS)]

@@ -25,7 +25,7 @@ from everest.data.loader import batches, make_loader
 from everest.data.samples import Sample
 from everest.data.stages import evaluation_views
 from everest.data.views import EvalViews
-from everest.errors import RecipeError
+from everest.errors import CheckpointError, RecipeError
 from everest.methods.grid import num_kept
 from everest.methods.selector import choose
 from everest.methods.strategies import AllTokens
@@ -170,21 +170,41 @@ class OpenedModel:
 
     @torch.inference_mode()
     def probabilities(self, clips: Tensor) -> Tensor:
-        """Map (B, 3, T, H, W) uint8 to (B, classes) on the CPU; the classes of each head sum to 1."""
+        """Map (B, 3, T, H, W) uint8 to (B, classes) on the CPU; the classes of each head sum to 1.
+
+        Raises:
+            CheckpointError: see `require_finite_outputs`.
+        """
         module = self.classifier
         with self.accelerator.autocast():
             logits = module(self._normalized(clips), keep=self.keep)
-        return module.probabilities(logits).cpu()
+        probabilities = module.probabilities(logits).cpu()
+        require_finite_outputs(probabilities, source=self.file)
+        return probabilities
 
     @torch.inference_mode()
     def encode(self, clips: Tensor) -> Features:
-        """Map (B, 3, T, H, W) uint8 to the output of the encoder, float32 on the CPU."""
+        """Map (B, 3, T, H, W) uint8 to the output of the encoder, float32 on the CPU.
+
+        Raises:
+            CheckpointError: see `require_finite_outputs`.
+        """
         with self.accelerator.autocast():
             ids, tokens, pooled = encode(self.module, self._normalized(clips), self.keep)
-        return Features(ids.cpu(), tokens.float().cpu(), pooled.float().cpu())
+        features = Features(ids.cpu(), tokens.float().cpu(), pooled.float().cpu())
+        require_finite_outputs(features.pooled, source=self.file)
+        return features
 
     def _normalized(self, clips: Tensor) -> Tensor:
         return normalize(clips.to(self.accelerator.device, non_blocking=True))
+
+
+def require_finite_outputs(outputs: Tensor, *, source: Path) -> None:
+    """Raise CheckpointError if outputs of the weights `source` overflowed: their order means nothing."""
+    if not outputs.isfinite().all():
+        raise CheckpointError(
+            f"{source}: its outputs are no finite numbers; set the precision fp32, or take another checkpoint"
+        )
 
 
 def _check_keep(keep: float | None, spec: ModelSpec) -> None:

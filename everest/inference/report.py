@@ -34,6 +34,7 @@ from everest.system.files import write_text
 
 PAGE: Final = "index.html"
 SWEEP: Final = "sweep.png"
+LONGEST_PLOT_NAME: Final = 200  # a file name has up to 255 bytes
 MISTAKES: Final = 12  # shown per head
 STRIP: Final = 480  # pixels, the width of a mistake's three frames
 
@@ -64,7 +65,9 @@ def write_report(
     for name, head in predictions.by_head().items():
         counts = count_confusions(head)  # (C, C)
         names = [classes.name(label) for label in range(len(counts))]
-        plot = folder / (f"confusion-{quote(name, safe='')}.png" if name else "confusion.png")
+        plot = folder / (
+            f"confusion-{quote(name, safe='')[:LONGEST_PLOT_NAME]}.png" if name else "confusion.png"
+        )
         draw_confusion(plot, counts, names)
         mistakes = []
         for mistake in surest_mistakes(head, predictions.videos, names, most=MISTAKES):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import importlib.metadata
 import itertools
-import json
 import platform
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from typing import Any
 
 from everest.errors import RecipeError
 from everest.system.files import write_error, write_table, write_text
+from everest.system.json_text import json_text, nonfinite_as_null, parse_json
 
 RECIPE, ENVIRONMENT, METRICS, WEIGHTS, BEST, BAD_VIDEOS, STATE = (
     "recipe.yaml",
@@ -92,7 +92,7 @@ class RunFolder:
         for state in self.state.glob("step-*"):
             state.unlink()
         values = {**current_environment(), INIT: init, PLAN: plan, ONE_BATCH: one_batch}
-        write_text(self.path / ENVIRONMENT, json.dumps(values, indent=2))
+        write_text(self.path / ENVIRONMENT, json_text(values, indent=2))
         write_text(self.path / RECIPE, recipe_text)
 
     def environment(self) -> dict[str, Any]:
@@ -103,7 +103,7 @@ class RunFolder:
         """
         path = self.path / ENVIRONMENT
         try:
-            values = json.loads(path.read_text())
+            values = parse_json(path.read_text())
         except (OSError, ValueError) as error:
             raise RecipeError(f"{path}: damaged ({error})") from error
         if not isinstance(values, dict):
@@ -118,10 +118,10 @@ class RunFolder:
             return None
 
     def log(self, row: dict[str, Any]) -> None:
-        """Append a row to metrics.jsonl."""
+        """Append a row to metrics.jsonl; a number that is not finite is written as null."""
         try:
             with (self.path / METRICS).open("a") as file:
-                file.write(json.dumps(row) + "\n")
+                file.write(json_text(nonfinite_as_null(row)) + "\n")
         except OSError as error:
             raise write_error(self.path / METRICS, error) from error
 
@@ -134,7 +134,7 @@ class RunFolder:
         rows, problems = [], []
         for number, line in enumerate(path.read_bytes().split(b"\n")[:-1] if path.is_file() else (), start=1):
             try:
-                row = json.loads(line)
+                row = parse_json(line)
                 if not isinstance(row["step"], int) or not isinstance(row.get("loss"), float | int | None):
                     raise TypeError("step or loss is not a number")
             except (ValueError, KeyError, TypeError) as error:
@@ -150,7 +150,7 @@ class RunFolder:
     def rewind(self, step: int) -> None:
         """Drop the rows logged after `step` updates: a resumed run logs them again."""
         rows = [row for row in self.rows() if row["step"] <= step]
-        write_text(self.path / METRICS, "".join(json.dumps(row) + "\n" for row in rows))
+        write_text(self.path / METRICS, "".join(json_text(row) + "\n" for row in rows))
 
     def write_bad_videos(self, reasons: dict[str, str]) -> None:
         """Write bad_videos.csv: `path,reason`, one row a video."""
@@ -160,7 +160,7 @@ class RunFolder:
         """Write nonfinite.json: the last step with a non-finite loss or gradient, and its videos."""
         as_text = {name: str(value) for name, value in figures.items()}
         values = {"step": step, **as_text, "videos": sorted(videos)}
-        write_text(self.path / NONFINITE, json.dumps(values, indent=2))
+        write_text(self.path / NONFINITE, json_text(values, indent=2))
 
     def bad_videos(self) -> dict[str, str]:
         """The rows of bad_videos.csv, path to reason; empty if every video could be read."""

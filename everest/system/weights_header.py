@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any, Literal
 from safetensors import SafetensorError, safe_open
 
 from everest.errors import CheckpointError, EnvironmentProblem
+from everest.system.json_text import json_text, parse_json
 
 FORMAT = "everest"
 VERSION = 1  # of the header
@@ -34,12 +34,12 @@ class WeightsHeader:
             "format": FORMAT,
             "version": str(VERSION),
             "kind": self.kind,
-            "settings": json.dumps(self.settings),
-            "classes": json.dumps(self.classes),
+            "settings": json_text(self.settings),
+            "classes": json_text(self.classes),
             "recipe": self.recipe,
             "step": str(self.step),
         }
-        return texts if self.origin is None else {**texts, "origin": json.dumps(self.origin)}
+        return texts if self.origin is None else {**texts, "origin": json_text(self.origin)}
 
 
 def read_header(path: Path) -> WeightsHeader:
@@ -57,14 +57,14 @@ def read_header(path: Path) -> WeightsHeader:
     try:
         if int(texts["version"]) > VERSION:
             raise CheckpointError(f"{path}: written by a newer everest; update to read it")
-        classes = json.loads(texts["classes"])
+        classes = parse_json(texts["classes"])
         return WeightsHeader(
             kind=texts["kind"],
-            settings=json.loads(texts["settings"]),
+            settings=parse_json(texts["settings"]),
             classes=tuple(classes) if classes is not None else None,
             recipe=texts["recipe"],
             step=int(texts["step"]),
-            origin=json.loads(texts["origin"]) if "origin" in texts else None,
+            origin=parse_json(texts["origin"]) if "origin" in texts else None,
         )
     except (KeyError, ValueError) as error:
         raise CheckpointError(f"{path}: its header is damaged ({error})") from error

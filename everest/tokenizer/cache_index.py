@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from pydantic import ConfigDict, TypeAdapter
 
 from everest.errors import CheckpointError
 from everest.system.files import write_text
+from everest.system.json_text import json_text, parse_json
 from everest.system.weights import read_spec
 from everest.tokenizer.spec import TokenizerUse
 
@@ -61,7 +61,7 @@ class TokenIndex:
 
     def save(self, folder: Path) -> None:
         """Write the index atomically."""
-        write_text(folder / INDEX, json.dumps(_INDEX.dump_python(self, mode="json"), indent=2) + "\n")
+        write_text(folder / INDEX, json_text(_INDEX.dump_python(self, mode="json"), indent=2) + "\n")
 
     @staticmethod
     def read(folder: Path) -> TokenIndex:
@@ -76,7 +76,7 @@ class TokenIndex:
                 f"{path}: no such file; make it with everest prepare tokens --output {folder}"
             )
         try:
-            settings = json.loads(path.read_text())
+            settings = parse_json(path.read_text())
         except ValueError as error:
             raise CheckpointError(
                 f"{path}: damaged ({error}); make the cache again with --overwrite"

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from typing_extensions import TypedDict  # pydantic does not take typing's on Py
 from everest.errors import CheckpointError, EnvironmentProblem, UserError
 from everest.system.accelerator import decide_on_main
 from everest.system.files import write_atomically
+from everest.system.json_text import json_text, parse_json
 from everest.system.weights import read_tensors, state_hash
 from everest.system.weights_header import FORMAT, read_metadata
 
@@ -77,7 +77,7 @@ class SavedState:
     def save(self, folder: Path, *, keep: int) -> None:
         """Write `step-<n>.safetensors`, and remove all states but the newest `keep`."""
         tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in self.tensors.items()}
-        header = {"format": STATE_FORMAT, "step": str(self.step), "notes": json.dumps(self.notes)}
+        header = {"format": STATE_FORMAT, "step": str(self.step), "notes": json_text(self.notes)}
         header[CHECKSUM] = _checksum(header, tensors)
         path = folder / f"step-{self.step:09d}.safetensors"
         write_atomically(path, lambda part: save_file(tensors, part, metadata=header))
@@ -114,8 +114,8 @@ def read_state(path: Path) -> SavedState:
     if checksum is not None and checksum != _checksum(header, tensors):
         raise CheckpointError("its contents do not have the checksum that was saved with them")
     try:
-        step, notes = int(header["step"]), json.loads(header["notes"])
-    except (ValueError, RecursionError) as error:
+        step, notes = int(header["step"]), parse_json(header["notes"])
+    except ValueError as error:
         raise CheckpointError(f"its header is damaged ({error})") from error
     if path.name != f"step-{step:09d}.safetensors" or not isinstance(notes, dict):
         raise CheckpointError(f"its header is damaged (a state of step {step})")
@@ -124,7 +124,7 @@ def read_state(path: Path) -> SavedState:
 
 def _checksum(header: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
     """The SHA-256 of the header's texts and of all tensors with their names, types and shapes."""
-    text = json.dumps([header["format"], header["step"], header["notes"], state_hash(tensors)])
+    text = json_text([header["format"], header["step"], header["notes"], state_hash(tensors)])
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -27,7 +27,7 @@ from everest.config.tokenizer import TokenizerLossSettings
 from everest.errors import CheckpointError, EnvironmentProblem
 from everest.system.hub import Unreachable, warn_on_main
 from everest.system.randomness import Purpose, seed_at
-from everest.system.weights import load_tensors
+from everest.system.weights import load_tensors, require_finite
 from everest.tokenizer.discriminator import Discriminator
 from everest.tokenizer.network import TokenizerReconstruction
 from everest.tokenizer.spec import TokenizerSpec, kept_values, tokenizer_settings
@@ -79,14 +79,16 @@ def load_network(weights: str | None) -> nn.Module:
     Args:
         weights: a file, or `hf:OWNER/NAME` on the hub or in its local cache; None is timm's.
     Raises:
-        CheckpointError: the weights do not exist, are unreadable or belong to another network.
+        CheckpointError: the weights do not exist, are unreadable, not finite or belong to another network.
         EnvironmentProblem: neither the hub nor its cache has them now.
     """
     network = timm.create_model(NETWORK)
     try:
         path = locate(WEIGHTS if weights is None else weights, notify=warn_on_main)
         counters = {name: value for name, value in network.state_dict().items() if name.endswith(_COUNTER)}
-        load_tensors(network, counters | dict(read_foreign(path).tensors), source=str(path))
+        tensors = read_foreign(path).tensors
+        load_tensors(network, counters | dict(tensors), source=str(path))
+        require_finite(tensors, source=path)
     except Unreachable as error:
         raise EnvironmentProblem(f"{SETTING}: {error}; or set it to a file of them") from error
     except CheckpointError as error:

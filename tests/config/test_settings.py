@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
+from small_runs import refused
 
 from everest.config import settings
 from everest.config.recipe import load_recipe
 from everest.config.settings import DataSettings, ModelSettings, Recipe, TrainSettings
 from everest.config.sizes import BACKBONES
 from everest.errors import RecipeError
+from everest.system.run_folder import default_folder
 
 BAD_VALUES = [
     ("data.size=0", "must be a number of pixels up to 16384 or [height, width], not 0"),
@@ -111,3 +114,57 @@ def test_sizes_follow_the_backbone_unless_given():
 def test_underscores_do_for_hyphens_in_backbones(name):
     recipe = load_recipe("ucf101", overrides=[f"model.backbone={name.replace('-', '_')}"])
     assert recipe.model.backbone == name
+
+
+@pytest.mark.parametrize(
+    "name", ["/tmp/x", "../..", "..", ".", "", "a/b", "a\\0b", "a\\nb", "x" * 201, "\\u00e9" * 101]
+)
+def test_a_name_is_one_folder(name: str, tmp_path: Path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(f'name: "{name}"\n')
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path)
+    message = (
+        "name: must be the name of a folder, in printable characters, without '/' and up to 200 bytes long"
+    )
+    assert str(caught.value).startswith(f"{path}: {message}, not '")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("file", ["...yaml", "a\nb.yaml", "x" * 240 + ".yaml"])
+def test_a_file_whose_name_is_no_name_of_a_folder_needs_a_name(file: str, tmp_path: Path):
+    path = tmp_path / file
+    path.write_text("summary: x\n")
+    with pytest.raises(RecipeError, match="must be the name of a folder"):
+        load_recipe(path)
+    path.write_text("name: mine\n")
+    assert load_recipe(path).name == "mine"
+
+
+def test_a_file_name_that_is_not_utf8_names_its_run_readably(tmp_path: Path):
+    path = tmp_path / "a\udcff.yaml"
+    path.write_text("summary: x\n")
+    assert load_recipe(path).name == "a\ufffd"
+
+
+@pytest.mark.parametrize("name", ["x" * 80, "\u4e00" * 26, "-x", "a b", ".x", "x" * 200])
+def test_other_names_stay(name: str, tmp_path: Path):
+    path = tmp_path / "x.yaml"
+    path.write_text(f'name: "{name}"\n')
+    assert load_recipe(path).name == name
+
+
+def test_a_run_of_no_recipe_leaves_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    assert default_folder("pretrain", "mine").parent == Path("runs/pretrain")
+    message = refused("pretrain", "--recipe", "small", "--set", "name=../../x", code=2)
+    assert "--set: name: must be the name of a folder" in message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_names_of_heads_are_short():
+    with pytest.raises(RecipeError) as caught:
+        load_recipe("ucf101", overrides=[f"data.heads={{{'x' * 81}: 3}}"])
+    assert str(caught.value).startswith("--set: data.heads.xxx")
+    assert "must be a name of up to 80 bytes" in str(caught.value)
+    assert load_recipe("ucf101", overrides=[f"data.heads={{{'x' * 80}: 3}}"]).data.heads == {"x" * 80: 3}

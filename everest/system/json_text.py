@@ -1,0 +1,44 @@
+"""JSON as its standard has it: Python alone also writes and reads `NaN` and `Infinity`."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any, NoReturn
+
+
+def json_text(document: Any, *, indent: int | None = None) -> str:
+    """A JSON document; a number that is not finite is a fault of the caller (ValueError)."""
+    return json.dumps(document, indent=indent, allow_nan=False)
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value of a JSON document.
+
+    Raises:
+        ValueError: not JSON, a number that is not finite, or values nested too deeply.
+    """
+    try:
+        return json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
+    except RecursionError:
+        raise ValueError("values nested too deeply") from None
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON value")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text[:20]} is too large for a number")
+    return number
+
+
+def nonfinite_as_null(value: Any) -> Any:
+    """A document of measured numbers, with None for each number that is not finite."""
+    if isinstance(value, dict):
+        return {key: nonfinite_as_null(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [nonfinite_as_null(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,63 @@
+"""A case: a command, the files that it reads, and what may come of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from random import Random
+
+from .bases import Bases
+
+Check = Callable[[Path, int], str | None]  # (folder of the case, exit code) -> problem
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A command line, run inside the folder that `Kind.make` filled.
+
+    Args:
+        codes: exit codes that fit the input, besides 0.
+        outputs: patterns of paths that the command may write; all other files must stay as they are.
+        check: a further condition on the result.
+    """
+
+    argv: list[str]
+    codes: frozenset[int]
+    outputs: tuple[str, ...] = ()
+    check: Check | None = None
+
+    def is_output(self, path: str) -> bool:
+        return any(fnmatch(path, pattern) for pattern in self.outputs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """One kind of input.
+
+    Args:
+        make: writes the input of a case into a folder.
+        share: cases of a full run.
+        needs: the attributes of `Bases` that the cases use.
+    """
+
+    name: str
+    make: Callable[[Random, Path, Bases], Case]
+    share: int
+    needs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, order=True)
+class CaseId:
+    kind: str
+    seed: int
+    index: int
+
+    def rng(self) -> Random:
+        return Random(f"{self.kind} {self.seed} {self.index}")
+
+    @property
+    def command(self) -> str:
+        """The command that runs this case alone."""
+        return f"python -m tests.fuzz {self.kind} --seed {self.seed} --index {self.index}"

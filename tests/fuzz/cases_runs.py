@@ -1,0 +1,171 @@
+"""States of a stopped run, which is then resumed, and the files of run folders."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+
+from .bases import Bases
+from .case import Case, Kind
+from .mutations import damage_bytes, damage_text, damage_tree, nasty
+from .safetensors_file import METADATA, damage_file, damage_metadata, join_file, split_file
+
+STATE_CODES = frozenset({6})
+RUN_CODES = frozenset({2, 4, 6})
+RUN_FILES = ("env.json", "metrics.jsonl", "recipe.yaml", "running.json", "bad_videos.csv", "nonfinite.json")
+RESUME = ("pretrain", "-r", "recipe.yaml", "-o", "stopped", "--gpus", "cpu", "-q")
+
+
+def make_state(rng: Random, folder: Path, bases: Bases) -> Case:
+    """A stopped run with damaged states, resumed: the same weights as without a stop, or exit code 6."""
+    run = _copy_stopped(folder, bases)
+    for _ in range(rng.choice((1, 1, 2))):
+        states = sorted(path for path in (run / "state").glob("step-*") if path.is_file())
+        if states:
+            rng.choice(_STATE_DAMAGES)(rng, rng.choice([*states, states[-1], states[-1]]))
+    return Case(
+        argv=list(RESUME), codes=STATE_CODES, outputs=("stopped/*",), check=_same_weights(bases.pretrained)
+    )
+
+
+def make_run(rng: Random, folder: Path, bases: Bases) -> Case:
+    """A run folder with one or two damaged files, and a command that reads it."""
+    bases.copy("clips", folder)
+    command = rng.choice(("runs", "runs", "plot", "predict", "eval", "resume", "resume"))
+    run = _copy_stopped(folder, bases) if command == "resume" else bases.copy("classifier", folder)
+    for name in rng.sample(RUN_FILES, k=rng.choice((1, 1, 1, 2, 3))):
+        _damage_run_file(rng, run / name)
+    clip = "clips/clip0.mp4"
+    match command:
+        case "runs":
+            return Case(argv=["runs", ".", *rng.choice(([], ["--json"], ["-q"]))], codes=RUN_CODES)
+        case "plot":
+            x = rng.choice(("steps", "hours", "gflops"))
+            return Case(
+                argv=["plot", "classifier", "--x", x, "-o", "out.png"], codes=RUN_CODES, outputs=("out.png",)
+            )
+        case "predict":
+            argv = ["predict", clip, "-c", "classifier", "--cpu", "--workers", "0", "--json", "-q"]
+            return Case(argv=argv, codes=RUN_CODES)
+        case "eval":
+            argv = ["eval", "-c", "classifier", "--data", "clips", "--gpus", "cpu", "--json", "-q"]
+            return Case(argv=argv, codes=RUN_CODES)
+        case _:
+            return Case(
+                argv=list(RESUME),
+                codes=RUN_CODES,
+                outputs=("stopped/*",),
+                check=_same_weights(bases.pretrained),
+            )
+
+
+def _copy_stopped(folder: Path, bases: Bases) -> Path:
+    for name in ("clips", "recipe.yaml"):
+        if not (folder / name).exists():
+            bases.copy(name, folder)
+    return bases.copy("stopped", folder)
+
+
+def _same_weights(whole: Path) -> Callable[[Path, int], str | None]:
+    def check(folder: Path, code: int) -> str | None:
+        if code:
+            return None
+        from safetensors.torch import load_file
+
+        expected, found = (load_file(run / "model.safetensors") for run in (whole, folder / "stopped"))
+        same = expected.keys() == found.keys() and all(expected[k].equal(found[k]) for k in expected)
+        return None if same else "resumed to other weights without an error"
+
+    return check
+
+
+# Of states ----------------------------------------------------------------------------------------------
+
+
+def _any_damage(rng: Random, state: Path) -> None:
+    state.write_bytes(damage_file(rng, state.read_bytes()))
+
+
+def _damage_notes(rng: Random, state: Path) -> None:
+    parts = split_file(state.read_bytes())
+    if parts is not None:
+        header, tensors = parts
+        state.write_bytes(join_file(damage_metadata(rng, header), tensors))
+
+
+def _bytes(rng: Random, state: Path) -> None:
+    state.write_bytes(damage_bytes(rng, state.read_bytes()))
+
+
+def _rename(rng: Random, state: Path) -> None:
+    number = rng.choice(
+        ("0", "000000001", "000000003", "000000004", "999999999", "-1", "x", "\u0663", "9" * 100)
+    )
+    state.rename(state.with_name(f"step-{number}.safetensors"))
+
+
+def _remove(rng: Random, state: Path) -> None:
+    state.unlink()
+
+
+def _folder(rng: Random, state: Path) -> None:
+    state.unlink()
+    state.mkdir()
+
+
+def _exchange(rng: Random, state: Path) -> None:
+    """The weights file in the state's place, or the state of the other step."""
+    run = state.parent.parent
+    others = [run / "model.safetensors", *(p for p in state.parent.glob("step-*") if p.is_file())]
+    other = rng.choice(sorted(others))
+    if other != state:
+        shutil.copy(other, state)
+
+
+def _step(rng: Random, state: Path) -> None:
+    parts = split_file(state.read_bytes())
+    if parts is None:
+        return
+    header, tensors = parts
+    header.setdefault(METADATA, {})["step"] = str(
+        rng.choice((0, 1, 3, 4, 5, -1, 2.0, "", "2 ", "\uff11", nasty(rng)))
+    )
+    state.write_bytes(join_file(header, tensors))
+
+
+_STATE_DAMAGES = (_any_damage, _damage_notes, _bytes, _bytes, _rename, _remove, _folder, _exchange, _step)
+
+
+def _damage_run_file(rng: Random, path: Path) -> None:
+    """Damage a file of a run folder; one that is not there is made of nonsense."""
+    if not path.is_file():
+        samples = (b"", b"{}", b"[]", b"null", b"path,reason\nx\n", b"\xff", b'{"pid": 1, "host": "x"}')
+        path.write_bytes(rng.choice(samples))
+        if rng.random() < 0.3:
+            path.write_text(json.dumps({"pid": nasty(rng), "host": nasty(rng)}))
+        return
+    data = path.read_bytes()
+    draw = rng.random()
+    if draw < 0.1:
+        path.unlink()
+        if rng.random() < 0.3:
+            path.mkdir()
+    elif draw < 0.3:
+        path.write_bytes(damage_bytes(rng, data))
+    elif path.suffix == ".json" and draw < 0.9:
+        path.write_text(json.dumps(damage_tree(rng, json.loads(data))))
+    elif path.suffix == ".jsonl" and draw < 0.9:
+        rows = [json.loads(line) for line in data.splitlines()]
+        damaged = [damage_tree(rng, row) if rng.random() < 0.5 else row for row in rows]
+        path.write_text("".join(json.dumps(row) + "\n" for row in damaged))
+    else:
+        path.write_bytes(damage_text(rng, data.decode()))
+
+
+RUN_KINDS = (
+    Kind(name="states", make=make_state, share=900, needs=("pretrained", "stopped")),
+    Kind(name="runs", make=make_run, share=1200, needs=("pretrained", "stopped", "classifier")),
+)

@@ -1,0 +1,74 @@
+"""Weights files of everest, and pickles of other programs."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from random import Random
+
+from .bases import Bases
+from .case import Case, Kind
+from .mutations import damage_bytes
+from .safetensors_file import damage_file
+
+CODES = frozenset({2, 4, 6})
+CPU = ("--cpu", "--workers", "0", "-q")
+
+
+def make_weights(rng: Random, folder: Path, bases: Bases) -> Case:
+    """A damaged `model.safetensors`, alone or in its run folder, and a command that opens it."""
+    bases.copy("clips", folder)
+    name = rng.choice(("classifier", "classifier", "pretrained"))
+    if rng.random() < 0.1:
+        return _make_pickle(rng, folder, bases)
+    data = damage_file(rng, (bases.root / name / "model.safetensors").read_bytes())
+    if rng.random() < 0.5:
+        bases.copy(name, folder)
+        (folder / name / "model.safetensors").write_bytes(data)
+        checkpoint = name
+    else:
+        checkpoint = "my.safetensors"
+        (folder / checkpoint).write_bytes(data)
+    clip, figures = "clips/clip0.mp4", ("out", "out/*")
+    command = rng.choice(
+        ("predict", "predict", "eval", "finetune", "convert", "inspect", "extract", "frames")
+    )
+    seen = ["--recipe", "recipe.yaml"] if rng.random() < 0.5 else []
+    bases.copy("recipe.yaml", folder)
+    match command:
+        case "predict":
+            return Case(argv=["predict", clip, "-c", checkpoint, *CPU, "--json", *seen], codes=CODES)
+        case "eval":
+            argv = ["eval", "-c", checkpoint, "-r", "recipe.yaml", "--gpus", "cpu", "-q", "--json"]
+            return Case(argv=argv, codes=CODES)
+        case "finetune":
+            argv = ["finetune", "-r", "recipe.yaml", "--init", checkpoint, "--gpus", "cpu", "--dry-run", "-q"]
+            return Case(argv=argv, codes=CODES)
+        case "convert":
+            return Case(argv=["convert", checkpoint, "-o", "out/x.safetensors"], codes=CODES, outputs=figures)
+        case "inspect":
+            return Case(argv=["convert", checkpoint, "--inspect", "--json"], codes=CODES)
+        case "extract":
+            argv = ["extract", clip, "-c", checkpoint, "-o", "out/x.safetensors", *CPU, *seen]
+            return Case(argv=argv, codes=CODES, outputs=figures)
+        case _:
+            return Case(
+                argv=["select-frames", clip, "-c", checkpoint, "--frames", "4", "--stride", "1", "--json"],
+                codes=CODES,
+            )
+
+
+def _make_pickle(rng: Random, folder: Path, bases: Bases) -> Case:
+    import torch
+    from safetensors.torch import load_file
+
+    tensors = load_file(bases.pretrained / "model.safetensors")
+    renamed = {f"module.{name}" if rng.random() < 0.1 else name: value for name, value in tensors.items()}
+    stream = io.BytesIO()
+    torch.save({"model": renamed, "epoch": 3}, stream, _use_new_zipfile_serialization=rng.random() < 0.7)
+    (folder / "my.pth").write_bytes(damage_bytes(rng, stream.getvalue()))
+    argv = ["convert", "my.pth", *rng.choice((["--inspect", "--json"], ["-o", "out/x.safetensors"]))]
+    return Case(argv=argv, codes=CODES, outputs=("out", "out/*"))
+
+
+WEIGHT_KINDS = (Kind(name="checkpoints", make=make_weights, share=1500, needs=("classifier",)),)

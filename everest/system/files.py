@@ -9,12 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from safetensors import SafetensorError
-
 from everest.errors import EnvironmentProblem, RecipeError, UserError
-
-_UMASK = os.umask(0o022)
-os.umask(_UMASK)  # the only way to read it
 
 
 def write_error(path: Path, error: OSError) -> UserError:
@@ -34,15 +29,11 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
-        temporary.chmod(0o666 & ~_UMASK)  # safetensors makes its files private
         _flush(temporary)
         temporary.replace(path)
         _flush(path.parent)
     except OSError as error:
         raise write_error(path, error) from error
-    except SafetensorError as error:  # wraps the operating system's error in its text
-        full = "No space left" in str(error) or "os error 28" in str(error)
-        raise write_error(path, OSError(errno.ENOSPC if full else errno.EIO, str(error))) from error
     finally:
         with suppress(OSError):  # an earlier error is the one to report
             temporary.unlink(missing_ok=True)  # gone already after a success

@@ -16,14 +16,13 @@ from typing import Any, Final
 
 import torch
 from accelerate import Accelerator
-from safetensors.torch import save_file
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
 from everest.errors import CheckpointError
-from everest.system.files import write_atomically
 from everest.system.run_folder import RunFolder
 from everest.system.sharding import full_tensor, like_sharded
+from everest.system.tensor_file import write_tensors
 from everest.system.weights import Weights, load_tensors, read_tensors
 from everest.system.weights_header import FORMAT, read_header, read_metadata
 
@@ -100,10 +99,9 @@ class SavedState:
 
     def save(self, folder: Path, *, keep: int) -> None:
         """Write `step-<n>.safetensors`, and remove all states but the newest `keep`."""
-        tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in self.tensors.items()}
         header = {"format": f"{FORMAT}-state", "step": str(self.step), "notes": json.dumps(self.notes)}
         path = folder / f"step-{self.step:09d}.safetensors"
-        write_atomically(path, lambda part: save_file(tensors, part, metadata=header))
+        write_tensors(path, self.tensors, metadata=header)
         for old in list(_states(folder).values())[:-keep]:
             old.unlink()
 

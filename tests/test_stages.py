@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import shutil
 import signal
@@ -42,6 +43,12 @@ def finetuned(recipe: Path, pretrained: Path, tmp_path_factory: pytest.TempPathF
     folder = tmp_path_factory.mktemp("finetune") / "run"
     run("finetune", "--recipe", recipe, "--init", pretrained, "-o", folder)
     return folder
+
+
+def tensor_files(folder: Path) -> dict[str, str]:
+    """The SHA-256 of every safetensors file of a run: weights and states."""
+    paths = sorted(folder.rglob("*.safetensors"))
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in paths}
 
 
 def test_a_run_folder_describes_itself(pretrained: Path, finetuned: Path):
@@ -93,6 +100,16 @@ def test_same_seed_same_run_and_another_seed_another(recipe: Path, pretrained: P
         run("pretrain", "--recipe", recipe, "-o", tmp_path / name, "--seed", seed)
     assert metrics(tmp_path / "same") == metrics(pretrained)
     assert metrics(tmp_path / "other") != metrics(pretrained)
+    assert tensor_files(tmp_path / "same") == tensor_files(pretrained)
+    assert tensor_files(tmp_path / "other") != tensor_files(pretrained)
+
+
+def test_equal_fine_tuning_runs_write_equal_files(
+    recipe: Path, pretrained: Path, finetuned: Path, tmp_path: Path
+):
+    run("finetune", "--recipe", recipe, "--init", pretrained, "-o", tmp_path / "same")
+    assert {"model.safetensors", "best.safetensors"} < tensor_files(finetuned).keys()
+    assert tensor_files(tmp_path / "same") == tensor_files(finetuned)
 
 
 def test_workers_change_nothing(recipe: Path, pretrained: Path, tmp_path: Path):
@@ -148,6 +165,7 @@ def test_a_stopped_run_resumes_to_the_same_bits(
     run(*command, "--recipe", recipe, "-o", parts)
     assert metrics(parts) == metrics(whole)
     assert equal(weights(parts), weights(whole))
+    assert (parts / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
 
 
 def test_a_full_disk_ends_the_run_and_leaves_its_state(recipe: Path, small_disk: Path, tmp_path: Path):

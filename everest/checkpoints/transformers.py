@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from everest.checkpoints.convert import convert
@@ -28,8 +27,9 @@ from everest.methods.strategies import AllTokens
 from everest.models.classifier import VideoClassifier
 from everest.models.cost import count_tokens
 from everest.models.spec import ModelSpec
-from everest.system.files import write_atomically, write_text
+from everest.system.files import write_text
 from everest.system.run_folder import WEIGHTS
+from everest.system.tensor_file import write_tensors
 from everest.system.weights import Weights
 from everest.video.pixels import IMAGENET_MEAN, IMAGENET_STD
 
@@ -89,7 +89,7 @@ def write_folder(folder: Path, opened: LoadedModel) -> TransformersFolder:
     difference = _outputs(opened.module, spec) - _outputs(module, spec)
 
     files = [folder / name for name in (WEIGHTS, PREPROCESSOR, CONFIG)]
-    write_atomically(files[0], lambda part: save_file(tensors, part, metadata={"format": "pt"}))
+    write_tensors(files[0], tensors, metadata={"format": "pt"})
     height, width = spec.size
     preprocessor = {
         "image_processor_type": "VideoMAEImageProcessor",

@@ -13,7 +13,6 @@ from typing import Final
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from everest.data.samples import Sample
@@ -23,6 +22,7 @@ from everest.inference.model import OpenedModel, Values, over_videos
 from everest.system.events import Report, notice
 from everest.system.files import check_new_file, write_atomically
 from everest.system.row_store import RowStore, open_row_store
+from everest.system.tensor_file import write_tensors
 
 # From the fields of everest.inference.model.Features, of one video's views.
 RowOf = Callable[[Values], dict[str, Tensor]]
@@ -123,11 +123,12 @@ def _write_features(store: RowStore, out: Path, metadata: dict[str, str]) -> Non
     videos = [video for video, problem in store.samples if problem is None]
     arrays = store.arrays()
 
+    if out.suffix == ".safetensors":
+        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        write_tensors(out, tensors, metadata={"videos": json.dumps(videos), **metadata})
+        return
+
     def write(part: Path) -> None:
-        if out.suffix == ".safetensors":
-            tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-            save_file(tensors, part, metadata={"videos": json.dumps(videos), **metadata})
-            return
         texts = {name: np.array(text) for name, text in metadata.items()}
         with part.open("wb") as file:
             np.savez(file, allow_pickle=False, videos=np.array(videos), **texts, **arrays)

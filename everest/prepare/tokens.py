@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from numpy.typing import NDArray
-from safetensors.numpy import save_file
 
 from everest.config.settings import Recipe, TrainSettings
 from everest.data.bad_videos import refuse_too_many
@@ -29,9 +27,10 @@ from everest.data.stages import clip_grid, pretrain_clips
 from everest.errors import EnvironmentProblem, RecipeError, differing
 from everest.system.accelerator import make_accelerator
 from everest.system.events import Report, notice
-from everest.system.files import write_atomically, write_table
+from everest.system.files import write_table
 from everest.system.locks import refuse_foreign, sole_writer
 from everest.system.run_folder import BAD_VIDEOS
+from everest.system.tensor_file import write_tensors
 from everest.tokenizer.cache import clip_facts, read_problems
 from everest.tokenizer.cache_index import INDEX, PARTS, CachePart, TokenIndex
 from everest.tokenizer.network import AdaptiveTokenizer
@@ -101,7 +100,8 @@ def write_tokens(
                 # A part with too many unreadable samples is not written, so that it is tried again.
                 refuse_too_many(encoder.name(problems), requested=done, max_bad=recipe.data.max_bad)
                 header = {"problems": json.dumps(problems[part])}
-                write_atomically(output / part.name, partial(save_file, rows, metadata=header))
+                tensors = {name: torch.from_numpy(values) for name, values in rows.items()}
+                write_tensors(output / part.name, tensors, metadata=header)
                 report({"event": "video", "done": done, "videos": index.videos * index.variants})
         bad = dict(sorted(encoder.name(problems)))
         if bad:

@@ -5,19 +5,13 @@ from __future__ import annotations
 import csv
 import errno
 import os
-import shutil
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from safetensors import SafetensorError
-
 from everest.errors import EnvironmentProblem, RecipeError, UserError
 
-_UMASK = os.umask(0o022)
-os.umask(_UMASK)  # the only way to read it
-
-UNFINISHED = ".part"  # suffix of hidden folders with files that are being written
+UNFINISHED = ".part"  # suffix of hidden files that are being written
 LOCK = ".lock"  # suffix of hidden files of everest.system.locks
 
 
@@ -29,46 +23,28 @@ def write_error(path: Path, error: OSError) -> UserError:
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file, flush it to the disk, then rename it to `path`.
-
-    The file is in a folder `.NAME.part` next to `path`, with all that `write` leaves next to the file:
-    safetensors makes a temporary file of its own. What a killed process left there is removed first.
+    """Let `write` fill a temporary file `.NAME.part` next to `path`, flush it, then rename it to `path`.
 
     Raises:
         EnvironmentProblem: the disk is full or read-only; an earlier file at `path` is still there.
     """
-    folder = path.with_name(f".{path.name}{UNFINISHED}")
-    temporary = folder / folder.name
+    temporary = path.with_name(f".{path.name}{UNFINISHED}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        remove_unfinished(folder)
-        folder.mkdir()
         write(temporary)
-        temporary.chmod(0o666 & ~_UMASK)  # safetensors makes its files private
         _flush(temporary)
         temporary.replace(path)
         _flush(path.parent)
     except OSError as error:
         raise write_error(path, error) from error
-    except SafetensorError as error:  # wraps the operating system's error in its text
-        full = "No space left" in str(error) or "os error 28" in str(error)
-        raise write_error(path, OSError(errno.ENOSPC if full else errno.EIO, str(error))) from error
     finally:
         with suppress(OSError):  # an earlier error is the one to report
-            remove_unfinished(folder)
+            temporary.unlink(missing_ok=True)  # gone already after a success
 
 
 def is_unfinished(name: str) -> bool:
     """Whether a file name is one that `write_atomically` or a lock leaves when the process is killed."""
     return name.startswith(".") and name.endswith((UNFINISHED, LOCK))
-
-
-def remove_unfinished(path: Path) -> None:
-    """Remove what a killed `write_atomically` has left; earlier versions of everest left a file."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def check_writable(path: Path) -> None:

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Final
 
-from everest.system.files import UNFINISHED, is_unfinished, remove_unfinished
+from everest.system.files import UNFINISHED, is_unfinished
 from everest.system.run_folder import ENVIRONMENT, OWN_FILES, PLAN, STATE, TOKENIZER, RunFolder
 from everest.system.run_lock import RUNNING
 
@@ -37,10 +37,10 @@ def remove_leftovers(run: RunFolder) -> None:
     own = {f".{name}{UNFINISHED}" for name in (*OWN_FILES, RUNNING)}
     for file in run.path.iterdir():
         if file.name in own or _is_of_safetensors(file):
-            remove_unfinished(file)
+            file.unlink()
     for file in run.state.iterdir() if run.state.is_dir() else ():
         if _STATE.fullmatch(file.name) or _is_of_safetensors(file):
-            remove_unfinished(file)
+            file.unlink()
 
 
 def _is_of_safetensors(file: Path) -> bool:

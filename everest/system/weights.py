@@ -10,12 +10,11 @@ from typing import Any, TypeVar
 
 import torch
 from pydantic import TypeAdapter, ValidationError
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from everest.errors import CheckpointError
-from everest.system.files import write_atomically
 from everest.system.sharding import like_sharded
+from everest.system.tensor_file import write_tensors
 from everest.system.weights_header import WeightsHeader, open_safetensors, read_header
 
 PICKLES = (".pth", ".pt", ".bin", ".ckpt")  # what torch.save writes
@@ -28,8 +27,7 @@ class Weights(WeightsHeader):
     tensors: dict[str, Tensor] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
-        tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in self.tensors.items()}
-        write_atomically(path, lambda part: save_file(tensors, part, metadata=self.metadata()))
+        write_tensors(path, self.tensors, metadata=self.metadata())
 
 
 def read_weights(path: Path) -> Weights:

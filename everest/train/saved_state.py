@@ -17,14 +17,13 @@ from typing import Annotated, Any, Final
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
-from safetensors.torch import save_file
 from torch import Tensor
 from typing_extensions import TypedDict  # pydantic does not take typing's on Python 3.11
 
 from everest.errors import CheckpointError, EnvironmentProblem, UserError
 from everest.system.accelerator import decide_on_main
-from everest.system.files import write_atomically
 from everest.system.json_text import json_text, parse_json
+from everest.system.tensor_file import write_tensors
 from everest.system.weights import read_tensors, state_hash
 from everest.system.weights_header import FORMAT, read_metadata
 
@@ -76,11 +75,10 @@ class SavedState:
 
     def save(self, folder: Path, *, keep: int) -> None:
         """Write `step-<n>.safetensors`, and remove all states but the newest `keep`."""
-        tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in self.tensors.items()}
         header = {"format": STATE_FORMAT, "step": str(self.step), "notes": json_text(self.notes)}
-        header[CHECKSUM] = _checksum(header, tensors)
+        header[CHECKSUM] = _checksum(header, self.tensors)
         path = folder / f"step-{self.step:09d}.safetensors"
-        write_atomically(path, lambda part: save_file(tensors, part, metadata=header))
+        write_tensors(path, self.tensors, metadata=header)
         for old in list(states_in(folder).values())[:-keep]:
             old.unlink()
 

@@ -90,6 +90,13 @@ def test_both_kinds_of_file_hold_the_same(classifier_run: Path, clip_files: Path
     assert {path.name for path in tmp_path.iterdir()} == {"f.npz", "f.safetensors"}
 
 
+@pytest.mark.parametrize("suffix", [".safetensors", ".npz"])
+def test_equal_calls_write_equal_files(classifier_run: Path, clip_files: Path, tmp_path: Path, suffix: str):
+    for name in ("a", "b"):
+        called("extract", clip_files, "-c", classifier_run, "--out", tmp_path / f"{name}{suffix}", "-q")
+    assert (tmp_path / f"a{suffix}").read_bytes() == (tmp_path / f"b{suffix}").read_bytes()
+
+
 KILLED_AFTER_23 = """
 import os, signal
 from everest.system.row_store import RowStore

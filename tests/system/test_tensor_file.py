@@ -1,0 +1,131 @@
+"""Safetensors files: the same bytes for the same content, read by the safetensors package."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import subprocess
+import sys
+import tracemalloc
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+
+from everest.errors import EnvironmentProblem
+from everest.system.tensor_file import TYPES, write_tensors
+from everest.system.weights import Weights
+
+NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter("__metadata__".__ne__)
+SHAPES = st.lists(st.integers(0, 4), max_size=3)
+
+
+@st.composite
+def some_tensor(draw: st.DrawFn) -> Tensor:
+    dtype, shape = draw(st.sampled_from(list(TYPES))), draw(SHAPES)
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32 - 1)))
+    limit = 2 if dtype == torch.bool else 256
+    values = torch.randint(limit, (math.prod(shape) * dtype.itemsize,), generator=generator)
+    tensor = values.to(torch.uint8).view(dtype).view(shape)
+    return tensor.mT if draw(st.booleans()) and tensor.dim() > 1 else tensor
+
+
+def bits(tensor: Tensor) -> bytes:
+    return tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes()
+
+
+@settings(max_examples=40)
+@given(tensors=st.dictionaries(NAMES, some_tensor(), max_size=5), metadata=st.dictionaries(NAMES, NAMES))
+def test_the_safetensors_package_reads_what_was_written(tensors, metadata, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tensors")
+    path, other = folder / "a.safetensors", folder / "b.safetensors"
+    write_tensors(path, tensors, metadata=metadata)
+    read = load_file(path)
+    assert read.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert (read[name].dtype, read[name].shape) == (tensor.dtype, tensor.shape)
+        assert bits(read[name]) == bits(tensor)
+    with safe_open(path, framework="pt") as file:
+        assert (file.metadata() or {}) == metadata
+    backwards = [dict(reversed(list(values.items()))) for values in (tensors, metadata)]
+    write_tensors(other, backwards[0], metadata=backwards[1])
+    assert path.read_bytes() == other.read_bytes()
+
+
+@settings(max_examples=40)
+@given(tensors=st.dictionaries(NAMES, some_tensor(), max_size=5))
+def test_every_tensor_is_aligned_to_its_type(tensors, tmp_path_factory):
+    path = tmp_path_factory.mktemp("tensors") / "a.safetensors"
+    write_tensors(path, tensors, metadata={"format": "pt"})
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    assert length % 8 == 0
+    header = json.loads(content[8 : 8 + length])
+    assert list(header) == ["__metadata__", *sorted(tensors, key=lambda n: (-tensors[n].itemsize, n))]
+    for name, tensor in tensors.items():
+        assert header[name]["data_offsets"][0] % tensor.itemsize == 0
+
+
+WEIGHTS = Weights(
+    kind="classifier",
+    settings={"b": 1, "a": [2.5, None]},
+    classes=("x", "ü"),
+    recipe="r",
+    step=7,
+    origin={"family": "videomae", "file": "f.pth"},
+    tensors={"w": torch.arange(6.0).view(2, 3), "b": torch.arange(3)},
+)
+
+
+def test_weights_are_the_same_bytes_at_every_save(tmp_path: Path):
+    for number in range(20):
+        WEIGHTS.save(tmp_path / f"{number}.safetensors")
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
+
+
+SAVE_WEIGHTS = """
+import sys
+sys.path[:0] = sys.argv[2:]
+from pathlib import Path
+from test_tensor_file import WEIGHTS
+WEIGHTS.save(Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.slow
+def test_processes_with_other_hash_seeds_write_the_same_file(tmp_path: Path):
+    folders = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "support")]
+    digests = set()
+    for seed in ("0", "1", "2"):
+        path = tmp_path / f"{seed}.safetensors"
+        command = [sys.executable, "-c", SAVE_WEIGHTS, str(path), *folders]
+        subprocess.run(command, check=True, env={**os.environ, "PYTHONHASHSEED": seed})
+        digests.add(hashlib.sha256(path.read_bytes()).hexdigest())
+    assert len(digests) == 1
+
+
+def test_tensors_are_written_without_a_second_copy(tmp_path: Path):
+    tensor = torch.zeros(8 << 20, dtype=torch.float32)  # 32 MiB
+    tracemalloc.start()
+    try:
+        write_tensors(tmp_path / "a.safetensors", {"a": tensor, "b": tensor}, metadata={})
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+    assert (tmp_path / "a.safetensors").stat().st_size > 64 << 20
+
+
+def test_a_full_disk_is_named_and_the_earlier_file_stays(small_disk: Path):
+    path = small_disk / "a.safetensors"
+    write_tensors(path, {"a": torch.ones(4)}, metadata={})
+    with pytest.raises(EnvironmentProblem, match="the disk is full"):
+        write_tensors(path, {"a": torch.ones(1 << 20)}, metadata={})
+    assert [file.name for file in small_disk.iterdir() if file.is_file()] == ["a.safetensors"]
+    assert torch.equal(load_file(path)["a"], torch.ones(4))

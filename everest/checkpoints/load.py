@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from torch import Tensor
+
 from everest.checkpoints.convert import convert
 from everest.checkpoints.foreign import CONFIG, PICKLED, SHARDS, locate, own_file, read_foreign
 from everest.checkpoints.sizes import Hints
@@ -146,9 +148,20 @@ def build_model(spec: ModelSpec | TokenizerSpec, weights: Weights, *, source: Pa
     module, tensors = spec.build(), weights.tensors
     if isinstance(spec, ModelSpec):
         saved = ModelSpec.from_settings(weights.settings, source=source)
-        tensors = interpolated(tensors, saved.grid, spec.grid)
+        tensors = _fitted(tensors, saved, spec, notify=warn_on_main)
     load_tensors(module, tensors, source=str(source))
     return module.eval()
+
+
+def _fitted(
+    tensors: dict[str, Tensor], saved: ModelSpec, spec: ModelSpec, *, notify: Callable[[str], None]
+) -> dict[str, Tensor]:
+    """Return the tensors of `saved` with its learned positions, if it has any, for the clip of `spec`."""
+    if saved.model.positions != "learned-separable" or saved.grid == spec.grid:
+        return tensors
+    before, now = (f"{s.frames} x {s.size[0]} x {s.size[1]}" for s in (saved, spec))
+    notify(f"learned positions are interpolated from clips of {before} to {now}")
+    return interpolated(tensors, saved.grid, spec.grid)
 
 
 def require_kind(weights: Weights, kind: str, *, source: Path) -> None:
@@ -197,10 +210,10 @@ def start_from(
     """Start a classifier from a trained encoder.
 
     The clip may be longer or larger than in pre-training: positions are computed, or learned ones are
-    interpolated. Everything of an
-    autoencoder but its encoder is left out. With mean pooling the last norm of the encoder is left out too,
-    as in the released programs, where the norm after pooling starts fresh. A class-attention layer also
-    starts fresh. A classifier with the same pooling also gives its pooling, and its head if the classes fit.
+    interpolated. Everything of an autoencoder but its encoder is left out. With mean pooling the last norm of
+    the encoder is left out too, as in the released programs, where the norm after pooling starts fresh. A
+    class-attention layer also starts fresh. A classifier with the same pooling also gives its pooling, and its
+    head if the classes fit.
 
     Raises:
         CheckpointError: another backbone, tubelet or kind of positions, or a class token in one of them.
@@ -220,10 +233,7 @@ def start_from(
             f"{source}: its encoder has {saved.model.positions} positions and {token}; "
             f"set {' and '.join(changes)}"
         )
-    if spec.model.positions == "learned-separable" and spec.grid != saved.grid:
-        given = interpolated(given, saved.grid, spec.grid)
-        clips = (f"{s.frames} x {s.size[0]} x {s.size[1]}" for s in (saved, spec))
-        notify(f"learned positions are interpolated from clips of {' to '.join(clips)}")
+    given = _fitted(given, saved, spec, notify=notify)
     shapes = {name: tensor.shape for name, tensor in own.items() if name.startswith("encoder.")}
     same_shapes = shapes == {name: tensor.shape for name, tensor in given.items()}
     if not same_shapes or spec.model.backbone_size.heads != saved.model.backbone_size.heads:

@@ -281,7 +281,7 @@ def recipe(tmp_path: Path, clip_files: Path) -> Path:
 
 @pytest.mark.parametrize("container", ["model", "model_state"])
 def test_an_imported_encoder_is_used_by_every_command(
-    container: str, recipe: Path, tmp_path: Path, clip_files: Path
+    container: str, recipe: Path, tmp_path: Path, clip_files: Path, caplog: pytest.LogCaptureFixture
 ):
     given, out = tmp_path / "mae_st.pth", tmp_path / "st-mae.safetensors"
     state = st_mae(grid=TokenGrid(t=2, h=6, w=6))  # clips of 4 x 96 x 96
@@ -293,7 +293,10 @@ def test_an_imported_encoder_is_used_by_every_command(
     assert load_file(features)["features"].shape[1] == 48
     if container == "model_state":
         return
-    run("probe", "-c", out, "-r", recipe, "--probes", "knn", "-q")  # clips of 4 x 64 x 64
+    interpolated = "learned positions are interpolated from clips of 4 x 96 x 96 to 4 x 64 x 64"
+    probed = CliRunner().invoke(app, ["probe", "-c", str(out), "-r", str(recipe), "--probes", "knn", "-q"])
+    assert probed.exit_code == 0, (probed.output, probed.exception)
+    assert interpolated in caplog.text
     options = ["finetune", "--recipe", recipe, "--init", out, "-o", tmp_path / "run"]
     message = refused(*options, code=6)
     assert "set model.positions=learned-separable and model.class_token=true" in message
@@ -301,7 +304,7 @@ def test_an_imported_encoder_is_used_by_every_command(
     still = ["--set", "finetune.base_lr=1e-9", "--set", "finetune.min_lr=0"]
     result = CliRunner().invoke(app, [str(a) for a in (*options, *positions, *still)])
     assert result.exit_code == 0, (result.output, result.exception)
-    assert "learned positions are interpolated from clips of 4 x 96 x 96 to 4 x 64 x 64" in result.stderr
+    assert interpolated in result.stderr
     tuned = load_file(tmp_path / "run" / "model.safetensors")
     assert tuned["encoder.position.spatial"].shape == (1, 16, 48)
     assert torch.equal(tuned["encoder.class_token"].round(decimals=4), state["cls_token"].round(decimals=4))

@@ -15,11 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from everest.methods.grid import patchify
+from everest.methods.grid import TokenGrid, patchify
 from everest.methods.ranked import ByImportance
 from everest.models.block import Block
 from everest.models.classifier import VideoClassifier
-from everest.models.mae import MaskedAutoencoder
+from everest.models.mae import Decoder, MaskedAutoencoder
 from everest.models.vit import Encoder
 from everest.video.pixels import unnormalize
 
@@ -75,6 +75,11 @@ def _targets(frames: Tensor, tubelet: tuple[int, int, int]) -> Tensor:
         return ((patches - patches.mean(dim=2, keepdim=True)) / std).flatten(2)
 
 
+def _positions(stack: Encoder | Decoder, grid: TokenGrid) -> Tensor:
+    """(N, D), of all tokens."""
+    return stack.position(torch.arange(grid.num_tokens, device=next(stack.parameters()).device))
+
+
 def pretraining_loss(model: MaskedAutoencoder, frames: Tensor, noise: Tensor) -> Tensor:
     """The loss of `model(frames, noise=noise)` for normalized pixel targets without frame selection."""
     encoder, decoder, grid = model.encoder, model.decoder, model.encoder.grid
@@ -83,9 +88,9 @@ def pretraining_loss(model: MaskedAutoencoder, frames: Tensor, noise: Tensor) ->
     importance = _importance(tokens.detach(), grid.per_slice) if measures else None
     chosen = model.selector(grid, importance=importance, noise=noise)
     visible, target = (_mask(ids, grid.num_tokens) for ids in (chosen.visible, chosen.target))
-    seen = _picked(tokens + encoder.position, visible)
+    seen = _picked(tokens + _positions(encoder, grid), visible)
     encoded = model.encoder_to_decoder(encoder.norm(plain_blocks(encoder.blocks, seen)))
-    places = decoder.position.expand(frames.size(0), -1, -1)
+    places = _positions(decoder, grid).expand(frames.size(0), -1, -1)
     queries = model.mask_token + _picked(places, target)
     x = plain_blocks(decoder.blocks, torch.cat([encoded + _picked(places, visible), queries], dim=1))
     prediction = decoder.head(decoder.norm(x[:, -queries.size(1) :]))
@@ -101,5 +106,5 @@ def logits(model: VideoClassifier, frames: Tensor) -> Tensor:
     importance = _importance(tokens.detach(), grid.per_slice) if measures else None
     noise = torch.zeros(frames.size(0), grid.num_tokens, device=frames.device)
     kept = _mask(model.selector(grid, importance=importance, noise=noise).visible, grid.num_tokens)
-    x = plain_blocks(encoder.blocks, _picked(tokens + encoder.position, kept))
+    x = plain_blocks(encoder.blocks, _picked(tokens + _positions(encoder, grid), kept))
     return model.head(model.norm(x.mean(dim=1)))

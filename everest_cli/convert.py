@@ -53,7 +53,7 @@ def convert(
 ) -> None:
     """Convert a checkpoint of another program to everest's format; prints the path written.
 
-    Reads EVEREST, VideoMAE (V2), MME, MVD and transformers. Pickles are read as data only: none can run code.
+    Reads EVEREST, VideoMAE (V2), ST-MAE, MME, MVD, transformers. Pickles are read as data: none can run code.
 
     Example: everest convert checkpoint-799.pth --output videomae.safetensors
     """

@@ -11,7 +11,8 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from everest.models.embedding import Positions
+from everest.config.values import Positions
+from everest.models.embedding import SPATIAL, TEMPORAL
 
 KEY_BIAS = "a key bias adds the same to every score of a query, which the softmax takes out again"
 
@@ -35,7 +36,8 @@ class Family:
     recognize: Callable[[Collection[str]], bool]
     translate: Callable[[Collection[str]], Translation]
     positions: Positions = "flat"
-    refusal: str | None = None  # why the checkpoint cannot be used
+    # Why checkpoints with such names cannot be used, or None.
+    refusal: Callable[[Collection[str]], str | None] = lambda names: None
 
 
 def _starts(names: Iterable[str], *prefixes: str) -> bool:
@@ -163,6 +165,54 @@ def _transformers(names: Collection[str]) -> Translation:
     return translation
 
 
+# --- ST-MAE: separate queries, keys and values, a class token, learned positions of space and time
+
+_ST_MAE_ENCODER = {
+    "cls_token": "encoder.class_token",
+    "pos_embed_class": "encoder.position.class_token",
+    "pos_embed_spatial": f"encoder.{SPATIAL}",
+    "pos_embed_temporal": f"encoder.{TEMPORAL}",
+}
+_ATTENTION = re.compile(r"(blocks\.\d+\.attn\.)([qkv])\.(weight|bias)")
+
+
+def _st_mae(names: Collection[str]) -> Translation:
+    """Translate ST-MAE's encoder or classifier; its decoder has parts that our decoder lacks."""
+    attention = {name: match for name in names if (match := _ATTENTION.fullmatch(name))}
+    translation = _released([name for name in names if name not in {*_ST_MAE_ENCODER, *attention}])
+    take = translation.take
+    take |= {our_name: (name,) for name, our_name in _ST_MAE_ENCODER.items() if name in names}
+    for name, match in attention.items():
+        module, matrix, leaf = match.groups()
+        matrices = tuple(f"{module}{letter}.weight" for letter in "qkv")
+        if leaf == "bias" and matrix == "k":
+            translation.idle[name] = KEY_BIAS
+        elif leaf == "bias":
+            take[f"encoder.{module}{matrix}_bias"] = (name,)
+        elif all(matrix in names for matrix in matrices):
+            take[f"encoder.{module}qkv.weight"] = matrices
+        else:
+            translation.unexpected.append(name)
+    for leaf in ("weight", "bias"):  # PySlowFast, which trained the released models
+        if f"head.projection.{leaf}" in take:
+            take[f"head.{leaf}"] = take.pop(f"head.projection.{leaf}")
+    return translation
+
+
+def _st_mae_refusal(names: Collection[str]) -> str | None:
+    if not {"pos_embed_spatial", "pos_embed_temporal"} & set(names):
+        return (
+            "it has a class token, but not ST-MAE's learned positions of space and time "
+            "(pos_embed_spatial, pos_embed_temporal), without which everest reads no such model"
+        )
+    if "cls_token" not in names and _starts(names, "head."):
+        return (
+            "it classifies without a class token, for which ST-MAE leaves the first token of a clip out of "
+            "the mean; everest has no such mean"
+        )
+    return None
+
+
 FAMILIES = {  # the first one that recognizes a checkpoint is used
     "transformers": Family(
         title="VideoMAE of the transformers library",
@@ -175,9 +225,9 @@ FAMILIES = {  # the first one that recognizes a checkpoint is used
             "patch_embed.proj.weight" in names
             and ("blocks.0.attn.q.weight" in names or "pos_embed_spatial" in names or "cls_token" in names)
         ),
-        translate=lambda names: Translation(unexpected=list(names)),
-        refusal="its class token and its learned positions of space and time have no place in our encoder, "
-        "whose positions are computed; its masking is there: selection.strategy=random",
+        translate=_st_mae,
+        positions="learned-separable",
+        refusal=_st_mae_refusal,
     ),
     "mvd": Family(
         title="MVD (Wang et al. 2023), pre-training",

@@ -28,8 +28,9 @@ _WEIGHT_FILES = (
 )
 PICKLED = _WEIGHT_FILES[2:]
 _DEEPSPEED = "mp_rank_00_model_states.pt"
-# Keys of the weights in the files of training programs (released programs: model, DeepSpeed: module).
-_CONTAINERS = ("model", "module", "state_dict", "model_state_dict")
+# Keys of the weights in the files of training programs (released programs: model, DeepSpeed: module,
+# PySlowFast: model_state).
+_CONTAINERS = ("model", "module", "state_dict", "model_state_dict", "model_state")
 # Prefixes of the names: DDP, torch.compile, model hubs, mmaction, MME's two trainers.
 _WRAPPERS = ("module.", "_orig_mod.", "encoder_q.encoder.model.", "encoder.model.", "model.", "backbone.")
 _EMBEDDINGS = ("patch_embed.proj.weight", "patch_embeddings.projection.weight")

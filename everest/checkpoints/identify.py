@@ -11,8 +11,8 @@ from torch import Tensor
 from everest.checkpoints.families import ALIASES, FAMILIES, Translation
 from everest.checkpoints.foreign import Foreign
 from everest.checkpoints.sizes import ForeignFacts, Hints, Stage, model_spec
+from everest.config.values import Positions
 from everest.errors import CheckpointError, unknown_name
-from everest.models.embedding import Positions
 from everest.models.spec import ModelSpec
 
 
@@ -46,7 +46,7 @@ def identify(foreign: Foreign, hints: Hints) -> Identity | Refused:
 
     Raises:
         CheckpointError: a checkpoint of no known family, a hint that contradicts it, or a model of another
-            kind (channels, MLP, activation, learned positions, unknown heads).
+            kind (channels, MLP, activation, learned positions of single tokens, unknown heads).
         RecipeError: a hint that names no family.
     """
     names = foreign.tensors.keys()
@@ -58,8 +58,9 @@ def identify(foreign: Foreign, hints: Hints) -> Identity | Refused:
             f"{len(names)} tensors, such as {examples}"
         )
     family = FAMILIES[name]
-    if family.refusal is not None:
-        return Refused(family=name, title=family.title, reason=family.refusal)
+    reason = family.refusal(names)
+    if reason is not None:
+        return Refused(family=name, title=family.title, reason=reason)
     translation = family.translate(names)
     shapes = {our_name: _stacked(foreign.tensors, parts) for our_name, parts in translation.take.items()}
     alias, positions = _alias(name, hints, foreign)

@@ -10,12 +10,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from torch import Tensor
+
 from everest.checkpoints.convert import convert
 from everest.checkpoints.foreign import CONFIG, PICKLED, SHARDS, locate, own_file, read_foreign
 from everest.checkpoints.sizes import Hints
 from everest.errors import CheckpointError
 from everest.methods.strategies import Strategy
 from everest.models.classifier import VideoClassifier
+from everest.models.embedding import interpolated
 from everest.models.mae import MaskedAutoencoder
 from everest.models.spec import ModelSpec
 from everest.system.hub import warn_on_main
@@ -137,12 +140,28 @@ def load_model(checkpoint: str | Path, *, which: Which = "newest") -> AnyModel:
 def build_model(spec: ModelSpec | TokenizerSpec, weights: Weights, *, source: Path) -> AnyModel:
     """Return the module of `spec` with the tensors of `weights`, in eval mode.
 
+    Learned positions are interpolated if `spec` has another clip than the weights.
+
     Raises:
         CheckpointError: the tensors do not fit the module.
     """
-    module = spec.build()
-    load_tensors(module, weights.tensors, source=str(source))
+    module, tensors = spec.build(), weights.tensors
+    if isinstance(spec, ModelSpec):
+        saved = ModelSpec.from_settings(weights.settings, source=source)
+        tensors = _fitted(tensors, saved, spec, notify=warn_on_main)
+    load_tensors(module, tensors, source=str(source))
     return module.eval()
+
+
+def _fitted(
+    tensors: dict[str, Tensor], saved: ModelSpec, spec: ModelSpec, *, notify: Callable[[str], None]
+) -> dict[str, Tensor]:
+    """Return the tensors of `saved` with its learned positions, if it has any, for the clip of `spec`."""
+    if saved.model.positions != "learned-separable" or saved.grid == spec.grid:
+        return tensors
+    before, now = (f"{s.frames} x {s.size[0]} x {s.size[1]}" for s in (saved, spec))
+    notify(f"learned positions are interpolated from clips of {before} to {now}")
+    return interpolated(tensors, saved.grid, spec.grid)
 
 
 def require_kind(weights: Weights, kind: str, *, source: Path) -> None:
@@ -190,23 +209,31 @@ def start_from(
 ) -> None:
     """Start a classifier from a trained encoder.
 
-    The clip may be longer or larger than in pre-training, because positions are not weights. Everything of an
-    autoencoder but its encoder is left out. With mean pooling the last norm of the encoder is left out too,
-    as in the released programs, where the norm after pooling starts fresh. A class-attention layer also
-    starts fresh. A classifier with the same pooling also gives its pooling, and its head if the classes fit.
+    The clip may be longer or larger than in pre-training: positions are computed, or learned ones are
+    interpolated. Everything of an autoencoder but its encoder is left out. With mean pooling the last norm of
+    the encoder is left out too, as in the released programs, where the norm after pooling starts fresh. A
+    class-attention layer also starts fresh. A classifier with the same pooling also gives its pooling, and its
+    head if the classes fit.
 
     Raises:
-        CheckpointError: another backbone, tubelet or kind of positions.
+        CheckpointError: another backbone, tubelet or kind of positions, or a class token in one of them.
     """
     own = classifier.state_dict()
     given = {name: tensor for name, tensor in weights.tensors.items() if name.startswith("encoder.")}
     norm = {name: given.pop(f"encoder.{name}") for name in _NORM if f"encoder.{name}" in given}
     saved = ModelSpec.from_settings(weights.settings, source=source)
-    if spec.model.positions != saved.model.positions:  # no shape shows them, nor the number of heads
+    changes = [  # no shape shows the kind of positions, nor the number of heads
+        f"model.{key}={str(value).lower()}"
+        for key in ("positions", "class_token")
+        if (value := getattr(saved.model, key)) != getattr(spec.model, key)
+    ]
+    if changes:
+        token = "a class token" if saved.model.class_token else "no class token"
         raise CheckpointError(
-            f"{source}: its encoder has {saved.model.positions} positions; "
-            f"set model.positions={saved.model.positions}"
+            f"{source}: its encoder has {saved.model.positions} positions and {token}; "
+            f"set {' and '.join(changes)}"
         )
+    given = _fitted(given, saved, spec, notify=notify)
     shapes = {name: tensor.shape for name, tensor in own.items() if name.startswith("encoder.")}
     same_shapes = shapes == {name: tensor.shape for name, tensor in given.items()}
     if not same_shapes or spec.model.backbone_size.heads != saved.model.backbone_size.heads:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isqrt
 from typing import Literal
 
 from everest.checkpoints.families import Translation
 from everest.checkpoints.foreign import Foreign
 from everest.config.settings import ModelSettings, PixelTargetSettings
 from everest.config.sizes import BACKBONES
+from everest.config.values import Positions
 from everest.errors import CheckpointError, UserError
 from everest.methods.grid import TokenGrid
-from everest.methods.strategies import AllTokens, RedundancyRobust, Strategy, Tube
-from everest.models.embedding import Positions, position_table
+from everest.methods.strategies import AllTokens, RandomSpaceTime, RedundancyRobust, Strategy, Tube
+from everest.models.embedding import SPATIAL, TEMPORAL, ComputedPositions, position_table
 from everest.models.spec import ModelSpec, Norms
 
 Stage = Literal["pretrain", "classifier", "encoder"]
@@ -23,7 +25,7 @@ EMBEDDING = "encoder.patch_embed.proj.weight"  # (D, 3, t, p, q)
 RELEASED_FRAMES, RELEASED_SIZE = 16, 224  # defaults of all released programs
 TRANSFORMERS_EPS, TORCH_EPS = 1e-12, 1e-5  # LayerNorm epsilons of transformers: default; always in the last
 MLP_RATIO = 4  # of every size in everest.config.sizes
-COMPUTED: tuple[Positions, ...] = ("separable", "flat")  # a stored table is compared in this order
+COMPUTED: tuple[ComputedPositions, ...] = ("separable", "flat")  # a stored table is compared in this order
 TABLE_TOLERANCE = 1e-3  # stored tables may be in half precision; learned ones differ by more
 
 
@@ -66,9 +68,26 @@ class ForeignFacts:
 
     @property
     def pooling(self) -> Literal["mean", "first"]:
-        """The norm of a classifier comes after the average (fc_norm), or before the first token is taken."""
+        """The norm of a classifier comes after the average (fc_norm), or before the first token is taken.
+
+        ST-MAE has one norm, which comes after the average.
+        """
+        if self.family == "st-mae":
+            return "mean"
         before = self.translation.take.get("norm.weight", ("fc_norm.weight",))
         return "mean" if before[0].endswith("fc_norm.weight") else "first"
+
+    def rows(self, positions: str) -> int | None:
+        """The number of slices or places that learned positions are for; None: the file has none.
+
+        Raises:
+            CheckpointError: they have another shape than (1, rows, D).
+        """
+        shape = self.shapes.get(f"encoder.{positions}")
+        if shape is not None and len(shape) != 3:
+            name = self.translation.take[f"encoder.{positions}"][0]
+            raise self.error(f"{name} is {list(shape)}, not learned positions [1, N, D]")
+        return None if shape is None else shape[1]
 
     def depth(self, stack: str) -> int:
         """The number of blocks of the encoder or decoder."""
@@ -105,35 +124,64 @@ def model_spec(facts: ForeignFacts) -> ModelSpec:
     if activation != "gelu":
         raise facts.error(f"its activation is {activation}; our blocks have gelu")
     t, p, q = embedding[2:]
-    frames = facts.hints.frames or facts.number("num_frames", "num_frames", None) or RELEASED_FRAMES
-    size = _frame_size(facts)
+    slices = facts.rows(TEMPORAL)
+    stored_frames = facts.number("num_frames", "num_frames", None) if slices is None else slices * t
+    frames = facts.hints.frames or stored_frames or RELEASED_FRAMES
+    size = _frame_size(facts, (p, q))
     try:
         grid = TokenGrid.of_clip(frames=frames, size=size, tubelet=(t, p, q))
     except UserError as error:
         raise facts.error(f"{error}; set --frames and --size of its training") from error
+    for positions, rows, what in ((TEMPORAL, grid.t, "slices"), (SPATIAL, grid.per_slice, "places")):
+        stored = facts.rows(positions)
+        if stored not in (None, rows):
+            raise facts.error(
+                f"its learned positions are for {stored} {what}, a clip of {frames} x {size[0]} x {size[1]} "
+                f"has {rows}; set --frames and --size of its training"
+            )
     settings = _settings(facts, (t, p, q), grid)
     classifier = facts.stage == "classifier"
-    normalize = facts.foreign.config.get("norm_pix_loss", facts.foreign.args.get("normlize_target", True))
     return ModelSpec(
         kind="classifier" if classifier else "pretrain",
         frames=frames,
         size=size,
         model=settings,
         selection=_selection(facts),
-        target=None if classifier else PixelTargetSettings(normalize=bool(normalize)),
+        target=None if classifier else _target(facts),
         norms=facts.norms,
         num_classes=facts.shapes["head.weight"][0] if classifier else None,
     )
 
 
-def _frame_size(facts: ForeignFacts) -> tuple[int, int]:
-    """Return (height, width) of the frames: of the user, of the file, or as released."""
-    size = facts.hints.size
+def _frame_size(facts: ForeignFacts, patch: tuple[int, int]) -> tuple[int, int]:
+    """Return (height, width) of the frames: of the user, of the file, or as released.
+
+    Raises:
+        CheckpointError: the file has learned positions of a frame that is not square, and no size is given.
+    """
+    size, places = facts.hints.size, facts.rows(SPATIAL)
+    if size is None and places is not None:
+        side = isqrt(places)
+        if side**2 != places:
+            raise facts.error(
+                f"its learned positions are for {places} places, which form no square; "
+                "set --size HEIGHTxWIDTH of its training"
+            )
+        return side * patch[0], side * patch[1]
     if size is None:
         size = facts.foreign.config.get("image_size")
         if not (isinstance(size, list) and len(size) == 2):
             size = facts.number("image_size", "input_size", None) or RELEASED_SIZE
     return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+
+
+def _target(facts: ForeignFacts) -> PixelTargetSettings:
+    """Return the target of the saved settings, else the released one."""
+    if facts.family == "st-mae":
+        normalize = facts.foreign.args.get("norm_pix_loss", True)
+        return PixelTargetSettings(normalize="token" if normalize else False, frames="half")
+    normalize = facts.foreign.config.get("norm_pix_loss", facts.foreign.args.get("normlize_target", True))
+    return PixelTargetSettings(normalize=bool(normalize))
 
 
 def _settings(facts: ForeignFacts, tubelet: tuple[int, int, int], grid: TokenGrid) -> ModelSettings:
@@ -176,6 +224,7 @@ def _settings(facts: ForeignFacts, tubelet: tuple[int, int, int], grid: TokenGri
         backbone=backbone,
         tubelet=tubelet,
         positions=positions,
+        class_token="encoder.class_token" in facts.shapes,
         pooling=facts.pooling,
         decoder_depth=decoder_depth or ModelSettings().decoder_depth,
         **{name: value for name, value in values.items() if value != getattr(default, name)},
@@ -210,4 +259,6 @@ def _selection(facts: ForeignFacts) -> Strategy:
         )
     if facts.family == "everest":
         return RedundancyRobust(keep_ratio=kept or 0.3, visible_ratio=visible)
+    if facts.family == "st-mae":
+        return RandomSpaceTime(visible_ratio=visible)
     return Tube(mask_ratio=round(1 - visible, 6))

@@ -26,6 +26,7 @@ from everest.config.values import (
     NotNegative,
     NumClasses,
     Pooling,
+    Positions,
     Positive,
     RunName,
     SaveEvery,
@@ -82,7 +83,8 @@ class ModelSettings:
     __pydantic_config__ = _STRICT
     backbone: Backbone = "vit-b"
     tubelet: tuple[Count, Count, Count] = (2, 16, 16)  # EVEREST Table 15
-    positions: Literal["flat", "separable"] = "flat"  # flat: one sinusoid over the token number, as released
+    positions: Positions = "flat"  # as released
+    class_token: bool = False  # a learned token that attends with the encoded ones, as in ST-MAE; no output
     embedding_layers: Annotated[int, Field(ge=1, le=3)] = 1  # EVEREST Table 15
     pooling: Pooling = "mean"  # of the kept tokens; first: the first token (released program: --use_cls)
     decoder_depth: Depth = 4  # released scripts

@@ -102,6 +102,9 @@ Decay = Annotated[float, Field(gt=0, lt=1)]
 RunName = Annotated[str, AfterValidator(_check_name)]
 HeadName = Annotated[str, AfterValidator(_check_head_name)]
 Backbone = Annotated[str, BeforeValidator(with_hyphens), _one_of(BACKBONES)]
+# flat: one sinusoid over the token number, as released; separable: sinusoids of slice, column and row, as
+# MVD; learned-separable: a learned vector for each place and one for each slice, as ST-MAE.
+Positions = Annotated[Literal["flat", "separable", "learned-separable"], BeforeValidator(with_hyphens)]
 Pooling = Annotated[Literal["mean", "first", "class-attention"], BeforeValidator(with_hyphens)]
 TokenizerSize = Annotated[str, BeforeValidator(with_hyphens), _one_of(TOKENIZERS)]
 Size = Annotated[int | tuple[int, int], BeforeValidator(check_size)]

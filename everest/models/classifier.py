@@ -15,11 +15,10 @@ from timm.models.cait import LayerScaleBlockClassAttn
 from torch import Tensor, nn
 
 from everest.config.sizes import BackboneSize
-from everest.config.values import Pooling
+from everest.config.values import Pooling, Positions
 from everest.methods.grid import TokenGrid, TokenSelection
 from everest.methods.importance import Embedding
 from everest.methods.selector import Selector, choose
-from everest.models.embedding import Positions
 from everest.models.vit import Encoder, init_linear_layers
 
 HEAD_SCALE = 0.001  # released fine-tuning scripts: the weights of the head start near zero
@@ -70,6 +69,7 @@ class VideoClassifier(nn.Module):
         drop_path: float = 0.0,
         embedding_layers: int = 1,
         positions: Positions = "flat",
+        class_token: bool = False,
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
@@ -85,6 +85,7 @@ class VideoClassifier(nn.Module):
             drop_path=drop_path,
             embedding_layers=embedding_layers,
             positions=positions,
+            class_token=class_token,
             checkpointing=checkpointing,
         )
         if pooling == "class-attention":
@@ -110,8 +111,11 @@ class VideoClassifier(nn.Module):
         return torch.cat([part.softmax(dim=-1) for part in parts], dim=-1)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """The layers of timm's layer decay: embedding, blocks, and in the last one all other parameters."""
-        return {"stem": r"encoder\.patch_embed\.", "blocks": [(r"encoder\.blocks\.(\d+)\.", None)]}
+        """The layers of timm's layer decay: embedding with positions, blocks, all other parameters."""
+        return {
+            "stem": r"encoder\.(?:patch_embed\.|position\.|class_token)",
+            "blocks": [(r"encoder\.blocks\.(\d+)\.", None)],
+        }
 
     @property
     def measure(self) -> Embedding:

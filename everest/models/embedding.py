@@ -1,17 +1,19 @@
-"""The tubelet embedding, from pixels to tokens, and the fixed position tables that are added to tokens.
+"""The tubelet embedding, from pixels to tokens, and the positions that are added to tokens.
 
 B batch, K tokens, C channels, t p q a tubelet's frames, rows and columns, D width.
-Of a position table: N tokens, D width, t h w the grid's slices, rows and columns.
+Of positions: N tokens, D width, t h w the grid's slices, rows and columns.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Final, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from everest.config.values import Positions
 from everest.errors import RecipeError
 from everest.methods.grid import TokenGrid
 
@@ -72,11 +74,79 @@ class TubeletEmbedding(nn.Module):
         return x.flatten(1).unflatten(0, patches.shape[:2])  # (B, K, D)
 
 
-Positions = Literal["flat", "separable"]
+class FixedPositions(nn.Module):
+    """Computed positions. The table is not stored, so that weights load into a model of any clip."""
+
+    table: Tensor  # (N, D)
+
+    def __init__(self, table: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("table", table, persistent=False)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """The positions (B, K, D) of the tokens `ids` (B, K)."""
+        return self.table[ids]
 
 
-def position_table(positions: Positions, grid: TokenGrid, width: int) -> Tensor:
-    """The table (N, D) float32 that is added to the tokens of a grid."""
+class LearnedPositions(nn.Module):
+    """Learned positions of space and time (ST-MAE, Feichtenhofer et al. 2022): one vector of each are added.
+
+    They are weights of one grid; `interpolated` fits them to another one.
+
+    Args:
+        class_token: whether the class token has a learned position, too.
+    """
+
+    def __init__(self, grid: TokenGrid, width: int, *, class_token: bool = False) -> None:
+        super().__init__()
+        self.spatial = _learned(grid.per_slice, width)  # (1, h*w, D)
+        self.temporal = _learned(grid.t, width)  # (1, t, D)
+        self.class_token = _learned(1, width) if class_token else None  # (1, 1, D)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """The positions (B, K, D) of the tokens `ids` (B, K)."""
+        per_slice = self.spatial.size(1)
+        return self.spatial[0, ids % per_slice] + self.temporal[0, ids // per_slice]
+
+
+def _learned(rows: int, width: int) -> nn.Parameter:
+    return nn.Parameter(nn.init.trunc_normal_(torch.empty(1, rows, width), std=0.02))
+
+
+def make_positions(
+    positions: Positions, grid: TokenGrid, width: int, *, class_token: bool = False
+) -> FixedPositions | LearnedPositions:
+    """The positions of a grid; learned ones also for a class token, if there is one."""
+    if positions == "learned-separable":
+        return LearnedPositions(grid, width, class_token=class_token)
+    return FixedPositions(position_table(positions, grid, width))
+
+
+SPATIAL: Final = "position.spatial"  # the ends of the names of learned positions
+TEMPORAL: Final = "position.temporal"
+
+
+def interpolated(tensors: Mapping[str, Tensor], old: TokenGrid, new: TokenGrid) -> dict[str, Tensor]:
+    """Weights of a model for clips of the grid `old`, with their learned positions fitted to `new`.
+
+    Slices are interpolated linearly and places bicubically (as in DeiT), both with `align_corners=False`: the
+    ends of the clip and the borders of the frame stay where they are.
+    """
+    fitted = dict(tensors)
+    for name, tensor in tensors.items():  # (1, rows, D)
+        if name.endswith(TEMPORAL) and new.t != old.t:
+            fitted[name] = F.interpolate(tensor.mT, size=new.t, mode="linear").mT
+        elif name.endswith(SPATIAL) and (new.h, new.w) != (old.h, old.w):
+            places = tensor.mT.unflatten(2, (old.h, old.w))  # (1, D, h, w)
+            fitted[name] = F.interpolate(places, size=(new.h, new.w), mode="bicubic").flatten(2).mT
+    return fitted
+
+
+ComputedPositions = Literal["flat", "separable"]
+
+
+def position_table(positions: ComputedPositions, grid: TokenGrid, width: int) -> Tensor:
+    """The table (N, D) float32 of computed positions, which is added to the tokens of a grid."""
     if positions == "flat":
         return sinusoid_positions(grid.num_tokens, width)
     return separable_positions(grid, width)

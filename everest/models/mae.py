@@ -12,13 +12,14 @@ from timm.layers.norm import LayerNorm
 from torch import Tensor, nn
 
 from everest.config.sizes import BackboneSize
+from everest.config.values import Positions
 from everest.methods.frame_selection import FrameSelection, take_importance, take_slices
 from everest.methods.grid import TokenGrid, TokenSelection, gather_tokens
 from everest.methods.importance import Embedding, ScoredEmbedding, TokenScores
 from everest.methods.ranked import ByImportance
 from everest.methods.selector import Selector
 from everest.methods.targets import TargetMaker
-from everest.models.embedding import Positions, position_table
+from everest.models.embedding import FixedPositions, LearnedPositions, make_positions
 from everest.models.vit import Encoder, init_linear_layers, make_blocks, run_blocks
 
 
@@ -35,15 +36,13 @@ class Reconstruction(NamedTuple):
 class Decoder(nn.Module):
     """Predicts target tokens from visible ones (VideoMAE §3.4). Its input: visible, then mask tokens."""
 
-    position: Tensor  # (N, D)
-
     def __init__(
         self,
         width: int,
         depth: int,
         heads: int,
         *,
-        position: Tensor,
+        position: FixedPositions | LearnedPositions,
         target_width: int,
         checkpointing: bool,
     ) -> None:
@@ -52,13 +51,13 @@ class Decoder(nn.Module):
         self.blocks = make_blocks(width, depth, heads)
         self.norm = LayerNorm(width)
         self.head = nn.Linear(width, target_width)
-        self.register_buffer("position", position, persistent=False)
+        self.position = position
 
     def forward(self, encoded: Tensor, mask_token: Tensor, selection: TokenSelection) -> Tensor:
         """Predict the target tokens (B, M, P) from the encoded visible tokens (B, K, D)."""
         # Under autocast `encoded` has a lower precision than the table; the sum has the table's precision.
-        visible = encoded + self.position[selection.visible]  # (B, K, D)
-        masked = mask_token + self.position[selection.target]  # (B, M, D)
+        visible = encoded + self.position(selection.visible)  # (B, K, D)
+        masked = mask_token + self.position(selection.target)  # (B, M, D)
         x = torch.cat([visible, masked], dim=1)  # (B, K + M, D)
         x = run_blocks(self.blocks, x, checkpointing=self.checkpointing, last=masked.size(1))
         return self.head(self.norm(x))  # (B, M, P)
@@ -86,6 +85,7 @@ class MaskedAutoencoder(nn.Module):
         learned: TokenScores | None = None,
         embedding_layers: int = 1,
         positions: Positions = "flat",
+        class_token: bool = False,
         frame_selection: FrameSelection | None = None,
         checkpointing: bool = False,
     ) -> None:
@@ -101,6 +101,7 @@ class MaskedAutoencoder(nn.Module):
             final_norm=True,
             embedding_layers=embedding_layers,
             positions=positions,
+            class_token=class_token,
             checkpointing=checkpointing,
         )
         self.encoder_to_decoder = nn.Linear(size.width, size.decoder_width, bias=False)
@@ -109,7 +110,7 @@ class MaskedAutoencoder(nn.Module):
             size.decoder_width,
             decoder_depth,
             size.decoder_heads,
-            position=position_table(positions, grid, size.decoder_width),
+            position=make_positions(positions, grid, size.decoder_width),
             target_width=targets.width,
             checkpointing=checkpointing,
         )

@@ -85,6 +85,8 @@ class ModelSpec:
         for added_later in ("heads", "tokenizer"):  # files without these fields stay as they were
             if values[added_later] is None:
                 del values[added_later]
+        if not self.model.class_token:
+            del values["model"]["class_token"]
         return values
 
     @staticmethod
@@ -128,6 +130,7 @@ class ModelSpec:
                 decoder_depth=self.model.decoder_depth,
                 embedding_layers=self.model.embedding_layers,
                 positions=self.model.positions,
+                class_token=self.model.class_token,
                 frame_selection=frame_selection,
                 checkpointing=self.checkpointing,
             )
@@ -144,6 +147,7 @@ class ModelSpec:
                 drop_path=self.drop_path,
                 embedding_layers=self.model.embedding_layers,
                 positions=self.model.positions,
+                class_token=self.model.class_token,
                 checkpointing=self.checkpointing,
             )
         set_norms(model, self.norms)
@@ -187,11 +191,11 @@ class ModelSpec:
 
     @property
     def stacks(self) -> list[Stack]:
-        """The blocks of the encoder, then of the decoder if there is one, with the tokens of one clip."""
+        """The blocks of the encoder, then of any decoder, with the tokens of one clip and its class token."""
         size, noise = self.model.backbone_size, torch.zeros(1, self.grid.num_tokens, device="meta")
         selection = self.selection(self.grid, importance=noise, noise=noise)
         visible, target = selection.visible.size(1), selection.target.size(1)
-        encoder = Stack(size.depth, visible, size.width, size.heads)
+        encoder = Stack(size.depth, visible + self.model.class_token, size.width, size.heads)
         if self.kind == "classifier":
             return [encoder]
         decoder = Stack(self.model.decoder_depth, visible + target, size.decoder_width, size.decoder_heads)

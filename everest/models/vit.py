@@ -1,4 +1,4 @@
-"""The ViT encoder that all methods share: tubelet embedding, fixed positions, blocks.
+"""The ViT encoder that all methods share: tubelet embedding, positions, blocks.
 
 B batch, C channels, T frames, H W pixels, N tokens, K selected tokens, L last tokens, D width, t p q a
 tubelet's frames, rows and columns.
@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from everest.config.sizes import BackboneSize
+from everest.config.values import Positions
 from everest.methods.grid import TokenGrid, gather_patches
 from everest.models.block import Block
-from everest.models.embedding import Positions, TubeletEmbedding, position_table
+from everest.models.embedding import LearnedPositions, TubeletEmbedding, make_positions
 
 
 def make_blocks(width: int, depth: int, heads: int, drop_path: float = 0.0) -> nn.ModuleList:
@@ -55,11 +56,11 @@ class Encoder(nn.Module):
     """Embeds the selected tokens, adds their positions, runs the blocks.
 
     Args:
-        grid: the clip's tokens; its number of tokens fixes the position table.
+        grid: the clip's tokens, which fix their positions.
         final_norm: LayerNorm after the last block (pre-training); the classifier norms the mean instead.
+        class_token: put a learned token in front of the embedded ones. It attends with them in every block
+            and is left out of the output, as in ST-MAE, so that features are computed from a clip's tokens.
     """
-
-    position: Tensor  # (N, D), not stored, so that 16-frame weights load into a 128-frame model unchanged
 
     def __init__(
         self,
@@ -71,6 +72,7 @@ class Encoder(nn.Module):
         drop_path: float = 0.0,
         embedding_layers: int = 1,
         positions: Positions = "flat",
+        class_token: bool = False,
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
@@ -81,7 +83,10 @@ class Encoder(nn.Module):
         self.patch_embed = TubeletEmbedding(size.width, tubelet, layers=embedding_layers)
         self.blocks = make_blocks(size.width, size.depth, size.heads, drop_path)
         self.norm = LayerNorm(size.width) if final_norm else nn.Identity()
-        self.register_buffer("position", position_table(positions, grid, size.width), persistent=False)
+        self.position = make_positions(positions, grid, size.width, class_token=class_token)
+        self.class_token = None
+        if class_token:
+            self.class_token = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, 1, size.width), std=0.02))
 
     def check(self, frames: Tensor, grid: TokenGrid | None = None) -> None:
         """Raise ValueError if the clips do not fit `grid`, are not normalized, or if the batch is empty."""
@@ -102,9 +107,21 @@ class Encoder(nn.Module):
     def embed(self, frames: Tensor, ids: Tensor) -> Tensor:
         """Embed the tokens `ids` (B, K) of clips (B, C, T, H, W) and add their positions: (B, K, D)."""
         tokens = self.patch_embed(gather_patches(frames, ids, self.patch_embed.tubelet))
-        return tokens + self.position[ids]
+        return tokens + self.position(ids)
+
+    def embed_class_token(self, batch: int) -> Tensor:
+        """The class token of each clip, with its position if that is learned: (B, 1, D)."""
+        assert self.class_token is not None
+        token = self.class_token
+        if isinstance(self.position, LearnedPositions):
+            assert self.position.class_token is not None
+            token = token + self.position.class_token
+        return token.expand(batch, -1, -1)
 
     def forward(self, frames: Tensor, ids: Tensor) -> Tensor:
         """Encode only the tokens `ids` (B, K) of clips (B, C, T, H, W): (B, K, D)."""
-        x = run_blocks(self.blocks, self.embed(frames, ids), checkpointing=self.checkpointing)
-        return self.norm(x)
+        x, last = self.embed(frames, ids), None
+        if self.class_token is not None:
+            last = x.size(1)  # the output of the class token is not needed
+            x = torch.cat([self.embed_class_token(x.size(0)), x], dim=1)  # (B, 1 + K, D)
+        return self.norm(run_blocks(self.blocks, x, checkpointing=self.checkpointing, last=last))

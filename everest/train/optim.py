@@ -14,9 +14,11 @@ from torch import nn
 
 from everest.config.settings import FinetuneSettings, PretrainSettings
 from everest.config.tokenizer import TokenizerSettings
+from everest.models.embedding import SPATIAL, TEMPORAL
 
 ParamGroup = dict[str, Any]  # of torch.optim: "params", "weight_decay", and the "lr_scale" of `set_lr`
-NO_DECAY: Final = (".bias", "mask_token", "class_token")  # VideoMAE, BEiT; as all vectors, such as the norms'
+# VideoMAE, BEiT, ST-MAE; as all vectors, such as the norms'.
+NO_DECAY: Final = (".bias", "mask_token", "class_token", SPATIAL, TEMPORAL)
 
 
 def scaled_lr(base_lr: float, batch_size: int) -> float:

@@ -183,7 +183,7 @@ def test_foreign_decoders_are_refused_and_their_encoder_is_taken_on_request(name
     assert all(torch.equal(t, again.weights.tensors[n]) for n, t in done.weights.tensors.items())
     encoder = model(done).encoder
     if name.startswith("mvd"):
-        torch.testing.assert_close(encoder.position, state["pos_embed"][0].float(), atol=1e-3, rtol=0)
+        torch.testing.assert_close(encoder.position.table, state["pos_embed"][0].float(), atol=1e-3, rtol=0)
 
 
 def test_stored_positions_that_are_learned_are_refused():
@@ -196,7 +196,7 @@ def test_stored_positions_that_are_learned_are_refused():
         convert(foreign(state), Hints(heads=3, frames=8))
 
 
-def test_st_mae_is_recognized_and_refused_with_the_reason():
+def test_a_class_token_without_learned_positions_is_refused_with_the_reason():
     state = tiny("videomae_finetune_base") | {"cls_token": torch.zeros(1, 1, 48)}
     state["blocks.0.attn.q.weight"] = torch.zeros(48, 48)
     found = identify(foreign(state), Hints())

@@ -38,6 +38,9 @@ CLASSIFIER = ModelSpec(
     num_classes=3,
 )
 ATTENTIVE = replace(CLASSIFIER, model=replace(SMALL, pooling="class-attention"))
+LIKE_ST_MAE = replace(
+    CLASSIFIER, model=replace(SMALL, positions="learned-separable", class_token=True), selection=AllTokens()
+)
 AUTOENCODER = ModelSpec(
     kind="pretrain",
     frames=8,
@@ -151,6 +154,11 @@ def test_transformers_preprocesses_frames_in_the_same_way(shared: Path, tmp_path
     ("spec", "message"),
     [
         (replace(CLASSIFIER, model=replace(SMALL, positions="separable")), "separable positions"),
+        (
+            replace(CLASSIFIER, model=replace(SMALL, positions="learned-separable")),
+            "learned-separable positions",
+        ),
+        (replace(CLASSIFIER, model=replace(SMALL, class_token=True)), "a class token (it has none)"),
         (replace(CLASSIFIER, heads={"verb": 1, "noun": 2}), "2 label heads"),
         (ATTENTIVE, "class-attention pooling"),
         (replace(CLASSIFIER, model=replace(SMALL, embedding_layers=2)), "2 convolutions"),
@@ -186,8 +194,9 @@ def test_differences_of_transformers_are_noted(tmp_path: Path):
         (CLASSIFIER, None),
         (ATTENTIVE, None),
         *(pytest.param(CLASSIFIER, share, marks=pytest.mark.slow) for share in (0.25, 1.0)),
+        pytest.param(LIKE_ST_MAE, None, marks=pytest.mark.slow),
     ],
-    ids=["mean", "class-attention", "0.25", "1.0"],
+    ids=["mean", "class-attention", "0.25", "1.0", "st-mae"],
 )
 def test_onnxruntime_keeps_the_same_tokens_and_computes_the_same(
     clips: Tensor, tmp_path: Path, spec: ModelSpec, keep: float | None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,47 @@ def test_checkpointing_changes_neither_loss_nor_gradients():
 
 def test_weights_of_a_short_clip_load_into_a_longer_one():
     tiny("pretrain", frames=16).load_state_dict(tiny("pretrain", frames=8).state_dict())
+
+
+@pytest.mark.parametrize("kind", ["pretrain", "classifier"])
+@pytest.mark.parametrize("positions", ["flat", "learned-separable"])
+def test_learned_positions_and_a_class_token_are_trained(kind: str, positions: str):
+    model = tiny(kind, num_classes=3, positions=positions, class_token=True).train()
+    x = torch.randn(2, 3, 8, 32, 32)
+    out = model(x)
+    (out.loss if kind == "pretrain" else out.square().sum()).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert torch.isfinite(parameter.grad).all(), name
+        assert parameter.grad.any(), name
+    parameters = dict(model.named_parameters())
+    assert parameters["encoder.class_token"].shape == (1, 1, 24)
+    assert ("encoder.position.class_token" in parameters) is (positions == "learned-separable")
+    assert ("decoder.position.spatial" in parameters) is (positions != "flat" and kind == "pretrain")
+
+
+def test_a_class_token_changes_the_others_and_has_no_output():
+    model = tiny("pretrain", class_token=True).eval()
+    x, ids = torch.randn(2, 3, 8, 32, 32), torch.tensor([[0, 3, 9], [1, 2, 40]])
+    with torch.no_grad():
+        tokens = model.encoder(x, ids)
+        assert tokens.shape == (2, 3, 24)
+        model.encoder.class_token.mul_(20)
+        assert not torch.allclose(model.encoder(x, ids), tokens)
+
+
+def test_files_without_a_class_token_stay_as_they_were():
+    spec = ModelSpec(
+        kind="classifier",
+        frames=8,
+        size=(32, 32),
+        model=ModelSettings(),
+        selection=AllTokens(),
+        num_classes=4,
+    )
+    assert "class_token" not in spec.dump()["model"]
+    with_one = replace(spec, model=ModelSettings(positions="learned-separable", class_token=True))
+    assert ModelSpec.from_settings(json.loads(json.dumps(with_one.dump())), source=Path("here")) == with_one
 
 
 def test_a_spec_survives_json():

@@ -125,12 +125,19 @@ def embedded(spec: ModelSpec) -> int:
 
 
 def left_out_of_last_block(spec: ModelSpec) -> int:
-    """What the last decoder block does not compute: queries, attention and MLP of the visible tokens."""
-    if spec.kind != "pretrain":
-        return 0
-    tokens, width = count_tokens(spec), spec.model.backbone_size.decoder_width
-    linear = (1 + 1 + 8) * width**2 * tokens.visible  # queries, projection, MLP
-    return linear + 2 * tokens.visible * (tokens.visible + tokens.target) * width
+    """What last blocks do not compute: queries, attention and MLP of tokens that have no output.
+
+    These are the class token in the encoder and the visible tokens in the decoder.
+    """
+    tokens, size = count_tokens(spec), spec.model.backbone_size
+    stacks = [(size.width, int(spec.model.class_token), tokens.visible)]
+    if spec.kind == "pretrain":
+        stacks.append((size.decoder_width, tokens.visible, tokens.target))
+    return sum(
+        (1 + 1 + 8) * width**2 * without
+        + 2 * without * (without + outputs) * width  # queries, projection, MLP
+        for width, without, outputs in stacks
+    )
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "finetune"])
@@ -142,6 +149,8 @@ def left_out_of_last_block(spec: ModelSpec) -> int:
         ("k400", ("model.embedding_layers=3", "model.tubelet=[2, 16, 16]", "data.size=64")),
         ("k400", ("data.frames=24", "model.backbone=vit-s")),
         ("k400", ("model.pooling=class-attention",)),
+        ("k400", ("model.class_token=true", "model.positions=learned-separable")),
+        ("k400", ("model.class_token=true", "model.pooling=class-attention")),
     ],
 )
 def test_counts_equal_torchs_except_for_known_terms(recipe: str, changes: tuple[str, ...], stage):
@@ -151,6 +160,16 @@ def test_counts_equal_torchs_except_for_known_terms(recipe: str, changes: tuple[
     expected = macs.linear + macs.attention - left_out_of_last_block(spec)
     expected += embedding_macs(spec.model, embedded(spec)).embedding
     assert counted_by_torch(spec) == expected
+
+
+def test_a_class_token_costs_what_st_maes_costs(golden: Callable[[str], Path]):
+    entries = json.loads(golden("paper_costs.json").read_text())["entries"]
+    official = next(macs for _, what, *macs in entries if what == "FT MAE (ST-MAE) B")
+    found = cost_of("st-mae-k400", "finetune", ("model.class_token=true",)).macs
+    head = found.linear - official[1]  # with other numbers of classes
+    assert (found.embedding, found.attention) == (official[0], official[2])
+    assert head % 768 == 0
+    assert abs(head) < 768 * 400
 
 
 def test_first_pooling_norms_every_kept_token():

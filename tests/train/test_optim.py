@@ -44,3 +44,15 @@ def test_frozen_parameters_are_in_no_group():
         model = everest.create_model("vit-tiny", kind="classifier", num_classes=2)
     model.encoder.requires_grad_(False)
     assert set(grouped(model)) == {"norm.weight", "norm.bias", "head.weight", "head.bias"}
+
+
+def test_learned_positions_and_class_token_belong_to_the_embedding_and_do_not_decay():
+    options = {"positions": "learned-separable", "class_token": True, "depth": 2}
+    model = everest.create_model("vit-tiny", kind="classifier", num_classes=2, **options)
+    groups = grouped(model, layer_decay=0.5)
+    of_embedding = groups["encoder.patch_embed.proj.bias"]
+    assert of_embedding == (0, 0.125)
+    names = ("class_token", "position.class_token", "position.spatial", "position.temporal")
+    assert {groups[f"encoder.{name}"] for name in names} == {of_embedding}
+    autoencoder = grouped(everest.create_model("vit-tiny", kind="pretrain", **options))
+    assert all(autoencoder[f"{part}.position.spatial"] == (0, 1) for part in ("encoder", "decoder"))

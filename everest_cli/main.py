@@ -36,7 +36,7 @@ from everest_cli import (
     train_tokenizer,
     visualize_mask,
 )
-from everest_cli.output import say
+from everest_cli.output import keep_bytes_of_names, say
 
 GARBAGE_AFTER = 10_000  # new objects; with Python 3.11's 700, a tenth of torch's import is garbage collection
 COMPILERS = ("torch._dynamo", "torch._inductor")  # whose errors are RuntimeErrors without a public name
@@ -49,6 +49,7 @@ class Commands(TyperGroup):
         return list(self.commands)
 
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
+        keep_bytes_of_names()
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import sys
 import time
 from datetime import timedelta
@@ -11,13 +13,21 @@ from typing import Any
 import typer
 
 from everest.system.json_text import json_text
+from everest.system.names import escape_bytes
 
 PLAIN_SECONDS = 10.0  # between two progress lines without a terminal
 
 
 def say(text: str) -> None:
     """Print a line on stderr."""
-    typer.echo(text, err=True)
+    typer.echo(escape_bytes(text), err=True)
+
+
+def keep_bytes_of_names() -> None:
+    """Let stdout print names that are not UTF-8: as they are, or escaped if stdout has another encoding."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # not so in notebooks
+        is_utf8 = codecs.lookup(sys.stdout.encoding).name == "utf-8"
+        sys.stdout.reconfigure(errors="surrogateescape" if is_utf8 else "backslashreplace")
 
 
 def print_json(document: Any) -> None:
@@ -82,7 +92,7 @@ class Display:
 
     def _line(self, text: str) -> None:
         if self._progress is not None:
-            self._progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
+            self._progress.console.print(escape_bytes(text), markup=False, highlight=False, soft_wrap=True)
         else:
             say(text)
 

@@ -1,12 +1,22 @@
-"""Commands on videos that are fine, but whose titles are not UTF-8."""
+"""Commands on videos that are fine, but whose titles or names are not UTF-8."""
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
-from small_runs import called, small_recipe
+from safetensors import safe_open
+from small_runs import called, refused, small_recipe
+
+from everest.system.names import escape_bytes
+from everest.system.run_folder import RunFolder
 
 TITLE = b"title of eighteen."
 
@@ -43,19 +53,174 @@ COMMANDS = {
 }
 
 
+def words(command: str, values: dict[str, Path]) -> list[str]:
+    """The arguments of a command, with each name of `values` replaced."""
+    arguments = command.split()
+    for text in COMMANDS[command]:
+        for name, value in values.items():
+            text = text.replace(name, str(value))
+        arguments.append(text)
+    return arguments
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_title_in_latin_1_ends_no_command(
     command: str, latin_clips: Path, classifier_run: Path, tmp_path: Path
 ):
-    given = {
-        "RECIPE": small_recipe(tmp_path, latin_clips),
-        "VIDEOS": latin_clips,
-        "RUN": classifier_run,
-        "OUT": tmp_path / "out",
-    }
-    arguments = command.split()
-    for text in COMMANDS[command]:
-        for name, value in given.items():
-            text = text.replace(name, str(value))
-        arguments.append(text)
-    called(*arguments)
+    recipe = small_recipe(tmp_path, latin_clips)
+    values = {"RECIPE": recipe, "VIDEOS": latin_clips, "RUN": classifier_run, "OUT": tmp_path / "out"}
+    called(*words(command, values))
+
+
+# --- names --------------------------------------------------------------------------------------------------
+
+BYTES = [b"caf\xe9%d.mp4" % number for number in range(4)]
+NAMES = [os.fsdecode(name) for name in BYTES]
+
+
+@pytest.fixture(scope="module")
+def odd_names(tmp_path_factory: pytest.TempPathFactory, clip_files: Path) -> Path:
+    """The videos of `clip_files` under names that are not UTF-8, with a list; and in class folders."""
+    folder = tmp_path_factory.mktemp("names")
+    for number, name in enumerate(NAMES):
+        shutil.copy(clip_files / f"clip{number}.mp4", folder / name)
+        target = tmp_path_factory.getbasetemp() / "classes" / "ab"[number % 2] / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(clip_files / f"clip{number}.mp4", target)
+    lines = [name + b" %d\n" % (number % 2) for number, name in enumerate(BYTES)]
+    (folder / "train.csv").write_bytes(b"".join(lines))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def odd_classes(odd_names: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.getbasetemp() / "classes"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_name_that_is_not_utf_8_ends_no_command(
+    command: str, odd_names: Path, classifier_run: Path, tmp_path: Path
+):
+    recipe = small_recipe(tmp_path, odd_names)
+    values = {"RECIPE": recipe, "VIDEOS": odd_names, "RUN": classifier_run, "OUT": tmp_path / "out"}
+    called(*words(command, values))
+
+
+@pytest.mark.slow
+def test_lists_keep_the_bytes_of_names_on_their_whole_way(odd_classes: Path, odd_names: Path, tmp_path: Path):
+    """index, split, check --clean, encode, shard, then training and evaluation from these."""
+    called("prepare", "index", odd_classes, "-o", tmp_path / "index")
+    called(
+        "prepare", "split", tmp_path / "index" / "all.csv", "--data", odd_classes, "-o", tmp_path / "split"
+    )
+    listed = b"".join(file.read_bytes() for file in (tmp_path / "split").glob("*.csv"))
+    assert all(name in listed for name in BYTES)
+    shutil.copytree(odd_names, tmp_path / "videos")
+    (tmp_path / "videos" / NAMES[0]).write_bytes(b"no video")
+    source = tmp_path / "videos" / "train.csv"
+    check = called("prepare", "check", source, "--fix", "-o", tmp_path / "check", "--workers", 1, code=4)
+    assert f"{escape_bytes(NAMES[0])}: not a video file" in check.stderr
+    assert BYTES[0] in (tmp_path / "check" / "bad_videos.csv").read_bytes()
+    cleaned = source.with_name("train.clean.csv")
+    assert [name in cleaned.read_bytes() for name in BYTES] == [False, True, True, True]
+    called("prepare", "encode", cleaned, "-o", tmp_path / "small", "--workers", 1)
+    small = tmp_path / "small" / "train.clean.csv"
+    assert BYTES[3] in small.read_bytes()
+    index = called("prepare", "shard", small, "-o", tmp_path / "shards").stdout.strip()
+    for data in (str(source), str(cleaned), str(small), index):
+        recipe = small_recipe(tmp_path, Path(data).parent)
+        sets = [f"--set=data.{key}={json.dumps(data)}" for key in ("train", "val", "test")]
+        out = tmp_path / "run"
+        called(
+            "finetune",
+            "--recipe",
+            recipe,
+            "--init",
+            "none",
+            *sets,
+            "-q",
+            "-o",
+            out,
+            "--overwrite",
+            "--set=data.max_bad=1",
+        )
+        assert set(RunFolder(out).bad_videos()) <= {str(tmp_path / "videos" / NAMES[0])}
+        called(
+            "eval",
+            "-c",
+            out,
+            "--predictions",
+            tmp_path / "p.csv",
+            "--report",
+            tmp_path / "r",
+            "--overwrite",
+            "-q",
+            "--set=data.max_bad=1",
+        )
+        assert BYTES[1] in (tmp_path / "p.csv").read_bytes()
+        assert "\\xe9" in (tmp_path / "r" / "index.html").read_text(encoding="utf-8") or data != str(source)
+
+
+def test_features_and_predictions_name_the_file(odd_names: Path, classifier_run: Path, tmp_path: Path):
+    expected = sorted(str(odd_names / name) for name in NAMES)
+    for suffix in ("safetensors", "npz"):
+        called("extract", odd_names, "-c", classifier_run, "-o", tmp_path / f"f.{suffix}", "--cpu", "-q")
+    with safe_open(tmp_path / "f.safetensors", framework="np") as file:
+        assert json.loads(file.metadata()["videos"]) == expected
+    with np.load(tmp_path / "f.npz") as arrays:
+        assert arrays["videos"].tolist() == expected
+    options = [odd_names, "-c", classifier_run, "--cpu", "-q"]
+    assert [row["video"] for row in json.loads(called("predict", *options, "--json").stdout)] == expected
+    for kind in ("csv", "table"):
+        result = called("predict", *options, "--format", kind)
+        assert all(name in result.stdout_bytes for name in BYTES)
+
+
+@pytest.mark.parametrize("kind", ["png", "gif", "mp4", "html"])
+def test_figures_escape_the_bytes_of_names(odd_names: Path, tmp_path: Path, kind: str):
+    video = odd_names / NAMES[0]
+    called("visualize-mask", video, "--frames", 4, "--size", 32, "--format", kind, "-o", tmp_path)
+    if kind == "html":
+        (page,) = tmp_path.iterdir()
+        assert "<title>caf\\xe90.mp4: " in page.read_text(encoding="utf-8")
+
+
+def test_dollars_in_a_name_are_no_formula(clip_files: Path, tmp_path: Path):
+    video = tmp_path / r"$\frac$.mp4"
+    shutil.copy(clip_files / "clip0.mp4", video)
+    called("visualize-mask", video, "--frames", 4, "--size", 32, "-o", tmp_path)
+    called("select-frames", video, "--frames", 4, "--size", 32, "--picture", tmp_path)
+
+
+def test_stdout_of_any_encoding_takes_any_name(tmp_path: Path):
+    """Of a real process: its stdout refuses what it cannot encode, unless the command changes that."""
+    shown = {"utf-8:strict": b"caf\xe9", "latin-1:strict": rb"caf\udce9", "ascii:strict": b"caf?"}
+    for encoding, name in shown.items():
+        target = bytes(tmp_path) + b"/caf\xe9" + encoding[:5].encode()
+        done = subprocess.run(
+            [sys.executable, "-m", "everest_cli", "recipes", "copy", "ucf101", target],
+            capture_output=True,
+            env=os.environ | {"PYTHONIOENCODING": encoding},
+        )
+        assert (done.returncode, name in done.stdout) == (0, True), done
+        again = subprocess.run(
+            done.args, capture_output=True, env=os.environ | {"PYTHONIOENCODING": encoding}
+        )
+        assert (again.returncode, rb"/caf\xe9" in again.stderr) == (2, True), again
+
+
+def test_names_that_a_recipe_or_a_checkpoint_must_hold_are_refused(
+    clip_files: Path, odd_names: Path, tmp_path: Path
+):
+    odd = tmp_path / os.fsdecode(b"d\xe9pot")
+    shutil.copytree(clip_files, odd)
+    recipe = small_recipe(tmp_path, clip_files)
+    message = refused("pretrain", "--recipe", recipe, "--data", odd, "-o", tmp_path / "out", code=2)
+    assert message == "error: --set: data.root: has a name that is not UTF-8; rename it\n"
+    message = refused("pretrain", "--recipe", recipe, "-o", odd / "run", code=2)
+    assert f"--output {tmp_path}/d\\xe9pot/run: not UTF-8" in message
+    classes = tmp_path / "classes" / odd.name
+    shutil.copytree(clip_files, classes)
+    train = f"--set=data.train={classes.parent}"
+    message = refused("finetune", "--recipe", recipe, "--init", "none", train, code=4)
+    assert message.endswith("classes/d\\xe9pot: the name of a class has to be UTF-8; rename the folder\n")

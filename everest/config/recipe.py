@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import fields, replace
 from pathlib import Path
@@ -28,6 +28,7 @@ from everest.config.settings import TARGETS, Recipe
 from everest.config.values import with_hyphens
 from everest.config.yaml import write_yaml
 from everest.errors import RecipeError, one_per_line
+from everest.system.names import is_unicode
 
 _ADAPTER = TypeAdapter(Recipe)
 
@@ -87,10 +88,26 @@ def _validate(merged: Merged) -> tuple[Recipe | None, list[tuple[KeyPath, str]]]
 
     Validates JSON, because pydantic's strict mode accepts lists for tuples there, but still not true for 1.0.
     """
+    problems = [(key, "has a name that is not UTF-8; rename it") for key in _not_unicode(merged.values)]
+    if problems:
+        return None, problems
     try:
         return _ADAPTER.validate_json(json.dumps(merged.values), strict=True), []
     except ValidationError as error:
         return None, explain_validation(error)
+
+
+def _not_unicode(value: Any, key: KeyPath = ()) -> Iterator[KeyPath]:
+    """The keys of the texts that no JSON can hold."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _not_unicode(name, key)
+            yield from _not_unicode(inner, (*key, name))
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _not_unicode(inner, key)
+    elif isinstance(value, str) and not is_unicode(value):
+        yield key
 
 
 def _problems_of_other_targets(merged: Merged) -> list[str]:

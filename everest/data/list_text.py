@@ -2,7 +2,7 @@
 
 A line is `path label`, separated by a tab, a comma or a space; paths with spaces are quoted if a space
 separates. A header is optional. With a header, a list can have the columns of `COLUMNS`, and a column
-`label.NAME` for each of several heads.
+`label.NAME` for each of several heads. The text is UTF-8; a path may be any bytes (everest.system.names).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from everest.errors import DataError, did_you_mean
+from everest.system.names import is_unicode
 from everest.system.storage import Location
 from everest.video.folders import as_data_error
 from everest.video.source import Member
@@ -39,7 +40,7 @@ def read_rows(file: Location) -> list[ListRow]:
     Raises:
         DataError: the file is not a text file, is empty, or its columns make no sense.
     """
-    lines = read_lines(file)
+    lines = read_lines(file, any_names=True)
     if not lines:
         raise DataError(f"{file}: the list is empty; it needs a line `path label` for every video")
     for number, line in lines:
@@ -77,23 +78,30 @@ def read_rows(file: Location) -> list[ListRow]:
                 f"{', '.join(columns)} are expected; {fix}; the line is {shown(line)}"
             )
         values = {column: value for column, value in zip(columns, fields, strict=True) if value}
+        if not all(is_unicode(value) for column, value in values.items() if column != "path"):
+            raise DataError(f"{file}:{number}: {shown(line)} is not in UTF-8; save the list in that encoding")
         rows.append(ListRow(f"{file}:{number}", values, line))
     return rows
 
 
-def read_lines(file: Location) -> list[tuple[int, str]]:
+def read_lines(file: Location, *, any_names: bool = False) -> list[tuple[int, str]]:
     """Reads the lines of a text that are not blank, with their numbers from 1; skips a byte order mark.
 
+    Args:
+        any_names: accept bytes that are not UTF-8, as file names may have them.
     Raises:
         DataError: the file cannot be read, or is not text in UTF-8.
     """
-    try:
-        with as_data_error(file):
-            text = file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{file}: not a text file in UTF-8 (byte {error.start}); save it in that encoding"
-        ) from error
+    with as_data_error(file):
+        text = file.read_text(encoding="utf-8-sig", errors="surrogateescape")
+    if not is_unicode(text) and not (any_names and "\0" not in text):
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"{file}: not a text file in UTF-8 (byte {len(text[: error.start].encode())}); "
+                "save it in that encoding"
+            ) from error
     return [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
 
 

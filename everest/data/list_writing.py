@@ -13,6 +13,7 @@ from everest.data.labels import columns_of, is_integer
 from everest.data.samples import Sample
 from everest.errors import DataError, RecipeError
 from everest.system.files import write_atomically
+from everest.system.names import is_file_name
 
 SEGMENT_COLUMNS: Final = ("start", "end", "start_frame", "end_frame")
 ELSEWHERE: Final = "write elsewhere by --output DIR"
@@ -24,11 +25,7 @@ def unlistable(path: str) -> str | None:
         return "a line break in its name"
     if path[-1].isspace():
         return "a space at the end of its name"
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        return "a name that is not in UTF-8"
-    return None
+    return None if is_file_name(path) else "a character that no file name has"
 
 
 def refuse_unlistable(samples: Iterable[Sample]) -> None:
@@ -106,6 +103,9 @@ def refuse_existing(
 
 
 def write_lines(file: Path, lines: Iterable[str]) -> None:
-    """Write the lines of a list, or one class name per line for `data.classes`, atomically."""
+    """Write the lines of a list, or one class name per line for `data.classes`, atomically.
+
+    Paths that are not UTF-8 keep their bytes.
+    """
     text = "".join(f"{line}\n" for line in lines)
-    write_atomically(file, lambda part: part.write_text(text, encoding="utf-8", newline="\n"))
+    write_atomically(file, lambda part: part.write_text(text, "utf-8", "surrogateescape", newline="\n"))

@@ -16,6 +16,7 @@ from everest.data.labels import LabelRules, columns_of, names_used
 from everest.data.list_text import ListRow, read_rows
 from everest.data.shards import find_index, read_index
 from everest.errors import DataError, did_you_mean
+from everest.system.names import is_unicode
 from everest.system.storage import Location, RemotePath, join_location, parse_location
 from everest.video.folders import as_data_error, subfolders, videos_by_subfolder, videos_under
 from everest.video.source import Member, Video
@@ -203,11 +204,14 @@ def _of_list(
             missing[path] = f"cannot look for {path}: {error.strerror}"
         else:
             if not exists:
-                missing[path] = f"no file {path}"
+                encoding = "" if is_unicode(path) else f"; {file} is not in UTF-8, save it in that encoding"
+                missing[path] = f"no file {path}{encoding}"
     if paths and len(missing) == len(paths):
+        first = next(iter(samples.values())).path
         raise DataError(
-            f"{file}: none of its {len(paths)} videos exists, first {next(iter(samples.values())).path}; "
+            f"{file}: none of its {len(paths)} videos exists, first {first}; "
             f"paths are relative to data.root, which is {root}"
+            + ("" if is_unicode(first) else "; the list is not in UTF-8")
         )
     if not may_miss:
         absent = {where: sample.path for where, sample in samples.items() if sample.path in missing}

@@ -20,6 +20,7 @@ from everest.errors import RecipeError
 from everest.models.cost import gmacs_of_clip
 from everest.models.spec import ModelSpec
 from everest.system.files import check_new_file, write_atomically
+from everest.system.names import escape_bytes
 from everest.system.run_folder import ENVIRONMENT, METRICS, WEIGHTS
 from everest.system.weights_header import read_header
 from everest.train.listing import read_run
@@ -198,4 +199,4 @@ def _add_legend(figure: Figure, lines: Sequence[Line2D], names: Sequence[str]) -
     # Set afterwards: matplotlib omits labels that begin with "_" and reads dollars as formulas.
     for text, name in zip(legend.get_texts(), shown, strict=True):
         text.set_parse_math(False)
-        text.set_text(name)
+        text.set_text(escape_bytes(name))

@@ -26,6 +26,7 @@ from everest.methods.grid import TokenGrid
 from everest.methods.importance import RawPixels
 from everest.methods.strategies import FrameDifference, RedundancyRobust
 from everest.system.files import check_new_file, write_atomically
+from everest.system.names import escape_bytes
 from everest.video.pixels import normalize
 from everest.video.reader import probe, read_frames
 
@@ -159,7 +160,8 @@ def draw_selection(path: Path, view: FrameView) -> None:
             share_axis = ax.twinx()
             share_axis.plot(numbers, view.inclusion.numpy(), "o", color="#D55E00", markersize=4)
             share_axis.set(ylabel="share of draws (dots)", ylim=(0, 1.05))
-        figure.suptitle(f"{view.video.name}: {len(drawn)} of {candidates} pairs drawn (alpha {view.alpha:g})")
+        title = f"{view.video.name}: {len(drawn)} of {candidates} pairs drawn (alpha {view.alpha:g})"
+        figure.suptitle(escape_bytes(title), parse_math=False)
         write_atomically(path, lambda part: figure.savefig(part, format="png"))
 
 

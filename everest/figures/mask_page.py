@@ -22,6 +22,7 @@ from everest.figures.masks import MaskView
 from everest.figures.pictures import jpeg_uri
 from everest.methods.grid import TokenGrid
 from everest.system.files import write_text
+from everest.system.names import escape_bytes
 
 
 def ranks_of(order: Tensor) -> list[int]:
@@ -70,7 +71,7 @@ def write_page(path: Path, views: Sequence[MaskView], frames: Tensor, *, title: 
     }
     options = "".join(f'<option value="{name}">{name}</option>' for name in ranks)
     parts = {
-        "TITLE": html.escape(title),
+        "TITLE": html.escape(escape_bytes(title)),
         "OPTIONS": options,
         "LAST": str(frames.size(0) - 1),
         "KEEP": str(round(len(views[0].kept) / grid.num_tokens * 100)),

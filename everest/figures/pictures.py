@@ -21,6 +21,7 @@ from torch import Tensor
 
 from everest.figures.masks import GRAY, MaskView, spread
 from everest.system.files import write_atomically
+from everest.system.names import escape_bytes
 from everest.tokenizer.report import Example
 
 COLUMNS: Final = 8  # frames in a row, at most
@@ -100,7 +101,7 @@ def draw_rows(path: Path, rows: Sequence[FigureRow], *, slices: int, title: str,
                 figure.colorbar(ScalarMappable(scale, HEAT), ax=list(line), fraction=0.03, pad=0.01)
         for ax, frame in zip(axes[0], columns, strict=True):
             ax.set_title(f"frame {frame}", fontsize=8)
-        figure.suptitle(title, fontsize=10)
+        figure.suptitle(escape_bytes(title), fontsize=10, parse_math=False)
         figure.supxlabel(footnote, fontsize=7)
         write_atomically(path, lambda part: figure.savefig(part, format="png"))
 

@@ -135,7 +135,7 @@ def write_predictions(path: Path, predictions: Predictions, classes: Classes) ->
     header = [f"{column}.{name}" if name else column for name in by_head for column in columns]
 
     def write(part: Path) -> None:
-        with part.open("w", newline="", errors="surrogateescape") as file:
+        with part.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
             rows = csv.writer(file)
             rows.writerow(["video", *header])
             for i, video in enumerate(predictions.videos):

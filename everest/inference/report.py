@@ -31,6 +31,7 @@ from everest.inference.confusion import (
 from everest.models.cost import count_tokens, gmacs_of_clip
 from everest.models.spec import ModelSpec
 from everest.system.files import write_text
+from everest.system.names import escape_bytes
 
 PAGE: Final = "index.html"
 SWEEP: Final = "sweep.png"
@@ -98,7 +99,7 @@ def write_report(
         fitting=NUMBERED,
         percent=lambda share: f"{100 * share:.1f}\N{NO-BREAK SPACE}%",
     )
-    write_text(folder / PAGE, page)
+    write_text(folder / PAGE, escape_bytes(page))
     return folder / PAGE
 
 

@@ -53,6 +53,6 @@ def write_clean_lists(check: Check, *, names: Sequence[str]) -> list[Path]:
             continue
         # All other lines as they are, with the header.
         removed = {row.where for row in source.rows if id(row) in dropped} | set(source.unreadable)
-        lines = [line for number, line in read_lines(source.path) if f"{source.path}:{number}" not in removed]
-        write_lines(path, lines)
+        lines = read_lines(source.path, any_names=True)
+        write_lines(path, [line for number, line in lines if f"{source.path}:{number}" not in removed])
     return written

@@ -92,6 +92,9 @@ def read_index(folder: Path, *, annotations: Path | None, layout: str | None, sp
             # Lists without labels are for pre-training only, which their names show.
             unlabelled = match is not None and not any(sample.labels for sample in kept)
             listed[name + UNLABELLED if unlabelled else name] = kept
+    if not listed:
+        path, problem = min(refused.items())
+        raise DataError(f"{path!r}: {problem}, which no list can hold, as with all {len(refused)} videos")
     return Index(
         layout=FOLDERS if match is None else match[0].name,
         root=root,

@@ -167,7 +167,7 @@ class RunFolder:
         path = self.path / BAD_VIDEOS
         if not path.is_file():
             return {}
-        with path.open(newline="", errors="surrogateescape") as file:
+        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
             return {row["path"]: row["reason"] for row in csv.DictReader(file)}
 
 

@@ -96,8 +96,8 @@ class RemotePath:
         with self._filesystem() as (storage, path):
             return cast("bytes", storage.cat_file(path, start=start, end=end))
 
-    def read_text(self, encoding: str) -> str:
-        return self.read_bytes().decode(encoding)
+    def read_text(self, encoding: str, errors: str = "strict") -> str:
+        return self.read_bytes().decode(encoding, errors)
 
     @lru_cache(maxsize=32768)  # noqa: B019 the kept paths are small
     def version(self) -> tuple[int, str]:

@@ -12,6 +12,7 @@ from everest.config.recipe import load_recipe, recipe_values
 from everest.config.settings import Recipe
 from everest.errors import RecipeError, differing
 from everest.system.interrupted import has_not_begun
+from everest.system.names import is_unicode
 from everest.system.run_folder import (
     INIT,
     ONE_BATCH,
@@ -46,8 +47,12 @@ def check_output(path: Path, request: RunRequest, *, resume: bool, overwrite: bo
 
     Raises:
         RecipeError: a process trains the run, or something else is at `path` and `overwrite` is not given,
-            or `overwrite` would remove files that no run has written.
+            or `overwrite` would remove files that no run has written, or `path` is not UTF-8.
     """
+    if not is_unicode(str(path)):
+        raise RecipeError(
+            f"--output {path}: not UTF-8, so its weights could not be read; choose another name"
+        )
     if not path.exists():
         return False
     if not path.is_dir():

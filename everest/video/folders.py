@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final, TypeVar, cast
 
 from everest.errors import DataError
+from everest.system.names import is_unicode
 from everest.system.storage import Location
 
 IMAGE_SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png"})
@@ -32,13 +33,17 @@ def as_data_error(path: Location) -> Iterator[None]:
 
 
 def subfolders(folder: Location) -> list[str]:
-    """The names of a folder's subfolders, sorted, without hidden ones.
+    """The names of a folder's subfolders, which are names of classes, sorted, without hidden ones.
 
     Raises:
-        DataError: the folder cannot be read.
+        DataError: the folder cannot be read, or a name is not UTF-8.
     """
     with as_data_error(folder):
-        return sorted(path.name for path in _children(folder) if path.is_dir())
+        names = sorted(path.name for path in _children(folder) if path.is_dir())
+    for name in names:
+        if not is_unicode(name):
+            raise DataError(f"{folder / name}: the name of a class has to be UTF-8; rename the folder")
+    return names
 
 
 def videos_under(folder: AnyPath) -> Iterator[AnyPath]:

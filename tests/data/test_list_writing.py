@@ -1,9 +1,11 @@
+import os
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from everest.data.list_text import read_rows
 from everest.data.list_writing import names_needed, unlistable, write_lines, write_list
 from everest.data.samples import Sample, read_samples
 from everest.errors import DataError
@@ -57,6 +59,22 @@ def test_a_name_is_written_and_read_back_or_refused(folder, names):
     write_list(folder / "list.csv", samples, root=folder)
     lines = (folder / "list.csv").read_text(encoding="utf-8").splitlines()
     assert len(lines) == len(names) + 1
+
+
+@given(names=st.lists(st.binary(min_size=1, max_size=9), min_size=1, max_size=5, unique=True))
+def test_names_of_any_bytes_are_written_and_read_back(folder, names):
+    files = [os.fsdecode(name) for name in names if not set(name) & set(b"/\0") and name not in (b".", b"..")]
+    samples = [Sample(path=str(folder / name)) for name in files]
+    samples = [sample for sample in samples if unlistable(sample.path) is None]
+    if samples:
+        write_list(folder / "list.csv", samples, root=folder)
+        rows = read_rows(folder / "list.csv")
+        assert [Path(folder, row.values["path"]) for row in rows] == [Path(x.path) for x in samples]
+
+
+def test_surrogates_that_stand_for_no_single_byte_are_no_names():
+    for text in ("\ud800.mp4", "\udcc3\udca9.mp4"):
+        assert unlistable(text) == "a character that no file name has"
 
 
 def test_large_and_fine_numbers_are_read_back(tmp_path):

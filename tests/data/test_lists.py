@@ -1,4 +1,5 @@
 import errno
+import os
 import re
 from pathlib import Path
 
@@ -253,6 +254,27 @@ def test_unreadable_list_is_named(root, monkeypatch):
     refuse(monkeypatch, "read_text", "train.csv")
     with pytest.raises(DataError, match=r"train\.csv: cannot be read: Permission denied"):
         read(root, "a.mp4 0\n")
+
+
+def test_a_path_may_be_any_bytes_and_nothing_else_of_a_list(root):
+    name = os.fsdecode(b"caf\xe9, x.mp4")
+    (root / name).touch()
+    (root / "list.csv").write_bytes(b'path,label\n"caf\xe9, x.mp4",1\n')
+    (sample,) = read_samples(root / "list.csv", root=root).samples
+    assert (sample.path, sample.labels) == (str(root / name), (1,))
+    (root / "list.csv").write_bytes(b'a.mp4,run\n"caf\xe9, x.mp4",caf\xe9\n')
+    with pytest.raises(DataError, match=r"list\.csv:2: .* is not in UTF-8; save the list in that encoding"):
+        read_samples(root / "list.csv", root=root)
+
+
+def test_a_list_in_another_encoding_than_its_files_is_named(root):
+    (root / "café.mp4").touch()
+    (root / "list.csv").write_bytes("a.mp4 0\ncafé.mp4 1\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"list\.csv:2: no file .*list\.csv is not in UTF-8, save it in that"):
+        read_samples(root / "list.csv", root=root)
+    (root / "list.csv").write_bytes("café.mp4 1\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"none of its 1 videos exists, .*; the list is not in UTF-8"):
+        read_samples(root / "list.csv", root=root)
 
 
 def test_binary_file_is_no_list(root):

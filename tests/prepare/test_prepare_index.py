@@ -267,13 +267,18 @@ def test_folders_that_cannot_be_meant(tmp_path, files, message):
 
 def test_names_that_no_list_can_hold_are_left_out_and_reported(tmp_path):
     touch(tmp_path, "run/a.mp4", "run/two\nlines.mp4", "walk/b.mp4")
-    (tmp_path / "walk" / os.fsdecode(b"\xff.mp4")).touch()
+    odd = os.fsdecode(b"\xff.mp4")  # lists hold any bytes
+    (tmp_path / "walk" / odd).touch()
     told = json.loads(index(tmp_path, "--json").stdout)
-    assert told["unlistable"] == 2
-    assert [path for path, *_ in rows_of(tmp_path / "all.csv", tmp_path)] == ["run/a.mp4", "walk/b.mp4"]
-    report = (tmp_path / "index_report.csv").read_text(errors="surrogateescape")
-    assert "a line break in its name" in report
-    assert "a name that is not in UTF-8" in report
+    assert told["unlistable"] == 1
+    listed = [path for path, *_ in rows_of(tmp_path / "all.csv", tmp_path)]
+    assert listed == ["run/a.mp4", "walk/b.mp4", f"walk/{odd}"]
+    assert "a line break in its name" in (tmp_path / "index_report.csv").read_text()
+
+
+def test_a_folder_of_unlistable_names_only_is_refused(tmp_path):
+    touch(tmp_path, "run/two\nlines.mp4")
+    assert r"run/two\nlines.mp4': a line break in its name, which no list" in index(tmp_path, code=4).stderr
 
 
 # --- what is refused ---------------------------------------------------------------------------------------

@@ -1,0 +1,32 @@
+"""File names that are not UTF-8, whose bytes Python keeps as lone surrogates (PEP 383).
+
+Such a name is a name like any other: lists, CSV files and stdout keep its bytes (`surrogateescape`), and JSON
+has them as `\\udcXX`, which Python reads back. Figures, pages and messages need text; they show `\\xXX`.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a text can be encoded, and is not a name that keeps bytes."""
+    return _SURROGATE.search(text) is None
+
+
+def escape_bytes(text: str) -> str:
+    r"""The text with `\xXX` for each byte that is not UTF-8: `caf\xe9.mp4`."""
+    return _SURROGATE.sub(
+        lambda found: f"\\x{ord(found[0]) - 0xDC00:02x}" if found[0] >= "\udc80" else "?", text
+    )
+
+
+def is_file_name(text: str) -> bool:
+    """Whether a text can come from a file system: surrogates stand for single bytes that are not UTF-8."""
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape") == text
+    except UnicodeEncodeError:
+        return False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from everest.checkpoints.pickles import IgnoredObject, load_pickle, refuse_wrong_download
 from everest.errors import CheckpointError, EnvironmentProblem
+from everest.system.files import read_json
 from everest.system.hub import fetch, is_hub_name, license_of
 from everest.system.weights import PICKLES
 from everest.system.weights_header import FORMAT, read_metadata
@@ -153,7 +153,7 @@ def unwrapped(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text())
+        content = read_json(path)
     except (ValueError, OSError) as error:
         raise CheckpointError(f"{path}: not readable as JSON ({error}); download it again") from error
     if not isinstance(content, dict):

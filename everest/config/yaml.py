@@ -71,6 +71,8 @@ def read_yaml(text: str, label: str) -> Any:
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
         raise RecipeError(f"{label}{line}: {error.problem or error.context}") from error
+    except RecursionError as error:
+        raise RecipeError(f"{label}: nested too deeply") from error
     except yaml.YAMLError as error:  # a character that YAML forbids
         raise RecipeError(f"{label}: not YAML: {str(error).splitlines()[0]}") from error
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import errno
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -122,6 +124,30 @@ def check_new_folder(path: Path, first: str, *, option: str, overwrite: bool) ->
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically; file names that are not UTF-8 keep their bytes."""
     write_atomically(path, lambda part: part.write_text(text, encoding="utf-8", errors="surrogateescape"))
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value of a JSON text that may be damaged.
+
+    Raises:
+        ValueError: not JSON, not UTF-8, or nested too deeply to be read.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file.
+
+    Raises:
+        OSError: the file is missing or cannot be read.
+        ValueError: damaged, or no regular file: reading a named pipe would wait forever.
+    """
+    if path.exists() and not path.is_file():
+        raise ValueError("not a regular file")
+    return parse_json(path.read_text(encoding="utf-8"))
 
 
 def write_table(path: Path, rows: Iterable[Sequence[str]], *, quoted: bool = False) -> None:

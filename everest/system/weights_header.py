@@ -12,6 +12,7 @@ from typing import Any, Literal
 from safetensors import SafetensorError, safe_open
 
 from everest.errors import CheckpointError, EnvironmentProblem
+from everest.system.files import parse_json
 
 FORMAT = "everest"
 VERSION = 1  # of the header
@@ -57,16 +58,16 @@ def read_header(path: Path) -> WeightsHeader:
     try:
         if int(texts["version"]) > VERSION:
             raise CheckpointError(f"{path}: written by a newer everest; update to read it")
-        classes = json.loads(texts["classes"])
+        classes = parse_json(texts["classes"])
         return WeightsHeader(
             kind=texts["kind"],
-            settings=json.loads(texts["settings"]),
+            settings=parse_json(texts["settings"]),
             classes=tuple(classes) if classes is not None else None,
             recipe=texts["recipe"],
             step=int(texts["step"]),
-            origin=json.loads(texts["origin"]) if "origin" in texts else None,
+            origin=parse_json(texts["origin"]) if "origin" in texts else None,
         )
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, TypeError) as error:
         raise CheckpointError(f"{path}: its header is damaged ({error})") from error
 
 

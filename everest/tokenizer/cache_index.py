@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 from pydantic import ConfigDict, TypeAdapter
 
 from everest.errors import CheckpointError
-from everest.system.files import write_text
+from everest.system.files import read_json, write_text
 from everest.system.weights import read_spec
 from everest.tokenizer.spec import TokenizerUse
 
@@ -76,7 +76,7 @@ class TokenIndex:
                 f"{path}: no such file; make it with everest prepare tokens --output {folder}"
             )
         try:
-            settings = json.loads(path.read_text())
+            settings = read_json(path)
         except ValueError as error:
             raise CheckpointError(
                 f"{path}: damaged ({error}); make the cache again with --overwrite"

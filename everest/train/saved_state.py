@@ -24,7 +24,7 @@ from typing_extensions import TypedDict  # pydantic does not take typing's on Py
 
 from everest.errors import CheckpointError, EnvironmentProblem, UserError
 from everest.system.accelerator import decide_on_main
-from everest.system.files import write_atomically
+from everest.system.files import parse_json, write_atomically
 from everest.system.weights import read_tensors, state_hash
 from everest.system.weights_header import FORMAT, read_metadata
 
@@ -114,8 +114,8 @@ def read_state(path: Path) -> SavedState:
     if checksum is not None and checksum != _checksum(header, tensors):
         raise CheckpointError("its contents do not have the checksum that was saved with them")
     try:
-        step, notes = int(header["step"]), json.loads(header["notes"])
-    except (ValueError, RecursionError) as error:
+        step, notes = int(header["step"]), parse_json(header["notes"])
+    except ValueError as error:
         raise CheckpointError(f"its header is damaged ({error})") from error
     if path.name != f"step-{step:09d}.safetensors" or not isinstance(notes, dict):
         raise CheckpointError(f"its header is damaged (a state of step {step})")

@@ -18,7 +18,7 @@ from everest.errors import RecipeError
 from everest.figures.pictures import draw_examples
 from everest.system.events import notice
 from everest.system.files import write_text
-from everest.system.json_text import json_text, nonfinite_as_null, parse_json
+from everest.system.json_text import json_text, nonfinite_as_null, read_json
 from everest.system.randomness import Purpose, generator_at, seed_at
 from everest.system.run_folder import REPORT_IMAGE
 from everest.tokenizer.clips import first_clips, held_out_clips, held_out_key, tokenizer_clips
@@ -194,7 +194,7 @@ def _finish(training: Training, validation: Validation) -> dict[str, Any]:
     assert isinstance(model, AdaptiveTokenizer)
     measured = bool((model.target_std != 1).any())
     if measured and run.report.is_file():
-        return parse_json(run.report.read_text())
+        return read_json(run.report)
     if not measured:
         measure_targets(model, training.clips, settings=training.settings)
         replace(weights, tensors=model.state_dict()).save(run.weights)

@@ -14,13 +14,15 @@ import typer
 
 from everest.system.json_text import json_text
 from everest.system.names import escape_bytes
+from everest.system.terminal import writing_to_terminal
 
 PLAIN_SECONDS = 10.0  # between two progress lines without a terminal
 
 
 def say(text: str) -> None:
     """Print a line on stderr."""
-    typer.echo(escape_bytes(text), err=True)
+    with writing_to_terminal():
+        typer.echo(escape_bytes(text), err=True)
 
 
 def keep_bytes_of_names() -> None:
@@ -61,7 +63,8 @@ class Display:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._progress is not None:
-            self._progress.stop()
+            with writing_to_terminal():
+                self._progress.stop()
 
     def report(self, event: dict[str, Any]) -> None:
         """Show one event; the loops call this."""
@@ -92,7 +95,10 @@ class Display:
 
     def _line(self, text: str) -> None:
         if self._progress is not None:
-            self._progress.console.print(escape_bytes(text), markup=False, highlight=False, soft_wrap=True)
+            with writing_to_terminal():
+                self._progress.console.print(
+                    escape_bytes(text), markup=False, highlight=False, soft_wrap=True
+                )
         else:
             say(text)
 
@@ -104,7 +110,8 @@ class Display:
             self._began = (now, done)
         self._done = done
         if self._progress is not None:
-            self._progress.update(self._task, completed=done, total=total, description=text)
+            with writing_to_terminal():
+                self._progress.update(self._task, completed=done, total=total, description=text)
         elif done == total or now - self._said_at >= PLAIN_SECONDS:
             self._said_at = now
             since, before = self._began

@@ -13,7 +13,7 @@ from torch import Tensor
 from everest.checkpoints.pickles import IgnoredObject, load_pickle, refuse_wrong_download
 from everest.errors import CheckpointError, EnvironmentProblem
 from everest.system.hub import fetch, is_hub_name, license_of
-from everest.system.json_text import parse_json
+from everest.system.json_text import read_json
 from everest.system.weights import PICKLES
 from everest.system.weights_header import FORMAT, read_metadata
 
@@ -154,7 +154,7 @@ def unwrapped(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        content = parse_json(path.read_text())
+        content = read_json(path)
     except (ValueError, OSError) as error:
         raise CheckpointError(f"{path}: not readable as JSON ({error}); download it again") from error
     if not isinstance(content, dict):

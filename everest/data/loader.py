@@ -13,6 +13,7 @@ import threading
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
+from multiprocessing.util import get_temp_dir
 from typing import Final, cast
 
 import torch
@@ -21,6 +22,7 @@ from torch.utils.data import DataLoader, Sampler, default_collate
 from everest.data.dataset import Clip, SampleKey, VideoClips
 from everest.errors import DataError, EnvironmentProblem, UserError
 from everest.system.cpu import READER_KEEPS, keep_freed_memory
+from everest.system.launch import STOP_SIGNALS
 
 SECONDS_TO_DIE: Final = 5.0  # a killed process is gone in milliseconds, unless the kernel is out of memory
 
@@ -57,7 +59,7 @@ def _start_worker(worker_id: int) -> None:
     """Use one thread, as the workers are the parallelism; leave signals to the process that trains."""
     torch.set_num_threads(1)
     keep_freed_memory(READER_KEEPS)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+    for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
@@ -69,6 +71,10 @@ def batches(loader: DataLoader[Clip | UserError]) -> Generator[Clip]:
         EnvironmentProblem: a worker was killed.
     """
     assert isinstance(loader.dataset, VideoClips)
+    if loader.num_workers:
+        # Workers make their sockets in this process's folder, which is removed when this process ends. Each
+        # would make a folder of its own otherwise, and a worker that is killed removes nothing.
+        get_temp_dir()
     others = multiprocessing.active_children()
     handler = signal.getsignal(signal.SIGCHLD)
     # Without a limit of its own, torch checks every few seconds whether its workers are alive.

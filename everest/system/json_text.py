@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 from typing import Any, NoReturn
 
 
@@ -16,12 +17,24 @@ def parse_json(text: str | bytes) -> Any:
     """The value of a JSON document.
 
     Raises:
-        ValueError: not JSON, a number that is not finite, or values nested too deeply.
+        ValueError: not JSON, not UTF-8, a number that is not finite, or values nested too deeply.
     """
     try:
         return json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
     except RecursionError:
         raise ValueError("values nested too deeply") from None
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file.
+
+    Raises:
+        OSError: the file is missing or cannot be read.
+        ValueError: see `parse_json`, or no regular file: reading a named pipe would wait forever.
+    """
+    if path.exists() and not path.is_file():
+        raise ValueError("not a regular file")
+    return parse_json(path.read_text(encoding="utf-8"))
 
 
 def _refuse_constant(name: str) -> NoReturn:

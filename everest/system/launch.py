@@ -12,16 +12,19 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from everest.errors import EnvironmentProblem, RecipeError
+from everest.system.terminal import leave_closed_terminal
 
 GRACE_SECONDS = 10.0  # for the other processes to exit by themselves after one has failed
 LOST = 69  # exit code of a process that exits because another one has
+# Ctrl-C, kill, Slurm's warning before the time limit, a closed terminal.
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 PARENT = "EVEREST_PARENT"  # the process that started this one; the run ends with it
 
 
@@ -184,6 +187,15 @@ def visible_gpus(ids: Sequence[int]) -> dict[str, str]:
     return {"CUDA_VISIBLE_DEVICES": ",".join(names[i].strip() if names else str(i) for i in ids)}
 
 
+def catch_stop_signals(handler: Callable[[int, FrameType | None], None]) -> dict[int, Any]:
+    """Install a handler for STOP_SIGNALS; returns those before, by signal.
+
+    A SIGHUP that is ignored stays ignored: that is how `nohup` lets a command outlive its terminal.
+    """
+    caught = [n for n in STOP_SIGNALS if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN]
+    return {number: signal.signal(number, handler) for number in caught}
+
+
 @contextmanager
 def _forward_signals(workers: Sequence[subprocess.Popen[str]]) -> Iterator[set[int]]:
     """Forward signals to the workers; yields the set of the signals received so far."""
@@ -191,12 +203,13 @@ def _forward_signals(workers: Sequence[subprocess.Popen[str]]) -> Iterator[set[i
 
     def forward(number: int, frame: FrameType | None) -> None:
         received.add(number)
+        if number == signal.SIGHUP:
+            leave_closed_terminal()
         for worker in workers:
             if worker.poll() is None:
                 worker.send_signal(number)
 
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-    before = {number: signal.signal(number, forward) for number in numbers}
+    before = catch_stop_signals(forward)
     try:
         yield received
     finally:
@@ -207,14 +220,14 @@ def _forward_signals(workers: Sequence[subprocess.Popen[str]]) -> Iterator[set[i
 def _wait(workers: Sequence[subprocess.Popen[str]]) -> int | None:
     """Wait for all; returns the rank that failed first, or None. After a failure the others are stopped.
 
-    Of several that have failed it is the lowest rank: the main process has shown its error.
+    If the main process ends with the same code, it is rank 0, which has shown the error.
     """
     failed: int | None = None
     deadline = 0.0
     while True:
-        running = any(worker.poll() is None for worker in workers)
+        codes = [worker.poll() for worker in workers]
+        running = None in codes
         if failed is None:
-            codes = [worker.returncode for worker in workers]
             own = [rank for rank, code in enumerate(codes) if code not in (None, 0, LOST)]
             # A process that lost another one counts only after all have ended: the other's error comes first.
             lost = [rank for rank, code in enumerate(codes) if code == LOST and None not in codes]
@@ -224,5 +237,5 @@ def _wait(workers: Sequence[subprocess.Popen[str]]) -> int | None:
             for worker in workers:
                 worker.kill()
         if not running:
-            return failed
+            return 0 if failed is not None and codes[0] == codes[failed] else failed
         time.sleep(0.05)

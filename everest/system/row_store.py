@@ -23,6 +23,7 @@ from torch import Tensor
 
 from everest.errors import RecipeError
 from everest.system.files import write_error, write_text
+from everest.system.json_text import parse_json, read_json
 from everest.system.locks import sole_writer
 
 SYNC_SECONDS: Final = 1.0  # of work that a power failure may cost
@@ -97,7 +98,7 @@ def open_journal(
             raise write_error(path, error) from error
         lines = lines[: len(lines) // batch * batch]
         try:
-            entries = [read(json.loads(line)) for line in lines]
+            entries = [read(parse_json(line)) for line in lines]
         except (ValueError, TypeError) as error:
             raise RecipeError(f"{path}: damaged, or not a file of this command ({error}); {fix}") from error
         size = sum(map(len, lines))
@@ -235,7 +236,7 @@ def open_row_store(
 def _read_json(file: Path) -> Any:
     """The value in a file of the store; None if there is no such file."""
     try:
-        return json.loads(file.read_text()) if file.is_file() else None
+        return read_json(file) if file.is_file() else None
     except ValueError as error:
         raise _damaged(file.parent, f"{file.name}: {error}") from error
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from everest.errors import RecipeError
 from everest.system.files import write_error, write_table, write_text
-from everest.system.json_text import json_text, nonfinite_as_null, parse_json
+from everest.system.json_text import json_text, nonfinite_as_null, parse_json, read_json
 
 RECIPE, ENVIRONMENT, METRICS, WEIGHTS, BEST, BAD_VIDEOS, STATE = (
     "recipe.yaml",
@@ -103,7 +103,7 @@ class RunFolder:
         """
         path = self.path / ENVIRONMENT
         try:
-            values = parse_json(path.read_text())
+            values = read_json(path)
         except (OSError, ValueError) as error:
             raise RecipeError(f"{path}: damaged ({error})") from error
         if not isinstance(values, dict):
@@ -132,7 +132,9 @@ class RunFolder:
         """
         path = self.path / METRICS
         rows, problems = [], []
-        for number, line in enumerate(path.read_bytes().split(b"\n")[:-1] if path.is_file() else (), start=1):
+        if path.exists() and not path.is_file():
+            return [], [f"{path}: damaged (not a regular file)"]
+        for number, line in enumerate(path.read_bytes().split(b"\n")[:-1] if path.exists() else (), start=1):
             try:
                 row = parse_json(line)
                 if not isinstance(row["step"], int) or not isinstance(row.get("loss"), float | int | None):

@@ -9,15 +9,17 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, NamedTuple
 
 import psutil
 
 from everest.errors import RecipeError
 from everest.system.files import write_text
+from everest.system.json_text import read_json
 from everest.system.locks import sole_writer
 
 RUNNING: Final = "running.json"
+MOST_PIDS: Final = 2**31 - 1
 QUIET_SECONDS: Final = 600.0  # our choice: a run on another host that has not written for this long is dead
 
 
@@ -53,9 +55,12 @@ def is_running(run: Path) -> bool:
     """Whether a process trains the run.
 
     Processes of another host cannot be looked up; there, the run counts as running while it writes files.
+
+    Raises:
+        RecipeError: running.json is damaged.
     """
     marker = _read_marker(run)
-    if marker is not None and marker["host"] != socket.gethostname():
+    if marker is not None and marker.host != socket.gethostname():
         return time.time() - last_written(run) < QUIET_SECONDS
     return running_here(run) is not None
 
@@ -66,26 +71,46 @@ def running_here(run: Path) -> int | None:
     A killed process leaves the file behind, and its id may since belong to another process, which is then
     younger than the file.
     """
-    marker = _read_marker(run)
-    if marker is None or marker["host"] != socket.gethostname():
+    try:
+        marker = _read_marker(run)
+    except RecipeError:  # as after a power failure
+        return None
+    if marker is None or marker.host != socket.gethostname():
         return None
     try:
-        process = psutil.Process(marker["pid"])
+        process = psutil.Process(marker.pid)
         written = (run / RUNNING).stat().st_mtime
         # One second: both times are rounded.
         is_alive = process.status() != psutil.STATUS_ZOMBIE and process.create_time() <= written + 1
     except (OSError, psutil.Error):
         return None
-    return marker["pid"] if is_alive else None
+    return marker.pid if is_alive else None
 
 
-def _read_marker(run: Path) -> dict[str, Any] | None:
-    """The contents of running.json; None if it is missing or damaged, as after a power failure."""
+class _Marker(NamedTuple):
+    """The contents of running.json."""
+
+    pid: int
+    host: str
+
+
+def _read_marker(run: Path) -> _Marker | None:
+    """Read running.json; None if there is none.
+
+    Raises:
+        RecipeError: it is damaged.
+    """
+    path = run / RUNNING
     try:
-        marker = json.loads((run / RUNNING).read_text())
-        return {"host": str(marker["host"]), "pid": int(marker["pid"])}
-    except (OSError, ValueError, KeyError, TypeError):
+        values = read_json(path)
+    except FileNotFoundError:
         return None
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"{path}: damaged ({error})") from error
+    match values:
+        case {"pid": int(pid), "host": str(host)} if 0 < pid <= MOST_PIDS:
+            return _Marker(pid, host)
+    raise RecipeError(f"{path}: damaged (it names no process)")
 
 
 def last_written(run: Path) -> float:

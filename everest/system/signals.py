@@ -7,7 +7,8 @@ import signal
 from types import FrameType
 
 from everest.errors import UserError
-from everest.system.launch import PARENT
+from everest.system.launch import PARENT, catch_stop_signals
+from everest.system.terminal import leave_closed_terminal
 
 
 class Stopped(UserError):
@@ -20,18 +21,18 @@ class Stopped(UserError):
 
 
 class StopSignal:
-    """Records a SIGINT, SIGTERM or SIGUSR1, so that the current step can end; a second one acts at once."""
-
-    WATCHED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    """Records one of STOP_SIGNALS, so that the current step can end; a second one acts at once."""
 
     def __enter__(self) -> StopSignal:
         self._received = 0
-        self._before = {int(number): signal.signal(number, self._record) for number in self.WATCHED}
+        self._before = catch_stop_signals(self._record)
         return self
 
     def _record(self, number: int, frame: FrameType | None) -> None:
         self._received = number
         signal.signal(number, self._before[number])
+        if number == signal.SIGHUP:
+            leave_closed_terminal()
 
     def __exit__(self, *exception: object) -> None:
         for number, handler in self._before.items():

@@ -66,7 +66,7 @@ def read_header(path: Path) -> WeightsHeader:
             step=int(texts["step"]),
             origin=parse_json(texts["origin"]) if "origin" in texts else None,
         )
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, TypeError) as error:
         raise CheckpointError(f"{path}: its header is damaged ({error})") from error
 
 

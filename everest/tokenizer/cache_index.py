@@ -11,7 +11,7 @@ from pydantic import ConfigDict, TypeAdapter
 
 from everest.errors import CheckpointError
 from everest.system.files import write_text
-from everest.system.json_text import json_text, parse_json
+from everest.system.json_text import json_text, read_json
 from everest.system.weights import read_spec
 from everest.tokenizer.spec import TokenizerUse
 
@@ -76,7 +76,7 @@ class TokenIndex:
                 f"{path}: no such file; make it with everest prepare tokens --output {folder}"
             )
         try:
-            settings = parse_json(path.read_text())
+            settings = read_json(path)
         except ValueError as error:
             raise CheckpointError(
                 f"{path}: damaged ({error}); make the cache again with --overwrite"

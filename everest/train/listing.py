@@ -6,7 +6,7 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from everest.config.recipe_files import find_recipe
 from everest.errors import RecipeError, UserError
@@ -14,6 +14,7 @@ from everest.system.run_folder import ENVIRONMENT, PLAN, RECIPE, STATE, RunFolde
 from everest.system.run_lock import is_running, last_written
 from everest.system.weights_header import read_header
 
+T = TypeVar("T")
 State = Literal["running", "finished", "resumable", "started", "damaged"]
 
 
@@ -46,17 +47,18 @@ def find_runs(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise RecipeError(f"no folder '{folder}'; name the one that holds your runs")
     found = []
-    for here, folders, _ in os.walk(folder):
-        folders[:] = [name for name in folders if name != STATE and not name.startswith(".")]
-        if RunFolder(Path(here)).is_run():
+    for here, folders, files in os.walk(folder):
+        if {RECIPE, ENVIRONMENT} <= {*folders, *files}:  # whatever they are: `summarize` shows the damage
             found.append(Path(here))
+        folders[:] = [name for name in folders if name != STATE and not name.startswith(".")]
     return sorted(found)
 
 
 def summarize(run: Path) -> RunSummary:
     """Summarize a run from its files. A damaged file is no error: one run must not hide the others."""
-    age = int(max(0.0, time.time() - last_written(run)))
+    age = 0
     try:
+        age = int(max(0.0, time.time() - last_written(run)))
         environment, rows = read_run(run)
         steps = environment.get(PLAN, {}).get("steps")
         # `pretrain` of `everest --debug pretrain --recipe …`: the first argument that is no option
@@ -66,17 +68,33 @@ def summarize(run: Path) -> RunSummary:
             state=_state(run, rows, steps),
             age_seconds=age,
             command=command,
-            recipe=find_recipe(run / RECIPE).values().get("name"),
+            recipe=_optional(str, find_recipe(run / RECIPE).values().get("name")),
             step=_newest(rows, "step"),
-            steps=steps,
-            loss=_newest(rows, "loss"),
+            steps=_optional(int, steps),
+            loss=None if (loss := _newest(rows, "loss")) is None else float(loss),
             best_val_top1=max((float(row["val_top1"]) for row in rows if "val_top1" in row), default=None),
         )
     except UserError as error:
         return RunSummary(path=str(run), state="damaged", age_seconds=age, problem=str(error))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:  # valid JSON, but not of a run
+    except OSError as error:
+        problem = f"{error.filename or run}: cannot be read: {error.strerror}"
+        return RunSummary(path=str(run), state="damaged", age_seconds=age, problem=problem)
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        OverflowError,
+    ) as error:  # JSON, but not of a run
         problem = f"{run}: values that no run writes ({error})"
         return RunSummary(path=str(run), state="damaged", age_seconds=age, problem=problem)
+
+
+def _optional(kind: type[T], value: Any) -> T | None:
+    """Returns the value; raises TypeError for one of another type."""
+    if value is not None and not isinstance(value, kind):
+        raise TypeError(f"{value!r:.50} is no {kind.__name__}")
+    return value
 
 
 def _state(run: Path, rows: list[dict[str, Any]], steps: int | None) -> State:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -15,7 +16,15 @@ from processes import TWO, everest, start, wait_for_rows, wait_until_nobody_runs
 from small_runs import RECIPE, equal, metrics, run, weights
 
 from everest.errors import EnvironmentProblem, RecipeError
-from everest.system.launch import PARENT, Devices, adopt_slurm, first_host, is_lost_peer, read_devices
+from everest.system.launch import (
+    PARENT,
+    Devices,
+    _wait,
+    adopt_slurm,
+    first_host,
+    is_lost_peer,
+    read_devices,
+)
 from everest.system.run_folder import RunFolder
 
 
@@ -115,6 +124,24 @@ def test_four_processes_equal_one(recipe: Path, tmp_path: Path):
     run("pretrain", *options, "-o", tmp_path / "one")
     everest("pretrain", *options, "-o", tmp_path / "four", "--processes", "4")
     assert losses(tmp_path / "four") == pytest.approx(losses(tmp_path / "one"), abs=1e-5)
+
+
+def test_the_failure_of_a_later_process_is_seen_at_once(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("everest.system.launch.GRACE_SECONDS", 0.1)
+    began = time.monotonic()
+    with (
+        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], text=True) as main,
+        subprocess.Popen([sys.executable, "-c", "raise SystemExit(4)"], text=True) as other,
+    ):
+        assert _wait([main, other]) == 1
+    assert time.monotonic() - began < 30
+    assert (main.returncode, other.returncode) == (-signal.SIGKILL, 4)
+
+
+def test_of_equal_failures_the_main_process_has_shown_the_error():
+    codes = ("import time; time.sleep(1); raise SystemExit(4)", "raise SystemExit(4)")
+    workers = [subprocess.Popen([sys.executable, "-c", code], text=True) for code in codes]
+    assert _wait(workers) == 0
 
 
 def test_an_error_of_all_is_shown_once(recipe: Path, tmp_path: Path):

@@ -170,3 +170,52 @@ def test_reading_runs_needs_no_torch():
     code = "import everest.train.listing, everest_cli.runs, sys; print('torch' in sys.modules)"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout == "False\n"
+
+
+DEEP = "[" * 100_000
+JUNK = {
+    "nothing": b"",
+    "binary": bytes(range(256)),
+    "not UTF-8": b'{"a": "\xff"}',
+    "deep": DEEP.encode(),
+    "deep object": b'{"a":' * 100_000,
+    "list": b"[]",
+    "number": b"1e999",
+    "huge": b'{"pid": 1e999, "host": "HOST", "step": ' + b"9" * 4000 + b"}",
+    "huge pid": b'{"pid": 99999999999999999999, "host": "HOST"}',
+    "negative pid": b'{"pid": -1, "host": "HOST"}',
+    "pid of text": b'{"pid": "1", "host": "HOST"}',
+    "values of other types": b'{"plan": 3, "command": 5, "name": {"a": 1}, "step": [], "pid": {}, "host": 1}',
+    "other plan": b'{"plan": {"steps": {}}, "command": ["a", 7], "name": ["x"], "step": 1, "loss": "x"}',
+    "huge loss": b'{"step": 1, "loss": 1' + b"0" * 400 + b', "val_top1": 1' + b"0" * 400 + b"}",
+}
+
+
+@pytest.mark.parametrize("name", ["running.json", "env.json", "metrics.jsonl", "recipe.yaml"])
+def test_no_file_of_a_run_hides_the_other_runs(tmp_path: Path, name: str):
+    make_run(tmp_path / "good", logged=3)
+    for content in (*JUNK, "named pipe", "folder", "dangling link"):
+        file = make_run(tmp_path / content, logged=3, saved=2) / name
+        file.unlink(missing_ok=True)
+        if content == "named pipe":
+            os.mkfifo(file)
+        elif content == "folder":
+            file.mkdir()
+        elif content == "dangling link":
+            file.symlink_to(tmp_path / "nowhere")
+        else:
+            file.write_bytes(JUNK[content].replace(b"HOST", socket.gethostname().encode()) + b"\n")
+    assert len(listed(tmp_path).stdout.splitlines()) == len(JUNK) + 5
+    runs = {Path(run["path"]).name: run for run in json.loads(listed(tmp_path, "--json").stdout)}
+    assert len(runs) == len(JUNK) + 4
+    assert runs["good"]["state"] == "started"
+    for content in ("named pipe", "folder", "binary", "not UTF-8", "deep"):
+        assert runs[content]["state"] == "damaged", content
+        assert name in runs[content]["problem"]
+
+
+@pytest.mark.parametrize("content", ["nothing", "deep", "list", "huge", "huge pid", "negative pid"])
+def test_a_run_with_a_damaged_claim_can_be_claimed(tmp_path: Path, content: str):
+    (tmp_path / "running.json").write_bytes(JUNK[content].replace(b"HOST", socket.gethostname().encode()))
+    run_lock.claim(tmp_path)
+    assert run_lock.is_running(tmp_path)

@@ -1,0 +1,32 @@
+"""A terminal that is closed while a command runs."""
+
+from __future__ import annotations
+
+import errno
+import os
+import termios
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+def leave_closed_terminal() -> None:
+    """Let standard streams that belong to a closed terminal lead nowhere: writing to it is an error (EIO)."""
+    for descriptor in (0, 1, 2):
+        try:
+            termios.tcgetattr(descriptor)
+        except termios.error as error:  # ENOTTY of anything but a terminal
+            if error.args[0] == errno.EIO:
+                nowhere = os.open(os.devnull, os.O_RDWR)
+                os.dup2(nowhere, descriptor)
+                os.close(nowhere)
+
+
+@contextmanager
+def writing_to_terminal() -> Iterator[None]:
+    """Around messages for the user: if the terminal is closed, they are lost, and that is no error."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        leave_closed_terminal()

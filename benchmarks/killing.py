@@ -70,12 +70,11 @@ class Call:
         chosen, victims = self._victims(members, number, rng)
         for member in chosen:
             _send(member, number)
-        if number == signal.SIGKILL:
-            phase = phase_of(self.run)
+        at_once = phase_of(self.run)
         code = self._process.wait(timeout=PATIENCE_SECONDS)  # before psutil, which would take its code
         psutil.wait_procs(members[1:], timeout=PATIENCE_SECONDS)
-        if number != signal.SIGKILL:
-            phase = phase_of(self.run)
+        # A process that gets another signal may end its step and save.
+        phase = at_once if number == signal.SIGKILL else phase_of(self.run)
         stderr = self._log.read_text(errors="replace")
         if code == 0:
             return End(code=0, stderr=stderr)

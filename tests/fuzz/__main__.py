@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import json
 import os
 import pkgutil
+import signal
 import sys
 import tempfile
 import time
@@ -53,13 +55,15 @@ def main() -> int:
         )
         report = Report()
         started = time.monotonic()
-        for outcome in runner.run(ids):
-            if report.add(outcome) <= KEPT and outcome.problems:
-                runner.keep_input(
-                    outcome, options.keep / str(outcome.id.kind) / f"{outcome.id.seed}-{outcome.id.index}"
-                )
-            if options.index is not None:
-                _show(outcome)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stopped run reports what it has found
+        with contextlib.suppress(KeyboardInterrupt):
+            for outcome in runner.run(ids):
+                if report.add(outcome) <= KEPT and outcome.problems:
+                    runner.keep_input(
+                        outcome, options.keep / str(outcome.id.kind) / f"{outcome.id.seed}-{outcome.id.index}"
+                    )
+                if options.index is not None:
+                    _show(outcome)
         report.seconds = time.monotonic() - started
     if options.json:
         print(json.dumps(report.to_dict(), indent=1))

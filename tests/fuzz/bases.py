@@ -8,6 +8,7 @@ import shutil
 import signal
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 RECIPE = """\
 summary: the smallest model that trains
@@ -127,8 +128,8 @@ class Bases:
 
         log = RunFolder.log
 
-        def log_and_stop(run: RunFolder, row: dict) -> None:
-            log(run, row)
+        def log_and_stop(self: RunFolder, row: dict[str, Any]) -> None:
+            log(self, row)
             if row["step"] == STOP_AFTER:
                 os.kill(os.getpid(), signal.SIGTERM)  # the run ends after this step, as from a terminal
 

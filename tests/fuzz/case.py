@@ -21,12 +21,14 @@ class Case:
         codes: exit codes that fit the input, besides 0.
         outputs: patterns of paths that the command may write; all other files must stay as they are.
         check: a further condition on the result.
+        note: the damage, for the report.
     """
 
     argv: list[str]
     codes: frozenset[int]
     outputs: tuple[str, ...] = ()
     check: Check | None = None
+    note: str = ""
 
     def is_output(self, path: str) -> bool:
         return any(fnmatch(path, pattern) for pattern in self.outputs)

@@ -22,12 +22,19 @@ RESUME = ("pretrain", "-r", "recipe.yaml", "-o", "stopped", "--gpus", "cpu", "-q
 def make_state(rng: Random, folder: Path, bases: Bases) -> Case:
     """A stopped run with damaged states, resumed: the same weights as without a stop, or exit code 6."""
     run = _copy_stopped(folder, bases)
+    notes = []
     for _ in range(rng.choice((1, 1, 2))):
         states = sorted(path for path in (run / "state").glob("step-*") if path.is_file())
         if states:
-            rng.choice(_STATE_DAMAGES)(rng, rng.choice([*states, states[-1], states[-1]]))
+            damage = rng.choice(_STATE_DAMAGES)
+            damage(rng, rng.choice([*states, states[-1], states[-1]]))
+            notes.append(damage.__name__.strip("_"))
     return Case(
-        argv=list(RESUME), codes=STATE_CODES, outputs=("stopped/*",), check=_same_weights(bases.pretrained)
+        argv=list(RESUME),
+        codes=STATE_CODES | _if_folders(run),
+        outputs=("stopped/*",),
+        check=_same_weights(bases.pretrained),
+        note=" and ".join(notes),
     )
 
 
@@ -69,6 +76,12 @@ def _copy_stopped(folder: Path, bases: Bases) -> Path:
     return bases.copy("stopped", folder)
 
 
+def _if_folders(run: Path) -> frozenset[int]:
+    """Exit code 5 fits a run in which a folder is in the place of a file: the file cannot be written."""
+    found = [path for path in run.rglob("*") if path.is_dir() and path.name != "state"]
+    return frozenset({5} if found else ())
+
+
 def _same_weights(whole: Path) -> Callable[[Path, int], str | None]:
     def check(folder: Path, code: int) -> str | None:
         if code:
@@ -85,11 +98,11 @@ def _same_weights(whole: Path) -> Callable[[Path, int], str | None]:
 # Of states ----------------------------------------------------------------------------------------------
 
 
-def _any_damage(rng: Random, state: Path) -> None:
+def _anything(rng: Random, state: Path) -> None:
     state.write_bytes(damage_file(rng, state.read_bytes()))
 
 
-def _damage_notes(rng: Random, state: Path) -> None:
+def _texts(rng: Random, state: Path) -> None:
     parts = split_file(state.read_bytes())
     if parts is not None:
         header, tensors = parts
@@ -98,6 +111,15 @@ def _damage_notes(rng: Random, state: Path) -> None:
 
 def _bytes(rng: Random, state: Path) -> None:
     state.write_bytes(damage_bytes(rng, state.read_bytes()))
+
+
+def _tensor_bit(rng: Random, state: Path) -> None:
+    """One bit of a tensor: no reader of safetensors notices it."""
+    data = bytearray(state.read_bytes())
+    place = rng.randint(len(data) // 2, len(data) - 1) if data else 0
+    if data:
+        data[place] ^= 1 << rng.randrange(8)
+    state.write_bytes(data)
 
 
 def _rename(rng: Random, state: Path) -> None:
@@ -136,7 +158,7 @@ def _step(rng: Random, state: Path) -> None:
     state.write_bytes(join_file(header, tensors))
 
 
-_STATE_DAMAGES = (_any_damage, _damage_notes, _bytes, _bytes, _rename, _remove, _folder, _exchange, _step)
+_STATE_DAMAGES = (_anything, _texts, _bytes, _tensor_bit, _rename, _remove, _folder, _exchange, _step)
 
 
 def _damage_run_file(rng: Random, path: Path) -> None:

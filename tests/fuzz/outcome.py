@@ -28,29 +28,26 @@ class Outcome:
     stderr: str = ""
     seconds: float = 0.0
     peak_bytes: int = 0  # of the resident memory, above that before the case
+    note: str = ""
 
     @property
     def key(self) -> str:
         """Equal for failures of one cause: the innermost own line of a traceback, else the problem."""
-        where = traceback_end(self.stderr)
-        return where or (self.problems[0] if self.problems else "")
+        note = f" ({self.note})" if self.note else ""
+        return traceback_end(self.stderr) or (self.problems[0] + note if self.problems else "")
 
 
 def traceback_end(stderr: str) -> str:
-    """The last lines of a traceback: the innermost own line and the error; empty without a traceback."""
+    """The innermost own line of a traceback and the kind of error; empty without a traceback."""
     if "Traceback (most recent call last)" not in stderr:
         return ""
     frames = _FRAME.findall(stderr)
     own = [frame for frame in frames if "/everest" in frame[0] and "site-packages" not in frame[0]]
+    errors = re.findall(r"^([\w.]+(?:Error|Exception|Interrupt|Exit))\b", stderr, flags=re.MULTILINE)
+    if not frames or not errors:
+        return "a traceback without an end"
     file, line, function = (own or frames)[-1]
-    ends = [
-        text
-        for text in stderr.strip().splitlines()
-        if re.match(r"[\w.]+(Error|Exception|Interrupt|Exit)", text)
-    ]
-    error = re.sub(r"\d+", "N", ends[-1])[:120] if ends else "?"
-    place = "/".join(Path(file).parts[-3:])
-    return f"{place}:{line} in {function}: {error}"
+    return f"{'/'.join(Path(file).parts[-3:])}:{line} in {function}: {errors[-1]}"
 
 
 Snapshot = dict[str, tuple[int, str]]  # path -> (mode, digest)

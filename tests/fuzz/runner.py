@@ -164,6 +164,7 @@ def _in_child(work: Callable[[], None]) -> None:
     """Do `work` in a process just forked, which ends here and never returns."""
     code = 70
     try:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.setsid()  # a group of its own, to be killed with all processes that it starts
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         work()

@@ -69,7 +69,5 @@ def test_a_traceback_is_known_by_its_innermost_own_line():
         '  File "/usr/lib/python3/json.py", line 5, in loads\n    raise\n'
         "AttributeError: 'int' object has no attribute 'items' 17\n"
     )
-    assert traceback_end(stderr) == (
-        "everest/data/shards.py:68 in read_index: AttributeError: 'int' object has no attribute 'items' N"
-    )
+    assert traceback_end(stderr) == "everest/data/shards.py:68 in read_index: AttributeError"
     assert traceback_end("error: my.yaml: unknown key") == ""

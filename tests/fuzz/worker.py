@@ -48,6 +48,7 @@ def run_case(kind: Kind, case_id: CaseId, bases: Bases, folder: Path) -> Outcome
         stderr=stderr,
         seconds=time.monotonic() - started,
         peak_bytes=max(0, _memory("VmHWM") - resident),
+        note=case.note,
     )
     outcome.problems = problems_of(case, outcome, folder, before)
     if outcome.peak_bytes > PEAK_BYTES:

@@ -212,8 +212,8 @@ def start_from(
     The clip may be longer or larger than in pre-training: positions are computed, or learned ones are
     interpolated. Everything of an autoencoder but its encoder is left out. With mean pooling the last norm of
     the encoder is left out too, as in the released programs, where the norm after pooling starts fresh. A
-    class-attention layer also starts fresh. A classifier with the same pooling also gives its pooling, and its
-    head if the classes fit.
+    class-attention layer also starts fresh. A classifier with the same pooling also gives its pooling, and
+    its head if the classes fit.
 
     Raises:
         CheckpointError: another backbone, tubelet or kind of positions, or a class token in one of them.

@@ -12,20 +12,27 @@ if TYPE_CHECKING:
     from everest.api import create_model, read_clip, select_tokens
     from everest.checkpoints.load import load_model
     from everest.config.recipe import load_recipe
+    from everest.data import augment, crops
+    from everest.methods import strategies
     from everest.methods.grid import TokenSelection
+    from everest.train.optim import parameter_groups
     from everest.video.pixels import normalise, normalize
     from everest.video.reader import read_frames
 
 __all__ = [
     "TokenSelection",
+    "augment",
     "create_model",
+    "crops",
     "load_model",
     "load_recipe",
     "normalise",
     "normalize",
+    "parameter_groups",
     "read_clip",
     "read_frames",
     "select_tokens",
+    "strategies",
 ]
 
 _HOMES = {
@@ -35,17 +42,25 @@ _HOMES = {
     "load_recipe": "everest.config.recipe",
     "normalise": "everest.video.pixels",  # the first spelling, which programs may use
     "normalize": "everest.video.pixels",
+    "parameter_groups": "everest.train.optim",
     "read_clip": "everest.api",
     "read_frames": "everest.video.reader",
     "select_tokens": "everest.api",
 }
+_MODULES = {
+    "augment": "everest.data.augment",
+    "crops": "everest.data.crops",
+    "strategies": "everest.methods.strategies",
+}
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(_MODULES[name])
     if name not in _HOMES:
         raise AttributeError(f"module 'everest' has no attribute '{name}'")
     return getattr(import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES])
+    return sorted([*globals(), *_HOMES, *_MODULES])

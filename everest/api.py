@@ -49,7 +49,7 @@ def create_model(
         backbone: vit-tiny, vit-s, vit-b, vit-l or vit-h.
         num_classes: of a classifier; a mapping such as {"verb": 97, "noun": 300} gives it a head for each.
         frames, size: of the clips; pixels as one number or (height, width).
-        selection: a strategy of everest.methods; by default EVEREST's for the kind (Tables 7, 8).
+        selection: a strategy of everest.strategies; by default EVEREST's for the kind (Tables 7, 8).
         drop_path: of a classifier in training mode, in [0, 1): the rate of stochastic depth in the last
             block; it grows linearly from 0 in the first one (Huang et al. 2016).
         model: further keys of a recipe's `model` section, such as `tubelet` or `decoder_depth`.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,43 @@ def test_every_name_is_there():
     assert everest.normalize is everest.normalise
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         everest.nothing  # noqa: B018
+
+
+PUBLIC_MODULES = ("augment", "crops", "strategies")
+
+
+@pytest.mark.parametrize("name", PUBLIC_MODULES)
+def test_the_public_modules_name_what_they_offer(name: str):
+    module = getattr(everest, name)
+    assert name in everest.__all__
+    assert name in dir(everest)
+    for offered in module.__all__:
+        assert getattr(module, offered).__doc__, offered
+
+
+def test_every_strategy_has_a_public_name():
+    named = [getattr(everest.strategies, name) for name in everest.strategies.__all__]
+    assert all(strategy in named for strategy in everest.strategies.STRATEGIES.values())
+    tube = everest.strategies.Tube(mask_ratio=0.75)
+    model = everest.create_model("vit-tiny", kind="pretrain", depth=1, frames=4, size=32, selection=tube)
+    assert model.selector == tube
+
+
+def test_public_names_are_loaded_when_they_are_first_used():
+    code = (
+        "import sys, everest; assert 'torch' not in sys.modules; "
+        "print(everest.parameter_groups.__name__, everest.strategies.__name__)"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout.split() == ["parameter_groups", "everest.methods.strategies"]
+
+
+def test_optimizer_groups_scale_the_rate_of_each_layer():
+    model = everest.create_model("vit-tiny", kind="classifier", num_classes=2, depth=2)
+    groups = everest.parameter_groups(model, weight_decay=0.05, layer_decay=0.5)
+    assert sorted({group["lr_scale"] for group in groups}) == [0.125, 0.25, 0.5, 1]
+    assert {group["weight_decay"] for group in groups} == {0.0, 0.05}
+    assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
 
 
 def test_a_clip_of_a_file_goes_through_a_model(clip_files: Path):

@@ -26,6 +26,8 @@ from torch.nn import functional as F
 
 from everest.data.crops import Box, Size
 
+__all__ = ["RandAugment", "mix"]  # of everest.augment
+
 Argument = float | int | None
 
 PROBABILITY: Final = 0.5  # that a drawn operation is applied

@@ -19,6 +19,18 @@ from torch.nn import functional as F
 
 from everest.data.frames import part_of
 
+__all__ = [  # of everest.crops
+    "Box",
+    "center_box",
+    "crop",
+    "erase",
+    "erasing_box",
+    "multi_scale_crop",
+    "random_resized_crop",
+    "resize",
+    "view_boxes",
+]
+
 Size = tuple[int, int]
 
 SCALES = (1.0, 0.875, 0.75, 0.66)  # of the short side; VideoMAE and EVEREST, pre-training

@@ -17,6 +17,20 @@ from everest.methods.masks import FrameWise, RandomSpaceTime, RunningCell, Tube,
 from everest.methods.ranked import FrameDifference, LearnedImportance, RedundancyRobust
 from everest.methods.selector import Selector, checked_share
 
+__all__ = [  # of everest.strategies
+    "STRATEGIES",
+    "AllTokens",
+    "FrameDifference",
+    "FrameWise",
+    "LearnedImportance",
+    "RandomSpaceTime",
+    "RedundancyRobust",
+    "RunningCell",
+    "Selector",
+    "Tube",
+    "TubeDropout",
+]
+
 
 @dataclass(frozen=True, kw_only=True)
 class AllTokens(Selector):

@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+import torch
+
 from everest.checkpoints.convert import convert
 from everest.checkpoints.foreign import CONFIG, PICKLED, SHARDS, locate, own_file, read_foreign
 from everest.checkpoints.sizes import Hints
@@ -20,7 +22,7 @@ from everest.models.mae import MaskedAutoencoder
 from everest.models.spec import ModelSpec
 from everest.system.hub import warn_on_main
 from everest.system.run_folder import BEST, RECIPE, WEIGHTS
-from everest.system.weights import PICKLES, Weights, load_tensors, read_weights
+from everest.system.weights import PICKLES, Weights, load_tensors, read_weights, require_fitting
 from everest.tokenizer.network import AdaptiveTokenizer
 from everest.tokenizer.spec import TokenizerSpec
 
@@ -118,6 +120,10 @@ def open_model(
         spec = TokenizerSpec.from_settings(weights.settings, source=file)
     else:
         spec = ModelSpec.from_settings(weights.settings, source=file)
+        if weights.classes and not spec.heads and len(weights.classes) != spec.num_classes:
+            raise CheckpointError(
+                f"{file}: {len(weights.classes)} names of classes, its head has {spec.num_classes}"
+            )
         frames, size, selection = frames or spec.frames, size or spec.size, selection or spec.selection
         spec = replace(spec, frames=frames, size=size, selection=selection)
         if check is not None:
@@ -140,6 +146,9 @@ def build_model(spec: ModelSpec | TokenizerSpec, weights: Weights, *, source: Pa
     Raises:
         CheckpointError: the tensors do not fit the module.
     """
+    blank = spec if isinstance(spec, TokenizerSpec) else spec.without_files()
+    with torch.device("meta"):  # sizes that are not those of the file are refused before they take memory
+        require_fitting(blank.build().state_dict(), weights.tensors, source=str(source))
     module = spec.build()
     load_tensors(module, weights.tensors, source=str(source))
     return module.eval()

@@ -108,15 +108,15 @@ def _check_out(checkpoint: str, out: Path | None, *, inspect: bool, overwrite: b
 def _is_own(path: Path, *, inspect: bool, as_json: bool) -> bool:
     """Whether everest wrote the checkpoint: --inspect describes it, otherwise there is nothing to convert."""
     from everest.checkpoints.foreign import own_file
+    from everest.checkpoints.load import open_model
     from everest.errors import CheckpointError
-    from everest.system.weights import read_weights
 
     file = own_file(path)
     if file is None:
         return False
     if not inspect:
         raise CheckpointError(f"{path}: written by everest; every command reads it as it is")
-    weights = read_weights(file)
+    weights = open_model(file).weights
     document = {
         "checkpoint": str(file),
         "family": "everest",

@@ -13,7 +13,7 @@ from torch import Tensor
 from everest.checkpoints.foreign import Foreign
 from everest.checkpoints.identify import Identity, Refused, identify
 from everest.checkpoints.sizes import Hints
-from everest.errors import CheckpointError
+from everest.errors import CheckpointError, shown
 from everest.system.weights import Weights, require_finite
 
 FEW = 4  # names that a message lists one by one
@@ -105,9 +105,11 @@ def _tensors(foreign: Foreign, identity: Identity) -> dict[str, Tensor]:
 def grouped(names: Collection[str]) -> list[str]:
     """Return a few names as they are, and many as counts of the modules that they belong to."""
     if len(names) <= FEW:
-        return sorted(names)
+        return [shown(name) for name in sorted(names)]
     counts = Counter(name.partition(".")[0] for name in names)
-    return [f"{name} ({count})" if count > 1 else name for name, count in sorted(counts.items())]
+    return [
+        f"{shown(name)} ({count})" if count > 1 else shown(name) for name, count in sorted(counts.items())
+    ]
 
 
 def describe(foreign: Foreign, identity: Identity | Refused) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from everest.checkpoints.pickles import IgnoredObject, load_pickle, refuse_wrong_download
-from everest.errors import CheckpointError, EnvironmentProblem
+from everest.errors import MOST_SHOWN_OF_PATH, CheckpointError, EnvironmentProblem, shown
 from everest.system.hub import fetch, is_hub_name, license_of
 from everest.system.json_text import read_json
 from everest.system.weights import PICKLES
@@ -27,6 +27,7 @@ _WEIGHT_FILES = (
     "pytorch_model.bin.index.json",
 )
 PICKLED = _WEIGHT_FILES[2:]
+LONGEST_FILE_NAME = 255  # of Linux
 _DEEPSPEED = "mp_rank_00_model_states.pt"
 # Keys of the weights in the files of training programs (released programs: model, DeepSpeed: module,
 # PySlowFast: model_state).
@@ -96,15 +97,14 @@ def own_file(path: Path) -> Path | None:
 def _load(file: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[str]]:
     """Return the tensors, the saved command line, and notes."""
     if file.name.endswith(".index.json"):
-        parts = sorted(set(_json(file).get("weight_map", {}).values()))
         tensors: dict[str, Tensor] = {}
-        for part in parts:
-            if Path(part).name != part:
-                raise CheckpointError(f"{file}: names a part outside its folder: {part}")
+        for part in _parts(file):
             tensors |= _load(file.parent / part)[0]
         return tensors, {}, []
     if not file.is_file():
-        raise CheckpointError(f"{file}: missing; download the checkpoint again")
+        raise CheckpointError(
+            f"{shown(file, most=MOST_SHOWN_OF_PATH)}: missing; download the checkpoint again"
+        )
     if file.suffix == ".safetensors":
         refuse_wrong_download(file)
         try:
@@ -112,7 +112,7 @@ def _load(file: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[str]]:
                 return {name: opened.get_tensor(name) for name in opened.keys()}, {}, []  # noqa: SIM118
         except SafetensorError as error:
             raise CheckpointError(
-                f"{file}: not a whole safetensors file ({error}); download or copy it again"
+                f"{file}: not a whole safetensors file ({shown(error)}); download or copy it again"
             ) from error
     if file.suffix not in PICKLES:
         known = ", ".join((".safetensors", *PICKLES))
@@ -133,8 +133,22 @@ def _load(file: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[str]]:
         plain = {str(key): value for key, value in pairs if isinstance(value, (bool, int, float, str))}
         averaged = f"the averaged weights (model_ema) next to '{name}' are not used"
         return tensors, plain, [averaged] if "model_ema" in content else []
-    keys = ", ".join(sorted(map(str, content))[:5]) or "nothing"
+    keys = ", ".join(shown(key) for key in sorted(map(str, content))[:5]) or "nothing"
     raise CheckpointError(f"{file}: no weights in it under {', '.join(_CONTAINERS)} (it has: {keys})")
+
+
+def _parts(index: Path) -> list[str]:
+    """The files that an index of transformers names, all in its folder."""
+    weight_map = _json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(part, str) for part in weight_map.values()):
+        raise CheckpointError(f"{index}: its weight_map names no files; download it again")
+    parts = sorted(set(weight_map.values()))
+    for part in parts:
+        if Path(part).name != part:
+            raise CheckpointError(f"{index}: names a part outside its folder: {shown(part)}")
+        if not part.endswith((".safetensors", *PICKLES)) or len(part) > LONGEST_FILE_NAME:
+            raise CheckpointError(f"{index}: names a part that has no weights: {shown(part)}")
+    return parts
 
 
 def unwrapped(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -156,7 +170,7 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         content = read_json(path)
     except (ValueError, OSError) as error:
-        raise CheckpointError(f"{path}: not readable as JSON ({error}); download it again") from error
+        raise CheckpointError(f"{path}: not readable as JSON ({shown(error)}); download it again") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: not a configuration; download it again")
     return content

@@ -12,7 +12,7 @@ from everest.checkpoints.families import ALIASES, FAMILIES, Translation
 from everest.checkpoints.foreign import Foreign
 from everest.checkpoints.sizes import ForeignFacts, Hints, Stage, model_spec
 from everest.config.values import Positions
-from everest.errors import CheckpointError, unknown_name
+from everest.errors import CheckpointError, shown, unknown_name
 from everest.models.spec import ModelSpec
 
 
@@ -52,7 +52,7 @@ def identify(foreign: Foreign, hints: Hints) -> Identity | Refused:
     names = foreign.tensors.keys()
     name = next((name for name, family in FAMILIES.items() if family.recognize(names)), None)
     if name is None:
-        examples = ", ".join(sorted(names)[:3])
+        examples = ", ".join(shown(name) for name in sorted(names)[:3])
         raise CheckpointError(
             f"{foreign.path}: no checkpoint of a family that everest knows ({', '.join(FAMILIES)}): "
             f"{len(names)} tensors, such as {examples}"
@@ -114,8 +114,10 @@ def _alias(name: str, hints: Hints, foreign: Foreign) -> tuple[str, Positions]:
 
 
 def _stacked(tensors: Mapping[str, Tensor], names: tuple[str, ...]) -> tuple[int, ...]:
-    """Return the shape of the named tensors, stacked along the first dimension."""
+    """Return the shape of the named tensors, stacked along the first dimension; () if they cannot be."""
     first, *rest = (tuple(tensors[name].shape) for name in names)
+    if any(not shape or shape[1:] != first[1:] for shape in (first, *rest)):
+        return ()
     return (first[0] + sum(shape[0] for shape in rest), *first[1:]) if rest else first
 
 
@@ -124,7 +126,11 @@ def _class_names(foreign: Foreign, spec: ModelSpec) -> tuple[str, ...] | None:
     names = foreign.config.get("id2label")
     if spec.num_classes is None or not isinstance(names, dict):
         return None
-    ordered = [str(names[key]) for key in sorted(names, key=int)]
+    if not all(key.isdecimal() and len(key) < 10 for key in names) or not all(
+        isinstance(n, str) for n in names.values()
+    ):
+        raise CheckpointError(f"{foreign.path}: its config.json has an id2label without numbers and names")
+    ordered = [names[key] for key in sorted(names, key=int)]
     if all(name == f"LABEL_{i}" for i, name in enumerate(ordered)):
         return None
     if len(ordered) != spec.num_classes:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from everest.checkpoints.convert import convert
@@ -23,7 +24,7 @@ from everest.models.mae import MaskedAutoencoder
 from everest.models.spec import ModelSpec
 from everest.system.hub import warn_on_main
 from everest.system.run_folder import BEST, RECIPE, WEIGHTS
-from everest.system.weights import PICKLES, Weights, load_tensors, read_weights
+from everest.system.weights import PICKLES, Weights, load_tensors, read_weights, require_fitting
 from everest.tokenizer.network import AdaptiveTokenizer
 from everest.tokenizer.spec import TokenizerSpec
 
@@ -121,6 +122,10 @@ def open_model(
         spec = TokenizerSpec.from_settings(weights.settings, source=file)
     else:
         spec = ModelSpec.from_settings(weights.settings, source=file)
+        if weights.classes and not spec.heads and len(weights.classes) != spec.num_classes:
+            raise CheckpointError(
+                f"{file}: {len(weights.classes)} names of classes, its head has {spec.num_classes}"
+            )
         frames, size, selection = frames or spec.frames, size or spec.size, selection or spec.selection
         spec = replace(spec, frames=frames, size=size, selection=selection)
         if check is not None:
@@ -145,10 +150,14 @@ def build_model(spec: ModelSpec | TokenizerSpec, weights: Weights, *, source: Pa
     Raises:
         CheckpointError: the tensors do not fit the module.
     """
-    module, tensors = spec.build(), weights.tensors
+    tensors = weights.tensors
     if isinstance(spec, ModelSpec):
         saved = ModelSpec.from_settings(weights.settings, source=source)
         tensors = _fitted(tensors, saved, spec, notify=warn_on_main)
+    blank = spec if isinstance(spec, TokenizerSpec) else spec.without_files()
+    with torch.device("meta"):  # sizes that are not those of the file are refused before they take memory
+        require_fitting(blank.build().state_dict(), tensors, source=str(source))
+    module = spec.build()
     load_tensors(module, tensors, source=str(source))
     return module.eval()
 

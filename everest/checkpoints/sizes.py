@@ -12,9 +12,9 @@ from everest.checkpoints.families import Translation
 from everest.checkpoints.foreign import Foreign
 from everest.config.settings import ModelSettings, PixelTargetSettings
 from everest.config.sizes import BACKBONES
-from everest.config.values import Positions
-from everest.errors import CheckpointError, UserError
-from everest.methods.grid import TokenGrid
+from everest.config.values import LARGEST_COUNT, MOST_BLOCKS, Positions
+from everest.errors import CheckpointError, UserError, shown
+from everest.methods.grid import TokenGrid, check_num_tokens
 from everest.methods.strategies import AllTokens, RandomSpaceTime, RedundancyRobust, Strategy, Tube
 from everest.models.embedding import SPATIAL, TEMPORAL, ComputedPositions, position_table
 from everest.models.spec import ModelSpec, Norms
@@ -62,9 +62,11 @@ class ForeignFacts:
         """transformers has other epsilons, and no norm after the encoder where tokens are averaged."""
         if self.family != "transformers":
             return Norms()
-        eps = float(self.foreign.config.get("layer_norm_eps", TRANSFORMERS_EPS))
+        eps = self.foreign.config.get("layer_norm_eps", TRANSFORMERS_EPS)
+        if isinstance(eps, bool) or not isinstance(eps, int | float) or not 0 <= eps <= 1:
+            raise self.error(f"layer_norm_eps is {shown(eps)}, not a small number; fix its config.json")
         after_encoder = self.stage == "classifier" or "encoder.norm.weight" in self.shapes
-        return Norms(after_encoder=after_encoder, eps=eps, last_eps=TORCH_EPS)
+        return Norms(after_encoder=after_encoder, eps=float(eps), last_eps=TORCH_EPS)
 
     @property
     def pooling(self) -> Literal["mean", "first"]:
@@ -92,13 +94,17 @@ class ForeignFacts:
     def depth(self, stack: str) -> int:
         """The number of blocks of the encoder or decoder."""
         matches = (re.match(rf"{stack}\.blocks\.(\d+)\.", name) for name in self.shapes)
-        return max((int(match[1]) + 1 for match in matches if match), default=0)
+        numbers = [match[1] for match in matches if match]
+        too_deep = next((n for n in numbers if len(n) > len(str(MOST_BLOCKS)) or int(n) >= MOST_BLOCKS), None)
+        if too_deep is not None:
+            raise self.error(f"its {stack} has a block {shown(too_deep)}, at most {MOST_BLOCKS} are possible")
+        return max((int(number) + 1 for number in numbers), default=0)
 
     def number(self, config: str, argument: str | None, default: int | None) -> int | None:
         """Return a value of transformers' config.json or of a saved command line."""
         value = self.foreign.config.get(config) or (argument and self.foreign.args.get(argument)) or default
-        if value is not None and (not isinstance(value, int) or value < 1):
-            raise self.error(f"{config} is {value}, not a positive integer; fix its config.json")
+        if value is not None and (type(value) is not int or not 1 <= value <= LARGEST_COUNT):
+            raise self.error(f"{config} is {shown(value)}, not a positive integer; fix its config.json")
         return value
 
     def error(self, text: str) -> CheckpointError:
@@ -118,11 +124,13 @@ def model_spec(facts: ForeignFacts) -> ModelSpec:
     if len(embedding) != 5 or embedding[1] != 3:
         raise facts.error(f"its embedding is {list(embedding)}, not one of RGB tubelets, [D, 3, t, p, q]")
     for name, shape in facts.shapes.items():
+        if not shape or 0 in shape:
+            raise facts.error(f"{shown(name)} has a shape that no layer has; download it again")
         if name.endswith("mlp.fc1.weight") and len(shape) == 2 and shape[0] != MLP_RATIO * shape[1]:
             raise facts.error(f"{name} has {shape[0]} rows; our blocks have {MLP_RATIO} times {shape[1]}")
     activation = facts.foreign.config.get("hidden_act", "gelu")
     if activation != "gelu":
-        raise facts.error(f"its activation is {activation}; our blocks have gelu")
+        raise facts.error(f"its activation is {shown(activation)}; our blocks have gelu")
     t, p, q = embedding[2:]
     slices = facts.rows(TEMPORAL)
     stored_frames = facts.number("num_frames", "num_frames", None) if slices is None else slices * t
@@ -130,6 +138,7 @@ def model_spec(facts: ForeignFacts) -> ModelSpec:
     size = _frame_size(facts, (p, q))
     try:
         grid = TokenGrid.of_clip(frames=frames, size=size, tubelet=(t, p, q))
+        check_num_tokens(grid)
     except UserError as error:
         raise facts.error(f"{error}; set --frames and --size of its training") from error
     for positions, rows, what in ((TEMPORAL, grid.t, "slices"), (SPATIAL, grid.per_slice, "places")):
@@ -141,7 +150,7 @@ def model_spec(facts: ForeignFacts) -> ModelSpec:
             )
     settings = _settings(facts, (t, p, q), grid)
     classifier = facts.stage == "classifier"
-    return ModelSpec(
+    spec = ModelSpec(
         kind="classifier" if classifier else "pretrain",
         frames=frames,
         size=size,
@@ -151,6 +160,10 @@ def model_spec(facts: ForeignFacts) -> ModelSpec:
         norms=facts.norms,
         num_classes=facts.shapes["head.weight"][0] if classifier else None,
     )
+    problem = next(spec.problems(), None)
+    if problem is not None:
+        raise facts.error(f"no model of ours: {problem}")
+    return spec
 
 
 def _frame_size(facts: ForeignFacts, patch: tuple[int, int]) -> tuple[int, int]:
@@ -170,9 +183,11 @@ def _frame_size(facts: ForeignFacts, patch: tuple[int, int]) -> tuple[int, int]:
         return side * patch[0], side * patch[1]
     if size is None:
         size = facts.foreign.config.get("image_size")
-        if not (isinstance(size, list) and len(size) == 2):
+        if not isinstance(size, list):
             size = facts.number("image_size", "input_size", None) or RELEASED_SIZE
-    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+        elif len(size) != 2 or not all(type(side) is int for side in size):
+            raise facts.error(f"image_size is {shown(size)}, not a size in pixels; fix its config.json")
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
 def _target(facts: ForeignFacts) -> PixelTargetSettings:
@@ -188,7 +203,9 @@ def _settings(facts: ForeignFacts, tubelet: tuple[int, int, int], grid: TokenGri
     """Return the sizes, and our position table that equals the stored one; else the family's."""
     positions, name = facts.positions, facts.translation.table
     if name is not None and not facts.foreign.tensors[name].is_meta:
-        stored = facts.foreign.tensors[name]
+        stored, width = facts.foreign.tensors[name], facts.shapes[EMBEDDING][0]
+        if not stored.shape or stored.shape[-1] != width:
+            raise facts.error(f"{name} is not for a width of {width}; download it again")
         table = stored.float().reshape(-1, stored.shape[-1])  # (N, D)
         if len(table) != grid.num_tokens:
             raise facts.error(

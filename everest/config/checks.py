@@ -12,8 +12,8 @@ from everest.config.layers import STAGES, KeyPath
 from everest.config.settings import TARGET_KEYS, ModelSettings, Recipe
 from everest.config.sizes import LEAST_PLACES, TokenizerConfig, discriminator_halvings
 from everest.config.tokenizer import TokenizerSettings
-from everest.errors import RecipeError
-from everest.methods.grid import TokenGrid, num_kept
+from everest.errors import RecipeError, shown
+from everest.methods.grid import TokenGrid, check_num_tokens, num_kept
 from everest.methods.ranked import ByImportance
 from everest.methods.selector import Selector
 
@@ -25,7 +25,7 @@ TERM_OF: Final = {"r1": "gan", "discriminator_lr": "gan", "perceptual_weights": 
 
 def contradictions(recipe: Recipe) -> Problems:
     """Yields the key of each setting that contradicts another setting, and the reason."""
-    yield from _model(recipe.model)
+    yield from model_problems(recipe.model)
     for stage, settings in zip(STAGES, (recipe.pretrain, recipe.finetune), strict=True):
         if settings.min_lr > settings.base_lr:
             yield (stage, "min_lr"), f"{settings.min_lr} is more than base_lr ({settings.base_lr})"
@@ -77,7 +77,8 @@ def notices(recipe: Recipe, given: Collection[KeyPath]) -> Iterator[str]:
                 yield f"tokenizer.loss.{key} has no effect if {term} is 0"
 
 
-def _model(model: ModelSettings) -> Problems:
+def model_problems(model: ModelSettings) -> Problems:
+    """Yields the contradictions in the sizes of a transformer."""
     size = model.backbone_size
     if size.width % size.heads:
         yield ("model", "heads"), f"{size.heads} heads do not divide the width of {size.width}"
@@ -104,22 +105,8 @@ def _tokenizer(recipe: Recipe, settings: TokenizerSettings) -> Problems:
         text = f"clips of {size[0]} x {size[1]} pixels are too small for the discriminator, which halves them"
         yield ("tokenizer", "loss", "gan"), f"{text}; set it to 0, or data.size to {pixels} at least"
 
-    malformed: list[tuple[str, str]] = []  # key and problem; the network has no grid then
-    halvings = len(config.multipliers) - 1
-    if len(config.time_down) != halvings:
-        text = f"{len(config.time_down)} values for {halvings} halvings, one between any two multipliers"
-        malformed.append(("time_down", text))
-    time, pixels = config.stride
-    if (pixels / config.input_scale) % 1:
-        text = f"makes the {pixels} pixels of a token no integer number of pixels of the clip"
-        malformed.append(("input_scale", f"{config.input_scale} {text}"))
-    if log2(config.num_codes) > MOST_CODE_BITS:
-        malformed.append(("levels", f"{config.num_codes} codes; at most 2^{MOST_CODE_BITS}"))
-    # The first slice of a window is kept completely; the tokenizer selects from the others.
-    if settings.frames % time or settings.frames < 2 * time:
-        text = f"must be a multiple of {time} frames, the length of a token, and at least twice that"
-        malformed.append(("frames", text))
-    if malformed:
+    malformed = list(tokenizer_problems(settings))
+    if malformed:  # the network has no grid then
         yield from ((("tokenizer", key), text) for key, text in malformed)
         return
 
@@ -127,6 +114,25 @@ def _tokenizer(recipe: Recipe, settings: TokenizerSettings) -> Problems:
     if recipe.data.frames % settings.frames:
         text = f"clips of {recipe.data.frames} frames do not divide into windows of {settings.frames}"
         yield ("tokenizer", "frames"), f"{text} (data.frames)"
+
+
+def tokenizer_problems(settings: TokenizerSettings) -> Iterator[tuple[str, str]]:
+    """Yields each contradiction in the sizes of a tokenizer's network: the key, and the problem."""
+    config = settings.config
+    halvings = len(config.multipliers) - 1
+    if len(config.time_down) != halvings:
+        text = f"{len(config.time_down)} values for {halvings} halvings, one between any two multipliers"
+        yield "time_down", text
+    time, pixels = config.stride
+    if (pixels / config.input_scale) % 1:
+        text = f"makes the {pixels} pixels of a token no integer number of pixels of the clip"
+        yield "input_scale", f"{config.input_scale} {text}"
+    if log2(config.num_codes) > MOST_CODE_BITS:
+        yield "levels", f"{shown(config.num_codes)} codes; at most 2^{MOST_CODE_BITS}"
+    # The first slice of a window is kept completely; the tokenizer selects from the others.
+    if settings.frames % time or settings.frames < 2 * time:
+        text = f"must be a multiple of {time} frames, the length of a token, and at least twice that"
+        yield "frames", text
 
 
 def _tokenizer_grid(recipe: Recipe, settings: TokenizerSettings, config: TokenizerConfig) -> Problems:
@@ -160,6 +166,11 @@ def _token_counts(recipe: Recipe) -> Problems:
         yield from uncountable
         return
     grid = TokenGrid.of_clip(frames=data.frames, size=data.frame_size, tubelet=recipe.model.tubelet)
+    try:
+        check_num_tokens(grid)
+    except RecipeError as error:
+        yield ("data", "frames"), str(error)
+        return
     try:
         visible, target = _num_chosen(recipe.pretrain.selection, grid)
     except RecipeError as error:

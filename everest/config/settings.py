@@ -16,10 +16,12 @@ from everest.config.sizes import BACKBONES, BackboneSize
 from everest.config.tokenizer import TokenizerSettings
 from everest.config.values import (
     Backbone,
+    BatchSize,
     Count,
     CountOrZero,
     Decay,
     Depth,
+    Frames,
     HeadName,
     MicroBatch,
     Normalize,
@@ -30,9 +32,15 @@ from everest.config.values import (
     Positive,
     RunName,
     SaveEvery,
+    Seed,
     Share,
     ShareBelowOne,
+    Side,
     Size,
+    Timeout,
+    Views,
+    Width,
+    Workers,
     with_hyphens,
 )
 from everest.methods.ranked import FrameDifference, RedundancyRobust
@@ -63,7 +71,7 @@ class DataSettings:
     num_classes: NumClasses | None = None  # None: counted from `classes`, class folders or labels
     # Number of classes of each label column, instead of `num_classes`.
     heads: Annotated[dict[HeadName, NumClasses], Field(min_length=1)] | None = None
-    frames: Count = 16  # EVEREST §5
+    frames: Frames = 16  # EVEREST §5
     size: Size = 224  # EVEREST §5
     flip: bool = True  # EVEREST Tables 7, 8; both stages
     decoder: Literal["auto", "decord", "pyav", "torchcodec"] = "auto"
@@ -82,17 +90,17 @@ class ModelSettings:
 
     __pydantic_config__ = _STRICT
     backbone: Backbone = "vit-b"
-    tubelet: tuple[Count, Count, Count] = (2, 16, 16)  # EVEREST Table 15
+    tubelet: tuple[Frames, Side, Side] = (2, 16, 16)  # EVEREST Table 15
     positions: Positions = "flat"  # as released
     class_token: bool = False  # a learned token that attends with the encoded ones, as in ST-MAE; no output
     embedding_layers: Annotated[int, Field(ge=1, le=3)] = 1  # EVEREST Table 15
     pooling: Pooling = "mean"  # of the kept tokens; first: the first token (released program: --use_cls)
     decoder_depth: Depth = 4  # released scripts
-    width: Count | None = None
+    width: Width | None = None
     depth: Depth | None = None
-    heads: Count | None = None
-    decoder_width: Count | None = None
-    decoder_heads: Count | None = None
+    heads: Width | None = None
+    decoder_width: Width | None = None
+    decoder_heads: Width | None = None
 
     @property
     def backbone_size(self) -> BackboneSize:
@@ -107,15 +115,15 @@ class TrainSettings:
     """The training loop, the same in every stage. All defaults are our choice."""
 
     __pydantic_config__ = _STRICT
-    seed: CountOrZero = 0
-    workers: CountOrZero = 8
+    seed: Seed = 0
+    workers: Workers = 8
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     tf32: bool = False  # faster float32 products on a GPU; the selection is then rounded, too
     save_every: SaveEvery = "10min"
     keep_states: Count = 2
     micro_batch: MicroBatch = "auto"
     nonfinite: Literal["stop", "skip"] = "stop"  # skip: skip such an update, at most ten in a row
-    data_timeout: Count = 300  # seconds to wait for a process that reads videos
+    data_timeout: Timeout = 300  # seconds to wait for a process that reads videos
     shard: Literal["none", "full"] = "none"  # full: weights and moments sharded over the GPUs (FSDP2)
     checkpointing: bool = False
     compile: bool = False
@@ -141,7 +149,7 @@ class FrameSelectionSettings:
     """Information-intensive frame selection, EVEREST §4.2."""
 
     __pydantic_config__ = _STRICT
-    alpha: Annotated[float, Field(ge=1)] = 1.0  # candidates: alpha times the clip's frames; Table 13
+    alpha: Annotated[float, Field(ge=1, le=100)] = 1.0  # candidates: alpha times the clip's frames; Table 13
     recompute: bool = False  # measure the drawn slices again; our choice, not specified in the paper
 
 
@@ -197,13 +205,13 @@ class PretrainSettings:
     stride: Count = 4  # Table 7
     sampling: Literal["dense", "segment", "spread"] = "dense"
     flip: bool | None = None  # None: data.flip; the released pre-training never flips
-    views_per_decode: Count = 1  # released scripts: num_sample 1
+    views_per_decode: Views = 1  # released scripts: num_sample 1
     frame_selection: FrameSelectionSettings = field(default_factory=FrameSelectionSettings)
     selection: PretrainSelection = field(default_factory=RedundancyRobust)
     target: TargetSettings = field(default_factory=PixelTargetSettings)
     epochs: Count = 3200  # Table 7
     warmup_epochs: CountOrZero = 40  # Table 7
-    batch_size: Count = 192  # Table 7; of all processes, accumulation included
+    batch_size: BatchSize = 192  # Table 7; of all processes, accumulation included
     base_lr: Positive = 1e-3  # Table 7; lr = base_lr * batch_size / 256
     min_lr: NotNegative = 1e-5  # released scripts; scaled like base_lr
     betas: tuple[ShareBelowOne, ShareBelowOne] = (0.9, 0.95)  # Table 7
@@ -222,7 +230,7 @@ class RandAugmentSettings:
     __pydantic_config__ = _STRICT
     magnitude: Annotated[float, Field(ge=0, le=10)] = 9  # EVEREST Table 8; released scripts: 7
     std: NotNegative = 0.5  # EVEREST Table 8
-    ops: Count = 4  # released scripts: n4
+    ops: Annotated[int, Field(ge=1, le=100)] = 4  # released scripts: n4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,7 +253,7 @@ class FinetuneSettings:
     drop_path: ShareBelowOne = 0.1  # Table 8
     epochs: Count = 100  # Table 8
     warmup_epochs: CountOrZero = 5  # Table 8
-    batch_size: Count = 128  # Table 8; of all processes, accumulation included
+    batch_size: BatchSize = 128  # Table 8; of all processes, accumulation included
     base_lr: Positive = 1e-3  # Table 8; lr = base_lr * batch_size / 256
     min_lr: NotNegative = 1e-6  # released scripts; scaled like base_lr
     betas: tuple[ShareBelowOne, ShareBelowOne] = (0.9, 0.999)  # Table 8
@@ -258,8 +266,8 @@ class EvalSettings:
     """Multi-view evaluation, EVEREST Table 8: every video is evaluated in clips x crops views."""
 
     __pydantic_config__ = _STRICT
-    clips: Count = 5  # Table 8
-    crops: Count = 3  # Table 8
+    clips: Views = 5  # Table 8
+    crops: Views = 3  # Table 8
 
 
 @dataclass(frozen=True, kw_only=True)

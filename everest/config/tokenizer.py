@@ -13,19 +13,25 @@ from pydantic import ConfigDict, Field
 
 from everest.config.sizes import TOKENIZERS, TokenizerConfig, TopKKind
 from everest.config.values import (
+    BatchSize,
     Count,
     CountOrZero,
     Decay,
+    Depth,
+    Frames,
     NotNegative,
     Positive,
     Share,
     ShareBelowOne,
+    Side,
     TokenizerSize,
+    Width,
 )
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
-Levels = Annotated[int, Field(ge=2)]
-_ARCHITECTURE = (
+Multiplier = Annotated[int, Field(ge=1, le=64)]
+Levels = Annotated[int, Field(ge=2, le=2**16)]
+ARCHITECTURE = (  # the settings of the network besides its levels
     *("stem", "channels", "multipliers", "time_down", "blocks", "decoder_blocks", "scorer_channels"),
     "input_scale",
 )
@@ -51,24 +57,31 @@ class TokenizerSettings:
     __pydantic_config__ = _STRICT
     checkpoint: str | None = None  # a trained tokenizer
     size: TokenizerSize = "lite"
-    levels: Annotated[tuple[Levels, ...], Field(min_length=1)] = (8, 8, 8, 8, 8, 8)  # 2^18 codes [P]
-    stem: tuple[Count, Count] | None = None
-    channels: Count | None = None
-    multipliers: Annotated[tuple[Count, ...], Field(min_length=1)] | None = None
+    levels: Annotated[tuple[Levels, ...], Field(min_length=1, max_length=32)] = (
+        8,
+        8,
+        8,
+        8,
+        8,
+        8,
+    )  # 2^18 codes [P]
+    stem: tuple[Frames, Side] | None = None
+    channels: Width | None = None
+    multipliers: Annotated[tuple[Multiplier, ...], Field(min_length=1, max_length=10)] | None = None
     time_down: tuple[bool, ...] | None = None
-    blocks: Count | None = None
-    decoder_blocks: Count | None = None
-    scorer_channels: tuple[Count, Count] | None = None
-    input_scale: Annotated[float, Field(gt=0, le=1)] | None = None
-    frames: Count = 16  # of a window, which is encoded at once [P]
+    blocks: Depth | None = None
+    decoder_blocks: Depth | None = None
+    scorer_channels: tuple[Width, Width] | None = None
+    input_scale: Annotated[float, Field(ge=1 / 64, le=1)] | None = None
+    frames: Frames = 16  # of a window, which is encoded at once [P]
     keep: Annotated[float, Field(gt=0, le=1)] = 0.375  # 768 tokens [P] of 2048, if frames were 256 pixels
     select: TopKKind = "straight-through"
-    temperature: Positive = 0.5
+    temperature: Annotated[float, Field(ge=1e-6, le=1e6)] = 0.5
     warmup: ShareBelowOne = 0.0  # share of the steps that keep all tokens, at the start
     full_batches: Share = 0.25  # share of the other steps that keep all tokens
     epochs: Count = 30
     warmup_epochs: CountOrZero = 1  # of the learning rate [M]
-    batch_size: Count = 128  # of all processes, accumulation included [M]
+    batch_size: BatchSize = 128  # of all processes, accumulation included [M]
     lr: Positive = 1e-4  # not scaled by the batch size [M]
     betas: tuple[ShareBelowOne, ShareBelowOne] = (0.0, 0.99)  # [M]
     ema: Decay | None = 0.999  # the averaged weights are the result [M]
@@ -77,7 +90,7 @@ class TokenizerSettings:
     @property
     def config(self) -> TokenizerConfig:
         """The network: its size, with the values that are set here in their place."""
-        given = {name: getattr(self, name) for name in _ARCHITECTURE if getattr(self, name) is not None}
+        given = {name: getattr(self, name) for name in ARCHITECTURE if getattr(self, name) is not None}
         return replace(TOKENIZERS[self.size], levels=self.levels, **given)
 
     @property

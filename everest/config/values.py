@@ -15,7 +15,14 @@ from pydantic_core import PydanticKnownError
 from everest.config.sizes import BACKBONES, TOKENIZERS
 
 LARGEST_COUNT: Final = 2**31 - 1  # the largest integer that every library used here accepts
+LARGEST_FACTOR: Final = 1e12  # our choice: products of a few such numbers are finite
 LONGEST_SIDE: Final = 2**14  # pixels of a clip; our choice: twice that of 8K video
+LONGEST_CLIP: Final = 2**16  # frames; our choice: 36 minutes
+WIDEST: Final = 2**16  # channels of a layer; our choice: far beyond any transformer
+LARGEST_BATCH: Final = 2**20  # our choice: a hundred times the largest in the papers
+MOST_CLASSES: Final = 10**6  # our choice
+MOST_WORKERS: Final = 1024  # our choice: processes of one GPU that read videos
+LONGEST_TIMEOUT: Final = 10**6  # seconds; our choice: 12 days, which the operating system can still count
 LONGEST_NAME: Final = 200  # bytes; a file name has up to 255, and a run appends its time
 LONGEST_HEAD_NAME: Final = 80  # bytes; a report quotes each as three letters
 MOST_BLOCKS: Final = 1000  # our choice: far beyond any transformer, and the cost still takes a second
@@ -28,8 +35,8 @@ def with_hyphens(value: Any) -> Any:
     return value.replace("_", "-") if isinstance(value, str) else value
 
 
-def _is_count(value: Any) -> bool:
-    return type(value) is int and value > 0  # not isinstance: True is an int
+def _is_count(value: Any, most: int = LARGEST_COUNT) -> bool:
+    return type(value) is int and 0 < value <= most  # not isinstance: True is an int
 
 
 def check_size(value: Any) -> int | tuple[int, int]:
@@ -39,18 +46,18 @@ def check_size(value: Any) -> int | tuple[int, int]:
         ValueError: it is neither.
     """
     sides: list[Any] = list(value) if isinstance(value, list | tuple) and len(value) == 2 else [value]
-    if all(_is_count(side) and side <= LONGEST_SIDE for side in sides):
+    if all(_is_count(side, LONGEST_SIDE) for side in sides):
         return (sides[0], sides[1]) if len(sides) == 2 else sides[0]
     raise ValueError(f"must be a number of pixels up to {LONGEST_SIDE} or [height, width]")
 
 
-def _count_or(pattern: str, requirement: str) -> BeforeValidator:
-    """Checks for an integer from 1 or a text of this pattern; `requirement` is the error."""
+def _count_or(pattern: str, requirement: str, *, most: int) -> BeforeValidator:
+    """Checks for an integer from 1 to `most` or a text of this pattern; `requirement` is the error."""
 
     def check(value: Any) -> int | str:
-        if _is_count(value) or (isinstance(value, str) and re.fullmatch(pattern, value)):
+        if _is_count(value, most) or (isinstance(value, str) and re.fullmatch(pattern, value)):
             return value
-        raise ValueError(requirement)
+        raise ValueError(f"must be at most {most}" if type(value) is int and value > most else requirement)
 
     return BeforeValidator(check)
 
@@ -91,10 +98,18 @@ def _one_of(names: Collection[str]) -> AfterValidator:
 
 Count = Annotated[int, Field(ge=1, le=LARGEST_COUNT)]
 Depth = Annotated[int, Field(ge=1, le=MOST_BLOCKS)]
-CountOrZero = Annotated[int, Field(ge=0)]
-NumClasses = Annotated[int, Field(ge=2)]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
+CountOrZero = Annotated[int, Field(ge=0, le=LARGEST_COUNT)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+NumClasses = Annotated[int, Field(ge=2, le=MOST_CLASSES)]
+Frames = Annotated[int, Field(ge=1, le=LONGEST_CLIP)]
+Width = Annotated[int, Field(ge=1, le=WIDEST)]
+BatchSize = Annotated[int, Field(ge=1, le=LARGEST_BATCH)]
+Workers = Annotated[int, Field(ge=0, le=MOST_WORKERS)]
+Views = Annotated[int, Field(ge=1, le=1000)]
+Timeout = Annotated[int, Field(ge=1, le=LONGEST_TIMEOUT)]
+Side = Annotated[int, Field(ge=1, le=LONGEST_SIDE)]
+Positive = Annotated[float, Field(gt=0, le=LARGEST_FACTOR)]
+NotNegative = Annotated[float, Field(ge=0, le=LARGEST_FACTOR)]
 Share = Annotated[float, Field(ge=0, le=1)]
 ShareBelowOne = Annotated[float, Field(ge=0, lt=1)]
 Decay = Annotated[float, Field(gt=0, lt=1)]
@@ -109,8 +124,15 @@ Pooling = Annotated[Literal["mean", "first", "class-attention"], BeforeValidator
 TokenizerSize = Annotated[str, BeforeValidator(with_hyphens), _one_of(TOKENIZERS)]
 Size = Annotated[int | tuple[int, int], BeforeValidator(check_size)]
 Normalize = Annotated[bool | Literal["token"], BeforeValidator(_check_normalize)]
-MicroBatch = Annotated[int | Literal["auto"], _count_or("auto", "must be 'auto' or an integer from 1")]
+MicroBatch = Annotated[
+    int | Literal["auto"],
+    _count_or("auto", "must be 'auto' or an integer from 1", most=LARGEST_BATCH),
+]
 SaveEvery = Annotated[
     int | str,
-    _count_or(r"[1-9]\d*(s|min|h)", "must be a number of steps or a time such as '30s', '10min', '2h'"),
+    _count_or(
+        r"[1-9]\d{0,8}(s|min|h)",
+        "must be a number of steps or a time such as '30s', '10min', '2h'",
+        most=LARGEST_COUNT,
+    ),
 ]

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Final
 
 import torch
 from torch import Tensor
 
 from everest.errors import RecipeError
+
+MOST_TOKENS: Final = 2**20  # our choice, of a clip: a hundred times those of 128 frames of 224 x 224 pixels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +45,15 @@ class TokenGrid:
     @property
     def num_tokens(self) -> int:
         return self.t * self.per_slice
+
+
+def check_num_tokens(grid: TokenGrid) -> None:
+    """Raise RecipeError for more tokens than a model can have positions for in memory."""
+    if grid.num_tokens > MOST_TOKENS:
+        raise RecipeError(
+            f"a clip has {grid.num_tokens} tokens, {MOST_TOKENS} are possible: take fewer frames, a smaller "
+            "size or a larger tubelet"
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

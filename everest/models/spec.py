@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +11,7 @@ import torch
 from pydantic import ConfigDict, TypeAdapter
 from torch import nn
 
+from everest.config.checks import model_problems
 from everest.config.settings import (
     FrameSelectionSettings,
     ModelSettings,
@@ -19,9 +20,10 @@ from everest.config.settings import (
     TargetSettings,
     TokenTargetSettings,
 )
-from everest.errors import CheckpointError
+from everest.config.values import Count, Share, ShareBelowOne, Side
+from everest.errors import CheckpointError, RecipeError
 from everest.methods.frame_selection import FrameSelection, num_candidates
-from everest.methods.grid import TokenGrid
+from everest.methods.grid import TokenGrid, check_num_tokens
 from everest.methods.strategies import StoredStrategy
 from everest.methods.targets import PixelTargets, TargetMaker
 from everest.models.block import Stack, activation_bytes
@@ -37,10 +39,10 @@ from everest.tokenizer.targets import FrozenTokenizer, TokenTargets
 class Norms:
     """The LayerNorms of a model. The defaults are the values of everest and of the released programs."""
 
-    __pydantic_config__ = ConfigDict(extra="forbid")
+    __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
     after_encoder: bool = True  # pretrain; models of transformers may have none
-    eps: float = 1e-6  # added to the variance
-    last_eps: float = 1e-6  # the same for the decoder's norm and for the norm after averaging
+    eps: Share = 1e-6  # added to the variance
+    last_eps: Share = 1e-6  # the same for the decoder's norm and for the norm after averaging
 
 
 def set_norms(model: MaskedAutoencoder | VideoClassifier, norms: Norms) -> None:
@@ -60,18 +62,18 @@ def set_norms(model: MaskedAutoencoder | VideoClassifier, norms: Norms) -> None:
 class ModelSpec:
     """All that is needed to rebuild a module: the `settings` of its safetensors file."""
 
-    __pydantic_config__ = ConfigDict(extra="forbid")
+    __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
     kind: Literal["pretrain", "classifier"]
-    frames: int
-    size: tuple[int, int]  # height, width
+    frames: Count
+    size: tuple[Side, Side]  # height, width
     model: ModelSettings
     selection: StoredStrategy
     target: TargetSettings | None = None  # pretrain
     tokenizer: TokenizerUse | None = None  # pretrain: scores the tokens or makes the targets
     frame_selection: FrameSelectionSettings = field(default_factory=FrameSelectionSettings)  # pretrain
-    num_classes: int | None = None  # classifier, of all its heads
-    heads: dict[str, int] | None = None  # classifier: classes of each of several heads
-    drop_path: float = 0.0  # classifier, in training
+    num_classes: Count | None = None  # classifier, of all its heads
+    heads: dict[str, Count] | None = None  # classifier: classes of each of several heads
+    drop_path: ShareBelowOne = 0.0  # classifier, in training
     checkpointing: bool = False
     norms: Norms = field(default_factory=Norms)  # imported models may have other values
 
@@ -94,19 +96,48 @@ class ModelSpec:
         """Read the values that `dump` returns, from the file `source`.
 
         Raises:
-            CheckpointError: this version does not know the settings, or they describe a tokenizer.
+            CheckpointError: this version does not know the settings, they describe a tokenizer, or no model.
         """
         if settings.get("kind") == "tokenizer":
             raise CheckpointError(
                 f"{source}: a tokenizer, which has no transformer; name a run of pretrain or finetune"
             )
         spec = read_spec(_SPEC, settings, source=source)
+        problem = next(spec.problems(), None)
+        if problem is not None:
+            raise CheckpointError(f"{source}: its settings are of no model: {problem}")
         if spec.tokenizer is None or spec.tokenizer.path is None or not is_own_tokenizer(spec.tokenizer.path):
             return spec
         own = own_tokenizer(source.parent)  # a run may be moved with its own tokenizer
         if not own.is_file():
             return spec
         return replace(spec, tokenizer=replace(spec.tokenizer, path=str(own.resolve())))
+
+    def problems(self) -> Iterator[str]:
+        """Yields the contradictions of the settings, which `build` relies on."""
+        yield from (f"model.{'.'.join(key[1:])}: {text}" for key, text in model_problems(self.model))
+        yield from (f"selection.{key}: {text}" for key, text in self.selection.problems())
+        if self.kind == "pretrain" and self.target is None:
+            yield "target: missing"
+        if self.target is not None and self.target.needs_tokenizer and self.tokenizer is None:
+            yield "tokenizer: missing"
+        if self.selection.needs_tokenizer and self.tokenizer is None:
+            yield "tokenizer: missing"
+        if self.kind == "classifier" and self.num_classes is None:
+            yield "num_classes: missing"
+        if self.heads and sum(self.heads.values()) != self.num_classes:
+            yield "heads: other classes than num_classes"
+        try:
+            check_num_tokens(self.grid)
+            blank = torch.empty(1, self.grid.num_tokens, device="meta")
+            if not self.selection(self.grid, importance=blank, noise=blank).visible.size(1):
+                yield f"selection: keeps none of {self.grid.num_tokens} tokens"
+        except RecipeError as error:
+            yield str(error)
+
+    def without_files(self) -> ModelSpec:
+        """The same model with an untrained tokenizer, for a device on which tensors have no values."""
+        return self if self.tokenizer is None else replace(self, tokenizer=self.tokenizer.untrained())
 
     def build(self) -> MaskedAutoencoder | VideoClassifier:
         """Make the module with new weights, from torch's default generator."""

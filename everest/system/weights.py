@@ -12,7 +12,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
-from everest.errors import CheckpointError
+from everest.errors import CheckpointError, shown
 from everest.system.sharding import like_sharded
 from everest.system.tensor_file import write_tensors
 from everest.system.weights_header import WeightsHeader, open_safetensors, read_header
@@ -87,8 +87,9 @@ def read_spec(adapter: TypeAdapter[Spec], settings: dict[str, Any], *, source: P
         return adapter.validate_python(settings)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        raise CheckpointError(f"{source}: its settings are not readable: {key}: {first['msg']}") from error
+        key = shown(".".join(map(str, first["loc"])))
+        problem = shown(first["msg"], most=200)
+        raise CheckpointError(f"{source}: its settings are not readable: {key}: {problem}") from error
 
 
 def state_hash(tensors: Mapping[str, Tensor]) -> str:
@@ -105,21 +106,36 @@ def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], *, source: st
     """Fill every parameter of `module`; no tensor may be missing, left over or of another shape.
 
     Raises:
-        CheckpointError: names up to three tensors of each kind.
+        CheckpointError: see `require_fitting`.
     """
     expected = module.state_dict()
-    mismatches = {
-        "missing": sorted(expected.keys() - tensors.keys()),
-        "unexpected": sorted(tensors.keys() - expected.keys()),
-        "of another shape": sorted(
-            name for name in expected.keys() & tensors.keys() if expected[name].shape != tensors[name].shape
-        ),
-    }
-    problems = [
-        f"{len(names)} {kind} ({', '.join(names[:3])})" for kind, names in mismatches.items() if names
-    ]
-    if problems:
-        raise CheckpointError(f"{source}: the weights do not fit the model: {'; '.join(problems)}")
+    require_fitting(expected, tensors, source=source)
     with torch.no_grad():
         for name, target in expected.items():
             target.copy_(like_sharded(tensors[name], target))
+
+
+def require_fitting(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], *, source: str) -> None:
+    """Raise CheckpointError unless `tensors` can be copied to `expected`, which may be on the meta device.
+
+    The error names up to three tensors of each kind.
+    """
+    both = expected.keys() & tensors.keys()
+    mismatches = {
+        "missing": sorted(expected.keys() - tensors.keys()),
+        "unexpected": sorted(tensors.keys() - expected.keys()),
+        "of another shape": sorted(name for name in both if expected[name].shape != tensors[name].shape),
+        "of another type": sorted(
+            name
+            for name in both
+            if expected[name].is_floating_point() != tensors[name].is_floating_point()
+            or tensors[name].is_complex()
+        ),
+    }
+    problems = [
+        f"{len(names)} {kind} ({', '.join(map(shown, names[:3]))})"
+        for kind, names in mismatches.items()
+        if names
+    ]
+    if problems:
+        raise CheckpointError(f"{source}: the weights do not fit the model: {'; '.join(problems)}")

@@ -10,18 +10,19 @@ from typing import Any, Literal
 
 from safetensors import SafetensorError, safe_open
 
-from everest.errors import CheckpointError, EnvironmentProblem
+from everest.errors import CheckpointError, EnvironmentProblem, shown
 from everest.system.json_text import json_text, parse_json
 
 FORMAT = "everest"
 VERSION = 1  # of the header
+KINDS = ("pretrain", "classifier", "tokenizer")
 
 
 @dataclass(frozen=True, kw_only=True)
 class WeightsHeader:
     """All of a `model.safetensors` but its tensors: what is needed to rebuild the module around them."""
 
-    kind: str  # pretrain, classifier or tokenizer
+    kind: str  # of KINDS
     settings: dict[str, Any]  # of everest.models.spec.ModelSpec or everest.tokenizer.spec.TokenizerSpec
     classes: tuple[str, ...] | None
     recipe: str  # its name
@@ -55,19 +56,34 @@ def read_header(path: Path) -> WeightsHeader:
             f"everest convert {path} --output FILE.safetensors"
         )
     try:
-        if int(texts["version"]) > VERSION:
+        version, step = int(texts["version"]), int(texts["step"])
+        if version > VERSION:
             raise CheckpointError(f"{path}: written by a newer everest; update to read it")
-        classes = parse_json(texts["classes"])
-        return WeightsHeader(
-            kind=texts["kind"],
-            settings=parse_json(texts["settings"]),
-            classes=tuple(classes) if classes is not None else None,
-            recipe=texts["recipe"],
-            step=int(texts["step"]),
-            origin=parse_json(texts["origin"]) if "origin" in texts else None,
-        )
-    except (KeyError, ValueError, TypeError) as error:
-        raise CheckpointError(f"{path}: its header is damaged ({error})") from error
+        kind, settings, classes = texts["kind"], parse_json(texts["settings"]), parse_json(texts["classes"])
+        origin = parse_json(texts["origin"]) if "origin" in texts else None
+        recipe = texts["recipe"]
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(f"{path}: its header is damaged ({shown(error)})") from error
+    sound = {
+        "version": version >= 1,
+        "step": 0 <= step < 2**63,
+        "kind": kind in KINDS,
+        "settings": isinstance(settings, dict) and settings.get("kind", kind) == kind,
+        "classes": classes is None
+        or (isinstance(classes, list) and all(isinstance(name, str) for name in classes)),
+        "origin": origin is None or isinstance(origin, dict),
+    }
+    damaged = [name for name, is_sound in sound.items() if not is_sound]
+    if damaged:
+        raise CheckpointError(f"{path}: its header is damaged ({', '.join(damaged)})")
+    return WeightsHeader(
+        kind=kind,
+        settings=settings,
+        classes=None if classes is None else tuple(classes),
+        recipe=recipe,
+        step=step,
+        origin=origin,
+    )
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -90,7 +106,7 @@ def open_safetensors(path: Path, *, framework: Literal["np", "pt"] = "np") -> It
         with safe_open(path, framework=framework) as file:
             yield file
     except SafetensorError as error:
-        raise CheckpointError(f"{path}: not a whole safetensors file ({error})") from error
+        raise CheckpointError(f"{path}: not a whole safetensors file ({shown(error)})") from error
     except OSError as error:
         reason = error.strerror or "the file cannot be opened; check its permissions and the disk"
         raise EnvironmentProblem(f"cannot read {path}: {reason}") from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,9 +11,11 @@ import torch
 from pydantic import ConfigDict, TypeAdapter
 from torch import Tensor
 
+from everest.config.checks import tokenizer_problems
 from everest.config.settings import Recipe
 from everest.config.sizes import TokenizerConfig, TopKKind
-from everest.config.tokenizer import TokenizerSettings
+from everest.config.tokenizer import ARCHITECTURE, TokenizerSettings
+from everest.config.values import Side
 from everest.errors import CheckpointError, RecipeError
 from everest.system.weights import load_tensors, read_spec, read_weights, state_hash
 from everest.tokenizer.network import AdaptiveTokenizer
@@ -23,11 +25,11 @@ from everest.tokenizer.network import AdaptiveTokenizer
 class TokenizerSpec:
     """All that is needed to rebuild a tokenizer: the `settings` of its safetensors file."""
 
-    __pydantic_config__ = ConfigDict(extra="forbid")
+    __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
     kind: Literal["tokenizer"] = "tokenizer"
     config: TokenizerConfig
     window: int  # frames
-    size: tuple[int, int]  # height, width of the training clips; other sizes work as well
+    size: tuple[Side, Side]  # height, width of the training clips; other sizes work as well
     keep: float
     select: TopKKind
     temperature: float
@@ -42,9 +44,20 @@ class TokenizerSpec:
         """Read the values that `dump` returns, from the file `source`.
 
         Raises:
-            CheckpointError: this version does not know the settings.
+            CheckpointError: this version does not know the settings, or they are of no tokenizer.
         """
-        return read_spec(_SPEC, settings, source=source)
+        spec = read_spec(_SPEC, settings, source=source)
+        as_in_recipe = {name: getattr(spec.config, name) for name in ("levels", *ARCHITECTURE)} | {
+            "frames": spec.window,
+            "keep": spec.keep,
+            "select": spec.select,
+            "temperature": spec.temperature,
+        }
+        in_range = read_spec(_SETTINGS, as_in_recipe, source=source)
+        problem = next(tokenizer_problems(in_range), None)
+        if problem is not None:
+            raise CheckpointError(f"{source}: its settings are of no tokenizer: {': '.join(problem)}")
+        return spec
 
     def build(self) -> AdaptiveTokenizer:
         """Make the module with new weights, from torch's default generator."""
@@ -66,6 +79,7 @@ class TokenizerSpec:
 
 
 _SPEC = TypeAdapter(TokenizerSpec)
+_SETTINGS = TypeAdapter(TokenizerSettings)
 
 
 def tokenizer_settings(recipe: Recipe) -> TokenizerSettings:
@@ -107,6 +121,10 @@ class TokenizerUse:
     settings: TokenizerSpec
     path: str | None = None  # None: an untrained tokenizer, enough to compute costs
     sha256: str | None = None  # of its weights
+
+    def untrained(self) -> TokenizerUse:
+        """The same network without its file."""
+        return replace(self, path=None, sha256=None)
 
     def load(self) -> AdaptiveTokenizer:
         """Load the tokenizer in eval mode, with new weights if `path` is None.

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from small_runs import refused
 
 from everest.config import settings
-from everest.config.recipe import load_recipe
+from everest.config.recipe import dump_recipe, load_recipe, recipe_values
 from everest.config.settings import DataSettings, ModelSettings, Recipe, TrainSettings
 from everest.config.sizes import BACKBONES
+from everest.config.yaml import read_yaml
 from everest.errors import RecipeError
 from everest.system.run_folder import default_folder
 
@@ -168,3 +171,63 @@ def test_names_of_heads_are_short():
     assert str(caught.value).startswith("--set: data.heads.xxx")
     assert "must be a name of up to 80 bytes" in str(caught.value)
     assert load_recipe("ucf101", overrides=[f"data.heads={{{'x' * 80}: 3}}"]).data.heads == {"x" * 80: 3}
+
+
+def settings_of(values: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from settings_of(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+@pytest.mark.parametrize("name", ["ucf101", "lvmae-demo"])
+@pytest.mark.parametrize("number", [10**18, 1e308, 1e-320])
+def test_an_extreme_number_is_an_error_of_the_recipe_or_can_be_written(name: str, number: float):
+    for key, value in settings_of(recipe_values(load_recipe(name))):
+        text = str([number] * len(value)) if isinstance(value, list) else str(number)
+        with suppress(RecipeError):
+            dump_recipe(load_recipe(name, overrides=[f"{key}={text}"]))
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        *(
+            "train.workers",
+            "train.micro_batch",
+            "train.data_timeout",
+            "train.save_every",
+            "train.keep_states",
+        ),
+        *("eval.clips", "pretrain.batch_size", "pretrain.views_per_decode", "pretrain.epochs", "data.frames"),
+        *("data.size", "data.num_classes", "pretrain.frame_selection.alpha", "finetune.rand_augment.ops"),
+        *("pretrain.stride", "finetune.mixup", "finetune.weight_decay", "model.depth", "model.width"),
+        *("pretrain.base_lr", "pretrain.warmup_epochs", "train.clip_grad", "train.keep_states"),
+    ],
+)
+def test_numbers_have_an_upper_bound(key: str):
+    with pytest.raises(RecipeError, match=f"^--set: {key}: must be .*{10**18}$"):
+        load_recipe("ucf101", overrides=[f"{key}={10**18}"])
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "train.seed=9223372036854775807",
+        "pretrain.batch_size=16384",
+        "train.workers=128",
+        "data.frames=128",
+        "pretrain.frame_selection.alpha=4",
+        "train.clip_grad=1e10",
+        "train.save_every=1000000s",
+        "data.num_classes=21841",
+        "train.data_timeout=86400",
+    ],
+)
+def test_numbers_that_someone_may_use_are_accepted(override: str):
+    key, _, value = override.partition("=")
+    settings = recipe_values(load_recipe("ucf101", overrides=[override]))
+    for part in key.split("."):
+        settings = settings[part]
+    assert str(settings).removesuffix(".0") == str(read_yaml(value, "")).removesuffix(".0")

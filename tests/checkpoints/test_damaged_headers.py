@@ -1,0 +1,293 @@
+"""Headers, indexes and configurations that no program writes: one line, and no model of their sizes."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from foreign import tiny
+from safetensors.torch import load_file, save_file
+from small_runs import refused
+
+from everest.checkpoints.convert import convert
+from everest.checkpoints.foreign import read_foreign
+from everest.checkpoints.load import find_weights, open_model
+from everest.checkpoints.sizes import Hints
+from everest.errors import CheckpointError
+from everest.system.weights_header import read_metadata
+from everest.tokenizer.spec import TokenizerSpec
+
+LINE = 600  # letters of a message, with the path of a temporary folder
+
+HEADERS = {
+    "settings list": ({"settings": "[]"}, "damaged (settings)"),
+    "settings number": ({"settings": "3"}, "damaged (settings)"),
+    "settings deep": ({"settings": "[" * 100_000}, "nested too deeply"),
+    "settings NaN": ({"settings": '{"frames": NaN}'}, "NaN is no JSON value"),
+    "settings digits": ({"settings": f'{{"frames": {"1" * 5000}}}'}, "its header is damaged"),
+    "settings empty": ({"settings": "{}"}, "kind: Field required"),
+    "classes number": ({"classes": "3"}, "damaged (classes)"),
+    "classes text": ({"classes": '"ab"'}, "damaged (classes)"),
+    "classes mapping": ({"classes": '{"a": 1, "b": 2}'}, "damaged (classes)"),
+    "classes numbers": ({"classes": "[1, 2]"}, "damaged (classes)"),
+    "classes few": ({"classes": '["a"]'}, "1 names of classes, its head has 2"),
+    "step negative": ({"step": "-5"}, "damaged (step)"),
+    "step long": ({"step": "1" * 400}, "damaged (step)"),
+    "step longer": ({"step": "1" * 5000}, "its header is damaged"),
+    "step text": ({"step": "x" * 5000}, "its header is damaged"),
+    "version": ({"version": "-1"}, "damaged (version)"),
+    "kind": ({"kind": "x" * 5000}, "damaged (kind, settings)"),
+    "kind of another": ({"kind": "tokenizer"}, "damaged (settings)"),
+    "origin": ({"origin": "3"}, "damaged (origin)"),
+}
+
+
+def with_header(file: Path, copy: Path, **changes: str) -> Path:
+    save_file(load_file(file), copy, metadata=read_metadata(file) | changes)
+    return copy
+
+
+@pytest.mark.parametrize("name", HEADERS)
+def test_a_damaged_header_is_named(name: str, classifier_run: Path, tmp_path: Path):
+    changes, message = HEADERS[name]
+    file = with_header(classifier_run / "model.safetensors", tmp_path / "x.safetensors", **changes)
+    with pytest.raises(CheckpointError) as error:
+        open_model(file)
+    assert message in str(error.value)
+    assert str(error.value).startswith(f"{file}: ")
+    assert len(str(error.value)) < LINE
+
+
+def _set(*keys: str, value: Any) -> Callable[[dict[str, Any]], None]:
+    def change(settings: dict[str, Any]) -> None:
+        for key in keys[:-1]:
+            settings = settings[key]
+        settings[keys[-1]] = value
+
+    return change
+
+
+SETTINGS = {
+    "depth": (_set("model", "depth", value=10**9), "less than or equal to 1000"),
+    "deep": (_set("model", "depth", value=900), "do not fit the model"),
+    "width": (_set("model", "width", value=2**30), "less than or equal to 65536"),
+    "wide": (_set("model", "width", value=2**16), "do not fit the model"),
+    "frames": (_set("frames", value=2 * 10**12), "frames: Input should be less than"),
+    "no frames": (_set("frames", value=0), "frames: Input should be greater than"),
+    "odd frames": (_set("frames", value=3), "frames (3) must be a multiple"),
+    "size": (_set("size", value=[2**40, 2**40]), "size.0: Input should be less than"),
+    "negative size": (_set("size", value=[-32, 32]), "size.0: Input should be greater than"),
+    "tokens": (_set("size", value=[2**14, 2**14]), "tokens, 1048576 are possible"),
+    "tubelet": (_set("model", "tubelet", value=[0, 8, 8]), "model.tubelet.0: Input"),
+    "classes": (_set("num_classes", value=10**12), "num_classes: Input"),
+    "other classes": (_set("num_classes", value=10**6), "do not fit the model"),
+    "no classes": (_set("num_classes", value=None), "num_classes: missing"),
+    "heads of labels": (_set("heads", value={"a": 1}), "heads: other classes than num_classes"),
+    "negative head": (_set("heads", value={"a": -3, "b": 5}), "heads.a: Input"),
+    "drop path": (_set("drop_path", value=1e308), "drop_path: Input"),
+    "kind": (_set("kind", value="pretrain"), "damaged (settings)"),
+    "keep nothing": (_set("selection", "keep_ratio", value=1e-320), "keeps none of"),
+    "keep too much": (
+        _set("selection", "keep_ratio", value=1e308),
+        "selection.keep_ratio: must be more than 0",
+    ),
+    "heads of attention": (_set("model", "heads", value=5), "model.heads: 5 heads do not divide"),
+    "positions": (_set("model", "positions", value="separable"), "model.width: 24 is no multiple of 16"),
+    "epsilon": (_set("norms", value={"eps": -1e9}), "norms.eps: Input"),
+    "alpha": (_set("frame_selection", "alpha", value=1e308), "alpha: Input"),
+    "long key": (_set("x" * 100_000, value=1), "its settings are not readable: xxx"),
+    "long value": (_set("model", "backbone", value="x" * 100_000), "its settings are not readable"),
+    "tokenizer": (_set("tokenizer", value={"settings": {}}), "its settings are not readable: tokenizer"),
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_settings_of_no_model_are_refused(name: str, classifier_run: Path, tmp_path: Path):
+    change, message = SETTINGS[name]
+    original = classifier_run / "model.safetensors"
+    settings = json.loads(read_metadata(original)["settings"])
+    change(settings)
+    file = with_header(original, tmp_path / "x.safetensors", settings=json.dumps(settings))
+    with pytest.raises(CheckpointError) as error:
+        open_model(file)
+    assert message in str(error.value)
+    assert len(str(error.value)) < LINE
+
+
+TOKENIZER = {
+    "config": {"stem": [2, 4], "channels": 8, "multipliers": [1, 1], "time_down": [False], "blocks": 1},
+    "window": 8,
+    "size": [32, 32],
+    "keep": 0.25,
+    "select": "perturbed",
+    "temperature": 0.5,
+}
+TOKENIZER["config"] |= {"decoder_blocks": 1}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_set("config", "blocks", value=10**9), "blocks: Input"),
+        (_set("config", "channels", value=2**40), "channels: Input"),
+        (_set("config", "levels", value=[2**16] * 32), "levels: "),
+        (_set("config", "levels", value=[8] * 10**5), "levels: "),
+        (_set("config", "time_down", value=[]), "0 values for 1 halvings"),
+        (_set("config", "multipliers", value=[1] * 60), "multipliers: "),
+        (_set("config", "input_scale", value=1e-320), "input_scale: Input"),
+        (_set("config", "stem", value=[2**40, 1]), "stem.0: Input"),
+        (_set("window", value=3), "frames: must be a multiple of 2"),
+        (_set("temperature", value=1e-320), "temperature: Input"),
+        (_set("keep", value=-1), "keep: Input"),
+    ],
+)
+def test_settings_of_no_tokenizer_are_refused(change: Callable[[dict[str, Any]], None], message: str):
+    settings = json.loads(json.dumps(TOKENIZER))
+    assert TokenizerSpec.from_settings(settings, source=Path("x")).window == 8
+    change(settings)
+    with pytest.raises(CheckpointError) as error:
+        TokenizerSpec.from_settings(settings, source=Path("x"))
+    assert message in str(error.value)
+    assert len(str(error.value)) < LINE
+
+
+@pytest.mark.parametrize("dtype", ["I32", "U32"])
+def test_numbers_of_another_type_are_no_weights(dtype: str, classifier_run: Path, tmp_path: Path):
+    content = (classifier_run / "model.safetensors").read_bytes()
+    length = struct.unpack("<Q", content[:8])[0]
+    header = content[8 : 8 + length].replace(b'"F32"', b'"%s"' % dtype.encode())
+    (tmp_path / "x.safetensors").write_bytes(content[:8] + header + content[8 + length :])
+    with pytest.raises(CheckpointError, match="of another type"):
+        open_model(tmp_path / "x.safetensors")
+
+
+def test_a_header_of_any_length_is_refused(tmp_path: Path):
+    file = tmp_path / "x.safetensors"
+    deep = b'{"a":' * 50_000
+    for content in (b"", b"\1", struct.pack("<Q", 2**62) + b"{}", struct.pack("<Q", len(deep)) + deep):
+        file.write_bytes(content)
+        message = refused("convert", file, "--inspect", code=6)
+        assert message.count("\n") == 1
+        assert len(message) < LINE
+
+
+# --- checkpoints of other programs
+
+CONFIG = {"model_type": "videomae", "num_attention_heads": 3, "decoder_num_attention_heads": 3}
+CONFIGS = {
+    "eps": ({"layer_norm_eps": "x"}, "layer_norm_eps is x, not a small number"),
+    "large eps": ({"layer_norm_eps": 1e308}, "not a small number"),
+    "no eps": ({"layer_norm_eps": None}, "not a small number"),
+    "heads": ({"num_attention_heads": True}, "num_attention_heads is True, not a positive integer"),
+    "many heads": ({"num_attention_heads": 10**400}, "not a positive integer"),
+    "frames": ({"num_frames": 10**9}, "tokens, 1048576 are possible"),
+    "many frames": ({"num_frames": 10**18}, "not a positive integer"),
+    "size": ({"image_size": ["a", "b"]}, "image_size is ['a', 'b'], not a size in pixels"),
+    "negative size": ({"image_size": [-16, 16]}, "must be a multiple of the tubelet's"),
+    "three sizes": ({"image_size": [1, 2, 3]}, "not a size in pixels"),
+    "activation": ({"hidden_act": ["x"] * 9999}, "its activation is ['x'"),
+    "classes": ({"id2label": {"a": "b"}}, "id2label without numbers"),
+    "classes of digits": ({"id2label": {"1" * 5000: "a"}}, "id2label without numbers"),
+    "classes of lists": ({"id2label": {str(i): [i] for i in range(400)}}, "id2label without numbers"),
+}
+TEXTS = {
+    "list": ("[]", "not a configuration"),
+    "deep": ("[" * 100_000, "nested too deeply"),
+    "NaN": ('{"num_frames": NaN}', "NaN is no JSON value"),
+    "digits": (f'{{"num_frames": {"1" * 5000}}}', "not readable as JSON"),
+}
+INDEXES = {
+    "empty": ({}, "weight_map names no files"),
+    "list": ({"weight_map": []}, "weight_map names no files"),
+    "number": ({"weight_map": {"a": 1, "b": "x.safetensors"}}, "weight_map names no files"),
+    "no map": ([], "not a configuration"),
+    "upward": ({"weight_map": {"a": "../x.safetensors"}}, "outside its folder: ../x.safetensors"),
+    "absolute": ({"weight_map": {"a": "/etc/passwd"}}, "outside its folder"),
+    "itself": ({"weight_map": {"a": "model.safetensors.index.json"}}, "a part that has no weights"),
+    "parent": ({"weight_map": {"a": ".."}}, "that has no weights"),
+    "missing": ({"weight_map": {"a": "b.safetensors"}}, "b.safetensors: missing; download"),
+    "long": ({"weight_map": {"a": "x" * 5000 + ".safetensors"}}, "that has no weights: xxx"),
+    "NUL": ({"weight_map": {"a": "a\0.safetensors"}}, "download"),
+}
+
+
+def problem_of(folder: Path) -> str:
+    with pytest.raises(CheckpointError) as error:
+        convert(read_foreign(find_weights(folder)), Hints())
+    assert len(str(error.value)) < LINE
+    return str(error.value)
+
+
+@pytest.fixture(scope="module")
+def transformers_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("hf") / "model.safetensors"
+    save_file(tiny("hf_videomae_classification_base"), file)
+    return file
+
+
+@pytest.mark.parametrize("name", CONFIGS | TEXTS)
+def test_a_configuration_of_no_model_is_refused(name: str, transformers_weights: Path, tmp_path: Path):
+    changes, message = (CONFIGS | TEXTS)[name]
+    (tmp_path / "model.safetensors").symlink_to(transformers_weights)
+    text = changes if isinstance(changes, str) else json.dumps(CONFIG | changes)
+    (tmp_path / "config.json").write_text(text)
+    assert message in problem_of(tmp_path)
+
+
+@pytest.mark.parametrize("name", INDEXES)
+def test_an_index_names_files_of_its_folder(name: str, tmp_path: Path):
+    index, message = INDEXES[name]
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    assert message in problem_of(tmp_path)
+
+
+@pytest.mark.parametrize("number", ["1000", "999999999", "9" * 4000])
+def test_the_number_of_blocks_has_a_limit(number: str, tmp_path: Path):
+    tensors = tiny("videomae_pretrain_base")
+    tensors[f"encoder.blocks.{number}.norm1.weight"] = torch.zeros(48)
+    save_file(tensors, tmp_path / "x.safetensors")
+    assert "at most 1000 are possible" in problem_of(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("encoder.patch_embed.proj.weight", (0, 3, 2, 16, 16)),
+        ("encoder.patch_embed.proj.weight", (48, 3, 0, 16, 16)),
+        ("encoder.blocks.0.norm1.weight", ()),
+        ("decoder.norm.weight", ()),
+        ("mask_token", (0, 1, 24)),
+    ],
+)
+def test_shapes_of_no_layer_are_refused(name: str, shape: tuple[int, ...], tmp_path: Path):
+    tensors = tiny("videomae_pretrain_base")
+    assert name in tensors
+    save_file(tensors | {name: torch.zeros(shape)}, tmp_path / "x.safetensors")
+    assert f"{name} has a shape that no layer has" in problem_of(tmp_path / "x.safetensors")
+
+
+def test_query_key_and_value_of_other_widths_are_refused(tmp_path: Path):
+    tensors = tiny("hf_videomae_classification_base")
+    key = next(name for name in tensors if name.endswith("attention.key.weight"))
+    save_file(tensors | {key: torch.zeros(48, 47)}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    assert "has a shape that no layer has" in problem_of(tmp_path)
+
+
+def test_commands_end_with_their_code(classifier_run: Path, clip_files: Path, tmp_path: Path):
+    original = classifier_run / "model.safetensors"
+    settings = json.loads(read_metadata(original)["settings"]) | {"frames": 3}
+    file = with_header(original, tmp_path / "x.safetensors", settings=json.dumps(settings))
+    for command in (
+        ["predict", clip_files / "clip0.mp4", "-c", file],
+        ["extract", clip_files / "clip0.mp4", "-c", file, "-o", tmp_path / "o.npz"],
+        ["export", file, "--to", "torch", "-o", tmp_path / "o.pt2"],
+        ["convert", file, "--inspect"],
+    ):
+        assert refused(*command, code=6).count("\n") == 1

@@ -34,6 +34,7 @@ from everest.system.files import write_text
 
 PAGE: Final = "index.html"
 SWEEP: Final = "sweep.png"
+CONFUSION: Final = "confusion"  # with a head's name, and .png
 MISTAKES: Final = 12  # shown per head
 STRIP: Final = 480  # pixels, the width of a mistake's three frames
 
@@ -48,10 +49,15 @@ class HeadSection:
     mistakes: Sequence[tuple[Mistake, str]]
 
 
+def is_figure(name: str) -> bool:
+    """Whether the name is that of a plot of a report."""
+    return name == SWEEP or (name.startswith(CONFUSION) and name.endswith(".png"))
+
+
 def write_report(
     folder: Path, result: dict[str, Any], predictions: Predictions, classes: Classes, clips: VideoClips
 ) -> Path:
-    """Write the page and its plots; return the path of the page.
+    """Write the plots and then the page; return the path of the page.
 
     Args:
         result: the document of `everest eval --json`.
@@ -64,7 +70,7 @@ def write_report(
     for name, head in predictions.by_head().items():
         counts = count_confusions(head)  # (C, C)
         names = [classes.name(label) for label in range(len(counts))]
-        plot = folder / (f"confusion-{quote(name, safe='')}.png" if name else "confusion.png")
+        plot = folder / (f"{CONFUSION}-{quote(name, safe='')}.png" if name else f"{CONFUSION}.png")
         draw_confusion(plot, counts, names)
         mistakes = []
         for mistake in surest_mistakes(head, predictions.videos, names, most=MISTAKES):

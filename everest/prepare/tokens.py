@@ -29,7 +29,7 @@ from everest.data.stages import clip_grid, pretrain_clips
 from everest.errors import EnvironmentProblem, RecipeError, differing
 from everest.system.accelerator import make_accelerator
 from everest.system.events import Report, notice
-from everest.system.files import write_atomically, write_table
+from everest.system.files import refuse_inputs, write_atomically, write_table
 from everest.system.locks import refuse_foreign, sole_writer
 from everest.system.run_folder import BAD_VIDEOS
 from everest.tokenizer.cache import clip_facts, read_problems
@@ -84,6 +84,8 @@ def write_tokens(
         batch=batch,
         report=report,
     )
+    inputs = [Path(use.path), *(sample.video for sample in encoder.clips.samples)]
+    refuse_inputs(output, inputs, option="--output", fix="choose a folder of its own")
     if not overwrite:
         refuse_foreign(output, lambda name: name == INDEX)
     with sole_writer(output / INDEX):

@@ -11,7 +11,7 @@ from everest.system.run_folder import ENVIRONMENT, OWN_FILES, PLAN, STATE, TOKEN
 from everest.system.run_lock import RUNNING
 
 HEADER_BYTES: Final = 2**20  # at the start of a safetensors file: more than the header of any model here
-_STATE: Final = re.compile(rf"\.step-\d+\.safetensors{re.escape(UNFINISHED)}")
+_STATE: Final = re.compile(rf"\.(step-\d+\.safetensors)({'|'.join(map(re.escape, UNFINISHED))})")
 _SAFETENSORS: Final = re.compile(r"\.tmp\w{6}")
 
 
@@ -34,13 +34,16 @@ def remove_leftovers(run: RunFolder) -> None:
 
     Only the process that has claimed the run may call it.
     """
-    own = {f".{name}{UNFINISHED}" for name in (*OWN_FILES, RUNNING)}
-    for file in run.path.iterdir():
-        if file.name in own or _is_of_safetensors(file):
-            remove_unfinished(file)
+    for name in (*OWN_FILES, RUNNING):
+        remove_unfinished(run.path / name)
     for file in run.state.iterdir() if run.state.is_dir() else ():
-        if _STATE.fullmatch(file.name) or _is_of_safetensors(file):
-            remove_unfinished(file)
+        state = _STATE.fullmatch(file.name)
+        if state:
+            remove_unfinished(run.state / state[1])
+    for folder in (run.path, run.state):
+        for file in folder.iterdir() if folder.is_dir() else ():
+            if _is_of_safetensors(file):
+                file.unlink()
 
 
 def _is_of_safetensors(file: Path) -> bool:

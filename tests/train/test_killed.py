@@ -26,7 +26,7 @@ def rubbish(folder: Path) -> list[Path]:
 @pytest.mark.parametrize("files", [0, 1, 2, 3, 4])
 def test_the_beginnings_of_a_run_are_no_run(command, tmp_path: Path, autoencoder_run: Path, files: int):
     run = tmp_path / "run"
-    (run / "state" / ".step-000000001.safetensors.part").mkdir(parents=True)
+    (run / "state" / ".step-000000001.safetensors.writing").mkdir(parents=True)
     left = [".running.json.lock", "running.json", ".env.json.part", "env.json"]
     for name in left[:files]:
         (run / name).write_text((autoencoder_run / "env.json").read_text())
@@ -88,8 +88,14 @@ def test_unfinished_files_of_a_killed_save_are_removed_and_no_others(
     run = tmp_path / "run"
     ours = (run / "model.safetensors").read_bytes()
     kept = {run / ".tmpAbCd12": b"of another program", run / ".notes.part": b"mine", run / ".tmpl": ours}
-    left = [run / ".tmpXyZ123", run / "state" / ".tmpXyZ124", run / ".model.safetensors.part"]
-    left += [run / "state" / ".step-000000002.safetensors.part" / ".tmpXyZ125"]
+    left = [
+        run / ".tmpXyZ123",
+        run / "state" / ".tmpXyZ124",
+        run / ".model.safetensors.part",
+        run / ".env.json.writing",
+    ]
+    left += [run / "state" / ".step-000000002.safetensors.writing" / ".tmpXyZ125"]
+    left += [run / "state" / ".step-000000002.safetensors.part"]
     for path in (*kept, *left):
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(kept.get(path, ours[: len(ours) // 2]))
@@ -97,4 +103,4 @@ def test_unfinished_files_of_a_killed_save_are_removed_and_no_others(
     called(*command)
     assert [path for path in left if path.exists()] == []
     assert {path: path.read_bytes() for path in kept} == kept
-    assert not (run / "state" / ".step-000000002.safetensors.part").exists()
+    assert not (run / "state" / ".step-000000002.safetensors.writing").exists()

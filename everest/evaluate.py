@@ -15,16 +15,18 @@ from accelerate import Accelerator
 from everest.checkpoints.load import open_model
 from everest.config.settings import Recipe
 from everest.data.classes import Classes
+from everest.data.dataset import VideoClips
 from everest.data.stages import evaluation_clips
 from everest.errors import CheckpointError
 from everest.inference.accuracy import accuracies, refuse_too_many_skipped, write_predictions
 from everest.inference.model import require_finite_outputs
 from everest.inference.multi_view import evaluate_views
-from everest.inference.report import PAGE, share_cost, write_report
+from everest.inference.report import PAGE, is_figure, share_cost, write_report
 from everest.models.classifier import VideoClassifier
 from everest.models.spec import ModelSpec
 from everest.system.events import Report, notice
-from everest.system.files import check_new_file, check_new_folder
+from everest.system.files import check_new_file, check_new_folder, refuse_inputs
+from everest.system.storage import parse_location
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,17 +45,31 @@ class Outputs:
     keeps: tuple[float, ...] = ()
     overwrite: bool = False
 
-    def check(self) -> None:
+    def check(self, weights: Path) -> None:
         """Check before the evaluation, which may take hours, that its files can be written.
 
         Raises:
-            RecipeError: a file exists, and `overwrite` is not set.
+            RecipeError: a file exists, and `overwrite` is not set; or it is the checkpoint.
             EnvironmentProblem: the disk does not allow it.
         """
+        for option, path in self._by_option():
+            refuse_inputs(path, [weights], option=option)
         if self.predictions is not None:
             check_new_file(self.predictions, option="--predictions", overwrite=self.overwrite)
         if self.page is not None:
-            check_new_folder(self.page, PAGE, option="--report", overwrite=self.overwrite)
+            check_new_folder(self.page, PAGE, option="--report", overwrite=self.overwrite, is_own=is_figure)
+
+    def refuse_inputs(self, recipe: Recipe, clips: VideoClips) -> None:
+        """Raise RecipeError if an output is a list or video of the evaluation, or a folder that has one."""
+        root = parse_location(recipe.data.root)
+        lists = [root / name for name in (recipe.data.test, recipe.data.classes) if name is not None]
+        inputs = [*lists, *(sample.video for sample in clips.samples)]
+        for option, path in self._by_option():
+            refuse_inputs(path, inputs, option=option)
+
+    def _by_option(self) -> list[tuple[str, Path]]:
+        paths = {"--predictions": self.predictions, "--report": self.page}
+        return [(option, path) for option, path in paths.items() if path is not None]
 
 
 NO_FILES = Outputs()
@@ -81,9 +97,10 @@ def evaluate(
     """
     started = time.monotonic()
     if accelerator.is_main_process:
-        outputs.check()
+        outputs.check(weights_file)
     spec, model, classes = _open_classifier(recipe, weights_file)
     clips = evaluation_clips(recipe, classes)
+    outputs.refuse_inputs(recipe, clips)
     model.to(accelerator.device)
     costs = [share_cost(spec, keep) for keep in outputs.keeps]
     selection = spec.selection
@@ -110,10 +127,11 @@ def evaluate(
         result["sweep"] = [
             {**cost, **accuracies(predictions_by_keep.get(cost["keep"], predictions))} for cost in costs
         ]
-    if accelerator.is_main_process and outputs.predictions is not None:
-        write_predictions(outputs.predictions, predictions, classes)
+    # The page first, which takes longer: after a kill, a file of predictions would be in the way.
     if accelerator.is_main_process and outputs.page is not None:
         result["report"] = str(write_report(outputs.page, result, predictions, classes, clips))
+    if accelerator.is_main_process and outputs.predictions is not None:
+        write_predictions(outputs.predictions, predictions, classes)
     return result
 
 

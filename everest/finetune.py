@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from everest.checkpoints.load import open_weights, start_from
+from everest.checkpoints.load import open_encoder, start_from
 from everest.config.settings import FinetuneSettings, Recipe
 from everest.data.augment import mix
 from everest.data.classes import empty_classes
@@ -43,15 +43,16 @@ def set_up_finetuning(
     Raises:
         UserError: the recipe, the data or the environment does not allow it; see everest.errors.
     """
+    weights = None if init is None else open_encoder(init)  # first: reading the data may take minutes
     clips, classes = finetune_clips(recipe)
     for name in empty_classes(clips.samples, classes):
         context.report(notice(f"data.train has no video of class '{name}'"))
     validation = validation_clips(recipe, classes)
     spec = classifier_spec(recipe, num_classes=classes.count, heads=classes.heads)
     start = None
-    if init is not None:
+    if init is not None and weights is not None:
         notify = lambda text: context.report(notice(text))  # noqa: E731
-        start = partial(start_from, spec=spec, weights=open_weights(init), source=init, notify=notify)
+        start = partial(start_from, spec=spec, weights=weights, source=init, notify=notify)
     training = set_up_training(
         recipe, recipe.finetune, spec, clips, context, classes=classes.names, start=start
     )

@@ -27,6 +27,7 @@ def set_up_pretraining(recipe: Recipe, context: RunContext) -> Training:
     Raises:
         UserError: the recipe, the data or the environment does not allow it; see everest.errors.
     """
+    spec = pretrain_spec(recipe, tokenizer=tokenizer_for(recipe))  # first: reading the data may take minutes
     clips = pretrain_clips(recipe)
     if recipe.pretrain.target.cache is not None:
         clips.tokens = open_token_cache(recipe, clips)
@@ -35,9 +36,7 @@ def set_up_pretraining(recipe: Recipe, context: RunContext) -> Training:
                 f"reading cached tokens from {clips.tokens.folder}, {clips.tokens.variants} clips per video"
             )
         )
-    return set_up_training(
-        recipe, recipe.pretrain, pretrain_spec(recipe, tokenizer=tokenizer_for(recipe)), clips, context
-    )
+    return set_up_training(recipe, recipe.pretrain, spec, clips, context)
 
 
 def pretraining_loss(model: nn.Module, clip: Clip) -> Tensor:

@@ -72,8 +72,8 @@ def set_up_tokenizer(recipe: Recipe, context: RunContext) -> TokenizerStage:
         )
     if recipe.train.shard != "none":
         context.report(notice("train.shard has no effect on a tokenizer: every process has a full copy"))
+    objective = tokenizer_objective(recipe, spec, context.accelerator.device)  # may read weights
     clips = tokenizer_clips(recipe)
-    objective = tokenizer_objective(recipe, spec, context.accelerator.device)
     engine = replace(recipe.train, ema=settings.ema, shard="none")
     training = set_up_training(
         replace(recipe, train=engine),

@@ -57,15 +57,19 @@ def convert(
 
     Example: everest convert checkpoint-799.pth --output videomae.safetensors
     """
-    _check_out(checkpoint, out, inspect=inspect, overwrite=overwrite)
+    _check_out(out, inspect=inspect, overwrite=overwrite)
 
     from everest.checkpoints.convert import convert, describe
     from everest.checkpoints.foreign import locate, read_foreign
     from everest.checkpoints.identify import identify
     from everest.checkpoints.sizes import Hints
     from everest.data.list_text import read_lines
+    from everest.system.files import refuse_inputs
 
     path = locate(checkpoint, notify=say)
+    if out is not None and not inspect:
+        files = path.iterdir() if path.is_dir() else ()  # a checkpoint of transformers may have several
+        refuse_inputs(out, [path, *files, classes], option="--output")
     if _is_own(path, inspect=inspect, as_json=as_json):
         return
     hints = Hints(
@@ -89,7 +93,7 @@ def convert(
     print_json(document) if as_json else typer.echo(out)
 
 
-def _check_out(checkpoint: str, out: Path | None, *, inspect: bool, overwrite: bool) -> None:
+def _check_out(out: Path | None, *, inspect: bool, overwrite: bool) -> None:
     """Check early that the output can be written at the end."""
     from everest.errors import RecipeError
     from everest.system.files import check_new_file
@@ -100,8 +104,6 @@ def _check_out(checkpoint: str, out: Path | None, *, inspect: bool, overwrite: b
         raise RecipeError("Missing option '--output'; with --inspect nothing is written")
     if out.suffix != ".safetensors":
         raise RecipeError(f"--output {out}: the output is a safetensors file; end its name in .safetensors")
-    if out.exists() and out.resolve() == Path(checkpoint).resolve():
-        raise RecipeError(f"--output {out}: is the checkpoint to convert; choose another name")
     check_new_file(out, option="--output", overwrite=overwrite)
 
 

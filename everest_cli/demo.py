@@ -41,12 +41,11 @@ def demo(
     """
     from everest_demo.demo import run_demo
     from everest_demo.lvmae import run_lvmae_demo
-    from everest_demo.steps import REPORT, clear_demo
+    from everest_demo.steps import REPORT, demo_folder
 
     folder = output or Path("runs") / recipe.value
-    clear_demo(folder, overwrite=overwrite)
     run = run_lvmae_demo if recipe is Demo.lvmae else run_demo
-    with Display(quiet=quiet) as display:
+    with demo_folder(folder, overwrite=overwrite), Display(quiet=quiet) as display:
         run(folder, seed=seed, report=display.report)
     typer.echo((folder / REPORT).read_text(), nl=False)
     typer.echo(folder / REPORT)

@@ -46,9 +46,12 @@ def export(
     """
     _check_out(out, to, overwrite=overwrite, keep=keep)
 
-    from everest.checkpoints.load import open_model
+    from everest.checkpoints.load import find_weights, open_model
+    from everest.system.files import refuse_inputs
 
-    opened = open_model(checkpoint, which=which.value, kind="transformer")
+    weights = find_weights(checkpoint, which=which.value)
+    refuse_inputs(out, [weights], option="--output")
+    opened = open_model(weights, kind="transformer")
     if to is Target.hf:
         from everest.checkpoints.transformers import write_folder
 
@@ -74,7 +77,10 @@ def _check_out(out: Path, to: Target, *, overwrite: bool, keep: float | None) ->
     if to is Target.hf:
         if keep not in (None, 1):
             raise RecipeError("--keep: transformers encodes all tokens; --to onnx and --to torch select them")
-        check_new_folder(out, "config.json", option="--output", overwrite=overwrite)
+        own = {"model.safetensors", "preprocessor_config.json"}
+        check_new_folder(
+            out, "config.json", option="--output", overwrite=overwrite, is_own=lambda name: name in own
+        )
         return
     if out.suffix != SUFFIXES[to]:
         raise RecipeError(f"--output {out}: end its name in {SUFFIXES[to]}")

@@ -48,8 +48,8 @@ def extract(
     from everest.data.inputs import named_samples
     from everest.inference.features import extract
     from everest.inference.model import OpenedModel
+    from everest.system.files import refuse_inputs
 
-    samples = named_samples(videos, root=data)
     model = OpenedModel.open(
         find_weights(checkpoint, which=which.value),
         recipe=o.read_recipe(recipe) if recipe else None,
@@ -60,6 +60,8 @@ def extract(
         cpu=cpu,
         notify=say,
     )
+    samples = named_samples(videos, root=data)
+    refuse_inputs(out, [*videos, recipe and Path(recipe)], option="--output")
     with Display(quiet=quiet) as display:
         skipped = extract(
             model,

@@ -67,7 +67,7 @@ def predict(
     """
     from everest.data.inputs import named_samples
     from everest.errors import RecipeError
-    from everest.system.files import check_new_file, write_text
+    from everest.system.files import check_new_file, refuse_inputs, write_text
     from everest_cli.prediction_text import TEXTS
 
     text_format = _format(kind, output, as_json)
@@ -77,13 +77,8 @@ def predict(
         raise RecipeError("--format srt: subtitles need the times of --timeline")
     if output is not None:
         check_new_file(output, option="--output", overwrite=overwrite)
-    samples = named_samples(videos, root=data)
-    if text_format is PredictionFormat.srt and len(samples) > 1:
-        raise RecipeError(f"--format srt: subtitles are of one video, not of {len(samples)}")
-    if output is not None and any(output.resolve() == Path(sample.path).resolve() for sample in samples):
-        raise RecipeError(f"--output {output}: one of the videos; choose another name")
 
-    from everest.checkpoints.load import find_weights
+    from everest.checkpoints.load import find_weights, require_kind
     from everest.inference.model import OpenedModel
     from everest.inference.predictions import predict, predict_timeline
 
@@ -98,6 +93,13 @@ def predict(
         cpu=cpu,
         notify=say,
     )
+    require_kind(model.weights, "classifier", source=model.file)
+    samples = named_samples(videos, root=data)
+    if text_format is PredictionFormat.srt and len(samples) > 1:
+        raise RecipeError(f"--format srt: subtitles are of one video, not of {len(samples)}")
+    if output is not None:
+        inputs = [model.file, *videos, *(sample.video for sample in samples)]
+        refuse_inputs(output, [*inputs, recipe and Path(recipe)], option="--output")
     with Display(quiet=quiet) as display:
         if timeline:
             rows = predict_timeline(

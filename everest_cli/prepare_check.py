@@ -70,10 +70,10 @@ def check(
     folder = output or (first.parent if first.is_file() else first)
     journal, bad_videos = folder / JOURNAL, folder / BAD_VIDEOS
     # Before hours of work: check that the output files can be written.
-    if not overwrite and not journal.exists():
-        refuse_existing([bad_videos], overwrite=False, read=[])
+    read = [source.path for source in lists]
+    refuse_existing([bad_videos], overwrite=overwrite or journal.exists(), read=read)
     targets = [clean_path(source) for source in lists] if fix else []
-    refuse_existing(targets, overwrite=overwrite, read=[source.path for source in lists], fix="move it away")
+    refuse_existing(targets, overwrite=overwrite, read=read, fix="move it away")
     for path in (bad_videos, *targets):
         try:
             check_writable(path)

@@ -169,8 +169,9 @@ def _split_source(
     data, heads = read_labeled(source, root=root, classes=classes)
     lists = split_samples(data.samples, parts, group_of=group_of, seed=seed)
     names = data.class_names or ()
+    read = [source, *([classes] if classes else [])]
     written = write_split(
-        lists, output or root, root=root, names=names, heads=heads, source=source, overwrite=overwrite
+        lists, output or root, root=root, names=names, heads=heads, read=read, overwrite=overwrite
     )
     summaries = {}
     for name, samples in lists.items():

@@ -75,7 +75,7 @@ def select_frames(
             say(f"error: {error}")
             failed = True
             continue
-        written = write_frame_figures(view, picture=picture, extract=extract, overwrite=overwrite)
+        written = write_frame_figures(view, picture=picture, extract=extract, read=paths, overwrite=overwrite)
         row = view.to_dict() | written
         rows.append(row)
         if not as_json:

@@ -73,7 +73,8 @@ class TrainOptions:
         """
         from everest.train.resume import RunRequest, check_output
 
-        sources = [Path(source) for source in (self.recipe, self.init) if source is not None]
+        tokenizer = None if recipe.tokenizer is None else recipe.tokenizer.checkpoint
+        sources = [Path(source) for source in (self.recipe, self.init, tokenizer) if source is not None]
         request = RunRequest(recipe=recipe, init=self.init, one_batch=self.overfit_one_batch, sources=sources)
         resumed = check_output(path, request, resume=self.resume != "never", overwrite=self.overwrite)
         if self.resumed_folder is not None and not resumed:

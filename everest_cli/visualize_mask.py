@@ -100,7 +100,7 @@ def visualize_mask(
     failed = False
     for video in paths:
         try:
-            rows = write_mask_figures(video, request, out, kind.value, overwrite=overwrite)
+            rows = write_mask_figures(video, request, out, kind.value, read=paths, overwrite=overwrite)
         except DataError as error:
             say(f"error: {error}")
             failed = True

@@ -21,7 +21,8 @@ from everest.prepare.tokens import write_tokens
 from everest.pretrain import pretrain, set_up_pretraining
 from everest.system.accelerator import make_accelerator
 from everest.system.events import Report, notice
-from everest.system.files import write_text
+from everest.system.files import is_unfinished, write_text
+from everest.system.locks import sole_writer
 from everest.system.run_folder import RunFolder
 from everest.system.signals import Stopped
 from everest.train.context import RunContext
@@ -34,27 +35,43 @@ REPORT: Final = "report.md"
 PICTURE: Final = "reconstruction.png"
 RUNS: Final = ("pretrain", "finetune-pretrained", "finetune-scratch")  # of EVEREST's demo
 LVMAE_RUNS: Final = ("tokenizer", "tokens", "pretrain", "finetune-64", "finetune-64-scratch", "finetune-16")
-# The videos last: they identify a demo's folder.
-WRITTEN: Final = (*RUNS, *LVMAE_RUNS, PICTURE, REPORT, VIDEOS)
+# The report first, which marks a demo as finished; the videos last, which identify a demo's folder.
+WRITTEN: Final = (REPORT, *RUNS, *LVMAE_RUNS, PICTURE, VIDEOS)
 
 
 def clear_demo(folder: Path, *, overwrite: bool) -> None:
-    """Check that a demo may write to `folder`; with `overwrite` remove the files of an earlier demo.
+    """Check that a demo may write to `folder`; remove the files of an earlier demo.
+
+    A demo without a report, which is written last, was interrupted and begins again.
 
     Raises:
-        RecipeError: the folder holds other files, or a demo that may not be overwritten.
+        RecipeError: the folder holds other files, or a finished demo and `overwrite` is not given.
     """
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+    if not folder.exists() or all(is_unfinished(file.name) for file in folder.iterdir()):
         return
     if not (folder / VIDEOS).is_dir():
         raise RecipeError(f"--output {folder}: exists and holds no demo; choose another folder")
-    if not overwrite:
+    if (folder / REPORT).exists() and not overwrite:
         raise RecipeError(f"--output {folder}: holds a demo; choose another folder, or use --overwrite")
     for path in (folder / name for name in WRITTEN):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
+
+
+@contextmanager
+def demo_folder(folder: Path, *, overwrite: bool) -> Iterator[None]:
+    """Hold the folder for one demo, cleared as `clear_demo` does.
+
+    Raises:
+        RecipeError: as of `clear_demo`, or another process runs a demo there.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise RecipeError(f"--output {folder}: a file is in the way; choose another folder")
+    with sole_writer(folder / REPORT):
+        clear_demo(folder, overwrite=overwrite)
+        yield
 
 
 @contextmanager
@@ -140,5 +157,5 @@ class DemoSteps:
         try:
             yield
         except Stopped as stopped:
-            raise Stopped(stopped.number, "stopped; everest demo --overwrite begins again") from stopped
+            raise Stopped(stopped.number, "stopped; the same command begins again") from stopped
         self.seconds[stage] = round(time.monotonic() - began, 1)

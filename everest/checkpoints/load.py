@@ -95,6 +95,19 @@ def open_weights(path: Path) -> Weights:
     return read_weights(path)
 
 
+def open_encoder(path: Path) -> Weights:
+    """Read a file that `find_weights` returned and whose encoder a model may start from.
+
+    Raises:
+        CheckpointError: damaged, of a program that needs `everest convert`, or a tokenizer.
+    """
+    weights = open_weights(path)
+    if weights.kind == "tokenizer":
+        require_kind(weights, "pretrain", source=path)
+    ModelSpec.from_settings(weights.settings, source=path)
+    return weights
+
+
 def open_model(
     checkpoint: str | Path,
     *,

@@ -12,7 +12,7 @@ import numpy as np
 from everest.data.labels import columns_of, is_integer
 from everest.data.samples import Sample
 from everest.errors import DataError, RecipeError
-from everest.system.files import write_atomically
+from everest.system.files import refuse_inputs, write_atomically
 from everest.system.names import is_file_name
 
 SEGMENT_COLUMNS: Final = ("start", "end", "start_frame", "end_frame")
@@ -94,10 +94,9 @@ def refuse_existing(
     Args:
         fix: what the user can do instead of `--overwrite`.
     """
-    sources = {file.resolve() for file in read}
+    sources = list(read)
     for path in paths:
-        if path.resolve() in sources:
-            raise RecipeError(f"{path}: is an input of this command; {fix}")
+        refuse_inputs(path, sources, fix=fix)
         if path.exists() and not overwrite:
             raise RecipeError(f"{path}: exists; {fix}, or use --overwrite")
 

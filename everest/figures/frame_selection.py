@@ -7,6 +7,7 @@ S candidate slices (pairs of p = 2 frames), t slices of a clip, H W pixels, D dr
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -25,7 +26,7 @@ from everest.methods.frame_selection import draw_slices, kept_per_slice, num_can
 from everest.methods.grid import TokenGrid
 from everest.methods.importance import RawPixels
 from everest.methods.strategies import FrameDifference, RedundancyRobust
-from everest.system.files import check_new_file, write_atomically
+from everest.system.files import check_new_file, refuse_inputs, write_atomically
 from everest.system.names import escape_bytes
 from everest.video.pixels import normalize
 from everest.video.reader import probe, read_frames
@@ -166,13 +167,19 @@ def draw_selection(path: Path, view: FrameView) -> None:
 
 
 def write_frame_figures(
-    view: FrameView, *, picture: Path | None, extract: Path | None, overwrite: bool
+    view: FrameView, *, picture: Path | None, extract: Path | None, read: Sequence[Path], overwrite: bool
 ) -> dict[str, Any]:
     """Write the figure to the folder `picture`, the drawn frames to `extract`; returns the values of --json.
 
+    Args:
+        read: all videos of the command; those that are folders of images may not get more images.
     Raises:
         RecipeError: one of the files exists already; none is written then.
     """
+    for option, folder in (("--picture", picture), ("--extract", extract)):
+        if folder is not None:
+            image_folders = [video for video in read if video.resolve() == folder.resolve()]
+            refuse_inputs(folder, image_folders, option=option)
     written: dict[str, Any] = {}
     figure = None if picture is None else picture / f"{view.video.stem}-frames.png"
     if figure is not None:

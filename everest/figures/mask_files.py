@@ -27,7 +27,7 @@ from everest.figures.pictures import HEAT, draw_views, rows_of
 from everest.methods.selector import Selector
 from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder
-from everest.system.files import check_new_file, write_atomically
+from everest.system.files import check_new_file, refuse_inputs, write_atomically
 from everest.tokenizer.network import AdaptiveTokenizer
 from everest.video.reader import probe
 from everest.video.writer import write_video
@@ -67,10 +67,12 @@ class MaskRequest(FigureRequest):
 
 
 def write_mask_figures(
-    video: Path, request: MaskRequest, out: Path, kind: Format, *, overwrite: bool
+    video: Path, request: MaskRequest, out: Path, kind: Format, *, read: Sequence[Path], overwrite: bool
 ) -> list[dict[str, Any]]:
     """Write a figure of each window of a video to the folder `out`; returns the values of --json.
 
+    Args:
+        read: all inputs of the command, which no figure may replace.
     Raises:
         DataError: the video cannot be read.
         RecipeError: a figure exists already, or the strategies do not fit the clip.
@@ -79,6 +81,7 @@ def write_mask_figures(
     numbers = [f"-{i + 1}" for i in range(len(clips))] if len(clips) > 1 else [""]
     paths = [out / f"{video.stem}-mask{number}.{kind}" for number in numbers]
     for path in paths:
+        refuse_inputs(path, read, option="--output")
         check_new_file(path, option="--output", overwrite=overwrite)
     title = request.selectors[0][0].replace("\n", ", ") if len(request.selectors) == 1 else "kept tokens"
     if isinstance(request.model, AdaptiveTokenizer):

@@ -20,8 +20,8 @@ from everest.data.stages import fingerprint
 from everest.errors import DataError, RecipeError, unknown_name
 from everest.inference.model import OpenedModel, Values, over_videos
 from everest.system.events import Report, notice
-from everest.system.files import check_new_file, write_atomically
-from everest.system.row_store import RowStore, open_row_store
+from everest.system.files import check_new_file, refuse_inputs, write_atomically
+from everest.system.row_store import RowStore, open_row_store, saved_plan
 from everest.system.tensor_file import write_tensors
 
 # From the fields of everest.inference.model.Features, of one video's views.
@@ -60,15 +60,18 @@ def extract(
         The unreadable videos, each with the reason.
     Raises:
         DataError: no video can be read.
-        RecipeError: `out` exists or has an unknown suffix, or `OUT.parts` belongs to another command.
+        RecipeError: `out` exists, is an input or has an unknown suffix, or `OUT.parts` belongs to another
+            command.
         EnvironmentProblem: the file cannot be written.
     """
     if level not in LEVELS:
         raise unknown_name("--features", level, LEVELS)
     if out.suffix not in SUFFIXES:
         raise RecipeError(f"--output {out}: give a file that ends in {' or '.join(SUFFIXES)}")
-    check_new_file(out, option="--output", overwrite=overwrite)
     parts = out.with_name(f"{out.name}.parts")
+    inputs = [model.file, *(sample.video for sample in samples)]
+    for path in (out, parts):
+        refuse_inputs(path, inputs, option="--output")
     with model.file.open("rb") as file:
         weights = hashlib.file_digest(file, "sha256").hexdigest()
     # All that the rows follow from; a message names the keys.
@@ -80,6 +83,9 @@ def extract(
         "views": repr(model.views),
         "precision": model.accelerator.mixed_precision,
     }
+    # With both, an earlier call was killed between writing the file and removing its rows.
+    replaces_own = parts.is_dir() and saved_plan(parts) == plan
+    check_new_file(out, option="--output", overwrite=overwrite or replaces_own)
     with open_row_store(parts, plan, batch=batch, restart=overwrite) as store:
         if store.samples:
             report(notice(f"resuming after {len(store.samples)} of {len(samples)} videos"))

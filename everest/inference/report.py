@@ -36,6 +36,7 @@ from everest.system.names import escape_bytes
 PAGE: Final = "index.html"
 SWEEP: Final = "sweep.png"
 LONGEST_PLOT_NAME: Final = 200  # a file name has up to 255 bytes
+CONFUSION: Final = "confusion"  # with a head's name, and .png
 MISTAKES: Final = 12  # shown per head
 STRIP: Final = 480  # pixels, the width of a mistake's three frames
 
@@ -50,10 +51,15 @@ class HeadSection:
     mistakes: Sequence[tuple[Mistake, str]]
 
 
+def is_figure(name: str) -> bool:
+    """Whether the name is that of a plot of a report."""
+    return name == SWEEP or (name.startswith(CONFUSION) and name.endswith(".png"))
+
+
 def write_report(
     folder: Path, result: dict[str, Any], predictions: Predictions, classes: Classes, clips: VideoClips
 ) -> Path:
-    """Write the page and its plots; return the path of the page.
+    """Write the plots and then the page; return the path of the page.
 
     Args:
         result: the document of `everest eval --json`.
@@ -66,9 +72,8 @@ def write_report(
     for name, head in predictions.by_head().items():
         counts = count_confusions(head)  # (C, C)
         names = [classes.name(label) for label in range(len(counts))]
-        plot = folder / (
-            f"confusion-{quote(name, safe='')[:LONGEST_PLOT_NAME]}.png" if name else "confusion.png"
-        )
+        suffix = f"-{quote(name, safe='')[:LONGEST_PLOT_NAME]}" if name else ""
+        plot = folder / f"{CONFUSION}{suffix}.png"
         draw_confusion(plot, counts, names)
         mistakes = []
         for mistake in surest_mistakes(head, predictions.videos, names, most=MISTAKES):

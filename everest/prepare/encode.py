@@ -23,7 +23,7 @@ from everest.prepare.encoding import EncodedFile, encode_video
 from everest.prepare.processes import Failure, map_apart
 from everest.prepare.sources import SourceList
 from everest.system.events import Report, notice
-from everest.system.files import write_table, write_text
+from everest.system.files import refuse_inputs, write_table, write_text
 from everest.system.locks import refuse_foreign, sole_writer
 from everest.system.run_folder import BAD_VIDEOS
 from everest.video.stream import VideoError
@@ -127,8 +127,8 @@ def _check_output(originals: Sequence[SourceList], output: Path, mark: str, *, o
             raise RecipeError(
                 f"--output {output}: is inside {source}, which is read; choose a folder next to it"
             )
-        if original.is_list and source == (output / original.location.name).resolve():
-            raise RecipeError(f"--output {output}: holds the list {original.location}, which is read")
+        inputs = [original.location, *map(original.video, original.paths())]
+        refuse_inputs(output, inputs, option="--output", fix="choose a folder of its own")
     names = [original.location.name for original in originals if original.is_list]
     if len(set(names)) < len(names):
         raise RecipeError("two lists have the same name; encode them into two folders")

@@ -24,7 +24,7 @@ from everest.data.shards import FORMAT, INDEX_SUFFIX, VERSION
 from everest.errors import DataError, EnvironmentProblem, RecipeError
 from everest.prepare.sources import SourceList
 from everest.system.events import Report
-from everest.system.files import write_atomically, write_text
+from everest.system.files import refuse_inputs, write_atomically, write_text
 from everest.system.locks import refuse_foreign, sole_writer
 from everest.system.storage import Location
 from everest.video.folders import VIDEO_SUFFIXES, as_data_error
@@ -142,6 +142,8 @@ def write_shards(
             'shards need the package webdataset: pip install "everest-video[shards]"'
         ) from error
     plan = plan_shards(source, output, max_bytes=max_bytes, max_count=max_count)
+    videos = (entry.video for part in plan.parts for entry in part)
+    refuse_inputs(output, [source.location, *videos], option="--output", fix="choose a folder of its own")
     if not overwrite:
         refuse_foreign(output, lambda name: name.endswith((INDEX_SUFFIX, PLAN_SUFFIX)))
     with sole_writer(plan.index):
@@ -159,6 +161,7 @@ def write_shards(
         if overwrite or saved is None:
             for file in (plan.index, *plan.existing()):
                 file.unlink(missing_ok=True)
+        if not plan.index.exists():
             write_text(plan.progress, json.dumps({"plan": plan.fingerprint}))
         kept = set(plan.existing())
         done = 0

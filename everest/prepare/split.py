@@ -221,20 +221,22 @@ def write_split(
     root: Path,
     names: Sequence[str],
     heads: Sequence[str],
-    source: Path,
+    read: Sequence[Path],
     overwrite: bool,
 ) -> list[Path]:
     """Write `NAME.csv` for each list that has samples, and `classes.txt`; returns the files.
 
+    Args:
+        read: the files that were read.
     Raises:
         DataError: a path that no list can hold; nothing is written.
-        RecipeError: a file exists and may not be replaced, is the list that was divided, or would remain from
+        RecipeError: a file exists and may not be replaced, is one of `read`, or would remain from
             another split.
         EnvironmentProblem: a file cannot be written.
     """
     paths = {name: folder / f"{name}.csv" for name, samples in lists.items() if samples}
     written = [*paths.values(), *([folder / CLASSES] if names else [])]
-    refuse_existing(written, overwrite=overwrite, read=[source])
+    refuse_existing(written, overwrite=overwrite, read=read)
     for old in (folder / f"{name}.csv" for name in NAMES if name not in paths):
         if old.exists():
             raise RecipeError(f"{old}: would remain from another split; remove it, or choose another folder")

@@ -27,7 +27,7 @@ from everest.data.stages import clip_grid, pretrain_clips
 from everest.errors import EnvironmentProblem, RecipeError, differing
 from everest.system.accelerator import make_accelerator
 from everest.system.events import Report, notice
-from everest.system.files import write_table
+from everest.system.files import refuse_inputs, write_table
 from everest.system.locks import refuse_foreign, sole_writer
 from everest.system.run_folder import BAD_VIDEOS
 from everest.system.tensor_file import write_tensors
@@ -83,6 +83,8 @@ def write_tokens(
         batch=batch,
         report=report,
     )
+    inputs = [Path(use.path), *(sample.video for sample in encoder.clips.samples)]
+    refuse_inputs(output, inputs, option="--output", fix="choose a folder of its own")
     if not overwrite:
         refuse_foreign(output, lambda name: name == INDEX)
     with sole_writer(output / INDEX):

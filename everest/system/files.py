@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from everest.errors import EnvironmentProblem, RecipeError, UserError
 
@@ -51,20 +52,38 @@ def check_writable(path: Path) -> None:
     """Raise EnvironmentProblem now if a file at `path` could not be written later."""
     if path.is_dir():
         raise EnvironmentProblem(f"cannot write {path}: it is a folder")
-    existed = path.exists()
     made = [folder for folder in path.parents if not folder.exists()]  # inner ones first
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a"):
+        # Not at `path`: a process killed here would leave an empty file that looks like a result.
+        with path.open("a") if path.exists() else TemporaryFile(dir=path.parent):
             pass
-        if not existed:
-            path.unlink()
     except OSError as error:
         raise write_error(path, error) from error
     finally:
         with suppress(OSError):
             for folder in made:
                 folder.rmdir()
+
+
+def refuse_inputs(
+    output: Path, inputs: Iterable[object], *, option: str = "", fix: str = "choose another name"
+) -> None:
+    """Refuse an output that is an input of the command, or a folder that contains one.
+
+    Args:
+        inputs: files and folders; values that are no paths of this machine are ignored.
+        option: the option by which the user named the output.
+    Raises:
+        RecipeError: writing would replace an input, or files next to it.
+    """
+    target, name = output.resolve(), f"{option} {output}".strip()
+    for source in inputs:
+        resolved = source.resolve() if isinstance(source, Path) else None
+        if resolved == target:
+            raise RecipeError(f"{name}: is an input of this command; {fix}")
+        if resolved is not None and resolved.is_relative_to(target):
+            raise RecipeError(f"{name}: contains {source}, an input of this command; {fix}")
 
 
 def check_new_file(path: Path, *, option: str, overwrite: bool) -> None:
@@ -81,18 +100,31 @@ def check_new_file(path: Path, *, option: str, overwrite: bool) -> None:
     check_writable(path)
 
 
-def check_new_folder(path: Path, first: str, *, option: str, overwrite: bool) -> None:
-    """Refuse a folder in which the file `first` cannot be written, or that is not empty.
+def check_new_folder(
+    path: Path,
+    last: str,
+    *,
+    option: str,
+    overwrite: bool,
+    is_own: Callable[[str], bool] = lambda name: False,
+) -> None:
+    """Refuse a folder in which a file cannot be written, or that holds other files.
 
+    Args:
+        last: the file that the command writes last. Without it, the folder is that of an interrupted call if
+            it holds nothing but files of the command, and may be used.
+        is_own: whether the command writes files of this name.
     Raises:
-        RecipeError: a file, or a folder that is not empty.
+        RecipeError: a file, or a folder with other files.
         EnvironmentProblem: the disk refuses it.
     """
     if path.exists() and not path.is_dir():
         raise RecipeError(f"{option} {path}: a file is in the way; name a folder")
-    if path.is_dir() and any(path.iterdir()) and not overwrite:
-        raise RecipeError(f"{option} {path}: is not empty; choose another folder, or use --overwrite")
-    check_writable(path / first)
+    if path.is_dir() and not overwrite:
+        names = [file.name for file in path.iterdir() if not is_unfinished(file.name)]
+        if last in names or not all(map(is_own, names)):
+            raise RecipeError(f"{option} {path}: is not empty; choose another folder, or use --overwrite")
+    check_writable(path / last)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -9,10 +9,9 @@ from __future__ import annotations
 import json
 import math
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any, Final, Generic, TypeVar
@@ -22,10 +21,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from everest.errors import RecipeError
-from everest.system.files import write_error, write_text
+from everest.system.files import LOCK, write_error, write_text
 from everest.system.json_text import parse_json, read_json
 from everest.system.locks import sole_writer
 
+JOURNAL: Final = "journal.jsonl"
+PLAN: Final = "plan.json"
+SHAPES: Final = "shapes.json"
 SYNC_SECONDS: Final = 1.0  # of work that a power failure may cost
 
 Entry = TypeVar("Entry")
@@ -122,7 +124,7 @@ class RowStore:
         self.samples = list(journal.entries)
         self._journal = journal
         self._stack = files
-        shapes = _read_json(folder / "shapes.json") or {}
+        shapes = _read_json(folder / SHAPES) or {}
         self.shapes = {name: (dtype, tuple(shape)) for name, (dtype, shape) in shapes.items()}
         self._open_files()
 
@@ -142,7 +144,7 @@ class RowStore:
         else:
             if not self.shapes:
                 self.shapes = {name: (x.numpy().dtype.str, tuple(x.shape)) for name, x in row.items()}
-                write_text(self.folder / "shapes.json", json.dumps(self.shapes))
+                write_text(self.folder / SHAPES, json.dumps(self.shapes))
                 self._open_files()
             try:
                 for name, value in row.items():
@@ -176,8 +178,15 @@ class RowStore:
         }
 
     def remove(self) -> None:
-        """Remove the folder."""
-        shutil.rmtree(self.folder)
+        """Remove the files of the store, and the folder unless it holds others.
+
+        The plan is removed after the rows, so that rows never remain without it.
+        """
+        lock = f".{JOURNAL}{LOCK}"
+        for name in (JOURNAL, *(f"{name}.bin" for name in self.shapes), SHAPES, lock, PLAN):
+            (self.folder / name).unlink(missing_ok=True)
+        with suppress(OSError):  # not empty
+            self.folder.rmdir()
 
     def _open_files(self) -> None:
         """Open the file of each tensor, and remove rows that the journal does not count."""
@@ -211,19 +220,21 @@ def open_row_store(
         video, problem = value
         return video, problem
 
-    path = folder / "journal.jsonl"
+    path = folder / JOURNAL
     with open_journal(path, read=read, fix=fix, batch=batch, restart=restart) as journal:
         if restart:
-            for file in (folder / "plan.json", folder / "shapes.json", *folder.glob("*.bin")):
+            for file in (folder / PLAN, folder / SHAPES, *folder.glob("*.bin")):
                 file.unlink(missing_ok=True)
-        known = _read_json(folder / "plan.json")
+        known = _read_json(folder / PLAN)
+        if known is None and journal.entries:
+            raise _damaged(folder, f"{PLAN} is missing")
         if known is not None and known != plan:
             names = ", ".join(name for name in plan if plan[name] != known.get(name))
             raise RecipeError(
                 f"{folder}: holds rows of another command (other {names}); finish them with that command, or "
                 "start again with --overwrite"
             )
-        write_text(folder / "plan.json", json.dumps(plan))
+        write_text(folder / PLAN, json.dumps(plan))
         with ExitStack() as files:
             store = RowStore(folder, journal, files)
             try:
@@ -231,6 +242,15 @@ def open_row_store(
             finally:
                 if folder.exists():
                     store.sync()
+
+
+def saved_plan(folder: Path) -> Any:
+    """The plan of the rows in a folder; None if there is none.
+
+    Raises:
+        RecipeError: it is damaged.
+    """
+    return _read_json(folder / PLAN)
 
 
 def _read_json(file: Path) -> Any:

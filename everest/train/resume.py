@@ -63,7 +63,9 @@ def check_output(path: Path, request: RunRequest, *, resume: bool, overwrite: bo
     if has_not_begun(path):
         return False
     if overwrite:
-        read_from = [file for file in request.sources if file.resolve().is_relative_to(path.resolve())]
+        folder, own = path.resolve(), own_tokenizer(path).resolve()  # its own stage decides about the latter
+        sources = [file for file in request.sources if file.resolve() != own]
+        read_from = [file for file in sources if file.resolve().is_relative_to(folder)]
         if read_from:
             raise RecipeError(
                 f"--output {path}: --overwrite would remove {read_from[0]}, which the run reads"

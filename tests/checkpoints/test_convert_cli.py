@@ -313,7 +313,7 @@ def test_the_output_is_named_and_nothing_is_overwritten(tmp_path: Path):
     assert there.read_text() == "precious"
     save_file(tiny("videomae_finetune_base"), tmp_path / "y.safetensors")
     same = [tmp_path / "y.safetensors", "--out", tmp_path / "y.safetensors", "--overwrite"]
-    assert "is the checkpoint to convert" in refused("convert", *same, code=2)
+    assert "is an input of this command" in refused("convert", *same, code=2)
     assert "did you mean 'mvd'" in refused("convert", given, "--inspect", "--family", "mdv", code=2)
 
 

@@ -13,7 +13,7 @@ from everest.system.events import silent
 from everest.tokenizer.cache_index import INDEX
 from everest_demo.events import event_set
 from everest_demo.lvmae import clips_of, tokens_of
-from everest_demo.steps import DemoSteps, clear_demo, one_thread
+from everest_demo.steps import DemoSteps, clear_demo, demo_folder, one_thread
 
 FEW = ("tokenizer.epochs=1", "pretrain.epochs=2", "finetune.epochs=1", "train.workers=0")
 FEW_CLIPS = replace(event_set(), pretrain=32, train_per_class=3, test_per_class=1)
@@ -64,7 +64,14 @@ def test_an_earlier_demo_is_removed_and_nothing_else(demo: Path):
         path.write_text("kept")
     with pytest.raises(RecipeError, match="--overwrite"):
         clear_demo(demo, overwrite=False)
-    clear_demo(demo, overwrite=True)
+    (demo / "report.md").unlink()  # as if it had been killed before its end
+    with demo_folder(demo, overwrite=False):
+        assert not (demo / "pretrain").exists()
+        with (
+            pytest.raises(RecipeError, match="another process writes there now"),
+            demo_folder(demo, overwrite=True),
+        ):
+            pass
     assert {path for path in demo.rglob("*") if path.is_file()} == set(mine)
 
 

@@ -217,7 +217,7 @@ def test_a_prediction_does_not_replace_its_video(classifier_run: Path, clip_file
     command = ["predict", str(video), "-c", str(classifier_run), "-o", str(video), "--overwrite"]
     result = CliRunner().invoke(app, [*command, "--format", "csv"])
     assert result.exit_code == 2
-    assert "one of the videos" in result.stderr
+    assert "is an input of this command" in result.stderr
     assert video.read_bytes() == (clip_files / "clip0.mp4").read_bytes()
 
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from kills import ran_until
+from kill_at_change import ran_until
 from small_runs import called, equal, refused, small_recipe, weights
 
 from everest.system.files import is_unfinished
@@ -26,7 +26,8 @@ def rubbish(folder: Path) -> list[Path]:
 @pytest.mark.parametrize("files", [0, 1, 2, 3, 4])
 def test_the_beginnings_of_a_run_are_no_run(command, tmp_path: Path, autoencoder_run: Path, files: int):
     run = tmp_path / "run"
-    (run / "state" / ".step-000000001.safetensors.part").mkdir(parents=True)
+    (run / "state").mkdir(parents=True)
+    (run / "state" / ".step-000000001.safetensors.part").write_text("begun")
     left = [".running.json.lock", "running.json", ".env.json.part", "env.json"]
     for name in left[:files]:
         (run / name).write_text((autoencoder_run / "env.json").read_text())
@@ -76,7 +77,7 @@ def test_a_folder_with_other_files_is_still_refused(command, tmp_path: Path, nam
     file = tmp_path / "run" / name
     file.parent.mkdir(parents=True)
     file.write_text(text)
-    (tmp_path / "run" / ".env.json.part").mkdir()
+    (tmp_path / "run" / ".env.json.part").write_text("begun")
     assert "exists and is no run folder" in refused(*command, code=2)
     assert file.read_text() == text
 
@@ -88,13 +89,15 @@ def test_unfinished_files_of_a_killed_save_are_removed_and_no_others(
     run = tmp_path / "run"
     ours = (run / "model.safetensors").read_bytes()
     kept = {run / ".tmpAbCd12": b"of another program", run / ".notes.part": b"mine", run / ".tmpl": ours}
-    left = [run / ".tmpXyZ123", run / "state" / ".tmpXyZ124", run / ".model.safetensors.part"]
-    left += [run / "state" / ".step-000000002.safetensors.part" / ".tmpXyZ125"]
+    left = [
+        run / ".tmpXyZ123",
+        run / "state" / ".tmpXyZ124",
+        run / ".model.safetensors.part",
+        run / "state" / ".step-000000002.safetensors.part",
+    ]
     for path in (*kept, *left):
-        path.parent.mkdir(exist_ok=True)
         path.write_bytes(kept.get(path, ours[: len(ours) // 2]))
     (run / "running.json").write_text(json.dumps({"pid": 1, "host": "elsewhere"}))
     called(*command)
     assert [path for path in left if path.exists()] == []
     assert {path: path.read_bytes() for path in kept} == kept
-    assert not (run / "state" / ".step-000000002.safetensors.part").exists()

@@ -1,0 +1,120 @@
+"""No command replaces what it reads, and a checkpoint is opened before the data."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from safetensors.torch import save_file
+from small_runs import called, refused, small_recipe
+
+from everest.system.weights import Weights
+
+OVERWRITE = "--overwrite"
+
+
+@pytest.fixture
+def run(tmp_path: Path, classifier_run: Path) -> Path:
+    return Path(shutil.copytree(classifier_run, tmp_path / "run"))
+
+
+@pytest.fixture
+def videos(tmp_path: Path, clip_files: Path) -> Path:
+    return Path(shutil.copytree(clip_files, tmp_path / "videos"))
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def commands(run: Path, videos: Path) -> dict[str, list[object]]:
+    """Commands whose output is an input, or a folder that contains one."""
+    video, table, weights = videos / "clip0.mp4", videos / "train.csv", run / "model.safetensors"
+    named = shutil.copy(video, videos / "clip.npz")
+    png = shutil.copy(video, videos / "clip0-mask.mp4")
+    extract, predict = ["extract", "-c", run, OVERWRITE, "-o"], ["predict", "-c", run, OVERWRITE, "-o"]
+    evaluate = ["eval", "-c", run, OVERWRITE]
+    return {
+        "extract: a video": [*extract, named, named],
+        "extract: the checkpoint": [*extract, weights, video],
+        "predict: a video": [*predict, video, video],
+        "predict: the list": [*predict, table, table],
+        "predict: the checkpoint": [*predict, weights, video],
+        "eval: the run": [*evaluate, "--report", run],
+        "eval: above the run": [*evaluate, "--report", run.parent],
+        "eval: the videos": [*evaluate, "--data", videos, "--report", videos],
+        "eval: the list": [*evaluate, "--data", videos, "--predictions", table],
+        "export: the run": ["export", run, "--to", "hf", OVERWRITE, "-o", run],
+        "encode: the list's folder": ["prepare", "encode", table, OVERWRITE, "-o", videos],
+        "shard: the list's folder": ["prepare", "shard", table, OVERWRITE, "-o", videos],
+        "check: the list": ["prepare", "check", shutil.copy(table, videos / "bad_videos.csv"), OVERWRITE],
+        "visualize-mask: a video": ["visualize-mask", video, png, "--format", "mp4", OVERWRITE, "-o", videos],
+    }
+
+
+def test_no_command_replaces_its_input(run: Path, videos: Path):
+    for name, command in commands(run, videos).items():
+        before = contents(run.parent)
+        shown = refused(*command, code=2)
+        assert "an input of this command" in shown, name
+        assert len(shown.splitlines()) <= 3, name
+        assert contents(run.parent) == before, name
+
+
+def test_no_folder_of_images_gets_more_images(tmp_path: Path, videos: Path):
+    (images := tmp_path / "images").mkdir()
+    called("select-frames", videos / "clip0.mp4", "--extract", images, "--frames", 8)
+    before = contents(images)
+    frames = ["select-frames", images, "--frames", 2, "--stride", 1, OVERWRITE]
+    for option in ("--extract", "--picture"):
+        assert "is an input" in refused(*frames, option, images, code=2)
+    assert contents(images) == before
+
+
+def junk(tmp_path: Path) -> dict[str, Path]:
+    deep = "[" * 3_000
+    files = {name: tmp_path / f"{name}.safetensors" for name in ("missing", "random", "deep", "tokenizer")}
+    files["random"].write_bytes(bytes(range(256)) * 50)
+    fields = {"classes": None, "recipe": "r", "step": 1}
+    Weights(kind="tokenizer", settings={}, **fields).save(files["tokenizer"])
+    nested = Weights(kind="classifier", settings={}, **fields)
+    texts = nested.metadata() | {"settings": deep}
+    save_file({}, files["deep"], metadata=texts)
+    return files
+
+
+def test_a_checkpoint_that_is_none_is_reported_before_the_data(tmp_path: Path):
+    recipe = small_recipe(tmp_path, tmp_path / "no-data")
+    gone = tmp_path / "gone.mp4"
+    for name, file in junk(tmp_path).items():
+        commands = [
+            ["finetune", "--recipe", recipe, "--init", file, "-o", tmp_path / "run"],
+            ["eval", "--recipe", recipe, "-c", file],
+            ["probe", "--recipe", recipe, "-c", file],
+            ["predict", "--recipe", recipe, "-c", file, gone.with_suffix(".csv")],
+            ["extract", "--recipe", recipe, "-c", file, gone.with_suffix(".csv"), "-o", tmp_path / "f.npz"],
+            ["select-frames", "-c", file, gone],
+        ]
+        if name != "tokenizer":  # which it shows the choice of
+            commands.append(["visualize-mask", "-c", file, gone])
+        for command in commands:
+            assert str(file) in refused(*command, code=6), (name, command[0])
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_tokenizer_that_is_none_is_reported_before_the_data(tmp_path: Path):
+    for name, file in junk(tmp_path).items():
+        if name == "tokenizer":
+            continue
+        named = ["--set", f"tokenizer.checkpoint={file}", "--data", tmp_path / "no-data"]
+        command = ["--recipe", "lvmae-demo", *named, "-o", tmp_path / "run"]
+        assert str(file) in refused("pretrain", *command, code=6), name
+        assert str(file) in refused("prepare", "tokens", *command, code=6), name
+    assert not (tmp_path / "run").exists()
+
+
+def test_predict_needs_a_classifier_before_it_reads_videos(tmp_path: Path, autoencoder_run: Path):
+    assert "where a classifier one is needed" in refused(
+        "predict", "-c", autoencoder_run, tmp_path / "gone.csv", code=6
+    )

@@ -10,7 +10,7 @@ from everest_cli import options as o
 from everest_cli.output import print_json
 
 if TYPE_CHECKING:
-    from everest.profiling.doctor import CheckResult
+    from everest.profiling.check_result import CheckResult
 
 
 def doctor(as_json: o.AsJson = False) -> None:

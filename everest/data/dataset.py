@@ -83,6 +83,13 @@ class VideoClips(Dataset[Clip | UserError]):
     def __len__(self) -> int:
         return len(self.samples)
 
+    @property
+    def clip_bytes(self) -> int:
+        """The bytes of the frames and the random numbers of one clip."""
+        views = self.make_views
+        height, width = views.size
+        return views.num_views * (3 * views.frames * height * width + 4 * self.num_noise)
+
     def __getitem__(self, key: SampleKey) -> Clip | UserError:
         """Returns the clip of a key, or the error: torch would change the message of one that is raised."""
         try:
@@ -161,6 +168,11 @@ class StepSampler(Sampler[list[SampleKey]]):
     def __post_init__(self) -> None:
         assert self.batch_size % (self.world * self.accumulation) == 0
         assert self.steps_per_epoch == 1 or self.steps_per_epoch * self.batch_size <= self.num_samples
+
+    @property
+    def batch_samples(self) -> int:
+        """The number of samples of a micro-batch."""
+        return self.batch_size // (self.world * self.accumulation)
 
     def __len__(self) -> int:
         return (self.epochs * self.steps_per_epoch - self.start_step) * self.accumulation

@@ -17,19 +17,21 @@ from multiprocessing.util import get_temp_dir
 from typing import Final, cast
 
 import torch
-from torch.utils.data import DataLoader, Sampler, default_collate
+from torch.utils.data import DataLoader, default_collate
 
-from everest.data.dataset import Clip, SampleKey, VideoClips
+from everest.data.dataset import Clip, SampleKey, StepSampler, VideoClips
 from everest.errors import DataError, EnvironmentProblem, UserError
 from everest.system.cpu import READER_KEEPS, keep_freed_memory
 from everest.system.launch import STOP_SIGNALS
+from everest.system.shared_memory import no_shared_memory, require_shared_memory
 
+PREFETCHED: Final = 2  # batches that a worker holds ready; torch's default
 SECONDS_TO_DIE: Final = 5.0  # a killed process is gone in milliseconds, unless the kernel is out of memory
 
 
 def make_loader(
     dataset: VideoClips,
-    order: Sampler[list[SampleKey]] | Sequence[list[SampleKey]],
+    order: StepSampler | Sequence[list[SampleKey]],
     *,
     workers: int,
     timeout: float,
@@ -38,11 +40,15 @@ def make_loader(
 
     Args:
         timeout: seconds to wait for a batch of a worker.
+    Raises:
+        EnvironmentProblem: too little shared memory for the batches of the workers.
     """
+    require_shared_memory(shared_bytes(dataset, order, workers=workers))
     return DataLoader(
         dataset,
         batch_sampler=order,
         num_workers=workers,
+        prefetch_factor=PREFETCHED if workers else None,
         collate_fn=_collate,
         worker_init_fn=_start_worker,
         pin_memory=torch.cuda.is_available(),
@@ -50,9 +56,20 @@ def make_loader(
     )
 
 
+def shared_bytes(dataset: VideoClips, order: StepSampler | Sequence[list[SampleKey]], *, workers: int) -> int:
+    """Returns the bytes of the batches that workers hold ready at once."""
+    largest = order.batch_samples if isinstance(order, StepSampler) else max(map(len, order), default=0)
+    return dataset.clip_bytes * largest * min(workers * PREFETCHED, len(order))
+
+
 def _collate(clips: list[Clip | UserError]) -> Clip | UserError:
     error = next((clip for clip in clips if isinstance(clip, UserError)), None)
-    return error or default_collate(clips)
+    try:
+        return error or default_collate(clips)
+    except RuntimeError as problem:  # torch's error for a full /dev/shm, in a worker
+        if "shared memory" not in str(problem):
+            raise
+        return no_shared_memory()
 
 
 def _start_worker(worker_id: int) -> None:
@@ -68,7 +85,7 @@ def batches(loader: DataLoader[Clip | UserError]) -> Generator[Clip]:
 
     Raises:
         DataError: videos cannot be read, or a worker hangs: the error names the videos of its batch.
-        EnvironmentProblem: a worker was killed.
+        EnvironmentProblem: a worker was killed, or shared memory is full.
     """
     assert isinstance(loader.dataset, VideoClips)
     if loader.num_workers:
@@ -139,6 +156,8 @@ def _next_batch(
                 process.join(SECONDS_TO_DIE)
         if late.is_set():
             return None
+        if any(process.exitcode == -signal.SIGBUS for process in workers):  # written beyond the free memory
+            raise no_shared_memory() from None
         if any(process.exitcode for process in workers):
             raise EnvironmentProblem(
                 "a process that reads videos was killed, usually because memory is short: lower train.workers"

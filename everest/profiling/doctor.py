@@ -1,4 +1,4 @@
-"""Checks of a machine: packages, devices, decoders, and limits of the operating system.
+"""Checks of a machine: packages, devices and decoders; everest.profiling.system_limits has the others.
 
 Nothing heavy is imported before its own check: a broken package is a result, not a crash.
 F frames, H W pixels.
@@ -9,43 +9,21 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
-import resource
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Final
 
 from everest.errors import EnvironmentProblem
+from everest.profiling.check_result import GIB, CheckResult, at_least, first_line
+from everest.profiling.system_limits import check_system
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
     from torch import Tensor
-
-GIB: Final = 2**30
-State = Literal["ok", "absent", "warning", "broken"]
-
-
-@dataclass(frozen=True)
-class CheckResult:
-    """The result of one check.
-
-    Args:
-        state: absent: optional and not there. warning: works, but problems are likely. broken: needed.
-        fix: the remedy; None if the check passed.
-    """
-
-    name: str
-    state: State
-    found: str
-    fix: str | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """The values of `everest doctor --json`."""
-        return {"name": self.name, "state": self.state, "found": self.found, "mend": self.fix}
 
 
 def run_checks() -> list[CheckResult]:
@@ -58,12 +36,6 @@ def run_checks() -> list[CheckResult]:
             fix = f"run `pip install --force-reinstall {PACKAGE}`"
             results.append(CheckResult(name, "broken", first_line(error), fix))
     return results
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's message, which may be pages long."""
-    lines = str(error).strip().splitlines()
-    return lines[0][:160] if lines else type(error).__name__
 
 
 # --- packages -----------------------------------------------------------------------------------------------
@@ -145,7 +117,7 @@ def check_devices() -> Iterator[CheckResult]:
     memory = psutil.virtual_memory()
     free = f"{memory.available / GIB:.1f} of {memory.total / GIB:.1f} GiB free"
     fix = "lower train.workers and train.micro_batch, or end other programs"
-    yield _at_least("memory", free, memory.available >= LITTLE_MEMORY, fix)
+    yield at_least("memory", free, memory.available >= LITTLE_MEMORY, fix)
     try:
         import torch
     except Exception as error:  # whatever a broken package raises
@@ -256,37 +228,6 @@ def _check_decoder(name: str, path: Path, frames: Tensor) -> CheckResult:
     if name == NEEDED:
         return CheckResult(title, "broken", problem, REINSTALL_AV)
     return CheckResult(title, "warning", problem, "leave data.decoder at auto")
-
-
-# --- operating system ---------------------------------------------------------------------------------------
-
-SHARED: Final = Path("/dev/shm")
-ENOUGH_SHARED: Final = GIB  # our choice; a container has 64 MiB by default, a batch of clips takes as much
-ENOUGH_DISK: Final = 5 * GIB  # our choice: states of a ViT-B run, twice
-ENOUGH_FILES: Final = 1024  # our choice: workers share their batches by open files
-
-
-def check_system() -> Iterator[CheckResult]:
-    """Check shared memory, the disk of the working folder, and the limit of open files."""
-    if SHARED.is_dir():
-        total = shutil.disk_usage(SHARED).total
-        fix = "start the container with --shm-size=8g or --ipc=host, or set train.workers=0"
-        yield _at_least("shared memory", f"{total / GIB:.1f} GiB", total >= ENOUGH_SHARED, fix)
-    here = Path.cwd()
-    free = shutil.disk_usage(here).free
-    if os.access(here, os.W_OK):
-        fix = "free some space, or name another --output"
-        yield _at_least("disk", f"{free / GIB:.1f} GiB free at {here}", free >= ENOUGH_DISK, fix)
-    else:
-        yield CheckResult("disk", "warning", f"{here} cannot be written", "name another --output")
-    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    unlimited = limit == resource.RLIM_INFINITY
-    found = "no limit" if unlimited else str(limit)
-    yield _at_least("open files", found, unlimited or limit >= ENOUGH_FILES, "run `ulimit -n 4096` first")
-
-
-def _at_least(name: str, found: str, enough: bool, fix: str) -> CheckResult:
-    return CheckResult(name, "ok", found) if enough else CheckResult(name, "warning", found, fix)
 
 
 CHECKS: Final[dict[str, Callable[[], Iterator[CheckResult]]]] = {

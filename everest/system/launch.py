@@ -87,6 +87,11 @@ def is_main() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
+def local_processes() -> int:
+    """The number of processes of the run on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
 def is_lost_peer(error: Exception) -> bool:
     """Whether torch.distributed reports by `error` that another process of the run has ended.
 

@@ -18,7 +18,7 @@ from torch.distributed.fsdp import fully_shard
 from everest.config.settings import FinetuneSettings, PretrainSettings, Recipe
 from everest.config.tokenizer import TokenizerSettings
 from everest.data.dataset import Clip, VideoClips
-from everest.data.loader import batches, on_device
+from everest.data.loader import batches, on_device, shared_bytes
 from everest.data.stages import fingerprint
 from everest.errors import RecipeError
 from everest.models.block import Block
@@ -27,9 +27,11 @@ from everest.models.spec import ModelSpec
 from everest.system.accelerator import bytes_per_value, peak_memory
 from everest.system.events import notice
 from everest.system.interrupted import remove_leftovers
+from everest.system.launch import local_processes
 from everest.system.randomness import Purpose, seed_at
 from everest.system.run_folder import PLAN
 from everest.system.run_lock import claim, release
+from everest.system.shared_memory import require_shared_memory
 from everest.system.storage import parse_location
 from everest.system.weights import Weights
 from everest.tokenizer.spec import TokenizerSpec
@@ -70,6 +72,7 @@ def set_up_training(
         other_bytes: memory that a clip takes in a pass outside of the model, by the bytes of a value.
     Raises:
         RecipeError: the recipe does not fit the videos, the processes or the run that is resumed.
+        EnvironmentProblem: too little shared memory for the batches of the workers.
     """
     accelerator = context.accelerator
     root = parse_location(recipe.data.root)
@@ -99,7 +102,7 @@ def set_up_training(
         optimizer=stage_optimizer(model, stage),
         ema=ModelEmaV3(model, decay=recipe.train.ema) if recipe.train.ema else None,
     )
-    return Training(
+    training = Training(
         context,
         recipe,
         [network, *other_networks],
@@ -109,6 +112,9 @@ def set_up_training(
         videos=videos,
         memory_advice=memory_advice(plan, bytes_of, bytes_per_value=value_bytes),
     )
+    needed = shared_bytes(clips, training.order(), workers=recipe.train.workers)
+    require_shared_memory(needed * local_processes())  # before anything is written
+    return training
 
 
 def _shard(model: nn.Module, accelerator: Accelerator) -> None:

@@ -144,9 +144,9 @@ class Training:
             due = bool(gathered.any())
         return due
 
-    def loader(self) -> DataLoader[Clip | UserError]:
-        """The clips of this process from the next step to the last."""
-        order = StepSampler(
+    def order(self) -> StepSampler:
+        """The samples of this process from the next step to the last."""
+        return StepSampler(
             num_samples=len(self.clips),
             batch_size=self.plan.videos_per_step,
             epochs=self.plan.epochs,
@@ -158,8 +158,11 @@ class Training:
             start_step=self.steps_done,
             repeat_first=self.context.one_batch,
         )
+
+    def loader(self) -> DataLoader[Clip | UserError]:
+        """The clips of `order`."""
         settings = self.settings
-        return make_loader(self.clips, order, workers=settings.workers, timeout=settings.data_timeout)
+        return make_loader(self.clips, self.order(), workers=settings.workers, timeout=settings.data_timeout)
 
     def micro_batches(self) -> Iterator[Clip]:
         """The clips of every pass of a step, on the device. Gradients are exchanged in the last pass only."""

@@ -1,0 +1,36 @@
+"""Shared memory, by which worker processes hand over their batches: 64 MB in a container of Docker."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Final
+
+from everest.errors import EnvironmentProblem
+
+FOLDER: Final = Path("/dev/shm")
+REMEDY: Final = "start the container with --shm-size=8g or --ipc=host, or set train.workers=0"
+
+
+def free_shared_memory() -> int | None:
+    """The free bytes; None on a system without such a folder."""
+    return shutil.disk_usage(FOLDER).free if FOLDER.is_dir() else None
+
+
+def no_shared_memory(*, needed: int | None = None) -> EnvironmentProblem:
+    """The error for batches that do not fit.
+
+    Args:
+        needed: bytes, if they are known.
+    """
+    megabytes = f"{(free_shared_memory() or 0) / 1e6:.0f} MB of {FOLDER} are free"
+    if needed is not None:
+        megabytes = f"the batches of the workers need {needed / 1e6:.0f} MB, {megabytes}"
+    return EnvironmentProblem(f"too little shared memory ({megabytes}); {REMEDY}")
+
+
+def require_shared_memory(needed: int) -> None:
+    """Raise EnvironmentProblem if fewer than `needed` bytes are free."""
+    free = free_shared_memory()
+    if free is not None and needed > free:
+        raise no_shared_memory(needed=needed)

@@ -1,0 +1,86 @@
+"""Runs where shared memory is as small as in a container, in a mount namespace with a /dev/shm of its own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from small_runs import RECIPE
+
+REMEDY = "start the container with --shm-size=8g or --ipc=host, or set train.workers=0"
+
+
+def with_shared(megabytes: int, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run a program of Python with so much shared memory."""
+    mount = f"mount -t tmpfs -o size={megabytes}m tmpfs /dev/shm"
+    if subprocess.run(["unshare", "-rm", "sh", "-c", mount], capture_output=True).returncode:
+        pytest.skip("mounting a small /dev/shm is not allowed here")
+    command = ["unshare", "-rm", "sh", "-c", f'{mount} && exec "$@"', "sh", sys.executable]
+    return subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, clip_files: Path) -> Path:
+    """Clips of 2.4 MB, read by two workers: four batches of two are 19 MB."""
+    text = RECIPE.replace("frames: 4, size: 32", "frames: 16, size: 224").replace("[2, 8, 8]", "[2, 16, 16]")
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        text.replace("data: {", f'data: {{root: "{clip_files}", ').replace("workers: 0", "workers: 2")
+    )
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "command", [["pretrain"], ["pretrain", "--dry-run"], ["finetune", "--init", "none"]], ids=" ".join
+)
+def test_a_run_that_does_not_fit_is_refused_before_it_starts(
+    command: list[str], recipe: Path, tmp_path: Path
+):
+    arguments = ["-m", "everest_cli", *command, "--recipe", recipe, "-o", tmp_path / "run", "--gpus", "cpu"]
+    ended = with_shared(5, *arguments, "-q")
+    assert ended.returncode == 5
+    error = ended.stderr.splitlines()[-1]
+    needed = "the batches of the workers need 19 MB, 5 MB of /dev/shm are free"
+    assert error == f"error: too little shared memory ({needed}); {REMEDY}"
+    assert "Traceback" not in ended.stderr
+    assert not (tmp_path / "run").exists()
+    if "--dry-run" in command:
+        assert with_shared(5, *arguments, "-q", "--set", "train.workers=0").returncode == 0
+        assert with_shared(64, *arguments, "-q").returncode == 0
+
+
+FILL = """
+import sys
+from pathlib import Path
+from everest.config.recipe import load_recipe
+from everest.data.loader import batches, make_loader
+from everest.data.stages import pretrain_clips
+from everest.errors import EnvironmentProblem
+
+clips = pretrain_clips(load_recipe(sys.argv[1]))
+loader = make_loader(clips, [[(0, 0), (0, 1)], [(0, 2), (0, 3)]], workers=1, timeout=60)
+Path("/dev/shm/other").write_bytes(bytes(29_000_000))
+try:
+    list(batches(loader))
+except EnvironmentProblem as error:
+    print(error)
+"""
+
+
+@pytest.mark.slow
+def test_memory_that_another_program_takes_is_reported_by_the_loader(recipe: Path):
+    ended = with_shared(30, "-c", FILL, recipe)
+    assert ended.stdout.startswith("too little shared memory (")
+    assert ended.stdout.endswith(f"; {REMEDY}\n")
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.slow
+def test_the_doctor_finds_a_container_without_shared_memory():
+    findings = json.loads(with_shared(64, "-m", "everest_cli", "doctor", "--json").stdout)["findings"]
+    (found,) = [finding for finding in findings if finding["name"] == "shared memory"]
+    assert (found["state"], found["found"], found["mend"]) == ("warning", "0.06 GiB free", REMEDY)

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from everest.errors import RecipeError
+from everest.errors import DataError, RecipeError
 from everest.system.files import write_error, write_table, write_text
+from everest.system.json_text import parse_json
 
 RECIPE, ENVIRONMENT, METRICS, WEIGHTS, BEST, BAD_VIDEOS, STATE = (
     "recipe.yaml",
@@ -100,7 +101,7 @@ class RunFolder:
         """
         path = self.path / ENVIRONMENT
         try:
-            values = json.loads(path.read_text())
+            values = parse_json(path.read_bytes())
         except (OSError, ValueError) as error:
             raise RecipeError(f"{path}: damaged ({error})") from error
         if not isinstance(values, dict):
@@ -131,7 +132,7 @@ class RunFolder:
         rows, problems = [], []
         for number, line in enumerate(path.read_bytes().split(b"\n")[:-1] if path.is_file() else (), start=1):
             try:
-                row = json.loads(line)
+                row = parse_json(line)
                 if not isinstance(row["step"], int) or not isinstance(row.get("loss"), float | int | None):
                     raise TypeError("step or loss is not a number")
             except (ValueError, KeyError, TypeError) as error:
@@ -160,12 +161,24 @@ class RunFolder:
         write_text(self.path / NONFINITE, json.dumps(values, indent=2))
 
     def bad_videos(self) -> dict[str, str]:
-        """The rows of bad_videos.csv, path to reason; empty if every video could be read."""
+        """The rows of bad_videos.csv, path to reason; empty if every video could be read.
+
+        Raises:
+            DataError: the file is damaged.
+        """
         path = self.path / BAD_VIDEOS
         if not path.is_file():
             return {}
-        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-            return {row["path"]: row["reason"] for row in csv.DictReader(file)}
+        try:
+            with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+                rows = list(csv.reader(file, strict=True))
+            if rows[:1] != [["path", "reason"]] or any(len(row) != 2 for row in rows):
+                raise ValueError("not a table with the columns path and reason")
+            return dict(rows[1:])
+        except (ValueError, csv.Error) as error:
+            raise DataError(
+                f"{path}: damaged ({error}); remove it, and the run resumes without these reasons"
+            ) from error
 
 
 def default_folder(command: str, recipe: str) -> Path:

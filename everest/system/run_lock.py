@@ -15,6 +15,7 @@ import psutil
 
 from everest.errors import RecipeError
 from everest.system.files import write_text
+from everest.system.json_text import parse_json
 from everest.system.locks import sole_writer
 
 RUNNING: Final = "running.json"
@@ -74,7 +75,7 @@ def running_here(run: Path) -> int | None:
         written = (run / RUNNING).stat().st_mtime
         # One second: both times are rounded.
         is_alive = process.status() != psutil.STATUS_ZOMBIE and process.create_time() <= written + 1
-    except (OSError, psutil.Error):
+    except (OSError, psutil.Error, ValueError, OverflowError):  # the last two: no id of a process
         return None
     return marker["pid"] if is_alive else None
 
@@ -82,9 +83,9 @@ def running_here(run: Path) -> int | None:
 def _read_marker(run: Path) -> dict[str, Any] | None:
     """The contents of running.json; None if it is missing or damaged, as after a power failure."""
     try:
-        marker = json.loads((run / RUNNING).read_text())
+        marker = parse_json((run / RUNNING).read_bytes())
         return {"host": str(marker["host"]), "pid": int(marker["pid"])}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return None
 
 

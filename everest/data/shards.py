@@ -8,10 +8,14 @@ over the files. Each row also names the tar file and the bytes of its video.
 from __future__ import annotations
 
 import json
-from typing import Final
+from typing import Annotated, Final, Literal
 
-from everest.data.list_text import ListRow
+from pydantic import BaseModel, ConfigDict, Field, InstanceOf, NonNegativeInt, TypeAdapter
+
+from everest.data.list_text import COLUMNS, HEAD_PREFIX, ListRow
 from everest.errors import DataError
+from everest.system.json_text import parse_json, validated
+from everest.system.names import is_file_name, is_plain, is_unicode
 from everest.system.storage import Location
 from everest.video.folders import as_data_error
 from everest.video.source import Member, video_version
@@ -19,7 +23,39 @@ from everest.video.source import Member, video_version
 INDEX_SUFFIX: Final = ".index.json"
 FORMAT: Final = "everest-shards"
 VERSION: Final = 1
-_LOCATION: Final = frozenset({"tar", "offset", "size"})
+Text = InstanceOf[str]  # unlike `str`, accepts paths that are not UTF-8
+
+
+class ShardFile(BaseModel):
+    """A shard, next to the index."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+    file: Text
+    bytes: NonNegativeInt
+
+
+class ShardSample(BaseModel):
+    """A line of the list, by its columns, and the place of its video."""
+
+    model_config = ConfigDict(strict=True, extra="allow")  # the other columns
+    path: Text
+    tar: Text
+    offset: NonNegativeInt
+    size: NonNegativeInt
+
+
+class ShardIndex(BaseModel):
+    """The document of an index."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+    format: Literal["everest-shards"]
+    version: Literal[1]
+    plan: str = ""  # fingerprint of the lines, sizes and limits that the shards were made from
+    shards: list[ShardFile]
+    samples: Annotated[list[ShardSample], Field(min_length=1)]
+
+
+_INDEX: Final = TypeAdapter(ShardIndex)
 
 
 def find_index(source: Location) -> Location | None:
@@ -42,11 +78,12 @@ def read_index(file: Location) -> list[ListRow]:
     """Reads the rows of an index, each with the part of a shard that is its video.
 
     Raises:
-        DataError: the file is not an index, or a shard is missing or not the one that it was made with.
+        DataError: the file is not an index or is damaged, or a shard is missing or not the one that it was
+            made with.
     """
     try:
         with as_data_error(file):
-            document = json.loads(file.read_text(encoding="utf-8"))
+            document = parse_json(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise DataError(f"{file}: no index of shards, or a damaged one ({error})") from error
     if not isinstance(document, dict) or (document.get("format"), document.get("version")) != (
@@ -54,18 +91,46 @@ def read_index(file: Location) -> list[ListRow]:
         VERSION,
     ):
         raise DataError(f"{file}: no index of `everest prepare shard`, or one of another version")
-    shards = {shard["file"]: file.parent.absolute() / shard["file"] for shard in document["shards"]}
-    for shard in document["shards"]:
-        path, expected = shards[shard["file"]], shard["bytes"]
+    try:
+        index = validated(_INDEX, document)
+        _check_places(index)
+    except ValueError as error:
+        raise DataError(f"{file}: damaged ({error}); copy it, or make it and its shards again") from error
+    for shard in index.shards:
+        path = file.parent.absolute() / shard.file
         try:
             size = video_version(path)[0]
         except OSError as error:
             raise DataError(f"{path}: {error.strerror}; the index next to it names this shard") from error
-        if size not in (expected, -1):  # -1: the storage does not report the size
-            raise DataError(f"{path}: {size} bytes where its index expects {expected}; copy or make it again")
+        if size not in (shard.bytes, -1):  # -1: the storage does not report the size
+            raise DataError(
+                f"{path}: {size} bytes where its index expects {shard.bytes}; copy or make it again"
+            )
     rows = []
-    for number, sample in enumerate(document["samples"]):
-        values = {name: value for name, value in sample.items() if name not in _LOCATION}
-        member = Member(shards[sample["tar"]], sample["offset"], sample["size"], sample["path"])
+    for number, sample in enumerate(index.samples):
+        values = {"path": sample.path, **(sample.__pydantic_extra__ or {})}
+        member = Member(file.parent.absolute() / sample.tar, sample.offset, sample.size, sample.path)
         rows.append(ListRow(f"{file}: sample {number}", values, json.dumps(values), member))
     return rows
+
+
+def _check_places(index: ShardIndex) -> None:
+    """Raise ValueError for a shard outside of the index's folder, or a video outside of its shard."""
+    sizes = {shard.file: shard.bytes for shard in index.shards}
+    if len(sizes) < len(index.shards):
+        raise ValueError("shards: a name twice")
+    for name in sizes:
+        if not is_plain(name):
+            raise ValueError(f"shards: {name!r} is not the name of a file in its folder")
+    for number, sample in enumerate(index.samples):
+        where = f"samples.{number}"
+        if sample.tar not in sizes:
+            raise ValueError(f"{where}.tar: {sample.tar!r} is not among the shards")
+        if sample.offset + sample.size > sizes[sample.tar]:
+            raise ValueError(f"{where}: ends after its shard")
+        if not is_file_name(sample.path):
+            raise ValueError(f"{where}.path: {sample.path!r} is no name of a file")
+        for name, text in (sample.__pydantic_extra__ or {}).items():
+            is_column = name in COLUMNS or name.startswith(HEAD_PREFIX)
+            if not (is_column and isinstance(text, str) and is_unicode(name + text)):
+                raise ValueError(f"{where}: {name!r} is no column of a list, or has no text")

@@ -109,7 +109,12 @@ def add_rows(
     workers: int,
     report: Report,
 ) -> None:
-    """Add the rows of the samples that a store does not have yet."""
+    """Add the rows of the samples that a store does not have yet.
+
+    Raises:
+        RecipeError: the store is damaged.
+    """
+    store.check_videos([sample.video_id for sample in samples])
     encoded = over_videos(
         model,
         samples,

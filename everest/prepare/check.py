@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from pydantic import TypeAdapter
+
 from everest.data.labels import LabelRules
 from everest.data.samples import Sample
 from everest.prepare.class_folders import same_but_for_case
@@ -22,6 +24,7 @@ from everest.system.row_store import open_journal
 
 JOURNAL: Final = "checked_videos.jsonl"
 SHOWN: Final = 10  # labels that a line lists
+_INSPECTION: Final = TypeAdapter(Inspection)
 
 
 def check_labels(sources: Sequence[Source], rules: LabelRules) -> tuple[list[str], list[str]]:
@@ -216,9 +219,7 @@ def _inspect(
 ) -> dict[str, Inspection]:
     """The inspection of each file, from the journal or by decoding it, in the order of `paths`."""
     fix = "remove it, or use --output DIR"
-    with open_journal(
-        journal_file, read=lambda fields: Inspection(**fields), fix=fix, restart=restart
-    ) as journal:
+    with open_journal(journal_file, entry=_INSPECTION, fix=fix, restart=restart) as journal:
         known = {inspection.path: inspection for inspection in journal.entries}
         results = {path: known[path] for path in paths if path in known and known[path].is_current()}
         if results:

@@ -12,6 +12,7 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ConfigDict, FiniteFloat, InstanceOf, NonNegativeInt
 
 from everest.video.file import clear_video_cache, inspect_video
 from everest.video.reader import image_frames, read_image
@@ -30,14 +31,15 @@ _digest = partial(hashlib.blake2b, digest_size=16)
 class Inspection:
     """The result of decoding a video. Its fields are the keys of `checked_videos.jsonl`."""
 
-    path: str
+    __pydantic_config__ = ConfigDict(extra="forbid")
+    path: InstanceOf[str]  # need not be UTF-8
     size: int = 0  # bytes; with `modified`, identifies the version of the file
     modified: int = 0  # nanoseconds since 1970
-    frames: int = 0
-    seconds: float | None = None  # None: a folder of images
+    frames: NonNegativeInt = 0
+    seconds: FiniteFloat | None = None  # None: a folder of images
     content: str | None = None  # hash of the bytes
     beginning: str | None = None  # hash of the first frames; None if each is of a single color
-    reason: str | None = None  # why it cannot be used
+    reason: InstanceOf[str] | None = None  # why it cannot be used
     lasting: bool = True  # whether decoding the same file again would give the same result
 
     def is_current(self) -> bool:

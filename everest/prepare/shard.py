@@ -25,6 +25,7 @@ from everest.errors import DataError, EnvironmentProblem, RecipeError
 from everest.prepare.sources import SourceList
 from everest.system.events import Report
 from everest.system.files import refuse_inputs, write_atomically, write_text
+from everest.system.json_text import parse_json
 from everest.system.locks import refuse_foreign, sole_writer
 from everest.system.storage import Location
 from everest.video.folders import VIDEO_SUFFIXES, as_data_error
@@ -151,7 +152,7 @@ def write_shards(
         for file in (plan.index, plan.progress):
             # No file, or not a complete one: not a plan.
             with suppress(FileNotFoundError, ValueError, KeyError, TypeError):
-                saved = json.loads(file.read_text())["plan"]
+                saved = parse_json(file.read_bytes())["plan"]
                 break
         if not overwrite and saved != plan.fingerprint and (saved or plan.existing()):
             raise RecipeError(

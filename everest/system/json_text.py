@@ -1,11 +1,20 @@
-"""JSON as its standard has it: Python alone also writes and reads `NaN` and `Infinity`."""
+"""JSON as its standard has it, from files that may be damaged: every problem is a ValueError of one line.
+
+Python alone also writes and reads `NaN` and `Infinity`.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from everest.errors import shown
+
+Value = TypeVar("Value")
 
 
 def json_text(document: Any, *, indent: int | None = None) -> str:
@@ -55,3 +64,17 @@ def nonfinite_as_null(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [nonfinite_as_null(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def validated(adapter: TypeAdapter[Value], value: Any) -> Value:
+    """The value of the adapter's type that a JSON value describes.
+
+    Raises:
+        ValueError: the first problem, after its key.
+    """
+    try:
+        return adapter.validate_python(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        key, problem = shown(".".join(map(str, first["loc"]))), shown(first["msg"], most=200)
+        raise ValueError(f"{key}: {problem}" if key else problem) from error

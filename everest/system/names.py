@@ -30,3 +30,8 @@ def is_file_name(text: str) -> bool:
         return text.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape") == text
     except UnicodeEncodeError:
         return False
+
+
+def is_plain(name: str) -> bool:
+    """Whether a text is the name of a file inside a folder, and no path that may leave it."""
+    return name not in ("", ".", "..") and not set(name) & set("/\\\0") and is_file_name(name)

@@ -10,7 +10,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -18,12 +18,14 @@ from typing import IO, Any, Final, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import InstanceOf, PositiveInt, TypeAdapter
 from torch import Tensor
 
 from everest.errors import RecipeError
 from everest.system.files import LOCK, write_error, write_text
-from everest.system.json_text import parse_json, read_json
+from everest.system.json_text import parse_json, read_json, validated
 from everest.system.locks import sole_writer
+from everest.system.names import is_plain
 
 JOURNAL: Final = "journal.jsonl"
 PLAN: Final = "plan.json"
@@ -31,7 +33,15 @@ SHAPES: Final = "shapes.json"
 SYNC_SECONDS: Final = 1.0  # of work that a power failure may cost
 
 Entry = TypeVar("Entry")
+Value = TypeVar("Value")
 SampleEntry = tuple[str, str | None]  # a video, and why it has no row
+Shapes = dict[str, tuple[str, tuple[int, ...]]]  # dtype and shape of a row of each tensor
+
+# Not `str`: names of videos need not be UTF-8.
+_SAMPLE_ENTRY: Final[TypeAdapter[SampleEntry]] = TypeAdapter(tuple[InstanceOf[str], InstanceOf[str] | None])
+_PLAN: Final = TypeAdapter(dict[str, Any])
+_SHAPES: Final[TypeAdapter[Shapes]] = TypeAdapter(dict[str, tuple[str, tuple[PositiveInt, ...]]])
+_NUMBERS: Final = frozenset(np.dtype(code).str for code in "?bBhHiIlLefd")
 
 
 class Journal(Generic[Entry]):
@@ -75,12 +85,12 @@ class Journal(Generic[Entry]):
 
 @contextmanager
 def open_journal(
-    path: Path, *, read: Callable[[Any], Entry], fix: str, batch: int = 1, restart: bool = False
+    path: Path, *, entry: TypeAdapter[Entry], fix: str, batch: int = 1, restart: bool = False
 ) -> Iterator[Journal[Entry]]:
     """Open a journal, or make it. An incomplete last line, which a kill leaves, is removed.
 
     Args:
-        read: turns a JSON value into an entry; raises ValueError or TypeError for other values.
+        entry: of the type of the entries.
         fix: what to do if the file is damaged, for the message.
         batch: entries that are made together; an incomplete last batch is removed, too.
         restart: remove all entries, once the lock is held.
@@ -100,8 +110,8 @@ def open_journal(
             raise write_error(path, error) from error
         lines = lines[: len(lines) // batch * batch]
         try:
-            entries = [read(parse_json(line)) for line in lines]
-        except (ValueError, TypeError) as error:
+            entries = [validated(entry, parse_json(line)) for line in lines]
+        except ValueError as error:
             raise RecipeError(f"{path}: damaged, or not a file of this command ({error}); {fix}") from error
         size = sum(map(len, lines))
         file.truncate(size)
@@ -117,15 +127,19 @@ class RowStore:
     """
 
     samples: list[SampleEntry]
-    shapes: dict[str, tuple[str, tuple[int, ...]]]  # dtype and shape of a row of each tensor
+    shapes: Shapes
 
     def __init__(self, folder: Path, journal: Journal[SampleEntry], files: ExitStack) -> None:
         self.folder = folder
         self.samples = list(journal.entries)
         self._journal = journal
         self._stack = files
-        shapes = _read_json(folder / SHAPES) or {}
-        self.shapes = {name: (dtype, tuple(shape)) for name, (dtype, shape) in shapes.items()}
+        self.shapes = _read_json(folder / SHAPES, _SHAPES) or {}
+        for name, (dtype, _) in self.shapes.items():
+            if not is_plain(name) or dtype not in _NUMBERS:
+                raise _damaged(folder, f"shapes.json: {name!r} of {dtype!r} is no tensor")
+        if self.num_rows and not self.shapes:
+            raise _damaged(folder, "shapes.json has no tensor")
         self._open_files()
 
     @property
@@ -133,22 +147,30 @@ class RowStore:
         """The number of samples that have a row."""
         return sum(problem is None for _, problem in self.samples)
 
+    def check_videos(self, videos: Sequence[str]) -> None:
+        """Raise RecipeError if the store's samples are not the first of these videos."""
+        if [video for video, _ in self.samples] != list(videos[: len(self.samples)]):
+            raise _damaged(self.folder, "journal.jsonl has other videos")
+
     def add(self, video: str, row: dict[str, Tensor] | str) -> None:
         """Add the row of the next sample, or why it has none.
 
         Raises:
+            RecipeError: earlier rows have other tensors.
             EnvironmentProblem: the disk is full.
         """
         if isinstance(row, str):
             self.samples.append((video, row))
         else:
+            shapes = {name: (x.numpy().dtype.str, tuple(x.shape)) for name, x in row.items()}
             if not self.shapes:
-                self.shapes = {name: (x.numpy().dtype.str, tuple(x.shape)) for name, x in row.items()}
+                self.shapes = shapes
                 write_text(self.folder / SHAPES, json.dumps(self.shapes))
                 self._open_files()
+            if shapes != self.shapes:
+                raise _damaged(self.folder, f"shapes.json has {self.shapes}, the rows {shapes}")
             try:
                 for name, value in row.items():
-                    assert tuple(value.shape) == self.shapes[name][1]
                     _write(self._files[name], value.numpy().tobytes())
             except OSError as error:
                 raise write_error(self.folder, error) from error
@@ -216,20 +238,16 @@ def open_row_store(
     """
     fix = "start again with --overwrite"
 
-    def read(value: Any) -> SampleEntry:
-        video, problem = value
-        return video, problem
-
     path = folder / JOURNAL
-    with open_journal(path, read=read, fix=fix, batch=batch, restart=restart) as journal:
+    with open_journal(path, entry=_SAMPLE_ENTRY, fix=fix, batch=batch, restart=restart) as journal:
         if restart:
             for file in (folder / PLAN, folder / SHAPES, *folder.glob("*.bin")):
                 file.unlink(missing_ok=True)
-        known = _read_json(folder / PLAN)
+        known = _read_json(folder / PLAN, _PLAN)
         if known is None and journal.entries:
             raise _damaged(folder, f"{PLAN} is missing")
         if known is not None and known != plan:
-            names = ", ".join(name for name in plan if plan[name] != known.get(name))
+            names = ", ".join(name for name in {**plan, **known} if plan.get(name) != known.get(name))
             raise RecipeError(
                 f"{folder}: holds rows of another command (other {names}); finish them with that command, or "
                 "start again with --overwrite"
@@ -244,19 +262,19 @@ def open_row_store(
                     store.sync()
 
 
-def saved_plan(folder: Path) -> Any:
+def saved_plan(folder: Path) -> dict[str, Any] | None:
     """The plan of the rows in a folder; None if there is none.
 
     Raises:
         RecipeError: it is damaged.
     """
-    return _read_json(folder / PLAN)
+    return _read_json(folder / PLAN, _PLAN)
 
 
-def _read_json(file: Path) -> Any:
+def _read_json(file: Path, adapter: TypeAdapter[Value]) -> Value | None:
     """The value in a file of the store; None if there is no such file."""
     try:
-        return read_json(file) if file.is_file() else None
+        return validated(adapter, read_json(file)) if file.is_file() else None
     except ValueError as error:
         raise _damaged(file.parent, f"{file.name}: {error}") from error
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from everest.errors import RecipeError
+from everest.errors import DataError, RecipeError
 from everest.system.files import write_error, write_table, write_text
 from everest.system.json_text import json_text, nonfinite_as_null, parse_json, read_json
 
@@ -165,12 +165,24 @@ class RunFolder:
         write_text(self.path / NONFINITE, json_text(values, indent=2))
 
     def bad_videos(self) -> dict[str, str]:
-        """The rows of bad_videos.csv, path to reason; empty if every video could be read."""
+        """The rows of bad_videos.csv, path to reason; empty if every video could be read.
+
+        Raises:
+            DataError: the file is damaged.
+        """
         path = self.path / BAD_VIDEOS
         if not path.is_file():
             return {}
-        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-            return {row["path"]: row["reason"] for row in csv.DictReader(file)}
+        try:
+            with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+                rows = list(csv.reader(file, strict=True))
+            if rows[:1] != [["path", "reason"]] or any(len(row) != 2 for row in rows):
+                raise ValueError("not a table with the columns path and reason")
+            return dict(rows[1:])
+        except (ValueError, csv.Error) as error:
+            raise DataError(
+                f"{path}: damaged ({error}); remove it, and the run resumes without these reasons"
+            ) from error
 
 
 def default_folder(command: str, recipe: str) -> Path:

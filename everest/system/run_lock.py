@@ -82,7 +82,7 @@ def running_here(run: Path) -> int | None:
         written = (run / RUNNING).stat().st_mtime
         # One second: both times are rounded.
         is_alive = process.status() != psutil.STATUS_ZOMBIE and process.create_time() <= written + 1
-    except (OSError, psutil.Error):
+    except (OSError, psutil.Error, ValueError, OverflowError):  # the last two: no id of a process
         return None
     return marker.pid if is_alive else None
 

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 from torch import Tensor, nn
 
 from everest.errors import CheckpointError, shown
+from everest.system.json_text import validated
 from everest.system.sharding import like_sharded
 from everest.system.tensor_file import write_tensors
 from everest.system.weights_header import WeightsHeader, open_safetensors, read_header
@@ -84,12 +85,9 @@ def read_spec(adapter: TypeAdapter[Spec], settings: dict[str, Any], *, source: P
         CheckpointError: settings that this version does not know.
     """
     try:
-        return adapter.validate_python(settings)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = shown(".".join(map(str, first["loc"])))
-        problem = shown(first["msg"], most=200)
-        raise CheckpointError(f"{source}: its settings are not readable: {key}: {problem}") from error
+        return validated(adapter, settings)
+    except ValueError as error:
+        raise CheckpointError(f"{source}: its settings are not readable: {error}") from error
 
 
 def state_hash(tensors: Mapping[str, Tensor]) -> str:

@@ -15,7 +15,7 @@ V views, N tokens, D code dimensions.
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,22 +24,26 @@ from typing import Any, Final, Literal
 
 import numpy as np
 import torch
+from pydantic import InstanceOf, TypeAdapter
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from everest.config.settings import PixelTargetSettings, Recipe, TokenTargetSettings
 from everest.data.dataset import VideoClips
 from everest.data.samples import Sample
-from everest.data.stages import fingerprint
+from everest.data.stages import clip_grid, fingerprint
 from everest.data.views import PretrainViews
 from everest.errors import CheckpointError, differing
+from everest.system.json_text import parse_json, validated
 from everest.system.storage import parse_location
-from everest.tokenizer.cache_index import TokenIndex
+from everest.tokenizer.cache_index import PARTS, TokenIndex
 from everest.tokenizer.fsq import FSQ
 from everest.tokenizer.spec import TokenizerUse, tokenizer_settings, tokenizer_use
 from everest.video.reader import VideoError
 
 SHOWN: Final = 3  # differences that a message names
+UNSIGNED: Final = frozenset({"U8", "U16", "U32", "U64"})  # safetensors' names
+_PROBLEMS: Final = TypeAdapter(dict[str, InstanceOf[str]])
 
 
 def tokenizer_for(recipe: Recipe) -> TokenizerUse | None:
@@ -93,15 +97,21 @@ def read_problems(part: Path) -> dict[str, str]:
         CheckpointError: the part is missing or damaged.
     """
     with _open_part(part) as file:
-        return json.loads(file.metadata()["problems"])
+        return _problems(file)
+
+
+def _problems(file: Any) -> dict[str, str]:
+    """The problems in the header of an open part; raises ValueError if there are none."""
+    return validated(_PROBLEMS, parse_json((file.metadata() or {}).get("problems", "")))
 
 
 @contextmanager
 def _open_part(part: Path) -> Iterator[Any]:
+    """Open a part; an error names it. The block raises ValueError for wrong contents."""
     try:
         with safe_open(part, framework="np") as file:
             yield file
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(
             f"{part}: missing or damaged ({error}); remove it and run the same everest prepare tokens again"
         ) from error
@@ -119,6 +129,7 @@ class TokenCache:
     folder: Path
     index: TokenIndex
     samples: Sequence[Sample]
+    views: int
     quantizer: FSQ
     space: Literal["values", "codes"] | None
     ranks: bool
@@ -141,10 +152,16 @@ class TokenCache:
         part = self.index.part_of(variant, index)
         path, row = self.folder / part.name, index - part.samples.start
         with _open_part(path) as file:
-            problem = json.loads(file.metadata()["problems"]).get(str(index))
+            problem = _problems(file).get(str(index))
             if problem is not None:
                 raise VideoError(self.samples[index].video, f"{problem} (recorded in {path})")
-            codes, ranks = file.get_slice("codes")[row], file.get_slice("ranks")[row]  # (V, N) each
+            slices = [file.get_slice(name) for name in ("codes", "ranks")]
+            shape = [len(part.samples), self.views, math.prod(self.index.grid)]
+            for stored in slices:
+                if stored.get_shape() != shape or stored.get_dtype() not in UNSIGNED:
+                    found = f"{stored.get_dtype()} {stored.get_shape()}"
+                    raise ValueError(f"{found} where unsigned integers {shape} are expected")
+            codes, ranks = (stored[row] for stored in slices)  # (V, N) each
         tokens = {"importance": torch.from_numpy(ranks.astype(np.float32))} if self.ranks else {}
         codes = torch.from_numpy(codes.astype(np.int64))
         if self.space == "codes":
@@ -164,17 +181,22 @@ def open_token_cache(recipe: Recipe, clips: VideoClips) -> TokenCache:
     target = recipe.pretrain.target
     folder = Path(target.cache or "")
     index = TokenIndex.read(folder)
-    differences = differing(index.clips, clip_facts(recipe, clips), most=SHOWN)
+    grid, views = clip_grid(recipe), clips.make_views
+    now = {"videos": len(clips), "grid": [grid.t, grid.h, grid.w], **clip_facts(recipe, clips)}
+    found = {"videos": index.videos, "grid": list(index.grid), **index.clips}
+    differences = differing(found, now, most=SHOWN)
     if differences:
         raise CheckpointError(
             f"{folder}: has the tokens of other clips: {', '.join(differences)}; set these to the earlier "
             "values, or make the cache again with everest prepare tokens --overwrite"
         )
-    parts = list(index.parts())
-    missing = [part.name for part in parts if not (folder / part.name).is_file()]
-    if missing:
+    present = {file.name for file in folder.glob(PARTS)}
+    missing = (part.name for part in index.parts() if part.name not in present)
+    first = next(missing, None)
+    if first is not None:
+        num_missing = 1 + sum(1 for _ in missing)
         raise CheckpointError(
-            f"{folder}: {len(missing)} of {len(parts)} parts are missing, first {missing[0]}; run the same "
+            f"{folder}: {num_missing} of {index.num_parts} parts are missing, first {first}; run the same "
             "everest prepare tokens again to make them"
         )
     match target:
@@ -186,6 +208,7 @@ def open_token_cache(recipe: Recipe, clips: VideoClips) -> TokenCache:
         folder=folder,
         index=index,
         samples=clips.samples,
+        views=views.num_views,
         quantizer=FSQ(index.tokenizer.settings.config.levels),
         space=space,
         ranks=recipe.pretrain.selection.needs_tokenizer,

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import ConfigDict, TypeAdapter
+from pydantic import ConfigDict, Field, FiniteFloat, PositiveInt, TypeAdapter
 
+from everest.config.checks import MOST_CODE_BITS
 from everest.errors import CheckpointError
 from everest.system.files import write_text
-from everest.system.json_text import json_text, read_json
-from everest.system.weights import read_spec
+from everest.system.json_text import json_text, read_json, validated
 from everest.tokenizer.spec import TokenizerUse
 
 INDEX: Final = "index.json"
 PARTS: Final = "variant*.safetensors"
 PART: Final = 256  # samples, the most work that a kill can cost; our choice
+MOST_VARIANTS: Final = 10_000  # as many as the names of parts have numbers for
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +42,18 @@ class TokenIndex:
     format: Literal["everest-tokens"] = "everest-tokens"
     version: Literal[1] = 1
     tokenizer: TokenizerUse
-    mean: tuple[float, ...]  # of the values of each code dimension over the tokenizer's training set
-    std: tuple[float, ...]
-    videos: int
-    variants: int
-    grid: tuple[int, int, int]  # slices, rows, columns
+    mean: tuple[FiniteFloat, ...]  # of the values of each code dimension over the tokenizer's training set
+    std: tuple[Annotated[FiniteFloat, Field(gt=0)], ...]
+    videos: PositiveInt
+    variants: Annotated[int, Field(ge=1, le=MOST_VARIANTS)]
+    grid: tuple[PositiveInt, PositiveInt, PositiveInt]  # slices, rows, columns
     clips: dict[str, Any]  # the values that determine the pixels (`clip_facts`)
     precision: str  # in which the tokenizer was run
+
+    @property
+    def num_parts(self) -> int:
+        """The number of `parts`."""
+        return self.variants * -(-self.videos // PART)
 
     def parts(self) -> Iterator[CachePart]:
         """Yield all parts in the order in which they are written."""
@@ -76,16 +83,26 @@ class TokenIndex:
                 f"{path}: no such file; make it with everest prepare tokens --output {folder}"
             )
         try:
-            settings = read_json(path)
-        except ValueError as error:
+            index = validated(_INDEX, read_json(path))
+            levels = index.tokenizer.settings.config.levels
+            if not len(index.mean) == len(index.std) == len(levels):
+                raise ValueError(f"mean and std are not of the {len(levels)} dimensions of a code")
+            if min(levels, default=0) < 2 or math.prod(levels) > 2**MOST_CODE_BITS:
+                raise ValueError(f"levels {levels}")
+        except (OSError, ValueError) as error:
             raise CheckpointError(
                 f"{path}: damaged ({error}); make the cache again with --overwrite"
             ) from error
-        return read_spec(_INDEX, settings, source=path)
+        return index
 
     def to_dict(self) -> dict[str, Any]:
         """The values that must be equal in two caches, or in two calls that write one cache."""
-        return self.clips | {"train.precision": self.precision, "tokenizer": self.tokenizer.sha256}
+        return self.clips | {
+            "train.precision": self.precision,
+            "tokenizer": self.tokenizer.sha256,
+            "videos": self.videos,
+            "grid": list(self.grid),
+        }
 
 
 _INDEX = TypeAdapter(TokenIndex)

@@ -35,8 +35,8 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file, flush it to the disk, then rename it to `path`.
 
     `write` works in a folder `.NAME.writing` of its own, because safetensors makes another temporary file
-    there. Its file becomes `.NAME.part`, and `path` when the folder is gone. What a killed process left is
-    removed first.
+    there. Its file becomes `.NAME.part`, and `path` when the folder is gone. Files that a killed process left
+    are removed first.
 
     Raises:
         EnvironmentProblem: the disk is full or read-only; an earlier file at `path` is still there.

@@ -1,4 +1,4 @@
-"""What killed processes leave in a run folder: a run that has not begun, and unfinished files."""
+"""Traces of killed processes in a run folder: a run that has not started, and unfinished files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _STATE: Final = re.compile(rf"\.step-\d+\.safetensors{re.escape(UNFINISHED)}")
 _SAFETENSORS: Final = re.compile(r"\.tmp\w{6}")
 
 
-def has_not_begun(folder: Path) -> bool:
+def has_not_started(folder: Path) -> bool:
     """Whether a folder holds nothing but what a run writes before its recipe; true for an empty folder.
 
     The tokenizer's run inside the folder may be at any step, because it is trained first.

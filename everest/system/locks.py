@@ -43,7 +43,7 @@ def sole_writer(path: Path, *, busy: str | None = None) -> Iterator[None]:
 
 
 def refuse_foreign(output: Path, is_own: Callable[[str], bool]) -> None:
-    """Refuse an output folder that holds other files. What a call leaves that was killed early is none.
+    """Refuse an output folder that holds other files. Traces of a call that was killed early are ignored.
 
     Args:
         is_own: whether a file name shows that the folder was written by the same command.

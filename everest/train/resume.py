@@ -11,7 +11,7 @@ from typing import Any, Final
 from everest.config.recipe import load_recipe, recipe_values
 from everest.config.settings import Recipe
 from everest.errors import RecipeError, differing
-from everest.system.interrupted import has_not_begun
+from everest.system.interrupted import has_not_started
 from everest.system.names import is_unicode
 from everest.system.run_folder import (
     INIT,
@@ -60,7 +60,7 @@ def check_output(path: Path, request: RunRequest, *, resume: bool, overwrite: bo
     process = running_here(path)
     if process not in (None, os.getpid()):
         raise RecipeError(f"--output {path}: process {process} trains it now; wait for it, or stop it first")
-    if has_not_begun(path):
+    if has_not_started(path):
         return False
     if overwrite:
         folder, own = path.resolve(), own_tokenizer(path).resolve()  # its own stage decides about the latter

@@ -12,11 +12,11 @@ import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
+from pydantic import Field, TypeAdapter, ValidationError
 from torch import Tensor
 from typing_extensions import TypedDict  # pydantic does not take typing's on Python 3.11
 
@@ -34,7 +34,6 @@ CHECKSUM: Final = "sha256"
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
-@with_config(ConfigDict(strict=True))
 class Scaler(TypedDict):
     """The state of fp16's loss scale, with torch's names."""
 
@@ -45,15 +44,10 @@ class Scaler(TypedDict):
     _growth_tracker: int
 
 
-@with_config(ConfigDict(strict=True))
-class VideoCounts(TypedDict):
-    """The counts of everest.data.bad_videos."""
-
-    asked: int
-    bad: int
+# Both counts of everest.data.bad_videos.
+VideoCounts = Annotated[dict[Literal["asked", "bad"], int], Field(min_length=2)]
 
 
-@with_config(ConfigDict(strict=True))
 class Notes(TypedDict):
     """The plain values of a state."""
 
@@ -85,7 +79,7 @@ class SavedState:
     def check_notes(self) -> None:
         """Raise CheckpointError if the notes are not those that a run writes (`Notes`)."""
         try:
-            _NOTES.validate_python(self.notes)
+            _NOTES.validate_python(self.notes, strict=True)
         except ValidationError as error:
             first = error.errors()[0]
             key = ".".join(map(str, first["loc"]))

@@ -82,7 +82,7 @@ class Network:
             self.optimizer.state[parameters[name]][moment] = like_sharded(value, parameters[name])
 
     def check(self, tensors: Mapping[str, Tensor]) -> None:
-        """Check that the tensors are those of this network after some step; restores nothing.
+        """Check that the tensors belong to this network; restores nothing.
 
         All parameters have moments, or none has any: a step gives every parameter a gradient.
 
@@ -176,7 +176,7 @@ class TrainState:
         )
         if self._accelerator.is_main_process:
             state.save(self._run.state, keep=self._keep)
-        # After the state: weights without any state would be those of a run that cannot be resumed.
+        # After the state: a run with weights and without any state cannot be resumed.
         self.save_weights(self._run.weights, step)
         self._saved_step, self.saved_at = step, time.monotonic()
 

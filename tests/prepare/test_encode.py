@@ -241,18 +241,12 @@ def test_sources_are_never_written_over(videos: Path, tmp_path: Path):
     _, error = everest(videos, "-o", videos / "small", "--overwrite", code=2)
     assert "is inside" in error
     _, error = everest(videos / "train.csv", "-o", videos, "--overwrite", code=2)
-    assert "which is read" in error
+    assert "an input of this command" in error
     (tmp_path / "lists").mkdir()
     shutil.copy(videos / "train.csv", tmp_path / "lists" / "train.csv")
     arguments = (tmp_path / "lists" / "train.csv", "--data", videos, "-o", videos, "--overwrite")
-    shown = summary(*arguments, code=4)
-    assert {row["reason"] for row in shown["failed"]} == {
-        "would be written over itself; choose another --output"
-    }
-    assert (
-        contents(videos).items()
-        >= {name: data for name, data in before.items() if "train" not in name}.items()
-    )
+    assert "an input of this command" in everest(*arguments, code=2)[1]
+    assert contents(videos) == before
 
 
 def test_two_folders_keep_apart_and_names_that_clash_are_reported(videos: Path, tmp_path: Path):

@@ -147,7 +147,7 @@ def build_model(spec: ModelSpec | TokenizerSpec, weights: Weights, *, source: Pa
         CheckpointError: the tensors do not fit the module.
     """
     blank = spec if isinstance(spec, TokenizerSpec) else spec.without_files()
-    with torch.device("meta"):  # sizes that are not those of the file are refused before they take memory
+    with torch.device("meta"):  # sizes that are not the sizes in the file are refused before they take memory
         require_fitting(blank.build().state_dict(), weights.tensors, source=str(source))
     module = spec.build()
     load_tensors(module, weights.tensors, source=str(source))

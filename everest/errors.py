@@ -12,6 +12,7 @@ from typing import Any, Final
 
 MOST_SHOWN: Final = 80  # letters of a value in a message
 MOST_SHOWN_OF_PATH: Final = 300
+MOST_OF_A_LINE: Final = 1000
 MOST_PROBLEMS: Final = 20  # of a recipe
 
 
@@ -57,6 +58,19 @@ def shown(value: object, *, most: int = MOST_SHOWN) -> str:
     if len(text) > most:
         text = f"{text[: most // 2]} ... {text[5 - most // 2 :]}"
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
+def shorten(message: str) -> str:
+    """A message without the middle of its longest words and lines, which repeat a value of the user."""
+    lines = [
+        " ".join(
+            shown(word, most=MOST_SHOWN_OF_PATH) if len(word) > MOST_SHOWN_OF_PATH else word for word in words
+        )
+        for words in (line.split(" ") for line in message.split("\n"))
+    ]
+    return "\n".join(
+        shown(line, most=MOST_OF_A_LINE) if len(line) > MOST_OF_A_LINE else line for line in lines
+    )
 
 
 def one_per_line(problems: Iterable[str]) -> str:

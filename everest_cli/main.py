@@ -8,12 +8,14 @@ import gc
 import os
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from everest.errors import EnvironmentProblem, RecipeError, UserError
+from everest.errors import EnvironmentProblem, RecipeError, UserError, shorten
 from everest.system.launch import LOST, PARENT, is_lost_peer
 from everest.system.signals import Stopped
 from everest_cli import (
@@ -39,6 +41,7 @@ from everest_cli import (
 from everest_cli.output import keep_bytes_of_names, say
 
 GARBAGE_AFTER = 10_000  # new objects; with Python 3.11's 700, a tenth of torch's import is garbage collection
+UsageError: Any = typer.BadParameter.__mro__[1]  # of options and arguments; typer does not export it
 COMPILERS = ("torch._dynamo", "torch._inductor")  # whose errors are RuntimeErrors without a public name
 
 
@@ -48,10 +51,15 @@ class Commands(TyperGroup):
     def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
         return list(self.commands)
 
+    def make_context(self, *arguments: Any, **options: Any) -> Any:
+        with _shortened_usage_errors():
+            return super().make_context(*arguments, **options)
+
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
         keep_bytes_of_names()
         try:
-            return super().invoke(ctx)
+            with _shortened_usage_errors():
+                return super().invoke(ctx)
         except KeyboardInterrupt:
             say("interrupted")
             raise typer.Exit(130) from None
@@ -65,8 +73,17 @@ class Commands(TyperGroup):
                 raise
             if ctx.params.get("debug"):
                 traceback.print_exc()
-            say(str(problem) if isinstance(problem, Stopped) else f"error: {problem}")
+            say(str(problem) if isinstance(problem, Stopped) else f"error: {shorten(str(problem))}")
             raise typer.Exit(problem.exit_code) from error
+
+
+@contextmanager
+def _shortened_usage_errors() -> Iterator[None]:
+    try:
+        yield
+    except UsageError as error:
+        error.message = shorten(error.message)
+        raise
 
 
 def as_user_error(error: Exception) -> UserError | None:

@@ -265,3 +265,39 @@ def test_help_shows_one_spelling_of_the_output():
         shown = CliRunner().invoke(app, [command, "--help"]).stdout
         assert "--output" in shown
         assert "--out " not in shown
+
+
+LONG = "x" * 50_000
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        (["recipes", "show", LONG], 2),
+        (["recipes", "show", f"{LONG}.yaml"], 2),
+        (["recipes", "show", f"{'x/' * 3000}a.yaml"], 2),
+        ([LONG], 2),
+        ([f"--{LONG}"], 2),
+        (["predict", "a.mp4", f"--{LONG}"], 2),
+        (["predict", "a.mp4", "-c", "x", "--top", LONG], 2),
+        (["predict", "a.mp4", "-c", "x", "--format", LONG], 2),
+        (["predict", "a.mp4", "-c", LONG], 4),
+        (["predict", LONG, "-c", "x"], 4),
+        (["runs", LONG], 2),
+        (["plot", LONG], 2),
+        (["profile", "--backbone", LONG], 2),
+        (["pretrain", "--recipe", "small", "--gpus", LONG], 2),
+        (["pretrain", "--recipe", "small", "--data", LONG], 4),
+        (["pretrain", "--recipe", "small", "--set", f"data.train={LONG}", "--data", "."], 4),
+        (["convert", LONG, "--inspect"], 6),
+        (["convert", f"hf:{LONG}", "--inspect"], 6),
+        (["convert", "x.pth", "-o", LONG], 2),
+        (["eval", "-c", LONG], 6),
+    ],
+    ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else None,
+)
+def test_a_message_does_not_repeat_a_long_value(command: list[str], code: int):
+    result = CliRunner().invoke(app, command)
+    assert isinstance(result.exception, SystemExit)
+    assert result.exit_code in (code, 5)  # 5: the operating system refuses the name
+    assert len(result.stderr) < 1500

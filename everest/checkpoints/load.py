@@ -168,7 +168,7 @@ def build_model(spec: ModelSpec | TokenizerSpec, weights: Weights, *, source: Pa
         saved = ModelSpec.from_settings(weights.settings, source=source)
         tensors = _fitted(tensors, saved, spec, notify=warn_on_main)
     blank = spec if isinstance(spec, TokenizerSpec) else spec.without_files()
-    with torch.device("meta"):  # sizes that are not those of the file are refused before they take memory
+    with torch.device("meta"):  # sizes that are not the sizes in the file are refused before they take memory
         require_fitting(blank.build().state_dict(), tensors, source=str(source))
     module = spec.build()
     load_tensors(module, tensors, source=str(source))

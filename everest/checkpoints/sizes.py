@@ -162,7 +162,7 @@ def model_spec(facts: ForeignFacts) -> ModelSpec:
     )
     problem = next(spec.problems(), None)
     if problem is not None:
-        raise facts.error(f"no model of ours: {problem}")
+        raise facts.error(f"no model of everest: {problem}")
     return spec
 
 

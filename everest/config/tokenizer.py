@@ -31,7 +31,7 @@ from everest.config.values import (
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 Multiplier = Annotated[int, Field(ge=1, le=64)]
 Levels = Annotated[int, Field(ge=2, le=2**16)]
-ARCHITECTURE = (  # the settings of the network besides its levels
+ARCHITECTURE = (  # the settings of the network except its levels
     *("stem", "channels", "multipliers", "time_down", "blocks", "decoder_blocks", "scorer_channels"),
     "input_scale",
 )

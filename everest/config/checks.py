@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from math import log2
+from math import isfinite, log2
 from typing import Final
 
 import torch
@@ -105,6 +105,11 @@ def _tokenizer(recipe: Recipe, settings: TokenizerSettings) -> Problems:
         text = f"clips of {size[0]} x {size[1]} pixels are too small for the discriminator, which halves them"
         yield ("tokenizer", "loss", "gan"), f"{text}; set it to 0, or data.size to {pixels} at least"
 
+    if not isfinite(loss.discriminator_lr / settings.lr):  # the discriminator's rate is a multiple of it
+        yield (
+            ("tokenizer", "lr"),
+            f"{settings.lr} is too small for a discriminator_lr of {loss.discriminator_lr}",
+        )
     malformed = list(tokenizer_problems(settings))
     if malformed:  # the network has no grid then
         yield from ((("tokenizer", key), text) for key, text in malformed)

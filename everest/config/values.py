@@ -15,7 +15,7 @@ from pydantic_core import PydanticKnownError
 from everest.config.sizes import BACKBONES, TOKENIZERS
 
 LARGEST_COUNT: Final = 2**31 - 1  # the largest integer that every library used here accepts
-LARGEST_FACTOR: Final = 1e12  # our choice: products of a few such numbers are finite
+LARGEST_FACTOR: Final = 1e30  # our choice: products of a few such numbers are finite
 LONGEST_SIDE: Final = 2**14  # pixels of a clip; our choice: twice that of 8K video
 LONGEST_CLIP: Final = 2**16  # frames; our choice: 36 minutes
 WIDEST: Final = 2**16  # channels of a layer; our choice: far beyond any transformer

@@ -202,13 +202,26 @@ def test_an_extreme_number_is_an_error_of_the_recipe_or_can_be_written(name: str
         ),
         *("eval.clips", "pretrain.batch_size", "pretrain.views_per_decode", "pretrain.epochs", "data.frames"),
         *("data.size", "data.num_classes", "pretrain.frame_selection.alpha", "finetune.rand_augment.ops"),
-        *("pretrain.stride", "finetune.mixup", "finetune.weight_decay", "model.depth", "model.width"),
-        *("pretrain.base_lr", "pretrain.warmup_epochs", "train.clip_grad", "train.keep_states"),
+        *("pretrain.stride", "model.depth", "model.width"),
+        *("pretrain.warmup_epochs", "train.keep_states"),
     ],
 )
 def test_numbers_have_an_upper_bound(key: str):
     with pytest.raises(RecipeError, match=f"^--set: {key}: must be .*{10**18}$"):
         load_recipe("ucf101", overrides=[f"{key}={10**18}"])
+
+
+@pytest.mark.parametrize(
+    "key", ["pretrain.base_lr", "train.clip_grad", "finetune.mixup", "finetune.weight_decay"]
+)
+def test_factors_have_an_upper_bound(key: str):
+    with pytest.raises(RecipeError, match=f"^--set: {key}: must be at most 1e\\+30, not 1e\\+308$"):
+        load_recipe("ucf101", overrides=[f"{key}=1e308"])
+
+
+def test_the_rate_of_a_discriminator_is_a_finite_multiple_of_the_tokenizers():
+    with pytest.raises(RecipeError, match=r"^--set: tokenizer.lr: .* is too small"):
+        load_recipe("lvmae-demo", overrides=["tokenizer.lr=1e-320"])
 
 
 @pytest.mark.parametrize(
@@ -220,6 +233,7 @@ def test_numbers_have_an_upper_bound(key: str):
         "data.frames=128",
         "pretrain.frame_selection.alpha=4",
         "train.clip_grad=1e10",
+        "pretrain.base_lr=1e30",
         "train.save_every=1000000s",
         "data.num_classes=21841",
         "train.data_timeout=86400",

@@ -67,7 +67,7 @@ class _Loader(yaml.SafeLoader):
             if node.tag == _TAG + "int" and len(node.value) > MOST_DIGITS:
                 raise _problem(f"a number of {len(node.value)} digits", event)
             if _SURROGATE.search(node.value):
-                raise _problem(f"'{shown(node.value)}' is not UTF-8 text", event)
+                raise _problem(f"'{shown(node.value)}' is not UTF-8 text; rename it", event)
         return node
 
     def _check_tag(self, event: Any) -> None:

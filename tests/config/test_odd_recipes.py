@@ -124,7 +124,7 @@ def test_a_chain_of_bases_has_an_end(tmp_path: Path):
         (f"data.{'a' * 100_000}=1", "unknown key"),
         ("data.root=a\0b", "is not YAML"),
         ("data.root=a\udcffb", "is not YAML"),
-        ('data.root="a\\udcffb"', "'a\\udcffb' is not UTF-8 text"),
+        ('data.root="a\\udcffb"', "'a\\udcffb' is not UTF-8 text; rename it"),
         ("data.frames=a\\nb\nc", "must be an integer"),
         (f"pretrain.by_backbone.{'x' * 9999}.epochs=1", "unknown backbone 'xxx"),
     ],

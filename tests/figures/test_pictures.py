@@ -114,6 +114,7 @@ def test_a_picture_has_a_column_for_each_frame(rows, tmp_path: Path):
 
 def test_a_demo_does_not_write_over_another(tmp_path: Path):
     (tmp_path / "demo-videos").mkdir()
+    (tmp_path / "report.md").write_text("finished")
     result = CliRunner().invoke(app, ["demo", "-o", str(tmp_path)])
     assert result.exit_code == 2
     assert "holds a demo" in result.stderr

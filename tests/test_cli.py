@@ -282,7 +282,7 @@ LONG = "x" * 50_000
         (["predict", "a.mp4", "-c", "x", "--top", LONG], 2),
         (["predict", "a.mp4", "-c", "x", "--format", LONG], 2),
         (["predict", "a.mp4", "-c", LONG], 4),
-        (["predict", LONG, "-c", "x"], 4),
+        (["predict", LONG, "-c", "x"], 6),
         (["runs", LONG], 2),
         (["plot", LONG], 2),
         (["profile", "--backbone", LONG], 2),

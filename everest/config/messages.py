@@ -52,7 +52,10 @@ def explain_validation(error: ValidationError) -> list[tuple[KeyPath, str]]:
             text = f"unknown key{did_you_mean(parts[-1], _known_keys(location[:-1]))}"
         elif kind == "literal_error":
             text = _unknown_value(details["input"], context["expected"])
-        elif kind.startswith("union_tag"):  # an unknown strategy of a selection, or kind of a target
+        elif kind == "union_tag_not_found":
+            parts.append(context["discriminator"].strip("'"))
+            text = "is missing"
+        elif kind == "union_tag_invalid":  # an unknown strategy of a selection, or kind of a target
             parts.append(context["discriminator"].strip("'"))
             text = _unknown_value(details["input"].get(parts[-1]), context["expected_tags"])
         elif kind in _MESSAGES:

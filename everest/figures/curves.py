@@ -85,7 +85,9 @@ def read_curves(runs: Sequence[Path], *, x: AxisName) -> list[RunCurves]:
 
 
 def _curve(x_of_step: dict[int, float], rows: list[dict[str, Any]], key: str) -> Curve:
-    points = [(x_of_step[row["step"]], row[key]) for row in rows]
+    """Collect the values of `key`; None, a value that is not finite, is a gap in the line."""
+    values = {row["step"]: row[key] for row in rows if isinstance(row.get(key, ""), float | int | None)}
+    points = [(x_of_step[step], value) for step, value in values.items()]
     both = np.array(points, dtype=np.float64).reshape(-1, 2)  # (R, 2)
     return Curve(both[:, 0], both[:, 1])
 

@@ -54,6 +54,7 @@ BAD_VALUES = [
         "known: all, frame, frame-difference, learned-importance, random, redundancy-robust, running-cell, "
         "tube, tube-dropout",
     ),
+    ("pretrain.selection=$HOME", "must be a mapping of keys, not '$HOME'"),
     ("pretrain.selection.strategy=[tube]", "unknown value [\"tube\"]; did you mean 'tube'?"),
     ("pretrain.selection.keep_ratio=true", "must be a number, not true"),
     ("pretrain.target.kind=words", "unknown value 'words'; known: pixels, tokens"),

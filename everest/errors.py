@@ -13,7 +13,7 @@ from typing import Any, Final
 MOST_SHOWN: Final = 80  # letters of a value in a message
 MOST_SHOWN_OF_PATH: Final = 300
 MOST_OF_A_LINE: Final = 1000
-MOST_PROBLEMS: Final = 20  # of a recipe
+MOST_PROBLEMS: Final = 10  # of a recipe; each may list the valid names
 
 
 class UserError(Exception):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any
@@ -200,8 +201,9 @@ def _replace_node(rng: Random, root: dict[str, Any], parent: Any, key: Any) -> N
 def _near_number(rng: Random, root: dict[str, Any], parent: Any, key: Any) -> None:
     value = parent[key]
     if isinstance(value, int | float) and not isinstance(value, bool):
+        as_float = float(value) if abs(value) < 1e300 else math.inf  # an integer may have no float
         parent[key] = rng.choice(
-            (value + 1, value - 1, -value, value * 2, value / 3, float(value), str(value))
+            (value + 1, value - 1, -value, value * 2, as_float / 3, as_float, str(value))
         )
     else:
         parent[key] = nasty(rng)

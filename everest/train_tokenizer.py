@@ -194,7 +194,10 @@ def _finish(training: Training, validation: Validation) -> dict[str, Any]:
     assert isinstance(model, AdaptiveTokenizer)
     measured = bool((model.target_std != 1).any())
     if measured and run.report.is_file():
-        return read_json(run.report)
+        try:
+            return read_json(run.report)
+        except ValueError as error:
+            training.notice(f"{run.report} is damaged ({error}): validating again")
     if not measured:
         measure_targets(model, training.clips, settings=training.settings)
         replace(weights, tensors=model.state_dict()).save(run.weights)

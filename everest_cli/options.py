@@ -103,12 +103,19 @@ def read_recipe(
     """Load a recipe with the changes of the options.
 
     `data.root` becomes absolute, so that a run does not depend on the folder it was started in.
+
+    Raises:
+        RecipeError: the recipe is wrong, or the name of the folder is not UTF-8.
     """
     from everest.config.recipe import load_recipe
+    from everest.errors import RecipeError
+    from everest.system.names import is_unicode
     from everest.system.storage import parse_location
 
     changes = list(overrides or [])
     if data is not None:
+        if not is_unicode(data):
+            raise RecipeError(f"--data {data}: not UTF-8, which no recipe can hold; rename the folder")
         changes.append(f"data.root={json.dumps(data)}")
     if precision is not None:
         changes.append(f"train.precision={precision.value}")

@@ -145,7 +145,7 @@ def test_a_change_is_noticed(name: str, tmp_path: Path):
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     changed = tmp_path / "everest" / file
     text = changed.read_text()
-    assert text.count(before) == 1, "the place has changed: mend this test"
+    assert text.count(before) == 1, "the place has changed: fix this test"
     changed.write_text(text.replace(before, after))
     shared = os.environ.get("EVEREST_SHARED", str(ROOT.parent / "shared"))
     environment = {**os.environ, "PYTHONPATH": str(tmp_path), "EVEREST_SHARED": shared}

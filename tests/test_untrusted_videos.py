@@ -216,8 +216,8 @@ def test_names_that_a_recipe_or_a_checkpoint_must_hold_are_refused(
     shutil.copytree(clip_files, odd)
     recipe = small_recipe(tmp_path, clip_files)
     message = refused("pretrain", "--recipe", recipe, "--data", odd, "-o", tmp_path / "out", code=2)
-    assert message.startswith("error: --set: data.root: ")
-    assert message.endswith("is not UTF-8 text; rename it)\n")
+    assert message.startswith("error: --data ")
+    assert message.endswith(": not UTF-8, which no recipe can hold; rename the folder\n")
     message = refused("pretrain", "--recipe", recipe, "-o", odd / "run", code=2)
     assert f"--output {tmp_path}/d\\xe9pot/run: not UTF-8" in message
     classes = tmp_path / "classes" / odd.name

@@ -13,7 +13,6 @@ import threading
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
-from multiprocessing.util import get_temp_dir
 from typing import Final, cast
 
 import torch
@@ -24,6 +23,7 @@ from everest.errors import DataError, EnvironmentProblem, UserError
 from everest.system.cpu import READER_KEEPS, keep_freed_memory
 from everest.system.launch import STOP_SIGNALS
 from everest.system.shared_memory import no_shared_memory, require_shared_memory
+from everest.system.worker_folder import make_worker_folder
 
 PREFETCHED: Final = 2  # batches that a worker holds ready; torch's default
 SECONDS_TO_DIE: Final = 5.0  # a killed process is gone in milliseconds, unless the kernel is out of memory
@@ -89,9 +89,7 @@ def batches(loader: DataLoader[Clip | UserError]) -> Generator[Clip]:
     """
     assert isinstance(loader.dataset, VideoClips)
     if loader.num_workers:
-        # Workers make their sockets in this process's folder, which is removed when this process ends. Each
-        # would make a folder of its own otherwise, and a worker that is killed removes nothing.
-        get_temp_dir()
+        make_worker_folder()
     others = multiprocessing.active_children()
     handler = signal.getsignal(signal.SIGCHLD)
     # Without a limit of its own, torch checks every few seconds whether its workers are alive.

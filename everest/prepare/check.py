@@ -20,7 +20,7 @@ from everest.prepare.processes import Failure, map_apart
 from everest.prepare.sources import ListedSample, Source
 from everest.prepare.stats import spread
 from everest.system.events import Report, notice
-from everest.system.row_store import open_journal
+from everest.system.journal import open_journal
 
 JOURNAL: Final = "checked_videos.jsonl"
 SHOWN: Final = 10  # labels that a line lists

@@ -25,7 +25,7 @@ class CheckResult:
 
     def to_dict(self) -> dict[str, Any]:
         """The values of `everest doctor --json`."""
-        return {"name": self.name, "state": self.state, "found": self.found, "mend": self.fix}
+        return {"name": self.name, "state": self.state, "found": self.found, "fix": self.fix}
 
 
 def at_least(name: str, found: str, enough: bool, fix: str) -> CheckResult:

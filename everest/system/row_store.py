@@ -1,7 +1,6 @@
-"""Unfinished work on the disk, resumed after a kill: a journal of finished items, and rows of tensors.
+"""Rows of tensors on the disk, as feature extraction and probes compute them, so that a killed one goes on.
 
-`prepare check` keeps its results in a `Journal`, feature extraction and probes in a `RowStore`: a folder with
-`plan.json`, a `Journal` of the samples, and a file of raw numbers for each tensor.
+A folder with `plan.json`, a `Journal` of the samples, and a file of raw numbers for each tensor.
 """
 
 from __future__ import annotations
@@ -9,12 +8,10 @@ from __future__ import annotations
 import json
 import math
 import os
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any, Final, Generic, TypeVar
+from typing import IO, Any, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,16 +20,14 @@ from torch import Tensor
 
 from everest.errors import RecipeError
 from everest.system.files import LOCK, write_error, write_text
-from everest.system.json_text import parse_json, read_json, validated
-from everest.system.locks import sole_writer
+from everest.system.journal import Journal, open_journal, write_all
+from everest.system.json_text import read_json, validated
 from everest.system.names import is_plain
 
 JOURNAL: Final = "journal.jsonl"
 PLAN: Final = "plan.json"
 SHAPES: Final = "shapes.json"
-SYNC_SECONDS: Final = 1.0  # of work that a power failure may cost
 
-Entry = TypeVar("Entry")
 Value = TypeVar("Value")
 SampleEntry = tuple[str, str | None]  # a video, and why it has no row
 Shapes = dict[str, tuple[str, tuple[int, ...]]]  # dtype and shape of a row of each tensor
@@ -42,82 +37,6 @@ _SAMPLE_ENTRY: Final[TypeAdapter[SampleEntry]] = TypeAdapter(tuple[InstanceOf[st
 _PLAN: Final = TypeAdapter(dict[str, Any])
 _SHAPES: Final[TypeAdapter[Shapes]] = TypeAdapter(dict[str, tuple[str, tuple[PositiveInt, ...]]])
 _NUMBERS: Final = frozenset(np.dtype(code).str for code in "?bBhHiIlLefd")
-
-
-class Journal(Generic[Entry]):
-    """A file of JSON values, one a line. `open_journal` makes it."""
-
-    def __init__(self, path: Path, file: IO[bytes], entries: list[Entry], size: int) -> None:
-        self.entries = entries
-        self._path = path
-        self._file = file
-        self._size = size  # bytes
-        self._synced = 0.0
-
-    @property
-    def is_due(self) -> bool:
-        """Whether the last sync was more than a second ago."""
-        return time.monotonic() - self._synced > SYNC_SECONDS
-
-    def add(self, entries: Sequence[Entry]) -> None:
-        """Append entries: JSON values, or dataclasses of such. A kill cannot lose them, a power failure can.
-
-        Raises:
-            EnvironmentProblem: the disk is full.
-        """
-        lines = b"".join(json.dumps(entry, default=asdict).encode() + b"\n" for entry in entries)
-        try:
-            self._file.truncate(self._size)  # what an interrupted call has written is written again
-            _write(self._file, lines)
-        except OSError as error:
-            self._file.truncate(self._size)
-            raise write_error(self._path, error) from error
-        self.entries += entries
-        self._size += len(lines)
-        if self.is_due:
-            self.sync()
-
-    def sync(self) -> None:
-        """Flush the entries to the disk."""
-        os.fsync(self._file.fileno())
-        self._synced = time.monotonic()
-
-
-@contextmanager
-def open_journal(
-    path: Path, *, entry: TypeAdapter[Entry], fix: str, batch: int = 1, restart: bool = False
-) -> Iterator[Journal[Entry]]:
-    """Open a journal, or make it. An incomplete last line, which a kill leaves, is removed.
-
-    Args:
-        entry: of the type of the entries.
-        fix: what to do if the file is damaged, for the message.
-        batch: entries that are made together; an incomplete last batch is removed, too.
-        restart: remove all entries, once the lock is held.
-    Raises:
-        RecipeError: the file is not such a journal, or another process writes it now.
-        EnvironmentProblem: the file cannot be written.
-    """
-    with sole_writer(path), ExitStack() as stack:
-        try:
-            # Unbuffered: what could not be written is not written later.
-            file = stack.enter_context(path.open("a+b", buffering=0))
-            if restart:
-                file.truncate(0)
-            file.seek(0)
-            lines = [line for line in file.read().splitlines(keepends=True) if line.endswith(b"\n")]
-        except OSError as error:
-            raise write_error(path, error) from error
-        lines = lines[: len(lines) // batch * batch]
-        try:
-            entries = [validated(entry, parse_json(line)) for line in lines]
-        except ValueError as error:
-            raise RecipeError(f"{path}: damaged, or not a file of this command ({error}); {fix}") from error
-        size = sum(map(len, lines))
-        file.truncate(size)
-        journal = Journal(path, file, entries, size)
-        yield journal
-        journal.sync()
 
 
 class RowStore:
@@ -171,7 +90,7 @@ class RowStore:
                 raise _damaged(self.folder, f"shapes.json has {self.shapes}, the rows {shapes}")
             try:
                 for name, value in row.items():
-                    _write(self._files[name], value.numpy().tobytes())
+                    write_all(self._files[name], value.numpy().tobytes())
             except OSError as error:
                 raise write_error(self.folder, error) from error
             self.samples.append((video, None))
@@ -237,7 +156,6 @@ def open_row_store(
         EnvironmentProblem: the disk is full or read-only.
     """
     fix = "start again with --overwrite"
-
     path = folder / JOURNAL
     with open_journal(path, entry=_SAMPLE_ENTRY, fix=fix, batch=batch, restart=restart) as journal:
         if restart:
@@ -281,10 +199,3 @@ def _read_json(file: Path, adapter: TypeAdapter[Value]) -> Value | None:
 
 def _damaged(folder: Path, problem: str) -> RecipeError:
     return RecipeError(f"{folder}: damaged ({problem}); start again with --overwrite")
-
-
-def _write(file: IO[bytes], data: bytes) -> None:
-    """Write all bytes to an unbuffered file, which may take a part at a time."""
-    remaining = memoryview(data)
-    while remaining:
-        remaining = remaining[file.write(remaining) :]

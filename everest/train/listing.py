@@ -6,7 +6,7 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 from everest.config.recipe_files import find_recipe
 from everest.errors import RecipeError, UserError
@@ -14,8 +14,11 @@ from everest.system.run_folder import ENVIRONMENT, PLAN, RECIPE, STATE, RunFolde
 from everest.system.run_lock import is_running, last_written
 from everest.system.weights_header import read_header
 
-T = TypeVar("T")
+Value = TypeVar("Value")
 State = Literal["running", "finished", "resumable", "started", "damaged"]
+
+# What reading JSON of another program raises.
+_NOT_OF_A_RUN: Final = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +66,7 @@ def summarize(run: Path) -> RunSummary:
         steps = environment.get(PLAN, {}).get("steps")
         # `pretrain` of `everest --debug pretrain --recipe …`: the first argument that is no option
         command = next((word for word in environment["command"][1:] if not word.startswith("-")), None)
+        loss = _newest(rows, "loss")
         return RunSummary(
             path=str(run),
             state=_state(run, rows, steps),
@@ -71,7 +75,7 @@ def summarize(run: Path) -> RunSummary:
             recipe=_optional(str, find_recipe(run / RECIPE).values().get("name")),
             step=_newest(rows, "step"),
             steps=_optional(int, steps),
-            loss=None if (loss := _newest(rows, "loss")) is None else float(loss),
+            loss=None if loss is None else float(loss),
             best_val_top1=max((float(row["val_top1"]) for row in rows if "val_top1" in row), default=None),
         )
     except UserError as error:
@@ -79,19 +83,13 @@ def summarize(run: Path) -> RunSummary:
     except OSError as error:
         problem = f"{error.filename or run}: cannot be read: {error.strerror}"
         return RunSummary(path=str(run), state="damaged", age_seconds=age, problem=problem)
-    except (
-        KeyError,
-        TypeError,
-        ValueError,
-        AttributeError,
-        OverflowError,
-    ) as error:  # JSON, but not of a run
+    except _NOT_OF_A_RUN as error:
         problem = f"{run}: values that no run writes ({error})"
         return RunSummary(path=str(run), state="damaged", age_seconds=age, problem=problem)
 
 
-def _optional(kind: type[T], value: Any) -> T | None:
-    """Returns the value; raises TypeError for one of another type."""
+def _optional(kind: type[Value], value: Any) -> Value | None:
+    """The value; raises TypeError for one of another type."""
     if value is not None and not isinstance(value, kind):
         raise TypeError(f"{value!r:.50} is no {kind.__name__}")
     return value

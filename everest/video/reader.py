@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from fractions import Fraction
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -217,9 +218,12 @@ def read_image(file: Location) -> np.ndarray:
     """Read an image of a folder of images: (H, W, 3) uint8, RGB; of 16 bits, the upper 8.
 
     Raises:
-        VideoError: the folder's; the image is damaged, too large, an animation, or has pixels of 32 bits.
+        VideoError: the folder's; the image is damaged, too large, an animation, no regular file, or has
+            pixels of 32 bits.
     """
     folder = file.parent
+    if isinstance(file, Path) and file.exists() and not file.is_file():  # reading a named pipe would wait
+        raise VideoError(folder, f"{file.name}: not a regular file")
     with decoder_errors(folder, f"{file.name}: cannot be read"), warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # checked here, before decoding
         with Image.open(decoder_input(file), formats=IMAGE_FORMATS) as image:

@@ -121,7 +121,7 @@ def test_a_broken_package_is_reported_with_its_fix(
     found = {row["name"]: row for row in json.loads(ended.stdout)["findings"]}
     assert found[finding]["state"] == "broken"
     assert message in found[finding]["found"]
-    assert "pip install --force-reinstall" in found[finding]["mend"]
+    assert "pip install --force-reinstall" in found[finding]["fix"]
 
 
 def test_a_missing_decoder_is_no_problem_and_the_others_decode(monkeypatch: pytest.MonkeyPatch):

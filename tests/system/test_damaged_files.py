@@ -17,8 +17,9 @@ from small_runs import called, refused, small_recipe
 
 from everest.errors import DataError, RecipeError
 from everest.prepare.examine import Inspection
+from everest.system.journal import open_journal
 from everest.system.json_text import parse_json, validated
-from everest.system.row_store import open_journal, open_row_store
+from everest.system.row_store import open_row_store
 from everest.system.run_folder import RunFolder
 from everest.system.run_lock import running_here
 

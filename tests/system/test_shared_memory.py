@@ -83,4 +83,4 @@ def test_memory_that_another_program_takes_is_reported_by_the_loader(recipe: Pat
 def test_the_doctor_finds_a_container_without_shared_memory():
     findings = json.loads(with_shared(64, "-m", "everest_cli", "doctor", "--json").stdout)["findings"]
     (found,) = [finding for finding in findings if finding["name"] == "shared memory"]
-    assert (found["state"], found["found"], found["mend"]) == ("warning", "0.06 GiB free", REMEDY)
+    assert (found["state"], found["found"], found["fix"]) == ("warning", "0.06 GiB free", REMEDY)

@@ -136,13 +136,15 @@ def test_two_processes_train_what_one_does(recipe: Path, tmp_path: Path):
     assert two == pytest.approx(one, rel=1e-2)
 
 
-@pytest.mark.parametrize("lost", ["report.json", "model.safetensors", "state"])
+@pytest.mark.parametrize("lost", ["report.json", "content of report.json", "model.safetensors", "state"])
 def test_a_finished_run_gives_back_what_was_lost(recipe: Path, trained: Path, tmp_path: Path, lost: str):
     folder = shutil.copytree(trained, tmp_path / "run")
     whole, report = weights(folder), (folder / "report.json").read_text()
     if lost == "state":
         shutil.rmtree(folder / lost)
         (folder / "report.json").unlink()
+    elif lost.startswith("content"):
+        (folder / "report.json").write_text(report[:-20])
     else:
         (folder / lost).unlink()
     train(recipe, folder)

@@ -64,14 +64,3 @@ def test_under_nohup_a_run_goes_on(tmp_path: Path, clip_files: Path, options: li
         ended.send_signal(signal.SIGHUP)
     assert ended.returncode == 0
     assert len(metrics(tmp_path / "run")) == 20
-
-
-@pytest.mark.slow
-def test_workers_leave_nothing_among_the_temporary_files(tmp_path: Path, clip_files: Path):
-    (tmp_path / "temporary").mkdir()
-    recipe = small_recipe(tmp_path, clip_files)
-    command = ["pretrain", "--recipe", recipe, "-o", tmp_path / "run", "--set", "train.workers=2", "-q"]
-    environment = {**os.environ, "TMPDIR": str(tmp_path / "temporary")}
-    command = [sys.executable, "-m", "everest_cli", *command]
-    subprocess.run(list(map(str, command)), env=environment, check=True, capture_output=True)
-    assert list((tmp_path / "temporary").glob("pymp-*")) == []

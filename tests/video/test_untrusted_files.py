@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 import subprocess
@@ -180,6 +181,12 @@ def test_damaged_images_are_errors_of_their_folder(tmp_path: Path):
             read_frames(tmp_path, [0])
         assert caught.value.path == str(tmp_path)
         assert examine(str(tmp_path)).reason == caught.value.reason
+
+
+def test_an_image_that_is_a_pipe_is_not_waited_for(tmp_path: Path):
+    os.mkfifo(tmp_path / "0.png")
+    with pytest.raises(VideoError, match=r"0\.png: not a regular file"):
+        read_frames(tmp_path, [0])
 
 
 def test_an_animation_is_no_frame(tmp_path: Path):

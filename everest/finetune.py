@@ -12,22 +12,30 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from everest.checkpoints.load import open_encoder, start_from
-from everest.config.settings import FinetuneSettings, Recipe
+from everest.config.settings import Recipe
+from everest.config.stage_settings import FinetuneSettings
 from everest.data.augment import mix
 from everest.data.classes import empty_classes
 from everest.data.crops import erase
 from everest.data.dataset import Clip, VideoClips
 from everest.data.stages import finetune_clips, validation_clips
 from everest.errors import DivergedError
-from everest.inference.accuracy import accuracies, refuse_too_many_skipped
+from everest.inference.accuracy import (
+    Predictions,
+    accuracies,
+    chance_top1,
+    mean_loss,
+    refuse_too_many_skipped,
+)
 from everest.inference.multi_view import evaluate_views
 from everest.models.classifier import VideoClassifier
 from everest.models.spec import classifier_spec
 from everest.system.events import notice, silent
 from everest.train.context import RunContext
-from everest.train.health import stays_at_chance
+from everest.train.health import FEWEST_STEPS, stays_at_chance
 from everest.train.setup import set_up_training
 from everest.train.training import Training
+from everest.train.validations import Validations
 from everest.video.pixels import normalize
 
 
@@ -86,38 +94,44 @@ def classification_loss(training: Training, clip: Clip, settings: FinetuneSettin
     return torch.stack(losses).mean() if len(losses) > 1 else losses[0]
 
 
-def finetune(training: Training, settings: FinetuneSettings, validation: VideoClips | None) -> None:
-    """Train to the end of the plan.
+def finetune(training: Training, settings: FinetuneSettings, clips: VideoClips | None) -> None:
+    """Train to the end of the plan, or until `finetune.patience` ends the run.
 
-    With a validation set, its accuracy is measured after every epoch and the best weights are kept.
-
+    Args:
+        clips: of the validation videos. The weights with the best accuracy on them are kept.
     Raises:
         UserError: see everest.errors; the run can be resumed.
     """
-    validated = {row["step"]: row["val_top1"] for row in training.run.rows() if "val_top1" in row}
-    best = max(validated.values(), default=-1.0)
+    validations = Validations(training.run.rows())
     training.model.train()
     with training.explain_out_of_memory():
-        if validation is not None and training.ends_epoch and training.steps_done not in {0, *validated}:
-            best = _validate(training, validation, best)  # the run was stopped between save and validation
+        if (
+            clips is not None
+            and training.at_checkpoint
+            and training.steps_done not in {0, *validations.steps}
+        ):
+            _validate(
+                training, settings, clips, validations
+            )  # the run was stopped between save and validation
         for _ in training.steps():
             for clip in training.micro_batches():
                 training.backward([classification_loss(training, clip, settings)])
-            training.update()
-            if training.ends_epoch:
-                _warn_at_chance(training, settings)
-                if validation is not None:
-                    training.save()  # first: a validation may take long, and may fail
-                    best = _validate(training, validation, best)
+            validations.add(training.update())
+            _warn_at_chance(training, settings)
+            if clips is not None and training.at_checkpoint:
+                training.save()  # first: a validation may take long, and may fail
+                _validate(training, settings, clips, validations)
+    training.notice(_summary(training, validations.best))
 
 
-def _validate(training: Training, clips: VideoClips, best: float) -> float:
-    """Log the accuracy on one center view of every validation video, and keep the weights of a new best.
+def _validate(
+    training: Training, settings: FinetuneSettings, clips: VideoClips, validations: Validations
+) -> None:
+    """Measure one center view of every validation video, log it, and keep the weights if they are the best.
 
-    Returns:
-        The best `val_top1` so far.
+    Ends the run when `finetune.patience` is exhausted.
     """
-    model = training.state.trained_model
+    model, plan, step = training.state.trained_model, training.plan, training.steps_done
     assert isinstance(model, VideoClassifier)
     (predictions,) = evaluate_views(
         model, clips, training.accelerator, settings=training.settings, report=silent
@@ -128,31 +142,62 @@ def _validate(training: Training, clips: VideoClips, best: float) -> float:
     refuse_too_many_skipped(predictions, training.bad_videos.max_bad)
     if not np.isfinite(predictions.probabilities).all():
         raise DivergedError(
-            f"step {training.steps_done}: the outputs for the validation videos are not finite; lower "
-            "base_lr or set train.clip_grad"
+            f"step {step}: the outputs for the validation videos are not finite; lower base_lr or set "
+            "train.clip_grad"
         )
-    measured = accuracies(predictions)
-    row: dict[str, Any] = {"step": training.steps_done}
-    if "heads" in measured:
-        row["val_top1"] = measured["action_top1"]  # videos with all heads right
-        row |= {f"val_{name}_top1": head["top1"] for name, head in measured["heads"].items()}
-    else:
-        row |= {"val_top1": measured["top1"], "val_top5": measured["top5"]}
-    if row["val_top1"] > best:  # before it is logged: a row without its weights could not be repaired
-        training.state.save_weights(training.run.best, training.steps_done)
+    row = {"step": step, **_validation_row(predictions)}
+    if validations.add(row):  # before it is logged: a row without its weights could not be repaired
+        training.state.save_weights(training.run.best, step)
     training.log(row)
-    training.report({"event": "validation", **row})
-    return max(best, row["val_top1"])
+    best = validations.best or row
+    event = {
+        "epoch": plan.epoch(step - 1),
+        "epochs": plan.epochs,
+        "steps": plan.steps,
+        "train_loss": validations.train_loss,
+        "chance": chance_top1(model.head_sizes),
+        "best_top1": best["val_top1"],
+        "best_step": best["step"],
+    }
+    training.report({"event": "validation", **event, **row})
+    training.warn_once("overfitting", validations.overfits())
+    if settings.patience is not None and validations.since_best >= settings.patience:
+        training.end(f"step {step}: the last {settings.patience} validations brought nothing better")
+
+
+def _validation_row(predictions: Predictions) -> dict[str, float]:
+    measured, loss = accuracies(predictions), {"val_loss": mean_loss(predictions)}
+    if "heads" not in measured:
+        return {"val_top1": measured["top1"], "val_top5": measured["top5"], **loss}
+    heads = {f"val_{name}_top1": head["top1"] for name, head in measured["heads"].items()}
+    return {"val_top1": measured["action_top1"], **heads, **loss}  # videos with all heads right
 
 
 def _warn_at_chance(training: Training, settings: FinetuneSettings) -> None:
-    """Warn once, after the epoch that follows the warm-up, if nothing has been learned."""
+    """Warn after a real budget, or at the end of a shorter run, if nothing has been learned."""
     model, plan = training.state.trained_model, training.plan
     assert isinstance(model, VideoClassifier)
-    due = training.steps_done == (settings.warmup_epochs + 1) * plan.steps_per_epoch
-    if not due or settings.mixup or settings.cutmix:
-        return
-    losses = list(training.losses.finite)[-plan.steps_per_epoch :]
-    warning = stays_at_chance(losses, model.head_sizes)
-    if warning:
-        training.notice(warning)
+    budget = min(plan.steps, plan.warmup_steps + FEWEST_STEPS)
+    if training.steps_done == budget and not settings.mixup and not settings.cutmix:
+        training.warn_once("chance", stays_at_chance(list(training.losses.finite), model.head_sizes))
+
+
+def _summary(training: Training, best: dict[str, Any] | None) -> str:
+    """What the run has reached, which weights the next command uses, and what to try next."""
+    model, plan = training.state.trained_model, training.plan
+    assert isinstance(model, VideoClassifier)
+    if best is None:
+        return (
+            f"finished after step {training.steps_done}; name a list of videos in data.val to keep the best "
+            "weights instead of the last"
+        )
+    chance = chance_top1(model.head_sizes)
+    text = (
+        f"best validation top-1 {best['val_top1']:.1f} % (chance {chance:.1f} %) after step {best['step']} "
+        f"of {plan.steps}; eval, predict, extract and export use these weights, {training.run.best}"
+    )
+    if best["val_top1"] < 2 * chance:
+        return text + ". That is hardly better than chance: check the labels, or try more steps"
+    if best["step"] == plan.steps:
+        return text + ". It was still rising: try more steps"
+    return text

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import torch
 from torch import Tensor, nn
 
@@ -10,6 +12,7 @@ from everest.data.dataset import Clip
 from everest.data.stages import pretrain_clips
 from everest.figures.masks import view_model
 from everest.figures.pictures import rows_of
+from everest.methods.targets import PixelTargets
 from everest.models.mae import MaskedAutoencoder
 from everest.models.spec import pretrain_spec
 from everest.system.events import notice
@@ -19,6 +22,8 @@ from everest.train.setup import set_up_training
 from everest.train.tracking import Tracker, image_is_due
 from everest.train.training import Training
 from everest.video.pixels import normalize
+
+NEAR_MEAN: Final = 0.95  # our choice: a loss on normalized targets that is as good as nothing
 
 
 def set_up_pretraining(recipe: Recipe, context: RunContext) -> Training:
@@ -58,8 +63,24 @@ def pretrain(training: Training) -> None:
             for clip in training.micro_batches():
                 training.backward([pretraining_loss(training.model, clip)])
             training.update()
-            if training.ends_epoch and training.tracker is not None:
+            if training.at_checkpoint and training.tracker is not None:
                 _show_reconstruction(training, training.tracker)
+    _summarize(training)
+
+
+def _summarize(training: Training) -> None:
+    """Say what the loss means: normalized targets have a mean of 0 and a variance of about 1."""
+    model, losses = training.state.trained_model, training.losses.finite
+    assert isinstance(model, MaskedAutoencoder)
+    if not losses:
+        return
+    loss = sum(losses) / len(losses)
+    text = f"mean loss of the last {len(losses)} steps: {loss:.3f}"
+    if isinstance(model.targets, PixelTargets) and model.targets.normalize:
+        text += "; predicting the mean of each tubelet would give about 1"
+        if loss > NEAR_MEAN:
+            text = f"warning: {text}: little is learned. Try more steps or another base_lr"
+    training.notice(text)
 
 
 def _show_reconstruction(training: Training, tracker: Tracker) -> None:
@@ -69,8 +90,8 @@ def _show_reconstruction(training: Training, tracker: Tracker) -> None:
     with a token cache either: predicted codes become images only through the tokenizer.
     """
     plan, model = training.plan, training.state.trained_model
-    epoch = training.steps_done // plan.steps_per_epoch
-    if training.settings.shard == "full" or training.clips.tokens or not image_is_due(epoch, plan.epochs):
+    due = image_is_due(plan, training.steps_done)
+    if not due or training.settings.shard == "full" or training.clips.tokens:
         return
     assert isinstance(model, MaskedAutoencoder)
     clip = training.clips.read((0, 0))

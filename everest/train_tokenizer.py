@@ -150,10 +150,9 @@ def train_tokenizer(stage: TokenizerStage) -> dict[str, Any]:
 
 
 def _is_due(training: Training) -> bool:
-    """Whether to validate now: after some of the epochs. `_finish` validates after the last one."""
+    """Whether to validate now: at some of the checkpoints. `_finish` validates after the last step."""
     done, plan = training.steps_done, training.plan
-    epochs = done // plan.steps_per_epoch
-    return 0 < done < plan.steps and training.ends_epoch and image_is_due(epochs, plan.epochs)
+    return done < plan.steps and training.at_checkpoint and image_is_due(plan, done)
 
 
 def _validate(training: Training, validation: Validation) -> None:

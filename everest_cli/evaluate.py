@@ -20,7 +20,7 @@ def evaluate(
     ] = None,
     data: o.DataRoot = None,
     overrides: o.Overrides = None,
-    which: o.WhichWeights = o.Which.newest,
+    which: o.WhichWeights = None,
     predictions: Annotated[
         Path | None, typer.Option("--predictions", metavar="F", help="Write a CSV row for every video.")
     ] = None,
@@ -45,7 +45,7 @@ def evaluate(
     from everest.checkpoints.load import find_weights, recipe_of_run
 
     keeps = o.read_shares(keep) if keep is not None else ()
-    weights = find_weights(checkpoint, which=which.value)
+    weights = find_weights(checkpoint, which=which and which.value)
     settings = o.read_recipe(
         recipe or str(recipe_of_run(weights)), data=data, overrides=overrides, precision=precision
     )

@@ -35,7 +35,7 @@ def export(
         Path, typer.Option("--output", "-o", metavar="D", help="The folder, or the .onnx or .pt2 file.")
     ],
     keep: o.Keep = None,
-    which: o.WhichWeights = o.Which.newest,
+    which: o.WhichWeights = None,
     overwrite: o.OverwriteFile = False,
     as_json: o.AsJson = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No report on stderr.")] = False,
@@ -49,7 +49,7 @@ def export(
     from everest.checkpoints.load import find_weights, open_model
     from everest.system.files import refuse_inputs
 
-    weights = find_weights(checkpoint, which=which.value)
+    weights = find_weights(checkpoint, which=which and which.value)
     refuse_inputs(out, [weights], option="--output")
     opened = open_model(weights, kind="transformer")
     if to is Target.hf:

@@ -33,7 +33,7 @@ def extract(
     crops: o.Crops = None,
     batch: o.Batch = 1,
     data: o.ListRoot = None,
-    which: o.WhichWeights = o.Which.newest,
+    which: o.WhichWeights = None,
     workers: o.Workers = 2,
     precision: o.PrecisionMode = None,
     cpu: o.OnCpu = False,
@@ -51,7 +51,7 @@ def extract(
     from everest.system.files import refuse_inputs
 
     model = OpenedModel.open(
-        find_weights(checkpoint, which=which.value),
+        find_weights(checkpoint, which=which and which.value),
         recipe=o.read_recipe(recipe) if recipe else None,
         clips=clips,
         crops=crops,

@@ -175,7 +175,10 @@ Checkpoint = Annotated[
     str,
     typer.Option("--checkpoint", "-c", metavar="C", help=CHECKPOINT_HELP),
 ]
-WhichWeights = Annotated[Which, typer.Option("--which", help="Newest or best weights of a run folder.")]
+WhichWeights = Annotated[
+    Which | None,
+    typer.Option("--which", help="Weights of a run folder [best on data.val if there are any, else newest]."),
+]
 ListRoot = Annotated[
     Path | None,
     typer.Option("--data", metavar="DIR", help="Folder that paths in a list are relative to [the list's]."),

@@ -37,6 +37,21 @@ def print_json(document: Any) -> None:
     typer.echo(json_text(document, indent=2))
 
 
+def validation_line(event: dict[str, Any]) -> str:
+    """Training and validation in one line."""
+    train_loss = "-" if event["train_loss"] is None else f"{event['train_loss']:.3f}"
+    names = [name for name in event if name.startswith("val_") and name != "val_loss"]
+    accuracies = ", ".join(
+        f"{name.removeprefix('val_').replace('top', 'top-').replace('_', ' ')} {event[name]:.1f} %"
+        for name in names
+    )
+    return (
+        f"epoch {event['epoch'] + 1}/{event['epochs']} step {event['step']}/{event['steps']}: "
+        f"training loss {train_loss}; validation loss {event['val_loss']:.3f}, {accuracies} "
+        f"(chance {event['chance']:.1f} %, best {event['best_top1']:.1f} % at step {event['best_step']})"
+    )
+
+
 class Display:
     """Shows the events that a loop reports. Use as a context."""
 
@@ -82,12 +97,7 @@ class Display:
             case "window":
                 self._advance(event["done"], event["windows"], f"window {event['done']}/{event['windows']}")
             case "validation":
-                names = [name for name in event if "val_" in name]
-                metrics = " ".join(
-                    f"{name.removeprefix('val_').replace('top', 'top-').replace('_', ' ')} {event[name]:.2f}"
-                    for name in names
-                )
-                self._line(f"step {event['step']}: validation {metrics}")
+                self._line(validation_line(event))
             case "notice":
                 self._line(event["text"])
             case unknown:

@@ -54,7 +54,7 @@ def predict(
     crops: o.Crops = None,
     batch: o.Batch = 1,
     data: o.ListRoot = None,
-    which: o.WhichWeights = o.Which.newest,
+    which: o.WhichWeights = None,
     workers: o.Workers = 2,
     precision: o.PrecisionMode = None,
     cpu: o.OnCpu = False,
@@ -84,7 +84,7 @@ def predict(
 
     default_views = 1 if timeline else None  # of a window, unless more are requested
     model = OpenedModel.open(
-        find_weights(checkpoint, which=which.value),
+        find_weights(checkpoint, which=which and which.value),
         recipe=o.read_recipe(recipe) if recipe else None,
         clips=clips or default_views,
         crops=crops or default_views,

@@ -25,7 +25,7 @@ def probe(
     clips: Annotated[int, typer.Option("--clips", min=1, help="Clips of a video.")] = 1,
     crops: Annotated[int, typer.Option("--crops", min=1, help="Crops of a clip.")] = 1,
     batch: o.Batch = 1,
-    which: o.WhichWeights = o.Which.newest,
+    which: o.WhichWeights = None,
     precision: o.PrecisionMode = None,
     cpu: o.OnCpu = False,
     seed: o.Seed = None,
@@ -38,7 +38,7 @@ def probe(
     """
     from everest.checkpoints.load import find_weights, recipe_of_run
 
-    weights = find_weights(checkpoint, which=which.value)
+    weights = find_weights(checkpoint, which=which and which.value)
     settings = o.read_recipe(
         recipe or str(recipe_of_run(weights)), data=data, overrides=overrides, precision=precision, seed=seed
     )

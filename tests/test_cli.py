@@ -13,7 +13,8 @@ from small_runs import RECIPE, refused
 from typer.testing import CliRunner
 
 import everest
-from everest.config.settings import ModelSettings, PixelTargetSettings
+from everest.config.settings import ModelSettings
+from everest.config.stage_settings import PixelTargetSettings
 from everest.methods.strategies import RedundancyRobust
 from everest.models.spec import ModelSpec
 from everest.system.weights import Weights

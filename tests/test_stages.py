@@ -90,9 +90,9 @@ def test_eval_prints_the_documented_accuracies(finetuned: Path, tmp_path: Path):
 
 
 def test_eval_of_best_weights_takes_the_other_file(finetuned: Path):
-    assert json.loads(run("eval", "-c", finetuned, "--json", "-q", "--which", "best"))["checkpoint"].endswith(
-        "best.safetensors"
-    )
+    for options, name in (([], "best"), (["--which", "best"], "best"), (["--which", "newest"], "model")):
+        result = json.loads(run("eval", "-c", finetuned, "--json", "-q", *options))
+        assert result["checkpoint"].endswith(f"{name}.safetensors")
 
 
 def test_same_seed_same_run_and_another_seed_another(recipe: Path, pretrained: Path, tmp_path: Path):

@@ -25,6 +25,7 @@ from everest.models.spec import ModelSpec
 from everest.system.hub import warn_on_main
 from everest.system.run_folder import BEST, RECIPE, WEIGHTS
 from everest.system.weights import PICKLES, Weights, load_tensors, read_weights, require_fitting
+from everest.system.weights_header import read_header
 from everest.tokenizer.network import AdaptiveTokenizer
 from everest.tokenizer.spec import TokenizerSpec
 
@@ -50,18 +51,25 @@ class LoadedModel:
 
 
 def find_weights(
-    checkpoint: str | Path, *, which: Which = "newest", notify: Callable[[str], None] = warn_on_main
+    checkpoint: str | Path, *, which: Which | None = None, notify: Callable[[str], None] = warn_on_main
 ) -> Path:
     """Return the safetensors file of `checkpoint`, which is a run folder, a file or hf:OWNER/NAME.
 
     Args:
-        notify: receives the license of a checkpoint of the hub.
+        which: of a run folder; None: the best on `data.val` if there are any, else the newest.
+        notify: receives which weights were chosen, and the license of a checkpoint of the hub.
     Raises:
         CheckpointError: no such file; the message names what the folder has instead.
     """
     path = locate(str(checkpoint), notify=notify)
     if path.is_dir():
-        file = path / (WEIGHTS if which == "newest" else BEST)
+        if which is None and (path / BEST).is_file():
+            step = read_header(path / BEST).step
+            notify(
+                f"{path / BEST}: the best weights on data.val, of step {step}; --which newest uses the last"
+            )
+            return path / BEST
+        file = path / (BEST if which == "best" else WEIGHTS)
         if file.is_file():
             return file
         if which == "best":
@@ -111,7 +119,7 @@ def open_encoder(path: Path) -> Weights:
 def open_model(
     checkpoint: str | Path,
     *,
-    which: Which = "newest",
+    which: Which | None = None,
     kind: Kind | None = None,
     frames: int | None = None,
     size: tuple[int, int] | None = None,
@@ -146,7 +154,7 @@ def open_model(
     return LoadedModel(file=file, weights=weights, spec=spec, module=build_model(spec, weights, source=file))
 
 
-def load_model(checkpoint: str | Path, *, which: Which = "newest") -> AnyModel:
+def load_model(checkpoint: str | Path, *, which: Which | None = None) -> AnyModel:
     """Return the model of a checkpoint, of any kind, in eval mode on the CPU.
 
     Raises:

@@ -10,8 +10,9 @@ from typing import Literal
 
 from everest.checkpoints.families import Translation
 from everest.checkpoints.foreign import Foreign
-from everest.config.settings import ModelSettings, PixelTargetSettings
+from everest.config.settings import ModelSettings
 from everest.config.sizes import BACKBONES
+from everest.config.stage_settings import PixelTargetSettings
 from everest.config.values import LARGEST_COUNT, MOST_BLOCKS, Positions
 from everest.errors import CheckpointError, UserError, shown
 from everest.methods.grid import TokenGrid, check_num_tokens

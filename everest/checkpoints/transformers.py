@@ -20,7 +20,7 @@ from everest.checkpoints.foreign import CONFIG, Foreign
 from everest.checkpoints.graph import sample_clips
 from everest.checkpoints.load import AnyModel, LoadedModel, build_model
 from everest.checkpoints.sizes import MLP_RATIO, TORCH_EPS, Hints
-from everest.config.settings import PixelTargetSettings, TokenTargetSettings
+from everest.config.stage_settings import PixelTargetSettings, TokenTargetSettings
 from everest.errors import CheckpointError
 from everest.methods.grid import TokenSelection
 from everest.methods.strategies import AllTokens

@@ -9,8 +9,9 @@ from typing import Final
 import torch
 
 from everest.config.layers import STAGES, KeyPath
-from everest.config.settings import TARGET_KEYS, ModelSettings, Recipe
+from everest.config.settings import ModelSettings, Recipe
 from everest.config.sizes import LEAST_PLACES, TokenizerConfig, discriminator_halvings
+from everest.config.stage_settings import TARGET_KEYS, FinetuneSettings, PretrainSettings
 from everest.config.tokenizer import TokenizerSettings
 from everest.errors import RecipeError, shown
 from everest.methods.grid import TokenGrid, check_num_tokens, num_kept
@@ -29,6 +30,9 @@ def contradictions(recipe: Recipe) -> Problems:
     for stage, settings in zip(STAGES, (recipe.pretrain, recipe.finetune), strict=True):
         if settings.min_lr > settings.base_lr:
             yield (stage, "min_lr"), f"{settings.min_lr} is more than base_lr ({settings.base_lr})"
+    for stage, settings in _trained(recipe):
+        if settings.epochs is None and settings.steps is None:
+            yield (stage, "epochs"), "is null, and so is steps; set one of them"
     pretrain, finetune = recipe.pretrain, recipe.finetune
     if (finetune.mixup or finetune.cutmix) and finetune.batch_size % 2:
         yield ("finetune", "batch_size"), f"{finetune.batch_size} is odd; mixup and cutmix need pairs"
@@ -66,15 +70,26 @@ def notices(recipe: Recipe, given: Collection[KeyPath]) -> Iterator[str]:
     for stage, settings in zip(STAGES, (recipe.pretrain, recipe.finetune), strict=True):
         if settings.sampling != "dense" and (stage, "stride") in given:
             yield f"{stage}.stride has no effect with {settings.sampling} sampling"
-        if settings.warmup_epochs >= settings.epochs:
-            yield (
-                f"{stage}.warmup_epochs ({settings.warmup_epochs}) leaves none of {settings.epochs} epochs: "
-                "the learning rate only rises"
-            )
+    for stage, settings in _trained(recipe):
+        unit, other = ("epochs", "steps") if settings.steps is None else ("steps", "epochs")
+        budget, warmup = getattr(settings, unit), getattr(settings, f"warmup_{unit}")
+        if warmup is not None and warmup >= budget:
+            key = f"{stage}.warmup_{unit}"
+            yield f"{key} ({warmup}) leaves none of {budget} {unit}: the learning rate only rises"
+        if (stage, f"warmup_{other}") in given:
+            yield f"{stage}.warmup_{other} has no effect with {unit}; set {stage}.warmup_{unit}"
     if recipe.tokenizer is not None:
         for key, term in TERM_OF.items():
             if not getattr(recipe.tokenizer.loss, term) and ("tokenizer", "loss", key) in given:
                 yield f"tokenizer.loss.{key} has no effect if {term} is 0"
+
+
+def _trained(recipe: Recipe) -> Iterator[tuple[str, PretrainSettings | FinetuneSettings | TokenizerSettings]]:
+    """Yields the stages that train, with their sections."""
+    yield "pretrain", recipe.pretrain
+    yield "finetune", recipe.finetune
+    if recipe.tokenizer is not None:
+        yield "tokenizer", recipe.tokenizer
 
 
 def model_problems(model: ModelSettings) -> Problems:

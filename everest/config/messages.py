@@ -10,7 +10,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from everest.config.layers import BY_BACKBONE, STAGES, KeyPath
-from everest.config.settings import TARGET_KEYS, Recipe
+from everest.config.settings import Recipe
+from everest.config.stage_settings import TARGET_KEYS
 from everest.config.tokenizer import TokenizerSettings
 from everest.errors import did_you_mean, shown
 from everest.methods.strategies import STRATEGIES

@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from everest.config.budgets import choose_budgets
 from everest.config.checks import contradictions, notices
 from everest.config.layers import (
     BY_BACKBONE,
@@ -24,7 +25,8 @@ from everest.config.layers import (
 )
 from everest.config.messages import explain_validation
 from everest.config.recipe_files import find_recipe, with_bases
-from everest.config.settings import TARGETS, Recipe
+from everest.config.settings import Recipe
+from everest.config.stage_settings import TARGETS
 from everest.config.values import with_hyphens
 from everest.config.yaml import write_yaml
 from everest.errors import RecipeError, one_per_line
@@ -60,8 +62,10 @@ def load_recipe(
     backbone = with_hyphens(model.get("backbone")) if isinstance(model, dict) else None
     merged = stack.merged(backbone if isinstance(backbone, str) else None)  # a known backbone or not
     dropped = drop_foreign_keys(merged)
+    budgets = list(choose_budgets(merged))
     recipe, errors = _validate(merged)
-    if recipe:
+    errors = budgets + errors
+    if recipe and not budgets:
         errors = list(contradictions(recipe))
     problems += [f"{merged.origin(key)}: {text}" for key, text in errors]
     problems += _problems_of_other_targets(merged) + _problems_by_backbone(stack)

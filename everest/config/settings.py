@@ -7,25 +7,22 @@ table of the EVEREST paper is the value for UCF101, the data set of most of its 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
-from typing import Annotated, Any, ClassVar, Literal
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Discriminator, Field
+from pydantic import ConfigDict, Field
 
 from everest.config.sizes import BACKBONES, BackboneSize
+from everest.config.stage_settings import EvalSettings, FinetuneSettings, PretrainSettings
 from everest.config.tokenizer import TokenizerSettings
 from everest.config.values import (
     Backbone,
-    BatchSize,
     Count,
-    CountOrZero,
     Decay,
     Depth,
     Frames,
     HeadName,
     MicroBatch,
-    Normalize,
-    NotNegative,
     NumClasses,
     Pooling,
     Positions,
@@ -34,27 +31,15 @@ from everest.config.values import (
     SaveEvery,
     Seed,
     Share,
-    ShareBelowOne,
     Side,
     Size,
     Timeout,
-    Views,
     Width,
     Workers,
-    with_hyphens,
 )
-from everest.methods.ranked import FrameDifference, RedundancyRobust
-from everest.methods.strategies import AllTokens, Strategy, TubeDropout
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 _SECONDS = {"s": 1, "min": 60, "h": 3600}
-
-PretrainSelection = Annotated[Strategy, Discriminator("strategy"), BeforeValidator(with_hyphens)]
-FinetuneSelection = Annotated[
-    RedundancyRobust | FrameDifference | AllTokens | TubeDropout,
-    Discriminator("strategy"),
-    BeforeValidator(with_hyphens),
-]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,132 +127,6 @@ class TrainSettings:
             return None
         unit = self.save_every.lstrip("0123456789")
         return int(self.save_every.removesuffix(unit)) * _SECONDS[unit]
-
-
-@dataclass(frozen=True, kw_only=True)
-class FrameSelectionSettings:
-    """Information-intensive frame selection, EVEREST §4.2."""
-
-    __pydantic_config__ = _STRICT
-    alpha: Annotated[float, Field(ge=1, le=100)] = 1.0  # candidates: alpha times the clip's frames; Table 13
-    recompute: bool = False  # measure the drawn slices again; our choice, not specified in the paper
-
-
-@dataclass(frozen=True, kw_only=True)
-class PixelTargetSettings:
-    """Predict the pixels of the target tokens."""
-
-    __pydantic_config__ = _STRICT
-    needs_tokenizer: ClassVar[bool] = False
-    kind: Literal["pixels"] = "pixels"
-    cache: str | None = None  # folder of `everest prepare tokens`, for a selection that needs a tokenizer
-    normalize: Normalize = True  # per tubelet and channel, as released; token: as ST-MAE
-    frames: Literal["all", "half"] = "all"  # half: one frame of each tubelet, as ST-MAE
-
-
-@dataclass(frozen=True, kw_only=True)
-class TokenTargetSettings:
-    """Predict the codes that the recipe's tokenizer gives the target tokens, LVMAE §3.3."""
-
-    __pydantic_config__ = _STRICT
-    needs_tokenizer: ClassVar[bool] = True
-    kind: Literal["tokens"] = "tokens"
-    cache: str | None = None  # folder of `everest prepare tokens`, read instead of running the tokenizer
-    space: Literal["values", "soft", "codes"] = "values"  # LVMAE eq. 2
-
-
-TARGETS = {settings.kind: settings for settings in (PixelTargetSettings, TokenTargetSettings)}
-TARGET_KEYS = {field.name for settings in TARGETS.values() for field in fields(settings)}
-
-
-def _without_other_targets(values: Any) -> Any:
-    """Drops the keys of other kinds of targets, which a base recipe or an older checkpoint may set."""
-    if not isinstance(values, dict):
-        return values
-    values = {"kind": "pixels"} | values
-    settings = TARGETS.get(str(values["kind"]))
-    idle = TARGET_KEYS - {field.name for field in fields(settings)} if settings else set()
-    return {key: value for key, value in values.items() if key not in idle}
-
-
-TargetSettings = Annotated[
-    PixelTargetSettings | TokenTargetSettings,
-    Discriminator("kind"),
-    BeforeValidator(_without_other_targets),
-]
-
-
-@dataclass(frozen=True, kw_only=True)
-class PretrainSettings:
-    """The self-supervised stage, EVEREST Table 7."""
-
-    __pydantic_config__ = _STRICT
-    stride: Count = 4  # Table 7
-    sampling: Literal["dense", "segment", "spread"] = "dense"
-    flip: bool | None = None  # None: data.flip; the released pre-training never flips
-    views_per_decode: Views = 1  # released scripts: num_sample 1
-    frame_selection: FrameSelectionSettings = field(default_factory=FrameSelectionSettings)
-    selection: PretrainSelection = field(default_factory=RedundancyRobust)
-    target: TargetSettings = field(default_factory=PixelTargetSettings)
-    epochs: Count = 3200  # Table 7
-    warmup_epochs: CountOrZero = 40  # Table 7
-    batch_size: BatchSize = 192  # Table 7; of all processes, accumulation included
-    base_lr: Positive = 1e-3  # Table 7; lr = base_lr * batch_size / 256
-    min_lr: NotNegative = 1e-5  # released scripts; scaled like base_lr
-    betas: tuple[ShareBelowOne, ShareBelowOne] = (0.9, 0.95)  # Table 7
-    weight_decay: NotNegative = 0.05  # Table 7
-
-    @property
-    def needs_tokenizer(self) -> bool:
-        """Whether a tokenizer scores the tokens or gives the targets."""
-        return self.selection.needs_tokenizer or self.target.needs_tokenizer
-
-
-@dataclass(frozen=True, kw_only=True)
-class RandAugmentSettings:
-    """RandAugment (Cubuk et al. 2020): `ops` random operations, the strength drawn around `magnitude`."""
-
-    __pydantic_config__ = _STRICT
-    magnitude: Annotated[float, Field(ge=0, le=10)] = 9  # EVEREST Table 8; released scripts: 7
-    std: NotNegative = 0.5  # EVEREST Table 8
-    ops: Annotated[int, Field(ge=1, le=100)] = 4  # released scripts: n4
-
-
-@dataclass(frozen=True, kw_only=True)
-class FinetuneSettings:
-    """The supervised stage, EVEREST Table 8. Its selection has no targets: all kept tokens are encoded."""
-
-    __pydantic_config__ = _STRICT
-    stride: Count = 4  # Table 8
-    sampling: Literal["dense", "segment", "spread"] = "dense"
-    selection: FinetuneSelection = field(
-        default_factory=lambda: RedundancyRobust(keep_ratio=0.6, visible_ratio=None)  # Table 8
-    )
-    freeze: Literal["none", "encoder"] = "none"
-    rand_augment: RandAugmentSettings | None = field(default_factory=RandAugmentSettings)
-    crop_area: tuple[Share, Share] = (0.08, 1.0)  # released scripts: smallest and largest share of the frame
-    erasing: Share = 0.25  # released scripts: probability of random erasing
-    mixup: NotNegative = 0.0  # released scripts; VideoMAE: 0.8
-    cutmix: NotNegative = 0.0  # released scripts; VideoMAE: 1.0
-    label_smoothing: ShareBelowOne = 0.1  # Table 8
-    drop_path: ShareBelowOne = 0.1  # Table 8
-    epochs: Count = 100  # Table 8
-    warmup_epochs: CountOrZero = 5  # Table 8
-    batch_size: BatchSize = 128  # Table 8; of all processes, accumulation included
-    base_lr: Positive = 1e-3  # Table 8; lr = base_lr * batch_size / 256
-    min_lr: NotNegative = 1e-6  # released scripts; scaled like base_lr
-    betas: tuple[ShareBelowOne, ShareBelowOne] = (0.9, 0.999)  # Table 8
-    weight_decay: NotNegative = 0.05  # Table 8
-    layer_decay: Annotated[float, Field(gt=0, le=1)] = 0.75  # Table 8
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvalSettings:
-    """Multi-view evaluation, EVEREST Table 8: every video is evaluated in clips x crops views."""
-
-    __pydantic_config__ = _STRICT
-    clips: Views = 5  # Table 8
-    crops: Views = 3  # Table 8
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -79,8 +79,10 @@ class TokenizerSettings:
     temperature: Annotated[float, Field(ge=1e-6, le=1e6)] = 0.5
     warmup: ShareBelowOne = 0.0  # share of the steps that keep all tokens, at the start
     full_batches: Share = 0.25  # share of the other steps that keep all tokens
-    epochs: Count = 30
+    epochs: Count | None = 30
+    steps: Count | None = None  # updates, instead of epochs
     warmup_epochs: CountOrZero = 1  # of the learning rate [M]
+    warmup_steps: CountOrZero | None = None  # with `steps`; None: a twentieth of them, our choice
     batch_size: BatchSize = 128  # of all processes, accumulation included [M]
     lr: Positive = 1e-4  # not scaled by the batch size [M]
     betas: tuple[ShareBelowOne, ShareBelowOne] = (0.0, 0.99)  # [M]

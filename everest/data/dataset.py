@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass
+from itertools import count, islice
 from typing import Final, NamedTuple, Protocol
 
 import numpy as np
@@ -141,23 +142,24 @@ class VideoClips(Dataset[Clip | UserError]):
 
 @dataclass(eq=False, kw_only=True)
 class StepSampler(Sampler[list[SampleKey]]):
-    """Micro-batches of (epoch, index) for one process, from any step to the end of the last epoch.
+    """Micro-batches of (epoch, index) for one process, from any step to the last.
 
     One iteration covers all epochs, so that the loader's workers live as long as the run and need not be
-    informed of the epoch. The batch of a step is split into contiguous shares, one per process, and each
-    share into `accumulation` micro-batches. Samples of an epoch that do not fill a batch are skipped; fewer
-    samples than a batch needs are repeated.
+    informed of the epoch. Steps take their samples from the epochs one after the other. The batch of a step
+    is split into contiguous shares, one per process, and each share into `accumulation` micro-batches.
 
     Args:
         batch_size: samples per step, over all processes and micro-batches.
-        start_step: steps already done, over all epochs.
+        steps: in all.
+        samples_per_epoch: fewer than `num_samples` leave some out, others in each epoch; more repeat some.
+        start_step: steps already done.
         repeat_first: repeat the batch of the first step, to check whether a model can overfit it.
     """
 
     num_samples: int
     batch_size: int
-    epochs: int
-    steps_per_epoch: int
+    steps: int
+    samples_per_epoch: int
     seed: int
     start_step: int = 0
     accumulation: int = 1
@@ -167,7 +169,6 @@ class StepSampler(Sampler[list[SampleKey]]):
 
     def __post_init__(self) -> None:
         assert self.batch_size % (self.world * self.accumulation) == 0
-        assert self.steps_per_epoch == 1 or self.steps_per_epoch * self.batch_size <= self.num_samples
 
     @property
     def batch_samples(self) -> int:
@@ -175,26 +176,26 @@ class StepSampler(Sampler[list[SampleKey]]):
         return self.batch_size // (self.world * self.accumulation)
 
     def __len__(self) -> int:
-        return (self.epochs * self.steps_per_epoch - self.start_step) * self.accumulation
+        return (self.steps - self.start_step) * self.accumulation
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
-        if self.repeat_first:
-            first = self._order(0)[0, self.rank].tolist()
-            for _ in range(self.epochs * self.steps_per_epoch - self.start_step):
-                yield from ([(0, index) for index in indices] for indices in first)
-            return
-        first_epoch, skipped = divmod(self.start_step, self.steps_per_epoch)
-        for epoch in range(first_epoch, self.epochs):
-            for micro_batches in self._order(epoch)[skipped:, self.rank]:
-                for indices in micro_batches.tolist():
-                    yield [(epoch, index) for index in indices]
-            skipped = 0
+        keys = self._keys(0 if self.repeat_first else self.start_step)
+        share, size = self.batch_size // self.world, self.batch_samples
+        first = self.rank * share
+        batch = []
+        for step in range(self.start_step, self.steps):
+            if not self.repeat_first or step == self.start_step:
+                batch = list(islice(keys, self.batch_size))[first : first + share]
+            yield from (batch[start : start + size] for start in range(0, share, size))
 
-    def _order(self, epoch: int) -> np.ndarray:
-        """Returns the indices of an epoch's samples: (steps, processes, micro-batches, samples)."""
-        order = generator_at(self.seed, Purpose.ORDER, epoch).permutation(self.num_samples)
-        order = np.resize(order, self.steps_per_epoch * self.batch_size)
-        return order.reshape(self.steps_per_epoch, self.world, self.accumulation, -1)
+    def _keys(self, step: int) -> Iterator[SampleKey]:
+        """Yields the samples of all epochs without end, from those of `step` on."""
+        first_epoch, skipped = divmod(step * self.batch_size, self.samples_per_epoch)
+        for epoch in count(first_epoch):
+            order = generator_at(self.seed, Purpose.ORDER, epoch).permutation(self.num_samples)
+            for index in np.resize(order, self.samples_per_epoch)[skipped:].tolist():
+                yield epoch, index
+            skipped = 0
 
 
 def failures(batch: Clip) -> list[list[tuple[str, str]]]:

@@ -7,6 +7,7 @@ name.
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,6 +75,21 @@ def accuracies(predictions: Predictions) -> dict[str, Any]:
     all_correct = np.all([head.correct for head in by_head.values()], axis=0)  # (videos,)
     heads = {name: _accuracies(head) for name, head in by_head.items()}
     return {"heads": heads, "action_top1": _percent(all_correct.mean())}
+
+
+def mean_loss(predictions: Predictions) -> float:
+    """The cross-entropy of the mean probability of a video, over all videos and heads."""
+    smallest = np.finfo(np.float32).tiny
+    losses = [
+        -np.log(np.maximum(head.means[np.arange(len(head.labels)), head.labels], smallest)).mean()
+        for head in predictions.by_head().values()
+    ]
+    return float(np.mean(losses))
+
+
+def chance_top1(num_classes: Sequence[int]) -> float:
+    """The top-1 accuracy of guessing, in percent; of several heads, that all are right."""
+    return 100 / math.prod(num_classes)
 
 
 def _accuracies(head: HeadPredictions) -> dict[str, float]:

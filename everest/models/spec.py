@@ -12,11 +12,10 @@ from pydantic import ConfigDict, TypeAdapter
 from torch import nn
 
 from everest.config.checks import model_problems
-from everest.config.settings import (
+from everest.config.settings import ModelSettings, Recipe
+from everest.config.stage_settings import (
     FrameSelectionSettings,
-    ModelSettings,
     PixelTargetSettings,
-    Recipe,
     TargetSettings,
     TokenTargetSettings,
 )

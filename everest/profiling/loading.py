@@ -79,8 +79,8 @@ def _loader_speed(clips: VideoClips, recipe: Recipe, batch: int) -> float:
     order = StepSampler(
         num_samples=len(clips),
         batch_size=samples,
-        epochs=1_000_000,  # more than fit into the time
-        steps_per_epoch=max(1, len(clips) // samples),
+        steps=1_000_000,  # more than fit into the time
+        samples_per_epoch=len(clips),
         seed=recipe.train.seed,
     )
     loader = batches(make_loader(clips, order, workers=workers, timeout=recipe.train.data_timeout))

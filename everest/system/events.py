@@ -9,7 +9,8 @@ Report = Callable[[dict[str, Any]], None]
 # {"event": "step", ...}: a row of metrics.jsonl with "steps" and "epochs"
 # {"event": "video", "done", "videos"}: progress of an evaluation
 # {"event": "window", "done", "windows"}: progress of a timeline
-# {"event": "validation", "step", "val_top1", ...}
+# {"event": "validation", ...}: a row of metrics.jsonl with "epoch", "epochs", "steps", "train_loss",
+#   "chance", "best_top1", "best_step"
 # {"event": "notice", "text"}: a line of text
 
 

@@ -38,6 +38,7 @@ TOKENIZER = "tokenizer"  # in a run of LVMAE: the folder of the tokenizer stage
 INIT = "init"  # in ENVIRONMENT: the weights that a run started from
 PLAN = "plan"  # in ENVIRONMENT: steps, micro-batches and videos of the run
 PACKAGES = ("everest-video", "torch", "torchvision", "timm", "accelerate", "av")  # versions in ENVIRONMENT
+ENDED = "ended"  # in METRICS: why a run ended before its last step
 ONE_BATCH = "one_batch"  # in ENVIRONMENT: whether the run overfits its first batch
 
 

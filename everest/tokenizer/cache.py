@@ -28,7 +28,8 @@ from pydantic import InstanceOf, TypeAdapter
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from everest.config.settings import PixelTargetSettings, Recipe, TokenTargetSettings
+from everest.config.settings import Recipe
+from everest.config.stage_settings import PixelTargetSettings, TokenTargetSettings
 from everest.data.dataset import VideoClips
 from everest.data.samples import Sample
 from everest.data.stages import clip_grid, fingerprint

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal, TypeVar
 
 from everest.config.recipe_files import find_recipe
 from everest.errors import RecipeError, UserError
-from everest.system.run_folder import ENVIRONMENT, PLAN, RECIPE, STATE, RunFolder
+from everest.system.run_folder import ENDED, ENVIRONMENT, PLAN, RECIPE, STATE, RunFolder
 from everest.system.run_lock import is_running, last_written
 from everest.system.weights_header import read_header
 
@@ -100,8 +100,9 @@ def _state(run: Path, rows: list[dict[str, Any]], steps: int | None) -> State:
         return "running"
     # Logged is not yet saved: a run killed while it validates after the last step has to repeat some.
     weights = RunFolder(run).weights
-    logged_all = steps is not None and _newest(rows, "step") == steps
-    if logged_all and weights.is_file() and read_header(weights).step == steps:
+    last = _newest(rows, "step")
+    logged_all = last is not None and (last == steps or _newest(rows, ENDED) is not None)
+    if logged_all and weights.is_file() and read_header(weights).step == last:
         return "finished"
     return "resumable" if any((run / STATE).glob("step-*.safetensors")) else "started"
 

@@ -12,7 +12,7 @@ from timm.optim import (
 )
 from torch import nn
 
-from everest.config.settings import FinetuneSettings, PretrainSettings
+from everest.config.stage_settings import FinetuneSettings, PretrainSettings
 from everest.config.tokenizer import TokenizerSettings
 from everest.models.embedding import SPATIAL, TEMPORAL
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
-from everest.config.settings import FinetuneSettings, PretrainSettings
+from everest.config.stage_settings import FinetuneSettings, PretrainSettings
 from everest.config.tokenizer import TokenizerSettings
 from everest.errors import RecipeError
 from everest.train.optim import cosine_lr, scaled_lr
 
 BF16_BYTES = 2  # of a value
+WARMUP_PART: Final = 20  # our choice: one step of so many warms up, where the budget is in steps
+MOST_CHECKPOINTS: Final = 40  # our choice: of a budget in steps
 
 # Activations of one clip, without or with checkpointing, by the bytes of a value.
 BytesPerClip = Callable[[bool, int], int]
@@ -20,9 +23,10 @@ BytesPerClip = Callable[[bool, int], int]
 class StagePlan:
     """The steps and batches of one stage. A step is one update of the weights."""
 
-    epochs: int
-    steps_per_epoch: int
-    warmup_epochs: int
+    steps: int
+    warmup_steps: int  # of a rising learning rate
+    videos_per_epoch: int
+    checkpoint_steps: int  # between two saves, and between two validations
     batch_size: int  # clips a step, over all processes and passes
     views: int  # clips that one decoded video gives
     micro_batch: int  # clips a pass of one process
@@ -32,8 +36,13 @@ class StagePlan:
     base_lr: float | None  # the value that `peak_lr` was scaled from; None if the recipe gives `peak_lr`
 
     @property
-    def steps(self) -> int:
-        return self.epochs * self.steps_per_epoch
+    def epochs(self) -> int:
+        """The number of epochs, the last of which may be incomplete."""
+        return self.epoch(self.steps - 1) + 1
+
+    def epoch(self, step: int) -> int:
+        """The epoch of the first video of `step`; both are counted from 0."""
+        return step * self.videos_per_step // self.videos_per_epoch
 
     @property
     def accumulation(self) -> int:
@@ -49,7 +58,7 @@ class StagePlan:
         return cosine_lr(
             step,
             steps=self.steps,
-            warmup=self.warmup_epochs * self.steps_per_epoch,
+            warmup=self.warmup_steps,
             peak=self.peak_lr,
             minimum=self.min_lr,
         )
@@ -64,8 +73,9 @@ def plan_stage(
 ) -> StagePlan:
     """Plan a stage on `num_videos` videos, each decoded into `views_per_decode` clips.
 
-    The last, incomplete batch of an epoch is dropped, as in the released programs. A set smaller than one
-    batch is repeated to fill it.
+    A budget in epochs drops the last, incomplete batch of each, as the released programs do; a set smaller
+    than one batch is repeated to fill it. A budget in steps uses every video equally often: a batch may begin
+    in one epoch and end in the next.
 
     Raises:
         RecipeError: the batch does not divide over processes and views.
@@ -83,10 +93,21 @@ def plan_stage(
         base_lr, peak_lr = None, stage.lr
     else:
         base_lr, peak_lr = stage.base_lr, scaled_lr(stage.base_lr, stage.batch_size)
+    videos_per_step = stage.batch_size // views
+    if stage.steps is not None:
+        steps, videos_per_epoch = stage.steps, num_videos
+        warmup = steps // WARMUP_PART if stage.warmup_steps is None else stage.warmup_steps
+        checkpoint_steps = max(-(-num_videos // videos_per_step), -(-steps // MOST_CHECKPOINTS))
+    else:
+        assert stage.epochs is not None
+        steps_per_epoch = max(1, num_videos // videos_per_step)
+        steps, videos_per_epoch = stage.epochs * steps_per_epoch, steps_per_epoch * videos_per_step
+        warmup, checkpoint_steps = stage.warmup_epochs * steps_per_epoch, steps_per_epoch
     return StagePlan(
-        epochs=stage.epochs,
-        steps_per_epoch=max(1, num_videos // (stage.batch_size // views)),
-        warmup_epochs=stage.warmup_epochs,
+        steps=steps,
+        warmup_steps=warmup,
+        videos_per_epoch=videos_per_epoch,
+        checkpoint_steps=checkpoint_steps,
         batch_size=stage.batch_size,
         views=views,
         micro_batch=unit * next(number for number in range(largest, 0, -1) if share % number == 0),

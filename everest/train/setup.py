@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from everest.config.settings import FinetuneSettings, PretrainSettings, Recipe
+from everest.config.settings import Recipe
+from everest.config.stage_settings import FinetuneSettings, PretrainSettings
 from everest.config.tokenizer import TokenizerSettings
 from everest.data.dataset import Clip, VideoClips
 from everest.data.loader import batches, on_device, shared_bytes
@@ -36,6 +37,7 @@ from everest.system.storage import parse_location
 from everest.system.weights import Weights
 from everest.tokenizer.spec import TokenizerSpec
 from everest.train.context import RunContext
+from everest.train.health import FEWEST_STEPS
 from everest.train.optim import stage_optimizer
 from everest.train.plan import StagePlan, memory_advice, plan_stage
 from everest.train.state import Network
@@ -169,14 +171,14 @@ def start_run(training: Training, recipe_text: str, *, init: str | None) -> None
         if main:
             remove_leftovers(context.run)
         if main and not context.resumed:
-            derived = {"steps": plan.steps, "accumulation": plan.accumulation}
+            derived = {"epochs": plan.epochs, "accumulation": plan.accumulation}
             facts = {**asdict(plan), **derived, **training.videos}
             context.run.start(recipe_text, init=init, plan=facts, one_batch=context.one_batch)
         context.accelerator.wait_for_everyone()
         if main:
             training.tracker = make_tracker(context.tracker, context.run)
         line = (
-            f"{len(training.clips)} videos, {plan.epochs} epochs of {plan.steps_per_epoch} steps; "
+            f"{len(training.clips)} videos, {plan.steps} steps over {plan.epochs} epochs; "
             f"batch {plan.batch_size} = {plan.processes} processes x {plan.accumulation} passes x "
             f"{plan.micro_batch} clips; learning rate up to {plan.peak_lr:.2e}"
         )
@@ -185,6 +187,9 @@ def start_run(training: Training, recipe_text: str, *, init: str | None) -> None
         if not USUAL_LR[0] <= plan.peak_lr <= USUAL_LR[1]:
             line += f"; that is outside the usual {USUAL_LR[0]:g} to {USUAL_LR[1]:g}"
         context.report(notice(line))
+        if plan.steps < FEWEST_STEPS and not context.one_batch:
+            few = f"{plan.steps} steps are few: with less than {FEWEST_STEPS} a model hardly learns"
+            context.report(notice(f"warning: {few}; raise epochs or set steps"))
         training.resume()
     except BaseException:
         if main:

@@ -63,7 +63,7 @@ class StepRecord:
         finite = {name: v if math.isfinite(v) else None for name, v in metrics.by_name.items()}
         return {
             "step": step,
-            "epoch": (step - 1) // plan.steps_per_epoch,
+            "epoch": plan.epoch(step - 1),
             "loss": finite.pop("loss"),
             "lr": plan.lr(step - 1),
             **finite,

@@ -8,6 +8,7 @@ from typing import Any, Final, Protocol
 
 from everest.errors import EnvironmentProblem
 from everest.system.run_folder import RunFolder
+from everest.train.plan import StagePlan
 
 IMAGES: Final = 20  # our choice: reconstructions shown over the whole run
 
@@ -54,6 +55,7 @@ def check_tracker(name: str) -> None:
         raise EnvironmentProblem(f"--tracker {name}: the package is not installed; run `pip install {name}`")
 
 
-def image_is_due(epoch: int, epochs: int) -> bool:
-    """Whether to show a reconstruction after `epoch`, counted from 1."""
-    return epoch % max(1, epochs // IMAGES) == 0
+def image_is_due(plan: StagePlan, step: int) -> bool:
+    """Whether to show a reconstruction at the checkpoint after `step` updates."""
+    checkpoint, checkpoints = step // plan.checkpoint_steps, plan.steps // plan.checkpoint_steps
+    return checkpoint % max(1, checkpoints // IMAGES) == 0

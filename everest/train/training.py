@@ -31,7 +31,7 @@ from everest.data.loader import batches, make_loader, on_device
 from everest.errors import DivergedError, EnvironmentProblem, UserError
 from everest.system.events import notice
 from everest.system.randomness import Purpose, generator_at, seed_at
-from everest.system.run_folder import NONFINITE
+from everest.system.run_folder import ENDED, NONFINITE
 from everest.system.run_lock import release_lock_after
 from everest.system.signals import Stopped, StopSignal
 from everest.system.weights import Weights
@@ -88,12 +88,14 @@ class Training:
         self._stop_signal = 0  # received by any process
         self._batches: Iterator[Clip] = iter(())
         self._pass = 0
+        self._has_ended = False
+        self._warned: set[str] = set()
         self._record = StepRecord(self.accelerator.device)
 
     @property
-    def ends_epoch(self) -> bool:
-        """Whether the last update was an epoch's last."""
-        return self.steps_done % self.plan.steps_per_epoch == 0
+    def at_checkpoint(self) -> bool:
+        """Whether the run is saved and validated after the last update: each epoch, if epochs are counted."""
+        return self.steps_done % self.plan.checkpoint_steps == 0 or self.steps_done == self.plan.steps
 
     def resume(self) -> None:
         """Resume from the run's newest state, if it has one. Every process reads it.
@@ -102,6 +104,7 @@ class Training:
             CheckpointError: the run cannot be resumed.
         """
         self.steps_done, notes = self.state.restore(self.plan.steps, notify=self.notice)
+        self._has_ended = any(ENDED in row for row in self.run.rows())
         if notes is not None:
             self._nonfinite.skipped = notes["skipped"]
             self.bad_videos.restore(notes["videos"], self.run.bad_videos())
@@ -118,7 +121,7 @@ class Training:
         """Yield the number of every remaining step. After each, save if due, and stop on a signal."""
         with self._signal, release_lock_after(self.run.path) if self.rank == 0 else nullcontext():
             self._batches = batches(self.loader())
-            while self.steps_done < self.plan.steps:
+            while self.steps_done < self.plan.steps and not self._has_ended:
                 self.updater.set_lr(self.plan.lr(self.steps_done))
                 self._record = StepRecord(self.accelerator.device)
                 yield self.steps_done
@@ -131,9 +134,9 @@ class Training:
                     raise Stopped(number, f"{signal.Signals(number).name}: {saved}; {resume}")
 
     def _is_save_due(self) -> bool:
-        """Whether to save now: at the end of an epoch, or by `train.save_every`."""
+        """Whether to save now: `at_checkpoint`, or by `train.save_every`."""
         every_steps, every_seconds = self.settings.save_steps, self.settings.save_seconds
-        if self.ends_epoch or (every_steps is not None and self.steps_done % every_steps == 0):
+        if self.at_checkpoint or (every_steps is not None and self.steps_done % every_steps == 0):
             return True
         if every_seconds is None:
             return False
@@ -149,8 +152,8 @@ class Training:
         return StepSampler(
             num_samples=len(self.clips),
             batch_size=self.plan.videos_per_step,
-            epochs=self.plan.epochs,
-            steps_per_epoch=self.plan.steps_per_epoch,
+            steps=self.plan.steps,
+            samples_per_epoch=self.plan.videos_per_epoch,
             accumulation=self.plan.accumulation,
             rank=self.rank,
             world=self.plan.processes,
@@ -193,9 +196,11 @@ class Training:
         self._record.add(losses[0], parts or {}, passes=passes)
         self.updater.backward([loss / passes for loss in losses])
 
-    def update(self) -> None:
+    def update(self) -> dict[str, Any]:
         """Apply the gradients of the step, then log the step.
 
+        Returns:
+            The row of metrics.jsonl.
         Raises:
             DivergedError: a loss or a gradient is not finite; all weights stay as they were.
             DataError: too many videos are unreadable.
@@ -226,6 +231,14 @@ class Training:
         if failed and self.accelerator.is_main_process:
             self.run.write_bad_videos(self.bad_videos.reasons)
         self.bad_videos.check(any_failed=totals.any_failed)
+        return row
+
+    def end(self, reason: str) -> None:
+        """End the run before the last step of its plan; it is finished then, and does not go on later."""
+        if not self._has_ended:
+            self._has_ended = True
+            self.log({"step": self.steps_done, ENDED: reason})
+            self.notice(reason)
 
     def _write_videos(self, step: int, metrics: StepMetrics) -> str:
         """Write the videos of a step, gathered over all processes; returns where they are."""
@@ -245,6 +258,12 @@ class Training:
     def notice(self, text: str) -> None:
         """Show a line of text to the user."""
         self.report(notice(text))
+
+    def warn_once(self, kind: str, warning: str | None) -> None:
+        """Show a warning, if there is one and none of its kind has been shown."""
+        if warning is not None and kind not in self._warned:
+            self._warned.add(kind)
+            self.notice(f"warning: {warning}")
 
     def save(self) -> None:
         """Write the newest weights and a state to resume from. All processes must call it."""

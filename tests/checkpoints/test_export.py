@@ -16,7 +16,8 @@ import everest
 from everest.checkpoints import graph
 from everest.checkpoints.graph import compare, exportable
 from everest.checkpoints.load import open_model
-from everest.config.settings import ModelSettings, PixelTargetSettings
+from everest.config.settings import ModelSettings
+from everest.config.stage_settings import PixelTargetSettings
 from everest.errors import EnvironmentProblem
 from everest.inference.report import share_cost
 from everest.methods.importance import DISTANCES, DistanceName, change_importance

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from everest.config.recipe import dump_recipe, load_recipe
 from everest.config.recipe_files import shipped_names
-from everest.config.settings import PixelTargetSettings, TokenTargetSettings
+from everest.config.stage_settings import PixelTargetSettings, TokenTargetSettings
 from everest.config.yaml import read_yaml, write_yaml
 from everest.errors import RecipeError
 from everest.methods.strategies import AllTokens, RandomSpaceTime, RedundancyRobust, Tube, TubeDropout

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from everest.config.settings import DataSettings, FrameSelectionSettings, PretrainSettings, Recipe
+from everest.config.settings import DataSettings, Recipe
+from everest.config.stage_settings import FrameSelectionSettings, PretrainSettings
 from everest.data import stages
 from everest.data.classes import Classes, empty_classes
 from everest.errors import DataError

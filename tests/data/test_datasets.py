@@ -218,8 +218,8 @@ def test_in_evaluation_broken_videos_are_zeros_and_named(samples, broken):
 
 def sampler(num_samples=23, batch_size=8, epochs=3, **options):
     steps = max(num_samples // batch_size, 1)
-    settings = {"steps_per_epoch": steps, "seed": 0} | options
-    return StepSampler(num_samples=num_samples, batch_size=batch_size, epochs=epochs, **settings)
+    settings = {"steps": epochs * steps, "samples_per_epoch": steps * batch_size, "seed": 0} | options
+    return StepSampler(num_samples=num_samples, batch_size=batch_size, **settings)
 
 
 def test_every_epoch_has_whole_batches_of_different_samples_in_an_order_of_its_own():
@@ -257,6 +257,18 @@ def test_fewer_samples_than_a_batch_are_repeated():
     assert len(batches) == 2
     counts = np.bincount([index for _, index in batches[0]])
     assert sorted(counts) == [2, 3, 3]
+
+
+@given(st.integers(1, 30), st.sampled_from([2, 8]), st.integers(1, 20))
+def test_batches_that_cross_epochs_take_every_sample_equally_often(num_samples, batch_size, steps):
+    order = sampler(num_samples, batch_size, steps=steps, samples_per_epoch=num_samples)
+    keys = [key for batch in order for key in batch]
+    assert len(keys) == len(set(keys)) == steps * batch_size  # a sample twice in a batch has two epochs
+    whole, rest = divmod(len(keys), num_samples)
+    assert sorted(keys[: whole * num_samples]) == [(e, i) for e in range(whole) for i in range(num_samples)]
+    assert {epoch for epoch, _ in keys[whole * num_samples :]} <= {whole}
+    counts = np.bincount([index for _, index in keys], minlength=num_samples)
+    assert set(counts) <= {whole, whole + 1}
 
 
 def test_order_changes_with_the_seed():

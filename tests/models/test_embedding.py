@@ -13,7 +13,8 @@ from tiny_models import TINY, tiny
 
 import everest
 from everest.checkpoints.load import open_model
-from everest.config.settings import ModelSettings, PixelTargetSettings
+from everest.config.settings import ModelSettings
+from everest.config.stage_settings import PixelTargetSettings
 from everest.errors import RecipeError
 from everest.methods.grid import TokenGrid, patchify
 from everest.methods.importance import change_importance

@@ -12,7 +12,8 @@ import torch
 from tiny_models import TINY, tiny
 
 import everest
-from everest.config.settings import FrameSelectionSettings, ModelSettings, PixelTargetSettings
+from everest.config.settings import ModelSettings
+from everest.config.stage_settings import FrameSelectionSettings, PixelTargetSettings
 from everest.methods.frame_selection import FrameSelection
 from everest.methods.grid import TokenSelection, patchify
 from everest.methods.strategies import AllTokens, RandomSpaceTime, RedundancyRobust, Tube

@@ -19,7 +19,7 @@ from processes import stop_after
 from small_runs import RECIPE, equal, metrics, run, weights
 from typer.testing import CliRunner
 
-from everest.config.settings import PretrainSettings
+from everest.config.stage_settings import PretrainSettings
 from everest.data.dataset import VideoClips
 from everest.data.loader import batches, make_loader
 from everest.data.samples import Sample

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from everest.config.settings import FinetuneSettings, PretrainSettings
+from everest.config.stage_settings import FinetuneSettings, PretrainSettings
 from everest.data.bad_videos import BadVideos
 from everest.errors import DataError, RecipeError
 from everest.train.plan import plan_stage
@@ -17,7 +17,7 @@ STAGE = PretrainSettings(batch_size=192, epochs=4, warmup_epochs=2, base_lr=1e-3
 def test_batch_is_split_over_processes_and_passes():
     plan = plan_stage(STAGE, num_videos=9537, processes=8, largest_micro_batch=10)
     assert (plan.micro_batch, plan.accumulation) == (8, 3)
-    assert (plan.steps_per_epoch, plan.steps) == (49, 196)
+    assert (plan.checkpoint_steps, plan.steps) == (49, 196)
     assert plan.peak_lr == pytest.approx(1e-3 * 192 / 256)
 
 
@@ -38,11 +38,29 @@ def test_views_of_one_decode_count_as_clips():
     plan = plan_stage(
         replace(STAGE, views_per_decode=4), num_videos=480, processes=1, largest_micro_batch=192
     )
-    assert (plan.videos_per_step, plan.steps_per_epoch) == (48, 10)
+    assert (plan.videos_per_step, plan.checkpoint_steps) == (48, 10)
 
 
 def test_a_small_set_has_one_step_an_epoch():
-    assert plan_stage(STAGE, num_videos=10, processes=1, largest_micro_batch=8).steps_per_epoch == 1
+    assert plan_stage(STAGE, num_videos=10, processes=1, largest_micro_batch=8).steps == 4
+
+
+@given(videos=st.integers(1, 500), steps=st.integers(1, 3000), batch=st.sampled_from([1, 10, 32, 192]))
+def test_a_budget_in_steps_counts_every_video_equally_often(videos: int, steps: int, batch: int):
+    stage = replace(STAGE, epochs=None, steps=steps, batch_size=batch)
+    plan = plan_stage(stage, num_videos=videos, processes=1, largest_micro_batch=batch)
+    assert plan.steps == steps
+    assert plan.warmup_steps == steps // 20
+    assert plan.epochs == (steps - 1) * batch // videos + 1
+    assert plan.checkpoint_steps * batch >= videos  # a checkpoint follows a pass over all videos at least
+    assert steps / plan.checkpoint_steps <= 40
+    assert plan.videos_per_epoch == videos
+
+
+def test_the_warm_up_of_a_budget_in_steps_can_be_set():
+    stage = replace(STAGE, epochs=None, steps=100, warmup_steps=7)
+    plan = plan_stage(stage, num_videos=10, processes=1, largest_micro_batch=192)
+    assert [plan.lr(6), plan.lr(7)] == [plan.peak_lr, plan.peak_lr]
 
 
 def test_a_batch_that_does_not_divide_is_refused():

@@ -1,4 +1,4 @@
-"""A file of the finished items of a long command, so that a killed one goes on where it ended."""
+"""A file of the finished items of a long command, from which a killed command resumes."""
 
 from __future__ import annotations
 

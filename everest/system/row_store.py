@@ -1,4 +1,4 @@
-"""Rows of tensors on the disk, as feature extraction and probes compute them, so that a killed one goes on.
+"""Rows of tensors on the disk, from which a killed feature extraction or probe resumes.
 
 A folder with `plan.json`, a `Journal` of the samples, and a file of raw numbers for each tensor.
 """

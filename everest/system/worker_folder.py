@@ -1,4 +1,4 @@
-"""The folder of the sockets of worker processes; the next process removes those of killed ones."""
+"""The folder of the sockets of worker processes; the folders of killed processes are removed later."""
 
 from __future__ import annotations
 

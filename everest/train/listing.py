@@ -17,7 +17,7 @@ from everest.system.weights_header import read_header
 Value = TypeVar("Value")
 State = Literal["running", "finished", "resumable", "started", "damaged"]
 
-# What reading JSON of another program raises.
+# Errors of reading JSON that is not a run's.
 _NOT_OF_A_RUN: Final = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
 
 

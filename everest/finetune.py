@@ -183,7 +183,7 @@ def _warn_at_chance(training: Training, settings: FinetuneSettings) -> None:
 
 
 def _summary(training: Training, best: dict[str, Any] | None) -> str:
-    """What the run has reached, which weights the next command uses, and what to try next."""
+    """The best accuracy, the weights that the next command uses, and what to try next."""
     model, plan = training.state.trained_model, training.plan
     assert isinstance(model, VideoClassifier)
     if best is None:

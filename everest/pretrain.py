@@ -69,7 +69,7 @@ def pretrain(training: Training) -> None:
 
 
 def _summarize(training: Training) -> None:
-    """Say what the loss means: normalized targets have a mean of 0 and a variance of about 1."""
+    """Compare the loss with that of predicting the mean: normalized targets have a variance of about 1."""
     model, losses = training.state.trained_model, training.losses.finite
     assert isinstance(model, MaskedAutoencoder)
     if not losses:

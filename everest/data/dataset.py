@@ -189,7 +189,7 @@ class StepSampler(Sampler[list[SampleKey]]):
             yield from (batch[start : start + size] for start in range(0, share, size))
 
     def _keys(self, step: int) -> Iterator[SampleKey]:
-        """Yields the samples of all epochs without end, from those of `step` on."""
+        """Yields the samples of `step` and all later steps, without end."""
         first_epoch, skipped = divmod(step * self.batch_size, self.samples_per_epoch)
         for epoch in count(first_epoch):
             order = generator_at(self.seed, Purpose.ORDER, epoch).permutation(self.num_samples)

@@ -13,7 +13,7 @@ SKIP_LIMIT: Final = 10  # our choice: updates in a row that `train.nonfinite: sk
 SCALER_LIMIT: Final = 100  # our choice: the same for fp16, whose scale starts too high and halves each time
 SPIKE_WINDOW: Final = 50  # our choice: losses that a new one is compared with
 SPIKE_STDS: Final = 6.0  # our choice
-FEWEST_STEPS: Final = 300  # our choice: updates before a loss says anything about learning
+FEWEST_STEPS: Final = 300  # our choice: updates before a loss shows whether a model learns
 
 
 class StepMetrics(NamedTuple):

@@ -12,7 +12,7 @@ from everest.errors import RecipeError
 from everest.train.optim import cosine_lr, scaled_lr
 
 BF16_BYTES = 2  # of a value
-WARMUP_PART: Final = 20  # our choice: one step of so many warms up, where the budget is in steps
+WARMUP_PART: Final = 20  # our choice: one step in 20 warms up, where the budget is in steps
 MOST_CHECKPOINTS: Final = 40  # our choice: of a budget in steps
 
 # Activations of one clip, without or with checkpointing, by the bytes of a value.

@@ -234,7 +234,7 @@ class Training:
         return row
 
     def end(self, reason: str) -> None:
-        """End the run before the last step of its plan; it is finished then, and does not go on later."""
+        """End the run before the last step of its plan; it is finished, and cannot be resumed."""
         if not self._has_ended:
             self._has_ended = True
             self.log({"step": self.steps_done, ENDED: reason})

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 Row = dict[str, Any]  # of metrics.jsonl
 
-RISEN: Final = 1.2  # our choice: a validation loss of so many times the lowest one is overfitting
+RISEN: Final = 1.2  # our choice: a validation loss above 1.2 times the lowest is overfitting
 
 
 class Validations:

@@ -264,7 +264,7 @@ def test_batches_that_cross_epochs_take_every_sample_equally_often(num_samples, 
     order = sampler(num_samples, batch_size, steps=steps, samples_per_epoch=num_samples)
     keys = [key for batch in order for key in batch]
     assert len(keys) == len(set(keys)) == steps * batch_size  # a sample twice in a batch has two epochs
-    whole, rest = divmod(len(keys), num_samples)
+    whole = len(keys) // num_samples
     assert sorted(keys[: whole * num_samples]) == [(e, i) for e in range(whole) for i in range(num_samples)]
     assert {epoch for epoch, _ in keys[whole * num_samples :]} <= {whole}
     counts = np.bincount([index for _, index in keys], minlength=num_samples)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -374,3 +375,48 @@ def test_dump_reads_back_as_written(tmp_path_factory, root, summary, size, base_
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | texts, st.lists))
 def test_yaml_reads_back_what_it_writes(value):
     assert read_yaml(write_yaml({"key": value}), "here") == {"key": value}
+
+
+# --- budgets ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("below", "overrides", "epochs", "steps"),
+    [
+        ("{epochs: 7}", (), 7, None),
+        ("{steps: 9}", (), None, 9),
+        ("{steps: 9}", ["pretrain.epochs=4"], 4, None),
+        ("{epochs: 7}", ["pretrain.steps=5"], None, 5),
+        ("{epochs: 7}", ["pretrain.steps=5", "pretrain.epochs=6"], 6, None),
+        ("{steps: 9}", ["pretrain.steps=null", "pretrain.epochs=2"], 2, None),
+    ],
+)
+def test_the_last_layer_decides_between_epochs_and_steps(tmp_path, below, overrides, epochs, steps):
+    (tmp_path / "mine.yaml").write_text(f"base: ucf101\npretrain: {below}\n")
+    recipe = load_recipe(tmp_path / "mine.yaml", overrides=overrides)
+    assert (recipe.pretrain.epochs, recipe.pretrain.steps) == (epochs, steps)
+    (tmp_path / "again.yaml").write_text(dump_recipe(recipe))
+    assert load_recipe(tmp_path / "again.yaml").pretrain == recipe.pretrain
+
+
+def test_a_layer_cannot_have_epochs_and_steps_or_neither(tmp_path):
+    for section, problem in (
+        (
+            "{steps: 5, epochs: 7}",
+            "pretrain.steps: a stage has epochs or steps, not both; remove one of them",
+        ),
+        ("{epochs: null}", "pretrain.epochs: is null, and so is steps; set one of them"),
+    ):
+        (tmp_path / "mine.yaml").write_text(f"base: ucf101\npretrain: {section}\n")
+        with pytest.raises(RecipeError, match=re.escape(problem)):
+            load_recipe(tmp_path / "mine.yaml")
+
+
+def test_a_warm_up_in_the_other_unit_has_no_effect():
+    notices: list[str] = []
+    overrides = ["pretrain.steps=100", "pretrain.warmup_epochs=3", "finetune.warmup_steps=5"]
+    load_recipe("ucf101", overrides=overrides, notify=notices.append)
+    assert notices == [
+        "pretrain.warmup_epochs has no effect with steps; set pretrain.warmup_steps",
+        "finetune.warmup_steps has no effect with epochs; set finetune.warmup_epochs",
+    ]

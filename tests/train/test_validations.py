@@ -1,0 +1,119 @@
+"""Budgets in steps, the best weights of a fine-tuning run, and its end by patience."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from processes import stop_after
+from small_runs import called, equal, metrics, small_recipe, weights
+
+from everest.inference.accuracy import Predictions, chance_top1, mean_loss
+from everest.system.run_folder import RunFolder
+from everest.system.weights_header import read_header
+from everest.train.listing import summarize
+from everest.train.validations import Validations
+
+STEPS = ["--set", "finetune.steps=30", "--set", "finetune.patience=2", "--set", "finetune.mixup=0"]
+
+
+def validation(step: int, top1: float, loss: float) -> dict[str, float]:
+    return {"step": step, "val_top1": top1, "val_loss": loss}
+
+
+@given(st.lists(st.tuples(st.sampled_from([0.0, 50.0, 100.0]), st.sampled_from([0.5, 1.0, 2.0])), min_size=1))
+def test_the_best_is_the_first_of_the_highest_accuracy_with_the_lowest_loss(results):
+    rows = [validation(step, top1, loss) for step, (top1, loss) in enumerate(results, start=1)]
+    validations = Validations([])
+    better = [validations.add(row) for row in rows]
+    best = max(rows, key=lambda row: (row["val_top1"], -row["val_loss"], -row["step"]))
+    assert validations.best == best
+    assert max(row["step"] for row, is_new in zip(rows, better, strict=True) if is_new) == best["step"]
+    assert validations.since_best == len(rows) - best["step"]
+    assert Validations(rows).best == best
+
+
+def test_rows_of_an_older_version_have_no_loss():
+    validations = Validations([{"step": 1, "val_top1": 50.0}, {"step": 2, "val_top1": 50.0}])
+    assert validations.best == {"step": 1, "val_top1": 50.0}
+    assert validations.overfits() is None
+
+
+@pytest.mark.parametrize(
+    ("losses", "warns"),
+    [
+        ([(2.0, 2.0), (1.0, 1.5), (0.5, 1.9)], True),  # training falls, validation rises by a quarter
+        ([(2.0, 2.0), (1.0, 1.5), (0.5, 1.7)], False),  # rises by less than a fifth
+        ([(2.0, 2.0), (0.5, 1.5), (1.0, 1.9)], False),  # both rise: no overfitting
+        ([(2.0, 2.0), (1.0, 1.5), (0.5, 1.4)], False),
+    ],
+)
+def test_overfitting_is_a_rising_validation_loss_beside_a_falling_training_loss(losses, warns):
+    rows = []
+    for step, (train, val) in enumerate(losses, start=1):
+        rows += [{"step": step, "loss": train}, validation(step, 50.0, val)]
+    warning = Validations(rows).overfits()
+    assert (warning is not None) == warns
+    if warning:
+        assert warning.startswith("overfitting: since step 2, the validation loss rose from 1.5 to 1.9, and ")
+
+
+def test_loss_and_chance_of_one_and_of_two_heads():
+    probabilities = np.array([[[0.5, 0.5, 0.25, 0.75]]], dtype=np.float32)  # (1 video, 1 view, 2 + 2 classes)
+    two = Predictions(
+        videos=["a"],
+        labels=np.array([[0, 1]]),
+        probabilities=probabilities,
+        skipped=[],
+        heads={"verb": 2, "noun": 2},
+    )
+    assert mean_loss(two) == pytest.approx((np.log(2) - np.log(0.75)) / 2)
+    assert chance_top1([2, 2]) == 25.0
+    assert chance_top1([8]) == 12.5
+
+
+def test_patience_ends_a_run_which_is_finished_then(tmp_path: Path, clip_files: Path):
+    recipe, folder = small_recipe(tmp_path, clip_files), tmp_path / "run"
+    still = ["--set", "finetune.base_lr=1e-12", "--set", "finetune.min_lr=0"]  # so that nothing gets better
+    command = ["finetune", "--init", "none", "--recipe", recipe, "-o", folder, *STEPS, *still]
+    ended = called(*command)
+    rows = RunFolder(folder).rows()
+    validated = [row["step"] for row in rows if "val_top1" in row]
+    best = Validations(rows).best
+    assert best is not None
+    assert validated.index(best["step"]) == len(validated) - 3
+    assert rows[-1] == {
+        "step": validated[-1],
+        "ended": f"step {validated[-1]}: the last 2 validations brought nothing better",
+    }
+    assert validated[-1] < 30
+    assert read_header(folder / "best.safetensors").step == best["step"]
+    assert f"after step {best['step']} of 30" in ended.stderr
+    assert "(chance 50.0 %, best " in ended.stderr
+    assert summarize(folder).state == "finished"
+    called(*command)
+    assert RunFolder(folder).rows() == rows
+
+
+def test_a_killed_run_with_a_budget_in_steps_resumes_to_the_same_bits(tmp_path: Path, clip_files: Path):
+    recipe = small_recipe(tmp_path, clip_files)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    # 3 of 4 videos a step, so that batches begin in one epoch and end in the next
+    command = ["finetune", "--init", "none", *STEPS, "--set", "finetune.patience=30"]
+    command += [
+        "--set",
+        "finetune.cutmix=0",
+        "--set",
+        "finetune.batch_size=3",
+        "--set",
+        "train.micro_batch=3",
+    ]
+    called(*command, "--recipe", recipe, "-o", whole)
+    assert stop_after(recipe, command, parts, signal.SIGKILL, rows=9) == -signal.SIGKILL
+    called(*command, "--recipe", recipe, "-o", parts)
+    assert metrics(parts) == metrics(whole)
+    assert equal(weights(parts), weights(whole))

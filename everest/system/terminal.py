@@ -27,7 +27,7 @@ def _lead_nowhere(descriptor: int) -> None:
 
 @contextmanager
 def writing_to_terminal() -> Iterator[None]:
-    """Around messages on stderr: if nobody can read them any more, they are lost, and that is no error."""
+    """Around messages on stderr: if no one can read them any more, they are lost, and that is no error."""
     try:
         yield
     except OSError as error:

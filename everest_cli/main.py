@@ -10,6 +10,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -175,6 +176,11 @@ def everest(
 def main() -> None:
     """The `everest` command."""
     gc.set_threshold(GARBAGE_AFTER)
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        say("error: the working directory has been removed; change to another folder")
+        sys.exit(EnvironmentProblem.exit_code)
     try:
         app()
     except KeyboardInterrupt:

@@ -70,6 +70,7 @@ def copy(
 ) -> None:
     """Copy a recipe to a file of your own, and print where it is."""
     from everest.config.recipe_files import shipped_recipe
+    from everest.system.files import write_error
 
     recipe = shipped_recipe(name)
     path = destination / f"{recipe.name}.yaml" if destination.is_dir() else destination
@@ -79,7 +80,7 @@ def copy(
     except FileExistsError as error:
         raise RecipeError(f"{path}: exists already; name another file") from error
     except OSError as error:
-        raise RecipeError(f"{path}: cannot be written: {error.strerror}") from error
+        raise write_error(path, error) from error
     typer.echo(path)
 
 

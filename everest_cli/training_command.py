@@ -75,7 +75,13 @@ class TrainOptions:
 
         tokenizer = None if recipe.tokenizer is None else recipe.tokenizer.checkpoint
         sources = [Path(source) for source in (self.recipe, self.init, tokenizer) if source is not None]
-        request = RunRequest(recipe=recipe, init=self.init, one_batch=self.overfit_one_batch, sources=sources)
+        request = RunRequest(
+            stage=self.command,
+            recipe=recipe,
+            init=self.init,
+            one_batch=self.overfit_one_batch,
+            sources=sources,
+        )
         resumed = check_output(path, request, resume=self.resume != "never", overwrite=self.overwrite)
         if self.resumed_folder is not None and not resumed:
             raise RecipeError(f"--resume {path}: there is no run to resume")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -118,3 +120,12 @@ def test_predict_needs_a_classifier_before_it_reads_videos(tmp_path: Path, autoe
     assert "where a classifier one is needed" in refused(
         "predict", "-c", autoencoder_run, tmp_path / "gone.csv", code=6
     )
+
+
+def test_a_removed_working_directory_is_named(tmp_path: Path):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    command = f"cd {gone} && rmdir {gone} && {sys.executable} -P -m everest_cli prepare index ."
+    ended = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert ended.returncode == 5
+    assert ended.stderr == "error: the working directory has been removed; change to another folder\n"

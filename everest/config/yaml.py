@@ -68,6 +68,10 @@ class _Loader(yaml.SafeLoader):
                 raise _problem(f"a number of {len(node.value)} digits", event)
             if _SURROGATE.search(node.value):
                 raise _problem(f"'{shown(node.value)}' is not UTF-8 text; rename it", event)
+            if "\0" in node.value:
+                raise _problem(
+                    f"'{shown(node.value)}' has a NUL character, which no text and no name has", event
+                )
         return node
 
     def _check_tag(self, event: Any) -> None:

@@ -95,8 +95,8 @@ def read_class_names(file: Location) -> tuple[str, ...]:
 
 
 def is_integer(text: str) -> bool:
-    """Whether a label is read as an integer."""
-    return text.isascii() and text.removeprefix("-").isdecimal()
+    """Whether a label is read as an integer; of more than 18 digits, it is none."""
+    return len(text) < 20 and text.isascii() and text.removeprefix("-").isdecimal()
 
 
 def _is_number_like(text: str) -> bool:

@@ -8,8 +8,10 @@ separates. A header is optional. With a header, a list can have the columns of `
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from everest.errors import DataError, did_you_mean
@@ -20,6 +22,8 @@ from everest.video.source import Member
 
 COLUMNS: Final = ("path", "label", "start", "end", "start_frame", "end_frame")
 HEAD_PREFIX: Final = "label."
+_NUL: Final = re.compile("\0")  # in no name of a file
+_NO_TEXT: Final = re.compile("[\0\ud800-\udfff]")  # NUL, or a byte that is not UTF-8
 LONGEST_SHOWN: Final = 60  # characters of a line that a message repeats
 _SEPARATORS: Final = ("\t", ",", " ")
 
@@ -92,16 +96,14 @@ def read_lines(file: Location, *, any_names: bool = False) -> list[tuple[int, st
     Raises:
         DataError: the file cannot be read, or is not text in UTF-8.
     """
+    if isinstance(file, Path) and file.exists() and not file.is_file():  # a device may have no end
+        raise DataError(f"{file}: not a regular file")
     with as_data_error(file):
         text = file.read_text(encoding="utf-8-sig", errors="surrogateescape")
-    if not is_unicode(text) and not (any_names and "\0" not in text):
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise DataError(
-                f"{file}: not a text file in UTF-8 (byte {len(text[: error.start].encode())}); "
-                "save it in that encoding"
-            ) from error
+    wrong = (_NUL if any_names else _NO_TEXT).search(text)
+    if wrong is not None:
+        start = len(text[: wrong.start()].encode(errors="surrogateescape"))
+        raise DataError(f"{file}: not a text file in UTF-8 (byte {start}); save it in that encoding")
     return [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
 
 

@@ -66,7 +66,9 @@ def _collate(clips: list[Clip | UserError]) -> Clip | UserError:
     error = next((clip for clip in clips if isinstance(clip, UserError)), None)
     try:
         return error or default_collate(clips)
-    except RuntimeError as problem:  # torch's error for a full /dev/shm, in a worker
+    except RuntimeError as problem:  # torch's errors for a full /dev/shm and for `ulimit -f`, in a worker
+        if "File too large" in str(problem):
+            return EnvironmentProblem(f"{problem}: raise `ulimit -f`, or set train.workers=0")
         if "shared memory" not in str(problem):
             raise
         return no_shared_memory()

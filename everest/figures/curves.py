@@ -105,6 +105,8 @@ def _positions(
             f"{run / ENVIRONMENT}: no plan.batch_size in it; only --x steps works for this run"
         ) from error
     if x == "hours":  # time in steps up to each row, over all resumes, without validation and saving
+        if any(row.get("clips_per_second") is None for row in rows):
+            raise RecipeError(f"{run / METRICS}: a step without clips_per_second; only --x steps works")
         speeds = np.array([max(row["clips_per_second"], SLOWEST) for row in rows])  # (R,)
         return (np.cumsum(batch_size / speeds) / 3600).tolist()
     weights = run / WEIGHTS

@@ -25,6 +25,8 @@ GRACE_SECONDS = 10.0  # for the other processes to exit by themselves after one 
 LOST = 69  # exit code of a process that exits because another one has
 # Ctrl-C, kill, Slurm's warning before the time limit, a closed terminal.
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+NUMBERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")  # variables of a launcher
+LAUNCHER = (*NUMBERS, "MASTER_ADDR")
 PARENT = "EVEREST_PARENT"  # the process that started this one; the run ends with it
 
 
@@ -77,14 +79,32 @@ def read_devices(gpus: str, processes: int | None) -> Devices:
 
 
 def is_launched() -> bool:
-    """Whether a launcher has started this process as one of several."""
+    """Whether a launcher has started this process as one of several.
+
+    Raises:
+        EnvironmentProblem: some of the launcher's variables are missing or no numbers.
+    """
     adopt_slurm(os.environ)
-    return "RANK" in os.environ
+    # torch takes LOCAL_RANK=-1 for no rank.
+    present = [name for name in LAUNCHER if os.environ.get(name, "-1") != "-1"]
+    if not {"RANK", "WORLD_SIZE", "LOCAL_RANK"}.intersection(present):
+        return False
+    missing = [name for name in LAUNCHER if name not in present]
+    if missing:
+        raise EnvironmentProblem(
+            f"the environment has {', '.join(present)}, but not {', '.join(missing)}: a launcher such as "
+            f"torchrun sets all of them; without one, unset {' '.join(present)}"
+        )
+    for name in (*NUMBERS, "LOCAL_WORLD_SIZE"):
+        value = os.environ.get(name, "1")
+        if not (value.isascii() and value.isdecimal()):
+            raise EnvironmentProblem(f"{name}={value} in the environment is no number; unset it")
+    return True
 
 
 def is_main() -> bool:
     """Whether this process is the one that writes files and messages."""
-    return int(os.environ.get("RANK", "0")) == 0
+    return os.environ.get("RANK", "0") == "0"
 
 
 def local_processes() -> int:

@@ -13,11 +13,14 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+from pydantic import PositiveInt, TypeAdapter
+from typing_extensions import TypedDict  # pydantic does not take typing's on Python 3.11
 
 from everest.errors import DataError, RecipeError
 from everest.system.files import write_error, write_table, write_text
-from everest.system.json_text import json_text, nonfinite_as_null, parse_json, read_json
+from everest.system.json_text import json_text, nonfinite_as_null, parse_json, read_json, validated
 
 RECIPE, ENVIRONMENT, METRICS, WEIGHTS, BEST, BAD_VIDEOS, STATE = (
     "recipe.yaml",
@@ -40,6 +43,20 @@ PLAN = "plan"  # in ENVIRONMENT: steps, micro-batches and videos of the run
 PACKAGES = ("everest-video", "torch", "torchvision", "timm", "accelerate", "av")  # versions in ENVIRONMENT
 ENDED = "ended"  # in METRICS: why a run ended before its last step
 ONE_BATCH = "one_batch"  # in ENVIRONMENT: whether the run overfits its first batch
+
+
+class Plan(TypedDict):
+    """The values of a plan that a resumed run keeps or compares."""
+
+    videos: int
+    samples: str
+    processes: int
+    micro_batch: PositiveInt
+
+
+_PLAN: Final = TypeAdapter(Plan)
+MOST_STEPS: Final = 2**53  # a float holds every integer up to here
+LARGEST_METRIC: Final = 3.5e38  # of float32
 
 
 def own_tokenizer(run: Path) -> Path:
@@ -111,6 +128,18 @@ class RunFolder:
             raise RecipeError(f"{path}: damaged (not a mapping)")
         return values
 
+    def plan(self) -> Plan | None:
+        """The plan in env.json; None if there is none, or no readable file.
+
+        Raises:
+            RecipeError: it is damaged.
+        """
+        plan = self.read_env(PLAN)
+        try:
+            return None if plan is None else validated(_PLAN, plan)
+        except ValueError as error:
+            raise RecipeError(f"{self.path / ENVIRONMENT}: damaged (plan: {error})") from error
+
     def read_env(self, key: str) -> Any:
         """A value of env.json; None if there is no such value, or no readable file."""
         try:
@@ -138,8 +167,13 @@ class RunFolder:
         for number, line in enumerate(path.read_bytes().split(b"\n")[:-1] if path.exists() else (), start=1):
             try:
                 row = parse_json(line)
-                if not isinstance(row["step"], int) or not isinstance(row.get("loss"), float | int | None):
-                    raise TypeError("step or loss is not a number")
+                if not isinstance(row["step"], int) or not 0 <= row["step"] <= MOST_STEPS:
+                    raise TypeError("step is not a number of updates")
+                for name in ("loss", "lr", "val_top1", "clips_per_second"):
+                    if not isinstance(value := row.get(name), float | int | None):
+                        raise TypeError(f"{name} is not a number")
+                    if abs(value or 0) > LARGEST_METRIC:
+                        raise ValueError(f"{name} is larger than a float32")
             except (ValueError, KeyError, TypeError) as error:
                 problems.append(f"{path}:{number}: not a row of metrics ({error})")
             else:

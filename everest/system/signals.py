@@ -7,7 +7,7 @@ import signal
 from types import FrameType
 
 from everest.errors import UserError
-from everest.system.launch import PARENT, catch_stop_signals
+from everest.system.launch import PARENT, catch_stop_signals, is_main
 from everest.system.terminal import leave_closed_terminal
 
 
@@ -33,6 +33,10 @@ class StopSignal:
         signal.signal(number, self._before[number])
         if number == signal.SIGHUP:
             leave_closed_terminal()
+        elif is_main() and os.isatty(2):
+            # Not by print, which may be what the signal has interrupted.
+            name = signal.Signals(number).name
+            os.write(2, f"\n{name}: saving after this step; a second one ends without saving\n".encode())
 
     def __exit__(self, *exception: object) -> None:
         for number, handler in self._before.items():

@@ -1,4 +1,4 @@
-"""A terminal that is closed while a command runs."""
+"""A terminal, or another reader of the messages, that is closed while a command runs."""
 
 from __future__ import annotations
 
@@ -16,17 +16,24 @@ def leave_closed_terminal() -> None:
             termios.tcgetattr(descriptor)
         except termios.error as error:  # ENOTTY of anything but a terminal
             if error.args[0] == errno.EIO:
-                nowhere = os.open(os.devnull, os.O_RDWR)
-                os.dup2(nowhere, descriptor)
-                os.close(nowhere)
+                _lead_nowhere(descriptor)
+
+
+def _lead_nowhere(descriptor: int) -> None:
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nowhere, descriptor)
+    os.close(nowhere)
 
 
 @contextmanager
 def writing_to_terminal() -> Iterator[None]:
-    """Around messages for the user: if the terminal is closed, they are lost, and that is no error."""
+    """Around messages on stderr: if no one can read them any more, they are lost, and that is no error."""
     try:
         yield
     except OSError as error:
-        if error.errno != errno.EIO:
+        if error.errno == errno.EIO:
+            leave_closed_terminal()
+        elif error.errno in (errno.EPIPE, errno.ENOSPC):  # the reader of a pipe has ended; a full disk
+            _lead_nowhere(2)
+        else:
             raise
-        leave_closed_terminal()

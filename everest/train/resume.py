@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from everest.config.recipe import load_recipe, recipe_values
 from everest.config.settings import Recipe
-from everest.errors import RecipeError, differing
+from everest.errors import CheckpointError, RecipeError, differing
 from everest.system.interrupted import has_not_started
 from everest.system.names import is_unicode
 from everest.system.run_folder import (
@@ -30,12 +31,14 @@ from everest.system.weights_header import read_header
 MAY_CHANGE: Final = {"name", "data.root"}  # the name of a recipe, and the folder of the same videos
 TOKENIZER_FILE: Final = "tokenizer.checkpoint"
 SHOWN: Final = 3  # settings that differ, in a message
+STAGES: Final = {"pretrain": "pretrain", "classifier": "finetune", "tokenizer": "train-tokenizer"}  # by kind
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunRequest:
     """The identity of a run, without its videos."""
 
+    stage: str  # the command
     recipe: Recipe
     init: str | None  # the weights it starts from
     one_batch: bool
@@ -90,8 +93,19 @@ def check_output(path: Path, request: RunRequest, *, resume: bool, overwrite: bo
 def _check_same(path: Path, request: RunRequest) -> None:
     """Raise RecipeError if the run in `path` is not the requested one."""
     run, fix = RunFolder(path), "choose another folder, or use --overwrite"
+    if run.weights.is_file():
+        with suppress(CheckpointError):  # damaged weights are written again from a state
+            stage = STAGES[read_header(run.weights).kind]
+            if stage != request.stage:
+                raise RecipeError(f"--output {path}: holds a run of {stage}, not of {request.stage}; {fix}")
+    try:
+        recipe = load_recipe(path / RECIPE)
+    except RecipeError as error:
+        raise RecipeError(
+            f"{error}; the run's copy of its settings is damaged: restore it, or {fix}"
+        ) from error
     # A setting that is new since the run started had its default.
-    before = dict(_flat(recipe_values(load_recipe(path / RECIPE))))
+    before = dict(_flat(recipe_values(recipe)))
     now = dict(_flat(recipe_values(request.recipe)))
     may_change = set(MAY_CHANGE)
     old_file, new_file = before.get(TOKENIZER_FILE), now.get(TOKENIZER_FILE)

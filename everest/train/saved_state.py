@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ from everest.system.weights_header import FORMAT, read_metadata
 DAMAGED: Final = ".damaged"  # suffix of a state that is set aside
 STATE_FORMAT: Final = f"{FORMAT}-state"
 CHECKSUM: Final = "sha256"
+_STEP: Final = re.compile("[0-9]{9,16}")
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -71,7 +73,7 @@ class SavedState:
         """Write `step-<n>.safetensors`, and remove all states but the newest `keep`."""
         header = {"format": STATE_FORMAT, "step": str(self.step), "notes": json_text(self.notes)}
         header[CHECKSUM] = _checksum(header, self.tensors)
-        path = folder / f"step-{self.step:09d}.safetensors"
+        path = folder / state_name(self.step)
         write_tensors(path, self.tensors, metadata=header)
         for old in list(states_in(folder).values())[:-keep]:
             old.unlink()
@@ -87,9 +89,19 @@ class SavedState:
 
 
 def states_in(folder: Path) -> dict[int, Path]:
-    """The states of a run by their steps, oldest first."""
-    steps = {path: path.stem.removeprefix("step-") for path in sorted(folder.glob("step-*.safetensors"))}
-    return {int(step): path for path, step in steps.items() if step.isdecimal()}
+    """The states of a run by their steps, oldest first. Files with other names are none."""
+    steps = {path: path.stem.removeprefix("step-") for path in folder.glob("step-*.safetensors")}
+    states = {
+        int(step): path
+        for path, step in steps.items()
+        if _STEP.fullmatch(step) and path.name == state_name(int(step))
+    }
+    return dict(sorted(states.items()))
+
+
+def state_name(step: int) -> str:
+    """The name of the state file after `step` updates."""
+    return f"step-{step:09d}.safetensors"
 
 
 def read_state(path: Path) -> SavedState:
@@ -109,7 +121,7 @@ def read_state(path: Path) -> SavedState:
         step, notes = int(header["step"]), parse_json(header["notes"])
     except ValueError as error:
         raise CheckpointError(f"its header is damaged ({error})") from error
-    if path.name != f"step-{step:09d}.safetensors" or not isinstance(notes, dict):
+    if path.name != state_name(step) or not isinstance(notes, dict):
         raise CheckpointError(f"its header is damaged (a state of step {step})")
     return SavedState(step=step, tensors=tensors, notes=notes)
 
@@ -151,8 +163,9 @@ def newest_state(
         damage = next((found for found in problems if found is not None), None)
         if damage is None:
             return state
-        notify(f"{path}: damaged, skipped ({damage})")
-        first_problem = first_problem or f" ({path.name}: {damage})"
+        why = str(damage).removeprefix(f"{path}: ")
+        notify(f"{path}: damaged, skipped ({why})")
+        first_problem = first_problem or f" ({path.name}: {why})"
     if paths:
         raise CheckpointError(
             f"{folder}: all its states are damaged{first_problem}; put back a copy of one, or start the run "
@@ -163,7 +176,7 @@ def newest_state(
 
 def _try_state(path: Path, check: Callable[[SavedState], None]) -> tuple[SavedState | None, UserError | None]:
     """Read and check a state in this process; returns it, or why it cannot be used."""
-    if not path.exists():
+    if not path.exists() and not path.is_symlink():
         problem = f"{path}: not there for every process; a run folder is on storage that all of them share"
         return None, EnvironmentProblem(problem)
     try:

@@ -30,7 +30,6 @@ from everest.system.events import notice
 from everest.system.interrupted import remove_leftovers
 from everest.system.launch import local_processes
 from everest.system.randomness import Purpose, seed_at
-from everest.system.run_folder import PLAN
 from everest.system.run_lock import claim, release
 from everest.system.shared_memory import require_shared_memory
 from everest.system.storage import parse_location
@@ -133,8 +132,8 @@ def _plan(
 ) -> StagePlan:
     """The plan; a resumed run keeps its micro-batch, because another one would sum in another order."""
     processes = context.accelerator.num_processes
-    before = (context.run.read_env(PLAN) if context.resumed else None) or {}
-    if any(key in before and before[key] != value for key, value in videos.items()):
+    before = context.run.plan() if context.resumed else None
+    if before and any(before[key] != value for key, value in videos.items()):
         raise RecipeError(
             f"--output {context.run.path}: its run had another list of {before['videos']} videos (or other "
             f"labels), now there are {videos['videos']}; restore the list, or start a run in another folder"

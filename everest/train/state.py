@@ -207,7 +207,8 @@ class TrainState:
                 network.restore(state.tensors, source=str(run.state))
             if self._accelerator.scaler is not None and state.notes["scaler"]:
                 self._accelerator.scaler.load_state_dict(state.notes["scaler"])
-            notify(f"resuming after step {step} of {steps}")
+            is_done = step == steps
+            notify(f"all {steps} steps are done" if is_done else f"resuming after step {step} of {steps}")
         elif run.weights.is_file():
             step = read_header(run.weights).step
             if step != steps:

@@ -60,7 +60,7 @@ DOCUMENTS = {
     "long base": (f"base: {'x' * 100_000}", "unknown name 'xxx"),
     "long path of a base": (f"base: {'x/' * 50_000}", "File name too long"),
     "base that is no text": (f"base: [{'1,' * 4000}]", "must be the name or path of a recipe"),
-    "base with NUL": ('base: "./a\\0b.yaml"', "null byte"),
+    "base with NUL": ('base: "./a\\0b.yaml"', "has a NUL character"),
     "NUL": ("data: \0", "not YAML"),
     "two documents": ("a: 1\n---\nb: 1\n", "but found another document"),
 }
@@ -124,6 +124,7 @@ def test_a_chain_of_bases_has_an_end(tmp_path: Path):
         (f"data.{'a' * 100_000}=1", "unknown key"),
         ("data.root=a\0b", "is not YAML"),
         ("data.root=a\udcffb", "is not YAML"),
+        ('data.root="a\\0b"', "'a\\x00b' has a NUL character"),
         ('data.root="a\\udcffb"', "'a\\udcffb' is not UTF-8 text; rename it"),
         ("data.frames=a\\nb\nc", "must be an integer"),
         (f"pretrain.by_backbone.{'x' * 9999}.epochs=1", "unknown backbone 'xxx"),
@@ -149,7 +150,7 @@ def test_only_a_regular_file_of_some_length_is_a_recipe(tmp_path: Path):
         (tmp_path / "long.yaml", "more than 256 KiB"),
         (Path("/dev/zero"), "not a regular file"),
         (tmp_path / ("x" * 300 + ".yaml"), "File name too long"),
-        (tmp_path / "a\0b.yaml", "null byte"),
+        (tmp_path / "a\0b.yaml", "has a NUL character"),
         (tmp_path / ("x/" * 3000), "File name too long"),
     ):
         with pytest.raises(RecipeError) as error:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from everest.data.labels import read_class_names
 from everest.data.samples import Sample, read_samples
 from everest.errors import DataError
 
@@ -413,3 +414,18 @@ def test_real_lists_are_read(shared):
     found = read_samples(folder / "test.csv", root=folder, classes=names, num_classes=17)
     assert len(found.samples) > 100
     assert {sample.labels[0] for sample in found.samples} == set(range(17))
+
+
+def test_a_list_with_a_nul_byte_or_of_a_device_is_refused(tmp_path: Path):
+    (tmp_path / "x.csv").write_bytes(b"da\0ria.mp4 0\neli.mp4 1\n")
+    with pytest.raises(DataError, match=r"x\.csv: not a text file in UTF-8 \(byte 2\)"):
+        read_samples(tmp_path / "x.csv", root=tmp_path)
+    with pytest.raises(DataError, match="/dev/zero: not a regular file"):
+        read_class_names(Path("/dev/zero"))
+
+
+def test_a_label_of_thousands_of_digits_is_no_index(tmp_path: Path):
+    (tmp_path / "a.mp4").touch()
+    (tmp_path / "x.csv").write_text(f"a.mp4 {'6' * 6000}\n")
+    with pytest.raises(DataError, match="is not an integer from 0"):
+        read_samples(tmp_path / "x.csv", root=tmp_path)

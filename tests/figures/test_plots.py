@@ -165,3 +165,27 @@ def test_settings_of_a_model_survive_in_json(tmp_path: Path):
     save_model(run, pretrain_spec(recipe, tokenizer=None))
     append(run, json.dumps({"step": 2, "loss": 1.0, "lr": 0.1, "clips_per_second": 1.0}) + "\n")
     assert plot(run, "--x", "gflops", "--out", tmp_path / "c.png").stdout
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"step": 10**23, "loss": 1.0},
+        {"step": -5, "loss": 1.0},
+        {"step": 5, "loss": 1e308},
+        {"step": 5, "loss": 1.0, "lr": "x"},
+        {"step": 5, "val_top1": [1]},
+    ],
+)
+def test_rows_that_no_run_writes_are_reported(tmp_path: Path, row: dict[str, Any]):
+    run = make_run(tmp_path / "run", logged=3)
+    append(run, json.dumps(row) + "\n")
+    with pytest.raises(UserError, match=r"metrics\.jsonl:\d+: not a row of metrics"):
+        read_curves([run], x="steps")
+
+
+def test_hours_need_the_speed_of_each_step(tmp_path: Path):
+    run = make_run(tmp_path / "run", logged=3)
+    append(run, json.dumps({"step": 50, "loss": 1.0}) + "\n")
+    with pytest.raises(UserError, match="a step without clips_per_second"):
+        read_curves([run], x="hours")

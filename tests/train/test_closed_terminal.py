@@ -64,3 +64,38 @@ def test_under_nohup_a_run_goes_on(tmp_path: Path, clip_files: Path, options: li
         ended.send_signal(signal.SIGHUP)
     assert ended.returncode == 0
     assert len(metrics(tmp_path / "run")) == 20
+
+
+@pytest.mark.slow
+def test_a_run_outlives_the_reader_of_its_messages(tmp_path: Path, clip_files: Path):
+    """A pipe that is closed after the first line, and a full disk."""
+    options = ["--recipe", small_recipe(tmp_path, clip_files), "--set", "pretrain.epochs=20"]
+    for name, where in (("pipe", "2>&1 >/dev/null | head -1"), ("full", "2>/dev/full")):
+        command = [sys.executable, "-m", "everest_cli", "pretrain", *options, "-o", tmp_path / name]
+        line = f"({' '.join(map(str, command))}; echo $? > {tmp_path / name}.code) {where}"
+        subprocess.run(["bash", "-c", line], check=True, capture_output=True, timeout=120)
+        assert (tmp_path / f"{name}.code").read_text() == "0\n"
+        assert len(metrics(tmp_path / name)) == 20
+
+
+def test_a_first_signal_at_a_terminal_is_answered_at_once(tmp_path: Path, clip_files: Path):
+    recipe, run = small_recipe(tmp_path, clip_files), RunFolder(tmp_path / "run")
+    command = ["pretrain", "--recipe", str(recipe), "-o", str(run.path), *MANY, "--gpus", "cpu"]
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execv(sys.executable, [sys.executable, "-m", "everest_cli", *command])
+    os.set_blocking(terminal, False)
+    shown, signaled, deadline = b"", False, time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if not signaled and len(run.rows()) >= 2:
+            os.kill(pid, signal.SIGINT)
+            signaled = True
+        try:
+            shown += os.read(terminal, 2**16)
+        except BlockingIOError:
+            time.sleep(0.01)
+        except OSError:  # the terminal is closed: the command has ended
+            break
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 130
+    assert b"SIGINT: saving after this step; a second one ends without saving" in shown
+    assert shown.index(b"saving after this step") < shown.index(b"saved after step")

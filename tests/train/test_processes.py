@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from everest.system.launch import (
     _wait,
     adopt_slurm,
     first_host,
+    is_launched,
     is_lost_peer,
     read_devices,
 )
@@ -270,3 +272,29 @@ def test_a_task_of_slurm_becomes_a_process_of_torch():
 )
 def test_the_first_of_compressed_host_names(nodes: str, first: str):
     assert first_host(nodes) == first
+
+
+@pytest.mark.parametrize(
+    ("variables", "problem"),
+    [
+        ({"WORLD_SIZE": "2"}, "the environment has WORLD_SIZE, but not RANK, LOCAL_RANK, MASTER_PORT, "),
+        (
+            {"RANK": "7", "LOCAL_RANK": "7", "WORLD_SIZE": "1"},
+            "but not MASTER_PORT, MASTER_ADDR: a ",
+        ),
+        (
+            {"RANK": "x", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_PORT": "1", "MASTER_ADDR": "here"},
+            "RANK=x in the environment is no number; unset it",
+        ),
+    ],
+)
+def test_incomplete_variables_of_a_launcher_are_named(monkeypatch, variables, problem):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(EnvironmentProblem, match=re.escape(problem)):
+        is_launched()
+
+
+def test_a_local_rank_of_minus_one_is_none(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LOCAL_RANK", "-1")
+    assert not is_launched()

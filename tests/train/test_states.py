@@ -195,3 +195,41 @@ def test_two_processes_agree_on_the_state(tmp_path: Path, clip_files: Path, shar
         path.write_bytes(b"")
     shown = everest(*command, "-o", parts, code=6).stderr
     assert shown.count("all its states are damaged") == 1
+
+
+def test_only_the_names_that_a_run_writes_are_states(run: Path, command: list[object]):
+    state = run / "state" / f"{LAST}.safetensors"
+    shutil.copy(state, run / "state" / "step-3.safetensors")
+    shutil.copy(state, run / "state" / "step-\u0663.safetensors")
+    before = weights(run)
+    (run / "model.safetensors").unlink()
+    called(*command)
+    assert equal(weights(run), before)
+    assert state.is_file()
+
+
+def test_a_link_to_nothing_is_a_damaged_state(run: Path, command: list[object]):
+    before = weights(run)
+    (run / "state" / f"{LAST}.safetensors").unlink()
+    (run / "state" / f"{LAST}.safetensors").symlink_to(run / "nothing")
+    ended = called(*[part for part in command if part != "-q"])
+    assert "resuming after step 2 of 3" in ended.stderr
+    assert (run / "state" / f"{LAST}.damaged").is_symlink()
+    assert equal(weights(run), before)
+
+
+@pytest.mark.parametrize("plan", [-1, True, {"videos": 4}, {"videos": 4, "samples": 3, "processes": 1}])
+def test_a_damaged_plan_is_reported(run: Path, command: list[object], plan: object):
+    environment = json.loads((run / "env.json").read_text())
+    (run / "env.json").write_text(json.dumps({**environment, "plan": plan}))
+    assert refused(*command, code=2).startswith(f"error: {run}/env.json: damaged (plan: ")
+
+
+def test_a_damaged_copy_of_the_recipe_is_not_taken_for_the_users(run: Path, command: list[object]):
+    (run / "recipe.yaml").write_text("summary: [")
+    assert "the run's copy of its settings is damaged: restore it, or " in refused(*command, code=2)
+
+
+def test_a_run_of_another_command_is_named(run: Path, command: list[object]):
+    message = refused("finetune", "--init", "none", *command[1:], code=2)
+    assert message.startswith(f"error: --output {run}: holds a run of pretrain, not of finetune; ")

@@ -105,14 +105,10 @@ def finetune(training: Training, settings: FinetuneSettings, clips: VideoClips |
     validations = Validations(training.run.rows())
     training.model.train()
     with training.explain_out_of_memory():
-        if (
-            clips is not None
-            and training.at_checkpoint
-            and training.steps_done not in {0, *validations.steps}
-        ):
-            _validate(
-                training, settings, clips, validations
-            )  # the run was stopped between save and validation
+        validated = training.steps_done in {0, *validations.steps}
+        if clips is not None and training.at_checkpoint and not validated:
+            _validate(training, clips, validations)  # the run was stopped between save and validation
+        _end_early(training, settings, validations)
         for _ in training.steps():
             for clip in training.micro_batches():
                 training.backward([classification_loss(training, clip, settings)])
@@ -120,17 +116,20 @@ def finetune(training: Training, settings: FinetuneSettings, clips: VideoClips |
             _warn_at_chance(training, settings)
             if clips is not None and training.at_checkpoint:
                 training.save()  # first: a validation may take long, and may fail
-                _validate(training, settings, clips, validations)
+                _validate(training, clips, validations)
+                _end_early(training, settings, validations)
     training.notice(_summary(training, validations.best))
 
 
-def _validate(
-    training: Training, settings: FinetuneSettings, clips: VideoClips, validations: Validations
-) -> None:
-    """Measure one center view of every validation video, log it, and keep the weights if they are the best.
+def _end_early(training: Training, settings: FinetuneSettings, validations: Validations) -> None:
+    """End the run if its last `finetune.patience` validations brought nothing better."""
+    if settings.patience is not None and validations.since_best >= settings.patience:
+        reason = f"the last {settings.patience} validations brought nothing better"
+        training.end(f"step {training.steps_done}: {reason}")
 
-    Ends the run when `finetune.patience` is exhausted.
-    """
+
+def _validate(training: Training, clips: VideoClips, validations: Validations) -> None:
+    """Measure one center view of every validation video, log it, and keep the weights if they are the best."""
     model, plan, step = training.state.trained_model, training.plan, training.steps_done
     assert isinstance(model, VideoClassifier)
     (predictions,) = evaluate_views(
@@ -161,8 +160,6 @@ def _validate(
     }
     training.report({"event": "validation", **event, **row})
     training.warn_once("overfitting", validations.overfits())
-    if settings.patience is not None and validations.since_best >= settings.patience:
-        training.end(f"step {step}: the last {settings.patience} validations brought nothing better")
 
 
 def _validation_row(predictions: Predictions) -> dict[str, float]:

@@ -237,6 +237,7 @@ class Training:
         """End the run before the last step of its plan; it is finished, and cannot be resumed."""
         if not self._has_ended:
             self._has_ended = True
+            self.save()  # if the process was killed before the last weights were written
             self.log({"step": self.steps_done, ENDED: reason})
             self.notice(reason)
 

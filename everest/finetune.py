@@ -129,7 +129,7 @@ def _end_early(training: Training, settings: FinetuneSettings, validations: Vali
 
 
 def _validate(training: Training, clips: VideoClips, validations: Validations) -> None:
-    """Measure one center view of every validation video, log it, and keep the weights if they are the best."""
+    """Measure one center view of every validation video, log it, and keep new best weights."""
     model, plan, step = training.state.trained_model, training.plan, training.steps_done
     assert isinstance(model, VideoClassifier)
     (predictions,) = evaluate_views(

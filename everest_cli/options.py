@@ -232,6 +232,10 @@ Root = Annotated[
         help="Folder that paths in lists are relative to [the list's].",
     ),
 ]
+ListsFolder = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", metavar="DIR", help="Folder for the lists [the videos' folder]."),
+]
 PrepareWorkers = Annotated[
     int | None, typer.Option("--workers", metavar="N", min=1, help="Processes [as cores].")
 ]

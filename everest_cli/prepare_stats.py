@@ -45,7 +45,7 @@ def stats(
     if picture is not None:
         check_target(picture, option="--picture", overwrite=overwrite)
     root = data or (source if source.is_dir() else source.parent)
-    labeled, _ = read_labeled(source, root=root, classes=classes)
+    labeled = read_labeled(source, root=root, classes=classes).data
     with Display(quiet=quiet) as display:
         statistics = take_stats(
             labeled.samples,

@@ -13,7 +13,7 @@ from statistics import median
 from typing import Any, Final
 
 from everest.data.dataset import VideoClips
-from everest.data.list_text import COLUMNS
+from everest.data.list_header import COLUMNS
 from everest.data.loader import batches, make_loader
 from everest.data.samples import Sample
 from everest.data.views import PretrainViews

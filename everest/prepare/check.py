@@ -36,21 +36,29 @@ def check_labels(sources: Sequence[Source], rules: LabelRules) -> tuple[list[str
     """
     problems = [f"{where}: {problem}" for source in sources for where, problem in source.unreadable.items()]
     problems += [f"{row.where}: {row.problem}" for source in sources for row in source.rows if row.problem]
-    problems += [
-        f"the classes '{first}' and '{second}' differ in case only; are they one?"
-        for first, second in same_but_for_case(rules.names)
-    ]
-    labels = [row.sample.labels for source in sources if source.labeled for row in source.rows]
-    heads = range(max(map(len, labels), default=0))
-    used_by_head = [{label[head] for label in labels if len(label) > head} for head in heads]
+    rows = [row for source in sources if source.labeled for row in source.rows]
+    heads = range(max((len(row.sample.labels) for row in rows), default=0))
+    # By head: each label with the first row that has it.
+    used_by_head: list[dict[int, str]] = [{} for _ in heads]
+    for row in rows:
+        for used, label in zip(used_by_head, row.sample.labels, strict=False):
+            used.setdefault(label, row.where)
+    named = used_by_head[0] if rules.names and used_by_head else {}
+    row_of = {rules.names[label]: where for label, where in named.items()}
+    for pair in same_but_for_case(rules.names):
+        one, other = (f"'{name}' ({row_of[name]})" if name in row_of else f"'{name}'" for name in pair)
+        problems.append(f"the classes {one} and {other} differ in case only; are they one?")
     count = len(rules.names) or rules.num_classes
     counts = list(rules.heads.values()) if rules.heads else [count] if count else []
     if not counts:
         for used in used_by_head:
-            gaps = sorted(set(range(max(used, default=0))) - used)
+            highest = max(used, default=0)
+            gaps = sorted(set(range(highest)) - used.keys())
             if gaps:
                 listed = ", ".join(map(str, gaps[:SHOWN])) + (", …" if len(gaps) > SHOWN else "")
-                problems.append(f"no sample has label {listed}, and labels go up to {max(used)}")
+                problems.append(
+                    f"{used[highest]}: no sample has label {listed}, and labels go up to {highest}"
+                )
     unused_classes = []
     for head, used, count in zip(rules.heads or [""], used_by_head, counts, strict=False):
         unused = [label for label in range(count) if label not in used]
@@ -93,6 +101,7 @@ class Duplicate:
             "kind": self.kind,
             "videos": list(dict.fromkeys(copy.row.sample.video_id for copy in self.copies)),
             "lists": list(dict.fromkeys(str(copy.source.path) for copy in self.copies)),
+            "rows": [copy.row.where for copy in self.copies],
             "leak": self.leaks,
             "labels_differ": len(labels) > 1,
         }

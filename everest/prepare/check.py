@@ -18,7 +18,7 @@ from everest.prepare.class_folders import same_but_for_case
 from everest.prepare.examine import Inspection, examine
 from everest.prepare.processes import Failure, map_apart
 from everest.prepare.sources import ListedSample, Source
-from everest.prepare.stats import spread
+from everest.prepare.stats import num_frames, spread
 from everest.system.events import Report, notice
 from everest.system.journal import open_journal
 
@@ -205,7 +205,7 @@ def check_sources(
     for sample in (row.sample for source in sources for row in source.rows):
         result = inspections[sample.path]
         if result.reason is None:
-            frames = num_frames(sample, result)
+            frames = num_frames(sample, result.frames, result.seconds)
             if frames <= 0:
                 has = f"{result.frames} frames" + (f" in {result.seconds:.2f} s" if result.seconds else "")
                 bad[sample.video_id] = f"the segment is outside the video, which has {has}"
@@ -243,13 +243,3 @@ def _inspect(
             journal.add([result])
             report({"event": "video", "done": len(results), "videos": len(paths)})
     return {path: results[path] for path in paths}
-
-
-def num_frames(sample: Sample, inspection: Inspection) -> int:
-    """Frames of a sample: of the file, or of its segment; not positive if the segment is outside the file."""
-    rate = inspection.frames / inspection.seconds if inspection.seconds else 0.0
-    first = sample.start_frame or round((sample.start or 0) * rate)
-    end = inspection.frames if sample.end_frame is None else min(sample.end_frame, inspection.frames)
-    if sample.end is not None:
-        end = min(round(sample.end * rate), inspection.frames)
-    return end - first

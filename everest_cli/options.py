@@ -40,8 +40,22 @@ class Which(StrEnum):
     best = "best"
 
 
+def _complete_recipe(incomplete: str) -> list[str]:
+    """The shipped recipes whose names begin so, for completion in a shell."""
+    from everest.config.recipe_files import shipped_names
+
+    return [name for name in shipped_names() if name.startswith(incomplete)]
+
+
 RecipeName = Annotated[
-    str, typer.Option("--recipe", "-r", metavar="R", help="A shipped recipe's name, or a YAML file.")
+    str,
+    typer.Option(
+        "--recipe",
+        "-r",
+        metavar="R",
+        help="A shipped recipe's name, or a YAML file.",
+        autocompletion=_complete_recipe,
+    ),
 ]
 DataRoot = Annotated[
     str | None, typer.Option("--data", metavar="DIR", help="Folder or URL of lists and videos (data.root).")

@@ -14,18 +14,21 @@ if TYPE_CHECKING:
 
 
 def doctor(as_json: o.AsJson = False) -> None:
-    """Examine this machine: packages, devices, decoders, disk; prints every problem with its fix.
+    """Examine this machine: packages, devices, decoders, disk; prints problems, fixes and a verdict.
 
     Example: everest doctor
     """
+    from everest.profiling.check_result import verdict
     from everest.profiling.doctor import run_checks
 
     results = run_checks()
     healthy = all(result.state != "broken" for result in results)
     if as_json:
-        print_json({"healthy": healthy, "findings": [result.to_dict() for result in results]})
+        findings = [result.to_dict() for result in results]
+        print_json({"healthy": healthy, "verdict": verdict(results), "findings": findings})
     else:
         _print_table(results)
+        typer.echo(verdict(results))
     if not healthy:
         raise typer.Exit(5)
 

@@ -8,7 +8,7 @@ import gc
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -47,10 +47,16 @@ COMPILERS = ("torch._dynamo", "torch._inductor")  # whose errors are RuntimeErro
 
 
 class Commands(TyperGroup):
-    """Lists commands in the order of use, and prints a user's error as one message."""
+    """Lists commands by subject, and prints a user's error as one message."""
 
     def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
         return list(self.commands)
+
+    def format_commands(self, ctx: typer.Context, formatter: Any) -> None:  # type: ignore[override]
+        widest = max(map(len, self.commands))
+        for title, commands in GROUPS.items():
+            with formatter.section(title):
+                formatter.write_dl([(f"{name:<{widest}}", line) for name, (_, line) in commands.items()])
 
     def make_context(self, *arguments: Any, **options: Any) -> Any:
         with _shortened_usage_errors():
@@ -122,7 +128,6 @@ def as_user_error(error: Exception) -> UserError | None:
 app = typer.Typer(
     cls=Commands,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={
@@ -132,24 +137,42 @@ app = typer.Typer(
         "token_normalize_func": lambda name: "output" if name == "out" else name,
     },
 )
-app.command("pretrain")(pretrain.pretrain)
-app.command("finetune")(finetune.finetune)
-app.command("train-tokenizer")(train_tokenizer.train_tokenizer)
-app.command("eval")(evaluate.evaluate)
-app.command("visualize-mask")(visualize_mask.visualize_mask)
-app.command("select-frames")(select_frames.select_frames)
-app.command("predict")(predict.predict)
-app.command("extract")(extract.extract)
-app.command("probe")(probe.probe)
-app.command("convert")(convert.convert)
-app.command("export")(export.export)
-app.command("profile")(profile.profile)
-app.add_typer(prepare.app, name="prepare")
-app.add_typer(recipes.app, name="recipes")
-app.command("runs")(runs.runs)
-app.command("plot")(plot.plot)
-app.command("demo")(demo.demo)
-app.command("doctor")(doctor.doctor)
+# By subject, each with the line that `everest --help` shows: up to 59 characters, so that it fits 80 columns.
+GROUPS: dict[str, dict[str, tuple[Callable[..., None] | typer.Typer, str]]] = {
+    "Train": {
+        "demo": (demo.demo, "Try everything on rendered videos, without a download."),
+        "recipes": (recipes.app, "List, show, copy and validate the shipped recipes."),
+        "pretrain": (pretrain.pretrain, "Train an encoder on unlabeled videos."),
+        "finetune": (finetune.finetune, "Train a classifier from a pre-trained encoder."),
+        "eval": (evaluate.evaluate, "Evaluate a classifier on the test videos."),
+        "probe": (probe.probe, "Evaluate a frozen encoder: k-NN, linear and others."),
+        "train-tokenizer": (train_tokenizer.train_tokenizer, "Train LVMAE's tokenizer."),
+    },
+    "Look": {
+        "runs": (runs.runs, "List runs with their progress."),
+        "plot": (plot.plot, "Draw the curves of runs."),
+        "visualize-mask": (
+            visualize_mask.visualize_mask,
+            "Draw kept, visible and predicted tokens of videos.",
+        ),
+        "select-frames": (select_frames.select_frames, "Find the frames of a video that change most."),
+        "profile": (profile.profile, "Compute cost, memory and hours before a run."),
+        "doctor": (doctor.doctor, "Examine this machine; print problems with their fixes."),
+    },
+    "Use": {
+        "predict": (predict.predict, "Predict classes of videos, or over time in long ones."),
+        "extract": (extract.extract, "Write features of videos to a file."),
+        "export": (export.export, "Export a model to transformers or ONNX."),
+        "convert": (convert.convert, "Convert a checkpoint of another program."),
+    },
+    "Data": {"prepare": (prepare.app, "Make lists; split, check, measure and re-encode videos.")},
+}
+for group in GROUPS.values():
+    for name, (command, line) in group.items():
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=name, short_help=line)
+        else:
+            app.command(name, short_help=line)(command)
 
 
 def _show_version(requested: bool) -> None:

@@ -40,8 +40,22 @@ class Which(StrEnum):
     best = "best"
 
 
+def _complete_recipe(incomplete: str) -> list[str]:
+    """The shipped recipes whose names begin so, for completion in a shell."""
+    from everest.config.recipe_files import shipped_names
+
+    return [name for name in shipped_names() if name.startswith(incomplete)]
+
+
 RecipeName = Annotated[
-    str, typer.Option("--recipe", "-r", metavar="R", help="A shipped recipe's name, or a YAML file.")
+    str,
+    typer.Option(
+        "--recipe",
+        "-r",
+        metavar="R",
+        help="A shipped recipe's name, or a YAML file.",
+        autocompletion=_complete_recipe,
+    ),
 ]
 DataRoot = Annotated[
     str | None, typer.Option("--data", metavar="DIR", help="Folder or URL of lists and videos (data.root).")
@@ -234,6 +248,10 @@ Root = Annotated[
         metavar="DIR",
         help="Folder that paths in lists are relative to [the list's].",
     ),
+]
+ListsFolder = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", metavar="DIR", help="Folder for the lists [the videos' folder]."),
 ]
 PrepareWorkers = Annotated[
     int | None, typer.Option("--workers", metavar="N", min=1, help="Processes [as cores].")

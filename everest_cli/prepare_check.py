@@ -155,7 +155,9 @@ def _print_check(document: dict[str, Any], span: int | None) -> None:
         lines = []
         for row in document["duplicates"]:
             if row["leak"] == leak:
-                reason = SAME[row["kind"]] + (", other labels" if row["labels_differ"] else "")
+                reason = SAME[row["kind"]]
+                if row["labels_differ"]:
+                    reason += f", other labels: {' and '.join(row['rows'])}"
                 lines.append(f"{' = '.join(row['videos'])} ({reason}; {', '.join(row['lists'])})")
         _print_some(title, lines)
     if document["short"]:

@@ -48,11 +48,13 @@ def encode(
 ) -> None:
     """Encode videos again so that training reads them faster; prints the new lists and folder.
 
+    Worth it for large frames and distant keyframes; small files can grow, which the command reports.
+
     Example: everest prepare encode train.csv test.csv --output small
     """
     import os
 
-    from everest.prepare.encode import JobShare, encode_videos, measure_gain
+    from everest.prepare.encode import JobShare, encode_videos, measure_gain, poor_gain
     from everest.prepare.sources import read_originals
 
     settings = EncodeSettings(short_side=short_side, gop=gop, crf=crf, fast_decode=fast_decode)
@@ -80,6 +82,9 @@ def encode(
         )
         if speed:
             say(f"clips per CPU second: {speed['before']:.1f} before, {speed['after']:.1f} after")
+            verdict = poor_gain(speed, encoded.files.values())
+            if verdict is not None:
+                say(verdict)
     if encoded.failed:
         raise typer.Exit(4)
 

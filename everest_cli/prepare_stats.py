@@ -45,7 +45,7 @@ def stats(
     if picture is not None:
         check_target(picture, option="--picture", overwrite=overwrite)
     root = data or (source if source.is_dir() else source.parent)
-    labeled, _ = read_labeled(source, root=root, classes=classes)
+    labeled = read_labeled(source, root=root, classes=classes).data
     with Display(quiet=quiet) as display:
         statistics = take_stats(
             labeled.samples,
@@ -70,6 +70,8 @@ def _print_stats(document: dict[str, Any]) -> None:
         if document[name]:
             least, middle, most = (document[name][key] for key in ("min", "median", "max"))
             typer.echo(f"{name}: {least:.4g} to {most:.4g}, median {middle:.4g}")
+    strides = ", ".join(f"{clip} frames: {stride or 'none'}" for clip, stride in document["strides"].items())
+    typer.echo(f"largest stride that fits 95 % of the videos, for clips of {strides}")
     typer.echo(f"largest class / smallest: {document['imbalance']:g}")
     for row in document["classes"]:
         motion = "-" if row["motion"] is None else f"{row['motion']:.4f}"

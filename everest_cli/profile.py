@@ -67,6 +67,15 @@ def profile(
     batch: Annotated[
         int | None, typer.Option("--batch", metavar="N", min=1, help="Clips per step, for --measure.")
     ] = None,
+    videos: Annotated[
+        int | None, typer.Option("--videos", metavar="N", min=1, help="Plan a pre-training run on N videos.")
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option("--epochs", metavar="E", min=1, help="Epochs of that run [the recipe's].")
+    ] = None,
+    gpu: Annotated[
+        str | None, typer.Option("--gpu", metavar="G", help="GPU of that run: h200, a100, 4090, t4.")
+    ] = None,
     plot: Annotated[
         Path | None, typer.Option("--plot", metavar="F", help="Draw cost against keep ratio and frames.")
     ] = None,
@@ -76,13 +85,15 @@ def profile(
 ) -> None:
     """Compute the cost of a recipe: GMACs, parameters, tokens and memory of every stage.
 
-    Example: everest profile --backbone vit-b --compare
+    With --videos and --gpu, also the hours and the memory of a run on that GPU, in words.
+
+    Example: everest profile --backbone vit-b --videos 10000 --epochs 800 --gpu a100
     """
     if memory is not None and not 0 < memory < MAX_MEMORY:
         raise RecipeError(f"--memory: must be more than 0 and less than {MAX_MEMORY:g} GiB, not {memory}")
     other_options = (
         *(backbone, method, recipe, frames, size, keep, visible, finetune_keep, alpha, overrides),
-        *(data, comparing, measured, max_batch, memory, plot),
+        *(data, comparing, measured, max_batch, memory, plot, videos, epochs, gpu),
     )
     notices = {
         "with --paper no other option but --json has an effect": paper and any(other_options),
@@ -101,6 +112,11 @@ def profile(
         rows = [figure.dump() for figure in paper_figures()]
         print_json(rows) if as_json else print_paper(rows)
         return
+
+    from everest.profiling.planner import check_plan_options, find_gpu, plan_pretraining
+
+    check_plan_options(videos=videos, epochs=epochs, gpu=gpu)
+    planned = None if gpu is None else find_gpu(gpu)
 
     from everest.profiling.choices import ProfileOverrides, compare, recipe_of
     from everest.profiling.profile import profile
@@ -132,6 +148,8 @@ def profile(
 
         clips = {stage: clips_of_run(profiled, stage) for stage in STAGES}
     document: dict[str, Any] = {**profile(profiled), "compare": compare(changes) if comparing else []}
+    if planned is not None and videos is not None:
+        document["plan"] = plan_pretraining(profiled, planned, videos=videos, epochs=epochs)
     if max_batch or memory is not None:
         _add_largest_batches(document, memory)
     if measured or data is not None:

@@ -75,6 +75,8 @@ def print_profile(document: dict[str, Any]) -> None:
             typer.echo(f"{name}: the step waits for videos, {loader['data_wait']:.0%} of its time. Remedies:")
             for remedy in loader["helps"]:
                 typer.echo(f"  {remedy}")
+    if "plan" in document:
+        typer.echo(document["plan"]["sentence"])
     if "plot" in document:
         typer.echo(document["plot"])
     if document["compare"]:

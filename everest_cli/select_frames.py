@@ -17,8 +17,11 @@ def select_frames(
     keep: Annotated[float, typer.Option("--keep", help="Keep ratio over all candidate tokens.")] = 0.3,
     frames: Annotated[int, typer.Option("--frames", min=2, help="Frames of the drawn clip.")] = 16,
     stride: Annotated[
-        int, typer.Option("--stride", min=1, help="Stride between candidates; less in short videos.")
-    ] = 4,
+        int | None,
+        typer.Option(
+            "--stride", min=1, help="Take candidates N frames apart from the middle [the whole video]."
+        ),
+    ] = None,
     size: Annotated[int, typer.Option("--size", min=16, help="Shorter side, without a checkpoint.")] = 224,
     checkpoint: Annotated[
         str | None,
@@ -27,7 +30,7 @@ def select_frames(
         ),
     ] = None,
     draws: Annotated[
-        int, typer.Option("--draws", min=0, help="Draw N times; --json has the share of each frame pair.")
+        int, typer.Option("--draws", min=0, help="Also draw N times, and print how often each pair is drawn.")
     ] = 0,
     picture: Annotated[
         Path | None, typer.Option("--picture", metavar="DIR", help="Write VIDEO-frames.png there.")
@@ -39,7 +42,7 @@ def select_frames(
     overwrite: o.OverwriteFile = False,
     as_json: o.AsJson = False,
 ) -> None:
-    """Draw information-intensive frames of videos; prints their numbers.
+    """Draw information-intensive frames of whole videos; prints their numbers.
 
     Example: everest select-frames video.mp4 --picture .
     """
@@ -56,7 +59,8 @@ def select_frames(
     request = FrameDraw(
         selector=RedundancyRobust(keep_ratio=keep),
         frames=frames,
-        stride=stride,
+        stride=stride or 1,
+        whole_video=stride is None,
         alpha=alpha,
         size=size,
         seed=seed,
@@ -80,6 +84,8 @@ def select_frames(
         rows.append(row)
         if not as_json:
             typer.echo(f"{row['video']}: {' '.join(map(str, row['frames']))}")
+            for pair, share in zip(row["candidate_pairs"], row.get("inclusion", ()), strict=False):
+                typer.echo(f"  frames {pair[0]}-{pair[-1]}: in {share:.1%} of {draws} draws")
             if picture is not None:
                 say(f"figure: {row['picture']}")
             if extract is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from small_runs import RECIPE, refused
+from typer.main import get_command
 from typer.testing import CliRunner
 
 import everest
@@ -56,6 +58,50 @@ def test_help_imports_no_heavy_module_and_fits_the_page(command: list[str]):
     assert shown.stderr.strip() == "[]"
     assert "Example: everest" in shown.stdout or command in (["recipes"], ["prepare"])
     assert max(map(len, shown.stdout.splitlines())) <= 100
+
+
+def help_in_80_columns(*words: str) -> list[str]:
+    return CliRunner().invoke(app, [*words, "--help"], env={"COLUMNS": "80"}).stdout.splitlines()
+
+
+def test_help_fits_80_columns_and_lists_every_command_under_a_subject():
+    lines = help_in_80_columns()
+    assert [line for line in lines if line in ("Train:", "Look:", "Use:", "Data:")] == [
+        *("Train:", "Look:", "Use:", "Data:")
+    ]
+    listed = [line.split()[0] for line in lines[lines.index("Train:") :] if line.startswith("  ")]
+    assert sorted(listed) == sorted(COMMANDS) == sorted(get_command(app).commands)
+    described = lines[lines.index("Train:") :] + help_in_80_columns("prepare")[1:]
+    assert not [line for line in described if line.endswith("...")]  # no description is cut
+    groups = [[name] for name in COMMANDS] + [
+        [group, name]
+        for group in ("prepare", "recipes")
+        for name in get_command(app).commands[group].commands
+    ]
+    for words in [[], *groups]:
+        assert max(map(len, help_in_80_columns(*words))) <= 80, words
+
+
+@pytest.mark.parametrize(
+    ("typed", "completions"),
+    [
+        ("everest pre", ["pretrain", "predict", "prepare"]),
+        ("everest prepare s", ["split", "stats", "shard"]),
+        ("everest finetune --ini", ["--init"]),
+        ("everest pretrain --recipe ucf101-r", ["ucf101-released", "ucf101-running-cell"]),
+    ],
+)
+def test_shells_complete_commands_options_and_recipes(typed: str, completions: list[str]):
+    environment = {
+        "_EVEREST_COMPLETE": "complete_bash",
+        "COMP_WORDS": typed,
+        "COMP_CWORD": str(len(typed.split()) - 1),
+    }
+    program = "import sys; sys.argv = ['everest']; from everest_cli.main import main; main()"
+    shown = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env={**os.environ, **environment}
+    )
+    assert sorted(shown.stdout.split()) == sorted(completions), shown.stderr
 
 
 def test_unknown_recipe_names_the_nearest(tmp_path: Path):

@@ -74,6 +74,10 @@ def desk(tmp_path: Path, clip_files: Path, monkeypatch: pytest.MonkeyPatch) -> P
     for number, name in enumerate(["run", "walk", "run", "walk"]):
         (tmp_path / "ACTIONS" / name).mkdir(parents=True, exist_ok=True)
         shutil.copy(clip_files / f"clip{number}.mp4", tmp_path / "ACTIONS" / name)
+    rows = [
+        f"ACTIONS/{name}/clip{number}.mp4,{name},m{number}\n" for number, name in enumerate(["run", "walk"])
+    ]
+    (tmp_path / "SHEET.csv").write_text("".join(["file,behavior,animal\n", *rows]))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

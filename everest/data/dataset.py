@@ -69,6 +69,7 @@ class VideoClips(Dataset[Clip | UserError]):
             its frames are zeros and `failed` names it (evaluation).
         tokens: tokens of the clips of the first epochs; later epochs repeat these clips, with other random
             numbers.
+        notices: lines about the videos to show when a run starts.
     """
 
     samples: Sequence[Sample]
@@ -80,6 +81,7 @@ class VideoClips(Dataset[Clip | UserError]):
     replace_bad: bool
     cache: FrameCache | None = None
     tokens: ClipTokens | None = None
+    notices: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.samples)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
-from everest.data.list_text import HEAD_PREFIX, ListRow, read_lines, shown
+from everest.data.list_header import HEAD_PREFIX
+from everest.data.list_text import ListRow, read_lines, shown
 from everest.errors import DataError, did_you_mean
 from everest.system.storage import Location
 
@@ -48,7 +49,7 @@ class LabelRules:
         if not self._has_integer_names:
             if is_integer(text):
                 return (_in_range("label", int(text), self.num_classes or len(self.names)),)
-            if _is_number_like(text):
+            if is_number_like(text):
                 raise ValueError(f"label '{text}' is not an integer from 0")
         no_names = "; other labels are numbers, and data.classes is not set"
         raise ValueError(
@@ -74,7 +75,7 @@ def names_used(rows: Sequence[ListRow]) -> tuple[str, ...]:
     labels = {row.values["label"] for row in rows if "label" in row.values}
     if any(map(is_integer, labels)):
         return ()
-    return tuple(sorted(label for label in labels if not _is_number_like(label)))
+    return tuple(sorted(label for label in labels if not is_number_like(label)))
 
 
 def read_class_names(file: Location) -> tuple[str, ...]:
@@ -99,7 +100,7 @@ def is_integer(text: str) -> bool:
     return len(text) < 20 and text.isascii() and text.removeprefix("-").isdecimal()
 
 
-def _is_number_like(text: str) -> bool:
+def is_number_like(text: str) -> bool:
     """Whether a text means any number: `1.0`, `+1`, `1e3`, `nan` and `²` do, `1_0` does not."""
     if text.isnumeric():
         return True

@@ -1,8 +1,9 @@
 """The text of a list of videos: its separator, its columns, its rows.
 
 A line is `path label`, separated by a tab, a comma or a space; paths with spaces are quoted if a space
-separates. A header is optional. With a header, a list can have the columns of `COLUMNS`, and a column
-`label.NAME` for each of several heads. The text is UTF-8; a path may be any bytes (everest.system.names).
+separates. A header is optional. With a header, a list can have the columns of `COLUMNS`, a column
+`label.NAME` for each of several heads, and others, which are ignored (everest.data.list_header). The text is
+UTF-8; a path may be any bytes (everest.system.names).
 """
 
 from __future__ import annotations
@@ -14,18 +15,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from everest.errors import DataError, did_you_mean
+from everest.data.list_header import COLUMNS, Header, read_header
+from everest.errors import DataError
 from everest.system.names import is_unicode
 from everest.system.storage import Location
 from everest.video.folders import as_data_error
 from everest.video.source import Member
 
-COLUMNS: Final = ("path", "label", "start", "end", "start_frame", "end_frame")
-HEAD_PREFIX: Final = "label."
 _NUL: Final = re.compile("\0")  # in no name of a file
 _NO_TEXT: Final = re.compile("[\0\ud800-\udfff]")  # NUL, or a byte that is not UTF-8
 LONGEST_SHOWN: Final = 60  # characters of a line that a message repeats
-_SEPARATORS: Final = ("\t", ",", " ")
+# With the characters to remove from both ends of a line: the first or last cell of a sheet may be empty.
+_SEPARATORS: Final = (("\t", None), ("\t", " "), (",", None), (" ", None))
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +37,17 @@ class ListRow:
     values: dict[str, str]  # by column, without empty values
     text: str  # the line as written
     member: Member | None = None  # the video, if it is in a shard
+    header: Header | None = None  # of the list
 
 
-def read_rows(file: Location) -> list[ListRow]:
+def read_rows(file: Location, *, class_column: str | None = None) -> list[ListRow]:
     """Reads the rows of a list.
 
+    Args:
+        class_column: the column of classes in a sheet; None finds it by its name.
     Raises:
         DataError: the file is not a text file, is empty, or its columns make no sense.
+        RecipeError: there is no column `class_column`.
     """
     lines = read_lines(file, any_names=True)
     if not lines:
@@ -54,14 +59,9 @@ def read_rows(file: Location) -> list[ListRow]:
                 "(a path that begins with # is written ./#…)"
             )
     fields_of_lines = _split(file, lines)
-    columns = [field.lower() if field.lower() in COLUMNS else field for field in fields_of_lines[0]]
-    if "path" in columns or "label" in columns:  # a header
-        where, known = f"{file}:{lines[0][0]}", (*COLUMNS, f"{HEAD_PREFIX}NAME")
-        for name in columns:
-            if name not in COLUMNS and not name.startswith(HEAD_PREFIX):
-                raise DataError(f"{where}: unknown column '{name}'{did_you_mean(name, known)}")
-        if "path" not in columns or len(set(columns)) < len(columns):
-            raise DataError(f"{where}: the header needs the column 'path', and every column once")
+    header = read_header(f"{file}:{lines[0][0]}", fields_of_lines, class_column=class_column)
+    if header is not None:
+        columns: Sequence[str] = header.names
         lines, fields_of_lines = lines[1:], fields_of_lines[1:]
     else:
         columns = COLUMNS[: min(max(map(len, fields_of_lines)), 2)]
@@ -84,7 +84,7 @@ def read_rows(file: Location) -> list[ListRow]:
         values = {column: value for column, value in zip(columns, fields, strict=True) if value}
         if not all(is_unicode(value) for column, value in values.items() if column != "path"):
             raise DataError(f"{file}:{number}: {shown(line)} is not in UTF-8; save the list in that encoding")
-        rows.append(ListRow(f"{file}:{number}", values, line))
+        rows.append(ListRow(f"{file}:{number}", values, line, header=header))
     return rows
 
 
@@ -116,11 +116,11 @@ def shown(line: str) -> str:
 def _split(file: Location, lines: Sequence[tuple[int, str]]) -> list[list[str]]:
     """Returns the fields of all lines, split by a separator that gives each line equally many, at least 2."""
     candidates = []
-    for separator in _SEPARATORS:
+    for separator, ends in _SEPARATORS:
         rows = []
         for number, line in lines:
             try:
-                (fields,) = csv.reader([line.strip()], delimiter=separator, skipinitialspace=True)
+                (fields,) = csv.reader([line.strip(ends)], delimiter=separator, skipinitialspace=True)
             except csv.Error as error:  # a field of more than 131072 characters
                 raise DataError(
                     f"{file}:{number}: {error}; a line is `path label`, this is {shown(line)}"

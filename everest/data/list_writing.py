@@ -9,7 +9,7 @@ from typing import Final
 
 import numpy as np
 
-from everest.data.labels import columns_of, is_integer
+from everest.data.labels import columns_of, is_integer, is_number_like
 from everest.data.samples import Sample
 from everest.errors import DataError, RecipeError
 from everest.system.files import refuse_inputs, write_atomically
@@ -84,6 +84,16 @@ def write_list(
 def names_needed(names: Sequence[str]) -> Sequence[str]:
     """Returns the class names if a list must use them: if any is an integer, integers are read as names."""
     return names if any(map(is_integer, names)) else ()
+
+
+def names_to_write(names: Sequence[str]) -> Sequence[str]:
+    """Returns the class names if a list can use them as labels; none if one would be read as a number."""
+    return () if any(is_number_like(name) and not is_integer(name) for name in names) else names
+
+
+def needs_classes_file(names: Sequence[str]) -> bool:
+    """Whether a list that uses `names_to_write` is read rightly only with the file of class names."""
+    return any(map(is_number_like, names))
 
 
 def refuse_existing(

@@ -59,6 +59,7 @@ class SampleList:
 
     samples: tuple[Sample, ...]
     class_names: tuple[str, ...] | None  # None: only the indices of the classes are known
+    notice: str | None = None  # about the columns of a sheet: which are read, and which are ignored
 
 
 def read_samples(
@@ -71,6 +72,7 @@ def read_samples(
     labeled: bool = True,
     names_classes: bool = True,
     may_miss: bool = False,
+    class_column: str | None = None,
 ) -> SampleList:
     """Reads and checks a list or a folder.
 
@@ -83,14 +85,22 @@ def read_samples(
         names_classes: whether names used in the source may define the classes. This holds for the training
             set only: the sorted names of a test set need not be in the order that the head was trained with.
         may_miss: ignore missing videos, unless all of them are missing.
+        class_column: the column of classes in a sheet; None finds it by its name.
     Raises:
         DataError: names the first problems, one per line, and their number.
+        RecipeError: the list has no column `class_column`.
     """
     with as_data_error(source):
         if not source.exists():
             raise DataError(f"{source}: no such list or folder; set data.root, by --data DIR")
         index = find_index(source)
-        rows = read_index(index) if index else read_rows(source) if source.is_file() else None
+        if index:
+            rows = read_index(index)
+        else:
+            rows = read_rows(source, class_column=class_column) if source.is_file() else None
+    header = rows[0].header if rows else None
+    if labeled and header and header.ignored and not header.has_classes:
+        raise header.no_classes(source)
     names: tuple[str, ...] = ()
     if heads and labeled and not rows:
         raise DataError(f"{source}: data.heads needs a list with the columns {', '.join(columns_of(heads))}")
@@ -114,7 +124,8 @@ def read_samples(
         samples = tuple(Sample(path=str(video.absolute())) for video in videos_under(source))
         if not samples:
             raise DataError(f"{source}: no videos in it")
-    return SampleList(samples=samples, class_names=names or None)
+    notice = header.notice() if header else None
+    return SampleList(samples=samples, class_names=names or None, notice=notice)
 
 
 def _first(names: Sequence[str]) -> str:

@@ -12,7 +12,8 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, InstanceOf, NonNegativeInt, TypeAdapter
 
-from everest.data.list_text import COLUMNS, HEAD_PREFIX, ListRow
+from everest.data.list_header import is_known
+from everest.data.list_text import ListRow
 from everest.errors import DataError
 from everest.system.json_text import parse_json, validated
 from everest.system.names import is_file_name, is_plain, is_unicode
@@ -131,6 +132,5 @@ def _check_places(index: ShardIndex) -> None:
         if not is_file_name(sample.path):
             raise ValueError(f"{where}.path: {sample.path!r} is no name of a file")
         for name, text in (sample.__pydantic_extra__ or {}).items():
-            is_column = name in COLUMNS or name.startswith(HEAD_PREFIX)
-            if not (is_column and isinstance(text, str) and is_unicode(name + text)):
+            if not (is_known(name) and isinstance(text, str) and is_unicode(name + text)):
                 raise ValueError(f"{where}: {name!r} is no column of a list, or has no text")

@@ -16,6 +16,7 @@ from everest.data.classes import Classes
 from everest.data.dataset import VideoClips
 from everest.data.labels import read_class_names
 from everest.data.samples import Sample, SampleList, read_samples
+from everest.data.stage_source import find_source, unused_validation
 from everest.data.views import (
     EvalViews,
     FinetuneViews,
@@ -71,9 +72,10 @@ def unlabeled_clips(
     recipe: Recipe, key: str, views: MakeViews, *, replace_bad: bool, num_noise: int = 0
 ) -> VideoClips:
     """Returns clips of the videos of `data.KEY`, without their labels."""
-    root, source = _source(recipe.data, key)
-    samples = read_samples(source, root=root, labeled=False)
-    return _clips(recipe, samples, views, num_noise=num_noise, replace_bad=replace_bad)
+    source = find_source(recipe.data, key, labeled=False)
+    samples = read_samples(source.location, root=source.root, labeled=False)
+    clips = _clips(recipe, samples, views, num_noise=num_noise, replace_bad=replace_bad)
+    return replace(clips, notices=_given(source.notice, samples.notice))
 
 
 def finetune_clips(recipe: Recipe) -> tuple[VideoClips, Classes]:
@@ -94,7 +96,8 @@ def finetune_clips(recipe: Recipe) -> tuple[VideoClips, Classes]:
     samples = _labeled_list(data, "train")
     num_noise = clip_grid(recipe).num_tokens if stage.selection.draws else 0
     clips = _clips(recipe, samples, views, num_noise=num_noise, replace_bad=True)
-    return clips, Classes.of(samples, data)
+    notices = _given(samples.notice, unused_validation(data))
+    return replace(clips, notices=notices), Classes.of(samples, data)
 
 
 def labeled_samples(recipe: Recipe) -> tuple[Sequence[Sample], Sequence[Sample], Classes]:
@@ -165,26 +168,20 @@ def _labeled_list(data: DataSettings, key: str, classes: Classes | None = None) 
             f"data.classes: '{data.classes}' has other names, or another order, than the classes that the "
             f"model was trained on (first {trained[0]}); set data.classes to null"
         )
-    root, source = _source(data, key)
-    return read_samples(
-        source,
-        root=root,
+    source = find_source(data, key, labeled=True)
+    samples = read_samples(
+        source.location,
+        root=source.root,
         classes=trained or names,
         num_classes=classes.count if classes else data.num_classes,
         heads=classes.heads if classes else data.heads,
         names_classes=classes is None,
     )
+    return replace(samples, notice="\n".join(_given(source.notice, samples.notice)) or None)
 
 
-def _source(data: DataSettings, key: str) -> tuple[Location, Location]:
-    """Returns `data.root`, and the list or folder that `data.KEY` names below it."""
-    source = getattr(data, key)
-    if source is None:
-        raise RecipeError(f"data.{key}: not set; name a list or a folder of videos")
-    root = parse_location(data.root)
-    if not root.is_dir():
-        raise DataError(f"data.root: no folder '{root}'; set it by --data DIR")
-    return root, join_location(root, source)
+def _given(*notices: str | None) -> tuple[str, ...]:
+    return tuple(text for text in notices if text is not None)
 
 
 def clip_grid(recipe: Recipe) -> TokenGrid:

@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from everest.data.crops import resize
+from everest.data.frames import spread_frames
 from everest.errors import DataError
 from everest.figures.masks import TUBELET, FigureRequest, Transformer
 from everest.methods.frame_selection import draw_slices, kept_per_slice, num_candidates
@@ -77,16 +78,18 @@ class FrameDraw(FigureRequest):
 
     Args:
         alpha: `alpha` times `frames` are candidates.
+        whole_video: spread the candidates over the whole video; else they are `stride` apart, in its middle.
         draws: how often to draw for `inclusion`; 0 for never.
     """
 
     selector: RedundancyRobust | FrameDifference
     alpha: float
+    whole_video: bool
     draws: int
     model: Transformer | None
 
     def view(self, video: Path) -> FrameView:
-        """Draw frames from the middle of a video.
+        """Draw frames from a video.
 
         Raises:
             VideoError: the video cannot be read.
@@ -102,9 +105,12 @@ class FrameDraw(FigureRequest):
                 f"{video}: {info.frames} frames, fewer than the {candidates * pair} candidates; "
                 "choose a smaller --frames or --alpha"
             )
-        stride = min(self.stride, info.frames // (candidates * pair))
-        start = (info.frames - ((candidates * pair - 1) * stride + 1)) // 2
-        ids = [start + stride * i for i in range(candidates * pair)]
+        if self.whole_video:
+            ids = spread_frames(info.frames, candidates * pair, 0.5).tolist()
+        else:
+            stride = min(self.stride, info.frames // (candidates * pair))
+            start = (info.frames - ((candidates * pair - 1) * stride + 1)) // 2
+            ids = [start + stride * i for i in range(candidates * pair)]
         frames = read_frames(video, ids)  # (S * p, H, W, 3)
         size = self.frame_size(info, multiples=TUBELET[1:])
         x = normalize(resize(frames, size, antialias=True))[None]

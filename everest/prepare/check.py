@@ -18,7 +18,7 @@ from everest.prepare.class_folders import same_but_for_case
 from everest.prepare.examine import Inspection, examine
 from everest.prepare.processes import Failure, map_apart
 from everest.prepare.sources import ListedSample, Source
-from everest.prepare.stats import spread
+from everest.prepare.stats import num_frames, spread
 from everest.system.events import Report, notice
 from everest.system.journal import open_journal
 
@@ -36,21 +36,29 @@ def check_labels(sources: Sequence[Source], rules: LabelRules) -> tuple[list[str
     """
     problems = [f"{where}: {problem}" for source in sources for where, problem in source.unreadable.items()]
     problems += [f"{row.where}: {row.problem}" for source in sources for row in source.rows if row.problem]
-    problems += [
-        f"the classes '{first}' and '{second}' differ in case only; are they one?"
-        for first, second in same_but_for_case(rules.names)
-    ]
-    labels = [row.sample.labels for source in sources if source.labeled for row in source.rows]
-    heads = range(max(map(len, labels), default=0))
-    used_by_head = [{label[head] for label in labels if len(label) > head} for head in heads]
+    rows = [row for source in sources if source.labeled for row in source.rows]
+    heads = range(max((len(row.sample.labels) for row in rows), default=0))
+    # By head: each label with the first row that has it.
+    used_by_head: list[dict[int, str]] = [{} for _ in heads]
+    for row in rows:
+        for used, label in zip(used_by_head, row.sample.labels, strict=False):
+            used.setdefault(label, row.where)
+    named = used_by_head[0] if rules.names and used_by_head else {}
+    row_of = {rules.names[label]: where for label, where in named.items()}
+    for pair in same_but_for_case(rules.names):
+        one, other = (f"'{name}' ({row_of[name]})" if name in row_of else f"'{name}'" for name in pair)
+        problems.append(f"the classes {one} and {other} differ in case only; are they one?")
     count = len(rules.names) or rules.num_classes
     counts = list(rules.heads.values()) if rules.heads else [count] if count else []
     if not counts:
         for used in used_by_head:
-            gaps = sorted(set(range(max(used, default=0))) - used)
+            highest = max(used, default=0)
+            gaps = sorted(set(range(highest)) - used.keys())
             if gaps:
                 listed = ", ".join(map(str, gaps[:SHOWN])) + (", …" if len(gaps) > SHOWN else "")
-                problems.append(f"no sample has label {listed}, and labels go up to {max(used)}")
+                problems.append(
+                    f"{used[highest]}: no sample has label {listed}, and labels go up to {highest}"
+                )
     unused_classes = []
     for head, used, count in zip(rules.heads or [""], used_by_head, counts, strict=False):
         unused = [label for label in range(count) if label not in used]
@@ -93,6 +101,7 @@ class Duplicate:
             "kind": self.kind,
             "videos": list(dict.fromkeys(copy.row.sample.video_id for copy in self.copies)),
             "lists": list(dict.fromkeys(str(copy.source.path) for copy in self.copies)),
+            "rows": [copy.row.where for copy in self.copies],
             "leak": self.leaks,
             "labels_differ": len(labels) > 1,
         }
@@ -196,7 +205,7 @@ def check_sources(
     for sample in (row.sample for source in sources for row in source.rows):
         result = inspections[sample.path]
         if result.reason is None:
-            frames = num_frames(sample, result)
+            frames = num_frames(sample, result.frames, result.seconds)
             if frames <= 0:
                 has = f"{result.frames} frames" + (f" in {result.seconds:.2f} s" if result.seconds else "")
                 bad[sample.video_id] = f"the segment is outside the video, which has {has}"
@@ -234,13 +243,3 @@ def _inspect(
             journal.add([result])
             report({"event": "video", "done": len(results), "videos": len(paths)})
     return {path: results[path] for path in paths}
-
-
-def num_frames(sample: Sample, inspection: Inspection) -> int:
-    """Frames of a sample: of the file, or of its segment; not positive if the segment is outside the file."""
-    rate = inspection.frames / inspection.seconds if inspection.seconds else 0.0
-    first = sample.start_frame or round((sample.start or 0) * rate)
-    end = inspection.frames if sample.end_frame is None else min(sample.end_frame, inspection.frames)
-    if sample.end is not None:
-        end = min(round(sample.end * rate), inspection.frames)
-    return end - first

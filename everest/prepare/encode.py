@@ -6,14 +6,14 @@ Finished files are kept: a file records how it was made, and appears under its n
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from statistics import median
 from typing import Any, Final
 
 from everest.data.dataset import VideoClips
-from everest.data.list_text import COLUMNS
+from everest.data.list_header import COLUMNS
 from everest.data.loader import batches, make_loader
 from everest.data.samples import Sample
 from everest.data.views import PretrainViews
@@ -31,6 +31,8 @@ from everest.video.stream import VideoError
 MARK: Final = ".encode-"  # prefix of hidden files whose names hold the settings and the job share
 VIDEOS: Final = 16  # to measure, spread over the list
 ROUNDS: Final = 3  # after one in which the files are opened for the first time
+TRIED: Final = 8  # our choice: videos after which the gain is measured for the first time
+LEAST_GAIN: Final = 1.1  # our choice: of clips per second, below which encoding is not worth it
 VIEWS: Final = PretrainViews(  # the clips of most recipes
     frames=16, stride=4, size=(224, 224), flip=True, sampling="dense", views_per_decode=1
 )
@@ -111,12 +113,40 @@ def encode_videos(
             report({"event": "video", "done": done, "videos": len(chosen)})
             if isinstance(result, EncodedFile):
                 files[source] = result
+                if len(files) == TRIED and len(chosen) >= 2 * TRIED:
+                    _report_gain(files, len(chosen), report)
             else:
                 failed.append((source, result.reason))
                 report(notice(f"{source}: {result.reason}"))
         failed.sort()
         lists = _write_lists(originals, output, files, failed) if part.of == 1 else []
     return EncodeSummary(files=files, failed=failed, lists=lists)
+
+
+def _report_gain(files: Mapping[str, EncodedFile], total: int, report: Report) -> None:
+    """Report that encoding is not worth it, if it is not for the first files."""
+    text = poor_gain(
+        measure_gain([(source, str(file.path)) for source, file in files.items()]), files.values()
+    )
+    if text is not None:
+        report(notice(f"first {len(files)} of {total} videos: {text}"))
+
+
+def poor_gain(clips_per_second: Mapping[str, float], files: Collection[EncodedFile]) -> str | None:
+    """Returns why training should read the originals; None if the encoded files are worth it.
+
+    Args:
+        clips_per_second: of `measure_gain`.
+        files: that were encoded.
+    """
+    gain = clips_per_second["after"] / max(clips_per_second["before"], 1e-9)
+    if gain >= LEAST_GAIN:
+        return None
+    growth = sum(file.bytes for file in files) / max(sum(file.source_bytes for file in files), 1)
+    return (
+        f"encoding is not worth it: the new files are read {gain:.2f} times as fast and are {growth:.1f} "
+        "times as large; train on the originals"
+    )
 
 
 def _check_output(originals: Sequence[SourceList], output: Path, mark: str, *, overwrite: bool) -> None:

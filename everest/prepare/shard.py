@@ -136,6 +136,7 @@ def write_shards(
         RecipeError: `output` holds other files or other shards, or another process writes there now.
         EnvironmentProblem: webdataset is not installed, or the disk is full.
     """
+    source = source.without_further_columns()
     try:
         import webdataset
     except ImportError as error:

@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
 from everest.data.labels import LabelRules, names_used
-from everest.data.list_text import HEAD_PREFIX, ListRow, read_rows
+from everest.data.list_header import HEAD_PREFIX, is_known
+from everest.data.list_text import ListRow, read_rows
 from everest.data.samples import Sample, SampleList, read_samples, samples_of_rows
 from everest.data.shards import find_index
-from everest.errors import DataError
+from everest.errors import DataError, RecipeError
 from everest.prepare.class_folders import read_names
 from everest.system.storage import Location, join_location, parse_location
 from everest.video.folders import as_data_error, videos_by_subfolder, videos_under
@@ -56,7 +57,7 @@ def read_sources(
     Raises:
         DataError: a source does not exist, is no list, or is empty.
     """
-    rows = {path: _read_rows(path) for path in paths}
+    rows = {path: read_list(path) for path in paths}
     if not rules.names and not rules.heads:
         names: Sequence[str] = ()
         first = next((path for path, pretrains in paths.items() if not pretrains), None)
@@ -72,6 +73,9 @@ def read_sources(
         if listed is None:
             sources.append(_read_folder(path, rules, pretrains=paths[path]))
             continue
+        header = listed[0].header
+        if header is not None and header.is_unclear and not paths[path]:
+            raise header.no_classes(path)
         own_rules = replace(rules, heads=rules.heads or heads_in(listed))
         labeled = not paths[path] and any("label" in row.values or own_rules.heads for row in listed)
         samples, problems = samples_of_rows(listed, root or path.parent, own_rules if labeled else None)
@@ -86,12 +90,12 @@ def read_sources(
     return sources, rules
 
 
-def _read_rows(path: Path) -> list[ListRow] | None:
+def read_list(path: Path, class_column: str | None = None) -> list[ListRow] | None:
     """The rows of a list; None for a folder."""
     with as_data_error(path):
         if not path.exists():
             raise DataError(f"{path}: no such list or folder")
-        return read_rows(path) if path.is_file() else None
+        return read_rows(path, class_column=class_column) if path.is_file() else None
 
 
 def heads_in(rows: Sequence[ListRow]) -> dict[str, int]:
@@ -118,30 +122,58 @@ def _read_folder(path: Path, rules: LabelRules, *, pretrains: bool) -> Source:
     return Source(path=path, rows=rows, labeled=labeled, pretrains=pretrains, unreadable={})
 
 
-def read_labeled(source: Path, *, root: Path, classes: Path | None) -> tuple[SampleList, list[str]]:
-    """The samples of a list or a folder, with labels if it has any, and the names of several heads.
+@dataclass(frozen=True, kw_only=True)
+class Labeled:
+    """The samples of a list or folder, with labels if it has any."""
 
+    data: SampleList
+    heads: list[str]  # names of the labels, if a sample has several
+    rows: list[ListRow] | None  # of each sample; None for a folder
+
+    def without_labels(self, source: Path) -> str | None:
+        """Returns a notice if a sheet has columns, but none that is known to hold the classes."""
+        header = self.rows[0].header if self.rows else None
+        if header is None or header.has_classes or not header.ignored:
+            return None
+        return (
+            f"{source}: no column is known to hold the classes ({', '.join(header.ignored)}), so the lists "
+            "have no labels; --class-column NAME names it"
+        )
+
+
+def read_labeled(
+    source: Path, *, root: Path, classes: Path | None, class_column: str | None = None
+) -> Labeled:
+    """Reads the samples of a list or a folder.
+
+    Args:
+        class_column: the column of classes in a sheet; None finds it by its name.
     Raises:
-        DataError: a line or a file is wrong (`everest prepare check` lists all problems), or the list has
-            columns `label` and `label.NAME`.
+        DataError: a line or a file is wrong (`everest prepare check` lists all problems), the list has
+            columns `label` and `label.NAME`, or several columns may hold the classes.
+        RecipeError: there is no column `class_column`.
     """
-    rows = _read_rows(source)
+    rows = read_list(source, class_column)
     heads = heads_in(rows or [])
     if rows is None:
+        if class_column is not None:
+            raise RecipeError(f"--class-column {class_column}: {source} is a folder, which has no columns")
         labeled = any(videos_by_subfolder(source).values())
     else:
         has_label = any("label" in row.values for row in rows)
         if heads and has_label:
             raise DataError(f"{source}: has columns label and label.NAME; rename label to label.NAME, too")
-        labeled = bool(heads) or has_label
-    samples = read_samples(
+        header = rows[0].header
+        labeled = bool(heads) or has_label or (header is not None and header.is_unclear)
+    data = read_samples(
         source,
         root=root,
         classes=read_names(classes) if classes else None,
         heads=heads or None,
         labeled=labeled,
+        class_column=class_column,
     )
-    return samples, list(heads)
+    return Labeled(data=data, heads=list(heads), rows=rows)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,6 +188,11 @@ class SourceList:
     @property
     def stem(self) -> str:
         return self.location.stem if self.is_list else self.location.absolute().name
+
+    def without_further_columns(self) -> SourceList:
+        """The same list with the columns that training reads."""
+        rows = tuple({key: text for key, text in row.items() if is_known(key)} for row in self.rows)
+        return replace(self, rows=rows)
 
     def video(self, path: str) -> Location:
         """The video for the `path` of a row."""

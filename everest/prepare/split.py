@@ -1,7 +1,6 @@
 """Divide a data set into lists: whole groups of videos, each class in the same shares, reproducible by seed.
 
-Clips of one source, person or scene look alike. If some of them are in training and others in a test set, the
-test measures memory; such clips form a group, which stays in one list.
+everest.prepare.groups forms the groups.
 
 S lists, C classes, G groups, E entries: pairs of a group and a class in it.
 """
@@ -9,11 +8,8 @@ S lists, C classes, G groups, E entries: pairs of a group and a class in it.
 from __future__ import annotations
 
 import itertools
-import os
-import re
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -21,70 +17,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from everest.data.list_writing import (
-    names_needed,
+    names_to_write,
+    needs_classes_file,
     refuse_existing,
     refuse_unlistable,
     write_lines,
     write_list,
 )
 from everest.data.samples import Sample
-from everest.errors import DataError, RecipeError
+from everest.errors import RecipeError
+from everest.prepare.groups import GroupOf
 from everest.prepare.index import CLASSES
 
-FOLDER: Final = "folder"
 NAMES: Final = ("train", "val", "test")
 NOWHERE: Final = -1  # a group that is in no list yet
 ROUNDING: Final = 1e-14  # of squared numbers of samples: a move or a swap that gains less gains nothing
 
-GroupOf = Callable[[Sample], str]
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Leak:
-    """A group with videos in several lists."""
-
-    group: str
-    lists: Mapping[str, int]  # its samples in each
-
-
-def grouping(text: str | None) -> GroupOf:
-    """The group of a sample for `--group`: the video itself, its folder, or a part of its name by a pattern.
-
-    Raises:
-        RecipeError: not a regular expression, or not with exactly one group.
-    """
-    if text is None:  # one name for a video, however its path is spelled and whatever links lead to it
-        return lambda x: os.path.realpath(x.video) if isinstance(x.video, Path) else x.path
-    if text == FOLDER:
-        return lambda sample: str(Path(sample.path).parent)
-    try:
-        pattern = re.compile(text)
-    except re.error as error:
-        raise RecipeError(f"--group {text}: neither '{FOLDER}' nor a regular expression ({error})") from error
-    if pattern.groups != 1:
-        raise RecipeError(
-            f"--group {text}: one pair of parentheses has to mark what names the group, as in _g(\\d+)_"
-        )
-
-    def group_of(sample: Sample) -> str:
-        match = pattern.search(Path(sample.path).name)
-        if match is None or match.group(1) is None:
-            raise DataError(f"{sample.path}: --group {text} does not fit its name")
-        return match.group(1)
-
-    return group_of
-
-
-def find_leaks(lists: Mapping[str, Sequence[Sample]], group_of: GroupOf) -> list[Leak]:
-    """The groups with samples in several lists, sorted by name."""
-    counts: dict[str, Counter[str]] = {}
-    for name, samples in lists.items():
-        for sample in samples:
-            counts.setdefault(group_of(sample), Counter())[name] += 1
-    shared = {group: dict(in_list) for group, in_list in counts.items() if len(in_list) > 1}
-    return [Leak(group=group, lists=in_list) for group, in_list in sorted(shared.items())]
 
 
 def read_shares(text: str) -> dict[str, float]:
@@ -242,7 +192,41 @@ def write_split(
             raise RecipeError(f"{old}: would remain from another split; remove it, or choose another folder")
     refuse_unlistable(sample for samples in lists.values() for sample in samples)
     for name, path in paths.items():
-        write_list(path, lists[name], root=root, label_names=names_needed(names), heads=heads)
+        write_list(path, lists[name], root=root, label_names=names_to_write(names), heads=heads)
     if names:
         write_lines(folder / CLASSES, names)
     return written
+
+
+def next_commands(
+    lists: Mapping[str, Sequence[Sample]],
+    folder: Path,
+    *,
+    root: Path,
+    names: Sequence[str],
+    heads: Sequence[str],
+) -> list[str]:
+    """Returns the commands that train on the lists which `write_split` wrote to `folder`.
+
+    They set the keys in which the lists differ from the defaults of the shipped recipes for your own videos.
+    """
+    filled = {name: samples for name, samples in lists.items() if samples}
+    folder = folder.absolute()
+    below = folder.relative_to(root) if folder.is_relative_to(root) else folder
+    prefix = "" if folder == root else f"{below}/"
+    labels = {name: {label for x in samples for label in x.labels[:1]} for name, samples in filled.items()}
+    settings = {name: f"{prefix}{name}.csv" for name in filled if prefix or name == "val"}
+    known = set().union(*labels.values())
+    if names and (needs_classes_file(names) or labels.get("train") != known):
+        settings["classes"] = f"{prefix}{CLASSES}"
+
+    def command(stage: str, keys: Sequence[str], *options: str) -> str:
+        sets = [f"--set {shlex.quote(f'data.{key}={settings[key]}')}" for key in keys if key in settings]
+        words = ["everest", stage, "--recipe small", f"--data {shlex.quote(str(root))}", *sets, *options]
+        return " ".join(words)
+
+    commands = [command("pretrain", ["train"])]
+    if known and not heads:
+        commands.append(command("finetune", [*NAMES, "classes"], "--init PRETRAINED_RUN"))
+        commands.append("everest eval --checkpoint FINETUNED_RUN")
+    return commands

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from everest.data.samples import Sample
+from everest.data.short_videos import largest_stride
 from everest.prepare.processes import Failure, map_apart
 from everest.system.events import Report, notice
 from everest.system.files import write_atomically
@@ -29,6 +30,7 @@ SIDE: Final = 160  # pixels of a thumbnail's longer side
 COLUMNS: Final = 6
 MOST: Final = 60  # thumbnails; if there are more classes, the first are shown
 LEAST: Final = 12  # thumbnails of a set with fewer classes, if it has the videos
+CLIPS: Final = (8, 16, 32)  # frames of the clips for which the largest stride is reported
 LONGEST: Final = 24  # characters of a class name in a title
 
 Floats = NDArray[np.float64]
@@ -37,6 +39,21 @@ Floats = NDArray[np.float64]
 def spread(values: Sequence[float]) -> dict[str, float] | None:
     """Minimum, median and maximum; None for no values."""
     return {"min": min(values), "median": median(values), "max": max(values)} if values else None
+
+
+def num_frames(sample: Sample, frames: int, seconds: float | None) -> int:
+    """Frames of a sample: of the file, or of its segment; not positive if the segment is outside the file.
+
+    Args:
+        frames: of the file.
+        seconds: of the file; None: a folder of images.
+    """
+    rate = frames / seconds if seconds else 0.0
+    first = sample.start_frame or round((sample.start or 0) * rate)
+    end = frames if sample.end_frame is None else min(sample.end_frame, frames)
+    if sample.end is not None:
+        end = min(round(sample.end * rate), frames)
+    return end - first
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -104,8 +121,20 @@ class Stats:
                 {"class": name, "videos": count, "motion": self.motion(name)}
                 for name, count in counts.items()
             ],
+            "strides": {str(frames): largest_stride(self.lengths, frames) for frames in CLIPS},
             "imbalance": round(max(counts.values()) / min(counts.values()), 3),
         }
+
+    @property
+    def lengths(self) -> list[int]:
+        """Frames of each sample whose video was measured."""
+        pairs = [
+            (sample, self.measured[sample.path])
+            for samples in self.by_class.values()
+            for sample in samples
+            if sample.path in self.measured
+        ]
+        return [max(num_frames(sample, video.frames, video.seconds), 0) for sample, video in pairs]
 
     def motion(self, name: str) -> float | None:
         """The mean motion of the videos of a class; None if none could be read."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -26,6 +27,25 @@ class CheckResult:
     def to_dict(self) -> dict[str, Any]:
         """The values of `everest doctor --json`."""
         return {"name": self.name, "state": self.state, "found": self.found, "fix": self.fix}
+
+
+def verdict(results: Sequence[CheckResult]) -> str:
+    """The results of all checks in a sentence: whether everest works, on which device, and where to start."""
+    broken = [result.name for result in results if result.state == "broken"]
+    warned = [result.name for result in results if result.state == "warning"]
+    if broken:
+        return f"everest does not work on this machine: fix {', '.join(broken)} first."
+    gpus = sum(result.name.startswith("GPU ") and result.state == "ok" for result in results)
+    if gpus:
+        device = f"on {gpus} GPU{'s' if gpus > 1 else ''}"
+    elif any(result.name == "MPS" for result in results):
+        device = "on the GPU of this Mac, by --gpus mps"
+    else:
+        device = "on the CPU only: begin with the recipe 'small'"
+    sentence = f"everest works on this machine, {device}"
+    if not warned:
+        return f"{sentence}."
+    return f"{sentence}; {len(warned)} warning{'s' if len(warned) > 1 else ''}: {', '.join(warned)}."
 
 
 def at_least(name: str, found: str, enough: bool, fix: str) -> CheckResult:

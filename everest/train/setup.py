@@ -20,6 +20,7 @@ from everest.config.stage_settings import FinetuneSettings, PretrainSettings
 from everest.config.tokenizer import TokenizerSettings
 from everest.data.dataset import Clip, VideoClips
 from everest.data.loader import batches, on_device, shared_bytes
+from everest.data.short_videos import padding_notice
 from everest.data.stages import fingerprint
 from everest.errors import RecipeError
 from everest.models.block import Block
@@ -76,6 +77,11 @@ def set_up_training(
         EnvironmentProblem: too little shared memory for the batches of the workers.
     """
     accelerator = context.accelerator
+    if accelerator.is_main_process and not context.resumed:
+        section = "finetune" if isinstance(stage, FinetuneSettings) else "pretrain"  # has the stride
+        for text in (*clips.notices, padding_notice(clips, section)):
+            if text is not None:
+                context.report(notice(text))
     root = parse_location(recipe.data.root)
     videos = {"videos": len(clips), "samples": fingerprint(clips.samples, root, classes)}
     value_bytes = bytes_per_value(accelerator)

@@ -7,7 +7,7 @@ import pytest
 
 from everest.data.labels import read_class_names
 from everest.data.samples import Sample, read_samples
-from everest.errors import DataError
+from everest.errors import DataError, RecipeError
 
 NAMES = ("jump", "run", "walk")
 
@@ -429,3 +429,90 @@ def test_a_label_of_thousands_of_digits_is_no_index(tmp_path: Path):
     (tmp_path / "x.csv").write_text(f"a.mp4 {'6' * 6000}\n")
     with pytest.raises(DataError, match="is not an integer from 0"):
         read_samples(tmp_path / "x.csv", root=tmp_path)
+
+
+# --- sheets of other programs -----------------------------------------------------------------------------
+
+SHEET = (
+    "clip_id,filename,behavior,animal,date\n7,a.mp4,walk,m3,2024-05-01\n8,b.mp4,run,m4,\n9,c.mp4,walk,m3,\n"
+)
+
+
+@pytest.mark.parametrize("separator", [",", "\t"])
+def test_a_sheet_with_a_class_column_is_a_list(root, separator):
+    found = read(root, SHEET.replace(",", separator), name="sheet.csv")
+    assert short(found, root) == [("a.mp4", 1), ("b.mp4", 0), ("c.mp4", 1)]
+    assert found.class_names == ("run", "walk")
+    assert found.notice == (
+        f"{root}/sheet.csv: paths from the column 'filename'; classes from the column 'behavior'; "
+        "ignored columns: clip_id, animal, date"
+    )
+
+
+def test_further_columns_of_a_list_are_ignored_with_a_notice(root):
+    found = read(root, "path,label,animal\na.mp4,0,m3\nb.mp4,1,m4\n")
+    assert short(found, root) == [("a.mp4", 0), ("b.mp4", 1)]
+    assert found.notice == f"{root}/train.csv: ignored columns: animal"
+    assert read(root, "path,label\na.mp4,0\nb.mp4,1\n").notice is None
+
+
+def test_the_index_column_of_pandas_is_ignored(root):
+    found = read(root, ",path,label\n0,a.mp4,walk\n1,b.mp4,run\n")
+    assert short(found, root) == [("a.mp4", 1), ("b.mp4", 0)]
+    assert found.notice == f"{root}/train.csv: ignored columns: column 1"
+
+
+def test_the_columns_of_a_sheet_are_chosen_by_name(root):
+    text = "name,class,treatment\na.mp4,1,salt\nb.mp4,1,sugar\n"
+    assert read(root, text, class_column="treatment").class_names == ("salt", "sugar")
+    text = "path,label,treatment\na.mp4,1,salt\nb.mp4,1,sugar\n"
+    found = read(root, text, class_column="treatment")
+    assert found.class_names == ("salt", "sugar")
+    assert found.notice == (f"{root}/train.csv: classes from the column 'treatment'; ignored columns: label")
+    assert short(read(root, text), root) == [("a.mp4", 1), ("b.mp4", 1)]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "filename,class,behavior\na.mp4,1,walk\n",
+            r"sheet\.csv:1: several columns may hold the classes \(class, behavior\); rename one to 'label', "
+            r"or run `everest prepare split .*/sheet\.csv --class-column class`, which writes lists",
+        ),
+        (
+            "filename,animal,treatment\na.mp4,m3,salt\n",
+            r"sheet\.csv:1: no column is known to hold the classes \(animal, treatment\); .*"
+            r"--class-column NAME`",
+        ),
+        ("path,lable\na.mp4,salt\n", r"no column is known to hold the classes \(lable\)"),
+        ("file,video,class\na.mp4,a.mp4,walk\n", r":1: .*file and video may both be that; rename the column"),
+        ("path,label,start_time\na.mp4,1,2.5\n", r":1: unknown column 'start_time'; did you mean 'start'"),
+        ("path,label,animal,animal\na.mp4,1,2,3\n", r":1: the header needs .* every column once"),
+    ],
+)
+def test_a_sheet_that_may_mean_several_things_is_refused_with_the_command(root, text, message):
+    with pytest.raises(DataError, match=message):
+        read(root, text, name="sheet.csv")
+
+
+def test_columns_of_words_are_no_misspelled_segments(root):
+    found = read(root, "path,label,state\na.mp4,0,Ohio\nb.mp4,1,Iowa\n")
+    assert found.notice == f"{root}/train.csv: ignored columns: state"
+
+
+def test_a_class_column_that_is_not_there_is_an_error_of_usage(root):
+    for text in (SHEET, "a.mp4 walk\nb.mp4 run\n"):
+        with pytest.raises(RecipeError, match="--class-column behaviour"):
+            read(root, text, name="sheet.csv", class_column="behaviour")
+
+
+def test_a_sheet_without_classes_is_a_list_for_pretraining(root):
+    text = "filename,animal,treatment\na.mp4,m3,salt\nb.mp4,m4,salt\n"
+    assert short(read(root, text, labeled=False), root) == [("a.mp4",), ("b.mp4",)]
+
+
+@pytest.mark.parametrize("name", ["video", "file", "clip"])
+def test_folders_of_images_named_like_a_column_are_no_header(root, name):
+    (root / name).mkdir()
+    assert len(read(root, f"{name} 0\nb.mp4 1\n").samples) == 2

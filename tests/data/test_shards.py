@@ -72,6 +72,15 @@ def test_members_are_the_files_to_the_byte(index: Path, videos: Path):
         assert torch.equal(read_frames(other.video, [5, 31]), read_frames(one.path, [5, 31]))
 
 
+def test_a_sheet_gives_shards_with_its_paths_and_classes(videos: Path, tmp_path: Path):
+    lines = "".join(f"clip{number}.mp4,{number % 2 or 'zero'},m{number}\n" for number in range(4))
+    (videos / "sheet.csv").write_text("file,class,offset\n" + lines.replace("1,m", "one,m"))
+    shown, _ = everest(videos / "sheet.csv", "-o", tmp_path / "shards")
+    made = labeled(Path(shown.strip()), videos)
+    assert made.class_names == ("one", "zero")
+    assert [sample.labels for sample in made.samples] == [(1,), (0,), (1,), (0,)]
+
+
 def test_any_reader_of_webdataset_finds_video_and_label(index: Path, videos: Path):
     shards = sorted(index.parent.glob("*.tar"))
     read: list[dict] = []

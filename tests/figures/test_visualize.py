@@ -156,6 +156,29 @@ def test_frames_are_drawn_where_something_moves(video: Path):
     assert json_of("select-frames", video, *options, "--seed", "1") != row
 
 
+@pytest.mark.parametrize(("alpha", "pairs"), [(1.5, 6), (2.75, 11)])
+def test_candidates_cover_the_whole_video_unless_a_stride_is_given(video: Path, alpha: float, pairs: int):
+    options = ["--size", "32", "--frames", "8", "--alpha", str(alpha)]
+    row = json_of("select-frames", video, *options)
+    numbers = [number for pair in row["candidate_pairs"] for number in pair]
+    assert len(row["candidate_pairs"]) == pairs
+    part = row["frames_total"] / len(numbers)
+    assert numbers[0] < part
+    assert numbers[-1] >= row["frames_total"] - part
+    assert max(numbers[i + 1] - numbers[i] for i in range(len(numbers) - 1)) <= part + 1
+    middle = json_of("select-frames", video, *options, "--stride", "1")["candidate_pairs"]
+    assert middle[-1][-1] - middle[0][0] == 2 * pairs - 1
+
+
+def test_the_shares_of_many_draws_are_printed(video: Path):
+    options = ["--size", "32", "--frames", "8", "--draws", "50"]
+    shares = json_of("select-frames", video, *options)["inclusion"]
+    first, *lines = called("select-frames", video, *options).stdout.splitlines()
+    assert first.startswith(f"{video}: ")
+    assert [line.split(": in ")[1] for line in lines] == [f"{share:.1%} of 50 draws" for share in shares]
+    assert lines[0].startswith("  frames ")
+
+
 def test_drawn_frames_are_written_unchanged(video: Path, tmp_path: Path):
     options = ["--size", "32", "--frames", "4", "--extract", tmp_path / "x", "--picture", tmp_path]
     row = json_of("select-frames", video, *options)

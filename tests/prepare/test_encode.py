@@ -21,10 +21,11 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from everest.data.samples import read_samples
-from everest.prepare.encode import JobShare
-from everest.prepare.encoding import encoded_size
+from everest.prepare.encode import JobShare, poor_gain
+from everest.prepare.encoding import EncodedFile, encoded_size
 from everest.video.file import inspect_video
 from everest.video.reader import frames_between, probe, read_frames
+from everest.video.writer import write_video
 from everest_cli.main import app
 
 SIZES = st.integers(1, 5000)
@@ -145,6 +146,29 @@ def test_lists_keep_labels_and_segments_and_leave_out_what_failed(videos: Path, 
         ((0,), 1.0, None),
     ]
     assert probe(found.samples[1].path).frames == 32
+
+
+@pytest.mark.slow
+def test_encoding_that_gains_nothing_is_reported_early_and_at_the_end(tmp_path: Path):
+    scene = torch.randint(0, 256, (20, 30, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    scene = scene.repeat_interleave(8, 0).repeat_interleave(8, 1)  # (160, 240, 3)
+    (tmp_path / "videos").mkdir()
+    frames = torch.stack([scene.roll(2 * number, dims=1) for number in range(70)])
+    write_video(tmp_path / "videos" / "0.mp4", frames, fps=16, gop=1)  # each frame is read without others
+    for number in range(1, 16):
+        shutil.copy(tmp_path / "videos" / "0.mp4", tmp_path / "videos" / f"{number}.mp4")
+    slow = ["--gop", 250, "--crf", 1]
+    _, shown = everest(tmp_path / "videos", "-o", tmp_path / "again", *slow)
+    assert "first 8 of 16 videos: encoding is not worth it: the new files are read 0." in shown
+    assert shown.count("times as large; train on the originals") == 2
+
+
+def test_encoding_is_worth_it_if_files_are_read_faster():
+    files = [EncodedFile(Path("a.mp4"), True, 100, 300)]
+    assert poor_gain({"before": 10.0, "after": 12.0}, files) is None
+    text = poor_gain({"before": 10.0, "after": 9.0}, files)
+    assert text is not None
+    assert "are read 0.90 times as fast and are 3.0 times as large" in text
 
 
 def test_a_second_call_has_nothing_to_do(videos: Path, tmp_path: Path):

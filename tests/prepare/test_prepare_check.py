@@ -175,10 +175,10 @@ def test_a_folder_of_images_is_a_video(tmp_path: Path, clip_files: Path):
 @pytest.mark.parametrize(
     ("text", "classes", "problems"),
     [
-        ("clip0.mp4 0\nclip1.mp4 2\n", None, ["no sample has label 1, and labels go up to 2"]),
+        ("clip0.mp4 0\nclip1.mp4 2\n", None, ["csv:2: no sample has label 1, and labels go up to 2"]),
         ("clip0.mp4 0\nclip1.mp4 9\n", "run\nwalk\n", [r"train.csv:2: label 9 is out of range"]),
         ("clip0.mp4,run\nclip1.mp4,wlak\n", "run\nwalk\n", ["unknown class 'wlak'; did you mean"]),
-        ("clip0.mp4,run\nclip1.mp4,Run\n", None, ["the classes 'Run' and 'run' differ in case only"]),
+        ("clip0.mp4,run\nclip1.mp4,Run\n", None, ["train.csv:2) and 'run' ("]),
         ("path,label\nclip0.mp4,0\n,1\nclip1.mp4,1\n", None, ["train.csv:3: no path"]),
         ("\ufeffpath,label\r\nclip0.mp4,0\r\nclip1.mp4,1\r\n", None, []),
         ("path,label.a,label.b\nclip0.mp4,0,0\nclip1.mp4,1,x\n", None, ["csv:3: the column label.b needs"]),
@@ -196,6 +196,12 @@ def test_labels_are_verified(
     assert len(result["labels"]) == len(problems)
     assert all(problem in line for problem, line in zip(problems, result["labels"], strict=True))
     assert result["checked"] == result["ok"] == 2  # videos are looked at whatever their labels
+
+
+def test_the_labels_of_a_video_that_has_two_are_reported_with_their_lines(videos: Path, tmp_path: Path):
+    (videos / "train.csv").write_text("clip0.mp4 0\nclip1.mp4 1\nclip2.mp4 1\nclip0.mp4 1\n")
+    shown = everest("prepare", "check", videos / "train.csv", "-o", tmp_path / "out").stdout
+    assert f"other labels: {videos}/train.csv:1 and {videos}/train.csv:4" in shown
 
 
 def test_known_classes_without_a_video_are_reported_and_no_failure(videos: Path, tmp_path: Path):

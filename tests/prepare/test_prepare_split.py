@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from prepare_commands import everest, rows_of, touch
 
 from everest.data.samples import Sample
-from everest.prepare.split import assign, grouping, read_shares, split_samples
+from everest.prepare.groups import grouping
+from everest.prepare.split import assign, read_shares, split_samples
 
 
 def samples_of(classes, group_size):
@@ -165,7 +166,11 @@ def test_a_group_in_two_lists_is_a_leak(ucf_names):
     (ucf_names / "a.csv").write_text("Run/v_Run_g01_c01.avi 0\nRun/v_Run_g02_c01.avi 0\n")
     (ucf_names / "b.csv").write_text("Run/v_Run_g01_c02.avi 0\nWalk/v_Walk_g03_c01.avi 0\n")
     lists = [ucf_names / "a.csv", ucf_names / "b.csv"]
-    everest("prepare", "split", "--check", *lists)
+    alone = everest("prepare", "split", "--check", *lists)
+    assert (
+        "no video is in two of the 2 lists. Without --group, nothing is known about leakage" in alone.stderr
+    )
+    assert "no group" not in alone.stderr
     shown = everest("prepare", "split", "--check", *lists, "--group", r"_g(\d+)_", "--json", code=4)
     assert json.loads(shown.stdout)["leaks"] == [
         {"group": "01", "lists": {str(lists[0]): 1, str(lists[1]): 1}}
@@ -207,10 +212,103 @@ def test_given_splits_of_real_clips_do_not_leak(shared: Path):
         (["--group", "g\\d"], 2, "one pair of parentheses"),
         (["--group", "_h(\\d+)_"], 4, "--group _h(\\d+)_ does not fit its name"),
         (["--group", "_g(\\d+)_", "--output", "/dev/null/x"], 5, "cannot write"),
+        (["--group", "^(Run|Walk)"], 4, "does not fit its name, v_Run_g01_c01.avi; 'path:^(Run|Walk)'"),
+        (["--group", "column:animal"], 2, "all.csv has no header that names columns"),
+        (["--class-column", "animal"], 2, "--class-column animal: no column of"),
     ],
 )
 def test_what_cannot_be_meant(ucf_names, options, code, message):
     assert message in everest("prepare", "split", ucf_names / "all.csv", *options, code=code).stderr
+
+
+@pytest.fixture
+def sheet(ucf_names):
+    """A sheet of the videos with a column of classes, one of groups and others."""
+    (ucf_names / "all.csv").unlink()
+    paths = sorted(path.relative_to(ucf_names) for path in ucf_names.rglob("*.avi"))
+    lines = [
+        f'{path},{path.parent.name.lower()} fast,m{path.name.split("_g")[1][:2]},"a, b"\n' for path in paths
+    ]
+    (ucf_names / "sheet.csv").write_text("file name,Behavior,animal,note\n" + "".join(lines))
+    return ucf_names / "sheet.csv"
+
+
+def test_a_sheet_is_split_by_its_columns(sheet):
+    shown = everest("prepare", "split", sheet, "--shares", "60/20/20", "--group", "column:animal")
+    rows = {name: rows_of(sheet.parent / f"{name}.csv", sheet.parent) for name in ("train", "val", "test")}
+    assert {name: len(found) for name, found in rows.items()} == {"train": 18, "val": 6, "test": 6}
+    groups = [{path.split("_g")[1][:2] for path, *_ in found} for found in rows.values()]
+    assert sum(map(len, groups)) == len(set().union(*groups)) == 5
+    notice = (
+        "paths from the column 'file name'; classes from the column 'Behavior'; ignored columns: animal, note"
+    )
+    assert shown.stderr.count(notice) == 1
+    assert (sheet.parent / "classes.txt").read_text() == "run fast\nwalk fast\n"
+    assert "walk fast" in (sheet.parent / "val.csv").read_text()  # needs no file of names
+
+
+def test_the_class_column_can_be_named(sheet):
+    everest("prepare", "split", sheet, "--class-column", "animal")
+    assert (sheet.parent / "classes.txt").read_text().split() == ["m01", "m02", "m03", "m04", "m05"]
+    message = everest("prepare", "split", sheet, "--class-column", "animals", "--overwrite", code=2).stderr
+    assert "--class-column animals: no such column in" in message
+    assert "did you mean 'animal'?" in message
+    folder = everest("prepare", "split", sheet.parent, "--class-column", "animal", code=2).stderr
+    assert "is a folder, which has no columns" in folder
+
+
+def test_a_sheet_without_a_known_class_column_is_split_with_a_notice(sheet):
+    sheet.write_text(sheet.read_text().replace("Behavior", "treatment"))
+    shown = everest("prepare", "split", sheet)
+    assert "no column is known to hold the classes (treatment, animal, note)" in shown.stderr
+    assert "--class-column NAME names it" in shown.stderr
+
+
+def test_groups_of_a_column_are_found_in_several_lists(sheet):
+    header, *lines = sheet.read_text().splitlines(keepends=True)
+    lists = [sheet.with_name("a.csv"), sheet.with_name("b.csv")]
+    lists[0].write_text(header + "".join(lines[:2]))
+    lists[1].write_text(header + "".join(lines[2:4]))
+    shown = everest("prepare", "split", "--check", *lists, "--group", "column:animal", code=4)
+    assert shown.stdout == f"m01: 2 in {lists[0]}, 1 in {lists[1]}\n"
+    lists[1].write_text(header + lines[2].replace(",m01,", ",,"))
+    empty = everest("prepare", "split", "--check", *lists, "--group", "column:animal", code=4).stderr
+    assert "b.csv:2: the column 'animal' is empty, so the group is not known" in empty
+
+
+def test_one_video_with_two_groups_is_refused(sheet):
+    sheet.write_text(sheet.read_text() + 'Run/v_Run_g01_c01.avi,run fast,m09,"a, b"\n')
+    message = everest("prepare", "split", sheet, "--group", "column:animal", code=4).stderr
+    assert "sheet.csv:32: the column 'animal' is 'm09', and 'm01' in another row of" in message
+
+
+@pytest.mark.parametrize("group", ["path:^(Run|Walk)", "^(Run|Walk)/"])
+def test_a_group_may_be_a_part_of_the_path_from_the_root_on(ucf_names, group):
+    everest("prepare", "split", ucf_names / "all.csv", "--shares", "50/50", "--group", group)
+    for name in ("train", "test"):
+        assert len({path.split("/")[0] for path, _ in rows_of(ucf_names / f"{name}.csv", ucf_names)}) == 1
+
+
+def test_a_split_ends_with_the_next_commands(ucf_names):
+    shown = everest("prepare", "split", ucf_names / "all.csv", "--shares", "60/20/20")
+    data = f"--recipe small --data {ucf_names}"
+    assert shown.stderr.splitlines()[-4:] == [
+        "next:",
+        f"  everest pretrain {data}",
+        f"  everest finetune {data} --set data.val=val.csv --init PRETRAINED_RUN",
+        "  everest eval --checkpoint FINETUNED_RUN",
+    ]
+    told = everest("prepare", "split", ucf_names / "all.csv", "-o", ucf_names / "my lists", "--json")
+    assert json.loads(told.stdout)["next"][0] == (
+        f"everest pretrain {data} --set 'data.train=my lists/train.csv'"
+    )
+
+
+def test_classes_with_names_of_numbers_keep_their_file(tmp_path):
+    touch(tmp_path, *(f"{folder}/{number}.mp4" for folder in ("1.5", "2.5") for number in range(10)))
+    shown = everest("prepare", "split", tmp_path)
+    assert "--set data.classes=classes.txt" in shown.stderr
+    assert rows_of(tmp_path / "val.csv", tmp_path)
 
 
 def test_nothing_is_replaced(ucf_names):

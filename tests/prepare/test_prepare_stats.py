@@ -27,6 +27,16 @@ def images(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_the_largest_stride_that_fits_is_reported(clip_files: Path, tmp_path: Path):
+    (tmp_path / "list.csv").write_text("".join(f"clip{number}.mp4 0\n" for number in range(4)))
+    options = [tmp_path / "list.csv", "--data", clip_files]
+    assert stats(*options)["strides"] == {"8": 4, "16": 2, "32": 1}  # of 32 frames
+    (tmp_path / "list.csv").write_text("path,end_frame\nclip0.mp4,31\nclip1.mp4,9\n")
+    assert stats(*options)["strides"] == {"8": 1, "16": None, "32": None}
+    text = everest("prepare", "stats", *options, "-q").stdout
+    assert "for clips of 8 frames: 1, 16 frames: none, 32 frames: none" in text
+
+
 def test_hand_computed_means_stds_and_motion(images: Path):
     result = stats(images)
     still, blink = np.array([0.2, 0.4, 0.8]), np.array([0.5, 0.5, 0.5])

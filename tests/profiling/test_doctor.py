@@ -16,6 +16,7 @@ import torch
 from small_runs import run
 from typer.testing import CliRunner
 
+from everest.profiling.check_result import verdict
 from everest.profiling.doctor import CheckResult, check_decoders, check_packages, check_system, run_checks
 from everest_cli.main import app
 
@@ -40,6 +41,33 @@ def test_every_problem_has_a_fix_and_every_result_a_line():
     for finding in run_checks():
         assert (finding.fix is None) == (finding.state == "ok") or finding.name == "CUDA"
         assert any(line.startswith(finding.state) and finding.name in line for line in shown)
+
+
+OK = CheckResult("processor", "ok", "2 cores")
+SLOW = CheckResult("memory", "warning", "1 GiB", "end other programs")
+BROKEN = CheckResult("decoder pyav", "broken", "fails", "install it")
+GPU = CheckResult("GPU 0", "ok", "H200")
+
+
+@pytest.mark.parametrize(
+    ("results", "sentence"),
+    [
+        ([OK], "everest works on this machine, on the CPU only: begin with the recipe 'small'."),
+        ([OK, GPU], "everest works on this machine, on 1 GPU."),
+        ([GPU, GPU, SLOW], "everest works on this machine, on 2 GPUs; 1 warning: memory."),
+        ([GPU, SLOW, BROKEN], "everest does not work on this machine: fix decoder pyav first."),
+        ([OK, CheckResult("MPS", "ok", "a Mac's GPU")], "on the GPU of this Mac, by --gpus mps."),
+    ],
+)
+def test_the_verdict_is_a_sentence(results: list[CheckResult], sentence: str):
+    assert verdict(results).endswith(sentence)
+
+
+def test_the_doctor_ends_with_its_verdict():
+    told = json.loads(run("doctor", "--json"))
+    last = run("doctor").splitlines()[-1]
+    assert last.startswith("everest works on this machine, on ")
+    assert told["verdict"].startswith("everest works on this machine, on ")
 
 
 @pytest.fixture

@@ -1,0 +1,179 @@
+"""The header of a list: which column holds the paths, which the classes, and which are ignored.
+
+A list for everest names its columns as in `COLUMNS`. In a sheet of another program, the columns of paths and
+classes are found by their usual names, and all other columns are ignored.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Final
+
+from everest.errors import DataError, RecipeError, did_you_mean
+from everest.video.folders import VIDEO_SUFFIXES
+
+COLUMNS: Final = ("path", "label", "start", "end", "start_frame", "end_frame")
+HEAD_PREFIX: Final = "label."
+# Our choice: names of a column of paths, or of classes, in sheets; without spaces, in lower case.
+PATH_NAMES: Final = frozenset(
+    {"file", "filename", "file_name", "filepath", "file_path", "full_path", "movie", "movie_path"}
+    | {f"{what}{part}" for what in ("video", "clip") for part in ("", "_file", "_name", "_path", "path")}
+)
+CLASS_NAMES: Final = frozenset(
+    {"class", "class_name", "classname", "category", "action", "activity", "behavior", "behaviour"}
+)
+SIMILAR: Final = 0.8  # of two names, at which one may be a misspelling of the other
+
+
+def is_known(column: str) -> bool:
+    """Whether training reads a column."""
+    return column in COLUMNS or column.startswith(HEAD_PREFIX)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Header:
+    """The columns of a list."""
+
+    where: str  # file:line, for messages
+    written: tuple[str, ...]  # the columns as the list names them
+    names: tuple[str, ...]  # in `ListRow.values`: of COLUMNS, `label.NAME`, others as written
+    class_columns: tuple[str, ...]  # as written; several if it is not clear which holds the classes
+
+    @property
+    def ignored(self) -> list[str]:
+        """The columns that training does not read, as written."""
+        pairs = zip(self.written, self.names, strict=True)
+        return [column for column, name in pairs if not is_known(name)]
+
+    def notice(self) -> str | None:
+        """A line about the columns of a sheet; None if the list has no other columns than everest's."""
+        renamed = [
+            f"{what} from the column '{self.written[self.names.index(name)]}'"
+            for name, what in (("path", "paths"), ("label", "classes"))
+            if name in self.names and self.written[self.names.index(name)].lower() != name
+        ]
+        ignored = [f"ignored columns: {', '.join(self.ignored)}"] if self.ignored else []
+        parts = [*renamed, *ignored]
+        return f"{self.where.rpartition(':')[0]}: {'; '.join(parts)}" if parts else None
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether a column holds labels."""
+        return any(name == "label" or name.startswith(HEAD_PREFIX) for name in self.names)
+
+    @property
+    def is_unclear(self) -> bool:
+        """Whether several columns may hold the classes."""
+        return not self.has_classes and bool(self.class_columns)
+
+    def key(self, column: str) -> str | None:
+        """The name in `ListRow.values` of a column as written; None if there is no such column."""
+        return dict(zip(self.written, self.names, strict=True)).get(column)
+
+    def no_classes(self, file: object) -> DataError:
+        """The error for a list that is read with labels and has no column of classes."""
+        others = self.class_columns or tuple(self.ignored)
+        listed = ", ".join(others) or "its columns"
+        found = "several columns may hold" if self.is_unclear else "no column is known to hold"
+        column = self.class_columns[0] if self.class_columns else others[0] if len(others) == 1 else "NAME"
+        return DataError(
+            f"{self.where}: {found} the classes ({listed}); rename one to 'label', or run "
+            f"`everest prepare split {file} --class-column {_quoted(column)}`, which writes lists"
+        )
+
+
+def read_header(
+    where: str, rows: Sequence[Sequence[str]], *, class_column: str | None = None
+) -> Header | None:
+    """Reads the header in the first row of a list; None if the list has none.
+
+    Args:
+        where: file:line of the first row.
+        rows: the fields of all lines.
+        class_column: the column of classes, as written in the sheet; None finds it by its name.
+    Raises:
+        DataError: there is a header, but its columns make no sense.
+        RecipeError: there is no column `class_column`.
+    """
+    written = [field or f"column {number}" for number, field in enumerate(rows[0], start=1)]
+    names = [_plain(field) if _plain(field) in COLUMNS else field for field in written]
+    is_own = "path" in names or "label" in names
+    paths = [field for field in written if _plain(field) in PATH_NAMES]
+    classes = tuple(field for field in written if _plain(field) in CLASS_NAMES)
+    if not is_own and class_column not in written and not (paths and (classes or len(written) > 2)):
+        if class_column is not None:
+            raise RecipeError(f"--class-column {class_column}: no column of {where.rpartition(':')[0]}")
+        return None
+    if "path" not in names:
+        column = _path_column(where, written, paths, rows[1:])
+        names[written.index(column)] = "path"
+    if class_column is not None:
+        if class_column not in written:
+            hint = did_you_mean(class_column, written)
+            raise RecipeError(f"--class-column {class_column}: no such column in {where}{hint}")
+        names = [f"{name} (not used)" if name == "label" else name for name in names]
+        names[written.index(class_column)] = "label"
+    elif "label" in names or any(name.startswith(HEAD_PREFIX) for name in names):
+        classes = ()
+    elif len(classes) == 1:
+        names[written.index(classes[0])] = "label"
+    if len(set(names)) < len(names):
+        raise DataError(f"{where}: the header needs the column 'path', and every column once")
+    header = Header(where=where, written=tuple(written), names=tuple(names), class_columns=classes)
+    _refuse_misspelled(header, rows[1:])
+    return header
+
+
+def _path_column(
+    where: str, written: Sequence[str], paths: Sequence[str], rows: Sequence[Sequence[str]]
+) -> str:
+    """Returns the column of paths: by its name, or else the only one that holds names of video files."""
+    if not paths:
+        suffixes = [
+            {PurePath(row[index]).suffix.lower() for row in rows if index < len(row)}
+            for index in range(len(written))
+        ]
+        pairs = zip(written, suffixes, strict=True)
+        paths = [column for column, found in pairs if found and found <= VIDEO_SUFFIXES]
+    if len(paths) == 1:
+        return paths[0]
+    found = f"; {' and '.join(paths)} may both be that" if paths else ""
+    raise DataError(
+        f"{where}: the header needs the column 'path', and every column once{found}; rename the column "
+        "that holds the paths of the videos to 'path'"
+    )
+
+
+def _refuse_misspelled(header: Header, rows: Sequence[Sequence[str]]) -> None:
+    """Raise DataError for a column of numbers that may be a misspelled segment: it must not be ignored."""
+    for index, name in enumerate(header.names):
+        if is_known(name):
+            continue
+        absent = [column for column in COLUMNS[2:] if column not in header.names]
+        meant = difflib.get_close_matches(_plain(name), absent, n=1, cutoff=SIMILAR)
+        meant = meant or [column for column in absent[:2] if _plain(name).startswith(f"{column}_")]
+        values = [row[index] for row in rows if index < len(row) and row[index]]
+        if meant and values and all(map(_is_number, values)):
+            raise DataError(
+                f"{header.where}: unknown column '{name}'; did you mean '{meant[0]}'? Other columns are "
+                "ignored, but this one may name a segment of each video: rename or remove it"
+            )
+
+
+def _plain(field: str) -> str:
+    return field.strip().lower().replace(" ", "_").replace("-", "_")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _quoted(text: str) -> str:
+    return f"'{text}'" if " " in text else text

@@ -1,0 +1,91 @@
+"""Videos that are shorter than a clip: how many there are, and which stride would fit.
+
+The last frame of such a video is repeated to fill the clip (everest.data.frames), so that a part of each clip
+shows nothing new.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import numpy as np
+
+from everest.data.dataset import VideoClips
+from everest.data.samples import Sample
+from everest.data.views import segment
+from everest.system.storage import RemotePath
+from everest.video.source import Member
+from everest.video.stream import VideoError
+
+# Our choices.
+MOST: Final = 64  # videos whose length is read, spread over the list
+SECONDS: Final = 3.0  # for reading them; some formats have to be decoded to be counted
+FITTING: Final = 0.05  # share of the videos that may still be too short at a suggested stride
+
+
+def largest_stride(lengths: Sequence[int], frames: int) -> int | None:
+    """Returns the largest stride at which nearly all videos fill a clip; None if even stride 1 is too large.
+
+    Args:
+        lengths: frames of each video.
+        frames: T, of a clip.
+    """
+    short = float(np.quantile(lengths, FITTING, method="lower"))  # at most FITTING of the videos are shorter
+    return int(short) // frames or None
+
+
+def padding_notice(clips: VideoClips, key: str) -> str | None:
+    """Returns a line about the videos that are shorter than a clip; None if there are none.
+
+    Videos of a storage are not examined: each would have to be loaded.
+
+    Args:
+        key: the section of the recipe with the stride, for the message.
+    """
+    views = clips.make_views
+    stride = views.stride if views.sampling == "dense" else 1  # the other ways span any video
+    lengths = read_lengths(clips.samples)
+    short = sum(length < views.frames * stride for length in lengths)
+    if not short:
+        return None
+    total = len(clips)
+    of_what = f"{total} videos" if len(lengths) == total else f"{len(lengths)} videos examined"
+    text = (
+        f"{short} of {of_what} ({short / len(lengths):.0%}) are shorter than a clip of {views.frames} frames "
+        f"at stride {stride} ({views.frames * stride} frames): frames are repeated"
+    )
+    if short <= FITTING * len(lengths):
+        return text
+    fitting = largest_stride(lengths, views.frames)
+    if fitting is not None and views.sampling == "dense":
+        return f"{text}; {key}.stride={fitting} fits"
+    frames = int(np.quantile(lengths, FITTING, method="lower"))
+    return f"{text}; lower data.frames: most videos have {frames} frames or more"
+
+
+def read_lengths(samples: Sequence[Sample]) -> list[int]:
+    """Returns the frames of up to `MOST` samples on this machine, spread over the list, within `SECONDS`."""
+    lengths: list[int] = []
+    end = time.monotonic() + SECONDS
+    for sample in _spread(samples):
+        video = sample.video
+        if isinstance(video, RemotePath) or (
+            isinstance(video, Member) and isinstance(video.shard, RemotePath)
+        ):
+            continue
+        try:
+            lengths.append(segment(sample)[1])
+        except VideoError:
+            continue  # training names unreadable videos
+        if time.monotonic() > end:
+            break
+    return lengths
+
+
+def _spread(samples: Sequence[Sample]) -> Iterable[Sample]:
+    """Yields up to `MOST` samples in an order whose every beginning is spread over the list."""
+    number = min(len(samples), MOST)
+    chosen = np.linspace(0, len(samples) - 1, number).astype(int)
+    return (samples[index] for index in np.random.default_rng(0).permutation(chosen).tolist())

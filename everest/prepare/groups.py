@@ -1,0 +1,121 @@
+"""Groups of videos that look alike, which stay in one list, and groups that are in several lists.
+
+Clips of one recording, person or scene look alike. If some of them are in training and others in a test set,
+the test measures memory.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from everest.data.list_text import ListRow
+from everest.data.samples import Sample
+from everest.errors import DataError, RecipeError, did_you_mean
+
+FOLDER: Final = "folder"
+PATH: Final = "path:"
+COLUMN: Final = "column:"
+
+GroupOf = Callable[[Sample], str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leak:
+    """A group with videos in several lists."""
+
+    group: str
+    lists: Mapping[str, int]  # its samples in each
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listed:
+    """The samples of a list or folder, with the rows that they come from."""
+
+    path: Path
+    samples: Sequence[Sample]
+    rows: Sequence[ListRow] | None  # of each sample; None for a folder
+
+
+def grouping(text: str | None, *, root: Path | None = None, sources: Sequence[Listed] = ()) -> GroupOf:
+    """Returns the group of a sample for `--group`.
+
+    Without a text, each video is a group. `folder` takes its folder, `column:NAME` a column of the list,
+    `path:REGEX` (or an expression with a `/`) a part of its path, other expressions a part of its file name.
+
+    Args:
+        root: the folder that paths are taken relative to.
+        sources: the lists whose columns name the groups.
+    Raises:
+        RecipeError: not a regular expression, or not with exactly one group; no such column.
+        DataError: a row has no group.
+    """
+    if text is None:  # one name for a video, however its path is spelled and whatever links lead to it
+        return lambda x: os.path.realpath(x.video) if isinstance(x.video, Path) else x.path
+    if text == FOLDER:
+        return lambda sample: str(Path(sample.path).parent)
+    if text.startswith(COLUMN):
+        return _by_column(text.removeprefix(COLUMN), sources)
+    whole_path = text.startswith(PATH) or "/" in text
+    try:
+        pattern = re.compile(text.removeprefix(PATH))
+    except re.error as error:
+        raise RecipeError(
+            f"--group {text}: neither '{FOLDER}' nor a regular expression ({error}), nor '{COLUMN}NAME'"
+        ) from error
+    if pattern.groups != 1:
+        raise RecipeError(
+            f"--group {text}: one pair of parentheses has to mark what names the group, as in _g(\\d+)_"
+        )
+    base = None if root is None else root.absolute()
+
+    def group_of(sample: Sample) -> str:
+        path = Path(sample.path)
+        name = path.name
+        if whole_path:
+            name = (path.relative_to(base) if base and path.is_relative_to(base) else path).as_posix()
+        match = pattern.search(name)
+        if match is None or match.group(1) is None:
+            fix = "" if whole_path else f"; '{PATH}{text}' matches its path"
+            raise DataError(f"{sample.path}: --group {text} does not fit its name, {name}{fix}")
+        return match.group(1)
+
+    return group_of
+
+
+def _by_column(column: str, sources: Sequence[Listed]) -> GroupOf:
+    """Returns the values of a column of the lists."""
+    groups: dict[Sample, str] = {}
+    for source in sources:
+        header = source.rows[0].header if source.rows else None
+        if source.rows is None or header is None:
+            raise RecipeError(f"--group {COLUMN}{column}: {source.path} has no header that names columns")
+        key = header.key(column)
+        if key is None:
+            hint = did_you_mean(column, header.written)
+            raise RecipeError(f"--group {COLUMN}{column}: no such column in {source.path}{hint}")
+        for sample, row in zip(source.samples, source.rows, strict=True):
+            value = row.values.get(key)
+            if value is None:
+                raise DataError(f"{row.where}: the column '{column}' is empty, so the group is not known")
+            if groups.setdefault(sample, value) != value:
+                raise DataError(
+                    f"{row.where}: the column '{column}' is '{value}', and '{groups[sample]}' in another row "
+                    f"of {sample.video_id}"
+                )
+    return groups.__getitem__
+
+
+def find_leaks(lists: Mapping[str, Sequence[Sample]], group_of: GroupOf) -> list[Leak]:
+    """The groups with samples in several lists, sorted by name."""
+    counts: dict[str, Counter[str]] = {}
+    for name, samples in lists.items():
+        for sample in samples:
+            counts.setdefault(group_of(sample), Counter())[name] += 1
+    shared = {group: dict(in_list) for group, in_list in counts.items() if len(in_list) > 1}
+    return [Leak(group=group, lists=in_list) for group, in_list in sorted(shared.items())]

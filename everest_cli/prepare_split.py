@@ -1,0 +1,195 @@
+"""`everest prepare split`: divides a list, and looks for groups that are in several lists."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from everest_cli import options as o
+from everest_cli.output import print_json, say
+
+NO_GROUPS = (
+    "Without --group, nothing is known about leakage: clips of one recording, person or scene may be in "
+    "several lists, and the test would measure memory."
+)
+
+
+def split(
+    sources: Annotated[
+        list[Path],
+        typer.Argument(
+            parser=o.local_path,
+            metavar="SOURCE…",
+            help="A list or a folder of class folders; with --check lists.",
+        ),
+    ],
+    shares: Annotated[
+        str,
+        typer.Option(
+            "--shares", metavar="A/B/C", help="Shares of train, val and test, or of train and test."
+        ),
+    ] = "80/10/10",
+    group: Annotated[
+        str | None,
+        typer.Option(
+            "--group",
+            metavar="folder|column:NAME|REGEX",
+            help="Videos of one folder, with one value in a column, or with the same match of (…) in their "
+            "file name stay together; path:REGEX, or a REGEX with /, matches the path from --data on.",
+        ),
+    ] = None,
+    class_column: Annotated[
+        str | None,
+        typer.Option("--class-column", metavar="NAME", help="Column of a sheet with the classes [by name]."),
+    ] = None,
+    seed: Annotated[
+        int, typer.Option("--seed", metavar="N", min=0, help="Equal seeds give equal splits.")
+    ] = 0,
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing; look for groups in several lists.")
+    ] = False,
+    classes: o.ClassesFile = None,
+    data: o.Root = None,
+    output: o.ListsFolder = None,
+    overwrite: o.OverwriteFile = False,
+    as_json: o.AsJson = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Split a data set into train, val and test: equal shares of every class, groups kept together.
+
+    Example: everest prepare split all.csv --shares 80/20 --group '_g(\\d+)_'
+    """
+    from everest.errors import RecipeError
+
+    if check:
+        if class_column is not None:
+            raise RecipeError("--class-column has no effect with --check, which compares videos only")
+        _check_split(sources, data, group, as_json=as_json)
+        return
+    if len(sources) > 1:
+        raise RecipeError(
+            f"{len(sources)} sources given, but only one can be split; --check takes several lists"
+        )
+    (source,) = sources
+    document = _split_source(
+        source,
+        shares=shares,
+        group=group,
+        class_column=class_column,
+        seed=seed,
+        classes=classes,
+        root=(data or (source if source.is_dir() else source.parent)).absolute(),
+        output=output,
+        overwrite=overwrite,
+    )
+    notices = document.pop("notices")
+    if not quiet:
+        for text in notices:
+            say(text)
+        every_class = {name for row in document["lists"].values() for name in row["classes"]}
+        for name, row in document["lists"].items():
+            say(f"{name}: {row['videos']} videos ({row['share']:.1%}) of {row['groups']} groups")
+            empty = sorted(every_class - row["classes"].keys())
+            if empty:
+                some = ", ".join(empty[:5]) + (", …" if len(empty) > 5 else "")
+                say(f"{name} has no video of {len(empty)} classes, which have too few groups: {some}")
+        if group is None:
+            say(NO_GROUPS)
+        say("\n".join(["next:", *(f"  {command}" for command in document["next"])]))
+    if as_json:
+        print_json(document)
+    else:
+        typer.echo("\n".join(document["written"]))
+
+
+def _split_source(
+    source: Path,
+    *,
+    shares: str,
+    group: str | None,
+    class_column: str | None,
+    seed: int,
+    classes: Path | None,
+    root: Path,
+    output: Path | None,
+    overwrite: bool,
+) -> dict[str, Any]:
+    """Split a list, write the parts, and return a summary of them, with notices and the next commands."""
+    from everest.prepare.groups import Listed, grouping
+    from everest.prepare.sources import read_labeled
+    from everest.prepare.split import next_commands, read_shares, split_samples, write_split
+
+    parts = read_shares(shares)
+    labeled = read_labeled(source, root=root, classes=classes, class_column=class_column)
+    data = labeled.data
+    listed = Listed(path=source, samples=data.samples, rows=labeled.rows)
+    group_of = grouping(group, root=root, sources=[listed])
+    lists = split_samples(data.samples, parts, group_of=group_of, seed=seed)
+    names = data.class_names or ()
+    read = [source, *([classes] if classes else [])]
+    folder = output or root
+    written = write_split(
+        lists, folder, root=root, names=names, heads=labeled.heads, read=read, overwrite=overwrite
+    )
+    summaries = {}
+    for name, samples in lists.items():
+        labels = Counter(sample.labels[0] for sample in samples if sample.labels)
+        summaries[name] = {
+            "videos": len(samples),
+            "share": round(len(samples) / len(data.samples), 5),
+            "groups": len({group_of(sample) for sample in samples}),
+            "classes": {names[i] if names else str(i): count for i, count in sorted(labels.items())},
+        }
+    return {
+        "seed": seed,
+        "lists": summaries,
+        "written": [str(path) for path in written],
+        "next": next_commands(lists, folder, root=root, names=names, heads=labeled.heads),
+        "notices": [text for text in (data.notice, labeled.without_labels(source)) if text is not None],
+    }
+
+
+def _check_split(lists: Sequence[Path], root: Path | None, group: str | None, *, as_json: bool) -> None:
+    """Print groups that are in several lists; exit code 4 if there are any."""
+    from dataclasses import asdict
+
+    from everest.data.samples import read_samples
+    from everest.errors import RecipeError
+    from everest.prepare.groups import COLUMN, Listed, find_leaks, grouping
+    from everest.prepare.sources import read_list
+
+    if len({path.resolve() for path in lists}) < len(lists):
+        raise RecipeError("--check: a list is given twice; leave it out once")
+    by_column = group is not None and group.startswith(COLUMN)
+    listed = [
+        Listed(
+            path=path,
+            samples=read_samples(path, root=root or path.parent, labeled=False).samples,
+            rows=read_list(path) if by_column else None,
+        )
+        for path in lists
+    ]
+    folders = {path.parent for path in lists}
+    base = root or (folders.pop() if len(folders) == 1 else None)
+    group_of = grouping(group, root=base, sources=listed)
+    leaks = find_leaks({str(source.path): source.samples for source in listed}, group_of)
+    if as_json:
+        counts = {str(source.path): len(source.samples) for source in listed}
+        print_json({"lists": counts, "group": group, "leaks": [asdict(leak) for leak in leaks]})
+    else:
+        for leak in leaks:
+            typer.echo(
+                f"{leak.group}: " + ", ".join(f"{count} in {name}" for name, count in leak.lists.items())
+            )
+    what = "videos" if group is None else "groups"
+    if leaks:
+        say(f"{len(leaks)} {what} are in several lists")
+        raise typer.Exit(4)
+    if group is None:
+        say(f"no video is in two of the {len(lists)} lists. {NO_GROUPS}")
+    else:
+        say(f"no group is in two of the {len(lists)} lists")

@@ -1,0 +1,58 @@
+"""Videos that are shorter than a clip: how many, and the stride that fits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from small_runs import called, small_recipe
+
+from everest.data.short_videos import FITTING, largest_stride
+
+
+@given(
+    lengths=st.lists(st.integers(1, 400), min_size=1, max_size=60),
+    frames=st.sampled_from([1, 4, 8, 16]),
+)
+def test_the_suggested_stride_is_the_largest_that_fits_nearly_all_videos(lengths: list[int], frames: int):
+    stride = largest_stride(lengths, frames)
+
+    def share(stride: int) -> float:
+        return sum(length < frames * stride for length in lengths) / len(lengths)
+
+    if stride is not None:
+        assert share(stride) <= FITTING < share(stride + 1)
+    else:
+        assert share(1) > FITTING
+
+
+@pytest.mark.parametrize(
+    ("stride", "notice"),
+    [
+        (2, None),
+        (8, None),
+        (
+            9,
+            "4 of 4 videos (100%) are shorter than a clip of 4 frames at stride 9 (36 frames): frames are "
+            "repeated; pretrain.stride=8 fits",
+        ),
+    ],
+)
+def test_short_videos_are_reported_once_with_a_stride_that_fits(
+    tmp_path: Path, clip_files: Path, stride: int, notice: str | None
+):
+    recipe = small_recipe(tmp_path, clip_files)
+    options = ["--recipe", recipe, "--set", f"pretrain.stride={stride}", "-o", tmp_path / "run"]
+    shown = called("pretrain", *options).stderr
+    assert shown.count("shorter than a clip") == (notice is not None)
+    assert notice is None or notice in shown
+    assert "shorter than a clip" not in called("pretrain", *options).stderr  # the finished run is resumed
+
+
+def test_videos_that_no_stride_fits_are_reported_with_their_frames(tmp_path: Path, clip_files: Path):
+    recipe = small_recipe(tmp_path, clip_files)
+    options = ["--recipe", recipe, "--dry-run", "--init", "none", "--set", "data.frames=40"]
+    shown = called("finetune", *options, "--set", "data.size=16").stderr
+    assert "lower data.frames: most videos have 32 frames or more" in shown

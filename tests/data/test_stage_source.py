@@ -1,0 +1,84 @@
+"""The videos of a stage when `data.root` is a folder tree, without the list that the recipe names."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from small_runs import RECIPE, called, refused
+
+from everest.system.weights_header import read_header
+
+OPEN = RECIPE.replace("num_classes: 2, ", "").replace("val: train.csv, test: train.csv", "test: test.csv")
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    (tmp_path / "tiny.yaml").write_text(OPEN)
+    return tmp_path / "tiny.yaml"
+
+
+@pytest.fixture
+def tree(tmp_path: Path, clip_files: Path) -> Path:
+    """Two class folders of six videos each."""
+    for name, clip in (("walk", "clip0.mp4"), ("run fast", "clip1.mp4")):
+        (tmp_path / "tree" / name).mkdir(parents=True)
+        for number in range(6):
+            shutil.copy(clip_files / clip, tmp_path / "tree" / name / f"{number}.mp4")
+    return tmp_path / "tree"
+
+
+def test_pretraining_takes_a_folder_tree_with_a_notice(recipe: Path, tree: Path):
+    shown = called("pretrain", "--recipe", recipe, "--data", tree, "--gpus", "cpu", "--dry-run")
+    assert "videos: 12" in shown.stdout
+    assert (
+        f"{tree}: no train.csv, so all videos below it are used; `everest prepare split {tree}` makes lists "
+        "that keep test videos apart"
+    ) in shown.stderr
+
+
+@pytest.mark.parametrize("command", ["finetune", "pretrain"])
+def test_the_lists_of_a_known_data_set_are_not_replaced_by_all_videos(recipe: Path, tree: Path, command: str):
+    recipe.write_text(OPEN.replace("frames: 4", "frames: 4, num_classes: 2"))
+    init = ["--init", "none"] if command == "finetune" else []
+    message = refused(command, "--recipe", recipe, "--data", tree, *init, "--dry-run", code=4)
+    assert (
+        f"set data.root, by --data DIR, or run `everest prepare index {tree}`, which writes train.csv; then"
+        in message
+    )
+
+
+def test_finetuning_on_a_folder_tree_names_the_command_that_makes_lists(recipe: Path, tree: Path):
+    message = refused("finetune", "--recipe", recipe, "--data", tree, "--init", "none", "--dry-run", code=4)
+    assert (
+        f"or run `everest prepare split {tree}`, which writes train.csv from its 2 folders; then repeat this "
+        "command"
+    ) in message
+
+
+def test_a_list_that_the_user_named_is_never_replaced(recipe: Path, tree: Path):
+    options = ["--recipe", recipe, "--data", tree, "--set", "data.train=mine.csv", "--dry-run"]
+    assert "mine.csv: no such list or folder; set data.root" in refused("pretrain", *options, code=4)
+
+
+def test_folders_called_train_and_test_replace_the_lists(recipe: Path, tree: Path, tmp_path: Path):
+    root = tmp_path / "root"
+    for name in ("train", "val", "test"):
+        shutil.copytree(tree, root / name)
+    options = ["--recipe", recipe, "--data", root, "--gpus", "cpu", "-o", tmp_path / "run"]
+    shown = called("finetune", *options, "--init", "none")
+    assert f"{root}: no train.csv, so the folder train is read" in shown.stderr
+    assert f"{root}/val: not used; --set data.val=val selects the best weights" in shown.stderr
+    assert read_header(tmp_path / "run" / "model.safetensors").classes == ("run fast", "walk")
+    evaluated = json.loads(called("eval", "-c", tmp_path / "run", "--json").stdout)
+    assert 0 <= evaluated["top1"] <= 100
+
+
+def test_class_names_of_a_split_reach_the_checkpoint(recipe: Path, tree: Path, tmp_path: Path):
+    called("prepare", "split", tree, "--shares", "50/25/25")
+    options = ["--recipe", recipe, "--data", tree, "--set", "data.val=val.csv", "--gpus", "cpu"]
+    called("finetune", *options, "--init", "none", "-o", tmp_path / "run")
+    for name in ("model", "best"):
+        assert read_header(tmp_path / "run" / f"{name}.safetensors").classes == ("run fast", "walk")

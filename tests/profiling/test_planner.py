@@ -1,0 +1,88 @@
+"""The hours and the memory of a run on a GPU that is not in this machine."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from profiles import run
+
+from everest.config.recipe import load_recipe
+from everest.profiling.planner import GPUS, HAND_OVER_MS, PASS_SECONDS, SHARE, plan_pretraining
+
+
+def plan(*options: str) -> dict:
+    ended = run(*options, "--json")
+    assert ended.exit_code == 0, (ended.output, ended.exception)
+    return json.loads(ended.stdout)["plan"]
+
+
+def test_hours_follow_from_flops_peak_and_share():
+    planned = plan("--videos", "10240", "--epochs", "800", "--gpu", "h200")
+    clips = 800 * 10240
+    flops = 6 * 19.8072768e9  # forward and backward, Table 1's GMACs
+    seconds = clips * flops / (SHARE * 989e12) + clips / 1024 * PASS_SECONDS
+    assert planned["gpu_hours"] == pytest.approx(seconds / 3600, rel=1e-3)
+    # 8 workers, a clip from each decoded video.
+    assert planned["loader_hours"] == pytest.approx(clips * (13.0 + HAND_OVER_MS) / 8000 / 3600, rel=1e-3)
+    assert planned["hours"] == max(planned["gpu_hours"], planned["loader_hours"])
+    assert (planned["fits"], planned["batch"]) == (True, 1024)
+    assert planned["memory_gib"] < 139
+
+
+@pytest.mark.parametrize("gpu", GPUS)
+def test_the_sentence_states_hours_memory_and_the_assumption(gpu: str):
+    planned = plan("--videos", "10000", "--epochs", "800", "--gpu", gpu.upper())
+    assert GPUS[gpu].name in planned["sentence"]
+    assert f"{planned['hours']:.1f} hours" in planned["sentence"]
+    assert f"and fits: {planned['batch']} clips" in planned["sentence"]
+    assert "Assumed, not measured: 20% of" in planned["sentence"]
+    assert ("no bf16: this holds with train.precision=fp16" in planned["sentence"]) == (gpu == "t4")
+    text = run("--videos", "10000", "--epochs", "800", "--gpu", gpu)
+    assert text.stdout.splitlines()[-1] == planned["sentence"]
+
+
+def test_a_run_that_does_not_fit_says_so_with_a_remedy():
+    huge = ["--backbone", "vit-h", "--frames", "512", "--videos", "100"]
+    planned = plan(*huge, "--gpu", "t4")
+    assert (planned["fits"], planned["hours"], planned["batch"]) == (False, None, 0)
+    assert "does not fit on one T4" in planned["sentence"]
+    assert "train.checkpointing=true" in planned["sentence"]
+    assert plan(*huge, "--gpu", "h200")["fits"]
+
+
+@given(
+    videos=st.integers(1, 10**6),
+    epochs=st.integers(1, 5000),
+    gpu=st.sampled_from(sorted(GPUS)),
+    recipe=st.sampled_from(["small", "custom", "k400"]),
+)
+def test_more_epochs_take_proportionally_longer(videos: int, epochs: int, gpu: str, recipe: str):
+    loaded = load_recipe(recipe)
+    once = plan_pretraining(loaded, GPUS[gpu], videos=videos, epochs=epochs)
+    twice = plan_pretraining(loaded, GPUS[gpu], videos=videos, epochs=2 * epochs)
+    assert once["fits"]
+    assert twice["hours"] == pytest.approx(2 * once["hours"], rel=0.01, abs=2e-4)
+    assert once["memory_gib"] <= GPUS[gpu].gib
+    assert twice["batch"] == once["batch"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ["--videos", "5"],
+            "--videos and --epochs plan a run on a GPU: add --gpu, one of h200, a100, 4090, t4",
+        ),
+        (["--epochs", "5"], "--videos and --epochs plan a run on a GPU"),
+        (["--gpu", "a100"], "--gpu plans a run: add --videos N"),
+        (["--gpu", "a10", "--videos", "5"], "--gpu: unknown name 'a10'; did you mean 'a100'?"),
+    ],
+)
+def test_options_of_a_plan_that_miss_another_are_one_line(options: list[str], message: str):
+    ended = run(*options)
+    assert ended.exit_code == 2
+    assert message in ended.stderr
+    assert ended.stdout == ""

@@ -52,7 +52,7 @@ def evaluate(
 
     devices = training_command.launch(gpus, processes)
 
-    from everest.evaluate import Outputs, evaluate
+    from everest.inference.evaluation import Outputs, evaluate
     from everest.system.accelerator import make_accelerator
 
     outputs = Outputs(predictions=predictions, page=report, keeps=keeps, overwrite=overwrite)

@@ -29,6 +29,7 @@ from everest.config.values import with_hyphens
 from everest.config.yaml import write_yaml
 from everest.errors import RecipeError, one_per_line
 from everest.system.names import is_unicode
+from everest.system.storage import parse_location
 
 _ADAPTER = TypeAdapter(Recipe)
 
@@ -71,6 +72,39 @@ def load_recipe(
         for notice in [*dropped, *notices(recipe, merged.given_in(SET))]:
             notify(notice)
     return recipe
+
+
+def recipe_for_run(
+    name_or_path: str | Path,
+    *,
+    data: str | None = None,
+    overrides: Sequence[str] = (),
+    precision: str | None = None,
+    seed: int | None = None,
+    notify: Callable[[str], None] | None = None,
+) -> Recipe:
+    """Read a recipe with the changes of a run.
+
+    `data.root` becomes absolute, so that a run does not depend on the folder it was started in.
+
+    Args:
+        data: of `data.root`; precision, seed: of the section `train`. They win over `overrides`.
+        notify: see `load_recipe`.
+    Raises:
+        RecipeError: see `load_recipe`, or the name of the folder is not UTF-8.
+    """
+    changes = list(overrides)
+    if data is not None:
+        if not is_unicode(data):
+            raise RecipeError(f"--data {data}: not UTF-8, which no recipe can hold; rename the folder")
+        changes.append(f"data.root={json.dumps(data)}")
+    if precision is not None:
+        changes.append(f"train.precision={precision}")
+    if seed is not None:
+        changes.append(f"train.seed={seed}")
+    recipe = load_recipe(name_or_path, overrides=changes, notify=notify)
+    root = json.dumps(str(parse_location(recipe.data.root).resolve()))  # quoted: overrides are YAML
+    return load_recipe(name_or_path, overrides=[*changes, f"data.root={root}"])
 
 
 def dump_recipe(recipe: Recipe) -> str:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from everest.commands import evaluate, extract, finetune, predict, predict_timeline, pretrain
     from everest.config.recipe import load_recipe
     from everest.data import augment, crops
-    from everest.methods import strategies
+    from everest.methods import strategies, targets
     from everest.methods.grid import TokenSelection
     from everest.train.optim import parameter_groups
     from everest.video.pixels import normalise, normalize
@@ -40,6 +40,7 @@ __all__ = [
     "read_frames",
     "select_tokens",
     "strategies",
+    "targets",
 ]
 
 _HOMES = {
@@ -64,6 +65,7 @@ _MODULES = {
     "augment": "everest.data.augment",
     "crops": "everest.data.crops",
     "strategies": "everest.methods.strategies",
+    "targets": "everest.methods.targets",
 }
 
 

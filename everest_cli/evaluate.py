@@ -47,7 +47,11 @@ def evaluate(
     keeps = o.read_shares(keep) if keep is not None else ()
     weights = find_weights(checkpoint, which=which.value)
     settings = o.read_recipe(
-        recipe or str(recipe_of_run(weights)), data=data, overrides=overrides, precision=precision
+        recipe or str(recipe_of_run(weights)),
+        data=data,
+        overrides=overrides,
+        precision=precision,
+        imports=recipe is not None,
     )
 
     devices = training_command.launch(gpus, processes)

@@ -98,6 +98,7 @@ def read_recipe(
     overrides: list[str] | None = None,
     precision: Precision | None = None,
     seed: int | None = None,
+    imports: bool = True,
 ) -> Recipe:
     """Load a recipe with the changes of the options; see everest.config.recipe.recipe_for_run."""
     from everest.config.recipe import recipe_for_run
@@ -109,6 +110,7 @@ def read_recipe(
         precision=precision and precision.value,
         seed=seed,
         notify=say,
+        imports=imports,
     )
 
 

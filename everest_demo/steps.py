@@ -15,8 +15,8 @@ import torch
 from everest.config.recipe import dump_recipe, load_recipe
 from everest.config.settings import Recipe
 from everest.errors import RecipeError
-from everest.inference.evaluation import evaluate
 from everest.finetuning import finetune, set_up_finetuning
+from everest.inference.evaluation import evaluate
 from everest.prepare.tokens import write_tokens
 from everest.pretraining import pretrain, set_up_pretraining
 from everest.system.accelerator import make_accelerator

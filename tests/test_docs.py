@@ -74,6 +74,13 @@ def desk(tmp_path: Path, clip_files: Path, monkeypatch: pytest.MonkeyPatch) -> P
     for number, name in enumerate(["run", "walk", "run", "walk"]):
         (tmp_path / "ACTIONS" / name).mkdir(parents=True, exist_ok=True)
         shutil.copy(clip_files / f"clip{number}.mp4", tmp_path / "ACTIONS" / name)
+    for page in PAGES:  # files that a page shows with their names
+        for text in blocks(page, "(?:python|yaml)"):
+            if name := re.match(r"# (\S+\.(?:py|yaml))\n", text):
+                path = tmp_path / name[1]
+                path.parent.mkdir(exist_ok=True)
+                path.write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

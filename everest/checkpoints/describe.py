@@ -50,7 +50,7 @@ def recipe_of(opened: LoadedModel, *, notify: Callable[[str], None] | None) -> R
     assert isinstance(spec, ModelSpec)
     run = file.parent / RECIPE
     if run.is_file():
-        recipe = load_recipe(run)
+        recipe = load_recipe(run, imports=False)
         return replace(recipe, data=replace(recipe.data, frames=spec.frames, size=spec.size))
     recipe, clip = load_recipe(FALLBACK), opened.weights.clip
     if clip is not None:

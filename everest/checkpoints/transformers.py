@@ -24,6 +24,7 @@ from everest.config.settings import PixelTargetSettings, TokenTargetSettings
 from everest.errors import CheckpointError
 from everest.methods.grid import TokenSelection
 from everest.methods.strategies import AllTokens
+from everest.methods.targets import Target
 from everest.models.classifier import VideoClassifier
 from everest.models.cost import count_tokens
 from everest.models.spec import ModelSpec
@@ -179,6 +180,8 @@ def _obstacles(spec: ModelSpec) -> Iterator[str]:
         yield "a decoder that predicts half of the frames"
     if isinstance(spec.target, TokenTargetSettings):
         yield "a decoder that predicts the codes of a tokenizer (it predicts pixels)"
+    if isinstance(spec.target, Target):
+        yield f"a decoder that predicts {spec.target.kind} (it predicts pixels)"
 
 
 def _notes(spec: ModelSpec) -> Iterator[str]:

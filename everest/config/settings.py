@@ -43,17 +43,20 @@ from everest.config.values import (
     Workers,
     with_hyphens,
 )
+from everest.methods.external import external
 from everest.methods.ranked import FrameDifference, RedundancyRobust
-from everest.methods.strategies import AllTokens, Strategy, TubeDropout
+from everest.methods.strategies import EXTERNAL, AllTokens, Strategy, TubeDropout
+from everest.methods.targets import Target
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 _SECONDS = {"s": 1, "min": 60, "h": 3600}
 
-PretrainSelection = Annotated[Strategy, Discriminator("strategy"), BeforeValidator(with_hyphens)]
+PretrainSelection = Annotated[Strategy, Discriminator("strategy"), BeforeValidator(with_hyphens), *EXTERNAL]
 FinetuneSelection = Annotated[
     RedundancyRobust | FrameDifference | AllTokens | TubeDropout,
     Discriminator("strategy"),
     BeforeValidator(with_hyphens),
+    *EXTERNAL,
 ]
 
 
@@ -194,6 +197,7 @@ TargetSettings = Annotated[
     PixelTargetSettings | TokenTargetSettings,
     Discriminator("kind"),
     BeforeValidator(_without_other_targets),
+    *external(Target, "kind"),
 ]
 
 

@@ -91,7 +91,7 @@ def _check_same(path: Path, request: RunRequest) -> None:
     """Raise RecipeError if the run in `path` is not the requested one."""
     run, fix = RunFolder(path), "choose another folder, or use --overwrite"
     # A setting that is new since the run started had its default.
-    before = dict(_flat(recipe_values(load_recipe(path / RECIPE))))
+    before = dict(_flat(recipe_values(load_recipe(path / RECIPE, imports=False))))
     now = dict(_flat(recipe_values(request.recipe)))
     may_change = set(MAY_CHANGE)
     old_file, new_file = before.get(TOKENIZER_FILE), now.get(TOKENIZER_FILE)

@@ -10,6 +10,7 @@ from typing import Final
 from everest.checkpoints.load import AnyModel, LoadedModel, Which, open_model
 from everest.config.recipe import load_recipe
 from everest.config.settings import DataSettings, Recipe
+from everest.data.clip_format import ClipFormat
 from everest.models.spec import ModelSpec
 from everest.system.hub import warn_on_main
 from everest.system.run_folder import RECIPE
@@ -33,6 +34,18 @@ def load_model(checkpoint: str | Path, *, which: Which = "newest") -> AnyModel:
         recipe = recipe_of(opened, notify=warn_on_main if guessed else None)
         opened.module.describe(recipe, file=opened.file, class_names=opened.weights.classes)
     return opened.module
+
+
+def trained_clip(opened: LoadedModel) -> ClipFormat | None:
+    """Return the clips that a transformer was trained on; None if the file does not state their stride.
+
+    Raises:
+        RecipeError: the recipe next to the weights is damaged.
+    """
+    if opened.weights.clip is None and not (opened.file.parent / RECIPE).is_file():
+        return None
+    opened.transformer.describe(recipe_of(opened, notify=None), file=opened.file)
+    return opened.transformer.clip
 
 
 def recipe_of(opened: LoadedModel, *, notify: Callable[[str], None] | None) -> Recipe:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from everest.checkpoints.convert import convert
+from everest.checkpoints.describe import trained_clip
 from everest.checkpoints.families import FAMILIES
 from everest.checkpoints.foreign import CONFIG, Foreign
 from everest.checkpoints.graph import sample_clips
@@ -88,6 +89,9 @@ def write_folder(folder: Path, opened: LoadedModel) -> TransformersFolder:
     assert all(torch.equal(back.weights.tensors[name], tensor) for name, tensor in weights.tensors.items())
     module = build_model(back.identity.spec, back.weights, source=opened.file)
     difference = _outputs(opened.module, spec) - _outputs(module, spec)
+    clip = trained_clip(opened)
+    if clip is not None and clip.sampling == "dense":
+        config["frame_sample_rate"] = clip.stride  # as examples of transformers call it
 
     files = [folder / name for name in (WEIGHTS, PREPROCESSOR, CONFIG)]
     write_tensors(files[0], tensors, metadata={"format": "pt"})

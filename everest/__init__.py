@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from everest.api import create_model, read_clip, select_tokens
-    from everest.checkpoints.load import load_model
+    from everest.checkpoints.describe import load_model
+    from everest.commands import evaluate, extract, finetune, predict, predict_timeline, pretrain
     from everest.config.recipe import load_recipe
     from everest.data import augment, crops
-    from everest.methods import strategies
+    from everest.methods import strategies, targets
     from everest.methods.grid import TokenSelection
     from everest.train.optim import parameter_groups
     from everest.video.pixels import normalise, normalize
@@ -24,25 +25,38 @@ __all__ = [
     "augment",
     "create_model",
     "crops",
+    "evaluate",
+    "extract",
+    "finetune",
     "load_model",
     "load_recipe",
     "normalise",
     "normalize",
     "parameter_groups",
+    "predict",
+    "predict_timeline",
+    "pretrain",
     "read_clip",
     "read_frames",
     "select_tokens",
     "strategies",
+    "targets",
 ]
 
 _HOMES = {
     "TokenSelection": "everest.methods.grid",
     "create_model": "everest.api",
-    "load_model": "everest.checkpoints.load",
+    "evaluate": "everest.commands",
+    "extract": "everest.commands",
+    "finetune": "everest.commands",
+    "load_model": "everest.checkpoints.describe",
     "load_recipe": "everest.config.recipe",
     "normalise": "everest.video.pixels",  # the first spelling, which programs may use
     "normalize": "everest.video.pixels",
     "parameter_groups": "everest.train.optim",
+    "predict": "everest.commands",
+    "predict_timeline": "everest.commands",
+    "pretrain": "everest.commands",
     "read_clip": "everest.api",
     "read_frames": "everest.video.reader",
     "select_tokens": "everest.api",
@@ -51,10 +65,13 @@ _MODULES = {
     "augment": "everest.data.augment",
     "crops": "everest.data.crops",
     "strategies": "everest.methods.strategies",
+    "targets": "everest.methods.targets",
 }
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return import_module("importlib.metadata").version("everest-video")
     if name in _MODULES:
         return import_module(_MODULES[name])
     if name not in _HOMES:
@@ -63,4 +80,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES, *_MODULES])
+    return sorted([*globals(), *_HOMES, *_MODULES, "__version__"])

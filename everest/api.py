@@ -6,7 +6,7 @@ B batch, C channels, T frames, H W pixels, N tokens, D embedding width.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from everest.config.selectors import recipe_of, refuse_contradictions, selector_for
-from everest.data.samples import Sample
-from everest.data.views import ValidationViews
+from everest.data.clip_format import ClipFormat
 from everest.errors import unknown_name
 from everest.methods.grid import TokenGrid, TokenSelection
 from everest.methods.importance import RawPixels
@@ -25,6 +24,7 @@ from everest.methods.strategies import Strategy
 from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder
 from everest.models.spec import classifier_spec, pretrain_spec
+from everest.models.video_model import VideoModel
 from everest.tokenizer.cache import tokenizer_for
 
 Size = int | tuple[int, int]
@@ -38,6 +38,7 @@ def create_model(
     kind: Literal["pretrain", "classifier"],
     num_classes: int | Mapping[str, int] | None = None,
     frames: int = 16,
+    stride: int = 4,
     size: Size = 224,
     selection: Strategy | None = None,
     drop_path: float = 0.0,
@@ -48,7 +49,7 @@ def create_model(
     Args:
         backbone: vit-tiny, vit-s, vit-b, vit-l or vit-h.
         num_classes: of a classifier; a mapping such as {"verb": 97, "noun": 300} gives it a head for each.
-        frames, size: of the clips; pixels as one number or (height, width).
+        frames, stride, size: of the clips; pixels as one number or (height, width).
         selection: a strategy of everest.strategies; by default EVEREST's for the kind (Tables 7, 8).
         drop_path: of a classifier in training mode, in [0, 1): the rate of stochastic depth in the last
             block; it grows linearly from 0 in the first one (Huang et al. 2016).
@@ -63,7 +64,7 @@ def create_model(
     sections: dict[str, Any] = {
         "data": {"frames": frames, "size": size},
         "model": {"backbone": backbone, **model},
-        stage: {},
+        **{each: {"stride": stride} for each in _STAGES.values()},
     }
     if selection is not None:
         sections[stage]["selection"] = asdict(selection)
@@ -74,28 +75,38 @@ def create_model(
     recipe = recipe_of(sections)
     refuse_contradictions(recipe, lambda key: key[0] in ("data", "model", stage))
     if kind == "pretrain":
-        return pretrain_spec(recipe, tokenizer=tokenizer_for(recipe)).build()
+        autoencoder = pretrain_spec(recipe, tokenizer=tokenizer_for(recipe)).build()
+        autoencoder.describe(recipe)
+        return autoencoder
     heads = num_classes if isinstance(num_classes, Mapping) else None
     sizes = [num_classes or 0] if not isinstance(num_classes, Mapping) else list(num_classes.values())
     if min(sizes, default=0) < 2:
         raise ValueError(f"a classifier needs num_classes of at least 2, not {num_classes}")
-    return classifier_spec(recipe, num_classes=sum(sizes), heads=heads).build()
+    classifier = classifier_spec(recipe, num_classes=sum(sizes), heads=heads).build()
+    classifier.describe(recipe)
+    return classifier
 
 
-def read_clip(path: str | Path, *, frames: int = 16, stride: int = 4, size: Size = 224) -> Tensor:
+def read_clip(
+    path: str | Path,
+    *,
+    frames: int | None = None,
+    stride: int | None = None,
+    size: Size | None = None,
+    like: VideoModel | None = None,
+) -> Tensor:
     """Read the middle `frames` frames of a video, `stride` apart, center-cropped: (3, T, H, W) uint8.
 
+    Args:
+        frames, stride, size: None: as the clips of `like`, else 16, 4 and 224.
+        like: a model whose clips are read; see its `clip`.
     Raises:
         ValueError: a number below 1.
         VideoError: the file is unreadable.
     """
-    height_width = (size, size) if isinstance(size, int) else size
-    for name, value in (("frames", frames), ("stride", stride), ("size", min(height_width))):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, not {value}")
-    views = ValidationViews(frames=frames, stride=stride, size=height_width, sampling="dense")
-    unused_rng = np.random.default_rng(0)  # these views draw nothing
-    return views(Sample(path=str(path)), unused_rng, "auto").frames[0]
+    clip = ClipFormat(frames=16, stride=4, size=(224, 224)) if like is None else like.clip
+    given = {"frames": frames, "stride": stride, "size": (size, size) if isinstance(size, int) else size}
+    return replace(clip, **{name: value for name, value in given.items() if value is not None}).read(path)
 
 
 def select_tokens(

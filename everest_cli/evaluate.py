@@ -47,12 +47,16 @@ def evaluate(
     keeps = o.read_shares(keep) if keep is not None else ()
     weights = find_weights(checkpoint, which=which and which.value)
     settings = o.read_recipe(
-        recipe or str(recipe_of_run(weights)), data=data, overrides=overrides, precision=precision
+        recipe or str(recipe_of_run(weights)),
+        data=data,
+        overrides=overrides,
+        precision=precision,
+        imports=recipe is not None,
     )
 
     devices = training_command.launch(gpus, processes)
 
-    from everest.evaluate import Outputs, evaluate
+    from everest.inference.evaluation import Outputs, evaluate
     from everest.system.accelerator import make_accelerator
 
     outputs = Outputs(predictions=predictions, page=report, keeps=keeps, overwrite=overwrite)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -35,6 +36,10 @@ def export(
         Path, typer.Option("--output", "-o", metavar="D", help="The folder, or the .onnx or .pt2 file.")
     ],
     keep: o.Keep = None,
+    uint8: Annotated[
+        bool,
+        typer.Option("--uint8", help="The graph takes uint8 frames (B, T, H, W, 3) and normalizes them."),
+    ] = False,
     which: o.WhichWeights = None,
     overwrite: o.OverwriteFile = False,
     as_json: o.AsJson = False,
@@ -44,7 +49,7 @@ def export(
 
     Example: everest export runs/finetune --to onnx --output model.onnx
     """
-    _check_out(out, to, overwrite=overwrite, keep=keep)
+    _check_out(out, to, overwrite=overwrite, keep=keep, uint8=uint8)
 
     from everest.checkpoints.load import find_weights, open_model
     from everest.system.files import refuse_inputs
@@ -59,7 +64,7 @@ def export(
         files = list(map(str, written.files))
         document = {"written": files, "difference": written.difference, "notes": written.notes}
     else:
-        document = _graph(opened, out, to=to, keep=keep)
+        document = _graph(opened, out, to=to, keep=keep, uint8=uint8)
     if not quiet:
         say(f"differs from everest by {document['difference']:.1e} at most, on partly still clips of noise")
         for note in document["notes"]:
@@ -67,7 +72,7 @@ def export(
     print_json({"checkpoint": str(opened.file), "to": to.value, **document}) if as_json else typer.echo(out)
 
 
-def _check_out(out: Path, to: Target, *, overwrite: bool, keep: float | None) -> None:
+def _check_out(out: Path, to: Target, *, overwrite: bool, keep: float | None, uint8: bool) -> None:
     """Check early that the output can be written at the end."""
     from everest.errors import RecipeError
     from everest.system.files import check_new_file, check_new_folder
@@ -75,6 +80,8 @@ def _check_out(out: Path, to: Target, *, overwrite: bool, keep: float | None) ->
     if keep is not None:
         o.read_shares(str(keep))
     if to is Target.hf:
+        if uint8:
+            raise RecipeError("--uint8: transformers normalizes frames itself; use --to onnx or --to torch")
         if keep not in (None, 1):
             raise RecipeError("--keep: transformers encodes all tokens; --to onnx and --to torch select them")
         own = {"model.safetensors", "preprocessor_config.json"}
@@ -87,16 +94,19 @@ def _check_out(out: Path, to: Target, *, overwrite: bool, keep: float | None) ->
     check_new_file(out, option="--output", overwrite=overwrite)
 
 
-def _graph(opened: LoadedModel, out: Path, *, to: Target, keep: float | None) -> dict[str, Any]:
+def _graph(opened: LoadedModel, out: Path, *, to: Target, keep: float | None, uint8: bool) -> dict[str, Any]:
     from everest.checkpoints.graph import exportable, write_onnx, write_program
 
-    exported = exportable(opened, keep=keep)
+    exported = exportable(opened, keep=keep, uint8=uint8)
     write = write_onnx if to is Target.onnx else write_program
     difference = write(out, exported)
     outputs = ", ".join(exported.graph.outputs)
-    clip = " x ".join(map(str, (3, exported.spec.frames, *exported.spec.size)))
-    return {
-        "written": [str(out)],
-        "difference": difference,
-        "notes": [f"frames (clips x {clip}, normalized) to {outputs}"],
-    }
+    notes = [f"frames ({exported.layout}) to {outputs}"]
+    clip = json.loads(exported.metadata["clip"])
+    if clip["stride"] is None:
+        notes.append("the weights do not state the stride of their clips, so the file does not either")
+    elif clip["sampling"] == "dense":
+        notes.append(f"a clip has every frame of the video at a distance of {clip['stride']}")
+    else:
+        notes.append(f"a clip spans the whole video ({clip['sampling']} sampling)")
+    return {"written": [str(out)], "difference": difference, "clip": clip, "notes": notes}

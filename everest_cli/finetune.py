@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from everest.errors import RecipeError
-from everest_cli.training_command import TrainOptions, finish, print_trial, start_or_resume, training_command
+from everest_cli.training_command import TrainOptions, finish, print_trial, training_command
 
 if TYPE_CHECKING:
     from everest.config.settings import Recipe
@@ -34,9 +34,10 @@ def finetune(recipe: Recipe, options: TrainOptions, init: str) -> None:
     options = replace(options, init=weights and str(weights.resolve()))
     devices = options.launch()
 
-    from everest.finetune import classification_loss, finetune, set_up_finetuning
+    from everest.finetuning import classification_loss, finetune, set_up_finetuning
+    from everest.train.run_options import start_or_resume
 
-    with options.context(recipe, devices) as context:
+    with options.context(recipe, options.of_run(devices)) as context:
         training, validation = set_up_finetuning(recipe, context, init=weights)
         if options.dry_run:
             print_trial(training, lambda clip: [classification_loss(training, clip, recipe.finetune)])

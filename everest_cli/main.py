@@ -183,9 +183,25 @@ def _show_version(requested: bool) -> None:
         raise typer.Exit
 
 
+def _import(modules: list[str]) -> None:
+    if modules:
+        from everest.methods.external import import_code
+
+        for module in modules:
+            import_code(module)
+
+
 @app.callback()
 def everest(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    imports: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--import",
+            metavar="MODULE",
+            help="Import your module, whose strategies weights name; repeatable.",
+        ),
+    ] = None,
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
     ] = False,
@@ -194,6 +210,7 @@ def everest(
 
     Example: everest pretrain --recipe ucf101 --data /data/ucf101
     """
+    _import(imports or [])
 
 
 def main() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from enum import StrEnum
 from pathlib import Path
@@ -113,31 +112,20 @@ def read_recipe(
     overrides: list[str] | None = None,
     precision: Precision | None = None,
     seed: int | None = None,
+    imports: bool = True,
 ) -> Recipe:
-    """Load a recipe with the changes of the options.
+    """Load a recipe with the changes of the options; see everest.config.recipe.recipe_for_run."""
+    from everest.config.recipe import recipe_for_run
 
-    `data.root` becomes absolute, so that a run does not depend on the folder it was started in.
-
-    Raises:
-        RecipeError: the recipe is wrong, or the name of the folder is not UTF-8.
-    """
-    from everest.config.recipe import load_recipe
-    from everest.errors import RecipeError
-    from everest.system.names import is_unicode
-    from everest.system.storage import parse_location
-
-    changes = list(overrides or [])
-    if data is not None:
-        if not is_unicode(data):
-            raise RecipeError(f"--data {data}: not UTF-8, which no recipe can hold; rename the folder")
-        changes.append(f"data.root={json.dumps(data)}")
-    if precision is not None:
-        changes.append(f"train.precision={precision.value}")
-    if seed is not None:
-        changes.append(f"train.seed={seed}")
-    recipe = load_recipe(name, overrides=changes, notify=say)
-    root = json.dumps(str(parse_location(recipe.data.root).resolve()))  # quoted: overrides are YAML
-    return load_recipe(name, overrides=[*changes, f"data.root={root}"])
+    return recipe_for_run(
+        name,
+        data=data,
+        overrides=overrides or (),
+        precision=precision and precision.value,
+        seed=seed,
+        notify=say,
+        imports=imports,
+    )
 
 
 def read_shares(text: str) -> tuple[float, ...]:

@@ -78,7 +78,7 @@ def predict(
     if output is not None:
         check_new_file(output, option="--output", overwrite=overwrite)
 
-    from everest.checkpoints.load import find_weights, require_kind
+    from everest.checkpoints.load import find_weights
     from everest.inference.model import OpenedModel
     from everest.inference.predictions import predict, predict_timeline
 
@@ -93,7 +93,7 @@ def predict(
         cpu=cpu,
         notify=say,
     )
-    require_kind(model.weights, "classifier", source=model.file)
+    _ = model.classifier  # refuse an autoencoder before the videos are listed
     samples = named_samples(videos, root=data)
     if text_format is PredictionFormat.srt and len(samples) > 1:
         raise RecipeError(f"--format srt: subtitles are of one video, not of {len(samples)}")

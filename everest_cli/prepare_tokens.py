@@ -10,7 +10,6 @@ import typer
 
 from everest_cli import options as o
 from everest_cli.output import Display, print_json, say
-from everest_cli.tokenizer_first import with_absolute_paths
 
 
 def tokens(
@@ -35,6 +34,7 @@ def tokens(
     Example: everest prepare tokens --recipe lvmae-128 --set tokenizer.checkpoint=RUN --output tokens
     """
     from everest.prepare.tokens import write_tokens
+    from everest.tokenizer_first import with_absolute_paths
 
     changes = [*(overrides or []), f"pretrain.target.cache={json.dumps(str(output))}"]  # also checks the path
     settings = with_absolute_paths(o.read_recipe(recipe, data=data, overrides=changes))

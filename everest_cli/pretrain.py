@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
-from everest_cli.tokenizer_first import with_tokenizer
-from everest_cli.training_command import TrainOptions, finish, print_trial, start_or_resume, training_command
+from everest_cli.output import say
+from everest_cli.train_tokenizer import run_stage
+from everest_cli.training_command import TrainOptions, finish, print_trial, training_command
 
 if TYPE_CHECKING:
     from everest.config.settings import Recipe
@@ -18,11 +20,14 @@ def pretrain(recipe: Recipe, options: TrainOptions) -> None:
     Example: everest pretrain --recipe ucf101 --data /data/ucf101 --output runs/ucf101
     """
     devices = options.launch()
-    recipe, options = with_tokenizer(recipe, options, devices, train=not options.dry_run)
 
-    from everest.pretrain import pretrain, pretraining_loss, set_up_pretraining
+    from everest.pretraining import pretrain, pretraining_loss, set_up_pretraining
+    from everest.tokenizer_first import with_tokenizer
+    from everest.train.run_options import start_or_resume
 
-    with options.context(recipe, devices) as context:
+    train = None if options.dry_run else partial(run_stage, options=options)
+    recipe, run = with_tokenizer(recipe, options.of_run(devices), train=train, notify=say)
+    with options.context(recipe, run) as context:
         training = set_up_pretraining(recipe, context)
         if options.dry_run:
             print_trial(training, lambda clip: [pretraining_loss(training.model, clip)])

@@ -40,7 +40,12 @@ def probe(
 
     weights = find_weights(checkpoint, which=which and which.value)
     settings = o.read_recipe(
-        recipe or str(recipe_of_run(weights)), data=data, overrides=overrides, precision=precision, seed=seed
+        recipe or str(recipe_of_run(weights)),
+        data=data,
+        overrides=overrides,
+        precision=precision,
+        seed=seed,
+        imports=recipe is not None,
     )
 
     from everest.inference.model import OpenedModel

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from everest_cli.output import say
-from everest_cli.training_command import TrainOptions, finish, print_trial, start_or_resume, training_command
+from everest_cli.training_command import TrainOptions, finish, print_trial, training_command
 
 if TYPE_CHECKING:
     from everest.config.settings import Recipe
-    from everest.system.launch import Devices
+    from everest.train.run_options import RunOptions
     from everest.train.training import Training
 
 
@@ -19,20 +19,24 @@ def train_tokenizer(recipe: Recipe, options: TrainOptions) -> None:
 
     Example: everest train-tokenizer --recipe lvmae-demo --data VIDEOS --output runs/tokenizer
     """
-    training = run_stage(recipe, options, options.launch())
+    training = run_stage(recipe, options.of_run(options.launch()), options=options)
     if training is not None:
         finish(training)
 
 
-def run_stage(recipe: Recipe, options: TrainOptions, devices: Devices) -> Training | None:
+def run_stage(recipe: Recipe, run: RunOptions, *, options: TrainOptions) -> Training | None:
     """Train a recipe's tokenizer, or resume its training, and print its report; None after a dry run.
+
+    Args:
+        options: of the display, and of a dry run.
 
     Raises:
         UserError: see everest.errors.
     """
+    from everest.train.run_options import start_or_resume
     from everest.train_tokenizer import set_up_tokenizer, train_tokenizer, trial_losses
 
-    with options.context(recipe, devices) as context:
+    with options.context(recipe, run) as context:
         stage = set_up_tokenizer(recipe, context)
         if options.dry_run:
             print_trial(stage.training, lambda clip: trial_losses(stage, clip))

@@ -13,15 +13,14 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 import typer
 
-from everest.errors import RecipeError
 from everest.system.launch import Devices, is_launched, is_main, read_devices, run_processes, visible_gpus
 from everest_cli import options as o
 from everest_cli.output import Display
 
 if TYPE_CHECKING:
     from everest.config.settings import Recipe
-    from everest.system.run_folder import RunFolder
     from everest.train.context import RunContext
+    from everest.train.run_options import RunOptions
     from everest.train.setup import LossesOf
     from everest.train.training import Training
 
@@ -48,71 +47,34 @@ class TrainOptions:
     command: str  # names the default run folder
     init: str | None = None  # the weights that the run starts from
 
-    @property
-    def resumed_folder(self) -> Path | None:
-        """The run folder that --resume names.
-
-        Raises:
-            RecipeError: another option names a folder as well.
-        """
-        if self.resume in ("auto", "never"):
-            return None
-        if self.output or self.overwrite:
-            raise RecipeError("--resume DIR continues in DIR: leave out --output and --overwrite")
-        return Path(self.resume)
-
     def launch(self) -> Devices:
         """Call `launch` with --gpus and --processes."""
         return launch(self.gpus, self.processes)
 
-    def may_resume(self, recipe: Recipe, path: Path) -> bool:
-        """Check whether a run in `path` resumes an earlier one. Nothing is written.
+    def of_run(self, devices: Devices) -> RunOptions:
+        """Return the options of the run itself, without the display's."""
+        from everest.train.run_options import RunOptions
 
-        Raises:
-            RecipeError: the run may not use this folder.
-        """
-        from everest.train.resume import RunRequest, check_output
-
-        tokenizer = None if recipe.tokenizer is None else recipe.tokenizer.checkpoint
-        sources = [Path(source) for source in (self.recipe, self.init, tokenizer) if source is not None]
-        request = RunRequest(
-            stage=self.command,
-            recipe=recipe,
-            init=self.init,
+        return RunOptions(
+            command=self.command,
+            recipe_file=self.recipe,
+            output=self.output,
+            resume=self.resume,
+            overwrite=self.overwrite,
+            cpu=devices.kind == "cpu",
+            tracker=self.tracker.value,
             one_batch=self.overfit_one_batch,
-            sources=sources,
+            init=self.init,
         )
-        resumed = check_output(path, request, resume=self.resume != "never", overwrite=self.overwrite)
-        if self.resumed_folder is not None and not resumed:
-            raise RecipeError(f"--resume {path}: there is no run to resume")
-        return resumed
 
     @contextmanager
-    def context(self, recipe: Recipe, devices: Devices) -> Iterator[RunContext]:
+    def context(self, recipe: Recipe, run: RunOptions) -> Iterator[RunContext]:
         """Set up Accelerate's processes, the run folder and the display. Nothing is written yet."""
-        from everest.system.accelerator import decide_on_main, end_training_on_error, make_accelerator
-        from everest.system.run_folder import RunFolder, default_folder
-        from everest.train.context import RunContext
-        from everest.train.tracking import check_tracker
-
-        def find_folder() -> tuple[RunFolder, bool]:
-            path = self.resumed_folder or self.output or default_folder(self.command, recipe.name)
-            return RunFolder(path), self.may_resume(recipe, path)
-
-        check_tracker(self.tracker.value)
-        accelerator = make_accelerator(
-            recipe.train.precision, tf32=recipe.train.tf32, cpu=devices.kind == "cpu"
-        )
-        with end_training_on_error(accelerator), Display(quiet=self.quiet or not is_main()) as display:
-            run, resumed = decide_on_main(accelerator, find_folder)
-            yield RunContext(
-                accelerator=accelerator,
-                run=run,
-                resumed=resumed,
-                report=display.report,
-                tracker=self.tracker.value,
-                one_batch=self.overfit_one_batch,
-            )
+        with (
+            Display(quiet=self.quiet or not is_main()) as display,
+            run.context(recipe, display.report) as context,
+        ):
+            yield context
 
 
 def training_command(name: str, **own_options: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -184,23 +146,6 @@ def print_trial(training: Training, losses_of: LossesOf) -> None:
     estimates["peak_memory"] = f"{estimates.pop('memory_bytes') / 2**30:.2f} GiB"
     for name, value in estimates.items():
         typer.echo(f"{name.replace('_', ' ')}: {value}")
-
-
-@contextmanager
-def start_or_resume(training: Training, recipe: Recipe, *, init: str | None) -> Iterator[None]:
-    """Write the first files of a run, or resume the run in its folder; the loop goes inside.
-
-    The tracker ends with the run, even after an error: another stage may follow in this process.
-    """
-    from everest.config.recipe import dump_recipe
-    from everest.train.setup import start_run
-
-    try:
-        start_run(training, dump_recipe(recipe), init=init)
-        yield
-    finally:
-        if training.tracker is not None:
-            training.tracker.finish()
 
 
 def finish(training: Training) -> None:

@@ -79,7 +79,7 @@ def visualize_mask(
     tokenizer = opened if opened is not None and opened.weights.kind == "tokenizer" else None
     settings = {"order": order, "distance": distance}
     selectors = requested_selectors(
-        None if strategy is None else strategy.replace("_", "-"),
+        strategy if strategy is None or ":" in strategy else strategy.replace("_", "-"),
         ratios,
         {name: value for name, value in settings.items() if value is not None},
         compared=compare,

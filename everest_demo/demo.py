@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from everest.checkpoints.load import load_model
+from everest.checkpoints.describe import load_model
 from everest.config.settings import Recipe
 from everest.data.stages import pretrain_clips
 from everest.figures.masks import view_model

@@ -15,10 +15,10 @@ import torch
 from everest.config.recipe import dump_recipe, load_recipe
 from everest.config.settings import Recipe
 from everest.errors import RecipeError
-from everest.evaluate import evaluate
-from everest.finetune import finetune, set_up_finetuning
+from everest.finetuning import finetune, set_up_finetuning
+from everest.inference.evaluation import evaluate
 from everest.prepare.tokens import write_tokens
-from everest.pretrain import pretrain, set_up_pretraining
+from everest.pretraining import pretrain, set_up_pretraining
 from everest.system.accelerator import make_accelerator
 from everest.system.events import Report, notice
 from everest.system.files import is_unfinished, write_text

@@ -27,7 +27,7 @@ def test_every_name_is_there():
         everest.nothing  # noqa: B018
 
 
-PUBLIC_MODULES = ("augment", "crops", "strategies")
+PUBLIC_MODULES = ("augment", "crops", "strategies", "targets")
 
 
 @pytest.mark.parametrize("name", PUBLIC_MODULES)

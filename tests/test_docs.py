@@ -78,6 +78,13 @@ def desk(tmp_path: Path, clip_files: Path, monkeypatch: pytest.MonkeyPatch) -> P
         f"ACTIONS/{name}/clip{number}.mp4,{name},m{number}\n" for number, name in enumerate(["run", "walk"])
     ]
     (tmp_path / "SHEET.csv").write_text("".join(["file,behavior,animal\n", *rows]))
+    for page in PAGES:  # files that a page shows with their names
+        for text in blocks(page, "(?:python|yaml)"):
+            if name := re.match(r"# (\S+\.(?:py|yaml))\n", text):
+                path = tmp_path / name[1]
+                path.parent.mkdir(exist_ok=True)
+                path.write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -126,9 +133,9 @@ def test_every_command_of_a_page_runs(page: Path, desk: Path):
     for arguments in commands(page):
         run(arguments)
     for code in blocks(page, "python"):
-        exec(
-            compile(code.replace("frames=16, stride=4, size=224", "frames=4, size=32"), page.name, "exec"), {}
-        )
+        code = code.replace("frames=16, stride=4, size=224", "frames=4, size=32")
+        code = re.sub(r'(everest\.(?:pretrain|finetune)\("\w+", )', rf"\1overrides={SMALL}, ", code)
+        exec(compile(code, page.name, "exec"), {})
 
 
 def test_recipes_in_the_docs_are_read(desk: Path):

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from everest.checkpoints.describe import trained_clip
 from everest.checkpoints.load import LoadedModel
 from everest.errors import EnvironmentProblem, RecipeError
 from everest.models.classifier import VideoClassifier
@@ -65,17 +66,48 @@ class EncoderGraph(nn.Module):
         return (self.encoder(frames, ids).mean(dim=1),)
 
 
+class FramesGraph(nn.Module):
+    """(B, T, H, W, 3) uint8 RGB frames to the outputs of a graph, which gets them normalized."""
+
+    def __init__(self, graph: ClassifierGraph | EncoderGraph) -> None:
+        super().__init__()
+        self.of_clips = graph  # not `graph`, which torch.fx uses
+        self.outputs = graph.outputs
+
+    def forward(self, frames: Tensor) -> tuple[Tensor, ...]:
+        return self.of_clips(normalize(frames.permute(0, 4, 1, 2, 3)))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Exportable:
     """A model that is ready to be traced."""
 
-    graph: ClassifierGraph | EncoderGraph
+    graph: ClassifierGraph | EncoderGraph | FramesGraph
     spec: ModelSpec
     metadata: dict[str, str]  # of the file; JSON unless the value is a string
 
+    @property
+    def layout(self) -> str:
+        """The shape, type and values of the input, for a reader."""
+        (height, width), uint8 = self.spec.size, isinstance(self.graph, FramesGraph)
+        shape = (self.spec.frames, height, width, 3) if uint8 else (3, self.spec.frames, height, width)
+        return f"clips x {' x '.join(map(str, shape))}, {'uint8 RGB' if uint8 else 'normalized'}"
+
+    def sample(self, batch: int) -> Tensor:
+        """Return `batch` clips of `sample_pixels` as the graph takes them."""
+        pixels = sample_pixels(self.spec, batch)
+        if isinstance(self.graph, FramesGraph):
+            return pixels.permute(0, 2, 3, 4, 1).contiguous()
+        return normalize(pixels)
+
 
 def sample_clips(spec: ModelSpec, batch: int) -> Tensor:
-    """Return (batch, 3, T, H, W) normalized noise, the same at every call.
+    """Return (batch, 3, T, H, W) float32: normalized `sample_pixels`."""
+    return normalize(sample_pixels(spec, batch))
+
+
+def sample_pixels(spec: ModelSpec, batch: int) -> Tensor:
+    """Return (batch, 3, T, H, W) uint8 noise, the same at every call.
 
     Every token has its own strength. With uniform noise all tokens would be equally important up to rounding
     errors, in which two libraries differ. Half of the places, drawn for each clip, are still: they repeat the
@@ -89,14 +121,15 @@ def sample_clips(spec: ModelSpec, batch: int) -> Tensor:
     places = torch.rand(batch, grid.per_slice, generator=generator).argsort(dim=1) < grid.per_slice // 2
     still = F.interpolate(places.view(batch, 1, grid.h, grid.w).float(), size=spec.size).bool()
     repeated = pixels[:, :, : spec.model.tubelet[0]].repeat(1, 1, grid.t, 1, 1)
-    return normalize(torch.where(still.unsqueeze(2), repeated, pixels))
+    return torch.where(still.unsqueeze(2), repeated, pixels)
 
 
-def exportable(opened: LoadedModel, *, keep: float | None) -> Exportable:
+def exportable(opened: LoadedModel, *, keep: float | None, uint8: bool = False) -> Exportable:
     """Make a model ready for export.
 
     Args:
         keep: the ratio of the tokens that the graph of a classifier encodes; None: as trained.
+        uint8: the graph takes frames as decoded, (B, T, H, W, 3) uint8, and normalizes them.
     Raises:
         RecipeError: `keep` leaves no token, or the model selects no tokens.
     """
@@ -124,9 +157,29 @@ def exportable(opened: LoadedModel, *, keep: float | None) -> Exportable:
         "classes": weights.classes,
         "mean": IMAGENET_MEAN,
         "std": IMAGENET_STD,
+        "clip": _clip(opened, spec),
+        "input": {
+            "name": INPUT,
+            "dtype": "uint8" if uint8 else "float32",
+            "layout": "batch, frames, height, width, RGB" if uint8 else "batch, RGB, frames, height, width",
+            "values": "0 to 255" if uint8 else "(pixel / 255 - mean) / std",
+        },
     }
     texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
-    return Exportable(graph=graph, spec=spec, metadata=texts)
+    return Exportable(graph=FramesGraph(graph) if uint8 else graph, spec=spec, metadata=texts)
+
+
+def _clip(opened: LoadedModel, spec: ModelSpec) -> dict[str, Any]:
+    """Return how to choose the frames of a clip: null where the file does not state it."""
+    clip = trained_clip(opened)
+    return {
+        "frames": spec.frames,
+        "stride": None if clip is None else clip.stride,
+        "sampling": None if clip is None else clip.sampling,
+        "fps": None if clip is None else clip.fps,
+        "height": spec.size[0],
+        "width": spec.size[1],
+    }
 
 
 @torch.no_grad()
@@ -134,7 +187,7 @@ def trace(exported: Exportable) -> ExportedProgram:
     """Trace the graph with torch.export, for any number of clips at once."""
     batch = Dim("batch", min=1)
     return torch.export.export(
-        exported.graph.eval(), (sample_clips(exported.spec, TRACED),), dynamic_shapes={INPUT: {0: batch}}
+        exported.graph.eval(), (exported.sample(TRACED),), dynamic_shapes={INPUT: {0: batch}}
     )
 
 
@@ -143,14 +196,14 @@ def compare(exported: Exportable, run: Callable[[Tensor], Sequence[Tensor]], *, 
     """Return the largest difference between the outputs of a written file and of the model.
 
     Args:
-        run: computes the outputs of the file for clips (B, 3, T, H, W).
+        run: computes the outputs of the file for clips as the graph takes them.
         what: the subject of the error message.
     Raises:
         EnvironmentProblem: the difference is above the tolerance, or other tokens are kept.
     """
     largest = 0.0
     for batch in BATCHES:
-        clips = sample_clips(exported.spec, batch)
+        clips = exported.sample(batch)
         for expected, output in zip(exported.graph(clips), run(clips), strict=True):
             if not expected.is_floating_point():
                 largest = largest if torch.equal(expected, output) else float("inf")
@@ -193,7 +246,7 @@ def write_onnx(path: Path, exported: Exportable) -> float:
 
     program = torch.onnx.export(
         trace(exported),
-        (sample_clips(exported.spec, TRACED),),
+        (exported.sample(TRACED),),
         dynamo=True,
         input_names=[INPUT],
         output_names=list(exported.graph.outputs),

@@ -154,15 +154,6 @@ def open_model(
     return LoadedModel(file=file, weights=weights, spec=spec, module=build_model(spec, weights, source=file))
 
 
-def load_model(checkpoint: str | Path, *, which: Which | None = None) -> AnyModel:
-    """Return the model of a checkpoint, of any kind, in eval mode on the CPU.
-
-    Raises:
-        CheckpointError: no such checkpoint, or a damaged or foreign one.
-    """
-    return open_model(checkpoint, which=which).module
-
-
 def build_model(spec: ModelSpec | TokenizerSpec, weights: Weights, *, source: Path) -> AnyModel:
     """Return the module of `spec` with the tensors of `weights`, in eval mode.
 
@@ -196,10 +187,14 @@ def _fitted(
 
 def require_kind(weights: Weights, kind: str, *, source: Path) -> None:
     """Raise CheckpointError unless the weights are of `kind`; the message names the command to run."""
-    if weights.kind == kind:
-        return
-    if weights.kind == "tokenizer":
-        raise CheckpointError(
+    if weights.kind != kind:
+        raise wrong_kind(weights.kind, kind, source=source)
+
+
+def wrong_kind(found: str, kind: str, *, source: str | Path) -> CheckpointError:
+    """The error for a model of kind `found` where one of `kind` is needed; it names the command to run."""
+    if found == "tokenizer":
+        return CheckpointError(
             f"{source}: a tokenizer, which has no transformer; name a run of pretrain or finetune"
         )
     fixes = {
@@ -207,9 +202,7 @@ def require_kind(weights: Weights, kind: str, *, source: Path) -> None:
         "pretrain": "a checkpoint of `everest pretrain` is needed here",
         "tokenizer": "train one: everest train-tokenizer --recipe RECIPE",
     }
-    raise CheckpointError(
-        f"{source}: a {weights.kind} checkpoint where a {kind} one is needed; {fixes[kind]}"
-    )
+    return CheckpointError(f"{source}: a {found} checkpoint where a {kind} one is needed; {fixes[kind]}")
 
 
 def recipe_of_run(weights: Path) -> Path:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from everest.checkpoints.convert import convert
+from everest.checkpoints.describe import trained_clip
 from everest.checkpoints.families import FAMILIES
 from everest.checkpoints.foreign import CONFIG, Foreign
 from everest.checkpoints.graph import sample_clips
@@ -24,6 +25,7 @@ from everest.config.stage_settings import PixelTargetSettings, TokenTargetSettin
 from everest.errors import CheckpointError
 from everest.methods.grid import TokenSelection
 from everest.methods.strategies import AllTokens
+from everest.methods.targets import Target
 from everest.models.classifier import VideoClassifier
 from everest.models.cost import count_tokens
 from everest.models.spec import ModelSpec
@@ -87,6 +89,9 @@ def write_folder(folder: Path, opened: LoadedModel) -> TransformersFolder:
     assert all(torch.equal(back.weights.tensors[name], tensor) for name, tensor in weights.tensors.items())
     module = build_model(back.identity.spec, back.weights, source=opened.file)
     difference = _outputs(opened.module, spec) - _outputs(module, spec)
+    clip = trained_clip(opened)
+    if clip is not None and clip.sampling == "dense":
+        config["frame_sample_rate"] = clip.stride  # as examples of transformers call it
 
     files = [folder / name for name in (WEIGHTS, PREPROCESSOR, CONFIG)]
     write_tensors(files[0], tensors, metadata={"format": "pt"})
@@ -179,6 +184,8 @@ def _obstacles(spec: ModelSpec) -> Iterator[str]:
         yield "a decoder that predicts half of the frames"
     if isinstance(spec.target, TokenTargetSettings):
         yield "a decoder that predicts the codes of a tokenizer (it predicts pixels)"
+    if isinstance(spec.target, Target):
+        yield f"a decoder that predicts {spec.target.kind} (it predicts pixels)"
 
 
 def _notes(spec: ModelSpec) -> Iterator[str]:

@@ -14,6 +14,7 @@ from everest.config.sizes import LEAST_PLACES, TokenizerConfig, discriminator_ha
 from everest.config.stage_settings import TARGET_KEYS, FinetuneSettings, PretrainSettings
 from everest.config.tokenizer import TokenizerSettings
 from everest.errors import RecipeError, shown
+from everest.methods.external import is_import_path
 from everest.methods.grid import TokenGrid, check_num_tokens, num_kept
 from everest.methods.ranked import ByImportance
 from everest.methods.selector import Selector
@@ -200,16 +201,40 @@ def _token_counts(recipe: Recipe) -> Problems:
         yield ("pretrain", "selection"), f"lets the encoder see none of {grid.num_tokens} tokens"
     if not target:
         yield ("pretrain", "selection"), f"leaves none of {grid.num_tokens} tokens to predict"
-    visible, target = _num_chosen(recipe.finetune.selection, grid)
+    try:
+        visible, target = _num_chosen(recipe.finetune.selection, grid)
+    except RecipeError as error:
+        yield ("finetune", "selection"), str(error)
+        return
     if not visible:
         yield ("finetune", "selection"), f"keeps none of {grid.num_tokens} tokens"
     if target:
         text = "belongs to pre-training: fine-tuning encodes all kept tokens; leave it out"
-        yield ("finetune", "selection", "visible_ratio"), text
+        key = "strategy" if is_import_path(recipe.finetune.selection.strategy) else "visible_ratio"
+        yield ("finetune", "selection", key), text
 
 
 def _num_chosen(selection: Selector, grid: TokenGrid) -> tuple[int, int]:
     """The numbers of visible and of target tokens. They do not depend on the data."""
     blank = torch.empty(1, grid.num_tokens, device="meta")
     chosen = selection(grid, importance=blank, noise=blank)
+    if is_import_path(selection.strategy):
+        _check_choice(selection, grid, (chosen.visible.size(1), chosen.target.size(1)))
     return chosen.visible.size(1), chosen.target.size(1)
+
+
+def _check_choice(selection: Selector, grid: TokenGrid, counts: tuple[int, int]) -> None:
+    """Let a strategy of another package choose for two clips; RecipeError if training could not use that."""
+    drawn = torch.rand(2, grid.num_tokens, generator=torch.Generator().manual_seed(0))
+    chosen = selection(grid, importance=drawn.flip(0), noise=drawn)
+    predicts = bool(counts[1])
+    try:
+        chosen.check(grid, batch=2, predicts=predicts)
+    except ValueError as error:
+        raise RecipeError(f"{selection.strategy} chooses wrong tokens: {error}") from error
+    now = (chosen.visible.size(1), chosen.target.size(1))
+    if now != counts:
+        raise RecipeError(
+            f"{selection.strategy} chooses {now} visible and predicted tokens, and {counts} on the meta "
+            "device: their numbers may depend on the grid only"
+        )

@@ -16,6 +16,7 @@ from everest.config.sizes import BACKBONES
 from everest.config.values import with_hyphens
 from everest.config.yaml import MOST_LEVELS, read_yaml
 from everest.errors import RecipeError, did_you_mean, shown
+from everest.methods.external import is_import_path
 from everest.methods.strategies import STRATEGIES
 
 KeyPath = tuple[str, ...]
@@ -55,6 +56,13 @@ class Merged:
     values: dict[str, Any]
     origins: dict[KeyPath, Origin]  # of the values that a layer sets; the defaults have none
     label: str  # the requested recipe
+
+    def at(self, key: KeyPath) -> Any:
+        """The value of `key`; None if it is in no mapping."""
+        value: Any = self.values
+        for part in key:
+            value = value.get(part) if isinstance(value, dict) else None
+        return value
 
     def origin(self, key: KeyPath) -> Origin:
         """Where `key`, or the value that contains it, was written."""
@@ -181,7 +189,9 @@ def drop_foreign_keys(merged: Merged) -> list[str]:
     """
     notices = []
     known = {field.name for strategy in STRATEGIES.values() for field in fields(strategy)}
+    _drop_inherited_keys(merged, ("pretrain", "target"), "kind")
     for stage in STAGES:
+        _drop_inherited_keys(merged, (stage, "selection"), "strategy")
         section = merged.values[stage]
         selection = section.get("selection") if isinstance(section, dict) else None
         if not isinstance(selection, dict):
@@ -205,3 +215,18 @@ def drop_foreign_keys(merged: Merged) -> list[str]:
             if origin and (SET in (origin.label, chosen.label) or origin.label == chosen.label):
                 notices.append(f"{stage}.selection.{key} has no effect with {name}")
     return sorted(notices)
+
+
+def _drop_inherited_keys(merged: Merged, path: KeyPath, name: str) -> None:
+    """Remove the keys of layers below the one in which `name` names a class of another package.
+
+    They belong to the class that a base or a default names. Keys of `--set` stay, in any order.
+    """
+    section = merged.at(path)
+    if not isinstance(section, dict) or not is_import_path(section.get(name)):
+        return
+    chosen = merged.origin((*path, name))
+    for key in section.keys() - {name}:
+        written = merged.origins.get((*path, key))
+        if written is None or (written.layer < chosen.layer and written.label != SET):
+            del section[key]

@@ -14,7 +14,9 @@ from everest.config.settings import Recipe
 from everest.config.stage_settings import TARGET_KEYS
 from everest.config.tokenizer import TokenizerSettings
 from everest.errors import did_you_mean, shown
-from everest.methods.strategies import STRATEGIES
+from everest.methods.external import NOT_A_CLASS, is_import_path, named_class
+from everest.methods.strategies import strategy_class
+from everest.methods.targets import Target
 
 # By pydantic's types of errors; {got} is the value, the other names are from pydantic's own context.
 _MESSAGES = {
@@ -59,6 +61,8 @@ def explain_validation(error: ValidationError) -> list[tuple[KeyPath, str]]:
         elif kind == "union_tag_invalid":  # an unknown strategy of a selection, or kind of a target
             parts.append(context["discriminator"].strip("'"))
             text = _unknown_value(details["input"].get(parts[-1]), context["expected_tags"])
+        elif kind == NOT_A_CLASS:
+            text = context["reason"]
         elif kind in _MESSAGES:
             text = _MESSAGES[kind].format(got=got, **context)
         else:
@@ -77,9 +81,14 @@ def _unknown_value(value: Any, expected: str) -> str:
 def _known_keys(location: tuple[int | str, ...]) -> set[str]:
     """The keys that a section of the YAML may have, for 'did you mean'."""
     if location[1:2] == ("selection",):
-        return {field.name for field in fields(STRATEGIES[str(location[2])])}
+        return {field.name for field in fields(strategy_class(str(location[2])))}
     if location[1:2] == ("target",):
-        return TARGET_KEYS
+        path = str(location[2])
+        return (
+            {field.name for field in fields(named_class(path, Target))}
+            if is_import_path(path)
+            else TARGET_KEYS
+        )
     settings: Any = Recipe(name="", tokenizer=TokenizerSettings())  # a section that few recipes have
     for part in location:
         settings = getattr(settings, str(part))

@@ -16,6 +16,7 @@ from everest.config.checks import contradictions, notices
 from everest.config.layers import (
     BY_BACKBONE,
     SET,
+    STAGES,
     KeyPath,
     LayerStack,
     Merged,
@@ -30,9 +31,15 @@ from everest.config.stage_settings import TARGETS
 from everest.config.values import with_hyphens
 from everest.config.yaml import write_yaml
 from everest.errors import RecipeError, one_per_line
+from everest.methods.external import import_named, is_import_path
 from everest.system.names import is_unicode
+from everest.system.storage import parse_location
 
 _ADAPTER = TypeAdapter(Recipe)
+_CLASSES = (  # the keys that may name a class of another package
+    *((stage, "selection", "strategy") for stage in STAGES),
+    ("pretrain", "target", "kind"),
+)
 
 
 def load_recipe(
@@ -40,6 +47,7 @@ def load_recipe(
     *,
     overrides: Sequence[str] = (),
     notify: Callable[[str], None] | None = None,
+    imports: bool = True,
 ) -> Recipe:
     """Read a recipe.
 
@@ -47,6 +55,8 @@ def load_recipe(
         name_or_path: a shipped recipe, or the path of a YAML file.
         overrides: `section.key=value` texts, which win over the file.
         notify: called with one line for each given key that has no effect.
+        imports: import the modules of other packages that the recipe names (everest.methods.external). False:
+            for a recipe that no user named, such as the one next to weights.
     Raises:
         RecipeError: one line for each problem: file and key, the problem, the nearest valid name.
     """
@@ -61,6 +71,9 @@ def load_recipe(
     model = stack.merged(None).values["model"]
     backbone = with_hyphens(model.get("backbone")) if isinstance(model, dict) else None
     merged = stack.merged(backbone if isinstance(backbone, str) else None)  # a known backbone or not
+    failed_imports = list(_import_classes(merged)) if imports else []
+    if failed_imports:
+        raise RecipeError(one_per_line([*problems, *failed_imports]))
     dropped = drop_foreign_keys(merged)
     budgets = list(choose_budgets(merged))
     recipe, errors = _validate(merged)
@@ -68,13 +81,47 @@ def load_recipe(
     if recipe and not budgets:
         errors = list(contradictions(recipe))
     problems += [f"{merged.origin(key)}: {text}" for key, text in errors]
-    problems += _problems_of_other_targets(merged) + _problems_by_backbone(stack)
+    problems += _problems_of_other_targets(merged) + _problems_by_backbone(stack, imports=imports)
     if problems or recipe is None:
         raise RecipeError(one_per_line(problems))
     if notify:
         for notice in [*dropped, *notices(recipe, merged.given_in(SET))]:
             notify(notice)
     return recipe
+
+
+def recipe_for_run(
+    name_or_path: str | Path,
+    *,
+    data: str | None = None,
+    overrides: Sequence[str] = (),
+    precision: str | None = None,
+    seed: int | None = None,
+    notify: Callable[[str], None] | None = None,
+    imports: bool = True,
+) -> Recipe:
+    """Read a recipe with the changes of a run.
+
+    `data.root` becomes absolute, so that a run does not depend on the folder it was started in.
+
+    Args:
+        data: of `data.root`; precision, seed: of the section `train`. They win over `overrides`.
+        notify, imports: see `load_recipe`.
+    Raises:
+        RecipeError: see `load_recipe`, or the name of the folder is not UTF-8.
+    """
+    changes = list(overrides)
+    if data is not None:
+        if not is_unicode(data):
+            raise RecipeError(f"--data {data}: not UTF-8, which no recipe can hold; rename the folder")
+        changes.append(f"data.root={json.dumps(data)}")
+    if precision is not None:
+        changes.append(f"train.precision={precision}")
+    if seed is not None:
+        changes.append(f"train.seed={seed}")
+    recipe = load_recipe(name_or_path, overrides=changes, notify=notify, imports=imports)
+    root = json.dumps(str(parse_location(recipe.data.root).resolve()))  # quoted: overrides are YAML
+    return load_recipe(name_or_path, overrides=[*changes, f"data.root={root}"], imports=imports)
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -129,12 +176,25 @@ def _problems_of_other_targets(merged: Merged) -> list[str]:
     return problems
 
 
-def _problems_by_backbone(stack: LayerStack) -> list[str]:
+def _import_classes(merged: Merged) -> Iterator[str]:
+    """Import the modules of other packages that a recipe names; yields the problems."""
+    for key in _CLASSES:
+        path = merged.at(key)
+        if is_import_path(path):
+            try:
+                import_named(path)
+            except RecipeError as error:
+                yield f"{merged.origin(key)}: {error}"
+
+
+def _problems_by_backbone(stack: LayerStack, *, imports: bool) -> list[str]:
     """The problems inside `by_backbone`, for every backbone in it, chosen or not."""
     problems = []
     choices = [names for layer in stack.layers for names in layer.by_backbone.values()]
     for backbone in sorted({name for names in choices for name in names}):
         merged = stack.merged(backbone)
+        if imports:
+            problems += _import_classes(merged)
         drop_foreign_keys(merged)
         origins = [(merged.origin(key), text) for key, text in _validate(merged)[1]]
         problems += [f"{origin}: {text}" for origin, text in origins if BY_BACKBONE in origin.key]

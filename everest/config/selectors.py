@@ -13,6 +13,7 @@ from everest.config.layers import KeyPath
 from everest.config.messages import explain_validation
 from everest.config.settings import Recipe
 from everest.errors import RecipeError, one_per_line
+from everest.methods.external import import_named, is_import_path
 from everest.methods.selector import Selector
 
 
@@ -37,6 +38,8 @@ def selector_for(strategy: str, keep: float | None, settings: Mapping[str, Any])
         RecipeError: an unknown strategy or setting, or invalid values.
         ValueError: `keep` is not in (0, 1].
     """
+    if is_import_path(strategy):
+        import_named(strategy)
     recipe = recipe_of({"pretrain": {"selection": {"strategy": strategy, **settings}}})
     selector = recipe.pretrain.selection
     if keep is not None:

@@ -22,16 +22,19 @@ from everest.config.values import (
     Views,
     with_hyphens,
 )
+from everest.methods.external import external
 from everest.methods.ranked import FrameDifference, RedundancyRobust
-from everest.methods.strategies import AllTokens, Strategy, TubeDropout
+from everest.methods.strategies import EXTERNAL, AllTokens, Strategy, TubeDropout
+from everest.methods.targets import Target
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-PretrainSelection = Annotated[Strategy, Discriminator("strategy"), BeforeValidator(with_hyphens)]
+PretrainSelection = Annotated[Strategy, Discriminator("strategy"), BeforeValidator(with_hyphens), *EXTERNAL]
 FinetuneSelection = Annotated[
     RedundancyRobust | FrameDifference | AllTokens | TubeDropout,
     Discriminator("strategy"),
     BeforeValidator(with_hyphens),
+    *EXTERNAL,
 ]
 
 
@@ -85,6 +88,7 @@ TargetSettings = Annotated[
     PixelTargetSettings | TokenTargetSettings,
     Discriminator("kind"),
     BeforeValidator(_without_other_targets),
+    *external(Target, "kind"),
 ]
 
 

@@ -92,7 +92,7 @@ def extract(
         add_rows(store, model, samples, LEVELS[level], batch=batch, workers=workers, report=report)
         skipped = [(video, problem) for video, problem in store.samples if problem is not None]
         if store.num_rows:
-            _write_features(store, out, {"recipe": model.weights.recipe, "level": level})
+            _write_features(store, out, {"recipe": model.written_by, "level": level})
         store.remove()
     if len(skipped) == len(samples):
         raise DataError(f"none of {len(samples)} videos can be read, first {skipped[0][0]}: {skipped[0][1]}")

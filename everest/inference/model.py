@@ -8,16 +8,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from everest.checkpoints.load import open_model, require_kind
-from everest.config.recipe import load_recipe
+from everest.checkpoints.describe import recipe_of
+from everest.checkpoints.load import open_model, wrong_kind
 from everest.config.settings import Recipe
 from everest.data.classes import Classes
 from everest.data.dataset import VideoClips
@@ -31,14 +30,9 @@ from everest.methods.selector import choose
 from everest.methods.strategies import AllTokens
 from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder
-from everest.models.spec import ModelSpec
 from everest.system.accelerator import make_accelerator
 from everest.system.events import Report, notice
-from everest.system.run_folder import RECIPE
-from everest.system.weights import Weights
 from everest.video.pixels import normalize
-
-FALLBACK: Final = "ucf101"  # stride and views of checkpoints without a recipe next to them
 
 Values = dict[str, Tensor]  # (V, …) each
 
@@ -75,15 +69,13 @@ def encode(module: VideoClassifier | MaskedAutoencoder, frames: Tensor, keep: fl
 
 @dataclass(frozen=True, kw_only=True)
 class OpenedModel:
-    """A checkpoint on its device."""
+    """A model on its device, and how it reads videos."""
 
-    file: Path
-    spec: ModelSpec
     module: VideoClassifier | MaskedAutoencoder
-    weights: Weights
     recipe: Recipe  # clip size, stride, sampling and views of videos
     keep: float | None  # ratio of the tokens to encode; None: see `encode`
     accelerator: Accelerator
+    written_by: str = ""  # name of the recipe in the header of the weights
 
     @classmethod
     def open(
@@ -101,12 +93,11 @@ class OpenedModel:
         """Open a checkpoint.
 
         Args:
-            recipe: gives the size and stride of clips. None: the recipe of the run, or `ucf101` for weights
-                without one; both with the clip size of the weights.
+            recipe: gives the size and stride of clips. None: see everest.checkpoints.describe.recipe_of.
             clips, crops: views of a video; None: as in the evaluation of the recipe.
             precision: as `train.precision`; None: the recipe's.
             cpu: use the CPU even if there is a GPU.
-            notify: receives a notice when `ucf101` is used.
+            notify: receives a notice when there is no recipe next to the weights.
         Raises:
             CheckpointError: a damaged or foreign file, or a tokenizer.
             RecipeError: `keep` is no ratio that leaves a token, or the clips do not divide into tubelets.
@@ -116,31 +107,58 @@ class OpenedModel:
             kind="transformer",
             frames=None if recipe is None else recipe.data.frames,
             size=None if recipe is None else recipe.data.frame_size,
-            check=partial(_check_keep, keep),
+            check=lambda spec: check_keep(keep, spec.grid.num_tokens, name="--keep "),
         )
-        spec = opened.spec
-        assert isinstance(spec, ModelSpec)
-        if recipe is None:
-            run = file.parent / RECIPE
-            recipe = load_recipe(run if run.is_file() else FALLBACK)
-            if notify and not run.is_file():
-                notify(
-                    f"{file}: no {RECIPE} next to it, so clips are drawn as in recipe {FALLBACK}, at stride "
-                    f"{recipe.finetune.stride}; choose another with --recipe"
-                )
-            recipe = replace(recipe, data=replace(recipe.data, frames=spec.frames, size=spec.size))
-        train = replace(recipe.train, precision=precision or recipe.train.precision)
-        views = replace(recipe.eval, clips=clips or recipe.eval.clips, crops=crops or recipe.eval.crops)
-        accelerator = make_accelerator(train.precision, tf32=train.tf32, cpu=cpu)
+        recipe = recipe or recipe_of(opened, notify=notify)
+        module = opened.transformer
+        module.describe(recipe, file=opened.file, class_names=opened.weights.classes)
+        precision = precision or recipe.train.precision
+        accelerator = make_accelerator(precision, tf32=recipe.train.tf32, cpu=cpu)
+        module.to(accelerator.device)
         return cls(
-            file=file,
-            spec=spec,
-            module=opened.transformer.to(accelerator.device),
-            weights=opened.weights,
-            recipe=replace(recipe, train=train, eval=views),
+            module=module,
+            recipe=_with_views(recipe, clips, crops),
             keep=keep,
             accelerator=accelerator,
+            written_by=opened.weights.recipe,
         )
+
+    @classmethod
+    def of(
+        cls,
+        module: VideoClassifier | MaskedAutoencoder,
+        *,
+        clips: int | None = None,
+        crops: int | None = None,
+        keep: float | None = None,
+        precision: str | None = None,
+    ) -> OpenedModel:
+        """Use a model of `everest.load_model` or `create_model` where it is, in evaluation mode.
+
+        Args:
+            clips, crops, precision: see `open`; None: as the model's recipe.
+        Raises:
+            RecipeError: `keep` is no ratio that leaves a token.
+        """
+        check_keep(keep, module.encoder.grid.num_tokens, name="keep=")
+        recipe = module.recipe
+        accelerator = make_accelerator(
+            precision or recipe.train.precision, tf32=recipe.train.tf32, cpu=module.device.type == "cpu"
+        )
+        return cls(
+            module=module.eval(), recipe=_with_views(recipe, clips, crops), keep=keep, accelerator=accelerator
+        )
+
+    @property
+    def file(self) -> Path:
+        """The weights; only a model that was opened from a file has some."""
+        assert self.module.file is not None
+        return self.module.file
+
+    @property
+    def source(self) -> str:
+        """The subject of messages: the weights, or the class of a model without a file."""
+        return str(self.module.file or type(self.module).__name__)
 
     @property
     def classes(self) -> Classes:
@@ -150,7 +168,7 @@ class OpenedModel:
             CheckpointError: the model is no classifier.
         """
         module = self.classifier
-        return Classes(count=module.num_classes, names=self.weights.classes, heads=module.heads)
+        return Classes(count=module.num_classes, names=module.class_names, heads=module.heads)
 
     @property
     def classifier(self) -> VideoClassifier:
@@ -159,8 +177,8 @@ class OpenedModel:
         Raises:
             CheckpointError: the model is no classifier.
         """
-        require_kind(self.weights, "classifier", source=self.file)
-        assert isinstance(self.module, VideoClassifier)
+        if not isinstance(self.module, VideoClassifier):
+            raise wrong_kind("pretrain", "classifier", source=self.source)
         return self.module
 
     @property
@@ -179,7 +197,7 @@ class OpenedModel:
         with self.accelerator.autocast():
             logits = module(self._normalized(clips), keep=self.keep)
         probabilities = module.probabilities(logits).cpu()
-        require_finite_outputs(probabilities, source=self.file)
+        require_finite_outputs(probabilities, source=self.source)
         return probabilities
 
     @torch.inference_mode()
@@ -192,14 +210,14 @@ class OpenedModel:
         with self.accelerator.autocast():
             ids, tokens, pooled = encode(self.module, self._normalized(clips), self.keep)
         features = Features(ids.cpu(), tokens.float().cpu(), pooled.float().cpu())
-        require_finite_outputs(features.pooled, source=self.file)
+        require_finite_outputs(features.pooled, source=self.source)
         return features
 
     def _normalized(self, clips: Tensor) -> Tensor:
-        return normalize(clips.to(self.accelerator.device, non_blocking=True))
+        return normalize(clips.to(self.module.device, non_blocking=True))
 
 
-def require_finite_outputs(outputs: Tensor, *, source: Path) -> None:
+def require_finite_outputs(outputs: Tensor, *, source: str | Path) -> None:
     """Raise CheckpointError if outputs of the weights `source` overflowed: their order means nothing."""
     if not outputs.isfinite().all():
         raise CheckpointError(
@@ -207,12 +225,21 @@ def require_finite_outputs(outputs: Tensor, *, source: Path) -> None:
         )
 
 
-def _check_keep(keep: float | None, spec: ModelSpec) -> None:
-    num_tokens = spec.grid.num_tokens
+def check_keep(keep: float | None, num_tokens: int, *, name: str) -> None:
+    """Raise RecipeError unless a keep ratio, whose option is `name`, leaves some of the tokens of a clip."""
     if keep is not None and not (0 < keep <= 1 and num_kept(num_tokens, keep)):
         raise RecipeError(
-            f"--keep {keep:g}: must be more than 0, at most 1, and leave some of {num_tokens} tokens"
+            f"{name}{keep:g}: must be more than 0, at most 1, and leave some of {num_tokens} tokens"
         )
+
+
+def _with_views(recipe: Recipe, clips: int | None, crops: int | None) -> Recipe:
+    """Return the recipe with other views in evaluation."""
+    for name, count in (("clips", clips), ("crops", crops)):
+        if count is not None and count < 1:
+            raise RecipeError(f"{name}={count}: must be at least 1")
+    views = replace(recipe.eval, clips=clips or recipe.eval.clips, crops=crops or recipe.eval.crops)
+    return replace(recipe, eval=views)
 
 
 def over_videos(

@@ -168,7 +168,7 @@ def _probe_head(
         else:
             assert train.tokens is not None
             assert test.tokens is not None
-            heads, device = model.spec.model.backbone_size.heads, model.accelerator.device
+            heads, device = model.module.encoder.num_heads, model.module.device
             output = attentive(
                 train.tokens, labels, test.tokens, num_classes, heads=heads, seed=seed, device=device
             )

@@ -18,6 +18,8 @@ from typing import ClassVar
 from pydantic import ConfigDict
 from torch import Tensor
 
+from everest.errors import RecipeError
+from everest.methods.external import path_of
 from everest.methods.grid import TokenGrid, TokenSelection
 from everest.methods.importance import Embedding
 
@@ -27,9 +29,13 @@ class Selector(ABC):
     """Base class of the strategies. The defaults suit a mask with a `mask_ratio` that ignores the clip."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")
-    strategy: str  # its name in a recipe
+    strategy: str = ""  # its name in a recipe; of another package: its import path
     cell: ClassVar[int] = 1  # the rows and columns of the grid must be multiples of this
     may_be_zero: ClassVar[tuple[str, ...]] = ()  # ratios that may be 0
+
+    def __post_init__(self) -> None:
+        if not self.strategy:
+            object.__setattr__(self, "strategy", path_of(type(self)))
 
     @property
     def draws(self) -> bool:
@@ -54,9 +60,15 @@ class Selector(ABC):
 
         Raises:
             ValueError: `share` is not in (0, 1].
+            RecipeError: the strategy has neither a `mask_ratio` nor a method of its own.
         """
         # On the decimals as they were written, like `num_kept`.
-        return replace(self, mask_ratio=float(1 - Decimal(str(checked_share(share)))))
+        masked = float(1 - Decimal(str(checked_share(share))))
+        if "mask_ratio" not in vars(self):
+            raise RecipeError(
+                f"{self.strategy} has no share of tokens to change; define its method `keeping`"
+            )
+        return replace(self, mask_ratio=masked)
 
     def showing(self, share: float) -> Selector:
         """The strategy for a figure: `share` of the tokens is encoded or, if some are ranked, kept."""
@@ -88,7 +100,9 @@ class Selector(ABC):
 
         Args:
             importance: (B, N) float32, higher is kept first; None if the strategy does not measure.
-            noise: (B, at least N) uniform in [0, 1).
+            noise: (B, at least N) uniform in [0, 1); on the `meta` device when only the counts are needed.
+        Returns:
+            As many tokens in every row and at every call: counts may depend on the grid only.
         Raises:
             RecipeError: the strategy does not fit the grid.
         """

@@ -12,14 +12,16 @@ import torch
 from pydantic import BeforeValidator, Discriminator
 from torch import Tensor
 
+from everest.methods.external import external, is_import_path, named_class
 from everest.methods.grid import TokenGrid, TokenSelection, num_kept
 from everest.methods.masks import FrameWise, RandomSpaceTime, RunningCell, Tube, random_tubes
-from everest.methods.ranked import FrameDifference, LearnedImportance, RedundancyRobust
-from everest.methods.selector import Selector, checked_share
+from everest.methods.ranked import ByImportance, FrameDifference, LearnedImportance, RedundancyRobust
+from everest.methods.selector import Selector, checked_share, split
 
 __all__ = [  # of everest.strategies
     "STRATEGIES",
     "AllTokens",
+    "ByImportance",
     "FrameDifference",
     "FrameWise",
     "LearnedImportance",
@@ -27,8 +29,12 @@ __all__ = [  # of everest.strategies
     "RedundancyRobust",
     "RunningCell",
     "Selector",
+    "TokenGrid",
+    "TokenSelection",
     "Tube",
     "TubeDropout",
+    "num_kept",
+    "split",
 ]
 
 
@@ -93,4 +99,15 @@ def _from_older_file(settings: Any) -> Any:
     return {"strategy": "tube-dropout", "keep_ratio": settings["keep_ratio"]}
 
 
-StoredStrategy = Annotated[Strategy, Discriminator("strategy"), BeforeValidator(_from_older_file)]
+EXTERNAL = external(Selector, "strategy")  # further annotations: a strategy of another package
+StoredStrategy = Annotated[Strategy, Discriminator("strategy"), BeforeValidator(_from_older_file), *EXTERNAL]
+
+
+def strategy_class(name: str) -> type[Selector]:
+    """Return the class of a strategy, or of an import path whose module is imported already.
+
+    Raises:
+        ValueError: the path names no strategy.
+        KeyError: everest has no strategy of this name.
+    """
+    return named_class(name, Selector) if is_import_path(name) else STRATEGIES[name]

@@ -6,14 +6,19 @@ B batch, K target tokens, C channels, t p q a tubelet's frames, rows and columns
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import torch
+from pydantic import ConfigDict
 from torch import Tensor
 
+from everest.methods.external import path_of
 from everest.methods.grid import gather_patches
 from everest.video.pixels import unnormalize
+
+__all__ = ["PixelTargets", "Target", "gather_patches", "mean_squared_error"]  # of everest.targets
 
 
 class TargetMaker(Protocol):
@@ -40,6 +45,73 @@ class TargetMaker(Protocol):
     def loss(self, prediction: Tensor, values: Tensor, scored: Tensor) -> Tensor:
         """The scalar that training minimizes. `scored` (B, K) bool: the tokens that count."""
         ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target(ABC):
+    """Base class of the targets of other packages: a frozen dataclass whose fields are its keys in a recipe.
+
+    A recipe names it by import path, `pretrain.target: {kind: "package.module:Name"}`.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+    needs_tokenizer: ClassVar[bool] = False
+    cache: ClassVar[None] = None
+    kind: str = ""  # its import path
+
+    def __post_init__(self) -> None:
+        if not self.kind:
+            object.__setattr__(self, "kind", path_of(type(self)))
+
+    @abstractmethod
+    def width(self, tubelet: tuple[int, int, int]) -> int:
+        """P, the number of values predicted for a token of `tubelet` (frames, rows, columns)."""
+
+    @abstractmethod
+    def values(self, frames: Tensor, ids: Tensor, tubelet: tuple[int, int, int]) -> Tensor:
+        """(B, K, P) float32 at the tokens `ids` (B, K) of the normalized clips (B, C, T, H, W)."""
+
+    def loss(self, prediction: Tensor, values: Tensor, scored: Tensor) -> Tensor:
+        """The scalar that training minimizes: here the mean squared error of (B, K, P) at the scored tokens.
+
+        Args:
+            scored: (B, K) bool, the tokens that count.
+        """
+        return mean_squared_error(prediction, values, scored)
+
+    def pixels(
+        self, prediction: Tensor, frames: Tensor, ids: Tensor, tubelet: tuple[int, int, int]
+    ) -> Tensor:
+        """(B, K, C, t, p, q) in [0, 1]: the predictions (B, K, P) as pixels of a figure. Here: gray."""
+        return prediction.new_full((*ids.shape, frames.size(1), *tubelet), 0.5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoundTarget:
+    """The `TargetMaker` of a target from another package."""
+
+    target: Target
+    tubelet: tuple[int, int, int]
+    needs_truth: ClassVar[bool] = False
+
+    @property
+    def width(self) -> int:
+        return self.target.width(self.tubelet)
+
+    def values(self, frames: Tensor, ids: Tensor) -> Tensor:
+        return self.target.values(frames, ids, self.tubelet)
+
+    def pixels(self, prediction: Tensor, frames: Tensor, ids: Tensor) -> Tensor:
+        return self.target.pixels(prediction, frames, ids, self.tubelet)
+
+    def loss(self, prediction: Tensor, values: Tensor, scored: Tensor) -> Tensor:
+        return self.target.loss(prediction, values, scored)
+
+
+def mean_squared_error(prediction: Tensor, values: Tensor, scored: Tensor) -> Tensor:
+    """The mean over all values (B, K, P) of the tokens that are `scored` (B, K), in float32."""
+    error = (prediction.float() - values).square().mean(dim=-1)  # (B, K)
+    return (error * scored).sum() / scored.sum()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,8 +156,7 @@ class PixelTargets:
 
     def loss(self, prediction: Tensor, values: Tensor, scored: Tensor) -> Tensor:
         """Mean squared error over all values of the scored tokens, in float32."""
-        error = (prediction.float() - values).square().mean(dim=-1)  # (B, K)
-        return (error * scored).sum() / scored.sum()
+        return mean_squared_error(prediction, values, scored)
 
     def _true_pixels(self, frames: Tensor, ids: Tensor) -> Tensor:
         """(B, K, C, t, p, q) in [0, 1]: the pixels that are predicted; t = 1 for "half"."""

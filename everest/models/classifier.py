@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from timm.layers.norm import LayerNorm
@@ -19,6 +19,7 @@ from everest.config.values import Pooling, Positions
 from everest.methods.grid import TokenGrid, TokenSelection
 from everest.methods.importance import Embedding
 from everest.methods.selector import Selector, choose
+from everest.models.video_model import VideoModel
 from everest.models.vit import Encoder, init_linear_layers
 
 HEAD_SCALE = 0.001  # released fine-tuning scripts: the weights of the head start near zero
@@ -46,7 +47,7 @@ class ClassAttentionPooling(nn.Module):
         return self.block(tokens, class_token)[:, 0]
 
 
-class VideoClassifier(nn.Module):
+class VideoClassifier(VideoModel):
     """Classifies clips from the tokens that its selector keeps (EVEREST §4.1, rho_pre of Table 8).
 
     Args:
@@ -55,6 +56,8 @@ class VideoClassifier(nn.Module):
         pooling: `mean` averages the kept tokens, then norms; `first` norms and takes the first kept token;
             `class-attention` norms the output of a learned class token.
     """
+
+    stage: ClassVar = "finetune"
 
     def __init__(
         self,
@@ -99,6 +102,13 @@ class VideoClassifier(nn.Module):
     @property
     def num_classes(self) -> int:
         return self.head.out_features
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The name of each logit: of its class, else its index; of several heads `HEAD INDEX`."""
+        if self.heads:
+            return tuple(f"{head} {index}" for head, count in self.heads.items() for index in range(count))
+        return self.class_names or tuple(map(str, range(self.num_classes)))
 
     @property
     def head_sizes(self) -> list[int]:

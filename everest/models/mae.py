@@ -5,7 +5,7 @@ B batch, C channels, T frames, H W pixels, N tokens, K visible, M target tokens,
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from timm.layers.norm import LayerNorm
@@ -20,6 +20,7 @@ from everest.methods.ranked import ByImportance
 from everest.methods.selector import Selector
 from everest.methods.targets import TargetMaker
 from everest.models.embedding import FixedPositions, LearnedPositions, make_positions
+from everest.models.video_model import VideoModel
 from everest.models.vit import Encoder, init_linear_layers, make_blocks, run_blocks
 
 
@@ -63,7 +64,7 @@ class Decoder(nn.Module):
         return self.head(self.norm(x))  # (B, M, P)
 
 
-class MaskedAutoencoder(nn.Module):
+class MaskedAutoencoder(VideoModel):
     """Selects tokens, encodes the visible ones, decodes the targets, and computes the loss.
 
     Args:
@@ -72,6 +73,9 @@ class MaskedAutoencoder(nn.Module):
         learned: scores tokens, for a selector that ranks by learned scores.
         frame_selection: draws the clip's slices from candidates; the selector must rank by importance.
     """
+
+    stage: ClassVar = "pretrain"
+    classes: tuple[str, ...] = ()  # only a classifier has some
 
     def __init__(
         self,

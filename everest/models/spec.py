@@ -24,7 +24,7 @@ from everest.errors import CheckpointError, RecipeError
 from everest.methods.frame_selection import FrameSelection, num_candidates
 from everest.methods.grid import TokenGrid, check_num_tokens
 from everest.methods.strategies import StoredStrategy
-from everest.methods.targets import PixelTargets, TargetMaker
+from everest.methods.targets import BoundTarget, PixelTargets, Target, TargetMaker
 from everest.models.block import Stack, activation_bytes
 from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder
@@ -201,6 +201,8 @@ class ModelSpec:
             case TokenTargetSettings(space=space):
                 assert frozen is not None
                 return TokenTargets(frozen=frozen, space=space)
+            case Target():  # of another package
+                return BoundTarget(target=self.target, tubelet=self.model.tubelet)
             case None:
                 raise AssertionError("only the model of pre-training has targets")
 

@@ -79,6 +79,7 @@ class Encoder(nn.Module):
         self.grid = grid
         self.num_frames = grid.t * tubelet[0]  # T
         self.width = size.width
+        self.num_heads = size.heads
         self.checkpointing = checkpointing
         self.patch_embed = TubeletEmbedding(size.width, tubelet, layers=embedding_layers)
         self.blocks = make_blocks(size.width, size.depth, size.heads, drop_path)

@@ -15,6 +15,7 @@ from accelerate.utils import broadcast_object_list
 
 from everest.errors import EnvironmentProblem
 from everest.system.cpu import configure_cpu
+from everest.system.launch import is_launched
 
 T = TypeVar("T")
 
@@ -38,7 +39,8 @@ def make_accelerator(precision: str, *, tf32: bool, cpu: bool) -> Accelerator:
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
     if cpu or not torch.cuda.is_available():
         configure_cpu()
-    AcceleratorState._reset_state()  # a notebook's second run may have another precision
+    # A notebook's second run may have another precision and another device.
+    AcceleratorState._reset_state(reset_partial_state=not is_launched())
     return Accelerator(mixed_precision="no" if precision == "fp32" else precision, cpu=cpu)
 
 

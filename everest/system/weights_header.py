@@ -16,6 +16,7 @@ from everest.system.json_text import json_text, parse_json
 FORMAT = "everest"
 VERSION = 1  # of the header
 KINDS = ("pretrain", "classifier", "tokenizer")
+SAMPLINGS = ("dense", "segment", "spread")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +29,7 @@ class WeightsHeader:
     recipe: str  # its name
     step: int
     origin: dict[str, Any] | None = None  # of converted weights: family, file, license, what started fresh
+    clip: dict[str, Any] | None = None  # `stride` and `sampling` of the training; None: not known
 
     def metadata(self) -> dict[str, str]:
         """The texts that a safetensors file stores."""
@@ -40,7 +42,8 @@ class WeightsHeader:
             "recipe": self.recipe,
             "step": str(self.step),
         }
-        return texts if self.origin is None else {**texts, "origin": json_text(self.origin)}
+        known = {"origin": self.origin, "clip": self.clip}
+        return texts | {key: json_text(value) for key, value in known.items() if value is not None}
 
 
 def read_header(path: Path) -> WeightsHeader:
@@ -60,7 +63,7 @@ def read_header(path: Path) -> WeightsHeader:
         if version > VERSION:
             raise CheckpointError(f"{path}: written by a newer everest; update to read it")
         kind, settings, classes = texts["kind"], parse_json(texts["settings"]), parse_json(texts["classes"])
-        origin = parse_json(texts["origin"]) if "origin" in texts else None
+        origin, clip = (parse_json(texts[key]) if key in texts else None for key in ("origin", "clip"))
         recipe = texts["recipe"]
     except (KeyError, ValueError) as error:
         raise CheckpointError(f"{path}: its header is damaged ({shown(error)})") from error
@@ -72,6 +75,7 @@ def read_header(path: Path) -> WeightsHeader:
         "classes": classes is None
         or (isinstance(classes, list) and all(isinstance(name, str) for name in classes)),
         "origin": origin is None or isinstance(origin, dict),
+        "clip": clip is None or _is_clip(clip),
     }
     damaged = [name for name, is_sound in sound.items() if not is_sound]
     if damaged:
@@ -83,7 +87,15 @@ def read_header(path: Path) -> WeightsHeader:
         recipe=recipe,
         step=step,
         origin=origin,
+        clip=clip,
     )
+
+
+def _is_clip(value: Any) -> bool:
+    if not isinstance(value, dict) or value.keys() != {"stride", "sampling"}:
+        return False
+    stride = value["stride"]
+    return type(stride) is int and 1 <= stride < 2**31 and value["sampling"] in SAMPLINGS
 
 
 def read_metadata(path: Path) -> dict[str, str]:

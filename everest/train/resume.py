@@ -99,7 +99,7 @@ def _check_same(path: Path, request: RunRequest) -> None:
             if stage != request.stage:
                 raise RecipeError(f"--output {path}: holds a run of {stage}, not of {request.stage}; {fix}")
     try:
-        recipe = load_recipe(path / RECIPE)
+        recipe = load_recipe(path / RECIPE, imports=False)
     except RecipeError as error:
         raise RecipeError(
             f"{error}; the run's copy of its settings is damaged: restore it, or {fix}"

@@ -109,13 +109,18 @@ def set_up_training(
         optimizer=stage_optimizer(model, stage),
         ema=ModelEmaV3(model, decay=recipe.train.ema) if recipe.train.ema else None,
     )
+    known = isinstance(stage, PretrainSettings | FinetuneSettings)
+    clip = {"stride": stage.stride, "sampling": stage.sampling} if known else None
+    header = Weights(
+        kind=spec.kind, settings=spec.dump(), classes=classes, recipe=recipe.name, step=0, clip=clip
+    )
     training = Training(
         context,
         recipe,
         [network, *other_networks],
         clips,
         plan=plan,
-        weights=Weights(kind=spec.kind, settings=spec.dump(), classes=classes, recipe=recipe.name, step=0),
+        weights=header,
         videos=videos,
         memory_advice=memory_advice(plan, bytes_of, bytes_per_value=value_bytes),
     )

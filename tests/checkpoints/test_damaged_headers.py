@@ -44,6 +44,11 @@ HEADERS = {
     "kind": ({"kind": "x" * 5000}, "damaged (kind, settings)"),
     "kind of another": ({"kind": "tokenizer"}, "damaged (settings)"),
     "origin": ({"origin": "3"}, "damaged (origin)"),
+    "clip number": ({"clip": "3"}, "damaged (clip)"),
+    "clip without stride": ({"clip": '{"sampling": "dense"}'}, "damaged (clip)"),
+    "clip stride": ({"clip": '{"stride": 0, "sampling": "dense"}'}, "damaged (clip)"),
+    "clip true": ({"clip": '{"stride": true, "sampling": "dense"}'}, "damaged (clip)"),
+    "clip sampling": ({"clip": '{"stride": 2, "sampling": ["dense"]}'}, "damaged (clip)"),
 }
 
 

@@ -24,7 +24,7 @@ from everest.methods.importance import DISTANCES, DistanceName, change_importanc
 from everest.methods.strategies import AllTokens, RedundancyRobust, TubeDropout
 from everest.models.classifier import VideoClassifier
 from everest.models.spec import ModelSpec, Norms
-from everest.system.weights import Weights
+from everest.system.weights import Weights, read_weights
 
 CLASSES = ("run", "sit", "jump")
 SMALL = ModelSettings(
@@ -288,6 +288,69 @@ def test_of_an_autoencoder_the_features_are_exported(clips: Tensor, tmp_path: Pa
     assert (features - expected).abs().max() < 1e-4
 
 
+def metadata(path: Path) -> dict[str, str]:
+    """The texts in the metadata of an ONNX file."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return session.get_modelmeta().custom_metadata_map
+
+
+def test_an_onnx_graph_takes_frames_as_decoded(classifier_run: Path, clip_files: Path, tmp_path: Path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    options = ["--to", "onnx", "--out", tmp_path / "m.onnx", "--json"]
+    document = json.loads(run("export", classifier_run, *options, "--uint8"))
+    assert document["notes"][0] == "frames (clips x 4 x 32 x 32 x 3, uint8 RGB) to logits, kept"
+    session = onnxruntime.InferenceSession(str(tmp_path / "m.onnx"), providers=["CPUExecutionProvider"])
+    (given,) = session.get_inputs()
+    assert (given.name, given.type, given.shape) == ("frames", "tensor(uint8)", ["batch", 4, 32, 32, 3])
+    model = everest.load_model(classifier_run)
+    frames = torch.stack([everest.read_clip(clip_files / f"clip{i}.mp4", like=model) for i in range(4)])
+    with torch.no_grad():
+        x = everest.normalize(frames)
+        expected, ids = model(x), model.kept_tokens(x)
+    logits, kept = session.run(None, {"frames": frames.permute(0, 2, 3, 4, 1).contiguous().numpy()})
+    assert (kept == ids.numpy()).all()
+    assert abs(logits - expected.numpy()).max() < 1e-5
+    about = json.loads(metadata(tmp_path / "m.onnx")["input"])
+    assert (about["dtype"], about["values"]) == ("uint8", "0 to 255")
+
+
+def test_a_torch_program_takes_frames_as_decoded(clips: Tensor, tmp_path: Path):
+    checkpoint = saved(tmp_path / "model.safetensors", CLASSIFIER)
+    run("export", checkpoint, "--to", "torch", "--out", tmp_path / "m.pt2", "-q", "--uint8")
+    frames = torch.randint(0, 256, (2, 8, 64, 64, 3), dtype=torch.uint8)
+    with torch.no_grad():
+        logits, _ = torch.export.load(tmp_path / "m.pt2").module()(frames)
+        expected = everest.load_model(checkpoint)(everest.normalize(frames.permute(0, 4, 1, 2, 3)))
+    assert (logits - expected).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("kind", ["classifier", "autoencoder", "alone", "unknown"])
+def test_exports_state_the_stride_of_their_clips(
+    classifier_run: Path, autoencoder_run: Path, tmp_path: Path, kind: str
+):
+    checkpoint = autoencoder_run if kind == "autoencoder" else classifier_run
+    if kind in ("alone", "unknown"):
+        checkpoint = tmp_path / "alone.safetensors"
+        weights = read_weights(classifier_run / "model.safetensors")
+        (weights if kind == "alone" else replace(weights, clip=None)).save(checkpoint)
+    document = json.loads(run("export", checkpoint, "--to", "torch", "--out", tmp_path / "m.pt2", "--json"))
+    about = {"clip": "", "input": ""}
+    torch.export.load(tmp_path / "m.pt2", extra_files=about)
+    stride, sampling = (None, None) if kind == "unknown" else (2, "dense")
+    expected = {"frames": 4, "stride": stride, "sampling": sampling, "fps": None, "height": 32, "width": 32}
+    assert json.loads(about["clip"]) == expected == document["clip"]
+    assert json.loads(about["input"])["dtype"] == "float32"
+    assert ("do not state the stride" in document["notes"][1]) == (kind == "unknown")
+
+
+def test_a_transformers_folder_has_the_stride(tmp_path: Path):
+    checkpoint = saved(tmp_path / "model.safetensors", CLASSIFIER)
+    replace(read_weights(checkpoint), clip={"stride": 3, "sampling": "dense"}).save(checkpoint)
+    run("export", checkpoint, "--to", "hf", "--out", tmp_path / "hf", "-q")
+    assert json.loads((tmp_path / "hf" / "config.json").read_text())["frame_sample_rate"] == 3
+
+
 def test_a_classifier_trained_on_tubes_keeps_the_requested_ratio_by_change(clips: Tensor, tmp_path: Path):
     spec = replace(CLASSIFIER, selection=TubeDropout(keep_ratio=0.8))
     path = saved(tmp_path / "model.safetensors", spec)
@@ -333,6 +396,7 @@ def test_nothing_is_replaced_by_default_and_the_suffix_must_match(tmp_path: Path
     ("options", "code", "message"),
     [
         (["--to", "hf", "--keep", "0.5"], 2, "transformers encodes all tokens"),
+        (["--to", "hf", "--uint8"], 2, "transformers normalizes frames itself"),
         (["--to", "torch", "--keep", "0.001"], 2, "none is left to encode"),
         (["--to", "torch", "--keep", "2"], 2, "give keep ratios"),
     ],

@@ -227,12 +227,12 @@ def test_memory_advice_has_numbers_that_shrink():
 def test_too_little_memory_in_a_loop_is_explained(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    import everest.pretrain
+    import everest.pretraining
 
     def too_much(model: object, clip: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(everest.pretrain, "pretraining_loss", too_much)
+    monkeypatch.setattr(everest.pretraining, "pretraining_loss", too_much)
     result = CliRunner().invoke(app, ["pretrain", "--recipe", str(recipe), "-o", str(tmp_path / "run")])
     assert result.exit_code == EnvironmentProblem.exit_code
     assert "tried 2 clips a pass" in result.stderr

@@ -1,26 +1,31 @@
-"""LVMAE's two stages in one command: the tokenizer is trained first if the recipe names none."""
+"""LVMAE's two stages in one call: the tokenizer is trained first if the recipe names none."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from everest_cli.output import say
-from everest_cli.training_command import TrainOptions
-
-if TYPE_CHECKING:
-    from everest.config.settings import Recipe
-    from everest.system.launch import Devices
+from everest.checkpoints.load import find_weights
+from everest.config.settings import Recipe
+from everest.system.accelerator import decide_on_main, make_accelerator
+from everest.system.run_folder import TOKENIZER, default_folder, is_own_tokenizer, own_tokenizer
+from everest.system.signals import Stopped
+from everest.train.run_options import RunOptions
 
 
 def with_tokenizer(
-    recipe: Recipe, options: TrainOptions, devices: Devices, *, train: bool
-) -> tuple[Recipe, TrainOptions]:
+    recipe: Recipe,
+    options: RunOptions,
+    *,
+    train: Callable[[Recipe, RunOptions], object] | None,
+    notify: Callable[[str], None],
+) -> tuple[Recipe, RunOptions]:
     """Return the recipe with a trained tokenizer, and the options with the run folder that contains it.
 
     Args:
-        train: whether to train a tokenizer if there is none; a dry run needs none.
+        train: trains the tokenizer of a recipe as a run of its own. None: a dry run, which needs none.
+        notify: receives a notice before the training.
     Raises:
         UserError: see everest.errors.
     """
@@ -29,15 +34,13 @@ def with_tokenizer(
     folder = options.resumed_folder or options.output
     if recipe.tokenizer.checkpoint is not None or recipe.pretrain.target.cache is not None:
         return with_absolute_paths(_with_own_tokenizer(recipe, folder)), options
-    if not train:
+    if train is None:
         return _with_own_tokenizer(recipe, folder), options
-    return _train_tokenizer(recipe, options, devices)
+    return _train_tokenizer(recipe, options, train, notify)
 
 
 def _with_own_tokenizer(recipe: Recipe, output: Path | None) -> Recipe:
     """Add the tokenizer of the run folder to a recipe that names none, or one that no longer exists."""
-    from everest.system.run_folder import is_own_tokenizer, own_tokenizer
-
     tokenizer = recipe.tokenizer
     if output is None or tokenizer is None:
         return recipe
@@ -54,8 +57,6 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
     Raises:
         CheckpointError: there is no such tokenizer.
     """
-    from everest.checkpoints.load import find_weights
-
     tokenizer, stage = recipe.tokenizer, recipe.pretrain
     if tokenizer is not None and tokenizer.checkpoint is not None:
         path = str(find_weights(tokenizer.checkpoint).resolve())
@@ -66,26 +67,27 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
     return replace(recipe, tokenizer=tokenizer, pretrain=stage)
 
 
-def _train_tokenizer(recipe: Recipe, options: TrainOptions, devices: Devices) -> tuple[Recipe, TrainOptions]:
+def _train_tokenizer(
+    recipe: Recipe,
+    options: RunOptions,
+    train: Callable[[Recipe, RunOptions], object],
+    notify: Callable[[str], None],
+) -> tuple[Recipe, RunOptions]:
     """Train the tokenizer in the run folder; returns the recipe and the options with its path."""
-    from everest.system.accelerator import decide_on_main, make_accelerator
-    from everest.system.run_folder import TOKENIZER, default_folder, own_tokenizer
-    from everest.system.signals import Stopped
-    from everest_cli.train_tokenizer import run_stage
-
-    accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=devices.kind == "cpu")
+    accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=options.cpu)
     output = decide_on_main(
         accelerator,
         lambda: options.resumed_folder or options.output or default_folder(options.command, recipe.name),
     )
-    stage_options = replace(options, command="train-tokenizer", output=output / TOKENIZER, resume="auto")
+    own = output / TOKENIZER
+    stage_options = replace(options, command="train-tokenizer", output=own, resume="auto")
     assert recipe.tokenizer is not None
     path = own_tokenizer(output).resolve()
     with_path = replace(recipe, tokenizer=replace(recipe.tokenizer, checkpoint=str(path)))
     options.may_resume(with_path, output)  # before hours of training
-    say(f"the recipe names no tokenizer: {output / TOKENIZER} is trained first, or its training is resumed")
+    notify(f"the recipe names no tokenizer: {own} is trained first, or its training is resumed")
     try:
-        run_stage(recipe, stage_options, devices)
+        train(recipe, stage_options)
     except Stopped as stopped:
         raise Stopped(
             stopped.number,

@@ -45,8 +45,11 @@ class Outputs:
     keeps: tuple[float, ...] = ()
     overwrite: bool = False
 
-    def check(self, weights: Path) -> None:
+    def check(self, weights: Path | None) -> None:
         """Check before the evaluation, which may take hours, that its files can be written.
+
+        Args:
+            weights: the checkpoint, if the model is from one.
 
         Raises:
             RecipeError: a file exists, and `overwrite` is not set; or it is the checkpoint.
@@ -83,7 +86,7 @@ def evaluate(
     report: Report,
     outputs: Outputs = NO_FILES,
 ) -> dict[str, Any]:
-    """Evaluate a classifier on the recipe's `data.test`.
+    """Evaluate the classifier of a checkpoint on the recipe's `data.test`.
 
     The recipe sets the clips and the token selection; it is the run's recipe unless another is given.
 
@@ -95,22 +98,53 @@ def evaluate(
         DataError: more videos are unreadable than `data.max_bad` allows.
         RecipeError: a keep ratio that leaves no token, or an output file exists already.
     """
-    started = time.monotonic()
     if accelerator.is_main_process:
         outputs.check(weights_file)
-    spec, model, classes = _open_classifier(recipe, weights_file)
+    opened = open_model(
+        weights_file,
+        kind="classifier",
+        frames=recipe.data.frames,
+        size=recipe.data.frame_size,
+        selection=recipe.finetune.selection,
+        check=partial(_check_recipe, recipe, source=weights_file),
+    )
+    spec, model = opened.spec, opened.module
+    assert isinstance(spec, ModelSpec)
+    assert isinstance(model, VideoClassifier)
+    model.describe(recipe, file=weights_file, class_names=opened.weights.classes)
+    return evaluate_classifier(model, spec, recipe, accelerator, report=report, outputs=outputs)
+
+
+def evaluate_classifier(
+    model: VideoClassifier,
+    spec: ModelSpec,
+    recipe: Recipe,
+    accelerator: Accelerator,
+    *,
+    report: Report,
+    outputs: Outputs,
+) -> dict[str, Any]:
+    """Evaluate a classifier as it is on the recipe's `data.test`; see `evaluate`.
+
+    Args:
+        spec: of the model; the costs of `outputs.keeps` follow from it.
+        recipe: the videos and their views; its clips and classes are the model's.
+    """
+    started = time.monotonic()
+    model.to(accelerator.device)
+    classes = Classes(count=model.num_classes, names=model.class_names, heads=model.heads)
+    source = str(model.file or type(model).__name__)
     clips = evaluation_clips(recipe, classes)
     outputs.refuse_inputs(recipe, clips)
-    model.to(accelerator.device)
     costs = [share_cost(spec, keep) for keep in outputs.keeps]
-    selection = spec.selection
-    as_trained = selection.at_evaluation()
-    keeps = [None, *(keep for keep in outputs.keeps if selection.at_evaluation(keep) != as_trained)]
+    selector = model.selector
+    as_trained = selector.at_evaluation()
+    keeps = [None, *(keep for keep in outputs.keeps if selector.at_evaluation(keep) != as_trained)]
     measured = evaluate_views(model, clips, accelerator, settings=recipe.train, report=report, keeps=keeps)
     predictions_by_keep = dict(zip(keeps, measured, strict=True))
     predictions = predictions_by_keep[None]  # as trained
     for each in measured:
-        require_finite_outputs(torch.from_numpy(each.probabilities), source=weights_file)
+        require_finite_outputs(torch.from_numpy(each.probabilities), source=source)
     for path, reason in predictions.skipped:
         report(notice(f"skipped {path}: {reason}"))
     refuse_too_many_skipped(predictions, recipe.data.max_bad)
@@ -120,7 +154,7 @@ def evaluate(
         "views": {"clips": recipe.eval.clips, "crops": recipe.eval.crops},
         "skipped": len(predictions.skipped),
         "seconds": round(time.monotonic() - started, 2),
-        "checkpoint": str(weights_file),
+        "checkpoint": source,
         "recipe": recipe.name,
     }
     if costs:
@@ -133,21 +167,6 @@ def evaluate(
     if accelerator.is_main_process and outputs.predictions is not None:
         write_predictions(outputs.predictions, predictions, classes)
     return result
-
-
-def _open_classifier(recipe: Recipe, weights_file: Path) -> tuple[ModelSpec, VideoClassifier, Classes]:
-    opened = open_model(
-        weights_file,
-        kind="classifier",
-        frames=recipe.data.frames,
-        size=recipe.data.frame_size,
-        selection=recipe.finetune.selection,
-        check=partial(_check_recipe, recipe, source=weights_file),
-    )
-    spec, model = opened.spec, opened.module
-    assert isinstance(spec, ModelSpec)
-    assert isinstance(model, VideoClassifier)
-    return spec, model, Classes(count=model.num_classes, names=opened.weights.classes, heads=model.heads)
 
 
 def _check_recipe(recipe: Recipe, spec: ModelSpec, *, source: Path) -> None:

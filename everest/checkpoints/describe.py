@@ -1,0 +1,85 @@
+"""Models that know their clips: their recipe is next to the weights, or follows from the header."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from everest.checkpoints.load import AnyModel, LoadedModel, Which, open_model
+from everest.config.recipe import load_recipe
+from everest.config.settings import DataSettings, Recipe
+from everest.data.clip_format import ClipFormat
+from everest.models.spec import ModelSpec
+from everest.system.hub import warn_on_main
+from everest.system.run_folder import RECIPE
+from everest.tokenizer.network import AdaptiveTokenizer
+
+FALLBACK: Final = "ucf101"  # views, and unless the weights have it the stride, without a recipe
+
+
+def load_model(checkpoint: str | Path, *, which: Which | None = None) -> AnyModel:
+    """Return the model of a checkpoint, of any kind, in eval mode on the CPU.
+
+    A classifier or an autoencoder knows its clips, its classes and its recipe (everest.models.video_model).
+
+    Raises:
+        CheckpointError: no such checkpoint, or a damaged or foreign one.
+        RecipeError: the recipe next to the weights is damaged.
+    """
+    opened = open_model(checkpoint, which=which)
+    if not isinstance(opened.module, AdaptiveTokenizer):
+        guessed = opened.weights.clip is None
+        recipe = recipe_of(opened, notify=warn_on_main if guessed else None)
+        opened.module.describe(recipe, file=opened.file, class_names=opened.weights.classes)
+    return opened.module
+
+
+def trained_clip(opened: LoadedModel) -> ClipFormat | None:
+    """Return the clips that a transformer was trained on; None if the file does not state their stride.
+
+    Raises:
+        RecipeError: the recipe next to the weights is damaged.
+    """
+    if opened.weights.clip is None and not (opened.file.parent / RECIPE).is_file():
+        return None
+    opened.transformer.describe(recipe_of(opened, notify=None), file=opened.file)
+    return opened.transformer.clip
+
+
+def recipe_of(opened: LoadedModel, *, notify: Callable[[str], None] | None) -> Recipe:
+    """Return the recipe of a transformer's run, with the clip size of the weights.
+
+    Without a recipe next to the weights, it has the stride that they were trained with, if their header
+    states it, and the views of the recipe `ucf101`.
+
+    Args:
+        notify: receives a notice when `ucf101` is used.
+    Raises:
+        RecipeError: the recipe next to the weights is damaged.
+    """
+    file, spec = opened.file, opened.spec
+    assert isinstance(spec, ModelSpec)
+    run = file.parent / RECIPE
+    if run.is_file():
+        recipe = load_recipe(run, imports=False)
+        return replace(recipe, data=replace(recipe.data, frames=spec.frames, size=spec.size))
+    recipe, clip = load_recipe(FALLBACK), opened.weights.clip
+    if clip is not None:
+        recipe = replace(
+            recipe, pretrain=replace(recipe.pretrain, **clip), finetune=replace(recipe.finetune, **clip)
+        )
+    if notify is not None:
+        by = "as in training" if clip else "choose another with --recipe"
+        notify(
+            f"{file}: no {RECIPE} next to it, so clips are drawn as in recipe {FALLBACK}, at stride "
+            f"{recipe.finetune.stride}; {by}"
+        )
+    data = DataSettings(
+        frames=spec.frames,
+        size=spec.size,
+        num_classes=None if spec.heads else spec.num_classes,
+        heads=spec.heads,
+    )
+    return replace(recipe, data=data, model=spec.model)

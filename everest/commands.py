@@ -1,0 +1,370 @@
+"""The commands as functions for notebooks and programs, with equal results.
+
+A model is one of `everest.load_model` or `everest.create_model`. It computes on the device where it is.
+
+V views, K encoded tokens, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from everest import finetuning, pretraining
+from everest.checkpoints.load import find_weights, wrong_kind
+from everest.config.recipe import recipe_for_run
+from everest.config.settings import Recipe
+from everest.data.inputs import named_samples
+from everest.data.samples import Sample
+from everest.errors import DataError, RecipeError, unknown_name
+from everest.inference import predictions
+from everest.inference.evaluation import Outputs, evaluate_classifier
+from everest.inference.features import LEVELS
+from everest.inference.model import OpenedModel, over_videos
+from everest.models.classifier import VideoClassifier
+from everest.models.mae import MaskedAutoencoder
+from everest.models.spec import classifier_spec
+from everest.system.events import Report, notice, silent
+from everest.system.storage import parse_location
+from everest.tokenizer_first import with_tokenizer
+from everest.train.run_options import RunOptions, start_or_resume
+from everest.train_tokenizer import set_up_tokenizer, train_tokenizer
+
+Videos = str | Path | Sequence[str | Path]
+Model = VideoClassifier | MaskedAutoencoder
+
+
+def predict(
+    model: VideoClassifier,
+    videos: Videos,
+    *,
+    top: int = 5,
+    data: str | Path | None = None,
+    clips: int | None = None,
+    crops: int | None = None,
+    keep: float | None = None,
+    batch: int = 1,
+    workers: int = 0,
+    precision: str | None = None,
+    report: Report = silent,
+) -> list[dict[str, Any]]:
+    """Predict the most likely classes of videos, as `everest predict --json`.
+
+    Args:
+        videos: a video, a folder of videos, a list (.csv, .tsv, .txt), or several of them.
+        top: number of classes.
+        data: the folder that paths in a list are relative to; None: the folder of the list.
+        clips, crops: views of a video; None: as in the evaluation of the model's recipe.
+        keep: the ratio of the tokens to encode; None: as trained.
+        batch: videos in one forward pass.
+        workers: processes that read videos.
+        precision: auto, fp32, bf16 or fp16; None: as trained.
+        report: receives the progress and notices (everest.system.events).
+    Returns:
+        `{"video", "predictions": [{"label", "index", "probability"}, …]}` for each video. With several heads
+        `heads` has such a list for each head. An unreadable video has `error` instead.
+    Raises:
+        CheckpointError: the model is no classifier, or its outputs are no finite numbers.
+        DataError: a list cannot be used, or a folder has no video.
+        RecipeError: `keep` is no ratio that leaves a token.
+    """
+    opened = OpenedModel.of(model, clips=clips, crops=crops, keep=keep, precision=precision)
+    return predictions.predict(
+        opened, _samples(videos, data), top=top, batch=batch, workers=workers, report=report
+    )
+
+
+def predict_timeline(
+    model: VideoClassifier,
+    videos: Videos,
+    *,
+    window: float | None = None,
+    step: float | None = None,
+    top: int = 5,
+    data: str | Path | None = None,
+    clips: int = 1,
+    crops: int = 1,
+    keep: float | None = None,
+    batch: int = 1,
+    precision: str | None = None,
+    report: Report = silent,
+) -> list[dict[str, Any]]:
+    """Predict the classes of windows that slide over videos, as `everest predict --timeline --json`.
+
+    Args:
+        window: seconds; None: the length of a clip at the model's stride.
+        step: seconds from the start of one window to the start of the next; None: `window`.
+        batch: windows in one forward pass. For the others see `predict`.
+    Returns:
+        `{"video", "windows": [{"start", "end", "predictions" or "heads"}, …]}` for each video, in seconds. A
+        video that is unreadable, or damaged at some frame, also has `error`.
+    Raises:
+        CheckpointError, DataError, RecipeError: see `predict`; or a clip spans the whole video, so there is
+            no default window.
+    """
+    opened = OpenedModel.of(model, clips=clips, crops=crops, keep=keep, precision=precision)
+    return predictions.predict_timeline(
+        opened, _samples(videos, data), window=window, step=step, top=top, batch=batch, report=report
+    )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class VideoFeatures:
+    """The features of R readable videos."""
+
+    videos: list[str]
+    features: Tensor  # float32: (R, D) for level video, (R, V, D) for views, (R, V, K, D) for tokens
+    token_ids: Tensor | None  # (R, V, K) int64 for level tokens
+    skipped: list[tuple[str, str]]  # path and reason of unreadable videos
+
+
+def extract(
+    model: Model,
+    videos: Videos,
+    *,
+    level: str = "video",
+    data: str | Path | None = None,
+    clips: int | None = None,
+    crops: int | None = None,
+    keep: float | None = None,
+    batch: int = 1,
+    workers: int = 0,
+    precision: str | None = None,
+    report: Report = silent,
+) -> VideoFeatures:
+    """Compute the features of videos in memory, as `everest extract` writes them.
+
+    Args:
+        level: `video`, the mean over the views of a video; `views`; or `tokens`.
+        keep: None: all tokens of an autoencoder. For the others see `predict`.
+    Raises:
+        CheckpointError: the features are no finite numbers.
+        DataError: no video can be read, a list cannot be used, or a folder has no video.
+        RecipeError: an unknown level, or `keep` is no ratio that leaves a token.
+    """
+    if level not in LEVELS:
+        raise unknown_name("level", level, LEVELS)
+    opened = OpenedModel.of(model, clips=clips, crops=crops, keep=keep, precision=precision)
+    samples = _samples(videos, data)
+    pairs = [
+        pair
+        for pairs in over_videos(
+            opened,
+            samples,
+            lambda frames: opened.encode(frames)._asdict(),
+            batch=batch,
+            workers=workers,
+            report=report,
+        )
+        for pair in pairs
+    ]
+    skipped = [(sample.video_id, values) for sample, values in pairs if isinstance(values, str)]
+    read = [(sample, LEVELS[level](values)) for sample, values in pairs if not isinstance(values, str)]
+    if not read:
+        raise DataError(f"none of {len(samples)} videos can be read, first {skipped[0][0]}: {skipped[0][1]}")
+    ids = [row["token_ids"] for _, row in read if "token_ids" in row]
+    return VideoFeatures(
+        videos=[sample.video_id for sample, _ in read],
+        features=torch.stack([row["features"] for _, row in read]),
+        token_ids=torch.stack(ids) if ids else None,
+        skipped=skipped,
+    )
+
+
+def evaluate(
+    model: VideoClassifier,
+    *,
+    data: str | Path | None = None,
+    test: str | None = None,
+    clips: int | None = None,
+    crops: int | None = None,
+    keep: Sequence[float] = (),
+    predictions: str | Path | None = None,
+    page: str | Path | None = None,
+    overwrite: bool = False,
+    workers: int | None = None,
+    precision: str | None = None,
+    report: Report = silent,
+) -> dict[str, Any]:
+    """Evaluate a classifier on a labeled set of videos, as `everest eval --json`.
+
+    Args:
+        data: the folder of the list and the videos; None: that of the model's recipe.
+        test: the list, or a folder of class folders, relative to `data`; None: that of the recipe.
+        clips, crops: views of a video; None: as in the recipe.
+        keep: further keep ratios to evaluate with; the result has a row for each under `sweep`.
+        predictions: a CSV file to write, one row a video.
+        page: a folder to write a page with figures to.
+        overwrite: replace these files.
+        workers: processes that read videos; None: as in the recipe.
+        precision, report: see `predict`.
+    Returns:
+        The document of `everest eval --json`: accuracies in percent and how they were measured.
+    Raises:
+        CheckpointError: the model is no classifier, or its outputs are no finite numbers.
+        DataError: the videos or labels cannot be used, or too many videos are unreadable.
+        RecipeError: a keep ratio that leaves no token, or an output file exists already.
+    """
+    if not isinstance(model, VideoClassifier):
+        raise wrong_kind("pretrain", "classifier", source=type(model).__name__)
+    opened = OpenedModel.of(model, clips=clips, crops=crops, precision=precision)
+    recipe = opened.recipe
+    root = recipe.data.root if data is None else str(data)
+    recipe = replace(
+        recipe,
+        data=replace(recipe.data, root=str(parse_location(root).resolve()), test=test or recipe.data.test),
+        train=replace(recipe.train, workers=recipe.train.workers if workers is None else workers),
+    )
+    spec = classifier_spec(recipe, num_classes=model.num_classes, heads=model.heads)
+    outputs = Outputs(
+        predictions=None if predictions is None else Path(predictions),
+        page=None if page is None else Path(page),
+        keeps=tuple(keep),
+        overwrite=overwrite,
+    )
+    if opened.accelerator.is_main_process:
+        outputs.check(model.file)
+    return evaluate_classifier(model, spec, recipe, opened.accelerator, report=report, outputs=outputs)
+
+
+def pretrain(
+    recipe: str | Path,
+    *,
+    data: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    output: str | Path | None = None,
+    resume: bool = True,
+    overwrite: bool = False,
+    cpu: bool = False,
+    precision: str | None = None,
+    seed: int | None = None,
+    tracker: str = "none",
+    report: Report = silent,
+) -> Path:
+    """Train an encoder on unlabeled videos, as `everest pretrain`, in this process.
+
+    Several processes train one run if torchrun or `accelerate launch` starts them, each calling this.
+
+    Args:
+        recipe: the name of a shipped recipe, or a YAML file.
+        data: the folder of lists and videos (`data.root`).
+        overrides: `section.key=value` texts, which win over the recipe.
+        output: the run folder; None: `runs/pretrain/RECIPE-TIME`.
+        resume: resume the run in `output`, if one is there. False: refuse to.
+        overwrite: replace the contents of `output`.
+        cpu: use the CPU even if there is a GPU.
+        precision, seed: of the section `train`; None: the recipe's.
+        tracker: none, tensorboard or wandb, in addition to metrics.jsonl.
+        report: receives the progress and notices (everest.system.events).
+    Returns:
+        The run folder, which `everest.load_model` opens.
+    Raises:
+        UserError: the recipe, the data or the environment does not allow it; see everest.errors.
+    """
+    settings = _recipe(recipe, data, overrides, precision, seed, report)
+    options = RunOptions(
+        command="pretrain",
+        recipe_file=str(recipe),
+        output=None if output is None else Path(output),
+        resume="auto" if resume else "never",
+        overwrite=overwrite,
+        cpu=cpu,
+        tracker=tracker,
+    )
+    settings, options = with_tokenizer(
+        settings,
+        options,
+        train=partial(_train_tokenizer, report=report),
+        notify=lambda text: report(notice(text)),
+    )
+    with options.context(settings, report) as context:
+        training = pretraining.set_up_pretraining(settings, context)
+        with start_or_resume(training, settings, init=None):
+            pretraining.pretrain(training)
+    training.accelerator.wait_for_everyone()
+    return training.run.path
+
+
+def finetune(
+    recipe: str | Path,
+    *,
+    init: str | Path | None,
+    data: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    output: str | Path | None = None,
+    resume: bool = True,
+    overwrite: bool = False,
+    cpu: bool = False,
+    precision: str | None = None,
+    seed: int | None = None,
+    tracker: str = "none",
+    report: Report = silent,
+) -> Path:
+    """Train a classifier from a pre-trained encoder, as `everest finetune`, in this process.
+
+    Args:
+        init: the run folder or weights to start from; None: from scratch. For the others see
+            `pretrain`.
+    Returns:
+        The run folder, which `everest.load_model` opens.
+    Raises:
+        UserError: the recipe, the data or the environment does not allow it; see everest.errors.
+    """
+    settings = _recipe(recipe, data, overrides, precision, seed, report)
+    weights = None if init is None else find_weights(init)
+    if weights is not None and output is not None and weights.resolve().parent == Path(output).resolve():
+        raise RecipeError(f"output {output}: holds the weights of init; choose another folder")
+    options = RunOptions(
+        command="finetune",
+        recipe_file=str(recipe),
+        output=None if output is None else Path(output),
+        resume="auto" if resume else "never",
+        overwrite=overwrite,
+        cpu=cpu,
+        tracker=tracker,
+        init=weights and str(weights.resolve()),
+    )
+    with options.context(settings, report) as context:
+        training, validation = finetuning.set_up_finetuning(settings, context, init=weights)
+        with start_or_resume(training, settings, init=options.init):
+            finetuning.finetune(training, settings.finetune, validation)
+    training.accelerator.wait_for_everyone()
+    return training.run.path
+
+
+def _train_tokenizer(recipe: Recipe, options: RunOptions, *, report: Report) -> None:
+    with options.context(recipe, report) as context:
+        stage = set_up_tokenizer(recipe, context)
+        with start_or_resume(stage.training, recipe, init=None):
+            quality = train_tokenizer(stage)
+    for warning in quality["warnings"] if quality else ():
+        report(notice(f"warning: {warning}"))
+
+
+def _recipe(
+    recipe: str | Path,
+    data: str | Path | None,
+    overrides: Sequence[str],
+    precision: str | None,
+    seed: int | None,
+    report: Report,
+) -> Recipe:
+    return recipe_for_run(
+        recipe,
+        data=None if data is None else str(data),
+        overrides=overrides,
+        precision=precision,
+        seed=seed,
+        notify=lambda text: report(notice(text)),
+    )
+
+
+def _samples(videos: Videos, data: str | Path | None) -> list[Sample]:
+    paths = [videos] if isinstance(videos, str | Path) else videos
+    return named_samples([Path(path) for path in paths], root=None if data is None else Path(data))

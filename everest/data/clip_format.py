@@ -1,0 +1,50 @@
+"""The format of the clips that a model takes: which frames of a video, their size and normalization.
+
+T frames, H W pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from everest.data.samples import Sample
+from everest.data.views import ValidationViews
+from everest.video.pixels import IMAGENET_MEAN, IMAGENET_STD
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipFormat:
+    """The clips that a model takes.
+
+    Raises:
+        ValueError: a number below 1.
+    """
+
+    frames: int
+    stride: int  # frames from one sampled frame to the next; without effect unless `sampling` is dense
+    size: tuple[int, int]  # height, width
+    sampling: str = "dense"  # or segment, spread: as `finetune.sampling` of a recipe
+    fps: float | None = None  # frames per second that the stride counts; None: of the file
+    mean: tuple[float, float, float] = IMAGENET_MEAN  # RGB, of values in [0, 1]
+    std: tuple[float, float, float] = IMAGENET_STD
+
+    def __post_init__(self) -> None:
+        for name, value in (("frames", self.frames), ("stride", self.stride), ("size", min(self.size))):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
+
+    def read(self, video: str | Path) -> Tensor:
+        """Read the middle of a video, center-cropped: (3, T, H, W) uint8.
+
+        Raises:
+            VideoError: the file is unreadable.
+        """
+        views = ValidationViews(
+            frames=self.frames, stride=self.stride, size=self.size, sampling=self.sampling
+        )
+        unused_rng = np.random.default_rng(0)  # these views draw nothing
+        return views(Sample(path=str(video)), unused_rng, "auto").frames[0]

@@ -1,0 +1,143 @@
+"""Strategies and targets of other packages, which a recipe names by import path: `package.module:Name`.
+
+Importing a module runs its code, so a file that may be a stranger's must not cause it. `import_named` imports
+what a user names. A path in weights, or in a recipe next to weights, is only looked up among the modules that
+are imported already.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import sys
+import traceback
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Final, TypeGuard, TypeVar
+
+from pydantic import PydanticUserError, TypeAdapter, ValidationError, WrapSerializer, WrapValidator
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from everest.errors import RecipeError, shown
+
+_NAME: Final = r"[^\W\d]\w*"
+_PATH: Final = re.compile(rf"{_NAME}(?:\.{_NAME})*:{_NAME}")
+NOT_A_CLASS: Final = "import_path"  # the type of pydantic's error for a path that names no such class
+
+Base = TypeVar("Base")
+
+
+def is_import_path(name: object) -> TypeGuard[str]:
+    """Whether a name in a recipe means a class of another package: everest's own names have no colon."""
+    return isinstance(name, str) and ":" in name
+
+
+def path_of(cls: type) -> str:
+    """The import path of a class."""
+    return f"{cls.__module__}:{cls.__qualname__}"
+
+
+def import_named(path: str) -> None:
+    """Import the module of an import path that a user names.
+
+    Raises:
+        RecipeError: it is no such path, or importing the module fails.
+    """
+    if not _PATH.fullmatch(path):
+        raise RecipeError(f"'{shown(path)}' is no import path such as package.module:Name")
+    import_code(path.partition(":")[0])
+
+
+def import_code(module: str) -> None:
+    """Import a module that a user names.
+
+    Raises:
+        RecipeError: there is no such module, or its code fails.
+    """
+    try:
+        import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is not None and f"{module}.".startswith(f"{error.name}."):
+            raise RecipeError(
+                f"there is no module '{shown(error.name)}'; install it, or put its folder on PYTHONPATH"
+            ) from error
+        raise RecipeError(f"importing '{module}' fails: {error}") from error
+    except Exception as error:  # the code of a module may raise anything
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{Path(frame.filename).name}:{frame.lineno}"
+        reason = f"{type(error).__name__}: {shown(error)} ({where})"
+        raise RecipeError(f"importing '{module}' fails: {reason}") from error
+
+
+def named_class(path: str, base: type[Base]) -> type[Base]:
+    """Return the class of an import path, whose module is imported already.
+
+    Raises:
+        ValueError: it is not imported, or names no dataclass that implements `base`.
+    """
+    module_name, _, name = path.partition(":")
+    module = sys.modules.get(module_name)
+    if module is None:
+        raise ValueError(
+            f"'{shown(path)}' is of another package, and a checkpoint imports none: if you trust it, "
+            f"everest --import {shown(module_name)} ..."
+        )
+    cls = vars(module).get(name)  # no `__getattr__` of a module, which may import
+    if cls is None:
+        raise ValueError(f"module '{module_name}' has no '{shown(name)}'")
+    if not (isinstance(cls, type) and issubclass(cls, base)):
+        raise ValueError(f"'{path}' is no subclass of {base.__name__} ({base.__module__})")
+    if "__dataclass_fields__" not in vars(cls):
+        raise ValueError(f"'{path}' needs the decorator @dataclass(frozen=True, kw_only=True)")
+    if inspect.isabstract(cls):
+        missing = ", ".join(
+            name for name in dir(cls) if getattr(getattr(cls, name), "__isabstractmethod__", False)
+        )
+        raise ValueError(f"'{path}' does not define {missing}")
+    return cls
+
+
+def external(base: type, key: str) -> tuple[WrapValidator, WrapSerializer]:
+    """Return annotations of a field that may also hold a subclass of `base` from another package.
+
+    Args:
+        key: the key of the value that names the class.
+    """
+
+    def validate(value: Any, handler: Callable[[Any], Any]) -> Any:
+        path = value.get(key) if isinstance(value, dict) else None
+        if not is_import_path(path):
+            return (
+                value if isinstance(value, base) and is_import_path(getattr(value, key)) else handler(value)
+            )
+        try:
+            adapter = TypeAdapter(named_class(path, base))
+        except (ValueError, PydanticUserError) as error:
+            problem = PydanticCustomError(NOT_A_CLASS, "{reason}", {"reason": str(error).split("\n")[0]})
+            raise _located([InitErrorDetails(type=problem, loc=(key,), input=path)], path) from error
+        try:
+            return adapter.validate_json(json.dumps(value), strict=True)
+        except ValidationError as error:
+            details = [
+                InitErrorDetails(
+                    type=each["type"], loc=each["loc"], input=each["input"], ctx=each.get("ctx", {})
+                )
+                for each in error.errors(include_url=False)
+            ]
+            raise _located(details, path) from error
+
+    def dump(value: Any, handler: Callable[[Any], Any]) -> Any:
+        if is_import_path(getattr(value, key, None)):
+            return TypeAdapter(type(value)).dump_python(value, mode="json")
+        return handler(value)
+
+    return WrapValidator(validate), WrapSerializer(dump)
+
+
+def _located(details: list[InitErrorDetails], path: str) -> ValidationError:
+    """An error whose locations begin with the path; of a union they begin with the name of the choice."""
+    return ValidationError.from_exception_data(
+        path, [{**each, "loc": (path, *each.get("loc", ()))} for each in details]
+    )

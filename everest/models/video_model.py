@@ -1,0 +1,61 @@
+"""The base class of the models that a user opens: they know the clips they take, and their classes.
+
+B batch, T frames, H W pixels.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from everest.config.settings import Recipe
+from everest.data.clip_format import ClipFormat
+from everest.video.pixels import normalize
+
+
+class VideoModel(nn.Module):
+    """A model on clips of videos. `everest.load_model` and `everest.create_model` set the attributes.
+
+    Attributes:
+        clip: the clips that the model was trained on; `transform` reads one.
+        recipe: the stride, the views and the lists of `everest.predict`, `extract` and `evaluate`.
+        file: the weights that it was loaded from; None for a new model.
+        class_names: in the order of the logits; None if only indices are known, or several heads have them.
+    """
+
+    stage: ClassVar[Literal["pretrain", "finetune"]]  # the section of a recipe that trains such a model
+    clip: ClipFormat
+    recipe: Recipe
+    file: Path | None
+    class_names: tuple[str, ...] | None = None
+
+    def describe(
+        self, recipe: Recipe, *, file: Path | None = None, class_names: tuple[str, ...] | None = None
+    ) -> None:
+        """Set the attributes. The recipe must have the clip size and the backbone of the model."""
+        stage = getattr(recipe, self.stage)
+        self.recipe, self.file, self.class_names = recipe, file, class_names
+        self.clip = ClipFormat(
+            frames=recipe.data.frames,
+            stride=stage.stride,
+            size=recipe.data.frame_size,
+            sampling=stage.sampling,
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the weights."""
+        return next(self.parameters()).device
+
+    def transform(self, video: str | Path) -> Tensor:
+        """Read the middle of a video as the model takes it.
+
+        Returns:
+            (1, 3, T, H, W) float32, normalized, on the device of the model.
+        Raises:
+            VideoError: the file is unreadable.
+        """
+        return normalize(self.clip.read(video).to(self.device))[None]

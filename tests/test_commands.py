@@ -1,0 +1,236 @@
+"""The functions of `everest` that do what the commands do: their numbers are the commands' to the bit."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from small_runs import called, equal, metrics, small_recipe, weights
+
+import everest
+from everest.data.samples import Sample
+from everest.data.views import ValidationViews
+from everest.errors import CheckpointError, DataError, RecipeError
+from everest.models.classifier import VideoClassifier
+
+UNTIMED = {"seconds": 0}
+
+
+@pytest.fixture(scope="module")
+def classifier(classifier_run: Path) -> VideoClassifier:
+    model = everest.load_model(classifier_run)
+    assert isinstance(model, VideoClassifier)
+    return model
+
+
+def alone(run: Path, folder: Path) -> Path:
+    """The weights of a run without its recipe."""
+    return Path(shutil.copy(run / "model.safetensors", folder / "alone.safetensors"))
+
+
+def test_the_version_is_that_of_the_package():
+    assert everest.__version__ == importlib.metadata.version("everest-video")
+    assert "__version__" in dir(everest)
+    assert called("--version").stdout.split() == ["everest", everest.__version__]
+
+
+def test_a_model_knows_its_clips_and_classes(classifier: VideoClassifier, clip_files: Path):
+    assert classifier.classes == ("0", "1")
+    clip = classifier.clip
+    assert (clip.frames, clip.stride, clip.size, clip.fps) == (4, 2, (32, 32), None)
+    assert clip.mean == (0.485, 0.456, 0.406)
+    assert clip.std == (0.229, 0.224, 0.225)
+    video = clip_files / "clip0.mp4"
+    x = classifier.transform(video)
+    views = ValidationViews(frames=4, stride=2, size=(32, 32), sampling="dense")
+    expected = views(Sample(path=str(video)), np.random.default_rng(0), "auto").frames
+    assert torch.equal(x, everest.normalize(expected))
+    assert torch.equal(everest.normalize(everest.read_clip(video, like=classifier))[None], x)
+    with torch.no_grad():
+        assert classifier(x).shape == (1, 2)
+
+
+def test_values_given_to_read_clip_win_over_the_model(classifier: VideoClassifier, clip_files: Path):
+    video = clip_files / "clip1.mp4"
+    given = everest.read_clip(video, like=classifier, frames=6, stride=3, size=16)
+    assert torch.equal(given, everest.read_clip(video, frames=6, stride=3, size=16))
+    with pytest.raises(ValueError, match="stride must be at least 1, not 0"):
+        everest.read_clip(video, like=classifier, stride=0)
+
+
+def test_an_autoencoder_knows_the_clips_of_pre_training(autoencoder_run: Path, clip_files: Path):
+    model = everest.load_model(autoencoder_run)
+    assert (model.clip.frames, model.clip.stride, model.classes) == (4, 2, ())
+    assert model(model.transform(clip_files / "clip0.mp4")).loss > 0
+
+
+def test_weights_without_a_recipe_know_their_stride(
+    classifier_run: Path, clip_files: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    file = alone(classifier_run, tmp_path)
+    model = everest.load_model(file)
+    assert (model.clip.frames, model.clip.stride, model.clip.size) == (4, 2, (32, 32))
+    assert not caplog.text
+    shown = called("predict", clip_files / "clip0.mp4", "-c", file, "--json", "--cpu")
+    assert "drawn as in recipe ucf101, at stride 2; as in training" in shown.stderr
+    assert everest.predict(model, clip_files / "clip0.mp4") == json.loads(shown.stdout)
+
+
+def test_a_new_model_knows_its_clips(clip_files: Path):
+    heads = {"verb": 2, "noun": 3}
+    model = everest.create_model(
+        "vit-tiny", kind="classifier", num_classes=heads, frames=4, stride=3, size=32, depth=1
+    )
+    assert (model.clip.frames, model.clip.stride, model.file) == (4, 3, None)
+    assert model.classes == ("verb 0", "verb 1", "noun 0", "noun 1", "noun 2")
+    (row,) = everest.predict(model, [clip_files / "clip0.mp4"], top=1, clips=1, crops=1)
+    assert {head: len(best) for head, best in row["heads"].items()} == {"verb": 1, "noun": 1}
+
+
+def test_classes_have_the_names_of_their_folders(tmp_path: Path, clip_files: Path):
+    for name, video in (("run", "clip0.mp4"), ("walk", "clip1.mp4")):
+        (tmp_path / "videos" / name).mkdir(parents=True)
+        shutil.copy(clip_files / video, tmp_path / "videos" / name)
+    recipe = small_recipe(tmp_path, tmp_path / "videos")
+    folders = ["data.train=.", "data.val=null", "data.num_classes=null", "finetune.epochs=1"]
+    run = everest.finetune(recipe, init=None, overrides=folders, output=tmp_path / "run", cpu=True)
+    assert everest.load_model(run).classes == ("run", "walk")
+
+
+@pytest.mark.parametrize("options", [{}, {"clips": 2, "crops": 1, "keep": 0.5, "top": 1, "batch": 3}])
+def test_predictions_are_those_of_the_command(classifier: VideoClassifier, clip_files: Path, options: dict):
+    given = [text for name, value in options.items() for text in (f"--{name}", value)]
+    videos = clip_files / "train.csv"
+    expected = json.loads(called("predict", videos, "-c", classifier.file, *given, "--json").stdout)
+    assert everest.predict(classifier, videos, **options) == expected
+    assert everest.predict(classifier, [str(videos)], workers=1, **options) == expected
+
+
+def test_timelines_are_those_of_the_command(classifier: VideoClassifier, clip_files: Path):
+    video = clip_files / "clip1.mp4"
+    given = ["--timeline", "--window", 0.5, "--step", 0.25]
+    shown = called("predict", video, "-c", classifier.file, *given, "--json")
+    assert everest.predict_timeline(classifier, [video], window=0.5, step=0.25) == json.loads(shown.stdout)
+
+
+def test_an_unreadable_video_has_an_error(classifier: VideoClassifier, clip_files: Path, tmp_path: Path):
+    broken = tmp_path / "broken.mp4"
+    broken.write_text("no video")
+    videos = [clip_files / "clip0.mp4", broken]
+    rows = everest.predict(classifier, videos)
+    assert rows == json.loads(called("predict", *videos, "-c", classifier.file, "--json", code=4).stdout)
+    assert rows[1] == {"video": str(broken), "error": "not a video file"}
+    features = everest.extract(classifier, videos)
+    assert (features.videos, features.skipped) == ([str(videos[0])], [(str(broken), "not a video file")])
+    with pytest.raises(
+        DataError, match=r"none of 1 videos can be read, first .*broken\.mp4: not a video file"
+    ):
+        everest.extract(classifier, broken)
+
+
+@pytest.mark.parametrize("level", ["video", "views", "tokens"])
+@pytest.mark.parametrize("kind", ["classifier", "autoencoder"])
+def test_features_are_those_of_the_command(
+    classifier_run: Path, autoencoder_run: Path, clip_files: Path, tmp_path: Path, kind: str, level: str
+):
+    run, out = classifier_run if kind == "classifier" else autoencoder_run, tmp_path / "features.safetensors"
+    options = ["--features", level, "--keep", 0.5, "--batch", 3, "-o", out]
+    called("extract", clip_files / "train.csv", "-c", run, *options)
+    written = load_file(out)
+    found = everest.extract(everest.load_model(run), clip_files / "train.csv", level=level, keep=0.5, batch=3)
+    assert found.videos == [str(clip_files / f"clip{number}.mp4") for number in range(4)]
+    assert torch.equal(found.features, written["features"])
+    if level == "tokens":
+        assert found.token_ids is not None
+        assert torch.equal(found.token_ids, written["token_ids"])
+    else:
+        assert found.token_ids is None
+
+
+def test_evaluation_is_that_of_the_command(classifier: VideoClassifier, tmp_path: Path):
+    written = [tmp_path / "command.csv", tmp_path / "function.csv"]
+    given = ["--keep", "0.5,1", "--predictions", written[0], "--json"]
+    expected = json.loads(called("eval", "-c", classifier.file, "--gpus", "cpu", *given).stdout)
+    found = everest.evaluate(classifier, keep=(0.5, 1), predictions=written[1])
+    assert found | UNTIMED == expected | UNTIMED
+    assert written[1].read_bytes() == written[0].read_bytes()
+    with pytest.raises(RecipeError, match=r"function\.csv: exists"):
+        everest.evaluate(classifier, predictions=written[1])
+    with pytest.raises(RecipeError, match=r"model\.safetensors: is an input"):
+        everest.evaluate(classifier, predictions=classifier.file, overwrite=True)
+
+
+def test_other_videos_and_views_can_be_evaluated(classifier_run: Path, clip_files: Path, tmp_path: Path):
+    (tmp_path / "other.csv").write_text(f"{clip_files}/clip1.mp4 1\n{clip_files}/clip2.mp4 0\n")
+    moved = everest.load_model(alone(classifier_run, tmp_path))
+    found = everest.evaluate(moved, data=tmp_path, test="other.csv", clips=2, crops=1, workers=0)
+    overrides = ["data.test=other.csv", "eval.clips=2", "eval.crops=1"]
+    expected = called(
+        *("eval", "-c", classifier_run, "--data", tmp_path, "--json", "--gpus", "cpu"),
+        *(text for override in overrides for text in ("--set", override)),
+    )
+    same = {"checkpoint": "", "recipe": "", **UNTIMED}
+    assert found | same == json.loads(expected.stdout) | same
+
+
+def test_only_a_classifier_predicts(autoencoder_run: Path, clip_files: Path):
+    model = everest.load_model(autoencoder_run)
+    for refused in (lambda: everest.predict(model, clip_files), lambda: everest.evaluate(model)):
+        with pytest.raises(CheckpointError, match="a pretrain checkpoint where a classifier one is needed"):
+            refused()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"keep": 0.0}, "^keep=0: must be more than 0, at most 1, and leave some of 32 tokens"),
+        ({"keep": 0.001}, r"^keep=0\.001: must be more than 0"),
+        ({"clips": 0}, "^clips=0: must be at least 1"),
+        ({"level": "vide"}, "^level: unknown name 'vide'; did you mean 'video'"),
+    ],
+)
+def test_odd_arguments_are_refused(
+    classifier: VideoClassifier, clip_files: Path, options: dict, message: str
+):
+    with pytest.raises(RecipeError, match=message):
+        everest.extract(classifier, clip_files / "clip0.mp4", **options)
+
+
+def test_training_is_that_of_the_commands(tmp_path: Path, clip_files: Path):
+    recipe, events = small_recipe(tmp_path, clip_files), []
+    encoder = everest.pretrain(recipe, output=tmp_path / "encoder", seed=3, cpu=True, report=events.append)
+    assert encoder == tmp_path / "encoder"
+    assert {event["event"] for event in events} == {"notice", "step"}
+    options = ["-r", recipe, "--seed", 3, "--gpus", "cpu", "-q"]
+    called("pretrain", *options, "-o", tmp_path / "encoder2")
+    assert equal(weights(encoder), weights(tmp_path / "encoder2"))
+    assert metrics(encoder) == metrics(tmp_path / "encoder2")
+
+    run = everest.finetune(recipe, init=encoder, output=tmp_path / "run", seed=3, cpu=True)
+    called("finetune", *options, "--init", encoder, "-o", tmp_path / "run2")
+    assert equal(weights(run), weights(tmp_path / "run2"))
+    assert metrics(run) == metrics(tmp_path / "run2")
+    called(
+        "finetune", *options, "--init", encoder, "-o", run
+    )  # the function's run is the command's: finished
+
+    with pytest.raises(RecipeError, match="holds a run that started from"):
+        everest.finetune(recipe, init=None, output=run, seed=3, cpu=True)
+    with pytest.raises(RecipeError, match="holds a run; leave out `--resume never`"):
+        everest.finetune(recipe, init=encoder, output=run, seed=3, cpu=True, resume=False)
+    with pytest.raises(RecipeError, match="holds the weights of init"):
+        everest.finetune(recipe, init=encoder, output=encoder, cpu=True)
+
+
+def test_functions_stay_functions_when_their_modules_are_imported():
+    import everest.finetuning
+    import everest.inference.evaluation
+    import everest.pretraining
+
+    assert all(callable(getattr(everest, name)) for name in ("pretrain", "finetune", "evaluate"))

@@ -45,7 +45,7 @@ def evaluate(
     from everest.checkpoints.load import find_weights, recipe_of_run
 
     keeps = o.read_shares(keep) if keep is not None else ()
-    weights = find_weights(checkpoint, which=which and which.value)
+    weights = find_weights(checkpoint, which=which.value if which else None)
     settings = o.read_recipe(
         recipe or str(recipe_of_run(weights)),
         data=data,

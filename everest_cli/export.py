@@ -54,7 +54,7 @@ def export(
     from everest.checkpoints.load import find_weights, open_model
     from everest.system.files import refuse_inputs
 
-    weights = find_weights(checkpoint, which=which and which.value)
+    weights = find_weights(checkpoint, which=which.value if which else None)
     refuse_inputs(out, [weights], option="--output")
     opened = open_model(weights, kind="transformer")
     if to is Target.hf:

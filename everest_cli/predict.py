@@ -84,7 +84,7 @@ def predict(
 
     default_views = 1 if timeline else None  # of a window, unless more are requested
     model = OpenedModel.open(
-        find_weights(checkpoint, which=which and which.value),
+        find_weights(checkpoint, which=which.value if which else None),
         recipe=o.read_recipe(recipe) if recipe else None,
         clips=clips or default_views,
         crops=crops or default_views,

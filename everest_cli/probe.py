@@ -38,7 +38,7 @@ def probe(
     """
     from everest.checkpoints.load import find_weights, recipe_of_run
 
-    weights = find_weights(checkpoint, which=which and which.value)
+    weights = find_weights(checkpoint, which=which.value if which else None)
     settings = o.read_recipe(
         recipe or str(recipe_of_run(weights)),
         data=data,

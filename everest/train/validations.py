@@ -56,8 +56,8 @@ class Validations:
 
     def overfits(self) -> str | None:
         """A warning if the validation loss has risen far above its lowest while the training loss fell."""
-        losses = [row.get("val_loss") for row in self.rows]
-        if not losses or None in losses:  # rows of an older version have none
+        losses = [row["val_loss"] for row in self.rows if "val_loss" in row]
+        if not losses or len(losses) < len(self.rows):  # rows of an older version have none
             return None
         lowest = losses.index(min(losses))
         before, now = self._train_losses[lowest], self._train_losses[-1]

@@ -1,0 +1,89 @@
+"""Suggested recipes fit the data set and the device, and train without further options."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from small_runs import called, refused
+
+from everest.config.recipe import load_recipe
+from everest.prepare.suggest import DEVICES, DataFacts, recipe_text, suggest
+
+
+@given(
+    videos=st.integers(1, 10**6),
+    classes=st.integers(2, 1000),
+    frames=st.integers(1, 10**5),
+    height=st.integers(16, 4000),
+    width=st.integers(16, 4000),
+    device=st.sampled_from(sorted(DEVICES)),
+    hours=st.floats(0.01, 1000),
+)
+def test_every_suggestion_is_a_valid_recipe(
+    tmp_path_factory, videos, classes, frames, height, width, device, hours
+):
+    facts = DataFacts(videos=videos, classes=classes, frames=frames, height=height, width=width)
+    choices = suggest(facts, device, hours=hours)
+    text = recipe_text(choices, {"train": "train.csv"}, base=DEVICES[device].base, facts=facts)
+    path = tmp_path_factory.mktemp("suggest") / "mine.yaml"
+    path.write_text(text)
+    recipe = load_recipe(path)
+    tubelet, size = recipe.model.tubelet, recipe.data.frame_size
+    assert all(side % unit == 0 for side, unit in zip(size, tubelet[1:], strict=True))
+    assert all(
+        side <= max(most + unit / 2, 4 * unit)
+        for side, most, unit in zip(size, (height, width), tubelet[1:], strict=True)
+    )
+    assert recipe.finetune.epochs is None
+    assert 1 <= (recipe.finetune.steps or 0) <= 30_000
+    for choice in choices:
+        assert choice.reason in text
+
+
+def test_more_hours_and_more_videos_never_give_fewer_steps():
+    def steps(videos: int, hours: float) -> int:
+        facts = DataFacts(videos=videos, classes=5, frames=60, height=240, width=320)
+        return load_steps(suggest(facts, "cpu", hours=hours))
+
+    assert steps(50, 0.01) < steps(50, 1) <= steps(500, 1) <= steps(500, 10) < steps(50_000, 10)
+
+
+def load_steps(choices) -> int:
+    return next(choice.value for choice in choices if choice.key == ("finetune", "steps"))
+
+
+def test_the_command_writes_a_recipe_that_runs_alone(tmp_path: Path, clip_files: Path):
+    data = shutil.copytree(clip_files, tmp_path / "data")
+    mine = tmp_path / "mine.yaml"
+    called("recipes", "suggest", data, "--val", "train.csv", "--hours", "0.01", "-o", mine)
+    recipe = load_recipe(mine)
+    assert (recipe.data.root, recipe.data.train, recipe.data.val) == (str(data), "train.csv", "train.csv")
+    assert "base: small\n" in mine.read_text()
+    called(
+        "finetune", "--recipe", mine, "--init", "none", "--dry-run", "--gpus", "cpu", "-o", tmp_path / "run"
+    )
+    message = refused("recipes", "suggest", data, "-o", mine, code=2)
+    assert "exists; choose another name, or use --overwrite" in message
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "problem"),
+    [
+        (["--train", "none.csv"], 4, "none.csv"),
+        (["--device", "16GB"], 2, "--device: unknown name '16GB'"),
+        (["--hours", "0"], 2, "0.01"),
+    ],
+)
+def test_bad_input_is_named(tmp_path: Path, clip_files: Path, options: list[str], code: int, problem: str):
+    message = refused("recipes", "suggest", clip_files, *options, "-o", tmp_path / "x.yaml", code=code)
+    assert problem in message
+    assert not (tmp_path / "x.yaml").exists()
+
+
+def test_a_folder_without_lists_names_the_command_that_makes_them(tmp_path: Path):
+    message = refused("recipes", "suggest", tmp_path, "-o", tmp_path / "x.yaml", code=4)
+    assert f"make lists by `everest prepare split {tmp_path}`" in message

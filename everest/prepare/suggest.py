@@ -31,7 +31,7 @@ STEPS_OF_ROOT: Final = 60  # updates times the square root of the number of vide
 
 @dataclass(frozen=True, kw_only=True)
 class Device:
-    """What a kind of device can train in hours."""
+    """The model and the batch that a kind of device can train in hours."""
 
     base: str  # recipe
     backbone: str
@@ -60,7 +60,7 @@ DEVICES: Final = {
 
 @dataclass(frozen=True, kw_only=True)
 class DataFacts:
-    """What the rules need to know of a data set."""
+    """The properties of a data set on which the rules depend."""
 
     videos: int  # for training
     classes: int

@@ -28,7 +28,7 @@ from measuring import HERE, markdown, publish
 from scipy.stats import ttest_rel
 from torch import Tensor
 
-from everest.checkpoints.load import load_model
+from everest.checkpoints.describe import load_model
 from everest.config.settings import Recipe
 from everest.data.stages import unlabeled_clips
 from everest.data.views import ValidationViews

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from everest.api import create_model, read_clip, select_tokens
     from everest.checkpoints.describe import load_model
-    from everest.commands import evaluate, extract, finetune, predict, predict_timeline, pretrain
     from everest.config.recipe import load_recipe
     from everest.data import augment, crops
+    from everest.inference.functions import evaluate, extract, predict, predict_timeline
     from everest.methods import strategies, targets
     from everest.methods.grid import TokenSelection
+    from everest.stages import finetune, pretrain
     from everest.train.optim import parameter_groups
     from everest.video.pixels import normalise, normalize
     from everest.video.reader import read_frames
@@ -46,17 +47,17 @@ __all__ = [
 _HOMES = {
     "TokenSelection": "everest.methods.grid",
     "create_model": "everest.api",
-    "evaluate": "everest.commands",
-    "extract": "everest.commands",
-    "finetune": "everest.commands",
+    "evaluate": "everest.inference.functions",
+    "extract": "everest.inference.functions",
+    "finetune": "everest.stages",
     "load_model": "everest.checkpoints.describe",
     "load_recipe": "everest.config.recipe",
     "normalise": "everest.video.pixels",  # the first spelling, which programs may use
     "normalize": "everest.video.pixels",
     "parameter_groups": "everest.train.optim",
-    "predict": "everest.commands",
-    "predict_timeline": "everest.commands",
-    "pretrain": "everest.commands",
+    "predict": "everest.inference.functions",
+    "predict_timeline": "everest.inference.functions",
+    "pretrain": "everest.stages",
     "read_clip": "everest.api",
     "read_frames": "everest.video.reader",
     "select_tokens": "everest.api",

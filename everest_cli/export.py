@@ -106,7 +106,7 @@ def _graph(opened: LoadedModel, out: Path, *, to: Target, keep: float | None, ui
     if clip["stride"] is None:
         notes.append("the weights do not state the stride of their clips, so the file does not either")
     elif clip["sampling"] == "dense":
-        notes.append(f"a clip has every frame of the video at a distance of {clip['stride']}")
+        notes.append(f"the frames of a clip are {clip['stride']} frames of the video apart")
     else:
         notes.append(f"a clip spans the whole video ({clip['sampling']} sampling)")
     return {"written": [str(out)], "difference": difference, "clip": clip, "notes": notes}

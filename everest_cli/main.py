@@ -199,7 +199,7 @@ def everest(
         typer.Option(
             "--import",
             metavar="MODULE",
-            help="Import your module, whose strategies weights name; repeatable.",
+            help="Import a module of yours that weights or run folders name.",
         ),
     ] = None,
     version: Annotated[

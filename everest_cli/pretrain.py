@@ -22,8 +22,8 @@ def pretrain(recipe: Recipe, options: TrainOptions) -> None:
     devices = options.launch()
 
     from everest.pretraining import pretrain, pretraining_loss, set_up_pretraining
-    from everest.tokenizer_first import with_tokenizer
     from everest.train.run_options import start_or_resume
+    from everest.train.tokenizer_first import with_tokenizer
 
     train = None if options.dry_run else partial(run_stage, options=options)
     recipe, run = with_tokenizer(recipe, options.of_run(devices), train=train, notify=say)

@@ -1,12 +1,11 @@
-"""A trained model that is ready for any videos: opened on its device, and run over the views of videos.
+"""A trained model that is ready for any videos: opened on its device, with how it reads them.
 
-B clips, R readable videos, V views, T frames, H W pixels, K encoded tokens, D width.
+B clips, T frames, H W pixels, K encoded tokens, D width.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -19,9 +18,6 @@ from everest.checkpoints.describe import recipe_of
 from everest.checkpoints.load import open_model, wrong_kind
 from everest.config.settings import Recipe
 from everest.data.classes import Classes
-from everest.data.dataset import VideoClips
-from everest.data.loader import batches, make_loader
-from everest.data.samples import Sample
 from everest.data.stages import evaluation_views
 from everest.data.views import EvalViews
 from everest.errors import CheckpointError, RecipeError
@@ -30,11 +26,10 @@ from everest.methods.selector import choose
 from everest.methods.strategies import AllTokens
 from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder
+from everest.models.video_model import VideoModel
 from everest.system.accelerator import make_accelerator
-from everest.system.events import Report, notice
+from everest.tokenizer.network import AdaptiveTokenizer
 from everest.video.pixels import normalize
-
-Values = dict[str, Tensor]  # (V, …) each
 
 
 class Features(NamedTuple):
@@ -138,8 +133,14 @@ class OpenedModel:
         Args:
             clips, crops, precision: see `open`; None: as the model's recipe.
         Raises:
+            CheckpointError: the module is a tokenizer.
             RecipeError: `keep` is no ratio that leaves a token.
+            TypeError: it is no module of everest.
         """
+        if isinstance(module, AdaptiveTokenizer):
+            raise wrong_kind("tokenizer", "transformer", source=type(module).__name__)
+        if not isinstance(module, VideoModel):
+            raise TypeError(f"expected a model, got {type(module).__name__}; everest.load_model opens one")
         check_keep(keep, module.encoder.grid.num_tokens, name="keep=")
         recipe = module.recipe
         accelerator = make_accelerator(
@@ -240,52 +241,3 @@ def _with_views(recipe: Recipe, clips: int | None, crops: int | None) -> Recipe:
             raise RecipeError(f"{name}={count}: must be at least 1")
     views = replace(recipe.eval, clips=clips or recipe.eval.clips, crops=crops or recipe.eval.crops)
     return replace(recipe, eval=views)
-
-
-def over_videos(
-    model: OpenedModel,
-    samples: Sequence[Sample],
-    compute: Callable[[Tensor], Values],
-    *,
-    batch: int,
-    workers: int,
-    report: Report,
-    done: int = 0,
-) -> Iterator[list[tuple[Sample, Values | str]]]:
-    """Yield batches of videos, each with the values of its views or the reason why it is unreadable.
-
-    Args:
-        compute: maps (B, 3, T, H, W) uint8 to tensors of B rows.
-        batch: videos in one forward pass.
-        workers: processes that read videos.
-        done: number of videos that are done already; they are skipped.
-    """
-    clips = VideoClips(
-        samples,
-        make_views=model.views,
-        seed=0,
-        num_noise=0,
-        decoder=model.recipe.data.decoder,
-        replace_bad=False,
-    )
-    parts = [range(first, min(first + batch, len(samples))) for first in range(done, len(samples), batch)]
-    if not parts:
-        return
-    order = [[(0, index) for index in part] for part in parts]
-    loader = make_loader(
-        clips, order, workers=min(workers, len(order) - 1), timeout=model.recipe.train.data_timeout
-    )
-    for part, clip in zip(parts, batches(loader), strict=True):
-        failures = [json.loads(text) for text in clip.failed]  # of each video: (path, reason) pairs
-        readable = [row for row, failed in enumerate(failures) if not failed]
-        values = compute(clip.frames[readable].flatten(0, 1)) if readable else {}
-        # (R, V, …) each
-        by_video = {name: tensor.unflatten(0, (len(readable), -1)) for name, tensor in values.items()}
-        rows = {row: {name: of[i] for name, of in by_video.items()} for i, row in enumerate(readable)}
-        results = [failed[0][1] if failed else rows[row] for row, failed in enumerate(failures)]
-        report({"event": "video", "done": part[-1] + 1, "videos": len(samples)})
-        pairs = [(samples[index], result) for index, result in zip(part, results, strict=True)]
-        for sample, result in pairs:
-            if isinstance(result, str):
-                report(notice(f"{sample.video_id}: {result}"))
-        yield pairs

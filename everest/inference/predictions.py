@@ -20,7 +20,8 @@ from everest.data.classes import Classes
 from everest.data.samples import Sample
 from everest.data.views import EvalViews, segment
 from everest.errors import RecipeError
-from everest.inference.model import OpenedModel, over_videos
+from everest.inference.model import OpenedModel
+from everest.inference.over_videos import over_videos
 from everest.system.events import Report, notice
 from everest.video.reader import TOLERANCE, VideoError, frame_range, frame_times, frames_in_order, probe
 from everest.video.source import Video

@@ -24,7 +24,8 @@ from everest.data.stages import labeled_samples
 from everest.errors import DataError, EnvironmentProblem, unknown_name
 from everest.inference.accuracy import Predictions, accuracies
 from everest.inference.features import add_rows
-from everest.inference.model import OpenedModel, Values
+from everest.inference.model import OpenedModel
+from everest.inference.over_videos import Values
 from everest.inference.probe_heads import attentive, linear, nearest_neighbors
 from everest.system.events import Report, notice
 from everest.system.row_store import open_row_store

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from processes import stop_after
 from small_runs import called, told, weights
 
-from everest.checkpoints.load import load_model
+from everest.checkpoints.describe import load_model
 from everest.config.recipe import load_recipe
 from everest.data.stages import pretrain_clips
 from everest.errors import CheckpointError

@@ -17,7 +17,8 @@ from tokenizer_runs import RECIPE, set_up, train
 from typer.testing import CliRunner
 
 import everest
-from everest.checkpoints.load import load_model, open_model
+from everest.checkpoints.describe import load_model
+from everest.checkpoints.load import open_model
 from everest.errors import CheckpointError
 from everest.system.run_folder import RunFolder
 from everest.system.weights import read_weights

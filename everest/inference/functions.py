@@ -1,6 +1,7 @@
 """The commands as functions for notebooks and programs, with equal results.
 
-A model is one of `everest.load_model` or `everest.create_model`. It computes on the device where it is.
+A model is one of `everest.load_model` or `everest.create_model`. It computes on the device where it is,
+and is left in evaluation mode.
 
 V views, K encoded tokens, D width.
 """
@@ -9,32 +10,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from everest import finetuning, pretraining
-from everest.checkpoints.load import find_weights, wrong_kind
-from everest.config.recipe import recipe_for_run
-from everest.config.settings import Recipe
 from everest.data.inputs import named_samples
 from everest.data.samples import Sample
-from everest.errors import DataError, RecipeError, unknown_name
+from everest.errors import DataError, unknown_name
 from everest.inference import predictions
 from everest.inference.evaluation import Outputs, evaluate_classifier
 from everest.inference.features import LEVELS
-from everest.inference.model import OpenedModel, over_videos
+from everest.inference.model import OpenedModel
+from everest.inference.over_videos import over_videos
 from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder
 from everest.models.spec import classifier_spec
-from everest.system.events import Report, notice, silent
+from everest.system.events import Report, silent
 from everest.system.storage import parse_location
-from everest.tokenizer_first import with_tokenizer
-from everest.train.run_options import RunOptions, start_or_resume
-from everest.train_tokenizer import set_up_tokenizer, train_tokenizer
 
 Videos = str | Path | Sequence[str | Path]
 Model = VideoClassifier | MaskedAutoencoder
@@ -211,10 +205,8 @@ def evaluate(
         DataError: the videos or labels cannot be used, or too many videos are unreadable.
         RecipeError: a keep ratio that leaves no token, or an output file exists already.
     """
-    if not isinstance(model, VideoClassifier):
-        raise wrong_kind("pretrain", "classifier", source=type(model).__name__)
     opened = OpenedModel.of(model, clips=clips, crops=crops, precision=precision)
-    recipe = opened.recipe
+    model, recipe = opened.classifier, opened.recipe
     root = recipe.data.root if data is None else str(data)
     recipe = replace(
         recipe,
@@ -231,138 +223,6 @@ def evaluate(
     if opened.accelerator.is_main_process:
         outputs.check(model.file)
     return evaluate_classifier(model, spec, recipe, opened.accelerator, report=report, outputs=outputs)
-
-
-def pretrain(
-    recipe: str | Path,
-    *,
-    data: str | Path | None = None,
-    overrides: Sequence[str] = (),
-    output: str | Path | None = None,
-    resume: bool = True,
-    overwrite: bool = False,
-    cpu: bool = False,
-    precision: str | None = None,
-    seed: int | None = None,
-    tracker: str = "none",
-    report: Report = silent,
-) -> Path:
-    """Train an encoder on unlabeled videos, as `everest pretrain`, in this process.
-
-    Several processes train one run if torchrun or `accelerate launch` starts them, each calling this.
-
-    Args:
-        recipe: the name of a shipped recipe, or a YAML file.
-        data: the folder of lists and videos (`data.root`).
-        overrides: `section.key=value` texts, which win over the recipe.
-        output: the run folder; None: `runs/pretrain/RECIPE-TIME`.
-        resume: resume the run in `output`, if one is there. False: refuse to.
-        overwrite: replace the contents of `output`.
-        cpu: use the CPU even if there is a GPU.
-        precision, seed: of the section `train`; None: the recipe's.
-        tracker: none, tensorboard or wandb, in addition to metrics.jsonl.
-        report: receives the progress and notices (everest.system.events).
-    Returns:
-        The run folder, which `everest.load_model` opens.
-    Raises:
-        UserError: the recipe, the data or the environment does not allow it; see everest.errors.
-    """
-    settings = _recipe(recipe, data, overrides, precision, seed, report)
-    options = RunOptions(
-        command="pretrain",
-        recipe_file=str(recipe),
-        output=None if output is None else Path(output),
-        resume="auto" if resume else "never",
-        overwrite=overwrite,
-        cpu=cpu,
-        tracker=tracker,
-    )
-    settings, options = with_tokenizer(
-        settings,
-        options,
-        train=partial(_train_tokenizer, report=report),
-        notify=lambda text: report(notice(text)),
-    )
-    with options.context(settings, report) as context:
-        training = pretraining.set_up_pretraining(settings, context)
-        with start_or_resume(training, settings, init=None):
-            pretraining.pretrain(training)
-    training.accelerator.wait_for_everyone()
-    return training.run.path
-
-
-def finetune(
-    recipe: str | Path,
-    *,
-    init: str | Path | None,
-    data: str | Path | None = None,
-    overrides: Sequence[str] = (),
-    output: str | Path | None = None,
-    resume: bool = True,
-    overwrite: bool = False,
-    cpu: bool = False,
-    precision: str | None = None,
-    seed: int | None = None,
-    tracker: str = "none",
-    report: Report = silent,
-) -> Path:
-    """Train a classifier from a pre-trained encoder, as `everest finetune`, in this process.
-
-    Args:
-        init: the run folder or weights to start from; None: from scratch. For the others see
-            `pretrain`.
-    Returns:
-        The run folder, which `everest.load_model` opens.
-    Raises:
-        UserError: the recipe, the data or the environment does not allow it; see everest.errors.
-    """
-    settings = _recipe(recipe, data, overrides, precision, seed, report)
-    weights = None if init is None else find_weights(init)
-    if weights is not None and output is not None and weights.resolve().parent == Path(output).resolve():
-        raise RecipeError(f"output {output}: holds the weights of init; choose another folder")
-    options = RunOptions(
-        command="finetune",
-        recipe_file=str(recipe),
-        output=None if output is None else Path(output),
-        resume="auto" if resume else "never",
-        overwrite=overwrite,
-        cpu=cpu,
-        tracker=tracker,
-        init=weights and str(weights.resolve()),
-    )
-    with options.context(settings, report) as context:
-        training, validation = finetuning.set_up_finetuning(settings, context, init=weights)
-        with start_or_resume(training, settings, init=options.init):
-            finetuning.finetune(training, settings.finetune, validation)
-    training.accelerator.wait_for_everyone()
-    return training.run.path
-
-
-def _train_tokenizer(recipe: Recipe, options: RunOptions, *, report: Report) -> None:
-    with options.context(recipe, report) as context:
-        stage = set_up_tokenizer(recipe, context)
-        with start_or_resume(stage.training, recipe, init=None):
-            quality = train_tokenizer(stage)
-    for warning in quality["warnings"] if quality else ():
-        report(notice(f"warning: {warning}"))
-
-
-def _recipe(
-    recipe: str | Path,
-    data: str | Path | None,
-    overrides: Sequence[str],
-    precision: str | None,
-    seed: int | None,
-    report: Report,
-) -> Recipe:
-    return recipe_for_run(
-        recipe,
-        data=None if data is None else str(data),
-        overrides=overrides,
-        precision=precision,
-        seed=seed,
-        notify=lambda text: report(notice(text)),
-    )
 
 
 def _samples(videos: Videos, data: str | Path | None) -> list[Sample]:

@@ -186,6 +186,11 @@ def test_only_a_classifier_predicts(autoencoder_run: Path, clip_files: Path):
             refused()
 
 
+def test_other_things_are_no_model(clip_files: Path):
+    with pytest.raises(TypeError, match=r"expected a model, got str; everest\.load_model opens one"):
+        everest.predict("runs/finetune", clip_files)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -1,0 +1,68 @@
+"""Runs a model over the views of videos, in batches of videos.
+
+B clips, R readable videos, V views, T frames, H W pixels.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+
+from torch import Tensor
+
+from everest.data.dataset import VideoClips
+from everest.data.loader import batches, make_loader
+from everest.data.samples import Sample
+from everest.inference.model import OpenedModel
+from everest.system.events import Report, notice
+
+Values = dict[str, Tensor]  # (V, …) each
+
+
+def over_videos(
+    model: OpenedModel,
+    samples: Sequence[Sample],
+    compute: Callable[[Tensor], Values],
+    *,
+    batch: int,
+    workers: int,
+    report: Report,
+    done: int = 0,
+) -> Iterator[list[tuple[Sample, Values | str]]]:
+    """Yield batches of videos, each with the values of its views or the reason why it is unreadable.
+
+    Args:
+        compute: maps (B, 3, T, H, W) uint8 to tensors of B rows.
+        batch: videos in one forward pass.
+        workers: processes that read videos.
+        done: number of videos that are done already; they are skipped.
+    """
+    clips = VideoClips(
+        samples,
+        make_views=model.views,
+        seed=0,
+        num_noise=0,
+        decoder=model.recipe.data.decoder,
+        replace_bad=False,
+    )
+    parts = [range(first, min(first + batch, len(samples))) for first in range(done, len(samples), batch)]
+    if not parts:
+        return
+    order = [[(0, index) for index in part] for part in parts]
+    loader = make_loader(
+        clips, order, workers=min(workers, len(order) - 1), timeout=model.recipe.train.data_timeout
+    )
+    for part, clip in zip(parts, batches(loader), strict=True):
+        failures = [json.loads(text) for text in clip.failed]  # of each video: (path, reason) pairs
+        readable = [row for row, failed in enumerate(failures) if not failed]
+        values = compute(clip.frames[readable].flatten(0, 1)) if readable else {}
+        # (R, V, …) each
+        by_video = {name: tensor.unflatten(0, (len(readable), -1)) for name, tensor in values.items()}
+        rows = {row: {name: of[i] for name, of in by_video.items()} for i, row in enumerate(readable)}
+        results = [failed[0][1] if failed else rows[row] for row, failed in enumerate(failures)]
+        report({"event": "video", "done": part[-1] + 1, "videos": len(samples)})
+        pairs = [(samples[index], result) for index, result in zip(part, results, strict=True)]
+        for sample, result in pairs:
+            if isinstance(result, str):
+                report(notice(f"{sample.video_id}: {result}"))
+        yield pairs

@@ -1,0 +1,149 @@
+"""The training stages as functions for notebooks and programs, with the results of the commands."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from everest import finetuning, pretraining
+from everest.checkpoints.load import find_weights
+from everest.config.recipe import recipe_for_run
+from everest.config.settings import Recipe
+from everest.errors import RecipeError
+from everest.system.events import Report, notice, silent
+from everest.train.run_options import RunOptions, start_or_resume
+from everest.train.tokenizer_first import with_tokenizer
+from everest.train_tokenizer import set_up_tokenizer, train_tokenizer
+
+
+def pretrain(
+    recipe: str | Path,
+    *,
+    data: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    output: str | Path | None = None,
+    resume: bool = True,
+    overwrite: bool = False,
+    cpu: bool = False,
+    precision: str | None = None,
+    seed: int | None = None,
+    tracker: str = "none",
+    report: Report = silent,
+) -> Path:
+    """Train an encoder on unlabeled videos, as `everest pretrain`, in this process.
+
+    Several processes train one run if torchrun or `accelerate launch` starts them, each calling this.
+
+    Args:
+        recipe: the name of a shipped recipe, or a YAML file.
+        data: the folder of lists and videos (`data.root`).
+        overrides: `section.key=value` texts, which win over the recipe.
+        output: the run folder; None: `runs/pretrain/RECIPE-TIME`.
+        resume: resume the run in `output`, if one is there. False: refuse to.
+        overwrite: replace the contents of `output`.
+        cpu: use the CPU even if there is a GPU.
+        precision, seed: of the section `train`; None: the recipe's.
+        tracker: none, tensorboard or wandb, in addition to metrics.jsonl.
+        report: receives the progress and notices (everest.system.events).
+    Returns:
+        The run folder, which `everest.load_model` opens.
+    Raises:
+        UserError: the recipe, the data or the environment does not allow it; see everest.errors.
+    """
+    settings = _recipe(recipe, data, overrides, precision, seed, report)
+    options = RunOptions(
+        command="pretrain",
+        recipe_file=str(recipe),
+        output=None if output is None else Path(output),
+        resume="auto" if resume else "never",
+        overwrite=overwrite,
+        cpu=cpu,
+        tracker=tracker,
+    )
+    settings, options = with_tokenizer(
+        settings,
+        options,
+        train=partial(_train_tokenizer, report=report),
+        notify=lambda text: report(notice(text)),
+    )
+    with options.context(settings, report) as context:
+        training = pretraining.set_up_pretraining(settings, context)
+        with start_or_resume(training, settings, init=None):
+            pretraining.pretrain(training)
+    training.accelerator.wait_for_everyone()
+    return training.run.path
+
+
+def finetune(
+    recipe: str | Path,
+    *,
+    init: str | Path | None,
+    data: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    output: str | Path | None = None,
+    resume: bool = True,
+    overwrite: bool = False,
+    cpu: bool = False,
+    precision: str | None = None,
+    seed: int | None = None,
+    tracker: str = "none",
+    report: Report = silent,
+) -> Path:
+    """Train a classifier from a pre-trained encoder, as `everest finetune`, in this process.
+
+    Args:
+        init: the run folder or weights to start from; None: from scratch. For the others see
+            `pretrain`.
+    Returns:
+        The run folder, which `everest.load_model` opens.
+    Raises:
+        UserError: the recipe, the data or the environment does not allow it; see everest.errors.
+    """
+    settings = _recipe(recipe, data, overrides, precision, seed, report)
+    weights = None if init is None else find_weights(init)
+    if weights is not None and output is not None and weights.resolve().parent == Path(output).resolve():
+        raise RecipeError(f"output {output}: holds the weights of init; choose another folder")
+    options = RunOptions(
+        command="finetune",
+        recipe_file=str(recipe),
+        output=None if output is None else Path(output),
+        resume="auto" if resume else "never",
+        overwrite=overwrite,
+        cpu=cpu,
+        tracker=tracker,
+        init=weights and str(weights.resolve()),
+    )
+    with options.context(settings, report) as context:
+        training, validation = finetuning.set_up_finetuning(settings, context, init=weights)
+        with start_or_resume(training, settings, init=options.init):
+            finetuning.finetune(training, settings.finetune, validation)
+    training.accelerator.wait_for_everyone()
+    return training.run.path
+
+
+def _train_tokenizer(recipe: Recipe, options: RunOptions, *, report: Report) -> None:
+    with options.context(recipe, report) as context:
+        stage = set_up_tokenizer(recipe, context)
+        with start_or_resume(stage.training, recipe, init=None):
+            quality = train_tokenizer(stage)
+    for warning in quality["warnings"] if quality else ():
+        report(notice(f"warning: {warning}"))
+
+
+def _recipe(
+    recipe: str | Path,
+    data: str | Path | None,
+    overrides: Sequence[str],
+    precision: str | None,
+    seed: int | None,
+    report: Report,
+) -> Recipe:
+    return recipe_for_run(
+        recipe,
+        data=None if data is None else str(data),
+        overrides=overrides,
+        precision=precision,
+        seed=seed,
+        notify=lambda text: report(notice(text)),
+    )

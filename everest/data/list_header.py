@@ -85,6 +85,14 @@ class Header:
         )
 
 
+def is_header(fields: Sequence[str]) -> bool:
+    """Whether the fields of the first line are names of columns."""
+    names = {_plain(field) for field in fields}
+    return bool(
+        names & {"path", "label"} or (names & PATH_NAMES and (names & CLASS_NAMES or len(fields) > 2))
+    )
+
+
 def read_header(
     where: str, rows: Sequence[Sequence[str]], *, class_column: str | None = None
 ) -> Header | None:
@@ -100,10 +108,9 @@ def read_header(
     """
     written = [field or f"column {number}" for number, field in enumerate(rows[0], start=1)]
     names = [_plain(field) if _plain(field) in COLUMNS else field for field in written]
-    is_own = "path" in names or "label" in names
     paths = [field for field in written if _plain(field) in PATH_NAMES]
     classes = tuple(field for field in written if _plain(field) in CLASS_NAMES)
-    if not is_own and class_column not in written and not (paths and (classes or len(written) > 2)):
+    if not is_header(rows[0]) and class_column not in written:
         if class_column is not None:
             raise RecipeError(f"--class-column {class_column}: no column of {where.rpartition(':')[0]}")
         return None
@@ -120,7 +127,8 @@ def read_header(
         classes = ()
     elif len(classes) == 1:
         names[written.index(classes[0])] = "label"
-    if len(set(names)) < len(names):
+    is_repeated = len(set(names)) < len(names) or len(set(written)) < len(written)
+    if is_repeated or "path" not in names:
         raise DataError(f"{where}: the header needs the column 'path', and every column once")
     header = Header(where=where, written=tuple(written), names=tuple(names), class_columns=classes)
     _refuse_misspelled(header, rows[1:])

@@ -2,8 +2,8 @@
 
 A line is `path label`, separated by a tab, a comma or a space; paths with spaces are quoted if a space
 separates. A header is optional. With a header, a list can have the columns of `COLUMNS`, a column
-`label.NAME` for each of several heads, and others, which are ignored (everest.data.list_header). The text is
-UTF-8; a path may be any bytes (everest.system.names).
+`label.NAME` for each of several heads, and others, which are ignored (everest.data.list_header); semicolons
+may separate it, too. The text is UTF-8; a path may be any bytes (everest.system.names).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from everest.data.list_header import COLUMNS, Header, read_header
+from everest.data.list_header import COLUMNS, Header, is_header, read_header
 from everest.errors import DataError
 from everest.system.names import is_unicode
 from everest.system.storage import Location
@@ -27,6 +27,7 @@ _NO_TEXT: Final = re.compile("[\0\ud800-\udfff]")  # NUL, or a byte that is not 
 LONGEST_SHOWN: Final = 60  # characters of a line that a message repeats
 # With the characters to remove from both ends of a line: the first or last cell of a sheet may be empty.
 _SEPARATORS: Final = (("\t", None), ("\t", " "), (",", None), (" ", None))
+_OF_SHEETS: Final = ((";", " "),)  # where a comma separates decimals; for a list with a header only
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +117,8 @@ def shown(line: str) -> str:
 def _split(file: Location, lines: Sequence[tuple[int, str]]) -> list[list[str]]:
     """Returns the fields of all lines, split by a separator that gives each line equally many, at least 2."""
     candidates = []
-    for separator, ends in _SEPARATORS:
+    in_sheet = is_header([field.strip() for field in lines[0][1].split(";")]) and ";" in lines[0][1]
+    for separator, ends in _OF_SHEETS if in_sheet else _SEPARATORS:
         rows = []
         for number, line in lines:
             try:

@@ -4,8 +4,11 @@ import re
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from everest.data.labels import read_class_names
+from everest.data.list_header import read_header
 from everest.data.samples import Sample, read_samples
 from everest.errors import DataError, RecipeError
 
@@ -438,7 +441,7 @@ SHEET = (
 )
 
 
-@pytest.mark.parametrize("separator", [",", "\t"])
+@pytest.mark.parametrize("separator", [",", "\t", ";"])
 def test_a_sheet_with_a_class_column_is_a_list(root, separator):
     found = read(root, SHEET.replace(",", separator), name="sheet.csv")
     assert short(found, root) == [("a.mp4", 1), ("b.mp4", 0), ("c.mp4", 1)]
@@ -501,7 +504,44 @@ def test_columns_of_words_are_no_misspelled_segments(root):
     assert found.notice == f"{root}/train.csv: ignored columns: state"
 
 
+NAMES_OF_COLUMNS = st.sampled_from(
+    [
+        "path",
+        "label",
+        "Video",
+        "file name",
+        "class",
+        "behavior",
+        "start",
+        "start_time",
+        "label.verb",
+        "x",
+        "",
+        "état",
+    ]
+)
+CELLS = st.sampled_from(["a.mp4", "b.mp4", "walk", "3", "1.5", "", "a b", "é"])
+
+
+@given(st.lists(NAMES_OF_COLUMNS, min_size=1, max_size=6), st.data())
+def test_any_header_is_read_or_refused_with_its_line(header, data):
+    rows = data.draw(
+        st.lists(st.lists(CELLS, min_size=len(header), max_size=len(header)), min_size=1, max_size=4)
+    )
+    class_column = data.draw(st.none() | st.sampled_from([*header, "gone"]))
+    try:
+        found = read_header("list.csv:1", [header, *rows], class_column=class_column)
+    except (DataError, RecipeError):
+        return
+    if found is not None:
+        assert len(found.names) == len(found.written) == len(set(found.names)) == len(header)
+        assert "path" in found.names
+        assert class_column is None or found.key(class_column) == "label"
+
+
 def test_a_class_column_that_is_not_there_is_an_error_of_usage(root):
+    with pytest.raises(DataError, match=r"sheet\.csv:1: the header needs the column 'path'"):
+        read(root, SHEET, name="sheet.csv", class_column="filename")
     for text in (SHEET, "a.mp4 walk\nb.mp4 run\n"):
         with pytest.raises(RecipeError, match="--class-column behaviour"):
             read(root, text, name="sheet.csv", class_column="behaviour")

@@ -64,19 +64,21 @@ def test_a_run_over_five_percent_of_broken_files_ends_with_code_4_and_the_list(v
 
 
 @pytest.mark.slow
-def test_memory_does_not_grow_over_2000_opens(video: Path, shared: Path):
+def test_memory_stops_growing_over_thousands_of_opens(video: Path, shared: Path):
     odd = shared / "videos" / "odd"
     names = ["mpeg4_bframes.avi", "vp9_made.webm", "vfr_made.mp4", "portrait_354x492_2997.mp4"]
-    process, grown = psutil.Process(), []
+    process = psutil.Process()
     files = [video, *(odd / name for name in names), odd / "zero_bytes.mp4", odd / "corrupted_real.mp4"]
-    for opened in range(2000):
-        try:
-            read_frames(files[opened % len(files)], [0, 9])
-        except VideoError as error:
-            assert error.reason  # noqa: PT017
-        if opened >= 500 and opened % 100 == 0:
-            grown.append(process.memory_info().rss)
-    assert max(grown) - grown[0] < 30 * 2**20
+    grown = []  # bytes in 1000 opens; malloc keeps more and more at first
+    while not grown or (grown[-1] > 2 * 2**20 and len(grown) < 15):
+        before = process.memory_info().rss
+        for opened in range(1000):
+            try:
+                read_frames(files[opened % len(files)], [0, 9])
+            except VideoError as error:
+                assert error.reason  # noqa: PT017
+        grown.append(process.memory_info().rss - before)
+    assert grown[-1] <= 2 * 2**20, grown
 
 
 # --- lines of a list that name no video, or no part of one --------------------------------------------------

@@ -126,7 +126,10 @@ def _rename(rng: Random, state: Path) -> None:
     number = rng.choice(
         ("0", "000000001", "000000003", "000000004", "999999999", "-1", "x", "\u0663", "9" * 100)
     )
-    state.rename(state.with_name(f"step-{number}.safetensors"))
+    target = state.with_name(f"step-{number}.safetensors")
+    if target.is_dir():  # of another damage
+        target.rmdir()
+    state.rename(target)
 
 
 def _remove(rng: Random, state: Path) -> None:

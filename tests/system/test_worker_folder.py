@@ -46,6 +46,18 @@ def test_a_folder_goes_when_its_process_and_the_workers_have_ended(tmp_path: Pat
     assert [folder.name for folder in tmp_path.iterdir()] == ["pymp-of-another-program"]
 
 
+def test_a_long_tmpdir_does_not_keep_workers_waiting(tmp_path: Path, clip_files: Path):
+    """The path of a socket has at most 107 bytes."""
+    long = tmp_path / ("t" * 100)
+    long.mkdir()
+    recipe = small_recipe(tmp_path, clip_files)
+    options = ["--recipe", recipe, "-o", tmp_path / "run", "--set", "train.workers=1", "-q"]
+    command = [sys.executable, "-m", "everest_cli", "pretrain", *options]
+    environment = {**os.environ, "TMPDIR": str(long)}
+    subprocess.run(list(map(str, command)), env=environment, check=True, timeout=120)
+    assert list(long.iterdir()) == []
+
+
 @pytest.mark.slow
 def test_a_run_leaves_nothing_among_the_temporary_files(tmp_path: Path, clip_files: Path):
     (tmp_path / "temporary").mkdir()

@@ -86,14 +86,14 @@ def examine_data(data: DataSettings) -> DataFacts:
     """
     clips, classes = finetune_clips(Recipe(name="suggest", data=data))
     step = max(1, len(clips) // MOST_PROBED)
-    found = []
+    found, problems = [], []
     for sample in clips.samples[::step]:
         try:
             found.append(probe(sample.video))
         except VideoError as error:
-            problem = error
+            problems.append(str(error))
     if not found:
-        raise DataError(f"none of the videos can be read; the first: {problem}")
+        raise DataError(f"none of the videos can be read; the first: {problems[0]}")
     return DataFacts(
         videos=len(clips),
         classes=classes.count,

@@ -74,7 +74,7 @@ def plan_pretraining(recipe: Recipe, gpu: Gpu, *, videos: int, epochs: int | Non
     Raises:
         RecipeError: the batch of the recipe is impossible on one GPU.
     """
-    stage = recipe.pretrain if epochs is None else replace(recipe.pretrain, epochs=epochs)
+    stage = recipe.pretrain if epochs is None else replace(recipe.pretrain, epochs=epochs, steps=None)
     precision = precision_of(recipe)
     cost = stage_cost(recipe, "pretrain", value_bytes=VALUE_BYTES[precision])
     state = sum(cost.model_state.values())

@@ -23,7 +23,9 @@ from everest.video.source import Video, decoder_input, video_bytes
 
 # Their decoders apply `skip_frame` per packet; AV1's also drops frames that it had started before.
 SKIPPING_CODECS = frozenset({"h264", "hevc"})
-CONTAINER_MARKS = {4: b"ftyp", 0: b"\x1aE\xdf\xa3"}  # ISO media (mp4, mov), Matroska and WebM
+# FFmpeg's names of formats that are read alone, and the marks in their first bytes: ISO media (mp4, mov),
+# Matroska and WebM, AVI.
+KNOWN_FORMATS: Final = (("mov", 4, b"ftyp"), ("matroska", 0, b"\x1aE\xdf\xa3"), ("avi", 8, b"AVI "))
 LARGEST_FRAME: Final = 2**26  # pixels: 8192 x 8192, and 8K video has half as many; our choice
 # FFmpeg has one error for both.
 DAMAGED_OR_LARGE: Final = f"damaged, or frames of more than {LARGEST_FRAME} pixels"
@@ -105,16 +107,18 @@ def open_container(path: Video) -> InputContainer:
     """
     with decoder_errors(path):
         source = decoder_input(path)
+        if isinstance(path, Path):
+            with path.open("rb") as file:
+                begin = file.read(12)
+        else:
+            begin = video_bytes(path)[:12]
+        known = next((name for name, at, mark in KNOWN_FORMATS if begin[at:].startswith(mark)), None)
+        # PyAV 18 loses some memory in each file that is opened with options, which most files do not need.
+        options = INPUT_OPTIONS if known is None else {}
         try:
             # Titles may be in any encoding.
-            return av.open(source, "r", options=INPUT_OPTIONS, metadata_errors="replace")
+            return av.open(source, "r", format=known, options=options, metadata_errors="replace")
         except InvalidDataError as error:
-            if isinstance(path, Path):
-                with path.open("rb") as file:
-                    begin = file.read(12)
-            else:
-                begin = video_bytes(path)[:12]
-            known = any(begin[at:].startswith(mark) for at, mark in CONTAINER_MARKS.items())
             reason = "no frame can be decoded (truncated or damaged file)" if known else "not a video file"
             raise VideoError(path, reason) from error
         except ArgumentError as error:  # the answer to a format that is not in the list

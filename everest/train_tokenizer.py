@@ -152,7 +152,7 @@ def train_tokenizer(stage: TokenizerStage) -> dict[str, Any]:
 def _is_due(training: Training) -> bool:
     """Whether to validate now: at some of the checkpoints. `_finish` validates after the last step."""
     done, plan = training.steps_done, training.plan
-    return done < plan.steps and training.at_checkpoint and image_is_due(plan, done)
+    return 0 < done < plan.steps and training.at_checkpoint and image_is_due(plan, done)
 
 
 def _validate(training: Training, validation: Validation) -> None:

@@ -51,11 +51,11 @@ def export(
     """
     _check_out(out, to, overwrite=overwrite, keep=keep, uint8=uint8)
 
-    from everest.checkpoints.load import find_weights, open_model
+    from everest.checkpoints.load import all_weights, find_weights, open_model
     from everest.system.files import refuse_inputs
 
     weights = find_weights(checkpoint, which=which.value if which else None)
-    refuse_inputs(out, [weights], option="--output")
+    refuse_inputs(out, all_weights(weights), option="--output")
     opened = open_model(weights, kind="transformer")
     if to is Target.hf:
         from everest.checkpoints.transformers import write_folder

@@ -78,7 +78,7 @@ def predict(
     if output is not None:
         check_new_file(output, option="--output", overwrite=overwrite)
 
-    from everest.checkpoints.load import find_weights
+    from everest.checkpoints.load import all_weights, find_weights
     from everest.inference.model import OpenedModel
     from everest.inference.predictions import predict, predict_timeline
 
@@ -98,7 +98,7 @@ def predict(
     if text_format is PredictionFormat.srt and len(samples) > 1:
         raise RecipeError(f"--format srt: subtitles are of one video, not of {len(samples)}")
     if output is not None:
-        inputs = [model.file, *videos, *(sample.video for sample in samples)]
+        inputs = [*all_weights(model.file), *videos, *(sample.video for sample in samples)]
         refuse_inputs(output, [*inputs, recipe and Path(recipe)], option="--output")
     with Display(quiet=quiet) as display:
         if timeline:

@@ -162,7 +162,7 @@ def test_evaluation_is_that_of_the_command(classifier: VideoClassifier, tmp_path
     assert written[1].read_bytes() == written[0].read_bytes()
     with pytest.raises(RecipeError, match=r"function\.csv: exists"):
         everest.evaluate(classifier, predictions=written[1])
-    with pytest.raises(RecipeError, match=r"model\.safetensors: is an input"):
+    with pytest.raises(RecipeError, match=r"best\.safetensors: is an input"):
         everest.evaluate(classifier, predictions=classifier.file, overwrite=True)
 
 

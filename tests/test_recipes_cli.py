@@ -59,7 +59,7 @@ def test_copy_goes_to_a_file_or_folder_and_never_overwrites(tmp_path):
     assert run("copy", "custom", tmp_path).stdout.strip() == str(tmp_path / "custom.yaml")
     with pytest.raises(RecipeError, match="exists already"):
         run("copy", "custom", path)
-    with pytest.raises(RecipeError, match="cannot be written"):
+    with pytest.raises(RecipeError, match="there is no folder"):
         run("copy", "custom", tmp_path / "no" / "mine.yaml")
 
 

@@ -92,6 +92,12 @@ def find_weights(
     )
 
 
+def all_weights(file: Path) -> list[Path]:
+    """Return a weights file and the other weights of its run, which no command may replace."""
+    names = (WEIGHTS, BEST) if (file.parent / RECIPE).is_file() else ()
+    return [file, *(file.with_name(name) for name in names if name != file.name)]
+
+
 def open_weights(path: Path) -> Weights:
     """Read a file that `find_weights` returned; a checkpoint of transformers is converted.
 

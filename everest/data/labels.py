@@ -10,6 +10,7 @@ from typing import Final
 from everest.data.list_header import HEAD_PREFIX
 from everest.data.list_text import ListRow, read_lines, shown
 from everest.errors import DataError, did_you_mean
+from everest.errors import shown as printable
 from everest.system.storage import Location
 
 SEPARATED: Final = "a line is `path label`, separated by a space, tab or comma"
@@ -50,10 +51,10 @@ class LabelRules:
             if is_integer(text):
                 return (_in_range("label", int(text), self.num_classes or len(self.names)),)
             if is_number_like(text):
-                raise ValueError(f"label '{text}' is not an integer from 0")
+                raise ValueError(f"label '{printable(text)}' is not an integer from 0")
         no_names = "; other labels are numbers, and data.classes is not set"
         raise ValueError(
-            f"unknown class '{text}'{did_you_mean(text, self.names) if self.names else no_names}"
+            f"unknown class '{printable(text)}'{did_you_mean(text, self.names) if self.names else no_names}"
         )
 
     @cached_property

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from everest.checkpoints.load import open_model
+from everest.checkpoints.load import all_weights, open_model
 from everest.config.settings import Recipe
 from everest.data.classes import Classes
 from everest.data.dataset import VideoClips
@@ -56,7 +56,7 @@ class Outputs:
             EnvironmentProblem: the disk does not allow it.
         """
         for option, path in self._by_option():
-            refuse_inputs(path, [weights], option=option)
+            refuse_inputs(path, [] if weights is None else all_weights(weights), option=option)
         if self.predictions is not None:
             check_new_file(self.predictions, option="--predictions", overwrite=self.overwrite)
         if self.page is not None:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from everest.checkpoints.load import all_weights
 from everest.data.samples import Sample
 from everest.data.stages import fingerprint
 from everest.errors import DataError, RecipeError, unknown_name
@@ -70,7 +71,7 @@ def extract(
     if out.suffix not in SUFFIXES:
         raise RecipeError(f"--output {out}: give a file that ends in {' or '.join(SUFFIXES)}")
     parts = out.with_name(f"{out.name}.parts")
-    inputs = [model.file, *(sample.video for sample in samples)]
+    inputs = [*all_weights(model.file), *(sample.video for sample in samples)]
     for path in (out, parts):
         refuse_inputs(path, inputs, option="--output")
     with model.file.open("rb") as file:

@@ -50,6 +50,7 @@ def test_no_command_runs_a_model_with_damaged_weights(
 ):
     run = tmp_path / "run"
     shutil.copytree(classifier_run, run)
+    (run / "best.safetensors").unlink()
     spoiled(run / "model.safetensors", run / "model.safetensors", math.nan)
     paths = {"CLIP": str(clip_files / "clip0.mp4"), "OUT": str(tmp_path / "out.npz")}
     arguments = [paths.get(part, part) for part in command]
@@ -114,6 +115,7 @@ def test_weights_too_large_to_compute_with_are_refused(
 ):
     run = tmp_path / "run"
     shutil.copytree(classifier_run, run)
+    (run / "best.safetensors").unlink()
     spoiled(run / "model.safetensors", run / "model.safetensors", 3e38, "head.weight")
     spoiled(run / "model.safetensors", run / "model.safetensors", 3e38, "norm.bias")
     for command in (["eval"], ["predict", clip_files / "clip0.mp4", "--json"]):

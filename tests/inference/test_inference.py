@@ -115,7 +115,7 @@ def test_weights_without_a_recipe_name_the_recipe_that_is_used(
     )
     with_recipe = called("predict", video, *options, "--recipe", classifier_run / "recipe.yaml")
     assert "no recipe.yaml" not in with_recipe.stderr
-    of_run = called("predict", video, "-c", classifier_run, "--json", "--cpu")
+    of_run = called("predict", video, "-c", classifier_run, "--which", "newest", "--json", "--cpu")
     assert json.loads(with_recipe.stdout) == json.loads(of_run.stdout) != json.loads(without_recipe.stdout)
 
 

@@ -277,7 +277,11 @@ def start_from(
             "pooling and head start fresh"
         )
     if weights.kind == "classifier" and same_pooling:
-        given |= {name: weights.tensors[name] for name in own if name.startswith(_POOLING)}
+        pooling = [name for name in own if name.startswith(_POOLING)]
+        missing = [name for name in (*pooling, *_HEAD) if name not in weights.tensors]
+        if missing:
+            raise CheckpointError(f"{source}: damaged, it has no {missing[0]}")
+        given |= {name: weights.tensors[name] for name in pooling}
         before, now = len(weights.tensors["head.bias"]), len(own["head.bias"])
         if list((spec.heads or {}).items()) != list((saved.heads or {}).items()):
             notify("the checkpoint has other label heads than the recipe: they start fresh")

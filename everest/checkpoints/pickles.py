@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,8 @@ def load_pickle(path: Path) -> Any:
     refuse_wrong_download(path)
     ignored: list[Any] = [(IgnoredObject, name) for name in _HARMLESS]
     try:
-        with torch.serialization.safe_globals(ignored):
+        with torch.serialization.safe_globals(ignored), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the format; what cannot be read is an error
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         wanted = _WANTED.search(str(error))

@@ -18,6 +18,8 @@ LOCK = ".lock"  # suffix of hidden files of everest.system.locks
 
 def write_error(path: Path, error: OSError) -> UserError:
     """The error for a file that cannot be written."""
+    if error.errno == errno.EISDIR:
+        return RecipeError(f"{path}: a folder is in the way; remove it")
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     reason = "the disk is full; free some space and run again" if full else (error.strerror or str(error))
     return EnvironmentProblem(f"cannot write {path}: {reason}")

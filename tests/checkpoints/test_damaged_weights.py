@@ -10,6 +10,7 @@ import pytest
 import timm
 import torch
 from foreign import tiny
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from small_runs import refused, small_recipe
 
@@ -122,3 +123,18 @@ def test_weights_too_large_to_compute_with_are_refused(
         message = refused(*command, "-c", run, code=6)
         assert message.endswith("\n")
         assert "its outputs are no finite numbers" in message.splitlines()[-1]
+
+
+@pytest.mark.parametrize("name", ["norm.weight", "head.bias", "head.weight"])
+def test_finetuning_names_a_tensor_that_its_start_lacks(
+    name: str, classifier_run: Path, clip_files: Path, tmp_path: Path
+):
+    file = classifier_run / "model.safetensors"
+    with safe_open(file, "pt") as opened:
+        header = opened.metadata()
+    tensors = load_file(file)
+    del tensors[name]
+    save_file(tensors, tmp_path / "x.safetensors", header)
+    recipe = small_recipe(tmp_path, clip_files)
+    options = ["--recipe", recipe, "--init", tmp_path / "x.safetensors", "-o", tmp_path / "run", "-q"]
+    assert f"x.safetensors: damaged, it has no {name}\n" in refused("finetune", *options, code=6)

@@ -32,8 +32,12 @@ def largest_stride(lengths: Sequence[int], frames: int) -> int | None:
         lengths: frames of each video.
         frames: T, of a clip.
     """
-    short = float(np.quantile(lengths, FITTING, method="lower"))  # at most FITTING of the videos are shorter
-    return int(short) // frames or None
+    return _short_length(lengths) // frames or None
+
+
+def _short_length(lengths: Sequence[int]) -> int:
+    """Returns the largest length that at most a share of `FITTING` is below."""
+    return sorted(lengths)[int(FITTING * len(lengths) + 1e-9)]
 
 
 def padding_notice(clips: VideoClips, key: str) -> str | None:
@@ -61,7 +65,7 @@ def padding_notice(clips: VideoClips, key: str) -> str | None:
     fitting = largest_stride(lengths, views.frames)
     if fitting is not None and views.sampling == "dense":
         return f"{text}; {key}.stride={fitting} fits"
-    frames = int(np.quantile(lengths, FITTING, method="lower"))
+    frames = _short_length(lengths)
     return f"{text}; lower data.frames: most videos have {frames} frames or more"
 
 

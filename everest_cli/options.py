@@ -115,6 +115,9 @@ def read_recipe(
     imports: bool = True,
 ) -> Recipe:
     """Load a recipe with the changes of the options; see everest.config.recipe.recipe_for_run."""
+    from everest.config.recipe_files import find_recipe, with_bases
+
+    with_bases(find_recipe(name))  # refuses files that are no recipes before torch is imported
     from everest.config.recipe import recipe_for_run
 
     return recipe_for_run(

@@ -104,6 +104,11 @@ def profile(
     for text in (text for text, holds in notices.items() if holds):
         say(text)
 
+    if recipe is not None:
+        from everest.config.recipe_files import find_recipe, with_bases
+
+        with_bases(find_recipe(recipe))  # refuses files that are no recipes before torch is imported
+
     from everest_cli.profile_tables import print_paper, print_profile
 
     if paper:

@@ -126,11 +126,14 @@ def validate(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the problems.")] = False,
 ) -> None:
     """Check recipes: 'ok' for each good one, all problems of the others."""
-    from everest.config.recipe import load_recipe
+    from everest.config.recipe_files import find_recipe, with_bases
 
     problems = []
     for path in paths:
         try:
+            with_bases(find_recipe(path))  # refuses files that are no recipes before torch is imported
+            from everest.config.recipe import load_recipe
+
             load_recipe(path, notify=lambda notice, path=path: typer.echo(f"{path}: {notice}", err=True))
         except RecipeError as error:
             problems.append(str(error))

@@ -66,10 +66,13 @@ class Display:
         if sys.stderr.isatty() and not self._quiet:
             from rich.console import Console
             from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+            from rich.table import Column
 
-            description = TextColumn("{task.description}", markup=False)
-            columns = (description, BarColumn(bar_width=20), TextColumn("ETA"), TimeRemainingColumn())
-            self._progress = Progress(*columns, console=Console(stderr=True))
+            # Last and cut: on a narrow terminal, the bar and the remaining time are shown in full.
+            cut = Column(no_wrap=True, overflow="ellipsis", ratio=1)
+            description = TextColumn("{task.description}", markup=False, table_column=cut)
+            columns = (BarColumn(bar_width=20), TextColumn("ETA"), TimeRemainingColumn(), description)
+            self._progress = Progress(*columns, console=Console(stderr=True), expand=True)
             self._progress.start()
             self._task = self._progress.add_task("", total=None)
         return self

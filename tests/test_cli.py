@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import pty
+import re
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -348,3 +351,29 @@ def test_a_message_does_not_repeat_a_long_value(command: list[str], code: int):
     assert isinstance(result.exception, SystemExit)
     assert result.exit_code in (code, 5)  # 5: the operating system refuses the name
     assert len(result.stderr) < 1500
+
+
+PROGRESS = """
+from everest_cli.output import Display
+event = {"event": "step", "steps": 200, "epochs": 40, "epoch": 0, "loss": 1.1, "lr": 1e-4}
+event |= {"clips_per_second": 14.1, "data_wait": 0.03, "memory_bytes": 2**30}
+with Display() as display:
+    for step in (1, 2, 3):
+        display.report(event | {"step": step})
+"""
+
+
+def test_the_bar_and_the_remaining_time_fit_into_80_columns():
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.environ |= {"COLUMNS": "80", "TERM": "xterm"}
+        os.execv(sys.executable, [sys.executable, "-c", PROGRESS])
+    shown = b""
+    with suppress(OSError):  # the end of a closed terminal
+        while part := os.read(terminal, 4096):
+            shown += part
+    os.waitpid(pid, 0)
+    lines = re.split(r"[\r\n]+", re.sub(rb"\x1b\[[0-9;?]*[a-zA-Z]", b"", shown).decode())
+    last = next(line for line in reversed(lines) if "step 3/200" in line)
+    assert re.match(r"━+ ETA [-0-9:]+ epoch 1/40 step 3/200 loss 1\.1000 ", last), last
+    assert len(last) <= 80

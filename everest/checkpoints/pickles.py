@@ -55,7 +55,7 @@ def load_pickle(path: Path) -> Any:
     ignored: list[Any] = [(IgnoredObject, name) for name in _HARMLESS]
     try:
         with torch.serialization.safe_globals(ignored), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the format; what cannot be read is an error
+            warnings.simplefilter("ignore")  # of the format; a file that it does not understand is an error
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         wanted = _WANTED.search(str(error))

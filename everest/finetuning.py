@@ -32,7 +32,7 @@ from everest.models.classifier import VideoClassifier
 from everest.models.spec import classifier_spec
 from everest.system.events import notice, silent
 from everest.train.context import RunContext
-from everest.train.health import FEWEST_STEPS, stays_at_chance
+from everest.train.health import FEWEST_STEPS, is_near_chance, stays_at_chance
 from everest.train.setup import set_up_training
 from everest.train.training import Training
 from everest.train.validations import Validations
@@ -193,7 +193,7 @@ def _summary(training: Training, best: dict[str, Any] | None) -> str:
         f"best validation top-1 {best['val_top1']:.1f} % (chance {chance:.1f} %) after step {best['step']} "
         f"of {plan.steps}; eval, predict, extract and export use these weights, {training.run.best}"
     )
-    if best["val_top1"] < 2 * chance:
+    if is_near_chance(best["val_top1"], chance):
         return text + ". That is hardly better than chance: check the labels, or try more steps"
     if best["step"] == plan.steps:
         return text + ". It was still rising: try more steps"

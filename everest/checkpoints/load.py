@@ -65,9 +65,8 @@ def find_weights(
     if path.is_dir():
         if which is None and (path / BEST).is_file():
             step = read_header(path / BEST).step
-            notify(
-                f"{path / BEST}: the best weights on data.val, of step {step}; --which newest uses the last"
-            )
+            last = path / WEIGHTS
+            notify(f"{path / BEST}: the best weights on data.val, of step {step}; name {last} for the last")
             return path / BEST
         file = path / (BEST if which == "best" else WEIGHTS)
         if file.is_file():

@@ -13,6 +13,7 @@ SKIP_LIMIT: Final = 10  # our choice: updates in a row that `train.nonfinite: sk
 SCALER_LIMIT: Final = 100  # our choice: the same for fp16, whose scale starts too high and halves each time
 SPIKE_WINDOW: Final = 50  # our choice: losses that a new one is compared with
 SPIKE_STDS: Final = 6.0  # our choice
+NEAR_CHANCE: Final = 0.1  # our choice: of the way from chance to 100 %, below which little has been learned
 FEWEST_STEPS: Final = 300  # our choice: updates before a loss shows whether a model learns
 
 
@@ -97,3 +98,8 @@ def stays_at_chance(losses: Sequence[float], num_classes: Sequence[int]) -> str 
         f"the loss is still that of guessing, {logarithms} = {chance:.2f}: check that the labels belong "
         "to the videos, try another base_lr, or see with --overfit-one-batch if anything can be learned"
     )
+
+
+def is_near_chance(top1: float, chance: float) -> bool:
+    """Whether an accuracy shows hardly any learning; both in percent."""
+    return top1 < chance + NEAR_CHANCE * (100 - chance)

@@ -198,8 +198,8 @@ def start_run(training: Training, recipe_text: str, *, init: str | None) -> None
             line += f"; that is outside the usual {USUAL_LR[0]:g} to {USUAL_LR[1]:g}"
         context.report(notice(line))
         if plan.steps < FEWEST_STEPS and not context.one_batch:
-            few = f"{plan.steps} steps are few: with less than {FEWEST_STEPS} a model hardly learns"
-            context.report(notice(f"warning: {few}; raise epochs or set steps"))
+            few = f"{plan.steps} steps are few: with fewer than {FEWEST_STEPS}, a model hardly learns"
+            context.report(notice(f"warning: {few}; raise its epochs, or set its steps"))
         training.resume()
     except BaseException:
         if main:

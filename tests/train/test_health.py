@@ -26,7 +26,15 @@ from everest.data.samples import Sample
 from everest.data.views import Views
 from everest.errors import DataError, DivergedError, EnvironmentProblem
 from everest.system.run_folder import RunFolder
-from everest.train.health import SCALER_LIMIT, SKIP_LIMIT, LossWatch, Nonfinite, StepMetrics, stays_at_chance
+from everest.train.health import (
+    SCALER_LIMIT,
+    SKIP_LIMIT,
+    LossWatch,
+    Nonfinite,
+    StepMetrics,
+    is_near_chance,
+    stays_at_chance,
+)
 from everest.train.plan import memory_advice, plan_stage
 from everest_cli.main import app
 
@@ -289,3 +297,18 @@ def wait_for_the_others(folder: Path) -> None:
     while marker.exists() and psutil.pid_exists(json.loads(marker.read_text())["pid"]):
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("top1", "num_classes", "near"),
+    [
+        (50.0, 2, True),
+        (54.0, 2, True),
+        (60.0, 2, False),
+        (10.0, 10, True),
+        (20.0, 10, False),
+        (12.0, 400, False),
+    ],
+)
+def test_an_accuracy_is_near_chance_whatever_the_number_of_classes(top1: float, num_classes: int, near: bool):
+    assert is_near_chance(top1, 100 / num_classes) == near

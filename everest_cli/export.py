@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from everest.checkpoints.load import LoadedModel
 
 
-class Target(StrEnum):
+class ExportFormat(StrEnum):
     """The program that reads the export."""
 
     hf = "hf"
@@ -24,13 +24,14 @@ class Target(StrEnum):
     torch = "torch"
 
 
-SUFFIXES = {Target.onnx: ".onnx", Target.torch: ".pt2"}
+SUFFIXES = {ExportFormat.onnx: ".onnx", ExportFormat.torch: ".pt2"}
 
 
 def export(
     checkpoint: Annotated[str, typer.Argument(metavar="C", help=o.CHECKPOINT_HELP)],
     to: Annotated[
-        Target, typer.Option("--to", help="A transformers folder, an ONNX file, or one of torch.export.")
+        ExportFormat,
+        typer.Option("--to", help="A transformers folder, an ONNX file, or one of torch.export."),
     ],
     out: Annotated[
         Path, typer.Option("--output", "-o", metavar="D", help="The folder, or the .onnx or .pt2 file.")
@@ -57,7 +58,7 @@ def export(
     weights = find_weights(checkpoint, which=which.value if which else None)
     refuse_inputs(out, all_weights(weights), option="--output")
     opened = open_model(weights, kind="transformer")
-    if to is Target.hf:
+    if to is ExportFormat.hf:
         from everest.checkpoints.transformers import write_folder
 
         written = write_folder(out, opened)
@@ -72,14 +73,14 @@ def export(
     print_json({"checkpoint": str(opened.file), "to": to.value, **document}) if as_json else typer.echo(out)
 
 
-def _check_out(out: Path, to: Target, *, overwrite: bool, keep: float | None, uint8: bool) -> None:
+def _check_out(out: Path, to: ExportFormat, *, overwrite: bool, keep: float | None, uint8: bool) -> None:
     """Check early that the output can be written at the end."""
     from everest.errors import RecipeError
     from everest.system.files import check_new_file, check_new_folder
 
     if keep is not None:
         o.read_shares(str(keep))
-    if to is Target.hf:
+    if to is ExportFormat.hf:
         if uint8:
             raise RecipeError("--uint8: transformers normalizes frames itself; use --to onnx or --to torch")
         if keep not in (None, 1):
@@ -94,11 +95,13 @@ def _check_out(out: Path, to: Target, *, overwrite: bool, keep: float | None, ui
     check_new_file(out, option="--output", overwrite=overwrite)
 
 
-def _graph(opened: LoadedModel, out: Path, *, to: Target, keep: float | None, uint8: bool) -> dict[str, Any]:
+def _graph(
+    opened: LoadedModel, out: Path, *, to: ExportFormat, keep: float | None, uint8: bool
+) -> dict[str, Any]:
     from everest.checkpoints.graph import exportable, write_onnx, write_program
 
     exported = exportable(opened, keep=keep, uint8=uint8)
-    write = write_onnx if to is Target.onnx else write_program
+    write = write_onnx if to is ExportFormat.onnx else write_program
     difference = write(out, exported)
     outputs = ", ".join(exported.graph.outputs)
     notes = [f"frames ({exported.layout}) to {outputs}"]

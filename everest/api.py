@@ -134,6 +134,7 @@ def select_tokens(
     embed = RawPixels(tubelet) if model is None else model.measure
     grid = TokenGrid.of_clip(frames=x.size(2), size=(x.size(3), x.size(4)), tubelet=embed.tubelet)
     noise = np.random.default_rng(seed).random((x.size(0), grid.num_tokens), dtype=np.float32)
+    x = x if model is None else model.to_input(x)
     chosen = choose(selector, x, grid, embed, torch.from_numpy(noise).to(x.device))
     if chosen.visible.size(1) == 0:
         raise ValueError(f"{selector} leaves none of {grid.num_tokens} tokens visible")

@@ -22,9 +22,11 @@ from torch.export import Dim, ExportedProgram
 
 from everest.checkpoints.describe import trained_clip
 from everest.checkpoints.load import LoadedModel
+from everest.config.values import Input
 from everest.errors import EnvironmentProblem, RecipeError
 from everest.models.classifier import VideoClassifier
 from everest.models.cost import count_tokens
+from everest.models.input import model_input
 from everest.models.mae import MaskedAutoencoder
 from everest.models.spec import ModelSpec
 from everest.system.files import write_atomically
@@ -49,7 +51,7 @@ class ClassifierGraph(nn.Module):
 
     def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         ids = self.classifier.kept_tokens(frames)
-        return self.classifier.head(self.classifier.pooled(self.classifier.encoder(frames, ids))), ids
+        return self.classifier.head(self.classifier.pooled(self.classifier.encode(frames, ids))), ids
 
 
 class EncoderGraph(nn.Module):
@@ -60,10 +62,11 @@ class EncoderGraph(nn.Module):
     def __init__(self, autoencoder: MaskedAutoencoder) -> None:
         super().__init__()
         self.encoder = autoencoder.encoder
+        self.input_kind: Input = autoencoder.input_kind
 
     def forward(self, frames: Tensor) -> tuple[Tensor]:
         ids = torch.arange(self.encoder.grid.num_tokens, device=frames.device).expand(frames.size(0), -1)
-        return (self.encoder(frames, ids).mean(dim=1),)
+        return (self.encoder(model_input(frames, self.input_kind), ids).mean(dim=1),)
 
 
 class FramesGraph(nn.Module):

@@ -244,21 +244,23 @@ def start_from(
     its head if the classes fit.
 
     Raises:
-        CheckpointError: another backbone, tubelet or kind of positions, or a class token in one of them.
+        CheckpointError: another backbone, tubelet, input or kind of positions, or a class token in one of
+            them.
     """
     own = classifier.state_dict()
     given = {name: tensor for name, tensor in weights.tensors.items() if name.startswith("encoder.")}
     norm = {name: given.pop(f"encoder.{name}") for name in _NORM if f"encoder.{name}" in given}
     saved = ModelSpec.from_settings(weights.settings, source=source)
-    changes = [  # no shape shows the kind of positions, nor the number of heads
+    changes = [  # no shape shows the kind of positions or input, nor the number of heads
         f"model.{key}={str(value).lower()}"
-        for key in ("positions", "class_token")
+        for key in ("positions", "class_token", "input")
         if (value := getattr(saved.model, key)) != getattr(spec.model, key)
     ]
     if changes:
         token = "a class token" if saved.model.class_token else "no class token"
         raise CheckpointError(
-            f"{source}: its encoder has {saved.model.positions} positions and {token}; "
+            f"{source}: its encoder has {saved.model.positions} positions and {token}, and takes "
+            f"{saved.model.input}; "
             f"set {' and '.join(changes)}"
         )
     given = _fitted(given, saved, spec, notify=notify)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isqrt
 from typing import Literal
 
@@ -238,15 +238,16 @@ def _settings(facts: ForeignFacts, tubelet: tuple[int, int, int], grid: TokenGri
         heads = facts.hints.decoder_heads or saved_heads
         values["decoder_width"] = decoder_width
         values["decoder_heads"] = _checked_heads(facts, heads, decoder_width, "--decoder-heads")
-    return ModelSettings(
+    settings = ModelSettings(
         backbone=backbone,
         tubelet=tubelet,
         positions=positions,
         class_token="encoder.class_token" in facts.shapes,
         pooling=facts.pooling,
         decoder_depth=decoder_depth or ModelSettings().decoder_depth,
-        **{name: value for name, value in values.items() if value != getattr(default, name)},
     )
+    other = {name: value for name, value in values.items() if value != getattr(default, name)}
+    return replace(settings, **other)
 
 
 def _checked_heads(facts: ForeignFacts, heads: int | None, width: int, option: str) -> int:

@@ -170,6 +170,8 @@ def _obstacles(spec: ModelSpec) -> Iterator[str]:
     """Yield the parts of a model that VideoMAE of transformers does not have."""
     if spec.model.positions != "flat":
         yield f"{spec.model.positions} positions (it knows the flat ones only)"
+    if spec.model.input != "frames":
+        yield f"{spec.model.input} as input (it takes the frames)"
     if spec.model.class_token:
         yield "a class token (it has none)"
     if spec.kind == "classifier" and spec.model.pooling == "class-attention":

@@ -51,6 +51,8 @@ def contradictions(recipe: Recipe) -> Problems:
             yield key, "has codes, not the vectors before rounding; set pretrain.target.space=values or codes"
         if pretrain.frame_selection.alpha > 1:
             yield key, "has the tokens of whole clips, and pretrain.frame_selection.alpha draws other frames"
+    if recipe.model.input == "differences":
+        yield from _differences(recipe)
     if recipe.tokenizer is not None:
         yield from _tokenizer(recipe, recipe.tokenizer)
     elif pretrain.needs_tokenizer:
@@ -58,6 +60,16 @@ def contradictions(recipe: Recipe) -> Problems:
         text = "needs a tokenizer, and the recipe has no section of that name; start from lvmae-128"
         yield ("pretrain", *key), text
     yield from _token_counts(recipe)
+
+
+def _differences(recipe: Recipe) -> Problems:
+    key = ("model", "input")
+    if recipe.data.frames < 2:
+        yield key, "differences need clips of at least two frames (data.frames)"
+    if recipe.pretrain.needs_tokenizer:
+        yield key, "must be frames, from which a tokenizer makes scores and targets"
+    if recipe.pretrain.frame_selection.alpha > 1:
+        yield key, "must be frames with pretrain.frame_selection.alpha, whose frames are not consecutive"
 
 
 def notices(recipe: Recipe, given: Collection[KeyPath]) -> Iterator[str]:

@@ -22,6 +22,7 @@ from everest.config.values import (
     Depth,
     Frames,
     HeadName,
+    Input,
     MicroBatch,
     NumClasses,
     Pooling,
@@ -75,6 +76,7 @@ class ModelSettings:
 
     __pydantic_config__ = _STRICT
     backbone: Backbone = "vit-b"
+    input: Input = "frames"  # differences is our choice for few videos
     tubelet: tuple[Frames, Side, Side] = (2, 16, 16)  # EVEREST Table 15
     positions: Positions = "flat"  # as released
     class_token: bool = False  # a learned token that attends with the encoded ones, as in ST-MAE; no output

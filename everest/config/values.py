@@ -120,6 +120,8 @@ Backbone = Annotated[str, BeforeValidator(with_hyphens), _one_of(BACKBONES)]
 # flat: one sinusoid over the token number, as released; separable: sinusoids of slice, column and row, as
 # MVD; learned-separable: a learned vector for each place and one for each slice, as ST-MAE.
 Positions = Annotated[Literal["flat", "separable", "learned-separable"], BeforeValidator(with_hyphens)]
+# frames: normalized pixels; differences: their change since the frame before (everest.models.input).
+Input = Literal["frames", "differences"]
 Pooling = Annotated[Literal["mean", "first", "class-attention"], BeforeValidator(with_hyphens)]
 TokenizerSize = Annotated[str, BeforeValidator(with_hyphens), _one_of(TOKENIZERS)]
 Size = Annotated[int | tuple[int, int], BeforeValidator(check_size)]

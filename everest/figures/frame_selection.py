@@ -114,6 +114,7 @@ class FrameDraw(FigureRequest):
         frames = read_frames(video, ids)  # (S * p, H, W, 3)
         size = self.frame_size(info, multiples=TUBELET[1:])
         x = normalize(resize(frames, size, antialias=True))[None]
+        x = x if self.model is None else self.model.to_input(x)
         grid = TokenGrid.of_clip(frames=x.size(2), size=(x.size(3), x.size(4)), tubelet=embed.tubelet)
         importance = self.selector.importance(x, embed)
         counts = kept_per_slice(self.selector, importance, grid)  # (1, S)

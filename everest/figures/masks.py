@@ -21,6 +21,7 @@ from everest.methods.ranked import LearnedImportance
 from everest.methods.selector import Selector
 from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder
+from everest.models.video_model import VideoModel
 from everest.tokenizer.network import AdaptiveTokenizer
 from everest.tokenizer.targets import FrozenTokenizer
 from everest.video.file import VideoInfo
@@ -163,9 +164,10 @@ def view_masks(
     grid = TokenGrid.of_clip(frames=clip.size(1), size=(clip.size(2), clip.size(3)), tubelet=embed.tubelet)
     x = normalize(clip)[None]  # (1, 3, T, H, W)
     noise = torch.from_numpy(np.random.default_rng(seed).random((1, grid.num_tokens), dtype=np.float32))
+    seen = model.to_input(x) if isinstance(model, VideoModel) else x
     views = []
     for title, selector in selectors:
-        importance = selector.importance(x, embed)
+        importance = selector.importance(seen, embed)
         selection = selector(grid, importance=importance, noise=noise)
         num_visible, num_targets = selection.visible.size(1), selection.target.size(1)
         if num_visible + num_targets == 0:
@@ -208,7 +210,7 @@ def view_model(model: MaskedAutoencoder, clip: Tensor, *, noise: Tensor) -> Mask
     """
     device = model.mask_token.device
     out = model(normalize(clip.to(device))[None], noise=noise[None].to(device))
-    importance = model.selector.importance(out.frames, model.measure)
+    importance = model.selector.importance(model.to_input(out.frames), model.measure)
     grid, title = model.encoder.grid, model.selector.strategy
     return _view(title, model.selector, out.frames, out.selection, importance, out.prediction, model, grid)
 
@@ -228,9 +230,10 @@ def _view(
     predicted, with_truth = None, False
     if isinstance(model, MaskedAutoencoder) and prediction is not None:
         with_truth = model.targets.needs_truth
-        patches = _to_patches(frames, grid)
+        seen = model.to_input(x)
+        patches = _to_patches(unnormalize(seen)[0].movedim(0, -1), grid)
         shown = torch.full_like(patches, GRAY)
-        shown[target] = model.targets.pixels(prediction, x, selection.target)[0]
+        shown[target] = model.targets.pixels(prediction, seen, selection.target)[0]
         shown[visible] = patches[visible]
         predicted = _to_frames(shown, grid)
     return MaskView(

@@ -52,13 +52,14 @@ def encode(module: VideoClassifier | MaskedAutoencoder, frames: Tensor, keep: fl
     encoder = module.encoder
     if isinstance(module, VideoClassifier):
         ids = module.kept_tokens(frames, keep)
-        tokens = encoder(frames, ids)
+        tokens = module.encode(frames, ids)
         return Features(ids, tokens, module.pooled(tokens))
     encoder.check(frames)
     selector = AllTokens() if keep is None else AllTokens().keeping(keep)
     noise = frames.new_zeros(frames.size(0), encoder.grid.num_tokens)  # nothing here is drawn
-    ids = choose(selector, frames, encoder.grid, encoder.patch_embed, noise).visible
-    tokens = encoder(frames, ids)
+    x = module.to_input(frames)
+    ids = choose(selector, x, encoder.grid, encoder.patch_embed, noise).visible
+    tokens = encoder(x, ids)
     return Features(ids, tokens, tokens.mean(dim=1))
 
 

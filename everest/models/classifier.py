@@ -15,7 +15,7 @@ from timm.models.cait import LayerScaleBlockClassAttn
 from torch import Tensor, nn
 
 from everest.config.sizes import BackboneSize
-from everest.config.values import Pooling, Positions
+from everest.config.values import Input, Pooling, Positions
 from everest.methods.grid import TokenGrid, TokenSelection
 from everest.methods.importance import Embedding
 from everest.methods.selector import Selector, choose
@@ -73,9 +73,11 @@ class VideoClassifier(VideoModel):
         embedding_layers: int = 1,
         positions: Positions = "flat",
         class_token: bool = False,
+        input_kind: Input = "frames",
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
+        self.input_kind = input_kind
         assert not heads or sum(heads.values()) == num_classes
         self.heads = dict(heads or {})  # empty: one head without a name
         self.selector = selector
@@ -162,7 +164,7 @@ class VideoClassifier(VideoModel):
             noise = frames.new_zeros(frames.size(0), grid.num_tokens)  # nothing here is drawn
         elif keep is not None:
             selector = selector.keeping(keep)
-        ids = choose(selector, frames, grid, self.measure, noise).visible
+        ids = choose(selector, self.to_input(frames), grid, self.measure, noise).visible
         if ids.size(1) == 0:
             raise ValueError(f"keep={keep} leaves none of {grid.num_tokens} tokens")
         return ids
@@ -175,7 +177,7 @@ class VideoClassifier(VideoModel):
         selection: TokenSelection | None = None,
     ) -> Tensor:
         """Compute the input (B, D) of the head from normalized clips (B, C, T, H, W)."""
-        return self.pooled(self.encoder(frames, self.kept_tokens(frames, keep, noise, selection)))
+        return self.pooled(self.encode(frames, self.kept_tokens(frames, keep, noise, selection)))
 
     def pooled(self, tokens: Tensor) -> Tensor:
         """Pool encoded tokens (B, K, D) to (B, D)."""

@@ -12,7 +12,7 @@ from timm.layers.norm import LayerNorm
 from torch import Tensor, nn
 
 from everest.config.sizes import BackboneSize
-from everest.config.values import Positions
+from everest.config.values import Input, Positions
 from everest.methods.frame_selection import FrameSelection, take_importance, take_slices
 from everest.methods.grid import TokenGrid, TokenSelection, gather_tokens
 from everest.methods.importance import Embedding, ScoredEmbedding, TokenScores
@@ -90,10 +90,12 @@ class MaskedAutoencoder(VideoModel):
         embedding_layers: int = 1,
         positions: Positions = "flat",
         class_token: bool = False,
+        input_kind: Input = "frames",
         frame_selection: FrameSelection | None = None,
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
+        self.input_kind = input_kind
         self.selector = selector
         self.targets = targets
         self.learned = learned
@@ -145,7 +147,7 @@ class MaskedAutoencoder(VideoModel):
         if noise is None:
             noise = torch.rand(frames.size(0), offered.num_tokens + offered.t, device=frames.device)
         if importance is None:
-            importance = self.selector.importance(frames, self.measure)  # (B, tokens offered)
+            importance = self.selector.importance(self.to_input(frames), self.measure)  # (B, tokens offered)
         if drawing is not None:
             assert isinstance(self.selector, ByImportance)
             assert importance is not None
@@ -185,10 +187,11 @@ class MaskedAutoencoder(VideoModel):
         else:
             self.encoder.check(frames)
             selection.check(self.encoder.grid, frames.size(0))
-        encoded = self.encoder_to_decoder(self.encoder(frames, selection.visible))  # (B, K, D_dec)
+        x = self.to_input(frames)
+        encoded = self.encoder_to_decoder(self.encoder(x, selection.visible))  # (B, K, D_dec)
         prediction = self.decoder(encoded, self.mask_token, selection)  # (B, M, P)
         if values is None:
-            target = self.targets.values(frames, selection.target)  # (B, M, P)
+            target = self.targets.values(x, selection.target)  # (B, M, P)
         else:
             target = gather_tokens(values, selection.target)
         loss = self.targets.loss(prediction, target, selection.scored())

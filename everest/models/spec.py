@@ -86,8 +86,9 @@ class ModelSpec:
         for added_later in ("heads", "tokenizer"):  # files without these fields stay as they were
             if values[added_later] is None:
                 del values[added_later]
-        if not self.model.class_token:
-            del values["model"]["class_token"]
+        for added_later, default in (("class_token", False), ("input", "frames")):
+            if values["model"][added_later] == default:
+                del values["model"][added_later]
         return values
 
     @staticmethod
@@ -161,6 +162,7 @@ class ModelSpec:
                 embedding_layers=self.model.embedding_layers,
                 positions=self.model.positions,
                 class_token=self.model.class_token,
+                input_kind=self.model.input,
                 frame_selection=frame_selection,
                 checkpointing=self.checkpointing,
             )
@@ -178,6 +180,7 @@ class ModelSpec:
                 embedding_layers=self.model.embedding_layers,
                 positions=self.model.positions,
                 class_token=self.model.class_token,
+                input_kind=self.model.input,
                 checkpointing=self.checkpointing,
             )
         set_norms(model, self.norms)

@@ -12,7 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from everest.config.settings import Recipe
+from everest.config.values import Input
 from everest.data.clip_format import ClipFormat
+from everest.models.input import model_input
+from everest.models.vit import Encoder
 from everest.video.pixels import normalize
 
 
@@ -20,6 +23,7 @@ class VideoModel(nn.Module):
     """A model on clips of videos. `everest.load_model` and `everest.create_model` set the attributes.
 
     Attributes:
+        input_kind: of `to_input`, which every method that takes normalized frames applies to them.
         clip: the clips that the model was trained on; `transform` reads one.
         recipe: the stride, the views and the lists of `everest.predict`, `extract` and `evaluate`.
         file: the weights that it was loaded from; None for a new model.
@@ -27,6 +31,8 @@ class VideoModel(nn.Module):
     """
 
     stage: ClassVar[Literal["pretrain", "finetune"]]  # the section of a recipe that trains such a model
+    input_kind: Input = "frames"
+    encoder: Encoder
     clip: ClipFormat
     recipe: Recipe
     file: Path | None
@@ -44,6 +50,14 @@ class VideoModel(nn.Module):
             size=recipe.data.frame_size,
             sampling=stage.sampling,
         )
+
+    def to_input(self, frames: Tensor) -> Tensor:
+        """Map normalized clips (B, C, T, H, W) to the input of encoder and selector, of the same shape."""
+        return model_input(frames, self.input_kind)
+
+    def encode(self, frames: Tensor, ids: Tensor) -> Tensor:
+        """Encode the tokens `ids` (B, K) of normalized clips (B, C, T, H, W): (B, K, D)."""
+        return self.encoder(self.to_input(frames), ids)
 
     @property
     def device(self) -> torch.device:

@@ -38,6 +38,7 @@ CLASSIFIER = ModelSpec(
     selection=RedundancyRobust(keep_ratio=0.6, visible_ratio=None),
     num_classes=3,
 )
+OF_DIFFERENCES = replace(CLASSIFIER, model=replace(SMALL, input="differences"))
 ATTENTIVE = replace(CLASSIFIER, model=replace(SMALL, pooling="class-attention"))
 LIKE_ST_MAE = replace(
     CLASSIFIER, model=replace(SMALL, positions="learned-separable", class_token=True), selection=AllTokens()
@@ -160,6 +161,7 @@ def test_transformers_preprocesses_frames_in_the_same_way(shared: Path, tmp_path
             "learned-separable positions",
         ),
         (replace(CLASSIFIER, model=replace(SMALL, class_token=True)), "a class token (it has none)"),
+        (OF_DIFFERENCES, "differences as input"),
         (replace(CLASSIFIER, heads={"verb": 1, "noun": 2}), "2 label heads"),
         (ATTENTIVE, "class-attention pooling"),
         (replace(CLASSIFIER, model=replace(SMALL, embedding_layers=2)), "2 convolutions"),
@@ -194,10 +196,13 @@ def test_differences_of_transformers_are_noted(tmp_path: Path):
     [
         (CLASSIFIER, None),
         (ATTENTIVE, None),
+        pytest.param(
+            replace(CLASSIFIER, model=replace(SMALL, input="differences")), None, marks=pytest.mark.slow
+        ),
         *(pytest.param(CLASSIFIER, share, marks=pytest.mark.slow) for share in (0.25, 1.0)),
         pytest.param(LIKE_ST_MAE, None, marks=pytest.mark.slow),
     ],
-    ids=["mean", "class-attention", "0.25", "1.0", "st-mae"],
+    ids=["mean", "class-attention", "differences", "0.25", "1.0", "st-mae"],
 )
 def test_onnxruntime_keeps_the_same_tokens_and_computes_the_same(
     clips: Tensor, tmp_path: Path, spec: ModelSpec, keep: float | None

@@ -1,0 +1,113 @@
+"""Frame differences as the input of a model: their values, and that every method of a model uses them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_models import tiny
+from torch import Tensor
+
+import everest
+from everest.checkpoints.load import start_from
+from everest.config.recipe import load_recipe
+from everest.errors import CheckpointError, RecipeError
+from everest.inference.model import encode
+from everest.models.classifier import VideoClassifier
+from everest.models.input import frame_differences
+from everest.models.mae import MaskedAutoencoder
+from everest.models.spec import ModelSpec, classifier_spec, pretrain_spec
+from everest.system.weights import Weights
+
+KEPT = everest.strategies.RedundancyRobust(keep_ratio=0.3, visible_ratio=0.1)
+
+
+@pytest.fixture(scope="module")
+def clips() -> Tensor:
+    return torch.randn(2, 3, 8, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+def test_each_frame_is_twice_its_change_and_the_first_is_like_the_second(clips: Tensor):
+    changes = frame_differences(clips)
+    for t in range(1, 8):
+        assert torch.equal(changes[:, :, t], 2 * (clips[:, :, t] - clips[:, :, t - 1]))
+    assert torch.equal(changes[:, :, 0], changes[:, :, 1])
+
+
+def test_a_single_frame_has_no_change():
+    with pytest.raises(ValueError, match="two frames"):
+        frame_differences(torch.zeros(1, 3, 1, 8, 8))
+
+
+def test_a_classifier_computes_on_the_differences(clips: Tensor):
+    plain = tiny("classifier", num_classes=3, selection=KEPT.keeping(0.3)).eval()
+    moving = tiny("classifier", num_classes=3, selection=KEPT.keeping(0.3), input="differences").eval()
+    moving.load_state_dict(plain.state_dict())
+    changes = frame_differences(clips)
+    assert torch.equal(moving.kept_tokens(clips), plain.kept_tokens(changes))
+    assert torch.equal(moving(clips), plain(changes))
+    for of_moving, of_plain in zip(encode(moving, clips, None), encode(plain, changes, None), strict=True):
+        assert torch.equal(of_moving, of_plain)
+    chosen = everest.select_tokens(clips, keep=0.3, model=moving)
+    assert torch.equal(chosen.visible, everest.select_tokens(changes, keep=0.3, model=plain).visible)
+
+
+def test_an_autoencoder_ranks_encodes_and_predicts_the_differences(clips: Tensor):
+    plain = tiny("pretrain", selection=KEPT)
+    moving = tiny("pretrain", selection=KEPT, input="differences")
+    moving.load_state_dict(plain.state_dict())
+    assert isinstance(moving, MaskedAutoencoder)
+    noise = torch.rand(2, plain.encoder.grid.num_tokens)
+    expected, out = plain(frame_differences(clips), noise=noise), moving(clips, noise=noise)
+    assert torch.equal(out.selection.visible, expected.selection.visible)
+    assert torch.equal(out.target, expected.target)
+    assert torch.equal(out.loss, expected.loss)
+    assert torch.equal(out.frames, clips)
+    for of_moving, of_plain in zip(
+        encode(moving, clips, 0.5), encode(plain, frame_differences(clips), 0.5), strict=True
+    ):
+        assert torch.equal(of_moving, of_plain)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("data.frames=1", "clips of at least two frames"),
+        ("pretrain.frame_selection.alpha=2", "not consecutive"),
+        ("pretrain.target.kind=tokens", "from which a tokenizer makes"),
+    ],
+)
+def test_what_needs_the_frames_is_refused(setting: str, message: str):
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(
+            "lvmae-demo" if "tokens" in setting else "custom",
+            overrides=["model.input=differences", "model.tubelet=[1,16,16]", setting],
+        )
+
+
+def test_an_encoder_of_frames_is_no_start_for_differences(tmp_path: Path):
+    spec = pretrain_spec(load_recipe("demo"), tokenizer=None)
+    weights = Weights(
+        kind="pretrain",
+        settings=spec.dump(),
+        classes=None,
+        recipe="demo",
+        step=0,
+        tensors=spec.build().state_dict(),
+    )
+    recipe = load_recipe("demo", overrides=["model.input=differences"])
+    changed = classifier_spec(recipe, num_classes=3)
+    classifier = changed.build()
+    assert isinstance(classifier, VideoClassifier)
+    with pytest.raises(CheckpointError, match=r"takes frames; set model\.input=frames"):
+        start_from(classifier, changed, weights, source=tmp_path / "model.safetensors", notify=print)
+
+
+def test_settings_of_weights_name_the_input_only_if_it_is_not_the_frames(tmp_path: Path):
+    spec = classifier_spec(load_recipe("demo"), num_classes=3)
+    moving = classifier_spec(load_recipe("demo", overrides=["model.input=differences"]), num_classes=3)
+    assert "input" not in spec.dump()["model"]
+    assert moving.dump()["model"]["input"] == "differences"
+    for each in (spec, moving):
+        assert ModelSpec.from_settings(each.dump(), source=tmp_path) == each

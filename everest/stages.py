@@ -11,6 +11,8 @@ from everest.checkpoints.load import find_weights
 from everest.config.recipe import recipe_for_run
 from everest.config.settings import Recipe
 from everest.errors import RecipeError
+from everest.prepare.auto import named_or_auto
+from everest.prepare.suggest import Purpose
 from everest.system.events import Report, notice, silent
 from everest.train.run_options import RunOptions, start_or_resume
 from everest.train.tokenizer_first import with_tokenizer
@@ -36,7 +38,7 @@ def pretrain(
     Several processes train one run if torchrun or `accelerate launch` starts them, each calling this.
 
     Args:
-        recipe: the name of a shipped recipe, or a YAML file.
+        recipe: the name of a shipped recipe, a YAML file, or "auto" for one that is made for `data`.
         data: the folder of lists and videos (`data.root`).
         overrides: `section.key=value` texts, which win over the recipe.
         output: the run folder; None: `runs/pretrain/RECIPE-TIME`.
@@ -51,7 +53,7 @@ def pretrain(
     Raises:
         UserError: the recipe, the data or the environment does not allow it; see everest.errors.
     """
-    settings = _recipe(recipe, data, overrides, precision, seed, report)
+    settings = _recipe(recipe, data, overrides, precision, seed, report, cpu=cpu, purpose="pretrain")
     options = RunOptions(
         command="pretrain",
         recipe_file=str(recipe),
@@ -100,7 +102,8 @@ def finetune(
     Raises:
         UserError: the recipe, the data or the environment does not allow it; see everest.errors.
     """
-    settings = _recipe(recipe, data, overrides, precision, seed, report)
+    purpose = "scratch" if init is None else "finetune"
+    settings = _recipe(recipe, data, overrides, precision, seed, report, cpu=cpu, purpose=purpose)
     weights = None if init is None else find_weights(init)
     if weights is not None and output is not None and weights.resolve().parent == Path(output).resolve():
         raise RecipeError(f"output {output}: holds the weights of init; choose another folder")
@@ -138,10 +141,14 @@ def _recipe(
     precision: str | None,
     seed: int | None,
     report: Report,
+    *,
+    cpu: bool,
+    purpose: Purpose,
 ) -> Recipe:
+    root = None if data is None else str(data)
     return recipe_for_run(
-        recipe,
-        data=None if data is None else str(data),
+        named_or_auto(recipe, data=root, overrides=overrides, cpu=cpu, purpose=purpose),
+        data=root,
         overrides=overrides,
         precision=precision,
         seed=seed,

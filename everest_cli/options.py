@@ -13,6 +13,7 @@ from everest_cli.output import say
 
 if TYPE_CHECKING:
     from everest.config.settings import Recipe
+    from everest.prepare.suggest import Purpose
 
 
 class Precision(StrEnum):
@@ -52,7 +53,7 @@ RecipeName = Annotated[
         "--recipe",
         "-r",
         metavar="R",
-        help="A shipped recipe's name, or a YAML file.",
+        help="A shipped recipe's name, a YAML file, or auto: made for --data.",
         autocompletion=_complete_recipe,
     ),
 ]
@@ -113,15 +114,23 @@ def read_recipe(
     precision: Precision | None = None,
     seed: int | None = None,
     imports: bool = True,
+    cpu: bool = False,
+    purpose: Purpose = "pretrain",
 ) -> Recipe:
-    """Load a recipe with the changes of the options; see everest.config.recipe.recipe_for_run."""
-    from everest.config.recipe_files import find_recipe, with_bases
+    """Load a recipe with the changes of the options; see everest.config.recipe.recipe_for_run.
 
-    with_bases(find_recipe(name))  # refuses files that are no recipes before torch is imported
+    Args:
+        cpu, purpose: of the recipe `auto`; see everest.prepare.auto.
+    """
+    from everest.config.recipe_files import AUTO, find_recipe, with_bases
+
+    if name != AUTO:
+        with_bases(find_recipe(name))  # refuses files that are no recipes before torch is imported
     from everest.config.recipe import recipe_for_run
+    from everest.prepare.auto import named_or_auto
 
     return recipe_for_run(
-        name,
+        named_or_auto(name, data=data, overrides=overrides or (), cpu=cpu, purpose=purpose),
         data=data,
         overrides=overrides or (),
         precision=precision and precision.value,

@@ -75,7 +75,7 @@ def split(
             f"{len(sources)} sources given, but only one can be split; --check takes several lists"
         )
     (source,) = sources
-    document = _split_source(
+    document = split_source(
         source,
         shares=shares,
         group=group,
@@ -86,42 +86,47 @@ def split(
         output=output,
         overwrite=overwrite,
     )
-    notices = document.pop("notices")
     if not quiet:
-        for text in notices:
-            say(text)
-        every_class = {name for row in document["lists"].values() for name in row["classes"]}
-        for name, row in document["lists"].items():
-            say(f"{name}: {row['videos']} videos ({row['share']:.1%}) of {row['groups']} groups")
-            empty = sorted(every_class - row["classes"].keys())
-            if empty:
-                some = ", ".join(empty[:5]) + (", …" if len(empty) > 5 else "")
-                say(f"{name} has no video of {len(empty)} classes, which have too few groups: {some}")
-        if group is None:
-            say(NO_GROUPS)
-        say("\n".join(["next:", *(f"  {command}" for command in document["next"])]))
+        print_split(document, group=group)
+        say("\n  ".join(["next:", *document["next"]]))
     if as_json:
-        print_json(document)
+        print_json({key: value for key, value in document.items() if key != "notices"})
     else:
         typer.echo("\n".join(document["written"]))
 
 
-def _split_source(
+def print_split(document: dict[str, Any], *, group: str | None) -> None:
+    """Print the notices and the counts of a split to stderr."""
+    for text in document["notices"]:
+        say(text)
+    every_class = {name for row in document["lists"].values() for name in row["classes"]}
+    for name, row in document["lists"].items():
+        say(f"{name}: {row['videos']} videos ({row['share']:.1%}) of {row['groups']} groups")
+        empty = sorted(every_class - row["classes"].keys())
+        if empty:
+            some = ", ".join(empty[:5]) + (", …" if len(empty) > 5 else "")
+            say(f"{name} has no video of {len(empty)} classes, which have too few groups: {some}")
+    if group is None:
+        say(NO_GROUPS)
+
+
+def split_source(
     source: Path,
     *,
     shares: str,
     group: str | None,
-    class_column: str | None,
-    seed: int,
-    classes: Path | None,
     root: Path,
     output: Path | None,
     overwrite: bool,
+    class_column: str | None = None,
+    seed: int = 0,
+    classes: Path | None = None,
 ) -> dict[str, Any]:
     """Split a list, write the parts, and return a summary of them, with notices and the next commands."""
     from everest.prepare.groups import Listed, grouping
+    from everest.prepare.next_commands import commands_for_lists
     from everest.prepare.sources import read_labeled
-    from everest.prepare.split import next_commands, read_shares, split_samples, write_split
+    from everest.prepare.split import read_shares, split_samples, write_split
 
     parts = read_shares(shares)
     labeled = read_labeled(source, root=root, classes=classes, class_column=class_column)
@@ -148,7 +153,7 @@ def _split_source(
         "seed": seed,
         "lists": summaries,
         "written": [str(path) for path in written],
-        "next": next_commands(lists, folder, root=root, names=names, heads=labeled.heads),
+        "next": commands_for_lists(lists, folder, root=root, heads=labeled.heads),
         "notices": [text for text in (data.notice, labeled.without_labels(source)) if text is not None],
     }
 

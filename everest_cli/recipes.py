@@ -8,9 +8,11 @@ from typing import Annotated
 import typer
 
 from everest.errors import RecipeError
-from everest_cli.output import print_json, say
+from everest_cli.output import print_json
+from everest_cli.recipes_suggest import suggest
 
-app = typer.Typer(help="The shipped recipes: list, show, copy, validate.", no_args_is_help=True)
+app = typer.Typer(help="Recipes: list, show, copy, validate, suggest.", no_args_is_help=True)
+app.command(epilog="Example: everest recipes suggest /data/mice -o mice.yaml")(suggest)
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A shipped recipe, or the path of a YAML file.")]
 
@@ -84,40 +86,6 @@ def copy(
     except OSError as error:
         raise write_error(path, error) from error
     typer.echo(path)
-
-
-@app.command(epilog="Example: everest recipes suggest /data/mice -o mice.yaml")
-def suggest(
-    data: Annotated[
-        str, typer.Argument(metavar="DATA", help="Folder with the lists train.csv, val.csv, test.csv.")
-    ],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The recipe.")],
-    train: Annotated[
-        str | None, typer.Option("--train", metavar="LIST", help="Training list [train.csv].")
-    ] = None,
-    val: Annotated[
-        str | None, typer.Option("--val", metavar="LIST", help="Validation list [val.csv].")
-    ] = None,
-    test: Annotated[str | None, typer.Option("--test", metavar="LIST", help="Test list [test.csv].")] = None,
-    device: Annotated[
-        str, typer.Option("--device", metavar="cpu|8GB|24GB|80GB", help="CPU or GPU memory.")
-    ] = "cpu",
-    hours: Annotated[float, typer.Option("--hours", metavar="H", min=0.01, help="For both stages.")] = 1.0,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
-) -> None:
-    """Write a recipe for a data set and a device, with the reason for each value."""
-    from everest.config.recipe import load_recipe
-    from everest.config.settings import DataSettings
-    from everest.prepare.suggest import DEVICES, data_section, examine_data, recipe_text, suggest
-    from everest.system.files import check_new_file, write_text
-
-    check_new_file(output, option="--output", overwrite=overwrite)
-    section = data_section(data, train=train, val=val, test=test)
-    facts = examine_data(DataSettings(**section))
-    choices = suggest(facts, device, hours=hours)
-    write_text(output, recipe_text(choices, section, base=DEVICES[device].base, facts=facts))
-    load_recipe(output, notify=say)
-    typer.echo(output)
 
 
 @app.command(epilog="Example: everest recipes validate my.yaml")

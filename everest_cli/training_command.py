@@ -19,6 +19,7 @@ from everest_cli.output import Display
 
 if TYPE_CHECKING:
     from everest.config.settings import Recipe
+    from everest.prepare.suggest import Purpose
     from everest.train.context import RunContext
     from everest.train.run_options import RunOptions
     from everest.train.setup import LossesOf
@@ -105,6 +106,8 @@ def training_command(name: str, **own_options: Any) -> Callable[[Callable[..., N
                 overrides=options.overrides,
                 precision=options.precision,
                 seed=options.seed,
+                cpu=options.gpus == "cpu",
+                purpose=_purpose(own_values.get("init")),
             )
             if options.print_config:
                 from everest.config.recipe import dump_recipe
@@ -120,6 +123,13 @@ def training_command(name: str, **own_options: Any) -> Callable[[Callable[..., N
         return command
 
     return decorate
+
+
+def _purpose(init: str | None) -> Purpose:
+    """What the recipe `auto` is for, by the option --init that `finetune` has."""
+    if init is None:
+        return "pretrain"
+    return "scratch" if init == "none" else "finetune"
 
 
 def launch(gpus: str, processes: int | None) -> Devices:

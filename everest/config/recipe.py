@@ -25,7 +25,7 @@ from everest.config.layers import (
     read_overrides,
 )
 from everest.config.messages import explain_validation
-from everest.config.recipe_files import find_recipe, with_bases
+from everest.config.recipe_files import RecipeFile, find_recipe, with_bases
 from everest.config.settings import Recipe
 from everest.config.stage_settings import TARGETS
 from everest.config.values import with_hyphens
@@ -43,7 +43,7 @@ _CLASSES = (  # the keys that may name a class of another package
 
 
 def load_recipe(
-    name_or_path: str | Path,
+    name_or_path: str | Path | RecipeFile,
     *,
     overrides: Sequence[str] = (),
     notify: Callable[[str], None] | None = None,
@@ -52,7 +52,7 @@ def load_recipe(
     """Read a recipe.
 
     Args:
-        name_or_path: a shipped recipe, or the path of a YAML file.
+        name_or_path: a shipped recipe, the path of a YAML file, or a file that was read.
         overrides: `section.key=value` texts, which win over the file.
         notify: called with one line for each given key that has no effect.
         imports: import the modules of other packages that the recipe names (everest.methods.external). False:
@@ -91,7 +91,7 @@ def load_recipe(
 
 
 def recipe_for_run(
-    name_or_path: str | Path,
+    name_or_path: str | Path | RecipeFile,
     *,
     data: str | None = None,
     overrides: Sequence[str] = (),

@@ -17,6 +17,7 @@ from typing import Any, Final
 from everest.config.yaml import MOST_BYTES, read_yaml
 from everest.errors import MOST_SHOWN_OF_PATH, RecipeError, shown, unknown_name
 
+AUTO: Final = "auto"  # in place of a name: the recipe that everest.prepare.auto makes
 MOST_BASES: Final = 16  # our choice: of one recipe, each the base of the one before
 _read_once = cache(read_yaml)  # the paper's tables read the same four recipes 70 times
 
@@ -59,6 +60,8 @@ def shipped_names() -> list[str]:
 def shipped_recipe(name: str) -> RecipeFile:
     """The shipped recipe of this name; underscores are accepted for hyphens."""
     spelled = name.replace("_", "-")
+    if spelled == AUTO:
+        raise RecipeError("auto is made for the data of a training command: --recipe auto --data DIR")
     if spelled not in shipped_names():
         raise unknown_name("recipe", name, shipped_names())
     label = f"{spelled}.yaml"
@@ -66,8 +69,10 @@ def shipped_recipe(name: str) -> RecipeFile:
     return RecipeFile(name=spelled, label=label, text=text, folder=None)
 
 
-def find_recipe(name_or_path: str | Path, *, folder: Path = Path()) -> RecipeFile:
+def find_recipe(name_or_path: str | Path | RecipeFile, *, folder: Path = Path()) -> RecipeFile:
     """A shipped recipe by its name; a text that looks like a path is the path of a file, from `folder`."""
+    if isinstance(name_or_path, RecipeFile):
+        return name_or_path
     is_path = (
         isinstance(name_or_path, Path) or name_or_path.endswith((".yaml", ".yml")) or "/" in name_or_path
     )

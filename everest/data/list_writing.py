@@ -91,11 +91,6 @@ def names_to_write(names: Sequence[str]) -> Sequence[str]:
     return () if any(is_number_like(name) and not is_integer(name) for name in names) else names
 
 
-def needs_classes_file(names: Sequence[str]) -> bool:
-    """Whether a list that uses `names_to_write` is read rightly only with the file of class names."""
-    return any(map(is_number_like, names))
-
-
 def refuse_existing(
     paths: Iterable[Path], *, overwrite: bool, read: Iterable[Path], fix: str = ELSEWHERE
 ) -> None:

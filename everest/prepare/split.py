@@ -8,7 +8,6 @@ S lists, C classes, G groups, E entries: pairs of a group and a class in it.
 from __future__ import annotations
 
 import itertools
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -18,7 +17,6 @@ from numpy.typing import NDArray
 
 from everest.data.list_writing import (
     names_to_write,
-    needs_classes_file,
     refuse_existing,
     refuse_unlistable,
     write_lines,
@@ -196,37 +194,3 @@ def write_split(
     if names:
         write_lines(folder / CLASSES, names)
     return written
-
-
-def next_commands(
-    lists: Mapping[str, Sequence[Sample]],
-    folder: Path,
-    *,
-    root: Path,
-    names: Sequence[str],
-    heads: Sequence[str],
-) -> list[str]:
-    """Returns the commands that train on the lists which `write_split` wrote to `folder`.
-
-    They set the keys in which the lists differ from the defaults of the shipped recipes for your own videos.
-    """
-    filled = {name: samples for name, samples in lists.items() if samples}
-    folder = folder.absolute()
-    below = folder.relative_to(root) if folder.is_relative_to(root) else folder
-    prefix = "" if folder == root else f"{below}/"
-    labels = {name: {label for x in samples for label in x.labels[:1]} for name, samples in filled.items()}
-    settings = {name: f"{prefix}{name}.csv" for name in filled if prefix or name == "val"}
-    known = set().union(*labels.values())
-    if names and (needs_classes_file(names) or labels.get("train") != known):
-        settings["classes"] = f"{prefix}{CLASSES}"
-
-    def command(stage: str, keys: Sequence[str], *options: str) -> str:
-        sets = [f"--set {shlex.quote(f'data.{key}={settings[key]}')}" for key in keys if key in settings]
-        words = ["everest", stage, "--recipe small", f"--data {shlex.quote(str(root))}", *sets, *options]
-        return " ".join(words)
-
-    commands = [command("pretrain", ["train"])]
-    if known and not heads:
-        commands.append(command("finetune", [*NAMES, "classes"], "--init PRETRAINED_RUN"))
-        commands.append("everest eval --checkpoint FINETUNED_RUN")
-    return commands

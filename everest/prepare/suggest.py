@@ -1,8 +1,8 @@
 """A recipe for a data set and a device, each value with its reason. The budgets count updates, not epochs.
 
-All rules are our choice. The clips, tokens, batch and learning rate for a CPU were chosen on the validation
-lists of sets of 50 to 144 real clips, with 300 to 450 steps. The number of steps for other sets and all
-values for a GPU were not measured.
+All rules are our choice. The input, clips, tokens, batch and learning rate for a CPU were chosen on the
+validation lists of sets of 50 to 175 real clips. The number of steps for other sets and all values for a GPU
+were not measured.
 """
 
 from __future__ import annotations
@@ -10,24 +10,25 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import median
-from typing import Any, Final
+from typing import Any, Final, Literal
 
-from everest.config.settings import DataSettings, Recipe
 from everest.config.yaml import write_yaml
-from everest.data.stage_source import LISTS
-from everest.data.stages import finetune_clips
-from everest.errors import DataError, unknown_name
-from everest.system.storage import parse_location
-from everest.video.reader import probe
-from everest.video.stream import VideoError
+from everest.errors import unknown_name
+from everest.prepare.data_facts import DataFacts
 
-MOST_PROBED: Final = 40  # videos whose length and size are read, spread over the list
+# What a recipe is for: only to pre-train, to train a classifier from a pre-trained encoder, or from scratch.
+Purpose = Literal["pretrain", "finetune", "scratch"]
+
 COVERED: Final = 0.75  # of the median video, by a training clip
-FEWEST_STEPS: Final = 400  # of a stage
+FRAMES: Final = 16  # of a clip
+FEWEST_STEPS: Final = 450  # of a stage
 MOST_STEPS: Final = 30_000
 FEWEST_TUBELETS: Final = 4  # along a side of a frame
 STEPS_OF_ROOT: Final = 60  # updates times the square root of the number of videos
+FEW_VIDEOS: Final = 500  # up to here a model sees differences
+VERY_FEW_VIDEOS: Final = 100  # up to here mild augmentation
+PEAK: Final = 1e-3  # learning rate
+STEPS_A_SECOND: Final = 10  # at most, assumed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +41,7 @@ class Device:
     tubelet: tuple[int, int, int]
     batch: int
     keep: float  # share of the tokens that fine-tuning encodes
-    speed: int  # clips per second in fine-tuning, assumed; a step takes at least a tenth of a second
+    speed: int  # clips per second in fine-tuning, assumed
 
 
 DEVICES: Final = {
@@ -60,17 +61,6 @@ DEVICES: Final = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataFacts:
-    """The properties of a data set on which the rules depend."""
-
-    videos: int  # for training
-    classes: int
-    frames: float  # of the median video
-    height: float
-    width: float
-
-
-@dataclass(frozen=True, kw_only=True)
 class Choice:
     """A value of the recipe, and why."""
 
@@ -79,32 +69,9 @@ class Choice:
     reason: str
 
 
-def examine_data(data: DataSettings) -> DataFacts:
-    """Count the training videos and classes, and read the length and size of some videos.
-
-    Raises:
-        DataError: the list cannot be read, or none of the videos.
-    """
-    clips, classes = finetune_clips(Recipe(name="suggest", data=data))
-    step = max(1, len(clips) // MOST_PROBED)
-    found, problems = [], []
-    for sample in clips.samples[::step]:
-        try:
-            found.append(probe(sample.video))
-        except VideoError as error:
-            problems.append(str(error))
-    if not found:
-        raise DataError(f"none of the videos can be read; the first: {problems[0]}")
-    return DataFacts(
-        videos=len(clips),
-        classes=classes.count,
-        frames=median(info.frames for info in found),
-        height=median(info.height for info in found),
-        width=median(info.width for info in found),
-    )
-
-
-def suggest(facts: DataFacts, device_name: str, *, hours: float) -> list[Choice]:
+def suggest(
+    facts: DataFacts, device_name: str, *, hours: float, purpose: Purpose = "scratch"
+) -> list[Choice]:
     """Choose the values that depend on the data set and the device.
 
     Args:
@@ -115,47 +82,78 @@ def suggest(facts: DataFacts, device_name: str, *, hours: float) -> list[Choice]
     if device_name not in DEVICES:
         raise unknown_name("--device", device_name, DEVICES)
     device = DEVICES[device_name]
+    chosen = [
+        *_clip(facts, device),
+        _choice("model.backbone", device.backbone, f"what {device_name} trains in hours"),
+        _choice("model.tubelet", list(device.tubelet), "small tubelets for small frames"),
+        *_budgets(facts, device, hours=hours),
+        _choice("pretrain.batch_size", device.batch, f"fits {device_name}"),
+        _choice("finetune.batch_size", device.batch, f"fits {device_name}"),
+        _choice(
+            "finetune.base_lr", PEAK * 256 / device.batch, f"a peak of {PEAK:g}: base_lr * batch_size / 256"
+        ),
+        _choice(
+            "finetune.selection",
+            {"strategy": "redundancy-robust", "keep_ratio": device.keep},
+            "the tokens that change most",
+        ),
+        *_few_videos(facts, purpose),
+    ]
+    order = ("data", "model", "pretrain", "finetune")
+    return sorted(chosen, key=lambda choice: order.index(choice.key[0]))
+
+
+def _choice(key: str, value: Any, reason: str) -> Choice:
+    return Choice(key=tuple(key.split(".")), value=value, reason=reason)
+
+
+def _clip(facts: DataFacts, device: Device) -> list[Choice]:
     size = _frame_size(facts, device)
-    frames = 16
-    stride = max(1, round(COVERED * facts.frames / frames))
-    by_data = min(MOST_STEPS, max(FEWEST_STEPS, round(STEPS_OF_ROOT * math.sqrt(facts.videos))))
-    in_time = int(hours * 3600 / 2 * min(device.speed / device.batch, 10))
-    steps = max(1, min(by_data, in_time))
-    limit = f"{STEPS_OF_ROOT} x sqrt({facts.videos} videos)" if steps == by_data else f"half of {hours:g} h"
-    covered = min(1.0, stride * frames / facts.frames)
-    peak = 1e-3
-    choices = [
-        (("model", "backbone"), device.backbone, f"what {device_name} trains in hours"),
-        (("model", "tubelet"), list(device.tubelet), "small tubelets for small frames"),
-        (("data", "frames"), frames, "as in the papers"),
-        (
-            ("data", "size"),
+    stride = max(1, round(COVERED * facts.frames / FRAMES))
+    covered = f"{min(1.0, stride * FRAMES / facts.frames):.0%}"
+    return [
+        _choice("data.frames", FRAMES, "as in the papers"),
+        _choice(
+            "data.size",
             list(size),
             f"about {device.side} x {device.side} pixels in the shape of the median video, "
             f"{facts.height:g} x {facts.width:g}",
         ),
-        (
-            ("finetune", "stride"),
+        _choice("pretrain.stride", stride, "as in fine-tuning"),
+        _choice(
+            "finetune.stride",
             stride,
-            f"a clip covers {covered:.0%} of the median video ({facts.frames:g} frames)",
-        ),
-        (("pretrain", "stride"), stride, "as in fine-tuning"),
-        (("pretrain", "steps"), steps, limit),
-        (("pretrain", "batch_size"), device.batch, f"fits {device_name}"),
-        (("finetune", "steps"), steps, limit),
-        (("finetune", "batch_size"), device.batch, f"fits {device_name}"),
-        (
-            ("finetune", "base_lr"),
-            peak * 256 / device.batch,
-            f"a peak of {peak:g}: base_lr * batch_size / 256",
-        ),
-        (
-            ("finetune", "selection"),
-            {"strategy": "redundancy-robust", "keep_ratio": device.keep},
-            "the tokens that change most",
+            f"a clip covers {covered} of the median video ({facts.frames:g} frames)",
         ),
     ]
-    return [Choice(key=key, value=value, reason=reason) for key, value, reason in choices]
+
+
+def _budgets(facts: DataFacts, device: Device, *, hours: float) -> list[Choice]:
+    by_data = min(MOST_STEPS, max(FEWEST_STEPS, round(STEPS_OF_ROOT * math.sqrt(facts.videos))))
+    in_time = int(hours * 3600 / 2 * min(device.speed / device.batch, STEPS_A_SECOND))
+    steps = max(1, min(by_data, in_time))
+    limit = f"{STEPS_OF_ROOT} x sqrt({facts.videos} videos)" if steps == by_data else f"half of {hours:g} h"
+    if steps == FEWEST_STEPS:
+        limit = "the fewest that train a classifier"
+    return [_choice("pretrain.steps", steps, limit), _choice("finetune.steps", steps, limit)]
+
+
+def _few_videos(facts: DataFacts, purpose: Purpose) -> list[Choice]:
+    """The input and the augmentation: what a model may learn by heart, and what it is left to learn from."""
+    mild = facts.videos <= VERY_FEW_VIDEOS
+    count = f"{facts.videos} videos"
+    chosen = [
+        _choice(
+            "finetune.crop_area",
+            [0.5, 1.0] if mild else [0.3, 1.0],
+            f"mild crops for {count}" if mild else f"stronger crops for {count}",
+        ),
+        _choice("finetune.mixup", 0.0 if mild else 0.8, "with the crops"),
+    ]
+    if purpose == "scratch" and facts.videos <= FEW_VIDEOS:
+        reason = f"what stands still in {count} would be learned by heart; pre-training needs frames"
+        chosen.append(_choice("model.input", "differences", reason))
+    return chosen
 
 
 def _frame_size(facts: DataFacts, device: Device) -> tuple[int, int]:
@@ -174,13 +172,14 @@ def _frame_size(facts: DataFacts, device: Device) -> tuple[int, int]:
 
 def recipe_text(choices: Sequence[Choice], data: dict[str, Any], *, base: str, facts: DataFacts) -> str:
     """The YAML of a recipe with a comment for each value."""
+    of_classes = f"{facts.classes} classes" if facts.classes else "no labels"
     lines = [
-        f"# {facts.videos} training videos of {facts.classes} classes. Each value states its reason.",
+        f"# {facts.videos} training videos with {of_classes}. Each value states its reason.",
         f"base: {base}",
-        *write_yaml({"data": data}).splitlines(),
+        *(write_yaml({"data": data}).splitlines() if data else ["data:"]),
     ]
-    section, order = "data", ("data", "model", "pretrain", "finetune")
-    for choice in sorted(choices, key=lambda choice: order.index(choice.key[0])):
+    section = "data"
+    for choice in choices:
         if choice.key[0] != section:
             section = choice.key[0]
             lines.append(f"{section}:")
@@ -189,20 +188,3 @@ def recipe_text(choices: Sequence[Choice], data: dict[str, Any], *, base: str, f
         first, *rest = value.splitlines()
         lines += [f"  {first} # {choice.reason}", *(f"  {line}" for line in rest)]
     return "\n".join(lines) + "\n"
-
-
-def data_section(root: str, *, train: str | None, val: str | None, test: str | None) -> dict[str, Any]:
-    """The lists of a data set: the given ones, else `train.csv`, `val.csv` and `test.csv` if they exist.
-
-    Raises:
-        DataError: there is no training list.
-    """
-    location = parse_location(root)
-    found = {}
-    for key, given in (("train", train), ("val", val), ("test", test)):
-        names = [given] if given else [LISTS[key], key]
-        found[key] = next((name for name in names if (location / name).exists()), given)
-    if found["train"] is None:
-        command = f"everest prepare split {root}"
-        raise DataError(f"{root}: no {LISTS['train']}; make lists by `{command}`, or name one by --train")
-    return {"root": str(location.resolve()), **found}

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from prepare_commands import everest, rows_of, touch
 
 from everest.data.samples import Sample
+from everest.prepare.data_facts import data_section
 from everest.prepare.groups import grouping
 from everest.prepare.split import assign, read_shares, split_samples
 
@@ -291,23 +292,23 @@ def test_a_group_may_be_a_part_of_the_path_from_the_root_on(ucf_names, group):
 
 def test_a_split_ends_with_the_next_commands(ucf_names):
     shown = everest("prepare", "split", ucf_names / "all.csv", "--shares", "60/20/20")
-    data = f"--recipe small --data {ucf_names}"
     assert shown.stderr.splitlines()[-4:] == [
         "next:",
-        f"  everest pretrain {data}",
-        f"  everest finetune {data} --set data.val=val.csv --init PRETRAINED_RUN",
-        "  everest eval --checkpoint FINETUNED_RUN",
+        f"  everest recipes suggest {ucf_names} --output my.yaml",
+        "  everest finetune --recipe my.yaml --init none --output runs/my",
+        "  everest eval --checkpoint runs/my",
     ]
     told = everest("prepare", "split", ucf_names / "all.csv", "-o", ucf_names / "my lists", "--json")
     assert json.loads(told.stdout)["next"][0] == (
-        f"everest pretrain {data} --set 'data.train=my lists/train.csv'"
+        f"everest recipes suggest {ucf_names} --train 'my lists/train.csv' --val 'my lists/val.csv' "
+        "--test 'my lists/test.csv' --output my.yaml"
     )
 
 
 def test_classes_with_names_of_numbers_keep_their_file(tmp_path):
     touch(tmp_path, *(f"{folder}/{number}.mp4" for folder in ("1.5", "2.5") for number in range(10)))
-    shown = everest("prepare", "split", tmp_path)
-    assert "--set data.classes=classes.txt" in shown.stderr
+    everest("prepare", "split", tmp_path)
+    assert data_section(str(tmp_path))["classes"] == "classes.txt"
     assert rows_of(tmp_path / "val.csv", tmp_path)
 
 

@@ -6,12 +6,15 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from small_runs import called, refused
 
 from everest.config.recipe import load_recipe
-from everest.prepare.suggest import DEVICES, DataFacts, recipe_text, suggest
+from everest.data.samples import read_samples
+from everest.prepare.data_facts import DataFacts
+from everest.prepare.suggest import DEVICES, Purpose, recipe_text, suggest
 
 
 @given(
@@ -82,6 +85,71 @@ def test_bad_input_is_named(tmp_path: Path, clip_files: Path, options: list[str]
     message = refused("recipes", "suggest", clip_files, *options, "-o", tmp_path / "x.yaml", code=code)
     assert problem in message
     assert not (tmp_path / "x.yaml").exists()
+
+
+@pytest.fixture
+def class_folders(tmp_path: Path, clip_files: Path) -> Path:
+    """Ten videos in folders of two classes."""
+    for number in range(10):
+        folder = tmp_path / "videos" / ("run", "walk")[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(clip_files / f"clip{number % 4}.mp4", folder / f"{number}.mp4")
+    return tmp_path / "videos"
+
+
+def test_class_folders_are_split_next_to_the_recipe(tmp_path: Path, class_folders: Path):
+    before = sorted(class_folders.rglob("*"))
+    shown = called("recipes", "suggest", class_folders, "-o", tmp_path / "mine.yaml")
+    assert "everest finetune --recipe" in shown.stderr
+    data = load_recipe(tmp_path / "mine.yaml").data
+    lists = [tmp_path / "mine-lists" / f"{name}.csv" for name in ("train", "val", "test")]
+    assert [data.train, data.val, data.test] == list(map(str, lists))
+    videos = [sample.path for path in lists for sample in read_samples(path, root=class_folders).samples]
+    assert sorted(videos) == sorted(map(str, class_folders.rglob("*.mp4")))
+    assert sorted(class_folders.rglob("*")) == before
+    message = refused("recipes", "suggest", class_folders, "-o", tmp_path / "mine.yaml", code=2)
+    assert "mine.yaml: exists" in message
+    called("recipes", "suggest", class_folders, "-o", tmp_path / "mine.yaml", "--overwrite", "-q")
+
+
+def test_few_labeled_videos_are_seen_as_differences_unless_an_encoder_is_trained_first():
+    def model_input(purpose: Purpose, videos: int) -> str | None:
+        facts = DataFacts(videos=videos, classes=5, frames=60, height=240, width=320)
+        choices = suggest(facts, "cpu", hours=1, purpose=purpose)
+        return next((choice.value for choice in choices if choice.key == ("model", "input")), None)
+
+    assert model_input("scratch", 60) == "differences"
+    assert model_input("scratch", 6000) is model_input("finetune", 60) is model_input("pretrain", 60) is None
+
+
+def test_unlabeled_videos_get_a_recipe_for_pre_training(tmp_path: Path, class_folders: Path):
+    shown = called("recipes", "suggest", class_folders, "--unlabeled", "-o", tmp_path / "mine.yaml")
+    assert f"everest pretrain --recipe {tmp_path / 'mine.yaml'}" in shown.stderr
+    assert "10 training videos with no labels" in (tmp_path / "mine.yaml").read_text()
+    recipe = tmp_path / "mine.yaml"
+    called("pretrain", "--recipe", recipe, "--dry-run", "--gpus", "cpu", "-o", tmp_path / "run")
+
+
+def test_auto_is_the_suggested_recipe(tmp_path: Path, clip_files: Path):
+    mine = tmp_path / "mine.yaml"
+    called("recipes", "suggest", clip_files, "--device", "cpu", "-o", mine, "-q")
+    options = ["--data", clip_files, "--gpus", "cpu", "--init", "none", "--print-config"]
+    written = called("finetune", "--recipe", mine, *options, "--set", "train.workers=0").stdout
+    made = called("finetune", "--recipe", "auto", *options, "--set", "train.workers=0").stdout
+    assert yaml.safe_load(made) == yaml.safe_load(written) | {"name": "auto"}
+    unlabeled = called("pretrain", "--recipe", "auto", *options[:4], "--print-config").stdout
+    assert yaml.safe_load(unlabeled)["model"]["input"] == "frames"
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "problem"),
+    [
+        (["finetune", "--init", "none", "--recipe", "auto"], 2, "--recipe auto: needs --data DIR"),
+        (["recipes", "show", "auto"], 2, "--recipe auto --data DIR"),
+    ],
+)
+def test_auto_needs_data(command: list[str], code: int, problem: str):
+    assert problem in refused(*command, code=code)
 
 
 def test_a_folder_without_lists_names_the_command_that_makes_them(tmp_path: Path):

@@ -1,0 +1,67 @@
+"""The recipe `auto`: what `everest recipes suggest` writes, made in place for the data of a command."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import torch
+
+from everest.config.recipe import load_recipe
+from everest.config.recipe_files import AUTO, RecipeFile
+from everest.data.stage_source import LISTS
+from everest.errors import RecipeError
+from everest.prepare.data_facts import data_section, examine_data
+from everest.prepare.suggest import DEVICES, Purpose, recipe_text, suggest
+
+BASE: Final = "custom"  # whose lists are those of `everest prepare`
+HOURS: Final = 1.0  # for both stages
+
+
+def this_device() -> str:
+    """The name of the largest of `DEVICES` that this machine has."""
+    if not torch.cuda.is_available():
+        return "cpu"
+    memory = torch.cuda.get_device_properties(0).total_memory / 2**30
+    gpus = [name for name in DEVICES if name != "cpu"]
+    fitting = [name for name in gpus if int(name.removesuffix("GB")) <= 1.1 * memory]
+    return fitting[-1] if fitting else gpus[0]
+
+
+def auto_recipe(
+    data: str | None, *, purpose: Purpose, overrides: Sequence[str] = (), cpu: bool = False
+) -> RecipeFile:
+    """Suggest a recipe for the lists in the folder `data`.
+
+    Args:
+        data: the folder of the lists; None: there is none.
+        overrides: `section.key=value` texts, which may name other lists.
+        cpu: suggest for the CPU even if there is a GPU.
+    Raises:
+        RecipeError: no folder is given.
+        DataError: see `examine_data` and `data_section`.
+    """
+    if data is None:
+        raise RecipeError("--recipe auto: needs --data DIR, the videos that the recipe is for")
+    labeled = purpose != "pretrain"
+    root = f"data.root={json.dumps(data)}"
+    given = load_recipe(BASE, overrides=[*overrides, root]).data
+    lists = {key: name for key, default in LISTS.items() if (name := getattr(given, key)) != default}
+    section = data_section(data, **lists, labeled=labeled)
+    facts = examine_data(replace(given, **section), labeled=labeled)
+    device = "cpu" if cpu else this_device()
+    choices = suggest(facts, device, hours=HOURS, purpose=purpose)
+    text = recipe_text(choices, section, base=DEVICES[device].base, facts=facts)
+    return RecipeFile(name=AUTO, label=AUTO, text=text, folder=None)
+
+
+def named_or_auto(
+    recipe: str | Path, *, data: str | None, overrides: Sequence[str], cpu: bool, purpose: Purpose
+) -> str | Path | RecipeFile:
+    """The recipe itself or, of the name `auto`, what `auto_recipe` suggests."""
+    if recipe != AUTO:
+        return recipe
+    return auto_recipe(data, purpose=purpose, overrides=overrides, cpu=cpu)

@@ -1,0 +1,118 @@
+"""The properties of a data set from which a recipe is suggested: its lists, videos and classes."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any, Final
+
+from everest.config.settings import DataSettings, Recipe
+from everest.data.samples import Sample
+from everest.data.stage_source import LISTS
+from everest.data.stages import finetune_clips, pretrain_clips
+from everest.errors import DataError
+from everest.prepare.index import CLASSES
+from everest.system.storage import Location, parse_location
+from everest.video.folders import subfolders, videos_under
+from everest.video.reader import probe
+from everest.video.stream import VideoError
+
+MOST_PROBED: Final = 40  # videos whose length and size are read, spread over the list
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataFacts:
+    """The properties of a data set on which the rules depend."""
+
+    videos: int  # for training
+    classes: int  # 0: the videos have no labels
+    frames: float  # of the median video
+    height: float
+    width: float
+
+
+def examine_data(data: DataSettings, *, labeled: bool = True) -> DataFacts:
+    """Count the training videos and classes, and read the length and size of some videos.
+
+    Raises:
+        DataError: the list cannot be read, or none of the videos.
+    """
+    recipe, classes = Recipe(name="suggest", data=data), 0
+    if labeled:
+        clips, known = finetune_clips(recipe)
+        classes = known.count
+    else:
+        clips = pretrain_clips(recipe)
+    found, problems = _probe_some(clips.samples)
+    if not found:
+        raise DataError(f"none of the videos can be read; the first: {problems[0]}")
+    frames, height, width = zip(*found, strict=True)
+    return DataFacts(
+        videos=len(clips),
+        classes=classes,
+        frames=median(frames),
+        height=median(height),
+        width=median(width),
+    )
+
+
+def _probe_some(samples: Sequence[Sample]) -> tuple[list[tuple[int, int, int]], list[str]]:
+    """The frames, height and width of some of the videos, and the problems of the others."""
+    found, problems = [], []
+    for sample in samples[:: max(1, len(samples) // MOST_PROBED)]:
+        try:
+            info = probe(sample.video)
+        except VideoError as error:
+            problems.append(str(error))
+        else:
+            found.append((info.frames, info.height, info.width))
+    return found, problems
+
+
+def data_section(
+    root: str,
+    *,
+    train: str | None = None,
+    val: str | None = None,
+    test: str | None = None,
+    labeled: bool = True,
+) -> dict[str, Any]:
+    """The lists of a data set: the given ones, else `train.csv`, `val.csv` and `test.csv` if they exist.
+
+    A file `classes.txt` beside the training list is used, too.
+
+    Args:
+        labeled: False lets the training list be missing: all videos below the folder are read then.
+    Raises:
+        DataError: there is no training list.
+    """
+    location = parse_location(root)
+    found: dict[str, Any] = {}
+    for key, given in (("train", train), ("val", val), ("test", test)):
+        names = [given] if given else [LISTS[key], key]
+        found[key] = next((name for name in names if (location / name).exists()), given)
+    if found["train"] is None and labeled:
+        command = f"everest prepare split {shlex.quote(root)}"
+        raise DataError(f"{root}: no {LISTS['train']}; make lists by `{command}`")
+    if found["train"] is None:
+        del found["train"]
+    elif classes := _beside(found["train"], location):
+        found["classes"] = classes
+    return {"root": str(location.resolve()), **found}
+
+
+def has_class_folders(root: str) -> bool:
+    """Whether a folder has subfolders with videos, and neither a training list nor a folder `train`."""
+    location = parse_location(root)
+    if any((location / name).exists() for name in (LISTS["train"], "train")):
+        return False
+    return any(next(videos_under(location / name), None) for name in subfolders(location))
+
+
+def _beside(train: str, root: Location) -> str | None:
+    """The name of `classes.txt` in the folder of the training list, if it is there."""
+    folder, _, _ = train.rpartition("/")
+    name = f"{folder}/{CLASSES}" if folder else CLASSES
+    return name if (root / name).is_file() else None

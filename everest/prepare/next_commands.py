@@ -1,0 +1,36 @@
+"""The commands that follow after lists or a recipe were made."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from everest.data.samples import Sample
+
+
+def training_commands(recipe: Path, *, labeled: bool) -> list[str]:
+    """The commands that train with a recipe."""
+    name, file = shlex.quote(recipe.stem), shlex.quote(str(recipe))
+    if not labeled:
+        return [f"everest pretrain --recipe {file} --output runs/{name}"]
+    return [
+        f"everest finetune --recipe {file} --init none --output runs/{name}",
+        f"everest eval --checkpoint runs/{name}",
+    ]
+
+
+def commands_for_lists(
+    lists: Mapping[str, Sequence[Sample]], folder: Path, *, root: Path, heads: Sequence[str]
+) -> list[str]:
+    """The commands that train on the lists `NAME.csv` of `folder`, whose paths are relative to `root`.
+
+    A recipe is made for them; unlabeled lists and lists of several labels get one for pre-training.
+    """
+    filled = {name: samples for name, samples in lists.items() if samples}
+    folder = folder.absolute()
+    below = folder.relative_to(root) if folder.is_relative_to(root) else folder
+    given = [] if folder == root else [f"--{name} {shlex.quote(f'{below}/{name}.csv')}" for name in filled]
+    labeled = any(sample.labels for samples in filled.values() for sample in samples) and not heads
+    words = ["everest recipes suggest", shlex.quote(str(root)), *given, *([] if labeled else ["--unlabeled"])]
+    return [f"{' '.join(words)} --output my.yaml", *training_commands(Path("my.yaml"), labeled=labeled)]

@@ -126,7 +126,7 @@ def training_command(name: str, **own_options: Any) -> Callable[[Callable[..., N
 
 
 def _purpose(init: str | None) -> Purpose:
-    """What the recipe `auto` is for, by the option --init that `finetune` has."""
+    """The purpose of the recipe `auto`, by the option --init of `finetune`."""
     if init is None:
         return "pretrain"
     return "scratch" if init == "none" else "finetune"

@@ -1,4 +1,4 @@
-"""What a model sees of the normalized frames of a clip: the frames themselves, or how they change.
+"""The input of a model, made from the normalized frames of a clip: the frames themselves, or their changes.
 
 B batch, C channels, T frames, H W pixels.
 """

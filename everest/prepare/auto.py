@@ -17,7 +17,7 @@ from everest.errors import RecipeError
 from everest.prepare.data_facts import data_section, examine_data
 from everest.prepare.suggest import DEVICES, Purpose, recipe_text, suggest
 
-BASE: Final = "custom"  # whose lists are those of `everest prepare`
+BASE: Final = "custom"  # has the lists that `everest prepare` writes
 HOURS: Final = 1.0  # for both stages
 
 

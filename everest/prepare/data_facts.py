@@ -81,7 +81,7 @@ def data_section(
 ) -> dict[str, Any]:
     """The lists of a data set: the given ones, else `train.csv`, `val.csv` and `test.csv` if they exist.
 
-    A file `classes.txt` beside the training list is used, too.
+    A file `classes.txt` next to the training list is used, too.
 
     Args:
         labeled: False lets the training list be missing: all videos below the folder are read then.
@@ -98,7 +98,7 @@ def data_section(
         raise DataError(f"{root}: no {LISTS['train']}; make lists by `{command}`")
     if found["train"] is None:
         del found["train"]
-    elif classes := _beside(found["train"], location):
+    elif classes := _class_file(found["train"], location):
         found["classes"] = classes
     return {"root": str(location.resolve()), **found}
 
@@ -111,7 +111,7 @@ def has_class_folders(root: str) -> bool:
     return any(next(videos_under(location / name), None) for name in subfolders(location))
 
 
-def _beside(train: str, root: Location) -> str | None:
+def _class_file(train: str, root: Location) -> str | None:
     """The name of `classes.txt` in the folder of the training list, if it is there."""
     folder, _, _ = train.rpartition("/")
     name = f"{folder}/{CLASSES}" if folder else CLASSES

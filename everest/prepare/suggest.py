@@ -16,7 +16,7 @@ from everest.config.yaml import write_yaml
 from everest.errors import unknown_name
 from everest.prepare.data_facts import DataFacts
 
-# What a recipe is for: only to pre-train, to train a classifier from a pre-trained encoder, or from scratch.
+# The use of a recipe: pre-training only, a classifier from a pre-trained encoder, or one from scratch.
 Purpose = Literal["pretrain", "finetune", "scratch"]
 
 COVERED: Final = 0.75  # of the median video, by a training clip
@@ -139,7 +139,7 @@ def _budgets(facts: DataFacts, device: Device, *, hours: float) -> list[Choice]:
 
 
 def _few_videos(facts: DataFacts, purpose: Purpose) -> list[Choice]:
-    """The input and the augmentation: what a model may learn by heart, and what it is left to learn from."""
+    """The augmentation and the input that keep a model from overfitting."""
     mild = facts.videos <= VERY_FEW_VIDEOS
     count = f"{facts.videos} videos"
     chosen = [
@@ -151,8 +151,11 @@ def _few_videos(facts: DataFacts, purpose: Purpose) -> list[Choice]:
         _choice("finetune.mixup", 0.0 if mild else 0.8, "with the crops"),
     ]
     if purpose == "scratch" and facts.videos <= FEW_VIDEOS:
-        reason = f"what stands still in {count} would be learned by heart; pre-training needs frames"
-        chosen.append(_choice("model.input", "differences", reason))
+        reason = f"a model overfits to the still parts of {count}; set frames for pre-training"
+        chosen += [
+            _choice("model.input", "differences", reason),
+            _choice("model.positions", "separable", "with differences"),
+        ]
     return chosen
 
 

@@ -55,6 +55,12 @@ class MaskView:
         return _to_frames(shown, self.grid)
 
     @property
+    def tubelet(self) -> tuple[int, int, int]:
+        """Frames, rows and columns of pixels of a token."""
+        length, height, width = self.frames.shape[:3]
+        return length // self.grid.t, height // self.grid.h, width // self.grid.w
+
+    @property
     def order(self) -> Tensor | None:
         """(N,) token ids, the first to keep in front; None if the strategy measures nothing."""
         if self.importance is None:
@@ -67,14 +73,16 @@ class MaskView:
         by_token = self.importance.view(self.grid.t, self.grid.h, self.grid.w)
         return spread(by_token, self.frames.shape[:3])
 
+    def kept_per_slice(self) -> list[int]:
+        return torch.bincount(self.kept // self.grid.per_slice, minlength=self.grid.t).tolist()
+
     def to_dict(self) -> dict[str, Any]:
         """Return the values of --json: ids and counts."""
-        per_slice = torch.bincount(self.kept // self.grid.per_slice, minlength=self.grid.t)
         return {
             "grid": [self.grid.t, self.grid.h, self.grid.w],
             "strategy": self.selector.strategy,
             "keep": round(len(self.kept) / self.grid.num_tokens, 4),
-            "kept_per_slice": per_slice.tolist(),
+            "kept_per_slice": self.kept_per_slice(),
             "kept": self.kept.tolist(),
             "visible": self.visible.tolist(),
         }

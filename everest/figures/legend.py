@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final, NamedTuple
 
-from everest.figures.masks import GRAY, RED, MaskView
+from everest.figures.masks import GRAY, RED, TINT, MaskView
 from everest.methods.ranked import ByImportance, LearnedImportance
 
 RGB = tuple[float, float, float]
 DROPPED: Final[RGB] = (GRAY, GRAY, GRAY)
-PREDICTED: Final[RGB] = (0.45 * 0.5 + 0.55 * RED[0], 0.45 * 0.5 + 0.55 * RED[1], 0.45 * 0.5 + 0.55 * RED[2])
+HALF: Final = (1 - TINT) * 0.5  # of a medium gray, faded to red
+PREDICTED: Final[RGB] = (TINT * RED[0] + HALF, TINT * RED[1] + HALF, TINT * RED[2] + HALF)
 
 
 class LegendLine(NamedTuple):
@@ -131,7 +132,8 @@ def legend_of(views: Sequence[MaskView], *, numbered: bool) -> list[LegendLine]:
     first, entries = views[0], []
     drops = any(len(view.kept) < view.grid.num_tokens for view in views)
     if drops:
-        entries.append(LegendLine("gray: dropped, neither encoded nor predicted", DROPPED))
+        meaning = "dropped" if first.rebuilt is not None else "dropped, neither encoded nor predicted"
+        entries.append(LegendLine(f"gray: {meaning}", DROPPED))
     if len(views) == 1 and hides(first):
         hidden = "dropped, or hidden from the encoder and predicted" if drops else "hidden and predicted"
         entries.append(LegendLine(f'gray in "visible tokens": {hidden}', DROPPED))

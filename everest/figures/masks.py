@@ -27,6 +27,7 @@ from everest.video.file import VideoInfo
 from everest.video.pixels import normalize, unnormalize
 
 RED = (0.9, 0.15, 0.1)
+TINT = 0.55  # how far a predicted token is faded to red
 GRAY = 0.55  # of omitted tokens: neither black nor white, which videos contain
 
 
@@ -50,7 +51,7 @@ class MaskView:
         patches = _to_patches(self.frames, self.grid)
         shown = torch.full_like(patches, GRAY)
         if tinted is not None:
-            shown[tinted] = 0.45 * patches[tinted] + 0.55 * torch.tensor(RED).view(3, 1, 1, 1)
+            shown[tinted] = (1 - TINT) * patches[tinted] + TINT * torch.tensor(RED).view(3, 1, 1, 1)
         shown[tokens] = patches[tokens]
         return _to_frames(shown, self.grid)
 

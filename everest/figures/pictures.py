@@ -196,7 +196,7 @@ def show_frame(ax: Axes, row: FigureRow, frame: int, scale: Normalize) -> AxesIm
 
 def add_words(figure: Figure, title: str, legend: Sequence[LegendLine]) -> None:
     """Add a title at the top and a legend at the bottom, wrapped to the width of the figure."""
-    columns = int(figure.get_figwidth() * 72 / (0.56 * SMALL))  # letters of medium width, with a margin
+    columns = int(figure.get_figwidth() * 72 / (0.54 * SMALL))  # letters of medium width, with a margin
     lines = [textwrap.fill(line, int(columns * SMALL / 10)) for line in escape_bytes(title).splitlines()]
     figure.suptitle("\n".join(lines), fontsize=10, parse_math=False)
     handles = [

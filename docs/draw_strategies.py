@@ -18,10 +18,10 @@ from everest.methods.masks import FrameWise, RandomSpaceTime, RunningCell, Tube
 from everest.methods.selector import Selector
 from everest.methods.strategies import FrameDifference, RedundancyRobust
 
-SIZE, FRAMES, TUBELET = 112, 16, (2, 8, 8)
+SIZE, FRAMES, TUBELET = 112, 8, (2, 8, 8)
 STRATEGIES: list[tuple[str, Selector]] = [
     ("redundancy-robust", RedundancyRobust()),
-    ("… order: ascending", RedundancyRobust(order="ascending")),
+    ("redundancy-robust, ascending", RedundancyRobust(order="ascending")),
     ("frame-difference", FrameDifference()),
     ("tube", Tube()),
     ("random", RandomSpaceTime()),
@@ -32,16 +32,19 @@ STRATEGIES: list[tuple[str, Selector]] = [
 
 
 def moving_clip() -> Tensor:
-    """(3, T, H, W) uint8: a disc crosses a smooth background, a square stays, the camera adds noise."""
+    """(3, T, H, W) uint8: a disc crosses the sky above waves, a square rests, the camera adds noise."""
     y, x = np.mgrid[0:SIZE, 0:SIZE] / SIZE
-    background = np.stack([0.35 + 0.3 * x, 0.45 + 0.2 * y, 0.5 + 0.2 * (1 - x)])  # (3, H, W)
-    background[:, 70:95, 12:37] = np.array([0.2, 0.3, 0.7])[:, None, None]
+    sky = np.stack([0.35 + 0.3 * x, 0.45 + 0.2 * y, 0.5 + 0.2 * (1 - x)])  # (3, H, W)
+    sky[:, 52:80, 70:98] = np.array([0.2, 0.3, 0.7])[:, None, None]
     camera_noise = np.random.default_rng(0)
     frames = []
     for number in range(FRAMES):
-        frame = background.copy()
-        disc = (x - 0.15 - 0.045 * number) ** 2 + (y - 0.3 - 0.02 * number) ** 2 < 0.012
+        frame = sky.copy()
+        disc = (x - 0.15 - 0.09 * number) ** 2 + (y - 0.25 - 0.03 * number) ** 2 < 0.014
         frame[:, disc] = np.array([0.95, 0.75, 0.2])[:, None]
+        water = y > 0.8 + 0.04 * np.sin(12 * x + 0.9 * number)
+        crests = 0.5 + 0.5 * np.sin(40 * x + 60 * y - 1.3 * number)
+        frame[:, water] = np.stack([0.1 + 0.3 * crests, 0.3 + 0.4 * crests, 0.5 + 0.4 * crests])[:, water]
         frames.append((frame + 0.01 * camera_noise.standard_normal(frame.shape)).clip(0, 1))
     return torch.from_numpy(np.stack(frames, axis=1) * 255).to(torch.uint8)
 
@@ -49,10 +52,9 @@ def moving_clip() -> Tensor:
 def main() -> None:
     views = view_masks(moving_clip(), STRATEGIES, model=None, tubelet=TUBELET, seed=3)
     path = Path(__file__).with_name("strategies.png")
-    draw_views(path, views, title="visible and predicted tokens of one clip; change measured on pixels")
-    with Image.open(path) as picture:  # small enough for a repository
-        small = picture.convert("RGB").resize((picture.width * 2 // 3, picture.height * 2 // 3))
-    small.quantize(128).save(path, optimize=True)
+    draw_views(path, views, title="tokens of one clip by strategy; change measured on pixels")
+    with Image.open(path) as image:  # small enough for a repository
+        image.convert("RGB").quantize(256, kmeans=1).save(path, optimize=True)
 
 
 if __name__ == "__main__":

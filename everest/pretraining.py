@@ -98,7 +98,7 @@ def _show_reconstruction(training: Training, tracker: Tracker) -> None:
     model.eval()
     view = view_model(model, clip.frames[0], noise=clip.noise[0])
     model.train()
-    clips = [frames for _, frames in rows_of([view]) if frames.dim() == 4]  # (T, H, W, 3) each
+    clips = [row.frames for row in rows_of([view]) if row.frames.dim() == 4]  # (T, H, W, 3) each
     rows = [frames.permute(1, 0, 2, 3).flatten(1, 2) for frames in clips]  # (H, T * W, 3) each
     image = torch.cat(rows)[None].numpy()  # (1, rows * H, T * W, 3)
     # TensorBoard expects channels first by default; W&B has no such option.

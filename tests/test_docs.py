@@ -59,6 +59,16 @@ def commands(page: Path) -> list[list[str]]:
     return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("everest ")]
 
 
+def test_every_image_is_shown_and_small():
+    shown = {
+        (page.parent / name).resolve()
+        for page in PAGES
+        for name in re.findall(r"!\[[^]]*\]\(([^)]+)\)", page.read_text())
+    }
+    assert shown == set((ROOT / "docs").glob("*.png"))
+    assert all(image.stat().st_size < 400_000 for image in shown)
+
+
 @pytest.fixture
 def desk(tmp_path: Path, clip_files: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder to work in: videos in VIDEOS, imitations of data sets, what a released program saved."""

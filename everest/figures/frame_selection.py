@@ -22,13 +22,14 @@ from torch import Tensor
 from everest.data.crops import resize
 from everest.data.frames import spread_frames
 from everest.errors import DataError
+from everest.figures.legend import LegendLine, range_text, share_text
 from everest.figures.masks import TUBELET, FigureRequest, Transformer
+from everest.figures.pictures import SMALL, add_words
 from everest.methods.frame_selection import draw_slices, kept_per_slice, num_candidates
 from everest.methods.grid import TokenGrid
 from everest.methods.importance import RawPixels
 from everest.methods.strategies import FrameDifference, RedundancyRobust
 from everest.system.files import check_new_file, refuse_inputs, write_atomically
-from everest.system.names import escape_bytes
 from everest.video.pixels import normalize
 from everest.video.reader import probe, read_frames
 
@@ -44,6 +45,7 @@ class FrameView:
     numbers: list[tuple[int, ...]]  # S: frame numbers of each candidate slice
     frames: Tensor  # (S * p, H, W, 3) uint8, the candidates
     counts: Tensor  # (S,) kept tokens
+    num_tokens: int  # of all candidates
     drawn: Tensor  # (t,) candidate numbers, ascending
     inclusion: Tensor | None  # (S,) share of D draws that drew a candidate
 
@@ -130,6 +132,7 @@ class FrameDraw(FigureRequest):
             numbers=[tuple(ids[i : i + pair]) for i in range(0, len(ids), pair)],
             frames=frames,
             counts=counts[0],
+            num_tokens=grid.num_tokens,
             drawn=drawn[0],
             inclusion=(
                 torch.bincount(drawn[1:].flatten(), minlength=candidates) / self.draws if self.draws else None
@@ -138,39 +141,72 @@ class FrameDraw(FigureRequest):
 
 
 COLUMNS: Final = 8  # candidates in a row
-DIMMED: Final = 0.72  # how far a frame that was not drawn is faded to white
-DRAWN, NOT_DRAWN = "#0072B2", "#BBBBBB"  # of color-blind-safe palettes
+MOST_LABELS: Final = 24  # under the bars
+FADED: Final = 0.72  # how far a frame that was not drawn is faded to white
+DRAWN, NOT_DRAWN, DOT = "#0072B2", "#BBBBBB", "#D55E00"  # of color-blind-safe palettes
+UNDRAWN_TEXT: Final = "#666666"
 
 
 def draw_selection(path: Path, view: FrameView) -> None:
-    """Draw a PNG: the first frame of every candidate pair, dimmed unless drawn, and their counts below."""
+    """Draw a PNG: the first frame of every candidate pair, faded unless drawn, and their counts below."""
+    figure = selection_figure(view)
+    write_atomically(path, lambda part: figure.savefig(part, format="png"))
+
+
+def selection_figure(view: FrameView) -> Figure:
+    """Return the figure of `draw_selection`."""
     candidates = len(view.numbers)
     rows = -(-candidates // COLUMNS)
     height, width = view.frames.shape[1:3]
     drawn = set(view.drawn.tolist())
+    legend = _legend(view)
+    column = min(1.5 * max(width / height, 0.6), 1.8)  # inches
+    line = column * height / width + 0.35
     with mpl.rc_context({"font.size": 9}):
-        size = (1.5 * max(width / height, 0.6) * COLUMNS + 0.4, (1.5 + 0.35) * rows + 2.4)
+        size = (column * COLUMNS + 0.8, line * rows + 2.6 + 0.18 * len(legend))
         figure = Figure(figsize=size, dpi=110, layout="constrained")
-        grid = figure.add_gridspec(rows + 1, COLUMNS, height_ratios=[1.5] * rows + [1.7])
+        grid = figure.add_gridspec(rows + 1, COLUMNS, height_ratios=[line] * rows + [1.7])
         first_frames = view.frames[:: len(view.numbers[0])].numpy() / 255
         for number, (frame, pair) in enumerate(zip(first_frames, view.numbers, strict=True)):
             ax = figure.add_subplot(grid[divmod(number, COLUMNS)])
             ax.axis("off")
-            ax.imshow(frame if number in drawn else frame + (1 - frame) * DIMMED)
-            ax.set_title(f"{pair[0]}-{pair[-1]}", fontsize=8, color=DRAWN if number in drawn else "#777777")
+            ax.imshow(frame if number in drawn else frame + (1 - frame) * FADED)
+            color = DRAWN if number in drawn else UNDRAWN_TEXT
+            ax.set_title(f"frames {range_text(pair)}", fontsize=SMALL, color=color)
         ax = figure.add_subplot(grid[rows, :])
         numbers = np.arange(candidates)
         ax.bar(numbers, view.counts.numpy(), color=[DRAWN if n in drawn else NOT_DRAWN for n in numbers])
-        ax.set_xticks(numbers, [str(pair[0]) for pair in view.numbers], fontsize=7)
-        ax.set_xlabel("first frame of the pair")
+        step = -(-candidates // MOST_LABELS)
+        ax.set_xticks(numbers[::step], [range_text(pair) for pair in view.numbers[::step]], fontsize=SMALL)
+        ax.set_xlabel("frames of the pair, counted from 0 in the video")
         ax.set_ylabel("kept tokens")
         if view.inclusion is not None:
             share_axis = ax.twinx()
-            share_axis.plot(numbers, view.inclusion.numpy(), "o", color="#D55E00", markersize=4)
+            share_axis.plot(numbers, view.inclusion.numpy(), "o", color=DOT, markersize=4)
             share_axis.set(ylabel="share of draws (dots)", ylim=(0, 1.05))
-        title = f"{view.video.name}: {len(drawn)} of {candidates} pairs drawn (alpha {view.alpha:g})"
-        figure.suptitle(escape_bytes(title), parse_math=False)
-        write_atomically(path, lambda part: figure.savefig(part, format="png"))
+        title = (
+            f"{view.video.name}: {len(drawn)} of {candidates} candidate pairs are drawn "
+            f"(alpha {view.alpha:g}), from a video of {view.frames_total} frames"
+        )
+        add_words(figure, title, legend)
+    return figure
+
+
+def _legend(view: FrameView) -> list[LegendLine]:
+    per_pair = view.num_tokens // len(view.numbers)
+    kept = share_text(int(view.counts.sum()), view.num_tokens)
+    entries = [
+        LegendLine("drawn for the clip; the first frame of each pair is shown", DRAWN),
+        LegendLine("candidate that was not drawn, its image is faded", NOT_DRAWN),
+        LegendLine(f"alpha {view.alpha:g}: {view.alpha:g} times as many candidates as the clip needs"),
+        LegendLine(f"bars: kept tokens of each pair, at most {per_pair}; of all candidates: {kept}"),
+        LegendLine(
+            "pairs are drawn at random: a pair with twice the kept tokens is twice as likely to be drawn next"
+        ),
+    ]
+    if view.inclusion is not None:
+        entries.append(LegendLine("dots: share of repeated draws that contain the pair", DOT))
+    return entries
 
 
 def write_frame_figures(

@@ -50,23 +50,13 @@ def requested_selectors(
             raise RecipeError(f"--{setting}: {name} has no such setting; leave it out")
     if name == LEARNED:  # tokens are kept by score, out of all tokens
         return [
-            (
-                _title(score, ratio),
-                LearnedImportance(mask_ratio=1.0, keep_ratio=ratio or 0.1, random_ratio=0.0, score=score),
-            )
+            (score, LearnedImportance(mask_ratio=1.0, keep_ratio=ratio or 0.1, random_ratio=0.0, score=score))
             for ratio in ratios or [None]
             for score in (SCORES if compared else SCORES[-1:])
         ]
     if not compared:
-        return [
-            (_title(name, ratio), make_selector(name, kept=ratio, settings=settings))
-            for ratio in ratios or [None]
-        ]
+        return [(name, make_selector(name, kept=ratio, settings=settings)) for ratio in ratios or [None]]
     if strategy is not None or len(ratios) > 1:
         raise RecipeError("--compare shows the strategies of the field, with one share: leave out the others")
     kept = dict.fromkeys(COMPARED) | {DEFAULT: ratios[0] if ratios else None}
     return [(each, make_selector(each, kept=ratio, settings={})) for each, ratio in kept.items()]
-
-
-def _title(name: str, ratio: float | None) -> str:
-    return name if ratio is None else f"{name}\n{ratio:g} kept"

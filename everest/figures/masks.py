@@ -28,6 +28,7 @@ from everest.video.file import VideoInfo
 from everest.video.pixels import normalize, unnormalize
 
 RED = (0.9, 0.15, 0.1)
+TINT = 0.55  # how far a predicted token is faded to red
 GRAY = 0.55  # of omitted tokens: neither black nor white, which videos contain
 
 
@@ -51,9 +52,15 @@ class MaskView:
         patches = _to_patches(self.frames, self.grid)
         shown = torch.full_like(patches, GRAY)
         if tinted is not None:
-            shown[tinted] = 0.45 * patches[tinted] + 0.55 * torch.tensor(RED).view(3, 1, 1, 1)
+            shown[tinted] = (1 - TINT) * patches[tinted] + TINT * torch.tensor(RED).view(3, 1, 1, 1)
         shown[tokens] = patches[tokens]
         return _to_frames(shown, self.grid)
+
+    @property
+    def tubelet(self) -> tuple[int, int, int]:
+        """Frames, rows and columns of pixels of a token."""
+        length, height, width = self.frames.shape[:3]
+        return length // self.grid.t, height // self.grid.h, width // self.grid.w
 
     @property
     def order(self) -> Tensor | None:
@@ -68,14 +75,16 @@ class MaskView:
         by_token = self.importance.view(self.grid.t, self.grid.h, self.grid.w)
         return spread(by_token, self.frames.shape[:3])
 
+    def kept_per_slice(self) -> list[int]:
+        return torch.bincount(self.kept // self.grid.per_slice, minlength=self.grid.t).tolist()
+
     def to_dict(self) -> dict[str, Any]:
         """Return the values of --json: ids and counts."""
-        per_slice = torch.bincount(self.kept // self.grid.per_slice, minlength=self.grid.t)
         return {
             "grid": [self.grid.t, self.grid.h, self.grid.w],
             "strategy": self.selector.strategy,
             "keep": round(len(self.kept) / self.grid.num_tokens, 4),
-            "kept_per_slice": per_slice.tolist(),
+            "kept_per_slice": self.kept_per_slice(),
             "kept": self.kept.tolist(),
             "visible": self.visible.tolist(),
         }

@@ -7,30 +7,56 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import matplotlib
 import torch
+from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.patches import Patch
 from PIL import Image
 from torch import Tensor
 
+from everest.figures.legend import (
+    DROPPED,
+    LegendLine,
+    Source,
+    hides,
+    importance_text,
+    is_tinted,
+    legend_of,
+    range_text,
+    share_text,
+    token_text,
+    tokens_text,
+)
 from everest.figures.masks import GRAY, MaskView, spread
 from everest.system.files import write_atomically
 from everest.system.names import escape_bytes
 from everest.tokenizer.report import Example
 
 COLUMNS: Final = 8  # frames in a row, at most
+COLUMN_WIDTH: Final = 1.6  # inches, at most: eight columns fit on a screen
 HEAT: Final = "cividis"  # also readable without color vision and in gray
+SMALL: Final = 8  # points, of explanations
+LONGEST_NAME: Final = 24  # letters of a file's name next to its frames
 PREDICTED: Final = "predicted"
 PREDICTED_WITH_TRUTH: Final = "predicted*"
-FOOTNOTE: Final = "* normalized predictions, with the true mean and std of each tubelet"
 
-FigureRow = tuple[str, Tensor]  # label, and (T, H, W, 3) pixels or (T, H, W) importance
+
+class FigureRow(NamedTuple):
+    """Images of one kind, with their explanation."""
+
+    label: str
+    frames: Tensor  # (T, H, W, 3) pixels or (T, H, W) importance
+    note: str = ""
+    captions: Sequence[str] = ()  # of each time slice
 
 
 def rows_of(views: Sequence[MaskView]) -> list[FigureRow]:
@@ -39,71 +65,149 @@ def rows_of(views: Sequence[MaskView]) -> list[FigureRow]:
     A row shows the importance that the strategies measure; rows if they measure it differently.
     """
     first = views[0]
-    rows: list[FigureRow] = [("frames", first.frames)]
+    rows = [FigureRow("original", first.frames, "frames of the video")]
     if len(views) == 1:
-        rows.append(("kept", first.pixels_of(first.kept)))
-        if len(first.visible) < len(first.kept):
-            rows.append(("visible", first.pixels_of(first.visible)))
-        if first.predicted is not None:
-            rows.append((PREDICTED_WITH_TRUTH if first.with_truth else PREDICTED, first.predicted))
-        if first.rebuilt is not None:
-            rows.append(("rebuilt", first.rebuilt))
-    elif all(view.importance is not None or view.rebuilt is not None for view in views):
+        rows += _single(first)
+    elif is_tinted(views):
+        rows += [
+            FigureRow(
+                view.title, view.pixels_of(view.visible, tinted=view.kept), tokens_text(view, tinted=True)
+            )
+            for view in views
+        ]
+    else:
         for view in views:
-            rows.append((view.title, view.pixels_of(view.kept)))
+            rows.append(FigureRow(view.title, view.pixels_of(view.kept), tokens_text(view, tinted=False)))
             if view.rebuilt is not None:
-                rows.append((f"{view.title}:\nrebuilt", view.rebuilt))
-    else:  # masks that keep all tokens differ in the visible ones
-        rows += [(view.title, view.pixels_of(view.visible, tinted=view.kept)) for view in views]
+                rows.append(FigureRow("rebuilt", view.rebuilt, f"from the tokens of\n{view.title}"))
     measured: list[MaskView] = []  # a view for each importance: several keep ratios share one
     for view in views:
         known = (other.importance for other in measured if other.importance is not None)
         if view.importance is not None and not any(torch.equal(view.importance, each) for each in known):
             measured.append(view)
-    if len(measured) == 1:
-        return [*rows, ("importance", measured[0].heat())]
-    return rows + [(f"{view.title.splitlines()[0]}:\nimportance", view.heat()) for view in measured]
+    for view in measured:
+        note = importance_text(view) if len(measured) == 1 else f"{view.title}:\n{importance_text(view)}"
+        rows.append(FigureRow("importance", view.heat(), note))
+    return rows
 
 
-def draw_views(path: Path, views: Sequence[MaskView], *, title: str) -> None:
-    """Draw a PNG with a column for each of up to 8 slices and a labeled line for each of `rows_of`."""
-    rows = rows_of(views)
-    footnote = ""
-    if any(label == PREDICTED_WITH_TRUTH for label, _ in rows):
-        footnote = FOOTNOTE
-    elif any(view.rebuilt is not None for view in views):
-        footnote = "rebuilt from the kept tokens and the first slice of each window"
-    elif any(view.importance is None for view in views):
-        footnote = "reddish: predicted, not seen"
-    draw_rows(path, rows, slices=views[0].grid.t, title=title, footnote=footnote)
+def _single(view: MaskView) -> Iterator[FigureRow]:
+    """The rows of the kept, visible and predicted tokens, and of the clip rebuilt by a tokenizer."""
+    kept, visible, total = len(view.kept), len(view.visible), view.grid.num_tokens
+    if kept < total or not hides(view):  # else the row would be equal to the frames
+        captions = [f"{count} of {view.grid.per_slice}" for count in view.kept_per_slice()]
+        yield FigureRow("kept tokens", view.pixels_of(view.kept), share_text(kept, total), captions)
+    if hides(view):
+        note = f"to the encoder:\n{share_text(visible, total)}"
+        yield FigureRow("visible tokens", view.pixels_of(view.visible), note)
+    if view.predicted is not None:
+        label = PREDICTED_WITH_TRUTH if view.with_truth else PREDICTED
+        note = f"by the decoder:\n{share_text(kept - visible, total)}"
+        yield FigureRow(label, view.predicted, note)
+    if view.rebuilt is not None:
+        yield FigureRow("rebuilt", view.rebuilt, "by the tokenizer")
 
 
-def draw_rows(path: Path, rows: Sequence[FigureRow], *, slices: int, title: str, footnote: str) -> None:
-    """Draw a PNG with a line for each row and a column for the first frame of each of up to 8 slices."""
-    length, height, width = rows[0][1].shape[:3]
+def draw_views(path: Path, views: Sequence[MaskView], *, title: str, source: Source | None = None) -> None:
+    """Draw a PNG with a column for each of up to 8 slices and a labeled line for each of `rows_of`.
+
+    Args:
+        source: the frames of the video, for the title and the columns; None numbers the frames of the clip.
+    """
+    draw_rows(
+        path,
+        rows_of(views),
+        slices=views[0].grid.t,
+        title=title if source is None else f"{source}\n{title}",
+        legend=legend_of(views, numbered=source is not None),
+        numbers=None if source is None else source.numbers,
+    )
+
+
+def draw_rows(
+    path: Path,
+    rows: Sequence[FigureRow],
+    *,
+    slices: int,
+    title: str,
+    legend: Sequence[LegendLine],
+    numbers: Sequence[int] | None = None,
+) -> None:
+    """Draw a PNG with a line for each row and a column for the first frame of each of up to 8 slices.
+
+    Args:
+        numbers: T frame numbers for the columns; None: from 0.
+    """
+    figure = rows_figure(rows, slices=slices, title=title, legend=legend, numbers=numbers)
+    write_atomically(path, lambda part: figure.savefig(part, format="png"))
+
+
+def rows_figure(
+    rows: Sequence[FigureRow],
+    *,
+    slices: int,
+    title: str,
+    legend: Sequence[LegendLine],
+    numbers: Sequence[int] | None,
+) -> Figure:
+    """Return the figure of `draw_rows`."""
+    length, height, width = rows[0].frames.shape[:3]
     step = length // slices
-    columns = list(range(0, length, step))[:: -(-slices // COLUMNS)]
-    column_width = 1.3 * max(width / height, 0.6)
-    line_height = column_width * height / width
-    size = (column_width * len(columns) + 2.2, line_height * len(rows) + 0.9)
+    shown = range(0, slices, -(-slices // COLUMNS))
+    column_width = min(1.3 * max(width / height, 0.6), COLUMN_WIDTH)
+    size = (
+        column_width * len(shown) + 2.6,
+        column_width * height / width * len(rows) + 1 + 0.2 * len(legend),
+    )
     with matplotlib.rc_context({"font.size": 10}):
         figure = Figure(figsize=size, dpi=120, layout="compressed")
-        axes = figure.subplots(len(rows), len(columns), squeeze=False)
-        for (label, frames), line in zip(rows, axes, strict=True):
-            is_heat = frames.dim() == 3
-            scale = Normalize(0, max(float(frames.max()), torch.finfo(torch.float32).tiny))
-            for ax, frame in zip(line, columns, strict=True):
-                colors = {"cmap": HEAT, "norm": scale} if is_heat else {}
-                ax.imshow(frames[frame].numpy(), interpolation="nearest", **colors)
-                ax.set(xticks=[], yticks=[])
-            line[0].set_ylabel(label, rotation=0, ha="right", va="center")
-            if is_heat:
-                figure.colorbar(ScalarMappable(scale, HEAT), ax=list(line), fraction=0.03, pad=0.01)
-        for ax, frame in zip(axes[0], columns, strict=True):
-            ax.set_title(f"frame {frame}", fontsize=8)
-        figure.suptitle(escape_bytes(title), fontsize=10, parse_math=False)
-        figure.supxlabel(footnote, fontsize=7)
-        write_atomically(path, lambda part: figure.savefig(part, format="png"))
+        axes = figure.subplots(len(rows), len(shown), squeeze=False)
+        for row, line in zip(rows, axes, strict=True):
+            scale = scale_of(row)
+            for ax, number in zip(line, shown, strict=True):
+                show_frame(ax, row, number * step, scale)
+                if row.captions:
+                    ax.set_xlabel(row.captions[number], fontsize=SMALL, labelpad=2)
+            place = {"ha": "right", "transform": line[0].transAxes, "parse_math": False}
+            line[0].text(-0.05, 0.51, row.label, va="bottom", **place)
+            line[0].text(-0.05, 0.49, row.note, va="top", fontsize=SMALL, **place)
+            if row.frames.dim() == 3:
+                bar = figure.colorbar(ScalarMappable(scale, HEAT), ax=list(line), fraction=0.03, pad=0.01)
+                bar.ax.tick_params(labelsize=SMALL)
+        for ax, number in zip(axes[0], shown, strict=True):
+            ids = range(number * step, (number + 1) * step)
+            named = range_text(ids if numbers is None else [numbers[i] for i in ids])
+            ax.set_title(f"frame{'s' if step > 1 else ''} {named}", fontsize=SMALL)
+        add_words(figure, title, legend)
+    return figure
+
+
+def scale_of(row: FigureRow) -> Normalize:
+    """The color scale of the importance of all frames."""
+    return Normalize(0, max(float(row.frames.max()), torch.finfo(torch.float32).tiny))
+
+
+def show_frame(ax: Axes, row: FigureRow, frame: int, scale: Normalize) -> AxesImage:
+    """Show a frame of a row, or its importance in colors."""
+    ax.set(xticks=[], yticks=[])
+    colors = {"cmap": HEAT, "norm": scale} if row.frames.dim() == 3 else {}
+    return ax.imshow(row.frames[frame].numpy(), interpolation="antialiased", **colors)
+
+
+def add_words(figure: Figure, title: str, legend: Sequence[LegendLine]) -> None:
+    """Add a title at the top and a legend at the bottom, wrapped to the width of the figure."""
+    columns = int(figure.get_figwidth() * 72 / (0.54 * SMALL))  # letters of medium width, with a margin
+    lines = [textwrap.fill(line, int(columns * SMALL / 10)) for line in escape_bytes(title).splitlines()]
+    figure.suptitle("\n".join(lines), fontsize=10, parse_math=False)
+    handles = [
+        Patch(
+            facecolor=entry.color or "none",
+            edgecolor="black" if entry.color else "none",
+            label=textwrap.fill(entry.text, columns - 8),
+        )
+        for entry in legend
+    ]
+    figure.legend(handles=handles, loc="outside lower left", fontsize=SMALL, frameon=False, labelspacing=0.25)
 
 
 def draw_examples(path: Path, examples: Sequence[Example]) -> None:
@@ -112,18 +216,28 @@ def draw_examples(path: Path, examples: Sequence[Example]) -> None:
     for example in examples:
         frames = example.frames.movedim(0, -1)  # (T, H, W, 3)
         kept = spread(example.mask, frames.shape[:3]).unsqueeze(-1)  # (T, H, W, 1)
+        count = share_text(int(example.mask.sum()), example.mask.numel())
         rows += [
-            (Path(example.video).name, frames),
-            ("kept", frames * kept + GRAY * (1 - kept)),
-            ("rebuilt", example.rebuilt.movedim(0, -1).clamp(0, 1)),
-            ("score", spread(example.scores, frames.shape[:3])),
+            FigureRow("original", frames, escape_bytes(Path(example.video).name)[-LONGEST_NAME:]),
+            FigureRow("kept tokens", frames * kept + GRAY * (1 - kept), count),
+            FigureRow("rebuilt", example.rebuilt.movedim(0, -1).clamp(0, 1), "from the kept tokens"),
+            FigureRow("score", spread(example.scores, frames.shape[:3]), "higher is kept first"),
         ]
+    first = examples[0]
+    t, h, w = first.mask.shape
+    length, height, width = first.frames.shape[1:]
     draw_rows(
         path,
         rows,
-        slices=len(examples[0].mask),
+        slices=len(first.mask),
         title="tokens kept by the tokenizer, and the clip rebuilt from them",
-        footnote="the first slice is kept completely, of the others the highest scores; the rest is gray",
+        legend=[
+            LegendLine("gray: dropped", DROPPED),
+            LegendLine(
+                "the first time slice is kept completely, of the others the tokens with the highest scores"
+            ),
+            LegendLine(token_text((length // t, height // h, width // w), numbered=False)),
+        ],
     )
 
 

@@ -90,19 +90,21 @@ def test_only_normalised_predictions_are_marked(rows, normalize, label):
     settings = load_recipe("custom", overrides=[*recipe, f"pretrain.target.normalize={normalize}"])
     model = pretrain_spec(settings, tokenizer=None).build()
     view = view_model(model, clip, noise=torch.rand(64))
-    assert label in [name for name, _ in rows_of([view])]
+    assert label in [row.label for row in rows_of([view])]
 
 
 def test_several_strategies_have_a_row_for_each_importance(rows):
     robust, ascending = RedundancyRobust(), RedundancyRobust(order="ascending")
-    both = [("robust", robust), ("robust\n0.5 kept", ascending)]  # one measure, so one row
+    both = [("robust", robust), ("robust", ascending)]  # one measure, so one row
     views = view_masks(rows[0], [*both, ("tube", Tube())], model=None, tubelet=(2, 8, 8), seed=0)
-    assert [label for label, _ in rows_of(views)] == ["frames", *(view.title for view in views), "importance"]
+    labels = [row.label for row in rows_of(views)]
+    assert labels == ["original", *(view.title for view in views), "importance"]
     views += view_masks(rows[0], [("difference", FrameDifference())], model=None, tubelet=(2, 8, 8), seed=0)
     *_, first, second = rows_of(views)
-    assert [first[0], second[0]] == ["robust:\nimportance", "difference:\nimportance"]
-    assert torch.equal(first[1], views[0].heat())
-    assert torch.equal(second[1], views[-1].heat())
+    assert [first.label, second.label] == ["importance", "importance"]
+    assert [row.note.split(":")[0] for row in (first, second)] == ["robust", "difference"]
+    assert torch.equal(first.frames, views[0].heat())
+    assert torch.equal(second.frames, views[-1].heat())
 
 
 def test_a_picture_has_a_column_for_each_frame(rows, tmp_path: Path):

@@ -15,6 +15,8 @@ from typer.testing import CliRunner
 
 import everest
 from everest.data.crops import resize
+from everest.figures.frame_selection import FrameDraw, selection_figure
+from everest.figures.legend import share_text
 from everest.figures.mask_page import ranks_of, strategy_ranks
 from everest.methods.frame_selection import kept_per_slice
 from everest.methods.grid import TokenGrid
@@ -63,6 +65,7 @@ def test_kept_tokens_are_where_something_moves(video: Path, tmp_path: Path):
     assert (row["strategy"], row["embedding"]) == ("redundancy-robust", "pixels")
     assert sum(row["kept_per_slice"]) == len(row["kept"])
     assert row["written"] == [str(tmp_path / "moves-mask.png")]
+    assert (row["frames"], row["frames_total"]) == (list(range(24, 40, 2)), 64)
 
 
 def test_ids_equal_the_librarys_selection(video: Path, tmp_path: Path):
@@ -191,6 +194,24 @@ def test_drawn_frames_are_written_unchanged(video: Path, tmp_path: Path):
             )
     with Image.open(tmp_path / "moves-frames.png") as picture:
         assert picture.width > 800
+
+
+def test_the_figure_of_drawn_frames_explains_its_colors(video: Path):
+    options = {"frames": 8, "alpha": 1.5, "stride": 1, "size": 32, "seed": 0, "model": None, "draws": 9}
+    selector = RedundancyRobust(keep_ratio=0.1)
+    view = FrameDraw(selector=selector, whole_video=True, **options).view(video)
+    figure = selection_figure(view)
+    (legend,) = figure.legends
+    words = " ".join(" ".join(text.get_text().split()) for text in legend.get_texts())
+    assert f"at most 6; of all candidates: {share_text(3, 36)}" in words
+    shown = [patch.get_facecolor() for patch in legend.get_patches()]
+    bars = [patch.get_facecolor() for ax in figure.axes for patch in ax.patches]
+    assert set(bars) <= set(shown)
+    *images, counts, shares = figure.axes
+    assert [ax.get_title() for ax in images] == [f"frames {a}, {b}" for a, b in view.numbers]
+    assert [label.get_text() for label in counts.get_xticklabels()] == [f"{a}, {b}" for a, b in view.numbers]
+    assert shares.get_ylabel() == "share of draws (dots)"
+    assert "dots: share of repeated draws" in words
 
 
 # --- errors -----------------------------------------------------------------------------------------

@@ -1,0 +1,80 @@
+"""Animations of the masks of a clip: an endless GIF, or H.264.
+
+T frames, H W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import matplotlib as mpl
+import numpy as np
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
+
+from everest.figures.legend import LegendLine, Source, legend_of
+from everest.figures.masks import MaskView
+from everest.figures.pictures import FigureRow, add_words, rows_of, scale_of, show_frame
+from everest.system.files import write_atomically
+from everest.video.writer import write_video
+
+FPS: Final = 8  # slow enough to follow the tokens
+WIDTH: Final = 10.5  # inches, at most
+PANEL: Final = 2.4  # inches, the shorter side of a panel
+DPI: Final = 100
+
+
+def write_animation(path: Path, views: Sequence[MaskView], *, title: str, source: Source) -> None:
+    """Write the rows of the figure as panels with their titles and a legend, frame by frame."""
+    animation = draw_frames(
+        rows_of(views), title=f"{source}\n{title}", legend=legend_of(views, numbered=True), source=source
+    )
+
+    def write(part: Path) -> None:
+        if path.suffix == ".gif":
+            # Without k-means, the palette of the photographs turns the colors of the importance gray.
+            first, *others = (Image.fromarray(frame.numpy()).quantize(kmeans=1) for frame in animation)
+            first.save(part, format="GIF", save_all=True, append_images=others, duration=1000 // FPS, loop=0)
+        else:
+            with_suffix = part.with_suffix(".mp4")  # the suffix selects the container
+            write_video(with_suffix, animation, FPS)
+            with_suffix.replace(part)
+
+    write_atomically(path, write)
+
+
+def draw_frames(
+    rows: Sequence[FigureRow], *, title: str, legend: Sequence[LegendLine], source: Source
+) -> Tensor:
+    """Return (T, H, W, 3) uint8, of even height and width: all rows as panels, with the frame number."""
+    height, width = rows[0].frames.shape[1:3]
+    scale = min(PANEL / min(height, width), WIDTH / 2 / width)
+    lines = -(-len(rows) // max(int(WIDTH / (width * scale)), 2))
+    columns = -(-len(rows) // lines)
+    size = (max(width * scale * columns, 6), (height * scale + 0.55) * lines + 0.5 + 0.18 * len(legend))
+    frames = []
+    with mpl.rc_context({"font.size": 9}):
+        figure = Figure(figsize=size, dpi=DPI, layout="compressed")
+        canvas = FigureCanvasAgg(figure)
+        axes = figure.subplots(lines, columns, squeeze=False).flatten()
+        for ax in axes[len(rows) :]:
+            ax.axis("off")
+        images = [show_frame(ax, row, 0, scale_of(row)) for ax, row in zip(axes, rows, strict=False)]
+        for ax, row in zip(axes, rows, strict=False):
+            ax.set_title(row.label, parse_math=False)
+            ax.set_xlabel(row.note, parse_math=False, fontsize=8)
+        add_words(figure, title, legend)
+        for frame, number in enumerate(source.numbers):
+            axes[0].set_xlabel(f"frame {number} of the video")
+            for image, row in zip(images, rows, strict=True):
+                image.set_data(row.frames[frame].numpy())
+            canvas.draw()
+            figure.set_layout_engine("none")  # after the first frame: nothing may move
+            pixels = torch.from_numpy(np.array(canvas.buffer_rgba())[..., :3])
+            frames.append(pixels[: pixels.size(0) // 2 * 2, : pixels.size(1) // 2 * 2])  # as H.264 requires
+    return torch.stack(frames)

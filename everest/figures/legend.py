@@ -1,0 +1,172 @@
+"""The words of a figure: frame numbers, counts of tokens, and the legend of its colors and strategies.
+
+T frames of a clip, N tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Final, NamedTuple
+
+from everest.figures.masks import GRAY, RED, TINT, MaskView
+from everest.methods.ranked import ByImportance, LearnedImportance
+
+RGB = tuple[float, float, float]
+DROPPED: Final[RGB] = (GRAY, GRAY, GRAY)
+HALF: Final = (1 - TINT) * 0.5  # of a medium gray, faded to red
+PREDICTED: Final[RGB] = (TINT * RED[0] + HALF, TINT * RED[1] + HALF, TINT * RED[2] + HALF)
+
+
+class LegendLine(NamedTuple):
+    """A line of a legend: what a color means, or an explanation without a color."""
+
+    text: str
+    color: RGB | str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """The frames of a video that a figure shows."""
+
+    video: str
+    numbers: tuple[int, ...]  # T frame numbers of the video, from 0, ascending; the last one may repeat
+    total: int  # frames of the video
+
+    def __str__(self) -> str:
+        shown = sorted(set(self.numbers))
+        text = f"{self.video}: {len(shown)} of {self.total} frames, {range_text(shown)}"
+        steps = {later - former for former, later in pairwise(shown)}
+        if len(steps) == 1 and steps != {1}:
+            text += f" in steps of {steps.pop()}"
+        if len(shown) < len(self.numbers):
+            text += f"; the video is too short for {len(self.numbers)} such frames: the last is repeated"
+        return text
+
+
+def range_text(numbers: Sequence[int]) -> str:
+    """`7` or `7, 11` or `7 to 19`: the ascending frame numbers of a time slice."""
+    if len(numbers) < 3:
+        return ", ".join(map(str, numbers))
+    return f"{numbers[0]} to {numbers[-1]}"
+
+
+def share_text(count: int, total: int) -> str:
+    """`30 % = 604 of 2016`."""
+    return f"{round(100 * count / total, 1):g} % = {count} of {total}"
+
+
+# How the strategies choose; a strategy of another package has no entry.
+CHOICES: Final = {
+    "redundancy-robust": "keeps the tokens that changed {most} since the previous time slice",
+    "frame-difference": "keeps the tokens whose pixels differ {most} from the previous frame",
+    "tube": "random places are visible, the same in every time slice",
+    "tube-dropout": "random places are kept, the same in every time slice",
+    "random": "random tokens of the whole clip are visible",
+    "frame": "random time slices are visible completely",
+    "running-cell": "of each 2 x 2 tokens, the chosen ones move by one place in every time slice",
+    "learned-importance": "keeps the tokens with the highest scores",
+    "all": "keeps all tokens",
+}
+SCORES: Final = {
+    "learned": "the tokenizer's own scores",
+    "random": "random scores",
+    "frame-difference": "scores are the difference of pixels to the previous frame",
+    "embedding-distance": "scores are the change of the embedding since the previous time slice",
+    "uniform-frames": "time slices at equal distances",
+    "all": "all tokens that are not visible",
+}
+
+
+def choice_text(view: MaskView) -> str:
+    """How the strategy of a view chooses its tokens; empty for a strategy of another package."""
+    selector = view.selector
+    if isinstance(selector, LearnedImportance):
+        return f"keeps the tokens with the highest scores ({SCORES[selector.score]})"
+    ascending = isinstance(selector, ByImportance) and selector.order == "ascending"
+    return CHOICES.get(selector.strategy, "").format(most="least" if ascending else "most")
+
+
+def importance_text(view: MaskView) -> str:
+    """Name the quantity that the importance of a view measures."""
+    if isinstance(view.selector, LearnedImportance):
+        return "score of a token"
+    if view.selector.strategy == "frame-difference":
+        return "difference to the previous frame"
+    if view.selector.strategy == "redundancy-robust":
+        return "change since the previous time slice"
+    return "as the strategy measures it"
+
+
+def hides(view: MaskView) -> bool:
+    """Whether the encoder sees some of the kept tokens and the decoder predicts the others."""
+    return 0 < len(view.visible) < len(view.kept)
+
+
+def title_of(view: MaskView) -> str:
+    """How many tokens a strategy keeps and shows to the encoder."""
+    kept, visible, total = len(view.kept), len(view.visible), view.grid.num_tokens
+    if not hides(view):
+        return f"{view.title} keeps {share_text(kept, total)} tokens"
+    if kept == total:
+        return f"{view.title}: {share_text(visible, total)} tokens are visible, all others are predicted"
+    seen = f"{round(100 * visible / total, 1):g} % = {visible}"
+    return f"{view.title} keeps {share_text(kept, total)} tokens, of which {seen} are visible to the encoder"
+
+
+def tokens_text(view: MaskView, *, tinted: bool) -> str:
+    """The numbers of tokens in a row of a figure that compares several strategies."""
+    kept, visible, total = len(view.kept), len(view.visible), view.grid.num_tokens
+    if not tinted:
+        return f"keeps {share_text(kept, total)}"
+    return f"visible {share_text(visible, total)}\npredicted {share_text(kept - visible, total)}"
+
+
+def legend_of(views: Sequence[MaskView], *, numbered: bool) -> list[LegendLine]:
+    """Return the legend of a figure of one clip under one or several strategies.
+
+    Args:
+        numbered: whether the frame numbers are the numbers in the video, not in the clip.
+    """
+    first, entries = views[0], []
+    drops = any(len(view.kept) < view.grid.num_tokens for view in views)
+    if drops:
+        meaning = "dropped" if first.rebuilt is not None else "dropped, neither encoded nor predicted"
+        entries.append(LegendLine(f"gray: {meaning}", DROPPED))
+    if len(views) == 1 and hides(first):
+        hidden = "dropped, or hidden from the encoder and predicted" if drops else "hidden and predicted"
+        entries.append(LegendLine(f'gray in "visible tokens": {hidden}', DROPPED))
+    if is_tinted(views):
+        entries.append(LegendLine("reddish: hidden from the encoder, predicted by the decoder", PREDICTED))
+        entries.append(LegendLine("original colors: visible to the encoder"))
+    for choice in dict.fromkeys(f"{view.title}: {text}" for view in views if (text := choice_text(view))):
+        entries.append(LegendLine(choice))
+    if any(view.importance is not None for view in views):
+        text = "importance: yellow is high"
+        if any(getattr(view.selector, "first_slice", "") == "copy" for view in views):
+            text += "; the first time slice has no previous one and takes the values of the second"
+        entries.append(LegendLine(text))
+    if first.rebuilt is not None:
+        entries.append(LegendLine("rebuilt: from the kept tokens and the first time slice of each window"))
+    if first.with_truth:
+        entries.append(LegendLine("* normalized predictions, with the true mean and std of each token"))
+    return [*entries, LegendLine(token_text(first.tubelet, numbered=numbered))]
+
+
+def token_text(tubelet: tuple[int, int, int], *, numbered: bool) -> str:
+    """Explain a token of `tubelet` (frames, height, width), a time slice and frame numbers."""
+    frames, height, width = tubelet
+    noun = "frame" if frames == 1 else "frames"
+    return (
+        f"token: {frames} {noun} x {height} x {width} pixels; time slice: all tokens of the same {noun}; "
+        f"frame numbers are counted from 0 in the {'video' if numbered else 'clip'}"
+    )
+
+
+def is_tinted(views: Sequence[MaskView]) -> bool:
+    """Whether a figure of these views shows the predicted tokens reddish, in one row with the visible ones.
+
+    Needed for masks that keep all tokens, which differ in the visible ones only.
+    """
+    return len(views) > 1 and any(view.importance is None and view.rebuilt is None for view in views)

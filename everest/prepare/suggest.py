@@ -21,10 +21,10 @@ Purpose = Literal["pretrain", "finetune", "scratch"]
 
 COVERED: Final = 0.75  # of the median video, by a training clip
 FRAMES: Final = 16  # of a clip
-FEWEST_STEPS: Final = 450  # of a stage
+FEWEST_STEPS: Final = 600  # of a stage
 MOST_STEPS: Final = 30_000
 FEWEST_TUBELETS: Final = 4  # along a side of a frame
-STEPS_OF_ROOT: Final = 60  # updates times the square root of the number of videos
+STEPS_OF_ROOT: Final = 120  # updates times the square root of the number of videos
 FEW_VIDEOS: Final = 500  # up to here a model sees differences
 VERY_FEW_VIDEOS: Final = 100  # up to here mild augmentation
 PEAK: Final = 1e-3  # learning rate

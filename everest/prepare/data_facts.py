@@ -81,7 +81,8 @@ def data_section(
 ) -> dict[str, Any]:
     """The lists of a data set: the given ones, else `train.csv`, `val.csv` and `test.csv` if they exist.
 
-    A file `classes.txt` next to the training list is used, too.
+    The class names in a file `classes.txt` next to `train.csv` are used, too, or in `X_classes.txt` next to
+    `X_train.csv`.
 
     Args:
         labeled: False lets the training list be missing: all videos below the folder are read then.
@@ -112,7 +113,10 @@ def has_class_folders(root: str) -> bool:
 
 
 def _class_file(train: str, root: Location) -> str | None:
-    """The name of `classes.txt` in the folder of the training list, if it is there."""
-    folder, _, _ = train.rpartition("/")
-    name = f"{folder}/{CLASSES}" if folder else CLASSES
+    """The file of class names next to a training list, if there is one: X_classes.txt for X_train.csv."""
+    folder, _, file = train.rpartition("/")
+    prefix = file.removesuffix(LISTS["train"])
+    if prefix == file:
+        return None
+    name = f"{folder}/{prefix}{CLASSES}" if folder else f"{prefix}{CLASSES}"
     return name if (root / name).is_file() else None

@@ -13,8 +13,16 @@ from small_runs import called, refused
 
 from everest.config.recipe import load_recipe
 from everest.data.samples import read_samples
-from everest.prepare.data_facts import DataFacts
+from everest.prepare.data_facts import DataFacts, data_section
 from everest.prepare.suggest import DEVICES, Purpose, recipe_text, suggest
+
+
+LISTS_OF_CLASSES = {
+    "train.csv": "classes.txt",
+    "a_train.csv": "a_classes.txt",
+    "b_train.csv": None,
+    "all.csv": None,
+}
 
 
 @given(
@@ -110,6 +118,13 @@ def test_class_folders_are_split_next_to_the_recipe(tmp_path: Path, class_folder
     message = refused("recipes", "suggest", class_folders, "-o", tmp_path / "mine.yaml", code=2)
     assert "mine.yaml: exists" in message
     called("recipes", "suggest", class_folders, "-o", tmp_path / "mine.yaml", "--overwrite", "-q")
+
+
+def test_the_class_names_of_a_list_have_its_prefix(tmp_path: Path):
+    for name in ("train.csv", "a_train.csv", "b_train.csv", "all.csv", "classes.txt", "a_classes.txt"):
+        (tmp_path / name).write_text("")
+    found = {name: data_section(str(tmp_path), train=name).get("classes") for name in LISTS_OF_CLASSES}
+    assert found == LISTS_OF_CLASSES
 
 
 def test_few_labeled_videos_are_seen_as_differences_unless_an_encoder_is_trained_first():

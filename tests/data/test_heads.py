@@ -57,6 +57,7 @@ def test_eval_reports_each_head_and_the_share_with_all_correct(trained: Path, tm
     options = ["--json", "-q", "--predictions", predictions, "--set", f"data.test={test}"]
     result = json.loads(run("eval", "-c", trained, *options))
     names = {"top1", "top5", "mean_class_accuracy", "clip_top1", "majority_top1"}
+    names |= {"chance_top1", "chance_top5", "intervals"}
     assert {name: set(head) for name, head in result["heads"].items()} == {"verb": names, "noun": names}
     assert result["videos"] == 4
     assert "top1" not in result
@@ -68,7 +69,7 @@ def test_eval_reports_each_head_and_the_share_with_all_correct(trained: Path, tm
     assert result["action_top1"] == 100 * both / 4
     if test == "segments.csv":
         assert all("s-" in row["video"].split("#")[1] for row in rows)
-    assert "verb top1" in run("eval", "-c", trained, "-q")
+    assert "verb top-1" in run("eval", "-c", trained, "-q")
 
 
 def test_predict_reports_each_head(trained: Path, clip_files: Path):

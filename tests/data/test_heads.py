@@ -153,3 +153,19 @@ def test_heads_given_later_take_the_place_of_the_others(tmp_path: Path):
     assert heads("data.heads={action: 10}") == {"action": 10}
     assert heads("data.heads.verb=5") == {"verb": 5, "noun": 300}
     assert heads("data.heads={a: 2}", "data.heads.b=3") == {"a": 2, "b": 3}
+
+
+def test_each_head_has_its_bouts(trained: Path, clip_files: Path, tmp_path: Path):
+    options = ["-c", trained, "--timeline", "--window", 0.5, "-q", "--plot", tmp_path / "t.png"]
+    (row,) = json.loads(run("predict", clip_files / "clip1.mp4", *options, "--json"))
+    assert row["bouts"].keys() == {"verb", "noun"}
+    assert all((bouts[0]["start"], bouts[-1]["end"]) == (0, 2) for bouts in row["bouts"].values())
+    assert (tmp_path / "t.png").is_file()
+    text = run("predict", clip_files / "clip1.mp4", *options[:-2], "--bouts", "--format", "csv")
+    lines = list(csv.DictReader(text.splitlines()))
+    for head, bouts in row["bouts"].items():
+        expected = [(str(bout["start"]), str(bout["end"]), bout["label"]) for bout in bouts]
+        found = [(line["start"], line["end"], line["label"]) for line in lines if line["head"] == head]
+        assert found == expected
+    cues = run("predict", clip_files / "clip1.mp4", *options[:-2], "--bouts", "--format", "srt").split("\n\n")
+    assert len(cues) == sum(map(len, row["bouts"].values()))

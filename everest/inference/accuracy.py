@@ -153,7 +153,7 @@ def accuracy_rows(result: dict[str, Any], head: str = "") -> Iterator[tuple[str,
     for name, (title, chance) in TITLES.items():
         if name in result:
             interval = result.get("intervals", {}).get(name)
-            shown = "" if interval is None else f"{interval[0]:.1f} to {percent(interval[1])}"
+            shown = "" if interval is None else f"{_digits(interval[0])} to {percent(interval[1])}"
             yield head + title, percent(result[name]), shown, percent(result[chance]) if chance else ""
 
 
@@ -168,7 +168,12 @@ def fact_rows(result: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def percent(value: float) -> str:
-    return f"{value:.1f}\N{NO-BREAK SPACE}%"
+    return f"{_digits(value)}\N{NO-BREAK SPACE}%"
+
+
+def _digits(value: float) -> str:
+    """Return a percentage with one decimal; with two near 0 and 100, so that 99.98 is not read as 100."""
+    return f"{value:.2f}" if 0 < value < 1 or 99 < value < 100 else f"{value:.1f}"
 
 
 def sweep_table(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import beta, binom
 
-from everest.inference.accuracy import Predictions, accuracies
+from everest.inference.accuracy import Predictions, accuracies, percent
 from everest.inference.intervals import bootstrap_intervals
 
 
@@ -92,3 +92,8 @@ def test_accuracies_have_intervals_on_request_by_head():
         assert (row["chance_top1"], row["chance_top5"]) == pytest.approx(chance, abs=1e-4)
         assert set(row["intervals"]) == measured
         assert all(low <= row[name] <= high for name, (low, high) in row["intervals"].items())
+
+
+def test_percentages_near_0_and_100_are_not_rounded_to_them():
+    shown = [percent(value).replace("\N{NO-BREAK SPACE}", " ") for value in (0, 0.25, 18, 99.98, 100)]
+    assert shown == ["0.0 %", "0.25 %", "18.0 %", "99.98 %", "100.0 %"]

@@ -43,7 +43,7 @@ def predict(
     bouts: Annotated[
         bool,
         typer.Option(
-            "--bouts", help="Neighboring windows of one class in one row, with frames, not windows."
+            "--bouts", help="Print bouts instead of windows: neighboring windows of one class, merged."
         ),
     ] = False,
     background: Annotated[

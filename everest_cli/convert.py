@@ -10,6 +10,8 @@ import typer
 from everest_cli import options as o
 from everest_cli.output import print_json, say
 
+MOST_NAMES = 20  # of classes that a report lists
+
 
 def convert(
     checkpoint: Annotated[
@@ -112,18 +114,27 @@ def _is_own(path: Path, *, inspect: bool, as_json: bool) -> bool:
     from everest.checkpoints.foreign import own_file
     from everest.checkpoints.load import open_model
     from everest.errors import CheckpointError
+    from everest.models.spec import ModelSpec
 
     file = own_file(path)
     if file is None:
         return False
     if not inspect:
         raise CheckpointError(f"{path}: written by everest; every command reads it as it is")
-    weights = open_model(file).weights
+    opened = open_model(file)
+    weights, spec = opened.weights, opened.spec
+    is_model = isinstance(spec, ModelSpec)
     document = {
         "checkpoint": str(file),
         "family": "everest",
         "title": "written by everest",
         "kind": weights.kind,
+        "frames": spec.frames if is_model else spec.window,
+        **(weights.clip or {"stride": None, "sampling": None}),
+        "size": list(spec.size),
+        "num_classes": spec.num_classes if is_model else None,
+        "heads": spec.heads if is_model else None,
+        "classes": list(weights.classes) if weights.classes else None,
         "recipe": weights.recipe,
         "step": weights.step,
         "origin": weights.origin,
@@ -142,7 +153,7 @@ def _print_lines(document: dict[str, Any]) -> None:
         if name in ("missing", "unexpected", "without_effect"):
             value = f"{len(value)} ({', '.join(grouped(value))})"
         elif name == "classes":
-            value = f"{', '.join(value[:5])}{', …' if len(value) > 5 else ''}"
+            value = f"{', '.join(value[:MOST_NAMES])}{', …' if len(value) > MOST_NAMES else ''}"
         elif isinstance(value, dict):
             value = ", ".join(f"{key} {part}" for key, part in value.items())
         elif isinstance(value, list):

@@ -74,16 +74,16 @@ def _print_table(result: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from everest.inference.accuracy import summary_rows, sweep_table
+    from everest.inference.accuracy import accuracy_rows, fact_rows, sweep_table
 
+    tables = [
+        (("", "accuracy", "95 % interval", "chance"), accuracy_rows(result)),
+        (("", ""), fact_rows(result)),
+        *([sweep_table(result["sweep"])] if "sweep" in result else []),
+    ]
     console = Console(soft_wrap=True)
-    table = Table("", "", show_header=False)
-    for name, value in summary_rows(result):
-        table.add_row(name, value)
-    console.print(table, markup=False, highlight=False)
-    if "sweep" in result:
-        columns, rows = sweep_table(result["sweep"])
-        table = Table(*columns)
+    for columns, rows in tables:
+        table = Table(*columns, show_header=any(columns))
         for row in rows:
             table.add_row(*row)
         console.print(table, markup=False, highlight=False)

@@ -40,6 +40,22 @@ def predict(
             "--step", min=0.001, metavar="SECONDS", help="Step of the timeline [--window: no overlap]."
         ),
     ] = None,
+    bouts: Annotated[
+        bool,
+        typer.Option(
+            "--bouts", help="Print bouts instead of windows: neighboring windows of one class, merged."
+        ),
+    ] = False,
+    background: Annotated[
+        float | None,
+        typer.Option(
+            "--background", metavar="P", help="Windows less probable than this have no class in bouts."
+        ),
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option("--plot", metavar="F", help="Also draw the bouts of a video to this PNG."),
+    ] = None,
     kind: Annotated[
         PredictionFormat | None, typer.Option("--format", help="[by the suffix of --output, else table]")
     ] = None,
@@ -68,17 +84,26 @@ def predict(
     from everest.data.inputs import named_samples
     from everest.errors import RecipeError
     from everest.system.files import check_new_file, refuse_inputs, write_text
-    from everest_cli.prediction_text import TEXTS
+    from everest_cli.prediction_text import TEXTS, by_head, with_bouts
 
     text_format = _format(kind, output, as_json)
     if not timeline and (window or step):
         raise RecipeError("--window and --step belong to --timeline")
+    if not timeline and (bouts or plot or background is not None):
+        raise RecipeError("--bouts, --background and --plot belong to --timeline")
+    if background is not None and not (bouts or plot or text_format is PredictionFormat.json):
+        raise RecipeError("--background: changes bouts; add --bouts, --plot or --json")
     if text_format is PredictionFormat.srt and not timeline:
         raise RecipeError("--format srt: subtitles need the times of --timeline")
     if output is not None:
         check_new_file(output, option="--output", overwrite=overwrite)
+    if plot is not None:
+        from everest.figures.curves import check_target
+
+        check_target(plot, option="--plot", overwrite=overwrite)
 
     from everest.checkpoints.load import all_weights, find_weights
+    from everest.figures.timeline import draw_timeline
     from everest.inference.model import OpenedModel
     from everest.inference.predictions import predict, predict_timeline
 
@@ -97,16 +122,32 @@ def predict(
     samples = named_samples(videos, root=data)
     if text_format is PredictionFormat.srt and len(samples) > 1:
         raise RecipeError(f"--format srt: subtitles are of one video, not of {len(samples)}")
-    if output is not None:
-        inputs = [*all_weights(model.file), *videos, *(sample.video for sample in samples)]
-        refuse_inputs(output, [*inputs, recipe and Path(recipe)], option="--output")
+    if plot is not None and len(samples) > 1:
+        raise RecipeError(f"--plot: a figure is of one video, not of {len(samples)}")
+    inputs = [*all_weights(model.file), *videos, *(sample.video for sample in samples)]
+    for option, path in (("--output", output), ("--plot", plot)):
+        if path is not None:
+            refuse_inputs(path, [*inputs, recipe and Path(recipe)], option=option)
     with Display(quiet=quiet) as display:
         if timeline:
             rows = predict_timeline(
-                model, samples, window=window, step=step, top=top, batch=batch, report=display.report
+                model,
+                samples,
+                window=window,
+                step=step,
+                top=top,
+                batch=batch,
+                report=display.report,
+                background=background,
             )
         else:
             rows = predict(model, samples, top=top, batch=batch, workers=workers, report=display.report)
+    for row in rows:
+        if plot is not None and row["windows"]:
+            title = Path(row["video"]).name
+            draw_timeline(plot, by_head(row["bouts"]), title=title, background=background)
+    if bouts and text_format is not PredictionFormat.json:
+        rows = with_bouts(rows)
     text = TEXTS[text_format.value](rows)
     if output is None:
         typer.echo(text, nl=False)

@@ -5,13 +5,36 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Iterator
+from math import inf
 from typing import Any, Final
 
 from everest.system.json_text import json_text
 
 Rows = list[dict[str, Any]]  # as everest.inference.predictions returns them
 
-COLUMNS: Final = ("video", "start", "end", "head", "rank", "label", "index", "probability", "error")
+BACKGROUND: Final = "background"
+TIMES: Final = ("start", "end", "start_frame", "end_frame")
+COLUMNS: Final = ("video", *TIMES, "head", "rank", "label", "index", "probability", "error")
+
+
+def by_head(bouts: Any) -> dict[str, Rows]:
+    """Return the bouts of a video by head; the name of the only head is empty."""
+    return bouts if isinstance(bouts, dict) else {"": bouts}
+
+
+def with_bouts(rows: Rows) -> Rows:
+    """Return the rows of a timeline with a window for each bout: its times, and its class as a prediction."""
+    return [{**row, "windows": _bout_windows(row)} for row in rows]
+
+
+def _bout_windows(row: dict[str, Any]) -> Rows:
+    windows = []
+    for head, bouts in by_head(row["bouts"]).items():
+        for bout in bouts:
+            prediction = {name: bout[name] for name in ("label", "index", "probability")}
+            predictions = {"heads": {head: [prediction]}} if head else {"predictions": [prediction]}
+            windows.append({**{name: bout[name] for name in TIMES}, **predictions})
+    return sorted(windows, key=lambda window: window["start"])
 
 
 def as_table(rows: Rows) -> str:
@@ -20,7 +43,7 @@ def as_table(rows: Rows) -> str:
     for row in rows:
         lines.append(row["video"])
         for window in row.get("windows", ()):
-            classes = ", ".join(f"{part['probability']:.1%} {name}" for name, part in _predictions(window))
+            classes = ", ".join(_percent_and_name(name, part) for name, part in _predictions(window))
             lines.append(f"  {window['start']:8.2f} to {window['end']:8.2f} s  {classes}")
         if "windows" not in row:
             lines += [f"  {part['probability']:6.1%}  {name}" for name, part in _predictions(row)]
@@ -38,10 +61,12 @@ def as_csv(rows: Rows) -> str:
     lines: list[dict[str, Any]] = []
     for row in rows:
         for part in row.get("windows", [row]):
-            times = {name: part[name] for name in ("start", "end") if name in part}
+            times = {name: part[name] for name in TIMES if name in part}
             for head, predictions in _by_head(part).items():
                 shared = {"video": row["video"], **times, **({"head": head} if head else {})}
-                lines += [{**shared, "rank": i, **each} for i, each in enumerate(predictions, start=1)]
+                is_bout = "start_frame" in part  # with a single class
+                for i, each in enumerate(predictions, start=1):
+                    lines.append({**shared, **({} if is_bout else {"rank": i}), **each})
         if "error" in row:
             lines.append({"video": row["video"], "error": row["error"]})
     columns = [name for name in COLUMNS if any(name in line for line in lines)]
@@ -53,13 +78,21 @@ def as_csv(rows: Rows) -> str:
 
 
 def as_srt(rows: Rows) -> str:
-    """SubRip subtitles of a timeline. A window that overlaps the next is shown until that begins."""
+    """SubRip subtitles of a timeline. A window that overlaps the next is shown until that begins.
+
+    Background has none.
+    """
     (row,) = rows
-    windows = row["windows"]
-    following = [*(window["start"] for window in windows[1:]), float("inf")]
+    windows = [
+        window
+        for window in row["windows"]
+        if all(part["label"] is not None for _, part in _predictions(window))
+    ]
     cues = []
-    for number, (window, next_start) in enumerate(zip(windows, following, strict=True), start=1):
-        times = f"{_stamp(window['start'])} --> {_stamp(min(window['end'], next_start))}"
+    for number, window in enumerate(windows, start=1):
+        overlaps = "start_frame" not in window  # bouts do not, of one head
+        following = [after["start"] for after in windows[number : number + 1] if overlaps]
+        times = f"{_stamp(window['start'])} --> {_stamp(min(window['end'], *following, inf))}"
         classes = "\n".join(f"{name} {part['probability']:.0%}" for name, part in _predictions(window))
         cues.append(f"{number}\n{times}\n{classes}\n")
     return "\n".join(cues)
@@ -73,7 +106,14 @@ def _by_head(part: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
 def _predictions(part: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the predictions of a video or window with their labels, after the head's name if there is one."""
     for head, predictions in _by_head(part).items():
-        yield from ((f"{head} {each['label']}" if head else each["label"], each) for each in predictions)
+        for each in predictions:
+            label = BACKGROUND if each["label"] is None else each["label"]
+            yield f"{head} {label}" if head else label, each
+
+
+def _percent_and_name(name: str, part: dict[str, Any]) -> str:
+    percent = f"{part['probability']:.1%}"
+    return f"{name} (highest probability {percent})" if part["label"] is None else f"{percent} {name}"
 
 
 def _stamp(seconds: float) -> str:

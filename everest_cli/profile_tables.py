@@ -11,6 +11,16 @@ from rich.text import Text
 
 PIPE_WIDTH = 160  # characters, without a terminal
 MB, GB = 1e6, 1e9
+PAPER_TABLES = {  # subjects of the paper's tables
+    1: "cost of pre-training and fine-tuning by backbone",
+    3: "memory of pre-training by batch size",
+    4: "time and memory of pre-training by method",
+    5: "cost and memory of fine-tuning with and without EVEREST",
+    10: "cost by the share of tokens kept (EVEREST) or masked (VideoMAE, ST-MAE), ViT-B",
+    11: "cost of fine-tuning by backbone",
+    12: "cost by the number of frames",
+    15: "size, memory and cost by the number of convolutions in the embedding",
+}
 
 
 def _show(table: Table) -> None:
@@ -163,7 +173,15 @@ def _print_comparison(profiles: list[dict[str, Any]]) -> None:
 def print_paper(rows: list[dict[str, Any]]) -> None:
     """Print the paper's figures next to everest's: two of memory, as the paper's attention was not fused."""
     for number in sorted({row["table"] for row in rows}):
-        table = _table(f"Table {number}", "quantity", "unit", "paper", "everest", "difference", "note")
+        table = _table(
+            f"Table {number}: {PAPER_TABLES[number]}",
+            "quantity",
+            "unit",
+            "paper",
+            "everest",
+            "difference",
+            "note",
+        )
         for row in (row for row in rows if row["table"] == number):
             computed, difference, needs = "needs GPU", "", ""
             if "ours_fused" in row:
@@ -177,6 +195,8 @@ def print_paper(rows: list[dict[str, Any]]) -> None:
             table.add_row(*map(Text, cells))
         _show(table)
     typer.echo(
+        "everest: the paper's quantity computed here, with as many digits; difference: before rounding,\n"
+        "in percent of the paper's. rho_pre: keep ratio, the share of tokens kept; mask: share hidden.\n"
         "GMACs are what the papers print as GFLOPs. Memory is estimated: model state of 8 GPUs and\n"
         "activations in bf16, with fused / unfused attention; the paper measured it, with unfused attention."
     )

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from everest.errors import RecipeError
+from everest_cli import options as o
 from everest_cli.output import print_json
 from everest_cli.recipes_suggest import suggest
 
@@ -88,9 +89,10 @@ def copy(
     typer.echo(path)
 
 
-@app.command(epilog="Example: everest recipes validate my.yaml")
+@app.command(epilog="Example: everest recipes validate my.yaml --set data.frames=24")
 def validate(
     paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="YAML files or shipped recipes.")],
+    overrides: o.Overrides = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the problems.")] = False,
 ) -> None:
     """Check recipes: 'ok' for each good one, all problems of the others."""
@@ -102,7 +104,8 @@ def validate(
             with_bases(find_recipe(path))  # refuses files that are no recipes before torch is imported
             from everest.config.recipe import load_recipe
 
-            load_recipe(path, notify=lambda notice, path=path: typer.echo(f"{path}: {notice}", err=True))
+            notify = lambda notice, path=path: typer.echo(f"{path}: {notice}", err=True)  # noqa: E731
+            load_recipe(path, overrides=overrides or (), notify=notify)
         except RecipeError as error:
             problems.append(str(error))
         else:

@@ -76,6 +76,14 @@ def test_validate_says_ok_or_names_all_problems(tmp_path, monkeypatch):
     ]
 
 
+def test_validate_checks_overrides_as_training_does(tmp_path):
+    assert run("validate", "ucf101", "--set", "data.frames=24", "--set", "pretrain.epochs=5").exit_code == 0
+    with pytest.raises(RecipeError, match=r"--set: data\.frames: .*multiple"):
+        run("validate", "ucf101", "k400", "--set", "data.frames=15")
+    with pytest.raises(RecipeError, match="did you mean 'frames'"):
+        run("validate", "ucf101", "--set", "data.frame=16")
+
+
 def test_validate_tells_idle_keys_on_stderr(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(

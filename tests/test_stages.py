@@ -79,12 +79,14 @@ def test_finetuning_starts_with_the_pretrained_encoder(recipe: Path, pretrained:
 def test_eval_prints_the_documented_accuracies(finetuned: Path, tmp_path: Path):
     predictions = tmp_path / "predictions.csv"
     result = json.loads(run("eval", "-c", finetuned, "--json", "-q", "--predictions", predictions))
-    accuracies = {"top1", "top5", "mean_class_accuracy", "clip_top1", "majority_top1"}
+    measured = {"top1", "top5", "mean_class_accuracy", "clip_top1"}
+    assert set(result["intervals"]) == measured
+    accuracies = measured | {"majority_top1", "chance_top1", "chance_top5", "intervals"}
     assert set(result) == accuracies | {"videos", "views", "skipped", "seconds", "checkpoint", "recipe"}
     assert result["videos"] == 4
     assert result["views"] == {"clips": 2, "crops": 3}
     assert result["majority_top1"] == 50.0
-    assert result["top5"] == 100.0
+    assert (result["top5"], result["chance_top1"], result["chance_top5"]) == (100.0, 50.0, 100.0)
     rows = predictions.read_text().splitlines()[1:]
     assert result["top1"] == 100 * sum(row.endswith(",1") for row in rows) / 4
 

@@ -1,10 +1,11 @@
-"""Curves of runs: loss, learning rate and validation accuracy against steps, hours or computation.
+"""Curves of runs: losses, learning rate and validation accuracy against steps, hours or computation.
 
 R step rows of metrics.jsonl, V validation rows.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,8 +36,14 @@ LABELS: dict[AxisName, str] = {
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 LINES = ("-", "--", ":", "-.")  # the next style when all colors are used
 SMOOTHED_SHARE = 50  # our choice: the mean is over a 50th of a run's steps on either side
+EACH_STEP: Any = {"linewidth": 1, "alpha": 0.25}  # lines of the training loss as logged
+TRAINING: Any = {"linewidth": 2, "markersize": 4}
+VALIDATION: Any = {"linewidth": 1, "marker": "o", "markersize": 6, "markerfacecolor": "white"}
+TITLE: Any = {"fontsize": "small", "loc": "left"}  # of a panel
+KINDS: Any = {"loc": "lower right", "bbox_to_anchor": (1, 1), "frameon": False, "fontsize": "small"}
 LEGEND_LETTERS = 150  # letters that fit in a row above the panels
 LONGEST_NAME = 64  # letters; longer names are cut at the front
+FEW_POINTS = 30  # of a curve: each has a marker
 SLOWEST = 0.005  # clips/s: metrics.jsonl rounds slower values to 0.00
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -55,7 +62,11 @@ class RunCurves:
     name: str
     loss: Curve  # (R,)
     lr: Curve  # (R,)
+    validation_loss: Curve  # (V,) empty without data.val
     accuracy: Curve  # (V,) percent, empty without data.val
+    chance: (
+        float | None
+    )  # percent, the accuracy of guessing; None without data.val, or before weights are saved
 
 
 def read_curves(runs: Sequence[Path], *, x: AxisName) -> list[RunCurves]:
@@ -63,7 +74,7 @@ def read_curves(runs: Sequence[Path], *, x: AxisName) -> list[RunCurves]:
 
     Raises:
         RecipeError: no run folder, nothing logged yet, or a value that this axis needs is missing.
-        CheckpointError: for `gflops`, weights whose header cannot be read.
+        CheckpointError: weights whose header is needed, for `gflops` or the chance level, cannot be read.
     """
     once = list({run.resolve(): run for run in runs}.values())
     names = [run.resolve().name for run in once]
@@ -79,9 +90,33 @@ def read_curves(runs: Sequence[Path], *, x: AxisName) -> list[RunCurves]:
         x_of_step = {row["step"]: position for row, position in zip(steps, positions, strict=True)}
         validations = [row for row in rows if "val_top1" in row and row["step"] in x_of_step]
         loss, lr = _curve(x_of_step, steps, "loss"), _curve(x_of_step, steps, "lr")
-        accuracy = _curve(x_of_step, validations, "val_top1")
-        curves.append(RunCurves(name=name, loss=loss, lr=lr, accuracy=accuracy))
+        curves.append(
+            RunCurves(
+                name=name,
+                loss=loss,
+                lr=lr,
+                validation_loss=_curve(x_of_step, validations, "val_loss"),
+                accuracy=_curve(x_of_step, validations, "val_top1"),
+                chance=_chance(run) if validations else None,
+            )
+        )
     return curves
+
+
+def _spec(run: Path) -> ModelSpec | None:
+    """Return the model of a run; None before its weights are saved."""
+    weights = run / WEIGHTS
+    if not weights.is_file():
+        return None
+    return ModelSpec.from_settings(read_header(weights).settings, source=weights)
+
+
+def _chance(run: Path) -> float | None:
+    """Return the percentage of videos that a guess of all labels gets right."""
+    spec = _spec(run)
+    if spec is None or spec.num_classes is None:
+        return None
+    return 100 / math.prod(spec.heads.values() if spec.heads else [spec.num_classes])
 
 
 def _curve(x_of_step: dict[int, float], rows: list[dict[str, Any]], key: str) -> Curve:
@@ -109,10 +144,9 @@ def _positions(
             raise RecipeError(f"{run / METRICS}: a step without clips_per_second; only --x steps works")
         speeds = np.array([max(row["clips_per_second"], SLOWEST) for row in rows])  # (R,)
         return (np.cumsum(batch_size / speeds) / 3600).tolist()
-    weights = run / WEIGHTS
-    if not weights.is_file():
+    spec = _spec(run)
+    if spec is None:
         raise RecipeError(f"{run}: no {WEIGHTS} yet, which --x gflops needs; draw by steps or hours")
-    spec = ModelSpec.from_settings(read_header(weights).settings, source=weights)
     gmacs_of_step = batch_size * gmacs_of_clip(spec)
     return [row["step"] * gmacs_of_step for row in rows]
 
@@ -156,36 +190,71 @@ def check_target(path: Path, *, option: str, overwrite: bool) -> None:
 
 
 def draw_curves(path: Path, runs: Sequence[RunCurves], *, x: AxisName) -> None:
-    """Draw a PNG of 1200 x 800 pixels: loss, validation accuracy (if a run has any), learning rate.
-
-    The loss is smoothed; the logged values are faint behind it.
-    """
-    heights = [3, 2, 1.3] if any(len(run.accuracy.x) for run in runs) else [3, 1.3]
+    """Draw a PNG of 1200 x 800 pixels: losses, validation accuracy (if a run has any), learning rate."""
     with matplotlib.rc_context({"font.size": 13, "axes.spines.top": False, "axes.spines.right": False}):
-        figure = Figure(figsize=(12, 8), dpi=100, layout="constrained")
-        panels = list(figure.subplots(len(heights), sharex=True, height_ratios=heights))
-        lines = []
-        for number, run in enumerate(runs):
-            color = COLORS[number % len(COLORS)]
-            style = {"color": color, "linestyle": LINES[number // len(COLORS) % len(LINES)], "linewidth": 2}
-            panels[0].plot(run.loss.x, run.loss.y, color=color, alpha=0.25, linewidth=1)
-            if len(panels) == 3:  # with markers: the only validation of a run would be no line
-                panels[1].plot(*run.accuracy, marker="o", markersize=4, **style)
-            panels[-1].plot(*run.lr, **style)
-            lines += panels[0].plot(run.loss.x, smooth(run.loss.y), **style)
-        panels[0].set_ylabel("loss\n(faint: each step)")
-        if len(panels) == 3:
-            panels[1].set_ylabel("validation\ntop-1 (%)")
-        panels[-1].set_ylabel("learning\nrate")
-        panels[-1].set_xlabel(LABELS[x])
-        for panel in panels:
-            panel.grid(alpha=0.3)
-            panel.margins(x=0.01)
-        panels[-1].set_ylim(bottom=0)
-        panels[-1].ticklabel_format(axis="y", scilimits=(-3, 3), useMathText=True)
-        panels[-1].ticklabel_format(axis="x", scilimits=(-3, 6), useMathText=True)
-        _add_legend(figure, lines, [run.name for run in runs])
+        figure = figure_of(runs, x=x)
         write_atomically(path, lambda part: figure.savefig(part, format="png"))
+
+
+def figure_of(runs: Sequence[RunCurves], *, x: AxisName) -> Figure:
+    """Return the figure of `draw_curves`.
+
+    The training loss is smoothed; the logged values are faint behind it. Losses are drawn from 0 to the
+    highest smoothed or validation loss, accuracies from 0 to 100 %, with the accuracy of guessing.
+    """
+    validated = any(len(run.accuracy.x) for run in runs)
+    heights = [3, 2, 1.3] if validated else [3, 1.3]
+    figure = Figure(figsize=(12, 8), dpi=100, layout="constrained")
+    panels = list(figure.subplots(len(heights), sharex=True, height_ratios=heights))
+    losses, rates = panels[0], panels[-1]
+    lines, drawn = [], []
+    for number, run in enumerate(runs):
+        color = COLORS[number % len(COLORS)]
+        style = {"color": color, "linestyle": LINES[number // len(COLORS) % len(LINES)]}
+        smoothed = smooth(run.loss.y)
+        losses.plot(run.loss.x, run.loss.y, **EACH_STEP, color=color)
+        lines += losses.plot(run.loss.x, smoothed, marker=_marker(run.loss), **TRAINING, **style)
+        losses.plot(*run.validation_loss, **VALIDATION, **style)
+        drawn += [smoothed, run.validation_loss.y]
+        if validated:
+            panels[1].plot(*run.accuracy, **VALIDATION, **style)
+        rates.plot(*run.lr, marker=_marker(run.lr), **TRAINING, **style)
+    losses.set_ylabel("loss")
+    losses.set_ylim(*_loss_limits(np.concatenate(drawn)))
+    kinds = {"training, each step": EACH_STEP, "training, mean of nearby steps": TRAINING}
+    kinds |= {"validation": VALIDATION} if validated else {}
+    samples = [Line2D([], [], color="black", label=label, **kind) for label, kind in kinds.items()]
+    losses.legend(handles=samples, **KINDS, ncols=len(samples))
+    if validated:
+        levels = sorted({run.chance for run in runs if run.chance is not None})
+        for level in levels:
+            panels[1].axhline(level, color="black", linestyle=":", linewidth=1.5)
+        dotted = f"; dotted: chance, {', '.join(f'{level:.3g} %' for level in levels)}" if levels else ""
+        panels[1].set_title(f"accuracy on the validation videos{dotted}", **TITLE)
+        panels[1].set(ylabel="top-1 (%)", ylim=(0, 100))
+    rates.set_title("learning rate", **TITLE)
+    rates.set_xlabel(LABELS[x])
+    for panel in panels:
+        panel.grid(alpha=0.3)
+        panel.margins(x=0.01)
+    rates.set_ylim(bottom=0)
+    rates.ticklabel_format(axis="y", scilimits=(-3, 3), useMathText=True)
+    rates.ticklabel_format(axis="x", scilimits=(-4, 6), useMathText=True)
+    rates.xaxis.get_major_locator().set_params(integer=x == "steps")
+    _add_legend(figure, lines, [run.name for run in runs])
+    return figure
+
+
+def _marker(curve: Curve) -> str | None:
+    return "o" if len(curve.x) <= FEW_POINTS else None
+
+
+def _loss_limits(values: NDArray[np.float64]) -> tuple[float, float] | tuple[None, None]:
+    """Return limits from 0, or from the lowest negative loss; None, matplotlib's, without finite values."""
+    finite = values[np.isfinite(values)]
+    if not finite.any():
+        return None, None
+    return min(0.0, 1.05 * float(finite.min())), max(0.0, 1.05 * float(finite.max()))
 
 
 def _add_legend(figure: Figure, lines: Sequence[Line2D], names: Sequence[str]) -> None:

@@ -12,8 +12,10 @@ from typing import Any, Final
 
 import matplotlib
 import numpy as np
+from matplotlib.cm import ScalarMappable
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 from sklearn.metrics import confusion_matrix
 
@@ -22,17 +24,20 @@ from everest.inference.accuracy import HeadPredictions
 from everest.system.files import write_atomically
 
 NUMBERED: Final = 30  # classes up to which each cell shows its count
-CELL: Final = (0.45, 0.09)  # inches of a cell with a count, and of one without
-LETTERS: Final = (9, 5)  # points of the names next to such cells
+CELL: Final = (0.45, 0.1)  # inches of a cell with a count, and of one without
+LETTERS: Final = (9, 6)  # points of the names next to such cells
+SMALLEST: Final = 3.0  # inches: two classes leave room for the labels
 LONGEST_NAME: Final = 32  # letters
 SHADE: Final = PowerNorm(0.5, vmin=0, vmax=1)  # of shares: a few videos among many are visible too
-DARK: Final = 0.3  # shares from which white is easier to read than black
+DARK: Final = 0.5  # shares from which white is easier to read than black
+CORRECT, CONFUSED = "Blues", "Oranges"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassResult:
     """The result of the videos of one class."""
 
+    number: int  # the label
     name: str
     support: int  # videos of this class
     correct: int
@@ -40,9 +45,19 @@ class ClassResult:
     confused: int  # number of these mistakes
 
     @property
-    def accuracy(self) -> float | None:
-        """Percent; None for a class without a video."""
+    def recall(self) -> float | None:
+        """Percent of its videos; None for a class without a video."""
         return 100 * self.correct / self.support if self.support else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Confusion:
+    """Videos of one class that were predicted as another."""
+
+    label: str
+    predicted: str
+    videos: int
+    support: int  # videos of the class
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +86,7 @@ def class_results(counts: NDArray[np.int64], names: Sequence[str]) -> list[Class
         confused = int(mistakes[number, most])
         results.append(
             ClassResult(
+                number=number,
                 name=name,
                 support=int(counts[number].sum()),
                 correct=int(counts[number, number]),
@@ -78,7 +94,20 @@ def class_results(counts: NDArray[np.int64], names: Sequence[str]) -> list[Class
                 confused=confused,
             )
         )
-    return sorted(results, key=lambda row: (101.0 if row.accuracy is None else row.accuracy, -row.support))
+    return sorted(results, key=lambda row: (101.0 if row.recall is None else row.recall, -row.support))
+
+
+def most_frequent_confusions(
+    counts: NDArray[np.int64], names: Sequence[str], *, most: int
+) -> list[Confusion]:
+    """Return up to `most` pairs of (C, C) confusions, those with most videos first, then by their share."""
+    support = counts.sum(axis=1)  # (C,)
+    pairs = [(int(i), int(j)) for i, j in zip(*counts.nonzero(), strict=True) if i != j]
+    pairs.sort(key=lambda pair: (-counts[pair], support[pair[0]]))
+    return [
+        Confusion(label=names[i], predicted=names[j], videos=int(counts[i, j]), support=int(support[i]))
+        for i, j in pairs[:most]
+    ]
 
 
 def surest_mistakes(
@@ -101,6 +130,15 @@ def surest_mistakes(
     ]
 
 
+def shorten_names(names: Sequence[str]) -> list[str]:
+    """Return names for an axis. If one is long, all begin with a number, and long ones lose their middle."""
+    if all(len(name) <= LONGEST_NAME for name in names):
+        return list(names)
+    half = (LONGEST_NAME - 6) // 2
+    short = [name if len(name) <= LONGEST_NAME else f"{name[:half]}…{name[-half:]}" for name in names]
+    return [f"{number} {name}" for number, name in enumerate(short)]
+
+
 def draw_confusion(path: Path, counts: NDArray[np.int64], names: Sequence[str]) -> None:
     """Write a PNG of (C, C) videos by true and predicted class, shaded by the share of the true class.
 
@@ -108,17 +146,22 @@ def draw_confusion(path: Path, counts: NDArray[np.int64], names: Sequence[str]) 
     """
     numbered = len(names) <= NUMBERED
     size, points = (CELL[0], LETTERS[0]) if numbered else (CELL[1], LETTERS[1])
-    side = size * len(names) + 2.5
+    side = max(size * len(names), SMALLEST) + 2.5
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)  # (C, C)
-    shown = [name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…" for name in names]
+    shown = shorten_names(names)
+    diagonal = np.eye(len(names), dtype=bool)[..., None]
+    scales = [ScalarMappable(SHADE, name) for name in (CORRECT, CONFUSED)]
+    colors = np.where(diagonal, *(scale.to_rgba(shares) for scale in scales))  # (C, C, 4)
+    colors[(counts == 0) & ~diagonal[..., 0]] = 1  # white
     with matplotlib.rc_context({"font.size": 10}):
-        figure = Figure(figsize=(side + 0.5, side), dpi=120, layout="constrained")
+        figure = Figure(figsize=(side + 1, side), dpi=120, layout="constrained")
         panel = figure.subplots()
-        image = panel.imshow(shares, cmap="Blues", norm=SHADE, interpolation="nearest")
+        panel.imshow(colors, interpolation="nearest")
         # A dollar in a name is no formula.
         panel.set_xticks(range(len(names)), shown, rotation=90, fontsize=points, parse_math=False)
         panel.set_yticks(range(len(names)), shown, fontsize=points, parse_math=False)
-        panel.set(xlabel="predicted", ylabel="true")
+        panel.set(xlabel="predicted class", ylabel="true class")
+        panel.set_title(f"{counts.sum()} videos by true and predicted class")
         if numbered:
             for row, column in zip(*counts.nonzero(), strict=True):
                 color = "white" if shares[row, column] > DARK else "black"
@@ -126,40 +169,50 @@ def draw_confusion(path: Path, counts: NDArray[np.int64], names: Sequence[str]) 
                 panel.text(column, row, count, ha="center", va="center", color=color, fontsize=8)
         else:
             panel.tick_params(labeltop=True, labelright=True)  # names on all sides of a large image
-        figure.colorbar(image, ax=panel, fraction=0.03, label="share of the true class")
-        write_atomically(path, lambda part: figure.savefig(part, format="png"))
+        for scale, what in zip(scales, ("correct", "confused"), strict=True):
+            bar = figure.colorbar(scale, ax=panel, fraction=0.03, ticks=[0, 0.05, 0.2, 0.5, 1])
+            bar.ax.yaxis.set_major_formatter(PercentFormatter(1))
+            bar.set_label(f"{what}, share of the true class")
+        # Tight: labels that are longer than the matrix are not cut.
+        write_atomically(path, lambda part: figure.savefig(part, format="png", bbox_inches="tight"))
 
 
 def draw_sweep(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Write a PNG of top-1 against the GMACs of a view, with a point per keep ratio and a line per head.
 
-    Several heads also have a line for the share of videos with all heads correct.
+    Bars are the 95 % intervals, dotted lines the chance levels. Several heads also have a line for the share
+    of videos with all heads correct.
 
     Args:
         rows: `sweep` of `everest eval --json`.
     """
     rows = sorted(rows, key=lambda row: row["gmacs"])
     gmacs = [row["gmacs"] for row in rows]
-    if "heads" in rows[0]:
-        lines = {head: [row["heads"][head]["top1"] for row in rows] for head in rows[0]["heads"]}
-        lines["all correct"] = [row["action_top1"] for row in rows]
-    else:
-        lines = {"top-1": [row["top1"] for row in rows]}
+    lines = {head: ("top1", [row["heads"][head] for row in rows]) for head in rows[0].get("heads", {})}
+    lines["all correct" if lines else "top-1"] = ("action_top1" if lines else "top1", rows)
     with matplotlib.rc_context({"font.size": 12, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(8, 5), dpi=120, layout="constrained")
         panel = figure.subplots()
-        for number, (name, values) in enumerate(lines.items()):
-            (line,) = panel.plot(gmacs, values, marker="o", linewidth=2, label=name)
-            line.set(color=COLORS[number % len(COLORS)], linestyle=LINES[number % len(LINES)])
-        highest = [max(values) for values in zip(*lines.values(), strict=True)]
+        highest = np.zeros(len(rows))
+        for number, (name, (key, results)) in enumerate(lines.items()):
+            values = np.array([result[key] for result in results])  # percent
+            low, high = np.array([result["intervals"][key] for result in results]).T
+            style: dict[str, Any] = {
+                "color": COLORS[number % len(COLORS)],
+                "linestyle": LINES[number % len(LINES)],
+            }
+            bars = [np.maximum(values - low, 0), np.maximum(high - values, 0)]
+            panel.errorbar(gmacs, values, bars, marker="o", linewidth=2, capsize=4, label=name, **style)
+            panel.axhline(results[0][f"chance_{key}"], linestyle=":", color=style["color"])
+            highest = np.maximum(highest, high)
         for row, x, y in zip(rows, gmacs, highest, strict=True):
-            name = panel.annotate(f"{row['keep']:g}", (x, y), xytext=(0, 8), textcoords="offset points")
+            name = panel.annotate(f"keep {row['keep']:g}", (x, y), xytext=(0, 8), textcoords="offset points")
             name.set(ha="center", bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5})
-        panel.set(xlabel="GMACs of a view (the papers' GFLOPs)", ylabel="top-1 (%)")
-        panel.set_title("accuracy by keep ratio", fontsize=12)
-        panel.margins(x=0.08, y=0.15)
+        panel.set(xlabel="GMACs of a view (the papers' GFLOPs)", ylabel="top-1 (%)", ylim=(0, 100))
+        panel.set_title("accuracy by keep ratio (bars: 95 % intervals, dotted: chance)", fontsize=12)
+        panel.margins(x=0.08)
         panel.set_xlim(left=0)
         panel.grid(alpha=0.3)
         if len(lines) > 1:
             panel.legend(frameon=False)
-        write_atomically(path, lambda part: figure.savefig(part, format="png"))
+        write_atomically(path, lambda part: figure.savefig(part, format="png", bbox_inches="tight"))

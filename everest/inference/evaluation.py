@@ -149,7 +149,7 @@ def evaluate_classifier(
         report(notice(f"skipped {path}: {reason}"))
     refuse_too_many_skipped(predictions, recipe.data.max_bad)
     result = {
-        **accuracies(predictions),
+        **accuracies(predictions, intervals=True),
         "videos": len(predictions.videos),
         "views": {"clips": recipe.eval.clips, "crops": recipe.eval.crops},
         "skipped": len(predictions.skipped),
@@ -159,7 +159,8 @@ def evaluate_classifier(
     }
     if costs:
         result["sweep"] = [
-            {**cost, **accuracies(predictions_by_keep.get(cost["keep"], predictions))} for cost in costs
+            {**cost, **accuracies(predictions_by_keep.get(cost["keep"], predictions), intervals=True)}
+            for cost in costs
         ]
     # The page first, which takes longer: after a kill, a file of predictions would be in the way.
     if accelerator.is_main_process and outputs.page is not None:

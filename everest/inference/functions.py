@@ -81,6 +81,7 @@ def predict_timeline(
     window: float | None = None,
     step: float | None = None,
     top: int = 5,
+    background: float | None = None,
     data: str | Path | None = None,
     clips: int = 1,
     crops: int = 1,
@@ -94,17 +95,27 @@ def predict_timeline(
     Args:
         window: seconds; None: the length of a clip at the model's stride.
         step: seconds from the start of one window to the start of the next; None: `window`.
+        background: windows whose highest probability is below this have no class in `bouts`.
         batch: windows in one forward pass. For the others see `predict`.
     Returns:
-        `{"video", "windows": [{"start", "end", "predictions" or "heads"}, …]}` for each video, in seconds. A
-        video that is unreadable, or damaged at some frame, also has `error`.
+        `{"video", "windows": [{"start", "end", "predictions" or "heads"}, …], "bouts": […]}` for each video,
+        in seconds. Bouts are neighboring windows of one class: `{"start", "end", "start_frame", "end_frame",
+        "label", "index", "probability"}`; with several heads `bouts` has such a list for each head. A video
+        that is unreadable, or damaged at some frame, also has `error`.
     Raises:
         CheckpointError, DataError, RecipeError: see `predict`; or a clip spans the whole video, so there is
-            no default window.
+            no default window; or `background` is not from 0 to 1.
     """
     opened = OpenedModel.of(model, clips=clips, crops=crops, keep=keep, precision=precision)
     return predictions.predict_timeline(
-        opened, _samples(videos, data), window=window, step=step, top=top, batch=batch, report=report
+        opened,
+        _samples(videos, data),
+        window=window,
+        step=step,
+        top=top,
+        batch=batch,
+        report=report,
+        background=background,
     )
 
 

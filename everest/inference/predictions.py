@@ -9,7 +9,6 @@ W windows, V views, T frames, H W pixels.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from everest.data.classes import Classes
 from everest.data.samples import Sample
 from everest.data.views import EvalViews, segment
 from everest.errors import RecipeError
+from everest.inference.bouts import Window, merge_windows
 from everest.inference.model import OpenedModel
 from everest.inference.over_videos import over_videos
 from everest.system.events import Report, notice
@@ -71,16 +71,6 @@ def most_likely(probabilities: Tensor, classes: Classes, top: int) -> dict[str, 
     return {"heads": predictions} if classes.heads else {"predictions": predictions[""]}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Window:
-    """A part of a video."""
-
-    start: float  # seconds
-    end: float
-    first: int  # number of its first frame
-    length: int  # frames
-
-
 WindowViews = tuple[Window, Tensor]  # (V, 3, T, H, W) uint8
 
 
@@ -93,28 +83,35 @@ def predict_timeline(
     top: int,
     batch: int,
     report: Report,
+    background: float | None = None,
 ) -> list[dict[str, Any]]:
-    """Return the `top` most likely classes of every window of every video or segment.
+    """Return the `top` most likely classes of every window of every video or segment, and their bouts.
 
     Args:
         window: seconds; None: the length of a clip at the model's stride.
         step: seconds from the start of one window to the start of the next; None: `window`.
         batch: windows in one forward pass.
+        background: windows whose highest probability is below this have no class in `bouts`.
     Returns:
-        `{"video", "windows": [{"start", "end", "predictions" or "heads"}, …]}` for each, in the order given.
-        A video that is unreadable, or damaged at some frame, also has `error` with the reason.
+        `{"video", "windows": [{"start", "end", "predictions" or "heads"}, …], "bouts": […]}` for each, in the
+        order given; see `merge_windows` for the bouts, which several heads have by name. A video that is
+        unreadable, or damaged at some frame, also has `error` with the reason.
     Raises:
         CheckpointError: the model is no classifier.
-        RecipeError: a clip spans the whole video, so there is no default window.
+        RecipeError: a clip spans the whole video, so there is no default window; `background` is no ratio.
     """
     classes = model.classes
+    if background is not None and not 0 <= background <= 1:
+        raise RecipeError(f"--background: must be from 0 to 1, not {background}")
     if window is None and model.views.sampling != "dense":
         raise RecipeError("--window: the clips of this model span a whole video; set the seconds of a window")
     rows = []
     for sample in samples:
         row: dict[str, Any] = {"video": sample.video_id, "windows": []}
         rows.append(row)
+        windows, times = [], np.zeros(0)
         try:
+            times = frame_times(sample.video)  # (F,)
             windows = windows_of(sample, model.views, window=window, step=step)
             clips = window_clips(sample.video, windows, model.views)
             for part in _batches(zip(windows, clips, strict=True), batch):
@@ -122,12 +119,23 @@ def predict_timeline(
                 probabilities = model.probabilities(views.flatten(0, 1)).unflatten(0, (len(part), -1))
                 means = probabilities.mean(dim=1)  # (W, classes)
                 for (current, _), mean in zip(part, means, strict=True):
-                    times = {"start": round(current.start, 3), "end": round(current.end, 3)}
-                    row["windows"].append({**times, **most_likely(mean, classes, top)})
+                    seconds = {"start": round(current.start, 3), "end": round(current.end, 3)}
+                    row["windows"].append({**seconds, **most_likely(mean, classes, top)})
                 report({"event": "window", "done": len(row["windows"]), "windows": len(windows)})
         except VideoError as error:
             row["error"] = error.reason
             report(notice(str(error)))
+        done = row["windows"]  # all but those after damage
+        bouts = {
+            head: merge_windows(
+                windows[: len(done)],
+                [(part["heads"][head] if head else part["predictions"])[0] for part in done],
+                times,
+                background=background,
+            )
+            for head in classes.heads or [""]
+        }
+        row["bouts"] = bouts if classes.heads else bouts[""]
     return rows
 
 

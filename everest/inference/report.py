@@ -17,15 +17,18 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from everest.data.classes import Classes
 from everest.data.dataset import VideoClips
 from everest.figures.pictures import jpeg_uri, png_uri
-from everest.inference.accuracy import Predictions, summary_rows, sweep_table
+from everest.inference.accuracy import Predictions, accuracy_rows, fact_rows, percent, sweep_table
 from everest.inference.confusion import (
+    LONGEST_NAME,
     NUMBERED,
     ClassResult,
+    Confusion,
     Mistake,
     class_results,
     count_confusions,
     draw_confusion,
     draw_sweep,
+    most_frequent_confusions,
     surest_mistakes,
 )
 from everest.models.cost import count_tokens, gmacs_of_clip
@@ -38,6 +41,7 @@ SWEEP: Final = "sweep.png"
 LONGEST_PLOT_NAME: Final = 200  # a file name has up to 255 bytes
 CONFUSION: Final = "confusion"  # with a head's name, and .png
 MISTAKES: Final = 12  # shown per head
+CONFUSIONS: Final = 20  # listed per head
 STRIP: Final = 480  # pixels, the width of a mistake's three frames
 
 
@@ -47,7 +51,9 @@ class HeadSection:
 
     name: str  # empty for a single head
     classes: Sequence[ClassResult]
-    confusion: str
+    matrix: str
+    file: str  # of the matrix
+    confusions: Sequence[Confusion]
     mistakes: Sequence[tuple[Mistake, str]]
 
 
@@ -82,7 +88,12 @@ def write_report(
             mistakes.append((mistake, jpeg_uri(frames, longest=STRIP)))
         sections.append(
             HeadSection(
-                name=name, classes=class_results(counts, names), confusion=png_uri(plot), mistakes=mistakes
+                name=name,
+                classes=class_results(counts, names),
+                matrix=png_uri(plot),
+                file=quote(plot.name),
+                confusions=most_frequent_confusions(counts, names, most=CONFUSIONS),
+                mistakes=mistakes,
             )
         )
     sweep = None
@@ -97,12 +108,14 @@ def write_report(
     )
     page = templates.get_template("page.html").render(
         title=f"Evaluation of {result['checkpoint']}",
-        summary=[(name, value) for name, value in summary_rows(result) if name != "checkpoint"],
+        accuracies=accuracy_rows(result),
+        facts=[(name, value) for name, value in fact_rows(result) if name != "checkpoint"],
         sweep=sweep,
         heads=sections,
         skipped=predictions.skipped,
-        fitting=NUMBERED,
-        percent=lambda share: f"{100 * share:.1f}\N{NO-BREAK SPACE}%",
+        few_classes=NUMBERED,
+        longest_name=LONGEST_NAME,
+        percent=percent,
     )
     write_text(folder / PAGE, escape_bytes(page))
     return folder / PAGE

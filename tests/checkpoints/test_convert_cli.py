@@ -16,7 +16,10 @@ from small_runs import RECIPE, refused, run
 from typer.testing import CliRunner
 
 import everest
-from everest.system.weights import read_weights
+from everest.config.recipe import load_recipe
+from everest.models.spec import classifier_spec
+from everest.system.weights import Weights, read_weights
+from everest.tokenizer.spec import tokenizer_spec
 from everest_cli.main import app
 
 HEADS = ["--heads", "3", "--decoder-heads", "3"]
@@ -117,6 +120,40 @@ def test_what_everest_wrote_needs_no_conversion(tmp_path: Path, folder: Path):
     assert document["origin"]["licence"] == "cc-by-nc-4.0"
     again = refused("convert", out, "--out", tmp_path / "again.safetensors", code=6)
     assert "written by everest; every command reads it" in again
+
+
+def test_inspect_shows_the_clips_and_classes_of_a_run(tmp_path: Path):
+    recipe = load_recipe(
+        "custom", overrides=["model.backbone=vit-tiny", "data.frames=8", "data.size=[64, 96]"]
+    )
+    spec = classifier_spec(recipe, num_classes=22)
+    names = tuple(f"class {i}" for i in range(22))
+    clip = {"stride": 3, "sampling": "dense"}
+    module = spec.build()
+    Weights(
+        **{"kind": "classifier", "settings": spec.dump(), "classes": names, "recipe": "r", "step": 7},
+        **{"clip": clip, "tensors": module.state_dict()},
+    ).save(tmp_path / "w.safetensors")
+    document = json.loads(convert(tmp_path / "w.safetensors", "--inspect", "--json")[0])
+    assert (document["frames"], document["size"]) == (8, [64, 96])
+    assert (document["stride"], document["sampling"]) == (3, "dense")
+    assert (document["num_classes"], document["classes"]) == (22, list(names))
+    lines = convert(tmp_path / "w.safetensors", "--inspect")[0].splitlines()
+    assert {"frames: 8", "stride: 3", "size: 64 x 96", "num classes: 22"} <= set(lines)
+    assert f"classes: {', '.join(names[:20])}, …" in lines
+
+
+def test_inspect_shows_the_windows_of_a_tokenizer(tmp_path: Path):
+    spec = tokenizer_spec(load_recipe("lvmae-128", overrides=["tokenizer.channels=8"]))
+    weights = Weights(
+        **{"kind": "tokenizer", "settings": spec.dump(), "classes": None, "recipe": "r", "step": 7},
+        tensors=spec.build().state_dict(),
+    )
+    weights.save(tmp_path / "t.safetensors")
+    document = json.loads(convert(tmp_path / "t.safetensors", "--inspect", "--json")[0])
+    assert (document["kind"], document["frames"]) == ("tokenizer", spec.window)
+    assert document["size"] == list(spec.size)
+    assert document["num_classes"] is None
 
 
 def test_a_converted_autoencoder_starts_a_finetuning(recipe: Path, tmp_path: Path):

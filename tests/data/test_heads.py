@@ -57,6 +57,7 @@ def test_eval_reports_each_head_and_the_share_with_all_correct(trained: Path, tm
     options = ["--json", "-q", "--predictions", predictions, "--set", f"data.test={test}"]
     result = json.loads(run("eval", "-c", trained, *options))
     names = {"top1", "top5", "mean_class_accuracy", "clip_top1", "majority_top1"}
+    names |= {"chance_top1", "chance_top5", "intervals"}
     assert {name: set(head) for name, head in result["heads"].items()} == {"verb": names, "noun": names}
     assert result["videos"] == 4
     assert "top1" not in result
@@ -68,7 +69,7 @@ def test_eval_reports_each_head_and_the_share_with_all_correct(trained: Path, tm
     assert result["action_top1"] == 100 * both / 4
     if test == "segments.csv":
         assert all("s-" in row["video"].split("#")[1] for row in rows)
-    assert "verb top1" in run("eval", "-c", trained, "-q")
+    assert "verb top-1" in run("eval", "-c", trained, "-q")
 
 
 def test_predict_reports_each_head(trained: Path, clip_files: Path):
@@ -152,3 +153,19 @@ def test_heads_given_later_take_the_place_of_the_others(tmp_path: Path):
     assert heads("data.heads={action: 10}") == {"action": 10}
     assert heads("data.heads.verb=5") == {"verb": 5, "noun": 300}
     assert heads("data.heads={a: 2}", "data.heads.b=3") == {"a": 2, "b": 3}
+
+
+def test_each_head_has_its_bouts(trained: Path, clip_files: Path, tmp_path: Path):
+    options = ["-c", trained, "--timeline", "--window", 0.5, "-q", "--plot", tmp_path / "t.png"]
+    (row,) = json.loads(run("predict", clip_files / "clip1.mp4", *options, "--json"))
+    assert row["bouts"].keys() == {"verb", "noun"}
+    assert all((bouts[0]["start"], bouts[-1]["end"]) == (0, 2) for bouts in row["bouts"].values())
+    assert (tmp_path / "t.png").is_file()
+    text = run("predict", clip_files / "clip1.mp4", *options[:-2], "--bouts", "--format", "csv")
+    lines = list(csv.DictReader(text.splitlines()))
+    for head, bouts in row["bouts"].items():
+        expected = [(str(bout["start"]), str(bout["end"]), bout["label"]) for bout in bouts]
+        found = [(line["start"], line["end"], line["label"]) for line in lines if line["head"] == head]
+        assert found == expected
+    cues = run("predict", clip_files / "clip1.mp4", *options[:-2], "--bouts", "--format", "srt").split("\n\n")
+    assert len(cues) == sum(map(len, row["bouts"].values()))

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from everest.config.recipe import load_recipe
 from everest.errors import UserError
-from everest.figures.curves import read_curves, smooth
+from everest.figures.curves import figure_of, read_curves, smooth
 from everest.models.cost import gmacs_of_clip
 from everest.models.spec import ModelSpec, classifier_spec, pretrain_spec
 from everest.system.weights import Weights
@@ -78,6 +78,44 @@ def test_gmacs_of_vit_b_are_the_papers(recipe: str, kind: str, paper: str):
         else classifier_spec(settings, num_classes=400)
     )
     assert f"{gmacs_of_clip(spec):.2f}" == paper
+
+
+def test_axes_do_not_exaggerate(tmp_path: Path):
+    """Accuracies from 0 to 100 %, losses from 0, guessing as a line; a negative loss and spikes are seen."""
+    run = make_run(tmp_path / "run", logged=4)
+    recipe = load_recipe("custom", overrides=["model.backbone=vit-tiny"])
+    save_model(run, classifier_spec(recipe, num_classes=8))
+    append(run, '{"step": 2, "val_top1": 12.5, "val_loss": 4.0}\n{"step": 4, "val_top1": 13.0}\n')
+    (curves,) = read_curves([run], x="steps")
+    assert (curves.validation_loss.x.tolist(), curves.validation_loss.y.tolist()) == ([2], [4])
+    assert curves.chance == 12.5
+    losses, accuracies, _ = figure_of([curves], x="steps").axes
+    assert losses.get_ylim() == (0, pytest.approx(4.2))
+    assert accuracies.get_ylim() == (0, 100)
+    assert "chance, 12.5 %" in accuracies.get_title(loc="left")
+    assert [12.5, 12.5] in [list(line.get_ydata()) for line in accuracies.lines]
+    assert all(line.get_marker() == "o" for line in losses.lines if line.get_linewidth() == 2)
+    append(run, '{"step": 5, "loss": -3.0, "lr": 0.1}\n{"step": 6, "loss": null, "lr": 0.1}\n')
+    (curves,) = read_curves([run], x="steps")
+    assert figure_of([curves], x="steps").axes[0].get_ylim() == (pytest.approx(-3.15), pytest.approx(4.2))
+
+
+def test_runs_without_validation_or_finite_losses_are_drawn(tmp_path: Path):
+    run = make_run(tmp_path / "run", logged=1)
+    (run / "metrics.jsonl").write_text('{"step": 1, "loss": null, "lr": 0.1}\n')
+    (curves,) = read_curves([run], x="steps")
+    assert curves.chance is None
+    assert len(figure_of([curves], x="steps").axes) == 2
+    append(run, '{"step": 1, "val_top1": 50.0}\n')  # no weights saved yet: the chance level is not known
+    assert read_curves([run], x="steps")[0].chance is None
+
+
+def test_several_heads_are_guessed_together(tmp_path: Path):
+    run = make_run(tmp_path / "run", logged=1)
+    recipe = load_recipe("custom", overrides=["data.heads={verb: 4, noun: 5}", "data.num_classes=null"])
+    save_model(run, classifier_spec(recipe, num_classes=9, heads={"verb": 4, "noun": 5}))
+    append(run, '{"step": 1, "val_top1": 50.0}\n')
+    assert read_curves([run], x="steps")[0].chance == 5
 
 
 def test_smoothing_keeps_lines_and_reduces_noise():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,8 @@ from everest.inference.confusion import (
     class_results,
     count_confusions,
     draw_confusion,
+    most_frequent_confusions,
+    shorten_names,
     surest_mistakes,
 )
 from everest.inference.multi_view import evaluate_views
@@ -54,12 +57,12 @@ def test_confusions_are_counted_by_true_and_predicted_class():
 
 def test_classes_come_with_the_worst_first_and_the_empty_last():
     rows = class_results(count_confusions(HEAD), NAMES)
-    assert [(r.name, r.support, r.correct, r.confused_with, r.confused) for r in rows] == [
-        ("sit", 1, 0, "run", 1),
-        ("run", 3, 1, "sit", 1),
-        ("jump", 0, 0, None, 0),
+    assert [(r.number, r.name, r.support, r.correct, r.confused_with, r.confused) for r in rows] == [
+        (1, "sit", 1, 0, "run", 1),
+        (0, "run", 3, 1, "sit", 1),
+        (2, "jump", 0, 0, None, 0),
     ]
-    assert [row.accuracy for row in rows] == [0, pytest.approx(100 / 3), None]
+    assert [row.recall for row in rows] == [0, pytest.approx(100 / 3), None]
 
 
 def test_the_surest_mistakes_come_first():
@@ -72,6 +75,41 @@ def test_the_surest_mistakes_come_first():
         predicted="run",
         probability=pytest.approx(0.9),
     )
+
+
+def test_confusions_are_listed_with_the_most_frequent_first():
+    counts = np.random.default_rng(0).integers(0, 9, (400, 400)) * (np.arange(400) % 3 > 0)[:, None]
+    names = [f"class {i}" for i in range(400)]
+    pairs = [
+        (-counts[i, j], counts[i].sum(), names[i], names[j])
+        for i in range(400)
+        for j in range(400)
+        if i != j and counts[i, j]
+    ]
+    found = most_frequent_confusions(counts, names, most=20)
+    assert len(found) == 20
+    keys = [(-pair.videos, pair.support) for pair in found]
+    assert keys == [pair[:2] for pair in sorted(pairs)[:20]]
+    assert {(-p.videos, p.support, p.label, p.predicted) for p in found} <= set(pairs)
+    assert most_frequent_confusions(np.eye(2, dtype=np.int64), names[:2], most=20) == []
+
+
+def test_long_names_stay_distinct_on_the_axes():
+    names = [f"putting something similar to other things number {i} on the table" for i in range(174)]
+    short = shorten_names(names)
+    assert len(set(short)) == 174
+    assert max(map(len, short)) <= 32
+    assert shorten_names(["run", "sit"]) == ["run", "sit"]
+
+
+@pytest.mark.parametrize("count", [2, 31, pytest.param(400, marks=pytest.mark.slow)])
+def test_no_label_of_a_confusion_matrix_is_cut(tmp_path: Path, count: int):
+    names = [f"putting something similar to other things number {i} on the table" for i in range(count)]
+    draw_confusion(tmp_path / "m.png", np.eye(count, dtype=np.int64), names)
+    with Image.open(tmp_path / "m.png") as picture:
+        pixels = np.asarray(picture.convert("L"))
+    assert pixels[[0, -1]].min() == pixels[:, [0, -1]].min() == 255  # all around is white
+    assert min(pixels.shape) > 10 * count  # pixels for each name
 
 
 @pytest.mark.parametrize("count", [2, 31])
@@ -108,6 +146,12 @@ def test_the_page_and_the_predictions_file_agree(trained: Path, tmp_path: Path):
     wrong = [row for row in csv.DictReader(table.read_text().splitlines()) if row["correct"] == "0"]
     assert text.count('class="mistake"') == len(wrong)
     assert all(row["video"] in text for row in wrong)
+    low, high = document["intervals"]["top1"]
+    shown = [document["top1"], low, high, document["chance_top1"], document["majority_top1"]]
+    table = text.split('id="accuracies"')[1].split("</table>")[0].replace("\N{NO-BREAK SPACE}", " ")
+    assert all(f"{value:.1f}" in table for value in shown)
+    assert f"{document['top1']:.1f} %</td>" in table
+    assert not re.search(r"(src|href)=\"(?!data:)", text)  # no other file, no network
 
 
 def test_names_of_classes_are_text_and_no_markup(clip_files: Path, tmp_path: Path):

@@ -115,7 +115,9 @@ def test_windows_before_the_damage_are_reported(classifier_run: Path, clip_files
         starts = [one["start"] for one in damaged["windows"]]
         assert starts == [one["start"] for one in expected[: len(starts)]]
         assert 0 < len(starts) < len(expected)
-        assert text == {"video": str(tmp_path / "text.mp4"), "windows": [], "error": "not a video file"}
+        no_windows = {"windows": [], "bouts": [], "error": "not a video file"}
+        assert text == {"video": str(tmp_path / "text.mp4"), **no_windows}
+        assert damaged["bouts"][-1]["end"] == damaged["windows"][-1]["end"]
 
 
 def test_every_format_contains_the_same(classifier_run: Path, clip_files: Path, tmp_path: Path):

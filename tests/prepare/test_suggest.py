@@ -16,7 +16,6 @@ from everest.data.samples import read_samples
 from everest.prepare.data_facts import DataFacts, data_section
 from everest.prepare.suggest import DEVICES, Purpose, recipe_text, suggest
 
-
 LISTS_OF_CLASSES = {
     "train.csv": "classes.txt",
     "a_train.csv": "a_classes.txt",

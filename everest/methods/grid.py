@@ -104,6 +104,7 @@ class TokenSelection:
             raise ValueError("selection.target: all targets are visible, so nothing is left to predict")
 
 
+@torch.compiler.assume_constant_result  # torch 2.11 cannot trace fractions
 def num_kept(num_tokens: int, ratio: float) -> int:
     """The number of tokens in a share `ratio` of `num_tokens`, rounded down, computed on exact decimals.
 

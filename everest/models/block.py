@@ -22,7 +22,7 @@ from torch import Tensor, nn
 def _autocast_weight(x: Tensor, weight: Tensor) -> Tensor:
     """Cast the weight to the precision of a product with `x`: autocast does not reach inside a Function."""
     device = x.device.type
-    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):  # not on meta
+    if device == "meta" or not torch.is_autocast_enabled(device):  # meta has no autocast
         return weight
     # Like autocast, keep the cast copy for the backward pass, which otherwise has to cast again.
     return weight.to(torch.get_autocast_dtype(device))

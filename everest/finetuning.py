@@ -118,7 +118,7 @@ def finetune(training: Training, settings: FinetuneSettings, clips: VideoClips |
                 training.save()  # first: a validation may take long, and may fail
                 _validate(training, clips, validations)
                 _end_early(training, settings, validations)
-    training.notice(_summary(training, validations.best))
+    training.notice(_summary(training, validations.best, videos=0 if clips is None else len(clips)))
 
 
 def _end_early(training: Training, settings: FinetuneSettings, validations: Validations) -> None:
@@ -179,7 +179,7 @@ def _warn_at_chance(training: Training, settings: FinetuneSettings) -> None:
         training.warn_once("chance", stays_at_chance(list(training.losses.finite), model.head_sizes))
 
 
-def _summary(training: Training, best: dict[str, Any] | None) -> str:
+def _summary(training: Training, best: dict[str, Any] | None, *, videos: int) -> str:
     """The best accuracy, the weights that the next command uses, and what to try next."""
     model, plan = training.state.trained_model, training.plan
     assert isinstance(model, VideoClassifier)
@@ -190,8 +190,9 @@ def _summary(training: Training, best: dict[str, Any] | None) -> str:
         )
     chance = chance_top1(model.head_sizes)
     text = (
-        f"best validation top-1 {best['val_top1']:.1f} % (chance {chance:.1f} %) after step {best['step']} "
-        f"of {plan.steps}; eval, predict, extract and export use these weights, {training.run.best}"
+        f"best validation top-1 {best['val_top1']:.1f} % of {videos} videos (chance {chance:.1f} %) after "
+        f"step {best['step']} of {plan.steps}; eval, predict, extract and export use these weights, "
+        f"{training.run.best}"
     )
     if is_near_chance(best["val_top1"], chance):
         return text + ". That is hardly better than chance: check the labels, or try more steps"

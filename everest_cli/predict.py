@@ -143,6 +143,9 @@ def predict(
         else:
             rows = predict(model, samples, top=top, batch=batch, workers=workers, report=display.report)
     for row in rows:
+        found = [bout for bouts_of_head in by_head(row.get("bouts", [])).values() for bout in bouts_of_head]
+        if found and all(bout["label"] is None for bout in found):
+            say(f"{row['video']}: all is background; without --background the probabilities are shown")
         if plot is not None and row["windows"]:
             title = Path(row["video"]).name
             draw_timeline(plot, by_head(row["bouts"]), title=title, background=background)

@@ -14,7 +14,8 @@ from everest_cli.output import print_json, say
 
 NO_GROUPS = (
     "Without --group, nothing is known about leakage: clips of one recording, person or scene may be in "
-    "several lists, and the test would measure memory."
+    "several lists, and the test would measure memory. If files are named like anna_03.mp4, "
+    r"--group '(\w+)_\d+' keeps the clips of anna together."
 )
 
 
@@ -101,11 +102,13 @@ def print_split(document: dict[str, Any], *, group: str | None) -> None:
         say(text)
     every_class = {name for row in document["lists"].values() for name in row["classes"]}
     for name, row in document["lists"].items():
-        say(f"{name}: {row['videos']} videos ({row['share']:.1%}) of {row['groups']} groups")
+        of_groups = "" if group is None else f" of {row['groups']} groups"
+        say(f"{name}: {row['videos']} videos ({row['share']:.1%}){of_groups}")
         empty = sorted(every_class - row["classes"].keys())
         if empty:
             some = ", ".join(empty[:5]) + (", …" if len(empty) > 5 else "")
             say(f"{name} has no video of {len(empty)} classes, which have too few groups: {some}")
+    say(f"lists: {Path(document['written'][0]).parent}")
     if group is None:
         say(NO_GROUPS)
 

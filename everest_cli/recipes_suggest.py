@@ -67,8 +67,13 @@ def suggest(
     text = recipe_text(choices, section, base=DEVICES[device].base, facts=facts)
     write_text(output, text)
     load_recipe(output, notify=say)
+    without = [name for name in ("val", "test") if section.get(name) is None and not unlabeled]
+    if without:
+        parts = " or ".join(without)
+        say(f"warning: no {parts} list; `everest prepare split LIST` divides one before training")
     if not quiet:
-        say("\n  ".join(["next:", *training_commands(output, labeled=not unlabeled)]))
+        commands = training_commands(output, labeled=not unlabeled, tested="test" not in without)
+        say("\n  ".join(["next:", *commands]))
     typer.echo(output)
 
 

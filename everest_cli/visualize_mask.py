@@ -30,11 +30,12 @@ def visualize_mask(
         ),
     ] = None,
     strategy: Annotated[
-        str | None, typer.Option("--strategy", help="A token selection [redundancy-robust].")
+        str | None,
+        typer.Option("--strategy", help="Token selection [redundancy-robust, or the checkpoint's]."),
     ] = None,
     keep: Annotated[
         str | None,
-        typer.Option("--keep", metavar="SHARE,…", help="Keep ratio; several are stacked [0.3]."),
+        typer.Option("--keep", metavar="SHARE,…", help="Keep ratios, stacked [0.3, or the checkpoint's]."),
     ] = None,
     compare: Annotated[bool, typer.Option("--compare", help="Stack the common strategies.")] = False,
     order: Annotated[
@@ -46,7 +47,10 @@ def visualize_mask(
     frames: Annotated[
         int, typer.Option("--frames", min=2, help="Frames of a clip, without a checkpoint.")
     ] = 16,
-    stride: Annotated[int, typer.Option("--stride", min=1, help="Frames from one frame to the next.")] = 4,
+    stride: Annotated[
+        int | None,
+        typer.Option("--stride", min=1, help="Frames from one frame to the next [4, or the checkpoint's]."),
+    ] = None,
     size: Annotated[
         int | None,
         typer.Option("--size", min=16, help="Shorter side in pixels [224]; a transformer has its own."),
@@ -71,26 +75,32 @@ def visualize_mask(
     from everest.checkpoints.load import open_model
     from everest.data.inputs import named_videos, refuse_same_stems
     from everest.errors import DataError
-    from everest.figures.mask_choice import requested_selectors
+    from everest.figures.mask_choice import DEFAULT_STRIDE, own_choices, requested_selectors
     from everest.figures.mask_files import MaskRequest, write_mask_figures
 
     ratios = () if keep is None else o.read_shares(keep)
     opened = None if checkpoint is None else open_model(checkpoint)
     tokenizer = opened if opened is not None and opened.weights.kind == "tokenizer" else None
     settings = {"order": order, "distance": distance}
-    selectors = requested_selectors(
-        strategy if strategy is None or ":" in strategy else strategy.replace("_", "-"),
-        ratios,
-        {name: value for name, value in settings.items() if value is not None},
-        compared=compare,
-        has_tokenizer=tokenizer is not None,
+    own = None if opened is None or tokenizer is not None else own_choices(opened)
+    chosen = strategy or keep or compare or order or distance
+    selectors = (
+        [own.selector]
+        if own and not chosen
+        else requested_selectors(
+            strategy if strategy is None or ":" in strategy else strategy.replace("_", "-"),
+            ratios,
+            {name: value for name, value in settings.items() if value is not None},
+            compared=compare,
+            has_tokenizer=tokenizer is not None,
+        )
     )
     paths = named_videos(videos)
     refuse_same_stems(paths)
     request = MaskRequest(
         selectors=selectors,
         frames=frames,
-        stride=stride,
+        stride=stride or (own.stride if own else DEFAULT_STRIDE),
         size=size or (224 if tokenizer is None else min(tokenizer.spec.size)),
         windows=windows,
         seed=seed,

@@ -221,7 +221,7 @@ def _of_list(
         first = next(iter(samples.values())).path
         raise DataError(
             f"{file}: none of its {len(paths)} videos exists, first {first}; "
-            f"paths are relative to data.root, which is {root}"
+            f"paths are relative to {root}; name their folder by --data DIR"
             + ("" if is_unicode(first) else "; the list is not in UTF-8")
         )
     if not may_miss:

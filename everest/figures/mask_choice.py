@@ -3,19 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Final
 
+from everest.checkpoints.describe import trained_clip
+from everest.checkpoints.load import LoadedModel
 from everest.config.selectors import make_selector
 from everest.errors import RecipeError
 from everest.methods.ranked import LearnedImportance, ScoreName
 from everest.methods.selector import Selector
 from everest.methods.strategies import STRATEGIES
+from everest.models.classifier import VideoClassifier
 
+DEFAULT_STRIDE: Final = 4
 DEFAULT: Final = "redundancy-robust"
 LEARNED: Final = LearnedImportance.strategy
 COMPARED: Final = ("random", "tube", "running-cell", DEFAULT)  # EVEREST Figure 8
 SCORES: Final[tuple[ScoreName, ...]] = ("frame-difference", "random", "learned")  # LVMAE Figure 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnChoices:
+    """The token selection, with its title, and the stride of a checkpoint."""
+
+    selector: tuple[str, Selector]
+    stride: int
+
+
+def own_choices(opened: LoadedModel) -> OwnChoices:
+    """Return how a transformer was trained; of a classifier, how it chooses its tokens after training."""
+    module, clip = opened.transformer, trained_clip(opened)
+    selector = module.selector
+    if isinstance(module, VideoClassifier):
+        selector = selector.at_evaluation()
+    stride = DEFAULT_STRIDE if clip is None else clip.stride
+    return OwnChoices(selector=(selector.strategy, selector), stride=stride)
 
 
 def requested_selectors(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
@@ -15,7 +16,7 @@ from everest.data.stages import finetune_clips, pretrain_clips
 from everest.errors import DataError
 from everest.prepare.index import CLASSES
 from everest.system.storage import Location, parse_location
-from everest.video.folders import subfolders, videos_under
+from everest.video.folders import as_data_error, subfolders, videos_under
 from everest.video.reader import probe
 from everest.video.stream import VideoError
 
@@ -81,22 +82,30 @@ def data_section(
 ) -> dict[str, Any]:
     """The lists of a data set: the given ones, else `train.csv`, `val.csv` and `test.csv` if they exist.
 
-    The class names in a file `classes.txt` next to `train.csv` are used, too, or in `X_classes.txt` next to
-    `X_train.csv`.
+    Given lists are relative to `root` or to the working directory. The class names in `classes.txt` next to
+    `train.csv` are used, too, or those in `X_classes.txt` next to `X_train.csv`.
 
     Args:
         labeled: False lets the training list be missing: all videos below the folder are read then.
     Raises:
-        DataError: there is no training list.
+        DataError: there is no folder `root`, or no training list.
     """
-    location = parse_location(root)
+    location = _folder(root)
     found: dict[str, Any] = {}
     for key, given in (("train", train), ("val", val), ("test", test)):
+        if given and not (location / given).exists() and Path(given).is_file():
+            given = str(Path(given).absolute())  # relative to the working directory
         names = [given] if given else [LISTS[key], key]
         found[key] = next((name for name in names if (location / name).exists()), given)
     if found["train"] is None and labeled:
-        command = f"everest prepare split {shlex.quote(root)}"
-        raise DataError(f"{root}: no {LISTS['train']}; make lists by `{command}`")
+        command, made = (
+            "prepare split LIST",
+            "divides a list or a sheet; name the parts by --train, --val, --test",
+        )
+        if has_class_folders(root):
+            command = f"recipes suggest {shlex.quote(root)} --output my.yaml"
+            made = "makes lists of its class folders, and a recipe"
+        raise DataError(f"{root}: no {LISTS['train']}; `everest {command}` {made}")
     if found["train"] is None:
         del found["train"]
     elif classes := _class_file(found["train"], location):
@@ -104,9 +113,23 @@ def data_section(
     return {"root": str(location.resolve()), **found}
 
 
+def _folder(root: str) -> Location:
+    """The folder of the videos; DataError if there is none."""
+    location = parse_location(root)
+    with as_data_error(location):
+        if location.is_dir():
+            return location
+        if not location.exists():
+            raise DataError(f"{root}: no such folder")
+    command = f"everest prepare split {shlex.quote(root)}"
+    raise DataError(
+        f"{root}: not a folder; name the folder of the videos. `{command}` makes lists of a sheet"
+    )
+
+
 def has_class_folders(root: str) -> bool:
     """Whether a folder has subfolders with videos, and neither a training list nor a folder `train`."""
-    location = parse_location(root)
+    location = _folder(root)
     if any((location / name).exists() for name in (LISTS["train"], "train")):
         return False
     return any(next(videos_under(location / name), None) for name in subfolders(location))

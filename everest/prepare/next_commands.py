@@ -9,15 +9,13 @@ from pathlib import Path
 from everest.data.samples import Sample
 
 
-def training_commands(recipe: Path, *, labeled: bool) -> list[str]:
-    """The commands that train with a recipe."""
+def training_commands(recipe: Path, *, labeled: bool, tested: bool = True) -> list[str]:
+    """The commands that train with a recipe, and evaluate if there is a test list."""
     name, file = shlex.quote(recipe.stem), shlex.quote(str(recipe))
     if not labeled:
         return [f"everest pretrain --recipe {file} --output runs/{name}"]
-    return [
-        f"everest finetune --recipe {file} --init none --output runs/{name}",
-        f"everest eval --checkpoint runs/{name}",
-    ]
+    finetune = f"everest finetune --recipe {file} --init none --output runs/{name}"
+    return [finetune, f"everest eval --checkpoint runs/{name}"] if tested else [finetune]
 
 
 def commands_for_lists(

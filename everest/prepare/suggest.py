@@ -86,6 +86,7 @@ def suggest(
         *_clip(facts, device),
         _choice("model.backbone", device.backbone, f"what {device_name} trains in hours"),
         _choice("model.tubelet", list(device.tubelet), "small tubelets for small frames"),
+        _choice("model.positions", "separable", "of time and place; no worse than flat ones on few videos"),
         *_budgets(facts, device, hours=hours),
         _choice("pretrain.batch_size", device.batch, f"fits {device_name}"),
         _choice("finetune.batch_size", device.batch, f"fits {device_name}"),
@@ -135,7 +136,11 @@ def _budgets(facts: DataFacts, device: Device, *, hours: float) -> list[Choice]:
     limit = f"{STEPS_OF_ROOT} x sqrt({facts.videos} videos)" if steps == by_data else f"half of {hours:g} h"
     if steps == FEWEST_STEPS:
         limit = "the fewest that train a classifier"
-    return [_choice("pretrain.steps", steps, limit), _choice("finetune.steps", steps, limit)]
+    return [
+        _choice(f"{stage}.{key}", value, reason)
+        for stage in ("pretrain", "finetune")
+        for key, value, reason in (("steps", steps, limit), ("warmup_steps", steps // 10, "a tenth"))
+    ]
 
 
 def _few_videos(facts: DataFacts, purpose: Purpose) -> list[Choice]:
@@ -152,10 +157,7 @@ def _few_videos(facts: DataFacts, purpose: Purpose) -> list[Choice]:
     ]
     if purpose == "scratch" and facts.videos <= FEW_VIDEOS:
         reason = f"a model overfits to the still parts of {count}; set frames for pre-training"
-        chosen += [
-            _choice("model.input", "differences", reason),
-            _choice("model.positions", "separable", "with differences"),
-        ]
+        chosen.append(_choice("model.input", "differences", reason))
     return chosen
 
 

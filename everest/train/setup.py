@@ -199,7 +199,7 @@ def start_run(training: Training, recipe_text: str, *, init: str | None) -> None
         context.report(notice(line))
         if plan.steps < FEWEST_STEPS and not context.one_batch:
             few = f"{plan.steps} steps are few: with fewer than {FEWEST_STEPS}, a model hardly learns"
-            context.report(notice(f"warning: {few}; raise its epochs, or set its steps"))
+            context.report(notice(f"warning: {few}; raise its epochs or its steps"))
         training.resume()
     except BaseException:
         if main:

@@ -22,6 +22,7 @@ from everest.methods.frame_selection import kept_per_slice
 from everest.methods.grid import TokenGrid
 from everest.methods.importance import RawPixels
 from everest.methods.strategies import RedundancyRobust
+from everest.models.classifier import VideoClassifier
 from everest.video.reader import probe
 from everest.video.writer import write_video
 from everest_cli.main import app
@@ -133,6 +134,21 @@ def test_a_checkpoint_measures_and_predicts(video: Path, tmp_path: Path, clip_fi
     model = everest.load_model(tmp_path / "run")
     chosen = everest.select_tokens(x, model=model)
     assert set(chosen.visible[0].tolist()) <= set(row["kept"])
+
+
+def test_a_classifier_is_shown_with_its_own_tokens_and_stride(video: Path, tmp_path: Path, clip_files: Path):
+    from small_runs import RECIPE
+
+    (tmp_path / "tiny.yaml").write_text(RECIPE.replace("data: {", f'data: {{root: "{clip_files}", '))
+    own = ["--set=finetune.selection.keep_ratio=0.5", "--set=finetune.stride=3"]
+    run = tmp_path / "run"
+    called("finetune", "--recipe", tmp_path / "tiny.yaml", "--init", "none", *own, "-o", run, "-q")
+    model = everest.load_model(run)
+    assert isinstance(model, VideoClassifier)
+    (row,) = json_of("visualize-mask", video, "-c", run, "--out", tmp_path)
+    assert row["kept"] == model.kept_tokens(model.transform(video))[0].tolist()
+    (other,) = json_of("visualize-mask", video, "-c", run, "--keep", "0.25", "--out", tmp_path, "--overwrite")
+    assert len(other["kept"]) * 2 == len(row["kept"])
 
 
 # --- select-frames ------------------------------------------------------------------------------------------

@@ -166,6 +166,27 @@ def test_auto_needs_data(command: list[str], code: int, problem: str):
     assert problem in refused(*command, code=code)
 
 
-def test_a_folder_without_lists_names_the_command_that_makes_them(tmp_path: Path):
-    message = refused("recipes", "suggest", tmp_path, "-o", tmp_path / "x.yaml", code=4)
-    assert f"make lists by `everest prepare split {tmp_path}`" in message
+@pytest.mark.parametrize(
+    ("source", "problem"),
+    [
+        ("empty", "no train.csv; `everest prepare split LIST` divides a list or a sheet"),
+        ("none", "no such folder"),
+        ("sheet.csv", "not a folder; name the folder of the videos. `everest prepare split "),
+    ],
+)
+def test_a_source_without_lists_names_the_command_that_makes_them(tmp_path: Path, source: str, problem: str):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "sheet.csv").write_text("path,class\n")
+    message = refused("recipes", "suggest", tmp_path / source, "-o", tmp_path / "x.yaml", code=4)
+    assert problem in message
+
+
+def test_missing_lists_are_warned_about_and_lists_may_be_in_the_working_directory(
+    tmp_path: Path, clip_files: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(clip_files / "train.csv", "mine.csv")
+    shown = called("recipes", "suggest", clip_files, "--train", "mine.csv", "-o", "mine.yaml")
+    assert "no val or test list" in shown.stderr
+    assert "everest eval" not in shown.stderr
+    assert load_recipe("mine.yaml").data.train == str(tmp_path / "mine.csv")

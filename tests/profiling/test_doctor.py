@@ -52,7 +52,10 @@ GPU = CheckResult("GPU 0", "ok", "H200")
 @pytest.mark.parametrize(
     ("results", "sentence"),
     [
-        ([OK], "everest works on this machine, on the CPU only: begin with the recipe 'small'."),
+        (
+            [OK],
+            "everest works on this machine, on the CPU: begin with `everest recipes suggest VIDEOS`.",
+        ),
         ([OK, GPU], "everest works on this machine, on 1 GPU."),
         ([GPU, GPU, SLOW], "everest works on this machine, on 2 GPUs; 1 warning: memory."),
         ([GPU, SLOW, BROKEN], "everest does not work on this machine: fix decoder pyav first."),

@@ -95,13 +95,14 @@ def finetune(
     """Train a classifier from a pre-trained encoder, as `everest finetune`, in this process.
 
     Args:
-        init: the run folder or weights to start from; None: from scratch. For the others see
+        init: the run folder or weights to start from; None or "none": from scratch. For the others see
             `pretrain`.
     Returns:
         The run folder, which `everest.load_model` opens.
     Raises:
         UserError: the recipe, the data or the environment does not allow it; see everest.errors.
     """
+    init = None if init == "none" else init
     purpose = "scratch" if init is None else "finetune"
     settings = _recipe(recipe, data, overrides, precision, seed, report, cpu=cpu, purpose=purpose)
     weights = None if init is None else find_weights(init)

@@ -124,6 +124,8 @@ def predict(
         raise RecipeError(f"--format srt: subtitles are of one video, not of {len(samples)}")
     if plot is not None and len(samples) > 1:
         raise RecipeError(f"--plot: a figure is of one video, not of {len(samples)}")
+    if plot is not None and output is not None and plot.resolve() == output.resolve():
+        raise RecipeError(f"--plot {plot}: also the file of --output; choose another name")
     inputs = [*all_weights(model.file), *videos, *(sample.video for sample in samples)]
     for option, path in (("--output", output), ("--plot", plot)):
         if path is not None:

@@ -108,7 +108,7 @@ def print_split(document: dict[str, Any], *, group: str | None) -> None:
         if empty:
             some = ", ".join(empty[:5]) + (", …" if len(empty) > 5 else "")
             say(f"{name} has no video of {len(empty)} classes, which have too few groups: {some}")
-    say(f"lists: {Path(document['written'][0]).parent}")
+    say(f"lists: {document['folder']}")
     if group is None:
         say(NO_GROUPS)
 
@@ -155,6 +155,7 @@ def split_source(
     return {
         "seed": seed,
         "lists": summaries,
+        "folder": str(folder),
         "written": [str(path) for path in written],
         "next": commands_for_lists(lists, folder, root=root, heads=labeled.heads),
         "notices": [text for text in (data.notice, labeled.without_labels(source)) if text is not None],

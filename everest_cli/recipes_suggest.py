@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -37,7 +38,9 @@ def suggest(
         str | None,
         typer.Option("--device", metavar="cpu|8GB|24GB|80GB", help="CPU or GPU memory [this machine's]."),
     ] = None,
-    hours: Annotated[float, typer.Option("--hours", metavar="H", min=0.01, help="For both stages.")] = 1.0,
+    hours: Annotated[
+        float, typer.Option("--hours", metavar="H", min=0.01, max=10_000, help="For both stages.")
+    ] = 1.0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file and its lists.")] = False,
     quiet: o.Quiet = False,
 ) -> None:
@@ -46,47 +49,96 @@ def suggest(
     Class folders without lists are split first, into FILE-lists.
     """
     from everest.config.recipe import load_recipe
+    from everest.config.recipe_files import RecipeFile
     from everest.config.settings import DataSettings
     from everest.prepare.auto import this_device
     from everest.prepare.data_facts import data_section, examine_data, has_class_folders
     from everest.prepare.next_commands import training_commands
-    from everest.prepare.suggest import DEVICES, recipe_text
+    from everest.prepare.suggest import DEVICES, check_device, recipe_text
     from everest.prepare.suggest import suggest as suggest_values
     from everest.system.files import check_new_file, write_text
 
     check_new_file(output, option="--output", overwrite=overwrite)
+    device = check_device(device or this_device())
     lists = {name: given for name, given in (("train", train), ("val", val), ("test", test)) if given}
-    device = device or this_device()
+    divided = None
     if not (lists or unlabeled) and has_class_folders(data):
-        lists = _split_folder(Path(data), output, group=group, overwrite=overwrite, quiet=quiet)
+        divided = _DividedFolder(data, output, group=group, overwrite=overwrite)
+        lists = divided.lists
     elif group is not None:
         raise RecipeError("--group: has no effect on lists; it goes with a folder of class folders")
-    section = data_section(data, **lists, labeled=not unlabeled)
-    facts = examine_data(DataSettings(**section), labeled=not unlabeled)
-    choices = suggest_values(facts, device, hours=hours, purpose="pretrain" if unlabeled else "scratch")
-    text = recipe_text(choices, section, base=DEVICES[device].base, facts=facts)
-    write_text(output, text)
-    load_recipe(output, notify=say)
+    try:
+        section = data_section(data, **lists, labeled=not unlabeled)
+        facts = examine_data(DataSettings(**section), labeled=not unlabeled)
+        if divided is not None:
+            section = divided.in_place(section)
+        choices = suggest_values(facts, device, hours=hours, purpose="pretrain" if unlabeled else "scratch")
+        text = recipe_text(choices, section, base=DEVICES[device].base, facts=facts)
+        load_recipe(
+            RecipeFile(name=output.stem, label=str(output), text=text, folder=output.parent), notify=say
+        )
+        if divided is not None:
+            divided.move(quiet=quiet)
+        write_text(output, text)
+    finally:
+        if divided is not None:
+            divided.clear()
     without = [name for name in ("val", "test") if section.get(name) is None and not unlabeled]
     if without:
-        parts = " or ".join(without)
-        say(f"warning: no {parts} list; `everest prepare split LIST` divides one before training")
+        say(f"warning: no {' or '.join(without)} list; `everest prepare split LIST` divides a list first")
     if not quiet:
         commands = training_commands(output, labeled=not unlabeled, tested="test" not in without)
         say("\n  ".join(["next:", *commands]))
     typer.echo(output)
 
 
-def _split_folder(
-    data: Path, recipe: Path, *, group: str | None, overwrite: bool, quiet: bool
-) -> dict[str, str]:
-    """Split class folders into lists next to the recipe; returns the lists by their keys."""
-    from everest_cli.prepare_split import print_split, split_source
+class _DividedFolder:
+    """The lists of class folders, made in a folder of their own and moved next to the recipe at the end."""
 
-    folder = recipe.absolute().with_name(f"{recipe.stem}-lists")
-    document = split_source(
-        data, shares=SHARES, group=group, root=data.absolute(), output=folder, overwrite=overwrite
-    )
-    if not quiet:
-        print_split(document, group=group)
-    return {name: str(folder / f"{name}.csv") for name in document["lists"]}
+    def __init__(self, data: str, recipe: Path, *, group: str | None, overwrite: bool) -> None:
+        from everest.system.storage import parse_location
+        from everest_cli.prepare_split import split_source
+
+        root = parse_location(data)
+        if not isinstance(root, Path):
+            raise RecipeError(f"{data}: class folders of a storage cannot be divided; write lists of them")
+        self._folder = recipe.absolute().with_name(f"{recipe.name.removesuffix('.yaml')}-lists")
+        if recipe.absolute().parent == root.absolute():
+            raise RecipeError(
+                f"--output {recipe}: in the folder of class folders, its lists would look like a class; name "
+                "another folder"
+            )
+        if self._folder.exists() and not overwrite:
+            raise RecipeError(f"{self._folder}: exists; name another recipe, or use --overwrite")
+        self._part = self._folder.with_name(f"{self._folder.name}.part")
+        self._group = group
+        self.clear()
+        self._document = split_source(
+            root, shares=SHARES, group=group, root=root.absolute(), output=self._part, overwrite=False
+        )
+        self.lists = {
+            name: str(self._part / f"{name}.csv")
+            for name, row in self._document["lists"].items()
+            if row["videos"]
+        }
+
+    def in_place(self, section: dict[str, Any]) -> dict[str, Any]:
+        """The data section with the paths that the lists have after `move`."""
+        return {
+            key: value.replace(str(self._part), str(self._folder)) if isinstance(value, str) else value
+            for key, value in section.items()
+        }
+
+    def move(self, *, quiet: bool) -> None:
+        """Move the lists to their folder, and print their counts."""
+        from everest_cli.prepare_split import print_split
+
+        self._folder.mkdir(exist_ok=True)
+        for file in self._part.iterdir():
+            file.replace(self._folder / file.name)
+        if not quiet:
+            print_split(self._document | {"folder": self._folder}, group=self._group)
+
+    def clear(self) -> None:
+        """Remove the lists that were not moved."""
+        shutil.rmtree(self._part, ignore_errors=True)

@@ -131,6 +131,7 @@ def describe(foreign: Foreign, identity: Identity | Refused) -> dict[str, Any]:
         "tubelet": list(spec.model.tubelet),
         "positions": spec.model.positions,
         "class_token": spec.model.class_token,
+        "input": spec.model.input,
         "pooling": spec.model.pooling if spec.kind == "classifier" else None,
         "num_classes": spec.num_classes,
         "classes": list(identity.classes) if identity.classes else None,

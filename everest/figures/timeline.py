@@ -31,6 +31,7 @@ PALETTE: Final = (
 )
 OTHERS: Final = "#FF1493"  # classes after the first 20
 BACKGROUND: Final = "#BBBBBB"
+SHORTEST: Final = 1e-3  # seconds that are drawn of a video
 LONGEST_NAME: Final = 40  # letters
 LEGEND_COLUMNS: Final = 3
 
@@ -70,6 +71,7 @@ def draw_timeline(
     """
     every = [bout for bouts in heads.values() for bout in bouts]
     begin, end = min(bout["start"] for bout in every), max(bout["end"] for bout in every)
+    end = max(end, begin + SHORTEST)
     length = row_seconds(end - begin)
     starts = [begin + row * length for row in range(max(1, round((end - begin) / length + 0.499)))]
     with matplotlib.rc_context({"font.size": 11, "axes.spines.top": False, "axes.spines.right": False}):
@@ -131,7 +133,7 @@ def _legend(bouts: Bouts) -> tuple[dict[int | None, str], list[tuple[Patch, str]
     for bout in bouts:
         names[bout["index"]] = bout["label"]
         seconds[bout["index"]] = seconds.get(bout["index"], 0) + bout["end"] - bout["start"]
-    whole = sum(seconds.values())
+    whole = max(sum(seconds.values()), SHORTEST)
     ranked = sorted((index for index in seconds if index is not None), key=lambda index: -seconds[index])
     colors: dict[int | None, str] = {None: BACKGROUND, **colors_of(ranked)}
     parts = [(names[index], colors[index], seconds[index]) for index in ranked[: len(PALETTE)]]

@@ -18,6 +18,7 @@ from everest.prepare.data_facts import data_section, examine_data
 from everest.prepare.suggest import DEVICES, Purpose, recipe_text, suggest
 
 BASE: Final = "custom"  # has the lists that `everest prepare` writes
+OF_CLIPS: Final = ("data.size=", "data.frames=")  # they have to fit the suggested tubelets
 HOURS: Final = 1.0  # for both stages
 
 
@@ -48,7 +49,8 @@ def auto_recipe(
         raise RecipeError("--recipe auto: needs --data DIR, the videos that the recipe is for")
     labeled = purpose != "pretrain"
     root = f"data.root={json.dumps(data)}"
-    given = load_recipe(BASE, overrides=[*overrides, root]).data
+    of_lists = [text for text in overrides if text.startswith("data.") and not text.startswith(OF_CLIPS)]
+    given = load_recipe(BASE, overrides=[*of_lists, root]).data
     lists = {key: name for key, default in LISTS.items() if (name := getattr(given, key)) != default}
     section = data_section(data, **lists, labeled=labeled)
     facts = examine_data(replace(given, **section), labeled=labeled)

@@ -13,6 +13,7 @@ from everest.config.settings import DataSettings, Recipe
 from everest.data.samples import Sample
 from everest.data.stage_source import LISTS
 from everest.data.stages import finetune_clips, pretrain_clips
+from everest.data.views import segment
 from everest.errors import DataError
 from everest.prepare.index import CLASSES
 from everest.system.storage import Location, parse_location
@@ -60,15 +61,15 @@ def examine_data(data: DataSettings, *, labeled: bool = True) -> DataFacts:
 
 
 def _probe_some(samples: Sequence[Sample]) -> tuple[list[tuple[int, int, int]], list[str]]:
-    """The frames, height and width of some of the videos, and the problems of the others."""
+    """The frames, height and width of some of the videos or segments, and the problems of the others."""
     found, problems = [], []
     for sample in samples[:: max(1, len(samples) // MOST_PROBED)]:
         try:
-            info = probe(sample.video)
+            info, frames = probe(sample.video), segment(sample)[1]
         except VideoError as error:
             problems.append(str(error))
         else:
-            found.append((info.frames, info.height, info.width))
+            found.append((frames, info.height, info.width))
     return found, problems
 
 
@@ -96,11 +97,13 @@ def data_section(
         if given and not (location / given).exists() and Path(given).is_file():
             given = str(Path(given).absolute())  # relative to the working directory
         names = [given] if given else [LISTS[key], key]
-        found[key] = next((name for name in names if (location / name).exists()), given)
+        found[key] = next((name for name in names if (location / name).exists()), None)
+        if given and found[key] is None:
+            raise DataError(f"--{key} {given}: no such list in {root} or here")
     if found["train"] is None and labeled:
         command, made = (
             "prepare split LIST",
-            "divides a list or a sheet; name the parts by --train, --val, --test",
+            "divides a list or a sheet; --unlabeled is for videos without classes",
         )
         if has_class_folders(root):
             command = f"recipes suggest {shlex.quote(root)} --output my.yaml"

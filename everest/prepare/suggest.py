@@ -60,6 +60,13 @@ DEVICES: Final = {
 }
 
 
+def check_device(name: str) -> str:
+    """The name of a device; RecipeError if there is none of that name."""
+    if name not in DEVICES:
+        raise unknown_name("--device", name, DEVICES)
+    return name
+
+
 @dataclass(frozen=True, kw_only=True)
 class Choice:
     """A value of the recipe, and why."""
@@ -79,9 +86,7 @@ def suggest(
     Raises:
         RecipeError: there is no such device.
     """
-    if device_name not in DEVICES:
-        raise unknown_name("--device", device_name, DEVICES)
-    device = DEVICES[device_name]
+    device = DEVICES[check_device(device_name)]
     chosen = [
         *_clip(facts, device),
         _choice("model.backbone", device.backbone, f"what {device_name} trains in hours"),

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from small_runs import called, refused
 
 from everest.config.recipe import load_recipe
+from everest.config.settings import DataSettings
 from everest.data.samples import read_samples
-from everest.prepare.data_facts import DataFacts, data_section
+from everest.prepare.data_facts import DataFacts, data_section, examine_data
 from everest.prepare.suggest import DEVICES, Purpose, recipe_text, suggest
 
 LISTS_OF_CLASSES = {
@@ -114,6 +115,8 @@ def test_class_folders_are_split_next_to_the_recipe(tmp_path: Path, class_folder
     videos = [sample.path for path in lists for sample in read_samples(path, root=class_folders).samples]
     assert sorted(videos) == sorted(map(str, class_folders.rglob("*.mp4")))
     assert sorted(class_folders.rglob("*")) == before
+    message = refused("recipes", "suggest", class_folders, "-o", class_folders / "in.yaml", code=2)
+    assert "its lists would look like a class" in message
     message = refused("recipes", "suggest", class_folders, "-o", tmp_path / "mine.yaml", code=2)
     assert "mine.yaml: exists" in message
     called("recipes", "suggest", class_folders, "-o", tmp_path / "mine.yaml", "--overwrite", "-q")
@@ -190,3 +193,34 @@ def test_missing_lists_are_warned_about_and_lists_may_be_in_the_working_director
     assert "no val or test list" in shown.stderr
     assert "everest eval" not in shown.stderr
     assert load_recipe("mine.yaml").data.train == str(tmp_path / "mine.csv")
+
+
+@pytest.mark.parametrize(
+    ("options", "code"), [(["--device", "foo"], 2), (["--hours", "inf"], 2), (["--group", "("], 2)]
+)
+def test_a_failed_command_leaves_nothing(tmp_path: Path, class_folders: Path, options: list[str], code: int):
+    before = sorted(tmp_path.iterdir())
+    refused("recipes", "suggest", class_folders, "-o", tmp_path / "mine.yaml", *options, code=code)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_empty_lists_are_not_named(tmp_path: Path, class_folders: Path):
+    shown = called("recipes", "suggest", class_folders, "--group", "folder", "-o", tmp_path / "mine.yaml")
+    data = load_recipe(tmp_path / "mine.yaml").data
+    named = [Path(path) for path in (data.train, data.val, data.test) if path]
+    assert all(path.is_file() for path in named)
+    assert len(named) < 3
+    assert "warning: no " in shown.stderr
+
+
+def test_segments_have_their_own_length(tmp_path: Path, clip_files: Path):
+    rows = [f"{clip_files}/clip{i}.mp4,{i % 2},{8 * i},{8 * i + 8}\n" for i in range(4)]
+    (tmp_path / "train.csv").write_text("path,label,start_frame,end_frame\n" + "".join(rows))
+    facts = examine_data(DataSettings(root=str(tmp_path)))
+    assert (facts.videos, facts.frames) == (4, 8)
+
+
+def test_auto_takes_clips_that_fit_its_own_tubelets(clip_files: Path):
+    options = ["--data", clip_files, "--gpus", "cpu", "--init", "none", "--print-config"]
+    made = called("finetune", "--recipe", "auto", *options, "--set", "data.size=72").stdout
+    assert yaml.safe_load(made)["data"]["size"] == 72

@@ -120,6 +120,10 @@ def test_improbable_windows_are_background(classifier_run: Path, clip_files: Pat
         (["--plot", "THERE/t.png"], "belong to --timeline"),
         (["--timeline", "--background", "0.5"], "--background: changes bouts; add --bouts, --plot or --json"),
         (["--timeline", "--bouts", "--background", "nan"], "--background: must be from 0 to 1, not nan"),
+        (
+            ["--timeline", "--bouts", "--plot", "THERE/t.png", "-o", "THERE/./t.png"],
+            "also the file of --output",
+        ),
         (["--timeline", "--plot", "THERE/t.pdf"], "end its name in .png"),
         (["--timeline", "--plot", "THERE/t.png", "CLIPS"], "--plot: a figure is of one video, not of 5"),
     ],
@@ -172,6 +176,12 @@ def test_no_label_of_a_timeline_is_cut(tmp_path: Path, seconds: float, count: in
     with Image.open(tmp_path / "t.png") as picture:
         pixels = np.asarray(picture.convert("L"))
     assert pixels[[0, -1]].min() == pixels[:, [0, -1]].min() == 255
+
+
+def test_a_video_of_no_length_is_drawn(tmp_path: Path):
+    bout = {"start": 0.0, "end": 0.0, "start_frame": 0, "end_frame": 1, "label": "a", "index": 0}
+    draw_timeline(tmp_path / "t.png", {"": [bout | {"probability": 0.5}]}, title="a.mp4")
+    assert (tmp_path / "t.png").stat().st_size > 0
 
 
 def test_up_to_20_classes_have_the_same_colors_in_all_figures():

@@ -169,10 +169,8 @@ def test_missing_videos_are_named_with_their_line(root):
 
 
 def test_a_list_without_any_existing_video_points_to_the_root(root):
-    with pytest.raises(
-        DataError,
-        match=r"none of its 2 videos exists, first .*x\.mp4; paths are relative to .*; name their folder by --data DIR",
-    ):
+    fix = "paths are relative to .*; name their folder by --data DIR"
+    with pytest.raises(DataError, match=rf"none of its 2 videos exists, first .*x\.mp4; {fix}"):
         read(root, "x.mp4 0\ny.mp4 1\n")
 
 

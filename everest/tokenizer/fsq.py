@@ -66,9 +66,9 @@ class FSQ(nn.Module):
         return values, codes
 
     def digits(self, codes: Tensor) -> Tensor:
-        """Convert codes (...) to the level of each dimension, counted from 0: (..., D) int64."""
+        """Convert codes (...) on any device to the level of each dimension, from 0: (..., D) int64."""
         counts = torch.tensor(self.levels, device=codes.device)
-        return codes.unsqueeze(-1) // self.weights % counts
+        return codes.unsqueeze(-1) // self.weights.to(codes.device) % counts
 
     def decode(self, codes: Tensor) -> Tensor:
         """Convert codes (...) int64 to their values (..., D) float32."""

@@ -94,7 +94,6 @@ def codebook_use(codes: Tensor, quantizer: FSQ) -> dict[str, Any]:
     perplexity: the number of equally frequent codes with the same entropy. least_level: the smallest share
     of a level of any dimension.
     """
-    codes = codes.to(quantizer.weights.device)
     counts = codes.unique(return_counts=True)[1].double()
     perplexity = torch.special.entr(counts / counts.sum()).sum().exp().item()
     digits = quantizer.digits(codes)  # (K, D)

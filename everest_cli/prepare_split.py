@@ -12,6 +12,7 @@ import typer
 from everest_cli import options as o
 from everest_cli.output import print_json, say
 
+FEW_VIDEOS = 20  # our choice: one video more or less is 5 %
 NO_GROUPS = (
     "Without --group, nothing is known about leakage: clips of one recording, person or scene may be in "
     "several lists, and the test would measure memory. If files are named like anna_03.mp4, "
@@ -108,6 +109,8 @@ def print_split(document: dict[str, Any], *, group: str | None) -> None:
         if empty:
             some = ", ".join(empty[:5]) + (", …" if len(empty) > 5 else "")
             say(f"{name} has no video of {len(empty)} classes, which have too few groups: {some}")
+        if name != "train" and row["videos"] < FEW_VIDEOS:
+            say(f"warning: {name} has {row['videos']} videos, which measure little; try --shares 60/20/20")
     say(f"lists: {document['folder']}")
     if group is None:
         say(NO_GROUPS)

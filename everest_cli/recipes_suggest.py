@@ -39,7 +39,7 @@ def suggest(
         typer.Option("--device", metavar="cpu|8GB|24GB|80GB", help="CPU or GPU memory [this machine's]."),
     ] = None,
     hours: Annotated[
-        float, typer.Option("--hours", metavar="H", min=0.01, max=10_000, help="For both stages.")
+        float, typer.Option("--hours", metavar="H", min=0.01, max=10_000, help="For a stage.")
     ] = 1.0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file and its lists.")] = False,
     quiet: o.Quiet = False,

@@ -131,11 +131,12 @@ def _folder(root: str) -> Location:
 
 
 def has_class_folders(root: str) -> bool:
-    """Whether a folder has subfolders with videos, and neither a training list nor a folder `train`."""
+    """Whether two subfolders of a folder have videos, and it has neither a training list nor `train`."""
     location = _folder(root)
     if any((location / name).exists() for name in (LISTS["train"], "train")):
         return False
-    return any(next(videos_under(location / name), None) for name in subfolders(location))
+    filled = (name for name in subfolders(location) if next(videos_under(location / name), None))
+    return next(filled, None) is not None and next(filled, None) is not None
 
 
 def _class_file(train: str, root: Location) -> str | None:

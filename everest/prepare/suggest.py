@@ -82,7 +82,7 @@ def suggest(
     """Choose the values that depend on the data set and the device.
 
     Args:
-        hours: for pre-training and fine-tuning together.
+        hours: for all stages of the purpose together.
     Raises:
         RecipeError: there is no such device.
     """
@@ -92,7 +92,7 @@ def suggest(
         _choice("model.backbone", device.backbone, f"what {device_name} trains in hours"),
         _choice("model.tubelet", list(device.tubelet), "small tubelets for small frames"),
         _choice("model.positions", "separable", "of time and place; no worse than flat ones on few videos"),
-        *_budgets(facts, device, hours=hours),
+        *_budgets(facts, device, hours=hours / 2 if purpose == "finetune" else hours),
         _choice("pretrain.batch_size", device.batch, f"fits {device_name}"),
         _choice("finetune.batch_size", device.batch, f"fits {device_name}"),
         _choice(
@@ -136,9 +136,9 @@ def _clip(facts: DataFacts, device: Device) -> list[Choice]:
 
 def _budgets(facts: DataFacts, device: Device, *, hours: float) -> list[Choice]:
     by_data = min(MOST_STEPS, max(FEWEST_STEPS, round(STEPS_OF_ROOT * math.sqrt(facts.videos))))
-    in_time = int(hours * 3600 / 2 * min(device.speed / device.batch, STEPS_A_SECOND))
+    in_time = int(hours * 3600 * min(device.speed / device.batch, STEPS_A_SECOND))
     steps = max(1, min(by_data, in_time))
-    limit = f"{STEPS_OF_ROOT} x sqrt({facts.videos} videos)" if steps == by_data else f"half of {hours:g} h"
+    limit = f"{STEPS_OF_ROOT} x sqrt({facts.videos} videos)" if steps == by_data else f"in {hours:g} h"
     if steps == FEWEST_STEPS:
         limit = "the fewest that train a classifier"
     return [

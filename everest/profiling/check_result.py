@@ -41,7 +41,7 @@ def verdict(results: Sequence[CheckResult]) -> str:
     elif any(result.name == "MPS" for result in results):
         device = "on the GPU of this Mac, by --gpus mps"
     else:
-        device = "on the CPU: begin with `everest recipes suggest VIDEOS`"
+        device = "on the CPU: begin with `everest recipes suggest VIDEOS --output my.yaml`"
     sentence = f"everest works on this machine, {device}"
     if not warned:
         return f"{sentence}."

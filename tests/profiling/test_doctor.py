@@ -54,7 +54,8 @@ GPU = CheckResult("GPU 0", "ok", "H200")
     [
         (
             [OK],
-            "everest works on this machine, on the CPU: begin with `everest recipes suggest VIDEOS`.",
+            "everest works on this machine, on the CPU: begin with "
+            "`everest recipes suggest VIDEOS --output my.yaml`.",
         ),
         ([OK, GPU], "everest works on this machine, on 1 GPU."),
         ([GPU, GPU, SLOW], "everest works on this machine, on 2 GPUs; 1 warning: memory."),

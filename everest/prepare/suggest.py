@@ -21,6 +21,7 @@ Purpose = Literal["pretrain", "finetune", "scratch"]
 
 COVERED: Final = 0.75  # of the median video, by a training clip
 FRAMES: Final = 16  # of a clip
+MOST_STRIDE: Final = 12  # half a second at 25 frames a second: neighboring frames of a clip are related
 FEWEST_STEPS: Final = 600  # of a stage
 MOST_STEPS: Final = 30_000
 FEWEST_TUBELETS: Final = 4  # along a side of a frame
@@ -115,7 +116,7 @@ def _choice(key: str, value: Any, reason: str) -> Choice:
 
 def _clip(facts: DataFacts, device: Device) -> list[Choice]:
     size = _frame_size(facts, device)
-    stride = max(1, round(COVERED * facts.frames / FRAMES))
+    stride = min(MOST_STRIDE, max(1, round(COVERED * facts.frames / FRAMES)))
     covered = f"{min(1.0, stride * FRAMES / facts.frames):.0%}"
     return [
         _choice("data.frames", FRAMES, "as in the papers"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -32,7 +31,7 @@ from everest.models.classifier import VideoClassifier
 from everest.models.spec import classifier_spec
 from everest.system.events import notice, silent
 from everest.train.context import RunContext
-from everest.train.health import FEWEST_STEPS, is_near_chance, stays_at_chance
+from everest.train.health import FEWEST_STEPS, stays_at_chance
 from everest.train.setup import set_up_training
 from everest.train.training import Training
 from everest.train.validations import Validations
@@ -118,7 +117,7 @@ def finetune(training: Training, settings: FinetuneSettings, clips: VideoClips |
                 training.save()  # first: a validation may take long, and may fail
                 _validate(training, clips, validations)
                 _end_early(training, settings, validations)
-    training.notice(_summary(training, validations.best, videos=0 if clips is None else len(clips)))
+    training.notice(_summary(training, validations, videos=0 if clips is None else len(clips)))
 
 
 def _end_early(training: Training, settings: FinetuneSettings, validations: Validations) -> None:
@@ -179,9 +178,9 @@ def _warn_at_chance(training: Training, settings: FinetuneSettings) -> None:
         training.warn_once("chance", stays_at_chance(list(training.losses.finite), model.head_sizes))
 
 
-def _summary(training: Training, best: dict[str, Any] | None, *, videos: int) -> str:
+def _summary(training: Training, validations: Validations, *, videos: int) -> str:
     """The best accuracy, the weights that the next command uses, and what to try next."""
-    model, plan = training.state.trained_model, training.plan
+    model, plan, best = training.state.trained_model, training.plan, validations.best
     assert isinstance(model, VideoClassifier)
     if best is None:
         return (
@@ -194,8 +193,5 @@ def _summary(training: Training, best: dict[str, Any] | None, *, videos: int) ->
         f"step {best['step']} of {plan.steps}; eval, predict, extract and export use these weights, "
         f"{training.run.best}"
     )
-    if is_near_chance(best["val_top1"], chance):
-        return text + ". That is hardly better than chance: check the labels, or try more steps"
-    if best["step"] == plan.steps:
-        return text + ". It was still rising: try more steps"
-    return text
+    advice = validations.advice(model.head_sizes, chance=chance, steps=plan.steps)
+    return f"{text}. {advice}" if advice else text

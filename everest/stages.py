@@ -9,9 +9,10 @@ from pathlib import Path
 from everest import finetuning, pretraining
 from everest.checkpoints.load import find_weights
 from everest.config.recipe import recipe_for_run
+from everest.config.recipe_files import AUTO
 from everest.config.settings import Recipe
 from everest.errors import RecipeError
-from everest.prepare.auto import named_or_auto
+from everest.prepare.auto import auto_recipe
 from everest.prepare.suggest import Purpose
 from everest.system.events import Report, notice, silent
 from everest.train.run_options import RunOptions, start_or_resume
@@ -147,8 +148,9 @@ def _recipe(
     purpose: Purpose,
 ) -> Recipe:
     root = None if data is None else str(data)
+    made = recipe == AUTO
     return recipe_for_run(
-        named_or_auto(recipe, data=root, overrides=overrides, cpu=cpu, purpose=purpose),
+        auto_recipe(root, purpose=purpose, overrides=overrides, cpu=cpu) if made else recipe,
         data=root,
         overrides=overrides,
         precision=precision,

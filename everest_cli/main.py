@@ -40,7 +40,6 @@ from everest_cli import (
     visualize_mask,
 )
 from everest_cli.output import keep_bytes_of_names, say
-from everest_cli.starting import show_starting
 
 GARBAGE_AFTER = 10_000  # new objects; with Python 3.11's 700, a tenth of torch's import is garbage collection
 UsageError: Any = typer.BadParameter.__mro__[1]  # of options and arguments; typer does not export it
@@ -217,7 +216,6 @@ def everest(
 def main() -> None:
     """The `everest` command."""
     gc.set_threshold(GARBAGE_AFTER)
-    show_starting()
     try:
         Path.cwd()
     except FileNotFoundError:

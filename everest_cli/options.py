@@ -124,13 +124,17 @@ def read_recipe(
     """
     from everest.config.recipe_files import AUTO, find_recipe, with_bases
 
-    if name != AUTO:
-        with_bases(find_recipe(name))  # refuses files that are no recipes before torch is imported
+    if name == AUTO:
+        from everest.prepare.auto import auto_recipe
+
+        source = auto_recipe(data, purpose=purpose, overrides=overrides or (), cpu=cpu)
+    else:
+        source = find_recipe(name)
+        with_bases(source)  # refuses files that are no recipes before torch is imported
     from everest.config.recipe import recipe_for_run
-    from everest.prepare.auto import named_or_auto
 
     return recipe_for_run(
-        named_or_auto(name, data=data, overrides=overrides or (), cpu=cpu, purpose=purpose),
+        source,
         data=data,
         overrides=overrides or (),
         precision=precision and precision.value,

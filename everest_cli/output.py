@@ -15,7 +15,6 @@ import typer
 from everest.system.json_text import json_text
 from everest.system.names import escape_bytes
 from everest.system.terminal import writing_to_terminal
-from everest_cli.starting import stop_showing
 
 PLAIN_SECONDS = 10.0  # between two progress lines without a terminal
 
@@ -64,7 +63,6 @@ class Display:
         self._progress: Any = None
 
     def __enter__(self) -> Display:
-        stop_showing()
         if sys.stderr.isatty() and not self._quiet:
             from rich.console import Console
             from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn

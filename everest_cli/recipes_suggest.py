@@ -54,8 +54,7 @@ def suggest(
     from everest.prepare.auto import this_device
     from everest.prepare.data_facts import data_section, examine_data, has_class_folders
     from everest.prepare.next_commands import training_commands
-    from everest.prepare.suggest import DEVICES, check_device, recipe_text
-    from everest.prepare.suggest import suggest as suggest_values
+    from everest.prepare.suggest import DEVICES, check_device, choose_values, recipe_text
     from everest.system.files import check_new_file, write_text
 
     check_new_file(output, option="--output", overwrite=overwrite)
@@ -72,7 +71,7 @@ def suggest(
         facts = examine_data(DataSettings(**section), labeled=not unlabeled)
         if divided is not None:
             section = divided.in_place(section)
-        choices = suggest_values(facts, device, hours=hours, purpose="pretrain" if unlabeled else "scratch")
+        choices = choose_values(facts, device, hours=hours, purpose="pretrain" if unlabeled else "scratch")
         text = recipe_text(choices, section, base=DEVICES[device].base, facts=facts)
         load_recipe(
             RecipeFile(name=output.stem, label=str(output), text=text, folder=output.parent), notify=say

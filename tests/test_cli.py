@@ -377,22 +377,6 @@ def on_terminal(*arguments: str) -> bytes:
     return shown
 
 
-IMPORT = "from everest_cli.starting import show_starting; show_starting(); import scipy; print('done')"
-
-
-def test_a_terminal_shows_that_modules_are_loading_and_nothing_of_it_stays():
-    shown = on_terminal("-m", "everest_cli", "recipes", "validate", "ucf101")
-    assert b"starting" in shown
-    assert re.sub(rb"[^\r\n]*\r\x1b\[2K", b"", shown) == b"ucf101: ok\r\n"  # as it looks in the end
-    assert on_terminal("-c", IMPORT) == b"\r\x1b[2Kstarting\r\x1b[2Kdone\r\n"
-
-
-def test_nothing_is_shown_without_a_terminal_or_quietly():
-    assert on_terminal("-c", IMPORT, "-q") == b"done\r\n"
-    piped = subprocess.run([sys.executable, "-c", IMPORT], capture_output=True, check=True)
-    assert (piped.stdout, piped.stderr) == (b"done\n", b"")
-
-
 def test_the_bar_and_the_remaining_time_fit_into_80_columns():
     shown = on_terminal("-c", PROGRESS)
     lines = re.split(r"[\r\n]+", re.sub(rb"\x1b\[[0-9;?]*[a-zA-Z]", b"", shown).decode())

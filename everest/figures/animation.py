@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from everest.figures.legend import LegendLine, Source, legend_of
+from everest.figures.legend import LegendLine, ShownFrames, legend_of
 from everest.figures.masks import MaskView
 from everest.figures.pictures import FigureRow, add_words, rows_of, scale_of, show_frame
 from everest.system.files import write_atomically
@@ -29,7 +29,7 @@ PANEL: Final = 2.4  # inches, the shorter side of a panel
 DPI: Final = 100
 
 
-def write_animation(path: Path, views: Sequence[MaskView], *, title: str, source: Source) -> None:
+def write_animation(path: Path, views: Sequence[MaskView], *, title: str, source: ShownFrames) -> None:
     """Write the rows of the figure as panels with their titles and a legend, frame by frame."""
     animation = draw_frames(
         rows_of(views), title=f"{source}\n{title}", legend=legend_of(views, numbered=True), source=source
@@ -49,7 +49,7 @@ def write_animation(path: Path, views: Sequence[MaskView], *, title: str, source
 
 
 def draw_frames(
-    rows: Sequence[FigureRow], *, title: str, legend: Sequence[LegendLine], source: Source
+    rows: Sequence[FigureRow], *, title: str, legend: Sequence[LegendLine], source: ShownFrames
 ) -> Tensor:
     """Return (T, H, W, 3) uint8, of even height and width: all rows as panels, with the frame number."""
     height, width = rows[0].frames.shape[1:3]

@@ -64,9 +64,7 @@ class RunCurves:
     lr: Curve  # (R,)
     validation_loss: Curve  # (V,) empty without data.val
     accuracy: Curve  # (V,) percent, empty without data.val
-    chance: (
-        float | None
-    )  # percent, the accuracy of guessing; None without data.val, or before weights are saved
+    chance: float | None  # percent, of guessing; None without data.val, or before weights are saved
 
 
 def read_curves(runs: Sequence[Path], *, x: AxisName) -> list[RunCurves]:

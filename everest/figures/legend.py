@@ -27,7 +27,7 @@ class LegendLine(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class ShownFrames:
     """The frames of a video that a figure shows."""
 
     video: str

@@ -19,7 +19,7 @@ from everest.data.samples import Sample
 from everest.data.views import EvalViews
 from everest.errors import RecipeError
 from everest.figures.animation import write_animation
-from everest.figures.legend import Source, title_of
+from everest.figures.legend import ShownFrames, title_of
 from everest.figures.mask_page import write_page
 from everest.figures.masks import TUBELET, FigureRequest, MaskView, view_masks
 from everest.figures.pictures import draw_views
@@ -40,7 +40,7 @@ class MaskRequest(FigureRequest):
     selectors: Sequence[tuple[str, Selector]]
     windows: int
 
-    def clips(self, video: Path) -> list[tuple[Tensor, Source]]:
+    def clips(self, video: Path) -> list[tuple[Tensor, ShownFrames]]:
         """Read windows spread over a video, (3, T, H, W) uint8 each; a single window is in its middle.
 
         Raises:
@@ -63,7 +63,7 @@ class MaskRequest(FigureRequest):
         clips = views(Sample(path=str(video)), np.random.default_rng(0), "auto").frames
         windows = views.windows(info.frames).tolist()
         return [
-            (clip, Source(video=video.name, numbers=tuple(numbers), total=info.frames))
+            (clip, ShownFrames(video=video.name, numbers=tuple(numbers), total=info.frames))
             for clip, numbers in zip(clips, windows, strict=True)
         ]
 

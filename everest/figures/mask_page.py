@@ -19,7 +19,7 @@ from torch import Tensor
 
 from everest.errors import RecipeError
 from everest.figures.animation import FPS
-from everest.figures.legend import CHOICES, Source, choice_text, token_text
+from everest.figures.legend import CHOICES, ShownFrames, choice_text, token_text
 from everest.figures.masks import GRAY, MaskView
 from everest.figures.pictures import jpeg_uri
 from everest.methods.grid import TokenGrid
@@ -51,7 +51,7 @@ def strategy_ranks(orders: Mapping[str, Tensor], grid: TokenGrid, *, seed: int) 
 
 
 def write_page(
-    path: Path, views: Sequence[MaskView], frames: Tensor, *, measured: str, source: Source, seed: int
+    path: Path, views: Sequence[MaskView], frames: Tensor, *, measured: str, source: ShownFrames, seed: int
 ) -> None:
     """Write the page; it opens with the strategy and the keep ratio of the first view.
 

@@ -26,7 +26,7 @@ from torch import Tensor
 from everest.figures.legend import (
     DROPPED,
     LegendLine,
-    Source,
+    ShownFrames,
     hides,
     importance_text,
     is_tinted,
@@ -108,7 +108,9 @@ def _single(view: MaskView) -> Iterator[FigureRow]:
         yield FigureRow("rebuilt", view.rebuilt, "by the tokenizer")
 
 
-def draw_views(path: Path, views: Sequence[MaskView], *, title: str, source: Source | None = None) -> None:
+def draw_views(
+    path: Path, views: Sequence[MaskView], *, title: str, source: ShownFrames | None = None
+) -> None:
     """Draw a PNG with a column for each of up to 8 slices and a labeled line for each of `rows_of`.
 
     Args:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Final
 
 import torch
@@ -15,7 +14,7 @@ from everest.config.recipe_files import AUTO, RecipeFile
 from everest.data.stage_source import LISTS
 from everest.errors import RecipeError
 from everest.prepare.data_facts import data_section, examine_data
-from everest.prepare.suggest import DEVICES, Purpose, recipe_text, suggest
+from everest.prepare.suggest import DEVICES, Purpose, choose_values, recipe_text
 
 BASE: Final = "custom"  # has the lists that `everest prepare` writes
 OF_CLIPS: Final = ("data.size=", "data.frames=")  # they have to fit the suggested tubelets
@@ -55,15 +54,6 @@ def auto_recipe(
     section = data_section(data, **lists, labeled=labeled)
     facts = examine_data(replace(given, **section), labeled=labeled)
     device = "cpu" if cpu else this_device()
-    choices = suggest(facts, device, hours=HOURS, purpose=purpose)
+    choices = choose_values(facts, device, hours=HOURS, purpose=purpose)
     text = recipe_text(choices, section, base=DEVICES[device].base, facts=facts)
     return RecipeFile(name=AUTO, label=AUTO, text=text, folder=None)
-
-
-def named_or_auto(
-    recipe: str | Path, *, data: str | None, overrides: Sequence[str], cpu: bool, purpose: Purpose
-) -> str | Path | RecipeFile:
-    """The recipe itself or, of the name `auto`, what `auto_recipe` suggests."""
-    if recipe != AUTO:
-        return recipe
-    return auto_recipe(data, purpose=purpose, overrides=overrides, cpu=cpu)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
@@ -101,14 +102,11 @@ def data_section(
         if given and found[key] is None:
             raise DataError(f"--{key} {given}: no such list in {root} or here")
     if found["train"] is None and labeled:
-        command, made = (
-            "prepare split LIST",
-            "divides a list or a sheet; --unlabeled is for videos without classes",
-        )
+        fix = "`everest prepare split LIST` divides a list or a sheet; --unlabeled needs no classes"
         if has_class_folders(root):
-            command = f"recipes suggest {shlex.quote(root)} --output my.yaml"
-            made = "makes lists of its class folders, and a recipe"
-        raise DataError(f"{root}: no {LISTS['train']}; `everest {command}` {made}")
+            command = f"everest recipes suggest {shlex.quote(root)} --output my.yaml"
+            fix = f"`{command}` makes lists of its class folders, and a recipe"
+        raise DataError(f"{root}: no {LISTS['train']}; {fix}")
     if found["train"] is None:
         del found["train"]
     elif classes := _class_file(found["train"], location):
@@ -136,7 +134,7 @@ def has_class_folders(root: str) -> bool:
     if any((location / name).exists() for name in (LISTS["train"], "train")):
         return False
     filled = (name for name in subfolders(location) if next(videos_under(location / name), None))
-    return next(filled, None) is not None and next(filled, None) is not None
+    return len(list(islice(filled, 2))) == 2
 
 
 def _class_file(train: str, root: Location) -> str | None:

@@ -77,7 +77,7 @@ class Choice:
     reason: str
 
 
-def suggest(
+def choose_values(
     facts: DataFacts, device_name: str, *, hours: float, purpose: Purpose = "scratch"
 ) -> list[Choice]:
     """Choose the values that depend on the data set and the device.
@@ -88,14 +88,15 @@ def suggest(
         RecipeError: there is no such device.
     """
     device = DEVICES[check_device(device_name)]
+    on = "a CPU" if device_name == "cpu" else f"a GPU of {device_name.removesuffix('GB')} GB"
     chosen = [
         *_clip(facts, device),
-        _choice("model.backbone", device.backbone, f"what {device_name} trains in hours"),
+        _choice("model.backbone", device.backbone, f"trains in hours on {on}"),
         _choice("model.tubelet", list(device.tubelet), "small tubelets for small frames"),
         _choice("model.positions", "separable", "of time and place; no worse than flat ones on few videos"),
         *_budgets(facts, device, hours=hours / 2 if purpose == "finetune" else hours),
-        _choice("pretrain.batch_size", device.batch, f"fits {device_name}"),
-        _choice("finetune.batch_size", device.batch, f"fits {device_name}"),
+        _choice("pretrain.batch_size", device.batch, f"fits {on}"),
+        _choice("finetune.batch_size", device.batch, f"fits {on}"),
         _choice(
             "finetune.base_lr", PEAK * 256 / device.batch, f"a peak of {PEAK:g}: base_lr * batch_size / 256"
         ),
@@ -141,7 +142,7 @@ def _budgets(facts: DataFacts, device: Device, *, hours: float) -> list[Choice]:
     steps = max(1, min(by_data, in_time))
     limit = f"{STEPS_OF_ROOT} x sqrt({facts.videos} videos)" if steps == by_data else f"in {hours:g} h"
     if steps == FEWEST_STEPS:
-        limit = "the fewest that train a classifier"
+        limit = "the fewest that are suggested"
     return [
         _choice(f"{stage}.{key}", value, reason)
         for stage in ("pretrain", "finetune")

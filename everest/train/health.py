@@ -14,6 +14,7 @@ SCALER_LIMIT: Final = 100  # our choice: the same for fp16, whose scale starts t
 SPIKE_WINDOW: Final = 50  # our choice: losses that a new one is compared with
 SPIKE_STDS: Final = 6.0  # our choice
 NEAR_CHANCE: Final = 0.1  # our choice: of the way from chance to 100 %, below which little has been learned
+NEAR_GUESSING: Final = 0.95  # our choice: a validation loss above this share of that of guessing
 FEWEST_STEPS: Final = 300  # our choice: updates before a loss shows whether a model learns
 
 
@@ -88,7 +89,7 @@ def stays_at_chance(losses: Sequence[float], num_classes: Sequence[int]) -> str 
     """
     if not losses:  # not one of them was finite
         return None
-    chance = sum(map(math.log, num_classes)) / len(num_classes)
+    chance = loss_of_guessing(num_classes)
     mean = sum(losses) / len(losses)
     if abs(mean - chance) > 0.02 * chance:
         return None
@@ -98,6 +99,11 @@ def stays_at_chance(losses: Sequence[float], num_classes: Sequence[int]) -> str 
         f"the loss is still that of guessing, {logarithms} = {chance:.2f}: check that the labels belong "
         "to the videos, try another base_lr, or see with --overfit-one-batch if anything can be learned"
     )
+
+
+def loss_of_guessing(num_classes: Sequence[int]) -> float:
+    """The mean over the heads of the cross-entropy of equal probabilities."""
+    return sum(map(math.log, num_classes)) / len(num_classes)
 
 
 def is_near_chance(top1: float, chance: float) -> bool:

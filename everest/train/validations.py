@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from statistics import fmean
 from typing import Any, Final
 
+from everest.train.health import NEAR_GUESSING, is_near_chance, loss_of_guessing
+
 Row = dict[str, Any]  # of metrics.jsonl
 
+MEANT: Final = 5  # our choice: validations whose losses are averaged before overfitting is reported
 RISEN: Final = 1.2  # our choice: a validation loss above 1.2 times the lowest is overfitting
+FALLEN: Final = 0.95  # our choice: so is a training loss only if it fell below 0.95 times that at the lowest
 
 
 class Validations:
@@ -54,20 +58,54 @@ class Validations:
         self.best = row
         return True
 
-    def overfits(self) -> str | None:
-        """A warning if the validation loss has risen far above its lowest while the training loss fell."""
+    @property
+    def lowest_loss(self) -> float | None:
+        """The lowest validation loss; None before the first, or if rows of an older version have none."""
+        losses = self._losses_of_validations()
+        return min(losses) if losses else None
+
+    def _losses_of_validations(self) -> list[float]:
         losses = [row["val_loss"] for row in self.rows if "val_loss" in row]
-        if not losses or len(losses) < len(self.rows):  # rows of an older version have none
+        return losses if len(losses) == len(self.rows) else []
+
+    def overfits(self) -> str | None:
+        """A warning if the validation loss stays far above its lowest while the training loss falls.
+
+        Both are means of the last validations: the loss of few videos jumps from one to the next.
+        """
+        losses = self._losses_of_validations()
+        if not losses:
             return None
         lowest = losses.index(min(losses))
-        before, now = self._train_losses[lowest], self._train_losses[-1]
-        if before is None or now is None or now >= before or losses[-1] <= RISEN * losses[lowest]:
+        trained = [loss for loss in self._train_losses[-MEANT:] if loss is not None]
+        before = self._train_losses[lowest]
+        if before is None or len(losses) - 1 - lowest < MEANT or len(trained) < MEANT:
+            return None
+        risen, fallen = fmean(losses[-MEANT:]), fmean(trained)
+        if fallen >= FALLEN * before or risen <= RISEN * losses[lowest]:
             return None
         return (
             f"overfitting: since step {self.rows[lowest]['step']}, the validation loss rose from "
-            f"{losses[lowest]:.3g} to {losses[-1]:.3g}, and the training loss fell from {before:.3g} to "
-            f"{now:.3g}. The best weights are kept; more videos, stronger augmentation or fewer steps help"
+            f"{losses[lowest]:.3g} to {risen:.3g}, and the training loss fell from {before:.3g} to "
+            f"{fallen:.3g} (means of the last {MEANT} validations). The best weights are kept; more videos, "
+            "stronger augmentation or fewer steps help"
         )
+
+    def advice(self, num_classes: Sequence[int], *, chance: float, steps: int) -> str | None:
+        """The advice after a run of `steps` steps, or None; chance in percent is that of all heads."""
+        if self.best is None:
+            return None
+        if is_near_chance(self.best["val_top1"], chance):
+            return "That is hardly better than chance: check the labels, or try more steps"
+        guessing, lowest = loss_of_guessing(num_classes), self.lowest_loss
+        if lowest is not None and lowest > NEAR_GUESSING * guessing:
+            return (
+                f"The validation loss never fell clearly below that of guessing, {guessing:.2f}: the model "
+                "has learned the training videos, not the classes; more videos or a pre-trained encoder help"
+            )
+        if self.best["step"] == steps:
+            return "It was still rising: try more steps"
+        return None
 
 
 def _quality(row: Row) -> tuple[float, float]:

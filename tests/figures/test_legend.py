@@ -15,7 +15,7 @@ import everest
 from everest.config.selectors import make_selector
 from everest.data.crops import resize
 from everest.figures.animation import draw_frames
-from everest.figures.legend import CHOICES, DROPPED, PREDICTED, Source, legend_of, title_of
+from everest.figures.legend import CHOICES, DROPPED, PREDICTED, ShownFrames, legend_of, title_of
 from everest.figures.mask_choice import requested_selectors
 from everest.figures.mask_files import MaskRequest
 from everest.figures.masks import GRAY, MaskView, view_masks
@@ -50,11 +50,11 @@ def views_of(
     return view_masks(clip, selectors, model=None, tubelet=(2, 8, 8), seed=0)
 
 
-def source_of(frames: int, video: str = "a.mp4") -> Source:
-    return Source(video=video, numbers=tuple(range(100, 100 + 3 * frames, 3)), total=1000)
+def source_of(frames: int, video: str = "a.mp4") -> ShownFrames:
+    return ShownFrames(video=video, numbers=tuple(range(100, 100 + 3 * frames, 3)), total=1000)
 
 
-def figure_of(views: list[MaskView], source: Source | None = None) -> Figure:
+def figure_of(views: list[MaskView], source: ShownFrames | None = None) -> Figure:
     return rows_figure(
         rows_of(views),
         slices=views[0].grid.t,
@@ -80,7 +80,7 @@ def test_frame_numbers_are_the_numbers_in_the_video(video: Path, windows: int, s
 
 def test_a_source_states_its_frames():
     def text(*numbers: int) -> str:
-        return str(Source(video="a.mp4", numbers=numbers, total=84))
+        return str(ShownFrames(video="a.mp4", numbers=numbers, total=84))
 
     assert text(8, 12, 16) == "a.mp4: 3 of 84 frames, 8 to 16 in steps of 4"
     assert text(8, 9, 10) == "a.mp4: 3 of 84 frames, 8 to 10"

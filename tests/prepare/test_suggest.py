@@ -15,7 +15,7 @@ from everest.config.recipe import load_recipe
 from everest.config.settings import DataSettings
 from everest.data.samples import read_samples
 from everest.prepare.data_facts import DataFacts, data_section, examine_data
-from everest.prepare.suggest import DEVICES, Purpose, recipe_text, suggest
+from everest.prepare.suggest import DEVICES, Purpose, choose_values, recipe_text
 
 LISTS_OF_CLASSES = {
     "train.csv": "classes.txt",
@@ -38,7 +38,7 @@ def test_every_suggestion_is_a_valid_recipe(
     tmp_path_factory, videos, classes, frames, height, width, device, hours
 ):
     facts = DataFacts(videos=videos, classes=classes, frames=frames, height=height, width=width)
-    choices = suggest(facts, device, hours=hours)
+    choices = choose_values(facts, device, hours=hours)
     text = recipe_text(choices, {"train": "train.csv"}, base=DEVICES[device].base, facts=facts)
     path = tmp_path_factory.mktemp("suggest") / "mine.yaml"
     path.write_text(text)
@@ -58,7 +58,7 @@ def test_every_suggestion_is_a_valid_recipe(
 def test_more_hours_and_more_videos_never_give_fewer_steps():
     def steps(videos: int, hours: float) -> int:
         facts = DataFacts(videos=videos, classes=5, frames=60, height=240, width=320)
-        return load_steps(suggest(facts, "cpu", hours=hours))
+        return load_steps(choose_values(facts, "cpu", hours=hours))
 
     assert steps(50, 0.01) < steps(50, 1) <= steps(500, 1) <= steps(500, 10) < steps(50_000, 10)
 
@@ -132,7 +132,7 @@ def test_the_class_names_of_a_list_have_its_prefix(tmp_path: Path):
 def test_few_labeled_videos_are_seen_as_differences_unless_an_encoder_is_trained_first():
     def model_input(purpose: Purpose, videos: int) -> str | None:
         facts = DataFacts(videos=videos, classes=5, frames=60, height=240, width=320)
-        choices = suggest(facts, "cpu", hours=1, purpose=purpose)
+        choices = choose_values(facts, "cpu", hours=1, purpose=purpose)
         return next((choice.value for choice in choices if choice.key == ("model", "input")), None)
 
     assert model_input("scratch", 60) == "differences"

@@ -46,10 +46,13 @@ def test_rows_of_an_older_version_have_no_loss():
 @pytest.mark.parametrize(
     ("losses", "warns"),
     [
-        ([(2.0, 2.0), (1.0, 1.5), (0.5, 1.9)], True),  # training falls, validation rises by a quarter
-        ([(2.0, 2.0), (1.0, 1.5), (0.5, 1.7)], False),  # rises by less than a fifth
-        ([(2.0, 2.0), (0.5, 1.5), (1.0, 1.9)], False),  # both rise: no overfitting
-        ([(2.0, 2.0), (1.0, 1.5), (0.5, 1.4)], False),
+        ([(2.0, 2.0), (1.0, 1.5), *[(0.5, 1.9)] * 5], True),  # training falls, validation rises by a quarter
+        ([(2.0, 2.0), (1.0, 1.5), *[(0.5, 1.7)] * 5], False),  # rises by less than a fifth
+        ([(2.0, 2.0), (0.5, 1.5), *[(1.0, 1.9)] * 5], False),  # both rise: no overfitting
+        ([(2.0, 2.0), (1.0, 1.5), *[(0.97, 1.9)] * 5], False),  # training hardly falls
+        ([(2.0, 2.0), (1.0, 1.5), *[(0.5, 1.9)] * 4], False),  # not yet five validations
+        ([(2.0, 2.0), (1.0, 1.5), *[(0.5, 1.6)] * 4, (0.5, 2.2)], False),  # a single high one
+        ([(2.0, 2.0), (1.0, 1.5), *[(0.5, 1.4)] * 5], False),
     ],
 )
 def test_overfitting_is_a_rising_validation_loss_beside_a_falling_training_loss(losses, warns):
@@ -60,6 +63,20 @@ def test_overfitting_is_a_rising_validation_loss_beside_a_falling_training_loss(
     assert (warning is not None) == warns
     if warning:
         assert warning.startswith("overfitting: since step 2, the validation loss rose from 1.5 to 1.9, and ")
+
+
+@pytest.mark.parametrize(
+    ("best", "advice"),
+    [
+        ((20, 27.0, 1.30), "That is hardly better than chance"),  # chance 25 %, guessing ln(4) = 1.39
+        ((20, 50.0, 1.33), "The validation loss never fell clearly below that of guessing, 1.39: "),
+        ((40, 50.0, 1.00), "It was still rising"),
+        ((20, 50.0, 1.00), None),
+    ],
+)
+def test_advice_at_the_end_of_a_run(best, advice):
+    text = Validations([validation(10, 10.0, 1.38), validation(*best)]).advice([4], chance=25.0, steps=40)
+    assert text is None if advice is None else text is not None and text.startswith(advice)
 
 
 def test_loss_and_chance_of_one_and_of_two_heads():

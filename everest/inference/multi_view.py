@@ -22,7 +22,6 @@ from everest.data.loader import batches, make_loader, on_device
 from everest.inference.accuracy import Predictions
 from everest.models.classifier import VideoClassifier
 from everest.system.events import Report
-from everest.video.pixels import normalize
 
 
 class VideoScore(NamedTuple):
@@ -64,7 +63,7 @@ def evaluate_views(
     loader = make_loader(clips, order, workers=settings.workers, timeout=settings.data_timeout)
     rows: list[VideoScore] = []
     for done, (index, clip) in enumerate(zip(mine, batches(loader), strict=True), start=1):
-        frames: Tensor = normalize(on_device(clip, accelerator.device).frames[0])  # (views, 3, T, H, W)
+        frames: Tensor = on_device(clip, accelerator.device).frames[0]  # (views, 3, T, H, W) uint8
         probabilities = []
         for keep in keeps:
             with accelerator.autocast():

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from everest.methods.grid import patchify
+from everest.video.pixels import byte_changes_weight, normalized
 
 DistanceName = Literal["l2", "l1", "neg-cosine", "neg-cka"]
 
@@ -29,6 +30,10 @@ class Embedding(Protocol):
         """Embed patches or, if not `biased`, a difference of patches, in which the bias cancels."""
         ...
 
+    def of_byte_changes(self, change: Tensor) -> Tensor:
+        """Embed differences of bytes (B, K, C, t, p, q) as if they were normalized: (B, K, D) float32."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class RawPixels:
@@ -39,13 +44,16 @@ class RawPixels:
     def __call__(self, patches: Tensor, *, biased: bool = True) -> Tensor:
         return patches.flatten(2)
 
+    def of_byte_changes(self, change: Tensor) -> Tensor:
+        return byte_changes_weight(change.float()).flatten(2)
+
 
 @runtime_checkable
 class TokenScores(Protocol):
     """A trained scorer of tokens."""
 
     def scores(self, frames: Tensor) -> Tensor:
-        """(B, N) float32 for normalized clips (B, C, T, H, W): higher is more important."""
+        """(B, N) float32 for clips (B, C, T, H, W), bytes or normalized: higher is more important."""
         ...
 
 
@@ -62,6 +70,9 @@ class ScoredEmbedding:
 
     def __call__(self, patches: Tensor, *, biased: bool = True) -> Tensor:
         return self.embed(patches, biased=biased)
+
+    def of_byte_changes(self, change: Tensor) -> Tensor:
+        return self.embed.of_byte_changes(change)
 
     def scores(self, frames: Tensor) -> Tensor:
         return self.learned.scores(frames)
@@ -105,13 +116,14 @@ def change_importance(
     """The distance of each token from the slice before: I(i+1, j) = S(k(i+1, j), k(i, j)), EVEREST eq. 2.
 
     Measured in float32 even under autocast: rounding to bfloat16 changes which tokens are kept. For a norm
-    the frames are subtracted first, so that only slices - 1 are embedded and no bias has to cancel.
+    the frames are subtracted first, so that only slices - 1 are embedded and no bias has to cancel. Bytes are
+    subtracted as they are: their differences are exact in any type, and are normalized by the weight.
 
     Tokens with the pixels of the slice before have exactly the importance `NO_CHANGE`, in every formulation
     of this function (compiled, exported): rounding errors would rank them in another order in each.
 
     Args:
-        frames: (B, C, T, H, W) float.
+        frames: (B, C, T, H, W) uint8, or float: normalized.
         first_slice: it has no slice before it; `copy` repeats the importance of the second slice, like the
             released program; `zero` counts it as no change.
     Returns:
@@ -123,11 +135,17 @@ def change_importance(
     if frames.size(2) == step:
         return frames.new_full((b, per_slice), no_change, dtype=torch.float32)
     with full_precision(frames.device):
-        x = frames.float()
-        if distance in NORMS:
+        if distance in NORMS and frames.dtype == torch.uint8:
+            exact = torch.bfloat16 if frames.device.type == "cuda" else torch.int16  # for -255 to 255
+            change = frames[:, :, step:].to(exact) - frames[:, :, :-step]
+            embedded = embed.of_byte_changes(patchify(change, tubelet))  # (B, N - h*w, D)
+            later = NORMS[distance](embedded)  # (B, N - h*w)
+        elif distance in NORMS:
+            x = frames.float()
             change = patchify(x[:, :, step:] - x[:, :, :-step], tubelet)  # (B, N - h*w, C, t, p, q)
             later = NORMS[distance](embed(change, biased=False))  # (B, N - h*w)
         else:
+            x = normalized(frames).float()
             patches = patchify(x, tubelet)  # (B, N, C, t, p, q)
             tokens = embed(patches)  # (B, N, D)
             later = DISTANCES[distance](tokens[:, per_slice:], tokens[:, :-per_slice])  # (B, N - h*w)
@@ -147,11 +165,11 @@ def pixel_importance(frames: Tensor, tubelet: tuple[int, int, int]) -> Tensor:
     related work of the EVEREST paper, which needs optical flow.
 
     Args:
-        frames: (B, C, T, H, W) float.
+        frames: (B, C, T, H, W) uint8, or float: normalized.
     Returns:
         (B, N) float32. Zeros for a clip of one frame.
     """
-    x = frames.float()
+    x = normalized(frames).float()
     if x.size(2) == 1:
         change = torch.zeros_like(x)
     else:

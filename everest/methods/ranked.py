@@ -26,7 +26,7 @@ from everest.methods.importance import (
     pixel_importance,
 )
 from everest.methods.masks import Tube
-from everest.methods.selector import Selector, ascending, checked_share, split
+from everest.methods.selector import Selector, ascending, checked_share, split, takes_bytes
 
 ScoreName = Literal["learned", "random", "uniform-frames", "frame-difference", "embedding-distance", "all"]
 SLICES: Final = 8  # of a tokenizer's window of 16 frames, LVMAE §4.1
@@ -81,6 +81,7 @@ class RedundancyRobust(ByImportance):
     distance: DistanceName = "l2"  # EVEREST Table 9
     first_slice: Literal["copy", "zero"] = "copy"  # released program: copy
 
+    @takes_bytes
     def importance(self, frames: Tensor, embed: Embedding) -> Tensor:
         return change_importance(
             frames, embed, embed.tubelet, distance=self.distance, first_slice=self.first_slice
@@ -93,6 +94,7 @@ class FrameDifference(ByImportance):
 
     strategy: Literal["frame-difference"] = "frame-difference"
 
+    @takes_bytes
     def importance(self, frames: Tensor, embed: Embedding) -> Tensor:
         return pixel_importance(frames, embed.tubelet)
 
@@ -125,6 +127,7 @@ class LearnedImportance(Selector):
     def needs_tokenizer(self) -> bool:
         return self.score == "learned"
 
+    @takes_bytes
     def importance(self, frames: Tensor, embed: Embedding) -> Tensor | None:
         """(B, N) float32; None if the score does not depend on the clip.
 

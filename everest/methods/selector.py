@@ -10,10 +10,10 @@ B batch, C channels, T frames, H W pixels, N tokens, K candidate tokens.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from typing import ClassVar
+from typing import ClassVar, Final, TypeVar
 
 from pydantic import ConfigDict
 from torch import Tensor
@@ -22,6 +22,9 @@ from everest.errors import RecipeError
 from everest.methods.external import path_of
 from everest.methods.grid import TokenGrid, TokenSelection
 from everest.methods.importance import Embedding
+from everest.video.pixels import normalized
+
+M = TypeVar("M", bound=Callable[..., object])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +51,7 @@ class Selector(ABC):
         return False
 
     def importance(self, frames: Tensor, embed: Embedding) -> Tensor | None:
-        """(B, N) float32 measured on the clips (B, C, T, H, W); None if the strategy does not measure."""
+        """(B, N) float32 of normalized clips (B, C, T, H, W); None if the strategy does not measure."""
         return None
 
     def ranked(self, importance: Tensor) -> Tensor:
@@ -108,11 +111,27 @@ class Selector(ABC):
         """
 
 
+_BYTES: Final = "_everest_takes_bytes"
+
+
+def takes_bytes(measurement: M) -> M:
+    """Decorate a method `importance` that also measures clips of bytes."""
+    setattr(measurement, _BYTES, True)
+    return measurement
+
+
+def measure(selector: Selector, frames: Tensor, embed: Embedding) -> Tensor | None:
+    """`selector.importance` of clips (B, C, T, H, W), bytes or normalized; it gets what it takes."""
+    if not getattr(type(selector).importance, _BYTES, False):
+        frames = normalized(frames)
+    return selector.importance(frames, embed)
+
+
 def choose(
     selector: Selector, frames: Tensor, grid: TokenGrid, embed: Embedding, noise: Tensor
 ) -> TokenSelection:
-    """Measure the importance on clips (B, C, T, H, W), then choose their tokens."""
-    return selector(grid, importance=selector.importance(frames, embed), noise=noise)
+    """Measure the importance on clips (B, C, T, H, W), bytes or normalized, then choose their tokens."""
+    return selector(grid, importance=measure(selector, frames, embed), noise=noise)
 
 
 def checked_share(share: float) -> float:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from everest.methods.external import path_of
 from everest.methods.grid import gather_patches
-from everest.video.pixels import unnormalize
+from everest.video.pixels import normalized, to_unit_range
 
 __all__ = ["PixelTargets", "Target", "gather_patches", "mean_squared_error"]  # of everest.targets
 
@@ -35,7 +35,7 @@ class TargetMaker(Protocol):
         ...
 
     def values(self, frames: Tensor, ids: Tensor) -> Tensor:
-        """(B, K, P) float32 at the tokens `ids` (B, K) of the normalized clips (B, C, T, H, W)."""
+        """(B, K, P) float32 at the tokens `ids` (B, K) of clips (B, C, T, H, W), bytes or normalized."""
         ...
 
     def pixels(self, prediction: Tensor, frames: Tensor, ids: Tensor) -> Tensor:
@@ -99,10 +99,10 @@ class BoundTarget:
         return self.target.width(self.tubelet)
 
     def values(self, frames: Tensor, ids: Tensor) -> Tensor:
-        return self.target.values(frames, ids, self.tubelet)
+        return self.target.values(normalized(frames), ids, self.tubelet)
 
     def pixels(self, prediction: Tensor, frames: Tensor, ids: Tensor) -> Tensor:
-        return self.target.pixels(prediction, frames, ids, self.tubelet)
+        return self.target.pixels(prediction, normalized(frames), ids, self.tubelet)
 
     def loss(self, prediction: Tensor, values: Tensor, scored: Tensor) -> Tensor:
         return self.target.loss(prediction, values, scored)
@@ -160,7 +160,7 @@ class PixelTargets:
 
     def _true_pixels(self, frames: Tensor, ids: Tensor) -> Tensor:
         """(B, K, C, t, p, q) in [0, 1]: the pixels that are predicted; t = 1 for "half"."""
-        patches = unnormalize(gather_patches(frames.float(), ids, self.tubelet))
+        patches = to_unit_range(gather_patches(frames, ids, self.tubelet))
         if self.frames == "all":
             return patches
         # ST-MAE predicts the frames linspace(0, T - 1, T / 2): the first of each tubelet, but the last of the

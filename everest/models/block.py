@@ -57,6 +57,8 @@ class NormLinear(torch.autograd.Function):
         ctx: Any, x: Tensor, scale: Tensor, shift: Tensor, eps: float, weight: Tensor, bias: Tensor
     ) -> Tensor:
         ctx.weight_dtype, ctx.eps = weight.dtype, eps
+        norm_dtype = torch.promote_types(x.dtype, scale.dtype)  # sharded weights may be bfloat16
+        scale, shift = scale.to(norm_dtype), shift.to(norm_dtype)
         weight = _autocast_weight(x, weight)
         ctx.save_for_backward(x, scale, shift, weight)
         return F.linear(F.layer_norm(x, scale.shape, scale, shift, eps), weight, bias)
@@ -73,6 +75,7 @@ class NormLinear(torch.autograd.Function):
             grad_normed, x, scale.shape, mean, rstd, scale, shift, [True, True, True]
         )
         grad_bias = rows.sum(dim=0).to(ctx.weight_dtype)
+        grad_scale, grad_shift = grad_scale.to(ctx.weight_dtype), grad_shift.to(ctx.weight_dtype)
         return grad_x, grad_scale, grad_shift, None, grad_weight, grad_bias
 
 

@@ -149,7 +149,7 @@ class VideoClassifier(VideoModel):
             selection: its visible tokens replace the selector's choice; a classifier predicts no tokens, so
                 its target has no effect and may be empty, (B, 0).
         Raises:
-            ValueError: the clips do not have the model's size or are not normalized, `keep` is no ratio
+            ValueError: the clips do not have the model's size or are no frames, `keep` is no ratio
                 that leaves a token, or the given selection is invalid or comes with `keep`.
         """
         self.encoder.check(frames)
@@ -161,7 +161,7 @@ class VideoClassifier(VideoModel):
             return selection.visible
         if noise is None:
             selector = selector.at_evaluation(keep)
-            noise = frames.new_zeros(frames.size(0), grid.num_tokens)  # nothing here is drawn
+            noise = torch.zeros(frames.size(0), grid.num_tokens, device=frames.device)  # nothing is drawn
         elif keep is not None:
             selector = selector.keeping(keep)
         ids = choose(selector, self.to_input(frames), grid, self.measure, noise).visible
@@ -176,7 +176,7 @@ class VideoClassifier(VideoModel):
         noise: Tensor | None = None,
         selection: TokenSelection | None = None,
     ) -> Tensor:
-        """Compute the input (B, D) of the head from normalized clips (B, C, T, H, W)."""
+        """Compute the input (B, D) of the head from clips (B, C, T, H, W), bytes or normalized."""
         return self.pooled(self.encode(frames, self.kept_tokens(frames, keep, noise, selection)))
 
     def pooled(self, tokens: Tensor) -> Tensor:
@@ -193,7 +193,7 @@ class VideoClassifier(VideoModel):
         noise: Tensor | None = None,
         selection: TokenSelection | None = None,
     ) -> Tensor:
-        """Compute logits (B, classes) of all heads, joined, from normalized clips (B, C, T, H, W).
+        """Compute logits (B, classes) of all heads, joined, from clips (B, C, T, H, W), bytes or normalized.
 
         Args:
             keep, noise, selection: which tokens are encoded; see `kept_tokens`.

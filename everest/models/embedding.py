@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from everest.config.values import Positions
 from everest.errors import RecipeError
 from everest.methods.grid import TokenGrid
+from everest.video.pixels import byte_changes_weight
 
 # EVEREST Table 15: the factor by which each convolution after the first reduces rows and columns.
 LATER_STEPS: dict[int, tuple[int, ...]] = {1: (), 2: (4,), 3: (2, 2)}
@@ -72,6 +73,27 @@ class TubeletEmbedding(nn.Module):
             assert isinstance(conv, nn.Conv3d)
             x = F.conv3d(x, conv.weight, conv.bias if biased else None, conv.stride)
         return x.flatten(1).unflatten(0, patches.shape[:2])  # (B, K, D)
+
+    def of_byte_changes(self, change: Tensor) -> Tensor:
+        """Embed differences of bytes like those of normalized patches, without gradients: (B, K, D) float32.
+
+        On a GPU it is a product of bfloat16 with sums in float32. The differences are exact in it, and the
+        weight is split into two parts, which together keep 16 of its bits.
+
+        Args:
+            change: (B, K, C, t, p, q), whole numbers from -255 to 255.
+        """
+        if not isinstance(self.proj, nn.Conv3d):
+            return self(byte_changes_weight(change.float()), biased=False)
+        weight = byte_changes_weight(self.proj.weight.detach()).flatten(1)  # (D, C*t*p*q)
+        if change.device.type != "cuda":
+            return F.linear(change.flatten(2).float(), weight)
+        rows = change.flatten(2).flatten(0, 1)  # (B * K, C*t*p*q)
+        high = weight.bfloat16()
+        low = (weight - high).bfloat16()
+        embedded = torch.mm(rows, high.T, out_dtype=torch.float32)  # (B * K, D)
+        embedded = embedded + torch.mm(rows, low.T, out_dtype=torch.float32)
+        return embedded.unflatten(0, change.shape[:2])
 
 
 class FixedPositions(nn.Module):

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from everest.config.values import Input
+from everest.video.pixels import normalized
 
 SCALE: Final = 2.0  # our choice: neighboring frames differ less than frames do
 
 
 def model_input(frames: Tensor, kind: Input) -> Tensor:
-    """Map normalized clips (B, C, T, H, W) to the input of a model, of the same shape."""
-    return frame_differences(frames) if kind == "differences" else frames
+    """Map clips (B, C, T, H, W), bytes or normalized, to the input of a model, of the same shape."""
+    return frame_differences(normalized(frames)) if kind == "differences" else frames
 
 
 def frame_differences(frames: Tensor) -> Tensor:

@@ -5,7 +5,8 @@ B batch, C channels, T frames, H W pixels, N tokens, K visible, M target tokens,
 
 from __future__ import annotations
 
-from typing import ClassVar, NamedTuple
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from timm.layers.norm import LayerNorm
@@ -17,21 +18,25 @@ from everest.methods.frame_selection import FrameSelection, take_importance, tak
 from everest.methods.grid import TokenGrid, TokenSelection, gather_tokens
 from everest.methods.importance import Embedding, ScoredEmbedding, TokenScores
 from everest.methods.ranked import ByImportance
-from everest.methods.selector import Selector
+from everest.methods.selector import Selector, measure
 from everest.methods.targets import TargetMaker
 from everest.models.embedding import FixedPositions, LearnedPositions, make_positions
 from everest.models.video_model import VideoModel
 from everest.models.vit import Encoder, init_linear_layers, make_blocks, run_blocks
 
 
-class Reconstruction(NamedTuple):
-    """The output of one forward pass of pre-training."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Reconstruction:
+    """The output of one forward pass of pre-training.
+
+    It is no tuple: Accelerate would copy the tensors of a tuple to float32.
+    """
 
     loss: Tensor  # scalar
-    prediction: Tensor  # (B, M, P)
+    prediction: Tensor  # (B, M, P), without gradient
     target: Tensor  # (B, M, P)
     selection: TokenSelection
-    frames: Tensor  # (B, C, T, H, W): the clips; with frame selection, drawn from their candidates
+    frames: Tensor  # (B, C, T, H, W): the clips as given; with frame selection, drawn from their candidates
 
 
 class Decoder(nn.Module):
@@ -147,14 +152,14 @@ class MaskedAutoencoder(VideoModel):
         if noise is None:
             noise = torch.rand(frames.size(0), offered.num_tokens + offered.t, device=frames.device)
         if importance is None:
-            importance = self.selector.importance(self.to_input(frames), self.measure)  # (B, tokens offered)
+            importance = measure(self.selector, self.to_input(frames), self.measure)  # (B, tokens offered)
         if drawing is not None:
             assert isinstance(self.selector, ByImportance)
             assert importance is not None
             slices = drawing.draw(self.selector, importance, noise, grid)  # (B, t)
             frames = take_slices(frames, slices, encoder.patch_embed.tubelet[0])
             if drawing.recompute:
-                importance = self.selector.importance(frames, self.measure)
+                importance = measure(self.selector, frames, self.measure)
             else:
                 importance = take_importance(importance, slices, grid)
         return frames, self.selector(grid, importance=importance, noise=noise[:, : grid.num_tokens])
@@ -171,16 +176,16 @@ class MaskedAutoencoder(VideoModel):
         """Compute loss and predictions of a batch.
 
         Args:
-            frames: (B, C, T, H, W) float32, normalized. With frame selection: the frames of all candidates,
-                or clips of T frames, from which nothing is drawn.
+            frames: (B, C, T, H, W) uint8, or float32: normalized. With frame selection: the frames of all
+                candidates, or clips of T frames, from which nothing is drawn.
             noise: (B, at least N) uniform in [0, 1), the random part of the selection. With frame selection:
                 (B, tokens of the candidates + their slices). None: drawn from torch's default generator.
             selection: replaces the selector's selection, for clips of T frames.
             importance: (B, N) float32, replaces the selector's measurement.
             values: (B, N, P) of all tokens, replaces the values that `targets` computes.
         Raises:
-            ValueError: the clips do not have the model's size or are not normalized, or the given selection
-                is invalid.
+            ValueError: the clips do not have the model's size or are no frames, or the given selection is
+                invalid.
         """
         if selection is None:
             frames, selection = self._draw_and_select(frames, noise, importance)
@@ -195,4 +200,4 @@ class MaskedAutoencoder(VideoModel):
         else:
             target = gather_tokens(values, selection.target)
         loss = self.targets.loss(prediction, target, selection.scored())
-        return Reconstruction(loss, prediction, target, selection, frames)
+        return Reconstruction(loss, prediction.detach(), target, selection, frames)

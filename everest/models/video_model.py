@@ -52,11 +52,11 @@ class VideoModel(nn.Module):
         )
 
     def to_input(self, frames: Tensor) -> Tensor:
-        """Map normalized clips (B, C, T, H, W) to the input of encoder and selector, of the same shape."""
+        """Map clips (B, C, T, H, W), bytes or normalized, to the input of encoder and selector."""
         return model_input(frames, self.input_kind)
 
     def encode(self, frames: Tensor, ids: Tensor) -> Tensor:
-        """Encode the tokens `ids` (B, K) of normalized clips (B, C, T, H, W): (B, K, D)."""
+        """Encode the tokens `ids` (B, K) of clips (B, C, T, H, W), bytes or normalized: (B, K, D)."""
         return self.encoder(self.to_input(frames), ids)
 
     @property

@@ -18,6 +18,7 @@ from everest.config.values import Positions
 from everest.methods.grid import TokenGrid, gather_patches
 from everest.models.block import Block
 from everest.models.embedding import LearnedPositions, TubeletEmbedding, make_positions
+from everest.video.pixels import normalized
 
 
 def make_blocks(width: int, depth: int, heads: int, drop_path: float = 0.0) -> nn.ModuleList:
@@ -90,7 +91,7 @@ class Encoder(nn.Module):
             self.class_token = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, 1, size.width), std=0.02))
 
     def check(self, frames: Tensor, grid: TokenGrid | None = None) -> None:
-        """Raise ValueError if the clips do not fit `grid`, are not normalized, or if the batch is empty."""
+        """Raise ValueError if the clips do not fit `grid`, are no frames, or if the batch is empty."""
         grid = grid or self.grid
         t, p, q = self.patch_embed.tubelet
         expected = (3, grid.t * t, grid.h * p, grid.w * q)
@@ -98,16 +99,17 @@ class Encoder(nn.Module):
             raise ValueError(
                 f"expected clips of shape (B, {', '.join(map(str, expected))}), got {tuple(frames.shape)}"
             )
-        if not frames.is_floating_point():
-            raise ValueError(
-                f"expected float clips, got {frames.dtype}: normalize them first (everest.normalize)"
-            )
+        if frames.dtype != torch.uint8 and not frames.is_floating_point():
+            raise ValueError(f"expected clips of uint8, or normalized to float, got {frames.dtype}")
         if frames.size(0) == 0:
             raise ValueError("expected at least one clip, got an empty batch")
 
     def embed(self, frames: Tensor, ids: Tensor) -> Tensor:
-        """Embed the tokens `ids` (B, K) of clips (B, C, T, H, W) and add their positions: (B, K, D)."""
-        tokens = self.patch_embed(gather_patches(frames, ids, self.patch_embed.tubelet))
+        """Embed the tokens `ids` (B, K) of clips (B, C, T, H, W) and add their positions: (B, K, D).
+
+        Bytes are normalized after the tokens are gathered.
+        """
+        tokens = self.patch_embed(normalized(gather_patches(frames, ids, self.patch_embed.tubelet)))
         return tokens + self.position(ids)
 
     def embed_class_token(self, batch: int) -> Tensor:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from everest.methods.grid import gather_patches, gather_tokens
 from everest.tokenizer.network import AdaptiveTokenizer
-from everest.video.pixels import unnormalize
+from everest.video.pixels import to_unit_range
 
 TargetSpace = Literal["values", "soft", "codes"]
 
@@ -56,9 +56,9 @@ class FrozenTokenizer:
 
     @torch.no_grad()
     def scores(self, frames: Tensor) -> Tensor:
-        """Score the tokens (B, N) of normalized clips (B, C, T, H, W) in float32; higher is needed more."""
+        """Score the tokens (B, N) float32 of clips (B, C, T, H, W), bytes or normalized: high is needed."""
         tokenizer = self.on(frames.device)
-        return tokenizer.scorer(tokenizer.scaled(unnormalize(frames.float()))).flatten(1)
+        return tokenizer.scorer(tokenizer.scaled(to_unit_range(frames))).flatten(1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +87,7 @@ class TokenTargets:
     def values(self, frames: Tensor, ids: Tensor) -> Tensor:
         """Compute targets (B, K, D) of the tokens `ids` (B, K): float32; for `codes` int64 levels."""
         tokenizer = self.frozen.on(frames.device)
-        output = tokenizer.encode(unnormalize(frames.float()))
+        output = tokenizer.encode(to_unit_range(frames))
         if self.space == "codes":
             return tokenizer.quantizer.digits(output.codes.gather(1, ids))
         values = output.values if self.space == "values" else tokenizer.quantizer.bound(output.latent)
@@ -97,7 +97,7 @@ class TokenTargets:
     def pixels(self, prediction: Tensor, frames: Tensor, ids: Tensor) -> Tensor:
         """Decode the clip with predictions (B, K, P) at tokens `ids`: (B, K, C, t, p, q) in [0, 1]."""
         tokenizer = self.frozen.on(frames.device)
-        values = tokenizer.encode(unnormalize(frames.float())).values  # (B, N, D)
+        values = tokenizer.encode(to_unit_range(frames)).values  # (B, N, D)
         if self.space == "codes":
             parts = prediction.float().split(self.frozen.levels, dim=-1)
             digits = torch.stack([part.argmax(dim=-1) for part in parts], dim=-1)  # (B, K, D)

@@ -33,6 +33,11 @@ def normalize(clip: Tensor) -> Tensor:
     return in_unit_range(clip).sub_(_per_channel(IMAGENET_MEAN, clip)).div_(_per_channel(IMAGENET_STD, clip))
 
 
+def normalized(frames: Tensor) -> Tensor:
+    """`normalize` clips or tubelets (..., 3, t, p, q) of bytes; return normalized ones as they are."""
+    return normalize(frames) if frames.dtype == torch.uint8 else frames
+
+
 def in_unit_range(clip: Tensor) -> Tensor:
     """Scale (...) uint8 to float32 in [0, 1]."""
     return clip.float().div_(255)
@@ -41,6 +46,16 @@ def in_unit_range(clip: Tensor) -> Tensor:
 def normalize_unit_range(frames: Tensor) -> Tensor:
     """Normalize (..., 3, T, H, W) float32 in [0, 1] as `normalize` does, with gradients."""
     return (frames - _per_channel(IMAGENET_MEAN, frames)) / _per_channel(IMAGENET_STD, frames)
+
+
+def to_unit_range(frames: Tensor) -> Tensor:
+    """Scale bytes or normalized frames (..., 3, T, H, W) to float32 in [0, 1]."""
+    return in_unit_range(frames) if frames.dtype == torch.uint8 else unnormalize(frames.float())
+
+
+def byte_changes_weight(weight: Tensor) -> Tensor:
+    """The weight (..., 3, t, p, q) for differences of bytes instead of differences of normalized frames."""
+    return weight / (255 * _per_channel(IMAGENET_STD, weight))
 
 
 def unnormalize(frames: Tensor) -> Tensor:

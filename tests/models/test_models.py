@@ -174,12 +174,12 @@ def test_a_spec_survives_json():
 @pytest.mark.parametrize(
     ("clips", "message"),
     [
-        (torch.zeros(1, 3, 8, 32, 32, dtype=torch.uint8), "torch.uint8: normalize them first"),
+        (torch.zeros(1, 3, 8, 32, 32, dtype=torch.int64), "uint8, or normalized to float, got torch.int64"),
         (torch.zeros(0, 3, 8, 32, 32), "an empty batch"),
         (torch.zeros(3, 8, 32, 32), "expected clips of shape"),
     ],
 )
-def test_clips_that_are_no_normalized_batch_are_refused(kind, clips, message):
+def test_clips_that_are_no_batch_of_frames_are_refused(kind, clips, message):
     with pytest.raises(ValueError, match=message):
         tiny(kind, num_classes=3)(clips)
 

@@ -89,11 +89,16 @@ class TubeletEmbedding(nn.Module):
         if change.device.type != "cuda":
             return F.linear(change.flatten(2).float(), weight)
         rows = change.flatten(2).flatten(0, 1)  # (B * K, C*t*p*q)
-        high = weight.bfloat16()
-        low = (weight - high).bfloat16()
+        high, low = in_two_parts(weight)
         embedded = torch.mm(rows, high.T, out_dtype=torch.float32)  # (B * K, D)
         embedded = embedded + torch.mm(rows, low.T, out_dtype=torch.float32)
         return embedded.unflatten(0, change.shape[:2])
+
+
+def in_two_parts(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Two bfloat16 tensors whose sum has 16 bits of the float32 weight."""
+    high = weight.bfloat16()
+    return high, (weight - high).bfloat16()
 
 
 class FixedPositions(nn.Module):

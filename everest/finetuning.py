@@ -111,10 +111,14 @@ def finetune(training: Training, settings: FinetuneSettings, clips: VideoClips |
         for _ in training.steps():
             for clip in training.micro_batches():
                 training.backward([classification_loss(training, clip, settings)])
-            validations.add(training.update())
-            _warn_at_chance(training, settings)
-            if clips is not None and training.at_checkpoint:
-                training.save()  # first: a validation may take long, and may fail
+            rows = training.update()
+            validates = clips is not None and training.at_checkpoint
+            if validates:
+                rows += training.save()  # first: a validation may take long, and may fail
+            for row in rows:
+                validations.add(row)
+                _warn_at_chance(training, settings, row["step"])
+            if clips is not None and validates:
                 _validate(training, clips, validations)
                 _end_early(training, settings, validations)
     training.notice(_summary(training, validations, videos=0 if clips is None else len(clips)))
@@ -169,13 +173,13 @@ def _validation_row(predictions: Predictions) -> dict[str, float]:
     return {"val_top1": measured["action_top1"], **heads, **loss}  # videos with all heads right
 
 
-def _warn_at_chance(training: Training, settings: FinetuneSettings) -> None:
+def _warn_at_chance(training: Training, settings: FinetuneSettings, step: int) -> None:
     """Warn after a real budget, or at the end of a shorter run, if nothing has been learned."""
     model, plan = training.state.trained_model, training.plan
     assert isinstance(model, VideoClassifier)
     budget = min(plan.steps, plan.warmup_steps + FEWEST_STEPS)
-    if training.steps_done == budget and not settings.mixup and not settings.cutmix:
-        training.warn_once("chance", stays_at_chance(list(training.losses.finite), model.head_sizes))
+    if step == budget and not settings.mixup and not settings.cutmix:
+        training.warn_once("chance", stays_at_chance(list(training.step_log.losses.finite), model.head_sizes))
 
 
 def _summary(training: Training, validations: Validations, *, videos: int) -> str:

@@ -21,7 +21,6 @@ from everest.train.context import RunContext
 from everest.train.setup import set_up_training
 from everest.train.tracking import Tracker, image_is_due
 from everest.train.training import Training
-from everest.video.pixels import normalize
 
 NEAR_MEAN: Final = 0.95  # our choice: a loss on normalized targets that is as good as nothing
 
@@ -46,7 +45,7 @@ def set_up_pretraining(recipe: Recipe, context: RunContext) -> Training:
 
 def pretraining_loss(model: nn.Module, clip: Clip) -> Tensor:
     """The reconstruction loss of a batch of clips on the device."""
-    frames = normalize(clip.frames.flatten(0, 1))  # (B * views, 3, T, H, W)
+    frames = clip.frames.flatten(0, 1)  # (B * views, 3, T, H, W) uint8
     tokens = {name: value.flatten(0, 1) for name, value in clip.tokens.items()}
     return model(frames, noise=clip.noise.flatten(0, 1), **tokens).loss
 
@@ -70,7 +69,7 @@ def pretrain(training: Training) -> None:
 
 def _summarize(training: Training) -> None:
     """Compare the loss with that of predicting the mean: normalized targets have a variance of about 1."""
-    model, losses = training.state.trained_model, training.losses.finite
+    model, losses = training.state.trained_model, training.step_log.losses.finite
     assert isinstance(model, MaskedAutoencoder)
     if not losses:
         return

@@ -28,7 +28,6 @@ from everest.tokenizer.scorer import TokenScorer
 from everest.tokenizer.spec import tokenizer_settings, tokenizer_spec
 from everest.train.adversary import first_step
 from everest.train.context import RunContext
-from everest.train.health import LossWatch
 from everest.train.setup import set_up_training
 from everest.train.tokenizer_loss import TokenizerLosses, TokenizerObjective, tokenizer_objective
 from everest.train.tracking import image_is_due
@@ -137,7 +136,7 @@ def train_tokenizer(stage: TokenizerStage) -> dict[str, Any]:
         for step in training.steps():
             adversarial = stage.objective.adversary is not None and step >= adversary_start
             if adversarial and step == adversary_start:
-                training.losses = LossWatch()  # losses before are not comparable
+                training.step_log.watch_losses_anew()
                 training.notice(f"the discriminator starts after step {step}: its term joins the loss")
             for clip in training.micro_batches():
                 losses, parts = tokenizer_losses(stage, clip, adversarial=adversarial)

@@ -5,9 +5,10 @@ R keep ratios.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import torch
@@ -17,11 +18,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from everest.config.settings import TrainSettings
-from everest.data.dataset import SampleKey, VideoClips, failures
+from everest.data.dataset import Clip, SampleKey, VideoClips
 from everest.data.loader import batches, make_loader, on_device
 from everest.inference.accuracy import Predictions
 from everest.models.classifier import VideoClassifier
 from everest.system.events import Report
+from everest.system.host_copy import HostCopy
+
+CLIPS: Final = 32  # our choice: of a forward pass, if a video has fewer views
 
 
 class VideoScore(NamedTuple):
@@ -30,8 +34,30 @@ class VideoScore(NamedTuple):
     number: int  # in the list
     video: str
     labels: list[int]  # one per head
-    probabilities: list[NDArray[np.float32]]  # R of (views, classes); without meaning if there is a problem
     problem: str | None  # why the video is unreadable
+    probabilities: list[NDArray[np.float32]]  # R of (views, classes); without meaning if there is a problem
+
+
+class _Pass(NamedTuple):
+    """A forward pass whose results are not yet read."""
+
+    numbers: range
+    videos: list[str]
+    labels: list[list[int]]
+    problems: list[str | None]
+    probabilities: HostCopy  # R of (videos, views, classes), by their number
+
+    def read(self) -> list[VideoScore]:
+        by_ratio = [tensor.numpy() for tensor in self.probabilities.read().values()]
+        by_video = [[ratio[i] for ratio in by_ratio] for i in range(len(self.numbers))]
+        parts = (self.numbers, self.videos, self.labels, self.problems, by_video)
+        return [VideoScore(*video) for video in zip(*parts, strict=True)]
+
+
+def _problems(batch: Clip) -> list[str | None]:
+    """Why each video of a batch is unreadable."""
+    tries_of_videos = map(json.loads, batch.failed)
+    return [tries[0][1] if tries else None for tries in tries_of_videos]
 
 
 @torch.inference_mode()
@@ -46,10 +72,10 @@ def evaluate_views(
 ) -> list[Predictions]:
     """Run a classifier over all views of all videos, once for each keep ratio.
 
-    A video is decoded once for all ratios. One video is one forward pass on any number of processes, so the
-    predictions are the same to the bit. All processes run the same number of passes, as a sharded model
-    needs; a video that several processes ran counts once. Unreadable videos are not replaced: they are in
-    `skipped`.
+    A video is decoded once for all ratios. A forward pass is of the same videos on any number of processes,
+    so the predictions are the same to the bit. All processes run the same number of passes, as a sharded
+    model needs; a video that several processes ran counts once. Unreadable videos are not replaced: they are
+    in `skipped`. A GPU computes the next pass while the host reads the results of the last.
 
     Args:
         keeps: ratios of the tokens to encode; None: as trained.
@@ -57,23 +83,28 @@ def evaluate_views(
         The predictions for each of `keeps`, with the videos in the order of the list.
     """
     model.eval()
-    passes = math.ceil(len(clips) / accelerator.num_processes)
-    mine = [(accelerator.process_index + i * accelerator.num_processes) % len(clips) for i in range(passes)]
-    order: list[list[SampleKey]] = [[(0, index)] for index in mine]
+    size = max(1, CLIPS // clips.make_views.num_views)
+    passes = [range(first, min(first + size, len(clips))) for first in range(0, len(clips), size)]
+    rank, processes = accelerator.process_index, accelerator.num_processes
+    mine = [passes[(rank + i * processes) % len(passes)] for i in range(math.ceil(len(passes) / processes))]
+    order: list[list[SampleKey]] = [[(0, index) for index in numbers] for numbers in mine]
     loader = make_loader(clips, order, workers=settings.workers, timeout=settings.data_timeout)
     rows: list[VideoScore] = []
-    for done, (index, clip) in enumerate(zip(mine, batches(loader), strict=True), start=1):
-        frames: Tensor = on_device(clip, accelerator.device).frames[0]  # (views, 3, T, H, W) uint8
-        probabilities = []
-        for keep in keeps:
+    unread: _Pass | None = None
+    for done, (numbers, clip) in enumerate(zip(mine, batches(loader), strict=True), start=1):
+        frames: Tensor = on_device(clip, accelerator.device).frames  # (videos, views, 3, T, H, W) uint8
+        probabilities = {}
+        for i, keep in enumerate(keeps):
             with accelerator.autocast():
-                logits = model(frames, keep=keep)  # (views, classes)
-            probabilities.append(model.probabilities(logits).cpu().numpy())
-        failed = failures(clip)
-        problem = failed[0][0][1] if failed else None
-        rows.append(VideoScore(index, clip.video_id[0], clip.label[0].tolist(), probabilities, problem))
-        videos_done = min(done * accelerator.num_processes, len(clips))
+                logits = model(frames.flatten(0, 1), keep=keep)  # (videos * views, classes)
+            probabilities[str(i)] = model.probabilities(logits).unflatten(0, frames.shape[:2])
+        rows += unread.read() if unread else []
+        unread = _Pass(
+            numbers, list(clip.video_id), clip.label.tolist(), _problems(clip), HostCopy(probabilities)
+        )
+        videos_done = min(done * size * processes, len(clips))
         report({"event": "video", "done": videos_done, "videos": len(clips)})
+    rows += unread.read() if unread else []
     by_number = {row.number: row for row in gather_object(rows)}
     ordered = [by_number[number] for number in sorted(by_number)]
     readable = [row for row in ordered if row.problem is None]

@@ -75,13 +75,13 @@ class TubeletEmbedding(nn.Module):
         return x.flatten(1).unflatten(0, patches.shape[:2])  # (B, K, D)
 
     def of_byte_changes(self, change: Tensor) -> Tensor:
-        """Embed differences of bytes like those of normalized patches, without gradients: (B, K, D) float32.
+        """Embed differences of bytes as if they were normalized, without gradients: (B, K, D) float32.
 
         On a GPU it is a product of bfloat16 with sums in float32. The differences are exact in it, and the
         weight is split into two parts, which together keep 16 of its bits.
 
         Args:
-            change: (B, K, C, t, p, q), whole numbers from -255 to 255.
+            change: (B, K, C, t, p, q), integers from -255 to 255.
         """
         if not isinstance(self.proj, nn.Conv3d):
             return self(byte_changes_weight(change.float()), biased=False)

@@ -149,7 +149,7 @@ def _step(
     """Return a function that runs one step of a stage on new weights."""
     device = accelerator.device
     model = spec.build().to(device).train(stage != "eval")
-    prepared: nn.Module = accelerator.prepare_model(compile_model(model) if recipe.train.compile else model)
+    prepared: nn.Module = accelerator.prepare_model(compile_model(model, recipe.train.compile))
     frames = torch.randint(
         0, 256, (clips, 3, spec.offered_frames, *spec.size), dtype=torch.uint8, device=device
     )
@@ -157,7 +157,7 @@ def _step(
 
         @torch.no_grad()
         def evaluate() -> None:
-            prepared(normalize(frames))
+            prepared(frames)
 
         return evaluate
     settings = recipe.pretrain if stage == "pretrain" else recipe.finetune
@@ -170,7 +170,7 @@ def _step(
         options["noise"] = torch.rand(clips, spec.grid.num_tokens, device=device)
 
     def loss() -> Tensor:
-        out = prepared(normalize(frames), **options)
+        out = prepared(normalize(frames) if stage == "finetune" else frames, **options)
         return out.loss if stage == "pretrain" else F.cross_entropy(out.float(), labels)
 
     def train() -> None:

@@ -11,7 +11,7 @@ from typing import TypeVar
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list
 
 from everest.errors import EnvironmentProblem
 from everest.system.cpu import configure_cpu
@@ -41,7 +41,10 @@ def make_accelerator(precision: str, *, tf32: bool, cpu: bool) -> Accelerator:
         configure_cpu()
     # A notebook's second run may have another precision and another device.
     AcceleratorState._reset_state(reset_partial_state=not is_launched())
-    return Accelerator(mixed_precision="no" if precision == "fp32" else precision, cpu=cpu)
+    exchange = DistributedDataParallelKwargs(gradient_as_bucket_view=True, broadcast_buffers=False)
+    return Accelerator(
+        mixed_precision="no" if precision == "fp32" else precision, cpu=cpu, kwargs_handlers=[exchange]
+    )
 
 
 def bytes_per_value(accelerator: Accelerator) -> int:

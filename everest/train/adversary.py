@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from everest.train.network import Network
 from everest.train.optim import make_optimizer
-from everest.train.state import Network
 
 START: Final = 0.2  # our choice: of the steps; before them the tokenizer learns to rebuild at all
 BETAS: Final = (0.0, 0.99)  # MAGVIT

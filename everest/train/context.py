@@ -19,4 +19,7 @@ class RunContext:
     resumed: bool  # the folder already holds the run
     report: Report
     tracker: str = "none"  # see everest.train.tracking
+    overlaps: bool = (
+        False  # on a GPU: a step's numbers are read, and files written, while it computes the next
+    )
     one_batch: bool = False  # overfit the first batch, to check that the model can learn at all

@@ -26,7 +26,7 @@ class StagePlan:
     steps: int
     warmup_steps: int  # of a rising learning rate
     videos_per_epoch: int
-    checkpoint_steps: int  # between two saves, and between two validations
+    checkpoint_steps: int  # between two validations
     batch_size: int  # clips a step, over all processes and passes
     views: int  # clips that one decoded video gives
     micro_batch: int  # clips a pass of one process

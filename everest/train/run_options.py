@@ -85,6 +85,7 @@ class RunOptions:
                 resumed=resumed,
                 report=report,
                 tracker=self.tracker,
+                overlaps=accelerator.device.type == "cuda",
                 one_batch=self.one_batch,
             )
 

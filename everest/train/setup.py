@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from everest.config.settings import Recipe
 from everest.config.stage_settings import FinetuneSettings, PretrainSettings
@@ -38,9 +38,9 @@ from everest.system.weights import Weights
 from everest.tokenizer.spec import TokenizerSpec
 from everest.train.context import RunContext
 from everest.train.health import FEWEST_STEPS
+from everest.train.network import Network
 from everest.train.optim import stage_optimizer
 from everest.train.plan import StagePlan, memory_advice, plan_stage
-from everest.train.state import Network
 from everest.train.tracking import make_tracker
 from everest.train.training import Training
 
@@ -130,11 +130,17 @@ def set_up_training(
 
 
 def _shard(model: nn.Module, accelerator: Accelerator) -> None:
-    """Distribute every block and the other parameters over all processes (FSDP, Zhao et al. 2023)."""
+    """Distribute every block and the other parameters over all processes (FSDP, Zhao et al. 2023).
+
+    With `train.precision: bf16` the blocks gather their weights as bfloat16, half the bytes. The embedding
+    stays float32: it measures importance.
+    """
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
+    halved = torch.bfloat16 if accelerator.mixed_precision == "bf16" else None
+    policy = MixedPrecisionPolicy(halved, torch.float32 if halved else None, cast_forward_inputs=False)
     for module in model.modules():
         if isinstance(module, Block):
-            fully_shard(module, mesh=mesh)
+            fully_shard(module, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh)
 
 
@@ -217,6 +223,7 @@ def try_one_pass(training: Training, losses_of: LossesOf) -> dict[str, Any]:
     def one_pass() -> float:
         losses = losses_of(clip)
         training.updater.backward(losses)
+        training.updater.clip_gradients()
         training.updater.step()
         return losses[0].item()  # waits for the device
 

@@ -8,126 +8,23 @@ A state (everest.train.saved_state) holds tensors by part and name. The parts of
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-import torch
 from accelerate import Accelerator
-from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
 from everest.errors import CheckpointError
+from everest.system.host_copy import HostCopy
 from everest.system.run_folder import RunFolder
-from everest.system.sharding import full_tensor, like_sharded
-from everest.system.weights import Weights, load_tensors
+from everest.system.sharding import full_tensor
+from everest.system.weights import Weights
 from everest.system.weights_header import read_header
+from everest.train.network import EMA, MODEL, Network, part_of
 from everest.train.saved_state import SavedState, newest_state, set_aside, states_in
-
-MODEL: Final = "model"  # the name of a run's first network
-MOMENTS: Final = ("step", "exp_avg", "exp_avg_sq")  # of a parameter in AdamW
-GRAD_NORM: Final = "grad_norm"  # in metrics.jsonl
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Network:
-    """A network that learns, and its optimizer: both as built, before anything wraps them.
-
-    Args:
-        name: of its tensors in a state.
-        ema: an average of its weights.
-        grad_norm: the name of its gradient norm in metrics.jsonl.
-    """
-
-    module: nn.Module
-    optimizer: torch.optim.Optimizer
-    name: str = MODEL
-    ema: ModelEmaV3 | None = None
-    grad_norm: str = GRAD_NORM
-
-    def gradients(self) -> list[Tensor]:
-        """The gradients of the parameters that have one."""
-        return [parameter.grad for parameter in self.module.parameters() if parameter.grad is not None]
-
-    def capture(self) -> dict[str, Tensor]:
-        """Returns full tensors by part and name. All processes must call it."""
-        moments = {
-            f"{name}/{moment}": value
-            for name, parameter in self.module.named_parameters()
-            for moment, value in self.optimizer.state.get(parameter, {}).items()
-        }
-        parts = {self.name: self.module.state_dict(), self._part("optimizer"): moments}
-        if self.ema is not None:
-            parts[self._part("ema")] = self.ema.module.state_dict()
-        return {
-            f"{part}/{name}": full_tensor(tensor)
-            for part, tensors in parts.items()
-            for name, tensor in tensors.items()
-        }
-
-    def restore(self, tensors: Mapping[str, Tensor], *, source: str) -> None:
-        """The inverse of `capture`; parts of other networks are ignored.
-
-        Raises:
-            CheckpointError: the tensors belong to another network; nothing is restored.
-        """
-        self.check(tensors)
-        load_tensors(self.module, _part(tensors, self.name), source=source)
-        if self.ema is not None:
-            load_tensors(self.ema.module, _part(tensors, self._part("ema")), source=source)
-        parameters = dict(self.module.named_parameters())
-        for key, value in self.moments(tensors).items():
-            name, moment = key.rsplit("/", 1)
-            self.optimizer.state[parameters[name]][moment] = like_sharded(value, parameters[name])
-
-    def check(self, tensors: Mapping[str, Tensor]) -> None:
-        """Check that the tensors belong to this network; restores nothing.
-
-        All parameters have moments, or none has any: a step gives every parameter a gradient.
-
-        Raises:
-            CheckpointError: a name, a shape, a type, or a value that is not finite.
-        """
-        modules = {self.name: self.module}
-        if self.ema is not None:
-            modules[self._part("ema")] = self.ema.module
-        for part, module in modules.items():
-            _check_tensors(part, _part(tensors, part), module.state_dict())
-        moments = self.moments(tensors)
-        learning = {id(parameter) for group in self.optimizer.param_groups for parameter in group["params"]}
-        expected = {
-            f"{name}/{moment}": torch.zeros(()) if moment == "step" else parameter
-            for name, parameter in self.module.named_parameters()
-            if id(parameter) in learning
-            for moment in MOMENTS
-        }
-        _check_tensors(self._part("optimizer"), moments, expected if moments else {})
-
-    def moments(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The optimizer's moments among the tensors of a state, by `<parameter>/<moment>`."""
-        return _part(tensors, self._part("optimizer"))
-
-    def _part(self, kind: str) -> str:
-        return kind if self.name == MODEL else f"{self.name}_{kind}"
-
-
-def _part(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    prefix = f"{name}/"
-    return {key.removeprefix(prefix): tensors[key] for key in tensors if key.startswith(prefix)}
-
-
-def _check_tensors(part: str, tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    """Raise CheckpointError unless the tensors have the names, shapes and types of others."""
-    names = sorted(tensors.keys() ^ expected.keys())
-    if names:
-        kind = "missing" if names[0] in expected else "unexpected"
-        raise CheckpointError(f"{len(names)} tensors missing or unexpected, first {part}/{names[0]} ({kind})")
-    for name, tensor in tensors.items():
-        like = expected[name]
-        if (tensor.dtype, tensor.shape) != (like.dtype, like.shape):
-            found, wanted = (f"{x.dtype} {tuple(x.shape)}" for x in (tensor, like))
-            raise CheckpointError(f"{part}/{name} is {found}, not {wanted}")
 
 
 class TrainState:
@@ -139,6 +36,7 @@ class TrainState:
         networks: the run's model first.
         weights: `model.safetensors` without its tensors and step.
         keep: number of states to keep.
+        background: write the files of `save` while the run continues; `finish` waits for them.
     """
 
     def __init__(
@@ -149,6 +47,7 @@ class TrainState:
         weights: Weights,
         *,
         keep: int,
+        background: bool = False,
     ) -> None:
         self.networks = networks
         self.saved_at = time.monotonic()  # seconds
@@ -157,6 +56,8 @@ class TrainState:
         self._weights = weights
         self._keep = keep
         self._saved_step = 0
+        self._writer = ThreadPoolExecutor(max_workers=1) if background else None
+        self._writing: Future[None] | None = None
 
     @property
     def trained_model(self) -> nn.Module:
@@ -168,23 +69,45 @@ class TrainState:
         """Write the newest weights and a state to resume from, unless that is done for this step."""
         if self._saved_step == step:
             return
+        self.finish()
         scaler = self._accelerator.scaler
-        state = SavedState(
-            step=step,
-            tensors={key: value for network in self.networks for key, value in network.capture().items()},
-            notes={**notes, "scaler": scaler.state_dict() if scaler else None},
-        )
-        if self._accelerator.is_main_process:
+        tensors = {key: value for network in self.networks for key, value in network.capture().items()}
+        copies = HostCopy(tensors, keep=self._writer is not None)
+        notes = {**notes, "scaler": scaler.state_dict() if scaler else None}
+        trained = MODEL if self.networks[0].ema is None else EMA
+
+        def write() -> None:
+            state = SavedState(step=step, tensors=copies.read(), notes=notes)
             state.save(self._run.state, keep=self._keep)
-        # After the state: a run with weights and without any state cannot be resumed.
-        self.save_weights(self._run.weights, step)
+            # After the state: a run with weights and without any state cannot be resumed.
+            self._write_weights(self._run.weights, part_of(state.tensors, trained), step)
+
+        if self._accelerator.is_main_process:
+            if self._writer is None:
+                write()
+            else:
+                self._writing = self._writer.submit(write)
         self._saved_step, self.saved_at = step, time.monotonic()
+
+    def finish(self) -> None:
+        """Wait until the files of the last `save` are written.
+
+        Raises:
+            EnvironmentProblem: the disk or its permissions prevented it.
+        """
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
 
     def save_weights(self, path: Path, step: int) -> None:
         """Write the tensors of `trained_model`, with all that describes them."""
+        self.finish()  # the weights of a step are never there without its state
         tensors = {name: full_tensor(tensor) for name, tensor in self.trained_model.state_dict().items()}
         if self._accelerator.is_main_process:
-            replace(self._weights, tensors=tensors, step=step).save(path)
+            self._write_weights(path, HostCopy(tensors).read(), step)
+
+    def _write_weights(self, path: Path, tensors: dict[str, Tensor], step: int) -> None:
+        replace(self._weights, tensors=tensors, step=step).save(path)
 
     def restore(self, steps: int, *, notify: Callable[[str], None]) -> tuple[int, dict[str, Any] | None]:
         """Load the newest intact state of the run, if it has one, and drop the rows logged after it.

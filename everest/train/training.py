@@ -20,26 +20,28 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils import gather_object
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from everest.config.settings import Recipe
 from everest.data.bad_videos import BadVideos
 from everest.data.dataset import Clip, StepSampler, VideoClips, failures
-from everest.data.loader import batches, make_loader, on_device
-from everest.errors import DivergedError, EnvironmentProblem, UserError
+from everest.data.device_copy import DeviceCopy
+from everest.data.loader import batches, make_loader
+from everest.errors import EnvironmentProblem, UserError
 from everest.system.events import notice
 from everest.system.randomness import Purpose, generator_at, seed_at
-from everest.system.run_folder import ENDED, NONFINITE
+from everest.system.run_folder import ENDED
 from everest.system.run_lock import release_lock_after
 from everest.system.signals import Stopped, StopSignal
 from everest.system.weights import Weights
 from everest.train.context import RunContext
-from everest.train.health import LossWatch, Nonfinite, StepMetrics
+from everest.train.health import Nonfinite
+from everest.train.network import Network
 from everest.train.plan import StagePlan
-from everest.train.state import GRAD_NORM, Network, TrainState
-from everest.train.step_record import StepRecord
+from everest.train.state import TrainState
+from everest.train.step_log import Row, StepLog
+from everest.train.step_record import StepNumbers, StepRecord
 from everest.train.tracking import Tracker
 from everest.train.update import Updater
 
@@ -78,23 +80,35 @@ class Training:
         self.bad_videos = BadVideos(recipe.data.max_bad)
         self.tracker: Tracker | None = None  # of the main process, in addition to metrics.jsonl
         self.steps_done = 0  # updates done, over all resumes
-        self.losses = LossWatch()
-        self.state = TrainState(self.accelerator, self.run, networks, weights, keep=recipe.train.keep_states)
+        self.state = TrainState(
+            self.accelerator,
+            self.run,
+            networks,
+            weights,
+            keep=recipe.train.keep_states,
+            background=context.overlaps,
+        )
         self.updater = Updater(self.accelerator, networks, recipe.train)
         self.model = self.updater.model
         self._memory_advice = memory_advice
-        self._nonfinite = Nonfinite(recipe.train.nonfinite, scaled=self.accelerator.scaler is not None)
         self._signal = StopSignal()
-        self._stop_signal = 0  # received by any process
         self._batches: Iterator[Clip] = iter(())
+        self._copy = DeviceCopy(self.accelerator.device)
         self._pass = 0
         self._has_ended = False
         self._warned: set[str] = set()
         self._record = StepRecord(self.accelerator.device)
+        self.step_log = StepLog(
+            context,
+            plan,
+            nonfinite=Nonfinite(recipe.train.nonfinite, scaled=self.accelerator.scaler is not None),
+            bad_videos=self.bad_videos,
+            log=self.log,
+        )
 
     @property
     def at_checkpoint(self) -> bool:
-        """Whether the run is saved and validated after the last update: each epoch, if epochs are counted."""
+        """Whether the run is validated after the last update: each epoch, if epochs are counted."""
         return self.steps_done % self.plan.checkpoint_steps == 0 or self.steps_done == self.plan.steps
 
     def resume(self) -> None:
@@ -106,7 +120,7 @@ class Training:
         self.steps_done, notes = self.state.restore(self.plan.steps, notify=self.notice)
         self._has_ended = any(ENDED in row for row in self.run.rows())
         if notes is not None:
-            self._nonfinite.skipped = notes["skipped"]
+            self.step_log.nonfinite.skipped = notes["skipped"]
             self.bad_videos.restore(notes["videos"], self.run.bad_videos())
 
     @contextmanager
@@ -125,27 +139,21 @@ class Training:
                 self.updater.set_lr(self.plan.lr(self.steps_done))
                 self._record = StepRecord(self.accelerator.device)
                 yield self.steps_done
-                number = self._stop_signal
-                if number or self._is_save_due():
+                number = self.step_log.stop_signal
+                if number or self.step_log.is_save_due or self._saves_here:
                     self.save()
                 if number and self.steps_done < self.plan.steps:
+                    self.state.finish()
                     saved = f"saved after step {self.steps_done} of {self.plan.steps}"
                     resume = f"the same command with --output {self.run.path} resumes from there"
                     raise Stopped(number, f"{signal.Signals(number).name}: {saved}; {resume}")
+            self.state.finish()
 
-    def _is_save_due(self) -> bool:
-        """Whether to save now: `at_checkpoint`, or by `train.save_every`."""
-        every_steps, every_seconds = self.settings.save_steps, self.settings.save_seconds
-        if self.at_checkpoint or (every_steps is not None and self.steps_done % every_steps == 0):
-            return True
-        if every_seconds is None:
-            return False
-        due = time.monotonic() - self.state.saved_at >= every_seconds
-        if self.plan.processes > 1:  # their clocks differ, and saving needs all of them
-            gathered = self.accelerator.gather(torch.tensor([due], device=self.accelerator.device))
-            assert isinstance(gathered, Tensor)
-            due = bool(gathered.any())
-        return due
+    @property
+    def _saves_here(self) -> bool:
+        """Whether the run is saved after the last update at any time."""
+        every = self.settings.save_steps
+        return self.steps_done == self.plan.steps or (every is not None and self.steps_done % every == 0)
 
     def order(self) -> StepSampler:
         """The samples of this process from the next step to the last."""
@@ -179,7 +187,7 @@ class Training:
             # Drop path uses torch's global generator; seeded before every pass, a resumed run is identical.
             torch.manual_seed(seed_at(self.settings.seed, Purpose.STEP, self.steps_done, self.rank, number))
             with self.updater.one_pass(last=number == self.plan.accumulation - 1):
-                yield on_device(clip, self.accelerator.device)
+                yield self._copy(clip)
 
     def rng(self) -> np.random.Generator:
         """A generator to pair or perturb the clips of the current pass; the same in a resumed run."""
@@ -196,42 +204,28 @@ class Training:
         self._record.add(losses[0], parts or {}, passes=passes)
         self.updater.backward([loss / passes for loss in losses])
 
-    def update(self) -> dict[str, Any]:
-        """Apply the gradients of the step, then log the step.
+    def update(self) -> list[Row]:
+        """Apply the gradients of the step, and log all steps whose numbers have arrived.
+
+        On a GPU the numbers of a step are read while the next one is computed, so that it never waits for
+        the host. Where the run is saved all are read.
 
         Returns:
-            The row of metrics.jsonl.
+            The new rows of metrics.jsonl.
         Raises:
             DivergedError: a loss or a gradient is not finite; all weights stay as they were.
             DataError: too many videos are unreadable.
         """
-        norms = self.updater.clip_gradients()
-        totals = self._record.reduce_over_processes(self.accelerator, self._signal.number)
-        self._stop_signal = totals.signal
-        metrics = StepMetrics(totals.loss, norms.pop(GRAD_NORM), {**totals.parts, **norms})
-        step = self.steps_done + 1
-        try:
-            skip = self._nonfinite.should_skip(metrics)
-        except DivergedError as error:
-            problem = f"step {step}: {error}; {self._write_videos(step, metrics)}"
-            raise DivergedError(f"{problem}; lower base_lr or set train.clip_grad") from error
-        if skip and not self._nonfinite.overflow:
-            self.notice(f"step {step} skipped: {metrics}; {self._write_videos(step, metrics)}")
-        self.updater.step(skip=skip)
-        self.steps_done = step
-        row = self._record.row(self.plan, metrics, step=step)
-        self.log(row)
-        self.report({"event": "step", "steps": self.plan.steps, "epochs": self.plan.epochs, **row})
-        jump = self.losses.spike(metrics.loss)
-        if jump:
-            self.notice(f"step {step}: {jump}")
-        failed = list(gather_object(self._record.failed)) if totals.any_failed else []
-        for text in self.bad_videos.add(requested=self.plan.videos_per_step, failed=failed):
-            self.notice(text)
-        if failed and self.accelerator.is_main_process:
-            self.run.write_bad_videos(self.bad_videos.reasons)
-        self.bad_videos.check(any_failed=totals.any_failed)
-        return row
+        norms, record = self.updater.clip_gradients(), self._record
+        every = self.settings.save_seconds
+        record.signal = self._signal.number
+        record.is_save_due = every is not None and time.monotonic() - self.state.saved_at >= every
+        numbers = StepNumbers(self.accelerator, record, norms)
+        self.updater.step(numbers)
+        self.steps_done += 1
+        rows = self.step_log.add(self.steps_done, record, numbers, all_now=self._saves_here)
+        record.close()
+        return rows
 
     def end(self, reason: str) -> None:
         """End the run before the last step of its plan; it is finished, and cannot be resumed."""
@@ -240,13 +234,6 @@ class Training:
             self.save()  # if the process was killed before the last weights were written
             self.log({"step": self.steps_done, ENDED: reason})
             self.notice(reason)
-
-    def _write_videos(self, step: int, metrics: StepMetrics) -> str:
-        """Write the videos of a step, gathered over all processes; returns where they are."""
-        videos = gather_object(self._record.videos)
-        if self.accelerator.is_main_process:
-            self.run.write_nonfinite(step=step, figures=metrics.by_name, videos=videos)
-        return f"its videos are in {self.run.path / NONFINITE}"
 
     def log(self, row: dict[str, Any]) -> None:
         """Append a row to metrics.jsonl, once over all processes; its numbers go to the tracker, too."""
@@ -266,7 +253,14 @@ class Training:
             self._warned.add(kind)
             self.notice(f"warning: {warning}")
 
-    def save(self) -> None:
-        """Write the newest weights and a state to resume from. All processes must call it."""
-        notes = {"videos": self.bad_videos.counts(), "skipped": self._nonfinite.skipped}
+    def save(self) -> list[Row]:
+        """Write the newest weights and a state to resume from. All processes must call it.
+
+        Returns:
+            The rows of the steps that were not logged before.
+        """
+        rows = self.step_log.read()
+        self.step_log.is_save_due = False
+        notes = {"videos": self.bad_videos.counts(), "skipped": self.step_log.nonfinite.skipped}
         self.state.save(self.steps_done, notes)
+        return rows

@@ -4,22 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import cast
+from importlib.util import find_spec
+from typing import Final, Literal, cast
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch._functorch import config as functorch_config
 
 from everest.config.settings import TrainSettings
+from everest.models.block import Block
 from everest.system.sharding import full_tensor, set_gradient_exchange
+from everest.train.network import Network
 from everest.train.optim import set_lr
-from everest.train.state import Network
+from everest.train.step_record import StepNumbers
+
+MEMORY_BUDGET: Final = 0.5  # our choice: the share of activations that a compiled graph may save
 
 
-def compile_model(model: nn.Module) -> nn.Module:
-    """Returns the model with torch.compile, which makes one graph for each batch size."""
+def compile_model(model: nn.Module, how: Literal["auto"] | bool) -> nn.Module:
+    """Compile the model as `train.compile` requires, with a graph for each batch size.
+
+    `auto` compiles each block on a GPU, where Triton is installed: that takes seconds, while a whole model
+    takes minutes.
+    """
+    on_gpu = next(model.parameters()).device.type == "cuda"
+    if not how or (how == "auto" and not (on_gpu and find_spec("triton"))):
+        return model
+    functorch_config.activation_memory_budget = MEMORY_BUDGET
     # dynamic=False: when a second model is compiled, torch would make the ratios of its selection
     # symbolic where they differ, and counting tokens with a symbol breaks the graph.
+    if how == "auto":
+        for module in model.modules():
+            if isinstance(module, Block):
+                module.compile(dynamic=False)
+        return model
     return cast(nn.Module, torch.compile(model, dynamic=False))
 
 
@@ -38,10 +57,11 @@ class Updater:
         self._networks = networks
         self._clip_grad = settings.clip_grad
         model = networks[0].module
-        compiled = compile_model(model) if settings.compile else model
+        compiled = compile_model(model, settings.compile)
         # A sharded model exchanges gradients itself: Accelerate adds the precision only.
         self.model = accelerator.prepare_model(compiled, evaluation_mode=settings.shard == "full")
-        self._optimizer = accelerator.prepare_optimizer(networks[0].optimizer)
+        self._stops = settings.nonfinite == "stop"
+        self._stopped = torch.zeros((), device=accelerator.device)  # 1 after an update that ends the run
 
     def set_lr(self, lr: float) -> None:
         for network in self._networks:
@@ -65,12 +85,12 @@ class Updater:
         for other in others:
             other.backward()
 
-    def clip_gradients(self) -> dict[str, float]:
+    def clip_gradients(self) -> dict[str, Tensor]:
         """Scale the gradients down to the norm `train.clip_grad`, for each network separately.
 
         Returns:
-            The norms before, over all processes, by their names in metrics.jsonl: none for a network that is
-            not active in this step.
+            The norms before, () on the device and over all processes, by their names in metrics.jsonl: none
+            for a network that is not active in this step.
         """
         # The gradients of the other networks are averaged over all processes first, each in one exchange.
         for network in self._networks[1:]:
@@ -82,7 +102,8 @@ class Updater:
             parts = mean.split([gradient.numel() for gradient in gradients])
             for gradient, part in zip(gradients, parts, strict=True):
                 gradient.copy_(part.view_as(gradient))
-        self._accelerator.unscale_gradients(self._optimizer)
+        if self._accelerator.scaler is not None:
+            self._accelerator.scaler.unscale_(self._networks[0].optimizer)
         norms = {}
         for network in self._networks:
             gradients = network.gradients()
@@ -91,19 +112,29 @@ class Updater:
                 if self._clip_grad is not None:
                     parameters = network.module.parameters()
                     torch.nn.utils.clip_grads_with_norm_(parameters, self._clip_grad, norm)
-                norms[network.grad_norm] = full_tensor(norm).item()
+                norms[network.grad_norm] = full_tensor(norm)
         return norms
 
-    def step(self, *, skip: bool = False) -> None:
-        """Change the weights by their gradients unless `skip`, and drop the gradients."""
-        if not skip:
-            self._optimizer.step()
-            for network in self._networks[1:]:
-                network.optimizer.step()
-            for network in self._networks:
-                if network.ema is not None:
-                    network.ema.update(network.module)
-        elif self._accelerator.scaler is not None:
-            self._accelerator.scaler.update()  # fp16 halves its scale after an overflow
+    def step(self, numbers: StepNumbers | None = None) -> None:
+        """Change the weights by their gradients, and drop the gradients.
+
+        The device itself leaves out an update whose `numbers` are not finite, so the host need not wait for
+        them. With `train.nonfinite: stop` it leaves out all later ones, too: the host learns of the first a
+        step late, and ends the run. An average of the weights counts the updates that are left out.
+        """
+        skipped = self._skipped(numbers) if numbers is not None else None
         for network in self._networks:
+            vars(network.optimizer)["found_inf"] = skipped  # read by torch's fused AdamW
+            network.optimizer.step()
             network.optimizer.zero_grad()
+            if network.ema is not None:
+                network.ema.update(network.module)
+        if self._accelerator.scaler is not None:
+            self._accelerator.scaler.update()  # fp16 halves its scale after an overflow
+
+    def _skipped(self, numbers: StepNumbers) -> Tensor:
+        """() float32 on the device: 1 if this update is left out, else 0."""
+        if self._stops:  # fp16 overflows while it finds its scale
+            sound = numbers.finite if self._accelerator.scaler is None else numbers.losses_finite
+            self._stopped = torch.maximum(self._stopped, sound.logical_not().float())
+        return torch.maximum(self._stopped, numbers.finite.logical_not().float())

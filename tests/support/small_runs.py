@@ -40,7 +40,7 @@ summary: small enough for a test
 data: {classes: null, num_classes: 2, frames: 4, size: 32, flip: true, val: train.csv, test: train.csv}
 model: {backbone: vit-tiny, tubelet: [2, 8, 8], width: 24, depth: 2, heads: 2, decoder_width: 16,
         decoder_heads: 2, decoder_depth: 1}
-train: {workers: 0, micro_batch: 2, precision: fp32}
+train: {workers: 0, micro_batch: 2, precision: fp32, save_every: 1}
 pretrain: {stride: 2, epochs: 3, warmup_epochs: 1, batch_size: 4, base_lr: 0.1}
 finetune: {stride: 2, epochs: 3, warmup_epochs: 1, batch_size: 4, base_lr: 0.1, drop_path: 0.5, mixup: 0.8,
            cutmix: 1.0}

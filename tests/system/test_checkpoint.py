@@ -12,8 +12,8 @@ from everest.errors import CheckpointError, EnvironmentProblem
 from everest.system.files import write_atomically
 from everest.system.weights import Weights, load_tensors, read_weights
 from everest.system.weights_header import read_header
+from everest.train.network import Network
 from everest.train.saved_state import SavedState, newest_state
-from everest.train.state import Network
 
 
 def state_of(step: int) -> SavedState:

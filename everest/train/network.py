@@ -1,0 +1,121 @@
+"""A network that learns: its weights, its optimizer and their tensors in a state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from timm.utils.model_ema import ModelEmaV3
+from torch import Tensor, nn
+
+from everest.errors import CheckpointError
+from everest.system.sharding import full_tensor, like_sharded
+from everest.system.weights import load_tensors
+
+MODEL: Final = "model"  # the name of a run's first network
+EMA: Final = "ema"
+MOMENTS: Final = ("step", "exp_avg", "exp_avg_sq")  # of a parameter in AdamW
+GRAD_NORM: Final = "grad_norm"  # in metrics.jsonl
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Network:
+    """A network that learns, and its optimizer: both as built, before anything wraps them.
+
+    Args:
+        name: of its tensors in a state.
+        ema: an average of its weights.
+        grad_norm: the name of its gradient norm in metrics.jsonl.
+    """
+
+    module: nn.Module
+    optimizer: torch.optim.Optimizer
+    name: str = MODEL
+    ema: ModelEmaV3 | None = None
+    grad_norm: str = GRAD_NORM
+
+    def gradients(self) -> list[Tensor]:
+        """The gradients of the parameters that have one."""
+        return [parameter.grad for parameter in self.module.parameters() if parameter.grad is not None]
+
+    def capture(self) -> dict[str, Tensor]:
+        """Returns full tensors by part and name. All processes must call it."""
+        moments = {
+            f"{name}/{moment}": value
+            for name, parameter in self.module.named_parameters()
+            for moment, value in self.optimizer.state.get(parameter, {}).items()
+        }
+        parts = {self.name: self.module.state_dict(), self._part("optimizer"): moments}
+        if self.ema is not None:
+            parts[self._part(EMA)] = self.ema.module.state_dict()
+        return {
+            f"{part}/{name}": full_tensor(tensor)
+            for part, tensors in parts.items()
+            for name, tensor in tensors.items()
+        }
+
+    def restore(self, tensors: Mapping[str, Tensor], *, source: str) -> None:
+        """The inverse of `capture`; parts of other networks are ignored.
+
+        Raises:
+            CheckpointError: the tensors belong to another network; nothing is restored.
+        """
+        self.check(tensors)
+        load_tensors(self.module, part_of(tensors, self.name), source=source)
+        if self.ema is not None:
+            load_tensors(self.ema.module, part_of(tensors, self._part(EMA)), source=source)
+        parameters = dict(self.module.named_parameters())
+        for key, value in self.moments(tensors).items():
+            name, moment = key.rsplit("/", 1)
+            self.optimizer.state[parameters[name]][moment] = like_sharded(value, parameters[name])
+
+    def check(self, tensors: Mapping[str, Tensor]) -> None:
+        """Check that the tensors belong to this network; restores nothing.
+
+        All parameters have moments, or none has any: a step gives every parameter a gradient.
+
+        Raises:
+            CheckpointError: a name, a shape, a type, or a value that is not finite.
+        """
+        modules = {self.name: self.module}
+        if self.ema is not None:
+            modules[self._part(EMA)] = self.ema.module
+        for part, module in modules.items():
+            _check_tensors(part, part_of(tensors, part), module.state_dict())
+        moments = self.moments(tensors)
+        learning = {id(parameter) for group in self.optimizer.param_groups for parameter in group["params"]}
+        expected = {
+            f"{name}/{moment}": torch.zeros(()) if moment == "step" else parameter
+            for name, parameter in self.module.named_parameters()
+            if id(parameter) in learning
+            for moment in MOMENTS
+        }
+        _check_tensors(self._part("optimizer"), moments, expected if moments else {})
+
+    def moments(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The optimizer's moments among the tensors of a state, by `<parameter>/<moment>`."""
+        return part_of(tensors, self._part("optimizer"))
+
+    def _part(self, kind: str) -> str:
+        return kind if self.name == MODEL else f"{self.name}_{kind}"
+
+
+def part_of(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """The tensors of a state's part `name`, by their names in it."""
+    prefix = f"{name}/"
+    return {key.removeprefix(prefix): tensors[key] for key in tensors if key.startswith(prefix)}
+
+
+def _check_tensors(part: str, tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Raise CheckpointError unless the tensors have the names, shapes and types of others."""
+    names = sorted(tensors.keys() ^ expected.keys())
+    if names:
+        kind = "missing" if names[0] in expected else "unexpected"
+        raise CheckpointError(f"{len(names)} tensors missing or unexpected, first {part}/{names[0]} ({kind})")
+    for name, tensor in tensors.items():
+        like = expected[name]
+        if (tensor.dtype, tensor.shape) != (like.dtype, like.shape):
+            found, wanted = (f"{x.dtype} {tuple(x.shape)}" for x in (tensor, like))
+            raise CheckpointError(f"{part}/{name} is {found}, not {wanted}")

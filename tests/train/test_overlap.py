@@ -1,0 +1,138 @@
+"""A run whose host works beside the device, as on a GPU, equals one that waits for every step."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from small_runs import equal, metrics, small_recipe, weights
+from torch import Tensor
+
+from everest.config.recipe import dump_recipe, load_recipe
+from everest.errors import DivergedError, EnvironmentProblem
+from everest.pretraining import pretrain, pretraining_loss, set_up_pretraining
+from everest.system.accelerator import make_accelerator
+from everest.system.events import silent
+from everest.system.run_folder import RunFolder
+from everest.system.signals import Stopped
+from everest.train.context import RunContext
+from everest.train.setup import start_run
+from everest.train.training import Training
+
+SETTINGS = ["train.ema=0.5", "train.save_every=5", "pretrain.epochs=6"]
+
+
+def started(recipe: Path, folder: Path, *overrides: str, overlaps: bool, resumed: bool = False) -> Training:
+    settings = load_recipe(recipe, overrides=[*SETTINGS, *overrides])
+    context = RunContext(
+        accelerator=make_accelerator("fp32", tf32=False, cpu=True),
+        run=RunFolder(folder),
+        resumed=resumed,
+        report=silent,
+        overlaps=overlaps,
+    )
+    training = set_up_pretraining(settings, context)
+    start_run(training, dump_recipe(settings), init=None)
+    return training
+
+
+def loop(training: Training, broken: set[int]) -> Iterator[list[dict]]:
+    """The loop of pre-training, with losses that are no number in the steps `broken`, from 0."""
+    training.model.train()
+    for step in training.steps():
+        for clip in training.micro_batches():
+            loss = pretraining_loss(training.model, clip)
+            training.backward([loss * math.nan if step in broken else loss])
+        yield training.update()
+
+
+def learned(training: Training) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in training.state.networks[0].module.state_dict().items()}
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, clip_files: Path) -> Path:
+    return small_recipe(tmp_path, clip_files)
+
+
+def test_rows_and_weights_are_those_of_a_run_that_waits(recipe: Path, tmp_path: Path):
+    for overlaps in (False, True):
+        pretrain(started(recipe, tmp_path / str(overlaps), overlaps=overlaps))
+    assert metrics(tmp_path / "True") == metrics(tmp_path / "False")
+    assert equal(weights(tmp_path / "True"), weights(tmp_path / "False"))
+
+
+def test_numbers_come_a_step_late_and_all_of_them_where_the_run_is_saved(recipe: Path, tmp_path: Path):
+    training = started(recipe, tmp_path / "run", overlaps=True)
+    logged = [[row["step"] for row in rows] for rows in loop(training, set())]
+    assert logged == [[], [1], [2], [3], [4, 5], [6]]  # saved after 5 and 6
+
+
+@pytest.mark.parametrize("overlaps", [False, True])
+def test_a_loss_that_is_no_number_stops_the_run_with_the_weights_before_it(
+    recipe: Path, tmp_path: Path, overlaps: bool
+):
+    training = started(recipe, tmp_path / "run", overlaps=overlaps)
+    steps = loop(training, {2})
+    for _ in range(2):
+        next(steps)
+    before = learned(training)
+    with pytest.raises(DivergedError, match="step 3: loss nan"):
+        list(steps)
+    assert training.steps_done == (4 if overlaps else 3)  # the fourth was computed, and left out, too
+    assert equal(learned(training), before)
+    assert json.loads((tmp_path / "run" / "nonfinite.json").read_text())["step"] == 3
+    assert [row["step"] for row in RunFolder(tmp_path / "run").rows()] == [1, 2]
+
+
+@pytest.mark.parametrize("overlaps", [False, True])
+def test_skipping_leaves_out_that_update_only(recipe: Path, tmp_path: Path, overlaps: bool):
+    training = started(recipe, tmp_path / "run", "train.nonfinite=skip", overlaps=overlaps)
+    after = [(learned(training), next(iter(moments(training)))) for _ in loop(training, {2, 3})]
+    same = [equal(after[i][0], after[i + 1][0]) for i in range(5)]
+    assert same == [False, True, True, False, False]
+    assert [steps for _, steps in after[:6]] == [1, 2, 2, 2, 3, 4]  # AdamW's count of updates
+
+
+def moments(training: Training) -> Iterator[float]:
+    for state in training.state.networks[0].optimizer.state.values():
+        yield state["step"].item()
+
+
+def test_a_save_in_the_background_has_the_values_of_its_step(recipe: Path, tmp_path: Path):
+    folder, kept = tmp_path / "run", {}
+    training = started(recipe, folder, overlaps=True)
+    for _ in loop(training, set()):
+        if training.steps_done == 5:
+            training.save()
+            kept = {name: t.clone() for name, t in training.state.trained_model.state_dict().items()}
+        if training.steps_done == 6:
+            break
+    training.state.finish()
+    assert equal(weights(folder), kept)
+
+
+def test_a_run_stopped_beside_the_device_resumes_to_the_same_bits(recipe: Path, tmp_path: Path):
+    pretrain(started(recipe, tmp_path / "whole", overlaps=False))
+    training = started(recipe, tmp_path / "parts", overlaps=True)
+    steps = loop(training, set())
+    for _ in range(2):
+        next(steps)
+    os.kill(os.getpid(), signal.SIGTERM)
+    with pytest.raises(Stopped, match="saved after step 4 of 6"):  # the signal was read in the fourth step
+        list(steps)
+    pretrain(started(recipe, tmp_path / "parts", overlaps=True, resumed=True))
+    assert metrics(tmp_path / "parts") == metrics(tmp_path / "whole")
+    assert equal(weights(tmp_path / "parts"), weights(tmp_path / "whole"))
+
+
+def test_a_disk_error_in_the_background_ends_the_run(recipe: Path, tmp_path: Path):
+    training = started(recipe, tmp_path / "run", overlaps=True)
+    (tmp_path / "run" / "state").write_text("no folder")
+    with pytest.raises(EnvironmentProblem, match=r"cannot write .*state"):
+        list(loop(training, set()))

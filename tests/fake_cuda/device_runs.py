@@ -1,0 +1,95 @@
+"""Runs commands on GPUs that compute nothing, in processes of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from device_build import HERE, IN_CHILD, Device
+
+ROOT = HERE.parents[1]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one process did between two updates of the weights."""
+
+    waits: list[str]  # functions of everest in which the host waited for the device, in order
+    counts: dict[str, int]  # of kernels, copies, collectives: see device.h
+
+
+@dataclass(frozen=True)
+class Process:
+    """What one process of a command did on the device."""
+
+    rank: int  # -1: not started by a launcher
+    waits: dict[str, int]
+    lines: dict[str, int]  # the waits, by file and line
+    steps: list[Step]
+    counts: dict[str, int]
+    peak_bytes: int  # by torch's allocator
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A command that has ended."""
+
+    code: int
+    stdout: str
+    stderr: str
+    seconds: float
+    processes: list[Process] = field(default_factory=list)  # those that used the device, by rank
+
+    @property
+    def step(self) -> Step:
+        """The third step of the first process, in which everything has been set up."""
+        return self.processes[0].steps[2]
+
+
+def run_command(
+    device: Device, command: list[str], *, gpus: int = 1, timeout: float = 300, extra: dict[str, str] | None = None
+) -> Ended:
+    """Run a command of Python on the device, and collect what its processes record.
+
+    Args:
+        command: arguments of the interpreter, such as `-m everest_cli pretrain`.
+        extra: further variables of its environment.
+    """
+    import time
+
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [str(IN_CHILD), str(ROOT)]
+        environment = {
+            **os.environ,
+            **device.environment,
+            "PYTHONPATH": os.pathsep.join(paths),
+            "OMP_NUM_THREADS": "1",
+            "FAKE_CUDA_GPUS": str(gpus),
+            "FAKE_CUDA_REPORT": folder,
+            "FAKE_CUDA_EXCHANGE": folder,
+            **(extra or {}),
+        }
+        began = time.monotonic()
+        ended = subprocess.run(
+            [sys.executable, *command], env=environment, capture_output=True, text=True, timeout=timeout
+        )
+        seconds = time.monotonic() - began
+        reports = [json.loads(path.read_text()) for path in Path(folder).glob("*.json")]
+    processes = sorted((_process(report) for report in reports), key=lambda process: process.rank)
+    used = [process for process in processes if process.counts["reserved_bytes_peak"]]
+    return Ended(ended.returncode, ended.stdout, ended.stderr, seconds, used)
+
+
+def run_everest(device: Device, *arguments: object, **options: Any) -> Ended:
+    """Run a command of everest on the device."""
+    return run_command(device, ["-m", "everest_cli", *map(str, arguments)], **options)
+
+
+def _process(report: dict[str, Any]) -> Process:
+    return Process(**{**report, "steps": [Step(**step) for step in report["steps"]]})

@@ -7,13 +7,17 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
+import psutil
 from device_build import HERE, IN_CHILD, Device
 
 ROOT = HERE.parents[1]
+TORCH_WARNING = "Warning: called a synchronizing CUDA operation"  # of threads that are not Python's
 
 
 @dataclass(frozen=True)
@@ -61,8 +65,6 @@ def run_command(
         command: arguments of the interpreter, such as `-m everest_cli pretrain`.
         extra: further variables of its environment.
     """
-    import time
-
     with tempfile.TemporaryDirectory() as folder:
         paths = [str(IN_CHILD), str(ROOT)]
         environment = {
@@ -76,19 +78,32 @@ def run_command(
             **(extra or {}),
         }
         began = time.monotonic()
-        ended = subprocess.run(
-            [sys.executable, *command], env=environment, capture_output=True, text=True, timeout=timeout
+        started = subprocess.Popen(
+            [sys.executable, *command], env=environment, stdout=PIPE, stderr=PIPE, text=True
         )
+        try:
+            stdout, stderr = started.communicate(timeout=timeout)
+        finally:
+            _kill(started)
         seconds = time.monotonic() - began
         reports = [json.loads(path.read_text()) for path in Path(folder).glob("*.json")]
     processes = sorted((_process(report) for report in reports), key=lambda process: process.rank)
     used = [process for process in processes if process.counts["reserved_bytes_peak"]]
-    return Ended(ended.returncode, ended.stdout, ended.stderr, seconds, used)
+    lines = [line for line in stderr.splitlines(keepends=True) if TORCH_WARNING not in line]
+    return Ended(started.returncode, stdout, "".join(lines), seconds, used)
 
 
 def run_everest(device: Device, *arguments: object, **options: Any) -> Ended:
     """Run a command of everest on the device."""
     return run_command(device, ["-m", "everest_cli", *map(str, arguments)], **options)
+
+
+def _kill(process: subprocess.Popen[str]) -> None:
+    """End a process that has not ended by itself, and those that it has started."""
+    if process.poll() is None:
+        for each in [*psutil.Process(process.pid).children(recursive=True), process]:
+            each.kill()
+        process.communicate()
 
 
 def _process(report: dict[str, Any]) -> Process:

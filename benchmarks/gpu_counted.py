@@ -1,10 +1,10 @@
-"""What a pre-training step asks of a GPU, counted without one: launches, waits, memory, traffic, best time.
+"""Counts the work of a pre-training step on a GPU without one: launches, waits, memory, traffic, best time.
 
     python benchmarks/gpu_counted.py [--batch 256] [--only vit-b,…] [--set KEY=VALUE]
 
-Runs torch's own CUDA code on a device that computes nothing (tests/fake_cuda), in a process for each case. The
-time is a lower bound: every kernel at its ceiling (roofline.py), one after another, without the host. Needs
-Linux, gcc and a CUDA build of torch; prints its tables, writes no file.
+Runs PyTorch's own CUDA code on a device that computes nothing (tests/fake_cuda), in a process for each case.
+The time is a lower bound: every kernel at its ceiling (roofline.py), one after another, without the host.
+Needs Linux, gcc and a CUDA build of torch; prints its tables, writes no file.
 """
 
 from __future__ import annotations

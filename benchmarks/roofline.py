@@ -1,4 +1,4 @@
-"""Counts the operations of a step by phase: bytes moved, FLOPs, and the time of a GPU that reaches its ceilings.
+"""Counts the operations of a step by phase: bytes moved, FLOPs, and their time at the ceilings of a GPU.
 
 An operation takes the time of its arithmetic or of its memory traffic, whichever is longer. A tensor is read
 and written once by each operation that takes or returns it; views cost nothing.
@@ -23,11 +23,13 @@ BYTES = 4.3e12  # a large copy reaches 90 %
 ADAMW_BYTES = 28  # per parameter in fp32: read weight, gradient and two moments, write all but the gradient
 
 # Operations that return a view, or memory that nothing has written.
-FREE = frozenset(
-    "view _unsafe_view t transpose permute expand slice select unsqueeze squeeze alias detach as_strided split "
-    "split_with_sizes unbind chunk reshape lift_fresh narrow diagonal unfold _reshape_alias empty empty_like "
-    "empty_strided new_empty new_empty_strided set_ resize_".split()
-)
+VIEWS = {
+    *("view", "_unsafe_view", "reshape", "_reshape_alias", "alias", "detach", "lift_fresh", "as_strided"),
+    *("t", "transpose", "permute", "expand", "unsqueeze", "squeeze", "diagonal", "unfold"),
+    *("slice", "select", "narrow", "split", "split_with_sizes", "unbind", "chunk"),
+}
+UNWRITTEN = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "set_", "resize_"}
+FREE = VIEWS | UNWRITTEN
 
 
 @dataclass

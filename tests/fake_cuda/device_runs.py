@@ -52,12 +52,17 @@ class Ended:
 
     @property
     def step(self) -> Step:
-        """The third step of the first process, in which everything has been set up."""
-        return self.processes[0].steps[2]
+        """The fourth step of the first process: everything is set up, and nothing is saved."""
+        return self.processes[0].steps[3]
 
 
 def run_command(
-    device: Device, command: list[str], *, gpus: int = 1, timeout: float = 300, extra: dict[str, str] | None = None
+    device: Device,
+    command: list[str],
+    *,
+    gpus: int = 1,
+    timeout: float = 300,
+    extra: dict[str, str] | None = None,
 ) -> Ended:
     """Run a command of Python on the device, and collect what its processes record.
 

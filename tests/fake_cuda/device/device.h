@@ -21,7 +21,8 @@ void count(enum Counter counter, long by);
 void count_peak(enum Counter counter, long value);
 void log_line(const char *format, ...);  // does nothing unless a log is open
 
-// The device keeps what was copied to it. All else, which a kernel would have computed, reads as zeros.
+// The device keeps what was copied to it. All else, which a kernel would have computed, reads as zeros, unless
+// the same range of memory held a copied tensor before.
 void device_write(void *to, const void *from, size_t size);  // from host memory
 void device_read(void *to, const void *from, size_t size);   // to host memory
 void *device_reserve(size_t size);                           // addresses without memory; NULL: none left

@@ -6,18 +6,26 @@ import resource
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from datetime import timedelta
+from typing import Final, TypeVar
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, broadcast_object_list
+from torch.distributed.distributed_c10d import _abort_process_group
 
 from everest.errors import EnvironmentProblem
 from everest.system.cpu import configure_cpu
 from everest.system.launch import is_launched
+from everest.system.signals import Stopped
 
 T = TypeVar("T")
+
+# The other processes wait in a collective while the main one evaluates a tokenizer, measures its targets or
+# writes a checkpoint. NCCL gives up after 10 minutes by default, and gloo after 30. Our choice.
+COLLECTIVE_TIMEOUT: Final = timedelta(hours=2)
 
 
 def make_accelerator(precision: str, *, tf32: bool, cpu: bool) -> Accelerator:
@@ -41,9 +49,12 @@ def make_accelerator(precision: str, *, tf32: bool, cpu: bool) -> Accelerator:
         configure_cpu()
     # A notebook's second run may have another precision and another device.
     AcceleratorState._reset_state(reset_partial_state=not is_launched())
-    exchange = DistributedDataParallelKwargs(gradient_as_bucket_view=True, broadcast_buffers=False)
+    options = [
+        InitProcessGroupKwargs(timeout=COLLECTIVE_TIMEOUT),
+        DistributedDataParallelKwargs(gradient_as_bucket_view=True, broadcast_buffers=False),
+    ]
     return Accelerator(
-        mixed_precision="no" if precision == "fp32" else precision, cpu=cpu, kwargs_handlers=[exchange]
+        mixed_precision="no" if precision == "fp32" else precision, cpu=cpu, kwargs_handlers=options
     )
 
 
@@ -67,8 +78,12 @@ def end_training_on_error(accelerator: Accelerator) -> Iterator[None]:
     """Close a failing process's connections, which might otherwise abort it while it exits."""
     try:
         yield
-    except BaseException:
+    except BaseException as error:
         if accelerator.num_processes > 1:
+            # NCCL ends a communicator only when all its processes do, and the others may wait in a collective
+            # for this one. After a signal, all processes have left the loop.
+            if not isinstance(error, Stopped) and dist.is_initialized() and dist.get_backend() == "nccl":
+                _abort_process_group()
             accelerator.end_training()
         raise
 

@@ -27,6 +27,7 @@ class FSQ(nn.Module):
     reach: Tensor  # (D,) of the tanh to either side
     offset: Tensor  # (D,)
     steps: Tensor  # (D,) levels between 0 and -1
+    counts: Tensor  # (D,) int64: `levels`
     weights: Tensor  # (D,) int64: factor of a dimension's level in the code
 
     def __init__(self, levels: Sequence[int]) -> None:
@@ -40,6 +41,7 @@ class FSQ(nn.Module):
             "reach": (counts - 1) * (1 + _MARGIN) / 2,
             "offset": (counts + 1) % 2 / 2,
             "steps": (counts // 2).float(),
+            "counts": counts,
             "weights": torch.tensor([prod(self.levels[:dim]) for dim in range(len(self.levels))]),
         }
         for name, value in constants.items():
@@ -67,8 +69,8 @@ class FSQ(nn.Module):
 
     def digits(self, codes: Tensor) -> Tensor:
         """Convert codes (...) on any device to the level of each dimension, from 0: (..., D) int64."""
-        counts = torch.tensor(self.levels, device=codes.device)
-        return codes.unsqueeze(-1) // self.weights.to(codes.device) % counts
+        weights, counts = self.weights.to(codes.device), self.counts.to(codes.device)
+        return codes.unsqueeze(-1) // weights % counts
 
     def decode(self, codes: Tensor) -> Tensor:
         """Convert codes (...) int64 to their values (..., D) float32."""

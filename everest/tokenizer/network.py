@@ -183,7 +183,7 @@ class AdaptiveTokenizer(nn.Module):
         frames = self.scaled(clip)
         mask = self.select_tokens(self.scorer(frames), keep=self.keep, generator=generator)
         # The mask stays in the graph even if it is not used: DDP waits for a gradient of every weight.
-        mask = torch.where(torch.tensor(all_tokens, device=mask.device), 1.0, mask)
+        mask = torch.ones_like(mask) + 0 * mask if all_tokens else mask
         rebuilt = self._decode(frames, mask)
         return TokenizerReconstruction(F.mse_loss(rebuilt.float(), frames), rebuilt, frames, mask)
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from everest.config.settings import TrainSettings
 from everest.data.dataset import NONE_FAILED, VideoClips, failures
+from everest.methods.grid import num_kept
 from everest.tokenizer.clips import first_clips
 from everest.tokenizer.measures import (
     change_of_tokens,
@@ -111,7 +112,7 @@ def measure_tokenizer(
             scores=_ranked(output.scores),
             untrained=_ranked(untrained(scaled)),
             change=_ranked(change_of_tokens(scaled, mask.shape[1:])),
-            codes=output.codes[mask.flatten(1).bool()].view(len(mask), -1),
+            codes=_codes_of_kept(output.codes, mask, keep=model.keep),
         )
         measured.append(_Batch(*(x.cpu() for x in batch)))
         names = [clip.video_id[row] for row in readable]
@@ -129,6 +130,14 @@ def measure_tokenizer(
 def _ranked(by_token: Tensor) -> Tensor:
     """Remove the first slice, of which all tokens are kept: (B, t, h, w) to (B, N)."""
     return by_token[:, 1:].flatten(1)
+
+
+def _codes_of_kept(codes: Tensor, mask: Tensor, *, keep: float) -> Tensor:
+    """The codes (B, K) of the tokens that a mask (B, t, h, w) of one window keeps."""
+    # By their number, which is known: a boolean index would wait for the device.
+    number = mask[0, 0].numel() + num_kept(mask[0, 1:].numel(), keep)
+    ids = mask.flatten(1).topk(number).indices.sort().values
+    return codes.flatten(1).gather(1, ids)
 
 
 def _figures(clips: _Batch, model: AdaptiveTokenizer) -> dict[str, Any]:

@@ -1,0 +1,71 @@
+"""Commands on a GPU that computes nothing: they end well, and the host waits in known places only."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from device_build import Device
+from device_runs import Ended, Process, run_everest
+
+from everest.system.run_folder import RunFolder
+
+Train = Callable[..., Ended]
+
+# Where the host waits for the device in a training step, in order. A shorter list is a faster step.
+STEP_WAITS = ["system.host_copy HostCopy.read"]  # for the numbers of the step before
+
+
+def assert_all_waits_are_named(process: Process) -> None:
+    """The runtime has counted as many waits in each step as were found by name."""
+    for step in process.steps:
+        counted = sum(step.counts.get(f"{kind}_waits", 0) for kind in ("stream", "event", "device"))
+        assert len(step.waits) == counted, step
+
+
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ("pretrain", []),
+        ("finetune", ["--init", "none", "--set", "data.val=null"]),
+        ("train-tokenizer", ["--set", "tokenizer.epochs=1", "--set", "tokenizer.batch_size=1"]),
+    ],
+)
+def test_training_ends_well_and_waits_in_known_places(
+    train: Train, tmp_path: Path, command: str, options: list[str]
+):
+    ended = train(command, *options)
+    (process,) = ended.processes
+    assert ended.step.waits == STEP_WAITS
+    assert ended.step.counts["event_waits"] == 1  # the device has its next step already
+    assert "to_device_pageable" not in ended.step.counts
+    assert_all_waits_are_named(process)
+    rows = [row for row in RunFolder(tmp_path / command).rows() if "lr" in row]
+    assert len(rows) == len(process.steps)
+    assert all(row["loss"] is not None for row in rows)  # it is finite
+
+
+@pytest.mark.slow
+def test_evaluation_and_probes_end_well(
+    device: Device, classifier_run: Path, autoencoder_run: Path, tmp_path: Path
+):
+    shown = run_everest(device, "eval", "-c", classifier_run, "--json")
+    assert shown.code == 0, shown.stderr
+    assert json.loads(shown.stdout)["videos"] == 4
+    assert shown.processes[0].counts["launches"] > 0
+    probed = run_everest(device, "probe", "-c", autoencoder_run, "--set", "data.train=train.csv", "--json")
+    assert probed.code == 0, probed.stderr
+    assert probed.processes[0].counts["launches"] > 0
+
+
+@pytest.mark.slow
+def test_a_run_with_compilation_ends_well_and_launches_less(train: Train, tmp_path: Path):
+    plain, blocks, whole = (
+        train("pretrain", "--overwrite", "--set", f"train.compile={how}").step
+        for how in ("false", "auto", "true")
+    )
+    assert plain.waits == blocks.waits == whole.waits == STEP_WAITS
+    assert "triton" not in plain.counts
+    assert whole.counts["launches"] < blocks.counts["launches"] < plain.counts["launches"]

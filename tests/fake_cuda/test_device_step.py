@@ -1,0 +1,51 @@
+"""The cost of a full-size step on a GPU, counted on one that computes nothing."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import torch
+from device_build import Device
+from device_runs import ROOT, run_command
+
+import everest
+
+# A step of ViT-B without compilation, in bf16.
+BATCH = 32
+LAUNCHES = 1170  # 1166 counted
+BYTES_PER_CLIP = 71e6  # without the clip itself, from 16 clips to 32; 69.8 MB counted
+
+
+def counted_step(device: Device, *options: str) -> dict[str, Any]:
+    script = str(ROOT / "benchmarks" / "counted_step.py")
+    ended = run_command(
+        device, [script, "k400", "--set", "model.backbone=vit-b", "--set", "train.compile=false", *options]
+    )
+    assert ended.code == 0, ended.stderr
+    return json.loads(ended.stdout.splitlines()[-1])
+
+
+def test_launches_and_memory_of_vit_b(device: Device):
+    found = counted_step(device, "--batch", str(BATCH), "--no-phases")
+    assert found["counts"]["launches"] <= LAUNCHES
+    assert found["bytes_per_clip"] <= BYTES_PER_CLIP
+
+
+@pytest.mark.slow
+def test_phases_add_up_to_the_computation_of_the_step(device: Device):
+    found = counted_step(device, "--batch", "8")
+    flops = sum(phase["flops"] for phase in found["phases"].values()) / 8
+    assert flops / 1e9 == pytest.approx(111, rel=0.01)  # as docs/performance.md counts on the CPU
+    assert set(found["phases"]) >= {"select", "encode", "decode", "backward", "update"}
+
+
+def test_the_autoencoder_compiles_to_one_graph():
+    model = everest.create_model("vit-tiny", frames=8, size=64, kind="pretrain").train()
+    frames, noise = torch.randn(2, 3, 8, 64, 64), torch.rand(2, model.encoder.grid.num_tokens)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = torch._dynamo.explain(lambda x, y: model(x, noise=y).loss)(frames, noise)
+    torch._dynamo.reset()
+    assert [str(reason.reason) for reason in found.break_reasons] == []
+    assert found.graph_count == 1

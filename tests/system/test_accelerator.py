@@ -1,0 +1,49 @@
+"""Processes that wait for each other: for how long, and what they do when one fails."""
+
+from __future__ import annotations
+
+import sys
+
+from everest.system.accelerator import COLLECTIVE_TIMEOUT
+from everest.system.launch import Devices, RunEnd, run_processes
+
+START = """
+import os, sys
+import torch, torch.distributed as dist
+from everest.errors import DataError
+from everest.system.accelerator import end_training_on_error, make_accelerator
+from everest.system.launch import LOST, is_lost_peer
+accelerator = make_accelerator("fp32", tf32=False, cpu=True)
+"""
+TIMEOUT = """
+found = dist.distributed_c10d._get_default_group()._get_backend(torch.device("cpu")).options._timeout
+sys.exit(found.total_seconds() != float(os.environ["EXPECTED"]))
+"""
+FAILING = """
+try:
+    with end_training_on_error(accelerator):
+        if accelerator.process_index == 1:
+            raise DataError("this process fails")
+        accelerator.wait_for_everyone()
+except DataError as error:
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(error.exit_code)
+except RuntimeError as error:
+    sys.exit(LOST if is_lost_peer(error) else 1)
+"""
+
+
+def run_two(code: str) -> RunEnd:
+    """Run code in two processes that are connected by gloo."""
+    return run_processes(Devices(kind="cpu", processes=2), [sys.executable, "-c", START + code])
+
+
+def test_a_collective_may_take_as_long_as_the_main_process_works_alone(monkeypatch):
+    monkeypatch.setenv("EXPECTED", str(COLLECTIVE_TIMEOUT.total_seconds()))
+    assert run_two(TIMEOUT) == RunEnd(0, "")
+
+
+def test_a_failing_process_ends_while_the_other_waits(capfd):
+    ended = run_two(FAILING)
+    assert ended.code == 4
+    assert (ended.errors + capfd.readouterr().err).count("error: this process fails") == 1

@@ -22,13 +22,12 @@ import numpy as np
 import torch
 from accelerate.utils import gather_object
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from everest.config.settings import Recipe
 from everest.data.bad_videos import BadVideos
 from everest.data.dataset import Clip, StepSampler, VideoClips, failures
-from everest.data.loader import batches, make_loader, on_device
-from everest.errors import DivergedError, EnvironmentProblem, UserError
+from everest.data.loader import ClipLoader, batches, make_loader, on_device
+from everest.errors import DivergedError, EnvironmentProblem
 from everest.system.events import notice
 from everest.system.randomness import Purpose, generator_at, seed_at
 from everest.system.run_folder import ENDED, NONFINITE
@@ -162,7 +161,7 @@ class Training:
             repeat_first=self.context.one_batch,
         )
 
-    def loader(self) -> DataLoader[Clip | UserError]:
+    def loader(self) -> ClipLoader:
         """The clips of `order`."""
         settings = self.settings
         return make_loader(self.clips, self.order(), workers=settings.workers, timeout=settings.data_timeout)

@@ -17,6 +17,7 @@ import pytest
 import torch
 from processes import stop_after
 from small_runs import RECIPE, equal, metrics, run, weights
+from torch import Tensor
 from typer.testing import CliRunner
 
 from everest.config.stage_settings import PretrainSettings
@@ -142,7 +143,7 @@ class Asleep:
 
     num_views, frames, size = 1, 4, (32, 32)
 
-    def __call__(self, sample: Sample, rng: object, decoder: str, cache: object) -> Views:
+    def __call__(self, sample: Sample, rng: object, decoder: str, cache: object, out: Tensor) -> Views:
         time.sleep(3600)
         raise AssertionError
 
@@ -162,9 +163,8 @@ class Blank:
 
     num_views, frames, size = 1, 4, (32, 32)
 
-    def __call__(self, sample: Sample, rng: object, decoder: str, cache: object) -> Views:
-        frames = torch.zeros(1, 3, 4, 32, 32, dtype=torch.uint8)
-        return Views(frames=frames, erase=torch.zeros(1, 4, dtype=torch.int64))
+    def __call__(self, sample: Sample, rng: object, decoder: str, cache: object, out: Tensor) -> Views:
+        return Views(frames=out.zero_(), erase=torch.zeros(1, 4, dtype=torch.int64))
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -42,6 +42,10 @@ MOST_AT_ONCE: Final = 2**28
 IN_ORDER: Final = frozenset({"auto", "pyav"})  # decoders whose frames `frames_in_order` returns
 
 
+Cache = FrameCache | None
+Out = Tensor | None  # (V, 3, T, H, W) uint8
+
+
 class Views(NamedTuple):
     """The views of one sample."""
 
@@ -68,12 +72,7 @@ class PretrainViews:
         return self.views_per_decode
 
     def __call__(
-        self,
-        sample: Sample,
-        rng: np.random.Generator,
-        decoder: str,
-        cache: FrameCache | None = None,
-        out: Tensor | None = None,
+        self, sample: Sample, rng: np.random.Generator, decoder: str, cache: Cache = None, out: Out = None
     ) -> Views:
         first, length = segment(sample)
         ids = sampling(self.sampling).pretrain(length, self.frames, self.stride, rng)
@@ -101,12 +100,7 @@ class FinetuneViews:
     num_views: ClassVar[int] = 1
 
     def __call__(
-        self,
-        sample: Sample,
-        rng: np.random.Generator,
-        decoder: str,
-        cache: FrameCache | None = None,
-        out: Tensor | None = None,
+        self, sample: Sample, rng: np.random.Generator, decoder: str, cache: Cache = None, out: Out = None
     ) -> Views:
         first, length = segment(sample)
         ids = sampling(self.sampling).finetune(length, self.frames, self.stride, rng)
@@ -130,12 +124,7 @@ class ValidationViews:
     num_views: ClassVar[int] = 1
 
     def __call__(
-        self,
-        sample: Sample,
-        rng: np.random.Generator,
-        decoder: str,
-        cache: FrameCache | None = None,
-        out: Tensor | None = None,
+        self, sample: Sample, rng: np.random.Generator, decoder: str, cache: Cache = None, out: Out = None
     ) -> Views:
         first, length = segment(sample)
         ids = sampling(self.sampling).center(length, self.frames, self.stride)
@@ -161,12 +150,7 @@ class EvalViews:
         return self.clips * self.crops
 
     def __call__(
-        self,
-        sample: Sample,
-        rng: np.random.Generator,
-        decoder: str,
-        cache: FrameCache | None = None,
-        out: Tensor | None = None,
+        self, sample: Sample, rng: np.random.Generator, decoder: str, cache: Cache = None, out: Out = None
     ) -> Views:
         first, length = segment(sample)
         needed, positions = np.unique(self.windows(length), return_inverse=True)  # (F,), (clips, T)
@@ -218,9 +202,7 @@ def segment(sample: Sample) -> tuple[int, int]:
     return first, end - first
 
 
-def _read(
-    sample: Sample, ids: FrameIds, span: tuple[int, int], decoder: str, cache: FrameCache | None
-) -> Tensor:
+def _read(sample: Sample, ids: FrameIds, span: tuple[int, int], decoder: str, cache: Cache) -> Tensor:
     """Returns (T, H, W, 3) uint8: the frames `ids` of a sample that covers `span` (first frame, number)."""
     if cache is None:
         return read_frames(sample.video, ids.tolist(), decoder=decoder)
@@ -245,7 +227,7 @@ def _cut(clip: Tensor, box: Box) -> Tensor:
     return clip[..., box.top : box.top + box.height, box.left : box.left + box.width]
 
 
-def _stacked(views: Sequence[Tensor], out: Tensor | None, erase: Box = NO_BOX) -> Views:
+def _stacked(views: Sequence[Tensor], out: Out, erase: Box = NO_BOX) -> Views:
     """Writes views (3, T, H, W) into `out` (V, 3, T, H, W), or into new memory."""
     frames = torch.empty(len(views), *views[0].shape, dtype=views[0].dtype) if out is None else out
     for target, view in zip(frames, views, strict=True):

@@ -61,7 +61,7 @@ def evaluate_views(
     passes = math.ceil(len(clips) / accelerator.num_processes)
     mine = [(accelerator.process_index + i * accelerator.num_processes) % len(clips) for i in range(passes)]
     order: list[list[SampleKey]] = [[(0, index)] for index in mine]
-    loader = make_loader(clips, order, workers=settings.workers, timeout=settings.data_timeout)
+    loader = make_loader(clips, order, workers=settings.num_workers, timeout=settings.data_timeout)
     rows: list[VideoScore] = []
     for done, (index, clip) in enumerate(zip(mine, batches(loader), strict=True), start=1):
         frames: Tensor = normalize(on_device(clip, accelerator.device).frames[0])  # (views, 3, T, H, W)

@@ -41,6 +41,7 @@ from everest.train.state import GRAD_NORM, Network, TrainState
 from everest.train.step_record import StepRecord
 from everest.train.tracking import Tracker
 from everest.train.update import Updater
+from everest.train.waiting import WaitWatch, waiting_advice
 
 
 class Training:
@@ -78,6 +79,7 @@ class Training:
         self.tracker: Tracker | None = None  # of the main process, in addition to metrics.jsonl
         self.steps_done = 0  # updates done, over all resumes
         self.losses = LossWatch()
+        self._waits = WaitWatch()
         self.state = TrainState(self.accelerator, self.run, networks, weights, keep=recipe.train.keep_states)
         self.updater = Updater(self.accelerator, networks, recipe.train)
         self.model = self.updater.model
@@ -163,8 +165,8 @@ class Training:
 
     def loader(self) -> ClipLoader:
         """The clips of `order`."""
-        settings = self.settings
-        return make_loader(self.clips, self.order(), workers=settings.workers, timeout=settings.data_timeout)
+        workers, timeout = self.settings.num_workers, self.settings.data_timeout
+        return make_loader(self.clips, self.order(), workers=workers, timeout=timeout)
 
     def micro_batches(self) -> Iterator[Clip]:
         """The clips of every pass of a step, on the device. Gradients are exchanged in the last pass only."""
@@ -221,6 +223,10 @@ class Training:
         row = self._record.row(self.plan, metrics, step=step)
         self.log(row)
         self.report({"event": "step", "steps": self.plan.steps, "epochs": self.plan.epochs, **row})
+        share = self._waits.add(self._record.waited)
+        if share is not None:
+            workers, views = self.settings.num_workers, self.clips.make_views
+            self.warn_once("waiting", waiting_advice(share, workers=workers, views=views))
         jump = self.losses.spike(metrics.loss)
         if jump:
             self.notice(f"step {step}: {jump}")

@@ -1,0 +1,28 @@
+"""The processor cores that a process may use."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from everest.system.launch import local_processes
+
+QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")  # of a container: microseconds of CPU time per period, or max
+# Our choice: a GPU uses 2,850 clips/s of a ViT-B, which about as many cores read.
+MOST_READERS: Final = 48
+
+
+def num_cores() -> int:
+    """Returns the number of cores for this process and all others of the run on this machine."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with suppress(OSError, ValueError):  # no container, or no limit
+        quota, period = QUOTA.read_text().split()
+        cores = min(cores, max(1, int(quota) // int(period)))
+    return cores
+
+
+def num_readers() -> int:
+    """Returns how many processes read videos for each process that trains, if the recipe leaves it open."""
+    return max(1, min(num_cores() // local_processes(), MOST_READERS))

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import count
 from typing import Final, NamedTuple
 
-GROUP: Final = 16  # our choice: clips, views included, that a worker hands over at once
+GROUP: Final = 16  # our choice: clips, views included, that a worker passes on at once
 # Our choice: groups that wait for one worker. Their descriptions must fit into the buffer of a connection.
 MOST_AHEAD: Final = 16
 
@@ -45,8 +45,8 @@ class Division(NamedTuple):
 def divide(*, batch: int, views: int, workers: int, batches: int, group: int = GROUP) -> Division:
     """Divides batches into groups of about equal size, and chooses how many groups are read ahead.
 
-    While a batch is used, its successor is read as a whole, and one more group by each worker. With fewer, a
-    worker would wait for the step; with more, the ring would be larger.
+    While a batch is used, the next one is read as a whole, and one more group by each worker; at least two
+    groups by each. With fewer, a worker would wait for the step; with more, the ring would be larger.
 
     Args:
         batch: samples in the largest batch.
@@ -59,5 +59,6 @@ def divide(*, batch: int, views: int, workers: int, batches: int, group: int = G
     if not workers:
         return Division(samples, ahead=0, slots=1)
     parts = max(1, math.ceil(batch / samples))
-    ahead = min(1 + math.ceil(parts / workers), MOST_AHEAD)
-    return Division(samples, ahead, slots=max(1, min(1 + math.ceil(workers * ahead / parts), batches)))
+    ahead = min(workers + max(parts, workers), workers * MOST_AHEAD)
+    slots = min(1 + math.ceil(ahead / parts), max(1, batches))
+    return Division(samples, ahead=math.ceil(ahead / workers), slots=slots)

@@ -132,7 +132,7 @@ def _wait_for(copies: Sequence[torch.cuda.Event]) -> None:
 
 
 class _Reading:
-    """The groups under way. A group is begun only if no batch that is read or used occupies its slot."""
+    """The groups under way. A group is sent only if no batch that is read or used occupies its slot."""
 
     def __init__(self, loader: ClipLoader, division: Division, workers: Workers[Group, list[Names]]) -> None:
         self._loader = loader

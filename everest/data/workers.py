@@ -52,13 +52,13 @@ class Workers(Generic[Task, Result]):
             self._start()
 
     def _start(self) -> None:
-        mine, theirs = multiprocessing.Pipe()
+        connection, child = multiprocessing.Pipe()
         process = multiprocessing.Process(
-            target=_serve, args=(theirs, self._work), daemon=True, name="everest reader"
+            target=_serve, args=(child, self._work), daemon=True, name="everest reader"
         )
         process.start()
-        theirs.close()  # or its end would not be noticed
-        self._processes[mine], self._under_way[mine] = process, 0
+        child.close()  # or its end would not be noticed
+        self._processes[connection], self._under_way[connection] = process, 0
 
     @property
     def has_room(self) -> bool:

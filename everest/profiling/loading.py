@@ -73,7 +73,7 @@ def clips_of_run(recipe: Recipe, stage: TrainingStage) -> int:
 
 
 def _loader_speed(clips: VideoClips, recipe: Recipe, batch: int) -> float:
-    """Return clips/s after every worker has delivered its first batch."""
+    """Return clips/s after the batches that are read ahead."""
     views, workers = clips.make_views.num_views, recipe.train.num_workers
     samples = max(1, batch // views)
     order = StepSampler(
@@ -83,13 +83,14 @@ def _loader_speed(clips: VideoClips, recipe: Recipe, batch: int) -> float:
         samples_per_epoch=len(clips),
         seed=recipe.train.seed,
     )
-    loader = batches(make_loader(clips, order, workers=workers, timeout=recipe.train.data_timeout))
+    loader = make_loader(clips, order, workers=workers, timeout=recipe.train.data_timeout)
+    loaded = batches(loader)
     try:
-        for _ in range(max(1, 2 * workers)):  # clips that are read ahead would distort the rate
-            next(loader)
-        return _speed(lambda _: next(loader), SECONDS) * samples * views
+        for _ in range(loader.division().slots):  # batches that are read ahead would distort the rate
+            next(loaded)
+        return _speed(lambda _: next(loaded), SECONDS) * samples * views
     finally:
-        loader.close()
+        loaded.close()
 
 
 def _item_speed(read: Callable[[int], object], views: int) -> float:

@@ -1,4 +1,4 @@
-"""The processor cores that a process may use."""
+"""The processor cores that a process may use, and the number of processes that read videos on them."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+import psutil
+
 from everest.system.launch import local_processes
 
 QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")  # of a container: microseconds of CPU time per period, or max
 # Our choice: a GPU uses 2,850 clips/s of a ViT-B, which about as many cores read.
 MOST_READERS: Final = 48
+READER_BYTES: Final = 2**29  # our choice: memory of such a process, its share of the batches included
 
 
 def num_cores() -> int:
@@ -25,4 +28,5 @@ def num_cores() -> int:
 
 def num_readers() -> int:
     """Returns how many processes read videos for each process that trains, if the recipe leaves it open."""
-    return max(1, min(num_cores() // local_processes(), MOST_READERS))
+    possible = min(num_cores(), psutil.virtual_memory().available // READER_BYTES)
+    return max(1, min(possible // local_processes(), MOST_READERS))

@@ -86,3 +86,26 @@ def test_the_doctor_finds_a_container_without_shared_memory():
     (found,) = [finding for finding in findings if finding["name"] == "shared memory"]
     assert (found["state"], found["fix"]) == ("warning", REMEDY)
     assert re.fullmatch(r"0\.06 GiB free; a run with a usual recipe uses \d+\.\d\d GiB", found["found"])
+
+
+LIMITED = """
+import sys
+from everest.config.recipe import load_recipe
+from everest.data.loader import batches, make_loader
+from everest.data.stages import pretrain_clips
+from everest.errors import EnvironmentProblem
+
+clips = pretrain_clips(load_recipe(sys.argv[1]))
+try:
+    list(batches(make_loader(clips, [[(0, 0), (0, 1)]], workers=1, timeout=60)))
+except EnvironmentProblem as error:
+    print(error)
+"""
+
+
+@pytest.mark.slow
+def test_a_limit_of_file_sizes_is_reported_with_its_fix(recipe: Path):
+    command = ["sh", "-c", 'ulimit -f 2000; exec "$@"', "sh", sys.executable, "-c", LIMITED, str(recipe)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert ended.stdout.endswith("raise `ulimit -f`, or set train.workers=0\n"), ended.stderr
+    assert len(ended.stdout.splitlines()) == 1

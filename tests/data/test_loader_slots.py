@@ -15,7 +15,7 @@ from torch import Tensor
 
 from everest.data.dataset import Clip, VideoClips
 from everest.data.groups import GROUP, MOST_AHEAD, SampleKey, divide
-from everest.data.loader import ClipLoader, batches, make_loader, shared_bytes
+from everest.data.loader import ClipLoader, batches, make_loader, on_device, shared_bytes
 from everest.data.samples import Sample
 from everest.data.views import Views
 from everest.errors import EnvironmentProblem
@@ -170,3 +170,23 @@ def test_the_ring_of_a_large_batch_has_three_slots_and_not_one_for_each_worker()
     assert shared_bytes(clip, order, workers=0) == 0
     with pytest.raises(EnvironmentProblem, match="the batches of the workers need"):
         make_loader(clips_of(Drawn(num_views=2**40)), order, workers=1, timeout=60)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_slot_is_not_written_before_its_copy_to_a_gpu_is_complete(workers: int):
+    device = torch.device("cuda")
+    clips = clips_of(Drawn(num_views=4, size=(112, 112)))
+    loader = make_loader(clips, keys_of([16] * 8), workers=workers, timeout=60)
+    busy = torch.randn(4096, 4096, device=device)
+    copied = []
+    for batch in batches(loader):
+        assert batch.frames.is_pinned()
+        for _ in range(20):  # the copy is queued after these
+            busy = busy @ busy
+        copied.append(on_device(batch, device))
+    assert not batch.frames.is_pinned()
+    for keys, batch in zip(loader.order, copied, strict=True):
+        expected = torch.stack([clips.read(key).frames for key in keys])
+        assert torch.equal(batch.frames.cpu(), expected)

@@ -23,6 +23,11 @@ torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> None:
+    os.environ["EVEREST_CACHE"] = str(tmp_path_factory.mktemp("everest-cache"))
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """Real videos and all recorded numbers, where a machine has them."""

@@ -38,6 +38,7 @@ from everest.config.values import (
     Width,
     Workers,
 )
+from everest.system.cores import num_readers
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 _SECONDS = {"s": 1, "min": 60, "h": 3600}
@@ -103,7 +104,7 @@ class TrainSettings:
 
     __pydantic_config__ = _STRICT
     seed: Seed = 0
-    workers: Workers = 8
+    workers: Workers = "auto"  # processes that read videos for each process that trains; auto: as cores
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     tf32: bool = False  # faster float32 products on a GPU; the selection is then rounded, too
     save_every: SaveEvery = "10min"
@@ -116,6 +117,11 @@ class TrainSettings:
     compile: Literal["auto"] | bool = "auto"  # auto: each block on a GPU; true: the whole model
     clip_grad: Positive | None = None  # largest gradient norm; released scripts: none
     ema: Decay | None = None  # decay; released scripts: none
+
+    @property
+    def num_workers(self) -> int:
+        """`workers`, on this machine."""
+        return num_readers() if self.workers == "auto" else self.workers
 
     @property
     def save_steps(self) -> int | None:

@@ -51,11 +51,12 @@ def check_size(value: Any) -> int | tuple[int, int]:
     raise ValueError(f"must be a number of pixels up to {LONGEST_SIDE} or [height, width]")
 
 
-def _count_or(pattern: str, requirement: str, *, most: int) -> BeforeValidator:
-    """Checks for an integer from 1 to `most` or a text of this pattern; `requirement` is the error."""
+def _count_or(pattern: str, requirement: str, *, least: int = 1, most: int) -> BeforeValidator:
+    """Checks for an integer from `least` to `most` or a text of this pattern; `requirement` is the error."""
 
     def check(value: Any) -> int | str:
-        if _is_count(value, most) or (isinstance(value, str) and re.fullmatch(pattern, value)):
+        is_least = type(value) is int and value == least
+        if is_least or _is_count(value, most) or (isinstance(value, str) and re.fullmatch(pattern, value)):
             return value
         raise ValueError(f"must be at most {most}" if type(value) is int and value > most else requirement)
 
@@ -104,7 +105,6 @@ NumClasses = Annotated[int, Field(ge=2, le=MOST_CLASSES)]
 Frames = Annotated[int, Field(ge=1, le=LONGEST_CLIP)]
 Width = Annotated[int, Field(ge=1, le=WIDEST)]
 BatchSize = Annotated[int, Field(ge=1, le=LARGEST_BATCH)]
-Workers = Annotated[int, Field(ge=0, le=MOST_WORKERS)]
 Views = Annotated[int, Field(ge=1, le=1000)]
 Timeout = Annotated[int, Field(ge=1, le=LONGEST_TIMEOUT)]
 Side = Annotated[int, Field(ge=1, le=LONGEST_SIDE)]
@@ -129,6 +129,10 @@ Normalize = Annotated[bool | Literal["token"], BeforeValidator(_check_normalize)
 MicroBatch = Annotated[
     int | Literal["auto"],
     _count_or("auto", "must be 'auto' or an integer from 1", most=LARGEST_BATCH),
+]
+Workers = Annotated[
+    int | Literal["auto"],
+    _count_or("auto", "must be 'auto' or an integer from 0", least=0, most=MOST_WORKERS),
 ]
 SaveEvery = Annotated[
     int | str,

@@ -76,12 +76,16 @@ class FrameCache:
         return torch.from_numpy(frames[np.asarray(ids) - span[0]])
 
 
+def cache_folder() -> Path:
+    """Returns EVEREST_CACHE, or the usual folder for files that can be made again."""
+    usual = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(os.environ.get("EVEREST_CACHE") or usual / "everest")
+
+
 def open_cache(
     kind: Literal["none", "memory", "disk"], samples: Sequence[Sample], bytes_of: Callable[[Sample], int]
 ) -> FrameCache | None:
     """Opens the cache that `data.cache` names.
-
-    The cache on the disk is in EVEREST_CACHE, or in the usual folder for files that can be made again.
 
     Args:
         samples: videos, or segments of them, without repetitions.
@@ -96,8 +100,7 @@ def open_cache(
             raise EnvironmentProblem(f"data.cache: no {MEMORY} here, which 'memory' needs; use 'disk'")
         folder = MEMORY / f"everest-{os.getuid()}"
     else:
-        usual = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        folder = Path(os.environ.get("EVEREST_CACHE") or usual / "everest") / "frames"
+        folder = cache_folder() / "frames"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         sizes = []

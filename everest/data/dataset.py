@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass
 from itertools import count, islice
 from typing import Final, NamedTuple, Protocol
@@ -19,20 +20,20 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from everest.data.cache import FrameCache
+from everest.data.groups import SampleKey
+from everest.data.ring import Layout
 from everest.data.samples import Sample
 from everest.data.views import MakeViews, Views
-from everest.errors import DataError, UserError
+from everest.errors import DataError
 from everest.system.randomness import Purpose, generator_at
 from everest.video.reader import VideoError
-
-SampleKey = tuple[int, int]  # (epoch, index of the sample)
 
 NONE_FAILED: Final = "[]"  # `Clip.failed` of a clip whose video could be read
 MAX_TRIES: Final = 10  # unreadable videos in a row before the run ends
 
 
 class Clip(NamedTuple):
-    """One clip, or a batch with a leading batch dimension. `default_collate` does not accept dataclasses."""
+    """One clip, or a batch with a leading batch dimension and lists of `video_id` and `failed`."""
 
     frames: Tensor  # (V, 3, T, H, W) uint8
     label: Tensor  # (heads,) int64, -1 if there is none
@@ -41,6 +42,7 @@ class Clip(NamedTuple):
     erase: Tensor  # (V, 4) int64 top, left, height, width; a height of 0 erases nothing
     failed: str  # JSON: [path, reason] of every video that was tried and could not be read
     tokens: dict[str, Tensor]  # (V, …) each, by the names of MaskedAutoencoder's inputs; may be empty
+    copies: list[torch.cuda.Event]  # after each copy to a GPU that may be under way
 
 
 class ClipTokens(Protocol):
@@ -59,7 +61,7 @@ class ClipTokens(Protocol):
 
 
 @dataclass(eq=False)
-class VideoClips(Dataset[Clip | UserError]):
+class VideoClips(Dataset[Clip]):
     """Clips of samples, addressed by (epoch, index).
 
     Args:
@@ -86,23 +88,36 @@ class VideoClips(Dataset[Clip | UserError]):
     def __len__(self) -> int:
         return len(self.samples)
 
-    @property
-    def clip_bytes(self) -> int:
-        """The bytes of the frames and the random numbers of one clip."""
+    def layout(self) -> Layout:
+        """Returns the shape and the type of each tensor of a clip.
+
+        Raises:
+            CheckpointError: the tokens are damaged.
+        """
         views = self.make_views
-        height, width = views.size
-        return views.num_views * (3 * views.frames * height * width + 4 * self.num_noise)
+        first = self.samples[0] if self.samples else None
+        layout: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
+            "frames": ((views.num_views, 3, views.frames, *views.size), torch.uint8),
+            "label": ((len(first.labels) if first and first.labels else 1,), torch.int64),
+            "noise": ((views.num_views, self.num_noise), torch.float32),
+            "erase": ((views.num_views, 4), torch.int64),
+        }
+        if self.tokens is None:
+            return layout
+        for index in range(len(self.samples)):
+            with suppress(VideoError):
+                tokens = self.tokens.read(0, index)
+                return layout | {name: (tuple(x.shape), x.dtype) for name, x in tokens.items()}
+        return layout  # no sample is readable: nothing will be written
 
-    def __getitem__(self, key: SampleKey) -> Clip | UserError:
-        """Returns the clip of a key, or the error: torch would change the message of one that is raised."""
-        try:
-            return self.read(key)
-        except UserError as error:
-            return error
+    def __getitem__(self, key: SampleKey) -> Clip:
+        return self.read(key)
 
-    def read(self, key: SampleKey) -> Clip:
+    def read(self, key: SampleKey, out: Tensor | None = None) -> Clip:
         """Returns the clip of a key.
 
+        Args:
+            out: (V, 3, T, H, W) memory for the frames.
         Raises:
             DataError: too many videos in a row cannot be read.
         """
@@ -118,14 +133,12 @@ class VideoClips(Dataset[Clip | UserError]):
                     variant = epoch % self.tokens.variants
                     tokens = self.tokens.read(variant, index)
                 rng = generator_at(self.seed, Purpose.VIEWS, variant, index, 0)
-                views = self.make_views(self.samples[index], rng, self.decoder, self.cache)
+                views = self.make_views(self.samples[index], rng, self.decoder, self.cache, out)
             except VideoError as error:
                 failed.append((str(error.path), error.reason))
                 if self.replace_bad:
                     continue
-                maker, tokens = self.make_views, {}
-                frames = torch.zeros(maker.num_views, 3, maker.frames, *maker.size, dtype=torch.uint8)
-                views = Views(frames, erase=torch.zeros(maker.num_views, 4, dtype=torch.int64))
+                tokens, views = {}, self._blank(out)
             rng = generator_at(self.seed, Purpose.NOISE, *key)
             noise = rng.random((len(views.frames), self.num_noise), dtype=np.float32)
             sample = self.samples[index]
@@ -137,9 +150,17 @@ class VideoClips(Dataset[Clip | UserError]):
                 erase=views.erase,
                 failed=json.dumps(failed),
                 tokens=tokens,
+                copies=[],
             )
         path, reason = failed[0]
         raise DataError(f"{MAX_TRIES} videos in a row cannot be read, first {path}: {reason}")
+
+    def _blank(self, out: Tensor | None) -> Views:
+        """Views in place of an unreadable sample."""
+        maker = self.make_views
+        if out is None:
+            out = torch.empty(maker.num_views, 3, maker.frames, *maker.size, dtype=torch.uint8)
+        return Views(out.zero_(), erase=torch.zeros(maker.num_views, 4, dtype=torch.int64))
 
 
 @dataclass(eq=False, kw_only=True)

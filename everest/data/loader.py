@@ -1,175 +1,188 @@
-"""Batches of clips, read by worker processes.
+"""Batches of clips, read by worker processes into a ring of slots.
 
-A worker that hangs or dies is an error of the wait for its batch. torch alone would raise the death of a
-worker wherever the program is, even during a save.
+A batch that `batches` yields is valid until the next one is requested: its slot is then written again. A
+consumer that keeps tensors for longer clones them. The loader waits for copies to a GPU by `on_device`; a
+consumer that copies by other asynchronous means waits itself.
 """
 
 from __future__ import annotations
 
-import atexit
-import multiprocessing
-import signal
-import threading
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from multiprocessing.connection import wait
-from multiprocessing.process import BaseProcess
-from typing import Final, cast
+from collections import deque
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
-from torch.utils.data import DataLoader, default_collate
+from torch import Tensor
 
-from everest.data.dataset import Clip, SampleKey, StepSampler, VideoClips
-from everest.errors import DataError, EnvironmentProblem, UserError
-from everest.system.cpu import READER_KEEPS, keep_freed_memory
-from everest.system.launch import STOP_SIGNALS
-from everest.system.shared_memory import no_shared_memory, require_shared_memory
-from everest.system.worker_folder import make_worker_folder
+from everest.data.dataset import Clip, StepSampler, VideoClips
+from everest.data.groups import Division, Group, SampleKey, divide
+from everest.data.ring import Ring, ring_bytes
+from everest.data.workers import Workers
+from everest.errors import DataError
+from everest.system.shared_memory import require_shared_memory
 
-PREFETCHED: Final = 2  # batches that a worker holds ready; torch's default
-SECONDS_TO_DIE: Final = 5.0  # a killed process is gone in milliseconds, unless the kernel is out of memory
+Order = StepSampler | Sequence[list[SampleKey]]
 
 
-def make_loader(
-    dataset: VideoClips,
-    order: StepSampler | Sequence[list[SampleKey]],
-    *,
-    workers: int,
-    timeout: float,
-) -> DataLoader[Clip | UserError]:
+class Names(NamedTuple):
+    """The texts of a clip, which a worker returns; its tensors are in the ring."""
+
+    video_id: str
+    failed: str
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ClipLoader:
+    """Clips, the order of their batches, and the processes that read them; iterate over it with `batches`."""
+
+    dataset: VideoClips
+    order: Order
+    workers: int
+    timeout: float
+
+    @property
+    def largest(self) -> int:
+        """The number of samples of the largest batch."""
+        if isinstance(self.order, StepSampler):
+            return self.order.batch_samples
+        return max(map(len, self.order), default=1)
+
+    def division(self) -> Division:
+        """How batches are divided among the workers."""
+        views = self.dataset.make_views.num_views
+        return divide(batch=self.largest, views=views, workers=self.workers, batches=len(self.order))
+
+
+def make_loader(dataset: VideoClips, order: Order, *, workers: int, timeout: float) -> ClipLoader:
     """Returns a loader of batches of clips; iterate over it with `batches`.
 
     Args:
-        timeout: seconds to wait for a batch of a worker.
+        workers: processes that read; 0: this process reads.
+        timeout: seconds to wait for a group of clips of a worker.
     Raises:
-        EnvironmentProblem: too little shared memory for the batches of the workers.
+        EnvironmentProblem: too little shared memory for the batches.
     """
     require_shared_memory(shared_bytes(dataset, order, workers=workers))
-    return DataLoader(
-        dataset,
-        batch_sampler=order,
-        num_workers=workers,
-        prefetch_factor=PREFETCHED if workers else None,
-        collate_fn=_collate,
-        worker_init_fn=_start_worker,
-        pin_memory=torch.cuda.is_available(),
-        timeout=timeout if workers else 0,
-    )
+    return ClipLoader(dataset=dataset, order=order, workers=workers, timeout=timeout)
 
 
-def shared_bytes(dataset: VideoClips, order: StepSampler | Sequence[list[SampleKey]], *, workers: int) -> int:
-    """Returns the bytes of the batches that workers hold ready at once."""
-    largest = order.batch_samples if isinstance(order, StepSampler) else max(map(len, order), default=0)
-    return dataset.clip_bytes * largest * min(workers * PREFETCHED, len(order))
+def shared_bytes(dataset: VideoClips, order: Order, *, workers: int) -> int:
+    """Returns the bytes of shared memory that a loader uses."""
+    if not workers:
+        return 0
+    loader = ClipLoader(dataset=dataset, order=order, workers=workers, timeout=0)
+    return ring_bytes(dataset.layout(), slots=loader.division().slots, batch=loader.largest)
 
 
-def _collate(clips: list[Clip | UserError]) -> Clip | UserError:
-    error = next((clip for clip in clips if isinstance(clip, UserError)), None)
-    try:
-        return error or default_collate(clips)
-    except RuntimeError as problem:  # torch's errors for a full /dev/shm and for `ulimit -f`, in a worker
-        if "File too large" in str(problem):
-            return EnvironmentProblem(f"{problem}: raise `ulimit -f`, or set train.workers=0")
-        if "shared memory" not in str(problem):
-            raise
-        return no_shared_memory()
-
-
-def _start_worker(worker_id: int) -> None:
-    """Use one thread, as the workers are the parallelism; leave signals to the process that trains."""
-    torch.set_num_threads(1)
-    keep_freed_memory(READER_KEEPS)
-    for number in STOP_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-
-
-def batches(loader: DataLoader[Clip | UserError]) -> Generator[Clip]:
-    """Yields the batches of a loader; its workers end with it.
+def batches(loader: ClipLoader) -> Generator[Clip]:
+    """Yields the batches of a loader, each valid until the next one is requested.
 
     Raises:
-        DataError: videos cannot be read, or a worker hangs: the error names the videos of its batch.
+        DataError: videos cannot be read, or a worker hangs: the error names the videos of its group.
         EnvironmentProblem: a worker was killed, or shared memory is full.
     """
-    assert isinstance(loader.dataset, VideoClips)
-    if loader.num_workers:
-        make_worker_folder()
-    others = multiprocessing.active_children()
-    handler = signal.getsignal(signal.SIGCHLD)
-    # Without a limit of its own, torch checks every few seconds whether its workers are alive.
-    limit, loader.timeout = loader.timeout, 0
-    loaded = iter(loader)
-    loader.timeout = limit
-    if threading.current_thread() is threading.main_thread():  # elsewhere torch sets no handler
-        signal.signal(signal.SIGCHLD, handler)
-    workers = [process for process in multiprocessing.active_children() if process not in others]
-
-    def kill() -> None:
-        for process in workers:
-            process.kill()
-        for process in workers:
-            process.join(SECONDS_TO_DIE)
-
-    late = threading.Event()
-    atexit.register(kill)  # a worker that hangs in a decoder would keep this process from ending
+    division = loader.division()
+    ring = Ring(
+        loader.dataset.layout(), slots=division.slots, batch=loader.largest, shared=loader.workers > 0
+    )
+    work = partial(read_group, loader.dataset, ring)
+    workers: Workers[Group, list[Names]] = Workers(work, number=loader.workers, ahead=division.ahead)
+    reading = _Reading(loader, division, workers)
+    copies: list[torch.cuda.Event] = []
     try:
-        for keys in cast("Iterable[list[SampleKey]]", loader.batch_sampler):
-            batch = _next_batch(loaded, workers, limit, late)
-            if batch is None:
-                names = ", ".join(loader.dataset.samples[index].path for _, index in keys)
-                raise DataError(f"no clip within {limit:g} s (train.data_timeout) from one of: {names}")
-            if isinstance(batch, UserError):
-                raise batch
+        if torch.cuda.is_available() and torch.cuda.is_initialized():
+            ring.pin()  # after the workers were started: they use no GPU
+        while groups := reading.next_groups():
+            names = [name for group in groups for name in reading.take(group)]
+            batch = _batch(ring.batch(groups[0].slot, len(names)), names)
+            copies = batch.copies
             yield batch
-    except BaseException:
-        kill()
-        raise
+            _wait_for(copies)
+            reading.release()
     finally:
-        atexit.unregister(kill)
+        workers.kill()
+        _wait_for(copies)
+        ring.unpin()
 
 
-def _next_batch(
-    loaded: Iterator[Clip | UserError], workers: Sequence[BaseProcess], limit: float, late: threading.Event
-) -> Clip | UserError | None:
-    """Returns the next batch, or None if it did not come within `limit` seconds (0: no limit).
+def read_group(dataset: VideoClips, ring: Ring, group: Group) -> list[Names]:
+    """Reads the clips of a group into its rows of the ring."""
+    rows = ring.batch(group.slot, group.first + len(group.keys))  # (rows, …) each
+    names = []
+    for row, key in enumerate(group.keys, group.first):
+        clip = dataset.read(key, out=rows["frames"][row])
+        tensors = {"label": clip.label, "noise": clip.noise, "erase": clip.erase, **clip.tokens}
+        for name, value in tensors.items():
+            rows[name][row] = value
+        names.append(Names(clip.video_id, clip.failed))
+    return names
 
-    Args:
-        late: set if the limit was exceeded; then the workers are killed.
-    Raises:
-        EnvironmentProblem: a worker was killed otherwise.
-    """
 
-    def end_workers() -> None:
-        late.set()
-        for process in workers:
-            process.kill()
+def _batch(tensors: dict[str, Tensor], names: Sequence[Names]) -> Clip:
+    own: dict[str, Any] = {name: tensors.pop(name) for name in ("frames", "label", "noise", "erase")}
+    own |= {"video_id": [each.video_id for each in names], "failed": [each.failed for each in names]}
+    return Clip(**own, tokens=tensors, copies=[])
 
-    # torch's limit covers the announcement of a batch only, and a stopped worker never passes its memory.
-    timer = threading.Timer(limit, end_workers)
-    timer.daemon = True
-    if limit:
-        timer.start()
-    try:
-        return next(loaded)
-    except (RuntimeError, OSError, EOFError):  # the end of a worker causes any of them
-        closed = wait([process.sentinel for process in workers], SECONDS_TO_DIE) if workers else []
-        for process in workers:
-            if process.sentinel in closed:
-                process.join(SECONDS_TO_DIE)
-        if late.is_set():
-            return None
-        if any(process.exitcode == -signal.SIGBUS for process in workers):  # written beyond the free memory
-            raise no_shared_memory() from None
-        if any(process.exitcode for process in workers):
-            raise EnvironmentProblem(
-                "a process that reads videos was killed, usually because memory is short: lower train.workers"
-            ) from None
-        raise
-    finally:
-        timer.cancel()
+
+def _wait_for(copies: Sequence[torch.cuda.Event]) -> None:
+    for copied in copies:
+        if not copied.query():
+            copied.synchronize()
+
+
+class _Reading:
+    """The groups under way. A group is sent only if no batch that is read or used occupies its slot."""
+
+    def __init__(self, loader: ClipLoader, division: Division, workers: Workers[Group, list[Names]]) -> None:
+        self._loader = loader
+        self._slots = division.slots
+        self._workers = workers
+        self._following = division.groups(loader.order)
+        self._begun: deque[list[Group]] = deque()  # batches that occupy a slot
+        self._unsent: deque[Group] = deque()  # groups of these batches
+
+    def next_groups(self) -> list[Group] | None:
+        """Return the groups of the next batch; None after the last."""
+        self._begin()
+        return self._begun[0] if self._begun else None
+
+    def take(self, group: Group) -> list[Names]:
+        """Wait for a group of clips.
+
+        Raises:
+            DataError: it did not come in time.
+        """
+        limit, samples = self._loader.timeout, self._loader.dataset.samples
+        self._begin()
+        try:
+            return self._workers.take(group.number, limit=limit)
+        except TimeoutError:
+            names = ", ".join(samples[index].path for _, index in group.keys)
+            raise DataError(f"no clip within {limit:g} s (train.data_timeout) from one of: {names}") from None
+
+    def release(self) -> None:
+        """Free the slot of the batch that was used."""
+        self._begun.popleft()
+
+    def _begin(self) -> None:
+        while len(self._begun) < self._slots and (groups := next(self._following, None)):
+            self._begun.append(groups)
+            self._unsent.extend(groups)
+        while self._unsent and self._workers.has_room:
+            group = self._unsent.popleft()
+            self._workers.add(group.number, group)
 
 
 def on_device(batch: Clip, device: torch.device) -> Clip:
-    """Copies the tensors that a model needs to `device`, without waiting for the copies."""
+    """Copies the tensors that a model needs to `device`; on a GPU without waiting for the copies."""
+    is_gpu = device.type == "cuda"
     names = ("frames", "label", "noise", "erase")
-    moved = {name: getattr(batch, name).to(device, non_blocking=True) for name in names}
-    tokens = {name: value.to(device, non_blocking=True) for name, value in batch.tokens.items()}
+    moved = {name: getattr(batch, name).to(device, non_blocking=is_gpu) for name in names}
+    tokens = {name: value.to(device, non_blocking=is_gpu) for name, value in batch.tokens.items()}
+    if is_gpu:
+        copied = torch.cuda.Event(blocking=True)  # a wait that leaves the core to the workers
+        copied.record(torch.cuda.current_stream(device))
+        batch.copies.append(copied)
     return batch._replace(**moved, tokens=tokens)

@@ -6,12 +6,13 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 
 from everest.config.settings import DataSettings, Recipe
 from everest.data.augment import RandAugment
-from everest.data.cache import open_cache
+from everest.data.cache import cache_folder, open_cache
 from everest.data.classes import Classes
 from everest.data.dataset import VideoClips
 from everest.data.labels import read_class_names
@@ -29,6 +30,7 @@ from everest.errors import DataError, RecipeError
 from everest.methods.frame_selection import num_candidates
 from everest.methods.grid import TokenGrid
 from everest.system.storage import Location, join_location, parse_location
+from everest.video.file import keep_indexes
 from everest.video.folders import as_data_error
 
 MOST_VIEWS: Final = 512  # our choice: 1.2 GB of bytes for clips of 16 frames and 224 pixels
@@ -200,6 +202,8 @@ def _clips(
     cached: bool = True,
 ) -> VideoClips:
     data = recipe.data
+    with suppress(RuntimeError):  # a user without a home
+        keep_indexes(cache_folder() / "indexes")
     distinct = {sample.video_id: sample for sample in samples.samples}
     return VideoClips(
         samples.samples,

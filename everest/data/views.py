@@ -1,8 +1,8 @@
 """The views of a sample for training and evaluation: frames are chosen, decoded once, augmented and cropped.
 
 V views, T frames, H W pixels; sizes are (height, width). Each class holds the settings of one stage and is
-called with a sample to get its `Views`. Random choices are drawn in the order frames, augmentation, crop,
-flip, erasing.
+called with a sample to get its `Views`, in the memory `out` if it is given. Random choices are drawn in the
+order frames, augmentation, crop, flip, erasing.
 """
 
 from __future__ import annotations
@@ -42,6 +42,10 @@ MOST_AT_ONCE: Final = 2**28
 IN_ORDER: Final = frozenset({"auto", "pyav"})  # decoders whose frames `frames_in_order` returns
 
 
+Cache = FrameCache | None
+Out = Tensor | None  # (V, 3, T, H, W) uint8
+
+
 class Views(NamedTuple):
     """The views of one sample."""
 
@@ -68,7 +72,7 @@ class PretrainViews:
         return self.views_per_decode
 
     def __call__(
-        self, sample: Sample, rng: np.random.Generator, decoder: str, cache: FrameCache | None = None
+        self, sample: Sample, rng: np.random.Generator, decoder: str, cache: Cache = None, out: Out = None
     ) -> Views:
         first, length = segment(sample)
         ids = sampling(self.sampling).pretrain(length, self.frames, self.stride, rng)
@@ -78,7 +82,7 @@ class PretrainViews:
             box = multi_scale_crop(_size(clip), self.size, rng)
             view = resize(crop(clip, box), self.size, antialias=True)
             views.append(view.flip(-1) if self.flip and rng.random() < 0.5 else view)
-        return _stacked(views)
+        return _stacked(views, out)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +100,7 @@ class FinetuneViews:
     num_views: ClassVar[int] = 1
 
     def __call__(
-        self, sample: Sample, rng: np.random.Generator, decoder: str, cache: FrameCache | None = None
+        self, sample: Sample, rng: np.random.Generator, decoder: str, cache: Cache = None, out: Out = None
     ) -> Views:
         first, length = segment(sample)
         ids = sampling(self.sampling).finetune(length, self.frames, self.stride, rng)
@@ -106,7 +110,7 @@ class FinetuneViews:
         box = random_resized_crop(_size(clip), self.size, rng, areas=self.crop_area)
         view = resize(crop(clip, box), self.size, antialias=False)
         view = view.flip(-1) if self.flip and rng.random() < 0.5 else view
-        return _stacked([view], erase=erasing_box(self.size, self.erasing, rng))
+        return _stacked([view], out, erase=erasing_box(self.size, self.erasing, rng))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,13 +124,14 @@ class ValidationViews:
     num_views: ClassVar[int] = 1
 
     def __call__(
-        self, sample: Sample, rng: np.random.Generator, decoder: str, cache: FrameCache | None = None
+        self, sample: Sample, rng: np.random.Generator, decoder: str, cache: Cache = None, out: Out = None
     ) -> Views:
         first, length = segment(sample)
         ids = sampling(self.sampling).center(length, self.frames, self.stride)
         clip = _read(sample, first + ids, (first, length), decoder, cache)
         covering = covering_size(_size(clip), self.size)
-        return _stacked([_cut(resize(clip, covering, antialias=False), center_box(covering, self.size))])
+        view = _cut(resize(clip, covering, antialias=False), center_box(covering, self.size))
+        return _stacked([view], out)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,7 +150,7 @@ class EvalViews:
         return self.clips * self.crops
 
     def __call__(
-        self, sample: Sample, rng: np.random.Generator, decoder: str, cache: FrameCache | None = None
+        self, sample: Sample, rng: np.random.Generator, decoder: str, cache: Cache = None, out: Out = None
     ) -> Views:
         first, length = segment(sample)
         needed, positions = np.unique(self.windows(length), return_inverse=True)  # (F,), (clips, T)
@@ -154,7 +159,7 @@ class EvalViews:
             video = torch.cat(frames, dim=1)
         else:
             video = self.resized(_read(sample, first + needed, (first, length), decoder, cache))
-        return _stacked(self.cut(video, positions))
+        return _stacked(self.cut(video, positions), out)
 
     def windows(self, length: int) -> NDArray[np.int64]:
         """Returns (clips, T) indices of the frames of each clip, for a video of `length` frames."""
@@ -197,9 +202,7 @@ def segment(sample: Sample) -> tuple[int, int]:
     return first, end - first
 
 
-def _read(
-    sample: Sample, ids: FrameIds, span: tuple[int, int], decoder: str, cache: FrameCache | None
-) -> Tensor:
+def _read(sample: Sample, ids: FrameIds, span: tuple[int, int], decoder: str, cache: Cache) -> Tensor:
     """Returns (T, H, W, 3) uint8: the frames `ids` of a sample that covers `span` (first frame, number)."""
     if cache is None:
         return read_frames(sample.video, ids.tolist(), decoder=decoder)
@@ -224,8 +227,9 @@ def _cut(clip: Tensor, box: Box) -> Tensor:
     return clip[..., box.top : box.top + box.height, box.left : box.left + box.width]
 
 
-def _stacked(views: Sequence[Tensor], erase: Box = NO_BOX) -> Views:
-    frames = torch.empty(len(views), *views[0].shape, dtype=views[0].dtype)  # (V, 3, T, H, W)
+def _stacked(views: Sequence[Tensor], out: Out, erase: Box = NO_BOX) -> Views:
+    """Writes views (3, T, H, W) into `out` (V, 3, T, H, W), or into new memory."""
+    frames = torch.empty(len(views), *views[0].shape, dtype=views[0].dtype) if out is None else out
     for target, view in zip(frames, views, strict=True):
         target.copy_(view)  # torch.stack would first copy each into the memory order of `frames`
     return Views(frames, torch.tensor([erase] * len(views), dtype=torch.int64))

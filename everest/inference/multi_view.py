@@ -88,7 +88,7 @@ def evaluate_views(
     rank, processes = accelerator.process_index, accelerator.num_processes
     mine = [passes[(rank + i * processes) % len(passes)] for i in range(math.ceil(len(passes) / processes))]
     order: list[list[SampleKey]] = [[(0, index) for index in numbers] for numbers in mine]
-    loader = make_loader(clips, order, workers=settings.workers, timeout=settings.data_timeout)
+    loader = make_loader(clips, order, workers=settings.num_workers, timeout=settings.data_timeout)
     rows: list[VideoScore] = []
     unread: _Pass | None = None
     for done, (numbers, clip) in enumerate(zip(mine, batches(loader), strict=True), start=1):

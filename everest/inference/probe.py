@@ -81,7 +81,7 @@ def encode_set(
 
     recipe = model.recipe
     with open_row_store(folder, {}, batch=batch) as store:
-        add_rows(store, model, samples, row_of, batch=batch, workers=recipe.train.workers, report=report)
+        add_rows(store, model, samples, row_of, batch=batch, workers=recipe.train.num_workers, report=report)
         skipped = [(video, problem) for video, problem in store.samples if problem is not None]
         refuse_too_many(skipped, requested=len(samples), max_bad=recipe.data.max_bad)
         readable = [

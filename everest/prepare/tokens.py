@@ -175,7 +175,7 @@ class _ClipEncoder:
         """The tokens of a part; the rows of unreadable samples are meaningless."""
         starts = range(0, len(part.samples), self.batch)
         order = [[(part.variant, i) for i in part.samples[at : at + self.batch]] for at in starts]
-        workers = min(self.settings.workers, len(order))
+        workers = min(self.settings.num_workers, len(order))
         loader = make_loader(self.clips, order, workers=workers, timeout=self.settings.data_timeout)
         rows, failed = [], []
         for clip in batches(loader):

@@ -7,7 +7,6 @@ F frames, H W pixels.
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 import shutil
 import warnings
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 from everest.errors import EnvironmentProblem
 from everest.profiling.check_result import GIB, CheckResult, at_least, first_line
 from everest.profiling.system_limits import check_system
+from everest.system.cores import num_cores
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
@@ -112,8 +112,7 @@ def check_devices() -> Iterator[CheckResult]:
     """Check processor and memory, torch with torchvision, and the GPUs."""
     import psutil
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    yield CheckResult("processor", "ok", f"{cores} cores")
+    yield CheckResult("processor", "ok", f"{num_cores()} cores")
     memory = psutil.virtual_memory()
     free = f"{memory.available / GIB:.1f} of {memory.total / GIB:.1f} GiB free"
     fix = "lower train.workers and train.micro_batch, or end other programs"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -12,6 +11,7 @@ from everest.config.settings import Recipe
 from everest.data.dataset import StepSampler, VideoClips
 from everest.data.loader import batches, make_loader
 from everest.data.stages import finetune_clips, pretrain_clips
+from everest.system.cores import num_cores
 from everest.train.plan import plan_stage
 from everest.video.reader import probe
 
@@ -41,7 +41,7 @@ def measure_loading(
     alone = _item_speed(lambda epoch: clips.read((epoch, epoch % len(clips))), clips.make_views.num_views)
     waiting = max(0.0, 1 - loaded / step_clips_per_second)
     return {
-        "workers": recipe.train.workers,
+        "workers": recipe.train.num_workers,
         "clips_per_second": loaded,
         "clips_per_second_of_one_process": alone,
         "step_clips_per_second": step_clips_per_second,
@@ -73,8 +73,8 @@ def clips_of_run(recipe: Recipe, stage: TrainingStage) -> int:
 
 
 def _loader_speed(clips: VideoClips, recipe: Recipe, batch: int) -> float:
-    """Return clips/s after every worker has delivered its first batch."""
-    views, workers = clips.make_views.num_views, recipe.train.workers
+    """Return clips/s after the batches that are read ahead."""
+    views, workers = clips.make_views.num_views, recipe.train.num_workers
     samples = max(1, batch // views)
     order = StepSampler(
         num_samples=len(clips),
@@ -83,13 +83,14 @@ def _loader_speed(clips: VideoClips, recipe: Recipe, batch: int) -> float:
         samples_per_epoch=len(clips),
         seed=recipe.train.seed,
     )
-    loader = batches(make_loader(clips, order, workers=workers, timeout=recipe.train.data_timeout))
+    loader = make_loader(clips, order, workers=workers, timeout=recipe.train.data_timeout)
+    loaded = batches(loader)
     try:
-        for _ in range(max(1, 2 * workers)):  # prefetched batches would distort the rate
-            next(loader)
-        return _speed(lambda _: next(loader), SECONDS) * samples * views
+        for _ in range(loader.division().slots):  # batches that are read ahead would distort the rate
+            next(loaded)
+        return _speed(lambda _: next(loaded), SECONDS) * samples * views
     finally:
-        loader.close()
+        loaded.close()
 
 
 def _item_speed(read: Callable[[int], object], views: int) -> float:
@@ -113,8 +114,8 @@ def _remedies(recipe: Recipe, stage: TrainingStage, clips: VideoClips, alone: fl
         many = pretrain_clips(replace(recipe, pretrain=replace(recipe.pretrain, views_per_decode=VIEWS)))
         speed = _item_speed(lambda epoch: many.read((epoch, epoch % len(many))), VIEWS)
         yield f"pretrain.views_per_decode={VIEWS}: {speed / alone:.1f} times as many clips (measured)"
-    cores = os.cpu_count() or 1
-    if recipe.train.workers < cores:
+    cores = num_cores()
+    if recipe.train.num_workers < cores:
         yield f"train.workers={cores}: this machine has {cores} cores"
     info, side = probe(clips.samples[0].video), min(recipe.data.frame_size)
     if min(info.height, info.width) > OVERSIZE * side:

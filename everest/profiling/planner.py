@@ -28,10 +28,11 @@ PASS_SECONDS: Final = (
     0.02  # between two passes: launches, the copy of the clips, waits (16 ms in an estimate)
 )
 WORTH_HOURS: Final = 0.25  # our choice: that faster reading has to save to be suggested
+USUAL_WORKERS: Final = 8  # our choice: cores for one GPU, if the recipe leaves the number of workers open
 MOST_WORKERS: Final = 64  # our choice: more are not suggested
 # CPU milliseconds of a clip of 16 frames, from docs/performance.md: H.264, 320 x 240, a keyframe every 12
 # frames; a further view of a decoded video; handing a clip over to the training process.
-DECODE_MS, VIEW_MS, HAND_OVER_MS = 13.0, 1.9, 2.3
+DECODE_MS, VIEW_MS, HAND_OVER_MS = 13.0, 1.9, 0.1
 MS_FRAMES: Final = 16
 
 
@@ -93,7 +94,7 @@ def plan_pretraining(recipe: Recipe, gpu: Gpu, *, videos: int, epochs: int | Non
     flops = 2 * (passes * cost.macs.total + (cost.tokenizer_macs or 0))
     seconds = clips * flops / (peak * 1e12 * share) + plan.steps * plan.accumulation * PASS_SECONDS
     gpu_hours = seconds / 3600
-    workers = max(recipe.train.workers, 1)
+    workers = _workers(recipe)
     ms = (DECODE_MS + VIEW_MS * (plan.views - 1)) / plan.views + HAND_OVER_MS
     loader_hours = clips * ms / 1000 * recipe.data.frames / MS_FRAMES / workers / 3600
     memory = state + (plan.micro_batch * cost.activation_bytes_per_clip)
@@ -120,6 +121,11 @@ def plan_pretraining(recipe: Recipe, gpu: Gpu, *, videos: int, epochs: int | Non
     }
 
 
+def _workers(recipe: Recipe) -> int:
+    workers = recipe.train.workers
+    return USUAL_WORKERS if workers == "auto" else max(workers, 1)
+
+
 def _words(recipe: Recipe, gpu: Gpu, accumulation: int, document: dict[str, Any], run: str) -> list[str]:
     """Returns the sentences about hours, memory and remedies."""
     if not document["fits"]:
@@ -139,7 +145,7 @@ def _words(recipe: Recipe, gpu: Gpu, accumulation: int, document: dict[str, Any]
         sentences.append(f"The {gpu.name} has no bf16: this holds with train.precision=fp16.")
     if document["loader_hours"] > document["gpu_hours"] + WORTH_HOURS:
         ratio = document["loader_hours"] / document["gpu_hours"]
-        workers = math.ceil(max(recipe.train.workers, 1) * ratio)
+        workers = math.ceil(_workers(recipe) * ratio)
         remedy = "a larger pretrain.views_per_decode"
         if workers <= MOST_WORKERS:
             remedy = f"train.workers={workers} on as many cores, or {remedy}"

@@ -5,23 +5,30 @@ from __future__ import annotations
 import os
 import resource
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from everest.data.groups import divide
 from everest.profiling.check_result import GIB, CheckResult, at_least
+from everest.system.cores import num_readers
 from everest.system.shared_memory import REMEDY, free_shared_memory
 
-ENOUGH_SHARED: Final = GIB  # our choice; a container has 64 MiB by default, a batch of clips takes as much
+USUAL_CLIP: Final = 3 * 16 * 224 * 224  # bytes; most recipes
+USUAL_PASS: Final = 16  # clips; our choice: of a ViT-B on a CPU
+LARGE_PASS: Final = 512  # clips; our choice: of a ViT-B on a GPU of 140 GB
 ENOUGH_DISK: Final = 5 * GIB  # our choice: states of a ViT-B run, twice
-ENOUGH_FILES: Final = 1024  # our choice: workers share their batches by open files
+ENOUGH_FILES: Final = 1024  # our choice: connections to workers, shards and caches
 
 
 def check_system() -> Iterator[CheckResult]:
     """Check shared memory, the disk of the working folder, and the limit of open files."""
     shared = free_shared_memory()
     if shared is not None:
-        yield at_least("shared memory", f"{shared / GIB:.2f} GiB free", shared >= ENOUGH_SHARED, REMEDY)
+        needed = usual_shared_bytes()
+        found = f"{shared / GIB:.2f} GiB free; a run with a usual recipe uses {needed / GIB:.2f} GiB"
+        yield at_least("shared memory", found, shared >= needed, REMEDY)
     here = Path.cwd()
     free = shutil.disk_usage(here).free
     if os.access(here, os.W_OK):
@@ -33,3 +40,13 @@ def check_system() -> Iterator[CheckResult]:
     unlimited = limit == resource.RLIM_INFINITY
     found = "no limit" if unlimited else str(limit)
     yield at_least("open files", found, unlimited or limit >= ENOUGH_FILES, "run `ulimit -n 4096` first")
+
+
+def usual_shared_bytes() -> int:
+    """Returns the shared memory for the clips of a run on all GPUs, or on the CPU if there is none."""
+    torch = sys.modules.get("torch")  # imported and checked before, if it can be
+    gpus = torch.cuda.device_count() if torch is not None and torch.cuda.is_available() else 0
+    clips = LARGE_PASS if gpus else USUAL_PASS
+    workers = max(1, num_readers() // max(1, gpus))
+    slots = divide(batch=clips, views=1, workers=workers, batches=sys.maxsize).slots
+    return max(1, gpus) * slots * clips * USUAL_CLIP

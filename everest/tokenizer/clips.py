@@ -58,4 +58,4 @@ def first_clips(clips: VideoClips, most: int, *, settings: TrainSettings) -> Ite
     """Yield batches of up to `most` clips in the order of the list, as in the first epoch."""
     number = min(len(clips), most)
     order = [[(0, i) for i in range(first, min(first + BATCH, number))] for first in range(0, number, BATCH)]
-    yield from batches(make_loader(clips, order, workers=settings.workers, timeout=settings.data_timeout))
+    yield from batches(make_loader(clips, order, workers=settings.num_workers, timeout=settings.data_timeout))

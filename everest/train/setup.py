@@ -124,7 +124,7 @@ def set_up_training(
         videos=videos,
         memory_advice=memory_advice(plan, bytes_of, bytes_per_value=value_bytes),
     )
-    needed = shared_bytes(clips, training.order(), workers=recipe.train.workers)
+    needed = shared_bytes(clips, training.order(), workers=recipe.train.num_workers)
     require_shared_memory(needed * local_processes())  # before anything is written
     return training
 

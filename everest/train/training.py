@@ -21,14 +21,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from everest.config.settings import Recipe
 from everest.data.bad_videos import BadVideos
 from everest.data.dataset import Clip, StepSampler, VideoClips, failures
 from everest.data.device_copy import DeviceCopy
-from everest.data.loader import batches, make_loader
-from everest.errors import EnvironmentProblem, UserError
+from everest.data.loader import ClipLoader, batches, make_loader
+from everest.errors import EnvironmentProblem
 from everest.system.events import notice
 from everest.system.randomness import Purpose, generator_at, seed_at
 from everest.system.run_folder import ENDED
@@ -44,6 +43,7 @@ from everest.train.step_log import Row, StepLog
 from everest.train.step_record import StepNumbers, StepRecord
 from everest.train.tracking import Tracker
 from everest.train.update import Updater
+from everest.train.waiting import WaitWatch, waiting_advice
 
 
 class Training:
@@ -80,6 +80,7 @@ class Training:
         self.bad_videos = BadVideos(recipe.data.max_bad)
         self.tracker: Tracker | None = None  # of the main process, in addition to metrics.jsonl
         self.steps_done = 0  # updates done, over all resumes
+        self._waits = WaitWatch()
         self.state = TrainState(
             self.accelerator,
             self.run,
@@ -170,10 +171,10 @@ class Training:
             repeat_first=self.context.one_batch,
         )
 
-    def loader(self) -> DataLoader[Clip | UserError]:
+    def loader(self) -> ClipLoader:
         """The clips of `order`."""
-        settings = self.settings
-        return make_loader(self.clips, self.order(), workers=settings.workers, timeout=settings.data_timeout)
+        workers, timeout = self.settings.num_workers, self.settings.data_timeout
+        return make_loader(self.clips, self.order(), workers=workers, timeout=timeout)
 
     def micro_batches(self) -> Iterator[Clip]:
         """The clips of every pass of a step, on the device. Gradients are exchanged in the last pass only."""
@@ -225,6 +226,10 @@ class Training:
         self.steps_done += 1
         rows = self.step_log.add(self.steps_done, record, numbers, all_now=self._saves_here)
         record.close()
+        share = self._waits.add(record.waited)
+        if share is not None:
+            workers, views = self.settings.num_workers, self.clips.make_views
+            self.warn_once("waiting", waiting_advice(share, workers=workers, views=views))
         return rows
 
     def end(self, reason: str) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import closing
-from dataclasses import dataclass
+from contextlib import closing, suppress
+from dataclasses import astuple, dataclass
 from functools import lru_cache
+from pathlib import Path
 
 from everest.video.counted import count_frames
 from everest.video.index import PacketIndex, displayed_packets, exact_backends
+from everest.video.index_store import Facts, IndexStore
 from everest.video.source import Video, video_version
 from everest.video.stream import (
     DAMAGED_OR_LARGE,
@@ -41,6 +43,18 @@ class VideoFile:
     exact: frozenset[str]  # back-ends other than PyAV that return its frames to the bit
 
 
+_stores: list[IndexStore] = []  # the one in use, if there is one
+
+
+def keep_indexes(folder: Path | None) -> None:
+    """Keep the facts of this machine's files in a folder from now on, also for processes started later.
+
+    Args:
+        folder: made when it is needed; None: facts are not kept.
+    """
+    _stores[:] = [] if folder is None else [IndexStore(folder)]
+
+
 def inspect_video(path: Video) -> VideoFile:
     """Index a file and decode its first frame; cached until the file changes.
 
@@ -64,6 +78,44 @@ def clear_video_cache() -> None:
 @lru_cache(maxsize=32768)  # some kilobytes each
 def _inspect(path: Video, size: int, changing: str) -> VideoFile:
     """Inspect a file. With `size` and `changing` in the cache's key, a rewritten file is inspected again."""
+    if not _stores or not isinstance(path, Path):
+        return _read_facts(path)
+    (store,) = _stores
+    try:
+        file = store.file_of(path)
+    except OSError as error:
+        raise VideoError(path, error.strerror or str(error)) from error
+    stored = store.read(file)
+    if stored is not None:
+        with suppress(KeyError, ValueError, TypeError):
+            return _unpacked(stored)
+    found = _read_facts(path)
+    store.write(file, *_packed(found))
+    return found
+
+
+def _packed(video: VideoFile) -> Facts:
+    index = video.index
+    values = {
+        "info": astuple(video.info),
+        "by_decode_stamp": index.by_decode_stamp,
+        "codec": video.codec,
+        "stream": video.stream,
+        "quarter_turns": video.quarter_turns,
+        "second": video.second,
+        "exact": sorted(video.exact),
+    }
+    return values, [index.times, index.key_times, index.key_seeks, index.order]
+
+
+def _unpacked(facts: Facts) -> VideoFile:
+    values, (times, key_times, key_seeks, order) = facts
+    index = PacketIndex(times, key_times, key_seeks, order, by_decode_stamp=values.pop("by_decode_stamp"))
+    info, exact = VideoInfo(*values.pop("info")), frozenset(values.pop("exact"))
+    return VideoFile(info=info, index=index, exact=exact, **values)
+
+
+def _read_facts(path: Video) -> VideoFile:
     with open_stream(path) as (container, stream):
         index = PacketIndex.of(displayed_packets(path, container, stream))
         with decoder_errors(path):

@@ -193,9 +193,6 @@ def test_only_broken_videos_end_in_an_error(broken):
     clips = clips_of([broken, broken])
     with pytest.raises(DataError, match=rf"{MAX_TRIES} videos in a row .*broken\.mp4: not a video file"):
         clips.read((0, 0))
-    assert isinstance(
-        clips[0, 0], DataError
-    )  # returned: torch would change the message of an error that is raised
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -280,9 +277,7 @@ def test_order_changes_with_the_seed():
 
 def test_batches_have_a_leading_dimension_and_lists_of_names(samples):
     order = sampler(num_samples=4, batch_size=2, epochs=1)
-    batches = list(make_loader(clips_of(samples), order, workers=0, timeout=60))
-    assert len(batches) == 2
-    for batch in batches:
+    for batch in read_batches(make_loader(clips_of(samples), order, workers=0, timeout=60)):
         assert batch.frames.shape == (2, 1, 3, 4, 32, 32)
         assert batch.label.shape == (2, 1)
         assert batch.noise.shape == (2, 1, 5)
@@ -292,8 +287,9 @@ def test_batches_have_a_leading_dimension_and_lists_of_names(samples):
 
 def test_workers_and_a_later_start_give_the_same_batches(samples):
     first = sampler(num_samples=4, batch_size=2, epochs=2)
-    whole = list(make_loader(clips_of(samples), first, workers=0, timeout=60))
     order = sampler(num_samples=4, batch_size=2, epochs=2, start_step=1)
-    later = list(make_loader(clips_of(samples), order, workers=1, timeout=60))
-    assert len(later) == 3
-    assert all(same(one, other) for one, other in zip(whole[1:], later, strict=True))
+    whole = read_batches(make_loader(clips_of(samples), first, workers=0, timeout=60))
+    later = read_batches(make_loader(clips_of(samples), order, workers=1, timeout=60))
+    next(whole)
+    equal = [same(one, other) for one, other in zip(whole, later, strict=True)]
+    assert equal == [True] * 3

@@ -21,6 +21,7 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from everest.config.recipe import load_recipe
+from everest.data.loader import batches
 from everest.system.events import silent
 from everest.system.run_folder import RunFolder
 from everest.tokenizer.spec import kept_values, tokenizer_spec
@@ -142,7 +143,7 @@ def test_a_dry_run_tries_the_discriminator_and_prints_the_tokenizers_loss(recipe
     command = ["train-tokenizer", "--recipe", str(recipe), "-o", str(run), "--gpus", "cpu", *GAN]
     shown = CliRunner().invoke(app, [*command, "--dry-run"]).stdout
     stage = set_up(recipe, run, "tokenizer.loss.gan=0.1")
-    loss, _ = trial_losses(stage, next(iter(stage.training.loader())))
+    loss, _ = trial_losses(stage, next(batches(stage.training.loader())))
     assert float(re.search(r"^loss: (.*)$", shown, re.MULTILINE)[1]) == pytest.approx(loss.item(), rel=1e-5)
     assert not run.exists()
 

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 import everest
 from everest.checkpoints.describe import load_model
 from everest.checkpoints.load import open_model
+from everest.data.loader import batches
 from everest.errors import CheckpointError
 from everest.system.run_folder import RunFolder
 from everest.system.weights import read_weights
@@ -102,7 +103,7 @@ def train_scorer(recipe: Path, folder: Path, full_batches: float) -> list[tuple[
 
 def test_gradients_of_a_masked_pass_reach_the_scorer(recipe: Path, tmp_path: Path):
     stage = set_up(recipe, tmp_path / "run", "tokenizer.full_batches=0.0")
-    clip = next(iter(stage.training.loader()))
+    clip = next(batches(stage.training.loader()))
     tokenizer_losses(stage, clip, adversarial=False).losses[0].backward()
     scorer = stage.training.model.scorer
     norms = [parameter.grad.norm().item() for parameter in scorer.parameters()]

@@ -17,13 +17,14 @@ import pytest
 import torch
 from processes import stop_after
 from small_runs import RECIPE, equal, metrics, run, weights
+from torch import Tensor
 from typer.testing import CliRunner
 
 from everest.config.stage_settings import PretrainSettings
 from everest.data.dataset import VideoClips
 from everest.data.loader import batches, make_loader
 from everest.data.samples import Sample
-from everest.data.views import Views
+from everest.data.views import PretrainViews, ValidationViews, Views
 from everest.errors import DataError, DivergedError, EnvironmentProblem
 from everest.system.run_folder import RunFolder
 from everest.train.health import (
@@ -36,6 +37,7 @@ from everest.train.health import (
     stays_at_chance,
 )
 from everest.train.plan import memory_advice, plan_stage
+from everest.train.waiting import WaitWatch, waiting_advice
 from everest_cli.main import app
 
 
@@ -142,7 +144,7 @@ class Asleep:
 
     num_views, frames, size = 1, 4, (32, 32)
 
-    def __call__(self, sample: Sample, rng: object, decoder: str, cache: object) -> Views:
+    def __call__(self, sample: Sample, rng: object, decoder: str, cache: object, out: Tensor) -> Views:
         time.sleep(3600)
         raise AssertionError
 
@@ -162,9 +164,8 @@ class Blank:
 
     num_views, frames, size = 1, 4, (32, 32)
 
-    def __call__(self, sample: Sample, rng: object, decoder: str, cache: object) -> Views:
-        frames = torch.zeros(1, 3, 4, 32, 32, dtype=torch.uint8)
-        return Views(frames=frames, erase=torch.zeros(1, 4, dtype=torch.int64))
+    def __call__(self, sample: Sample, rng: object, decoder: str, cache: object, out: Tensor) -> Views:
+        return Views(frames=out.zero_(), erase=torch.zeros(1, 4, dtype=torch.int64))
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -182,6 +183,35 @@ def test_a_worker_that_is_stopped_is_reported_though_its_batches_are_announced(w
     with pytest.raises(DataError, match=r"no clip within 2 s .* from one of: /videos/0.mp4"):
         list(loaded)
     assert set(multiprocessing.active_children()) <= others
+
+
+def test_only_the_group_that_does_not_come_is_named():
+    samples = [Sample(path=f"/videos/{i}.mp4") for i in range(40)]
+    clips = VideoClips(samples, make_views=Asleep(), seed=0, num_noise=1, decoder="auto", replace_bad=True)
+    loader = make_loader(clips, [[(0, i) for i in range(40)]], workers=2, timeout=1)
+    with pytest.raises(DataError) as caught:
+        next(batches(loader))
+    assert "/videos/13.mp4" in str(caught.value)
+    assert "/videos/14.mp4" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("waited", "warns"), [(0.5, True), (1.5, False)])
+def test_waiting_for_videos_is_reported_once_after_a_minute(waited: float, warns: bool):
+    watch = WaitWatch()
+    shares = [watch.add(2 - waited, now=2.0 * step) for step in range(100)]
+    assert [share for share in shares if share is not None] == ([0.75] if warns else [])
+    assert shares[:30] == [None] * 30
+
+
+def test_the_advice_for_a_slow_loader_fits_the_run():
+    views = PretrainViews(frames=4, stride=2, size=(32, 32), flip=True, sampling="dense", views_per_decode=1)
+    advice = waiting_advice(0.456, workers=0, views=views)
+    assert advice.startswith("the first steps waited for videos for 46% of their time: raise train.workers")
+    assert "raise pretrain.views_per_decode (now 1)" in advice
+    views = ValidationViews(frames=4, stride=2, size=(32, 32), sampling="dense")
+    assert waiting_advice(0.4, workers=1000, views=views).endswith(
+        ": read smaller files (`everest prepare encode`)"
+    )
 
 
 LONG = ["--set", "pretrain.epochs=60", "--set", "train.workers=1", "--set", "train.data_timeout=30"]

@@ -1,0 +1,165 @@
+"""Worker processes that do tasks; their results are taken in any order, usually that of the tasks.
+
+Each worker has a connection of its own. A worker that is killed closes it, which ends the wait for a result
+at once, even if the worker was killed while it wrote one. Results must be small: large data belongs into
+shared memory.
+"""
+
+from __future__ import annotations
+
+import atexit
+import multiprocessing
+import os
+import signal
+import time
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any, Final, Generic, TypeVar
+
+import torch
+
+from everest.errors import EnvironmentProblem, UserError
+from everest.system.cpu import READER_KEEPS, keep_freed_memory
+from everest.system.launch import STOP_SIGNALS
+from everest.system.shared_memory import no_shared_memory
+
+SECONDS_TO_DIE: Final = 5.0  # a killed process is gone in milliseconds, unless the kernel is out of memory
+SECONDS_ALONE: Final = 5.0  # our choice: how long a worker may outlive a killed program
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+
+class Workers(Generic[Task, Result]):
+    """Processes that call `work` on tasks. Without any, `take` calls it.
+
+    Args:
+        ahead: tasks of one worker that it has not done or whose results have not arrived.
+    """
+
+    def __init__(self, work: Callable[[Task], Result], *, number: int, ahead: int) -> None:
+        self._work = work
+        self._ahead = ahead
+        self._tasks: dict[int, Task] = {}  # by number: not yet sent
+        self._results: dict[int, Result | Exception] = {}  # by number: not yet taken
+        self._sent = 0
+        self._processes: dict[Connection, BaseProcess] = {}
+        self._under_way: dict[Connection, int] = {}
+        atexit.register(self.kill)  # a worker that hangs in a decoder would keep this process from ending
+        for _ in range(number):
+            self._start()
+
+    def _start(self) -> None:
+        connection, child = multiprocessing.Pipe()
+        process = multiprocessing.Process(
+            target=_serve, args=(child, self._work), daemon=True, name="everest reader"
+        )
+        process.start()
+        child.close()  # or its end would not be noticed
+        self._processes[connection], self._under_way[connection] = process, 0
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another task may be added now."""
+        return not self._processes or any(tasks < self._ahead for tasks in self._under_way.values())
+
+    def add(self, number: int, task: Task) -> None:
+        """Give a task to the worker with the fewest, or keep it for `take` if there is no worker.
+
+        Raises:
+            EnvironmentProblem: a worker was killed.
+        """
+        if not self._processes:
+            self._tasks[number] = task
+            return
+        least = min(self._under_way, key=self._under_way.__getitem__)
+        try:
+            least.send((number, task))
+        except OSError:
+            raise self._explain(least) from None
+        self._under_way[least] += 1
+
+    def take(self, number: int, *, limit: float = 0) -> Result:
+        """Return the result of a task.
+
+        Args:
+            limit: seconds to wait (0: no limit).
+        Raises:
+            TimeoutError: the result did not come in time.
+            EnvironmentProblem: a worker was killed.
+        """
+        if number in self._tasks:
+            return self._work(self._tasks.pop(number))
+        deadline = time.monotonic() + limit
+        while number not in self._results:
+            ready = wait(list(self._processes), max(0.0, deadline - time.monotonic()) if limit else None)
+            if not ready:
+                raise TimeoutError
+            for connection in ready:
+                assert isinstance(connection, Connection)
+                self._receive(connection)
+        result = self._results.pop(number)
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    def _receive(self, connection: Connection) -> None:
+        try:
+            number, result = connection.recv()
+        except (EOFError, OSError):
+            raise self._explain(connection) from None
+        self._results[number] = result
+        self._under_way[connection] -= 1
+
+    def _explain(self, connection: Connection) -> EnvironmentProblem:
+        """The reason why a worker closed its connection."""
+        process = self._processes[connection]
+        process.join(SECONDS_TO_DIE)
+        if process.exitcode == -signal.SIGBUS:  # written beyond the free memory
+            return no_shared_memory()
+        return EnvironmentProblem(
+            "a process that reads videos was killed, usually because memory is short: lower train.workers"
+        )
+
+    def kill(self) -> None:
+        """End the workers, whatever they do."""
+        atexit.unregister(self.kill)
+        for process in self._processes.values():
+            process.kill()
+        for connection, process in self._processes.items():
+            process.join(SECONDS_TO_DIE)
+            connection.close()
+        self._processes.clear()
+        self._under_way.clear()
+
+
+def _serve(connection: Connection, work: Callable[[Any], Any]) -> None:
+    """The loop of a worker. It uses one thread, as the workers are the parallelism."""
+    parent = os.getppid()
+    for number in STOP_SIGNALS:  # left to the process that trains
+        signal.signal(number, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    keep_freed_memory(READER_KEEPS)
+    try:
+        while True:
+            while not connection.poll(SECONDS_ALONE):
+                if os.getppid() != parent:
+                    return
+            number, task = connection.recv()
+            connection.send((number, _attempt(work, task)))
+    except (EOFError, OSError):  # the program has ended
+        return
+
+
+def _attempt(work: Callable[[Any], Any], task: object) -> Any:
+    try:
+        return work(task)
+    except UserError as error:
+        return error
+    except Exception as error:  # a bug: raised again where the result is taken
+        if type(error).__module__ != "builtins":  # perhaps it cannot be sent
+            error = RuntimeError(f"{type(error).__name__}: {error}")
+        error.add_note(f"in a process that reads videos:\n{traceback.format_exc()}")
+        return error

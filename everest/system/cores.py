@@ -1,0 +1,32 @@
+"""The processor cores that a process may use, and the number of processes that read videos on them."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+import psutil
+
+from everest.system.launch import local_processes
+
+QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")  # of a container: microseconds of CPU time per period, or max
+# Our choice: a GPU uses 2,850 clips/s of a ViT-B, which about as many cores read.
+MOST_READERS: Final = 48
+READER_BYTES: Final = 2**29  # our choice: memory of such a process, its share of the batches included
+
+
+def num_cores() -> int:
+    """Returns the number of cores for this process and all others of the run on this machine."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with suppress(OSError, ValueError):  # no container, or no limit
+        quota, period = QUOTA.read_text().split()
+        cores = min(cores, max(1, int(quota) // int(period)))
+    return cores
+
+
+def num_readers() -> int:
+    """Returns how many processes read videos for each process that trains, if the recipe leaves it open."""
+    possible = min(num_cores(), psutil.virtual_memory().available // READER_BYTES)
+    return max(1, min(possible // local_processes(), MOST_READERS))

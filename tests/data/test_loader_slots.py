@@ -1,0 +1,192 @@
+"""Every batch of the loader equals its clips read one by one, and stays so while it is in use."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from everest.data.dataset import Clip, VideoClips
+from everest.data.groups import GROUP, MOST_AHEAD, SampleKey, divide
+from everest.data.loader import ClipLoader, batches, make_loader, on_device, shared_bytes
+from everest.data.samples import Sample
+from everest.data.views import Views
+from everest.errors import EnvironmentProblem
+from everest.video.reader import VideoError
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Views of videos that exist in no file: their frames are random numbers."""
+
+    num_views: int = 2
+    seconds: float = 0.0  # the longest time that a clip takes
+    frames: int = 2
+    size: tuple[int, int] = (4, 6)
+
+    def __call__(
+        self, sample: Sample, rng: np.random.Generator, decoder: str, cache: object, out: Tensor | None = None
+    ) -> Views:
+        time.sleep(rng.random() * self.seconds)
+        if sample.path == "damaged":
+            raise VideoError(sample.path, "not a video file")
+        frames = torch.empty(self.num_views, 3, self.frames, *self.size, dtype=torch.uint8)
+        frames = frames if out is None else out
+        frames[:] = torch.from_numpy(rng.integers(0, 256, frames.shape, dtype=np.uint8))
+        return Views(frames, torch.from_numpy(rng.integers(0, 9, (self.num_views, 4))))
+
+
+class Counted:
+    """Tokens of clips: their numbers."""
+
+    variants = 2
+
+    def read(self, variant: int, index: int) -> dict[str, Tensor]:
+        if index == 0:
+            raise VideoError("damaged", "recorded when the tokens were made")
+        return {"values": torch.full((2, 5), 10 * variant + index), "importance": torch.full((2, 3), 0.5)}
+
+
+def clips_of(views: Drawn, videos: int = 9, **options: object) -> VideoClips:
+    samples = [Sample(path="damaged" if i == 0 else f"{i}.mp4", labels=(i, i + 1)) for i in range(videos)]
+    given = {"seed": 3, "num_noise": 7, "decoder": "auto", "replace_bad": True} | options
+    return VideoClips(samples, make_views=views, **given)  # type: ignore[arg-type]
+
+
+def keys_of(lengths: Sequence[int], videos: int = 9) -> list[list[SampleKey]]:
+    numbers = iter(range(sum(lengths)))
+    return [[divmod(next(numbers), videos) for _ in range(length)] for length in lengths]
+
+
+def equals(batch: Clip, clips: Sequence[Clip]) -> bool:
+    parts = zip(*(clip[:-1] for clip in clips), strict=True)  # all but the copies to a device
+    frames, label, video_ids, noise, erase, failed, tokens = parts
+    together = {name: torch.stack([each[name] for each in tokens]) for name in tokens[0]}
+    return (
+        all(map(torch.equal, (batch.frames, batch.label), map(torch.stack, (frames, label))))
+        and all(map(torch.equal, (batch.noise, batch.erase), map(torch.stack, (noise, erase))))
+        and (tuple(batch.video_id), tuple(batch.failed)) == (video_ids, failed)
+        and batch.tokens.keys() == together.keys()
+        and all(torch.equal(batch.tokens[name], together[name]) for name in together)
+    )
+
+
+def loaded_equal(loader: ClipLoader, pause: float = 0.0) -> list[bool]:
+    """Whether each batch equals its clips, after a pause in which the workers read ahead."""
+    equal = []
+    for keys, batch in zip(loader.order, batches(loader), strict=True):
+        time.sleep(pause)
+        equal.append(equals(batch, [loader.dataset.read(key) for key in keys]))
+    return equal
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(st.integers(1, 40), min_size=1, max_size=12),
+    st.integers(0, 3),
+    st.sampled_from([1, 2, 5, 20]),
+    st.booleans(),
+)
+def test_batches_of_any_lengths_equal_their_clips_for_any_number_of_workers(
+    lengths: list[int], workers: int, views: int, replace: bool
+):
+    clips = clips_of(Drawn(num_views=views), replace_bad=replace)
+    loader = make_loader(clips, keys_of(lengths), workers=workers, timeout=60)
+    assert loaded_equal(loader) == [True] * len(lengths)
+
+
+@pytest.mark.parametrize(("batch", "workers"), [(1, 3), (16, 2), (40, 1), (40, 3)])
+def test_a_slot_is_not_written_while_its_batch_is_in_use(batch: int, workers: int):
+    loader = make_loader(clips_of(Drawn()), keys_of([batch] * 12), workers=workers, timeout=60)
+    assert loaded_equal(loader, pause=0.05) == [True] * 12  # time enough to write every free slot
+
+
+def test_workers_of_different_speed_keep_the_order():
+    clips = clips_of(Drawn(num_views=8, seconds=0.02))
+    loader = make_loader(clips, keys_of([12] * 6), workers=3, timeout=60)
+    assert loaded_equal(loader) == [True] * 6
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_tokens_are_handed_over_with_their_clips(workers: int):
+    clips = clips_of(Drawn(), tokens=Counted())
+    loader = make_loader(clips, keys_of([5, 5, 5, 3]), workers=workers, timeout=60)
+    assert loaded_equal(loader) == [True] * 4
+
+
+def test_the_last_batch_outlives_its_loader():
+    loader = make_loader(clips_of(Drawn()), keys_of([4]), workers=1, timeout=60)
+    (batch,) = list(batches(loader))
+    assert equals(batch, [loader.dataset.read(key) for key in loader.order[0]])  # type: ignore[index]
+
+
+class Faulty(Drawn):
+    """Views with a bug."""
+
+    def __call__(self, *_: object) -> Views:
+        raise KeyError("frames")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_bug_in_a_worker_is_raised_with_its_kind_and_its_place(workers: int):
+    loader = make_loader(clips_of(Faulty()), keys_of([4]), workers=workers, timeout=60)
+    with pytest.raises(KeyError, match="frames") as caught:
+        list(batches(loader))
+    notes = "".join(getattr(caught.value, "__notes__", ()))
+    assert ("in __call__" in notes) == (workers > 0)
+
+
+@given(st.integers(1, 3000), st.integers(1, 40), st.integers(0, 200), st.integers(1, 1000))
+def test_a_batch_is_divided_evenly_and_the_ring_has_a_slot_for_every_group_ahead(
+    batch: int, views: int, workers: int, number: int
+):
+    found = divide(batch=batch, views=views, workers=workers, batches=number)
+    (groups,) = found.groups([[(0, i) for i in range(batch)]])
+    assert [key for group in groups for key in group.keys] == [(0, i) for i in range(batch)]
+    assert [group.first for group in groups] == list(range(0, batch, found.samples))
+    assert found.samples * views <= GROUP or found.samples == 1
+    assert found.ahead <= MOST_AHEAD
+    if workers == 0:
+        assert found.slots == 1
+    else:
+        ahead = min(workers + max(len(groups), workers), workers * MOST_AHEAD)
+        assert workers * found.ahead >= ahead
+        assert found.slots == min(number, 1 + -(-ahead // len(groups)))
+        assert found.slots <= 3 or len(groups) < workers
+
+
+def test_the_ring_of_a_large_batch_has_three_slots_and_not_one_for_each_worker():
+    clip = clips_of(Drawn(num_views=1))
+    order = [[(0, 0)] * 512] * 100
+    sample = 3 * 2 * 4 * 6 + 2 * 8 + 7 * 4 + 4 * 8
+    assert shared_bytes(clip, order, workers=16) == 3 * 512 * sample
+    assert shared_bytes(clip, order, workers=0) == 0
+    with pytest.raises(EnvironmentProblem, match="the batches of the workers need"):
+        make_loader(clips_of(Drawn(num_views=2**40)), order, workers=1, timeout=60)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_slot_is_not_written_before_its_copy_to_a_gpu_is_complete(workers: int):
+    device = torch.device("cuda")
+    clips = clips_of(Drawn(num_views=4, size=(112, 112)))
+    loader = make_loader(clips, keys_of([16] * 8), workers=workers, timeout=60)
+    busy = torch.randn(4096, 4096, device=device)
+    copied = []
+    for batch in batches(loader):
+        assert batch.frames.is_pinned()
+        for _ in range(20):  # the copy is queued after these
+            busy = busy @ busy
+        copied.append(on_device(batch, device))
+    assert not batch.frames.is_pinned()
+    for keys, batch in zip(loader.order, copied, strict=True):
+        expected = torch.stack([clips.read(key).frames for key in keys])
+        assert torch.equal(batch.frames.cpu(), expected)

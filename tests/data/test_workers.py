@@ -1,0 +1,111 @@
+"""Worker processes that are killed, stopped or full of work; their results keep their numbers."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from everest.data.workers import Workers
+from everest.errors import DataError, EnvironmentProblem
+
+
+def act(task: object) -> object:
+    """What a worker does with a task: ends in some way, or answers."""
+    if isinstance(task, signal.Signals):
+        os.kill(os.getpid(), task)
+    if isinstance(task, Exception):
+        raise task
+    if isinstance(task, float):
+        time.sleep(task)
+    return bytes(task) if isinstance(task, int) else task
+
+
+def workers_of(number: int) -> Workers[object, object]:
+    return Workers(act, number=number, ahead=3)
+
+
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        (signal.SIGKILL, "lower train.workers"),
+        (signal.SIGSEGV, "was killed"),
+        (signal.SIGBUS, "shared memory"),
+    ],
+)
+def test_a_worker_that_ends_is_explained_at_once(number: signal.Signals, message: str):
+    workers = workers_of(2)
+    workers.add(0, 60.0)
+    workers.add(1, number)
+    began = time.monotonic()
+    with pytest.raises(EnvironmentProblem, match=message):
+        workers.take(0, limit=60)
+    assert time.monotonic() - began < 10
+    workers.kill()
+    assert not [process for process in multiprocessing.active_children() if process.name == "everest reader"]
+
+
+def test_a_worker_killed_while_it_writes_a_result_is_noticed():
+    workers = workers_of(1)
+    workers.add(0, 50_000_000)  # more than a connection holds: the worker waits in the middle of it
+    time.sleep(0.5)
+    (worker,) = [p for p in multiprocessing.active_children() if p.name == "everest reader"]
+    worker.kill()
+    with pytest.raises(EnvironmentProblem, match="was killed"):
+        workers.take(0)
+    workers.kill()
+
+
+def test_a_result_that_does_not_come_is_a_timeout_and_the_worker_can_be_killed():
+    workers = workers_of(1)
+    workers.add(0, signal.SIGSTOP)
+    with pytest.raises(TimeoutError):
+        workers.take(0, limit=0.3)
+    workers.kill()
+
+
+@pytest.mark.parametrize("number", [0, 1, 3])
+def test_results_may_be_taken_in_any_order(number: int):
+    workers = workers_of(number)
+    for task in range(3):
+        assert workers.has_room
+        workers.add(task, f"task {task}")
+    assert workers.has_room == (number != 1)
+    assert [workers.take(task) for task in (2, 0, 1)] == ["task 2", "task 0", "task 1"]
+    workers.kill()
+
+
+def test_a_users_error_arrives_as_it_was_raised():
+    workers = workers_of(1)
+    workers.add(0, DataError("list.csv: no such file"))
+    with pytest.raises(DataError, match=r"^list\.csv: no such file$") as caught:
+        workers.take(0)
+    assert not hasattr(caught.value, "__notes__")
+    workers.kill()
+
+
+ORPHANS = """
+import os, signal, time
+from everest.data import workers
+workers.SECONDS_ALONE = 0.2
+pool = workers.Workers(print, number=2, ahead=2)
+print(*(process.pid for process in pool._processes.values()), flush=True)
+time.sleep(60)
+"""
+
+
+def test_workers_end_soon_after_a_killed_program():
+    with subprocess.Popen([sys.executable, "-c", ORPHANS], stdout=subprocess.PIPE, text=True) as program:
+        assert program.stdout is not None
+        numbers = program.stdout.readline().split()
+        program.kill()
+    deadline = time.monotonic() + 20
+    while any(Path(f"/proc/{number}").exists() for number in numbers):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

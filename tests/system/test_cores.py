@@ -1,0 +1,65 @@
+"""The number of processes that read videos follows from the cores, the memory and the other processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from everest.config.recipe import load_recipe
+from everest.errors import RecipeError
+from everest.system import cores
+from everest.system.cores import MOST_READERS, num_cores, num_readers
+
+ONE_CORE = """
+import os
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+from everest.system.cores import num_cores, num_readers
+print(num_cores(), num_readers())
+"""
+
+
+def test_a_process_bound_to_one_core_has_one_reader():
+    printed = subprocess.run([sys.executable, "-c", ONE_CORE], capture_output=True, text=True, check=True)
+    assert printed.stdout.split() == ["1", "1"]
+
+
+@pytest.mark.parametrize(("text", "expected"), [("100000 100000", 1), ("150000 100000", 1), ("1 100000", 1)])
+def test_the_limit_of_a_container_counts(
+    text: str, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    quota = tmp_path / "cpu.max"
+    quota.write_text(f"{text}\n")
+    monkeypatch.setattr(cores, "QUOTA", quota)
+    assert num_cores() == expected
+
+
+@pytest.mark.parametrize("text", ["max 100000\n", "", None])
+def test_without_a_limit_all_cores_count(text: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    quota = tmp_path / "cpu.max"
+    if text is not None:
+        quota.write_text(text)
+    monkeypatch.setattr(cores, "QUOTA", quota)
+    assert num_cores() == len(os.sched_getaffinity(0))
+
+
+def test_the_processes_of_a_run_share_the_cores(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1000")
+    assert num_readers() == 1
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+    assert 1 <= num_readers() <= min(num_cores(), MOST_READERS)
+
+
+@pytest.mark.parametrize(("value", "number"), [("auto", None), ("0", 0), ("3", 3)])
+def test_a_recipe_leaves_the_number_open_or_sets_it(value: str, number: int | None):
+    settings = load_recipe("ucf101", overrides=[f"train.workers={value}"]).train
+    assert settings.num_workers == (num_readers() if number is None else number)
+
+
+@pytest.mark.parametrize("value", ["many", "-1", "true", "1.5"])
+def test_another_number_of_workers_is_refused(value: str):
+    with pytest.raises(RecipeError, match=r"train\.workers: must be 'auto' or an integer from 0"):
+        load_recipe("ucf101", overrides=[f"train.workers={value}"])

@@ -1,0 +1,133 @@
+"""Facts about video files on the disk: those of the file as it is now, or none."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from everest.video.file import VideoFile, clear_video_cache, inspect_video, keep_indexes
+from everest.video.index_store import IndexStore
+from everest.video.reader import VideoError, read_frames
+from everest.video.writer import write_video
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    clear_video_cache()
+    keep_indexes(tmp_path / "indexes")
+    yield tmp_path / "indexes"
+    keep_indexes(None)
+    clear_video_cache()
+
+
+def stored(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def same(one: VideoFile, other: VideoFile) -> bool:
+    arrays = [field.name for field in fields(one.index) if field.name != "by_decode_stamp"]
+    equal = (np.array_equal(getattr(one.index, name), getattr(other.index, name)) for name in arrays)
+    rest = [dataclasses.replace(video, index=None) for video in (one, other)]  # type: ignore[arg-type]
+    values = [[getattr(video, field.name) for field in fields(video)] for video in rest]
+    return all(equal) and one.index.by_decode_stamp == other.index.by_decode_stamp and values[0] == values[1]
+
+
+def as_avi(video: Path, folder: Path) -> Path:
+    """The same frames in a container that is counted instead of indexed."""
+    import av
+
+    path = folder / "counted.avi"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for pixels in read_frames(video, range(32)).numpy():
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode(None))
+    return path
+
+
+@pytest.mark.parametrize("kind", ["mp4", "avi"])
+def test_stored_facts_equal_those_of_the_file(folder: Path, clip_files: Path, tmp_path: Path, kind: str):
+    video = clip_files / "clip0.mp4"
+    video = as_avi(video, tmp_path) if kind == "avi" else video
+    first = inspect_video(video)
+    assert IndexStore(folder).file_of(video).stat().st_size < 1000
+    clear_video_cache()
+    again = inspect_video(video)
+    assert again is not first
+    assert same(first, again)
+    clear_video_cache()
+    keep_indexes(None)
+    assert same(first, inspect_video(video))
+    assert first.index.by_decode_stamp == (kind == "avi")
+
+
+def test_another_process_reads_them_instead_of_the_packets(folder: Path, clip_files: Path, tmp_path: Path):
+    video = Path(shutil.copy(clip_files / "clip0.mp4", tmp_path / "video.mp4"))
+    inspect_video(video)
+    store = IndexStore(folder)
+    file = store.file_of(video)
+    found = store.read(file)
+    assert found is not None
+    store.write(file, found[0] | {"codec": "of the store"}, found[1])
+    code = (
+        "import sys; from pathlib import Path; from everest.video.file import inspect_video, keep_indexes\n"
+        "keep_indexes(Path(sys.argv[1])); print(inspect_video(Path(sys.argv[2])).codec)"
+    )
+    command = [sys.executable, "-c", code, str(folder), str(video)]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "of the store\n"
+
+
+def test_a_file_rewritten_with_its_old_size_and_time_is_indexed_again(folder: Path, tmp_path: Path):
+    video = tmp_path / "video.mp4"
+    frames = torch.zeros(20, 32, 32, 3, dtype=torch.uint8)
+    write_video(video, frames, fps=10)
+    status, size = video.stat(), video.stat().st_size
+    assert inspect_video(video).info.frames == 20
+    write_video(video, frames[:10], fps=10)
+    with video.open("ab") as file:
+        file.write(bytes(size - video.stat().st_size))
+    os.utime(video, ns=(status.st_atime_ns, status.st_mtime_ns))
+    clear_video_cache()
+    assert inspect_video(video).info.frames == 10
+    assert len(stored(folder)) == 2
+
+
+@pytest.mark.parametrize("damage", [b"", b"{}", "half", "byte"])
+def test_a_damaged_file_of_the_store_is_made_again(folder: Path, clip_files: Path, damage: bytes | str):
+    video = clip_files / "clip1.mp4"
+    first = inspect_video(video)
+    (file,) = stored(folder)
+    content = file.read_bytes()
+    half = len(content) // 2
+    changed = {
+        "half": content[:half],
+        "byte": content[:half] + bytes([content[half] ^ 1]) + content[half + 1 :],
+    }
+    file.write_bytes(changed[damage] if isinstance(damage, str) else damage)
+    clear_video_cache()
+    assert same(first, inspect_video(video))
+    assert file.read_bytes() == content
+
+
+def test_a_video_that_cannot_be_read_is_not_stored(folder: Path, tmp_path: Path):
+    (tmp_path / "broken.mp4").write_text("no video")
+    with pytest.raises(VideoError, match="not a video file"):
+        inspect_video(tmp_path / "broken.mp4")
+    assert stored(folder) == []
+
+
+def test_a_folder_that_cannot_be_written_costs_no_video(tmp_path: Path, folder: Path, clip_files: Path):
+    (tmp_path / "file").write_text("in the way")
+    keep_indexes(tmp_path / "file" / "indexes")
+    assert inspect_video(clip_files / "clip2.mp4").info.frames == 32

@@ -132,7 +132,7 @@ class Stack(NamedTuple):
 
 
 def activation_bytes(
-    stacks: Iterable[Stack], *, clip_values: int, bytes_per_value: int, checkpointing: bool
+    stacks: Iterable[Stack], *, other_bytes: int, bytes_per_value: int, checkpointing: bool
 ) -> int:
     """Estimate the bytes that a forward pass of one clip saves for the backward pass, to about a tenth.
 
@@ -142,9 +142,9 @@ def activation_bytes(
     block at a time saves all values.
 
     Args:
-        clip_values: numbers in a clip: saved as uint8, as float32, and once more while tokens are selected.
+        other_bytes: of a clip outside of the blocks.
     """
-    total = 9 * clip_values
+    total = other_bytes
     for depth, tokens, width, _ in stacks:
         block = tokens * width * (2 * 4 + 9 * bytes_per_value)
         total += depth * tokens * width * 4 + block if checkpointing else depth * block

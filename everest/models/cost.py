@@ -163,7 +163,7 @@ def inference_bytes(spec: ModelSpec, bytes_per_value: int) -> int:
     """Estimate the bytes of one clip without a backward pass: the values of one encoder block at a time."""
     return activation_bytes(
         [spec.stacks[0]._replace(depth=1)],
-        clip_values=3 * spec.frames * spec.size[0] * spec.size[1],
+        other_bytes=9 * 3 * spec.frames * spec.size[0] * spec.size[1],  # as uint8, twice as float32
         bytes_per_value=bytes_per_value,
         checkpointing=False,
     )

@@ -241,7 +241,7 @@ class ModelSpec:
         stacks = self.stacks
         saved = activation_bytes(
             stacks,
-            clip_values=3 * self.offered_frames * self.size[0] * self.size[1],
+            other_bytes=self._clip_bytes + self._target_bytes(bytes_per_value),
             bytes_per_value=bytes_per_value,
             checkpointing=self.checkpointing,
         )
@@ -250,6 +250,23 @@ class ModelSpec:
             # from, the keys and the values.
             saved += stacks[0].tokens * stacks[0].width * (4 + 4 * bytes_per_value)
         return saved
+
+    @property
+    def _clip_bytes(self) -> int:
+        """The bytes of a clip in a training step: as uint8, and the next one, which is copied meanwhile.
+
+        Fine-tuning also normalizes whole clips to erase and mix them, and differences are of normalized ones.
+        """
+        values = 3 * self.offered_frames * self.size[0] * self.size[1]
+        stays_bytes = self.kind == "pretrain" and self.model.input == "frames"
+        return (2 if stays_bytes else 2 + 4 + 4) * values
+
+    def _target_bytes(self, bytes_per_value: int) -> int:
+        """The bytes of the prediction in its own type and in float32, of the targets and of the errors."""
+        if self.kind == "classifier" or self.target is None:
+            return 0
+        predicted = self.stacks[1].tokens - self.stacks[0].tokens + self.model.class_token
+        return predicted * self.target_width * (bytes_per_value + 3 * 4)
 
 
 _SPEC = TypeAdapter(ModelSpec)

@@ -48,7 +48,8 @@ Stage = PretrainSettings | FinetuneSettings | TokenizerSettings
 # The losses of a pass: first the model's, then one for each other network that is active.
 LossesOf = Callable[[Clip], Sequence[Tensor]]
 
-MEMORY_SHARE = 0.5  # our choice: of the free memory of a device, for the activations of one pass
+MEMORY_SHARE = 0.8  # our choice: of the free memory of a device, for the activations of one pass
+STATE_BYTES = 20  # of a weight: itself, its gradient, two moments, and a copy in bf16 with its gradient
 CPU_BYTES = 2**30  # our choice: on a CPU larger passes are no faster
 USUAL_LR = (1e-5, 4e-3)  # our choice: the range of the recipes' learning rates, and some more on both sides
 
@@ -90,7 +91,11 @@ def set_up_training(
         own_bytes = replace(spec, checkpointing=checkpointing).bytes_per_clip(bytes_per_value)
         return own_bytes + other_bytes(bytes_per_value)
 
-    plan = _plan(recipe, stage, bytes_of(recipe.train.checkpointing, value_bytes), context, videos)
+    with torch.device("meta"):  # weights have shapes, but no memory
+        blank = spec if isinstance(spec, TokenizerSpec) else spec.without_files()
+        weights = sum(weight.numel() for weight in blank.build().parameters())
+    clip_bytes = bytes_of(recipe.train.checkpointing, value_bytes)
+    plan = _plan(recipe, stage, context, videos, bytes_per_clip=clip_bytes, weights=weights)
     torch.manual_seed(seed_at(recipe.train.seed, Purpose.WEIGHTS))
     model = spec.build()
     if start is not None and isinstance(model, VideoClassifier):
@@ -145,9 +150,20 @@ def _shard(model: nn.Module, accelerator: Accelerator) -> None:
 
 
 def _plan(
-    recipe: Recipe, stage: Stage, bytes_per_clip: int, context: RunContext, videos: dict[str, Any]
+    recipe: Recipe,
+    stage: Stage,
+    context: RunContext,
+    videos: dict[str, Any],
+    *,
+    bytes_per_clip: int,
+    weights: int,
 ) -> StagePlan:
-    """The plan; a resumed run keeps its micro-batch, because another one would sum in another order."""
+    """The plan; a resumed run keeps its micro-batch, because another one would sum in another order.
+
+    Args:
+        bytes_per_clip: of the activations.
+        weights: numbers that the model learns.
+    """
     processes = context.accelerator.num_processes
     before = context.run.plan() if context.resumed else None
     if before and any(before[key] != value for key, value in videos.items()):
@@ -163,7 +179,7 @@ def _plan(
         device = context.accelerator.device
         on_gpu = device.type == "cuda"
         free = torch.cuda.mem_get_info(device)[0] if on_gpu else psutil.virtual_memory().available
-        budget = int(free * MEMORY_SHARE)
+        budget = int(free * MEMORY_SHARE) - STATE_BYTES * weights
         if device.type == "cpu":
             budget = min(budget, CPU_BYTES)
         largest = max(1, budget // bytes_per_clip)

@@ -42,6 +42,7 @@ from everest_cli import (
 from everest_cli.output import keep_bytes_of_names, say
 
 GARBAGE_AFTER = 10_000  # new objects; with Python 3.11's 700, a tenth of torch's import is garbage collection
+ALLOCATOR = "expandable_segments:True"  # batches of several sizes fragment a GPU's memory otherwise
 UsageError: Any = typer.BadParameter.__mro__[1]  # of options and arguments; typer does not export it
 COMPILERS = ("torch._dynamo", "torch._inductor")  # whose errors are RuntimeErrors without a public name
 
@@ -216,6 +217,8 @@ def everest(
 def main() -> None:
     """The `everest` command."""
     gc.set_threshold(GARBAGE_AFTER)
+    if "PYTORCH_ALLOC_CONF" not in os.environ:  # the name that newer releases of torch prefer
+        os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", ALLOCATOR)
     try:
         Path.cwd()
     except FileNotFoundError:

@@ -49,6 +49,7 @@ def make_accelerator(precision: str, *, tf32: bool, cpu: bool) -> Accelerator:
         configure_cpu()
     # A notebook's second run may have another precision and another device.
     AcceleratorState._reset_state(reset_partial_state=not is_launched())
+    # No static_graph: torch refuses it for steps of several passes, and it only saves a search that is off.
     options = [
         InitProcessGroupKwargs(timeout=COLLECTIVE_TIMEOUT),
         DistributedDataParallelKwargs(gradient_as_bucket_view=True, broadcast_buffers=False),

@@ -45,6 +45,7 @@ class Device:
             "LD_PRELOAD": str(self.folder / "runtime.so"),
             "LD_LIBRARY_PATH": str(self.folder),
             "TRITON_LIBCUDA_PATH": str(self.folder),
+            "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:False",  # the device has no virtual memory
         }
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -134,8 +134,8 @@ class Training:
 
     def steps(self) -> Iterator[int]:
         """Yield the number of every remaining step. After each, save if due, and stop on a signal."""
-        with self._signal, release_lock_after(self.run.path) if self.rank == 0 else nullcontext():
-            self._batches = batches(self.loader())
+        released = release_lock_after(self.run.path) if self.rank == 0 else nullcontext()
+        with self._signal, released, closing(batches(self.loader())) as self._batches:
             while self.steps_done < self.plan.steps and not self._has_ended:
                 self.updater.set_lr(self.plan.lr(self.steps_done))
                 self._record = StepRecord(self.accelerator.device)

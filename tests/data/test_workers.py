@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,11 @@ def act(task: object) -> object:
     return bytes(task) if isinstance(task, int) else task
 
 
+def readers() -> set[BaseProcess]:
+    """The workers that are alive, of loaders of other tests, too."""
+    return {process for process in multiprocessing.active_children() if process.name == "everest reader"}
+
+
 def workers_of(number: int) -> Workers[object, object]:
     return Workers(act, number=number, ahead=3)
 
@@ -40,6 +46,7 @@ def workers_of(number: int) -> Workers[object, object]:
     ],
 )
 def test_a_worker_that_ends_is_explained_at_once(number: signal.Signals, message: str):
+    others = readers()
     workers = workers_of(2)
     workers.add(0, 60.0)
     workers.add(1, number)
@@ -48,14 +55,15 @@ def test_a_worker_that_ends_is_explained_at_once(number: signal.Signals, message
         workers.take(0, limit=60)
     assert time.monotonic() - began < 10
     workers.kill()
-    assert not [process for process in multiprocessing.active_children() if process.name == "everest reader"]
+    assert readers() == others
 
 
 def test_a_worker_killed_while_it_writes_a_result_is_noticed():
+    others = readers()
     workers = workers_of(1)
     workers.add(0, 50_000_000)  # more than a connection holds: the worker waits in the middle of it
     time.sleep(0.5)
-    (worker,) = [p for p in multiprocessing.active_children() if p.name == "everest reader"]
+    (worker,) = readers() - others
     worker.kill()
     with pytest.raises(EnvironmentProblem, match="was killed"):
         workers.take(0)

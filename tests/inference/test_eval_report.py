@@ -216,7 +216,7 @@ def test_every_video_is_decoded_once_for_all_shares(trained: Path, monkeypatch: 
     assert isinstance(model, VideoClassifier)
     clips = everest.data.stages.evaluation_clips(recipe, Classes(count=2, names=None))
     read, requested = clips.read, []
-    monkeypatch.setattr(clips, "read", lambda key: requested.append(key) or read(key))
+    monkeypatch.setattr(clips, "read", lambda key, out: requested.append(key) or read(key, out))
     accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=True)
     keeps = [None, 0.25, 0.5, 1.0]
     found = evaluate_views(model, clips, accelerator, settings=recipe.train, report=silent, keeps=keeps)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 from processes import TWO, everest, start, wait_for_rows, wait_until_nobody_runs
 from small_runs import RECIPE, equal, metrics, run, weights
 
@@ -74,6 +75,17 @@ def test_evaluation_does_not_depend_on_the_number_of_processes(
     assert sweeps[0] == sweeps[1]
     for name in ("confusion.png", "sweep.png"):
         assert len({(tmp_path / f"page{n}" / name).read_bytes() for n in (1, several)}) == 1
+
+
+@pytest.mark.slow
+def test_sharded_blocks_of_bfloat16_learn_like_whole_ones(recipe: Path, tmp_path: Path):
+    options = ["--recipe", recipe, "--set", "train.precision=bf16", *TWO]
+    for shard in ("none", "full"):
+        everest("pretrain", *options, "-o", tmp_path / shard, "--set", f"train.shard={shard}")
+    for whole, sharded in zip(metrics(tmp_path / "none"), metrics(tmp_path / "full"), strict=True):
+        assert sharded["loss"] == pytest.approx(whole["loss"], rel=1e-2)
+        assert sharded["grad_norm"] == pytest.approx(whole["grad_norm"], rel=0.05)
+    assert all(tensor.dtype == torch.float32 for tensor in weights(tmp_path / "full").values())
 
 
 @pytest.mark.parametrize("shard", ["none", pytest.param("full", marks=pytest.mark.slow)])

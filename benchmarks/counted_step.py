@@ -14,6 +14,7 @@ from typing import Any
 
 from fused_kernels import meter_fused_kernels
 from roofline import Meter
+from torch._functorch import config as functorch_config
 from training_step import TrainingStep, peak_bytes
 
 WARM_UP = 2  # steps: the first allocates the optimizer's moments
@@ -66,12 +67,15 @@ def main() -> None:
     parser.add_argument("recipe")
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--set", action="append", default=[], dest="overrides")
+    parser.add_argument("--budget", type=float)
     parser.add_argument("--no-phases", action="store_true")
     options = parser.parse_args()
     meter = Meter()
     if not options.no_phases:
         meter_fused_kernels(meter)
     step = TrainingStep(options.recipe, options.overrides)
+    if options.budget is not None:
+        functorch_config.activation_memory_budget = options.budget
     if "train.compile=true" not in options.overrides:  # a hook would divide the graph of the whole model
         meter.follow(step.model)
     found = counted(step, options.batch)

@@ -28,7 +28,7 @@ SLOTS = 3  # of the loader's ring, at most as many batches
 WARM_UP_STEPS = 8  # rows of metrics.jsonl that are left out: compilation, filling of the ring
 STEP_CLIPS_PER_SECOND = 2850.0  # of ViT-B at 40 % of an H200's peak, which the loader is compared with
 
-# Makes videos number argv[1] to argv[2]: crops of a real clip if argv[3] is one, else of noise.
+# Makes videos number argv[1] to argv[2]: crops of a real clip if argv[3] is one, else of a drifting blur.
 MAKE = """
 import sys, torch
 from pathlib import Path
@@ -36,8 +36,10 @@ from everest.video.reader import read_frames
 from everest.video.writer import write_video
 torch.set_num_threads(1)
 first, last, real, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4])
-noise = torch.randint(0, 256, (150, 300, 400, 3), dtype=torch.uint8)
-scene = read_frames(real, range(0, 300, 2)) if real.is_file() else noise
+blur = torch.nn.functional.interpolate(255 * torch.rand(1, 3, 15, 20), (300, 400), mode="bicubic")
+blur = blur.clamp(0, 255).byte()[0].permute(1, 2, 0)  # (300, 400, 3)
+drifting = torch.stack([blur.roll((frame, 2 * frame), (0, 1)) for frame in range(150)])
+scene = read_frames(real, range(0, 300, 2)) if real.is_file() else drifting
 for number in range(first, last):
     generator = torch.Generator().manual_seed(number)
     room = (scene.shape[1] - 240, scene.shape[2] - 320)
@@ -71,10 +73,15 @@ def _python(*arguments: object, **options: object) -> subprocess.Popen[str]:
 
 @dataclass(frozen=True)
 class Videos:
-    """H.264 videos of 320x240 with a keyframe every 12 frames, and a list of them."""
+    """H.264 videos of 320x240 with a keyframe every 12 frames, and a list of them.
+
+    Args:
+        batch: clips in a batch of the loader.
+    """
 
     folder: Path
     number: int
+    batch: int
 
     def make(self, real: Path) -> Iterator[Row]:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -108,7 +115,7 @@ def loader(videos: Videos, workers: int, views: int, seconds: float) -> Iterator
     settings = [f"data.root={videos.folder.resolve()}", "data.train=train.csv", f"train.workers={workers}"]
     recipe = load_recipe("k400", overrides=[*settings, f"pretrain.views_per_decode={views}"])
     loading.SECONDS = seconds
-    batch = _fitting_batch()
+    batch = videos.batch
     found = loading.measure_loading(
         recipe, "pretrain", batch=batch, step_clips_per_second=STEP_CLIPS_PER_SECOND
     )
@@ -119,7 +126,7 @@ def run(videos: Videos, rows: Rows, name: str, seconds: float, settings: tuple[s
     """Clips/s and the share of waiting for data of `everest pretrain`, stopped after `seconds`."""
     output, messages = rows.folder / f"run_{name}", rows.folder / f"run_{name}.txt"
     shared = ("data.train=train.csv", "pretrain.epochs=50", "train.save_every=1h")
-    batch = (f"pretrain.batch_size={(size := _fitting_batch())}", f"train.micro_batch={size}")
+    batch = (f"pretrain.batch_size={videos.batch}", f"train.micro_batch={videos.batch}")
     given = chain.from_iterable(("--set", setting) for setting in (*shared, *batch, *settings))
     command = ["-m", "everest_cli", "pretrain", "--recipe", "k400", "--data", videos.folder.resolve()]
     watching = None
@@ -150,7 +157,7 @@ def run(videos: Videos, rows: Rows, name: str, seconds: float, settings: tuple[s
     spreads = [spread(key, [row[key] for row in steps]) for key in figures] if steps else []
     last_lines = messages.read_text()[-300:]
     yield (
-        {"run": name, "batch": size, "steps": len(steps), "code": process.returncode}
+        {"run": name, "batch": videos.batch, "steps": len(steps), "code": process.returncode}
         | {key: value for one in spreads for key, value in one.items()}
         | {"messages": last_lines}
     )
@@ -169,9 +176,15 @@ def decoders(videos: Videos) -> Iterator[Row]:
         yield {"where": where, "processes": processes, "frames_per_second": speed, "errors": errors[:1]}
 
 
-def measure_data(rows: Rows, *, number: int, seconds: float, run_seconds: float) -> None:
-    """Write the rows of all of it."""
-    videos, workers = Videos(rows.folder / "videos", number), max(1, num_cores() - 1)
+def measure_data(rows: Rows, *, number: int, batch: int | None, seconds: float, run_seconds: float) -> None:
+    """Write the rows of all of it.
+
+    Args:
+        number: of videos.
+        batch: clips in a batch; None: as many as fit into the shared memory, at most 256.
+    """
+    videos = Videos(rows.folder / "videos", number, batch or _fitting_batch())
+    workers = max(1, num_cores() - 1)
     rows.run("videos", partial(videos.make, REAL), needs=60)
     for processes, views in ((8, 1), (workers, 1), (workers, 4)):
         work = partial(loader, videos, processes, views, 10 * seconds)

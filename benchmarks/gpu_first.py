@@ -47,6 +47,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1.0, help="of an ordinary measurement")
     parser.add_argument("--only", help="beginnings of the names of items, with commas")
     parser.add_argument("--videos", type=int, default=320)
+    parser.add_argument("--batch", type=int, help="clips in a batch of part C, by default up to 256")
     parser.add_argument("--run-seconds", type=float, default=70.0, help="of each training run")
     options = parser.parse_args()
     path = Path(os.environ.get("OUT", ".")) / f"{options.part}.jsonl"
@@ -58,7 +59,7 @@ def main() -> None:
         part_b(rows, options.seconds)
     else:
         lasts = {"seconds": options.seconds, "run_seconds": options.run_seconds}
-        measure_data(rows, number=options.videos, **lasts)
+        measure_data(rows, number=options.videos, batch=options.batch, **lasts)
 
 
 if __name__ == "__main__":

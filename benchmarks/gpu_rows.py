@@ -35,15 +35,15 @@ class Rows:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.folder = path.parent
         self.written: list[Row] = []
-        self._file = path.open("a")
+        self._path = path
         self._limit, self._only = limit, tuple(only)
         self._began = time.perf_counter()
 
     def put(self, item: str, row: Row) -> None:
         whole = {"item": item, "at": round(time.perf_counter() - self._began, 1), **row}
         self.written.append(whole)
-        self._file.write(json.dumps(whole) + "\n")
-        self._file.flush()
+        with self._path.open("a") as file:
+            file.write(json.dumps(whole) + "\n")
         print(whole, flush=True)
 
     def run(self, item: str, rows: Callable[[], Iterable[Row]], *, needs: float = 5.0) -> None:
@@ -57,7 +57,6 @@ class Rows:
                 self.put(item, row)
         except Exception as error:  # the next item runs
             self.put(item, {"error": repr(error)[:600], "where": traceback.format_exc()[-700:]})
-        torch.cuda.set_sync_debug_mode("default")
         torch._dynamo.reset()
         gc.collect()
         torch.cuda.empty_cache()

@@ -37,7 +37,7 @@ SMALLER: tuple[Compared, ...] = (  # memory per clip, at most
     ("everest-l", "videomae-l", 0.66),
     ("everest-l", "plain-videomae-l", 0.30),
 )
-MFU_GOALS = {"everest-s-blocks": 0.20, "everest-b-blocks": 0.40}
+MFU_GOALS = {"blocks-everest-s": 0.20, "blocks-everest-b": 0.40}
 SAME_TOKENS = 0.999  # kept by bytes in bfloat16 and by float32
 
 _B, _S, _L = ({"backbone": f"vit-{letter}"} for letter in "bsl")
@@ -63,11 +63,11 @@ EAGER = (
 )
 COMPILED = (
     StepCase(
-        name="everest-b-blocks", **_EVEREST, **_B, batches=(128, 256, 1024), compiled="blocks", needs=110
+        name="blocks-everest-b", **_EVEREST, **_B, batches=(128, 256, 1024), compiled="blocks", needs=110
     ),
-    StepCase(name="everest-b-whole", **_EVEREST, **_B, batches=(256,), compiled="whole", needs=150),
+    StepCase(name="whole-everest-b", **_EVEREST, **_B, batches=(256,), compiled="whole", needs=150),
     StepCase(
-        name="everest-b-whole-all-activations",
+        name="whole-everest-b-all-activations",
         **_EVEREST,
         **_B,
         batches=(256,),
@@ -75,10 +75,10 @@ COMPILED = (
         budget=1.0,
         needs=150,
     ),
-    StepCase(name="everest-s-blocks", **_EVEREST, **_S, batches=(256,), compiled="blocks", needs=50),
-    StepCase(name="videomae-b-blocks", **_VIDEOMAE, **_B, batches=(256,), compiled="blocks", needs=50),
-    StepCase(name="everest-l-blocks", **_EVEREST, **_L, batches=(256,), compiled="blocks", needs=60),
-    StepCase(name="everest-s-graph", **_EVEREST, **_S, batches=(256,), compiled="graph", needs=150),
+    StepCase(name="blocks-everest-s", **_EVEREST, **_S, batches=(256,), compiled="blocks", needs=50),
+    StepCase(name="blocks-videomae-b", **_VIDEOMAE, **_B, batches=(256,), compiled="blocks", needs=50),
+    StepCase(name="blocks-everest-l", **_EVEREST, **_L, batches=(256,), compiled="blocks", needs=60),
+    StepCase(name="graph-everest-s", **_EVEREST, **_S, batches=(256,), compiled="graph", needs=150),
 )
 
 

@@ -1,4 +1,4 @@
-"""Checks of a GPU's numbers: those of the CPU, and those of the step without compilation."""
+"""Checks that a GPU computes the numbers of the CPU, and compiled steps the numbers of uncompiled ones."""
 
 from __future__ import annotations
 

@@ -19,8 +19,8 @@ from gpu_rows import Rows
 from saved import gflop, without_numbers
 from steps import Case, clips_for, our_pass
 
-# The device has no cuDNN and no decoder.
-FAILING = ("CUDNN_ATTENTION", "decoders")
+# The device has no cuDNN.
+FAILING = "CUDNN_ATTENTION"
 
 
 def rows_of(device: Device, folder: Path, script: str, *options: str) -> list[dict[str, Any]]:
@@ -56,7 +56,7 @@ def rows_of(device: Device, folder: Path, script: str, *options: str) -> list[di
         (
             "C",
             [
-                *("--only", "machine,videos,loader 1,run 1_view,decoders"),
+                *("--only", "machine,videos,loader 1,run 1_view"),
                 *("--videos", "2"),
                 *("--batch", "4"),
                 *("--run-seconds", "25"),

@@ -1,4 +1,4 @@
-"""One pre-training step, as everest trains, on a device that computes nothing: run by gpu_counted.py.
+"""One pre-training step on a device that computes nothing: run by gpu_counted.py.
 
 Prints a JSON object: launches, copies, memory per clip, and the sums of each phase.
 """
@@ -10,60 +10,14 @@ import ctypes
 import json
 import os
 from dataclasses import asdict
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
-import torch
+from fused_kernels import meter_fused_kernels
 from roofline import Meter
-from torch import nn
-
-from everest.config.recipe import load_recipe
-from everest.data.dataset import Clip
-from everest.models.spec import ModelSpec
-from everest.pretraining import pretraining_loss
-from everest.profiling.profile import stage_spec
-from everest.system.accelerator import make_accelerator
-from everest.train.network import Network
-from everest.train.optim import stage_optimizer
-from everest.train.step_record import StepNumbers, StepRecord
-from everest.train.update import Updater
+from torch._functorch import config as functorch_config
+from training_step import TrainingStep, peak_bytes
 
 WARM_UP = 2  # steps: the first allocates the optimizer's moments
-
-
-class CountedStep:
-    """The model of a recipe with all that a training step of one process does on the device."""
-
-    def __init__(self, recipe_name: str, overrides: list[str]) -> None:
-        recipe = load_recipe(recipe_name, overrides=overrides)
-        self.spec: ModelSpec = stage_spec(recipe, "pretrain")
-        self.accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=False)
-        self.model: nn.Module = self.spec.build().to(self.accelerator.device).train()
-        network = Network(module=self.model, optimizer=stage_optimizer(self.model, recipe.pretrain))
-        self.updater = Updater(self.accelerator, [network], recipe.train)
-
-    def clips(self, batch: int) -> Clip:
-        """A batch on the device that contains nothing."""
-        device = self.accelerator.device
-        shape = (batch, 1, 3, self.spec.offered_frames, *self.spec.size)
-        frames = torch.empty(shape, dtype=torch.uint8, device=device)
-        noise = torch.empty(batch, 1, self.spec.grid.num_tokens, device=device)
-        return cast(Clip, SimpleNamespace(frames=frames, noise=noise, tokens={}))
-
-    def run(self, clips: Clip, meter: Meter | None = None) -> None:
-        """One step, counted by phase with a meter."""
-        record = StepRecord(self.accelerator.device)
-        meter = meter or Meter()
-        meter.phase = "normalize"
-        with self.updater.one_pass(last=True):
-            loss = pretraining_loss(self.updater.model, clips)
-            meter.phase = "backward"
-            record.add(loss, {}, passes=1)
-            self.updater.backward([loss])
-        meter.phase = "update"
-        norms = self.updater.clip_gradients()
-        numbers = StepNumbers(self.accelerator, record, norms)
-        self.updater.step(numbers)
 
 
 def device_counts() -> dict[str, int]:
@@ -72,17 +26,7 @@ def device_counts() -> dict[str, int]:
     return json.loads(counts())
 
 
-def peak_bytes(step: CountedStep, batch: int) -> tuple[int, int]:
-    """The most memory of a step, by torch's allocator: in all, and without weights, moments and clips."""
-    clips = step.clips(batch)
-    resting = torch.cuda.memory_allocated()
-    torch.cuda.reset_peak_memory_stats()
-    step.run(clips)
-    peak = torch.cuda.max_memory_allocated()
-    return peak, peak - resting
-
-
-def counted(step: CountedStep, batch: int) -> dict[str, Any]:
+def counted(step: TrainingStep, batch: int) -> dict[str, Any]:
     """The counts of a step after the first ones."""
     clips = step.clips(batch)
     for _ in range(WARM_UP):
@@ -91,7 +35,13 @@ def counted(step: CountedStep, batch: int) -> dict[str, Any]:
     step.run(clips)
     after = device_counts()
     del clips
-    (_, half), (peak, whole) = peak_bytes(step, batch // 2), peak_bytes(step, batch)
+    peaks = {}
+    for size in (batch // 2, batch):  # the second step is measured: a first one may compile
+        clips = step.clips(size)
+        step.run(clips)
+        peaks[size] = peak_bytes(step, clips)
+        del clips
+    (_, half), (peak, whole) = peaks.values()
     return {
         "counts": {name: after[name] - before[name] for name in after},
         "peak_bytes": peak,
@@ -99,12 +49,15 @@ def counted(step: CountedStep, batch: int) -> dict[str, Any]:
     }
 
 
-def phases(step: CountedStep, batch: int) -> dict[str, dict[str, float]]:
-    """Traffic and time by phase; a compiled step cannot be taken apart."""
-    clips, meter = step.clips(batch), Meter()
-    meter.follow(step.model)
+def phases(step: TrainingStep, batch: int, meter: Meter) -> dict[str, dict[str, float]]:
+    """Traffic and time by phase."""
+    clips = step.clips(batch)
+
+    def enters(phase: str) -> None:
+        meter.phase = phase
+
     with meter:
-        step.run(clips, meter)
+        step.run(clips, enters=enters)
     meter.add_adamw(step.model)
     return {name: asdict(phase) for name, phase in meter.phases.items()}
 
@@ -114,12 +67,20 @@ def main() -> None:
     parser.add_argument("recipe")
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--set", action="append", default=[], dest="overrides")
+    parser.add_argument("--budget", type=float)
     parser.add_argument("--no-phases", action="store_true")
     options = parser.parse_args()
-    step = CountedStep(options.recipe, options.overrides)
+    meter = Meter()
+    if not options.no_phases:
+        meter_fused_kernels(meter)
+    step = TrainingStep(options.recipe, options.overrides)
+    if options.budget is not None:
+        functorch_config.activation_memory_budget = options.budget
+    if "train.compile=true" not in options.overrides:  # a hook would divide the graph of the whole model
+        meter.follow(step.model)
     found = counted(step, options.batch)
     if not options.no_phases:
-        found["phases"] = phases(step, options.batch)
+        found["phases"] = phases(step, options.batch, meter)
     print(json.dumps(found))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Mapping
@@ -154,7 +155,8 @@ def by_machine(rows: list[dict[str, Any]], table: Callable[[list[dict[str, Any]]
 
 
 def publish(name: str, rows: list[dict[str, Any]], table: str, *, page: Path = PAGE) -> None:
-    """Write benchmarks/results/NAME.json and the table between its marks in a page of the docs."""
+    """Print a table, and write it between its marks in a page of the docs, and results/NAME.json."""
+    print(table, flush=True)
     extra = {} if all("machine" in row for row in rows) else {"machine": machine()}
     document = {"benchmark": name, **extra, "rows": rows}
     (HERE / "results").mkdir(exist_ok=True)
@@ -165,13 +167,12 @@ def publish(name: str, rows: list[dict[str, Any]], table: str, *, page: Path = P
     if not (found and ended):
         raise SystemExit(f"{page} has no place for the table: {begin.strip()} and {end}")
     page.write_text(f"{before}{begin}\n{table.strip()}\n\n{end}{after}")
-    print(table)
 
 
 def machine() -> dict[str, Any]:
     """Where and with what the rows were measured."""
     versions = {"torch": torch.__version__, "av": av.__version__, "commit": _commit()}
-    return {"cpu": _cpu(), "cores": os.cpu_count(), **versions}
+    return {"cpu": _cpu(), "cores": os.cpu_count(), **versions, **_gpu()}
 
 
 def markdown(head: list[str], rows: list[list[str]]) -> str:
@@ -183,6 +184,21 @@ def markdown(head: list[str], rows: list[list[str]]) -> str:
 def shown(speedup: dict[str, float]) -> str:
     """A ratio with its quartiles."""
     return f"**{speedup['ratio']:.1f}x** ({speedup['low']:.1f}-{speedup['high']:.1f})"
+
+
+def _gpu() -> dict[str, Any]:
+    """The first GPU, its software, and its clocks and power limit if the driver's program reports them."""
+    if not torch.cuda.is_available():
+        return {}
+    gpu = torch.cuda.get_device_properties(0)
+    versions = {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
+    facts = {"gpu": gpu.name, "gpu_bytes": gpu.total_memory, **versions}
+    if shutil.which("nvidia-smi") is None:
+        return facts
+    names = ("driver_version", "clocks.sm", "clocks.max.sm", "clocks.mem", "power.draw", "power.limit")
+    command = ["nvidia-smi", "--id=0", f"--query-gpu={','.join(names)}", "--format=csv,noheader"]
+    values = subprocess.run(command, capture_output=True, text=True).stdout.strip().split(", ")
+    return facts | dict(zip(names, values, strict=False))
 
 
 def _commit() -> str:

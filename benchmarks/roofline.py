@@ -51,22 +51,43 @@ class Phase:
 
 
 class Meter(TorchDispatchMode):
-    """Sums up the operations that run inside it, in the phase that `phase` names."""
+    """Sums up the operations that run inside it, in the phase that `phase` names.
+
+    Of a compiled graph it sees calls of libraries only; `fused_kernels` adds the others.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.phases: dict[str, Phase] = {}
         self.phase = "?"
+        self.is_counting = False
+
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        """Let graphs run as they were compiled."""
+        return True
+
+    @property
+    def current(self) -> Phase:
+        return self.phases.setdefault(self.phase, Phase())
+
+    def __enter__(self) -> Meter:
+        self.is_counting = True
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self.is_counting = False
+        super().__exit__(*error)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         name = func._schema.name.split("::")[1]
         if name not in FREE:
-            read = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+            given = {key: value for key, value in (kwargs or {}).items() if key != "out"}
+            read = [x for x in tree_leaves((args, given)) if isinstance(x, Tensor)]
             written = [x for x in tree_leaves(out) if isinstance(x, Tensor)]
             flops = _flops(func, args, kwargs or {}, out)
-            total = self.phases.setdefault(self.phase, Phase())
-            total.add(moved=_moved(read, written), flops=flops, rate=_rate(name, read))
+            self.current.add(moved=_moved(read, written), flops=flops, rate=_rate(name, read))
         return out
 
     def follow(self, model: nn.Module) -> None:

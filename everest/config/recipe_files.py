@@ -11,6 +11,7 @@ import stat
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, Final
 
@@ -51,9 +52,17 @@ class RecipeFile:
         return document
 
 
+def _shipped() -> Traversable:
+    """The folder of the shipped recipes."""
+    try:
+        return resources.files("everest.recipes")
+    except ModuleNotFoundError:  # a checkout that is not installed
+        return Path(__file__).resolve().parents[2] / "recipes"
+
+
 def shipped_names() -> list[str]:
     """The names of the recipes in the package, sorted."""
-    files = resources.files("everest.recipes").iterdir()
+    files = _shipped().iterdir()
     return sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
 
 
@@ -65,7 +74,7 @@ def shipped_recipe(name: str) -> RecipeFile:
     if spelled not in shipped_names():
         raise unknown_name("recipe", name, shipped_names())
     label = f"{spelled}.yaml"
-    text = (resources.files("everest.recipes") / label).read_text(encoding="utf-8")
+    text = (_shipped() / label).read_text(encoding="utf-8")
     return RecipeFile(name=spelled, label=label, text=text, folder=None)
 
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from everest.config import recipe_files
 from everest.config.recipe import dump_recipe, load_recipe
 from everest.config.recipe_files import shipped_names
 from everest.config.stage_settings import PixelTargetSettings, TokenTargetSettings
@@ -156,6 +157,17 @@ def test_circle_of_bases_is_an_error(tmp_path):
 def test_file_may_be_called_like_its_shipped_base(tmp_path):
     path = write(tmp_path, "base: ucf101\nmodel: {backbone: vit-s}\n", "ucf101.yaml")
     assert load_recipe(path).model.backbone == "vit-s"
+
+
+def test_a_checkout_that_is_not_installed_has_the_shipped_recipes(monkeypatch: pytest.MonkeyPatch):
+    names = shipped_names()
+
+    def missing(package: str):
+        raise ModuleNotFoundError(f"No module named '{package}'")
+
+    monkeypatch.setattr(recipe_files.resources, "files", missing)
+    assert shipped_names() == names
+    assert load_recipe("k400").name == "k400"
 
 
 def test_shipped_names_take_underscores():

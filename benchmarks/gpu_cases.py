@@ -1,0 +1,171 @@
+"""The training steps that are measured on a GPU, by method, model, batch and kind of compilation."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import plain_step
+import torch
+from gpu_rows import Row, joules, peak_tflops, timed
+from steps import transformers_videomae
+from torch import Tensor, nn
+from torch._dynamo.utils import counters
+from torch._functorch import config as functorch_config
+from training_step import Loss, TrainingStep, peak_bytes
+
+from everest.data.dataset import Clip
+from everest.models.mae import MaskedAutoencoder
+from everest.video.pixels import normalize
+
+WARM_UP = 3  # steps: compilation, choice of kernels, moments of AdamW
+EVEREST, VIDEOMAE = "k400", "videomae-k400"
+
+# Forward and backward pass of one clip, counted on shapes (benchmarks/saved.py, PyTorch 2.15); for ViT-S and
+# ViT-B also in docs/performance.md.
+GFLOP = {
+    (EVEREST, "vit-s"): 30.9,
+    (EVEREST, "vit-b"): 110.9,
+    (EVEREST, "vit-l"): 337.1,
+    (VIDEOMAE, "vit-s"): 67.0,
+    (VIDEOMAE, "vit-b"): 207.6,
+    (VIDEOMAE, "vit-l"): 491.4,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepCase:
+    """A model, how its step runs, and its batches in ascending order.
+
+    Args:
+        code: whose model it is; the update is everest's for all.
+        compiled: `train.compile`, or a CUDA graph of the whole model.
+        budget: the share of activations that a compiled graph may save; None: everest's.
+        needs: seconds for all batches, as far as they can be estimated.
+    """
+
+    name: str
+    recipe: str
+    backbone: str
+    batches: tuple[int, ...]
+    code: Literal["everest", "plain", "transformers"] = "everest"
+    compiled: Literal["no", "blocks", "whole", "graph"] = "no"
+    budget: float | None = None
+    overrides: tuple[str, ...] = ()
+    needs: float = 30.0
+
+    def build(self) -> TrainingStep:
+        train_compile = {"blocks": "auto", "whole": "true"}.get(self.compiled, "false")
+        overrides = [f"model.backbone={self.backbone}", f"train.compile={train_compile}", *self.overrides]
+        model = transformers_videomae(self.backbone) if self.code == "transformers" else None
+        step = TrainingStep(self.recipe, overrides, model=model)
+        if self.budget is not None:
+            functorch_config.activation_memory_budget = self.budget
+        if self.code == "plain":
+            step.loss = _plain_loss(step)
+        elif self.code == "transformers":
+            step.loss = _transformers_loss(step)
+        elif self.compiled == "graph":
+            step.loss = _loss_in_a_cuda_graph(step)
+        return step
+
+
+def _plain_loss(step: TrainingStep) -> Loss:
+    def loss(clips: Clip) -> Tensor:
+        assert isinstance(step.model, MaskedAutoencoder)
+        with step.accelerator.autocast():
+            frames = normalize(clips.frames.flatten(0, 1))
+            return plain_step.pretraining_loss(step.model, frames, clips.noise.flatten(0, 1))
+
+    return loss
+
+
+def _transformers_loss(step: TrainingStep) -> Loss:
+    """With VideoMAE's tube of 90 %."""
+    masked = torch.ones(196, dtype=torch.bool)
+    masked[torch.randperm(196)[:20]] = False
+    masked = masked.repeat(8).to(step.device)
+
+    def loss(clips: Clip) -> Tensor:
+        frames = normalize(clips.frames.flatten(0, 1)).transpose(1, 2)  # (B, T, 3, H, W)
+        with step.accelerator.autocast():
+            return step.model(frames, bool_masked_pos=masked.expand(frames.size(0), -1)).loss
+
+    return loss
+
+
+def _loss_in_a_cuda_graph(step: TrainingStep) -> Loss:
+    def of_tensors(frames: Tensor, noise: Tensor) -> Tensor:
+        return step.model(frames, noise=noise).loss
+
+    captured = torch.compile(of_tensors, mode="reduce-overhead", fullgraph=True, dynamic=False)
+
+    def loss(clips: Clip) -> Tensor:
+        with step.accelerator.autocast():
+            return captured(clips.frames.flatten(0, 1), clips.noise.flatten(0, 1))
+
+    return loss
+
+
+def measure(case: StepCase, *, seconds: float) -> Iterator[Row]:
+    """A row for each batch: times, the fraction of the peak, memory, energy, and what torch compiled.
+
+    The memory of a clip is the growth of the peak since the batch before: weights and gradients drop out.
+    """
+    counters.clear()
+    began = time.perf_counter()
+    step = case.build()
+    less: tuple[int, int] | None = None  # the batch before, and its peak without what rests
+    for batch in case.batches:
+        clips = step.clips(batch, random=True)
+        loss = step.run(clips).item()
+        first = time.perf_counter() - began
+        for _ in range(WARM_UP):
+            step.run(clips)
+        peak, moving = peak_bytes(step, clips)
+        waits = _waits(step, clips)
+        torch.cuda.synchronize()
+        before = joules()
+        stance = "default" if case.compiled == "no" else "fail_on_recompile"
+        with torch.compiler.set_stance(stance):
+            times = timed(lambda clips=clips: step.run(clips), seconds=seconds, warm_up=0)
+        after = joules()
+        used = None if before is None or after is None else (after - before) / times["calls"] / batch
+        tflops = batch * GFLOP[case.recipe, case.backbone] / times["ms"]
+        yield {
+            **{"case": case.name, "batch": batch, "compiled": case.compiled, "loss": loss, "waits": waits},
+            **{"first_seconds": first, **times, "clips_per_second": batch / times["ms"] * 1e3},
+            **{"tflops": tflops, "mfu": tflops / peak_tflops(), "joules_per_clip": used},
+            **{"peak_memory_bytes": peak, "reserved_bytes": torch.cuda.memory_reserved()},
+            "memory_bytes_per_clip": (moving - less[1]) / (batch - less[0]) if less else None,
+            "graphs": counters["stats"]["unique_graphs"],
+            "graph_breaks": sum(counters["graph_break"].values()),
+        }
+        less = (batch, moving)
+        del clips
+        began = time.perf_counter()
+
+
+def _waits(step: TrainingStep, clips: Clip) -> str | None:
+    """Why the host waits for the device in a step, or None."""
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step.run(clips)
+    except RuntimeError as error:
+        if "synchroniz" not in str(error):
+            raise
+        step.updater.step()  # without gradients
+        return str(error)[:200]
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    return None
+
+
+def gradients(step: TrainingStep, clips: Clip) -> tuple[float, Tensor]:
+    """The loss of a batch, and all gradients in one vector."""
+    loss = step.loss(clips)
+    step.updater.backward([loss])
+    found = [p.grad.flatten() for p in nn.Module.parameters(step.model) if p.grad is not None]
+    return loss.item(), torch.cat(found)

@@ -1,0 +1,201 @@
+"""Videos on a machine with a GPU: the loader alone, whole training runs, and the GPU's own decoder."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from shutil import disk_usage, which
+
+from gpu_rows import Row, Rows, spread
+from measuring import HERE, REAL
+
+from everest.config.recipe import load_recipe
+from everest.profiling import loading
+from everest.system.cores import num_cores
+
+ROOT = HERE.parent
+CLIP_BYTES = 3 * 16 * 224 * 224
+SLOTS = 3  # of the loader's ring, at most as many batches
+WARM_UP_STEPS = 8  # rows of metrics.jsonl that are left out: compilation, filling of the ring
+STEP_CLIPS_PER_SECOND = 2850.0  # of ViT-B at 40 % of an H200's peak, which the loader is compared with
+
+# Makes videos number argv[1] to argv[2]: crops of a real clip if argv[3] is one, else of a drifting blur.
+MAKE = """
+import sys, torch
+from pathlib import Path
+from everest.video.reader import read_frames
+from everest.video.writer import write_video
+torch.set_num_threads(1)
+first, last, real, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4])
+blur = torch.nn.functional.interpolate(255 * torch.rand(1, 3, 15, 20), (300, 400), mode="bicubic")
+blur = blur.clamp(0, 255).byte()[0].permute(1, 2, 0)  # (300, 400, 3)
+drifting = torch.stack([blur.roll((frame, 2 * frame), (0, 1)) for frame in range(150)])
+scene = read_frames(real, range(0, 300, 2)) if real.is_file() else drifting
+for number in range(first, last):
+    generator = torch.Generator().manual_seed(number)
+    room = (scene.shape[1] - 240, scene.shape[2] - 320)
+    top, left = (int(torch.randint(0, size, (1,), generator=generator)) for size in room)
+    crop = scene[:, top : top + 240, left : left + 320].contiguous()
+    write_video(folder / f"video{number:04d}.mp4", crop, fps=30, crf=20, gop=12)
+"""
+
+# Decodes the files argv[2:], on the GPU if argv[1] is gpu; prints the frames and the seconds.
+DECODE = """
+import av, sys, time
+from av.codec.hwaccel import HWAccel
+on_gpu = HWAccel("cuda", allow_software_fallback=False) if sys.argv[1] == "gpu" else None
+frames, began = 0, time.perf_counter()
+for path in sys.argv[2:]:
+    with av.open(path, hwaccel=on_gpu) as container:
+        stream = container.streams.video[0]
+        stream.codec_context.thread_count = 1
+        frames += sum(1 for _ in container.decode(stream))
+print(frames, time.perf_counter() - began)
+"""
+
+
+def _python(*arguments: object, **options: object) -> subprocess.Popen[str]:
+    """A process of Python that finds this checkout."""
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *map(str, arguments)]
+    return subprocess.Popen(command, env=environment, text=True, **options)
+
+
+@dataclass(frozen=True)
+class Videos:
+    """H.264 videos of 320x240 with a keyframe every 12 frames, and a list of them.
+
+    Args:
+        batch: clips in a batch of the loader.
+    """
+
+    folder: Path
+    number: int
+    batch: int
+
+    def make(self, real: Path) -> Iterator[Row]:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        began, cores = time.perf_counter(), num_cores()
+        share = -(-self.number // cores)
+        parts = [(first, min(self.number, first + share)) for first in range(0, self.number, share)]
+        processes = [_python("-c", MAKE, *part, real, self.folder.resolve()) for part in parts]
+        codes = [process.wait() for process in processes]
+        paths = self.paths()
+        (self.folder / "train.csv").write_text("".join(f"{path.name} 0\n" for path in paths) * 400)
+        size = sum(path.stat().st_size for path in paths)
+        yield {
+            **{"files": len(paths), "bytes": size, "failed": sum(map(bool, codes))},
+            **{"real": real.is_file(), "seconds": time.perf_counter() - began},
+        }
+
+    def paths(self) -> list[Path]:
+        return sorted(self.folder.glob("*.mp4"))
+
+
+def _fitting_batch() -> int:
+    """Clips of a batch of which the loader's ring fits into the shared memory."""
+    free = disk_usage("/dev/shm").free
+    return next(
+        batch for batch in (256, 128, 64, 32, 16, 8) if batch == 8 or SLOTS * batch * CLIP_BYTES < 0.7 * free
+    )
+
+
+def loader(videos: Videos, workers: int, views: int, seconds: float) -> Iterator[Row]:
+    """Clips/s of the loader alone."""
+    settings = [f"data.root={videos.folder.resolve()}", "data.train=train.csv", f"train.workers={workers}"]
+    recipe = load_recipe("k400", overrides=[*settings, f"pretrain.views_per_decode={views}"])
+    loading.SECONDS = seconds
+    batch = videos.batch
+    found = loading.measure_loading(
+        recipe, "pretrain", batch=batch, step_clips_per_second=STEP_CLIPS_PER_SECOND
+    )
+    yield {"views": views, "batch": batch, **found}
+
+
+def run(videos: Videos, rows: Rows, name: str, seconds: float, settings: tuple[str, ...]) -> Iterator[Row]:
+    """Clips/s and the share of waiting for data of `everest pretrain`, stopped after `seconds`."""
+    output, messages = rows.folder / f"run_{name}", rows.folder / f"run_{name}.txt"
+    shared = ("data.train=train.csv", "pretrain.epochs=50", "train.save_every=1h")
+    batch = (f"pretrain.batch_size={videos.batch}", f"train.micro_batch={videos.batch}")
+    given = chain.from_iterable(("--set", setting) for setting in (*shared, *batch, *settings))
+    command = ["-m", "everest_cli", "pretrain", "--recipe", "k400", "--data", videos.folder.resolve()]
+    watching = None
+    with messages.open("w") as errors, (rows.folder / f"load_{name}.txt").open("w") as load:
+        if which("nvidia-smi"):
+            options = ["-s", "pucm", "-c", str(int(seconds))]
+            watching = subprocess.Popen(["nvidia-smi", "dmon", *options], stdout=load, stderr=load)
+        process = _python(
+            *command, "--output", output, "--overwrite", *given, stdout=subprocess.DEVNULL, stderr=errors
+        )
+        try:
+            process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGINT)
+            try:
+                process.wait(40)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        finally:
+            if watching is not None:
+                watching.terminate()
+                watching.wait()
+    metrics = output / "metrics.jsonl"
+    lines = metrics.read_text().splitlines() if metrics.is_file() else []
+    steps = [row for row in map(json.loads, lines) if "data_wait" in row][WARM_UP_STEPS:]
+    figures = ("clips_per_second", "data_wait", "memory_bytes")
+    spreads = [spread(key, [row[key] for row in steps]) for key in figures] if steps else []
+    last_lines = messages.read_text()[-300:]
+    yield (
+        {"run": name, "batch": videos.batch, "steps": len(steps), "code": process.returncode}
+        | {key: value for one in spreads for key, value in one.items()}
+        | {"messages": last_lines}
+    )
+
+
+def decoders(videos: Videos) -> Iterator[Row]:
+    """Frames/s of the GPU's decoder in as many processes as it has engines, and of a core."""
+    paths = videos.paths()[:64]
+    for where, processes in (("gpu", 1), ("gpu", 7), ("gpu", 14), ("cpu", 1)):
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        started = [_python("-c", DECODE, where, *paths[i::processes][:24], **pipes) for i in range(processes)]
+        ended = [process.communicate() for process in started]
+        counted = [tuple(map(float, out.split())) for out, _ in ended if out.strip()]
+        speed = sum(frames / seconds for frames, seconds in counted)
+        errors = [error[-200:] for _, error in ended if error]
+        yield {"where": where, "processes": processes, "frames_per_second": speed, "errors": errors[:1]}
+
+
+def measure_data(rows: Rows, *, number: int, batch: int | None, seconds: float, run_seconds: float) -> None:
+    """Write the rows of all of it.
+
+    Args:
+        number: of videos.
+        batch: clips in a batch; None: as many as fit into the shared memory, at most 256.
+    """
+    videos = Videos(rows.folder / "videos", number, batch or _fitting_batch())
+    workers = max(1, num_cores() - 1)
+    rows.run("videos", partial(videos.make, REAL), needs=60)
+    for processes, views in ((8, 1), (workers, 1), (workers, 4)):
+        work = partial(loader, videos, processes, views, 10 * seconds)
+        rows.run(f"loader {processes} workers, {views} views", work, needs=20 * seconds)
+    one, four = (f"train.workers={workers}",), (f"train.workers={workers}", "pretrain.views_per_decode=4")
+    for name, settings, longer in (
+        ("1_view", (*one, "train.compile=false"), 0.0),
+        ("4_views", (*four, "train.compile=false"), 0.0),
+        ("4_views_blocks", (*four, "train.compile=auto"), 40.0),
+    ):
+        lasts = run_seconds + longer
+        work = partial(run, videos, rows, name, lasts, settings)
+        rows.run(f"run {name}", work, needs=lasts + 40)
+    rows.run("decoders", partial(decoders, videos), needs=40)

@@ -1,0 +1,87 @@
+"""A pre-training step as everest trains on a device: the model of a recipe, its update and its clips."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from everest.config.recipe import load_recipe
+from everest.data.dataset import Clip
+from everest.models.spec import ModelSpec
+from everest.pretraining import pretraining_loss
+from everest.profiling.profile import stage_spec
+from everest.system.accelerator import make_accelerator
+from everest.train.network import Network
+from everest.train.optim import set_lr, stage_optimizer
+from everest.train.step_record import StepNumbers, StepRecord
+from everest.train.update import Updater
+
+LEARNING_RATE = 1e-6  # small, so that the weights remain close to their initialization
+
+Loss = Callable[[Clip], Tensor]
+
+
+class TrainingStep:
+    """All that a training step of one process does on the device.
+
+    Attributes:
+        loss: of a batch; replace it to train another implementation of the same model.
+
+    Args:
+        model: trained in place of the recipe's model; its `loss` must be given as well.
+    """
+
+    def __init__(self, recipe_name: str, overrides: list[str], *, model: nn.Module | None = None) -> None:
+        recipe = load_recipe(recipe_name, overrides=overrides)
+        self.spec: ModelSpec = stage_spec(recipe, "pretrain")
+        self.accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=False)
+        self.device = self.accelerator.device
+        torch.manual_seed(0)
+        self.model = (model or self.spec.build()).to(self.device).train()
+        optimizer = stage_optimizer(self.model, recipe.pretrain)
+        set_lr(optimizer, LEARNING_RATE)
+        self.updater = Updater(
+            self.accelerator, [Network(module=self.model, optimizer=optimizer)], recipe.train
+        )
+        self.loss: Loss = lambda clips: pretraining_loss(self.updater.model, clips)
+
+    def clips(self, batch: int, *, random: bool = False) -> Clip:
+        """A batch on the device, of random bytes or of no known content."""
+        shape = (batch, 1, 3, self.spec.offered_frames, *self.spec.size)
+        frames = torch.empty(shape, dtype=torch.uint8, device=self.device)
+        noise = torch.empty(batch, 1, self.spec.grid.num_tokens, device=self.device)
+        if random:
+            frames.random_(0, 256)
+            noise.uniform_()
+        return cast(Clip, SimpleNamespace(frames=frames, noise=noise, tokens={}))
+
+    def run(self, clips: Clip, *, enters: Callable[[str], None] = lambda phase: None) -> Tensor:
+        """One step. Returns the loss, on the device.
+
+        Args:
+            enters: called with the name of each phase as it begins.
+        """
+        record = StepRecord(self.device)
+        enters("forward")
+        with self.updater.one_pass(last=True):
+            loss = self.loss(clips)
+            enters("backward")
+            record.add(loss, {}, passes=1)
+            self.updater.backward([loss])
+        enters("update")
+        norms = self.updater.clip_gradients()
+        self.updater.step(StepNumbers(self.accelerator, record, norms))
+        return loss.detach()
+
+
+def peak_bytes(step: TrainingStep, clips: Clip) -> tuple[int, int]:
+    """The most memory of a step, by torch's allocator: in all, and without weights, moments and clips."""
+    resting = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    step.run(clips)
+    peak = torch.cuda.max_memory_allocated()
+    return peak, peak - resting

@@ -42,7 +42,8 @@ def test_launches_and_memory_of_vit_b(device: Device):
 def test_phases_add_up_to_the_computation_of_the_step(device: Device):
     found = counted_step(device, "--batch", "8")
     flops = sum(phase["flops"] for phase in found["phases"].values()) / 8
-    assert flops / 1e9 == pytest.approx(111, rel=0.01)  # as docs/performance.md counts on the CPU
+    # As docs/performance.md counts on the CPU, and the second product of importance.
+    assert flops / 1e9 == pytest.approx(111 + 3.2, rel=0.01)
     assert set(found["phases"]) >= {"select", "encode", "decode", "backward", "update"}
 
 

@@ -7,8 +7,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-import psutil
-
 from everest.system.launch import local_processes
 
 QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")  # of a container: microseconds of CPU time per period, or max
@@ -28,5 +26,7 @@ def num_cores() -> int:
 
 def num_readers() -> int:
     """Returns how many processes read videos for each process that trains, if the recipe leaves it open."""
+    import psutil  # here: `everest doctor` counts cores even if this package is broken
+
     possible = min(num_cores(), psutil.virtual_memory().available // READER_BYTES)
     return max(1, min(possible // local_processes(), MOST_READERS))

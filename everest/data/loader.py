@@ -19,7 +19,7 @@ from torch import Tensor
 from everest.data.dataset import Clip, StepSampler, VideoClips
 from everest.data.groups import Division, Group, SampleKey, divide
 from everest.data.ring import Ring, ring_bytes
-from everest.data.workers import Workers
+from everest.data.workers import WorkerCrash, Workers
 from everest.errors import DataError
 from everest.system.shared_memory import require_shared_memory
 
@@ -161,6 +161,10 @@ class _Reading:
         except TimeoutError:
             names = ", ".join(samples[index].path for _, index in group.keys)
             raise DataError(f"no clip within {limit:g} s (train.data_timeout) from one of: {names}") from None
+        except WorkerCrash as crash:
+            groups = (group for batch in self._begun for group in batch if group.number in crash.tasks)
+            names = ", ".join(samples[index].path for group in groups for _, index in group.keys)
+            raise DataError(f"{crash} at one of: {names}; leave out the file that it cannot decode") from None
 
     def release(self) -> None:
         """Free the slot of the batch that was used."""

@@ -32,6 +32,18 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 
+class WorkerCrash(EnvironmentProblem):
+    """A worker crashed, like a decoder in a damaged file.
+
+    Args:
+        tasks: the number of its task, if it had one.
+    """
+
+    def __init__(self, message: str, tasks: list[int]) -> None:
+        super().__init__(message)
+        self.tasks = tasks
+
+
 class Workers(Generic[Task, Result]):
     """Processes that call `work` on tasks. Without any, `take` calls it.
 
@@ -46,7 +58,7 @@ class Workers(Generic[Task, Result]):
         self._results: dict[int, Result | Exception] = {}  # by number: not yet taken
         self._sent = 0
         self._processes: dict[Connection, BaseProcess] = {}
-        self._under_way: dict[Connection, int] = {}
+        self._under_way: dict[Connection, list[int]] = {}  # the numbers of its tasks, in order
         atexit.register(self.kill)  # a worker that hangs in a decoder would keep this process from ending
         for _ in range(number):
             self._start()
@@ -58,12 +70,12 @@ class Workers(Generic[Task, Result]):
         )
         process.start()
         child.close()  # or its end would not be noticed
-        self._processes[connection], self._under_way[connection] = process, 0
+        self._processes[connection], self._under_way[connection] = process, []
 
     @property
     def has_room(self) -> bool:
         """Whether another task may be added now."""
-        return not self._processes or any(tasks < self._ahead for tasks in self._under_way.values())
+        return not self._processes or any(len(tasks) < self._ahead for tasks in self._under_way.values())
 
     def add(self, number: int, task: Task) -> None:
         """Give a task to the worker with the fewest, or keep it for `take` if there is no worker.
@@ -74,12 +86,12 @@ class Workers(Generic[Task, Result]):
         if not self._processes:
             self._tasks[number] = task
             return
-        least = min(self._under_way, key=self._under_way.__getitem__)
+        least = min(self._under_way, key=lambda connection: len(self._under_way[connection]))
         try:
             least.send((number, task))
         except OSError:
             raise self._explain(least) from None
-        self._under_way[least] += 1
+        self._under_way[least].append(number)
 
     def take(self, number: int, *, limit: float = 0) -> Result:
         """Return the result of a task.
@@ -111,17 +123,21 @@ class Workers(Generic[Task, Result]):
         except (EOFError, OSError):
             raise self._explain(connection) from None
         self._results[number] = result
-        self._under_way[connection] -= 1
+        self._under_way[connection].remove(number)
 
     def _explain(self, connection: Connection) -> EnvironmentProblem:
         """The reason why a worker closed its connection."""
         process = self._processes[connection]
         process.join(SECONDS_TO_DIE)
-        if process.exitcode == -signal.SIGBUS:  # written beyond the free memory
+        code = process.exitcode
+        if code == -signal.SIGBUS:  # written beyond the free memory
             return no_shared_memory()
-        return EnvironmentProblem(
-            "a process that reads videos was killed, usually because memory is short: lower train.workers"
-        )
+        if code in (None, 0, -signal.SIGKILL, -signal.SIGTERM):
+            return EnvironmentProblem(
+                "a process that reads videos was killed, usually because memory is short: lower train.workers"
+            )
+        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        return WorkerCrash(f"a process that reads videos crashed ({how})", self._under_way[connection][:1])
 
     def kill(self) -> None:
         """End the workers, whatever they do."""

@@ -28,7 +28,13 @@ from everest.system.run_lock import running_here
 from everest.system.weights import read_weights, state_hash
 from everest.system.weights_header import read_header
 
-MAY_CHANGE: Final = {"name", "data.root"}  # the name of a recipe, and the folder of the same videos
+MAY_CHANGE: Final = {
+    "name",
+    "data.root",  # the folder of the same videos
+    *(
+        f"train.{key}" for key in ("workers", "data_timeout", "save_every", "keep_states")
+    ),  # no effect on weights
+}
 TOKENIZER_FILE: Final = "tokenizer.checkpoint"
 SHOWN: Final = 3  # settings that differ, in a message
 STAGES: Final = {"pretrain": "pretrain", "classifier": "finetune", "tokenizer": "train-tokenizer"}  # by kind
@@ -122,7 +128,8 @@ def _check_same(path: Path, request: RunRequest) -> None:
     differences = differing(before, now, most=SHOWN)
     if differences:
         raise RecipeError(
-            f"--output {path}: holds a run with other settings: {', '.join(differences)}; {fix}"
+            f"--output {path}: holds a run with other settings: {', '.join(differences)}; keep them by "
+            f"--set, {fix}"
         )
     init = run.read_env(INIT)
     if init != request.init:

@@ -8,8 +8,9 @@ A state (everest.train.saved_state) holds tensors by part and name. The parts of
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,14 @@ class TrainState:
         writing, self._writing = self._writing, None
         if writing is not None:
             writing.result()
+
+    @contextmanager
+    def finishing(self) -> Iterator[None]:
+        """Around a loop: `finish` at its end, also after an error."""
+        try:
+            yield
+        finally:
+            self.finish()
 
     def save_weights(self, path: Path, step: int) -> None:
         """Write the tensors of `trained_model`, with all that describes them."""

@@ -135,7 +135,8 @@ class Training:
     def steps(self) -> Iterator[int]:
         """Yield the number of every remaining step. After each, save if due, and stop on a signal."""
         released = release_lock_after(self.run.path) if self.rank == 0 else nullcontext()
-        with self._signal, released, closing(batches(self.loader())) as self._batches:
+        loaded = closing(batches(self.loader()))
+        with self._signal, released, self.state.finishing(), loaded as self._batches:
             while self.steps_done < self.plan.steps and not self._has_ended:
                 self.updater.set_lr(self.plan.lr(self.steps_done))
                 self._record = StepRecord(self.accelerator.device)
@@ -144,11 +145,9 @@ class Training:
                 if number or self.step_log.is_save_due or self._saves_here:
                     self.save()
                 if number and self.steps_done < self.plan.steps:
-                    self.state.finish()
                     saved = f"saved after step {self.steps_done} of {self.plan.steps}"
                     resume = f"the same command with --output {self.run.path} resumes from there"
                     raise Stopped(number, f"{signal.Signals(number).name}: {saved}; {resume}")
-            self.state.finish()
 
     @property
     def _saves_here(self) -> bool:

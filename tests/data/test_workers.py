@@ -12,7 +12,13 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
+import torch
+from torch import Tensor
 
+from everest.data.dataset import VideoClips
+from everest.data.loader import batches, make_loader
+from everest.data.samples import Sample
+from everest.data.views import Views
 from everest.data.workers import Workers
 from everest.errors import DataError, EnvironmentProblem
 
@@ -41,7 +47,7 @@ def workers_of(number: int) -> Workers[object, object]:
     ("number", "message"),
     [
         (signal.SIGKILL, "lower train.workers"),
-        (signal.SIGSEGV, "was killed"),
+        (signal.SIGSEGV, r"crashed \(SIGSEGV\)"),
         (signal.SIGBUS, "shared memory"),
     ],
 )
@@ -117,3 +123,24 @@ def test_workers_end_soon_after_a_killed_program():
     while any(Path(f"/proc/{number}").exists() for number in numbers):
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+class CrashingViews:
+    """Views whose decoder crashes at b.mp4."""
+
+    num_views, frames, size = 1, 4, (32, 32)
+
+    def __call__(self, sample: Sample, rng: object, decoder: str, cache: object, out: Tensor) -> Views:
+        if sample.path == "b.mp4":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return Views(frames=out.zero_(), erase=torch.zeros(1, 4, dtype=torch.int64))
+
+
+def test_a_decoder_that_crashes_is_reported_with_the_videos_of_its_group():
+    samples = [Sample(path=f"{name}.mp4") for name in "abcd"]
+    clips = VideoClips(
+        samples, make_views=CrashingViews(), seed=0, num_noise=1, decoder="auto", replace_bad=True
+    )
+    loader = make_loader(clips, [[(0, 0)], [(0, 1)], [(0, 2)]], workers=1, timeout=60)
+    with pytest.raises(DataError, match=r"crashed \(SIGSEGV\) at one of: b\.mp4; leave out the file"):
+        list(batches(loader))

@@ -290,3 +290,8 @@ def test_a_validation_that_fails_costs_no_epoch_and_is_repeated(recipe: Path, da
     rows = RunFolder(folder).rows()
     assert [row["step"] for row in rows if "val_top1" in row] == [1, 2, 3]
     assert (folder / "best.safetensors").is_file()
+
+
+def test_how_a_run_reads_and_saves_may_change(command: list[str], finished: Path):
+    everest(command, "--set", "train.workers=1", "--set", "train.save_every=7", "--set", "train.keep_states=5")
+    assert "train.seed (0, now 5); keep them by --set" in everest(command, "--set", "train.seed=5", code=2)

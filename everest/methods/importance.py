@@ -136,10 +136,10 @@ def change_importance(
         return frames.new_full((b, per_slice), no_change, dtype=torch.float32)
     with full_precision(frames.device):
         if distance in NORMS and frames.dtype == torch.uint8:
-            exact = torch.bfloat16 if frames.device.type == "cuda" else torch.int16  # for -255 to 255
-            change = frames[:, :, step:].to(exact) - frames[:, :, :-step]
-            embedded = embed.of_byte_changes(patchify(change, tubelet))  # (B, N - h*w, D)
-            later = NORMS[distance](embedded)  # (B, N - h*w)
+            exact = torch.bfloat16 if frames.device.type == "cuda" else torch.float32  # for -255 to 255
+            patches = patchify(frames, tubelet)  # (B, N, C, t, p, q) uint8
+            change = patches[:, per_slice:].to(exact).sub_(patches[:, :-per_slice])
+            later = NORMS[distance](embed.of_byte_changes(change))  # (B, N - h*w)
         elif distance in NORMS:
             x = frames.float()
             change = patchify(x[:, :, step:] - x[:, :, :-step], tubelet)  # (B, N - h*w, C, t, p, q)

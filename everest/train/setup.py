@@ -218,6 +218,10 @@ def start_run(training: Training, recipe_text: str, *, init: str | None) -> None
             line += f" (base_lr {plan.base_lr:g} x batch / 256)"
         if not USUAL_LR[0] <= plan.peak_lr <= USUAL_LR[1]:
             line += f"; that is outside the usual {USUAL_LR[0]:g} to {USUAL_LR[1]:g}"
+        workers = training.settings.num_workers
+        if workers:
+            shared = shared_bytes(training.clips, training.order(), workers=workers)
+            line += f"; {workers} workers of each process, {shared / 1e6:.0f} MB of shared memory"
         context.report(notice(line))
         if plan.steps < FEWEST_STEPS and not context.one_batch:
             few = f"{plan.steps} steps are few: with fewer than {FEWEST_STEPS}, a model hardly learns"

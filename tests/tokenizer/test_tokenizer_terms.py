@@ -283,7 +283,8 @@ def test_what_is_not_finite_in_one_leaves_both_as_they_were(recipe: Path, tmp_pa
 
 def passes_of(stage: TokenizerStage) -> None:
     """The passes of a step of `train_tokenizer`, with the adversary."""
-    next(stage.training.steps())
+    steps = stage.training.steps()  # its workers end with it
+    next(steps)
     for clip in stage.training.micro_batches():
         stage.training.backward(*tokenizer_losses(stage, clip, adversarial=True))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from everest.config.recipe import load_recipe
-from everest.models.cost import count_macs, softmax_bytes
+from everest.models.cost import count_macs, softmax_bytes, training_bytes
 from everest.profiling.profile import stage_spec
 
 PAGE = Path(__file__).with_name("lvmae.md")
@@ -20,7 +20,7 @@ def row(share: float | None) -> str:
     overrides = [f"pretrain.selection.{text}" for text in chosen]
     recipe = load_recipe("lvmae-128", overrides=[*overrides, "train.checkpointing=false"])
     spec = stage_spec(recipe, "pretrain")
-    fused = spec.bytes_per_clip(BF16)
+    fused = training_bytes(spec, BF16)
     plain = fused + softmax_bytes(spec, BF16)
     decoded, macs = spec.stacks[1].tokens, count_macs(spec).total / 1e9
     name = "all" if share is None else f"{share:.0%}"

@@ -221,7 +221,11 @@ class StepSampler(Sampler[list[SampleKey]]):
             skipped = 0
 
 
+def tries(batch: Clip) -> list[list[tuple[str, str]]]:
+    """Returns the path and reason of each failed try, for every sample of a batch."""
+    return [[(path, reason) for path, reason in json.loads(text)] for text in batch.failed]
+
+
 def failures(batch: Clip) -> list[list[tuple[str, str]]]:
     """Returns the path and reason of each failed try, for every sample of a batch that had one."""
-    tries_of_samples = (json.loads(text) for text in batch.failed)
-    return [[(path, reason) for path, reason in tries] for tries in tries_of_samples if tries]
+    return [failed for failed in tries(batch) if failed]

@@ -164,7 +164,9 @@ class _Reading:
         except WorkerCrash as crash:
             groups = (group for batch in self._begun for group in batch if group.number in crash.tasks)
             names = ", ".join(samples[index].path for group in groups for _, index in group.keys)
-            raise DataError(f"{crash} at one of: {names}; leave out the file that it cannot decode") from None
+            raise DataError(
+                f"{crash} while it read one of: {names}; remove the file that it cannot decode from the list"
+            ) from None
 
     def release(self) -> None:
         """Free the slot of the batch that was used."""

@@ -5,7 +5,6 @@ R keep ratios.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from typing import Final, NamedTuple
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from everest.config.settings import TrainSettings
-from everest.data.dataset import Clip, SampleKey, VideoClips
+from everest.data.dataset import SampleKey, VideoClips, tries
 from everest.data.loader import batches, make_loader, on_device
 from everest.inference.accuracy import Predictions
 from everest.models.classifier import VideoClassifier
@@ -52,12 +51,6 @@ class _Pass(NamedTuple):
         by_video = [[ratio[i] for ratio in by_ratio] for i in range(len(self.numbers))]
         parts = (self.numbers, self.videos, self.labels, self.problems, by_video)
         return [VideoScore(*video) for video in zip(*parts, strict=True)]
-
-
-def _problems(batch: Clip) -> list[str | None]:
-    """Why each video of a batch is unreadable."""
-    tries_of_videos = map(json.loads, batch.failed)
-    return [tries[0][1] if tries else None for tries in tries_of_videos]
 
 
 @torch.inference_mode()
@@ -99,9 +92,8 @@ def evaluate_views(
                 logits = model(frames.flatten(0, 1), keep=keep)  # (videos * views, classes)
             probabilities[str(i)] = model.probabilities(logits).unflatten(0, frames.shape[:2])
         rows += unread.read() if unread else []
-        unread = _Pass(
-            numbers, list(clip.video_id), clip.label.tolist(), _problems(clip), HostCopy(probabilities)
-        )
+        problems = [failed[0][1] if failed else None for failed in tries(clip)]
+        unread = _Pass(numbers, list(clip.video_id), clip.label.tolist(), problems, HostCopy(probabilities))
         videos_done = min(done * size * processes, len(clips))
         report({"event": "video", "done": videos_done, "videos": len(clips)})
     rows += unread.read() if unread else []

@@ -24,6 +24,7 @@ from everest.errors import RecipeError
 from everest.models.block import Stack, activation_bytes
 from everest.models.embedding import embedding_kernels
 from everest.models.spec import ModelSpec
+from everest.tokenizer.spec import TokenizerSpec
 
 NORM_OPERATIONS = 5  # fvcore: per element of a LayerNorm
 WEIGHT_BYTES = 4  # weights, gradients and both moments of AdamW are float32 in every precision
@@ -157,6 +158,49 @@ def model_state(parameters: int, *, training: bool) -> dict[str, int]:
         "gradients": weights if training else 0,
         "moments": 2 * weights if training else 0,
     }
+
+
+def count_parameters(spec: ModelSpec | TokenizerSpec) -> int:
+    """Count the numbers that a model learns; its weights get shapes, but no memory."""
+    blank = spec if isinstance(spec, TokenizerSpec) else spec.without_files()
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in blank.build().parameters())
+
+
+def training_bytes(spec: ModelSpec, bytes_per_value: int) -> int:
+    """Estimate the bytes that a training step of one clip saves for the backward pass."""
+    stacks = spec.stacks
+    saved = activation_bytes(
+        stacks,
+        other_bytes=_clip_bytes(spec) + _target_bytes(spec, bytes_per_value),
+        bytes_per_value=bytes_per_value,
+        checkpointing=spec.checkpointing,
+    )
+    if spec.kind == "classifier" and spec.model.pooling == "class-attention":
+        # Per token: the input of the norm in float32, its output, which keys and values are computed from,
+        # the keys and the values.
+        saved += stacks[0].tokens * stacks[0].width * (4 + 4 * bytes_per_value)
+    return saved
+
+
+def _clip_bytes(spec: ModelSpec) -> int:
+    """The bytes of a clip in a training step: as uint8, the next one, which is copied meanwhile, and floats.
+
+    Floats are necessary for fine-tuning, which erases and mixes whole clips, for a tokenizer, and for
+    differences, which are of normalized frames.
+    """
+    values = 3 * spec.offered_frames * spec.size[0] * spec.size[1]
+    stays_bytes = spec.kind == "pretrain" and spec.model.input == "frames" and not spec.runs_tokenizer
+    return (2 if stays_bytes else 2 + 4 + 4) * values
+
+
+def _target_bytes(spec: ModelSpec, bytes_per_value: int) -> int:
+    """The bytes of the prediction in its own type and in float32, of the targets and of the errors."""
+    if spec.kind == "classifier":
+        return 0
+    encoder, decoder = spec.stacks
+    predicted = decoder.tokens - encoder.tokens + spec.model.class_token
+    return predicted * spec.target_width * (bytes_per_value + 3 * 4)
 
 
 def inference_bytes(spec: ModelSpec, bytes_per_value: int) -> int:

@@ -25,7 +25,7 @@ from everest.methods.frame_selection import FrameSelection, num_candidates
 from everest.methods.grid import TokenGrid, check_num_tokens
 from everest.methods.strategies import StoredStrategy
 from everest.methods.targets import BoundTarget, PixelTargets, Target, TargetMaker
-from everest.models.block import Stack, activation_bytes
+from everest.models.block import Stack
 from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder
 from everest.system.run_folder import is_own_tokenizer, own_tokenizer
@@ -235,38 +235,6 @@ class ModelSpec:
             return [encoder]
         decoder = Stack(self.model.decoder_depth, visible + target, size.decoder_width, size.decoder_heads)
         return [encoder, decoder]
-
-    def bytes_per_clip(self, bytes_per_value: int) -> int:
-        """Estimate the bytes that a training step saves for the backward pass, per clip."""
-        stacks = self.stacks
-        saved = activation_bytes(
-            stacks,
-            other_bytes=self._clip_bytes + self._target_bytes(bytes_per_value),
-            bytes_per_value=bytes_per_value,
-            checkpointing=self.checkpointing,
-        )
-        if self.kind == "classifier" and self.model.pooling == "class-attention":
-            # Per token: the input of the norm in float32, its output, which keys and values are computed
-            # from, the keys and the values.
-            saved += stacks[0].tokens * stacks[0].width * (4 + 4 * bytes_per_value)
-        return saved
-
-    @property
-    def _clip_bytes(self) -> int:
-        """The bytes of a clip in a training step: as uint8, and the next one, which is copied meanwhile.
-
-        Fine-tuning also normalizes whole clips to erase and mix them, and differences are of normalized ones.
-        """
-        values = 3 * self.offered_frames * self.size[0] * self.size[1]
-        stays_bytes = self.kind == "pretrain" and self.model.input == "frames"
-        return (2 if stays_bytes else 2 + 4 + 4) * values
-
-    def _target_bytes(self, bytes_per_value: int) -> int:
-        """The bytes of the prediction in its own type and in float32, of the targets and of the errors."""
-        if self.kind == "classifier" or self.target is None:
-            return 0
-        predicted = self.stacks[1].tokens - self.stacks[0].tokens + self.model.class_token
-        return predicted * self.target_width * (bytes_per_value + 3 * 4)
 
 
 _SPEC = TypeAdapter(ModelSpec)

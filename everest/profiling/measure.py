@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from everest.config.settings import Recipe
 from everest.errors import EnvironmentProblem
+from everest.models.cost import training_bytes
 from everest.models.spec import ModelSpec
 from everest.profiling.profile import StageName, stage_spec
 from everest.system.accelerator import bytes_per_value, make_accelerator, peak_memory
@@ -115,7 +116,7 @@ def measure(
     """
     accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=False)
     spec, device = stage_spec(recipe, stage), accelerator.device
-    bytes_per_clip = spec.bytes_per_clip(bytes_per_value(accelerator))
+    bytes_per_clip = training_bytes(spec, bytes_per_value(accelerator))
     fitting = largest_batch(memory=free_memory(device), state=0, bytes_per_clip=bytes_per_clip)
     clips = batch or max(1, min(fitting, LARGEST_BATCH.get(device.type, 1)))
     torch.manual_seed(recipe.train.seed)

@@ -6,17 +6,17 @@ from dataclasses import asdict, dataclass, replace
 from functools import cache
 from typing import Any, Final, Literal
 
-import torch
-
 from everest.config.recipe import load_recipe
 from everest.config.settings import Recipe
 from everest.models.cost import (
     Macs,
     count_macs,
+    count_parameters,
     count_tokenizer_macs,
     count_tokens,
     inference_bytes,
     model_state,
+    training_bytes,
 )
 from everest.models.spec import ModelSpec, classifier_spec, pretrain_spec
 from everest.profiling import st_mae
@@ -103,15 +103,14 @@ def stage_cost(recipe: Recipe, stage: StageName, *, value_bytes: int) -> StageCo
     spec = stage_spec(recipe, stage)
     counts = count_tokens(spec)
     tokens = asdict(counts) if stage == "pretrain" else {"total": counts.total, "kept": counts.kept}
-    with torch.device("meta"):
-        parameters = sum(parameter.numel() for parameter in spec.build().parameters())
+    parameters = count_parameters(spec)
     evaluated = stage == "eval"
     return StageCost(
         macs=count_macs(spec),
         parameters=parameters,
         tokens=tokens,
         activation_bytes_per_clip=(
-            inference_bytes(spec, value_bytes) if evaluated else spec.bytes_per_clip(value_bytes)
+            inference_bytes(spec, value_bytes) if evaluated else training_bytes(spec, value_bytes)
         ),
         model_state=model_state(parameters, training=not evaluated),
         tokenizer_macs=count_tokenizer_macs(spec),

@@ -28,5 +28,6 @@ def num_readers() -> int:
     """Returns how many processes read videos for each process that trains, if the recipe leaves it open."""
     import psutil  # here: `everest doctor` counts cores even if this package is broken
 
-    possible = min(num_cores(), psutil.virtual_memory().available // READER_BYTES)
+    memory = psutil.virtual_memory().total  # what is free changes from run to run
+    possible = min(num_cores(), memory // READER_BYTES)
     return max(1, min(possible // local_processes(), MOST_READERS))

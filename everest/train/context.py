@@ -19,7 +19,6 @@ class RunContext:
     resumed: bool  # the folder already holds the run
     report: Report
     tracker: str = "none"  # see everest.train.tracking
-    overlaps: bool = (
-        False  # on a GPU: a step's numbers are read, and files written, while it computes the next
-    )
+    # On a GPU: the numbers of a step are read, and files are written, while it computes the next step.
+    overlaps: bool = False
     one_batch: bool = False  # overfit the first batch, to check that the model can learn at all

@@ -28,12 +28,14 @@ from everest.system.run_lock import running_here
 from everest.system.weights import read_weights, state_hash
 from everest.system.weights_header import read_header
 
+# The name of a recipe, the folder of the same videos, and how these are read and states are saved.
 MAY_CHANGE: Final = {
     "name",
-    "data.root",  # the folder of the same videos
-    *(
-        f"train.{key}" for key in ("workers", "data_timeout", "save_every", "keep_states")
-    ),  # no effect on weights
+    "data.root",
+    "train.workers",
+    "train.data_timeout",
+    "train.save_every",
+    "train.keep_states",
 }
 TOKENIZER_FILE: Final = "tokenizer.checkpoint"
 SHOWN: Final = 3  # settings that differ, in a message
@@ -128,8 +130,8 @@ def _check_same(path: Path, request: RunRequest) -> None:
     differences = differing(before, now, most=SHOWN)
     if differences:
         raise RecipeError(
-            f"--output {path}: holds a run with other settings: {', '.join(differences)}; keep them by "
-            f"--set, {fix}"
+            f"--output {path}: holds a run with other settings: {', '.join(differences)}; use --set to "
+            f"give the run's own values, {fix}"
         )
     init = run.read_env(INIT)
     if init != request.init:

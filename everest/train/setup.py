@@ -25,6 +25,7 @@ from everest.data.stages import fingerprint
 from everest.errors import RecipeError
 from everest.models.block import Block
 from everest.models.classifier import VideoClassifier
+from everest.models.cost import count_parameters, training_bytes
 from everest.models.spec import ModelSpec
 from everest.system.accelerator import bytes_per_value, peak_memory
 from everest.system.events import notice
@@ -88,14 +89,13 @@ def set_up_training(
     value_bytes = bytes_per_value(accelerator)
 
     def bytes_of(checkpointing: bool, bytes_per_value: int) -> int:
-        own_bytes = replace(spec, checkpointing=checkpointing).bytes_per_clip(bytes_per_value)
-        return own_bytes + other_bytes(bytes_per_value)
+        own = replace(spec, checkpointing=checkpointing)
+        if isinstance(own, TokenizerSpec):
+            return own.bytes_per_clip(bytes_per_value) + other_bytes(bytes_per_value)
+        return training_bytes(own, bytes_per_value) + other_bytes(bytes_per_value)
 
-    with torch.device("meta"):  # weights have shapes, but no memory
-        blank = spec if isinstance(spec, TokenizerSpec) else spec.without_files()
-        weights = sum(weight.numel() for weight in blank.build().parameters())
     clip_bytes = bytes_of(recipe.train.checkpointing, value_bytes)
-    plan = _plan(recipe, stage, context, videos, bytes_per_clip=clip_bytes, weights=weights)
+    plan = _plan(recipe, stage, context, videos, bytes_per_clip=clip_bytes, weights=count_parameters(spec))
     torch.manual_seed(seed_at(recipe.train.seed, Purpose.WEIGHTS))
     model = spec.build()
     if start is not None and isinstance(model, VideoClassifier):
@@ -221,7 +221,7 @@ def start_run(training: Training, recipe_text: str, *, init: str | None) -> None
         workers = training.settings.num_workers
         if workers:
             shared = shared_bytes(training.clips, training.order(), workers=workers)
-            line += f"; {workers} workers of each process, {shared / 1e6:.0f} MB of shared memory"
+            line += f"; {workers} workers and {shared / 1e6:.0f} MB of shared memory for each process"
         context.report(notice(line))
         if plan.steps < FEWEST_STEPS and not context.one_batch:
             few = f"{plan.steps} steps are few: with fewer than {FEWEST_STEPS}, a model hardly learns"

@@ -151,7 +151,7 @@ class Training:
 
     @property
     def _saves_here(self) -> bool:
-        """Whether the run is saved after the last update at any time."""
+        """Whether the run is saved after the last update even if `train.save_every` is a time."""
         every = self.settings.save_steps
         return self.steps_done == self.plan.steps or (every is not None and self.steps_done % every == 0)
 

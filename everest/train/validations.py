@@ -92,7 +92,12 @@ class Validations:
         )
 
     def advice(self, num_classes: Sequence[int], *, chance: float, steps: int) -> str | None:
-        """The advice after a run of `steps` steps, or None; chance in percent is that of all heads."""
+        """The advice at the end of a run of `steps` steps; None if it learned well.
+
+        Args:
+            num_classes: of each head.
+            chance: percent, of guessing all heads right.
+        """
         if self.best is None:
             return None
         if is_near_chance(self.best["val_top1"], chance):

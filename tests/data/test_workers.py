@@ -142,5 +142,5 @@ def test_a_decoder_that_crashes_is_reported_with_the_videos_of_its_group():
         samples, make_views=CrashingViews(), seed=0, num_noise=1, decoder="auto", replace_bad=True
     )
     loader = make_loader(clips, [[(0, 0)], [(0, 1)], [(0, 2)]], workers=1, timeout=60)
-    with pytest.raises(DataError, match=r"crashed \(SIGSEGV\) at one of: b\.mp4; leave out the file"):
+    with pytest.raises(DataError, match=r"crashed \(SIGSEGV\) while it read one of: b\.mp4; remove the file"):
         list(batches(loader))

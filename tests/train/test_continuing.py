@@ -295,4 +295,6 @@ def test_a_validation_that_fails_costs_no_epoch_and_is_repeated(recipe: Path, da
 def test_how_a_run_reads_and_saves_may_change(command: list[str], finished: Path):
     changed = ("train.workers=1", "train.save_every=7", "train.keep_states=5")
     everest(command, *(part for setting in changed for part in ("--set", setting)))
-    assert "train.seed (0, now 5); keep them by --set" in everest(command, "--set", "train.seed=5", code=2)
+    assert "train.seed (0, now 5); use --set to give the run's own values" in everest(
+        command, "--set", "train.seed=5", code=2
+    )

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial
-from pathlib import Path
-
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from everest.checkpoints.load import open_encoder, start_from
 from everest.config.settings import Recipe
 from everest.config.stage_settings import FinetuneSettings
 from everest.data.augment import mix
@@ -38,28 +34,22 @@ from everest.train.validations import Validations
 from everest.video.pixels import normalize
 
 
-def set_up_finetuning(
-    recipe: Recipe, context: RunContext, *, init: Path | None
-) -> tuple[Training, VideoClips | None]:
+def set_up_finetuning(recipe: Recipe, context: RunContext) -> tuple[Training, VideoClips | None]:
     """Prepare everything up to the first step.
 
-    Args:
-        init: weights whose encoder the classifier starts from; None starts from scratch.
     Returns:
         The training, and the validation set if `data.val` names one.
     Raises:
         UserError: the recipe, the data or the environment does not allow it; see everest.errors.
     """
-    weights = None if init is None else open_encoder(init)  # first: reading the data may take minutes
+    start = context.read_start()  # first: reading the data may take minutes
     clips, classes = finetune_clips(recipe)
     for name in empty_classes(clips.samples, classes):
         context.report(notice(f"data.train has no video of class '{name}'"))
     validation = validation_clips(recipe, classes)
     spec = classifier_spec(recipe, num_classes=classes.count, heads=classes.heads)
-    start = None
-    if init is not None and weights is not None:
-        notify = lambda text: context.report(notice(text))  # noqa: E731
-        start = partial(start_from, spec=spec, weights=weights, source=init, notify=notify)
+    if start is not None:
+        spec = start.adapted(spec)
     training = set_up_training(
         recipe, recipe.finetune, spec, clips, context, classes=classes.names, start=start
     )

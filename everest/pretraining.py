@@ -31,7 +31,10 @@ def set_up_pretraining(recipe: Recipe, context: RunContext) -> Training:
     Raises:
         UserError: the recipe, the data or the environment does not allow it; see everest.errors.
     """
-    spec = pretrain_spec(recipe, tokenizer=tokenizer_for(recipe))  # first: reading the data may take minutes
+    start = context.read_start()  # first: reading the data may take minutes
+    spec = pretrain_spec(recipe, tokenizer=tokenizer_for(recipe))
+    if start is not None:
+        spec = start.adapted(spec)
     clips = pretrain_clips(recipe)
     if recipe.pretrain.target.cache is not None:
         clips.tokens = open_token_cache(recipe, clips)
@@ -40,7 +43,7 @@ def set_up_pretraining(recipe: Recipe, context: RunContext) -> Training:
                 f"reading cached tokens from {clips.tokens.folder}, {clips.tokens.variants} clips per video"
             )
         )
-    return set_up_training(recipe, recipe.pretrain, spec, clips, context)
+    return set_up_training(recipe, recipe.pretrain, spec, clips, context, start=start)
 
 
 def pretraining_loss(model: nn.Module, clip: Clip) -> Tensor:

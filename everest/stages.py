@@ -7,14 +7,14 @@ from functools import partial
 from pathlib import Path
 
 from everest import finetuning, pretraining
-from everest.checkpoints.load import find_weights
+from everest.checkpoints.start import find_init
 from everest.config.recipe import recipe_for_run
 from everest.config.recipe_files import AUTO
 from everest.config.settings import Recipe
-from everest.errors import RecipeError
 from everest.prepare.auto import auto_recipe
 from everest.prepare.suggest import Purpose
 from everest.system.events import Report, notice, silent
+from everest.system.run_init import Decoder, Init
 from everest.train.run_options import RunOptions, start_or_resume
 from everest.train.tokenizer_first import with_tokenizer
 from everest.train_tokenizer import set_up_tokenizer, train_tokenizer
@@ -23,6 +23,8 @@ from everest.train_tokenizer import set_up_tokenizer, train_tokenizer
 def pretrain(
     recipe: str | Path,
     *,
+    init: str | Path | None = None,
+    decoder: Decoder | None = None,
     data: str | Path | None = None,
     overrides: Sequence[str] = (),
     output: str | Path | None = None,
@@ -40,6 +42,8 @@ def pretrain(
 
     Args:
         recipe: the name of a shipped recipe, a YAML file, or "auto" for one that is made for `data`.
+        init: the run folder or weights to start from; None or "none": from scratch.
+        decoder: keep that of `init`, or start fresh; None: keep it if it fits.
         data: the folder of lists and videos (`data.root`).
         overrides: `section.key=value` texts, which win over the recipe.
         output: the run folder; None: `runs/pretrain/RECIPE-TIME`.
@@ -55,14 +59,16 @@ def pretrain(
         UserError: the recipe, the data or the environment does not allow it; see everest.errors.
     """
     settings = _recipe(recipe, data, overrides, precision, seed, report, cpu=cpu, purpose="pretrain")
+    output = None if output is None else Path(output)
     options = RunOptions(
         command="pretrain",
         recipe_file=str(recipe),
-        output=None if output is None else Path(output),
+        output=output,
         resume="auto" if resume else "never",
         overwrite=overwrite,
         cpu=cpu,
         tracker=tracker,
+        init=_find_init(init, output, overwrite, decoder),
     )
     settings, options = with_tokenizer(
         settings,
@@ -72,7 +78,7 @@ def pretrain(
     )
     with options.context(settings, report) as context:
         training = pretraining.set_up_pretraining(settings, context)
-        with start_or_resume(training, settings, init=None):
+        with start_or_resume(training, settings):
             pretraining.pretrain(training)
     training.accelerator.wait_for_everyone()
     return training.run.path
@@ -103,25 +109,22 @@ def finetune(
     Raises:
         UserError: the recipe, the data or the environment does not allow it; see everest.errors.
     """
-    init = None if init == "none" else init
-    purpose = "scratch" if init is None else "finetune"
+    purpose = "scratch" if init in (None, "none") else "finetune"
     settings = _recipe(recipe, data, overrides, precision, seed, report, cpu=cpu, purpose=purpose)
-    weights = None if init is None else find_weights(init)
-    if weights is not None and output is not None and weights.resolve().parent == Path(output).resolve():
-        raise RecipeError(f"output {output}: holds the weights of init; choose another folder")
+    output = None if output is None else Path(output)
     options = RunOptions(
         command="finetune",
         recipe_file=str(recipe),
-        output=None if output is None else Path(output),
+        output=output,
         resume="auto" if resume else "never",
         overwrite=overwrite,
         cpu=cpu,
         tracker=tracker,
-        init=weights and str(weights.resolve()),
+        init=_find_init(init, output, overwrite),
     )
     with options.context(settings, report) as context:
-        training, validation = finetuning.set_up_finetuning(settings, context, init=weights)
-        with start_or_resume(training, settings, init=options.init):
+        training, validation = finetuning.set_up_finetuning(settings, context)
+        with start_or_resume(training, settings):
             finetuning.finetune(training, settings.finetune, validation)
     training.accelerator.wait_for_everyone()
     return training.run.path
@@ -130,10 +133,18 @@ def finetune(
 def _train_tokenizer(recipe: Recipe, options: RunOptions, *, report: Report) -> None:
     with options.context(recipe, report) as context:
         stage = set_up_tokenizer(recipe, context)
-        with start_or_resume(stage.training, recipe, init=None):
+        with start_or_resume(stage.training, recipe):
             quality = train_tokenizer(stage)
     for warning in quality["warnings"] if quality else ():
         report(notice(f"warning: {warning}"))
+
+
+def _find_init(
+    name: str | Path | None, output: Path | None, overwrite: bool, decoder: Decoder | None = None
+) -> Init | None:
+    if name is None or name == "none":
+        return None
+    return find_init(name, output=output, overwrite=overwrite, decoder=decoder)
 
 
 def _recipe(

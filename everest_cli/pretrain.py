@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
+from everest.errors import RecipeError
+from everest_cli import options as o
 from everest_cli.output import say
 from everest_cli.train_tokenizer import run_stage
 from everest_cli.training_command import TrainOptions, finish, print_trial, training_command
@@ -13,12 +15,19 @@ if TYPE_CHECKING:
     from everest.config.settings import Recipe
 
 
-@training_command("pretrain")
-def pretrain(recipe: Recipe, options: TrainOptions) -> None:
+@training_command("pretrain", init=o.Init, decoder=o.DecoderMode)
+def pretrain(
+    recipe: Recipe, options: TrainOptions, init: str = "none", decoder: o.DecoderChoice | None = None
+) -> None:
     """Train an encoder on unlabeled videos; prints the run folder.
 
     Example: everest pretrain --recipe ucf101 --data /data/ucf101 --output runs/ucf101
+
+    Continue from other weights: everest pretrain --recipe ucf101 --init hf:MCG-NJU/videomae-base
     """
+    if init == "none" and decoder is not None:
+        raise RecipeError("--decoder: only with --init, which may have a decoder")
+    options = options.with_init(init, None if decoder is None else decoder.value)
     devices = options.launch()
 
     from everest.pretraining import pretrain, pretraining_loss, set_up_pretraining
@@ -32,6 +41,6 @@ def pretrain(recipe: Recipe, options: TrainOptions) -> None:
         if options.dry_run:
             print_trial(training, lambda clip: [pretraining_loss(training.model, clip)])
             return
-        with start_or_resume(training, recipe, init=None):
+        with start_or_resume(training, recipe):
             pretrain(training)
     finish(training)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from everest.system.run_folder import WEIGHTS
 from everest_cli import options as o
 from everest_cli.output import print_json, say
 
 if TYPE_CHECKING:
-    from everest.train.listing import RunSummary
+    from rich.console import Console
+
+    from everest.train.listing import Ancestor, RunSummary
 
 PIPE_WIDTH = 1000  # without a terminal, a run stays on one line
 UNITS = (("d", 86400), ("h", 3600), ("min", 60))  # of ages, in seconds
@@ -21,6 +25,9 @@ def runs(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where to look, at any depth.")] = Path(
         "runs"
     ),
+    tree: Annotated[
+        bool, typer.Option("--tree", help="Under the weights that each run started from.")
+    ] = False,
     as_json: o.AsJson = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the paths.")] = False,
 ) -> None:
@@ -42,12 +49,52 @@ def runs(
         print_json([asdict(run) for run in summaries])
     elif quiet:
         typer.echo("".join(f"{run.path}\n" for run in summaries), nl=False)
+    elif tree:
+        _print_tree(summaries)
     elif summaries:
         _print_table(summaries)
 
 
+def _print_tree(summaries: list[RunSummary]) -> None:
+    """Print every run under the weights that it started from, and these under theirs."""
+    from rich.text import Text
+    from rich.tree import Tree
+
+    listed = {str(Path(run.path).resolve()): run for run in summaries}
+    root = Tree("")
+    nodes: dict[str, Tree] = {}  # by run folder, or by the file of weights of no listed run
+
+    def node(file: str, label: str, ancestors: Sequence[Ancestor]) -> Tree:
+        run = str(Path(file).parent)
+        key = run if run in listed else file
+        if key in nodes:
+            return nodes[key]
+        label = _in_a_line(listed[key]) if key in listed else label
+        parent = root
+        if ancestors:
+            parent = node(ancestors[0].file, _weights_line(ancestors[0]), ancestors[1:])
+        nodes[key] = parent.add(Text(label))
+        return nodes[key]
+
+    for path, run in listed.items():
+        node(str(Path(path) / WEIGHTS), "", run.origins)
+    console = _console()
+    for tree in root.children:
+        console.print(tree)
+
+
+def _in_a_line(run: RunSummary) -> str:
+    step = "" if run.step is None else f", step {run.step}/{'?' if run.steps is None else run.steps}"
+    accuracy = "" if run.best_val_top1 is None else f", val top-1 {run.best_val_top1:.2f}"
+    return f"{run.path}: {run.command or '?'} {run.recipe or '?'}, {run.state}{step}{accuracy}"
+
+
+def _weights_line(weights: Ancestor) -> str:
+    made_by = "" if weights.recipe is None else f": {weights.recipe}, step {weights.step}"
+    return f"{weights.file}{made_by}"
+
+
 def _print_table(summaries: list[RunSummary]) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -66,5 +113,11 @@ def _print_table(summaries: list[RunSummary]) -> None:
         identity = (run.path, run.command or "-", run.recipe or "-", run.state)
         # Text: a path may contain brackets, which are rich's markup.
         table.add_row(*map(Text, (*identity, step, loss, accuracy, age)))
+    _console().print(table)
+
+
+def _console() -> Console:
+    from rich.console import Console
+
     console = Console()
-    (console if console.is_terminal else Console(width=PIPE_WIDTH)).print(table)
+    return console if console.is_terminal else Console(width=PIPE_WIDTH)

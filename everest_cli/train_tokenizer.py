@@ -41,7 +41,7 @@ def run_stage(recipe: Recipe, run: RunOptions, *, options: TrainOptions) -> Trai
         if options.dry_run:
             print_trial(stage.training, lambda clip: trial_losses(stage, clip))
             return None
-        with start_or_resume(stage.training, recipe, init=None):
+        with start_or_resume(stage.training, recipe):
             report = train_tokenizer(stage)
     if report and not options.quiet:
         for line in report_lines(report):

@@ -6,14 +6,15 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
-from inspect import Parameter, Signature
+from dataclasses import dataclass, fields, replace
+from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 import typer
 
 from everest.system.launch import Devices, is_launched, is_main, read_devices, run_processes, visible_gpus
+from everest.system.run_init import Decoder, Init
 from everest_cli import options as o
 from everest_cli.output import Display
 
@@ -46,7 +47,16 @@ class TrainOptions:
     dry_run: o.DryRun = False
     quiet: o.Quiet = False
     command: str  # names the default run folder
-    init: str | None = None  # the weights that the run starts from
+    init: Init | None = None  # the weights that the run starts from
+
+    def with_init(self, name: str, decoder: Decoder | None = None) -> TrainOptions:
+        """Find the weights of --init, if it names some."""
+        if name == "none":
+            return self
+        from everest.checkpoints.start import find_init
+
+        output = self.output if self.resume in ("auto", "never") else Path(self.resume)
+        return replace(self, init=find_init(name, output=output, overwrite=self.overwrite, decoder=decoder))
 
     def launch(self) -> Devices:
         """Call `launch` with --gpus and --processes."""
@@ -83,7 +93,8 @@ def training_command(name: str, **own_options: Any) -> Callable[[Callable[..., N
 
     Args:
         name: of the command.
-        own_options: typer annotations of further, required options; `run` gets their values by name.
+        own_options: typer annotations of further options; `run` gets their values by name, and has the
+            defaults of those that are not required.
     """
     hints = get_type_hints(TrainOptions, include_extras=True)
     shared = [field for field in fields(TrainOptions) if field.name not in ("command", "init")]
@@ -91,12 +102,15 @@ def training_command(name: str, **own_options: Any) -> Callable[[Callable[..., N
         Parameter(field.name, Parameter.KEYWORD_ONLY, default=field.default, annotation=hints[field.name])
         for field in shared[1:]
     ]
-    required = [
-        Parameter(option, Parameter.KEYWORD_ONLY, annotation=annotation)
-        for option, annotation in {"recipe": hints["recipe"], **own_options}.items()
-    ]
 
     def decorate(run: Callable[..., None]) -> Callable[..., None]:
+        own_parameters = [
+            Parameter(option, Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
+            for option, annotation in own_options.items()
+            for default in [signature(run).parameters[option].default]
+        ]
+        recipe_parameter = Parameter("recipe", Parameter.KEYWORD_ONLY, annotation=hints["recipe"])
+
         def command(**values: Any) -> None:
             own_values = {option: values.pop(option) for option in own_options}
             options = TrainOptions(command=name, **values)
@@ -107,7 +121,7 @@ def training_command(name: str, **own_options: Any) -> Callable[[Callable[..., N
                 precision=options.precision,
                 seed=options.seed,
                 cpu=options.gpus == "cpu",
-                purpose=_purpose(own_values.get("init")),
+                purpose=_purpose(name, own_values.get("init")),
             )
             if options.print_config:
                 from everest.config.recipe import dump_recipe
@@ -117,17 +131,18 @@ def training_command(name: str, **own_options: Any) -> Callable[[Callable[..., N
                 run(recipe, options, **own_values)
 
         # typer reads the options of a command from its signature and its annotations.
-        command.__signature__ = Signature([*required, *parameters])  # type: ignore[attr-defined]
-        command.__annotations__ = {part.name: part.annotation for part in (*required, *parameters)}
+        every = [recipe_parameter, *own_parameters, *parameters]
+        command.__signature__ = Signature(every)  # type: ignore[attr-defined]
+        command.__annotations__ = {part.name: part.annotation for part in every}
         command.__doc__ = run.__doc__
         return command
 
     return decorate
 
 
-def _purpose(init: str | None) -> Purpose:
-    """The purpose of the recipe `auto`, by the option --init of `finetune`."""
-    if init is None:
+def _purpose(command: str, init: str | None) -> Purpose:
+    """The purpose of the recipe `auto`, by the command and the option --init of `finetune`."""
+    if command != "finetune":
         return "pretrain"
     return "scratch" if init == "none" else "finetune"
 

@@ -12,6 +12,7 @@ from typing import Final
 
 import torch
 
+from everest.checkpoints.start import find_init
 from everest.config.recipe import dump_recipe, load_recipe
 from everest.config.settings import Recipe
 from everest.errors import RecipeError
@@ -109,7 +110,7 @@ class DemoSteps:
         context = self._context(recipe, name)
         with self._timed(f"training a tokenizer ({name})"):
             stage = set_up_tokenizer(recipe, context)
-            start_run(stage.training, dump_recipe(recipe), init=None)
+            start_run(stage.training, dump_recipe(recipe))
             train_tokenizer(stage)
         return context.run.weights
 
@@ -125,16 +126,16 @@ class DemoSteps:
         context = self._context(recipe, name)
         with self._timed(f"pre-training ({name})"):
             training = set_up_pretraining(recipe, context)
-            start_run(training, dump_recipe(recipe), init=None)
+            start_run(training, dump_recipe(recipe))
             pretrain(training)
         return context.run.weights
 
     def finetune(self, name: str, recipe: Recipe, *, init: Path | None) -> float:
         """Fine-tune from `init`, or from scratch, and evaluate; returns top-1 accuracy in percent."""
-        context = self._context(recipe, name)
+        context = self._context(recipe, name, init=init)
         with self._timed(f"fine-tuning ({name})"):
-            training, validation = set_up_finetuning(recipe, context, init=init)
-            start_run(training, dump_recipe(recipe), init=init and str(init.resolve()))
+            training, validation = set_up_finetuning(recipe, context)
+            start_run(training, dump_recipe(recipe))
             finetune(training, recipe.finetune, validation)
         with self._timed(f"testing ({name})"):
             accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=True)
@@ -145,10 +146,11 @@ class DemoSteps:
         rows = "\n".join(f"| {stage} | {seconds} |" for stage, seconds in self.seconds.items())
         write_text(self.folder / REPORT, f"{text}\n| stage | seconds |\n|---|---|\n{rows}\n")
 
-    def _context(self, recipe: Recipe, name: str) -> RunContext:
+    def _context(self, recipe: Recipe, name: str, *, init: Path | None = None) -> RunContext:
+        weights = None if init is None else find_init(init, output=None, overwrite=True)
         accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=True)
         run = RunFolder(self.folder / name)
-        return RunContext(accelerator=accelerator, run=run, resumed=False, report=self.report)
+        return RunContext(accelerator=accelerator, run=run, resumed=False, report=self.report, init=weights)
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:

@@ -19,7 +19,7 @@ from everest.checkpoints.sizes import Hints
 from everest.errors import CheckpointError
 from everest.methods.strategies import Strategy
 from everest.models.classifier import VideoClassifier
-from everest.models.embedding import interpolated
+from everest.models.embedding import interpolated, with_tubelet_frames
 from everest.models.mae import MaskedAutoencoder
 from everest.models.spec import ModelSpec
 from everest.system.hub import warn_on_main
@@ -170,7 +170,7 @@ def build_model(spec: ModelSpec | TokenizerSpec, weights: Weights, *, source: Pa
     tensors = weights.tensors
     if isinstance(spec, ModelSpec):
         saved = ModelSpec.from_settings(weights.settings, source=source)
-        tensors = _fitted(tensors, saved, spec, notify=warn_on_main)
+        tensors = fitted(tensors, saved, spec, notify=warn_on_main)
     blank = spec if isinstance(spec, TokenizerSpec) else spec.without_files()
     with torch.device("meta"):  # sizes that are not the sizes in the file are refused before they take memory
         require_fitting(blank.build().state_dict(), tensors, source=str(source))
@@ -179,15 +179,19 @@ def build_model(spec: ModelSpec | TokenizerSpec, weights: Weights, *, source: Pa
     return module.eval()
 
 
-def _fitted(
+def fitted(
     tensors: dict[str, Tensor], saved: ModelSpec, spec: ModelSpec, *, notify: Callable[[str], None]
 ) -> dict[str, Tensor]:
-    """Return the tensors of `saved` with its learned positions, if it has any, for the clip of `spec`."""
-    if saved.model.positions != "learned-separable" or saved.grid == spec.grid:
-        return tensors
-    before, now = (f"{s.frames} x {s.size[0]} x {s.size[1]}" for s in (saved, spec))
-    notify(f"learned positions are interpolated from clips of {before} to {now}")
-    return interpolated(tensors, saved.grid, spec.grid)
+    """The tensors of `saved` for the clips and tubelets of `spec`: learned positions, and the embedding."""
+    if saved.model.positions == "learned-separable" and saved.grid != spec.grid:
+        before, now = (f"{s.frames} x {s.size[0]} x {s.size[1]}" for s in (saved, spec))
+        notify(f"learned positions are interpolated from clips of {before} to {now}")
+        tensors = interpolated(tensors, saved.grid, spec.grid)
+    before, now = saved.model.tubelet[0], spec.model.tubelet[0]
+    if before != now:
+        notify(f"tubelets of {before} frames become tubelets of {now}: the same tokens on still clips")
+        tensors = with_tubelet_frames(tensors, now)
+    return tensors
 
 
 def require_kind(weights: Weights, kind: str, *, source: Path) -> None:
@@ -220,78 +224,3 @@ def recipe_of_run(weights: Path) -> Path:
     if not path.is_file():
         raise CheckpointError(f"{weights}: no {RECIPE} next to it; choose clips and views with --recipe")
     return path
-
-
-_NORM = ("norm.weight", "norm.bias")
-_POOLING = ("norm.", "pool.")  # between encoder and head
-_HEAD = ("head.weight", "head.bias")
-
-
-def start_from(
-    classifier: VideoClassifier,
-    spec: ModelSpec,
-    weights: Weights,
-    *,
-    source: Path,
-    notify: Callable[[str], None],
-) -> None:
-    """Start a classifier from a trained encoder.
-
-    The clip may be longer or larger than in pre-training: positions are computed, or learned ones are
-    interpolated. Everything of an autoencoder but its encoder is left out. With mean pooling the last norm of
-    the encoder is left out too, as in the released programs, where the norm after pooling starts fresh. A
-    class-attention layer also starts fresh. A classifier with the same pooling also gives its pooling, and
-    its head if the classes fit.
-
-    Raises:
-        CheckpointError: another backbone, tubelet, input or kind of positions, or a class token in one of
-            them.
-    """
-    own = classifier.state_dict()
-    given = {name: tensor for name, tensor in weights.tensors.items() if name.startswith("encoder.")}
-    norm = {name: given.pop(f"encoder.{name}") for name in _NORM if f"encoder.{name}" in given}
-    saved = ModelSpec.from_settings(weights.settings, source=source)
-    changes = [  # no shape shows the kind of positions or input, nor the number of heads
-        f"model.{key}={str(value).lower()}"
-        for key in ("positions", "class_token", "input")
-        if (value := getattr(saved.model, key)) != getattr(spec.model, key)
-    ]
-    if changes:
-        token = "a class token" if saved.model.class_token else "no class token"
-        raise CheckpointError(
-            f"{source}: its encoder has {saved.model.positions} positions and {token}, and takes "
-            f"{saved.model.input}; "
-            f"set {' and '.join(changes)}"
-        )
-    given = _fitted(given, saved, spec, notify=notify)
-    shapes = {name: tensor.shape for name, tensor in own.items() if name.startswith("encoder.")}
-    same_shapes = shapes == {name: tensor.shape for name, tensor in given.items()}
-    if not same_shapes or spec.model.backbone_size.heads != saved.model.backbone_size.heads:
-        requested, found = (
-            f"{s.model.backbone} {s.model.backbone_size} tubelet {s.model.tubelet}" for s in (spec, saved)
-        )
-        raise CheckpointError(f"{source}: its encoder is {found}, the recipe has {requested}")
-    same_pooling = spec.model.pooling == saved.model.pooling
-    if weights.kind == "classifier" and not same_pooling:
-        notify(
-            f"the checkpoint has {saved.model.pooling} pooling, the recipe {spec.model.pooling}: "
-            "pooling and head start fresh"
-        )
-    if weights.kind == "classifier" and same_pooling:
-        pooling = [name for name in own if name.startswith(_POOLING)]
-        missing = [name for name in (*pooling, *_HEAD) if name not in weights.tensors]
-        if missing:
-            raise CheckpointError(f"{source}: damaged, it has no {missing[0]}")
-        given |= {name: weights.tensors[name] for name in pooling}
-        before, now = len(weights.tensors["head.bias"]), len(own["head.bias"])
-        if list((spec.heads or {}).items()) != list((saved.heads or {}).items()):
-            notify("the checkpoint has other label heads than the recipe: they start fresh")
-        elif before != now:
-            notify(
-                f"the checkpoint's head is for {before} classes, the recipe has {now}: the head starts fresh"
-            )
-        else:
-            given |= {name: weights.tensors[name] for name in _HEAD}
-    elif spec.model.pooling == "first":
-        given |= norm
-    load_tensors(classifier, own | given, source=str(source))

@@ -116,7 +116,7 @@ def model_problems(model: ModelSettings) -> Problems:
     # Of the channels of separable positions a quarter encodes time and three eighths each height and width,
     # as sines and cosines.
     for key, width in (("width", size.width), ("decoder_width", size.decoder_width)):
-        if model.positions == "separable" and width % 16:
+        if model.positions in ("separable", "interpolated-separable") and width % 16:
             yield ("model", key), f"{width} is no multiple of 16, which separable positions need"
     if model.embedding_layers > 1 and any(side % 4 for side in model.tubelet[1:]):
         text = "more than one convolution needs a tubelet whose rows and columns divide by 4"

@@ -27,6 +27,7 @@ from everest.methods.ranked import FrameDifference, RedundancyRobust
 from everest.methods.strategies import EXTERNAL, AllTokens, Strategy, TubeDropout
 from everest.methods.targets import Target
 
+LayerDecay = Annotated[float, Field(gt=0, le=1)]
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 PretrainSelection = Annotated[Strategy, Discriminator("strategy"), BeforeValidator(with_hyphens), *EXTERNAL]
@@ -113,6 +114,10 @@ class PretrainSettings:
     min_lr: NotNegative = 1e-5  # released scripts; scaled like base_lr
     betas: tuple[ShareBelowOne, ShareBelowOne] = (0.9, 0.95)  # Table 7
     weight_decay: NotNegative = 0.05  # Table 7
+    # For pre-training that continues from trained weights: learning rate of a block relative to the next one,
+    # and of the encoder relative to the decoder.
+    layer_decay: LayerDecay = 1.0
+    encoder_lr_scale: Positive = 1.0
 
     @property
     def needs_tokenizer(self) -> bool:
@@ -158,7 +163,7 @@ class FinetuneSettings:
     min_lr: NotNegative = 1e-6  # released scripts; scaled like base_lr
     betas: tuple[ShareBelowOne, ShareBelowOne] = (0.9, 0.999)  # Table 8
     weight_decay: NotNegative = 0.05  # Table 8
-    layer_decay: Annotated[float, Field(gt=0, le=1)] = 0.75  # Table 8
+    layer_decay: LayerDecay = 0.75  # Table 8
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from timm.layers.norm import LayerNorm
@@ -72,6 +72,7 @@ class VideoClassifier(VideoModel):
         drop_path: float = 0.0,
         embedding_layers: int = 1,
         positions: Positions = "flat",
+        trained_grid: TokenGrid | None = None,
         class_token: bool = False,
         input_kind: Input = "frames",
         checkpointing: bool = False,
@@ -90,6 +91,7 @@ class VideoClassifier(VideoModel):
             drop_path=drop_path,
             embedding_layers=embedding_layers,
             positions=positions,
+            trained_grid=trained_grid,
             class_token=class_token,
             checkpointing=checkpointing,
         )
@@ -121,13 +123,6 @@ class VideoClassifier(VideoModel):
         """Convert logits (..., classes) to float32 probabilities, which sum to 1 in each head."""
         parts = logits.float().split(self.head_sizes, dim=-1)
         return torch.cat([part.softmax(dim=-1) for part in parts], dim=-1)
-
-    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """The layers of timm's layer decay: embedding with positions, blocks, all other parameters."""
-        return {
-            "stem": r"encoder\.(?:patch_embed\.|position\.|class_token)",
-            "blocks": [(r"encoder\.blocks\.(\d+)\.", None)],
-        }
 
     @property
     def measure(self) -> Embedding:

@@ -141,14 +141,29 @@ def _learned(rows: int, width: int) -> nn.Parameter:
 
 
 def make_positions(
-    positions: Positions, grid: TokenGrid, width: int, *, class_token: bool = False
+    positions: Positions,
+    grid: TokenGrid,
+    width: int,
+    *,
+    class_token: bool = False,
+    trained_grid: TokenGrid | None = None,
 ) -> FixedPositions | LearnedPositions:
-    """The positions of a grid; learned ones also for a class token, if there is one."""
+    """The positions of a grid; learned ones also for a class token, if there is one.
+
+    Args:
+        trained_grid: the tokens that interpolated positions were computed for; None: `grid`.
+    """
     if positions == "learned-separable":
         return LearnedPositions(grid, width, class_token=class_token)
-    return FixedPositions(position_table(positions, grid, width))
+    if positions == "flat" or positions == "separable":
+        return FixedPositions(position_table(positions, grid, width))
+    trained_grid = trained_grid or grid
+    table = position_table(INTERPOLATED[positions], trained_grid, width)
+    return FixedPositions(interpolated_table(table, trained_grid, grid))
 
 
+# The first kernels of an embedding with one convolution and with several.
+EMBEDDING_KERNELS: Final = {"encoder.patch_embed.proj.weight", "encoder.patch_embed.proj.0.weight"}
 SPATIAL: Final = "position.spatial"  # the ends of the names of learned positions
 TEMPORAL: Final = "position.temporal"
 
@@ -161,15 +176,54 @@ def interpolated(tensors: Mapping[str, Tensor], old: TokenGrid, new: TokenGrid) 
     """
     fitted = dict(tensors)
     for name, tensor in tensors.items():  # (1, rows, D)
-        if name.endswith(TEMPORAL) and new.t != old.t:
-            fitted[name] = F.interpolate(tensor.mT, size=new.t, mode="linear").mT
-        elif name.endswith(SPATIAL) and (new.h, new.w) != (old.h, old.w):
-            places = tensor.mT.unflatten(2, (old.h, old.w))  # (1, D, h, w)
-            fitted[name] = F.interpolate(places, size=(new.h, new.w), mode="bicubic").flatten(2).mT
+        if name.endswith(TEMPORAL):
+            fitted[name] = _over_time(tensor, new.t)
+        elif name.endswith(SPATIAL):
+            fitted[name] = _over_places(tensor, old, new)
     return fitted
 
 
+def interpolated_table(table: Tensor, old: TokenGrid, new: TokenGrid) -> Tensor:
+    """The table (N, D) of the grid `old` for `new`, (N', D), interpolated as learned positions are."""
+    slices = _over_places(table.unflatten(0, (old.t, old.per_slice)), old, new)  # (t, h'*w', D)
+    return _over_time(slices.transpose(0, 1), new.t).transpose(0, 1).flatten(0, 1)
+
+
+def _over_time(rows: Tensor, slices: int) -> Tensor:
+    """Interpolate (B, t, D) to (B, slices, D)."""
+    return rows if rows.size(1) == slices else F.interpolate(rows.mT, size=slices, mode="linear").mT
+
+
+def _over_places(rows: Tensor, old: TokenGrid, new: TokenGrid) -> Tensor:
+    """Interpolate (B, h*w, D) to (B, h'*w', D)."""
+    if (new.h, new.w) == (old.h, old.w):
+        return rows
+    places = rows.mT.unflatten(2, (old.h, old.w))  # (B, D, h, w)
+    return F.interpolate(places, size=(new.h, new.w), mode="bicubic").flatten(2).mT
+
+
+def with_tubelet_frames(tensors: Mapping[str, Tensor], frames: int) -> dict[str, Tensor]:
+    """Weights of a model with the kernel of its embedding changed to `frames` frames.
+
+    On a clip of one repeated frame the tokens stay equal: a longer kernel repeats the frames of the old one
+    (inflation, Carreira and Zisserman 2017), a shorter one sums them. One must divide the other.
+    """
+    changed = dict(tensors)
+    for name in EMBEDDING_KERNELS & tensors.keys():
+        kernel = tensors[name]  # (D, C, t, p, q)
+        if frames % kernel.size(2):
+            changed[name] = kernel.unflatten(2, (frames, -1)).sum(dim=3)
+        else:
+            factor = frames // kernel.size(2)
+            changed[name] = kernel.repeat_interleave(factor, dim=2) / factor
+    return changed
+
+
 ComputedPositions = Literal["flat", "separable"]
+INTERPOLATED: Final[dict[Positions, ComputedPositions]] = {
+    "interpolated-flat": "flat",
+    "interpolated-separable": "separable",
+}
 
 
 def position_table(positions: ComputedPositions, grid: TokenGrid, width: int) -> Tensor:

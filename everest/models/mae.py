@@ -94,6 +94,7 @@ class MaskedAutoencoder(VideoModel):
         learned: TokenScores | None = None,
         embedding_layers: int = 1,
         positions: Positions = "flat",
+        trained_grid: TokenGrid | None = None,
         class_token: bool = False,
         input_kind: Input = "frames",
         frame_selection: FrameSelection | None = None,
@@ -112,6 +113,7 @@ class MaskedAutoencoder(VideoModel):
             final_norm=True,
             embedding_layers=embedding_layers,
             positions=positions,
+            trained_grid=trained_grid,
             class_token=class_token,
             checkpointing=checkpointing,
         )
@@ -121,7 +123,7 @@ class MaskedAutoencoder(VideoModel):
             size.decoder_width,
             decoder_depth,
             size.decoder_heads,
-            position=make_positions(positions, grid, size.decoder_width),
+            position=make_positions(positions, grid, size.decoder_width, trained_grid=trained_grid),
             target_width=targets.width,
             checkpointing=checkpointing,
         )

@@ -27,6 +27,7 @@ from everest.methods.strategies import StoredStrategy
 from everest.methods.targets import BoundTarget, PixelTargets, Target, TargetMaker
 from everest.models.block import Stack
 from everest.models.classifier import VideoClassifier
+from everest.models.embedding import INTERPOLATED
 from everest.models.mae import MaskedAutoencoder
 from everest.system.run_folder import is_own_tokenizer, own_tokenizer
 from everest.system.weights import read_spec
@@ -75,15 +76,25 @@ class ModelSpec:
     drop_path: ShareBelowOne = 0.0  # classifier, in training
     checkpointing: bool = False
     norms: Norms = field(default_factory=Norms)  # imported models may have other values
+    # Slices, rows and columns that interpolated positions were computed for.
+    position_grid: tuple[Count, Count, Count] | None = None
 
     @property
     def grid(self) -> TokenGrid:
         return TokenGrid.of_clip(frames=self.frames, size=self.size, tubelet=self.model.tubelet)
 
+    @property
+    def trained_grid(self) -> TokenGrid:
+        """The tokens that the positions were computed for."""
+        if self.position_grid is None:
+            return self.grid
+        t, h, w = self.position_grid
+        return TokenGrid(t=t, h=h, w=w)
+
     def dump(self) -> dict[str, Any]:
         """Return the fields as plain JSON values."""
         values = _SPEC.dump_python(self, mode="json")
-        for added_later in ("heads", "tokenizer"):  # files without these fields stay as they were
+        for added_later in ("heads", "tokenizer", "position_grid"):  # older files have none
             if values[added_later] is None:
                 del values[added_later]
         for added_later, default in (("class_token", False), ("input", "frames")):
@@ -125,6 +136,8 @@ class ModelSpec:
             yield "tokenizer: missing"
         if self.kind == "classifier" and self.num_classes is None:
             yield "num_classes: missing"
+        if (self.position_grid is None) == (self.model.positions in INTERPOLATED):
+            yield "position_grid: for interpolated positions, and only for these"
         if self.heads and sum(self.heads.values()) != self.num_classes:
             yield "heads: other classes than num_classes"
         try:
@@ -161,6 +174,7 @@ class ModelSpec:
                 decoder_depth=self.model.decoder_depth,
                 embedding_layers=self.model.embedding_layers,
                 positions=self.model.positions,
+                trained_grid=self.trained_grid,
                 class_token=self.model.class_token,
                 input_kind=self.model.input,
                 frame_selection=frame_selection,
@@ -179,6 +193,7 @@ class ModelSpec:
                 drop_path=self.drop_path,
                 embedding_layers=self.model.embedding_layers,
                 positions=self.model.positions,
+                trained_grid=self.trained_grid,
                 class_token=self.model.class_token,
                 input_kind=self.model.input,
                 checkpointing=self.checkpointing,
@@ -252,6 +267,7 @@ def pretrain_spec(recipe: Recipe, *, tokenizer: TokenizerUse | None) -> ModelSpe
         tokenizer=tokenizer,
         frame_selection=recipe.pretrain.frame_selection,
         checkpointing=recipe.train.checkpointing,
+        position_grid=_position_grid(recipe),
     )
 
 
@@ -267,4 +283,14 @@ def classifier_spec(recipe: Recipe, *, num_classes: int, heads: Mapping[str, int
         heads=dict(heads) if heads else None,
         drop_path=recipe.finetune.drop_path,
         checkpointing=recipe.train.checkpointing,
+        position_grid=_position_grid(recipe),
     )
+
+
+def _position_grid(recipe: Recipe) -> tuple[int, int, int] | None:
+    """The tokens of a recipe's clips, if it has interpolated positions."""
+    if recipe.model.positions not in INTERPOLATED:
+        return None
+    data = recipe.data
+    grid = TokenGrid.of_clip(frames=data.frames, size=data.frame_size, tubelet=recipe.model.tubelet)
+    return grid.t, grid.h, grid.w

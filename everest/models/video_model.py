@@ -6,7 +6,7 @@ B batch, T frames, H W pixels.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +50,13 @@ class VideoModel(nn.Module):
             size=recipe.data.frame_size,
             sampling=stage.sampling,
         )
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """The layers of timm's layer decay: embedding with positions, blocks, all other parameters."""
+        return {
+            "stem": r"encoder\.(?:patch_embed\.|position\.|class_token)",
+            "blocks": [(r"encoder\.blocks\.(\d+)\.", None)],
+        }
 
     def to_input(self, frames: Tensor) -> Tensor:
         """Map clips (B, C, T, H, W), bytes or normalized, to the input of encoder and selector."""

@@ -58,6 +58,7 @@ class Encoder(nn.Module):
 
     Args:
         grid: the clip's tokens, which fix their positions.
+        trained_grid: the tokens that interpolated positions were computed for; None: `grid`.
         final_norm: LayerNorm after the last block (pre-training); the classifier norms the mean instead.
         class_token: put a learned token in front of the embedded ones. It attends with them in every block
             and is left out of the output, as in ST-MAE, so that features are computed from a clip's tokens.
@@ -73,6 +74,7 @@ class Encoder(nn.Module):
         drop_path: float = 0.0,
         embedding_layers: int = 1,
         positions: Positions = "flat",
+        trained_grid: TokenGrid | None = None,
         class_token: bool = False,
         checkpointing: bool = False,
     ) -> None:
@@ -85,7 +87,9 @@ class Encoder(nn.Module):
         self.patch_embed = TubeletEmbedding(size.width, tubelet, layers=embedding_layers)
         self.blocks = make_blocks(size.width, size.depth, size.heads, drop_path)
         self.norm = LayerNorm(size.width) if final_norm else nn.Identity()
-        self.position = make_positions(positions, grid, size.width, class_token=class_token)
+        self.position = make_positions(
+            positions, grid, size.width, class_token=class_token, trained_grid=trained_grid
+        )
         self.class_token = None
         if class_token:
             self.class_token = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, 1, size.width), std=0.02))

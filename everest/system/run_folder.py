@@ -21,6 +21,7 @@ from typing_extensions import TypedDict  # pydantic does not take typing's on Py
 from everest.errors import DataError, RecipeError
 from everest.system.files import write_error, write_table, write_text
 from everest.system.json_text import json_text, nonfinite_as_null, parse_json, read_json, validated
+from everest.system.run_init import INIT
 
 RECIPE, ENVIRONMENT, METRICS, WEIGHTS, BEST, BAD_VIDEOS, STATE = (
     "recipe.yaml",
@@ -38,7 +39,6 @@ OWN_FILES = (  # replaced by a new run
     *(REPORT, REPORT_IMAGE),
 )
 TOKENIZER = "tokenizer"  # in a run of LVMAE: the folder of the tokenizer stage
-INIT = "init"  # in ENVIRONMENT: the weights that a run started from
 PLAN = "plan"  # in ENVIRONMENT: steps, micro-batches and videos of the run
 PACKAGES = ("everest-video", "torch", "torchvision", "timm", "accelerate", "av")  # versions in ENVIRONMENT
 ENDED = "ended"  # in METRICS: why a run ended before its last step
@@ -96,20 +96,28 @@ class RunFolder:
         return (self.path / RECIPE).is_file() and (self.path / ENVIRONMENT).is_file()
 
     def start(
-        self, recipe_text: str, *, init: str | None, plan: dict[str, Any], one_batch: bool = False
+        self,
+        recipe_text: str,
+        *,
+        plan: dict[str, Any],
+        one_batch: bool = False,
+        start: Mapping[str, Any] | None = None,
     ) -> None:
         """Write the environment and the recipe: from now on this is a run folder.
 
         The files of an earlier run are removed; any other file in the folder stays. The recipe goes first,
         and the environment is replaced, not removed: after a kill at any moment, the folder is no run, but
         its files are known to be a run's.
+
+        Args:
+            start: the values of everest.system.run_init.
         """
         for name in OWN_FILES:
             if name != ENVIRONMENT:
                 (self.path / name).unlink(missing_ok=True)
         for state in self.state.glob("step-*"):
             state.unlink()
-        values = {**current_environment(), INIT: init, PLAN: plan, ONE_BATCH: one_batch}
+        values = {**current_environment(), INIT: None, **(start or {}), PLAN: plan, ONE_BATCH: one_batch}
         write_text(self.path / ENVIRONMENT, json_text(values, indent=2))
         write_text(self.path / RECIPE, recipe_text)
 

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 from accelerate import Accelerator
 
+from everest.checkpoints.start import Start, read_start
 from everest.system.events import Report
 from everest.system.run_folder import RunFolder
+from everest.system.run_init import Init
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,4 +23,14 @@ class RunContext:
     tracker: str = "none"  # see everest.train.tracking
     # On a GPU: the numbers of a step are read, and files are written, while it computes the next step.
     overlaps: bool = False
+    init: Init | None = None  # the weights that the run starts from
     one_batch: bool = False  # overfit the first batch, to check that the model can learn at all
+
+    def read_start(self) -> Start | None:
+        """Read the weights that the run starts from, if any.
+
+        Raises:
+            CheckpointError: see `everest.checkpoints.start.read_start`.
+        """
+        run = self.run if self.resumed else None
+        return None if self.init is None else read_start(self.init, resumed=run)

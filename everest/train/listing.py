@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
 from everest.config.recipe_files import find_recipe
 from everest.errors import RecipeError, UserError
-from everest.system.run_folder import ENDED, ENVIRONMENT, PLAN, RECIPE, STATE, RunFolder
+from everest.system.run_folder import (
+    ENDED,
+    ENVIRONMENT,
+    PLAN,
+    RECIPE,
+    STATE,
+    RunFolder,
+)
+from everest.system.run_init import INIT, ORIGIN
 from everest.system.run_lock import is_running, last_written
 from everest.system.weights_header import read_header
 
@@ -19,6 +28,15 @@ State = Literal["running", "finished", "resumable", "started", "damaged"]
 
 # Errors of reading JSON that is not a run's.
 _NOT_OF_A_RUN: Final = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ancestor:
+    """Weights that a run descends from. `recipe` and `step` are None if the run did not note them."""
+
+    file: str  # or the name, such as timm:NAME
+    recipe: str | None = None
+    step: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +57,8 @@ class RunSummary:
     loss: float | None = None  # of the last step
     best_val_top1: float | None = None  # percent, on data.val
     problem: str | None = None
+    # What it started from, and what that started from in turn.
+    origins: tuple[Ancestor, ...] = ()
 
 
 def find_runs(folder: Path) -> list[Path]:
@@ -76,6 +96,7 @@ def summarize(run: Path) -> RunSummary:
             step=_newest(rows, "step"),
             steps=_optional(int, steps),
             loss=None if loss is None else float(loss),
+            origins=tuple(_ancestors(environment)),
             best_val_top1=max((float(row["val_top1"]) for row in rows if "val_top1" in row), default=None),
         )
     except UserError as error:
@@ -86,6 +107,15 @@ def summarize(run: Path) -> RunSummary:
     except _NOT_OF_A_RUN as error:
         problem = f"{run}: values that no run writes ({error})"
         return RunSummary(path=str(run), state="damaged", age_seconds=age, problem=problem)
+
+
+def _ancestors(environment: dict[str, Any]) -> Iterator[Ancestor]:
+    """Yield the weights that a run started from, then those that these started from, and so on."""
+    origin = environment.get(ORIGIN) or {"file": environment.get(INIT)}
+    while origin and origin.get("file"):
+        recipe, step = _optional(str, origin.get("recipe")), _optional(int, origin.get("step"))
+        yield Ancestor(file=str(origin["file"]), recipe=recipe or origin.get("family"), step=step)
+        origin = origin.get("origin")
 
 
 def _optional(kind: type[Value], value: Any) -> Value | None:

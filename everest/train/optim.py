@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any, Final
 
 import torch
@@ -15,6 +16,7 @@ from torch import nn
 from everest.config.stage_settings import FinetuneSettings, PretrainSettings
 from everest.config.tokenizer import TokenizerSettings
 from everest.models.embedding import SPATIAL, TEMPORAL
+from everest.models.video_model import VideoModel
 
 ParamGroup = dict[str, Any]  # of torch.optim: "params", "weight_decay", and the "lr_scale" of `set_lr`
 # VideoMAE, BEiT, ST-MAE; as all vectors, such as the norms'.
@@ -70,6 +72,18 @@ def stage_optimizer(
     model: nn.Module, stage: PretrainSettings | FinetuneSettings | TokenizerSettings
 ) -> torch.optim.AdamW:
     """AdamW over the parameters that a stage trains."""
-    layer_decay = stage.layer_decay if isinstance(stage, FinetuneSettings) else 1.0
+    layer_decay = 1.0 if isinstance(stage, TokenizerSettings) else stage.layer_decay
     groups = parameter_groups(model, weight_decay=stage.weight_decay, layer_decay=layer_decay)
+    if isinstance(stage, PretrainSettings) and stage.encoder_lr_scale != 1.0:
+        assert isinstance(model, VideoModel)
+        groups = [part for group in groups for part in _scaled(group, model.encoder, stage.encoder_lr_scale)]
     return make_optimizer(groups, betas=stage.betas)
+
+
+def _scaled(group: ParamGroup, encoder: nn.Module, scale: float) -> Iterator[ParamGroup]:
+    """Split a group into the parameters of the encoder, with a scaled learning rate, and the others."""
+    of_encoder = {id(parameter) for parameter in encoder.parameters()}
+    for is_inside, factor in ((True, scale), (False, 1.0)):
+        params = [parameter for parameter in group["params"] if (id(parameter) in of_encoder) == is_inside]
+        if params:
+            yield {**group, "params": params, "lr_scale": factor * group["lr_scale"]}

@@ -15,7 +15,6 @@ from everest.errors import CheckpointError, RecipeError, differing
 from everest.system.interrupted import has_not_started
 from everest.system.names import is_unicode
 from everest.system.run_folder import (
-    INIT,
     ONE_BATCH,
     OWN_FILES,
     PLAN,
@@ -24,6 +23,7 @@ from everest.system.run_folder import (
     is_own_tokenizer,
     own_tokenizer,
 )
+from everest.system.run_init import DECODER, INIT, Init
 from everest.system.run_lock import running_here
 from everest.system.weights import read_weights, state_hash
 from everest.system.weights_header import read_header
@@ -48,7 +48,7 @@ class RunRequest:
 
     stage: str  # the command
     recipe: Recipe
-    init: str | None  # the weights it starts from
+    init: Init | None  # the weights it starts from
     one_batch: bool
     sources: Sequence[Path] = ()  # files that the command reads: not to be overwritten
 
@@ -133,12 +133,16 @@ def _check_same(path: Path, request: RunRequest) -> None:
             f"--output {path}: holds a run with other settings: {', '.join(differences)}; use --set to "
             f"give the run's own values, {fix}"
         )
-    init = run.read_env(INIT)
-    if init != request.init:
+    init, decoder = run.read_env(INIT), run.read_env(DECODER)
+    new_init = None if request.init is None else request.init.file
+    if init != new_init:
         raise RecipeError(
             f"--output {path}: holds a run that started from {init or 'scratch'}, not from "
-            f"{request.init or 'scratch'}; {fix}"
+            f"{new_init or 'scratch'}; {fix}"
         )
+    if request.init is not None and decoder != request.init.decoder:
+        way = f"with --decoder {decoder}" if decoder else "without --decoder"
+        raise RecipeError(f"--output {path}: holds a run {way}; {fix}")
     if bool(run.read_env(ONE_BATCH)) != request.one_batch:
         way = "without" if request.one_batch else "with"
         raise RecipeError(f"--output {path}: holds a run {way} --overfit-one-batch; {fix}")

@@ -13,6 +13,7 @@ from everest.errors import RecipeError
 from everest.system.accelerator import decide_on_main, end_training_on_error, make_accelerator
 from everest.system.events import Report
 from everest.system.run_folder import RunFolder, default_folder
+from everest.system.run_init import Init
 from everest.train.context import RunContext
 from everest.train.resume import RunRequest, check_output
 from everest.train.setup import start_run
@@ -32,7 +33,7 @@ class RunOptions:
     cpu: bool = False
     tracker: str = "none"
     one_batch: bool = False  # overfit the first batch
-    init: str | None = None  # the weights that the run starts from
+    init: Init | None = None  # the weights that the run starts from
 
     @property
     def resumed_folder(self) -> Path | None:
@@ -54,7 +55,8 @@ class RunOptions:
             RecipeError: the run may not use this folder.
         """
         tokenizer = None if recipe.tokenizer is None else recipe.tokenizer.checkpoint
-        sources = [Path(source) for source in (self.recipe_file, self.init, tokenizer) if source is not None]
+        init = None if self.init is None else self.init.file
+        sources = [Path(source) for source in (self.recipe_file, init, tokenizer) if source is not None]
         request = RunRequest(
             stage=self.command,
             recipe=recipe,
@@ -86,18 +88,19 @@ class RunOptions:
                 report=report,
                 tracker=self.tracker,
                 overlaps=accelerator.device.type == "cuda",
+                init=self.init,
                 one_batch=self.one_batch,
             )
 
 
 @contextmanager
-def start_or_resume(training: Training, recipe: Recipe, *, init: str | None) -> Iterator[None]:
+def start_or_resume(training: Training, recipe: Recipe) -> Iterator[None]:
     """Write the first files of a run, or resume the run in its folder; the loop goes inside.
 
     The tracker ends with the run, even after an error: another stage may follow in this process.
     """
     try:
-        start_run(training, dump_recipe(recipe), init=init)
+        start_run(training, dump_recipe(recipe))
         yield
     finally:
         if training.tracker is not None:

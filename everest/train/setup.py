@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
+from everest.checkpoints.start import Start, start_autoencoder, start_classifier
 from everest.config.settings import Recipe
 from everest.config.stage_settings import FinetuneSettings, PretrainSettings
 from everest.config.tokenizer import TokenizerSettings
@@ -26,12 +27,14 @@ from everest.errors import RecipeError
 from everest.models.block import Block
 from everest.models.classifier import VideoClassifier
 from everest.models.cost import count_parameters, training_bytes
+from everest.models.mae import MaskedAutoencoder
 from everest.models.spec import ModelSpec
 from everest.system.accelerator import bytes_per_value, peak_memory
 from everest.system.events import notice
 from everest.system.interrupted import remove_leftovers
 from everest.system.launch import local_processes
 from everest.system.randomness import Purpose, seed_at
+from everest.system.run_init import DECODER, INIT, INIT_NAME, ORIGIN
 from everest.system.run_lock import claim, release
 from everest.system.shared_memory import require_shared_memory
 from everest.system.storage import parse_location
@@ -63,7 +66,7 @@ def set_up_training(
     context: RunContext,
     *,
     classes: tuple[str, ...] | None = None,
-    start: Callable[[VideoClassifier], None] | None = None,
+    start: Start | None = None,
     other_networks: Sequence[Network] = (),
     other_bytes: Callable[[int], int] = lambda bytes_per_value: 0,
 ) -> Training:
@@ -71,7 +74,7 @@ def set_up_training(
 
     Args:
         classes: names for the header of `model.safetensors`.
-        start: fills a fine-tuning model with a trained encoder.
+        start: weights that the model starts from.
         other_networks: learn in the same steps as the model.
         other_bytes: memory that a clip takes in a pass outside of the model, by the bytes of a value.
     Raises:
@@ -98,8 +101,8 @@ def set_up_training(
     plan = _plan(recipe, stage, context, videos, bytes_per_clip=clip_bytes, weights=count_parameters(spec))
     torch.manual_seed(seed_at(recipe.train.seed, Purpose.WEIGHTS))
     model = spec.build()
-    if start is not None and isinstance(model, VideoClassifier):
-        start(model)
+    if start is not None:
+        _start_model(model, spec, start, context)
     if isinstance(stage, FinetuneSettings) and stage.freeze == "encoder":
         model.encoder.requires_grad_(False)
     model.to(accelerator.device)
@@ -117,7 +120,13 @@ def set_up_training(
     known = isinstance(stage, PretrainSettings | FinetuneSettings)
     clip = {"stride": stage.stride, "sampling": stage.sampling} if known else None
     header = Weights(
-        kind=spec.kind, settings=spec.dump(), classes=classes, recipe=recipe.name, step=0, clip=clip
+        kind=spec.kind,
+        settings=spec.dump(),
+        classes=classes,
+        recipe=recipe.name,
+        step=0,
+        origin=None if start is None else start.origin,
+        clip=clip,
     )
     training = Training(
         context,
@@ -132,6 +141,18 @@ def set_up_training(
     needed = shared_bytes(clips, training.order(), workers=recipe.train.num_workers)
     require_shared_memory(needed * local_processes())  # before anything is written
     return training
+
+
+def _start_model(
+    model: nn.Module, spec: ModelSpec | TokenizerSpec, start: Start, context: RunContext
+) -> None:
+    """Fill a new model with the weights that its run starts from."""
+    notify = lambda text: context.report(notice(text))  # noqa: E731
+    assert isinstance(spec, ModelSpec)
+    if isinstance(model, VideoClassifier):
+        start_classifier(model, spec, start, notify=notify)
+    elif isinstance(model, MaskedAutoencoder):
+        start_autoencoder(model, spec, start, notify=notify)
 
 
 def _shard(model: nn.Module, accelerator: Accelerator) -> None:
@@ -186,11 +207,9 @@ def _plan(
     return plan_stage(stage, num_videos=videos["videos"], processes=processes, largest_micro_batch=largest)
 
 
-def start_run(training: Training, recipe_text: str, *, init: str | None) -> None:
+def start_run(training: Training, recipe_text: str) -> None:
     """Write the first files of a new run, or resume the run that is there. All processes must call it.
 
-    Args:
-        init: the weights that the run starts from, for env.json.
     Raises:
         RecipeError: another process trains the run.
         CheckpointError: the run cannot be resumed.
@@ -205,7 +224,9 @@ def start_run(training: Training, recipe_text: str, *, init: str | None) -> None
         if main and not context.resumed:
             derived = {"epochs": plan.epochs, "accumulation": plan.accumulation}
             facts = {**asdict(plan), **derived, **training.videos}
-            context.run.start(recipe_text, init=init, plan=facts, one_batch=context.one_batch)
+            context.run.start(
+                recipe_text, plan=facts, one_batch=context.one_batch, start=_start_facts(training)
+            )
         context.accelerator.wait_for_everyone()
         if main:
             training.tracker = make_tracker(context.tracker, context.run)
@@ -231,6 +252,14 @@ def start_run(training: Training, recipe_text: str, *, init: str | None) -> None
         if main:
             release(context.run.path)
         raise
+
+
+def _start_facts(training: Training) -> dict[str, Any]:
+    """The weights that a run starts from, for env.json."""
+    init = training.context.init
+    if init is None:
+        return {}
+    return {INIT: init.file, INIT_NAME: init.name, DECODER: init.decoder, ORIGIN: training.origin}
 
 
 def try_one_pass(training: Training, losses_of: LossesOf) -> dict[str, Any]:

@@ -76,6 +76,7 @@ class Training:
         self.settings = recipe.train
         self.clips = clips
         self.videos = videos
+        self.origin = weights.origin
         self.plan = plan
         self.bad_videos = BadVideos(recipe.data.max_bad)
         self.tracker: Tracker | None = None  # of the main process, in addition to metrics.jsonl

@@ -299,7 +299,7 @@ def test_an_imported_encoder_is_used_by_every_command(
     assert interpolated in caplog.text
     options = ["finetune", "--recipe", recipe, "--init", out, "-o", tmp_path / "run"]
     message = refused(*options, code=6)
-    assert "set model.positions=learned-separable and model.class_token=true" in message
+    assert "--set model.positions=learned-separable --set model.class_token=true" in message
     positions = ["--set", "model.positions=learned_separable", "--set", "model.class_token=true"]
     still = ["--set", "finetune.base_lr=1e-9", "--set", "finetune.min_lr=0"]
     result = CliRunner().invoke(app, [str(a) for a in (*options, *positions, *still)])

@@ -10,7 +10,7 @@ from tiny_models import tiny
 from torch import Tensor
 
 import everest
-from everest.checkpoints.load import start_from
+from everest.checkpoints.start import find_init, read_start, start_classifier
 from everest.config.recipe import load_recipe
 from everest.errors import CheckpointError, RecipeError
 from everest.inference.model import encode
@@ -100,8 +100,12 @@ def test_an_encoder_of_frames_is_no_start_for_differences(tmp_path: Path):
     changed = classifier_spec(recipe, num_classes=3)
     classifier = changed.build()
     assert isinstance(classifier, VideoClassifier)
-    with pytest.raises(CheckpointError, match=r"takes frames; set model\.input=frames"):
-        start_from(classifier, changed, weights, source=tmp_path / "model.safetensors", notify=print)
+    weights.save(file := tmp_path / "model.safetensors")
+    start = read_start(find_init(file, output=None, overwrite=False), resumed=None)
+    with pytest.raises(
+        CheckpointError, match=r"use --set model\.input=frames"
+    ):
+        start_classifier(classifier, changed, start, notify=print)
 
 
 def test_settings_of_weights_name_the_input_only_if_it_is_not_the_frames(tmp_path: Path):

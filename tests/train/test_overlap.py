@@ -37,7 +37,7 @@ def started(recipe: Path, folder: Path, *overrides: str, overlaps: bool, resumed
         overlaps=overlaps,
     )
     training = set_up_pretraining(settings, context)
-    start_run(training, dump_recipe(settings), init=None)
+    start_run(training, dump_recipe(settings))
     return training
 
 

@@ -67,6 +67,7 @@ def test_a_run_is_listed_with_its_newest_step_and_best_accuracy(tmp_path: Path):
         "loss": 0.25,
         "best_val_top1": 50.0,
         "problem": None,
+        "origins": [],
     }
 
 

@@ -1,0 +1,258 @@
+"""The weights that a run starts from: found by `find_init`, read by `read_start`, put into a new model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from everest.checkpoints.load import find_weights, fitted, open_encoder
+from everest.config.settings import ModelSettings
+from everest.errors import CheckpointError, RecipeError
+from everest.models.classifier import VideoClassifier
+from everest.models.embedding import INTERPOLATED
+from everest.models.mae import MaskedAutoencoder
+from everest.models.spec import ModelSpec
+from everest.system.hub import is_hub_name
+from everest.system.run_folder import RunFolder
+from everest.system.run_init import INIT, INIT_NAME, ORIGIN, Decoder, Init
+from everest.system.weights import Weights, load_tensors, state_hash
+
+_NORM = ("norm.weight", "norm.bias")
+_POOLING = ("norm.", "pool.")  # between encoder and head
+_HEAD = ("head.weight", "head.bias")
+_DECODER = ("decoder.", "encoder_to_decoder.", "mask_token")
+
+
+def find_init(
+    name: str | Path, *, output: Path | None, overwrite: bool, decoder: Decoder | None = None
+) -> Init:
+    """Find the weights of --init.
+
+    Args:
+        output: the folder of the run. A run that is there, and is not to be overwritten, keeps the weights
+            that it started from, even if these have been moved since.
+    Raises:
+        CheckpointError: no such checkpoint.
+        RecipeError: `output` holds the weights.
+    """
+    name = str(name) if is_hub_name(name) else str(Path(name).resolve())
+    run = RunFolder(output) if output is not None and not overwrite else None
+    if run is not None and run.read_env(INIT_NAME) == name:
+        return Init(name=name, file=run.read_env(INIT), decoder=decoder)
+    file = find_weights(name).resolve()
+    if output is not None and file.parent == output.resolve():
+        raise RecipeError(f"--output {output}: holds the weights of --init; choose another folder")
+    return Init(name=name, file=str(file), decoder=decoder)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """The weights that a run starts from.
+
+    Args:
+        init: names them.
+        origin: describes them, for the header of the run's weights and for env.json.
+        saved: the model that they were saved of.
+        weights: None for a run that has a state: its tensors are all there.
+    """
+
+    init: Init
+    origin: dict[str, Any]
+    saved: ModelSpec
+    weights: Weights | None
+
+    def adapted(self, spec: ModelSpec) -> ModelSpec:
+        """The spec of a new model, with the properties that it takes from the weights."""
+        if spec.model.positions in INTERPOLATED:
+            grid = self.saved.trained_grid
+            spec = replace(spec, position_grid=(grid.t, grid.h, grid.w))
+        if spec.kind == self.saved.kind == "pretrain":
+            spec = replace(spec, norms=self.saved.norms)
+        return spec
+
+
+def read_start(init: Init, *, resumed: RunFolder | None) -> Start:
+    """Read the weights of `init`, unless the run that is resumed already has a state.
+
+    Raises:
+        CheckpointError: damaged weights, of a program that needs `everest convert`, or of a tokenizer.
+    """
+    source, origin, weights = Path(init.file), None, None
+    if resumed is not None and any(resumed.state.glob("step-*.safetensors")):
+        origin = resumed.read_env(ORIGIN)
+    if origin is None:
+        weights = open_encoder(source)
+        origin = _origin(init.file, weights)
+    saved = ModelSpec.from_settings(origin["settings"], source=source)
+    return Start(init=init, origin=origin, saved=saved, weights=weights)
+
+
+def _origin(file: str, weights: Weights) -> dict[str, Any]:
+    """Describe weights, and what they were made from in turn."""
+    before = weights.origin and {key: value for key, value in weights.origin.items() if key != "settings"}
+    return {
+        "file": file,
+        "kind": weights.kind,
+        "recipe": weights.recipe,
+        "step": weights.step,
+        "sha256": state_hash(weights.tensors),
+        "settings": weights.settings,
+        "origin": before,
+    }
+
+
+def start_classifier(
+    classifier: VideoClassifier, spec: ModelSpec, start: Start, *, notify: Callable[[str], None]
+) -> None:
+    """Start a classifier from a trained encoder.
+
+    Everything of an autoencoder but its encoder is left out. With mean pooling the last norm of the encoder
+    is left out too, as in the released programs, where the norm after pooling starts fresh. A class-attention
+    layer also starts fresh. A classifier with the same pooling also gives its pooling, and its head if the
+    classes fit.
+
+    Raises:
+        CheckpointError: see `_encoder_tensors`.
+    """
+    weights, saved, source = start.weights, start.saved, start.init.file
+    if weights is None:
+        return
+    own, given = classifier.state_dict(), _encoder_tensors(weights, saved, spec, source, notify=notify)
+    norm = {name: given.pop(f"encoder.{name}") for name in _NORM if f"encoder.{name}" in given}
+    same_pooling = spec.model.pooling == saved.model.pooling
+    if weights.kind == "classifier" and not same_pooling:
+        notify(
+            f"the checkpoint has {saved.model.pooling} pooling, the recipe {spec.model.pooling}: "
+            "pooling and head start fresh"
+        )
+    if weights.kind == "classifier" and same_pooling:
+        pooling = [name for name in own if name.startswith(_POOLING)]
+        missing = [name for name in (*pooling, *_HEAD) if name not in weights.tensors]
+        if missing:
+            raise CheckpointError(f"{source}: damaged, it has no {missing[0]}")
+        given |= {name: weights.tensors[name] for name in pooling}
+        before, now = len(weights.tensors["head.bias"]), len(own["head.bias"])
+        if list((spec.heads or {}).items()) != list((saved.heads or {}).items()):
+            notify("the checkpoint has other label heads than the recipe: they start fresh")
+        elif before != now:
+            notify(
+                f"the checkpoint's head is for {before} classes, the recipe has {now}: the head starts fresh"
+            )
+        else:
+            given |= {name: weights.tensors[name] for name in _HEAD}
+    elif spec.model.pooling == "first":
+        given |= norm
+    load_tensors(classifier, own | given, source=source)
+
+
+def start_autoencoder(
+    model: MaskedAutoencoder, spec: ModelSpec, start: Start, *, notify: Callable[[str], None]
+) -> None:
+    """Start an autoencoder from a trained encoder, and from its decoder if that fits and is kept.
+
+    Raises:
+        CheckpointError: see `_encoder_tensors`; or the decoder was asked for and does not fit.
+    """
+    weights, saved, source = start.weights, start.saved, start.init.file
+    if weights is None:
+        return
+    own, given = model.state_dict(), _encoder_tensors(weights, saved, spec, source, notify=notify)
+    given = {name: tensor for name, tensor in given.items() if name in own}  # the model may have no last norm
+    fresh = [name for name in own if name.startswith("encoder.") and name not in given]
+    if fresh:
+        notify(f"the norm after the encoder starts fresh: {weights.kind} weights have none")
+    decoder = {name: tensor for name, tensor in weights.tensors.items() if name.startswith(_DECODER)}
+    decoder = fitted(decoder, saved, spec, notify=lambda text: None)
+    problem = _decoder_problem(own, decoder, saved, spec)
+    if start.init.decoder == "keep" and problem is not None:
+        raise CheckpointError(f"{source}: its decoder cannot be kept: {problem}; use --decoder fresh")
+    if start.init.decoder == "fresh" or problem is not None:
+        notify(f"the decoder starts fresh{f': {problem}' if problem else ''}")
+    else:
+        notify("the decoder is kept, too")
+        given |= decoder
+    load_tensors(model, own | given, source=source)
+
+
+def _decoder_problem(
+    own: dict[str, Tensor], decoder: dict[str, Tensor], saved: ModelSpec, spec: ModelSpec
+) -> str | None:
+    """Why a decoder does not fit a model; None if it does."""
+    if saved.kind != "pretrain" or not decoder:
+        return f"{saved.kind} weights have none"
+    sizes = [(s.model.backbone_size.decoder_width, s.model.decoder_depth) for s in (saved, spec)]
+    if sizes[0] != sizes[1]:
+        before, now = (f"{width} wide and {depth} deep" for width, depth in sizes)
+        return f"it is {before}, the recipe's {now}"
+    if saved.model.backbone_size.decoder_heads != spec.model.backbone_size.decoder_heads:
+        return "it has another number of attention heads"
+    if type(saved.target) is not type(spec.target):
+        return "it predicts other targets"
+    shapes = {name: tensor.shape for name, tensor in own.items() if name.startswith(_DECODER)}
+    if shapes != {name: tensor.shape for name, tensor in decoder.items()}:
+        return "its target has another size"
+    return None
+
+
+def _encoder_tensors(
+    weights: Weights, saved: ModelSpec, spec: ModelSpec, source: str, *, notify: Callable[[str], None]
+) -> dict[str, Tensor]:
+    """The tensors of a trained encoder for the clips of `spec`, by their names in a model.
+
+    The clip may be longer or larger than in training: positions are computed, or learned ones are
+    interpolated. Tubelets of a multiple or a part of the frames are possible.
+
+    Raises:
+        CheckpointError: another backbone, patch size, input or kind of positions, or a class token in one of
+            them.
+    """
+    given = {name: tensor for name, tensor in weights.tensors.items() if name.startswith("encoder.")}
+    changes = list(_changes(saved, spec))
+    if changes:
+        raise CheckpointError(
+            f"{source}: its encoder is another one than the recipe's; use --set {' --set '.join(changes)}"
+        )
+    given = fitted(given, saved, spec, notify=notify)
+    before, now = ((s.grid.h, s.grid.w) for s in (saved, spec))
+    if before != now and spec.model.positions in ("flat", "separable"):
+        before, now = (f"{s.frames} x {s.size[0]} x {s.size[1]}" for s in (saved, spec))
+        notify(
+            f"positions are computed again for clips of {now} instead of {before}, so places have other "
+            f"ones; model.positions=interpolated-{spec.model.positions} keeps them"
+        )
+    return given
+
+
+def _changes(saved: ModelSpec, spec: ModelSpec) -> Iterator[str]:
+    """Yield the settings that a recipe needs for a trained encoder, as --set takes them."""
+    before, now = saved.model, spec.model
+    if _size(before) != _size(now):
+        yield from (
+            f"model.{key}={_as_yaml(getattr(before, key))}"
+            for key in ("backbone", "width", "depth", "heads")
+            if getattr(before, key) != getattr(now, key)
+        )
+    frames, patch = now.tubelet[0], before.tubelet[1:]
+    fits = before.tubelet[0] % frames == 0 or frames % before.tubelet[0] == 0
+    if not fits or patch != now.tubelet[1:]:
+        yield f"model.tubelet={_as_yaml((frames if fits else before.tubelet[0], *patch))}"
+    if before.positions != now.positions and now.positions != f"interpolated-{before.positions}":
+        yield f"model.positions={before.positions}"
+    for key in ("class_token", "input", "embedding_layers"):
+        if getattr(before, key) != getattr(now, key):
+            yield f"model.{key}={_as_yaml(getattr(before, key))}"
+
+
+def _size(model: ModelSettings) -> tuple[int, int, int]:
+    size = model.backbone_size
+    return size.width, size.depth, size.heads
+
+
+def _as_yaml(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    return f"[{','.join(map(str, value))}]" if isinstance(value, tuple) else str(value)

@@ -20,22 +20,21 @@ from everest.errors import unknown_name
 from everest.methods.grid import TokenGrid, TokenSelection
 from everest.methods.importance import RawPixels
 from everest.methods.selector import choose
-from everest.methods.strategies import Strategy
-from everest.models.classifier import VideoClassifier
-from everest.models.mae import MaskedAutoencoder
-from everest.models.spec import classifier_spec, pretrain_spec
+from everest.methods.strategies import AllTokens, Strategy
+from everest.models.spec import Transformer, classifier_spec, encoder_spec, pretrain_spec
 from everest.models.video_model import VideoModel
 from everest.tokenizer.cache import tokenizer_for
 
 Size = int | tuple[int, int]
 
-_STAGES = {"pretrain": "pretrain", "classifier": "finetune"}  # the section of a recipe behind each kind
+# The section of a recipe behind each kind.
+_STAGES = {"pretrain": "pretrain", "classifier": "finetune", "encoder": "finetune"}
 
 
 def create_model(
     backbone: str,
     *,
-    kind: Literal["pretrain", "classifier"],
+    kind: Literal["pretrain", "classifier", "encoder"],
     num_classes: int | Mapping[str, int] | None = None,
     frames: int = 16,
     stride: int = 4,
@@ -43,14 +42,15 @@ def create_model(
     selection: Strategy | None = None,
     drop_path: float = 0.0,
     **model: Any,
-) -> MaskedAutoencoder | VideoClassifier:
+) -> Transformer:
     """Build a model with fresh weights.
 
     Args:
         backbone: vit-tiny, vit-s, vit-b, vit-l or vit-h.
         num_classes: of a classifier; a mapping such as {"verb": 97, "noun": 300} gives it a head for each.
         frames, stride, size: of the clips; pixels as one number or (height, width).
-        selection: a strategy of everest.strategies; by default EVEREST's for the kind (Tables 7, 8).
+        selection: a strategy of everest.strategies; by default EVEREST's for the kind (Tables 7, 8), and all
+            tokens of an encoder.
         drop_path: of a classifier in training mode, in [0, 1): the rate of stochastic depth in the last
             block; it grows linearly from 0 in the first one (Huang et al. 2016).
         model: further keys of a recipe's `model` section, such as `tubelet` or `decoder_depth`.
@@ -68,6 +68,8 @@ def create_model(
     }
     if selection is not None:
         sections[stage]["selection"] = asdict(selection)
+    elif kind == "encoder":
+        sections[stage]["selection"] = asdict(AllTokens())
     if kind == "classifier":
         sections[stage]["drop_path"] = drop_path
     elif drop_path != 0:
@@ -78,6 +80,10 @@ def create_model(
         autoencoder = pretrain_spec(recipe, tokenizer=tokenizer_for(recipe)).build()
         autoencoder.describe(recipe)
         return autoencoder
+    if kind == "encoder":
+        encoder = encoder_spec(recipe).build()
+        encoder.describe(recipe)
+        return encoder
     heads = num_classes if isinstance(num_classes, Mapping) else None
     sizes = [num_classes or 0] if not isinstance(num_classes, Mapping) else list(num_classes.values())
     if min(sizes, default=0) < 2:
@@ -114,7 +120,7 @@ def select_tokens(
     *,
     strategy: str = "redundancy-robust",
     keep: float | None = None,
-    model: MaskedAutoencoder | VideoClassifier | None = None,
+    model: Transformer | None = None,
     tubelet: tuple[int, int, int] = (2, 16, 16),
     seed: int = 0,
     **settings: Any,

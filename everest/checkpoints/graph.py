@@ -26,6 +26,7 @@ from everest.config.values import Input
 from everest.errors import EnvironmentProblem, RecipeError
 from everest.models.classifier import VideoClassifier
 from everest.models.cost import count_tokens
+from everest.models.encoder import VideoEncoder
 from everest.models.input import model_input
 from everest.models.mae import MaskedAutoencoder
 from everest.models.spec import ModelSpec
@@ -54,6 +55,20 @@ class ClassifierGraph(nn.Module):
         return self.classifier.head(self.classifier.pooled(self.classifier.encode(frames, ids))), ids
 
 
+class FeaturesGraph(nn.Module):
+    """(B, 3, T, H, W) normalized clips to features (B, D) and the ids (B, K) of the encoded tokens."""
+
+    outputs = ("features", "kept")
+
+    def __init__(self, encoder: VideoEncoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        ids = self.encoder.kept_tokens(frames)
+        return self.encoder.pooled(self.encoder.encode(frames, ids)), ids
+
+
 class EncoderGraph(nn.Module):
     """(B, 3, T, H, W) normalized clips to features (B, D), the mean of all tokens, as `extract` does."""
 
@@ -72,7 +87,7 @@ class EncoderGraph(nn.Module):
 class FramesGraph(nn.Module):
     """(B, T, H, W, 3) uint8 RGB frames to the outputs of a graph, which gets them normalized."""
 
-    def __init__(self, graph: ClassifierGraph | EncoderGraph) -> None:
+    def __init__(self, graph: ClassifierGraph | FeaturesGraph | EncoderGraph) -> None:
         super().__init__()
         self.of_clips = graph  # not `graph`, which torch.fx uses
         self.outputs = graph.outputs
@@ -85,7 +100,7 @@ class FramesGraph(nn.Module):
 class Exportable:
     """A model that is ready to be traced."""
 
-    graph: ClassifierGraph | EncoderGraph | FramesGraph
+    graph: ClassifierGraph | FeaturesGraph | EncoderGraph | FramesGraph
     spec: ModelSpec
     metadata: dict[str, str]  # of the file; JSON unless the value is a string
 
@@ -131,7 +146,7 @@ def exportable(opened: LoadedModel, *, keep: float | None, uint8: bool = False) 
     """Make a model ready for export.
 
     Args:
-        keep: the ratio of the tokens that the graph of a classifier encodes; None: as trained.
+        keep: the ratio of the tokens that the graph of a classifier or an encoder encodes; None: as trained.
         uint8: the graph takes frames as decoded, (B, T, H, W, 3) uint8, and normalizes them.
     Raises:
         RecipeError: `keep` leaves no token, or the model selects no tokens.
@@ -140,7 +155,9 @@ def exportable(opened: LoadedModel, *, keep: float | None, uint8: bool = False) 
     assert isinstance(spec, ModelSpec)
     if isinstance(module, MaskedAutoencoder):
         if keep is not None:
-            raise RecipeError("--keep: goes with a classifier; of an autoencoder all tokens are encoded")
+            raise RecipeError(
+                "--keep: goes with a classifier or an encoder; of an autoencoder all tokens are encoded"
+            )
         graph = EncoderGraph(module)
     else:
         if keep is not None:
@@ -150,7 +167,7 @@ def exportable(opened: LoadedModel, *, keep: float | None, uint8: bool = False) 
             except RecipeError as error:
                 raise RecipeError(f"--keep {keep:g}: {error}") from error
             module.selector = spec.selection
-        graph = ClassifierGraph(module)
+        graph = FeaturesGraph(module) if isinstance(module, VideoEncoder) else ClassifierGraph(module)
     values = {
         "format": "everest",
         "kind": weights.kind,

@@ -18,10 +18,8 @@ from everest.checkpoints.foreign import CONFIG, PICKLED, SHARDS, locate, own_fil
 from everest.checkpoints.sizes import Hints
 from everest.errors import CheckpointError
 from everest.methods.strategies import Strategy
-from everest.models.classifier import VideoClassifier
 from everest.models.embedding import interpolated, with_tubelet_frames
-from everest.models.mae import MaskedAutoencoder
-from everest.models.spec import ModelSpec
+from everest.models.spec import ModelSpec, Transformer
 from everest.system.hub import warn_on_main
 from everest.system.run_folder import BEST, RECIPE, WEIGHTS
 from everest.system.weights import PICKLES, Weights, load_tensors, read_weights, require_fitting
@@ -30,8 +28,8 @@ from everest.tokenizer.network import AdaptiveTokenizer
 from everest.tokenizer.spec import TokenizerSpec
 
 Which = Literal["newest", "best"]
-Kind = Literal["pretrain", "classifier", "transformer", "tokenizer"]  # transformer: one of the first two
-AnyModel = MaskedAutoencoder | VideoClassifier | AdaptiveTokenizer
+Kind = Literal["pretrain", "classifier", "transformer", "tokenizer"]  # transformer: any but the last
+AnyModel = Transformer | AdaptiveTokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +42,8 @@ class LoadedModel:
     module: AnyModel  # in eval mode, on the CPU
 
     @property
-    def transformer(self) -> MaskedAutoencoder | VideoClassifier:
-        """The module of a checkpoint of `pretrain` or `finetune`."""
+    def transformer(self) -> Transformer:
+        """The module of a checkpoint of `pretrain` or `finetune`, or of a converted encoder."""
         assert not isinstance(self.module, AdaptiveTokenizer)
         return self.module
 
@@ -142,7 +140,7 @@ def open_model(
     """
     file = find_weights(checkpoint, which=which)
     weights = open_weights(file)
-    if kind in ("pretrain", "classifier", "tokenizer"):
+    if kind not in (None, "transformer"):
         require_kind(weights, kind, source=file)
     if weights.kind == "tokenizer" and kind != "transformer":
         spec = TokenizerSpec.from_settings(weights.settings, source=file)
@@ -211,7 +209,10 @@ def wrong_kind(found: str, kind: str, *, source: str | Path) -> CheckpointError:
         "pretrain": "a checkpoint of `everest pretrain` is needed here",
         "tokenizer": "train one: everest train-tokenizer --recipe RECIPE",
     }
-    return CheckpointError(f"{source}: a {found} checkpoint where a {kind} one is needed; {fixes[kind]}")
+    article = "an" if found == "encoder" else "a"
+    return CheckpointError(
+        f"{source}: {article} {found} checkpoint where a {kind} one is needed; {fixes[kind]}"
+    )
 
 
 def recipe_of_run(weights: Path) -> Path:

@@ -70,7 +70,7 @@ class Start:
         if spec.model.positions in INTERPOLATED:
             grid = self.saved.trained_grid
             spec = replace(spec, position_grid=(grid.t, grid.h, grid.w))
-        if spec.kind == self.saved.kind == "pretrain":
+        if spec.kind == "pretrain" and self.saved.kind != "classifier":
             spec = replace(spec, norms=self.saved.norms)
         return spec
 

@@ -168,6 +168,8 @@ def model_config(weights: Weights, spec: ModelSpec) -> dict[str, Any]:
 
 def _obstacles(spec: ModelSpec) -> Iterator[str]:
     """Yield the parts of a model that VideoMAE of transformers does not have."""
+    if spec.kind == "encoder":
+        yield "an encoder alone (its models have a decoder or a head)"
     if spec.model.positions != "flat":
         yield f"{spec.model.positions} positions (it knows the flat ones only)"
     if spec.model.input != "frames":

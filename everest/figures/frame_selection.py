@@ -23,12 +23,13 @@ from everest.data.crops import resize
 from everest.data.frames import spread_frames
 from everest.errors import DataError
 from everest.figures.legend import LegendLine, range_text, share_text
-from everest.figures.masks import TUBELET, FigureRequest, Transformer
+from everest.figures.masks import TUBELET, FigureRequest
 from everest.figures.pictures import SMALL, add_words
 from everest.methods.frame_selection import draw_slices, kept_per_slice, num_candidates
 from everest.methods.grid import TokenGrid
 from everest.methods.importance import RawPixels
 from everest.methods.strategies import FrameDifference, RedundancyRobust
+from everest.models.spec import Transformer
 from everest.system.files import check_new_file, refuse_inputs, write_atomically
 from everest.video.pixels import normalize
 from everest.video.reader import probe, read_frames

@@ -13,7 +13,7 @@ from everest.errors import RecipeError
 from everest.methods.ranked import LearnedImportance, ScoreName
 from everest.methods.selector import Selector
 from everest.methods.strategies import STRATEGIES
-from everest.models.classifier import VideoClassifier
+from everest.models.encoder import SelectingModel
 
 DEFAULT_STRIDE: Final = 4
 DEFAULT: Final = "redundancy-robust"
@@ -31,10 +31,10 @@ class OwnChoices:
 
 
 def own_choices(opened: LoadedModel) -> OwnChoices:
-    """Return how a transformer was trained; of a classifier, how it chooses its tokens after training."""
+    """Return how a transformer was trained; of one that predicts no tokens, how it chooses after training."""
     module, clip = opened.transformer, trained_clip(opened)
     selector = module.selector
-    if isinstance(module, VideoClassifier):
+    if isinstance(module, SelectingModel):
         selector = selector.at_evaluation()
     stride = DEFAULT_STRIDE if clip is None else clip.stride
     return OwnChoices(selector=(selector.strategy, selector), stride=stride)

@@ -24,8 +24,7 @@ from everest.figures.mask_page import write_page
 from everest.figures.masks import TUBELET, FigureRequest, MaskView, view_masks
 from everest.figures.pictures import draw_views
 from everest.methods.selector import Selector
-from everest.models.classifier import VideoClassifier
-from everest.models.mae import MaskedAutoencoder
+from everest.models.video_model import VideoModel
 from everest.system.files import check_new_file, refuse_inputs
 from everest.tokenizer.network import AdaptiveTokenizer
 from everest.video.reader import probe
@@ -48,7 +47,7 @@ class MaskRequest(FigureRequest):
             RecipeError: `frames` do not fit the tokenizer.
         """
         frames, tubelet = self.frames, TUBELET
-        if isinstance(self.model, MaskedAutoencoder | VideoClassifier):
+        if isinstance(self.model, VideoModel):
             frames = self.model.encoder.num_frames
         elif isinstance(self.model, AdaptiveTokenizer):
             tubelet = self.model.tubelet

@@ -19,8 +19,8 @@ from everest.methods.grid import TokenGrid, TokenSelection, patchify, unpatchify
 from everest.methods.importance import Embedding, RawPixels, ScoredEmbedding
 from everest.methods.ranked import LearnedImportance
 from everest.methods.selector import Selector
-from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder
+from everest.models.spec import Transformer
 from everest.models.video_model import VideoModel
 from everest.tokenizer.network import AdaptiveTokenizer
 from everest.tokenizer.targets import FrozenTokenizer
@@ -109,7 +109,6 @@ def _to_frames(patches: Tensor, grid: TokenGrid) -> Tensor:
     return unpatchify(patches[None], grid)[0].movedim(0, -1).clamp(0, 1).cpu()
 
 
-Transformer = MaskedAutoencoder | VideoClassifier
 AnyModel = Transformer | AdaptiveTokenizer
 TUBELET: Final = (2, 16, 16)  # of raw pixels, without a model
 
@@ -132,7 +131,7 @@ class FigureRequest:
 
     def frame_size(self, video: VideoInfo, *, multiples: tuple[int, int]) -> tuple[int, int]:
         """Height and width of the frames: the transformer's, else `size` rounded to whole `multiples`."""
-        if isinstance(self.model, MaskedAutoencoder | VideoClassifier):
+        if isinstance(self.model, VideoModel):
             encoder = self.model.encoder
             _, p, q = encoder.patch_embed.tubelet
             return encoder.grid.h * p, encoder.grid.w * q

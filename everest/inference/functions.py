@@ -25,13 +25,11 @@ from everest.inference.features import LEVELS
 from everest.inference.model import OpenedModel
 from everest.inference.over_videos import over_videos
 from everest.models.classifier import VideoClassifier
-from everest.models.mae import MaskedAutoencoder
-from everest.models.spec import classifier_spec
+from everest.models.spec import Transformer, classifier_spec
 from everest.system.events import Report, silent
 from everest.system.storage import parse_location
 
 Videos = str | Path | Sequence[str | Path]
-Model = VideoClassifier | MaskedAutoencoder
 
 
 def predict(
@@ -130,7 +128,7 @@ class VideoFeatures:
 
 
 def extract(
-    model: Model,
+    model: Transformer,
     videos: Videos,
     *,
     level: str = "video",
@@ -147,7 +145,7 @@ def extract(
 
     Args:
         level: `video`, the mean over the views of a video; `views`; or `tokens`.
-        keep: None: all tokens of an autoencoder. For the others see `predict`.
+        keep: None: all tokens of an autoencoder or of a converted encoder. For the others see `predict`.
     Raises:
         CheckpointError: the features are no finite numbers.
         DataError: no video can be read, a list cannot be used, or a folder has no video.

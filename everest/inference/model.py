@@ -25,7 +25,8 @@ from everest.methods.grid import num_kept
 from everest.methods.selector import choose
 from everest.methods.strategies import AllTokens
 from everest.models.classifier import VideoClassifier
-from everest.models.mae import MaskedAutoencoder
+from everest.models.encoder import SelectingModel, VideoEncoder
+from everest.models.spec import Transformer
 from everest.models.video_model import VideoModel
 from everest.system.accelerator import make_accelerator
 from everest.tokenizer.network import AdaptiveTokenizer
@@ -37,20 +38,21 @@ class Features(NamedTuple):
 
     ids: Tensor  # (B, K) int64 ascending: the encoded tokens
     tokens: Tensor  # (B, K, D) after the last block
-    pooled: Tensor  # (B, D): the input of a classifier's head; the mean token of an autoencoder
+    pooled: Tensor  # (B, D): the input of a classifier's head; the mean token of another model
 
 
-def encode(module: VideoClassifier | MaskedAutoencoder, frames: Tensor, keep: float | None) -> Features:
+def encode(module: Transformer, frames: Tensor, keep: float | None) -> Features:
     """Encode normalized clips (B, 3, T, H, W).
 
     Args:
-        keep: the ratio of the tokens to encode. None: as a classifier was trained; all tokens of an
-            autoencoder, which is trained to complete the tokens that it does not see.
+        keep: the ratio of the tokens to encode. None: as a classifier was trained, or as the selector of an
+            encoder chooses; all tokens of an autoencoder, which is trained to complete the tokens that it
+            does not see.
     Raises:
         ValueError: the model was built for another clip size, or `keep` leaves no token.
     """
     encoder = module.encoder
-    if isinstance(module, VideoClassifier):
+    if isinstance(module, SelectingModel):
         ids = module.kept_tokens(frames, keep)
         tokens = module.encode(frames, ids)
         return Features(ids, tokens, module.pooled(tokens))
@@ -67,7 +69,7 @@ def encode(module: VideoClassifier | MaskedAutoencoder, frames: Tensor, keep: fl
 class OpenedModel:
     """A model on its device, and how it reads videos."""
 
-    module: VideoClassifier | MaskedAutoencoder
+    module: Transformer
     recipe: Recipe  # clip size, stride, sampling and views of videos
     keep: float | None  # ratio of the tokens to encode; None: see `encode`
     accelerator: Accelerator
@@ -122,7 +124,7 @@ class OpenedModel:
     @classmethod
     def of(
         cls,
-        module: VideoClassifier | MaskedAutoencoder,
+        module: Transformer,
         *,
         clips: int | None = None,
         crops: int | None = None,
@@ -180,7 +182,8 @@ class OpenedModel:
             CheckpointError: the model is no classifier.
         """
         if not isinstance(self.module, VideoClassifier):
-            raise wrong_kind("pretrain", "classifier", source=self.source)
+            found = "encoder" if isinstance(self.module, VideoEncoder) else "pretrain"
+            raise wrong_kind(found, "classifier", source=self.source)
         return self.module
 
     @property

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import ClassVar
 
 import torch
 from timm.layers.norm import LayerNorm
@@ -17,9 +16,8 @@ from torch import Tensor, nn
 from everest.config.sizes import BackboneSize
 from everest.config.values import Input, Pooling, Positions
 from everest.methods.grid import TokenGrid, TokenSelection
-from everest.methods.importance import Embedding
-from everest.methods.selector import Selector, choose
-from everest.models.video_model import VideoModel
+from everest.methods.selector import Selector
+from everest.models.encoder import SelectingModel
 from everest.models.vit import Encoder, init_linear_layers
 
 HEAD_SCALE = 0.001  # released fine-tuning scripts: the weights of the head start near zero
@@ -47,7 +45,7 @@ class ClassAttentionPooling(nn.Module):
         return self.block(tokens, class_token)[:, 0]
 
 
-class VideoClassifier(VideoModel):
+class VideoClassifier(SelectingModel):
     """Classifies clips from the tokens that its selector keeps (EVEREST §4.1, rho_pre of Table 8).
 
     Args:
@@ -56,8 +54,6 @@ class VideoClassifier(VideoModel):
         pooling: `mean` averages the kept tokens, then norms; `first` norms and takes the first kept token;
             `class-attention` norms the output of a learned class token.
     """
-
-    stage: ClassVar = "finetune"
 
     def __init__(
         self,
@@ -123,56 +119,6 @@ class VideoClassifier(VideoModel):
         """Convert logits (..., classes) to float32 probabilities, which sum to 1 in each head."""
         parts = logits.float().split(self.head_sizes, dim=-1)
         return torch.cat([part.softmax(dim=-1) for part in parts], dim=-1)
-
-    @property
-    def measure(self) -> Embedding:
-        """The embedding by which the selector measures importance."""
-        return self.encoder.patch_embed
-
-    def kept_tokens(
-        self,
-        frames: Tensor,
-        keep: float | None = None,
-        noise: Tensor | None = None,
-        selection: TokenSelection | None = None,
-    ) -> Tensor:
-        """Select the tokens to encode: ids (B, K).
-
-        Args:
-            keep: overrides the keep ratio of training.
-            noise: (B, at least N) uniform in [0, 1), in training with a selector that draws.
-            selection: its visible tokens replace the selector's choice; a classifier predicts no tokens, so
-                its target has no effect and may be empty, (B, 0).
-        Raises:
-            ValueError: the clips do not have the model's size or are no frames, `keep` is no ratio
-                that leaves a token, or the given selection is invalid or comes with `keep`.
-        """
-        self.encoder.check(frames)
-        selector, grid = self.selector, self.encoder.grid
-        if selection is not None:
-            if keep is not None:
-                raise ValueError(f"keep={keep} has no effect on a given selection; leave one of them out")
-            selection.check(grid, frames.size(0), predicts=False)
-            return selection.visible
-        if noise is None:
-            selector = selector.at_evaluation(keep)
-            noise = torch.zeros(frames.size(0), grid.num_tokens, device=frames.device)  # nothing is drawn
-        elif keep is not None:
-            selector = selector.keeping(keep)
-        ids = choose(selector, self.to_input(frames), grid, self.measure, noise).visible
-        if ids.size(1) == 0:
-            raise ValueError(f"keep={keep} leaves none of {grid.num_tokens} tokens")
-        return ids
-
-    def features(
-        self,
-        frames: Tensor,
-        keep: float | None = None,
-        noise: Tensor | None = None,
-        selection: TokenSelection | None = None,
-    ) -> Tensor:
-        """Compute the input (B, D) of the head from clips (B, C, T, H, W), bytes or normalized."""
-        return self.pooled(self.encode(frames, self.kept_tokens(frames, keep, noise, selection)))
 
     def pooled(self, tokens: Tensor) -> Tensor:
         """Pool encoded tokens (B, K, D) to (B, D)."""

@@ -87,6 +87,8 @@ def count_macs(spec: ModelSpec) -> Macs:
             layer_norm=NORM_OPERATIONS
             * (spec.norms.after_encoder * tokens * width + predicted * decoder_width),
         )
+    if spec.kind == "encoder":
+        return macs + Macs(layer_norm=NORM_OPERATIONS * spec.norms.after_encoder * tokens * width)
     assert spec.num_classes is not None
     normed = tokens if spec.model.pooling == "first" else 1
     macs += Macs(linear=width * spec.num_classes, layer_norm=NORM_OPERATIONS * normed * width)
@@ -196,7 +198,7 @@ def _clip_bytes(spec: ModelSpec) -> int:
 
 def _target_bytes(spec: ModelSpec, bytes_per_value: int) -> int:
     """The bytes of the prediction in its own type and in float32, of the targets and of the errors."""
-    if spec.kind == "classifier":
+    if spec.kind != "pretrain":
         return 0
     encoder, decoder = spec.stacks
     predicted = decoder.tokens - encoder.tokens + spec.model.class_token

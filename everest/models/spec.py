@@ -28,6 +28,7 @@ from everest.methods.targets import BoundTarget, PixelTargets, Target, TargetMak
 from everest.models.block import Stack
 from everest.models.classifier import VideoClassifier
 from everest.models.embedding import INTERPOLATED
+from everest.models.encoder import VideoEncoder
 from everest.models.mae import MaskedAutoencoder
 from everest.system.run_folder import is_own_tokenizer, own_tokenizer
 from everest.system.weights import read_spec
@@ -40,21 +41,24 @@ class Norms:
     """The LayerNorms of a model. The defaults are the values of everest and of the released programs."""
 
     __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
-    after_encoder: bool = True  # pretrain; models of transformers may have none
+    after_encoder: bool = True  # pretrain, encoder; models of transformers may have none
     eps: Share = 1e-6  # added to the variance
     last_eps: Share = 1e-6  # the same for the decoder's norm and for the norm after averaging
 
 
-def set_norms(model: MaskedAutoencoder | VideoClassifier, norms: Norms) -> None:
+Transformer = MaskedAutoencoder | VideoClassifier | VideoEncoder  # one for each kind of ModelSpec
+
+
+def set_norms(model: Transformer, norms: Norms) -> None:
     """Change the LayerNorms of a new model to `norms`."""
-    if isinstance(model, MaskedAutoencoder) and not norms.after_encoder:
+    if not isinstance(model, VideoClassifier) and not norms.after_encoder:
         model.encoder.norm = nn.Identity()
     for module in model.modules():
         if isinstance(module, nn.LayerNorm):
             module.eps = norms.eps
     if isinstance(model, MaskedAutoencoder):
         model.decoder.norm.eps = norms.last_eps
-    elif model.pooling == "mean":
+    elif isinstance(model, VideoClassifier) and model.pooling == "mean":
         model.norm.eps = norms.last_eps
 
 
@@ -63,7 +67,7 @@ class ModelSpec:
     """All that is needed to rebuild a module: the `settings` of its safetensors file."""
 
     __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
-    kind: Literal["pretrain", "classifier"]
+    kind: Literal["pretrain", "classifier", "encoder"]
     frames: Count
     size: tuple[Side, Side]  # height, width
     model: ModelSettings
@@ -152,7 +156,7 @@ class ModelSpec:
         """The same model with an untrained tokenizer, for a device on which tensors have no values."""
         return self if self.tokenizer is None else replace(self, tokenizer=self.tokenizer.untrained())
 
-    def build(self) -> MaskedAutoencoder | VideoClassifier:
+    def build(self) -> Transformer:
         """Make the module with new weights, from torch's default generator."""
         size, grid, tubelet = self.model.backbone_size, self.grid, self.model.tubelet
         if self.kind == "pretrain":
@@ -178,6 +182,19 @@ class ModelSpec:
                 class_token=self.model.class_token,
                 input_kind=self.model.input,
                 frame_selection=frame_selection,
+                checkpointing=self.checkpointing,
+            )
+        elif self.kind == "encoder":
+            model = VideoEncoder(
+                size,
+                grid,
+                tubelet,
+                selector=self.selection,
+                embedding_layers=self.model.embedding_layers,
+                positions=self.model.positions,
+                trained_grid=self.trained_grid,
+                class_token=self.model.class_token,
+                input_kind=self.model.input,
                 checkpointing=self.checkpointing,
             )
         else:
@@ -246,7 +263,7 @@ class ModelSpec:
         selection = self.selection(self.grid, importance=noise, noise=noise)
         visible, target = selection.visible.size(1), selection.target.size(1)
         encoder = Stack(size.depth, visible + self.model.class_token, size.width, size.heads)
-        if self.kind == "classifier":
+        if self.kind != "pretrain":
             return [encoder]
         decoder = Stack(self.model.decoder_depth, visible + target, size.decoder_width, size.decoder_heads)
         return [encoder, decoder]
@@ -266,6 +283,19 @@ def pretrain_spec(recipe: Recipe, *, tokenizer: TokenizerUse | None) -> ModelSpe
         target=recipe.pretrain.target,
         tokenizer=tokenizer,
         frame_selection=recipe.pretrain.frame_selection,
+        checkpointing=recipe.train.checkpointing,
+        position_grid=_position_grid(recipe),
+    )
+
+
+def encoder_spec(recipe: Recipe) -> ModelSpec:
+    """The encoder of a recipe, which encodes the tokens of fine-tuning."""
+    return ModelSpec(
+        kind="encoder",
+        frames=recipe.data.frames,
+        size=recipe.data.frame_size,
+        model=recipe.model,
+        selection=recipe.finetune.selection,
         checkpointing=recipe.train.checkpointing,
         position_grid=_position_grid(recipe),
     )

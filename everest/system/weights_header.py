@@ -15,7 +15,7 @@ from everest.system.json_text import json_text, parse_json
 
 FORMAT = "everest"
 VERSION = 1  # of the header
-KINDS = ("pretrain", "classifier", "tokenizer")
+KINDS = ("pretrain", "classifier", "encoder", "tokenizer")
 SAMPLINGS = ("dense", "segment", "spread")
 
 

@@ -39,7 +39,12 @@ MAY_CHANGE: Final = {
 }
 TOKENIZER_FILE: Final = "tokenizer.checkpoint"
 SHOWN: Final = 3  # settings that differ, in a message
-STAGES: Final = {"pretrain": "pretrain", "classifier": "finetune", "tokenizer": "train-tokenizer"}  # by kind
+STAGES: Final = {  # the command that writes weights, by their kind
+    "pretrain": "pretrain",
+    "classifier": "finetune",
+    "encoder": "convert",
+    "tokenizer": "train-tokenizer",
+}
 
 
 @dataclass(frozen=True, kw_only=True)

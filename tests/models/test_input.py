@@ -102,9 +102,7 @@ def test_an_encoder_of_frames_is_no_start_for_differences(tmp_path: Path):
     assert isinstance(classifier, VideoClassifier)
     weights.save(file := tmp_path / "model.safetensors")
     start = read_start(find_init(file, output=None, overwrite=False), resumed=None)
-    with pytest.raises(
-        CheckpointError, match=r"use --set model\.input=frames"
-    ):
+    with pytest.raises(CheckpointError, match=r"use --set model\.input=frames"):
         start_classifier(classifier, changed, start, notify=print)
 
 

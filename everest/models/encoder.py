@@ -1,0 +1,142 @@
+"""An encoder that chooses its tokens and predicts none: alone, or as the base of the classifier.
+
+B batch, C channels, T frames, H W pixels, N tokens, K kept tokens, D width.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from everest.config.sizes import BackboneSize
+from everest.config.values import Input, Positions
+from everest.methods.grid import TokenGrid, TokenSelection
+from everest.methods.importance import Embedding
+from everest.methods.selector import Selector, choose
+from everest.models.video_model import VideoModel
+from everest.models.vit import Encoder, init_linear_layers
+
+
+class SelectingModel(VideoModel):
+    """A model that encodes the tokens of its selector and pools them."""
+
+    stage: ClassVar = "finetune"
+    selector: Selector
+
+    @property
+    def measure(self) -> Embedding:
+        """The embedding by which the selector measures importance."""
+        return self.encoder.patch_embed
+
+    def kept_tokens(
+        self,
+        frames: Tensor,
+        keep: float | None = None,
+        noise: Tensor | None = None,
+        selection: TokenSelection | None = None,
+    ) -> Tensor:
+        """Select the tokens to encode: ids (B, K).
+
+        Args:
+            keep: overrides the keep ratio of training.
+            noise: (B, at least N) uniform in [0, 1), in training with a selector that draws.
+            selection: its visible tokens replace the selector's choice; nothing is predicted, so
+                its target has no effect and may be empty, (B, 0).
+        Raises:
+            ValueError: the clips do not have the model's size or are no frames, `keep` is no ratio
+                that leaves a token, or the given selection is invalid or comes with `keep`.
+        """
+        self.encoder.check(frames)
+        selector, grid = self.selector, self.encoder.grid
+        if selection is not None:
+            if keep is not None:
+                raise ValueError(f"keep={keep} has no effect on a given selection; leave one of them out")
+            selection.check(grid, frames.size(0), predicts=False)
+            return selection.visible
+        if noise is None:
+            selector = selector.at_evaluation(keep)
+            noise = torch.zeros(frames.size(0), grid.num_tokens, device=frames.device)  # nothing is drawn
+        elif keep is not None:
+            selector = selector.keeping(keep)
+        ids = choose(selector, self.to_input(frames), grid, self.measure, noise).visible
+        if ids.size(1) == 0:
+            raise ValueError(f"keep={keep} leaves none of {grid.num_tokens} tokens")
+        return ids
+
+    def features(
+        self,
+        frames: Tensor,
+        keep: float | None = None,
+        noise: Tensor | None = None,
+        selection: TokenSelection | None = None,
+    ) -> Tensor:
+        """Pool the encoded tokens of clips (B, C, T, H, W), bytes or normalized, to (B, D)."""
+        return self.pooled(self.encode(frames, self.kept_tokens(frames, keep, noise, selection)))
+
+    @abstractmethod
+    def pooled(self, tokens: Tensor) -> Tensor:
+        """Pool encoded tokens (B, K, D) to (B, D)."""
+
+
+class VideoEncoder(SelectingModel):
+    """An encoder with its last norm, and no decoder or head: the weights of programs that have neither.
+
+    Args:
+        selector: selects the tokens that are encoded, unless a call names another keep ratio.
+    """
+
+    classes: tuple[str, ...] = ()  # only a classifier has some
+
+    def __init__(
+        self,
+        size: BackboneSize,
+        grid: TokenGrid,
+        tubelet: tuple[int, int, int],
+        *,
+        selector: Selector,
+        embedding_layers: int = 1,
+        positions: Positions = "flat",
+        trained_grid: TokenGrid | None = None,
+        class_token: bool = False,
+        input_kind: Input = "frames",
+        checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        self.input_kind = input_kind
+        self.selector = selector
+        self.encoder = Encoder(
+            size,
+            grid,
+            tubelet,
+            final_norm=True,
+            embedding_layers=embedding_layers,
+            positions=positions,
+            trained_grid=trained_grid,
+            class_token=class_token,
+            checkpointing=checkpointing,
+        )
+        init_linear_layers(self.encoder, init=nn.init.xavier_uniform_)
+
+    def pooled(self, tokens: Tensor) -> Tensor:
+        """The mean (B, D) of encoded tokens (B, K, D), as for an autoencoder."""
+        return tokens.mean(dim=1)
+
+    def forward(
+        self,
+        frames: Tensor,
+        *,
+        keep: float | None = None,
+        noise: Tensor | None = None,
+        selection: TokenSelection | None = None,
+    ) -> Tensor:
+        """Compute features (B, D) from clips (B, C, T, H, W), bytes or normalized.
+
+        Args:
+            keep, noise, selection: which tokens are encoded; see `kept_tokens`.
+        Raises:
+            ValueError: see `kept_tokens`.
+        """
+        return self.features(frames, keep, noise, selection)

@@ -1,0 +1,170 @@
+"""An encoder alone, the third kind of weights: every command that takes an encoder takes one."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from small_runs import called, refused, run, small_recipe, weights
+from tiny_models import tiny
+
+import everest
+from everest.config.recipe import load_recipe
+from everest.errors import CheckpointError
+from everest.inference.model import encode
+from everest.methods.grid import TokenSelection
+from everest.models.cost import NORM_OPERATIONS, count_macs, stack_macs, training_bytes
+from everest.models.encoder import VideoEncoder
+from everest.models.spec import ModelSpec, encoder_spec
+from everest.system.weights import Weights
+
+KEEP = everest.strategies.RedundancyRobust(keep_ratio=0.6, visible_ratio=None)
+
+
+@pytest.fixture(scope="module")
+def spec(tmp_path_factory: pytest.TempPathFactory, clip_files: Path) -> ModelSpec:
+    """The encoder of the small recipe, which encodes all tokens."""
+    recipe = load_recipe(small_recipe(tmp_path_factory.mktemp("recipe"), clip_files))
+    return replace(encoder_spec(recipe), selection=everest.strategies.AllTokens())
+
+
+@pytest.fixture(scope="module")
+def checkpoint(spec: ModelSpec, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    model = spec.build()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    file = tmp_path_factory.mktemp("encoder") / "encoder.safetensors"
+    Weights(
+        kind="encoder",
+        settings=spec.dump(),
+        classes=None,
+        recipe="here",
+        step=0,
+        tensors=model.state_dict(),
+        clip={"stride": 2, "sampling": "dense"},
+    ).save(file)
+    return file
+
+
+def test_it_computes_what_an_autoencoder_with_its_weights_computes():
+    encoder, autoencoder = tiny("encoder"), tiny("pretrain")
+    assert isinstance(encoder, VideoEncoder)
+    encoder.encoder.load_state_dict(autoencoder.encoder.state_dict())
+    clips = torch.randn(2, 3, 8, 32, 32)
+    with torch.no_grad():
+        for keep in (None, 0.5):
+            found, expected = encode(encoder, clips, keep), encode(autoencoder, clips, keep)
+            assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+            assert torch.equal(encoder(clips, keep=keep), expected.pooled)
+
+
+def test_its_selector_chooses_unless_a_call_does():
+    encoder, clips = tiny("encoder", selection=KEEP), torch.randn(2, 3, 8, 32, 32)
+    assert encoder.kept_tokens(clips).shape == (2, 38)  # of 64
+    assert encode(encoder, clips, None).tokens.shape == (2, 38, 24)
+    assert encoder.kept_tokens(clips, 0.25).shape == (2, 16)
+    ids = torch.tensor([[1, 5], [0, 63]])
+    given = TokenSelection(ids, ids[:, :0])
+    with torch.no_grad():
+        expected = encoder.encode(clips, ids).mean(dim=1)
+        assert torch.equal(encoder(clips, selection=given), expected)
+    with pytest.raises(ValueError, match="leave one of them out"):
+        encoder(clips, selection=given, keep=0.5)
+
+
+def test_its_cost_is_that_of_its_blocks_and_its_norm(spec: ModelSpec):
+    (stack,) = spec.stacks
+    assert stack.tokens == 32
+    macs = count_macs(spec)
+    assert macs.linear == stack_macs(stack).linear
+    assert macs.layer_norm == stack_macs(stack).layer_norm + NORM_OPERATIONS * 32 * 24
+    assert training_bytes(spec, 4) > 0
+
+
+def test_weights_are_loaded_as_they_were_saved(checkpoint: Path, spec: ModelSpec):
+    model = everest.load_model(checkpoint)
+    assert isinstance(model, VideoEncoder)
+    assert (model.clip.frames, model.clip.stride, model.clip.size) == (4, 2, (32, 32))
+    saved = load_file(checkpoint)
+    assert all(torch.equal(saved[name], tensor) for name, tensor in model.state_dict().items())
+    shown = json.loads(run("convert", checkpoint, "--inspect", "--json"))
+    assert (shown["kind"], shown["frames"], shown["num_classes"]) == ("encoder", 4, None)
+    assert ModelSpec.from_settings(spec.dump(), source=checkpoint) == spec
+
+
+def test_commands_use_it(checkpoint: Path, clip_files: Path, tmp_path: Path):
+    recipe, out = small_recipe(tmp_path, clip_files), tmp_path / "f.safetensors"
+    run("extract", clip_files, "-c", checkpoint, "-o", out, "--clips", "1", "--crops", "1", "-q")
+    features = load_file(out)["features"]
+    model, file = everest.load_model(checkpoint), clip_files / "clip2.mp4"
+    expected = everest.extract(model, clip_files, clips=1, crops=1).features
+    torch.testing.assert_close(features, expected, atol=1e-6, rtol=0)
+    probed = json.loads(run("probe", "-c", checkpoint, "-r", recipe, "--probes", "knn", "--json", "-q"))
+    assert probed["test"] == 4
+    options = ["-c", checkpoint, "-o", tmp_path, "--json"]
+    (shown,) = json.loads(run("visualize-mask", file, *options))
+    assert (len(shown["kept"]), shown["embedding"]) == (32, "checkpoint")
+    (shown,) = json.loads(run("visualize-mask", file, *options, "--keep", "0.5", "--overwrite"))
+    assert len(shown["kept"]) == 16
+
+
+@pytest.mark.parametrize("pooling", ["mean", "first"])
+def test_a_classifier_starts_from_it(checkpoint: Path, clip_files: Path, tmp_path: Path, pooling: str):
+    still = [
+        "--set",
+        "finetune.base_lr=1e-30",
+        "--set",
+        "finetune.min_lr=0",
+        "--set",
+        f"model.pooling={pooling}",
+    ]
+    options = ["--recipe", small_recipe(tmp_path, clip_files), "--init", checkpoint, "-q", *still]
+    called("finetune", *options, "-o", tmp_path / "run")
+    before, after = load_file(checkpoint), weights(tmp_path / "run")
+    norms = {f"encoder.norm.{leaf}" for leaf in ("weight", "bias")}
+    assert before.keys() - after.keys() == norms
+    assert all(torch.equal(before[name], after[name]) for name in before.keys() - norms)
+    same = torch.equal(before["encoder.norm.weight"], after["norm.weight"])
+    assert same == (pooling == "first")
+
+
+def test_what_needs_classes_says_to_train_them(checkpoint: Path, clip_files: Path, tmp_path: Path):
+    video, recipe = clip_files / "clip0.mp4", small_recipe(tmp_path, clip_files)
+    message = "an encoder checkpoint where a classifier one is needed; fine-tune it first"
+    assert message in refused("predict", video, "-c", checkpoint, code=6)
+    assert message in refused("eval", "-c", checkpoint, "--recipe", recipe, code=6)
+    with pytest.raises(CheckpointError, match=message):
+        everest.evaluate(everest.load_model(checkpoint))
+    assert "an encoder alone" in refused("export", checkpoint, "--to", "hf", "-o", tmp_path / "hf", code=6)
+    assert not (tmp_path / "hf").exists()
+
+
+@pytest.mark.parametrize("keep", [None, 0.5])
+def test_a_torch_program_selects_inside(checkpoint: Path, tmp_path: Path, keep: float | None):
+    share = [] if keep is None else ["--keep", keep]
+    run("export", checkpoint, "--to", "torch", "-o", tmp_path / "m.pt2", "-q", *share)
+    program, model = torch.export.load(tmp_path / "m.pt2").module(), everest.load_model(checkpoint)
+    clips = torch.randn(3, 3, 4, 32, 32)
+    with torch.no_grad():
+        features, kept = program(clips)
+        assert torch.equal(kept, model.kept_tokens(clips, keep))
+        torch.testing.assert_close(features, model(clips, keep=keep), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("keep", [None, pytest.param(0.5, marks=pytest.mark.slow)])
+def test_onnxruntime_computes_the_same(checkpoint: Path, tmp_path: Path, keep: float | None):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    share = [] if keep is None else ["--keep", keep]
+    run("export", checkpoint, "--to", "onnx", "-o", tmp_path / "m.onnx", "-q", *share)
+    session = onnxruntime.InferenceSession(str(tmp_path / "m.onnx"), providers=["CPUExecutionProvider"])
+    model, clips = everest.load_model(checkpoint), torch.randn(3, 3, 4, 32, 32)
+    features, kept = session.run(["features", "kept"], {"frames": clips.numpy()})
+    with torch.no_grad():
+        assert (kept == model.kept_tokens(clips, keep).numpy()).all()
+        assert abs(features - model(clips, keep=keep).numpy()).max() < 1e-4

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import isqrt
 from typing import Literal
 
 from everest.checkpoints.families import Translation
 from everest.checkpoints.foreign import Foreign
 from everest.config.settings import ModelSettings
-from everest.config.sizes import BACKBONES
+from everest.config.sizes import BACKBONES, backbone_of, backbone_settings
 from everest.config.stage_settings import PixelTargetSettings
 from everest.config.values import LARGEST_COUNT, MOST_BLOCKS, Positions
 from everest.errors import CheckpointError, UserError, shown
@@ -223,9 +223,8 @@ def _settings(facts: ForeignFacts, tubelet: tuple[int, int, int], grid: TokenGri
             )
         positions = equal[0]
     width, depth = facts.shapes[EMBEDDING][0], facts.depth("encoder")
-    of_this_width = [name for name, size in BACKBONES.items() if size.width == width]
-    backbone = (of_this_width or ["vit-b"])[0]
-    default = BACKBONES[backbone]
+    of_this_width = any(size.width == width for size in BACKBONES.values())
+    default = BACKBONES[backbone_of(width)]
     heads = facts.hints.heads or facts.number(
         "num_attention_heads", None, default.heads if of_this_width else None
     )
@@ -238,16 +237,14 @@ def _settings(facts: ForeignFacts, tubelet: tuple[int, int, int], grid: TokenGri
         heads = facts.hints.decoder_heads or saved_heads
         values["decoder_width"] = decoder_width
         values["decoder_heads"] = _checked_heads(facts, heads, decoder_width, "--decoder-heads")
-    settings = ModelSettings(
-        backbone=backbone,
+    return ModelSettings(
+        **backbone_settings(**values),
         tubelet=tubelet,
         positions=positions,
         class_token="encoder.class_token" in facts.shapes,
         pooling=facts.pooling,
         decoder_depth=decoder_depth or ModelSettings().decoder_depth,
     )
-    other = {name: value for name, value in values.items() if value != getattr(default, name)}
-    return replace(settings, **other)
 
 
 def _checked_heads(facts: ForeignFacts, heads: int | None, width: int, option: str) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from everest.checkpoints.load import find_weights, fitted, open_encoder
+from everest.checkpoints.timm_images import is_timm_name, open_image_weights
 from everest.config.settings import ModelSettings
 from everest.errors import CheckpointError, RecipeError
 from everest.models.classifier import VideoClassifier
@@ -39,10 +40,13 @@ def find_init(
         CheckpointError: no such checkpoint.
         RecipeError: `output` holds the weights.
     """
-    name = str(name) if is_hub_name(name) else str(Path(name).resolve())
+    is_elsewhere = is_hub_name(name) or is_timm_name(name)
+    name = str(name) if is_elsewhere else str(Path(name).resolve())
     run = RunFolder(output) if output is not None and not overwrite else None
     if run is not None and run.read_env(INIT_NAME) == name:
         return Init(name=name, file=run.read_env(INIT), decoder=decoder)
+    if is_timm_name(name):
+        return Init(name=name, file=name, decoder=decoder)
     file = find_weights(name).resolve()
     if output is not None and file.parent == output.resolve():
         raise RecipeError(f"--output {output}: holds the weights of --init; choose another folder")
@@ -85,7 +89,7 @@ def read_start(init: Init, *, resumed: RunFolder | None) -> Start:
     if resumed is not None and any(resumed.state.glob("step-*.safetensors")):
         origin = resumed.read_env(ORIGIN)
     if origin is None:
-        weights = open_encoder(source)
+        weights = open_image_weights(init.file) if is_timm_name(init.file) else open_encoder(source)
         origin = _origin(init.file, weights)
     saved = ModelSpec.from_settings(origin["settings"], source=source)
     return Start(init=init, origin=origin, saved=saved, weights=weights)

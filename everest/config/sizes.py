@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +27,20 @@ BACKBONES = {
     "vit-l": BackboneSize(width=1024, depth=24, heads=16, decoder_width=512, decoder_heads=8),
     "vit-h": BackboneSize(width=1280, depth=32, heads=16, decoder_width=640, decoder_heads=8),
 }
+
+
+def backbone_of(width: int) -> str:
+    """The backbone of a width; vit-b for a width that none has."""
+    return next((name for name, size in BACKBONES.items() if size.width == width), "vit-b")
+
+
+def backbone_settings(*, width: int, **sizes: int) -> dict[str, Any]:
+    """The settings of a backbone of `width`: its name, and each size that is not the backbone's own."""
+    backbone = backbone_of(width)
+    values = {"width": width, **sizes}
+    own = {name: value for name, value in values.items() if value != getattr(BACKBONES[backbone], name)}
+    return {"backbone": backbone, **own}
+
 
 LEAST_PLACES: Final = 4  # our choice: the least height and width, in places, of a discriminator's last layer
 TopKKind = Literal["straight-through", "perturbed"]  # how the choice of the best tokens passes a gradient

@@ -38,6 +38,7 @@ from everest_cli import (
     select_frames,
     train_tokenizer,
     visualize_mask,
+    weights,
 )
 from everest_cli.output import keep_bytes_of_names, say
 
@@ -165,6 +166,7 @@ GROUPS: dict[str, dict[str, tuple[Callable[..., None] | typer.Typer, str]]] = {
         "extract": (extract.extract, "Write features of videos to a file."),
         "export": (export.export, "Export a model to transformers or ONNX."),
         "convert": (convert.convert, "Convert a checkpoint of another program."),
+        "weights": (weights.app, "List public weights to start from, and check them."),
     },
     "Data": {"prepare": (prepare.app, "Make lists; split, check, measure and re-encode videos.")},
 }

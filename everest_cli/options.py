@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from everest.prepare.suggest import Purpose
 
 
+PIPE_WIDTH = 1000  # of a table without a terminal: a row stays on one line
+
+
 class Precision(StrEnum):
     """Precision of the matrix products; weights, selection and loss are always float32."""
 

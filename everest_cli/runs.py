@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from everest.train.listing import Ancestor, RunSummary
 
-PIPE_WIDTH = 1000  # without a terminal, a run stays on one line
 UNITS = (("d", 86400), ("h", 3600), ("min", 60))  # of ages, in seconds
 
 
@@ -120,4 +119,4 @@ def _console() -> Console:
     from rich.console import Console
 
     console = Console()
-    return console if console.is_terminal else Console(width=PIPE_WIDTH)
+    return console if console.is_terminal else Console(width=o.PIPE_WIDTH)

@@ -1,0 +1,88 @@
+"""Public weights that everest reads, with their source and license: the table of `everest weights`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+from pydantic import ConfigDict, Field, TypeAdapter
+
+from everest.config.yaml import read_yaml
+from everest.errors import RecipeError, did_you_mean
+from everest.system.hub import is_hub_name
+
+TABLE: Final = Path(__file__).with_suffix(".yaml")
+USE: Final = {
+    "autoencoder": "encoder and decoder, for --init of pretrain and finetune, extract and probe",
+    "encoder": "the encoder, for --init of pretrain and finetune",
+    "classifier": "encoder and head, for predict, eval, extract, probe and --init",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublicWeights:
+    """Weights that someone published; the table itself explains its keys."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+    name: str
+    method: str
+    backbone: str
+    data: str
+    license: str
+    gives: Literal["autoencoder", "encoder", "classifier"]
+    layout: str
+    page: str | None = None
+    frames: int = 16
+    size: int = 224
+    settings: Annotated[list[str], Field(alias="set")] = field(default_factory=list)
+
+    @property
+    def source(self) -> str:
+        """The option of the commands: a name that is downloaded, or the result of `convert`."""
+        return self.name if self.page is None else "converted.safetensors"
+
+    @property
+    def commands(self) -> list[str]:
+        """Commands to begin with."""
+        partial = " --partial" if self.gives == "encoder" else ""
+        convert = [f"everest convert {self.name} --output {self.source}{partial}"] if self.page else []
+        if self.gives == "classifier":
+            return [*convert, f"everest predict VIDEOS --checkpoint {self.source}"]
+        settings = [f"model.backbone={self.backbone}", *self.settings]
+        options = " ".join(f"--set {setting}" for setting in settings)
+        training = f"everest pretrain --recipe RECIPE --data VIDEOS --init {self.source} {options}"
+        return [*convert, training, training.replace("pretrain", "finetune", 1)]
+
+
+def public_weights() -> list[PublicWeights]:
+    """The whole table."""
+    return TypeAdapter(list[PublicWeights]).validate_python(read_yaml(TABLE.read_text(), str(TABLE)))
+
+
+def find_public_weights(name: str) -> PublicWeights:
+    """The entry with a name, which may be written without its prefix or owner.
+
+    Raises:
+        RecipeError: there is none.
+    """
+    for weights in public_weights():
+        bare = weights.name.partition(":")[2]
+        if name in (weights.name, bare, bare.rpartition("/")[2]):
+            return weights
+    known = [weights.name for weights in public_weights()]
+    raise RecipeError(f"{name}: not in the table of public weights{did_you_mean(name, known)}")
+
+
+def checkable(name: str) -> str:
+    """The checkpoint that a name stands for: of the table, else the name itself.
+
+    Raises:
+        RecipeError: the table names a file that has to be converted first.
+    """
+    if is_hub_name(name) or name.startswith("timm:") or Path(name).exists():
+        return name
+    weights = find_public_weights(name)
+    if weights.page is not None:
+        raise RecipeError(f"{name}: get a file from {weights.page}, then {weights.commands[0]}")
+    return weights.name

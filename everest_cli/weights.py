@@ -1,0 +1,106 @@
+"""`everest weights`: the table of public weights, and a check of those that can be downloaded."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from everest_cli import options as o
+from everest_cli.output import print_json, say
+
+if TYPE_CHECKING:
+    from everest.checkpoints.public_weights import PublicWeights
+
+NOT_DOWNLOADED = (
+    "The project has downloaded none of these weights. The tests convert random weights of their names and "
+    "shapes; `everest weights check NAME` downloads one and runs a clip."
+)
+app = typer.Typer(help="Public weights: list, show, check.", no_args_is_help=True)
+Name = Annotated[str, typer.Argument(metavar="NAME", help="A name of the table.")]
+
+
+@app.command("list", epilog="Example: everest weights list")
+def list_weights(
+    as_json: o.AsJson = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the names.")] = False,
+) -> None:
+    """Print the public weights that everest reads: method, backbone, data, license, what they give."""
+    from everest.checkpoints.public_weights import public_weights
+
+    table = public_weights()
+    if as_json:
+        print_json([_document(weights) for weights in table])
+    elif quiet:
+        typer.echo("\n".join(weights.name for weights in table))
+    else:
+        _print_table(table)
+        say(NOT_DOWNLOADED)
+
+
+def _document(weights: PublicWeights) -> dict[str, Any]:
+    return {**asdict(weights), "commands": weights.commands, "downloaded": False}
+
+
+def _print_table(table: list[PublicWeights]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    columns = Table(box=None)
+    for name in ("weights", "method", "backbone", "trained on", "license", "gives"):
+        columns.add_column(name, overflow="fold")
+    for row in table:
+        columns.add_row(*map(Text, (row.name, row.method, row.backbone, row.data, row.license, row.gives)))
+    console = Console()
+    (console if console.is_terminal else Console(width=o.PIPE_WIDTH)).print(columns)
+
+
+@app.command(epilog="Example: everest weights show videomae-base")
+def show(name: Name, as_json: o.AsJson = False) -> None:
+    """Print all that is known about public weights, and the commands to begin with."""
+    from everest.checkpoints.public_weights import USE, find_public_weights
+
+    weights = find_public_weights(name)
+    if as_json:
+        print_json(_document(weights))
+        return
+    facts = {
+        "weights": weights.name,
+        "from": weights.page or "downloaded by its name",
+        "method": f"{weights.method}, {weights.backbone}, trained on {weights.data}",
+        "license": f"{weights.license} (as its publisher states it; the one shown on download counts)",
+        "input": f"{weights.frames} x {weights.size} x {weights.size}",
+        "gives": USE[weights.gives],
+        "tested": f"random weights of the names and shapes of {weights.layout}; never downloaded",
+    }
+    for key, value in facts.items():
+        typer.echo(f"{key + ':':<9} {value}")
+    typer.echo("commands:")
+    for command in weights.commands:
+        typer.echo(f"  {command}")
+
+
+@app.command(epilog="Example: everest weights check timm:vit_small_patch14_dinov2.lvd142m")
+def check(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="A name of the table, a file, hf:OWNER/NAME or timm:NAME.")
+    ],
+    as_json: o.AsJson = False,
+) -> None:
+    """Download weights, encode one clip of noise on the CPU, and print a hash and the features' norm.
+
+    The clip is the same everywhere, so two machines print the same hash, and norms equal to rounding.
+    """
+    from everest.checkpoints.public_weights import checkable
+    from everest.inference.trial import try_weights
+
+    trial = try_weights(checkable(name))
+    if as_json:
+        print_json(asdict(trial))
+        return
+    frames, height, width = trial.clip
+    typer.echo(f"{trial.name}: {trial.kind} of {trial.parameters:,} parameters, sha256 {trial.sha256}")
+    typer.echo(f"clip {frames} x {height} x {width}, {trial.tokens} tokens of width {trial.width}")
+    typer.echo(f"feature norm {trial.feature_norm:.4f}")

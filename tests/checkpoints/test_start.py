@@ -1,0 +1,270 @@
+"""Runs that start from weights: what is kept, what starts fresh, where they come from, how they resume."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from small_runs import called, equal, refused, run, small_recipe, weights
+from torch import Tensor
+
+from everest.checkpoints.load import open_model
+from everest.checkpoints.start import find_init, read_start, start_autoencoder
+from everest.config.recipe import load_recipe
+from everest.models.embedding import with_tubelet_frames
+from everest.models.mae import MaskedAutoencoder
+from everest.models.spec import pretrain_spec
+from everest.system.weights_header import read_header
+from everest.train.optim import stage_optimizer
+
+LARGER = ("--set", "data.size=48")
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, clip_files: Path) -> Path:
+    return small_recipe(tmp_path, clip_files)
+
+
+@pytest.fixture
+def pretrain(recipe: Path) -> list[str]:
+    return ["pretrain", "--recipe", str(recipe), "-q"]
+
+
+@pytest.fixture
+def first(pretrain: list[str], tmp_path: Path) -> Path:
+    run(*pretrain, "-o", tmp_path / "first")
+    return tmp_path / "first"
+
+
+def started(
+    first: Path, recipe: Path, *overrides: str, decoder: Any = None
+) -> tuple[MaskedAutoencoder, list[str]]:
+    """A new autoencoder that starts from a run, and the notices."""
+    init = find_init(first, output=None, overwrite=False, decoder=decoder)
+    start = read_start(init, resumed=None)
+    spec = start.adapted(pretrain_spec(load_recipe(str(recipe), overrides=overrides), tokenizer=None))
+    torch.manual_seed(1)
+    model, notices = spec.build(), []
+    assert isinstance(model, MaskedAutoencoder)
+    start_autoencoder(model, spec, start, notify=notices.append)
+    return model, notices
+
+
+def test_an_equal_model_continues_with_all_weights(first: Path, recipe: Path):
+    model, notices = started(first, recipe)
+    assert equal(model.state_dict(), weights(first))
+    assert notices == ["the decoder is kept, too"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "reason"),
+    [
+        (["model.decoder_depth=2"], "it is 16 wide and 1 deep, the recipe's 16 wide and 2 deep"),
+        (["model.decoder_heads=4"], "it has another number of attention heads"),
+        (["model.tubelet=[4,8,8]"], "its target has another size"),
+        (["pretrain.target.frames=half"], "its target has another size"),
+    ],
+)
+def test_a_decoder_that_does_not_fit_starts_fresh(
+    first: Path, recipe: Path, pretrain: list[str], tmp_path: Path, overrides: list[str], reason: str
+):
+    model, notices = started(first, recipe, *overrides)
+    assert notices[-1] == f"the decoder starts fresh: {reason}"
+    old, new = weights(first), model.state_dict()
+    name = "encoder.blocks.0.attn.qkv.weight"
+    assert torch.equal(new[name], old[name])
+    settings = [part for setting in overrides for part in ("--set", setting)]
+    message = refused(
+        *pretrain, "--init", first, "--decoder", "keep", "-o", tmp_path / "x", *settings, code=6
+    )
+    assert f"its decoder cannot be kept: {reason}; use --decoder fresh" in message
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_fresh_decoder(first: Path, recipe: Path):
+    model, notices = started(first, recipe, decoder="fresh")
+    old, new = weights(first), model.state_dict()
+    same = {name for name in old if torch.equal(old[name], new[name])}
+    assert {name for name in old if name.startswith("encoder.")} <= same
+    assert "decoder.blocks.0.attn.qkv.weight" not in same
+    assert "mask_token" not in same
+    assert notices == ["the decoder starts fresh"]
+
+
+def test_a_classifier_gives_its_encoder(recipe: Path, tmp_path: Path):
+    run("finetune", "--recipe", recipe, "--init", "none", "-o", tmp_path / "classifier", "-q")
+    model, notices = started(tmp_path / "classifier", recipe)
+    assert notices == [
+        "the norm after the encoder starts fresh: classifier weights have none",
+        "the decoder starts fresh: classifier weights have none",
+    ]
+    name, best = "encoder.blocks.1.mlp.fc2.weight", load_file(tmp_path / "classifier" / "best.safetensors")
+    assert torch.equal(model.state_dict()[name], best[name])
+
+
+def kernels(frames: int) -> Tensor:
+    """(D, C, t, p, q)"""
+    return torch.randn(6, 3, frames, 2, 2, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(("before", "now"), [(1, 2), (2, 4), (4, 2), (4, 1), (3, 3)])
+def test_tubelets_of_other_frames_embed_still_clips_equally(before: int, now: int):
+    name = "encoder.patch_embed.proj.weight"
+    kernel = with_tubelet_frames({name: kernels(before)}, now)[name]
+    assert kernel.size(2) == now
+    assert torch.allclose(kernel.sum(dim=2), kernels(before).sum(dim=2), atol=1e-6)
+
+
+def test_other_clips_selections_and_targets(first: Path, pretrain: list[str], tmp_path: Path):
+    settings = ["data.frames=8", "data.size=48", "pretrain.selection.strategy=tube", "model.tubelet=[1,8,8]"]
+    options = [part for setting in settings for part in ("--set", setting)]
+    run(*pretrain, "--init", first, "-o", tmp_path / "second", *options)
+    assert weights(tmp_path / "second")["encoder.patch_embed.proj.weight"].shape[2] == 1
+
+
+@pytest.mark.parametrize(
+    ("setting", "fix"),
+    [
+        ("model.width=48", "model.width=24"),
+        ("model.heads=4", "model.heads=2"),
+        ("model.tubelet=[2,16,16]", "model.tubelet=[2,8,8]"),
+        ("model.tubelet=[4,16,16]", "model.tubelet=[4,8,8]"),
+        ("model.positions=learned-separable", "model.positions=flat"),
+        ("model.class_token=true", "model.class_token=false"),
+        ("model.input=differences", "model.input=frames"),
+        ("model.embedding_layers=2", "model.embedding_layers=1"),
+    ],
+)
+@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
+def test_another_encoder_is_refused_with_the_settings_that_fit(
+    first: Path, recipe: Path, tmp_path: Path, stage: str, setting: str, fix: str
+):
+    command = [stage, "--recipe", recipe, "--init", first, "-o", tmp_path / "x", "-q"]
+    command += ["--set", "data.size=64", "--set", setting]
+    assert f"another one than the recipe's; use --set {fix}\n" in refused(*command, code=6)
+    assert not (tmp_path / "x").exists()
+    assert "loss: " in called(*command, "--set", fix, "--dry-run").stdout
+
+
+def test_bad_input(first: Path, pretrain: list[str], recipe: Path, tmp_path: Path):
+    out = ["-o", tmp_path / "x"]
+    assert "only with --init" in refused(*pretrain, "--decoder", "keep", *out, code=2)
+    assert "no such checkpoint" in refused(*pretrain, "--init", tmp_path / "nothing", *out, code=6)
+    assert "holds the weights of --init" in refused(*pretrain, "--init", first, "-o", first, code=2)
+    assert "timm has no such model" in refused(*pretrain, "--init", "timm:vit_small", *out, code=2)
+    assert not (tmp_path / "x").exists()
+
+
+def chain(pretrain: list[str], recipe: Path, first: Path, folder: Path) -> None:
+    """Two more runs, each from the one before."""
+    run(*pretrain, "--init", first, "-o", folder / "second", *LARGER, "--seed", "1")
+    tune = ["finetune", "--recipe", recipe, "-q", "--init", folder / "second"]
+    run(*tune, "-o", folder / "third")
+
+
+def test_a_chain_of_runs_tells_its_descent(
+    first: Path, pretrain: list[str], recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    chain(pretrain, recipe, first, tmp_path)
+    files = [str(tmp_path / name / "model.safetensors") for name in ("second", "first")]
+    origin = read_header(tmp_path / "third" / "model.safetensors").origin
+    assert origin is not None
+    assert [origin["file"], origin["origin"]["file"]] == files
+    assert origin["origin"]["origin"] is None
+    assert (origin["kind"], origin["step"], origin["recipe"]) == ("pretrain", 3, "tiny")
+    assert json.loads((tmp_path / "third" / "env.json").read_text())["origin"] == origin
+
+    monkeypatch.chdir(tmp_path)
+    (third,) = [row for row in json.loads(run("runs", ".", "--json")) if row["path"] == "third"]
+    assert [ancestor["file"] for ancestor in third["origins"]] == files
+    tree = run("runs", ".", "--tree").splitlines()
+    assert [line.split(":")[0] for line in tree] == ["first", "└── second", "    └── third"]
+    shutil.rmtree("second")  # the descent is known from the run itself
+    tree = run("runs", ".", "--tree").splitlines()
+    assert [line.split(":")[0] for line in tree] == ["first", f"└── {files[0]}", "    └── third"]
+
+
+def test_a_run_resumes_without_the_weights_that_it_started_from(
+    first: Path, pretrain: list[str], tmp_path: Path
+):
+    command = [*pretrain, "--init", first, "--set", "train.keep_states=5", *LARGER]
+    command += ["--set", "model.positions=interpolated-flat"]
+    run(*command, "-o", tmp_path / "whole")
+    killed = shutil.copytree(tmp_path / "whole", tmp_path / "killed")
+    for name in ("state/step-000000003.safetensors", "model.safetensors"):
+        (killed / name).unlink()
+    first.rename(tmp_path / "moved")
+    other = refused(*command, "-o", tmp_path / "other", code=6)
+    assert "no such checkpoint" in other
+    message = refused(*command, "--decoder", "fresh", "-o", killed, code=2)
+    assert "holds a run without --decoder" in message
+    run(*command, "-o", killed)
+    assert equal(weights(killed), weights(tmp_path / "whole"))
+    headers = [read_header(path / "model.safetensors") for path in (killed, tmp_path / "whole")]
+    assert headers[0] == headers[1]
+    assert headers[0].settings["position_grid"] == [2, 4, 4]
+
+
+def test_a_run_without_a_state_reads_its_weights_again(first: Path, pretrain: list[str], tmp_path: Path):
+    command = [*pretrain, "--init", first, "-o", tmp_path / "run"]
+    run(*command)
+    before = weights(tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "state")
+    (tmp_path / "run" / "model.safetensors").unlink()
+    run(*command)
+    assert equal(weights(tmp_path / "run"), before)
+
+
+def test_learning_rates_of_encoder_and_decoder(first: Path, recipe: Path):
+    values = ["pretrain.layer_decay=0.5", "pretrain.encoder_lr_scale=0.1"]
+    settings = load_recipe(str(recipe), overrides=values).pretrain
+    model, _ = started(first, recipe)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    scales = {
+        names[id(parameter)]: group["lr_scale"]
+        for group in stage_optimizer(model, settings).param_groups
+        for parameter in group["params"]
+    }
+    assert scales.keys() == dict(model.named_parameters()).keys()
+    assert scales["decoder.head.weight"] == scales["mask_token"] == 1
+    # Two blocks: the embedding is three layers before the last.
+    assert scales["encoder.patch_embed.proj.weight"] == pytest.approx(0.1 * 0.5**3)
+    assert scales["encoder.blocks.0.norm1.weight"] == pytest.approx(0.1 * 0.5**2)
+    assert scales["encoder.blocks.1.mlp.fc1.weight"] == pytest.approx(0.1 * 0.5)
+    assert scales["encoder.norm.weight"] == pytest.approx(0.1)
+
+
+def test_interpolated_positions_keep_the_meaning_of_places(first: Path, recipe: Path):
+    """At twice the size, each place has the mean of the four into which it is divided."""
+    model, _ = started(first, recipe, "model.positions=interpolated-flat")
+    assert torch.equal(model.encoder.position.table, started(first, recipe)[0].encoder.position.table)
+    larger, notices = started(first, recipe, "model.positions=interpolated-flat", "data.size=64")
+    assert not any("positions" in notice for notice in notices)
+    flat, notices = started(first, recipe, "data.size=64")
+    assert any("model.positions=interpolated-flat keeps them" in notice for notice in notices)
+    old = model.encoder.position.table.unflatten(0, (2, 4, 4))  # (t, h, w, D)
+
+    def difference(other: MaskedAutoencoder) -> float:
+        new = other.encoder.position.table.unflatten(0, (2, 4, 2, 4, 2)).mean(dim=(2, 4))  # (t, h, w, D)
+        return float((new - old).norm() / old.norm())
+
+    assert difference(larger) < 0.2
+    assert difference(flat) > 0.8
+
+
+def test_weights_with_interpolated_positions_open_at_other_sizes(
+    first: Path, pretrain: list[str], tmp_path: Path
+):
+    positions = ["--set", "model.positions=interpolated-flat"]
+    run(*pretrain, "--init", first, "-o", tmp_path / "second", *LARGER, *positions)
+    tables = []
+    for size in (32, 48):
+        model = open_model(tmp_path / "second", size=(size, size)).transformer
+        tables.append(model.encoder.position.table)
+    assert torch.equal(tables[0], open_model(first).transformer.encoder.position.table)
+    assert tables[1].shape == (72, 24)

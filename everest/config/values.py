@@ -118,8 +118,11 @@ RunName = Annotated[str, AfterValidator(_check_name)]
 HeadName = Annotated[str, AfterValidator(_check_head_name)]
 Backbone = Annotated[str, BeforeValidator(with_hyphens), _one_of(BACKBONES)]
 # flat: one sinusoid over the token number, as released; separable: sinusoids of slice, column and row, as
-# MVD; learned-separable: a learned vector for each place and one for each slice, as ST-MAE.
-Positions = Annotated[Literal["flat", "separable", "learned-separable"], BeforeValidator(with_hyphens)]
+# MVD; learned-separable: a learned vector for each place and one for each slice, as ST-MAE; rotary: queries
+# and keys are turned by slice, row and column, as V-JEPA 2.
+Positions = Annotated[
+    Literal["flat", "separable", "learned-separable", "rotary"], BeforeValidator(with_hyphens)
+]
 # frames: normalized pixels; differences: their change since the frame before (everest.models.input).
 Input = Literal["frames", "differences"]
 Pooling = Annotated[Literal["mean", "first", "class-attention"], BeforeValidator(with_hyphens)]

@@ -36,6 +36,8 @@ class Family:
     recognize: Callable[[Collection[str]], bool]
     translate: Callable[[Collection[str]], Translation]
     positions: Positions = "flat"
+    kind: Literal["pretrain", "encoder"] = "pretrain"  # of our weights, if the checkpoint has no classifier
+    left_out: str | None = None  # why tensors have no place in our model
     # Why checkpoints with such names cannot be used, or None.
     refusal: Callable[[Collection[str]], str | None] = lambda names: None
 
@@ -213,11 +215,77 @@ def _st_mae_refusal(names: Collection[str]) -> str | None:
     return None
 
 
+# --- V-JEPA 2 in transformers
+
+_VJEPA2_LAYER = re.compile(r"encoder\.layer\.(\d+)\.(.+)\.(weight|bias)")
+_VJEPA2_TOP = {
+    "encoder.embeddings.patch_embeddings.proj": "encoder.patch_embed.proj",
+    "encoder.layernorm": "encoder.norm",
+}
+_VJEPA2_PARTS = {
+    "norm1": "norm1",
+    "norm2": "norm2",
+    "attention.proj": "attn.proj",
+    "mlp.fc1": "mlp.fc1",
+    "mlp.fc2": "mlp.fc2",
+}
+_VJEPA2_MATRICES = ("query", "key", "value")
+PREDICTOR = "it predicts the features of hidden tokens in pre-training, from the outputs of the encoder"
+
+
+def _vjepa2(names: Collection[str]) -> Translation:
+    """Translate V-JEPA 2's encoder. A key bias has an effect: keys are turned after it is added."""
+    translation = Translation()
+    for name in names:
+        inner = name.removeprefix("vjepa2.")
+        layer = _VJEPA2_LAYER.fullmatch(inner)
+        module, _, leaf = inner.rpartition(".")
+        if inner.startswith("predictor."):
+            translation.idle[name] = PREDICTOR
+        elif module in _VJEPA2_TOP:
+            translation.take[f"{_VJEPA2_TOP[module]}.{leaf}"] = (name,)
+        elif layer is None:
+            translation.unexpected.append(name)
+        else:
+            _take_vjepa2_layer(translation, names, name, layer)
+    return translation
+
+
+def _take_vjepa2_layer(
+    translation: Translation, names: Collection[str], name: str, layer: re.Match[str]
+) -> None:
+    number, module, leaf = layer.groups()
+    block, matrix = f"encoder.blocks.{number}", module.removeprefix("attention.")
+    if module in _VJEPA2_PARTS:
+        translation.take[f"{block}.{_VJEPA2_PARTS[module]}.{leaf}"] = (name,)
+    elif matrix not in _VJEPA2_MATRICES:
+        translation.unexpected.append(name)
+    elif leaf == "bias":
+        translation.take[f"{block}.attn.{matrix[0]}_bias"] = (name,)
+    else:
+        start = name.removesuffix(f"{matrix}.weight")
+        matrices = tuple(f"{start}{each}.weight" for each in _VJEPA2_MATRICES)
+        if all(each in names for each in matrices):
+            translation.take[f"{block}.attn.qkv.weight"] = matrices
+        else:
+            translation.unexpected.append(name)
+
+
 FAMILIES = {  # the first one that recognizes a checkpoint is used
     "transformers": Family(
         title="VideoMAE of the transformers library",
         recognize=lambda names: any(n.endswith("patch_embeddings.projection.weight") for n in names),
         translate=_transformers,
+    ),
+    "vjepa2": Family(
+        title="V-JEPA 2 of the transformers library (Assran et al. 2025)",
+        recognize=lambda names: any(
+            n.endswith("encoder.embeddings.patch_embeddings.proj.weight") for n in names
+        ),
+        translate=_vjepa2,
+        positions="rotary",
+        kind="encoder",
+        left_out="everest has no attentive pooler of several blocks, and so not the head behind it",
     ),
     "st-mae": Family(
         title="ST-MAE (Feichtenhofer et al. 2022)",

@@ -8,24 +8,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
+from everest.checkpoints import vjepa2
+from everest.checkpoints.translation import Translation
 from everest.config.values import Positions
 from everest.models.embedding import SPATIAL, TEMPORAL
 
 KEY_BIAS = "a key bias adds the same to every score of a query, which the softmax takes out again"
-
-
-@dataclass(frozen=True)
-class Translation:
-    """The fate of each foreign tensor."""
-
-    # Our name to the foreign ones: several are stacked in this order (query, key, value).
-    take: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    idle: dict[str, str] = field(default_factory=dict)  # without effect on the model, and why
-    unexpected: list[str] = field(default_factory=list)  # our model has no place for these
-    table: str | None = None  # a stored position table of the encoder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,62 +206,6 @@ def _st_mae_refusal(names: Collection[str]) -> str | None:
     return None
 
 
-# --- V-JEPA 2 in transformers
-
-_VJEPA2_LAYER = re.compile(r"encoder\.layer\.(\d+)\.(.+)\.(weight|bias)")
-_VJEPA2_TOP = {
-    "encoder.embeddings.patch_embeddings.proj": "encoder.patch_embed.proj",
-    "encoder.layernorm": "encoder.norm",
-}
-_VJEPA2_PARTS = {
-    "norm1": "norm1",
-    "norm2": "norm2",
-    "attention.proj": "attn.proj",
-    "mlp.fc1": "mlp.fc1",
-    "mlp.fc2": "mlp.fc2",
-}
-_VJEPA2_MATRICES = ("query", "key", "value")
-PREDICTOR = "it predicts the features of hidden tokens in pre-training, from the outputs of the encoder"
-
-
-def _vjepa2(names: Collection[str]) -> Translation:
-    """Translate V-JEPA 2's encoder. A key bias has an effect: keys are turned after it is added."""
-    translation = Translation()
-    for name in names:
-        inner = name.removeprefix("vjepa2.")
-        layer = _VJEPA2_LAYER.fullmatch(inner)
-        module, _, leaf = inner.rpartition(".")
-        if inner.startswith("predictor."):
-            translation.idle[name] = PREDICTOR
-        elif module in _VJEPA2_TOP:
-            translation.take[f"{_VJEPA2_TOP[module]}.{leaf}"] = (name,)
-        elif layer is None:
-            translation.unexpected.append(name)
-        else:
-            _take_vjepa2_layer(translation, names, name, layer)
-    return translation
-
-
-def _take_vjepa2_layer(
-    translation: Translation, names: Collection[str], name: str, layer: re.Match[str]
-) -> None:
-    number, module, leaf = layer.groups()
-    block, matrix = f"encoder.blocks.{number}", module.removeprefix("attention.")
-    if module in _VJEPA2_PARTS:
-        translation.take[f"{block}.{_VJEPA2_PARTS[module]}.{leaf}"] = (name,)
-    elif matrix not in _VJEPA2_MATRICES:
-        translation.unexpected.append(name)
-    elif leaf == "bias":
-        translation.take[f"{block}.attn.{matrix[0]}_bias"] = (name,)
-    else:
-        start = name.removesuffix(f"{matrix}.weight")
-        matrices = tuple(f"{start}{each}.weight" for each in _VJEPA2_MATRICES)
-        if all(each in names for each in matrices):
-            translation.take[f"{block}.attn.qkv.weight"] = matrices
-        else:
-            translation.unexpected.append(name)
-
-
 FAMILIES = {  # the first one that recognizes a checkpoint is used
     "transformers": Family(
         title="VideoMAE of the transformers library",
@@ -282,7 +217,7 @@ FAMILIES = {  # the first one that recognizes a checkpoint is used
         recognize=lambda names: any(
             n.endswith("encoder.embeddings.patch_embeddings.proj.weight") for n in names
         ),
-        translate=_vjepa2,
+        translate=vjepa2.translate,
         positions="rotary",
         kind="encoder",
         left_out="everest has no attentive pooler of several blocks, and so not the head behind it",

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from math import isqrt
 from typing import Literal
 
-from everest.checkpoints.families import Translation
+from everest.checkpoints import vjepa2
 from everest.checkpoints.foreign import Foreign
+from everest.checkpoints.translation import Translation
 from everest.config.settings import ModelSettings
 from everest.config.sizes import BACKBONES, MLP_RATIO
 from everest.config.stage_settings import PixelTargetSettings
@@ -17,7 +18,6 @@ from everest.config.values import LARGEST_COUNT, MOST_BLOCKS, Positions
 from everest.errors import CheckpointError, UserError, shown
 from everest.methods.grid import TokenGrid, check_num_tokens
 from everest.methods.strategies import AllTokens, RandomSpaceTime, RedundancyRobust, Strategy, Tube
-from everest.models import rotary
 from everest.models.embedding import SPATIAL, TEMPORAL, ComputedPositions, position_table
 from everest.models.spec import ModelSpec, Norms
 
@@ -25,7 +25,7 @@ Stage = Literal["pretrain", "classifier", "encoder"]
 
 EMBEDDING = "encoder.patch_embed.proj.weight"  # (D, 3, t, p, q)
 FIRST_MLP = "encoder.blocks.0.mlp.fc1.weight"  # (F, D)
-RELEASED_FRAMES, RELEASED_SIZE = 16, 224  # defaults of all released programs
+RELEASED_CLIP = (16, 224)  # frames and pixels of all released programs
 TRANSFORMERS_EPS, TORCH_EPS = 1e-12, 1e-5  # LayerNorm epsilons of transformers: default; always in the last
 COMPUTED: tuple[ComputedPositions, ...] = ("separable", "flat")  # a stored table is compared in this order
 TABLE_TOLERANCE = 1e-3  # stored tables may be in half precision; learned ones differ by more
@@ -59,6 +59,11 @@ class ForeignFacts:
         if "head.weight" in self.shapes:
             return "classifier"
         return "pretrain" if self.depth("decoder") else "encoder"
+
+    @property
+    def released_clip(self) -> tuple[int, int]:
+        """The frames of a clip and the side of a frame, unless the file or the user states them."""
+        return vjepa2.CLIP if self.family == "vjepa2" else RELEASED_CLIP
 
     @property
     def norms(self) -> Norms:
@@ -136,7 +141,11 @@ def model_spec(facts: ForeignFacts) -> ModelSpec:
         if wide and name.startswith("decoder."):
             raise facts.error(f"{name} has {shape[0]} rows; our decoder has {MLP_RATIO} times {shape[1]}")
     if facts.family == "vjepa2":
-        _check_vjepa2(facts)
+        hints = facts.hints
+        given = {"--heads": hints.heads, "--frames": hints.frames, "--size": hints.size}
+        problem = vjepa2.config_problem(facts.foreign.config, given)
+        if problem is not None:
+            raise facts.error(problem)
     activation = facts.foreign.config.get("hidden_act", "gelu")
     if activation != "gelu":
         raise facts.error(f"its activation is {shown(activation)}; our blocks have gelu")
@@ -144,7 +153,7 @@ def model_spec(facts: ForeignFacts) -> ModelSpec:
     slices = facts.rows(TEMPORAL)
     name = "frames_per_clip" if facts.family == "vjepa2" else "num_frames"
     stored_frames = facts.number(name, "num_frames", None) if slices is None else slices * t
-    frames = facts.hints.frames or stored_frames or RELEASED_FRAMES
+    frames = facts.hints.frames or stored_frames or facts.released_clip[0]
     size = _frame_size(facts, (p, q))
     try:
         grid = TokenGrid.of_clip(frames=frames, size=size, tubelet=(t, p, q))
@@ -176,27 +185,6 @@ def model_spec(facts: ForeignFacts) -> ModelSpec:
     return spec
 
 
-def _check_vjepa2(facts: ForeignFacts) -> None:
-    """Raise CheckpointError if V-JEPA 2's config.json is missing, or has a value that changes the encoder.
-
-    Without it neither the clip nor the heads are known: no shape shows them.
-    """
-    config, hints = facts.foreign.config, facts.hints
-    if not config:
-        given = {"--heads": hints.heads, "--frames": hints.frames, "--size": hints.size}
-        missing = [option for option, value in given.items() if value is None]
-        if missing:
-            raise facts.error(
-                f"no config.json next to it, which has its clip and heads; set {' and '.join(missing)}"
-            )
-    known = {"model_type": "vjepa2", "rope_theta": rotary.BASE, "use_rope": True}
-    for name, value in config.items():
-        expected = known.get(name)
-        if (name in known or "rope" in name) and value not in (None, expected):
-            needed = "none is possible" if expected is None else f"only {expected} is possible"
-            raise facts.error(f"{name} is {shown(value)} in its config.json; {needed}")
-
-
 def _frame_size(facts: ForeignFacts, patch: tuple[int, int]) -> tuple[int, int]:
     """Return (height, width) of the frames: of the user, of the file, or as released.
 
@@ -216,7 +204,7 @@ def _frame_size(facts: ForeignFacts, patch: tuple[int, int]) -> tuple[int, int]:
         name = "crop_size" if facts.family == "vjepa2" else "image_size"
         size = facts.foreign.config.get(name)
         if not isinstance(size, list):
-            size = facts.number(name, "input_size", None) or RELEASED_SIZE
+            size = facts.number(name, "input_size", None) or facts.released_clip[1]
         elif len(size) != 2 or not all(type(side) is int for side in size):
             raise facts.error(f"{name} is {shown(size)}, not a size in pixels; fix its config.json")
     return (size, size) if isinstance(size, int) else (size[0], size[1])

@@ -143,6 +143,13 @@ def test_settings_follow_from_the_configuration(folder: Path):
     assert len(shown["without_effect"]) == len(identity.translation.idle)
 
 
+def test_values_that_a_configuration_leaves_out_are_those_of_transformers(folder: Path):
+    given = read_foreign(folder)
+    left = {"model_type": "vjepa2", "num_attention_heads": 4}
+    spec = convert(replace(given, config=left), Hints()).identity.spec
+    assert (spec.frames, spec.size, spec.norms.eps) == (64, (256, 256), 1e-6)
+
+
 RELEASED = {  # width, heads, blocks and width of the MLP (Assran et al. 2025, Table 1)
     "vit-l": (1024, 16, 24, 4096),
     "vit-h": (1280, 16, 32, 5120),

@@ -46,7 +46,7 @@ def create_model(
     """Build a model with fresh weights.
 
     Args:
-        backbone: vit-tiny, vit-s, vit-b, vit-l or vit-h.
+        backbone: vit-tiny, vit-s, vit-b, vit-l, vit-h or vit-g.
         num_classes: of a classifier; a mapping such as {"verb": 97, "noun": 300} gives it a head for each.
         frames, stride, size: of the clips; pixels as one number or (height, width).
         selection: a strategy of everest.strategies; by default EVEREST's for the kind (Tables 7, 8), and all

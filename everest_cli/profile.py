@@ -22,7 +22,7 @@ OWN_RECIPES = "--recipe has no effect on --compare and --plot, which show the me
 
 def profile(
     backbone: Annotated[
-        str | None, typer.Option("--backbone", "-b", help="vit-tiny, vit-s, vit-b, vit-l, vit-h.")
+        str | None, typer.Option("--backbone", "-b", help="vit-tiny, vit-s, vit-b, vit-l, vit-h, vit-g.")
     ] = None,
     method: Annotated[
         str | None, typer.Option("--method", "-m", help="everest, videomae, st-mae, videomae-v2 [everest].")

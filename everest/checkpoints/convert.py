@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from everest.checkpoints.families import FAMILIES
 from everest.checkpoints.foreign import Foreign
 from everest.checkpoints.identify import Identity, Refused, identify
 from everest.checkpoints.sizes import Hints
@@ -51,8 +52,10 @@ def convert(
         )
         whole_encoder = not any(name.startswith("encoder.") for name in identity.missing)
         part = "the encoder, which is all that finetune needs" if whole_encoder else "what fits"
+        reason = FAMILIES[identity.family].left_out if identity.family in FAMILIES else None
+        reason = f" ({reason})" if reason and identity.unexpected else ""
         raise CheckpointError(
-            f"{foreign.path}: {identity.family}, cannot be mapped fully: {gaps}; "
+            f"{foreign.path}: {identity.family}, cannot be mapped fully: {gaps}{reason}; "
             f"`everest convert --partial` takes {part}"
         )
     num_classes = identity.spec.num_classes

@@ -8,24 +8,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
+from everest.checkpoints import vjepa2
+from everest.checkpoints.translation import Translation
 from everest.config.values import Positions
 from everest.models.embedding import SPATIAL, TEMPORAL
 
 KEY_BIAS = "a key bias adds the same to every score of a query, which the softmax takes out again"
-
-
-@dataclass(frozen=True)
-class Translation:
-    """The fate of each foreign tensor."""
-
-    # Our name to the foreign ones: several are stacked in this order (query, key, value).
-    take: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    idle: dict[str, str] = field(default_factory=dict)  # without effect on the model, and why
-    unexpected: list[str] = field(default_factory=list)  # our model has no place for these
-    table: str | None = None  # a stored position table of the encoder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +27,8 @@ class Family:
     recognize: Callable[[Collection[str]], bool]
     translate: Callable[[Collection[str]], Translation]
     positions: Positions = "flat"
+    kind: Literal["pretrain", "encoder"] = "pretrain"  # of our weights, if the checkpoint has no classifier
+    left_out: str | None = None  # why tensors have no place in our model
     # Why checkpoints with such names cannot be used, or None.
     refusal: Callable[[Collection[str]], str | None] = lambda names: None
 
@@ -218,6 +211,16 @@ FAMILIES = {  # the first one that recognizes a checkpoint is used
         title="VideoMAE of the transformers library",
         recognize=lambda names: any(n.endswith("patch_embeddings.projection.weight") for n in names),
         translate=_transformers,
+    ),
+    "vjepa2": Family(
+        title="V-JEPA 2 of the transformers library (Assran et al. 2025)",
+        recognize=lambda names: any(
+            n.endswith("encoder.embeddings.patch_embeddings.proj.weight") for n in names
+        ),
+        translate=vjepa2.translate,
+        positions="rotary",
+        kind="encoder",
+        left_out="everest has no attentive pooler of several blocks, and so not the head behind it",
     ),
     "st-mae": Family(
         title="ST-MAE (Feichtenhofer et al. 2022)",

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import Tensor
 
-from everest.checkpoints.families import ALIASES, FAMILIES, Translation
+from everest.checkpoints.families import ALIASES, FAMILIES
 from everest.checkpoints.foreign import Foreign
 from everest.checkpoints.sizes import ForeignFacts, Hints, Stage, model_spec
+from everest.checkpoints.translation import Translation
 from everest.config.values import Positions
 from everest.errors import CheckpointError, shown, unknown_name
 from everest.models.spec import ModelSpec
+
+BIASES: Final = (".q_bias", ".k_bias", ".v_bias")  # of queries, keys that are turned, and values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,13 +75,14 @@ def identify(foreign: Foreign, hints: Hints) -> Identity | Refused:
         translation=translation,
         shapes=shapes,
         positions=positions,
+        kind=family.kind,
     )
     spec = model_spec(facts)
     with torch.device("meta"):
         own = {key: tuple(tensor.shape) for key, tensor in spec.build().state_dict().items()}
-    zero = set()  # query and value biases of stacks that have none of them (transformers: qv_bias false)
+    zero = set()  # biases of stacks that have none of them (transformers: qv_bias false)
     for stack in ("encoder.", "decoder."):
-        biases = {key for key in own if key.startswith(stack) and key.endswith((".q_bias", ".v_bias"))}
+        biases = {key for key in own if key.startswith(stack) and key.endswith(BIASES)}
         if any(key.startswith(stack) for key in shapes) and biases.isdisjoint(shapes):
             zero |= biases
     fitting = {key for key, shape in shapes.items() if own.get(key) == shape}

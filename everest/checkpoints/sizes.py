@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from math import isqrt
 from typing import Literal
 
-from everest.checkpoints.families import Translation
+from everest.checkpoints import vjepa2
 from everest.checkpoints.foreign import Foreign
+from everest.checkpoints.translation import Translation
 from everest.config.settings import ModelSettings
-from everest.config.sizes import BACKBONES, backbone_of, backbone_settings
+from everest.config.sizes import BACKBONES, MLP_RATIO, backbone_of, backbone_settings
 from everest.config.stage_settings import PixelTargetSettings
 from everest.config.values import LARGEST_COUNT, MOST_BLOCKS, Positions
 from everest.errors import CheckpointError, UserError, shown
@@ -23,9 +24,9 @@ from everest.models.spec import ModelSpec, Norms
 Stage = Literal["pretrain", "classifier", "encoder"]
 
 EMBEDDING = "encoder.patch_embed.proj.weight"  # (D, 3, t, p, q)
-RELEASED_FRAMES, RELEASED_SIZE = 16, 224  # defaults of all released programs
+FIRST_MLP = "encoder.blocks.0.mlp.fc1.weight"  # (F, D)
+RELEASED_CLIP = (16, 224)  # frames and pixels of all released programs
 TRANSFORMERS_EPS, TORCH_EPS = 1e-12, 1e-5  # LayerNorm epsilons of transformers: default; always in the last
-MLP_RATIO = 4  # of every size in everest.config.sizes
 COMPUTED: tuple[ComputedPositions, ...] = ("separable", "flat")  # a stored table is compared in this order
 TABLE_TOLERANCE = 1e-3  # stored tables may be in half precision; learned ones differ by more
 
@@ -51,6 +52,7 @@ class ForeignFacts:
     translation: Translation
     shapes: Mapping[str, tuple[int, ...]]  # by our names
     positions: Positions  # of the family, where the file stores no table
+    kind: Literal["pretrain", "encoder"]  # of our weights, if the checkpoint has no classifier
 
     @property
     def stage(self) -> Stage:
@@ -59,13 +61,21 @@ class ForeignFacts:
         return "pretrain" if self.depth("decoder") else "encoder"
 
     @property
+    def released_clip(self) -> tuple[int, int]:
+        """The frames of a clip and the side of a frame, unless the file or the user states them."""
+        return vjepa2.CLIP if self.family == "vjepa2" else RELEASED_CLIP
+
+    @property
     def norms(self) -> Norms:
-        """transformers has other epsilons, and no norm after the encoder where tokens are averaged."""
-        if self.family != "transformers":
+        """transformers has other epsilons, and no norm after VideoMAE's encoder where tokens are averaged."""
+        if self.family not in ("transformers", "vjepa2"):
             return Norms()
-        eps = self.foreign.config.get("layer_norm_eps", TRANSFORMERS_EPS)
+        default = TRANSFORMERS_EPS if self.family == "transformers" else Norms().eps
+        eps = self.foreign.config.get("layer_norm_eps", default)
         if isinstance(eps, bool) or not isinstance(eps, int | float) or not 0 <= eps <= 1:
             raise self.error(f"layer_norm_eps is {shown(eps)}, not a small number; fix its config.json")
+        if self.family == "vjepa2":
+            return Norms(eps=float(eps), last_eps=float(eps))
         after_encoder = self.stage == "classifier" or "encoder.norm.weight" in self.shapes
         return Norms(after_encoder=after_encoder, eps=float(eps), last_eps=TORCH_EPS)
 
@@ -127,15 +137,23 @@ def model_spec(facts: ForeignFacts) -> ModelSpec:
     for name, shape in facts.shapes.items():
         if not shape or 0 in shape:
             raise facts.error(f"{shown(name)} has a shape that no layer has; download it again")
-        if name.endswith("mlp.fc1.weight") and len(shape) == 2 and shape[0] != MLP_RATIO * shape[1]:
-            raise facts.error(f"{name} has {shape[0]} rows; our blocks have {MLP_RATIO} times {shape[1]}")
+        wide = name.endswith("mlp.fc1.weight") and len(shape) == 2 and shape[0] != MLP_RATIO * shape[1]
+        if wide and name.startswith("decoder."):
+            raise facts.error(f"{name} has {shape[0]} rows; our decoder has {MLP_RATIO} times {shape[1]}")
+    if facts.family == "vjepa2":
+        hints = facts.hints
+        given = {"--heads": hints.heads, "--frames": hints.frames, "--size": hints.size}
+        problem = vjepa2.config_problem(facts.foreign.config, given)
+        if problem is not None:
+            raise facts.error(problem)
     activation = facts.foreign.config.get("hidden_act", "gelu")
     if activation != "gelu":
         raise facts.error(f"its activation is {shown(activation)}; our blocks have gelu")
     t, p, q = embedding[2:]
     slices = facts.rows(TEMPORAL)
-    stored_frames = facts.number("num_frames", "num_frames", None) if slices is None else slices * t
-    frames = facts.hints.frames or stored_frames or RELEASED_FRAMES
+    name = "frames_per_clip" if facts.family == "vjepa2" else "num_frames"
+    stored_frames = facts.number(name, "num_frames", None) if slices is None else slices * t
+    frames = facts.hints.frames or stored_frames or facts.released_clip[0]
     size = _frame_size(facts, (p, q))
     try:
         grid = TokenGrid.of_clip(frames=frames, size=size, tubelet=(t, p, q))
@@ -152,12 +170,12 @@ def model_spec(facts: ForeignFacts) -> ModelSpec:
     settings = _settings(facts, (t, p, q), grid)
     classifier = facts.stage == "classifier"
     spec = ModelSpec(
-        kind="classifier" if classifier else "pretrain",
+        kind="classifier" if classifier else facts.kind,
         frames=frames,
         size=size,
         model=settings,
         selection=_selection(facts),
-        target=None if classifier else _target(facts),
+        target=_target(facts) if facts.kind == "pretrain" and not classifier else None,
         norms=facts.norms,
         num_classes=facts.shapes["head.weight"][0] if classifier else None,
     )
@@ -183,11 +201,12 @@ def _frame_size(facts: ForeignFacts, patch: tuple[int, int]) -> tuple[int, int]:
             )
         return side * patch[0], side * patch[1]
     if size is None:
-        size = facts.foreign.config.get("image_size")
+        name = "crop_size" if facts.family == "vjepa2" else "image_size"
+        size = facts.foreign.config.get(name)
         if not isinstance(size, list):
-            size = facts.number("image_size", "input_size", None) or RELEASED_SIZE
+            size = facts.number(name, "input_size", None) or facts.released_clip[1]
         elif len(size) != 2 or not all(type(side) is int for side in size):
-            raise facts.error(f"image_size is {shown(size)}, not a size in pixels; fix its config.json")
+            raise facts.error(f"{name} is {shown(size)}, not a size in pixels; fix its config.json")
     return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
@@ -237,8 +256,9 @@ def _settings(facts: ForeignFacts, tubelet: tuple[int, int, int], grid: TokenGri
         heads = facts.hints.decoder_heads or saved_heads
         values["decoder_width"] = decoder_width
         values["decoder_heads"] = _checked_heads(facts, heads, decoder_width, "--decoder-heads")
+    mlp = facts.shapes.get(FIRST_MLP, (None,))[0]
     return ModelSettings(
-        **backbone_settings(**values),
+        **backbone_settings(**values, mlp=mlp),
         tubelet=tubelet,
         positions=positions,
         class_token="encoder.class_token" in facts.shapes,
@@ -269,6 +289,8 @@ def _selection(facts: ForeignFacts) -> Strategy:
         if isinstance(share, float) and 0 < share < 1:
             left[name] = round(1 - share, 6)
     kept, visible = left.get("mcm_ratio"), left.get("mask_ratio") or 0.1
+    if facts.kind == "encoder":
+        return AllTokens()
     if facts.stage == "classifier":
         return (
             RedundancyRobust(keep_ratio=kept or 0.6, visible_ratio=None) if args.get("mcm") else AllTokens()

@@ -237,7 +237,7 @@ def _changes(saved: ModelSpec, spec: ModelSpec) -> Iterator[str]:
     if _size(before) != _size(now):
         yield from (
             f"model.{key}={_as_yaml(getattr(before, key))}"
-            for key in ("backbone", "width", "depth", "heads")
+            for key in ("backbone", "width", "depth", "heads", "mlp_width")
             if getattr(before, key) != getattr(now, key)
         )
     frames, patch = now.tubelet[0], before.tubelet[1:]
@@ -251,9 +251,9 @@ def _changes(saved: ModelSpec, spec: ModelSpec) -> Iterator[str]:
             yield f"model.{key}={_as_yaml(getattr(before, key))}"
 
 
-def _size(model: ModelSettings) -> tuple[int, int, int]:
+def _size(model: ModelSettings) -> tuple[int, int, int, int]:
     size = model.backbone_size
-    return size.width, size.depth, size.heads
+    return size.width, size.depth, size.heads, size.mlp
 
 
 def _as_yaml(value: Any) -> str:

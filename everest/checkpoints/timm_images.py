@@ -16,7 +16,6 @@ from timm.layers.patch_embed import PatchEmbed
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
-from everest.checkpoints.sizes import MLP_RATIO
 from everest.config.settings import ModelSettings
 from everest.config.sizes import backbone_settings
 from everest.errors import CheckpointError, RecipeError, did_you_mean, shown
@@ -127,9 +126,6 @@ def _foreign_parts_of_block(block: Block) -> Iterator[str]:
         return
     if type(mlp.act) is not nn.GELU or mlp.act.approximate != "none":
         yield f"the activation {mlp.act}"
-    hidden, width = cast(nn.Linear, mlp.fc1).weight.shape
-    if hidden != MLP_RATIO * width:
-        yield f"an MLP {hidden} wide"
 
 
 def image_weights(
@@ -149,13 +145,13 @@ def image_weights(
     assert isinstance(model, VisionTransformer)
     block, norm = model.blocks[0], model.norm if isinstance(model.norm, nn.LayerNorm) else model.fc_norm
     assert isinstance(block, Block)
-    heads = cast(Attention, block.attn).num_heads
+    heads, mlp = cast(Attention, block.attn).num_heads, cast(nn.Linear, block.mlp.fc1).out_features
     spec = ModelSpec(
         kind="encoder",
         frames=1,
         size=model.patch_embed.img_size,
         model=ModelSettings(
-            **backbone_settings(width=model.embed_dim, depth=len(model.blocks), heads=heads),
+            **backbone_settings(width=model.embed_dim, mlp=mlp, depth=len(model.blocks), heads=heads),
             tubelet=(1, *model.patch_embed.patch_size),
             positions="learned-separable",
             class_token=model.cls_token is not None,

@@ -20,7 +20,8 @@ from everest.checkpoints.families import FAMILIES
 from everest.checkpoints.foreign import CONFIG, Foreign
 from everest.checkpoints.graph import sample_clips
 from everest.checkpoints.load import AnyModel, LoadedModel, build_model
-from everest.checkpoints.sizes import MLP_RATIO, TORCH_EPS, Hints
+from everest.checkpoints.sizes import TORCH_EPS, Hints
+from everest.config.sizes import MLP_RATIO
 from everest.config.stage_settings import PixelTargetSettings, TokenTargetSettings
 from everest.errors import CheckpointError
 from everest.methods.grid import TokenSelection
@@ -139,7 +140,7 @@ def model_config(weights: Weights, spec: ModelSpec) -> dict[str, Any]:
         "hidden_size": size.width,
         "num_hidden_layers": size.depth,
         "num_attention_heads": size.heads,
-        "intermediate_size": MLP_RATIO * size.width,
+        "intermediate_size": size.mlp,
         "hidden_act": "gelu",
         "layer_norm_eps": spec.norms.eps,
         "qv_bias": True,

@@ -10,7 +10,12 @@ import torch
 
 from everest.config.layers import STAGES, KeyPath
 from everest.config.settings import ModelSettings, Recipe
-from everest.config.sizes import LEAST_PLACES, TokenizerConfig, discriminator_halvings
+from everest.config.sizes import (
+    LEAST_PLACES,
+    TokenizerConfig,
+    discriminator_halvings,
+    rotary_channels,
+)
 from everest.config.stage_settings import TARGET_KEYS, FinetuneSettings, PretrainSettings
 from everest.config.tokenizer import TokenizerSettings
 from everest.errors import RecipeError, shown
@@ -118,6 +123,14 @@ def model_problems(model: ModelSettings) -> Problems:
     for key, width in (("width", size.width), ("decoder_width", size.decoder_width)):
         if model.positions in ("separable", "interpolated-separable") and width % 16:
             yield ("model", key), f"{width} is no multiple of 16, which separable positions need"
+    for key, width, heads in (
+        ("heads", size.width, size.heads),
+        ("decoder_heads", size.decoder_width, size.decoder_heads),
+    ):
+        channels = width // heads
+        if model.positions == "rotary" and (channels % 2 or not rotary_channels(channels)):
+            text = f"{heads} heads of {channels} channels; rotary positions need an even number, 6 at least"
+            yield ("model", key), text
     if model.embedding_layers > 1 and any(side % 4 for side in model.tubelet[1:]):
         text = "more than one convolution needs a tubelet whose rows and columns divide by 4"
         yield ("model", "embedding_layers"), text

@@ -87,14 +87,17 @@ class ModelSettings:
     width: Width | None = None
     depth: Depth | None = None
     heads: Width | None = None
+    mlp_width: Width | None = None  # of the encoder's blocks; without a backbone's own: four times the width
     decoder_width: Width | None = None
     decoder_heads: Width | None = None
 
     @property
     def backbone_size(self) -> BackboneSize:
         """The backbone's sizes, with the sizes that are set here in their place."""
-        names = ("width", "depth", "heads", "decoder_width", "decoder_heads")
+        names = ("width", "depth", "heads", "mlp_width", "decoder_width", "decoder_heads")
         given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        if "width" in given:  # the backbone's MLP is for its own width
+            given.setdefault("mlp_width", None)
         return replace(BACKBONES[self.backbone], **given)
 
 

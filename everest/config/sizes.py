@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, Final, Literal
+
+# The width of an MLP over that of its block: in decoders, and in encoders that set no other one.
+MLP_RATIO: Final = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,16 +19,23 @@ class BackboneSize:
     heads: int
     decoder_width: int
     decoder_heads: int
+    mlp_width: int | None = None  # of the encoder's blocks; None: four times the width
+
+    @property
+    def mlp(self) -> int:
+        """The width of an encoder block's MLP."""
+        return self.mlp_width or MLP_RATIO * self.width
 
 
-# vit-s to vit-h are the sizes of the released VideoMAE and EVEREST programs; vit-tiny, for small machines, is
-# our choice.
+# vit-s to vit-h are the sizes of the released VideoMAE and EVEREST programs, vit-g is VideoMAE V2's (V-JEPA 2
+# has 22 heads); vit-tiny, for small machines, is our choice.
 BACKBONES = {
     "vit-tiny": BackboneSize(width=192, depth=12, heads=3, decoder_width=96, decoder_heads=3),
     "vit-s": BackboneSize(width=384, depth=12, heads=6, decoder_width=192, decoder_heads=3),
     "vit-b": BackboneSize(width=768, depth=12, heads=12, decoder_width=384, decoder_heads=6),
     "vit-l": BackboneSize(width=1024, depth=24, heads=16, decoder_width=512, decoder_heads=8),
     "vit-h": BackboneSize(width=1280, depth=32, heads=16, decoder_width=640, decoder_heads=8),
+    "vit-g": BackboneSize(width=1408, depth=40, heads=16, mlp_width=6144, decoder_width=512, decoder_heads=8),
 }
 
 
@@ -34,12 +44,23 @@ def backbone_of(width: int) -> str:
     return next((name for name, size in BACKBONES.items() if size.width == width), "vit-b")
 
 
-def backbone_settings(*, width: int, **sizes: int) -> dict[str, Any]:
-    """The settings of a backbone of `width`: its name, and each size that is not the backbone's own."""
+def backbone_settings(*, width: int, mlp: int | None = None, **sizes: int) -> dict[str, Any]:
+    """The settings of a backbone of `width`: its name, and each size that is not the backbone's own.
+
+    Args:
+        mlp: the width of the MLP of its blocks; None: the backbone's own.
+    """
     backbone = backbone_of(width)
-    values = {"width": width, **sizes}
-    own = {name: value for name, value in values.items() if value != getattr(BACKBONES[backbone], name)}
+    default, values = BACKBONES[backbone], {"width": width, **sizes}
+    own = {name: value for name, value in values.items() if value != getattr(default, name)}
+    if mlp not in (None, replace(default, width=width).mlp):
+        own["mlp_width"] = mlp
     return {"backbone": backbone, **own}
+
+
+def rotary_channels(head_width: int) -> int:
+    """The channels of a head that rotary positions turn by one coordinate: an even third, rounded down."""
+    return 2 * (head_width // 3 // 2)
 
 
 LEAST_PLACES: Final = 4  # our choice: the least height and width, in places, of a discriminator's last layer

@@ -119,9 +119,12 @@ HeadName = Annotated[str, AfterValidator(_check_head_name)]
 Backbone = Annotated[str, BeforeValidator(with_hyphens), _one_of(BACKBONES)]
 # flat: one sinusoid over the token number, as released; separable: sinusoids of slice, column and row, as
 # MVD; interpolated-*: the same of the clips that the weights were trained on, interpolated for other clips;
-# learned-separable: a learned vector for each place and one for each slice, as ST-MAE.
+# learned-separable: a learned vector for each place and one for each slice, as ST-MAE; rotary: queries and
+# keys are turned by slice, row and column, as V-JEPA 2.
 Positions = Annotated[
-    Literal["flat", "separable", "interpolated-flat", "interpolated-separable", "learned-separable"],
+    Literal[
+        "flat", "separable", "interpolated-flat", "interpolated-separable", "learned-separable", "rotary"
+    ],
     BeforeValidator(with_hyphens),
 ]
 # frames: normalized pixels; differences: their change since the frame before (everest.models.input).

@@ -18,6 +18,9 @@ from timm.layers.norm import LayerNorm
 from timm.models.beit import Attention
 from torch import Tensor, nn
 
+from everest.config.sizes import MLP_RATIO
+from everest.models.rotary import Rotation
+
 
 def _autocast_weight(x: Tensor, weight: Tensor) -> Tensor:
     """Cast the weight to the precision of a product with `x`: autocast does not reach inside a Function."""
@@ -88,19 +91,38 @@ class Block(nn.Module):
 
     The attention weights are timm's BEiT attention, which has the biases of the released programs: a query
     bias, a value bias, and a key bias fixed at zero.
+
+    Args:
+        mlp_width: F; None: four times the width.
+        rotary: keys are turned, after which a key bias has an effect: it is learned.
     """
 
-    def __init__(self, width: int, heads: int, drop_path: float = 0.0) -> None:
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        drop_path: float = 0.0,
+        *,
+        mlp_width: int | None = None,
+        rotary: bool = False,
+    ) -> None:
         super().__init__()
         self.norm1 = LayerNorm(width)
         self.attn = Attention(width, num_heads=heads, qkv_bias=True)
+        if rotary:
+            del self.attn.k_bias  # a buffer of zeros
+            self.attn.register_parameter("k_bias", nn.Parameter(torch.zeros(width)))
         self.drop_path1 = DropPath(drop_path) if drop_path else nn.Identity()
         self.norm2 = LayerNorm(width)
-        self.mlp = Mlp(width, 4 * width)
+        self.mlp = Mlp(width, mlp_width or MLP_RATIO * width)
         self.drop_path2 = DropPath(drop_path) if drop_path else nn.Identity()
 
-    def forward(self, x: Tensor, *, last: int | None = None) -> Tensor:
-        """Compute the outputs (B, K, D) of tokens (B, K, D); with `last` of the last L tokens: (B, L, D)."""
+    def forward(self, x: Tensor, *, last: int | None = None, rotation: Rotation | None = None) -> Tensor:
+        """Compute the outputs (B, K, D) of tokens (B, K, D); with `last` of the last L tokens: (B, L, D).
+
+        Args:
+            rotation: turns the queries and keys of the K tokens.
+        """
         attn, width = self.attn, x.size(-1)
         weight = attn.qkv.weight  # (3 * D, D): of queries, keys, values
         assert attn.q_bias is not None
@@ -115,6 +137,10 @@ class Block(nn.Module):
             bias = torch.cat([attn.k_bias, attn.v_bias])
             parts = (q, *_norm_linear(x, self.norm1, weight[width:], bias).chunk(2, -1))
         q, k, v = (part.unflatten(-1, (attn.num_heads, -1)).transpose(1, 2) for part in parts)
+        if (
+            rotation is not None
+        ):  # values are copied: a view would keep what queries and keys were turned from
+            q, k, v = rotation.turn(q), rotation.turn(k), v.contiguous()
         attended = F.scaled_dot_product_attention(q, k, v)  # (B, heads, K or L, D / heads)
         x = residual + self.drop_path1(attn.proj(attended.transpose(1, 2).flatten(2)))
         fc1, fc2 = cast(nn.Linear, self.mlp.fc1), cast(nn.Linear, self.mlp.fc2)
@@ -129,6 +155,7 @@ class Stack(NamedTuple):
     tokens: int
     width: int
     heads: int
+    mlp_width: int
 
 
 def activation_bytes(
@@ -136,16 +163,16 @@ def activation_bytes(
 ) -> int:
     """Estimate the bytes that a forward pass of one clip saves for the backward pass, to about a tenth.
 
-    A block with fused attention saves 11 values per token and channel: the inputs of both norms, which are
-    float32 in any precision, q, k, v, the attention's output, and 4 of the MLP; one is for small tensors. The
-    outputs of norms and GELU are recomputed. With checkpointing every block saves its input only, and one
-    block at a time saves all values.
+    A block with fused attention saves 7 values per token and channel: the inputs of both norms, which are
+    float32 in any precision, q, k, v and the attention's output; one is for small tensors. Its MLP saves the
+    input of GELU. The outputs of norms and GELU are recomputed. With checkpointing every block saves its
+    input only, and one block at a time saves all values.
 
     Args:
         other_bytes: of a clip outside of the blocks.
     """
     total = other_bytes
-    for depth, tokens, width, _ in stacks:
-        block = tokens * width * (2 * 4 + 9 * bytes_per_value)
+    for depth, tokens, width, _, mlp_width in stacks:
+        block = tokens * (width * (2 * 4 + 5 * bytes_per_value) + mlp_width * bytes_per_value)
         total += depth * tokens * width * 4 + block if checkpointing else depth * block
     return total

@@ -2,13 +2,13 @@
 
 Multiply-accumulates (MACs) follow the convention of fvcore, which the EVEREST and VideoMAE papers print as
 "GFLOPs": the weights of Conv3d and Linear, the two products of attention, and LayerNorm at 5 per element; no
-biases, softmax, GELU, additions, loss, or selection of tokens. As in the released programs, the tubelet
-embedding counts for all tokens, including those that are left out, and every block counts for all its tokens;
-what this program saves beyond that is not subtracted.
+biases, rotations, softmax, GELU, additions, loss, or selection of tokens. As in the released programs, the
+tubelet embedding counts for all tokens, including those that are left out, and every block counts for all its
+tokens; what this program saves beyond that is not subtracted.
 
 Bytes are estimates for planning a run before it starts.
 
-n tokens, D width.
+n tokens, D width, F width of the MLP.
 """
 
 from __future__ import annotations
@@ -64,10 +64,10 @@ def embedding_macs(model: ModelSettings, tokens: int) -> Macs:
 
 
 def stack_macs(stack: Stack) -> Macs:
-    """Linear layers 12 n D^2, attention 2 n^2 D and two LayerNorms 10 n D, for every block."""
-    depth, tokens, width, _ = stack
+    """Linear layers 4 n D^2 and 2 n D F, attention 2 n^2 D and two LayerNorms 10 n D, for every block."""
+    depth, tokens, width, _, mlp_width = stack
     return Macs(
-        linear=depth * 12 * tokens * width**2,
+        linear=depth * tokens * width * (4 * width + 2 * mlp_width),
         attention=depth * 2 * tokens**2 * width,
         layer_norm=depth * 2 * NORM_OPERATIONS * tokens * width,
     )
@@ -178,6 +178,10 @@ def training_bytes(spec: ModelSpec, bytes_per_value: int) -> int:
         bytes_per_value=bytes_per_value,
         checkpointing=spec.checkpointing,
     )
+    if (
+        spec.model.positions == "rotary"
+    ):  # a cosine and a sine per channel of a head, for all blocks of a stack
+        saved += sum(2 * 4 * stack.tokens * stack.width // stack.heads for stack in stacks)
     if spec.kind == "classifier" and spec.model.pooling == "class-attention":
         # Per token: the input of the norm in float32, its output, which keys and values are computed from,
         # the keys and the values.

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from everest.config.values import Positions
 from everest.errors import RecipeError
 from everest.methods.grid import TokenGrid
+from everest.models.rotary import RotaryPositions
 from everest.video.pixels import byte_changes_weight
 
 # EVEREST Table 15: the factor by which each convolution after the first reduces rows and columns.
@@ -140,19 +141,25 @@ def _learned(rows: int, width: int) -> nn.Parameter:
     return nn.Parameter(nn.init.trunc_normal_(torch.empty(1, rows, width), std=0.02))
 
 
+TokenPositions = FixedPositions | LearnedPositions | RotaryPositions
+
+
 def make_positions(
     positions: Positions,
     grid: TokenGrid,
     width: int,
+    heads: int,
     *,
     class_token: bool = False,
     trained_grid: TokenGrid | None = None,
-) -> FixedPositions | LearnedPositions:
+) -> TokenPositions:
     """The positions of a grid; learned ones also for a class token, if there is one.
 
     Args:
         trained_grid: the tokens that interpolated positions were computed for; None: `grid`.
     """
+    if positions == "rotary":
+        return RotaryPositions(grid, width // heads)
     if positions == "learned-separable":
         return LearnedPositions(grid, width, class_token=class_token)
     if positions == "flat" or positions == "separable":
@@ -160,6 +167,17 @@ def make_positions(
     trained_grid = trained_grid or grid
     table = position_table(INTERPOLATED[positions], trained_grid, width)
     return FixedPositions(interpolated_table(table, trained_grid, grid))
+
+
+def add_positions(tokens: Tensor, positions: TokenPositions, ids: Tensor) -> Tensor:
+    """Add positions to the tokens `ids` (B, K), given as (B, K, D) or one for all, (1, 1, D): (B, K, D).
+
+    Under autocast tokens have a lower precision than positions. The sum has that of the positions, and so
+    have tokens with rotary positions, to which nothing is added.
+    """
+    if isinstance(positions, RotaryPositions):
+        return tokens.expand(*ids.shape, -1).to(torch.promote_types(tokens.dtype, positions.cos.dtype))
+    return tokens + positions(ids)
 
 
 # The first kernels of an embedding with one convolution and with several.

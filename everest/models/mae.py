@@ -20,7 +20,8 @@ from everest.methods.importance import Embedding, ScoredEmbedding, TokenScores
 from everest.methods.ranked import ByImportance
 from everest.methods.selector import Selector, measure
 from everest.methods.targets import TargetMaker
-from everest.models.embedding import FixedPositions, LearnedPositions, make_positions
+from everest.models.embedding import TokenPositions, add_positions, make_positions
+from everest.models.rotary import RotaryPositions
 from everest.models.video_model import VideoModel
 from everest.models.vit import Encoder, init_linear_layers, make_blocks, run_blocks
 
@@ -48,24 +49,26 @@ class Decoder(nn.Module):
         depth: int,
         heads: int,
         *,
-        position: FixedPositions | LearnedPositions,
+        position: TokenPositions,
         target_width: int,
         checkpointing: bool,
     ) -> None:
         super().__init__()
         self.checkpointing = checkpointing
-        self.blocks = make_blocks(width, depth, heads)
+        self.blocks = make_blocks(width, depth, heads, rotary=isinstance(position, RotaryPositions))
         self.norm = LayerNorm(width)
         self.head = nn.Linear(width, target_width)
         self.position = position
 
     def forward(self, encoded: Tensor, mask_token: Tensor, selection: TokenSelection) -> Tensor:
         """Predict the target tokens (B, M, P) from the encoded visible tokens (B, K, D)."""
-        # Under autocast `encoded` has a lower precision than the table; the sum has the table's precision.
-        visible = encoded + self.position(selection.visible)  # (B, K, D)
-        masked = mask_token + self.position(selection.target)  # (B, M, D)
-        x = torch.cat([visible, masked], dim=1)  # (B, K + M, D)
-        x = run_blocks(self.blocks, x, checkpointing=self.checkpointing, last=masked.size(1))
+        visible = add_positions(encoded, self.position, selection.visible)  # (B, K, D)
+        masked = add_positions(mask_token, self.position, selection.target)  # (B, M, D)
+        x, rotation = torch.cat([visible, masked], dim=1), None  # (B, K + M, D)
+        if isinstance(self.position, RotaryPositions):
+            rotation = self.position(torch.cat([selection.visible, selection.target], dim=1))
+        last = masked.size(1)
+        x = run_blocks(self.blocks, x, checkpointing=self.checkpointing, last=last, rotation=rotation)
         return self.head(self.norm(x))  # (B, M, P)
 
 
@@ -123,7 +126,9 @@ class MaskedAutoencoder(VideoModel):
             size.decoder_width,
             decoder_depth,
             size.decoder_heads,
-            position=make_positions(positions, grid, size.decoder_width, trained_grid=trained_grid),
+            position=make_positions(
+                positions, grid, size.decoder_width, size.decoder_heads, trained_grid=trained_grid
+            ),
             target_width=targets.width,
             checkpointing=checkpointing,
         )

@@ -13,6 +13,7 @@ from torch import nn
 
 from everest.config.checks import model_problems
 from everest.config.settings import ModelSettings, Recipe
+from everest.config.sizes import MLP_RATIO
 from everest.config.stage_settings import (
     FrameSelectionSettings,
     PixelTargetSettings,
@@ -101,7 +102,7 @@ class ModelSpec:
         for added_later in ("heads", "tokenizer", "position_grid"):  # older files have none
             if values[added_later] is None:
                 del values[added_later]
-        for added_later, default in (("class_token", False), ("input", "frames")):
+        for added_later, default in (("class_token", False), ("input", "frames"), ("mlp_width", None)):
             if values["model"][added_later] == default:
                 del values["model"][added_later]
         return values
@@ -262,10 +263,11 @@ class ModelSpec:
         size, noise = self.model.backbone_size, torch.zeros(1, self.grid.num_tokens, device="meta")
         selection = self.selection(self.grid, importance=noise, noise=noise)
         visible, target = selection.visible.size(1), selection.target.size(1)
-        encoder = Stack(size.depth, visible + self.model.class_token, size.width, size.heads)
+        encoder = Stack(size.depth, visible + self.model.class_token, size.width, size.heads, size.mlp)
         if self.kind != "pretrain":
             return [encoder]
-        decoder = Stack(self.model.decoder_depth, visible + target, size.decoder_width, size.decoder_heads)
+        width, heads = size.decoder_width, size.decoder_heads
+        decoder = Stack(self.model.decoder_depth, visible + target, width, heads, MLP_RATIO * width)
         return [encoder, decoder]
 
 

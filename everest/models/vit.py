@@ -17,29 +17,46 @@ from everest.config.sizes import BackboneSize
 from everest.config.values import Positions
 from everest.methods.grid import TokenGrid, gather_patches
 from everest.models.block import Block
-from everest.models.embedding import LearnedPositions, TubeletEmbedding, make_positions
+from everest.models.embedding import LearnedPositions, TubeletEmbedding, add_positions, make_positions
+from everest.models.rotary import RotaryPositions, Rotation
 from everest.video.pixels import normalized
 
 
-def make_blocks(width: int, depth: int, heads: int, drop_path: float = 0.0) -> nn.ModuleList:
+def make_blocks(
+    width: int,
+    depth: int,
+    heads: int,
+    drop_path: float = 0.0,
+    *,
+    mlp_width: int | None = None,
+    rotary: bool = False,
+) -> nn.ModuleList:
     """Make `depth` pre-norm blocks; stochastic depth grows linearly to `drop_path` (Huang et al. 2016)."""
     rates = torch.linspace(0, drop_path, depth, device="cpu").tolist()
-    return nn.ModuleList(Block(width, heads, rate) for rate in rates)
+    return nn.ModuleList(Block(width, heads, rate, mlp_width=mlp_width, rotary=rotary) for rate in rates)
 
 
-def run_blocks(blocks: nn.ModuleList, x: Tensor, *, checkpointing: bool, last: int | None = None) -> Tensor:
+def run_blocks(
+    blocks: nn.ModuleList,
+    x: Tensor,
+    *,
+    checkpointing: bool,
+    last: int | None = None,
+    rotation: Rotation | None = None,
+) -> Tensor:
     """Run the blocks on tokens (B, K, D).
 
     Args:
         checkpointing: recompute each block in the backward pass.
         last: L, return the outputs of the last L tokens only, (B, L, D).
+        rotation: of the tokens, if their positions are rotary.
     """
     for number, block in enumerate(blocks, start=1):
         block_last = last if number == len(blocks) else None
         if checkpointing and block.training:
-            x = checkpoint(block, x, last=block_last, use_reentrant=False)
+            x = checkpoint(block, x, last=block_last, rotation=rotation, use_reentrant=False)
         else:
-            x = block(x, last=block_last)
+            x = block(x, last=block_last, rotation=rotation)
     return x
 
 
@@ -85,10 +102,17 @@ class Encoder(nn.Module):
         self.num_heads = size.heads
         self.checkpointing = checkpointing
         self.patch_embed = TubeletEmbedding(size.width, tubelet, layers=embedding_layers)
-        self.blocks = make_blocks(size.width, size.depth, size.heads, drop_path)
+        self.blocks = make_blocks(
+            size.width,
+            size.depth,
+            size.heads,
+            drop_path,
+            mlp_width=size.mlp_width,
+            rotary=positions == "rotary",
+        )
         self.norm = LayerNorm(size.width) if final_norm else nn.Identity()
         self.position = make_positions(
-            positions, grid, size.width, class_token=class_token, trained_grid=trained_grid
+            positions, grid, size.width, size.heads, class_token=class_token, trained_grid=trained_grid
         )
         self.class_token = None
         if class_token:
@@ -111,10 +135,10 @@ class Encoder(nn.Module):
     def embed(self, frames: Tensor, ids: Tensor) -> Tensor:
         """Embed the tokens `ids` (B, K) of clips (B, C, T, H, W) and add their positions: (B, K, D).
 
-        Bytes are normalized after the tokens are gathered.
+        Rotary positions are not added. Bytes are normalized after the tokens are gathered.
         """
         tokens = self.patch_embed(normalized(gather_patches(frames, ids, self.patch_embed.tubelet)))
-        return tokens + self.position(ids)
+        return add_positions(tokens, self.position, ids)
 
     def embed_class_token(self, batch: int) -> Tensor:
         """The class token of each clip, with its position if that is learned: (B, 1, D)."""
@@ -128,7 +152,10 @@ class Encoder(nn.Module):
     def forward(self, frames: Tensor, ids: Tensor) -> Tensor:
         """Encode only the tokens `ids` (B, K) of clips (B, C, T, H, W): (B, K, D)."""
         x, last = self.embed(frames, ids), None
+        rotation = self.position(ids) if isinstance(self.position, RotaryPositions) else None
         if self.class_token is not None:
             last = x.size(1)  # the output of the class token is not needed
             x = torch.cat([self.embed_class_token(x.size(0)), x], dim=1)  # (B, 1 + K, D)
-        return self.norm(run_blocks(self.blocks, x, checkpointing=self.checkpointing, last=last))
+            rotation = None if rotation is None else rotation.after_class_token()
+        x = run_blocks(self.blocks, x, checkpointing=self.checkpointing, last=last, rotation=rotation)
+        return self.norm(x)

@@ -245,7 +245,10 @@ WRONG = {
         "no place for blocks.0.gamma_1;",
     ),
     "quantized": (lambda s: s.update({"head.weight": torch.zeros(400, 48, dtype=torch.int8)}), "torch.int8"),
-    "a wider MLP": (lambda s: s.update({"blocks.0.mlp.fc1.weight": torch.zeros(209, 48)}), "209 rows"),
+    "a wider MLP in one block": (
+        lambda s: s.update({"blocks.1.mlp.fc1.weight": torch.zeros(209, 48)}),
+        "it lacks encoder.blocks.1.mlp.fc1.weight; no place for blocks.1.mlp.fc1.weight",
+    ),
     "gray videos": (lambda s: s.update({"patch_embed.proj.weight": torch.zeros(48, 1, 2, 16, 16)}), "RGB"),
     "images": (lambda s: s.update({"patch_embed.proj.weight": torch.zeros(48, 3, 16, 16)}), "tubelets"),
     "no embedding": (lambda s: s.pop("patch_embed.proj.weight"), "no checkpoint of a family"),
@@ -282,6 +285,26 @@ def test_class_names_come_from_the_config_and_must_be_as_many_as_classes():
         convert(foreign(state, config={"id2label": {"0": "a", "1": "b"}}), NARROW)
     with pytest.raises(CheckpointError, match="its head has 400 classes, not the 2 of --classes"):
         convert(foreign(state), NARROW, classes=("a", "b"))
+
+
+def test_an_encoder_may_have_an_mlp_of_any_width_and_a_decoder_may_not():
+    state, generator = tiny("videomae_finetune_base"), torch.Generator().manual_seed(1)
+    for number in range(2):
+        state[f"blocks.{number}.mlp.fc1.weight"] = torch.randn(100, 48, generator=generator)
+        state[f"blocks.{number}.mlp.fc1.bias"] = torch.randn(100, generator=generator)
+        state[f"blocks.{number}.mlp.fc2.weight"] = torch.randn(48, 100, generator=generator)
+    done = convert(foreign(state), NARROW)
+    assert done.weights.settings["model"]["mlp_width"] == done.identity.spec.model.backbone_size.mlp == 100
+    built = model(done)
+    assert isinstance(built, VideoClassifier)
+    assert torch.equal(built.encoder.blocks[1].mlp.fc2.weight, state["blocks.1.mlp.fc2.weight"])
+    assert (
+        "mlp_width" not in convert(foreign(tiny("videomae_finetune_base")), NARROW).weights.settings["model"]
+    )
+    state = tiny("videomae_pretrain_base")
+    state["decoder.blocks.0.mlp.fc1.weight"] = torch.zeros(97, 24)
+    with pytest.raises(CheckpointError, match="has 97 rows; our decoder has 4 times 24"):
+        convert(foreign(state), NARROW)
 
 
 def test_no_two_foreign_tensors_become_one():

@@ -35,6 +35,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "LayerScale": {"init_values": 0.3},
     "no biases of query, key and value": {"qkv_bias": False},
     "a norm after the mean": {"global_pool": "avg"},
+    "an MLP of another width": {"mlp_ratio": 2.5},
 }
 
 
@@ -122,7 +123,7 @@ def test_on_a_still_clip_the_tokens_are_those_of_the_image(stage: str, frames: i
         ("vit_small_patch14_reg4_dinov2", "register tokens"),
         ("vit_base_patch16_clip_224", "a norm before its blocks"),
         ("vit_giant_patch14_dinov2", "an MLP of the kind GluMlp"),
-        ("vit_so400m_patch14_siglip_224", "an MLP 4304 wide"),
+        ("vit_base_patch32_siglip_256", "the activation GELUTanh"),
         ("beit_base_patch16_224", "the architecture Beit"),
         ("vit_relpos_base_patch16_224", "the architecture VisionTransformerRelPos"),
         ("vit_base_patch16_rpn_224", "blocks of the kind ResPostBlock"),

@@ -1,0 +1,69 @@
+"""Rotary positions: queries and keys are turned by the slice, the row and the column of their token.
+
+V-JEPA 2 (Assran et al. 2025) has the same ones, so its weights compute the same here. Each coordinate has an
+even number R of a head's E channels; the channels that are left over are not turned.
+
+B batch, N tokens, K selected tokens, E channels of a head, R channels of a coordinate.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from everest.config.sizes import rotary_channels
+from everest.methods.grid import TokenGrid
+
+BASE: Final = 10000.0  # V-JEPA 2: the lowest rate is nearly its inverse
+
+
+class Rotation(NamedTuple):
+    """The cosine and the sine of the angle of each channel, 1 and 0 where nothing is turned."""
+
+    cos: Tensor  # (B, 1, K, E)
+    sin: Tensor  # (B, 1, K, E)
+
+    def turn(self, x: Tensor) -> Tensor:
+        """Turn queries or keys (B, heads, K, E); for the last L tokens (B, heads, L, E)."""
+        cos, sin = (part[:, :, part.size(2) - x.size(2) :] for part in self)
+        first, second = x.unflatten(-1, (-1, 2)).unbind(-1)  # (B, heads, K, E / 2) each
+        crossed = torch.stack([-second, first], dim=-1).flatten(-2)
+        return (x * cos + crossed * sin).to(x.dtype)  # in the precision of the angles
+
+    def after_class_token(self) -> Rotation:
+        """The rotation of tokens (B, 1 + K) whose first one is not turned."""
+        return Rotation(F.pad(self.cos, (0, 0, 1, 0), value=1.0), F.pad(self.sin, (0, 0, 1, 0)))
+
+
+class RotaryPositions(nn.Module):
+    """Rotations of the tokens of a grid. They are computed, so that weights load into a model of any clip."""
+
+    cos: Tensor  # (N, E)
+    sin: Tensor  # (N, E)
+
+    def __init__(self, grid: TokenGrid, head_width: int) -> None:
+        super().__init__()
+        angle = rotary_angles(grid, head_width)
+        self.register_buffer("cos", angle.cos().float(), persistent=False)
+        self.register_buffer("sin", angle.sin().float(), persistent=False)
+
+    def forward(self, ids: Tensor) -> Rotation:
+        """The rotation of the tokens `ids` (B, K)."""
+        return Rotation(self.cos[ids].unsqueeze(1), self.sin[ids].unsqueeze(1))
+
+
+def rotary_angles(grid: TokenGrid, head_width: int) -> Tensor:
+    """The angles (N, E) float64: R channels for the slice, then for the row, for the column, zeros.
+
+    Channels 2i and 2i + 1 are the coordinates of a point, but each has the angle of its own number modulo
+    R / 2. So V-JEPA 2 was trained: a pair is not turned by one angle as in other rotary positions.
+    """
+    channels = rotary_channels(head_width)  # R
+    rates = BASE ** -(torch.arange(channels // 2, dtype=torch.float64) / (channels / 2))
+    ids = torch.arange(grid.num_tokens)
+    coordinates = (ids // grid.per_slice, ids // grid.w % grid.h, ids % grid.w)
+    angles = [(coordinate.unsqueeze(1) * rates).repeat(1, 2) for coordinate in coordinates]  # (N, R) each
+    return F.pad(torch.cat(angles, dim=1), (0, head_width - 3 * channels))

@@ -1,0 +1,343 @@
+"""V-JEPA 2 of transformers: its encoder computes the same here, also from a part of the tokens."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from small_runs import RECIPE, refused, run, weights
+from torch import Tensor
+
+import everest
+from everest.checkpoints.convert import convert
+from everest.checkpoints.foreign import Foreign, read_foreign
+from everest.checkpoints.identify import Identity, identify
+from everest.checkpoints.load import open_model
+from everest.checkpoints.sizes import Hints
+from everest.errors import CheckpointError
+from everest.inference.model import encode
+from everest.models.encoder import VideoEncoder
+
+# Of the first, heads have no channels that are not turned; the second has the heads of the released models.
+SIZES: dict[str, dict[str, Any]] = {
+    "heads of 12": {
+        **{"hidden_size": 48, "num_attention_heads": 4, "num_hidden_layers": 2, "mlp_ratio": 3.0},
+        **{"crop_size": 32, "patch_size": 8, "frames_per_clip": 4, "tubelet_size": 2},
+    },
+    "heads of 64": {
+        **{"hidden_size": 128, "num_attention_heads": 2, "num_hidden_layers": 3, "mlp_ratio": 4.0},
+        **{"crop_size": 80, "patch_size": 16, "frames_per_clip": 12, "tubelet_size": 2},
+    },
+}
+PREDICTOR = {"pred_hidden_size": 24, "pred_num_attention_heads": 2, "pred_num_hidden_layers": 1}
+
+
+def foreign_model(size: str, stage: str = "Model", **changes: Any) -> Any:
+    """A model of transformers whose biases and norms differ from their initial zeros and ones."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = transformers.VJEPA2Config(**{**SIZES[size], **PREDICTOR, "num_pooler_layers": 1, **changes})
+    model = getattr(transformers, f"VJEPA2{stage}")(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+def clips_for(model: Any, batch: int = 2) -> Tensor:
+    config = model.config
+    side, generator = config.crop_size, torch.Generator().manual_seed(1)
+    return torch.randn(batch, 3, config.frames_per_clip, side, side, generator=generator)
+
+
+def of_tokens(model: Any, clips: Tensor, ids: Tensor) -> Tensor:
+    """The outputs (B, K, D) of transformers' blocks from the tokens `ids` only.
+
+    Its `context_mask` leaves tokens out after the encoder. Its blocks take the places of their tokens, which
+    its predictor uses.
+    """
+    encoder = model.encoder
+    x = encoder.embeddings(clips.transpose(1, 2))
+    x = x.gather(1, ids.unsqueeze(-1).expand(-1, -1, x.size(-1)))
+    for layer in encoder.layer:
+        x = layer(x, ids)[0]
+    return encoder.layernorm(x)
+
+
+def opened(folder: Path) -> VideoEncoder:
+    module = open_model(folder).module
+    assert isinstance(module, VideoEncoder)
+    return module
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that transformers wrote, with heads of 12 channels."""
+    path = tmp_path_factory.mktemp("vjepa2")
+    foreign_model("heads of 12").save_pretrained(path)
+    return path
+
+
+@pytest.mark.parametrize("size", SIZES)
+@torch.no_grad()
+def test_the_encoder_computes_what_transformers_computes(size: str, tmp_path: Path):
+    reference = foreign_model(size)
+    reference.save_pretrained(tmp_path)
+    model, clips = opened(tmp_path), clips_for(reference)
+    expected = reference(clips.transpose(1, 2), skip_predictor=True).last_hidden_state
+    found = encode(model, clips, None)
+    torch.testing.assert_close(found.tokens, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(found.pooled, expected.mean(dim=1), atol=1e-5, rtol=0)
+    kept = encode(model, clips, 0.6)
+    assert kept.ids.size(1) == int(0.6 * expected.size(1))
+    assert not torch.equal(kept.ids[0], kept.ids[1])
+    of_kept = of_tokens(reference, clips, kept.ids)
+    torch.testing.assert_close(kept.tokens, of_kept, atol=1e-5, rtol=0)
+    # The tokens are others than those of the whole clip, and than those at other places.
+    assert (of_kept - expected.gather(1, kept.ids.unsqueeze(-1).expand_as(of_kept))).abs().max() > 1e-3
+    beside = encode(model, clips.roll(model.encoder.patch_embed.tubelet[2], dims=-1), None).tokens
+    assert (beside - expected).abs().max() > 1e-3
+
+
+@torch.no_grad()
+def test_keys_have_a_bias_with_an_effect(folder: Path):
+    model, clips = opened(folder), torch.randn(1, 3, 4, 32, 32)
+    before = model(clips)
+    model.encoder.blocks[1].attn.k_bias.zero_()
+    assert (model(clips) - before).abs().max() > 1e-4
+
+
+@torch.no_grad()
+def test_attention_without_biases_has_zeros(tmp_path: Path):
+    reference = foreign_model("heads of 12", qkv_bias=False, layer_norm_eps=1e-3)
+    reference.save_pretrained(tmp_path)
+    model, clips = opened(tmp_path), clips_for(reference)
+    assert model.encoder.norm.eps == model.encoder.blocks[0].norm1.eps == 1e-3
+    expected = reference(clips.transpose(1, 2), skip_predictor=True).last_hidden_state
+    torch.testing.assert_close(encode(model, clips, None).tokens, expected, atol=1e-5, rtol=0)
+
+
+def test_settings_follow_from_the_configuration(folder: Path):
+    done = convert(read_foreign(folder), Hints())
+    spec, identity = done.identity.spec, done.identity
+    assert (spec.kind, spec.frames, spec.size) == ("encoder", 4, (32, 32))
+    assert (spec.model.tubelet, spec.model.positions) == ((2, 8, 8), "rotary")
+    size = spec.model.backbone_size
+    assert (size.width, size.heads, size.depth, size.mlp) == (48, 4, 2, 144)
+    assert not identity.missing
+    assert not identity.unexpected
+    assert all(name.startswith("predictor.") for name in identity.translation.idle)
+    names = [part for parts in identity.translation.take.values() for part in parts]
+    assert sorted([*names, *identity.translation.idle]) == sorted(load_file(folder / "model.safetensors"))
+    shown = json.loads(run("convert", folder, "--inspect", "--json"))
+    assert (shown["family"], shown["kind"], shown["stage"]) == ("vjepa2", "encoder", "encoder")
+    assert shown["convertible"]
+    assert len(shown["without_effect"]) == len(identity.translation.idle)
+
+
+def test_values_that_a_configuration_leaves_out_are_those_of_transformers(folder: Path):
+    given = read_foreign(folder)
+    left = {"model_type": "vjepa2", "num_attention_heads": 4}
+    spec = convert(replace(given, config=left), Hints()).identity.spec
+    assert (spec.frames, spec.size, spec.norms.eps) == (64, (256, 256), 1e-6)
+
+
+RELEASED = {  # width, heads, blocks and width of the MLP (Assran et al. 2025, Table 1)
+    "vit-l": (1024, 16, 24, 4096),
+    "vit-h": (1280, 16, 32, 5120),
+    "vit-g": (1408, 22, 40, 6144),
+}
+
+
+@pytest.mark.parametrize("backbone", RELEASED)
+def test_the_released_sizes_have_their_backbones(backbone: str):
+    transformers = pytest.importorskip("transformers")
+    width, heads, depth, mlp = RELEASED[backbone]
+    config = transformers.VJEPA2Config(
+        hidden_size=width, num_attention_heads=heads, num_hidden_layers=depth, mlp_ratio=mlp / width
+    )
+    with torch.device("meta"):
+        reference = transformers.VJEPA2Model(config)
+    given = Foreign(path=Path("x"), tensors=dict(reference.state_dict()), config=config.to_dict())
+    found = identify(given, Hints())
+    assert isinstance(found, Identity)
+    assert not found.missing
+    assert not found.unexpected
+    spec = found.spec
+    assert (spec.model.backbone, spec.frames, spec.size) == (backbone, 64, (256, 256))
+    assert spec.model.heads == (22 if backbone == "vit-g" else None)
+    assert spec.model.mlp_width is None
+    assert spec.grid.num_tokens == 8192
+    with torch.device("meta"):
+        model = spec.build()
+    encoder = sum(tensor.numel() for tensor in reference.encoder.parameters())
+    assert sum(tensor.numel() for tensor in model.parameters()) == encoder
+
+
+def test_a_classifier_is_an_encoder_with_partial(tmp_path: Path):
+    reference = foreign_model("heads of 12", "ForVideoClassification", num_labels=3)
+    reference.save_pretrained(tmp_path / "hf")
+    message = refused("convert", tmp_path / "hf", "-o", tmp_path / "e.safetensors", code=6)
+    assert "everest has no attentive pooler of several blocks" in message
+    assert "--partial` takes the encoder, which is all that finetune needs" in message
+    assert "no attentive pooler" in refused("extract", tmp_path, "-c", tmp_path / "hf", "-o", "f.npz", code=6)
+    run("convert", tmp_path / "hf", "-o", tmp_path / "e.safetensors", "--partial", "-q")
+    model, clips = opened(tmp_path / "e.safetensors"), clips_for(reference)
+    with torch.no_grad():
+        expected = reference.vjepa2(clips.transpose(1, 2), skip_predictor=True).last_hidden_state
+        torch.testing.assert_close(encode(model, clips, None).tokens, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"hidden_act": "silu"}, "its activation is silu; our blocks have gelu"),
+        ({"rope_theta": 500.0}, "rope_theta is 500.0 in its config.json; only 10000.0 is possible"),
+        ({"rope_scaling": {"factor": 2}}, "rope_scaling is {'factor': 2} in its config.json; none is"),
+        ({"model_type": "vjepa3"}, "model_type is vjepa3 in its config.json; only vjepa2 is possible"),
+        ({"num_attention_heads": 5}, "5 heads do not divide a width of 48"),
+        ({"num_attention_heads": 16}, "16 heads of 3 channels; rotary positions need an even number"),
+        ({"crop_size": 36}, "set --frames and --size of its training"),
+        ({"frames_per_clip": "4"}, "frames_per_clip is 4, not a positive integer"),
+        ({"layer_norm_eps": "x"}, "layer_norm_eps is x, not a small number"),
+    ],
+)
+def test_configurations_of_other_models_are_refused(folder: Path, changes: dict[str, Any], message: str):
+    given = read_foreign(folder)
+    given = replace(given, config={**given.config, **changes})
+    with pytest.raises(CheckpointError) as error:
+        convert(given, Hints())
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_without_a_configuration_the_clip_and_the_heads_have_to_be_given(folder: Path, tmp_path: Path):
+    alone = tmp_path / "alone.safetensors"
+    save_file(load_file(folder / "model.safetensors"), alone)
+    out = tmp_path / "e.safetensors"
+    message = refused("convert", alone, "-o", out, code=6)
+    assert "set --heads and --frames and --size" in message
+    assert not out.exists()
+    run("convert", alone, "-o", out, "-q", "--heads", 4, "--frames", 4, "--size", 32)
+    run("convert", folder, "-o", tmp_path / "same.safetensors", "-q")
+    found, same = opened(out), opened(tmp_path / "same.safetensors")
+    clips = torch.randn(1, 3, 4, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(found(clips), same(clips))
+
+
+@torch.no_grad()
+def test_another_clip_has_the_places_of_its_own_grid(folder: Path):
+    """transformers would count rows and columns in the grid of crop_size."""
+    wide = open_model(folder, frames=8, size=(16, 48)).module
+    assert isinstance(wide, VideoEncoder)
+    ids = torch.tensor([[0, 7, 13, 40]])  # (0, 0, 0), (0, 1, 1), (1, 0, 1), (3, 0, 4) of 4 x 2 x 6
+    square = open_model(folder, frames=8, size=(48, 48)).module
+    same = torch.tensor([[0, 7, 37, 112]])  # of 4 x 6 x 6
+    wide_rotation, square_rotation = wide.encoder.position(ids), square.encoder.position(same)
+    assert all(torch.equal(a, b) for a, b in zip(wide_rotation, square_rotation, strict=True))
+
+
+# --- from the command line ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, clip_files: Path) -> Path:
+    """Clips of 4 x 32 x 32 for the backbone of `folder`."""
+    text = RECIPE.replace("width: 24, depth: 2, heads: 2", "width: 48, depth: 2, heads: 4, mlp_width: 144")
+    path = tmp_path / "jepa.yaml"
+    path.write_text(text.replace("data: {", f'data: {{root: "{clip_files}", '))
+    return path
+
+
+def test_every_command_takes_the_folder(folder: Path, recipe: Path, tmp_path: Path, clip_files: Path):
+    out = tmp_path / "f.safetensors"
+    run("extract", clip_files, "-c", folder, "-o", out, "--features", "tokens", "--keep", "0.5", "-q")
+    found = load_file(out)
+    assert found["features"].shape == (4, 15, 16, 48)
+    assert found["token_ids"].shape == (4, 15, 16)
+    document = json.loads(run("probe", "-c", folder, "-r", recipe, "--probes", "knn,linear", "--json", "-q"))
+    assert document["test"] == 4
+    figures = ["-c", folder, "-o", tmp_path, "--keep", "0.5", "--json"]
+    (shown,) = json.loads(run("visualize-mask", clip_files / "clip1.mp4", *figures))
+    assert (len(shown["kept"]), shown["embedding"]) == (16, "checkpoint")
+    assert "fine-tune it first" in refused("predict", clip_files, "-c", folder, code=6)
+    assert "fine-tune it first" in refused("eval", "-c", folder, "-r", recipe, code=6)
+
+
+def test_a_classifier_starts_from_the_folder_and_keeps_its_places(
+    folder: Path, recipe: Path, tmp_path: Path, clip_files: Path
+):
+    still = ["--set", "finetune.base_lr=1e-30", "--set", "finetune.min_lr=0", "-o", tmp_path / "run", "-q"]
+    options = ["finetune", "--recipe", recipe, "--init", folder, *still]
+    message = refused(*options, code=6)
+    assert "use --set model.positions=rotary" in message
+    assert "set model.positions=rotary" in message
+    wrong = refused(*options, "--set", "model.positions=rotary", "--set", "model.mlp_width=null", code=6)
+    assert "its encoder is" in wrong
+    run(*options, "--set", "model.positions=rotary")
+    tuned, model = weights(tmp_path / "run"), opened(folder)
+    for name, tensor in model.encoder.state_dict().items():
+        if not name.startswith("norm."):
+            assert torch.equal(tuned[f"encoder.{name}"], tensor), name
+    classifier = everest.load_model(tmp_path / "run")
+    clips = torch.randn(2, 3, 4, 32, 32)
+    with torch.no_grad():
+        ids = classifier.kept_tokens(clips)
+        assert ids.size(1) == 19  # 60 % of 32
+        normed = model.encoder.norm(classifier.encode(clips, ids))
+        torch.testing.assert_close(normed, model.encode(clips, ids))
+    predicted = json.loads(run("predict", clip_files / "clip0.mp4", "-c", tmp_path / "run", "--json"))
+    assert len(predicted) == 1
+    run("eval", "-c", tmp_path / "run", "--json", "-q")
+
+
+def test_rotary_positions_are_learned_from_scratch_and_cost_nothing_that_is_counted(
+    recipe: Path, tmp_path: Path
+):
+    rotary = ["--set", "model.positions=rotary"]
+    run("pretrain", "--recipe", recipe, "-o", tmp_path / "run", "-q", *rotary)
+    assert "encoder.blocks.0.attn.k_bias" in weights(tmp_path / "run")
+    assert weights(tmp_path / "run")["decoder.blocks.0.attn.k_bias"].any()
+    plain, turned = (
+        json.loads(run("profile", "--recipe", recipe, "--json", *changes))["stages"]["pretrain"]
+        for changes in ([], rotary)
+    )
+    assert turned["gmacs"] == plain["gmacs"]
+    assert turned["parameters"] == plain["parameters"] + 2 * 48 + 16  # biases of keys
+
+
+@pytest.mark.parametrize(
+    ("to", "name"), [("torch", "m.pt2"), pytest.param("onnx", "m.onnx", marks=pytest.mark.slow)]
+)
+def test_exports_select_inside(folder: Path, tmp_path: Path, to: str, name: str):
+    document = json.loads(
+        run("export", folder, "--to", to, "-o", tmp_path / name, "--keep", "0.5", "--json", "-q")
+    )
+    assert document["difference"] < 1e-4
+    assert "features, kept" in document["notes"][0]
+    assert "an encoder alone" in refused("export", folder, "--to", "hf", "-o", tmp_path / "hf", code=6)
+
+
+def test_a_name_of_the_hub_is_a_checkpoint(folder: Path, tmp_path: Path, clip_files: Path):
+    revision = "0123456789abcdef0123456789abcdef01234567"
+    repository = tmp_path / "hub" / "models--someone--vjepa2-tiny"
+    (repository / "snapshots").mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(revision)
+    (repository / "snapshots" / revision).symlink_to(folder)
+    out = tmp_path / "f.npz"
+    command = ["extract", clip_files / "clip0.mp4", "-c", "hf:someone/vjepa2-tiny", "-o", out, "--cpu"]
+    place = {"HF_HOME": str(tmp_path), "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-m", "everest_cli", *map(str, command)]
+    ended = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **place})
+    assert ended.returncode == 0, ended.stderr
+    assert out.is_file()

@@ -1,0 +1,183 @@
+"""Rotary positions and the width of the MLP in every kind of model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from saved import saved_bytes_per_clip
+from tiny_models import TINY, tiny
+from torch import Tensor
+
+from everest.config.recipe import load_recipe
+from everest.config.settings import ModelSettings
+from everest.config.sizes import BACKBONES
+from everest.errors import RecipeError
+from everest.methods.grid import TokenGrid
+from everest.models.block import Block
+from everest.models.cost import count_macs, training_bytes
+from everest.models.rotary import RotaryPositions, rotary_angles
+from everest.profiling.profile import stage_spec
+
+GRID = TokenGrid(t=3, h=2, w=4)
+
+
+def test_angles_are_of_slice_row_and_column():
+    angle = rotary_angles(GRID, 16)  # four channels for each, four are left over
+    assert angle.shape == (24, 16)
+    token = angle[2 * 8 + 1 * 4 + 3]  # slice 2, row 1, column 3
+    expected = [2, 0.02, 2, 0.02, 1, 0.01, 1, 0.01, 3, 0.03, 3, 0.03, 0, 0, 0, 0]
+    assert token.tolist() == pytest.approx(expected)
+    assert not angle[0].any()
+
+
+def test_the_score_of_two_tokens_depends_on_their_distance_only():
+    """With two channels for each coordinate; of more, two channels of a point have two angles."""
+    positions = RotaryPositions(TokenGrid(t=9, h=1, w=1), 6)
+    rotation = positions(torch.arange(9)[None])
+    q, k = (torch.randn(6).expand(1, 1, 9, 6) for _ in range(2))
+    scores = (rotation.turn(q) @ rotation.turn(k).mT)[0, 0]  # (9, 9)
+    torch.testing.assert_close(scores[2:, 2:], scores[:-2, :-2])
+    assert scores.std() > 1e-3
+
+
+def plain(block: Block, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """A block without fused functions, with turned queries and keys (B, heads, K, E)."""
+    attn = block.attn
+    bias = torch.cat([attn.q_bias, attn.k_bias, attn.v_bias])
+    parts = F.linear(block.norm1(x), attn.qkv.weight, bias).chunk(3, -1)
+    q, k, v = (part.unflatten(-1, (attn.num_heads, -1)).transpose(1, 2) for part in parts)
+
+    def turned(x: Tensor) -> Tensor:
+        crossed = torch.empty_like(x)
+        crossed[..., ::2], crossed[..., 1::2] = -x[..., 1::2], x[..., ::2]
+        return x * cos + crossed * sin
+
+    shares = (turned(q) @ turned(k).mT / q.size(-1) ** 0.5).softmax(dim=-1)
+    x = x + attn.proj((shares @ v).transpose(1, 2).flatten(2))
+    return x + block.mlp(block.norm2(x))
+
+
+@pytest.mark.parametrize("last", [None, 1, 5])
+def test_a_block_is_the_plain_formulation(last: int | None):
+    torch.manual_seed(0)
+    block = Block(32, 2, mlp_width=40, rotary=True).double()
+    for bias in (block.attn.q_bias, block.attn.k_bias, block.attn.v_bias):
+        torch.nn.init.normal_(bias)
+    x = torch.randn(2, 9, 32, dtype=torch.float64, requires_grad=True)
+    rotation = RotaryPositions(GRID, 16).double()(torch.randint(24, (2, 9)))
+    found = block(x, last=last, rotation=rotation)
+    expected = plain(block, x, *rotation)
+    expected = expected if last is None else expected[:, -last:]
+    torch.testing.assert_close(found, expected)
+    inputs = [x, *block.parameters()]
+    weight = torch.randn_like(expected)
+    gradients = [torch.autograd.grad((out * weight).sum(), inputs) for out in (found, expected)]
+    for own, reference in zip(*gradients, strict=True):
+        torch.testing.assert_close(own, reference)
+    assert dict(block.named_parameters())["attn.k_bias"].requires_grad
+
+
+@pytest.mark.parametrize("kind", ["pretrain", "classifier", "encoder"])
+def test_a_token_alone_does_not_show_its_place_and_two_show_their_distance(kind: str):
+    options = {"num_classes": 3} if kind == "classifier" else {}
+    torch.manual_seed(0)
+    model = tiny(kind, positions="rotary", mlp_width=40, **options).eval()
+    clip = torch.randn(1, 3, 2, 8, 8).repeat(1, 1, 4, 4, 4)  # all tokens but the first are equal
+    clip[:, :, :2, :8, :8] = torch.randn(1, 3, 2, 8, 8)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+        alone = [model.encode(clip, torch.tensor([[token]])) for token in (1, 63)]
+        assert torch.equal(*alone)
+        near, *farther = (model.encode(clip, torch.tensor([[0, token]])) for token in (1, 4, 16))
+        assert all((near - tokens).abs().max() > 1e-3 for tokens in farther)
+
+
+@pytest.mark.parametrize("kind", ["pretrain", "classifier"])
+@pytest.mark.parametrize("class_token", [False, True])
+def test_checkpointing_changes_no_gradient(kind: str, class_token: bool):
+    options = {"num_classes": 3} if kind == "classifier" else {}
+    clips, noise = torch.randn(2, 3, 8, 32, 32), torch.rand(2, 64)
+    found = []
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        model = tiny(kind, positions="rotary", class_token=class_token, **options).train()
+        model.encoder.checkpointing = checkpointing
+        if kind == "pretrain":
+            model.decoder.checkpointing = checkpointing
+        out = model(clips, noise=noise)
+        loss = out.loss if kind == "pretrain" else out.square().sum()
+        found.append([loss.detach(), *torch.autograd.grad(loss, list(model.parameters()))])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def test_autocast_keeps_the_sum_of_blocks_in_float32():
+    model = tiny("pretrain", positions="rotary")
+    clips, seen = torch.randn(2, 3, 8, 32, 32), []
+    for stack in (model.encoder, model.decoder):
+        stack.blocks[0].register_forward_hook(lambda module, given, out: seen.append(out.dtype))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = model(clips).loss
+    loss.backward()
+    assert seen == [torch.float32, torch.float32]
+    assert model.encoder.blocks[0].attn.k_bias.grad.any()
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_estimated_memory_grows_by_what_is_saved(stage: str, dtype: torch.dtype):
+    """By a cosine and a sine for each channel of a head, and with the MLP."""
+    changed, estimated = [], []
+    for changes in ([], ["model.positions=rotary"], ["model.mlp_width=100"]):
+        small = ["model.backbone=vit-tiny", "model.depth=2", "data.size=64", "finetune.drop_path=0"]
+        spec = stage_spec(load_recipe("k400", overrides=[*small, *changes]), stage)
+        model, noise = spec.build().train(), torch.rand(2, spec.grid.num_tokens)
+
+        def run(x: Tensor, model=model, noise=noise) -> Tensor:
+            with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
+                out = model(x, noise=noise[: len(x)])
+            return out.loss if stage == "pretrain" else out.float().square().sum()
+
+        changed.append(saved_bytes_per_clip(model, run, torch.rand(2, 3, 16, 64, 64)))
+        estimated.append(training_bytes(spec, dtype.itemsize))
+    assert changed[1] - changed[0] == estimated[1] - estimated[0] > 0
+    assert changed[2] - changed[0] == estimated[2] - estimated[0] < 0
+
+
+def test_the_width_of_the_mlp_is_counted():
+    spec = stage_spec(load_recipe("small", overrides=["model.mlp_width=100"]), "finetune")
+    (stack,) = spec.stacks
+    without = stage_spec(load_recipe("small"), "finetune")
+    linear = count_macs(without).linear - count_macs(spec).linear
+    assert linear == stack.depth * stack.tokens * stack.width * 2 * (4 * stack.width - 100)
+    wide = spec.build().encoder.blocks[0].mlp
+    assert wide.fc1.weight.shape == (100, stack.width)
+
+
+def test_a_backbone_has_its_own_mlp_unless_its_width_is_another():
+    assert ModelSettings(backbone="vit-g").backbone_size.mlp == 6144
+    assert ModelSettings(backbone="vit-g", width=64).backbone_size.mlp == 256
+    assert ModelSettings(backbone="vit-g", width=64, mlp_width=10).backbone_size.mlp == 10
+    assert all(size.mlp == 4 * size.width for name, size in BACKBONES.items() if name != "vit-g")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"width": 20, "heads": 5},
+            "model.heads: 5 heads of 4 channels; rotary positions need an even number",
+        ),
+        ({"width": 21, "heads": 3}, "model.heads: 3 heads of 7 channels; rotary"),
+        ({"decoder_width": 8, "decoder_heads": 2}, "model.decoder_heads: 2 heads of 4 channels; rotary"),
+    ],
+)
+def test_heads_that_are_too_narrow_are_refused(changes: dict[str, int], message: str):
+    values = {**TINY, **changes, "positions": "rotary"}
+    overrides = [f"model.{key}={value}" for key, value in values.items()]
+    with pytest.raises(RecipeError, match=message):
+        load_recipe("small", overrides=overrides)
+    assert replace(ModelSettings(), **changes).positions == "flat"

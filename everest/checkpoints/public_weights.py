@@ -9,7 +9,7 @@ from typing import Annotated, Final, Literal
 from pydantic import ConfigDict, Field, TypeAdapter
 
 from everest.config.yaml import read_yaml
-from everest.errors import RecipeError, did_you_mean
+from everest.errors import RecipeError
 from everest.system.hub import is_hub_name
 
 TABLE: Final = Path(__file__).with_suffix(".yaml")
@@ -70,8 +70,9 @@ def find_public_weights(name: str) -> PublicWeights:
         bare = weights.name.partition(":")[2]
         if name in (weights.name, bare, bare.rpartition("/")[2]):
             return weights
-    known = [weights.name for weights in public_weights()]
-    raise RecipeError(f"{name}: not in the table of public weights{did_you_mean(name, known)}")
+    similar = [weights.name for weights in public_weights() if name.lower() in weights.name.lower()]
+    hint = f"; it has {', '.join(similar)}" if name and similar else ""
+    raise RecipeError(f"{name}: not in the table, which `everest weights list` prints{hint}")
 
 
 def checkable(name: str) -> str:

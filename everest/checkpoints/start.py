@@ -215,7 +215,7 @@ def _encoder_tensors(
             them.
     """
     given = {name: tensor for name, tensor in weights.tensors.items() if name.startswith("encoder.")}
-    changes = list(_changes(saved, spec))
+    changes = list(changed_settings(saved, spec))
     if changes:
         raise CheckpointError(
             f"{source}: its encoder is another one than the recipe's; use --set {' --set '.join(changes)}"
@@ -231,8 +231,8 @@ def _encoder_tensors(
     return given
 
 
-def _changes(saved: ModelSpec, spec: ModelSpec) -> Iterator[str]:
-    """Yield the settings that a recipe needs for a trained encoder, as --set takes them."""
+def changed_settings(saved: ModelSpec, spec: ModelSpec) -> Iterator[str]:
+    """Yield the settings that a recipe needs for the encoder `saved`, as --set takes them."""
     before, now = saved.model, spec.model
     if _size(before) != _size(now):
         yield from (

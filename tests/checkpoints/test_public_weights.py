@@ -1,0 +1,140 @@
+"""The table of public weights: its layouts load, its settings fit, its commands exist."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from foreign import RELEASED, on_meta
+from small_runs import refused, run, small_run
+
+from everest.checkpoints.foreign import Foreign
+from everest.checkpoints.identify import Identity, identify
+from everest.checkpoints.public_weights import PublicWeights, public_weights
+from everest.checkpoints.sizes import Hints
+from everest.checkpoints.start import changed_settings
+from everest.checkpoints.timm_images import image_weights
+from everest.config.recipe import load_recipe
+from everest.config.sizes import BACKBONES
+from everest.models.spec import ModelSpec, classifier_spec
+
+TABLE = {weights.name: weights for weights in public_weights()}
+GIVES = {"pretrain": "autoencoder", "encoder": "encoder", "classifier": "classifier"}  # by kind of weights
+
+
+def transformers_model(weights: PublicWeights) -> Foreign:
+    """A model of transformers of the size of the backbone, on the meta device."""
+    transformers = pytest.importorskip("transformers")
+    size = BACKBONES[weights.backbone]
+    heads = next((int(s.partition("=")[2]) for s in weights.settings if "heads" in s), size.heads)
+    shared = {
+        "hidden_size": size.width,
+        "num_hidden_layers": size.depth,
+        "num_attention_heads": heads,
+        "patch_size": 16,
+        "tubelet_size": 2,
+    }
+    if weights.layout == "VJEPA2Model":
+        own = {
+            "crop_size": weights.size,
+            "frames_per_clip": weights.frames,
+            "mlp_ratio": size.mlp / size.width,
+        }
+        config = transformers.VJEPA2Config(**shared, **own)
+    else:
+        decoder = {
+            "decoder_hidden_size": size.decoder_width,
+            "decoder_num_attention_heads": size.decoder_heads,
+            "decoder_intermediate_size": 4 * size.decoder_width,
+        }
+        own = {"image_size": weights.size, "num_frames": weights.frames, "intermediate_size": size.mlp}
+        config = transformers.VideoMAEConfig(**shared, **decoder, **own, num_labels=400)
+    with torch.device("meta"):
+        model = getattr(transformers, weights.layout)(config)
+    return Foreign(
+        path=Path(weights.name), tensors=model.state_dict(), config=json.loads(config.to_json_string())
+    )
+
+
+def spec_of(weights: PublicWeights) -> ModelSpec:
+    """The model of weights, from names and shapes alone."""
+    if weights.layout == "timm":
+        name = weights.name.removeprefix("timm:")
+        config = timm.get_pretrained_cfg(name)
+        assert config is not None
+        with torch.device("meta"):
+            image = timm.create_model(name, num_classes=0)
+            converted = image_weights(image, mean=config.mean, std=config.std, source=weights.name)
+        return ModelSpec.from_settings(converted.settings, source=Path(weights.name))
+    if weights.layout in RELEASED:
+        config = RELEASED[weights.layout].get("config", {})
+        foreign = Foreign(path=Path(weights.name), tensors=on_meta(weights.layout), config=config)
+    else:
+        foreign = transformers_model(weights)
+    found = identify(foreign, Hints())
+    assert isinstance(found, Identity)
+    encoder_only = weights.gives == "encoder"
+    assert encoder_only or not (found.missing or found.unexpected)
+    assert not any(name.startswith("encoder.") for name in found.missing)
+    return found.spec
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_weights_of_these_names_and_shapes_load_with_the_settings_of_the_table(name: str):
+    weights = TABLE[name]
+    spec = spec_of(weights)
+    if weights.page is None:
+        assert GIVES[spec.kind] == weights.gives
+    assert (spec.frames, spec.size) == (weights.frames, (weights.size, weights.size))
+    settings = [f"model.backbone={weights.backbone}", *weights.settings]
+    recipe = load_recipe("custom", overrides=["data.classes=null", "data.num_classes=2", *settings])
+    assert list(changed_settings(spec, classifier_spec(recipe, num_classes=2))) == []
+
+
+def test_the_commands_of_the_table_exist(tmp_path: Path):
+    for weights in public_weights():
+        for command in weights.commands:
+            program, name, *options = shlex.split(command)
+            assert program == "everest"
+            shown = run(name, "--help")
+            for option in (part for part in options if part.startswith("--")):
+                assert option in shown, command
+
+
+def test_the_table_is_printed(tmp_path: Path):
+    table: list[dict[str, Any]] = json.loads(run("weights", "list", "--json"))
+    assert [row["name"] for row in table] == list(TABLE)
+    assert not any(row["downloaded"] for row in table)
+    assert run("weights", "list", "-q").split() == list(TABLE)
+    shown = run("weights", "show", "videomae-base")
+    assert "CC-BY-NC-4.0" in shown
+    assert "never downloaded" in shown
+    assert TABLE["hf:MCG-NJU/videomae-base"].commands[0] in shown
+    assert json.loads(run("weights", "show", "mvd-checkpoint.pth", "--json"))["commands"][0].endswith(
+        "--partial"
+    )
+
+
+def test_a_check_encodes_a_clip(tmp_path: Path, clip_files: Path):
+    folder = small_run(tmp_path, clip_files, "pretrain")
+    first, again = (json.loads(run("weights", "check", folder, "--json")) for _ in range(2))
+    assert first == again
+    assert (first["kind"], first["clip"], first["tokens"], first["width"]) == (
+        "pretrain",
+        [4, 32, 32],
+        32,
+        24,
+    )
+    assert first["feature_norm"] > 0
+
+
+def test_names_that_are_not_in_the_table():
+    assert "everest weights list" in refused("weights", "show", "videomae-bse", code=2)
+    assert "timm:vit_base_patch14_dinov2.lvd142m" in refused("weights", "show", "dinov2", code=2)
+    assert "get a file from github.com" in refused("weights", "check", "mvd-checkpoint.pth", code=2)
+    assert "timm has no such model" in refused("weights", "check", "timm:nothing", code=2)

@@ -1,0 +1,54 @@
+"""VideoMAE of transformers in its released sizes, random: converted, pre-trained on, fine-tuned, used."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from small_runs import metrics, run
+
+from everest.config.sizes import BACKBONES
+
+pytestmark = pytest.mark.slow
+
+SMALL = ("data.size=32", "data.frames=4", "data.classes=null", "data.num_classes=2", "train.workers=0")
+RUN = ("train.save_every=100", "train.keep_states=1")
+STEPS = ("pretrain.steps=10", "pretrain.warmup_steps=0", "pretrain.batch_size=4", "pretrain.base_lr=6e-3")
+# Eight tokens: with the shares of long clips none would be visible.
+SELECTION = ("pretrain.selection.keep_ratio=0.75", "pretrain.selection.visible_ratio=0.5")
+TUNE = ("finetune.steps=2", "finetune.batch_size=2", "eval.clips=1", "eval.crops=1", "finetune.mixup=0")
+
+
+@pytest.mark.parametrize("backbone", ["vit-s", "vit-b", "vit-l", "vit-h"])
+def test_weights_of_transformers_are_continued_tuned_and_used(
+    backbone: str, tmp_path: Path, clip_files: Path
+):
+    transformers = pytest.importorskip("transformers")
+    size = BACKBONES[backbone]
+    config = transformers.VideoMAEConfig(
+        hidden_size=size.width,
+        num_hidden_layers=size.depth,
+        num_attention_heads=size.heads,
+        intermediate_size=size.mlp,
+        decoder_hidden_size=size.decoder_width,
+        decoder_num_attention_heads=size.decoder_heads,
+        decoder_intermediate_size=4 * size.decoder_width,
+        image_size=32,
+        num_frames=4,
+        use_mean_pooling=False,
+    )
+    torch.manual_seed(0)
+    transformers.VideoMAEForPreTraining(config).save_pretrained(tmp_path / "videomae")
+    run("convert", tmp_path / "videomae", "-o", tmp_path / "videomae.safetensors")
+    shared = ["--recipe", "custom", "--data", clip_files, "--gpus", "cpu", "-q"]
+    settings = [f"model.backbone={backbone}", *SMALL, *RUN, *STEPS, *SELECTION, *TUNE]
+    options = [*shared, *(part for setting in settings for part in ("--set", setting))]
+    run("pretrain", *options, "--init", tmp_path / "videomae.safetensors", "-o", tmp_path / "continued")
+    losses = [row["loss"] for row in metrics(tmp_path / "continued")]
+    assert len(losses) == 10
+    assert sum(losses[-3:]) < sum(losses[:3])
+    run("finetune", *options, "--init", tmp_path / "continued", "-o", tmp_path / "tuned")
+    (predicted,) = json.loads(run("predict", clip_files / "clip0.mp4", "-c", tmp_path / "tuned", "--json"))
+    assert len(predicted["predictions"]) == 2

@@ -61,6 +61,7 @@ def print_profile(document: dict[str, Any]) -> None:
         ),
         ("views (clips x crops)", _views),
         ("parameters", lambda s: f"{s['parameters'] / 1e6:.2f} M"),
+        ("trained parameters", _trained),
         ("tokens", lambda s: _tokens(s["tokens"])),
         ("activations of a clip, estimate", lambda s: f"{s['activation_bytes_per_clip'] / MB:.1f} MB"),
         ("weights", lambda s: f"{s['model_state']['weights'] / GB:.2f} GB"),
@@ -95,6 +96,12 @@ def print_profile(document: dict[str, Any]) -> None:
 
 def _views(stage: dict[str, Any]) -> str:
     return f"{stage['views']['clips']} x {stage['views']['crops']}" if "views" in stage else "-"
+
+
+def _trained(stage: dict[str, Any]) -> str:
+    """Only of a stage that trains a part of its parameters."""
+    trained = stage.get("trained_parameters", stage["parameters"])
+    return "-" if trained == stage["parameters"] else f"{trained / 1e6:.2f} M"
 
 
 def _measured(stage: dict[str, Any]) -> str | None:

@@ -14,12 +14,15 @@ from everest.config.values import (
     BatchSize,
     Count,
     CountOrZero,
+    Freeze,
+    LoraLayer,
     Normalize,
     NotNegative,
     Positive,
     Share,
     ShareBelowOne,
     Views,
+    WidthOrZero,
     with_hyphens,
 )
 from everest.methods.external import external
@@ -94,6 +97,17 @@ TargetSettings = Annotated[
 
 
 @dataclass(frozen=True, kw_only=True)
+class LoraSettings:
+    """Low-rank adapters of a frozen encoder (Hu et al. 2021, LoRA): W + alpha / rank * B A."""
+
+    __pydantic_config__ = _STRICT
+    rank: WidthOrZero = 0  # 0: none, the encoder itself is trained
+    alpha: Positive = 16
+    dropout: ShareBelowOne = 0.0  # of the input channels of A, in each pass
+    layers: Annotated[tuple[LoraLayer, ...], Field(min_length=1)] = ("qkv", "proj")  # our choice: attention
+
+
+@dataclass(frozen=True, kw_only=True)
 class PretrainSettings:
     """The self-supervised stage, EVEREST Table 7."""
 
@@ -105,6 +119,7 @@ class PretrainSettings:
     frame_selection: FrameSelectionSettings = field(default_factory=FrameSelectionSettings)
     selection: PretrainSelection = field(default_factory=RedundancyRobust)
     target: TargetSettings = field(default_factory=PixelTargetSettings)
+    lora: LoraSettings = field(default_factory=LoraSettings)
     epochs: Count | None = 3200  # Table 7
     steps: Count | None = None  # updates, instead of epochs
     warmup_epochs: CountOrZero = 40  # Table 7
@@ -145,7 +160,8 @@ class FinetuneSettings:
     selection: FinetuneSelection = field(
         default_factory=lambda: RedundancyRobust(keep_ratio=0.6, visible_ratio=None)  # Table 8
     )
-    freeze: Literal["none", "encoder"] = "none"
+    freeze: Freeze = "none"
+    lora: LoraSettings = field(default_factory=LoraSettings)
     rand_augment: RandAugmentSettings | None = field(default_factory=RandAugmentSettings)
     crop_area: tuple[Share, Share] = (0.08, 1.0)  # released scripts: smallest and largest share of the frame
     erasing: Share = 0.25  # released scripts: probability of random erasing
@@ -164,6 +180,11 @@ class FinetuneSettings:
     betas: tuple[ShareBelowOne, ShareBelowOne] = (0.9, 0.999)  # Table 8
     weight_decay: NotNegative = 0.05  # Table 8
     layer_decay: LayerDecay = 0.75  # Table 8
+
+    def frozen_layers(self, depth: int) -> int:
+        """The number of layers that `freeze` names: the embedding is the first, then come `depth` blocks."""
+        named = {"none": 0, "embedding": 1, "encoder": 1 + depth}
+        return named[self.freeze] if self.freeze in named else 1 + int(self.freeze.removeprefix("first:"))
 
 
 @dataclass(frozen=True, kw_only=True)

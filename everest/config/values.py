@@ -80,6 +80,12 @@ def _check_name(name: str) -> str:
     )
 
 
+def _check_freeze(value: Any) -> str:
+    if isinstance(value, str) and re.fullmatch(r"none|encoder|embedding|first:[1-9]\d{0,3}", value):
+        return value
+    raise ValueError("must be none, encoder, embedding or first:N, such as first:6")
+
+
 def _check_head_name(name: str) -> str:
     if len(name.encode()) <= LONGEST_HEAD_NAME:
         return name
@@ -104,6 +110,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 NumClasses = Annotated[int, Field(ge=2, le=MOST_CLASSES)]
 Frames = Annotated[int, Field(ge=1, le=LONGEST_CLIP)]
 Width = Annotated[int, Field(ge=1, le=WIDEST)]
+WidthOrZero = Annotated[int, Field(ge=0, le=WIDEST)]
 BatchSize = Annotated[int, Field(ge=1, le=LARGEST_BATCH)]
 Views = Annotated[int, Field(ge=1, le=1000)]
 Timeout = Annotated[int, Field(ge=1, le=LONGEST_TIMEOUT)]
@@ -132,6 +139,10 @@ Input = Literal["frames", "differences"]
 Pooling = Annotated[Literal["mean", "first", "class-attention"], BeforeValidator(with_hyphens)]
 TokenizerSize = Annotated[str, BeforeValidator(with_hyphens), _one_of(TOKENIZERS)]
 Size = Annotated[int | tuple[int, int], BeforeValidator(check_size)]
+# embedding: with learned positions and class token; first:N: that and the first N blocks; encoder: all.
+Freeze = Annotated[str, BeforeValidator(_check_freeze)]
+# The matrices of a block that may have adapters: two of attention, two of the MLP.
+LoraLayer = Literal["qkv", "proj", "fc1", "fc2"]
 Normalize = Annotated[bool | Literal["token"], BeforeValidator(_check_normalize)]
 MicroBatch = Annotated[
     int | Literal["auto"],

@@ -42,14 +42,19 @@ class GeluLinear(torch.autograd.Function):
         return F.linear(F.gelu(x), weight, bias)
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors  # (B, K, F), (D, F)
+        needs_x, needs_weight, needs_bias = ctx.needs_input_grad  # frozen weights need none
         grad = grad_outputs[0].to(x.dtype)  # (B, K, D)
-        grad_active = grad @ weight  # (B, K, F)
         rows = grad.flatten(0, -2)  # (B * K, D)
-        grad_weight = rows.T @ F.gelu(x).flatten(0, -2)
-        grad_x = torch.ops.aten.gelu_backward(grad_active, x)
-        return grad_x, grad_weight.to(ctx.weight_dtype), rows.sum(dim=0).to(ctx.weight_dtype)
+        grad_x = grad_weight = grad_bias = None
+        if needs_x:
+            grad_x = torch.ops.aten.gelu_backward(grad @ weight, x)  # (B, K, F)
+        if needs_weight:
+            grad_weight = (rows.T @ F.gelu(x).flatten(0, -2)).to(ctx.weight_dtype)
+        if needs_bias:
+            grad_bias = rows.sum(dim=0).to(ctx.weight_dtype)
+        return grad_x, grad_weight, grad_bias
 
 
 class NormLinear(torch.autograd.Function):
@@ -69,16 +74,23 @@ class NormLinear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         x, scale, shift, weight = ctx.saved_tensors  # (B, K, D), (D,), (D,), (P, D)
+        needs_norm, (needs_weight, needs_bias) = ctx.needs_input_grad[:3], ctx.needs_input_grad[4:]
         normed, mean, rstd = torch.native_layer_norm(x, scale.shape, scale, shift, ctx.eps)
         grad = grad_outputs[0]  # (B, K, P), under autocast of lower precision than x
-        grad_normed = (grad @ weight).to(x.dtype)  # (B, K, D)
         rows = grad.flatten(0, -2)  # (B * K, P)
-        grad_weight = (rows.T @ normed.to(grad.dtype).flatten(0, -2)).to(ctx.weight_dtype)
-        grad_x, grad_scale, grad_shift = torch.ops.aten.native_layer_norm_backward(
-            grad_normed, x, scale.shape, mean, rstd, scale, shift, [True, True, True]
+        grad_x = grad_scale = grad_shift = grad_weight = grad_bias = None
+        if needs_weight:
+            grad_weight = (rows.T @ normed.to(grad.dtype).flatten(0, -2)).to(ctx.weight_dtype)
+        if any(needs_norm):
+            grad_normed = (grad @ weight).to(x.dtype)  # (B, K, D)
+            grad_x, grad_scale, grad_shift = torch.ops.aten.native_layer_norm_backward(
+                grad_normed, x, scale.shape, mean, rstd, scale, shift, list(needs_norm)
+            )
+        if needs_bias:
+            grad_bias = rows.sum(dim=0).to(ctx.weight_dtype)
+        grad_scale, grad_shift = (
+            None if grad is None else grad.to(ctx.weight_dtype) for grad in (grad_scale, grad_shift)
         )
-        grad_bias = rows.sum(dim=0).to(ctx.weight_dtype)
-        grad_scale, grad_shift = grad_scale.to(ctx.weight_dtype), grad_shift.to(ctx.weight_dtype)
         return grad_x, grad_scale, grad_shift, None, grad_weight, grad_bias
 
 

@@ -23,6 +23,8 @@ from everest.config.settings import ModelSettings
 from everest.errors import RecipeError
 from everest.models.block import Stack, activation_bytes
 from everest.models.embedding import embedding_kernels
+from everest.models.lora import LowRank
+from everest.models.partial import Stage, choose_trained
 from everest.models.spec import ModelSpec
 from everest.tokenizer.spec import TokenizerSpec
 
@@ -152,26 +154,53 @@ def count_tokens(spec: ModelSpec) -> Tokens:
     return Tokens(total=grid.num_tokens, kept=visible + scored, visible=visible, target=target)
 
 
-def model_state(parameters: int, *, training: bool) -> dict[str, int]:
-    """Bytes of weights, and in training of gradients and of AdamW's two moments."""
-    weights = WEIGHT_BYTES * parameters
-    return {
-        "weights": weights,
-        "gradients": weights if training else 0,
-        "moments": 2 * weights if training else 0,
-    }
+@dataclass(frozen=True, kw_only=True)
+class WeightCounts:
+    """Numbers of weights."""
+
+    total: int  # adapters included
+    trained: int  # in training; the others are frozen
+    adapted: int  # of the matrices that have an adapter
+
+    def state_bytes(self, *, training: bool, bytes_per_value: int = WEIGHT_BYTES) -> dict[str, int]:
+        """Bytes of the weights, and in training of gradients and AdamW's two moments of the trained ones.
+
+        In float32 an adapted matrix is kept for the backward pass in addition to its two parts. In lower
+        precision every weight has a copy, adapted or not, which is not counted.
+        """
+        trained = WEIGHT_BYTES * self.trained if training else 0
+        copies = WEIGHT_BYTES * self.adapted if training and bytes_per_value == WEIGHT_BYTES else 0
+        return {
+            "weights": WEIGHT_BYTES * self.total + copies,
+            "gradients": trained,
+            "moments": 2 * trained,
+        }
 
 
-def count_parameters(spec: ModelSpec | TokenizerSpec) -> int:
-    """Count the numbers that a model learns; its weights get shapes, but no memory."""
+def count_weights(spec: ModelSpec | TokenizerSpec, stage: Stage | None = None) -> WeightCounts:
+    """Count the weights of a model, which get shapes but no memory; without a stage none is frozen."""
     blank = spec if isinstance(spec, TokenizerSpec) else spec.without_files()
     with torch.device("meta"):
-        return sum(parameter.numel() for parameter in blank.build().parameters())
+        model = blank.build()
+        if stage is not None:
+            choose_trained(model, stage)
+    adapters = (module for module in model.modules() if isinstance(module, LowRank))
+    return WeightCounts(
+        total=sum(parameter.numel() for parameter in model.parameters()),
+        trained=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
+        adapted=sum(adapter.b.size(0) * adapter.a.size(1) for adapter in adapters),
+    )
 
 
-def training_bytes(spec: ModelSpec, bytes_per_value: int) -> int:
-    """Estimate the bytes that a training step of one clip saves for the backward pass."""
+def training_bytes(spec: ModelSpec, bytes_per_value: int, *, frozen_layers: int = 0) -> int:
+    """Estimate the bytes that a training step of one clip saves for the backward pass.
+
+    Args:
+        frozen_layers: of the encoder (everest.models.partial). Frozen blocks compute one at a time.
+    """
     stacks = spec.stacks
+    learning = max(1, stacks[0].depth - max(0, frozen_layers - 1))
+    stacks[0] = stacks[0]._replace(depth=learning)
     saved = activation_bytes(
         stacks,
         other_bytes=_clip_bytes(spec) + _target_bytes(spec, bytes_per_value),

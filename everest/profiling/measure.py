@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from everest.config.settings import Recipe
 from everest.errors import EnvironmentProblem
 from everest.models.cost import training_bytes
+from everest.models.partial import choose_trained, frozen_layers
 from everest.models.spec import ModelSpec
-from everest.profiling.profile import StageName, stage_spec
+from everest.profiling.profile import StageName, stage_spec, training_settings
 from everest.system.accelerator import bytes_per_value, make_accelerator, peak_memory
 from everest.train.optim import stage_optimizer
 from everest.train.update import compile_model
@@ -116,7 +117,8 @@ def measure(
     """
     accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=False)
     spec, device = stage_spec(recipe, stage), accelerator.device
-    bytes_per_clip = training_bytes(spec, bytes_per_value(accelerator))
+    frozen = frozen_layers(training_settings(recipe, stage), spec.model.backbone_size.depth)
+    bytes_per_clip = training_bytes(spec, bytes_per_value(accelerator), frozen_layers=frozen)
     fitting = largest_batch(memory=free_memory(device), state=0, bytes_per_clip=bytes_per_clip)
     clips = batch or max(1, min(fitting, LARGEST_BATCH.get(device.type, 1)))
     torch.manual_seed(recipe.train.seed)
@@ -149,19 +151,21 @@ def _step(
 ) -> Callable[[], None]:
     """Return a function that runs one step of a stage on new weights."""
     device = accelerator.device
-    model = spec.build().to(device).train(stage != "eval")
+    settings, model = training_settings(recipe, stage), spec.build()
+    if settings is not None:
+        choose_trained(model, settings)
+    model.to(device).train(stage != "eval")
     prepared: nn.Module = accelerator.prepare_model(compile_model(model, recipe.train.compile))
     frames = torch.randint(
         0, 256, (clips, 3, spec.offered_frames, *spec.size), dtype=torch.uint8, device=device
     )
-    if stage == "eval":
+    if settings is None:
 
         @torch.no_grad()
         def evaluate() -> None:
             prepared(frames)
 
         return evaluate
-    settings = recipe.pretrain if stage == "pretrain" else recipe.finetune
     optimizer = stage_optimizer(model, settings)
     for group in optimizer.param_groups:
         group["lr"] = LEARNING_RATE

@@ -8,16 +8,17 @@ from typing import Any, Final, Literal
 
 from everest.config.recipe import load_recipe
 from everest.config.settings import Recipe
+from everest.config.stage_settings import FinetuneSettings, PretrainSettings
 from everest.models.cost import (
     Macs,
     count_macs,
-    count_parameters,
     count_tokenizer_macs,
     count_tokens,
+    count_weights,
     inference_bytes,
-    model_state,
     training_bytes,
 )
+from everest.models.partial import frozen_layers
 from everest.models.spec import ModelSpec, classifier_spec, pretrain_spec
 from everest.profiling import st_mae
 from everest.tokenizer.cache import tokenizer_for
@@ -42,6 +43,7 @@ class StageCost:
 
     macs: Macs
     parameters: int
+    trained_parameters: int  # eval: 0
     tokens: dict[str, int]
     activation_bytes_per_clip: int
     model_state: dict[str, int]
@@ -66,6 +68,8 @@ class StageCost:
         released = {}
         if self.released_macs is not None:
             released["released_gmacs"] = self.released_macs.total * self.passes / 1e9
+        if not self.views:
+            training["trained_parameters"] = self.trained_parameters
         views = {"views": self.views, "gmacs_per_view": self.macs.total / 1e9} if self.views else {}
         return {
             "gmacs": self.gmacs,
@@ -103,20 +107,30 @@ def stage_cost(recipe: Recipe, stage: StageName, *, value_bytes: int) -> StageCo
     spec = stage_spec(recipe, stage)
     counts = count_tokens(spec)
     tokens = asdict(counts) if stage == "pretrain" else {"total": counts.total, "kept": counts.kept}
-    parameters = count_parameters(spec)
     evaluated = stage == "eval"
+    settings = training_settings(recipe, stage)
+    weights = count_weights(spec, settings)
+    frozen = frozen_layers(settings, spec.model.backbone_size.depth)
     return StageCost(
         macs=count_macs(spec),
-        parameters=parameters,
+        parameters=weights.total,
+        trained_parameters=0 if evaluated else weights.trained,
         tokens=tokens,
         activation_bytes_per_clip=(
-            inference_bytes(spec, value_bytes) if evaluated else training_bytes(spec, value_bytes)
+            inference_bytes(spec, value_bytes)
+            if evaluated
+            else training_bytes(spec, value_bytes, frozen_layers=frozen)
         ),
-        model_state=model_state(parameters, training=not evaluated),
+        model_state=weights.state_bytes(training=not evaluated, bytes_per_value=value_bytes),
         tokenizer_macs=count_tokenizer_macs(spec),
         released_macs=st_mae.released_macs(spec) if recipe.name == st_mae.RECIPE else None,
         views={"clips": recipe.eval.clips, "crops": recipe.eval.crops} if evaluated else None,
     )
+
+
+def training_settings(recipe: Recipe, stage: StageName) -> PretrainSettings | FinetuneSettings | None:
+    """Return the section of a stage that trains; None for `eval`."""
+    return {"pretrain": recipe.pretrain, "finetune": recipe.finetune, "eval": None}[stage]
 
 
 def precision_of(recipe: Recipe) -> str:

@@ -18,7 +18,6 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from everest.checkpoints.start import Start, start_autoencoder, start_classifier
 from everest.config.settings import Recipe
 from everest.config.stage_settings import FinetuneSettings, PretrainSettings
-from everest.config.tokenizer import TokenizerSettings
 from everest.data.dataset import Clip, VideoClips
 from everest.data.loader import batches, on_device, shared_bytes
 from everest.data.short_videos import padding_notice
@@ -26,8 +25,9 @@ from everest.data.stages import fingerprint
 from everest.errors import RecipeError
 from everest.models.block import Block
 from everest.models.classifier import VideoClassifier
-from everest.models.cost import count_parameters, training_bytes
+from everest.models.cost import count_weights, training_bytes
 from everest.models.mae import MaskedAutoencoder
+from everest.models.partial import Stage, choose_trained, frozen_layers, require_start
 from everest.models.spec import ModelSpec
 from everest.system.accelerator import bytes_per_value, peak_memory
 from everest.system.events import notice
@@ -48,12 +48,12 @@ from everest.train.plan import StagePlan, memory_advice, plan_stage
 from everest.train.tracking import make_tracker
 from everest.train.training import Training
 
-Stage = PretrainSettings | FinetuneSettings | TokenizerSettings
 # The losses of a pass: first the model's, then one for each other network that is active.
 LossesOf = Callable[[Clip], Sequence[Tensor]]
 
 MEMORY_SHARE = 0.8  # our choice: of the free memory of a device, for the activations of one pass
-STATE_BYTES = 20  # of a weight: itself, its gradient, two moments, and a copy in bf16 with its gradient
+WEIGHT_BYTES = 8  # of a weight: itself, and a copy in bf16 with its gradient, or with its adapter added
+TRAINED_BYTES = 12  # more of a trained one: its gradient and two moments
 CPU_BYTES = 2**30  # our choice: on a CPU larger passes are no faster
 USUAL_LR = (1e-5, 4e-3)  # our choice: the range of the recipes' learning rates, and some more on both sides
 
@@ -74,14 +74,17 @@ def set_up_training(
 
     Args:
         classes: names for the header of `model.safetensors`.
-        start: weights that the model starts from.
+        start: weights that the model starts from; None: the stage starts from scratch.
         other_networks: learn in the same steps as the model.
         other_bytes: memory that a clip takes in a pass outside of the model, by the bytes of a value.
     Raises:
-        RecipeError: the recipe does not fit the videos, the processes or the run that is resumed.
+        RecipeError: the recipe does not fit the videos, the processes or the run that is resumed, or has
+            adapters and nothing to adapt.
         EnvironmentProblem: too little shared memory for the batches of the workers.
     """
     accelerator = context.accelerator
+    if start is None:
+        require_start(stage)
     if accelerator.is_main_process and not context.resumed:
         section = "finetune" if isinstance(stage, FinetuneSettings) else "pretrain"  # has the stride
         for text in (*clips.notices, padding_notice(clips, section)):
@@ -95,16 +98,18 @@ def set_up_training(
         own = replace(spec, checkpointing=checkpointing)
         if isinstance(own, TokenizerSpec):
             return own.bytes_per_clip(bytes_per_value) + other_bytes(bytes_per_value)
-        return training_bytes(own, bytes_per_value) + other_bytes(bytes_per_value)
+        frozen = frozen_layers(stage, own.model.backbone_size.depth)
+        return training_bytes(own, bytes_per_value, frozen_layers=frozen) + other_bytes(bytes_per_value)
 
     clip_bytes = bytes_of(recipe.train.checkpointing, value_bytes)
-    plan = _plan(recipe, stage, context, videos, bytes_per_clip=clip_bytes, weights=count_parameters(spec))
+    weights = count_weights(spec, stage)
+    state_bytes = WEIGHT_BYTES * weights.total + TRAINED_BYTES * weights.trained
+    plan = _plan(recipe, stage, context, videos, bytes_per_clip=clip_bytes, state_bytes=state_bytes)
     torch.manual_seed(seed_at(recipe.train.seed, Purpose.WEIGHTS))
     model = spec.build()
     if start is not None:
         _start_model(model, spec, start, context)
-    if isinstance(stage, FinetuneSettings) and stage.freeze == "encoder":
-        model.encoder.requires_grad_(False)
+    choose_trained(model, stage)
     model.to(accelerator.device)
     if recipe.train.shard != "none" and accelerator.num_processes > 1:
         if recipe.train.ema is not None:
@@ -177,13 +182,13 @@ def _plan(
     videos: dict[str, Any],
     *,
     bytes_per_clip: int,
-    weights: int,
+    state_bytes: int,
 ) -> StagePlan:
     """The plan; a resumed run keeps its micro-batch, because another one would sum in another order.
 
     Args:
         bytes_per_clip: of the activations.
-        weights: numbers that the model learns.
+        state_bytes: of the weights and all that is kept with them.
     """
     processes = context.accelerator.num_processes
     before = context.run.plan() if context.resumed else None
@@ -200,7 +205,7 @@ def _plan(
         device = context.accelerator.device
         on_gpu = device.type == "cuda"
         free = torch.cuda.mem_get_info(device)[0] if on_gpu else psutil.virtual_memory().available
-        budget = int(free * MEMORY_SHARE) - STATE_BYTES * weights
+        budget = int(free * MEMORY_SHARE) - state_bytes
         if device.type == "cpu":
             budget = min(budget, CPU_BYTES)
         largest = max(1, budget // bytes_per_clip)
@@ -294,6 +299,7 @@ def try_one_pass(training: Training, losses_of: LossesOf) -> dict[str, Any]:
         "passes_per_step": plan.accumulation,
         "peak_lr": plan.peak_lr,
         "parameters": sum(p.numel() for p in training.state.trained_model.parameters()),
+        "trained_parameters": sum(p.numel() for p in training.model.parameters() if p.requires_grad),
         "seconds_to_load": round(loaded - started, 2),
         "seconds_per_pass": round(seconds, 3),
         "hours": round(plan.steps * plan.accumulation * seconds / 3600, 2),

@@ -19,6 +19,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from everest.errors import CheckpointError
+from everest.models.lora import merged
 from everest.system.host_copy import HostCopy
 from everest.system.run_folder import RunFolder
 from everest.system.sharding import full_tensor
@@ -116,6 +117,8 @@ class TrainState:
             self._write_weights(path, HostCopy(tensors).read(), step)
 
     def _write_weights(self, path: Path, tensors: dict[str, Tensor], step: int) -> None:
+        """Write the tensors of the model; adapters are added to their matrices, and only a state has them."""
+        tensors = merged(self.networks[0].module, tensors)
         replace(self._weights, tensors=tensors, step=step).save(path)
 
     def restore(self, steps: int, *, notify: Callable[[str], None]) -> tuple[int, dict[str, Any] | None]:

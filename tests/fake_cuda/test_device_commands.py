@@ -48,6 +48,19 @@ def test_training_ends_well_and_waits_in_known_places(
 
 
 @pytest.mark.slow
+def test_adapters_are_trained_compiled_or_not_without_further_waits(
+    train: Train, autoencoder_run: Path, tmp_path: Path
+):
+    options = ["--init", autoencoder_run, "--overwrite", "--set", "data.val=null"]
+    plain, blocks, whole = (
+        train("finetune", *options, "--set", "finetune.lora.rank=4", "--set", f"train.compile={how}").step
+        for how in ("false", "auto", "true")
+    )
+    assert plain.waits == blocks.waits == whole.waits == STEP_WAITS
+    assert max(blocks.counts["launches"], whole.counts["launches"]) < plain.counts["launches"]
+
+
+@pytest.mark.slow
 def test_evaluation_and_probes_end_well(
     device: Device, classifier_run: Path, autoencoder_run: Path, tmp_path: Path
 ):

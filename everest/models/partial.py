@@ -1,0 +1,69 @@
+"""Partial training: the weights of a model that a stage trains.
+
+A frozen weight gets no gradient and is in no group of the optimizer.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from everest.config.stage_settings import FinetuneSettings, PretrainSettings
+from everest.config.tokenizer import TokenizerSettings
+from everest.errors import RecipeError
+from everest.models.classifier import VideoClassifier
+from everest.models.lora import add_adapters
+from everest.models.mae import MaskedAutoencoder
+from everest.models.vit import Encoder
+
+Stage = PretrainSettings | FinetuneSettings | TokenizerSettings
+
+
+def require_start(stage: Stage) -> None:
+    """Raise RecipeError if a stage that starts from new weights has adapters: they need trained weights."""
+    if not isinstance(stage, TokenizerSettings) and stage.lora.rank:
+        section = "finetune" if isinstance(stage, FinetuneSettings) else "pretrain"
+        raise RecipeError(
+            f"{section}.lora: adapts trained weights, and the encoder starts from new ones; name a "
+            f"checkpoint with --init, or set {section}.lora.rank=0"
+        )
+
+
+def choose_trained(model: nn.Module, stage: Stage) -> None:
+    """Freeze the weights of a model that a stage does not train, and add the stage's adapters.
+
+    Weights outside of the encoder are always trained.
+    """
+    if isinstance(stage, TokenizerSettings):
+        return
+    assert isinstance(model, MaskedAutoencoder | VideoClassifier)
+    encoder = model.encoder
+    if stage.lora.rank:
+        encoder.requires_grad_(False)
+        add_adapters(encoder.blocks, stage.lora)
+    elif isinstance(stage, FinetuneSettings) and stage.freeze == "encoder":
+        encoder.requires_grad_(False)
+    else:
+        _freeze(encoder, layers=frozen_layers(stage, len(encoder.blocks)))
+
+
+def frozen_layers(stage: Stage | None, depth: int) -> int:
+    """The first layers of an encoder that need no backward pass: the embedding, then each of `depth` blocks.
+
+    A stage that is None trains nothing, and has no frozen layers.
+    """
+    if stage is None or isinstance(stage, TokenizerSettings):
+        return 0
+    if stage.lora.rank:
+        return 1  # all blocks have adapters
+    return stage.frozen_layers(depth) if isinstance(stage, FinetuneSettings) else 0
+
+
+def _freeze(encoder: Encoder, *, layers: int) -> None:
+    """Freeze the embedding, with all that is added to it, and `layers` - 1 blocks."""
+    if not layers:
+        return
+    later = (*encoder.blocks[layers - 1 :], encoder.norm)
+    trained = {id(parameter) for module in later for parameter in module.parameters()}
+    for parameter in encoder.parameters():
+        if id(parameter) not in trained:
+            parameter.requires_grad_(False)

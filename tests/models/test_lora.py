@@ -1,0 +1,143 @@
+"""Adapters: nothing changes before training, and merged weights compute the same to the bit."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from tiny_models import grouped, tiny
+from torch import Tensor, nn
+
+from everest.config.stage_settings import FinetuneSettings, LoraSettings, PretrainSettings
+from everest.models.block import Block, GeluLinear, NormLinear
+from everest.models.lora import LowRank, merged
+from everest.models.partial import choose_trained
+
+ALL = ("qkv", "proj", "fc1", "fc2")
+PRECISIONS = [torch.float32, torch.bfloat16]
+
+
+def classifier(**options: object) -> nn.Module:
+    torch.manual_seed(0)
+    model = tiny("classifier", num_classes=3, **options).eval()
+    nn.init.normal_(model.head.weight)
+    return model
+
+
+def adapted(model: nn.Module, *, trained: bool = False, **options: object) -> nn.Module:
+    """A copy with adapters; `trained`: with an arbitrary B."""
+    copied = copy.deepcopy(model)
+    choose_trained(copied, FinetuneSettings(lora=LoraSettings(rank=4, **options)))
+    for module in copied.modules():
+        if trained and isinstance(module, LowRank):
+            nn.init.normal_(module.b, std=0.1)
+    return copied
+
+
+def clips() -> Tensor:
+    return torch.randn(2, 3, 8, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+def outputs(model: nn.Module, dtype: torch.dtype) -> Tensor:
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+        return model(clips())
+
+
+@pytest.mark.parametrize("dtype", PRECISIONS)
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_new_adapters_change_no_bit_of_the_output(dtype: torch.dtype, dropout: float):
+    model = classifier()
+    with_adapters = adapted(model, dropout=dropout, layers=ALL).train()
+    assert torch.equal(outputs(with_adapters, dtype), outputs(model, dtype))
+
+
+@pytest.mark.parametrize("dtype", PRECISIONS)
+def test_merged_weights_compute_the_same_bits(dtype: torch.dtype):
+    model = classifier()
+    trained = adapted(model, trained=True, layers=ALL)
+    fresh = classifier()
+    fresh.load_state_dict(merged(trained, trained.state_dict()))
+    assert torch.equal(outputs(fresh, dtype), outputs(trained, dtype))
+    assert not torch.equal(outputs(fresh, dtype), outputs(model, dtype))
+
+
+def test_an_adapted_matrix_is_the_sum_of_the_paper():
+    adapter = LowRank(torch.randn(6, 5), rank=2, alpha=8, dropout=0.0)
+    nn.init.normal_(adapter.b)
+    weight = torch.randn(6, 5)
+    torch.testing.assert_close(adapter(weight), weight + 8 / 2 * adapter.b @ adapter.a)
+
+
+def test_dropout_drops_input_channels_in_training_only():
+    adapter = LowRank(torch.zeros(64, 64), rank=64, alpha=64, dropout=0.5)
+    with torch.no_grad():
+        adapter.b.copy_(torch.eye(64))
+    change = adapter(torch.zeros(64, 64)) / adapter.a
+    assert change.unique().tolist() == pytest.approx([0, 2])
+    assert all(len(column.unique()) == 1 for column in change.round().T)
+    assert torch.equal(adapter.eval()(torch.zeros(64, 64)), adapter.a)
+
+
+def test_layer_decay_holds_for_the_adapters_of_a_block():
+    groups = grouped(adapted(classifier()), layer_decay=0.5)
+    scales = {name.split(".")[2]: scale for name, (_, scale) in groups.items() if "blocks" in name}
+    assert scales == {"0": 0.25, "1": 0.5}
+    assert {decay for name, (decay, _) in groups.items() if "blocks" in name} == {0.05}
+
+
+def test_only_adapters_of_the_encoder_are_trained_in_pretraining():
+    model = tiny("pretrain")
+    names = {name for name, _ in model.named_parameters() if not name.startswith("encoder.")}
+    choose_trained(model, PretrainSettings(lora=LoraSettings(rank=2, layers=("fc1",))))
+    learned = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    fc1 = [f"encoder.blocks.{i}.mlp.fc1.parametrizations.weight.0.{part}" for i in (0, 1) for part in "ab"]
+    assert learned == names | set(fc1)
+
+
+def test_an_adapted_model_is_one_graph_that_is_compiled_once():
+    model = adapted(classifier(), trained=True, layers=ALL)
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True, dynamic=False)
+    for step in range(2):
+        with torch.compiler.set_stance("fail_on_recompile" if step else "default"):
+            scores = compiled(clips() + step)
+            scores.sum().backward()
+        torch.testing.assert_close(scores, model(clips() + step))
+
+
+# --- the backward pass of frozen weights --------------------------------------------------------------------
+
+NORM_SHAPES = ((2, 3, 8), (8,), (8,), (4, 8), (4,))
+GELU_SHAPES = ((2, 3, 8), (4, 8), (4,))
+
+
+def gradients(function: type, tensors: list[Tensor], needed: tuple[int, ...]) -> list[Tensor | None]:
+    leaves = [tensor.clone().requires_grad_(i in needed) for i, tensor in enumerate(tensors)]
+    inputs = [*leaves[:3], 1e-6, *leaves[3:]] if function is NormLinear else leaves
+    function.apply(*inputs).square().sum().backward()
+    return [leaf.grad for leaf in leaves]
+
+
+@pytest.mark.parametrize(("function", "shapes"), [(NormLinear, NORM_SHAPES), (GeluLinear, GELU_SHAPES)])
+def test_gradients_that_are_needed_do_not_depend_on_the_others(
+    function: type, shapes: tuple[tuple[int, ...]]
+):
+    torch.manual_seed(0)
+    tensors = [torch.randn(shape) for shape in shapes]
+    everything = gradients(function, tensors, tuple(range(len(shapes))))
+    for needed in [*((i,) for i in range(len(shapes))), (0, len(shapes) - 1)]:
+        found = gradients(function, tensors, needed)
+        for i, (gradient, expected) in enumerate(zip(found, everything, strict=True)):
+            assert (gradient is None) == (i not in needed)
+            assert gradient is None or torch.equal(gradient, expected)
+
+
+def test_a_frozen_block_passes_the_same_gradient_on():
+    torch.manual_seed(0)
+    block, x = Block(24, 3), torch.randn(2, 9, 24)
+    found = []
+    for trained in (True, False):
+        leaf = x.clone().requires_grad_()
+        block.requires_grad_(trained)(leaf).square().sum().backward()
+        found.append(leaf.grad)
+    assert torch.equal(*found)

@@ -1,0 +1,225 @@
+"""Partial training: frozen parts keep their bits; adapters are apart in states and merged in weights."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from processes import TWO, everest, stop_after
+from safetensors.torch import load_file
+from small_runs import equal, metrics, refused, run, small_recipe, weights
+from torch import Tensor
+
+import everest as library
+from everest.config.recipe import load_recipe
+from everest.data.stages import pretrain_clips
+from everest.models.lora import merged
+from everest.models.spec import pretrain_spec
+from everest.pretraining import pretrain
+from everest.system.events import silent
+from everest.train.run_options import RunOptions, start_or_resume
+from everest.train.setup import set_up_training
+
+LORA = ("finetune.lora.rank=4", "finetune.lora.dropout=0.25", "finetune.lora.layers=[qkv, proj, fc1, fc2]")
+
+
+@pytest.fixture(scope="module")
+def recipe(clip_files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_recipe(tmp_path_factory.mktemp("partial"), clip_files)
+
+
+@pytest.fixture(scope="module")
+def pretrained(recipe: Path) -> Path:
+    run("pretrain", "--recipe", recipe, "-o", recipe.parent / "pretrained", "-q")
+    return recipe.parent / "pretrained"
+
+
+@pytest.fixture(scope="module")
+def adapted(recipe: Path, pretrained: Path) -> Path:
+    """A run with adapters."""
+    run(*finetune(recipe, pretrained, *LORA), "-o", recipe.parent / "adapted")
+    return recipe.parent / "adapted"
+
+
+def finetune(recipe: Path, init: Path, *settings: str) -> list[str]:
+    options = [part for setting in settings for part in ("--set", setting)]
+    return ["finetune", "--recipe", str(recipe), "--init", str(init), "-q", *options]
+
+
+def state(folder: Path) -> dict[str, Tensor]:
+    return load_file(max((folder / "state").glob("*.safetensors")))
+
+
+def learned(folder: Path) -> set[str]:
+    """The parameters with moments of the optimizer."""
+    return {name.split("/")[1] for name in state(folder) if name.startswith("optimizer/")}
+
+
+def changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
+    """The weights of the encoder that are not equal to the bit."""
+    return {
+        name for name in after if name.startswith("encoder.") and not torch.equal(after[name], before[name])
+    }
+
+
+@pytest.mark.parametrize(
+    ("freeze", "frozen"),
+    [("embedding", "encoder.patch_embed."), ("first:1", "encoder.blocks.0."), ("first:2", "encoder.")],
+)
+def test_frozen_parts_keep_their_bits_and_have_no_moments(
+    recipe: Path, pretrained: Path, tmp_path: Path, freeze: str, frozen: str
+):
+    run(*finetune(recipe, pretrained, f"finetune.freeze={freeze}"), "-o", tmp_path / "run")
+    before, after = weights(pretrained), weights(tmp_path / "run")
+    encoder = {name for name in after if name.startswith("encoder.")}
+    stays = {name for name in encoder if name.startswith(("encoder.patch_embed.", frozen))}
+    assert changed(before, after) == encoder - stays
+    assert learned(tmp_path / "run") == after.keys() - stays
+
+
+def test_learned_positions_and_the_class_token_are_frozen_with_the_embedding(recipe: Path, tmp_path: Path):
+    model = ["--set", "model.positions=learned-separable", "--set", "model.class_token=true"]
+    run("pretrain", "--recipe", recipe, "-q", *model, "-o", tmp_path / "encoder")
+    run(*finetune(recipe, tmp_path / "encoder", "finetune.freeze=embedding"), *model, "-o", tmp_path / "run")
+    names = {name.split(".")[1] for name in changed(weights(tmp_path / "encoder"), weights(tmp_path / "run"))}
+    assert names == {"blocks"}
+
+
+@pytest.mark.parametrize("settings", [("finetune.freeze=first:1",), (*LORA, "train.ema=0.9")])
+def test_a_stopped_run_resumes_to_the_same_bits(
+    recipe: Path, pretrained: Path, tmp_path: Path, settings: tuple[str, ...]
+):
+    command = finetune(recipe, pretrained, *settings)
+    run(*command, "-o", tmp_path / "whole")
+    shutil.copytree(tmp_path / "whole", tmp_path / "parts")
+    max((tmp_path / "parts" / "state").iterdir()).unlink()
+    run(*command, "-o", tmp_path / "parts")
+    assert metrics(tmp_path / "parts") == metrics(tmp_path / "whole")
+    assert equal(weights(tmp_path / "parts"), weights(tmp_path / "whole"))
+    assert equal(state(tmp_path / "parts"), state(tmp_path / "whole"))
+
+
+# --- adapters -----------------------------------------------------------------------------------------------
+
+
+def test_only_adapters_and_what_follows_the_encoder_learn(pretrained: Path, adapted: Path):
+    names = {name for name in learned(adapted) if name.startswith("encoder.")}
+    assert len(names) == 2 * 2 * 4  # A and B, 2 blocks, 4 layers
+    assert all(name.endswith((".weight.0.a", ".weight.0.b")) for name in names)
+    assert learned(adapted) - names == {"norm.weight", "norm.bias", "head.weight", "head.bias"}
+    kept = {name.removeprefix("model/"): value for name, value in state(adapted).items() if "model/" in name}
+    base = weights(pretrained)
+    for name, value in kept.items():
+        if name.startswith("encoder.") and name not in names:
+            assert torch.equal(value, base[name.replace("parametrizations.weight.original", "weight")]), name
+
+
+def test_weights_are_saved_merged_and_states_apart(recipe: Path, pretrained: Path, adapted: Path):
+    layers = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
+    matrices = {f"encoder.blocks.{block}.{layer}.weight" for block in range(2) for layer in layers}
+    after = weights(adapted)
+    assert changed(weights(pretrained), after) == matrices
+    assert not [name for name in after if "parametrizations" in name]
+    saved = state(adapted)
+    for name in matrices:
+        of_weight = f"model/{name.removesuffix('weight')}parametrizations.weight"
+        change = saved[f"{of_weight}.0.b"] @ saved[f"{of_weight}.0.a"] * 16 / 4
+        torch.testing.assert_close(after[name], saved[f"{of_weight}.original"] + change)
+
+
+@pytest.mark.slow
+def test_a_killed_run_with_adapters_resumes_to_the_same_bits(recipe: Path, pretrained: Path, tmp_path: Path):
+    command = finetune(recipe, pretrained, *LORA, "finetune.epochs=30")
+    run(*command, "-o", tmp_path / "whole")
+    stop_after(recipe, command, tmp_path / "parts", signal.SIGKILL, rows=5)
+    run(*command, "-o", tmp_path / "parts")
+    assert metrics(tmp_path / "parts") == metrics(tmp_path / "whole")
+    assert equal(weights(tmp_path / "parts"), weights(tmp_path / "whole"))
+    assert equal(state(tmp_path / "parts"), state(tmp_path / "whole"))
+
+
+def test_missing_weights_are_written_again_merged(
+    recipe: Path, pretrained: Path, adapted: Path, tmp_path: Path
+):
+    shutil.copytree(adapted, tmp_path / "run")
+    (tmp_path / "run" / "model.safetensors").unlink()
+    run(*finetune(recipe, pretrained, *LORA), "-o", tmp_path / "run")
+    assert equal(weights(tmp_path / "run"), weights(adapted))
+
+
+def test_commands_read_the_weights_like_any_others(
+    recipe: Path, adapted: Path, clip_files: Path, tmp_path: Path
+):
+    run("eval", "-c", adapted, "--json", "-q")
+    run("predict", clip_files / "clip0.mp4", "-c", adapted, "--json", "-q")
+    run("extract", clip_files / "clip0.mp4", "-c", adapted, "-o", tmp_path / "x.safetensors", "-q")
+    again = finetune(recipe, adapted, *LORA, "finetune.epochs=1")
+    run(*again, "-o", tmp_path / "again")
+    assert library.load_model(tmp_path / "again").head.out_features == 2
+
+
+@pytest.mark.parametrize("setting", ["train.checkpointing=true", "train.precision=bf16"])
+def test_adapters_learn_with_settings_of_memory(
+    recipe: Path, pretrained: Path, adapted: Path, tmp_path: Path, setting: str
+):
+    run(*finetune(recipe, pretrained, *LORA, setting), "-o", tmp_path / "run")
+    found, expected = (
+        [row["loss"] for row in metrics(folder) if "loss" in row] for folder in (tmp_path / "run", adapted)
+    )
+    assert found == pytest.approx(expected, rel=0.02 if "bf16" in setting else 1e-5)
+
+
+@pytest.mark.slow
+def test_adapters_learn_in_a_compiled_model(recipe: Path, pretrained: Path, tmp_path: Path):
+    losses = []
+    for compiled in ("false", "true"):  # compiled, dropout and stochastic depth draw other numbers
+        settings = (LORA[0], LORA[2], "finetune.drop_path=0", f"train.compile={compiled}")
+        run(*finetune(recipe, pretrained, *settings), "-o", tmp_path / compiled)
+        losses.append([row["loss"] for row in metrics(tmp_path / compiled) if "loss" in row])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_pretraining_adapts_the_encoder_and_learns_the_decoder(
+    recipe: Path, pretrained: Path, tmp_path: Path
+):
+    settings = load_recipe(recipe, overrides=["pretrain.lora.rank=2"])
+    options = RunOptions(command="pretrain", recipe_file=str(recipe), output=tmp_path / "run", cpu=True)
+    base = library.load_model(pretrained).state_dict()
+    spec = pretrain_spec(settings, tokenizer=None)
+    with options.context(settings, silent) as context:
+        training = set_up_training(
+            settings, settings.pretrain, spec, pretrain_clips(settings), context, start=lambda model: None
+        )
+        encoder = {name: tensor.clone() for name, tensor in training.state.trained_model.state_dict().items()}
+        with start_or_resume(training, settings, init=None):
+            pretrain(training)
+    before, after = merged(training.state.trained_model, encoder), weights(tmp_path / "run")
+    assert after.keys() == base.keys()
+    stays = {name for name in after if torch.equal(before[name], after[name])}
+    adapted = {f"encoder.blocks.{i}.attn.{layer}.weight" for i in range(2) for layer in ("qkv", "proj")}
+    assert stays == {name for name in after if name.startswith("encoder.")} - adapted
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shard", ["none", "full"])
+def test_two_processes_train_adapters_like_one(recipe: Path, pretrained: Path, tmp_path: Path, shard: str):
+    options = [LORA[0], LORA[2], "finetune.drop_path=0", "finetune.mixup=0", "finetune.cutmix=0"]
+    command = finetune(recipe, pretrained, *options, "finetune.epochs=10", "finetune.erasing=0")
+    run(*command, "-o", tmp_path / "one", "--set", "train.micro_batch=4", "--gpus", "cpu")
+    everest(*command, "-o", tmp_path / "two", "--set", f"train.shard={shard}", *TWO)
+    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    assert one.keys() == two.keys()
+    assert max((two[name] - one[name]).abs().max() for name in one) < 1e-3
+
+
+# --- refusals -----------------------------------------------------------------------------------------------
+
+
+def test_new_weights_cannot_be_adapted(recipe: Path, tmp_path: Path):
+    command = ["finetune", "--recipe", recipe, "--init", "none", "-o", tmp_path / "run", "-q"]
+    said = refused(*command, "--set", "finetune.lora.rank=4", code=2)
+    assert "finetune.lora: adapts trained weights" in said
+    assert not (tmp_path / "run").exists()

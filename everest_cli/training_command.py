@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from everest.prepare.suggest import Purpose
     from everest.train.context import RunContext
     from everest.train.run_options import RunOptions
-    from everest.train.setup import LossesOf
     from everest.train.training import Training
+    from everest.train.trial import LossesOf
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ class TrainOptions:
         """Find the weights of --init, if it names some."""
         if name == "none":
             return self
-        from everest.checkpoints.start import find_init
+        from everest.checkpoints.init import find_init
 
         output = self.output if self.resume in ("auto", "never") else Path(self.resume)
         return replace(self, init=find_init(name, output=output, overwrite=self.overwrite, decoder=decoder))
@@ -165,7 +165,7 @@ def launch(gpus: str, processes: int | None) -> Devices:
 
 def print_trial(training: Training, losses_of: LossesOf) -> None:
     """Run two forward and backward passes and print the estimates for the whole run, for --dry-run."""
-    from everest.train.setup import try_one_pass
+    from everest.train.trial import try_one_pass
 
     estimates = try_one_pass(training, losses_of)
     estimates["peak_memory"] = f"{estimates.pop('memory_bytes') / 2**30:.2f} GiB"

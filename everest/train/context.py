@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from accelerate import Accelerator
 
-from everest.checkpoints.start import Start, read_start
+from everest.checkpoints.init import Start, read_start
 from everest.system.events import Report
 from everest.system.run_folder import RunFolder
 from everest.system.run_init import Init
@@ -30,7 +30,7 @@ class RunContext:
         """Read the weights that the run starts from, if any.
 
         Raises:
-            CheckpointError: see `everest.checkpoints.start.read_start`.
+            CheckpointError: see `everest.checkpoints.init.read_start`.
         """
         run = self.run if self.resumed else None
         return None if self.init is None else read_start(self.init, resumed=run)

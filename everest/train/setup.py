@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from typing import Any
@@ -11,25 +10,24 @@ import psutil
 import torch
 from accelerate import Accelerator
 from timm.utils.model_ema import ModelEmaV3
-from torch import Tensor, nn
+from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-from everest.checkpoints.start import Start, start_autoencoder, start_classifier
+from everest.checkpoints.init import Start
+from everest.checkpoints.start import start_model
 from everest.config.settings import Recipe
 from everest.config.stage_settings import FinetuneSettings, PretrainSettings
-from everest.data.dataset import Clip, VideoClips
-from everest.data.loader import batches, on_device, shared_bytes
+from everest.data.dataset import VideoClips
+from everest.data.loader import shared_bytes
 from everest.data.short_videos import padding_notice
 from everest.data.stages import fingerprint
 from everest.errors import RecipeError
 from everest.models.block import Block
-from everest.models.classifier import VideoClassifier
 from everest.models.cost import count_weights, training_bytes
-from everest.models.mae import MaskedAutoencoder
 from everest.models.partial import Stage, choose_trained, frozen_layers, require_start
 from everest.models.spec import ModelSpec
-from everest.system.accelerator import bytes_per_value, peak_memory
+from everest.system.accelerator import bytes_per_value
 from everest.system.events import notice
 from everest.system.interrupted import remove_leftovers
 from everest.system.launch import local_processes
@@ -47,9 +45,6 @@ from everest.train.optim import stage_optimizer
 from everest.train.plan import StagePlan, memory_advice, plan_stage
 from everest.train.tracking import make_tracker
 from everest.train.training import Training
-
-# The losses of a pass: first the model's, then one for each other network that is active.
-LossesOf = Callable[[Clip], Sequence[Tensor]]
 
 MEMORY_SHARE = 0.8  # our choice: of the free memory of a device, for the activations of one pass
 WEIGHT_BYTES = 8  # of a weight: itself, and a copy in bf16 with its gradient, or with its adapter added
@@ -108,7 +103,7 @@ def set_up_training(
     torch.manual_seed(seed_at(recipe.train.seed, Purpose.WEIGHTS))
     model = spec.build()
     if start is not None:
-        _start_model(model, spec, start, context)
+        start_model(model, spec, start, notify=lambda text: context.report(notice(text)))
     choose_trained(model, stage)
     model.to(accelerator.device)
     if recipe.train.shard != "none" and accelerator.num_processes > 1:
@@ -146,18 +141,6 @@ def set_up_training(
     needed = shared_bytes(clips, training.order(), workers=recipe.train.num_workers)
     require_shared_memory(needed * local_processes())  # before anything is written
     return training
-
-
-def _start_model(
-    model: nn.Module, spec: ModelSpec | TokenizerSpec, start: Start, context: RunContext
-) -> None:
-    """Fill a new model with the weights that its run starts from."""
-    notify = lambda text: context.report(notice(text))  # noqa: E731
-    assert isinstance(spec, ModelSpec)
-    if isinstance(model, VideoClassifier):
-        start_classifier(model, spec, start, notify=notify)
-    elif isinstance(model, MaskedAutoencoder):
-        start_autoencoder(model, spec, start, notify=notify)
 
 
 def _shard(model: nn.Module, accelerator: Accelerator) -> None:
@@ -265,43 +248,3 @@ def _start_facts(training: Training) -> dict[str, Any]:
     if init is None:
         return {}
     return {INIT: init.file, INIT_NAME: init.name, DECODER: init.decoder, ORIGIN: training.origin}
-
-
-def try_one_pass(training: Training, losses_of: LossesOf) -> dict[str, Any]:
-    """Run two passes with updates on real clips and write nothing; the second one is timed.
-
-    Returns:
-        The plan, the loss, and the estimated time and memory of the run.
-    """
-
-    def one_pass() -> float:
-        losses = losses_of(clip)
-        training.updater.backward(losses)
-        training.updater.clip_gradients()
-        training.updater.step()
-        return losses[0].item()  # waits for the device
-
-    training.model.train()
-    started = time.monotonic()
-    clip = on_device(next(batches(training.loader())), training.accelerator.device)
-    loaded = time.monotonic()
-    loss = one_pass()
-    warm = time.monotonic()
-    one_pass()
-    seconds = time.monotonic() - warm
-    plan = training.plan
-    return {
-        "loss": loss,
-        "videos": len(training.clips),
-        "steps": plan.steps,
-        "batch_size": plan.batch_size,
-        "micro_batch": plan.micro_batch,
-        "passes_per_step": plan.accumulation,
-        "peak_lr": plan.peak_lr,
-        "parameters": sum(p.numel() for p in training.state.trained_model.parameters()),
-        "trained_parameters": sum(p.numel() for p in training.model.parameters() if p.requires_grad),
-        "seconds_to_load": round(loaded - started, 2),
-        "seconds_per_pass": round(seconds, 3),
-        "hours": round(plan.steps * plan.accumulation * seconds / 3600, 2),
-        "memory_bytes": peak_memory(training.accelerator.device),
-    }

@@ -13,8 +13,9 @@ from safetensors.torch import load_file
 from small_runs import called, equal, refused, run, small_recipe, weights
 from torch import Tensor
 
+from everest.checkpoints.init import find_init, read_start
 from everest.checkpoints.load import open_model
-from everest.checkpoints.start import find_init, read_start, start_autoencoder
+from everest.checkpoints.start import start_autoencoder
 from everest.config.recipe import load_recipe
 from everest.models.embedding import with_tubelet_frames
 from everest.models.mae import MaskedAutoencoder

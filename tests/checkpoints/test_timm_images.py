@@ -15,8 +15,9 @@ from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from everest.checkpoints.init import Start
 from everest.checkpoints.load import build_model
-from everest.checkpoints.start import Start, start_autoencoder, start_classifier
+from everest.checkpoints.start import start_autoencoder, start_classifier
 from everest.checkpoints.timm_images import image_weights, open_image_weights, require_plain
 from everest.config.recipe import load_recipe
 from everest.errors import CheckpointError, RecipeError

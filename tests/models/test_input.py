@@ -10,7 +10,8 @@ from tiny_models import tiny
 from torch import Tensor
 
 import everest
-from everest.checkpoints.start import find_init, read_start, start_classifier
+from everest.checkpoints.init import find_init, read_start
+from everest.checkpoints.start import start_classifier
 from everest.config.recipe import load_recipe
 from everest.errors import CheckpointError, RecipeError
 from everest.inference.model import encode

@@ -28,7 +28,7 @@ from everest.tokenizer.spec import kept_values, tokenizer_spec
 from everest.train import tokenizer_loss
 from everest.train.adversary import BETAS, first_step
 from everest.train.saved_state import SavedState, newest_state
-from everest.train.setup import try_one_pass
+from everest.train.trial import try_one_pass
 from everest.train_tokenizer import TokenizerStage, tokenizer_losses, trial_losses
 from everest_cli.main import app
 

@@ -1,0 +1,98 @@
+"""The weights that a run starts from: found by `find_init`, read and described by `read_start`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from everest.checkpoints.load import find_weights, open_encoder
+from everest.checkpoints.timm_images import is_timm_name, open_image_weights
+from everest.errors import RecipeError
+from everest.models.embedding import INTERPOLATED
+from everest.models.spec import ModelSpec
+from everest.system.hub import is_hub_name
+from everest.system.run_folder import RunFolder
+from everest.system.run_init import INIT, INIT_NAME, ORIGIN, Decoder, Init
+from everest.system.weights import Weights, state_hash
+
+
+def find_init(
+    name: str | Path, *, output: Path | None, overwrite: bool, decoder: Decoder | None = None
+) -> Init:
+    """Find the weights of --init.
+
+    Args:
+        output: the folder of the run. A run that is there, and is not to be overwritten, keeps the weights
+            that it started from, even if these have been moved since.
+    Raises:
+        CheckpointError: no such checkpoint.
+        RecipeError: `output` holds the weights.
+    """
+    is_elsewhere = is_hub_name(name) or is_timm_name(name)
+    name = str(name) if is_elsewhere else str(Path(name).resolve())
+    run = RunFolder(output) if output is not None and not overwrite else None
+    if run is not None and run.read_env(INIT_NAME) == name:
+        return Init(name=name, file=run.read_env(INIT), decoder=decoder)
+    if is_timm_name(name):
+        return Init(name=name, file=name, decoder=decoder)
+    file = find_weights(name).resolve()
+    if output is not None and file.parent == output.resolve():
+        raise RecipeError(f"--output {output}: holds the weights of --init; choose another folder")
+    return Init(name=name, file=str(file), decoder=decoder)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """The weights that a run starts from.
+
+    Args:
+        init: names them.
+        origin: describes them, for the header of the run's weights and for env.json.
+        saved: the model that they were saved of.
+        weights: None for a run that has a state: its tensors are all there.
+    """
+
+    init: Init
+    origin: dict[str, Any]
+    saved: ModelSpec
+    weights: Weights | None
+
+    def adapted(self, spec: ModelSpec) -> ModelSpec:
+        """The spec of a new model, with the properties that it takes from the weights."""
+        if spec.model.positions in INTERPOLATED:
+            grid = self.saved.trained_grid
+            spec = replace(spec, position_grid=(grid.t, grid.h, grid.w))
+        if spec.kind == "pretrain" and self.saved.kind != "classifier":
+            spec = replace(spec, norms=self.saved.norms)
+        return spec
+
+
+def read_start(init: Init, *, resumed: RunFolder | None) -> Start:
+    """Read the weights of `init`, unless the run that is resumed already has a state.
+
+    Raises:
+        CheckpointError: damaged weights, of a program that needs `everest convert`, or of a tokenizer.
+    """
+    source, origin, weights = Path(init.file), None, None
+    if resumed is not None and any(resumed.state.glob("step-*.safetensors")):
+        origin = resumed.read_env(ORIGIN)
+    if origin is None:
+        weights = open_image_weights(init.file) if is_timm_name(init.file) else open_encoder(source)
+        origin = _origin(init.file, weights)
+    saved = ModelSpec.from_settings(origin["settings"], source=source)
+    return Start(init=init, origin=origin, saved=saved, weights=weights)
+
+
+def _origin(file: str, weights: Weights) -> dict[str, Any]:
+    """Describe weights, and what they were made from in turn."""
+    before = weights.origin and {key: value for key, value in weights.origin.items() if key != "settings"}
+    return {
+        "file": file,
+        "kind": weights.kind,
+        "recipe": weights.recipe,
+        "step": weights.step,
+        "sha256": state_hash(weights.tensors),
+        "settings": weights.settings,
+        "origin": before,
+    }

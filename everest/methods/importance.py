@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from everest.methods.grid import patchify
+from everest.system.precision import computes_bf16
 from everest.video.pixels import byte_changes_weight, normalized
 
 DistanceName = Literal["l2", "l1", "neg-cosine", "neg-cka"]
@@ -136,7 +137,7 @@ def change_importance(
         return frames.new_full((b, per_slice), no_change, dtype=torch.float32)
     with full_precision(frames.device):
         if distance in NORMS and frames.dtype == torch.uint8:
-            exact = torch.bfloat16 if frames.device.type == "cuda" else torch.float32  # for -255 to 255
+            exact = torch.bfloat16 if computes_bf16(frames.device) else torch.float32  # for -255 to 255
             patches = patchify(frames, tubelet)  # (B, N, C, t, p, q) uint8
             change = patches[:, per_slice:].to(exact).sub_(patches[:, :-per_slice])
             later = NORMS[distance](embed.of_byte_changes(change))  # (B, N - h*w)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from everest.config.values import Positions
 from everest.errors import RecipeError
 from everest.methods.grid import TokenGrid
+from everest.system.precision import computes_bf16
 from everest.video.pixels import byte_changes_weight
 
 # EVEREST Table 15: the factor by which each convolution after the first reduces rows and columns.
@@ -77,8 +78,8 @@ class TubeletEmbedding(nn.Module):
     def of_byte_changes(self, change: Tensor) -> Tensor:
         """Embed differences of bytes as if they were normalized, without gradients: (B, K, D) float32.
 
-        On a GPU it is a product of bfloat16 with sums in float32. The differences are exact in it, and the
-        weight is split into two parts, which together keep 16 of its bits.
+        On a GPU with units for bfloat16 it is a product in bfloat16 with sums in float32. The differences are
+        exact in it, and the weight is split into two parts, which together keep 16 of its bits.
 
         Args:
             change: (B, K, C, t, p, q), integers from -255 to 255.
@@ -86,7 +87,7 @@ class TubeletEmbedding(nn.Module):
         if not isinstance(self.proj, nn.Conv3d):
             return self(byte_changes_weight(change.float()), biased=False)
         weight = byte_changes_weight(self.proj.weight.detach()).flatten(1)  # (D, C*t*p*q)
-        if change.device.type != "cuda":
+        if not computes_bf16(change.device):
             return F.linear(change.flatten(2).float(), weight)
         rows = change.flatten(2).flatten(0, 1)  # (B * K, C*t*p*q)
         high, low = in_two_parts(weight)

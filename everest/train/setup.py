@@ -27,7 +27,7 @@ from everest.models.block import Block
 from everest.models.classifier import VideoClassifier
 from everest.models.cost import count_parameters, training_bytes
 from everest.models.spec import ModelSpec
-from everest.system.accelerator import bytes_per_value, peak_memory
+from everest.system.accelerator import bytes_per_value, peak_memory, precision_text
 from everest.system.events import notice
 from everest.system.interrupted import remove_leftovers
 from everest.system.launch import local_processes
@@ -218,6 +218,7 @@ def start_run(training: Training, recipe_text: str, *, init: str | None) -> None
             line += f" (base_lr {plan.base_lr:g} x batch / 256)"
         if not USUAL_LR[0] <= plan.peak_lr <= USUAL_LR[1]:
             line += f"; that is outside the usual {USUAL_LR[0]:g} to {USUAL_LR[1]:g}"
+        line += f"; {precision_text(context.accelerator, training.settings.precision)}"
         workers = training.settings.num_workers
         if workers:
             shared = shared_bytes(training.clips, training.order(), workers=workers)

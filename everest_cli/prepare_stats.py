@@ -23,6 +23,7 @@ def stats(
     picture: Annotated[
         Path | None, typer.Option("--picture", metavar="F.png", help="Write labeled thumbnails.")
     ] = None,
+    fps: o.FileFps = None,
     data: o.Root = None,
     classes: o.ClassesFile = None,
     seed: Annotated[
@@ -55,6 +56,7 @@ def stats(
             workers=workers or os.cpu_count() or 1,
             limit=limit,
             report=display.report,
+            fps=fps,
         )
     if picture is not None:
         draw_contact_sheet(picture, statistics)
@@ -71,7 +73,8 @@ def _print_stats(document: dict[str, Any]) -> None:
             least, middle, most = (document[name][key] for key in ("min", "median", "max"))
             typer.echo(f"{name}: {least:.4g} to {most:.4g}, median {middle:.4g}")
     strides = ", ".join(f"{clip} frames: {stride or 'none'}" for clip, stride in document["strides"].items())
-    typer.echo(f"largest stride that fits 95 % of the videos, for clips of {strides}")
+    rate = "" if document["fps"] is None else f" at {document['fps']:g} frames per second"
+    typer.echo(f"largest stride that fits 95 % of the videos{rate}, for clips of {strides}")
     typer.echo(f"largest class / smallest: {document['imbalance']:g}")
     for row in document["classes"]:
         motion = "-" if row["motion"] is None else f"{row['motion']:.4f}"

@@ -67,8 +67,11 @@ def recipe_of(opened: LoadedModel, *, notify: Callable[[str], None] | None) -> R
         return replace(recipe, data=replace(recipe.data, frames=spec.frames, size=spec.size))
     recipe, clip = load_recipe(FALLBACK), opened.weights.clip
     if clip is not None:
+        in_stage = {key: value for key, value in clip.items() if key != "fps"}
         recipe = replace(
-            recipe, pretrain=replace(recipe.pretrain, **clip), finetune=replace(recipe.finetune, **clip)
+            recipe,
+            pretrain=replace(recipe.pretrain, **in_stage),
+            finetune=replace(recipe.finetune, **in_stage),
         )
     if notify is not None:
         by = "as in training" if clip else "choose another with --recipe"
@@ -79,6 +82,7 @@ def recipe_of(opened: LoadedModel, *, notify: Callable[[str], None] | None) -> R
     data = DataSettings(
         frames=spec.frames,
         size=spec.size,
+        fps=None if clip is None else clip.get("fps"),
         num_classes=None if spec.heads else spec.num_classes,
         heads=spec.heads,
     )

@@ -89,9 +89,13 @@ def write_folder(folder: Path, opened: LoadedModel) -> TransformersFolder:
     assert all(torch.equal(back.weights.tensors[name], tensor) for name, tensor in weights.tensors.items())
     module = build_model(back.identity.spec, back.weights, source=opened.file)
     difference = _outputs(opened.module, spec) - _outputs(module, spec)
-    clip = trained_clip(opened)
-    if clip is not None and clip.sampling == "dense":
+    clip, notes = trained_clip(opened), list(_notes(spec))
+    if clip is not None and clip.sampling == "dense" and clip.fps is None:
         config["frame_sample_rate"] = clip.stride  # as examples of transformers call it
+    elif clip is not None and clip.fps is not None:
+        notes.append(
+            f"it knows no frame rate: give it frames at {clip.fps:g} per second, {clip.stride} apart"
+        )
 
     files = [folder / name for name in (WEIGHTS, PREPROCESSOR, CONFIG)]
     write_tensors(files[0], tensors, metadata={"format": "pt"})
@@ -112,7 +116,7 @@ def write_folder(folder: Path, opened: LoadedModel) -> TransformersFolder:
     }
     for path, content in zip(files[1:], (preprocessor, config), strict=True):
         write_text(path, json.dumps(content, indent=2) + "\n")
-    return TransformersFolder(files=files, difference=float(difference.abs().max()), notes=list(_notes(spec)))
+    return TransformersFolder(files=files, difference=float(difference.abs().max()), notes=notes)
 
 
 @torch.inference_mode()

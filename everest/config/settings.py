@@ -20,6 +20,7 @@ from everest.config.values import (
     Count,
     Decay,
     Depth,
+    Fps,
     Frames,
     HeadName,
     Input,
@@ -60,6 +61,8 @@ class DataSettings:
     heads: Annotated[dict[HeadName, NumClasses], Field(min_length=1)] | None = None
     frames: Frames = 16  # EVEREST §5
     size: Size = 224  # EVEREST §5
+    # Frames per second that strides count; None: each frame of a file, as in all released programs.
+    fps: Fps | None = None
     flip: bool = True  # EVEREST Tables 7, 8; both stages
     decoder: Literal["auto", "decord", "pyav", "torchcodec"] = "auto"
     max_bad: Share = 0.01  # our choice: the share of unreadable videos that ends a run

@@ -18,6 +18,7 @@ LARGEST_COUNT: Final = 2**31 - 1  # the largest integer that every library used 
 LARGEST_FACTOR: Final = 1e30  # our choice: products of a few such numbers are finite
 LONGEST_SIDE: Final = 2**14  # pixels of a clip; our choice: twice that of 8K video
 LONGEST_CLIP: Final = 2**16  # frames; our choice: 36 minutes
+MOST_FPS: Final = 10_000  # our choice: of high-speed cameras
 WIDEST: Final = 2**16  # channels of a layer; our choice: far beyond any transformer
 LARGEST_BATCH: Final = 2**20  # our choice: a hundred times the largest in the papers
 MOST_CLASSES: Final = 10**6  # our choice
@@ -109,6 +110,7 @@ Views = Annotated[int, Field(ge=1, le=1000)]
 Timeout = Annotated[int, Field(ge=1, le=LONGEST_TIMEOUT)]
 Side = Annotated[int, Field(ge=1, le=LONGEST_SIDE)]
 Positive = Annotated[float, Field(gt=0, le=LARGEST_FACTOR)]
+Fps = Annotated[float, Field(gt=0, le=MOST_FPS)]
 NotNegative = Annotated[float, Field(ge=0, le=LARGEST_FACTOR)]
 Share = Annotated[float, Field(ge=0, le=1)]
 ShareBelowOne = Annotated[float, Field(ge=0, lt=1)]

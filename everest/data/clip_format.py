@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from everest.config.values import MOST_FPS
 from everest.data.samples import Sample
 from everest.data.views import ValidationViews
 from everest.video.pixels import IMAGENET_MEAN, IMAGENET_STD
@@ -21,7 +22,7 @@ class ClipFormat:
     """The clips that a model takes.
 
     Raises:
-        ValueError: a number below 1.
+        ValueError: a number below 1, or `fps` is not above 0.
     """
 
     frames: int
@@ -36,6 +37,8 @@ class ClipFormat:
         for name, value in (("frames", self.frames), ("stride", self.stride), ("size", min(self.size))):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, not {value}")
+        if self.fps is not None and not 0 < self.fps <= MOST_FPS:
+            raise ValueError(f"fps must be more than 0 and at most {MOST_FPS}, not {self.fps}")
 
     def read(self, video: str | Path) -> Tensor:
         """Read the middle of a video, center-cropped: (3, T, H, W) uint8.
@@ -44,7 +47,7 @@ class ClipFormat:
             VideoError: the file is unreadable.
         """
         views = ValidationViews(
-            frames=self.frames, stride=self.stride, size=self.size, sampling=self.sampling
+            frames=self.frames, stride=self.stride, size=self.size, sampling=self.sampling, fps=self.fps
         )
         unused_rng = np.random.default_rng(0)  # these views draw nothing
         return views(Sample(path=str(video)), unused_rng, "auto").frames[0]

@@ -20,7 +20,9 @@ from PIL import Image
 from torch import Tensor
 
 from everest.data.crops import resize
+from everest.data.footage import footage_of
 from everest.data.frames import spread_frames
+from everest.data.samples import Sample
 from everest.errors import DataError
 from everest.figures.legend import LegendLine, range_text, share_text
 from everest.figures.masks import TUBELET, FigureRequest, Transformer
@@ -101,18 +103,21 @@ class FrameDraw(FigureRequest):
         pair = embed.tubelet[0]
         slices = self.frames // pair
         candidates = num_candidates(slices, self.alpha)
-        info = probe(video)
-        if info.frames < candidates * pair:
+        info, footage = probe(video), footage_of(Sample(path=str(video)), self.fps)
+        count = footage.num_frames
+        if count < candidates * pair:
+            rate = "" if self.fps is None else f" at {self.fps:g} per second"
             raise DataError(
-                f"{video}: {info.frames} frames, fewer than the {candidates * pair} candidates; "
+                f"{video}: {count} frames{rate}, fewer than the {candidates * pair} candidates; "
                 "choose a smaller --frames or --alpha"
             )
         if self.whole_video:
-            ids = spread_frames(info.frames, candidates * pair, 0.5).tolist()
+            chosen = spread_frames(count, candidates * pair, 0.5)
         else:
-            stride = min(self.stride, info.frames // (candidates * pair))
-            start = (info.frames - ((candidates * pair - 1) * stride + 1)) // 2
-            ids = [start + stride * i for i in range(candidates * pair)]
+            stride = min(self.stride, count // (candidates * pair))
+            start = (count - ((candidates * pair - 1) * stride + 1)) // 2
+            chosen = start + stride * np.arange(candidates * pair)
+        ids = footage.numbers(chosen).tolist()
         frames = read_frames(video, ids)  # (S * p, H, W, 3)
         size = self.frame_size(info, multiples=TUBELET[1:])
         x = normalize(resize(frames, size, antialias=True))[None]

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from torch import Tensor
 
+from everest.data.footage import footage_of
 from everest.data.samples import Sample
 from everest.data.views import EvalViews
 from everest.errors import RecipeError
@@ -58,10 +59,17 @@ class MaskRequest(FigureRequest):
         info = probe(video)
         size = self.frame_size(info, multiples=(cell * tubelet[1], cell * tubelet[2]))
         views = EvalViews(
-            frames=frames, stride=self.stride, size=size, clips=self.windows, crops=1, sampling="dense"
+            frames=frames,
+            stride=self.stride,
+            size=size,
+            clips=self.windows,
+            crops=1,
+            sampling="dense",
+            fps=self.fps,
         )
-        clips = views(Sample(path=str(video)), np.random.default_rng(0), "auto").frames
-        windows = views.windows(info.frames).tolist()
+        sample = Sample(path=str(video))
+        clips = views(sample, np.random.default_rng(0), "auto").frames
+        windows = views.windows(footage_of(sample, self.fps)).tolist()
         return [
             (clip, ShownFrames(video=video.name, numbers=tuple(numbers), total=info.frames))
             for clip, numbers in zip(clips, windows, strict=True)

@@ -120,6 +120,7 @@ class FigureRequest:
 
     Args:
         frames: T, the length of a clip.
+        stride: in frames of the video, or in frames at `fps`.
         size: pixels of the shorter side without a model, or with a tokenizer; another model has its own size.
         model: measures change; None for raw pixels.
     """
@@ -129,6 +130,7 @@ class FigureRequest:
     size: int
     seed: int
     model: AnyModel | None
+    fps: float | None = None
 
     def frame_size(self, video: VideoInfo, *, multiples: tuple[int, int]) -> tuple[int, int]:
         """Height and width of the frames: the transformer's, else `size` rounded to whole `multiples`."""

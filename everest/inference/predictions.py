@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from everest.data.classes import Classes
+from everest.data.footage import footages, segment
 from everest.data.samples import Sample
-from everest.data.views import EvalViews, segment
+from everest.data.views import EvalViews
 from everest.errors import RecipeError
 from everest.inference.bouts import Window, merge_windows
 from everest.inference.model import OpenedModel
@@ -151,7 +152,7 @@ def windows_of(sample: Sample, views: EvalViews, *, window: float | None, step: 
     fps = probe(sample.video).fps or 1.0
     first, length = segment(sample)
     begin, end = float(times[first]), float(times[first + length - 1] + 1 / fps)
-    window = views.frames * views.stride / fps if window is None else window
+    window = views.frames * views.stride / (views.fps or fps) if window is None else window
     step = step or window
     count = max(int((end - begin - window) / step + TOLERANCE), 0) + 1  # windows that end within the video
     starts = [begin + number * step for number in range(count)]
@@ -173,7 +174,8 @@ def window_clips(path: Video, windows: Sequence[Window], views: EvalViews) -> It
     Raises:
         VideoError: a frame of the next window cannot be decoded.
     """
-    needed = [window.first + views.windows(window.length) for window in windows]  # (clips, T) each
+    spans = [(window.first, window.length) for window in windows]
+    needed = [views.windows(footage) for footage in footages(path, spans, views.fps)]  # (clips, T) each
     lowest = np.minimum.accumulate([ids.min() for ids in needed][::-1])[::-1]  # from each window to the end
     wanted = np.unique(np.stack(needed))
     frames = zip(wanted.tolist(), frames_in_order(path, wanted), strict=True)

@@ -49,6 +49,7 @@ class VideoModel(nn.Module):
             stride=stage.stride,
             size=recipe.data.frame_size,
             sampling=stage.sampling,
+            fps=recipe.data.fps,
         )
 
     def to_input(self, frames: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from everest.system.files import write_atomically
 from everest.video.file import clear_video_cache
 from everest.video.reader import probe, read_frames
 from everest.video.stream import VideoError
+from everest.video.timeline import Timeline, num_timeline_frames
 
 PAIRS: Final = 8  # our choice: pairs of neighboring frames that are measured, spread over a video
 SIDE: Final = 160  # pixels of a thumbnail's longer side
@@ -41,13 +42,17 @@ def spread(values: Sequence[float]) -> dict[str, float] | None:
     return {"min": min(values), "median": median(values), "max": max(values)} if values else None
 
 
-def num_frames(sample: Sample, frames: int, seconds: float | None) -> int:
+def num_frames(sample: Sample, frames: int, seconds: float | None, fps: float | None = None) -> int:
     """Frames of a sample: of the file, or of its segment; not positive if the segment is outside the file.
 
     Args:
         frames: of the file.
         seconds: of the file; None: a folder of images.
+        fps: frames per second to count; None: as the file.
     """
+    if fps is not None and seconds:
+        inside = num_frames(sample, frames, seconds)
+        return num_timeline_frames(inside / frames * seconds, fps) if inside > 0 else inside
     rate = frames / seconds if seconds else 0.0
     first = sample.start_frame or round((sample.start or 0) * rate)
     end = frames if sample.end_frame is None else min(sample.end_frame, frames)
@@ -75,6 +80,7 @@ def measure(path: str) -> Measured | Failure:
         first = np.unique(np.linspace(0, max(info.frames - 2, 0), PAIRS).astype(int))
         ids = np.stack([first, np.minimum(first + 1, info.frames - 1)], axis=1)  # (pairs, 2)
         frames = read_frames(path, ids.flatten().tolist()).numpy()  # (F, H, W, 3)
+        seconds = None if info.fps is None else Timeline.of(path).end
     except VideoError as error:
         return Failure(error.reason)
     finally:
@@ -89,7 +95,7 @@ def measure(path: str) -> Measured | Failure:
         square=shares @ levels**2,
         motion=float(np.abs(gray[1::2] - gray[::2]).mean()),
         frames=info.frames,
-        seconds=info.frames / info.fps if info.fps else None,
+        seconds=seconds,
         thumbnail=frames[len(frames) // 2, ::step, ::step].copy(),
     )
 
@@ -101,6 +107,7 @@ class Stats:
     measured: Mapping[str, Measured]  # by path
     skipped: Mapping[str, str]  # path to reason
     by_class: Mapping[str, Sequence[Sample]]  # all samples, also those that were not measured
+    fps: float | None = None  # that lengths count; None: of each file
 
     def to_dict(self) -> dict[str, Any]:
         """For scripts."""
@@ -121,20 +128,21 @@ class Stats:
                 {"class": name, "videos": count, "motion": self.motion(name)}
                 for name, count in counts.items()
             ],
+            "fps": self.fps,
             "strides": {str(frames): largest_stride(self.lengths, frames) for frames in CLIPS},
             "imbalance": round(max(counts.values()) / min(counts.values()), 3),
         }
 
     @property
     def lengths(self) -> list[int]:
-        """Frames of each sample whose video was measured."""
+        """Frames of each sample whose video was measured, as clips count them."""
         pairs = [
             (sample, self.measured[sample.path])
             for samples in self.by_class.values()
             for sample in samples
             if sample.path in self.measured
         ]
-        return [max(num_frames(sample, video.frames, video.seconds), 0) for sample, video in pairs]
+        return [max(num_frames(sample, video.frames, video.seconds, self.fps), 0) for sample, video in pairs]
 
     def motion(self, name: str) -> float | None:
         """The mean motion of the videos of a class; None if none could be read."""
@@ -151,6 +159,7 @@ def take_stats(
     workers: int,
     limit: float,
     report: Report,
+    fps: float | None = None,
 ) -> Stats:
     """Measure videos.
 
@@ -159,6 +168,7 @@ def take_stats(
         names: of the classes in the order of the labels; None names them by their labels.
         most: videos of each class, drawn at random; None takes all.
         limit: seconds for a video.
+        fps: frames per second that lengths count; None: of each file.
     Raises:
         DataError: none can be read.
     """
@@ -187,7 +197,7 @@ def take_stats(
     if not measured:
         raise VideoError(paths[0], f"none of {len(paths)} videos can be read; the first: {skipped[paths[0]]}")
     ordered = {path: measured[path] for path in paths if path in measured}
-    return Stats(measured=ordered, skipped=dict(sorted(skipped.items())), by_class=by_class)
+    return Stats(measured=ordered, skipped=dict(sorted(skipped.items())), by_class=by_class, fps=fps)
 
 
 def draw_contact_sheet(path: Path, stats: Stats) -> None:

@@ -116,6 +116,8 @@ def set_up_training(
     )
     known = isinstance(stage, PretrainSettings | FinetuneSettings)
     clip = {"stride": stage.stride, "sampling": stage.sampling} if known else None
+    if clip is not None and recipe.data.fps is not None:  # older readers know headers without it
+        clip["fps"] = recipe.data.fps
     header = Weights(
         kind=spec.kind, settings=spec.dump(), classes=classes, recipe=recipe.name, step=0, clip=clip
     )

@@ -5,7 +5,7 @@ B batch, C channels, T frames, H W pixels, N tokens, D embedding width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -41,6 +41,9 @@ def create_model(
     stride: int = 4,
     size: Size = 224,
     fps: float | None = None,
+    channels: Literal[1, 3] = 3,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     selection: Strategy | None = None,
     drop_path: float = 0.0,
     **model: Any,
@@ -52,6 +55,8 @@ def create_model(
         num_classes: of a classifier; a mapping such as {"verb": 97, "noun": 300} gives it a head for each.
         frames, stride, size: of the clips; pixels as one number or (height, width).
         fps: frames per second that `stride` counts; None: of the file.
+        channels: 3 colors, or 1 for clips of luma.
+        mean, std: of each channel, of values in [0, 1]; None: ImageNet's.
         selection: a strategy of everest.strategies; by default EVEREST's for the kind (Tables 7, 8).
         drop_path: of a classifier in training mode, in [0, 1): the rate of stochastic depth in the last
             block; it grows linearly from 0 in the first one (Huang et al. 2016).
@@ -64,7 +69,14 @@ def create_model(
         raise unknown_name("kind", kind, _STAGES)
     stage = _STAGES[kind]
     sections: dict[str, Any] = {
-        "data": {"frames": frames, "size": size, "fps": fps},
+        "data": {
+            "frames": frames,
+            "size": size,
+            "fps": fps,
+            "channels": channels,
+            "mean": None if mean is None else tuple(mean),
+            "std": None if std is None else tuple(std),
+        },
         "model": {"backbone": backbone, **model},
         **{each: {"stride": stride} for each in _STAGES.values()},
     }
@@ -98,7 +110,7 @@ def read_clip(
     fps: float | None = None,
     like: VideoModel | None = None,
 ) -> Tensor:
-    """Read the middle `frames` frames of a video, `stride` apart, center-cropped: (3, T, H, W) uint8.
+    """Read the middle `frames` frames of a video, `stride` apart, center-cropped: (C, T, H, W) uint8.
 
     Args:
         frames, stride, size: None: as the clips of `like`, else 16, 4 and 224.

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from everest.checkpoints.convert import convert
 from everest.checkpoints.foreign import CONFIG, PICKLED, SHARDS, locate, own_file, read_foreign
+from everest.checkpoints.same_pixels import require_same_channels
 from everest.checkpoints.sizes import Hints
 from everest.errors import CheckpointError
 from everest.methods.strategies import Strategy
@@ -251,6 +252,7 @@ def start_from(
     given = {name: tensor for name, tensor in weights.tensors.items() if name.startswith("encoder.")}
     norm = {name: given.pop(f"encoder.{name}") for name in _NORM if f"encoder.{name}" in given}
     saved = ModelSpec.from_settings(weights.settings, source=source)
+    require_same_channels(saved, spec, source=source, notify=notify)
     changes = [  # no shape shows the kind of positions or input, nor the number of heads
         f"model.{key}={str(value).lower()}"
         for key in ("positions", "class_token", "input")

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import PydanticKnownError
 
 from everest.config.sizes import BACKBONES, TOKENIZERS
+from everest.video.pixels import LEAST_STD, MOST_STD
+
+Value = TypeVar("Value")
 
 LARGEST_COUNT: Final = 2**31 - 1  # the largest integer that every library used here accepts
 LARGEST_FACTOR: Final = 1e30  # our choice: products of a few such numbers are finite
@@ -110,6 +113,8 @@ Views = Annotated[int, Field(ge=1, le=1000)]
 Timeout = Annotated[int, Field(ge=1, le=LONGEST_TIMEOUT)]
 Side = Annotated[int, Field(ge=1, le=LONGEST_SIDE)]
 Positive = Annotated[float, Field(gt=0, le=LARGEST_FACTOR)]
+PixelStd = Annotated[float, Field(ge=LEAST_STD, le=MOST_STD)]
+Channels = Annotated[tuple[Value, ...], Field(min_length=1, max_length=3)]  # a value for each channel
 Fps = Annotated[float, Field(gt=0, le=MOST_FPS)]
 NotNegative = Annotated[float, Field(ge=0, le=LARGEST_FACTOR)]
 Share = Annotated[float, Field(ge=0, le=1)]

@@ -1,6 +1,6 @@
 """The format of the clips that a model takes: which frames of a video, their size and normalization.
 
-T frames, H W pixels.
+C channels, T frames, H W pixels.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class ClipFormat:
     size: tuple[int, int]  # height, width
     sampling: str = "dense"  # or segment, spread: as `finetune.sampling` of a recipe
     fps: float | None = None  # frames per second that the stride counts; None: of the file
-    mean: tuple[float, float, float] = IMAGENET_MEAN  # RGB, of values in [0, 1]
-    std: tuple[float, float, float] = IMAGENET_STD
+    mean: tuple[float, ...] = IMAGENET_MEAN  # RGB, of values in [0, 1]; one value: of luma
+    std: tuple[float, ...] = IMAGENET_STD
 
     def __post_init__(self) -> None:
         for name, value in (("frames", self.frames), ("stride", self.stride), ("size", min(self.size))):
@@ -40,14 +40,24 @@ class ClipFormat:
         if self.fps is not None and not 0 < self.fps <= MOST_FPS:
             raise ValueError(f"fps must be more than 0 and at most {MOST_FPS}, not {self.fps}")
 
+    @property
+    def channels(self) -> int:
+        """C: 3 colors, or 1 for luma."""
+        return len(self.mean)
+
     def read(self, video: str | Path) -> Tensor:
-        """Read the middle of a video, center-cropped: (3, T, H, W) uint8.
+        """Read the middle of a video, center-cropped: (C, T, H, W) uint8.
 
         Raises:
             VideoError: the file is unreadable.
         """
         views = ValidationViews(
-            frames=self.frames, stride=self.stride, size=self.size, sampling=self.sampling, fps=self.fps
+            frames=self.frames,
+            stride=self.stride,
+            size=self.size,
+            sampling=self.sampling,
+            fps=self.fps,
+            channels=self.channels,
         )
         unused_rng = np.random.default_rng(0)  # these views draw nothing
         return views(Sample(path=str(video)), unused_rng, "auto").frames[0]

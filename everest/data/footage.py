@@ -81,10 +81,10 @@ def segment(sample: Sample) -> tuple[int, int]:
     return first, end - first
 
 
-def segment_bytes(sample: Sample) -> int:
-    """Returns the bytes of all frames of a sample as decoded.
+def segment_bytes(sample: Sample, channels: int = 3) -> int:
+    """Returns the bytes of all frames of a sample.
 
     Raises:
         VideoError: the video cannot be read.
     """
-    return frame_bytes(sample.video, segment(sample)[1])
+    return frame_bytes(sample.video, segment(sample)[1], channels)

@@ -8,6 +8,7 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 from everest.config.settings import DataSettings, Recipe
@@ -59,6 +60,7 @@ def pretrain_clips(recipe: Recipe, *, replace_bad: bool = True) -> VideoClips:
         sampling=stage.sampling,
         views_per_decode=stage.views_per_decode,
         fps=data.fps,
+        channels=data.channels,
     )
     draws = offered.t if offered != grid else 0  # one random number per slice that can be drawn
     return unlabeled_clips(
@@ -96,6 +98,7 @@ def finetune_clips(recipe: Recipe) -> tuple[VideoClips, Classes]:
         and RandAugment(magnitude=settings.magnitude, std=settings.std, ops=settings.ops),
         erasing=stage.erasing,
         fps=data.fps,
+        channels=data.channels,
     )
     samples = _labeled_list(data, "train")
     num_noise = clip_grid(recipe).num_tokens if stage.selection.draws else 0
@@ -122,6 +125,7 @@ def validation_clips(recipe: Recipe, classes: Classes) -> VideoClips | None:
         size=data.frame_size,
         sampling=stage.sampling,
         fps=data.fps,
+        channels=data.channels,
     )
     return _clips(recipe, _labeled_list(data, "val", classes), views, replace_bad=False)
 
@@ -153,6 +157,7 @@ def evaluation_views(recipe: Recipe) -> EvalViews:
         crops=recipe.eval.crops,
         sampling=stage.sampling,
         fps=data.fps,
+        channels=data.channels,
     )
 
 
@@ -219,5 +224,9 @@ def _clips(
         num_noise=num_noise,
         decoder=data.decoder,
         replace_bad=replace_bad,
-        cache=open_cache(data.cache if cached else "none", list(distinct.values()), segment_bytes),
+        cache=open_cache(
+            data.cache if cached else "none",
+            list(distinct.values()),
+            partial(segment_bytes, channels=data.channels),
+        ),
     )

@@ -1,8 +1,8 @@
 """The views of a sample for training and evaluation: frames are chosen, decoded once, augmented and cropped.
 
-V views, T frames, H W pixels; sizes are (height, width). Each class holds the settings of one stage and is
-called with a sample to get its `Views`, in the memory `out` if it is given. Random choices are drawn in the
-order frames, augmentation, crop, flip, erasing.
+V views, C channels, T frames, H W pixels; sizes are (height, width). Each class holds the settings of one
+stage and is called with a sample to get its `Views`, in the memory `out` if it is given. Random choices are
+drawn in the order frames, augmentation, crop, flip, erasing.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ IN_ORDER: Final = frozenset({"auto", "pyav"})  # decoders whose frames `frames_i
 
 
 Cache = FrameCache | None
-Out = Tensor | None  # (V, 3, T, H, W) uint8
+Out = Tensor | None  # (V, C, T, H, W) uint8
 
 
 class Views(NamedTuple):
     """The views of one sample."""
 
-    frames: Tensor  # (V, 3, T, H, W) uint8
+    frames: Tensor  # (V, C, T, H, W) uint8
     erase: Tensor  # (V, 4) int64: top, left, height, width of the box to erase; a height of 0 erases nothing
 
 
@@ -68,6 +68,7 @@ class PretrainViews:
     sampling: str
     views_per_decode: int
     fps: float | None = None  # that `stride` counts; None: of the file
+    channels: int = 3  # C; 1: luma
 
     @property
     def num_views(self) -> int:
@@ -78,7 +79,7 @@ class PretrainViews:
     ) -> Views:
         footage = footage_of(sample, self.fps)
         ids = sampling(self.sampling).pretrain(footage.num_frames, self.frames, self.stride, rng)
-        clip = _read(sample, footage, footage.numbers(ids), decoder, cache)  # (T, H, W, 3)
+        clip = _read(sample, footage, footage.numbers(ids), self.channels, decoder, cache)  # (T, H, W, C)
         views = []
         for _ in range(self.views_per_decode):
             box = multi_scale_crop(_size(clip), self.size, rng)
@@ -100,6 +101,7 @@ class FinetuneViews:
     rand_augment: RandAugment | None
     erasing: float  # probability
     fps: float | None = None
+    channels: int = 3
     num_views: ClassVar[int] = 1
 
     def __call__(
@@ -107,7 +109,7 @@ class FinetuneViews:
     ) -> Views:
         footage = footage_of(sample, self.fps)
         ids = sampling(self.sampling).finetune(footage.num_frames, self.frames, self.stride, rng)
-        clip = _read(sample, footage, footage.numbers(ids), decoder, cache)  # (T, H, W, 3)
+        clip = _read(sample, footage, footage.numbers(ids), self.channels, decoder, cache)  # (T, H, W, C)
         if self.rand_augment is not None:
             clip = self.rand_augment(clip, rng)
         box = random_resized_crop(_size(clip), self.size, rng, areas=self.crop_area)
@@ -125,6 +127,7 @@ class ValidationViews:
     size: Size
     sampling: str
     fps: float | None = None
+    channels: int = 3
     num_views: ClassVar[int] = 1
 
     def __call__(
@@ -132,7 +135,7 @@ class ValidationViews:
     ) -> Views:
         footage = footage_of(sample, self.fps)
         ids = sampling(self.sampling).center(footage.num_frames, self.frames, self.stride)
-        clip = _read(sample, footage, footage.numbers(ids), decoder, cache)
+        clip = _read(sample, footage, footage.numbers(ids), self.channels, decoder, cache)
         covering = covering_size(_size(clip), self.size)
         view = _cut(resize(clip, covering, antialias=False), center_box(covering, self.size))
         return _stacked([view], out)
@@ -149,6 +152,7 @@ class EvalViews:
     crops: int
     sampling: str
     fps: float | None = None
+    channels: int = 3
 
     @property
     def num_views(self) -> int:
@@ -160,10 +164,11 @@ class EvalViews:
         footage = footage_of(sample, self.fps)
         needed, positions = np.unique(self.windows(footage), return_inverse=True)  # (F,), (clips, T)
         if decoder in IN_ORDER and cache is None and frame_bytes(sample.video, len(needed)) > MOST_AT_ONCE:
-            frames = [self.resized(frame[None]) for frame in frames_in_order(sample.video, needed)]
+            decoded = frames_in_order(sample.video, needed, channels=self.channels)
+            frames = [self.resized(frame[None]) for frame in decoded]
             video = torch.cat(frames, dim=1)
         else:
-            video = self.resized(_read(sample, footage, needed, decoder, cache))
+            video = self.resized(_read(sample, footage, needed, self.channels, decoder, cache))
         return _stacked(self.cut(video, positions), out)
 
     def windows(self, footage: Footage) -> NDArray[np.int64]:
@@ -172,15 +177,15 @@ class EvalViews:
         return footage.numbers(np.stack(views))
 
     def resized(self, frames: Tensor) -> Tensor:
-        """Resizes (F, H, W, 3) uint8 frames as decoded to (3, F, H', W') that cover the views."""
+        """Resizes (F, H, W, C) uint8 frames as decoded to (C, F, H', W') that cover the views."""
         video = resize(frames, covering_size(_size(frames), self.size), antialias=False)
         return video.contiguous()  # once instead of once per view
 
     def cut(self, video: Tensor, positions: NDArray[np.int64]) -> list[Tensor]:
-        """Cuts the views (3, T, H, W) out of a resized video.
+        """Cuts the views (C, T, H, W) out of a resized video.
 
         Args:
-            video: (3, F, H', W').
+            video: (C, F, H', W').
             positions: (clips, T) indices of its frames.
         """
         boxes = view_boxes((video.shape[2], video.shape[3]), self.size, self.crops)
@@ -191,11 +196,14 @@ class EvalViews:
 MakeViews = PretrainViews | FinetuneViews | ValidationViews | EvalViews
 
 
-def _read(sample: Sample, footage: Footage, numbers: FrameIds, decoder: str, cache: Cache) -> Tensor:
-    """Returns (T, H, W, 3) uint8: frames of a sample by their `numbers` in the file."""
+def _read(
+    sample: Sample, footage: Footage, numbers: FrameIds, channels: int, decoder: str, cache: Cache
+) -> Tensor:
+    """Returns (T, H, W, C) uint8: frames of a sample by their `numbers` in the file."""
+    wanted = numbers.tolist()
     if cache is None:
-        return read_frames(sample.video, numbers.tolist(), decoder=decoder)
-    return cache.read(sample.video, numbers.tolist(), span=footage.span, decoder=decoder)
+        return read_frames(sample.video, wanted, decoder=decoder, channels=channels)
+    return cache.read(sample.video, wanted, span=footage.span, decoder=decoder, channels=channels)
 
 
 def _size(clip: Tensor) -> Size:
@@ -203,12 +211,12 @@ def _size(clip: Tensor) -> Size:
 
 
 def _cut(clip: Tensor, box: Box) -> Tensor:
-    """Crops all frames of (3, T, H, W), without a copy."""
+    """Crops all frames of (C, T, H, W), without a copy."""
     return clip[..., box.top : box.top + box.height, box.left : box.left + box.width]
 
 
 def _stacked(views: Sequence[Tensor], out: Out, erase: Box = NO_BOX) -> Views:
-    """Writes views (3, T, H, W) into `out` (V, 3, T, H, W), or into new memory."""
+    """Writes views (C, T, H, W) into `out` (V, C, T, H, W), or into new memory."""
     frames = torch.empty(len(views), *views[0].shape, dtype=views[0].dtype) if out is None else out
     for target, view in zip(frames, views, strict=True):
         target.copy_(view)  # torch.stack would first copy each into the memory order of `frames`

@@ -25,14 +25,13 @@ from everest.data.frames import spread_frames
 from everest.data.samples import Sample
 from everest.errors import DataError
 from everest.figures.legend import LegendLine, range_text, share_text
-from everest.figures.masks import TUBELET, FigureRequest, Transformer
+from everest.figures.masks import TUBELET, FigureRequest, Transformer, in_colors
 from everest.figures.pictures import SMALL, add_words
 from everest.methods.frame_selection import draw_slices, kept_per_slice, num_candidates
 from everest.methods.grid import TokenGrid
 from everest.methods.importance import RawPixels
 from everest.methods.strategies import FrameDifference, RedundancyRobust
 from everest.system.files import check_new_file, refuse_inputs, write_atomically
-from everest.video.pixels import normalize
 from everest.video.reader import probe, read_frames
 
 
@@ -45,7 +44,7 @@ class FrameView:
     alpha: float
     seed: int
     numbers: list[tuple[int, ...]]  # S: frame numbers of each candidate slice
-    frames: Tensor  # (S * p, H, W, 3) uint8, the candidates
+    frames: Tensor  # (S * p, H, W, 3) uint8, the candidates; gray if the model takes luma
     counts: Tensor  # (S,) kept tokens
     num_tokens: int  # of all candidates
     drawn: Tensor  # (t,) candidate numbers, ascending
@@ -118,9 +117,9 @@ class FrameDraw(FigureRequest):
             start = (count - ((candidates * pair - 1) * stride + 1)) // 2
             chosen = start + stride * np.arange(candidates * pair)
         ids = footage.numbers(chosen).tolist()
-        frames = read_frames(video, ids)  # (S * p, H, W, 3)
+        frames = read_frames(video, ids, channels=embed.pixels.channels)  # (S * p, H, W, C)
         size = self.frame_size(info, multiples=TUBELET[1:])
-        x = normalize(resize(frames, size, antialias=True))[None]
+        x = embed.pixels.normalize(resize(frames, size, antialias=True))[None]
         x = x if self.model is None else self.model.to_input(x)
         grid = TokenGrid.of_clip(frames=x.size(2), size=(x.size(3), x.size(4)), tubelet=embed.tubelet)
         importance = self.selector.importance(x, embed)
@@ -135,7 +134,7 @@ class FrameDraw(FigureRequest):
             alpha=self.alpha,
             seed=self.seed,
             numbers=[tuple(ids[i : i + pair]) for i in range(0, len(ids), pair)],
-            frames=frames,
+            frames=in_colors(frames),
             counts=counts[0],
             num_tokens=grid.num_tokens,
             drawn=drawn[0],

@@ -22,11 +22,12 @@ from everest.errors import RecipeError
 from everest.figures.animation import write_animation
 from everest.figures.legend import ShownFrames, title_of
 from everest.figures.mask_page import write_page
-from everest.figures.masks import TUBELET, FigureRequest, MaskView, view_masks
+from everest.figures.masks import TUBELET, FigureRequest, MaskView, in_colors, view_masks
 from everest.figures.pictures import draw_views
 from everest.methods.selector import Selector
 from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder
+from everest.models.video_model import VideoModel
 from everest.system.files import check_new_file, refuse_inputs
 from everest.tokenizer.network import AdaptiveTokenizer
 from everest.video.reader import probe
@@ -42,7 +43,7 @@ class MaskRequest(FigureRequest):
     windows: int
 
     def clips(self, video: Path) -> list[tuple[Tensor, ShownFrames]]:
-        """Read windows spread over a video, (3, T, H, W) uint8 each; a single window is in its middle.
+        """Read windows spread over a video, (C, T, H, W) uint8 each; a single window is in its middle.
 
         Raises:
             VideoError: the video cannot be read.
@@ -66,6 +67,7 @@ class MaskRequest(FigureRequest):
             crops=1,
             sampling="dense",
             fps=self.fps,
+            channels=self.model.pixels.channels if isinstance(self.model, VideoModel) else 3,
         )
         sample = Sample(path=str(video))
         clips = views(sample, np.random.default_rng(0), "auto").frames
@@ -114,7 +116,7 @@ def write_mask_figures(
         if kind == "png":
             draw_views(path, views, title=title, source=source)
         elif kind == "html":
-            pixels = clip.movedim(0, -1)
+            pixels = in_colors(clip.movedim(0, -1))
             write_page(path, views, pixels, measured=request.measured, source=source, seed=request.seed)
         else:
             write_animation(path, views, title=title, source=source)

@@ -21,6 +21,7 @@ from everest.methods.importance import Embedding
 from everest.methods.selector import Selector, choose
 from everest.models.video_model import VideoModel
 from everest.models.vit import Encoder, init_linear_layers
+from everest.video.pixels import IMAGENET, PixelStatistics
 
 HEAD_SCALE = 0.001  # released fine-tuning scripts: the weights of the head start near zero
 
@@ -75,6 +76,7 @@ class VideoClassifier(VideoModel):
         class_token: bool = False,
         input_kind: Input = "frames",
         checkpointing: bool = False,
+        pixels: PixelStatistics = IMAGENET,
     ) -> None:
         super().__init__()
         self.input_kind = input_kind
@@ -92,6 +94,7 @@ class VideoClassifier(VideoModel):
             positions=positions,
             class_token=class_token,
             checkpointing=checkpointing,
+            pixels=pixels,
         )
         if pooling == "class-attention":
             self.pool = ClassAttentionPooling(size.width, size.heads)

@@ -32,6 +32,7 @@ from everest.system.run_folder import is_own_tokenizer, own_tokenizer
 from everest.system.weights import read_spec
 from everest.tokenizer.spec import TokenizerUse
 from everest.tokenizer.targets import FrozenTokenizer, TokenTargets
+from everest.video.pixels import IMAGENET, USUAL, PixelStatistics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +76,12 @@ class ModelSpec:
     drop_path: ShareBelowOne = 0.0  # classifier, in training
     checkpointing: bool = False
     norms: Norms = field(default_factory=Norms)  # imported models may have other values
+    pixels: PixelStatistics = IMAGENET  # of the clips
+
+    @property
+    def channels(self) -> int:
+        """C, of a clip."""
+        return self.pixels.channels
 
     @property
     def grid(self) -> TokenGrid:
@@ -86,6 +93,8 @@ class ModelSpec:
         for added_later in ("heads", "tokenizer"):  # files without these fields stay as they were
             if values[added_later] is None:
                 del values[added_later]
+        if self.pixels == IMAGENET:
+            del values["pixels"]
         for added_later, default in (("class_token", False), ("input", "frames")):
             if values["model"][added_later] == default:
                 del values["model"][added_later]
@@ -117,6 +126,10 @@ class ModelSpec:
         """Yields the contradictions of the settings, which `build` relies on."""
         yield from (f"model.{'.'.join(key[1:])}: {text}" for key, text in model_problems(self.model))
         yield from (f"selection.{key}: {text}" for key, text in self.selection.problems())
+        if self.channels not in USUAL:
+            yield f"pixels: {self.channels} channels, neither 1 nor 3"
+        if self.channels == 1 and (self.tokenizer is not None or isinstance(self.target, Target)):
+            yield "pixels: 1 channel, where tokenizer or target take 3"
         if self.kind == "pretrain" and self.target is None:
             yield "target: missing"
         if self.target is not None and self.target.needs_tokenizer and self.tokenizer is None:
@@ -145,7 +158,8 @@ class ModelSpec:
         if self.kind == "pretrain":
             frozen = self._frozen_tokenizer()
             if frozen is not None and self.runs_tokenizer:
-                frozen = FrozenTokenizer.wrap(frozen.tokenizer)  # load now, to report a missing file at once
+                # Load now, to report a missing file at once.
+                frozen = FrozenTokenizer.wrap(frozen.tokenizer, self.pixels)
             frame_selection = None
             if self.candidate_slices > grid.t:
                 frame_selection = FrameSelection(
@@ -165,6 +179,7 @@ class ModelSpec:
                 input_kind=self.model.input,
                 frame_selection=frame_selection,
                 checkpointing=self.checkpointing,
+                pixels=self.pixels,
             )
         else:
             assert self.num_classes is not None
@@ -182,6 +197,7 @@ class ModelSpec:
                 class_token=self.model.class_token,
                 input_kind=self.model.input,
                 checkpointing=self.checkpointing,
+                pixels=self.pixels,
             )
         set_norms(model, self.norms)
         return model
@@ -195,17 +211,19 @@ class ModelSpec:
         """The tokenizer, which loads its weights when they are first needed."""
         if self.tokenizer is None:
             return None
-        return FrozenTokenizer(self.tokenizer.load, self.tokenizer.settings.config.levels)
+        return FrozenTokenizer(self.tokenizer.load, self.tokenizer.settings.config.levels, self.pixels)
 
     def _targets(self, frozen: FrozenTokenizer | None) -> TargetMaker:
         match self.target:
             case PixelTargetSettings(normalize=normalize, frames=frames):
-                return PixelTargets(tubelet=self.model.tubelet, normalize=normalize, frames=frames)
+                return PixelTargets(
+                    tubelet=self.model.tubelet, normalize=normalize, frames=frames, statistics=self.pixels
+                )
             case TokenTargetSettings(space=space):
                 assert frozen is not None
                 return TokenTargets(frozen=frozen, space=space)
             case Target():  # of another package
-                return BoundTarget(target=self.target, tubelet=self.model.tubelet)
+                return BoundTarget(target=self.target, tubelet=self.model.tubelet, statistics=self.pixels)
             case None:
                 raise AssertionError("only the model of pre-training has targets")
 
@@ -251,6 +269,7 @@ def pretrain_spec(recipe: Recipe, *, tokenizer: TokenizerUse | None) -> ModelSpe
         target=recipe.pretrain.target,
         tokenizer=tokenizer,
         frame_selection=recipe.pretrain.frame_selection,
+        pixels=recipe.data.pixels,
         checkpointing=recipe.train.checkpointing,
     )
 
@@ -266,5 +285,6 @@ def classifier_spec(recipe: Recipe, *, num_classes: int, heads: Mapping[str, int
         num_classes=num_classes,
         heads=dict(heads) if heads else None,
         drop_path=recipe.finetune.drop_path,
+        pixels=recipe.data.pixels,
         checkpointing=recipe.train.checkpointing,
     )

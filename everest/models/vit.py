@@ -18,7 +18,7 @@ from everest.config.values import Positions
 from everest.methods.grid import TokenGrid, gather_patches
 from everest.models.block import Block
 from everest.models.embedding import LearnedPositions, TubeletEmbedding, make_positions
-from everest.video.pixels import normalized
+from everest.video.pixels import IMAGENET, PixelStatistics
 
 
 def make_blocks(width: int, depth: int, heads: int, drop_path: float = 0.0) -> nn.ModuleList:
@@ -61,6 +61,7 @@ class Encoder(nn.Module):
         final_norm: LayerNorm after the last block (pre-training); the classifier norms the mean instead.
         class_token: put a learned token in front of the embedded ones. It attends with them in every block
             and is left out of the output, as in ST-MAE, so that features are computed from a clip's tokens.
+        pixels: normalize clips of bytes, and fix the number of channels.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Encoder(nn.Module):
         positions: Positions = "flat",
         class_token: bool = False,
         checkpointing: bool = False,
+        pixels: PixelStatistics = IMAGENET,
     ) -> None:
         super().__init__()
         self.grid = grid
@@ -82,7 +84,8 @@ class Encoder(nn.Module):
         self.width = size.width
         self.num_heads = size.heads
         self.checkpointing = checkpointing
-        self.patch_embed = TubeletEmbedding(size.width, tubelet, layers=embedding_layers)
+        self.pixels = pixels
+        self.patch_embed = TubeletEmbedding(size.width, tubelet, layers=embedding_layers, pixels=pixels)
         self.blocks = make_blocks(size.width, size.depth, size.heads, drop_path)
         self.norm = LayerNorm(size.width) if final_norm else nn.Identity()
         self.position = make_positions(positions, grid, size.width, class_token=class_token)
@@ -94,7 +97,7 @@ class Encoder(nn.Module):
         """Raise ValueError if the clips do not fit `grid`, are no frames, or if the batch is empty."""
         grid = grid or self.grid
         t, p, q = self.patch_embed.tubelet
-        expected = (3, grid.t * t, grid.h * p, grid.w * q)
+        expected = (self.pixels.channels, grid.t * t, grid.h * p, grid.w * q)
         if frames.dim() != 5 or tuple(frames.shape[1:]) != expected:
             raise ValueError(
                 f"expected clips of shape (B, {', '.join(map(str, expected))}), got {tuple(frames.shape)}"
@@ -109,7 +112,8 @@ class Encoder(nn.Module):
 
         Bytes are normalized after the tokens are gathered.
         """
-        tokens = self.patch_embed(normalized(gather_patches(frames, ids, self.patch_embed.tubelet)))
+        patches = gather_patches(frames, ids, self.patch_embed.tubelet)  # (B, K, C, t, p, q)
+        tokens = self.patch_embed(self.pixels.normalized(patches))
         return tokens + self.position(ids)
 
     def embed_class_token(self, batch: int) -> Tensor:

@@ -17,7 +17,7 @@ from everest.models.spec import ModelSpec
 from everest.system.hub import warn_on_main
 from everest.system.run_folder import RECIPE
 from everest.tokenizer.network import AdaptiveTokenizer
-from everest.video.pixels import IMAGENET
+from everest.video.pixels import IMAGENET, USUAL
 
 FALLBACK: Final = "ucf101"  # views, and unless the weights have it the stride, without a recipe
 
@@ -97,9 +97,9 @@ def as_trained(recipe: Recipe, spec: ModelSpec, *, source: Path) -> Recipe:
     """Return a recipe with the channels, mean and std of a model, which the weights determine.
 
     Raises:
-        CheckpointError: the recipe sets others.
+        CheckpointError: the recipe sets others, which are not the defaults.
     """
-    pixels = recipe.data.pixels
-    if pixels not in (spec.pixels, IMAGENET):
+    pixels, usual = recipe.data.pixels, USUAL[spec.channels]
+    if pixels not in (spec.pixels, usual, IMAGENET):
         raise CheckpointError(f"{source}: {other_pixels(spec.pixels, pixels)}")
     return replace(recipe, data=recipe.data.with_pixels(spec.pixels))

@@ -18,7 +18,7 @@ from torch.profiler import ProfilerActivity
 from everest.methods.importance import change_importance
 from everest.models.embedding import TubeletEmbedding, in_two_parts
 from everest.models.mae import MaskedAutoencoder
-from everest.video.pixels import byte_changes_weight, normalize
+from everest.video.pixels import IMAGENET, normalize
 
 BATCH = 256
 CLIP = (3, 16, 224, 224)
@@ -165,7 +165,7 @@ class OnePart(TubeletEmbedding):
 
     def of_byte_changes(self, change: Tensor) -> Tensor:
         assert isinstance(self.proj, torch.nn.Conv3d)
-        weight, _ = in_two_parts(byte_changes_weight(self.proj.weight.detach()).flatten(1))
+        weight, _ = in_two_parts(IMAGENET.byte_changes_weight(self.proj.weight.detach()).flatten(1))
         rows = change.flatten(2).flatten(0, 1)
         return torch.mm(rows, weight.T, out_dtype=torch.float32).unflatten(0, change.shape[:2])
 

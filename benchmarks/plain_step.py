@@ -21,7 +21,7 @@ from everest.models.block import Block
 from everest.models.classifier import VideoClassifier
 from everest.models.mae import Decoder, MaskedAutoencoder
 from everest.models.vit import Encoder
-from everest.video.pixels import unnormalize
+from everest.video.pixels import IMAGENET
 
 
 def plain_block(block: Block, x: Tensor) -> Tensor:
@@ -70,7 +70,8 @@ def _picked(x: Tensor, mask: Tensor) -> Tensor:
 def _targets(frames: Tensor, tubelet: tuple[int, int, int]) -> Tensor:
     """(B, N, P): the normalized pixels of all tokens."""
     with torch.no_grad():
-        patches = patchify(unnormalize(frames.float()), tubelet).movedim(2, -1).flatten(2, -2)  # (B, N, p, C)
+        pixels = IMAGENET.unnormalize(frames.float())
+        patches = patchify(pixels, tubelet).movedim(2, -1).flatten(2, -2)  # (B, N, p, C)
         std = patches.var(dim=2, unbiased=True, keepdim=True).sqrt() + 1e-6
         return ((patches - patches.mean(dim=2, keepdim=True)) / std).flatten(2)
 

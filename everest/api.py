@@ -5,7 +5,7 @@ B batch, C channels, T frames, H W pixels, N tokens, D embedding width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -39,6 +39,10 @@ def create_model(
     frames: int = 16,
     stride: int = 4,
     size: Size = 224,
+    fps: float | None = None,
+    channels: Literal[1, 3] = 3,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     selection: Strategy | None = None,
     drop_path: float = 0.0,
     **model: Any,
@@ -49,6 +53,9 @@ def create_model(
         backbone: vit-tiny, vit-s, vit-b, vit-l, vit-h or vit-g.
         num_classes: of a classifier; a mapping such as {"verb": 97, "noun": 300} gives it a head for each.
         frames, stride, size: of the clips; pixels as one number or (height, width).
+        fps: frames per second that `stride` counts; None: of the file.
+        channels: 3 colors, or 1 for clips of luma.
+        mean, std: of each channel, of values in [0, 1]; None: ImageNet's.
         selection: a strategy of everest.strategies; by default EVEREST's for the kind (Tables 7, 8), and all
             tokens of an encoder.
         drop_path: of a classifier in training mode, in [0, 1): the rate of stochastic depth in the last
@@ -62,7 +69,14 @@ def create_model(
         raise unknown_name("kind", kind, _STAGES)
     stage = _STAGES[kind]
     sections: dict[str, Any] = {
-        "data": {"frames": frames, "size": size},
+        "data": {
+            "frames": frames,
+            "size": size,
+            "fps": fps,
+            "channels": channels,
+            "mean": None if mean is None else tuple(mean),
+            "std": None if std is None else tuple(std),
+        },
         "model": {"backbone": backbone, **model},
         **{each: {"stride": stride} for each in _STAGES.values()},
     }
@@ -99,19 +113,22 @@ def read_clip(
     frames: int | None = None,
     stride: int | None = None,
     size: Size | None = None,
+    fps: float | None = None,
     like: VideoModel | None = None,
 ) -> Tensor:
-    """Read the middle `frames` frames of a video, `stride` apart, center-cropped: (3, T, H, W) uint8.
+    """Read the middle `frames` frames of a video, `stride` apart, center-cropped: (C, T, H, W) uint8.
 
     Args:
         frames, stride, size: None: as the clips of `like`, else 16, 4 and 224.
+        fps: frames per second that `stride` counts; None: as the clips of `like`, else of the file.
         like: a model whose clips are read; see its `clip`.
     Raises:
-        ValueError: a number below 1.
+        ValueError: a number below 1, or `fps` is not above 0.
         VideoError: the file is unreadable.
     """
     clip = ClipFormat(frames=16, stride=4, size=(224, 224)) if like is None else like.clip
-    given = {"frames": frames, "stride": stride, "size": (size, size) if isinstance(size, int) else size}
+    sides = (size, size) if isinstance(size, int) else size
+    given = {"frames": frames, "stride": stride, "size": sides, "fps": fps}
     return replace(clip, **{name: value for name, value in given.items() if value is not None}).read(path)
 
 

@@ -31,7 +31,6 @@ from everest.train.health import FEWEST_STEPS, stays_at_chance
 from everest.train.setup import set_up_training
 from everest.train.training import Training
 from everest.train.validations import Validations
-from everest.video.pixels import normalize
 
 
 def set_up_finetuning(recipe: Recipe, context: RunContext) -> tuple[Training, VideoClips | None]:
@@ -65,9 +64,10 @@ def classification_loss(training: Training, clip: Clip, settings: FinetuneSettin
     assert isinstance(model, VideoClassifier)
     rng = training.rng()
     generator = torch.Generator(clip.frames.device).manual_seed(int(rng.integers(2**63)))
-    frames = erase(normalize(clip.frames.flatten(0, 1)), clip.erase.flatten(0, 1), generator=generator)
+    frames = model.pixels.normalize(clip.frames.flatten(0, 1))  # (B, C, T, H, W)
+    frames = erase(frames, clip.erase.flatten(0, 1), generator=generator)
     frames, targets = mix(
-        frames,  # (B, 3, T, H, W)
+        frames,
         clip.label,
         num_classes=model.head_sizes,
         smoothing=settings.label_smoothing,

@@ -48,7 +48,7 @@ def set_up_pretraining(recipe: Recipe, context: RunContext) -> Training:
 
 def pretraining_loss(model: nn.Module, clip: Clip) -> Tensor:
     """The reconstruction loss of a batch of clips on the device."""
-    frames = clip.frames.flatten(0, 1)  # (B * views, 3, T, H, W) uint8
+    frames = clip.frames.flatten(0, 1)  # (B * views, C, T, H, W) uint8
     tokens = {name: value.flatten(0, 1) for name, value in clip.tokens.items()}
     return model(frames, noise=clip.noise.flatten(0, 1), **tokens).loss
 

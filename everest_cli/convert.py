@@ -133,6 +133,7 @@ def _is_own(path: Path, *, inspect: bool, as_json: bool) -> bool:
         "frames": spec.frames if is_model else spec.window,
         **(weights.clip or {"stride": None, "sampling": None}),
         "size": list(spec.size),
+        "channels": spec.channels if is_model else 3,
         "num_classes": spec.num_classes if is_model else None,
         "heads": spec.heads if is_model else None,
         "classes": list(weights.classes) if weights.classes else None,

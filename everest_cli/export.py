@@ -109,7 +109,8 @@ def _graph(
     if clip["stride"] is None:
         notes.append("the weights do not state the stride of their clips, so the file does not either")
     elif clip["sampling"] == "dense":
-        notes.append(f"the frames of a clip are {clip['stride']} frames of the video apart")
+        counted = "frames of the video" if clip["fps"] is None else f"frames at {clip['fps']:g} per second"
+        notes.append(f"the frames of a clip are {clip['stride']} {counted} apart")
     else:
         notes.append(f"a clip spans the whole video ({clip['sampling']} sampling)")
     return {"written": [str(out)], "difference": difference, "clip": clip, "notes": notes}

@@ -205,6 +205,17 @@ def read_size(text: str) -> int | tuple[int, int]:
         ) from error
 
 
+RATES = {"min": 0.001, "max": 10_000}
+Fps = Annotated[
+    float | None,
+    typer.Option(
+        "--fps", metavar="N", **RATES, help="Count frames at N per second [as the file, or the checkpoint's]."
+    ),
+]
+FileFps = Annotated[
+    float | None,
+    typer.Option("--fps", metavar="N", **RATES, help="Count frames at N per second [as the file]."),
+]
 CHECKPOINT_HELP = "Run folder, .safetensors file or hf:OWNER/NAME."
 
 Videos = Annotated[

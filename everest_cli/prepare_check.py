@@ -64,7 +64,7 @@ def check(
     from everest.system.files import check_writable, write_table
     from everest.system.run_folder import BAD_VIDEOS
 
-    paths, root, rules, span = _choose_sources(sources, recipe, data, overrides, classes)
+    paths, root, rules, span, fps = _choose_sources(sources, recipe, data, overrides, classes)
     lists, rules = read_sources(paths, root=root, rules=rules)
     first = lists[0].path
     folder = output or (first.parent if first.is_file() else first)
@@ -84,6 +84,7 @@ def check(
             lists,
             rules,
             span=span,
+            fps=fps,
             journal=journal,
             workers=workers or os.cpu_count() or 1,
             limit=limit,
@@ -95,7 +96,7 @@ def check(
     if as_json:
         print_json(result.to_dict() | {"written": [str(path) for path in (bad_videos, *cleaned)]})
     else:
-        _print_check(result.to_dict(), span)
+        _print_check(result.to_dict(), span, fps)
         for path in cleaned:
             typer.echo(f"cleaned: {path}")
     if not result.passed:
@@ -108,11 +109,11 @@ def _choose_sources(
     data: Path | None,
     overrides: list[str] | None,
     classes: Path | None,
-) -> tuple[dict[Path, bool], Path | None, LabelRules, int | None]:
+) -> tuple[dict[Path, bool], Path | None, LabelRules, int | None, float | None]:
     """Return what to check, from the arguments or a recipe.
 
     These are the lists and whether each is for pre-training, the root of their paths, the rules of their
-    labels, and the frames from the first to the last of the longest clip.
+    labels, the frames from the first to the last of the longest clip, and their rate (data.fps).
     """
     from everest.data.labels import LabelRules
     from everest.errors import RecipeError
@@ -124,7 +125,7 @@ def _choose_sources(
         if overrides:
             raise RecipeError("--set changes a recipe, and there is none; give one by --recipe")
         names = read_names(classes) if classes else ()
-        return dict.fromkeys(sources, False), data, LabelRules(names=names), None
+        return dict.fromkeys(sources, False), data, LabelRules(names=names), None, None
     settings = o.read_recipe(recipe, data=None if data is None else str(data), overrides=overrides)
     root = o.local_path(settings.data.root)
     known = settings.data
@@ -139,10 +140,10 @@ def _choose_sources(
         raise RecipeError(f"{recipe}: its data names no list; name lists or folders to check")
     stages = (settings.pretrain, settings.finetune)  # only dense sampling skips frames
     span = known.frames * max(stage.stride if stage.sampling == "dense" else 1 for stage in stages)
-    return paths | dict.fromkeys(labeled, False), root, rules, span
+    return paths | dict.fromkeys(labeled, False), root, rules, span, known.fps
 
 
-def _print_check(document: dict[str, Any], span: int | None) -> None:
+def _print_check(document: dict[str, Any], span: int | None, fps: float | None) -> None:
     typer.echo(f"{document['checked']} videos checked, {document['ok']} can be decoded whole")
     if document["frames"]:
         frames, seconds = document["frames"], document["seconds"]
@@ -162,7 +163,8 @@ def _print_check(document: dict[str, Any], span: int | None) -> None:
         _print_some(title, lines)
     if document["short"]:
         rows = [f"{row['path']}: {row['frames']} frames" for row in document["short"]]
-        _print_some(f"shorter than a clip of {span} frames; some frames are repeated", rows)
+        rate = "" if fps is None else f" at {fps:g} per second"
+        _print_some(f"shorter than a clip of {span} frames{rate}; some frames are repeated", rows)
 
 
 def _print_some(title: str, lines: list[str]) -> None:

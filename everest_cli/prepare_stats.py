@@ -23,6 +23,17 @@ def stats(
     picture: Annotated[
         Path | None, typer.Option("--picture", metavar="F.png", help="Write labeled thumbnails.")
     ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="F.yaml", help="Write a recipe with this mean and std."),
+    ] = None,
+    base: Annotated[
+        str, typer.Option("--base", metavar="R", help="The recipe that --output extends.")
+    ] = "custom",
+    channels: Annotated[
+        int, typer.Option("--channels", metavar="1|3", help="1: mean and std of luma, for gray clips.")
+    ] = 3,
+    fps: o.FileFps = None,
     data: o.Root = None,
     classes: o.ClassesFile = None,
     seed: Annotated[
@@ -38,10 +49,20 @@ def stats(
 
     Example: everest prepare stats train.csv --picture train.png
     """
+    from everest.errors import RecipeError
     from everest.figures.curves import check_target
+    from everest.prepare.pixel_recipe import check_base, pixel_settings, recipe_text
     from everest.prepare.sources import read_labeled
     from everest.prepare.stats import draw_contact_sheet, take_stats
+    from everest.system.files import check_new_file, write_text
 
+    if channels not in (1, 3):
+        raise RecipeError(f"--channels {channels}: 3 for colors, or 1 for luma")
+    if output is not None:
+        if output.suffix not in (".yaml", ".yml"):
+            raise RecipeError(f"--output {output}: the output is a recipe; end its name in .yaml")
+        check_new_file(output, option="--output", overwrite=overwrite)
+        check_base(base, channels=channels)
     if picture is not None:
         check_target(picture, option="--picture", overwrite=overwrite)
     root = data or (source if source.is_dir() else source.parent)
@@ -55,26 +76,38 @@ def stats(
             workers=workers or os.cpu_count() or 1,
             limit=limit,
             report=display.report,
+            fps=fps,
+            channels=channels,
         )
     if picture is not None:
         draw_contact_sheet(picture, statistics)
     document = statistics.to_dict() | {"picture": str(picture) if picture else None}
+    settings = pixel_settings(document, channels=channels)
+    if output is not None:
+        write_text(output, recipe_text(output, base, settings, source=source))
+    document |= {"data": settings, "recipe": str(output) if output else None}
     print_json(document) if as_json else _print_stats(document)
 
 
 def _print_stats(document: dict[str, Any]) -> None:
     typer.echo(f"{document['measured']} of {document['videos']} videos measured")
+    colors = "red, green, blue" if len(document["mean"]) == 3 else "luma"
     for name in ("mean", "std"):
-        typer.echo(f"{name} of red, green, blue: " + ", ".join(f"{value:.4f}" for value in document[name]))
+        typer.echo(f"{name} of {colors}: " + ", ".join(f"{value:.4f}" for value in document[name]))
+    options = " ".join(f"--set 'data.{key}={value}'" for key, value in document["data"].items())
+    typer.echo(f"for a recipe: {options}")
     for name in ("seconds", "frames"):
         if document[name]:
             least, middle, most = (document[name][key] for key in ("min", "median", "max"))
             typer.echo(f"{name}: {least:.4g} to {most:.4g}, median {middle:.4g}")
     strides = ", ".join(f"{clip} frames: {stride or 'none'}" for clip, stride in document["strides"].items())
-    typer.echo(f"largest stride that fits 95 % of the videos, for clips of {strides}")
+    rate = "" if document["fps"] is None else f" at {document['fps']:g} frames per second"
+    typer.echo(f"largest stride that fits 95 % of the videos{rate}, for clips of {strides}")
     typer.echo(f"largest class / smallest: {document['imbalance']:g}")
     for row in document["classes"]:
         motion = "-" if row["motion"] is None else f"{row['motion']:.4f}"
         typer.echo(f"  {row['class']}: {row['videos']} videos, motion {motion}")
     if document["picture"]:
         say(f"image: {document['picture']}")
+    if document["recipe"]:
+        say(f"recipe: {document['recipe']}")

@@ -22,6 +22,7 @@ def select_frames(
             "--stride", min=1, help="Take candidates N frames apart from the middle [the whole video]."
         ),
     ] = None,
+    fps: o.Fps = None,
     size: Annotated[int, typer.Option("--size", min=16, help="Shorter side, without a checkpoint.")] = 224,
     checkpoint: Annotated[
         str | None,
@@ -46,6 +47,7 @@ def select_frames(
 
     Example: everest select-frames video.mp4 --picture .
     """
+    from everest.checkpoints.describe import trained_clip
     from everest.checkpoints.load import open_model
     from everest.data.inputs import named_videos, refuse_same_stems
     from everest.errors import DataError, RecipeError
@@ -56,6 +58,8 @@ def select_frames(
         raise RecipeError(f"--keep {keep:g}: a share of the tokens is more than 0 and at most 1")
     if frames % 2:
         raise RecipeError(f"--frames {frames}: frames are drawn in pairs; give an even number")
+    opened = None if checkpoint is None else open_model(checkpoint, kind="transformer")
+    clip = None if opened is None else trained_clip(opened)
     request = FrameDraw(
         selector=RedundancyRobust(keep_ratio=keep),
         frames=frames,
@@ -65,7 +69,8 @@ def select_frames(
         size=size,
         seed=seed,
         draws=draws,
-        model=None if checkpoint is None else open_model(checkpoint, kind="transformer").transformer,
+        model=None if opened is None else opened.transformer,
+        fps=fps or (None if clip is None else clip.fps),
     )
     paths = named_videos(videos)
     if picture is not None or extract is not None:

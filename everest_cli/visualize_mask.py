@@ -51,6 +51,7 @@ def visualize_mask(
         int | None,
         typer.Option("--stride", min=1, help="Frames from one frame to the next [4, or the checkpoint's]."),
     ] = None,
+    fps: o.Fps = None,
     size: Annotated[
         int | None,
         typer.Option("--size", min=16, help="Shorter side in pixels [224]; a transformer has its own."),
@@ -101,6 +102,7 @@ def visualize_mask(
         selectors=selectors,
         frames=frames,
         stride=stride or (own.stride if own else DEFAULT_STRIDE),
+        fps=fps or (own.fps if own else None),
         size=size or (224 if tokenizer is None else min(tokenizer.spec.size)),
         windows=windows,
         seed=seed,

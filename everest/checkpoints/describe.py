@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Final
 
 from everest.checkpoints.load import AnyModel, LoadedModel, Which, open_model
+from everest.checkpoints.same_pixels import other_pixels
 from everest.config.recipe import load_recipe
 from everest.config.settings import DataSettings, Recipe
 from everest.data.clip_format import ClipFormat
+from everest.errors import CheckpointError
 from everest.models.spec import ModelSpec
 from everest.system.hub import warn_on_main
 from everest.system.run_folder import RECIPE
 from everest.tokenizer.network import AdaptiveTokenizer
+from everest.video.pixels import IMAGENET, USUAL
 
 FALLBACK: Final = "ucf101"  # views, and unless the weights have it the stride, without a recipe
 
@@ -64,11 +67,15 @@ def recipe_of(opened: LoadedModel, *, notify: Callable[[str], None] | None) -> R
     run = file.parent / RECIPE
     if run.is_file():
         recipe = load_recipe(run, imports=False)
-        return replace(recipe, data=replace(recipe.data, frames=spec.frames, size=spec.size))
+        data = replace(recipe.data, frames=spec.frames, size=spec.size)
+        return replace(recipe, data=data.with_pixels(spec.pixels))
     recipe, clip = load_recipe(FALLBACK), opened.weights.clip
     if clip is not None:
+        in_stage = {key: value for key, value in clip.items() if key != "fps"}
         recipe = replace(
-            recipe, pretrain=replace(recipe.pretrain, **clip), finetune=replace(recipe.finetune, **clip)
+            recipe,
+            pretrain=replace(recipe.pretrain, **in_stage),
+            finetune=replace(recipe.finetune, **in_stage),
         )
     if notify is not None:
         by = "as in training" if clip else "choose another with --recipe"
@@ -79,7 +86,20 @@ def recipe_of(opened: LoadedModel, *, notify: Callable[[str], None] | None) -> R
     data = DataSettings(
         frames=spec.frames,
         size=spec.size,
+        fps=None if clip is None else clip.get("fps"),
         num_classes=None if spec.heads else spec.num_classes,
         heads=spec.heads,
     )
-    return replace(recipe, data=data, model=spec.model)
+    return replace(recipe, data=data.with_pixels(spec.pixels), model=spec.model)
+
+
+def as_trained(recipe: Recipe, spec: ModelSpec, *, source: Path) -> Recipe:
+    """Return a recipe with the channels, mean and std of a model, which the weights determine.
+
+    Raises:
+        CheckpointError: the recipe sets others, which are not the defaults.
+    """
+    pixels, usual = recipe.data.pixels, USUAL[spec.channels]
+    if pixels not in (spec.pixels, usual, IMAGENET):
+        raise CheckpointError(f"{source}: {other_pixels(spec.pixels, pixels)}")
+    return replace(recipe, data=recipe.data.with_pixels(spec.pixels))

@@ -3,7 +3,7 @@
 The selection of tokens is part of the graph, and the graph takes any number of clips. A file is written only
 if it computes the same as the model.
 
-B batch, T frames, H W pixels, K kept tokens, D width.
+B batch, C channels, T frames, H W pixels, K kept tokens, D width.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from everest.models.input import model_input
 from everest.models.mae import MaskedAutoencoder
 from everest.models.spec import ModelSpec
 from everest.system.files import write_atomically
-from everest.video.pixels import IMAGENET_MEAN, IMAGENET_STD, normalize
+from everest.video.pixels import PixelStatistics
 
 TOLERANCE: Final = 1e-4  # our choice: of logits and features in float32; above it no file is written
 BATCHES: Final = (1, 3)  # of the comparison; another size is traced, to find one that is fixed in the graph
@@ -42,7 +42,7 @@ LARGEST: Final = 2**31 - 2**24  # bytes: protobuf ends at 2 GB; the rest is for 
 
 
 class ClassifierGraph(nn.Module):
-    """(B, 3, T, H, W) normalized clips to logits (B, classes) and the ids (B, K) of the encoded tokens."""
+    """(B, C, T, H, W) normalized clips to logits (B, classes) and the ids (B, K) of the encoded tokens."""
 
     outputs = ("logits", "kept")
 
@@ -70,7 +70,7 @@ class FeaturesGraph(nn.Module):
 
 
 class EncoderGraph(nn.Module):
-    """(B, 3, T, H, W) normalized clips to features (B, D), the mean of all tokens, as `extract` does."""
+    """(B, C, T, H, W) normalized clips to features (B, D), the mean of all tokens, as `extract` does."""
 
     outputs = ("features",)
 
@@ -78,22 +78,26 @@ class EncoderGraph(nn.Module):
         super().__init__()
         self.encoder = autoencoder.encoder
         self.input_kind: Input = autoencoder.input_kind
+        self.pixels = autoencoder.pixels
 
     def forward(self, frames: Tensor) -> tuple[Tensor]:
         ids = torch.arange(self.encoder.grid.num_tokens, device=frames.device).expand(frames.size(0), -1)
-        return (self.encoder(model_input(frames, self.input_kind), ids).mean(dim=1),)
+        return (self.encoder(model_input(frames, self.input_kind, self.pixels), ids).mean(dim=1),)
 
 
 class FramesGraph(nn.Module):
-    """(B, T, H, W, 3) uint8 RGB frames to the outputs of a graph, which gets them normalized."""
+    """(B, T, H, W, C) uint8 frames, RGB or gray, to the outputs of a graph, which gets them normalized."""
 
-    def __init__(self, graph: ClassifierGraph | FeaturesGraph | EncoderGraph) -> None:
+    def __init__(
+        self, graph: ClassifierGraph | FeaturesGraph | EncoderGraph, pixels: PixelStatistics
+    ) -> None:
         super().__init__()
+        self.pixels = pixels
         self.of_clips = graph  # not `graph`, which torch.fx uses
         self.outputs = graph.outputs
 
     def forward(self, frames: Tensor) -> tuple[Tensor, ...]:
-        return self.of_clips(normalize(frames.permute(0, 4, 1, 2, 3)))
+        return self.of_clips(self.pixels.normalize(frames.permute(0, 4, 1, 2, 3)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,24 +112,26 @@ class Exportable:
     def layout(self) -> str:
         """The shape, type and values of the input, for a reader."""
         (height, width), uint8 = self.spec.size, isinstance(self.graph, FramesGraph)
-        shape = (self.spec.frames, height, width, 3) if uint8 else (3, self.spec.frames, height, width)
-        return f"clips x {' x '.join(map(str, shape))}, {'uint8 RGB' if uint8 else 'normalized'}"
+        channels, frames = self.spec.channels, self.spec.frames
+        shape = (frames, height, width, channels) if uint8 else (channels, frames, height, width)
+        values = f"uint8 {_colors(self.spec)}" if uint8 else "normalized"
+        return f"clips x {' x '.join(map(str, shape))}, {values}"
 
     def sample(self, batch: int) -> Tensor:
         """Return `batch` clips of `sample_pixels` as the graph takes them."""
         pixels = sample_pixels(self.spec, batch)
         if isinstance(self.graph, FramesGraph):
             return pixels.permute(0, 2, 3, 4, 1).contiguous()
-        return normalize(pixels)
+        return self.spec.pixels.normalize(pixels)
 
 
 def sample_clips(spec: ModelSpec, batch: int) -> Tensor:
-    """Return (batch, 3, T, H, W) float32: normalized `sample_pixels`."""
-    return normalize(sample_pixels(spec, batch))
+    """Return (batch, C, T, H, W) float32: normalized `sample_pixels`."""
+    return spec.pixels.normalize(sample_pixels(spec, batch))
 
 
 def sample_pixels(spec: ModelSpec, batch: int) -> Tensor:
-    """Return (batch, 3, T, H, W) uint8 noise, the same at every call.
+    """Return (batch, C, T, H, W) uint8 noise, the same at every call.
 
     Every token has its own strength. With uniform noise all tokens would be equally important up to rounding
     errors, in which two libraries differ. Half of the places, drawn for each clip, are still: they repeat the
@@ -134,7 +140,7 @@ def sample_pixels(spec: ModelSpec, batch: int) -> Tensor:
     generator, grid = torch.Generator().manual_seed(batch), spec.grid
     strength = torch.rand(batch, 1, grid.t, grid.h, grid.w, generator=generator)
     strength = F.interpolate(strength, size=(spec.frames, *spec.size))  # (batch, 1, T, H, W)
-    noise = torch.rand(batch, 3, spec.frames, *spec.size, generator=generator)
+    noise = torch.rand(batch, spec.channels, spec.frames, *spec.size, generator=generator)
     pixels = (256 * strength * noise).to(torch.uint8)
     places = torch.rand(batch, grid.per_slice, generator=generator).argsort(dim=1) < grid.per_slice // 2
     still = F.interpolate(places.view(batch, 1, grid.h, grid.w).float(), size=spec.size).bool()
@@ -147,7 +153,7 @@ def exportable(opened: LoadedModel, *, keep: float | None, uint8: bool = False) 
 
     Args:
         keep: the ratio of the tokens that the graph of a classifier or an encoder encodes; None: as trained.
-        uint8: the graph takes frames as decoded, (B, T, H, W, 3) uint8, and normalizes them.
+        uint8: the graph takes frames as decoded, (B, T, H, W, C) uint8, and normalizes them.
     Raises:
         RecipeError: `keep` leaves no token, or the model selects no tokens.
     """
@@ -168,6 +174,7 @@ def exportable(opened: LoadedModel, *, keep: float | None, uint8: bool = False) 
                 raise RecipeError(f"--keep {keep:g}: {error}") from error
             module.selector = spec.selection
         graph = FeaturesGraph(module) if isinstance(module, VideoEncoder) else ClassifierGraph(module)
+    colors = _colors(spec)
     values = {
         "format": "everest",
         "kind": weights.kind,
@@ -175,18 +182,24 @@ def exportable(opened: LoadedModel, *, keep: float | None, uint8: bool = False) 
         "step": weights.step,
         "settings": spec.dump(),
         "classes": weights.classes,
-        "mean": IMAGENET_MEAN,
-        "std": IMAGENET_STD,
+        "mean": spec.pixels.mean,
+        "std": spec.pixels.std,
         "clip": _clip(opened, spec),
         "input": {
             "name": INPUT,
             "dtype": "uint8" if uint8 else "float32",
-            "layout": "batch, frames, height, width, RGB" if uint8 else "batch, RGB, frames, height, width",
+            "layout": f"batch, frames, height, width, {colors}"
+            if uint8
+            else f"batch, {colors}, frames, height, width",
             "values": "0 to 255" if uint8 else "(pixel / 255 - mean) / std",
         },
     }
     texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
-    return Exportable(graph=FramesGraph(graph) if uint8 else graph, spec=spec, metadata=texts)
+    return Exportable(graph=FramesGraph(graph, spec.pixels) if uint8 else graph, spec=spec, metadata=texts)
+
+
+def _colors(spec: ModelSpec) -> str:
+    return "RGB" if spec.channels == 3 else "luma"
 
 
 def _clip(opened: LoadedModel, spec: ModelSpec) -> dict[str, Any]:

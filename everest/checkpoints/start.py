@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from everest.checkpoints.init import Start
 from everest.checkpoints.load import fitted
+from everest.checkpoints.same_pixels import require_same_channels
 from everest.config.settings import ModelSettings
 from everest.errors import CheckpointError
 from everest.models.classifier import VideoClassifier
@@ -141,6 +142,7 @@ def _encoder_tensors(
             them.
     """
     given = {name: tensor for name, tensor in weights.tensors.items() if name.startswith("encoder.")}
+    require_same_channels(saved, spec, source=source, notify=notify)
     changes = list(changed_settings(saved, spec))
     if changes:
         raise CheckpointError(

@@ -34,7 +34,7 @@ from everest.system.files import write_text
 from everest.system.run_folder import WEIGHTS
 from everest.system.tensor_file import write_tensors
 from everest.system.weights import Weights
-from everest.video.pixels import IMAGENET_MEAN, IMAGENET_STD
+from everest.video.pixels import IMAGENET
 
 PREPROCESSOR: Final = "preprocessor_config.json"
 BILINEAR: Final = 2  # PIL's number, which transformers writes
@@ -90,9 +90,13 @@ def write_folder(folder: Path, opened: LoadedModel) -> TransformersFolder:
     assert all(torch.equal(back.weights.tensors[name], tensor) for name, tensor in weights.tensors.items())
     module = build_model(back.identity.spec, back.weights, source=opened.file)
     difference = _outputs(opened.module, spec) - _outputs(module, spec)
-    clip = trained_clip(opened)
-    if clip is not None and clip.sampling == "dense":
+    clip, notes = trained_clip(opened), list(_notes(spec))
+    if clip is not None and clip.sampling == "dense" and clip.fps is None:
         config["frame_sample_rate"] = clip.stride  # as examples of transformers call it
+    elif clip is not None and clip.fps is not None:
+        notes.append(
+            f"it knows no frame rate: give it frames at {clip.fps:g} per second, {clip.stride} apart"
+        )
 
     files = [folder / name for name in (WEIGHTS, PREPROCESSOR, CONFIG)]
     write_tensors(files[0], tensors, metadata={"format": "pt"})
@@ -108,12 +112,12 @@ def write_folder(folder: Path, opened: LoadedModel) -> TransformersFolder:
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
-        "image_mean": list(IMAGENET_MEAN),
-        "image_std": list(IMAGENET_STD),
+        "image_mean": list(spec.pixels.mean),
+        "image_std": list(spec.pixels.std),
     }
     for path, content in zip(files[1:], (preprocessor, config), strict=True):
         write_text(path, json.dumps(content, indent=2) + "\n")
-    return TransformersFolder(files=files, difference=float(difference.abs().max()), notes=list(_notes(spec)))
+    return TransformersFolder(files=files, difference=float(difference.abs().max()), notes=notes)
 
 
 @torch.inference_mode()
@@ -171,6 +175,8 @@ def _obstacles(spec: ModelSpec) -> Iterator[str]:
     """Yield the parts of a model that VideoMAE of transformers does not have."""
     if spec.kind == "encoder":
         yield "an encoder alone (its models have a decoder or a head)"
+    if spec.channels != 3:
+        yield "clips of 1 channel (its frames have colors)"
     if spec.model.positions != "flat":
         yield f"{spec.model.positions} positions (it knows the flat ones only)"
     if spec.model.input != "frames":
@@ -197,6 +203,8 @@ def _notes(spec: ModelSpec) -> Iterator[str]:
     """Yield where transformers computes something else with the same weights."""
     if spec.kind == "pretrain":
         yield f"transformers selects no tokens: pass the mask of {spec.selection.strategy} as bool_masked_pos"
+        if spec.pixels != IMAGENET:
+            yield "its loss assumes frames normalized by ImageNet's mean and std, and this model has others"
         if isinstance(spec.target, PixelTargetSettings) and spec.target.normalize == "token":
             yield "its loss normalizes the channels of a tubelet one by one, this model all values together"
     elif spec.selection != AllTokens():

@@ -24,6 +24,7 @@ from everest.methods.external import is_import_path
 from everest.methods.grid import TokenGrid, check_num_tokens, num_kept
 from everest.methods.ranked import ByImportance
 from everest.methods.selector import Selector
+from everest.methods.targets import Target
 
 Problems = Iterator[tuple[KeyPath, str]]
 
@@ -34,6 +35,7 @@ TERM_OF: Final = {"r1": "gan", "discriminator_lr": "gan", "perceptual_weights": 
 def contradictions(recipe: Recipe) -> Problems:
     """Yields the key of each setting that contradicts another setting, and the reason."""
     yield from model_problems(recipe.model)
+    yield from _channels(recipe)
     for stage, settings in zip(STAGES, (recipe.pretrain, recipe.finetune), strict=True):
         if settings.min_lr > settings.base_lr:
             yield (stage, "min_lr"), f"{settings.min_lr} is more than base_lr ({settings.base_lr})"
@@ -67,6 +69,21 @@ def contradictions(recipe: Recipe) -> Problems:
         text = "needs a tokenizer, and the recipe has no section of that name; start from lvmae-128"
         yield ("pretrain", *key), text
     yield from _token_counts(recipe)
+
+
+def _channels(recipe: Recipe) -> Problems:
+    """Mean and std have a value for each channel; tokenizers and other packages work with colors."""
+    data = recipe.data
+    for key, values in (("mean", data.mean), ("std", data.std)):
+        if values is not None and len(values) != data.channels:
+            text = f"{len(values)} values, and data.channels is {data.channels}; give one for each channel"
+            yield ("data", key), text
+    if data.channels == 1:
+        if recipe.tokenizer is not None or recipe.pretrain.needs_tokenizer:
+            yield ("data", "channels"), "1 does not go with a tokenizer, which codes colors; set it to 3"
+        if isinstance(recipe.pretrain.target, Target):
+            kind = recipe.pretrain.target.kind
+            yield ("data", "channels"), f"1 does not go with {kind}, a target of another package; set it to 3"
 
 
 def _differences(recipe: Recipe) -> Problems:

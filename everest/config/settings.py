@@ -8,7 +8,7 @@ table of the EVEREST paper is the value for UCF101, the data set of most of its 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import ConfigDict, Field
 
@@ -17,14 +17,17 @@ from everest.config.stage_settings import EvalSettings, FinetuneSettings, Pretra
 from everest.config.tokenizer import TokenizerSettings
 from everest.config.values import (
     Backbone,
+    Channels,
     Count,
     Decay,
     Depth,
+    Fps,
     Frames,
     HeadName,
     Input,
     MicroBatch,
     NumClasses,
+    PixelStd,
     Pooling,
     Positions,
     Positive,
@@ -39,6 +42,7 @@ from everest.config.values import (
     Workers,
 )
 from everest.system.cores import num_readers
+from everest.video.pixels import USUAL, PixelStatistics
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 _SECONDS = {"s": 1, "min": 60, "h": 3600}
@@ -60,6 +64,13 @@ class DataSettings:
     heads: Annotated[dict[HeadName, NumClasses], Field(min_length=1)] | None = None
     frames: Frames = 16  # EVEREST §5
     size: Size = 224  # EVEREST §5
+    # Frames per second that strides count; None: each frame of a file, as in all released programs.
+    fps: Fps | None = None
+    channels: Literal[1, 3] = 3  # 1: luma; all released programs use 3
+    # Mean and std of each channel, of values in [0, 1]. None: ImageNet's, as in all released programs;
+    # of luma the equivalents in everest.video.pixels.
+    mean: Channels[Share] | None = None
+    std: Channels[PixelStd] | None = None
     flip: bool = True  # EVEREST Tables 7, 8; both stages
     decoder: Literal["auto", "decord", "pyav", "torchcodec"] = "auto"
     max_bad: Share = 0.01  # our choice: the share of unreadable videos that ends a run
@@ -69,6 +80,17 @@ class DataSettings:
     def frame_size(self) -> tuple[int, int]:
         """(height, width) of a clip in pixels."""
         return (self.size, self.size) if isinstance(self.size, int) else self.size
+
+    @property
+    def pixels(self) -> PixelStatistics:
+        """`mean` and `std`, or the usual ones in their place."""
+        usual = USUAL[self.channels]
+        return PixelStatistics(mean=self.mean or usual.mean, std=self.std or usual.std)
+
+    def with_pixels(self, pixels: PixelStatistics) -> DataSettings:
+        """These settings for clips with other channels, mean and std."""
+        own = {"mean": pixels.mean, "std": pixels.std} if pixels != USUAL[pixels.channels] else {}
+        return replace(self, channels=cast("Any", pixels.channels), **{"mean": None, "std": None, **own})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import PydanticKnownError
 
 from everest.config.sizes import BACKBONES, TOKENIZERS
+from everest.video.pixels import LEAST_STD, MOST_STD
+
+Value = TypeVar("Value")
 
 LARGEST_COUNT: Final = 2**31 - 1  # the largest integer that every library used here accepts
 LARGEST_FACTOR: Final = 1e30  # our choice: products of a few such numbers are finite
 LONGEST_SIDE: Final = 2**14  # pixels of a clip; our choice: twice that of 8K video
 LONGEST_CLIP: Final = 2**16  # frames; our choice: 36 minutes
+MOST_FPS: Final = 10_000  # our choice: of high-speed cameras
 WIDEST: Final = 2**16  # channels of a layer; our choice: far beyond any transformer
 LARGEST_BATCH: Final = 2**20  # our choice: a hundred times the largest in the papers
 MOST_CLASSES: Final = 10**6  # our choice
@@ -116,6 +120,9 @@ Views = Annotated[int, Field(ge=1, le=1000)]
 Timeout = Annotated[int, Field(ge=1, le=LONGEST_TIMEOUT)]
 Side = Annotated[int, Field(ge=1, le=LONGEST_SIDE)]
 Positive = Annotated[float, Field(gt=0, le=LARGEST_FACTOR)]
+PixelStd = Annotated[float, Field(ge=LEAST_STD, le=MOST_STD)]
+Channels = Annotated[tuple[Value, ...], Field(min_length=1, max_length=3)]  # a value for each channel
+Fps = Annotated[float, Field(gt=0, le=MOST_FPS)]
 NotNegative = Annotated[float, Field(ge=0, le=LARGEST_FACTOR)]
 Share = Annotated[float, Field(ge=0, le=1)]
 ShareBelowOne = Annotated[float, Field(ge=0, lt=1)]

@@ -91,12 +91,14 @@ class RandAugment:
         return drawn
 
     def __call__(self, clip: Tensor, rng: np.random.Generator) -> Tensor:
-        """Augments (T, H, W, 3) uint8 frames."""
+        """Augments (T, H, W, C) uint8 frames. Gray ones have no saturation, which one operation changes."""
         drawn = self.draw(rng)
         if not drawn:
             return clip
-        frames = [apply(Image.fromarray(frame), drawn) for frame in clip.numpy()]
-        return torch.from_numpy(np.stack([np.asarray(frame) for frame in frames]))
+        images = clip.numpy() if clip.size(3) == 3 else clip.numpy()[..., 0]
+        frames = [apply(Image.fromarray(image), drawn) for image in images]
+        augmented = torch.from_numpy(np.stack([np.asarray(frame) for frame in frames]))
+        return augmented.view(clip.shape)
 
 
 def apply(frame: Image.Image, drawn: list[tuple[str, Argument]]) -> Image.Image:
@@ -106,7 +108,8 @@ def apply(frame: Image.Image, drawn: list[tuple[str, Argument]]) -> Image.Image:
             frame = Image.new(frame.mode, frame.size)
             continue
         arguments = () if argument is None else (argument,)
-        frame = NAME_TO_OP[name](frame, *arguments, resample=Image.Resampling.BICUBIC, fillcolor=FILL)
+        fill = FILL if frame.mode == "RGB" else FILL[0]
+        frame = NAME_TO_OP[name](frame, *arguments, resample=Image.Resampling.BICUBIC, fillcolor=fill)
     return frame
 
 

@@ -1,8 +1,9 @@
 """A cache of decoded frames, for small data sets whose decoding costs more than a training step.
 
-F frames, H height, W width. The cache holds all frames of a video, or of the segment that a list names, as
-decoded. Clips are cut from them, so that a run with a cache equals a run without it to the bit. The processes
-of a machine share one folder: in memory, where the last process removes it, or on the disk, where it stays.
+F frames, H height, W width, C channels. The cache holds all frames of a video, or of the segment that a list
+names, as decoded. Clips are cut from them, so that a run with a cache equals a run without it to the bit. The
+processes of a machine share one folder: in memory, where the last process removes it, or on the disk, where
+it stays.
 """
 
 from __future__ import annotations
@@ -42,14 +43,17 @@ class FrameCache:
 
     folder: Path
 
-    def read(self, path: str | Video, ids: Sequence[int], *, span: Span, decoder: str) -> Tensor:
+    def read(
+        self, path: str | Video, ids: Sequence[int], *, span: Span, decoder: str, channels: int = 3
+    ) -> Tensor:
         """Like `read_frames`, but decodes all frames of the span the first time, and caches them.
 
         Args:
             ids: indices of frames of the video, within the span.
             span: the frames to cache.
+            channels: see `read_frames`.
         Returns:
-            (len(ids), H, W, 3) uint8.
+            (len(ids), H, W, C) uint8.
         Raises:
             VideoError: one of the frames does not exist or is damaged.
         """
@@ -62,17 +66,19 @@ class FrameCache:
         except OSError as error:
             raise VideoError(absolute, error.strerror or str(error)) from error
         # The name changes if the video is rewritten.
-        name = hashlib.sha256(repr((versions, span)).encode()).hexdigest()[:32]
+        version = (versions, span) if channels == 3 else (versions, span, channels)
+        name = hashlib.sha256(repr(version).encode()).hexdigest()[:32]
         cached = self.folder / f"{name}.npy"
-        frames: np.ndarray | None = None  # (F, H, W, 3) uint8
+        frames: np.ndarray | None = None  # (F, H, W, C) uint8
         with suppress(OSError, ValueError, EOFError):  # missing or incomplete
             frames = np.load(cached, mmap_mode="r")
-        if frames is None and frame_bytes(video, span[1]) <= LARGEST:
+        if frames is None and frame_bytes(video, span[1], channels) <= LARGEST:
             with suppress(VideoError):  # damaged somewhere: the requested frames may be intact
-                frames = read_frames(video, range(span[0], sum(span)), decoder=decoder).numpy()
+                wanted = range(span[0], sum(span))
+                frames = read_frames(video, wanted, decoder=decoder, channels=channels).numpy()
                 _save(cached, frames)
         if frames is None:
-            return read_frames(video, ids, decoder=decoder)
+            return read_frames(video, ids, decoder=decoder, channels=channels)
         return torch.from_numpy(frames[np.asarray(ids) - span[0]])
 
 
@@ -144,10 +150,10 @@ def _remove_after_use(folder: Path) -> None:
     atexit.register(leave)
 
 
-def frame_bytes(path: Video, frames: int) -> int:
-    """Returns the bytes of a number of frames of a video as decoded."""
+def frame_bytes(path: Video, frames: int, channels: int = 3) -> int:
+    """Returns the bytes of a number of frames of a video."""
     info = probe(path)
-    return frames * info.height * info.width * 3
+    return frames * info.height * info.width * channels
 
 
 def _save(file: Path, frames: np.ndarray) -> None:

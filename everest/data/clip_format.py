@@ -1,6 +1,6 @@
 """The format of the clips that a model takes: which frames of a video, their size and normalization.
 
-T frames, H W pixels.
+C channels, T frames, H W pixels.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from everest.config.values import MOST_FPS
 from everest.data.samples import Sample
 from everest.data.views import ValidationViews
 from everest.video.pixels import IMAGENET_MEAN, IMAGENET_STD
@@ -21,7 +22,7 @@ class ClipFormat:
     """The clips that a model takes.
 
     Raises:
-        ValueError: a number below 1.
+        ValueError: a number below 1, or `fps` is not above 0.
     """
 
     frames: int
@@ -29,22 +30,34 @@ class ClipFormat:
     size: tuple[int, int]  # height, width
     sampling: str = "dense"  # or segment, spread: as `finetune.sampling` of a recipe
     fps: float | None = None  # frames per second that the stride counts; None: of the file
-    mean: tuple[float, float, float] = IMAGENET_MEAN  # RGB, of values in [0, 1]
-    std: tuple[float, float, float] = IMAGENET_STD
+    mean: tuple[float, ...] = IMAGENET_MEAN  # RGB, of values in [0, 1]; one value: of luma
+    std: tuple[float, ...] = IMAGENET_STD
 
     def __post_init__(self) -> None:
         for name, value in (("frames", self.frames), ("stride", self.stride), ("size", min(self.size))):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, not {value}")
+        if self.fps is not None and not 0 < self.fps <= MOST_FPS:
+            raise ValueError(f"fps must be more than 0 and at most {MOST_FPS}, not {self.fps}")
+
+    @property
+    def channels(self) -> int:
+        """C: 3 colors, or 1 for luma."""
+        return len(self.mean)
 
     def read(self, video: str | Path) -> Tensor:
-        """Read the middle of a video, center-cropped: (3, T, H, W) uint8.
+        """Read the middle of a video, center-cropped: (C, T, H, W) uint8.
 
         Raises:
             VideoError: the file is unreadable.
         """
         views = ValidationViews(
-            frames=self.frames, stride=self.stride, size=self.size, sampling=self.sampling
+            frames=self.frames,
+            stride=self.stride,
+            size=self.size,
+            sampling=self.sampling,
+            fps=self.fps,
+            channels=self.channels,
         )
         unused_rng = np.random.default_rng(0)  # these views draw nothing
         return views(Sample(path=str(video)), unused_rng, "auto").frames[0]

@@ -4,7 +4,8 @@ Sizes are (height, width). The released programs handle square targets only. For
 target's aspect ratio, and distortions are relative to it. Clips are cropped and resized as uint8 while
 loading, and erased on the device after normalization.
 
-B batch, T frames, H W pixels. A clip is (T, H, W, 3) as decoded and (3, T, H, W) as a model's input.
+B batch, C channels, T frames, H W pixels. A clip is (T, H, W, C) as decoded and (C, T, H, W) as a model's
+input.
 """
 
 from __future__ import annotations
@@ -163,18 +164,18 @@ def _random_box(frame: Size, size: Size, rng: np.random.Generator) -> Box:
 
 
 def crop(clip: Tensor, box: Box) -> Tensor:
-    """Crops all frames of (T, H, W, 3), without a copy."""
+    """Crops all frames of (T, H, W, C), without a copy."""
     return clip[:, box.top : box.top + box.height, box.left : box.left + box.width]
 
 
 def resize(clip: Tensor, size: Size, *, antialias: bool) -> Tensor:
-    """Resizes (T, H, W, 3) uint8 to (3, T, *size) uint8, bilinear; the memory order of the frames is kept.
+    """Resizes (T, H, W, C) uint8 to (C, T, *size) uint8, bilinear; the memory order of the frames is kept.
 
     Args:
         antialias: True resizes like PIL, as in the released pre-training; False like OpenCV and
             `interpolate`, as in the released fine-tuning and evaluation.
     """
-    frames = clip.permute(0, 3, 1, 2)  # (T, 3, H, W), channels last in memory: torch's fast path for uint8
+    frames = clip.permute(0, 3, 1, 2)  # (T, C, H, W), channels last in memory: torch's fast path for uint8
     if frames.shape[-2:] != size:
         frames = F.interpolate(frames, size, mode="bilinear", align_corners=False, antialias=antialias)
     return frames.transpose(0, 1)
@@ -184,7 +185,7 @@ def erase(frames: Tensor, boxes: Tensor, *, generator: torch.Generator | None = 
     """Fills one box of every clip with noise, drawn for every frame and value (Zhong et al. 2017).
 
     Args:
-        frames: (B, 3, T, H, W) float, normalized; so the noise is standard normal.
+        frames: (B, C, T, H, W) float, normalized; so the noise is standard normal.
         boxes: (B, 4) int64 top, left, height, width; a height of 0 erases nothing.
         generator: on the device of the frames.
     """

@@ -1,8 +1,8 @@
 """Clips of samples and their order: random numbers, replacements of unreadable videos, micro-batches.
 
-V views, T frames, H W pixels, M random numbers per view. Every choice about a sample follows from (seed,
-epoch, index), and the order of the samples from (seed, epoch). A run that is resumed anywhere, on any number
-of processes and workers, therefore sees the same clips as an uninterrupted run.
+V views, C channels, T frames, H W pixels, M random numbers per view. Every choice about a sample follows from
+(seed, epoch, index), and the order of the samples from (seed, epoch). A run that is resumed anywhere, on any
+number of processes and workers, therefore sees the same clips as an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ MAX_TRIES: Final = 10  # unreadable videos in a row before the run ends
 class Clip(NamedTuple):
     """One clip, or a batch with a leading batch dimension and lists of `video_id` and `failed`."""
 
-    frames: Tensor  # (V, 3, T, H, W) uint8
+    frames: Tensor  # (V, C, T, H, W) uint8
     label: Tensor  # (heads,) int64, -1 if there is none
     video_id: str
     noise: Tensor  # (V, M) float32 uniform in [0, 1), for masks and frame draws
@@ -97,7 +97,7 @@ class VideoClips(Dataset[Clip]):
         views = self.make_views
         first = self.samples[0] if self.samples else None
         layout: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
-            "frames": ((views.num_views, 3, views.frames, *views.size), torch.uint8),
+            "frames": ((views.num_views, views.channels, views.frames, *views.size), torch.uint8),
             "label": ((len(first.labels) if first and first.labels else 1,), torch.int64),
             "noise": ((views.num_views, self.num_noise), torch.float32),
             "erase": ((views.num_views, 4), torch.int64),
@@ -117,7 +117,7 @@ class VideoClips(Dataset[Clip]):
         """Returns the clip of a key.
 
         Args:
-            out: (V, 3, T, H, W) memory for the frames.
+            out: (V, C, T, H, W) memory for the frames.
         Raises:
             DataError: too many videos in a row cannot be read.
         """
@@ -159,7 +159,8 @@ class VideoClips(Dataset[Clip]):
         """Views in place of an unreadable sample."""
         maker = self.make_views
         if out is None:
-            out = torch.empty(maker.num_views, 3, maker.frames, *maker.size, dtype=torch.uint8)
+            shape = (maker.num_views, maker.channels, maker.frames, *maker.size)
+            out = torch.empty(shape, dtype=torch.uint8)
         return Views(out.zero_(), erase=torch.zeros(maker.num_views, 4, dtype=torch.int64))
 
 

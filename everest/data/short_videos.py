@@ -13,8 +13,8 @@ from typing import Final
 import numpy as np
 
 from everest.data.dataset import VideoClips
+from everest.data.footage import footage_of
 from everest.data.samples import Sample
-from everest.data.views import segment
 from everest.system.storage import RemotePath
 from everest.video.source import Member
 from everest.video.stream import VideoError
@@ -50,15 +50,16 @@ def padding_notice(clips: VideoClips, key: str) -> str | None:
     """
     views = clips.make_views
     stride = views.stride if views.sampling == "dense" else 1  # the other ways span any video
-    lengths = read_lengths(clips.samples)
+    lengths = read_lengths(clips.samples, views.fps)
     short = sum(length < views.frames * stride for length in lengths)
     if not short:
         return None
     total = len(clips)
+    rate = "" if views.fps is None else f" at {views.fps:g} per second"
     of_what = f"{total} videos" if len(lengths) == total else f"{len(lengths)} videos examined"
     text = (
         f"{short} of {of_what} ({short / len(lengths):.0%}) are shorter than a clip of {views.frames} frames "
-        f"at stride {stride} ({views.frames * stride} frames): frames are repeated"
+        f"at stride {stride} ({views.frames * stride} frames{rate}): frames are repeated"
     )
     if short <= FITTING * len(lengths):
         return text
@@ -66,11 +67,15 @@ def padding_notice(clips: VideoClips, key: str) -> str | None:
     if fitting is not None and views.sampling == "dense":
         return f"{text}; {key}.stride={fitting} fits"
     frames = _short_length(lengths)
-    return f"{text}; lower data.frames: most videos have {frames} frames or more"
+    return f"{text}; lower data.frames: most videos have {frames} frames{rate} or more"
 
 
-def read_lengths(samples: Sequence[Sample]) -> list[int]:
-    """Returns the frames of up to `MOST` samples on this machine, spread over the list, within `SECONDS`."""
+def read_lengths(samples: Sequence[Sample], fps: float | None) -> list[int]:
+    """Returns the frames of up to `MOST` samples on this machine, spread over the list, within `SECONDS`.
+
+    Args:
+        fps: frames per second to count; None: as the file.
+    """
     lengths: list[int] = []
     end = time.monotonic() + SECONDS
     for sample in _spread(samples):
@@ -80,7 +85,7 @@ def read_lengths(samples: Sequence[Sample]) -> list[int]:
         ):
             continue
         try:
-            lengths.append(segment(sample)[1])
+            lengths.append(footage_of(sample, fps).num_frames)
         except VideoError:
             continue  # training names unreadable videos
         if time.monotonic() > end:

@@ -8,6 +8,7 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 from everest.config.settings import DataSettings, Recipe
@@ -15,6 +16,7 @@ from everest.data.augment import RandAugment
 from everest.data.cache import cache_folder, open_cache
 from everest.data.classes import Classes
 from everest.data.dataset import VideoClips
+from everest.data.footage import segment_bytes
 from everest.data.labels import read_class_names
 from everest.data.samples import Sample, SampleList, read_samples
 from everest.data.stage_source import find_source, unused_validation
@@ -24,7 +26,6 @@ from everest.data.views import (
     MakeViews,
     PretrainViews,
     ValidationViews,
-    segment_bytes,
 )
 from everest.errors import DataError, RecipeError
 from everest.methods.frame_selection import num_candidates
@@ -58,6 +59,8 @@ def pretrain_clips(recipe: Recipe, *, replace_bad: bool = True) -> VideoClips:
         flip=data.flip if stage.flip is None else stage.flip,
         sampling=stage.sampling,
         views_per_decode=stage.views_per_decode,
+        fps=data.fps,
+        channels=data.channels,
     )
     draws = offered.t if offered != grid else 0  # one random number per slice that can be drawn
     return unlabeled_clips(
@@ -94,6 +97,8 @@ def finetune_clips(recipe: Recipe) -> tuple[VideoClips, Classes]:
         rand_augment=settings
         and RandAugment(magnitude=settings.magnitude, std=settings.std, ops=settings.ops),
         erasing=stage.erasing,
+        fps=data.fps,
+        channels=data.channels,
     )
     samples = _labeled_list(data, "train")
     num_noise = clip_grid(recipe).num_tokens if stage.selection.draws else 0
@@ -115,7 +120,12 @@ def validation_clips(recipe: Recipe, classes: Classes) -> VideoClips | None:
     if data.val is None:
         return None
     views = ValidationViews(
-        frames=data.frames, stride=stage.stride, size=data.frame_size, sampling=stage.sampling
+        frames=data.frames,
+        stride=stage.stride,
+        size=data.frame_size,
+        sampling=stage.sampling,
+        fps=data.fps,
+        channels=data.channels,
     )
     return _clips(recipe, _labeled_list(data, "val", classes), views, replace_bad=False)
 
@@ -146,6 +156,8 @@ def evaluation_views(recipe: Recipe) -> EvalViews:
         clips=recipe.eval.clips,
         crops=recipe.eval.crops,
         sampling=stage.sampling,
+        fps=data.fps,
+        channels=data.channels,
     )
 
 
@@ -212,5 +224,9 @@ def _clips(
         num_noise=num_noise,
         decoder=data.decoder,
         replace_bad=replace_bad,
-        cache=open_cache(data.cache if cached else "none", list(distinct.values()), segment_bytes),
+        cache=open_cache(
+            data.cache if cached else "none",
+            list(distinct.values()),
+            partial(segment_bytes, channels=data.channels),
+        ),
     )

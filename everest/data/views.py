@@ -1,8 +1,8 @@
 """The views of a sample for training and evaluation: frames are chosen, decoded once, augmented and cropped.
 
-V views, T frames, H W pixels; sizes are (height, width). Each class holds the settings of one stage and is
-called with a sample to get its `Views`, in the memory `out` if it is given. Random choices are drawn in the
-order frames, augmentation, crop, flip, erasing.
+V views, C channels, T frames, H W pixels; sizes are (height, width). Each class holds the settings of one
+stage and is called with a sample to get its `Views`, in the memory `out` if it is given. Random choices are
+drawn in the order frames, augmentation, crop, flip, erasing.
 """
 
 from __future__ import annotations
@@ -30,9 +30,10 @@ from everest.data.crops import (
     resize,
     view_boxes,
 )
+from everest.data.footage import Footage, footage_of
 from everest.data.frames import FrameIds, sampling
 from everest.data.samples import Sample
-from everest.video.reader import VideoError, frames_between, frames_in_order, probe, read_frames
+from everest.video.reader import frames_in_order, read_frames
 
 if TYPE_CHECKING:
     from everest.data.augment import RandAugment
@@ -43,13 +44,13 @@ IN_ORDER: Final = frozenset({"auto", "pyav"})  # decoders whose frames `frames_i
 
 
 Cache = FrameCache | None
-Out = Tensor | None  # (V, 3, T, H, W) uint8
+Out = Tensor | None  # (V, C, T, H, W) uint8
 
 
 class Views(NamedTuple):
     """The views of one sample."""
 
-    frames: Tensor  # (V, 3, T, H, W) uint8
+    frames: Tensor  # (V, C, T, H, W) uint8
     erase: Tensor  # (V, 4) int64: top, left, height, width of the box to erase; a height of 0 erases nothing
 
 
@@ -66,6 +67,8 @@ class PretrainViews:
     flip: bool
     sampling: str
     views_per_decode: int
+    fps: float | None = None  # that `stride` counts; None: of the file
+    channels: int = 3  # C; 1: luma
 
     @property
     def num_views(self) -> int:
@@ -74,9 +77,9 @@ class PretrainViews:
     def __call__(
         self, sample: Sample, rng: np.random.Generator, decoder: str, cache: Cache = None, out: Out = None
     ) -> Views:
-        first, length = segment(sample)
-        ids = sampling(self.sampling).pretrain(length, self.frames, self.stride, rng)
-        clip = _read(sample, first + ids, (first, length), decoder, cache)  # (T, H, W, 3)
+        footage = footage_of(sample, self.fps)
+        ids = sampling(self.sampling).pretrain(footage.num_frames, self.frames, self.stride, rng)
+        clip = _read(sample, footage, footage.numbers(ids), self.channels, decoder, cache)  # (T, H, W, C)
         views = []
         for _ in range(self.views_per_decode):
             box = multi_scale_crop(_size(clip), self.size, rng)
@@ -97,14 +100,16 @@ class FinetuneViews:
     crop_area: tuple[float, float]  # smallest and largest fraction of the frame
     rand_augment: RandAugment | None
     erasing: float  # probability
+    fps: float | None = None
+    channels: int = 3
     num_views: ClassVar[int] = 1
 
     def __call__(
         self, sample: Sample, rng: np.random.Generator, decoder: str, cache: Cache = None, out: Out = None
     ) -> Views:
-        first, length = segment(sample)
-        ids = sampling(self.sampling).finetune(length, self.frames, self.stride, rng)
-        clip = _read(sample, first + ids, (first, length), decoder, cache)  # (T, H, W, 3)
+        footage = footage_of(sample, self.fps)
+        ids = sampling(self.sampling).finetune(footage.num_frames, self.frames, self.stride, rng)
+        clip = _read(sample, footage, footage.numbers(ids), self.channels, decoder, cache)  # (T, H, W, C)
         if self.rand_augment is not None:
             clip = self.rand_augment(clip, rng)
         box = random_resized_crop(_size(clip), self.size, rng, areas=self.crop_area)
@@ -121,14 +126,16 @@ class ValidationViews:
     stride: int
     size: Size
     sampling: str
+    fps: float | None = None
+    channels: int = 3
     num_views: ClassVar[int] = 1
 
     def __call__(
         self, sample: Sample, rng: np.random.Generator, decoder: str, cache: Cache = None, out: Out = None
     ) -> Views:
-        first, length = segment(sample)
-        ids = sampling(self.sampling).center(length, self.frames, self.stride)
-        clip = _read(sample, first + ids, (first, length), decoder, cache)
+        footage = footage_of(sample, self.fps)
+        ids = sampling(self.sampling).center(footage.num_frames, self.frames, self.stride)
+        clip = _read(sample, footage, footage.numbers(ids), self.channels, decoder, cache)
         covering = covering_size(_size(clip), self.size)
         view = _cut(resize(clip, covering, antialias=False), center_box(covering, self.size))
         return _stacked([view], out)
@@ -144,6 +151,8 @@ class EvalViews:
     clips: int
     crops: int
     sampling: str
+    fps: float | None = None
+    channels: int = 3
 
     @property
     def num_views(self) -> int:
@@ -152,29 +161,31 @@ class EvalViews:
     def __call__(
         self, sample: Sample, rng: np.random.Generator, decoder: str, cache: Cache = None, out: Out = None
     ) -> Views:
-        first, length = segment(sample)
-        needed, positions = np.unique(self.windows(length), return_inverse=True)  # (F,), (clips, T)
+        footage = footage_of(sample, self.fps)
+        needed, positions = np.unique(self.windows(footage), return_inverse=True)  # (F,), (clips, T)
         if decoder in IN_ORDER and cache is None and frame_bytes(sample.video, len(needed)) > MOST_AT_ONCE:
-            frames = [self.resized(frame[None]) for frame in frames_in_order(sample.video, first + needed)]
+            decoded = frames_in_order(sample.video, needed, channels=self.channels)
+            frames = [self.resized(frame[None]) for frame in decoded]
             video = torch.cat(frames, dim=1)
         else:
-            video = self.resized(_read(sample, first + needed, (first, length), decoder, cache))
+            video = self.resized(_read(sample, footage, needed, self.channels, decoder, cache))
         return _stacked(self.cut(video, positions), out)
 
-    def windows(self, length: int) -> NDArray[np.int64]:
-        """Returns (clips, T) indices of the frames of each clip, for a video of `length` frames."""
-        return np.stack(sampling(self.sampling).views(length, self.frames, self.stride, self.clips))
+    def windows(self, footage: Footage) -> NDArray[np.int64]:
+        """Returns (clips, T) numbers in the file of the frames of each clip."""
+        views = sampling(self.sampling).views(footage.num_frames, self.frames, self.stride, self.clips)
+        return footage.numbers(np.stack(views))
 
     def resized(self, frames: Tensor) -> Tensor:
-        """Resizes (F, H, W, 3) uint8 frames as decoded to (3, F, H', W') that cover the views."""
+        """Resizes (F, H, W, C) uint8 frames as decoded to (C, F, H', W') that cover the views."""
         video = resize(frames, covering_size(_size(frames), self.size), antialias=False)
         return video.contiguous()  # once instead of once per view
 
     def cut(self, video: Tensor, positions: NDArray[np.int64]) -> list[Tensor]:
-        """Cuts the views (3, T, H, W) out of a resized video.
+        """Cuts the views (C, T, H, W) out of a resized video.
 
         Args:
-            video: (3, F, H', W').
+            video: (C, F, H', W').
             positions: (clips, T) indices of its frames.
         """
         boxes = view_boxes((video.shape[2], video.shape[3]), self.size, self.crops)
@@ -185,37 +196,14 @@ class EvalViews:
 MakeViews = PretrainViews | FinetuneViews | ValidationViews | EvalViews
 
 
-def segment(sample: Sample) -> tuple[int, int]:
-    """Returns the index of the first frame of a sample, and its number of frames.
-
-    Raises:
-        VideoError: the segment is outside the video.
-    """
-    if sample.start is not None or sample.end is not None:
-        first, end = frames_between(sample.video, sample.start, sample.end)
-        return first, end - first
-    count = probe(sample.video).frames
-    first = sample.start_frame or 0
-    end = count if sample.end_frame is None else min(sample.end_frame, count)
-    if first >= end:
-        raise VideoError(sample.video, f"no frames from {first} to {sample.end_frame}; there are {count}")
-    return first, end - first
-
-
-def _read(sample: Sample, ids: FrameIds, span: tuple[int, int], decoder: str, cache: Cache) -> Tensor:
-    """Returns (T, H, W, 3) uint8: the frames `ids` of a sample that covers `span` (first frame, number)."""
+def _read(
+    sample: Sample, footage: Footage, numbers: FrameIds, channels: int, decoder: str, cache: Cache
+) -> Tensor:
+    """Returns (T, H, W, C) uint8: frames of a sample by their `numbers` in the file."""
+    wanted = numbers.tolist()
     if cache is None:
-        return read_frames(sample.video, ids.tolist(), decoder=decoder)
-    return cache.read(sample.video, ids.tolist(), span=span, decoder=decoder)
-
-
-def segment_bytes(sample: Sample) -> int:
-    """Returns the bytes of all frames of a sample as decoded.
-
-    Raises:
-        VideoError: the video cannot be read.
-    """
-    return frame_bytes(sample.video, segment(sample)[1])
+        return read_frames(sample.video, wanted, decoder=decoder, channels=channels)
+    return cache.read(sample.video, wanted, span=footage.span, decoder=decoder, channels=channels)
 
 
 def _size(clip: Tensor) -> Size:
@@ -223,12 +211,12 @@ def _size(clip: Tensor) -> Size:
 
 
 def _cut(clip: Tensor, box: Box) -> Tensor:
-    """Crops all frames of (3, T, H, W), without a copy."""
+    """Crops all frames of (C, T, H, W), without a copy."""
     return clip[..., box.top : box.top + box.height, box.left : box.left + box.width]
 
 
 def _stacked(views: Sequence[Tensor], out: Out, erase: Box = NO_BOX) -> Views:
-    """Writes views (3, T, H, W) into `out` (V, 3, T, H, W), or into new memory."""
+    """Writes views (C, T, H, W) into `out` (V, C, T, H, W), or into new memory."""
     frames = torch.empty(len(views), *views[0].shape, dtype=views[0].dtype) if out is None else out
     for target, view in zip(frames, views, strict=True):
         target.copy_(view)  # torch.stack would first copy each into the memory order of `frames`

@@ -20,10 +20,12 @@ from PIL import Image
 from torch import Tensor
 
 from everest.data.crops import resize
+from everest.data.footage import footage_of
 from everest.data.frames import spread_frames
+from everest.data.samples import Sample
 from everest.errors import DataError
 from everest.figures.legend import LegendLine, range_text, share_text
-from everest.figures.masks import TUBELET, FigureRequest
+from everest.figures.masks import TUBELET, FigureRequest, in_colors
 from everest.figures.pictures import SMALL, add_words
 from everest.methods.frame_selection import draw_slices, kept_per_slice, num_candidates
 from everest.methods.grid import TokenGrid
@@ -31,7 +33,6 @@ from everest.methods.importance import RawPixels
 from everest.methods.strategies import FrameDifference, RedundancyRobust
 from everest.models.spec import Transformer
 from everest.system.files import check_new_file, refuse_inputs, write_atomically
-from everest.video.pixels import normalize
 from everest.video.reader import probe, read_frames
 
 
@@ -44,7 +45,7 @@ class FrameView:
     alpha: float
     seed: int
     numbers: list[tuple[int, ...]]  # S: frame numbers of each candidate slice
-    frames: Tensor  # (S * p, H, W, 3) uint8, the candidates
+    frames: Tensor  # (S * p, H, W, 3) uint8, the candidates; gray if the model takes luma
     counts: Tensor  # (S,) kept tokens
     num_tokens: int  # of all candidates
     drawn: Tensor  # (t,) candidate numbers, ascending
@@ -102,21 +103,24 @@ class FrameDraw(FigureRequest):
         pair = embed.tubelet[0]
         slices = self.frames // pair
         candidates = num_candidates(slices, self.alpha)
-        info = probe(video)
-        if info.frames < candidates * pair:
+        info, footage = probe(video), footage_of(Sample(path=str(video)), self.fps)
+        count = footage.num_frames
+        if count < candidates * pair:
+            rate = "" if self.fps is None else f" at {self.fps:g} per second"
             raise DataError(
-                f"{video}: {info.frames} frames, fewer than the {candidates * pair} candidates; "
+                f"{video}: {count} frames{rate}, fewer than the {candidates * pair} candidates; "
                 "choose a smaller --frames or --alpha"
             )
         if self.whole_video:
-            ids = spread_frames(info.frames, candidates * pair, 0.5).tolist()
+            chosen = spread_frames(count, candidates * pair, 0.5)
         else:
-            stride = min(self.stride, info.frames // (candidates * pair))
-            start = (info.frames - ((candidates * pair - 1) * stride + 1)) // 2
-            ids = [start + stride * i for i in range(candidates * pair)]
-        frames = read_frames(video, ids)  # (S * p, H, W, 3)
+            stride = min(self.stride, count // (candidates * pair))
+            start = (count - ((candidates * pair - 1) * stride + 1)) // 2
+            chosen = start + stride * np.arange(candidates * pair)
+        ids = footage.numbers(chosen).tolist()
+        frames = read_frames(video, ids, channels=embed.pixels.channels)  # (S * p, H, W, C)
         size = self.frame_size(info, multiples=TUBELET[1:])
-        x = normalize(resize(frames, size, antialias=True))[None]
+        x = embed.pixels.normalize(resize(frames, size, antialias=True))[None]
         x = x if self.model is None else self.model.to_input(x)
         grid = TokenGrid.of_clip(frames=x.size(2), size=(x.size(3), x.size(4)), tubelet=embed.tubelet)
         importance = self.selector.importance(x, embed)
@@ -131,7 +135,7 @@ class FrameDraw(FigureRequest):
             alpha=self.alpha,
             seed=self.seed,
             numbers=[tuple(ids[i : i + pair]) for i in range(0, len(ids), pair)],
-            frames=frames,
+            frames=in_colors(frames),
             counts=counts[0],
             num_tokens=grid.num_tokens,
             drawn=drawn[0],

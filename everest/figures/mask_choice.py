@@ -24,10 +24,11 @@ SCORES: Final[tuple[ScoreName, ...]] = ("frame-difference", "random", "learned")
 
 @dataclass(frozen=True, kw_only=True)
 class OwnChoices:
-    """The token selection, with its title, and the stride of a checkpoint."""
+    """The token selection, with its title, the stride of a checkpoint, and the frame rate that it counts."""
 
     selector: tuple[str, Selector]
     stride: int
+    fps: float | None
 
 
 def own_choices(opened: LoadedModel) -> OwnChoices:
@@ -36,8 +37,8 @@ def own_choices(opened: LoadedModel) -> OwnChoices:
     selector = module.selector
     if isinstance(module, SelectingModel):
         selector = selector.at_evaluation()
-    stride = DEFAULT_STRIDE if clip is None else clip.stride
-    return OwnChoices(selector=(selector.strategy, selector), stride=stride)
+    stride, fps = (DEFAULT_STRIDE, None) if clip is None else (clip.stride, clip.fps)
+    return OwnChoices(selector=(selector.strategy, selector), stride=stride, fps=fps)
 
 
 def requested_selectors(

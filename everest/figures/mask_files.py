@@ -15,13 +15,14 @@ from typing import Any, Literal
 import numpy as np
 from torch import Tensor
 
+from everest.data.footage import footage_of
 from everest.data.samples import Sample
 from everest.data.views import EvalViews
 from everest.errors import RecipeError
 from everest.figures.animation import write_animation
 from everest.figures.legend import ShownFrames, title_of
 from everest.figures.mask_page import write_page
-from everest.figures.masks import TUBELET, FigureRequest, MaskView, view_masks
+from everest.figures.masks import TUBELET, FigureRequest, MaskView, in_colors, view_masks
 from everest.figures.pictures import draw_views
 from everest.methods.selector import Selector
 from everest.models.video_model import VideoModel
@@ -40,7 +41,7 @@ class MaskRequest(FigureRequest):
     windows: int
 
     def clips(self, video: Path) -> list[tuple[Tensor, ShownFrames]]:
-        """Read windows spread over a video, (3, T, H, W) uint8 each; a single window is in its middle.
+        """Read windows spread over a video, (C, T, H, W) uint8 each; a single window is in its middle.
 
         Raises:
             VideoError: the video cannot be read.
@@ -57,10 +58,18 @@ class MaskRequest(FigureRequest):
         info = probe(video)
         size = self.frame_size(info, multiples=(cell * tubelet[1], cell * tubelet[2]))
         views = EvalViews(
-            frames=frames, stride=self.stride, size=size, clips=self.windows, crops=1, sampling="dense"
+            frames=frames,
+            stride=self.stride,
+            size=size,
+            clips=self.windows,
+            crops=1,
+            sampling="dense",
+            fps=self.fps,
+            channels=self.model.pixels.channels if isinstance(self.model, VideoModel) else 3,
         )
-        clips = views(Sample(path=str(video)), np.random.default_rng(0), "auto").frames
-        windows = views.windows(info.frames).tolist()
+        sample = Sample(path=str(video))
+        clips = views(sample, np.random.default_rng(0), "auto").frames
+        windows = views.windows(footage_of(sample, self.fps)).tolist()
         return [
             (clip, ShownFrames(video=video.name, numbers=tuple(numbers), total=info.frames))
             for clip, numbers in zip(clips, windows, strict=True)
@@ -105,7 +114,7 @@ def write_mask_figures(
         if kind == "png":
             draw_views(path, views, title=title, source=source)
         elif kind == "html":
-            pixels = clip.movedim(0, -1)
+            pixels = in_colors(clip.movedim(0, -1))
             write_page(path, views, pixels, measured=request.measured, source=source, seed=request.seed)
         else:
             write_animation(path, views, title=title, source=source)

@@ -1,6 +1,6 @@
 """Images of the kept, visible and predicted tokens of a clip, and the request for such figures.
 
-T frames, H W pixels, N tokens, K selected tokens.
+C channels, T frames, H W pixels, N tokens, K selected tokens.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from everest.models.video_model import VideoModel
 from everest.tokenizer.network import AdaptiveTokenizer
 from everest.tokenizer.targets import FrozenTokenizer
 from everest.video.file import VideoInfo
-from everest.video.pixels import normalize, unnormalize
+from everest.video.pixels import IMAGENET, PixelStatistics
 
 RED = (0.9, 0.15, 0.1)
 TINT = 0.55  # how far a predicted token is faded to red
@@ -97,8 +97,13 @@ def spread(by_token: Tensor, shape: Sequence[int]) -> Tensor:
     return by_token
 
 
+def in_colors(frames: Tensor) -> Tensor:
+    """Frames (..., 3) as they are; gray ones (..., 1) with three equal channels."""
+    return frames if frames.size(-1) == 3 else frames.expand(*frames.shape[:-1], 3)
+
+
 def _to_patches(frames: Tensor, grid: TokenGrid) -> Tensor:
-    """(T, H, W, 3) to (N, 3, t, p, q)."""
+    """(T, H, W, C) to (N, C, t, p, q)."""
     length, height, width = frames.shape[:3]
     tubelet = (length // grid.t, height // grid.h, width // grid.w)
     return patchify(frames.movedim(-1, 0)[None], tubelet)[0]
@@ -119,6 +124,7 @@ class FigureRequest:
 
     Args:
         frames: T, the length of a clip.
+        stride: in frames of the video, or in frames at `fps`.
         size: pixels of the shorter side without a model, or with a tokenizer; another model has its own size.
         model: measures change; None for raw pixels.
     """
@@ -128,6 +134,7 @@ class FigureRequest:
     size: int
     seed: int
     model: AnyModel | None
+    fps: float | None = None
 
     def frame_size(self, video: VideoInfo, *, multiples: tuple[int, int]) -> tuple[int, int]:
         """Height and width of the frames: the transformer's, else `size` rounded to whole `multiples`."""
@@ -152,7 +159,7 @@ def view_masks(
     tubelet: tuple[int, int, int] = TUBELET,
     seed: int,
 ) -> list[MaskView]:
-    """Apply strategies, given with their titles, to a clip (3, T, H, W) uint8.
+    """Apply strategies, given with their titles, to a clip (C, T, H, W) uint8.
 
     Args:
         model: its embedding measures change; an autoencoder also predicts. A tokenizer scores tokens, and
@@ -170,7 +177,8 @@ def view_masks(
     else:
         embed = model.measure
     grid = TokenGrid.of_clip(frames=clip.size(1), size=(clip.size(2), clip.size(3)), tubelet=embed.tubelet)
-    x = normalize(clip)[None]  # (1, 3, T, H, W)
+    pixels = embed.pixels
+    x = pixels.normalize(clip)[None]  # (1, C, T, H, W)
     noise = torch.from_numpy(np.random.default_rng(seed).random((1, grid.num_tokens), dtype=np.float32))
     seen = model.to_input(x) if isinstance(model, VideoModel) else x
     views = []
@@ -186,7 +194,7 @@ def view_masks(
         prediction = None
         if isinstance(model, MaskedAutoencoder) and num_visible and num_targets:
             prediction = model(x, selection=selection).prediction
-        view = _view(title, selector, x, selection, importance, prediction, model, grid)
+        view = _view(title, selector, x, selection, importance, prediction, model, grid, pixels)
         if isinstance(model, AdaptiveTokenizer):
             view = replace(view, rebuilt=_rebuild(model, x, view.kept))
         views.append(view)
@@ -198,7 +206,7 @@ def _rebuild(tokenizer: AdaptiveTokenizer, x: Tensor, kept: Tensor) -> Tensor:
 
     As in training, the first slice of each window is kept completely.
     """
-    clip = unnormalize(x)
+    clip = IMAGENET.unnormalize(x)
     grid = tokenizer.grid(clip)
     mask = torch.zeros(grid.num_tokens).index_fill_(0, kept, 1.0).view(1, grid.t, grid.h, grid.w)
     mask[:, :: tokenizer.window // tokenizer.tubelet[0]] = 1.0
@@ -213,14 +221,24 @@ def view_model(model: MaskedAutoencoder, clip: Tensor, *, noise: Tensor) -> Mask
     """View the tokens that an autoencoder keeps, sees and predicts with its own strategy.
 
     Args:
-        clip: (3, T, H, W) uint8, or the candidate frames that the model draws a clip from.
+        clip: (C, T, H, W) uint8, or the candidate frames that the model draws a clip from.
         noise: (N,) uniform in [0, 1), followed by one number for each candidate slice.
     """
     device = model.mask_token.device
-    out = model(normalize(clip.to(device))[None], noise=noise[None].to(device))
+    out = model(model.pixels.normalize(clip.to(device))[None], noise=noise[None].to(device))
     importance = model.selector.importance(model.to_input(out.frames), model.measure)
     grid, title = model.encoder.grid, model.selector.strategy
-    return _view(title, model.selector, out.frames, out.selection, importance, out.prediction, model, grid)
+    return _view(
+        title,
+        model.selector,
+        out.frames,
+        out.selection,
+        importance,
+        out.prediction,
+        model,
+        grid,
+        model.pixels,
+    )
 
 
 def _view(
@@ -232,18 +250,19 @@ def _view(
     prediction: Tensor | None,
     model: AnyModel | None,
     grid: TokenGrid,
+    pixels: PixelStatistics,
 ) -> MaskView:
-    frames = unnormalize(x)[0].movedim(0, -1)  # (T, H, W, 3)
+    frames = pixels.unnormalize(x)[0].movedim(0, -1)  # (T, H, W, C)
     visible, target = selection.visible[0], selection.target[0]
     predicted, with_truth = None, False
     if isinstance(model, MaskedAutoencoder) and prediction is not None:
         with_truth = model.targets.needs_truth
         seen = model.to_input(x)
-        patches = _to_patches(unnormalize(seen)[0].movedim(0, -1), grid)
+        patches = _to_patches(pixels.unnormalize(seen)[0].movedim(0, -1), grid)
         shown = torch.full_like(patches, GRAY)
         shown[target] = model.targets.pixels(prediction, seen, selection.target)[0]
         shown[visible] = patches[visible]
-        predicted = _to_frames(shown, grid)
+        predicted = in_colors(_to_frames(shown, grid))
     return MaskView(
         title=title,
         selector=selector,
@@ -251,7 +270,7 @@ def _view(
         kept=torch.cat([visible, target]).unique().cpu(),
         visible=visible.cpu(),
         importance=None if importance is None else importance[0].cpu(),
-        frames=frames.clamp(0, 1).cpu(),
+        frames=in_colors(frames.clamp(0, 1).cpu()),
         predicted=predicted,
         with_truth=with_truth,
     )

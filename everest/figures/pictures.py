@@ -36,7 +36,7 @@ from everest.figures.legend import (
     token_text,
     tokens_text,
 )
-from everest.figures.masks import GRAY, MaskView, spread
+from everest.figures.masks import GRAY, MaskView, in_colors, spread
 from everest.system.files import write_atomically
 from everest.system.names import escape_bytes
 from everest.tokenizer.report import Example
@@ -244,8 +244,8 @@ def draw_examples(path: Path, examples: Sequence[Example]) -> None:
 
 
 def jpeg_uri(image_pixels: Tensor, *, longest: int | None = None) -> str:
-    """Return (H, W, 3) uint8 as a data URI, scaled down if a side is above `longest` pixels."""
-    image, buffer = Image.fromarray(image_pixels.numpy()), io.BytesIO()
+    """Return (H, W, C) uint8 as a data URI, scaled down if a side is above `longest` pixels."""
+    image, buffer = Image.fromarray(in_colors(image_pixels).contiguous().numpy()), io.BytesIO()
     if longest is not None:
         image.thumbnail((longest, longest))
     image.save(buffer, format="JPEG", quality=88)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from everest.checkpoints.describe import as_trained
 from everest.checkpoints.load import all_weights, open_model
 from everest.config.settings import Recipe
 from everest.data.classes import Classes
@@ -111,6 +112,7 @@ def evaluate(
     spec, model = opened.spec, opened.module
     assert isinstance(spec, ModelSpec)
     assert isinstance(model, VideoClassifier)
+    recipe = as_trained(recipe, spec, source=weights_file)
     model.describe(recipe, file=weights_file, class_names=opened.weights.classes)
     return evaluate_classifier(model, spec, recipe, accelerator, report=report, outputs=outputs)
 

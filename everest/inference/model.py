@@ -1,6 +1,6 @@
 """A trained model that is ready for any videos: opened on its device, with how it reads them.
 
-B clips, T frames, H W pixels, K encoded tokens, D width.
+B clips, C channels, T frames, H W pixels, K encoded tokens, D width.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from everest.checkpoints.describe import recipe_of
+from everest.checkpoints.describe import as_trained, recipe_of
 from everest.checkpoints.load import open_model, wrong_kind
 from everest.config.settings import Recipe
 from everest.data.classes import Classes
@@ -26,11 +26,10 @@ from everest.methods.selector import choose
 from everest.methods.strategies import AllTokens
 from everest.models.classifier import VideoClassifier
 from everest.models.encoder import SelectingModel, VideoEncoder
-from everest.models.spec import Transformer
+from everest.models.spec import ModelSpec, Transformer
 from everest.models.video_model import VideoModel
 from everest.system.accelerator import make_accelerator
 from everest.tokenizer.network import AdaptiveTokenizer
-from everest.video.pixels import normalize
 
 
 class Features(NamedTuple):
@@ -42,7 +41,7 @@ class Features(NamedTuple):
 
 
 def encode(module: Transformer, frames: Tensor, keep: float | None) -> Features:
-    """Encode normalized clips (B, 3, T, H, W).
+    """Encode normalized clips (B, C, T, H, W).
 
     Args:
         keep: the ratio of the tokens to encode. None: as a classifier was trained, or as the selector of an
@@ -107,7 +106,11 @@ class OpenedModel:
             size=None if recipe is None else recipe.data.frame_size,
             check=lambda spec: check_keep(keep, spec.grid.num_tokens, name="--keep "),
         )
-        recipe = recipe or recipe_of(opened, notify=notify)
+        assert isinstance(opened.spec, ModelSpec)
+        if recipe is None:
+            recipe = recipe_of(opened, notify=notify)
+        else:
+            recipe = as_trained(recipe, opened.spec, source=opened.file)
         module = opened.transformer
         module.describe(recipe, file=opened.file, class_names=opened.weights.classes)
         precision = precision or recipe.train.precision
@@ -193,7 +196,7 @@ class OpenedModel:
 
     @torch.inference_mode()
     def probabilities(self, clips: Tensor) -> Tensor:
-        """Map (B, 3, T, H, W) uint8 to (B, classes) on the CPU; the classes of each head sum to 1.
+        """Map (B, C, T, H, W) uint8 to (B, classes) on the CPU; the classes of each head sum to 1.
 
         Raises:
             CheckpointError: see `require_finite_outputs`.
@@ -207,7 +210,7 @@ class OpenedModel:
 
     @torch.inference_mode()
     def encode(self, clips: Tensor) -> Features:
-        """Map (B, 3, T, H, W) uint8 to the output of the encoder, float32 on the CPU.
+        """Map (B, C, T, H, W) uint8 to the output of the encoder, float32 on the CPU.
 
         Raises:
             CheckpointError: see `require_finite_outputs`.
@@ -219,7 +222,7 @@ class OpenedModel:
         return features
 
     def _normalized(self, clips: Tensor) -> Tensor:
-        return normalize(clips.to(self.module.device, non_blocking=True))
+        return self.module.pixels.normalize(clips.to(self.module.device, non_blocking=True))
 
 
 def require_finite_outputs(outputs: Tensor, *, source: str | Path) -> None:

@@ -85,7 +85,7 @@ def evaluate_views(
     rows: list[VideoScore] = []
     unread: _Pass | None = None
     for done, (numbers, clip) in enumerate(zip(mine, batches(loader), strict=True), start=1):
-        frames: Tensor = on_device(clip, accelerator.device).frames  # (videos, views, 3, T, H, W) uint8
+        frames: Tensor = on_device(clip, accelerator.device).frames  # (videos, views, C, T, H, W) uint8
         probabilities = {}
         for i, keep in enumerate(keeps):
             with accelerator.autocast():

@@ -1,6 +1,6 @@
 """Runs a model over the views of videos, in batches of videos.
 
-B clips, R readable videos, V views, T frames, H W pixels.
+B clips, R readable videos, V views, C channels, T frames, H W pixels.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def over_videos(
     """Yield batches of videos, each with the values of its views or the reason why it is unreadable.
 
     Args:
-        compute: maps (B, 3, T, H, W) uint8 to tensors of B rows.
+        compute: maps (B, C, T, H, W) uint8 to tensors of B rows.
         batch: videos in one forward pass.
         workers: processes that read videos.
         done: number of videos that are done already; they are skipped.

@@ -3,7 +3,7 @@
 A window is processed like a video of its own: the same frames, the same views. Each frame is decoded once,
 however much the windows overlap, and dropped after the last window that needs it.
 
-W windows, V views, T frames, H W pixels.
+W windows, V views, C channels, T frames, H W pixels.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from everest.data.classes import Classes
+from everest.data.footage import footages, segment
 from everest.data.samples import Sample
-from everest.data.views import EvalViews, segment
+from everest.data.views import EvalViews
 from everest.errors import RecipeError
 from everest.inference.bouts import Window, merge_windows
 from everest.inference.model import OpenedModel
@@ -71,7 +72,7 @@ def most_likely(probabilities: Tensor, classes: Classes, top: int) -> dict[str, 
     return {"heads": predictions} if classes.heads else {"predictions": predictions[""]}
 
 
-WindowViews = tuple[Window, Tensor]  # (V, 3, T, H, W) uint8
+WindowViews = tuple[Window, Tensor]  # (V, C, T, H, W) uint8
 
 
 def predict_timeline(
@@ -115,7 +116,7 @@ def predict_timeline(
             windows = windows_of(sample, model.views, window=window, step=step)
             clips = window_clips(sample.video, windows, model.views)
             for part in _batches(zip(windows, clips, strict=True), batch):
-                views = torch.stack([clip for _, clip in part])  # (W, V, 3, T, H, W)
+                views = torch.stack([clip for _, clip in part])  # (W, V, C, T, H, W)
                 probabilities = model.probabilities(views.flatten(0, 1)).unflatten(0, (len(part), -1))
                 means = probabilities.mean(dim=1)  # (W, classes)
                 for (current, _), mean in zip(part, means, strict=True):
@@ -151,7 +152,7 @@ def windows_of(sample: Sample, views: EvalViews, *, window: float | None, step: 
     fps = probe(sample.video).fps or 1.0
     first, length = segment(sample)
     begin, end = float(times[first]), float(times[first + length - 1] + 1 / fps)
-    window = views.frames * views.stride / fps if window is None else window
+    window = views.frames * views.stride / (views.fps or fps) if window is None else window
     step = step or window
     count = max(int((end - begin - window) / step + TOLERANCE), 0) + 1  # windows that end within the video
     starts = [begin + number * step for number in range(count)]
@@ -168,23 +169,24 @@ def windows_of(sample: Sample, views: EvalViews, *, window: float | None, step: 
 
 
 def window_clips(path: Video, windows: Sequence[Window], views: EvalViews) -> Iterator[Tensor]:
-    """Yield the views (V, 3, T, H, W) uint8 of each window in turn.
+    """Yield the views (V, C, T, H, W) uint8 of each window in turn.
 
     Raises:
         VideoError: a frame of the next window cannot be decoded.
     """
-    needed = [window.first + views.windows(window.length) for window in windows]  # (clips, T) each
+    spans = [(window.first, window.length) for window in windows]
+    needed = [views.windows(footage) for footage in footages(path, spans, views.fps)]  # (clips, T) each
     lowest = np.minimum.accumulate([ids.min() for ids in needed][::-1])[::-1]  # from each window to the end
     wanted = np.unique(np.stack(needed))
-    frames = zip(wanted.tolist(), frames_in_order(path, wanted), strict=True)
-    held: dict[int, Tensor] = {}  # (3, 1, H', W') by number
+    frames = zip(wanted.tolist(), frames_in_order(path, wanted, channels=views.channels), strict=True)
+    held: dict[int, Tensor] = {}  # (C, 1, H', W') by number
     for ids, oldest in zip(needed, lowest, strict=True):
         held = {number: frame for number, frame in held.items() if number >= oldest}
         while ids.max() not in held:
             number, frame = next(frames)
             held[number] = views.resized(frame[None])
         numbers, indices = np.unique(ids, return_inverse=True)
-        video = torch.cat([held[number] for number in numbers.tolist()], dim=1)  # (3, F, H', W')
+        video = torch.cat([held[number] for number in numbers.tolist()], dim=1)  # (C, F, H', W')
         yield torch.stack(views.cut(video, indices))
 
 

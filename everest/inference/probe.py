@@ -65,7 +65,7 @@ def encode_set(
     """
     if with_tokens:
         views, disk = model.views, folder.parent
-        blank = torch.zeros(1, 3, views.frames, *views.size, dtype=torch.uint8)
+        blank = torch.zeros(1, views.channels, views.frames, *views.size, dtype=torch.uint8)
         needed = len(samples) * views.num_views * model.encode(blank).tokens.nbytes
         free = psutil.disk_usage(str(disk)).free
         if needed > free:

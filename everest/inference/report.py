@@ -83,8 +83,8 @@ def write_report(
         draw_confusion(plot, counts, names)
         mistakes = []
         for mistake in surest_mistakes(head, predictions.videos, names, most=MISTAKES):
-            view = clips.read((0, indices[mistake.video])).frames[middle].movedim(0, -1)  # (T, H, W, 3)
-            frames = torch.cat([view[0], view[len(view) // 2], view[-1]], dim=1)  # (H, 3 W, 3)
+            view = clips.read((0, indices[mistake.video])).frames[middle].movedim(0, -1)  # (T, H, W, C)
+            frames = torch.cat([view[0], view[len(view) // 2], view[-1]], dim=1)  # (H, 3 W, C)
             mistakes.append((mistake, jpeg_uri(frames, longest=STRIP)))
         sections.append(
             HeadSection(

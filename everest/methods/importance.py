@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from everest.methods.grid import patchify
-from everest.video.pixels import byte_changes_weight, normalized
+from everest.system.precision import computes_bf16
+from everest.video.pixels import IMAGENET, PixelStatistics
 
 DistanceName = Literal["l2", "l1", "neg-cosine", "neg-cka"]
 
@@ -25,6 +26,11 @@ class Embedding(Protocol):
 
     @property
     def tubelet(self) -> tuple[int, int, int]: ...
+
+    @property
+    def pixels(self) -> PixelStatistics:
+        """By which clips of bytes are normalized."""
+        ...
 
     def __call__(self, patches: Tensor, *, biased: bool = True) -> Tensor:
         """Embed patches or, if not `biased`, a difference of patches, in which the bias cancels."""
@@ -40,12 +46,13 @@ class RawPixels:
     """The embedding without a model: the pixels of the tubelet themselves."""
 
     tubelet: tuple[int, int, int]
+    pixels: PixelStatistics = IMAGENET
 
     def __call__(self, patches: Tensor, *, biased: bool = True) -> Tensor:
         return patches.flatten(2)
 
     def of_byte_changes(self, change: Tensor) -> Tensor:
-        return byte_changes_weight(change.float()).flatten(2)
+        return self.pixels.byte_changes_weight(change.float()).flatten(2)
 
 
 @runtime_checkable
@@ -67,6 +74,10 @@ class ScoredEmbedding:
     @property
     def tubelet(self) -> tuple[int, int, int]:
         return self.embed.tubelet
+
+    @property
+    def pixels(self) -> PixelStatistics:
+        return self.embed.pixels
 
     def __call__(self, patches: Tensor, *, biased: bool = True) -> Tensor:
         return self.embed(patches, biased=biased)
@@ -136,7 +147,7 @@ def change_importance(
         return frames.new_full((b, per_slice), no_change, dtype=torch.float32)
     with full_precision(frames.device):
         if distance in NORMS and frames.dtype == torch.uint8:
-            exact = torch.bfloat16 if frames.device.type == "cuda" else torch.float32  # for -255 to 255
+            exact = torch.bfloat16 if computes_bf16(frames.device) else torch.float32  # for -255 to 255
             patches = patchify(frames, tubelet)  # (B, N, C, t, p, q) uint8
             change = patches[:, per_slice:].to(exact).sub_(patches[:, :-per_slice])
             later = NORMS[distance](embed.of_byte_changes(change))  # (B, N - h*w)
@@ -145,7 +156,7 @@ def change_importance(
             change = patchify(x[:, :, step:] - x[:, :, :-step], tubelet)  # (B, N - h*w, C, t, p, q)
             later = NORMS[distance](embed(change, biased=False))  # (B, N - h*w)
         else:
-            x = normalized(frames).float()
+            x = frames.float() if frames.is_floating_point() else embed.pixels.normalize(frames)
             patches = patchify(x, tubelet)  # (B, N, C, t, p, q)
             tokens = embed(patches)  # (B, N, D)
             later = DISTANCES[distance](tokens[:, per_slice:], tokens[:, :-per_slice])  # (B, N - h*w)
@@ -157,7 +168,9 @@ def change_importance(
 
 
 @torch.no_grad()
-def pixel_importance(frames: Tensor, tubelet: tuple[int, int, int]) -> Tensor:
+def pixel_importance(
+    frames: Tensor, tubelet: tuple[int, int, int], pixels: PixelStatistics = IMAGENET
+) -> Tensor:
     """The difference between the pixels of each token and the frame before: motion without optical flow.
 
     The mean absolute difference over the tubelet's frames, channels and pixels. The first frame has no frame
@@ -166,10 +179,11 @@ def pixel_importance(frames: Tensor, tubelet: tuple[int, int, int]) -> Tensor:
 
     Args:
         frames: (B, C, T, H, W) uint8, or float: normalized.
+        pixels: normalize bytes.
     Returns:
         (B, N) float32. Zeros for a clip of one frame.
     """
-    x = normalized(frames).float()
+    x = pixels.normalized(frames).float()
     if x.size(2) == 1:
         change = torch.zeros_like(x)
     else:

@@ -96,7 +96,7 @@ class FrameDifference(ByImportance):
 
     @takes_bytes
     def importance(self, frames: Tensor, embed: Embedding) -> Tensor:
-        return pixel_importance(frames, embed.tubelet)
+        return pixel_importance(frames, embed.tubelet, embed.pixels)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +141,7 @@ class LearnedImportance(Selector):
                 )
             return embed.scores(frames)
         if self.score == "frame-difference":
-            return pixel_importance(frames, embed.tubelet)
+            return pixel_importance(frames, embed.tubelet, embed.pixels)
         if self.score == "embedding-distance":
             return change_importance(frames, embed, embed.tubelet)
         return None

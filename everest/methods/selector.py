@@ -22,7 +22,6 @@ from everest.errors import RecipeError
 from everest.methods.external import path_of
 from everest.methods.grid import TokenGrid, TokenSelection
 from everest.methods.importance import Embedding
-from everest.video.pixels import normalized
 
 M = TypeVar("M", bound=Callable[..., object])
 
@@ -123,7 +122,7 @@ def takes_bytes(measurement: M) -> M:
 def measure(selector: Selector, frames: Tensor, embed: Embedding) -> Tensor | None:
     """`selector.importance` of clips (B, C, T, H, W), bytes or normalized; it gets what it takes."""
     if not getattr(type(selector).importance, _BYTES, False):
-        frames = normalized(frames)
+        frames = embed.pixels.normalized(frames)
     return selector.importance(frames, embed)
 
 

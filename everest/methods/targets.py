@@ -16,7 +16,7 @@ from torch import Tensor
 
 from everest.methods.external import path_of
 from everest.methods.grid import gather_patches
-from everest.video.pixels import normalized, to_unit_range
+from everest.video.pixels import IMAGENET, PixelStatistics
 
 __all__ = ["PixelTargets", "Target", "gather_patches", "mean_squared_error"]  # of everest.targets
 
@@ -92,6 +92,7 @@ class BoundTarget:
 
     target: Target
     tubelet: tuple[int, int, int]
+    statistics: PixelStatistics = IMAGENET  # `pixels` is a method here
     needs_truth: ClassVar[bool] = False
 
     @property
@@ -99,10 +100,10 @@ class BoundTarget:
         return self.target.width(self.tubelet)
 
     def values(self, frames: Tensor, ids: Tensor) -> Tensor:
-        return self.target.values(normalized(frames), ids, self.tubelet)
+        return self.target.values(self.statistics.normalized(frames), ids, self.tubelet)
 
     def pixels(self, prediction: Tensor, frames: Tensor, ids: Tensor) -> Tensor:
-        return self.target.pixels(prediction, normalized(frames), ids, self.tubelet)
+        return self.target.pixels(prediction, self.statistics.normalized(frames), ids, self.tubelet)
 
     def loss(self, prediction: Tensor, values: Tensor, scored: Tensor) -> Tensor:
         return self.target.loss(prediction, values, scored)
@@ -116,22 +117,24 @@ def mean_squared_error(prediction: Tensor, values: Tensor, scored: Tensor) -> Te
 
 @dataclass(frozen=True, kw_only=True)
 class PixelTargets:
-    """RGB of the target tubelets.
+    """The pixels of the target tubelets.
 
     Args:
         normalize: True, as in VideoMAE and EVEREST: each channel of a tubelet by itself; "token", as in
             ST-MAE: all values of a token together; False: pixels in [0, 1].
         frames: "half", as in ST-MAE, which predicts one frame of each tubelet.
+        statistics: of the clips; their number of channels, and how normalized ones become pixels again.
     """
 
     tubelet: tuple[int, int, int]
     normalize: bool | Literal["token"] = True
     frames: Literal["all", "half"] = "all"
+    statistics: PixelStatistics = IMAGENET
 
     @property
     def width(self) -> int:
         t, p, q = self.tubelet
-        return (t if self.frames == "all" else 1) * p * q * 3
+        return (t if self.frames == "all" else 1) * p * q * self.statistics.channels
 
     @property
     def needs_truth(self) -> bool:
@@ -160,7 +163,7 @@ class PixelTargets:
 
     def _true_pixels(self, frames: Tensor, ids: Tensor) -> Tensor:
         """(B, K, C, t, p, q) in [0, 1]: the pixels that are predicted; t = 1 for "half"."""
-        patches = to_unit_range(gather_patches(frames, ids, self.tubelet))
+        patches = self.statistics.to_unit_range(gather_patches(frames, ids, self.tubelet))
         if self.frames == "all":
             return patches
         # ST-MAE predicts the frames linspace(0, T - 1, T / 2): the first of each tubelet, but the last of the

@@ -19,6 +19,7 @@ from everest.methods.grid import TokenGrid, TokenSelection
 from everest.methods.selector import Selector
 from everest.models.encoder import SelectingModel
 from everest.models.vit import Encoder, init_linear_layers
+from everest.video.pixels import IMAGENET, PixelStatistics
 
 HEAD_SCALE = 0.001  # released fine-tuning scripts: the weights of the head start near zero
 
@@ -72,6 +73,7 @@ class VideoClassifier(SelectingModel):
         class_token: bool = False,
         input_kind: Input = "frames",
         checkpointing: bool = False,
+        pixels: PixelStatistics = IMAGENET,
     ) -> None:
         super().__init__()
         self.input_kind = input_kind
@@ -90,6 +92,7 @@ class VideoClassifier(SelectingModel):
             trained_grid=trained_grid,
             class_token=class_token,
             checkpointing=checkpointing,
+            pixels=pixels,
         )
         if pooling == "class-attention":
             self.pool = ClassAttentionPooling(size.width, size.heads)

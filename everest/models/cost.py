@@ -55,9 +55,9 @@ class Macs:
         )
 
 
-def embedding_macs(model: ModelSettings, tokens: int) -> Macs:
-    """Every convolution of the tubelet embedding, for `tokens` tubelets."""
-    width, positions, channels, total = model.backbone_size.width, prod(model.tubelet), 3, 0
+def embedding_macs(model: ModelSettings, tokens: int, channels: int = 3) -> Macs:
+    """Every convolution of the tubelet embedding, for `tokens` tubelets of `channels` channels."""
+    width, positions, total = model.backbone_size.width, prod(model.tubelet), 0
     for kernel in embedding_kernels(model.tubelet, model.embedding_layers):
         positions //= prod(kernel)
         total += positions * prod(kernel) * channels * width
@@ -79,7 +79,8 @@ def count_macs(spec: ModelSpec) -> Macs:
     """Count the multiply-accumulates of one clip's forward pass; of a classifier, as in training."""
     stacks = spec.stacks
     offered = spec.offered_frames // spec.model.tubelet[0] * spec.grid.per_slice
-    macs = sum((stack_macs(stack) for stack in stacks), start=embedding_macs(spec.model, offered))
+    embedding = embedding_macs(spec.model, offered, spec.channels)
+    macs = sum((stack_macs(stack) for stack in stacks), start=embedding)
     tokens, width = stacks[0].tokens - spec.model.class_token, stacks[0].width  # the outputs of the encoder
     if spec.kind == "pretrain":
         decoder_tokens, decoder_width = stacks[1].tokens, stacks[1].width
@@ -121,7 +122,7 @@ def count_tokenizer_macs(spec: ModelSpec) -> int | None:
         return None
     with torch.device("meta"):
         tokenizer = spec.tokenizer.settings.build().eval()
-        clip = torch.empty(1, 3, spec.frames, *spec.size)
+        clip = torch.empty(1, spec.channels, spec.frames, *spec.size)
     with FlopCounterMode(display=False) as counter:
         tokenizer.encode(clip)
     return counter.get_total_flops() // 2
@@ -224,7 +225,7 @@ def _clip_bytes(spec: ModelSpec) -> int:
     Floats are necessary for fine-tuning, which erases and mixes whole clips, for a tokenizer, and for
     differences, which are of normalized frames.
     """
-    values = 3 * spec.offered_frames * spec.size[0] * spec.size[1]
+    values = spec.channels * spec.offered_frames * spec.size[0] * spec.size[1]
     stays_bytes = spec.kind == "pretrain" and spec.model.input == "frames" and not spec.runs_tokenizer
     return (2 if stays_bytes else 2 + 4 + 4) * values
 
@@ -240,9 +241,10 @@ def _target_bytes(spec: ModelSpec, bytes_per_value: int) -> int:
 
 def inference_bytes(spec: ModelSpec, bytes_per_value: int) -> int:
     """Estimate the bytes of one clip without a backward pass: the values of one encoder block at a time."""
+    values = spec.channels * spec.frames * spec.size[0] * spec.size[1]
     return activation_bytes(
         [spec.stacks[0]._replace(depth=1)],
-        other_bytes=9 * 3 * spec.frames * spec.size[0] * spec.size[1],  # as uint8, twice as float32
+        other_bytes=9 * values,  # as uint8, twice as float32
         bytes_per_value=bytes_per_value,
         checkpointing=False,
     )

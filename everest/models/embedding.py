@@ -17,7 +17,8 @@ from everest.config.values import Positions
 from everest.errors import RecipeError
 from everest.methods.grid import TokenGrid
 from everest.models.rotary import RotaryPositions
-from everest.video.pixels import byte_changes_weight
+from everest.system.precision import computes_bf16
+from everest.video.pixels import IMAGENET, PixelStatistics
 
 # EVEREST Table 15: the factor by which each convolution after the first reduces rows and columns.
 LATER_STEPS: dict[int, tuple[int, ...]] = {1: (), 2: (4,), 3: (2, 2)}
@@ -47,15 +48,25 @@ class TubeletEmbedding(nn.Module):
     is a matrix product, so any subset of the tokens can be embedded. Several convolutions are a linear map as
     well, because there is no activation between them.
 
+    Args:
+        pixels: of the clips: their number of channels, and how bytes are normalized.
     Raises:
         RecipeError: see `embedding_kernels`.
     """
 
-    def __init__(self, width: int, tubelet: tuple[int, int, int], *, layers: int = 1) -> None:
+    def __init__(
+        self,
+        width: int,
+        tubelet: tuple[int, int, int],
+        *,
+        layers: int = 1,
+        pixels: PixelStatistics = IMAGENET,
+    ) -> None:
         super().__init__()
         self.tubelet = tubelet
+        self.pixels = pixels
         convs = [
-            nn.Conv3d(width if i else 3, width, kernel_size=kernel, stride=kernel)
+            nn.Conv3d(width if i else pixels.channels, width, kernel_size=kernel, stride=kernel)
             for i, kernel in enumerate(embedding_kernels(tubelet, layers))
         ]
         self.proj = convs[0] if layers == 1 else nn.Sequential(*convs)
@@ -78,16 +89,16 @@ class TubeletEmbedding(nn.Module):
     def of_byte_changes(self, change: Tensor) -> Tensor:
         """Embed differences of bytes as if they were normalized, without gradients: (B, K, D) float32.
 
-        On a GPU it is a product of bfloat16 with sums in float32. The differences are exact in it, and the
-        weight is split into two parts, which together keep 16 of its bits.
+        On a GPU with units for bfloat16 it is a product in bfloat16 with sums in float32. The differences are
+        exact in it, and the weight is split into two parts, which together keep 16 of its bits.
 
         Args:
             change: (B, K, C, t, p, q), integers from -255 to 255.
         """
         if not isinstance(self.proj, nn.Conv3d):
-            return self(byte_changes_weight(change.float()), biased=False)
-        weight = byte_changes_weight(self.proj.weight.detach()).flatten(1)  # (D, C*t*p*q)
-        if change.device.type != "cuda":
+            return self(self.pixels.byte_changes_weight(change.float()), biased=False)
+        weight = self.pixels.byte_changes_weight(self.proj.weight.detach()).flatten(1)  # (D, C*t*p*q)
+        if not computes_bf16(change.device):
             return F.linear(change.flatten(2).float(), weight)
         rows = change.flatten(2).flatten(0, 1)  # (B * K, C*t*p*q)
         high, low = in_two_parts(weight)

@@ -18,6 +18,7 @@ from everest.methods.importance import Embedding
 from everest.methods.selector import Selector, choose
 from everest.models.video_model import VideoModel
 from everest.models.vit import Encoder, init_linear_layers
+from everest.video.pixels import IMAGENET, PixelStatistics
 
 
 class SelectingModel(VideoModel):
@@ -103,6 +104,7 @@ class VideoEncoder(SelectingModel):
         class_token: bool = False,
         input_kind: Input = "frames",
         checkpointing: bool = False,
+        pixels: PixelStatistics = IMAGENET,
     ) -> None:
         super().__init__()
         self.input_kind = input_kind
@@ -117,6 +119,7 @@ class VideoEncoder(SelectingModel):
             trained_grid=trained_grid,
             class_token=class_token,
             checkpointing=checkpointing,
+            pixels=pixels,
         )
         init_linear_layers(self.encoder, init=nn.init.xavier_uniform_)
 

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from everest.config.values import Input
-from everest.video.pixels import normalized
+from everest.video.pixels import PixelStatistics
 
 SCALE: Final = 2.0  # our choice: neighboring frames differ less than frames do
 
 
-def model_input(frames: Tensor, kind: Input) -> Tensor:
+def model_input(frames: Tensor, kind: Input, pixels: PixelStatistics) -> Tensor:
     """Map clips (B, C, T, H, W), bytes or normalized, to the input of a model, of the same shape."""
-    return frame_differences(normalized(frames)) if kind == "differences" else frames
+    return frame_differences(pixels.normalized(frames)) if kind == "differences" else frames
 
 
 def frame_differences(frames: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from everest.models.embedding import TokenPositions, add_positions, make_positio
 from everest.models.rotary import RotaryPositions
 from everest.models.video_model import VideoModel
 from everest.models.vit import Encoder, init_linear_layers, make_blocks, run_blocks
+from everest.video.pixels import IMAGENET, PixelStatistics
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,6 +81,7 @@ class MaskedAutoencoder(VideoModel):
         targets: computes the values to predict at target tokens (everest.methods.targets).
         learned: scores tokens, for a selector that ranks by learned scores.
         frame_selection: draws the clip's slices from candidates; the selector must rank by importance.
+        pixels: of the clips; `targets` has the same.
     """
 
     stage: ClassVar = "pretrain"
@@ -102,6 +104,7 @@ class MaskedAutoencoder(VideoModel):
         input_kind: Input = "frames",
         frame_selection: FrameSelection | None = None,
         checkpointing: bool = False,
+        pixels: PixelStatistics = IMAGENET,
     ) -> None:
         super().__init__()
         self.input_kind = input_kind
@@ -119,6 +122,7 @@ class MaskedAutoencoder(VideoModel):
             trained_grid=trained_grid,
             class_token=class_token,
             checkpointing=checkpointing,
+            pixels=pixels,
         )
         self.encoder_to_decoder = nn.Linear(size.width, size.decoder_width, bias=False)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, size.decoder_width))

@@ -35,6 +35,7 @@ from everest.system.run_folder import is_own_tokenizer, own_tokenizer
 from everest.system.weights import read_spec
 from everest.tokenizer.spec import TokenizerUse
 from everest.tokenizer.targets import FrozenTokenizer, TokenTargets
+from everest.video.pixels import IMAGENET, USUAL, PixelStatistics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +84,12 @@ class ModelSpec:
     norms: Norms = field(default_factory=Norms)  # imported models may have other values
     # Slices, rows and columns that interpolated positions were computed for.
     position_grid: tuple[Count, Count, Count] | None = None
+    pixels: PixelStatistics = IMAGENET  # of the clips
+
+    @property
+    def channels(self) -> int:
+        """C, of a clip."""
+        return self.pixels.channels
 
     @property
     def grid(self) -> TokenGrid:
@@ -102,6 +109,8 @@ class ModelSpec:
         for added_later in ("heads", "tokenizer", "position_grid"):  # older files have none
             if values[added_later] is None:
                 del values[added_later]
+        if self.pixels == IMAGENET:
+            del values["pixels"]
         for added_later, default in (("class_token", False), ("input", "frames"), ("mlp_width", None)):
             if values["model"][added_later] == default:
                 del values["model"][added_later]
@@ -133,6 +142,10 @@ class ModelSpec:
         """Yields the contradictions of the settings, which `build` relies on."""
         yield from (f"model.{'.'.join(key[1:])}: {text}" for key, text in model_problems(self.model))
         yield from (f"selection.{key}: {text}" for key, text in self.selection.problems())
+        if self.channels not in USUAL:
+            yield f"pixels: {self.channels} channels, neither 1 nor 3"
+        if self.channels == 1 and (self.tokenizer is not None or isinstance(self.target, Target)):
+            yield "pixels: 1 channel, where tokenizer or target take 3"
         if self.kind == "pretrain" and self.target is None:
             yield "target: missing"
         if self.target is not None and self.target.needs_tokenizer and self.tokenizer is None:
@@ -163,7 +176,8 @@ class ModelSpec:
         if self.kind == "pretrain":
             frozen = self._frozen_tokenizer()
             if frozen is not None and self.runs_tokenizer:
-                frozen = FrozenTokenizer.wrap(frozen.tokenizer)  # load now, to report a missing file at once
+                # Load now, to report a missing file at once.
+                frozen = FrozenTokenizer.wrap(frozen.tokenizer, self.pixels)
             frame_selection = None
             if self.candidate_slices > grid.t:
                 frame_selection = FrameSelection(
@@ -184,6 +198,7 @@ class ModelSpec:
                 input_kind=self.model.input,
                 frame_selection=frame_selection,
                 checkpointing=self.checkpointing,
+                pixels=self.pixels,
             )
         elif self.kind == "encoder":
             model = VideoEncoder(
@@ -197,6 +212,7 @@ class ModelSpec:
                 class_token=self.model.class_token,
                 input_kind=self.model.input,
                 checkpointing=self.checkpointing,
+                pixels=self.pixels,
             )
         else:
             assert self.num_classes is not None
@@ -215,6 +231,7 @@ class ModelSpec:
                 class_token=self.model.class_token,
                 input_kind=self.model.input,
                 checkpointing=self.checkpointing,
+                pixels=self.pixels,
             )
         set_norms(model, self.norms)
         return model
@@ -228,17 +245,19 @@ class ModelSpec:
         """The tokenizer, which loads its weights when they are first needed."""
         if self.tokenizer is None:
             return None
-        return FrozenTokenizer(self.tokenizer.load, self.tokenizer.settings.config.levels)
+        return FrozenTokenizer(self.tokenizer.load, self.tokenizer.settings.config.levels, self.pixels)
 
     def _targets(self, frozen: FrozenTokenizer | None) -> TargetMaker:
         match self.target:
             case PixelTargetSettings(normalize=normalize, frames=frames):
-                return PixelTargets(tubelet=self.model.tubelet, normalize=normalize, frames=frames)
+                return PixelTargets(
+                    tubelet=self.model.tubelet, normalize=normalize, frames=frames, statistics=self.pixels
+                )
             case TokenTargetSettings(space=space):
                 assert frozen is not None
                 return TokenTargets(frozen=frozen, space=space)
             case Target():  # of another package
-                return BoundTarget(target=self.target, tubelet=self.model.tubelet)
+                return BoundTarget(target=self.target, tubelet=self.model.tubelet, statistics=self.pixels)
             case None:
                 raise AssertionError("only the model of pre-training has targets")
 
@@ -285,6 +304,7 @@ def pretrain_spec(recipe: Recipe, *, tokenizer: TokenizerUse | None) -> ModelSpe
         target=recipe.pretrain.target,
         tokenizer=tokenizer,
         frame_selection=recipe.pretrain.frame_selection,
+        pixels=recipe.data.pixels,
         checkpointing=recipe.train.checkpointing,
         position_grid=_position_grid(recipe),
     )
@@ -298,6 +318,7 @@ def encoder_spec(recipe: Recipe) -> ModelSpec:
         size=recipe.data.frame_size,
         model=recipe.model,
         selection=recipe.finetune.selection,
+        pixels=recipe.data.pixels,
         checkpointing=recipe.train.checkpointing,
         position_grid=_position_grid(recipe),
     )
@@ -314,6 +335,7 @@ def classifier_spec(recipe: Recipe, *, num_classes: int, heads: Mapping[str, int
         num_classes=num_classes,
         heads=dict(heads) if heads else None,
         drop_path=recipe.finetune.drop_path,
+        pixels=recipe.data.pixels,
         checkpointing=recipe.train.checkpointing,
         position_grid=_position_grid(recipe),
     )

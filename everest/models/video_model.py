@@ -1,6 +1,6 @@
 """The base class of the models that a user opens: they know the clips they take, and their classes.
 
-B batch, T frames, H W pixels.
+B batch, C channels, T frames, H W pixels.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from everest.config.values import Input
 from everest.data.clip_format import ClipFormat
 from everest.models.input import model_input
 from everest.models.vit import Encoder
-from everest.video.pixels import normalize
+from everest.video.pixels import PixelStatistics
 
 
 class VideoModel(nn.Module):
@@ -49,6 +49,9 @@ class VideoModel(nn.Module):
             stride=stage.stride,
             size=recipe.data.frame_size,
             sampling=stage.sampling,
+            fps=recipe.data.fps,
+            mean=self.pixels.mean,
+            std=self.pixels.std,
         )
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
@@ -60,11 +63,16 @@ class VideoModel(nn.Module):
 
     def to_input(self, frames: Tensor) -> Tensor:
         """Map clips (B, C, T, H, W), bytes or normalized, to the input of encoder and selector."""
-        return model_input(frames, self.input_kind)
+        return model_input(frames, self.input_kind, self.pixels)
 
     def encode(self, frames: Tensor, ids: Tensor) -> Tensor:
         """Encode the tokens `ids` (B, K) of clips (B, C, T, H, W), bytes or normalized: (B, K, D)."""
         return self.encoder(self.to_input(frames), ids)
+
+    @property
+    def pixels(self) -> PixelStatistics:
+        """The mean and std by which clips are normalized, and their number of channels."""
+        return self.encoder.pixels
 
     @property
     def device(self) -> torch.device:
@@ -75,8 +83,8 @@ class VideoModel(nn.Module):
         """Read the middle of a video as the model takes it.
 
         Returns:
-            (1, 3, T, H, W) float32, normalized, on the device of the model.
+            (1, C, T, H, W) float32, normalized, on the device of the model.
         Raises:
             VideoError: the file is unreadable.
         """
-        return normalize(self.clip.read(video).to(self.device))[None]
+        return self.pixels.normalize(self.clip.read(video).to(self.device))[None]

@@ -19,7 +19,7 @@ from everest.methods.grid import TokenGrid, gather_patches
 from everest.models.block import Block
 from everest.models.embedding import LearnedPositions, TubeletEmbedding, add_positions, make_positions
 from everest.models.rotary import RotaryPositions, Rotation
-from everest.video.pixels import normalized
+from everest.video.pixels import IMAGENET, PixelStatistics
 
 
 def make_blocks(
@@ -79,6 +79,7 @@ class Encoder(nn.Module):
         final_norm: LayerNorm after the last block (pre-training); the classifier norms the mean instead.
         class_token: put a learned token in front of the embedded ones. It attends with them in every block
             and is left out of the output, as in ST-MAE, so that features are computed from a clip's tokens.
+        pixels: normalize clips of bytes, and fix the number of channels.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class Encoder(nn.Module):
         trained_grid: TokenGrid | None = None,
         class_token: bool = False,
         checkpointing: bool = False,
+        pixels: PixelStatistics = IMAGENET,
     ) -> None:
         super().__init__()
         self.grid = grid
@@ -101,7 +103,8 @@ class Encoder(nn.Module):
         self.width = size.width
         self.num_heads = size.heads
         self.checkpointing = checkpointing
-        self.patch_embed = TubeletEmbedding(size.width, tubelet, layers=embedding_layers)
+        self.pixels = pixels
+        self.patch_embed = TubeletEmbedding(size.width, tubelet, layers=embedding_layers, pixels=pixels)
         self.blocks = make_blocks(
             size.width,
             size.depth,
@@ -122,7 +125,7 @@ class Encoder(nn.Module):
         """Raise ValueError if the clips do not fit `grid`, are no frames, or if the batch is empty."""
         grid = grid or self.grid
         t, p, q = self.patch_embed.tubelet
-        expected = (3, grid.t * t, grid.h * p, grid.w * q)
+        expected = (self.pixels.channels, grid.t * t, grid.h * p, grid.w * q)
         if frames.dim() != 5 or tuple(frames.shape[1:]) != expected:
             raise ValueError(
                 f"expected clips of shape (B, {', '.join(map(str, expected))}), got {tuple(frames.shape)}"
@@ -137,8 +140,8 @@ class Encoder(nn.Module):
 
         Rotary positions are not added. Bytes are normalized after the tokens are gathered.
         """
-        tokens = self.patch_embed(normalized(gather_patches(frames, ids, self.patch_embed.tubelet)))
-        return add_positions(tokens, self.position, ids)
+        patches = gather_patches(frames, ids, self.patch_embed.tubelet)  # (B, K, C, t, p, q)
+        return add_positions(self.patch_embed(self.pixels.normalized(patches)), self.position, ids)
 
     def embed_class_token(self, batch: int) -> Tensor:
         """The class token of each clip, with its position if that is learned: (B, 1, D)."""

@@ -180,6 +180,7 @@ def check_sources(
     rules: LabelRules,
     *,
     span: int | None,
+    fps: float | None = None,
     journal: Path,
     workers: int,
     limit: float,
@@ -190,6 +191,7 @@ def check_sources(
 
     Args:
         span: frames from the first to the last of a clip; None accepts any length.
+        fps: frames per second that `span` counts; None: of each file.
         journal: keeps the results; files that it has are not decoded again.
         restart: forget the results in the journal.
         workers: processes that decode.
@@ -209,8 +211,8 @@ def check_sources(
             if frames <= 0:
                 has = f"{result.frames} frames" + (f" in {result.seconds:.2f} s" if result.seconds else "")
                 bad[sample.video_id] = f"the segment is outside the video, which has {has}"
-            elif span and frames < span:
-                short[sample.video_id] = frames
+            elif span and (counted := _counted(sample, result, fps)) < span:
+                short[sample.video_id] = counted
     label_problems, unused_classes = check_labels(sources, rules)
     return Check(
         sources=sources,
@@ -221,6 +223,14 @@ def check_sources(
         short=short,
         duplicates=find_duplicates(sources, inspections),
     )
+
+
+def _counted(sample: Sample, inspection: Inspection, fps: float | None) -> int:
+    """The frames of a sample, as a clip counts them."""
+    seconds = inspection.duration or inspection.seconds
+    if fps is None or seconds is None:
+        return num_frames(sample, inspection.frames, inspection.seconds)
+    return num_frames(sample, inspection.frames, seconds, fps)
 
 
 def _inspect(

@@ -11,10 +11,10 @@ from statistics import median
 from typing import Any, Final
 
 from everest.config.settings import DataSettings, Recipe
+from everest.data.footage import segment
 from everest.data.samples import Sample
 from everest.data.stage_source import LISTS
 from everest.data.stages import finetune_clips, pretrain_clips
-from everest.data.views import segment
 from everest.errors import DataError
 from everest.prepare.index import CLASSES
 from everest.system.storage import Location, parse_location

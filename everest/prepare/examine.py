@@ -18,6 +18,7 @@ from everest.video.file import clear_video_cache, inspect_video
 from everest.video.reader import image_frames, read_image
 from everest.video.source import Video
 from everest.video.stream import VideoError, as_video_error, declared_seconds, decode_frames, decoder_errors
+from everest.video.timeline import Timeline
 
 # Our choice: how much of the duration that a file states may be missing, in seconds and as a share.
 CUT_SECONDS: Final = 1.0
@@ -37,6 +38,7 @@ class Inspection:
     modified: int = 0  # nanoseconds since 1970
     frames: NonNegativeInt = 0
     seconds: FiniteFloat | None = None  # None: a folder of images
+    duration: FiniteFloat | None = None  # seconds until the last frame ends; None: unknown, or no video
     content: str | None = None  # hash of the bytes
     beginning: str | None = None  # hash of the first frames; None if each is of a single color
     reason: InstanceOf[str] | None = None  # why it cannot be used
@@ -85,6 +87,7 @@ def _video(path: Path, blank: Inspection) -> Inspection:
         blank,
         frames=count,
         seconds=round(count / (opening.info.fps or 1), 3),
+        duration=round(Timeline.of(path).end, 6),
         content=content,
         beginning=_hash_frames(first),
         reason=damage(path, frames=count, expected=opening.info.frames, breaks=damages, last=last),

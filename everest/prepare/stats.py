@@ -22,8 +22,9 @@ from everest.prepare.processes import Failure, map_apart
 from everest.system.events import Report, notice
 from everest.system.files import write_atomically
 from everest.video.file import clear_video_cache
-from everest.video.reader import probe, read_frames
+from everest.video.reader import luma, probe, read_frames
 from everest.video.stream import VideoError
+from everest.video.timeline import Timeline, num_timeline_frames
 
 PAIRS: Final = 8  # our choice: pairs of neighboring frames that are measured, spread over a video
 SIDE: Final = 160  # pixels of a thumbnail's longer side
@@ -41,13 +42,17 @@ def spread(values: Sequence[float]) -> dict[str, float] | None:
     return {"min": min(values), "median": median(values), "max": max(values)} if values else None
 
 
-def num_frames(sample: Sample, frames: int, seconds: float | None) -> int:
+def num_frames(sample: Sample, frames: int, seconds: float | None, fps: float | None = None) -> int:
     """Frames of a sample: of the file, or of its segment; not positive if the segment is outside the file.
 
     Args:
         frames: of the file.
         seconds: of the file; None: a folder of images.
+        fps: frames per second to count; None: as the file.
     """
+    if fps is not None and seconds:
+        inside = num_frames(sample, frames, seconds)
+        return num_timeline_frames(inside / frames * seconds, fps) if inside > 0 else inside
     rate = frames / seconds if seconds else 0.0
     first = sample.start_frame or round((sample.start or 0) * rate)
     end = frames if sample.end_frame is None else min(sample.end_frame, frames)
@@ -62,6 +67,7 @@ class Measured:
 
     mean: Floats  # (3,) of red, green, blue in [0, 1]
     square: Floats  # (3,) mean of the squares
+    luma: Floats  # (2,) mean, and mean of the squares, of luma (ITU-R 601) in [0, 1]
     motion: float  # mean absolute difference of neighboring gray frames, in [0, 1]
     frames: int
     seconds: float | None  # None: a folder of images
@@ -75,23 +81,35 @@ def measure(path: str) -> Measured | Failure:
         first = np.unique(np.linspace(0, max(info.frames - 2, 0), PAIRS).astype(int))
         ids = np.stack([first, np.minimum(first + 1, info.frames - 1)], axis=1)  # (pairs, 2)
         frames = read_frames(path, ids.flatten().tolist()).numpy()  # (F, H, W, 3)
+        seconds = None if info.fps is None else Timeline.of(path).end
     except VideoError as error:
         return Failure(error.reason)
     finally:
         clear_video_cache()
-    # Moments from counts (3, 256) are exact and need no copy in floating point.
-    counts = np.stack([np.bincount(frames[..., channel].ravel(), minlength=256) for channel in range(3)])
-    shares, levels = counts / counts.sum(axis=1, keepdims=True), np.arange(256) / 255
+    mean, square = _moments(frames)
+    of_luma = np.concatenate(_moments(np.stack([luma(frame) for frame in frames])))  # (2,)
     gray = frames.astype(np.float32).mean(axis=3) / 255  # (F, H, W)
     step = -(-max(frames.shape[1:3]) // SIDE)
     return Measured(
-        mean=shares @ levels,
-        square=shares @ levels**2,
+        mean=mean,
+        square=square,
+        luma=of_luma,
         motion=float(np.abs(gray[1::2] - gray[::2]).mean()),
         frames=info.frames,
-        seconds=info.frames / info.fps if info.fps else None,
+        seconds=seconds,
         thumbnail=frames[len(frames) // 2, ::step, ::step].copy(),
     )
+
+
+def _moments(frames: NDArray[np.uint8]) -> tuple[Floats, Floats]:
+    """The mean (C,) and the mean of the squares (C,) of each channel of (F, H, W, C), in [0, 1].
+
+    Moments from counts are exact and need no copy in floating point.
+    """
+    channels = range(frames.shape[-1])
+    counts = np.stack([np.bincount(frames[..., c].ravel(), minlength=256) for c in channels])  # (C, 256)
+    shares, levels = counts / counts.sum(axis=1, keepdims=True), np.arange(256) / 255
+    return shares @ levels, shares @ levels**2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,12 +119,15 @@ class Stats:
     measured: Mapping[str, Measured]  # by path
     skipped: Mapping[str, str]  # path to reason
     by_class: Mapping[str, Sequence[Sample]]  # all samples, also those that were not measured
+    fps: float | None = None  # that lengths count; None: of each file
+    channels: int = 3  # of mean and std; 1: luma
 
     def to_dict(self) -> dict[str, Any]:
         """For scripts."""
         videos = list(self.measured.values())
-        mean = np.mean([video.mean for video in videos], axis=0)
-        square = np.mean([video.square for video in videos], axis=0)
+        gray = self.channels == 1
+        mean = np.mean([video.luma[:1] if gray else video.mean for video in videos], axis=0)  # (C,)
+        square = np.mean([video.luma[1:] if gray else video.square for video in videos], axis=0)  # (C,)
         seconds = [video.seconds for video in videos if video.seconds is not None]
         counts = {name: len(samples) for name, samples in self.by_class.items()}
         return {
@@ -121,20 +142,21 @@ class Stats:
                 {"class": name, "videos": count, "motion": self.motion(name)}
                 for name, count in counts.items()
             ],
+            "fps": self.fps,
             "strides": {str(frames): largest_stride(self.lengths, frames) for frames in CLIPS},
             "imbalance": round(max(counts.values()) / min(counts.values()), 3),
         }
 
     @property
     def lengths(self) -> list[int]:
-        """Frames of each sample whose video was measured."""
+        """Frames of each sample whose video was measured, as clips count them."""
         pairs = [
             (sample, self.measured[sample.path])
             for samples in self.by_class.values()
             for sample in samples
             if sample.path in self.measured
         ]
-        return [max(num_frames(sample, video.frames, video.seconds), 0) for sample, video in pairs]
+        return [max(num_frames(sample, video.frames, video.seconds, self.fps), 0) for sample, video in pairs]
 
     def motion(self, name: str) -> float | None:
         """The mean motion of the videos of a class; None if none could be read."""
@@ -151,6 +173,8 @@ def take_stats(
     workers: int,
     limit: float,
     report: Report,
+    fps: float | None = None,
+    channels: int = 3,
 ) -> Stats:
     """Measure videos.
 
@@ -159,6 +183,8 @@ def take_stats(
         names: of the classes in the order of the labels; None names them by their labels.
         most: videos of each class, drawn at random; None takes all.
         limit: seconds for a video.
+        fps: frames per second that lengths count; None: of each file.
+        channels: of the mean and std; 1: luma.
     Raises:
         DataError: none can be read.
     """
@@ -187,7 +213,9 @@ def take_stats(
     if not measured:
         raise VideoError(paths[0], f"none of {len(paths)} videos can be read; the first: {skipped[paths[0]]}")
     ordered = {path: measured[path] for path in paths if path in measured}
-    return Stats(measured=ordered, skipped=dict(sorted(skipped.items())), by_class=by_class)
+    return Stats(
+        measured=ordered, skipped=dict(sorted(skipped.items())), by_class=by_class, fps=fps, channels=channels
+    )
 
 
 def draw_contact_sheet(path: Path, stats: Stats) -> None:

@@ -35,7 +35,7 @@ from everest.tokenizer.cache import clip_facts, read_problems
 from everest.tokenizer.cache_index import INDEX, PARTS, CachePart, TokenIndex
 from everest.tokenizer.network import AdaptiveTokenizer
 from everest.tokenizer.spec import TokenizerUse, tokenizer_use
-from everest.video.pixels import normalize, unnormalize
+from everest.video.pixels import IMAGENET
 
 Rows = dict[str, NDArray[Any]]  # codes and ranks, (B or R, V, N) each
 Problems = dict[str, str]  # the number of each unreadable sample, and why
@@ -189,10 +189,10 @@ class _ClipEncoder:
     @torch.inference_mode()
     def _rows(self, clip: Clip) -> Rows:
         """The tokens of (B, V, 3, T, H, W) frames, prepared as a training step prepares them."""
-        frames = normalize(clip.frames.flatten(0, 1).to(self.accelerator.device))
+        frames = IMAGENET.normalize(clip.frames.flatten(0, 1).to(self.accelerator.device))
         try:
             with self.accelerator.autocast():
-                encoded = self.tokenizer.encode(unnormalize(frames))
+                encoded = self.tokenizer.encode(IMAGENET.unnormalize(frames))
         except torch.OutOfMemoryError as error:
             raise EnvironmentProblem(
                 f"out of memory with {self.batch} clips in one forward pass; the same command with a smaller "

@@ -167,8 +167,10 @@ def _check_gpu(torch: ModuleType, number: int) -> CheckResult:
     except RuntimeError as error:
         fix = "install a torch built for this GPU, or exclude it by --gpus"
         return CheckResult(name, "broken", f"{found}; cannot compute: {first_line(error)}", fix)
-    fast = torch.cuda.is_bf16_supported(including_emulation=False)
-    return CheckResult(name, "ok", f"{found}, {'bf16' if fast else 'no bf16: fp32 or fp16'}")
+    from everest.system.precision import computes_bf16
+
+    fast = computes_bf16(torch.device("cuda", number))
+    return CheckResult(name, "ok", f"{found}, {'bf16' if fast else 'no bf16: train.precision auto is fp16'}")
 
 
 # --- decoders -----------------------------------------------------------------------------------------------

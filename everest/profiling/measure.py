@@ -26,7 +26,6 @@ from everest.profiling.profile import StageName, stage_spec, training_settings
 from everest.system.accelerator import bytes_per_value, make_accelerator, peak_memory
 from everest.train.optim import stage_optimizer
 from everest.train.update import compile_model
-from everest.video.pixels import normalize
 
 WARM_UP: Final = 2  # steps that are not timed: allocation, choice of kernels, compilation
 STEPS: Final = 5
@@ -157,7 +156,7 @@ def _step(
     model.to(device).train(stage != "eval")
     prepared: nn.Module = accelerator.prepare_model(compile_model(model, recipe.train.compile))
     frames = torch.randint(
-        0, 256, (clips, 3, spec.offered_frames, *spec.size), dtype=torch.uint8, device=device
+        0, 256, (clips, spec.channels, spec.offered_frames, *spec.size), dtype=torch.uint8, device=device
     )
     if settings is None:
 
@@ -175,7 +174,7 @@ def _step(
         options["noise"] = torch.rand(clips, spec.grid.num_tokens, device=device)
 
     def loss() -> Tensor:
-        out = prepared(normalize(frames) if stage == "finetune" else frames, **options)
+        out = prepared(spec.pixels.normalize(frames) if stage == "finetune" else frames, **options)
         return out.loss if stage == "pretrain" else F.cross_entropy(out.float(), labels)
 
     def train() -> None:

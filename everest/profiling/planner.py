@@ -141,7 +141,9 @@ def _words(recipe: Recipe, gpu: Gpu, accumulation: int, document: dict[str, Any]
         f"{run} takes about {_duration(document['hours'])} on one {gpu.name} and fits: "
         f"{document['batch']} clips in {parts} need about {document['memory_gib']:.1f} of {gpu.gib:g} GiB."
     ]
-    if not gpu.has_bf16 and recipe.train.precision in ("auto", "bf16"):
+    if not gpu.has_bf16 and recipe.train.precision == "auto":
+        sentences.append(f"The {gpu.name} has no bf16: train.precision=auto is fp16 there.")
+    elif not gpu.has_bf16 and recipe.train.precision == "bf16":
         sentences.append(f"The {gpu.name} has no bf16: this holds with train.precision=fp16.")
     if document["loader_hours"] > document["gpu_hours"] + WORTH_HOURS:
         ratio = document["loader_hours"] / document["gpu_hours"]

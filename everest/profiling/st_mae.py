@@ -23,7 +23,7 @@ def released_macs(spec: ModelSpec, *, encoder_class: int = 1, decoder_class: int
     """
     visible, total = spec.stacks[0].tokens, spec.grid.num_tokens
     encoder = spec.stacks[0]._replace(tokens=visible + encoder_class)
-    macs = embedding_macs(spec.model, total) + stack_macs(encoder)
+    macs = embedding_macs(spec.model, total, spec.channels) + stack_macs(encoder)
     macs += Macs(layer_norm=NORM_OPERATIONS * encoder.tokens * encoder.width)
     if spec.kind == "classifier":
         assert spec.num_classes is not None

@@ -19,6 +19,7 @@ from torch.distributed.distributed_c10d import _abort_process_group
 from everest.errors import EnvironmentProblem
 from everest.system.cpu import configure_cpu
 from everest.system.launch import is_launched
+from everest.system.precision import auto_precision
 from everest.system.signals import Stopped
 
 T = TypeVar("T")
@@ -29,7 +30,7 @@ COLLECTIVE_TIMEOUT: Final = timedelta(hours=2)
 
 
 def make_accelerator(precision: str, *, tf32: bool, cpu: bool) -> Accelerator:
-    """Set up the process group and the precision; `auto` is bf16 on a GPU that computes it, else fp32.
+    """Set up the process group and the precision; see `auto_precision` for `auto`.
 
     Also sets the precision of float32 products, and on a CPU the options that make it fast
     (everest.system.cpu).
@@ -38,10 +39,7 @@ def make_accelerator(precision: str, *, tf32: bool, cpu: bool) -> Accelerator:
         EnvironmentProblem: fp16 without a GPU, which Accelerate would silently ignore.
     """
     if precision == "auto":
-        fast = (
-            not cpu and torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
-        )
-        precision = "bf16" if fast else "fp32"
+        precision = auto_precision(cpu=cpu)
     if precision == "fp16" and (cpu or not torch.cuda.is_available()):
         raise EnvironmentProblem("train.precision=fp16 needs a CUDA GPU; use bf16 or fp32 here")
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
@@ -57,6 +55,14 @@ def make_accelerator(precision: str, *, tf32: bool, cpu: bool) -> Accelerator:
     return Accelerator(
         mixed_precision="no" if precision == "fp32" else precision, cpu=cpu, kwargs_handlers=options
     )
+
+
+def precision_text(accelerator: Accelerator, requested: str) -> str:
+    """The precision of a run, for its first line; of `auto` on an older GPU with the reason."""
+    precision = "fp32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision
+    if requested == "auto" and precision == "fp16":
+        return "fp16 (this GPU computes no bf16)"
+    return precision
 
 
 def bytes_per_value(accelerator: Accelerator) -> int:

@@ -17,6 +17,7 @@ FORMAT = "everest"
 VERSION = 1  # of the header
 KINDS = ("pretrain", "classifier", "encoder", "tokenizer")
 SAMPLINGS = ("dense", "segment", "spread")
+MOST_FPS = 10_000  # as in a recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +30,8 @@ class WeightsHeader:
     recipe: str  # its name
     step: int
     origin: dict[str, Any] | None = None  # of converted weights: family, file, license, what started fresh
-    clip: dict[str, Any] | None = None  # `stride` and `sampling` of the training; None: not known
+    # `stride`, `sampling` and, if it was set, `fps` of the training; None: not known
+    clip: dict[str, Any] | None = None
 
     def metadata(self) -> dict[str, str]:
         """The texts that a safetensors file stores."""
@@ -92,10 +94,11 @@ def read_header(path: Path) -> WeightsHeader:
 
 
 def _is_clip(value: Any) -> bool:
-    if not isinstance(value, dict) or value.keys() != {"stride", "sampling"}:
+    if not isinstance(value, dict) or value.keys() - {"fps"} != {"stride", "sampling"}:
         return False
-    stride = value["stride"]
-    return type(stride) is int and 1 <= stride < 2**31 and value["sampling"] in SAMPLINGS
+    stride, fps = value["stride"], value.get("fps", 1)
+    rate_is_sound = type(fps) in (int, float) and 0 < fps <= MOST_FPS
+    return type(stride) is int and 1 <= stride < 2**31 and value["sampling"] in SAMPLINGS and rate_is_sound
 
 
 def read_metadata(path: Path) -> dict[str, str]:

@@ -78,7 +78,9 @@ def clip_facts(recipe: Recipe, clips: VideoClips) -> dict[str, Any]:
     """The values that determine the pixels of pre-training clips: JSON values under the keys of a recipe."""
     views = clips.make_views
     assert isinstance(views, PretrainViews)
+    at_rate = {} if views.fps is None else {"data.fps": views.fps}  # older caches have no such key
     return {
+        **at_rate,
         "train.seed": clips.seed,
         "data.frames": views.frames,
         "data.size": list(views.size),

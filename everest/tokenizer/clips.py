@@ -26,6 +26,7 @@ def tokenizer_clips(recipe: Recipe) -> VideoClips:
         flip=recipe.data.flip if stage.flip is None else stage.flip,
         sampling="dense",
         views_per_decode=1,
+        fps=recipe.data.fps,
     )
     return unlabeled_clips(recipe, pretrain_key(recipe.data), views, replace_bad=True)
 
@@ -50,6 +51,7 @@ def held_out_clips(recipe: Recipe) -> VideoClips:
         stride=recipe.pretrain.stride,
         size=recipe.data.frame_size,
         sampling="dense",
+        fps=recipe.data.fps,
     )
     return unlabeled_clips(recipe, held_out_key(recipe), views, replace_bad=False)
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from everest.methods.grid import gather_patches, gather_tokens
 from everest.tokenizer.network import AdaptiveTokenizer
-from everest.video.pixels import to_unit_range
+from everest.video.pixels import IMAGENET, PixelStatistics
 
 TargetSpace = Literal["values", "soft", "codes"]
 
@@ -30,16 +30,23 @@ class FrozenTokenizer:
     Args:
         load: called when the tokenizer is first needed; clips from a token cache never need it.
         levels: of its code dimensions.
+        pixels: of the model's clips. The tokenizer takes frames in [0, 1].
     """
 
-    def __init__(self, load: Callable[[], AdaptiveTokenizer], levels: tuple[int, ...]) -> None:
+    def __init__(
+        self,
+        load: Callable[[], AdaptiveTokenizer],
+        levels: tuple[int, ...],
+        pixels: PixelStatistics = IMAGENET,
+    ) -> None:
         self._load = load
         self.levels = levels
+        self.pixels = pixels
 
     @classmethod
-    def wrap(cls, tokenizer: AdaptiveTokenizer) -> FrozenTokenizer:
+    def wrap(cls, tokenizer: AdaptiveTokenizer, pixels: PixelStatistics = IMAGENET) -> FrozenTokenizer:
         """Freeze a tokenizer that is already loaded."""
-        return cls(lambda: tokenizer, tokenizer.quantizer.levels)
+        return cls(lambda: tokenizer, tokenizer.quantizer.levels, pixels)
 
     @cached_property
     def tokenizer(self) -> AdaptiveTokenizer:
@@ -58,7 +65,7 @@ class FrozenTokenizer:
     def scores(self, frames: Tensor) -> Tensor:
         """Score the tokens (B, N) float32 of clips (B, C, T, H, W), bytes or normalized: high is needed."""
         tokenizer = self.on(frames.device)
-        return tokenizer.scorer(tokenizer.scaled(to_unit_range(frames))).flatten(1)
+        return tokenizer.scorer(tokenizer.scaled(self.pixels.to_unit_range(frames))).flatten(1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +94,7 @@ class TokenTargets:
     def values(self, frames: Tensor, ids: Tensor) -> Tensor:
         """Compute targets (B, K, D) of the tokens `ids` (B, K): float32; for `codes` int64 levels."""
         tokenizer = self.frozen.on(frames.device)
-        output = tokenizer.encode(to_unit_range(frames))
+        output = tokenizer.encode(self.frozen.pixels.to_unit_range(frames))
         if self.space == "codes":
             return tokenizer.quantizer.digits(output.codes.gather(1, ids))
         values = output.values if self.space == "values" else tokenizer.quantizer.bound(output.latent)
@@ -97,7 +104,7 @@ class TokenTargets:
     def pixels(self, prediction: Tensor, frames: Tensor, ids: Tensor) -> Tensor:
         """Decode the clip with predictions (B, K, P) at tokens `ids`: (B, K, C, t, p, q) in [0, 1]."""
         tokenizer = self.frozen.on(frames.device)
-        values = tokenizer.encode(to_unit_range(frames)).values  # (B, N, D)
+        values = tokenizer.encode(self.frozen.pixels.to_unit_range(frames)).values  # (B, N, D)
         if self.space == "codes":
             parts = prediction.float().split(self.frozen.levels, dim=-1)
             digits = torch.stack([part.argmax(dim=-1) for part in parts], dim=-1)  # (B, K, D)

@@ -27,7 +27,7 @@ from everest.models.block import Block
 from everest.models.cost import count_weights, training_bytes
 from everest.models.partial import Stage, choose_trained, frozen_layers, require_start
 from everest.models.spec import ModelSpec
-from everest.system.accelerator import bytes_per_value
+from everest.system.accelerator import bytes_per_value, precision_text
 from everest.system.events import notice
 from everest.system.interrupted import remove_leftovers
 from everest.system.launch import local_processes
@@ -119,6 +119,8 @@ def set_up_training(
     )
     known = isinstance(stage, PretrainSettings | FinetuneSettings)
     clip = {"stride": stage.stride, "sampling": stage.sampling} if known else None
+    if clip is not None and recipe.data.fps is not None:  # older readers know headers without it
+        clip["fps"] = recipe.data.fps
     header = Weights(
         kind=spec.kind,
         settings=spec.dump(),
@@ -227,6 +229,7 @@ def start_run(training: Training, recipe_text: str) -> None:
             line += f" (base_lr {plan.base_lr:g} x batch / 256)"
         if not USUAL_LR[0] <= plan.peak_lr <= USUAL_LR[1]:
             line += f"; that is outside the usual {USUAL_LR[0]:g} to {USUAL_LR[1]:g}"
+        line += f"; {precision_text(context.accelerator, training.settings.precision)}"
         workers = training.settings.num_workers
         if workers:
             shared = shared_bytes(training.clips, training.order(), workers=workers)

@@ -32,7 +32,7 @@ from everest.tokenizer.discriminator import Discriminator
 from everest.tokenizer.network import TokenizerReconstruction
 from everest.tokenizer.spec import TokenizerSpec, kept_values, tokenizer_settings
 from everest.train.adversary import Adversary
-from everest.video.pixels import normalize_unit_range
+from everest.video.pixels import IMAGENET
 
 SETTING: Final = "tokenizer.loss.perceptual_weights"
 NETWORK: Final = "resnet50"
@@ -67,7 +67,7 @@ class PerceptualDistance:
 
     def _logits(self, clips: Tensor) -> Tensor:
         """(B, 3, T, H, W) to (B * T, classes) float32."""
-        frames = normalize_unit_range(clips).transpose(1, 2).flatten(0, 1)  # (B * T, 3, H, W)
+        frames = IMAGENET.normalize_unit_range(clips).transpose(1, 2).flatten(0, 1)  # (B * T, 3, H, W)
         if frames.shape[2:] != (SIDE, SIDE):
             frames = F.interpolate(frames, size=(SIDE, SIDE), mode="bilinear", antialias=True)
         return self._network(frames).float()

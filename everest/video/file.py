@@ -99,6 +99,7 @@ def _packed(video: VideoFile) -> Facts:
     values = {
         "info": astuple(video.info),
         "by_decode_stamp": index.by_decode_stamp,
+        "last_duration": index.last_duration,
         "codec": video.codec,
         "stream": video.stream,
         "quarter_turns": video.quarter_turns,
@@ -110,7 +111,8 @@ def _packed(video: VideoFile) -> Facts:
 
 def _unpacked(facts: Facts) -> VideoFile:
     values, (times, key_times, key_seeks, order) = facts
-    index = PacketIndex(times, key_times, key_seeks, order, by_decode_stamp=values.pop("by_decode_stamp"))
+    of_index = {name: values.pop(name) for name in ("by_decode_stamp", "last_duration")}
+    index = PacketIndex(times, key_times, key_seeks, order, **of_index)
     info, exact = VideoInfo(*values.pop("info")), frozenset(values.pop("exact"))
     return VideoFile(info=info, index=index, exact=exact, **values)
 

@@ -37,6 +37,7 @@ class Packet(NamedTuple):
     time: int  # when it is shown, in the stream's units
     seek: int  # where to seek for it
     is_key: bool
+    duration: int = 0  # how long it is shown; 0: not stated
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,6 +50,7 @@ class PacketIndex:
     # (F,) int64, position of each frame in decode order; empty if GOPs may be open.
     order: np.ndarray
     by_decode_stamp: bool = False  # `times` are the stamps of everest.video.counted, not in a unit of time
+    last_duration: int = 0  # how long the last frame is shown; 0: not known
 
     @property
     def has_display_times(self) -> bool:
@@ -71,6 +73,7 @@ class PacketIndex:
             order=shown if has_closed_gops else shown[:0],
             key_times=np.array([key.time for key in keys], dtype=np.int64),
             key_seeks=np.array([key.seek for key in keys], dtype=np.int64),
+            last_duration=packets[shown[-1]].duration if packets else 0,
         )
 
     def runs(self, wanted: list[int]) -> list[tuple[int | None, list[int]]]:
@@ -121,7 +124,7 @@ def displayed_packets(path: Video, container: InputContainer, stream: VideoStrea
             return []
         # mp4 seeks by decode time: in a very short GOP a display time may be after the next keyframe.
         seek = packet.pts if packet.dts is None else packet.dts
-        displayed.append(Packet(packet.pts, seek, packet.is_keyframe))
+        displayed.append(Packet(packet.pts, seek, packet.is_keyframe, packet.duration or 0))
     return displayed if len({packet.time for packet in displayed}) == len(displayed) else []
 
 

@@ -1,18 +1,99 @@
-"""Normalization of frames: ImageNet mean and standard deviation, on any device."""
+"""Normalization of frames by the mean and the standard deviation (std) of each channel, on any device.
+
+C channels: red, green, blue, or the luma of gray clips.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
 import torch
+from pydantic import ConfigDict
 from torch import Tensor
 
 IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)  # RGB, as in the released programs of all five methods
 IMAGENET_STD: Final = (0.229, 0.224, 0.225)
+LEAST_STD: Final = 1e-6  # our choice: float32 can divide by it
+MOST_STD: Final = 1e6  # our choice; of values in [0, 1] it is at most 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixelStatistics:
+    """Mean and std of the pixels of each channel, of values in [0, 1]. Models take frames normalized by them.
+
+    Raises:
+        ValueError: there are not as many stds as means, or a value is out of its range.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not self.mean or len(self.mean) != len(self.std):
+            raise ValueError(f"{len(self.mean)} means and {len(self.std)} stds, one of each for a channel")
+        if not all(0 <= value <= 1 for value in self.mean):
+            raise ValueError(f"a mean must be from 0 to 1, not {list(self.mean)}")
+        if not all(LEAST_STD <= value <= MOST_STD for value in self.std):
+            raise ValueError(f"a std must be from {LEAST_STD:g} to {MOST_STD:g}, not {list(self.std)}")
+
+    @property
+    def channels(self) -> int:
+        """C."""
+        return len(self.mean)
+
+    def normalize(self, clip: Tensor) -> Tensor:
+        """Normalize a clip: (..., C, T, H, W) uint8 to float32.
+
+        Raises:
+            TypeError: not a tensor, for example a NumPy array.
+            ValueError: a type other than uint8, for example frames that are normalized already, or another
+                number of channels.
+        """
+        if not isinstance(clip, Tensor):
+            raise TypeError(
+                f"expected a torch tensor, got {type(clip).__name__}; torch.from_numpy makes one of an array"
+            )
+        if clip.dtype != torch.uint8:
+            raise ValueError(f"expected uint8 frames, got {clip.dtype}")
+        if clip.dim() < 4 or clip.size(-4) != self.channels:
+            raise ValueError(
+                f"expected frames (..., {self.channels}, T, H, W), got {tuple(clip.shape)}; clips of a model "
+                "are normalized by its `pixels`"
+            )
+        return in_unit_range(clip).sub_(_per_channel(self.mean, clip)).div_(_per_channel(self.std, clip))
+
+    def normalized(self, frames: Tensor) -> Tensor:
+        """`normalize` clips or tubelets (..., C, t, p, q) of bytes; return normalized ones as they are."""
+        return self.normalize(frames) if frames.dtype == torch.uint8 else frames
+
+    def normalize_unit_range(self, frames: Tensor) -> Tensor:
+        """Normalize (..., C, T, H, W) float32 in [0, 1] as `normalize` does, with gradients."""
+        return (frames - _per_channel(self.mean, frames)) / _per_channel(self.std, frames)
+
+    def unnormalize(self, frames: Tensor) -> Tensor:
+        """Invert `normalize`, without rounding: (..., C, T, H, W) float32 in [0, 1]."""
+        return frames * _per_channel(self.std, frames) + _per_channel(self.mean, frames)
+
+    def to_unit_range(self, frames: Tensor) -> Tensor:
+        """Scale bytes or normalized frames (..., C, T, H, W) to float32 in [0, 1]."""
+        return in_unit_range(frames) if frames.dtype == torch.uint8 else self.unnormalize(frames.float())
+
+    def byte_changes_weight(self, weight: Tensor) -> Tensor:
+        """The weight (..., C, t, p, q) for differences of bytes instead of normalized frames."""
+        return weight / (255 * _per_channel(self.std, weight))
+
+
+IMAGENET: Final = PixelStatistics(mean=IMAGENET_MEAN, std=IMAGENET_STD)
+# Our choice: ImageNet's values with the weights of luma (ITU-R 601), rounded. For the std, this assumes
+# that the colors vary together.
+IMAGENET_LUMA: Final = PixelStatistics(mean=(0.459,), std=(0.226,))
+USUAL: Final = {3: IMAGENET, 1: IMAGENET_LUMA}  # by the number of channels
 
 
 def _per_channel(values: tuple[float, ...], like: Tensor) -> Tensor:
-    """(3, 1, 1, 1) float32, filled on the device: a copy to a GPU would wait for it."""
+    """(C, 1, 1, 1) float32, filled on the device: a copy to a GPU would wait for it."""
     options = {"dtype": torch.float32, "device": like.device}
     return torch.stack([torch.full((1, 1, 1), value, **options) for value in values])
 
@@ -21,46 +102,14 @@ def normalize(clip: Tensor) -> Tensor:
     """Normalize a clip by ImageNet's mean and std: (..., 3, T, H, W) uint8 to float32.
 
     Raises:
-        TypeError: not a tensor, for example a NumPy array.
-        ValueError: a type other than uint8, for example frames that are normalized already.
+        TypeError, ValueError: see `PixelStatistics.normalize`.
     """
-    if not isinstance(clip, Tensor):
-        raise TypeError(
-            f"expected a torch tensor, got {type(clip).__name__}; torch.from_numpy makes one of an array"
-        )
-    if clip.dtype != torch.uint8:
-        raise ValueError(f"expected uint8 frames, got {clip.dtype}")
-    return in_unit_range(clip).sub_(_per_channel(IMAGENET_MEAN, clip)).div_(_per_channel(IMAGENET_STD, clip))
-
-
-def normalized(frames: Tensor) -> Tensor:
-    """`normalize` clips or tubelets (..., 3, t, p, q) of bytes; return normalized ones as they are."""
-    return normalize(frames) if frames.dtype == torch.uint8 else frames
+    return IMAGENET.normalize(clip)
 
 
 def in_unit_range(clip: Tensor) -> Tensor:
     """Scale (...) uint8 to float32 in [0, 1]."""
     return clip.float().div_(255)
-
-
-def normalize_unit_range(frames: Tensor) -> Tensor:
-    """Normalize (..., 3, T, H, W) float32 in [0, 1] as `normalize` does, with gradients."""
-    return (frames - _per_channel(IMAGENET_MEAN, frames)) / _per_channel(IMAGENET_STD, frames)
-
-
-def to_unit_range(frames: Tensor) -> Tensor:
-    """Scale bytes or normalized frames (..., 3, T, H, W) to float32 in [0, 1]."""
-    return in_unit_range(frames) if frames.dtype == torch.uint8 else unnormalize(frames.float())
-
-
-def byte_changes_weight(weight: Tensor) -> Tensor:
-    """The weight (..., 3, t, p, q) for differences of bytes instead of differences of normalized frames."""
-    return weight / (255 * _per_channel(IMAGENET_STD, weight))
-
-
-def unnormalize(frames: Tensor) -> Tensor:
-    """Invert `normalize`, without rounding: (..., 3, T, H, W) float32 in [0, 1]."""
-    return frames * _per_channel(IMAGENET_STD, frames) + _per_channel(IMAGENET_MEAN, frames)
 
 
 normalise = normalize  # the first spelling, which programs may use

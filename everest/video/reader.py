@@ -1,8 +1,8 @@
 """Exactly the requested frames of a video.
 
-F frames, H height, W width. A "video" is a file, or a folder of images in the order of their names. A path, a
-URL that fsspec reads, or a member of a shard names it. Frames are chosen by number, also if the frame rate
-varies; `frames_between` converts seconds to numbers.
+F frames, H height, W width, C channels. A "video" is a file, or a folder of images in the order of their
+names. A path, a URL that fsspec reads, or a member of a shard names it. Frames are chosen by number, also if
+the frame rate varies; `frames_between` converts seconds to numbers.
 
 A frame is found by its time stamp and decoded from the keyframe before it. Files without usable time stamps
 (listed in everest.video.index) are decoded from the start and counted. Only this room imports decoders.
@@ -59,14 +59,15 @@ def probe(path: str | Video) -> VideoInfo:
     return VideoInfo(frames=len(images), height=height, width=width, fps=None)
 
 
-def read_frames(path: str | Video, ids: Sequence[int], *, decoder: str = "auto") -> Tensor:
+def read_frames(path: str | Video, ids: Sequence[int], *, decoder: str = "auto", channels: int = 3) -> Tensor:
     """Read the frames numbered `ids`, in this order, repetitions included; rotation tags are applied.
 
     Args:
         decoder: `auto` chooses for each file the fastest back-end that is exact. `pyav` is exact for every
             file; `decord` and `torchcodec` refuse files for which they may return wrong frames.
+        channels: 1 returns the luma of the colors, see `luma`.
     Returns:
-        (F, H, W, 3) uint8, RGB.
+        (F, H, W, C) uint8: RGB, or luma.
     Raises:
         VideoError: one of the frames does not exist or is damaged.
     """
@@ -87,14 +88,21 @@ def read_frames(path: str | Video, ids: Sequence[int], *, decoder: str = "auto")
     missing = [i for i in wanted if i not in frames]
     if missing:
         raise VideoError(path, f"frame {missing[0]} of {count} cannot be decoded (damaged file)")
+    if channels == 1:
+        frames = {i: luma(frame) for i, frame in frames.items()}
     return torch.from_numpy(np.stack([frames[int(i)] for i in ids]))
 
 
-def frames_in_order(path: str | Video, ids: Iterable[int]) -> Iterator[Tensor]:
+def luma(frame: np.ndarray) -> np.ndarray:
+    """The luma (H, W, 1) uint8 of colors (H, W, 3): 0.299 R + 0.587 G + 0.114 B (ITU-R 601), rounded."""
+    return np.array(Image.fromarray(np.ascontiguousarray(frame)).convert("L"))[..., None]
+
+
+def frames_in_order(path: str | Video, ids: Iterable[int], *, channels: int = 3) -> Iterator[Tensor]:
     """Yield the frames numbered `ids` (ascending) one by one, each decoded once: for long videos.
 
     Returns:
-        (H, W, 3) uint8 each, equal to the output of `read_frames`.
+        (H, W, C) uint8 each, equal to the output of `read_frames`.
     Raises:
         VideoError: on reaching a frame that is damaged, or if one does not exist.
     """
@@ -108,7 +116,7 @@ def frames_in_order(path: str | Video, ids: Iterable[int]) -> Iterator[Tensor]:
         else:
             frames = pyav_in_order(path, wanted)
         for pixels in frames:
-            yield torch.from_numpy(np.ascontiguousarray(pixels))
+            yield torch.from_numpy(luma(pixels) if channels == 1 else np.ascontiguousarray(pixels))
             done += 1
     if done < len(wanted):
         raise VideoError(path, f"frame {wanted[done]} of {count} cannot be decoded (damaged file)")

@@ -17,9 +17,10 @@ from small_runs import RECIPE, run, told
 from everest.data import cache as cache_module
 from everest.data.cache import FrameCache, open_cache
 from everest.data.dataset import VideoClips
+from everest.data.footage import segment_bytes
 from everest.data.loader import batches, make_loader
 from everest.data.samples import Sample
-from everest.data.views import FinetuneViews, PretrainViews, ValidationViews, segment_bytes
+from everest.data.views import FinetuneViews, PretrainViews, ValidationViews
 from everest.errors import EnvironmentProblem
 from everest.video.reader import VideoError, read_frames
 from everest.video.writer import write_video

@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 
 from everest.data.augment import RandAugment
 from everest.data.dataset import MAX_TRIES, StepSampler, VideoClips, failures
+from everest.data.footage import segment
 from everest.data.frames import view_windows
 from everest.data.loader import batches as read_batches
 from everest.data.loader import make_loader
 from everest.data.samples import Sample, read_samples
-from everest.data.views import EvalViews, FinetuneViews, PretrainViews, ValidationViews, segment
+from everest.data.views import EvalViews, FinetuneViews, PretrainViews, ValidationViews
 from everest.errors import DataError
 from everest.video.reader import VideoError, frames_between, read_frames
 from everest.video.writer import write_video

@@ -11,6 +11,7 @@ from device_build import Device
 from device_runs import Ended, Process, run_everest
 
 from everest.system.run_folder import RunFolder
+from everest.train.saved_state import read_state
 
 Train = Callable[..., Ended]
 
@@ -38,6 +39,7 @@ def test_training_ends_well_and_waits_in_known_places(
 ):
     ended = train(command, *options)
     (process,) = ended.processes
+    assert "; bf16" in ended.stderr
     assert ended.step.waits == STEP_WAITS
     assert ended.step.counts["event_waits"] == 1  # the device has its next step already
     assert "to_device_pageable" not in ended.step.counts
@@ -82,3 +84,11 @@ def test_a_run_with_compilation_ends_well_and_launches_less(train: Train, tmp_pa
     assert plain.waits == blocks.waits == whole.waits == STEP_WAITS
     assert "triton" not in plain.counts
     assert whole.counts["launches"] < blocks.counts["launches"] < plain.counts["launches"]
+
+
+def test_a_gpu_without_bf16_trains_in_fp16_with_a_loss_scale(train: Train, tmp_path: Path):
+    ended = train("pretrain", extra={"FAKE_CUDA_CAPABILITY": "7"})
+    assert "; fp16 (this GPU computes no bf16)" in ended.stderr
+    assert not [name for name in ended.step.counts if "bf16" in name.lower() or "bfloat16" in name.lower()]
+    newest = max((tmp_path / "pretrain" / "state").glob("step-*.safetensors"))
+    assert read_state(newest).notes["scaler"] is not None

@@ -21,7 +21,7 @@ from everest.methods.masks import Tube
 from everest.methods.ranked import FrameDifference, LearnedImportance, RedundancyRobust
 from everest.methods.selector import Selector, measure
 from everest.models.embedding import TubeletEmbedding, in_two_parts
-from everest.video.pixels import byte_changes_weight, normalize
+from everest.video.pixels import IMAGENET, normalize
 
 TUBELET = (2, 8, 8)
 REAL_CLIPS = 500
@@ -127,7 +127,7 @@ def test_tokens_kept_in_real_clips_are_those_of_float32(shared: Path):
     grid, embed = TokenGrid(t=8, h=14, w=14), TubeletEmbedding(768, (2, 16, 16))
     nn.init.xavier_uniform_(embed.proj.weight.view(768, -1))  # pyright: ignore
     selector, noise = RedundancyRobust(visible_ratio=None), torch.rand(1, grid.num_tokens)
-    high, low = in_two_parts(byte_changes_weight(embed.proj.weight).flatten(1))  # pyright: ignore
+    high, low = in_two_parts(IMAGENET.byte_changes_weight(embed.proj.weight).flatten(1))  # pyright: ignore
 
     def kept(importance: Tensor | None) -> Tensor:
         return selector(grid, importance=importance, noise=noise).visible

@@ -14,6 +14,7 @@ from everest.methods.masks import FrameWise, RandomSpaceTime, RunningCell, Tube
 from everest.methods.ranked import ByImportance, FrameDifference, LearnedImportance, RedundancyRobust
 from everest.methods.strategies import STRATEGIES, AllTokens, StoredStrategy, TubeDropout
 from everest.models.embedding import TubeletEmbedding
+from everest.video.pixels import IMAGENET
 
 GRIDS = {
     "16 frames": TokenGrid(t=8, h=14, w=14),
@@ -40,6 +41,7 @@ class Identity:
     """Pixels as their own embedding."""
 
     tubelet = (2, 2, 2)
+    pixels = IMAGENET
 
     def __call__(self, patches, *, biased=True):
         return patches.flatten(2)

@@ -1,5 +1,7 @@
 import json
+import shlex
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 from PIL import Image
 from prepare_commands import everest
 
+from everest.config.recipe import load_recipe
 from everest.prepare.stats import measure
 from everest.video.reader import read_frames
 
@@ -90,3 +93,50 @@ def test_the_image_is_a_png_of_its_own(images: Path, tmp_path_factory):
     assert "sheet.png: exists; choose another name, or use --overwrite" in again.stderr
     stats(images, "--picture", target, "--overwrite")
     assert "end its name in .png" in everest("prepare", "stats", images, "--picture", "a.jpg", code=2).stderr
+
+
+def test_mean_and_std_become_a_recipe(images: Path, tmp_path_factory: pytest.TempPathFactory):
+    folder = tmp_path_factory.mktemp("recipes")
+    base, output = folder / "base.yaml", folder / "made" / "stats.yaml"
+    output.parent.mkdir()
+    base.write_text("base: small\nsummary: a base\n")
+    result = stats(images, "--output", output, "--base", base)
+    recipe = load_recipe(output)
+    assert list(recipe.data.mean) == [round(value, 4) for value in result["mean"]] == result["data"]["mean"]
+    assert list(recipe.data.std) == [round(value, 4) for value in result["std"]]
+    assert replace(recipe.data, mean=None, std=None) == load_recipe("small").data
+    refused = everest("prepare", "stats", images, "--output", output, code=2).stderr
+    assert "use --overwrite" in refused
+    shown = everest("prepare", "stats", images, "-q").stdout
+    (line,) = (line for line in shown.splitlines() if line.startswith("for a recipe: "))
+    overrides = [part for part in shlex.split(line.removeprefix("for a recipe: ")) if part != "--set"]
+    assert load_recipe("small", overrides=overrides).data.pixels == recipe.data.pixels
+
+
+def test_the_mean_and_std_of_luma(images: Path, tmp_path: Path):
+    result = stats(images, "--channels", 1, "--output", tmp_path / "gray.yaml")
+    still = round(0.299 * 51 + 0.587 * 102 + 0.114 * 204) / 255
+    assert result["mean"] == pytest.approx([(still + 0.5) / 2], abs=1e-5)
+    square = (still**2 + 0.5) / 2
+    assert result["std"] == pytest.approx([np.sqrt(square - result["mean"][0] ** 2)], abs=1e-4)
+    recipe = load_recipe(tmp_path / "gray.yaml")
+    assert recipe.data.channels == recipe.data.pixels.channels == 1
+
+
+def test_a_recipe_of_a_single_color_or_of_a_tokenizer_is_refused(images: Path, tmp_path: Path):
+    black = tmp_path / "black" / "clip"
+    black.mkdir(parents=True)
+    for number in range(2):
+        Image.new("RGB", (6, 4)).save(black / f"{number}.png")
+    target = tmp_path / "r.yaml"
+    message = everest("prepare", "stats", tmp_path / "black", "--output", target, code=2).stderr
+    assert "data.std" in message
+    options = ["--output", target, "--channels", 1, "--base", "lvmae-128"]
+    assert "a tokenizer, which codes colors" in everest("prepare", "stats", images, *options, code=2).stderr
+    assert not target.exists()
+
+
+def test_lengths_and_strides_count_frames_at_a_rate(clip_files: Path):
+    result = stats(clip_files / "train.csv", "--fps", 8)  # two seconds
+    assert result["strides"] == {"8": 2, "16": 1, "32": None}
+    assert result["frames"]["max"] == 32  # of the files

@@ -39,7 +39,7 @@ def test_the_sentence_states_hours_memory_and_the_assumption(gpu: str):
     assert f"{planned['hours']:.1f} hours" in planned["sentence"]
     assert f"and fits: {planned['batch']} clips" in planned["sentence"]
     assert "Assumed, not measured: 20% of" in planned["sentence"]
-    assert ("no bf16: this holds with train.precision=fp16" in planned["sentence"]) == (gpu == "t4")
+    assert ("no bf16: train.precision=auto is fp16" in planned["sentence"]) == (gpu == "t4")
     text = run("--videos", "10000", "--epochs", "800", "--gpu", gpu)
     assert text.stdout.splitlines()[-1] == planned["sentence"]
 

@@ -12,7 +12,7 @@ from everest.config.sizes import TOKENIZERS
 from everest.system.weights import state_hash
 from everest.tokenizer.network import AdaptiveTokenizer
 from everest.tokenizer.targets import FrozenTokenizer, TokenTargets
-from everest.video.pixels import unnormalize
+from everest.video.pixels import IMAGENET
 
 TINY = replace(TOKENIZERS["tiny"], channels=8)
 
@@ -165,7 +165,7 @@ def test_a_hash_tells_weights_apart_by_every_bit(model: AdaptiveTokenizer):
 
 def test_standardised_values_have_the_measured_mean_and_deviation(model: AdaptiveTokenizer):
     frames = clip(4, 3, 8, 16, 16)
-    values = model.encode(unnormalize(frames)).values
+    values = model.encode(IMAGENET.unnormalize(frames)).values
     model.target_mean.copy_(values.mean(dim=(0, 1)))
     model.target_std.copy_(values.std(dim=(0, 1)))
     ids = torch.arange(values.size(1)).expand(len(values), -1)

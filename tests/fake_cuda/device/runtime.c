@@ -79,6 +79,10 @@ cudaError_t __cudaPopCallConfiguration(dim3 *grid, dim3 *block, size_t *shared, 
 
 // The device.
 static __thread int current_device;
+static int capability(void) {  // the major number; FAKE_CUDA_CAPABILITY=7 makes it an older device
+    const char *text = getenv("FAKE_CUDA_CAPABILITY");
+    return text ? atoi(text) : 9;
+}
 cudaError_t cudaGetDeviceCount(int *n) {
     const char *text = getenv("FAKE_CUDA_GPUS");
     return *n = text ? atoi(text) : 1, OK;
@@ -102,14 +106,13 @@ cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr attribute, in
         {cudaDevAttrMultiProcessorCount, 132},
         {cudaDevAttrL2CacheSize, 62914560},
         {cudaDevAttrMaxThreadsPerMultiProcessor, 2048},
-        {cudaDevAttrComputeCapabilityMajor, 9},
         {cudaDevAttrComputeCapabilityMinor, 0},
         {cudaDevAttrMaxSharedMemoryPerMultiprocessor, 233472},
         {cudaDevAttrMaxRegistersPerMultiprocessor, 65536},
         {cudaDevAttrMaxSharedMemoryPerBlockOptin, 232448},
         {cudaDevAttrMaxBlocksPerMultiprocessor, 32},
     };
-    *value = 1;
+    *value = attribute == cudaDevAttrComputeCapabilityMajor ? capability() : 1;
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)
         if (known[i].attribute == (int)attribute) *value = known[i].value;
     return OK;
@@ -117,7 +120,7 @@ cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr attribute, in
 cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int device) {
     memset(p, 0, sizeof *p);
     strcpy(p->name, "NVIDIA H200 (computes nothing)");
-    p->major = 9, p->minor = 0, p->multiProcessorCount = 132, p->totalGlobalMem = MEMORY_BYTES;
+    p->major = capability(), p->minor = 0, p->multiProcessorCount = 132, p->totalGlobalMem = MEMORY_BYTES;
     p->sharedMemPerBlock = 49152, p->sharedMemPerBlockOptin = 232448, p->sharedMemPerMultiprocessor = 233472;
     p->regsPerBlock = p->regsPerMultiprocessor = 65536, p->warpSize = 32, p->maxThreadsPerBlock = 1024;
     p->maxThreadsPerMultiProcessor = 2048, p->maxBlocksPerMultiProcessor = 32;

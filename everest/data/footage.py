@@ -1,0 +1,90 @@
+"""The frames of a sample that a sampling counts: all of a video or segment, or some at `data.fps`.
+
+J frames to choose from, T frames of a clip.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from everest.data.cache import frame_bytes
+from everest.data.frames import FrameIds
+from everest.data.samples import Sample
+from everest.video.reader import VideoError, frames_between, probe
+from everest.video.source import Video
+from everest.video.timeline import Timeline
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Footage:
+    """A video or segment: J frames to choose from, and their numbers in the file."""
+
+    first: int  # frame of the file
+    length: int  # frames of the file
+    shown: NDArray[np.int64] | None = None  # (J,) frames of the file at `data.fps`; None: each frame
+
+    @property
+    def num_frames(self) -> int:
+        """J."""
+        return self.length if self.shown is None else self.shown.size
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """The first frame in the file, and the number of frames of the file."""
+        return self.first, self.length
+
+    def numbers(self, ids: FrameIds) -> FrameIds:
+        """The numbers in the file of the frames `ids`, each from 0 to J - 1."""
+        return self.first + ids if self.shown is None else self.shown[ids]
+
+
+def footage_of(sample: Sample, fps: float | None) -> Footage:
+    """Return the frames of a sample.
+
+    Args:
+        fps: frames per second to choose from; None: as the file.
+    Raises:
+        VideoError: the segment is outside the video, or a folder of images has no times.
+    """
+    return footages(sample.video, [segment(sample)], fps)[0]
+
+
+def footages(video: Video, spans: Sequence[tuple[int, int]], fps: float | None) -> list[Footage]:
+    """Return the frames of parts of a video, each given by its first frame and its number of frames.
+
+    A timeline starts at the first frame of its part.
+    """
+    if fps is None:
+        return [Footage(first, length) for first, length in spans]
+    timeline = Timeline.of(video)
+    return [Footage(first, length, timeline.numbers(fps, first, length)) for first, length in spans]
+
+
+def segment(sample: Sample) -> tuple[int, int]:
+    """Returns the index of the first frame of a sample, and its number of frames.
+
+    Raises:
+        VideoError: the segment is outside the video.
+    """
+    if sample.start is not None or sample.end is not None:
+        first, end = frames_between(sample.video, sample.start, sample.end)
+        return first, end - first
+    count = probe(sample.video).frames
+    first = sample.start_frame or 0
+    end = count if sample.end_frame is None else min(sample.end_frame, count)
+    if first >= end:
+        raise VideoError(sample.video, f"no frames from {first} to {sample.end_frame}; there are {count}")
+    return first, end - first
+
+
+def segment_bytes(sample: Sample, channels: int = 3) -> int:
+    """Returns the bytes of all frames of a sample.
+
+    Raises:
+        VideoError: the video cannot be read.
+    """
+    return frame_bytes(sample.video, segment(sample)[1], channels)

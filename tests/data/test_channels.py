@@ -1,0 +1,286 @@
+"""data.channels, data.mean and data.std: gray clips, and clips normalized by other numbers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from small_runs import called, small_recipe
+
+import everest
+from everest.config.recipe import load_recipe
+from everest.data.augment import OPERATIONS, RandAugment
+from everest.data.cache import FrameCache
+from everest.data.samples import Sample
+from everest.data.views import EvalViews, FinetuneViews, PretrainViews, ValidationViews
+from everest.errors import CheckpointError, RecipeError
+from everest.models.cost import count_macs, inference_bytes, training_bytes
+from everest.models.spec import ModelSpec, classifier_spec, pretrain_spec
+from everest.system.weights_header import read_header
+from everest.video.pixels import IMAGENET, IMAGENET_LUMA, PixelStatistics
+from everest.video.reader import frames_in_order, luma, read_frames
+
+GRAY = ("--set", "data.channels=1")
+SHORT = tuple(
+    part
+    for stage in ("pretrain", "finetune")
+    for key in ("epochs=1", "warmup_epochs=0")
+    for part in ("--set", f"{stage}.{key}")
+)
+OTHER = PixelStatistics(mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25))
+
+
+@pytest.fixture(scope="module")
+def gray_runs(tmp_path_factory: pytest.TempPathFactory, clip_files: Path) -> Path:
+    """Run folders `pretrain` and `finetune` of gray clips."""
+    folder = tmp_path_factory.mktemp("gray")
+    recipe = ["--recipe", small_recipe(folder, clip_files), "-q", *GRAY, *SHORT]
+    called("pretrain", *recipe, "-o", folder / "pretrain")
+    called("finetune", *recipe, "-o", folder / "finetune", "--init", folder / "pretrain")
+    return folder
+
+
+def rounded_luma(frames: torch.Tensor) -> torch.Tensor:
+    """(..., 3) uint8 to (..., 1), by the formula of ITU-R 601."""
+    weights = torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64)
+    return (frames.double() @ weights)[..., None]
+
+
+def test_gray_frames_are_the_luma_of_the_colors(clip_files: Path):
+    path, ids = clip_files / "clip1.mp4", [3, 0, 9]
+    gray, colors = read_frames(path, ids, channels=1), read_frames(path, ids)
+    assert gray.shape == (*colors.shape[:3], 1)
+    assert (gray.double() - rounded_luma(colors)).abs().max() <= 0.5 + 1e-3
+    in_order = torch.stack(list(frames_in_order(path, [0, 3, 9], channels=1)))
+    assert torch.equal(in_order, read_frames(path, [0, 3, 9], channels=1))
+    levels = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
+    assert np.array_equal(luma(levels)[..., 0], levels[..., 0])  # gray stays as it is
+
+
+@pytest.mark.parametrize("decoder", ["pyav", "decord"])
+def test_decoders_agree_in_gray_as_in_colors(clip_files: Path, decoder: str):
+    path = clip_files / "clip2.mp4"
+    found = read_frames(path, [5, 8], decoder=decoder, channels=1).int()
+    assert (found - read_frames(path, [5, 8], channels=1).int()).abs().max() <= 1
+
+
+def test_all_views_are_gray_with_and_without_a_cache(clip_files: Path, tmp_path: Path):
+    common = {"frames": 4, "stride": 2, "size": (32, 32), "sampling": "dense", "channels": 1}
+    augment = RandAugment(magnitude=9, std=0.5, ops=4)
+    plain = {"flip": True, "crop_area": (0.5, 1.0), "rand_augment": augment, "erasing": 0.5}
+    sample = Sample(path=str(clip_files / "clip0.mp4"))
+    for view in (
+        PretrainViews(**common, flip=True, views_per_decode=2),
+        FinetuneViews(**common, **plain),
+        ValidationViews(**common),
+        EvalViews(**common, clips=2, crops=3),
+    ):
+        first, cached = (
+            view(sample, np.random.default_rng(1), "auto", cache).frames
+            for cache in (None, FrameCache(tmp_path))
+        )
+        assert first.shape == (view.num_views, 1, 4, 32, 32)
+        assert torch.equal(first, cached)
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_every_augmentation_works_on_gray_clips_as_on_equal_colors(name: str):
+    rng = np.random.default_rng(0)
+    gray = torch.from_numpy(rng.integers(0, 256, (2, 24, 32, 1), dtype=np.uint8))
+    argument = OPERATIONS[name].argument(0.9)
+
+    class Fixed(RandAugment):
+        def draw(self, rng):
+            return [(name, argument)]
+
+    augment = Fixed(magnitude=9, std=0, ops=1)
+    found, colors = augment(gray, rng), augment(gray.expand(-1, -1, -1, 3).contiguous(), rng)
+    assert found.shape == gray.shape
+    difference = (found.int() - colors.int()).abs()
+    assert difference.max() <= 1, name  # sums of three equal channels are rounded
+
+
+def test_gray_models_have_one_input_channel_and_a_third_of_the_targets(gray_runs: Path):
+    tensors = load_file(gray_runs / "pretrain" / "model.safetensors")
+    assert tensors["encoder.patch_embed.proj.weight"].shape == (24, 1, 2, 8, 8)
+    assert len(tensors["decoder.head.bias"]) == 2 * 8 * 8
+    settings = read_header(gray_runs / "finetune" / "model.safetensors").settings
+    assert settings["pixels"] == {"mean": [0.459], "std": [0.226]}
+
+
+def test_models_of_colors_store_no_statistics(classifier_run: Path):
+    assert "pixels" not in read_header(classifier_run / "model.safetensors").settings
+
+
+def test_gray_bytes_and_normalized_clips_give_the_same(gray_runs: Path, clip_files: Path):
+    model = everest.load_model(gray_runs / "pretrain")
+    clip = everest.read_clip(clip_files / "clip3.mp4", like=model)
+    assert clip.shape == (1, 4, 32, 32)
+    x = model.transform(clip_files / "clip3.mp4")
+    assert torch.equal(x[0], (clip.float() / 255 - 0.459).div(0.226))
+    noise = torch.rand(1, model.encoder.grid.num_tokens, generator=torch.Generator().manual_seed(0))
+    of_bytes, of_floats = model(clip[None], noise=noise), model(x, noise=noise)
+    torch.testing.assert_close(of_bytes.loss, of_floats.loss)
+    assert torch.equal(of_bytes.selection.visible, of_floats.selection.visible)
+    assert of_bytes.target.size(-1) == 2 * 8 * 8
+
+
+def test_commands_use_gray_clips_with_and_without_the_recipe(
+    gray_runs: Path, clip_files: Path, tmp_path: Path
+):
+    run, video = gray_runs / "finetune", clip_files / "clip1.mp4"
+    alone = Path(shutil.copy(run / "model.safetensors", tmp_path / "alone.safetensors"))
+    options = [video, "--clips", 2, "--crops", 3, "--json", "--cpu", "--workers", 0]
+    predicted = [json.loads(called("predict", *options, "-c", c).stdout) for c in (run, alone)]
+    assert predicted[0] == predicted[1]
+    recipe = ["--recipe", small_recipe(tmp_path, clip_files)]  # of colors, as by default: the weights decide
+    assert json.loads(called("predict", *options, "-c", run, *recipe).stdout) == predicted[0]
+    called("eval", "-c", run, "--gpus", "cpu", "-q", "--report", tmp_path / "page")
+    called("extract", video, "-c", gray_runs / "pretrain", "--cpu", "-o", tmp_path / "f.safetensors", "-q")
+    for kind in ("png", "html"):
+        called("visualize-mask", video, "-c", gray_runs / "pretrain", "-o", tmp_path, "--format", kind)
+    called("select-frames", video, "-c", run, "--frames", 4, "--picture", tmp_path)
+    colors = np.asarray(Image.open(tmp_path / "clip1-mask.png").convert("RGB")).astype(int)
+    assert colors.any()
+
+
+@pytest.mark.parametrize("kind", ["torch"])
+def test_an_export_takes_gray_frames(gray_runs: Path, tmp_path: Path, kind: str):
+    out = tmp_path / "model.pt2"
+    options = ["--to", kind, "--uint8", "-o", out, "--json"]
+    document = json.loads(called("export", gray_runs / "finetune", *options).stdout)
+    assert "clips x 4 x 32 x 32 x 1, uint8 luma" in document["notes"][0]
+    refused = called("export", gray_runs / "finetune", "--to", "hf", "-o", tmp_path / "hf", code=6)
+    assert "clips of 1 channel (its frames have colors)" in refused.stderr
+    assert not (tmp_path / "hf").exists()
+
+
+@pytest.mark.parametrize("gray_weights", [True, False])
+def test_weights_of_other_channels_are_refused_with_the_fix(
+    gray_runs: Path, autoencoder_run: Path, clip_files: Path, tmp_path: Path, gray_weights: bool
+):
+    init, own, wanted = (gray_runs / "pretrain", [], 1) if gray_weights else (autoencoder_run, GRAY, 3)
+    recipe = ["--recipe", small_recipe(tmp_path, clip_files), *own]
+    ended = called("finetune", *recipe, "--init", init, "-o", tmp_path / "run", code=6)
+    assert f"set data.channels={wanted}" in ended.stderr
+    assert ended.stderr.strip().count("\n") == 0
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_recipe_for_gray_clips_cannot_evaluate_a_model_of_colors(classifier_run: Path):
+    ended = called("eval", "-c", classifier_run, *GRAY, "--gpus", "cpu", code=6)
+    assert "trained on clips of 3 channels, the recipe has 1 channel; set data.channels=3" in ended.stderr
+
+
+def test_other_statistics_are_stored_and_used(clip_files: Path, tmp_path: Path):
+    values = ["--set", f"data.mean={list(OTHER.mean)}", "--set", f"data.std={list(OTHER.std)}"]
+    recipe = ["--recipe", small_recipe(tmp_path, clip_files), "-q", *SHORT]
+    called("pretrain", *recipe, *values, "-o", tmp_path / "run")
+    alone = Path(shutil.copy(tmp_path / "run" / "model.safetensors", tmp_path / "alone.safetensors"))
+    model = everest.load_model(alone)
+    assert model.pixels == OTHER
+    assert (model.clip.mean, model.clip.std) == (OTHER.mean, OTHER.std)
+    clip = everest.read_clip(clip_files / "clip0.mp4", like=model)
+    mean, std = (torch.tensor(v).view(3, 1, 1, 1) for v in (OTHER.mean, OTHER.std))
+    torch.testing.assert_close(model.transform(clip_files / "clip0.mp4")[0], (clip / 255 - mean) / std)
+    noise = torch.rand(1, model.encoder.grid.num_tokens, generator=torch.Generator().manual_seed(0))
+    of_bytes = model(clip[None], noise=noise)
+    of_floats = model(OTHER.normalize(clip)[None], noise=noise)
+    torch.testing.assert_close(of_bytes.loss, of_floats.loss)
+    torch.testing.assert_close(of_bytes.target, of_floats.target, atol=1e-4, rtol=1e-4)
+    told = called("finetune", *recipe[:2], *SHORT, "--init", alone, "-o", tmp_path / "tuned").stderr
+    assert "set data.mean=[0.4, 0.5, 0.6] and data.std=[0.2, 0.3, 0.25]" in told
+
+
+def test_costs_count_the_channels():
+    recipe = load_recipe("custom")
+    gray = replace(recipe, data=replace(recipe.data, channels=1))
+    for colors_spec, gray_spec in (
+        (pretrain_spec(recipe, tokenizer=None), pretrain_spec(gray, tokenizer=None)),
+        (classifier_spec(recipe, num_classes=5), classifier_spec(gray, num_classes=5)),
+    ):
+        of_colors, of_gray = count_macs(colors_spec), count_macs(gray_spec)
+        assert of_colors.embedding == 3 * of_gray.embedding
+        assert of_colors.attention == of_gray.attention
+        assert training_bytes(gray_spec, 2) < training_bytes(colors_spec, 2)
+        assert inference_bytes(gray_spec, 2) < inference_bytes(colors_spec, 2)
+    options = ["profile", "--recipe", "custom", "--json"]
+    colors, shown = (json.loads(called(*options, *how).stdout) for how in ((), GRAY))
+    assert colors != shown
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["data.channels=2"], "data.channels"),
+        (["data.mean=[0.5]"], "data.mean: 1 values, and data.channels is 3; give one for each channel"),
+        (["data.channels=1", "data.std=[0.2, 0.2, 0.2]"], "data.std: 3 values, and data.channels is 1"),
+        (["data.mean=[0.5, 0.5, 1.5]"], "data.mean"),
+        (["data.std=[0.2, 0, 0.2]"], "data.std"),
+        (["data.fps=0"], "data.fps"),
+        (["data.fps=fast"], "data.fps"),
+    ],
+)
+def test_wrong_values_are_refused_in_a_line(overrides: list[str], message: str):
+    with pytest.raises(RecipeError) as error:
+        load_recipe("custom", overrides=overrides)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_tokenizer_takes_colors():
+    with pytest.raises(
+        RecipeError, match=r"data\.channels: 1 does not go with a tokenizer, which codes colors"
+    ):
+        load_recipe("lvmae-128", overrides=["data.channels=1"])
+
+
+@pytest.mark.parametrize(
+    "pixels",
+    [
+        {"mean": [0.5], "std": [0.2, 0.2]},
+        {"mean": [0.5, 0.5], "std": [0.2, 0.2]},
+        {"mean": [0.5], "std": [0.0]},
+        {"mean": [2.0], "std": [1.0]},
+        {"mean": [], "std": []},
+        {"mean": [0.5]},
+        [0.5, 0.2],
+    ],
+)
+def test_headers_with_impossible_statistics_are_refused(classifier_run: Path, pixels: object):
+    header = read_header(classifier_run / "model.safetensors")
+    with pytest.raises(CheckpointError):
+        ModelSpec.from_settings({**header.settings, "pixels": pixels}, source=Path("x.safetensors"))
+
+
+def test_clips_of_another_number_of_channels_are_not_normalized():
+    with pytest.raises(ValueError, match="expected frames"):
+        IMAGENET.normalize(torch.zeros(1, 4, 8, 8, dtype=torch.uint8))
+    with pytest.raises(ValueError, match="expected frames"):
+        IMAGENET_LUMA.normalize(torch.zeros(3, 4, 8, 8, dtype=torch.uint8))
+
+
+def test_create_model_makes_a_gray_model(clip_files: Path):
+    options = {"frames": 4, "stride": 2, "size": 32, "tubelet": (2, 8, 8), "depth": 1}
+    model = everest.create_model("vit-tiny", kind="classifier", num_classes=2, channels=1, **options).eval()
+    assert model(model.transform(clip_files / "clip0.mp4")).shape == (1, 2)
+    other = everest.create_model("vit-tiny", kind="pretrain", mean=OTHER.mean, std=OTHER.std, **options)
+    assert other.pixels == OTHER
+    with pytest.raises(RecipeError, match=r"data\.mean: 3 values, and data\.channels is 1"):
+        everest.create_model("vit-tiny", kind="pretrain", channels=1, mean=OTHER.mean, **options)
+
+
+def test_a_gray_run_equals_a_run_with_a_cache(gray_runs: Path, clip_files: Path, tmp_path: Path):
+    recipe = ["--recipe", small_recipe(tmp_path, clip_files), "-q", *GRAY, *SHORT]
+    called("pretrain", *recipe, "-o", tmp_path / "run", "--set", "data.cache=disk")
+    cached, plain = (
+        load_file(run / "model.safetensors") for run in (tmp_path / "run", gray_runs / "pretrain")
+    )
+    assert all(torch.equal(cached[name], tensor) for name, tensor in plain.items())

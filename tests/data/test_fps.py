@@ -1,0 +1,165 @@
+"""data.fps: clips of frames at another rate than that of the files."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from timed_videos import nearest, numbers_shown, write_numbered
+
+import everest
+from everest.data.cache import FrameCache
+from everest.data.footage import footage_of
+from everest.data.frames import sampling
+from everest.data.samples import Sample
+from everest.data.views import EvalViews, FinetuneViews, PretrainViews, ValidationViews
+from everest.errors import EnvironmentProblem
+from everest.video.reader import VideoError, probe
+from everest.video.source import Member
+from everest.video.timeline import Timeline
+
+SIZE = (32, 48)
+RATES = (24, 25, 30, 60, 120)
+UNEVEN = [0, 1, 2, 9, 10, 22, 23, 24, 40, 41, 55, 70, 71, 72, 73, 90]  # in 1/48 s
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, list[Fraction]]]:
+    """Files of a second with the times of their frames: at constant rates, and one at none."""
+    folder = tmp_path_factory.mktemp("timed")
+    made = {}
+    for rate in RATES:
+        path = write_numbered(folder / f"{rate}.mp4", range(rate), Fraction(1, rate))
+        made[str(rate)] = path, [Fraction(i, rate) for i in range(rate)]
+    path = write_numbered(folder / "uneven.mp4", UNEVEN, Fraction(1, 48))
+    made["uneven"] = path, [Fraction(time, 48) for time in UNEVEN]
+    path = write_numbered(folder / "25.avi", range(25), Fraction(1, 25), codec="ffv1")
+    made["avi"] = path, [Fraction(i, 25) for i in range(25)]
+    return made
+
+
+NAMES = [*map(str, RATES), "uneven", "avi"]
+
+
+@pytest.mark.parametrize("fps", [8, 12.5, 24, 25, 30, 50, 60])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_timeline_has_the_frame_nearest_to_each_time(files, name: str, fps: float):
+    path, seconds = files[name]
+    numbers = footage_of(Sample(path=str(path)), fps).shown
+    assert numbers.tolist() == [nearest(seconds, j / Fraction(fps)) for j in range(len(numbers))]
+    assert abs(len(numbers) / fps - Timeline.of(path).end) <= 0.5 / fps + 1e-6
+
+
+@pytest.mark.parametrize("name", [*map(str, RATES), "avi"])
+def test_at_its_own_rate_a_file_has_the_timeline_of_its_frames(files, name: str):
+    path, _ = files[name]
+    footage = footage_of(Sample(path=str(path)), round(probe(path).fps))
+    assert footage.shown.tolist() == list(range(probe(path).frames))
+
+
+def test_of_two_frames_at_the_same_distance_the_earlier_is_shown(files):
+    path, _ = files["60"]
+    shown = footage_of(Sample(path=str(path)), 24).shown  # 2.5 frames of the file apart
+    assert shown[:6].tolist() == [0, 2, 5, 7, 10, 12]
+
+
+def views_of(fps: float | None, way: str) -> list:
+    common = {"frames": 4, "stride": 3, "size": SIZE, "sampling": way, "fps": fps}
+    plain = {"flip": False, "crop_area": (1.0, 1.0), "rand_augment": None, "erasing": 0.0}
+    return [
+        PretrainViews(**common, flip=False, views_per_decode=1),
+        FinetuneViews(**common, **plain),
+        ValidationViews(**common),
+        EvalViews(**common, clips=3, crops=1),
+    ]
+
+
+def expected_ids(view, length: int, rng: np.random.Generator, way: str) -> np.ndarray:
+    ways = sampling(way)
+    match view:
+        case PretrainViews():
+            return ways.pretrain(length, 4, 3, rng)[None]
+        case FinetuneViews():
+            return ways.finetune(length, 4, 3, rng)[None]
+        case ValidationViews():
+            return ways.center(length, 4, 3)[None]
+        case _:
+            return np.stack(ways.views(length, 4, 3, 3))
+
+
+@pytest.mark.parametrize("decoder", ["auto", "pyav", "decord", "torchcodec"])
+@pytest.mark.parametrize("way", ["dense", "segment", "spread"])
+@pytest.mark.parametrize("name", NAMES)
+def test_every_stage_reads_the_frames_of_the_timeline(files, name: str, way: str, decoder: str):
+    path, _ = files[name]
+    if decoder == "decord" and name in ("uneven", "avi"):
+        pytest.skip("refused for this file")
+    sample = Sample(path=str(path))
+    timeline = footage_of(sample, 15).shown
+    for view in views_of(15, way):
+        ids = expected_ids(view, len(timeline), np.random.default_rng(3), way)
+        try:
+            clips = view(sample, np.random.default_rng(3), decoder).frames  # (V, 3, T, H, W)
+        except EnvironmentProblem as error:
+            pytest.skip(str(error))
+        assert [numbers_shown(clip) for clip in clips] == timeline[ids].tolist()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_without_fps_strides_count_frames_of_the_file(files, name: str):
+    sample = Sample(path=str(files[name][0]))
+    for view in views_of(None, "dense"):
+        ids = expected_ids(view, probe(sample.path).frames, np.random.default_rng(3), "dense")
+        clips = view(sample, np.random.default_rng(3), "auto").frames
+        assert [numbers_shown(clip) for clip in clips] == ids.tolist()
+
+
+def test_a_short_video_repeats_frames_of_the_timeline(files):
+    sample = Sample(path=str(files["120"][0]))  # a second
+    (view,) = (view for view in views_of(5, "dense") if isinstance(view, ValidationViews))
+    shown = numbers_shown(view(sample, np.random.default_rng(0), "auto").frames[0])  # 5 frames at stride 3
+    timeline = footage_of(sample, 5).shown.tolist()
+    assert timeline == [0, 24, 48, 72, 96]
+    assert set(shown) <= set(timeline)
+    assert shown[-1] == timeline[-1]
+
+
+def test_the_timeline_of_a_segment_starts_at_its_first_frame_and_stays_inside(files):
+    sample = Sample(path=str(files["60"][0]), start_frame=7, end_frame=37)  # half a second
+    assert footage_of(sample, 10).shown.tolist() == [7, 13, 19, 25, 31]
+    uneven = Sample(path=str(files["uneven"][0]), start=20 / 48, end=60 / 48)  # frames at 22 to 55
+    shown = footage_of(uneven, 24).shown  # every 2/48 s from 22/48 to 69/48
+    assert shown[:3].tolist() == [5, 7, 7]
+    assert shown.min() == 5
+    assert shown.max() == 10
+
+
+def test_a_cache_and_a_shard_have_the_same_clips(files, tmp_path: Path):
+    path, _ = files["60"]
+    plain = everest.read_clip(path, frames=4, stride=2, size=32, fps=12)
+    view = ValidationViews(frames=4, stride=2, size=(32, 32), sampling="dense", fps=12)
+    rng = np.random.default_rng(0)
+    for _ in range(2):  # filled, then read
+        cached = view(Sample(path=str(path)), rng, "auto", FrameCache(tmp_path)).frames[0]
+        assert torch.equal(cached, plain)
+    shard = tmp_path / "videos.tar"
+    shard.write_bytes(b"12345" + path.read_bytes())
+    member = Member(shard, 5, path.stat().st_size, "60.mp4")
+    assert torch.equal(view(Sample(path=str(path), member=member), rng, "auto").frames[0], plain)
+
+
+def test_a_folder_of_images_has_no_frame_rate(tmp_path: Path):
+    for number in range(4):
+        Image.new("RGB", (32, 32), (number, 0, 0)).save(tmp_path / f"{number}.png")
+    with pytest.raises(VideoError, match=r"has no frame rate; set data\.fps to null, or make a video"):
+        everest.read_clip(tmp_path, frames=2, stride=1, size=32, fps=10)
+
+
+@pytest.mark.parametrize("fps", [0, -1, 1e6, float("nan")])
+def test_a_rate_that_is_none_is_refused(files, fps: float):
+    with pytest.raises(ValueError, match="fps must be more than 0"):
+        everest.read_clip(files["24"][0], fps=fps)

@@ -121,9 +121,9 @@ class DemoSteps:
         with self._timed(f"preparing tokens ({folder.name})"):
             write_tokens(recipe, folder, variants=variants, cpu=True, report=self.report)
 
-    def pretrain(self, name: str, recipe: Recipe) -> Path:
-        """Pre-train an encoder; returns the weights."""
-        context = self._context(recipe, name)
+    def pretrain(self, name: str, recipe: Recipe, *, init: Path | None = None) -> Path:
+        """Pre-train an encoder, from `init` or from new weights; returns the weights."""
+        context = self._context(recipe, name, init=init)
         with self._timed(f"pre-training ({name})"):
             training = set_up_pretraining(recipe, context)
             start_run(training, dump_recipe(recipe))

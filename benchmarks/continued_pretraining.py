@@ -2,8 +2,8 @@
 
     python benchmarks/continued_pretraining.py FOLDER --other /data/videos --seeds 0,1,2
 
-The other weights are of the demo's model, pre-trained on the clips of `--other` (a folder of lists). Every row
-is printed when it is there; rows that FOLDER has already are not computed again.
+The other weights are of the demo's model, pre-trained on the clips of `--other` (a folder with a list
+pretrain.csv). Every row is printed when it is there; rows that FOLDER has already are not computed again.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ class Precision(StrEnum):
 
 
 class DecoderChoice(StrEnum):
-    """What becomes of the decoder of --init."""
+    """The use of the decoder of --init."""
 
     keep = "keep"
     fresh = "fresh"

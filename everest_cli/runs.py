@@ -55,7 +55,7 @@ def runs(
 
 
 def _print_tree(summaries: list[RunSummary]) -> None:
-    """Print every run under the weights that it started from, and these under theirs."""
+    """Print every run under the weights that it started from, and so on up to the first."""
     from rich.text import Text
     from rich.tree import Tree
 

@@ -15,8 +15,13 @@ from foreign import saved
 from typer.testing import CliRunner
 
 import everest
+from everest.checkpoints.load import open_model
+from everest.checkpoints.transformers import write_folder
+from everest.config.recipe import load_recipe
 from everest.methods.strategies import STRATEGIES
+from everest.models.spec import pretrain_spec
 from everest.profiling import loading
+from everest.system.weights import Weights
 from everest_cli.main import app
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -69,6 +74,17 @@ def test_every_image_is_shown_and_small():
     assert all(image.stat().st_size < 400_000 for image in shown)
 
 
+def write_videomae(folder: Path) -> None:
+    """Write a small VideoMAE with random weights as transformers does."""
+    spec = pretrain_spec(load_recipe("custom", overrides=SMALL), tokenizer=None)
+    tensors = spec.build().state_dict()
+    weights = Weights(
+        kind="pretrain", settings=spec.dump(), classes=None, recipe="custom", step=0, tensors=tensors
+    )
+    weights.save(folder.with_suffix(".safetensors"))
+    write_folder(folder, open_model(folder.with_suffix(".safetensors")))
+
+
 @pytest.fixture
 def desk(tmp_path: Path, clip_files: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder to work in: videos in VIDEOS, imitations of data sets, what a released program saved."""
@@ -77,6 +93,7 @@ def desk(tmp_path: Path, clip_files: Path, monkeypatch: pytest.MonkeyPatch) -> P
     shutil.copy(clip_files / "clip0.mp4", tmp_path / "video.mp4")
     foreign = everest.create_model("vit-tiny", kind="pretrain", tubelet=(2, 8, 8), depth=1, frames=4, size=32)
     saved(tmp_path / "checkpoint-799.pth", foreign.state_dict())
+    write_videomae(tmp_path / "videomae-base")
     monkeypatch.setattr(loading, "SECONDS", 0.2)
     monkeypatch.setattr(loading, "ITEM_SECONDS", 0.1)
     for name, folder in DATA_SETS.items():

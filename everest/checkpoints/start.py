@@ -86,7 +86,7 @@ def start_autoencoder(
     """Start an autoencoder from a trained encoder, and from its decoder if that fits and is kept.
 
     Raises:
-        CheckpointError: see `_encoder_tensors`; or the decoder was asked for and does not fit.
+        CheckpointError: see `_encoder_tensors`; or `--decoder keep`, and the decoder does not fit.
     """
     weights, saved, source = start.weights, start.saved, start.init.file
     if weights is None:

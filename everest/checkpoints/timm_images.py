@@ -42,7 +42,7 @@ def is_timm_name(name: str | Path) -> bool:
 
 
 def open_image_weights(name: str, *, notify: Callable[[str], None] = warn_on_main) -> Weights:
-    """Read the weights of `timm:NAME`, from the hub or its cache, as those of an encoder of single frames.
+    """Read the weights of `timm:NAME`, from the hub or its cache, as weights of an encoder of single frames.
 
     Raises:
         RecipeError: timm has no such model, or no weights for it.

@@ -57,7 +57,7 @@ class RunSummary:
     loss: float | None = None  # of the last step
     best_val_top1: float | None = None  # percent, on data.val
     problem: str | None = None
-    # What it started from, and what that started from in turn.
+    # The weights that it started from, then the ones that these started from, and so on.
     origins: tuple[Ancestor, ...] = ()
 
 

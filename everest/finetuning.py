@@ -24,7 +24,7 @@ from everest.inference.accuracy import (
 )
 from everest.inference.multi_view import evaluate_views
 from everest.models.classifier import VideoClassifier
-from everest.models.spec import classifier_spec
+from everest.models.of_recipe import classifier_spec
 from everest.system.events import notice, silent
 from everest.train.context import RunContext
 from everest.train.health import FEWEST_STEPS, stays_at_chance

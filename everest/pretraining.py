@@ -14,7 +14,7 @@ from everest.figures.masks import view_model
 from everest.figures.pictures import rows_of
 from everest.methods.targets import PixelTargets
 from everest.models.mae import MaskedAutoencoder
-from everest.models.spec import pretrain_spec
+from everest.models.of_recipe import pretrain_spec
 from everest.system.events import notice
 from everest.tokenizer.cache import open_token_cache, tokenizer_for
 from everest.train.context import RunContext

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from everest_cli import options as o
-from everest_cli.training_command import TrainOptions, finish, print_trial, training_command
+from everest_cli.training_command import InitName, TrainOptions, finish, print_trial, training_command
 
 if TYPE_CHECKING:
     from everest.config.settings import Recipe
 
 
-@training_command("finetune", init=o.Init)
+@training_command("finetune", init=InitName)
 def finetune(recipe: Recipe, options: TrainOptions, init: str) -> None:
     """Train a classifier from a pre-trained encoder; prints the run folder.
 

@@ -28,13 +28,6 @@ class Precision(StrEnum):
     fp32 = "fp32"
 
 
-class DecoderChoice(StrEnum):
-    """The use of the decoder of --init."""
-
-    keep = "keep"
-    fresh = "fresh"
-
-
 class TrackerChoice(StrEnum):
     """Where metrics go in addition to metrics.jsonl."""
 
@@ -84,18 +77,6 @@ ResumeMode = Annotated[
         metavar="auto|never|DIR",
         help="Resume the run in --output, refuse to, or resume the run DIR.",
     ),
-]
-Init = Annotated[
-    str,
-    typer.Option(
-        "--init",
-        metavar="C",
-        help="Run folder, .safetensors, hf:OWNER/NAME or timm:NAME to start from, or none.",
-    ),
-]
-DecoderMode = Annotated[
-    DecoderChoice | None,
-    typer.Option("--decoder", help="Of --init: keep it, or start fresh. Default: keep it if it fits."),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the contents of --output.")]
 OverwriteFile = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]

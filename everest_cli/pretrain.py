@@ -6,18 +6,25 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from everest.errors import RecipeError
-from everest_cli import options as o
 from everest_cli.output import say
 from everest_cli.train_tokenizer import run_stage
-from everest_cli.training_command import TrainOptions, finish, print_trial, training_command
+from everest_cli.training_command import (
+    DecoderChoice,
+    DecoderMode,
+    InitName,
+    TrainOptions,
+    finish,
+    print_trial,
+    training_command,
+)
 
 if TYPE_CHECKING:
     from everest.config.settings import Recipe
 
 
-@training_command("pretrain", init=o.Init, decoder=o.DecoderMode)
+@training_command("pretrain", init=InitName, decoder=DecoderMode)
 def pretrain(
-    recipe: Recipe, options: TrainOptions, init: str = "none", decoder: o.DecoderChoice | None = None
+    recipe: Recipe, options: TrainOptions, init: str = "none", decoder: DecoderChoice | None = None
 ) -> None:
     """Train an encoder on unlabeled videos; prints the run folder.
 

@@ -7,9 +7,10 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
+from enum import StrEnum
 from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
@@ -25,6 +26,27 @@ if TYPE_CHECKING:
     from everest.train.run_options import RunOptions
     from everest.train.training import Training
     from everest.train.trial import LossesOf
+
+
+class DecoderChoice(StrEnum):
+    """The use of the decoder of --init."""
+
+    keep = "keep"
+    fresh = "fresh"
+
+
+InitName = Annotated[
+    str,
+    typer.Option(
+        "--init",
+        metavar="C",
+        help="Run folder, .safetensors, hf:OWNER/NAME or timm:NAME to start from, or none.",
+    ),
+]
+DecoderMode = Annotated[
+    DecoderChoice | None,
+    typer.Option("--decoder", help="Of --init: keep it, or start fresh. Default: keep it if it fits."),
+]
 
 
 @dataclass(frozen=True, kw_only=True)

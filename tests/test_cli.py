@@ -28,6 +28,7 @@ from everest_cli.main import app, as_user_error
 COMMANDS = [
     *("pretrain", "finetune", "train-tokenizer", "eval", "predict", "extract", "probe", "convert", "export"),
     *("visualize-mask", "select-frames", "profile", "prepare", "recipes", "runs", "plot", "demo", "doctor"),
+    "weights",
 ]
 
 
@@ -197,7 +198,7 @@ def test_each_kind_of_unusable_checkpoint_has_its_message(recipe: Path, tmp_path
     options = ["--recipe", recipe, "-o", tmp_path / "run"]
     assert "not written by everest" in refused("finetune", *options, "--init", foreign, code=6)
     other_size = refused("finetune", *options, "--init", autoencoder, "--set", "model.width=48", code=6)
-    assert "the recipe has" in other_size
+    assert "use --set model.width=24" in other_size
     cut = tmp_path / "cut.safetensors"
     cut.write_bytes(autoencoder.read_bytes()[:1000])
     assert "not a whole safetensors file" in refused("finetune", *options, "--init", cut, code=6)

@@ -27,8 +27,8 @@ from everest.methods.masks import RandomSpaceTime, Tube
 from everest.methods.strategies import AllTokens, RedundancyRobust
 from everest.methods.targets import PixelTargets
 from everest.models.classifier import VideoClassifier
-from everest.models.embedding import sinusoid_positions
 from everest.models.mae import MaskedAutoencoder
+from everest.models.positions import sinusoid_positions
 from everest.train.optim import cosine_lr, make_optimizer, parameter_groups, set_lr
 from everest.video.pixels import normalize
 

@@ -14,7 +14,7 @@ from typing import Literal
 from everest.checkpoints import vjepa2
 from everest.checkpoints.translation import Translation
 from everest.config.values import Positions
-from everest.models.embedding import SPATIAL, TEMPORAL
+from everest.models.positions import SPATIAL, TEMPORAL
 
 KEY_BIAS = "a key bias adds the same to every score of a query, which the softmax takes out again"
 

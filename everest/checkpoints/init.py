@@ -9,7 +9,7 @@ from typing import Any
 from everest.checkpoints.load import find_weights, open_encoder
 from everest.checkpoints.timm_images import is_timm_name, open_image_weights
 from everest.errors import RecipeError
-from everest.models.embedding import INTERPOLATED
+from everest.models.positions import INTERPOLATED
 from everest.models.spec import ModelSpec
 from everest.system.hub import is_hub_name
 from everest.system.run_folder import RunFolder

@@ -18,7 +18,8 @@ from everest.checkpoints.foreign import CONFIG, PICKLED, SHARDS, locate, own_fil
 from everest.checkpoints.sizes import Hints
 from everest.errors import CheckpointError
 from everest.methods.strategies import Strategy
-from everest.models.embedding import interpolated, with_tubelet_frames
+from everest.models.embedding import with_tubelet_frames
+from everest.models.positions import interpolated
 from everest.models.spec import ModelSpec, Transformer
 from everest.system.hub import warn_on_main
 from everest.system.run_folder import BEST, RECIPE, WEIGHTS

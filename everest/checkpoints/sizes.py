@@ -18,7 +18,7 @@ from everest.config.values import LARGEST_COUNT, MOST_BLOCKS, Positions
 from everest.errors import CheckpointError, UserError, shown
 from everest.methods.grid import TokenGrid, check_num_tokens
 from everest.methods.strategies import AllTokens, RandomSpaceTime, RedundancyRobust, Strategy, Tube
-from everest.models.embedding import SPATIAL, TEMPORAL, ComputedPositions, position_table
+from everest.models.positions import SPATIAL, TEMPORAL, ComputedPositions, position_table
 from everest.models.spec import ModelSpec, Norms
 
 Stage = Literal["pretrain", "classifier", "encoder"]

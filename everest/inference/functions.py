@@ -25,7 +25,8 @@ from everest.inference.features import LEVELS
 from everest.inference.model import OpenedModel
 from everest.inference.over_videos import over_videos
 from everest.models.classifier import VideoClassifier
-from everest.models.spec import Transformer, classifier_spec
+from everest.models.of_recipe import classifier_spec
+from everest.models.spec import Transformer
 from everest.system.events import Report, silent
 from everest.system.storage import parse_location
 

@@ -20,7 +20,7 @@ from everest.methods.importance import Embedding, ScoredEmbedding, TokenScores
 from everest.methods.ranked import ByImportance
 from everest.methods.selector import Selector, measure
 from everest.methods.targets import TargetMaker
-from everest.models.embedding import TokenPositions, add_positions, make_positions
+from everest.models.positions import TokenPositions, add_positions, make_positions
 from everest.models.rotary import RotaryPositions
 from everest.models.video_model import VideoModel
 from everest.models.vit import Encoder, init_linear_layers, make_blocks, run_blocks

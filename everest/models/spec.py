@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +12,7 @@ from pydantic import ConfigDict, TypeAdapter
 from torch import nn
 
 from everest.config.checks import model_problems
-from everest.config.settings import ModelSettings, Recipe
+from everest.config.settings import ModelSettings
 from everest.config.sizes import MLP_RATIO
 from everest.config.stage_settings import (
     FrameSelectionSettings,
@@ -28,9 +28,9 @@ from everest.methods.strategies import StoredStrategy
 from everest.methods.targets import BoundTarget, PixelTargets, Target, TargetMaker
 from everest.models.block import Stack
 from everest.models.classifier import VideoClassifier
-from everest.models.embedding import INTERPOLATED
 from everest.models.encoder import VideoEncoder
 from everest.models.mae import MaskedAutoencoder
+from everest.models.positions import INTERPOLATED
 from everest.system.run_folder import is_own_tokenizer, own_tokenizer
 from everest.system.weights import read_spec
 from everest.tokenizer.spec import TokenizerUse
@@ -291,60 +291,3 @@ class ModelSpec:
 
 
 _SPEC = TypeAdapter(ModelSpec)
-
-
-def pretrain_spec(recipe: Recipe, *, tokenizer: TokenizerUse | None) -> ModelSpec:
-    """The autoencoder of a recipe, with the tokenizer that `everest.tokenizer.cache.tokenizer_for` finds."""
-    return ModelSpec(
-        kind="pretrain",
-        frames=recipe.data.frames,
-        size=recipe.data.frame_size,
-        model=recipe.model,
-        selection=recipe.pretrain.selection,
-        target=recipe.pretrain.target,
-        tokenizer=tokenizer,
-        frame_selection=recipe.pretrain.frame_selection,
-        pixels=recipe.data.pixels,
-        checkpointing=recipe.train.checkpointing,
-        position_grid=_position_grid(recipe),
-    )
-
-
-def encoder_spec(recipe: Recipe) -> ModelSpec:
-    """The encoder of a recipe, which encodes the tokens of fine-tuning."""
-    return ModelSpec(
-        kind="encoder",
-        frames=recipe.data.frames,
-        size=recipe.data.frame_size,
-        model=recipe.model,
-        selection=recipe.finetune.selection,
-        pixels=recipe.data.pixels,
-        checkpointing=recipe.train.checkpointing,
-        position_grid=_position_grid(recipe),
-    )
-
-
-def classifier_spec(recipe: Recipe, *, num_classes: int, heads: Mapping[str, int] | None = None) -> ModelSpec:
-    """The classifier of a recipe, with several `heads` if its samples have several labels."""
-    return ModelSpec(
-        kind="classifier",
-        frames=recipe.data.frames,
-        size=recipe.data.frame_size,
-        model=recipe.model,
-        selection=recipe.finetune.selection,
-        num_classes=num_classes,
-        heads=dict(heads) if heads else None,
-        drop_path=recipe.finetune.drop_path,
-        pixels=recipe.data.pixels,
-        checkpointing=recipe.train.checkpointing,
-        position_grid=_position_grid(recipe),
-    )
-
-
-def _position_grid(recipe: Recipe) -> tuple[int, int, int] | None:
-    """The tokens of a recipe's clips, if it has interpolated positions."""
-    if recipe.model.positions not in INTERPOLATED:
-        return None
-    data = recipe.data
-    grid = TokenGrid.of_clip(frames=data.frames, size=data.frame_size, tubelet=recipe.model.tubelet)
-    return grid.t, grid.h, grid.w

@@ -17,7 +17,8 @@ from everest.config.sizes import BackboneSize
 from everest.config.values import Positions
 from everest.methods.grid import TokenGrid, gather_patches
 from everest.models.block import Block
-from everest.models.embedding import LearnedPositions, TubeletEmbedding, add_positions, make_positions
+from everest.models.embedding import TubeletEmbedding
+from everest.models.positions import LearnedPositions, add_positions, make_positions
 from everest.models.rotary import RotaryPositions, Rotation
 from everest.video.pixels import IMAGENET, PixelStatistics
 

@@ -18,8 +18,9 @@ from everest.models.cost import (
     inference_bytes,
     training_bytes,
 )
+from everest.models.of_recipe import classifier_spec, pretrain_spec
 from everest.models.partial import frozen_layers
-from everest.models.spec import ModelSpec, classifier_spec, pretrain_spec
+from everest.models.spec import ModelSpec
 from everest.profiling import st_mae
 from everest.tokenizer.cache import tokenizer_for
 

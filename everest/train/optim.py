@@ -15,7 +15,7 @@ from torch import nn
 
 from everest.config.stage_settings import FinetuneSettings, PretrainSettings
 from everest.config.tokenizer import TokenizerSettings
-from everest.models.embedding import SPATIAL, TEMPORAL
+from everest.models.positions import SPATIAL, TEMPORAL
 from everest.models.video_model import VideoModel
 
 ParamGroup = dict[str, Any]  # of torch.optim: "params", "weight_decay", and the "lr_scale" of `set_lr`

@@ -21,8 +21,8 @@ from everest.checkpoints.sizes import Hints
 from everest.errors import CheckpointError, RecipeError
 from everest.methods.grid import TokenGrid, TokenSelection
 from everest.models.classifier import VideoClassifier
-from everest.models.embedding import position_table
 from everest.models.mae import MaskedAutoencoder
+from everest.models.positions import position_table
 from everest.video.pixels import normalize
 
 NARROW = Hints(heads=3, decoder_heads=3)

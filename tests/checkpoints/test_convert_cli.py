@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 import everest
 from everest.config.recipe import load_recipe
-from everest.models.spec import classifier_spec
+from everest.models.of_recipe import classifier_spec
 from everest.system.weights import Weights, read_weights
 from everest.tokenizer.spec import tokenizer_spec
 from everest_cli.main import app

@@ -22,7 +22,8 @@ from everest.checkpoints.start import changed_settings
 from everest.checkpoints.timm_images import image_weights
 from everest.config.recipe import load_recipe
 from everest.config.sizes import BACKBONES
-from everest.models.spec import ModelSpec, classifier_spec
+from everest.models.of_recipe import classifier_spec
+from everest.models.spec import ModelSpec
 
 TABLE = {weights.name: weights for weights in public_weights()}
 GIVES = {"pretrain": "autoencoder", "encoder": "encoder", "classifier": "classifier"}  # by kind of weights

@@ -19,7 +19,7 @@ from everest.checkpoints.start import start_autoencoder
 from everest.config.recipe import load_recipe
 from everest.models.embedding import with_tubelet_frames
 from everest.models.mae import MaskedAutoencoder
-from everest.models.spec import pretrain_spec
+from everest.models.of_recipe import pretrain_spec
 from everest.system.weights_header import read_header
 from everest.train.optim import stage_optimizer
 

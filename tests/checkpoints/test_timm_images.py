@@ -24,7 +24,8 @@ from everest.errors import CheckpointError, RecipeError
 from everest.models.classifier import VideoClassifier
 from everest.models.encoder import VideoEncoder
 from everest.models.mae import MaskedAutoencoder
-from everest.models.spec import ModelSpec, classifier_spec, pretrain_spec
+from everest.models.of_recipe import classifier_spec, pretrain_spec
+from everest.models.spec import ModelSpec
 from everest.system.run_init import Init
 from everest.system.weights import Weights
 

@@ -16,7 +16,7 @@ from everest.figures.pictures import draw_views, rows_of
 from everest.methods.grid import patchify
 from everest.methods.masks import Tube
 from everest.methods.strategies import FrameDifference, RedundancyRobust
-from everest.models.spec import pretrain_spec
+from everest.models.of_recipe import pretrain_spec
 from everest_cli.main import app
 from everest_demo.motions import CLASSES
 

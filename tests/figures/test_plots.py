@@ -16,7 +16,8 @@ from everest.config.recipe import load_recipe
 from everest.errors import UserError
 from everest.figures.curves import figure_of, read_curves, smooth
 from everest.models.cost import gmacs_of_clip
-from everest.models.spec import ModelSpec, classifier_spec, pretrain_spec
+from everest.models.of_recipe import classifier_spec, pretrain_spec
+from everest.models.spec import ModelSpec
 from everest.system.weights import Weights
 from everest_cli.main import app
 

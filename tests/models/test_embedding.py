@@ -19,13 +19,8 @@ from everest.errors import RecipeError
 from everest.methods.grid import TokenGrid, patchify
 from everest.methods.importance import change_importance
 from everest.methods.masks import RandomSpaceTime
-from everest.models.embedding import (
-    LearnedPositions,
-    TubeletEmbedding,
-    interpolated,
-    separable_positions,
-    sinusoid_positions,
-)
+from everest.models.embedding import TubeletEmbedding
+from everest.models.positions import LearnedPositions, interpolated, separable_positions, sinusoid_positions
 from everest.models.spec import ModelSpec
 from everest.system.weights import Weights
 

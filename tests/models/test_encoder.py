@@ -19,7 +19,8 @@ from everest.inference.model import encode
 from everest.methods.grid import TokenSelection
 from everest.models.cost import NORM_OPERATIONS, count_macs, stack_macs, training_bytes
 from everest.models.encoder import VideoEncoder
-from everest.models.spec import ModelSpec, encoder_spec
+from everest.models.of_recipe import encoder_spec
+from everest.models.spec import ModelSpec
 from everest.system.weights import Weights
 
 KEEP = everest.strategies.RedundancyRobust(keep_ratio=0.6, visible_ratio=None)

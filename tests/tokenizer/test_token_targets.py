@@ -15,7 +15,8 @@ from everest.config.settings import Recipe
 from everest.errors import CheckpointError
 from everest.methods.importance import RawPixels, ScoredEmbedding
 from everest.models.mae import MaskedAutoencoder
-from everest.models.spec import ModelSpec, pretrain_spec
+from everest.models.of_recipe import pretrain_spec
+from everest.models.spec import ModelSpec
 from everest.system.weights import Weights, state_hash
 from everest.tokenizer.cache import tokenizer_for
 from everest.tokenizer.network import AdaptiveTokenizer

@@ -17,7 +17,7 @@ import everest as library
 from everest.config.recipe import load_recipe
 from everest.data.stages import pretrain_clips
 from everest.models.lora import merged
-from everest.models.spec import pretrain_spec
+from everest.models.of_recipe import pretrain_spec
 from everest.pretraining import pretrain
 from everest.system.events import silent
 from everest.train.run_options import RunOptions, start_or_resume

@@ -139,6 +139,26 @@ def test_what_an_encoder_lacks_is_named(name: str, part: str):
         require_plain(model, source=f"timm:{name}")
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "vit_tiny_patch16_224",
+        "vit_small_patch14_dinov2",
+        "vit_so400m_patch14_siglip_224",
+        "deit3_small_patch16_224",
+        "eva_large_patch14_196",
+        "vit_intern300m_patch14_448",
+        "flexivit_small",
+    ],
+)
+def test_families_that_load(name: str):
+    with torch.device("meta"):
+        weights = image_weights(timm.create_model(name, num_classes=0), mean=MEAN, std=STD, source=name)
+        spec = ModelSpec.from_settings(weights.settings, source=Path(name))
+        shapes = {name: tensor.shape for name, tensor in spec.build().state_dict().items()}
+    assert shapes == {name: tensor.shape for name, tensor in weights.tensors.items()}
+
+
 def test_names_that_do_not_exist():
     with pytest.raises(RecipeError, match="no such model; did you mean 'vit_base_patch16_224'"):
         open_image_weights("timm:vit_base_patch16_225")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
 
 from torch import Tensor, nn
 
@@ -15,10 +15,11 @@ from everest.errors import CheckpointError
 from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder
 from everest.models.spec import ModelSpec
-from everest.system.weights import Weights, load_tensors
+from everest.system.weights import Weights, load_tensors, require_fitting
 from everest.tokenizer.spec import TokenizerSpec
 
 _NORM = ("norm.weight", "norm.bias")
+ENCODER_NORM: Final = tuple(f"encoder.{name}" for name in _NORM)
 _POOLING = ("norm.", "pool.")  # between encoder and head
 _HEAD = ("head.weight", "head.bias")
 _DECODER = ("decoder.", "encoder_to_decoder.", "mask_token")
@@ -52,7 +53,8 @@ def start_classifier(
     weights, saved, source = start.weights, start.saved, start.init.file
     if weights is None:
         return
-    own, given = classifier.state_dict(), _encoder_tensors(weights, saved, spec, source, notify=notify)
+    own = classifier.state_dict()
+    given = _encoder_tensors(own, weights, saved, spec, source, notify=notify)
     norm = {name: given.pop(f"encoder.{name}") for name in _NORM if f"encoder.{name}" in given}
     same_pooling = spec.model.pooling == saved.model.pooling
     if weights.kind == "classifier" and not same_pooling:
@@ -91,10 +93,10 @@ def start_autoencoder(
     weights, saved, source = start.weights, start.saved, start.init.file
     if weights is None:
         return
-    own, given = model.state_dict(), _encoder_tensors(weights, saved, spec, source, notify=notify)
+    own = model.state_dict()
+    given = _encoder_tensors(own, weights, saved, spec, source, notify=notify)
     given = {name: tensor for name, tensor in given.items() if name in own}  # the model may have no last norm
-    fresh = [name for name in own if name.startswith("encoder.") and name not in given]
-    if fresh:
+    if any(name in own and name not in given for name in ENCODER_NORM):
         notify(f"the norm after the encoder starts fresh: {weights.kind} weights have none")
     decoder = {name: tensor for name, tensor in weights.tensors.items() if name.startswith(_DECODER)}
     decoder = fitted(decoder, saved, spec, notify=lambda text: None)
@@ -130,16 +132,24 @@ def _decoder_problem(
 
 
 def _encoder_tensors(
-    weights: Weights, saved: ModelSpec, spec: ModelSpec, source: str, *, notify: Callable[[str], None]
+    own: Mapping[str, Tensor],
+    weights: Weights,
+    saved: ModelSpec,
+    spec: ModelSpec,
+    source: str,
+    *,
+    notify: Callable[[str], None],
 ) -> dict[str, Tensor]:
     """The tensors of a trained encoder for the clips of `spec`, by their names in a model.
+
+    All but its last norm are there. `own` has the tensors of the new model.
 
     The clip may be longer or larger than in training: positions are computed, or learned ones are
     interpolated. Tubelets of a multiple or a part of the frames are possible.
 
     Raises:
-        CheckpointError: another backbone, patch size, input or kind of positions, or a class token in one of
-            them.
+        CheckpointError: another backbone, patch size, input or kind of positions, a class token in one of
+            them, or tensors that are missing.
     """
     given = {name: tensor for name, tensor in weights.tensors.items() if name.startswith("encoder.")}
     require_same_channels(saved, spec, source=source, notify=notify)
@@ -149,6 +159,11 @@ def _encoder_tensors(
             f"{source}: its encoder is another one than the recipe's; use --set {' --set '.join(changes)}"
         )
     given = fitted(given, saved, spec, notify=notify)
+    encoder = {name: tensor for name, tensor in own.items() if name.startswith("encoder.")}
+    found = {name: tensor for name, tensor in given.items() if name not in ENCODER_NORM}
+    require_fitting(
+        {name: tensor for name, tensor in encoder.items() if name not in ENCODER_NORM}, found, source=source
+    )
     before, now = ((s.grid.h, s.grid.w) for s in (saved, spec))
     if before != now and spec.model.positions in ("flat", "separable"):
         before, now = (f"{s.frames} x {s.size[0]} x {s.size[1]}" for s in (saved, spec))

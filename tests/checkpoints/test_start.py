@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from everest.config.recipe import load_recipe
 from everest.models.embedding import with_tubelet_frames
 from everest.models.mae import MaskedAutoencoder
 from everest.models.of_recipe import pretrain_spec
+from everest.system.weights import read_weights
 from everest.system.weights_header import read_header
 from everest.train.optim import stage_optimizer
 
@@ -158,6 +160,16 @@ def test_bad_input(first: Path, pretrain: list[str], recipe: Path, tmp_path: Pat
     assert "no such checkpoint" in refused(*pretrain, "--init", tmp_path / "nothing", *out, code=6)
     assert "holds the weights of --init" in refused(*pretrain, "--init", first, "-o", first, code=2)
     assert "timm has no such model" in refused(*pretrain, "--init", "timm:vit_small", *out, code=2)
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
+def test_an_encoder_with_a_missing_tensor_is_refused(first: Path, recipe: Path, tmp_path: Path, stage: str):
+    whole = read_weights(first / "model.safetensors")
+    tensors = {name: t for name, t in whole.tensors.items() if name != "encoder.blocks.1.norm2.bias"}
+    replace(whole, tensors=tensors).save(tmp_path / "damaged.safetensors")
+    command = [stage, "--recipe", recipe, "--init", tmp_path / "damaged.safetensors", "-o", tmp_path / "x"]
+    assert "1 missing (encoder.blocks.1.norm2.bias)" in refused(*command, "-q", code=6)
     assert not (tmp_path / "x").exists()
 
 

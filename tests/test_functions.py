@@ -229,7 +229,7 @@ def test_training_is_that_of_the_commands(tmp_path: Path, clip_files: Path):
         everest.finetune(recipe, init=None, output=run, seed=3, cpu=True)
     with pytest.raises(RecipeError, match="holds a run; leave out `--resume never`"):
         everest.finetune(recipe, init=encoder, output=run, seed=3, cpu=True, resume=False)
-    with pytest.raises(RecipeError, match="holds the weights of init"):
+    with pytest.raises(RecipeError, match="holds the weights of --init"):
         everest.finetune(recipe, init=encoder, output=encoder, cpu=True)
 
 

@@ -28,6 +28,7 @@ class Drawn:
 
     num_views: int = 2
     seconds: float = 0.0  # the longest time that a clip takes
+    channels: int = 3
     frames: int = 2
     size: tuple[int, int] = (4, 6)
 

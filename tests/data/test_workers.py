@@ -128,7 +128,7 @@ def test_workers_end_soon_after_a_killed_program():
 class CrashingViews:
     """Views whose decoder crashes at b.mp4."""
 
-    num_views, frames, size = 1, 4, (32, 32)
+    num_views, channels, frames, size = 1, 3, 4, (32, 32)
 
     def __call__(self, sample: Sample, rng: object, decoder: str, cache: object, out: Tensor) -> Views:
         if sample.path == "b.mp4":

@@ -142,7 +142,7 @@ def test_a_killed_worker_is_reported_and_the_run_can_be_resumed(recipe: Path, tm
 class Asleep:
     """Views of a video that never comes."""
 
-    num_views, frames, size = 1, 4, (32, 32)
+    num_views, channels, frames, size = 1, 3, 4, (32, 32)
 
     def __call__(self, sample: Sample, rng: object, decoder: str, cache: object, out: Tensor) -> Views:
         time.sleep(3600)
@@ -162,7 +162,7 @@ def test_a_worker_that_hangs_is_reported_with_its_videos_and_does_not_outlive_th
 class Blank:
     """Views of a video that is there at once."""
 
-    num_views, frames, size = 1, 4, (32, 32)
+    num_views, channels, frames, size = 1, 3, 4, (32, 32)
 
     def __call__(self, sample: Sample, rng: object, decoder: str, cache: object, out: Tensor) -> Views:
         return Views(frames=out.zero_(), erase=torch.zeros(1, 4, dtype=torch.int64))

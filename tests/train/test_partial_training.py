@@ -14,14 +14,6 @@ from small_runs import equal, metrics, refused, run, small_recipe, weights
 from torch import Tensor
 
 import everest as library
-from everest.config.recipe import load_recipe
-from everest.data.stages import pretrain_clips
-from everest.models.lora import merged
-from everest.models.of_recipe import pretrain_spec
-from everest.pretraining import pretrain
-from everest.system.events import silent
-from everest.train.run_options import RunOptions, start_or_resume
-from everest.train.setup import set_up_training
 
 LORA = ("finetune.lora.rank=4", "finetune.lora.dropout=0.25", "finetune.lora.layers=[qkv, proj, fc1, fc2]")
 
@@ -180,27 +172,6 @@ def test_adapters_learn_in_a_compiled_model(recipe: Path, pretrained: Path, tmp_
         run(*finetune(recipe, pretrained, *settings), "-o", tmp_path / compiled)
         losses.append([row["loss"] for row in metrics(tmp_path / compiled) if "loss" in row])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
-
-
-def test_pretraining_adapts_the_encoder_and_learns_the_decoder(
-    recipe: Path, pretrained: Path, tmp_path: Path
-):
-    settings = load_recipe(recipe, overrides=["pretrain.lora.rank=2"])
-    options = RunOptions(command="pretrain", recipe_file=str(recipe), output=tmp_path / "run", cpu=True)
-    base = library.load_model(pretrained).state_dict()
-    spec = pretrain_spec(settings, tokenizer=None)
-    with options.context(settings, silent) as context:
-        training = set_up_training(
-            settings, settings.pretrain, spec, pretrain_clips(settings), context, start=lambda model: None
-        )
-        encoder = {name: tensor.clone() for name, tensor in training.state.trained_model.state_dict().items()}
-        with start_or_resume(training, settings, init=None):
-            pretrain(training)
-    before, after = merged(training.state.trained_model, encoder), weights(tmp_path / "run")
-    assert after.keys() == base.keys()
-    stays = {name for name in after if torch.equal(before[name], after[name])}
-    adapted = {f"encoder.blocks.{i}.attn.{layer}.weight" for i in range(2) for layer in ("qkv", "proj")}
-    assert stays == {name for name in after if name.startswith("encoder.")} - adapted
 
 
 @pytest.mark.slow

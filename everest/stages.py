@@ -11,6 +11,7 @@ from everest.checkpoints.init import find_init
 from everest.config.recipe import recipe_for_run
 from everest.config.recipe_files import AUTO
 from everest.config.settings import Recipe
+from everest.errors import RecipeError, unknown_name
 from everest.prepare.auto import auto_recipe
 from everest.prepare.suggest import Purpose
 from everest.system.events import Report, notice, silent
@@ -142,7 +143,11 @@ def _train_tokenizer(recipe: Recipe, options: RunOptions, *, report: Report) -> 
 def _find_init(
     name: str | Path | None, output: Path | None, overwrite: bool, decoder: Decoder | None = None
 ) -> Init | None:
+    if decoder not in (None, "keep", "fresh"):
+        raise unknown_name("decoder", decoder, ("keep", "fresh"))
     if name is None or name == "none":
+        if decoder is not None:
+            raise RecipeError("decoder: only with init, which may have a decoder")
         return None
     return find_init(name, output=output, overwrite=overwrite, decoder=decoder)
 

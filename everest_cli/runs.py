@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -63,23 +63,28 @@ def _print_tree(summaries: list[RunSummary]) -> None:
     root = Tree("")
     nodes: dict[str, Tree] = {}  # by run folder, or by the file of weights of no listed run
 
-    def node(file: str, label: str, ancestors: Sequence[Ancestor]) -> Tree:
+    def node(file: str, label: str, ancestors: Sequence[Ancestor], below: frozenset[str]) -> Tree:
         run = str(Path(file).parent)
         key = run if run in listed else file
-        if key in nodes:
-            return nodes[key]
-        label = _in_a_line(listed[key]) if key in listed else label
-        parent = root
-        if ancestors:
-            parent = node(ancestors[0].file, _weights_line(ancestors[0]), ancestors[1:])
-        nodes[key] = parent.add(Text(label))
+        if run in listed:  # its own files are newer than the files of runs that started from it
+            label, ancestors = _in_a_line(listed[run]), listed[run].origins
+        if key not in nodes:
+            parent, below = root, below | {key}
+            if ancestors and _key(ancestors[0], listed) not in below:  # not a circle
+                parent = node(ancestors[0].file, _weights_line(ancestors[0]), ancestors[1:], below)
+            nodes[key] = parent.add(Text(label))
         return nodes[key]
 
     for path, run in listed.items():
-        node(str(Path(path) / WEIGHTS), "", run.origins)
+        node(str(Path(path) / WEIGHTS), "", run.origins, frozenset())
     console = _console()
     for tree in root.children:
         console.print(tree)
+
+
+def _key(weights: Ancestor, listed: Mapping[str, RunSummary]) -> str:
+    run = str(Path(weights.file).parent)
+    return run if run in listed else weights.file
 
 
 def _in_a_line(run: RunSummary) -> str:
@@ -89,8 +94,8 @@ def _in_a_line(run: RunSummary) -> str:
 
 
 def _weights_line(weights: Ancestor) -> str:
-    made_by = "" if weights.recipe is None else f": {weights.recipe}, step {weights.step}"
-    return f"{weights.file}{made_by}"
+    made_by = "" if weights.recipe is None else f": {weights.recipe}"
+    return f"{weights.file}{made_by}{'' if weights.step is None else f', step {weights.step}'}"
 
 
 def _print_table(summaries: list[RunSummary]) -> None:

@@ -71,7 +71,7 @@ def convert(
         tensors=_tensors(foreign, identity),
         origin={
             "family": identity.family,
-            "file": str(foreign.path),
+            "file": str(foreign.path.resolve()),
             "licence": foreign.licence,
             "fresh": grouped(identity.missing),
         },

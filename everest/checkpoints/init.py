@@ -12,7 +12,7 @@ from everest.errors import RecipeError
 from everest.models.positions import INTERPOLATED
 from everest.models.spec import ModelSpec
 from everest.system.hub import is_hub_name
-from everest.system.run_folder import RunFolder
+from everest.system.run_folder import ENVIRONMENT, RunFolder
 from everest.system.run_init import INIT, INIT_NAME, ORIGIN, Decoder, Init
 from everest.system.weights import Weights, state_hash
 
@@ -27,13 +27,18 @@ def find_init(
             that it started from, even if these have been moved since.
     Raises:
         CheckpointError: no such checkpoint.
-        RecipeError: `output` holds the weights.
+        RecipeError: `output` holds the weights, or its env.json is damaged; or the name is empty.
     """
+    if name == "":
+        raise RecipeError("--init: empty; name a checkpoint, or none")
     is_elsewhere = is_hub_name(name) or is_timm_name(name)
     name = str(name) if is_elsewhere else str(Path(name).resolve())
     run = RunFolder(output) if output is not None and not overwrite else None
     if run is not None and run.read_env(INIT_NAME) == name:
-        return Init(name=name, file=run.read_env(INIT), decoder=decoder)
+        file = run.read_env(INIT)
+        if not isinstance(file, str):
+            raise RecipeError(f"{run.path / ENVIRONMENT}: damaged (init)")
+        return Init(name=name, file=file, decoder=decoder)
     if is_timm_name(name):
         return Init(name=name, file=name, decoder=decoder)
     file = find_weights(name).resolve()
@@ -58,6 +63,15 @@ class Start:
     saved: ModelSpec
     weights: Weights | None
 
+    def other_rate(self, fps: float | None) -> str | None:
+        """A notice if the weights were trained at another frame rate than `fps`, or None."""
+        trained = (self.origin.get("clip") or {"fps": fps}).get("fps")
+        if trained == fps:
+            return None
+        rate = "every frame" if trained is None else f"{trained:g} frames per second"
+        value = "null" if trained is None else trained
+        return f"the weights were trained on {rate} of a video; data.fps={value} does the same"
+
     def adapted(self, spec: ModelSpec) -> ModelSpec:
         """The spec of a new model, with the properties that it takes from the weights."""
         if spec.model.positions in INTERPOLATED:
@@ -73,10 +87,13 @@ def read_start(init: Init, *, resumed: RunFolder | None) -> Start:
 
     Raises:
         CheckpointError: damaged weights, of a program that needs `everest convert`, or of a tokenizer.
+        RecipeError: env.json of the run is damaged.
     """
     source, origin, weights = Path(init.file), None, None
     if resumed is not None and any(resumed.state.glob("step-*.safetensors")):
         origin = resumed.read_env(ORIGIN)
+        if origin is not None and not (isinstance(origin, dict) and isinstance(origin.get("settings"), dict)):
+            raise RecipeError(f"{resumed.path / ENVIRONMENT}: damaged (origin)")
     if origin is None:
         weights = open_image_weights(init.file) if is_timm_name(init.file) else open_encoder(source)
         origin = _origin(init.file, weights)
@@ -87,12 +104,15 @@ def read_start(init: Init, *, resumed: RunFolder | None) -> Start:
 def _origin(file: str, weights: Weights) -> dict[str, Any]:
     """Describe weights, and what they were made from in turn."""
     before = weights.origin and {key: value for key, value in weights.origin.items() if key != "settings"}
-    return {
+    described = {
         "file": file,
         "kind": weights.kind,
         "recipe": weights.recipe,
         "step": weights.step,
         "sha256": state_hash(weights.tensors),
         "settings": weights.settings,
-        "origin": before,
+        "clip": weights.clip,
     }
+    if before is not None and before["file"] in (file, str(Path(file).parent)):  # of another program
+        return {**before, **described, "step": None, "origin": None}
+    return {**described, "origin": before}

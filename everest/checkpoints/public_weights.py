@@ -68,7 +68,7 @@ def find_public_weights(name: str) -> PublicWeights:
     """
     for weights in public_weights():
         bare = weights.name.partition(":")[2]
-        if name in (weights.name, bare, bare.rpartition("/")[2]):
+        if name and name in (weights.name, bare, bare.rpartition("/")[2]):
             return weights
     similar = [weights.name for weights in public_weights() if name.lower() in weights.name.lower()]
     hint = f"; it has {', '.join(similar)}" if name and similar else ""

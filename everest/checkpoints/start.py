@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from everest.checkpoints.init import Start
 from everest.checkpoints.load import fitted
 from everest.checkpoints.same_pixels import require_same_channels
 from everest.config.settings import ModelSettings
+from everest.config.stage_settings import PixelTargetSettings, TargetSettings, TokenTargetSettings
 from everest.errors import CheckpointError
 from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder
@@ -102,7 +104,9 @@ def start_autoencoder(
     decoder = fitted(decoder, saved, spec, notify=lambda text: None)
     problem = _decoder_problem(own, decoder, saved, spec)
     if start.init.decoder == "keep" and problem is not None:
-        raise CheckpointError(f"{source}: its decoder cannot be kept: {problem}; use --decoder fresh")
+        settings = " ".join(f"--set {setting}" for setting in _decoder_settings(saved, spec))
+        fix = f"{settings}, or --decoder fresh" if settings else "--decoder fresh"
+        raise CheckpointError(f"{source}: its decoder cannot be kept: {problem}; use {fix}")
     if start.init.decoder == "fresh" or problem is not None:
         notify(f"the decoder starts fresh{f': {problem}' if problem else ''}")
     else:
@@ -123,12 +127,34 @@ def _decoder_problem(
         return f"it is {before}, the recipe's {now}"
     if saved.model.backbone_size.decoder_heads != spec.model.backbone_size.decoder_heads:
         return "it has another number of attention heads"
-    if type(saved.target) is not type(spec.target):
+    if _target_of(saved) != _target_of(spec):
         return "it predicts other targets"
     shapes = {name: tensor.shape for name, tensor in own.items() if name.startswith(_DECODER)}
     if shapes != {name: tensor.shape for name, tensor in decoder.items()}:
         return "its target has another size"
     return None
+
+
+def _target_of(spec: ModelSpec) -> tuple[TargetSettings | None, str | None]:
+    """The target, without the folder that its values are read from, and the hash of its tokenizer."""
+    target, tokenizer = spec.target, spec.tokenizer
+    if isinstance(target, PixelTargetSettings | TokenTargetSettings):
+        target = replace(target, cache=None)
+    if target is None or tokenizer is None or not target.needs_tokenizer:
+        return target, None
+    return target, tokenizer.sha256
+
+
+def _decoder_settings(saved: ModelSpec, spec: ModelSpec) -> Iterator[str]:
+    """Yield the settings that a recipe needs for the decoder of `saved`."""
+    if saved.kind != "pretrain":
+        return
+    if saved.model.decoder_depth != spec.model.decoder_depth:
+        yield f"model.decoder_depth={saved.model.decoder_depth}"
+    for key in ("decoder_width", "decoder_heads"):
+        before, now = (getattr(s.model.backbone_size, key) for s in (saved, spec))
+        if before != now:
+            yield f"model.{key}={before}"
 
 
 def _encoder_tensors(

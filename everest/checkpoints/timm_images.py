@@ -117,7 +117,9 @@ def _foreign_parts_of_block(block: Block) -> Iterator[str]:
     if not all(isinstance(norm, nn.LayerNorm) for norm in (block.norm1, block.norm2)):
         yield f"norms of the kind {type(block.norm1).__name__}"
     attention, mlp = block.attn, block.mlp
-    assert isinstance(attention, Attention)
+    if type(attention) is not Attention:
+        yield f"attention of the kind {type(attention).__name__}"
+        return
     inner = (attention.q_norm, attention.k_norm, attention.norm)
     if not all(isinstance(norm, nn.Identity) for norm in inner):
         yield "norms inside its attention"

@@ -114,7 +114,7 @@ def _ancestors(environment: dict[str, Any]) -> Iterator[Ancestor]:
     origin = environment.get(ORIGIN) or {"file": environment.get(INIT)}
     while origin and origin.get("file"):
         recipe, step = _optional(str, origin.get("recipe")), _optional(int, origin.get("step"))
-        yield Ancestor(file=str(origin["file"]), recipe=recipe or origin.get("family"), step=step)
+        yield Ancestor(file=str(origin["file"]), recipe=origin.get("family") or recipe, step=step)
         origin = origin.get("origin")
 
 

@@ -104,6 +104,9 @@ def set_up_training(
     model = spec.build()
     if start is not None:
         start_model(model, spec, start, notify=lambda text: context.report(notice(text)))
+        rate = start.other_rate(recipe.data.fps)
+        if rate is not None and not context.resumed:
+            context.report(notice(rate))
     choose_trained(model, stage)
     model.to(accelerator.device)
     if recipe.train.shard != "none" and accelerator.num_processes > 1:
@@ -229,6 +232,11 @@ def start_run(training: Training, recipe_text: str) -> None:
             line += f" (base_lr {plan.base_lr:g} x batch / 256)"
         if not USUAL_LR[0] <= plan.peak_lr <= USUAL_LR[1]:
             line += f"; that is outside the usual {USUAL_LR[0]:g} to {USUAL_LR[1]:g}"
+        parameters = list(training.state.networks[0].module.parameters())
+        trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
+        total = sum(parameter.numel() for parameter in parameters)
+        if trained < total:
+            line += f"; trains {trained:,} of {total:,} parameters"
         line += f"; {precision_text(context.accelerator, training.settings.precision)}"
         workers = training.settings.num_workers
         if workers:

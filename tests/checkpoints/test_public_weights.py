@@ -144,5 +144,6 @@ def test_a_check_encodes_a_clip(tmp_path: Path, clip_files: Path):
 def test_names_that_are_not_in_the_table():
     assert "everest weights list" in refused("weights", "show", "videomae-bse", code=2)
     assert "timm:vit_base_patch14_dinov2.lvd142m" in refused("weights", "show", "dinov2", code=2)
+    assert "everest weights list" in refused("weights", "show", "", code=2)
     assert "get a file from github.com" in refused("weights", "check", "mvd-checkpoint.pth", code=2)
     assert "timm has no such model" in refused("weights", "check", "timm:nothing", code=2)

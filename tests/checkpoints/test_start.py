@@ -65,16 +65,31 @@ def test_an_equal_model_continues_with_all_weights(first: Path, recipe: Path):
 
 
 @pytest.mark.parametrize(
-    ("overrides", "reason"),
+    ("overrides", "reason", "fix"),
     [
-        (["model.decoder_depth=2"], "it is 16 wide and 1 deep, the recipe's 16 wide and 2 deep"),
-        (["model.decoder_heads=4"], "it has another number of attention heads"),
-        (["model.tubelet=[4,8,8]"], "its target has another size"),
-        (["pretrain.target.frames=half"], "its target has another size"),
+        (
+            ["model.decoder_depth=2"],
+            "it is 16 wide and 1 deep, the recipe's 16 wide and 2 deep",
+            "--set model.decoder_depth=1, or --decoder fresh",
+        ),
+        (
+            ["model.decoder_heads=4"],
+            "it has another number of attention heads",
+            "--set model.decoder_heads=2, or --decoder fresh",
+        ),
+        (["model.tubelet=[4,8,8]"], "its target has another size", "--decoder fresh"),
+        (["pretrain.target.frames=half"], "it predicts other targets", "--decoder fresh"),
+        (["pretrain.target.normalize=false"], "it predicts other targets", "--decoder fresh"),
     ],
 )
 def test_a_decoder_that_does_not_fit_starts_fresh(
-    first: Path, recipe: Path, pretrain: list[str], tmp_path: Path, overrides: list[str], reason: str
+    first: Path,
+    recipe: Path,
+    pretrain: list[str],
+    tmp_path: Path,
+    overrides: list[str],
+    reason: str,
+    fix: str,
 ):
     model, notices = started(first, recipe, *overrides)
     assert notices[-1] == f"the decoder starts fresh: {reason}"
@@ -85,7 +100,7 @@ def test_a_decoder_that_does_not_fit_starts_fresh(
     message = refused(
         *pretrain, "--init", first, "--decoder", "keep", "-o", tmp_path / "x", *settings, code=6
     )
-    assert f"its decoder cannot be kept: {reason}; use --decoder fresh" in message
+    assert f"its decoder cannot be kept: {reason}; use {fix}\n" in message
     assert not (tmp_path / "x").exists()
 
 
@@ -159,6 +174,7 @@ def test_bad_input(first: Path, pretrain: list[str], recipe: Path, tmp_path: Pat
     assert "only with --init" in refused(*pretrain, "--decoder", "keep", *out, code=2)
     assert "no such checkpoint" in refused(*pretrain, "--init", tmp_path / "nothing", *out, code=6)
     assert "holds the weights of --init" in refused(*pretrain, "--init", first, "-o", first, code=2)
+    assert "--init: empty" in refused(*pretrain, "--init", "", *out, code=2)
     assert "timm has no such model" in refused(*pretrain, "--init", "timm:vit_small", *out, code=2)
     assert not (tmp_path / "x").exists()
 
@@ -221,6 +237,25 @@ def test_a_run_resumes_without_the_weights_that_it_started_from(
     headers = [read_header(path / "model.safetensors") for path in (killed, tmp_path / "whole")]
     assert headers[0] == headers[1]
     assert headers[0].settings["position_grid"] == [2, 4, 4]
+
+
+@pytest.mark.parametrize("origin", [{"file": "x"}, ["a"], "a", {"settings": 3}])
+def test_a_damaged_origin_is_reported(first: Path, pretrain: list[str], tmp_path: Path, origin: Any):
+    run(*pretrain, "--init", first, "-o", tmp_path / "run")
+    file = tmp_path / "run" / "env.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"origin": origin}))
+    message = refused(*pretrain, "--init", first, "-o", tmp_path / "run", code=2)
+    assert f"{file}: damaged (origin)" in message
+
+
+def test_a_run_that_replaced_the_start_of_its_own_start(
+    first: Path, pretrain: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    run(*pretrain, "--init", first, "-o", tmp_path / "second")
+    run(*pretrain, "--init", tmp_path / "second", "-o", first, "--overwrite")
+    monkeypatch.chdir(tmp_path)
+    tree = run("runs", ".", "--tree").splitlines()
+    assert sorted(line.split(":")[0].strip("└─ ") for line in tree) == ["first", "second"]
 
 
 def test_a_run_without_a_state_reads_its_weights_again(first: Path, pretrain: list[str], tmp_path: Path):

@@ -127,6 +127,7 @@ def test_on_a_still_clip_the_tokens_are_those_of_the_image(stage: str, frames: i
         ("vit_giant_patch14_dinov2", "an MLP of the kind GluMlp"),
         ("vit_base_patch32_siglip_256", "the activation GELUTanh"),
         ("beit_base_patch16_224", "the architecture Beit"),
+        ("vit_dwee_patch16_reg1_gap_256", "register tokens, attention of the kind DiffAttention"),
         ("vit_relpos_base_patch16_224", "the architecture VisionTransformerRelPos"),
         ("vit_base_patch16_rpn_224", "blocks of the kind ResPostBlock"),
         ("resnet18", "the architecture ResNet"),

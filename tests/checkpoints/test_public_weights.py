@@ -92,7 +92,16 @@ DIFFERENT = {
 }
 
 
-@pytest.mark.parametrize("name", DIFFERENT.values())
+LARGE = ("vit-l", "vit-h", "vit-g")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (TABLE[name].backbone in LARGE))
+        for name in DIFFERENT.values()
+    ],
+)
 def test_weights_of_these_names_and_shapes_load_with_the_settings_of_the_table(name: str):
     weights = TABLE[name]
     spec = spec_of(weights)

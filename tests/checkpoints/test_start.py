@@ -158,7 +158,7 @@ def test_other_clips_selections_and_targets(first: Path, pretrain: list[str], tm
         ("model.embedding_layers=2", "model.embedding_layers=1"),
     ],
 )
-@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
+@pytest.mark.parametrize("stage", ["pretrain", pytest.param("finetune", marks=pytest.mark.slow)])
 def test_another_encoder_is_refused_with_the_settings_that_fit(
     first: Path, recipe: Path, tmp_path: Path, stage: str, setting: str, fix: str
 ):

@@ -167,6 +167,7 @@ def test_names_that_do_not_exist():
         open_image_weights("timm:vit_base_patch16_224.nobody")
 
 
+@pytest.mark.slow
 def test_weights_of_the_hub_are_read_from_its_cache(tmp_path: Path):
     """In a process of its own: huggingface_hub reads its environment when it is imported."""
     code = (

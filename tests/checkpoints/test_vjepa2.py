@@ -327,6 +327,7 @@ def test_exports_select_inside(folder: Path, tmp_path: Path, to: str, name: str)
     assert "an encoder alone" in refused("export", folder, "--to", "hf", "-o", tmp_path / "hf", code=6)
 
 
+@pytest.mark.slow
 def test_a_name_of_the_hub_is_a_checkpoint(folder: Path, tmp_path: Path, clip_files: Path):
     revision = "0123456789abcdef0123456789abcdef01234567"
     repository = tmp_path / "hub" / "models--someone--vjepa2-tiny"

@@ -95,6 +95,7 @@ def test_only_adapters_of_the_encoder_are_trained_in_pretraining():
     assert learned == names | set(fc1)
 
 
+@pytest.mark.slow
 def test_an_adapted_model_is_one_graph_that_is_compiled_once():
     model = adapted(classifier(), trained=True, layers=ALL)
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True, dynamic=False)

@@ -64,13 +64,12 @@ def _print_tree(summaries: list[RunSummary]) -> None:
     nodes: dict[str, Tree] = {}  # by run folder, or by the file of weights of no listed run
 
     def node(file: str, label: str, ancestors: Sequence[Ancestor], below: frozenset[str]) -> Tree:
-        run = str(Path(file).parent)
-        key = run if run in listed else file
-        if run in listed:  # its own files are newer than the files of runs that started from it
-            label, ancestors = _in_a_line(listed[run]), listed[run].origins
+        key = _key(file, listed)
+        if key in listed:  # its own files are newer than the files of runs that started from it
+            label, ancestors = _in_a_line(listed[key]), listed[key].origins
         if key not in nodes:
             parent, below = root, below | {key}
-            if ancestors and _key(ancestors[0], listed) not in below:  # not a circle
+            if ancestors and _key(ancestors[0].file, listed) not in below:  # not a circle
                 parent = node(ancestors[0].file, _weights_line(ancestors[0]), ancestors[1:], below)
             nodes[key] = parent.add(Text(label))
         return nodes[key]
@@ -82,9 +81,10 @@ def _print_tree(summaries: list[RunSummary]) -> None:
         console.print(tree)
 
 
-def _key(weights: Ancestor, listed: Mapping[str, RunSummary]) -> str:
-    run = str(Path(weights.file).parent)
-    return run if run in listed else weights.file
+def _key(file: str, listed: Mapping[str, RunSummary]) -> str:
+    """The run folder that the weights `file` is in, if it is listed, else the file."""
+    run = str(Path(file).parent)
+    return run if run in listed else file
 
 
 def _in_a_line(run: RunSummary) -> str:

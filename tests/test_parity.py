@@ -29,6 +29,7 @@ from everest.methods.targets import PixelTargets
 from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder
 from everest.models.positions import sinusoid_positions
+from everest.models.vit import Architecture
 from everest.train.optim import cosine_lr, make_optimizer, parameter_groups, set_lr
 from everest.video.pixels import normalize
 
@@ -61,21 +62,20 @@ class Recorded:
         return TokenGrid.of_clip(frames=frames, size=(height, width), tubelet=TUBELET)
 
     @property
-    def size(self) -> BackboneSize:
+    def architecture(self) -> Architecture:
         m = self.facts["model"]
-        return BackboneSize(
+        size = BackboneSize(
             width=m["ed"],
             depth=m["el"],
             heads=m["eh"],
             decoder_width=m.get("dd", 8),
             decoder_heads=m.get("dh", 1),
         )
+        return Architecture(size=size, grid=self.grid, tubelet=TUBELET)
 
     def autoencoder(self, selector: RedundancyRobust | Tube, *, normalize: bool = True) -> MaskedAutoencoder:
         model = MaskedAutoencoder(
-            self.size,
-            self.grid,
-            TUBELET,
+            self.architecture,
             selector=selector,
             targets=PixelTargets(tubelet=TUBELET, normalize=normalize),
             decoder_depth=self.facts["model"]["dl"],
@@ -87,9 +87,7 @@ class Recorded:
         settings = self.facts["cases"][case]["settings"]
         keep = round(1 - settings["mcm_ratio"], 6) if settings.get("mcm") else None
         model = VideoClassifier(
-            self.size,
-            self.grid,
-            TUBELET,
+            self.architecture,
             selector=RedundancyRobust(keep_ratio=keep, visible_ratio=None) if keep else AllTokens(),
             num_classes=self.facts["model"]["nc"],
             pooling="mean" if settings.get("use_mean_pooling", True) else "first",

@@ -18,8 +18,9 @@ from everest.config.values import LARGEST_COUNT, MOST_BLOCKS, Positions
 from everest.errors import CheckpointError, UserError, shown
 from everest.methods.grid import TokenGrid, check_num_tokens
 from everest.methods.strategies import AllTokens, RandomSpaceTime, RedundancyRobust, Strategy, Tube
+from everest.models.norms import Norms
 from everest.models.positions import SPATIAL, TEMPORAL, ComputedPositions, position_table
-from everest.models.spec import ModelSpec, Norms
+from everest.models.spec import ModelSpec
 
 Stage = Literal["pretrain", "classifier", "encoder"]
 

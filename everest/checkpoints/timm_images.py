@@ -20,8 +20,9 @@ from everest.config.settings import ModelSettings
 from everest.config.sizes import backbone_settings
 from everest.errors import CheckpointError, RecipeError, did_you_mean, shown
 from everest.methods.strategies import AllTokens
+from everest.models.norms import Norms
 from everest.models.positions import SPATIAL, TEMPORAL
-from everest.models.spec import ModelSpec, Norms
+from everest.models.spec import ModelSpec
 from everest.system.hub import PREFIX as HUB
 from everest.system.hub import fetch, warn_on_main
 from everest.system.weights import Weights, require_finite

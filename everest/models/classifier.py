@@ -13,13 +13,11 @@ from timm.layers.norm import LayerNorm
 from timm.models.cait import LayerScaleBlockClassAttn
 from torch import Tensor, nn
 
-from everest.config.sizes import BackboneSize
-from everest.config.values import Input, Pooling, Positions
-from everest.methods.grid import TokenGrid, TokenSelection
+from everest.config.values import Pooling
+from everest.methods.grid import TokenSelection
 from everest.methods.selector import Selector
 from everest.models.encoder import SelectingModel
-from everest.models.vit import Encoder, init_linear_layers
-from everest.video.pixels import IMAGENET, PixelStatistics
+from everest.models.vit import Architecture, Encoder, init_linear_layers
 
 HEAD_SCALE = 0.001  # released fine-tuning scripts: the weights of the head start near zero
 
@@ -58,46 +56,26 @@ class VideoClassifier(SelectingModel):
 
     def __init__(
         self,
-        size: BackboneSize,
-        grid: TokenGrid,
-        tubelet: tuple[int, int, int],
+        architecture: Architecture,
         *,
         selector: Selector,
         num_classes: int,
         heads: Mapping[str, int] | None = None,
         pooling: Pooling = "mean",
         drop_path: float = 0.0,
-        embedding_layers: int = 1,
-        positions: Positions = "flat",
-        trained_grid: TokenGrid | None = None,
-        class_token: bool = False,
-        input_kind: Input = "frames",
-        checkpointing: bool = False,
-        pixels: PixelStatistics = IMAGENET,
     ) -> None:
         super().__init__()
-        self.input_kind = input_kind
+        self.input_kind = architecture.input
         assert not heads or sum(heads.values()) == num_classes
         self.heads = dict(heads or {})  # empty: one head without a name
         self.selector = selector
         self.pooling = pooling
-        self.encoder = Encoder(
-            size,
-            grid,
-            tubelet,
-            final_norm=False,
-            drop_path=drop_path,
-            embedding_layers=embedding_layers,
-            positions=positions,
-            trained_grid=trained_grid,
-            class_token=class_token,
-            checkpointing=checkpointing,
-            pixels=pixels,
-        )
+        self.encoder = Encoder(architecture, final_norm=False, drop_path=drop_path)
+        width = self.encoder.width
         if pooling == "class-attention":
-            self.pool = ClassAttentionPooling(size.width, size.heads)
-        self.norm = LayerNorm(size.width)
-        self.head = nn.Linear(size.width, num_classes)
+            self.pool = ClassAttentionPooling(width, self.encoder.num_heads)
+        self.norm = LayerNorm(width)
+        self.head = nn.Linear(width, num_classes)
         init_linear_layers(self, init=partial(nn.init.trunc_normal_, std=0.02))
         with torch.no_grad():
             self.head.weight.mul_(HEAD_SCALE)

@@ -11,14 +11,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from everest.config.sizes import BackboneSize
-from everest.config.values import Input, Positions
-from everest.methods.grid import TokenGrid, TokenSelection
+from everest.methods.grid import TokenSelection
 from everest.methods.importance import Embedding
 from everest.methods.selector import Selector, choose
 from everest.models.video_model import VideoModel
-from everest.models.vit import Encoder, init_linear_layers
-from everest.video.pixels import IMAGENET, PixelStatistics
+from everest.models.vit import Architecture, Encoder, init_linear_layers
 
 
 class SelectingModel(VideoModel):
@@ -91,36 +88,11 @@ class VideoEncoder(SelectingModel):
 
     classes: tuple[str, ...] = ()  # only a classifier has some
 
-    def __init__(
-        self,
-        size: BackboneSize,
-        grid: TokenGrid,
-        tubelet: tuple[int, int, int],
-        *,
-        selector: Selector,
-        embedding_layers: int = 1,
-        positions: Positions = "flat",
-        trained_grid: TokenGrid | None = None,
-        class_token: bool = False,
-        input_kind: Input = "frames",
-        checkpointing: bool = False,
-        pixels: PixelStatistics = IMAGENET,
-    ) -> None:
+    def __init__(self, architecture: Architecture, *, selector: Selector) -> None:
         super().__init__()
-        self.input_kind = input_kind
+        self.input_kind = architecture.input
         self.selector = selector
-        self.encoder = Encoder(
-            size,
-            grid,
-            tubelet,
-            final_norm=True,
-            embedding_layers=embedding_layers,
-            positions=positions,
-            trained_grid=trained_grid,
-            class_token=class_token,
-            checkpointing=checkpointing,
-            pixels=pixels,
-        )
+        self.encoder = Encoder(architecture, final_norm=True)
         init_linear_layers(self.encoder, init=nn.init.xavier_uniform_)
 
     def pooled(self, tokens: Tensor) -> Tensor:

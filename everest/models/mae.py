@@ -12,19 +12,16 @@ import torch
 from timm.layers.norm import LayerNorm
 from torch import Tensor, nn
 
-from everest.config.sizes import BackboneSize
-from everest.config.values import Input, Positions
 from everest.methods.frame_selection import FrameSelection, take_importance, take_slices
-from everest.methods.grid import TokenGrid, TokenSelection, gather_tokens
+from everest.methods.grid import TokenSelection, gather_tokens
 from everest.methods.importance import Embedding, ScoredEmbedding, TokenScores
 from everest.methods.ranked import ByImportance
 from everest.methods.selector import Selector, measure
 from everest.methods.targets import TargetMaker
-from everest.models.positions import TokenPositions, add_positions, make_positions
+from everest.models.positions import TokenPositions, add_positions
 from everest.models.rotary import RotaryPositions
 from everest.models.video_model import VideoModel
-from everest.models.vit import Encoder, init_linear_layers, make_blocks, run_blocks
-from everest.video.pixels import IMAGENET, PixelStatistics
+from everest.models.vit import Architecture, Encoder, init_linear_layers, make_blocks, run_blocks
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,10 +75,9 @@ class MaskedAutoencoder(VideoModel):
 
     Args:
         selector: selects the visible and the target tokens (everest.methods.strategies).
-        targets: computes the values to predict at target tokens (everest.methods.targets).
+        targets: computes the values of target tokens, from the same pixels (everest.methods.targets).
         learned: scores tokens, for a selector that ranks by learned scores.
         frame_selection: draws the clip's slices from candidates; the selector must rank by importance.
-        pixels: of the clips; `targets` has the same.
     """
 
     stage: ClassVar = "pretrain"
@@ -89,52 +85,31 @@ class MaskedAutoencoder(VideoModel):
 
     def __init__(
         self,
-        size: BackboneSize,
-        grid: TokenGrid,
-        tubelet: tuple[int, int, int],
+        architecture: Architecture,
         *,
         selector: Selector,
         targets: TargetMaker,
         decoder_depth: int,
         learned: TokenScores | None = None,
-        embedding_layers: int = 1,
-        positions: Positions = "flat",
-        trained_grid: TokenGrid | None = None,
-        class_token: bool = False,
-        input_kind: Input = "frames",
         frame_selection: FrameSelection | None = None,
-        checkpointing: bool = False,
-        pixels: PixelStatistics = IMAGENET,
     ) -> None:
         super().__init__()
-        self.input_kind = input_kind
+        self.input_kind = architecture.input
         self.selector = selector
         self.targets = targets
         self.learned = learned
         self.frame_selection = frame_selection
-        self.encoder = Encoder(
-            size,
-            grid,
-            tubelet,
-            final_norm=True,
-            embedding_layers=embedding_layers,
-            positions=positions,
-            trained_grid=trained_grid,
-            class_token=class_token,
-            checkpointing=checkpointing,
-            pixels=pixels,
-        )
+        self.encoder = Encoder(architecture, final_norm=True)
+        size = architecture.size
         self.encoder_to_decoder = nn.Linear(size.width, size.decoder_width, bias=False)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, size.decoder_width))
         self.decoder = Decoder(
             size.decoder_width,
             decoder_depth,
             size.decoder_heads,
-            position=make_positions(
-                positions, grid, size.decoder_width, size.decoder_heads, trained_grid=trained_grid
-            ),
+            position=architecture.decoder_positions(),
             target_width=targets.width,
-            checkpointing=checkpointing,
+            checkpointing=architecture.checkpointing,
         )
         # As in the released programs, `encoder_to_decoder` and the embedding keep torch's default.
         init_linear_layers(self.encoder, self.decoder, init=nn.init.xavier_uniform_)

@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import torch
 from pydantic import ConfigDict, TypeAdapter
-from torch import nn
 
 from everest.config.checks import model_problems
 from everest.config.settings import ModelSettings
@@ -20,7 +19,7 @@ from everest.config.stage_settings import (
     TargetSettings,
     TokenTargetSettings,
 )
-from everest.config.values import Count, Share, ShareBelowOne, Side
+from everest.config.values import Count, ShareBelowOne, Side
 from everest.errors import CheckpointError, RecipeError
 from everest.methods.frame_selection import FrameSelection, num_candidates
 from everest.methods.grid import TokenGrid, check_num_tokens
@@ -30,38 +29,16 @@ from everest.models.block import Stack
 from everest.models.classifier import VideoClassifier
 from everest.models.encoder import VideoEncoder
 from everest.models.mae import MaskedAutoencoder
+from everest.models.norms import Norms, set_norms
 from everest.models.positions import INTERPOLATED
+from everest.models.vit import Architecture
 from everest.system.run_folder import is_own_tokenizer, own_tokenizer
 from everest.system.weights import read_spec
 from everest.tokenizer.spec import TokenizerUse
 from everest.tokenizer.targets import FrozenTokenizer, TokenTargets
 from everest.video.pixels import IMAGENET, USUAL, PixelStatistics
 
-
-@dataclass(frozen=True, kw_only=True)
-class Norms:
-    """The LayerNorms of a model. The defaults are the values of everest and of the released programs."""
-
-    __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
-    after_encoder: bool = True  # pretrain, encoder; models of transformers may have none
-    eps: Share = 1e-6  # added to the variance
-    last_eps: Share = 1e-6  # the same for the decoder's norm and for the norm after averaging
-
-
 Transformer = MaskedAutoencoder | VideoClassifier | VideoEncoder  # one for each kind of ModelSpec
-
-
-def set_norms(model: Transformer, norms: Norms) -> None:
-    """Change the LayerNorms of a new model to `norms`."""
-    if not isinstance(model, VideoClassifier) and not norms.after_encoder:
-        model.encoder.norm = nn.Identity()
-    for module in model.modules():
-        if isinstance(module, nn.LayerNorm):
-            module.eps = norms.eps
-    if isinstance(model, MaskedAutoencoder):
-        model.decoder.norm.eps = norms.last_eps
-    elif isinstance(model, VideoClassifier) and model.pooling == "mean":
-        model.norm.eps = norms.last_eps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,71 +147,60 @@ class ModelSpec:
         """The same model with an untrained tokenizer, for a device on which tensors have no values."""
         return self if self.tokenizer is None else replace(self, tokenizer=self.tokenizer.untrained())
 
+    @property
+    def architecture(self) -> Architecture:
+        """What the model is made from, whatever it is trained for."""
+        return Architecture(
+            size=self.model.backbone_size,
+            grid=self.grid,
+            tubelet=self.model.tubelet,
+            embedding_layers=self.model.embedding_layers,
+            positions=self.model.positions,
+            trained_grid=self.trained_grid,
+            class_token=self.model.class_token,
+            input=self.model.input,
+            checkpointing=self.checkpointing,
+            pixels=self.pixels,
+        )
+
     def build(self) -> Transformer:
         """Make the module with new weights, from torch's default generator."""
-        size, grid, tubelet = self.model.backbone_size, self.grid, self.model.tubelet
-        if self.kind == "pretrain":
-            frozen = self._frozen_tokenizer()
-            if frozen is not None and self.runs_tokenizer:
-                # Load now, to report a missing file at once.
-                frozen = FrozenTokenizer.wrap(frozen.tokenizer, self.pixels)
-            frame_selection = None
-            if self.candidate_slices > grid.t:
-                frame_selection = FrameSelection(
-                    candidates=self.candidate_slices, recompute=self.frame_selection.recompute
+        match self.kind:
+            case "pretrain":
+                model = self._autoencoder()
+            case "encoder":
+                model = VideoEncoder(self.architecture, selector=self.selection)
+            case "classifier":
+                assert self.num_classes is not None
+                model = VideoClassifier(
+                    self.architecture,
+                    selector=self.selection,
+                    num_classes=self.num_classes,
+                    heads=self.heads,
+                    pooling=self.model.pooling,
+                    drop_path=self.drop_path,
                 )
-            model = MaskedAutoencoder(
-                size,
-                grid,
-                tubelet,
-                selector=self.selection,
-                targets=self._targets(frozen),
-                learned=frozen,
-                decoder_depth=self.model.decoder_depth,
-                embedding_layers=self.model.embedding_layers,
-                positions=self.model.positions,
-                trained_grid=self.trained_grid,
-                class_token=self.model.class_token,
-                input_kind=self.model.input,
-                frame_selection=frame_selection,
-                checkpointing=self.checkpointing,
-                pixels=self.pixels,
-            )
-        elif self.kind == "encoder":
-            model = VideoEncoder(
-                size,
-                grid,
-                tubelet,
-                selector=self.selection,
-                embedding_layers=self.model.embedding_layers,
-                positions=self.model.positions,
-                trained_grid=self.trained_grid,
-                class_token=self.model.class_token,
-                input_kind=self.model.input,
-                checkpointing=self.checkpointing,
-                pixels=self.pixels,
-            )
-        else:
-            assert self.num_classes is not None
-            model = VideoClassifier(
-                size,
-                grid,
-                tubelet,
-                selector=self.selection,
-                num_classes=self.num_classes,
-                heads=self.heads,
-                pooling=self.model.pooling,
-                drop_path=self.drop_path,
-                embedding_layers=self.model.embedding_layers,
-                positions=self.model.positions,
-                trained_grid=self.trained_grid,
-                class_token=self.model.class_token,
-                input_kind=self.model.input,
-                checkpointing=self.checkpointing,
-                pixels=self.pixels,
-            )
         set_norms(model, self.norms)
         return model
+
+    def _autoencoder(self) -> MaskedAutoencoder:
+        frozen = self._frozen_tokenizer()
+        if frozen is not None and self.runs_tokenizer:
+            # Load now, to report a missing file at once.
+            frozen = FrozenTokenizer.wrap(frozen.tokenizer, self.pixels)
+        frame_selection = None
+        if self.candidate_slices > self.grid.t:
+            frame_selection = FrameSelection(
+                candidates=self.candidate_slices, recompute=self.frame_selection.recompute
+            )
+        return MaskedAutoencoder(
+            self.architecture,
+            selector=self.selection,
+            targets=self._targets(frozen),
+            learned=frozen,
+            decoder_depth=self.model.decoder_depth,
+            frame_selection=frame_selection,
+        )
 
     @property
     def runs_tokenizer(self) -> bool:

@@ -7,6 +7,7 @@ tubelet's frames, rows and columns.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from timm.layers.norm import LayerNorm
@@ -14,11 +15,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from everest.config.sizes import BackboneSize
-from everest.config.values import Positions
+from everest.config.values import Input, Positions
 from everest.methods.grid import TokenGrid, gather_patches
 from everest.models.block import Block
 from everest.models.embedding import TubeletEmbedding
-from everest.models.positions import LearnedPositions, add_positions, make_positions
+from everest.models.positions import LearnedPositions, TokenPositions, add_positions, make_positions
 from everest.models.rotary import RotaryPositions, Rotation
 from everest.video.pixels import IMAGENET, PixelStatistics
 
@@ -71,55 +72,85 @@ def init_linear_layers(*modules: nn.Module, init: Callable[[Tensor], Tensor]) ->
                     nn.init.zeros_(layer.bias)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """What a model is made from, whatever it is trained for: the shape of its encoder and of its input.
+
+    Attributes:
+        size: of the encoder, and the width and heads of a decoder.
+        grid: the clip's tokens, which fix their positions.
+        embedding_layers: Linear layers of the tubelet embedding.
+        trained_grid: the tokens that interpolated positions were computed for; None: `grid`.
+        class_token: put a learned token in front of the embedded ones. It attends with them in every block
+            and is left out of the output, as in ST-MAE, so that features are computed from a clip's tokens.
+        input: what encoder and selector take, made from the normalized frames.
+        checkpointing: recompute each block in the backward pass.
+        pixels: normalize clips of bytes, and fix the number of channels.
+    """
+
+    size: BackboneSize
+    grid: TokenGrid
+    tubelet: tuple[int, int, int]
+    embedding_layers: int = 1
+    positions: Positions = "flat"
+    trained_grid: TokenGrid | None = None
+    class_token: bool = False
+    input: Input = "frames"
+    checkpointing: bool = False
+    pixels: PixelStatistics = IMAGENET
+
+    def encoder_positions(self) -> TokenPositions:
+        return make_positions(
+            self.positions,
+            self.grid,
+            self.size.width,
+            self.size.heads,
+            class_token=self.class_token,
+            trained_grid=self.trained_grid,
+        )
+
+    def decoder_positions(self) -> TokenPositions:
+        return make_positions(
+            self.positions,
+            self.grid,
+            self.size.decoder_width,
+            self.size.decoder_heads,
+            trained_grid=self.trained_grid,
+        )
+
+
 class Encoder(nn.Module):
     """Embeds the selected tokens, adds their positions, runs the blocks.
 
     Args:
-        grid: the clip's tokens, which fix their positions.
-        trained_grid: the tokens that interpolated positions were computed for; None: `grid`.
         final_norm: LayerNorm after the last block (pre-training); the classifier norms the mean instead.
-        class_token: put a learned token in front of the embedded ones. It attends with them in every block
-            and is left out of the output, as in ST-MAE, so that features are computed from a clip's tokens.
-        pixels: normalize clips of bytes, and fix the number of channels.
+        drop_path: the rate of stochastic depth of the last block.
     """
 
-    def __init__(
-        self,
-        size: BackboneSize,
-        grid: TokenGrid,
-        tubelet: tuple[int, int, int],
-        *,
-        final_norm: bool,
-        drop_path: float = 0.0,
-        embedding_layers: int = 1,
-        positions: Positions = "flat",
-        trained_grid: TokenGrid | None = None,
-        class_token: bool = False,
-        checkpointing: bool = False,
-        pixels: PixelStatistics = IMAGENET,
-    ) -> None:
+    def __init__(self, architecture: Architecture, *, final_norm: bool, drop_path: float = 0.0) -> None:
         super().__init__()
+        size, grid, tubelet = architecture.size, architecture.grid, architecture.tubelet
         self.grid = grid
         self.num_frames = grid.t * tubelet[0]  # T
         self.width = size.width
         self.num_heads = size.heads
-        self.checkpointing = checkpointing
-        self.pixels = pixels
-        self.patch_embed = TubeletEmbedding(size.width, tubelet, layers=embedding_layers, pixels=pixels)
+        self.checkpointing = architecture.checkpointing
+        self.pixels = architecture.pixels
+        self.patch_embed = TubeletEmbedding(
+            size.width, tubelet, layers=architecture.embedding_layers, pixels=self.pixels
+        )
         self.blocks = make_blocks(
             size.width,
             size.depth,
             size.heads,
             drop_path,
             mlp_width=size.mlp_width,
-            rotary=positions == "rotary",
+            rotary=architecture.positions == "rotary",
         )
         self.norm = LayerNorm(size.width) if final_norm else nn.Identity()
-        self.position = make_positions(
-            positions, grid, size.width, size.heads, class_token=class_token, trained_grid=trained_grid
-        )
+        self.position = architecture.encoder_positions()
         self.class_token = None
-        if class_token:
+        if architecture.class_token:
             self.class_token = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, 1, size.width), std=0.02))
 
     def check(self, frames: Tensor, grid: TokenGrid | None = None) -> None:

@@ -100,6 +100,39 @@ def set_up_training(
     weights = count_weights(spec, stage)
     state_bytes = WEIGHT_BYTES * weights.total + TRAINED_BYTES * weights.trained
     plan = _plan(recipe, stage, context, videos, bytes_per_clip=clip_bytes, state_bytes=state_bytes)
+    network = _network(recipe, stage, spec, start, context)
+    training = Training(
+        context,
+        recipe,
+        [network, *other_networks],
+        clips,
+        plan=plan,
+        weights=Weights(
+            kind=spec.kind,
+            settings=spec.dump(),
+            classes=classes,
+            recipe=recipe.name,
+            step=0,
+            origin=None if start is None else start.origin,
+            clip=_clip_header(recipe, stage),
+        ),
+        videos=videos,
+        memory_advice=memory_advice(plan, bytes_of, bytes_per_value=value_bytes),
+    )
+    needed = shared_bytes(clips, training.order(), workers=recipe.train.num_workers)
+    require_shared_memory(needed * local_processes())  # before anything is written
+    return training
+
+
+def _network(
+    recipe: Recipe,
+    stage: Stage,
+    spec: ModelSpec | TokenizerSpec,
+    start: Start | None,
+    context: RunContext,
+) -> Network:
+    """The model on its device, new or with the weights of `start`, and its optimizer."""
+    accelerator = context.accelerator
     torch.manual_seed(seed_at(recipe.train.seed, Purpose.WEIGHTS))
     model = spec.build()
     if start is not None:
@@ -115,37 +148,21 @@ def set_up_training(
                 "train.ema keeps a full copy of the weights: not available with train.shard=full"
             )
         _shard(model, accelerator)
-    network = Network(
+    return Network(
         module=model,
         optimizer=stage_optimizer(model, stage),
         ema=ModelEmaV3(model, decay=recipe.train.ema) if recipe.train.ema else None,
     )
-    known = isinstance(stage, PretrainSettings | FinetuneSettings)
-    clip = {"stride": stage.stride, "sampling": stage.sampling} if known else None
-    if clip is not None and recipe.data.fps is not None:  # older readers know headers without it
+
+
+def _clip_header(recipe: Recipe, stage: Stage) -> dict[str, Any] | None:
+    """How the clips of a stage are read, for the header of its weights."""
+    if not isinstance(stage, PretrainSettings | FinetuneSettings):
+        return None
+    clip: dict[str, Any] = {"stride": stage.stride, "sampling": stage.sampling}
+    if recipe.data.fps is not None:  # older readers know headers without it
         clip["fps"] = recipe.data.fps
-    header = Weights(
-        kind=spec.kind,
-        settings=spec.dump(),
-        classes=classes,
-        recipe=recipe.name,
-        step=0,
-        origin=None if start is None else start.origin,
-        clip=clip,
-    )
-    training = Training(
-        context,
-        recipe,
-        [network, *other_networks],
-        clips,
-        plan=plan,
-        weights=header,
-        videos=videos,
-        memory_advice=memory_advice(plan, bytes_of, bytes_per_value=value_bytes),
-    )
-    needed = shared_bytes(clips, training.order(), workers=recipe.train.num_workers)
-    require_shared_memory(needed * local_processes())  # before anything is written
-    return training
+    return clip
 
 
 def _shard(model: nn.Module, accelerator: Accelerator) -> None:

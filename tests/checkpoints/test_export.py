@@ -23,7 +23,8 @@ from everest.inference.report import share_cost
 from everest.methods.importance import DISTANCES, DistanceName, change_importance
 from everest.methods.strategies import AllTokens, RedundancyRobust, TubeDropout
 from everest.models.classifier import VideoClassifier
-from everest.models.spec import ModelSpec, Norms
+from everest.models.norms import Norms
+from everest.models.spec import ModelSpec
 from everest.system.weights import Weights, read_weights
 
 CLASSES = ("run", "sit", "jump")

@@ -25,6 +25,7 @@ from everest.inference.accuracy import Predictions, accuracies
 from everest.methods.grid import TokenGrid
 from everest.methods.strategies import AllTokens
 from everest.models.classifier import VideoClassifier
+from everest.models.vit import Architecture
 
 __all__ = ["recipe", "root", "trained"]  # fixtures
 
@@ -113,8 +114,9 @@ def test_heads_are_linear_layers_next_to_each_other():
     torch.manual_seed(0)
     size = BackboneSize(width=24, depth=1, heads=2, decoder_width=16, decoder_heads=2)
     grid = TokenGrid.of_clip(frames=2, size=(16, 16), tubelet=(2, 8, 8))
+    architecture = Architecture(size=size, grid=grid, tubelet=(2, 8, 8))
     model = VideoClassifier(
-        size, grid, (2, 8, 8), selector=AllTokens(), num_classes=5, heads={"verb": 2, "noun": 3}
+        architecture, selector=AllTokens(), num_classes=5, heads={"verb": 2, "noun": 3}
     ).eval()
     clip = torch.randn(2, 3, 2, 16, 16)
     verb, noun = model(clip).split(model.head_sizes, dim=-1)

@@ -98,7 +98,8 @@ def _check_out(out: Path, to: ExportFormat, *, overwrite: bool, keep: float | No
 def _graph(
     opened: LoadedModel, out: Path, *, to: ExportFormat, keep: float | None, uint8: bool
 ) -> dict[str, Any]:
-    from everest.checkpoints.graph import exportable, write_onnx, write_program
+    from everest.checkpoints.graph import exportable
+    from everest.checkpoints.graph_files import write_onnx, write_program
 
     exported = exportable(opened, keep=keep, uint8=uint8)
     write = write_onnx if to is ExportFormat.onnx else write_program

@@ -13,9 +13,11 @@ from small_runs import refused, run
 from torch import Tensor
 
 import everest
-from everest.checkpoints import graph
-from everest.checkpoints.graph import compare, exportable
+from everest.checkpoints import graph_files
+from everest.checkpoints.graph import exportable
+from everest.checkpoints.graph_files import compare
 from everest.checkpoints.load import open_model
+from everest.checkpoints.sample_clips import sample_clips
 from everest.config.settings import ModelSettings
 from everest.config.stage_settings import PixelTargetSettings
 from everest.errors import EnvironmentProblem
@@ -232,7 +234,7 @@ def test_the_comparison_has_clips_whose_still_tokens_are_partly_kept(distance: D
     """So that a graph which ranks equal tokens by rounding errors is not written."""
     torch.manual_seed(0)
     spec = replace(CLASSIFIER, selection=replace(CLASSIFIER.selection, distance=distance))
-    clips, embed = graph.sample_clips(spec, batch), spec.build().encoder.patch_embed
+    clips, embed = sample_clips(spec, batch), spec.build().encoder.patch_embed
     importance = change_importance(clips, embed, embed.tubelet, distance=distance)
     still = importance == importance.amin()
     assert still.float().mean() == 0.5
@@ -425,7 +427,7 @@ def test_missing_packages_are_named_with_the_line_that_installs_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     checkpoint = saved(tmp_path / "model.safetensors", CLASSIFIER)
-    monkeypatch.setattr(graph, "find_spec", lambda name: None)  # as where nothing is installed
+    monkeypatch.setattr(graph_files, "find_spec", lambda name: None)  # as where nothing is installed
     message = refused("export", checkpoint, "--to", "onnx", "--out", tmp_path / "m.onnx", code=5)
     message_with_fix = (
         "not installed: onnx, onnxscript, onnxruntime; run `pip install 'everest-video[export]'`"

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from everest.config.heads import Head, HeadSetting, Task, named_heads
 from everest.config.selectors import recipe_of, refuse_contradictions, selector_for
 from everest.data.clip_format import ClipFormat
 from everest.errors import unknown_name
@@ -36,7 +37,8 @@ def create_model(
     backbone: str,
     *,
     kind: Literal["pretrain", "classifier", "encoder"],
-    num_classes: int | Mapping[str, int] | None = None,
+    num_classes: int | Mapping[str, HeadSetting] | None = None,
+    task: Task = "single-label",
     frames: int = 16,
     stride: int = 4,
     size: Size = 224,
@@ -52,7 +54,9 @@ def create_model(
 
     Args:
         backbone: vit-tiny, vit-s, vit-b, vit-l, vit-h or vit-g.
-        num_classes: of a classifier; a mapping such as {"verb": 97, "noun": 300} gives it a head for each.
+        num_classes: of a classifier; a mapping such as {"verb": 97, "tags": {"multi-label": 5}, "speed":
+            "regression"} gives it a head for each.
+        task: of a classifier with one head: single-label, multi-label or regression.
         frames, stride, size: of the clips; pixels as one number or (height, width).
         fps: frames per second that `stride` counts; None: of the file.
         channels: 3 colors, or 1 for clips of luma.
@@ -99,11 +103,13 @@ def create_model(
         encoder = encoder_spec(recipe).build()
         encoder.describe(recipe)
         return encoder
-    heads = num_classes if isinstance(num_classes, Mapping) else None
-    sizes = [num_classes or 0] if not isinstance(num_classes, Mapping) else list(num_classes.values())
-    if min(sizes, default=0) < 2:
+    if isinstance(num_classes, Mapping):
+        heads = named_heads(num_classes)
+    else:
+        heads = (Head(task=task, outputs=1 if task == "regression" else num_classes or 0),)
+    if not heads or any(head.outputs < (2 if head.task == "single-label" else 1) for head in heads):
         raise ValueError(f"a classifier needs num_classes of at least 2, not {num_classes}")
-    classifier = classifier_spec(recipe, num_classes=sum(sizes), heads=heads).build()
+    classifier = classifier_spec(recipe, heads).build()
     classifier.describe(recipe)
     return classifier
 

@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from everest.config.metrics import LOGGED, MEASURED_BY, METRICS, best_metric
 from everest.config.settings import Recipe
 from everest.config.stage_settings import FinetuneSettings
 from everest.data.augment import mix
+from everest.data.class_weights import class_weights
 from everest.data.classes import empty_classes
 from everest.data.crops import erase
 from everest.data.dataset import Clip, VideoClips
 from everest.data.stages import finetune_clips, validation_clips
 from everest.errors import DivergedError
-from everest.inference.accuracy import (
-    Predictions,
-    accuracies,
-    chance_top1,
-    mean_loss,
-    refuse_too_many_skipped,
-)
+from everest.inference.metric_text import as_text
+from everest.inference.metrics import chance_of, mean_loss, measure
 from everest.inference.multi_view import evaluate_views
+from everest.inference.predicted import Predictions, refuse_too_many_skipped
+from everest.models.answers import soft_targets, supervised_loss
 from everest.models.classifier import VideoClassifier
 from everest.models.of_recipe import classifier_spec
 from everest.system.events import notice, silent
 from everest.train.context import RunContext
-from everest.train.health import FEWEST_STEPS, stays_at_chance
+from everest.train.health import FEWEST_STEPS, loss_of_guessing, stays_at_chance
 from everest.train.setup import set_up_training
 from everest.train.training import Training
 from everest.train.validations import Validations
@@ -46,7 +46,7 @@ def set_up_finetuning(recipe: Recipe, context: RunContext) -> tuple[Training, Vi
     for name in empty_classes(clips.samples, classes):
         context.report(notice(f"data.train has no video of class '{name}'"))
     validation = validation_clips(recipe, classes)
-    spec = classifier_spec(recipe, num_classes=classes.count, heads=classes.heads)
+    spec = classifier_spec(recipe, classes.heads)
     if start is not None:
         spec = start.adapted(spec)
     training = set_up_training(
@@ -55,43 +55,53 @@ def set_up_finetuning(recipe: Recipe, context: RunContext) -> tuple[Training, Vi
     return training, validation
 
 
-def classification_loss(training: Training, clip: Clip, settings: FinetuneSettings) -> Tensor:
-    """Cross-entropy with soft targets of a batch on the device, after erasing, mixup and cutmix.
+@dataclass(frozen=True, kw_only=True)
+class SupervisedLoss:
+    """The loss of a batch, after erasing, mixup and cutmix."""
 
-    Ours: the mean over several heads, so that the learning rate need not follow their number.
-    """
-    model = training.state.trained_model
-    assert isinstance(model, VideoClassifier)
-    rng = training.rng()
-    generator = torch.Generator(clip.frames.device).manual_seed(int(rng.integers(2**63)))
-    frames = model.pixels.normalize(clip.frames.flatten(0, 1))  # (B, C, T, H, W)
-    frames = erase(frames, clip.erase.flatten(0, 1), generator=generator)
-    frames, targets = mix(
-        frames,
-        clip.label,
-        num_classes=model.head_sizes,
-        smoothing=settings.label_smoothing,
-        mixup=settings.mixup,
-        cutmix=settings.cutmix,
-        rng=rng,
-    )
-    sizes = model.head_sizes
-    noise = clip.noise.flatten(0, 1)  # (B, N), or (B, 0) if the selection draws nothing
-    logits = training.model(frames, noise=noise if noise.size(1) else None).float()  # (B, classes)
-    heads = zip(logits.split(sizes, dim=-1), targets.split(sizes, dim=-1), strict=True)
-    losses = [F.cross_entropy(head_logits, head_targets) for head_logits, head_targets in heads]
-    return torch.stack(losses).mean() if len(losses) > 1 else losses[0]
+    training: Training
+    settings: FinetuneSettings
+    class_weights: list[Tensor | None]  # of each head, on the device
+
+    @classmethod
+    def of(cls, training: Training, settings: FinetuneSettings) -> SupervisedLoss:
+        """Computes the weights of the classes from the labels of the training videos."""
+        model, device = training.state.trained_model, training.accelerator.device
+        assert isinstance(model, VideoClassifier)
+        weights = class_weights(
+            training.clips.samples, model.heads, settings.class_weights, model.class_names
+        )
+        tensors = [None if of_head is None else torch.from_numpy(of_head).to(device) for of_head in weights]
+        return cls(training=training, settings=settings, class_weights=tensors)
+
+    def __call__(self, clip: Clip) -> Tensor:
+        """The loss, a scalar, of clips on the device."""
+        training, settings = self.training, self.settings
+        model = training.state.trained_model
+        assert isinstance(model, VideoClassifier)
+        rng = training.rng()
+        generator = torch.Generator(clip.frames.device).manual_seed(int(rng.integers(2**63)))
+        frames = model.pixels.normalize(clip.frames.flatten(0, 1))  # (B, C, T, H, W)
+        frames = erase(frames, clip.erase.flatten(0, 1), generator=generator)
+        targets = soft_targets(clip.label, model.heads, smoothing=settings.label_smoothing)  # (B, outputs)
+        frames, targets = mix(frames, targets, mixup=settings.mixup, cutmix=settings.cutmix, rng=rng)
+        noise = clip.noise.flatten(0, 1)  # (B, N), or (B, 0) if the selection draws nothing
+        logits = training.model(frames, noise=noise if noise.size(1) else None).float()  # (B, outputs)
+        return supervised_loss(logits, targets, model.heads, self.class_weights)
 
 
 def finetune(training: Training, settings: FinetuneSettings, clips: VideoClips | None) -> None:
     """Train to the end of the plan, or until `finetune.patience` ends the run.
 
     Args:
-        clips: of the validation videos. The weights with the best accuracy on them are kept.
+        clips: of the validation videos. The weights with the best metric on them (`finetune.best`) are kept.
     Raises:
         UserError: see everest.errors; the run can be resumed.
     """
-    validations = Validations(training.run.rows())
+    model = training.state.trained_model
+    assert isinstance(model, VideoClassifier)
+    validations = _validations(training, model, settings)
+    loss = SupervisedLoss.of(training, settings)
     training.model.train()
     with training.explain_out_of_memory():
         validated = training.steps_done in {0, *validations.steps}
@@ -100,7 +110,7 @@ def finetune(training: Training, settings: FinetuneSettings, clips: VideoClips |
         _end_early(training, settings, validations)
         for _ in training.steps():
             for clip in training.micro_batches():
-                training.backward([classification_loss(training, clip, settings)])
+                training.backward([loss(clip)])
             rows = training.update()
             validates = clips is not None and training.at_checkpoint
             if validates:
@@ -111,7 +121,13 @@ def finetune(training: Training, settings: FinetuneSettings, clips: VideoClips |
             if clips is not None and validates:
                 _validate(training, clips, validations)
                 _end_early(training, settings, validations)
-    training.notice(_summary(training, validations, videos=0 if clips is None else len(clips)))
+    training.notice(_summary(training, validations, clips))
+
+
+def _validations(training: Training, model: VideoClassifier, settings: FinetuneSettings) -> Validations:
+    name = best_metric(model.heads, settings.best)
+    metric = METRICS[name]
+    return Validations(training.run.rows(), name, higher=metric.higher, percent=metric.percent)
 
 
 def _end_early(training: Training, settings: FinetuneSettings, validations: Validations) -> None:
@@ -132,7 +148,7 @@ def _validate(training: Training, clips: VideoClips, validations: Validations) -
     for path, reason in predictions.skipped:
         training.notice(f"validation skips {path}: {reason}")
     refuse_too_many_skipped(predictions, training.bad_videos.max_bad)
-    if not np.isfinite(predictions.probabilities).all():
+    if not np.isfinite(predictions.outputs).all():
         raise DivergedError(
             f"step {step}: the outputs for the validation videos are not finite; lower base_lr or set "
             "train.clip_grad"
@@ -141,26 +157,33 @@ def _validate(training: Training, clips: VideoClips, validations: Validations) -
     if validations.add(row):  # before it is logged: a row without its weights could not be repaired
         training.state.save_weights(training.run.best, step)
     training.log(row)
-    best = validations.best or row
     event = {
         "epoch": plan.epoch(step - 1),
         "epochs": plan.epochs,
         "steps": plan.steps,
         "train_loss": validations.train_loss,
-        "chance": chance_top1(model.head_sizes),
-        "best_top1": best["val_top1"],
-        "best_step": best["step"],
+        "metric": validations.metric,
+        "chance": chance_of(validations.metric, model.heads, predictions.labels),
+        "best": validations.best_value,
+        "best_step": (validations.best or row)["step"],
     }
     training.report({"event": "validation", **event, **row})
     training.warn_once("overfitting", validations.overfits())
 
 
 def _validation_row(predictions: Predictions) -> dict[str, float]:
-    measured, loss = accuracies(predictions), {"val_loss": mean_loss(predictions)}
+    """The metrics of a validation, for metrics.jsonl."""
+    measured, loss = measure(predictions), {"val_loss": mean_loss(predictions)}
     if "heads" not in measured:
-        return {"val_top1": measured["top1"], "val_top5": measured["top5"], **loss}
-    heads = {f"val_{name}_top1": head["top1"] for name, head in measured["heads"].items()}
-    return {"val_top1": measured["action_top1"], **heads, **loss}  # videos with all heads right
+        return {f"val_{name}": measured[name] for name in LOGGED if measured.get(name) is not None} | loss
+    heads = {
+        f"val_{name}_{metric}": values[metric]
+        for name, values in measured["heads"].items()
+        for metric in MEASURED_BY.values()
+        if metric in values
+    }
+    action = {"val_top1": measured["action_top1"]} if "action_top1" in measured else {}
+    return {**action, **heads, **loss}  # top1: videos with all heads right
 
 
 def _warn_at_chance(training: Training, settings: FinetuneSettings, step: int) -> None:
@@ -168,24 +191,31 @@ def _warn_at_chance(training: Training, settings: FinetuneSettings, step: int) -
     model, plan = training.state.trained_model, training.plan
     assert isinstance(model, VideoClassifier)
     budget = min(plan.steps, plan.warmup_steps + FEWEST_STEPS)
-    if step == budget and not settings.mixup and not settings.cutmix:
-        training.warn_once("chance", stays_at_chance(list(training.step_log.losses.finite), model.head_sizes))
+    plain = not settings.mixup and not settings.cutmix and settings.class_weights == "none"
+    if step == budget and plain and all(head.task == "single-label" for head in model.heads):
+        sizes = [head.outputs for head in model.heads]
+        training.warn_once("chance", stays_at_chance(list(training.step_log.losses.finite), sizes))
 
 
-def _summary(training: Training, validations: Validations, *, videos: int) -> str:
-    """The best accuracy, the weights that the next command uses, and what to try next."""
+def _summary(training: Training, validations: Validations, clips: VideoClips | None) -> str:
+    """The best metric, the weights that the next command uses, and what to try next."""
     model, plan, best = training.state.trained_model, training.plan, validations.best
     assert isinstance(model, VideoClassifier)
-    if best is None:
+    if best is None or clips is None:
         return (
             f"finished after step {training.steps_done}; name a list of videos in data.val to keep the best "
             "weights instead of the last"
         )
-    chance = chance_top1(model.head_sizes)
+    metric = METRICS[validations.metric]
+    chance = chance_of(validations.metric, model.heads, [sample.labels for sample in clips.samples])
+    shown = "" if chance is None else f" (chance {as_text(metric, chance)})"
+    value = as_text(metric, validations.best_value)
     text = (
-        f"best validation top-1 {best['val_top1']:.1f} % of {videos} videos (chance {chance:.1f} %) after "
-        f"step {best['step']} of {plan.steps}; eval, predict, extract and export use these weights, "
+        f"best validation {metric.title} {value} of {len(clips)} videos{shown} "
+        f"after step {best['step']} of {plan.steps}; eval, predict, extract and export use these weights, "
         f"{training.run.best}"
     )
-    advice = validations.advice(model.head_sizes, chance=chance, steps=plan.steps)
+    sizes = [head.outputs for head in model.heads if head.task == "single-label"]
+    guessing = loss_of_guessing(sizes) if len(sizes) == len(model.heads) else None
+    advice = validations.advice(chance=chance, guessing=guessing, steps=plan.steps)
     return f"{text}. {advice}" if advice else text

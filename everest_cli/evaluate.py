@@ -74,10 +74,10 @@ def _print_table(result: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from everest.inference.accuracy import accuracy_rows, fact_rows, sweep_table
+    from everest.inference.metric_text import fact_rows, metric_rows, sweep_table
 
     tables = [
-        (("", "accuracy", "95 % interval", "chance"), accuracy_rows(result)),
+        (("", "accuracy", "95 % interval", "chance"), metric_rows(result)),
         (("", ""), fact_rows(result)),
         *([sweep_table(result["sweep"])] if "sweep" in result else []),
     ]

@@ -40,16 +40,28 @@ def print_json(document: Any) -> None:
 def validation_line(event: dict[str, Any]) -> str:
     """Training and validation in one line."""
     train_loss = "-" if event["train_loss"] is None else f"{event['train_loss']:.3f}"
-    names = [name for name in event if name.startswith("val_") and name != "val_loss"]
-    accuracies = ", ".join(
-        f"{name.removeprefix('val_').replace('top', 'top-').replace('_', ' ')} {event[name]:.1f} %"
-        for name in names
+    names = [name.removeprefix("val_") for name in event if name.startswith("val_") and name != "val_loss"]
+    measured = ", ".join(
+        f"{_metric_title(name)} {_metric_text(name, event[f'val_{name}'])}" for name in names
     )
+    chance = "" if event["chance"] is None else f"chance {_metric_text(event['metric'], event['chance'])}, "
     return (
         f"epoch {event['epoch'] + 1}/{event['epochs']} step {event['step']}/{event['steps']}: "
-        f"training loss {train_loss}; validation loss {event['val_loss']:.3f}, {accuracies} "
-        f"(chance {event['chance']:.1f} %, best {event['best_top1']:.1f} % at step {event['best_step']})"
+        f"training loss {train_loss}; validation loss {event['val_loss']:.3f}, {measured} "
+        f"({chance}best {_metric_text(event['metric'], event['best'])} at step {event['best_step']})"
     )
+
+
+def _metric_title(name: str) -> str:
+    return name.replace("top", "top-").replace("_", " ")
+
+
+def _metric_text(name: str, value: float) -> str:
+    """A value with its unit; the metric of one of several heads is `HEAD_METRIC`."""
+    from everest.config.metrics import METRICS
+
+    known = max((metric for metric in METRICS if name.endswith(metric)), key=len)
+    return f"{value:.1f} %" if METRICS[known].percent else f"{value:.4g}"
 
 
 class Display:

@@ -115,6 +115,7 @@ def _choose_sources(
     These are the lists and whether each is for pre-training, the root of their paths, the rules of their
     labels, the frames from the first to the last of the longest clip, and their rate (data.fps).
     """
+    from everest.config.heads import named_heads
     from everest.data.labels import LabelRules
     from everest.errors import RecipeError
     from everest.prepare.class_folders import read_names
@@ -131,7 +132,10 @@ def _choose_sources(
     known = settings.data
     file = classes or (root / known.classes if known.classes else None)
     rules = LabelRules(
-        names=read_names(file) if file else (), num_classes=known.num_classes, heads=known.heads
+        names=read_names(file) if file else (),
+        num_classes=known.num_classes,
+        task=known.task,
+        heads=named_heads(known.heads or {}),
     )
     named = [known.train, known.val, known.test]
     labeled = sources or [root / name for name in named if name is not None]

@@ -129,6 +129,7 @@ def split_source(
     classes: Path | None = None,
 ) -> dict[str, Any]:
     """Split a list, write the parts, and return a summary of them, with notices and the next commands."""
+    from everest.data.classes import indices
     from everest.prepare.groups import Listed, grouping
     from everest.prepare.next_commands import commands_for_lists
     from everest.prepare.sources import read_labeled
@@ -148,7 +149,7 @@ def split_source(
     )
     summaries = {}
     for name, samples in lists.items():
-        labels = Counter(sample.labels[0] for sample in samples if sample.labels)
+        labels = Counter(index for sample in samples for index in indices(sample.labels[0]) if sample.labels)
         summaries[name] = {
             "videos": len(samples),
             "share": round(len(samples) / len(data.samples), 5),

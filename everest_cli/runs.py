@@ -89,8 +89,15 @@ def _key(file: str, listed: Mapping[str, RunSummary]) -> str:
 
 def _in_a_line(run: RunSummary) -> str:
     step = "" if run.step is None else f", step {run.step}/{'?' if run.steps is None else run.steps}"
-    accuracy = "" if run.best_val_top1 is None else f", val top-1 {run.best_val_top1:.2f}"
+    validated = _best(run)
+    accuracy = f", val {validated}" if validated else ""
     return f"{run.path}: {run.command or '?'} {run.recipe or '?'}, {run.state}{step}{accuracy}"
+
+
+def _best(run: RunSummary) -> str:
+    """The best validation: its metric and the value; empty if there is none."""
+    values = {"top-1": run.best_val_top1, "map": run.best_val_map, "mae": run.best_val_mae}
+    return next((f"{name} {value:.4g}" for name, value in values.items() if value is not None), "")
 
 
 def _weights_line(weights: Ancestor) -> str:
@@ -106,12 +113,12 @@ def _print_table(summaries: list[RunSummary]) -> None:
     table.add_column("run", overflow="fold")  # complete, even on two lines
     for name in ("command", "recipe", "state"):
         table.add_column(name)
-    for name in ("step", "loss", "val top-1", "age"):
+    for name in ("step", "loss", "best on val", "age"):
         table.add_column(name, justify="right", no_wrap=True)
     for run in summaries:
         step = "-" if run.step is None else f"{run.step}/{'?' if run.steps is None else run.steps}"
         loss = "-" if run.loss is None else f"{run.loss:.4f}"
-        accuracy = "-" if run.best_val_top1 is None else f"{run.best_val_top1:.2f}"
+        accuracy = _best(run) or "-"
         unit, seconds = next(((unit, n) for unit, n in UNITS if run.age_seconds >= n), ("s", 1))
         age = f"{run.age_seconds // seconds} {unit}"
         identity = (run.path, run.command or "-", run.recipe or "-", run.state)

@@ -20,6 +20,7 @@ from shared_files import shared_folder
 from torch import Tensor, nn
 
 from everest.checkpoints.families import our_name
+from everest.config.heads import Head
 from everest.config.sizes import BackboneSize
 from everest.methods.grid import TokenGrid, TokenSelection, num_kept
 from everest.methods.importance import change_importance
@@ -89,7 +90,7 @@ class Recorded:
         model = VideoClassifier(
             self.architecture,
             selector=RedundancyRobust(keep_ratio=keep, visible_ratio=None) if keep else AllTokens(),
-            num_classes=self.facts["model"]["nc"],
+            heads=(Head(outputs=self.facts["model"]["nc"]),),
             pooling="mean" if settings.get("use_mean_pooling", True) else "first",
             drop_path=drop_path,
         )

@@ -79,7 +79,7 @@ def test_finetuning_starts_with_the_pretrained_encoder(recipe: Path, pretrained:
 def test_eval_prints_the_documented_accuracies(finetuned: Path, tmp_path: Path):
     predictions = tmp_path / "predictions.csv"
     result = json.loads(run("eval", "-c", finetuned, "--json", "-q", "--predictions", predictions))
-    measured = {"top1", "top5", "mean_class_accuracy", "clip_top1"}
+    measured = {"top1", "top5", "mean_class_accuracy", "macro_f1", "clip_top1"}
     assert set(result["intervals"]) == measured
     accuracies = measured | {"majority_top1", "chance_top1", "chance_top5", "intervals"}
     assert set(result) == accuracies | {"videos", "views", "skipped", "seconds", "checkpoint", "recipe"}

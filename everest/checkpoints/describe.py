@@ -87,7 +87,8 @@ def recipe_of(opened: LoadedModel, *, notify: Callable[[str], None] | None) -> R
         frames=spec.frames,
         size=spec.size,
         fps=None if clip is None else clip.get("fps"),
-        num_classes=None if spec.heads else spec.num_classes,
+        num_classes=None if spec.heads or spec.task == "regression" else spec.num_classes,
+        task=spec.task,
         heads=spec.heads,
     )
     return replace(recipe, data=data.with_pixels(spec.pixels), model=spec.model)

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, cast
 
 from pydantic import ConfigDict, Field
 
+from everest.config.heads import HeadSettings, Task
 from everest.config.sizes import BACKBONES, BackboneSize
 from everest.config.stage_settings import EvalSettings, FinetuneSettings, PretrainSettings
 from everest.config.tokenizer import TokenizerSettings
@@ -23,7 +24,6 @@ from everest.config.values import (
     Depth,
     Fps,
     Frames,
-    HeadName,
     Input,
     MicroBatch,
     NumClasses,
@@ -60,8 +60,10 @@ class DataSettings:
     pretrain: str | None = None  # None: `train`; labels are not read
     classes: str | None = None  # file with one class name per line; None: names of folders or labels
     num_classes: NumClasses | None = None  # None: counted from `classes`, class folders or labels
-    # Number of classes of each label column, instead of `num_classes`.
-    heads: Annotated[dict[HeadName, NumClasses], Field(min_length=1)] | None = None
+    task: Task = "single-label"  # what a label is: one class, any number of classes, a number
+    # Several label columns, instead of `num_classes` and `task`: each has a number of classes,
+    # {multi-label: N} or regression.
+    heads: HeadSettings | None = None
     frames: Frames = 16  # EVEREST §5
     size: Size = 224  # EVEREST §5
     # Frames per second that strides count; None: each frame of a file, as in all released programs.

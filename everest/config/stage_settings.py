@@ -23,13 +23,22 @@ from everest.config.values import (
     ShareBelowOne,
     Views,
     WidthOrZero,
+    check_class_weights,
     with_hyphens,
+    with_underscores,
 )
 from everest.methods.external import external
 from everest.methods.ranked import FrameDifference, RedundancyRobust
 from everest.methods.strategies import EXTERNAL, AllTokens, Strategy, TubeDropout
 from everest.methods.targets import Target
 
+BestMetric = Annotated[
+    Literal["top1", "mean_class_accuracy", "macro_f1", "map", "mae", "loss"],
+    BeforeValidator(with_underscores),
+]
+ClassWeights = Annotated[
+    Literal["none", "balanced"] | dict[str, Positive], BeforeValidator(check_class_weights)
+]
 LayerDecay = Annotated[float, Field(gt=0, le=1)]
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -167,7 +176,11 @@ class FinetuneSettings:
     erasing: Share = 0.25  # released scripts: probability of random erasing
     mixup: NotNegative = 0.0  # released scripts; VideoMAE: 0.8
     cutmix: NotNegative = 0.0  # released scripts; VideoMAE: 1.0
-    label_smoothing: ShareBelowOne = 0.1  # Table 8
+    label_smoothing: ShareBelowOne = 0.1  # Table 8; numbers have none
+    # Weights of the classes in the loss. balanced: a class of few videos counts as much as one of many.
+    class_weights: ClassWeights = "none"
+    # The metric of data.val that chooses the best weights; None: top1, map, mae, or loss for mixed heads.
+    best: BestMetric | None = None
     drop_path: ShareBelowOne = 0.1  # Table 8
     epochs: Count | None = 100  # Table 8
     steps: Count | None = None  # updates, instead of epochs

@@ -39,6 +39,21 @@ def with_hyphens(value: Any) -> Any:
     return value.replace("_", "-") if isinstance(value, str) else value
 
 
+def with_underscores(value: Any) -> Any:
+    """A name with underscores, `macro_f1` for `macro-f1`."""
+    return value.replace("-", "_") if isinstance(value, str) else value
+
+
+def check_class_weights(value: Any) -> Any:
+    """none, balanced, or weights by the names of classes."""
+    numbers = list(value.values()) if isinstance(value, dict) else []
+    if numbers and all(type(number) in (int, float) and 0 < number <= LARGEST_FACTOR for number in numbers):
+        return value
+    if value in ("none", "balanced"):
+        return value
+    raise ValueError("must be none, balanced, or weights above 0 of classes, such as {walk: 1, run: 5}")
+
+
 def _is_count(value: Any, most: int = LARGEST_COUNT) -> bool:
     return type(value) is int and 0 < value <= most  # not isinstance: True is an int
 

@@ -13,7 +13,7 @@ B batch, C channels, T frames, H W pixels.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -22,7 +22,6 @@ import torch
 from PIL import Image
 from timm.data.auto_augment import NAME_TO_OP
 from torch import Tensor
-from torch.nn import functional as F
 
 from everest.data.crops import Box, Size
 
@@ -115,10 +114,8 @@ def apply(frame: Image.Image, drawn: list[tuple[str, Argument]]) -> Image.Image:
 
 def mix(
     frames: Tensor,
-    labels: Tensor,
+    targets: Tensor,
     *,
-    num_classes: Sequence[int],
-    smoothing: float,
     mixup: float,
     cutmix: float,
     rng: np.random.Generator,
@@ -127,18 +124,11 @@ def mix(
 
     Args:
         frames: (B, C, T, H, W) float.
-        labels: (B, heads) int64.
-        num_classes: of each head.
-        smoothing: fraction of the probability that is spread over all classes.
+        targets: (B, outputs) of all heads, which are mixed in the same way.
         mixup, cutmix: alpha of the Beta distribution of the fraction that is kept; 0 is off.
     Returns:
-        The mixed frames, and the targets of a classifier: (B, classes of all heads), 1 in sum for each head.
+        The mixed frames and targets.
     """
-    of_heads = [
-        F.one_hot(labels[:, head], count) * (1 - smoothing) + smoothing / count
-        for head, count in enumerate(num_classes)
-    ]
-    targets = torch.cat(of_heads, dim=-1)  # (B, classes)
     if mixup <= 0 and cutmix <= 0:
         return frames, targets
     if cutmix > 0 and (mixup <= 0 or rng.random() < SWITCH):

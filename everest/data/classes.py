@@ -1,12 +1,16 @@
-"""The classes of a data set: their number, their names, and which of them have no sample."""
+"""The heads that the labels of a data set ask for, the names of classes, and classes without a sample."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
+
+from everest.config.heads import Head, Heads, Task, named_heads
 from everest.config.settings import DataSettings
+from everest.data.labels import Label
 from everest.data.samples import Sample, SampleList
 from everest.errors import DataError
 
@@ -17,48 +21,82 @@ CLASSES_A_USED_ONE: Final = 10
 
 @dataclass(frozen=True, kw_only=True)
 class Classes:
-    """The classes that a model predicts."""
+    """The heads of a model, and the names of its classes."""
 
-    count: int  # over all heads
-    names: tuple[str, ...] | None  # in the order of the labels; None if only indices are known
-    heads: Mapping[str, int] = field(default_factory=dict)  # number of classes of each of several heads
+    heads: Heads  # at least one
+    names: tuple[str, ...] | None = None  # of the classes of a single head; None if only indices are known
 
     @classmethod
     def of(cls, samples: SampleList, data: DataSettings) -> Classes:
-        """Returns the classes of a training set.
+        """Returns the heads for a training set; numbers are standardized by their mean and std in it.
 
-        Their number is `data.num_classes`, else the number of names, else one more than the highest label.
+        The number of classes is `data.num_classes`, else the number of names, else one more than the highest
+        label.
 
         Raises:
             DataError: there is only one class, or the gaps between the labels are so large that one label
-                must be a mistake: it would make a head of its size, and 99999999999 one of terabytes.
+                must be a mistake: it would make a head of its size, and 99999999999 one of terabytes. Or all
+                numbers of a head are the same.
         """
         if data.heads:
-            return cls(count=sum(data.heads.values()), names=None, heads=data.heads)
-        names = samples.class_names
-        count = data.num_classes or len(names or ())
-        if not count:
-            used = len({sample.labels[0] for sample in samples.samples})
-            highest = max(samples.samples, key=lambda sample: sample.labels[0])
-            count = highest.labels[0] + 1
-            if count > max(FEW_CLASSES, CLASSES_A_USED_ONE * used):
-                raise DataError(
-                    f"{highest.path}: label {count - 1} would make {count} classes, of which only {used} "
-                    "have a clip; fix the label, or set data.num_classes"
-                )
-        if count < 2:
+            heads = named_heads(data.heads)
+            return cls(heads=tuple(_scaled(head, samples, i) for i, head in enumerate(heads)))
+        if data.task == "regression":
+            return cls(heads=(_scaled(Head(task="regression", outputs=1), samples, 0),))
+        count = data.num_classes or len(samples.class_names or ()) or _count(samples, data.task)
+        if count < 2 and data.task == "single-label":
             raise DataError("the labels name one class only; a classifier needs two or more")
-        return cls(count=count, names=names)
+        return cls(heads=(Head(task=data.task, outputs=count),), names=samples.class_names)
+
+    @property
+    def count(self) -> int:
+        """The outputs of all heads."""
+        return sum(head.outputs for head in self.heads)
 
     def name(self, label: int) -> str:
         return self.names[label] if self.names else str(label)
 
 
+def _scaled(head: Head, samples: SampleList, position: int) -> Head:
+    """Returns a head of numbers with their mean and std; another head as it is."""
+    if head.task != "regression":
+        return head
+    numbers = np.array([sample.labels[position] for sample in samples.samples], dtype=np.float64)
+    std = float(numbers.std())
+    if not std > 0:
+        name = f"label.{head.name}" if head.name else "label"
+        raise DataError(f"all {len(numbers)} numbers of the column {name} are {numbers[0]:g}; check the list")
+    return Head(name=head.name, task=head.task, outputs=1, mean=float(numbers.mean()), std=std)
+
+
+def _count(samples: SampleList, task: Task) -> int:
+    """Returns one more than the highest label."""
+    used = {label for sample in samples.samples for label in indices(sample.labels[0])}
+    if not used:
+        raise DataError("no video has a label")
+    count = max(used) + 1
+    if count > max(FEW_CLASSES, CLASSES_A_USED_ONE * len(used)):
+        path = next(sample.path for sample in samples.samples if count - 1 in indices(sample.labels[0]))
+        raise DataError(
+            f"{path}: label {count - 1} would make {count} classes, of which only {len(used)} "
+            "have a clip; fix the label, or set data.num_classes"
+        )
+    return count
+
+
+def indices(label: Label) -> tuple[int, ...]:
+    """Returns the classes of a label; a number has none."""
+    if isinstance(label, tuple):
+        return label
+    return (label,) if isinstance(label, int) else ()
+
+
 def empty_classes(samples: Sequence[Sample], classes: Classes) -> list[str]:
     """Returns the names (or indices) of the classes that have no sample, in the order of their labels."""
     empty = []
-    for position, (head, count) in enumerate((classes.heads or {"": classes.count}).items()):
-        used = {sample.labels[position] for sample in samples}
+    for position, head in enumerate(classes.heads):
+        used = {label for sample in samples for label in indices(sample.labels[position])}
+        count = 0 if head.task == "regression" else head.outputs
         names = [classes.name(label) for label in range(count) if label not in used]
-        empty += [f"{head} {name}" for name in names] if head else names
+        empty += [f"{head.name} {name}" for name in names] if head.name else names
     return empty

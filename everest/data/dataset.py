@@ -1,8 +1,9 @@
 """Clips of samples and their order: random numbers, replacements of unreadable videos, micro-batches.
 
-V views, C channels, T frames, H W pixels, M random numbers per view. Every choice about a sample follows from
-(seed, epoch, index), and the order of the samples from (seed, epoch). A run that is resumed anywhere, on any
-number of processes and workers, therefore sees the same clips as an uninterrupted run.
+V views, C channels, T frames, H W pixels, M random numbers per view, L values of a label. Every choice about
+a sample follows from (seed, epoch, index), and the order of the samples from (seed, epoch). A run that is
+resumed anywhere, on any number of processes and workers, therefore sees the same clips as an uninterrupted
+run.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from everest.config.heads import Heads
 from everest.data.cache import FrameCache
 from everest.data.groups import SampleKey
+from everest.data.labels import label_values
 from everest.data.ring import Layout
 from everest.data.samples import Sample
 from everest.data.views import MakeViews, Views
@@ -36,7 +39,7 @@ class Clip(NamedTuple):
     """One clip, or a batch with a leading batch dimension and lists of `video_id` and `failed`."""
 
     frames: Tensor  # (V, C, T, H, W) uint8
-    label: Tensor  # (heads,) int64, -1 if there is none
+    label: Tensor  # (L,) float32, see `label_values`; -1 if there is none
     video_id: str
     noise: Tensor  # (V, M) float32 uniform in [0, 1), for masks and frame draws
     erase: Tensor  # (V, 4) int64 top, left, height, width; a height of 0 erases nothing
@@ -71,6 +74,7 @@ class VideoClips(Dataset[Clip]):
             its frames are zeros and `failed` names it (evaluation).
         tokens: tokens of the clips of the first epochs; later epochs repeat these clips, with other random
             numbers.
+        heads: what the labels of the samples are; empty: the clips have no labels.
         notices: lines about the videos to show when a run starts.
     """
 
@@ -83,6 +87,7 @@ class VideoClips(Dataset[Clip]):
     replace_bad: bool
     cache: FrameCache | None = None
     tokens: ClipTokens | None = None
+    heads: Heads = ()
     notices: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -95,10 +100,9 @@ class VideoClips(Dataset[Clip]):
             CheckpointError: the tokens are damaged.
         """
         views = self.make_views
-        first = self.samples[0] if self.samples else None
         layout: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
             "frames": ((views.num_views, views.channels, views.frames, *views.size), torch.uint8),
-            "label": ((len(first.labels) if first and first.labels else 1,), torch.int64),
+            "label": ((sum(head.label_width for head in self.heads) or 1,), torch.float32),
             "noise": ((views.num_views, self.num_noise), torch.float32),
             "erase": ((views.num_views, 4), torch.int64),
         }
@@ -144,7 +148,7 @@ class VideoClips(Dataset[Clip]):
             sample = self.samples[index]
             return Clip(
                 frames=views.frames,
-                label=torch.tensor(sample.labels or (-1,), dtype=torch.int64),
+                label=torch.tensor(label_values(sample.labels, self.heads) or (-1,), dtype=torch.float32),
                 video_id=sample.video_id,
                 noise=torch.from_numpy(noise),
                 erase=views.erase,

@@ -1,18 +1,24 @@
-"""Labels in the rows of a list (class names or indices, one per head), and the names of classes."""
+"""Labels in the rows of a list (class names or indices, sets of them, numbers), and the names of classes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import isfinite
 from typing import Final
 
+from everest.config.heads import MULTI_LABEL, Head, Heads, Task
 from everest.data.list_header import HEAD_PREFIX
 from everest.data.list_text import ListRow, read_lines, shown
 from everest.errors import DataError, did_you_mean
 from everest.errors import shown as printable
 from everest.system.storage import Location
 
+# The index of a class; the indices of all classes of a video, ascending; or a number.
+Label = int | tuple[int, ...] | float
+
+JOINED_BY: Final = "|"  # the classes of a multi-label cell
 SEPARATED: Final = "a line is `path label`, separated by a space, tab or comma"
 
 
@@ -22,34 +28,36 @@ class LabelRules:
 
     names: tuple[str, ...] = ()  # of the classes, in the order of their indices
     num_classes: int | None = None  # indices are below; None: below the number of names, if there are any
-    heads: Mapping[str, int] | None = None  # number of classes of each head, if a sample has several labels
+    task: Task = "single-label"  # of the only head
+    heads: Heads = ()  # if a sample has several labels
 
-    def read(self, row: ListRow) -> tuple[int, ...]:
+    def read(self, row: ListRow) -> tuple[Label, ...]:
         """Returns the labels of a row, from the column `label.NAME` of each head or from the column `label`.
 
         A label that is a class name selects that class, any other integer is an index. If one of the names
-        is an integer, labels are read as names only.
+        is an integer, labels are read as names only. Several classes are joined by `|`; an empty cell has
+        none. A number is a decimal.
 
         Raises:
             ValueError: the label is missing or wrong.
         """
         if self.heads:
-            labels = []
-            for column, count in zip(columns_of(self.heads), self.heads.values(), strict=True):
-                text = row.values.get(column, "")
-                if not is_integer(text):
-                    raise ValueError(f"the column {column} needs a number")
-                labels.append(_in_range(column, int(text), count))
-            return tuple(labels)
+            return tuple(_label_of_head(head, row) for head in self.heads)
         text = row.values.get("label")
+        if self.task == MULTI_LABEL:
+            return (_classes_in(text or "", self._index),)
         if text is None:
             hint = ", not by ';'" if ";" in row.text else ""
             raise ValueError(f"no label in {shown(row.text)}; {SEPARATED}{hint}")
+        return (_number_in("label", text) if self.task == "regression" else self._index(text),)
+
+    def _index(self, text: str) -> int:
+        """Returns the index of a class; raises ValueError if there is no such class."""
         if text in self._index_of:
-            return (self._index_of[text],)
+            return self._index_of[text]
         if not self._has_integer_names:
             if is_integer(text):
-                return (_in_range("label", int(text), self.num_classes or len(self.names)),)
+                return _in_range("label", int(text), self.num_classes or len(self.names))
             if is_number_like(text):
                 raise ValueError(f"label '{printable(text)}' is not an integer from 0")
         no_names = "; other labels are numbers, and data.classes is not set"
@@ -66,14 +74,68 @@ class LabelRules:
         return any(map(is_integer, self.names))
 
 
+def label_values(labels: Sequence[Label], heads: Heads) -> list[float]:
+    """Returns the labels of a sample as values of a tensor: `Head.label_width` values for each head.
+
+    An index; for each class whether it is there, 1 or 0; or a number, standardized.
+    """
+    values: list[float] = []
+    for label, head in zip(labels, heads, strict=False):
+        if isinstance(label, tuple):
+            values += [float(index in label) for index in range(head.outputs)]
+        else:
+            values.append((label - head.mean) / head.std if head.task == "regression" else label)
+    return values
+
+
 def columns_of(heads: Iterable[str]) -> list[str]:
     """Returns the columns of a list that hold the labels of several heads."""
     return [f"{HEAD_PREFIX}{name}" for name in heads]
 
 
-def names_used(rows: Sequence[ListRow]) -> tuple[str, ...]:
+def _label_of_head(head: Head, row: ListRow) -> Label:
+    """Returns the label in the column of a head, whose classes have no names."""
+    (column,) = columns_of([head.name])
+    text = row.values.get(column, "")
+
+    def index(text: str) -> int:
+        if not is_integer(text):
+            raise ValueError(f"the column {column} needs a number")
+        return _in_range(column, int(text), head.outputs)
+
+    if head.task == MULTI_LABEL:
+        return _classes_in(text, index)
+    return _number_in(column, text) if head.task == "regression" else index(text)
+
+
+def _classes_in(text: str, index: Callable[[str], int]) -> tuple[int, ...]:
+    """Returns the indices of the classes of a multi-label cell, ascending."""
+    parts = [part.strip() for part in text.split(JOINED_BY)] if text else []
+    if "" in parts:
+        raise ValueError(f"label '{printable(text)}': nothing between two '{JOINED_BY}'")
+    indices = sorted(map(index, parts))
+    if len(set(indices)) < len(indices):
+        raise ValueError(f"label '{printable(text)}' has a class twice")
+    return tuple(indices)
+
+
+def _number_in(column: str, text: str) -> float:
+    """Returns the number of a regression cell."""
+    try:
+        number = float(text)
+    except ValueError:
+        point = "; write decimals with a point" if "," in text else ""
+        raise ValueError(f"{column} '{printable(text)}' is no number{point}") from None
+    if not isfinite(number) or "_" in text:
+        raise ValueError(f"{column} '{printable(text)}' is no finite number")
+    return number
+
+
+def names_used(rows: Sequence[ListRow], task: Task = "single-label") -> tuple[str, ...]:
     """Returns the class names that a list uses as labels, sorted; none if its labels are numbers."""
     labels = {row.values["label"] for row in rows if "label" in row.values}
+    if task == MULTI_LABEL:
+        labels = {part.strip() for label in labels for part in label.split(JOINED_BY)} - {""}
     if any(map(is_integer, labels)):
         return ()
     return tuple(sorted(label for label in labels if not is_number_like(label)))

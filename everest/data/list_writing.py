@@ -9,7 +9,8 @@ from typing import Final
 
 import numpy as np
 
-from everest.data.labels import columns_of, is_integer, is_number_like
+from everest.data.classes import indices
+from everest.data.labels import JOINED_BY, Label, columns_of, is_integer, is_number_like
 from everest.data.samples import Sample
 from everest.errors import DataError, RecipeError
 from everest.system.files import refuse_inputs, write_atomically
@@ -62,7 +63,7 @@ def write_list(
     ]
     rows = [[*columns, *segment]]
     for sample in samples:
-        labels = [label_names[label] if label_names else str(label) for label in sample.labels]
+        labels = [label_text(label, label_names) for label in sample.labels]
         # The shortest text without an exponent that is read back as the same number.
         times = [
             "" if time is None else np.format_float_positional(time, trim="-")
@@ -79,6 +80,13 @@ def write_list(
         for row in rows
     ]
     write_lines(file, map(",".join, quoted))
+
+
+def label_text(label: Label, names: Sequence[str] = ()) -> str:
+    """Returns the cell of a label: a class by its name or index, several joined by `|`, or a number."""
+    if isinstance(label, float):
+        return np.format_float_positional(label, trim="-")  # the shortest that is read back as the same
+    return JOINED_BY.join(names[index] if names else str(index) for index in indices(label))
 
 
 def names_needed(names: Sequence[str]) -> Sequence[str]:

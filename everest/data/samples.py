@@ -7,13 +7,14 @@ folder of images counts as a video.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Final, TypeVar
 
-from everest.data.labels import LabelRules, columns_of, names_used
-from everest.data.list_text import ListRow, read_rows
+from everest.config.heads import Heads, Task
+from everest.data.labels import SEPARATED, Label, LabelRules, columns_of, names_used
+from everest.data.list_text import ListRow, read_rows, shown
 from everest.data.shards import find_index, read_index
 from everest.errors import DataError, did_you_mean
 from everest.system.names import is_unicode
@@ -32,7 +33,7 @@ class Sample:
 
     path: str  # absolute, or a URL; of a video in a shard, the path that it had
     member: Member | None = None  # the bytes of the video, if it is in a shard
-    labels: tuple[int, ...] = ()  # one per head; empty if there are none
+    labels: tuple[Label, ...] = ()  # one per head; empty if there are none
     start: float | None = None  # seconds
     end: float | None = None
     start_frame: int | None = None
@@ -68,7 +69,8 @@ def read_samples(
     root: Location,
     classes: Sequence[str] | None = None,
     num_classes: int | None = None,
-    heads: Mapping[str, int] | None = None,
+    task: Task = "single-label",
+    heads: Heads = (),
     labeled: bool = True,
     names_classes: bool = True,
     may_miss: bool = False,
@@ -80,7 +82,8 @@ def read_samples(
         root: the folder that paths in a list are relative to.
         classes: names in the order of their indices; None: the names used in the source, sorted.
         num_classes: labels must be below; None: below the number of names, if there are any.
-        heads: number of classes of each head, if a sample has several labels (columns `label.NAME`).
+        task: what a label is, if a sample has one.
+        heads: if a sample has several labels (columns `label.NAME`).
         labeled: False ignores labels (pre-training).
         names_classes: whether names used in the source may define the classes. This holds for the training
             set only: the sorted names of a test set need not be in the order that the head was trained with.
@@ -103,9 +106,11 @@ def read_samples(
         raise header.no_classes(source)
     names: tuple[str, ...] = ()
     if heads and labeled and not rows:
-        raise DataError(f"{source}: data.heads needs a list with the columns {', '.join(columns_of(heads))}")
-    if labeled and not heads:
-        names = tuple(classes or (names_used(rows) if rows else subfolders(source)))
+        raise DataError(f"{source}: data.heads needs a list with the columns {_columns(heads)}")
+    if labeled and task != "single-label" and not rows:
+        raise DataError(f"{source}: data.task {task} needs a list; a class folder gives one class to a video")
+    if labeled and not heads and task != "regression":
+        names = tuple(classes or (names_used(rows, task) if rows else subfolders(source)))
         if names and not classes and not names_classes:
             raise DataError(
                 f"{source}: its labels are names ({_first(names)}), and the checkpoint or training list has "
@@ -116,7 +121,11 @@ def read_samples(
                 f"{source}: data.num_classes is {num_classes}, there are {len(names)} ({_first(names)})"
             )
     if rows:
-        rules = LabelRules(names=names, num_classes=num_classes, heads=heads) if labeled else None
+        rules = None
+        if labeled:
+            rules = LabelRules(names=names, num_classes=num_classes, task=task, heads=heads)
+        if labeled and not heads and not any("label" in row.values for row in rows):
+            raise DataError(f"{rows[0].where}: no label in {shown(rows[0].text)}; {SEPARATED}")
         samples = _of_list(source, rows, root, rules, may_miss=may_miss)
     elif labeled:
         samples = _of_class_folders(source, names, may_be_empty=bool(classes))
@@ -126,6 +135,10 @@ def read_samples(
             raise DataError(f"{source}: no videos in it")
     notice = header.notice() if header else None
     return SampleList(samples=samples, class_names=names or None, notice=notice)
+
+
+def _columns(heads: Heads) -> str:
+    return ", ".join(columns_of(head.name for head in heads))
 
 
 def _first(names: Sequence[str]) -> str:
@@ -145,7 +158,7 @@ def samples_of_rows(
     """
     samples, problems = {}, {}
     for row in rows:
-        labels: tuple[int, ...] = ()
+        labels: tuple[Label, ...] = ()
         try:
             labels = rules.read(row) if rules else ()
         except ValueError as problem:
@@ -157,7 +170,7 @@ def samples_of_rows(
     return samples, problems
 
 
-def _sample_of(row: ListRow, root: Location, labels: tuple[int, ...]) -> Sample:
+def _sample_of(row: ListRow, root: Location, labels: tuple[Label, ...]) -> Sample:
     """Returns the sample of a row; raises ValueError with the problem."""
     if "path" not in row.values:
         raise ValueError("no path")

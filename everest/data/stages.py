@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Final
 
+from everest.config.heads import Heads, named_heads
 from everest.config.settings import DataSettings, Recipe
 from everest.data.augment import RandAugment
 from everest.data.cache import cache_folder, open_cache
@@ -101,10 +102,11 @@ def finetune_clips(recipe: Recipe) -> tuple[VideoClips, Classes]:
         channels=data.channels,
     )
     samples = _labeled_list(data, "train")
+    classes = Classes.of(samples, data)
     num_noise = clip_grid(recipe).num_tokens if stage.selection.draws else 0
     clips = _clips(recipe, samples, views, num_noise=num_noise, replace_bad=True)
     notices = _given(samples.notice, unused_validation(data))
-    return replace(clips, notices=notices), Classes.of(samples, data)
+    return replace(clips, notices=notices, heads=classes.heads), classes
 
 
 def labeled_samples(recipe: Recipe) -> tuple[Sequence[Sample], Sequence[Sample], Classes]:
@@ -127,14 +129,16 @@ def validation_clips(recipe: Recipe, classes: Classes) -> VideoClips | None:
         fps=data.fps,
         channels=data.channels,
     )
-    return _clips(recipe, _labeled_list(data, "val", classes), views, replace_bad=False)
+    clips = _clips(recipe, _labeled_list(data, "val", classes), views, replace_bad=False)
+    return replace(clips, heads=classes.heads)
 
 
 def evaluation_clips(recipe: Recipe, classes: Classes) -> VideoClips:
     """Returns the evaluation views of each video of `data.test`."""
     samples = _labeled_list(recipe.data, "test", classes)
     views = evaluation_views(recipe)
-    return _clips(recipe, samples, views, replace_bad=False, cached=False)  # each video is read once
+    clips = _clips(recipe, samples, views, replace_bad=False, cached=False)  # each video is read once
+    return replace(clips, heads=classes.heads)
 
 
 def evaluation_views(recipe: Recipe) -> EvalViews:
@@ -188,10 +192,16 @@ def _labeled_list(data: DataSettings, key: str, classes: Classes | None = None) 
         root=source.root,
         classes=trained or names,
         num_classes=classes.count if classes else data.num_classes,
-        heads=classes.heads if classes else data.heads,
+        task=classes.heads[0].task if classes else data.task,
+        heads=_named(classes.heads) if classes else named_heads(data.heads or {}),
         names_classes=classes is None,
     )
     return replace(samples, notice="\n".join(_given(source.notice, samples.notice)) or None)
+
+
+def _named(heads: Heads) -> Heads:
+    """Returns the heads, if each has a column of its own."""
+    return heads if heads[0].name else ()
 
 
 def _given(*notices: str | None) -> tuple[str, ...]:

@@ -33,6 +33,7 @@ LABELS: dict[AxisName, str] = {
     "gflops": "GMACs of forward passes (the papers' GFLOPs)",
 }
 # Okabe and Ito (2008), distinct to color-blind readers; without the yellow, which is faint on white.
+SHARES = ("val_top1", "val_map")  # metrics in percent: the panel of a run has the first it knows
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 LINES = ("-", "--", ":", "-.")  # the next style when all colors are used
 SMOOTHED_SHARE = 50  # our choice: the mean is over a 50th of a run's steps on either side
@@ -86,7 +87,8 @@ def read_curves(runs: Sequence[Path], *, x: AxisName) -> list[RunCurves]:
             raise RecipeError(f"{run}: no step in {METRICS} yet; there is nothing to draw")
         positions = _positions(run, environment, steps, x)
         x_of_step = {row["step"]: position for row, position in zip(steps, positions, strict=True)}
-        validations = [row for row in rows if "val_top1" in row and row["step"] in x_of_step]
+        validations = [row for row in rows if "val_loss" in row and row["step"] in x_of_step]
+        metric = next((name for name in SHARES if any(name in row for row in validations)), SHARES[0])
         loss, lr = _curve(x_of_step, steps, "loss"), _curve(x_of_step, steps, "lr")
         curves.append(
             RunCurves(
@@ -94,7 +96,7 @@ def read_curves(runs: Sequence[Path], *, x: AxisName) -> list[RunCurves]:
                 loss=loss,
                 lr=lr,
                 validation_loss=_curve(x_of_step, validations, "val_loss"),
-                accuracy=_curve(x_of_step, validations, "val_top1"),
+                accuracy=_curve(x_of_step, [row for row in validations if metric in row], metric),
                 chance=_chance(run) if validations else None,
             )
         )
@@ -110,11 +112,13 @@ def _spec(run: Path) -> ModelSpec | None:
 
 
 def _chance(run: Path) -> float | None:
-    """Return the percentage of videos that a guess of all labels gets right."""
+    """Return the percentage of videos that a guess of all labels gets right, if each names one class."""
     spec = _spec(run)
     if spec is None or spec.num_classes is None:
         return None
-    return 100 / math.prod(spec.heads.values() if spec.heads else [spec.num_classes])
+    if any(head.task != "single-label" for head in spec.answered):
+        return None
+    return 100 / math.prod(head.outputs for head in spec.answered)
 
 
 def _curve(x_of_step: dict[int, float], rows: list[dict[str, Any]], key: str) -> Curve:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import confusion_matrix
 
 from everest.figures.curves import COLORS, LINES
-from everest.inference.accuracy import HeadPredictions
+from everest.inference.predicted import HeadPredictions
 from everest.system.files import write_atomically
 
 NUMBERED: Final = 30  # classes up to which each cell shows its count

@@ -14,14 +14,16 @@ from accelerate import Accelerator
 
 from everest.checkpoints.describe import as_trained
 from everest.checkpoints.load import all_weights, open_model
+from everest.config.heads import MULTI_LABEL, HeadSetting
 from everest.config.settings import Recipe
 from everest.data.classes import Classes
 from everest.data.dataset import VideoClips
 from everest.data.stages import evaluation_clips
 from everest.errors import CheckpointError
-from everest.inference.accuracy import accuracies, refuse_too_many_skipped, write_predictions
+from everest.inference.metrics import measure
 from everest.inference.model import require_finite_outputs
 from everest.inference.multi_view import evaluate_views
+from everest.inference.predicted import refuse_too_many_skipped, write_predictions
 from everest.inference.report import PAGE, is_figure, share_cost, write_report
 from everest.models.classifier import VideoClassifier
 from everest.models.spec import ModelSpec
@@ -134,7 +136,7 @@ def evaluate_classifier(
     """
     started = time.monotonic()
     model.to(accelerator.device)
-    classes = Classes(count=model.num_classes, names=model.class_names, heads=model.heads)
+    classes = Classes(heads=model.heads, names=model.class_names)
     source = str(model.file or type(model).__name__)
     clips = evaluation_clips(recipe, classes)
     outputs.refuse_inputs(recipe, clips)
@@ -146,12 +148,12 @@ def evaluate_classifier(
     predictions_by_keep = dict(zip(keeps, measured, strict=True))
     predictions = predictions_by_keep[None]  # as trained
     for each in measured:
-        require_finite_outputs(torch.from_numpy(each.probabilities), source=source)
+        require_finite_outputs(torch.from_numpy(each.outputs), source=source)
     for path, reason in predictions.skipped:
         report(notice(f"skipped {path}: {reason}"))
     refuse_too_many_skipped(predictions, recipe.data.max_bad)
     result = {
-        **accuracies(predictions, intervals=True),
+        **measure(predictions, intervals=True),
         "videos": len(predictions.videos),
         "views": {"clips": recipe.eval.clips, "crops": recipe.eval.crops},
         "skipped": len(predictions.skipped),
@@ -161,7 +163,7 @@ def evaluate_classifier(
     }
     if costs:
         result["sweep"] = [
-            {**cost, **accuracies(predictions_by_keep.get(cost["keep"], predictions), intervals=True)}
+            {**cost, **measure(predictions_by_keep.get(cost["keep"], predictions), intervals=True)}
             for cost in costs
         ]
     # The page first, which takes longer: after a kill, a file of predictions would be in the way.
@@ -187,7 +189,17 @@ def _check_recipe(recipe: Recipe, spec: ModelSpec, *, source: Path) -> None:
         raise CheckpointError(
             f"{source}: distinguishes {spec.num_classes} classes, the recipe has {num_classes}"
         )
+    if heads is None and spec.heads is None and recipe.data.task != spec.task:
+        raise CheckpointError(
+            f"{source}: trained for data.task {spec.task}, the recipe has {recipe.data.task}"
+        )
 
 
-def _list_heads(heads: Mapping[str, int] | None) -> str:
-    return ", ".join(f"{name} ({count})" for name, count in heads.items()) if heads else "one without a name"
+def _list_heads(heads: Mapping[str, HeadSetting] | None) -> str:
+    if not heads:
+        return "one without a name"
+    shown = {
+        name: f"multi-label: {setting[MULTI_LABEL]}" if isinstance(setting, dict) else setting
+        for name, setting in heads.items()
+    }
+    return ", ".join(f"{name} ({setting})" for name, setting in shown.items())

@@ -223,7 +223,7 @@ def evaluate(
         data=replace(recipe.data, root=str(parse_location(root).resolve()), test=test or recipe.data.test),
         train=replace(recipe.train, workers=recipe.train.workers if workers is None else workers),
     )
-    spec = classifier_spec(recipe, num_classes=model.num_classes, heads=model.heads)
+    spec = classifier_spec(recipe, model.heads)
     outputs = Outputs(
         predictions=None if predictions is None else Path(predictions),
         page=None if page is None else Path(page),

@@ -175,7 +175,7 @@ class OpenedModel:
             CheckpointError: the model is no classifier.
         """
         module = self.classifier
-        return Classes(count=module.num_classes, names=module.class_names, heads=module.heads)
+        return Classes(heads=module.heads, names=module.class_names)
 
     @property
     def classifier(self) -> VideoClassifier:
@@ -195,8 +195,8 @@ class OpenedModel:
         return evaluation_views(self.recipe)
 
     @torch.inference_mode()
-    def probabilities(self, clips: Tensor) -> Tensor:
-        """Map (B, C, T, H, W) uint8 to (B, classes) on the CPU; the classes of each head sum to 1.
+    def answers(self, clips: Tensor) -> Tensor:
+        """Map (B, C, T, H, W) uint8 to (B, outputs) on the CPU: probabilities, or numbers.
 
         Raises:
             CheckpointError: see `require_finite_outputs`.
@@ -204,9 +204,9 @@ class OpenedModel:
         module = self.classifier
         with self.accelerator.autocast():
             logits = module(self._normalized(clips), keep=self.keep)
-        probabilities = module.probabilities(logits).cpu()
-        require_finite_outputs(probabilities, source=self.source)
-        return probabilities
+        answers = module.answers(logits).cpu()
+        require_finite_outputs(answers, source=self.source)
+        return answers
 
     @torch.inference_mode()
     def encode(self, clips: Tensor) -> Features:

@@ -19,7 +19,7 @@ from torch import Tensor
 from everest.config.settings import TrainSettings
 from everest.data.dataset import SampleKey, VideoClips, tries
 from everest.data.loader import batches, make_loader, on_device
-from everest.inference.accuracy import Predictions
+from everest.inference.predicted import Predictions
 from everest.models.classifier import VideoClassifier
 from everest.system.events import Report
 from everest.system.host_copy import HostCopy
@@ -32,9 +32,8 @@ class VideoScore(NamedTuple):
 
     number: int  # in the list
     video: str
-    labels: list[int]  # one per head
     problem: str | None  # why the video is unreadable
-    probabilities: list[NDArray[np.float32]]  # R of (views, classes); without meaning if there is a problem
+    outputs: list[NDArray[np.float32]]  # R of (views, outputs); without meaning if there is a problem
 
 
 class _Pass(NamedTuple):
@@ -42,14 +41,13 @@ class _Pass(NamedTuple):
 
     numbers: range
     videos: list[str]
-    labels: list[list[int]]
     problems: list[str | None]
-    probabilities: HostCopy  # R of (videos, views, classes), by their number
+    outputs: HostCopy  # R of (videos, views, outputs), by their number
 
     def read(self) -> list[VideoScore]:
-        by_ratio = [tensor.numpy() for tensor in self.probabilities.read().values()]
+        by_ratio = [tensor.numpy() for tensor in self.outputs.read().values()]
         by_video = [[ratio[i] for ratio in by_ratio] for i in range(len(self.numbers))]
-        parts = (self.numbers, self.videos, self.labels, self.problems, by_video)
+        parts = (self.numbers, self.videos, self.problems, by_video)
         return [VideoScore(*video) for video in zip(*parts, strict=True)]
 
 
@@ -86,29 +84,30 @@ def evaluate_views(
     unread: _Pass | None = None
     for done, (numbers, clip) in enumerate(zip(mine, batches(loader), strict=True), start=1):
         frames: Tensor = on_device(clip, accelerator.device).frames  # (videos, views, C, T, H, W) uint8
-        probabilities = {}
+        outputs = {}
         for i, keep in enumerate(keeps):
             with accelerator.autocast():
-                logits = model(frames.flatten(0, 1), keep=keep)  # (videos * views, classes)
-            probabilities[str(i)] = model.probabilities(logits).unflatten(0, frames.shape[:2])
+                logits = model(frames.flatten(0, 1), keep=keep)  # (videos * views, outputs)
+            outputs[str(i)] = model.answers(logits).unflatten(0, frames.shape[:2])
         rows += unread.read() if unread else []
         problems = [failed[0][1] if failed else None for failed in tries(clip)]
-        unread = _Pass(numbers, list(clip.video_id), clip.label.tolist(), problems, HostCopy(probabilities))
+        unread = _Pass(numbers, list(clip.video_id), problems, HostCopy(outputs))
         videos_done = min(done * size * processes, len(clips))
         report({"event": "video", "done": videos_done, "videos": len(clips)})
     rows += unread.read() if unread else []
     by_number = {row.number: row for row in gather_object(rows)}
     ordered = [by_number[number] for number in sorted(by_number)]
     readable = [row for row in ordered if row.problem is None]
-    labels = np.array([row.labels for row in readable], dtype=np.int64)
-    nothing = np.zeros((0, 1, 1), np.float32)
+    samples = [clips.samples[row.number] for row in readable]
+    nothing = np.zeros((0, 1, model.num_classes), np.float32)
     return [
         Predictions(
             videos=[row.video for row in readable],
-            labels=labels.reshape(len(readable), max(len(model.heads), 1)),
-            probabilities=np.stack([row.probabilities[i] for row in readable]) if readable else nothing,
+            labels=[sample.labels for sample in samples],
+            outputs=np.stack([row.outputs[i] for row in readable]) if readable else nothing,
             skipped=[(row.video, row.problem) for row in ordered if row.problem is not None],
             heads=model.heads,
+            groups=[sample.path for sample in samples],
         )
         for i in range(len(keeps))
     ]

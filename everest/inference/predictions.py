@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from everest.config.heads import MULTI_LABEL
 from everest.data.classes import Classes
 from everest.data.footage import footages, segment
 from everest.data.samples import Sample
@@ -23,6 +24,7 @@ from everest.errors import RecipeError
 from everest.inference.bouts import Window, merge_windows
 from everest.inference.model import OpenedModel
 from everest.inference.over_videos import over_videos
+from everest.inference.predicted import THRESHOLD
 from everest.system.events import Report, notice
 from everest.video.reader import TOLERANCE, VideoError, frame_range, frame_times, frames_in_order, probe
 from everest.video.source import Video
@@ -45,7 +47,7 @@ def predict(
     batches = over_videos(
         model,
         samples,
-        lambda clips: {"probabilities": model.probabilities(clips)},
+        lambda clips: {"answers": model.answers(clips)},
         batch=batch,
         workers=workers,
         report=report,
@@ -53,23 +55,31 @@ def predict(
     return [
         {"video": sample.video_id, "error": values}
         if isinstance(values, str)
-        else {"video": sample.video_id, **most_likely(values["probabilities"].mean(dim=0), classes, top)}
+        else {"video": sample.video_id, **answers_of(values["answers"].mean(dim=0), classes, top)}
         for pairs in batches
         for sample, values in pairs
     ]
 
 
-def most_likely(probabilities: Tensor, classes: Classes, top: int) -> dict[str, Any]:
-    """Return `predictions` of (classes,) probabilities; of several heads under `heads`, by name."""
-    heads = classes.heads or {"": len(probabilities)}
+def answers_of(answers: Tensor, classes: Classes, top: int) -> dict[str, Any]:
+    """Return `predictions` of (outputs,) answers; of several heads under `heads`, by name.
+
+    Of classes the `top` most likely ones, of several classes also whether each is `present`; of a number its
+    `value`.
+    """
     predictions = {}
-    for head, part in zip(heads, probabilities.split(list(heads.values())), strict=True):
+    parts = answers.split([head.outputs for head in classes.heads])
+    for head, part in zip(classes.heads, parts, strict=True):
+        if head.task == "regression":
+            predictions[head.name] = [{"value": float(f"{part.item():.6g}")}]
+            continue
         best = part.topk(min(top, len(part)))
-        predictions[head] = [
+        predictions[head.name] = [
             {"label": classes.name(index), "index": index, "probability": round(probability, 6)}
+            | ({"present": probability >= THRESHOLD} if head.task == MULTI_LABEL else {})
             for probability, index in zip(best.values.tolist(), best.indices.tolist(), strict=True)
         ]
-    return {"heads": predictions} if classes.heads else {"predictions": predictions[""]}
+    return {"predictions": predictions[""]} if "" in predictions else {"heads": predictions}
 
 
 WindowViews = tuple[Window, Tensor]  # (V, C, T, H, W) uint8
@@ -117,26 +127,27 @@ def predict_timeline(
             clips = window_clips(sample.video, windows, model.views)
             for part in _batches(zip(windows, clips, strict=True), batch):
                 views = torch.stack([clip for _, clip in part])  # (W, V, C, T, H, W)
-                probabilities = model.probabilities(views.flatten(0, 1)).unflatten(0, (len(part), -1))
-                means = probabilities.mean(dim=1)  # (W, classes)
+                answers = model.answers(views.flatten(0, 1)).unflatten(0, (len(part), -1))
+                means = answers.mean(dim=1)  # (W, outputs)
                 for (current, _), mean in zip(part, means, strict=True):
                     seconds = {"start": round(current.start, 3), "end": round(current.end, 3)}
-                    row["windows"].append({**seconds, **most_likely(mean, classes, top)})
+                    row["windows"].append({**seconds, **answers_of(mean, classes, top)})
                 report({"event": "window", "done": len(row["windows"]), "windows": len(windows)})
         except VideoError as error:
             row["error"] = error.reason
             report(notice(str(error)))
         done = row["windows"]  # all but those after damage
         bouts = {
-            head: merge_windows(
+            head.name: merge_windows(
                 windows[: len(done)],
-                [(part["heads"][head] if head else part["predictions"])[0] for part in done],
+                [(part["heads"][head.name] if head.name else part["predictions"])[0] for part in done],
                 times,
                 background=background,
             )
-            for head in classes.heads or [""]
+            for head in classes.heads
+            if head.task == "single-label"
         }
-        row["bouts"] = bouts if classes.heads else bouts[""]
+        row["bouts"] = bouts.get("", bouts)
     return rows
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,14 +18,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from everest.config.heads import Head
 from everest.data.bad_videos import refuse_too_many
+from everest.data.labels import Label
 from everest.data.samples import Sample
 from everest.data.stages import labeled_samples
 from everest.errors import DataError, EnvironmentProblem, unknown_name
-from everest.inference.accuracy import Predictions, accuracies
 from everest.inference.features import add_rows
+from everest.inference.metrics import measure
 from everest.inference.model import OpenedModel
 from everest.inference.over_videos import Values
+from everest.inference.predicted import Predictions, label_array
 from everest.inference.probe_heads import attentive, linear, nearest_neighbors
 from everest.system.events import Report, notice
 from everest.system.row_store import open_row_store
@@ -38,7 +41,7 @@ class EncodedSet:
     """The readable videos of a list."""
 
     videos: list[str]
-    labels: NDArray[np.int64]  # (N, heads)
+    labels: list[tuple[Label, ...]]  # of each video, one per head
     features: NDArray[np.float32]  # (N, D), the mean over a video's views of the pooled feature
     tokens: NDArray[np.float32] | None  # (N, V * K, D), memory-mapped
     num_skipped: int
@@ -90,7 +93,7 @@ def encode_set(
         arrays = store.arrays()
     return EncodedSet(
         videos=[sample.video_id for sample in readable],
-        labels=np.array([sample.labels for sample in readable], dtype=np.int64),
+        labels=[sample.labels for sample in readable],
         features=np.array(arrays["features"]),
         tokens=arrays.get("tokens"),
         num_skipped=len(skipped),
@@ -129,12 +132,12 @@ def probe(model: OpenedModel, names: Sequence[str], *, batch: int, report: Repor
             for part, samples in (("train", train_samples), ("test", test_samples))
         )
         results = {
-            head: _probe_head(model, names, train, test, index, num_classes, report)
-            for index, (head, num_classes) in enumerate((classes.heads or {"": classes.count}).items())
+            head.name: _probe_head(model, names, train, test, position, head, report)
+            for position, head in enumerate(classes.heads)
         }
     views = model.recipe.eval
     return {
-        **({"heads": results} if classes.heads else results[""]),
+        **results.get("", {"heads": results}),
         "train": len(train.videos),
         "test": len(test.videos),
         "skipped": train.num_skipped + test.num_skipped,
@@ -151,12 +154,13 @@ def _probe_head(
     names: Sequence[str],
     train: EncodedSet,
     test: EncodedSet,
-    head: int,
-    num_classes: int,
+    position: int,
+    head: Head,
     report: Report,
 ) -> dict[str, Any]:
     """Return the results of all probes for one head."""
-    labels, seed = train.labels[:, head], model.recipe.train.seed
+    labels, seed = label_array([row[position] for row in train.labels], head), model.recipe.train.seed
+    num_classes = head.outputs
     if len(np.unique(labels)) < 2:
         raise DataError("data.train: its videos are of one class; a probe needs two or more")
     results, majority = {}, 0.0
@@ -169,19 +173,19 @@ def _probe_head(
         else:
             assert train.tokens is not None
             assert test.tokens is not None
-            heads, device = model.module.encoder.num_heads, model.module.device
+            attention, device = model.module.encoder.num_heads, model.module.device
             output = attentive(
-                train.tokens, labels, test.tokens, num_classes, heads=heads, seed=seed, device=device
+                train.tokens, labels, test.tokens, num_classes, heads=attention, seed=seed, device=device
             )
         probabilities, settings = output
         predictions = Predictions(
             videos=test.videos,
-            labels=test.labels[:, head : head + 1],
-            probabilities=probabilities[:, None],  # (videos, one view, classes)
+            labels=[(row[position],) for row in test.labels],
+            outputs=probabilities[:, None],  # (videos, one view, classes)
             skipped=[],
-            heads={},
+            heads=(replace(head, name=""),),
         )
-        accuracy = accuracies(predictions)
+        accuracy = measure(predictions)
         shown = {key: accuracy[key] for key in ("top1", "top5", "mean_class_accuracy")}
         results[name] = {**shown, **settings}
         majority = accuracy["majority_top1"]

@@ -17,7 +17,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from everest.data.classes import Classes
 from everest.data.dataset import VideoClips
 from everest.figures.pictures import jpeg_uri, png_uri
-from everest.inference.accuracy import Predictions, accuracy_rows, fact_rows, percent, sweep_table
 from everest.inference.confusion import (
     LONGEST_NAME,
     NUMBERED,
@@ -31,6 +30,8 @@ from everest.inference.confusion import (
     most_frequent_confusions,
     surest_mistakes,
 )
+from everest.inference.metric_text import fact_rows, metric_rows, percent, sweep_table
+from everest.inference.predicted import Predictions
 from everest.models.cost import count_tokens, gmacs_of_clip
 from everest.models.spec import ModelSpec
 from everest.system.files import write_text
@@ -108,7 +109,7 @@ def write_report(
     )
     page = templates.get_template("page.html").render(
         title=f"Evaluation of {result['checkpoint']}",
-        accuracies=accuracy_rows(result),
+        accuracies=metric_rows(result),
         facts=[(name, value) for name, value in fact_rows(result) if name != "checkpoint"],
         sweep=sweep,
         heads=sections,

@@ -5,7 +5,6 @@ B batch, C channels, T frames, H W pixels, N tokens, K kept tokens, D width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 
 import torch
@@ -13,9 +12,11 @@ from timm.layers.norm import LayerNorm
 from timm.models.cait import LayerScaleBlockClassAttn
 from torch import Tensor, nn
 
+from everest.config.heads import Heads
 from everest.config.values import Pooling
 from everest.methods.grid import TokenSelection
 from everest.methods.selector import Selector
+from everest.models.answers import answers
 from everest.models.encoder import SelectingModel
 from everest.models.vit import Architecture, Encoder, init_linear_layers
 
@@ -48,8 +49,7 @@ class VideoClassifier(SelectingModel):
     """Classifies clips from the tokens that its selector keeps (EVEREST §4.1, rho_pre of Table 8).
 
     Args:
-        num_classes: rows of the head, of all heads together.
-        heads: the number of classes of each head, if there are several. Each has its rows of one matrix.
+        heads: what is predicted. Each has its rows of one matrix.
         pooling: `mean` averages the kept tokens, then norms; `first` norms and takes the first kept token;
             `class-attention` norms the output of a learned class token.
     """
@@ -59,15 +59,13 @@ class VideoClassifier(SelectingModel):
         architecture: Architecture,
         *,
         selector: Selector,
-        num_classes: int,
-        heads: Mapping[str, int] | None = None,
+        heads: Heads,
         pooling: Pooling = "mean",
         drop_path: float = 0.0,
     ) -> None:
         super().__init__()
         self.input_kind = architecture.input
-        assert not heads or sum(heads.values()) == num_classes
-        self.heads = dict(heads or {})  # empty: one head without a name
+        self.heads = heads
         self.selector = selector
         self.pooling = pooling
         self.encoder = Encoder(architecture, final_norm=False, drop_path=drop_path)
@@ -75,31 +73,26 @@ class VideoClassifier(SelectingModel):
         if pooling == "class-attention":
             self.pool = ClassAttentionPooling(width, self.encoder.num_heads)
         self.norm = LayerNorm(width)
-        self.head = nn.Linear(width, num_classes)
+        self.head = nn.Linear(width, sum(head.outputs for head in heads))
         init_linear_layers(self, init=partial(nn.init.trunc_normal_, std=0.02))
         with torch.no_grad():
             self.head.weight.mul_(HEAD_SCALE)
 
     @property
     def num_classes(self) -> int:
+        """The outputs of all heads."""
         return self.head.out_features
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The name of each logit: of its class, else its index; of several heads `HEAD INDEX`."""
-        if self.heads:
-            return tuple(f"{head} {index}" for head, count in self.heads.items() for index in range(count))
+        """The name of each output: of its class, else its index; of several heads `HEAD INDEX`."""
+        if self.heads[0].name:
+            return tuple(f"{head.name} {index}" for head in self.heads for index in range(head.outputs))
         return self.class_names or tuple(map(str, range(self.num_classes)))
 
-    @property
-    def head_sizes(self) -> list[int]:
-        """The number of classes of each head."""
-        return list(self.heads.values()) or [self.num_classes]
-
-    def probabilities(self, logits: Tensor) -> Tensor:
-        """Convert logits (..., classes) to float32 probabilities, which sum to 1 in each head."""
-        parts = logits.float().split(self.head_sizes, dim=-1)
-        return torch.cat([part.softmax(dim=-1) for part in parts], dim=-1)
+    def answers(self, logits: Tensor) -> Tensor:
+        """Convert logits (..., outputs) to float32 probabilities or numbers; see everest.models.answers."""
+        return answers(logits, self.heads)
 
     def pooled(self, tokens: Tensor) -> Tensor:
         """Pool encoded tokens (B, K, D) to (B, D)."""
@@ -115,7 +108,7 @@ class VideoClassifier(SelectingModel):
         noise: Tensor | None = None,
         selection: TokenSelection | None = None,
     ) -> Tensor:
-        """Compute logits (B, classes) of all heads, joined, from clips (B, C, T, H, W), bytes or normalized.
+        """Compute logits (B, outputs) of all heads, joined, from clips (B, C, T, H, W), bytes or normalized.
 
         Args:
             keep, noise, selection: which tokens are encoded; see `kept_tokens`.

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TypedDict
 
+from everest.config.heads import Heads, head_settings
 from everest.config.settings import ModelSettings, Recipe
 from everest.methods.grid import TokenGrid
 from everest.models.positions import INTERPOLATED
@@ -30,13 +30,16 @@ def encoder_spec(recipe: Recipe) -> ModelSpec:
     return ModelSpec(kind="encoder", selection=recipe.finetune.selection, **_shared(recipe))
 
 
-def classifier_spec(recipe: Recipe, *, num_classes: int, heads: Mapping[str, int] | None = None) -> ModelSpec:
-    """The classifier of a recipe, with several `heads` if its samples have several labels."""
+def classifier_spec(recipe: Recipe, heads: Heads) -> ModelSpec:
+    """The classifier of a recipe."""
+    scales = {head.name: (head.mean, head.std) for head in heads if head.task == "regression"}
     return ModelSpec(
         kind="classifier",
         selection=recipe.finetune.selection,
-        num_classes=num_classes,
-        heads=dict(heads) if heads else None,
+        num_classes=sum(head.outputs for head in heads),
+        task="single-label" if heads[0].name else heads[0].task,
+        heads=head_settings(heads),
+        scales=scales or None,
         drop_path=recipe.finetune.drop_path,
         **_shared(recipe),
     )

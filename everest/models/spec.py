@@ -11,6 +11,7 @@ import torch
 from pydantic import ConfigDict, TypeAdapter
 
 from everest.config.checks import model_problems
+from everest.config.heads import Head, Heads, HeadSettings, Task, named_heads
 from everest.config.settings import ModelSettings
 from everest.config.sizes import MLP_RATIO
 from everest.config.stage_settings import (
@@ -19,7 +20,7 @@ from everest.config.stage_settings import (
     TargetSettings,
     TokenTargetSettings,
 )
-from everest.config.values import Count, ShareBelowOne, Side
+from everest.config.values import Count, Positive, ShareBelowOne, Side
 from everest.errors import CheckpointError, RecipeError
 from everest.methods.frame_selection import FrameSelection, num_candidates
 from everest.methods.grid import TokenGrid, check_num_tokens
@@ -54,8 +55,11 @@ class ModelSpec:
     target: TargetSettings | None = None  # pretrain
     tokenizer: TokenizerUse | None = None  # pretrain: scores the tokens or makes the targets
     frame_selection: FrameSelectionSettings = field(default_factory=FrameSelectionSettings)  # pretrain
-    num_classes: Count | None = None  # classifier, of all its heads
-    heads: dict[str, Count] | None = None  # classifier: classes of each of several heads
+    num_classes: Count | None = None  # classifier: outputs of all its heads
+    task: Task = "single-label"  # classifier, of its only head
+    heads: HeadSettings | None = None  # classifier: what each of several heads predicts
+    # Classifier: mean and std of the numbers that a head learned, by its name; empty of the only head.
+    scales: dict[str, tuple[float, Positive]] | None = None
     drop_path: ShareBelowOne = 0.0  # classifier, in training
     checkpointing: bool = False
     norms: Norms = field(default_factory=Norms)  # imported models may have other values
@@ -83,9 +87,11 @@ class ModelSpec:
     def dump(self) -> dict[str, Any]:
         """Return the fields as plain JSON values."""
         values = _SPEC.dump_python(self, mode="json")
-        for added_later in ("heads", "tokenizer", "position_grid"):  # older files have none
+        for added_later in ("heads", "scales", "tokenizer", "position_grid"):  # older files have none
             if values[added_later] is None:
                 del values[added_later]
+        if self.task == "single-label":
+            del values["task"]
         if self.pixels == IMAGENET:
             del values["pixels"]
         for added_later, default in (("class_token", False), ("input", "frames"), ("mlp_width", None)):
@@ -133,7 +139,7 @@ class ModelSpec:
             yield "num_classes: missing"
         if (self.position_grid is None) == (self.model.positions in INTERPOLATED):
             yield "position_grid: for interpolated positions, and only for these"
-        if self.heads and sum(self.heads.values()) != self.num_classes:
+        if self.kind == "classifier" and sum(head.outputs for head in self.answered) != self.num_classes:
             yield "heads: other classes than num_classes"
         try:
             check_num_tokens(self.grid)
@@ -148,8 +154,18 @@ class ModelSpec:
         return self if self.tokenizer is None else replace(self, tokenizer=self.tokenizer.untrained())
 
     @property
+    def answered(self) -> Heads:
+        """The heads of a classifier."""
+        heads = named_heads(self.heads or {}) or (Head(task=self.task, outputs=self.num_classes or 0),)
+        scaled = []
+        for head in heads:
+            mean, std = (self.scales or {}).get(head.name, (head.mean, head.std))
+            scaled.append(replace(head, mean=mean, std=std))
+        return tuple(scaled)
+
+    @property
     def architecture(self) -> Architecture:
-        """What the model is made from, whatever it is trained for."""
+        """The parts of the model that are the same whatever it is trained for."""
         return Architecture(
             size=self.model.backbone_size,
             grid=self.grid,
@@ -171,12 +187,10 @@ class ModelSpec:
             case "encoder":
                 model = VideoEncoder(self.architecture, selector=self.selection)
             case "classifier":
-                assert self.num_classes is not None
                 model = VideoClassifier(
                     self.architecture,
                     selector=self.selection,
-                    num_classes=self.num_classes,
-                    heads=self.heads,
+                    heads=self.answered,
                     pooling=self.model.pooling,
                     drop_path=self.drop_path,
                 )

@@ -74,7 +74,7 @@ def init_linear_layers(*modules: nn.Module, init: Callable[[Tensor], Tensor]) ->
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """What a model is made from, whatever it is trained for: the shape of its encoder and of its input.
+    """The encoder of a model, and its input: the same whatever the model is trained for.
 
     Attributes:
         size: of the encoder, and the width and heads of a decoder.

@@ -12,6 +12,7 @@ from typing import Any, Final, Literal
 
 from pydantic import TypeAdapter
 
+from everest.data.classes import indices
 from everest.data.labels import LabelRules
 from everest.data.samples import Sample
 from everest.prepare.class_folders import same_but_for_case
@@ -42,14 +43,15 @@ def check_labels(sources: Sequence[Source], rules: LabelRules) -> tuple[list[str
     used_by_head: list[dict[int, str]] = [{} for _ in heads]
     for row in rows:
         for used, label in zip(used_by_head, row.sample.labels, strict=False):
-            used.setdefault(label, row.where)
+            for index in indices(label):
+                used.setdefault(index, row.where)
     named = used_by_head[0] if rules.names and used_by_head else {}
     row_of = {rules.names[label]: where for label, where in named.items()}
     for pair in same_but_for_case(rules.names):
         one, other = (f"'{name}' ({row_of[name]})" if name in row_of else f"'{name}'" for name in pair)
         problems.append(f"the classes {one} and {other} differ in case only; are they one?")
     count = len(rules.names) or rules.num_classes
-    counts = list(rules.heads.values()) if rules.heads else [count] if count else []
+    counts = [head.outputs for head in rules.heads] or ([count] if count else [])
     if not counts:
         for used in used_by_head:
             highest = max(used, default=0)
@@ -60,7 +62,9 @@ def check_labels(sources: Sequence[Source], rules: LabelRules) -> tuple[list[str
                     f"{used[highest]}: no sample has label {listed}, and labels go up to {highest}"
                 )
     unused_classes = []
-    for head, used, count in zip(rules.heads or [""], used_by_head, counts, strict=False):
+    for head, used, count in zip(
+        [head.name for head in rules.heads] or [""], used_by_head, counts, strict=False
+    ):
         unused = [label for label in range(count) if label not in used]
         names = [rules.names[label] if rules.names else str(label) for label in unused]
         unused_classes += [f"{head} {name}" for name in names] if head else names

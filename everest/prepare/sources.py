@@ -6,10 +6,11 @@ columns of a list as they are.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
+from everest.config.heads import Head, Heads
 from everest.data.labels import LabelRules, names_used
 from everest.data.list_header import HEAD_PREFIX, is_known
 from everest.data.list_text import ListRow, read_rows
@@ -76,7 +77,7 @@ def read_sources(
         header = listed[0].header
         if header is not None and header.is_unclear and not paths[path]:
             raise header.no_classes(path)
-        own_rules = replace(rules, heads=rules.heads or heads_in(listed))
+        own_rules = replace(rules, heads=rules.heads or open_heads(heads_in(listed)))
         labeled = not paths[path] and any("label" in row.values or own_rules.heads for row in listed)
         samples, problems = samples_of_rows(listed, root or path.parent, own_rules if labeled else None)
         source = Source(
@@ -98,10 +99,15 @@ def read_list(path: Path, class_column: str | None = None) -> list[ListRow] | No
         return read_rows(path, class_column=class_column) if path.is_file() else None
 
 
-def heads_in(rows: Sequence[ListRow]) -> dict[str, int]:
-    """The columns `label.NAME`, with no limit to their labels."""
+def open_heads(names: Iterable[str]) -> Heads:
+    """Heads of classes whose number is not known."""
+    return tuple(Head(name=name, outputs=0) for name in names)
+
+
+def heads_in(rows: Sequence[ListRow]) -> list[str]:
+    """The names of the columns `label.NAME`."""
     columns = dict.fromkeys(name for row in rows for name in row.values if name.startswith(HEAD_PREFIX))
-    return {name.removeprefix(HEAD_PREFIX): 0 for name in columns}
+    return [name.removeprefix(HEAD_PREFIX) for name in columns]
 
 
 def _read_folder(path: Path, rules: LabelRules, *, pretrains: bool) -> Source:
@@ -169,11 +175,11 @@ def read_labeled(
         source,
         root=root,
         classes=read_names(classes) if classes else None,
-        heads=heads or None,
+        heads=open_heads(heads),
         labeled=labeled,
         class_column=class_column,
     )
-    return Labeled(data=data, heads=list(heads), rows=rows)
+    return Labeled(data=data, heads=heads, rows=rows)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

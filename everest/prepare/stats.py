@@ -16,6 +16,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from everest.data.classes import indices
 from everest.data.samples import Sample
 from everest.data.short_videos import largest_stride
 from everest.prepare.processes import Failure, map_apart
@@ -190,9 +191,9 @@ def take_stats(
     """
     by_class: dict[str, list[Sample]] = {}  # in the order of the labels
     for sample in sorted(samples, key=lambda sample: sample.labels[:1]):
-        label = sample.labels[0] if sample.labels else None
-        name = "all" if label is None else names[label] if names else str(label)
-        by_class.setdefault(name, []).append(sample)
+        classes = indices(sample.labels[0]) if sample.labels else ()
+        for name in [names[index] if names else str(index) for index in classes] or ["all"]:
+            by_class.setdefault(name, []).append(sample)
     rng = np.random.default_rng(seed)
     chosen: list[str] = []
     for of_class in by_class.values():

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cache
 from typing import Any, Final, Literal
 
+from everest.config.heads import Head, named_heads
 from everest.config.recipe import load_recipe
 from everest.config.settings import Recipe
 from everest.config.stage_settings import FinetuneSettings, PretrainSettings
@@ -92,8 +93,9 @@ def stage_spec(recipe: Recipe, stage: StageName) -> ModelSpec:
     if stage == "pretrain":
         return pretrain_spec(recipe, tokenizer=tokenizer_for(recipe))
     data = recipe.data
-    num_classes = sum(data.heads.values()) if data.heads else data.num_classes or DEFAULT_CLASSES
-    spec = classifier_spec(replace(recipe, data=replace(data, heads=None)), num_classes=num_classes)
+    count = 1 if data.task == "regression" else data.num_classes or DEFAULT_CLASSES
+    heads = named_heads(data.heads or {}) or (Head(task=data.task, outputs=count),)
+    spec = classifier_spec(recipe, heads)
     return replace(spec, selection=spec.selection.at_evaluation()) if stage == "eval" else spec
 
 

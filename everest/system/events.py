@@ -10,7 +10,7 @@ Report = Callable[[dict[str, Any]], None]
 # {"event": "video", "done", "videos"}: progress of an evaluation
 # {"event": "window", "done", "windows"}: progress of a timeline
 # {"event": "validation", ...}: a row of metrics.jsonl with "epoch", "epochs", "steps", "train_loss",
-#   "chance", "best_top1", "best_step"
+#   "chance", "metric", "best", "best_step"
 # {"event": "notice", "text"}: a line of text
 
 

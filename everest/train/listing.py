@@ -56,6 +56,8 @@ class RunSummary:
     steps: int | None = None  # in all
     loss: float | None = None  # of the last step
     best_val_top1: float | None = None  # percent, on data.val
+    best_val_map: float | None = None  # the same of runs with several classes for a video
+    best_val_mae: float | None = None  # of runs that learn a number, in its unit
     problem: str | None = None
     # The weights that it started from, then the ones that these started from, and so on.
     origins: tuple[Ancestor, ...] = ()
@@ -97,7 +99,9 @@ def summarize(run: Path) -> RunSummary:
             steps=_optional(int, steps),
             loss=None if loss is None else float(loss),
             origins=tuple(_ancestors(environment)),
-            best_val_top1=max((float(row["val_top1"]) for row in rows if "val_top1" in row), default=None),
+            best_val_top1=max(_values(rows, "val_top1"), default=None),
+            best_val_map=max(_values(rows, "val_map"), default=None),
+            best_val_mae=min(_values(rows, "val_mae"), default=None),
         )
     except UserError as error:
         return RunSummary(path=str(run), state="damaged", age_seconds=age, problem=str(error))
@@ -135,6 +139,10 @@ def _state(run: Path, rows: list[dict[str, Any]], steps: int | None) -> State:
     if logged_all and weights.is_file() and read_header(weights).step == last:
         return "finished"
     return "resumable" if any((run / STATE).glob("step-*.safetensors")) else "started"
+
+
+def _values(rows: list[dict[str, Any]], key: str) -> list[float]:
+    return [float(row[key]) for row in rows if key in row]
 
 
 def _newest(rows: list[dict[str, Any]], key: str) -> Any:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from statistics import fmean
 from typing import Any, Final
 
-from everest.train.health import NEAR_GUESSING, is_near_chance, loss_of_guessing
+from everest.train.health import NEAR_CHANCE, NEAR_GUESSING, is_near_chance
 
 Row = dict[str, Any]  # of metrics.jsonl
 
@@ -16,9 +16,18 @@ FALLEN: Final = 0.95  # our choice: so is a training loss only if it fell below 
 
 
 class Validations:
-    """The validations of a run so far, which `metrics.jsonl` has: a resumed run sees those before it, too."""
+    """The validations of a run so far, which `metrics.jsonl` has: a resumed run sees those before it, too.
 
-    def __init__(self, rows: Iterable[Row]) -> None:
+    Args:
+        rows: of metrics.jsonl.
+        metric: by which validations are compared.
+        higher: whether more of it is better.
+        percent: whether it is from 0 to 100.
+    """
+
+    def __init__(self, rows: Iterable[Row], metric: str, *, higher: bool, percent: bool) -> None:
+        self.metric = metric  # `val_METRIC` of a row decides
+        self._higher, self._percent = higher, percent
         self.rows: list[Row] = []
         self._losses: list[float] = []  # of training, since the last validation
         self._train_losses: list[float | None] = []  # the mean of those before each validation
@@ -44,19 +53,28 @@ class Validations:
     def add(self, row: Row) -> bool:
         """Add a row of metrics.jsonl; returns whether it is a validation better than all before.
 
-        A smaller loss decides between equal accuracies, which are common with few videos.
+        A smaller loss decides between equal values, which are common with few videos.
         """
-        if "val_top1" not in row:
+        if f"val_{self.metric}" not in row:
             if isinstance(row.get("loss"), float | int):
                 self._losses.append(row["loss"])
             return False
         self.rows.append(row)
         self._train_losses.append(fmean(self._losses) if self._losses else None)
         self._losses = []
-        if self.best is not None and _quality(row) <= _quality(self.best):
+        if self.best is not None and self._quality(row) <= self._quality(self.best):
             return False
         self.best = row
         return True
+
+    @property
+    def best_value(self) -> float | None:
+        """The best value of the metric."""
+        return None if self.best is None else self.best[f"val_{self.metric}"]
+
+    def _quality(self, row: Row) -> tuple[float, float]:
+        value = row[f"val_{self.metric}"]
+        return value if self._higher else -value, -row.get("val_loss", float("inf"))
 
     @property
     def lowest_loss(self) -> float | None:
@@ -91,19 +109,20 @@ class Validations:
             "stronger augmentation or fewer steps help"
         )
 
-    def advice(self, num_classes: Sequence[int], *, chance: float, steps: int) -> str | None:
+    def advice(self, *, chance: float | None, guessing: float | None, steps: int) -> str | None:
         """The advice at the end of a run of `steps` steps; None if it learned well.
 
         Args:
-            num_classes: of each head.
-            chance: percent, of guessing all heads right.
+            chance: the metric of a model that has learned nothing, if that is known.
+            guessing: its loss.
         """
-        if self.best is None:
+        best = self.best_value
+        if self.best is None or best is None:
             return None
-        if is_near_chance(self.best["val_top1"], chance):
+        if chance is not None and self._near_chance(best, chance):
             return "That is hardly better than chance: check the labels, or try more steps"
-        guessing, lowest = loss_of_guessing(num_classes), self.lowest_loss
-        if lowest is not None and lowest > NEAR_GUESSING * guessing:
+        lowest = self.lowest_loss
+        if guessing is not None and lowest is not None and lowest > NEAR_GUESSING * guessing:
             return (
                 f"The validation loss never fell clearly below that of guessing, {guessing:.2f}: the model "
                 "has learned the training videos, not the classes; more videos or a pre-trained encoder help"
@@ -112,6 +131,7 @@ class Validations:
             return "It was still rising: try more steps"
         return None
 
-
-def _quality(row: Row) -> tuple[float, float]:
-    return row["val_top1"], -row.get("val_loss", float("inf"))
+    def _near_chance(self, value: float, chance: float) -> bool:
+        if self._percent:
+            return is_near_chance(value, chance)
+        return value > (1 - NEAR_CHANCE) * chance  # an error

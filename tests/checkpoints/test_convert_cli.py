@@ -16,6 +16,7 @@ from small_runs import RECIPE, refused, run
 from typer.testing import CliRunner
 
 import everest
+from everest.config.heads import Head
 from everest.config.recipe import load_recipe
 from everest.models.of_recipe import classifier_spec
 from everest.system.weights import Weights, read_weights
@@ -126,7 +127,7 @@ def test_inspect_shows_the_clips_and_classes_of_a_run(tmp_path: Path):
     recipe = load_recipe(
         "custom", overrides=["model.backbone=vit-tiny", "data.frames=8", "data.size=[64, 96]"]
     )
-    spec = classifier_spec(recipe, num_classes=22)
+    spec = classifier_spec(recipe, (Head(outputs=22),))
     names = tuple(f"class {i}" for i in range(22))
     clip = {"stride": 3, "sampling": "dense"}
     module = spec.build()

@@ -20,6 +20,7 @@ from everest.checkpoints.public_weights import PublicWeights, public_weights
 from everest.checkpoints.sizes import Hints
 from everest.checkpoints.start import changed_settings
 from everest.checkpoints.timm_images import image_weights
+from everest.config.heads import Head
 from everest.config.recipe import load_recipe
 from everest.config.sizes import BACKBONES
 from everest.models.of_recipe import classifier_spec
@@ -110,7 +111,7 @@ def test_weights_of_these_names_and_shapes_load_with_the_settings_of_the_table(n
     assert (spec.frames, spec.size) == (weights.frames, (weights.size, weights.size))
     settings = [f"model.backbone={weights.backbone}", *weights.settings]
     recipe = load_recipe("custom", overrides=["data.classes=null", "data.num_classes=2", *settings])
-    assert list(changed_settings(spec, classifier_spec(recipe, num_classes=2))) == []
+    assert list(changed_settings(spec, classifier_spec(recipe, (Head(outputs=2),)))) == []
 
 
 def test_the_commands_of_the_table_exist():

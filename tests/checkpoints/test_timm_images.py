@@ -19,6 +19,7 @@ from everest.checkpoints.init import Start
 from everest.checkpoints.load import build_model
 from everest.checkpoints.start import start_autoencoder, start_classifier
 from everest.checkpoints.timm_images import image_weights, open_image_weights, require_plain
+from everest.config.heads import Head
 from everest.config.recipe import load_recipe
 from everest.errors import CheckpointError, RecipeError
 from everest.models.classifier import VideoClassifier
@@ -102,7 +103,7 @@ def test_on_a_still_clip_the_tokens_are_those_of_the_image(stage: str, frames: i
         start_autoencoder(started, spec, start, notify=notices.append)
         assert "the decoder starts fresh: encoder weights have none" in notices
     else:
-        spec = start.adapted(classifier_spec(recipe, num_classes=3))
+        spec = start.adapted(classifier_spec(recipe, (Head(outputs=3),)))
         started = spec.build()
         assert isinstance(started, VideoClassifier)
         start_classifier(started, spec, start, notify=notices.append)

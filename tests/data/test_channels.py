@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from small_runs import called, small_recipe
 
 import everest
+from everest.config.heads import Head
 from everest.config.recipe import load_recipe
 from everest.data.augment import OPERATIONS, RandAugment
 from everest.data.cache import FrameCache
@@ -205,7 +206,7 @@ def test_costs_count_the_channels():
     gray = replace(recipe, data=replace(recipe.data, channels=1))
     for colors_spec, gray_spec in (
         (pretrain_spec(recipe, tokenizer=None), pretrain_spec(gray, tokenizer=None)),
-        (classifier_spec(recipe, num_classes=5), classifier_spec(gray, num_classes=5)),
+        (classifier_spec(recipe, (Head(outputs=5),)), classifier_spec(gray, (Head(outputs=5),))),
     ):
         of_colors, of_gray = count_macs(colors_spec), count_macs(gray_spec)
         assert of_colors.embedding == 3 * of_gray.embedding

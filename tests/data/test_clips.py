@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from everest.config.heads import Head
 from everest.config.settings import DataSettings, Recipe
 from everest.config.stage_settings import FrameSelectionSettings, PretrainSettings
 from everest.data import stages
@@ -46,7 +47,7 @@ NAMES = "a.mp4,run\nb.mp4,jump\nc.mp4,walk\n"
 def test_names_are_refused_if_the_model_knows_indices_only(root, key, other):
     given = recipe(root, train=NUMBERS, **{key: other})
     _, classes = stages.finetune_clips(given)
-    assert classes == Classes(count=3, names=None)
+    assert classes == Classes(heads=(Head(outputs=3),))
     read = stages.validation_clips if key == "val" else stages.evaluation_clips
     with pytest.raises(DataError, match=r"no class names; set data\.classes or use numbers"):
         read(given, classes)
@@ -72,7 +73,7 @@ def test_a_list_with_fewer_classes_keeps_their_numbers(root):
 def test_names_in_a_file_serve_a_model_that_knows_numbers(root):
     (root / "classes.txt").write_text("run\njump\nwalk\n")
     given = recipe(root, test=NAMES, classes="classes.txt")
-    assert labels(stages.evaluation_clips(given, Classes(count=3, names=None))) == {
+    assert labels(stages.evaluation_clips(given, Classes(heads=(Head(outputs=3),)))) == {
         "a.mp4": 0,
         "b.mp4": 1,
         "c.mp4": 2,
@@ -83,9 +84,12 @@ def test_names_in_a_file_must_be_those_of_the_model(root):
     (root / "classes.txt").write_text("run\njump\nwalk\n")
     given = recipe(root, test=NUMBERS, classes="classes.txt")
     with pytest.raises(DataError, match=r"data\.classes: 'classes\.txt' has other names, or another order"):
-        stages.evaluation_clips(given, Classes(count=3, names=("jump", "run", "walk")))
+        stages.evaluation_clips(given, Classes(heads=(Head(outputs=3),), names=("jump", "run", "walk")))
     (root / "classes.txt").unlink()  # a test set elsewhere: the model's own names do
-    assert len(stages.evaluation_clips(given, Classes(count=3, names=("jump", "run", "walk")))) == 3
+    assert (
+        len(stages.evaluation_clips(given, Classes(heads=(Head(outputs=3),), names=("jump", "run", "walk"))))
+        == 3
+    )
 
 
 def test_file_of_classes_may_have_a_byte_order_mark(root):

@@ -16,12 +16,14 @@ from safetensors import safe_open
 from small_runs import RECIPE, refused, run, told
 
 import everest
+from everest.config.heads import Head, named_heads
 from everest.config.recipe import load_recipe
 from everest.config.settings import DataSettings, Recipe
 from everest.config.sizes import BackboneSize
 from everest.data.classes import Classes, empty_classes
 from everest.data.stages import finetune_clips
-from everest.inference.accuracy import Predictions, accuracies
+from everest.inference.metrics import measure
+from everest.inference.predicted import Predictions
 from everest.methods.grid import TokenGrid
 from everest.methods.strategies import AllTokens
 from everest.models.classifier import VideoClassifier
@@ -34,7 +36,7 @@ HEADS = "data.heads={verb: 2, noun: 3}"
 
 def test_a_run_with_heads_records_them_in_its_checkpoint_and_metrics(trained: Path):
     model = everest.load_model(trained)
-    assert (model.heads, model.head_sizes, model.num_classes) == ({"verb": 2, "noun": 3}, [2, 3], 5)
+    assert (model.heads, model.num_classes) == (named_heads({"verb": 2, "noun": 3}), 5)
     with safe_open(trained / "model.safetensors", "pt") as file:
         assert json.loads(file.metadata()["settings"])["heads"] == {"verb": 2, "noun": 3}
     rows = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
@@ -49,7 +51,7 @@ def test_one_head_leaves_no_trace_in_a_checkpoint(clip_files: Path, tmp_path: Pa
     run("finetune", "--recipe", path, "--init", "none", "-o", tmp_path / "run")
     with safe_open(tmp_path / "run" / "model.safetensors", "pt") as file:
         assert "heads" not in json.loads(file.metadata()["settings"])
-    assert everest.load_model(tmp_path / "run").heads == {}
+    assert everest.load_model(tmp_path / "run").heads == (Head(outputs=2),)
 
 
 @pytest.mark.parametrize("test", ["train.csv", "segments.csv"])
@@ -57,7 +59,7 @@ def test_eval_reports_each_head_and_the_share_with_all_correct(trained: Path, tm
     predictions = tmp_path / "predictions.csv"
     options = ["--json", "-q", "--predictions", predictions, "--set", f"data.test={test}"]
     result = json.loads(run("eval", "-c", trained, *options))
-    names = {"top1", "top5", "mean_class_accuracy", "clip_top1", "majority_top1"}
+    names = {"top1", "top5", "mean_class_accuracy", "macro_f1", "clip_top1", "majority_top1"}
     names |= {"chance_top1", "chance_top5", "intervals"}
     assert {name: set(head) for name, head in result["heads"].items()} == {"verb": names, "noun": names}
     assert result["videos"] == 4
@@ -106,7 +108,7 @@ def test_other_heads_than_those_of_the_checkpoint_are_refused(trained: Path):
 def test_classes_without_a_clip_are_listed_for_each_head(root: Path):
     heads_recipe = Recipe(name="here", data=DataSettings(root=str(root), heads={"verb": 3, "noun": 4}))
     clips, classes = finetune_clips(heads_recipe)
-    assert classes == Classes(count=7, names=None, heads={"verb": 3, "noun": 4})
+    assert classes == Classes(heads=named_heads({"verb": 3, "noun": 4}))
     assert empty_classes(clips.samples, classes) == ["verb 2", "noun 3"]
 
 
@@ -115,15 +117,14 @@ def test_heads_are_linear_layers_next_to_each_other():
     size = BackboneSize(width=24, depth=1, heads=2, decoder_width=16, decoder_heads=2)
     grid = TokenGrid.of_clip(frames=2, size=(16, 16), tubelet=(2, 8, 8))
     architecture = Architecture(size=size, grid=grid, tubelet=(2, 8, 8))
-    model = VideoClassifier(
-        architecture, selector=AllTokens(), num_classes=5, heads={"verb": 2, "noun": 3}
-    ).eval()
+    heads = named_heads({"verb": 2, "noun": 3})
+    model = VideoClassifier(architecture, selector=AllTokens(), heads=heads).eval()
     clip = torch.randn(2, 3, 2, 16, 16)
-    verb, noun = model(clip).split(model.head_sizes, dim=-1)
+    verb, noun = model(clip).split([2, 3], dim=-1)
     seen = model.features(clip)
     torch.testing.assert_close(verb, F.linear(seen, model.head.weight[:2], model.head.bias[:2]))
     torch.testing.assert_close(noun, F.linear(seen, model.head.weight[2:], model.head.bias[2:]))
-    sums = [part.sum(dim=-1) for part in model.probabilities(model(clip)).split(model.head_sizes, dim=-1)]
+    sums = [part.sum(dim=-1) for part in model.answers(model(clip)).split([2, 3], dim=-1)]
     torch.testing.assert_close(torch.stack(sums), torch.ones(2, 2))
 
 
@@ -131,12 +132,12 @@ def test_action_counts_the_videos_with_all_heads_right():
     verbs, nouns = np.eye(2)[[0, 0, 1, 1]], np.eye(3)[[0, 1, 2, 0]]
     scores = Predictions(
         videos=list("abcd"),
-        labels=np.array([[0, 0], [0, 2], [0, 2], [1, 0]]),  # both, verb, noun, both
-        probabilities=np.concatenate([verbs, nouns], axis=1, dtype=np.float32)[:, None],
+        labels=[(0, 0), (0, 2), (0, 2), (1, 0)],  # both, verb, noun, both
+        outputs=np.concatenate([verbs, nouns], axis=1, dtype=np.float32)[:, None],
         skipped=[],
-        heads={"verb": 2, "noun": 3},
+        heads=named_heads({"verb": 2, "noun": 3}),
     )
-    found = accuracies(scores)
+    found = measure(scores)
     assert (found["heads"]["verb"]["top1"], found["heads"]["noun"]["top1"], found["action_top1"]) == (
         75,
         75,

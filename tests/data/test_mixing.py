@@ -9,10 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
+from everest.config.heads import Head
 from everest.data.augment import cut_box, mix
+from everest.models.answers import soft_targets
 
 CLASSES = 5
 SETTINGS = {"num_classes": [CLASSES], "smoothing": 0.1}
+
+
+def mixed_batch(frames, labels, *, num_classes, smoothing, mixup, cutmix, rng):
+    """Mix clips and their smoothed labels (B, heads), as fine-tuning does."""
+    heads = tuple(Head(name=str(i), outputs=count) for i, count in enumerate(num_classes))
+    targets = soft_targets(labels.float(), heads, smoothing=smoothing)
+    return mix(frames, targets, mixup=mixup, cutmix=cutmix, rng=rng)
 
 
 class GivenDraw(NumpyDraws):
@@ -38,7 +47,7 @@ def draws_of(case):
 
 
 def check_case(case, tensors):
-    frames, targets = mix(
+    frames, targets = mixed_batch(
         tensors["mix.input_BCTHW"],
         tensors["mix.label"][:, None],
         **SETTINGS,
@@ -112,7 +121,7 @@ def test_targets_sum_to_one_and_input_stays_as_it_was(mixup, cutmix, batch):
     before, labels = frames.clone(), torch.arange(batch) % CLASSES
     for seed in range(10):
         rng = np.random.default_rng(seed)
-        mixed, targets = mix(frames, labels[:, None], **SETTINGS, mixup=mixup, cutmix=cutmix, rng=rng)
+        mixed, targets = mixed_batch(frames, labels[:, None], **SETTINGS, mixup=mixup, cutmix=cutmix, rng=rng)
         assert mixed.shape == frames.shape
         assert targets.dtype == torch.float32
         torch.testing.assert_close(targets.sum(1), torch.ones(batch))
@@ -122,14 +131,16 @@ def test_targets_sum_to_one_and_input_stays_as_it_was(mixup, cutmix, batch):
 def test_middle_clip_of_an_odd_batch_is_mixed_with_itself():
     frames = torch.rand(3, 3, 2, 8, 8, generator=torch.Generator().manual_seed(0))
     rng = np.random.default_rng(0)
-    mixed, targets = mix(frames, torch.tensor([[0], [1], [2]]), **SETTINGS, mixup=0.8, cutmix=0.0, rng=rng)
+    mixed, targets = mixed_batch(
+        frames, torch.tensor([[0], [1], [2]]), **SETTINGS, mixup=0.8, cutmix=0.0, rng=rng
+    )
     torch.testing.assert_close(mixed[1], frames[1])
     torch.testing.assert_close(targets[1], torch.tensor([0.02, 0.92, 0.02, 0.02, 0.02]))
 
 
 def test_cutmix_cuts_the_same_rows_and_columns_of_every_frame():
     frames = torch.stack([torch.zeros(3, 4, 16, 16), torch.ones(3, 4, 16, 16)])
-    mixed, targets = mix(
+    mixed, targets = mixed_batch(
         frames,
         torch.tensor([[0], [1]]),
         num_classes=[2],
@@ -145,7 +156,7 @@ def test_cutmix_cuts_the_same_rows_and_columns_of_every_frame():
 
 def test_without_mixing_targets_are_smoothed_labels():
     frames = torch.rand(2, 3, 2, 4, 4)
-    mixed, targets = mix(
+    mixed, targets = mixed_batch(
         frames, torch.tensor([[4], [0]]), **SETTINGS, mixup=0.0, cutmix=0.0, rng=np.random.default_rng(0)
     )
     assert mixed is frames
@@ -155,10 +166,10 @@ def test_without_mixing_targets_are_smoothed_labels():
 def test_several_heads_are_mixed_alike_each_with_its_own_sum():
     frames, labels = torch.rand(4, 3, 2, 8, 8), torch.tensor([[0, 2], [1, 0], [2, 1], [0, 1]])
     options = {"smoothing": 0.1, "mixup": 0.8, "cutmix": 1.0}
-    both, targets = mix(frames, labels, num_classes=[3, 4], **options, rng=np.random.default_rng(5))
+    both, targets = mixed_batch(frames, labels, num_classes=[3, 4], **options, rng=np.random.default_rng(5))
     for head, part in enumerate(targets.split([3, 4], dim=-1)):
         torch.testing.assert_close(part.sum(dim=-1), torch.ones(4))
-        alone, expected = mix(
+        alone, expected = mixed_batch(
             frames,
             labels[:, head : head + 1],
             num_classes=[3 + head],

@@ -12,6 +12,7 @@ from PIL import Image
 from run_folders import append, make_run
 from typer.testing import CliRunner
 
+from everest.config.heads import Head, named_heads
 from everest.config.recipe import load_recipe
 from everest.errors import UserError
 from everest.figures.curves import figure_of, read_curves, smooth
@@ -76,7 +77,7 @@ def test_gmacs_of_vit_b_are_the_papers(recipe: str, kind: str, paper: str):
     spec = (
         pretrain_spec(settings, tokenizer=None)
         if kind == "pretrain"
-        else classifier_spec(settings, num_classes=400)
+        else classifier_spec(settings, (Head(outputs=400),))
     )
     assert f"{gmacs_of_clip(spec):.2f}" == paper
 
@@ -85,7 +86,7 @@ def test_axes_do_not_exaggerate(tmp_path: Path):
     """Accuracies from 0 to 100 %, losses from 0, guessing as a line; a negative loss and spikes are seen."""
     run = make_run(tmp_path / "run", logged=4)
     recipe = load_recipe("custom", overrides=["model.backbone=vit-tiny"])
-    save_model(run, classifier_spec(recipe, num_classes=8))
+    save_model(run, classifier_spec(recipe, (Head(outputs=8),)))
     append(run, '{"step": 2, "val_top1": 12.5, "val_loss": 4.0}\n{"step": 4, "val_top1": 13.0}\n')
     (curves,) = read_curves([run], x="steps")
     assert (curves.validation_loss.x.tolist(), curves.validation_loss.y.tolist()) == ([2], [4])
@@ -114,7 +115,7 @@ def test_runs_without_validation_or_finite_losses_are_drawn(tmp_path: Path):
 def test_several_heads_are_guessed_together(tmp_path: Path):
     run = make_run(tmp_path / "run", logged=1)
     recipe = load_recipe("custom", overrides=["data.heads={verb: 4, noun: 5}", "data.num_classes=null"])
-    save_model(run, classifier_spec(recipe, num_classes=9, heads={"verb": 4, "noun": 5}))
+    save_model(run, classifier_spec(recipe, named_heads({"verb": 4, "noun": 5})))
     append(run, '{"step": 1, "val_top1": 50.0}\n')
     assert read_curves([run], x="steps")[0].chance == 5
 

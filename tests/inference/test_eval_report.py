@@ -13,8 +13,8 @@ from PIL import Image
 from small_runs import RECIPE, refused, run
 
 import everest
+from everest.config.heads import Head
 from everest.data.classes import Classes
-from everest.inference.accuracy import HeadPredictions
 from everest.inference.confusion import (
     Mistake,
     class_results,
@@ -25,6 +25,7 @@ from everest.inference.confusion import (
     surest_mistakes,
 )
 from everest.inference.multi_view import evaluate_views
+from everest.inference.predicted import HeadPredictions
 from everest.models.classifier import VideoClassifier
 from everest.profiling.profile import stage_cost
 from everest.system.accelerator import make_accelerator
@@ -42,7 +43,9 @@ def trained(clip_files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def head(labels: list[int], probabilities: list[list[float]]) -> HeadPredictions:
     """One view a video."""
     return HeadPredictions(
-        labels=np.array(labels), probabilities=np.array(probabilities, dtype=np.float32)[:, None]
+        head=Head(outputs=len(probabilities[0])),
+        labels=np.array(labels),
+        outputs=np.array(probabilities, dtype=np.float32)[:, None],
     )
 
 
@@ -214,7 +217,7 @@ def test_every_video_is_decoded_once_for_all_shares(trained: Path, monkeypatch: 
     recipe = everest.load_recipe(trained / "recipe.yaml")
     model = everest.load_model(trained)
     assert isinstance(model, VideoClassifier)
-    clips = everest.data.stages.evaluation_clips(recipe, Classes(count=2, names=None))
+    clips = everest.data.stages.evaluation_clips(recipe, Classes(heads=(Head(outputs=2),)))
     read, requested = clips.read, []
     monkeypatch.setattr(clips, "read", lambda key, out: requested.append(key) or read(key, out))
     accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=True)
@@ -222,4 +225,4 @@ def test_every_video_is_decoded_once_for_all_shares(trained: Path, monkeypatch: 
     found = evaluate_views(model, clips, accelerator, settings=recipe.train, report=silent, keeps=keeps)
     assert requested == [(0, 0), (0, 1), (0, 2), (0, 3)]
     assert len(found) == 4
-    assert (found[1].probabilities != found[3].probabilities).any()
+    assert (found[1].outputs != found[3].outputs).any()

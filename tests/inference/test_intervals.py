@@ -11,8 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import beta, binom
 
-from everest.inference.accuracy import Predictions, accuracies, percent
+from everest.config.heads import named_heads
 from everest.inference.intervals import bootstrap_intervals
+from everest.inference.metric_text import percent
+from everest.inference.metrics import measure
+from everest.inference.predicted import Predictions
 
 
 @pytest.mark.parametrize(("right", "videos"), [(9, 50), (45, 50), (300, 400), (12, 3000)])
@@ -76,17 +79,17 @@ def test_accuracies_have_intervals_on_request_by_head():
     videos = [str(i) for i in range(40)]
     two = Predictions(
         videos=videos,
-        labels=labels,
-        probabilities=probabilities,
+        labels=[(int(verb), int(noun)) for verb, noun in labels],
+        outputs=probabilities,
         skipped=[],
-        heads={"verb": 3, "noun": 7},
+        heads=named_heads({"verb": 3, "noun": 7}),
     )
-    assert "intervals" not in accuracies(two)["heads"]["verb"]
-    found = accuracies(two, intervals=True)
+    assert "intervals" not in measure(two)["heads"]["verb"]
+    found = measure(two, intervals=True)
     assert set(found) == {"heads", "action_top1", "chance_action_top1", "intervals"}
     assert found["chance_action_top1"] == pytest.approx(100 / 21, abs=1e-4)
     assert set(found["intervals"]) == {"action_top1"}
-    measured = {"top1", "top5", "mean_class_accuracy", "clip_top1"}
+    measured = {"top1", "top5", "mean_class_accuracy", "macro_f1", "clip_top1"}
     for head, chance in (("verb", (100 / 3, 100)), ("noun", (100 / 7, 500 / 7))):
         row = found["heads"][head]
         assert (row["chance_top1"], row["chance_top5"]) == pytest.approx(chance, abs=1e-4)

@@ -12,6 +12,7 @@ from torch import Tensor
 import everest
 from everest.checkpoints.init import find_init, read_start
 from everest.checkpoints.start import start_classifier
+from everest.config.heads import Head
 from everest.config.recipe import load_recipe
 from everest.errors import CheckpointError, RecipeError
 from everest.inference.model import encode
@@ -99,7 +100,7 @@ def test_an_encoder_of_frames_is_no_start_for_differences(tmp_path: Path):
         tensors=spec.build().state_dict(),
     )
     recipe = load_recipe("demo", overrides=["model.input=differences"])
-    changed = classifier_spec(recipe, num_classes=3)
+    changed = classifier_spec(recipe, (Head(outputs=3),))
     classifier = changed.build()
     assert isinstance(classifier, VideoClassifier)
     weights.save(file := tmp_path / "model.safetensors")
@@ -109,8 +110,8 @@ def test_an_encoder_of_frames_is_no_start_for_differences(tmp_path: Path):
 
 
 def test_settings_of_weights_name_the_input_only_if_it_is_not_the_frames(tmp_path: Path):
-    spec = classifier_spec(load_recipe("demo"), num_classes=3)
-    moving = classifier_spec(load_recipe("demo", overrides=["model.input=differences"]), num_classes=3)
+    spec = classifier_spec(load_recipe("demo"), (Head(outputs=3),))
+    moving = classifier_spec(load_recipe("demo", overrides=["model.input=differences"]), (Head(outputs=3),))
     assert "input" not in spec.dump()["model"]
     assert moving.dump()["model"]["input"] == "differences"
     for each in (spec, moving):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,13 +13,19 @@ from hypothesis import strategies as st
 from processes import stop_after
 from small_runs import called, equal, metrics, small_recipe, weights
 
-from everest.inference.accuracy import Predictions, chance_top1, mean_loss
+from everest.config.heads import Head, named_heads
+from everest.inference.metrics import chance_top1, mean_loss
+from everest.inference.predicted import Predictions
 from everest.system.run_folder import RunFolder
 from everest.system.weights_header import read_header
 from everest.train.listing import summarize
 from everest.train.validations import Validations
 
 STEPS = ["--set", "finetune.steps=30", "--set", "finetune.patience=2", "--set", "finetune.mixup=0"]
+
+
+def by_top1(rows: list[dict[str, Any]]) -> Validations:
+    return Validations(rows, "top1", higher=True, percent=True)
 
 
 def validation(step: int, top1: float, loss: float) -> dict[str, float]:
@@ -28,17 +35,17 @@ def validation(step: int, top1: float, loss: float) -> dict[str, float]:
 @given(st.lists(st.tuples(st.sampled_from([0.0, 50.0, 100.0]), st.sampled_from([0.5, 1.0, 2.0])), min_size=1))
 def test_the_best_is_the_first_of_the_highest_accuracy_with_the_lowest_loss(results):
     rows = [validation(step, top1, loss) for step, (top1, loss) in enumerate(results, start=1)]
-    validations = Validations([])
+    validations = by_top1([])
     better = [validations.add(row) for row in rows]
     best = max(rows, key=lambda row: (row["val_top1"], -row["val_loss"], -row["step"]))
     assert validations.best == best
     assert max(row["step"] for row, is_new in zip(rows, better, strict=True) if is_new) == best["step"]
     assert validations.since_best == len(rows) - best["step"]
-    assert Validations(rows).best == best
+    assert by_top1(rows).best == best
 
 
 def test_rows_of_an_older_version_have_no_loss():
-    validations = Validations([{"step": 1, "val_top1": 50.0}, {"step": 2, "val_top1": 50.0}])
+    validations = by_top1([{"step": 1, "val_top1": 50.0}, {"step": 2, "val_top1": 50.0}])
     assert validations.best == {"step": 1, "val_top1": 50.0}
     assert validations.overfits() is None
 
@@ -59,7 +66,7 @@ def test_overfitting_is_a_rising_validation_loss_beside_a_falling_training_loss(
     rows = []
     for step, (train, val) in enumerate(losses, start=1):
         rows += [{"step": step, "loss": train}, validation(step, 50.0, val)]
-    warning = Validations(rows).overfits()
+    warning = by_top1(rows).overfits()
     assert (warning is not None) == warns
     if warning:
         assert warning.startswith("overfitting: since step 2, the validation loss rose from 1.5 to 1.9, and ")
@@ -75,7 +82,8 @@ def test_overfitting_is_a_rising_validation_loss_beside_a_falling_training_loss(
     ],
 )
 def test_advice_at_the_end_of_a_run(best, advice):
-    text = Validations([validation(10, 10.0, 1.38), validation(*best)]).advice([4], chance=25.0, steps=40)
+    rows = [validation(10, 10.0, 1.38), validation(*best)]
+    text = by_top1(rows).advice(chance=25.0, guessing=np.log(4), steps=40)
     assert text is None if advice is None else text is not None and text.startswith(advice)
 
 
@@ -83,14 +91,14 @@ def test_loss_and_chance_of_one_and_of_two_heads():
     probabilities = np.array([[[0.5, 0.5, 0.25, 0.75]]], dtype=np.float32)  # (1 video, 1 view, 2 + 2 classes)
     two = Predictions(
         videos=["a"],
-        labels=np.array([[0, 1]]),
-        probabilities=probabilities,
+        labels=[(0, 1)],
+        outputs=probabilities,
         skipped=[],
-        heads={"verb": 2, "noun": 2},
+        heads=named_heads({"verb": 2, "noun": 2}),
     )
     assert mean_loss(two) == pytest.approx((np.log(2) - np.log(0.75)) / 2)
-    assert chance_top1([2, 2]) == 25.0
-    assert chance_top1([8]) == 12.5
+    assert chance_top1(two.heads) == 25.0
+    assert chance_top1((Head(outputs=8),)) == 12.5
 
 
 def test_patience_ends_a_run_which_is_finished_then(tmp_path: Path, clip_files: Path):
@@ -100,7 +108,7 @@ def test_patience_ends_a_run_which_is_finished_then(tmp_path: Path, clip_files: 
     ended = called(*command)
     rows = RunFolder(folder).rows()
     validated = [row["step"] for row in rows if "val_top1" in row]
-    best = Validations(rows).best
+    best = by_top1(rows).best
     assert best is not None
     assert validated.index(best["step"]) == len(validated) - 3
     assert rows[-1] == {

@@ -1,0 +1,83 @@
+"""The heads of a classifier: what each of them answers about a video, and with how many outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BeforeValidator, Field
+
+from everest.config.values import MOST_CLASSES, HeadName, NumClasses, with_hyphens
+
+Task = Annotated[Literal["single-label", "multi-label", "regression"], BeforeValidator(with_hyphens)]
+
+MULTI_LABEL: Final = "multi-label"
+
+
+def _check_head(value: Any) -> int | str | dict[str, int]:
+    """A number of classes, `{multi-label: N}`, or `regression`."""
+    if isinstance(value, str) and value.replace("_", "-") == "regression":
+        return "regression"
+    least, count = 2, value
+    if isinstance(value, dict) and len(value) == 1:
+        ((kind, count),) = value.items()
+        least = 1 if str(kind).replace("_", "-") == MULTI_LABEL else MOST_CLASSES + 1
+    if type(count) is int and least <= count <= MOST_CLASSES:
+        return {MULTI_LABEL: count} if least == 1 else count
+    raise ValueError("must be a number of classes from 2, {multi-label: N} or regression")
+
+
+HeadSetting = Annotated[
+    NumClasses | Literal["regression"] | dict[Literal["multi-label"], int], BeforeValidator(_check_head)
+]
+HeadSettings = Annotated[dict[HeadName, HeadSetting], Field(min_length=1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """One question about a video.
+
+    The outputs of a head are logits: of classes of which one is right (softmax), of classes that may all be
+    right or wrong (sigmoid), or one standardized number.
+    """
+
+    name: str = ""  # empty: the only head
+    task: Task = "single-label"
+    outputs: int  # classes; 1: a number
+    mean: float = 0.0  # of the numbers in the training set, which are learned as (number - mean) / std
+    std: float = 1.0
+
+    @property
+    def label_width(self) -> int:
+        """The values of a label in a batch: an index, whether each class is there, or a number."""
+        return self.outputs if self.task == MULTI_LABEL else 1
+
+
+Heads = tuple[Head, ...]
+
+
+def named_heads(settings: Mapping[str, HeadSetting]) -> Heads:
+    """The heads of `data.heads`, in its order."""
+    return tuple(_named_head(name, setting) for name, setting in settings.items())
+
+
+def _named_head(name: str, setting: HeadSetting) -> Head:
+    if isinstance(setting, int):
+        return Head(name=name, outputs=setting)
+    if isinstance(setting, str):
+        return Head(name=name, task="regression", outputs=1)
+    return Head(name=name, task=MULTI_LABEL, outputs=setting[MULTI_LABEL])
+
+
+def head_settings(heads: Heads) -> dict[str, HeadSetting] | None:
+    """The inverse of `named_heads`; None for a single head without a name."""
+    if not heads[0].name:
+        return None
+    return {head.name: _setting(head) for head in heads}
+
+
+def _setting(head: Head) -> HeadSetting:
+    if head.task == "regression":
+        return "regression"
+    return {MULTI_LABEL: head.outputs} if head.task == MULTI_LABEL else head.outputs

@@ -1,0 +1,61 @@
+"""The metrics of an evaluation: their titles, and which of them chooses the best weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from everest.config.heads import MULTI_LABEL, Heads
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """How a metric is shown, and compared."""
+
+    title: str
+    chance: str | None = None  # the name of its value for a model that has learned nothing
+    percent: bool = True
+    higher: bool = True  # whether more is better
+
+
+# By their names in the document of `everest eval --json`.
+METRICS: Final[dict[str, Metric]] = {
+    "top1": Metric(title="top-1", chance="chance_top1"),
+    "top5": Metric(title="top-5", chance="chance_top5"),
+    "mean_class_accuracy": Metric(title="mean class accuracy", chance="chance_top1"),
+    "map": Metric(title="mean average precision", chance="chance_map"),
+    "micro_f1": Metric(title="micro F1"),
+    "macro_f1": Metric(title="macro F1"),
+    "exact_match": Metric(title="all classes of a video right"),
+    "clip_top1": Metric(title="top-1 of single views", chance="chance_top1"),
+    "majority_top1": Metric(title="always the most frequent class"),
+    "action_top1": Metric(title="top-1, all heads", chance="chance_action_top1"),
+    "mae": Metric(title="mean absolute error", chance="chance_mae", percent=False, higher=False),
+    "rmse": Metric(title="root mean square error", percent=False, higher=False),
+    "r2": Metric(title="R²", percent=False),
+    "spearman": Metric(title="rank correlation (Spearman)", percent=False),
+    "loss": Metric(title="loss", percent=False, higher=False),
+}
+# In metrics.jsonl.
+LOGGED: Final = (
+    *("top1", "top5", "mean_class_accuracy", "macro_f1", "map", "micro_f1"),
+    *("mae", "rmse", "r2", "spearman"),
+)
+MEASURED_BY: Final = {"single-label": "top1", MULTI_LABEL: "map", "regression": "mae"}  # best of a task
+ALLOWED: Final = {
+    "single-label": ("top1", "mean_class_accuracy", "macro_f1", "loss"),
+    MULTI_LABEL: ("map", "macro_f1", "loss"),
+    "regression": ("mae", "loss"),
+}
+
+
+def best_metric(heads: Heads, chosen: str | None) -> str:
+    """The metric that chooses the best weights: `finetune.best`, or that of the task.
+
+    Of several heads it is whether all are right, or the loss if some do not name a class.
+    """
+    if chosen is not None:
+        return chosen
+    if len(heads) == 1:
+        return MEASURED_BY[heads[0].task]
+    return "top1" if all(head.task == "single-label" for head in heads) else "loss"

@@ -1,0 +1,276 @@
+"""The metrics of an evaluation: accuracies of classes, average precision of several, errors of numbers.
+
+All are scikit-learn's. Metrics of classes are in percent, errors of numbers in the unit of the labels.
+
+V videos, C classes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import spearmanr
+from sklearn.metrics import (
+    average_precision_score,
+    f1_score,
+    mean_absolute_error,
+    precision_recall_fscore_support,
+    r2_score,
+    recall_score,
+    root_mean_squared_error,
+)
+
+from everest.config.heads import MULTI_LABEL, Heads
+from everest.data.labels import Label
+from everest.inference.intervals import bootstrap, bootstrap_intervals
+from everest.inference.predicted import HeadPredictions, Predictions, in_top, label_array
+
+Values = dict[str, Any]
+
+NONE: Final[Any] = 0.0  # precision or recall of no video; scikit-learn's types know its default only
+EACH: Final[Any] = None  # no average: a value for each class
+
+
+def measure(predictions: Predictions, *, intervals: bool = False) -> Values:
+    """Return the metrics over the readable videos.
+
+    The metrics of several heads are under `heads`, by name; if all are single-label, `action_top1` counts the videos
+    with all of them right.
+
+    Args:
+        intervals: adds `intervals`, the 95 % interval (low, high) of each measured value, by its name.
+    """
+    by_head = predictions.by_head()
+    groups = predictions.groups or range(len(predictions.videos))
+    measured = {
+        name: _BY_TASK[head.head.task](head, groups if intervals else None) for name, head in by_head.items()
+    }
+    if "" in measured:
+        return measured[""]
+    result: Values = {"heads": measured}
+    if any(head.task != "single-label" for head in predictions.heads):
+        return result
+    right = np.all([head.correct for head in by_head.values()], axis=0)  # (V,)
+    chance = round(chance_top1(predictions.heads), 4)
+    result |= {"action_top1": _percent(right.mean()), "chance_action_top1": chance}
+    if intervals:
+        labels = next(iter(by_head.values())).labels
+        found = bootstrap_intervals({"action_top1": right}, right, labels, groups=groups)
+        result["intervals"] = {"action_top1": found["action_top1"]}
+    return result
+
+
+def mean_loss(predictions: Predictions) -> float:
+    """The loss of the mean answer of a video, over all videos and heads, without smoothing or weights."""
+    return float(np.mean([_loss(head) for head in predictions.by_head().values()]))
+
+
+def _loss(head: HeadPredictions) -> float:
+    smallest = np.finfo(np.float32).tiny
+    if head.head.task == "regression":
+        error = np.abs(head.means[:, 0] - head.labels) / head.head.std
+        return float(np.where(error < 1, error**2 / 2, error - 0.5).mean())
+    if head.head.task == MULTI_LABEL:
+        right = np.where(head.labels, head.means, 1 - head.means)  # (V, C)
+    else:
+        right = head.means[np.arange(len(head.labels)), head.labels]  # (V,)
+    return float(-np.log(np.maximum(right, smallest)).mean())
+
+
+def chance_top1(heads: Heads) -> float:
+    """The top-1 accuracy of guessing, in percent; of several heads, that all are right."""
+    return 100 / math.prod(head.outputs for head in heads)
+
+
+def single_label(head: HeadPredictions, groups: Sequence[Any] | None) -> Values:
+    """top1, top5: of the mean probability over a video's views. clip_top1: of single views.
+
+    mean_class_accuracy, macro_f1: over the classes that occur. majority_top1: of always answering the most
+    frequent class. chance_top1, chance_top5: of guessing.
+    """
+    labels, (_, views, classes) = head.labels, head.outputs.shape
+    single = head.outputs.reshape(-1, classes)  # (V * views, C)
+    outcomes = {  # (V,) each
+        "top1": head.correct,
+        "top5": in_top(head.means, labels, 5),
+        "clip_top1": in_top(single, np.repeat(labels, views), 1).reshape(-1, views).mean(axis=1),
+    }
+    predicted, used = head.means.argmax(axis=1), np.unique(labels)
+    shares = {
+        "top1": outcomes["top1"].mean(),
+        "top5": outcomes["top5"].mean(),
+        "mean_class_accuracy": recall_score(labels, predicted, labels=used, average="macro"),
+        "macro_f1": f1_score(labels, predicted, labels=used, average="macro", zero_division=NONE),
+        "clip_top1": outcomes["clip_top1"].mean(),
+        "majority_top1": np.bincount(labels).max() / len(labels),
+        "chance_top1": 1 / classes,
+        "chance_top5": min(5, classes) / classes,
+    }
+    result: Values = {name: _percent(share) for name, share in shares.items()}
+    if groups is not None:
+        found = bootstrap_intervals(outcomes, head.correct, labels, groups=groups)
+        f1 = _intervals(
+            lambda weights: {"macro_f1": _weighted_f1(labels, predicted, classes, weights)}, groups
+        )
+        result["intervals"] = found | f1
+    return result
+
+
+def _weighted_f1(
+    labels: NDArray[np.int64], predicted: NDArray[np.int64], classes: int, weights: NDArray[np.float64]
+) -> float:
+    """macro_f1 of weighted videos, as scikit-learn's, without its checks in each of thousands of draws."""
+    support = np.bincount(labels, weights, classes)
+    answered = np.bincount(predicted, weights, classes)
+    right = np.bincount(labels, weights * (labels == predicted), classes)
+    used = support > 0
+    return float((2 * right[used] / (support + answered)[used]).mean())
+
+
+def multi_label(head: HeadPredictions, groups: Sequence[Any] | None) -> Values:
+    """map: mean average precision over the classes with a video. chance_map: of a random order.
+
+    micro_f1, macro_f1, exact_match: of the classes above their thresholds; macro_f1 over classes with a
+    video.
+    """
+    labels, chosen, used = head.labels, head.chosen, head.labels.any(axis=0)
+
+    def of(weights: NDArray[np.float64] | None) -> dict[str, float]:
+        f1 = {
+            f"{average}_f1": f1_score(
+                labels[:, used], chosen[:, used], average=average, sample_weight=weights, zero_division=NONE
+            )
+            for average in ("micro", "macro")
+        }
+        f1["micro_f1"] = f1_score(labels, chosen, average="micro", sample_weight=weights, zero_division=NONE)
+        right = (labels == chosen).all(axis=1)
+        return {
+            "map": _mean_average_precision(head, weights),
+            **{name: float(value) for name, value in f1.items()},
+            "exact_match": float(np.average(right, weights=weights)),
+        }
+
+    result: Values = {name: _percent(value) for name, value in of(None).items()}
+    result["chance_map"] = _prevalence(labels)
+    if groups is not None:
+        result["intervals"] = _intervals(of, groups)
+    return result
+
+
+def _mean_average_precision(head: HeadPredictions, weights: NDArray[np.float64] | None) -> float:
+    counted = head.labels if weights is None else head.labels[weights > 0]
+    used = counted.any(axis=0)
+    if not used.any():
+        return math.nan
+    scores = average_precision_score(
+        head.labels[:, used], head.means[:, used], average=EACH, sample_weight=weights
+    )
+    return float(np.mean(scores))
+
+
+def regression(head: HeadPredictions, groups: Sequence[Any] | None) -> Values:
+    """mae, rmse: in the unit of the labels. r2: share of the variance. spearman: of the ranks.
+
+    chance_mae: of always answering the mean of the training set.
+    """
+    labels, predicted = head.labels, head.means[:, 0].astype(np.float64)
+
+    def of(weights: NDArray[np.float64] | None) -> dict[str, float]:
+        every = (
+            np.arange(len(labels))
+            if weights is None
+            else np.repeat(np.arange(len(labels)), weights.astype(int))
+        )
+        truth, answer = labels[every], predicted[every]
+        varies = len(truth) > 1 and np.ptp(truth) > 0
+        return {
+            "mae": float(mean_absolute_error(truth, answer)),
+            "rmse": float(root_mean_squared_error(truth, answer)),
+            "r2": float(r2_score(truth, answer)) if varies else math.nan,
+            "spearman": float(cast("Any", spearmanr(truth, answer)).statistic)
+            if varies and np.ptp(answer) > 0
+            else math.nan,
+        }
+
+    result: Values = {name: _number(value) for name, value in of(None).items()}
+    result["chance_mae"] = _number(float(np.abs(labels - head.head.mean).mean()))
+    if groups is not None:
+        result["intervals"] = _intervals(of, groups, percent=False)
+    return result
+
+
+_BY_TASK: Final[Mapping[str, Callable[[HeadPredictions, Sequence[Any] | None], Values]]] = {
+    "single-label": single_label,
+    MULTI_LABEL: multi_label,
+    "regression": regression,
+}
+
+
+def per_class(head: HeadPredictions, names: Sequence[str]) -> list[Values]:
+    """Return `name`, `videos`, `precision`, `recall`, `f1` and `ap` of each class, in percent.
+
+    `ap` is None of a class without a video.
+    """
+    if head.head.task == MULTI_LABEL:
+        truth, chosen = head.labels, head.chosen  # (V, C)
+    else:
+        classes = np.arange(head.head.outputs)
+        truth, chosen = head.labels[:, None] == classes, head.means.argmax(axis=1)[:, None] == classes
+    scores = precision_recall_fscore_support(truth, chosen, average=EACH, zero_division=NONE)
+    precision, recall, f1, videos = np.array(scores)  # (C,) each
+    return [
+        {
+            "name": name,
+            "videos": int(videos[i]),
+            "precision": _percent(precision[i]),
+            "recall": _percent(recall[i]),
+            "f1": _percent(f1[i]),
+            "ap": _percent(average_precision_score(truth[:, i], head.means[:, i])) if videos[i] else None,
+        }
+        for i, name in enumerate(names)
+    ]
+
+
+def chance_of(metric: str, heads: Heads, labels: Sequence[tuple[Label, ...]]) -> float | None:
+    """The value of a metric for a model that has learned nothing about these videos; None if it has none."""
+    if metric in ("top1", "mean_class_accuracy"):
+        return chance_top1(heads)
+    head, *others = heads
+    if others:
+        return None
+    array = label_array([row[0] for row in labels], head)
+    if metric == "map":
+        return _prevalence(array)
+    return float(np.abs(array - head.mean).mean()) if metric == "mae" else None
+
+
+def _prevalence(labels: NDArray[np.bool_]) -> float:
+    """The mean average precision of a random order, in percent: the mean share of the videos of a class."""
+    used = labels.any(axis=0)
+    return _percent(labels[:, used].mean()) if used.any() else 0.0
+
+
+def _intervals(
+    statistics: Callable[[NDArray[np.float64]], dict[str, float]],
+    groups: Sequence[Any],
+    *,
+    percent: bool = True,
+) -> dict[str, list[float | None]]:
+    """The 95 % intervals of statistics of weighted videos."""
+    names = list(statistics(np.ones(len(groups))))
+    low, high = bootstrap(lambda weights: np.array(list(statistics(weights).values())), groups)
+    shown = _percent if percent else _number
+    return {name: [shown(low[i]), shown(high[i])] for i, name in enumerate(names)}
+
+
+def _percent(share: Any) -> float:
+    return round(100 * float(share), 4)
+
+
+def _number(value: float) -> float | None:
+    """Six digits; None instead of NaN, which JSON does not have."""
+    return None if math.isnan(value) else float(f"{value:.6g}")

@@ -1,0 +1,144 @@
+"""The answers of a classifier about the videos of a list, next to their labels.
+
+A head answers one question about a video, such as its verb or its noun. Most classifiers have one head,
+without a name.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from everest.config.heads import MULTI_LABEL, Head, Heads
+from everest.data.bad_videos import refuse_too_many
+from everest.data.classes import Classes
+from everest.data.labels import JOINED_BY, Label
+from everest.system.files import write_atomically
+
+THRESHOLD = 0.5  # of a multi-label class, unless one was chosen on data.val
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadPredictions:
+    """The answers of one head. V videos, C outputs."""
+
+    head: Head
+    # (V,) int64 classes; (V, C) bool, whether a video has each of several classes; or (V,) float64 numbers
+    labels: NDArray[Any]
+    outputs: NDArray[np.float32]  # (V, views, C): probabilities, or numbers
+
+    @property
+    def means(self) -> NDArray[np.float32]:
+        """(V, C): the mean over a video's views (released programs: softmax, mean, arg-max)."""
+        return self.outputs.mean(axis=1)
+
+    @property
+    def correct(self) -> NDArray[np.bool_]:
+        """(V,) whether the most probable class is the label, of a single-label head."""
+        return in_top(self.means, self.labels, 1)
+
+    @property
+    def chosen(self) -> NDArray[np.bool_]:
+        """(V, C) whether each class of a multi-label head is predicted."""
+        return self.means >= THRESHOLD
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predictions:
+    """The answers of a classifier, in the order of the list."""
+
+    videos: list[str]
+    labels: Sequence[tuple[Label, ...]]  # of each video, one per head
+    outputs: NDArray[np.float32]  # (videos, views, outputs of all heads)
+    skipped: list[tuple[str, str]]  # path and reason of unreadable videos
+    heads: Heads
+    groups: Sequence[str] = field(default=())  # the source of each video; empty: each is its own
+
+    def by_head(self) -> dict[str, HeadPredictions]:
+        """The answers of each head; the name of a single head is empty."""
+        ends = np.cumsum([head.outputs for head in self.heads])[:-1]
+        parts = np.split(self.outputs, ends, axis=-1)
+        return {
+            head.name: HeadPredictions(
+                head=head, labels=label_array([row[i] for row in self.labels], head), outputs=part
+            )
+            for i, (head, part) in enumerate(zip(self.heads, parts, strict=True))
+        }
+
+
+def label_array(labels: Sequence[Label], head: Head) -> NDArray[Any]:
+    """The labels of V videos for one head; see `HeadPredictions.labels`."""
+    if head.task != MULTI_LABEL:
+        return np.array(labels, dtype=np.float64 if head.task == "regression" else np.int64)
+    array = np.zeros((len(labels), head.outputs), dtype=np.bool_)
+    for row, classes in zip(array, labels, strict=True):
+        row[list(classes)] = True  # type: ignore[arg-type]
+    return array
+
+
+def in_top(probabilities: NDArray[np.float32], labels: NDArray[np.int64], k: int) -> NDArray[np.bool_]:
+    """(V,) whether the label is among the k most probable of (V, C) classes."""
+    best = np.argsort(-probabilities, axis=1, kind="stable")[:, :k]
+    return (best == labels[:, None]).any(axis=1)
+
+
+def refuse_too_many_skipped(predictions: Predictions, max_bad: float) -> None:
+    """Raise DataError when more than the share `max_bad` of the videos is unreadable."""
+    num_videos = len(predictions.skipped) + len(predictions.videos)
+    refuse_too_many(predictions.skipped, requested=num_videos, max_bad=max_bad)
+
+
+def write_predictions(path: Path, predictions: Predictions, classes: Classes) -> None:
+    """Write a CSV row per video; the columns of each of several heads end in its name.
+
+    A single-label head has `label`, `predicted`, `probability` and `correct`; a multi-label head the same
+    without a probability, and `probability.CLASS` of each class; a number `label`, `predicted` and `error`.
+    """
+    by_head = predictions.by_head()
+    header = [
+        f"{column}.{name}" if name else column
+        for name, head in by_head.items()
+        for column in _columns(head.head, classes)
+    ]
+
+    def write(part: Path) -> None:
+        with part.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+            rows = csv.writer(file)
+            rows.writerow(["video", *header])
+            for i, video in enumerate(predictions.videos):
+                cells = [_cells(head, i, classes) for head in by_head.values()]
+                rows.writerow([video, *(cell for of_head in cells for cell in of_head)])
+
+    write_atomically(path, write)
+
+
+def _columns(head: Head, classes: Classes) -> list[str]:
+    if head.task == "regression":
+        return ["label", "predicted", "error"]
+    if head.task == MULTI_LABEL:
+        return [
+            "label",
+            "predicted",
+            "correct",
+            *(f"probability.{classes.name(i)}" for i in range(head.outputs)),
+        ]
+    return ["label", "predicted", "probability", "correct"]
+
+
+def _cells(head: HeadPredictions, i: int, classes: Classes) -> list[str]:
+    """The cells of video i."""
+    mean = head.means[i]  # (C,)
+    if head.head.task == "regression":
+        return [f"{head.labels[i]:g}", f"{mean[0]:.6g}", f"{mean[0] - head.labels[i]:.6g}"]
+    if head.head.task == MULTI_LABEL:
+        truth, chosen = head.labels[i], head.chosen[i]
+        names = [JOINED_BY.join(classes.name(int(c)) for c in row.nonzero()[0]) for row in (truth, chosen)]
+        return [*names, str(int((truth == chosen).all())), *(f"{value:.6f}" for value in mean)]
+    best, label = int(mean.argmax()), int(head.labels[i])
+    return [classes.name(label), classes.name(best), f"{mean[best]:.6f}", str(int(best == label))]

@@ -13,7 +13,7 @@ from everest.config.settings import Recipe
 from everest.config.stage_settings import FinetuneSettings
 from everest.data.augment import mix
 from everest.data.class_weights import class_weights
-from everest.data.classes import empty_classes
+from everest.data.classes import empty_classes, empty_classes_notice
 from everest.data.crops import erase
 from everest.data.dataset import Clip, VideoClips
 from everest.data.stages import finetune_clips, validation_clips
@@ -46,6 +46,8 @@ def set_up_finetuning(recipe: Recipe, context: RunContext) -> tuple[Training, Vi
     for name in empty_classes(clips.samples, classes):
         context.report(notice(f"data.train has no video of class '{name}'"))
     validation = validation_clips(recipe, classes)
+    if validation is not None and (text := empty_classes_notice("val", validation.samples, classes)):
+        context.report(notice(text))
     spec = classifier_spec(recipe, classes.heads)
     if start is not None:
         spec = start.adapted(spec)

@@ -19,6 +19,7 @@ from everest.config.values import (
     Normalize,
     NotNegative,
     Positive,
+    Sampler,
     Share,
     ShareBelowOne,
     Views,
@@ -169,6 +170,7 @@ class FinetuneSettings:
     selection: FinetuneSelection = field(
         default_factory=lambda: RedundancyRobust(keep_ratio=0.6, visible_ratio=None)  # Table 8
     )
+    sampler: Sampler = "shuffle"  # the order of the videos; our choice
     freeze: Freeze = "none"
     lora: LoraSettings = field(default_factory=LoraSettings)
     rand_augment: RandAugmentSettings | None = field(default_factory=RandAugmentSettings)

@@ -1,4 +1,4 @@
-"""The heads that the labels of a data set ask for, the names of classes, and classes without a sample."""
+"""The heads for the labels of a data set, the names of classes, and classes without a sample."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from everest.config.heads import Head, Heads, Task, named_heads
 from everest.config.settings import DataSettings
 from everest.data.labels import Label
-from everest.data.samples import Sample, SampleList
+from everest.data.samples import SHOWN, Sample, SampleList
 from everest.errors import DataError
 
 # Our choice: the gaps that the labels may have when the number of classes follows from the highest label.
@@ -100,3 +100,12 @@ def empty_classes(samples: Sequence[Sample], classes: Classes) -> list[str]:
         names = [classes.name(label) for label in range(count) if label not in used]
         empty += [f"{head.name} {name}" for name in names] if head.name else names
     return empty
+
+
+def empty_classes_notice(key: str, samples: Sequence[Sample], classes: Classes) -> str | None:
+    """Returns a line about the classes of which the list `data.KEY` has no sample, if there are any."""
+    empty = empty_classes(samples, classes)
+    if not empty:
+        return None
+    named = ", ".join(f"'{name}'" for name in empty[:SHOWN]) + (", …" if len(empty) > SHOWN else "")
+    return f"data.{key} has no video of {len(empty)} of {classes.count} classes: {named}"

@@ -12,11 +12,12 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass
-from itertools import count, islice
+from itertools import count, islice, repeat
 from typing import Final, NamedTuple, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
@@ -76,6 +77,7 @@ class VideoClips(Dataset[Clip]):
             numbers.
         heads: what the labels of the samples are; empty: the clips have no labels.
         notices: lines about the videos to show when a run starts.
+        sample_weights: (samples,) for `StepSampler.weights`.
     """
 
     samples: Sequence[Sample]
@@ -89,6 +91,7 @@ class VideoClips(Dataset[Clip]):
     tokens: ClipTokens | None = None
     heads: Heads = ()
     notices: tuple[str, ...] = ()
+    sample_weights: NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -182,6 +185,9 @@ class StepSampler(Sampler[list[SampleKey]]):
         samples_per_epoch: fewer than `num_samples` leave some out, others in each epoch; more repeat some.
         start_step: steps already done.
         repeat_first: repeat the batch of the first step, to check whether a model can overfit it.
+        weights: (num_samples,) of which only the ratios count: samples are drawn in proportion to them, with
+            replacement, and a key has the number of the draw in place of the epoch. None: an epoch is a
+            permutation of the samples.
     """
 
     num_samples: int
@@ -194,6 +200,7 @@ class StepSampler(Sampler[list[SampleKey]]):
     rank: int = 0
     world: int = 1
     repeat_first: bool = False
+    weights: NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
         assert self.batch_size % (self.world * self.accumulation) == 0
@@ -220,10 +227,19 @@ class StepSampler(Sampler[list[SampleKey]]):
         """Yields the samples of `step` and all later steps, without end."""
         first_epoch, skipped = divmod(step * self.batch_size, self.samples_per_epoch)
         for epoch in count(first_epoch):
-            order = generator_at(self.seed, Purpose.ORDER, epoch).permutation(self.num_samples)
-            for index in np.resize(order, self.samples_per_epoch)[skipped:].tolist():
-                yield epoch, index
+            indices = self._order(epoch)[skipped:].tolist()
+            # A video that is drawn several times in an epoch gives another clip each time.
+            draws = repeat(epoch) if self.weights is None else count(epoch * self.samples_per_epoch + skipped)
+            yield from zip(draws, indices, strict=False)
             skipped = 0
+
+    def _order(self, epoch: int) -> NDArray[np.int64]:
+        """Returns the indices (samples_per_epoch,) of the samples of an epoch."""
+        rng = generator_at(self.seed, Purpose.ORDER, epoch)
+        if self.weights is None:
+            return np.resize(rng.permutation(self.num_samples), self.samples_per_epoch)
+        chances = self.weights / self.weights.sum()
+        return rng.choice(self.num_samples, size=self.samples_per_epoch, p=chances)
 
 
 def tries(batch: Clip) -> list[list[tuple[str, str]]]:

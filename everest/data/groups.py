@@ -15,7 +15,7 @@ GROUP: Final = 16  # our choice: clips, views included, that a worker passes on 
 # Our choice: groups that wait for one worker. Their descriptions must fit into the buffer of a connection.
 MOST_AHEAD: Final = 16
 
-SampleKey = tuple[int, int]  # (epoch, index of the sample)
+SampleKey = tuple[int, int]  # (epoch, or number of the draw; index of the sample)
 
 
 class Group(NamedTuple):

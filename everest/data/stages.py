@@ -20,6 +20,7 @@ from everest.data.dataset import VideoClips
 from everest.data.footage import segment_bytes
 from everest.data.labels import read_class_names
 from everest.data.samples import Sample, SampleList, read_samples
+from everest.data.sampling import sample_weights
 from everest.data.stage_source import find_source, unused_validation
 from everest.data.views import (
     EvalViews,
@@ -106,7 +107,9 @@ def finetune_clips(recipe: Recipe) -> tuple[VideoClips, Classes]:
     num_noise = clip_grid(recipe).num_tokens if stage.selection.draws else 0
     clips = _clips(recipe, samples, views, num_noise=num_noise, replace_bad=True)
     notices = _given(samples.notice, unused_validation(data))
-    return replace(clips, notices=notices, heads=classes.heads), classes
+    first = [sample.labels[0] for sample in samples.samples]  # of several heads, the first is balanced
+    weights = None if stage.sampler == "shuffle" else sample_weights(first, stage.sampler)
+    return replace(clips, notices=notices, heads=classes.heads, sample_weights=weights), classes
 
 
 def labeled_samples(recipe: Recipe) -> tuple[Sequence[Sample], Sequence[Sample], Classes]:

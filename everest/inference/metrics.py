@@ -38,8 +38,8 @@ EACH: Final[Any] = None  # no average: a value for each class
 def measure(predictions: Predictions, *, intervals: bool = False) -> Values:
     """Return the metrics over the readable videos.
 
-    The metrics of several heads are under `heads`, by name; if all are single-label, `action_top1` counts the videos
-    with all of them right.
+    The metrics of several heads are under `heads`, by name; if all are single-label, `action_top1` counts
+    the videos with all of them right.
 
     Args:
         intervals: adds `intervals`, the 95 % interval (low, high) of each measured value, by its name.

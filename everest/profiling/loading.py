@@ -82,6 +82,7 @@ def _loader_speed(clips: VideoClips, recipe: Recipe, batch: int) -> float:
         steps=1_000_000,  # more than fit into the time
         samples_per_epoch=len(clips),
         seed=recipe.train.seed,
+        weights=clips.sample_weights,
     )
     loader = make_loader(clips, order, workers=workers, timeout=recipe.train.data_timeout)
     loaded = batches(loader)

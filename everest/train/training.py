@@ -169,6 +169,7 @@ class Training:
             seed=self.settings.seed,
             start_step=self.steps_done,
             repeat_first=self.context.one_batch,
+            weights=self.clips.sample_weights,
         )
 
     def loader(self) -> ClipLoader:

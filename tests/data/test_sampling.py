@@ -1,0 +1,200 @@
+"""Samplers: which samples a step has, and how often the samples of each class are drawn."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from itertools import chain
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from everest.config.recipe import load_recipe
+from everest.config.settings import DataSettings, Recipe
+from everest.config.stage_settings import FinetuneSettings
+from everest.data.classes import Classes, empty_classes_notice
+from everest.data.dataset import StepSampler
+from everest.data.samples import Sample
+from everest.data.sampling import sample_weights
+from everest.data.stages import finetune_clips, pretrain_clips, validation_clips
+from everest.errors import RecipeError
+from everest.system.randomness import Purpose, generator_at
+
+KINDS = ("balanced", "sqrt")
+CLASSES = st.lists(st.integers(0, 3), min_size=1, max_size=20)
+
+
+def sampler(weights, **options) -> StepSampler:
+    settings = {"batch_size": 4, "steps": 12, "samples_per_epoch": 10, "seed": 3} | options
+    return StepSampler(num_samples=len(weights), weights=weights, **settings)
+
+
+def shares(labels, weights) -> dict[object, float]:
+    """The fraction of all draws that each class gets in expectation."""
+    chances = weights / weights.sum()
+    return {name: sum(chances[[label == name for label in labels]]) for name in set(labels)}
+
+
+# --- weights ------------------------------------------------------------------------------------------------
+
+
+@given(CLASSES)
+def test_balanced_gives_every_class_the_same_share(labels):
+    expected = 1 / len(set(labels))
+    assert shares(labels, sample_weights(labels, "balanced")) == pytest.approx(
+        dict.fromkeys(set(labels), expected)
+    )
+
+
+@given(CLASSES)
+def test_sqrt_gives_a_class_a_share_by_the_root_of_its_samples(labels):
+    roots = {name: number**0.5 for name, number in Counter(labels).items()}
+    total = sum(roots.values())
+    expected = {name: root / total for name, root in roots.items()}
+    assert shares(labels, sample_weights(labels, "sqrt")) == pytest.approx(expected)
+
+
+@given(CLASSES, st.sampled_from(KINDS))
+def test_a_tuple_of_one_class_is_that_class(labels, kind):
+    tuples = [(label,) for label in labels]
+    assert sample_weights(tuples, kind).tolist() == sample_weights(labels, kind).tolist()
+
+
+def test_of_several_classes_the_rarest_counts_and_no_class_is_a_class():
+    labels = [(0,), (0, 1), (0,), (0, 0), (), ()]
+    assert sample_weights(labels, "balanced").tolist() == [1 / 4, 1, 1 / 4, 1 / 4, 1 / 2, 1 / 2]
+    assert sample_weights(labels, "sqrt").tolist() == [0.5, 1, 0.5, 0.5, 2**-0.5, 2**-0.5]
+    assert sample_weights([], "balanced").shape == (0,)
+
+
+SHUFFLED = [
+    [(0, 1), (0, 0), (0, 2), (0, 3), (0, 4)],
+    [(1, 1), (1, 2), (1, 0), (1, 3), (1, 4)],
+]
+DRAWN = [
+    [(0, 4), (1, 4), (2, 3), (3, 4), (4, 4)],
+    [(5, 2), (6, 4), (7, 4), (8, 1), (9, 2)],
+]
+
+# --- order --------------------------------------------------------------------------------------------------
+
+
+def test_shuffle_is_a_permutation_of_each_epoch_drawn_from_seed_and_epoch():
+    keys = []
+    for epoch in range(5):
+        order = generator_at(3, Purpose.ORDER, epoch).permutation(7)
+        keys += [(epoch, int(index)) for index in np.resize(order, 10)]
+    order = StepSampler(num_samples=7, batch_size=4, steps=12, samples_per_epoch=10, seed=3)
+    assert list(chain(*order)) == keys[: 4 * 12]
+
+
+def test_the_orders_of_a_seed_stay_the_same():
+    """Recorded numbers: with other ones, runs of an earlier version could not be resumed exactly."""
+    options = {"batch_size": 5, "steps": 2, "samples_per_epoch": 5, "seed": 0}
+    assert list(StepSampler(num_samples=5, **options)) == SHUFFLED
+    assert list(sampler(np.array([1.0, 1, 1, 1, 4]), **options)) == DRAWN
+
+
+@given(CLASSES, st.sampled_from(KINDS))
+def test_classes_are_drawn_as_often_as_their_weights_demand(labels, kind):
+    weights = sample_weights(labels, kind)
+    order = sampler(weights, batch_size=50, steps=80, samples_per_epoch=37)
+    drawn = Counter(labels[index] for _, index in chain(*order))
+    for name, share in shares(labels, weights).items():
+        # Six standard deviations of a binomial distribution of 4000 draws.
+        assert abs(drawn[name] / 4000 - share) <= 6 * (share * (1 - share) / 4000) ** 0.5 + 1e-9
+
+
+def test_only_the_ratios_of_weights_count():
+    weights = np.array([1.0, 2, 4])
+    assert list(sampler(weights)) == list(sampler(weights / 8)) != list(sampler(weights[::-1]))
+
+
+def test_epochs_and_seeds_draw_different_samples():
+    weights = np.ones(9)
+    indices = [index for _, index in chain(*sampler(weights, batch_size=10, steps=2))]
+    assert indices[:10] != indices[10:]
+    assert list(sampler(weights)) != list(sampler(weights, seed=4))
+
+
+@given(CLASSES, st.sampled_from(KINDS), st.sampled_from([1, 2]), st.integers(0, 12))
+def test_processes_and_a_later_start_share_the_steps_of_one_process(labels, kind, accumulation, start):
+    weights = sample_weights(labels, kind)
+    alone = list(sampler(weights, batch_size=8))
+    for world in (1, 2, 4):
+        ranks = [
+            list(
+                sampler(
+                    weights,
+                    batch_size=8,
+                    rank=rank,
+                    world=world,
+                    accumulation=accumulation,
+                    start_step=start,
+                )
+            )
+            for rank in range(world)
+        ]
+        for step, batch in enumerate(alone[start:]):
+            parts = [part for rank in ranks for part in rank[step * accumulation :][:accumulation]]
+            assert list(chain(*parts)) == batch
+
+
+def test_no_two_draws_have_the_same_key():
+    keys = list(chain(*sampler(np.array([1.0, 100.0]))))
+    assert [draw for draw, _ in keys] == list(range(4 * 12))
+
+
+# --- from a recipe ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def unequal(tmp_path) -> Recipe:
+    """Four videos, three of one class."""
+    rows = []
+    for name, label in zip("abcd", (0, 0, 2, 0), strict=True):
+        (tmp_path / f"{name}.mp4").touch()
+        rows.append(f"{name}.mp4,{label}\n")
+    (tmp_path / "train.csv").write_text("".join(rows))
+    (tmp_path / "val.csv").write_text(rows[0])
+    data = DataSettings(root=str(tmp_path), train="train.csv", val="val.csv", num_classes=3)
+    return Recipe(name="here", data=data)
+
+
+def test_the_sampler_of_a_recipe_weighs_the_training_videos_only(unequal):
+    assert finetune_clips(unequal)[0].sample_weights is None
+    balanced = replace(unequal, finetune=FinetuneSettings(sampler="balanced"))
+    clips, classes = finetune_clips(balanced)
+    assert clips.sample_weights.tolist() == [1 / 3, 1 / 3, 1, 1 / 3]
+    assert validation_clips(balanced, classes).sample_weights is None
+    assert pretrain_clips(balanced).sample_weights is None
+
+
+def test_the_first_of_several_heads_is_balanced(unequal, tmp_path):
+    rows = "path,label.verb,label.noun\na.mp4,0,1\nb.mp4,1,1\nc.mp4,1,0\n"
+    (tmp_path / "train.csv").write_text(rows)
+    heads = replace(unequal.data, num_classes=None, heads={"noun": 2, "verb": 2}, val=None)
+    clips, _ = finetune_clips(Recipe(name="x", data=heads, finetune=FinetuneSettings(sampler="sqrt")))
+    assert clips.sample_weights.tolist() == [2**-0.5, 2**-0.5, 1]
+
+
+def test_an_unknown_sampler_is_refused_with_the_known_ones():
+    with pytest.raises(RecipeError, match=r"finetune\.sampler: .*'equal'; known: balanced, shuffle, sqrt"):
+        load_recipe("custom", overrides=["finetune.sampler=equal"])
+
+
+# --- classes without a video --------------------------------------------------------------------------------
+
+
+def test_classes_without_a_video_are_counted_and_the_first_five_named():
+    samples = [Sample(path="/a.mp4", labels=(1,))]
+    named = Classes(count=3, names=("run", "jump", "swim"))
+    text = "data.val has no video of 2 of 3 classes: 'run', 'swim'"
+    assert empty_classes_notice("val", samples, named) == text
+    many = Classes(count=300, names=None)
+    text = "data.val has no video of 299 of 300 classes: '0', '2', '3', '4', '5', …"
+    assert empty_classes_notice("val", samples, many) == text
+    both = [Sample(path="/a.mp4", labels=(0,)), *samples, Sample(path="/b.mp4", labels=(2,))]
+    assert empty_classes_notice("val", both, named) is None

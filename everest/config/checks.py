@@ -8,6 +8,7 @@ from typing import Final
 
 import torch
 
+from everest.config.labels import label_notices, label_problems
 from everest.config.layers import STAGES, KeyPath
 from everest.config.partial import partial_notices, partial_problems
 from everest.config.settings import ModelSettings, Recipe
@@ -36,6 +37,7 @@ def contradictions(recipe: Recipe) -> Problems:
     """Yields the key of each setting that contradicts another setting, and the reason."""
     yield from model_problems(recipe.model)
     yield from _channels(recipe)
+    yield from label_problems(recipe)
     for stage, settings in zip(STAGES, (recipe.pretrain, recipe.finetune), strict=True):
         if settings.min_lr > settings.base_lr:
             yield (stage, "min_lr"), f"{settings.min_lr} is more than base_lr ({settings.base_lr})"
@@ -98,8 +100,7 @@ def _differences(recipe: Recipe) -> Problems:
 
 def notices(recipe: Recipe, given: Collection[KeyPath]) -> Iterator[str]:
     """Yields a line for each key in `given` without effect, and for each stage that only warms up."""
-    if recipe.data.heads and ("data", "num_classes") in given:
-        yield "data.num_classes has no effect with data.heads"
+    yield from label_notices(recipe, given)
     target = recipe.pretrain.target
     for key in sorted(TARGET_KEYS - vars(target).keys()):
         if ("pretrain", "target", key) in given:

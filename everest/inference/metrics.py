@@ -18,7 +18,6 @@ from sklearn.metrics import (
     average_precision_score,
     f1_score,
     mean_absolute_error,
-    precision_recall_fscore_support,
     r2_score,
     recall_score,
     root_mean_squared_error,
@@ -137,28 +136,39 @@ def multi_label(head: HeadPredictions, groups: Sequence[Any] | None) -> Values:
     micro_f1, macro_f1, exact_match: of the classes above their thresholds; macro_f1 over classes with a
     video.
     """
-    labels, chosen, used = head.labels, head.chosen, head.labels.any(axis=0)
+    labels, chosen = head.labels, head.chosen
 
     def of(weights: NDArray[np.float64] | None) -> dict[str, float]:
-        f1 = {
-            f"{average}_f1": f1_score(
-                labels[:, used], chosen[:, used], average=average, sample_weight=weights, zero_division=NONE
-            )
-            for average in ("micro", "macro")
-        }
-        f1["micro_f1"] = f1_score(labels, chosen, average="micro", sample_weight=weights, zero_division=NONE)
+        micro, macro = _f1_of_several(labels, chosen, weights)
         right = (labels == chosen).all(axis=1)
         return {
             "map": _mean_average_precision(head, weights),
-            **{name: float(value) for name, value in f1.items()},
+            "micro_f1": micro,
+            "macro_f1": macro,
             "exact_match": float(np.average(right, weights=weights)),
         }
 
-    result: Values = {name: _percent(value) for name, value in of(None).items()}
+    result: Values = {
+        name: None if math.isnan(value) else _percent(value) for name, value in of(None).items()
+    }
     result["chance_map"] = _prevalence(labels)
     if groups is not None:
         result["intervals"] = _intervals(of, groups)
     return result
+
+
+def _f1_of_several(
+    labels: NDArray[np.bool_], chosen: NDArray[np.bool_], weights: NDArray[np.float64] | None
+) -> tuple[float, float]:
+    """micro_f1 and macro_f1 as scikit-learn's, which reads a single class as two: with it and without it.
+
+    macro_f1 is over the classes with a video; nan if no video has a class.
+    """
+    videos = np.ones(len(labels)) if weights is None else weights  # (V,)
+    right, both = videos @ (labels & chosen), videos @ labels + videos @ chosen  # (C,) each
+    used = videos @ labels > 0
+    macro = float((2 * right[used] / both[used]).mean()) if used.any() else math.nan
+    return float(2 * right.sum() / max(both.sum(), 1)), macro
 
 
 def _mean_average_precision(head: HeadPredictions, weights: NDArray[np.float64] | None) -> float:
@@ -213,15 +223,17 @@ _BY_TASK: Final[Mapping[str, Callable[[HeadPredictions, Sequence[Any] | None], V
 def per_class(head: HeadPredictions, names: Sequence[str]) -> list[Values]:
     """Return `name`, `videos`, `precision`, `recall`, `f1` and `ap` of each class, in percent.
 
-    `ap` is None of a class without a video.
+    Precision is 0 of a class that is never predicted. `ap`, the average precision, is None of a class without
+    a video.
     """
     if head.head.task == MULTI_LABEL:
         truth, chosen = head.labels, head.chosen  # (V, C)
     else:
         classes = np.arange(head.head.outputs)
         truth, chosen = head.labels[:, None] == classes, head.means.argmax(axis=1)[:, None] == classes
-    scores = precision_recall_fscore_support(truth, chosen, average=EACH, zero_division=NONE)
-    precision, recall, f1, videos = np.array(scores)  # (C,) each
+    videos, answered, right = truth.sum(axis=0), chosen.sum(axis=0), (truth & chosen).sum(axis=0)  # (C,) each
+    precision, recall = right / np.maximum(answered, 1), right / np.maximum(videos, 1)
+    f1 = 2 * right / np.maximum(videos + answered, 1)
     return [
         {
             "name": name,
@@ -263,7 +275,7 @@ def _intervals(
     """The 95 % intervals of statistics of weighted videos."""
     names = list(statistics(np.ones(len(groups))))
     low, high = bootstrap(lambda weights: np.array(list(statistics(weights).values())), groups)
-    shown = _percent if percent else _number
+    shown = (lambda share: None if math.isnan(share) else _percent(share)) if percent else _number
     return {name: [shown(low[i]), shown(high[i])] for i, name in enumerate(names)}
 
 

@@ -1,6 +1,6 @@
 """The metrics of an evaluation: accuracies of classes, average precision of several, errors of numbers.
 
-All are scikit-learn's. Metrics of classes are in percent, errors of numbers in the unit of the labels.
+All are as scikit-learn's. Metrics of classes are in percent, errors of numbers in the unit of the labels.
 
 V videos, C classes.
 """
@@ -9,29 +9,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import spearmanr
-from sklearn.metrics import (
-    average_precision_score,
-    f1_score,
-    mean_absolute_error,
-    r2_score,
-    recall_score,
-    root_mean_squared_error,
-)
+from sklearn.metrics import average_precision_score, f1_score, recall_score
 
 from everest.config.heads import MULTI_LABEL, Heads
 from everest.data.labels import Label
 from everest.inference.intervals import bootstrap, bootstrap_intervals
 from everest.inference.predicted import HeadPredictions, Predictions, in_top, label_array
+from everest.inference.weighted import average_precisions, rank_correlation, share_of_variance
 
 Values = dict[str, Any]
 
 NONE: Final[Any] = 0.0  # precision or recall of no video; scikit-learn's types know its default only
-EACH: Final[Any] = None  # no average: a value for each class
 
 
 def measure(predictions: Predictions, *, intervals: bool = False) -> Values:
@@ -137,19 +129,21 @@ def multi_label(head: HeadPredictions, groups: Sequence[Any] | None) -> Values:
     video.
     """
     labels, chosen = head.labels, head.chosen
+    right, precisions = (labels == chosen).all(axis=1), average_precisions(labels, head.means)
 
-    def of(weights: NDArray[np.float64] | None) -> dict[str, float]:
+    def of(weights: NDArray[np.float64]) -> dict[str, float]:
         micro, macro = _f1_of_several(labels, chosen, weights)
-        right = (labels == chosen).all(axis=1)
+        each = precisions(weights)  # (C,)
         return {
-            "map": _mean_average_precision(head, weights),
+            "map": math.nan if np.isnan(each).all() else float(np.nanmean(each)),
             "micro_f1": micro,
             "macro_f1": macro,
             "exact_match": float(np.average(right, weights=weights)),
         }
 
     result: Values = {
-        name: None if math.isnan(value) else _percent(value) for name, value in of(None).items()
+        name: None if math.isnan(value) else _percent(value)
+        for name, value in of(np.ones(len(labels))).items()
     }
     result["chance_map"] = _prevalence(labels)
     if groups is not None:
@@ -158,28 +152,19 @@ def multi_label(head: HeadPredictions, groups: Sequence[Any] | None) -> Values:
 
 
 def _f1_of_several(
-    labels: NDArray[np.bool_], chosen: NDArray[np.bool_], weights: NDArray[np.float64] | None
+    labels: NDArray[np.bool_], chosen: NDArray[np.bool_], videos: NDArray[np.float64]
 ) -> tuple[float, float]:
     """micro_f1 and macro_f1 as scikit-learn's, which reads a single class as two: with it and without it.
 
     macro_f1 is over the classes with a video; nan if no video has a class.
+
+    Args:
+        videos: (V,) how often each counts.
     """
-    videos = np.ones(len(labels)) if weights is None else weights  # (V,)
     right, both = videos @ (labels & chosen), videos @ labels + videos @ chosen  # (C,) each
     used = videos @ labels > 0
     macro = float((2 * right[used] / both[used]).mean()) if used.any() else math.nan
     return float(2 * right.sum() / max(both.sum(), 1)), macro
-
-
-def _mean_average_precision(head: HeadPredictions, weights: NDArray[np.float64] | None) -> float:
-    counted = head.labels if weights is None else head.labels[weights > 0]
-    used = counted.any(axis=0)
-    if not used.any():
-        return math.nan
-    scores = average_precision_score(
-        head.labels[:, used], head.means[:, used], average=EACH, sample_weight=weights
-    )
-    return float(np.mean(scores))
 
 
 def regression(head: HeadPredictions, groups: Sequence[Any] | None) -> Values:
@@ -189,24 +174,17 @@ def regression(head: HeadPredictions, groups: Sequence[Any] | None) -> Values:
     """
     labels, predicted = head.labels, head.means[:, 0].astype(np.float64)
 
-    def of(weights: NDArray[np.float64] | None) -> dict[str, float]:
-        every = (
-            np.arange(len(labels))
-            if weights is None
-            else np.repeat(np.arange(len(labels)), weights.astype(int))
-        )
-        truth, answer = labels[every], predicted[every]
-        varies = len(truth) > 1 and np.ptp(truth) > 0
+    correlation = rank_correlation(labels, predicted)
+
+    def of(weights: NDArray[np.float64]) -> dict[str, float]:
         return {
-            "mae": float(mean_absolute_error(truth, answer)),
-            "rmse": float(root_mean_squared_error(truth, answer)),
-            "r2": float(r2_score(truth, answer)) if varies else math.nan,
-            "spearman": float(cast("Any", spearmanr(truth, answer)).statistic)
-            if varies and np.ptp(answer) > 0
-            else math.nan,
+            "mae": float(np.average(np.abs(predicted - labels), weights=weights)),
+            "rmse": math.sqrt(np.average((predicted - labels) ** 2, weights=weights)),
+            "r2": share_of_variance(labels, predicted, weights),
+            "spearman": correlation(weights),
         }
 
-    result: Values = {name: _number(value) for name, value in of(None).items()}
+    result: Values = {name: _number(value) for name, value in of(np.ones(len(labels))).items()}
     result["chance_mae"] = _number(float(np.abs(labels - head.head.mean).mean()))
     if groups is not None:
         result["intervals"] = _intervals(of, groups, percent=False)

@@ -34,7 +34,10 @@ def label_problems(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
         yield ("finetune", "class_weights"), text
     known = _metrics(heads, data.task)
     if stage.best is not None and stage.best not in known:
-        yield ("finetune", "best"), f"{stage.best} is not measured for these labels; known: {', '.join(known)}"
+        yield (
+            ("finetune", "best"),
+            f"{stage.best} is not measured for these labels; known: {', '.join(known)}",
+        )
 
 
 def _metrics(heads: Heads, task: str) -> tuple[str, ...]:
@@ -50,5 +53,9 @@ def label_notices(recipe: Recipe, given: Collection[KeyPath]) -> Iterator[str]:
         yield "data.num_classes has no effect with data.heads"
     heads = named_heads(recipe.data.heads or {})
     tasks = {head.task for head in heads} or {recipe.data.task}
-    if tasks == {"regression"} and ("finetune", "label_smoothing") in given and recipe.finetune.label_smoothing:
+    if (
+        tasks == {"regression"}
+        and ("finetune", "label_smoothing") in given
+        and recipe.finetune.label_smoothing
+    ):
         yield "finetune.label_smoothing has no effect on numbers"

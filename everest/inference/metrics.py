@@ -26,6 +26,7 @@ from sklearn.metrics import (
 
 from everest.config.heads import MULTI_LABEL, Heads
 from everest.data.labels import Label
+from everest.inference.calibrate import calibration_errors
 from everest.inference.intervals import bootstrap, bootstrap_intervals
 from everest.inference.predicted import HeadPredictions, Predictions, in_top, label_array
 
@@ -90,7 +91,7 @@ def single_label(head: HeadPredictions, groups: Sequence[Any] | None) -> Values:
     """top1, top5: of the mean probability over a video's views. clip_top1: of single views.
 
     mean_class_accuracy, macro_f1: over the classes that occur. majority_top1: of always answering the most
-    frequent class. chance_top1, chance_top5: of guessing.
+    frequent class. chance_top1, chance_top5: of guessing. ece: see everest.inference.calibrate.
     """
     labels, (_, views, classes) = head.labels, head.outputs.shape
     single = head.outputs.reshape(-1, classes)  # (V * views, C)
@@ -110,7 +111,7 @@ def single_label(head: HeadPredictions, groups: Sequence[Any] | None) -> Values:
         "chance_top1": 1 / classes,
         "chance_top5": min(5, classes) / classes,
     }
-    result: Values = {name: _percent(share) for name, share in shares.items()}
+    result: Values = {name: _percent(share) for name, share in shares.items()} | calibration_errors(head)
     if groups is not None:
         found = bootstrap_intervals(outcomes, head.correct, labels, groups=groups)
         f1 = _intervals(
@@ -135,41 +136,58 @@ def multi_label(head: HeadPredictions, groups: Sequence[Any] | None) -> Values:
     """map: mean average precision over the classes with a video. chance_map: of a random order.
 
     micro_f1, macro_f1, exact_match: of the classes above their thresholds; macro_f1 over classes with a
-    video.
+    video. ece: see everest.inference.calibrate.
     """
     labels, chosen, used = head.labels, head.chosen, head.labels.any(axis=0)
-
-    def of(weights: NDArray[np.float64] | None) -> dict[str, float]:
-        f1 = {
-            f"{average}_f1": f1_score(
-                labels[:, used], chosen[:, used], average=average, sample_weight=weights, zero_division=NONE
-            )
-            for average in ("micro", "macro")
-        }
-        f1["micro_f1"] = f1_score(labels, chosen, average="micro", sample_weight=weights, zero_division=NONE)
-        right = (labels == chosen).all(axis=1)
-        return {
-            "map": _mean_average_precision(head, weights),
-            **{name: float(value) for name, value in f1.items()},
-            "exact_match": float(np.average(right, weights=weights)),
-        }
-
-    result: Values = {name: _percent(value) for name, value in of(None).items()}
-    result["chance_map"] = _prevalence(labels)
+    result: Values = {
+        "map": _percent(average_precision_score(labels[:, used], head.means[:, used]))
+        if used.any()
+        else None,
+        "micro_f1": _percent(f1_score(labels, chosen, average="micro", zero_division=NONE)),
+        "macro_f1": _percent(f1_score(labels[:, used], chosen[:, used], average="macro", zero_division=NONE))
+        if used.any()
+        else None,
+        "exact_match": _percent((labels == chosen).all(axis=1).mean()),
+        "chance_map": _prevalence(labels),
+        **calibration_errors(head),
+    }
     if groups is not None:
-        result["intervals"] = _intervals(of, groups)
+        result["intervals"] = _intervals(weighted_multi_label(head), groups)
     return result
 
 
-def _mean_average_precision(head: HeadPredictions, weights: NDArray[np.float64] | None) -> float:
-    counted = head.labels if weights is None else head.labels[weights > 0]
-    used = counted.any(axis=0)
-    if not used.any():
-        return math.nan
-    scores = average_precision_score(
-        head.labels[:, used], head.means[:, used], average=EACH, sample_weight=weights
-    )
-    return float(np.mean(scores))
+def weighted_multi_label(head: HeadPredictions) -> Callable[[NDArray[np.float64]], dict[str, float]]:
+    """Return a function from weights of the videos (V,) to their multi-label metrics, as scikit-learn's.
+
+    The videos are sorted once instead of in each of thousands of draws.
+    """
+    labels, chosen = head.labels.astype(np.float64), head.chosen.astype(np.float64)  # (V, C)
+    right = (head.labels == head.chosen).all(axis=1)  # (V,)
+    order = np.argsort(-head.means, axis=0, kind="stable")  # (V, C)
+    ranked = np.take_along_axis(labels, order, axis=0)
+    scores = np.take_along_axis(head.means, order, axis=0)
+    # (V, C) the last place with the score of each place: equal scores have one precision.
+    last = np.stack([np.searchsorted(-column, -column, side="right") - 1 for column in scores.T], axis=1)
+
+    def metrics(weights: NDArray[np.float64]) -> dict[str, float]:
+        drawn = weights[order]  # (V, C)
+        found = (drawn * ranked).cumsum(axis=0)
+        precision = found / np.maximum(drawn.cumsum(axis=0), 1e-12)
+        at_place = np.take_along_axis(precision, last, axis=0)
+        support = found[-1]  # (C,)
+        used = support > 0
+        with np.errstate(invalid="ignore"):
+            average = (drawn * ranked * at_place).sum(axis=0) / support
+        both, answered = weights @ (labels * chosen), weights @ chosen  # (C,)
+        f1 = 2 * both / np.maximum(answered + support, 1e-12)
+        return {
+            "map": float(average[used].mean()) if used.any() else math.nan,
+            "micro_f1": float(2 * both.sum() / max((answered + support).sum(), 1e-12)),
+            "macro_f1": float(f1[used].mean()) if used.any() else math.nan,
+            "exact_match": float(weights @ right / weights.sum()),
+        }
+
+    return metrics
 
 
 def regression(head: HeadPredictions, groups: Sequence[Any] | None) -> Values:

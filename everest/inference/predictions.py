@@ -24,7 +24,6 @@ from everest.errors import RecipeError
 from everest.inference.bouts import Window, merge_windows
 from everest.inference.model import OpenedModel
 from everest.inference.over_videos import over_videos
-from everest.inference.predicted import THRESHOLD
 from everest.system.events import Report, notice
 from everest.video.reader import TOLERANCE, VideoError, frame_range, frame_times, frames_in_order, probe
 from everest.video.source import Video
@@ -76,7 +75,7 @@ def answers_of(answers: Tensor, classes: Classes, top: int) -> dict[str, Any]:
         best = part.topk(min(top, len(part)))
         predictions[head.name] = [
             {"label": classes.name(index), "index": index, "probability": round(probability, 6)}
-            | ({"present": probability >= THRESHOLD} if head.task == MULTI_LABEL else {})
+            | ({"present": probability >= head.thresholds[index]} if head.task == MULTI_LABEL else {})
             for probability, index in zip(best.values.tolist(), best.indices.tolist(), strict=True)
         ]
     return {"predictions": predictions[""]} if "" in predictions else {"heads": predictions}

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from everest.figures.curves import COLORS
-from everest.inference.accuracy import percent
 from everest.inference.calibration import Bins
+from everest.inference.metric_text import percent
 from everest.system.files import write_atomically
 
 WIDTH: Final = 5.0  # inches of a diagram

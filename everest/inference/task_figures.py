@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import mean_absolute_error, r2_score
 
 from everest.figures.curves import COLORS, LINES
-from everest.inference.accuracy import percent
+from everest.inference.metric_text import percent
 from everest.system.files import write_atomically
 from everest.system.names import escape_bytes
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from labeled_lists import labeled_recipe
 from processes import stop_after
-from small_runs import equal, refused, run, weights
+from small_runs import called, equal, refused, run, small_recipe, weights
 
 import everest
 from everest.config.heads import Head, named_heads
@@ -104,6 +104,20 @@ def test_the_best_weights_are_those_of_the_chosen_metric(clip_files: Path, tmp_p
     rows = [row for row in RunFolder(folder).rows() if "val_loss" in row]
     lowest = min(rows, key=lambda row: row["val_loss"])
     assert read_header(folder / "best.safetensors").step == lowest["step"]
+
+
+def test_a_head_of_another_task_starts_fresh(clip_files: Path, tmp_path: Path):
+    still = ["--set", "finetune.base_lr=1e-9", "--set", "finetune.min_lr=0", "--init"]
+    first, tags = small_recipe(tmp_path, clip_files), labeled_recipe(tmp_path, clip_files, "tags")
+    run("finetune", "--recipe", first, *still, "none", "-o", tmp_path / "one")
+    other = ["--set", "train.seed=1", "-o", tmp_path / "several"]  # another fresh head than the first run's
+    said = called("finetune", "--recipe", tags, *still, tmp_path / "one", *other).stderr
+    assert "the checkpoint's head is single-label, the recipe's multi-label: the head starts fresh" in said
+    one, several = weights(tmp_path / "one"), weights(tmp_path / "several")
+    assert not torch.allclose(one["head.weight"], several["head.weight"], atol=1e-6)
+    torch.testing.assert_close(
+        one["encoder.patch_embed.proj.weight"], several["encoder.patch_embed.proj.weight"], atol=1e-6, rtol=0
+    )
 
 
 def test_answers_are_the_mean_and_std_of_the_list_apart_from_the_head():

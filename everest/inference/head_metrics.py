@@ -87,16 +87,18 @@ def multi_label(head: HeadPredictions, groups: Sequence[Any] | None) -> Values:
     labels, chosen, used = head.labels, head.chosen, head.labels.any(axis=0)
     result: Values = {
         "map": None,
-        "micro_f1": percent_of(f1_score(labels, chosen, average="micro", zero_division=NONE)),
+        "micro_f1": percent_of(f1_score(labels.ravel(), chosen.ravel(), zero_division=NONE)),
         "macro_f1": None,
         "exact_match": percent_of((labels == chosen).all(axis=1).mean()),
         "chance_map": prevalence(labels),
         **calibration_errors(head),
     }
     if used.any():
-        truth, predicted = labels[:, used], chosen[:, used]
-        result["map"] = percent_of(average_precision_score(truth, head.means[:, used]))
-        result["macro_f1"] = percent_of(f1_score(truth, predicted, average="macro", zero_division=NONE))
+        # By class: scikit-learn reads a single column as two classes.
+        of_classes = zip(labels.T[used], chosen.T[used], strict=True)
+        f1 = [f1_score(truth, predicted, zero_division=NONE) for truth, predicted in of_classes]
+        result["map"] = percent_of(average_precision_score(labels[:, used], head.means[:, used]))
+        result["macro_f1"] = percent_of(np.mean(f1))
     if groups is not None:
         result["intervals"] = _intervals(weighted_multi_label(head), groups)
     return result

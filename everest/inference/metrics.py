@@ -12,13 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
-from sklearn.metrics import average_precision_score, precision_recall_fscore_support
+from sklearn.metrics import average_precision_score
 
 from everest.config.heads import MULTI_LABEL, Heads
 from everest.data.labels import Label
 from everest.inference.head_metrics import (
-    EACH,
-    NONE,
     Values,
     multi_label,
     percent_of,
@@ -91,15 +89,17 @@ _BY_TASK: Final[Mapping[str, Callable[[HeadPredictions, Sequence[Any] | None], V
 def per_class(head: HeadPredictions, names: Sequence[str]) -> list[Values]:
     """Return `name`, `videos`, `precision`, `recall`, `f1` and `ap` of each class, in percent.
 
-    `ap` is None of a class without a video.
+    Precision is 0 of a class that is never predicted. `ap`, the average precision, is None of a class without
+    a video.
     """
     if head.head.task == MULTI_LABEL:
         truth, chosen = head.labels, head.chosen  # (V, C)
     else:
         classes = np.arange(head.head.outputs)
         truth, chosen = head.labels[:, None] == classes, head.means.argmax(axis=1)[:, None] == classes
-    scores = precision_recall_fscore_support(truth, chosen, average=EACH, zero_division=NONE)
-    precision, recall, f1, videos = np.array(scores)  # (C,) each
+    videos, answered, right = truth.sum(axis=0), chosen.sum(axis=0), (truth & chosen).sum(axis=0)  # (C,) each
+    precision, recall = right / np.maximum(answered, 1), right / np.maximum(videos, 1)
+    f1 = 2 * right / np.maximum(videos + answered, 1)
     return [
         {
             "name": name,

@@ -18,6 +18,7 @@ from everest.system.weights import PICKLES
 from everest.system.weights_header import FORMAT, read_metadata
 
 CONFIG = "config.json"
+MULTI_LABEL_PROBLEM = "multi_label_classification"  # problem_type of transformers
 SHARDS = "model.safetensors.index.json"
 # File names of transformers, the safe ones first; an index names the parts of a large one.
 _WEIGHT_FILES = (

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from everest.checkpoints.describe import trained_clip
 from everest.checkpoints.load import LoadedModel
 from everest.checkpoints.sample_clips import sample_pixels
+from everest.config.heads import Head, Heads
 from everest.config.values import Input
 from everest.errors import RecipeError
 from everest.models.classifier import VideoClassifier
@@ -28,20 +29,39 @@ from everest.models.spec import ModelSpec
 from everest.video.pixels import PixelStatistics
 
 INPUT: Final = "frames"
+DIGITS: Final = 500.0  # our choice: so many times the std, the mean of numbers limits their exactness
 
 
 class ClassifierGraph(nn.Module):
-    """(B, C, T, H, W) normalized clips to logits (B, classes) and the ids (B, K) of the encoded tokens."""
+    """(B, C, T, H, W) normalized clips to (B, outputs) and the ids (B, K) of the encoded tokens.
 
-    outputs = ("logits", "kept")
+    The outputs of a head of classes are logits, the output of a head of numbers is in the unit of the labels.
+    """
+
+    std: Tensor  # (outputs,) 1 for a class
+    mean: Tensor  # (outputs,) 0 for a class
 
     def __init__(self, classifier: VideoClassifier) -> None:
         super().__init__()
         self.classifier = classifier
+        tasks = {head.task for head in classifier.heads}
+        self.outputs = ("values" if tasks == {"regression"} else "logits", "kept")
+        self.has_numbers = "regression" in tasks
+        for name, values in (("std", _stds(classifier.heads)), ("mean", _means(classifier.heads))):
+            self.register_buffer(name, torch.tensor(values), persistent=False)
 
     def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         ids = self.classifier.kept_tokens(frames)
-        return self.classifier.head(self.classifier.pooled(self.classifier.encode(frames, ids))), ids
+        outputs = self.classifier.head(self.classifier.pooled(self.classifier.encode(frames, ids)))
+        return outputs * self.std + self.mean if self.has_numbers else outputs, ids
+
+
+def _stds(heads: Heads) -> list[float]:
+    return [head.std for head in heads for _ in range(head.outputs)]
+
+
+def _means(heads: Heads) -> list[float]:
+    return [head.mean for head in heads for _ in range(head.outputs)]
 
 
 class FeaturesGraph(nn.Module):
@@ -96,6 +116,7 @@ class Exportable:
     graph: ClassifierGraph | FeaturesGraph | EncoderGraph | FramesGraph
     spec: ModelSpec
     metadata: dict[str, str]  # of the file; JSON unless the value is a string
+    unit: Tensor  # (outputs,) or (1,): the size of a difference that counts as 1
 
     @property
     def layout(self) -> str:
@@ -141,13 +162,15 @@ def exportable(opened: LoadedModel, *, keep: float | None, uint8: bool = False) 
             module.selector = spec.selection
         graph = FeaturesGraph(module) if isinstance(module, VideoEncoder) else ClassifierGraph(module)
     colors = _colors(spec)
-    values = {
+    heads = module.heads if isinstance(module, VideoClassifier) else ()
+    values: dict[str, Any] = {
         "format": "everest",
         "kind": weights.kind,
         "recipe": weights.recipe,
         "step": weights.step,
         "settings": spec.dump(),
         "classes": weights.classes,
+        "heads": [_head(head) for head in heads] or None,
         "mean": spec.pixels.mean,
         "std": spec.pixels.std,
         "clip": _clip(opened, spec),
@@ -161,7 +184,20 @@ def exportable(opened: LoadedModel, *, keep: float | None, uint8: bool = False) 
         },
     }
     texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
-    return Exportable(graph=FramesGraph(graph, spec.pixels) if uint8 else graph, spec=spec, metadata=texts)
+    # A float32 number has 7 digits: two programs may round the last one of the mean differently.
+    units = [max(head.std, abs(head.mean) / DIGITS) for head in heads for _ in range(head.outputs)]
+    return Exportable(
+        graph=FramesGraph(graph, spec.pixels) if uint8 else graph,
+        spec=spec,
+        metadata=texts,
+        unit=torch.tensor(units or [1.0]),
+    )
+
+
+def _head(head: Head) -> dict[str, Any]:
+    """Return what a head answers, and of numbers their mean and std in the training set."""
+    numbers = {"mean": head.mean, "std": head.std} if head.task == "regression" else {}
+    return {"name": head.name, "task": head.task, "outputs": head.outputs, **numbers}
 
 
 def _colors(spec: ModelSpec) -> str:

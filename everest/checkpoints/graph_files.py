@@ -38,6 +38,8 @@ def trace(exported: Exportable) -> ExportedProgram:
 def compare(exported: Exportable, run: Callable[[Tensor], Sequence[Tensor]], *, what: str) -> float:
     """Return the largest difference between the outputs of a written file and of the model.
 
+    The difference of a number is in units of the standard deviation of the numbers.
+
     Args:
         run: computes the outputs of the file for clips as the graph takes them.
         what: the subject of the error message.
@@ -51,7 +53,7 @@ def compare(exported: Exportable, run: Callable[[Tensor], Sequence[Tensor]], *, 
             if not expected.is_floating_point():
                 largest = largest if torch.equal(expected, output) else float("inf")
             else:
-                largest = max(largest, float((expected - output).abs().max()))
+                largest = max(largest, float(((expected - output) / exported.unit).abs().max()))
     if not largest <= TOLERANCE:
         raise EnvironmentProblem(
             f"{what} computes something else than this model (difference {largest:.1e}), so nothing was "

@@ -9,8 +9,9 @@ from math import isqrt
 from typing import Literal
 
 from everest.checkpoints import vjepa2
-from everest.checkpoints.foreign import Foreign
+from everest.checkpoints.foreign import MULTI_LABEL_PROBLEM, Foreign
 from everest.checkpoints.translation import Translation
+from everest.config.heads import MULTI_LABEL
 from everest.config.settings import ModelSettings
 from everest.config.sizes import BACKBONES, MLP_RATIO, backbone_of, backbone_settings
 from everest.config.stage_settings import PixelTargetSettings
@@ -170,6 +171,7 @@ def model_spec(facts: ForeignFacts) -> ModelSpec:
             )
     settings = _settings(facts, (t, p, q), grid)
     classifier = facts.stage == "classifier"
+    several = classifier and facts.foreign.config.get("problem_type") == MULTI_LABEL_PROBLEM
     spec = ModelSpec(
         kind="classifier" if classifier else facts.kind,
         frames=frames,
@@ -179,6 +181,7 @@ def model_spec(facts: ForeignFacts) -> ModelSpec:
         target=_target(facts) if facts.kind == "pretrain" and not classifier else None,
         norms=facts.norms,
         num_classes=facts.shapes["head.weight"][0] if classifier else None,
+        task=MULTI_LABEL if several else "single-label",
     )
     problem = next(spec.problems(), None)
     if problem is not None:

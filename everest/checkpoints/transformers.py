@@ -17,10 +17,11 @@ from torch import Tensor
 from everest.checkpoints.convert import convert
 from everest.checkpoints.describe import trained_clip
 from everest.checkpoints.families import FAMILIES
-from everest.checkpoints.foreign import CONFIG, Foreign
+from everest.checkpoints.foreign import CONFIG, MULTI_LABEL_PROBLEM, Foreign
 from everest.checkpoints.load import AnyModel, LoadedModel, build_model
 from everest.checkpoints.sample_clips import sample_clips
 from everest.checkpoints.sizes import TORCH_EPS, Hints
+from everest.config.heads import MULTI_LABEL
 from everest.config.sizes import MLP_RATIO
 from everest.config.stage_settings import PixelTargetSettings, TokenTargetSettings
 from everest.errors import CheckpointError
@@ -157,6 +158,7 @@ def model_config(weights: Weights, spec: ModelSpec) -> dict[str, Any]:
             "use_mean_pooling": spec.model.pooling == "mean",
             "id2label": {str(number): name for number, name in enumerate(names)},
             "label2id": {name: number for number, name in enumerate(names)},
+            **({"problem_type": MULTI_LABEL_PROBLEM} if spec.task == MULTI_LABEL else {}),
         }
     assert isinstance(spec.target, PixelTargetSettings)
     return {
@@ -185,6 +187,8 @@ def _obstacles(spec: ModelSpec) -> Iterator[str]:
         yield "a class token (it has none)"
     if spec.kind == "classifier" and spec.model.pooling == "class-attention":
         yield "class-attention pooling (it averages the tokens or takes the first)"
+    if spec.task == "regression" and not spec.heads:
+        yield "a number as output (it has no mean and std to give the number its unit)"
     if spec.heads:
         yield f"{len(spec.heads)} label heads (it has one)"
     if spec.model.embedding_layers > 1:

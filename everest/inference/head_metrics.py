@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ from sklearn.metrics import (
 from everest.inference.calibrate import calibration_errors
 from everest.inference.intervals import bootstrap, bootstrap_intervals
 from everest.inference.predicted import HeadPredictions, in_top
+from everest.inference.weighted import Weights, average_precisions, rank_correlation, share_of_variance
 
 Values = dict[str, Any]
 
@@ -104,33 +105,19 @@ def multi_label(head: HeadPredictions, groups: Sequence[Any] | None) -> Values:
     return result
 
 
-def weighted_multi_label(head: HeadPredictions) -> Callable[[NDArray[np.float64]], dict[str, float]]:
-    """Return a function from weights of the videos (V,) to their multi-label metrics, as scikit-learn's.
-
-    The videos are sorted once instead of in each of thousands of draws.
-    """
+def weighted_multi_label(head: HeadPredictions) -> Callable[[Weights], dict[str, float]]:
+    """Return a function from weights of the videos (V,) to their multi-label metrics, as scikit-learn's."""
     labels, chosen = head.labels.astype(np.float64), head.chosen.astype(np.float64)  # (V, C)
-    right = (head.labels == head.chosen).all(axis=1)  # (V,)
-    order = np.argsort(-head.means, axis=0, kind="stable")  # (V, C)
-    ranked = np.take_along_axis(labels, order, axis=0)
-    scores = np.take_along_axis(head.means, order, axis=0)
-    # (V, C) the last place with the score of each place: equal scores have one precision.
-    last = np.stack([np.searchsorted(-column, -column, side="right") - 1 for column in scores.T], axis=1)
+    right, precisions = (head.labels == head.chosen).all(axis=1), average_precisions(head.labels, head.means)
 
-    def metrics(weights: NDArray[np.float64]) -> dict[str, float]:
-        drawn = weights[order]  # (V, C)
-        found = (drawn * ranked).cumsum(axis=0)
-        precision = found / np.maximum(drawn.cumsum(axis=0), 1e-12)
-        at_place = np.take_along_axis(precision, last, axis=0)
-        support = found[-1]  # (C,)
+    def metrics(weights: Weights) -> dict[str, float]:
+        precision = precisions(weights)  # (C,)
+        both, support, answered = weights @ (labels * chosen), weights @ labels, weights @ chosen  # (C,)
         used = support > 0
-        with np.errstate(invalid="ignore"):
-            average = (drawn * ranked * at_place).sum(axis=0) / support
-        both, answered = weights @ (labels * chosen), weights @ chosen  # (C,)
-        f1 = 2 * both / np.maximum(answered + support, 1e-12)
+        f1 = 2 * both / np.maximum(answered + support, 1)
         return {
-            "map": float(average[used].mean()) if used.any() else math.nan,
-            "micro_f1": float(2 * both.sum() / max((answered + support).sum(), 1e-12)),
+            "map": float(precision[used].mean()) if used.any() else math.nan,
+            "micro_f1": float(2 * both.sum() / max((answered + support).sum(), 1)),
             "macro_f1": float(f1[used].mean()) if used.any() else math.nan,
             "exact_match": float(weights @ right / weights.sum()),
         }
@@ -143,29 +130,27 @@ def regression(head: HeadPredictions, groups: Sequence[Any] | None) -> Values:
 
     chance_mae: of always answering the mean of the training set.
     """
-    labels, predicted = head.labels, head.means[:, 0].astype(np.float64)
+    truth, answer = head.labels, head.means[:, 0].astype(np.float64)  # (V,)
+    varies = np.ptp(truth) > 0
+    result: Values = {
+        "mae": number(mean_absolute_error(truth, answer)),
+        "rmse": number(root_mean_squared_error(truth, answer)),
+        "r2": number(r2_score(truth, answer)) if varies else None,
+        "spearman": number(spearmanr(truth, answer)[0]) if varies and np.ptp(answer) > 0 else None,
+        "chance_mae": number(np.abs(truth - head.head.mean).mean()),
+    }
+    correlation = rank_correlation(truth, answer)
 
-    def of(weights: NDArray[np.float64] | None) -> dict[str, float]:
-        every = (
-            np.arange(len(labels))
-            if weights is None
-            else np.repeat(np.arange(len(labels)), weights.astype(int))
-        )
-        truth, answer = labels[every], predicted[every]
-        varies = len(truth) > 1 and np.ptp(truth) > 0
+    def drawn(weights: Weights) -> dict[str, float]:
         return {
-            "mae": float(mean_absolute_error(truth, answer)),
-            "rmse": float(root_mean_squared_error(truth, answer)),
-            "r2": float(r2_score(truth, answer)) if varies else math.nan,
-            "spearman": float(cast("Any", spearmanr(truth, answer)).statistic)
-            if varies and np.ptp(answer) > 0
-            else math.nan,
+            "mae": float(np.average(np.abs(answer - truth), weights=weights)),
+            "rmse": math.sqrt(np.average((answer - truth) ** 2, weights=weights)),
+            "r2": share_of_variance(truth, answer, weights),
+            "spearman": correlation(weights),
         }
 
-    result: Values = {name: number(value) for name, value in of(None).items()}
-    result["chance_mae"] = number(float(np.abs(labels - head.head.mean).mean()))
     if groups is not None:
-        result["intervals"] = _intervals(of, groups, percent=False)
+        result["intervals"] = _intervals(drawn, groups, percent=False)
     return result
 
 
@@ -192,6 +177,6 @@ def percent_of(share: Any) -> float:
     return round(100 * float(share), 4)
 
 
-def number(value: float) -> float | None:
+def number(value: Any) -> float | None:
     """Six digits; None instead of NaN, which JSON does not have."""
     return None if math.isnan(value) else float(f"{value:.6g}")

@@ -13,21 +13,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from small_runs import called
+from task_runs import SCORES, mixed_run, write_list
 
 import everest
+from everest.config.heads import Head
 from everest.config.recipe import load_recipe
 from everest.data.samples import Sample
 from everest.inference.model import OpenedModel
 from everest.inference.probe import encode_set
 from everest.inference.probe_heads import (
     NEIGHBORS,
+    STRENGTHS,
     TEMPERATURE,
     attentive,
     held_out,
     linear,
     nearest_neighbors,
 )
+from everest.inference.probe_tasks import attentive_of, mean_of_neighbors, one_vs_rest, ridge
 from everest.system.events import silent
+
+__all__ = ["mixed_run"]  # a fixture
 
 CPU = torch.device("cpu")
 
@@ -196,3 +202,76 @@ def test_errors_are_one_line(
     (tmp_path / "one.csv").write_text(f"{clip_files}/clip0.mp4 0\n{clip_files}/clip1.mp4 0\n")
     named = [part.replace("HERE", str(tmp_path)) for part in options]
     assert message in called("probe", "-c", runs["pretrain"], *named, code=code).stderr
+
+
+def test_neighbors_have_a_mean_label():
+    rng = np.random.default_rng(0)
+    features, test = (rng.normal(size=(n, 8)).astype(np.float32) for n in (60, 5))
+    classes = rng.integers(0, 3, size=60)
+    votes, _ = nearest_neighbors(features, classes, test, 3)
+    means, _ = mean_of_neighbors(features, np.eye(3)[classes], test)
+    np.testing.assert_allclose(means, votes, rtol=1e-5)
+    numbers, report = mean_of_neighbors(features, classes.astype(np.float64), test)
+    np.testing.assert_allclose(numbers[:, 0], votes @ [0, 1, 2], rtol=1e-5)
+    assert report == {"neighbours": NEIGHBORS, "temperature": TEMPERATURE}
+
+
+def test_a_linear_probe_finds_each_of_several_classes():
+    rng = np.random.default_rng(0)
+    labels = rng.random((80, 3)) < 0.4
+    labels[:, 1] = True  # all videos have it
+    features = rng.normal(size=(80, 16)).astype(np.float32)
+    features[:, 0] += 8 * labels[:, 0]
+    features[:, 1] += 8 * labels[:, 2]
+    found, report = one_vs_rest(features[:60], labels[:60], features[60:], seed=0)
+    assert ((found >= 0.5) == labels[60:]).mean() > 0.95
+    assert (found[:, 1] == 1).all()
+    assert (report["held_out"], report["converged"]) == (12, True)
+
+
+def test_ridge_regression_finds_numbers_that_are_linear_in_the_features():
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(80, 4)).astype(np.float32)
+    numbers = 100 + 20 * features[:, 0].astype(np.float64)
+    found, report = ridge(features[:60], numbers[:60], features[60:], seed=0)
+    assert np.abs(found[:, 0] - numbers[60:]).max() < 1
+    assert (report["strength"], report["held_out"]) == (max(STRENGTHS), 12)
+
+
+def test_an_attentive_probe_finds_several_classes_and_numbers():
+    tokens, labels = marked_tokens(400)
+    flags = np.stack([labels == 1, labels == 0], axis=1)
+    options = {"heads": 2, "seed": 0, "device": CPU}
+    several = Head(task="multi-label", outputs=2)
+    found, _ = attentive_of(several, tokens[:300], flags[:300], tokens[300:], **options)
+    assert ((found >= 0.5) == flags[300:]).mean() > 0.9
+    numbers = 50 + 10.0 * labels
+    head = Head(task="regression", outputs=1, mean=float(numbers.mean()), std=float(numbers.std()))
+    found, _ = attentive_of(head, tokens[:300], numbers[:300], tokens[300:], **options)
+    assert np.abs(found[:, 0] - numbers[300:]).mean() < 3
+
+
+def test_heads_of_every_task_are_probed(mixed_run: Path):
+    result = probed("-c", mixed_run, "--probes", "knn,linear")
+    shown = {name: set(head["probes"]["knn"]) for name, head in result["heads"].items()}
+    settings = {"neighbours", "temperature"}
+    assert shown == {
+        "verb": {"top1", "top5", "mean_class_accuracy"} | settings,
+        "tags": {"map", "micro_f1", "macro_f1"} | settings,
+        "score": {"mae", "rmse", "r2", "spearman"} | settings,
+    }
+    assert [result["heads"][name]["chance"] for name in ("verb", "tags")] == [50, 50]
+    assert result["heads"]["score"]["chance"] == pytest.approx(
+        np.abs(np.subtract(SCORES, np.mean(SCORES))).mean()
+    )
+    assert "majority" not in result["heads"]["tags"]
+
+
+def test_labels_that_are_the_same_for_all_videos_are_refused(
+    runs: dict[str, Path], clip_files: Path, tmp_path: Path
+):
+    write_list(tmp_path / "list.csv", clip_files, label=("run", "run", "run", "run"))
+    lists = [f"--set=data.{part}={tmp_path}/list.csv" for part in ("train", "test")]
+    labels = ["--set", "data.task=multi-label", "--set", "data.num_classes=null"]
+    message = called("probe", "-c", runs["pretrain"], *lists, *labels, "--probes", "knn", code=4).stderr
+    assert "each class is that of all videos or of none" in message

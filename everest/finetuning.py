@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from everest.data.crops import erase
 from everest.data.dataset import Clip, VideoClips
 from everest.data.stages import finetune_clips, validation_clips
 from everest.errors import DivergedError
+from everest.inference.calibrate import calibrate
 from everest.inference.metric_text import as_text
 from everest.inference.metrics import chance_of, mean_loss, measure
 from everest.inference.multi_view import evaluate_views
@@ -157,7 +158,9 @@ def _validate(training: Training, clips: VideoClips, validations: Validations) -
         )
     row = {"step": step, **_validation_row(predictions)}
     if validations.add(row):  # before it is logged: a row without its weights could not be repaired
-        training.state.save_weights(training.run.best, step)
+        chosen = {name: asdict(calibration) for name, calibration in calibrate(predictions).items()}
+        settings = {"calibration": chosen} if chosen else {}
+        training.state.save_weights(training.run.best, step, settings=settings)
     training.log(row)
     event = {
         "epoch": plan.epoch(step - 1),

@@ -76,6 +76,10 @@ def predict(
     which: o.WhichWeights = None,
     workers: o.Workers = 2,
     precision: o.PrecisionMode = None,
+    calibrated: Annotated[
+        bool,
+        typer.Option("--calibrated", help="Probabilities with the temperature that fine-tuning chose."),
+    ] = False,
     cpu: o.OnCpu = False,
     as_json: o.AsJson = False,
     quiet: o.Quiet = False,
@@ -119,6 +123,7 @@ def predict(
         keep=keep,
         precision=precision,
         cpu=cpu,
+        calibrated=calibrated,
         notify=say,
     )
     # Also refuses an autoencoder, before the videos are listed.

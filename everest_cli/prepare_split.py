@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from everest_cli import options as o
 from everest_cli.output import print_json, say
 
+if TYPE_CHECKING:
+    from everest.data.samples import Sample
+
+TEXTS = ("notices", "advice")  # of a summary, for people
 FEW_VIDEOS = 20  # our choice: one video more or less is 5 %
 NO_GROUPS = (
     "Without --group, nothing is known about leakage: clips of one recording, person or scene may be in "
     "several lists, and the test would measure memory. If files are named like anna_03.mp4, "
     r"--group '(\w+)_\d+' keeps the clips of anna together."
 )
+LISTED_GROUPS = "Without --group, the column 'group' is not used; --group column:group keeps groups together."
 
 
 def split(
@@ -92,7 +97,7 @@ def split(
         print_split(document, group=group)
         say("\n  ".join(["next:", *document["next"]]))
     if as_json:
-        print_json({key: value for key, value in document.items() if key != "notices"})
+        print_json({key: value for key, value in document.items() if key not in TEXTS})
     else:
         typer.echo("\n".join(document["written"]))
 
@@ -112,8 +117,15 @@ def print_split(document: dict[str, Any], *, group: str | None) -> None:
         if name != "train" and row["videos"] < FEW_VIDEOS:
             say(f"warning: {name} has {row['videos']} videos, which measure little; try --shares 60/20/20")
     say(f"lists: {document['folder']}")
-    if group is None:
-        say(NO_GROUPS)
+    if document["advice"]:
+        say(document["advice"])
+
+
+def _advice(group: str | None, samples: Iterable[Sample]) -> str | None:
+    """A hint for a split without groups."""
+    if group is not None:
+        return None
+    return NO_GROUPS if all(sample.group is None for sample in samples) else LISTED_GROUPS
 
 
 def split_source(
@@ -130,7 +142,7 @@ def split_source(
 ) -> dict[str, Any]:
     """Split a list, write the parts, and return a summary of them, with notices and the next commands."""
     from everest.data.classes import indices
-    from everest.prepare.groups import Listed, grouping
+    from everest.prepare.groups import FOLDER, Listed, grouping, with_groups
     from everest.prepare.next_commands import commands_for_lists
     from everest.prepare.sources import read_labeled
     from everest.prepare.split import read_shares, split_samples, write_split
@@ -141,6 +153,9 @@ def split_source(
     listed = Listed(path=source, samples=data.samples, rows=labeled.rows)
     group_of = grouping(group, root=root, sources=[listed])
     lists = split_samples(data.samples, parts, group_of=group_of, seed=seed)
+    if group is not None:
+        base = root if group == FOLDER else None
+        lists = {name: with_groups(samples, group_of, base=base) for name, samples in lists.items()}
     names = data.class_names or ()
     read = [source, *([classes] if classes else [])]
     folder = output or root
@@ -163,6 +178,7 @@ def split_source(
         "written": [str(path) for path in written],
         "next": commands_for_lists(lists, folder, root=root, heads=labeled.heads),
         "notices": [text for text in (data.notice, labeled.without_labels(source)) if text is not None],
+        "advice": _advice(group, data.samples),
     }
 
 
@@ -202,7 +218,8 @@ def _check_split(lists: Sequence[Path], root: Path | None, group: str | None, *,
     if leaks:
         say(f"{len(leaks)} {what} are in several lists")
         raise typer.Exit(4)
-    if group is None:
-        say(f"no video is in two of the {len(lists)} lists. {NO_GROUPS}")
+    advice = _advice(group, (sample for source in listed for sample in source.samples))
+    if advice:
+        say(f"no video is in two of the {len(lists)} lists. {advice}")
     else:
         say(f"no group is in two of the {len(lists)} lists")

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, ConfigDict, Field
 
-from everest.config.values import MOST_CLASSES, HeadName, NumClasses, with_hyphens
+from everest.config.values import MOST_CLASSES, HeadName, NumClasses, Positive, Share, with_hyphens
 
 Task = Annotated[Literal["single-label", "multi-label", "regression"], BeforeValidator(with_hyphens)]
 
 MULTI_LABEL: Final = "multi-label"
+THRESHOLD: Final = 0.5  # of a multi-label class, unless one was chosen
 
 
 def _check_head(value: Any) -> int | str | dict[str, int]:
@@ -35,6 +36,15 @@ HeadSettings = Annotated[dict[HeadName, HeadSetting], Field(min_length=1)]
 
 
 @dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """How the probabilities of a head are read, chosen on data.val (everest.inference.calibration)."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
+    temperature: Positive = 1.0  # logits are divided by it, where calibrated probabilities are wanted
+    thresholds: tuple[Share, ...] = ()  # multi-label: a class is predicted from its own on
+
+
+@dataclass(frozen=True, kw_only=True)
 class Head:
     """One question about a video.
 
@@ -47,6 +57,13 @@ class Head:
     outputs: int  # classes; 1: a number
     mean: float = 0.0  # of the numbers in the training set, which are learned as (number - mean) / std
     std: float = 1.0
+    calibration: Calibration | None = None  # None: nothing was chosen
+
+    @property
+    def thresholds(self) -> tuple[float, ...]:
+        """The probability from which each class of a multi-label head is predicted."""
+        chosen = self.calibration.thresholds if self.calibration else ()
+        return chosen or (THRESHOLD,) * self.outputs
 
     @property
     def label_width(self) -> int:

@@ -30,6 +30,8 @@ METRICS: Final[dict[str, Metric]] = {
     "clip_top1": Metric(title="top-1 of single views", chance="chance_top1"),
     "majority_top1": Metric(title="always the most frequent class"),
     "action_top1": Metric(title="top-1, all heads", chance="chance_action_top1"),
+    "ece": Metric(title="calibration error", higher=False),
+    "ece_calibrated": Metric(title="calibration error with --calibrated", higher=False),
     "mae": Metric(title="mean absolute error", chance="chance_mae", percent=False, higher=False),
     "rmse": Metric(title="root mean square error", percent=False, higher=False),
     "r2": Metric(title="R²", percent=False),

@@ -15,7 +15,9 @@ from typing import Final
 from everest.errors import DataError, RecipeError, did_you_mean
 from everest.video.folders import VIDEO_SUFFIXES
 
-COLUMNS: Final = ("path", "label", "start", "end", "start_frame", "end_frame")
+SEGMENT_COLUMNS: Final = ("start", "end", "start_frame", "end_frame")
+GROUP_COLUMN: Final = "group"
+COLUMNS: Final = ("path", "label", *SEGMENT_COLUMNS, GROUP_COLUMN)
 HEAD_PREFIX: Final = "label."
 # Our choice: names of a column of paths, or of classes, in sheets; without spaces, in lower case.
 PATH_NAMES: Final = frozenset(
@@ -48,6 +50,12 @@ class Header:
         pairs = zip(self.written, self.names, strict=True)
         return [column for column, name in pairs if not is_known(name)]
 
+    @property
+    def unassigned(self) -> list[str]:
+        """The columns that may hold the classes of a list without labels, as written; `group` may, too."""
+        pairs = zip(self.written, self.names, strict=True)
+        return [column for column, name in pairs if name == GROUP_COLUMN or not is_known(name)]
+
     def notice(self) -> str | None:
         """A line about the columns of a sheet; None if the list has no other columns than everest's."""
         renamed = [
@@ -75,7 +83,7 @@ class Header:
 
     def no_classes(self, file: object) -> DataError:
         """The error for a list that is read with labels and has no column of classes."""
-        others = self.class_columns or tuple(self.ignored)
+        others = self.class_columns or tuple(self.unassigned)
         listed = ", ".join(others) or "its columns"
         found = "several columns may hold" if self.is_unclear else "no column is known to hold"
         column = self.class_columns[0] if self.class_columns else others[0] if len(others) == 1 else "NAME"
@@ -108,6 +116,9 @@ def read_header(
     """
     written = [field or f"column {number}" for number, field in enumerate(rows[0], start=1)]
     names = [_plain(field) if _plain(field) in COLUMNS else field for field in written]
+    if names.count(GROUP_COLUMN) > 1:  # only the column of exactly this name; others are ignored
+        pairs = zip(written, names, strict=True)
+        names = [field if name == GROUP_COLUMN else name for field, name in pairs]
     paths = [field for field in written if _plain(field) in PATH_NAMES]
     classes = tuple(field for field in written if _plain(field) in CLASS_NAMES)
     if not is_header(rows[0]) and class_column not in written:
@@ -160,7 +171,7 @@ def _refuse_misspelled(header: Header, rows: Sequence[Sequence[str]]) -> None:
     for index, name in enumerate(header.names):
         if is_known(name):
             continue
-        absent = [column for column in COLUMNS[2:] if column not in header.names]
+        absent = [column for column in SEGMENT_COLUMNS if column not in header.names]
         meant = difflib.get_close_matches(_plain(name), absent, n=1, cutoff=SIMILAR)
         meant = meant or [column for column in absent[:2] if _plain(name).startswith(f"{column}_")]
         values = [row[index] for row in rows if index < len(row) and row[index]]

@@ -11,12 +11,12 @@ import numpy as np
 
 from everest.data.classes import indices
 from everest.data.labels import JOINED_BY, Label, columns_of, is_integer, is_number_like
+from everest.data.list_header import GROUP_COLUMN, SEGMENT_COLUMNS
 from everest.data.samples import Sample
 from everest.errors import DataError, RecipeError
 from everest.system.files import refuse_inputs, write_atomically
-from everest.system.names import is_file_name
+from everest.system.names import is_file_name, is_unicode
 
-SEGMENT_COLUMNS: Final = ("start", "end", "start_frame", "end_frame")
 ELSEWHERE: Final = "write elsewhere by --output DIR"
 
 
@@ -29,12 +29,19 @@ def unlistable(path: str) -> str | None:
     return None if is_file_name(path) else "a character that no file name has"
 
 
+def is_listable_group(group: str) -> bool:
+    """Whether a list can hold a group: one line of Unicode without a space at its ends."""
+    return len(group.splitlines()) == 1 and group == group.strip() and "\0" not in group and is_unicode(group)
+
+
 def refuse_unlistable(samples: Iterable[Sample]) -> None:
-    """Raise DataError for the first sample whose path a list cannot hold."""
+    """Raise DataError for the first sample whose path or group a list cannot hold."""
     for sample in samples:
         problem = unlistable(sample.path)
         if problem is not None:
             raise DataError(f"{sample.path!r}: {problem}, which no list can hold; rename it")
+        if sample.group is not None and not is_listable_group(sample.group):
+            raise DataError(f"{sample.path}: no list can hold its group, {sample.group!r}; rename the group")
 
 
 def write_list(
@@ -51,7 +58,7 @@ def write_list(
         label_names: names of the classes, written instead of their indices.
         heads: names of the labels if a sample has several.
     Raises:
-        DataError: a list cannot hold one of the paths.
+        DataError: a list cannot hold one of the paths or groups.
         EnvironmentProblem: the file cannot be written.
     """
     refuse_unlistable(samples)
@@ -61,7 +68,8 @@ def write_list(
     segment = [
         name for name in SEGMENT_COLUMNS if any(getattr(sample, name) is not None for sample in samples)
     ]
-    rows = [[*columns, *segment]]
+    has_groups = any(sample.group is not None for sample in samples)
+    rows = [[*columns, *segment, *([GROUP_COLUMN] if has_groups else [])]]
     for sample in samples:
         labels = [label_text(label, label_names) for label in sample.labels]
         # The shortest text without an exponent that is read back as the same number.
@@ -73,7 +81,7 @@ def write_list(
         text = str(path.relative_to(root)) if path.is_relative_to(root) else sample.path
         if text[0] == "#" or text[0].isspace():  # it would be read as a comment, or without its space
             text = f"./{text}"
-        rows.append([text, *labels, *times])
+        rows.append([text, *labels, *times, *([sample.group or ""] if has_groups else [])])
     # Quoted where needed, so that a reader finds the same fields whichever separator it tries first.
     quoted = [
         ['"' + field.replace('"', '""') + '"' if re.search('[ ,\t"]', field) else field for field in row]

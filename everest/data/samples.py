@@ -14,6 +14,7 @@ from typing import Final, TypeVar
 
 from everest.config.heads import Heads, Task
 from everest.data.labels import SEPARATED, Label, LabelRules, columns_of, names_used
+from everest.data.list_header import GROUP_COLUMN
 from everest.data.list_text import ListRow, read_rows, shown
 from everest.data.shards import find_index, read_index
 from everest.errors import DataError, did_you_mean
@@ -38,11 +39,17 @@ class Sample:
     end: float | None = None
     start_frame: int | None = None
     end_frame: int | None = None  # the first frame after the segment
+    group: str | None = None  # the recording, animal or person that the video comes from
 
     @property
     def video(self) -> Video:
         """The file or part of a shard that the video is read from."""
         return self.member or parse_location(self.path)
+
+    @property
+    def source(self) -> str:
+        """The group, else the path: samples of one source look alike, such as the segments of a file."""
+        return self.path if self.group is None else self.group
 
     @property
     def video_id(self) -> str:
@@ -102,7 +109,7 @@ def read_samples(
         else:
             rows = read_rows(source, class_column=class_column) if source.is_file() else None
     header = rows[0].header if rows else None
-    if labeled and header and header.ignored and not header.has_classes:
+    if labeled and header and header.unassigned and not header.has_classes:
         raise header.no_classes(source)
     names: tuple[str, ...] = ()
     if heads and labeled and not rows:
@@ -189,6 +196,7 @@ def _sample_of(row: ListRow, root: Location, labels: tuple[Label, ...]) -> Sampl
         end=end,
         start_frame=start_frame,
         end_frame=end_frame,
+        group=row.values.get(GROUP_COLUMN),
     )
 
 

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from scipy.special import expit, log_softmax, logit, softmax
 
+from everest.config.heads import THRESHOLD
+
 ClassTask = Literal["single-label", "multi-label"]  # one class of a video, or any number of them
 Probabilities = NDArray[np.floating[Any]]  # (videos, C)
 
@@ -25,7 +27,6 @@ BINS: Final = 15  # Guo et al. 2017, table 1
 LOWEST_TEMPERATURE: Final = 0.05  # our choice
 HIGHEST_TEMPERATURE: Final = 20.0  # our choice
 EXACTNESS: Final = 1e-6  # our choice: of the logarithm of the temperature
-THRESHOLD: Final = 0.5  # of a class without a positive video
 # The float32 numbers next to 0 and 1, which are no logits.
 SMALLEST: Final = float(np.finfo(np.float32).tiny)
 LARGEST: Final = 1 - float(np.finfo(np.float32).epsneg)

@@ -45,6 +45,7 @@ def predict(
     batch: int = 1,
     workers: int = 0,
     precision: str | None = None,
+    calibrated: bool = False,
     report: Report = silent,
 ) -> list[dict[str, Any]]:
     """Predict the most likely classes of videos, or their numbers, as `everest predict --json`.
@@ -58,6 +59,7 @@ def predict(
         batch: videos in one forward pass.
         workers: processes that read videos.
         precision: auto, fp32, bf16 or fp16; None: as trained.
+        calibrated: divide the logits by the temperature that fine-tuning chose on data.val.
         report: receives the progress and notices (everest.system.events).
     Returns:
         `{"video", "predictions": [{"label", "index", "probability"}, …]}` for each video. A multi-label class
@@ -68,7 +70,9 @@ def predict(
         DataError: a list cannot be used, or a folder has no video.
         RecipeError: `keep` is no ratio that leaves a token; `top` of a model that predicts numbers only.
     """
-    opened = OpenedModel.of(model, clips=clips, crops=crops, keep=keep, precision=precision)
+    opened = OpenedModel.of(
+        model, clips=clips, crops=crops, keep=keep, precision=precision, calibrated=calibrated
+    )
     return predictions.predict(
         opened, _samples(videos, data), top=top, batch=batch, workers=workers, report=report
     )

@@ -1,6 +1,6 @@
 """The metrics of an evaluation: accuracies of classes, average precision of several, errors of numbers.
 
-All are as scikit-learn's. Metrics of classes are in percent, errors of numbers in the unit of the labels.
+All are scikit-learn's. Metrics of classes are in percent, errors of numbers in the unit of the labels.
 
 V videos, C classes.
 """
@@ -12,18 +12,20 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
-from sklearn.metrics import average_precision_score, f1_score, recall_score
+from sklearn.metrics import average_precision_score
 
 from everest.config.heads import MULTI_LABEL, Heads
 from everest.data.labels import Label
-from everest.inference.intervals import bootstrap, bootstrap_intervals
-from everest.inference.predicted import HeadPredictions, Predictions, in_top, label_array
-from everest.inference.weighted import average_precisions, rank_correlation, share_of_variance
-
-Values = dict[str, Any]
-
-NONE: Final[Any] = 0.0  # precision or recall of no video; scikit-learn's types know its default only
+from everest.inference.head_metrics import (
+    Values,
+    multi_label,
+    percent_of,
+    prevalence,
+    regression,
+    single_label,
+)
+from everest.inference.intervals import bootstrap_intervals
+from everest.inference.predicted import HeadPredictions, Predictions, label_array
 
 
 def measure(predictions: Predictions, *, intervals: bool = False) -> Values:
@@ -47,7 +49,7 @@ def measure(predictions: Predictions, *, intervals: bool = False) -> Values:
         return result
     right = np.all([head.correct for head in by_head.values()], axis=0)  # (V,)
     chance = round(chance_top1(predictions.heads), 4)
-    result |= {"action_top1": _percent(right.mean()), "chance_action_top1": chance}
+    result |= {"action_top1": percent_of(right.mean()), "chance_action_top1": chance}
     if intervals:
         labels = next(iter(by_head.values())).labels
         found = bootstrap_intervals({"action_top1": right}, right, labels, groups=groups)
@@ -77,120 +79,6 @@ def chance_top1(heads: Heads) -> float:
     return 100 / math.prod(head.outputs for head in heads)
 
 
-def single_label(head: HeadPredictions, groups: Sequence[Any] | None) -> Values:
-    """top1, top5: of the mean probability over a video's views. clip_top1: of single views.
-
-    mean_class_accuracy, macro_f1: over the classes that occur. majority_top1: of always answering the most
-    frequent class. chance_top1, chance_top5: of guessing.
-    """
-    labels, (_, views, classes) = head.labels, head.outputs.shape
-    single = head.outputs.reshape(-1, classes)  # (V * views, C)
-    outcomes = {  # (V,) each
-        "top1": head.correct,
-        "top5": in_top(head.means, labels, 5),
-        "clip_top1": in_top(single, np.repeat(labels, views), 1).reshape(-1, views).mean(axis=1),
-    }
-    predicted, used = head.means.argmax(axis=1), np.unique(labels)
-    shares = {
-        "top1": outcomes["top1"].mean(),
-        "top5": outcomes["top5"].mean(),
-        "mean_class_accuracy": recall_score(labels, predicted, labels=used, average="macro"),
-        "macro_f1": f1_score(labels, predicted, labels=used, average="macro", zero_division=NONE),
-        "clip_top1": outcomes["clip_top1"].mean(),
-        "majority_top1": np.bincount(labels).max() / len(labels),
-        "chance_top1": 1 / classes,
-        "chance_top5": min(5, classes) / classes,
-    }
-    result: Values = {name: _percent(share) for name, share in shares.items()}
-    if groups is not None:
-        found = bootstrap_intervals(outcomes, head.correct, labels, groups=groups)
-        f1 = _intervals(
-            lambda weights: {"macro_f1": _weighted_f1(labels, predicted, classes, weights)}, groups
-        )
-        result["intervals"] = found | f1
-    return result
-
-
-def _weighted_f1(
-    labels: NDArray[np.int64], predicted: NDArray[np.int64], classes: int, weights: NDArray[np.float64]
-) -> float:
-    """macro_f1 of weighted videos, as scikit-learn's, without its checks in each of thousands of draws."""
-    support = np.bincount(labels, weights, classes)
-    answered = np.bincount(predicted, weights, classes)
-    right = np.bincount(labels, weights * (labels == predicted), classes)
-    used = support > 0
-    return float((2 * right[used] / (support + answered)[used]).mean())
-
-
-def multi_label(head: HeadPredictions, groups: Sequence[Any] | None) -> Values:
-    """map: mean average precision over the classes with a video. chance_map: of a random order.
-
-    micro_f1, macro_f1, exact_match: of the classes above their thresholds; macro_f1 over classes with a
-    video.
-    """
-    labels, chosen = head.labels, head.chosen
-    right, precisions = (labels == chosen).all(axis=1), average_precisions(labels, head.means)
-
-    def of(weights: NDArray[np.float64]) -> dict[str, float]:
-        micro, macro = _f1_of_several(labels, chosen, weights)
-        each = precisions(weights)  # (C,)
-        return {
-            "map": math.nan if np.isnan(each).all() else float(np.nanmean(each)),
-            "micro_f1": micro,
-            "macro_f1": macro,
-            "exact_match": float(np.average(right, weights=weights)),
-        }
-
-    result: Values = {
-        name: None if math.isnan(value) else _percent(value)
-        for name, value in of(np.ones(len(labels))).items()
-    }
-    result["chance_map"] = _prevalence(labels)
-    if groups is not None:
-        result["intervals"] = _intervals(of, groups)
-    return result
-
-
-def _f1_of_several(
-    labels: NDArray[np.bool_], chosen: NDArray[np.bool_], videos: NDArray[np.float64]
-) -> tuple[float, float]:
-    """micro_f1 and macro_f1 as scikit-learn's, which reads a single class as two: with it and without it.
-
-    macro_f1 is over the classes with a video; nan if no video has a class.
-
-    Args:
-        videos: (V,) how often each counts.
-    """
-    right, both = videos @ (labels & chosen), videos @ labels + videos @ chosen  # (C,) each
-    used = videos @ labels > 0
-    macro = float((2 * right[used] / both[used]).mean()) if used.any() else math.nan
-    return float(2 * right.sum() / max(both.sum(), 1)), macro
-
-
-def regression(head: HeadPredictions, groups: Sequence[Any] | None) -> Values:
-    """mae, rmse: in the unit of the labels. r2: share of the variance. spearman: of the ranks.
-
-    chance_mae: of always answering the mean of the training set.
-    """
-    labels, predicted = head.labels, head.means[:, 0].astype(np.float64)
-
-    correlation = rank_correlation(labels, predicted)
-
-    def of(weights: NDArray[np.float64]) -> dict[str, float]:
-        return {
-            "mae": float(np.average(np.abs(predicted - labels), weights=weights)),
-            "rmse": math.sqrt(np.average((predicted - labels) ** 2, weights=weights)),
-            "r2": share_of_variance(labels, predicted, weights),
-            "spearman": correlation(weights),
-        }
-
-    result: Values = {name: _number(value) for name, value in of(np.ones(len(labels))).items()}
-    result["chance_mae"] = _number(float(np.abs(labels - head.head.mean).mean()))
-    if groups is not None:
-        result["intervals"] = _intervals(of, groups, percent=False)
-    return result
-
-
 _BY_TASK: Final[Mapping[str, Callable[[HeadPredictions, Sequence[Any] | None], Values]]] = {
     "single-label": single_label,
     MULTI_LABEL: multi_label,
@@ -216,10 +104,10 @@ def per_class(head: HeadPredictions, names: Sequence[str]) -> list[Values]:
         {
             "name": name,
             "videos": int(videos[i]),
-            "precision": _percent(precision[i]),
-            "recall": _percent(recall[i]),
-            "f1": _percent(f1[i]),
-            "ap": _percent(average_precision_score(truth[:, i], head.means[:, i])) if videos[i] else None,
+            "precision": percent_of(precision[i]),
+            "recall": percent_of(recall[i]),
+            "f1": percent_of(f1[i]),
+            "ap": percent_of(average_precision_score(truth[:, i], head.means[:, i])) if videos[i] else None,
         }
         for i, name in enumerate(names)
     ]
@@ -234,33 +122,5 @@ def chance_of(metric: str, heads: Heads, labels: Sequence[tuple[Label, ...]]) ->
         return None
     array = label_array([row[0] for row in labels], head)
     if metric == "map":
-        return _prevalence(array)
+        return prevalence(array)
     return float(np.abs(array - head.mean).mean()) if metric == "mae" else None
-
-
-def _prevalence(labels: NDArray[np.bool_]) -> float:
-    """The mean average precision of a random order, in percent: the mean share of the videos of a class."""
-    used = labels.any(axis=0)
-    return _percent(labels[:, used].mean()) if used.any() else 0.0
-
-
-def _intervals(
-    statistics: Callable[[NDArray[np.float64]], dict[str, float]],
-    groups: Sequence[Any],
-    *,
-    percent: bool = True,
-) -> dict[str, list[float | None]]:
-    """The 95 % intervals of statistics of weighted videos."""
-    names = list(statistics(np.ones(len(groups))))
-    low, high = bootstrap(lambda weights: np.array(list(statistics(weights).values())), groups)
-    shown = (lambda share: None if math.isnan(share) else _percent(share)) if percent else _number
-    return {name: [shown(low[i]), shown(high[i])] for i, name in enumerate(names)}
-
-
-def _percent(share: Any) -> float:
-    return round(100 * float(share), 4)
-
-
-def _number(value: float) -> float | None:
-    """Six digits; None instead of NaN, which JSON does not have."""
-    return None if math.isnan(value) else float(f"{value:.6g}")

@@ -107,7 +107,7 @@ def evaluate_views(
             outputs=np.stack([row.outputs[i] for row in readable]) if readable else nothing,
             skipped=[(row.video, row.problem) for row in ordered if row.problem is not None],
             heads=model.heads,
-            groups=[sample.path for sample in samples],
+            groups=[sample.source for sample in samples],
         )
         for i in range(len(keeps))
     ]

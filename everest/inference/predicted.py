@@ -21,8 +21,6 @@ from everest.data.classes import Classes
 from everest.data.labels import JOINED_BY, Label
 from everest.system.files import write_atomically
 
-THRESHOLD = 0.5  # of a multi-label class, unless one was chosen on data.val
-
 
 @dataclass(frozen=True, kw_only=True)
 class HeadPredictions:
@@ -46,7 +44,7 @@ class HeadPredictions:
     @property
     def chosen(self) -> NDArray[np.bool_]:
         """(V, C) whether each class of a multi-label head is predicted."""
-        return self.means >= THRESHOLD
+        return self.means >= np.array(self.head.thresholds)
 
 
 @dataclass(frozen=True, kw_only=True)

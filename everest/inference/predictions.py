@@ -25,7 +25,6 @@ from everest.errors import RecipeError
 from everest.inference.bouts import Window, bouts_of_classes, merge_windows
 from everest.inference.model import OpenedModel
 from everest.inference.over_videos import over_videos
-from everest.inference.predicted import THRESHOLD
 from everest.inference.top_classes import TOP, answers_of, answers_of_head, check_options
 from everest.system.events import Report, notice
 from everest.video.reader import TOLERANCE, VideoError, frame_range, frame_times, frames_in_order, probe
@@ -68,7 +67,7 @@ def predict(
     return [
         {"video": sample.video_id, "error": values}
         if isinstance(values, str)
-        else {"video": sample.video_id, **answers_of(values["answers"].mean(dim=0), classes, top)}
+        else {"video": sample.video_id, **answers_of(model.mean_answers(values["answers"]), classes, top)}
         for pairs in batches
         for sample, values in pairs
     ]
@@ -122,7 +121,7 @@ def predict_timeline(
             for part in _batches(zip(windows, clips, strict=True), batch):
                 views = torch.stack([clip for _, clip in part])  # (W, V, C, T, H, W)
                 answers = model.answers(views.flatten(0, 1)).unflatten(0, (len(part), -1))
-                means = answers.mean(dim=1)  # (W, outputs)
+                means = model.mean_answers(answers)  # (W, outputs)
                 for (current, _), mean in zip(part, means, strict=True):
                     seconds = {"start": round(current.start, 3), "end": round(current.end, 3)}
                     row["windows"].append({**seconds, **answers_of(mean, classes, top)})
@@ -155,7 +154,7 @@ def _bouts(
         if head.task == "regression":
             bouts[head.name] = []
         elif head.task == MULTI_LABEL:
-            present = part >= THRESHOLD
+            present = part >= torch.tensor(head.thresholds)
             bouts[head.name] = bouts_of_classes(windows, part, present, classes.of_head(head), times)
         else:
             best = [answers_of_head(row, head, classes, top=1)[0] for row in part]

@@ -9,7 +9,6 @@ from torch import Tensor
 from everest.config.heads import MULTI_LABEL, Head, Heads
 from everest.data.classes import Classes
 from everest.errors import RecipeError
-from everest.inference.predicted import THRESHOLD
 
 TOP: Final = 5  # classes, unless another number is requested
 
@@ -56,6 +55,6 @@ def answers_of_head(answers: Tensor, head: Head, classes: Classes, top: int) -> 
     best = answers.topk(min(top, len(answers)))
     return [
         {"label": classes.name(index), "index": index, "probability": round(probability, 6)}
-        | ({"present": probability >= THRESHOLD} if head.task == MULTI_LABEL else {})
+        | ({"present": probability >= head.thresholds[index]} if head.task == MULTI_LABEL else {})
         for probability, index in zip(best.values.tolist(), best.indices.tolist(), strict=True)
     ]

@@ -11,7 +11,7 @@ import torch
 from pydantic import ConfigDict, TypeAdapter
 
 from everest.config.checks import model_problems
-from everest.config.heads import Head, Heads, HeadSettings, Task, named_heads
+from everest.config.heads import Calibration, Head, Heads, HeadSettings, Task, named_heads
 from everest.config.settings import ModelSettings
 from everest.config.sizes import MLP_RATIO
 from everest.config.stage_settings import (
@@ -60,6 +60,7 @@ class ModelSpec:
     heads: HeadSettings | None = None  # classifier: what each of several heads predicts
     # Classifier: mean and std of the numbers that a head learned, by its name; empty of the only head.
     scales: dict[str, tuple[float, Positive]] | None = None
+    calibration: dict[str, Calibration] | None = None  # classifier: of heads, by name
     drop_path: ShareBelowOne = 0.0  # classifier, in training
     checkpointing: bool = False
     norms: Norms = field(default_factory=Norms)  # imported models may have other values
@@ -87,7 +88,13 @@ class ModelSpec:
     def dump(self) -> dict[str, Any]:
         """Return the fields as plain JSON values."""
         values = _SPEC.dump_python(self, mode="json")
-        for added_later in ("heads", "scales", "tokenizer", "position_grid"):  # older files have none
+        for added_later in (
+            "heads",
+            "scales",
+            "calibration",
+            "tokenizer",
+            "position_grid",
+        ):  # older files have none
             if values[added_later] is None:
                 del values[added_later]
         if self.task == "single-label":
@@ -141,6 +148,8 @@ class ModelSpec:
             yield "position_grid: for interpolated positions, and only for these"
         if self.kind == "classifier" and sum(head.outputs for head in self.answered) != self.num_classes:
             yield "heads: other classes than num_classes"
+        if self.kind == "classifier" and any(len(h.thresholds) != h.outputs for h in self.answered):
+            yield "calibration: other thresholds than classes"
         try:
             check_num_tokens(self.grid)
             blank = torch.empty(1, self.grid.num_tokens, device="meta")
@@ -160,7 +169,8 @@ class ModelSpec:
         scaled = []
         for head in heads:
             mean, std = (self.scales or {}).get(head.name, (head.mean, head.std))
-            scaled.append(replace(head, mean=mean, std=std))
+            calibration = (self.calibration or {}).get(head.name)
+            scaled.append(replace(head, mean=mean, std=std, calibration=calibration))
         return tuple(scaled)
 
     @property

@@ -10,13 +10,14 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from everest.data.list_text import ListRow
 from everest.data.samples import Sample
 from everest.errors import DataError, RecipeError, did_you_mean
+from everest.system.names import escape_bytes
 
 FOLDER: Final = "folder"
 PATH: Final = "path:"
@@ -99,7 +100,7 @@ def _by_column(column: str, sources: Sequence[Listed]) -> GroupOf:
         if key is None:
             hint = did_you_mean(column, header.written)
             raise RecipeError(f"--group {COLUMN}{column}: no such column in {source.path}{hint}")
-        for sample, row in zip(source.samples, source.rows, strict=True):
+        for sample, row in zip(map(_ungrouped, source.samples), source.rows, strict=True):
             value = row.values.get(key)
             if value is None:
                 raise DataError(f"{row.where}: the column '{column}' is empty, so the group is not known")
@@ -108,7 +109,27 @@ def _by_column(column: str, sources: Sequence[Listed]) -> GroupOf:
                     f"{row.where}: the column '{column}' is '{value}', and '{groups[sample]}' in another row "
                     f"of {sample.video_id}"
                 )
-    return groups.__getitem__
+    return lambda sample: groups[_ungrouped(sample)]
+
+
+def _ungrouped(sample: Sample) -> Sample:
+    """Returns the sample without a group, so that one video with two groups is noticed."""
+    return replace(sample, group=None)
+
+
+def with_groups(samples: Sequence[Sample], group_of: GroupOf, *, base: Path | None = None) -> list[Sample]:
+    """Returns the samples with their groups as a list holds them: bytes that are not UTF-8 as `\\xXX`.
+
+    Args:
+        base: groups are folders, and written relative to this one; None: they are not folders.
+    """
+    written = []
+    for sample in samples:
+        group = group_of(sample)
+        if base is not None and Path(group).is_relative_to(base):
+            group = Path(group).relative_to(base).as_posix()
+        written.append(replace(sample, group=escape_bytes(group).strip()))
+    return written
 
 
 def find_leaks(lists: Mapping[str, Sequence[Sample]], group_of: GroupOf) -> list[Leak]:

@@ -139,11 +139,12 @@ class Labeled:
     def without_labels(self, source: Path) -> str | None:
         """Returns a notice if a sheet has columns, but none that is known to hold the classes."""
         header = self.rows[0].header if self.rows else None
-        if header is None or header.has_classes or not header.ignored:
+        if header is None or header.has_classes or not header.unassigned:
             return None
+        columns = ", ".join(header.unassigned)
         return (
-            f"{source}: no column is known to hold the classes ({', '.join(header.ignored)}), so the lists "
-            "have no labels; --class-column NAME names it"
+            f"{source}: no column is known to hold the classes ({columns}), so the lists have no labels; "
+            "--class-column NAME names it"
         )
 
 

@@ -8,12 +8,13 @@ A state (everest.train.saved_state) holds tensors by part and name. The parts of
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Final
 
 from accelerate import Accelerator
 from torch import Tensor, nn
@@ -27,6 +28,8 @@ from everest.system.weights import Weights
 from everest.system.weights_header import read_header
 from everest.train.network import EMA, MODEL, Network, part_of
 from everest.train.saved_state import SavedState, newest_state, set_aside, states_in
+
+NO_SETTINGS: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 class TrainState:
@@ -109,17 +112,24 @@ class TrainState:
         finally:
             self.finish()
 
-    def save_weights(self, path: Path, step: int) -> None:
-        """Write the tensors of `trained_model`, with all that describes them."""
+    def save_weights(self, path: Path, step: int, *, settings: Mapping[str, Any] = NO_SETTINGS) -> None:
+        """Write the tensors of `trained_model`, with all that describes them.
+
+        Args:
+            settings: of these weights only, in addition to the run's.
+        """
         self.finish()  # the weights of a step are never there without its state
         tensors = {name: full_tensor(tensor) for name, tensor in self.trained_model.state_dict().items()}
         if self._accelerator.is_main_process:
-            self._write_weights(path, HostCopy(tensors).read(), step)
+            self._write_weights(path, HostCopy(tensors).read(), step, settings=settings)
 
-    def _write_weights(self, path: Path, tensors: dict[str, Tensor], step: int) -> None:
+    def _write_weights(
+        self, path: Path, tensors: dict[str, Tensor], step: int, *, settings: Mapping[str, Any] = NO_SETTINGS
+    ) -> None:
         """Write the tensors of the model; adapters are added to their matrices, and only a state has them."""
         tensors = merged(self.networks[0].module, tensors)
-        replace(self._weights, tensors=tensors, step=step).save(path)
+        described = {**self._weights.settings, **settings}
+        replace(self._weights, tensors=tensors, step=step, settings=described).save(path)
 
     def restore(self, steps: int, *, notify: Callable[[str], None]) -> tuple[int, dict[str, Any] | None]:
         """Load the newest intact state of the run, if it has one, and drop the rows logged after it.

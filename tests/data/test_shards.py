@@ -81,6 +81,14 @@ def test_a_sheet_gives_shards_with_its_paths_and_classes(videos: Path, tmp_path:
     assert [sample.labels for sample in made.samples] == [(1,), (0,), (1,), (0,)]
 
 
+def test_groups_are_those_of_the_list(videos: Path, tmp_path: Path):
+    (videos / "groups.csv").write_text("path,label,group\nclip0.mp4,0,m 3\nclip1.mp4,1,\n")
+    shown, _ = everest(videos / "groups.csv", "-o", tmp_path / "shards")
+    here, there = labeled(videos / "groups.csv", videos), labeled(Path(shown.strip()), videos)
+    assert [sample.group for sample in there.samples] == ["m 3", None]
+    assert [sample.source for sample in there.samples] == [sample.source for sample in here.samples]
+
+
 def test_any_reader_of_webdataset_finds_video_and_label(index: Path, videos: Path):
     shards = sorted(index.parent.glob("*.tar"))
     read: list[dict] = []

@@ -122,11 +122,11 @@ def test_lists_keep_labels_and_segments_and_leave_out_what_failed(videos: Path, 
     (videos / "clip1.mp4").rename(videos / "ü ber" / 'it\'s, "one".mp4')
     (videos / "broken.mp4").write_bytes(b"no video")
     (videos / "seconds.tsv").write_text(
-        "path,label,start,end\n"
-        "clip0.mp4,kick,0.5,1.5\n"
-        '"ü ber/it\'s, ""one"".mp4",hug,,1\n'
-        "broken.mp4,hug,,\n"
-        "clip0.mp4,hug,1,\n"
+        "path,label,start,end,group\n"
+        "clip0.mp4,kick,0.5,1.5,m 3\n"
+        '"ü ber/it\'s, ""one"".mp4",hug,,1,\n'
+        "broken.mp4,hug,,,\n"
+        "clip0.mp4,hug,1,,m 4\n"
     )
     shown = summary(videos / "seconds.tsv", "-o", tmp_path / "out", code=4)
     broken = {"path": str(videos / "broken.mp4"), "reason": "not a video file"}
@@ -145,6 +145,7 @@ def test_lists_keep_labels_and_segments_and_leave_out_what_failed(videos: Path, 
         ((0,), None, 1.0),
         ((0,), 1.0, None),
     ]
+    assert [sample.group for sample in found.samples] == ["m 3", None, "m 4"]
     assert probe(found.samples[1].path).frames == 32
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from everest.checkpoints.describe import trained_clip
 from everest.checkpoints.load import LoadedModel
 from everest.checkpoints.sample_clips import sample_pixels
-from everest.config.heads import Head, Heads
+from everest.config.heads import MULTI_LABEL, Head, Heads
 from everest.config.values import Input
 from everest.errors import RecipeError
 from everest.models.classifier import VideoClassifier
@@ -29,7 +29,7 @@ from everest.models.spec import ModelSpec
 from everest.video.pixels import PixelStatistics
 
 INPUT: Final = "frames"
-DIGITS: Final = 500.0  # our choice: so many times the std, the mean of numbers limits their exactness
+DIGITS: Final = 500.0  # our choice: a mean of more std than this limits how exact numbers are
 
 
 class ClassifierGraph(nn.Module):
@@ -195,9 +195,13 @@ def exportable(opened: LoadedModel, *, keep: float | None, uint8: bool = False) 
 
 
 def _head(head: Head) -> dict[str, Any]:
-    """Return what a head answers, and of numbers their mean and std in the training set."""
-    numbers = {"mean": head.mean, "std": head.std} if head.task == "regression" else {}
-    return {"name": head.name, "task": head.task, "outputs": head.outputs, **numbers}
+    """Return what a head answers, the mean and std of numbers, and what was chosen on data.val."""
+    facts: dict[str, Any] = {"name": head.name, "task": head.task, "outputs": head.outputs}
+    if head.task == "regression":
+        return {**facts, "mean": head.mean, "std": head.std}
+    if head.calibration is not None:
+        facts["temperature"] = head.calibration.temperature
+    return {**facts, "thresholds": list(head.thresholds)} if head.task == MULTI_LABEL else facts
 
 
 def _colors(spec: ModelSpec) -> str:

@@ -217,6 +217,8 @@ def _notes(spec: ModelSpec) -> Iterator[str]:
             f"transformers encodes all {counts.total} tokens, this model was trained with {counts.visible}: "
             "its accuracy there is that of `everest eval --keep 1`; --to onnx and --to torch select inside"
         )
+    if spec.kind == "classifier" and any(head.calibration for head in spec.answered):
+        yield "it stores no temperature and no thresholds: --to onnx and --to torch state them in `heads`"
     norm = {"classifier": "fc_norm", "pretrain": "decoder.norm"}[spec.kind]
     averaged = spec.kind == "pretrain" or spec.model.pooling == "mean"
     if averaged and spec.norms.last_eps != TORCH_EPS:

@@ -165,7 +165,7 @@ def test_transformers_preprocesses_frames_in_the_same_way(shared: Path, tmp_path
         ),
         (replace(CLASSIFIER, model=replace(SMALL, class_token=True)), "a class token (it has none)"),
         (OF_DIFFERENCES, "differences as input"),
-        (replace(CLASSIFIER, heads={"verb": 1, "noun": 2}), "2 label heads"),
+        (replace(CLASSIFIER, num_classes=4, heads={"verb": 2, "noun": 2}), "2 label heads"),
         (ATTENTIVE, "class-attention pooling"),
         (replace(CLASSIFIER, model=replace(SMALL, embedding_layers=2)), "2 convolutions"),
         (replace(CLASSIFIER, model=replace(SMALL, tubelet=(2, 8, 16))), "patches are square"),

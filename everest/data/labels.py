@@ -19,6 +19,8 @@ from everest.system.storage import Location
 Label = int | tuple[int, ...] | float
 
 JOINED_BY: Final = "|"  # the classes of a multi-label cell
+NUMBERS: Final = "labels that are numbers need data.task regression (--task regression)"
+SEVERAL: Final = f"several classes joined by '{JOINED_BY}' need data.task multi-label (--task multi-label)"
 SEPARATED: Final = "a line is `path label`, separated by a space, tab or comma"
 
 
@@ -59,11 +61,12 @@ class LabelRules:
             if is_integer(text):
                 return _in_range("label", int(text), self.num_classes or len(self.names))
             if is_number_like(text):
-                raise ValueError(f"label '{printable(text)}' is not an integer from 0")
+                raise ValueError(f"label '{printable(text)}' is not an integer from 0; {NUMBERS}")
         no_names = "; other labels are numbers, and data.classes is not set"
-        raise ValueError(
-            f"unknown class '{printable(text)}'{did_you_mean(text, self.names) if self.names else no_names}"
-        )
+        hint = did_you_mean(text, self.names) if self.names else no_names
+        if self.task == "single-label" and JOINED_BY in text:
+            hint = f"; {SEVERAL}"
+        raise ValueError(f"unknown class '{printable(text)}'{hint}")
 
     @cached_property
     def _index_of(self) -> dict[str, int]:

@@ -49,9 +49,16 @@ class LabelRules:
         if self.task == MULTI_LABEL:
             return (_classes_in(text or "", self._index),)
         if text is None:
-            hint = ", not by ';'" if ";" in row.text else ""
-            raise ValueError(f"no label in {shown(row.text)}; {SEPARATED}{hint}")
+            raise ValueError(f"no label in {shown(row.text)}; {self._no_label(row)}")
         return (_number_in("label", text) if self.task == "regression" else self._index(text),)
+
+    def _no_label(self, row: ListRow) -> str:
+        """Returns why a row has no label, or what helps."""
+        if row.header is None or "label" not in row.header.names:
+            return SEPARATED + (", not by ';'" if ";" in row.text else "")
+        if self.task == "single-label":
+            return "the column label is empty; videos without a class need data.task multi-label"
+        return "the column label is empty"
 
     def _index(self, text: str) -> int:
         """Returns the index of a class; raises ValueError if there is no such class."""

@@ -111,6 +111,25 @@ def test_few_numbers_have_few_bins():
     assert all({sample.labels[0] < 10 for sample in part} == {True, False} for part in lists.values())
 
 
+# --- index -------------------------------------------------------------------------------------------------
+
+
+def test_a_video_in_several_class_folders_has_several_classes(tmp_path: Path):
+    for name, content in (("run/1", "a"), ("jump/1", "a"), ("run/2", "b"), ("walk/2", "c"), ("walk/3", "c")):
+        file = tmp_path / "set" / f"{name}.mp4"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(content)
+    (tmp_path / "set" / "jump" / "3.mp4").symlink_to(tmp_path / "set" / "walk" / "3.mp4")
+    shown = everest("prepare", "index", tmp_path / "set", "--task", "multi-label", "--json")
+    assert json.loads(shown.stdout)["data"]["task"] == "multi-label"
+    lines = (tmp_path / "set" / "all.csv").read_text().splitlines()
+    assert lines == ["path,label", "jump/1.mp4,0|1", "jump/3.mp4,0|2", "run/2.mp4,1", "walk/2.mp4,2"]
+    document, _ = split(tmp_path / "set" / "all.csv", "-o", tmp_path / "lists")
+    assert document["task"] == "multi-label"
+    shown = everest("prepare", "index", tmp_path / "set", "--task", "regression", code=2).stderr
+    assert "--task regression: the folders of" in shown
+
+
 # --- split -------------------------------------------------------------------------------------------------
 
 
@@ -334,13 +353,6 @@ def stats(videos: Path, labels: list[str], *options: object) -> str:
     return everest(*arguments).stdout
 
 
-def test_stats_of_several_classes(videos: Path):
-    document = json.loads(stats(videos, ["a|b", "a", "", "a"], "--json"))
-    assert [(row["class"], row["videos"]) for row in document["classes"]] == [("a", 3), ("b", 1)]
-    assert document["classes_of_a_video"] == {"mean": 1, "without": 0.25}
-    assert (document["videos"], document["measured"], document["imbalance"]) == (4, 4, 3)
-
-
 def test_stats_of_numbers(videos: Path):
     document = json.loads(stats(videos, ["0.5", "1.5", "2.5", "3.5"], "--json"))
     numbers = document["numbers"]
@@ -349,8 +361,11 @@ def test_stats_of_numbers(videos: Path):
     assert [row["class"] for row in document["classes"]] == ["all"]
 
 
-def test_stats_name_the_remedies_of_rare_classes(videos: Path):
+def test_stats_of_several_classes_name_the_remedies_of_rare_ones(videos: Path):
     text = stats(videos, ["a"] * 10 + ["a|b", ""])
+    assert "4 of 12 videos measured" in text
+    assert "\n  a: 11 videos, motion" in text
+    assert "\n  b: 1 videos, motion" in text
     assert "largest class / smallest: 11" in text
     assert "finetune.sampler=sqrt" in text
     assert "finetune.class_weights=balanced" in text

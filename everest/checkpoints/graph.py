@@ -29,7 +29,7 @@ from everest.models.spec import ModelSpec
 from everest.video.pixels import PixelStatistics
 
 INPUT: Final = "frames"
-DIGITS: Final = 500.0  # our choice: so many times the std, the mean of numbers limits their exactness
+DIGITS: Final = 500.0  # our choice: from this number of stds on, the mean of numbers limits exactness
 
 
 class ClassifierGraph(nn.Module):

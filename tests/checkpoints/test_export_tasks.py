@@ -1,0 +1,98 @@
+"""Exported models of several classes, and of numbers in the unit of the labels."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from small_runs import refused, run
+from task_runs import NAMES, mixed_run, scores_run, tags_run
+from torch import Tensor
+
+import everest
+from everest.checkpoints.graph import exportable
+from everest.checkpoints.graph_files import compare
+from everest.checkpoints.load import open_model
+from everest.errors import EnvironmentProblem
+from everest.models.classifier import VideoClassifier
+
+__all__ = ["mixed_run", "scores_run", "tags_run"]  # fixtures
+
+
+def opened(checkpoint: Path, clip_files: Path) -> tuple[VideoClassifier, Tensor]:
+    """The model, and two normalized clips."""
+    model = everest.load_model(checkpoint)
+    assert isinstance(model, VideoClassifier)
+    frames = torch.stack([everest.read_clip(clip_files / f"clip{i}.mp4", like=model) for i in range(2)])
+    return model, everest.normalize(frames)
+
+
+@pytest.mark.parametrize("to", ["torch", pytest.param("onnx", marks=pytest.mark.slow)])
+def test_a_graph_of_numbers_computes_them_in_their_unit(
+    scores_run: Path, clip_files: Path, tmp_path: Path, to: str
+):
+    model, clips = opened(scores_run, clip_files)
+    out, about = tmp_path / {"torch": "m.pt2", "onnx": "m.onnx"}[to], {"heads": ""}
+    run("export", scores_run, "--to", to, "--out", out, "-q")
+    with torch.no_grad():
+        expected = model.answers(model(clips))  # (2, 1)
+        if to == "torch":
+            values, _ = torch.export.load(out, extra_files=about).module()(clips)
+        else:
+            onnxruntime = pytest.importorskip("onnxruntime")
+            session = onnxruntime.InferenceSession(str(out), providers=["CPUExecutionProvider"])
+            values = torch.from_numpy(session.run(["values"], {"frames": clips.numpy()})[0])
+            about["heads"] = session.get_modelmeta().custom_metadata_map["heads"]
+    (head,) = model.heads
+    assert (values - expected).abs().max() < 1e-4 * head.std
+    assert json.loads(about["heads"]) == [
+        {"name": "", "task": "regression", "outputs": 1, "mean": head.mean, "std": head.std}
+    ]
+
+
+def test_a_graph_of_every_task_has_logits_of_classes_and_numbers_in_their_unit(
+    mixed_run: Path, clip_files: Path, tmp_path: Path
+):
+    model, clips = opened(mixed_run, clip_files)
+    exported = exportable(open_model(mixed_run / "best.safetensors", kind="transformer"), keep=None)
+    assert exported.graph.outputs == ("logits", "kept")
+    with torch.no_grad():
+        found, logits = exported.graph(clips)[0], model(clips)
+        assert torch.equal(found[:, :5], logits[:, :5])
+        assert torch.equal(found[:, 5:], model.answers(logits)[:, 5:])
+    heads = json.loads(exported.metadata["heads"])
+    assert [(head["name"], head["task"]) for head in heads] == [
+        ("verb", "single-label"),
+        ("tags", "multi-label"),
+        ("score", "regression"),
+    ]
+    # A difference counts in units of the numbers' std.
+    largest = compare(
+        exported, lambda x: [exported.graph(x)[0] + exported.unit * 5e-5, exported.graph(x)[1]], what="it"
+    )
+    assert largest == pytest.approx(5e-5, rel=0.2)
+    with pytest.raises(EnvironmentProblem, match="computes something else"):
+        compare(
+            exported, lambda x: [exported.graph(x)[0] + exported.unit * 5e-4, exported.graph(x)[1]], what="it"
+        )
+
+
+def test_transformers_gets_several_classes_as_its_problem_type_and_gives_them_back(
+    tags_run: Path, tmp_path: Path
+):
+    run("export", tags_run, "--to", "hf", "--out", tmp_path / "hf", "-q")
+    config = json.loads((tmp_path / "hf" / "config.json").read_text())
+    assert config["problem_type"] == "multi_label_classification"
+    run("convert", tmp_path / "hf", "--out", tmp_path / "back.safetensors", "-q")
+    model, back = everest.load_model(tags_run), everest.load_model(tmp_path / "back.safetensors")
+    assert back.heads == model.heads
+    assert back.classes == NAMES
+    assert back.heads[0].task == "multi-label"
+
+
+def test_transformers_gets_no_numbers(scores_run: Path, mixed_run: Path, tmp_path: Path):
+    for checkpoint, reason in ((scores_run, "a number as output"), (mixed_run, "3 label heads")):
+        assert reason in refused("export", checkpoint, "--to", "hf", "--out", tmp_path / "hf", "-q", code=6)
+        assert not (tmp_path / "hf").exists()

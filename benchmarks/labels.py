@@ -5,8 +5,8 @@
     python benchmarks/labels.py speed FOLDER --seeds 0,1,2
 
 `--videos` has the lists `NAME_train.csv`, `NAME_val.csv`, `NAME_test.csv` of `path label` and `clips.csv`
-with the columns path, class and split. Every row is printed when it is there; rows that FOLDER has already are not
-computed again. Intervals are of Student's t over the seeds.
+with the columns path, class and split. Every row is printed when it is there; rows that FOLDER has already
+are not computed again. Intervals are of Student's t over the seeds.
 """
 
 from __future__ import annotations

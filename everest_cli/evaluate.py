@@ -31,6 +31,9 @@ def evaluate(
         str | None,
         typer.Option("--keep", metavar="SHARE,…", help="Evaluate at other keep ratios as well."),
     ] = None,
+    interval: Annotated[
+        bool, typer.Option("--interval/--no-interval", help="95 % intervals of the metrics.")
+    ] = True,
     overwrite: o.OverwriteFile = False,
     gpus: o.Gpus = "auto",
     processes: o.Processes = None,
@@ -59,7 +62,9 @@ def evaluate(
     from everest.inference.evaluation import Outputs, evaluate
     from everest.system.accelerator import make_accelerator
 
-    outputs = Outputs(predictions=predictions, page=report, keeps=keeps, overwrite=overwrite)
+    outputs = Outputs(
+        predictions=predictions, page=report, keeps=keeps, overwrite=overwrite, intervals=interval
+    )
     accelerator = make_accelerator(
         settings.train.precision, tf32=settings.train.tf32, cpu=devices.kind == "cpu"
     )

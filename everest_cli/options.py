@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from everest_cli.output import say
 
 if TYPE_CHECKING:
+    from everest.config.heads import Task
     from everest.config.settings import Recipe
     from everest.prepare.suggest import Purpose
 
@@ -34,6 +35,14 @@ class TrackerChoice(StrEnum):
     none = "none"
     tensorboard = "tensorboard"
     wandb = "wandb"
+
+
+class TaskChoice(StrEnum):
+    """The values of data.task."""
+
+    single_label = "single-label"
+    multi_label = "multi-label"
+    regression = "regression"
 
 
 class Which(StrEnum):
@@ -145,6 +154,11 @@ def read_recipe(
         notify=say,
         imports=imports,
     )
+
+
+def task_of(choice: TaskChoice | None) -> Task | None:
+    """The value of data.task that --task names."""
+    return None if choice is None else cast("Task", choice.value)
 
 
 def read_shares(text: str) -> tuple[float, ...]:
@@ -266,6 +280,10 @@ Root = Annotated[
         metavar="DIR",
         help="Folder that paths in lists are relative to [the list's].",
     ),
+]
+TaskName = Annotated[
+    TaskChoice | None,
+    typer.Option("--task", help="A label is a class, classes joined by |, or a number [as labels show]."),
 ]
 ListsFolder = Annotated[
     Path | None,

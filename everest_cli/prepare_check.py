@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,9 +11,10 @@ import typer
 
 from everest.errors import EnvironmentProblem
 from everest_cli import options as o
-from everest_cli.output import Display, print_json
+from everest_cli.output import Display, print_json, say
 
 if TYPE_CHECKING:
+    from everest.config.heads import Task
     from everest.data.labels import LabelRules
 
 SHOWN = 20  # problems of each kind on the screen
@@ -33,6 +35,7 @@ def check(
     data: o.Root = None,
     overrides: o.Overrides = None,
     classes: o.ClassesFile = None,
+    task: o.TaskName = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -61,11 +64,15 @@ def check(
     from everest.prepare.check import JOURNAL, check_sources
     from everest.prepare.clean import clean_path, write_clean_lists
     from everest.prepare.sources import read_sources
+    from everest.prepare.tasks import found_notice
     from everest.system.files import check_writable, write_table
     from everest.system.run_folder import BAD_VIDEOS
 
-    paths, root, rules, span, fps = _choose_sources(sources, recipe, data, overrides, classes)
-    lists, rules = read_sources(paths, root=root, rules=rules)
+    chosen = _choose_sources(sources, recipe, data, overrides, classes, o.task_of(task))
+    lists, rules = read_sources(chosen.paths, root=chosen.root, rules=chosen.rules, task=chosen.task)
+    notice = None if chosen.task or rules.heads else found_notice(lists[0].path, rules.task)
+    if notice is not None:
+        say(notice)
     first = lists[0].path
     folder = output or (first.parent if first.is_file() else first)
     journal, bad_videos = folder / JOURNAL, folder / BAD_VIDEOS
@@ -83,24 +90,38 @@ def check(
         result = check_sources(
             lists,
             rules,
-            span=span,
-            fps=fps,
+            span=chosen.span,
+            fps=chosen.fps,
             journal=journal,
             workers=workers or os.cpu_count() or 1,
             limit=limit,
             report=display.report,
             restart=overwrite,
+            training=chosen.training,
         )
     write_table(bad_videos, [("path", "reason"), *result.bad.items()])
     cleaned = write_clean_lists(result, names=rules.names) if fix else []
     if as_json:
         print_json(result.to_dict() | {"written": [str(path) for path in (bad_videos, *cleaned)]})
     else:
-        _print_check(result.to_dict(), span, fps)
+        _print_check(result.to_dict(), chosen.span, chosen.fps)
         for path in cleaned:
             typer.echo(f"cleaned: {path}")
     if not result.passed:
         raise typer.Exit(4)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Chosen:
+    """The lists and folders to check, from the arguments or a recipe."""
+
+    paths: dict[Path, bool]  # whether each is for pre-training
+    root: Path | None  # that their paths are relative to
+    rules: LabelRules
+    task: Task | None = None  # None: as the labels show
+    training: Path | None = None  # the source of `data.train`
+    span: int | None = None  # frames from the first to the last of the longest clip
+    fps: float | None = None  # that `span` counts (data.fps)
 
 
 def _choose_sources(
@@ -109,12 +130,8 @@ def _choose_sources(
     data: Path | None,
     overrides: list[str] | None,
     classes: Path | None,
-) -> tuple[dict[Path, bool], Path | None, LabelRules, int | None, float | None]:
-    """Return what to check, from the arguments or a recipe.
-
-    These are the lists and whether each is for pre-training, the root of their paths, the rules of their
-    labels, the frames from the first to the last of the longest clip, and their rate (data.fps).
-    """
+    task: Task | None,
+) -> _Chosen:
     from everest.config.heads import named_heads
     from everest.data.labels import LabelRules
     from everest.errors import RecipeError
@@ -125,8 +142,12 @@ def _choose_sources(
             raise RecipeError("nothing to check: name lists or folders, or a --recipe")
         if overrides:
             raise RecipeError("--set changes a recipe, and there is none; give one by --recipe")
-        names = read_names(classes) if classes else ()
-        return dict.fromkeys(sources, False), data, LabelRules(names=names), None, None
+        if classes and task == "regression":
+            raise RecipeError("--classes: has no effect with --task regression, whose labels are numbers")
+        rules = LabelRules(names=read_names(classes) if classes else ())
+        return _Chosen(paths=dict.fromkeys(sources, False), root=data, rules=rules, task=task)
+    if task is not None:
+        raise RecipeError(f"--task: --recipe {recipe} has data.task; set it by --set data.task={task}")
     settings = o.read_recipe(recipe, data=None if data is None else str(data), overrides=overrides)
     root = o.local_path(settings.data.root)
     known = settings.data
@@ -143,8 +164,15 @@ def _choose_sources(
     if not labeled and not paths:
         raise RecipeError(f"{recipe}: its data names no list; name lists or folders to check")
     stages = (settings.pretrain, settings.finetune)  # only dense sampling skips frames
-    span = known.frames * max(stage.stride if stage.sampling == "dense" else 1 for stage in stages)
-    return paths | dict.fromkeys(labeled, False), root, rules, span, known.fps
+    return _Chosen(
+        paths=paths | dict.fromkeys(labeled, False),
+        root=root,
+        rules=rules,
+        task=known.task,
+        training=root / known.train if known.train else None,
+        span=known.frames * max(stage.stride if stage.sampling == "dense" else 1 for stage in stages),
+        fps=known.fps,
+    )
 
 
 def _print_check(document: dict[str, Any], span: int | None, fps: float | None) -> None:
@@ -153,6 +181,11 @@ def _print_check(document: dict[str, Any], span: int | None, fps: float | None) 
         frames, seconds = document["frames"], document["seconds"]
         lengths = f", {seconds['min']:.2f} to {seconds['max']:.2f} s" if seconds else ""
         typer.echo(f"frames: {frames['min']} to {frames['max']}, median {frames['median']:g}{lengths}")
+    counts = [row["videos"] for row in document["classes"]]
+    if counts:
+        typer.echo(f"classes: {len(counts)}, of {min(counts)} to {max(counts)} videos")
+    for name, facts in document["numbers"].items():
+        typer.echo(f"{name}: {facts['min']:g} to {facts['max']:g}, mean {facts['mean']:g}")
     _print_some("bad", [f"{row['path']}: {row['reason']}" for row in document["bad"]])
     _print_some("labels", document["labels"])
     _print_some("classes without a video", document["unused_classes"])

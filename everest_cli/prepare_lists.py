@@ -32,6 +32,7 @@ def index(
     split: Annotated[
         int, typer.Option("--split", min=1, max=3, help="The official split of UCF101, HMDB51.")
     ] = 1,
+    task: o.TaskName = None,
     output: o.ListsFolder = None,
     overwrite: o.OverwriteFile = False,
     as_json: o.AsJson = False,
@@ -43,7 +44,7 @@ def index(
     """
     from everest.prepare.index import read_index, recipe_lines, write_index
 
-    result = read_index(folder, annotations=annotations, layout=layout, split=split)
+    result = read_index(folder, annotations=annotations, layout=layout, split=split, task=o.task_of(task))
     target = output or folder
     written = write_index(result, target, overwrite=overwrite)
     data, document = recipe_lines(result, target), result.to_dict()

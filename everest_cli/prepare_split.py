@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +12,7 @@ from everest_cli import options as o
 from everest_cli.output import print_json, say
 
 if TYPE_CHECKING:
+    from everest.config.heads import Task
     from everest.data.samples import Sample
 
 TEXTS = ("notices", "advice")  # of a summary, for people
@@ -53,6 +53,7 @@ def split(
         str | None,
         typer.Option("--class-column", metavar="NAME", help="Column of a sheet with the classes [by name]."),
     ] = None,
+    task: o.TaskName = None,
     seed: Annotated[
         int, typer.Option("--seed", metavar="N", min=0, help="Equal seeds give equal splits.")
     ] = 0,
@@ -75,6 +76,8 @@ def split(
     if check:
         if class_column is not None:
             raise RecipeError("--class-column has no effect with --check, which compares videos only")
+        if task is not None:
+            raise RecipeError("--task has no effect with --check, which compares videos only")
         _check_split(sources, data, group, as_json=as_json)
         return
     if len(sources) > 1:
@@ -87,6 +90,7 @@ def split(
         shares=shares,
         group=group,
         class_column=class_column,
+        task=o.task_of(task),
         seed=seed,
         classes=classes,
         root=(data or (source if source.is_dir() else source.parent)).absolute(),
@@ -109,16 +113,25 @@ def print_split(document: dict[str, Any], *, group: str | None) -> None:
     every_class = {name for row in document["lists"].values() for name in row["classes"]}
     for name, row in document["lists"].items():
         of_groups = "" if group is None else f" of {row['groups']} groups"
-        say(f"{name}: {row['videos']} videos ({row['share']:.1%}){of_groups}")
+        say(f"{name}: {row['videos']} videos ({row['share']:.1%}){of_groups}{_range(row)}")
         empty = sorted(every_class - row["classes"].keys())
         if empty:
             some = ", ".join(empty[:5]) + (", …" if len(empty) > 5 else "")
-            say(f"{name} has no video of {len(empty)} classes, which have too few groups: {some}")
+            reason = "which have too few groups, or none without other rare classes"
+            say(f"{name} has no video of {len(empty)} classes, {reason}: {some}")
         if name != "train" and row["videos"] < FEW_VIDEOS:
             say(f"warning: {name} has {row['videos']} videos, which measure little; try --shares 60/20/20")
     say(f"lists: {document['folder']}")
     if document["advice"]:
         say(document["advice"])
+
+
+def _range(row: dict[str, Any]) -> str:
+    """The numbers of a list, for the labels of a regression."""
+    facts = row.get("numbers")
+    if not facts:
+        return ""
+    return f", labels from {facts['min']:g} to {facts['max']:g}, mean {facts['mean']:g}"
 
 
 def _advice(group: str | None, samples: Iterable[Sample]) -> str | None:
@@ -137,18 +150,19 @@ def split_source(
     output: Path | None,
     overwrite: bool,
     class_column: str | None = None,
+    task: Task | None = None,
     seed: int = 0,
     classes: Path | None = None,
 ) -> dict[str, Any]:
     """Split a list, write the parts, and return a summary of them, with notices and the next commands."""
-    from everest.data.classes import indices
     from everest.prepare.groups import FOLDER, Listed, grouping, with_groups
+    from everest.prepare.label_facts import count_classes, number_facts
     from everest.prepare.next_commands import commands_for_lists
     from everest.prepare.sources import read_labeled
     from everest.prepare.split import read_shares, split_samples, write_split
 
     parts = read_shares(shares)
-    labeled = read_labeled(source, root=root, classes=classes, class_column=class_column)
+    labeled = read_labeled(source, root=root, classes=classes, class_column=class_column, task=task)
     data = labeled.data
     listed = Listed(path=source, samples=data.samples, rows=labeled.rows)
     group_of = grouping(group, root=root, sources=[listed])
@@ -164,20 +178,26 @@ def split_source(
     )
     summaries = {}
     for name, samples in lists.items():
-        labels = Counter(index for sample in samples for index in indices(sample.labels[0]) if sample.labels)
+        labels = [sample.labels[0] for sample in samples if sample.labels]
+        counts = count_classes(labels)
         summaries[name] = {
             "videos": len(samples),
             "share": round(len(samples) / len(data.samples), 5),
             "groups": len({group_of(sample) for sample in samples}),
-            "classes": {names[i] if names else str(i): count for i, count in sorted(labels.items())},
+            "classes": {names[i] if names else str(i): count for i, count in sorted(counts.items())},
         }
+        if labeled.task == "regression":
+            summaries[name]["numbers"] = number_facts(labels)
     return {
         "seed": seed,
         "lists": summaries,
         "folder": str(folder),
         "written": [str(path) for path in written],
-        "next": commands_for_lists(lists, folder, root=root, heads=labeled.heads),
-        "notices": [text for text in (data.notice, labeled.without_labels(source)) if text is not None],
+        "task": labeled.task,
+        "next": commands_for_lists(lists, folder, root=root, heads=labeled.heads, task=labeled.task),
+        "notices": [
+            text for text in (data.notice, labeled.notice, labeled.without_labels(source)) if text is not None
+        ],
         "advice": _advice(group, data.samples),
     }
 

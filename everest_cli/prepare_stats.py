@@ -36,6 +36,7 @@ def stats(
     fps: o.FileFps = None,
     data: o.Root = None,
     classes: o.ClassesFile = None,
+    task: o.TaskName = None,
     seed: Annotated[
         int, typer.Option("--seed", metavar="N", min=0, help="Seed of the choice of videos.")
     ] = 0,
@@ -66,11 +67,13 @@ def stats(
     if picture is not None:
         check_target(picture, option="--picture", overwrite=overwrite)
     root = data or (source if source.is_dir() else source.parent)
-    labeled = read_labeled(source, root=root, classes=classes).data
+    labeled = read_labeled(source, root=root, classes=classes, task=o.task_of(task))
+    if labeled.notice is not None:
+        say(labeled.notice)
     with Display(quiet=quiet) as display:
         statistics = take_stats(
-            labeled.samples,
-            labeled.class_names,
+            labeled.data.samples,
+            labeled.data.class_names,
             most=most,
             seed=seed,
             workers=workers or os.cpu_count() or 1,
@@ -78,6 +81,7 @@ def stats(
             report=display.report,
             fps=fps,
             channels=channels,
+            task=labeled.task,
         )
     if picture is not None:
         draw_contact_sheet(picture, statistics)
@@ -103,7 +107,7 @@ def _print_stats(document: dict[str, Any]) -> None:
     strides = ", ".join(f"{clip} frames: {stride or 'none'}" for clip, stride in document["strides"].items())
     rate = "" if document["fps"] is None else f" at {document['fps']:g} frames per second"
     typer.echo(f"largest stride that fits 95 % of the videos{rate}, for clips of {strides}")
-    typer.echo(f"largest class / smallest: {document['imbalance']:g}")
+    _print_labels(document)
     for row in document["classes"]:
         motion = "-" if row["motion"] is None else f"{row['motion']:.4f}"
         typer.echo(f"  {row['class']}: {row['videos']} videos, motion {motion}")
@@ -111,3 +115,22 @@ def _print_stats(document: dict[str, Any]) -> None:
         say(f"image: {document['picture']}")
     if document["recipe"]:
         say(f"recipe: {document['recipe']}")
+
+
+def _print_labels(document: dict[str, Any]) -> None:
+    from everest.prepare.label_facts import IMBALANCED
+
+    if (numbers := document["numbers"]) is not None:
+        typer.echo("labels: " + ", ".join(f"{name} {value:g}" for name, value in numbers.items()))
+        return
+    typer.echo(f"largest class / smallest: {document['imbalance']:g}")
+    if document["imbalance"] > IMBALANCED:
+        typer.echo(
+            "  rare classes: --set finetune.sampler=sqrt draws their videos more often, or "
+            "--set finetune.class_weights=balanced weights their loss"
+        )
+    if (of_a_video := document["classes_of_a_video"]) is not None:
+        typer.echo(
+            f"classes of a video: {of_a_video['mean']:.3g} on average; {of_a_video['without']:.1%} of the "
+            "videos have none"
+        )

@@ -34,6 +34,7 @@ def suggest(
     unlabeled: Annotated[
         bool, typer.Option("--unlabeled", help="For pre-training only: the videos have no classes.")
     ] = False,
+    task: o.TaskName = None,
     device: Annotated[
         str | None,
         typer.Option("--device", metavar="cpu|8GB|24GB|80GB", help="CPU or GPU memory [this machine's]."),
@@ -52,12 +53,14 @@ def suggest(
     from everest.config.recipe_files import RecipeFile
     from everest.config.settings import DataSettings
     from everest.prepare.auto import this_device
-    from everest.prepare.data_facts import data_section, examine_data, has_class_folders
+    from everest.prepare.data_facts import data_section, examine_data, has_class_folders, with_task
     from everest.prepare.next_commands import training_commands
     from everest.prepare.suggest import DEVICES, check_device, choose_values, recipe_text
     from everest.system.files import check_new_file, write_text
 
     check_new_file(output, option="--output", overwrite=overwrite)
+    if unlabeled and task is not None:
+        raise RecipeError("--task: has no effect with --unlabeled")
     device = check_device(device or this_device())
     lists = {name: given for name, given in (("train", train), ("val", val), ("test", test)) if given}
     divided = None
@@ -68,6 +71,10 @@ def suggest(
         raise RecipeError("--group: has no effect on lists; it goes with a folder of class folders")
     try:
         section = data_section(data, **lists, labeled=not unlabeled)
+        if not unlabeled:
+            section, found = with_task(section, o.task_of(task))
+            if found is not None:
+                say(found)
         facts = examine_data(DataSettings(**section), labeled=not unlabeled)
         if divided is not None:
             section = divided.in_place(section)

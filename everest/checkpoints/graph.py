@@ -29,7 +29,7 @@ from everest.models.spec import ModelSpec
 from everest.video.pixels import PixelStatistics
 
 INPUT: Final = "frames"
-DIGITS: Final = 500.0  # our choice: a mean of more std than this limits how exact numbers are
+DIGITS: Final = 500.0  # our choice: from this number of stds on, the mean of numbers limits exactness
 
 
 class ClassifierGraph(nn.Module):

@@ -19,6 +19,8 @@ from everest.system.storage import Location
 Label = int | tuple[int, ...] | float
 
 JOINED_BY: Final = "|"  # the classes of a multi-label cell
+NUMBERS: Final = "labels that are numbers need data.task regression (--task regression)"
+SEVERAL: Final = f"several classes joined by '{JOINED_BY}' need data.task multi-label (--task multi-label)"
 SEPARATED: Final = "a line is `path label`, separated by a space, tab or comma"
 
 
@@ -47,9 +49,16 @@ class LabelRules:
         if self.task == MULTI_LABEL:
             return (_classes_in(text or "", self._index),)
         if text is None:
-            hint = ", not by ';'" if ";" in row.text else ""
-            raise ValueError(f"no label in {shown(row.text)}; {SEPARATED}{hint}")
+            raise ValueError(f"no label in {shown(row.text)}; {self._no_label(row)}")
         return (_number_in("label", text) if self.task == "regression" else self._index(text),)
+
+    def _no_label(self, row: ListRow) -> str:
+        """Returns why a row has no label, or what helps."""
+        if row.header is None or "label" not in row.header.names:
+            return SEPARATED + (", not by ';'" if ";" in row.text else "")
+        if self.task == "single-label":
+            return "the column label is empty; videos without a class need data.task multi-label"
+        return "the column label is empty"
 
     def _index(self, text: str) -> int:
         """Returns the index of a class; raises ValueError if there is no such class."""
@@ -59,11 +68,12 @@ class LabelRules:
             if is_integer(text):
                 return _in_range("label", int(text), self.num_classes or len(self.names))
             if is_number_like(text):
-                raise ValueError(f"label '{printable(text)}' is not an integer from 0")
+                raise ValueError(f"label '{printable(text)}' is not an integer from 0; {NUMBERS}")
         no_names = "; other labels are numbers, and data.classes is not set"
-        raise ValueError(
-            f"unknown class '{printable(text)}'{did_you_mean(text, self.names) if self.names else no_names}"
-        )
+        hint = did_you_mean(text, self.names) if self.names else no_names
+        if self.task == "single-label" and JOINED_BY in text:
+            hint = f"; {SEVERAL}"
+        raise ValueError(f"unknown class '{printable(text)}'{hint}")
 
     @cached_property
     def _index_of(self) -> dict[str, int]:

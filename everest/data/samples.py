@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Final, TypeVar
 
-from everest.config.heads import Heads, Task
-from everest.data.labels import SEPARATED, Label, LabelRules, columns_of, names_used
+from everest.config.heads import MULTI_LABEL, Heads, Task
+from everest.data.labels import JOINED_BY, SEPARATED, SEVERAL, Label, LabelRules, columns_of, names_used
 from everest.data.list_header import GROUP_COLUMN
 from everest.data.list_text import ListRow, read_rows, shown
 from everest.data.shards import find_index, read_index
@@ -127,12 +127,17 @@ def read_samples(
             raise DataError(
                 f"{source}: data.num_classes is {num_classes}, there are {len(names)} ({_first(names)})"
             )
+    if task == MULTI_LABEL and (joined := [name for name in names if JOINED_BY in name]):
+        raise DataError(
+            f"{source}: the class '{joined[0]}' has a '{JOINED_BY}' in its name, which joins classes; "
+            "rename it"
+        )
     if rows:
         rules = None
         if labeled:
             rules = LabelRules(names=names, num_classes=num_classes, task=task, heads=heads)
-        if labeled and not heads and not any("label" in row.values for row in rows):
-            raise DataError(f"{rows[0].where}: no label in {shown(rows[0].text)}; {SEPARATED}")
+        if labeled:
+            _refuse_empty_columns(source, rows, heads)
         samples = _of_list(source, rows, root, rules, may_miss=may_miss)
     elif labeled:
         samples = _of_class_folders(source, names, may_be_empty=bool(classes))
@@ -140,8 +145,25 @@ def read_samples(
         samples = tuple(Sample(path=str(video.absolute())) for video in videos_under(source))
         if not samples:
             raise DataError(f"{source}: no videos in it")
-    notice = header.notice() if header else None
+    notices = [header.notice() if header else None]
+    if not classes and task == "single-label" and any(JOINED_BY in name for name in names):
+        notices.append(f"{source}: a label with '{JOINED_BY}' is read as one class; {SEVERAL}")
+    notice = "\n".join(text for text in notices if text is not None) or None
     return SampleList(samples=samples, class_names=names or None, notice=notice)
+
+
+def _refuse_empty_columns(source: Location, rows: Sequence[ListRow], heads: Heads) -> None:
+    """Raise DataError for labels that all rows lack, as multi-label cells may be empty."""
+    if not heads and not any("label" in row.values for row in rows):
+        header = rows[0].header
+        is_column = header is not None and "label" in header.names
+        reason = "the column label is empty in all rows" if is_column else SEPARATED
+        reason += ", not by ';'" if ";" in rows[0].text else ""
+        raise DataError(f"{rows[0].where}: no label in {shown(rows[0].text)}; {reason}")
+    for head in heads or ():
+        (column,) = columns_of([head.name])
+        if head.task == MULTI_LABEL and not any(column in row.values for row in rows):
+            raise DataError(f"{source}: no video has a class in the column {column}; check the list")
 
 
 def _columns(heads: Heads) -> str:

@@ -41,12 +41,14 @@ class Outputs:
         page: a folder for a page with figures.
         keeps: further keep ratios to evaluate with.
         overwrite: replace existing files.
+        intervals: whether the metrics have 95 % intervals; a page always has them.
     """
 
     predictions: Path | None = None
     page: Path | None = None
     keeps: tuple[float, ...] = ()
     overwrite: bool = False
+    intervals: bool = True
 
     def check(self, weights: Path | None) -> None:
         """Check before the evaluation, which may take hours, that its files can be written.
@@ -135,6 +137,7 @@ def evaluate_classifier(
         recipe: the videos and their views; its clips and classes are the model's.
     """
     started = time.monotonic()
+    intervals = outputs.intervals or outputs.page is not None
     model.to(accelerator.device)
     classes = Classes(heads=model.heads, names=model.class_names)
     source = str(model.file or type(model).__name__)
@@ -153,7 +156,7 @@ def evaluate_classifier(
         report(notice(f"skipped {path}: {reason}"))
     refuse_too_many_skipped(predictions, recipe.data.max_bad)
     result = {
-        **_with_classes(measure(predictions, intervals=True), predictions, classes),
+        **_with_classes(measure(predictions, intervals=intervals), predictions, classes),
         "videos": len(predictions.videos),
         "views": {"clips": recipe.eval.clips, "crops": recipe.eval.crops},
         "skipped": len(predictions.skipped),
@@ -163,7 +166,7 @@ def evaluate_classifier(
     }
     if costs:
         result["sweep"] = [
-            {**cost, **measure(predictions_by_keep.get(cost["keep"], predictions), intervals=True)}
+            {**cost, **measure(predictions_by_keep.get(cost["keep"], predictions), intervals=intervals)}
             for cost in costs
         ]
     # The page first, which takes longer: after a kill, a file of predictions would be in the way.

@@ -16,6 +16,7 @@ from sklearn.metrics import average_precision_score, precision_recall_curve
 
 from everest.config.heads import MULTI_LABEL
 from everest.figures.pictures import png_uri
+from everest.inference.calibration import apply_temperature, expected_calibration_error
 from everest.inference.confusion import (
     ClassResult,
     Confusion,
@@ -28,6 +29,7 @@ from everest.inference.confusion import (
 )
 from everest.inference.metrics import per_class
 from everest.inference.predicted import HeadPredictions
+from everest.inference.reliability import draw_reliability
 from everest.inference.task_figures import PrecisionRecall, draw_precision_recall, draw_scatter
 from everest.inference.worst_videos import NumberError, WrongClasses, largest_errors, wrong_classes
 
@@ -35,7 +37,8 @@ LONGEST_PLOT_NAME: Final = 200  # a file name has up to 255 bytes
 CONFUSION: Final = "confusion"  # with a head's name, and .png
 CURVES: Final = "precision-recall"
 SCATTER: Final = "scatter"
-PLOTS: Final = (CONFUSION, CURVES, SCATTER)
+RELIABILITY: Final = "reliability"
+PLOTS: Final = (CONFUSION, CURVES, SCATTER, RELIABILITY)
 MISTAKES: Final = 12  # shown per head
 CONFUSIONS: Final = 20  # listed per head
 
@@ -55,6 +58,7 @@ class SingleLabelSection:
     file: str  # of the matrix, as a link
     confusions: Sequence[Confusion]
     mistakes: Sequence[tuple[Mistake, Image]]
+    reliability: Image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +71,7 @@ class MultiLabelSection:
     curves: Image | None  # None: no video has a class
     file: str
     mistakes: Sequence[tuple[WrongClasses, Image]]
+    reliability: Image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +129,7 @@ def _of_one(
         file=quote(plot.name),
         confusions=most_frequent_confusions(counts, names, most=CONFUSIONS),
         mistakes=[(mistake, frames_of(mistake.video)) for mistake in mistakes],
+        reliability=_reliability(folder, head),
     )
 
 
@@ -145,6 +151,7 @@ def _of_several(
         curves=png_uri(plot) if used else None,
         file=plot.name,
         mistakes=[(mistake, frames_of(mistake.video)) for mistake in mistakes],
+        reliability=_reliability(folder, head),
     )
 
 
@@ -153,6 +160,20 @@ def _curve(head: HeadPredictions, number: int) -> PrecisionRecall:
     labels, scores = head.labels[:, number], head.means[:, number]  # (V,) each
     precision, recall, _ = precision_recall_curve(labels, scores)
     return PrecisionRecall(recall, precision, float(average_precision_score(labels, scores)))
+
+
+def _reliability(folder: Path, head: HeadPredictions) -> Image:
+    """Write the plot of accuracy by confidence, also with the temperature if the weights have one."""
+    task, calibration = head.head.task, head.head.calibration
+    assert task != "regression"
+    _, before = expected_calibration_error(head.means, head.labels)
+    after = None
+    if calibration is not None:
+        scaled = apply_temperature(head.means, calibration.temperature, task)
+        _, after = expected_calibration_error(scaled, head.labels)
+    plot = _plot(folder, RELIABILITY, head)
+    draw_reliability(plot, before, after)
+    return png_uri(plot)
 
 
 def _of_numbers(

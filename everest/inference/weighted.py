@@ -1,7 +1,7 @@
 """Metrics as functions of how often each video counts, as the draws of a bootstrap need them.
 
-The values equal scikit-learn's and scipy's for the videos repeated by their weights. Videos are sorted once:
-an interval has thousands of draws.
+They equal the metrics of scikit-learn and scipy for the videos repeated by their weights. The part that does
+not depend on the weights is computed once: an interval has thousands of draws.
 
 V videos, C classes.
 """
@@ -70,7 +70,7 @@ def _centered(values: Floats, weights: Weights) -> Floats:
 
 
 def share_of_variance(truth: Floats, predicted: Floats, weights: Weights) -> float:
-    """Return R², the share of the variance that is explained; nan if the true values do not vary."""
+    """Return R², 1 minus squared errors by squared errors of the mean; nan if the truth does not vary."""
     if len(np.unique(truth[weights > 0])) < 2:
         return math.nan
     return float(1 - weights @ (truth - predicted) ** 2 / (weights @ _centered(truth, weights) ** 2))

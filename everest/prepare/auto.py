@@ -13,7 +13,7 @@ from everest.config.recipe import load_recipe
 from everest.config.recipe_files import AUTO, RecipeFile
 from everest.data.stage_source import LISTS
 from everest.errors import RecipeError
-from everest.prepare.data_facts import data_section, examine_data
+from everest.prepare.data_facts import data_section, examine_data, with_task
 from everest.prepare.suggest import DEVICES, Purpose, choose_values, recipe_text
 
 BASE: Final = "custom"  # has the lists that `everest prepare` writes
@@ -52,6 +52,9 @@ def auto_recipe(
     given = load_recipe(BASE, overrides=[*of_lists, root]).data
     lists = {key: name for key, default in LISTS.items() if (name := getattr(given, key)) != default}
     section = data_section(data, **lists, labeled=labeled)
+    if labeled and given.heads is None:
+        chosen = any(text.startswith("data.task=") for text in of_lists)
+        section, _ = with_task(section, given.task if chosen else None)
     facts = examine_data(replace(given, **section), labeled=labeled)
     device = "cpu" if cpu else this_device()
     choices = choose_values(facts, device, hours=HOURS, purpose=purpose)

@@ -12,11 +12,11 @@ from typing import Any, Final, Literal
 
 from pydantic import TypeAdapter
 
-from everest.data.classes import indices
+from everest.config.heads import Task
 from everest.data.labels import LabelRules
 from everest.data.samples import Sample
-from everest.prepare.class_folders import same_but_for_case
 from everest.prepare.examine import Inspection, examine
+from everest.prepare.label_checks import check_labels, class_counts, number_counts, training_source
 from everest.prepare.processes import Failure, map_apart
 from everest.prepare.sources import ListedSample, Source
 from everest.prepare.stats import num_frames, spread
@@ -24,51 +24,7 @@ from everest.system.events import Report, notice
 from everest.system.journal import open_journal
 
 JOURNAL: Final = "checked_videos.jsonl"
-SHOWN: Final = 10  # labels that a line lists
 _INSPECTION: Final = TypeAdapter(Inspection)
-
-
-def check_labels(sources: Sequence[Source], rules: LabelRules) -> tuple[list[str], list[str]]:
-    """Check the labels of all lists together.
-
-    Returns:
-        Problems: wrong rows, names that differ in case only, unused labels below the highest one.
-        The known classes without a sample, which long-tailed data sets have.
-    """
-    problems = [f"{where}: {problem}" for source in sources for where, problem in source.unreadable.items()]
-    problems += [f"{row.where}: {row.problem}" for source in sources for row in source.rows if row.problem]
-    rows = [row for source in sources if source.labeled for row in source.rows]
-    heads = range(max((len(row.sample.labels) for row in rows), default=0))
-    # By head: each label with the first row that has it.
-    used_by_head: list[dict[int, str]] = [{} for _ in heads]
-    for row in rows:
-        for used, label in zip(used_by_head, row.sample.labels, strict=False):
-            for index in indices(label):
-                used.setdefault(index, row.where)
-    named = used_by_head[0] if rules.names and used_by_head else {}
-    row_of = {rules.names[label]: where for label, where in named.items()}
-    for pair in same_but_for_case(rules.names):
-        one, other = (f"'{name}' ({row_of[name]})" if name in row_of else f"'{name}'" for name in pair)
-        problems.append(f"the classes {one} and {other} differ in case only; are they one?")
-    count = len(rules.names) or rules.num_classes
-    counts = [head.outputs for head in rules.heads] or ([count] if count else [])
-    if not counts:
-        for used in used_by_head:
-            highest = max(used, default=0)
-            gaps = sorted(set(range(highest)) - used.keys())
-            if gaps:
-                listed = ", ".join(map(str, gaps[:SHOWN])) + (", …" if len(gaps) > SHOWN else "")
-                problems.append(
-                    f"{used[highest]}: no sample has label {listed}, and labels go up to {highest}"
-                )
-    unused_classes = []
-    for head, used, count in zip(
-        [head.name for head in rules.heads] or [""], used_by_head, counts, strict=False
-    ):
-        unused = [label for label in range(count) if label not in used]
-        names = [rules.names[label] if rules.names else str(label) for label in unused]
-        unused_classes += [f"{head} {name}" for name in names] if head else names
-    return problems, unused_classes
 
 
 Kind = Literal["listed", "file", "frames"]
@@ -150,6 +106,9 @@ class Check:
     bad: Mapping[str, str]  # video (or segment) to what is wrong with it
     labels: Sequence[str]  # what is wrong with the labels
     unused_classes: Sequence[str]
+    task: Task
+    classes: Sequence[Mapping[str, Any]]  # videos of each, see `class_counts`
+    numbers: Mapping[str, Mapping[str, float]]  # see `number_counts`
     short: Mapping[str, int]  # frames of each video that is shorter than a clip
     duplicates: Sequence[Duplicate]
 
@@ -175,6 +134,9 @@ class Check:
             "leaks": len(self.leaks),
             "labels": list(self.labels),
             "unused_classes": list(self.unused_classes),
+            "task": self.task,
+            "classes": list(self.classes),
+            "numbers": dict(self.numbers),
             "short": [{"path": path, "frames": frames} for path, frames in self.short.items()],
         }
 
@@ -190,6 +152,7 @@ def check_sources(
     limit: float,
     report: Report,
     restart: bool = False,
+    training: Path | None = None,
 ) -> Check:
     """Decode all videos and compare the results with the lists.
 
@@ -200,6 +163,7 @@ def check_sources(
         restart: forget the results in the journal.
         workers: processes that decode.
         limit: seconds for a video.
+        training: the path of the source that models are trained on; None: as the names of the lists show.
     Raises:
         RecipeError: `journal` is another kind of file, or another process writes it now.
         EnvironmentProblem: the journal cannot be written.
@@ -217,13 +181,19 @@ def check_sources(
                 bad[sample.video_id] = f"the segment is outside the video, which has {has}"
             elif span and (counted := _counted(sample, result, fps)) < span:
                 short[sample.video_id] = counted
-    label_problems, unused_classes = check_labels(sources, rules)
+    trained = next((source for source in sources if source.path == training), None)
+    label_problems, unused_classes = check_labels(
+        sources, rules, training=trained or training_source(sources)
+    )
     return Check(
         sources=sources,
         inspections=inspections,
         bad=bad,
         labels=label_problems,
         unused_classes=unused_classes,
+        task=rules.task,
+        classes=class_counts(sources, rules),
+        numbers=number_counts(sources),
         short=short,
         duplicates=find_duplicates(sources, inspections),
     )

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import filecmp
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from everest.data.classes import indices
 from everest.data.labels import read_class_names
 from everest.data.samples import Sample
 from everest.errors import DataError
@@ -60,6 +63,34 @@ def folder_samples(root: Path) -> tuple[dict[str, list[Sample]], tuple[str, ...]
         for list_name, folders in by_list.items()
     }
     return lists, tuple(names)
+
+
+def join_copies(samples: Iterable[Sample]) -> list[Sample]:
+    """Join the samples of one video in several class folders: files with the same name and the same bytes.
+
+    Returns:
+        The first sample of each video, with its classes as a multi-label; links are read as files.
+    """
+    joined: list[Sample] = []
+    by_name: dict[str, list[int]] = {}  # indices in `joined`
+    for sample in samples:
+        path = Path(sample.path)
+        known = by_name.setdefault(path.name, [])
+        same = next((index for index in known if _is_copy(Path(joined[index].path), path)), None)
+        classes = {label for label in sample.labels if isinstance(label, int)}
+        if same is None:
+            known.append(len(joined))
+            joined.append(replace(sample, labels=(tuple(classes),)))
+        else:
+            (own,) = joined[same].labels
+            joined[same] = replace(joined[same], labels=(tuple(sorted(classes.union(indices(own)))),))
+    return joined
+
+
+def _is_copy(one: Path, other: Path) -> bool:
+    if one.is_dir() or other.is_dir():  # images
+        return one.samefile(other)
+    return one.samefile(other) or filecmp.cmp(one, other, shallow=False)
 
 
 def same_but_for_case(names: Iterable[str]) -> list[tuple[str, str]]:

@@ -10,14 +10,21 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
+from everest.config.heads import Task
 from everest.config.settings import DataSettings, Recipe
+from everest.data.classes import Classes
 from everest.data.footage import segment
+from everest.data.labels import read_class_names
+from everest.data.list_text import read_rows
 from everest.data.samples import Sample
+from everest.data.shards import find_index, read_index
 from everest.data.stage_source import LISTS
 from everest.data.stages import finetune_clips, pretrain_clips
 from everest.errors import DataError
 from everest.prepare.index import CLASSES
-from everest.system.storage import Location, parse_location
+from everest.prepare.label_facts import count_classes, imbalance
+from everest.prepare.tasks import find_task, found_notice
+from everest.system.storage import Location, join_location, parse_location
 from everest.video.folders import as_data_error, subfolders, videos_under
 from everest.video.reader import probe
 from everest.video.stream import VideoError
@@ -30,10 +37,12 @@ class DataFacts:
     """The properties of a data set on which the rules depend."""
 
     videos: int  # for training
-    classes: int  # 0: the videos have no labels
+    classes: int  # 0: the videos have no labels, or numbers
     frames: float  # of the median video
     height: float
     width: float
+    task: Task = "single-label"
+    imbalance: float = 1.0  # ratio of the most frequent class to the rarest that has a video
 
 
 def examine_data(data: DataSettings, *, labeled: bool = True) -> DataFacts:
@@ -42,10 +51,10 @@ def examine_data(data: DataSettings, *, labeled: bool = True) -> DataFacts:
     Raises:
         DataError: the list cannot be read, or none of the videos.
     """
-    recipe, classes = Recipe(name="suggest", data=data), 0
+    recipe, classes, ratio = Recipe(name="suggest", data=data), 0, 1.0
     if labeled:
         clips, known = finetune_clips(recipe)
-        classes = known.count
+        classes, ratio = _classes(known), _imbalance(clips.samples)
     else:
         clips = pretrain_clips(recipe)
     found, problems = _probe_some(clips.samples)
@@ -58,7 +67,39 @@ def examine_data(data: DataSettings, *, labeled: bool = True) -> DataFacts:
         frames=median(frames),
         height=median(height),
         width=median(width),
+        task=data.task if labeled else "single-label",
+        imbalance=ratio,
     )
+
+
+def _classes(known: Classes) -> int:
+    return sum(head.outputs for head in known.heads if head.task != "regression")
+
+
+def _imbalance(samples: Sequence[Sample]) -> float:
+    """Of the first label, which a sampler balances."""
+    return imbalance(count_classes(sample.labels[0] for sample in samples).values())
+
+
+def with_task(section: dict[str, Any], task: Task | None) -> tuple[dict[str, Any], str | None]:
+    """The section of a training list with `task`, and a notice if the task was found from its labels.
+
+    Args:
+        task: what a label is; None: as the labels show.
+    Raises:
+        DataError: the list or the file of class names cannot be read.
+    """
+    if task == "regression":
+        return {key: value for key, value in section.items() if key != "classes"} | {"task": task}, None
+    if task is not None:
+        return section if task == "single-label" else {**section, "task": task}, None
+    root, names = parse_location(section["root"]), section.get("classes")
+    train = join_location(root, section["train"])
+    with as_data_error(train):
+        index = find_index(train)
+        rows = read_index(index) if index else read_rows(train) if train.is_file() else []
+    found = find_task(rows, names=read_class_names(root / names) if names else ())
+    return section if found == "single-label" else {**section, "task": found}, found_notice(train, found)
 
 
 def _probe_some(samples: Sequence[Sample]) -> tuple[list[tuple[int, int, int]], list[str]]:

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from everest.config.heads import MULTI_LABEL, Task
 from everest.data.list_writing import names_needed, refuse_existing, unlistable, write_lines, write_list
 from everest.data.samples import Sample
-from everest.errors import DataError
-from everest.prepare.class_folders import folder_samples
+from everest.errors import DataError, RecipeError
+from everest.prepare.class_folders import folder_samples, join_copies
 from everest.prepare.layout import AnnotatedSample, Annotations
 from everest.prepare.layout_table import EXPECTATIONS, FOLDERS, find_layout
 from everest.system.files import write_table
@@ -50,22 +51,32 @@ class Index:
         }
 
 
-def read_index(folder: Path, *, annotations: Path | None, layout: str | None, split: int) -> Index:
+def read_index(
+    folder: Path, *, annotations: Path | None, layout: str | None, split: int, task: Task | None = None
+) -> Index:
     """Recognize the data set in a folder and find the videos of its lists.
 
     Args:
         annotations: the folder of the annotations, if it is not inside `folder`.
         layout: its name; None takes the layout that fits.
         split: the number of the official split, if there are several.
+        task: multi-label joins the classes of a video that is in several class folders.
     Raises:
         DataError: no layout is recognized, annotations are wrong, or none of their videos is there.
-        RecipeError: an unknown name, or several layouts fit.
+        RecipeError: an unknown name, several layouts fit, or the data set has no labels of the task.
     """
     for searched in (folder, annotations or folder):
         if not searched.is_dir():
             raise DataError(f"{searched}: no such folder")
     root = folder.absolute()
     match = find_layout(annotations or folder, layout, split=split)
+    if match is not None and task not in (None, "single-label"):
+        raise RecipeError(f"--task {task}: goes with class folders, not with annotations of {match[0].title}")
+    if task == "regression":
+        raise RecipeError(
+            f"--task regression: the folders of {folder} give classes; `everest prepare split LIST` reads "
+            "numbers"
+        )
     videos = list(videos_under(root))
     missing: list[tuple[str, str]] = []
     if match is None:
@@ -84,6 +95,10 @@ def read_index(folder: Path, *, annotations: Path | None, layout: str | None, sp
                 f"{wanted}) among the {len(videos)} below it; expected are {known.expects}"
             )
     used = {sample.path for samples in lists.values() for sample in samples}
+    settings = dict(published.settings)
+    if task == MULTI_LABEL and published.class_names:
+        lists = {name: join_copies(samples) for name, samples in lists.items()}
+        settings["task"] = task
     refused = {path: problem for path in used if (problem := unlistable(path)) is not None}
     listed: dict[str, list[Sample]] = {}
     for name, samples in lists.items():
@@ -101,7 +116,7 @@ def read_index(folder: Path, *, annotations: Path | None, layout: str | None, sp
         lists=listed,
         class_names=published.class_names,
         heads=published.heads,
-        settings=published.settings,
+        settings=settings,
         sources=[file for files in sources.values() for file in files],
         missing=missing,
         extra=[video for video in videos if str(video) not in used],

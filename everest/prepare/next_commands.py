@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from everest.config.heads import Task
 from everest.data.samples import Sample
 
 
@@ -19,7 +20,12 @@ def training_commands(recipe: Path, *, labeled: bool, tested: bool = True) -> li
 
 
 def commands_for_lists(
-    lists: Mapping[str, Sequence[Sample]], folder: Path, *, root: Path, heads: Sequence[str]
+    lists: Mapping[str, Sequence[Sample]],
+    folder: Path,
+    *,
+    root: Path,
+    heads: Sequence[str],
+    task: Task = "single-label",
 ) -> list[str]:
     """The commands that train on the lists `NAME.csv` of `folder`, whose paths are relative to `root`.
 
@@ -30,5 +36,7 @@ def commands_for_lists(
     below = folder.relative_to(root) if folder.is_relative_to(root) else folder
     given = [] if folder == root else [f"--{name} {shlex.quote(f'{below}/{name}.csv')}" for name in filled]
     labeled = any(sample.labels for samples in filled.values() for sample in samples) and not heads
+    if labeled and task != "single-label":  # the labels of a part may not show it
+        given.append(f"--task {task}")
     words = ["everest recipes suggest", shlex.quote(str(root)), *given, *([] if labeled else ["--unlabeled"])]
     return [f"{' '.join(words)} --output my.yaml", *training_commands(Path("my.yaml"), labeled=labeled)]

@@ -6,18 +6,26 @@ columns of a list as they are.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
-from everest.config.heads import Head, Heads
-from everest.data.labels import LabelRules, names_used
-from everest.data.list_header import HEAD_PREFIX, is_known
+from everest.config.heads import Heads, Task
+from everest.data.labels import LabelRules, columns_of, names_used
+from everest.data.list_header import is_known
 from everest.data.list_text import ListRow, read_rows
 from everest.data.samples import Sample, SampleList, read_samples, samples_of_rows
 from everest.data.shards import find_index
 from everest.errors import DataError, RecipeError
 from everest.prepare.class_folders import read_names
+from everest.prepare.tasks import (
+    TwoKinds,
+    empty_columns,
+    find_task,
+    find_two_kinds,
+    found_notice,
+    open_heads,
+)
 from everest.system.storage import Location, join_location, parse_location
 from everest.video.folders import as_data_error, videos_by_subfolder, videos_under
 
@@ -40,6 +48,9 @@ class Source:
     labeled: bool
     pretrains: bool  # for pre-training, which may use videos of other lists again
     unreadable: Mapping[str, str]  # `where` of each row that names no sample, and why
+    heads: Heads = ()  # of the columns `label.NAME`
+    empty_columns: Sequence[str] = ()  # of labels
+    two_kinds: TwoKinds | None = None  # names and numbers as labels
 
     @property
     def is_list(self) -> bool:
@@ -47,7 +58,7 @@ class Source:
 
 
 def read_sources(
-    paths: Mapping[Path, bool], *, root: Path | None, rules: LabelRules
+    paths: Mapping[Path, bool], *, root: Path | None, rules: LabelRules, task: Task | None = None
 ) -> tuple[list[Source], LabelRules]:
     """Read lists and folders; returns them and the rules for their labels.
 
@@ -55,40 +66,63 @@ def read_sources(
         paths: each with whether it is for pre-training, which ignores labels.
         root: the folder that paths in a list are relative to; None takes the folder of the list.
         rules: if they have no names, those used by the first source that is not for pre-training, sorted.
+        task: what a label is; None: as the labels show.
     Raises:
-        DataError: a source does not exist, is no list, or is empty.
+        DataError: a source does not exist, is no list, or is empty; or a folder has classes, and the task is
+            another one.
     """
     rows = {path: read_list(path) for path in paths}
-    if not rules.names and not rules.heads:
-        names: Sequence[str] = ()
-        first = next((path for path, pretrains in paths.items() if not pretrains), None)
-        if first is not None:
-            listed = rows[first]
-            if listed is None:
-                names = [name for name, videos in videos_by_subfolder(first).items() if videos]
-            else:
-                names = names_used(listed)
-        rules = LabelRules(names=tuple(names), num_classes=rules.num_classes)
+    if not rules.heads:
+        labeled = [row for path, listed in rows.items() if not paths[path] for row in listed or ()]
+        rules = replace(rules, task=task or find_task(labeled, names=rules.names))
+    first = next((path for path, pretrains in paths.items() if not pretrains), None)
+    named = bool(rules.names)
+    if first is not None and not (named or rules.heads or rules.task == "regression"):
+        rules = replace(rules, names=_names_in(first, rows[first], rules.task))
     sources = []
     for path, listed in rows.items():
         if listed is None:
             sources.append(_read_folder(path, rules, pretrains=paths[path]))
-            continue
-        header = listed[0].header
-        if header is not None and header.is_unclear and not paths[path]:
-            raise header.no_classes(path)
-        own_rules = replace(rules, heads=rules.heads or open_heads(heads_in(listed)))
-        labeled = not paths[path] and any("label" in row.values or own_rules.heads for row in listed)
-        samples, problems = samples_of_rows(listed, root or path.parent, own_rules if labeled else None)
-        source = Source(
-            path=path,
-            rows=[ListedSample(where, sample, problems.get(where)) for where, sample in samples.items()],
-            labeled=labeled,
-            pretrains=paths[path],
-            unreadable={where: problem for where, problem in problems.items() if where not in samples},
-        )
-        sources.append(source)
+        else:
+            sources.append(_read_list(path, listed, root, rules, pretrains=paths[path], named=named))
     return sources, rules
+
+
+def _names_in(path: Path, listed: list[ListRow] | None, task: Task) -> tuple[str, ...]:
+    """The class names that a list or a folder uses."""
+    if listed is not None:
+        return names_used(listed, task)
+    return tuple(name for name, videos in videos_by_subfolder(path).items() if videos)
+
+
+def _read_list(
+    path: Path, rows: list[ListRow], root: Path | None, rules: LabelRules, *, pretrains: bool, named: bool
+) -> Source:
+    """A list; `named`: the class names are not taken from the lists."""
+    header = rows[0].header
+    if header is not None and header.is_unclear and not pretrains:
+        raise header.no_classes(path)
+    empty = [] if pretrains else empty_columns(rows, rules.heads)
+    every_head = rules.heads or open_heads(rows)
+    heads = tuple(head for head in every_head if columns_of([head.name])[0] not in empty)
+    has_labels = bool(every_head) or any("label" in row.values for row in rows)
+    labeled = (has_labels or bool(empty)) and not pretrains
+    # An empty column is one problem, not one of each row.
+    is_readable = labeled and (bool(heads) or (not every_head and "label" not in empty))
+    samples, problems = samples_of_rows(
+        rows, root or path.parent, replace(rules, heads=heads) if is_readable else None
+    )
+    is_one_column = labeled and not (every_head or named)
+    return Source(
+        path=path,
+        rows=[ListedSample(where, sample, problems.get(where)) for where, sample in samples.items()],
+        labeled=labeled,
+        pretrains=pretrains,
+        unreadable={where: problem for where, problem in problems.items() if where not in samples},
+        heads=heads,
+        empty_columns=empty,
+        two_kinds=find_two_kinds(rows, rules.task) if is_one_column else None,
+    )
 
 
 def read_list(path: Path, class_column: str | None = None) -> list[ListRow] | None:
@@ -99,20 +133,11 @@ def read_list(path: Path, class_column: str | None = None) -> list[ListRow] | No
         return read_rows(path, class_column=class_column) if path.is_file() else None
 
 
-def open_heads(names: Iterable[str]) -> Heads:
-    """Heads of classes whose number is not known."""
-    return tuple(Head(name=name, outputs=0) for name in names)
-
-
-def heads_in(rows: Sequence[ListRow]) -> list[str]:
-    """The names of the columns `label.NAME`."""
-    columns = dict.fromkeys(name for row in rows for name in row.values if name.startswith(HEAD_PREFIX))
-    return [name.removeprefix(HEAD_PREFIX) for name in columns]
-
-
 def _read_folder(path: Path, rules: LabelRules, *, pretrains: bool) -> Source:
     by_class = {} if pretrains else videos_by_subfolder(path)
     labeled = any(by_class.values())
+    if labeled and rules.task != "single-label":
+        raise DataError(f"{path}: {rules.task} labels need a list; a class folder gives one class to a video")
     rows = []
     if labeled:
         for name, videos in by_class.items():
@@ -135,6 +160,8 @@ class Labeled:
     data: SampleList
     heads: list[str]  # names of the labels, if a sample has several
     rows: list[ListRow] | None  # of each sample; None for a folder
+    task: Task  # of the first label
+    notice: str | None = None  # about a task that the labels show
 
     def without_labels(self, source: Path) -> str | None:
         """Returns a notice if a sheet has columns, but none that is known to hold the classes."""
@@ -149,38 +176,62 @@ class Labeled:
 
 
 def read_labeled(
-    source: Path, *, root: Path, classes: Path | None, class_column: str | None = None
+    source: Path,
+    *,
+    root: Path,
+    classes: Path | None,
+    class_column: str | None = None,
+    task: Task | None = None,
 ) -> Labeled:
     """Reads the samples of a list or a folder.
 
     Args:
         class_column: the column of classes in a sheet; None finds it by its name.
+        task: what a label is; None: as the labels show.
     Raises:
         DataError: a line or a file is wrong (`everest prepare check` lists all problems), the list has
             columns `label` and `label.NAME`, or several columns may hold the classes.
-        RecipeError: there is no column `class_column`.
+        RecipeError: there is no column `class_column`, or the task does not go with the source.
     """
     rows = read_list(source, class_column)
-    heads = heads_in(rows or [])
+    heads = open_heads(rows or [])
+    names = read_names(classes) if classes else None
+    if task == "regression" and names:
+        raise RecipeError("--classes: has no effect with --task regression, whose labels are numbers")
     if rows is None:
         if class_column is not None:
             raise RecipeError(f"--class-column {class_column}: {source} is a folder, which has no columns")
+        if task not in (None, "single-label"):
+            raise RecipeError(
+                f"--task {task}: {source} is a folder; its class folders give a video one class"
+            )
         labeled = any(videos_by_subfolder(source).values())
     else:
         has_label = any("label" in row.values for row in rows)
         if heads and has_label:
             raise DataError(f"{source}: has columns label and label.NAME; rename label to label.NAME, too")
+        if heads and task is not None:
+            raise RecipeError(f"--task {task}: is of a column label; {source} has columns label.NAME")
         header = rows[0].header
-        labeled = bool(heads) or has_label or (header is not None and header.is_unclear)
+        is_unclear = header is not None and header.is_unclear
+        labeled = bool(heads) or has_label or is_unclear or (task is not None and bool(empty_columns(rows)))
+    found = task or find_task(rows or (), names=names or ())
     data = read_samples(
         source,
         root=root,
-        classes=read_names(classes) if classes else None,
-        heads=open_heads(heads),
+        classes=names,
+        task=found,
+        heads=heads,
         labeled=labeled,
         class_column=class_column,
     )
-    return Labeled(data=data, heads=heads, rows=rows)
+    return Labeled(
+        data=data,
+        heads=[head.name for head in heads],
+        rows=rows,
+        task=heads[0].task if heads else found,
+        notice=None if task else found_notice(source, found),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,9 +16,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from everest.config.heads import MULTI_LABEL, Task
 from everest.data.classes import indices
 from everest.data.samples import Sample
 from everest.data.short_videos import largest_stride
+from everest.prepare.label_facts import classes_of_a_video, imbalance, number_facts
 from everest.prepare.processes import Failure, map_apart
 from everest.system.events import Report, notice
 from everest.system.files import write_atomically
@@ -117,9 +119,11 @@ def _moments(frames: NDArray[np.uint8]) -> tuple[Floats, Floats]:
 class Stats:
     """Statistics of the videos of a list."""
 
+    samples: Sequence[Sample]  # all, also those that were not measured
     measured: Mapping[str, Measured]  # by path
     skipped: Mapping[str, str]  # path to reason
-    by_class: Mapping[str, Sequence[Sample]]  # all samples, also those that were not measured
+    by_class: Mapping[str, Sequence[Sample]]  # a sample of several classes is in each; `all` without classes
+    task: Task = "single-label"  # of the first label
     fps: float | None = None  # that lengths count; None: of each file
     channels: int = 3  # of mean and std; 1: luma
 
@@ -131,8 +135,9 @@ class Stats:
         square = np.mean([video.luma[1:] if gray else video.square for video in videos], axis=0)  # (C,)
         seconds = [video.seconds for video in videos if video.seconds is not None]
         counts = {name: len(samples) for name, samples in self.by_class.items()}
+        labels = [sample.labels[0] for sample in self.samples if sample.labels]
         return {
-            "videos": sum(counts.values()),
+            "videos": len(self.samples),
             "measured": len(videos),
             "skipped": [{"path": path, "reason": reason} for path, reason in self.skipped.items()],
             "mean": [round(value, 5) for value in mean.tolist()],
@@ -145,17 +150,17 @@ class Stats:
             ],
             "fps": self.fps,
             "strides": {str(frames): largest_stride(self.lengths, frames) for frames in CLIPS},
-            "imbalance": round(max(counts.values()) / min(counts.values()), 3),
+            "task": self.task,
+            "imbalance": round(imbalance(counts.values()), 3),
+            "classes_of_a_video": classes_of_a_video(labels),
+            "numbers": number_facts(labels),
         }
 
     @property
     def lengths(self) -> list[int]:
         """Frames of each sample whose video was measured, as clips count them."""
         pairs = [
-            (sample, self.measured[sample.path])
-            for samples in self.by_class.values()
-            for sample in samples
-            if sample.path in self.measured
+            (sample, self.measured[sample.path]) for sample in self.samples if sample.path in self.measured
         ]
         return [max(num_frames(sample, video.frames, video.seconds, self.fps), 0) for sample, video in pairs]
 
@@ -176,27 +181,26 @@ def take_stats(
     report: Report,
     fps: float | None = None,
     channels: int = 3,
+    task: Task = "single-label",
 ) -> Stats:
     """Measure videos.
 
     Args:
-        samples: each counts for the class of its first label.
+        samples: each counts for the class, or for each of the classes, of its first label.
         names: of the classes in the order of the labels; None names them by their labels.
         most: videos of each class, drawn at random; None takes all.
         limit: seconds for a video.
         fps: frames per second that lengths count; None: of each file.
         channels: of the mean and std; 1: luma.
+        task: of the first label.
     Raises:
         DataError: none can be read.
     """
-    by_class: dict[str, list[Sample]] = {}  # in the order of the labels
-    for sample in sorted(samples, key=lambda sample: sample.labels[:1]):
-        classes = indices(sample.labels[0]) if sample.labels else ()
-        for name in [names[index] if names else str(index) for index in classes] or ["all"]:
-            by_class.setdefault(name, []).append(sample)
+    by_class = _by_class(samples, names)
+    classless = [sample for sample in samples if task == MULTI_LABEL and sample.labels == ((),)]
     rng = np.random.default_rng(seed)
     chosen: list[str] = []
-    for of_class in by_class.values():
+    for of_class in (*by_class.values(), classless):
         numbers = range(len(of_class))
         if most is not None and most < len(of_class):
             numbers = np.sort(rng.choice(len(of_class), most, replace=False))
@@ -215,8 +219,24 @@ def take_stats(
         raise VideoError(paths[0], f"none of {len(paths)} videos can be read; the first: {skipped[paths[0]]}")
     ordered = {path: measured[path] for path in paths if path in measured}
     return Stats(
-        measured=ordered, skipped=dict(sorted(skipped.items())), by_class=by_class, fps=fps, channels=channels
+        samples=samples,
+        measured=ordered,
+        skipped=dict(sorted(skipped.items())),
+        by_class=by_class,
+        task=task,
+        fps=fps,
+        channels=channels,
     )
+
+
+def _by_class(samples: Sequence[Sample], names: Sequence[str] | None) -> dict[str, list[Sample]]:
+    """The samples of each class in the order of the labels; all of them if they have no classes."""
+    by_class: dict[int, list[Sample]] = {}
+    for sample in samples:
+        for index in indices(sample.labels[0]) if sample.labels else ():
+            by_class.setdefault(index, []).append(sample)
+    named = {names[index] if names else str(index): by_class[index] for index in sorted(by_class)}
+    return named or {"all": list(samples)}
 
 
 def draw_contact_sheet(path: Path, stats: Stats) -> None:
@@ -240,6 +260,5 @@ def draw_contact_sheet(path: Path, stats: Stats) -> None:
             ax.set_title(f"{title}\n{len(stats.by_class[name])} videos, motion {stats.motion(name):.3f}")
         hidden = len(stats.by_class) - len({name for name, _ in shown})
         more = f", {hidden} classes not shown" if hidden else ""
-        total = sum(map(len, stats.by_class.values()))
-        figure.suptitle(f"{total} videos in {len(stats.by_class)} classes{more}")
+        figure.suptitle(f"{len(stats.samples)} videos in {len(stats.by_class)} classes{more}")
         write_atomically(path, lambda part: figure.savefig(part, format="png"))

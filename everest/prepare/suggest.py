@@ -15,6 +15,7 @@ from typing import Any, Final, Literal
 from everest.config.yaml import write_yaml
 from everest.errors import unknown_name
 from everest.prepare.data_facts import DataFacts
+from everest.prepare.label_facts import IMBALANCED
 
 # The use of a recipe: pre-training only, a classifier from a pre-trained encoder, or one from scratch.
 Purpose = Literal["pretrain", "finetune", "scratch"]
@@ -106,6 +107,7 @@ def choose_values(
             "the tokens that change most",
         ),
         *_few_videos(facts, purpose),
+        *_labels(facts, purpose),
     ]
     order = ("data", "model", "pretrain", "finetune")
     return sorted(chosen, key=lambda choice: order.index(choice.key[0]))
@@ -160,12 +162,32 @@ def _few_videos(facts: DataFacts, purpose: Purpose) -> list[Choice]:
             [0.5, 1.0] if mild else [0.3, 1.0],
             f"mild crops for {count}" if mild else f"stronger crops for {count}",
         ),
-        _choice("finetune.mixup", 0.0 if mild else 0.8, "with the crops"),
     ]
+    if facts.task != "regression":
+        chosen.append(_choice("finetune.mixup", 0.0 if mild else 0.8, "with the crops"))
     if purpose == "scratch" and facts.videos <= FEW_VIDEOS:
         reason = f"a model overfits to the still parts of {count}; set frames for pre-training"
         chosen.append(_choice("model.input", "differences", reason))
     return chosen
+
+
+def _labels(facts: DataFacts, purpose: Purpose) -> list[Choice]:
+    """The settings that follow from the kind of the labels and the balance of the classes."""
+    if purpose == "pretrain":
+        return []
+    if facts.task == "regression":
+        return [
+            _choice("finetune.mixup", 0.0, "half of two videos has no number of its own"),
+            _choice("finetune.cutmix", 0.0, "as mixup"),
+            _choice("finetune.label_smoothing", 0.0, "of classes only"),
+        ]
+    if facts.imbalance > IMBALANCED:
+        reason = (
+            f"the most frequent class has {facts.imbalance:.3g} times the videos of the rarest; "
+            "class_weights: balanced is the alternative"
+        )
+        return [_choice("finetune.sampler", "sqrt", reason)]
+    return []
 
 
 def _frame_size(facts: DataFacts, device: Device) -> tuple[int, int]:
@@ -185,6 +207,8 @@ def _frame_size(facts: DataFacts, device: Device) -> tuple[int, int]:
 def recipe_text(choices: Sequence[Choice], data: dict[str, Any], *, base: str, facts: DataFacts) -> str:
     """The YAML of a recipe with a comment for each value."""
     of_classes = f"{facts.classes} classes" if facts.classes else "no labels"
+    if facts.task == "regression":
+        of_classes = "numbers as labels"
     lines = [
         f"# {facts.videos} training videos with {of_classes}. Each value states its reason.",
         f"base: {base}",

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from everest.config.heads import named_heads
 from everest.data.labels import read_class_names
 from everest.data.list_header import read_header
 from everest.data.samples import Sample, read_samples
@@ -108,7 +109,7 @@ def test_segments_of_one_video_have_different_ids():
 
 
 def test_labels_of_several_heads_come_in_the_order_of_the_heads(root):
-    heads = {"verb": 97, "noun": 300}
+    heads = named_heads({"verb": 97, "noun": 300})
     text = "path label.noun label.verb\na.mp4 299 3\n"
     assert short(read(root, text, heads=heads), root) == [("a.mp4", 3, 299)]
     with pytest.raises(DataError, match=r":2: label\.verb 97 is out of range: labels count from 0 to 96"):
@@ -339,7 +340,7 @@ def test_any_folder_of_videos_serves_pretraining(folder):
     [
         ({"classes": ("jump", "rum")}, r"run: unknown class; did you mean 'rum'"),
         ({"num_classes": 3}, r"data\.num_classes is 3, there are 2 \(jump, run\)"),
-        ({"heads": {"verb": 3}}, r"data\.heads needs a list with the columns label\.verb"),
+        ({"heads": named_heads({"verb": 3})}, r"data\.heads needs a list with the columns label\.verb"),
     ],
 )
 def test_folders_that_do_not_fit_are_refused_with_the_reason(folder, options, message):

@@ -7,11 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
-from sklearn.metrics import average_precision_score, f1_score, r2_score
+from sklearn.metrics import average_precision_score, r2_score
 
-from everest.config.heads import Head
-from everest.inference.head_metrics import weighted_multi_label
-from everest.inference.predicted import HeadPredictions
 from everest.inference.weighted import average_precisions, rank_correlation, share_of_variance
 
 
@@ -29,16 +26,6 @@ def test_weighted_videos_count_as_often_as_repeated_ones(seed: int, videos: int)
         truth = labels[repeated, c]
         expected = average_precision_score(truth, scores[repeated, c]) if truth.any() else np.nan
         assert found[c] == pytest.approx(expected, nan_ok=True)
-    truth, chosen = labels[repeated], scores[repeated] >= 0.5
-    head = HeadPredictions(
-        head=Head(task="multi-label", outputs=4), labels=labels, outputs=scores[:, None].astype(np.float32)
-    )
-    measured = weighted_multi_label(head)(as_floats)
-    micro, macro = measured["micro_f1"], measured["macro_f1"]
-    assert micro == pytest.approx(f1_score(truth, chosen, average="micro", zero_division=0))
-    used = truth.any(axis=0)
-    each = f1_score(truth, chosen, average=None, zero_division=0)[used]
-    assert macro == pytest.approx(each.mean() if used.any() else np.nan, nan_ok=True)
 
 
 @given(seed=st.integers(0, 10**6), videos=st.integers(2, 20))

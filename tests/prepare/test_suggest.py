@@ -224,3 +224,54 @@ def test_auto_takes_clips_that_fit_its_own_tubelets(clip_files: Path):
     options = ["--data", clip_files, "--gpus", "cpu", "--init", "none", "--print-config"]
     made = called("finetune", "--recipe", "auto", *options, "--set", "data.size=72").stdout
     assert yaml.safe_load(made)["data"]["size"] == 72
+
+
+def labeled_list(folder: Path, clip_files: Path, labels: list[str]) -> Path:
+    folder.mkdir()
+    rows = [f"{clip_files}/clip{i % 4}.mp4,{label}\n" for i, label in enumerate(labels)]
+    for name in ("train.csv", "test.csv"):
+        (folder / name).write_text("path,label\n" + "".join(rows))
+    return folder
+
+
+def test_numbers_get_a_recipe_for_regression_that_mixes_nothing(tmp_path: Path, clip_files: Path):
+    data = labeled_list(tmp_path / "data", clip_files, [str(number / 4) for number in range(8)])
+    mine = tmp_path / "mine.yaml"
+    shown = called("recipes", "suggest", data, "--device", "cpu", "-o", mine).stderr
+    assert "labels are decimals, so they are read as numbers (regression)" in shown
+    recipe = load_recipe(mine)
+    stage = recipe.finetune
+    assert (recipe.data.task, stage.mixup, stage.cutmix, stage.label_smoothing) == ("regression", 0, 0, 0)
+    assert "# 8 training videos with numbers as labels." in mine.read_text()
+    options = ["--init", "none", "--dry-run", "--gpus", "cpu", "-o", tmp_path / "run"]
+    called("finetune", "--recipe", mine, *options)
+    auto = called("finetune", "--recipe", "auto", "--data", data, *options[:2], "--print-config").stdout
+    assert yaml.safe_load(auto)["data"]["task"] == "regression"
+
+
+def test_rare_classes_get_a_sampler(tmp_path: Path, clip_files: Path):
+    data = labeled_list(tmp_path / "data", clip_files, ["a"] * 11 + ["a|b", "c", "c"])
+    mine = tmp_path / "mine.yaml"
+    called("recipes", "suggest", data, "--device", "cpu", "-o", mine)
+    recipe = load_recipe(mine)
+    assert (recipe.data.task, recipe.finetune.sampler) == ("multi-label", "sqrt")
+    assert "sampler: sqrt # the most frequent class has 12 times the videos" in mine.read_text()
+    options = ["--init", "none", "--dry-run", "--gpus", "cpu", "-o", tmp_path / "run"]
+    called("finetune", "--recipe", mine, *options)
+    balanced = labeled_list(tmp_path / "balanced", clip_files, ["a"] * 10 + ["b"])
+    called("recipes", "suggest", balanced, "--device", "cpu", "-o", tmp_path / "b.yaml")
+    recipe = load_recipe(tmp_path / "b.yaml")
+    assert (recipe.data.task, recipe.finetune.sampler) == ("single-label", "shuffle")
+
+
+def test_the_task_of_a_suggested_recipe_can_be_given(tmp_path: Path, clip_files: Path):
+    data = labeled_list(tmp_path / "data", clip_files, ["1", "5", "3", "2"])
+    (data / "classes.txt").write_text("left over\nfrom classes\n")
+    options = ["--task", "regression", "-o", tmp_path / "mine.yaml"]
+    called("recipes", "suggest", data, *options)
+    assert load_recipe(tmp_path / "mine.yaml").data.task == "regression"
+    message = refused("recipes", "suggest", data, "--unlabeled", *options, "--overwrite", code=2)
+    assert "--task: has no effect with --unlabeled" in message
+    (data / "train.csv").write_text(f"{clip_files}/clip0.mp4,x\n{clip_files}/clip1.mp4,1\n")
+    message = refused("recipes", "suggest", data, *options, "--overwrite", code=4)
+    assert "train.csv:1: label 'x' is no number" in message

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
+from everest.config.heads import named_heads
 from everest.data.samples import read_samples
 from everest_cli.main import app
 
@@ -18,7 +19,7 @@ def everest(*arguments, code=0):
 
 def rows_of(file: Path, root: Path, heads=None):
     found = read_samples(
-        file, root=root, classes=None, num_classes=None, heads=heads, labeled="unlabelled" not in file.name
+        file, root=root, heads=named_heads(heads or {}), labeled="unlabelled" not in file.name
     )
     rows = []
     for sample in found.samples:

@@ -1,0 +1,157 @@
+"""Check the labels of all lists of a data set together."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+from everest.data.classes import indices
+from everest.data.labels import Label, LabelRules
+from everest.prepare.class_folders import SPLITS, same_but_for_case
+from everest.prepare.label_facts import count_classes, number_facts
+from everest.prepare.sources import ListedSample, Source
+
+SHOWN: Final = 10  # labels that a line lists
+
+
+def check_labels(
+    sources: Sequence[Source], rules: LabelRules, *, training: Source | None = None
+) -> tuple[list[str], list[str]]:
+    """Check the labels of all lists together.
+
+    Args:
+        training: the list that models are trained on, if there is one.
+    Returns:
+        Problems: wrong rows, names that differ in case only, unused labels below the highest one, columns
+            without a label, and classes that a model cannot learn from the training list.
+        The known classes without a sample, which long-tailed data sets have.
+    """
+    problems = [f"{where}: {problem}" for source in sources for where, problem in source.unreadable.items()]
+    problems += [line for source in sources for line in _row_problems(source)]
+    unused_classes = []
+    for head in _heads(sources):
+        used: dict[int, str] = {}  # each label with the first row that has it
+        for row, label in _labels(sources, head):
+            for index in indices(label):
+                used.setdefault(index, row.where)
+        if not head and rules.names:
+            problems += _similar_names(rules.names, used)
+        count = _num_classes(rules, head)
+        if count is None:
+            problems += _gaps(used)
+        else:
+            unused = [label for label in range(count) if label not in used]
+            unused_classes += [_class_name(rules, head, label) for label in unused]
+        if training is not None:
+            problems += _untrained(sources, training, rules, head)
+    return problems, unused_classes
+
+
+def training_source(sources: Sequence[Source]) -> Source | None:
+    """Return the list called train, else the first labeled one; None if its name is of another list."""
+    labeled = [source for source in sources if source.labeled]
+    named = [(source, _split_in_name(source)) for source in labeled]
+    train = next((source for source, split in named if split == "train"), None)
+    return train or next((source for source, split in named[:1] if split is None), None)
+
+
+def class_counts(sources: Sequence[Source], rules: LabelRules) -> list[dict[str, Any]]:
+    """Return for each class its videos, in total and in each list that has any."""
+    found = []
+    for head in _heads(sources):
+        by_list = {
+            str(source.path): count_classes(label for _, label in _labels([source], head))
+            for source in sources
+        }
+        for index in sorted(set().union(*by_list.values())):
+            lists = {path: counts[index] for path, counts in by_list.items() if counts[index]}
+            found.append(
+                {"class": _class_name(rules, head, index), "videos": sum(lists.values()), "lists": lists}
+            )
+    return found
+
+
+def number_counts(sources: Sequence[Source]) -> dict[str, dict[str, float]]:
+    """Return the distribution of the numbers of each head of numbers; the name of an only head is `label`."""
+    found = {head: number_facts(label for _, label in _labels(sources, head)) for head in _heads(sources)}
+    return {head or "label": facts for head, facts in found.items() if facts is not None}
+
+
+def _row_problems(source: Source) -> Iterator[str]:
+    for column in source.empty_columns:
+        yield f"{source.path}: the column {column} is empty in all rows"
+    merged = source.two_kinds.rows if source.two_kinds else frozenset()
+    problems = {row.where: row.problem for row in source.rows if row.problem is not None}
+    if source.two_kinds and merged & problems.keys():
+        yield source.two_kinds.problem
+    yield from (f"{where}: {problem}" for where, problem in problems.items() if where not in merged)
+
+
+def _heads(sources: Sequence[Source]) -> list[str]:
+    """The names of all heads; an only head has none."""
+    names = [[head.name for head in source.heads] or [""] for source in sources if source.labeled]
+    return list(dict.fromkeys(name for listed in names for name in listed))
+
+
+def _labels(sources: Sequence[Source], head: str) -> Iterator[tuple[ListedSample, Label]]:
+    """Yields the rows with a label of a head."""
+    for source in sources:
+        names = [own.name for own in source.heads] or [""]
+        if source.labeled and head in names:
+            position = names.index(head)
+            yield from ((row, row.sample.labels[position]) for row in source.rows if row.sample.labels)
+
+
+def _num_classes(rules: LabelRules, head: str) -> int | None:
+    """The number of classes of a head, 0 for numbers; None if it is not known."""
+    for own in rules.heads:
+        if own.name == head:
+            return 0 if own.task == "regression" else own.outputs
+    return (len(rules.names) or rules.num_classes) if not head else None
+
+
+def _class_name(rules: LabelRules, head: str, label: int) -> str:
+    if head:
+        return f"{head} {label}"
+    return rules.names[label] if rules.names else str(label)
+
+
+def _similar_names(names: Sequence[str], used: dict[int, str]) -> Iterator[str]:
+    row_of = {names[label]: where for label, where in used.items()}
+    for pair in same_but_for_case(names):
+        one, other = (f"'{name}' ({row_of[name]})" if name in row_of else f"'{name}'" for name in pair)
+        yield f"the classes {one} and {other} differ in case only; are they one?"
+
+
+def _gaps(used: dict[int, str]) -> Iterator[str]:
+    highest = max(used, default=0)
+    gaps = sorted(set(range(highest)) - used.keys())
+    if gaps:
+        listed = ", ".join(map(str, gaps[:SHOWN])) + (", …" if len(gaps) > SHOWN else "")
+        yield f"{used[highest]}: no sample has label {listed}, and labels go up to {highest}"
+
+
+def _untrained(sources: Sequence[Source], training: Source, rules: LabelRules, head: str) -> Iterator[str]:
+    """Yields the classes that only other lists have, and classes that all training videos have."""
+    labels = [label for _, label in _labels([training], head)]
+    trained = count_classes(labels)
+    if not trained:  # numbers, or an unreadable column
+        return
+    elsewhere: dict[int, str] = {}
+    for row, label in _labels([source for source in sources if source is not training], head):
+        for index in indices(label):
+            elsewhere.setdefault(index, row.where)
+    for index in sorted(elsewhere.keys() - trained.keys()):
+        name = _class_name(rules, head, index)
+        yield f"{elsewhere[index]}: class '{name}' has no video in {training.path}, the training list"
+    for index, count in sorted(trained.items()):
+        if len(labels) > 1 and count == len(labels) and isinstance(labels[0], tuple):
+            name = _class_name(rules, head, index)
+            yield f"{training.path}: all {count} videos have the class '{name}', so a model cannot learn it"
+
+
+def _split_in_name(source: Source) -> str | None:
+    """`train`, `val` or `test` for a list of such a name, as in `mice_train.csv`."""
+    last = re.split(r"[_-]", source.path.name.split(".")[0].lower())[-1]
+    return SPLITS.get(last)

@@ -1,0 +1,372 @@
+"""`everest prepare` for labels of several classes and of numbers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from prepare_commands import everest, touch
+
+from everest.config.heads import Head
+from everest.data.samples import Sample, read_samples
+from everest.prepare.assignment import NO_CLASS, assign
+from everest.prepare.groups import grouping
+from everest.prepare.split import read_shares, split_samples
+
+PARTS = ("train", "val", "test")
+
+
+def write(folder: Path, labels: list[str], name: str = "all.csv", header: str = "path,label") -> Path:
+    """A list of empty files with these labels."""
+    touch(folder, *(f"{number}.mp4" for number in range(len(labels))))
+    rows = [f"{number}.mp4,{label}\n" for number, label in enumerate(labels)]
+    (folder / name).write_text(f"{header}\n" + "".join(rows))
+    return folder / name
+
+
+def split(source: Path, *options: object):
+    shown = everest("prepare", "split", source, "--shares", "60/20/20", "--json", *options)
+    return json.loads(shown.stdout), shown.stderr
+
+
+# --- the parts of a split ----------------------------------------------------------------------------------
+
+
+@given(
+    rare=st.lists(st.integers(3, 12), min_size=1, max_size=4),
+    ratio=st.integers(10, 20),
+    shares=st.sampled_from(["80/10/10", "70/30", "1/1/1", "98/1/1"]),
+    seed=st.integers(0, 9),
+)
+@settings(max_examples=25)
+def test_a_class_of_as_many_videos_as_parts_is_in_each_part(rare, ratio, shares, seed):
+    counts = [*rare, ratio * max(rare)]
+    samples = [
+        Sample(path=f"/v/{label}_{number}.mp4", labels=(label,))
+        for label, count in enumerate(counts)
+        for number in range(count)
+    ]
+    lists = split_samples(samples, read_shares(shares), group_of=grouping(None), seed=seed)
+    assert all({s.labels[0] for s in part} == set(range(len(counts))) for part in lists.values())
+    assert sum(map(len, lists.values())) == len(samples)
+
+
+@given(shares=st.sampled_from(["80/10/10", "70/30"]), seed=st.integers(0, 10**6))
+@settings(max_examples=25)
+def test_each_of_several_classes_of_a_video_meets_its_shares(shares, seed):
+    rng = np.random.default_rng(seed)
+    rates = np.array([0.05, 0.1, 0.3, 0.5])  # of a frequent class, ten times the videos of the rarest
+    samples = [
+        Sample(path=f"/v/{number}.mp4", labels=(tuple(np.flatnonzero(rng.random(4) < rates).tolist()),))
+        for number in range(200)
+    ]
+    parts = read_shares(shares)
+    lists = split_samples(samples, parts, group_of=grouping(None), seed=seed)
+    total = Counter(index for sample in samples for index in sample.labels[0])
+    for name, share in parts.items():
+        counts = Counter(index for sample in lists[name] for index in sample.labels[0])
+        for index, count in total.items():
+            assert counts[index] >= 1 or count < len(parts)
+            assert abs(counts[index] - share * count) < 2
+        assert abs(len(lists[name]) - share * len(samples)) < 3
+
+
+def test_classes_that_cannot_be_in_each_part_are_not_moved_for_ever():
+    # Seven classes of three groups each, of which no two parts have all (the lines of the Fano plane).
+    lines = [(0, 1, 2), (0, 3, 4), (0, 5, 6), (1, 3, 5), (1, 4, 6), (2, 3, 6), (2, 4, 5)]
+    labels = [tuple(line for line, points in enumerate(lines) if point in points) for point in range(7)]
+    groups = [np.array([point]) for point in range(7)]
+    chosen = assign(groups, labels, np.array([0.5, 0.5]), np.random.default_rng(0))
+    missed = [points for points in lines if len({int(chosen[point]) for point in points}) < 2]
+    assert len(missed) == 1
+
+
+def test_videos_without_a_class_are_divided_like_a_class():
+    labels = [(NO_CLASS,)] * 20 + [(0,)] * 20
+    groups = [np.array([number]) for number in range(40)]
+    chosen = assign(groups, labels, np.array([0.8, 0.1, 0.1]), np.random.default_rng(0))
+    assert [np.bincount(part).tolist() for part in (chosen[:20], chosen[20:])] == [[16, 2, 2]] * 2
+
+
+def test_numbers_are_divided_by_their_quantiles():
+    numbers = np.random.default_rng(0).lognormal(size=100).tolist()
+    samples = [Sample(path=f"/v/{number}.mp4", labels=(label,)) for number, label in enumerate(numbers)]
+    lists = split_samples(samples, read_shares("80/10/10"), group_of=grouping(None), seed=0)
+    ranks = {label: rank for rank, label in enumerate(sorted(numbers))}
+    for name in ("val", "test"):
+        bins = sorted(ranks[sample.labels[0]] // 10 for sample in lists[name])
+        assert bins == list(range(10))
+
+
+def test_few_numbers_have_few_bins():
+    samples = [Sample(path=f"/v/{number}.mp4", labels=(float(number),)) for number in range(20)]
+    lists = split_samples(samples, read_shares("80/10/10"), group_of=grouping(None), seed=0)
+    assert [len(part) for part in lists.values()] == [16, 2, 2]
+    assert all({sample.labels[0] < 10 for sample in part} == {True, False} for part in lists.values())
+
+
+# --- index -------------------------------------------------------------------------------------------------
+
+
+def test_a_video_in_several_class_folders_has_several_classes(tmp_path: Path):
+    for name, content in (("run/1", "a"), ("jump/1", "a"), ("run/2", "b"), ("walk/2", "c"), ("walk/3", "c")):
+        file = tmp_path / "set" / f"{name}.mp4"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(content)
+    (tmp_path / "set" / "jump" / "3.mp4").symlink_to(tmp_path / "set" / "walk" / "3.mp4")
+    shown = everest("prepare", "index", tmp_path / "set", "--task", "multi-label", "--json")
+    assert json.loads(shown.stdout)["data"]["task"] == "multi-label"
+    lines = (tmp_path / "set" / "all.csv").read_text().splitlines()
+    assert lines == ["path,label", "jump/1.mp4,0|1", "jump/3.mp4,0|2", "run/2.mp4,1", "walk/2.mp4,2"]
+    document, _ = split(tmp_path / "set" / "all.csv", "-o", tmp_path / "lists")
+    assert document["task"] == "multi-label"
+    shown = everest("prepare", "index", tmp_path / "set", "--task", "regression", code=2).stderr
+    assert "--task regression: the folders of" in shown
+
+
+# --- split -------------------------------------------------------------------------------------------------
+
+
+def test_labels_with_several_classes_are_found_and_kept(tmp_path: Path):
+    labels = ["run|jump", "run", "", "jump", "walk|run"] * 4
+    document, shown = split(write(tmp_path, labels))
+    assert "labels contain '|', so each may name several classes (multi-label); --task single-label" in shown
+    assert document["task"] == "multi-label"
+    assert document["next"][0].endswith("--task multi-label --output my.yaml")
+    assert (tmp_path / "classes.txt").read_text().split() == ["jump", "run", "walk"]
+    names = ["jump", "run", "walk"]
+    found = {
+        Path(sample.path).name: {names[index] for index in sample.labels[0]}
+        for part in PARTS
+        for sample in read_samples(
+            tmp_path / f"{part}.csv", root=tmp_path, classes=names, task="multi-label"
+        ).samples
+    }
+    assert found == {f"{i}.mp4": set(filter(None, text.split("|"))) for i, text in enumerate(labels)}
+    assert all(document["lists"][part]["classes"].keys() == set(names) for part in PARTS)
+
+
+def test_decimals_are_found_to_be_numbers_and_kept(tmp_path: Path):
+    labels = [f"{number / 8}" for number in range(20)]
+    document, shown = split(write(tmp_path, labels))
+    assert "labels are decimals, so they are read as numbers (regression)" in shown
+    assert document["lists"]["train"]["numbers"]["mean"] == pytest.approx(19 / 16, abs=0.3)
+    assert not (tmp_path / "classes.txt").exists()
+    found = [
+        sample.labels[0]
+        for part in PARTS
+        for sample in read_samples(tmp_path / f"{part}.csv", root=tmp_path, task="regression").samples
+    ]
+    assert sorted(found) == [number / 8 for number in range(20)]
+
+
+@pytest.mark.parametrize(
+    ("labels", "task", "kept"),
+    [
+        (["a|b", "c"] * 10, "single-label", ["a|b", "c"]),
+        (["1", "5", "3", "3"] * 5, "regression", None),
+        (["run", "walk"] * 10, "multi-label", ["run", "walk"]),
+    ],
+)
+def test_the_task_can_be_given(tmp_path: Path, labels: list[str], task: str, kept: list[str] | None):
+    document, shown = split(write(tmp_path, labels), "--task", task)
+    assert document["task"] == task
+    assert "labels contain" not in shown
+    names = tmp_path / "classes.txt"
+    assert (names.read_text().split() if names.exists() else None) == kept
+
+
+def test_integers_stay_classes_and_columns_of_heads_have_their_own_tasks(tmp_path: Path):
+    assert split(write(tmp_path / "a", ["0", "1"] * 10))[0]["task"] == "single-label"
+    rows = ["0,a|1,0.5"] * 0 + ["0,0|1,0.5", "1,2,1"] * 10
+    source = write(tmp_path / "b", rows, header="path,label.verb,label.tags,label.quality")
+    assert split(source)[0]["lists"]["train"]["classes"] == {"0": 6, "1": 6}
+    heads = (
+        Head(name="verb", outputs=2),
+        Head(name="tags", task="multi-label", outputs=3),
+        Head(name="quality", task="regression", outputs=1),
+    )
+    train = read_samples(tmp_path / "b" / "train.csv", root=tmp_path / "b", heads=heads)
+    assert {sample.labels for sample in train.samples} == {(0, (0, 1), 0.5), (1, (2,), 1.0)}
+
+
+def test_classes_that_are_not_in_each_part_are_listed(tmp_path: Path):
+    labels = ["a"] * 20 + [f"rare{number}" for number in range(7)] + ["b"] * 3
+    _, shown = split(write(tmp_path, labels))
+    (line,) = (line for line in shown.splitlines() if line.startswith("val has no video of"))
+    assert line.count("rare") == 6  # five names, and the word in the reason
+    assert line.endswith("…")
+    assert "b" not in line.partition(": ")[2].split(", ")
+
+
+@pytest.mark.parametrize(
+    ("labels", "options", "code", "message"),
+    [
+        (["0.5", "nan"], [], 4, "all.csv:3: label 'nan' is no finite number"),
+        (["0.5", "inf"], [], 4, "all.csv:3: label 'inf' is no finite number"),
+        (["0.5", ""], [], 4, "all.csv:3: no label in '1.mp4,'"),
+        (["0.5", "x"], ["--task", "regression"], 4, "all.csv:3: label 'x' is no number"),
+        (
+            ["1.0", "2"],
+            [],
+            4,
+            "all.csv:2: label '1.0' is not an integer from 0; labels that are numbers need",
+        ),
+        (["a|b", "a||b"], [], 4, "all.csv:3: label 'a||b': nothing between two '|'"),
+        (["a|b", "a|a"], [], 4, "all.csv:3: label 'a|a' has a class twice"),
+        (["1|2", "x"], [], 4, "all.csv:3: unknown class 'x'; other labels are numbers"),
+        (["", ""], ["--task", "multi-label"], 4, "the column label is empty in all rows"),
+        (["", ""], ["--task", "regression"], 4, "the column label is empty in all rows"),
+        (["0", "1"], ["--task", "labels"], 2, "'labels' is not one of"),
+        (["0", "1"], ["--check", "--task", "regression"], 2, "--task has no effect with --check"),
+    ],
+)
+def test_labels_of_another_kind_are_one_line_with_their_row(
+    tmp_path: Path, labels: list[str], options: list[str], code: int, message: str
+):
+    shown = everest("prepare", "split", write(tmp_path, labels), *options, code=code).stderr
+    assert message in shown
+    lines = [line for line in shown.splitlines() if line.startswith("error:")]
+    assert len(lines) == (1 if "is not one of" not in message else 0)
+    assert not (tmp_path / "train.csv").exists()
+
+
+def test_the_task_of_folders_and_of_columns_of_heads_is_known(tmp_path: Path):
+    touch(tmp_path, "set/a/1.mp4", "set/b/2.mp4")
+    shown = everest("prepare", "split", tmp_path / "set", "--task", "regression", code=2).stderr
+    assert "--task regression:" in shown
+    assert "its class folders give a video one class" in shown
+    source = write(tmp_path, ["0", "1"], header="path,label.verb")
+    shown = everest("prepare", "split", source, "--task", "multi-label", code=2).stderr
+    assert "--task multi-label: is of a column label" in shown
+    (tmp_path / "names.txt").write_text("a\nb|c\n")
+    options = ["--task", "multi-label", "--classes", tmp_path / "names.txt"]
+    shown = everest("prepare", "split", write(tmp_path, ["a"]), *options, code=4).stderr
+    assert "the class 'b|c' has a '|' in its name, which joins classes; rename it" in shown
+
+
+# --- check -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def videos(tmp_path: Path, clip_files: Path) -> Path:
+    """Four clips, in a folder of their own."""
+    shutil.copytree(clip_files, tmp_path / "videos", ignore=shutil.ignore_patterns("*.csv"))
+    return tmp_path / "videos"
+
+
+def check(videos: Path, lists: dict[str, list[str]], *options: object, code: int):
+    """The result for lists of the clips from the first on, each with its labels."""
+    number = 0
+    for name, labels in lists.items():
+        rows = [f"clip{number + i}.mp4,{label}\n" for i, label in enumerate(labels)]
+        (videos / f"{name}.csv").write_text("path,label\n" + "".join(rows))
+        number += len(labels)
+    paths = [videos / f"{name}.csv" for name in lists]
+    shown = everest("prepare", "check", *paths, *options, "--json", "-q", "--workers", 1, code=code)
+    return json.loads(shown.stdout)
+
+
+@pytest.mark.parametrize(
+    ("lists", "options", "problems"),
+    [
+        ({"train": ["a", "b"], "test": ["a", "b"]}, [], []),
+        (
+            {"train": ["0", "1"], "test": ["2", "0"]},
+            [],
+            ["test.csv:2: class '2' has no video in .*train.csv"],
+        ),
+        ({"test": ["2", "0"], "m_train": ["0", "1"]}, [], ["test.csv:2: class '2' has no video in"]),
+        ({"val": ["0", "1"], "test": ["2", "0"]}, [], []),
+        (
+            {"train": ["a|b", "b", "c"], "val": ["d|a"]},
+            [],
+            ["val.csv:2: unknown class 'd'; known: a, b, c"],
+        ),
+        ({"train": ["a|b", "b"], "val": ["", "a"]}, [], ["train.csv: all 2 videos have the class 'b'"]),
+        ({"train": ["a", "", "b"], "val": [""]}, ["--task", "multi-label"], ["val.csv: the column label is"]),
+        (
+            {"train": ["0", "run", "1", "walk"]},
+            [],
+            [r"train.csv:2: label '0' is a number, and 'run' \(.*train.csv:3\) is a name; use one kind"],
+        ),
+        (
+            {"train": ["0.5", "run", "1.5", ""]},
+            ["--task", "regression"],
+            ["train.csv:2: label '0.5' is a number, and 'run' ", "train.csv:5: no label"],
+        ),
+        (
+            {"train": ["0.5", "nan", "-inf", ""]},
+            [],
+            ["csv:3: label 'nan' is no finite", "csv:4: label '-inf' is no finite", "csv:5: no label"],
+        ),
+        ({"train": ["0.5", "1"], "val": ["2", "-3e5"]}, [], []),
+    ],
+)
+def test_check_lists_the_problems_of_labels(
+    videos: Path, lists: dict[str, list[str]], options: list[str], problems: list[str]
+):
+    import re
+
+    result = check(videos, lists, *options, code=4 if problems else 0)
+    assert len(result["labels"]) == len(problems), result["labels"]
+    for problem, line in zip(problems, result["labels"], strict=True):
+        assert re.search(problem, line), line
+
+
+def test_check_counts_the_classes_of_each_list_and_describes_numbers(videos: Path):
+    found = check(videos, {"train": ["a|b", "a", ""], "val": ["b"]}, code=0)
+    train, val = (str(videos / f"{name}.csv") for name in ("train", "val"))
+    assert found["classes"] == [
+        {"class": "a", "videos": 2, "lists": {train: 2}},
+        {"class": "b", "videos": 2, "lists": {train: 1, val: 1}},
+    ]
+    assert (found["task"], found["numbers"]) == ("multi-label", {})
+    found = check(videos, {"train": ["0.5", "1.5", "1"]}, code=0)
+    assert found["classes"] == []
+    facts = found["numbers"]["label"]
+    assert (facts["mean"], facts["min"], facts["max"], facts["q50"]) == (1, 0.5, 1.5, 1)
+
+
+def test_check_takes_the_task_of_a_recipe(videos: Path):
+    options = ["--recipe", "custom", "--data", videos, "--set", "data.test=null"]
+    (videos / "train.csv").write_text("clip0.mp4,1\nclip1.mp4,3\n")
+    arguments = ["prepare", "check", *options, "--set", "data.task=regression", "--json", "-q"]
+    assert json.loads(everest(*arguments).stdout)["task"] == "regression"
+    shown = everest("prepare", "check", *options, "--task", "regression", code=2).stderr
+    assert "has data.task; set it by --set data.task=regression" in shown
+
+
+# --- stats -------------------------------------------------------------------------------------------------
+
+
+def stats(videos: Path, labels: list[str], *options: object) -> str:
+    rows = [f"clip{number % 4}.mp4,{label}\n" for number, label in enumerate(labels)]
+    (videos / "all.csv").write_text("path,label\n" + "".join(rows))
+    arguments = ["prepare", "stats", videos / "all.csv", "-q", "--workers", 1, *options]
+    return everest(*arguments).stdout
+
+
+def test_stats_of_numbers(videos: Path):
+    document = json.loads(stats(videos, ["0.5", "1.5", "2.5", "3.5"], "--json"))
+    numbers = document["numbers"]
+    assert (numbers["mean"], numbers["min"], numbers["max"], numbers["q25"]) == (2, 0.5, 3.5, 1.25)
+    assert numbers["std"] == pytest.approx(1.25**0.5, rel=1e-5)
+    assert [row["class"] for row in document["classes"]] == ["all"]
+
+
+def test_stats_of_several_classes_name_the_remedies_of_rare_ones(videos: Path):
+    text = stats(videos, ["a"] * 10 + ["a|b", ""])
+    assert "4 of 12 videos measured" in text
+    assert "\n  a: 11 videos, motion" in text
+    assert "\n  b: 1 videos, motion" in text
+    assert "largest class / smallest: 11" in text
+    assert "finetune.sampler=sqrt" in text
+    assert "finetune.class_weights=balanced" in text
+    assert "classes of a video: 1 on average; 8.3% of the videos have none" in text

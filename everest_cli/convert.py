@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -156,11 +157,20 @@ def _print_lines(document: dict[str, Any]) -> None:
             value = f"{len(value)} ({', '.join(grouped(value))})"
         elif name == "classes":
             value = f"{', '.join(value[:MOST_NAMES])}{', …' if len(value) > MOST_NAMES else ''}"
+        elif name == "origin":  # the file, and the files that it started from
+            value = " from ".join(_files(value))
         elif isinstance(value, dict):
             value = ", ".join(f"{key} {part}" for key, part in value.items())
         elif isinstance(value, list):
             value = "; ".join(value) if name == "notes" else " x ".join(map(str, value))
         typer.echo(f"{name.replace('_', ' ')}: {value}")
+
+
+def _files(origin: dict[str, Any] | None) -> Iterator[str]:
+    """Yield the weights that weights started from, then the ones that these started from, and so on."""
+    while isinstance(origin, dict):
+        yield str(origin.get("file") or origin.get("family", "unknown"))
+        origin = origin.get("origin")
 
 
 def _report(document: dict[str, Any]) -> None:

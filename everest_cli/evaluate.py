@@ -77,7 +77,7 @@ def _print_table(result: dict[str, Any]) -> None:
     from everest.inference.metric_text import fact_rows, metric_rows, sweep_table
 
     tables = [
-        (("", "accuracy", "95 % interval", "chance"), metric_rows(result)),
+        (("", "value", "95 % interval", "chance"), metric_rows(result)),
         (("", ""), fact_rows(result)),
         *([sweep_table(result["sweep"])] if "sweep" in result else []),
     ]

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from everest_cli import options as o
 from everest_cli.output import Display, say
+
+if TYPE_CHECKING:
+    from everest.config.heads import Heads
 
 
 class PredictionFormat(StrEnum):
@@ -24,7 +27,7 @@ class PredictionFormat(StrEnum):
 def predict(
     videos: o.Videos,
     checkpoint: o.Checkpoint,
-    top: Annotated[int, typer.Option("--top", "-k", min=1, help="Number of classes.")] = 5,
+    top: Annotated[int | None, typer.Option("--top", "-k", min=1, help="Number of classes [5].")] = None,
     timeline: Annotated[
         bool, typer.Option("--timeline", help="Classes over time: a window slides over each video.")
     ] = False,
@@ -54,7 +57,7 @@ def predict(
     ] = None,
     plot: Annotated[
         Path | None,
-        typer.Option("--plot", metavar="F", help="Also draw the bouts of a video to this PNG."),
+        typer.Option("--plot", metavar="F", help="Also draw the bouts or numbers of a video to this PNG."),
     ] = None,
     kind: Annotated[
         PredictionFormat | None, typer.Option("--format", help="[by the suffix of --output, else table]")
@@ -73,11 +76,15 @@ def predict(
     which: o.WhichWeights = None,
     workers: o.Workers = 2,
     precision: o.PrecisionMode = None,
+    calibrated: Annotated[
+        bool,
+        typer.Option("--calibrated", help="Probabilities with the temperature that fine-tuning chose."),
+    ] = False,
     cpu: o.OnCpu = False,
     as_json: o.AsJson = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Predict the most likely classes of videos, or of every window of long ones.
+    """Predict the most likely classes or the numbers of videos, or of every window of long ones.
 
     Example: everest predict match.mp4 --checkpoint runs/finetune --timeline --step 1 -o match.srt
     """
@@ -103,9 +110,9 @@ def predict(
         check_target(plot, option="--plot", overwrite=overwrite)
 
     from everest.checkpoints.load import all_weights, find_weights
-    from everest.figures.timeline import draw_timeline
     from everest.inference.model import OpenedModel
     from everest.inference.predictions import predict, predict_timeline
+    from everest.inference.top_classes import check_options
 
     default_views = 1 if timeline else None  # of a window, unless more are requested
     model = OpenedModel.open(
@@ -116,9 +123,11 @@ def predict(
         keep=keep,
         precision=precision,
         cpu=cpu,
+        calibrated=calibrated,
         notify=say,
     )
-    _ = model.classifier  # refuse an autoencoder before the videos are listed
+    # Also refuses an autoencoder, before the videos are listed.
+    check_options(model.classes.heads, top=top, background=background, bouts=bouts)
     samples = named_samples(videos, root=data)
     if text_format is PredictionFormat.srt and len(samples) > 1:
         raise RecipeError(f"--format srt: subtitles are of one video, not of {len(samples)}")
@@ -149,8 +158,7 @@ def predict(
         if found and all(bout["label"] is None for bout in found):
             say(f"{row['video']}: all is background; without --background the probabilities are shown")
         if plot is not None and row["windows"]:
-            title = Path(row["video"]).name
-            draw_timeline(plot, by_head(row["bouts"]), title=title, background=background)
+            _draw(plot, row, model.classes.heads, background)
     if bouts and text_format is not PredictionFormat.json:
         rows = with_bouts(rows)
     text = TEXTS[text_format.value](rows)
@@ -161,6 +169,19 @@ def predict(
         typer.echo(output)
     if any("error" in row for row in rows):
         raise typer.Exit(4)
+
+
+def _draw(path: Path, row: dict[str, Any], heads: Heads, background: float | None) -> None:
+    """Draw the timeline of a video."""
+    from everest.figures.task_timeline import draw_task_timeline
+    from everest.figures.timeline import draw_timeline
+    from everest_cli.prediction_text import by_head
+
+    title, bouts = Path(row["video"]).name, by_head(row["bouts"])
+    if all(head.task == "single-label" for head in heads):
+        draw_timeline(path, bouts, title=title, background=background)
+    else:
+        draw_task_timeline(path, row["windows"], bouts, heads, title=title)
 
 
 def _format(kind: PredictionFormat | None, output: Path | None, as_json: bool) -> PredictionFormat:

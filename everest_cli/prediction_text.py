@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Iterator
-from math import inf
 from typing import Any, Final
 
 from everest.system.json_text import json_text
@@ -14,7 +13,10 @@ Rows = list[dict[str, Any]]  # as everest.inference.predictions returns them
 
 BACKGROUND: Final = "background"
 TIMES: Final = ("start", "end", "start_frame", "end_frame")
-COLUMNS: Final = ("video", *TIMES, "head", "rank", "label", "index", "probability", "error")
+COLUMNS: Final = (
+    *("video", *TIMES, "head", "rank", "label", "index", "probability", "present", "value"),
+    "error",
+)
 
 
 def by_head(bouts: Any) -> dict[str, Rows]:
@@ -38,15 +40,18 @@ def _bout_windows(row: dict[str, Any]) -> Rows:
 
 
 def as_table(rows: Rows) -> str:
-    """The classes of a video below each other; of a timeline a line per window."""
+    """The classes of a video below each other; of a timeline a line per window.
+
+    Multi-label classes above their thresholds are marked as present.
+    """
     lines: list[str] = []
     for row in rows:
         lines.append(row["video"])
         for window in row.get("windows", ()):
-            classes = ", ".join(_percent_and_name(name, part) for name, part in _predictions(window))
-            lines.append(f"  {window['start']:8.2f} to {window['end']:8.2f} s  {classes}")
+            answers = ", ".join(_short_text(name, part) for name, part in _predictions(window))
+            lines.append(f"  {window['start']:8.2f} to {window['end']:8.2f} s  {answers}")
         if "windows" not in row:
-            lines += [f"  {part['probability']:6.1%}  {name}" for name, part in _predictions(row)]
+            lines += [f"  {_line(name, part)}" for name, part in _predictions(row)]
         if "error" in row:
             lines.append(f"  cannot be read: {row['error']}")
     return "".join(f"{line}\n" for line in lines)
@@ -57,7 +62,7 @@ def as_json(rows: Rows) -> str:
 
 
 def as_csv(rows: Rows) -> str:
-    """A line per predicted class or unreadable video; columns that are always empty are left out."""
+    """A line per predicted class, number or unreadable video; columns that are always empty are left out."""
     lines: list[dict[str, Any]] = []
     for row in rows:
         for part in row.get("windows", [row]):
@@ -66,7 +71,9 @@ def as_csv(rows: Rows) -> str:
                 shared = {"video": row["video"], **times, **({"head": head} if head else {})}
                 is_bout = "start_frame" in part  # with a single class
                 for i, each in enumerate(predictions, start=1):
-                    lines.append({**shared, **({} if is_bout else {"rank": i}), **each})
+                    rank = {} if is_bout or "value" in each else {"rank": i}
+                    present = {"present": int(each["present"])} if "present" in each else {}
+                    lines.append({**shared, **rank, **each, **present})
         if "error" in row:
             lines.append({"video": row["video"], "error": row["error"]})
     columns = [name for name in COLUMNS if any(name in line for line in lines)]
@@ -80,21 +87,23 @@ def as_csv(rows: Rows) -> str:
 def as_srt(rows: Rows) -> str:
     """SubRip subtitles of a timeline. A window that overlaps the next is shown until that begins.
 
-    Background has none.
+    Background has none, and neither has a window without a multi-label class.
     """
     (row,) = rows
-    windows = [
-        window
-        for window in row["windows"]
-        if all(part["label"] is not None for _, part in _predictions(window))
-    ]
+    windows = row["windows"]
     cues = []
-    for number, window in enumerate(windows, start=1):
+    for number, window in enumerate(windows):
+        lines = [
+            _subtitle(name, part)
+            for name, part in _predictions(window)
+            if part.get("present", True) and not ("label" in part and part["label"] is None)
+        ]
+        if not lines:
+            continue
         overlaps = "start_frame" not in window  # bouts do not, of one head
-        following = [after["start"] for after in windows[number : number + 1] if overlaps]
-        times = f"{_stamp(window['start'])} --> {_stamp(min(window['end'], *following, inf))}"
-        classes = "\n".join(f"{name} {part['probability']:.0%}" for name, part in _predictions(window))
-        cues.append(f"{number}\n{times}\n{classes}\n")
+        following = [after["start"] for after in windows[number + 1 : number + 2] if overlaps]
+        times = f"{_stamp(window['start'])} --> {_stamp(min([window['end'], *following]))}"
+        cues.append("\n".join([str(len(cues) + 1), times, *lines, ""]))
     return "\n".join(cues)
 
 
@@ -104,16 +113,37 @@ def _by_head(part: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
 
 
 def _predictions(part: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the predictions of a video or window with their labels, after the head's name if there is one."""
+    """Yield the predictions of a video or window, each after its label and its head, if there are any."""
     for head, predictions in _by_head(part).items():
         for each in predictions:
-            label = BACKGROUND if each["label"] is None else each["label"]
-            yield f"{head} {label}" if head else label, each
+            label = BACKGROUND if "label" in each and each["label"] is None else each.get("label", "")
+            yield " ".join(filter(None, [head, label])), each
 
 
-def _percent_and_name(name: str, part: dict[str, Any]) -> str:
+def _line(name: str, part: dict[str, Any]) -> str:
+    """A prediction in a line of its own."""
+    if "value" in part:
+        return " ".join(filter(None, [name, f"{part['value']:.6g}"]))
+    return f"{part['probability']:6.1%}  {name}{_mark(part)}"
+
+
+def _short_text(name: str, part: dict[str, Any]) -> str:
+    """A prediction among others in a line."""
+    if "value" in part:
+        return _line(name, part)
     percent = f"{part['probability']:.1%}"
-    return f"{name} (highest probability {percent})" if part["label"] is None else f"{percent} {name}"
+    background = part["label"] is None
+    return f"{name} (highest probability {percent})" if background else f"{percent} {name}{_mark(part)}"
+
+
+def _mark(part: dict[str, Any]) -> str:
+    return " (present)" if part.get("present") else ""
+
+
+def _subtitle(name: str, part: dict[str, Any]) -> str:
+    if "value" in part:
+        return " ".join(filter(None, [name, f"{part['value']:.3g}"]))
+    return f"{name} {part['probability']:.0%}"
 
 
 def _stamp(seconds: float) -> str:

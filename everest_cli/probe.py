@@ -61,13 +61,26 @@ def _print(result: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("probe", "top-1", "top-5", "mean class accuracy")
-    for head, result_of_head in result.get("heads", {"": result}).items():
-        for name, accuracy in result_of_head["probes"].items():
-            cells = (f"{accuracy[key]:.2f}" for key in ("top1", "top5", "mean_class_accuracy"))
-            table.add_row(f"{head} {name}".strip(), *cells)
-        for name in ("majority", "chance"):
-            table.add_row(f"{head} {name}".strip(), f"{result_of_head[name]:.2f}", "", "")
-    Console(soft_wrap=True).print(table, markup=False, highlight=False)
+    from everest.config.metrics import METRICS
+
+    console, tables = Console(soft_wrap=True), {}
+    for head, of_head in result.get("heads", {"": result}).items():
+        rows = dict(of_head["probes"])
+        metrics = tuple(name for name in METRICS if name in next(iter(rows.values())))
+        rows |= {name: {metrics[0]: of_head[name]} for name in ("majority", "chance") if name in of_head}
+        # Heads of one task share a table.
+        table = tables.setdefault(metrics, Table("probe", *(METRICS[name].title for name in metrics)))
+        for name, row in rows.items():
+            table.add_row(f"{head} {name}".strip(), *(_text(metric, row.get(metric)) for metric in metrics))
+    for table in tables.values():
+        console.print(table, markup=False, highlight=False)
     skipped = f", {result['skipped']} skipped" if result["skipped"] else ""
     typer.echo(f"{result['train']} training videos, {result['test']} test videos{skipped}")
+
+
+def _text(metric: str, value: float | None) -> str:
+    from everest.config.metrics import METRICS
+
+    if value is None:
+        return ""
+    return f"{value:.2f}" if METRICS[metric].percent else f"{value:.4g}"

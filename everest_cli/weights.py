@@ -20,6 +20,8 @@ NOT_DOWNLOADED = (
 app = typer.Typer(help="Public weights: list, show, check.", no_args_is_help=True)
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A name of the table.")]
 
+KINDS = {"pretrain": "autoencoder", "classifier": "classifier", "encoder": "encoder"}
+
 
 @app.command("list", epilog="Example: everest weights list")
 def list_weights(
@@ -101,6 +103,6 @@ def check(
         print_json(asdict(trial))
         return
     frames, height, width = trial.clip
-    typer.echo(f"{trial.name}: {trial.kind} of {trial.parameters:,} parameters, sha256 {trial.sha256}")
+    typer.echo(f"{trial.name}: {KINDS[trial.kind]} of {trial.parameters:,} parameters, sha256 {trial.sha256}")
     typer.echo(f"clip {frames} x {height} x {width}, {trial.tokens} tokens of width {trial.width}")
     typer.echo(f"feature norm {trial.feature_norm:.4f}")

@@ -104,6 +104,11 @@ def desk(tmp_path: Path, clip_files: Path, monkeypatch: pytest.MonkeyPatch) -> P
     rows = [
         f"ACTIONS/{name}/clip{number}.mp4,{name},m{number}\n" for number, name in enumerate(["run", "walk"])
     ]
+    paths = [line.split()[0].split(",")[0] for line in (clip_files / "train.csv").read_text().splitlines()]
+    videos = [path for path in paths if path.endswith(".mp4")]
+    for name, labels in (("tags", ("run|jump", "run", "", "jump")), ("speeds", ("0.5", "1.25", "2", "0"))):
+        lines = [f"{path},{label}\n" for path, label in zip(videos, labels, strict=False)]
+        (tmp_path / "VIDEOS" / f"{name}.csv").write_text("".join(["path,label\n", *lines]))
     (tmp_path / "SHEET.csv").write_text("".join(["file,behavior,animal\n", *rows]))
     for page in PAGES:  # files that a page shows with their names
         for text in blocks(page, "(?:python|yaml)"):
@@ -119,6 +124,8 @@ def desk(tmp_path: Path, clip_files: Path, monkeypatch: pytest.MonkeyPatch) -> P
 def run(arguments: list[str]) -> None:
     if arguments[0] in STAGES or arguments[:2] == TOKENS:
         small = SMALL_LVMAE if any(argument.startswith("lvmae") for argument in arguments) else SMALL
+        if {"tags.yaml", "speeds.yaml"} & set(arguments):  # the labels are no two classes
+            small = [value for value in small if not value.startswith("data.num_classes")]
         arguments = [*arguments, *(f"--set={value}" for value in small)]
     if "--processes" in arguments:  # starts its command again, so that it must be one
         command = [sys.executable, "-m", "everest_cli", *arguments]

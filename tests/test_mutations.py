@@ -82,7 +82,7 @@ MUTATIONS = {
         PARITY,
     ),
     "positions from one": (
-        "models/embedding.py",
+        "models/positions.py",
         "torch.arange(num_tokens, dtype=torch.float64)",
         "1 + torch.arange(num_tokens, dtype=torch.float64)",
         PARITY,
@@ -113,7 +113,7 @@ MUTATIONS = {
     ),
     "peak once": ("train/optim.py", "max(warmup - 1, 1)", "warmup", PARITY),
     "embedding in the last layer": (
-        "models/classifier.py",
+        "models/video_model.py",
         '"stem": r"encoder',
         '"stem": r"decoder',
         "tests/train/test_optim.py",

@@ -73,6 +73,8 @@ def start_classifier(
         before, now = len(weights.tensors["head.bias"]), len(own["head.bias"])
         if list((spec.heads or {}).items()) != list((saved.heads or {}).items()):
             notify("the checkpoint has other label heads than the recipe: they start fresh")
+        elif spec.task != saved.task:
+            notify(f"the checkpoint's head is {saved.task}, the recipe's {spec.task}: the head starts fresh")
         elif before != now:
             notify(
                 f"the checkpoint's head is for {before} classes, the recipe has {now}: the head starts fresh"

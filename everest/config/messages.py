@@ -43,8 +43,12 @@ _MESSAGES = {
 def explain_validation(error: ValidationError) -> list[tuple[KeyPath, str]]:
     """The key and the message of each problem."""
     problems: list[tuple[KeyPath, str]] = []
-    for details in error.errors(include_url=False):
+    errors = error.errors(include_url=False)
+    for details in errors:
         location, kind, context = details["loc"], details["type"], details.get("ctx", {})
+        inside = (other["loc"] for other in errors if len(other["loc"]) > len(location))
+        if kind == "too_short" and any(other[: len(location)] == location for other in inside):
+            continue  # its entries are wrong, not few
         parts = [str(part) for part in location]
         if parts[1:2] in (["selection"], ["target"]):
             del parts[2:3]  # pydantic inserts the strategy or the kind here, which the YAML does not have

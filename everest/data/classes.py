@@ -56,6 +56,10 @@ class Classes:
     def name(self, label: int) -> str:
         return self.names[label] if self.names else str(label)
 
+    def of_head(self, head: Head) -> list[str]:
+        """The names of the classes of a head, or their indices."""
+        return [self.name(label) for label in range(head.outputs)]
+
 
 def _scaled(head: Head, samples: SampleList, position: int) -> Head:
     """Returns a head of numbers with their mean and std; another head as it is."""

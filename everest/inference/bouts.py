@@ -3,7 +3,7 @@
 Windows may overlap: each gives its class to the times that are nearest to its center. Times between windows
 that are apart belong to no bout.
 
-W windows, F frames.
+W windows, F frames, C classes.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from everest.video.reader import TOLERANCE, frame_range
 
@@ -82,6 +83,31 @@ def merge_windows(
             }
         )
     return bouts
+
+
+def bouts_of_classes(
+    windows: Sequence[Window],
+    probabilities: Tensor,
+    present: Tensor,
+    names: Sequence[str],
+    times: NDArray[np.float64],
+) -> list[dict[str, Any]]:
+    """Return the bouts of classes of which a window has any number: neighboring windows that have a class.
+
+    Args:
+        probabilities, present: (W, C), the latter bool.
+        names: of the classes.
+    Returns:
+        The fields of `merge_windows`, by their start and then by class. Bouts of several classes overlap.
+    """
+    bouts = []
+    for index in present.any(dim=0).nonzero()[:, 0].tolist() if len(windows) else ():
+        has, absent = {"label": names[index], "index": index}, {"label": None, "index": None}
+        columns = zip(present[:, index].tolist(), probabilities[:, index].tolist(), strict=True)
+        each = [{**(has if there else absent), "probability": probability} for there, probability in columns]
+        merged = merge_windows(windows, each, times, background=None)
+        bouts += [bout for bout in merged if bout["index"] is not None]
+    return sorted(bouts, key=lambda bout: (bout["start"], bout["index"]))
 
 
 def _spans(windows: Sequence[Window]) -> list[tuple[float, float]]:

@@ -1,8 +1,15 @@
-"""The calibration of a classifier's heads, chosen on validation videos and stored with the weights."""
+"""The calibration of a classifier's heads: chosen on validation videos, stored with the weights, applied."""
 
 from __future__ import annotations
 
-from everest.config.heads import MULTI_LABEL, Calibration
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from everest.config.heads import MULTI_LABEL, Calibration, Head, Heads
+from everest.errors import CheckpointError
 from everest.inference.calibration import (
     apply_temperature,
     choose_thresholds,
@@ -42,3 +49,39 @@ def calibration_errors(head: HeadPredictions) -> dict[str, float]:
         "ece_calibrated": round(100 * error, 4),
         "temperature": round(calibration.temperature, 4),
     }
+
+
+def calibrate_answers(means: Tensor, heads: Heads) -> Tensor:
+    """Apply the temperature of each head to mean answers (…, outputs); numbers stay as they are."""
+    parts = means.split([head.outputs for head in heads], dim=-1)
+    return torch.cat([_calibrated(part, head) for part, head in zip(parts, heads, strict=True)], dim=-1)
+
+
+def _calibrated(means: Tensor, head: Head) -> Tensor:
+    if head.task == "regression" or head.calibration is None:
+        return means
+    flat = means.flatten(0, -2).numpy() if means.dim() > 1 else means[None].numpy()  # (N, outputs)
+    scaled = apply_temperature(flat, head.calibration.temperature, head.task)
+    return torch.from_numpy(scaled).to(means.dtype).view_as(means)
+
+
+def calibrated_heads(heads: Heads, *, source: str) -> Heads:
+    """The heads with the thresholds of calibrated probabilities, which predict the same classes.
+
+    Raises:
+        CheckpointError: none of the heads has a temperature.
+    """
+    if all(head.calibration is None for head in heads):
+        raise CheckpointError(
+            f"{source}: has no temperature for --calibrated; fine-tune with data.val, which chooses one for "
+            "the best weights"
+        )
+    return tuple(_with_calibrated_thresholds(head) for head in heads)
+
+
+def _with_calibrated_thresholds(head: Head) -> Head:
+    if head.calibration is None or head.task != MULTI_LABEL:
+        return head
+    thresholds = np.array([head.thresholds], dtype=np.float64)
+    scaled = apply_temperature(thresholds, head.calibration.temperature, MULTI_LABEL)[0]
+    return replace(head, calibration=replace(head.calibration, thresholds=tuple(scaled.tolist())))

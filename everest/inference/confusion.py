@@ -1,4 +1,4 @@
-"""The classes that a classifier confuses, its most confident mistakes, and the plots of an evaluation.
+"""The classes that a classifier confuses, its most confident mistakes, and the plot of all of them.
 
 C classes of a head.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import matplotlib
 import numpy as np
@@ -19,7 +19,6 @@ from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 from sklearn.metrics import confusion_matrix
 
-from everest.figures.curves import COLORS, LINES
 from everest.inference.predicted import HeadPredictions
 from everest.system.files import write_atomically
 
@@ -174,45 +173,4 @@ def draw_confusion(path: Path, counts: NDArray[np.int64], names: Sequence[str]) 
             bar.ax.yaxis.set_major_formatter(PercentFormatter(1))
             bar.set_label(f"{what}, share of the true class")
         # Tight: labels that are longer than the matrix are not cut.
-        write_atomically(path, lambda part: figure.savefig(part, format="png", bbox_inches="tight"))
-
-
-def draw_sweep(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Write a PNG of top-1 against the GMACs of a view, with a point per keep ratio and a line per head.
-
-    Bars are the 95 % intervals, dotted lines the chance levels. Several heads also have a line for the share
-    of videos with all heads correct.
-
-    Args:
-        rows: `sweep` of `everest eval --json`.
-    """
-    rows = sorted(rows, key=lambda row: row["gmacs"])
-    gmacs = [row["gmacs"] for row in rows]
-    lines = {head: ("top1", [row["heads"][head] for row in rows]) for head in rows[0].get("heads", {})}
-    lines["all correct" if lines else "top-1"] = ("action_top1" if lines else "top1", rows)
-    with matplotlib.rc_context({"font.size": 12, "axes.spines.top": False, "axes.spines.right": False}):
-        figure = Figure(figsize=(8, 5), dpi=120, layout="constrained")
-        panel = figure.subplots()
-        highest = np.zeros(len(rows))
-        for number, (name, (key, results)) in enumerate(lines.items()):
-            values = np.array([result[key] for result in results])  # percent
-            low, high = np.array([result["intervals"][key] for result in results]).T
-            style: dict[str, Any] = {
-                "color": COLORS[number % len(COLORS)],
-                "linestyle": LINES[number % len(LINES)],
-            }
-            bars = [np.maximum(values - low, 0), np.maximum(high - values, 0)]
-            panel.errorbar(gmacs, values, bars, marker="o", linewidth=2, capsize=4, label=name, **style)
-            panel.axhline(results[0][f"chance_{key}"], linestyle=":", color=style["color"])
-            highest = np.maximum(highest, high)
-        for row, x, y in zip(rows, gmacs, highest, strict=True):
-            name = panel.annotate(f"keep {row['keep']:g}", (x, y), xytext=(0, 8), textcoords="offset points")
-            name.set(ha="center", bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5})
-        panel.set(xlabel="GMACs of a view (the papers' GFLOPs)", ylabel="top-1 (%)", ylim=(0, 100))
-        panel.set_title("accuracy by keep ratio (bars: 95 % intervals, dotted: chance)", fontsize=12)
-        panel.margins(x=0.08)
-        panel.set_xlim(left=0)
-        panel.grid(alpha=0.3)
-        if len(lines) > 1:
-            panel.legend(frameon=False)
         write_atomically(path, lambda part: figure.savefig(part, format="png", bbox_inches="tight"))

@@ -20,10 +20,10 @@ from everest.data.classes import Classes
 from everest.data.dataset import VideoClips
 from everest.data.stages import evaluation_clips
 from everest.errors import CheckpointError
-from everest.inference.metrics import measure
+from everest.inference.metrics import measure, per_class
 from everest.inference.model import require_finite_outputs
 from everest.inference.multi_view import evaluate_views
-from everest.inference.predicted import refuse_too_many_skipped, write_predictions
+from everest.inference.predicted import Predictions, refuse_too_many_skipped, write_predictions
 from everest.inference.report import PAGE, is_figure, share_cost, write_report
 from everest.models.classifier import VideoClassifier
 from everest.models.spec import ModelSpec
@@ -153,7 +153,7 @@ def evaluate_classifier(
         report(notice(f"skipped {path}: {reason}"))
     refuse_too_many_skipped(predictions, recipe.data.max_bad)
     result = {
-        **measure(predictions, intervals=True),
+        **_with_classes(measure(predictions, intervals=True), predictions, classes),
         "videos": len(predictions.videos),
         "views": {"clips": recipe.eval.clips, "crops": recipe.eval.crops},
         "skipped": len(predictions.skipped),
@@ -172,6 +172,19 @@ def evaluate_classifier(
     if accelerator.is_main_process and outputs.predictions is not None:
         write_predictions(outputs.predictions, predictions, classes)
     return result
+
+
+def _with_classes(measured: dict[str, Any], predictions: Predictions, classes: Classes) -> dict[str, Any]:
+    """Return the metrics of `measure` with `per_class` of each head of classes."""
+    added = {
+        name: {"per_class": per_class(head, classes.of_head(head.head))}
+        for name, head in predictions.by_head().items()
+        if head.head.task != "regression"
+    }
+    if "heads" not in measured:
+        return {**measured, **added.get("", {})}
+    heads = {name: {**of_head, **added.get(name, {})} for name, of_head in measured["heads"].items()}
+    return {**measured, "heads": heads}
 
 
 def _check_recipe(recipe: Recipe, spec: ModelSpec, *, source: Path) -> None:

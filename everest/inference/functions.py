@@ -37,7 +37,7 @@ def predict(
     model: VideoClassifier,
     videos: Videos,
     *,
-    top: int = 5,
+    top: int | None = None,
     data: str | Path | None = None,
     clips: int | None = None,
     crops: int | None = None,
@@ -45,29 +45,34 @@ def predict(
     batch: int = 1,
     workers: int = 0,
     precision: str | None = None,
+    calibrated: bool = False,
     report: Report = silent,
 ) -> list[dict[str, Any]]:
-    """Predict the most likely classes of videos, as `everest predict --json`.
+    """Predict the most likely classes of videos, or their numbers, as `everest predict --json`.
 
     Args:
         videos: a video, a folder of videos, a list (.csv, .tsv, .txt), or several of them.
-        top: number of classes.
+        top: number of classes; None: 5.
         data: the folder that paths in a list are relative to; None: the folder of the list.
         clips, crops: views of a video; None: as in the evaluation of the model's recipe.
         keep: the ratio of the tokens to encode; None: as trained.
         batch: videos in one forward pass.
         workers: processes that read videos.
         precision: auto, fp32, bf16 or fp16; None: as trained.
+        calibrated: divide the logits by the temperature that fine-tuning chose on data.val.
         report: receives the progress and notices (everest.system.events).
     Returns:
-        `{"video", "predictions": [{"label", "index", "probability"}, …]}` for each video. With several heads
-        `heads` has such a list for each head. An unreadable video has `error` instead.
+        `{"video", "predictions": [{"label", "index", "probability"}, …]}` for each video. A multi-label class
+        also has `present`, whether its probability is above its threshold; a number is `[{"value"}]`. With
+        several heads `heads` has such a list for each head. An unreadable video has `error` instead.
     Raises:
         CheckpointError: the model is no classifier, or its outputs are no finite numbers.
         DataError: a list cannot be used, or a folder has no video.
-        RecipeError: `keep` is no ratio that leaves a token.
+        RecipeError: `keep` is no ratio that leaves a token; `top` of a model that predicts numbers only.
     """
-    opened = OpenedModel.of(model, clips=clips, crops=crops, keep=keep, precision=precision)
+    opened = OpenedModel.of(
+        model, clips=clips, crops=crops, keep=keep, precision=precision, calibrated=calibrated
+    )
     return predictions.predict(
         opened, _samples(videos, data), top=top, batch=batch, workers=workers, report=report
     )
@@ -79,7 +84,7 @@ def predict_timeline(
     *,
     window: float | None = None,
     step: float | None = None,
-    top: int = 5,
+    top: int | None = None,
     background: float | None = None,
     data: str | Path | None = None,
     clips: int = 1,
@@ -94,16 +99,18 @@ def predict_timeline(
     Args:
         window: seconds; None: the length of a clip at the model's stride.
         step: seconds from the start of one window to the start of the next; None: `window`.
-        background: windows whose highest probability is below this have no class in `bouts`.
+        background: windows whose highest probability is below this have no class in `bouts`; of single-label
+            heads.
         batch: windows in one forward pass. For the others see `predict`.
     Returns:
         `{"video", "windows": [{"start", "end", "predictions" or "heads"}, …], "bouts": […]}` for each video,
         in seconds. Bouts are neighboring windows of one class: `{"start", "end", "start_frame", "end_frame",
-        "label", "index", "probability"}`; with several heads `bouts` has such a list for each head. A video
-        that is unreadable, or damaged at some frame, also has `error`.
+        "label", "index", "probability"}`; bouts of multi-label classes overlap, and numbers have none. With
+        several heads `bouts` has such a list for each head. A video that is unreadable, or damaged at some
+        frame, also has `error`.
     Raises:
         CheckpointError, DataError, RecipeError: see `predict`; or a clip spans the whole video, so there is
-            no default window; or `background` is not from 0 to 1.
+            no default window; or `background` is not from 0 to 1, or no head is single-label.
     """
     opened = OpenedModel.of(model, clips=clips, crops=crops, keep=keep, precision=precision)
     return predictions.predict_timeline(
@@ -209,7 +216,7 @@ def evaluate(
         workers: processes that read videos; None: as in the recipe.
         precision, report: see `predict`.
     Returns:
-        The document of `everest eval --json`: accuracies in percent and how they were measured.
+        The document of `everest eval --json`: the metrics, of classes in percent, and how they were measured.
     Raises:
         CheckpointError: the model is no classifier, or its outputs are no finite numbers.
         DataError: the videos or labels cannot be used, or too many videos are unreadable.

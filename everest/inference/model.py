@@ -21,6 +21,7 @@ from everest.data.classes import Classes
 from everest.data.stages import evaluation_views
 from everest.data.views import EvalViews
 from everest.errors import CheckpointError, RecipeError
+from everest.inference.calibrate import calibrate_answers, calibrated_heads
 from everest.methods.grid import num_kept
 from everest.methods.selector import choose
 from everest.methods.strategies import AllTokens
@@ -73,6 +74,7 @@ class OpenedModel:
     keep: float | None  # ratio of the tokens to encode; None: see `encode`
     accelerator: Accelerator
     written_by: str = ""  # name of the recipe in the header of the weights
+    calibrated: bool = False  # whether answers are calibrated probabilities
 
     @classmethod
     def open(
@@ -85,6 +87,7 @@ class OpenedModel:
         keep: float | None = None,
         precision: str | None = None,
         cpu: bool = False,
+        calibrated: bool = False,
         notify: Callable[[str], None] | None = None,
     ) -> OpenedModel:
         """Open a checkpoint.
@@ -94,6 +97,7 @@ class OpenedModel:
             clips, crops: views of a video; None: as in the evaluation of the recipe.
             precision: as `train.precision`; None: the recipe's.
             cpu: use the CPU even if there is a GPU.
+            calibrated: whether answers are calibrated probabilities.
             notify: receives a notice when there is no recipe next to the weights.
         Raises:
             CheckpointError: a damaged or foreign file, or a tokenizer.
@@ -122,6 +126,7 @@ class OpenedModel:
             keep=keep,
             accelerator=accelerator,
             written_by=opened.weights.recipe,
+            calibrated=calibrated,
         )
 
     @classmethod
@@ -133,11 +138,13 @@ class OpenedModel:
         crops: int | None = None,
         keep: float | None = None,
         precision: str | None = None,
+        calibrated: bool = False,
     ) -> OpenedModel:
         """Use a model of `everest.load_model` or `create_model` where it is, in evaluation mode.
 
         Args:
             clips, crops, precision: see `open`; None: as the model's recipe.
+            calibrated: see `open`.
         Raises:
             CheckpointError: the module is a tokenizer.
             RecipeError: `keep` is no ratio that leaves a token.
@@ -153,7 +160,11 @@ class OpenedModel:
             precision or recipe.train.precision, tf32=recipe.train.tf32, cpu=module.device.type == "cpu"
         )
         return cls(
-            module=module.eval(), recipe=_with_views(recipe, clips, crops), keep=keep, accelerator=accelerator
+            module=module.eval(),
+            recipe=_with_views(recipe, clips, crops),
+            keep=keep,
+            accelerator=accelerator,
+            calibrated=calibrated,
         )
 
     @property
@@ -172,10 +183,11 @@ class OpenedModel:
         """The classes of the classifier.
 
         Raises:
-            CheckpointError: the model is no classifier.
+            CheckpointError: the model is no classifier, or has no temperature for calibrated answers.
         """
         module = self.classifier
-        return Classes(heads=module.heads, names=module.class_names)
+        heads = calibrated_heads(module.heads, source=self.source) if self.calibrated else module.heads
+        return Classes(heads=heads, names=module.class_names)
 
     @property
     def classifier(self) -> VideoClassifier:
@@ -207,6 +219,11 @@ class OpenedModel:
         answers = module.answers(logits).cpu()
         require_finite_outputs(answers, source=self.source)
         return answers
+
+    def mean_answers(self, answers: Tensor) -> Tensor:
+        """The mean over the views of answers (…, views, outputs), calibrated if that is requested."""
+        means = answers.mean(dim=-2)
+        return calibrate_answers(means, self.classifier.heads) if self.calibrated else means
 
     @torch.inference_mode()
     def encode(self, clips: Tensor) -> Features:

@@ -1,4 +1,4 @@
-"""The most likely classes of videos, or of windows that slide over long footage.
+"""The most likely classes or the numbers of videos, or of windows that slide over long footage.
 
 A window is processed like a video of its own: the same frames, the same views. Each frame is decoded once,
 however much the windows overlap, and dropped after the last window that needs it.
@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from everest.config.heads import MULTI_LABEL
@@ -21,28 +22,40 @@ from everest.data.footage import footages, segment
 from everest.data.samples import Sample
 from everest.data.views import EvalViews
 from everest.errors import RecipeError
-from everest.inference.bouts import Window, merge_windows
+from everest.inference.bouts import Window, bouts_of_classes, merge_windows
 from everest.inference.model import OpenedModel
 from everest.inference.over_videos import over_videos
+from everest.inference.top_classes import TOP, answers_of, answers_of_head, check_options
 from everest.system.events import Report, notice
 from everest.video.reader import TOLERANCE, VideoError, frame_range, frame_times, frames_in_order, probe
 from everest.video.source import Video
 
 
 def predict(
-    model: OpenedModel, samples: Sequence[Sample], *, top: int, batch: int, workers: int, report: Report
+    model: OpenedModel,
+    samples: Sequence[Sample],
+    *,
+    top: int | None,
+    batch: int,
+    workers: int,
+    report: Report,
 ) -> list[dict[str, Any]]:
     """Return the `top` most likely classes of every video, by the mean of its views' probabilities.
 
     Args:
+        top: number of classes; None: 5.
         batch: videos in one forward pass.
     Returns:
-        `{"video", "predictions": [{"label", "index", "probability"}, …]}` for each, in the order given. With
-        several heads `heads` has such a list for each head. An unreadable video has `error` instead.
+        `{"video", "predictions": [{"label", "index", "probability"}, …]}` for each, in the order given; see
+        `answers_of` for the predictions of other tasks. With several heads `heads` has such a list for each
+        head. An unreadable video has `error` instead.
     Raises:
         CheckpointError: the model is no classifier.
+        RecipeError: `top` is given, and the model predicts numbers only.
     """
     classes = model.classes
+    check_options(classes.heads, top=top)
+    top = top or TOP
     batches = over_videos(
         model,
         samples,
@@ -54,31 +67,10 @@ def predict(
     return [
         {"video": sample.video_id, "error": values}
         if isinstance(values, str)
-        else {"video": sample.video_id, **answers_of(values["answers"].mean(dim=0), classes, top)}
+        else {"video": sample.video_id, **answers_of(model.mean_answers(values["answers"]), classes, top)}
         for pairs in batches
         for sample, values in pairs
     ]
-
-
-def answers_of(answers: Tensor, classes: Classes, top: int) -> dict[str, Any]:
-    """Return `predictions` of (outputs,) answers; of several heads under `heads`, by name.
-
-    Of classes the `top` most likely ones, of several classes also whether each is `present`; of a number its
-    `value`.
-    """
-    predictions = {}
-    parts = answers.split([head.outputs for head in classes.heads])
-    for head, part in zip(classes.heads, parts, strict=True):
-        if head.task == "regression":
-            predictions[head.name] = [{"value": float(f"{part.item():.6g}")}]
-            continue
-        best = part.topk(min(top, len(part)))
-        predictions[head.name] = [
-            {"label": classes.name(index), "index": index, "probability": round(probability, 6)}
-            | ({"present": probability >= head.thresholds[index]} if head.task == MULTI_LABEL else {})
-            for probability, index in zip(best.values.tolist(), best.indices.tolist(), strict=True)
-        ]
-    return {"predictions": predictions[""]} if "" in predictions else {"heads": predictions}
 
 
 WindowViews = tuple[Window, Tensor]  # (V, C, T, H, W) uint8
@@ -90,7 +82,7 @@ def predict_timeline(
     *,
     window: float | None,
     step: float | None,
-    top: int,
+    top: int | None,
     batch: int,
     report: Report,
     background: float | None = None,
@@ -100,26 +92,28 @@ def predict_timeline(
     Args:
         window: seconds; None: the length of a clip at the model's stride.
         step: seconds from the start of one window to the start of the next; None: `window`.
+        top: number of classes; None: 5.
         batch: windows in one forward pass.
         background: windows whose highest probability is below this have no class in `bouts`.
     Returns:
         `{"video", "windows": [{"start", "end", "predictions" or "heads"}, …], "bouts": […]}` for each, in the
-        order given; see `merge_windows` for the bouts, which several heads have by name. A video that is
-        unreadable, or damaged at some frame, also has `error` with the reason.
+        order given; see `merge_windows` and `bouts_of_classes` for the bouts, which several heads have by
+        name. Numbers have none. A video that is unreadable, or damaged at some frame, also has `error` with
+        the reason.
     Raises:
         CheckpointError: the model is no classifier.
-        RecipeError: a clip spans the whole video, so there is no default window; `background` is no ratio.
+        RecipeError: a clip spans the whole video, so there is no default window; see also `check_options`.
     """
     classes = model.classes
-    if background is not None and not 0 <= background <= 1:
-        raise RecipeError(f"--background: must be from 0 to 1, not {background}")
+    check_options(classes.heads, top=top, background=background)
+    top = top or TOP
     if window is None and model.views.sampling != "dense":
         raise RecipeError("--window: the clips of this model span a whole video; set the seconds of a window")
     rows = []
     for sample in samples:
         row: dict[str, Any] = {"video": sample.video_id, "windows": []}
         rows.append(row)
-        windows, times = [], np.zeros(0)
+        windows, times, done = [], np.zeros(0), []  # done: (outputs,) of each window
         try:
             times = frame_times(sample.video)  # (F,)
             windows = windows_of(sample, model.views, window=window, step=step)
@@ -127,27 +121,45 @@ def predict_timeline(
             for part in _batches(zip(windows, clips, strict=True), batch):
                 views = torch.stack([clip for _, clip in part])  # (W, V, C, T, H, W)
                 answers = model.answers(views.flatten(0, 1)).unflatten(0, (len(part), -1))
-                means = answers.mean(dim=1)  # (W, outputs)
+                means = model.mean_answers(answers)  # (W, outputs)
                 for (current, _), mean in zip(part, means, strict=True):
                     seconds = {"start": round(current.start, 3), "end": round(current.end, 3)}
                     row["windows"].append({**seconds, **answers_of(mean, classes, top)})
+                    done.append(mean)
                 report({"event": "window", "done": len(row["windows"]), "windows": len(windows)})
         except VideoError as error:
             row["error"] = error.reason
             report(notice(str(error)))
-        done = row["windows"]  # all but those after damage
-        bouts = {
-            head.name: merge_windows(
-                windows[: len(done)],
-                [(part["heads"][head.name] if head.name else part["predictions"])[0] for part in done],
-                times,
-                background=background,
-            )
-            for head in classes.heads
-            if head.task == "single-label"
-        }
-        row["bouts"] = bouts.get("", bouts)
+        # All windows but those after damage.
+        row["bouts"] = _bouts(windows[: len(done)], done, classes, times, background)
     return rows
+
+
+def _bouts(
+    windows: Sequence[Window],
+    answers: Sequence[Tensor],
+    classes: Classes,
+    times: NDArray[np.float64],
+    background: float | None,
+) -> Any:
+    """Return the bouts of a video, of several heads by name.
+
+    Args:
+        answers: W of (outputs,).
+    """
+    bouts: dict[str, list[dict[str, Any]]] = {}
+    sizes = [head.outputs for head in classes.heads]
+    parts = torch.stack(list(answers)).split(sizes, dim=1) if answers else [torch.zeros(0, n) for n in sizes]
+    for head, part in zip(classes.heads, parts, strict=True):  # part: (W, outputs of the head)
+        if head.task == "regression":
+            bouts[head.name] = []
+        elif head.task == MULTI_LABEL:
+            present = part >= torch.tensor(head.thresholds)
+            bouts[head.name] = bouts_of_classes(windows, part, present, classes.of_head(head), times)
+        else:
+            best = [answers_of_head(row, head, classes, top=1)[0] for row in part]
+            bouts[head.name] = merge_windows(windows, best, times, background=background)
+    return bouts.get("", bouts)
 
 
 def windows_of(sample: Sample, views: EvalViews, *, window: float | None, step: float | None) -> list[Window]:

@@ -18,7 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from everest.config.heads import Head
+from everest.config.heads import MULTI_LABEL, Head
+from everest.config.metrics import METRICS
 from everest.data.bad_videos import refuse_too_many
 from everest.data.labels import Label
 from everest.data.samples import Sample
@@ -29,11 +30,17 @@ from everest.inference.metrics import measure
 from everest.inference.model import OpenedModel
 from everest.inference.over_videos import Values
 from everest.inference.predicted import Predictions, label_array
-from everest.inference.probe_heads import attentive, linear, nearest_neighbors
+from everest.inference.probe_heads import Output, attentive, linear, nearest_neighbors
+from everest.inference.probe_tasks import attentive_of, mean_of_neighbors, one_vs_rest, ridge
 from everest.system.events import Report, notice
 from everest.system.row_store import open_row_store
 
 PROBES: Final = ("knn", "linear", "attentive")
+SHOWN: Final = {  # metrics by task; the first has a chance level
+    "single-label": ("top1", "top5", "mean_class_accuracy"),
+    MULTI_LABEL: ("map", "micro_f1", "macro_f1"),
+    "regression": ("mae", "rmse", "r2", "spearman"),
+}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -107,10 +114,11 @@ def probe(model: OpenedModel, names: Sequence[str], *, batch: int, report: Repor
         names: of PROBES.
         batch: videos in one forward pass.
     Returns:
-        In percent, `probes` with the accuracies of each probe, `chance` and `majority` (always answering the
-        most frequent class of the test set). Several heads have these under `heads`, by name.
+        `probes` with the metrics of each probe (SHOWN), `chance` of the first of them, and of a single-label
+        head `majority` (always answering the most frequent class of the test set). Metrics of classes are in
+        percent. Several heads have these under `heads`, by name.
     Raises:
-        DataError: too many videos are unreadable, or all videos for training are of one class.
+        DataError: too many videos are unreadable, or all videos for training have the same label.
         RecipeError: an unknown probe.
         EnvironmentProblem: not enough disk space for the tokens of the attentive probe.
     """
@@ -159,34 +167,56 @@ def _probe_head(
     report: Report,
 ) -> dict[str, Any]:
     """Return the results of all probes for one head."""
-    labels, seed = label_array([row[position] for row in train.labels], head), model.recipe.train.seed
-    num_classes = head.outputs
-    if len(np.unique(labels)) < 2:
-        raise DataError("data.train: its videos are of one class; a probe needs two or more")
-    results, majority = {}, 0.0
+    labels = label_array([row[position] for row in train.labels], head)
+    _require_difference(labels, head)
+    results, measured = {}, {}
     for name in names:
         report(notice(f"{name} probe of {len(train.videos)} videos"))
-        if name == "knn":
-            output = nearest_neighbors(train.features, labels, test.features, num_classes)
-        elif name == "linear":
-            output = linear(train.features, labels, test.features, num_classes, seed=seed)
-        else:
-            assert train.tokens is not None
-            assert test.tokens is not None
-            attention, device = model.module.encoder.num_heads, model.module.device
-            output = attentive(
-                train.tokens, labels, test.tokens, num_classes, heads=attention, seed=seed, device=device
-            )
-        probabilities, settings = output
+        outputs, settings = _fit(model, name, train, test, labels, head)
         predictions = Predictions(
             videos=test.videos,
             labels=[(row[position],) for row in test.labels],
-            outputs=probabilities[:, None],  # (videos, one view, classes)
+            outputs=outputs[:, None],  # (videos, one view, outputs)
             skipped=[],
             heads=(replace(head, name=""),),
         )
-        accuracy = measure(predictions)
-        shown = {key: accuracy[key] for key in ("top1", "top5", "mean_class_accuracy")}
-        results[name] = {**shown, **settings}
-        majority = accuracy["majority_top1"]
-    return {"probes": results, "chance": round(100 / num_classes, 4), "majority": majority}
+        measured = measure(predictions)
+        results[name] = {**{key: measured[key] for key in SHOWN[head.task]}, **settings}
+    chance = METRICS[SHOWN[head.task][0]].chance
+    assert chance is not None
+    majority = {"majority": measured["majority_top1"]} if head.task == "single-label" else {}
+    return {"probes": results, "chance": measured[chance], **majority}
+
+
+def _fit(
+    model: OpenedModel, name: str, train: EncodedSet, test: EncodedSet, labels: NDArray[Any], head: Head
+) -> Output:
+    """Return the answers of a probe about the test videos, and its settings."""
+    seed, one = model.recipe.train.seed, head.task == "single-label"
+    if name == "knn" and one:
+        return nearest_neighbors(train.features, labels, test.features, head.outputs)
+    if name == "knn":
+        return mean_of_neighbors(train.features, labels, test.features)
+    if name == "linear" and one:
+        return linear(train.features, labels, test.features, head.outputs, seed=seed)
+    if name == "linear":
+        fit = one_vs_rest if head.task == MULTI_LABEL else ridge
+        return fit(train.features, labels, test.features, seed=seed)
+    assert train.tokens is not None
+    assert test.tokens is not None
+    attention, device = model.module.encoder.num_heads, model.module.device
+    if one:
+        return attentive(
+            train.tokens, labels, test.tokens, head.outputs, heads=attention, seed=seed, device=device
+        )
+    return attentive_of(head, train.tokens, labels, test.tokens, heads=attention, seed=seed, device=device)
+
+
+def _require_difference(labels: NDArray[Any], head: Head) -> None:
+    """Raise DataError if there is nothing to learn."""
+    if head.task == MULTI_LABEL:
+        if not (labels.any(axis=0) & ~labels.all(axis=0)).any():
+            raise DataError("data.train: each class is that of all videos or of none; a probe needs both")
+    elif len(np.unique(labels)) < 2:
+        same = "of one class" if head.task == "single-label" else "of one number"
+        raise DataError(f"data.train: its videos are {same}; a probe needs two or more")

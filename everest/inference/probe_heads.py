@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
@@ -50,12 +51,22 @@ def nearest_neighbors(features: Floats, labels: Labels, test: Floats, num_classe
     Args:
         features, test: (N, D) and (M, D).
     """
-    count = min(NEIGHBORS, len(features))
-    search = NearestNeighbors(n_neighbors=count, metric="cosine").fit(features)
-    distances, nearest = search.kneighbors(test)  # (M, count) each
+    nearest, weights = neighbors(features, test)
     votes = np.zeros((len(test), num_classes), dtype=np.float32)
-    np.add.at(votes, (np.arange(len(test))[:, None], labels[nearest]), np.exp((1 - distances) / TEMPERATURE))
-    return votes / votes.sum(axis=1, keepdims=True), {"neighbours": count, "temperature": TEMPERATURE}
+    np.add.at(votes, (np.arange(len(test))[:, None], labels[nearest]), weights)
+    return votes / votes.sum(axis=1, keepdims=True), neighbor_settings(nearest)
+
+
+def neighbors(features: Floats, test: Floats) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return the nearest training videos of each test video and their weights, (M, neighbors) each."""
+    search = NearestNeighbors(n_neighbors=min(NEIGHBORS, len(features)), metric="cosine").fit(features)
+    distances, nearest = search.kneighbors(test)
+    return nearest, np.exp((1 - distances) / TEMPERATURE)
+
+
+def neighbor_settings(nearest: NDArray[np.int64]) -> dict[str, Any]:
+    """Return the settings for the report."""
+    return {"neighbours": nearest.shape[1], "temperature": TEMPERATURE}
 
 
 def linear(features: Floats, labels: Labels, test: Floats, num_classes: int, *, seed: int) -> Output:
@@ -113,26 +124,35 @@ class AttentiveClassifier(nn.Module):
         return self.head(self.pool(self.norm(tokens)))
 
 
+def _softmax(logits: Tensor) -> Tensor:
+    return logits.softmax(dim=-1)
+
+
 def attentive(
     tokens: Floats,
-    labels: Labels,
+    labels: NDArray[Any],
     test: Floats,
-    num_classes: int,
+    num_outputs: int,
     *,
     heads: int,
     seed: int,
     device: torch.device,
+    loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+    answer: Callable[[Tensor], Tensor] = _softmax,
 ) -> Output:
     """Train an attentive classifier on tokens.
 
     Args:
         tokens, test: (N, K, D) and (M, K, D).
+        labels: (N,) classes, or what `loss` takes.
         heads: of its attention; the encoder's.
         seed: of its first weights and of the order of the videos.
+        loss: of logits (B, num_outputs) and the labels of the same videos.
+        answer: converts logits to probabilities or numbers.
     """
     with torch.random.fork_rng():
         torch.manual_seed(seed_at(seed, Purpose.WEIGHTS))
-        model = AttentiveClassifier(tokens.shape[-1], heads, num_classes).to(device)
+        model = AttentiveClassifier(tokens.shape[-1], heads, num_outputs).to(device)
     per_epoch = math.ceil(len(tokens) / BATCH)
     epochs = max(EPOCHS, math.ceil(FEWEST_STEPS / per_epoch))
     steps = epochs * per_epoch
@@ -147,12 +167,12 @@ def attentive(
             chosen = order[first : first + BATCH]
             optimizer.param_groups[0]["lr"] = next(rates)
             target = torch.from_numpy(labels[chosen]).to(device)
-            F.cross_entropy(model(_on_device(tokens[chosen], device)), target).backward()
+            loss(model(_on_device(tokens[chosen], device)), target).backward()
             optimizer.step()
             optimizer.zero_grad()
     with torch.inference_mode():
         parts = [test[first : first + BATCH] for first in range(0, len(test), BATCH)]
-        outputs = [model(_on_device(part, device)).softmax(dim=-1).cpu() for part in parts]
+        outputs = [answer(model(_on_device(part, device))).cpu() for part in parts]
     return torch.cat(outputs).numpy(), {"epochs": epochs}
 
 

@@ -1,15 +1,13 @@
 """The report of an evaluation: a folder with one HTML page that loads no other file, and its plots as files.
 
-C classes, T frames, H W pixels.
+C channels, T frames, H W pixels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import quote
 
 import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -17,21 +15,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from everest.data.classes import Classes
 from everest.data.dataset import VideoClips
 from everest.figures.pictures import jpeg_uri, png_uri
-from everest.inference.confusion import (
-    LONGEST_NAME,
-    NUMBERED,
-    ClassResult,
-    Confusion,
-    Mistake,
-    class_results,
-    count_confusions,
-    draw_confusion,
-    draw_sweep,
-    most_frequent_confusions,
-    surest_mistakes,
-)
+from everest.inference.confusion import LONGEST_NAME, NUMBERED
 from everest.inference.metric_text import fact_rows, metric_rows, percent, sweep_table
 from everest.inference.predicted import Predictions
+from everest.inference.report_sections import is_plot, make_section
+from everest.inference.sweep_figure import draw_sweep
 from everest.models.cost import count_tokens, gmacs_of_clip
 from everest.models.spec import ModelSpec
 from everest.system.files import write_text
@@ -39,28 +27,12 @@ from everest.system.names import escape_bytes
 
 PAGE: Final = "index.html"
 SWEEP: Final = "sweep.png"
-LONGEST_PLOT_NAME: Final = 200  # a file name has up to 255 bytes
-CONFUSION: Final = "confusion"  # with a head's name, and .png
-MISTAKES: Final = 12  # shown per head
-CONFUSIONS: Final = 20  # listed per head
-STRIP: Final = 480  # pixels, the width of a mistake's three frames
-
-
-@dataclass(frozen=True, kw_only=True)
-class HeadSection:
-    """The part of the page about one head. Images are data URIs."""
-
-    name: str  # empty for a single head
-    classes: Sequence[ClassResult]
-    matrix: str
-    file: str  # of the matrix
-    confusions: Sequence[Confusion]
-    mistakes: Sequence[tuple[Mistake, str]]
+STRIP: Final = 480  # pixels, the width of a video's three frames
 
 
 def is_figure(name: str) -> bool:
     """Whether the name is that of a plot of a report."""
-    return name == SWEEP or (name.startswith(CONFUSION) and name.endswith(".png"))
+    return name == SWEEP or is_plot(name)
 
 
 def write_report(
@@ -70,37 +42,27 @@ def write_report(
 
     Args:
         result: the document of `everest eval --json`.
-        clips: the evaluated videos; those with mistakes are read again for the page.
+        clips: the evaluated videos; the worst ones are read again for the page.
     """
     views = result["views"]
     middle = views["clips"] // 2 * views["crops"] + views["crops"] // 2  # the middle crop of the middle clip
     indices = {sample.video_id: index for index, sample in enumerate(clips.samples)}
-    sections = []
-    for name, head in predictions.by_head().items():
-        counts = count_confusions(head)  # (C, C)
-        names = [classes.name(label) for label in range(len(counts))]
-        suffix = f"-{quote(name, safe='')[:LONGEST_PLOT_NAME]}" if name else ""
-        plot = folder / f"{CONFUSION}{suffix}.png"
-        draw_confusion(plot, counts, names)
-        mistakes = []
-        for mistake in surest_mistakes(head, predictions.videos, names, most=MISTAKES):
-            view = clips.read((0, indices[mistake.video])).frames[middle].movedim(0, -1)  # (T, H, W, C)
-            frames = torch.cat([view[0], view[len(view) // 2], view[-1]], dim=1)  # (H, 3 W, C)
-            mistakes.append((mistake, jpeg_uri(frames, longest=STRIP)))
-        sections.append(
-            HeadSection(
-                name=name,
-                classes=class_results(counts, names),
-                matrix=png_uri(plot),
-                file=quote(plot.name),
-                confusions=most_frequent_confusions(counts, names, most=CONFUSIONS),
-                mistakes=mistakes,
-            )
+
+    def frames_of(video: str) -> str:
+        view = clips.read((0, indices[video])).frames[middle].movedim(0, -1)  # (T, H, W, C)
+        frames = torch.cat([view[0], view[len(view) // 2], view[-1]], dim=1)  # (H, 3 W, C)
+        return jpeg_uri(frames, longest=STRIP)
+
+    sections = [
+        make_section(
+            folder, head, videos=predictions.videos, names=classes.of_head(head.head), frames_of=frames_of
         )
+        for head in predictions.by_head().values()
+    ]
     sweep = None
     (folder / SWEEP).unlink(missing_ok=True)  # of an earlier evaluation
     if "sweep" in result:
-        draw_sweep(folder / SWEEP, result["sweep"])
+        draw_sweep(folder / SWEEP, result["sweep"], predictions.heads)
         columns, rows = sweep_table(result["sweep"])
         sweep = {"columns": columns, "rows": rows, "image": png_uri(folder / SWEEP)}
     # Names of classes and paths come from a user: everything is escaped.
@@ -109,7 +71,8 @@ def write_report(
     )
     page = templates.get_template("page.html").render(
         title=f"Evaluation of {result['checkpoint']}",
-        accuracies=metric_rows(result),
+        metrics=metric_rows(result),
+        tasks={head.task for head in predictions.heads},
         facts=[(name, value) for name, value in fact_rows(result) if name != "checkpoint"],
         sweep=sweep,
         heads=sections,

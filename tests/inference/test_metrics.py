@@ -10,13 +10,8 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
 from everest.config.heads import Calibration, Head, named_heads
-from everest.inference.metrics import (
-    chance_of,
-    mean_loss,
-    measure,
-    per_class,
-    weighted_multi_label,
-)
+from everest.inference.head_metrics import weighted_multi_label
+from everest.inference.metrics import chance_of, mean_loss, measure, per_class
 from everest.inference.predicted import HeadPredictions, Predictions
 
 VIDEOS = 60

@@ -1,0 +1,207 @@
+"""Rare classes, several labels and numbers: what class weights, samplers and tasks bring on small sets.
+
+    python benchmarks/labels.py rare FOLDER --videos /data/videos --seeds 0,1,2,3,4
+    python benchmarks/labels.py several FOLDER --videos /data/videos --seeds 0,1,2
+    python benchmarks/labels.py speed FOLDER --seeds 0,1,2
+
+`--videos` has the lists `NAME_train.csv`, `NAME_val.csv`, `NAME_test.csv` of `path label` and `clips.csv`
+with the columns path, class and split. Every row is printed when it is there; rows that FOLDER has already are not
+computed again. Intervals are of Student's t over the seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import statistics
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.stats import t
+from torchvision.transforms.v2.functional import resize
+
+from everest.video.reader import probe, read_frames
+from everest.video.writer import write_video
+from everest_demo.rendering import RADIUS, SIZE, Paths, render
+
+RATIO = 20  # videos of a frequent class for one of a rare class
+RARE_SETS = {"surveillance2": 1, "interaction6": 3}  # and the number of rare classes
+RARE_ARMS = {
+    "none": (),
+    "class_weights": ("finetune.class_weights=balanced",),
+    "sampler": ("finetune.sampler=balanced",),
+    "sqrt": ("finetune.sampler=sqrt",),
+}
+SMALL = ("data.frames=8", "data.size=64", "finetune.steps=200", "train.workers=0", "finetune.best=macro_f1")
+SIDE = 64  # pixels, of each of two clips side by side
+SEVERAL = ("tabletennis_backhand", "tennis_backhand", "tennis_serve", "tennis_smash")
+PAIRS = {"train": 160, "val": 40, "test": 80}
+SPEEDS = {"train": 300, "val": 60, "test": 120}
+FASTEST = 4.0  # pixels a frame
+CLIP = 12  # frames of a rendered clip
+
+
+def everest(*arguments: object) -> str:
+    command = [sys.executable, "-m", "everest_cli", *map(str, arguments)]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def run(folder: Path, root: Path, lists: dict[str, Path], overrides: Sequence[str], seed: int) -> dict:
+    """Fine-tune from scratch and evaluate; returns the document of `everest eval --json`."""
+    saved = folder / "eval.json"
+    if not saved.is_file():
+        given = [f"data.{name}={path}" for name, path in lists.items()]
+        settings = [f"data.root={root}", f"train.seed={seed}", *given, *overrides]
+        options = [option for setting in settings for option in ("--set", setting)]
+        command = ("finetune", "--recipe", "small", "--init", "none", "-o", folder, "--overwrite", "-q")
+        everest(*command, *options)
+        saved.write_text(everest("eval", "-c", folder, "--json", "-q"))
+    return json.loads(saved.read_text())
+
+
+def write_rows(path: Path, rows: Iterable[Sequence[object]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([("path", "label"), *rows])
+    return path
+
+
+def summary(name: str, values: Sequence[float]) -> None:
+    mean, spread = statistics.mean(values), 0.0
+    if len(values) > 1:
+        spread = statistics.stdev(values) / len(values) ** 0.5 * float(t.ppf(0.975, len(values) - 1))
+    print(f"{name}: {mean:.2f} +- {spread:.2f} of {len(values)} seeds", flush=True)
+
+
+def rare(folder: Path, videos: Path, seeds: Sequence[int]) -> None:
+    """Macro F1 on a balanced test list after training on a list with rare classes."""
+    for name, num_rare in RARE_SETS.items():
+        found: dict[str, list[float]] = defaultdict(list)
+        for seed in seeds:
+            by_class: dict[str, list[str]] = defaultdict(list)
+            for line in (videos / f"{name}_train.csv").read_text().split("\n"):
+                if line:
+                    path, label = line.rsplit(" ", 1)
+                    by_class[label].append(path)
+            rng = np.random.default_rng(seed)
+            chosen = rng.permutation(sorted(by_class))[:num_rare]  # others are rare with another seed
+            rows = [
+                (path, label)
+                for label, paths in sorted(by_class.items())
+                for path in rng.permutation(paths)[: max(1, len(paths) // RATIO) if label in chosen else None]
+            ]
+            train = write_rows(folder / name / f"train-{seed}.csv", rows)
+            lists = {"train": train, "val": videos / f"{name}_val.csv", "test": videos / f"{name}_test.csv"}
+            for arm, overrides in RARE_ARMS.items():
+                out = folder / name / f"{arm}-{seed}"
+                result = run(out, videos, lists, (*SMALL, *overrides), seed)
+                found[arm].append(result["macro_f1"])
+                print(name, arm, seed, result["macro_f1"], result["top1"], flush=True)
+        for arm, values in found.items():
+            summary(f"{name}, {arm}, macro F1", values)
+        for arm in list(RARE_ARMS)[1:]:
+            paired = [one - other for one, other in zip(found[arm], found["none"], strict=True)]
+            summary(f"{name}, {arm} - none", paired)
+
+
+def several(folder: Path, videos: Path, seeds: Sequence[int]) -> None:
+    """Two clips side by side: a multi-label classifier against one classifier for each class."""
+    root = folder / "pairs"
+    with (videos / "clips.csv").open() as file:
+        clips = [row for row in csv.DictReader(file) if row["class"] in SEVERAL]
+    lists = {}
+    for part, count in PAIRS.items():
+        of_part = [row for row in clips if row["split"] == part]
+        rng = np.random.default_rng(len(part))
+        rows = []
+        for number in range(count):
+            pair = [of_part[i] for i in rng.choice(len(of_part), 2, replace=False)]
+            name = f"{part}{number}.mp4"
+            if not (root / name).is_file():
+                join(root / name, [videos / row["path"] for row in pair])
+            rows.append((name, "|".join(sorted({row["class"] for row in pair}))))
+        lists[part] = write_rows(root / f"{part}.csv", rows)
+    size = ("data.frames=8", f"data.size=[{SIDE}, {2 * SIDE}]", "finetune.steps=200", "train.workers=0")
+    found: dict[str, list[float]] = defaultdict(list)
+    for seed in seeds:
+        out = folder / f"multi-label-{seed}"
+        result = run(out, root, lists, (*size, "data.task=multi-label"), seed)
+        found["multi-label"].append(result["map"])
+        precisions = []
+        for name in SEVERAL:
+            binary = {}
+            for part, path in lists.items():
+                with path.open() as file:
+                    rows = [(r["path"], int(name in r["label"].split("|"))) for r in csv.DictReader(file)]
+                binary[part] = write_rows(root / f"{name}-{part}.csv", rows)
+            one = run(folder / f"{name}-{seed}", root, binary, size, seed)
+            precisions.append(next(row["ap"] for row in one["per_class"] if row["name"] == "1"))
+        found["one classifier for each class"].append(statistics.mean(precisions))
+        print(seed, {arm: values[-1] for arm, values in found.items()}, result["chance_map"], flush=True)
+    for arm, values in found.items():
+        summary(f"{arm}, mAP", values)
+
+
+def join(path: Path, clips: Sequence[Path]) -> None:
+    """Write two clips side by side."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    length = min(probe(clip).frames for clip in clips)
+    sides = [resize(read_frames(clip, np.arange(length)).movedim(-1, 1), [SIDE, SIDE]) for clip in clips]
+    frames = torch.cat(sides, dim=-1).movedim(1, -1)  # (F, H, 2 W, 3)
+    write_video(path, frames, 25)
+
+
+def speed(folder: Path, seeds: Sequence[int]) -> None:
+    """The speed of a rendered shape, in pixels a frame."""
+    root, lists = folder / "shapes", {}
+    for part, count in SPEEDS.items():
+        rng, rows = np.random.default_rng(len(part)), []
+        for number in range(count):
+            value, angle = rng.uniform(0, FASTEST), rng.uniform(0, 2 * np.pi)
+            step = value * np.array([np.cos(angle), np.sin(angle)]) * np.arange(CLIP)[:, None]  # (F, 2)
+            radius = np.exp(rng.uniform(*np.log(RADIUS)))
+            paths = Paths(
+                centre=(rng.uniform(0, SIZE, 2) + step)[None],
+                turn=np.zeros((1, CLIP)),
+                radius=np.full((1, CLIP), radius),
+            )
+            name = f"{part}{number}.mp4"
+            if not (root / name).is_file():
+                root.mkdir(parents=True, exist_ok=True)
+                write_video(root / name, torch.from_numpy(render(paths, rng)[0]), 12)
+            rows.append((name, f"{value:.4f}"))
+        lists[part] = write_rows(root / f"{part}.csv", rows)
+    overrides = ("data.frames=8", f"data.size={SIZE}", "data.task=regression", "train.workers=0")
+    found: dict[str, list[float]] = defaultdict(list)
+    for seed in seeds:
+        steps = ("finetune.steps=400", "finetune.stride=1", "finetune.crop_area=[1.0, 1.0]")
+        result = run(folder / f"speed-{seed}", root, lists, (*overrides, *steps), seed)
+        for name in ("r2", "mae", "spearman", "chance_mae"):
+            found[name].append(result[name])
+        print(seed, {name: values[-1] for name, values in found.items()}, flush=True)
+    for name, values in found.items():
+        summary(name, values)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=["rare", "several", "speed"])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--videos", type=Path)
+    parser.add_argument("--seeds", default="0,1,2")
+    arguments = parser.parse_args()
+    folder, seeds = arguments.folder.absolute(), [int(seed) for seed in arguments.seeds.split(",")]
+    if arguments.what == "speed":
+        speed(folder, seeds)
+        return
+    {"rare": rare, "several": several}[arguments.what](folder, arguments.videos.absolute(), seeds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""The predictions for one video or window as plain values: its most likely classes, or its numbers."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from torch import Tensor
+
+from everest.config.heads import MULTI_LABEL, Head, Heads
+from everest.data.classes import Classes
+from everest.errors import RecipeError
+
+TOP: Final = 5  # classes, unless another number is requested
+
+
+def check_options(
+    heads: Heads, *, top: int | None = None, background: float | None = None, bouts: bool = False
+) -> None:
+    """Raise RecipeError for an option that goes with no head.
+
+    Args:
+        bouts: whether bouts are requested in place of windows.
+    """
+    tasks = {head.task for head in heads}
+    if tasks == {"regression"}:
+        given = {"--top": top is not None, "--background": background is not None, "--bouts": bouts}
+        for option in (option for option, is_given in given.items() if is_given):
+            raise RecipeError(f"{option}: goes with classes, and this model predicts numbers; leave it out")
+    if background is not None and "single-label" not in tasks:
+        raise RecipeError(
+            "--background: goes with one class per window, and this model has any number; leave it out"
+        )
+    if background is not None and not 0 <= background <= 1:
+        raise RecipeError(f"--background: must be from 0 to 1, not {background}")
+
+
+def answers_of(answers: Tensor, classes: Classes, top: int) -> dict[str, Any]:
+    """Return `predictions` of (outputs,) answers; of several heads under `heads`, by name.
+
+    Of classes the `top` most likely ones, of several classes also whether each is `present`; of a number its
+    `value`.
+    """
+    parts = answers.split([head.outputs for head in classes.heads])
+    predictions = {
+        head.name: answers_of_head(part, head, classes, top)
+        for head, part in zip(classes.heads, parts, strict=True)
+    }
+    return {"predictions": predictions[""]} if "" in predictions else {"heads": predictions}
+
+
+def answers_of_head(answers: Tensor, head: Head, classes: Classes, top: int) -> list[dict[str, Any]]:
+    """Return the predictions of one head, from its (outputs,) answers."""
+    if head.task == "regression":
+        return [{"value": float(f"{answers.item():.6g}")}]
+    best = answers.topk(min(top, len(answers)))
+    return [
+        {"label": classes.name(index), "index": index, "probability": round(probability, 6)}
+        | ({"present": probability >= head.thresholds[index]} if head.task == MULTI_LABEL else {})
+        for probability, index in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+    ]

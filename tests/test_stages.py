@@ -82,6 +82,7 @@ def test_eval_prints_the_documented_accuracies(finetuned: Path, tmp_path: Path):
     measured = {"top1", "top5", "mean_class_accuracy", "macro_f1", "clip_top1"}
     assert set(result["intervals"]) == measured
     accuracies = measured | {"majority_top1", "chance_top1", "chance_top5", "intervals", "per_class"}
+    accuracies |= {"ece", "ece_calibrated", "temperature"}
     assert set(result) == accuracies | {"videos", "views", "skipped", "seconds", "checkpoint", "recipe"}
     assert result["videos"] == 4
     assert result["views"] == {"clips": 2, "crops": 3}

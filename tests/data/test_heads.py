@@ -35,7 +35,7 @@ HEADS = "data.heads={verb: 2, noun: 3}"
 
 
 def test_a_run_with_heads_records_them_in_its_checkpoint_and_metrics(trained: Path):
-    model = everest.load_model(trained)
+    model = everest.load_model(trained / "model.safetensors")
     assert (model.heads, model.num_classes) == (named_heads({"verb": 2, "noun": 3}), 5)
     with safe_open(trained / "model.safetensors", "pt") as file:
         assert json.loads(file.metadata()["settings"])["heads"] == {"verb": 2, "noun": 3}
@@ -51,7 +51,7 @@ def test_one_head_leaves_no_trace_in_a_checkpoint(clip_files: Path, tmp_path: Pa
     run("finetune", "--recipe", path, "--init", "none", "-o", tmp_path / "run")
     with safe_open(tmp_path / "run" / "model.safetensors", "pt") as file:
         assert "heads" not in json.loads(file.metadata()["settings"])
-    assert everest.load_model(tmp_path / "run").heads == (Head(outputs=2),)
+    assert everest.load_model(tmp_path / "run" / "model.safetensors").heads == (Head(outputs=2),)
 
 
 @pytest.mark.parametrize("test", ["train.csv", "segments.csv"])

@@ -24,6 +24,7 @@ from storage import new_bucket, s3_server, upload
 from typer.testing import CliRunner
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
+from everest.config.heads import named_heads
 from everest.data.samples import SampleList, read_samples
 from everest.errors import DataError
 from everest.prepare.shard import plan_shards
@@ -132,7 +133,7 @@ def test_segments_and_heads_share_a_member(videos: Path, tmp_path: Path):
         "path,start,end,label.verb,label.noun\nclip0.mp4,0.5,1,3,7\nclip1.mp4,,,1,2\nclip0.mp4,1,,0,4\n"
     )
     index = Path(everest(videos / "parts.csv", "-o", tmp_path / "shards")[0].strip())
-    heads = {"verb": 4, "noun": 8}
+    heads = named_heads({"verb": 4, "noun": 8})
     here = labeled(videos / "parts.csv", videos, heads=heads).samples
     there = labeled(index, videos, heads=heads).samples
     assert [(s.video_id, s.labels) for s in there] == [(s.video_id, s.labels) for s in here]

@@ -144,7 +144,7 @@ def test_the_page_and_the_predictions_file_agree(trained: Path, tmp_path: Path):
         run("eval", "-c", trained, "--json", "-q", "--report", page, "--predictions", table)
     )
     assert document["report"] == str(page / "index.html")
-    assert sorted(path.name for path in page.iterdir()) == ["confusion.png", "index.html"]
+    assert sorted(path.name for path in page.iterdir()) == ["confusion.png", "index.html", "reliability.png"]
     text = (page / "index.html").read_text()
     wrong = [row for row in csv.DictReader(table.read_text().splitlines()) if row["correct"] == "0"]
     assert text.count('class="mistake"') == len(wrong)

@@ -60,7 +60,7 @@ def test_eval_reports_each_head_and_the_share_with_all_correct(trained: Path, tm
     options = ["--json", "-q", "--predictions", predictions, "--set", f"data.test={test}"]
     result = json.loads(run("eval", "-c", trained, *options))
     names = {"top1", "top5", "mean_class_accuracy", "macro_f1", "clip_top1", "majority_top1"}
-    names |= {"chance_top1", "chance_top5", "intervals", "per_class"}
+    names |= {"chance_top1", "chance_top5", "intervals", "ece", "ece_calibrated", "temperature", "per_class"}
     assert {name: set(head) for name, head in result["heads"].items()} == {"verb": names, "noun": names}
     assert result["videos"] == 4
     assert "top1" not in result

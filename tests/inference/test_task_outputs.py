@@ -110,7 +110,11 @@ def test_the_page_of_several_classes_shows_curves_and_no_confusions(tags_run: Pa
     page = tmp_path / "page"
     result = json.loads(run("eval", "-c", tags_run, "--json", "-q", "--report", page))
     assert [(row["name"], row["videos"]) for row in result["per_class"]] == [(name, 2) for name in NAMES]
-    assert sorted(path.name for path in page.iterdir()) == ["index.html", "precision-recall.png"]
+    assert sorted(path.name for path in page.iterdir()) == [
+        "index.html",
+        "precision-recall.png",
+        "reliability.png",
+    ]
     text = (page / "index.html").read_text()
     assert "a random order of the videos" in text
     assert "accuracy of guessing" not in text
@@ -128,6 +132,7 @@ def test_the_page_of_every_task_has_a_part_for_each_head(mixed_run: Path, tmp_pa
         **{"verb": True, "tags": True, "score": False}
     }
     plots = {"confusion-verb.png", "precision-recall-tags.png", "scatter-score.png", "sweep.png"}
+    plots |= {"reliability-verb.png", "reliability-tags.png"}
     assert {path.name for path in page.iterdir()} == {*plots, "index.html"}
     text = (page / "index.html").read_text()
     for words in ("accuracy of guessing", "a random order", "mean of the training set", "Largest errors"):

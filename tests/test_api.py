@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import everest
+from everest.config.heads import named_heads
 from everest.data.samples import Sample
 from everest.data.views import ValidationViews
 from everest.errors import RecipeError
@@ -198,7 +199,7 @@ def test_a_mapping_of_classes_gives_a_head_for_each():
         "vit-tiny", kind="classifier", num_classes={"verb": 3, "noun": 4}, frames=4, size=32
     )
     assert isinstance(model, VideoClassifier)
-    assert (model.heads, model.num_classes) == ({"verb": 3, "noun": 4}, 7)
+    assert (model.heads, model.num_classes) == (named_heads({"verb": 3, "noun": 4}), 7)
 
 
 def test_drop_path_grows_over_the_blocks_of_a_classifier():

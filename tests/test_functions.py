@@ -172,7 +172,7 @@ def test_other_videos_and_views_can_be_evaluated(classifier_run: Path, clip_file
     found = everest.evaluate(moved, data=tmp_path, test="other.csv", clips=2, crops=1, workers=0)
     overrides = ["data.test=other.csv", "eval.clips=2", "eval.crops=1"]
     expected = called(
-        *("eval", "-c", classifier_run, "--data", tmp_path, "--json", "--gpus", "cpu"),
+        *("eval", "-c", classifier_run / "model.safetensors", "--data", tmp_path, "--json", "--gpus", "cpu"),
         *(text for override in overrides for text in ("--set", override)),
     )
     same = {"checkpoint": "", "recipe": "", **UNTIMED}

@@ -87,7 +87,8 @@ def read_curves(runs: Sequence[Path], *, x: AxisName) -> list[RunCurves]:
             raise RecipeError(f"{run}: no step in {METRICS} yet; there is nothing to draw")
         positions = _positions(run, environment, steps, x)
         x_of_step = {row["step"]: position for row, position in zip(steps, positions, strict=True)}
-        validations = [row for row in rows if "val_loss" in row and row["step"] in x_of_step]
+        validated = [row for row in rows if {"val_loss", *SHARES} & row.keys()]
+        validations = [row for row in validated if row["step"] in x_of_step]
         metric = next((name for name in SHARES if any(name in row for row in validations)), SHARES[0])
         loss, lr = _curve(x_of_step, steps, "loss"), _curve(x_of_step, steps, "lr")
         curves.append(
@@ -96,7 +97,7 @@ def read_curves(runs: Sequence[Path], *, x: AxisName) -> list[RunCurves]:
                 loss=loss,
                 lr=lr,
                 validation_loss=_curve(x_of_step, validations, "val_loss"),
-                accuracy=_curve(x_of_step, [row for row in validations if metric in row], metric),
+                accuracy=_curve(x_of_step, validations, metric),
                 chance=_chance(run) if validations else None,
             )
         )

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from everest.config.heads import Head
 from everest.data.augment import RandAugment
 from everest.data.dataset import MAX_TRIES, StepSampler, VideoClips, failures
 from everest.data.footage import segment
@@ -40,6 +41,7 @@ def samples(clip_files):
 
 def clips_of(samples, make_views=PRETRAIN, **options):
     settings = {"seed": 0, "num_noise": 5, "decoder": "auto", "replace_bad": True} | options
+    settings.setdefault("heads", (Head(outputs=2),))
     return VideoClips(samples, make_views=make_views, **settings)
 
 

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from everest.config.heads import named_heads
 from everest.data.dataset import Clip, VideoClips
 from everest.data.groups import GROUP, MOST_AHEAD, SampleKey, divide
 from everest.data.loader import ClipLoader, batches, make_loader, on_device, shared_bytes
@@ -57,7 +58,9 @@ class Counted:
 
 def clips_of(views: Drawn, videos: int = 9, **options: object) -> VideoClips:
     samples = [Sample(path="damaged" if i == 0 else f"{i}.mp4", labels=(i, i + 1)) for i in range(videos)]
-    given = {"seed": 3, "num_noise": 7, "decoder": "auto", "replace_bad": True} | options
+    heads = named_heads({"verb": 100, "noun": 100})
+    fixed = {"seed": 3, "num_noise": 7, "decoder": "auto", "replace_bad": True, "heads": heads}
+    given = fixed | options
     return VideoClips(samples, make_views=views, **given)  # type: ignore[arg-type]
 
 
@@ -166,7 +169,7 @@ def test_a_batch_is_divided_evenly_and_the_ring_has_a_slot_for_every_group_ahead
 def test_the_ring_of_a_large_batch_has_three_slots_and_not_one_for_each_worker():
     clip = clips_of(Drawn(num_views=1))
     order = [[(0, 0)] * 512] * 100
-    sample = 3 * 2 * 4 * 6 + 2 * 8 + 7 * 4 + 4 * 8
+    sample = 3 * 2 * 4 * 6 + 2 * 4 + 7 * 4 + 4 * 8
     assert shared_bytes(clip, order, workers=16) == 3 * 512 * sample
     assert shared_bytes(clip, order, workers=0) == 0
     with pytest.raises(EnvironmentProblem, match="the batches of the workers need"):

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from everest.config.heads import Head
 from everest.config.recipe import load_recipe
 from everest.config.settings import DataSettings, Recipe
 from everest.config.stage_settings import FinetuneSettings
@@ -190,10 +191,10 @@ def test_an_unknown_sampler_is_refused_with_the_known_ones():
 
 def test_classes_without_a_video_are_counted_and_the_first_five_named():
     samples = [Sample(path="/a.mp4", labels=(1,))]
-    named = Classes(count=3, names=("run", "jump", "swim"))
+    named = Classes(heads=(Head(outputs=3),), names=("run", "jump", "swim"))
     text = "data.val has no video of 2 of 3 classes: 'run', 'swim'"
     assert empty_classes_notice("val", samples, named) == text
-    many = Classes(count=300, names=None)
+    many = Classes(heads=(Head(outputs=300),))
     text = "data.val has no video of 299 of 300 classes: '0', '2', '3', '4', '5', …"
     assert empty_classes_notice("val", samples, many) == text
     both = [Sample(path="/a.mp4", labels=(0,)), *samples, Sample(path="/b.mp4", labels=(2,))]

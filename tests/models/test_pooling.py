@@ -14,6 +14,7 @@ from small_runs import RECIPE, called, refused, run, told, weights
 from tiny_models import grouped, tiny
 
 import everest
+from everest.config.heads import named_heads
 from everest.config.recipe import load_recipe
 from everest.methods.strategies import TubeDropout
 from everest.models.classifier import ClassAttentionPooling
@@ -108,8 +109,8 @@ def test_pretraining_has_no_pooling_weights(pretrained: Path):
 
 
 def test_it_works_with_tubes_heads_and_a_pretrained_encoder(recipe: Path, pretrained: Path, trained: Path):
-    model = everest.load_model(trained)
-    assert (model.pooling, model.heads) == ("class-attention", {"verb": 2, "noun": 3})
+    model = everest.load_model(trained / "model.safetensors")
+    assert (model.pooling, model.heads) == ("class-attention", named_heads({"verb": 2, "noun": 3}))
     rows = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
     assert {"val_verb_top1", "val_noun_top1"} <= set(rows[-1])
     assert weights(trained)["pool.class_token"].any()

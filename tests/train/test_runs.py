@@ -66,6 +66,8 @@ def test_a_run_is_listed_with_its_newest_step_and_best_accuracy(tmp_path: Path):
         "steps": STEPS,
         "loss": 0.25,
         "best_val_top1": 50.0,
+        "best_val_map": None,
+        "best_val_mae": None,
         "problem": None,
         "origins": [],
     }

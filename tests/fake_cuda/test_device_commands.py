@@ -31,7 +31,10 @@ def assert_all_waits_are_named(process: Process) -> None:
     [
         ("pretrain", []),
         ("finetune", ["--init", "none", "--set", "data.val=null"]),
-        ("train-tokenizer", ["--set", "tokenizer.epochs=1", "--set", "tokenizer.batch_size=1"]),
+        pytest.param(
+            *("train-tokenizer", ["--set", "tokenizer.epochs=1", "--set", "tokenizer.batch_size=1"]),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_training_ends_well_and_waits_in_known_places(
@@ -86,6 +89,7 @@ def test_a_run_with_compilation_ends_well_and_launches_less(train: Train, tmp_pa
     assert whole.counts["launches"] < blocks.counts["launches"] < plain.counts["launches"]
 
 
+@pytest.mark.slow
 def test_a_gpu_without_bf16_trains_in_fp16_with_a_loss_scale(train: Train, tmp_path: Path):
     ended = train("pretrain", extra={"FAKE_CUDA_CAPABILITY": "7"})
     assert "; fp16 (this GPU computes no bf16)" in ended.stderr

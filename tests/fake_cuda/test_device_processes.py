@@ -24,9 +24,8 @@ FSDP = {
 KINDS = ("all_reduce", "all_gather", "reduce_scatter", "broadcast", "reduce")
 
 
-@pytest.mark.parametrize(
-    ("shard", "collectives"), [("none", DDP), pytest.param("full", FSDP, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("shard", "collectives"), [("none", DDP), ("full", FSDP)])
 def test_two_gpus_end_well_with_known_collectives(train: Train, shard: str, collectives: dict[str, int]):
     ended = train("pretrain", "--gpus", 2, "--set", f"train.shard={shard}", gpus=2)
     assert [process.rank for process in ended.processes] == [0, 1]

@@ -17,6 +17,7 @@ def test_a_step_of_everest_computes_and_keeps_no_more_than_its_goal(overrides, g
     assert found["saved_bf16_mb"] <= megabytes
 
 
+@pytest.mark.slow
 def test_memory_grows_with_the_frames_and_not_with_their_square():
     short, long = (
         counts(Case("k400", "pretrain", (S, QUARTER, f"data.frames={frames}"))) for frames in (16, 128)

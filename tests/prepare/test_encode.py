@@ -207,6 +207,7 @@ def test_parts_then_the_whole_equal_one_call(videos: Path, tmp_path: Path):
     assert contents(tmp_path / "parts") == contents(tmp_path / "one")
 
 
+@pytest.mark.slow
 def test_a_killed_call_resumes_to_the_same_files(videos: Path, tmp_path: Path):
     for i in range(40):
         os.link(videos / f"clip{i % 4}.mp4", videos / f"copy{i:02d}.mp4")

@@ -45,6 +45,7 @@ def everest(cache: Path, *arguments: object, code: int = 0) -> subprocess.Comple
     return ended
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_the_cache_is_converted_and_its_license_shown(cache: Path, tmp_path: Path):
     out = tmp_path / "out.safetensors"
     ended = everest(cache, "convert", NAME, "--out", out, "--json")
@@ -55,6 +56,7 @@ def test_a_checkpoint_of_the_cache_is_converted_and_its_license_shown(cache: Pat
     assert "family: transformers" in inspected.stdout
 
 
+@pytest.mark.slow
 def test_every_command_takes_a_name_of_the_hub_as_a_checkpoint(cache: Path, clip_files: Path, tmp_path: Path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(

@@ -178,7 +178,8 @@ def test_terms_of_weight_0_take_no_memory(recipe: Path, tmp_path: Path, small_ne
 # --- stopped and resumed ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("rows", [pytest.param(2, marks=pytest.mark.slow), 3 * FIRST])
+@pytest.mark.slow
+@pytest.mark.parametrize("rows", [2, 3 * FIRST])
 def test_a_killed_run_resumes_to_the_same_bits_discriminator_included(
     recipe: Path, trained: Path, tmp_path: Path, rows: int
 ):

@@ -124,6 +124,7 @@ def test_patience_ends_a_run_which_is_finished_then(tmp_path: Path, clip_files: 
     assert RunFolder(folder).rows() == rows
 
 
+@pytest.mark.slow
 def test_a_killed_run_with_a_budget_in_steps_resumes_to_the_same_bits(tmp_path: Path, clip_files: Path):
     recipe = small_recipe(tmp_path, clip_files)
     whole, parts = tmp_path / "whole", tmp_path / "parts"

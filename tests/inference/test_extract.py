@@ -148,6 +148,7 @@ main()
 """
 
 
+@pytest.mark.slow
 def test_a_call_that_ended_after_its_last_video_has_only_to_join(
     classifier_run: Path, clip_files: Path, tmp_path: Path
 ):

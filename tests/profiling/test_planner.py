@@ -59,6 +59,7 @@ def test_a_run_that_does_not_fit_says_so_with_a_remedy():
     gpu=st.sampled_from(sorted(GPUS)),
     recipe=st.sampled_from(["small", "custom", "k400"]),
 )
+@pytest.mark.slow
 def test_more_epochs_take_proportionally_longer(videos: int, epochs: int, gpu: str, recipe: str):
     loaded = load_recipe(recipe)
     once = plan_pretraining(loaded, GPUS[gpu], videos=videos, epochs=epochs)

@@ -72,6 +72,7 @@ def test_every_command_takes_a_name_of_the_hub_as_a_checkpoint(cache: Path, clip
     assert "license cc-by-nc-4.0" in started.stderr
 
 
+@pytest.mark.slow
 def test_a_checkpoint_neither_cached_nor_reachable_is_an_error(cache: Path):
     gone = everest(cache, "convert", "hf:someone/else", "--inspect", code=6)
     assert f"hf:someone/else: not complete in the cache {cache / 'hub'}" in gone.stderr

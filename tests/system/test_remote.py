@@ -246,6 +246,7 @@ def test_a_tokenizer_is_judged_on_a_list_of_the_storage_where_it_is_there(stored
         assert held_out_key(load_recipe("lvmae-128", overrides=[*changes, "data.pretrain=null"])) == key
 
 
+@pytest.mark.slow
 def test_videos_of_a_storage_are_encoded_and_put_into_shards(stored: str, clip_files: Path, tmp_path: Path):
     for name, source in (("here", clip_files), ("there", stored)):
         # A process of its own: those that encode keep the environment that the first of them was started in.

@@ -23,6 +23,7 @@ def short_folder() -> Iterator[Path]:
         yield Path(folder)
 
 
+@pytest.mark.slow
 def test_a_long_tmpdir_does_not_keep_workers_waiting(tmp_path: Path, clip_files: Path):
     """The path of a socket has at most 107 bytes, and the processes use none."""
     long = tmp_path / ("t" * 100)

@@ -97,6 +97,7 @@ def test_terms_are_logged_without_their_weights_and_the_loss_with_them(trained: 
         assert all(0 < row[name] < math.inf for name in adversarial)
 
 
+@pytest.mark.slow
 def test_until_the_discriminator_starts_the_run_equals_one_without_it(
     recipe: Path, trained: Path, tmp_path: Path
 ):

@@ -17,7 +17,7 @@ import torch
 
 from everest.data.crops import covering_size, view_boxes
 from everest.data.frames import view_windows
-from everest.data.samples import Sample
+from everest.data.sample import Sample
 from everest.data.views import EvalViews
 from everest.video.pixels import normalize
 from everest.video.reader import probe

@@ -16,7 +16,7 @@ import plain_input
 import torch
 
 from everest.data.frames import pretrain_window
-from everest.data.samples import Sample
+from everest.data.sample import Sample
 from everest.data.views import PretrainViews
 from everest.system.cpu import READER_KEEPS, keep_freed_memory
 from everest.video import file

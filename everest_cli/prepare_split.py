@@ -13,7 +13,7 @@ from everest_cli.output import print_json, say
 
 if TYPE_CHECKING:
     from everest.config.heads import Task
-    from everest.data.samples import Sample
+    from everest.data.sample import Sample
 
 TEXTS = ("notices", "advice")  # of a summary, for people
 FEW_VIDEOS = 20  # our choice: one video more or less is 5 %

@@ -12,7 +12,7 @@ import torch
 
 import everest
 from everest.config.heads import named_heads
-from everest.data.samples import Sample
+from everest.data.sample import Sample
 from everest.data.views import ValidationViews
 from everest.errors import RecipeError
 from everest.methods.grid import patchify

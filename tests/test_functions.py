@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from small_runs import called, equal, metrics, small_recipe, weights
 
 import everest
-from everest.data.samples import Sample
+from everest.data.sample import Sample
 from everest.data.views import ValidationViews
 from everest.errors import CheckpointError, DataError, RecipeError
 from everest.models.classifier import VideoClassifier

@@ -18,14 +18,14 @@ THRESHOLD: Final = 0.5  # of a multi-label class, unless one was chosen
 
 def _check_head(value: Any) -> int | str | dict[str, int]:
     """A number of classes, `{multi-label: N}`, or `regression`."""
-    if isinstance(value, str) and value.replace("_", "-") == "regression":
+    if isinstance(value, str) and with_hyphens(value) == "regression":
         return "regression"
-    least, count = 2, value
+    if type(value) is int and 2 <= value <= MOST_CLASSES:
+        return value
     if isinstance(value, dict) and len(value) == 1:
-        ((kind, count),) = value.items()
-        least = 1 if str(kind).replace("_", "-") == MULTI_LABEL else MOST_CLASSES + 1
-    if type(count) is int and least <= count <= MOST_CLASSES:
-        return {MULTI_LABEL: count} if least == 1 else count
+        ((task, count),) = value.items()
+        if with_hyphens(task) == MULTI_LABEL and type(count) is int and 1 <= count <= MOST_CLASSES:
+            return {MULTI_LABEL: count}
     raise ValueError("must be a number of classes from 2, {multi-label: N} or regression")
 
 

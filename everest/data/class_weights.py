@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from everest.config.heads import MULTI_LABEL, Head, Heads
 from everest.data.classes import indices
-from everest.data.samples import Sample
+from everest.data.sample import Sample
 from everest.errors import RecipeError, did_you_mean
 
 # Our choice: at most, of a positive video of a multi-label class. A class of one in a thousand videos would

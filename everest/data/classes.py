@@ -11,7 +11,9 @@ import numpy as np
 from everest.config.heads import Head, Heads, Task, named_heads
 from everest.config.settings import DataSettings
 from everest.data.labels import Label
-from everest.data.samples import SHOWN, Sample, SampleList
+from everest.data.list_samples import SHOWN
+from everest.data.sample import Sample
+from everest.data.samples import SampleList
 from everest.errors import DataError
 
 # Our choice: the gaps that the labels may have when the number of classes follows from the highest label.

@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from everest.config.values import MOST_FPS
-from everest.data.samples import Sample
+from everest.data.sample import Sample
 from everest.data.views import ValidationViews
 from everest.video.pixels import IMAGENET_MEAN, IMAGENET_STD
 

@@ -26,7 +26,7 @@ from everest.data.cache import FrameCache
 from everest.data.groups import SampleKey
 from everest.data.labels import label_values
 from everest.data.ring import Layout
-from everest.data.samples import Sample
+from everest.data.sample import Sample
 from everest.data.views import MakeViews, Views
 from everest.errors import DataError
 from everest.system.randomness import Purpose, generator_at

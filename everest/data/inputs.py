@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from everest.data.samples import Sample, read_samples
+from everest.data.sample import Sample
+from everest.data.samples import read_samples
 from everest.errors import DataError, RecipeError
 from everest.video.folders import videos_under
 

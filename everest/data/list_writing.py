@@ -12,7 +12,7 @@ import numpy as np
 from everest.data.classes import indices
 from everest.data.labels import JOINED_BY, Label, columns_of, is_integer, is_number_like
 from everest.data.list_header import GROUP_COLUMN, SEGMENT_COLUMNS
-from everest.data.samples import Sample
+from everest.data.sample import Sample
 from everest.errors import DataError, RecipeError
 from everest.system.files import refuse_inputs, write_atomically
 from everest.system.names import is_file_name, is_unicode

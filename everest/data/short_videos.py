@@ -14,7 +14,7 @@ import numpy as np
 
 from everest.data.dataset import VideoClips
 from everest.data.footage import footage_of
-from everest.data.samples import Sample
+from everest.data.sample import Sample
 from everest.system.storage import RemotePath
 from everest.video.source import Member
 from everest.video.stream import VideoError

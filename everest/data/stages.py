@@ -19,7 +19,8 @@ from everest.data.classes import Classes
 from everest.data.dataset import VideoClips
 from everest.data.footage import segment_bytes
 from everest.data.labels import read_class_names
-from everest.data.samples import Sample, SampleList, read_samples
+from everest.data.sample import Sample
+from everest.data.samples import SampleList, read_samples
 from everest.data.sampling import sample_weights
 from everest.data.stage_source import find_source, unused_validation
 from everest.data.views import (

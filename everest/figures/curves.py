@@ -33,8 +33,8 @@ LABELS: dict[AxisName, str] = {
     "gflops": "GMACs of forward passes (the papers' GFLOPs)",
 }
 # Okabe and Ito (2008), distinct to color-blind readers; without the yellow, which is faint on white.
-SHARES = ("val_top1", "val_map")  # metrics in percent: the panel of a run has the first it knows
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+SHARES = ("val_top1", "val_map")  # metrics in percent: the panel of a run has the first it knows
 LINES = ("-", "--", ":", "-.")  # the next style when all colors are used
 SMOOTHED_SHARE = 50  # our choice: the mean is over a 50th of a run's steps on either side
 EACH_STEP: Any = {"linewidth": 1, "alpha": 0.25}  # lines of the training loss as logged

@@ -22,7 +22,7 @@ from torch import Tensor
 from everest.data.crops import resize
 from everest.data.footage import footage_of
 from everest.data.frames import spread_frames
-from everest.data.samples import Sample
+from everest.data.sample import Sample
 from everest.errors import DataError
 from everest.figures.legend import LegendLine, range_text, share_text
 from everest.figures.masks import TUBELET, FigureRequest, in_colors

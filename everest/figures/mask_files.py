@@ -16,7 +16,7 @@ import numpy as np
 from torch import Tensor
 
 from everest.data.footage import footage_of
-from everest.data.samples import Sample
+from everest.data.sample import Sample
 from everest.data.views import EvalViews
 from everest.errors import RecipeError
 from everest.figures.animation import write_animation

@@ -20,6 +20,7 @@ from everest.data.classes import Classes
 from everest.data.dataset import VideoClips
 from everest.data.stages import evaluation_clips
 from everest.errors import CheckpointError
+from everest.inference.intervals import FEW_GROUPS
 from everest.inference.metrics import measure, per_class
 from everest.inference.model import require_finite_outputs
 from everest.inference.multi_view import evaluate_views
@@ -155,9 +156,15 @@ def evaluate_classifier(
     for path, reason in predictions.skipped:
         report(notice(f"skipped {path}: {reason}"))
     refuse_too_many_skipped(predictions, recipe.data.max_bad)
+    groups = len(set(predictions.groups))
+    if intervals and groups < FEW_GROUPS:
+        unit = "videos" if groups == len(predictions.videos) else "groups of videos"
+        few = f"data.test has {groups} {unit}; with fewer than {FEW_GROUPS}, the intervals are too narrow"
+        report(notice(few))
     result = {
         **_with_classes(measure(predictions, intervals=intervals), predictions, classes),
         "videos": len(predictions.videos),
+        "groups": groups,
         "views": {"clips": recipe.eval.clips, "crops": recipe.eval.crops},
         "skipped": len(predictions.skipped),
         "seconds": round(time.monotonic() - started, 2),

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from everest.checkpoints.load import all_weights
-from everest.data.samples import Sample
+from everest.data.sample import Sample
 from everest.data.stages import fingerprint
 from everest.errors import DataError, RecipeError, unknown_name
 from everest.inference.model import OpenedModel

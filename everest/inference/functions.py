@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from everest.data.inputs import named_samples
-from everest.data.samples import Sample
+from everest.data.sample import Sample
 from everest.errors import DataError, unknown_name
 from everest.inference import predictions
 from everest.inference.evaluation import Outputs, evaluate_classifier

@@ -40,7 +40,8 @@ def _range(metric: Metric, low: float | None, high: float | None) -> str:
 def fact_rows(result: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield how the metrics in the document of `everest eval --json` were measured."""
     views = result["views"]
-    yield "videos", str(result["videos"])
+    groups = f", from {result['groups']} groups" if result["groups"] < result["videos"] else ""
+    yield "videos", f"{result['videos']}{groups}"
     yield "views of a video", f"{views['clips']} clips x {views['crops']} crops"
     yield "skipped (unreadable)", str(result["skipped"])
     yield "time", f"{result['seconds']} s"

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from everest.data.dataset import VideoClips
 from everest.data.loader import batches, make_loader
-from everest.data.samples import Sample
+from everest.data.sample import Sample
 from everest.inference.model import OpenedModel
 from everest.system.events import Report, notice
 

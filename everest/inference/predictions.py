@@ -19,7 +19,7 @@ from torch import Tensor
 from everest.config.heads import MULTI_LABEL
 from everest.data.classes import Classes
 from everest.data.footage import footages, segment
-from everest.data.samples import Sample
+from everest.data.sample import Sample
 from everest.data.views import EvalViews
 from everest.errors import RecipeError
 from everest.inference.bouts import Window, bouts_of_classes, merge_windows

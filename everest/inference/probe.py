@@ -22,7 +22,7 @@ from everest.config.heads import MULTI_LABEL, Head
 from everest.config.metrics import METRICS
 from everest.data.bad_videos import refuse_too_many
 from everest.data.labels import Label
-from everest.data.samples import Sample
+from everest.data.sample import Sample
 from everest.data.stages import labeled_samples
 from everest.errors import DataError, EnvironmentProblem, unknown_name
 from everest.inference.features import add_rows

@@ -22,7 +22,7 @@ HEIGHT: Final = 5.0  # inches of a panel
 Rows = Sequence[Mapping[str, Any]]
 
 
-class Line(NamedTuple):
+class MetricLine(NamedTuple):
     """A metric of a head over the keep ratios."""
 
     name: str
@@ -54,20 +54,20 @@ def draw_sweep(path: Path, rows: Rows, heads: Heads) -> None:
         write_atomically(path, lambda part: figure.savefig(part, format="png", bbox_inches="tight"))
 
 
-def _panels(rows: Rows, heads: Heads) -> list[list[Line]]:
+def _panels(rows: Rows, heads: Heads) -> list[list[MetricLine]]:
     """Return the lines of each panel."""
     shares, numbers = [], []
     for head in heads:
         results = [row["heads"][head.name] for row in rows] if head.name else rows
         metric = MEASURED_BY[head.task]
-        line = Line(head.name or METRICS[metric].title, metric, results)
+        line = MetricLine(head.name or METRICS[metric].title, metric, results)
         (shares if METRICS[metric].percent else numbers).append(line)
     if "action_top1" in rows[0]:
-        shares.append(Line("all correct", "action_top1", rows))
+        shares.append(MetricLine("all correct", "action_top1", rows))
     return [*([shares] if shares else []), *([line] for line in numbers)]
 
 
-def _draw_panel(panel: Axes, rows: Rows, lines: Sequence[Line]) -> None:
+def _draw_panel(panel: Axes, rows: Rows, lines: Sequence[MetricLine]) -> None:
     gmacs = [row["gmacs"] for row in rows]
     highest = np.full(len(rows), -np.inf)
     for number, (name, metric, results) in enumerate(lines):

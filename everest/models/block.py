@@ -149,9 +149,8 @@ class Block(nn.Module):
             bias = torch.cat([attn.k_bias, attn.v_bias])
             parts = (q, *_norm_linear(x, self.norm1, weight[width:], bias).chunk(2, -1))
         q, k, v = (part.unflatten(-1, (attn.num_heads, -1)).transpose(1, 2) for part in parts)
-        if (
-            rotation is not None
-        ):  # values are copied: a view would keep what queries and keys were turned from
+        if rotation is not None:
+            # Values are copied: a view would keep what queries and keys were turned from.
             q, k, v = rotation.turn(q), rotation.turn(k), v.contiguous()
         attended = F.scaled_dot_product_attention(q, k, v)  # (B, heads, K or L, D / heads)
         x = residual + self.drop_path1(attn.proj(attended.transpose(1, 2).flatten(2)))

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 
 from everest.config.heads import Task
 from everest.data.labels import LabelRules
-from everest.data.samples import Sample
+from everest.data.sample import Sample
 from everest.prepare.examine import Inspection, examine
 from everest.prepare.label_checks import check_labels, class_counts, number_counts, training_source
 from everest.prepare.processes import Failure, map_apart

@@ -10,7 +10,7 @@ from typing import Final
 
 from everest.data.classes import indices
 from everest.data.labels import read_class_names
-from everest.data.samples import Sample
+from everest.data.sample import Sample
 from everest.errors import DataError
 from everest.video.folders import subfolders, videos_by_subfolder, videos_under
 

@@ -16,7 +16,7 @@ from everest.data.classes import Classes
 from everest.data.footage import segment
 from everest.data.labels import read_class_names
 from everest.data.list_text import read_rows
-from everest.data.samples import Sample
+from everest.data.sample import Sample
 from everest.data.shards import find_index, read_index
 from everest.data.stage_source import LISTS
 from everest.data.stages import finetune_clips, pretrain_clips

@@ -15,7 +15,7 @@ from typing import Any, Final
 from everest.data.dataset import VideoClips
 from everest.data.list_header import COLUMNS
 from everest.data.loader import batches, make_loader
-from everest.data.samples import Sample
+from everest.data.sample import Sample
 from everest.data.views import PretrainViews
 from everest.errors import RecipeError
 from everest.prepare.encode_settings import EncodeSettings

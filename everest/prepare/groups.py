@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from everest.data.list_text import ListRow
-from everest.data.samples import Sample
+from everest.data.sample import Sample
 from everest.errors import DataError, RecipeError, did_you_mean
 from everest.system.names import escape_bytes
 

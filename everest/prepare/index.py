@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from everest.config.heads import MULTI_LABEL, Task
 from everest.data.list_writing import names_needed, refuse_existing, unlistable, write_lines, write_list
-from everest.data.samples import Sample
+from everest.data.sample import Sample
 from everest.errors import DataError, RecipeError
 from everest.prepare.class_folders import folder_samples, join_copies
 from everest.prepare.layout import AnnotatedSample, Annotations

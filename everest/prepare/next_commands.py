@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from everest.config.heads import Task
-from everest.data.samples import Sample
+from everest.data.sample import Sample
 
 
 def training_commands(recipe: Path, *, labeled: bool, tested: bool = True) -> list[str]:

@@ -13,8 +13,10 @@ from pathlib import Path, PurePath
 from everest.config.heads import Heads, Task
 from everest.data.labels import LabelRules, columns_of, names_used
 from everest.data.list_header import is_known
+from everest.data.list_samples import samples_of_rows
 from everest.data.list_text import ListRow, read_rows
-from everest.data.samples import Sample, SampleList, read_samples, samples_of_rows
+from everest.data.sample import Sample
+from everest.data.samples import SampleList, read_samples
 from everest.data.shards import find_index
 from everest.errors import DataError, RecipeError
 from everest.prepare.class_folders import read_names

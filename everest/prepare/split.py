@@ -21,7 +21,7 @@ from everest.data.list_writing import (
     write_lines,
     write_list,
 )
-from everest.data.samples import Sample
+from everest.data.sample import Sample
 from everest.errors import RecipeError
 from everest.prepare.assignment import NO_CLASS, assign
 from everest.prepare.groups import GroupOf

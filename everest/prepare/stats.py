@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from everest.config.heads import MULTI_LABEL, Task
 from everest.data.classes import indices
-from everest.data.samples import Sample
+from everest.data.sample import Sample
 from everest.data.short_videos import largest_stride
 from everest.prepare.label_facts import classes_of_a_video, imbalance, number_facts
 from everest.prepare.processes import Failure, map_apart

@@ -24,7 +24,7 @@ SLICES: Final = (4, 8, 12, 16, 24, 32, 48, 64)  # 8 to 128 frames with tubelets 
 MEGABYTE: Final = 1e6
 
 
-class Line(NamedTuple):
+class CostLine(NamedTuple):
     """The costs of one method against the keep ratio or the number of frames."""
 
     method: str
@@ -46,7 +46,7 @@ def draw_costs(path: Path, overrides: ProfileOverrides) -> None:
     for method, recipe in recipes.items():
         lengths = [slices * recipe.model.tubelet[0] for slices in SLICES]
         costs = [_cost(replace(recipe, data=replace(recipe.data, frames=length))) for length in lengths]
-        by_frames.append(Line(method, lengths, costs))
+        by_frames.append(CostLine(method, lengths, costs))
     shown = recipes["everest"]
     with matplotlib.rc_context({"font.size": 13, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(12, 9), dpi=100, layout="constrained")
@@ -65,12 +65,12 @@ def _cost(recipe: Recipe) -> StageCost:
     return stage_cost(recipe, "pretrain", value_bytes=VALUE_BYTES[precision_of(recipe)])
 
 
-def _by_ratio(method: str, recipe: Recipe, overrides: ProfileOverrides) -> Line:
+def _by_ratio(method: str, recipe: Recipe, overrides: ProfileOverrides) -> CostLine:
     """Return costs by keep ratio; a constant for a method that has none."""
     selection = recipe.pretrain.selection
     if not isinstance(selection, ByImportance):
         cost = _cost(recipe)
-        return Line(method, [RATIOS[0], RATIOS[-1]], [cost, cost])
+        return CostLine(method, [RATIOS[0], RATIOS[-1]], [cost, cost])
     seen = selection.visible_ratio or 0
     ratios = [ratio for ratio in RATIOS if ratio > seen]
     if not ratios:
@@ -78,10 +78,10 @@ def _by_ratio(method: str, recipe: Recipe, overrides: ProfileOverrides) -> Line:
     pretrain = recipe.pretrain
     selections = [replace(selection, keep_ratio=ratio) for ratio in ratios]
     costs = [_cost(replace(recipe, pretrain=replace(pretrain, selection=each))) for each in selections]
-    return Line(method, ratios, costs)
+    return CostLine(method, ratios, costs)
 
 
-def _draw(column: Sequence[Axes], lines: Sequence[Line], label: str) -> None:
+def _draw(column: Sequence[Axes], lines: Sequence[CostLine], label: str) -> None:
     """Draw the two panels of one column."""
     for number, line in enumerate(lines):
         style: dict[str, Any] = {

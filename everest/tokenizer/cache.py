@@ -31,7 +31,7 @@ from torch import Tensor
 from everest.config.settings import Recipe
 from everest.config.stage_settings import PixelTargetSettings, TokenTargetSettings
 from everest.data.dataset import VideoClips
-from everest.data.samples import Sample
+from everest.data.sample import Sample
 from everest.data.stages import clip_grid, fingerprint
 from everest.data.views import PretrainViews
 from everest.errors import CheckpointError, differing

@@ -19,7 +19,7 @@ from everest.data.cache import FrameCache, open_cache
 from everest.data.dataset import VideoClips
 from everest.data.footage import segment_bytes
 from everest.data.loader import batches, make_loader
-from everest.data.samples import Sample
+from everest.data.sample import Sample
 from everest.data.views import FinetuneViews, PretrainViews, ValidationViews
 from everest.errors import EnvironmentProblem
 from everest.video.reader import VideoError, read_frames

@@ -19,7 +19,7 @@ from everest.config.heads import Head
 from everest.config.recipe import load_recipe
 from everest.data.augment import OPERATIONS, RandAugment
 from everest.data.cache import FrameCache
-from everest.data.samples import Sample
+from everest.data.sample import Sample
 from everest.data.views import EvalViews, FinetuneViews, PretrainViews, ValidationViews
 from everest.errors import CheckpointError, RecipeError
 from everest.models.cost import count_macs, inference_bytes, training_bytes

@@ -14,7 +14,8 @@ from everest.data.footage import segment
 from everest.data.frames import view_windows
 from everest.data.loader import batches as read_batches
 from everest.data.loader import make_loader
-from everest.data.samples import Sample, read_samples
+from everest.data.sample import Sample
+from everest.data.samples import read_samples
 from everest.data.views import EvalViews, FinetuneViews, PretrainViews, ValidationViews
 from everest.errors import DataError
 from everest.video.reader import VideoError, frames_between, read_frames

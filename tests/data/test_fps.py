@@ -15,7 +15,7 @@ import everest
 from everest.data.cache import FrameCache
 from everest.data.footage import footage_of
 from everest.data.frames import sampling
-from everest.data.samples import Sample
+from everest.data.sample import Sample
 from everest.data.views import EvalViews, FinetuneViews, PretrainViews, ValidationViews
 from everest.errors import EnvironmentProblem
 from everest.video.reader import VideoError, probe

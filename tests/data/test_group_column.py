@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from everest.data.list_writing import is_listable_group, write_list
-from everest.data.samples import Sample, read_samples
+from everest.data.sample import Sample
+from everest.data.samples import read_samples
 from everest.data.stages import fingerprint
 from everest.errors import DataError
 

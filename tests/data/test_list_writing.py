@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from everest.data.list_text import read_rows
 from everest.data.list_writing import names_needed, unlistable, write_lines, write_list
-from everest.data.samples import Sample, read_samples
+from everest.data.sample import Sample
+from everest.data.samples import read_samples
 from everest.errors import DataError
 
 # All that a file system accepts, the hardest more often.

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from everest.config.heads import named_heads
 from everest.data.labels import read_class_names
 from everest.data.list_header import read_header
-from everest.data.samples import Sample, read_samples
+from everest.data.sample import Sample
+from everest.data.samples import read_samples
 from everest.errors import DataError, RecipeError
 
 NAMES = ("jump", "run", "walk")

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from everest.data.dataset import VideoClips
 from everest.data.loader import batches, make_loader
-from everest.data.samples import Sample
+from everest.data.sample import Sample
 from everest.data.views import Views
 from everest.data.workers import Workers
 from everest.errors import DataError, EnvironmentProblem

@@ -63,8 +63,10 @@ def test_adapters_are_trained_compiled_or_not_without_further_waits(
     )
     assert plain.waits == blocks.waits == whole.waits == STEP_WAITS
     assert whole.counts["launches"] < plain.counts["launches"]
-    # In a model of two blocks, blocks that are compiled one by one save nothing: 283 launches, eager 275.
-    assert blocks.counts["launches"] < 1.05 * plain.counts["launches"]
+    # A compiled block saves half of its activations. It computes the adapters' sums again in the backward
+    # pass: 46 products for 36. Without these, blocks launch less than eager code, too.
+    again = blocks.counts["products"] - plain.counts["products"]
+    assert blocks.counts["launches"] - again < plain.counts["launches"]
 
 
 @pytest.mark.slow

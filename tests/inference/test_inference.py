@@ -16,7 +16,7 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 import everest
-from everest.data.samples import Sample
+from everest.data.sample import Sample
 from everest.data.views import EvalViews
 from everest_cli.main import app
 

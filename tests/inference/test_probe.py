@@ -18,7 +18,7 @@ from task_runs import SCORES, mixed_run, write_list
 import everest
 from everest.config.heads import Head
 from everest.config.recipe import load_recipe
-from everest.data.samples import Sample
+from everest.data.sample import Sample
 from everest.inference.model import OpenedModel
 from everest.inference.probe import encode_set
 from everest.inference.probe_heads import (

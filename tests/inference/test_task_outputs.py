@@ -14,9 +14,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from processes import everest as everest_process
 from sklearn.metrics import average_precision_score, precision_recall_fscore_support
 from small_runs import refused, run
-from task_runs import NAMES, SCORES, TAGS, mixed_run, scores_run, tags_run
+from task_runs import NAMES, SCORES, TAGS, mixed_run, scores_run, tags_run, write_list
 
 import everest
 from everest.config.heads import Head, named_heads
@@ -117,7 +118,7 @@ def test_the_page_of_several_classes_shows_curves_and_no_confusions(tags_run: Pa
     ]
     text = (page / "index.html").read_text()
     assert "a random order of the videos" in text
-    assert "accuracy of guessing" not in text
+    assert "accuracy of random guesses" not in text
     assert "Confusion" not in text
     wrong = {f"clip{i}.mp4" for i, cell in enumerate(TAGS) if f"clip{i}.mp4</span>" in text}
     assert text.count('class="mistake"') == len(wrong) >= 1
@@ -135,12 +136,46 @@ def test_the_page_of_every_task_has_a_part_for_each_head(mixed_run: Path, tmp_pa
     plots |= {"reliability-verb.png", "reliability-tags.png"}
     assert {path.name for path in page.iterdir()} == {*plots, "index.html"}
     text = (page / "index.html").read_text()
-    for words in ("accuracy of guessing", "a random order", "mean of the training set", "Largest errors"):
+    for words in (
+        "accuracy of random guesses",
+        "a random order",
+        "mean of the training set",
+        "Largest errors",
+    ):
         assert words in text
     assert text.split("Largest errors")[1].count("<td>") == len(SCORES)
     table = run("eval", "-c", mixed_run, "-q")
     assert "value" in table
     assert "average precision" in table
+
+
+def test_groups_of_videos_are_counted_and_few_are_a_notice(
+    scores_run: Path, clip_files: Path, tmp_path: Path
+):
+    listed = write_list(tmp_path / "test.csv", clip_files, label=SCORES, group=("a", "a", "a", "b"))
+    options = ["--set", f"data.test={listed}", "--report", tmp_path / "page"]
+    ended = everest_process("eval", "-c", scores_run, *options)
+    assert "4, from 2 groups" in ended.stdout
+    assert (
+        "data.test has 2 groups of videos; with fewer than 10, the intervals are too narrow" in ended.stderr
+    )
+    assert "the groups of videos are drawn again" in (tmp_path / "page" / "index.html").read_text()
+
+
+@pytest.mark.slow
+def test_metrics_of_every_task_do_not_depend_on_the_number_of_processes(
+    mixed_run: Path, clip_files: Path, tmp_path: Path
+):
+    columns = {"label_verb": (0, 1, 0, 1), "label_tags": ("0|2", "", "1", "0|1|2"), "label_score": SCORES}
+    listed = write_list(tmp_path / "test.csv", clip_files, **columns)
+    listed.write_text(listed.read_text() + f"{clip_files}/clip0.mp4,1,2,7\n")  # five do not divide by two
+    found = []
+    for processes in (1, 2):
+        options = ["--set", f"data.test={listed}", "--gpus", "cpu", "--processes", processes]
+        result = json.loads(everest_process("eval", "-c", mixed_run, "--json", "-q", *options).stdout)
+        found.append({**result, "seconds": None})
+    assert found[0]["videos"] == 5
+    assert found[0] == found[1]
 
 
 # --- predictions --------------------------------------------------------------------------------------------

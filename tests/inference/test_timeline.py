@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_runs import called
 
-from everest.data.samples import Sample
+from everest.data.sample import Sample
 from everest.data.views import EvalViews
 from everest.inference.predictions import window_clips, windows_of
 from everest.video import backends

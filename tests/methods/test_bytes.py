@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import everest
-from everest.data.samples import Sample
+from everest.data.sample import Sample
 from everest.data.views import PretrainViews
 from everest.methods.grid import TokenGrid
 from everest.methods.importance import RawPixels, change_importance

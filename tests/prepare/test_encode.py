@@ -137,7 +137,7 @@ def test_lists_keep_labels_and_segments_and_leave_out_what_failed(videos: Path, 
         .splitlines()[1]
         .endswith("broken.mp4,not a video file")
     )
-    options = {"classes": None, "num_classes": None, "heads": None, "labeled": True}
+    options = {"classes": None, "num_classes": None, "heads": (), "labeled": True}
     found = read_samples(Path(shown["lists"][0]), root=tmp_path / "out", **options)
     assert found.class_names == ("hug", "kick")
     assert [(sample.labels, sample.start, sample.end) for sample in found.samples] == [
@@ -307,7 +307,7 @@ def test_segments_name_the_same_frames_afterwards(shared: Path, tmp_path: Path):
     source = shared / "videos" / "odd" / "vfr_made.mp4"
     (tmp_path / "list.csv").write_text(f"path,label,start,end\n{source},0,1.5,3.25\n")
     (made,) = summary(tmp_path / "list.csv", "-o", tmp_path / "out")["lists"]
-    options = {"classes": None, "num_classes": None, "heads": None, "labeled": True}
+    options = {"classes": None, "num_classes": None, "heads": (), "labeled": True}
     (sample,) = read_samples(Path(made), root=tmp_path / "out", **options).samples
     assert (sample.start, sample.end, sample.labels) == (1.5, 3.25, (0,))
     assert frames_between(sample.path, 1.5, 3.25) == frames_between(source, 1.5, 3.25)

@@ -224,7 +224,7 @@ def test_loose_videos_make_an_unlabelled_list(tmp_path):
     data = yaml.safe_load(index(tmp_path).stdout)["data"]
     assert (data["train"], data["pretrain"]) == (None, "all.csv")
     found = read_samples(
-        tmp_path / "all.csv", root=tmp_path, classes=None, num_classes=None, heads=None, labeled=False
+        tmp_path / "all.csv", root=tmp_path, classes=None, num_classes=None, heads=(), labeled=False
     )
     assert {Path(sample.path).name for sample in found.samples} == {"#1.mp4", " b c.mp4", "d.mp4"}
     assert all(Path(sample.path).exists() for sample in found.samples)
@@ -375,4 +375,4 @@ def test_times_in_seconds(stamp, seconds):
 def test_the_message_of_a_missing_folder(tmp_path):
     assert "no such folder" in index(tmp_path / "none", code=4).stderr
     with pytest.raises(DataError, match="no such list"):
-        read_samples(tmp_path / "x", root=tmp_path, classes=None, num_classes=None, heads=None, labeled=True)
+        read_samples(tmp_path / "x", root=tmp_path, classes=None, num_classes=None, heads=(), labeled=True)

@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from prepare_commands import everest, rows_of, touch
 
-from everest.data.samples import Sample
+from everest.data.sample import Sample
 from everest.prepare.assignment import assign
 from everest.prepare.data_facts import data_section
 from everest.prepare.groups import grouping

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from prepare_commands import everest, rows_of, touch
 
-from everest.data.samples import Sample, read_samples
+from everest.data.sample import Sample
+from everest.data.samples import read_samples
 from everest.prepare.groups import grouping, with_groups
 
 

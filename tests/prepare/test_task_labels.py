@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from prepare_commands import everest, touch
 
 from everest.config.heads import Head
-from everest.data.samples import Sample, read_samples
+from everest.data.sample import Sample
+from everest.data.samples import read_samples
 from everest.prepare.assignment import NO_CLASS, assign
 from everest.prepare.groups import grouping
 from everest.prepare.split import read_shares, split_samples

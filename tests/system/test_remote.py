@@ -138,7 +138,7 @@ def test_class_folders_and_pictures_of_a_storage(bucket: str, tmp_path: Path):
             Image.fromarray(picture).save(tmp_path / label / "film" / f"{i}.png")
     upload(tmp_path, f"{bucket}/classes")
     url = parse_location(f"{bucket}/classes")
-    found = read_samples(url, root=url, classes=None, num_classes=None, heads=None, labeled=True)
+    found = read_samples(url, root=url, classes=None, num_classes=None, heads=(), labeled=True)
     assert found.class_names == ("hug", "kick")
     assert [sample.labels for sample in found.samples] == [(0,), (1,)]
     assert read_frames(found.samples[0].video, [2, 0])[:, 0, 0, 0].tolist() == [160, 0]

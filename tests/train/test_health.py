@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 from everest.config.stage_settings import PretrainSettings
 from everest.data.dataset import VideoClips
 from everest.data.loader import batches, make_loader
-from everest.data.samples import Sample
+from everest.data.sample import Sample
 from everest.data.views import PretrainViews, ValidationViews, Views
 from everest.errors import DataError, DivergedError, EnvironmentProblem
 from everest.system.run_folder import RunFolder

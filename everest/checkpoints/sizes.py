@@ -11,7 +11,7 @@ from typing import Literal
 from everest.checkpoints import vjepa2
 from everest.checkpoints.foreign import MULTI_LABEL_PROBLEM, Foreign
 from everest.checkpoints.translation import Translation
-from everest.config.heads import MULTI_LABEL
+from everest.config.heads import MULTI_LABEL, Task
 from everest.config.settings import ModelSettings
 from everest.config.sizes import BACKBONES, MLP_RATIO, backbone_of, backbone_settings
 from everest.config.stage_settings import PixelTargetSettings
@@ -171,7 +171,7 @@ def model_spec(facts: ForeignFacts) -> ModelSpec:
             )
     settings = _settings(facts, (t, p, q), grid)
     classifier = facts.stage == "classifier"
-    several = classifier and facts.foreign.config.get("problem_type") == MULTI_LABEL_PROBLEM
+    outputs = facts.shapes["head.weight"][0] if classifier else None
     spec = ModelSpec(
         kind="classifier" if classifier else facts.kind,
         frames=frames,
@@ -180,13 +180,21 @@ def model_spec(facts: ForeignFacts) -> ModelSpec:
         selection=_selection(facts),
         target=_target(facts) if facts.kind == "pretrain" and not classifier else None,
         norms=facts.norms,
-        num_classes=facts.shapes["head.weight"][0] if classifier else None,
-        task=MULTI_LABEL if several else "single-label",
+        num_classes=outputs,
+        task="single-label" if outputs is None else _task(facts, outputs),
     )
     problem = next(spec.problems(), None)
     if problem is not None:
         raise facts.error(f"no model of everest: {problem}")
     return spec
+
+
+def _task(facts: ForeignFacts, outputs: int) -> Task:
+    """Return the task of transformers' `problem_type`; without one, a single output is a number, as there."""
+    problem = facts.foreign.config.get("problem_type")
+    if problem == MULTI_LABEL_PROBLEM:
+        return MULTI_LABEL
+    return "regression" if problem == "regression" or (problem is None and outputs == 1) else "single-label"
 
 
 def _frame_size(facts: ForeignFacts, patch: tuple[int, int]) -> tuple[int, int]:

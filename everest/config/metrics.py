@@ -43,7 +43,8 @@ LOGGED: Final = (
     *("top1", "top5", "mean_class_accuracy", "macro_f1", "map", "micro_f1"),
     *("mae", "rmse", "r2", "spearman"),
 )
-MEASURED_BY: Final = {"single-label": "top1", MULTI_LABEL: "map", "regression": "mae"}  # best of a task
+# The metric of a head by its task, where only one is used: the best weights, tables of several heads.
+MEASURED_BY: Final = {"single-label": "top1", MULTI_LABEL: "map", "regression": "mae"}
 ALLOWED: Final = {
     "single-label": ("top1", "mean_class_accuracy", "macro_f1", "loss"),
     MULTI_LABEL: ("map", "macro_f1", "loss"),

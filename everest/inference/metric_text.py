@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from typing import Any
 
-from everest.config.metrics import METRICS, Metric
+from everest.config.metrics import MEASURED_BY, METRICS, Metric
 
 
-def metric_rows(result: dict[str, Any], head: str = "") -> Iterator[tuple[str, str, str, str]]:
+def metric_rows(
+    result: dict[str, Any], head: str = "", *, names: Container[str] = METRICS
+) -> Iterator[tuple[str, str, str, str]]:
     """Yield name, value, 95 % interval and chance of the metrics in the document of `everest eval --json`.
 
     Args:
         head: begins the names.
+        names: of the metrics.
     """
     for name, of_head in result.get("heads", {}).items():
-        yield from metric_rows(of_head, f"{name} ")
+        yield from metric_rows(of_head, f"{name} ", names=names)
     for name, metric in METRICS.items():
-        if result.get(name) is not None:
+        if name in names and result.get(name) is not None:
             interval = result.get("intervals", {}).get(name)
             chance = None if metric.chance is None else result.get(metric.chance)
             shown = "" if interval is None else _range(metric, *interval)
@@ -58,12 +61,18 @@ def _digits(value: float) -> str:
 
 
 def sweep_table(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """Return columns and rows of `sweep` in the document of `everest eval --json`."""
+    """Return columns and rows of `sweep` in the document of `everest eval --json`.
+
+    Of several heads only the metric that a head is measured by: a table of all is wider than a terminal.
+    """
+    several = "heads" in rows[0]
+    names = (
+        {*MEASURED_BY.values(), "action_top1"} if several else METRICS.keys() - {"clip_top1", "majority_top1"}
+    )
     texts = []
     for row in rows:
         cells = {"keep ratio": str(row["keep"]), "tokens": str(row["tokens"]), "GMACs": str(row["gmacs"])}
-        for name, value, interval, _ in metric_rows(row):
-            if not name.endswith((METRICS["clip_top1"].title, METRICS["majority_top1"].title)):
-                cells[name] = f"{value} ({interval})"
+        for name, value, interval, _ in metric_rows(row, names=names):
+            cells[name] = f"{value} ({interval})" if interval else value
         texts.append(cells)
     return list(texts[0]), [list(cells.values()) for cells in texts]

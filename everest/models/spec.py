@@ -148,6 +148,8 @@ class ModelSpec:
             yield "position_grid: for interpolated positions, and only for these"
         if self.kind == "classifier" and sum(head.outputs for head in self.answered) != self.num_classes:
             yield "heads: other classes than num_classes"
+        if any(head.task == "regression" and head.outputs != 1 for head in self.answered):
+            yield "task: regression has one output"
         if self.kind == "classifier" and any(len(h.thresholds) != h.outputs for h in self.answered):
             yield "calibration: other thresholds than classes"
         try:

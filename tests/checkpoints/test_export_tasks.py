@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from small_runs import refused, run
 from task_runs import NAMES, mixed_run, scores_run, tags_run
 from torch import Tensor
@@ -93,6 +94,23 @@ def test_transformers_gets_several_classes_as_its_problem_type_and_gives_them_ba
     model, back = everest.load_model(tags_run), everest.load_model(tmp_path / "back.safetensors")
     assert back.classes == model.classes == NAMES
     assert (back.heads[0].task, back.heads[0].outputs) == ("multi-label", 3)
+
+
+def test_a_number_of_transformers_is_a_number_here(tags_run: Path, tmp_path: Path):
+    folder = tmp_path / "hf"
+    run("export", tags_run, "--to", "hf", "--out", folder, "-q")
+    config = json.loads((folder / "config.json").read_text()) | {"problem_type": "regression"}
+    (folder / "config.json").write_text(json.dumps(config))
+    given = ("convert", folder, "--out", tmp_path / "number.safetensors", "-q")
+    assert "regression has one output" in refused(*given, code=6)
+    del config["problem_type"], config["id2label"], config["label2id"]
+    (folder / "config.json").write_text(json.dumps(config))
+    tensors = load_file(folder / "model.safetensors")
+    ones = {f"classifier.{name}": tensors[f"classifier.{name}"][:1] for name in ("weight", "bias")}
+    save_file({**tensors, **ones}, folder / "model.safetensors", metadata={"format": "pt"})
+    run(*given)
+    (head,) = everest.load_model(tmp_path / "number.safetensors").heads
+    assert (head.task, head.mean, head.std) == ("regression", 0, 1)
 
 
 def test_transformers_gets_no_numbers(scores_run: Path, mixed_run: Path, tmp_path: Path):

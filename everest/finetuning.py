@@ -20,7 +20,7 @@ from everest.data.stages import finetune_clips, validation_clips
 from everest.errors import DivergedError
 from everest.inference.calibrate import calibrate
 from everest.inference.metric_text import as_text
-from everest.inference.metrics import chance_of, mean_loss, measure
+from everest.inference.metrics import chance_of, loss_of_guessing, mean_loss, measure
 from everest.inference.multi_view import evaluate_views
 from everest.inference.predicted import Predictions, refuse_too_many_skipped
 from everest.models.answers import soft_targets, supervised_loss
@@ -28,20 +28,29 @@ from everest.models.classifier import VideoClassifier
 from everest.models.of_recipe import classifier_spec
 from everest.system.events import notice, silent
 from everest.train.context import RunContext
-from everest.train.health import FEWEST_STEPS, loss_of_guessing, stays_at_chance
+from everest.train.health import FEWEST_STEPS, stays_at_chance
 from everest.train.setup import set_up_training
 from everest.train.training import Training
 from everest.train.validations import Validations
 
 
-def set_up_finetuning(recipe: Recipe, context: RunContext) -> tuple[Training, VideoClips | None]:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Finetuning:
+    """A fine-tuning run that is ready for its first step."""
+
+    training: Training
+    settings: FinetuneSettings
+    validation: VideoClips | None  # of the videos of data.val
+    loss: SupervisedLoss
+
+
+def set_up_finetuning(recipe: Recipe, context: RunContext) -> Finetuning:
     """Prepare everything up to the first step.
 
-    Returns:
-        The training, and the validation set if `data.val` names one.
     Raises:
         UserError: the recipe, the data or the environment does not allow it; see everest.errors.
     """
+    settings = recipe.finetune
     start = context.read_start()  # first: reading the data may take minutes
     clips, classes = finetune_clips(recipe)
     for name in empty_classes(clips.samples, classes):
@@ -49,33 +58,28 @@ def set_up_finetuning(recipe: Recipe, context: RunContext) -> tuple[Training, Vi
     validation = validation_clips(recipe, classes)
     if validation is not None and (text := empty_classes_notice("val", validation.samples, classes)):
         context.report(notice(text))
+    idle = [name for name in ("best", "patience") if getattr(settings, name) is not None]
+    if validation is None and idle:
+        names = " and ".join(f"finetune.{name}" for name in idle)
+        context.report(notice(f"warning: {names}: no effect without a list of videos in data.val"))
+    weights = class_weights(clips.samples, classes.heads, settings.class_weights, classes.names)
     spec = classifier_spec(recipe, classes.heads)
     if start is not None:
         spec = start.adapted(spec)
-    training = set_up_training(
-        recipe, recipe.finetune, spec, clips, context, classes=classes.names, start=start
-    )
-    return training, validation
+    training = set_up_training(recipe, settings, spec, clips, context, classes=classes.names, start=start)
+    device = training.accelerator.device
+    tensors = [None if of_head is None else torch.from_numpy(of_head).to(device) for of_head in weights]
+    loss = SupervisedLoss(training=training, settings=settings, class_weights=tensors)
+    return Finetuning(training=training, settings=settings, validation=validation, loss=loss)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class SupervisedLoss:
     """The loss of a batch, after erasing, mixup and cutmix."""
 
     training: Training
     settings: FinetuneSettings
     class_weights: list[Tensor | None]  # of each head, on the device
-
-    @classmethod
-    def of(cls, training: Training, settings: FinetuneSettings) -> SupervisedLoss:
-        """Computes the weights of the classes from the labels of the training videos."""
-        model, device = training.state.trained_model, training.accelerator.device
-        assert isinstance(model, VideoClassifier)
-        weights = class_weights(
-            training.clips.samples, model.heads, settings.class_weights, model.class_names
-        )
-        tensors = [None if of_head is None else torch.from_numpy(of_head).to(device) for of_head in weights]
-        return cls(training=training, settings=settings, class_weights=tensors)
 
     def __call__(self, clip: Clip) -> Tensor:
         """The loss, a scalar, of clips on the device."""
@@ -93,18 +97,18 @@ class SupervisedLoss:
         return supervised_loss(logits, targets, model.heads, self.class_weights)
 
 
-def finetune(training: Training, settings: FinetuneSettings, clips: VideoClips | None) -> None:
+def finetune(stage: Finetuning) -> None:
     """Train to the end of the plan, or until `finetune.patience` ends the run.
 
-    Args:
-        clips: of the validation videos. The weights with the best metric on them (`finetune.best`) are kept.
+    The weights with the best metric on the validation videos (`finetune.best`) are kept.
+
     Raises:
         UserError: see everest.errors; the run can be resumed.
     """
+    training, settings, clips = stage.training, stage.settings, stage.validation
     model = training.state.trained_model
     assert isinstance(model, VideoClassifier)
     validations = _validations(training, model, settings)
-    loss = SupervisedLoss.of(training, settings)
     training.model.train()
     with training.explain_out_of_memory():
         validated = training.steps_done in {0, *validations.steps}
@@ -113,7 +117,7 @@ def finetune(training: Training, settings: FinetuneSettings, clips: VideoClips |
         _end_early(training, settings, validations)
         for _ in training.steps():
             for clip in training.micro_batches():
-                training.backward([loss(clip)])
+                training.backward([stage.loss(clip)])
             rows = training.update()
             validates = clips is not None and training.at_checkpoint
             if validates:
@@ -212,7 +216,8 @@ def _summary(training: Training, validations: Validations, clips: VideoClips | N
             "weights instead of the last"
         )
     metric = METRICS[validations.metric]
-    chance = chance_of(validations.metric, model.heads, [sample.labels for sample in clips.samples])
+    labels = [sample.labels for sample in clips.samples]
+    chance = chance_of(validations.metric, model.heads, labels)
     shown = "" if chance is None else f" (chance {as_text(metric, chance)})"
     value = as_text(metric, validations.best_value)
     text = (
@@ -220,7 +225,6 @@ def _summary(training: Training, validations: Validations, clips: VideoClips | N
         f"after step {best['step']} of {plan.steps}; eval, predict, extract and export use these weights, "
         f"{training.run.best}"
     )
-    sizes = [head.outputs for head in model.heads if head.task == "single-label"]
-    guessing = loss_of_guessing(sizes) if len(sizes) == len(model.heads) else None
+    guessing = loss_of_guessing(model.heads, labels)
     advice = validations.advice(chance=chance, guessing=guessing, steps=plan.steps)
     return f"{text}. {advice}" if advice else text

@@ -124,11 +124,11 @@ def finetune(
         init=_find_init(init, output, overwrite),
     )
     with options.context(settings, report) as context:
-        training, validation = finetuning.set_up_finetuning(settings, context)
-        with start_or_resume(training, settings):
-            finetuning.finetune(training, settings.finetune, validation)
-    training.accelerator.wait_for_everyone()
-    return training.run.path
+        stage = finetuning.set_up_finetuning(settings, context)
+        with start_or_resume(stage.training, settings):
+            finetuning.finetune(stage)
+    stage.training.accelerator.wait_for_everyone()
+    return stage.training.run.path
 
 
 def _train_tokenizer(recipe: Recipe, options: RunOptions, *, report: Report) -> None:

@@ -19,15 +19,14 @@ def finetune(recipe: Recipe, options: TrainOptions, init: str) -> None:
     options = options.with_init(init)
     devices = options.launch()
 
-    from everest.finetuning import SupervisedLoss, finetune, set_up_finetuning
+    from everest.finetuning import finetune, set_up_finetuning
     from everest.train.run_options import start_or_resume
 
     with options.context(recipe, options.of_run(devices)) as context:
-        training, validation = set_up_finetuning(recipe, context)
+        stage = set_up_finetuning(recipe, context)
         if options.dry_run:
-            loss = SupervisedLoss.of(training, recipe.finetune)
-            print_trial(training, lambda clip: [loss(clip)])
+            print_trial(stage.training, lambda clip: [stage.loss(clip)])
             return
-        with start_or_resume(training, recipe):
-            finetune(training, recipe.finetune, validation)
-    finish(training)
+        with start_or_resume(stage.training, recipe):
+            finetune(stage)
+    finish(stage.training)

@@ -38,30 +38,45 @@ def print_json(document: Any) -> None:
 
 
 def validation_line(event: dict[str, Any]) -> str:
-    """Training and validation in one line."""
+    """Training and validation in one line; the metric that chooses the best weights comes first."""
     train_loss = "-" if event["train_loss"] is None else f"{event['train_loss']:.3f}"
-    names = [name.removeprefix("val_") for name in event if name.startswith("val_") and name != "val_loss"]
-    measured = ", ".join(
-        f"{_metric_title(name)} {_metric_text(name, event[f'val_{name}'])}" for name in names
-    )
-    chance = "" if event["chance"] is None else f"chance {_metric_text(event['metric'], event['chance'])}, "
+    chosen = f"val_{event['metric']}"
+    chance = "" if event["chance"] is None else f"chance {_metric_text(chosen, event['chance'])}, "
+    best = f"{_metric_text(chosen, event['best'])} at step {event['best_step']}"
+    others = [name for name in event if name.startswith("val_") and name != chosen]
+    shown = [
+        f"validation {_metric(chosen, event)} ({chance}best {best})",
+        *(_metric(n, event) for n in others),
+    ]
     return (
         f"epoch {event['epoch'] + 1}/{event['epochs']} step {event['step']}/{event['steps']}: "
-        f"training loss {train_loss}; validation loss {event['val_loss']:.3f}, {measured} "
-        f"({chance}best {_metric_text(event['metric'], event['best'])} at step {event['best_step']})"
+        f"training loss {train_loss}; {', '.join(shown)}"
     )
 
 
-def _metric_title(name: str) -> str:
-    return name.replace("top", "top-").replace("_", " ")
+def _metric(name: str, event: dict[str, Any]) -> str:
+    """`val_METRIC`, or `val_HEAD_METRIC` of one of several heads, with its title, value and unit."""
+    from everest.config.metrics import METRICS
+
+    metric = METRICS[_known(name)]
+    head = name.removeprefix("val_").removesuffix(_known(name)).rstrip("_")
+    return " ".join(
+        [*([head] if head else []), metric.short or metric.title, _metric_text(name, event[name])]
+    )
 
 
 def _metric_text(name: str, value: float) -> str:
-    """A value with its unit; the metric of one of several heads is `HEAD_METRIC`."""
+    """A value with its unit."""
     from everest.config.metrics import METRICS
 
-    known = max((metric for metric in METRICS if name.endswith(metric)), key=len)
-    return f"{value:.1f} %" if METRICS[known].percent else f"{value:.4g}"
+    return f"{value:.1f} %" if METRICS[_known(name)].percent else f"{value:.4g}"
+
+
+def _known(name: str) -> str:
+    """The metric at the end of a name; `macro_f1` and not `f1`."""
+    from everest.config.metrics import METRICS
+
+    return max((metric for metric in METRICS if name.endswith(f"_{metric}")), key=len)
 
 
 class Display:

@@ -14,7 +14,7 @@ Rows = list[dict[str, Any]]  # as everest.inference.predictions returns them
 BACKGROUND: Final = "background"
 TIMES: Final = ("start", "end", "start_frame", "end_frame")
 COLUMNS: Final = (
-    *("video", *TIMES, "head", "rank", "label", "index", "probability", "present", "value"),
+    *("video", *TIMES, "head", "rank", "label", "index", "probability", "present", "threshold", "value"),
     "error",
 )
 
@@ -42,7 +42,7 @@ def _bout_windows(row: dict[str, Any]) -> Rows:
 def as_table(rows: Rows) -> str:
     """The classes of a video below each other; of a timeline a line per window.
 
-    Multi-label classes above their thresholds are marked as present.
+    Multi-label classes are marked as present, or with the threshold that they do not reach.
     """
     lines: list[str] = []
     for row in rows:
@@ -124,7 +124,9 @@ def _line(name: str, part: dict[str, Any]) -> str:
     """A prediction in a line of its own."""
     if "value" in part:
         return " ".join(filter(None, [name, f"{part['value']:.6g}"]))
-    return f"{part['probability']:6.1%}  {name}{_mark(part)}"
+    absent = "present" in part and not part["present"]
+    mark = f" (below its threshold, {part['threshold']:.1%})" if absent else _mark(part)
+    return f"{part['probability']:6.1%}  {name}{mark}"
 
 
 def _short_text(name: str, part: dict[str, Any]) -> str:

@@ -134,9 +134,9 @@ class DemoSteps:
         """Fine-tune from `init`, or from scratch, and evaluate; returns top-1 accuracy in percent."""
         context = self._context(recipe, name, init=init)
         with self._timed(f"fine-tuning ({name})"):
-            training, validation = set_up_finetuning(recipe, context)
-            start_run(training, dump_recipe(recipe))
-            finetune(training, recipe.finetune, validation)
+            stage = set_up_finetuning(recipe, context)
+            start_run(stage.training, dump_recipe(recipe))
+            finetune(stage)
         with self._timed(f"testing ({name})"):
             accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=True)
             return evaluate(recipe, context.run.weights, accelerator, report=self.report)["top1"]

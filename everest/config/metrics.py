@@ -16,6 +16,7 @@ class Metric:
     chance: str | None = None  # the name of its value for a model that has learned nothing
     percent: bool = True
     higher: bool = True  # whether more is better
+    short: str | None = None  # of the title, for a line with many metrics
 
 
 # By their names in the document of `everest eval --json`.
@@ -23,7 +24,7 @@ METRICS: Final[dict[str, Metric]] = {
     "top1": Metric(title="top-1", chance="chance_top1"),
     "top5": Metric(title="top-5", chance="chance_top5"),
     "mean_class_accuracy": Metric(title="mean class accuracy", chance="chance_top1"),
-    "map": Metric(title="mean average precision", chance="chance_map"),
+    "map": Metric(title="mean average precision", short="mAP", chance="chance_map"),
     "micro_f1": Metric(title="micro F1"),
     "macro_f1": Metric(title="macro F1"),
     "exact_match": Metric(title="all classes of a video right"),

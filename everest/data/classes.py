@@ -19,6 +19,9 @@ from everest.errors import DataError
 # Our choice: the gaps that the labels may have when the number of classes follows from the highest label.
 FEW_CLASSES: Final = 100
 CLASSES_A_USED_ONE: Final = 10
+SMALLEST_STD: Final = (
+    1e-5  # our choice: of numbers, of their mean; float32 has 6e-8 of it between two numbers
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,11 +71,16 @@ def _scaled(head: Head, samples: SampleList, position: int) -> Head:
     if head.task != "regression":
         return head
     numbers = np.array([sample.labels[position] for sample in samples.samples], dtype=np.float64)
-    std = float(numbers.std())
-    if not std > 0:
-        name = f"label.{head.name}" if head.name else "label"
+    mean, std = float(numbers.mean()), float(numbers.std())
+    name = f"label.{head.name}" if head.name else "label"
+    if np.ptp(numbers) == 0:
         raise DataError(f"all {len(numbers)} numbers of the column {name} are {numbers[0]:g}; check the list")
-    return Head(name=head.name, task=head.task, outputs=1, mean=float(numbers.mean()), std=std)
+    if std < SMALLEST_STD * abs(mean):
+        raise DataError(
+            f"the numbers of the column {name} have a mean of {mean:.9g} and a standard deviation of "
+            f"{std:.3g}, too small for float32; subtract {mean:.9g} from all of them"
+        )
+    return Head(name=head.name, task=head.task, outputs=1, mean=mean, std=std)
 
 
 def _count(samples: SampleList, task: Task) -> int:

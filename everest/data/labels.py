@@ -18,6 +18,7 @@ from everest.system.storage import Location
 # The index of a class; the indices of all classes of a video, ascending; or a number.
 Label = int | tuple[int, ...] | float
 
+LARGEST_NUMBER: Final = 1e15  # our choice: of a regression label; float32 holds its square, too
 JOINED_BY: Final = "|"  # the classes of a multi-label cell
 NUMBERS: Final = "labels that are numbers need data.task regression (--task regression)"
 SEVERAL: Final = f"several classes joined by '{JOINED_BY}' need data.task multi-label (--task multi-label)"
@@ -138,6 +139,8 @@ def _number_in(column: str, text: str) -> float:
         raise ValueError(f"{column} '{printable(text)}' is no number{point}") from None
     if not isfinite(number) or "_" in text:
         raise ValueError(f"{column} '{printable(text)}' is no finite number")
+    if abs(number) > LARGEST_NUMBER:
+        raise ValueError(f"{column} {printable(text)} is beyond {LARGEST_NUMBER:g}; use another unit")
     return number
 
 

@@ -70,7 +70,5 @@ def unused_validation(data: DataSettings) -> str | None:
     for name in (LISTS["val"], "val"):
         with as_data_error(root):
             if (root / name).exists():
-                return (
-                    f"{root / name}: not used; --set data.val={name} selects the best weights by its accuracy"
-                )
+                return f"{root / name}: not used; --set data.val={name} selects the best weights on it"
     return None

@@ -24,12 +24,13 @@ from sklearn.metrics import (
 )
 
 from everest.inference.calibrate import calibration_errors
-from everest.inference.intervals import bootstrap, bootstrap_intervals
+from everest.inference.intervals import FEW_OF_CLASS, bootstrap, bootstrap_intervals
 from everest.inference.predicted import HeadPredictions, in_top
 from everest.inference.weighted import Weights, average_precisions, rank_correlation, share_of_variance
 
 Values = dict[str, Any]
 
+OVER_CLASSES: Final = ("mean_class_accuracy", "macro_f1", "map")  # means over classes
 NONE: Final[Any] = 0.0  # precision or recall of no video; scikit-learn's types know its default only
 EACH: Final[Any] = None  # no average: a value for each class
 
@@ -64,7 +65,7 @@ def single_label(head: HeadPredictions, groups: Sequence[Any] | None) -> Values:
         f1 = _intervals(
             lambda weights: {"macro_f1": _weighted_f1(labels, predicted, classes, weights)}, groups
         )
-        result["intervals"] = found | f1
+        result["intervals"] = _of_enough(found | f1, labels[:, None] == used)
     return result
 
 
@@ -75,8 +76,8 @@ def _weighted_f1(
     support = np.bincount(labels, weights, classes)
     answered = np.bincount(predicted, weights, classes)
     right = np.bincount(labels, weights * (labels == predicted), classes)
-    used = support > 0
-    return float((2 * right[used] / (support + answered)[used]).mean())
+    used = np.unique(labels)
+    return float((2 * right / (support + answered))[used].mean()) if support[used].all() else math.nan
 
 
 def multi_label(head: HeadPredictions, groups: Sequence[Any] | None) -> Values:
@@ -91,7 +92,7 @@ def multi_label(head: HeadPredictions, groups: Sequence[Any] | None) -> Values:
         "micro_f1": percent_of(f1_score(labels.ravel(), chosen.ravel(), zero_division=NONE)),
         "macro_f1": None,
         "exact_match": percent_of((labels == chosen).all(axis=1).mean()),
-        "chance_map": prevalence(labels),
+        "chance_map": map_of_random_order(labels),
         **calibration_errors(head),
     }
     if used.any():
@@ -101,25 +102,43 @@ def multi_label(head: HeadPredictions, groups: Sequence[Any] | None) -> Values:
         result["map"] = percent_of(average_precision_score(labels[:, used], head.means[:, used]))
         result["macro_f1"] = percent_of(np.mean(f1))
     if groups is not None:
-        result["intervals"] = _intervals(weighted_multi_label(head), groups)
+        right = (labels == chosen).all(axis=1)
+        # A share of videos, with its exact bound; each video counts as of one class.
+        exact = bootstrap_intervals(
+            {"exact_match": right}, right, np.zeros(len(right), np.int64), groups=groups
+        )
+        found = _intervals(weighted_multi_label(head), groups) | {"exact_match": exact["exact_match"]}
+        result["intervals"] = _of_enough(found, labels[:, used])
     return result
 
 
+def _of_enough(intervals: Values, labels: NDArray[np.bool_]) -> Values:
+    """Leave out the ends of means over classes where a class has few videos.
+
+    Args:
+        labels: (V, C) whether a video has a class, of the classes that occur.
+    """
+    if labels.sum(axis=0).min(initial=FEW_OF_CLASS) >= FEW_OF_CLASS:
+        return intervals
+    return intervals | {name: [None, None] for name in OVER_CLASSES if name in intervals}
+
+
 def weighted_multi_label(head: HeadPredictions) -> Callable[[Weights], dict[str, float]]:
-    """Return a function from weights of the videos (V,) to their multi-label metrics, as scikit-learn's."""
+    """Return a function from weights of the videos (V,) to their multi-label metrics, as scikit-learn's.
+
+    Means over classes are nan if one of the classes that occur has no weight.
+    """
     labels, chosen = head.labels.astype(np.float64), head.chosen.astype(np.float64)  # (V, C)
-    right, precisions = (head.labels == head.chosen).all(axis=1), average_precisions(head.labels, head.means)
+    precisions, used = average_precisions(head.labels, head.means), head.labels.any(axis=0)
 
     def metrics(weights: Weights) -> dict[str, float]:
-        precision = precisions(weights)  # (C,)
         both, support, answered = weights @ (labels * chosen), weights @ labels, weights @ chosen  # (C,)
-        used = support > 0
         f1 = 2 * both / np.maximum(answered + support, 1)
+        complete = used.any() and support[used].all()
         return {
-            "map": float(precision[used].mean()) if used.any() else math.nan,
+            "map": float(precisions(weights)[used].mean()) if complete else math.nan,
             "micro_f1": float(2 * both.sum() / max((answered + support).sum(), 1)),
-            "macro_f1": float(f1[used].mean()) if used.any() else math.nan,
-            "exact_match": float(weights @ right / weights.sum()),
+            "macro_f1": float(f1[used].mean()) if complete else math.nan,
         }
 
     return metrics
@@ -128,7 +147,7 @@ def weighted_multi_label(head: HeadPredictions) -> Callable[[Weights], dict[str,
 def regression(head: HeadPredictions, groups: Sequence[Any] | None) -> Values:
     """mae, rmse: in the unit of the labels. r2: share of the variance. spearman: of the ranks.
 
-    chance_mae: of always answering the mean of the training set.
+    chance_mae: of the best constant answer.
     """
     truth, answer = head.labels, head.means[:, 0].astype(np.float64)  # (V,)
     varies = np.ptp(truth) > 0
@@ -137,7 +156,7 @@ def regression(head: HeadPredictions, groups: Sequence[Any] | None) -> Values:
         "rmse": number(root_mean_squared_error(truth, answer)),
         "r2": number(r2_score(truth, answer)) if varies else None,
         "spearman": number(spearmanr(truth, answer)[0]) if varies and np.ptp(answer) > 0 else None,
-        "chance_mae": number(np.abs(truth - head.head.mean).mean()),
+        "chance_mae": mae_of_constant(truth),
     }
     correlation = rank_correlation(truth, answer)
 
@@ -154,10 +173,25 @@ def regression(head: HeadPredictions, groups: Sequence[Any] | None) -> Values:
     return result
 
 
-def prevalence(labels: NDArray[np.bool_]) -> float:
-    """The mean average precision of a random order, in percent: the mean share of the videos of a class."""
-    used = labels.any(axis=0)
-    return percent_of(labels[:, used].mean()) if used.any() else 0.0
+def map_of_random_order(labels: NDArray[np.bool_]) -> float:
+    """The expected mean average precision of a random order of the videos, in percent; 0 without a class.
+
+    Of a class with p of V videos, the k-th place has a positive video with probability p / V, and then
+    1 + (k - 1) (p - 1) / (V - 1) of the first k are positive on average. The mean over k is above p / V, much
+    for few positive videos: 26 % for one of twelve.
+    """
+    videos, positive = len(labels), labels.sum(axis=0)
+    positive = positive[positive > 0]  # (C,)
+    if not len(positive):
+        return 0.0
+    harmonic = (1 / np.arange(1, videos + 1)).sum()
+    others = (positive - 1) / max(videos - 1, 1)  # the share of the other videos that are positive
+    return percent_of(((harmonic + others * (videos - harmonic)) / videos).mean())
+
+
+def mae_of_constant(truth: NDArray[np.float64]) -> float | None:
+    """The mean absolute error of the best constant answer, the median of these videos."""
+    return number(np.abs(truth - np.median(truth)).mean())
 
 
 def _intervals(

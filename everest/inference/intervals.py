@@ -25,6 +25,9 @@ OUTSIDE: Final = 0.025  # on either side
 # Our choice. Of the intervals of simulated sets, 85 to 87 % contained the mean with 5 groups, 90 to 91 % with
 # 10, and 93 % with 15. With fewer groups than this, `everest eval` warns that its intervals are too narrow.
 FEW_GROUPS: Final = 10
+# Our choice: with fewer videos of a class than this, their number varies much from draw to draw, and many
+# draws have none of them. Means over classes then have no interval.
+FEW_OF_CLASS: Final = 5
 
 Floats = NDArray[np.float64]
 Intervals = dict[str, list[float]]  # low and high, in percent
@@ -71,7 +74,8 @@ def bootstrap_intervals(
 
     If all videos have the same outcome, resampling cannot vary it: the bound is then the exact one of the
     binomial distribution (Clopper and Pearson 1934), so that ten of ten are 69 to 100 %. As videos of a group
-    may all be alike, it counts groups: ten videos of two groups are 16 to 100 %.
+    may all be alike, it counts groups: ten videos of two groups are 16 to 100 %. A draw without one of the
+    classes has no `mean_class_accuracy`.
 
     Args:
         outcomes: by the name of an accuracy, the share of each video's views that are right, (videos,).
@@ -81,11 +85,12 @@ def bootstrap_intervals(
     """
     names, groups = [*outcomes, "mean_class_accuracy"], range(len(labels)) if groups is None else groups
     values = np.array([*outcomes.values(), correct], dtype=np.float64)  # (A, videos)
+    _, classes = np.unique(labels, return_inverse=True)  # those that occur
 
     def accuracies(weights: Floats) -> Floats:
-        support = np.bincount(labels, weights)  # (classes,)
-        right = np.bincount(labels, weights * values[-1])
-        recall = (right[support > 0] / support[support > 0]).mean()
+        support = np.bincount(classes, weights)  # (classes,)
+        right = np.bincount(classes, weights * values[-1])
+        recall = (right / support).mean() if support.all() else np.nan
         return np.append(values[:-1] @ weights / weights.sum(), recall)
 
     low, high = bootstrap(accuracies, groups)  # (A,) each

@@ -12,15 +12,18 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import entropy
 from sklearn.metrics import average_precision_score
 
-from everest.config.heads import MULTI_LABEL, Heads
+from everest.config.heads import MULTI_LABEL, Head, Heads
 from everest.data.labels import Label
 from everest.inference.head_metrics import (
     Values,
+    mae_of_constant,
+    map_of_random_order,
     multi_label,
     percent_of,
-    prevalence,
     regression,
     single_label,
 )
@@ -65,13 +68,35 @@ def mean_loss(predictions: Predictions) -> float:
 def _loss(head: HeadPredictions) -> float:
     smallest = np.finfo(np.float32).tiny
     if head.head.task == "regression":
-        error = np.abs(head.means[:, 0] - head.labels) / head.head.std
-        return float(np.where(error < 1, error**2 / 2, error - 0.5).mean())
+        return _smooth_l1((head.means[:, 0] - head.labels) / head.head.std)
     if head.head.task == MULTI_LABEL:
         right = np.where(head.labels, head.means, 1 - head.means)  # (V, C)
     else:
         right = head.means[np.arange(len(head.labels)), head.labels]  # (V,)
     return float(-np.log(np.maximum(right, smallest)).mean())
+
+
+def loss_of_guessing(heads: Heads, labels: Sequence[tuple[Label, ...]]) -> float:
+    """The loss of answers that do not depend on the video, as `mean_loss`.
+
+    They are the same probability for each single-label class, the share of these videos for each multi-label
+    class, and the mean of the training set for a number.
+    """
+    return float(np.mean([_guessed(head, [row[i] for row in labels]) for i, head in enumerate(heads)]))
+
+
+def _guessed(head: Head, labels: Sequence[Label]) -> float:
+    array = label_array(labels, head)
+    if head.task == "regression":
+        return _smooth_l1((array - head.mean) / head.std)
+    if head.task == MULTI_LABEL:
+        return float(entropy([array.mean(axis=0), 1 - array.mean(axis=0)]).mean())
+    return math.log(head.outputs)
+
+
+def _smooth_l1(errors: NDArray[np.floating[Any]]) -> float:
+    errors = np.abs(errors)
+    return float(np.where(errors < 1, errors**2 / 2, errors - 0.5).mean())
 
 
 def chance_top1(heads: Heads) -> float:
@@ -90,9 +115,10 @@ def per_class(head: HeadPredictions, names: Sequence[str]) -> list[Values]:
     """Return `name`, `videos`, `precision`, `recall`, `f1` and `ap` of each class, in percent.
 
     Precision is 0 of a class that is never predicted. `ap`, the average precision, is None of a class without
-    a video.
+    a video. Of several classes per video also the `threshold`, the least probability of a predicted class.
     """
-    if head.head.task == MULTI_LABEL:
+    several = head.head.task == MULTI_LABEL
+    if several:
         truth, chosen = head.labels, head.chosen  # (V, C)
     else:
         classes = np.arange(head.head.outputs)
@@ -108,6 +134,7 @@ def per_class(head: HeadPredictions, names: Sequence[str]) -> list[Values]:
             "recall": percent_of(recall[i]),
             "f1": percent_of(f1[i]),
             "ap": percent_of(average_precision_score(truth[:, i], head.means[:, i])) if videos[i] else None,
+            **({"threshold": percent_of(head.head.thresholds[i])} if several else {}),
         }
         for i, name in enumerate(names)
     ]
@@ -122,5 +149,5 @@ def chance_of(metric: str, heads: Heads, labels: Sequence[tuple[Label, ...]]) ->
         return None
     array = label_array([row[0] for row in labels], head)
     if metric == "map":
-        return prevalence(array)
-    return float(np.abs(array - head.mean).mean()) if metric == "mae" else None
+        return map_of_random_order(array)
+    return mae_of_constant(array) if metric == "mae" else None

@@ -133,7 +133,7 @@ def _cells(head: HeadPredictions, i: int, classes: Classes) -> list[str]:
     """The cells of video i."""
     mean = head.means[i]  # (C,)
     if head.head.task == "regression":
-        return [f"{head.labels[i]:g}", f"{mean[0]:.6g}", f"{mean[0] - head.labels[i]:.6g}"]
+        return [f"{head.labels[i]:.15g}", f"{mean[0]:.7g}", f"{mean[0] - head.labels[i]:.6g}"]
     if head.head.task == MULTI_LABEL:
         truth, chosen = head.labels[i], head.chosen[i]
         names = [JOINED_BY.join(classes.name(int(c)) for c in row.nonzero()[0]) for row in (truth, chosen)]

@@ -16,7 +16,7 @@ from everest.data.classes import Classes
 from everest.data.dataset import VideoClips
 from everest.figures.pictures import jpeg_uri, png_uri
 from everest.inference.confusion import LONGEST_NAME, NUMBERED
-from everest.inference.intervals import FEW_GROUPS
+from everest.inference.intervals import FEW_GROUPS, FEW_OF_CLASS
 from everest.inference.metric_text import fact_rows, metric_rows, percent, sweep_table
 from everest.inference.predicted import Predictions
 from everest.inference.report_sections import is_plot, make_section
@@ -75,6 +75,7 @@ def write_report(
         metrics=metric_rows(result),
         drawn="groups of videos" if result["groups"] < result["videos"] else "videos",
         few_groups=FEW_GROUPS,
+        few_of_class=FEW_OF_CLASS,
         tasks={head.task for head in predictions.heads},
         facts=[(name, value) for name, value in fact_rows(result) if name != "checkpoint"],
         sweep=sweep,

@@ -37,8 +37,8 @@ def check_options(
 def answers_of(answers: Tensor, classes: Classes, top: int) -> dict[str, Any]:
     """Return `predictions` of (outputs,) answers; of several heads under `heads`, by name.
 
-    Of classes the `top` most likely ones, of several classes also whether each is `present`; of a number its
-    `value`.
+    Of classes the `top` most likely ones, of several classes also whether each is `present`, and from which
+    `threshold` on; of a number its `value`.
     """
     parts = answers.split([head.outputs for head in classes.heads])
     predictions = {
@@ -55,6 +55,10 @@ def answers_of_head(answers: Tensor, head: Head, classes: Classes, top: int) -> 
     best = answers.topk(min(top, len(answers)))
     return [
         {"label": classes.name(index), "index": index, "probability": round(probability, 6)}
-        | ({"present": probability >= head.thresholds[index]} if head.task == MULTI_LABEL else {})
+        | (_presence(probability, head.thresholds[index]) if head.task == MULTI_LABEL else {})
         for probability, index in zip(best.values.tolist(), best.indices.tolist(), strict=True)
     ]
+
+
+def _presence(probability: float, threshold: float) -> dict[str, Any]:
+    return {"present": probability >= threshold, "threshold": round(threshold, 6)}

@@ -89,7 +89,7 @@ def stays_at_chance(losses: Sequence[float], num_classes: Sequence[int]) -> str 
     """
     if not losses:  # not one of them was finite
         return None
-    chance = loss_of_guessing(num_classes)
+    chance = sum(map(math.log, num_classes)) / len(num_classes)
     mean = sum(losses) / len(losses)
     if abs(mean - chance) > 0.02 * chance:
         return None
@@ -99,11 +99,6 @@ def stays_at_chance(losses: Sequence[float], num_classes: Sequence[int]) -> str 
         f"the loss is still that of guessing, {logarithms} = {chance:.2f}: check that the labels belong "
         "to the videos, try another base_lr, or see with --overfit-one-batch if anything can be learned"
     )
-
-
-def loss_of_guessing(num_classes: Sequence[int]) -> float:
-    """The mean over the heads of the cross-entropy of equal probabilities."""
-    return sum(map(math.log, num_classes)) / len(num_classes)
 
 
 def is_near_chance(top1: float, chance: float) -> bool:

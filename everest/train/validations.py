@@ -109,7 +109,7 @@ class Validations:
             "stronger augmentation or fewer steps help"
         )
 
-    def advice(self, *, chance: float | None, guessing: float | None, steps: int) -> str | None:
+    def advice(self, *, chance: float | None, guessing: float, steps: int) -> str | None:
         """The advice at the end of a run of `steps` steps; None if it learned well.
 
         Args:
@@ -122,14 +122,15 @@ class Validations:
         if chance is not None and self._near_chance(best, chance):
             return "That is hardly better than chance: check the labels, or try more steps"
         lowest = self.lowest_loss
-        if guessing is not None and lowest is not None and lowest > NEAR_GUESSING * guessing:
+        if lowest is not None and lowest > NEAR_GUESSING * guessing:
             return (
                 f"The validation loss never fell clearly below that of guessing, {guessing:.2f}: the model "
-                "has learned the training videos, not the classes; more videos or a pre-trained encoder help"
+                "has learned the training videos, not their labels; more videos or a pre-trained encoder help"
             )
-        if self.best["step"] == steps:
-            return "It was still rising: try more steps"
-        return None
+        perfect = self._higher and self._percent and best == 100
+        return (
+            "It was still improving: try more steps" if self.best["step"] == steps and not perfect else None
+        )
 
     def _near_chance(self, value: float, chance: float) -> bool:
         if self._percent:

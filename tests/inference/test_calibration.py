@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.special import expit, softmax
+from scipy.stats import norm
 from sklearn.metrics import f1_score, log_loss
 
 from everest.inference.calibration import (
@@ -58,7 +59,12 @@ def cross_entropy(probabilities: NDArray[Any], labels: NDArray[Any], task: Class
 def grid_temperature(
     probabilities: NDArray[Any], labels: NDArray[Any], task: ClassTask, grid: Sequence[float]
 ) -> float:
-    values = [cross_entropy(apply_temperature(probabilities, t, task), labels, task) for t in grid]
+    """The best of a grid: with the term of a normal distribution of ln T, of the strength of one video."""
+    values = [
+        cross_entropy(apply_temperature(probabilities, t, task), labels, task)
+        - norm(scale=math.log(2)).logpdf(math.log(t)) / len(labels)
+        for t in grid
+    ]
     return grid[int(np.argmin(values))]
 
 
@@ -118,10 +124,12 @@ def test_a_temperature_of_1_changes_nothing_and_others_keep_the_order(task: Clas
     np.testing.assert_allclose(apply_temperature(certain, 1.0, task), certain, atol=1e-7)
 
 
-def test_few_or_separated_videos_reach_a_bound_and_equal_losses_keep_1():
-    confident = np.array([[0.52, 0.48], [0.48, 0.52]])
-    assert fit_temperature(confident, np.array([0, 1]), "single-label") == LOWEST_TEMPERATURE
-    assert fit_temperature(confident, np.array([1, 0]), "single-label") == HIGHEST_TEMPERATURE
+def test_few_or_separated_videos_stay_near_1_and_equal_losses_keep_it():
+    right = np.array([[0.6, 0.4], [0.4, 0.6]])
+    few = fit_temperature(right, np.array([0, 1]), "single-label")
+    many = fit_temperature(np.tile(right, (1000, 1)), np.tile([0, 1], 1000), "single-label")
+    assert LOWEST_TEMPERATURE < many < 0.5 < few < 1
+    assert 1 < fit_temperature(right, np.array([1, 0]), "single-label") < 2 < HIGHEST_TEMPERATURE
     assert fit_temperature(np.full((3, 4), 0.25), np.array([0, 1, 1]), "single-label") == 1
     assert fit_temperature(np.full((3, 2), 0.5), np.eye(3, 2, dtype=bool), "multi-label") == 1
 

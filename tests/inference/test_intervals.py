@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import beta, binom
 
-from everest.config.heads import named_heads
+from everest.config.heads import Head, named_heads
 from everest.inference.intervals import bootstrap_intervals
 from everest.inference.metric_text import percent
 from everest.inference.metrics import measure
@@ -73,10 +73,10 @@ def test_videos_that_are_all_alike_have_the_exact_bound(videos: int):
 def test_accuracies_have_intervals_on_request_by_head():
     rng = np.random.default_rng(0)
     probabilities = np.concatenate(
-        [rng.dirichlet(np.ones(count), size=(40, 2)) for count in (3, 7)], axis=-1, dtype=np.float32
+        [rng.dirichlet(np.ones(count), size=(100, 2)) for count in (3, 7)], axis=-1, dtype=np.float32
     )
-    labels = np.stack([rng.integers(3, size=40), rng.integers(7, size=40)], axis=1)
-    videos = [str(i) for i in range(40)]
+    labels = np.stack([rng.integers(3, size=100), rng.integers(7, size=100)], axis=1)
+    videos = [str(i) for i in range(100)]
     two = Predictions(
         videos=videos,
         labels=[(int(verb), int(noun)) for verb, noun in labels],
@@ -100,3 +100,36 @@ def test_accuracies_have_intervals_on_request_by_head():
 def test_percentages_near_0_and_100_are_not_rounded_to_them():
     shown = [percent(value).replace("\N{NO-BREAK SPACE}", " ") for value in (0, 0.25, 18, 99.98, 100)]
     assert shown == ["0.0 %", "0.25 %", "18.0 %", "99.98 %", "100.0 %"]
+
+
+def test_means_over_classes_have_no_interval_if_a_class_has_few_videos():
+    labels = np.array([0] * 20 + [1] * 4)
+    outputs = np.eye(2, dtype=np.float32)[np.random.default_rng(0).integers(2, size=24)][:, None]
+
+    def intervals(counted: int) -> dict[str, list[float | None]]:
+        rows = slice(0, counted)
+        predictions = Predictions(
+            videos=[str(i) for i in range(counted)],
+            labels=[(int(label),) for label in labels[rows]],
+            outputs=outputs[rows],
+            skipped=[],
+            heads=(Head(outputs=2),),
+        )
+        return measure(predictions, intervals=True)["intervals"]
+
+    found = intervals(24)
+    assert found["macro_f1"] == found["mean_class_accuracy"] == [None, None]
+    assert None not in found["top1"]
+    assert None not in intervals(20)["macro_f1"]  # one class that occurs
+
+
+def test_all_wrong_multi_label_videos_have_the_exact_bound():
+    wrong = Predictions(
+        videos=[str(i) for i in range(12)],
+        labels=[((0,),)] * 12,
+        outputs=np.tile(np.array([0.1, 0.9], np.float32), (12, 1, 1)),
+        skipped=[],
+        heads=(Head(task="multi-label", outputs=2),),
+    )
+    low, high = measure(wrong, intervals=True)["intervals"]["exact_match"]
+    assert (low, high) == (0, pytest.approx(100 * beta.ppf(0.975, 1, 12), abs=1e-3))

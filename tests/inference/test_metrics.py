@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import permutations
+
 import numpy as np
 import pytest
 import sklearn.metrics as sk
@@ -10,8 +12,8 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
 from everest.config.heads import Calibration, Head, named_heads
-from everest.inference.head_metrics import weighted_multi_label
-from everest.inference.metrics import chance_of, mean_loss, measure, per_class
+from everest.inference.head_metrics import map_of_random_order, weighted_multi_label
+from everest.inference.metrics import chance_of, loss_of_guessing, mean_loss, measure, per_class
 from everest.inference.predicted import HeadPredictions, Predictions
 
 VIDEOS = 60
@@ -98,14 +100,14 @@ def test_several_classes_of_drawn_videos_are_measured_as_scikit_learn_does(seed:
     found = weighted_multi_label(head)(weights)
     drawn = np.repeat(np.arange(VIDEOS), weights.astype(int))
     labels, means, chosen = head.labels[drawn], head.means[drawn], head.chosen[drawn]
-    used = labels.any(axis=0)
+    complete = labels.any(axis=0).all()  # else there is no mean over the classes
     assert found == pytest.approx(
         {
-            "map": sk.average_precision_score(labels[:, used], means[:, used]),
+            "map": sk.average_precision_score(labels, means) if complete else np.nan,
             "micro_f1": sk.f1_score(labels, chosen, average="micro"),
-            "macro_f1": sk.f1_score(labels[:, used], chosen[:, used], average="macro", zero_division=0),
-            "exact_match": sk.accuracy_score(labels, chosen),
-        }
+            "macro_f1": sk.f1_score(labels, chosen, average="macro", zero_division=0) if complete else np.nan,
+        },
+        nan_ok=True,
     )
 
 
@@ -118,7 +120,7 @@ def test_metrics_of_numbers_are_those_of_scikit_learn():
         "rmse": sk.root_mean_squared_error(truth, answer),
         "r2": sk.r2_score(truth, answer),
         "spearman": spearmanr(truth, answer)[0],
-        "chance_mae": np.abs(truth - 5).mean(),
+        "chance_mae": min(np.abs(truth - value).mean() for value in truth),  # of a constant answer
     }
     assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-5)
     assert all(low < found[name] < high for name, (low, high) in found["intervals"].items())
@@ -168,12 +170,34 @@ def test_the_chance_levels_are_of_models_that_have_learned_nothing():
         outputs = rng.random((VIDEOS, 1, 4)).astype(np.float32)
         orders.append(measure(Predictions(**{**vars(several), "outputs": outputs}))["map"])
     chance = chance_of("map", several.heads, several.labels)
-    # The mean average precision of a random order is a little above the share of the positive videos.
-    assert chance is not None
-    assert chance < np.mean(orders) < chance + 5
+    assert np.mean(orders) == pytest.approx(chance, abs=1)
     of_numbers = numbers(0)
-    always = Predictions(**{**vars(of_numbers), "outputs": np.full((VIDEOS, 1, 1), 5, np.float32)})
+    median = np.median(only_head(of_numbers).labels)
+    always = Predictions(**{**vars(of_numbers), "outputs": np.full((VIDEOS, 1, 1), median, np.float32)})
     assert chance_of("mae", always.heads, always.labels) == pytest.approx(measure(always)["mae"], rel=1e-5)
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=6).filter(any))
+def test_the_chance_of_average_precision_is_the_mean_over_all_orders(positive: list[bool]):
+    labels = np.array(positive)[:, None]  # (V, one class)
+    orders = permutations(np.arange(len(positive), dtype=float))
+    of_orders = [sk.average_precision_score(positive, order) for order in orders]
+    assert map_of_random_order(labels) == pytest.approx(100 * np.mean(of_orders), abs=1e-3)
+
+
+@pytest.mark.parametrize("predictions", [single_label(0), multi_label(0), numbers(0)])
+def test_the_loss_of_guessing_is_that_of_answers_that_do_not_see_the_video(predictions: Predictions):
+    (head,), labels = predictions.heads, only_head(predictions).labels
+    constant = {
+        "single-label": np.full(head.outputs, 1 / head.outputs),
+        "multi-label": labels.mean(axis=0),
+        "regression": np.array([head.mean]),
+    }[head.task]
+    outputs = np.tile(constant, (VIDEOS, 1, 1)).astype(np.float32)
+    blind = Predictions(**{**vars(predictions), "outputs": outputs})
+    assert loss_of_guessing(predictions.heads, predictions.labels) == pytest.approx(
+        mean_loss(blind), rel=1e-5
+    )
 
 
 def test_mixed_heads_are_measured_each_on_its_own():

@@ -139,7 +139,7 @@ def test_the_page_of_every_task_has_a_part_for_each_head(mixed_run: Path, tmp_pa
     for words in (
         "accuracy of random guesses",
         "a random order",
-        "mean of the training set",
+        "the median of these videos",
         "Largest errors",
     ):
         assert words in text

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from labeled_lists import labeled_recipe
+from processes import everest as everest_process
 from processes import stop_after
 from small_runs import called, equal, refused, run, small_recipe, weights
 
@@ -136,6 +137,7 @@ def test_answers_are_the_mean_and_std_of_the_list_apart_from_the_head():
         ("speeds", "finetune.sampler=balanced", "balanced needs classes, and the labels are numbers"),
         ("speeds", "finetune.class_weights=balanced", "needs classes, and the labels are numbers"),
         ("speeds", "data.num_classes=3", "is of classes, and data.task is regression"),
+        ("tags", "finetune.class_weights={jumpp: 2}", "unknown class 'jumpp'; did you mean 'jump'"),
         ("heads", "data.task=multi-label", "does not go with data.heads"),
         ("heads", "finetune.best=map", "map is not measured for these labels; known: loss"),
     ],
@@ -184,3 +186,40 @@ def test_numbers_that_are_all_the_same_are_refused(clip_files: Path, tmp_path: P
     (tmp_path / "speeds.csv").write_text("path,label\nclip0.mp4,2\nclip1.mp4,2\n")
     said = refused("finetune", "--recipe", recipe, "--init", "none", "-o", tmp_path / "r", code=4)
     assert "all 2 numbers of the column label are 2; check the list" in said
+
+
+def test_numbers_that_float32_cannot_tell_apart_are_refused(clip_files: Path, tmp_path: Path):
+    recipe = labeled_recipe(tmp_path, clip_files, "speeds")
+    command = ("finetune", "--recipe", recipe, "--init", "none", "-o", tmp_path / "r")
+    for cells, message in (
+        ((1_700_000_000, 1_700_000_011), "subtract 1.70000001e+09 from all of them"),
+        ((1e308, -1e308), "label 1e+308 is beyond 1e+15; use another unit"),
+        ((0.1, 0.1), "all 2 numbers of the column label are 0.1; check the list"),
+    ):
+        rows = [f"clip{i}.mp4,{cell}\n" for i, cell in enumerate(cells)]
+        (tmp_path / "speeds.csv").write_text("".join(["path,label\n", *rows]))
+        assert message in refused(*command, code=4)
+        assert not (tmp_path / "r").exists()
+
+
+def test_weights_by_name_train(clip_files: Path, tmp_path: Path):
+    """Equal weights change nothing, and a larger one counts from the first step on."""
+    recipe = labeled_recipe(tmp_path, clip_files, "tags")
+    losses = []
+    for setting in ("none", "{jump: 1, run: 1}", "{jump: 1, run: 9}"):
+        folder = tmp_path / str(len(losses))
+        options = ("--set", f"finetune.class_weights={setting}", "--set", "data.val=null")
+        run("finetune", "--recipe", recipe, "--init", "none", "-o", folder, "-q", *options)
+        losses.append([row["loss"] for row in RunFolder(folder).rows() if "loss" in row])
+    assert losses[0] == losses[1]
+    assert losses[2][0] > losses[1][0]
+
+
+def test_best_and_patience_without_validation_videos_are_a_warning(clip_files: Path, tmp_path: Path):
+    recipe = labeled_recipe(tmp_path, clip_files, "tags")
+    options = ("data.val=null", "finetune.best=macro_f1", "finetune.patience=2")
+    ended = everest_process(
+        *("finetune", "--recipe", recipe, "--init", "none", "-o", tmp_path / "r"),
+        *(word for option in options for word in ("--set", option)),
+    )
+    assert "warning: finetune.best and finetune.patience: no effect without a list" in ended.stderr

@@ -77,7 +77,7 @@ def test_overfitting_is_a_rising_validation_loss_beside_a_falling_training_loss(
     [
         ((20, 27.0, 1.30), "That is hardly better than chance"),  # chance 25 %, guessing ln(4) = 1.39
         ((20, 50.0, 1.33), "The validation loss never fell clearly below that of guessing, 1.39: "),
-        ((40, 50.0, 1.00), "It was still rising"),
+        ((40, 50.0, 1.00), "It was still improving"),
         ((20, 50.0, 1.00), None),
     ],
 )

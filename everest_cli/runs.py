@@ -96,8 +96,13 @@ def _in_a_line(run: RunSummary) -> str:
 
 def _best(run: RunSummary) -> str:
     """The best validation: its metric and the value; empty if there is none."""
-    values = {"top-1": run.best_val_top1, "map": run.best_val_map, "mae": run.best_val_mae}
-    return next((f"{name} {value:.4g}" for name, value in values.items() if value is not None), "")
+    from everest.config.metrics import METRICS
+    from everest.inference.metric_text import as_text
+
+    if run.best_metric is None or run.best_value is None:
+        return ""
+    metric = METRICS[run.best_metric]
+    return f"{metric.short or metric.title} {as_text(metric, run.best_value)}"
 
 
 def _weights_line(weights: Ancestor) -> str:

@@ -1,11 +1,13 @@
-"""The metrics of an evaluation: their titles, and which of them chooses the best weights."""
+"""The metrics of an evaluation: their titles, and which of them chooses the best weights. Needs no torch."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
-from everest.config.heads import MULTI_LABEL, Heads
+if TYPE_CHECKING:  # `everest runs` needs the metrics, and no torch, which takes a second
+    from everest.config.heads import Heads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,10 +47,10 @@ LOGGED: Final = (
     *("mae", "rmse", "r2", "spearman"),
 )
 # The metric of a head by its task, where only one is used: the best weights, tables of several heads.
-MEASURED_BY: Final = {"single-label": "top1", MULTI_LABEL: "map", "regression": "mae"}
+MEASURED_BY: Final = {"single-label": "top1", "multi-label": "map", "regression": "mae"}
 ALLOWED: Final = {
     "single-label": ("top1", "mean_class_accuracy", "macro_f1", "loss"),
-    MULTI_LABEL: ("map", "macro_f1", "loss"),
+    "multi-label": ("map", "macro_f1", "loss"),
     "regression": ("mae", "loss"),
 }
 
@@ -63,3 +65,14 @@ def best_metric(heads: Heads, chosen: str | None) -> str:
     if len(heads) == 1:
         return MEASURED_BY[heads[0].task]
     return "top1" if all(head.task == "single-label" for head in heads) else "loss"
+
+
+def metric_of_rows(rows: Iterable[Mapping[str, Any]], chosen: str | None) -> str | None:
+    """The metric that chooses the best weights of a run, from its rows of metrics.jsonl; None without any.
+
+    Args:
+        chosen: `finetune.best` of its recipe.
+    """
+    logged = {name.removeprefix("val_") for row in rows for name in row if name.startswith("val_")}
+    candidates = ("top1", "map", "mae", "loss") if chosen is None else (chosen,)
+    return next((name for name in candidates if name in logged), None)

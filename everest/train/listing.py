@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
+from everest.config.metrics import METRICS, metric_of_rows
 from everest.config.recipe_files import find_recipe
 from everest.errors import RecipeError, UserError
 from everest.system.run_folder import (
@@ -56,8 +57,8 @@ class RunSummary:
     steps: int | None = None  # in all
     loss: float | None = None  # of the last step
     best_val_top1: float | None = None  # percent, on data.val
-    best_val_map: float | None = None  # the same of runs with several classes for a video
-    best_val_mae: float | None = None  # of runs that learn a number, in its unit
+    best_metric: str | None = None  # that chooses the best weights (everest.config.metrics.METRICS)
+    best_value: float | None = None  # in percent, or in the unit of the labels
     problem: str | None = None
     # The weights that it started from, then the ones that these started from, and so on.
     origins: tuple[Ancestor, ...] = ()
@@ -89,19 +90,23 @@ def summarize(run: Path) -> RunSummary:
         # `pretrain` of `everest --debug pretrain --recipe …`: the first argument that is no option
         command = next((word for word in environment["command"][1:] if not word.startswith("-")), None)
         loss = _newest(rows, "loss")
+        recipe = find_recipe(run / RECIPE).values()
+        metric = metric_of_rows(rows, recipe.get("finetune", {}).get("best"))
+        values = _values(rows, f"val_{metric}")
+        best = max if metric is not None and METRICS[metric].higher else min
         return RunSummary(
             path=str(run),
             state=_state(run, rows, steps),
             age_seconds=age,
             command=command,
-            recipe=_optional(str, find_recipe(run / RECIPE).values().get("name")),
+            recipe=_optional(str, recipe.get("name")),
             step=_newest(rows, "step"),
             steps=_optional(int, steps),
             loss=None if loss is None else float(loss),
             origins=tuple(_ancestors(environment)),
             best_val_top1=max(_values(rows, "val_top1"), default=None),
-            best_val_map=max(_values(rows, "val_map"), default=None),
-            best_val_mae=min(_values(rows, "val_mae"), default=None),
+            best_metric=metric,
+            best_value=best(values, default=None),
         )
     except UserError as error:
         return RunSummary(path=str(run), state="damaged", age_seconds=age, problem=str(error))

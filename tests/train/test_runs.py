@@ -66,11 +66,30 @@ def test_a_run_is_listed_with_its_newest_step_and_best_accuracy(tmp_path: Path):
         "steps": STEPS,
         "loss": 0.25,
         "best_val_top1": 50.0,
-        "best_val_map": None,
-        "best_val_mae": None,
+        "best_metric": "top1",
+        "best_value": 50.0,
         "problem": None,
         "origins": [],
     }
+
+
+@pytest.mark.parametrize(
+    ("best", "logged", "shown"),
+    [
+        ("macro_f1", ({"top1": 88.9, "macro_f1": 47.1}, {"top1": 66.7, "macro_f1": 58.5}), "macro F1 58.5"),
+        ("null", ({"map": 40.0, "macro_f1": 80.0}, {"map": 38.0, "macro_f1": 90.0}), "mAP 40.0"),
+        ("null", ({"mae": 3.5, "r2": 0.1}, {"mae": 4.5, "r2": 0.5}), "mean absolute error 3.5"),
+        ("loss", ({"top1": 90.0, "loss": 2.0}, {"top1": 80.0, "loss": 1.5}), "loss 1.5"),
+    ],
+)
+def test_the_best_validation_is_that_of_the_metric_that_chooses_the_weights(
+    best: str, logged: tuple[dict[str, float], ...], shown: str, tmp_path: Path
+):
+    run = make_run(tmp_path / "run", logged=4, saved=4, command=("finetune",))
+    (run / "recipe.yaml").write_text(f"name: mine\nfinetune: {{best: {best}}}\n")
+    for step, values in enumerate(logged, start=1):
+        append(run, json.dumps({"step": step, **{f"val_{name}": v for name, v in values.items()}}) + "\n")
+    assert shown in listed(run).stdout
 
 
 def test_a_process_that_lives_makes_a_run_running(tmp_path: Path):

@@ -176,14 +176,22 @@ def _choose_sources(
 
 
 def _print_check(document: dict[str, Any], span: int | None, fps: float | None) -> None:
-    typer.echo(f"{document['checked']} videos checked, {document['ok']} can be decoded whole")
+    from everest.prepare.label_checks import RARE
+    from everest.system.plural import counted
+
+    checked = counted(document["checked"], "video")
+    typer.echo(f"{checked} checked, {document['ok']} can be decoded whole")
     if document["frames"]:
         frames, seconds = document["frames"], document["seconds"]
         lengths = f", {seconds['min']:.2f} to {seconds['max']:.2f} s" if seconds else ""
         typer.echo(f"frames: {frames['min']} to {frames['max']}, median {frames['median']:g}{lengths}")
     counts = [row["videos"] for row in document["classes"]]
     if counts:
-        typer.echo(f"classes: {len(counts)}, of {min(counts)} to {max(counts)} videos")
+        typer.echo(f"classes: {len(counts)}, of {min(counts)} to {counted(max(counts), 'video')}")
+    if document["rare_classes"]:
+        rare = [f"{row['class']} ({row['videos']})" for row in document["rare_classes"]]
+        named = ", ".join(rare[:SHOWN]) + (", …" if len(rare) > SHOWN else "")
+        typer.echo(f"warning: fewer than {RARE} training videos: {named}")
     for name, facts in document["numbers"].items():
         typer.echo(f"{name}: {facts['min']:g} to {facts['max']:g}, mean {facts['mean']:g}")
     _print_some("bad", [f"{row['path']}: {row['reason']}" for row in document["bad"]])

@@ -43,6 +43,7 @@ def index(
     Example: everest prepare index /data/ucf101
     """
     from everest.prepare.index import read_index, recipe_lines, write_index
+    from everest.system.plural import counted
 
     result = read_index(folder, annotations=annotations, layout=layout, split=split, task=o.task_of(task))
     target = output or folder
@@ -50,11 +51,13 @@ def index(
     data, document = recipe_lines(result, target), result.to_dict()
     if not quiet:
         lists = ", ".join(f"{name} {len(samples)}" for name, samples in result.lists.items())
-        classes = f"; {len(result.class_names)} classes" if result.class_names else ""
+        classes = f"; {counted(len(result.class_names), 'class')}" if result.class_names else ""
         say(f"{result.layout}: {lists}{classes}")
+        if result.notice is not None:
+            say(result.notice)
         if document["missing"] or document["extra"] or document["unlistable"]:
             say(
-                f"{document['missing']} videos missing, {document['extra']} in no list, "
+                f"{counted(document['missing'], 'video')} missing, {document['extra']} in no list, "
                 f"{document['unlistable']} with names that no list can hold: {written[-1]}"
             )
     if as_json:

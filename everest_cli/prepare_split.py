@@ -10,13 +10,13 @@ import typer
 
 from everest_cli import options as o
 from everest_cli.output import print_json, say
+from everest_cli.split_text import print_split
 
 if TYPE_CHECKING:
     from everest.config.heads import Task
     from everest.data.sample import Sample
 
 TEXTS = ("notices", "advice")  # of a summary, for people
-FEW_VIDEOS = 20  # our choice: one video more or less is 5 %
 NO_GROUPS = (
     "Without --group, nothing is known about leakage: clips of one recording, person or scene may be in "
     "several lists, and the test would measure memory. If files are named like anna_03.mp4, "
@@ -106,34 +106,6 @@ def split(
         typer.echo("\n".join(document["written"]))
 
 
-def print_split(document: dict[str, Any], *, group: str | None) -> None:
-    """Print the notices and the counts of a split to stderr."""
-    for text in document["notices"]:
-        say(text)
-    every_class = {name for row in document["lists"].values() for name in row["classes"]}
-    for name, row in document["lists"].items():
-        of_groups = "" if group is None else f" of {row['groups']} groups"
-        say(f"{name}: {row['videos']} videos ({row['share']:.1%}){of_groups}{_range(row)}")
-        empty = sorted(every_class - row["classes"].keys())
-        if empty:
-            some = ", ".join(empty[:5]) + (", …" if len(empty) > 5 else "")
-            reason = "which have too few groups, or none without other rare classes"
-            say(f"{name} has no video of {len(empty)} classes, {reason}: {some}")
-        if name != "train" and row["videos"] < FEW_VIDEOS:
-            say(f"warning: {name} has {row['videos']} videos, which measure little; try --shares 60/20/20")
-    say(f"lists: {document['folder']}")
-    if document["advice"]:
-        say(document["advice"])
-
-
-def _range(row: dict[str, Any]) -> str:
-    """The numbers of a list, for the labels of a regression."""
-    facts = row.get("numbers")
-    if not facts:
-        return ""
-    return f", labels from {facts['min']:g} to {facts['max']:g}, mean {facts['mean']:g}"
-
-
 def _advice(group: str | None, samples: Iterable[Sample]) -> str | None:
     """A hint for a split without groups."""
     if group is not None:
@@ -155,14 +127,22 @@ def split_source(
     classes: Path | None = None,
 ) -> dict[str, Any]:
     """Split a list, write the parts, and return a summary of them, with notices and the next commands."""
-    from everest.prepare.groups import FOLDER, Listed, grouping, with_groups
+    from everest.prepare.groups import COLUMN, FOLDER, Listed, grouping, with_groups
     from everest.prepare.label_facts import count_classes, number_facts
     from everest.prepare.next_commands import commands_for_lists
     from everest.prepare.sources import read_labeled
     from everest.prepare.split import read_shares, split_samples, write_split
 
     parts = read_shares(shares)
-    labeled = read_labeled(source, root=root, classes=classes, class_column=class_column, task=task)
+    grouped_by = group.removeprefix(COLUMN) if group is not None and group.startswith(COLUMN) else None
+    labeled = read_labeled(
+        source,
+        root=root,
+        classes=classes,
+        class_column=class_column,
+        task=task,
+        used_columns=() if grouped_by is None else (grouped_by,),
+    )
     data = labeled.data
     listed = Listed(path=source, samples=data.samples, rows=labeled.rows)
     group_of = grouping(group, root=root, sources=[listed])
@@ -190,6 +170,7 @@ def split_source(
             summaries[name]["numbers"] = number_facts(labels)
     return {
         "seed": seed,
+        "shares": {name: round(share, 5) for name, share in parts.items()},
         "lists": summaries,
         "folder": str(folder),
         "written": [str(path) for path in written],

@@ -21,7 +21,8 @@ def stats(
         typer.Option("--videos", metavar="N", min=1, help="Use N random videos of each class [all]."),
     ] = None,
     picture: Annotated[
-        Path | None, typer.Option("--picture", metavar="F.png", help="Write labeled thumbnails.")
+        Path | None,
+        typer.Option("--picture", metavar="F.png", help="Write thumbnails with labels and motion."),
     ] = None,
     output: Annotated[
         Path | None,
@@ -48,13 +49,15 @@ def stats(
 ) -> None:
     """Print mean and std of the colors, lengths, class balance and the amount of motion.
 
+    Motion is the mean absolute difference of neighboring gray frames, from 0 (still) to 1.
+
     Example: everest prepare stats train.csv --picture train.png
     """
     from everest.errors import RecipeError
     from everest.figures.curves import check_target
     from everest.prepare.pixel_recipe import check_base, pixel_settings, recipe_text
     from everest.prepare.sources import read_labeled
-    from everest.prepare.stats import draw_contact_sheet, take_stats
+    from everest.prepare.stats import take_stats
     from everest.system.files import check_new_file, write_text
 
     if channels not in (1, 3):
@@ -84,6 +87,8 @@ def stats(
             task=labeled.task,
         )
     if picture is not None:
+        from everest.prepare.contact_sheet import draw_contact_sheet
+
         draw_contact_sheet(picture, statistics)
     document = statistics.to_dict() | {"picture": str(picture) if picture else None}
     settings = pixel_settings(document, channels=channels)
@@ -108,9 +113,7 @@ def _print_stats(document: dict[str, Any]) -> None:
     rate = "" if document["fps"] is None else f" at {document['fps']:g} frames per second"
     typer.echo(f"largest stride that fits 95 % of the videos{rate}, for clips of {strides}")
     _print_labels(document)
-    for row in document["classes"]:
-        motion = "-" if row["motion"] is None else f"{row['motion']:.4f}"
-        typer.echo(f"  {row['class']}: {row['videos']} videos, motion {motion}")
+    _print_motion(document)
     if document["picture"]:
         say(f"image: {document['picture']}")
     if document["recipe"]:
@@ -122,6 +125,10 @@ def _print_labels(document: dict[str, Any]) -> None:
 
     if (numbers := document["numbers"]) is not None:
         typer.echo("labels: " + ", ".join(f"{name} {value:g}" for name, value in numbers.items()))
+        if document["equal_numbers"]:
+            say(f"warning: all numbers are {numbers['min']:g}, so a model cannot learn them; check the list")
+        return
+    if not document["has_classes"]:
         return
     typer.echo(f"largest class / smallest: {document['imbalance']:g}")
     if document["imbalance"] > IMBALANCED:
@@ -134,3 +141,18 @@ def _print_labels(document: dict[str, Any]) -> None:
             f"classes of a video: {of_a_video['mean']:.3g} on average; {of_a_video['without']:.1%} of the "
             "videos have none"
         )
+
+
+def _print_motion(document: dict[str, Any]) -> None:
+    """The videos and the motion of each class; without classes the motion of all videos."""
+    from everest.prepare.stats import MOTION
+    from everest.system.plural import counted
+
+    rows = document["classes"]
+    motions = ["-" if row["motion"] is None else f"{row['motion']:.4f}" for row in rows]
+    if not document["has_classes"]:
+        typer.echo(f"motion: {motions[0]} ({MOTION})")
+        return
+    typer.echo(f"videos and motion of each class ({MOTION}):")
+    for row, motion in zip(rows, motions, strict=True):
+        typer.echo(f"  {row['class']}: {counted(row['videos'], 'video')}, motion {motion}")

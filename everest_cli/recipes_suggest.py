@@ -137,7 +137,7 @@ class _DividedFolder:
 
     def move(self, *, quiet: bool) -> None:
         """Move the lists to their folder, and print their counts."""
-        from everest_cli.prepare_split import print_split
+        from everest_cli.split_text import print_split
 
         self._folder.mkdir(exist_ok=True)
         for file in self._part.iterdir():

@@ -7,7 +7,7 @@ classes are found by their usual names, and all other columns are ignored.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Final
@@ -56,15 +56,19 @@ class Header:
         pairs = zip(self.written, self.names, strict=True)
         return [column for column, name in pairs if name == GROUP_COLUMN or not is_known(name)]
 
-    def notice(self) -> str | None:
-        """A line about the columns of a sheet; None if the list has no other columns than everest's."""
+    def notice(self, *, used: Collection[str] = ()) -> str | None:
+        """A line about the columns of a sheet; None if the list has no other columns than everest's.
+
+        Args:
+            used: columns that the caller reads, as written.
+        """
         renamed = [
             f"{what} from the column '{self.written[self.names.index(name)]}'"
-            for name, what in (("path", "paths"), ("label", "classes"))
+            for name, what in (("path", "paths"), ("label", "labels"))
             if name in self.names and self.written[self.names.index(name)].lower() != name
         ]
-        ignored = [f"ignored columns: {', '.join(self.ignored)}"] if self.ignored else []
-        parts = [*renamed, *ignored]
+        ignored = ", ".join(column for column in self.ignored if column not in used)
+        parts = [*renamed, *([f"ignored columns: {ignored}"] if ignored else [])]
         return f"{self.where.rpartition(':')[0]}: {'; '.join(parts)}" if parts else None
 
     @property

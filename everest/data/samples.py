@@ -7,7 +7,7 @@ folder of images counts as a video.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from everest.config.heads import MULTI_LABEL, Heads, Task
@@ -42,6 +42,7 @@ def read_samples(
     names_classes: bool = True,
     may_miss: bool = False,
     class_column: str | None = None,
+    used_columns: Collection[str] = (),
 ) -> SampleList:
     """Read and check a list or a folder.
 
@@ -56,6 +57,7 @@ def read_samples(
             set only: the sorted names of a test set need not be in the order that the head was trained with.
         may_miss: ignore missing videos, unless all of them are missing.
         class_column: the column of classes in a sheet; None finds it by its name.
+        used_columns: further columns that the caller reads, as written; the notice calls others ignored.
     Raises:
         DataError: names the first problems, one per line, and their number.
         RecipeError: the list has no column `class_column`.
@@ -83,7 +85,7 @@ def read_samples(
         samples = tuple(Sample(path=str(video.absolute())) for video in videos_under(source))
         if not samples:
             raise DataError(f"{source}: no videos in it")
-    notices = [header.notice() if header else None]
+    notices = [header.notice(used=used_columns) if header else None]
     if not classes and task == "single-label" and any(JOINED_BY in name for name in names):
         notices.append(f"{source}: a label with '{JOINED_BY}' is read as one class; {SEVERAL}")
     notice = "\n".join(text for text in notices if text is not None) or None

@@ -16,7 +16,13 @@ from everest.config.heads import Task
 from everest.data.labels import LabelRules
 from everest.data.sample import Sample
 from everest.prepare.examine import Inspection, examine
-from everest.prepare.label_checks import check_labels, class_counts, number_counts, training_source
+from everest.prepare.label_checks import (
+    check_labels,
+    class_counts,
+    number_counts,
+    rare_classes,
+    training_source,
+)
 from everest.prepare.processes import Failure, map_apart
 from everest.prepare.sources import ListedSample, Source
 from everest.prepare.stats import num_frames, spread
@@ -108,6 +114,7 @@ class Check:
     unused_classes: Sequence[str]
     task: Task
     classes: Sequence[Mapping[str, Any]]  # videos of each, see `class_counts`
+    rare_classes: Sequence[Mapping[str, Any]]  # in the training list
     numbers: Mapping[str, Mapping[str, float]]  # see `number_counts`
     short: Mapping[str, int]  # frames of each video that is shorter than a clip
     duplicates: Sequence[Duplicate]
@@ -136,6 +143,7 @@ class Check:
             "unused_classes": list(self.unused_classes),
             "task": self.task,
             "classes": list(self.classes),
+            "rare_classes": list(self.rare_classes),
             "numbers": dict(self.numbers),
             "short": [{"path": path, "frames": frames} for path, frames in self.short.items()],
         }
@@ -182,9 +190,8 @@ def check_sources(
             elif span and (counted := _counted(sample, result, fps)) < span:
                 short[sample.video_id] = counted
     trained = next((source for source in sources if source.path == training), None)
-    label_problems, unused_classes = check_labels(
-        sources, rules, training=trained or training_source(sources)
-    )
+    trained = trained or training_source(sources)
+    label_problems, unused_classes = check_labels(sources, rules, training=trained)
     return Check(
         sources=sources,
         inspections=inspections,
@@ -193,6 +200,7 @@ def check_sources(
         unused_classes=unused_classes,
         task=rules.task,
         classes=class_counts(sources, rules),
+        rare_classes=rare_classes(trained, rules),
         numbers=number_counts(sources),
         short=short,
         duplicates=find_duplicates(sources, inspections),

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import filecmp
-from collections.abc import Iterable
+import shlex
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from everest.data.classes import indices
 from everest.data.labels import read_class_names
+from everest.data.list_samples import SHOWN
 from everest.data.sample import Sample
 from everest.errors import DataError
 from everest.video.folders import subfolders, videos_by_subfolder, videos_under
@@ -63,6 +65,29 @@ def folder_samples(root: Path) -> tuple[dict[str, list[Sample]], tuple[str, ...]
         for list_name, folders in by_list.items()
     }
     return lists, tuple(names)
+
+
+def deeper_folders_notice(root: Path, samples: Iterable[Sample], names: Collection[str]) -> str | None:
+    """Return a line about folders of videos inside the class folders, which may be meant as classes.
+
+    Args:
+        names: of the classes, which are folders in `root`, or in a folder of a split.
+    """
+    deeper: dict[str, Path] = {}  # with the class folder
+    for sample in samples:
+        parts = Path(sample.path).relative_to(root).parent.parts
+        first = 2 if parts and parts[0] not in names else 1  # after the folder of the class
+        if len(parts) > first:
+            deeper["/".join(parts[: first + 1])] = root.joinpath(*parts[:first])
+    if not deeper:
+        return None
+    some = sorted(deeper)
+    shown = ", ".join(some[:SHOWN]) + (", …" if len(some) > SHOWN else "")
+    one = shlex.quote(str(deeper[some[0]]))
+    return (
+        f"{root}: deeper folders are no classes of their own ({shown}); to make them classes, move them into "
+        f"{root}, or name one class folder only: `everest prepare index {one}`"
+    )
 
 
 def join_copies(samples: Iterable[Sample]) -> list[Sample]:

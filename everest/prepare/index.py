@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ from everest.config.heads import MULTI_LABEL, Task
 from everest.data.list_writing import names_needed, refuse_existing, unlistable, write_lines, write_list
 from everest.data.sample import Sample
 from everest.errors import DataError, RecipeError
-from everest.prepare.class_folders import folder_samples, join_copies
+from everest.prepare.class_folders import deeper_folders_notice, folder_samples, join_copies
 from everest.prepare.layout import AnnotatedSample, Annotations
 from everest.prepare.layout_table import EXPECTATIONS, FOLDERS, find_layout
 from everest.system.files import write_table
@@ -38,6 +39,7 @@ class Index:
     missing: Sequence[tuple[str, str]] = ()  # list, and the preferred name of the file
     extra: Sequence[Path] = ()  # videos in no list
     unlistable: Sequence[tuple[str, str]] = ()  # path, and why no list can hold it
+    notice: str | None = None  # about folders inside class folders
 
     def to_dict(self) -> dict[str, Any]:
         """The counts, for people and scripts."""
@@ -79,11 +81,14 @@ def read_index(
         )
     videos = list(videos_under(root))
     missing: list[tuple[str, str]] = []
+    found = None
     if match is None:
         lists, names = folder_samples(root)
         if not lists:
             raise DataError(f"{root}: no videos below it, or none of the known layouts:\n{EXPECTATIONS}")
         published, sources = Annotations(lists={}, class_names=names), {}
+        if names:
+            found = deeper_folders_notice(root, itertools.chain(*lists.values()), names)
     else:
         known, sources = match
         published = known.read(sources)
@@ -121,6 +126,7 @@ def read_index(
         missing=missing,
         extra=[video for video in videos if str(video) not in used],
         unlistable=sorted(refused.items()),
+        notice=found,
     )
 
 

@@ -7,12 +7,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from everest.data.classes import indices
-from everest.data.labels import Label, LabelRules
+from everest.data.labels import Label, LabelRules, columns_of
 from everest.prepare.class_folders import SPLITS, same_but_for_case
-from everest.prepare.label_facts import count_classes, number_facts
+from everest.prepare.label_facts import are_equal, count_classes, number_facts
 from everest.prepare.sources import ListedSample, Source
 
 SHOWN: Final = 10  # labels that a line lists
+RARE: Final = 5  # our choice: a class with fewer training videos is hardly learned, and named
 
 
 def check_labels(
@@ -24,7 +25,7 @@ def check_labels(
         training: the list that models are trained on, if there is one.
     Returns:
         Problems: wrong rows, names that differ in case only, unused labels below the highest one, columns
-            without a label, and classes that a model cannot learn from the training list.
+            without a label, and labels that a model cannot learn from the training list.
         The known classes without a sample, which long-tailed data sets have.
     """
     problems = [f"{where}: {problem}" for source in sources for where, problem in source.unreadable.items()]
@@ -45,6 +46,7 @@ def check_labels(
             unused_classes += [_class_name(rules, head, label) for label in unused]
         if training is not None:
             problems += _untrained(sources, training, rules, head)
+            problems += _equal_numbers(training, head)
     return problems, unused_classes
 
 
@@ -70,6 +72,13 @@ def class_counts(sources: Sequence[Source], rules: LabelRules) -> list[dict[str,
                 {"class": _class_name(rules, head, index), "videos": sum(lists.values()), "lists": lists}
             )
     return found
+
+
+def rare_classes(training: Source | None, rules: LabelRules) -> list[dict[str, Any]]:
+    """Return the classes with a few videos in the training list, below `RARE`, the rarest first."""
+    counts = [] if training is None else class_counts([training], rules)
+    rare = [{"class": row["class"], "videos": row["videos"]} for row in counts if row["videos"] < RARE]
+    return sorted(rare, key=lambda row: row["videos"])
 
 
 def number_counts(sources: Sequence[Source]) -> dict[str, dict[str, float]]:
@@ -149,6 +158,15 @@ def _untrained(sources: Sequence[Source], training: Source, rules: LabelRules, h
         if len(labels) > 1 and count == len(labels) and isinstance(labels[0], tuple):
             name = _class_name(rules, head, index)
             yield f"{training.path}: all {count} videos have the class '{name}', so a model cannot learn it"
+
+
+def _equal_numbers(training: Source, head: str) -> Iterator[str]:
+    """Yields the column of numbers that are all the same in the training list."""
+    labels = [label for _, label in _labels([training], head)]
+    if len(labels) > 1 and are_equal(labels):
+        (column,) = columns_of([head]) if head else ("label",)
+        text = f"all numbers of the column {column} are {labels[0]:g}, so a model cannot learn them"
+        yield f"{training.path}: {text}"
 
 
 def _split_in_name(source: Source) -> str | None:

@@ -42,6 +42,11 @@ def number_facts(labels: Iterable[Label]) -> dict[str, float] | None:
     return {name: float(f"{value:.6g}") for name, value in facts.items()}
 
 
+def are_equal(labels: Iterable[Label]) -> bool:
+    """Whether there are numbers, and all are the same: a model cannot learn them."""
+    return len({label for label in labels if isinstance(label, float)}) == 1
+
+
 def classes_of_a_video(labels: Sequence[Label]) -> dict[str, float] | None:
     """Return the mean number of classes of a multi-label video, and the share of videos without any."""
     counts = [len(label) for label in labels if isinstance(label, tuple)]

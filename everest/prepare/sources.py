@@ -6,7 +6,7 @@ columns of a list as they are.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
@@ -184,12 +184,14 @@ def read_labeled(
     classes: Path | None,
     class_column: str | None = None,
     task: Task | None = None,
+    used_columns: Collection[str] = (),
 ) -> Labeled:
     """Reads the samples of a list or a folder.
 
     Args:
         class_column: the column of classes in a sheet; None finds it by its name.
         task: what a label is; None: as the labels show.
+        used_columns: further columns that the caller reads, as written.
     Raises:
         DataError: a line or a file is wrong (`everest prepare check` lists all problems), the list has
             columns `label` and `label.NAME`, or several columns may hold the classes.
@@ -226,6 +228,7 @@ def read_labeled(
         heads=heads,
         labeled=labeled,
         class_column=class_column,
+        used_columns=used_columns,
     )
     return Labeled(
         data=data,

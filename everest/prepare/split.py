@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 
 from everest.data.classes import indices
-from everest.data.labels import Label
+from everest.data.labels import Label, read_class_names
 from everest.data.list_writing import (
     names_to_write,
     refuse_existing,
@@ -22,7 +22,7 @@ from everest.data.list_writing import (
     write_list,
 )
 from everest.data.sample import Sample
-from everest.errors import RecipeError
+from everest.errors import DataError, RecipeError
 from everest.prepare.assignment import NO_CLASS, assign
 from everest.prepare.groups import GroupOf
 from everest.prepare.index import CLASSES
@@ -96,6 +96,8 @@ def write_split(
 ) -> list[Path]:
     """Write `NAME.csv` for each list that has samples, and `classes.txt`; returns the files.
 
+    A `classes.txt` that has these names already is kept.
+
     Args:
         read: the files that were read.
     Raises:
@@ -106,13 +108,22 @@ def write_split(
     """
     paths = {name: folder / f"{name}.csv" for name, samples in lists.items() if samples}
     written = [*paths.values(), *([folder / CLASSES] if names else [])]
-    refuse_existing(written, overwrite=overwrite, read=read)
+    has_classes = names and _has_names(folder / CLASSES, names)  # as `everest prepare index` wrote them
+    refuse_existing(list(paths.values()) if has_classes else written, overwrite=overwrite, read=read)
     for old in (folder / f"{name}.csv" for name in NAMES if name not in paths):
         if old.exists():
             raise RecipeError(f"{old}: would remain from another split; remove it, or choose another folder")
     refuse_unlistable(sample for samples in lists.values() for sample in samples)
     for name, path in paths.items():
         write_list(path, lists[name], root=root, label_names=names_to_write(names), heads=heads)
-    if names:
+    if names and not has_classes:
         write_lines(folder / CLASSES, names)
     return written
+
+
+def _has_names(file: Path, names: Sequence[str]) -> bool:
+    """Whether a file of class names has exactly these names."""
+    try:
+        return read_class_names(file) == tuple(names)
+    except DataError:
+        return False

@@ -1,4 +1,4 @@
-"""Statistics of a data set: colors, lengths, class balance, motion, and an image of thumbnails.
+"""Statistics of a data set: colors, lengths, class balance, motion.
 
 F frames, H height, W width.
 """
@@ -7,23 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import fmean, median
 from typing import Any, Final
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from everest.config.heads import MULTI_LABEL, Task
 from everest.data.classes import indices
 from everest.data.sample import Sample
 from everest.data.short_videos import largest_stride
-from everest.prepare.label_facts import classes_of_a_video, imbalance, number_facts
+from everest.prepare.label_facts import are_equal, classes_of_a_video, imbalance, number_facts
 from everest.prepare.processes import Failure, map_apart
 from everest.system.events import Report, notice
-from everest.system.files import write_atomically
 from everest.video.file import clear_video_cache
 from everest.video.reader import luma, probe, read_frames
 from everest.video.stream import VideoError
@@ -31,11 +27,8 @@ from everest.video.timeline import Timeline, num_timeline_frames
 
 PAIRS: Final = 8  # our choice: pairs of neighboring frames that are measured, spread over a video
 SIDE: Final = 160  # pixels of a thumbnail's longer side
-COLUMNS: Final = 6
-MOST: Final = 60  # thumbnails; if there are more classes, the first are shown
-LEAST: Final = 12  # thumbnails of a set with fewer classes, if it has the videos
 CLIPS: Final = (8, 16, 32)  # frames of the clips for which the largest stride is reported
-LONGEST: Final = 24  # characters of a class name in a title
+MOTION: Final = "mean absolute difference of neighboring gray frames, from 0 (still) to 1"
 
 Floats = NDArray[np.float64]
 
@@ -151,10 +144,17 @@ class Stats:
             "fps": self.fps,
             "strides": {str(frames): largest_stride(self.lengths, frames) for frames in CLIPS},
             "task": self.task,
+            "has_classes": self.has_classes,
             "imbalance": round(imbalance(counts.values()), 3),
             "classes_of_a_video": classes_of_a_video(labels),
             "numbers": number_facts(labels),
+            "equal_numbers": are_equal(labels),
         }
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether a video has a class; without, `by_class` has all videos as `all`."""
+        return any(indices(sample.labels[0]) for sample in self.samples if sample.labels)
 
     @property
     def lengths(self) -> list[int]:
@@ -237,28 +237,3 @@ def _by_class(samples: Sequence[Sample], names: Sequence[str] | None) -> dict[st
             by_class.setdefault(index, []).append(sample)
     named = {names[index] if names else str(index): by_class[index] for index in sorted(by_class)}
     return named or {"all": list(samples)}
-
-
-def draw_contact_sheet(path: Path, stats: Stats) -> None:
-    """Write a PNG of up to 60 thumbnails, the same number for each class, about 12 in total."""
-    each = max(1, LEAST // len(stats.by_class))
-    shown: list[tuple[str, str]] = []  # class and video
-    for name, samples in stats.by_class.items():
-        videos = list(dict.fromkeys(sample.path for sample in samples if sample.path in stats.measured))
-        shown += [(name, video) for video in videos[:: max(1, len(videos) // each)][:each]]
-    shown = shown[:MOST]
-    rows = -(-len(shown) // COLUMNS)
-    # A name may contain dollar signs, which are no formula.
-    with mpl.rc_context({"font.size": 8, "axes.titlesize": 8, "text.parse_math": False}):
-        figure = Figure(figsize=(1.9 * COLUMNS, 1.95 * rows + 0.5), dpi=110, layout="constrained")
-        grid = figure.subplots(rows, COLUMNS, squeeze=False).flatten()
-        for ax in grid:
-            ax.axis("off")
-        for ax, (name, video) in zip(grid, shown, strict=False):
-            ax.imshow(stats.measured[video].thumbnail, interpolation="nearest")
-            title = name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
-            ax.set_title(f"{title}\n{len(stats.by_class[name])} videos, motion {stats.motion(name):.3f}")
-        hidden = len(stats.by_class) - len({name for name, _ in shown})
-        more = f", {hidden} classes not shown" if hidden else ""
-        figure.suptitle(f"{len(stats.samples)} videos in {len(stats.by_class)} classes{more}")
-        write_atomically(path, lambda part: figure.savefig(part, format="png"))

@@ -448,7 +448,7 @@ def test_a_sheet_with_a_class_column_is_a_list(root, separator):
     assert short(found, root) == [("a.mp4", 1), ("b.mp4", 0), ("c.mp4", 1)]
     assert found.class_names == ("run", "walk")
     assert found.notice == (
-        f"{root}/sheet.csv: paths from the column 'filename'; classes from the column 'behavior'; "
+        f"{root}/sheet.csv: paths from the column 'filename'; labels from the column 'behavior'; "
         "ignored columns: clip_id, animal, date"
     )
 
@@ -472,7 +472,7 @@ def test_the_columns_of_a_sheet_are_chosen_by_name(root):
     text = "path,label,treatment\na.mp4,1,salt\nb.mp4,1,sugar\n"
     found = read(root, text, class_column="treatment")
     assert found.class_names == ("salt", "sugar")
-    assert found.notice == (f"{root}/train.csv: classes from the column 'treatment'; ignored columns: label")
+    assert found.notice == (f"{root}/train.csv: labels from the column 'treatment'; ignored columns: label")
     assert short(read(root, text), root) == [("a.mp4", 1), ("b.mp4", 1)]
 
 

@@ -280,7 +280,7 @@ def test_a_cleaned_list_of_class_folders_names_the_classes(tmp_path: Path, clip_
     check(tmp_path / "set", "--fix", output=tmp_path, code=4)
     cleaned = tmp_path / "set.clean.csv"
     assert cleaned.read_text() == "path,label\nrun/clip2.mp4,run\nwalk/clip1.mp4,walk\n"
-    options = {"classes": None, "num_classes": None, "heads": None, "labeled": True}
+    options = {"classes": None, "num_classes": None, "heads": (), "labeled": True}
     assert len(read_samples(cleaned, root=tmp_path / "set", **options).samples) == 2
 
 

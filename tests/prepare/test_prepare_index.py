@@ -241,13 +241,27 @@ def test_folders_of_splits_give_a_list_each(tmp_path):
     assert rows_of(tmp_path / "test.csv", tmp_path) == [("test/walk/d.mp4", (1,))]
 
 
+def test_folders_inside_class_folders_are_noticed(tmp_path):
+    touch(tmp_path, "meet/push/a.mp4", "meet/wave/1/b.mp4", "road/c.mp4")
+    shown = everest("prepare", "index", tmp_path).stderr
+    assert f"{tmp_path}: deeper folders are no classes of their own (meet/push, meet/wave); " in shown
+    assert f"`everest prepare index {tmp_path}/meet`" in shown
+    shown = everest("prepare", "index", tmp_path / "meet").stderr
+    assert f"{tmp_path}/meet: deeper folders are no classes of their own (wave/1); " in shown
+    (tmp_path / "meet" / "classes.txt").unlink()
+    touch(tmp_path / "split", "train/run/a.mp4", "test/run/b.mp4")
+    touch(tmp_path / "images", "run/1.png", "walk/clip/1.png")
+    for name in ("split", "images"):
+        assert "deeper" not in everest("prepare", "index", tmp_path / name).stderr
+
+
 def test_classes_called_by_numbers_are_listed_by_name(tmp_path):
     touch(tmp_path, "10/a.mp4", "2/b.mp4")
     data = yaml.safe_load(index(tmp_path).stdout)["data"]
     assert [row.values["label"] for row in read_rows(tmp_path / "all.csv")] == ["10", "2"]
     names = (tmp_path / data["classes"]).read_text().split()
     found = read_samples(
-        tmp_path / "all.csv", root=tmp_path, classes=names, num_classes=2, heads=None, labeled=True
+        tmp_path / "all.csv", root=tmp_path, classes=names, num_classes=2, heads=(), labeled=True
     )
     assert [sample.labels for sample in found.samples] == [(0,), (1,)]
 

@@ -14,6 +14,7 @@ from everest.prepare.assignment import assign
 from everest.prepare.data_facts import data_section
 from everest.prepare.groups import grouping
 from everest.prepare.split import read_shares, split_samples
+from everest_cli.split_text import few_videos
 
 
 def samples_of(classes, group_size):
@@ -261,9 +262,7 @@ def test_a_sheet_is_split_by_its_columns(sheet):
     assert {name: len(found) for name, found in rows.items()} == {"train": 18, "val": 6, "test": 6}
     groups = [{path.split("_g")[1][:2] for path, *_ in found} for found in rows.values()]
     assert sum(map(len, groups)) == len(set().union(*groups)) == 5
-    notice = (
-        "paths from the column 'file name'; classes from the column 'Behavior'; ignored columns: animal, note"
-    )
+    notice = "paths from the column 'file name'; labels from the column 'Behavior'; ignored columns: note\n"
     assert shown.stderr.count(notice) == 1
     assert (sheet.parent / "classes.txt").read_text() == "run fast\nwalk fast\n"
     assert "walk fast" in (sheet.parent / "val.csv").read_text()  # needs no file of names
@@ -342,6 +341,43 @@ def test_nothing_is_replaced(ucf_names):
         in everest("prepare", "split", ucf_names / "train.csv", "--overwrite", code=2).stderr
     )
     assert (ucf_names / "train.csv").read_text() == before
+
+
+def test_names_of_classes_that_are_there_already_are_kept(tmp_path):
+    touch(tmp_path, *(f"{name}/{number}.mp4" for name in ("run", "walk") for number in range(10)))
+    everest("prepare", "index", tmp_path)
+    names = tmp_path / "classes.txt"
+    written = names.stat().st_mtime_ns
+    everest("prepare", "split", tmp_path)
+    assert names.stat().st_mtime_ns == written
+    for name in ("train", "val", "test"):
+        (tmp_path / f"{name}.csv").unlink()
+    names.write_text("run\njump\n")
+    assert "classes.txt: exists" in everest("prepare", "split", tmp_path, code=2).stderr
+    assert not (tmp_path / "train.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("videos", "shares", "warning"),
+    [
+        ((36, 12, 12), (0.6, 0.2, 0.2), "val has 12 videos, test has 12 videos: few for a measurement"),
+        (
+            (80, 1, 20),
+            (0.8, 0.1, 0.1),
+            "val has 1 video: few for a measurement; `everest prepare split --shares 60/20/20` gives more",
+        ),
+        (
+            (30, 15),
+            (0.7, 0.3),
+            "test has 15 videos: few for a measurement; `everest prepare split --shares 60/40` gives more",
+        ),
+        ((160, 20, 20), (0.8, 0.1, 0.1), None),
+    ],
+)
+def test_shares_are_advised_if_they_make_a_list_larger(videos, shares, warning):
+    names = ("train", "val", "test") if len(videos) == 3 else ("train", "test")
+    found = few_videos(dict(zip(names, videos, strict=True)), dict(zip(names, shares, strict=True)))
+    assert found == (warning and f"warning: {warning}")
 
 
 def test_a_name_that_no_list_can_hold_is_reported_before_anything_is_written(tmp_path):

@@ -6,10 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from prepare_commands import everest
 
 from everest.config.recipe import load_recipe
+from everest.prepare.contact_sheet import choose_videos, spread_over_range
 from everest.prepare.stats import measure
 from everest.video.reader import read_frames
 
@@ -93,6 +96,23 @@ def test_the_image_is_a_png_of_its_own(images: Path, tmp_path_factory):
     assert "sheet.png: exists; choose another name, or use --overwrite" in again.stderr
     stats(images, "--picture", target, "--overwrite")
     assert "end its name in .png" in everest("prepare", "stats", images, "--picture", "a.jpg", code=2).stderr
+
+
+def test_a_video_of_several_classes_is_shown_for_one_of_them():
+    videos = {"a": ["1", "2", "3", "4"], "b": ["1", "2"], "c": ["2"], "d": ["2"]}
+    assert choose_videos(videos, each=2) == {"a": ["3", "4"], "b": ["1"], "c": ["2"], "d": ["2"]}
+    alone = {"a": [str(number) for number in range(12)], "b": ["x"]}
+    assert choose_videos(alone, each=3) == {"a": ["0", "4", "8"], "b": ["x"]}
+
+
+@given(st.dictionaries(st.integers().map(str), st.floats(-1e6, 1e6), min_size=1), st.integers(1, 12))
+def test_thumbnails_of_numbers_reach_from_the_lowest_to_the_highest(numbers, count):
+    shown = spread_over_range(numbers, count)
+    assert len(shown) == len(set(shown)) == min(count, len(numbers))
+    values = [numbers[name] for name in shown]
+    assert values == sorted(values)
+    assert values[0] == min(numbers.values())
+    assert count == 1 or values[-1] == max(numbers.values())
 
 
 def test_mean_and_std_become_a_recipe(images: Path, tmp_path_factory: pytest.TempPathFactory):

@@ -308,6 +308,12 @@ def check(videos: Path, lists: dict[str, list[str]], *options: object, code: int
             ["csv:3: label 'nan' is no finite", "csv:4: label '-inf' is no finite", "csv:5: no label"],
         ),
         ({"train": ["0.5", "1"], "val": ["2", "-3e5"]}, [], []),
+        (
+            {"train": ["0.1", "0.1", "0.10"], "val": ["2"]},
+            [],
+            ["train.csv: all numbers of the column label are 0.1, so a model cannot learn them"],
+        ),
+        ({"train": ["0.5", "1"], "val": ["2", "2"]}, [], []),
     ],
 )
 def test_check_lists_the_problems_of_labels(
@@ -335,6 +341,17 @@ def test_check_counts_the_classes_of_each_list_and_describes_numbers(videos: Pat
     assert (facts["mean"], facts["min"], facts["max"], facts["q50"]) == (1, 0.5, 1.5, 1)
 
 
+def test_check_names_the_classes_of_few_training_videos(videos: Path):
+    lists = {"train": ["a|b", "a", ""], "val": ["b"]}
+    assert check(videos, lists, code=0)["rare_classes"] == [
+        {"class": "b", "videos": 1},
+        {"class": "a", "videos": 2},
+    ]
+    paths = [videos / "train.csv", videos / "val.csv"]
+    shown = everest("prepare", "check", *paths, "-q", "--workers", 1, "--overwrite").stdout
+    assert "\nclasses: 2, of 2 to 2 videos\nwarning: fewer than 5 training videos: b (1), a (2)\n" in shown
+
+
 def test_check_takes_the_task_of_a_recipe(videos: Path):
     options = ["--recipe", "custom", "--data", videos, "--set", "data.test=null"]
     (videos / "train.csv").write_text("clip0.mp4,1\nclip1.mp4,3\n")
@@ -360,13 +377,30 @@ def test_stats_of_numbers(videos: Path):
     assert (numbers["mean"], numbers["min"], numbers["max"], numbers["q25"]) == (2, 0.5, 3.5, 1.25)
     assert numbers["std"] == pytest.approx(1.25**0.5, rel=1e-5)
     assert [row["class"] for row in document["classes"]] == ["all"]
+    assert (document["has_classes"], document["equal_numbers"]) == (False, False)
+    text = stats(videos, ["0.5", "1.5", "2.5", "3.5"])
+    assert "\nmotion: 0." in text
+    assert "mean absolute difference of neighboring gray frames" in text
+    assert "class" not in text
+
+
+def test_equal_numbers_and_lists_without_labels_are_not_classes(videos: Path):
+    rows = [f"clip{number}.mp4,0.1\n" for number in range(4)]
+    (videos / "all.csv").write_text("path,label\n" + "".join(rows))
+    shown = everest("prepare", "stats", videos / "all.csv", "-q", "--workers", 1).stderr
+    assert "warning: all numbers are 0.1, so a model cannot learn them; check the list" in shown
+    (videos / "all.csv").write_text("".join(f"clip{number}.mp4\n" for number in range(4)))
+    shown = everest("prepare", "stats", videos / "all.csv", "-q", "--workers", 1)
+    assert "\nmotion: 0." in shown.stdout
+    assert "class" not in shown.stdout
+    assert shown.stderr == ""
 
 
 def test_stats_of_several_classes_name_the_remedies_of_rare_ones(videos: Path):
     text = stats(videos, ["a"] * 10 + ["a|b", ""])
     assert "4 of 12 videos measured" in text
     assert "\n  a: 11 videos, motion" in text
-    assert "\n  b: 1 videos, motion" in text
+    assert "\n  b: 1 video, motion" in text
     assert "largest class / smallest: 11" in text
     assert "finetune.sampler=sqrt" in text
     assert "finetune.class_weights=balanced" in text

@@ -8,7 +8,7 @@ from typing import Final
 
 import numpy as np
 
-from everest.config.heads import Head, Heads, Task, named_heads
+from everest.config.heads import MULTI_LABEL, Head, Heads, Task, named_heads
 from everest.config.settings import DataSettings
 from everest.data.labels import Label
 from everest.data.list_samples import SHOWN
@@ -123,3 +123,17 @@ def empty_classes_notice(key: str, samples: Sequence[Sample], classes: Classes) 
         return None
     named = ", ".join(f"'{name}'" for name in empty[:SHOWN]) + (", …" if len(empty) > SHOWN else "")
     return f"data.{key} has no video of {len(empty)} of {classes.count} classes: {named}"
+
+
+def certain_classes_notice(samples: Sequence[Sample], classes: Classes) -> str | None:
+    """Returns a line about the multi-label classes that all samples have, which a model cannot learn."""
+    certain = []
+    for position, head in enumerate(classes.heads):
+        if head.task == MULTI_LABEL and samples:
+            common = set.intersection(*(set(indices(sample.labels[position])) for sample in samples))
+            names = [classes.name(label) for label in sorted(common)]
+            certain += [f"{head.name} {name}" for name in names] if head.name else names
+    if not certain:
+        return None
+    named = ", ".join(f"'{name}'" for name in certain[:SHOWN]) + (", …" if len(certain) > SHOWN else "")
+    return f"all videos of data.train have the class {named}, so a model cannot learn it"

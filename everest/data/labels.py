@@ -22,6 +22,7 @@ LARGEST_NUMBER: Final = 1e15  # our choice: of a regression label; float32 holds
 JOINED_BY: Final = "|"  # the classes of a multi-label cell
 NUMBERS: Final = "labels that are numbers need data.task regression (--task regression)"
 SEVERAL: Final = f"several classes joined by '{JOINED_BY}' need data.task multi-label (--task multi-label)"
+ONE_CLASS: Final = f"the model predicts one class for a video (single-label), '{JOINED_BY}' joins several"
 SEPARATED: Final = "a line is `path label`, separated by a space, tab or comma"
 
 
@@ -33,6 +34,7 @@ class LabelRules:
     num_classes: int | None = None  # indices are below; None: below the number of names, if there are any
     task: Task = "single-label"  # of the only head
     heads: Heads = ()  # if a sample has several labels
+    of_model: bool = False  # whether a model has this task, which the list cannot change
 
     def read(self, row: ListRow) -> tuple[Label, ...]:
         """Returns the labels of a row, from the column `label.NAME` of each head or from the column `label`.
@@ -51,7 +53,15 @@ class LabelRules:
             return (_classes_in(text or "", self._index),)
         if text is None:
             raise ValueError(f"no label in {shown(row.text)}; {self._no_label(row)}")
-        return (_number_in("label", text) if self.task == "regression" else self._index(text),)
+        return (self._number(text) if self.task == "regression" else self._index(text),)
+
+    def _number(self, text: str) -> float:
+        try:
+            return _number_in("label", text)
+        except ValueError as problem:
+            if self.of_model and not is_number_like(text):
+                raise ValueError(f"{problem}; the model predicts numbers (regression)") from None
+            raise
 
     def _no_label(self, row: ListRow) -> str:
         """Returns why a row has no label, or what helps."""
@@ -69,11 +79,12 @@ class LabelRules:
             if is_integer(text):
                 return _in_range("label", int(text), self.num_classes or len(self.names))
             if is_number_like(text):
-                raise ValueError(f"label '{printable(text)}' is not an integer from 0; {NUMBERS}")
+                kind = f"the model predicts classes ({self.task})" if self.of_model else NUMBERS
+                raise ValueError(f"label '{printable(text)}' is not an integer from 0; {kind}")
         no_names = "; other labels are numbers, and data.classes is not set"
         hint = did_you_mean(text, self.names) if self.names else no_names
         if self.task == "single-label" and JOINED_BY in text:
-            hint = f"; {SEVERAL}"
+            hint = f"; {ONE_CLASS if self.of_model else SEVERAL}"
         raise ValueError(f"unknown class '{printable(text)}'{hint}")
 
     @cached_property
@@ -137,6 +148,8 @@ def _number_in(column: str, text: str) -> float:
     except ValueError:
         point = "; write decimals with a point" if "," in text else ""
         raise ValueError(f"{column} '{printable(text)}' is no number{point}") from None
+    if not text.isascii():  # float() accepts the digits of every script
+        raise ValueError(f"{column} '{printable(text)}' is no number; write it with the digits 0 to 9")
     if not isfinite(number) or "_" in text:
         raise ValueError(f"{column} '{printable(text)}' is no finite number")
     if abs(number) > LARGEST_NUMBER:

@@ -66,6 +66,7 @@ def read_samples(
     header = rows[0].header if rows else None
     names: tuple[str, ...] = ()
     if labeled:
+        _refuse_missing_columns(source, rows or (), heads)
         if header and header.unassigned and not header.has_classes:
             raise header.no_classes(source)
         _refuse_folder(source, rows, task, heads)
@@ -74,8 +75,10 @@ def read_samples(
             known = bool(classes) or names_classes
             _check_names(source, names, task, known=known, num_classes=num_classes)
     if rows and labeled:
-        _refuse_empty_columns(source, rows, heads)
-        rules = LabelRules(names=names, num_classes=num_classes, task=task, heads=heads)
+        _refuse_empty_columns(source, rows, task, heads, trains=names_classes)
+        rules = LabelRules(
+            names=names, num_classes=num_classes, task=task, heads=heads, of_model=not names_classes
+        )
         samples = samples_of_list(source, rows, root, rules, may_miss=may_miss)
     elif rows:
         samples = samples_of_list(source, rows, root, None, may_miss=may_miss)
@@ -138,18 +141,42 @@ def _check_names(
             )
 
 
-def _refuse_empty_columns(source: Location, rows: Sequence[ListRow], heads: Heads) -> None:
-    """Raise DataError for labels that all rows lack, as multi-label cells may be empty."""
+def _refuse_missing_columns(source: Location, rows: Sequence[ListRow], heads: Heads) -> None:
+    """Raise DataError if a list has no column for a head."""
+    if not rows or rows[0].member is not None:  # the index of shards leaves out empty columns
+        return
+    columns = rows[0].header.names if rows[0].header else tuple(rows[0].values)
+    missing = [column for column in columns_of(head.name for head in heads) if column not in columns]
+    if missing:
+        raise DataError(
+            f"{source}: the list has no column {', '.join(missing)}, which data.heads names; its columns are "
+            f"{', '.join(columns)}"
+        )
+
+
+def _refuse_empty_columns(
+    source: Location, rows: Sequence[ListRow], task: Task, heads: Heads, *, trains: bool
+) -> None:
+    """Raise DataError for labels that all rows lack, as multi-label cells may be empty.
+
+    Args:
+        trains: whether a model is trained on the list; another one may have no video with a class.
+    """
+    nothing = "so there is nothing to learn"
     if not heads and not any("label" in row.values for row in rows):
         header = rows[0].header
         is_column = header is not None and "label" in header.names
+        if is_column and task == MULTI_LABEL:
+            if trains:
+                raise DataError(f"{source}: the column label is empty in all rows, {nothing}")
+            return
         reason = "the column label is empty in all rows" if is_column else SEPARATED
         reason += ", not by ';'" if ";" in rows[0].text else ""
         raise DataError(f"{rows[0].where}: no label in {shown(rows[0].text)}; {reason}")
     for head in heads:
         (column,) = columns_of([head.name])
-        if head.task == MULTI_LABEL and not any(column in row.values for row in rows):
-            raise DataError(f"{source}: no video has a class in the column {column}; check the list")
+        if trains and head.task == MULTI_LABEL and not any(column in row.values for row in rows):
+            raise DataError(f"{source}: no video has a class in the column {column}, {nothing}")
 
 
 def _of_class_folders(folder: Location, names: Sequence[str], *, may_be_empty: bool) -> tuple[Sample, ...]:

@@ -15,7 +15,7 @@ from everest.config.heads import Heads, named_heads
 from everest.config.settings import DataSettings, Recipe
 from everest.data.augment import RandAugment
 from everest.data.cache import cache_folder, open_cache
-from everest.data.classes import Classes
+from everest.data.classes import Classes, certain_classes_notice
 from everest.data.dataset import VideoClips
 from everest.data.footage import segment_bytes
 from everest.data.labels import read_class_names
@@ -107,7 +107,8 @@ def finetune_clips(recipe: Recipe) -> tuple[VideoClips, Classes]:
     classes = Classes.of(samples, data)
     num_noise = clip_grid(recipe).num_tokens if stage.selection.draws else 0
     clips = _clips(recipe, samples, views, num_noise=num_noise, replace_bad=True)
-    notices = _given(samples.notice, unused_validation(data))
+    certain = certain_classes_notice(samples.samples, classes)
+    notices = _given(samples.notice, unused_validation(data), certain)
     first = [sample.labels[0] for sample in samples.samples]  # of several heads, the first is balanced
     weights = None if stage.sampler == "shuffle" else sample_weights(first, stage.sampler)
     return replace(clips, notices=notices, heads=classes.heads, sample_weights=weights), classes

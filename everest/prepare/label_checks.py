@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
+from everest.config.heads import MULTI_LABEL
 from everest.data.classes import indices
 from everest.data.labels import Label, LabelRules, columns_of
 from everest.prepare.class_folders import SPLITS, same_but_for_case
@@ -29,7 +30,8 @@ def check_labels(
         The known classes without a sample, which long-tailed data sets have.
     """
     problems = [f"{where}: {problem}" for source in sources for where, problem in source.unreadable.items()]
-    problems += [line for source in sources for line in _row_problems(source)]
+    for source in sources:
+        problems += _row_problems(source, rules, trains=source is training)
     unused_classes = []
     for head in _heads(sources):
         used: dict[int, str] = {}  # each label with the first row that has it
@@ -87,14 +89,23 @@ def number_counts(sources: Sequence[Source]) -> dict[str, dict[str, float]]:
     return {head or "label": facts for head, facts in found.items() if facts is not None}
 
 
-def _row_problems(source: Source) -> Iterator[str]:
+def _row_problems(source: Source, rules: LabelRules, *, trains: bool) -> Iterator[str]:
+    for column in source.missing_columns:
+        yield f"{source.path}: the list has no column {column}"
     for column in source.empty_columns:
-        yield f"{source.path}: the column {column} is empty in all rows"
+        if trains or not _is_multi_label(column, rules):  # else no video shows a class
+            yield f"{source.path}: the column {column} is empty in all rows"
     merged = source.two_kinds.rows if source.two_kinds else frozenset()
     problems = {row.where: row.problem for row in source.rows if row.problem is not None}
     if source.two_kinds and merged & problems.keys():
         yield source.two_kinds.problem
     yield from (f"{where}: {problem}" for where, problem in problems.items() if where not in merged)
+
+
+def _is_multi_label(column: str, rules: LabelRules) -> bool:
+    """Whether the cells of a column may be empty, as far as it is known."""
+    tasks = {name: head.task for head in rules.heads for name in columns_of([head.name])}
+    return tasks.get(column, rules.task if column == "label" else None) == MULTI_LABEL
 
 
 def _heads(sources: Sequence[Source]) -> list[str]:

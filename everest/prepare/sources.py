@@ -26,6 +26,7 @@ from everest.prepare.tasks import (
     find_task,
     find_two_kinds,
     found_notice,
+    missing_columns,
     open_heads,
 )
 from everest.system.storage import Location, join_location, parse_location
@@ -52,6 +53,7 @@ class Source:
     unreadable: Mapping[str, str]  # `where` of each row that names no sample, and why
     heads: Heads = ()  # of the columns `label.NAME`
     empty_columns: Sequence[str] = ()  # of labels
+    missing_columns: Sequence[str] = ()  # of heads
     two_kinds: TwoKinds | None = None  # names and numbers as labels
 
     @property
@@ -105,8 +107,9 @@ def _read_list(
     if header is not None and header.is_unclear and not pretrains:
         raise header.no_classes(path)
     empty = [] if pretrains else empty_columns(rows, rules.heads)
+    missing = [] if pretrains else missing_columns(rows, rules.heads)
     every_head = rules.heads or open_heads(rows)
-    heads = tuple(head for head in every_head if columns_of([head.name])[0] not in empty)
+    heads = tuple(head for head in every_head if columns_of([head.name])[0] not in (*empty, *missing))
     has_labels = bool(every_head) or any("label" in row.values for row in rows)
     labeled = (has_labels or bool(empty)) and not pretrains
     # An empty column is one problem, not one of each row.
@@ -123,6 +126,7 @@ def _read_list(
         unreadable={where: problem for where, problem in problems.items() if where not in samples},
         heads=heads,
         empty_columns=empty,
+        missing_columns=missing,
         two_kinds=find_two_kinds(rows, rules.task) if is_one_column else None,
     )
 

@@ -93,6 +93,13 @@ def empty_columns(rows: Sequence[ListRow], heads: Heads = ()) -> list[str]:
     return [name for name in there if not any(name in row.values for row in rows)]
 
 
+def missing_columns(rows: Sequence[ListRow], heads: Heads) -> list[str]:
+    """Return the columns of heads that a list does not have."""
+    header = rows[0].header
+    columns = header.names if header is not None else tuple(rows[0].values)
+    return [name for name in columns_of(head.name for head in heads) if name not in columns]
+
+
 def _has_fraction(text: str) -> bool:
     """Whether a text that means a number means no integer; `nan` and `inf` have no fraction."""
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -46,7 +47,9 @@ def error_of(*arguments: object, code: int = 4) -> str:
         ("multi-label", ["a|b", "c|a|c"], "csv:3: label 'c|a|c' has a class twice"),
         ("multi-label", ["a|", "c"], "csv:2: label 'a|': nothing between two '|'"),
         ("multi-label", ["1|2", "nan"], "csv:3: label 'nan' is not an integer from 0"),
-        ("multi-label", ["", ""], "the column label is empty in all rows"),
+        ("multi-label", ["", ""], "train.csv: the column label is empty in all rows, so there is nothing to"),
+        ("regression", ["0.5", "\u0663.\u0665"], "' is no number; write it with the digits 0 to 9"),
+        ("regression", ["0.5", "\uff11"], "' is no number; write it with the digits 0 to 9"),
         ("regression", ["0.5", "nan"], "csv:3: label 'nan' is no finite number"),
         ("regression", ["0.5", "-inf"], "csv:3: label '-inf' is no finite number"),
         ("regression", ["0.5", "run"], "csv:3: label 'run' is no number"),
@@ -90,6 +93,34 @@ def test_fine_tuning_refuses_labels_of_another_kind_in_a_column_of_a_head(
     assert message in error_of("finetune", "--recipe", recipe(tmp_path, heads=heads), *options)
 
 
+@pytest.mark.parametrize(
+    ("header", "columns"), [("path,label.tags", "path, label.tags"), ("path,speed", "path, speed")]
+)
+def test_a_list_without_the_column_of_a_head_is_one_line(
+    tmp_path: Path, clip_files: Path, header: str, columns: str
+):
+    write(tmp_path, "train.csv", ["1", "0"], clip_files, header=header)
+    options = ["--init", "none", "-o", tmp_path / "run"]
+    path = recipe(tmp_path, heads="{speed: regression}")
+    message = (
+        f"train.csv: the list has no column label.speed, which data.heads names; its columns are {columns}"
+    )
+    assert error_of("finetune", "--recipe", path, *options).endswith(message)
+    checked = called("prepare", "check", "--recipe", path, tmp_path / "train.csv", "-q", code=4).stdout
+    assert f"labels: 1\n  {tmp_path}/train.csv: the list has no column label.speed\n" in checked
+
+
+def test_a_class_that_all_training_videos_have_is_noticed(tmp_path: Path, clip_files: Path):
+    write(tmp_path, "train.csv", ["a|b", "b", "c|b"], clip_files)
+    write(tmp_path, "test.csv", ["b"], clip_files)
+    options = ["--init", "none", "-o", tmp_path / "run", "--dry-run"]
+    shown = called("finetune", "--recipe", recipe(tmp_path, task="multi-label"), *options).stderr
+    assert shown.count("all videos of data.train have the class 'b', so a model cannot learn it") == 1
+    write(tmp_path, "train.csv", ["a|b", "b", ""], clip_files)
+    shown = called("finetune", "--recipe", recipe(tmp_path, task="multi-label"), *options).stderr
+    assert "all videos of data.train" not in shown
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory, clip_files: Path) -> dict[str, Path]:
     """A run for each task, each in a folder with its lists."""
@@ -112,12 +143,24 @@ def runs(tmp_path_factory: pytest.TempPathFactory, clip_files: Path) -> dict[str
     ("task", "labels", "message"),
     [
         ("single-label", ["a", "c"], "test.csv:3: unknown class 'c'; known: a, b"),
-        ("single-label", ["a|b", "a"], "test.csv:2: unknown class 'a|b'; several classes joined by '|' need"),
+        (
+            "single-label",
+            ["a|b", "a"],
+            "test.csv:2: unknown class 'a|b'; the model predicts one class for a video (single-label)",
+        ),
+        (
+            "single-label",
+            ["0.5", "1"],
+            "test.csv:2: label '0.5' is not an integer from 0; the model predicts classes (single-label)",
+        ),
         ("multi-label", ["a", "b|d"], "test.csv:3: unknown class 'd'; known: a, b, c"),
         ("multi-label", ["a|a", "b"], "test.csv:2: label 'a|a' has a class twice"),
-        ("multi-label", ["", ""], "the column label is empty in all rows"),
         ("regression", ["1", "nan"], "test.csv:3: label 'nan' is no finite number"),
-        ("regression", ["1", "a"], "test.csv:3: label 'a' is no number"),
+        (
+            "regression",
+            ["1", "a"],
+            "test.csv:3: label 'a' is no number; the model predicts numbers (regression)",
+        ),
     ],
 )
 def test_evaluation_refuses_labels_of_another_kind(
@@ -130,3 +173,16 @@ def test_evaluation_refuses_labels_of_another_kind(
 def test_a_test_list_without_some_classes_is_evaluated(runs: dict[str, Path], clip_files: Path):
     write(runs["multi-label"].parent, "test.csv", ["a", "", "a"], clip_files)
     assert "mean average precision" in called("eval", "-c", runs["multi-label"]).stdout
+
+
+def test_lists_for_evaluation_may_show_no_class(runs: dict[str, Path], clip_files: Path, tmp_path: Path):
+    write(runs["multi-label"].parent, "test.csv", ["", "", ""], clip_files)
+    found = json.loads(called("eval", "-c", runs["multi-label"], "--json", "-q").stdout)
+    assert found["map"] is None
+    write(tmp_path, "train.csv", ["a|b", "c", "", "a"], clip_files)
+    write(tmp_path, "val.csv", ["", ""], clip_files)
+    path = recipe(tmp_path, task="multi-label")
+    path.write_text(path.read_text().replace("val: train.csv", "val: val.csv"))
+    called("finetune", "--recipe", path, "--init", "none", "-q", "-o", tmp_path / "run")
+    lists = [tmp_path / "train.csv", tmp_path / "val.csv"]
+    called("prepare", "check", *lists, "--task", "multi-label", "-q", code=4)  # the same videos

@@ -291,7 +291,8 @@ def check(videos: Path, lists: dict[str, list[str]], *options: object, code: int
             ["val.csv:2: unknown class 'd'; known: a, b, c"],
         ),
         ({"train": ["a|b", "b"], "val": ["", "a"]}, [], ["train.csv: all 2 videos have the class 'b'"]),
-        ({"train": ["a", "", "b"], "val": [""]}, ["--task", "multi-label"], ["val.csv: the column label is"]),
+        ({"train": ["a", "", "b"], "val": [""]}, ["--task", "multi-label"], []),
+        ({"train": ["", ""], "val": [""]}, ["--task", "multi-label"], ["train.csv: the column label is em"]),
         (
             {"train": ["0", "run", "1", "walk"]},
             [],

@@ -48,7 +48,7 @@ def evaluate(
     from everest.checkpoints.load import find_weights, recipe_of_run
 
     keeps = o.read_shares(keep) if keep is not None else ()
-    weights = find_weights(checkpoint, which=which.value if which else None)
+    weights = find_weights(checkpoint, which=which.value if which else None, quiet=quiet)
     settings = o.read_recipe(
         recipe or str(recipe_of_run(weights)),
         data=data,

@@ -55,7 +55,7 @@ def export(
     from everest.checkpoints.load import all_weights, find_weights, open_model
     from everest.system.files import refuse_inputs
 
-    weights = find_weights(checkpoint, which=which.value if which else None)
+    weights = find_weights(checkpoint, which=which.value if which else None, quiet=quiet)
     refuse_inputs(out, all_weights(weights), option="--output")
     opened = open_model(weights, kind="transformer")
     if to is ExportFormat.hf:

@@ -51,7 +51,7 @@ def extract(
     from everest.system.files import refuse_inputs
 
     model = OpenedModel.open(
-        find_weights(checkpoint, which=which.value if which else None),
+        find_weights(checkpoint, which=which.value if which else None, quiet=quiet),
         recipe=o.read_recipe(recipe) if recipe else None,
         clips=clips,
         crops=crops,

@@ -27,7 +27,9 @@ class PredictionFormat(StrEnum):
 def predict(
     videos: o.Videos,
     checkpoint: o.Checkpoint,
-    top: Annotated[int | None, typer.Option("--top", "-k", min=1, help="Number of classes [5].")] = None,
+    top: Annotated[
+        int | None, typer.Option("--top", "-k", min=1, help="Number of classes [5, and all present].")
+    ] = None,
     timeline: Annotated[
         bool, typer.Option("--timeline", help="Classes over time: a window slides over each video.")
     ] = False,
@@ -116,7 +118,7 @@ def predict(
 
     default_views = 1 if timeline else None  # of a window, unless more are requested
     model = OpenedModel.open(
-        find_weights(checkpoint, which=which.value if which else None),
+        find_weights(checkpoint, which=which.value if which else None, quiet=quiet),
         recipe=o.read_recipe(recipe) if recipe else None,
         clips=clips or default_views,
         crops=crops or default_views,

@@ -38,7 +38,7 @@ def probe(
     """
     from everest.checkpoints.load import find_weights, recipe_of_run
 
-    weights = find_weights(checkpoint, which=which.value if which else None)
+    weights = find_weights(checkpoint, which=which.value if which else None, quiet=quiet)
     settings = o.read_recipe(
         recipe or str(recipe_of_run(weights)),
         data=data,
@@ -62,6 +62,7 @@ def _print(result: dict[str, Any]) -> None:
     from rich.table import Table
 
     from everest.config.metrics import METRICS
+    from everest.inference.metric_text import as_text
 
     console, tables = Console(soft_wrap=True), {}
     for head, of_head in result.get("heads", {"": result}).items():
@@ -71,16 +72,8 @@ def _print(result: dict[str, Any]) -> None:
         # Heads of one task share a table.
         table = tables.setdefault(metrics, Table("probe", *(METRICS[name].title for name in metrics)))
         for name, row in rows.items():
-            table.add_row(f"{head} {name}".strip(), *(_text(metric, row.get(metric)) for metric in metrics))
+            table.add_row(f"{head} {name}".strip(), *(as_text(METRICS[m], row.get(m)) for m in metrics))
     for table in tables.values():
         console.print(table, markup=False, highlight=False)
     skipped = f", {result['skipped']} skipped" if result["skipped"] else ""
     typer.echo(f"{result['train']} training videos, {result['test']} test videos{skipped}")
-
-
-def _text(metric: str, value: float | None) -> str:
-    from everest.config.metrics import METRICS
-
-    if value is None:
-        return ""
-    return f"{value:.2f}" if METRICS[metric].percent else f"{value:.4g}"

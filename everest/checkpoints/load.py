@@ -50,12 +50,17 @@ class LoadedModel:
 
 
 def find_weights(
-    checkpoint: str | Path, *, which: Which | None = None, notify: Callable[[str], None] = warn_on_main
+    checkpoint: str | Path,
+    *,
+    which: Which | None = None,
+    quiet: bool = False,
+    notify: Callable[[str], None] = warn_on_main,
 ) -> Path:
     """Return the safetensors file of `checkpoint`, which is a run folder, a file or hf:OWNER/NAME.
 
     Args:
         which: of a run folder; None: the best on `data.val` if there are any, else the newest.
+        quiet: do not report which weights were chosen.
         notify: receives which weights were chosen, and the license of a checkpoint of the hub.
     Raises:
         CheckpointError: no such file; the message names what the folder has instead.
@@ -64,8 +69,9 @@ def find_weights(
     if path.is_dir():
         if which is None and (path / BEST).is_file():
             step = read_header(path / BEST).step
-            last = path / WEIGHTS
-            notify(f"{path / BEST}: the best weights on data.val, of step {step}; name {last} for the last")
+            if not quiet:
+                text = f"the best weights on data.val, of step {step}; --which newest uses the last"
+                notify(f"{path / BEST}: {text}")
             return path / BEST
         file = path / (BEST if which == "best" else WEIGHTS)
         if file.is_file():

@@ -99,7 +99,7 @@ def _differences(recipe: Recipe) -> Problems:
 
 
 def notices(recipe: Recipe, given: Collection[KeyPath]) -> Iterator[str]:
-    """Yields a line for each key in `given` without effect, and for each stage that only warms up."""
+    """Yields a line for each key in `given` without effect, and for each stage that mostly warms up."""
     yield from label_notices(recipe, given)
     target = recipe.pretrain.target
     for key in sorted(TARGET_KEYS - vars(target).keys()):
@@ -115,6 +115,10 @@ def notices(recipe: Recipe, given: Collection[KeyPath]) -> Iterator[str]:
         if warmup is not None and warmup >= budget:
             key = f"{stage}.warmup_{unit}"
             yield f"{key} ({warmup}) leaves none of {budget} {unit}: the learning rate only rises"
+        elif warmup is not None and 2 * warmup > budget:
+            key = f"{stage}.warmup_{unit}"
+            fix = f"set {key}={max(1, budget // 10)}"
+            yield f"{key} ({warmup}) is more than half of {budget} {unit}; a tenth is usual: {fix}"
         if (stage, f"warmup_{other}") in given:
             yield f"{stage}.warmup_{other} has no effect with {unit}; set {stage}.warmup_{unit}"
     if recipe.tokenizer is not None:

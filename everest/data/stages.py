@@ -12,10 +12,11 @@ from functools import partial
 from typing import Final
 
 from everest.config.heads import Heads, named_heads
+from everest.config.metrics import METRICS, best_metric
 from everest.config.settings import DataSettings, Recipe
 from everest.data.augment import RandAugment
 from everest.data.cache import cache_folder, open_cache
-from everest.data.classes import Classes, certain_classes_notice
+from everest.data.classes import Classes, certain_classes_notice, indices
 from everest.data.dataset import VideoClips
 from everest.data.footage import segment_bytes
 from everest.data.labels import read_class_names
@@ -37,6 +38,7 @@ from everest.system.storage import Location, join_location, parse_location
 from everest.video.file import keep_indexes
 from everest.video.folders import as_data_error
 
+OF_CLASSES: Final = ("map", "macro_f1")  # metrics that need a video with a class
 MOST_VIEWS: Final = 512  # our choice: 1.2 GB of bytes for clips of 16 frames and 224 pixels
 
 
@@ -122,7 +124,11 @@ def labeled_samples(recipe: Recipe) -> tuple[Sequence[Sample], Sequence[Sample],
 
 
 def validation_clips(recipe: Recipe, classes: Classes) -> VideoClips | None:
-    """Returns the center view of each video of `data.val`; None if that is not set."""
+    """Returns the center view of each video of `data.val`; None if that is not set.
+
+    Raises:
+        DataError: no video of it has a class, and the best weights are selected by a metric of classes.
+    """
     data, stage = recipe.data, recipe.finetune
     if data.val is None:
         return None
@@ -134,7 +140,14 @@ def validation_clips(recipe: Recipe, classes: Classes) -> VideoClips | None:
         fps=data.fps,
         channels=data.channels,
     )
-    clips = _clips(recipe, _labeled_list(data, "val", classes), views, replace_bad=False)
+    samples = _labeled_list(data, "val", classes)
+    metric = best_metric(classes.heads, stage.best)
+    if metric in OF_CLASSES and not any(map(indices, (sample.labels[0] for sample in samples.samples))):
+        raise DataError(
+            f"data.val: no video has a class, so its {METRICS[metric].title} cannot select the best weights; "
+            "add videos of classes, or set finetune.best=loss"
+        )
+    clips = _clips(recipe, samples, views, replace_bad=False)
     return replace(clips, heads=classes.heads)
 
 

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 
 from everest.config.heads import Heads
 from everest.figures.curves import COLORS
+from everest.figures.fonts import any_script
 from everest.figures.timeline import LONGEST_NAME, SHORTEST, Bouts, colors_of
 from everest.system.files import write_atomically
 from everest.system.names import escape_bytes
@@ -28,6 +29,7 @@ GAP: Final = 0.2  # of a lane, above its bars
 Windows = Sequence[Mapping[str, Any]]
 
 
+@any_script()
 def draw_task_timeline(
     path: Path, windows: Windows, bouts: Mapping[str, Bouts], heads: Heads, *, title: str
 ) -> None:

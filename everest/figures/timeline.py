@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from everest.figures.curves import COLORS
+from everest.figures.fonts import any_script
 from everest.system.files import write_atomically
 from everest.system.names import escape_bytes
 
@@ -60,6 +61,7 @@ def colors_of(indices: Iterable[int]) -> dict[int, str]:
     return colors
 
 
+@any_script()
 def draw_timeline(
     path: Path, heads: Mapping[str, Bouts], *, title: str, background: float | None = None
 ) -> None:

@@ -15,7 +15,7 @@ def metric_rows(
 
     Args:
         head: begins the names.
-        names: of the metrics.
+        names: of the metrics. One that a model cannot miss is left out.
     """
     for name, of_head in result.get("heads", {}).items():
         yield from metric_rows(of_head, f"{name} ", names=names)
@@ -23,6 +23,8 @@ def metric_rows(
         if name in names and result.get(name) is not None:
             interval = result.get("intervals", {}).get(name)
             chance = None if metric.chance is None else result.get(metric.chance)
+            if metric.percent and chance == 100:  # any model reaches it: top-5 of five classes
+                continue
             shown = "" if interval is None else _range(metric, *interval)
             yield head + metric.title, as_text(metric, result[name]), shown, as_text(metric, chance)
 

@@ -22,6 +22,7 @@ from everest.data.stages import evaluation_views
 from everest.data.views import EvalViews
 from everest.errors import CheckpointError, RecipeError
 from everest.inference.calibrate import calibrate_answers, calibrated_heads
+from everest.inference.top_classes import check_options
 from everest.methods.grid import num_kept
 from everest.methods.selector import choose
 from everest.methods.strategies import AllTokens
@@ -184,8 +185,10 @@ class OpenedModel:
 
         Raises:
             CheckpointError: the model is no classifier, or has no temperature for calibrated answers.
+            RecipeError: calibrated answers are requested, and the model predicts numbers only.
         """
         module = self.classifier
+        check_options(module.heads, calibrated=self.calibrated)
         heads = calibrated_heads(module.heads, source=self.source) if self.calibrated else module.heads
         return Classes(heads=heads, names=module.class_names)
 

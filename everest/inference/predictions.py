@@ -25,7 +25,7 @@ from everest.errors import RecipeError
 from everest.inference.bouts import Window, bouts_of_classes, merge_windows
 from everest.inference.model import OpenedModel
 from everest.inference.over_videos import over_videos
-from everest.inference.top_classes import TOP, answers_of, answers_of_head, check_options
+from everest.inference.top_classes import answers_of, answers_of_head, check_options
 from everest.system.events import Report, notice
 from everest.video.reader import TOLERANCE, VideoError, frame_range, frame_times, frames_in_order, probe
 from everest.video.source import Video
@@ -43,7 +43,7 @@ def predict(
     """Return the `top` most likely classes of every video, by the mean of its views' probabilities.
 
     Args:
-        top: number of classes; None: 5.
+        top: number of classes; None: 5, and all that are present of several.
         batch: videos in one forward pass.
     Returns:
         `{"video", "predictions": [{"label", "index", "probability"}, …]}` for each, in the order given; see
@@ -55,7 +55,6 @@ def predict(
     """
     classes = model.classes
     check_options(classes.heads, top=top)
-    top = top or TOP
     batches = over_videos(
         model,
         samples,
@@ -92,7 +91,7 @@ def predict_timeline(
     Args:
         window: seconds; None: the length of a clip at the model's stride.
         step: seconds from the start of one window to the start of the next; None: `window`.
-        top: number of classes; None: 5.
+        top: number of classes; None: 5, and all that are present of several.
         batch: windows in one forward pass.
         background: windows whose highest probability is below this have no class in `bouts`.
     Returns:
@@ -106,7 +105,6 @@ def predict_timeline(
     """
     classes = model.classes
     check_options(classes.heads, top=top, background=background)
-    top = top or TOP
     if window is None and model.views.sampling != "dense":
         raise RecipeError("--window: the clips of this model span a whole video; set the seconds of a window")
     rows = []

@@ -14,6 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from everest.data.classes import Classes
 from everest.data.dataset import VideoClips
+from everest.figures.fonts import any_script
 from everest.figures.pictures import jpeg_uri, png_uri
 from everest.inference.confusion import LONGEST_NAME, NUMBERED
 from everest.inference.intervals import FEW_GROUPS, FEW_OF_CLASS
@@ -36,6 +37,7 @@ def is_figure(name: str) -> bool:
     return name == SWEEP or is_plot(name)
 
 
+@any_script()
 def write_report(
     folder: Path, result: dict[str, Any], predictions: Predictions, classes: Classes, clips: VideoClips
 ) -> Path:

@@ -14,16 +14,27 @@ TOP: Final = 5  # classes, unless another number is requested
 
 
 def check_options(
-    heads: Heads, *, top: int | None = None, background: float | None = None, bouts: bool = False
+    heads: Heads,
+    *,
+    top: int | None = None,
+    background: float | None = None,
+    bouts: bool = False,
+    calibrated: bool = False,
 ) -> None:
     """Raise RecipeError for an option that goes with no head.
 
     Args:
         bouts: whether bouts are requested in place of windows.
+        calibrated: whether calibrated probabilities are requested.
     """
     tasks = {head.task for head in heads}
     if tasks == {"regression"}:
-        given = {"--top": top is not None, "--background": background is not None, "--bouts": bouts}
+        given = {
+            "--top": top is not None,
+            "--background": background is not None,
+            "--bouts": bouts,
+            "--calibrated": calibrated,
+        }
         for option in (option for option, is_given in given.items() if is_given):
             raise RecipeError(f"{option}: goes with classes, and this model predicts numbers; leave it out")
     if background is not None and "single-label" not in tasks:
@@ -34,7 +45,7 @@ def check_options(
         raise RecipeError(f"--background: must be from 0 to 1, not {background}")
 
 
-def answers_of(answers: Tensor, classes: Classes, top: int) -> dict[str, Any]:
+def answers_of(answers: Tensor, classes: Classes, top: int | None) -> dict[str, Any]:
     """Return `predictions` of (outputs,) answers; of several heads under `heads`, by name.
 
     Of classes the `top` most likely ones, of several classes also whether each is `present`, and from which
@@ -48,16 +59,28 @@ def answers_of(answers: Tensor, classes: Classes, top: int) -> dict[str, Any]:
     return {"predictions": predictions[""]} if "" in predictions else {"heads": predictions}
 
 
-def answers_of_head(answers: Tensor, head: Head, classes: Classes, top: int) -> list[dict[str, Any]]:
-    """Return the predictions of one head, from its (outputs,) answers."""
+def answers_of_head(answers: Tensor, head: Head, classes: Classes, top: int | None) -> list[dict[str, Any]]:
+    """Return the predictions of one head, from its (outputs,) answers; classes in the order of probability.
+
+    Args:
+        top: number of classes; None: 5, and all others of a multi-label head that are present.
+    """
     if head.task == "regression":
         return [{"value": float(f"{answers.item():.6g}")}]
-    best = answers.topk(min(top, len(answers)))
-    return [
-        {"label": classes.name(index), "index": index, "probability": round(probability, 6)}
-        | (_presence(probability, head.thresholds[index]) if head.task == MULTI_LABEL else {})
-        for probability, index in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+    count = top or TOP
+    best = answers.topk(len(answers) if head.task == MULTI_LABEL else min(count, len(answers)))
+    pairs = list(zip(best.values.tolist(), best.indices.tolist(), strict=True))
+    if head.task != MULTI_LABEL:
+        return [_class(index, probability, classes) for probability, index in pairs]
+    found = [
+        _class(index, probability, classes) | _presence(probability, head.thresholds[index])
+        for probability, index in pairs
     ]
+    return [part for rank, part in enumerate(found) if rank < count or (top is None and part["present"])]
+
+
+def _class(index: int, probability: float, classes: Classes) -> dict[str, Any]:
+    return {"label": classes.name(index), "index": index, "probability": round(probability, 6)}
 
 
 def _presence(probability: float, threshold: float) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
+from everest.figures.fonts import any_script
 from everest.prepare.stats import MOTION, Stats
 from everest.system.files import write_atomically
 from everest.system.names import escape_bytes
@@ -23,6 +24,7 @@ LONGEST: Final = 24  # characters of a class name or file name in a title
 Titled = tuple[str, str]  # a video and its title
 
 
+@any_script()
 def draw_contact_sheet(path: Path, stats: Stats) -> None:
     """Write a PNG of up to 60 thumbnails: the same number for each class, about 12 in total.
 

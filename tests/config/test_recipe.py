@@ -120,7 +120,9 @@ def test_all_problems_come_at_once_each_with_its_place(tmp_path):
     [
         ("data:\n  frames: 16\n  frames: 24\n", ":3: duplicate key 'frames'"),
         ("data: [\n", ":2: expected the node content, but found '<stream end>'"),
-        ("data:\n  1: 2\n", ":2: a key must be text"),
+        ("data:\n  true: 2\n", ":2: a key must be text"),
+        ("data:\n  1.5: 2\n", ":2: a key must be text"),
+        ("data:\n  1: 2\n  +1: 3\n", ":3: duplicate key '1'"),
         ("- data\n", ": a recipe is a mapping of sections such as 'data:', this is not"),
         ("base: 3\n", ": base: must be the name or path of a recipe, not 3"),
         ("base: ucf10\n", ": base: recipe: unknown name 'ucf10'; did you mean 'ucf101'?"),
@@ -293,6 +295,22 @@ def test_a_run_that_only_warms_up_is_named():
     notices = []
     load_recipe("ucf101", overrides=["pretrain.epochs=2"], notify=notices.append)
     assert notices == ["pretrain.warmup_epochs (40) leaves none of 2 epochs: the learning rate only rises"]
+
+
+@pytest.mark.parametrize(
+    ("steps", "found"), [(166, []), (165, ["more than half of 165"]), (83, ["none of 83"])]
+)
+def test_a_run_that_mostly_warms_up_is_named(steps, found):
+    notices = []
+    overrides = ["finetune.epochs=null", "finetune.warmup_steps=83", f"finetune.steps={steps}"]
+    load_recipe("small", overrides=overrides, notify=notices.append)
+    assert [any(text in line for line in notices) for text in found] == [True] * len(found)
+    assert len([line for line in notices if line.startswith("finetune.warmup_steps")]) == len(found)
+
+
+def test_whole_numbers_as_keys_are_names():
+    overrides = ["finetune.class_weights={0: 1, 1: 5}", "data.num_classes=2"]
+    assert load_recipe("small", overrides=overrides).finetune.class_weights == {"0": 1, "1": 5}
 
 
 def test_underscores_do_for_hyphens_in_a_selection():

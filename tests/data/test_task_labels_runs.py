@@ -177,12 +177,16 @@ def test_a_test_list_without_some_classes_is_evaluated(runs: dict[str, Path], cl
 
 def test_lists_for_evaluation_may_show_no_class(runs: dict[str, Path], clip_files: Path, tmp_path: Path):
     write(runs["multi-label"].parent, "test.csv", ["", "", ""], clip_files)
-    found = json.loads(called("eval", "-c", runs["multi-label"], "--json", "-q").stdout)
+    found = json.loads(called("eval", "-c", runs["multi-label"], "--json", "-q", "--no-interval").stdout)
     assert found["map"] is None
     write(tmp_path, "train.csv", ["a|b", "c", "", "a"], clip_files)
     write(tmp_path, "val.csv", ["", ""], clip_files)
     path = recipe(tmp_path, task="multi-label")
     path.write_text(path.read_text().replace("val: train.csv", "val: val.csv"))
-    called("finetune", "--recipe", path, "--init", "none", "-q", "-o", tmp_path / "run")
+    options = ["--recipe", path, "--init", "none", "-q", "-o", tmp_path / "run"]
+    message = "data.val: no video has a class, so its mean average precision cannot select the best weights"
+    assert message in error_of("finetune", *options)
+    assert not (tmp_path / "run").exists()
+    called("finetune", *options, "--set", "finetune.best=loss")
     lists = [tmp_path / "train.csv", tmp_path / "val.csv"]
     called("prepare", "check", *lists, "--task", "multi-label", "-q", code=4)  # the same videos

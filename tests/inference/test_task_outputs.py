@@ -20,11 +20,14 @@ from small_runs import refused, run
 from task_runs import NAMES, SCORES, TAGS, mixed_run, scores_run, tags_run, write_list
 
 import everest
-from everest.config.heads import Head, named_heads
+from everest.config.heads import Calibration, Head, named_heads
+from everest.data.classes import Classes
 from everest.figures.task_timeline import draw_task_timeline
 from everest.inference.bouts import Window, bouts_of_classes, merge_windows
+from everest.inference.metric_text import metric_rows
 from everest.inference.metrics import multi_label, per_class
 from everest.inference.predicted import HeadPredictions
+from everest.inference.top_classes import answers_of_head
 from everest.inference.worst_videos import largest_errors, wrong_classes
 from everest_cli.prediction_text import as_csv, as_srt, as_table
 
@@ -217,6 +220,7 @@ def test_a_predicted_number_has_a_value_in_every_format(scores_run: Path, clip_f
     ("options", "message"),
     [
         (["--top", 2], "--top: goes with classes"),
+        (["--calibrated"], "--calibrated: goes with classes, and this model predicts numbers; leave it out"),
         (["--timeline", "--bouts"], "--bouts: goes with classes"),
         (["--timeline", "--background", 0.5, "--json"], "--background: goes with classes"),
     ],
@@ -276,6 +280,23 @@ def several(start: float, *flags: bool) -> dict:
         for i, (name, flag) in enumerate(zip(NAMES, flags, strict=True))
     ]
     return {"start": start, "end": start + 1, "predictions": classes}
+
+
+def test_every_class_that_is_present_is_among_the_predictions():
+    head = Head(task="multi-label", outputs=7, calibration=Calibration(thresholds=(0.1, *[0.9] * 6)))
+    answers = torch.tensor([0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8])
+    found = answers_of_head(answers, head, Classes(heads=(head,)), None)
+    assert [(part["index"], part["present"]) for part in found] == [
+        *((index, False) for index in (6, 5, 4, 3, 2)),
+        (0, True),
+    ]
+    assert [part["index"] for part in answers_of_head(answers, head, Classes(heads=(head,)), 2)] == [6, 5]
+
+
+def test_metrics_that_every_model_reaches_are_no_rows():
+    result = {"top1": 40.0, "chance_top1": 50.0, "top5": 100.0, "chance_top5": 100.0}
+    assert [row[0] for row in metric_rows(result)] == ["top-1"]
+    assert [row[0] for row in metric_rows({**result, "chance_top5": 83.3})] == ["top-1", "top-5"]
 
 
 def test_subtitles_show_the_present_classes_only():

@@ -13,7 +13,7 @@ from types import FrameType
 from typing import Final, Literal
 
 from everest.system.files import write_error
-from everest.system.launch import PARENT, catch_stop_signals
+from everest.system.launch import GRACE_SECONDS, PARENT, catch_stop_signals
 from everest.system.signals import Stopped
 from everest.system.terminal import leave_closed_terminal
 
@@ -139,6 +139,12 @@ class _Signals:
     def __exit__(self, *exception: object) -> None:
         for entry in self._running:  # after an error of this process
             entry.process.send_signal(signal.SIGTERM)
+        for entry in self._running:
+            try:
+                entry.process.wait(timeout=GRACE_SECONDS)
+            except subprocess.TimeoutExpired:
+                entry.process.kill()
+                entry.process.wait()
         for number, handler in self._before.items():
             signal.signal(number, handler)
 

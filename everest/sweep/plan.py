@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 from everest.checkpoints.init import find_init
 from everest.config.recipe import recipe_for_run
 from everest.config.settings import Recipe
-from everest.errors import CheckpointError, RecipeError, one_per_line
+from everest.data.stage_source import find_source
+from everest.data.stages import pretrain_key
+from everest.errors import CheckpointError, DataError, RecipeError, UserError, one_per_line
 from everest.sweep.budgets import equalize
 from everest.sweep.choices import Arm, StageName
 from everest.sweep.request import NO_INIT, Equal, SweepRequest
@@ -66,6 +68,7 @@ def make_plan(request: SweepRequest, *, data: str | None, notify: Notify) -> Pla
         notify: receives notices about the recipes, and the steps of each arm with equal GMACs.
     Raises:
         RecipeError: the recipe of an arm is not valid; one line for each problem.
+        DataError: a folder or list of videos that does not exist.
         CheckpointError: weights of --init that do not exist.
     """
     once: dict[str, None] = {}
@@ -82,6 +85,8 @@ def make_plan(request: SweepRequest, *, data: str | None, notify: Notify) -> Pla
     for notice in once:
         notify(notice)
     stages = {arm.name: _stages(request, arm) for arm in request.arms}
+    for name, recipe in recipes.items():
+        _check_data(name, recipe, stages[name])
     if request.equal == "gmacs":
         recipes = equalize(recipes, stages, against=request.against, notify=notify)
     arms = tuple(
@@ -109,6 +114,26 @@ def _resolve(request: SweepRequest, arm: Arm | None, data: str | None, notices: 
         overrides=[*request.overrides, *own],
         notify=lambda text: notices.setdefault(text),
     )
+
+
+def _check_data(name: str, recipe: Recipe, stages: tuple[StageName, ...]) -> None:
+    """Raise DataError if there is no list or folder of videos for a stage."""
+    reads: dict[StageName, tuple[str, ...]] = {
+        "pretrain": (pretrain_key(recipe.data),),
+        "finetune": ("train",),
+        "eval": ("test",),
+        "probe": ("train", "test"),
+    }
+    for stage in stages:
+        for key in reads[stage]:
+            try:
+                location = find_source(recipe.data, key, labeled=stage != "pretrain").location
+                if not location.exists():
+                    raise DataError(
+                        f"data.{key}: no list or folder '{location}'; set it, or data.root by --data DIR"
+                    )
+            except UserError as error:
+                raise type(error)(f"{name}: {error}") from error
 
 
 def _stages(request: SweepRequest, arm: Arm) -> tuple[StageName, ...]:

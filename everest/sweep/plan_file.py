@@ -32,8 +32,9 @@ def check_folder(folder: Path, plan: Plan) -> list[str]:
         return []
     before = _read(folder / PLAN_FILE)
     arms = {arm.name: arm for arm in plan.arms}
-    for name in before["arms"].keys() & arms.keys():
-        _check_same(folder, name, before, arms[name])
+    for name in before["arms"]:
+        if name in arms:
+            _check_same(folder, name, before, arms[name])
     return [name for name in before["arms"] if name not in arms]
 
 

@@ -18,6 +18,8 @@ from everest.system.names import escape_bytes
 
 FIGURE: Final = "report.png"
 MARKERS: Final = ("o", "s", "^", "D", "v", "P")  # the next one when all colors are used
+SEEDS: Any = {"linestyle": "", "marker": "o", "markersize": 4, "markerfacecolor": "white", "zorder": 3}
+LINE: Any = {"arrowstyle": "-", "alpha": 0.4, "linewidth": 1, "relpos": (0, 0.5)}  # to a label
 HEIGHT: Final = 5.0  # inches, for up to FITTING labels
 FITTING: Final = 16
 NEAR: Final = 0.02  # our choice: arms whose costs differ by less of the range are drawn next to each other
@@ -43,7 +45,11 @@ def draw_report(path: Path, document: Mapping[str, Any]) -> None:
         unit = " (%)" if document["percent"] else ""
         panel.set_ylabel(f"{document['title']}{unit}", parse_math=False)
         panel.set_xlabel("GMACs of training (forward passes of all steps)")
-        panel.set_title("bars: 95 % intervals over seeds; dots: seeds", fontsize="small", loc="left")
+        panel.set_title(
+            "bars: 95 % intervals over seeds; small dots: seeds; equal costs are side by side",
+            fontsize="small",
+            loc="left",
+        )
         panel.grid(alpha=0.3)
         write_atomically(path, lambda part: figure.savefig(part, format="png", bbox_inches="tight"))
 
@@ -58,7 +64,7 @@ def _draw_arms(panel: Axes, arms: Sequence[Mapping[str, Any]]) -> None:
     places = 10**shifted if logarithmic else shifted
     for number, (arm, x) in enumerate(zip(arms, places, strict=True)):
         color, marker = COLORS[number % len(COLORS)], MARKERS[number // len(COLORS) % len(MARKERS)]
-        panel.plot([x] * len(arm["values"]), arm["values"], ".", color=color, alpha=0.4, markersize=6)
+        panel.plot([x] * len(arm["values"]), arm["values"], **SEEDS, color=color)
         low, high = arm["interval"] or (arm["mean"], arm["mean"])
         bars = [[arm["mean"] - low], [high - arm["mean"]]]
         panel.errorbar(
@@ -81,7 +87,7 @@ def _draw_arms(panel: Axes, arms: Sequence[Mapping[str, Any]]) -> None:
             color=color,
             parse_math=False,
             annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": color, "alpha": 0.4, "linewidth": 1},
+            arrowprops={**LINE, "color": color},
         )
 
 

@@ -44,7 +44,8 @@ def test_a_sweep_runs_reports_and_is_not_run_again(recipe: Path, tmp_path: Path,
     sweep = tmp_path / "sweep.yaml"
     sweep.write_text(
         "recipe: tiny.yaml\nstages: [finetune, eval]\nset: {finetune.epochs: 1}\n"
-        f"arms:\n  one: {{eval.clips: 1}}\n  two: {{eval.clips: 2}}\n  wrong: {{data.train: {tmp_path}/wrong.csv}}\n"
+        "arms:\n  one: {eval.clips: 1}\n  two: {eval.clips: 2}\n"
+        f"  wrong: {{data.train: {tmp_path}/wrong.csv}}\n"
     )
     out = tmp_path / "out"
     command = ["sweep", sweep, "-o", out, "--seeds", "3,", "--jobs", 2]

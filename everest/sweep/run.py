@@ -3,60 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
-from everest.config.recipe import dump_recipe, load_recipe
-from everest.config.settings import Recipe
-from everest.errors import RecipeError
+from everest.sweep.commands import Processes, command_of, last_error, write_recipe
 from everest.sweep.jobs import Ended, Job, run_jobs
 from everest.sweep.metric_names import VALIDATION, headline, metric_text
 from everest.sweep.plan import Plan
 from everest.sweep.plan_file import PLAN_FILE, check_folder, write_plan
-from everest.sweep.request import NO_INIT
 from everest.sweep.results import WorkRow, collect, read_work, write_results
 from everest.sweep.works import RUNS, Work
-from everest.system.cores import num_cores
 from everest.system.events import Report, notice
 from everest.system.files import write_text
 from everest.system.json_text import parse_json
-from everest.system.launch import Devices, visible_gpus
 from everest.system.locks import sole_writer
+from everest.system.run_folder import TOKENIZER
 from everest.system.run_lock import running_here
 
 JOB_FAILED: Final = 69  # exit code of a sweep, some of whose jobs have failed
-LAST_LINES: Final = 200  # of a log, in which the error of a job is searched
-NO_LINE: Final = "no message"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Processes:
-    """How the jobs of a sweep are started."""
-
-    program: Sequence[str]  # the words that start `everest`
-    devices: Devices
-    jobs: int = 1  # at once
-
-    @property
-    def gpus(self) -> str:
-        """The option --gpus of each job."""
-        if self.devices.kind != "cuda":
-            return self.devices.kind
-        return "auto" if self.jobs == 1 else "1"
-
-    @property
-    def environments(self) -> list[dict[str, str]]:
-        """The variables of each job at once: its GPU, round robin, or its share of the cores."""
-        if self.devices.kind != "cuda":
-            cores = max(1, num_cores() // self.jobs)
-            return [{"OMP_NUM_THREADS": str(cores)} if self.jobs > 1 else {}] * self.jobs
-        ids = self.devices.ids or tuple(range(self.devices.processes))
-        if self.jobs == 1:
-            return [visible_gpus(ids)]
-        return [visible_gpus((ids[slot % len(ids)],)) for slot in range(self.jobs)]
 
 
 @dataclass(kw_only=True)
@@ -178,7 +145,7 @@ def run_sweep(plan: Plan, folder: Path, processes: Processes, report: Report) ->
         if works and rows:
             report(notice(f"{len(rows)} of {len(every)} jobs have finished before"))
         for work in works.values():
-            _write_recipe(work, folder)
+            write_recipe(work, folder)
         sweep.write()
         waits: set[str] = set()
         run_jobs(
@@ -192,51 +159,11 @@ def run_sweep(plan: Plan, folder: Path, processes: Processes, report: Report) ->
 
 
 def _is_free(sweep: _Sweep, work: Work, waits: set[str]) -> bool:
-    """Whether no process of an earlier call trains the run; it saves its state and ends by itself."""
+    """Whether no process of an earlier call trains the run, or its tokenizer; it saves its state and ends."""
     run = work.run(sweep.folder)
-    process = running_here(run) if work.stage in RUNS and run.is_dir() else None
-    if process is not None and work.name not in waits:
+    folders = [folder for folder in (run, run / TOKENIZER) if work.stage in RUNS and folder.is_dir()]
+    processes = [process for folder in folders if (process := running_here(folder)) is not None]
+    if processes and work.name not in waits:
         waits.add(work.name)
-        sweep.report(notice(f"{run}: process {process} trains it now; it starts after that"))
-    return process is None
-
-
-def command_of(work: Work, folder: Path, *, gpus: str) -> list[str]:
-    """The command of a work, without the program."""
-    start = work.init if work.needs is None else str(work.needs.run(folder))
-    recipe = str(work.file(folder, "yaml"))
-    shared = ["--recipe", recipe, "--data", work.recipe.data.root]
-    if work.stage == "probe":
-        return ["probe", "--checkpoint", start, *shared, "--json", *(["--cpu"] if gpus == "cpu" else [])]
-    if work.stage == "eval":
-        return ["eval", "--checkpoint", start, *shared, "--json", "--gpus", gpus]
-    init = ["--init", start] if work.stage == "finetune" or start != NO_INIT else []
-    return [work.stage, *shared, *init, "--output", str(work.run(folder)), "--gpus", gpus]
-
-
-def _write_recipe(work: Work, folder: Path) -> None:
-    """Write the recipe of a work. A run keeps its settings of other stages, which a resume compares."""
-    path, recipe = work.file(folder, "yaml"), work.recipe
-    if work.stage in RUNS and path.is_file():
-        recipe = _as_started(path, recipe)
-    write_text(path, dump_recipe(recipe))
-
-
-def _as_started(path: Path, recipe: Recipe) -> Recipe:
-    """The recipe that a run was started with, with the folder of videos and the section train of `recipe`."""
-    try:
-        before = load_recipe(path, imports=False)
-    except RecipeError:  # damaged: the run itself has a copy, and refuses another
-        return recipe
-    return replace(before, data=replace(before.data, root=recipe.data.root), train=recipe.train)
-
-
-def last_error(log: Path) -> str:
-    """The error in the messages of a failed command, in one line."""
-    try:
-        lines = log.read_text(errors="replace").splitlines()[-LAST_LINES:]
-    except OSError:
-        return NO_LINE
-    lines = [line.strip() for line in lines if line.strip()]
-    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-    return (errors or lines or [NO_LINE])[-1]
+        sweep.report(notice(f"{run}: process {processes[0]} trains it now; it starts after that"))
+    return not processes

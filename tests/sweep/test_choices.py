@@ -6,6 +6,9 @@ import pytest
 
 from everest.errors import RecipeError
 from everest.sweep.choices import arms_of, read_seeds, read_stages, split_values
+from everest.sweep.commands import Processes
+from everest.system.cores import num_cores
+from everest.system.launch import Devices
 
 
 def test_arms_are_all_combinations_and_are_named_by_what_differs():
@@ -81,3 +84,34 @@ def test_other_stages_are_refused(value: object, message: str):
     with pytest.raises(RecipeError, match=message) as refusal:
         read_stages(value, "--stages")
     assert str(refusal.value).startswith("--stages: ")
+
+
+@pytest.mark.parametrize(
+    ("devices", "jobs", "gpus", "environments"),
+    [
+        (Devices(kind="cuda", processes=4), 1, "auto", [{"CUDA_VISIBLE_DEVICES": "0,1,2,3"}]),
+        (Devices(kind="cuda", processes=2, ids=(1, 3)), 1, "auto", [{"CUDA_VISIBLE_DEVICES": "1,3"}]),
+        (
+            Devices(kind="cuda", processes=2, ids=(1, 3)),
+            3,
+            "1",
+            [{"CUDA_VISIBLE_DEVICES": name} for name in ("1", "3", "1")],
+        ),
+        (Devices(kind="cpu"), 1, "cpu", [{}]),
+        (Devices(kind="cpu"), 2, "cpu", [{"OMP_NUM_THREADS": str(max(1, num_cores() // 2))}] * 2),
+    ],
+)
+def test_each_job_at_once_has_its_device(
+    devices: Devices,
+    jobs: int,
+    gpus: str,
+    environments: list[dict[str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    processes = Processes(program=["everest"], devices=devices, jobs=jobs)
+    assert (processes.gpus, processes.environments) == (gpus, environments)
+    if devices.kind == "cpu":
+        monkeypatch.setenv("OMP_NUM_THREADS", "7")  # the user's own choice
+        assert processes.environments == [{}] * jobs

@@ -215,3 +215,12 @@ def test_a_setting_at_its_default_is_not_part_of_the_identity(recipe: Path):
     default = load_recipe("custom").pretrain.weight_decay
     given = planned(recipe, overrides=[f"pretrain.weight_decay={default}"])
     assert given.works().keys() == planned(recipe).works().keys()
+
+
+def test_the_sweep_file_of_the_benchmarks_is_planned(clip_files: Path, tmp_path: Path):
+    for name in ("train", "test", "pretrain"):
+        (tmp_path / f"{name}.csv").write_text((clip_files / "train.csv").read_text())
+    file = Path(__file__).resolve().parents[2] / "benchmarks" / "evidence" / "lvmae.yaml"
+    plan = planned(file, data=str(tmp_path))
+    # Each of ten arms but one has a pre-training of its own.
+    assert counts(plan) == {"pretrain": 27, "finetune": 30, "eval": 30}

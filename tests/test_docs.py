@@ -160,8 +160,8 @@ def test_every_row_of_the_paper_makes_a_step(row: str, desk: Path):
 
 @pytest.mark.parametrize(
     "page",
-    # docs/lvmae.md trains a tokenizer for most of its commands: a tenth of this suite. The jobs of docs/sweeps.md
-    # are processes of their own.
+    # docs/lvmae.md trains a tokenizer for most of its commands: a tenth of this suite. The jobs of
+    # docs/sweeps.md are processes of their own.
     [pytest.param(page, marks=[pytest.mark.slow] * (page.stem in ("lvmae", "sweeps"))) for page in PAGES],
     ids=lambda page: page.stem,
 )

@@ -94,10 +94,11 @@ def test_a_job_waits_until_it_may_start(tmp_path: Path):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_reaches_the_jobs_and_starts_no_others(tmp_path: Path, number: signal.Signals):
     code = (
-        "import signal, sys, time\n"
-        "def stop(*_): print('saved', flush=True); sys.exit(5)\n"
+        "import os, signal, time\n"
+        "def stop(*_): os.write(1, b'saved\\n'); os._exit(5)\n"  # print may be interrupted by itself
         f"signal.signal({int(number)}, stop)\n"
-        "print('ready', flush=True); time.sleep(60)"
+        "os.write(1, b'ready\\n')\n"
+        "while True: time.sleep(0.05)"  # not once: a signal just before a sleep is handled after it
     )
     jobs = [job(tmp_path, name, code) for name in "abc"]
 

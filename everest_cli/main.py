@@ -17,7 +17,7 @@ import typer
 from typer.core import TyperGroup
 
 from everest.errors import EnvironmentProblem, RecipeError, UserError, shorten
-from everest.system.launch import LOST, PARENT, is_lost_peer
+from everest.system.launch import LOST, PARENT, end_with_parent, is_lost_peer
 from everest.system.signals import Stopped
 from everest_cli import (
     convert,
@@ -36,6 +36,7 @@ from everest_cli import (
     recipes,
     runs,
     select_frames,
+    sweep,
     train_tokenizer,
     visualize_mask,
     weights,
@@ -148,6 +149,7 @@ GROUPS: dict[str, dict[str, tuple[Callable[..., None] | typer.Typer, str]]] = {
         "finetune": (finetune.finetune, "Train a classifier from a pre-trained encoder."),
         "eval": (evaluate.evaluate, "Evaluate a classifier on the test videos."),
         "probe": (probe.probe, "Evaluate a frozen encoder: k-NN, linear and others."),
+        "sweep": (sweep.app, "Compare settings over seeds, with intervals."),
         "train-tokenizer": (train_tokenizer.train_tokenizer, "Train LVMAE's tokenizer."),
     },
     "Look": {
@@ -219,6 +221,7 @@ def everest(
 def main() -> None:
     """The `everest` command."""
     gc.set_threshold(GARBAGE_AFTER)
+    end_with_parent()
     if "PYTORCH_ALLOC_CONF" not in os.environ:  # the name that newer releases of torch prefer
         os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", ALLOCATOR)
     try:

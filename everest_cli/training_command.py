@@ -175,14 +175,18 @@ def launch(gpus: str, processes: int | None) -> Devices:
         return Devices(kind="cpu" if gpus == "cpu" else "cuda")
     devices = read_devices(gpus, processes)
     if devices.processes > 1:
-        # Only `python -m` searches the working directory for modules first.
-        by_module = Path(sys.argv[0]).name == "__main__.py"
-        this_program = [sys.executable, *([] if by_module else ["-P"]), "-m", "everest_cli"]
-        ended = run_processes(devices, [*this_program, *sys.argv[1:]])
+        ended = run_processes(devices, [*this_program(), *sys.argv[1:]])
         typer.echo(ended.errors, err=True, nl=False)
         raise typer.Exit(ended.code)
     os.environ.update(visible_gpus(devices.ids))
     return devices
+
+
+def this_program() -> list[str]:
+    """Return the words that start `everest` again, as this process was started."""
+    # Only `python -m` searches the working directory for modules first.
+    by_module = Path(sys.argv[0]).name == "__main__.py"
+    return [sys.executable, *([] if by_module else ["-P"]), "-m", "everest_cli"]
 
 
 def print_trial(training: Training, losses_of: LossesOf) -> None:

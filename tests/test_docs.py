@@ -27,6 +27,7 @@ from everest_cli.main import app
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 STAGES = ("pretrain", "finetune", "train-tokenizer")
+FEW_SEEDS = ["--seeds", "1", "--jobs", "2"]  # the last value of an option counts
 TOKENS = ["prepare", "tokens"]  # of the clips of a stage
 DATA_SETS = {
     "ucf101": "UCF101",
@@ -127,6 +128,8 @@ def run(arguments: list[str]) -> None:
         if {"tags.yaml", "speeds.yaml"} & set(arguments):  # the labels are no two classes
             small = [value for value in small if not value.startswith("data.num_classes")]
         arguments = [*arguments, *(f"--set={value}" for value in small)]
+    if arguments[0] == "sweep" and not {"report", "--dry-run"} & set(arguments):
+        arguments = [*arguments, *FEW_SEEDS, *(f"--set={value}" for value in SMALL)]
     if "--processes" in arguments:  # starts its command again, so that it must be one
         command = [sys.executable, "-m", "everest_cli", *arguments]
         ended = subprocess.run(command, capture_output=True, text=True)
@@ -157,8 +160,9 @@ def test_every_row_of_the_paper_makes_a_step(row: str, desk: Path):
 
 @pytest.mark.parametrize(
     "page",
-    # docs/lvmae.md trains a tokenizer for most of its commands: a tenth of this suite.
-    [pytest.param(page, marks=[pytest.mark.slow] * (page.stem == "lvmae")) for page in PAGES],
+    # docs/lvmae.md trains a tokenizer for most of its commands: a tenth of this suite. The jobs of
+    # docs/sweeps.md are processes of their own.
+    [pytest.param(page, marks=[pytest.mark.slow] * (page.stem in ("lvmae", "sweeps"))) for page in PAGES],
     ids=lambda page: page.stem,
 )
 def test_every_command_of_a_page_runs(page: Path, desk: Path):
@@ -176,7 +180,10 @@ def test_recipes_in_the_docs_are_read(desk: Path):
     for page in PAGES:
         for text in blocks(page, "yaml"):
             (desk / "shown.yaml").write_text(text)
-            run(["recipes", "validate", "shown.yaml"])
+            if "\narms:" in text:
+                run(["sweep", "shown.yaml", "--data", "VIDEOS", "--output", "runs/shown", "--dry-run"])
+            else:
+                run(["recipes", "validate", "shown.yaml"])
 
 
 def test_every_page_has_commands_and_every_link_leads_somewhere():

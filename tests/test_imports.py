@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # files of everest/ itself: the training loops and the library's face.
 ROOMS = (
     *("errors", "system", "video", "methods", "config", "data", "tokenizer", "models", "checkpoints"),
-    *("train", "figures", "inference", "profiling", "prepare", "root", "demo", "cli"),
+    *("train", "figures", "inference", "profiling", "prepare", "sweep", "root", "demo", "cli"),
 )
 PACKAGES = {"everest_demo": "demo", "everest_cli": "cli"}
 DECODERS = {"av", "decord", "torchcodec"}

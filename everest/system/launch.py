@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 NUMBERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")  # variables of a launcher
 LAUNCHER = (*NUMBERS, "MASTER_ADDR")
 PARENT = "EVEREST_PARENT"  # the process that started this one; the run ends with it
+PARENT_SECONDS = 0.25  # our choice: between two looks at the parent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,6 +203,22 @@ def run_processes(devices: Devices, command: Sequence[str]) -> RunEnd:
     hint = ", most often because memory ran out" if -code == signal.SIGKILL else ""
     error = f"error: process {failed} of the run was killed by {name}{hint}"
     return RunEnd(EnvironmentProblem.exit_code, f"{error}; run the same command again to resume\n")
+
+
+def end_with_parent() -> None:
+    """Send this process a SIGTERM when the process named by PARENT is gone; a training then saves its state.
+
+    For commands that a sweep starts, which may read videos for minutes before their first step.
+    """
+
+    def watch(parent: int) -> None:
+        while os.getppid() == parent:
+            time.sleep(PARENT_SECONDS)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    parent = os.environ.get(PARENT, "")
+    if parent.isdecimal() and "RANK" not in os.environ:  # processes of one run look after each step
+        threading.Thread(target=watch, args=(int(parent),), daemon=True).start()
 
 
 def visible_gpus(ids: Sequence[int]) -> dict[str, str]:

@@ -1,0 +1,1 @@
+"""Sweeps: several arms of a recipe over several seeds, with statistics."""

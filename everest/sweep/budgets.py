@@ -1,0 +1,82 @@
+"""Equal compute: the steps of each arm are scaled so that its forward passes cost as much as one arm's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from everest.config.settings import Recipe
+from everest.config.stage_settings import FinetuneSettings, PretrainSettings
+from everest.errors import RecipeError
+from everest.models.cost import count_macs, count_tokenizer_macs
+from everest.models.spec import ModelSpec
+from everest.profiling.profile import stage_spec
+from everest.sweep.choices import StageName
+
+
+def macs_of_clip(spec: ModelSpec) -> int:
+    """Multiply-accumulates of a clip's forward pass, with the part of a tokenizer that the step runs."""
+    return count_macs(spec).total + (count_tokenizer_macs(spec) or 0)
+
+
+def equalize(
+    recipes: Mapping[str, Recipe],
+    stages: Mapping[str, tuple[StageName, ...]],
+    *,
+    against: str,
+    notify: Callable[[str], None],
+) -> dict[str, Recipe]:
+    """Return the recipes of the arms with scaled steps of pre-training and fine-tuning.
+
+    Steps of a given warm-up are scaled alike. The arm `against` keeps its steps, or the first arm with that
+    stage if `against` has none. If all arms cost the same, nothing is changed.
+
+    Args:
+        recipes, stages: by the names of the arms.
+    Raises:
+        RecipeError: arms of other costs whose budget is in epochs.
+    """
+    changed = dict(recipes)
+    for stage in ("pretrain", "finetune"):
+        names = [name for name in recipes if stage in stages[name]]
+        if not names:
+            continue
+        first = against if against in names else names[0]
+        sections = {name: getattr(recipes[name], stage) for name in names}
+        costs = {name: macs_of_clip(stage_spec(recipes[name], stage)) for name in names}
+        kept = sections[first]
+        if all(_is_equal(sections[name], kept) and costs[name] == costs[first] for name in names):
+            continue
+        for name in names:
+            if sections[name].steps is None:
+                raise RecipeError(
+                    f"{name}: {stage}.epochs: arms of equal GMACs need steps; set {stage}.steps for all arms"
+                )
+        budget = kept.steps * kept.batch_size * costs[first]
+        for name in names:
+            section = sections[name]
+            steps = max(1, round(budget / (section.batch_size * costs[name])))
+            scaled = section if name == first else _with_steps(section, steps)
+            changed[name] = replace(changed[name], **{stage: scaled})
+            cost = f"{costs[name] / 1e9:.4g} GMACs a clip, batch {scaled.batch_size}"
+            notify(f"{name}: {scaled.steps} steps of {stage}, {cost}")
+    return changed
+
+
+def _is_equal(
+    section: PretrainSettings | FinetuneSettings, other: PretrainSettings | FinetuneSettings
+) -> bool:
+    """Whether two sections train on equally many clips."""
+    if section.steps is None or other.steps is None:
+        return section.steps == other.steps and section.epochs == other.epochs
+    return section.steps * section.batch_size == other.steps * other.batch_size
+
+
+def _with_steps(
+    section: PretrainSettings | FinetuneSettings, steps: int
+) -> PretrainSettings | FinetuneSettings:
+    assert section.steps is not None
+    warmup = section.warmup_steps
+    if warmup is not None:
+        warmup = round(warmup * steps / section.steps)
+    return replace(section, steps=steps, warmup_steps=warmup)

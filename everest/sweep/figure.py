@@ -1,0 +1,121 @@
+"""The figure of a sweep: a metric with its interval by the GMACs of training, one point for each arm."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from everest.figures.curves import COLORS, LONGEST_NAME
+from everest.system.files import write_atomically
+from everest.system.names import escape_bytes
+
+FIGURE: Final = "report.png"
+MARKERS: Final = ("o", "s", "^", "D", "v", "P")  # the next one when all colors are used
+SEEDS: Any = {"linestyle": "", "marker": "o", "markersize": 4, "markerfacecolor": "white", "zorder": 3}
+LINE: Any = {"arrowstyle": "-", "alpha": 0.4, "linewidth": 1, "relpos": (0, 0.5)}  # to a label
+HEIGHT: Final = 5.0  # inches, for up to FITTING labels
+FITTING: Final = 16
+NEAR: Final = 0.02  # our choice: arms whose costs differ by less of the range are drawn next to each other
+APART: Final = 0.03  # of the range, between them
+WIDE_RATIO: Final = 20.0  # our choice: of the costs, from which the axis is logarithmic
+
+
+def draw_report(path: Path, document: Mapping[str, Any]) -> None:
+    """Write a PNG.
+
+    A point is the mean of an arm, a bar its 95 % interval, a small dot a seed. Arms of equal costs are drawn
+    next to each other. Labels are at the right side, in the order of the means.
+
+    Args:
+        document: of `everest sweep report --json`.
+    """
+    arms = [arm for arm in document["arms"] if arm["values"]]
+    height = HEIGHT * max(1.0, len(arms) / FITTING)
+    with matplotlib.rc_context({"font.size": 12, "axes.spines.top": False, "axes.spines.right": False}):
+        figure = Figure(figsize=(10, height), dpi=120, layout="constrained")
+        panel = figure.subplots()
+        _draw_arms(panel, arms)
+        unit = " (%)" if document["percent"] else ""
+        panel.set_ylabel(f"{document['title']}{unit}", parse_math=False)
+        panel.set_xlabel("GMACs of training (forward passes of all steps)")
+        panel.set_title(
+            "bars: 95 % intervals over seeds; small dots: seeds; equal costs are side by side",
+            fontsize="small",
+            loc="left",
+        )
+        panel.grid(alpha=0.3)
+        write_atomically(path, lambda part: figure.savefig(part, format="png", bbox_inches="tight"))
+
+
+def _draw_arms(panel: Axes, arms: Sequence[Mapping[str, Any]]) -> None:
+    costs = np.array([arm["gmacs"] for arm in arms])  # (arms,)
+    logarithmic = bool((costs > 0).all()) and costs.max() > WIDE_RATIO * costs.min()
+    if logarithmic:
+        panel.set_xscale("log")
+    scaled = np.log10(costs) if logarithmic else costs
+    shifted = _side_by_side(scaled)
+    places = 10**shifted if logarithmic else shifted
+    for number, (arm, x) in enumerate(zip(arms, places, strict=True)):
+        color, marker = COLORS[number % len(COLORS)], MARKERS[number // len(COLORS) % len(MARKERS)]
+        panel.plot([x] * len(arm["values"]), arm["values"], **SEEDS, color=color)
+        low, high = arm["interval"] or (arm["mean"], arm["mean"])
+        bars = [[arm["mean"] - low], [high - arm["mean"]]]
+        panel.errorbar(
+            [x], [arm["mean"]], bars, color=color, marker=marker, markersize=8, capsize=4, linewidth=2
+        )
+    panel.margins(x=0.1, y=0.08)
+    panel.autoscale_view()
+    panel.set_xlim(panel.get_xlim())
+    panel.set_ylim(panel.get_ylim())
+    heights = _apart([_share(panel, arm["mean"]) for arm in arms], least=1 / max(FITTING, len(arms) + 1))
+    for number, (arm, x, height) in enumerate(zip(arms, places, heights, strict=True)):
+        color = COLORS[number % len(COLORS)]
+        name = arm["arm"] if len(arm["arm"]) <= LONGEST_NAME else f"{arm['arm'][: LONGEST_NAME - 1]}…"
+        panel.annotate(
+            escape_bytes(name),
+            (x, arm["mean"]),
+            xytext=(1.03, height),
+            textcoords="axes fraction",
+            va="center",
+            color=color,
+            parse_math=False,
+            annotation_clip=False,
+            arrowprops={**LINE, "color": color},
+        )
+
+
+def _side_by_side(values: np.ndarray) -> np.ndarray:
+    """Values that are nearly equal, moved apart around their common place."""
+    extent = float(np.ptp(values)) or max(abs(float(values[0])), 1.0)
+    moved = values.astype(np.float64)
+    order = np.argsort(values, kind="stable")
+    groups = np.split(order, np.flatnonzero(np.diff(values[order]) > NEAR * extent) + 1)
+    for group in groups:
+        offsets = np.arange(len(group)) - (len(group) - 1) / 2
+        moved[np.sort(group)] = values[group].mean() + offsets * APART * extent
+    return moved
+
+
+def _share(panel: Axes, value: float) -> float:
+    low, high = panel.get_ylim()
+    return (value - low) / (high - low)
+
+
+def _apart(heights: Sequence[float], *, least: float) -> list[float]:
+    """Heights in the same order with distances of at least `least`, near the given ones and up to 1."""
+    order = np.argsort(heights, kind="stable")
+    moved = np.array(heights, dtype=np.float64)
+    for before, after in itertools.pairwise(order):
+        moved[after] = max(moved[after], moved[before] + least)
+    if len(order):
+        moved[order[-1]] = min(moved[order[-1]], 1.0)
+    for after, before in itertools.pairwise(order[::-1]):
+        moved[before] = min(moved[before], moved[after] - least)
+    return moved.tolist()

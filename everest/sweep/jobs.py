@@ -1,0 +1,164 @@
+"""Runs commands as processes: several at once, each after the one that it needs, until all have ended."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Final, Literal
+
+from everest.system.files import write_error
+from everest.system.launch import GRACE_SECONDS, PARENT, catch_stop_signals
+from everest.system.signals import Stopped
+from everest.system.terminal import leave_closed_terminal
+
+POLL_SECONDS: Final = 0.05
+State = Literal["finished", "failed", "skipped"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A command and its files."""
+
+    name: str
+    command: tuple[str, ...]
+    needs: str | None  # the job that must have finished before
+    log: Path  # stderr is appended
+    output: Path  # stdout, written again by each start
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """How a job ended."""
+
+    job: Job
+    state: State
+    code: int = 0  # of the process; below 0: the signal that killed it
+    seconds: float = 0.0
+
+
+@dataclass(kw_only=True)
+class _Running:
+    job: Job
+    process: subprocess.Popen[bytes]
+    slot: int
+    began: float = field(default_factory=time.monotonic)
+    stopped: bool = False  # whether it has received the signal
+
+
+def run_jobs(
+    jobs: Sequence[Job],
+    *,
+    environments: Sequence[Mapping[str, str]],
+    can_start: Callable[[Job], bool],
+    on_end: Callable[[Ended], bool],
+    resume: str,
+) -> None:
+    """Run all jobs, the first that is possible first.
+
+    A signal that stops this process is forwarded to the running jobs, and ends the call after them. A process
+    that is killed takes its jobs along (everest.system.launch.end_with_parent).
+
+    Args:
+        jobs: each after the one that it needs, which need not be among them if it has finished before.
+        environments: variables of the processes, by their slot; there are as many processes as slots.
+        can_start: whether a job may start now, for a job whose files another process may still write.
+        on_end: called after each job; returns whether it is finished. If not, jobs that need it are skipped.
+        resume: how to resume, for the message of a stop.
+    Raises:
+        Stopped: a signal has stopped the jobs.
+    """
+    waiting, running, names = list(jobs), [], {job.name for job in jobs}
+    finished: set[str] = set()
+    lost: set[str] = set()
+    with _Signals(running) as signals:
+        while (waiting and not signals.received) or running:
+            for entry in [entry for entry in running if entry.process.poll() is not None]:
+                running.remove(entry)
+                ended = _ended(entry)
+                if signals.received and ended.state == "failed":
+                    continue  # stopped with this process
+                (finished if on_end(ended) else lost).add(entry.job.name)
+            for job in [job for job in waiting if job.needs in lost]:
+                waiting.remove(job)
+                lost.add(job.name)
+                on_end(Ended(job=job, state="skipped"))
+            slots = [slot for slot in range(len(environments)) if slot not in {e.slot for e in running}]
+            possible = (job for job in waiting if job.needs not in names - finished and can_start(job))
+            job = next(possible, None) if slots and not signals.received else None
+            if job is None:
+                time.sleep(POLL_SECONDS)
+                continue
+            waiting.remove(job)
+            running.append(_Running(job=job, process=_start(job, environments[slots[0]]), slot=slots[0]))
+            signals.forward_to(running[-1])  # one that has arrived during the start
+    if signals.received:
+        done = f"{len(finished)} of {len(jobs)} jobs finished"
+        raise Stopped(signals.received, f"stopped: {done}; {resume}")
+
+
+def _start(job: Job, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    try:
+        job.log.parent.mkdir(parents=True, exist_ok=True)
+        job.output.unlink(missing_ok=True)  # a process of an earlier call may still write into the old file
+        with job.log.open("ab") as log, job.output.open("wb") as output:
+            return subprocess.Popen(
+                job.command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=log,
+                env={**os.environ, **environment, PARENT: str(os.getpid())},
+                start_new_session=True,  # Ctrl-C reaches this process only, which forwards it once
+            )
+    except OSError as error:
+        raise write_error(job.log, error) from error
+
+
+def _ended(entry: _Running) -> Ended:
+    code = entry.process.returncode
+    state: State = "failed" if code else "finished"
+    return Ended(job=entry.job, state=state, code=code, seconds=time.monotonic() - entry.began)
+
+
+class _Signals:
+    """Forwards the signals that stop a command to the running processes. Use as a context."""
+
+    def __init__(self, running: list[_Running]) -> None:
+        self._running = running
+        self.received = 0  # the last one
+
+    def __enter__(self) -> _Signals:
+        self._before = catch_stop_signals(self._forward)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for entry in self._running:  # after an error of this process
+            entry.process.send_signal(signal.SIGTERM)
+        for entry in self._running:
+            try:
+                entry.process.wait(timeout=GRACE_SECONDS)
+            except subprocess.TimeoutExpired:
+                entry.process.kill()
+                entry.process.wait()
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _forward(self, number: int, frame: FrameType | None) -> None:
+        self.received = number
+        if number == signal.SIGHUP:
+            leave_closed_terminal()
+        for entry in self._running:
+            if entry.process.poll() is None:
+                entry.stopped = True
+                entry.process.send_signal(number)
+
+    def forward_to(self, entry: _Running) -> None:
+        """Send the signal to a process that has not received it."""
+        if self.received and not entry.stopped:
+            entry.stopped = True
+            entry.process.send_signal(self.received)

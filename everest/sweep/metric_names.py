@@ -1,0 +1,67 @@
+"""The names of a sweep's metrics, their titles and values as text.
+
+A name is that of `everest eval --json`, after `HEAD.` if there are several heads. Metrics of probes have
+`probe.NAME.` before it, metrics of data.val `val_`; `pretrain_loss` is the mean of the last steps of a
+pre-training.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from everest.config.heads import named_heads
+from everest.config.metrics import MEASURED_BY, METRICS, Metric
+from everest.config.settings import Recipe
+from everest.sweep.choices import StageName
+
+PRETRAIN_LOSS: Final = "pretrain_loss"
+VALIDATION: Final = "val_"
+PROBE: Final = "probe"
+HEADLINE_PROBE: Final = "linear"
+
+
+def headline(recipe: Recipe, stages: tuple[StageName, ...]) -> str:
+    """The metric that a report shows unless another is chosen: that of the task, of the last stage."""
+    heads = named_heads(recipe.data.heads or {})
+    if "eval" in stages and heads and all(head.task == "single-label" for head in heads):
+        return "action_top1"
+    name = MEASURED_BY[heads[0].task if heads else recipe.data.task]
+    place = f"{heads[0].name}." if heads else ""
+    if "eval" in stages:
+        return f"{place}{name}"
+    if "probe" in stages:
+        return f"{place}{PROBE}.{HEADLINE_PROBE}.{name}"
+    if "finetune" in stages:
+        return f"{VALIDATION}{'loss' if heads else name}"
+    return PRETRAIN_LOSS
+
+
+def metric_of(name: str) -> Metric | None:
+    """The metric of METRICS that a name means; of data.val also `val_HEAD_METRIC`."""
+    last = name.rpartition(".")[2]
+    known = [metric for metric in METRICS if last == metric or last.endswith(f"_{metric}")]
+    return METRICS[max(known, key=len)] if known else None
+
+
+def title_of(name: str) -> str:
+    """A name as tables and figures show it: `top-1`, `verb top-1`, `linear probe top-1`."""
+    *places, last = name.split(".")
+    words = [place for place in places if place != PROBE] + ([PROBE] if PROBE in places else [])
+    metric = metric_of(name)
+    known = next((key for key in METRICS if METRICS[key] is metric), "")
+    before = last.removesuffix(known).strip("_") if metric is not None else last
+    words += [{"val": "validation", "pretrain": "pre-training"}.get(before, before)] if before else []
+    return " ".join([*words, metric.title] if metric is not None else words)
+
+
+def value_text(name: str, value: float | None) -> str:
+    """A value with its unit."""
+    if value is None:
+        return "none"
+    metric = metric_of(name)
+    return f"{value:.1f} %" if metric is not None and metric.percent else f"{value:.4g}"
+
+
+def metric_text(name: str, value: float | None) -> str:
+    """A metric with its value, in a few words."""
+    return f"{title_of(name)} {value_text(name, value)}"

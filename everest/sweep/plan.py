@@ -1,0 +1,165 @@
+"""The plan of a sweep: the resolved recipe of each arm, and the work of each arm and seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from everest.checkpoints.init import find_init
+from everest.config.recipe import recipe_for_run
+from everest.config.settings import Recipe
+from everest.data.stage_source import find_source
+from everest.data.stages import pretrain_key
+from everest.errors import CheckpointError, DataError, RecipeError, UserError, one_per_line
+from everest.sweep.budgets import equalize
+from everest.sweep.choices import Arm, StageName
+from everest.sweep.request import NO_INIT, Equal, SweepRequest
+from everest.sweep.works import Settings, Work, changed_settings, make_work
+
+Notify = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedArm:
+    """An arm with everything resolved."""
+
+    name: str
+    overrides: dict[str, str]  # by section.key, as they were written
+    stages: tuple[StageName, ...]
+    init: str  # of the first stage: an absolute path, the name of public weights, or none
+    recipe: Recipe  # with the seed of the recipe
+    works: dict[int, tuple[Work, ...]]  # by seed, in the order of the stages
+
+    @property
+    def settings(self) -> Settings:
+        """The settings that are not at their defaults."""
+        return changed_settings(self.recipe)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A sweep with everything resolved."""
+
+    recipe: str  # its name
+    summary: str
+    stages: tuple[StageName, ...]
+    seeds: tuple[int, ...]
+    against: str
+    equal: Equal
+    arms: tuple[PlannedArm, ...]
+
+    def works(self) -> dict[str, Work]:
+        """All work by its name, once each, seed by seed: a stopped sweep can already compare arms."""
+        ordered = (work for seed in self.seeds for arm in self.arms for work in arm.works[seed])
+        return {work.name: work for work in ordered}
+
+    def users(self, work: Work) -> list[str]:
+        """The names of the arms that need a work."""
+        return [
+            arm.name for arm in self.arms if work.name in {own.name for own in arm.works.get(work.seed, ())}
+        ]
+
+
+def make_plan(request: SweepRequest, *, data: str | None, notify: Notify) -> Plan:
+    """Resolve a sweep. Nothing is written.
+
+    Args:
+        data: the folder of lists and videos (`data.root`).
+        notify: receives notices about the recipes, and the steps of each arm with equal GMACs.
+    Raises:
+        RecipeError: the recipe of an arm is not valid; one line for each problem.
+        DataError: a folder or list of videos that does not exist.
+        CheckpointError: weights of --init that do not exist.
+    """
+    once: dict[str, None] = {}
+    base = _resolve(request, None, data, once)
+    recipes: dict[str, Recipe] = {}
+    problems: list[str] = []
+    for arm in request.arms:
+        try:
+            recipes[arm.name] = _resolve(request, arm, data, once)
+        except RecipeError as error:
+            problems += [f"{arm.name}: {line}" for line in str(error).split("\n")]
+    if problems:
+        raise RecipeError(one_per_line(problems))
+    for notice in once:
+        notify(notice)
+    stages = {arm.name: _stages(request, arm) for arm in request.arms}
+    for name, recipe in recipes.items():
+        _check_data(name, recipe, stages[name])
+    if request.equal == "gmacs":
+        recipes = equalize(recipes, stages, against=request.against, notify=notify)
+    arms = tuple(
+        _plan_arm(request, arm, recipes[arm.name], own_root=recipes[arm.name].data.root != base.data.root)
+        for arm in request.arms
+    )
+    return Plan(
+        recipe=request.recipe.name,
+        summary=request.summary,
+        stages=request.stages,
+        seeds=request.seeds,
+        against=request.against,
+        equal=request.equal,
+        arms=arms,
+    )
+
+
+def _resolve(request: SweepRequest, arm: Arm | None, data: str | None, notices: dict[str, None]) -> Recipe:
+    own = [f"{key}={text}" for key, text in ({} if arm is None else arm.overrides).items()]
+    if any(text.partition("=")[0].strip() == "train.seed" for text in (*request.overrides, *own)):
+        raise RecipeError("train.seed: a sweep sets it; give --seeds")
+    return recipe_for_run(
+        request.recipe,
+        data=data,
+        overrides=[*request.overrides, *own],
+        notify=lambda text: notices.setdefault(text),
+    )
+
+
+def _check_data(name: str, recipe: Recipe, stages: tuple[StageName, ...]) -> None:
+    """Raise DataError if there is no list or folder of videos for a stage."""
+    reads: dict[StageName, tuple[str, ...]] = {
+        "pretrain": (pretrain_key(recipe.data),),
+        "finetune": ("train",),
+        "eval": ("test",),
+        "probe": ("train", "test"),
+    }
+    for stage in stages:
+        for key in reads[stage]:
+            try:
+                location = find_source(recipe.data, key, labeled=stage != "pretrain").location
+                if not location.exists():
+                    raise DataError(
+                        f"data.{key}: no list or folder '{location}'; set it, or data.root by --data DIR"
+                    )
+            except UserError as error:
+                raise type(error)(f"{name}: {error}") from error
+
+
+def _stages(request: SweepRequest, arm: Arm) -> tuple[StageName, ...]:
+    return request.stages if arm.stages is None else arm.stages
+
+
+def _plan_arm(request: SweepRequest, arm: Arm, recipe: Recipe, *, own_root: bool) -> PlannedArm:
+    stages, init = _stages(request, arm), request.init_of(arm)
+    if init != NO_INIT:
+        try:
+            init = find_init(init, output=None, overwrite=False).name
+        except CheckpointError as error:
+            raise CheckpointError(f"{arm.name}: {error}") from error
+    works: dict[int, tuple[Work, ...]] = {}
+    for seed in request.seeds:
+        seeded = replace(recipe, train=replace(recipe.train, seed=seed))
+        made: dict[StageName, Work] = {}
+        for stage in stages:
+            before: dict[StageName, StageName] = {
+                "finetune": "pretrain",
+                "eval": "finetune",
+                "probe": "pretrain",
+            }
+            needs = made.get(before[stage]) if stage in before else None
+            made[stage] = make_work(stage, seeded, needs=needs, init=init, own_root=own_root)
+        works[seed] = tuple(made.values())
+    return PlannedArm(
+        name=arm.name, overrides=arm.overrides, stages=stages, init=init, recipe=recipe, works=works
+    )

@@ -1,0 +1,69 @@
+"""The report of a sweep as text: the rows of its table, and notes on how to read it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from everest.sweep.metric_names import value_text
+
+FEW_SEEDS: Final = 5  # our choice: with fewer, the t quantile is above 3
+
+
+def table_columns(document: Mapping[str, Any]) -> tuple[str, ...]:
+    """The titles of the columns."""
+    minus = f"minus {document['against']}"
+    return (
+        *("arm", "seeds", f"{document['title']}, mean", "95 % interval"),
+        *(minus, "95 % interval (t)", "95 % interval (bootstrap)", "p", "GMACs of training", "hours"),
+    )
+
+
+def table_rows(document: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+    """The row of each arm."""
+    metric = document["metric"]
+    for arm in document["arms"]:
+        difference = arm["difference"] or {}
+        yield (
+            arm["arm"],
+            str(len(arm["seeds"])),
+            value_text(metric, arm["mean"]) if arm["seeds"] else "",
+            _interval(document, arm["interval"]),
+            _number(document, difference.get("mean"), signed=True),
+            _interval(document, difference.get("interval"), signed=True),
+            _interval(document, difference.get("bootstrap"), signed=True),
+            "" if difference.get("p") is None else f"{difference['p']:.2g}",
+            "" if arm["gmacs"] is None else f"{arm['gmacs']:.4g}",
+            "" if arm["hours"] is None else f"{arm['hours']:.3g}",
+        )
+
+
+def notes(document: Mapping[str, Any]) -> Iterator[str]:
+    """Sentences about the numbers."""
+    jobs, arms = document["jobs"], document["arms"]
+    if jobs["finished"] < jobs["all"]:
+        yield f"{jobs['finished']} of {jobs['all']} jobs have finished"
+    most = max(len(arm["seeds"]) for arm in arms)
+    if most == 1:
+        yield "one seed: no interval, and a difference may be the difference between any two runs"
+    elif most < FEW_SEEDS:
+        yield (
+            f"{most} seeds: with fewer than {FEW_SEEDS}, t intervals are wide, and bootstrap intervals are "
+            "too narrow"
+        )
+    if not document["higher_is_better"]:
+        yield f"{document['title']}: less is better"
+
+
+def _interval(document: Mapping[str, Any], ends: Sequence[float] | None, *, signed: bool = False) -> str:
+    if ends is None:
+        return ""
+    return " to ".join(_number(document, end, signed=signed) for end in ends)
+
+
+def _number(document: Mapping[str, Any], value: float | None, *, signed: bool = False) -> str:
+    """A value without its unit; differences of percentages are in points."""
+    if value is None:
+        return ""
+    sign = "+" if signed else ""
+    return f"{value:{sign}.1f}" if document["percent"] else f"{value:{sign}.4g}"

@@ -1,0 +1,153 @@
+"""The description of a sweep: a recipe, arms, seeds and stages, from a sweep file and options."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal, cast, get_args
+
+from everest.config.recipe_files import RecipeFile, find_recipe
+from everest.errors import RecipeError, did_you_mean, shown, unknown_name
+from everest.sweep.choices import MOST_ARMS, Arm, StageName, arms_of, read_seeds, read_stages
+
+Equal = Literal["steps", "gmacs"]
+NO_INIT: Final = "none"
+FILE_KEYS: Final = ("recipe", "set", "arms", "seeds", "stages", "against", "equal", "init", "summary")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepRequest:
+    """A sweep as the user describes it; nothing is resolved yet."""
+
+    recipe: RecipeFile
+    overrides: tuple[str, ...] = ()  # `section.key=value`, of all arms
+    arms: tuple[Arm, ...]
+    seeds: tuple[int, ...]
+    stages: tuple[StageName, ...]
+    init: str = NO_INIT  # of the first stage
+    against: str  # the arm that the others are compared with
+    equal: Equal = "steps"
+    summary: str = ""
+
+    def init_of(self, arm: Arm) -> str:
+        """The weights that the first stage of an arm starts from, or none."""
+        return self.init if arm.init is None else arm.init
+
+
+def read_request(
+    source: str,
+    *,
+    overrides: Sequence[str] = (),
+    over: Sequence[str] = (),
+    seeds: str | None = None,
+    stages: str | None = None,
+    init: str | None = None,
+    against: str | None = None,
+    equal: str | None = None,
+) -> SweepRequest:
+    """Read a sweep file, or a recipe, with the options of the command, which win over the file.
+
+    Args:
+        source: a shipped recipe's name, or the path of a recipe or of a sweep file.
+        overrides: of --set.
+        over: of --over; they replace the arms of a file.
+    Raises:
+        RecipeError: a value that is not valid; the message names the option or the key of the file.
+    """
+    file = find_recipe(source)
+    values = file.values()
+    written: dict[str, Any] = values if {"arms", "recipe"} & values.keys() else {}
+    for key in written:
+        if key not in FILE_KEYS:
+            raise RecipeError(f"{file.label}: {shown(key)}: unknown key{did_you_mean(key, FILE_KEYS)}")
+    recipe = file if not written else _recipe_of(file, written)
+
+    def origin(option: str | None, key: str) -> str:
+        return f"--{key}" if option is not None else f"{file.label}: {key}"
+
+    shared = tuple(
+        f"{key}={text}" for key, text in _settings(written.get("set"), f"{file.label}: set").items()
+    )
+    arms = arms_of(over) if over else _read_arms(written.get("arms"), file) or (Arm(name=recipe.name),)
+    if len(arms) > MOST_ARMS:
+        raise RecipeError(f"{len(arms)} arms; at most {MOST_ARMS}")
+    named = against if against is not None else written.get("against", arms[0].name)
+    if named not in [arm.name for arm in arms]:
+        raise unknown_name(origin(against, "against"), str(named), [arm.name for arm in arms])
+    equals = equal if equal is not None else written.get("equal", "steps")
+    if equals not in get_args(Equal):
+        raise unknown_name(origin(equal, "equal"), str(equals), get_args(Equal))
+    chosen = stages if stages is not None else written.get("stages", ["pretrain", "finetune", "eval"])
+    return SweepRequest(
+        recipe=recipe,
+        overrides=(*shared, *overrides),
+        arms=arms,
+        seeds=read_seeds(seeds if seeds is not None else written.get("seeds", 1), origin(seeds, "seeds")),
+        stages=read_stages(chosen, origin(stages, "stages")),
+        init=init if init is not None else _text(written.get("init", NO_INIT), f"{file.label}: init"),
+        against=named,
+        equal=cast("Equal", equals),
+        summary=_text(written.get("summary", ""), f"{file.label}: summary"),
+    )
+
+
+def _recipe_of(file: RecipeFile, written: dict[str, Any]) -> RecipeFile:
+    named = written.get("recipe")
+    if not isinstance(named, str):
+        raise RecipeError(
+            f"{file.label}: recipe: give the name or the path of the recipe that all arms share"
+        )
+    try:
+        recipe = find_recipe(named, folder=file.folder or Path())
+    except RecipeError as error:
+        raise RecipeError(f"{file.label}: recipe: {error}") from error
+    if {"arms", "recipe"} & recipe.values().keys():
+        raise RecipeError(f"{file.label}: recipe: {named} is a sweep file; give a recipe")
+    return recipe
+
+
+def _read_arms(values: Any, file: RecipeFile) -> tuple[Arm, ...]:
+    """The arms of a sweep file."""
+    label = f"{file.label}: arms"
+    if values is None:
+        return ()
+    if not isinstance(values, dict) or not values:
+        raise RecipeError(
+            f"{label}: must be a mapping of names to settings, such as {{few: {{finetune.steps: 9}}}}"
+        )
+    arms = []
+    for name, written in values.items():
+        settings = {} if written is None else written
+        if not isinstance(settings, dict) or not name.isprintable():
+            raise RecipeError(f"{label}: {shown(name)}: must be a mapping such as {{finetune.steps: 900}}")
+        own = {key: value for key, value in settings.items() if "." in key}
+        for key in settings.keys() - own.keys() - {"stages", "init"}:
+            raise RecipeError(f"{label}: {shown(name)}: {shown(key)}: give section.key, stages or init")
+        stages, init = settings.get("stages"), settings.get("init")
+        origin = f"{label}: {name}"
+        arms.append(
+            Arm(
+                name=name,
+                overrides=_settings(own, origin),
+                stages=None if stages is None else read_stages(stages, f"{origin}: stages"),
+                init=None if init is None else _text(init, f"{origin}: init"),
+            )
+        )
+    return tuple(arms)
+
+
+def _settings(values: Any, origin: str) -> dict[str, str]:
+    """The texts of settings that a YAML file has, as --set takes them."""
+    if values is None:
+        return {}
+    if not isinstance(values, dict) or not all("." in key for key in values):
+        raise RecipeError(f"{origin}: must be a mapping of section.key to values")
+    return {key: json.dumps(value) for key, value in values.items()}
+
+
+def _text(value: Any, origin: str) -> str:
+    if not isinstance(value, str):
+        raise RecipeError(f"{origin}: must be text, not {shown(value)}")
+    return value

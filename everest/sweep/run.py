@@ -1,0 +1,169 @@
+"""Runs a plan: one process for each work that has not finished, as many at once as requested."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Final
+
+from everest.sweep.commands import Processes, command_of, last_error, write_recipe
+from everest.sweep.jobs import Ended, Job, run_jobs
+from everest.sweep.metric_names import VALIDATION, headline, metric_text
+from everest.sweep.plan import Plan
+from everest.sweep.plan_file import PLAN_FILE, check_folder, write_plan
+from everest.sweep.results import WorkRow, collect, read_work, write_results
+from everest.sweep.works import RUNS, Work
+from everest.system.events import Report, notice
+from everest.system.files import write_text
+from everest.system.json_text import parse_json
+from everest.system.locks import sole_writer
+from everest.system.run_folder import TOKENIZER
+from everest.system.run_lock import running_here
+
+JOB_FAILED: Final = 69  # exit code of a sweep, some of whose jobs have failed
+
+
+@dataclass(kw_only=True)
+class _Sweep:
+    """The state of a call."""
+
+    plan: Plan
+    folder: Path
+    processes: Processes
+    report: Report
+    rows: dict[str, WorkRow]  # the numbers of finished works, by their names
+    total: int
+    done: int
+    failures: dict[str, str] = field(default_factory=dict)  # errors by the names of works
+    seconds: dict[str, list[float]] = field(default_factory=dict)  # of finished jobs, by stage
+
+    def job(self, work: Work) -> Job:
+        needs = None if work.needs is None else work.needs.name
+        return Job(
+            name=work.name,
+            command=(*self.processes.program, *command_of(work, self.folder, gpus=self.processes.gpus)),
+            needs=needs,
+            log=work.file(self.folder, "log"),
+            output=work.file(self.folder, "out"),
+        )
+
+    def ended(self, works: dict[str, Work], ended: Ended) -> bool:
+        """Record and report the end of a job; returns whether its work is finished."""
+        work = works[ended.job.name]
+        error = self._error(work, ended)
+        self.done += 1
+        if error is None:
+            self.seconds.setdefault(work.stage, []).append(ended.seconds)
+            text = self._result(self.rows[work.name])
+        else:
+            self.failures[work.name] = error
+            text = error if ended.state == "skipped" else f"failed: {error}"
+        del works[ended.job.name]
+        ended.job.output.unlink(missing_ok=True)
+        title = f"[{self.done}/{self.total}] {self.label(work)}: {work.stage}"
+        self.report(notice(f"{title}, {text}{self._remaining(works)}"))
+        if error is not None and ended.state == "failed":
+            self.report(notice(f"its messages: {ended.job.log}"))
+        self.write()
+        return error is None
+
+    def write(self) -> dict[str, Any]:
+        """Write `results.json`; returns its document."""
+        document = collect(self.plan, self.rows, self.failures)
+        write_results(self.folder, document)
+        return document
+
+    def label(self, work: Work) -> str:
+        """The arms of a work in a few words, and its seed."""
+        first, *others = self.plan.users(work)
+        more = f" and {len(others)} more arm{'s' if len(others) > 1 else ''}" if others else ""
+        return f"{first}{more}, seed {work.seed}"
+
+    def _error(self, work: Work, ended: Ended) -> str | None:
+        if ended.state == "skipped":
+            assert work.needs is not None
+            return f"skipped, because its {work.needs.stage} has failed"
+        if ended.state == "failed":
+            return last_error(ended.job.log) if ended.code > 0 else f"killed by signal {-ended.code}"
+        if work.stage not in RUNS:
+            try:
+                document = parse_json(ended.job.output.read_bytes())
+            except (OSError, ValueError) as error:
+                return f"printed no JSON document ({error})"
+            write_text(work.file(self.folder, "json"), json.dumps(document, indent=2))
+        row = read_work(work, self.folder)
+        if row is None:
+            return "ended before its last step"
+        self.rows[work.name] = row
+        return None
+
+    def _result(self, row: WorkRow) -> str:
+        metrics, wanted = row.metrics, headline(self.plan.arms[0].recipe, self.plan.stages)
+        names = (wanted, f"{VALIDATION}{wanted}", *metrics)
+        name = next((name for name in names if metrics.get(name) is not None), None)
+        return "finished" if name is None else metric_text(name, metrics[name])
+
+    def _remaining(self, works: Mapping[str, Work]) -> str:
+        """The time that the other jobs need, once a job of each stage has finished."""
+        stages = [work.stage for work in works.values()]
+        if not stages or not set(stages) <= self.seconds.keys():
+            return ""
+        means = {stage: sum(seconds) / len(seconds) for stage, seconds in self.seconds.items()}
+        left = sum(means[stage] for stage in stages) / self.processes.jobs
+        return f"; about {timedelta(seconds=round(left))} left"
+
+
+def run_sweep(plan: Plan, folder: Path, processes: Processes, report: Report) -> dict[str, Any]:
+    """Run the work of a plan that has not finished; returns the document of `results.json`.
+
+    Raises:
+        RecipeError: the folder may not be used, or another sweep runs there.
+        EnvironmentProblem: the folder cannot be written.
+        Stopped: a signal has stopped it; the same call resumes.
+    """
+    check_folder(folder, plan)
+    busy = f"--output {folder}: another sweep runs there now; wait for it, or stop it first"
+    with sole_writer(folder / PLAN_FILE, busy=busy):
+        for name in check_folder(folder, plan):
+            report(notice(f"the arm '{name}' of the earlier call is not compared any more; its runs stay"))
+        write_plan(folder, plan)
+        every = plan.works()
+        rows = {name: row for name, work in every.items() if (row := read_work(work, folder)) is not None}
+        works = {name: work for name, work in every.items() if name not in rows}
+        sweep = _Sweep(
+            plan=plan,
+            folder=folder,
+            processes=processes,
+            report=report,
+            rows=rows,
+            total=len(every),
+            done=len(rows),
+        )
+        if works and rows:
+            report(notice(f"{len(rows)} of {len(every)} jobs have finished before"))
+        for work in works.values():
+            write_recipe(work, folder)
+        sweep.write()
+        waits: set[str] = set()
+        run_jobs(
+            [sweep.job(work) for work in works.values()],
+            environments=processes.environments,
+            can_start=lambda job: _is_free(sweep, works[job.name], waits),
+            on_end=lambda ended: sweep.ended(works, ended),
+            resume="the same command resumes",
+        )
+        return sweep.write()
+
+
+def _is_free(sweep: _Sweep, work: Work, waits: set[str]) -> bool:
+    """Whether no process of an earlier call trains the run, or its tokenizer; it saves its state and ends."""
+    run = work.run(sweep.folder)
+    folders = [folder for folder in (run, run / TOKENIZER) if work.stage in RUNS and folder.is_dir()]
+    processes = [process for folder in folders if (process := running_here(folder)) is not None]
+    if processes and work.name not in waits:
+        waits.add(work.name)
+        sweep.report(notice(f"{run}: process {processes[0]} trains it now; it starts after that"))
+    return not processes

@@ -1,0 +1,73 @@
+"""Statistics over seeds: means with Student's t intervals, and differences of arms paired by seed.
+
+An interval of the mean covers the differences between training runs (weights, order, masks), not which videos
+are in the test list; the intervals of `everest eval` cover these.
+
+N seeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+import numpy as np
+from scipy import stats
+
+LEVEL: Final = 0.95
+DRAWS: Final = 10_000
+SEED: Final = 0  # the same numbers have the same interval
+
+
+class Spread(NamedTuple):
+    """A mean over seeds. The others are None for a single seed."""
+
+    mean: float
+    std: float | None
+    interval: tuple[float, float] | None  # 95 %, of Student's t
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """The mean of one or more values, with the 95 % interval of the mean of a normal distribution."""
+    array = np.asarray(values, dtype=np.float64)  # (N,)
+    mean = float(array.mean())
+    if len(array) < 2:
+        return Spread(mean, None, None)
+    std = float(array.std(ddof=1))
+    reach = float(stats.t.ppf((1 + LEVEL) / 2, len(array) - 1)) * std / len(array) ** 0.5
+    return Spread(mean, std, (mean - reach, mean + reach))
+
+
+class Paired(NamedTuple):
+    """The differences of two arms on the same seeds. The intervals and p are None for a single seed."""
+
+    seeds: list[int]
+    differences: list[float]
+    spread: Spread
+    bootstrap: tuple[float, float] | None  # 95 %, of the percentile bootstrap
+    p: float | None  # of the paired t-test; None also if all differences are equal
+
+
+def paired(values: dict[int, float], others: dict[int, float]) -> Paired | None:
+    """Compare two arms by their values at the seeds that both have; None if there is no such seed."""
+    seeds = [seed for seed in values if seed in others]
+    if not seeds:
+        return None
+    differences = [values[seed] - others[seed] for seed in seeds]
+    found = spread(differences)
+    if found.std is None:
+        return Paired(seeds, differences, found, None, None)
+    p = None
+    if found.std > 0:
+        t = found.mean / (found.std / len(differences) ** 0.5)
+        p = 2 * float(stats.t.sf(abs(t), len(differences) - 1))
+    return Paired(seeds, differences, found, bootstrap(differences), p)
+
+
+def bootstrap(values: Sequence[float]) -> tuple[float, float]:
+    """The 95 % interval of the mean by drawing the seeds with replacement."""
+    array = np.asarray(values, dtype=np.float64)  # (N,)
+    drawn = np.random.default_rng(SEED).integers(len(array), size=(DRAWS, len(array)))  # (draws, N)
+    outside = (1 - LEVEL) / 2
+    low, high = np.quantile(array[drawn].mean(axis=1), [outside, 1 - outside])
+    return float(low), float(high)

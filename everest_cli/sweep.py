@@ -1,0 +1,185 @@
+"""`everest sweep`: run the arms of a sweep, and report them."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from everest.system.launch import read_devices
+from everest_cli import options as o
+from everest_cli.output import Display, print_json, say
+from everest_cli.training_command import this_program
+
+RUN = "run"  # the command of any other first word
+
+
+class EqualChoice(StrEnum):
+    """The budget that arms share."""
+
+    steps = "steps"
+    gmacs = "gmacs"
+
+
+class SweepGroup(TyperGroup):
+    """Takes `report` as a subcommand, and anything else as the recipe of a sweep."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        if not args or args[0] not in self.commands:
+            args = [RUN, *(args or ["--help"])]
+        return super().parse_args(ctx, args)
+
+
+class SweepCommand(TyperCommand):
+    """Shows its usage without the name of the subcommand."""
+
+    def format_usage(self, ctx: typer.Context, formatter: Any) -> None:  # type: ignore[override]
+        assert ctx.parent is not None
+        formatter.write_usage(ctx.parent.command_path, " ".join(self.collect_usage_pieces(ctx)))
+
+
+app = typer.Typer(cls=SweepGroup, help="Compare settings over seeds, with intervals.")
+
+
+@app.command(RUN, cls=SweepCommand)
+def sweep(
+    context: typer.Context,
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="A shipped recipe, a recipe file, or a sweep file.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder of the sweep.")],
+    over: Annotated[
+        list[str] | None,
+        typer.Option("--over", metavar="KEY=A,B,…", help="Values to compare; repeatable, for all pairs."),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a value for all arms; repeatable."),
+    ] = None,
+    seeds: Annotated[
+        str | None, typer.Option("--seeds", metavar="N|A,B,…", help="A number of seeds, or the seeds. [1]")
+    ] = None,
+    stages: Annotated[
+        str | None,
+        typer.Option(
+            "--stages",
+            metavar="STAGE,…",
+            help="Of pretrain, finetune, eval, probe. [pretrain,finetune,eval]",
+        ),
+    ] = None,
+    init: Annotated[
+        str | None,
+        typer.Option("--init", metavar="C", help="Weights that the first stage starts from, or none. [none]"),
+    ] = None,
+    against: Annotated[
+        str | None, typer.Option("--against", metavar="ARM", help="Compare with this arm. [the first]")
+    ] = None,
+    equal: Annotated[
+        EqualChoice | None,
+        typer.Option("--equal", help="The budget of all arms; gmacs: scale their steps. [steps]"),
+    ] = None,
+    data: o.DataRoot = None,
+    jobs: Annotated[int, typer.Option("--jobs", metavar="N", min=1, help="Jobs at once.")] = 1,
+    gpus: o.Gpus = "auto",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check all arms and list the jobs; write nothing.")
+    ] = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Run arms x seeds of a recipe, each stage once; prints the folder.
+
+    Example: everest sweep small --over finetune.steps=300,600 --seeds 3 --data VIDEOS -o runs/steps
+
+    The same command resumes. `everest sweep report DIR` compares the arms.
+    """
+    from everest.sweep.request import read_request
+
+    request = read_request(
+        recipe,
+        overrides=overrides or (),
+        over=over or (),
+        seeds=seeds,
+        stages=stages,
+        init=init,
+        against=against,
+        equal=None if equal is None else equal.value,
+    )
+
+    from everest.sweep.plan import make_plan
+    from everest.sweep.plan_file import check_folder
+    from everest.sweep.run import JOB_FAILED, Processes, run_sweep
+
+    plan = make_plan(request, data=data, notify=say)
+    if dry_run:
+        check_folder(output, plan)
+        for work in plan.works().values():
+            typer.echo(f"{work.name}  {', '.join(plan.users(work))}, seed {work.seed}")
+        return
+    modules = context.find_root().params.get("imports") or []
+    program = [*this_program(), *(word for module in modules for word in ("--import", module))]
+    processes = Processes(program=program, devices=read_devices(gpus, None), jobs=jobs)
+    with Display(quiet=quiet) as display:
+        results = run_sweep(plan, output, processes, _ignore if quiet else display.report)
+    typer.echo(output)
+    for failure in results["failures"]:
+        say(f"failed: {_failure_line(failure)}")
+    if results["failures"]:
+        raise typer.Exit(JOB_FAILED)
+
+
+def _ignore(event: dict[str, Any]) -> None:
+    pass
+
+
+def _failure_line(failure: dict[str, Any]) -> str:
+    return f"{', '.join(failure['arms'])}, seed {failure['seed']}: {failure['job']}: {failure['error']}"
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a sweep.")],
+    metric: Annotated[
+        str | None,
+        typer.Option("--metric", metavar="NAME", help="Metric to compare, such as macro_f1 or HEAD.top1."),
+    ] = None,
+    against: Annotated[
+        str | None, typer.Option("--against", metavar="ARM", help="Compare with this arm. [the sweep's]")
+    ] = None,
+    as_json: o.AsJson = False,
+) -> None:
+    """Compare the arms of a sweep: means, 95 % intervals, differences by seed. Draws DIR/report.png.
+
+    Example: everest sweep report runs/steps
+    """
+    from everest.sweep.report import make_report
+    from everest.sweep.results import read_results
+
+    document = make_report(read_results(folder), metric=metric, against=against)
+
+    from everest.sweep.figure import FIGURE, draw_report
+
+    draw_report(folder / FIGURE, document)
+    document["figure"] = str(folder / FIGURE)
+    print_json(document) if as_json else _print_report(document)
+
+
+def _print_report(document: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from everest.sweep.report_text import notes, table_columns, table_rows
+
+    table = Table(*table_columns(document))
+    for row in table_rows(document):
+        table.add_row(*map(Text, row))
+    console = Console()
+    (console if console.is_terminal else Console(width=o.PIPE_WIDTH)).print(table)
+    for line in notes(document):
+        typer.echo(line)
+    for failure in document["failures"]:
+        typer.echo(f"failed: {_failure_line(failure)}")
+    typer.echo(document["figure"])

@@ -1,0 +1,226 @@
+"""The plan of a sweep: which arms share which work, and which folders it may use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from small_runs import small_recipe
+
+from everest.config.recipe import load_recipe
+from everest.errors import DataError, RecipeError
+from everest.models.of_recipe import pretrain_spec
+from everest.sweep.budgets import macs_of_clip
+from everest.sweep.plan import Plan, make_plan
+from everest.sweep.plan_file import check_folder, write_plan
+from everest.sweep.request import read_request
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, clip_files: Path) -> Path:
+    return small_recipe(tmp_path, clip_files)
+
+
+def silent(text: str) -> None:
+    pass
+
+
+def planned(recipe: Path, *, notify=silent, data: str | None = None, **options) -> Plan:
+    return make_plan(read_request(str(recipe), **options), data=data, notify=notify)
+
+
+def counts(plan: Plan) -> dict[str, int]:
+    stages = [work.stage for work in plan.works().values()]
+    return {stage: stages.count(stage) for stage in dict.fromkeys(stages)}
+
+
+@pytest.mark.parametrize(
+    ("over", "expected"),
+    [
+        ("finetune.base_lr=0.1,0.2,0.3", {"pretrain": 2, "finetune": 6, "eval": 6}),
+        ("eval.clips=1,2", {"pretrain": 2, "finetune": 2, "eval": 4}),
+        ("pretrain.base_lr=0.1,0.2", {"pretrain": 4, "finetune": 4, "eval": 4}),
+        ("model.depth=1,2", {"pretrain": 4, "finetune": 4, "eval": 4}),
+        ("train.ema=null,0.9", {"pretrain": 4, "finetune": 4, "eval": 4}),
+        ("data.test=train.csv,clip0.mp4", {"pretrain": 2, "finetune": 2, "eval": 4}),
+        ("data.val=null,train.csv", {"pretrain": 2, "finetune": 4, "eval": 4}),
+        ("data.pretrain=null,train.csv", {"pretrain": 4, "finetune": 4, "eval": 4}),
+        ("train.workers=0,1", {"pretrain": 2, "finetune": 2, "eval": 2}),
+    ],
+)
+def test_arms_share_the_stages_whose_settings_are_equal(recipe: Path, over: str, expected: dict[str, int]):
+    assert counts(planned(recipe, over=[over], seeds="2")) == expected
+
+
+def test_each_work_is_used_by_the_arms_that_need_it(recipe: Path):
+    over = ["pretrain.base_lr=0.1,0.2", "finetune.steps=3,4"]
+    plan = planned(recipe, over=over, seeds="5,")
+    users = {}
+    for work in plan.works().values():
+        users.setdefault(work.stage, []).append(plan.users(work))
+    names = [arm.name for arm in plan.arms]
+    assert names == [f"base_lr={rate}, steps={steps}" for rate in (0.1, 0.2) for steps in (3, 4)]
+    assert users == {
+        "pretrain": [names[:2], names[2:]],
+        "finetune": [[name] for name in names],
+        "eval": [[name] for name in names],
+    }
+    assert {work.recipe.train.seed for work in plan.works().values()} == {5}
+
+
+def test_a_seed_changes_every_work(recipe: Path):
+    first, second = (planned(recipe, seeds=seeds).works().keys() for seeds in ("0,", "1,"))
+    assert not first & second
+    assert planned(recipe, seeds="2").works().keys() == first | second
+
+
+def test_moved_videos_are_the_same_work_and_an_arm_of_other_videos_is_not(
+    recipe: Path, tmp_path: Path, clip_files: Path
+):
+    moved = tmp_path / "moved"
+    moved.symlink_to(clip_files)
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "train.csv").write_text((clip_files / "train.csv").read_text())
+    assert planned(recipe, data=str(other)).works().keys() == planned(recipe).works().keys()
+    assert counts(planned(recipe, over=[f"data.root={clip_files},{other}"])) == {
+        "pretrain": 2,
+        "finetune": 2,
+        "eval": 2,
+    }
+
+
+def test_a_sweep_file_has_arms_with_stages_of_their_own(recipe: Path, tmp_path: Path):
+    path = tmp_path / "scratch.yaml"
+    path.write_text(
+        "recipe: tiny.yaml\nset: {model.depth: 1}\nseeds: [4]\nstages: 'pretrain,finetune'\nagainst: b\n"
+        "arms:\n  a: {finetune.rand_augment: null}\n  b: {}\n  c: {stages: [finetune]}\n"
+    )
+    plan = planned(path)
+    assert (plan.recipe, plan.seeds, plan.against) == ("tiny", (4,), "b")
+    assert {arm.name: arm.stages for arm in plan.arms} == {
+        "a": ("pretrain", "finetune"),
+        "b": ("pretrain", "finetune"),
+        "c": ("finetune",),
+    }
+    assert counts(plan) == {"pretrain": 1, "finetune": 3}
+    assert [arm.recipe.finetune.rand_augment is None for arm in plan.arms] == [True, False, False]
+    assert {arm.recipe.model.depth for arm in plan.arms} == {1}
+    assert [arm.name for arm in planned(path, over=["model.width=24,48"], against="width=48").arms] == [
+        "width=24",
+        "width=48",
+    ]
+    assert planned(path, seeds="2", overrides=["model.depth=3"]).arms[0].recipe.model.depth == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("recipe: tiny.yaml\narmz: {}", r"armz: unknown key; did you mean 'arms'\?"),
+        ("arms: {a: {}}", "recipe: give the name or the path"),
+        ("recipe: gone.yaml\narms: {a: {}}", "recipe: .*gone.yaml: cannot be read"),
+        ("recipe: tiny.yaml\narms: {a: 5}", "arms: a: must be a mapping"),
+        ("recipe: tiny.yaml\narms: []", "arms: must be a mapping"),
+        ("recipe: tiny.yaml\narms: {a: {depth: 5}}", "arms: a: depth: give section.key, stages or init"),
+        ("recipe: tiny.yaml\nset: {model: {depth: 1}}", "set: must be a mapping of section.key"),
+        ("recipe: tiny.yaml\nseeds: many", "seeds: give a number of seeds"),
+        ("recipe: tiny.yaml\nagainst: b\narms: {a: {}}", "against: unknown name 'b'; known: a"),
+        ("recipe: tiny.yaml\nequal: flops", "equal: unknown name 'flops'; known: gmacs, steps"),
+        ("recipe: tiny.yaml\nstages: [eval]", "stages: eval needs finetune"),
+        ("recipe: tiny.yaml\nsummary: 5", "summary: must be text"),
+        ("recipe: tiny.yaml\narms: {a: {model.depht: 1}}", "a: --set: model.depht: unknown key"),
+    ],
+)
+def test_a_wrong_sweep_file_is_refused_in_a_line(recipe: Path, tmp_path: Path, text: str, message: str):
+    path = tmp_path / "wrong.yaml"
+    path.write_text(text)
+    with pytest.raises(RecipeError, match=message) as refusal:
+        planned(path)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_missing_list_is_noticed_before_any_job(recipe: Path):
+    with pytest.raises(DataError, match=r"^train=gone.csv: data.train: no list or folder '.*gone.csv'"):
+        planned(recipe, over=["data.train=gone.csv"])
+
+
+def test_equal_gmacs_scale_the_steps_of_both_stages(recipe: Path):
+    notices: list[str] = []
+    over = ["pretrain.selection.keep_ratio=0.3,0.6", "finetune.selection.keep_ratio=0.6,0.3"]
+    budget = ["pretrain.steps=400", "finetune.steps=200", "finetune.warmup_steps=20"]
+    plan = planned(recipe, over=over, overrides=budget, equal="gmacs", notify=notices.append)
+    totals = []
+    for arm in plan.arms:
+        spec = pretrain_spec(arm.recipe, tokenizer=None)
+        steps = arm.recipe.pretrain.steps
+        assert steps is not None
+        totals.append(steps * macs_of_clip(spec))
+    assert totals == pytest.approx([totals[0]] * 4, rel=0.002)
+    assert [arm.recipe.pretrain.steps == 400 for arm in plan.arms] == [True, True, False, False]
+    finetune = [arm.recipe.finetune for arm in plan.arms]
+    assert (finetune[0].steps, finetune[0].warmup_steps) == (200, 20)
+    assert finetune[1].steps is not None
+    assert finetune[1].steps > 200
+    assert finetune[1].warmup_steps == round(20 * finetune[1].steps / 200)
+    assert len([line for line in notices if "steps of pretrain" in line]) == 4
+    # The same cost: the two arms share their pre-training.
+    assert counts(plan)["pretrain"] == 2
+
+
+def test_equal_gmacs_need_steps_only_if_costs_differ(recipe: Path):
+    assert planned(recipe, over=["pretrain.base_lr=0.1,0.2"], equal="gmacs").equal == "gmacs"
+    with pytest.raises(RecipeError, match=r"pretrain.epochs: arms of equal GMACs need steps"):
+        planned(recipe, over=["pretrain.selection.keep_ratio=0.3,0.6"], equal="gmacs")
+
+
+def test_a_folder_takes_more_seeds_arms_and_stages(recipe: Path, tmp_path: Path):
+    folder = tmp_path / "sweep"
+    write_plan(folder, planned(recipe, over=["finetune.steps=3,4"], seeds="2", stages="pretrain,finetune"))
+    assert check_folder(folder, planned(recipe, over=["finetune.steps=3,4,5"], seeds="9,8")) == []
+    assert check_folder(folder, planned(recipe, over=["finetune.steps=4"])) == ["steps=3"]
+    # A stage that was not in the plan may have any settings.
+    assert check_folder(folder, planned(recipe, over=["finetune.steps=3"], overrides=["eval.clips=1"])) == [
+        "steps=4"
+    ]
+
+
+def test_a_folder_refuses_arms_with_other_settings(recipe: Path, tmp_path: Path):
+    folder = tmp_path / "sweep"
+    write_plan(folder, planned(recipe, over=["finetune.steps=3,4"]))
+    with pytest.raises(
+        RecipeError, match=r"arm 'steps=3' has other settings: pretrain.base_lr \(0.1, now 0.2\)"
+    ):
+        check_folder(folder, planned(recipe, over=["finetune.steps=3,4"], overrides=["pretrain.base_lr=0.2"]))
+    with pytest.raises(RecipeError, match=r'first stage \("pretrain", now "finetune"\)'):
+        check_folder(folder, planned(recipe, over=["finetune.steps=3"], stages="finetune,eval"))
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "file.txt").touch()
+    with pytest.raises(RecipeError, match="holds other files"):
+        check_folder(tmp_path / "other", planned(recipe))
+    for damage in ("[]", "arms: {a: 5}\nsettings: {}", "\0", "settings: 5"):
+        (folder / "sweep.yaml").write_text(damage)
+        with pytest.raises(RecipeError, match=r"sweep.yaml: damaged"):
+            check_folder(folder, planned(recipe))
+
+
+def test_the_plan_of_a_folder_is_read_back_as_it_was_written(recipe: Path, tmp_path: Path):
+    overrides = ["finetune.rand_augment=null", "data.mean=[0.1, 0.2, 0.3]", "data.fps=12.5"]
+    plan = planned(recipe, over=["pretrain.betas=[0.9, 0.95],[0.8, 0.9]"], overrides=overrides)
+    write_plan(tmp_path / "sweep", plan)
+    assert check_folder(tmp_path / "sweep", plan) == []
+
+
+def test_a_setting_at_its_default_is_not_part_of_the_identity(recipe: Path):
+    """A later version adds settings, whose default changes nothing."""
+    default = load_recipe("custom").pretrain.weight_decay
+    given = planned(recipe, overrides=[f"pretrain.weight_decay={default}"])
+    assert given.works().keys() == planned(recipe).works().keys()
+
+
+def test_the_sweep_file_of_the_benchmarks_is_planned(clip_files: Path, tmp_path: Path):
+    for name in ("train", "test", "pretrain"):
+        (tmp_path / f"{name}.csv").write_text((clip_files / "train.csv").read_text())
+    file = Path(__file__).resolve().parents[2] / "benchmarks" / "evidence" / "lvmae.yaml"
+    plan = planned(file, data=str(tmp_path))
+    # Each of ten arms but one has a pre-training of its own.
+    assert counts(plan) == {"pretrain": 27, "finetune": 30, "eval": 30}

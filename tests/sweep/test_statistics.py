@@ -1,0 +1,76 @@
+"""Means, intervals and paired differences: equal to scipy's on any numbers."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from everest.sweep.statistics import DRAWS, bootstrap, paired, spread
+
+values = st.floats(-1000, 1000, allow_nan=False).map(lambda value: round(value, 4))
+samples = st.lists(values, min_size=2, max_size=12)
+
+
+@given(samples)
+def test_the_interval_is_that_of_scipys_t_distribution(sample: list[float]):
+    found = spread(sample)
+    assert found.mean == pytest.approx(np.mean(sample), abs=1e-9)
+    assert found.std == pytest.approx(np.std(sample, ddof=1), abs=1e-9)
+    scale = stats.sem(sample)
+    if scale > 1e-9:
+        expected = stats.t.interval(0.95, len(sample) - 1, loc=np.mean(sample), scale=scale)
+        assert found.interval == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+
+@given(samples, st.randoms())
+def test_differences_are_paired_by_seed_and_p_is_of_the_paired_t_test(sample: list[float], random):
+    others = [value + round(random.uniform(-9, 9), 4) for value in sample]
+    first, second = dict(enumerate(sample)), dict(enumerate(others))
+    found = paired(first | {99: 1.0}, {**dict(reversed(second.items())), 98: 2.0})
+    assert found is not None
+    assert found.seeds == list(first)
+    assert found.differences == [first[seed] - second[seed] for seed in first]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # nearly equal differences
+        test = stats.ttest_rel(sample, others)
+    if np.std(found.differences, ddof=1) > 1e-6:
+        assert found.p == pytest.approx(test.pvalue, rel=1e-6)
+        interval = test.confidence_interval(0.95)
+        assert found.spread.interval == pytest.approx((interval.low, interval.high), rel=1e-6, abs=1e-9)
+
+
+def test_the_bootstrap_is_scipys_percentile_interval_within_the_error_of_its_draws():
+    sample = [1.0, 3.5, 2.0, 7.0, 4.5]
+    expected = stats.bootstrap((sample,), np.mean, n_resamples=DRAWS, method="percentile", rng=1)
+    low, high = bootstrap(sample)
+    assert low == pytest.approx(expected.confidence_interval.low, abs=0.1)
+    assert high == pytest.approx(expected.confidence_interval.high, abs=0.1)
+    assert (low, high) == bootstrap(sample)  # the same draws
+
+
+@given(samples)
+def test_the_bootstrap_stays_within_the_values(sample: list[float]):
+    low, high = bootstrap(sample)
+    assert min(sample) - 1e-9 <= low <= high <= max(sample) + 1e-9
+
+
+def test_one_seed_has_no_interval():
+    assert spread([3.0]) == (3.0, None, None)
+    found = paired({0: 3.0}, {0: 1.0})
+    assert found is not None
+    assert (found.spread.mean, found.spread.interval, found.bootstrap, found.p) == (2.0, None, None, None)
+
+
+def test_arms_without_a_common_seed_have_no_difference():
+    assert paired({0: 1.0}, {1: 1.0}) is None
+
+
+def test_equal_differences_have_an_interval_without_width_and_no_p():
+    found = paired({0: 2.0, 1: 3.0}, {0: 1.0, 1: 2.0})
+    assert found is not None
+    assert (found.spread.interval, found.bootstrap, found.p) == ((1.0, 1.0), (1.0, 1.0), None)

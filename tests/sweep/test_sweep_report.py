@@ -1,0 +1,168 @@
+"""The report of a sweep: its document, its table and its figure."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from everest.config.settings import DataSettings, Recipe
+from everest.errors import RecipeError
+from everest.sweep.figure import _apart, _draw_arms, draw_report
+from everest.sweep.metric_names import headline, metric_text, title_of
+from everest.sweep.report import make_report
+from everest.sweep.report_text import notes, table_columns, table_rows
+from everest.sweep.statistics import paired, spread
+
+
+def results(values: dict[str, dict[int, float | None]], *, metric: str = "top1") -> dict:
+    arms = [
+        {
+            "arm": name,
+            "overrides": {},
+            "stages": ["finetune", "eval"],
+            "seeds": [
+                {
+                    "seed": seed,
+                    "finished": value is not None,
+                    "gmacs": 10.0 * (number + 1),
+                    "hours": 0.5,
+                    "metrics": {} if value is None else {metric: value, "loss": 1.0},
+                    "jobs": [],
+                }
+                for seed, value in of_arm.items()
+            ],
+        }
+        for number, (name, of_arm) in enumerate(values.items())
+    ]
+    done = sum(value is not None for of_arm in values.values() for value in of_arm.values())
+    return {
+        **{
+            "recipe": "r",
+            "summary": "",
+            "stages": ["finetune", "eval"],
+            "seeds": [0, 1, 2],
+            "equal": "steps",
+        },
+        **{"against": next(iter(values)), "metric": metric, "arms": arms, "failures": []},
+        "jobs": {"all": sum(map(len, values.values())), "finished": done},
+    }
+
+
+BOTH = {"a": {0: 50.0, 1: 55.0, 2: 60.0}, "b": {0: 51.0, 1: 58.0, 2: 61.0}}
+
+
+def test_the_document_has_the_statistics_unrounded():
+    document = make_report(results(BOTH))
+    first, second = document["arms"]
+    assert first["difference"] is None
+    expected = spread([51.0, 58.0, 61.0])
+    assert (second["mean"], second["std"], tuple(second["interval"])) == expected
+    difference = paired(BOTH["b"], BOTH["a"])
+    assert difference is not None
+    assert second["difference"]["values"] == [1.0, 3.0, 1.0]
+    assert tuple(second["difference"]["interval"]) == difference.spread.interval
+    assert tuple(second["difference"]["bootstrap"]) == difference.bootstrap
+    assert second["difference"]["p"] == difference.p
+    assert (second["gmacs"], second["hours"]) == (20.0, 0.5)
+    turned = make_report(results(BOTH), against="b")["arms"]
+    assert turned[1]["difference"] is None
+    assert turned[0]["difference"]["values"] == [-1.0, -3.0, -1.0]
+
+
+def test_differences_use_the_seeds_that_both_arms_have():
+    document = make_report(results({"a": {0: 50.0, 1: None, 2: 60.0}, "b": {0: 51.0, 1: 58.0, 2: 61.0}}))
+    assert document["arms"][0]["seeds"] == [0, 2]
+    assert document["arms"][1]["difference"]["seeds"] == [0, 2]
+    assert "5 of 6 jobs have finished" in list(notes(document))
+
+
+def test_one_seed_has_no_interval_and_the_report_states_it():
+    document = make_report(results({"a": {0: 50.0}, "b": {0: 52.0}}))
+    assert [arm["interval"] for arm in document["arms"]] == [None, None]
+    assert document["arms"][1]["difference"]["interval"] is None
+    assert [note for note in notes(document) if note.startswith("one seed: no interval")]
+    assert list(table_rows(document)) == [
+        ("a", "1", "50.0 %", "", "", "", "", "", "10", "0.5"),
+        ("b", "1", "52.0 %", "", "+2.0", "", "", "", "20", "0.5"),
+    ]
+    assert len(table_columns(document)) == 10
+
+
+def test_an_arm_without_results_has_an_empty_row():
+    document = make_report(results({"a": {0: 50.0}, "b": {0: None}}))
+    assert document["arms"][1]["mean"] is None
+    assert list(table_rows(document))[1] == ("b", "0", *[""] * 8)
+
+
+def test_unknown_names_and_missing_results_are_refused():
+    with pytest.raises(RecipeError, match="--metric: unknown name 'x'; known: loss, top1"):
+        make_report(results(BOTH), metric="x")
+    with pytest.raises(RecipeError, match="--against: unknown name 'x'; known: a, b"):
+        make_report(results(BOTH), against="x")
+    with pytest.raises(RecipeError, match=r"no seed of any arm has top1 yet \(0 of 1 jobs"):
+        make_report(results({"a": {0: None}}))
+
+
+def test_less_is_better_for_errors():
+    document = make_report(results(BOTH, metric="mae"))
+    assert (document["percent"], document["higher_is_better"]) == (False, False)
+    assert "mean absolute error: less is better" in list(notes(document))
+
+
+TASKS = {
+    "top1": DataSettings(),
+    "map": DataSettings(task="multi-label"),
+    "mae": DataSettings(task="regression"),
+    "action_top1": DataSettings(heads={"verb": 3, "noun": 4}),
+    "speed.mae": DataSettings(heads={"speed": "regression", "noun": 4}),
+}
+
+
+@pytest.mark.parametrize("metric", TASKS)
+def test_the_headline_is_the_metric_of_the_task(metric: str):
+    recipe = Recipe(name="r", data=TASKS[metric])
+    assert headline(recipe, ("pretrain", "finetune", "eval", "probe")) == metric
+    assert headline(recipe, ("pretrain",)) == "pretrain_loss"
+    of_probe = {"action_top1": "verb.probe.linear.top1", "speed.mae": "speed.probe.linear.mae"}
+    assert headline(recipe, ("pretrain", "probe")) == of_probe.get(metric, f"probe.linear.{metric}")
+
+
+def test_names_of_metrics_have_titles():
+    assert title_of("top1") == "top-1"
+    assert title_of("verb.top1") == "verb top-1"
+    assert title_of("probe.linear.top1") == "linear probe top-1"
+    assert title_of("val_macro_f1") == "validation macro F1"
+    assert title_of("pretrain_loss") == "pre-training loss"
+    assert title_of("x.y") == "x y"
+    assert metric_text("mae", 1.23456) == "mean absolute error 1.235"
+
+
+@pytest.mark.parametrize("same_cost", [True, False])
+def test_labels_of_the_figure_do_not_overlap(tmp_path: Path, same_cost: bool):
+    rng = np.random.default_rng(0)
+    values = {f"arm {number}": {seed: 50 + rng.normal() for seed in range(3)} for number in range(20)}
+    document = make_report(results(values))
+    for arm in document["arms"]:
+        arm["gmacs"] = 5.0 if same_cost else arm["gmacs"]
+    figure = Figure(figsize=(10, 7), dpi=120)
+    panel = figure.subplots()
+    _draw_arms(panel, document["arms"])
+    figure.draw_without_rendering()
+    boxes = sorted((Text.get_window_extent(text) for text in panel.texts), key=lambda box: box.y0)
+    assert len(boxes) == 20
+    assert all(below.y1 <= above.y0 + 1 for below, above in pairwise(boxes))
+    draw_report(tmp_path / "report.png", document)
+    assert plt.imread(tmp_path / "report.png").shape[2] == 4
+
+
+def test_heights_keep_their_order_and_distance():
+    moved = _apart([0.5, 0.5, 0.52, 0.9], least=0.1)
+    assert moved == pytest.approx([0.5, 0.6, 0.7, 0.9])
+    assert _apart([1.0, 1.0, 0.99], least=0.1) == pytest.approx([0.9, 1.0, 0.8])
+    assert _apart([], least=0.1) == []

@@ -53,7 +53,7 @@ def validation_line(event: dict[str, Any]) -> str:
 
 
 def probe_line(event: dict[str, Any]) -> str:
-    """The measures of a probe in one line, with those of the first one."""
+    """The measures of a probe in one line, with the accuracies of the first one."""
     first, parts = event["first"], []
     for key, title in (("probe_knn", "k-NN"), ("probe_linear", "linear")):
         if event[key] is not None:

@@ -65,7 +65,7 @@ def probe_clips(recipe: Recipe, training: VideoClips) -> ProbeClips:
 
 
 def _center(recipe: Recipe) -> ValidationViews:
-    """The stride and sampling are those of `everest probe` and `extract`."""
+    """The center view, with the stride and sampling that `everest probe` and `extract` use."""
     data, stage = recipe.data, recipe.finetune
     return ValidationViews(
         frames=data.frames,

@@ -15,10 +15,14 @@ from everest.train.health import FEWEST_STEPS
 Row = dict[str, Any]  # of metrics.jsonl
 Rows = Sequence[Row]
 
-JUDGED_FROM: Final = 0.2  # our choice: of the steps of a run; before, nothing is called broken
+CHECKED_FROM: Final = 0.2  # our choice: of the steps of a run; before, no run is called broken
 LEAST_STD: Final = 0.2  # our choice: a smaller share of the first feature std is a collapse
 LEAST_RANK: Final = 0.2  # our choice: so is a smaller share of the first RankMe
 NEAR_MEAN: Final = 0.99  # our choice: of the loss of predicting the mean, which a model falls below
+# Our choice. A healthy run on normalized targets may be near that loss for a third of its steps; RankMe is
+# then still above 0.7 times the first one; in most broken runs, RankMe is below 0.35 times the first one.
+PATIENT_UNTIL: Final = 0.5  # of the steps of a run
+PATIENT_RANK: Final = 0.5  # of the first RankMe
 LEAST_FALL: Final = 0.05  # our choice: of the first held-out loss
 STANDARD_ERRORS: Final = 3.0  # our choice: of a difference of two accuracies
 ACCURACIES: Final = {"probe_linear": "linear probe", "probe_knn": "k-NN"}  # the better probe first
@@ -47,13 +51,15 @@ def new_warnings(rows: Rows, *, steps: int, videos: int) -> dict[str, str]:
 
 
 def warnings(rows: Rows, *, steps: int, videos: int) -> dict[str, str]:
-    """The signs of a broken run in the last probe, by their kind; none before it can be judged."""
+    """The signs of a broken run in the last probe, by their kind; none early in the run."""
     last = rows[-1]
-    if last["step"] < max(JUDGED_FROM * steps, min(FEWEST_STEPS, steps)):
+    if last["step"] < max(CHECKED_FROM * steps, min(FEWEST_STEPS, steps)):
         return {}
     checks: dict[str, Callable[[Row, Row], str | None]] = {
         "collapse": _collapse,
-        "held-out loss": _no_fall,
+        "held-out loss": lambda first, last: _no_fall(
+            first, last, patient=last["step"] < PATIENT_UNTIL * steps
+        ),
         "accuracy": lambda first, last: _worse(first, last, videos),
     }
     found = {kind: check(rows[0], last) for kind, check in checks.items()}
@@ -74,14 +80,20 @@ def _collapse(first: Row, last: Row) -> str | None:
     return f"the features have collapsed: {' and '.join(parts)}. Lower base_lr, or use a longer warm-up"
 
 
-def _no_fall(first: Row, last: Row) -> str | None:
+def _no_fall(first: Row, last: Row, *, patient: bool) -> str | None:
+    """The held-out loss is no better than without learning.
+
+    Args:
+        patient: a run whose features keep their rank may still begin to learn.
+    """
     loss, mean = last["heldout_loss"], last["heldout_mean_loss"]
     if loss is None:
         return None
-    if mean is not None and loss > NEAR_MEAN * mean:
+    patient = patient and last["rank_me"] >= PATIENT_RANK * first["rank_me"]
+    if mean is not None and loss > NEAR_MEAN * mean and not patient:
         return (
             f"the held-out loss is {loss:.3g}, and predicting the mean of the targets gives {mean:.3g}: "
-            "nothing is predicted yet. Try another base_lr, or check the videos and the mask"
+            "nothing is predicted yet. Try another base_lr or more steps, or check the videos and the mask"
         )
     if loss > (1 - LEAST_FALL) * first["heldout_loss"]:
         return (
@@ -112,7 +124,7 @@ def _clearly_below(value: float, before: float, videos: int) -> bool:
 
 
 def sentence(rows: Rows, *, steps: int, videos: int, rank_most: int) -> str:
-    """What a run has learned, as its probes show it.
+    """The change of the measures from the first probe to the last.
 
     Args:
         rank_most: the largest RankMe that is possible.

@@ -18,6 +18,7 @@ from everest.models.of_recipe import pretrain_spec
 from everest.system.events import notice
 from everest.tokenizer.cache import open_token_cache, tokenizer_for
 from everest.train.context import RunContext
+from everest.train.probe_loop import add_probes, probe_if_due, probe_summary, read_probes
 from everest.train.setup import set_up_training
 from everest.train.tracking import Tracker, image_is_due
 from everest.train.training import Training
@@ -43,7 +44,9 @@ def set_up_pretraining(recipe: Recipe, context: RunContext) -> Training:
                 f"reading cached tokens from {clips.tokens.folder}, {clips.tokens.variants} clips per video"
             )
         )
-    return set_up_training(recipe, recipe.pretrain, spec, clips, context, start=start)
+    training = set_up_training(recipe, recipe.pretrain, spec, clips, context, start=start)
+    add_probes(training, recipe, spec)
+    return training
 
 
 def pretraining_loss(model: nn.Module, clip: Clip) -> Tensor:
@@ -61,13 +64,19 @@ def pretrain(training: Training) -> None:
     """
     training.model.train()
     with training.explain_out_of_memory():
+        read_probes(training)
+        probe_if_due(training)  # also one that is missing because the run was killed in it
         for _ in training.steps():
             for clip in training.micro_batches():
                 training.backward([pretraining_loss(training.model, clip)])
             training.update()
+            probe_if_due(training)
             if training.at_checkpoint and training.tracker is not None:
                 _show_reconstruction(training, training.tracker)
     _summarize(training)
+    probed = probe_summary(training)
+    if probed is not None:
+        training.notice(probed)
 
 
 def _summarize(training: Training) -> None:

@@ -35,6 +35,7 @@ class TrackerChoice(StrEnum):
     none = "none"
     tensorboard = "tensorboard"
     wandb = "wandb"
+    mlflow = "mlflow"
 
 
 class TaskChoice(StrEnum):
@@ -99,7 +100,8 @@ Processes = Annotated[
     int | None, typer.Option("--processes", metavar="N", min=1, help="Number of processes with --gpus cpu.")
 ]
 TrackerName = Annotated[
-    TrackerChoice, typer.Option("--tracker", help="Curves and images for TensorBoard or W&B (offline).")
+    TrackerChoice,
+    typer.Option("--tracker", help="Curves and images for TensorBoard, W&B (offline) or MLflow."),
 ]
 OverfitOneBatch = Annotated[
     bool,

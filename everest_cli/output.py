@@ -65,6 +65,23 @@ def _metric(name: str, event: dict[str, Any]) -> str:
     )
 
 
+def probe_line(event: dict[str, Any]) -> str:
+    """The measures of a probe in one line, with the accuracies of the first one."""
+    first, parts = event["first"], []
+    for key, title in (("probe_knn", "k-NN"), ("probe_linear", "linear")):
+        if event[key] is not None:
+            start = "" if first[key] is None else f" (at the start {first[key]:.1f} %)"
+            parts.append(f"{title} {event[key]:.1f} %{start}")
+    if parts:
+        parts.append(f"chance {event['probe_chance']:.1f} %")
+    parts.append(f"RankMe {event['rank_me']:.1f} of {event['rank_most']}")
+    parts.append(f"feature std {event['feature_std']:.3f}")
+    if event["heldout_loss"] is not None:
+        parts.append(f"held-out loss {event['heldout_loss']:.3f}")
+    place = f"epoch {event['epoch'] + 1}/{event['epochs']} step {event['step']}/{event['steps']}"
+    return f"{place}: probe: {', '.join(parts)}"
+
+
 def _metric_text(name: str, value: float) -> str:
     """A value with its unit."""
     from everest.config.metrics import METRICS
@@ -128,6 +145,8 @@ class Display:
                 self._advance(event["done"], event["windows"], f"window {event['done']}/{event['windows']}")
             case "validation":
                 self._line(validation_line(event))
+            case "probe":
+                self._line(probe_line(event))
             case "notice":
                 self._line(event["text"])
             case unknown:

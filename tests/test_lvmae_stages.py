@@ -54,6 +54,21 @@ def test_the_run_names_the_tokenizer_that_it_trained(trained: Path):
     assert (trained / "tokenizer" / "report.json").is_file()
 
 
+@pytest.mark.slow
+def test_probes_change_nothing_with_targets_of_a_tokenizer(trained: Path, clip_files: Path, tmp_path: Path):
+    named = ["--set", f"tokenizer.checkpoint={trained / 'tokenizer' / 'model.safetensors'}"]
+    probed = ["--set", "pretrain.probe.every=1", "--set", "data.val=train.csv"]
+    run("pretrain", clip_files, "-o", tmp_path / "run", *named, *probed)
+    plain, own = (
+        read_weights(folder / "model.safetensors").tensors for folder in (trained, tmp_path / "run")
+    )
+    assert state_hash(own) == state_hash(plain)
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    losses = [row["heldout_loss"] for row in rows if "rank_me" in row]
+    assert len(losses) == 3
+    assert losses[-1] < losses[0]
+
+
 def test_a_second_call_trains_nothing_again(trained: Path, clip_files: Path):
     files = [trained / "model.safetensors", trained / "tokenizer" / "model.safetensors"]
     before = [file.read_bytes() for file in files]

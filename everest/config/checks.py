@@ -11,6 +11,7 @@ import torch
 from everest.config.labels import label_notices, label_problems
 from everest.config.layers import STAGES, KeyPath
 from everest.config.partial import partial_notices, partial_problems
+from everest.config.probes import probe_notices, probe_problems
 from everest.config.settings import ModelSettings, Recipe
 from everest.config.sizes import (
     LEAST_PLACES,
@@ -48,6 +49,7 @@ def contradictions(recipe: Recipe) -> Problems:
     if (finetune.mixup or finetune.cutmix) and finetune.batch_size % 2:
         yield ("finetune", "batch_size"), f"{finetune.batch_size} is odd; mixup and cutmix need pairs"
     yield from partial_problems(recipe)
+    yield from probe_problems(recipe)
     smallest, largest = finetune.crop_area
     if not 0 < smallest <= largest:
         yield ("finetune", "crop_area"), "must be two shares above 0, the smaller one first"
@@ -109,6 +111,7 @@ def notices(recipe: Recipe, given: Collection[KeyPath]) -> Iterator[str]:
         if settings.sampling != "dense" and (stage, "stride") in given:
             yield f"{stage}.stride has no effect with {settings.sampling} sampling"
     yield from partial_notices(recipe, given)
+    yield from probe_notices(recipe, given)
     for stage, settings in _trained(recipe):
         unit, other = ("epochs", "steps") if settings.steps is None else ("steps", "epochs")
         budget, warmup = getattr(settings, unit), getattr(settings, f"warmup_{unit}")

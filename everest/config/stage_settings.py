@@ -118,6 +118,16 @@ class LoraSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ProbeSettings:
+    """Measurements of the encoder while pre-training runs (everest.train.probing); they change no weights."""
+
+    __pydantic_config__ = _STRICT
+    every: CountOrZero = 0  # epochs from one probe to the next; 0: none
+    list: str | None = None  # of labeled videos, relative to data.root; None: measures without labels
+    metric: Literal["knn", "linear"] = "knn"  # linear: logistic regression, in addition to k-NN
+
+
+@dataclass(frozen=True, kw_only=True)
 class PretrainSettings:
     """The self-supervised stage, EVEREST Table 7."""
 
@@ -143,6 +153,7 @@ class PretrainSettings:
     # and of the encoder relative to the decoder.
     layer_decay: LayerDecay = 1.0
     encoder_lr_scale: Positive = 1.0
+    probe: ProbeSettings = field(default_factory=ProbeSettings)
 
     @property
     def needs_tokenizer(self) -> bool:

@@ -84,7 +84,7 @@ def unlabeled_clips(
     """Returns clips of the videos of `data.KEY`, without their labels."""
     source = find_source(recipe.data, key, labeled=False)
     samples = read_samples(source.location, root=source.root, labeled=False)
-    clips = _clips(recipe, samples, views, num_noise=num_noise, replace_bad=replace_bad)
+    clips = clips_of(recipe, samples, views, num_noise=num_noise, replace_bad=replace_bad)
     return replace(clips, notices=_given(source.notice, samples.notice))
 
 
@@ -105,10 +105,10 @@ def finetune_clips(recipe: Recipe) -> tuple[VideoClips, Classes]:
         fps=data.fps,
         channels=data.channels,
     )
-    samples = _labeled_list(data, "train")
+    samples = labeled_list(data, "train")
     classes = Classes.of(samples, data)
     num_noise = clip_grid(recipe).num_tokens if stage.selection.draws else 0
-    clips = _clips(recipe, samples, views, num_noise=num_noise, replace_bad=True)
+    clips = clips_of(recipe, samples, views, num_noise=num_noise, replace_bad=True)
     certain = certain_classes_notice(samples.samples, classes)
     notices = _given(samples.notice, unused_validation(data), certain)
     first = [sample.labels[0] for sample in samples.samples]  # of several heads, the first is balanced
@@ -118,9 +118,9 @@ def finetune_clips(recipe: Recipe) -> tuple[VideoClips, Classes]:
 
 def labeled_samples(recipe: Recipe) -> tuple[Sequence[Sample], Sequence[Sample], Classes]:
     """Returns the labeled samples of `data.train` and of `data.test`, and the classes."""
-    train = _labeled_list(recipe.data, "train")
+    train = labeled_list(recipe.data, "train")
     classes = Classes.of(train, recipe.data)
-    return train.samples, _labeled_list(recipe.data, "test", classes).samples, classes
+    return train.samples, labeled_list(recipe.data, "test", classes).samples, classes
 
 
 def validation_clips(recipe: Recipe, classes: Classes) -> VideoClips | None:
@@ -140,22 +140,22 @@ def validation_clips(recipe: Recipe, classes: Classes) -> VideoClips | None:
         fps=data.fps,
         channels=data.channels,
     )
-    samples = _labeled_list(data, "val", classes)
+    samples = labeled_list(data, "val", classes)
     metric = best_metric(classes.heads, stage.best)
     if metric in OF_CLASSES and not any(map(indices, (sample.labels[0] for sample in samples.samples))):
         raise DataError(
             f"data.val: no video has a class, so its {METRICS[metric].title} cannot select the best weights; "
             "add videos of classes, or set finetune.best=loss"
         )
-    clips = _clips(recipe, samples, views, replace_bad=False)
+    clips = clips_of(recipe, samples, views, replace_bad=False)
     return replace(clips, heads=classes.heads)
 
 
 def evaluation_clips(recipe: Recipe, classes: Classes) -> VideoClips:
     """Returns the evaluation views of each video of `data.test`."""
-    samples = _labeled_list(recipe.data, "test", classes)
+    samples = labeled_list(recipe.data, "test", classes)
     views = evaluation_views(recipe)
-    clips = _clips(recipe, samples, views, replace_bad=False, cached=False)  # each video is read once
+    clips = clips_of(recipe, samples, views, replace_bad=False, cached=False)  # each video is read once
     return replace(clips, heads=classes.heads)
 
 
@@ -183,7 +183,7 @@ def evaluation_views(recipe: Recipe) -> EvalViews:
     )
 
 
-def _labeled_list(data: DataSettings, key: str, classes: Classes | None = None) -> SampleList:
+def labeled_list(data: DataSettings, key: str, classes: Classes | None = None) -> SampleList:
     """Returns the labeled samples of `data.KEY`.
 
     Args:
@@ -232,7 +232,7 @@ def clip_grid(recipe: Recipe) -> TokenGrid:
     return TokenGrid.of_clip(frames=data.frames, size=data.frame_size, tubelet=recipe.model.tubelet)
 
 
-def _clips(
+def clips_of(
     recipe: Recipe,
     samples: SampleList,
     views: MakeViews,

@@ -1,6 +1,6 @@
 """Curves of runs: losses, learning rate and validation accuracy against steps, hours or computation.
 
-R step rows of metrics.jsonl, V validation rows.
+R step rows of metrics.jsonl, V validation rows, P rows of probes.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
@@ -25,6 +26,7 @@ from everest.system.names import escape_bytes
 from everest.system.run_folder import ENVIRONMENT, METRICS, WEIGHTS
 from everest.system.weights_header import read_header
 from everest.train.listing import read_run
+from everest.train.probes import ACCURACIES, probe_rows
 
 AxisName = Literal["steps", "hours", "gflops"]
 LABELS: dict[AxisName, str] = {
@@ -40,6 +42,7 @@ SMOOTHED_SHARE = 50  # our choice: the mean is over a 50th of a run's steps on e
 EACH_STEP: Any = {"linewidth": 1, "alpha": 0.25}  # lines of the training loss as logged
 TRAINING: Any = {"linewidth": 2, "markersize": 4}
 VALIDATION: Any = {"linewidth": 1, "marker": "o", "markersize": 6, "markerfacecolor": "white"}
+HELD_OUT: Any = {"linewidth": 1, "marker": "s", "markersize": 5, "linestyle": "--"}
 TITLE: Any = {"fontsize": "small", "loc": "left"}  # of a panel
 KINDS: Any = {"loc": "lower right", "bbox_to_anchor": (1, 1), "frameon": False, "fontsize": "small"}
 LEGEND_LETTERS = 150  # letters that fit in a row above the panels
@@ -66,6 +69,9 @@ class RunCurves:
     validation_loss: Curve  # (V,) empty without data.val
     accuracy: Curve  # (V,) percent, empty without data.val
     chance: float | None  # percent, of guessing; None without data.val, or before weights are saved
+    probe: Curve  # (P,) percent, of the linear probe if there is one, else of k-NN; empty without labels
+    probe_chance: float | None  # percent, of the most frequent class
+    held_out_loss: Curve  # (P,) empty without data.val
 
 
 def read_curves(runs: Sequence[Path], *, x: AxisName) -> list[RunCurves]:
@@ -87,6 +93,8 @@ def read_curves(runs: Sequence[Path], *, x: AxisName) -> list[RunCurves]:
             raise RecipeError(f"{run}: no step in {METRICS} yet; there is nothing to draw")
         positions = _positions(run, environment, steps, x)
         x_of_step = {row["step"]: position for row, position in zip(steps, positions, strict=True)}
+        x_of_step[0] = 0.0  # of the probe before the first step
+        probes = [row for row in probe_rows(rows) if row["step"] in x_of_step]
         validated = [row for row in rows if {"val_loss", *SHARES} & row.keys()]
         validations = [row for row in validated if row["step"] in x_of_step]
         metric = next((name for name in SHARES if any(name in row for row in validations)), SHARES[0])
@@ -99,9 +107,17 @@ def read_curves(runs: Sequence[Path], *, x: AxisName) -> list[RunCurves]:
                 validation_loss=_curve(x_of_step, validations, "val_loss"),
                 accuracy=_curve(x_of_step, validations, metric),
                 chance=_chance(run) if validations else None,
+                probe=_curve(x_of_step, probes, _probe_metric(probes)),
+                probe_chance=next((row["probe_chance"] for row in probes if row.get("probe_chance")), None),
+                held_out_loss=_curve(x_of_step, probes, "heldout_loss"),
             )
         )
     return curves
+
+
+def _probe_metric(probes: Sequence[dict[str, Any]]) -> str:
+    """Return the better probe that the run has."""
+    return next((key for key in ACCURACIES if any(row.get(key) is not None for row in probes)), "probe_knn")
 
 
 def _spec(run: Path) -> ModelSpec | None:
@@ -193,7 +209,7 @@ def check_target(path: Path, *, option: str, overwrite: bool) -> None:
 
 
 def draw_curves(path: Path, runs: Sequence[RunCurves], *, x: AxisName) -> None:
-    """Draw a PNG of 1200 x 800 pixels: losses, validation accuracy (if a run has any), learning rate."""
+    """Draw a PNG of 1200 x 800 pixels: losses, accuracy of validation and probes (if any), learning rate."""
     with matplotlib.rc_context({"font.size": 13, "axes.spines.top": False, "axes.spines.right": False}):
         figure = figure_of(runs, x=x)
         write_atomically(path, lambda part: figure.savefig(part, format="png"))
@@ -206,7 +222,9 @@ def figure_of(runs: Sequence[RunCurves], *, x: AxisName) -> Figure:
     highest smoothed or validation loss, accuracies from 0 to 100 %, with the accuracy of guessing.
     """
     validated = any(len(run.accuracy.x) for run in runs)
-    heights = [3, 2, 1.3] if validated else [3, 1.3]
+    probed = any(np.isfinite(run.probe.y).any() for run in runs)
+    held_out = any(np.isfinite(run.held_out_loss.y).any() for run in runs)
+    heights = [3, *([2] * (validated + probed)), 1.3]
     figure = Figure(figsize=(12, 8), dpi=100, layout="constrained")
     panels = list(figure.subplots(len(heights), sharex=True, height_ratios=heights))
     losses, rates = panels[0], panels[-1]
@@ -218,23 +236,27 @@ def figure_of(runs: Sequence[RunCurves], *, x: AxisName) -> Figure:
         losses.plot(run.loss.x, run.loss.y, **EACH_STEP, color=color)
         lines += losses.plot(run.loss.x, smoothed, marker=_marker(run.loss), **TRAINING, **style)
         losses.plot(*run.validation_loss, **VALIDATION, **style)
-        drawn += [smoothed, run.validation_loss.y]
+        losses.plot(*run.held_out_loss, **HELD_OUT, color=color)
+        trained = run.held_out_loss.y[run.held_out_loss.x > 0]  # an untrained model's may be far above
+        drawn += [smoothed, run.validation_loss.y, trained]
         if validated:
             panels[1].plot(*run.accuracy, **VALIDATION, **style)
+        if probed:
+            panels[-2].plot(*run.probe, **VALIDATION, **style)
         rates.plot(*run.lr, marker=_marker(run.lr), **TRAINING, **style)
     losses.set_ylabel("loss")
     losses.set_ylim(*_loss_limits(np.concatenate(drawn)))
     kinds = {"training, each step": EACH_STEP, "training, mean of nearby steps": TRAINING}
     kinds |= {"validation": VALIDATION} if validated else {}
+    kinds |= {"held-out videos": HELD_OUT} if held_out else {}
     samples = [Line2D([], [], color="black", label=label, **kind) for label, kind in kinds.items()]
     losses.legend(handles=samples, **KINDS, ncols=len(samples))
     if validated:
-        levels = sorted({run.chance for run in runs if run.chance is not None})
-        for level in levels:
-            panels[1].axhline(level, color="black", linestyle=":", linewidth=1.5)
-        dotted = f"; dotted: chance, {', '.join(f'{level:.3g} %' for level in levels)}" if levels else ""
-        panels[1].set_title(f"accuracy on the validation videos{dotted}", **TITLE)
-        panels[1].set(ylabel="top-1 (%)", ylim=(0, 100))
+        title = "accuracy on the validation videos"
+        _finish_accuracies(panels[1], title, [run.chance for run in runs])
+    if probed:
+        title = "probes: accuracy of a simple classifier of the features"
+        _finish_accuracies(panels[-2], title, [run.probe_chance for run in runs])
     rates.set_title("learning rate", **TITLE)
     rates.set_xlabel(LABELS[x])
     for panel in panels:
@@ -246,6 +268,16 @@ def figure_of(runs: Sequence[RunCurves], *, x: AxisName) -> Figure:
     rates.xaxis.get_major_locator().set_params(integer=x == "steps")
     _add_legend(figure, lines, [run.name for run in runs])
     return figure
+
+
+def _finish_accuracies(panel: Axes, title: str, chances: Sequence[float | None]) -> None:
+    """Add the levels of chance, the title and the limits to a panel."""
+    levels = sorted({chance for chance in chances if chance is not None})
+    for level in levels:
+        panel.axhline(level, color="black", linestyle=":", linewidth=1.5)
+    dotted = f"; dotted: chance, {', '.join(f'{level:.3g} %' for level in levels)}" if levels else ""
+    panel.set_title(f"{title}{dotted}", **TITLE)
+    panel.set(ylabel="top-1 (%)", ylim=(0, 100))
 
 
 def _marker(curve: Curve) -> str | None:

@@ -16,13 +16,16 @@ from everest.data.classes import Classes
 from everest.data.footage import segment
 from everest.data.labels import read_class_names
 from everest.data.list_text import read_rows
+from everest.data.probe_clips import MOST_HELD_OUT
 from everest.data.sample import Sample
+from everest.data.samples import read_samples
 from everest.data.shards import find_index, read_index
-from everest.data.stage_source import LISTS
+from everest.data.stage_source import LISTS, find_source
 from everest.data.stages import finetune_clips, pretrain_clips
 from everest.errors import DataError
 from everest.prepare.index import CLASSES
 from everest.prepare.label_facts import count_classes, imbalance
+from everest.prepare.suggest_probes import ProbeList, probe_list
 from everest.prepare.tasks import find_task, found_notice
 from everest.system.storage import Location, join_location, parse_location
 from everest.video.folders import as_data_error, subfolders, videos_under
@@ -43,6 +46,7 @@ class DataFacts:
     width: float
     task: Task = "single-label"
     imbalance: float = 1.0  # ratio of the most frequent class to the rarest that has a video
+    probed: ProbeList | None = None  # for probes of pre-training; None: no list has one class for each video
 
 
 def examine_data(data: DataSettings, *, labeled: bool = True) -> DataFacts:
@@ -69,6 +73,26 @@ def examine_data(data: DataSettings, *, labeled: bool = True) -> DataFacts:
         width=median(width),
         task=data.task if labeled else "single-label",
         imbalance=ratio,
+        probed=_probed(data, len(clips)) if labeled else None,
+    )
+
+
+def _probed(data: DataSettings, train_videos: int) -> ProbeList | None:
+    """The list for probes; labels are checked when it is used."""
+    if data.heads or data.task != "single-label":
+        return None
+    val_videos = 0
+    if data.val is not None:
+        source = find_source(data, "val", labeled=False)
+        val_videos = len(
+            read_samples(source.location, root=source.root, labeled=False, may_miss=True).samples
+        )
+    return probe_list(
+        train=data.train,
+        train_videos=train_videos,
+        val=data.val,
+        val_videos=val_videos,
+        most_held_out=MOST_HELD_OUT,
     )
 
 

@@ -16,6 +16,7 @@ from everest.config.yaml import write_yaml
 from everest.errors import unknown_name
 from everest.prepare.data_facts import DataFacts
 from everest.prepare.label_facts import IMBALANCED
+from everest.prepare.suggest_probes import choose_every
 
 # The use of a recipe: pre-training only, a classifier from a pre-trained encoder, or one from scratch.
 Purpose = Literal["pretrain", "finetune", "scratch"]
@@ -109,6 +110,7 @@ def choose_values(
         *_few_videos(facts, purpose),
         *_labels(facts, purpose),
     ]
+    chosen += _probes(facts, chosen, batch=device.batch)
     order = ("data", "model", "pretrain", "finetune")
     return sorted(chosen, key=lambda choice: order.index(choice.key[0]))
 
@@ -188,6 +190,19 @@ def _labels(facts: DataFacts, purpose: Purpose) -> list[Choice]:
         )
         return [_choice("finetune.sampler", "sqrt", reason)]
     return []
+
+
+def _probes(facts: DataFacts, chosen: Sequence[Choice], *, batch: int) -> list[Choice]:
+    """The probes of pre-training, if there is a list for them and they are cheap."""
+    steps = next(choice.value for choice in chosen if choice.key == ("pretrain", "steps"))
+    found = facts.probed and choose_every(facts.probed, steps=steps, batch=batch, videos=facts.videos)
+    if not facts.probed or not found:
+        return []
+    every, probes = found
+    read = probes * (facts.probed.videos + facts.probed.held_out)
+    share = f"{read / (steps * batch):.1%}"
+    reason = f"{probes} measurements of the features; they read {share} as many videos as the training"
+    return [_choice("pretrain.probe", {"every": every, "list": facts.probed.name}, reason)]
 
 
 def _frame_size(facts: DataFacts, device: Device) -> tuple[int, int]:

@@ -11,6 +11,8 @@ Report = Callable[[dict[str, Any]], None]
 # {"event": "window", "done", "windows"}: progress of a timeline
 # {"event": "validation", ...}: a row of metrics.jsonl with "epoch", "epochs", "steps", "train_loss",
 #   "chance", "metric", "best", "best_step"
+# {"event": "probe", ...}: a row of metrics.jsonl with "epoch", "epochs", "steps", "rank_most", and the row of
+#   the first probe, "first"
 # {"event": "notice", "text"}: a line of text
 
 

@@ -23,6 +23,7 @@ class Purpose(IntEnum):
     BATCH = 5  # mixup, cutmix and erasing, by step, process and micro-batch
     ALL_TOKENS = 6  # whether a tokenizer sees all tokens, by step
     DISCRIMINATOR = 7  # its initial weights
+    PROBE = 8  # what a strategy or target of another package draws in a probe
 
 
 def generator_at(seed: int, purpose: Purpose, *position: int) -> np.random.Generator:

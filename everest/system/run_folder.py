@@ -155,6 +155,10 @@ class RunFolder:
         except RecipeError:
             return None
 
+    def note(self, key: str, value: Any) -> None:
+        """Add a value to env.json, or replace it."""
+        write_text(self.path / ENVIRONMENT, json_text({**self.environment(), key: value}, indent=2))
+
     def log(self, row: dict[str, Any]) -> None:
         """Append a row to metrics.jsonl; a number that is not finite is written as null."""
         try:

@@ -238,8 +238,6 @@ def start_run(training: Training, recipe_text: str) -> None:
                 recipe_text, plan=facts, one_batch=context.one_batch, start=_start_facts(training)
             )
         context.accelerator.wait_for_everyone()
-        if main:
-            training.tracker = make_tracker(context.tracker, context.run)
         line = (
             f"{len(training.clips)} videos, {plan.steps} steps over {plan.epochs} epochs; "
             f"batch {plan.batch_size} = {plan.processes} processes x {plan.accumulation} passes x "
@@ -264,6 +262,10 @@ def start_run(training: Training, recipe_text: str) -> None:
             few = f"{plan.steps} steps are few: with fewer than {FEWEST_STEPS}, a model hardly learns"
             context.report(notice(f"warning: {few}; raise its epochs or its steps"))
         training.resume()
+        if main:
+            training.tracker = make_tracker(
+                context.tracker, context.run, steps_done=training.steps_done, resumed=context.resumed
+            )
     except BaseException:
         if main:
             release(context.run.path)

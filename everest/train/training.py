@@ -16,7 +16,7 @@ import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -44,6 +44,9 @@ from everest.train.step_record import StepNumbers, StepRecord
 from everest.train.tracking import Tracker
 from everest.train.update import Updater
 from everest.train.waiting import WaitWatch, waiting_advice
+
+if TYPE_CHECKING:
+    from everest.train.probing import Prober
 
 
 class Training:
@@ -80,6 +83,7 @@ class Training:
         self.plan = plan
         self.bad_videos = BadVideos(recipe.data.max_bad)
         self.tracker: Tracker | None = None  # of the main process, in addition to metrics.jsonl
+        self.prober: Prober | None = None  # of pre-training, see everest.train.probe_loop
         self.steps_done = 0  # updates done, over all resumes
         self._waits = WaitWatch()
         self.state = TrainState(

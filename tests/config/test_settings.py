@@ -82,7 +82,7 @@ def test_every_settings_class_forbids_unknown_keys():
         if getattr(thing, "__module__", "") == module.__name__
     ]
     classes = [thing for thing in own if dataclasses.is_dataclass(thing)]
-    assert len(classes) == 12
+    assert len(classes) == 13
     for cls in classes:
         assert vars(cls)["__pydantic_config__"]["extra"] == "forbid", cls
 

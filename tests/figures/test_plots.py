@@ -229,3 +229,29 @@ def test_hours_need_the_speed_of_each_step(tmp_path: Path):
     append(run, json.dumps({"step": 50, "loss": 1.0}) + "\n")
     with pytest.raises(UserError, match="a step without clips_per_second"):
         read_curves([run], x="hours")
+
+
+def test_probes_have_a_panel_with_chance_and_a_dashed_loss(tmp_path: Path):
+    run = make_run(tmp_path / "run", logged=4)
+    probe = '{"step": %d, "probe_knn": %d.0, "probe_linear": null, "probe_chance": 10.0, "rank_me": 5.0, '
+    for step, accuracy, loss in ((0, 10, "9.5"), (4, 40, "0.5")):
+        append(run, probe % (step, accuracy) + f'"feature_std": 0.5, "heldout_loss": {loss}}}\n')
+    (curves,) = read_curves([run], x="steps")
+    assert curves.probe.x.tolist() == curves.held_out_loss.x.tolist() == [0, 4]
+    assert curves.probe.y.tolist() == [10, 40]
+    assert curves.probe_chance == 10
+    losses, probes, _ = figure_of([curves], x="steps").axes
+    assert losses.get_ylim()[1] == pytest.approx(1.05)  # not of the model before the first step
+    assert [line.get_linestyle() for line in losses.lines][-1] == "--"
+    assert "dotted: chance, 10 %" in probes.get_title(loc="left")
+    assert probes.get_ylim() == (0, 100)
+
+
+def test_the_linear_probe_is_drawn_if_there_is_one(tmp_path: Path):
+    run = make_run(tmp_path / "run", logged=2)
+    append(
+        run, '{"step": 2, "probe_knn": 30.0, "probe_linear": 60.0, "probe_chance": 50.0, "rank_me": 5.0}\n'
+    )
+    (curves,) = read_curves([run], x="steps")
+    assert curves.probe.y.tolist() == [60]
+    assert len(curves.held_out_loss.y) == 0

@@ -13,9 +13,13 @@ from small_runs import called, refused
 
 from everest.config.recipe import load_recipe
 from everest.config.settings import DataSettings
+from everest.config.stage_settings import PretrainSettings
 from everest.data.samples import read_samples
 from everest.prepare.data_facts import DataFacts, data_section, examine_data
 from everest.prepare.suggest import DEVICES, Purpose, choose_values, recipe_text
+from everest.prepare.suggest_probes import ProbeList, choose_every, probe_list
+from everest.train.plan import plan_stage
+from everest.train.probe_loop import num_probes
 
 LISTS_OF_CLASSES = {
     "train.csv": "classes.txt",
@@ -275,3 +279,31 @@ def test_the_task_of_a_suggested_recipe_can_be_given(tmp_path: Path, clip_files:
     (data / "train.csv").write_text(f"{clip_files}/clip0.mp4,x\n{clip_files}/clip1.mp4,1\n")
     message = refused("recipes", "suggest", data, *options, "--overwrite", code=4)
     assert "train.csv:1: label 'x' is no number" in message
+
+
+@given(
+    videos=st.integers(30, 10**5),
+    held_out=st.integers(0, 64),
+    steps=st.integers(1, 30_000),
+    batch=st.sampled_from([16, 64, 128]),
+    training=st.integers(1, 10**5),
+)
+def test_suggested_probes_are_few_and_read_few_videos(videos, held_out, steps, batch, training):
+    probed = ProbeList(name="val.csv", videos=videos, held_out=held_out)
+    found = choose_every(probed, steps=steps, batch=batch, videos=training)
+    if found is None:
+        assert 2 * (videos + held_out) >= 0.05 * steps * batch
+        return
+    every, probes = found
+    stage = PretrainSettings(steps=steps, batch_size=batch)
+    plan = plan_stage(stage, num_videos=training, processes=1, largest_micro_batch=batch)
+    assert num_probes(plan, every) == probes <= 20
+    assert probes * (videos + held_out) < 0.05 * steps * batch
+
+
+def test_probes_use_the_validation_list_or_the_training_list_if_that_is_tiny():
+    sizes = {"train": "train.csv", "train_videos": 500, "val": "val.csv", "most_held_out": 64}
+    chosen = probe_list(**sizes, val_videos=100)
+    assert chosen == ProbeList(name="val.csv", videos=100, held_out=64)
+    assert probe_list(**sizes, val_videos=5) == ProbeList(name="train.csv", videos=500, held_out=5)
+    assert probe_list(**{**sizes, "train_videos": 20}, val_videos=5) is None

@@ -1,0 +1,130 @@
+"""When a pre-training run is probed, and what is logged and shown then."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+import torch
+
+from everest.config.settings import Recipe
+from everest.data.probe_clips import probe_clips
+from everest.models.spec import ModelSpec
+from everest.system.accelerator import decide_on_main
+from everest.train.plan import StagePlan
+from everest.train.probes import Row, new_warnings, probe_rows, sentence
+from everest.train.probing import Prober
+from everest.train.training import Training
+
+MOST_SHARE: Final = 0.05  # our choice: of the videos that a run reads; probes that read more are reported
+
+# Our choice. The recipes of the papers show 5 to 25 % to the encoder. He et al. 2022 (MAE), figure 5: if less
+# than half of an image is hidden, a linear classifier of the features is far less accurate.
+MOST_VISIBLE: Final = 0.5
+
+
+def add_probes(training: Training, recipe: Recipe, spec: ModelSpec) -> None:
+    """Let a pre-training run be probed as `pretrain.probe` states; --overfit-one-batch is not probed.
+
+    Raises:
+        UserError: a list of videos cannot be used.
+    """
+    settings = recipe.pretrain.probe
+    if not settings.every or training.context.one_batch:
+        return
+    clips = probe_clips(recipe, training.clips)
+    training.prober = Prober(training, clips, metric=settings.metric, spec=spec, every=settings.every)
+    training.warn_once("mask", too_little_hidden(spec))
+    if training.context.resumed:
+        return
+    plan, probes = training.plan, num_probes(training.plan, settings.every)
+    share = probes * clips.num_videos / (plan.steps * plan.videos_per_step)
+    if share > MOST_SHARE:
+        training.notice(
+            f"{probes} probes of {clips.num_videos} videos read {share:.0%} as many videos as the "
+            f"training; a larger pretrain.probe.every (now {settings.every}) or a shorter list saves time"
+        )
+
+
+def too_little_hidden(spec: ModelSpec) -> str | None:
+    """A warning if the encoder sees most of the tokens: the loss may fall then without useful features."""
+    grid = spec.grid
+    blank = torch.zeros(1, grid.num_tokens, device="meta")
+    share = spec.selection(grid, importance=blank, noise=blank).visible.size(1) / grid.num_tokens
+    if share <= MOST_VISIBLE:
+        return None
+    return (
+        f"the encoder sees {share:.0%} of the tokens, so the hidden ones can be predicted from their "
+        "neighbors; hide more of them (pretrain.selection)"
+    )
+
+
+def num_probes(plan: StagePlan, every: int) -> int:
+    """The number of probes of a whole run."""
+    return sum(is_due(plan, every, step) for step in _checkpoints(plan))
+
+
+def _checkpoints(plan: StagePlan) -> Iterable[int]:
+    return {*range(0, plan.steps, plan.checkpoint_steps), plan.steps}
+
+
+def is_due(plan: StagePlan, every: int, step: int) -> bool:
+    """Whether a run is probed after `step` updates: before the first, after the last, each `every` epochs."""
+    return step in (0, plan.steps) or step % (every * plan.checkpoint_steps) == 0
+
+
+def read_probes(training: Training) -> None:
+    """Remember the probes that a resumed run has logged."""
+    if training.prober is not None:
+        rows = decide_on_main(training.accelerator, training.run.rows)
+        training.prober.rows = probe_rows(rows)
+
+
+def probe_if_due(training: Training) -> None:
+    """Probe the model after the last update, unless that is not due or was done before the run was resumed.
+
+    Raises:
+        UserError: see `Prober.measure`.
+    """
+    prober, plan, step = training.prober, training.plan, training.steps_done
+    if prober is None or not is_due(plan, prober.every, step):
+        return
+    rows = prober.rows
+    if any(row["step"] == step for row in rows):
+        return
+    if step:
+        training.save()  # first: a probe may take long, and may fail
+    row: Row = {"step": step, **prober.measure()}
+    training.log(row)
+    rows.append(row)
+    event: dict[str, Any] = {
+        "event": "probe",
+        "epoch": plan.epoch(max(step - 1, 0)),
+        "epochs": plan.epochs,
+        "steps": plan.steps,
+        "rank_most": prober.rank_most,
+        "first": rows[0],
+    }
+    training.report({**event, **row})
+    for kind, warning in prober.impossible(row).items():
+        training.warn_once(kind, warning)
+    for kind, warning in new_warnings(rows, steps=plan.steps, videos=len(prober.clips.features)).items():
+        training.warn_once(kind, warning)
+
+
+def probe_summary(training: Training) -> str | None:
+    """The last sentence about the probes of a run, with their cost; None without probes."""
+    prober = training.prober
+    if prober is None or not prober.rows:
+        return None
+    seconds = sum(row["probe_seconds"] for row in prober.rows)
+    batch = training.plan.batch_size
+    speeds = [row["clips_per_second"] for row in training.run.rows() if row.get("clips_per_second")]
+    whole = seconds + sum(batch / speed for speed in speeds)
+    text = sentence(
+        prober.rows,
+        steps=training.plan.steps,
+        videos=len(prober.clips.features),
+        rank_most=prober.rank_most,
+    )
+    return f"{text}. {len(prober.rows)} probes took {seconds:.0f} s, {seconds / whole:.1%} of the run"

@@ -1,0 +1,153 @@
+"""The probes of a pre-training run: whether it is broken, and one sentence about them at its end.
+
+All functions take the rows of metrics.jsonl that probes have written, the oldest first. The first one is of
+the encoder before the first step. docs/pretraining-works.md has the measurements behind the thresholds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final
+
+from everest.train.health import FEWEST_STEPS
+
+Row = dict[str, Any]  # of metrics.jsonl
+Rows = Sequence[Row]
+
+CHECKED_FROM: Final = 0.2  # our choice: of the steps of a run; before, no run is called broken
+LEAST_STD: Final = 0.2  # our choice: a smaller share of the first feature std is a collapse
+LEAST_RANK: Final = 0.2  # our choice: so is a smaller share of the first RankMe
+NEAR_MEAN: Final = 0.99  # our choice: of the loss of predicting the mean, which a model falls below
+# Our choice. A healthy run on normalized targets may be near that loss for a third of its steps; RankMe is
+# then still above 0.7 times the first one; in most broken runs, RankMe is below 0.35 times the first one.
+PATIENT_UNTIL: Final = 0.5  # of the steps of a run
+PATIENT_RANK: Final = 0.5  # of the first RankMe
+LEAST_FALL: Final = 0.05  # our choice: of the first held-out loss
+STANDARD_ERRORS: Final = 3.0  # our choice: of a difference of two accuracies
+ACCURACIES: Final = {"probe_linear": "linear probe", "probe_knn": "k-NN"}  # the better probe first
+
+
+def probe_rows(rows: Iterable[Row]) -> list[Row]:
+    """The rows of metrics.jsonl that probes have written."""
+    return [row for row in rows if "rank_me" in row]
+
+
+def new_warnings(rows: Rows, *, steps: int, videos: int) -> dict[str, str]:
+    """The warnings of the last probe that no probe before it gave, by their kind.
+
+    Args:
+        steps: of the whole run.
+        videos: whose classes are probed.
+    """
+    found = warnings(rows, steps=steps, videos=videos)
+    for number in range(1, len(rows)):
+        found = {
+            kind: text
+            for kind, text in found.items()
+            if kind not in warnings(rows[:number], steps=steps, videos=videos)
+        }
+    return found
+
+
+def warnings(rows: Rows, *, steps: int, videos: int) -> dict[str, str]:
+    """The signs of a broken run in the last probe, by their kind; none early in the run."""
+    last = rows[-1]
+    if last["step"] < max(CHECKED_FROM * steps, min(FEWEST_STEPS, steps)):
+        return {}
+    checks: dict[str, Callable[[Row, Row], str | None]] = {
+        "collapse": _collapse,
+        "held-out loss": lambda first, last: _no_fall(
+            first, last, patient=last["step"] < PATIENT_UNTIL * steps
+        ),
+        "accuracy": lambda first, last: _worse(first, last, videos),
+    }
+    found = {kind: check(rows[0], last) for kind, check in checks.items()}
+    return {kind: f"step {last['step']}: {text}" for kind, text in found.items() if text is not None}
+
+
+def _collapse(first: Row, last: Row) -> str | None:
+    parts = [
+        f"{title} fell from {first[key]:.3g} to {last[key]:.3g}"
+        for key, title, least in (
+            ("feature_std", "the feature std", LEAST_STD),
+            ("rank_me", "RankMe", LEAST_RANK),
+        )
+        if last[key] < least * first[key]
+    ]
+    if not parts:
+        return None
+    return f"the features have collapsed: {' and '.join(parts)}. Lower base_lr, or use a longer warm-up"
+
+
+def _no_fall(first: Row, last: Row, *, patient: bool) -> str | None:
+    """The held-out loss is no better than without learning.
+
+    Args:
+        patient: a run whose features keep their rank may still begin to learn.
+    """
+    loss, mean = last["heldout_loss"], last["heldout_mean_loss"]
+    if loss is None:
+        return None
+    patient = patient and last["rank_me"] >= PATIENT_RANK * first["rank_me"]
+    if mean is not None and loss > NEAR_MEAN * mean and not patient:
+        return (
+            f"the held-out loss is {loss:.3g}, and predicting the mean of the targets gives {mean:.3g}: "
+            "nothing is predicted yet. Try another base_lr or more steps, or check the videos and the mask"
+        )
+    if loss > (1 - LEAST_FALL) * first["heldout_loss"]:
+        return (
+            f"the held-out loss was {first['heldout_loss']:.3g} before the first step and is {loss:.3g}: "
+            "raise base_lr, or check the videos"
+        )
+    return None
+
+
+def _worse(first: Row, last: Row, videos: int) -> str | None:
+    """Of several probes, all must be clearly below the encoder before the first step."""
+    known = [key for key in ACCURACIES if first.get(key) is not None and last.get(key) is not None]
+    worse = [key for key in known if _clearly_below(last[key], first[key], videos)]
+    if not known or worse != known:
+        return None
+    key = known[0]
+    return (
+        f"the {ACCURACIES[key]} reaches {last[key]:.1f} %, and {first[key]:.1f} % before the first step "
+        f"(chance {last['probe_chance']:.1f} %): the features have become worse. Mask more tokens, or lower "
+        "base_lr"
+    )
+
+
+def _clearly_below(value: float, before: float, videos: int) -> bool:
+    """Whether an accuracy is below another one of the same videos by several standard errors."""
+    variance = sum(share * (1 - share) for share in (value / 100, before / 100)) / videos
+    return before - value > 100 * STANDARD_ERRORS * math.sqrt(variance)
+
+
+def sentence(rows: Rows, *, steps: int, videos: int, rank_most: int) -> str:
+    """The change of the measures from the first probe to the last.
+
+    Args:
+        rank_most: the largest RankMe that is possible.
+    """
+    first, last = rows[0], rows[-1]
+    rank = f"RankMe {_moved(first['rank_me'], last['rank_me'])} of {rank_most}"
+    collapsed = "collapse" in warnings(rows, steps=steps, videos=videos)
+    parts = [f"{rank}: the features collapsed" if collapsed else rank]
+    key = next((key for key in ACCURACIES if last.get(key) is not None and first.get(key) is not None), None)
+    if key is not None:
+        values = [row[key] for row in rows if row.get(key) is not None]
+        moved = _moved(first[key], last[key], unit=" %")
+        text = f"{ACCURACIES[key]} {moved} (chance {last['probe_chance']:.0f} %)"
+        rises = len(values) > 2 and last[key] == max(values) > max(values[:-1])
+        parts.insert(0, f"{text}; it was still rising" if rises else text)
+    elif last["heldout_loss"] is not None and first["heldout_loss"] is not None:
+        parts.insert(0, f"held-out loss {_moved(first['heldout_loss'], last['heldout_loss'], digits=3)}")
+    return "; ".join(parts)
+
+
+def _moved(before: float, after: float, *, unit: str = "", digits: int = 2) -> str:
+    """From one value to another, in words."""
+    old, new = (f"{value:.{digits}g}" if value < 10 else f"{value:.0f}" for value in (before, after))
+    if old == new:
+        return f"stayed at {new}{unit}"
+    return f"{'rose' if after > before else 'fell'} from {old}{unit} to {new}{unit}"

@@ -1,0 +1,230 @@
+"""Probes while pre-training runs: measures of the encoder's features, and the loss on held-out videos.
+
+A probe changes nothing in the training: it draws from no generator of it, and leaves the model as it was. All
+processes share the videos, in passes of the same videos on any number of processes, and the main process
+computes the measures.
+
+R videos of a pass, N videos, D width, C channels, T frames, H W pixels.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any, Final, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from accelerate.utils import gather_object
+from numpy.typing import NDArray
+
+from everest.data.bad_videos import refuse_too_many
+from everest.data.dataset import Clip, VideoClips, tries
+from everest.data.loader import batches, make_loader, on_device
+from everest.data.probe_clips import MOST_VIDEOS, ProbeClips, spaced
+from everest.errors import DivergedError
+from everest.inference.feature_measures import feature_std, rank_me
+from everest.inference.list_probe import chance, cross_validated, leave_one_out, numbered
+from everest.inference.model import encode
+from everest.models.lora import merged
+from everest.models.mae import MaskedAutoencoder
+from everest.models.spec import ModelSpec
+from everest.system.accelerator import decide_on_main
+from everest.system.randomness import Purpose, seed_at
+from everest.system.sharding import full_tensor
+from everest.train.training import Training
+
+PASS: Final = 16  # our choice: videos of a forward pass; all of their tokens are encoded
+
+Value = TypeVar("Value")
+Row = dict[str, Any]  # of metrics.jsonl
+
+
+class _Losses(NamedTuple):
+    """The losses of a pass, each a mean over its clips."""
+
+    loss: float
+    of_mean: float | None  # of predicting the mean target
+
+
+class _Pass(NamedTuple):
+    """The result of a pass of one process."""
+
+    number: int
+    videos: list[int]  # the readable ones, by their place in the list
+    value: Any  # of the readable videos; None without any
+    failed: list[tuple[str, str]]  # path and reason of the others
+
+
+class Prober:
+    """Measures the model of a run; each process has one.
+
+    Args:
+        metric: knn, or linear for both probes.
+        spec: of the model, to build a whole copy of a sharded one.
+        every: epochs from one probe to the next.
+    Attributes:
+        rows: of the probes so far, over all resumes.
+    """
+
+    def __init__(
+        self, training: Training, clips: ProbeClips, *, metric: str, spec: ModelSpec, every: int
+    ) -> None:
+        self.clips = clips
+        self.every = every
+        self.rows: list[Row] = []
+        self._training = training
+        self._metric = metric
+        self._spec = spec
+
+    @property
+    def rank_most(self) -> int:
+        """The largest RankMe that the features can have."""
+        return min(MOST_VIDEOS, len(self.clips.features), self._spec.model.backbone_size.width)
+
+    def impossible(self, row: Row) -> dict[str, str]:
+        """A warning for each probe of labels that a list does not allow, by a name for it."""
+        found = {}
+        if self.clips.classes is not None and row["probe_knn"] is None:
+            found["probe knn"] = "probe_knn: all videos of pretrain.probe.list are of one source"
+        if self.clips.classes is not None and self._metric == "linear" and row["probe_linear"] is None:
+            found["probe linear"] = (
+                "probe_linear: a class of pretrain.probe.list has a single video or source; it needs two"
+            )
+        return found
+
+    def measure(self) -> Row:
+        """The values of a row of metrics.jsonl. All processes must call it, at the same step.
+
+        Raises:
+            DataError: more videos than `data.max_bad` allows are unreadable.
+            DivergedError: the features are not finite.
+        """
+        started = time.monotonic()
+        with self._evaluating() as model:
+            encoded = self._over(self.clips.features, lambda clip: _features(model, clip))
+            losses = []
+            if self.clips.held_out is not None:
+                losses = self._over(self.clips.held_out, lambda clip: _losses(model, clip))
+        features = np.concatenate([part.value for part in encoded])  # (N, D)
+        if not np.isfinite(features).all():
+            raise DivergedError(
+                f"step {self._training.steps_done}: the features of the probe are not finite; lower base_lr "
+                "or set train.clip_grad"
+            )
+        places = [place for part in encoded for place in part.videos]
+
+        def of_features() -> Row:
+            some = features[list(spaced(range(len(features)), MOST_VIDEOS))]
+            return {
+                **self._accuracies(features, places),
+                "rank_me": rank_me(some),
+                "feature_std": feature_std(some),
+            }
+
+        row = decide_on_main(self._training.accelerator, of_features)
+        row |= _mean_losses(losses)
+        return row | {"probe_seconds": round(time.monotonic() - started, 3)}
+
+    def _accuracies(self, features: NDArray[np.float32], places: list[int]) -> Row:
+        """The probes of the readable videos; None without labels, or where a probe is impossible."""
+        classes, samples = self.clips.classes, self.clips.features.samples
+        if classes is None:
+            return {"probe_knn": None, "probe_linear": None, "probe_chance": None}
+        labels = np.array([samples[place].labels[0] for place in places], dtype=np.int64)
+        sources = numbered([samples[place].source for place in places])
+        fitted = None
+        if self._metric == "linear":
+            seed = self._training.settings.seed
+            fitted = cross_validated(features, labels, sources, classes.count, seed=seed)
+        return {
+            "probe_knn": leave_one_out(features, labels, sources, classes.count),
+            "probe_linear": fitted,
+            "probe_chance": chance(labels),
+        }
+
+    def _over(self, clips: VideoClips, compute: Callable[[Clip], Value]) -> list[_Pass]:
+        """Compute the passes of a list, shared among the processes; all of them get all results, in order."""
+        training, accelerator = self._training, self._training.accelerator
+        passes = [range(first, min(first + PASS, len(clips))) for first in range(0, len(clips), PASS)]
+        mine = list(range(len(passes)))[accelerator.process_index :: accelerator.num_processes]
+        done: list[_Pass] = []
+        if mine:
+            order = [[(0, place) for place in passes[number]] for number in mine]
+            settings = training.settings
+            workers = min(settings.num_workers, len(order) - 1)
+            loader = make_loader(clips, order, workers=workers, timeout=settings.data_timeout)
+            for number, clip in zip(mine, batches(loader), strict=True):
+                failed = tries(clip)
+                rows = [row for row, reasons in enumerate(failed) if not reasons]
+                value = compute(_rows(on_device(clip, accelerator.device), rows)) if rows else None
+                reasons = [first for first, *_ in filter(None, failed)]
+                done.append(_Pass(number, [passes[number][row] for row in rows], value, reasons))
+        every = sorted(gather_object(done), key=lambda part: part.number)
+        skipped = [reason for part in every for reason in part.failed]
+        for path, reason in skipped:
+            training.warn_once(f"probe {path}", f"the probe skips {path}: {reason}")
+        refuse_too_many(skipped, requested=len(clips), max_bad=training.bad_videos.max_bad)
+        return [part for part in every if part.videos]
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[MaskedAutoencoder]:
+        """The trained model in evaluation mode, and whole; afterwards the training finds all as it was."""
+        training = self._training
+        trained, device = training.state.trained_model, training.accelerator.device
+        modes = {module: module.training for module in trained.modules()}
+        devices = [device] if device.type == "cuda" else []
+        # Compiled blocks would be compiled again for other numbers of tokens.
+        eager = torch.compiler.set_stance("force_eager") if training.settings.compile else nullcontext()
+        with torch.random.fork_rng(devices), torch.no_grad(), training.accelerator.autocast(), eager:
+            torch.manual_seed(seed_at(training.settings.seed, Purpose.PROBE))
+            whole = self._whole(trained) if training.settings.shard == "full" else trained
+            assert isinstance(whole, MaskedAutoencoder)
+            try:
+                yield whole.eval()
+            finally:
+                for module, mode in modes.items():
+                    module.training = mode
+
+    def _whole(self, trained: torch.nn.Module) -> torch.nn.Module:
+        """A copy of a sharded model with all of its weights: its parts cannot run alone."""
+        tensors = {name: full_tensor(tensor) for name, tensor in trained.state_dict().items()}
+        model = self._spec.build()
+        model.load_state_dict(merged(trained, tensors))
+        return model.to(self._training.accelerator.device)
+
+
+def _rows(clip: Clip, rows: list[int]) -> Clip:
+    """The readable clips of a pass."""
+    return clip._replace(frames=clip.frames[rows], noise=clip.noise[rows])
+
+
+def _features(model: MaskedAutoencoder, clip: Clip) -> NDArray[np.float32]:
+    """(R, D): the mean of all encoded tokens of clips (R, 1, C, T, H, W)."""
+    frames = model.pixels.normalize(clip.frames.flatten(0, 1))
+    return encode(model, frames, None).pooled.float().cpu().numpy()
+
+
+def _losses(model: MaskedAutoencoder, clip: Clip) -> _Losses:
+    """The loss of pre-training, and that of predicting the mean of the targets in the pass."""
+    out = model(clip.frames.flatten(0, 1), noise=clip.noise.flatten(0, 1))
+    of_mean = None
+    if out.prediction.shape == out.target.shape:  # no classification
+        scored = out.selection.scored()
+        mean = out.target[scored].float().mean(dim=0).expand_as(out.target)
+        of_mean = model.targets.loss(mean, out.target, scored).item()
+    return _Losses(out.loss.item(), of_mean)
+
+
+def _mean_losses(passes: list[_Pass]) -> Row:
+    """The means over the held-out clips; None without any."""
+    if not passes:
+        return {"heldout_loss": None, "heldout_mean_loss": None}
+    counts = np.array([len(part.videos) for part in passes])
+    values = [part.value for part in passes]
+    of_means = [value.of_mean for value in values if value.of_mean is not None]
+    return {
+        "heldout_loss": float(np.average([value.loss for value in values], weights=counts)),
+        "heldout_mean_loss": float(np.average(of_means, weights=counts)) if of_means else None,
+    }

@@ -20,6 +20,7 @@ from everest.figures.fonts import any_script
 from everest.figures.timeline import LONGEST_NAME, SHORTEST, Bouts, colors_of
 from everest.system.files import write_atomically
 from everest.system.names import escape_bytes
+from everest.system.plural import counted
 
 LANES: Final = 20  # our choice: the classes with most seconds; the figure counts the others
 LANE: Final = 0.35  # inches
@@ -54,7 +55,7 @@ def draw_task_timeline(
                 shown = lanes[head.name]
                 _draw_lanes(panel, shown, seconds=end - begin)
                 num_others = len({bout["index"] for bout in bouts[head.name]} - {None}) - len(shown)
-                others = f"{num_others} other classes are not shown" if num_others else ""
+                others = f"not shown: {counted(num_others, 'other class')}" if num_others else ""
             else:
                 _draw_numbers(panel, windows, head.name)
                 others = ""

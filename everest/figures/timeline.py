@@ -20,6 +20,7 @@ from everest.figures.curves import COLORS
 from everest.figures.fonts import any_script
 from everest.system.files import write_atomically
 from everest.system.names import escape_bytes
+from everest.system.plural import counted
 
 MOST_ROWS: Final = 12
 ONE_ROW: Final = 120.0  # seconds that are not divided
@@ -140,7 +141,7 @@ def _legend(bouts: Bouts) -> tuple[dict[int | None, str], list[tuple[Patch, str]
     colors: dict[int | None, str] = {None: BACKGROUND, **colors_of(ranked)}
     parts = [(names[index], colors[index], seconds[index]) for index in ranked[: len(PALETTE)]]
     if others := ranked[len(PALETTE) :]:
-        parts.append((f"{len(others)} other classes", OTHERS, sum(seconds[index] for index in others)))
+        parts.append((counted(len(others), "other class"), OTHERS, sum(seconds[index] for index in others)))
     if None in seconds:
         parts.append(("background", BACKGROUND, seconds[None]))
     entries = []

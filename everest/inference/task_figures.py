@@ -21,6 +21,7 @@ from everest.figures.curves import COLORS, LINES
 from everest.inference.metric_text import percent
 from everest.system.files import write_atomically
 from everest.system.names import escape_bytes
+from everest.system.plural import counted
 
 NAMED: Final = 10  # our choice: classes with a color of their own
 LONGEST_NAME: Final = 32  # letters
@@ -63,7 +64,7 @@ def draw_precision_recall(path: Path, curves: Mapping[str, PrecisionRecall]) -> 
             # Steps: the area below them is the average precision.
             panel.plot(recall, precision, drawstyle="steps-post", **style)
         if len(curves) > NAMED:
-            lines.append((Line2D([], [], **OTHER), f"{len(curves) - NAMED} other classes"))
+            lines.append((Line2D([], [], **OTHER), counted(len(curves) - NAMED, "other class")))
         legend = figure.legend(
             handles=[line for line, _ in lines],
             labels=["class"] * len(lines),

@@ -119,6 +119,20 @@ def test_weights_without_a_recipe_name_the_recipe_that_is_used(
     assert json.loads(with_recipe.stdout) == json.loads(of_run.stdout) != json.loads(without_recipe.stdout)
 
 
+def test_the_choice_of_the_best_weights_is_reported_once_unless_quiet(
+    classifier_run: Path, clip_files: Path, caplog: pytest.LogCaptureFixture
+):
+    arguments = ["predict", clip_files / "clip0.mp4", "-c", classifier_run, "--cpu"]
+    called(*arguments)
+    (message,) = caplog.messages
+    assert message.startswith(f"{classifier_run}/best.safetensors: the best weights on data.val, of step ")
+    assert message.endswith("; --which newest uses the last")
+    caplog.clear()
+    called(*arguments, "-q")
+    called(*arguments, "--which", "newest")
+    assert caplog.messages == []
+
+
 def test_a_name_that_is_no_utf8_reaches_the_table(classifier_run: Path, clip_files: Path, tmp_path: Path):
     (tmp_path / "videos").mkdir()
     name = b"caf\xe9.mp4"

@@ -203,7 +203,10 @@ def _intervals(
     """The 95 % intervals of statistics of weighted videos."""
     names = list(statistics(np.ones(len(groups))))
     low, high = bootstrap(lambda weights: np.array(list(statistics(weights).values())), groups)
-    shown = percent_of if percent else number
+
+    def shown(value: float) -> float | None:
+        return percent_of(value) if percent and not math.isnan(value) else number(value)
+
     return {name: [shown(low[i]), shown(high[i])] for i, name in enumerate(names)}
 
 

@@ -177,7 +177,7 @@ def test_a_test_list_without_some_classes_is_evaluated(runs: dict[str, Path], cl
 
 def test_lists_for_evaluation_may_show_no_class(runs: dict[str, Path], clip_files: Path, tmp_path: Path):
     write(runs["multi-label"].parent, "test.csv", ["", "", ""], clip_files)
-    found = json.loads(called("eval", "-c", runs["multi-label"], "--json", "-q", "--no-interval").stdout)
+    found = json.loads(called("eval", "-c", runs["multi-label"], "--json", "-q").stdout)
     assert found["map"] is None
     write(tmp_path, "train.csv", ["a|b", "c", "", "a"], clip_files)
     write(tmp_path, "val.csv", ["", ""], clip_files)

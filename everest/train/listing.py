@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
@@ -90,8 +90,7 @@ def summarize(run: Path) -> RunSummary:
         # `pretrain` of `everest --debug pretrain --recipe …`: the first argument that is no option
         command = next((word for word in environment["command"][1:] if not word.startswith("-")), None)
         loss = _newest(rows, "loss")
-        recipe = find_recipe(run / RECIPE).values()
-        metric = metric_of_rows(rows, recipe.get("finetune", {}).get("best"))
+        metric = metric_of_run(run, rows)
         values = _values(rows, f"val_{metric}")
         best = max if metric is not None and METRICS[metric].higher else min
         return RunSummary(
@@ -99,7 +98,7 @@ def summarize(run: Path) -> RunSummary:
             state=_state(run, rows, steps),
             age_seconds=age,
             command=command,
-            recipe=_optional(str, recipe.get("name")),
+            recipe=_optional(str, find_recipe(run / RECIPE).values().get("name")),
             step=_newest(rows, "step"),
             steps=_optional(int, steps),
             loss=None if loss is None else float(loss),
@@ -116,6 +115,12 @@ def summarize(run: Path) -> RunSummary:
     except _NOT_OF_A_RUN as error:
         problem = f"{run}: values that no run writes ({error})"
         return RunSummary(path=str(run), state="damaged", age_seconds=age, problem=problem)
+
+
+def metric_of_run(run: Path, rows: Iterable[Mapping[str, Any]]) -> str | None:
+    """The metric that chooses the best weights of a run, from its rows of metrics.jsonl; None without any."""
+    recipe = find_recipe(run / RECIPE).values()
+    return metric_of_rows(rows, recipe.get("finetune", {}).get("best"))
 
 
 def _ancestors(environment: dict[str, Any]) -> Iterator[Ancestor]:

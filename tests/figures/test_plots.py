@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 from everest.config.heads import Head, named_heads
 from everest.config.recipe import load_recipe
 from everest.errors import UserError
-from everest.figures.curves import figure_of, read_curves, smooth
+from everest.figures.curves import figure_of, smooth
+from everest.figures.run_curves import read_curves
 from everest.models.cost import gmacs_of_clip
 from everest.models.of_recipe import classifier_spec, pretrain_spec
 from everest.models.spec import ModelSpec
@@ -40,8 +41,8 @@ def test_steps_are_those_of_the_rows(tmp_path: Path):
     (curves,) = read_curves([run], x="steps")
     assert curves.loss.x.tolist() == curves.lr.x.tolist() == [1, 2, 3, 4]
     assert curves.loss.y.tolist() == [1, 1 / 2, 1 / 3, 1 / 4]
-    assert curves.accuracy.x.tolist() == [2]
-    assert curves.accuracy.y.tolist() == [50]
+    assert curves.validation.x.tolist() == [2]
+    assert curves.validation.y.tolist() == [50]
 
 
 def test_hours_add_up_the_time_of_the_steps(tmp_path: Path):
@@ -51,7 +52,7 @@ def test_hours_add_up_the_time_of_the_steps(tmp_path: Path):
     append(run, '{"step": 5, "loss": 0.1, "lr": 0.1, "clips_per_second": 0.0}\n')  # rounded: below 0.005
     (curves,) = read_curves([run], x="hours")
     np.testing.assert_allclose(curves.loss.x * 3600, [2, 4, 6, 14, 814])
-    np.testing.assert_allclose(curves.accuracy.x * 3600, [6])
+    np.testing.assert_allclose(curves.validation.x * 3600, [6])
 
 
 def test_gflops_count_every_clip_of_every_step(tmp_path: Path):

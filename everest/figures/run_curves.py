@@ -1,0 +1,147 @@
+"""The curves of runs, read from their files: losses, learning rate, validations and probes.
+
+R step rows of metrics.jsonl, V validation rows, P rows of probes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from everest.errors import RecipeError
+from everest.models.cost import gmacs_of_clip
+from everest.models.spec import ModelSpec
+from everest.system.run_folder import ENVIRONMENT, METRICS, WEIGHTS
+from everest.system.weights_header import read_header
+from everest.train.listing import metric_of_run, read_run
+from everest.train.probes import ACCURACIES, probe_rows
+
+AxisName = Literal["steps", "hours", "gflops"]
+SLOWEST: Final = 0.005  # clips/s: metrics.jsonl rounds slower values to 0.00
+
+
+class Curve(NamedTuple):
+    """Points in the order they were logged, float64."""
+
+    x: NDArray[np.float64]
+    y: NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunCurves:
+    """The curves of one run."""
+
+    name: str
+    loss: Curve  # (R,)
+    lr: Curve  # (R,)
+    validation_loss: Curve  # (V,) empty without data.val
+    metric: str | None  # that chooses the best weights (METRICS), unless that is the loss
+    validation: Curve  # (V,) its values, empty without data.val
+    chance: float | None  # of the metric, in percent; None before weights are saved, or if it is not known
+    probe: Curve  # (P,) percent, of the linear probe if there is one, else of k-NN; empty without labels
+    probe_chance: float | None  # percent, of the most frequent class
+    held_out_loss: Curve  # (P,) empty without data.val
+
+
+def read_curves(runs: Sequence[Path], *, x: AxisName) -> list[RunCurves]:
+    """Read the curves of several runs, each run once, named by their folders.
+
+    Raises:
+        RecipeError: no run folder, nothing logged yet, or a value that this axis needs is missing.
+        CheckpointError: weights whose header is needed, for `gflops` or the chance level, cannot be read.
+    """
+    once = list({run.resolve(): run for run in runs}.values())
+    names = [run.resolve().name for run in once]
+    if len(set(names)) < len(names):
+        names = [str(run) for run in once]
+    curves = []
+    for run, name in zip(once, names, strict=True):
+        environment, rows = read_run(run)
+        steps = [row for row in rows if "loss" in row]
+        if not steps:
+            raise RecipeError(f"{run}: no step in {METRICS} yet; there is nothing to draw")
+        positions = _positions(run, environment, steps, x)
+        x_of_step = {row["step"]: position for row, position in zip(steps, positions, strict=True)}
+        x_of_step[0] = 0.0  # of the probe before the first step
+        probes = [row for row in probe_rows(rows) if row["step"] in x_of_step]
+        validations = [row for row in rows if row["step"] in x_of_step and any(map(_is_validated, row))]
+        metric = metric_of_run(run, validations)
+        loss, lr = _curve(x_of_step, steps, "loss"), _curve(x_of_step, steps, "lr")
+        curves.append(
+            RunCurves(
+                name=name,
+                loss=loss,
+                lr=lr,
+                validation_loss=_curve(x_of_step, validations, "val_loss"),
+                metric=None if metric == "loss" else metric,
+                validation=_curve(x_of_step, validations, f"val_{metric}"),
+                chance=_chance(run, metric),
+                probe=_curve(x_of_step, probes, _probe_metric(probes)),
+                probe_chance=next((row["probe_chance"] for row in probes if row.get("probe_chance")), None),
+                held_out_loss=_curve(x_of_step, probes, "heldout_loss"),
+            )
+        )
+    return curves
+
+
+def _probe_metric(probes: Sequence[dict[str, Any]]) -> str:
+    """Return the better probe that the run has."""
+    return next((key for key in ACCURACIES if any(row.get(key) is not None for row in probes)), "probe_knn")
+
+
+def _spec(run: Path) -> ModelSpec | None:
+    """Return the model of a run; None before its weights are saved."""
+    weights = run / WEIGHTS
+    if not weights.is_file():
+        return None
+    return ModelSpec.from_settings(read_header(weights).settings, source=weights)
+
+
+def _is_validated(key: str) -> bool:
+    return key.startswith("val_")
+
+
+def _chance(run: Path, metric: str | None) -> float | None:
+    """Return the percentage of videos that a guess of all labels gets right, if the metric counts these."""
+    spec = _spec(run)
+    if spec is None or spec.num_classes is None or metric not in ("top1", "mean_class_accuracy"):
+        return None
+    return 100 / math.prod(head.outputs for head in spec.answered)
+
+
+def _curve(x_of_step: dict[int, float], rows: list[dict[str, Any]], key: str) -> Curve:
+    """Collect the values of `key`; None, a value that is not finite, is a gap in the line."""
+    values = {row["step"]: row[key] for row in rows if isinstance(row.get(key, ""), float | int | None)}
+    points = [(x_of_step[step], value) for step, value in values.items()]
+    both = np.array(points, dtype=np.float64).reshape(-1, 2)  # (R, 2)
+    return Curve(both[:, 0], both[:, 1])
+
+
+def _positions(
+    run: Path, environment: dict[str, Any], rows: list[dict[str, Any]], x: AxisName
+) -> list[float]:
+    """Return the position of each step's row on the x axis."""
+    if x == "steps":
+        return [row["step"] for row in rows]
+    try:
+        batch_size = environment["plan"]["batch_size"]
+    except (KeyError, TypeError) as error:
+        raise RecipeError(
+            f"{run / ENVIRONMENT}: no plan.batch_size in it; only --x steps works for this run"
+        ) from error
+    if x == "hours":  # time in steps up to each row, over all resumes, without validation and saving
+        if any(row.get("clips_per_second") is None for row in rows):
+            raise RecipeError(f"{run / METRICS}: a step without clips_per_second; only --x steps works")
+        speeds = np.array([max(row["clips_per_second"], SLOWEST) for row in rows])  # (R,)
+        return (np.cumsum(batch_size / speeds) / 3600).tolist()
+    spec = _spec(run)
+    if spec is None:
+        raise RecipeError(f"{run}: no {WEIGHTS} yet, which --x gflops needs; draw by steps or hours")
+    gmacs_of_step = batch_size * gmacs_of_clip(spec)
+    return [row["step"] * gmacs_of_step for row in rows]

@@ -15,10 +15,11 @@ from everest.figures.pictures import rows_of
 from everest.methods.targets import PixelTargets
 from everest.models.mae import MaskedAutoencoder
 from everest.models.of_recipe import pretrain_spec
+from everest.probing import add_probes
 from everest.system.events import notice
 from everest.tokenizer.cache import open_token_cache, tokenizer_for
 from everest.train.context import RunContext
-from everest.train.probe_loop import add_probes, probe_if_due, probe_summary, read_probes
+from everest.train.probe_loop import probe_if_due, probe_summary, read_probes
 from everest.train.setup import set_up_training
 from everest.train.tracking import Tracker, image_is_due
 from everest.train.training import Training

@@ -7,13 +7,10 @@ from typing import Any, Final
 
 import torch
 
-from everest.config.settings import Recipe
-from everest.data.probe_clips import probe_clips
 from everest.models.spec import ModelSpec
 from everest.system.accelerator import decide_on_main
 from everest.train.plan import StagePlan
 from everest.train.probes import Row, new_warnings, probe_rows, sentence
-from everest.train.probing import Prober
 from everest.train.training import Training
 
 MOST_SHARE: Final = 0.05  # our choice: of the videos that a run reads; probes that read more are reported
@@ -23,26 +20,17 @@ MOST_SHARE: Final = 0.05  # our choice: of the videos that a run reads; probes t
 MOST_VISIBLE: Final = 0.5
 
 
-def add_probes(training: Training, recipe: Recipe, spec: ModelSpec) -> None:
-    """Let a pre-training run be probed as `pretrain.probe` states; --overfit-one-batch is not probed.
-
-    Raises:
-        UserError: a list of videos cannot be used.
-    """
-    settings = recipe.pretrain.probe
-    if not settings.every or training.context.one_batch:
-        return
-    clips = probe_clips(recipe, training.clips)
-    training.prober = Prober(training, clips, metric=settings.metric, spec=spec, every=settings.every)
+def announce_probes(training: Training, spec: ModelSpec, *, every: int, videos: int) -> None:
+    """Warn of a mask that hides little, and report probes of `videos` videos that read much."""
     training.warn_once("mask", too_little_hidden(spec))
     if training.context.resumed:
         return
-    plan, probes = training.plan, num_probes(training.plan, settings.every)
-    share = probes * clips.num_videos / (plan.steps * plan.videos_per_step)
+    plan, probes = training.plan, num_probes(training.plan, every)
+    share = probes * videos / (plan.steps * plan.videos_per_step)
     if share > MOST_SHARE:
         training.notice(
-            f"{probes} probes of {clips.num_videos} videos read {share:.0%} as many videos as the "
-            f"training; a larger pretrain.probe.every (now {settings.every}) or a shorter list saves time"
+            f"{probes} probes of {videos} videos read {share:.0%} as many videos as the training; a larger "
+            f"pretrain.probe.every (now {every}) or a shorter list saves time"
         )
 
 
@@ -108,7 +96,7 @@ def probe_if_due(training: Training) -> None:
     training.report({**event, **row})
     for kind, warning in prober.impossible(row).items():
         training.warn_once(kind, warning)
-    for kind, warning in new_warnings(rows, steps=plan.steps, videos=len(prober.clips.features)).items():
+    for kind, warning in new_warnings(rows, steps=plan.steps, videos=prober.num_videos).items():
         training.warn_once(kind, warning)
 
 
@@ -124,7 +112,7 @@ def probe_summary(training: Training) -> str | None:
     text = sentence(
         prober.rows,
         steps=training.plan.steps,
-        videos=len(prober.clips.features),
+        videos=prober.num_videos,
         rank_most=prober.rank_most,
     )
     return f"{text}. {len(prober.rows)} probes took {seconds:.0f} s, {seconds / whole:.1%} of the run"

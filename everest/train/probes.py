@@ -8,12 +8,38 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from everest.train.health import FEWEST_STEPS
 
 Row = dict[str, Any]  # of metrics.jsonl
 Rows = Sequence[Row]
+
+
+class Probing(Protocol):
+    """Measures the model of a run (everest.probing.Prober)."""
+
+    every: int  # epochs from one probe to the next
+    rows: list[Row]  # of the probes so far, over all resumes
+
+    @property
+    def num_videos(self) -> int:
+        """The videos whose features are measured."""
+        ...
+
+    @property
+    def rank_most(self) -> int:
+        """The largest RankMe that the features can have."""
+        ...
+
+    def measure(self) -> Row:
+        """The values of a row of metrics.jsonl. All processes must call it, at the same step."""
+        ...
+
+    def impossible(self, row: Row) -> dict[str, str]:
+        """A warning for each probe of labels that a list does not allow, by a name for it."""
+        ...
+
 
 CHECKED_FROM: Final = 0.2  # our choice: of the steps of a run; before, no run is called broken
 LEAST_STD: Final = 0.2  # our choice: a smaller share of the first feature std is a collapse

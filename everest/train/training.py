@@ -16,7 +16,7 @@ import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,15 +38,13 @@ from everest.train.context import RunContext
 from everest.train.health import Nonfinite
 from everest.train.network import Network
 from everest.train.plan import StagePlan
+from everest.train.probes import Probing
 from everest.train.state import TrainState
 from everest.train.step_log import Row, StepLog
 from everest.train.step_record import StepNumbers, StepRecord
 from everest.train.tracking import Tracker
 from everest.train.update import Updater
 from everest.train.waiting import WaitWatch, waiting_advice
-
-if TYPE_CHECKING:
-    from everest.train.probing import Prober
 
 
 class Training:
@@ -83,7 +81,7 @@ class Training:
         self.plan = plan
         self.bad_videos = BadVideos(recipe.data.max_bad)
         self.tracker: Tracker | None = None  # of the main process, in addition to metrics.jsonl
-        self.prober: Prober | None = None  # of pre-training, see everest.train.probe_loop
+        self.prober: Probing | None = None  # of pre-training, see everest.train.probe_loop
         self.steps_done = 0  # updates done, over all resumes
         self._waits = WaitWatch()
         self.state = TrainState(

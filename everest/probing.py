@@ -19,10 +19,11 @@ import torch
 from accelerate.utils import gather_object
 from numpy.typing import NDArray
 
+from everest.config.settings import Recipe
 from everest.data.bad_videos import refuse_too_many
 from everest.data.dataset import Clip, VideoClips, tries
 from everest.data.loader import batches, make_loader, on_device
-from everest.data.probe_clips import MOST_VIDEOS, ProbeClips, spaced
+from everest.data.probe_clips import MOST_VIDEOS, ProbeClips, probe_clips, spaced
 from everest.errors import DivergedError
 from everest.inference.feature_measures import feature_std, rank_me
 from everest.inference.list_probe import chance, cross_validated, leave_one_out, numbered
@@ -33,6 +34,7 @@ from everest.models.spec import ModelSpec
 from everest.system.accelerator import decide_on_main
 from everest.system.randomness import Purpose, seed_at
 from everest.system.sharding import full_tensor
+from everest.train.probe_loop import announce_probes
 from everest.train.training import Training
 
 PASS: Final = 16  # our choice: videos of a forward pass; all of their tokens are encoded
@@ -57,6 +59,19 @@ class _Pass(NamedTuple):
     failed: list[tuple[str, str]]  # path and reason of the others
 
 
+def add_probes(training: Training, recipe: Recipe, spec: ModelSpec) -> None:
+    """Let a pre-training run be probed as `pretrain.probe` states; --overfit-one-batch is not probed.
+
+    Raises:
+        UserError: a list of videos cannot be used.
+    """
+    settings = recipe.pretrain.probe
+    if settings.every and not training.context.one_batch:
+        clips = probe_clips(recipe, training.clips)
+        training.prober = Prober(training, clips, metric=settings.metric, spec=spec, every=settings.every)
+        announce_probes(training, spec, every=settings.every, videos=clips.num_videos)
+
+
 class Prober:
     """Measures the model of a run; each process has one.
 
@@ -77,6 +92,11 @@ class Prober:
         self._training = training
         self._metric = metric
         self._spec = spec
+
+    @property
+    def num_videos(self) -> int:
+        """The videos whose features are measured."""
+        return len(self.clips.features)
 
     @property
     def rank_most(self) -> int:

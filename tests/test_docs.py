@@ -26,6 +26,8 @@ from everest_cli.main import app
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+# They train a tokenizer, run jobs in processes of their own, or write many files: a fifth of the fast tests.
+LONG = ("lvmae", "sweeps", "shards", "performance")
 STAGES = ("pretrain", "finetune", "train-tokenizer")
 FEW_SEEDS = ["--seeds", "1", "--jobs", "2"]  # the last value of an option counts
 TOKENS = ["prepare", "tokens"]  # of the clips of a stage
@@ -160,9 +162,7 @@ def test_every_row_of_the_paper_makes_a_step(row: str, desk: Path):
 
 @pytest.mark.parametrize(
     "page",
-    # docs/lvmae.md trains a tokenizer for most of its commands: a tenth of this suite. The jobs of
-    # docs/sweeps.md are processes of their own.
-    [pytest.param(page, marks=[pytest.mark.slow] * (page.stem in ("lvmae", "sweeps"))) for page in PAGES],
+    [pytest.param(page, marks=[pytest.mark.slow] * (page.stem in LONG)) for page in PAGES],
     ids=lambda page: page.stem,
 )
 def test_every_command_of_a_page_runs(page: Path, desk: Path):

@@ -83,7 +83,8 @@ def test_eval_prints_the_documented_accuracies(finetuned: Path, tmp_path: Path):
     assert set(result["intervals"]) == measured
     accuracies = measured | {"majority_top1", "chance_top1", "chance_top5", "intervals", "per_class"}
     accuracies |= {"ece", "ece_calibrated", "temperature"}
-    assert set(result) == accuracies | {"videos", "views", "skipped", "seconds", "checkpoint", "recipe"}
+    facts = {"videos", "groups", "views", "skipped", "seconds", "checkpoint", "recipe"}
+    assert set(result) == accuracies | facts
     assert result["videos"] == 4
     assert result["views"] == {"clips": 2, "crops": 3}
     assert result["majority_top1"] == 50.0
@@ -126,6 +127,7 @@ def test_accumulation_adds_up_to_the_batch(recipe: Path, pretrained: Path, tmp_p
         assert one == pytest.approx(two, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_under_way_is_left_alone(recipe: Path, tmp_path: Path):
     folder = tmp_path / "run"
     command = ["pretrain", "--recipe", str(recipe), "-o", str(folder), "--set", "pretrain.epochs=400"]

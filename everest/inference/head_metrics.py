@@ -77,7 +77,8 @@ def _weighted_f1(
     answered = np.bincount(predicted, weights, classes)
     right = np.bincount(labels, weights * (labels == predicted), classes)
     used = np.unique(labels)
-    return float((2 * right / (support + answered))[used].mean()) if support[used].all() else math.nan
+    f1 = 2 * right[used] / (support + answered)[used] if support[used].all() else np.array(math.nan)
+    return float(f1.mean())
 
 
 def multi_label(head: HeadPredictions, groups: Sequence[Any] | None) -> Values:

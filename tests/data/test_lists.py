@@ -115,7 +115,7 @@ def test_labels_of_several_heads_come_in_the_order_of_the_heads(root):
     assert short(read(root, text, heads=heads), root) == [("a.mp4", 3, 299)]
     with pytest.raises(DataError, match=r":2: label\.verb 97 is out of range: labels count from 0 to 96"):
         read(root, "path label.noun label.verb\na.mp4 1 97\n", heads=heads)
-    with pytest.raises(DataError, match=r":2: the column label\.verb needs a number"):
+    with pytest.raises(DataError, match=r"the list has no column label\.verb, which data\.heads names"):
         read(root, "path label.noun\na.mp4 1\n", heads=heads)
 
 

@@ -30,7 +30,7 @@ def assert_all_waits_are_named(process: Process) -> None:
     ("command", "options"),
     [
         ("pretrain", []),
-        ("finetune", ["--init", "none", "--set", "data.val=null"]),
+        pytest.param("finetune", ["--init", "none", "--set", "data.val=null"], marks=pytest.mark.slow),
         pytest.param(
             *("train-tokenizer", ["--set", "tokenizer.epochs=1", "--set", "tokenizer.batch_size=1"]),
             marks=pytest.mark.slow,

@@ -30,6 +30,7 @@ def counted_step(device: Device, *options: str) -> dict[str, Any]:
     return json.loads(ended.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_launches_and_memory_of_vit_b(device: Device):
     found = counted_step(device, "--batch", str(BATCH), "--no-phases")
     assert found["counts"]["launches"] <= LAUNCHES

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from processes import everest as everest_process
 from sklearn.metrics import average_precision_score, precision_recall_fscore_support
-from small_runs import refused, run
+from small_runs import called, refused, run
 from task_runs import NAMES, SCORES, TAGS, mixed_run, scores_run, tags_run, write_list
 
 import everest
@@ -157,7 +157,7 @@ def test_groups_of_videos_are_counted_and_few_are_a_notice(
 ):
     listed = write_list(tmp_path / "test.csv", clip_files, label=SCORES, group=("a", "a", "a", "b"))
     options = ["--set", f"data.test={listed}", "--report", tmp_path / "page"]
-    ended = everest_process("eval", "-c", scores_run, *options)
+    ended = called("eval", "-c", scores_run, *options)
     assert "4, from 2 groups" in ended.stdout
     assert (
         "data.test has 2 groups of videos; with fewer than 10, the intervals are too narrow" in ended.stderr

@@ -198,6 +198,7 @@ def test_parts_are_disjoint_and_complete(videos: int, parts: int):
     assert sorted(name for part in cut for name in part) == names
 
 
+@pytest.mark.slow
 def test_parts_then_the_whole_equal_one_call(videos: Path, tmp_path: Path):
     everest(videos / "train.csv", "-o", tmp_path / "one")
     for part in ("2/3", "1/3", "3/3"):
@@ -313,6 +314,7 @@ def test_segments_name_the_same_frames_afterwards(shared: Path, tmp_path: Path):
     assert frames_between(sample.path, 1.5, 3.25) == frames_between(source, 1.5, 3.25)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_reported_and_the_next_call_resumes(videos: Path, small_disk: Path, tmp_path: Path):
     output, ballast = small_disk / "out", small_disk / "ballast"
     everest(videos, "-o", output)

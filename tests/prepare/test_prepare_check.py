@@ -320,6 +320,7 @@ def many(folder: Path, clip: Path, count: int) -> Path:
     return folder / "train.csv"
 
 
+@pytest.mark.slow
 def test_a_killed_check_resumes_and_reports_the_same(tmp_path: Path, clip_files: Path):
     rows = many(tmp_path, clip_files / "clip0.mp4", 80)
     whole = check(rows, output=tmp_path / "out", code=4)

@@ -65,7 +65,8 @@ def test_a_probe_that_a_kill_prevented_is_made_on_resume(recipe, tmp_path):
     assert equal(weights(run.path), weights(tmp_path / "whole"))
 
 
-@pytest.mark.parametrize("shard", ["none", pytest.param("full", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("shard", ["none", "full"])
 def test_two_processes_probe_as_one(recipe, tmp_path, shard):
     options = ["--recipe", recipe, *PROBED, "--set", "pretrain.probe.metric=linear"]
     called("pretrain", *options, "-o", tmp_path / "one", "-q", "--gpus", "cpu")

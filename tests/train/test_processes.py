@@ -55,7 +55,8 @@ def test_two_processes_with_half_the_batch_each_equal_one(recipe: Path, tmp_path
     assert max((two[name] - one[name]).abs().max() for name in one) < 1e-3
 
 
-@pytest.mark.parametrize("several", [pytest.param(2, marks=pytest.mark.slow), 3])
+@pytest.mark.slow
+@pytest.mark.parametrize("several", [2, 3])
 def test_evaluation_does_not_depend_on_the_number_of_processes(
     recipe: Path, clip_files: Path, tmp_path: Path, several: int
 ):
@@ -103,6 +104,7 @@ def test_a_killed_run_of_two_resumes_to_the_same_bits(recipe: Path, tmp_path: Pa
     assert equal(weights(parts), weights(tmp_path / "whole"))
 
 
+@pytest.mark.slow
 def test_a_sharded_run_of_two_resumes_with_one(recipe: Path, tmp_path: Path):
     options = ["--recipe", recipe, "--set", "pretrain.epochs=30", "--set", "train.shard=full"]
     run("pretrain", *options, "-o", tmp_path / "whole", "--gpus", "cpu")
@@ -158,6 +160,7 @@ def test_of_equal_failures_the_main_process_has_shown_the_error():
     assert _wait(workers) == 0
 
 
+@pytest.mark.slow
 def test_an_error_of_all_is_shown_once(recipe: Path, tmp_path: Path):
     ended = everest(
         "pretrain", "--recipe", recipe, "--set", "data.train=gone.csv", "-o", tmp_path / "run", *TWO, code=4
@@ -218,6 +221,7 @@ def test_a_batch_that_does_not_divide_over_processes_is_refused(recipe: Path, tm
     assert "does not divide over 2 processes" in ended.stderr
 
 
+@pytest.mark.slow
 def test_torchrun_needs_no_help(recipe: Path, tmp_path: Path):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
     command = [

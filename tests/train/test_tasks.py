@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from labeled_lists import labeled_recipe
-from processes import everest as everest_process
 from processes import stop_after
 from small_runs import called, equal, refused, run, small_recipe, weights
 
@@ -218,7 +217,7 @@ def test_weights_by_name_train(clip_files: Path, tmp_path: Path):
 def test_best_and_patience_without_validation_videos_are_a_warning(clip_files: Path, tmp_path: Path):
     recipe = labeled_recipe(tmp_path, clip_files, "tags")
     options = ("data.val=null", "finetune.best=macro_f1", "finetune.patience=2")
-    ended = everest_process(
+    ended = called(
         *("finetune", "--recipe", recipe, "--init", "none", "-o", tmp_path / "r"),
         *(word for option in options for word in ("--set", option)),
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import ConfigDict, Field, FiniteFloat, PositiveInt, TypeAdapter
+from pydantic import ConfigDict, Field, PositiveInt, TypeAdapter
 
 from everest.config.checks import MOST_CODE_BITS
 from everest.errors import CheckpointError
@@ -42,8 +42,9 @@ class TokenIndex:
     format: Literal["everest-tokens"] = "everest-tokens"
     version: Literal[1] = 1
     tokenizer: TokenizerUse
-    mean: tuple[FiniteFloat, ...]  # of the values of each code dimension over the tokenizer's training set
-    std: tuple[Annotated[FiniteFloat, Field(gt=0)], ...]
+    # Of the values of each code dimension over the tokenizer's training set; float32 holds (value - mean) / std.
+    mean: tuple[Annotated[float, Field(ge=-1e6, le=1e6)], ...]
+    std: tuple[Annotated[float, Field(ge=1e-30, le=1e6)], ...]
     videos: PositiveInt
     variants: Annotated[int, Field(ge=1, le=MOST_VARIANTS)]
     grid: tuple[PositiveInt, PositiveInt, PositiveInt]  # slices, rows, columns

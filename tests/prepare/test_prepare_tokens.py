@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import shutil
 import signal
 import subprocess
@@ -306,6 +307,18 @@ def test_what_is_gone_or_damaged_is_a_checkpoint_error(recipe, tokenizer, cache,
     assert f"{INDEX}: damaged" in pretrain(recipe, tmp_path / "c", from_cache(folder), code=6).stderr
     prepare(recipe, tokenizer, folder, "--overwrite")
     assert parts(folder) == whole
+
+
+@pytest.mark.parametrize(
+    ("key", "number"), [("mean", 1e308), ("mean", math.nan), ("std", 1e308), ("std", 1e-300), ("std", -1.0)]
+)
+def test_numbers_that_float32_cannot_hold_are_damage(recipe, cache, tmp_path, key, number):
+    shutil.copytree(cache, tmp_path / "tokens")
+    index = json.loads((tmp_path / "tokens" / INDEX).read_text())
+    index[key][0] = number
+    (tmp_path / "tokens" / INDEX).write_text(json.dumps(index))
+    with pytest.raises(CheckpointError, match="damaged"):
+        opened(recipe, tmp_path / "tokens")
 
 
 @settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])

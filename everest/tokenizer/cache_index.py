@@ -42,7 +42,7 @@ class TokenIndex:
     format: Literal["everest-tokens"] = "everest-tokens"
     version: Literal[1] = 1
     tokenizer: TokenizerUse
-    # Of the values of each code dimension over the tokenizer's training set; float32 holds (value - mean) / std.
+    # Of the values of each code dimension over the tokenizer's training set. float32 holds standardized values.
     mean: tuple[Annotated[float, Field(ge=-1e6, le=1e6)], ...]
     std: tuple[Annotated[float, Field(ge=1e-30, le=1e6)], ...]
     videos: PositiveInt

@@ -42,9 +42,9 @@ class TokenIndex:
     format: Literal["everest-tokens"] = "everest-tokens"
     version: Literal[1] = 1
     tokenizer: TokenizerUse
-    # Of the values of each code dimension over the tokenizer's training set. float32 holds standardized values.
+    # Of the values of each code dimension over the tokenizer's training set; float32 holds standardized ones.
     mean: tuple[Annotated[float, Field(ge=-1e6, le=1e6)], ...]
-    std: tuple[Annotated[float, Field(ge=1e-30, le=1e6)], ...]
+    std: tuple[Annotated[float, Field(ge=1e-6, le=1e6)], ...]
     videos: PositiveInt
     variants: Annotated[int, Field(ge=1, le=MOST_VARIANTS)]
     grid: tuple[PositiveInt, PositiveInt, PositiveInt]  # slices, rows, columns

@@ -353,7 +353,7 @@ def test_a_damaged_index_or_part_is_one_error_or_gives_tokens(recipe, cache, tmp
         ("variants", 10**12, r"damaged \(variants: Input should be less than or equal to 10000"),
         ("variants", 9999, r"9996 of 9999 parts are missing, first variant0003-"),
         ("grid", [8, 8, 8], "has the tokens of other clips: grid"),
-        ("std", [0.0] * 6, r"damaged \(std.0: Input should be greater than or equal to 1e-30"),
+        ("std", [0.0] * 6, r"damaged \(std.0: Input should be greater than or equal to 0.000001"),
         ("mean", [0.0], r"damaged \(mean and std are not of the 6 dimensions of a code"),
     ],
 )

@@ -15,7 +15,7 @@ demo: $(READY)
 	$(BIN)/everest demo --output runs/demo --overwrite
 
 test: $(READY)
-	$(BIN)/pytest -n auto -m 'not gpu and not slow'
+	$(BIN)/pytest -n auto --dist worksteal -m 'not gpu and not slow'
 
 test-slow: $(READY)
 	$(BIN)/pytest -n auto -m 'not gpu'

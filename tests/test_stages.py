@@ -173,6 +173,7 @@ def test_a_stopped_run_resumes_to_the_same_bits(
     assert (parts / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_the_run_and_leaves_its_state(recipe: Path, small_disk: Path, tmp_path: Path):
     command = ["pretrain", "--set", "pretrain.epochs=40"]
     folder, ballast = small_disk / "run", small_disk / "ballast"

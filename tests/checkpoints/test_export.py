@@ -242,6 +242,7 @@ def test_the_comparison_has_clips_whose_still_tokens_are_partly_kept(distance: D
         assert row.sum() > spec.grid.num_tokens * 0.4  # kept: 60 %
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("distance", ["neg-cosine", pytest.param("neg-cka", marks=pytest.mark.slow)])
 def test_onnxruntime_keeps_the_same_tokens_of_partly_still_clips(
     clips: Tensor, tmp_path: Path, distance: DistanceName

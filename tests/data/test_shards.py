@@ -181,6 +181,7 @@ def test_the_same_list_gives_the_same_bytes_and_a_second_call_keeps_them(
     assert {path: path.stat().st_mtime_ns for path in index.parent.glob("*.tar")} == stamps
 
 
+@pytest.mark.slow
 def test_a_killed_call_resumes_to_the_same_bytes(videos: Path, tmp_path: Path):
     rows = []
     for i in range(400):

@@ -49,6 +49,7 @@ def test_phases_add_up_to_the_computation_of_the_step(device: Device):
     assert set(found["phases"]) >= {"select", "encode", "decode", "backward", "update"}
 
 
+@pytest.mark.slow
 def test_the_autoencoder_compiles_to_one_graph():
     model = everest.create_model("vit-tiny", frames=8, size=64, kind="pretrain").train()
     frames, noise = torch.randn(2, 3, 8, 64, 64), torch.rand(2, model.encoder.grid.num_tokens)

@@ -112,6 +112,7 @@ main()
 """
 
 
+@pytest.mark.slow
 def test_a_killed_call_resumes_and_ends_with_the_same_features(
     classifier_run: Path, clip_files: Path, tmp_path: Path
 ):

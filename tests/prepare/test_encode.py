@@ -238,6 +238,7 @@ def test_a_killed_call_resumes_to_the_same_files(videos: Path, tmp_path: Path):
     assert contents(parts) == contents(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_other_settings_or_other_files_are_refused(videos: Path, tmp_path: Path):
     everest(videos, "-o", tmp_path / "out")
     before = contents(tmp_path / "out")
@@ -254,6 +255,7 @@ def test_other_settings_or_other_files_are_refused(videos: Path, tmp_path: Path)
     assert contents(tmp_path / "out") != before
 
 
+@pytest.mark.slow
 def test_a_file_of_another_program_is_not_replaced(videos: Path, tmp_path: Path):
     everest(videos / "train.csv", "-o", tmp_path / "out")
     shutil.copy(videos / "clip2.mp4", tmp_path / "out" / "clip0.mp4")

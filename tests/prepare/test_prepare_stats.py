@@ -33,6 +33,7 @@ def images(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_largest_stride_that_fits_is_reported(clip_files: Path, tmp_path: Path):
     (tmp_path / "list.csv").write_text("".join(f"clip{number}.mp4 0\n" for number in range(4)))
     options = [tmp_path / "list.csv", "--data", clip_files]

@@ -136,6 +136,7 @@ def refused(path: Path) -> str:
     return str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weights", [None, tokenizer_loss.WEIGHTS, "hf:nonsense"])
 def test_what_is_not_reachable_and_what_is_wrong_are_told_apart(tmp_path: Path, weights: str | None):
     """In a process of its own: huggingface_hub reads its environment when it is imported."""

@@ -114,6 +114,7 @@ def test_gradients_of_a_masked_pass_reach_the_scorer(recipe: Path, tmp_path: Pat
 # --- stopped and resumed ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_bits(recipe: Path, tmp_path: Path):
     longer = ["--set", "tokenizer.epochs=16"]
     whole, parts = tmp_path / "whole", tmp_path / "parts"

@@ -79,6 +79,7 @@ def test_a_run_outlives_the_reader_of_its_messages(tmp_path: Path, clip_files: P
         assert len(metrics(tmp_path / name)) == 20
 
 
+@pytest.mark.slow
 def test_a_first_signal_at_a_terminal_is_answered_at_once(tmp_path: Path, clip_files: Path):
     recipe, run = small_recipe(tmp_path, clip_files), RunFolder(tmp_path / "run")
     command = ["pretrain", "--recipe", str(recipe), "-o", str(run.path), *MANY, "--gpus", "cpu"]

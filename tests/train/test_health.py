@@ -132,6 +132,7 @@ def test_a_diverged_run_ends_with_code_3_its_videos_and_its_weights(
     assert all(math.isfinite(value) for tensor in weights(folder).values() for value in tensor.sum()[None])
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_reported_and_the_run_can_be_resumed(recipe: Path, tmp_path: Path):
     error = kill_a_worker(recipe, tmp_path / "run")
     assert error.returncode == 5, error.stderr
@@ -296,7 +297,8 @@ def test_a_tracker_that_is_not_installed_is_an_error_of_the_environment(recipe: 
     assert "pip install wandb" in result.stderr
 
 
-@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 20))])
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(20))
 def test_a_run_killed_at_any_moment_resumes_to_the_same_bits(recipe: Path, tmp_path: Path, seed: int):
     """Saving takes most of the time of so small a run, so most of these kills fall into a save."""
     command = ["pretrain", "--set", "pretrain.epochs=60"]

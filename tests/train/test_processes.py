@@ -89,7 +89,8 @@ def test_sharded_blocks_of_bfloat16_learn_like_whole_ones(recipe: Path, tmp_path
     assert all(tensor.dtype == torch.float32 for tensor in weights(tmp_path / "full").values())
 
 
-@pytest.mark.parametrize("shard", ["none", pytest.param("full", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("shard", ["none", "full"])
 def test_a_killed_run_of_two_resumes_to_the_same_bits(recipe: Path, tmp_path: Path, shard: str):
     options = ["--recipe", recipe, "--set", "pretrain.epochs=30", "--set", f"train.shard={shard}", *TWO]
     everest("pretrain", *options, "-o", tmp_path / "whole")
@@ -208,6 +209,7 @@ def test_other_errors_are_no_lost_process():
         assert not is_lost_peer(error)
 
 
+@pytest.mark.slow
 def test_existing_output_is_refused_by_two_as_by_one(recipe: Path, tmp_path: Path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.txt").write_text("precious")
@@ -215,6 +217,7 @@ def test_existing_output_is_refused_by_two_as_by_one(recipe: Path, tmp_path: Pat
     assert ended.stderr.count("is no run folder") == 1
 
 
+@pytest.mark.slow
 def test_a_batch_that_does_not_divide_over_processes_is_refused(recipe: Path, tmp_path: Path):
     odd = ["--set", "pretrain.batch_size=3"]
     ended = everest("pretrain", "--recipe", recipe, "-o", tmp_path / "run", *odd, *TWO, code=2)

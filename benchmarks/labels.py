@@ -1,6 +1,6 @@
 """Rare classes, several labels and numbers: what class weights, samplers and tasks bring on small sets.
 
-    python benchmarks/labels.py rare FOLDER --videos /data/videos --seeds 0,1,2,3,4
+    python benchmarks/labels.py rare FOLDER --videos /data/videos --sets interaction6 --seeds 0,1,2,3,4
     python benchmarks/labels.py several FOLDER --videos /data/videos --seeds 0,1,2
     python benchmarks/labels.py speed FOLDER --seeds 0,1,2
 
@@ -32,14 +32,18 @@ from everest_demo.rendering import RADIUS, SIZE, Paths, render
 
 RATIO = 20  # videos of a frequent class for one of a rare class; at least one video stays
 RARE_SETS = {"surveillance2": 1, "interaction6": 3}  # and the number of rare classes
+SIDE = 64  # pixels; also of each of two clips side by side
+DIFFERENCES = ("data.frames=16", "model.input=differences", "finetune.stride=4", "finetune.steps=600")
+CLIPS = {  # interactions are learned from scratch only from the changes between frames
+    "surveillance2": ("data.frames=8", f"data.size={SIDE}", "finetune.steps=200"),
+    "interaction6": (*DIFFERENCES, f"data.size={SIDE}"),
+}
 RARE_ARMS = {
     "none": (),
     "class_weights": ("finetune.class_weights=balanced",),
     "sampler": ("finetune.sampler=balanced",),
     "sqrt": ("finetune.sampler=sqrt",),
 }
-SMALL = ("data.frames=8", "data.size=64", "finetune.steps=200", "train.workers=0", "finetune.best=macro_f1")
-SIDE = 64  # pixels, of each of two clips side by side
 SEVERAL = tuple(f"interaction_{name}" for name in ("handshake", "hug", "kick", "point", "punch", "push"))
 PAIRS = {"train": 160, "val": 40, "test": 80}
 SPEEDS = {"train": 300, "val": 60, "test": 120}
@@ -79,9 +83,9 @@ def summary(name: str, values: Sequence[float]) -> None:
     print(f"{name}: {mean:.2f} +- {spread:.2f} of {len(values)} seeds", flush=True)
 
 
-def rare(folder: Path, videos: Path, seeds: Sequence[int]) -> None:
+def rare(folder: Path, videos: Path, names: Sequence[str], seeds: Sequence[int]) -> None:
     """Macro F1 on a balanced test list after training on a list with rare classes."""
-    for name, num_rare in RARE_SETS.items():
+    for name in names:
         found: dict[str, list[float]] = defaultdict(list)
         for seed in seeds:
             by_class: dict[str, list[str]] = defaultdict(list)
@@ -90,7 +94,7 @@ def rare(folder: Path, videos: Path, seeds: Sequence[int]) -> None:
                     path, label = line.rsplit(" ", 1)
                     by_class[label].append(path)
             rng = np.random.default_rng(seed)
-            chosen = rng.permutation(sorted(by_class))[:num_rare]  # others are rare with another seed
+            chosen = rng.permutation(sorted(by_class))[: RARE_SETS[name]]  # others are rare with another seed
             rows = [
                 (path, label)
                 for label, paths in sorted(by_class.items())
@@ -100,7 +104,8 @@ def rare(folder: Path, videos: Path, seeds: Sequence[int]) -> None:
             lists = {"train": train, "val": videos / f"{name}_val.csv", "test": videos / f"{name}_test.csv"}
             for arm, overrides in RARE_ARMS.items():
                 out = folder / name / f"{arm}-{seed}"
-                result = run(out, videos, lists, (*SMALL, *overrides), seed)
+                settings = (*CLIPS[name], "train.workers=0", "finetune.best=macro_f1", *overrides)
+                result = run(out, videos, lists, settings, seed)
                 found[arm].append(result["macro_f1"])
                 print(name, arm, seed, result["macro_f1"], result["top1"], flush=True)
         for arm, values in found.items():
@@ -127,9 +132,8 @@ def several(folder: Path, videos: Path, seeds: Sequence[int]) -> None:
                 join(root / name, [videos / row["path"] for row in pair])
             rows.append((name, "|".join(sorted({row["class"] for row in pair}))))
         lists[part] = write_rows(root / f"{part}.csv", rows)
-    clip = ("data.frames=16", f"data.size=[{SIDE}, {2 * SIDE}]", "model.input=differences")
     whole = "finetune.crop_area=[1.0, 1.0]"  # a crop may lose one of the two clips
-    settings = (*clip, whole, "finetune.stride=4", "finetune.steps=600", "train.workers=0")
+    settings = (*DIFFERENCES, f"data.size=[{SIDE}, {2 * SIDE}]", whole, "train.workers=0")
     found: dict[str, list[float]] = defaultdict(list)
     for seed in seeds:
         out = folder / f"multi-label-{seed}"
@@ -196,13 +200,16 @@ def main() -> None:
     parser.add_argument("what", choices=["rare", "several", "speed"])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--videos", type=Path)
+    parser.add_argument("--sets", default=",".join(RARE_SETS))
     parser.add_argument("--seeds", default="0,1,2")
     arguments = parser.parse_args()
     folder, seeds = arguments.folder.absolute(), [int(seed) for seed in arguments.seeds.split(",")]
     if arguments.what == "speed":
         speed(folder, seeds)
-        return
-    {"rare": rare, "several": several}[arguments.what](folder, arguments.videos.absolute(), seeds)
+    elif arguments.what == "rare":
+        rare(folder, arguments.videos.absolute(), arguments.sets.split(","), seeds)
+    else:
+        several(folder, arguments.videos.absolute(), seeds)
 
 
 if __name__ == "__main__":

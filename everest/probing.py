@@ -50,7 +50,7 @@ class _Losses(NamedTuple):
     of_mean: float | None  # of predicting the mean target
 
 
-class _Pass(NamedTuple):
+class _PassResult(NamedTuple):
     """The result of a pass of one process."""
 
     number: int
@@ -164,12 +164,12 @@ class Prober:
             "probe_chance": chance(labels),
         }
 
-    def _over(self, clips: VideoClips, compute: Callable[[Clip], Value]) -> list[_Pass]:
+    def _over(self, clips: VideoClips, compute: Callable[[Clip], Value]) -> list[_PassResult]:
         """Compute the passes of a list, shared among the processes; all of them get all results, in order."""
         training, accelerator = self._training, self._training.accelerator
         passes = [range(first, min(first + PASS, len(clips))) for first in range(0, len(clips), PASS)]
         mine = list(range(len(passes)))[accelerator.process_index :: accelerator.num_processes]
-        done: list[_Pass] = []
+        done: list[_PassResult] = []
         if mine:
             order = [[(0, place) for place in passes[number]] for number in mine]
             settings = training.settings
@@ -180,7 +180,7 @@ class Prober:
                 rows = [row for row, reasons in enumerate(failed) if not reasons]
                 value = compute(_rows(on_device(clip, accelerator.device), rows)) if rows else None
                 reasons = [first for first, *_ in filter(None, failed)]
-                done.append(_Pass(number, [passes[number][row] for row in rows], value, reasons))
+                done.append(_PassResult(number, [passes[number][row] for row in rows], value, reasons))
         every = sorted(gather_object(done), key=lambda part: part.number)
         skipped = [reason for part in every for reason in part.failed]
         for path, reason in skipped:
@@ -237,7 +237,7 @@ def _losses(model: MaskedAutoencoder, clip: Clip) -> _Losses:
     return _Losses(out.loss.item(), of_mean)
 
 
-def _mean_losses(passes: list[_Pass]) -> Row:
+def _mean_losses(passes: list[_PassResult]) -> Row:
     """The means over the held-out clips; None without any."""
     if not passes:
         return {"heldout_loss": None, "heldout_mean_loss": None}

@@ -64,9 +64,9 @@ def convert(
     _check_out(out, inspect=inspect, overwrite=overwrite)
 
     from everest.checkpoints.convert import convert, describe
+    from everest.checkpoints.facts import Hints
     from everest.checkpoints.foreign import locate, read_foreign
     from everest.checkpoints.identify import identify
-    from everest.checkpoints.sizes import Hints
     from everest.data.list_text import read_lines
     from everest.system.files import refuse_inputs
 

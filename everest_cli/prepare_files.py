@@ -55,7 +55,7 @@ def encode(
     import os
 
     from everest.prepare.encode import JobShare, encode_videos, measure_gain, poor_gain
-    from everest.prepare.sources import read_originals
+    from everest.prepare.originals import read_originals
 
     settings = EncodeSettings(short_side=short_side, gop=gop, crf=crf, fast_decode=fast_decode)
     with Display(quiet=quiet) as display:
@@ -107,8 +107,8 @@ def shard(
 
     Example: everest prepare shard train.csv --output shards
     """
+    from everest.prepare.originals import read_originals
     from everest.prepare.shard import write_shards
-    from everest.prepare.sources import read_originals
 
     (videos,) = read_originals([source], data)
     with Display(quiet=quiet) as display:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from everest.system.events import silent
 from everest.system.launch import read_devices
 from everest_cli import options as o
 from everest_cli.output import Display, print_json, say
@@ -122,16 +123,12 @@ def sweep(
     program = [*this_program(), *(word for module in modules for word in ("--import", module))]
     processes = Processes(program=program, devices=read_devices(gpus, None), jobs=jobs)
     with Display(quiet=quiet) as display:
-        results = run_sweep(plan, output, processes, _ignore if quiet else display.report)
+        results = run_sweep(plan, output, processes, silent if quiet else display.report)
     typer.echo(output)
     for failure in results["failures"]:
         say(f"failed: {_failure_line(failure)}")
     if results["failures"]:
         raise typer.Exit(JOB_FAILED)
-
-
-def _ignore(event: dict[str, Any]) -> None:
-    pass
 
 
 def _failure_line(failure: dict[str, Any]) -> str:

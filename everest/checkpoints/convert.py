@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from everest.checkpoints.facts import Hints
 from everest.checkpoints.families import FAMILIES
 from everest.checkpoints.foreign import Foreign
 from everest.checkpoints.identify import Identity, Refused, identify
-from everest.checkpoints.sizes import Hints
 from everest.errors import CheckpointError, shown
 from everest.system.weights import Weights, require_finite
 

@@ -9,9 +9,10 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from everest.checkpoints.facts import ForeignFacts, Hints, Stage
 from everest.checkpoints.families import ALIASES, FAMILIES
 from everest.checkpoints.foreign import Foreign
-from everest.checkpoints.sizes import ForeignFacts, Hints, Stage, model_spec
+from everest.checkpoints.sizes import model_spec
 from everest.checkpoints.translation import Translation
 from everest.config.values import Positions
 from everest.errors import CheckpointError, shown, unknown_name

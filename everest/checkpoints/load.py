@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from everest.checkpoints.convert import convert
+from everest.checkpoints.facts import Hints
 from everest.checkpoints.foreign import CONFIG, PICKLED, SHARDS, locate, own_file, read_foreign
-from everest.checkpoints.sizes import Hints
 from everest.errors import CheckpointError
 from everest.methods.strategies import Strategy
 from everest.models.embedding import with_tubelet_frames

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from everest.checkpoints.convert import convert
 from everest.checkpoints.describe import trained_clip
+from everest.checkpoints.facts import TORCH_EPS, Hints
 from everest.checkpoints.families import FAMILIES
 from everest.checkpoints.foreign import CONFIG, MULTI_LABEL_PROBLEM, Foreign
 from everest.checkpoints.load import AnyModel, LoadedModel, build_model
 from everest.checkpoints.sample_clips import sample_clips
-from everest.checkpoints.sizes import TORCH_EPS, Hints
 from everest.config.heads import MULTI_LABEL
 from everest.config.sizes import MLP_RATIO
 from everest.config.stage_settings import PixelTargetSettings, TokenTargetSettings

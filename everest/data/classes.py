@@ -19,9 +19,8 @@ from everest.errors import DataError
 # Our choice: the gaps that the labels may have when the number of classes follows from the highest label.
 FEW_CLASSES: Final = 100
 CLASSES_A_USED_ONE: Final = 10
-SMALLEST_STD: Final = (
-    1e-5  # our choice: of numbers, of their mean; float32 has 6e-8 of it between two numbers
-)
+# Our choice: the least standard deviation of numbers, in parts of their mean; float32 resolves 6e-8 of it.
+SMALLEST_STD: Final = 1e-5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,8 +120,7 @@ def empty_classes_notice(key: str, samples: Sequence[Sample], classes: Classes) 
     empty = empty_classes(samples, classes)
     if not empty:
         return None
-    named = ", ".join(f"'{name}'" for name in empty[:SHOWN]) + (", …" if len(empty) > SHOWN else "")
-    return f"data.{key} has no video of {len(empty)} of {classes.count} classes: {named}"
+    return f"data.{key} has no video of {len(empty)} of {classes.count} classes: {_quoted(empty)}"
 
 
 def certain_classes_notice(samples: Sequence[Sample], classes: Classes) -> str | None:
@@ -135,5 +133,12 @@ def certain_classes_notice(samples: Sequence[Sample], classes: Classes) -> str |
             certain += [f"{head.name} {name}" for name in names] if head.name else names
     if not certain:
         return None
-    named = ", ".join(f"'{name}'" for name in certain[:SHOWN]) + (", …" if len(certain) > SHOWN else "")
-    return f"all videos of data.train have the class {named}, so a model cannot learn it"
+    one = len(certain) == 1
+    return (
+        f"all videos of data.train have the {'class' if one else 'classes'} {_quoted(certain)}, so a model "
+        f"cannot learn {'it' if one else 'them'}"
+    )
+
+
+def _quoted(names: Sequence[str]) -> str:
+    return ", ".join(f"'{name}'" for name in names[:SHOWN]) + (", …" if len(names) > SHOWN else "")

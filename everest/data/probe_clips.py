@@ -15,8 +15,8 @@ from everest.config.settings import Recipe
 from everest.data.classes import Classes
 from everest.data.dataset import VideoClips
 from everest.data.samples import SampleList
-from everest.data.stages import clips_of, labeled_list, unlabeled_clips
-from everest.data.views import PretrainViews, ValidationViews
+from everest.data.stages import center_views, clips_of, labeled_list, unlabeled_clips
+from everest.data.views import PretrainViews
 
 MOST_VIDEOS: Final = 256  # our choice: without labels, RankMe of more videos is hardly larger
 MOST_HELD_OUT: Final = 64  # our choice: of data.val, whose loss is measured
@@ -60,21 +60,8 @@ def probe_clips(recipe: Recipe, training: VideoClips) -> ProbeClips:
     if held_out is not None:
         held_out = replace(held_out, samples=spaced(held_out.samples, MOST_HELD_OUT))
     chosen = SampleList(samples=tuple(samples), class_names=None)
-    centers = clips_of(recipe, chosen, _center(recipe), replace_bad=False)
+    centers = clips_of(recipe, chosen, center_views(recipe), replace_bad=False)
     return ProbeClips(features=centers, classes=classes, held_out=held_out)
-
-
-def _center(recipe: Recipe) -> ValidationViews:
-    """The center view, with the stride and sampling that `everest probe` and `extract` use."""
-    data, stage = recipe.data, recipe.finetune
-    return ValidationViews(
-        frames=data.frames,
-        stride=stage.stride,
-        size=data.frame_size,
-        sampling=stage.sampling,
-        fps=data.fps,
-        channels=data.channels,
-    )
 
 
 def spaced(items: Sequence[T], most: int) -> tuple[T, ...]:

@@ -132,14 +132,6 @@ def validation_clips(recipe: Recipe, classes: Classes) -> VideoClips | None:
     data, stage = recipe.data, recipe.finetune
     if data.val is None:
         return None
-    views = ValidationViews(
-        frames=data.frames,
-        stride=stage.stride,
-        size=data.frame_size,
-        sampling=stage.sampling,
-        fps=data.fps,
-        channels=data.channels,
-    )
     samples = labeled_list(data, "val", classes)
     metric = best_metric(classes.heads, stage.best)
     if metric in OF_CLASSES and not any(map(indices, (sample.labels[0] for sample in samples.samples))):
@@ -147,8 +139,21 @@ def validation_clips(recipe: Recipe, classes: Classes) -> VideoClips | None:
             f"data.val: no video has a class, so its {METRICS[metric].title} cannot select the best weights; "
             "add videos of classes, or set finetune.best=loss"
         )
-    clips = clips_of(recipe, samples, views, replace_bad=False)
+    clips = clips_of(recipe, samples, center_views(recipe), replace_bad=False)
     return replace(clips, heads=classes.heads)
+
+
+def center_views(recipe: Recipe) -> ValidationViews:
+    """Returns the center view of a video, as the labeled stages sample its frames."""
+    data, stage = recipe.data, recipe.finetune
+    return ValidationViews(
+        frames=data.frames,
+        stride=stage.stride,
+        size=data.frame_size,
+        sampling=stage.sampling,
+        fps=data.fps,
+        channels=data.channels,
+    )
 
 
 def evaluation_clips(recipe: Recipe, classes: Classes) -> VideoClips:

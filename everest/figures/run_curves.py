@@ -70,7 +70,7 @@ def read_curves(runs: Sequence[Path], *, x: AxisName) -> list[RunCurves]:
         x_of_step = {row["step"]: position for row, position in zip(steps, positions, strict=True)}
         x_of_step[0] = 0.0  # of the probe before the first step
         probes = [row for row in probe_rows(rows) if row["step"] in x_of_step]
-        validations = [row for row in rows if row["step"] in x_of_step and any(map(_is_validated, row))]
+        validations = [row for row in rows if any(map(_is_validated, row)) and row["step"] in x_of_step]
         metric = metric_of_run(run, validations)
         loss, lr = _curve(x_of_step, steps, "loss"), _curve(x_of_step, steps, "lr")
         curves.append(

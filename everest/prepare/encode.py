@@ -20,8 +20,8 @@ from everest.data.views import PretrainViews
 from everest.errors import RecipeError
 from everest.prepare.encode_settings import EncodeSettings
 from everest.prepare.encoding import EncodedFile, encode_video
+from everest.prepare.originals import SourceList
 from everest.prepare.processes import Failure, map_apart
-from everest.prepare.sources import SourceList
 from everest.system.events import Report, notice
 from everest.system.files import refuse_inputs, write_table, write_text
 from everest.system.locks import refuse_foreign, sole_writer

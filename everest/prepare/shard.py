@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from everest.data.shards import FORMAT, INDEX_SUFFIX, VERSION
 from everest.errors import DataError, EnvironmentProblem, RecipeError
-from everest.prepare.sources import SourceList
+from everest.prepare.originals import SourceList
 from everest.system.events import Report
 from everest.system.files import refuse_inputs, write_atomically, write_text
 from everest.system.json_text import parse_json

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from everest.train.plan import MOST_CHECKPOINTS
+from everest.train.plan import steps_between_checkpoints
+from everest.train.probes import MOST_SHARE, num_probes
 
 MOST_PROBES: Final = 20  # our choice
-MOST_SHARE: Final = 0.05  # our choice: of the videos that pre-training reads
 TINY: Final = 30  # our choice: an accuracy on fewer videos jumps by several percent
 
 
@@ -39,9 +39,9 @@ def choose_every(probed: ProbeList, *, steps: int, batch: int, videos: int) -> t
         steps, batch: of pre-training.
         videos: for pre-training.
     """
-    checkpoint = max(-(-videos // batch), -(-steps // MOST_CHECKPOINTS))  # as everest.train.plan
+    checkpoint = steps_between_checkpoints(steps, videos, batch)
     for every in range(1, -(-steps // checkpoint) + 1):
-        probes = 1 + -(-steps // (every * checkpoint))
+        probes = num_probes(steps, every * checkpoint)
         reads = probes * (probed.videos + probed.held_out)
         if probes <= MOST_PROBES and reads < MOST_SHARE * steps * batch:
             return every, probes

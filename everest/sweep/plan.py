@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from everest.checkpoints.init import find_init
 from everest.config.recipe import recipe_for_run
@@ -37,7 +38,7 @@ class PlannedArm:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class SweepPlan:
     """A sweep with everything resolved."""
 
     recipe: str  # its name
@@ -47,6 +48,18 @@ class Plan:
     against: str
     equal: Equal
     arms: tuple[PlannedArm, ...]
+
+    @property
+    def header(self) -> dict[str, Any]:
+        """The first keys of `sweep.yaml` and `results.json`."""
+        return {
+            "recipe": self.recipe,
+            "summary": self.summary,
+            "stages": list(self.stages),
+            "seeds": list(self.seeds),
+            "against": self.against,
+            "equal": self.equal,
+        }
 
     def works(self) -> dict[str, Work]:
         """All work by its name, once each, seed by seed: a stopped sweep can already compare arms."""
@@ -60,7 +73,7 @@ class Plan:
         ]
 
 
-def make_plan(request: SweepRequest, *, data: str | None, notify: Notify) -> Plan:
+def make_plan(request: SweepRequest, *, data: str | None, notify: Notify) -> SweepPlan:
     """Resolve a sweep. Nothing is written.
 
     Args:
@@ -93,7 +106,7 @@ def make_plan(request: SweepRequest, *, data: str | None, notify: Notify) -> Pla
         _plan_arm(request, arm, recipes[arm.name], own_root=recipes[arm.name].data.root != base.data.root)
         for arm in request.arms
     )
-    return Plan(
+    return SweepPlan(
         recipe=request.recipe.name,
         summary=request.summary,
         stages=request.stages,

@@ -8,7 +8,7 @@ from typing import Any, Final
 from everest.config.yaml import read_yaml, write_yaml
 from everest.errors import RecipeError, differing
 from everest.sweep.choices import StageName
-from everest.sweep.plan import Plan, PlannedArm
+from everest.sweep.plan import PlannedArm, SweepPlan
 from everest.sweep.works import stage_settings
 from everest.system.files import write_text
 from everest.system.locks import refuse_foreign
@@ -17,7 +17,7 @@ PLAN_FILE: Final = "sweep.yaml"
 SHOWN: Final = 3  # settings that differ, in a message
 
 
-def check_folder(folder: Path, plan: Plan) -> list[str]:
+def check_folder(folder: Path, plan: SweepPlan) -> list[str]:
     """Check that a sweep may use a folder: a new one, or that of a sweep whose arms have the same settings.
 
     Seeds, arms and later stages may be added, and left out: work that is there is used.
@@ -38,12 +38,12 @@ def check_folder(folder: Path, plan: Plan) -> list[str]:
     return [name for name in before["arms"] if name not in arms]
 
 
-def write_plan(folder: Path, plan: Plan) -> None:
+def write_plan(folder: Path, plan: SweepPlan) -> None:
     """Write `sweep.yaml`."""
     write_text(folder / PLAN_FILE, write_yaml(_dump(plan)))
 
 
-def _dump(plan: Plan) -> dict[str, Any]:
+def _dump(plan: SweepPlan) -> dict[str, Any]:
     first, *others = (arm.settings for arm in plan.arms)
     shared = {
         key: value
@@ -51,12 +51,7 @@ def _dump(plan: Plan) -> dict[str, Any]:
         if all(key in settings and settings[key] == value for settings in others)
     }
     return {
-        "recipe": plan.recipe,
-        "summary": plan.summary,
-        "stages": list(plan.stages),
-        "seeds": list(plan.seeds),
-        "against": plan.against,
-        "equal": plan.equal,
+        **plan.header,
         "settings": shared,
         "arms": {
             arm.name: {

@@ -10,14 +10,15 @@ from everest.config.metrics import METRICS
 from everest.errors import RecipeError
 from everest.models.spec import ModelSpec
 from everest.sweep.budgets import macs_of_clip
-from everest.sweep.metric_names import PRETRAIN_LOSS, PROBE, VALIDATION, headline, metric_of
-from everest.sweep.plan import Plan, PlannedArm
+from everest.sweep.metric_names import PRETRAIN_LOSS, PROBE, VALIDATION, headline
+from everest.sweep.plan import PlannedArm, SweepPlan
 from everest.sweep.works import RUNS, Work
 from everest.system.files import write_text
 from everest.system.json_text import json_text, nonfinite_as_null, read_json
 from everest.system.run_folder import WEIGHTS
 from everest.system.weights_header import read_header
-from everest.train.listing import read_run, summarize
+from everest.train.listing import metric_of_run, read_run, summarize
+from everest.train.validations import Validations
 
 RESULTS: Final = "results.json"
 LAST_STEPS: Final = 50  # our choice: of a pre-training, whose losses are averaged
@@ -64,18 +65,18 @@ def _numbers(document: Mapping[str, Any]) -> list[tuple[str, float | None]]:
 
 
 def _of_run(work: Work, folder: Path) -> Metrics:
-    """The last losses of a pre-training, or the best validation of a fine-tuning."""
-    _, rows = read_run(work.run(folder))
+    """The last losses of a pre-training, or the validation of the best weights of a fine-tuning."""
+    run = work.run(folder)
+    _, rows = read_run(run)
     if work.stage == "pretrain":
         losses = [row["loss"] for row in rows if row.get("loss") is not None][-LAST_STEPS:]
         return {PRETRAIN_LOSS: sum(losses) / len(losses)} if losses else {}
-    found: Metrics = {}
-    for name in {key for row in rows for key in row if key.startswith(VALIDATION)}:
-        values = [row[name] for row in rows if isinstance(row.get(name), float | int)]
-        metric = metric_of(name)
-        if values and metric is not None:
-            found[name] = max(values) if metric.higher else min(values)
-    return dict(sorted(found.items()))
+    chosen_by = metric_of_run(run, rows)
+    if chosen_by is None:
+        return {}  # without data.val
+    metric = METRICS[chosen_by]
+    best = Validations(rows, chosen_by, higher=metric.higher, percent=metric.percent).best or {}
+    return {name: value for name, value in sorted(best.items()) if name.startswith(VALIDATION)}
 
 
 def cost_of_training(work: Work, folder: Path) -> tuple[float, float]:
@@ -98,7 +99,7 @@ def read_work(work: Work, folder: Path) -> WorkRow | None:
     return WorkRow(metrics_of(work, folder), gmacs, hours)
 
 
-def collect(plan: Plan, rows: Mapping[str, WorkRow], failures: Mapping[str, str]) -> dict[str, Any]:
+def collect(plan: SweepPlan, rows: Mapping[str, WorkRow], failures: Mapping[str, str]) -> dict[str, Any]:
     """Return the document of `results.json`.
 
     Args:
@@ -108,12 +109,7 @@ def collect(plan: Plan, rows: Mapping[str, WorkRow], failures: Mapping[str, str]
     works = plan.works()
     return nonfinite_as_null(
         {
-            "recipe": plan.recipe,
-            "summary": plan.summary,
-            "stages": list(plan.stages),
-            "seeds": list(plan.seeds),
-            "against": plan.against,
-            "equal": plan.equal,
+            **plan.header,
             "metric": headline(plan.arms[0].recipe, plan.stages),
             "jobs": {"all": len(works), "finished": len(rows)},
             "arms": [_arm(plan, arm, rows) for arm in plan.arms],
@@ -126,7 +122,7 @@ def collect(plan: Plan, rows: Mapping[str, WorkRow], failures: Mapping[str, str]
     )
 
 
-def _arm(plan: Plan, arm: PlannedArm, read: Mapping[str, WorkRow]) -> dict[str, Any]:
+def _arm(plan: SweepPlan, arm: PlannedArm, read: Mapping[str, WorkRow]) -> dict[str, Any]:
     """The rows of an arm, one for each seed."""
     rows = []
     for seed in plan.seeds:

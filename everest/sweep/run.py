@@ -12,7 +12,7 @@ from typing import Any, Final
 from everest.sweep.commands import Processes, command_of, last_error, write_recipe
 from everest.sweep.jobs import Ended, Job, run_jobs
 from everest.sweep.metric_names import VALIDATION, headline, metric_text
-from everest.sweep.plan import Plan
+from everest.sweep.plan import SweepPlan
 from everest.sweep.plan_file import PLAN_FILE, check_folder, write_plan
 from everest.sweep.results import WorkRow, collect, read_work, write_results
 from everest.sweep.works import RUNS, Work
@@ -30,7 +30,7 @@ JOB_FAILED: Final = 69  # exit code of a sweep, some of whose jobs have failed
 class _Sweep:
     """The state of a call."""
 
-    plan: Plan
+    plan: SweepPlan
     folder: Path
     processes: Processes
     report: Report
@@ -116,7 +116,7 @@ class _Sweep:
         return f"; about {timedelta(seconds=round(left))} left"
 
 
-def run_sweep(plan: Plan, folder: Path, processes: Processes, report: Report) -> dict[str, Any]:
+def run_sweep(plan: SweepPlan, folder: Path, processes: Processes, report: Report) -> dict[str, Any]:
     """Run the work of a plan that has not finished; returns the document of `results.json`.
 
     Raises:

@@ -97,7 +97,7 @@ def plan_stage(
     if stage.steps is not None:
         steps, videos_per_epoch = stage.steps, num_videos
         warmup = steps // WARMUP_PART if stage.warmup_steps is None else stage.warmup_steps
-        checkpoint_steps = max(-(-num_videos // videos_per_step), -(-steps // MOST_CHECKPOINTS))
+        checkpoint_steps = steps_between_checkpoints(steps, num_videos, videos_per_step)
     else:
         assert stage.epochs is not None
         steps_per_epoch = max(1, num_videos // videos_per_step)
@@ -116,6 +116,11 @@ def plan_stage(
         min_lr=scaled_lr(stage.min_lr, stage.batch_size),
         base_lr=base_lr,
     )
+
+
+def steps_between_checkpoints(steps: int, num_videos: int, videos_per_step: int) -> int:
+    """The steps between two validations of a budget in steps: an epoch, or more of a long budget."""
+    return max(-(-num_videos // videos_per_step), -(-steps // MOST_CHECKPOINTS))
 
 
 def memory_advice(plan: StagePlan, bytes_of: BytesPerClip, *, bytes_per_value: int) -> str:

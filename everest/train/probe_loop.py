@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, Final
 
 import torch
@@ -10,10 +9,8 @@ import torch
 from everest.models.spec import ModelSpec
 from everest.system.accelerator import decide_on_main
 from everest.train.plan import StagePlan
-from everest.train.probes import Row, new_warnings, probe_rows, sentence
+from everest.train.probes import MOST_SHARE, Row, new_warnings, num_probes, probe_rows, sentence
 from everest.train.training import Training
-
-MOST_SHARE: Final = 0.05  # our choice: of the videos that a run reads; probes that read more are reported
 
 # Our choice. The recipes of the papers show 5 to 25 % to the encoder. He et al. 2022 (MAE), figure 5: if less
 # than half of an image is hidden, a linear classifier of the features is far less accurate.
@@ -25,7 +22,8 @@ def announce_probes(training: Training, spec: ModelSpec, *, every: int, videos: 
     training.warn_once("mask", too_little_hidden(spec))
     if training.context.resumed:
         return
-    plan, probes = training.plan, num_probes(training.plan, every)
+    plan = training.plan
+    probes = num_probes(plan.steps, every * plan.checkpoint_steps)
     share = probes * videos / (plan.steps * plan.videos_per_step)
     if share > MOST_SHARE:
         training.notice(
@@ -45,15 +43,6 @@ def too_little_hidden(spec: ModelSpec) -> str | None:
         f"the encoder sees {share:.0%} of the tokens, so the hidden ones can be predicted from their "
         "neighbors; hide more of them (pretrain.selection)"
     )
-
-
-def num_probes(plan: StagePlan, every: int) -> int:
-    """The number of probes of a whole run."""
-    return sum(is_due(plan, every, step) for step in _checkpoints(plan))
-
-
-def _checkpoints(plan: StagePlan) -> Iterable[int]:
-    return {*range(0, plan.steps, plan.checkpoint_steps), plan.steps}
 
 
 def is_due(plan: StagePlan, every: int, step: int) -> bool:

@@ -12,8 +12,15 @@ from typing import Any, Final, Protocol
 
 from everest.train.health import FEWEST_STEPS
 
+MOST_SHARE: Final = 0.05  # our choice: of the videos that a run reads, which cheap probes may read
+
 Row = dict[str, Any]  # of metrics.jsonl
 Rows = Sequence[Row]
+
+
+def num_probes(steps: int, between: int) -> int:
+    """The probes of a run of `steps` steps: before the first, each `between` steps, and after the last."""
+    return 1 + -(-steps // between)
 
 
 class Probing(Protocol):

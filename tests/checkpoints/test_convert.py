@@ -13,11 +13,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from everest.checkpoints.convert import Converted, convert
+from everest.checkpoints.facts import Hints
 from everest.checkpoints.families import KEY_BIAS
 from everest.checkpoints.foreign import Foreign, read_foreign, unwrapped
 from everest.checkpoints.identify import Identity, Refused, identify
 from everest.checkpoints.load import AnyModel, build_model
-from everest.checkpoints.sizes import Hints
 from everest.errors import CheckpointError, RecipeError
 from everest.methods.grid import TokenGrid, TokenSelection
 from everest.models.classifier import VideoClassifier

@@ -14,10 +14,10 @@ import torch
 from foreign import RELEASED, on_meta
 from small_runs import refused, run, small_run
 
+from everest.checkpoints.facts import Hints
 from everest.checkpoints.foreign import Foreign
 from everest.checkpoints.identify import Identity, identify
 from everest.checkpoints.public_weights import PublicWeights, public_weights
-from everest.checkpoints.sizes import Hints
 from everest.checkpoints.start import changed_settings
 from everest.checkpoints.timm_images import image_weights
 from everest.config.heads import Head

@@ -19,10 +19,10 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from everest.checkpoints.convert import Converted, convert
+from everest.checkpoints.facts import Hints
 from everest.checkpoints.foreign import Foreign
 from everest.checkpoints.identify import Refused, identify
 from everest.checkpoints.load import build_model
-from everest.checkpoints.sizes import Hints
 from everest.errors import CheckpointError
 from everest.inference.model import encode
 from everest.methods.grid import TokenGrid

@@ -18,10 +18,10 @@ from torch import Tensor
 
 import everest
 from everest.checkpoints.convert import convert
+from everest.checkpoints.facts import Hints
 from everest.checkpoints.foreign import Foreign, read_foreign
 from everest.checkpoints.identify import Identity, identify
 from everest.checkpoints.load import open_model
-from everest.checkpoints.sizes import Hints
 from everest.errors import CheckpointError
 from everest.inference.model import encode
 from everest.models.encoder import VideoEncoder

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small_runs import RECIPE, run, told
+from small_runs import RECIPE, metrics, run
 
 from everest.data import cache as cache_module
 from everest.data.cache import FrameCache, open_cache
@@ -172,5 +172,5 @@ def test_a_run_with_a_cache_equals_the_run_without(clip_files, tmp_path, monkeyp
     for kind in ("none", "disk"):
         setting = ["--set", f"data.cache={kind}"]
         run("finetune", "--recipe", recipe, "--init", "none", "-o", tmp_path / kind, *setting)
-    assert told(tmp_path / "none") == told(tmp_path / "disk")
+    assert metrics(tmp_path / "none") == metrics(tmp_path / "disk")
     assert len(list((tmp_path / "cache" / "frames").glob("*.npy"))) == 4

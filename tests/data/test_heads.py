@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from head_runs import recipe, root, trained
 from safetensors import safe_open
-from small_runs import RECIPE, refused, run, told
+from small_runs import RECIPE, metrics, refused, run
 
 import everest
 from everest.config.heads import Head, named_heads
@@ -97,7 +97,7 @@ def test_a_head_starts_fresh_where_the_recipe_has_others(trained: Path, recipe: 
     )
     assert (before - same).abs().max() < 1e-6
     assert (before - other).abs().max() > 1e-5
-    assert told(tmp_path / "other")
+    assert metrics(tmp_path / "other")
 
 
 def test_other_heads_than_those_of_the_checkpoint_are_refused(trained: Path):

@@ -19,7 +19,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from processes import start, wait_for_rows
-from small_runs import RECIPE, run, told, weights
+from small_runs import RECIPE, metrics, run, weights
 from storage import new_bucket, s3_server, upload
 from typer.testing import CliRunner
 from webdataset.tariterators import group_by_keys, tar_file_expander
@@ -27,8 +27,8 @@ from webdataset.tariterators import group_by_keys, tar_file_expander
 from everest.config.heads import named_heads
 from everest.data.samples import SampleList, read_samples
 from everest.errors import DataError
+from everest.prepare.originals import SourceList
 from everest.prepare.shard import plan_shards
-from everest.prepare.sources import SourceList
 from everest.system.locks import sole_writer
 from everest.video.reader import frames_between, read_frames
 from everest.video.source import video_bytes
@@ -307,7 +307,7 @@ def recipe(tmp_path: Path) -> Path:
 
 def same_run(one: Path, other: Path) -> bool:
     first, second = weights(one), weights(other)
-    assert told(one) == told(other)
+    assert metrics(one) == metrics(other)
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 

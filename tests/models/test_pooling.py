@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from small_runs import RECIPE, called, refused, run, told, weights
+from small_runs import RECIPE, called, metrics, refused, run, weights
 from tiny_models import grouped, tiny
 
 import everest
@@ -126,7 +126,7 @@ def test_a_stopped_run_resumes_to_the_same_bits(
     newest = max((tmp_path / "run" / "state").iterdir())
     newest.unlink()
     run(*command, "-o", tmp_path / "run")
-    assert told(tmp_path / "run") == told(trained)
+    assert metrics(tmp_path / "run") == metrics(trained)
     resumed, whole = weights(tmp_path / "run"), weights(trained)
     assert all(torch.equal(resumed[name], whole[name]) for name in whole)
 

@@ -32,6 +32,7 @@ CLASSES = st.lists(st.integers(1, 60), min_size=1, max_size=8)
 
 @given(classes=CLASSES, shares=SHARES, seed=st.integers(0, 9))
 @example(classes=[17, 13, 23, 27, 57, 60], shares="80/10/10", seed=1)  # needs two groups to change places
+@example(classes=[3, 3, 18], shares="80/10/10", seed=0)  # the class of 18 gives val and test one video less
 @settings(max_examples=50)
 def test_single_videos_meet_their_shares_in_every_class_and_altogether(classes, shares, seed):
     parts = read_shares(shares)
@@ -47,7 +48,7 @@ def test_single_videos_meet_their_shares_in_every_class_and_altogether(classes, 
             least = 1 if count >= len(parts) else 0
             lent = len(parts) - 1 if least and count * min(parts.values()) < 1 else 0
             assert least <= counts[label]
-            assert abs(counts[label] - share * count) < 1.5 + lent
+            assert abs(counts[label] - share * count) < 1.5 + max(lent, given)
 
 
 @given(classes=CLASSES, shares=SHARES, group_size=st.integers(1, 9), seed=st.integers(0, 9))

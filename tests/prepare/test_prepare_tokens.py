@@ -20,7 +20,7 @@ from damage import damaged_bytes, damaged_json
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from processes import stop_after
-from small_runs import called, told, weights
+from small_runs import called, metrics, weights
 
 from everest.checkpoints.describe import load_model
 from everest.config.recipe import load_recipe
@@ -132,7 +132,7 @@ def test_a_run_with_a_cache_equals_the_run_with_the_tokenizer(kind: str, recipe,
     prepare(recipe, moved, tmp_path / "tokens", *(part for value in values for part in ("--set", value)))
     moved.unlink()  # so that nothing can load it
     pretrain(recipe, tmp_path / "cached", from_cache(tmp_path / "tokens"), *values)
-    assert told(tmp_path / "cached") == told(tmp_path / "live")
+    assert metrics(tmp_path / "cached") == metrics(tmp_path / "live")
     cached, live = weights(tmp_path / "cached"), weights(tmp_path / "live")
     assert all(torch.equal(cached[name], live[name]) for name in live)
 
@@ -170,7 +170,7 @@ def test_a_killed_run_with_a_cache_and_workers_resumes_to_the_same_bits(recipe, 
     command = ["pretrain", *(part for value in values for part in ("--set", value))]
     assert stop_after(recipe, command, tmp_path / "parts", signal.SIGKILL, rows=5) == -signal.SIGKILL
     pretrain(recipe, tmp_path / "parts", *values)
-    assert told(tmp_path / "parts") == told(tmp_path / "whole")
+    assert metrics(tmp_path / "parts") == metrics(tmp_path / "whole")
     cached, live = weights(tmp_path / "parts"), weights(tmp_path / "whole")
     assert all(torch.equal(cached[name], live[name]) for name in live)
 
@@ -181,7 +181,7 @@ def test_two_processes_with_a_cache_train_what_one_does(recipe, cache, tmp_path)
     for number in (1, 2):
         command = [*options, "-o", tmp_path / str(number), "--processes", number, "--set", "train.workers=1"]
         subprocess.run([sys.executable, "-m", "everest_cli", *map(str, command)], check=True, timeout=300)
-    one, two = ([row["loss"] for row in told(tmp_path / str(n)) if "loss" in row] for n in (1, 2))
+    one, two = ([row["loss"] for row in metrics(tmp_path / str(n)) if "loss" in row] for n in (1, 2))
     assert two == pytest.approx(one, abs=1e-5)
 
 
@@ -415,11 +415,11 @@ def test_a_bad_video_is_left_out_and_replaced_as_without_a_cache(recipe, tokeniz
         assert list(csv.DictReader(file)) == [bad]
     pretrain(recipe, tmp_path / "live", f"tokenizer.checkpoint={tokenizer}", *values)
     pretrain(recipe, tmp_path / "cached", from_cache(tmp_path / "tokens"), *values)
-    assert told(tmp_path / "cached") == told(tmp_path / "live")
+    assert metrics(tmp_path / "cached") == metrics(tmp_path / "live")
     (tmp_path / "bad0.mp4").unlink()
     shutil.copy(Path(load_recipe(recipe).data.root) / "clip0.mp4", tmp_path / "bad0.mp4")
     pretrain(recipe, tmp_path / "fixed", from_cache(tmp_path / "tokens"), *values)
-    assert told(tmp_path / "fixed") == told(tmp_path / "cached")  # the cache has no tokens of it
+    assert metrics(tmp_path / "fixed") == metrics(tmp_path / "cached")  # the cache has no tokens of it
 
 
 def test_too_many_bad_videos_end_with_code_4_and_are_tried_again(recipe, tokenizer, tmp_path):

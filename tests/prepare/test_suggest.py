@@ -19,7 +19,7 @@ from everest.prepare.data_facts import DataFacts, data_section, examine_data
 from everest.prepare.suggest import DEVICES, Purpose, choose_values, recipe_text
 from everest.prepare.suggest_probes import ProbeList, choose_every, probe_list
 from everest.train.plan import plan_stage
-from everest.train.probe_loop import num_probes
+from everest.train.probe_loop import is_due
 
 LISTS_OF_CLASSES = {
     "train.csv": "classes.txt",
@@ -297,7 +297,8 @@ def test_suggested_probes_are_few_and_read_few_videos(videos, held_out, steps, b
     every, probes = found
     stage = PretrainSettings(steps=steps, batch_size=batch)
     plan = plan_stage(stage, num_videos=training, processes=1, largest_micro_batch=batch)
-    assert num_probes(plan, every) == probes <= 20
+    checkpoints = {*range(0, plan.steps, plan.checkpoint_steps), plan.steps}
+    assert sum(is_due(plan, every, step) for step in checkpoints) == probes <= 20
     assert probes * (videos + held_out) < 0.05 * steps * batch
 
 

@@ -65,9 +65,6 @@ def metrics(folder: Path) -> list[dict]:
     return [{key: row[key] for key in SAME if key in row} for row in RunFolder(folder).rows()]
 
 
-told = metrics
-
-
 def equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
     """Whether two sets of weights are the same to the bit."""
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)

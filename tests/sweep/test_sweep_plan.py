@@ -11,7 +11,7 @@ from everest.config.recipe import load_recipe
 from everest.errors import DataError, RecipeError
 from everest.models.of_recipe import pretrain_spec
 from everest.sweep.budgets import macs_of_clip
-from everest.sweep.plan import Plan, make_plan
+from everest.sweep.plan import SweepPlan, make_plan
 from everest.sweep.plan_file import check_folder, write_plan
 from everest.sweep.request import read_request
 
@@ -25,11 +25,11 @@ def silent(text: str) -> None:
     pass
 
 
-def planned(recipe: Path, *, notify=silent, data: str | None = None, **options) -> Plan:
+def planned(recipe: Path, *, notify=silent, data: str | None = None, **options) -> SweepPlan:
     return make_plan(read_request(str(recipe), **options), data=data, notify=notify)
 
 
-def counts(plan: Plan) -> dict[str, int]:
+def counts(plan: SweepPlan) -> dict[str, int]:
     stages = [work.stage for work in plan.works().values()]
     return {stage: stages.count(stage) for stage in dict.fromkeys(stages)}
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 from s3fs import S3FileSystem
-from small_runs import RECIPE, run, told, weights
+from small_runs import RECIPE, metrics, run, weights
 from storage import new_bucket, put, s3_server, upload
 from torch import Tensor
 from typer.testing import CliRunner
@@ -232,7 +232,7 @@ def test_a_run_over_a_storage_is_the_run_over_the_files(stored: str, clip_files:
     for name, root in (("here", clip_files), ("there", stored)):
         options = ["--recipe", recipe, "--data", root, "--set", "train.workers=2", "--gpus", "cpu", "-q"]
         run("pretrain", *options, "-o", tmp_path / name)
-    assert told(tmp_path / "there") == told(tmp_path / "here")
+    assert metrics(tmp_path / "there") == metrics(tmp_path / "here")
     ours, theirs = weights(tmp_path / "there"), weights(tmp_path / "here")
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert f"root: {stored}" in (tmp_path / "there" / "recipe.yaml").read_text()

@@ -9,8 +9,8 @@ import pytest
 from everest.config.recipe import load_recipe
 from everest.models.of_recipe import pretrain_spec
 from everest.train.plan import plan_stage
-from everest.train.probe_loop import is_due, num_probes, too_little_hidden
-from everest.train.probes import new_warnings, probe_rows, sentence, warnings
+from everest.train.probe_loop import is_due, too_little_hidden
+from everest.train.probes import new_warnings, num_probes, probe_rows, sentence, warnings
 from everest_cli.output import probe_line
 
 STEPS, VIDEOS = 1500, 240
@@ -128,8 +128,9 @@ def test_probes_are_before_the_first_step_after_the_last_and_each_n_epochs():
     stage = load_recipe("small", overrides=["pretrain.steps=100", "pretrain.batch_size=8"]).pretrain
     plan = plan_stage(stage, num_videos=64, processes=1, largest_micro_batch=8)  # 8 steps an epoch
     assert [step for step in range(101) if is_due(plan, 3, step)] == [0, 24, 48, 72, 96, 100]
-    assert num_probes(plan, 3) == 6
-    assert num_probes(plan, 1000) == 2
+    for every, probes in ((1, 14), (3, 6), (12, 3), (1000, 2)):
+        assert sum(is_due(plan, every, step) for step in range(101) if step % 8 == 0 or step == 100) == probes
+        assert num_probes(100, every * plan.checkpoint_steps) == probes
 
 
 def test_a_mask_that_hides_little_is_named_before_the_first_step():

@@ -61,7 +61,8 @@ def run(folder: Path, root: Path, lists: dict[str, Path], overrides: Sequence[st
     saved = folder / "eval.json"
     if not saved.is_file():
         given = [f"data.{name}={path}" for name, path in lists.items()]
-        settings = [f"data.root={root}", f"train.seed={seed}", *given, *overrides]
+        always = ("train.workers=0", "data.cache=memory", f"data.root={root}", f"train.seed={seed}")
+        settings = [*always, *given, *overrides]
         options = [option for setting in settings for option in ("--set", setting)]
         command = ("finetune", "--recipe", "small", "--init", "none", "-o", folder, "--overwrite", "-q")
         everest(*command, *options)
@@ -104,7 +105,7 @@ def rare(folder: Path, videos: Path, names: Sequence[str], seeds: Sequence[int])
             lists = {"train": train, "val": videos / f"{name}_val.csv", "test": videos / f"{name}_test.csv"}
             for arm, overrides in RARE_ARMS.items():
                 out = folder / name / f"{arm}-{seed}"
-                settings = (*CLIPS[name], "train.workers=0", "finetune.best=macro_f1", *overrides)
+                settings = (*CLIPS[name], "finetune.best=macro_f1", *overrides)
                 result = run(out, videos, lists, settings, seed)
                 found[arm].append(result["macro_f1"])
                 print(name, arm, seed, result["macro_f1"], result["top1"], flush=True)
@@ -133,7 +134,7 @@ def several(folder: Path, videos: Path, seeds: Sequence[int]) -> None:
             rows.append((name, "|".join(sorted({row["class"] for row in pair}))))
         lists[part] = write_rows(root / f"{part}.csv", rows)
     whole = "finetune.crop_area=[1.0, 1.0]"  # a crop may lose one of the two clips
-    settings = (*DIFFERENCES, f"data.size=[{SIDE}, {2 * SIDE}]", whole, "train.workers=0")
+    settings = (*DIFFERENCES, f"data.size=[{SIDE}, {2 * SIDE}]", whole)
     found: dict[str, list[float]] = defaultdict(list)
     for seed in seeds:
         out = folder / f"multi-label-{seed}"
@@ -183,7 +184,7 @@ def speed(folder: Path, seeds: Sequence[int]) -> None:
                 write_video(root / name, torch.from_numpy(render(paths, rng)[0]), 12)
             rows.append((name, f"{value:.4f}"))
         lists[part] = write_rows(root / f"{part}.csv", rows)
-    overrides = ("data.frames=8", f"data.size={SIZE}", "data.task=regression", "train.workers=0")
+    overrides = ("data.frames=8", f"data.size={SIZE}", "data.task=regression")
     found: dict[str, list[float]] = defaultdict(list)
     for seed in seeds:
         steps = ("finetune.steps=400", "finetune.stride=1", "finetune.crop_area=[1.0, 1.0]")

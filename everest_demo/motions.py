@@ -9,7 +9,6 @@ n clips, F frames, H W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -60,10 +59,12 @@ _GROWTH: Final = (0.06, 0.09)  # of the logarithm of the radius, a frame
 
 def render_clips(classes: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.uint8]:
     """Render a clip (n, F, H, W, 3) for each entry of `classes` (n,), an index in CLASSES."""
-    return render(_paths([MOTIONS[CLASSES[c]] for c in classes], rng), rng)
+    return render(paths_of(classes, rng), rng)
 
 
-def _paths(motions: Sequence[Motion], rng: np.random.Generator) -> Paths:
+def paths_of(classes: NDArray[np.int64], rng: np.random.Generator) -> Paths:
+    """The paths of n shapes in NUM_FRAMES frames."""
+    motions = [MOTIONS[CLASSES[c]] for c in classes]
     n, frame = len(motions), np.arange(NUM_FRAMES)
     drawn = rng.integers(0, 8, n)
     heading = np.array([d if m.heading is None else m.heading for m, d in zip(motions, drawn, strict=True)])

@@ -1,0 +1,112 @@
+"""The claims of the papers that docs/evidence.md examines, and when a difference supports one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+MARGIN: Final = 3.0  # points, our choice: a smaller loss counts as none
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """A claim about two arms of a part: that the first is better, or that it is not worse."""
+
+    part: str
+    arms: tuple[str, str]
+    text: str
+    origin: str
+    better: bool = True  # otherwise: not worse by MARGIN
+
+    def verdict(self, low: float, high: float) -> str:
+        """The meaning of the 95 % interval of the first arm minus the second."""
+        least = 0.0 if self.better else -MARGIN
+        if low > least:
+            return "seen"
+        return "the opposite is seen" if high < least else "not resolvable at this size"
+
+
+def _methods(part: str, suffix: str) -> tuple[Claim, ...]:
+    others = {
+        "VideoMAE, 75 %": "Table 2",
+        "VideoMAE, 90 %": "Table 2",
+        "ST-MAE": "Table 1",
+        "running cell": "Table 17",
+    }
+    budget = "as many steps" if not suffix else "as many GMACs"
+    return tuple(
+        Claim(
+            part=part,
+            arms=("EVEREST", f"{name}{suffix}"),
+            text=f"EVEREST is better than {name}, with {budget}",
+            origin=origin,
+        )
+        for name, origin in others.items()
+    )
+
+
+def _frames(alpha: str) -> Claim:
+    return Claim(
+        part="frame-selection",
+        arms=(f"alpha {alpha}", "off"),
+        text=f"frame selection with alpha {alpha} helps on clips that rest",
+        origin="Table 13",
+    )
+
+
+def _kept(method: str) -> Claim:
+    return Claim(
+        part="other-encoders",
+        arms=(f"{method}, kept tokens", f"{method}, all tokens"),
+        text=f"fine-tuning a {method} encoder on the kept tokens is not worse than on all",
+        origin="Tables 5 and 11",
+        better=False,
+    )
+
+
+DESCENDING: Final = "descending, descending"
+CLAIMS: Final = (
+    Claim(
+        part="methods",
+        arms=("EVEREST", "from scratch"),
+        text="pre-training is better than training from scratch",
+        origin="Table 2",
+    ),
+    *_methods("methods", ""),
+    *_methods("methods-gmacs", ", equal GMACs"),
+    *(
+        Claim(part="distances", arms=("L2", name), text=f"L2 is better than {name}", origin="Table 9")
+        for name in ("L1", "negative cosine", "negative CKA")
+    ),
+    *(
+        Claim(
+            part="order",
+            arms=(DESCENDING, name),
+            text=f"descending in both stages is better than {name}",
+            origin="Table 16",
+        )
+        for name in ("descending, ascending", "ascending, descending", "ascending, ascending")
+    ),
+    Claim(
+        part="keep-ratios",
+        arms=("PT 0.5, FT 0.6", "PT 1.0, FT 0.6"),
+        text="predicting half of the tokens is not worse than all",
+        origin="Table 10",
+        better=False,
+    ),
+    Claim(
+        part="keep-ratios",
+        arms=("PT 0.5, FT 0.6", "PT 0.5, FT 1.0"),
+        text="fine-tuning on 60 % of the tokens is not worse than on all",
+        origin="Table 10",
+        better=False,
+    ),
+    *map(_frames, ("1.3", "1.5", "2")),
+    *map(_kept, ("VideoMAE", "ST-MAE")),
+    Claim(
+        part="frames",
+        arms=("12 frames, equal GMACs", "8 frames"),
+        text="half as many frames again are better with as many GMACs",
+        origin="Table 12",
+    ),
+)

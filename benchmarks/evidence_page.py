@@ -1,0 +1,157 @@
+"""Writes the tables and figures of docs/evidence.md from benchmarks/evidence/results.
+
+    python benchmarks/evidence_page.py
+
+The text between `<!-- evidence: NAME -->` and `<!-- end of NAME -->` is replaced.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from claims import CLAIMS, Claim
+from measuring import markdown
+
+from everest.sweep.figure import draw_report
+from everest.sweep.report import make_report
+from everest.sweep.report_text import table_columns, table_rows
+
+HERE: Final = Path(__file__).resolve().parent
+RESULTS: Final = HERE / "evidence" / "results"
+IMPORTANCE: Final = HERE / "results" / "importance.json"
+PAGE: Final = HERE.parent / "docs" / "evidence.md"
+BLOCK: Final = re.compile(r"(<!-- evidence: ([\w-]+) -->\n).*?(<!-- end of \2 -->)", re.DOTALL)
+
+Results = Mapping[str, dict[str, Any]]
+
+
+def read_results(folder: Path = RESULTS) -> dict[str, dict[str, Any]]:
+    """The results of each part that has run."""
+    return {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+
+
+def filled(text: str, results: Results) -> str:
+    """The page with its tables."""
+    blocks = {"claims": claims_table(results), "setup": setup_table(results)}
+    blocks |= {part: part_table(document) for part, document in results.items()}
+    blocks |= importance_tables(json.loads(IMPORTANCE.read_text()))
+
+    def block(match: re.Match[str]) -> str:
+        return f"{match[1]}\n{blocks.get(match[2], 'This part has not been run yet.')}\n\n{match[3]}"
+
+    return BLOCK.sub(block, text)
+
+
+def claims_table(results: Results) -> str:
+    """Each claim of a paper with the measured difference."""
+    rows = [_claim_row(claim, results.get(claim.part)) for claim in CLAIMS]
+    head = ["claim", "paper", "difference (points)", "95 % interval", "seeds", "here"]
+    return markdown(head, rows)
+
+
+def _claim_row(claim: Claim, results: dict[str, Any] | None) -> list[str]:
+    row = [claim.text, claim.origin]
+    difference = None if results is None else _difference(results, claim)
+    if difference is None or difference["interval"] is None:
+        return [*row, "", "", "", "not measured"]
+    low, high = difference["interval"]
+    return [
+        *row,
+        f"{difference['mean']:+.1f}",
+        f"{low:+.1f} to {high:+.1f}",
+        str(len(difference["seeds"])),
+        claim.verdict(low, high),
+    ]
+
+
+def _difference(results: dict[str, Any], claim: Claim) -> dict[str, Any] | None:
+    """The first arm of a claim minus the second; None if one has no results."""
+    report = make_report(results, against=claim.arms[1])
+    return next(arm["difference"] for arm in report["arms"] if arm["arm"] == claim.arms[0])
+
+
+def setup_table(results: Results) -> str:
+    """The videos of each part, and the machine."""
+    rows = []
+    for part, document in results.items():
+        videos = ", ".join(f"{count} {name}" for name, count in document["videos"].items())
+        done, machine = document["jobs"], document["machine"]
+        jobs = f"{done['finished']} of {done['all']}"
+        rows.append([f"`{part}`", videos, jobs, f"{machine['cpu']}, torch {machine['torch']}"])
+    return markdown(["part", "videos", "jobs", "machine"], rows)
+
+
+def part_table(document: dict[str, Any]) -> str:
+    """The arms of a part; of real clips a table for each set."""
+    return "\n\n".join(_table(title, report) for title, report in reports(document))
+
+
+def reports(document: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """The report of a part, or one for each labeled set, whose arms are compared with each other only."""
+    sets = [name.removesuffix(" train") for name in document["videos"] if name.endswith(" train")]
+    if not sets:
+        return [("", make_report(document))]
+    method = document["against"].rpartition(", ")[0]
+    found = []
+    for name in sets:
+        own = [arm for arm in document["arms"] if arm["arm"].endswith(f", {name}")]
+        arms = [arm | {"arm": arm["arm"].removesuffix(f", {name}")} for arm in own]
+        found.append((name, make_report(document | {"arms": arms, "against": method})))
+    return found
+
+
+def _table(title: str, report: dict[str, Any]) -> str:
+    columns = list(table_columns(report))
+    places = [number for number, name in enumerate(columns) if "bootstrap" not in name and name != "p"]
+    rows = [[row[place] for place in places] for row in table_rows(report)]
+    table = markdown([columns[place] for place in places], rows)
+    return f"{title}:\n\n{table}" if title else table
+
+
+def importance_tables(document: dict[str, Any]) -> dict[str, str]:
+    """The tables of importance.py: correlation with flow, and kept tokens on the object."""
+    correlation = [
+        [
+            row["source"],
+            row["measure"],
+            f"{row['correlation']:.2f}",
+            "{:.2f} to {:.2f}".format(*row["interval"]),
+            f"{row['clips']} of {row['groups']} groups",
+        ]
+        for row in document["correlation"]
+    ]
+    shares = [name for name in document["composites"][0] if name.startswith("0.")]
+    head = ["camera", "measure", *(f"kept {share}" for share in shares), "slice after the middle"]
+    still = document["composites"][0]["chance"]
+    best = [f"{min(1.0, still / float(share)):.2f}" for share in shares]
+    composites = [["still", "the tokens of the object first", *best, ""]]
+    for row in document["composites"]:
+        precision = [f"{row[share]['precision']:.2f}" for share in shares]
+        composites.append([row["camera"], row["measure"], *precision, f"{row[shares[0]]['of_cut']:.2f}"])
+    sources = ["source", "importance", "rank correlation", "95 % interval", "clips"]
+    return {"correlation": markdown(sources, correlation), "composites": markdown(head, composites)}
+
+
+def draw_figures(results: Results, folder: Path) -> Sequence[Path]:
+    """Draw the metric against the GMACs of each part that the page shows."""
+    drawn = []
+    for part in ("methods", "keep-ratios"):
+        if part in results:
+            drawn.append(folder / f"evidence-{part}.png")
+            draw_report(drawn[-1], make_report(results[part]))
+    return drawn
+
+
+def main() -> None:
+    results = read_results()
+    PAGE.write_text(filled(PAGE.read_text(), results))
+    for path in (PAGE, *draw_figures(results, PAGE.parent)):
+        print(path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+"""Runs the sweeps behind docs/evidence.md, and keeps the results of each as JSON.
+
+    python benchmarks/run_evidence.py FOLDER --videos VIDEOS --jobs 2
+    python benchmarks/run_evidence.py FOLDER --only methods,order --seeds 5
+    python benchmarks/run_evidence.py FOLDER --quick
+
+The same command continues after an interruption. VIDEOS has real clips: `pretrain.csv`, and the lists
+`NAME_train.csv`, `NAME_val.csv`, `NAME_test.csv` of each labeled set. Without it, the part on real clips is
+left out. `--quick` trains for a few steps: it shows that everything runs; its numbers mean nothing, and stay
+in FOLDER. `evidence_page.py` writes the tables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+from measuring import machine
+from rendered_set import RESTING, write_set
+
+from everest_demo.motions import DEMO_SET
+
+HERE: Final = Path(__file__).parent
+FILES: Final = HERE / "evidence"
+SHORT_SIDE: Final = 72  # pixels of real clips: a little more than the 64 of a frame
+QUICK: Final = ("pretrain.steps=4", "pretrain.warmup_steps=1", "finetune.steps=4", "finetune.warmup_steps=1")
+QUICK_SIZES: Final = {"pretrain": 64, "test_per_class": 2}
+LABELED: Final = {  # sets of real clips, with their number of classes
+    "surveillance2": 2,
+    "interaction6": 6,
+    "tennis7": 7,
+    "weizmann10": 10,
+    "cameramotion8": 8,
+}
+
+
+RENDERED: Final = (
+    *("methods", "methods-gmacs", "order", "distances", "keep-ratios", "frame-selection"),
+    *("other-encoders", "frames"),
+)
+CLIPS: Final = "methods-clips"  # its arms are repeated for each labeled set
+PARTS: Final = (*RENDERED, CLIPS)
+
+
+def prepare(folder: Path, videos: Path | None, *, quick: bool) -> None:
+    """Write the rendered set, and real clips in a small size, unless they are there."""
+    rendered, clips = folder / "videos" / "rendered", folder / "videos" / "clips"
+    if not (rendered / f"{RESTING}.csv").is_file():  # the last file
+        sizes = {"pretrain": DEMO_SET.pretrain, "test_per_class": DEMO_SET.test_per_class}
+        write_set(rendered, **(QUICK_SIZES if quick else sizes))
+    if videos is not None and not clips.is_dir():
+        labeled = [videos / f"{name}_{part}.csv" for name in LABELED for part in ("train", "val", "test")]
+        lists = [videos / "pretrain.csv", *labeled]
+        everest("prepare", "encode", *lists, "-o", clips, "--short-side", SHORT_SIDE, "-q")
+
+
+def run(part: str, folder: Path, sets: Sequence[str], options: Sequence[object]) -> dict[str, Any]:
+    """Run a part; returns its results with the sizes of its lists and the machine."""
+    of_clips = part == CLIPS
+    root = folder / "videos" / ("clips" if of_clips else "rendered")
+    runs = folder / "runs" / root.name  # parts on the same videos share their runs
+    file = FILES / f"{part}.yaml"
+    if of_clips:
+        (folder / file.name).write_text(yaml.safe_dump(of_every_set(file, sets), sort_keys=False))
+        file = folder / file.name
+    everest("sweep", file, "--data", root, "-o", runs, *options)
+    unlabeled = RESTING if part == "frame-selection" else "pretrain"
+    prefixes = {f"{name}_": f"{name} " for name in sets} if of_clips else {"": ""}
+    lists = {"unlabeled": f"{unlabeled}.csv"}
+    for prefix, title in prefixes.items():
+        lists |= {f"{title}{name}": f"{prefix}{name}.csv" for name in ("train", "test")}
+    videos = {name: len((root / file).read_text().splitlines()) for name, file in lists.items()}
+    return {
+        "part": part,
+        "videos": videos,
+        "machine": machine(),
+        **json.loads((runs / "results.json").read_text()),
+    }
+
+
+def of_every_set(file: Path, sets: Sequence[str]) -> dict[str, Any]:
+    """A sweep file with each arm for each labeled set; the arms of a method share their pre-training."""
+    sweep = yaml.safe_load(file.read_text())
+    arms = {}
+    for name in sets:
+        lists = {"data.train": f"{name}_train.csv", "data.test": f"{name}_test.csv"}
+        own: dict[str, Any] = lists | {"data.num_classes": LABELED[name]}
+        if name == "cameramotion8":
+            own |= {"finetune.flip": False}  # its classes are directions
+        arms |= {f"{arm}, {name}": {**settings, **own} for arm, settings in sweep["arms"].items()}
+    against = f"{sweep['against']}, {sets[0]}"
+    return sweep | {"recipe": str(FILES / sweep["recipe"]), "arms": arms, "against": against}
+
+
+def everest(*arguments: object) -> None:
+    """Run a command, whose progress is shown."""
+    environment = {"OMP_NUM_THREADS": "1"} | os.environ
+    command = [sys.executable, "-m", "everest_cli", *map(str, arguments)]
+    subprocess.run(command, check=True, env=environment)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--videos", type=Path, help="folder with the lists of real clips")
+    parser.add_argument("--only", type=_names, default=PARTS, metavar="PART,…", help=f"of {', '.join(PARTS)}")
+    parser.add_argument("--sets", type=_names, default=tuple(LABELED), metavar="NAME,…", help="of real clips")
+    parser.add_argument("--seeds", help="a number of seeds, or the seeds")
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--quick", action="store_true")
+    arguments = parser.parse_args()
+    folder, quick = arguments.folder.absolute(), arguments.quick
+    prepare(folder, arguments.videos, quick=quick)
+    results = folder / "results" if quick else FILES / "results"
+    results.mkdir(parents=True, exist_ok=True)
+    seeds = arguments.seeds or ("1" if quick else None)
+    options = ["--jobs", arguments.jobs, *(() if seeds is None else ("--seeds", seeds))]
+    options += [option for setting in QUICK if quick for option in ("--set", setting)]
+    for part in arguments.only:
+        if part != CLIPS or arguments.videos is not None:
+            document = run(part, folder, arguments.sets, options)
+            (results / f"{part}.json").write_text(json.dumps(document, indent=1) + "\n")
+
+
+def _names(text: str) -> list[str]:
+    names = text.split(",")
+    unknown = next((name for name in names if name not in (*PARTS, *LABELED)), None)
+    if unknown is not None:
+        raise argparse.ArgumentTypeError(f"no part or set '{unknown}'")
+    return names
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""docs/evidence.md has the numbers of the committed results, and no others."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "evidence.md"
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+from claims import CLAIMS, Claim  # noqa: E402
+from evidence_page import BLOCK, filled, read_results  # noqa: E402
+
+
+def test_the_page_is_what_the_results_give():
+    text = PAGE.read_text()
+    assert filled(text, read_results()) == text
+
+
+def test_the_text_between_the_tables_has_no_numbers_of_its_own():
+    text = BLOCK.sub("", PAGE.read_text())
+    text = re.sub(r"```.*?```|`[^`]*`|\([^)]*\.png\)", "", text, flags=re.DOTALL)
+    text = re.sub(r"Tables? [\d, and]+|top-1", "", text)  # of the paper
+    assert re.findall(r"\d+", text) == []
+
+
+def test_every_claim_is_about_arms_of_its_part():
+    for claim in CLAIMS:
+        text = (ROOT / "benchmarks" / "evidence" / f"{claim.part}.yaml").read_text()
+        for arm in claim.arms:
+            assert f"\n  {arm}:" in text or f'\n  "{arm}":' in text, claim
+
+
+@pytest.mark.parametrize(
+    ("better", "low", "high", "verdict"),
+    [
+        (True, 0.1, 2.0, "seen"),
+        (True, 0.0, 2.0, "not resolvable at this size"),
+        (True, -2.0, -0.1, "the opposite is seen"),
+        (False, -2.9, 1.0, "seen"),
+        (False, -3.1, 9.0, "not resolvable at this size"),
+        (False, -9.0, -3.1, "the opposite is seen"),
+    ],
+)
+def test_a_claim_is_seen_if_the_whole_interval_supports_it(
+    better: bool, low: float, high: float, verdict: str
+):
+    claim = Claim(part="methods", arms=("a", "b"), text="", origin="", better=better)
+    assert claim.verdict(low, high) == verdict
+
+
+@pytest.mark.slow
+def test_all_of_the_evidence_runs_quickly(tmp_path: Path, shared: Path):
+    command = [sys.executable, ROOT / "benchmarks" / "run_evidence.py", tmp_path, "--quick"]
+    command += ["--videos", shared / "videos" / "actions", "--sets", "surveillance2"]
+    subprocess.run(command, check=True, timeout=900)
+    results = read_results(tmp_path / "results")
+    assert {claim.part for claim in CLAIMS} <= set(results)
+    for document in results.values():
+        assert document["jobs"]["finished"] == document["jobs"]["all"] > 0
+        assert document["failures"] == []
+    assert "not measured" in filled(PAGE.read_text(), results)  # one seed has no interval
+    assert json.loads((tmp_path / "results" / "methods.json").read_text())["videos"]["unlabeled"] == 64

@@ -9,13 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from claims import CLAIMS, Claim
+from evidence_page import BLOCK, filled, read_results
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "evidence.md"
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
-from claims import CLAIMS, Claim  # noqa: E402
-from evidence_page import BLOCK, filled, read_results  # noqa: E402
 
 
 def test_the_page_is_what_the_results_give():

@@ -109,4 +109,18 @@ CLAIMS: Final = (
         text="half as many frames again are better with as many GMACs",
         origin="Table 12",
     ),
+    *(
+        Claim(
+            part="lvmae",
+            arms=("adaptive", name),
+            text=f"LVMAE: predicting adaptive tokens is better than {what}",
+            origin="LVMAE",
+        )
+        for name, what in (
+            ("from scratch", "no pre-training"),
+            ("random", "random tokens"),
+            ("frame difference", "those with the largest frame difference"),
+            ("all", "predicting all tokens"),
+        )
+    ),
 )

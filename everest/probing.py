@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from accelerate.utils import gather_object
 from numpy.typing import NDArray
+from torch import Tensor
 
 from everest.config.settings import Recipe
 from everest.data.bad_videos import refuse_too_many
@@ -40,14 +41,15 @@ from everest.train.training import Training
 PASS: Final = 16  # our choice: videos of a forward pass; all of their tokens are encoded
 
 Value = TypeVar("Value")
+TargetLoss = Callable[[Tensor, Tensor, Tensor], Tensor]  # predictions and targets (B, K, P), scored (B, K)
 Row = dict[str, Any]  # of metrics.jsonl
 
 
-class _Losses(NamedTuple):
-    """The losses of a pass, each a mean over its clips."""
+class _HeldOut(NamedTuple):
+    """The loss of a pass, a mean over its clips, and its targets."""
 
     loss: float
-    of_mean: float | None  # of predicting the mean target
+    targets: Tensor | None  # (M, P) of the M scored tokens, on the CPU; None for a classification
 
 
 class _PassResult(NamedTuple):
@@ -99,6 +101,11 @@ class Prober:
         return len(self.clips.features)
 
     @property
+    def num_held_out(self) -> int:
+        """The videos whose loss is measured."""
+        return 0 if self.clips.held_out is None else len(self.clips.held_out)
+
+    @property
     def rank_most(self) -> int:
         """The largest RankMe that the features can have."""
         return min(MOST_VIDEOS, len(self.clips.features), self._spec.model.backbone_size.width)
@@ -126,7 +133,8 @@ class Prober:
             encoded = self._over(self.clips.features, lambda clip: _features(model, clip))
             losses = []
             if self.clips.held_out is not None:
-                losses = self._over(self.clips.held_out, lambda clip: _losses(model, clip))
+                losses = self._over(self.clips.held_out, lambda clip: _held_out(model, clip))
+            held_out = _mean_losses(losses, model.targets.loss)
         features = np.concatenate([part.value for part in encoded])  # (N, D)
         if not np.isfinite(features).all():
             raise DivergedError(
@@ -144,7 +152,7 @@ class Prober:
             }
 
         row = decide_on_main(self._training.accelerator, of_features)
-        row |= _mean_losses(losses)
+        row |= held_out
         return row | {"probe_seconds": round(time.monotonic() - started, 3)}
 
     def _accuracies(self, features: NDArray[np.float32], places: list[int]) -> Row:
@@ -226,25 +234,29 @@ def _features(model: MaskedAutoencoder, clip: Clip) -> NDArray[np.float32]:
     return encode(model, frames, None).pooled.float().cpu().numpy()
 
 
-def _losses(model: MaskedAutoencoder, clip: Clip) -> _Losses:
-    """The loss of pre-training, and that of predicting the mean of the targets in the pass."""
+def _held_out(model: MaskedAutoencoder, clip: Clip) -> _HeldOut:
+    """The loss of pre-training on a pass, and its targets."""
     out = model(clip.frames.flatten(0, 1), noise=clip.noise.flatten(0, 1))
-    of_mean = None
-    if out.prediction.shape == out.target.shape:  # no classification
-        scored = out.selection.scored()
-        mean = out.target[scored].float().mean(dim=0).expand_as(out.target)
-        of_mean = model.targets.loss(mean, out.target, scored).item()
-    return _Losses(out.loss.item(), of_mean)
+    is_regression = out.prediction.shape == out.target.shape
+    return _HeldOut(
+        out.loss.item(), out.target[out.selection.scored()].float().cpu() if is_regression else None
+    )
 
 
-def _mean_losses(passes: list[_PassResult]) -> Row:
-    """The means over the held-out clips; None without any."""
+def _mean_losses(passes: list[_PassResult], loss: TargetLoss) -> Row:
+    """The mean over the held-out clips, and the loss of predicting the mean of all their targets.
+
+    The values are None without such clips; the second also if the targets are classes.
+    """
     if not passes:
         return {"heldout_loss": None, "heldout_mean_loss": None}
-    counts = np.array([len(part.videos) for part in passes])
-    values = [part.value for part in passes]
-    of_means = [value.of_mean for value in values if value.of_mean is not None]
-    return {
-        "heldout_loss": float(np.average([value.loss for value in values], weights=counts)),
-        "heldout_mean_loss": float(np.average(of_means, weights=counts)) if of_means else None,
-    }
+    counts = [len(part.videos) for part in passes]
+    held_out = float(np.average([part.value.loss for part in passes], weights=counts))
+    parts = [part.value.targets for part in passes if part.value.targets is not None]
+    of_mean = None
+    if parts:
+        targets = torch.cat(parts)[None]  # (1, M, P)
+        scored = torch.ones(targets.shape[:2], dtype=torch.bool)
+        mean = targets.mean(dim=1, keepdim=True, dtype=torch.float64).float()  # (1, 1, P)
+        of_mean = loss(mean.expand_as(targets), targets, scored).item()
+    return {"heldout_loss": held_out, "heldout_mean_loss": of_mean}

@@ -70,6 +70,8 @@ def _draw_arms(panel: Axes, arms: Sequence[Mapping[str, Any]]) -> None:
         panel.errorbar(
             [x], [arm["mean"]], bars, color=color, marker=marker, markersize=8, capsize=4, linewidth=2
         )
+    if np.ptp(costs) == 0:  # arms side by side have no costs of their own
+        panel.set_xticks([costs[0]], [f"{costs[0]:.4g}"])
     panel.margins(x=0.1, y=0.08)
     panel.autoscale_view()
     panel.set_xlim(panel.get_xlim())

@@ -16,6 +16,7 @@ from everest.sweep.budgets import equalize
 from everest.sweep.choices import Arm, StageName
 from everest.sweep.request import NO_INIT, Equal, SweepRequest
 from everest.sweep.works import Settings, Work, changed_settings, make_work
+from everest.system.storage import join_location, parse_location
 
 Notify = Callable[[str], None]
 
@@ -106,6 +107,7 @@ def make_plan(request: SweepRequest, *, data: str | None, notify: Notify) -> Swe
         _plan_arm(request, arm, recipes[arm.name], own_root=recipes[arm.name].data.root != base.data.root)
         for arm in request.arms
     )
+    _refuse_same_jobs(arms)
     return SweepPlan(
         recipe=request.recipe.name,
         summary=request.summary,
@@ -137,7 +139,15 @@ def _check_data(name: str, recipe: Recipe, stages: tuple[StageName, ...]) -> Non
         "eval": ("test",),
         "probe": ("train", "test"),
     }
+    further: dict[StageName, tuple[str | None, ...]] = {
+        "pretrain": (recipe.pretrain.probe.list if recipe.pretrain.probe.every else None,),
+        "finetune": (recipe.data.val, recipe.data.classes),
+    }
+    root = parse_location(recipe.data.root)
     for stage in stages:
+        for file in further.get(stage, ()):
+            if file is not None and not join_location(root, file).exists():
+                raise DataError(f"{name}: no list '{file}' in {root}, which {stage} reads")
         for key in reads[stage]:
             try:
                 location = find_source(recipe.data, key, labeled=stage != "pretrain").location
@@ -147,6 +157,19 @@ def _check_data(name: str, recipe: Recipe, stages: tuple[StageName, ...]) -> Non
                     )
             except UserError as error:
                 raise type(error)(f"{name}: {error}") from error
+
+
+def _refuse_same_jobs(arms: tuple[PlannedArm, ...]) -> None:
+    """Raise RecipeError if two arms have the same jobs: their difference would be exactly 0."""
+    seen: dict[tuple[str, ...], str] = {}
+    for arm in arms:
+        names = tuple(work.name for works in arm.works.values() for work in works)
+        other = seen.setdefault(names, arm.name)
+        if other != arm.name:
+            raise RecipeError(
+                f"the arms '{other}' and '{arm.name}' have the same jobs: their settings are equal, or none "
+                f"of the stages {', '.join(arm.stages)} depends on the difference; leave one out"
+            )
 
 
 def _stages(request: SweepRequest, arm: Arm) -> tuple[StageName, ...]:

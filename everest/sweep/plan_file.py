@@ -27,7 +27,7 @@ def check_folder(folder: Path, plan: SweepPlan) -> list[str]:
     Raises:
         RecipeError: other files are there, a damaged plan, or an arm that has other settings now.
     """
-    refuse_foreign(folder, lambda name: name == PLAN_FILE)
+    refuse_foreign(folder, lambda name: name == PLAN_FILE, fix="choose another folder")
     if not (folder / PLAN_FILE).is_file():
         return []
     before = _read(folder / PLAN_FILE)

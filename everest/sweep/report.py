@@ -30,12 +30,14 @@ def make_report(results: Mapping[str, Any], *, metric: str | None = None, agains
     values = {arm: _values(rows["seeds"], name) for arm, rows in arms.items()}
     if not any(values.values()):
         known = {key for arm in results["arms"] for row in arm["seeds"] for key in row["metrics"]}
-        if name in known or not known or metric is None:
-            done = results["jobs"]["finished"]
+        done, every = results["jobs"]["finished"], results["jobs"]["all"]
+        if done < every and (name in known or metric is None):
             raise RecipeError(
-                f"no seed of any arm has {shown(name)} yet ({done} of {results['jobs']['all']} jobs have "
-                "finished); repeat the command of the sweep"
+                f"no seed of any arm has {shown(name)} yet ({done} of {every} jobs have finished); repeat "
+                "the command of the sweep"
             )
+        if not known:
+            raise RecipeError("no job has measured anything; add the stage eval or probe, or set data.val")
         raise unknown_name("--metric", name, known)
     kind = metric_of(name)
     return {

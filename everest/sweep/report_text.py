@@ -43,14 +43,21 @@ def notes(document: Mapping[str, Any]) -> Iterator[str]:
     jobs, arms = document["jobs"], document["arms"]
     if jobs["finished"] < jobs["all"]:
         yield f"{jobs['finished']} of {jobs['all']} jobs have finished"
-    most = max(len(arm["seeds"]) for arm in arms)
-    if most == 1:
+    pairs = [arm["difference"]["seeds"] for arm in arms if arm["difference"] is not None]
+    fewest = min([len(seeds) for seeds in pairs] or [len(arm["seeds"]) for arm in arms])
+    if len({tuple(arm["seeds"]) for arm in arms if arm["seeds"]}) > 1:
+        yield "a difference uses the seeds that both arms have; their means are over all of their seeds"
+    if fewest == 1:
         yield "one seed: no interval, and a difference may be the difference between any two runs"
-    elif most < FEW_SEEDS:
+    elif fewest < FEW_SEEDS:
         yield (
-            f"{most} seeds: with fewer than {FEW_SEEDS}, t intervals are wide, and bootstrap intervals are "
+            f"{fewest} seeds: with fewer than {FEW_SEEDS}, t intervals are wide, and bootstrap intervals are "
             "too narrow"
         )
+    for arm in arms:
+        difference = arm["difference"] or {"values": [], "interval": None}
+        if len(difference["values"]) > 1 and difference["interval"] is None:
+            yield f"{arm['arm']}: all differences are equal, which gives no interval"
     if not document["higher_is_better"]:
         yield f"{document['title']}: less is better"
 

@@ -120,7 +120,9 @@ def _read_arms(values: Any, file: RecipeFile) -> tuple[Arm, ...]:
     arms = []
     for name, written in values.items():
         settings = {} if written is None else written
-        if not isinstance(settings, dict) or not name.isprintable():
+        if not name.strip() or not name.isprintable():
+            raise RecipeError(f"{label}: {shown(name)}: the name of an arm must be visible text in one line")
+        if not isinstance(settings, dict):
             raise RecipeError(f"{label}: {shown(name)}: must be a mapping such as {{finetune.steps: 900}}")
         own = {key: value for key, value in settings.items() if "." in key}
         for key in settings.keys() - own.keys() - {"stages", "init"}:

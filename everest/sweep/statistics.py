@@ -16,6 +16,7 @@ from scipy import stats
 
 LEVEL: Final = 0.95
 DRAWS: Final = 10_000
+ROUNDING: Final = 1e-9  # of the values; differences that vary by less are equal
 SEED: Final = 0  # the same numbers have the same interval
 
 
@@ -39,13 +40,16 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 class Paired(NamedTuple):
-    """The differences of two arms on the same seeds. The intervals and p are None for a single seed."""
+    """The differences of two arms on the same seeds.
+
+    The intervals and p are None for a single seed, and if all differences are equal: these show no spread.
+    """
 
     seeds: list[int]
     differences: list[float]
     spread: Spread
     bootstrap: tuple[float, float] | None  # 95 %, of the percentile bootstrap
-    p: float | None  # of the paired t-test; None also if all differences are equal
+    p: float | None  # of the paired t-test
 
 
 def paired(values: dict[int, float], others: dict[int, float]) -> Paired | None:
@@ -55,12 +59,11 @@ def paired(values: dict[int, float], others: dict[int, float]) -> Paired | None:
         return None
     differences = [values[seed] - others[seed] for seed in seeds]
     found = spread(differences)
-    if found.std is None:
-        return Paired(seeds, differences, found, None, None)
-    p = None
-    if found.std > 0:
-        t = found.mean / (found.std / len(differences) ** 0.5)
-        p = 2 * float(stats.t.sf(abs(t), len(differences) - 1))
+    largest = max(abs(value) for arm in (values, others) for value in arm.values())
+    if found.std is None or found.std <= ROUNDING * largest:
+        return Paired(seeds, differences, found._replace(interval=None), None, None)
+    t = found.mean / (found.std / len(differences) ** 0.5)
+    p = 2 * float(stats.t.sf(abs(t), len(differences) - 1))
     return Paired(seeds, differences, found, bootstrap(differences), p)
 
 

@@ -42,7 +42,9 @@ def sole_writer(path: Path, *, busy: str | None = None) -> Iterator[None]:
         lock.release()
 
 
-def refuse_foreign(output: Path, is_own: Callable[[str], bool]) -> None:
+def refuse_foreign(
+    output: Path, is_own: Callable[[str], bool], *, fix: str = "choose another folder, or use --overwrite"
+) -> None:
     """Refuse an output folder that holds other files. Traces of a call that was killed early are ignored.
 
     Args:
@@ -60,6 +62,4 @@ def refuse_foreign(output: Path, is_own: Callable[[str], bool]) -> None:
     except OSError as error:
         raise EnvironmentProblem(f"--output {output}: cannot be read: {error.strerror}") from error
     if names and not any(map(is_own, names)):
-        raise RecipeError(
-            f"--output {output}: holds other files ({names[0]}); choose another folder, or use --overwrite"
-        )
+        raise RecipeError(f"--output {output}: holds other files ({names[0]}); {fix}")

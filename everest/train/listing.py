@@ -15,6 +15,7 @@ from everest.errors import RecipeError, UserError
 from everest.system.run_folder import (
     ENDED,
     ENVIRONMENT,
+    ONE_BATCH,
     PLAN,
     RECIPE,
     STATE,
@@ -44,8 +45,9 @@ class Ancestor:
 class RunSummary:
     """One run in a line. Values that are not known (yet) are None.
 
-    running: a process trains it. finished: the last step is logged and its weights are saved. resumable:
-    stopped, with a state to resume from. started: stopped before anything was saved. damaged: see `problem`.
+    running: a process trains it. finished: the last step is logged and saved, and validated or probed if the
+    run does that. resumable: stopped, with a state to resume from. started: stopped before anything was
+    saved. damaged: see `problem`.
     """
 
     path: str
@@ -95,7 +97,7 @@ def summarize(run: Path) -> RunSummary:
         best = max if metric is not None and METRICS[metric].higher else min
         return RunSummary(
             path=str(run),
-            state=_state(run, rows, steps),
+            state=_state(run, environment, rows, command),
             age_seconds=age,
             command=command,
             recipe=_optional(str, find_recipe(run / RECIPE).values().get("name")),
@@ -139,16 +141,28 @@ def _optional(kind: type[Value], value: Any) -> Value | None:
     return value
 
 
-def _state(run: Path, rows: list[dict[str, Any]], steps: int | None) -> State:
+def _state(run: Path, environment: dict[str, Any], rows: list[dict[str, Any]], command: str | None) -> State:
     if is_running(run):
         return "running"
     # Logged is not yet saved: a run killed while it validates after the last step has to repeat some.
     weights = RunFolder(run).weights
-    last = _newest(rows, "step")
-    logged_all = last is not None and (last == steps or _newest(rows, ENDED) is not None)
-    if logged_all and weights.is_file() and read_header(weights).step == last:
-        return "finished"
+    last, steps = _newest(rows, "step"), environment.get(PLAN, {}).get("steps")
+    logged_all = last == steps or _newest(rows, ENDED) is not None
+    if last is not None and logged_all and weights.is_file() and read_header(weights).step == last:
+        measured = environment.get(ONE_BATCH) or _is_measured(run, rows, last, command)
+        return "finished" if measured else "resumable"
     return "resumable" if any((run / STATE).glob("step-*.safetensors")) else "started"
+
+
+def _is_measured(run: Path, rows: list[dict[str, Any]], last: int, command: str | None) -> bool:
+    """Whether the validation or the probe after the last step is there, if the run has one."""
+    recipe = find_recipe(run / RECIPE).values()
+    if command == "finetune":
+        key, expected = "val_loss", recipe.get("data", {}).get("val") is not None
+    else:
+        probe = recipe.get("pretrain", {}).get("probe", {})
+        key, expected = "rank_me", command == "pretrain" and bool(probe.get("every"))
+    return not expected or any(row.get("step") == last and key in row for row in rows)
 
 
 def _values(rows: list[dict[str, Any]], key: str) -> list[float]:

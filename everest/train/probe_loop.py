@@ -85,7 +85,8 @@ def probe_if_due(training: Training) -> None:
     training.report({**event, **row})
     for kind, warning in prober.impossible(row).items():
         training.warn_once(kind, warning)
-    for kind, warning in new_warnings(rows, steps=plan.steps, videos=prober.num_videos).items():
+    sizes = {"videos": prober.num_videos, "held_out": prober.num_held_out}
+    for kind, warning in new_warnings(rows, steps=plan.steps, **sizes).items():
         training.warn_once(kind, warning)
 
 

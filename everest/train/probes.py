@@ -35,6 +35,11 @@ class Probing(Protocol):
         ...
 
     @property
+    def num_held_out(self) -> int:
+        """The videos whose loss is measured."""
+        ...
+
+    @property
     def rank_most(self) -> int:
         """The largest RankMe that the features can have."""
         ...
@@ -57,6 +62,7 @@ NEAR_MEAN: Final = 0.99  # our choice: of the loss of predicting the mean, which
 PATIENT_UNTIL: Final = 0.5  # of the steps of a run
 PATIENT_RANK: Final = 0.5  # of the first RankMe
 LEAST_FALL: Final = 0.05  # our choice: of the first held-out loss
+FEWEST_HELD_OUT: Final = 16  # our choice: the mean target of fewer videos is close to that of each
 STANDARD_ERRORS: Final = 3.0  # our choice: of a difference of two accuracies
 ACCURACIES: Final = {"probe_linear": "linear probe", "probe_knn": "k-NN"}  # the better probe first
 
@@ -66,35 +72,36 @@ def probe_rows(rows: Iterable[Row]) -> list[Row]:
     return [row for row in rows if "rank_me" in row]
 
 
-def new_warnings(rows: Rows, *, steps: int, videos: int) -> dict[str, str]:
+def new_warnings(rows: Rows, *, steps: int, videos: int, held_out: int) -> dict[str, str]:
     """The warnings of the last probe that no probe before it gave, by their kind.
 
     Args:
         steps: of the whole run.
         videos: whose classes are probed.
+        held_out: videos whose loss is measured.
     """
-    found = warnings(rows, steps=steps, videos=videos)
+    found = warnings(rows, steps=steps, videos=videos, held_out=held_out)
     for number in range(1, len(rows)):
         found = {
             kind: text
             for kind, text in found.items()
-            if kind not in warnings(rows[:number], steps=steps, videos=videos)
+            if kind not in warnings(rows[:number], steps=steps, videos=videos, held_out=held_out)
         }
     return found
 
 
-def warnings(rows: Rows, *, steps: int, videos: int) -> dict[str, str]:
+def warnings(rows: Rows, *, steps: int, videos: int, held_out: int) -> dict[str, str]:
     """The signs of a broken run in the last probe, by their kind; none early in the run."""
     last = rows[-1]
     if last["step"] < max(CHECKED_FROM * steps, min(FEWEST_STEPS, steps)):
         return {}
     checks: dict[str, Callable[[Row, Row], str | None]] = {
         "collapse": _collapse,
-        "held-out loss": lambda first, last: _no_fall(
-            first, last, patient=last["step"] < PATIENT_UNTIL * steps
-        ),
         "accuracy": lambda first, last: _worse(first, last, videos),
     }
+    if held_out >= FEWEST_HELD_OUT:
+        patient = last["step"] < PATIENT_UNTIL * steps
+        checks["held-out loss"] = lambda first, last: _no_fall(first, last, patient=patient)
     found = {kind: check(rows[0], last) for kind, check in checks.items()}
     return {kind: f"step {last['step']}: {text}" for kind, text in found.items() if text is not None}
 
@@ -164,7 +171,7 @@ def sentence(rows: Rows, *, steps: int, videos: int, rank_most: int) -> str:
     """
     first, last = rows[0], rows[-1]
     rank = f"RankMe {_moved(first['rank_me'], last['rank_me'])} of {rank_most}"
-    collapsed = "collapse" in warnings(rows, steps=steps, videos=videos)
+    collapsed = "collapse" in warnings(rows, steps=steps, videos=videos, held_out=0)
     parts = [f"{rank}: the features collapsed" if collapsed else rank]
     key = next((key for key in ACCURACIES if last.get(key) is not None and first.get(key) is not None), None)
     if key is not None:

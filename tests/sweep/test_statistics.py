@@ -70,7 +70,9 @@ def test_arms_without_a_common_seed_have_no_difference():
     assert paired({0: 1.0}, {1: 1.0}) is None
 
 
-def test_equal_differences_have_an_interval_without_width_and_no_p():
-    found = paired({0: 2.0, 1: 3.0}, {0: 1.0, 1: 2.0})
-    assert found is not None
-    assert (found.spread.interval, found.bootstrap, found.p) == ((1.0, 1.0), (1.0, 1.0), None)
+def test_equal_differences_have_neither_intervals_nor_p_whatever_their_rounding():
+    first = {0: 55.4, 1: 61.1345, 2: 70.2}
+    for others in (first, {seed: value + 0.1 for seed, value in first.items()}):
+        found = paired(others, first)
+        assert found is not None
+        assert (found.spread.interval, found.bootstrap, found.p) == (None, None, None)

@@ -45,7 +45,6 @@ def counts(plan: SweepPlan) -> dict[str, int]:
         ("data.test=train.csv,clip0.mp4", {"pretrain": 2, "finetune": 2, "eval": 4}),
         ("data.val=null,train.csv", {"pretrain": 2, "finetune": 4, "eval": 4}),
         ("data.pretrain=null,train.csv", {"pretrain": 4, "finetune": 4, "eval": 4}),
-        ("train.workers=0,1", {"pretrain": 2, "finetune": 2, "eval": 2}),
     ],
 )
 def test_arms_share_the_stages_whose_settings_are_equal(recipe: Path, over: str, expected: dict[str, int]):
@@ -144,6 +143,25 @@ def test_a_missing_list_is_noticed_before_any_job(recipe: Path):
         planned(recipe, over=["data.train=gone.csv"])
 
 
+@pytest.mark.parametrize("over", ["data.val=train.csv,gone.csv", "data.classes=gone.txt"])
+def test_a_missing_file_of_a_later_stage_is_noticed_before_any_job(recipe: Path, over: str):
+    with pytest.raises(DataError, match=r"no list 'gone.*which finetune reads"):
+        planned(recipe, over=[over])
+
+
+@pytest.mark.parametrize(
+    ("over", "stages"),
+    [
+        ("train.workers=0,1", "pretrain,finetune,eval"),
+        ("finetune.steps=5,9", "pretrain"),
+        ("finetune.selection.keep_ratio=0.3,0.30", "finetune"),
+    ],
+)
+def test_arms_that_run_the_same_jobs_are_refused(recipe: Path, over: str, stages: str):
+    with pytest.raises(RecipeError, match="have the same jobs"):
+        planned(recipe, over=[over], stages=stages)
+
+
 def test_equal_gmacs_scale_the_steps_of_both_stages(recipe: Path):
     notices: list[str] = []
     over = ["pretrain.selection.keep_ratio=0.3,0.6", "finetune.selection.keep_ratio=0.6,0.3"]
@@ -218,6 +236,7 @@ def test_a_setting_at_its_default_is_not_part_of_the_identity(recipe: Path):
 
 
 def test_the_sweep_file_of_the_benchmarks_is_planned(clip_files: Path, tmp_path: Path):
+    (tmp_path / "classes.txt").write_text("a\nb\n")
     for name in ("train", "test", "pretrain"):
         (tmp_path / f"{name}.csv").write_text((clip_files / "train.csv").read_text())
     file = Path(__file__).resolve().parents[2] / "benchmarks" / "evidence" / "lvmae.yaml"

@@ -79,7 +79,16 @@ def test_differences_use_the_seeds_that_both_arms_have():
     document = make_report(results({"a": {0: 50.0, 1: None, 2: 60.0}, "b": {0: 51.0, 1: 58.0, 2: 61.0}}))
     assert document["arms"][0]["seeds"] == [0, 2]
     assert document["arms"][1]["difference"]["seeds"] == [0, 2]
-    assert "5 of 6 jobs have finished" in list(notes(document))
+    said = list(notes(document))
+    assert "5 of 6 jobs have finished" in said
+    assert "a difference uses the seeds that both arms have; their means are over all of their seeds" in said
+    assert [note for note in said if note.startswith("2 seeds: with fewer than 5")]
+
+
+def test_equal_differences_are_named_instead_of_an_interval_without_width():
+    document = make_report(results({"a": {0: 55.4, 1: 61.1345}, "b": {0: 55.5, 1: 61.2345}}))
+    assert document["arms"][1]["difference"]["interval"] is None
+    assert "b: all differences are equal, which gives no interval" in list(notes(document))
 
 
 def test_one_seed_has_no_interval_and_the_report_states_it():
@@ -107,6 +116,12 @@ def test_unknown_names_and_missing_results_are_refused():
         make_report(results(BOTH), against="x")
     with pytest.raises(RecipeError, match=r"no seed of any arm has top1 yet \(0 of 1 jobs"):
         make_report(results({"a": {0: None}}))
+    unmeasured = results({"a": {0: None}})
+    unmeasured["jobs"]["finished"] = 1
+    with pytest.raises(RecipeError, match="no job has measured anything; add the stage eval"):
+        make_report(unmeasured)
+    with pytest.raises(RecipeError, match="--metric: unknown name 'pretrain_loss'; known: loss, top1"):
+        make_report({**results(BOTH), "metric": "pretrain_loss"})
 
 
 def test_less_is_better_for_errors():

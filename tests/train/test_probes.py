@@ -13,7 +13,7 @@ from everest.train.probe_loop import is_due, too_little_hidden
 from everest.train.probes import new_warnings, num_probes, probe_rows, sentence, warnings
 from everest_cli.output import probe_line
 
-STEPS, VIDEOS = 1500, 240
+STEPS, VIDEOS, HELD_OUT = 1500, 240, 64
 # k-NN, RankMe, feature std, held-out loss and the loss of the mean target, before the first step, after a
 # fifth of the run and at its end: docs/pretraining-works.md has the settings.
 HEALTHY = {
@@ -67,42 +67,43 @@ def row(step: int, values: list[float | None]) -> dict[str, Any]:
 def test_a_healthy_run_is_not_called_broken(name: str):
     rows = [row(step, values) for step, values in zip((0, 304, STEPS), HEALTHY[name], strict=True)]
     for number in range(1, 4):
-        assert warnings(rows[:number], steps=STEPS, videos=VIDEOS) == {}
+        assert warnings(rows[:number], steps=STEPS, videos=VIDEOS, held_out=HELD_OUT) == {}
 
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_run_is_called_broken_after_a_fifth_of_it_and_once(name: str):
     first, last, kinds = BROKEN[name]
     rows = [row(0, first), row(304, last)]
-    assert warnings(rows[:1], steps=STEPS, videos=VIDEOS) == {}
-    assert set(new_warnings(rows, steps=STEPS, videos=VIDEOS)) == kinds
+    assert warnings(rows[:1], steps=STEPS, videos=VIDEOS, held_out=HELD_OUT) == {}
+    assert set(new_warnings(rows, steps=STEPS, videos=VIDEOS, held_out=HELD_OUT)) == kinds
     rows.append(row(600, last))
-    assert set(warnings(rows, steps=STEPS, videos=VIDEOS)) == kinds
-    assert new_warnings(rows, steps=STEPS, videos=VIDEOS) == {}
+    assert set(warnings(rows, steps=STEPS, videos=VIDEOS, held_out=HELD_OUT)) == kinds
+    assert new_warnings(rows, steps=STEPS, videos=VIDEOS, held_out=HELD_OUT) == {}
 
 
 def test_a_run_that_predicts_nothing_is_called_broken_at_the_latest_after_half_of_it():
     too_little_hidden = [[10.0, 7.69, 0.244, 0.3250, 0.0151], [10.8, 8.92, 0.592, 0.0154, 0.0151]]
     rows = [row(step, values) for step, values in zip((0, 300), too_little_hidden, strict=True)]
-    assert warnings(rows, steps=STEPS, videos=VIDEOS) == {}
+    assert warnings(rows, steps=STEPS, videos=VIDEOS, held_out=HELD_OUT) == {}
     rows.append(row(750, too_little_hidden[1]))
-    assert set(warnings(rows, steps=STEPS, videos=VIDEOS)) == {"held-out loss"}
+    assert set(warnings(rows, steps=STEPS, videos=VIDEOS, held_out=HELD_OUT)) == {"held-out loss"}
 
 
 def test_nothing_is_called_broken_before_a_fifth_of_the_run():
     first, last, _ = BROKEN["surveillance, frozen"]
-    assert warnings([row(0, first), row(299, last)], steps=STEPS, videos=VIDEOS) == {}
-    assert warnings([row(0, first), row(299, last)], steps=10_000, videos=VIDEOS) == {}
-    assert warnings([row(0, first), row(50, last)], steps=50, videos=VIDEOS)  # the end of a short run
+    assert warnings([row(0, first), row(299, last)], steps=STEPS, videos=VIDEOS, held_out=HELD_OUT) == {}
+    assert warnings([row(0, first), row(299, last)], steps=10_000, videos=VIDEOS, held_out=HELD_OUT) == {}
+    at_end = [row(0, first), row(50, last)]
+    assert warnings(at_end, steps=50, videos=VIDEOS, held_out=HELD_OUT)  # the end of a short run
 
 
 def test_an_accuracy_clearly_below_the_start_is_named_and_a_small_fall_is_not():
     good = [8.0, 0.4, 0.02, 0.03]
     for after, expected in ((45.0, set()), (20.0, {"accuracy"})):
         rows = [row(0, [50.0, *good]), row(304, [after, 8.0, 0.4, 0.01, 0.03])]
-        assert set(warnings(rows, steps=STEPS, videos=VIDEOS)) == expected
+        assert set(warnings(rows, steps=STEPS, videos=VIDEOS, held_out=HELD_OUT)) == expected
     rows[1]["probe_linear"], rows[0]["probe_linear"] = 60.0, 50.0  # the better probe has not fallen
-    assert warnings(rows, steps=STEPS, videos=VIDEOS) == {}
+    assert warnings(rows, steps=STEPS, videos=VIDEOS, held_out=HELD_OUT) == {}
 
 
 def test_the_sentence_at_the_end_is_of_the_numbers():

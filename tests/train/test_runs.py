@@ -51,6 +51,24 @@ def test_state_follows_from_what_is_logged_and_saved(
     assert summary(make_run(tmp_path / "run", logged=logged, saved=saved))["state"] == state
 
 
+@pytest.mark.parametrize(
+    ("command", "recipe", "row"),
+    [
+        ("finetune", "data: {val: val.csv}", {"val_top1": 50.0, "val_loss": 1.0}),
+        ("pretrain", "pretrain: {probe: {every: 1, list: null}}", {"rank_me": 5.0}),
+    ],
+)
+def test_a_run_killed_before_its_last_measurement_is_not_finished(
+    tmp_path: Path, command: str, recipe: str, row: dict[str, float]
+):
+    run = make_run(tmp_path / "run", logged=STEPS, saved=STEPS, command=(command,))
+    (run / "recipe.yaml").write_text(f"name: my-recipe\n{recipe}\n")
+    append(run, json.dumps({"step": STEPS - 2, **row}) + "\n")
+    assert summary(run)["state"] == "resumable"
+    append(run, json.dumps({"step": STEPS, **row}) + "\n")
+    assert summary(run)["state"] == "finished"
+
+
 def test_a_run_is_listed_with_its_newest_step_and_best_accuracy(tmp_path: Path):
     run = make_run(tmp_path / "run", logged=4, saved=4, command=("--debug", "finetune"))
     for step, top1 in ((2, 50.0), (4, 40.0)):

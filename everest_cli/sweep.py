@@ -152,7 +152,7 @@ def report(
     Example: everest sweep report runs/steps
     """
     from everest.sweep.report import make_report
-    from everest.sweep.results import read_results
+    from everest.sweep.results_file import read_results
 
     document = make_report(read_results(folder), metric=metric, against=against)
 

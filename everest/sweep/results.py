@@ -1,4 +1,4 @@
-"""`results.json`: the numbers of every arm and seed, read from the finished work of a sweep."""
+"""The numbers of every arm and seed, read from the finished work of a sweep."""
 
 from __future__ import annotations
 
@@ -7,20 +7,17 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from everest.config.metrics import METRICS
-from everest.errors import RecipeError
 from everest.models.spec import ModelSpec
 from everest.sweep.budgets import macs_of_clip
 from everest.sweep.metric_names import PRETRAIN_LOSS, PROBE, VALIDATION, headline
 from everest.sweep.plan import PlannedArm, SweepPlan
 from everest.sweep.works import RUNS, Work
-from everest.system.files import write_text
-from everest.system.json_text import json_text, nonfinite_as_null, read_json
+from everest.system.json_text import nonfinite_as_null, read_json
 from everest.system.run_folder import WEIGHTS
 from everest.system.weights_header import read_header
 from everest.train.listing import metric_of_run, read_run, summarize
 from everest.train.validations import Validations
 
-RESULTS: Final = "results.json"
 LAST_STEPS: Final = 50  # our choice: of a pre-training, whose losses are averaged
 SECONDS_PER_HOUR: Final = 3600
 Metrics = dict[str, float | None]
@@ -142,25 +139,3 @@ def _arm(plan: SweepPlan, arm: PlannedArm, read: Mapping[str, WorkRow]) -> dict[
             }
         )
     return {"arm": arm.name, "overrides": arm.overrides, "stages": list(arm.stages), "seeds": rows}
-
-
-def write_results(folder: Path, document: Mapping[str, Any]) -> None:
-    """Write `results.json`."""
-    write_text(folder / RESULTS, json_text(document, indent=2))
-
-
-def read_results(folder: Path) -> dict[str, Any]:
-    """Read `results.json`.
-
-    Raises:
-        RecipeError: there is none, or it is damaged.
-    """
-    path = folder / RESULTS
-    try:
-        document = read_json(path)
-        _ = [row["metrics"] for arm in document["arms"] for row in arm["seeds"]], document["metric"]
-    except FileNotFoundError as error:
-        raise RecipeError(f"{folder}: no {RESULTS}; name the folder of `everest sweep`") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RecipeError(f"{path}: damaged ({error}); repeat the command of the sweep") from error
-    return document

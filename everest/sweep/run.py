@@ -14,7 +14,8 @@ from everest.sweep.jobs import Ended, Job, run_jobs
 from everest.sweep.metric_names import VALIDATION, headline, metric_text
 from everest.sweep.plan import SweepPlan
 from everest.sweep.plan_file import PLAN_FILE, check_folder, write_plan
-from everest.sweep.results import WorkRow, collect, read_work, write_results
+from everest.sweep.results import WorkRow, collect, read_work
+from everest.sweep.results_file import write_results
 from everest.sweep.works import RUNS, Work
 from everest.system.events import Report, notice
 from everest.system.files import write_text

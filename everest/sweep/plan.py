@@ -14,6 +14,7 @@ from everest.data.stages import pretrain_key
 from everest.errors import CheckpointError, DataError, RecipeError, UserError, one_per_line
 from everest.sweep.budgets import equalize
 from everest.sweep.choices import Arm, StageName
+from everest.sweep.metric_names import VALIDATION, headline
 from everest.sweep.request import NO_INIT, Equal, SweepRequest
 from everest.sweep.works import Settings, Work, changed_settings, make_work
 from everest.system.storage import join_location, parse_location
@@ -62,6 +63,12 @@ class SweepPlan:
             "equal": self.equal,
         }
 
+    @property
+    def headline(self) -> str:
+        """The metric that a report shows unless another is chosen: that of the arm `against`."""
+        reference = next(arm for arm in self.arms if arm.name == self.against)
+        return headline(reference.recipe, reference.stages)
+
     def works(self) -> dict[str, Work]:
         """All work by its name, once each, seed by seed: a stopped sweep can already compare arms."""
         ordered = (work for seed in self.seeds for arm in self.arms for work in arm.works[seed])
@@ -108,7 +115,7 @@ def make_plan(request: SweepRequest, *, data: str | None, notify: Notify) -> Swe
         for arm in request.arms
     )
     _refuse_same_jobs(arms)
-    return SweepPlan(
+    plan = SweepPlan(
         recipe=request.recipe.name,
         summary=request.summary,
         stages=request.stages,
@@ -117,6 +124,12 @@ def make_plan(request: SweepRequest, *, data: str | None, notify: Notify) -> Swe
         equal=request.equal,
         arms=arms,
     )
+    if plan.headline.startswith(VALIDATION) and any(arm.recipe.data.val is None for arm in arms):
+        notify(
+            f"the report compares {plan.headline}, which no job measures without data.val; set it, or add "
+            "the stage eval"
+        )
+    return plan
 
 
 def _resolve(request: SweepRequest, arm: Arm | None, data: str | None, notices: dict[str, None]) -> Recipe:

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 from everest.config.metrics import METRICS
 from everest.models.spec import ModelSpec
 from everest.sweep.budgets import macs_of_clip
-from everest.sweep.metric_names import PRETRAIN_LOSS, PROBE, VALIDATION, headline
+from everest.sweep.metric_names import PRETRAIN_LOSS, PROBE, VALIDATION
 from everest.sweep.plan import PlannedArm, SweepPlan
 from everest.sweep.works import RUNS, Work
 from everest.system.json_text import nonfinite_as_null, read_json
@@ -107,7 +107,7 @@ def collect(plan: SweepPlan, rows: Mapping[str, WorkRow], failures: Mapping[str,
     return nonfinite_as_null(
         {
             **plan.header,
-            "metric": headline(plan.arms[0].recipe, plan.stages),
+            "metric": plan.headline,
             "jobs": {"all": len(works), "finished": len(rows)},
             "arms": [_arm(plan, arm, rows) for arm in plan.arms],
             "failures": [

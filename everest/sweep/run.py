@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from everest.sweep.commands import Processes, command_of, last_error, write_recipe
 from everest.sweep.jobs import Ended, Job, run_jobs
-from everest.sweep.metric_names import VALIDATION, headline, metric_text
+from everest.sweep.metric_names import VALIDATION, metric_text
 from everest.sweep.plan import SweepPlan
 from everest.sweep.plan_file import PLAN_FILE, check_folder, write_plan
 from everest.sweep.results import WorkRow, collect, read_work
@@ -102,7 +102,7 @@ class _Sweep:
         return None
 
     def _result(self, row: WorkRow) -> str:
-        metrics, wanted = row.metrics, headline(self.plan.arms[0].recipe, self.plan.stages)
+        metrics, wanted = row.metrics, self.plan.headline
         names = (wanted, f"{VALIDATION}{wanted}", *metrics)
         name = next((name for name in names if metrics.get(name) is not None), None)
         return "finished" if name is None else metric_text(name, metrics[name])

@@ -143,6 +143,19 @@ def test_a_missing_list_is_noticed_before_any_job(recipe: Path):
         planned(recipe, over=["data.train=gone.csv"])
 
 
+def test_a_headline_that_no_job_measures_is_noticed_before_any_job(recipe: Path):
+    notices: list[str] = []
+    plan = planned(recipe, overrides=["data.val=null"], stages="finetune", notify=notices.append)
+    assert plan.headline == "val_top1"
+    assert [text for text in notices if "no job measures without data.val" in text]
+
+
+def test_the_headline_is_that_of_the_stages_of_the_arm_compared_with(recipe: Path, tmp_path: Path):
+    sweep = tmp_path / "sweep.yaml"
+    sweep.write_text(f"recipe: {recipe}\nstages: [pretrain]\narms:\n  a: {{stages: [finetune, eval]}}\n")
+    assert planned(sweep).headline == "top1"
+
+
 @pytest.mark.parametrize("over", ["data.val=train.csv,gone.csv", "data.classes=gone.txt"])
 def test_a_missing_file_of_a_later_stage_is_noticed_before_any_job(recipe: Path, over: str):
     with pytest.raises(DataError, match=r"no list 'gone.*which finetune reads"):

@@ -58,7 +58,7 @@ def _kept(method: str) -> Claim:
     return Claim(
         part="other-encoders",
         arms=(f"{method}, kept tokens", f"{method}, all tokens"),
-        text=f"fine-tuning a {method} encoder on the kept tokens is not worse than on all",
+        text=f"fine-tuning an encoder of {method} on the kept tokens is not worse than on all",
         origin="Tables 5 and 11",
         better=False,
     )
@@ -87,19 +87,12 @@ CLAIMS: Final = (
         )
         for name in ("descending, ascending", "ascending, descending", "ascending, ascending")
     ),
-    Claim(
-        part="keep-ratios",
-        arms=("PT 0.5, FT 0.6", "PT 1.0, FT 0.6"),
-        text="predicting half of the tokens is not worse than all",
-        origin="Table 10",
-        better=False,
-    ),
-    Claim(
-        part="keep-ratios",
-        arms=("PT 0.5, FT 0.6", "PT 0.5, FT 1.0"),
-        text="fine-tuning on 60 % of the tokens is not worse than on all",
-        origin="Table 10",
-        better=False,
+    *(
+        Claim(part="keep-ratios", arms=("PT 0.5, FT 0.6", arm), text=text, origin="Table 10", better=False)
+        for arm, text in (
+            ("PT 1.0, FT 0.6", "pre-training on half of the tokens is not worse than on all"),
+            ("PT 0.5, FT 1.0", "fine-tuning on 60 % of the tokens is not worse than on all"),
+        )
     ),
     *map(_frames, ("1.3", "1.5", "2")),
     *map(_kept, ("VideoMAE", "ST-MAE")),
@@ -119,7 +112,7 @@ CLAIMS: Final = (
         for name, what in (
             ("from scratch", "no pre-training"),
             ("random", "random tokens"),
-            ("frame difference", "those with the largest frame difference"),
+            ("frame difference", "the tokens with the largest frame difference"),
             ("all", "predicting all tokens"),
         )
     ),

@@ -81,14 +81,17 @@ def claims_table(results: Results) -> str:
 def _claim_row(claim: Claim, results: dict[str, Any] | None) -> list[str]:
     row = [claim.text, claim.origin]
     difference = None if results is None else _difference(results, claim)
-    if difference is None or difference["interval"] is None:
+    if difference is None:
         return [*row, "", "", "", "not measured"]
+    mean, seeds = f"{difference['mean']:+.1f}", str(len(difference["seeds"]))
+    if difference["interval"] is None:
+        return [*row, mean, "", seeds, "one seed" if seeds == "1" else "no spread"]
     low, high = difference["interval"]
     return [
         *row,
-        f"{difference['mean']:+.1f}",
+        mean,
         f"{low:+.1f} to {high:+.1f}",
-        str(len(difference["seeds"])),
+        seeds,
         claim.verdict(low, high),
     ]
 

@@ -116,6 +116,8 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--quick", action="store_true")
     arguments = parser.parse_args()
+    if arguments.videos is None and arguments.only is not PARTS and CLIPS in arguments.only:
+        parser.error(f"{CLIPS} needs --videos")
     folder, quick = arguments.folder.absolute(), arguments.quick
     prepare(folder, arguments.videos, quick=quick)
     results = folder / "results" if quick else FILES / "results"

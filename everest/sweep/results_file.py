@@ -36,7 +36,7 @@ class ArmRows(TypedDict):
     seeds: list[SeedRow]
 
 
-class Failure(TypedDict):
+class FailedJob(TypedDict):
     arms: list[str]
     seed: int
     job: str
@@ -54,7 +54,7 @@ class Results(TypedDict):
     metric: str
     jobs: Jobs
     arms: Annotated[list[ArmRows], Field(min_length=1)]
-    failures: list[Failure]
+    failures: list[FailedJob]
 
 
 _RESULTS: Final = TypeAdapter(Results)

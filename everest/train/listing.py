@@ -158,11 +158,13 @@ def _is_measured(run: Path, rows: list[dict[str, Any]], last: int, command: str 
     """Whether the validation or the probe after the last step is there, if the run has one."""
     recipe = find_recipe(run / RECIPE).values()
     if command == "finetune":
-        key, expected = "val_loss", recipe.get("data", {}).get("val") is not None
+        key, expected = "val_", recipe.get("data", {}).get("val") is not None
     else:
         probe = recipe.get("pretrain", {}).get("probe", {})
         key, expected = "rank_me", command == "pretrain" and bool(probe.get("every"))
-    return not expected or any(row.get("step") == last and key in row for row in rows)
+    return not expected or any(
+        row.get("step") == last and any(name.startswith(key) for name in row) for row in rows
+    )
 
 
 def _values(rows: list[dict[str, Any]], key: str) -> list[float]:

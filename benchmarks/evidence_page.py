@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from claims import CLAIMS, Claim
+from evidence_figures import draw_figures
 from measuring import markdown
 
-from everest.sweep.figure import draw_report
 from everest.sweep.report import make_report
 from everest.sweep.report_text import table_columns, table_rows
 
@@ -98,6 +98,8 @@ def _claim_row(claim: Claim, results: dict[str, Any] | None) -> list[str]:
 
 def _difference(results: dict[str, Any], claim: Claim) -> dict[str, Any] | None:
     """The first arm of a claim minus the second; None if one has no results."""
+    if not set(claim.arms) <= {arm["arm"] for arm in results["arms"]}:  # of a labeled set that was left out
+        return None
     report = make_report(results, against=claim.arms[1])
     return next(arm["difference"] for arm in report["arms"] if arm["arm"] == claim.arms[0])
 
@@ -163,16 +165,6 @@ def importance_tables(document: dict[str, Any]) -> dict[str, str]:
         composites.append([row["camera"], row["measure"], *precision, f"{row[shares[0]]['of_cut']:.2f}"])
     sources = ["source", "importance", "rank correlation", "95 % interval", "clips"]
     return {"correlation": markdown(sources, correlation), "composites": markdown(head, composites)}
-
-
-def draw_figures(results: Results, folder: Path) -> Sequence[Path]:
-    """Draw the metric against the GMACs of each part that the page shows."""
-    drawn = []
-    for part in ("methods", "keep-ratios"):
-        if part in results:
-            drawn.append(folder / f"evidence-{part}.png")
-            draw_report(drawn[-1], make_report(results[part]))
-    return drawn
 
 
 def main() -> None:

@@ -30,7 +30,8 @@ from everest_demo.motions import DEMO_SET
 HERE: Final = Path(__file__).parent
 FILES: Final = HERE / "evidence"
 SHORT_SIDE: Final = 72  # pixels of real clips: a little more than the 64 of a frame
-QUICK: Final = ("pretrain.steps=4", "pretrain.warmup_steps=1", "finetune.steps=4", "finetune.warmup_steps=1")
+QUICK: Final = ("pretrain.steps=8", "pretrain.warmup_steps=0", "finetune.steps=4", "finetune.warmup_steps=1")
+QUICK_FACTOR: Final = 320  # by which the steps of arms with steps of their own are divided
 QUICK_SIZES: Final = {"pretrain": 64, "test_per_class": 2}
 LABELED: Final = {  # sets of real clips, with their number of classes
     "surveillance2": 2,
@@ -43,7 +44,7 @@ LABELED: Final = {  # sets of real clips, with their number of classes
 
 RENDERED: Final = (
     *("methods", "methods-gmacs", "order", "distances", "keep-ratios", "frame-selection"),
-    *("other-encoders", "frames"),
+    *("other-encoders", "frames", "steps"),
 )
 CLIPS: Final = "methods-clips"  # its arms are repeated for each labeled set
 PARTS: Final = (*RENDERED, CLIPS)
@@ -61,15 +62,24 @@ def prepare(folder: Path, videos: Path | None, *, quick: bool) -> None:
         everest("prepare", "encode", *lists, "-o", clips, "--short-side", SHORT_SIDE, "-q")
 
 
-def run(part: str, folder: Path, sets: Sequence[str], options: Sequence[object]) -> dict[str, Any]:
+def run(
+    part: str, folder: Path, sets: Sequence[str], options: Sequence[object], *, quick: bool
+) -> dict[str, Any]:
     """Run a part; returns its results with the sizes of its lists and the machine."""
     of_clips = part == CLIPS
     root = folder / "videos" / ("clips" if of_clips else "rendered")
     runs = folder / "runs" / root.name  # parts on the same videos share their runs
     file = FILES / f"{part}.yaml"
+    sweep = yaml.safe_load(file.read_text())
     if of_clips:
-        (folder / file.name).write_text(yaml.safe_dump(of_every_set(file, sets), sort_keys=False))
+        sweep["arms"] = of_every_set(sweep["arms"], sets)
+        sweep["against"] += f", {sets[0]}"
+    if quick:
+        sweep["arms"] = {arm: shortened(settings) for arm, settings in sweep["arms"].items()}
+    if of_clips or quick:
         file = folder / file.name
+        sweep["recipe"] = str(FILES / sweep["recipe"])
+        file.write_text(yaml.safe_dump(sweep, sort_keys=False))
     everest("sweep", file, "--data", root, "-o", runs, *options)
     unlabeled = RESTING if part == "frame-selection" else "pretrain"
     prefixes = {f"{name}_": f"{name} " for name in sets} if of_clips else {"": ""}
@@ -85,18 +95,23 @@ def run(part: str, folder: Path, sets: Sequence[str], options: Sequence[object])
     }
 
 
-def of_every_set(file: Path, sets: Sequence[str]) -> dict[str, Any]:
-    """A sweep file with each arm for each labeled set; the arms of a method share their pre-training."""
-    sweep = yaml.safe_load(file.read_text())
-    arms = {}
+def of_every_set(arms: dict[str, Any], sets: Sequence[str]) -> dict[str, Any]:
+    """Each arm for each labeled set; the arms of a method share their pre-training."""
+    found = {}
     for name in sets:
         lists = {"data.train": f"{name}_train.csv", "data.test": f"{name}_test.csv"}
         own: dict[str, Any] = lists | {"data.num_classes": LABELED[name]}
         if name == "cameramotion8":
             own |= {"finetune.flip": False}  # its classes are directions
-        arms |= {f"{arm}, {name}": {**settings, **own} for arm, settings in sweep["arms"].items()}
-    against = f"{sweep['against']}, {sets[0]}"
-    return sweep | {"recipe": str(FILES / sweep["recipe"]), "arms": arms, "against": against}
+        found |= {f"{arm}, {name}": {**settings, **own} for arm, settings in arms.items()}
+    return found
+
+
+def shortened(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings of an arm with fewer steps of pre-training, if it has steps of its own."""
+    if "pretrain.steps" not in settings:
+        return settings
+    return settings | {"pretrain.steps": settings["pretrain.steps"] // QUICK_FACTOR}
 
 
 def everest(*arguments: object) -> None:
@@ -127,7 +142,7 @@ def main() -> None:
     options += [option for setting in QUICK if quick for option in ("--set", setting)]
     for part in arguments.only:
         if part != CLIPS or arguments.videos is not None:
-            document = run(part, folder, arguments.sets, options)
+            document = run(part, folder, arguments.sets, options, quick=quick)
             (results / f"{part}.json").write_text(json.dumps(document, indent=1) + "\n")
 
 

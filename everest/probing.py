@@ -114,7 +114,7 @@ class Prober:
         """A warning for each probe of labels that a list does not allow, by a name for it."""
         found = {}
         if self.clips.classes is not None and row["probe_knn"] is None:
-            found["probe knn"] = "probe_knn: all videos of pretrain.probe.list are of one source"
+            found["probe knn"] = "probe_knn: no class of pretrain.probe.list has videos of two sources"
         if self.clips.classes is not None and self._metric == "linear" and row["probe_linear"] is None:
             found["probe linear"] = (
                 "probe_linear: a class of pretrain.probe.list has a single video or source; it needs two"

@@ -80,10 +80,10 @@ def _as_started(path: Path, recipe: Recipe) -> Recipe:
     return replace(before, data=replace(before.data, root=recipe.data.root), train=recipe.train)
 
 
-def last_error(log: Path) -> str:
-    """The error in the messages of a failed command, in one line."""
+def last_error(log: Path, start: int) -> str:
+    """The error in the messages of a failed command, in one line; those before byte `start` are older."""
     try:
-        lines = log.read_text(errors="replace").splitlines()[-LAST_LINES:]
+        lines = log.read_bytes()[start:].decode(errors="replace").splitlines()[-LAST_LINES:]
     except OSError:
         return NO_LINE
     lines = [line.strip() for line in lines if line.strip()]

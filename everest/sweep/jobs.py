@@ -40,6 +40,7 @@ class Ended:
     state: State
     code: int = 0  # of the process; below 0: the signal that killed it
     seconds: float = 0.0
+    log_start: int = 0  # bytes of its log that earlier starts wrote
 
 
 @dataclass(kw_only=True)
@@ -47,6 +48,7 @@ class _Running:
     job: Job
     process: subprocess.Popen[bytes]
     slot: int
+    log_start: int
     began: float = field(default_factory=time.monotonic)
     stopped: bool = False  # whether it has received the signal
 
@@ -95,7 +97,9 @@ def run_jobs(
                 time.sleep(POLL_SECONDS)
                 continue
             waiting.remove(job)
-            running.append(_Running(job=job, process=_start(job, environments[slots[0]]), slot=slots[0]))
+            written = job.log.stat().st_size if job.log.exists() else 0
+            process = _start(job, environments[slots[0]])
+            running.append(_Running(job=job, process=process, slot=slots[0], log_start=written))
             signals.forward_to(running[-1])  # one that has arrived during the start
     if signals.received:
         done = f"{len(finished)} of {len(jobs)} jobs finished"
@@ -122,7 +126,8 @@ def _start(job: Job, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
 def _ended(entry: _Running) -> Ended:
     code = entry.process.returncode
     state: State = "failed" if code else "finished"
-    return Ended(job=entry.job, state=state, code=code, seconds=time.monotonic() - entry.began)
+    seconds = time.monotonic() - entry.began
+    return Ended(job=entry.job, state=state, code=code, seconds=seconds, log_start=entry.log_start)
 
 
 class _Signals:

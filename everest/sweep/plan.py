@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from everest.checkpoints.init import find_init
+from everest.config.layers import SET
 from everest.config.recipe import recipe_for_run
 from everest.config.settings import Recipe
 from everest.data.stage_source import find_source
@@ -100,7 +101,8 @@ def make_plan(request: SweepRequest, *, data: str | None, notify: Notify) -> Swe
         try:
             recipes[arm.name] = _resolve(request, arm, data, once)
         except RecipeError as error:
-            problems += [f"{arm.name}: {line}" for line in str(error).split("\n")]
+            lines = str(error).split("\n")
+            problems += [f"{arm.name}: {line.removeprefix(f'{SET}: ')}" for line in lines]
     if problems:
         raise RecipeError(one_per_line(problems))
     for notice in once:

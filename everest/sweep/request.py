@@ -15,6 +15,7 @@ from everest.sweep.choices import MOST_ARMS, Arm, StageName, arms_of, read_seeds
 Equal = Literal["steps", "gmacs"]
 NO_INIT: Final = "none"
 FILE_KEYS: Final = ("recipe", "set", "arms", "seeds", "stages", "against", "equal", "init", "summary")
+OWN_KEYS: Final = frozenset(FILE_KEYS) - {"summary"}  # a recipe has none of them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +59,7 @@ def read_request(
     """
     file = find_recipe(source)
     values = file.values()
-    written: dict[str, Any] = values if {"arms", "recipe"} & values.keys() else {}
+    written: dict[str, Any] = values if OWN_KEYS & values.keys() else {}
     for key in written:
         if key not in FILE_KEYS:
             raise RecipeError(f"{file.label}: {shown(key)}: unknown key{did_you_mean(key, FILE_KEYS)}")
@@ -103,7 +104,7 @@ def _recipe_of(file: RecipeFile, written: dict[str, Any]) -> RecipeFile:
         recipe = find_recipe(named, folder=file.folder or Path())
     except RecipeError as error:
         raise RecipeError(f"{file.label}: recipe: {error}") from error
-    if {"arms", "recipe"} & recipe.values().keys():
+    if OWN_KEYS & recipe.values().keys():
         raise RecipeError(f"{file.label}: recipe: {named} is a sweep file; give a recipe")
     return recipe
 

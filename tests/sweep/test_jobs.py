@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from everest.sweep.commands import NO_LINE, last_error
 from everest.sweep.jobs import Ended, Job, run_jobs
 from everest.system.signals import Stopped
 
@@ -60,6 +61,15 @@ def test_jobs_run_after_the_one_they_need_and_are_skipped_if_it_fails(tmp_path: 
     assert (tmp_path / "fails.log").read_text() == "why\n"
     assert (tmp_path / "second.out").read_text() == "out\n\n"
     assert not (tmp_path / "skipped.out").exists()
+
+
+def test_the_error_of_a_job_is_that_of_its_last_start(tmp_path: Path):
+    fails = job(tmp_path, "fails", "import sys; sys.exit('error: a list is missing')")
+    (first,) = run([fails])
+    assert last_error(fails.log, first.log_start) == "a list is missing"
+    (second,) = run([job(tmp_path, "fails", "import os; os._exit(3)")])
+    assert second.log_start == len("error: a list is missing\n")
+    assert last_error(fails.log, second.log_start) == NO_LINE
 
 
 def test_a_job_that_is_not_accepted_counts_as_failed(tmp_path: Path):

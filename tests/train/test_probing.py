@@ -118,7 +118,8 @@ def test_neighbors_of_the_same_source_do_not_vote():
     features = np.array([[1, 0], [1, 0.1], [0, 1], [0.1, 1]], dtype=np.float32)
     labels = np.array([0, 0, 1, 1])
     assert leave_one_out(features, labels, np.arange(4), 2) == 100
-    assert leave_one_out(features, labels, np.array([0, 0, 1, 1]), 2) == 0  # only the other class may vote
+    assert leave_one_out(features, labels, np.array([0, 1, 1, 1]), 2) == 50  # the last two: the other class
+    assert leave_one_out(features, labels, np.array([0, 0, 1, 1]), 2) is None  # of each class one source
     assert leave_one_out(features, labels, np.zeros(4, dtype=np.int64), 2) is None
     assert leave_one_out(features, labels, np.array([0, 0, 0, 1]), 2) == 50  # the first three: the last
 

@@ -1,0 +1,68 @@
+"""The figures of docs/evidence.md, from the results of the sweeps."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from everest.figures.curves import COLORS
+from everest.sweep.figure import draw_report
+from everest.sweep.report import make_report
+from everest.system.files import write_atomically
+
+BY_COST: Final = ("methods", "keep-ratios")  # the parts that are drawn by their GMACs
+BUDGETS: Final = "steps"  # the part that is drawn by each budget
+
+
+def draw_figures(results: Mapping[str, dict[str, Any]], folder: Path) -> Sequence[Path]:
+    """Draw the figures of the parts that have run."""
+    drawn = []
+    for part in (*BY_COST, BUDGETS):
+        if part in results:
+            drawn.append(folder / f"evidence-{part}.png")
+            draw = draw_budgets if part == BUDGETS else draw_report
+            draw(drawn[-1], make_report(results[part]))
+    return drawn
+
+
+def draw_budgets(path: Path, report: Mapping[str, Any]) -> None:
+    """Draw the metric of each method by its steps, its GMACs and its hours, like EVEREST Figures 1a, 5, 7.
+
+    Args:
+        report: of a sweep whose arms are called `METHOD, NUMBER steps`.
+    """
+    points: dict[str, list[tuple[int, Mapping[str, Any]]]] = defaultdict(list)
+    for arm in report["arms"]:
+        method, _, steps = arm["arm"].removesuffix(" steps").rpartition(", ")
+        if arm["values"]:
+            points[method].append((int(steps), arm))
+    with matplotlib.rc_context({"font.size": 11, "axes.spines.top": False, "axes.spines.right": False}):
+        figure = Figure(figsize=(12, 4), dpi=120, layout="constrained")
+        panels = figure.subplots(1, 3, sharey=True)
+        titles = ("steps of pre-training", "GMACs of training (all steps)", "hours of training")
+        for panel, title, key in zip(panels, titles, ("steps", "gmacs", "hours"), strict=True):
+            for (method, arms), color in zip(points.items(), COLORS, strict=False):
+                ordered = sorted(arms, key=lambda arm: arm[0])
+                x = [steps if key == "steps" else arm[key] for steps, arm in ordered]
+                means = [arm["mean"] for _, arm in ordered]
+                intervals = [arm["interval"] or (arm["mean"], arm["mean"]) for _, arm in ordered]
+                bars = [
+                    [mean - low for mean, (low, _) in zip(means, intervals, strict=True)],
+                    [high - mean for mean, (_, high) in zip(means, intervals, strict=True)],
+                ]
+                panel.errorbar(x, means, bars, color=color, marker="o", capsize=3, label=method)
+            panel.set_xscale("log")
+            ticks = sorted({steps for arms in points.values() for steps, _ in arms})
+            if key == "steps":
+                panel.set_xticks(ticks, [str(tick) for tick in ticks])
+                panel.minorticks_off()
+            panel.set_xlabel(title)
+            panel.grid(alpha=0.3)
+        panels[0].set_ylabel(f"{report['title']} (%)")
+        panels[0].legend(frameon=False)
+        write_atomically(path, lambda part: figure.savefig(part, format="png"))

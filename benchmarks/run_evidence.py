@@ -21,10 +21,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import yaml
 from measuring import machine
 from rendered_set import RESTING, write_set
 
+from everest.config.yaml import read_yaml, write_yaml
 from everest_demo.motions import DEMO_SET
 
 HERE: Final = Path(__file__).parent
@@ -48,6 +48,7 @@ RENDERED: Final = (
 )
 CLIPS: Final = "methods-clips"  # its arms are repeated for each labeled set
 PARTS: Final = (*RENDERED, CLIPS)
+TIMED: Final = "steps"  # its hours are compared, so nothing else may run meanwhile, and it shares no runs
 
 
 def prepare(folder: Path, videos: Path | None, *, quick: bool) -> None:
@@ -69,8 +70,10 @@ def run(
     of_clips = part == CLIPS
     root = folder / "videos" / ("clips" if of_clips else "rendered")
     runs = folder / "runs" / root.name  # parts on the same videos share their runs
+    if part == TIMED:
+        runs = runs.with_name(part)
     file = FILES / f"{part}.yaml"
-    sweep = yaml.safe_load(file.read_text())
+    sweep = read_yaml(file.read_text(), str(file))
     if of_clips:
         sweep["arms"] = of_every_set(sweep["arms"], sets)
         sweep["against"] += f", {sets[0]}"
@@ -79,7 +82,7 @@ def run(
     if of_clips or quick:
         file = folder / file.name
         sweep["recipe"] = str(FILES / sweep["recipe"])
-        file.write_text(yaml.safe_dump(sweep, sort_keys=False))
+        file.write_text(write_yaml(sweep))
     everest("sweep", file, "--data", root, "-o", runs, *options)
     unlabeled = RESTING if part == "frame-selection" else "pretrain"
     prefixes = {f"{name}_": f"{name} " for name in sets} if of_clips else {"": ""}

@@ -24,7 +24,7 @@ from everest.config.tokenizer import TokenizerSettings
 from everest.errors import RecipeError, shown
 from everest.methods.external import is_import_path
 from everest.methods.grid import TokenGrid, check_num_tokens, num_kept
-from everest.methods.ranked import ByImportance
+from everest.methods.ranked import ByChange, ByImportance
 from everest.methods.selector import Selector
 from everest.methods.targets import Target
 
@@ -98,6 +98,9 @@ def _differences(recipe: Recipe) -> Problems:
         yield key, "must be frames, from which a tokenizer makes scores and targets"
     if recipe.pretrain.frame_selection.alpha > 1:
         yield key, "must be frames with pretrain.frame_selection.alpha, whose frames are not consecutive"
+    for stage, settings in zip(STAGES, (recipe.pretrain, recipe.finetune), strict=True):
+        if isinstance(settings.selection, ByChange) and settings.selection.sees_camera:
+            yield key, f"must be frames with {stage}.selection.align or cuts, which compare frames"
 
 
 def notices(recipe: Recipe, given: Collection[KeyPath]) -> Iterator[str]:

@@ -15,7 +15,7 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from everest.methods.grid import TokenGrid, num_kept
+from everest.methods.grid import TokenGrid
 from everest.methods.ranked import ByImportance
 
 
@@ -26,7 +26,7 @@ def num_candidates(slices: int, alpha: float) -> int:
 
 def kept_per_slice(selector: ByImportance, importance: Tensor, grid: TokenGrid) -> Tensor:
     """(B, S) int64: how many of the kept tokens of all candidates are in each slice, c_i in the paper."""
-    kept = selector.ranked(importance)[:, : num_kept(grid.num_tokens, selector.keep_ratio)]  # (B, K)
+    kept = selector.kept(grid, importance)  # (B, K)
     counts = torch.zeros(kept.size(0), grid.t, dtype=torch.int64, device=kept.device)
     return counts.scatter_add_(1, kept // grid.per_slice, torch.ones_like(kept))
 

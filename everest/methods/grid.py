@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from math import ceil
 from typing import Final
 
 import torch
@@ -112,6 +113,12 @@ def num_kept(num_tokens: int, ratio: float) -> int:
     `int((1 - 0.9) * 10)` is 0; the decimal that the user wrote gives 1.
     """
     return int(num_tokens * Fraction(str(ratio)))
+
+
+@torch.compiler.assume_constant_result
+def num_at_most(num_tokens: int, ratio: float) -> int:
+    """The same, rounded up: so many slices as the inverse of the ratio have room for all tokens."""
+    return ceil(num_tokens * Fraction(str(ratio)))
 
 
 def _tubelets(frames: Tensor, tubelet: tuple[int, int, int]) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from everest.methods.alignment import Align, Cuts, first_of_scene, previous_frames, without_cuts
 from everest.methods.grid import patchify
 from everest.system.precision import computes_bf16
 from everest.video.pixels import IMAGENET, PixelStatistics
@@ -123,6 +124,8 @@ def change_importance(
     *,
     distance: DistanceName = "l2",
     first_slice: Literal["copy", "zero"] = "copy",
+    align: Align = "none",
+    cuts: Cuts = "ignore",
 ) -> Tensor:
     """The distance of each token from the slice before: I(i+1, j) = S(k(i+1, j), k(i, j)), EVEREST eq. 2.
 
@@ -137,6 +140,8 @@ def change_importance(
         frames: (B, C, T, H, W) uint8, or float: normalized.
         first_slice: it has no slice before it; `copy` repeats the importance of the second slice, like the
             released program; `zero` counts it as no change.
+        align: the motion of the camera that is removed first (everest.methods.alignment).
+        cuts: `detect` lets the first slice of a scene take the importance of the next one.
     Returns:
         (B, N) float32. No change for a clip of one slice.
     """
@@ -146,30 +151,49 @@ def change_importance(
     if frames.size(2) == step:
         return frames.new_full((b, per_slice), no_change, dtype=torch.float32)
     with full_precision(frames.device):
+        before = None  # (B, C, T - t, H, W): the slices before, if they are not those of the clip
+        begins = None  # (B, slices - 1): whether a scene begins
+        if align != "none" or cuts == "detect":
+            previous = previous_frames(frames, lag=step, align=align, pixels=embed.pixels)
+            before = previous.frames if align != "none" else None
+            begins = first_of_scene(previous.begins_scene, step) if cuts == "detect" else None
         if distance in NORMS and frames.dtype == torch.uint8:
             exact = torch.bfloat16 if computes_bf16(frames.device) else torch.float32  # for -255 to 255
             patches = patchify(frames, tubelet)  # (B, N, C, t, p, q) uint8
-            change = patches[:, per_slice:].to(exact).sub_(patches[:, :-per_slice])
+            earlier = patches[:, :-per_slice] if before is None else patchify(before, tubelet)
+            change = patches[:, per_slice:].to(exact).sub_(earlier)
             later = NORMS[distance](embed.of_byte_changes(change))  # (B, N - h*w)
         elif distance in NORMS:
             x = frames.float()
-            change = patchify(x[:, :, step:] - x[:, :, :-step], tubelet)  # (B, N - h*w, C, t, p, q)
+            earlier = x[:, :, :-step] if before is None else before.float()
+            change = patchify(x[:, :, step:] - earlier, tubelet)  # (B, N - h*w, C, t, p, q)
             later = NORMS[distance](embed(change, biased=False))  # (B, N - h*w)
         else:
-            x = frames.float() if frames.is_floating_point() else embed.pixels.normalize(frames)
-            patches = patchify(x, tubelet)  # (B, N, C, t, p, q)
+            patches = patchify(embed.pixels.normalized(frames).float(), tubelet)  # (B, N, C, t, p, q)
             tokens = embed(patches)  # (B, N, D)
-            later = DISTANCES[distance](tokens[:, per_slice:], tokens[:, :-per_slice])  # (B, N - h*w)
-            still = (patches[:, per_slice:] == patches[:, :-per_slice]).flatten(2).all(dim=-1)
+            if before is None:
+                old_patches, old_tokens = patches[:, :-per_slice], tokens[:, :-per_slice]
+            else:
+                old_patches = patchify(embed.pixels.normalized(before).float(), tubelet)
+                old_tokens = embed(old_patches)
+            later = DISTANCES[distance](tokens[:, per_slice:], old_tokens)  # (B, N - h*w)
+            still = (patches[:, per_slice:] == old_patches).flatten(2).all(dim=-1)
             # Rounding can raise a similarity above 1.
             later = later.clamp(min=no_change).masked_fill(still, no_change)
+    if begins is not None:
+        later = without_cuts(later.unflatten(1, (-1, per_slice)), begins, no_change).flatten(1)
     first = later[:, :per_slice]
     return torch.cat([first if first_slice == "copy" else torch.full_like(first, no_change), later], dim=1)
 
 
 @torch.no_grad()
 def pixel_importance(
-    frames: Tensor, tubelet: tuple[int, int, int], pixels: PixelStatistics = IMAGENET
+    frames: Tensor,
+    tubelet: tuple[int, int, int],
+    pixels: PixelStatistics = IMAGENET,
+    *,
+    align: Align = "none",
+    cuts: Cuts = "ignore",
 ) -> Tensor:
     """The difference between the pixels of each token and the frame before: motion without optical flow.
 
@@ -180,13 +204,21 @@ def pixel_importance(
     Args:
         frames: (B, C, T, H, W) uint8, or float: normalized.
         pixels: normalize bytes.
+        align, cuts: as in `change_importance`, of frames instead of slices.
     Returns:
         (B, N) float32. Zeros for a clip of one frame.
     """
     x = pixels.normalized(frames).float()
     if x.size(2) == 1:
         change = torch.zeros_like(x)
-    else:
+    elif align == "none" and cuts == "ignore":
         change = x.diff(dim=2).abs()  # (B, C, T - 1, H, W)
+    else:
+        with full_precision(frames.device):
+            previous = previous_frames(frames, lag=1, align=align, pixels=pixels)
+        change = (x[:, :, 1:] - pixels.normalized(previous.frames)).abs()
+        if cuts == "detect":
+            change = without_cuts(change.transpose(1, 2), previous.begins_scene, 0.0).transpose(1, 2)
+    if x.size(2) > 1:
         change = torch.cat([change[:, :, :1], change], dim=2)
     return patchify(change, tubelet).flatten(2).mean(dim=-1)

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from everest.errors import RecipeError
-from everest.methods.grid import TokenGrid, TokenSelection, num_kept
+from everest.methods.alignment import Align, Cuts
+from everest.methods.grid import TokenGrid, TokenSelection, num_at_most, num_kept
 from everest.methods.importance import (
     DistanceName,
     Embedding,
@@ -43,6 +44,7 @@ class ByImportance(Selector):
     keep_ratio: float = 0.3  # rho_pre, EVEREST Table 7
     visible_ratio: float | None = 0.1  # rho_pre * rho_post, EVEREST §4.1; None: all kept tokens
     order: Literal["descending", "ascending"] = "descending"  # EVEREST Table 16
+    slice_cap: float | None = None  # the largest share of the kept tokens in one slice; ours
 
     @property
     def draws(self) -> bool:
@@ -51,6 +53,23 @@ class ByImportance(Selector):
     def ranked(self, importance: Tensor) -> Tensor:
         # Stable: the first slice copies the second slice's distances, so ties are common.
         return importance.argsort(dim=1, descending=self.order == "descending", stable=True)
+
+    def kept(self, grid: TokenGrid, importance: Tensor) -> Tensor:
+        """(B, K) ids of the kept tokens of `grid`, the most important first.
+
+        Raises:
+            RecipeError: `slice_cap` leaves too few tokens.
+        """
+        order, count = self.ranked(importance), num_kept(grid.num_tokens, self.keep_ratio)
+        if self.slice_cap is not None:
+            most = num_at_most(count, self.slice_cap)
+            if most * grid.t < count:
+                raise RecipeError(
+                    f"slice_cap: {grid.t} slices cannot hold all kept tokens with {self.slice_cap:g} of them "
+                    f"each; give at least {1 / grid.t:.4g}"
+                )
+            order = _with_a_cap(order, grid, most)
+        return order[:, :count]
 
     def keeping(self, share: float) -> Self:
         return replace(self, keep_ratio=checked_share(share), visible_ratio=None)
@@ -62,19 +81,39 @@ class ByImportance(Selector):
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from super().problems()
+        if self.slice_cap is not None and not 0 < self.slice_cap <= 1:
+            yield "slice_cap", f"must be more than 0 and at most 1, not {self.slice_cap}"
         if (self.visible_ratio or 0) > self.keep_ratio:
             yield "visible_ratio", f"{self.visible_ratio} is more than keep_ratio ({self.keep_ratio})"
 
     def __call__(self, grid: TokenGrid, *, importance: Tensor | None, noise: Tensor) -> TokenSelection:
         assert importance is not None, "this strategy ranks by importance"
-        kept = self.ranked(importance)[:, : num_kept(grid.num_tokens, self.keep_ratio)]  # (B, K)
+        kept = self.kept(grid, importance)  # (B, K)
         if self.visible_ratio is None:
             return TokenSelection(ascending(kept), kept[:, :0])
         return split(kept, noise, num_kept(grid.num_tokens, self.visible_ratio))
 
 
 @dataclass(frozen=True, kw_only=True)
-class RedundancyRobust(ByImportance):
+class ByChange(ByImportance):
+    """Keeps the tokens that changed since an earlier frame, on request without the camera's part of it.
+
+    Args:
+        align: `shift` and `affine` remove this motion of the camera before the change is measured.
+        cuts: `detect` lets the first slice of a scene take the importance of the next one, as in a clip.
+    """
+
+    align: Align = "none"
+    cuts: Cuts = "ignore"
+
+    @property
+    def sees_camera(self) -> bool:
+        """Whether the camera's motion or cuts are estimated."""
+        return self.align != "none" or self.cuts == "detect"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RedundancyRobust(ByChange):
     """EVEREST §4.1: a token is important if its embedding has changed since the slice before."""
 
     strategy: Literal["redundancy-robust"] = "redundancy-robust"
@@ -84,19 +123,25 @@ class RedundancyRobust(ByImportance):
     @takes_bytes
     def importance(self, frames: Tensor, embed: Embedding) -> Tensor:
         return change_importance(
-            frames, embed, embed.tubelet, distance=self.distance, first_slice=self.first_slice
+            frames,
+            embed,
+            embed.tubelet,
+            distance=self.distance,
+            first_slice=self.first_slice,
+            align=self.align,
+            cuts=self.cuts,
         )
 
 
 @dataclass(frozen=True, kw_only=True)
-class FrameDifference(ByImportance):
+class FrameDifference(ByChange):
     """A baseline: a token is important if its pixels differ from the frame before. It uses no embedding."""
 
     strategy: Literal["frame-difference"] = "frame-difference"
 
     @takes_bytes
     def importance(self, frames: Tensor, embed: Embedding) -> Tensor:
-        return pixel_importance(frames, embed.tubelet, embed.pixels)
+        return pixel_importance(frames, embed.tubelet, embed.pixels, align=self.align, cuts=self.cuts)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,6 +243,15 @@ class LearnedImportance(Selector):
         rank = torch.empty_like(order).scatter_(1, by_window, counts.expand_as(order))  # in the window
         rank = rank.masked_fill(seen.gather(1, order).bool(), grid.num_tokens)  # a window may be fully seen
         return order.gather(1, rank.argsort(dim=1, stable=True))
+
+
+def _with_a_cap(order: Tensor, grid: TokenGrid, most: int) -> Tensor:
+    """Token ids (B, N) in their order, but after all others those that follow the first `most` of a slice."""
+    slices = order // grid.per_slice  # (B, N)
+    by_slice = slices.argsort(dim=1, stable=True)  # slice after slice, each in its order
+    counts = torch.arange(grid.num_tokens, device=order.device) % grid.per_slice
+    rank = torch.empty_like(order).scatter_(1, by_slice, counts.expand_as(order))  # in the slice
+    return order.gather(1, (rank >= most).long().argsort(dim=1, stable=True))
 
 
 def _smallest(key: Tensor, number: int) -> Tensor:

@@ -1,0 +1,222 @@
+"""The motion of the camera between two frames, estimated from small gray images.
+
+A coarse search finds a shift, and robust Gauss-Newton steps refine it to a fraction of a pixel and, on
+request, to an affine map (zoom, rotation, shear). A motion that most pixels do not confirm counts as none.
+The values below are our choice, made on composites of real clips (`benchmarks/importance.py`).
+
+Places are measured from the middle of a frame, in units of half of its longer side. A motion maps a place in
+a frame to the place in an earlier frame that shows the same.
+
+B batch, C channels, T frames, M pairs of frames, H W pixels, h w pixels of a small image.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+CameraModel = Literal["shift", "affine"]
+
+SMALL: Final = 56  # pixels of the shorter side of a small image, about
+COARSEST: Final = 8  # pixels, at least, of the shorter side of the smallest level
+LEVELS: Final = 3
+SEARCH: Final = 3  # pixels of the smallest level: of 14 pixels a fifth of a frame
+STEPS: Final = 2  # Gauss-Newton steps on each level
+SPREAD: Final = 2.0  # times the mean error: the error of which a pixel's weight is a quarter
+NOISE: Final = 0.05  # a change that means nothing, in standard deviations of the gray values
+MAJORITY: Final = 0.05  # by which the votes for a motion must exceed those against it
+OVERLAP: Final = 0.4  # the share of a frame that the earlier one must show, at least
+FIT: Final = 0.4  # the change that a motion may leave, in standard deviations, at most
+RIDGE: Final = 1e-3  # keeps flat images solvable
+
+
+@dataclass(frozen=True, slots=True)
+class Plane:
+    """Where places are in images of one size: the pixel of the middle, and the pixels of a unit."""
+
+    center: tuple[float, float]  # x, y
+    unit: float
+
+    @classmethod
+    def of(cls, height: int, width: int) -> Plane:
+        return cls(center=((width - 1) / 2, (height - 1) / 2), unit=max(height, width) / 2)
+
+    def places(self, height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """The places of the columns (w,) and of the rows (h,)."""
+        x = torch.arange(width, device=device, dtype=torch.float32).sub_(self.center[0]).div_(self.unit)
+        y = torch.arange(height, device=device, dtype=torch.float32).sub_(self.center[1]).div_(self.unit)
+        return x, y
+
+    def in_grid(self, motion: Tensor, height: int, width: int) -> Tensor:
+        """Motions (M, 2, 3) from places to the coordinates of grid_sample, -1 to 1 from edge to edge."""
+        sides = (width, height)
+        rows = []
+        for row, center, side in zip(motion.unbind(1), self.center, sides, strict=True):
+            middle = (2 * center + 1) / side - 1  # the coordinate of the middle
+            scaled = row * (2 * self.unit / side)  # (M, 3)
+            rows.append(torch.cat([scaled[:, :2], scaled[:, 2:] + middle], dim=1))
+        return torch.stack(rows, dim=1)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pyramid:
+    """Gray images of clips, each level half as large as the one before."""
+
+    levels: list[Tensor]  # (B, T, h, w) float32 with mean 0 and standard deviation 1 over each clip
+    full: Plane  # of the frames
+
+    @classmethod
+    def of(cls, frames: Tensor) -> Pyramid:
+        """The pyramid of clips (B, C, T, H, W) of any type."""
+        height, width = frames.shape[3:]
+        pool = max(1, round(min(height, width) / SMALL))
+        count = 1
+        while count < LEVELS and min(height, width) // pool >= COARSEST << count:
+            count += 1
+        whole = pool << (count - 1)  # a pixel of the smallest level; the rest of a side is left out
+        height, width = max(height // whole, 1) * whole, max(width // whole, 1) * whole
+        gray = F.avg_pool2d(frames[..., :height, :width].float().mean(dim=1), pool)  # (B, T, h, w)
+        gray = gray - gray.mean(dim=(1, 2, 3), keepdim=True)
+        levels = [gray / gray.square().mean(dim=(1, 2, 3), keepdim=True).sqrt().clamp(min=1e-6)]
+        for _ in range(count - 1):
+            levels.append(F.avg_pool2d(levels[-1], 2))
+        return cls(levels, Plane.of(height, width))
+
+    @property
+    def is_large_enough(self) -> bool:
+        """Whether a motion can be estimated."""
+        return min(self.levels[-1].shape[2:]) >= COARSEST
+
+    def pairs(self, lag: int) -> list[tuple[Tensor, Tensor]]:
+        """Of each level the images and those `lag` frames earlier: (M, 1, h, w) each, M = B * (T - lag)."""
+        return [
+            (level[:, lag:].flatten(0, 1).unsqueeze(1), level[:, :-lag].flatten(0, 1).unsqueeze(1))
+            for level in self.levels
+        ]
+
+
+def no_motion(count: int, device: torch.device) -> Tensor:
+    """(count, 2, 3) float32 motions that map each place to itself."""
+    return torch.eye(2, 3, device=device).expand(count, 2, 3)
+
+
+def estimate_motion(pairs: list[tuple[Tensor, Tensor]], model: CameraModel) -> Tensor:
+    """The motion of the camera for each pair of images, (M, 2, 3) float32.
+
+    Exactly no motion where it is not confirmed: for a camera at rest, for scenes in which no motion fits most
+    of the frame, and for two different scenes.
+
+    Args:
+        pairs: of `Pyramid.pairs`; the pyramid must be large enough.
+    """
+    motion = _search(*pairs[-1])
+    for now, before in reversed(pairs):
+        for _ in range(STEPS):
+            motion = _refined(motion, now, before, "shift")
+    if model == "affine":
+        for now, before in reversed(pairs[:-1] or pairs):
+            for _ in range(STEPS):
+                motion = _refined(motion, now, before, "affine")
+    is_confirmed = _is_confirmed(motion, *pairs[0])
+    return torch.where(is_confirmed[:, None, None], motion, no_motion(motion.size(0), motion.device))
+
+
+def moved(images: Tensor, motion: Tensor, plane: Plane | None = None) -> tuple[Tensor, Tensor]:
+    """Sample images (M, C, h, w) at the places of motions (M, 2, 3).
+
+    Args:
+        plane: where the places are; None: measured from the middle of these images.
+    Returns:
+        The images, interpolated linearly, and whether their places are inside: (M, 1, h, w) bool.
+    """
+    height, width = images.shape[2:]
+    plane = plane or Plane.of(height, width)
+    x, y = plane.places(height, width, images.device)
+    ones = torch.ones(height, width, device=images.device)
+    places = torch.stack([ones * x, ones * y[:, None], ones], dim=2).view(-1, 3)  # (h*w, 3)
+    grid = (places @ plane.in_grid(motion, height, width).mT).unflatten(1, (height, width))  # (M, h, w, 2)
+    edge = 1e-4  # rounding is no motion
+    inside = (grid[..., 0].abs() <= 1 - 1 / width + edge) & (grid[..., 1].abs() <= 1 - 1 / height + edge)
+    sampled = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+    return sampled, inside.unsqueeze(1)
+
+
+def mean_change(now: Tensor, before: Tensor, inside: Tensor) -> Tensor:
+    """The mean change (M,) of images (M, 1, h, w) where `inside`, of the same shape, is true."""
+    return ((now - before).abs() * inside).sum(dim=(1, 2, 3)) / inside.sum(dim=(1, 2, 3)).clamp(min=1)
+
+
+def _search(now: Tensor, before: Tensor) -> Tensor:
+    """The shift (M, 2, 3) of whole pixels with the smallest mean change, of images (M, 1, h, w)."""
+    height, width = now.shape[2:]
+    side = 2 * SEARCH + 1
+    windows = F.unfold(F.pad(before, (SEARCH,) * 4), (height, width))  # (M, h*w, side * side)
+    inside = F.unfold(F.pad(torch.ones_like(now[:1]), (SEARCH,) * 4), (height, width))
+    change = ((now.flatten(1).unsqueeze(2) - windows).abs() * inside).sum(dim=1) / inside.sum(dim=1)
+    offsets = torch.arange(side, device=now.device, dtype=torch.float32) - SEARCH
+    x, y = offsets.repeat(side), offsets.repeat_interleave(side)  # (side * side,)
+    best = (change + 1e-3 * (x.square() + y.square())).argmin(dim=1)  # of equal changes the shortest shift
+    shift = torch.stack([x[best], y[best]], dim=1) / Plane.of(height, width).unit  # (M, 2)
+    still = no_motion(now.size(0), now.device)
+    return torch.cat([still[:, :, :2], shift.unsqueeze(2)], dim=2)
+
+
+def _refined(motion: Tensor, now: Tensor, before: Tensor, model: CameraModel) -> Tensor:
+    """One Gauss-Newton step on images (M, 1, h, w), weighted as Geman and McClure do.
+
+    The slope is the mean of both images' (as in efficient second-order minimization, Benhimane and Malis
+    2004). Of an image, the outermost pixels have none.
+    """
+    height, width = now.shape[2:]
+    plane = Plane.of(height, width)
+    warped, inside = moved(before, motion)
+    error = (now - warped)[:, 0, 1:-1, 1:-1]  # (M, h - 2, w - 2)
+    inside = inside[:, 0, 1:-1, 1:-1].float()
+    mean = (now + warped)[:, 0] * (plane.unit / 4)
+    across = mean[:, 1:-1, 2:] - mean[:, 1:-1, :-2]
+    down = mean[:, 2:, 1:-1] - mean[:, :-2, 1:-1]
+    scale = (error.abs() * inside).sum(dim=(1, 2)) / inside.sum(dim=(1, 2)).clamp(min=1)
+    ratio = error / (SPREAD * scale.clamp(min=NOISE))[:, None, None]
+    weight = inside / (1 + ratio.square()).square()
+    slopes = [across, down]
+    if model == "affine":
+        x, y = plane.places(height, width, now.device)
+        x, y = x[1:-1], y[1:-1, None]
+        slopes = [across * x, across * y, across, down * x, down * y, down]
+    jacobian = torch.stack(slopes, dim=1).flatten(2)  # (M, parameters, pixels)
+    weighted = jacobian * weight.flatten(1).unsqueeze(1)
+    step = _solved(weighted @ jacobian.mT, weighted @ error.flatten(1).unsqueeze(2))  # (M, parameters)
+    if model == "affine":
+        return motion + step.unflatten(1, (2, 3))
+    return torch.cat([motion[:, :, :2], motion[:, :, 2:] + step.unsqueeze(2)], dim=2)
+
+
+def _solved(matrix: Tensor, right: Tensor) -> Tensor:
+    """Solve symmetric systems (M, n, n) for (M, n, 1) by elimination, which every export can express."""
+    n = matrix.size(1)
+    unit = torch.eye(n, device=matrix.device)
+    ridge = RIDGE * (1 + (matrix * unit).sum(dim=(1, 2)) / n)  # (M,)
+    rows = torch.cat([matrix + ridge[:, None, None] * unit, right], dim=2)  # (M, n, n + 1)
+    for i in range(n):
+        pivot = rows[:, i : i + 1] / rows[:, i : i + 1, i : i + 1]  # (M, 1, n + 1)
+        rows = rows + (unit[i][:, None] - rows[:, :, i : i + 1]) * pivot
+    return rows[:, :, n]
+
+
+def _is_confirmed(motion: Tensor, now: Tensor, before: Tensor) -> Tensor:
+    """Whether most pixels of images (M, 1, h, w) change less with a motion than without it: (M,) bool.
+
+    Each pixel has one vote, however much it changes, so an object that moves does not decide. If the camera
+    rests, the votes are noise.
+    """
+    warped, inside = moved(before, motion)
+    left, without = (now - warped).abs(), (now - before).abs()
+    total = left + without + NOISE
+    votes = (inside * (without - left) / total).sum(dim=(1, 2, 3))
+    voters = (inside * (without + left) / total).sum(dim=(1, 2, 3))
+    overlaps = inside.float().mean(dim=(1, 2, 3)) >= OVERLAP
+    return (votes > MAJORITY * voters) & overlaps & (mean_change(now, warped, inside) < FIT)

@@ -1,0 +1,375 @@
+"""The motion of the camera and cuts: what is found in clips whose camera is known, and what is changed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from everest.errors import RecipeError
+from everest.methods.alignment import PreviousFrames, first_of_scene, previous_frames, without_cuts
+from everest.methods.camera import FIT, Plane, Pyramid, moved, no_motion
+from everest.methods.frame_selection import kept_per_slice
+from everest.methods.grid import TokenGrid, num_kept, patchify
+from everest.methods.importance import RawPixels, change_importance, pixel_importance
+from everest.methods.ranked import FrameDifference, RedundancyRobust
+from everest.methods.selector import choose
+from everest.models.embedding import TubeletEmbedding
+from everest.video.pixels import IMAGENET, normalize
+
+TUBELET = (2, 8, 8)
+SIDE = 96
+
+
+def world(seed: int = 0, side: int = 2 * SIDE) -> Tensor:
+    """(3, side, side) float: smooth random textures of several sizes, like a real scene."""
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.zeros(1, 3, side, side)
+    for cells, strength in ((6, 60.0), (24, 40.0), (96, 20.0)):
+        noise = torch.randn(1, 3, cells, cells, generator=generator)
+        image += strength * F.interpolate(noise, size=(side, side), mode="bicubic", align_corners=False)
+    return (image[0] + 128).clamp(0, 255)
+
+
+def seen_by(cameras: Tensor, *, seed: int = 0, size: tuple[int, int] = (SIDE, SIDE)) -> Tensor:
+    """(1, 3, T, h, w) uint8: a world through cameras (T, 2, 3), which map places of a frame to the world."""
+    image = world(seed).expand(len(cameras), -1, -1, -1)
+    height, width = size
+    x, y = Plane.of(height, width).places(height, width, cameras.device)
+    places = torch.stack(
+        [x.expand(height, width), y[:, None].expand(height, width), torch.ones(size)], dim=-1
+    )
+    half = max(size) / 2
+    grid = torch.einsum("tij,hwj->thwi", cameras.float(), places) * (half / SIDE)
+    return F.grid_sample(image, grid, align_corners=False).round().byte().transpose(0, 1)[None]
+
+
+def pan(pixels: float, frames: int = 8) -> Tensor:
+    """A camera (T, 2, 3) that moves to the right, in pixels a frame."""
+    cameras = torch.eye(2, 3).repeat(frames, 1, 1)
+    cameras[:, 0, 2] = (torch.arange(frames) - frames / 2) * pixels / (SIDE / 2)
+    return cameras
+
+
+def zoom(percent: float, degrees: float = 0.0, frames: int = 8) -> Tensor:
+    """A camera (T, 2, 3) that goes away by this share a frame, and turns."""
+    time = torch.arange(frames) - frames / 2
+    scale, angle = (1 + percent / 100) ** time, torch.deg2rad(torch.tensor(degrees)) * time
+    linear = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], dim=1).view(-1, 2, 2)
+    return torch.cat([linear * scale[:, None, None], torch.zeros(frames, 2, 1)], dim=2)
+
+
+def between(cameras: Tensor, lag: int) -> Tensor:
+    """The true motions (P, 2, 3): a place in a frame to that in the one `lag` earlier."""
+    square = torch.cat([cameras, torch.tensor([[[0.0, 0.0, 1.0]]]).expand(len(cameras), -1, -1)], dim=1)
+    return (square[:-lag].inverse() @ square[lag:])[:, :2]
+
+
+def aligned(frames: Tensor, align: Literal["none", "shift", "affine"], lag: int = 2) -> PreviousFrames:
+    return previous_frames(frames, lag=lag, align=align, pixels=IMAGENET)
+
+
+@pytest.mark.parametrize("pixels", [-8, -4.3, -1, -0.5, 0.5, 1, 2.7, 6, 8])
+@pytest.mark.parametrize("align", ["shift", "affine"])
+def test_the_shift_of_a_pan_is_found_to_a_tenth_of_a_pixel(pixels: float, align):
+    cameras = pan(pixels)
+    found = aligned(seen_by(cameras), align)
+    error = (found.motion[0] - between(cameras, 2))[:, :, 2] * (SIDE / 2)
+    assert found.moves.all()
+    assert error.abs().max() < 0.1
+
+
+@pytest.mark.parametrize(("percent", "degrees"), [(1, 0), (4, 0), (-4, 0), (0, 1), (0, 3), (2, -2)])
+def test_zoom_and_rotation_are_found_to_a_fifth_of_a_pixel_at_the_corners(percent: float, degrees: float):
+    cameras = zoom(percent, degrees)
+    found = aligned(seen_by(cameras), "affine")
+    corners = torch.tensor([[-1.0, 1, -1, 1], [-1, -1, 1, 1], [1, 1, 1, 1]])
+    error = (found.motion[0] - between(cameras, 2)) @ corners * (SIDE / 2)
+    assert found.moves.all()
+    assert error.abs().max() < 0.2
+
+
+@pytest.mark.parametrize("align", ["shift", "affine"])
+@given(seed=st.integers(0, 2**16), noise=st.sampled_from([0, 2, 6]))
+def test_a_camera_at_rest_has_exactly_no_motion(align, seed: int, noise: int):
+    generator = torch.Generator().manual_seed(seed)
+    frames = seen_by(pan(0), seed=seed).float()
+    frames = frames + noise * torch.randn(frames.shape, generator=generator)  # of a sensor
+    y, x = generator.initial_seed() % 60, generator.initial_seed() // 60 % 60
+    for time in range(8):  # an object that moves
+        frames[0, :, time, y : y + 20, x + 2 * time : x + 2 * time + 20] = 200
+    clip = frames.round().clamp(0, 255).byte()
+    found = aligned(clip, align)
+    assert torch.equal(found.motion, no_motion(6, torch.device("cpu"))[None])
+    assert torch.equal(found.frames, clip[:, :, :-2])
+    assert not found.moves.any()
+
+
+@pytest.mark.parametrize("distance", ["l2", "l1", "neg-cosine", "neg-cka"])
+@torch.no_grad()
+def test_clips_of_a_camera_at_rest_keep_the_same_tokens(distance):
+    frames = seen_by(pan(0)).clone()
+    for time in range(8):
+        frames[0, :, time, 30:60, 8 * time : 8 * time + 20] = 220
+    embed = TubeletEmbedding(24, TUBELET)
+    plain = change_importance(frames, embed, TUBELET, distance=distance)
+    for align in ("shift", "affine"):
+        assert torch.equal(
+            change_importance(frames, embed, TUBELET, distance=distance, align=align, cuts="detect"), plain
+        )
+    assert torch.equal(
+        pixel_importance(frames, TUBELET, align="affine", cuts="detect"), pixel_importance(frames, TUBELET)
+    )
+
+
+def with_object(cameras: Tensor) -> tuple[Tensor, Tensor]:
+    """A clip (1, 3, T, h, w) with a textured object that moves in the world, and its tokens (N,)."""
+    frames = seen_by(cameras)
+    patch = world(7)[:, :24, :24].round().byte()
+    covered = torch.zeros(1, 1, frames.size(2), SIDE, SIDE)
+    for time, camera in enumerate(cameras):
+        there = torch.tensor([0.1 + 0.03 * time, 0.05])  # in the world
+        here = torch.linalg.solve(camera[:, :2], there - camera[:, 2]) * (SIDE / 2) + SIDE / 2
+        x, y = (int(value) for value in here.round() - 12)
+        frames[0, :, time, y : y + 24, x : x + 24] = patch
+        covered[:, :, time, y : y + 24, x : x + 24] = 1
+    tokens = F.max_pool3d(covered, TUBELET)[0, 0]  # (t, rows, columns)
+    before = torch.cat([tokens[:1], tokens[:-1]])
+    return frames, ((tokens + before) > 0).flatten()
+
+
+@pytest.mark.parametrize(
+    "cameras", [pan(3), pan(6), zoom(3), zoom(0, 2)], ids=["pan", "fast pan", "zoom", "turn"]
+)
+@pytest.mark.parametrize("strategy", [RedundancyRobust(), FrameDifference()], ids=lambda s: s.strategy)
+def test_kept_tokens_are_on_the_object_and_not_on_the_edges_of_the_world(cameras: Tensor, strategy):
+    frames, on_object = with_object(cameras)
+    grid = TokenGrid.of_clip(frames=8, size=(SIDE, SIDE), tubelet=TUBELET)
+
+    def precision(selector) -> float:
+        importance = selector.importance(frames, RawPixels(TUBELET))
+        kept = selector.kept(grid, importance)[0, : int(on_object.sum()) // 2]
+        return on_object[kept].float().mean().item()
+
+    assert precision(replace(strategy, align="affine")) > max(0.8, precision(strategy) + 0.2)
+
+
+def test_what_enters_the_frame_counts_as_no_change():
+    noise = torch.randint(-2, 3, (1, 3, 8, SIDE, SIDE), generator=torch.Generator().manual_seed(0))
+    frames = (seen_by(pan(8)).int() + noise).clamp(0, 255).byte()
+    found = aligned(frames, "shift")
+    new = 2 * 8  # columns at the right side, which the frame before does not show
+    assert torch.equal(found.frames[..., -new + 1 :], frames[:, :, 2:, :, -new + 1 :])
+    importance = change_importance(frames, RawPixels(TUBELET), TUBELET, align="shift").view(4, 12, 12)
+    assert (importance[:, :, -1] == 0).all()
+    assert (importance[:, :, 0] > 0).any()
+
+
+@pytest.mark.parametrize("size", [(96, 96), (70, 130), (224, 224), (33, 47)])
+def test_frames_of_every_size_are_moved_by_whole_pixels(size: tuple[int, int]):
+    """Sides that the small images do not divide do not displace a frame."""
+    height, width = size
+    plain = seen_by(torch.eye(2, 3)[None], size=size)[0, :, 0]  # (3, H, W)
+    padded = F.pad(plain.float()[None], (6, 6, 0, 0), mode="reflect")[0].byte()
+    frames = torch.stack([padded[:, :, 3 * t : 3 * t + width] for t in range(4)], dim=1)[None]
+    found = aligned(frames, "shift", lag=1)
+    assert found.moves.all()
+    inner = (slice(None), slice(None), slice(None), slice(2, height - 2), slice(2, width - 6))
+    error = (found.frames.float() - frames[:, :, 1:].float())[inner].abs()
+    assert error.mean() < 2
+
+
+@pytest.mark.parametrize("size", [(2, 2), (4, 6), (7, 40)])
+def test_tiny_frames_have_no_motion(size: tuple[int, int]):
+    frames = torch.randint(0, 256, (2, 3, 6, *size), dtype=torch.uint8)
+    found = aligned(frames, "affine")
+    assert not found.moves.any()
+    assert torch.equal(found.frames, frames[:, :, :-2])
+
+
+def test_clips_without_any_texture_have_no_motion_and_no_cut():
+    frames = torch.full((1, 3, 8, 64, 64), 90, dtype=torch.uint8)
+    found = aligned(frames, "affine")
+    assert not found.moves.any()
+    assert not found.begins_scene.any()
+    assert found.change.isfinite().all()
+
+
+@pytest.mark.parametrize("align", ["none", "shift", "affine"])
+def test_a_cut_is_found_where_it_is(align):
+    first, second = seen_by(pan(1), seed=1), seen_by(pan(1), seed=2)
+    for cut in range(2, 7):
+        frames = torch.cat([first[:, :, :cut], second[:, :, cut:]], dim=2)
+        begins = aligned(frames, align).begins_scene[0].tolist()
+        assert [pair + 2 for pair, new in enumerate(begins) if new] == [cut, cut + 1]
+        assert not aligned(frames, align).moves[0, cut - 2]
+    assert not aligned(first, align).begins_scene.any()
+
+
+def test_the_first_slice_of_a_scene_takes_the_importance_of_the_next_one():
+    change = torch.tensor([[1.0, 9.0, 3.0, 9.0, 9.0]]).unsqueeze(2)  # (B, S, 1)
+    begins = torch.tensor([[False, True, False, True, True]])
+    assert without_cuts(change, begins, 0.0).flatten().tolist() == [1.0, 3.0, 3.0, 0.0, 0.0]
+    assert first_of_scene(torch.tensor([[False, False, True, False]]), 2).tolist() == [[False, True]]
+
+
+@pytest.mark.parametrize("distance", ["l2", "neg-cosine"])
+def test_a_cut_takes_no_more_tokens_than_another_slice(distance):
+    first, _ = with_object(pan(0, frames=16))
+    second, _ = with_object(pan(0, frames=16))
+    second = second.flip(-1).flip(1)
+    frames = torch.cat([first[:, :, :8], second[:, :, 8:]], dim=2)
+    grid = TokenGrid.of_clip(frames=16, size=(SIDE, SIDE), tubelet=TUBELET)
+    share = {}
+    for cuts in ("ignore", "detect"):
+        selector = RedundancyRobust(keep_ratio=0.1, distance=distance, cuts=cuts)
+        counts = kept_per_slice(selector, selector.importance(frames, RawPixels(TUBELET)), grid)[0]
+        share[cuts] = (counts[4] / counts.sum()).item()
+    assert share["ignore"] > 0.4
+    assert share["detect"] <= 1.3 / 8
+
+
+@pytest.mark.parametrize("strategy", [RedundancyRobust(), FrameDifference()], ids=lambda s: s.strategy)
+@pytest.mark.parametrize("align", ["shift", "affine"])
+@torch.no_grad()
+def test_bytes_and_normalized_frames_keep_the_same_tokens(strategy, align):
+    frames, _ = with_object(pan(2.4))
+    selector = replace(strategy, align=align, cuts="detect")
+    of_bytes, of_floats = (selector.importance(x, RawPixels(TUBELET)) for x in (frames, normalize(frames)))
+    torch.testing.assert_close(of_bytes, of_floats, rtol=1e-5, atol=1e-5)
+
+
+def test_every_clip_of_a_batch_is_measured_on_its_own():
+    clips = [with_object(cameras)[0] for cameras in (pan(3), pan(0), zoom(3))]
+    alone = torch.cat(
+        [change_importance(clip, RawPixels(TUBELET), TUBELET, align="affine") for clip in clips]
+    )
+    together = change_importance(torch.cat(clips), RawPixels(TUBELET), TUBELET, align="affine")
+    torch.testing.assert_close(together, alone)
+
+
+def test_the_estimate_ignores_autocast_and_is_repeatable():
+    frames, _ = with_object(pan(3))
+    plain = change_importance(frames, RawPixels(TUBELET), TUBELET, align="affine")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(change_importance(frames, RawPixels(TUBELET), TUBELET, align="affine"), plain)
+
+
+class Importance(nn.Module):
+    """For a graph."""
+
+    def __init__(self, align: Literal["none", "shift", "affine"]) -> None:
+        super().__init__()
+        self.align: Literal["none", "shift", "affine"] = align
+        self.embed = TubeletEmbedding(24, TUBELET)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        return change_importance(frames, self.embed, TUBELET, align=self.align, cuts="detect")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("align", ["shift", "affine"])
+def test_compiled_code_measures_the_same_in_one_graph(align):
+    frames, _ = with_object(pan(3))
+    module = Importance(align)
+    compiled = torch.compile(module, fullgraph=True)
+    torch.testing.assert_close(compiled(frames), module(frames), rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("align", ["shift", "affine"])
+def test_the_graph_of_an_export_measures_the_same(align, tmp_path: Path):
+    pytest.importorskip("onnx")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    clips = torch.cat([normalize(with_object(cameras)[0]) for cameras in (pan(3), pan(0), zoom(3))])
+    path, module = tmp_path / "importance.onnx", Importance(align).eval()
+    torch.onnx.export(
+        module,
+        (clips[:2],),
+        str(path),
+        dynamo=True,
+        dynamic_shapes={"frames": {0: torch.export.Dim("batch")}},
+        verbose=False,
+    )
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {session.get_inputs()[0].name: clips.numpy()})
+    np.testing.assert_allclose(found, module(clips).detach().numpy(), rtol=1e-2, atol=1e-2)
+
+
+def test_no_slice_takes_more_than_its_cap():
+    grid = TokenGrid(t=4, h=3, w=3)
+    importance = torch.arange(36.0).flip(0)[None]  # the first slice is the most important
+    capped = RedundancyRobust(keep_ratio=0.5, visible_ratio=None, slice_cap=0.3)
+    counts = kept_per_slice(capped, importance, grid)[0].tolist()
+    assert counts == [6, 6, 6, 0]  # at most 30 % of 18, rounded up
+    assert kept_per_slice(replace(capped, slice_cap=None), importance, grid)[0].tolist() == [9, 9, 0, 0]
+    order = capped.kept(grid, importance)[0].tolist()
+    assert order == sorted(order)  # within the cap by importance
+
+
+@given(cap=st.floats(0.01, 1), keep=st.floats(0.1, 1), seed=st.integers(0, 99))
+def test_a_cap_holds_or_is_refused(cap: float, keep: float, seed: int):
+    grid = TokenGrid(t=5, h=2, w=3)
+    importance = torch.rand(2, grid.num_tokens, generator=torch.Generator().manual_seed(seed))
+    selector = RedundancyRobust(keep_ratio=keep, visible_ratio=None, slice_cap=cap)
+    count = num_kept(grid.num_tokens, keep)
+    if -(-count * Fraction(str(cap)) // 1) * grid.t < count:
+        with pytest.raises(RecipeError, match=r"slice_cap: 5 slices .* give at least 0.2"):
+            selector.kept(grid, importance)
+        return
+    kept = selector.kept(grid, importance)
+    assert kept.shape == (2, count)
+    assert all(len(set(row)) == count for row in kept.tolist())
+    counts = kept_per_slice(selector, importance, grid)
+    assert counts.max() <= -(-count * Fraction(str(cap)) // 1)
+
+
+def test_a_random_part_of_aligned_tokens_is_visible():
+    frames, on_object = with_object(pan(4))
+    grid = TokenGrid.of_clip(frames=8, size=(SIDE, SIDE), tubelet=TUBELET)
+    selector = RedundancyRobust(keep_ratio=0.06, visible_ratio=0.02, align="shift")
+    noise = torch.rand(1, grid.num_tokens, generator=torch.Generator().manual_seed(0))
+    chosen = choose(selector, frames, grid, RawPixels(TUBELET), noise)
+    assert on_object[chosen.visible[0]].float().mean() > 0.8
+    assert on_object[chosen.target[0]].float().mean() > 0.8
+
+
+def test_two_layers_that_move_differently_leave_a_change():
+    """Parallax: the smaller layer does not follow the motion of the larger one."""
+    far, near = seen_by(pan(2)), seen_by(pan(4), seed=3)
+    frames = far.clone()
+    frames[:, :, :, 70:] = near[:, :, :, 70:]
+    found = aligned(frames, "shift")
+    error = (found.motion[0] - between(pan(2), 2))[:, :, 2] * (SIDE / 2)
+    assert error.abs().max() < 0.3
+    change = change_importance(frames, RawPixels(TUBELET), TUBELET, align="shift").view(4, 12, 12)
+    assert change[:, 9:].mean() > 4 * change[:, :8].mean()
+
+
+def test_an_object_that_fills_the_frame_is_not_taken_for_the_camera():
+    frames = seen_by(pan(0)).clone()
+    generator = torch.Generator().manual_seed(0)
+    for time in range(8):  # other noise in every frame: no motion explains it
+        frames[0, :, time, :, 20:] = torch.randint(
+            0, 256, (3, SIDE, SIDE - 20), dtype=torch.uint8, generator=generator
+        )
+    found = aligned(frames, "affine")
+    assert not found.moves.any()
+
+
+def test_moving_by_nothing_changes_nothing():
+    image = world()[None, :, :SIDE, :SIDE]
+    same, inside = moved(image, no_motion(1, image.device))
+    torch.testing.assert_close(same, image, rtol=1e-4, atol=1e-2)
+    assert inside.all()
+    assert Pyramid.of(seen_by(pan(0))).is_large_enough
+    assert FIT < 1
+    assert patchify(seen_by(pan(0)), TUBELET).shape == (1, 576, 3, *TUBELET)

@@ -89,7 +89,10 @@ def tokens_of(values: Tensor) -> Tensor:
 
 MEASURES: Final[dict[str, Measure]] = {
     "L2": by_strategy(RedundancyRobust()),
+    "L2, shift": by_strategy(RedundancyRobust(align="shift", cuts="detect")),
+    "L2, affine": by_strategy(RedundancyRobust(align="affine", cuts="detect")),
     "frame difference": by_strategy(FrameDifference()),
+    "frame difference, affine": by_strategy(FrameDifference(align="affine", cuts="detect")),
     "optical flow": flow_length,
     "optical flow without its median": flow_without_camera,
 }

@@ -99,6 +99,8 @@ def stats(
 
 
 def _print_stats(document: dict[str, Any]) -> None:
+    from everest.prepare.camera_stats import camera_sentence
+
     typer.echo(f"{document['measured']} of {document['videos']} videos measured")
     colors = "red, green, blue" if len(document["mean"]) == 3 else "luma"
     for name in ("mean", "std"):
@@ -114,6 +116,7 @@ def _print_stats(document: dict[str, Any]) -> None:
     typer.echo(f"largest stride that fits 95 % of the videos{rate}, for clips of {strides}")
     _print_labels(document)
     _print_motion(document)
+    typer.echo(camera_sentence(document["camera"]))
     if document["picture"]:
         say(f"image: {document['picture']}")
     if document["recipe"]:

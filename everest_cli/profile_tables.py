@@ -59,6 +59,10 @@ def print_profile(document: dict[str, Any]) -> None:
             "GMACs of the frozen tokenizer",
             lambda s: f"{s['tokenizer_gmacs']:.2f}" if "tokenizer_gmacs" in s else "-",
         ),
+        (
+            "GFLOPs of the camera's motion",
+            lambda s: f"{s['camera_gflops']:.3f}" if "camera_gflops" in s else "-",
+        ),
         ("views (clips x crops)", _views),
         ("parameters", lambda s: f"{s['parameters'] / 1e6:.2f} M"),
         ("trained parameters", _trained),

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from everest_cli import camera_options as camera
 from everest_cli import options as o
 from everest_cli.output import print_json, say
 
@@ -24,6 +25,8 @@ def select_frames(
     ] = None,
     fps: o.Fps = None,
     size: Annotated[int, typer.Option("--size", min=16, help="Shorter side, without a checkpoint.")] = 224,
+    align: camera.Align = None,
+    cuts: camera.Cuts = None,
     checkpoint: Annotated[
         str | None,
         typer.Option(
@@ -49,6 +52,7 @@ def select_frames(
     """
     from everest.checkpoints.describe import trained_clip
     from everest.checkpoints.load import open_model
+    from everest.config.selectors import make_selector
     from everest.data.inputs import named_videos, refuse_same_stems
     from everest.errors import DataError, RecipeError
     from everest.figures.frame_selection import FrameDraw, write_frame_figures
@@ -58,10 +62,14 @@ def select_frames(
         raise RecipeError(f"--keep {keep:g}: a share of the tokens is more than 0 and at most 1")
     if frames % 2:
         raise RecipeError(f"--frames {frames}: frames are drawn in pairs; give an even number")
+    settings = {"keep_ratio": keep, "align": (align or camera.AlignChoice.none).value}
+    settings |= {"cuts": (cuts or camera.CutsChoice.ignore).value}
+    selector = make_selector("redundancy-robust", kept=None, settings=settings)
+    assert isinstance(selector, RedundancyRobust)
     opened = None if checkpoint is None else open_model(checkpoint, kind="transformer")
     clip = None if opened is None else trained_clip(opened)
     request = FrameDraw(
-        selector=RedundancyRobust(keep_ratio=keep),
+        selector=selector,
         frames=frames,
         stride=stride or 1,
         whole_video=stride is None,

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from everest_cli import camera_options as camera
 from everest_cli import options as o
 from everest_cli.output import print_json, say
 
@@ -44,6 +45,9 @@ def visualize_mask(
     distance: Annotated[
         str | None, typer.Option("--distance", help="l2, l1, neg-cosine or neg-cka [l2].")
     ] = None,
+    align: camera.Align = None,
+    cuts: camera.Cuts = None,
+    slice_cap: camera.SliceCap = None,
     frames: Annotated[
         int, typer.Option("--frames", min=2, help="Frames of a clip, without a checkpoint.")
     ] = 16,
@@ -82,16 +86,18 @@ def visualize_mask(
     ratios = () if keep is None else o.read_shares(keep)
     opened = None if checkpoint is None else open_model(checkpoint)
     tokenizer = opened if opened is not None and opened.weights.kind == "tokenizer" else None
-    settings = {"order": order, "distance": distance}
+    given = {"order": order, "distance": distance, "slice_cap": slice_cap}
+    given |= {"align": align and align.value, "cuts": cuts and cuts.value}
+    settings = {name: value for name, value in given.items() if value is not None}
     own = None if opened is None or tokenizer is not None else own_choices(opened)
-    chosen = strategy or keep or compare or order or distance
+    chosen = strategy or keep or compare or settings
     selectors = (
         [own.selector]
         if own and not chosen
         else requested_selectors(
             strategy if strategy is None or ":" in strategy else strategy.replace("_", "-"),
             ratios,
-            {name: value for name, value in settings.items() if value is not None},
+            settings,
             compared=compare,
             has_tokenizer=tokenizer is not None,
         )

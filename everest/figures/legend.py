@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final, NamedTuple
 
+from everest.figures.camera import CameraView
 from everest.figures.masks import GRAY, RED, TINT, MaskView
-from everest.methods.ranked import ByImportance, LearnedImportance
+from everest.methods.ranked import ByChange, ByImportance, LearnedImportance
 
 RGB = tuple[float, float, float]
 DROPPED: Final[RGB] = (GRAY, GRAY, GRAY)
@@ -85,7 +86,14 @@ def choice_text(view: MaskView) -> str:
     if isinstance(selector, LearnedImportance):
         return f"keeps the tokens with the highest scores ({SCORES[selector.score]})"
     ascending = isinstance(selector, ByImportance) and selector.order == "ascending"
-    return CHOICES.get(selector.strategy, "").format(most="least" if ascending else "most")
+    text = CHOICES.get(selector.strategy, "").format(most="least" if ascending else "most")
+    if not text or not isinstance(selector, ByChange):
+        return text
+    if selector.align != "none":
+        text += f", without the motion of the camera ({selector.align})"
+    if selector.cuts == "detect":
+        text += "; the first time slice of a scene takes the values of the next"
+    return text
 
 
 def importance_text(view: MaskView) -> str:
@@ -97,6 +105,13 @@ def importance_text(view: MaskView) -> str:
     if view.selector.strategy == "redundancy-robust":
         return "change since the previous time slice"
     return "as the strategy measures it"
+
+
+def camera_text(camera: CameraView) -> str:
+    """In how many frames the camera moves, and where scenes begin."""
+    text = f"moves in {sum(camera.moves)} of {len(camera.moves)}\nlater frames"
+    scenes = camera.to_dict()["scenes"]
+    return f"{text}, cuts: {len(scenes)}" if any(camera.begins_scene) else text
 
 
 def hides(view: MaskView) -> bool:
@@ -147,6 +162,14 @@ def legend_of(views: Sequence[MaskView], *, numbered: bool) -> list[LegendLine]:
         if any(getattr(view.selector, "first_slice", "") == "copy" for view in views):
             text += "; the first time slice has no previous one and takes the values of the second"
         entries.append(LegendLine(text))
+    lags = [view.camera.lag for view in views if view.camera is not None]
+    if lags:
+        since = "the previous frame" if lags[0] == 1 else f"{lags[0]} frames before"
+        entries.append(
+            LegendLine(
+                f"camera: yellow lines show the estimated motion since {since}; red border: a new scene"
+            )
+        )
     if first.rebuilt is not None:
         entries.append(LegendLine("rebuilt: from the kept tokens and the first time slice of each window"))
     if first.with_truth:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Final
 
 from everest.checkpoints.describe import trained_clip
 from everest.checkpoints.load import LoadedModel
 from everest.config.selectors import make_selector
 from everest.errors import RecipeError
-from everest.methods.ranked import LearnedImportance, ScoreName
+from everest.methods.ranked import ByChange, LearnedImportance, ScoreName
 from everest.methods.selector import Selector
 from everest.methods.strategies import STRATEGIES
 from everest.models.encoder import SelectingModel
@@ -44,7 +44,7 @@ def own_choices(opened: LoadedModel) -> OwnChoices:
 def requested_selectors(
     strategy: str | None,
     ratios: Sequence[float],
-    settings: Mapping[str, str],
+    settings: Mapping[str, str | float],
     *,
     compared: bool,
     has_tokenizer: bool,
@@ -68,9 +68,11 @@ def requested_selectors(
     known = {field.name for field in fields(STRATEGIES[name])} if name in STRATEGIES else settings
     for setting in settings:
         if compared:
-            raise RecipeError(f"--{setting}: --compare shows each strategy as it is known; leave it out")
+            option = setting.replace("_", "-")
+            raise RecipeError(f"--{option}: --compare shows each strategy as it is known; leave it out")
         if setting not in known:
-            raise RecipeError(f"--{setting}: {name} has no such setting; leave it out")
+            option = setting.replace("_", "-")
+            raise RecipeError(f"--{option}: {name} has no such setting; leave it out")
     if name == LEARNED:  # tokens are kept by score, out of all tokens
         return [
             (score, LearnedImportance(mask_ratio=1.0, keep_ratio=ratio or 0.1, random_ratio=0.0, score=score))
@@ -78,8 +80,19 @@ def requested_selectors(
             for score in (SCORES if compared else SCORES[-1:])
         ]
     if not compared:
-        return [(name, make_selector(name, kept=ratio, settings=settings)) for ratio in ratios or [None]]
+        made = [(name, make_selector(name, kept=ratio, settings=settings)) for ratio in ratios or [None]]
+        return [each for title, selector in made for each in _with_and_without(title, selector)]
     if strategy is not None or len(ratios) > 1:
         raise RecipeError("--compare shows the strategies of the field, with one share: leave out the others")
     kept = dict.fromkeys(COMPARED) | {DEFAULT: ratios[0] if ratios else None}
     return [(each, make_selector(each, kept=ratio, settings={})) for each, ratio in kept.items()]
+
+
+def _with_and_without(title: str, selector: Selector) -> list[tuple[str, Selector]]:
+    """A strategy that looks at the camera next to the same one that does not."""
+    if not isinstance(selector, ByChange) or not selector.sees_camera:
+        return [(title, selector)]
+    settings = {"align": selector.align, "cuts": selector.cuts}
+    given = [f"{name} {value}" for name, value in settings.items() if value != getattr(ByChange, name)]
+    plain = replace(selector, align="none", cuts="ignore")
+    return [("plain", plain), (", ".join(given), selector)]

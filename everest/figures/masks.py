@@ -15,9 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from everest.errors import RecipeError
+from everest.figures.camera import CameraView, view_camera
 from everest.methods.grid import TokenGrid, TokenSelection, patchify, unpatchify
 from everest.methods.importance import Embedding, RawPixels, ScoredEmbedding
-from everest.methods.ranked import LearnedImportance
+from everest.methods.ranked import ByChange, LearnedImportance
 from everest.methods.selector import Selector
 from everest.models.mae import MaskedAutoencoder
 from everest.models.spec import Transformer
@@ -45,6 +46,7 @@ class MaskView:
     frames: Tensor  # (T, H, W, 3) float32 in [0, 1]
     predicted: Tensor | None  # like frames: visible tokens unchanged, targets as a model predicts them
     with_truth: bool = False  # whether `predicted` has the mean and std of the true tubelets
+    camera: CameraView | None = None  # of a strategy that looks at the camera
     rebuilt: Tensor | None = None  # like frames: the clip that a tokenizer rebuilds from the kept tokens
 
     def pixels_of(self, tokens: Tensor, *, tinted: Tensor | None = None) -> Tensor:
@@ -87,6 +89,7 @@ class MaskView:
             "kept_per_slice": self.kept_per_slice(),
             "kept": self.kept.tolist(),
             "visible": self.visible.tolist(),
+            **({} if self.camera is None else {"camera": self.camera.to_dict()}),
         }
 
 
@@ -195,6 +198,10 @@ def view_masks(
         if isinstance(model, MaskedAutoencoder) and num_visible and num_targets:
             prediction = model(x, selection=selection).prediction
         view = _view(title, selector, x, selection, importance, prediction, model, grid, pixels)
+        if isinstance(selector, ByChange) and selector.sees_camera:
+            length = embed.tubelet[0]
+            camera = view_camera(clip, selector, tubelet_frames=length, pixels=pixels)
+            view = replace(view, camera=camera)
         if isinstance(model, AdaptiveTokenizer):
             view = replace(view, rebuilt=_rebuild(model, x, view.kept))
         views.append(view)

@@ -27,6 +27,7 @@ from everest.figures.legend import (
     DROPPED,
     LegendLine,
     ShownFrames,
+    camera_text,
     hides,
     importance_text,
     is_tinted,
@@ -80,6 +81,9 @@ def rows_of(views: Sequence[MaskView]) -> list[FigureRow]:
             rows.append(FigureRow(view.title, view.pixels_of(view.kept), tokens_text(view, tinted=False)))
             if view.rebuilt is not None:
                 rows.append(FigureRow("rebuilt", view.rebuilt, f"from the tokens of\n{view.title}"))
+    cameras = [view.camera for view in views if view.camera is not None]
+    if cameras:
+        rows.append(FigureRow("camera", cameras[0].frames, camera_text(cameras[0])))
     measured: list[MaskView] = []  # a view for each importance: several keep ratios share one
     for view in views:
         known = (other.importance for other in measured if other.importance is not None)

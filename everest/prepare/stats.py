@@ -17,6 +17,7 @@ from everest.config.heads import MULTI_LABEL, Task
 from everest.data.classes import indices
 from everest.data.sample import Sample
 from everest.data.short_videos import largest_stride
+from everest.prepare.camera_stats import CameraShares, mean_shares, measure_camera
 from everest.prepare.label_facts import are_equal, classes_of_a_video, imbalance, number_facts
 from everest.prepare.processes import Failure, map_apart
 from everest.system.events import Report, notice
@@ -65,6 +66,7 @@ class Measured:
     square: Floats  # (3,) mean of the squares
     luma: Floats  # (2,) mean, and mean of the squares, of luma (ITU-R 601) in [0, 1]
     motion: float  # mean absolute difference of neighboring gray frames, in [0, 1]
+    camera: CameraShares
     frames: int
     seconds: float | None  # None: a folder of images
     thumbnail: NDArray[np.uint8]  # (H, W, 3) of the middle
@@ -91,6 +93,7 @@ def measure(path: str) -> Measured | Failure:
         square=square,
         luma=of_luma,
         motion=float(np.abs(gray[1::2] - gray[::2]).mean()),
+        camera=measure_camera(frames[:, ::step, ::step].copy()),
         frames=info.frames,
         seconds=seconds,
         thumbnail=frames[len(frames) // 2, ::step, ::step].copy(),
@@ -141,6 +144,7 @@ class Stats:
                 {"class": name, "videos": count, "motion": self.motion(name)}
                 for name, count in counts.items()
             ],
+            "camera": mean_shares([video.camera for video in videos]),
             "fps": self.fps,
             "strides": {str(frames): largest_stride(self.lengths, frames) for frames in CLIPS},
             "task": self.task,

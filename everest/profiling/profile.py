@@ -23,6 +23,7 @@ from everest.models.of_recipe import classifier_spec, pretrain_spec
 from everest.models.partial import frozen_layers
 from everest.models.spec import ModelSpec
 from everest.profiling import st_mae
+from everest.profiling.camera_cost import operations_of
 from everest.tokenizer.cache import tokenizer_for
 
 StageName = Literal["pretrain", "finetune", "eval"]
@@ -50,6 +51,7 @@ class StageCost:
     activation_bytes_per_clip: int
     model_state: dict[str, int]
     views: dict[str, int] | None = None  # eval: clips, crops
+    camera_operations: int | None = None  # of a selection that estimates the motion of the camera
     tokenizer_macs: int | None = None  # of the frozen tokenizer, if the recipe has one
     released_macs: Macs | None = None  # of the method's released program, where it has another model
 
@@ -67,6 +69,8 @@ class StageCost:
         training = {} if self.views else {"training_gflops": 2 * FORWARD_AND_BACKWARD * self.gmacs}
         if self.tokenizer_macs is not None:
             training["tokenizer_gmacs"] = self.tokenizer_macs / 1e9
+        if self.camera_operations is not None:
+            training["camera_gflops"] = self.camera_operations * self.passes / 1e9
         released = {}
         if self.released_macs is not None:
             released["released_gmacs"] = self.released_macs.total * self.passes / 1e9
@@ -125,6 +129,7 @@ def stage_cost(recipe: Recipe, stage: StageName, *, value_bytes: int) -> StageCo
             else training_bytes(spec, value_bytes, frozen_layers=frozen)
         ),
         model_state=weights.state_bytes(training=not evaluated, bytes_per_value=value_bytes),
+        camera_operations=operations_of(spec),
         tokenizer_macs=count_tokenizer_macs(spec),
         released_macs=st_mae.released_macs(spec) if recipe.name == st_mae.RECIPE else None,
         views={"clips": recipe.eval.clips, "crops": recipe.eval.crops} if evaluated else None,

@@ -1,0 +1,109 @@
+"""The cost of measuring change without the camera, as a share of a pre-training step of ViT-S.
+
+    python benchmarks/camera_cost.py
+
+Measured on this CPU with one thread, on clips of a camera that moves: steps with and without alternate, and
+the share is the median of the ratios of neighbors. Counted: the values that the operations write, and twice
+the multiply-accumulates of products.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+import torch.nn.functional as F
+from measuring import machine
+from torch import Tensor
+
+from everest.config.recipe import load_recipe
+from everest.models.mae import MaskedAutoencoder
+from everest.profiling.camera_cost import camera_operations
+from everest.profiling.profile import FORWARD_AND_BACKWARD, stage_cost, stage_spec
+
+RESULTS: Final = Path(__file__).parent / "results" / "camera_cost.json"
+ALIGN: Final = ("shift", "affine")
+
+
+def moving_clips(count: int) -> Tensor:
+    """(count, 3, 16, 224, 224) uint8: a texture that moves by 4 pixels a frame."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.rand(count, 3, 20, 30, generator=generator) * 255
+    texture = F.interpolate(noise, size=(224, 300), mode="bicubic").clamp(0, 255).byte()
+    return torch.stack([texture[..., 4 * t : 4 * t + 224] for t in range(16)], dim=2)
+
+
+def model_with(align: str, cuts: str) -> MaskedAutoencoder:
+    """EVEREST ViT-S of the paper's recipe for Kinetics."""
+    torch.manual_seed(0)
+    overrides = [
+        "model.backbone=vit-s",
+        f"pretrain.selection.align={align}",
+        f"pretrain.selection.cuts={cuts}",
+    ]
+    model = stage_spec(load_recipe("k400", overrides=overrides), "pretrain").build().train()
+    assert isinstance(model, MaskedAutoencoder)
+    return model
+
+
+def seconds(model: MaskedAutoencoder, clips: Tensor) -> float:
+    """Of one step without its optimizer."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.rand(len(clips), model.encoder.grid.num_tokens, generator=generator)
+    model.zero_grad(set_to_none=True)
+    began = time.perf_counter()
+    model(clips, noise=noise).loss.backward()
+    return time.perf_counter() - began
+
+
+def measured(clips: Tensor, rounds: int) -> dict[str, Any]:
+    """The additional share of each kind of alignment."""
+    models = {"none": model_with("none", "ignore")} | {align: model_with(align, "detect") for align in ALIGN}
+    for model in models.values():
+        seconds(model, clips)
+    times: dict[str, list[float]] = {name: [] for name in models}
+    for _ in range(rounds):
+        for name, model in models.items():
+            times[name].append(seconds(model, clips))
+    found: dict[str, Any] = {"seconds_without": statistics.median(times["none"])}
+    for align in ALIGN:
+        ratios = sorted(own / plain - 1 for own, plain in zip(times[align], times["none"], strict=True))
+        found[align] = {"share": statistics.median(ratios), "range": [ratios[0], ratios[-1]]}
+    return found
+
+
+def counted() -> dict[str, float]:
+    """Operations of the alignment, relative to a step with the same clip."""
+    overrides = ("model.backbone=vit-s",)
+    cost = stage_cost(load_recipe("k400", overrides=overrides), "pretrain", value_bytes=4)
+    step = 2e9 * FORWARD_AND_BACKWARD * cost.gmacs
+    return {
+        align: camera_operations(size=(224, 224), frames=16, channels=3, lag=2, align=align) / step
+        for align in ALIGN
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--clips", type=int, default=4)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    document = {
+        "machine": machine(),
+        "clips": arguments.clips,
+        "rounds": arguments.rounds,
+        "counted": counted(),
+        "measured": measured(moving_clips(arguments.clips), arguments.rounds),
+    }
+    RESULTS.write_text(json.dumps(document, indent=1) + "\n")
+    print(json.dumps(document, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""Frames with the estimated motion of the camera drawn into them.
+
+C channels, T frames, P pairs of frames, H W pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from everest.methods.alignment import previous_frames
+from everest.methods.camera import Plane
+from everest.methods.ranked import ByChange, FrameDifference
+from everest.video.pixels import PixelStatistics
+
+POINTS: Final = 6  # along the shorter side
+LINE: Final = (255, 210, 0)  # bright on most footage, also without color vision
+SHADOW: Final = (0, 0, 0)
+BORDER: Final = (214, 39, 40)  # of a frame that begins a scene
+DRAWN_AT: Final = 224  # pixels of the shorter side, at least: thin lines in small frames
+
+
+@dataclass(frozen=True, kw_only=True)
+class CameraView:
+    """What a strategy finds out about the camera in a clip."""
+
+    frames: Tensor  # (T, H, W, 3) float32 in [0, 1], enlarged if the clip is small
+    lag: int  # frames between those of a pair
+    moves: list[bool]  # of the P pairs
+    begins_scene: list[bool]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For scripts: the frames of the clip before which the camera moves, and those that begin a scene."""
+        return {
+            "moving": [pair + self.lag for pair, moves in enumerate(self.moves) if moves],
+            "scenes": [pair + self.lag for pair, begins in enumerate(self.begins_scene) if begins],
+        }
+
+
+def view_camera(
+    clip: Tensor, selector: ByChange, *, tubelet_frames: int, pixels: PixelStatistics
+) -> CameraView:
+    """Draw the motion of the camera of a clip (C, T, H, W) uint8, as a strategy estimates it.
+
+    A line leads from where a place was in the earlier frame to where it is.
+    """
+    lag = 1 if isinstance(selector, FrameDifference) else tubelet_frames
+    height, width = clip.shape[2:]
+    shown = clip.movedim(0, -1).expand(-1, -1, -1, 3).cpu().numpy()  # (T, H, W, 3)
+    factor = -(-DRAWN_AT // min(height, width))
+    images = [Image.fromarray(frame).resize((width * factor, height * factor)) for frame in shown]
+    moves: list[bool] = []
+    begins: list[bool] = []
+    if clip.size(1) > lag:
+        found = previous_frames(clip[None], lag=lag, align=selector.align, pixels=pixels)
+        moves, begins = found.moves[0].tolist(), found.begins_scene[0].tolist()
+        if selector.cuts != "detect":
+            begins = [False] * len(begins)
+        for image, motion, is_moving, is_new in zip(
+            images[lag:], found.motion[0], moves, begins, strict=True
+        ):
+            if is_new:
+                _draw_border(image, factor)
+            elif is_moving:
+                _draw_motion(image, motion.cpu().numpy(), factor)
+    frames = torch.from_numpy(np.stack([np.asarray(image) for image in images])).float() / 255
+    return CameraView(frames=frames, lag=lag, moves=moves, begins_scene=begins)
+
+
+def _draw_motion(image: Image.Image, motion: np.ndarray, factor: int) -> None:
+    """Draw lines at a regular grid of places; `motion` (2, 3) maps a place to the one before."""
+    draw = ImageDraw.Draw(image)
+    plane = Plane.of(image.height, image.width)
+    step = min(image.size) / POINTS
+    for row in np.arange(step / 2, image.height, step):
+        for column in np.arange(step / 2, image.width, step):
+            place = (np.array([column, row]) - plane.center) / plane.unit
+            x, y = (motion @ np.array([*place, 1.0])) * plane.unit + plane.center
+            draw.line([(x, y), (column, row)], fill=SHADOW, width=2 + 2 * factor // 2)
+            draw.line([(x, y), (column, row)], fill=LINE, width=2)
+            draw.circle((column, row), 3, fill=LINE, outline=SHADOW)
+
+
+def _draw_border(image: Image.Image, factor: int) -> None:
+    corner = (image.width - 1, image.height - 1)
+    ImageDraw.Draw(image).rectangle([(0, 0), corner], outline=BORDER, width=max(6, 2 * factor))

@@ -1,0 +1,129 @@
+"""Figures and commands about the motion of the camera, on rendered videos."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+import everest
+from everest.figures.camera import view_camera
+from everest.methods.ranked import FrameDifference, RedundancyRobust
+from everest.video.pixels import IMAGENET
+from everest.video.writer import write_video
+from everest_cli.main import app
+
+SIDE = 64
+OPTIONS = ["--size", "64", "--frames", "8", "--stride", "1"]
+
+
+def texture(seed: int) -> np.ndarray:
+    """(SIDE, 3 * SIDE, 3) uint8, smooth."""
+    noise = np.random.default_rng(seed).integers(0, 256, (12, 36, 3), dtype=np.uint8)
+    return np.asarray(Image.fromarray(noise).resize((3 * SIDE, SIDE), Image.Resampling.BICUBIC))
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pan by 3 pixels a frame in 8 frames, then a cut to another scene at rest."""
+    first, second = texture(0), texture(1)
+    frames = [first[:, 3 * time : 3 * time + SIDE] for time in range(8)]
+    frames += [second[:, :SIDE]] * 8
+    path = tmp_path_factory.mktemp("camera") / "pan.mp4"
+    write_video(path, torch.from_numpy(np.stack(frames)), 10)
+    return path
+
+
+def called(*arguments: object, code: int = 0) -> str:
+    ended = CliRunner().invoke(app, list(map(str, arguments)))
+    assert ended.exit_code == code, ended.output
+    return ended.stdout if code == 0 else ended.output
+
+
+def test_the_figure_has_both_choices_the_camera_and_the_cut(video: Path, tmp_path: Path):
+    options = [*OPTIONS, "--frames", "16", "--align", "affine", "--cuts", "detect", "--json", "-o", tmp_path]
+    plain, aligned = json.loads(called("visualize-mask", video, *options))
+    assert "camera" not in plain
+    assert aligned["camera"] == {"moving": [2, 3, 4, 5, 6, 7], "scenes": [8, 9]}
+    assert plain["kept_per_slice"][4] > 2 * aligned["kept_per_slice"][4]
+    assert Path(aligned["written"][0]).stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("kind", ["gif", "html"])
+def test_moving_figures_and_pages_are_written(video: Path, tmp_path: Path, kind: str):
+    called("visualize-mask", video, *OPTIONS, "--align", "shift", "--format", kind, "-o", tmp_path)
+    assert (tmp_path / f"pan-mask.{kind}").stat().st_size > 10_000
+
+
+def test_lines_are_drawn_where_the_camera_moves_and_a_border_at_a_cut():
+    first, second = texture(0), texture(1)
+    frames = [first[:, 3 * time : 3 * time + SIDE] for time in range(8)] + [second[:, :SIDE]] * 8
+    clip = torch.from_numpy(np.stack(frames)).permute(3, 0, 1, 2)
+    robust = view_camera(
+        clip, RedundancyRobust(align="shift", cuts="detect"), tubelet_frames=2, pixels=IMAGENET
+    )
+    assert (robust.lag, len(robust.moves)) == (2, 14)
+    assert robust.frames.shape == (16, 256, 256, 3)
+    red = torch.tensor([214, 39, 40]) / 255
+    has_border = [(torch.isclose(frame[0, 0], red, atol=0.01)).all().item() for frame in robust.frames]
+    assert [number for number, is_red in enumerate(has_border) if is_red] == [8, 9]
+    change = view_camera(clip, FrameDifference(cuts="detect"), tubelet_frames=2, pixels=IMAGENET)
+    assert (change.lag, change.to_dict()) == (1, {"moving": [], "scenes": [8]})
+
+
+def test_select_frames_can_ignore_cuts(video: Path):
+    options = ["--frames", "8", "--alpha", "2", "--size", "64", "--stride", "1", "--json"]
+    plain = json.loads(called("select-frames", video, *options))
+    aware = json.loads(called("select-frames", video, *options, "--align", "affine", "--cuts", "detect"))
+    assert plain["counts"][4] > 2 * aware["counts"][4]
+
+
+def test_select_tokens_takes_the_settings(video: Path):
+    clip = IMAGENET.normalize(everest.read_clip(video, frames=16, stride=1, size=SIDE))[None]
+    settings = {"keep": 0.2, "tubelet": (2, 8, 8)}
+    plain = everest.select_tokens(clip, **settings).visible
+    aware = everest.select_tokens(clip, **settings, align="affine", cuts="detect").visible
+    per_slice = 64
+    assert (plain // per_slice == 4).sum() > 2 * (aware // per_slice == 4).sum()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--align", "zoom"], "'zoom' is not one of"),
+        (["--cuts", "maybe"], "'maybe' is not one of"),
+        (["--slice-cap", "0"], "slice_cap: must be more than 0"),
+        (["--slice-cap", "0.1"], "give at least 0.25"),
+        (["--strategy", "tube", "--align", "shift"], "--align: tube has no such setting"),
+        (["--compare", "--slice-cap", "0.5"], "--slice-cap: --compare shows each strategy as it is known"),
+    ],
+)
+def test_wrong_options_are_one_line(video: Path, tmp_path: Path, options: list[str], message: str):
+    assert message in called("visualize-mask", video, *OPTIONS, *options, "-o", tmp_path, code=2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"pretrain.selection.align": "zoom"}, "pretrain.selection.align: "),
+        ({"pretrain.selection.slice_cap": "0.01"}, "give at least"),
+        ({"finetune.selection.slice_cap": "2"}, "finetune.selection.slice_cap: must be more than 0"),
+        ({"model.input": "differences", "finetune.selection.align": "shift"}, "model.input: must be frames"),
+        ({"model.input": "differences", "pretrain.selection.cuts": "detect"}, "model.input: must be frames"),
+    ],
+)
+def test_wrong_settings_are_refused(settings: dict[str, str], message: str):
+    options = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+    assert message in called("pretrain", "--recipe", "small", *options, "--print-config", code=2)
+
+
+def test_stats_tell_how_often_the_camera_moves(video: Path):
+    document = json.loads(called("prepare", "stats", video.parent, "--json"))
+    assert 0.3 < document["camera"]["moving"] < 0.7
+    assert document["camera"]["unexplained"] <= 0.2
+    assert "selection.align=affine" in called("prepare", "stats", video.parent)

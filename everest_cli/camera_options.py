@@ -17,7 +17,7 @@ class AlignChoice(StrEnum):
 
 
 class CutsChoice(StrEnum):
-    """What is done about cuts."""
+    """Ways to measure change at a cut."""
 
     ignore = "ignore"
     detect = "detect"

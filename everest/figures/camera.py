@@ -27,10 +27,10 @@ DRAWN_AT: Final = 224  # pixels of the shorter side, at least: thin lines in sma
 
 @dataclass(frozen=True, kw_only=True)
 class CameraView:
-    """What a strategy finds out about the camera in a clip."""
+    """The camera of a clip, as a strategy estimates it."""
 
     frames: Tensor  # (T, H, W, 3) float32 in [0, 1], enlarged if the clip is small
-    lag: int  # frames between those of a pair
+    lag: int  # frames between the two of a pair
     moves: list[bool]  # of the P pairs
     begins_scene: list[bool]
 

@@ -117,7 +117,7 @@ def num_kept(num_tokens: int, ratio: float) -> int:
 
 @torch.compiler.assume_constant_result
 def num_at_most(num_tokens: int, ratio: float) -> int:
-    """The same, rounded up: so many slices as the inverse of the ratio have room for all tokens."""
+    """The same, rounded up: then 1 / ratio slices have room for all tokens."""
     return ceil(num_tokens * Fraction(str(ratio)))
 
 

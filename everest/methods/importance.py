@@ -151,7 +151,7 @@ def change_importance(
     if frames.size(2) == step:
         return frames.new_full((b, per_slice), no_change, dtype=torch.float32)
     with full_precision(frames.device):
-        before = None  # (B, C, T - t, H, W): the slices before, if they are not those of the clip
+        before = None  # (B, C, T - t, H, W): the slices before, if they are changed
         begins = None  # (B, slices - 1): whether a scene begins
         if align != "none" or cuts == "detect":
             previous = previous_frames(frames, lag=step, align=align, pixels=embed.pixels)

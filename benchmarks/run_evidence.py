@@ -23,6 +23,7 @@ from typing import Any, Final
 
 from measuring import machine
 from rendered_set import RESTING, write_set
+from shaken_set import SUFFIX, write_shaken
 
 from everest.config.yaml import read_yaml, write_yaml
 from everest_demo.motions import DEMO_SET
@@ -40,14 +41,14 @@ LABELED: Final = {  # sets of real clips, with their number of classes
     "weizmann10": 10,
     "cameramotion8": 8,
 }
-
-
+SHAKEN: Final = {f"{name}{SUFFIX}": LABELED[name] for name in ("surveillance2", "weizmann10")}
 RENDERED: Final = (
     *("methods", "methods-gmacs", "order", "distances", "keep-ratios", "frame-selection"),
     *("other-encoders", "frames", "steps"),
 )
-CLIPS: Final = "methods-clips"  # its arms are repeated for each labeled set
-PARTS: Final = (*RENDERED, CLIPS)
+# Parts on real clips, whose arms are repeated for each labeled set.
+CLIPS: Final = {"methods-clips": LABELED, "camera-clips": LABELED | SHAKEN}
+PARTS: Final = (*RENDERED, *CLIPS)
 TIMED: Final = "steps"  # its hours are compared, so nothing else may run meanwhile, and it shares no runs
 
 
@@ -61,13 +62,16 @@ def prepare(folder: Path, videos: Path | None, *, quick: bool) -> None:
         labeled = [videos / f"{name}_{part}.csv" for name in LABELED for part in ("train", "val", "test")]
         lists = [videos / "pretrain.csv", *labeled]
         everest("prepare", "encode", *lists, "-o", clips, "--short-side", SHORT_SIDE, "-q")
+    if videos is not None:
+        for name in SHAKEN:
+            write_shaken(videos, clips, name.removesuffix(SUFFIX))
 
 
 def run(
     part: str, folder: Path, sets: Sequence[str], options: Sequence[object], *, quick: bool
 ) -> dict[str, Any]:
     """Run a part; returns its results with the sizes of its lists and the machine."""
-    of_clips = part == CLIPS
+    of_clips = part in CLIPS
     root = folder / "videos" / ("clips" if of_clips else "rendered")
     runs = folder / "runs" / root.name  # parts on the same videos share their runs
     if part == TIMED:
@@ -103,7 +107,7 @@ def of_every_set(arms: dict[str, Any], sets: Sequence[str]) -> dict[str, Any]:
     found = {}
     for name in sets:
         lists = {"data.train": f"{name}_train.csv", "data.test": f"{name}_test.csv"}
-        own: dict[str, Any] = lists | {"data.num_classes": LABELED[name]}
+        own: dict[str, Any] = lists | {"data.num_classes": (LABELED | SHAKEN)[name]}
         if name == "cameramotion8":
             own |= {"finetune.flip": False}  # its classes are directions
         found |= {f"{arm}, {name}": {**settings, **own} for arm, settings in arms.items()}
@@ -129,13 +133,14 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--videos", type=Path, help="folder with the lists of real clips")
     parser.add_argument("--only", type=_names, default=PARTS, metavar="PART,…", help=f"of {', '.join(PARTS)}")
-    parser.add_argument("--sets", type=_names, default=tuple(LABELED), metavar="NAME,…", help="of real clips")
+    parser.add_argument("--sets", type=_names, metavar="NAME,…", help="of real clips [all]")
     parser.add_argument("--seeds", help="a number of seeds, or the seeds")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--quick", action="store_true")
     arguments = parser.parse_args()
-    if arguments.videos is None and arguments.only is not PARTS and CLIPS in arguments.only:
-        parser.error(f"{CLIPS} needs --videos")
+    for part in CLIPS if arguments.videos is None and arguments.only is not PARTS else ():
+        if part in arguments.only:
+            parser.error(f"{part} needs --videos")
     folder, quick = arguments.folder.absolute(), arguments.quick
     prepare(folder, arguments.videos, quick=quick)
     results = folder / "results" if quick else FILES / "results"
@@ -144,14 +149,15 @@ def main() -> None:
     options = ["--jobs", arguments.jobs, *(() if seeds is None else ("--seeds", seeds))]
     options += [option for setting in QUICK if quick for option in ("--set", setting)]
     for part in arguments.only:
-        if part != CLIPS or arguments.videos is not None:
-            document = run(part, folder, arguments.sets, options, quick=quick)
+        if part not in CLIPS or arguments.videos is not None:
+            sets = arguments.sets or tuple(CLIPS.get(part, ()))
+            document = run(part, folder, sets, options, quick=quick)
             (results / f"{part}.json").write_text(json.dumps(document, indent=1) + "\n")
 
 
 def _names(text: str) -> list[str]:
     names = text.split(",")
-    unknown = next((name for name in names if name not in (*PARTS, *LABELED)), None)
+    unknown = next((name for name in names if name not in (*PARTS, *LABELED, *SHAKEN)), None)
     if unknown is not None:
         raise argparse.ArgumentTypeError(f"no part or set '{unknown}'")
     return names

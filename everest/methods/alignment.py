@@ -79,16 +79,18 @@ def previous_frames(frames: Tensor, *, lag: int, align: Align, pixels: PixelStat
     if align == "none":
         return found
     images = values.transpose(1, 2)  # (B, T, C, H, W)
-    warped, inside = (
-        x.unflatten(0, shape).transpose(1, 2)  # (B, C or 1, P, H, W)
-        for x in moved(images[:, :-lag].flatten(0, 1).float(), motion, pyramid.full)
-    )
-    if is_bytes:  # without a motion equal to `frames`
-        shown = warped.round_().to(torch.uint8)
-        return replace(found, frames=torch.where(inside, shown, frames[:, :, lag:]))
-    shown = pixels.normalize_unit_range(warped.round_() / 255).to(frames.dtype)
-    shown = torch.where(inside, shown, frames[:, :, lag:])
-    return replace(found, frames=torch.where(found.moves[:, None, :, None, None], shown, found.frames))
+    earlier, later = images[:, :-lag].flatten(0, 1), images[:, lag:].flatten(0, 1)  # (B * P, C, H, W)
+    warped, inside = moved(earlier.float(), motion, pyramid.full)
+    shown = warped.round_().to(values.dtype)
+    if is_bytes:
+        # A selection by arithmetic, exact in spite of overflow: `where` is slow on bytes.
+        shown = (shown - later) * inside + later
+        return replace(found, frames=shown.unflatten(0, shape).transpose(1, 2))
+    moves = found.moves[:, None, :, None, None]
+    shown, is_seen = (x.unflatten(0, shape).transpose(1, 2) for x in (shown, inside))  # (B, C or 1, P, H, W)
+    normalized = pixels.normalize_unit_range(shown / 255).to(frames.dtype)
+    seen = torch.where(is_seen, normalized, frames[:, :, lag:])
+    return replace(found, frames=torch.where(moves, seen, found.frames))
 
 
 def first_of_scene(begins: Tensor, length: int) -> Tensor:

@@ -79,7 +79,9 @@ class Pyramid:
             count += 1
         whole = pool << (count - 1)  # a pixel of the smallest level; the rest of a side is left out
         height, width = max(height // whole, 1) * whole, max(width // whole, 1) * whole
-        gray = F.avg_pool2d(frames[..., :height, :width].float().mean(dim=1), pool)  # (B, T, h, w)
+        gray = F.avg_pool2d(
+            frames[..., :height, :width].mean(dim=1, dtype=torch.float32), pool
+        )  # (B, T, h, w)
         gray = gray - gray.mean(dim=(1, 2, 3), keepdim=True)
         levels = [gray / gray.square().mean(dim=(1, 2, 3), keepdim=True).sqrt().clamp(min=1e-6)]
         for _ in range(count - 1):
@@ -114,7 +116,7 @@ def estimate_motion(pairs: list[tuple[Tensor, Tensor]], model: CameraModel) -> T
         pairs: of `Pyramid.pairs`; the pyramid must be large enough.
     """
     motion = _search(*pairs[-1])
-    for now, before in reversed(pairs):
+    for now, before in reversed(pairs[1:] if model == "affine" and len(pairs) > 1 else pairs):
         for _ in range(STEPS):
             motion = _refined(motion, now, before, "shift")
     if model == "affine":

@@ -100,6 +100,7 @@ def visualize_mask(
             settings,
             compared=compare,
             has_tokenizer=tokenizer is not None,
+            trained=own.selector[1] if own else None,
         )
     )
     paths = named_videos(videos)

@@ -19,6 +19,7 @@ from everest.methods.ranked import ByChange, FrameDifference
 from everest.video.pixels import PixelStatistics
 
 POINTS: Final = 6  # along the shorter side
+LONGEST: Final = 0.7  # of a line, in distances of the points: lines do not touch
 LINE: Final = (255, 210, 0)  # bright on most footage, also without color vision
 SHADOW: Final = (0, 0, 0)
 BORDER: Final = (214, 39, 40)  # of a frame that begins a scene
@@ -32,13 +33,13 @@ class CameraView:
     frames: Tensor  # (T, H, W, 3) float32 in [0, 1], enlarged if the clip is small
     lag: int  # frames between the two of a pair
     moves: list[bool]  # of the P pairs
-    begins_scene: list[bool]
+    scenes: list[int]  # frames that begin one
 
     def to_dict(self) -> dict[str, Any]:
         """For scripts: the frames of the clip before which the camera moves, and those that begin a scene."""
         return {
             "moving": [pair + self.lag for pair, moves in enumerate(self.moves) if moves],
-            "scenes": [pair + self.lag for pair, begins in enumerate(self.begins_scene) if begins],
+            "scenes": self.scenes,
         }
 
 
@@ -47,7 +48,8 @@ def view_camera(
 ) -> CameraView:
     """Draw the motion of the camera of a clip (C, T, H, W) uint8, as a strategy estimates it.
 
-    A line leads from where a place was in the earlier frame to where it is.
+    A line leads from where a place was in the earlier frame to a dot where it is. The slice in which a scene
+    begins has a border.
     """
     lag = 1 if isinstance(selector, FrameDifference) else tubelet_frames
     height, width = clip.shape[2:]
@@ -55,37 +57,40 @@ def view_camera(
     factor = -(-DRAWN_AT // min(height, width))
     images = [Image.fromarray(frame).resize((width * factor, height * factor)) for frame in shown]
     moves: list[bool] = []
-    begins: list[bool] = []
+    scenes: list[int] = []
     if clip.size(1) > lag:
         found = previous_frames(clip[None], lag=lag, align=selector.align, pixels=pixels)
-        moves, begins = found.moves[0].tolist(), found.begins_scene[0].tolist()
-        if selector.cuts != "detect":
-            begins = [False] * len(begins)
-        for image, motion, is_moving, is_new in zip(
-            images[lag:], found.motion[0], moves, begins, strict=True
-        ):
-            if is_new:
-                _draw_border(image, factor)
-            elif is_moving:
-                _draw_motion(image, motion.cpu().numpy(), factor)
+        moves = found.moves[0].tolist()
+        if selector.cuts == "detect":
+            scenes = found.begins_scene[0].nonzero()[:, 0].tolist()
+        for image, motion, is_moving in zip(images[lag:], found.motion[0].cpu().numpy(), moves, strict=True):
+            if is_moving:
+                _draw_motion(image, motion)
+        for number in scenes:
+            first = number // tubelet_frames * tubelet_frames
+            for image in images[first : first + tubelet_frames]:
+                _draw_border(image)
     frames = torch.from_numpy(np.stack([np.asarray(image) for image in images])).float() / 255
-    return CameraView(frames=frames, lag=lag, moves=moves, begins_scene=begins)
+    return CameraView(frames=frames, lag=lag, moves=moves, scenes=scenes)
 
 
-def _draw_motion(image: Image.Image, motion: np.ndarray, factor: int) -> None:
+def _draw_motion(image: Image.Image, motion: np.ndarray) -> None:
     """Draw lines at a regular grid of places; `motion` (2, 3) maps a place to the one before."""
     draw = ImageDraw.Draw(image)
     plane = Plane.of(image.height, image.width)
-    step = min(image.size) / POINTS
+    side = min(image.size)
+    longest = float(np.abs(motion - np.eye(2, 3)).sum(axis=1).max()) * plane.unit  # at most, in pixels
+    step = max(side / POINTS, longest / LONGEST)
+    width = max(2, side // 100)
     for row in np.arange(step / 2, image.height, step):
         for column in np.arange(step / 2, image.width, step):
             place = (np.array([column, row]) - plane.center) / plane.unit
             x, y = (motion @ np.array([*place, 1.0])) * plane.unit + plane.center
-            draw.line([(x, y), (column, row)], fill=SHADOW, width=2 + 2 * factor // 2)
-            draw.line([(x, y), (column, row)], fill=LINE, width=2)
-            draw.circle((column, row), 3, fill=LINE, outline=SHADOW)
+            draw.line([(x, y), (column, row)], fill=SHADOW, width=2 * width)
+            draw.line([(x, y), (column, row)], fill=LINE, width=width)
+            draw.circle((column, row), 2 * width, fill=LINE, outline=SHADOW)
 
 
-def _draw_border(image: Image.Image, factor: int) -> None:
+def _draw_border(image: Image.Image) -> None:
     corner = (image.width - 1, image.height - 1)
-    ImageDraw.Draw(image).rectangle([(0, 0), corner], outline=BORDER, width=max(6, 2 * factor))
+    ImageDraw.Draw(image).rectangle([(0, 0), corner], outline=BORDER, width=max(6, min(image.size) // 30))

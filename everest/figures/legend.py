@@ -108,10 +108,9 @@ def importance_text(view: MaskView) -> str:
 
 
 def camera_text(camera: CameraView) -> str:
-    """In how many frames the camera moves, and where scenes begin."""
-    text = f"moves in {sum(camera.moves)} of {len(camera.moves)}\nlater frames"
-    scenes = camera.to_dict()["scenes"]
-    return f"{text}, cuts: {len(scenes)}" if any(camera.begins_scene) else text
+    """In how many comparisons the camera moves, and the number of cuts."""
+    text = f"moves in {sum(camera.moves)} of {len(camera.moves)}\ncomparisons"
+    return f"{text}; cuts: {len(camera.scenes)}" if camera.scenes else text
 
 
 def hides(view: MaskView) -> bool:
@@ -164,10 +163,11 @@ def legend_of(views: Sequence[MaskView], *, numbered: bool) -> list[LegendLine]:
         entries.append(LegendLine(text))
     lags = [view.camera.lag for view in views if view.camera is not None]
     if lags:
-        since = "the previous frame" if lags[0] == 1 else f"{lags[0]} frames before"
+        since = "the frame before" if lags[0] == 1 else f"{lags[0]} frames of the clip before"
         entries.append(
             LegendLine(
-                f"camera: yellow lines show the estimated motion since {since}; red border: a new scene"
+                f"camera: a yellow line leads from where a place was {since} to a dot where it is; red "
+                "border: a new scene begins in this time slice"
             )
         )
     if first.rebuilt is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Final
+from typing import Any, Final
 
 from everest.checkpoints.describe import trained_clip
 from everest.checkpoints.load import LoadedModel
@@ -44,10 +44,11 @@ def own_choices(opened: LoadedModel) -> OwnChoices:
 def requested_selectors(
     strategy: str | None,
     ratios: Sequence[float],
-    settings: Mapping[str, str | float],
+    settings: Mapping[str, Any],
     *,
     compared: bool,
     has_tokenizer: bool,
+    trained: Selector | None = None,
 ) -> list[tuple[str, Selector]]:
     """Return the strategies to draw below each other, with their titles.
 
@@ -55,6 +56,7 @@ def requested_selectors(
         strategy: None: learned-importance for a tokenizer, else redundancy-robust.
         ratios: keep ratios; none: the strategy's default.
         settings: of the strategy, by their names in a recipe.
+        trained: of a checkpoint; without a strategy, its settings are changed if it measures change.
         compared: draw the common strategies or, for a tokenizer, other scores next to its own.
     Raises:
         RecipeError: an unknown strategy or setting, or options that do not go together.
@@ -65,13 +67,16 @@ def requested_selectors(
             "--checkpoint"
         )
     name = LEARNED if has_tokenizer else strategy or DEFAULT
+    written = settings
+    if strategy is None and not compared and isinstance(trained, ByChange):
+        name = trained.strategy
+        settings = {key: value for key, value in vars(trained).items() if key != "strategy"} | dict(settings)
     known = {field.name for field in fields(STRATEGIES[name])} if name in STRATEGIES else settings
-    for setting in settings:
+    for setting in written:
+        option = setting.replace("_", "-")
         if compared:
-            option = setting.replace("_", "-")
             raise RecipeError(f"--{option}: --compare shows each strategy as it is known; leave it out")
         if setting not in known:
-            option = setting.replace("_", "-")
             raise RecipeError(f"--{option}: {name} has no such setting; leave it out")
     if name == LEARNED:  # tokens are kept by score, out of all tokens
         return [

@@ -58,6 +58,7 @@ class FigureRow(NamedTuple):
     frames: Tensor  # (T, H, W, 3) pixels or (T, H, W) importance
     note: str = ""
     captions: Sequence[str] = ()  # of each time slice
+    highest: float | None = None  # importance at the upper end of the color scale; None: that of the row
 
 
 def rows_of(views: Sequence[MaskView]) -> list[FigureRow]:
@@ -89,9 +90,11 @@ def rows_of(views: Sequence[MaskView]) -> list[FigureRow]:
         known = (other.importance for other in measured if other.importance is not None)
         if view.importance is not None and not any(torch.equal(view.importance, each) for each in known):
             measured.append(view)
-    for view in measured:
-        note = importance_text(view) if len(measured) == 1 else f"{view.title}:\n{importance_text(view)}"
-        rows.append(FigureRow("importance", view.heat(), note))
+    heats = [(view, view.heat(), importance_text(view)) for view in measured]
+    for view, heat, quantity in heats:
+        highest = max(float(other.max()) for _, other, name in heats if name == quantity)
+        note = quantity if len(heats) == 1 else f"{view.title}:\n{quantity}"
+        rows.append(FigureRow("importance", heat, note, highest=highest))
     return rows
 
 
@@ -190,7 +193,8 @@ def rows_figure(
 
 def scale_of(row: FigureRow) -> Normalize:
     """The color scale of the importance of all frames."""
-    return Normalize(0, max(float(row.frames.max()), torch.finfo(torch.float32).tiny))
+    highest = float(row.frames.max()) if row.highest is None else row.highest
+    return Normalize(0, max(highest, torch.finfo(torch.float32).tiny))
 
 
 def show_frame(ax: Axes, row: FigureRow, frame: int, scale: Normalize) -> AxesImage:

@@ -21,9 +21,11 @@ from everest.video.pixels import PixelStatistics
 Align = Literal["none", "shift", "affine"]
 Cuts = Literal["ignore", "detect"]
 
-# Our choice, made on real clips and on pairs of them, for a change of the whole frame that begins a scene.
-CUT: Final = 0.5  # standard deviations of the clip's gray values, at least
-CUT_FACTOR: Final = 2.5  # times the median change of the clip, at least
+# Our choice, made on real clips and on pairs of them: what a new scene changes, after the camera's motion.
+CUT: Final = 0.5  # the mean change, in standard deviations of the clip's gray values, at least
+CUT_FACTOR: Final = 2.5  # times the lower quartile of the changes in the clip, at least
+CHANGED: Final = 0.25  # standard deviations by which a pixel has changed
+CUT_SHARE: Final = 0.6  # of the pixels that have changed, at least: an object changes fewer
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,6 +35,8 @@ class PreviousFrames:
     frames: Tensor  # (B, C, P, H, W) of the type of the clip; the frame itself where nothing corresponds
     motion: Tensor  # (B, P, 2, 3) float32, see everest.methods.camera
     change: Tensor  # (B, P) float32: the mean change of gray values that is left, in standard deviations
+    changed: Tensor  # (B, P) float32: the share of the pixels that have changed
+    lag: int
 
     @property
     def moves(self) -> Tensor:
@@ -41,12 +45,21 @@ class PreviousFrames:
 
     @property
     def begins_scene(self) -> Tensor:
-        """(B, P) bool: whether a cut is between: a large change that the clip does not have elsewhere.
+        """(B, P + lag) bool: the frames right after a cut.
 
-        The median of few pairs is one of the changes themselves, so a clip of two slices has no cut.
+        Every pair of frames that a cut divides must change, in most of its pixels, and much more than other
+        pairs of the clip. A cut less than `lag` frames from an end of the clip divides fewer pairs and is not
+        looked for, because a large object at that end looks the same.
         """
-        median = self.change.sort(dim=1).values[:, self.change.size(1) // 2].unsqueeze(1)  # (B, 1)
-        return (self.change > CUT) & (self.change > CUT_FACTOR * median)
+        count = self.change.size(1)
+        none = torch.zeros_like(self.change[:, :1], dtype=torch.bool)  # (B, 1)
+        if count < self.lag:
+            return none.expand(-1, count + self.lag)
+        usual = self.change.sort(dim=1).values[:, count // 4].unsqueeze(1)  # (B, 1)
+        is_new = (self.change > CUT) & (self.change > CUT_FACTOR * usual) & (self.changed > CUT_SHARE)
+        starts = [is_new[:, i : count - self.lag + 1 + i] for i in range(self.lag)]
+        inner = torch.stack(starts).all(dim=0)  # (B, P - lag + 1), from the frame `lag` on
+        return torch.cat([none.expand(-1, self.lag), inner, none.expand(-1, self.lag - 1)], dim=1)
 
 
 @torch.no_grad()
@@ -72,15 +85,18 @@ def previous_frames(frames: Tensor, *, lag: int, align: Align, pixels: PixelStat
     estimated = still
     if pyramid.is_large_enough:
         estimated = estimate_motion(pairs, "shift" if align == "none" else align)
-    change = mean_change(now, *moved(before, estimated))  # (B * P,)
+    warped, inside = moved(before, estimated)
+    change = mean_change(now, warped, inside)  # (B * P,)
+    changed = ((now - warped).abs() > CHANGED).logical_and_(inside).float().mean(dim=(1, 2, 3))
     motion = still if align == "none" else estimated
     shape = (frames.size(0), frames.size(2) - lag)
-    found = PreviousFrames(frames[:, :, :-lag], motion.unflatten(0, shape), change.unflatten(0, shape))
+    motion, change, changed = (x.unflatten(0, shape) for x in (motion, change, changed))
+    found = PreviousFrames(frames[:, :, :-lag], motion, change, changed, lag)
     if align == "none":
         return found
     images = values.transpose(1, 2)  # (B, T, C, H, W)
     earlier, later = images[:, :-lag].flatten(0, 1), images[:, lag:].flatten(0, 1)  # (B * P, C, H, W)
-    warped, inside = moved(earlier.float(), motion, pyramid.full)
+    warped, inside = moved(earlier.float(), motion.flatten(0, 1), pyramid.full)
     shown = warped.round_().to(values.dtype)
     if is_bytes:
         # A selection by arithmetic, exact in spite of overflow: `where` is slow on bytes.
@@ -93,23 +109,40 @@ def previous_frames(frames: Tensor, *, lag: int, align: Align, pixels: PixelStat
     return replace(found, frames=torch.where(moves, seen, found.frames))
 
 
-def first_of_scene(begins: Tensor, length: int) -> Tensor:
-    """Whether a cut is in a slice of `length` frames or right before it: pairs (B, P) to (B, P / length)."""
-    return begins.unflatten(1, (-1, length)).any(dim=2)
+@dataclass(frozen=True, slots=True, eq=False)
+class Scenes:
+    """The scenes of clips, in steps of time: slices, or frames."""
 
+    number: Tensor  # (B, S) int64: of the scene of each step
+    measurable: Tensor  # (B, S) bool: whether the step before shows the same scene only
 
-def without_cuts(change: Tensor, begins: Tensor, nothing: float) -> Tensor:
-    """Replace the change at the beginning of a scene by the next change inside of the scene.
+    @classmethod
+    def of(cls, begins: Tensor, length: int) -> Scenes:
+        """The scenes of steps of `length` frames, from the frames (B, T) that begin one.
 
-    Args:
-        change: (B, S, …) of each step of time since the one before.
-        begins: (B, S) bool.
-        nothing: the value of no change, where the scene has no later step.
-    """
-    steps = begins.size(1)
-    numbers = torch.arange(steps, device=begins.device)
-    can_serve = (numbers >= numbers[:, None]) & ~begins[:, None]  # (B, S, S): at or after each step
-    source = torch.where(can_serve, numbers, steps).amin(dim=2)  # (B, S)
-    extended = torch.cat([change, torch.full_like(change[:, :1], nothing)], dim=1)  # (B, S + 1, …)
-    index = source.view(*source.shape, *(1,) * (change.dim() - 2)).expand_as(change)
-    return extended.gather(1, index)
+        A step with a cut inside belongs to the new scene. Neither it nor the next step can be measured.
+        """
+        frames = begins.unflatten(1, (-1, length))  # (B, S, length)
+        starts = frames.any(dim=2)
+        mixed = frames[:, :, 1:].any(dim=2)
+        after_mixed = torch.cat([torch.ones_like(mixed[:, :1]), mixed[:, :-1]], dim=1)  # and the first step
+        return cls(starts.long().cumsum(dim=1), ~(starts | after_mixed))
+
+    def filled(self, change: Tensor, nothing: float, *, copy: bool) -> Tensor:
+        """Replace the change of each step that cannot be measured.
+
+        Args:
+            change: (B, S, …) since the step before; any value for the first step.
+            nothing: the value of no change.
+            copy: take the next change in the same scene, if it has one.
+        """
+        extended = torch.cat([change, torch.full_like(change[:, :1], nothing)], dim=1)  # (B, S + 1, …)
+        steps = self.number.size(1)
+        own = torch.arange(steps, device=change.device)
+        last = torch.full_like(own, steps)
+        serves = self.measurable[:, None] & (own >= own[:, None])  # (B, S, S)
+        serves = serves & (self.number[:, None] == self.number[:, :, None])
+        if not copy:
+            serves = serves & (own == own[:, None])
+        source = torch.where(serves, own, last).amin(dim=2)  # (B, S)
+        return extended.gather(1, source.view(*source.shape, *(1,) * (change.dim() - 2)).expand_as(change))

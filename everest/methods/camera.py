@@ -30,6 +30,7 @@ SPREAD: Final = 2.0  # times the mean error: the error of which a pixel's weight
 NOISE: Final = 0.05  # a change that means nothing, in standard deviations of the gray values
 MAJORITY: Final = 0.05  # by which the votes for a motion must exceed those against it
 OVERLAP: Final = 0.4  # the share of a frame that the earlier one must show, at least
+FLATTEST: Final = 2.0  # gray levels of 255: the least standard deviation that is taken for content
 FIT: Final = 0.4  # the change that a motion may leave, in standard deviations, at most
 RIDGE: Final = 1e-3  # keeps flat images solvable
 
@@ -71,7 +72,7 @@ class Pyramid:
 
     @classmethod
     def of(cls, frames: Tensor) -> Pyramid:
-        """The pyramid of clips (B, C, T, H, W) of any type."""
+        """The pyramid of clips (B, C, T, H, W) of bytes, or of floats from 0 to 255."""
         height, width = frames.shape[3:]
         pool = max(1, round(min(height, width) / SMALL))
         count = 1
@@ -83,7 +84,7 @@ class Pyramid:
             frames[..., :height, :width].mean(dim=1, dtype=torch.float32), pool
         )  # (B, T, h, w)
         gray = gray - gray.mean(dim=(1, 2, 3), keepdim=True)
-        levels = [gray / gray.square().mean(dim=(1, 2, 3), keepdim=True).sqrt().clamp(min=1e-6)]
+        levels = [gray / gray.square().mean(dim=(1, 2, 3), keepdim=True).sqrt().clamp(min=FLATTEST)]
         for _ in range(count - 1):
             levels.append(F.avg_pool2d(levels[-1], 2))
         return cls(levels, Plane.of(height, width))
@@ -210,15 +211,27 @@ def _solved(matrix: Tensor, right: Tensor) -> Tensor:
 
 
 def _is_confirmed(motion: Tensor, now: Tensor, before: Tensor) -> Tensor:
-    """Whether most pixels of images (M, 1, h, w) change less with a motion than without it: (M,) bool.
+    """Whether most pixels of images (M, 1, h, w) change less with a motion than otherwise: (M,) bool.
 
-    Each pixel has one vote, however much it changes, so an object that moves does not decide. If the camera
-    rests, the votes are noise.
+    Each pixel has one vote, however much it changes, so an object that moves does not decide. Interpolation
+    removes noise, so a motion by less than a pixel looks better than none even if the camera rests. The
+    opposite motion is interpolated alike, so the votes for one of the two are noise then.
     """
+    opposite = 2 * no_motion(motion.size(0), motion.device) - motion
     warped, inside = moved(before, motion)
-    left, without = (now - warped).abs(), (now - before).abs()
-    total = left + without + NOISE
-    votes = (inside * (without - left) / total).sum(dim=(1, 2, 3))
-    voters = (inside * (without + left) / total).sum(dim=(1, 2, 3))
+    back, inside_back = moved(before, opposite)
+    error = (now - warped).abs()
     overlaps = inside.float().mean(dim=(1, 2, 3)) >= OVERLAP
-    return (votes > MAJORITY * voters) & overlaps & (mean_change(now, warped, inside) < FIT)
+    return (
+        overlaps
+        & (mean_change(now, warped, inside) < FIT)
+        & (_votes(error, (now - before).abs(), inside) > MAJORITY)
+        & (_votes(error, (now - back).abs(), inside & inside_back) > MAJORITY)
+    )
+
+
+def _votes(error: Tensor, other: Tensor, inside: Tensor) -> Tensor:
+    """The votes (M,) for the first of two errors (M, 1, h, w), from -1 to 1; without errors 0."""
+    total = error + other + NOISE
+    votes = (inside * (other - error) / total).sum(dim=(1, 2, 3))
+    return votes / (inside * (other + error) / total).sum(dim=(1, 2, 3)).clamp(min=1e-6)

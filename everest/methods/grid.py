@@ -117,7 +117,7 @@ def num_kept(num_tokens: int, ratio: float) -> int:
 
 @torch.compiler.assume_constant_result
 def num_at_most(num_tokens: int, ratio: float) -> int:
-    """The same, rounded up: then 1 / ratio slices have room for all tokens."""
+    """The number of tokens in a share, rounded up, computed like `num_kept`."""
     return ceil(num_tokens * Fraction(str(ratio)))
 
 

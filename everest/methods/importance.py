@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from everest.methods.alignment import Align, Cuts, first_of_scene, previous_frames, without_cuts
+from everest.methods.alignment import Align, Cuts, Scenes, previous_frames
 from everest.methods.grid import patchify
 from everest.system.precision import computes_bf16
 from everest.video.pixels import IMAGENET, PixelStatistics
@@ -152,11 +152,11 @@ def change_importance(
         return frames.new_full((b, per_slice), no_change, dtype=torch.float32)
     with full_precision(frames.device):
         before = None  # (B, C, T - t, H, W): the slices before, if they are changed
-        begins = None  # (B, slices - 1): whether a scene begins
+        scenes = None
         if align != "none" or cuts == "detect":
             previous = previous_frames(frames, lag=step, align=align, pixels=embed.pixels)
             before = previous.frames if align != "none" else None
-            begins = first_of_scene(previous.begins_scene, step) if cuts == "detect" else None
+            scenes = Scenes.of(previous.begins_scene, step) if cuts == "detect" else None
         if distance in NORMS and frames.dtype == torch.uint8:
             exact = torch.bfloat16 if computes_bf16(frames.device) else torch.float32  # for -255 to 255
             patches = patchify(frames, tubelet)  # (B, N, C, t, p, q) uint8
@@ -180,9 +180,10 @@ def change_importance(
             still = (patches[:, per_slice:] == old_patches).flatten(2).all(dim=-1)
             # Rounding can raise a similarity above 1.
             later = later.clamp(min=no_change).masked_fill(still, no_change)
-    if begins is not None:
-        later = without_cuts(later.unflatten(1, (-1, per_slice)), begins, no_change).flatten(1)
     first = later[:, :per_slice]
+    if scenes is not None:
+        change = torch.cat([first, later], dim=1).unflatten(1, (-1, per_slice))  # (B, slices, h*w)
+        return scenes.filled(change, no_change, copy=first_slice == "copy").flatten(1)
     return torch.cat([first if first_slice == "copy" else torch.full_like(first, no_change), later], dim=1)
 
 
@@ -208,7 +209,7 @@ def pixel_importance(
     Returns:
         (B, N) float32. Zeros for a clip of one frame.
     """
-    x = pixels.normalized(frames).float()
+    x, scenes = pixels.normalized(frames).float(), None
     if x.size(2) == 1:
         change = torch.zeros_like(x)
     elif align == "none" and cuts == "ignore":
@@ -217,8 +218,9 @@ def pixel_importance(
         with full_precision(frames.device):
             previous = previous_frames(frames, lag=1, align=align, pixels=pixels)
         change = (x[:, :, 1:] - pixels.normalized(previous.frames)).abs()
-        if cuts == "detect":
-            change = without_cuts(change.transpose(1, 2), previous.begins_scene, 0.0).transpose(1, 2)
+        scenes = Scenes.of(previous.begins_scene, 1) if cuts == "detect" else None
     if x.size(2) > 1:
         change = torch.cat([change[:, :, :1], change], dim=2)
+    if scenes is not None:
+        change = scenes.filled(change.transpose(1, 2), 0.0, copy=True).transpose(1, 2)
     return patchify(change, tubelet).flatten(2).mean(dim=-1)

@@ -66,7 +66,7 @@ class ByImportance(Selector):
             if most * grid.t < count:
                 raise RecipeError(
                     f"slice_cap: {grid.t} slices cannot hold all kept tokens with {self.slice_cap:g} of them "
-                    f"each; give at least {1 / grid.t:.4g}"
+                    f"each; give at least {-(-10_000 // grid.t) / 10_000:g}"
                 )
             order = _with_a_cap(order, grid, most)
         return order[:, :count]

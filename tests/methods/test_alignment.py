@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from everest.errors import RecipeError
-from everest.methods.alignment import PreviousFrames, first_of_scene, previous_frames, without_cuts
-from everest.methods.camera import FIT, Plane, Pyramid, moved, no_motion
+from everest.methods.alignment import PreviousFrames, Scenes, previous_frames
+from everest.methods.camera import Plane, moved, no_motion
 from everest.methods.frame_selection import kept_per_slice
-from everest.methods.grid import TokenGrid, num_kept, patchify
+from everest.methods.grid import TokenGrid, num_kept
 from everest.methods.importance import RawPixels, change_importance, pixel_importance
 from everest.methods.ranked import FrameDifference, RedundancyRobust
 from everest.methods.selector import choose
@@ -114,6 +114,24 @@ def test_a_camera_at_rest_has_exactly_no_motion(align, seed: int, noise: int):
     assert not found.moves.any()
 
 
+SIDES = torch.linspace(-1, 1, SIDE)
+SMOOTH = {
+    "gradient": (30 * SIDES + 60).expand(SIDE, -1),
+    "vignette": 50 - 20 * (SIDES.square() + SIDES[:, None].square()),
+    "spot": 60 * (-6 * (SIDES.square() + SIDES[:, None].square())).exp() + 8,
+}
+
+
+@pytest.mark.parametrize("align", ["shift", "affine"])
+@pytest.mark.parametrize("scene", SMOOTH)
+@given(seed=st.integers(0, 2**16), noise=st.sampled_from([2, 4, 8, 16]))
+def test_noise_on_a_smooth_scene_is_no_motion(align, scene: str, seed: int, noise: int):
+    """Interpolation removes noise, so that a motion by half a pixel fits better than none."""
+    frames = SMOOTH[scene].expand(1, 3, 8, -1, -1)
+    frames = frames + noise * torch.randn(frames.shape, generator=torch.Generator().manual_seed(seed))
+    assert not aligned(frames.round().clamp(0, 255).byte(), align).moves.any()
+
+
 @pytest.mark.parametrize("distance", ["l2", "l1", "neg-cosine", "neg-cka"])
 @torch.no_grad()
 def test_clips_of_a_camera_at_rest_keep_the_same_tokens(distance):
@@ -204,22 +222,61 @@ def test_clips_without_any_texture_have_no_motion_and_no_cut():
     assert found.change.isfinite().all()
 
 
+def frames_of(begins: Tensor) -> list[int]:
+    return begins[0].nonzero()[:, 0].tolist()
+
+
 @pytest.mark.parametrize("align", ["none", "shift", "affine"])
-def test_a_cut_is_found_where_it_is(align):
-    first, second = seen_by(pan(1), seed=1), seen_by(pan(1), seed=2)
-    for cut in range(2, 7):
+@pytest.mark.parametrize("lag", [1, 2, 4])
+def test_a_cut_is_found_where_it_is(align, lag: int):
+    first, second = seen_by(pan(1, frames=16), seed=1), seen_by(pan(1, frames=16), seed=2)
+    for cut in range(lag, 17 - lag):
         frames = torch.cat([first[:, :, :cut], second[:, :, cut:]], dim=2)
-        begins = aligned(frames, align).begins_scene[0].tolist()
-        assert [pair + 2 for pair, new in enumerate(begins) if new] == [cut, cut + 1]
-        assert not aligned(frames, align).moves[0, cut - 2]
+        found = aligned(frames, align, lag)
+        assert frames_of(found.begins_scene) == [cut]
+        assert not found.moves[0, cut - lag : cut].any()
     assert not aligned(first, align).begins_scene.any()
 
 
-def test_the_first_slice_of_a_scene_takes_the_importance_of_the_next_one():
-    change = torch.tensor([[1.0, 9.0, 3.0, 9.0, 9.0]]).unsqueeze(2)  # (B, S, 1)
-    begins = torch.tensor([[False, True, False, True, True]])
-    assert without_cuts(change, begins, 0.0).flatten().tolist() == [1.0, 3.0, 3.0, 0.0, 0.0]
-    assert first_of_scene(torch.tensor([[False, False, True, False]]), 2).tolist() == [[False, True]]
+def test_several_cuts_and_cuts_in_short_clips_are_found():
+    scenes = [seen_by(pan(0, frames=16), seed=seed) for seed in range(5)]
+    frames = torch.cat([scene[:, :, :3] for scene in scenes], dim=2)
+    assert frames_of(aligned(frames, "shift").begins_scene) == [3, 6, 9, 12]
+    short = torch.cat([scenes[0][:, :, :3], scenes[1][:, :, 3:6]], dim=2)
+    assert frames_of(aligned(short, "affine").begins_scene) == [3]
+
+
+def test_objects_repeated_frames_flashes_and_chaos_are_no_cuts():
+    still = seen_by(pan(0, frames=16))
+    large = still.clone()
+    large[:, :, 8:, :60, :60] = 250 - large[:, :, 8:, :60, :60] // 4  # 40 % of the frame appear
+    flash = still.clone()
+    flash[:, :, 7] = 255
+    repeated = large[:, :, [*range(8), *[7] * 8]]
+    generator = torch.Generator().manual_seed(0)
+    chaos = torch.randint(0, 256, still.shape, dtype=torch.uint8, generator=generator)
+    dark = torch.zeros_like(still)
+    dark[:, :, 8:] = 1
+    for clip in (large, flash, repeated, chaos, dark):
+        assert frames_of(aligned(clip, "affine").begins_scene) == []
+
+
+def test_the_first_steps_of_a_scene_take_the_next_change_in_it():
+    begins = torch.zeros(1, 12, dtype=torch.bool)
+    begins[0, [5, 8]] = True  # slices of two frames: inside of slice 2, and at the start of slice 4
+    scenes = Scenes.of(begins, 2)
+    assert scenes.number.tolist() == [[0, 0, 1, 1, 2, 2]]
+    assert scenes.measurable.tolist() == [[False, True, False, False, False, True]]
+    change = torch.tensor([[0.0, 1, 8, 9, 7, 5]]).unsqueeze(2)  # (B, S, 1)
+    assert scenes.filled(change, -1.0, copy=True).flatten().tolist() == [1, 1, -1, -1, 5, 5]
+    assert scenes.filled(change, -1.0, copy=False).flatten().tolist() == [-1, 1, -1, -1, -1, 5]
+
+
+def test_without_a_cut_only_the_first_step_takes_another_change():
+    scenes = Scenes.of(torch.zeros(2, 8, dtype=torch.bool), 2)
+    change = torch.rand(2, 4, 3)
+    expected = torch.cat([change[:, 1:2], change[:, 1:]], dim=1)
+    assert torch.equal(scenes.filled(change, 0.0, copy=True), expected)
 
 
 @pytest.mark.parametrize("distance", ["l2", "neg-cosine"])
@@ -370,6 +427,3 @@ def test_moving_by_nothing_changes_nothing():
     same, inside = moved(image, no_motion(1, image.device))
     torch.testing.assert_close(same, image, rtol=1e-4, atol=1e-2)
     assert inside.all()
-    assert Pyramid.of(seen_by(pan(0))).is_large_enough
-    assert FIT < 1
-    assert patchify(seen_by(pan(0)), TUBELET).shape == (1, 576, 3, *TUBELET)

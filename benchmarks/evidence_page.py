@@ -7,6 +7,7 @@ The text between `<!-- evidence: NAME -->` and `<!-- end of NAME -->` is replace
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import re
@@ -168,6 +169,9 @@ def importance_tables(document: dict[str, Any]) -> dict[str, str]:
 
 
 def main() -> None:
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    ).parse_args()  # it has no options
     results = read_results()
     PAGE.write_text(filled(PAGE.read_text(), results))
     for path in (PAGE, *draw_figures(results, PAGE.parent)):

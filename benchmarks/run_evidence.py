@@ -152,7 +152,9 @@ def main() -> None:
         if part not in CLIPS or arguments.videos is not None:
             sets = arguments.sets or tuple(CLIPS.get(part, ()))
             document = run(part, folder, sets, options, quick=quick)
-            (results / f"{part}.json").write_text(json.dumps(document, indent=1) + "\n")
+            path = results / f"{part}.json"
+            path.write_text(json.dumps(document, indent=1) + "\n")
+            print(f"results: {path}", flush=True)
 
 
 def _names(text: str) -> list[str]:

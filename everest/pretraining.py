@@ -19,6 +19,7 @@ from everest.probing import add_probes
 from everest.system.events import notice
 from everest.tokenizer.cache import open_token_cache, tokenizer_for
 from everest.train.context import RunContext
+from everest.train.plan import learning_rate_advice
 from everest.train.probe_loop import probe_if_due, probe_summary, read_probes
 from everest.train.setup import set_up_training
 from everest.train.tracking import Tracker, image_is_due
@@ -91,7 +92,8 @@ def _summarize(training: Training) -> None:
     if isinstance(model.targets, PixelTargets) and model.targets.normalize:
         text += "; predicting the mean of each tubelet would give about 1"
         if loss > NEAR_MEAN:
-            text = f"warning: {text}: little is learned. Try more steps or another base_lr"
+            advice = learning_rate_advice(training.plan) or "try more steps or another base_lr"
+            text = f"warning: {text}: little is learned; {advice}"
     training.notice(text)
 
 

@@ -77,7 +77,9 @@ def probe_line(event: dict[str, Any]) -> str:
     parts.append(f"RankMe {event['rank_me']:.1f} of {event['rank_most']}")
     parts.append(f"feature std {event['feature_std']:.3f}")
     if event["heldout_loss"] is not None:
-        parts.append(f"held-out loss {event['heldout_loss']:.3f}")
+        mean = event["heldout_mean_loss"]
+        reference = "" if mean is None else f" (predicting the mean gives {mean:.3f})"
+        parts.append(f"held-out loss {event['heldout_loss']:.3f}{reference}")
     place = f"epoch {event['epoch'] + 1}/{event['epochs']} step {event['step']}/{event['steps']}"
     return f"{place}: probe: {', '.join(parts)}"
 

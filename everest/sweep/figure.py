@@ -41,7 +41,7 @@ def draw_report(path: Path, document: Mapping[str, Any]) -> None:
     with matplotlib.rc_context({"font.size": 12, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(10, height), dpi=120, layout="constrained")
         panel = figure.subplots()
-        _draw_arms(panel, arms)
+        _draw_arms(panel, arms, percent=document["percent"])
         unit = " (%)" if document["percent"] else ""
         panel.set_ylabel(f"{document['title']}{unit}", parse_math=False)
         panel.set_xlabel("GMACs of training (forward passes of all steps)")
@@ -54,7 +54,7 @@ def draw_report(path: Path, document: Mapping[str, Any]) -> None:
         write_atomically(path, lambda part: figure.savefig(part, format="png", bbox_inches="tight"))
 
 
-def _draw_arms(panel: Axes, arms: Sequence[Mapping[str, Any]]) -> None:
+def _draw_arms(panel: Axes, arms: Sequence[Mapping[str, Any]], *, percent: bool) -> None:
     costs = np.array([arm["gmacs"] for arm in arms])  # (arms,)
     logarithmic = bool((costs > 0).all()) and costs.max() > WIDE_RATIO * costs.min()
     if logarithmic:
@@ -75,7 +75,8 @@ def _draw_arms(panel: Axes, arms: Sequence[Mapping[str, Any]]) -> None:
     panel.margins(x=0.1, y=0.08)
     panel.autoscale_view()
     panel.set_xlim(panel.get_xlim())
-    panel.set_ylim(panel.get_ylim())
+    low, high = panel.get_ylim()
+    panel.set_ylim((max(low, -2), min(high, 102)) if percent else (low, high))  # t intervals may be larger
     heights = _apart([_share(panel, arm["mean"]) for arm in arms], least=1 / max(FITTING, len(arms) + 1))
     for number, (arm, x, height) in enumerate(zip(arms, places, heights, strict=True)):
         color = COLORS[number % len(COLORS)]

@@ -60,6 +60,7 @@ def run_jobs(
     can_start: Callable[[Job], bool],
     on_end: Callable[[Ended], bool],
     resume: str,
+    before: int = 0,
 ) -> None:
     """Run all jobs, the first that is possible first.
 
@@ -72,6 +73,7 @@ def run_jobs(
         can_start: whether a job may start now, for a job whose files another process may still write.
         on_end: called after each job; returns whether it is finished. If not, jobs that need it are skipped.
         resume: how to resume, for the message of a stop.
+        before: jobs that have finished in earlier calls, for this message.
     Raises:
         Stopped: a signal has stopped the jobs.
     """
@@ -102,7 +104,7 @@ def run_jobs(
             running.append(_Running(job=job, process=process, slot=slots[0], log_start=written))
             signals.forward_to(running[-1])  # one that has arrived during the start
     if signals.received:
-        done = f"{len(finished)} of {len(jobs)} jobs finished"
+        done = f"{before + len(finished)} of {before + len(jobs)} jobs finished"
         raise Stopped(signals.received, f"stopped: {done}; {resume}")
 
 

@@ -24,6 +24,7 @@ def table_rows(document: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
     metric = document["metric"]
     for arm in document["arms"]:
         difference = arm["difference"] or {}
+        drawn = difference.get("bootstrap") if len(arm["seeds"]) >= FEW_SEEDS else None  # else too narrow
         yield (
             arm["arm"],
             str(len(arm["seeds"])),
@@ -31,7 +32,7 @@ def table_rows(document: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
             _interval(document, arm["interval"]),
             _number(document, difference.get("mean"), signed=True),
             _interval(document, difference.get("interval"), signed=True),
-            _interval(document, difference.get("bootstrap"), signed=True),
+            _interval(document, drawn, signed=True),
             "" if difference.get("p") is None else f"{difference['p']:.2g}",
             "" if arm["gmacs"] is None else f"{arm['gmacs']:.4g}",
             "" if arm["hours"] is None else f"{arm['hours']:.3g}",
@@ -52,7 +53,7 @@ def notes(document: Mapping[str, Any]) -> Iterator[str]:
     elif fewest < FEW_SEEDS:
         yield (
             f"{fewest} seeds: with fewer than {FEW_SEEDS}, t intervals are wide, and bootstrap intervals are "
-            "too narrow"
+            "too narrow, so they are in --json only"
         )
     for arm in arms:
         difference = arm["difference"] or {"values": [], "interval": None}

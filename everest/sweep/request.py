@@ -127,7 +127,10 @@ def _read_arms(values: Any, file: RecipeFile) -> tuple[Arm, ...]:
             raise RecipeError(f"{label}: {shown(name)}: must be a mapping such as {{finetune.steps: 900}}")
         own = {key: value for key, value in settings.items() if "." in key}
         for key in settings.keys() - own.keys() - {"stages", "init"}:
-            raise RecipeError(f"{label}: {shown(name)}: {shown(key)}: give section.key, stages or init")
+            raise RecipeError(
+                f"{label}: {shown(name)}: {shown(key)}: give stages, init, or settings in one line such as "
+                "pretrain.steps: 900"
+            )
         stages, init = settings.get("stages"), settings.get("init")
         origin = f"{label}: {name}"
         arms.append(

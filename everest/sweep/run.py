@@ -159,6 +159,7 @@ def run_sweep(plan: SweepPlan, folder: Path, processes: Processes, report: Repor
             can_start=lambda job: _is_free(sweep, works[job.name], waits),
             on_end=lambda ended: sweep.ended(works, ended),
             resume="the same command resumes",
+            before=len(every) - len(works),
         )
         return sweep.write()
 

@@ -19,6 +19,9 @@ MOST_CHECKPOINTS: Final = 40  # our choice: of a budget in steps
 BytesPerClip = Callable[[bool, int], int]
 
 
+USUAL_LR: Final = (1e-5, 4e-3)  # our choice: the range of the recipes, and some more on both sides
+
+
 @dataclass(frozen=True, kw_only=True)
 class StagePlan:
     """The steps and batches of one stage. A step is one update of the weights."""
@@ -121,6 +124,19 @@ def plan_stage(
 def steps_between_checkpoints(steps: int, num_videos: int, videos_per_step: int) -> int:
     """The steps between two validations of a budget in steps: an epoch, or more of a long budget."""
     return max(-(-num_videos // videos_per_step), -(-steps // MOST_CHECKPOINTS))
+
+
+def learning_rate_advice(plan: StagePlan) -> str | None:
+    """Advice about a peak learning rate outside of the usual range; None inside."""
+    least, most = USUAL_LR
+    if plan.peak_lr > most:
+        return (
+            f"the peak learning rate of {plan.peak_lr:.2g} is {plan.peak_lr / most:.2g} times the highest "
+            f"usual one ({most:g}): lower base_lr first; more steps do not help"
+        )
+    if plan.peak_lr < least:
+        return f"the peak learning rate of {plan.peak_lr:.2g} is below the usual {least:g}: raise base_lr"
+    return None
 
 
 def memory_advice(plan: StagePlan, bytes_of: BytesPerClip, *, bytes_per_value: int) -> str:

@@ -180,8 +180,11 @@ def sentence(rows: Rows, *, steps: int, videos: int, rank_most: int) -> str:
         text = f"{ACCURACIES[key]} {moved} (chance {last['probe_chance']:.0f} %)"
         rises = len(values) > 2 and last[key] == max(values) > max(values[:-1])
         parts.insert(0, f"{text}; it was still rising" if rises else text)
-    elif last["heldout_loss"] is not None and first["heldout_loss"] is not None:
-        parts.insert(0, f"held-out loss {_moved(first['heldout_loss'], last['heldout_loss'], digits=3)}")
+    if last["heldout_loss"] is not None and first["heldout_loss"] is not None:
+        text = f"held-out loss {_moved(first['heldout_loss'], last['heldout_loss'], digits=3)}"
+        if last["heldout_mean_loss"] is not None:
+            text += f" (predicting the mean gives {last['heldout_mean_loss']:.3g})"
+        parts.insert(0 if key is None else 1, text)
     return "; ".join(parts)
 
 

@@ -42,7 +42,7 @@ from everest.train.context import RunContext
 from everest.train.health import FEWEST_STEPS
 from everest.train.network import Network
 from everest.train.optim import stage_optimizer
-from everest.train.plan import StagePlan, memory_advice, plan_stage
+from everest.train.plan import StagePlan, learning_rate_advice, memory_advice, plan_stage
 from everest.train.tracking import make_tracker
 from everest.train.training import Training
 
@@ -50,7 +50,6 @@ MEMORY_SHARE = 0.8  # our choice: of the free memory of a device, for the activa
 WEIGHT_BYTES = 8  # of a weight: itself, and a copy in bf16 with its gradient, or with its adapter added
 TRAINED_BYTES = 12  # more of a trained one: its gradient and two moments
 CPU_BYTES = 2**30  # our choice: on a CPU larger passes are no faster
-USUAL_LR = (1e-5, 4e-3)  # our choice: the range of the recipes' learning rates, and some more on both sides
 
 
 def set_up_training(
@@ -245,8 +244,6 @@ def start_run(training: Training, recipe_text: str) -> None:
         )
         if plan.base_lr is not None:
             line += f" (base_lr {plan.base_lr:g} x batch / 256)"
-        if not USUAL_LR[0] <= plan.peak_lr <= USUAL_LR[1]:
-            line += f"; that is outside the usual {USUAL_LR[0]:g} to {USUAL_LR[1]:g}"
         parameters = list(training.state.networks[0].module.parameters())
         trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
         total = sum(parameter.numel() for parameter in parameters)
@@ -258,6 +255,9 @@ def start_run(training: Training, recipe_text: str) -> None:
             shared = shared_bytes(training.clips, training.order(), workers=workers)
             line += f"; {workers} workers and {shared / 1e6:.0f} MB of shared memory for each process"
         context.report(notice(line))
+        advice = learning_rate_advice(plan)
+        if advice is not None:
+            context.report(notice(f"warning: {advice}"))
         if plan.steps < FEWEST_STEPS and not context.one_batch:
             few = f"{plan.steps} steps are few: with fewer than {FEWEST_STEPS}, a model hardly learns"
             context.report(notice(f"warning: {few}; raise its epochs or its steps"))

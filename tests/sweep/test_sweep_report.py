@@ -167,7 +167,7 @@ def test_labels_of_the_figure_do_not_overlap(tmp_path: Path, same_cost: bool):
         arm["gmacs"] = 5.0 if same_cost else arm["gmacs"]
     figure = Figure(figsize=(10, 7), dpi=120)
     panel = figure.subplots()
-    _draw_arms(panel, document["arms"])
+    _draw_arms(panel, document["arms"], percent=False)
     figure.draw_without_rendering()
     boxes = sorted((Text.get_window_extent(text) for text in panel.texts), key=lambda box: box.y0)
     assert len(boxes) == 20

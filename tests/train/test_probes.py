@@ -8,7 +8,7 @@ import pytest
 
 from everest.config.recipe import load_recipe
 from everest.models.of_recipe import pretrain_spec
-from everest.train.plan import plan_stage
+from everest.train.plan import learning_rate_advice, plan_stage
 from everest.train.probe_loop import is_due, too_little_hidden
 from everest.train.probes import new_warnings, num_probes, probe_rows, sentence, warnings
 from everest_cli.output import probe_line
@@ -113,16 +113,20 @@ def test_the_sentence_at_the_end_is_of_the_numbers():
     said = sentence(rows, **options)
     assert (
         said
-        == "k-NN rose from 21 % to 47 % (chance 10 %); it was still rising; RankMe rose from 60 to 61 of 128"
+        == "k-NN rose from 21 % to 47 % (chance 10 %); it was still rising; held-out loss fell from 1 to 0.5 "
+        "(predicting the mean gives 1); RankMe rose from 60 to 61 of 128"
     )
     rows[-1] |= {"rank_me": 3.0, "probe_knn": 21.0}
     said = sentence(rows, **options)
     assert said == (
-        "k-NN stayed at 21 % (chance 10 %); RankMe fell from 60 to 3 of 128: the features collapsed"
+        "k-NN stayed at 21 % (chance 10 %); held-out loss fell from 1 to 0.5 (predicting the mean gives 1); "
+        "RankMe fell from 60 to 3 of 128: the features collapsed"
     )
     for values in rows:
         values["probe_knn"] = None
-    assert sentence(rows, **options).startswith("held-out loss fell from 1 to 0.5; RankMe")
+    assert sentence(rows, **options).startswith(
+        "held-out loss fell from 1 to 0.5 (predicting the mean gives 1); RankMe"
+    )
 
 
 def test_probes_are_before_the_first_step_after_the_last_and_each_n_epochs():
@@ -153,3 +157,22 @@ def test_the_line_of_a_probe_has_its_measures_and_the_start():
         "epoch 1/4 step 8/32: probe: k-NN 33.0 % (at the start 21.0 %), chance 10.0 %, RankMe 61.0 of 64, "
         "feature std 0.500"
     )
+
+
+@pytest.mark.parametrize(
+    ("base_lr", "advice"),
+    [
+        (
+            1.6,
+            "the peak learning rate of 0.05 is 12 times the highest usual one (0.004): lower base_lr first",
+        ),
+        (1e-6, "is below the usual 1e-05: raise base_lr"),
+        (0.016, None),
+    ],
+)
+def test_an_unusual_learning_rate_has_advice_of_its_own(base_lr: float, advice: str | None):
+    overrides = ["pretrain.batch_size=8", f"pretrain.base_lr={base_lr}", "pretrain.min_lr=0"]
+    stage = load_recipe("small", overrides=overrides).pretrain
+    plan = plan_stage(stage, num_videos=64, processes=1, largest_micro_batch=8)
+    found = learning_rate_advice(plan)
+    assert found is None if advice is None else found is not None and advice in found

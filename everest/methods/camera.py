@@ -139,11 +139,12 @@ def moved(images: Tensor, motion: Tensor, plane: Plane | None = None) -> tuple[T
     height, width = images.shape[2:]
     plane = plane or Plane.of(height, width)
     x, y = plane.places(height, width, images.device)
-    ones = torch.ones(height, width, device=images.device)
-    places = torch.stack([ones * x, ones * y[:, None], ones], dim=2).view(-1, 3)  # (h*w, 3)
-    grid = (places @ plane.in_grid(motion, height, width).mT).unflatten(1, (height, width))  # (M, h, w, 2)
+    # No matrix product: on a GPU it may be computed in TF32, which is too coarse for places.
+    by_x, by_y, start = plane.in_grid(motion, height, width).unsqueeze(3).unbind(2)  # (M, 2, 1) each
+    grid = (by_x * x + start).unsqueeze(2) + (by_y * y).unsqueeze(3)  # (M, 2, h, w)
     edge = 1e-4  # rounding is no motion
-    inside = (grid[..., 0].abs() <= 1 - 1 / width + edge) & (grid[..., 1].abs() <= 1 - 1 / height + edge)
+    inside = (grid[:, 0].abs() <= 1 - 1 / width + edge) & (grid[:, 1].abs() <= 1 - 1 / height + edge)
+    grid = grid.movedim(1, -1)  # (M, h, w, 2)
     sampled = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
     return sampled, inside.unsqueeze(1)
 

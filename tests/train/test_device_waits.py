@@ -58,7 +58,14 @@ def off_device(model: nn.Module) -> list[str]:
 
 @pytest.mark.parametrize(
     "selection",
-    [RedundancyRobust(), FrameDifference(), Tube(), RandomSpaceTime(), RunningCell()],
+    [
+        RedundancyRobust(),
+        RedundancyRobust(align="affine", cuts="detect", slice_cap=0.5),
+        FrameDifference(),
+        Tube(),
+        RandomSpaceTime(),
+        RunningCell(),
+    ],
     ids=lambda selection: type(selection).__name__,
 )
 def test_pretraining_waits_for_nothing(selection):

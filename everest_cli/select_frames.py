@@ -52,7 +52,6 @@ def select_frames(
     """
     from everest.checkpoints.describe import trained_clip
     from everest.checkpoints.load import open_model
-    from everest.config.selectors import make_selector
     from everest.data.inputs import named_videos, refuse_same_stems
     from everest.errors import DataError, RecipeError
     from everest.figures.frame_selection import FrameDraw, write_frame_figures
@@ -62,14 +61,14 @@ def select_frames(
         raise RecipeError(f"--keep {keep:g}: a share of the tokens is more than 0 and at most 1")
     if frames % 2:
         raise RecipeError(f"--frames {frames}: frames are drawn in pairs; give an even number")
-    settings = {"keep_ratio": keep, "align": (align or camera.AlignChoice.none).value}
-    settings |= {"cuts": (cuts or camera.CutsChoice.ignore).value}
-    selector = make_selector("redundancy-robust", kept=None, settings=settings)
-    assert isinstance(selector, RedundancyRobust)
     opened = None if checkpoint is None else open_model(checkpoint, kind="transformer")
     clip = None if opened is None else trained_clip(opened)
     request = FrameDraw(
-        selector=selector,
+        selector=RedundancyRobust(
+            keep_ratio=keep,
+            align="none" if align is None else align.value,
+            cuts="ignore" if cuts is None else cuts.value,
+        ),
         frames=frames,
         stride=stride or 1,
         whole_video=stride is None,

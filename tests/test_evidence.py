@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from claims import CLAIMS, Claim
+from evidence_figures import draw_figures
 from evidence_page import BLOCK, claims_table, filled, lvmae_results, read_results
 from run_evidence import CLIPS
 
@@ -70,4 +71,6 @@ def test_all_of_the_evidence_runs_quickly(tmp_path: Path, shared: Path):
     rows = claims_table({**results, "lvmae": lvmae_results()}).splitlines()
     missing = [row for row in rows if "not measured" in row]
     assert all(row.startswith("| on ") and not re.search("surveillance2[:,]", row) for row in missing)
+    for image in draw_figures(results, tmp_path):
+        assert image.stat().st_size > 10_000
     assert json.loads((tmp_path / "results" / "methods.json").read_text())["videos"]["unlabeled"] == 64

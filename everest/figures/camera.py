@@ -15,7 +15,7 @@ from torch import Tensor
 
 from everest.methods.alignment import previous_frames
 from everest.methods.camera import Plane
-from everest.methods.ranked import ByChange, FrameDifference
+from everest.methods.ranked import ByChange
 from everest.video.pixels import PixelStatistics
 
 POINTS: Final = 6  # along the shorter side
@@ -51,7 +51,7 @@ def view_camera(
     A line leads from where a place was in the earlier frame to a dot where it is. The slice in which a scene
     begins has a border.
     """
-    lag = 1 if isinstance(selector, FrameDifference) else tubelet_frames
+    lag = selector.lag(tubelet_frames)
     height, width = clip.shape[2:]
     shown = clip.movedim(0, -1).expand(-1, -1, -1, 3).cpu().numpy()  # (T, H, W, 3)
     factor = -(-DRAWN_AT // min(height, width))

@@ -89,6 +89,8 @@ def choice_text(view: MaskView) -> str:
     text = CHOICES.get(selector.strategy, "").format(most="least" if ascending else "most")
     if not text or not isinstance(selector, ByChange):
         return text
+    if selector.slice_cap is not None:
+        text += f", at most {selector.slice_cap:.4g} of them in one time slice"
     if selector.align != "none":
         text += f", without the motion of the camera ({selector.align})"
     if selector.cuts == "detect":

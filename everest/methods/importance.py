@@ -151,40 +151,55 @@ def change_importance(
     if frames.size(2) == step:
         return frames.new_full((b, per_slice), no_change, dtype=torch.float32)
     with full_precision(frames.device):
-        before = None  # (B, C, T - t, H, W): the slices before, if they are changed
-        scenes = None
+        before = scenes = None
         if align != "none" or cuts == "detect":
             previous = previous_frames(frames, lag=step, align=align, pixels=embed.pixels)
             before = previous.frames if align != "none" else None
             scenes = Scenes.of(previous.begins_scene, step) if cuts == "detect" else None
-        if distance in NORMS and frames.dtype == torch.uint8:
-            exact = torch.bfloat16 if computes_bf16(frames.device) else torch.float32  # for -255 to 255
-            patches = patchify(frames, tubelet)  # (B, N, C, t, p, q) uint8
-            earlier = patches[:, :-per_slice] if before is None else patchify(before, tubelet)
-            change = patches[:, per_slice:].to(exact).sub_(earlier)
-            later = NORMS[distance](embed.of_byte_changes(change))  # (B, N - h*w)
-        elif distance in NORMS:
-            x = frames.float()
-            earlier = x[:, :, :-step] if before is None else before.float()
-            change = patchify(x[:, :, step:] - earlier, tubelet)  # (B, N - h*w, C, t, p, q)
-            later = NORMS[distance](embed(change, biased=False))  # (B, N - h*w)
-        else:
-            patches = patchify(embed.pixels.normalized(frames).float(), tubelet)  # (B, N, C, t, p, q)
-            tokens = embed(patches)  # (B, N, D)
-            if before is None:
-                old_patches, old_tokens = patches[:, :-per_slice], tokens[:, :-per_slice]
-            else:
-                old_patches = patchify(embed.pixels.normalized(before).float(), tubelet)
-                old_tokens = embed(old_patches)
-            later = DISTANCES[distance](tokens[:, per_slice:], old_tokens)  # (B, N - h*w)
-            still = (patches[:, per_slice:] == old_patches).flatten(2).all(dim=-1)
-            # Rounding can raise a similarity above 1.
-            later = later.clamp(min=no_change).masked_fill(still, no_change)
+        later = _changes(frames, before, embed, tubelet, distance)  # (B, N - h*w)
     first = later[:, :per_slice]
     if scenes is not None:
         change = torch.cat([first, later], dim=1).unflatten(1, (-1, per_slice))  # (B, slices, h*w)
         return scenes.filled(change, no_change, copy=first_slice == "copy").flatten(1)
     return torch.cat([first if first_slice == "copy" else torch.full_like(first, no_change), later], dim=1)
+
+
+def _changes(
+    frames: Tensor,
+    before: Tensor | None,
+    embed: Embedding,
+    tubelet: tuple[int, int, int],
+    distance: DistanceName,
+) -> Tensor:
+    """The distance (B, N - h*w) of each token after the first slice from the one in `before`.
+
+    Args:
+        before: (B, C, T - t, H, W) frames that the later slices are compared with; None: the slices before.
+    """
+    step = tubelet[0]
+    per_slice = frames.size(3) // tubelet[1] * (frames.size(4) // tubelet[2])
+    if distance in NORMS and frames.dtype == torch.uint8:
+        exact = torch.bfloat16 if computes_bf16(frames.device) else torch.float32  # for -255 to 255
+        patches = patchify(frames, tubelet)  # (B, N, C, t, p, q) uint8
+        earlier = patches[:, :-per_slice] if before is None else patchify(before, tubelet)
+        change = patches[:, per_slice:].to(exact).sub_(earlier)
+        return NORMS[distance](embed.of_byte_changes(change))
+    if distance in NORMS:
+        x = frames.float()
+        earlier = x[:, :, :-step] if before is None else before.float()
+        change = patchify(x[:, :, step:] - earlier, tubelet)  # (B, N - h*w, C, t, p, q)
+        return NORMS[distance](embed(change, biased=False))
+    patches = patchify(embed.pixels.normalized(frames).float(), tubelet)  # (B, N, C, t, p, q)
+    tokens = embed(patches)  # (B, N, D)
+    if before is None:
+        old_patches, old_tokens = patches[:, :-per_slice], tokens[:, :-per_slice]
+    else:
+        old_patches = patchify(embed.pixels.normalized(before).float(), tubelet)
+        old_tokens = embed(old_patches)
+    distances = DISTANCES[distance](tokens[:, per_slice:], old_tokens)
+    still = (patches[:, per_slice:] == old_patches).flatten(2).all(dim=-1)
+    # Rounding can raise a similarity above 1.
+    return distances.clamp(min=NO_CHANGE[distance]).masked_fill(still, NO_CHANGE[distance])
 
 
 @torch.no_grad()
@@ -211,16 +226,15 @@ def pixel_importance(
     """
     x, scenes = pixels.normalized(frames).float(), None
     if x.size(2) == 1:
-        change = torch.zeros_like(x)
-    elif align == "none" and cuts == "ignore":
+        return patchify(torch.zeros_like(x), tubelet).flatten(2).mean(dim=-1)
+    if align == "none" and cuts == "ignore":
         change = x.diff(dim=2).abs()  # (B, C, T - 1, H, W)
     else:
         with full_precision(frames.device):
             previous = previous_frames(frames, lag=1, align=align, pixels=pixels)
         change = (x[:, :, 1:] - pixels.normalized(previous.frames)).abs()
         scenes = Scenes.of(previous.begins_scene, 1) if cuts == "detect" else None
-    if x.size(2) > 1:
-        change = torch.cat([change[:, :, :1], change], dim=2)
+    change = torch.cat([change[:, :, :1], change], dim=2)
     if scenes is not None:
         change = scenes.filled(change.transpose(1, 2), 0.0, copy=True).transpose(1, 2)
     return patchify(change, tubelet).flatten(2).mean(dim=-1)

@@ -111,6 +111,10 @@ class ByChange(ByImportance):
         """Whether the camera's motion or cuts are estimated."""
         return self.align != "none" or self.cuts == "detect"
 
+    def lag(self, tubelet_frames: int) -> int:
+        """The frames from an earlier frame to the one that it is compared with."""
+        return tubelet_frames
+
 
 @dataclass(frozen=True, kw_only=True)
 class RedundancyRobust(ByChange):
@@ -138,6 +142,9 @@ class FrameDifference(ByChange):
     """A baseline: a token is important if its pixels differ from the frame before. It uses no embedding."""
 
     strategy: Literal["frame-difference"] = "frame-difference"
+
+    def lag(self, tubelet_frames: int) -> int:
+        return 1
 
     @takes_bytes
     def importance(self, frames: Tensor, embed: Embedding) -> Tensor:
@@ -237,21 +244,22 @@ class LearnedImportance(Selector):
         order = shuffled.gather(1, offered.argsort(dim=1, descending=True, stable=True))
         if self.scope == "clip":
             return order
-        window = order // (grid.per_slice * self.window)  # (B, N): the window of each token in `order`
-        by_window = window.argsort(dim=1, stable=True)  # window after window, each by importance
-        counts = torch.arange(grid.num_tokens, device=order.device) % (grid.per_slice * self.window)
-        rank = torch.empty_like(order).scatter_(1, by_window, counts.expand_as(order))  # in the window
+        rank = _ranks_in_parts(order, grid.per_slice * self.window)
         rank = rank.masked_fill(seen.gather(1, order).bool(), grid.num_tokens)  # a window may be fully seen
         return order.gather(1, rank.argsort(dim=1, stable=True))
 
 
 def _with_a_cap(order: Tensor, grid: TokenGrid, most: int) -> Tensor:
     """Token ids (B, N) in their order, but after all others those that follow the first `most` of a slice."""
-    slices = order // grid.per_slice  # (B, N)
-    by_slice = slices.argsort(dim=1, stable=True)  # slice after slice, each in its order
-    counts = torch.arange(grid.num_tokens, device=order.device) % grid.per_slice
-    rank = torch.empty_like(order).scatter_(1, by_slice, counts.expand_as(order))  # in the slice
-    return order.gather(1, (rank >= most).long().argsort(dim=1, stable=True))
+    too_late = _ranks_in_parts(order, grid.per_slice) >= most  # (B, N)
+    return order.gather(1, too_late.long().argsort(dim=1, stable=True))
+
+
+def _ranks_in_parts(order: Tensor, size: int) -> Tensor:
+    """The rank (B, N) of each token of `order` in its part of the clip, of `size` successive tokens."""
+    by_part = (order // size).argsort(dim=1, stable=True)  # part after part, each in its order
+    counts = torch.arange(order.size(1), device=order.device) % size
+    return torch.empty_like(order).scatter_(1, by_part, counts.expand_as(order))
 
 
 def _smallest(key: Tensor, number: int) -> Tensor:

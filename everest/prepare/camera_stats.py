@@ -46,10 +46,11 @@ def mean_shares(videos: Sequence[CameraShares]) -> dict[str, float]:
 
 def camera_sentence(shares: dict[str, float]) -> str:
     """The shares in words, with advice."""
+    moving, unexplained = shares["moving"], shares["unexplained"]
     text = (
-        f"camera: moves between {shares['moving']:.0%} of neighboring frames; {shares['unexplained']:.0%} "
-        "change in a way that no camera explains (cuts, fast or large objects)"
+        f"camera: it moves in {moving:.0%} of the pairs of neighboring frames; {unexplained:.0%} of the "
+        "pairs change in a way that no camera explains (cuts, fast or large objects)"
     )
     if shares["moving"] < ADVISE:
         return text
-    return f"{text}; --set pretrain.selection.align=affine removes its motion (docs/camera-motion.md)"
+    return f"{text}; --set pretrain.selection.align=affine ignores this motion (docs/camera-motion.md)"

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from everest.methods.alignment import Align, previous_frames
-from everest.methods.ranked import ByChange, FrameDifference
+from everest.methods.ranked import ByChange
 from everest.models.spec import ModelSpec
 from everest.video.pixels import USUAL
 
@@ -57,6 +57,6 @@ def operations_of(spec: ModelSpec) -> int | None:
         size=spec.size,
         frames=spec.offered_frames,
         channels=spec.channels,
-        lag=1 if isinstance(selection, FrameDifference) else spec.model.tubelet[0],
+        lag=selection.lag(spec.model.tubelet[0]),
         align=selection.align,
     )

@@ -88,11 +88,9 @@ class _Sweep:
             assert work.needs is not None
             return f"skipped, because its {work.needs.stage} has failed"
         if ended.state == "failed":
-            return (
-                last_error(ended.job.log, ended.log_start)
-                if ended.code > 0
-                else f"killed by signal {-ended.code}"
-            )
+            if ended.code < 0:
+                return f"killed by signal {-ended.code}"
+            return last_error(ended.job.log, ended.log_start)
         if work.stage not in RUNS:
             try:
                 document = parse_json(ended.job.output.read_bytes())

@@ -14,12 +14,10 @@ from everest.train.optim import cosine_lr, scaled_lr
 BF16_BYTES = 2  # of a value
 WARMUP_PART: Final = 20  # our choice: one step in 20 warms up, where the budget is in steps
 MOST_CHECKPOINTS: Final = 40  # our choice: of a budget in steps
+USUAL_LR: Final = (1e-5, 4e-3)  # our choice: the range of the recipes, and some more on both sides
 
 # Activations of one clip, without or with checkpointing, by the bytes of a value.
 BytesPerClip = Callable[[bool, int], int]
-
-
-USUAL_LR: Final = (1e-5, 4e-3)  # our choice: the range of the recipes, and some more on both sides
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,14 +126,14 @@ def steps_between_checkpoints(steps: int, num_videos: int, videos_per_step: int)
 
 def learning_rate_advice(plan: StagePlan) -> str | None:
     """Advice about a peak learning rate outside of the usual range; None inside."""
-    least, most = USUAL_LR
+    (least, most), key = USUAL_LR, "lr" if plan.base_lr is None else "base_lr"
     if plan.peak_lr > most:
         return (
             f"the peak learning rate of {plan.peak_lr:.2g} is {plan.peak_lr / most:.2g} times the highest "
-            f"usual one ({most:g}): lower base_lr first; more steps do not help"
+            f"usual one ({most:g}); if little is learned, lower {key} before you add steps"
         )
     if plan.peak_lr < least:
-        return f"the peak learning rate of {plan.peak_lr:.2g} is below the usual {least:g}: raise base_lr"
+        return f"the peak learning rate of {plan.peak_lr:.2g} is below the usual {least:g}; raise {key}"
     return None
 
 

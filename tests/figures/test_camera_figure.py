@@ -85,6 +85,13 @@ def test_select_frames_can_ignore_cuts(video: Path):
     assert plain["counts"][4] > 2 * aware["counts"][4]
 
 
+def test_select_frames_takes_fewer_tokens_than_a_strategy_shows(video: Path):
+    """The draw counts kept tokens only, so `visible_ratio` does not limit --keep."""
+    options = ["--frames", "8", "--size", "64", "--json", "--keep", "0.05", "--align", "shift"]
+    document = json.loads(called("select-frames", video, *options))
+    assert sum(document["counts"]) == int(0.05 * 6 * 16)  # six pairs of 4 x 4 tokens
+
+
 def test_select_tokens_takes_the_settings(video: Path):
     clip = IMAGENET.normalize(everest.read_clip(video, frames=16, stride=1, size=SIDE))[None]
     settings = {"keep": 0.2, "tubelet": (2, 8, 8)}

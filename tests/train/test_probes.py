@@ -164,9 +164,9 @@ def test_the_line_of_a_probe_has_its_measures_and_the_start():
     [
         (
             1.6,
-            "the peak learning rate of 0.05 is 12 times the highest usual one (0.004): lower base_lr first",
+            "rate of 0.05 is 12 times the highest usual one (0.004); if little is learned, lower base_lr",
         ),
-        (1e-6, "is below the usual 1e-05: raise base_lr"),
+        (1e-6, "is below the usual 1e-05; raise base_lr"),
         (0.016, None),
     ],
 )

@@ -109,7 +109,7 @@ def of_every_set(arms: dict[str, Any], sets: Sequence[str]) -> dict[str, Any]:
         lists = {"data.train": f"{name}_train.csv", "data.test": f"{name}_test.csv"}
         own: dict[str, Any] = lists | {"data.num_classes": (LABELED | SHAKEN)[name]}
         if name == "cameramotion8":
-            own |= {"finetune.flip": False}  # its classes are directions
+            own |= {"data.flip": False}  # its classes are directions
         found |= {f"{arm}, {name}": {**settings, **own} for arm, settings in arms.items()}
     return found
 

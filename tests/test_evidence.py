@@ -12,7 +12,10 @@ import pytest
 from claims import CLAIMS, Claim
 from evidence_figures import draw_figures
 from evidence_page import BLOCK, claims_table, filled, lvmae_results, read_results
-from run_evidence import CLIPS
+from run_evidence import CLIPS, FILES, PARTS, of_every_set
+
+from everest.config.recipe import load_recipe
+from everest.config.yaml import read_yaml
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "evidence.md"
@@ -56,6 +59,15 @@ def test_a_claim_is_seen_if_the_whole_interval_supports_it(
 ):
     claim = Claim(part="methods", arms=("a", "b"), text="", origin="", better=better)
     assert claim.verdict(low, high) == verdict
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_every_arm_has_a_valid_recipe(part: str):
+    sweep = read_yaml((FILES / f"{part}.yaml").read_text(), part)
+    arms = of_every_set(sweep["arms"], tuple(CLIPS[part])) if part in CLIPS else sweep["arms"]
+    for settings in arms.values():
+        overrides = [f"{key}={json.dumps(value)}" for key, value in settings.items() if key != "stages"]
+        load_recipe(str(FILES / sweep["recipe"]), overrides=overrides)
 
 
 @pytest.mark.slow

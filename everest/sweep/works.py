@@ -107,10 +107,13 @@ def changed_settings(recipe: Recipe) -> Settings:
 def stage_settings(stage: StageName, settings: Settings) -> Settings:
     """The settings that the work of a stage depends on; the stages before it have their own."""
     ignored = list(_IGNORES[stage])
-    if stage == "pretrain" and any(key.startswith(_PROBES) for key in settings):
-        ignored = []
-    elif stage == "pretrain" and "data.pretrain" in settings:
-        ignored.append("data.train")
+    if stage == "pretrain":
+        if any(key.startswith(_PROBES) for key in settings):
+            ignored = []
+        elif "data.pretrain" in settings:
+            ignored.append("data.train")
+        if "pretrain.flip" in settings:  # instead of data.flip
+            ignored.append("data.flip")
     return {
         key: value
         for key, value in settings.items()

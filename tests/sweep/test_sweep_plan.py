@@ -51,6 +51,13 @@ def test_arms_share_the_stages_whose_settings_are_equal(recipe: Path, over: str,
     assert counts(planned(recipe, over=[over], seeds="2")) == expected
 
 
+def test_a_flip_of_the_pretraining_itself_is_shared_by_arms_with_another_flip(recipe: Path):
+    over = ["data.flip=true,false"]
+    assert counts(planned(recipe, over=over, seeds="1"))["pretrain"] == 2
+    plan = planned(recipe, over=over, seeds="1", overrides=["pretrain.flip=false"])
+    assert counts(plan) == {"pretrain": 1, "finetune": 2, "eval": 2}
+
+
 def test_each_work_is_used_by_the_arms_that_need_it(recipe: Path):
     over = ["pretrain.base_lr=0.1,0.2", "finetune.steps=3,4"]
     plan = planned(recipe, over=over, seeds="5,")

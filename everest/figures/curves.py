@@ -32,6 +32,7 @@ EACH_STEP: Any = {"linewidth": 1, "alpha": 0.25}  # lines of the training loss a
 TRAINING: Any = {"linewidth": 2, "markersize": 4}
 VALIDATION: Any = {"linewidth": 1, "marker": "o", "markersize": 6, "markerfacecolor": "white"}
 HELD_OUT: Any = {"linewidth": 1, "marker": "s", "markersize": 5, "linestyle": "--"}
+MEAN: Any = {"linewidth": 1.5, "linestyle": ":"}  # the loss of predicting the mean
 TITLE: Any = {"fontsize": "small", "loc": "left"}  # of a panel
 KINDS: Any = {"loc": "lower right", "bbox_to_anchor": (1, 1), "frameon": False, "fontsize": "small"}
 LEGEND_LETTERS = 150  # letters that fit in a row above the panels
@@ -88,47 +89,40 @@ def draw_curves(path: Path, runs: Sequence[RunCurves], *, x: AxisName) -> None:
 def figure_of(runs: Sequence[RunCurves], *, x: AxisName) -> Figure:
     """Return the figure of `draw_curves`.
 
-    The training loss is smoothed; the logged values are faint behind it. Losses are drawn from 0 to the
-    highest smoothed or validation loss, shares from 0 to 100 %, with the chance level. There is a panel
-    for each metric that chooses the best weights of a run.
+    There is a panel for each metric that chooses the best weights of a run, and for each kind of probe.
     """
     metrics = list(dict.fromkeys(run.metric for run in runs if run.metric is not None))
-    probed = any(np.isfinite(run.probe.y).any() for run in runs)
-    held_out = any(np.isfinite(run.held_out_loss.y).any() for run in runs)
-    heights = [3, *([2] * (len(metrics) + probed)), 1.3]
+    probed = any(_is_drawn(run.probe) for run in runs)
+    ranked = any(_is_drawn(run.rank_me) for run in runs)
+    heights = [3, *([2] * (len(metrics) + probed)), *([1.5] * ranked), 1.3]
     figure = Figure(figsize=(12, 8), dpi=100, layout="constrained")
     panels = list(figure.subplots(len(heights), sharex=True, height_ratios=heights))
-    losses, rates = panels[0], panels[-1]
-    lines, drawn = [], []
-    for number, run in enumerate(runs):
-        color = COLORS[number % len(COLORS)]
-        style = {"color": color, "linestyle": LINES[number // len(COLORS) % len(LINES)]}
-        smoothed = smooth(run.loss.y)
-        losses.plot(run.loss.x, run.loss.y, **EACH_STEP, color=color)
-        lines += losses.plot(run.loss.x, smoothed, marker=_marker(run.loss), **TRAINING, **style)
-        losses.plot(*run.validation_loss, **VALIDATION, **style)
-        losses.plot(*run.held_out_loss, **HELD_OUT, color=color)
-        trained = run.held_out_loss.y[run.held_out_loss.x > 0]  # an untrained model's may be far above
-        drawn += [smoothed, run.validation_loss.y, trained]
-        if run.metric is not None:
-            panels[1 + metrics.index(run.metric)].plot(*run.validation, **VALIDATION, **style)
-        if probed:
-            panels[-2].plot(*run.probe, **VALIDATION, **style)
-        rates.plot(*run.lr, marker=_marker(run.lr), **TRAINING, **style)
-    losses.set_ylabel("loss")
-    losses.set_ylim(*_loss_limits(np.concatenate(drawn)))
-    kinds = {"training, each step": EACH_STEP, "training, mean of nearby steps": TRAINING}
-    kinds |= {"validation": VALIDATION} if any(len(run.validation_loss.x) for run in runs) else {}
-    kinds |= {"held-out videos": HELD_OUT} if held_out else {}
-    samples = [Line2D([], [], color="black", label=label, **kind) for label, kind in kinds.items()]
-    losses.legend(handles=samples, **KINDS, ncols=len(samples))
+    styles: list[Any] = [
+        {"color": COLORS[i % len(COLORS)], "linestyle": LINES[i // len(COLORS) % len(LINES)]}
+        for i in range(len(runs))
+    ]
+    lines = _draw_losses(panels[0], runs, styles)
     for panel, metric in zip(panels[1:], metrics, strict=False):
-        chances = [run.chance for run in runs if run.metric == metric]
-        _finish(panel, metric, "on the validation videos", chances)
+        chosen = [(run, style) for run, style in zip(runs, styles, strict=True) if run.metric == metric]
+        for run, style in chosen:
+            panel.plot(*run.validation, **VALIDATION, **style)
+        _finish(panel, metric, "on the validation videos", [run.chance for run, _ in chosen])
     if probed:
-        _finish(
-            panels[-2], "top1", "of simple classifiers of the features", [run.probe_chance for run in runs]
-        )
+        panel = panels[1 + len(metrics)]
+        for run, style in zip(runs, styles, strict=True):
+            panel.plot(*run.probe, **VALIDATION, **style)
+        _finish(panel, "top1", "of simple classifiers of the features", [run.probe_chance for run in runs])
+    if ranked:
+        panel = panels[-2]
+        for run, style in zip(runs, styles, strict=True):
+            panel.plot(*run.rank_me, **VALIDATION, **style)
+        panel.set_title("effective dimensions of the features (RankMe); a fall to 1 is a collapse", **TITLE)
+        panel.set_ylabel("RankMe")
+        panel.margins(y=0.2)
+        panel.set_ylim(bottom=0)
+    rates = panels[-1]
+    for run, style in zip(runs, styles, strict=True):
+        rates.plot(*run.lr, marker=_marker(run.lr), **TRAINING, **style)
     rates.set_title("learning rate", **TITLE)
     rates.set_xlabel(LABELS[x])
     for panel in panels:
@@ -142,6 +136,33 @@ def figure_of(runs: Sequence[RunCurves], *, x: AxisName) -> Figure:
     return figure
 
 
+def _draw_losses(panel: Axes, runs: Sequence[RunCurves], styles: Sequence[Any]) -> list[Line2D]:
+    """Draw the losses of training, validation and probes; returns a line for each run.
+
+    The training loss is smoothed; the logged values are faint behind it. The limits are 0 and the highest
+    smoothed loss, or that of other videos after the first step.
+    """
+    lines, drawn = [], []
+    for run, style in zip(runs, styles, strict=True):
+        smoothed = smooth(run.loss.y)
+        panel.plot(run.loss.x, run.loss.y, **EACH_STEP, color=style["color"])
+        lines += panel.plot(run.loss.x, smoothed, marker=_marker(run.loss), **TRAINING, **style)
+        panel.plot(*run.validation_loss, **VALIDATION, **style)
+        panel.plot(*run.held_out_loss, **HELD_OUT, color=style["color"])
+        panel.plot(*run.mean_loss, **MEAN, color=style["color"])
+        trained = run.held_out_loss.y[run.held_out_loss.x > 0]  # an untrained model's may be far above
+        drawn += [smoothed, run.validation_loss.y, trained, run.mean_loss.y]
+    panel.set_ylabel("loss")
+    panel.set_ylim(*_loss_limits(np.concatenate(drawn)))
+    kinds = {"training, each step": EACH_STEP, "training, mean of nearby steps": TRAINING}
+    kinds |= {"validation": VALIDATION} if any(_is_drawn(run.validation_loss) for run in runs) else {}
+    kinds |= {"held-out videos": HELD_OUT} if any(_is_drawn(run.held_out_loss) for run in runs) else {}
+    kinds |= {"of predicting their mean": MEAN} if any(_is_drawn(run.mean_loss) for run in runs) else {}
+    samples = [Line2D([], [], color="black", label=label, **kind) for label, kind in kinds.items()]
+    panel.legend(handles=samples, **KINDS, ncols=len(samples))
+    return lines
+
+
 def _finish(panel: Axes, metric: str, of_what: str, chances: Sequence[float | None]) -> None:
     """Add the levels of chance, the title and the limits to the panel of a metric."""
     shown, levels = METRICS[metric], sorted({chance for chance in chances if chance is not None})
@@ -151,6 +172,10 @@ def _finish(panel: Axes, metric: str, of_what: str, chances: Sequence[float | No
     panel.set_title(f"{shown.title} {of_what}{dotted}", **TITLE)
     panel.set_ylabel(f"{shown.short or shown.title} (%)" if shown.percent else shown.title)
     panel.set_ylim(0, 100 if shown.percent else None)
+
+
+def _is_drawn(curve: Curve) -> bool:
+    return bool(np.isfinite(curve.y).any())
 
 
 def _marker(curve: Curve) -> str | None:

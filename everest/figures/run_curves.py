@@ -47,6 +47,8 @@ class RunCurves:
     probe: Curve  # (P,) percent, of the linear probe if there is one, else of k-NN; empty without labels
     probe_chance: float | None  # percent, of the most frequent class
     held_out_loss: Curve  # (P,) empty without data.val
+    mean_loss: Curve  # (P,) the loss of predicting the mean of the same targets
+    rank_me: Curve  # (P,) the effective dimensions of the features
 
 
 def read_curves(runs: Sequence[Path], *, x: AxisName) -> list[RunCurves]:
@@ -85,6 +87,8 @@ def read_curves(runs: Sequence[Path], *, x: AxisName) -> list[RunCurves]:
                 probe=_curve(x_of_step, probes, _probe_metric(probes)),
                 probe_chance=next((row["probe_chance"] for row in probes if row.get("probe_chance")), None),
                 held_out_loss=_curve(x_of_step, probes, "heldout_loss"),
+                mean_loss=_curve(x_of_step, probes, "heldout_mean_loss"),
+                rank_me=_curve(x_of_step, probes, "rank_me"),
             )
         )
     return curves

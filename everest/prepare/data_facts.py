@@ -16,7 +16,7 @@ from everest.data.classes import Classes
 from everest.data.footage import segment
 from everest.data.labels import read_class_names
 from everest.data.list_text import read_rows
-from everest.data.probe_clips import MOST_HELD_OUT
+from everest.data.probe_clips import MOST_HELD_OUT, MOST_VIDEOS
 from everest.data.sample import Sample
 from everest.data.samples import read_samples
 from everest.data.shards import find_index, read_index
@@ -46,7 +46,7 @@ class DataFacts:
     width: float
     task: Task = "single-label"
     imbalance: float = 1.0  # ratio of the most frequent class to the rarest that has a video
-    probed: ProbeList | None = None  # for probes of pre-training; None: no list has one class for each video
+    probed: ProbeList
 
 
 def examine_data(data: DataSettings, *, labeled: bool = True) -> DataFacts:
@@ -73,25 +73,25 @@ def examine_data(data: DataSettings, *, labeled: bool = True) -> DataFacts:
         width=median(width),
         task=data.task if labeled else "single-label",
         imbalance=ratio,
-        probed=_probed(data, len(clips)) if labeled else None,
+        probed=_probed(data, len(clips), labeled=labeled),
     )
 
 
-def _probed(data: DataSettings, train_videos: int) -> ProbeList | None:
-    """The list for probes; labels are checked when it is used."""
-    if data.heads or data.task != "single-label":
-        return None
+def _probed(data: DataSettings, train_videos: int, *, labeled: bool) -> ProbeList:
+    """The videos for probes; labels are checked when they are used."""
     val_videos = 0
     if data.val is not None:
         source = find_source(data, "val", labeled=False)
         val_videos = len(
             read_samples(source.location, root=source.root, labeled=False, may_miss=True).samples
         )
+    has_classes = labeled and not data.heads and data.task == "single-label"
     return probe_list(
-        train=data.train,
+        train=data.train if has_classes else None,
         train_videos=train_videos,
-        val=data.val,
+        val=data.val if has_classes else None,
         val_videos=val_videos,
+        most_unlabeled=MOST_VIDEOS,
         most_held_out=MOST_HELD_OUT,
     )
 

@@ -193,16 +193,17 @@ def _labels(facts: DataFacts, purpose: Purpose) -> list[Choice]:
 
 
 def _probes(facts: DataFacts, chosen: Sequence[Choice], *, batch: int) -> list[Choice]:
-    """The probes of pre-training, if there is a list for them and they are cheap."""
+    """The probes of pre-training, if they are cheap."""
     steps = next(choice.value for choice in chosen if choice.key == ("pretrain", "steps"))
-    found = facts.probed and choose_every(facts.probed, steps=steps, batch=batch, videos=facts.videos)
-    if not facts.probed or not found:
+    found = choose_every(facts.probed, steps=steps, batch=batch, videos=facts.videos)
+    if found is None:
         return []
     every, probes = found
     read = probes * (facts.probed.videos + facts.probed.held_out)
     share = f"{read / (steps * batch):.1%}"
     reason = f"{probes} measurements of the features; they read {share} as many videos as the training"
-    return [_choice("pretrain.probe", {"every": every, "list": facts.probed.name}, reason)]
+    named = {} if facts.probed.name is None else {"list": facts.probed.name}
+    return [_choice("pretrain.probe", {"every": every, **named}, reason)]
 
 
 def _frame_size(facts: DataFacts, device: Device) -> tuple[int, int]:

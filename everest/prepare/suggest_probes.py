@@ -14,22 +14,33 @@ TINY: Final = 30  # our choice: an accuracy on fewer videos jumps by several per
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeList:
-    """A labeled list that probes can use."""
+    """The videos that probes measure."""
 
-    name: str  # as data.train or data.val has it
+    name: str | None  # as data.train or data.val has it; None: without labels
     videos: int
     held_out: int  # of data.val, whose loss is measured
 
 
 def probe_list(
-    *, train: str | None, train_videos: int, val: str | None, val_videos: int, most_held_out: int
-) -> ProbeList | None:
-    """The validation list, or the training list if that is tiny; None if both are."""
+    *,
+    train: str | None,
+    train_videos: int,
+    val: str | None,
+    val_videos: int,
+    most_unlabeled: int,
+    most_held_out: int,
+) -> ProbeList:
+    """The validation list, or the training list if that is tiny; without labels if both are tiny.
+
+    Args:
+        train, val: lists with one class for each video; None: without labels, or with others.
+        most_unlabeled: videos that are measured without labels.
+    """
     held_out = min(val_videos, most_held_out)
     for name, videos in ((val, val_videos), (train, train_videos)):
         if name is not None and videos >= TINY:
             return ProbeList(name=name, videos=videos, held_out=held_out)
-    return None
+    return ProbeList(name=None, videos=min(val_videos or train_videos, most_unlabeled), held_out=held_out)
 
 
 def choose_every(probed: ProbeList, *, steps: int, batch: int, videos: int) -> tuple[int, int] | None:

@@ -236,16 +236,20 @@ def test_probes_have_a_panel_with_chance_and_a_dashed_loss(tmp_path: Path):
     run = make_run(tmp_path / "run", logged=4)
     probe = '{"step": %d, "probe_knn": %d.0, "probe_linear": null, "probe_chance": 10.0, "rank_me": 5.0, '
     for step, accuracy, loss in ((0, 10, "9.5"), (4, 40, "0.5")):
-        append(run, probe % (step, accuracy) + f'"feature_std": 0.5, "heldout_loss": {loss}}}\n')
+        measured = f'"feature_std": 0.5, "heldout_loss": {loss}, "heldout_mean_loss": 0.9}}\n'
+        append(run, probe % (step, accuracy) + measured)
     (curves,) = read_curves([run], x="steps")
     assert curves.probe.x.tolist() == curves.held_out_loss.x.tolist() == [0, 4]
     assert curves.probe.y.tolist() == [10, 40]
     assert curves.probe_chance == 10
-    losses, probes, _ = figure_of([curves], x="steps").axes
+    assert curves.mean_loss.y.tolist() == [0.9, 0.9]
+    losses, probes, ranks, _ = figure_of([curves], x="steps").axes
     assert losses.get_ylim()[1] == pytest.approx(1.05)  # not of the model before the first step
-    assert [line.get_linestyle() for line in losses.lines][-1] == "--"
+    assert [line.get_linestyle() for line in losses.lines][-2:] == ["--", ":"]
     assert "dotted: chance, 10 %" in probes.get_title(loc="left")
     assert probes.get_ylim() == (0, 100)
+    assert ranks.lines[0].get_ydata() == pytest.approx(5)
+    assert ranks.get_ylim()[0] == 0
 
 
 def test_the_linear_probe_is_drawn_if_there_is_one(tmp_path: Path):

@@ -41,7 +41,10 @@ LISTS_OF_CLASSES = {
 def test_every_suggestion_is_a_valid_recipe(
     tmp_path_factory, videos, classes, frames, height, width, device, hours
 ):
-    facts = DataFacts(videos=videos, classes=classes, frames=frames, height=height, width=width)
+    probed = ProbeList(name=None, videos=min(videos, 256), held_out=0)
+    facts = DataFacts(
+        videos=videos, classes=classes, frames=frames, height=height, width=width, probed=probed
+    )
     choices = choose_values(facts, device, hours=hours)
     text = recipe_text(choices, {"train": "train.csv"}, base=DEVICES[device].base, facts=facts)
     path = tmp_path_factory.mktemp("suggest") / "mine.yaml"
@@ -61,7 +64,8 @@ def test_every_suggestion_is_a_valid_recipe(
 
 def test_more_hours_and_more_videos_never_give_fewer_steps():
     def steps(videos: int, hours: float) -> int:
-        facts = DataFacts(videos=videos, classes=5, frames=60, height=240, width=320)
+        probed = ProbeList(name=None, videos=min(videos, 256), held_out=0)
+        facts = DataFacts(videos=videos, classes=5, frames=60, height=240, width=320, probed=probed)
         return load_steps(choose_values(facts, "cpu", hours=hours))
 
     assert steps(50, 0.01) < steps(50, 1) <= steps(500, 1) <= steps(500, 10) < steps(50_000, 10)
@@ -135,7 +139,8 @@ def test_the_class_names_of_a_list_have_its_prefix(tmp_path: Path):
 
 def test_few_labeled_videos_are_seen_as_differences_unless_an_encoder_is_trained_first():
     def model_input(purpose: Purpose, videos: int) -> str | None:
-        facts = DataFacts(videos=videos, classes=5, frames=60, height=240, width=320)
+        probed = ProbeList(name=None, videos=min(videos, 256), held_out=0)
+        facts = DataFacts(videos=videos, classes=5, frames=60, height=240, width=320, probed=probed)
         choices = choose_values(facts, "cpu", hours=1, purpose=purpose)
         return next((choice.value for choice in choices if choice.key == ("model", "input")), None)
 
@@ -303,8 +308,16 @@ def test_suggested_probes_are_few_and_read_few_videos(videos, held_out, steps, b
 
 
 def test_probes_use_the_validation_list_or_the_training_list_if_that_is_tiny():
-    sizes = {"train": "train.csv", "train_videos": 500, "val": "val.csv", "most_held_out": 64}
-    chosen = probe_list(**sizes, val_videos=100)
+    lists = {"train": "train.csv", "val": "val.csv"}
+    sizes = {"train_videos": 500, "most_unlabeled": 256, "most_held_out": 64}
+    chosen = probe_list(**lists, **sizes, val_videos=100)
     assert chosen == ProbeList(name="val.csv", videos=100, held_out=64)
-    assert probe_list(**sizes, val_videos=5) == ProbeList(name="train.csv", videos=500, held_out=5)
-    assert probe_list(**{**sizes, "train_videos": 20}, val_videos=5) is None
+    assert probe_list(**lists, **sizes, val_videos=5) == ProbeList(name="train.csv", videos=500, held_out=5)
+
+
+def test_probes_need_no_labels():
+    sizes = {"train": None, "train_videos": 500, "val": None, "most_unlabeled": 256, "most_held_out": 64}
+    assert probe_list(**sizes, val_videos=0) == ProbeList(name=None, videos=256, held_out=0)
+    assert probe_list(**sizes, val_videos=100) == ProbeList(name=None, videos=100, held_out=64)
+    tiny = {**sizes, "train": "train.csv", "train_videos": 20}
+    assert probe_list(**tiny, val_videos=0) == ProbeList(name=None, videos=20, held_out=0)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 MOST_SHOWN: Final = 80  # letters of a value in a message
@@ -83,11 +83,16 @@ def one_per_line(problems: Iterable[str]) -> str:
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`"; did you mean 'base_lr'?"` if a known name is similar, else the known names (up to 20)."""
     names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    if close:
-        return f"; did you mean '{close[0]}'?"
+    close = similar(name, names)
+    if close is not None:
+        return f"; did you mean '{close}'?"
     listed = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
     return f"; known: {listed}" if names else ""
+
+
+def similar(name: str, known: Sequence[str]) -> str | None:
+    """The known name that is most similar, if one is."""
+    return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=0.6)), None)
 
 
 def differing(before: Mapping[str, Any], now: Mapping[str, Any], *, most: int | None = None) -> list[str]:

@@ -18,7 +18,7 @@ from everest.data.sample import Sample
 from everest.data.shards import find_index, read_index
 from everest.errors import DataError, did_you_mean
 from everest.system.storage import Location
-from everest.video.folders import as_data_error, subfolders, videos_by_subfolder, videos_under
+from everest.video.folders import as_data_error, no_list, subfolders, videos_by_subfolder, videos_under
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +99,7 @@ def _rows(source: Location, class_column: str | None) -> Sequence[ListRow] | Non
     """The rows of a list or of the index of shards; None of a folder of videos."""
     with as_data_error(source):
         if not source.exists():
-            raise DataError(f"{source}: no such list or folder; set data.root, by --data DIR")
+            raise DataError(f"{no_list(source)}; set data.root, by --data DIR")
         index = find_index(source)
         if index:
             return read_index(index)

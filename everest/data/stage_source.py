@@ -9,7 +9,7 @@ from typing import Final
 from everest.config.settings import DataSettings
 from everest.errors import DataError, RecipeError
 from everest.system.storage import Location, join_location, parse_location
-from everest.video.folders import as_data_error, subfolders, videos_under
+from everest.video.folders import as_data_error, no_list, subfolders, videos_under
 
 LISTS: Final = {key: f"{key}.csv" for key in ("train", "val", "test")}  # as `everest prepare` writes them
 
@@ -55,7 +55,7 @@ def find_source(data: DataSettings, key: str, *, labeled: bool) -> StageSource:
             "videos apart"
         )
         return StageSource(root=root, location=root, notice=notice)
-    problem = f"{location}: no such list or folder; set data.root, by --data DIR"
+    problem = f"{no_list(location)}; set data.root, by --data DIR"
     if any_video and (folders or not labeled):
         from_what = f" from its {len(folders)} folders" if folders and is_open else ""
         problem += f", or run `{command}`, which writes {source}{from_what}; then repeat this command"

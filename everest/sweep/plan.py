@@ -19,6 +19,7 @@ from everest.sweep.metric_names import VALIDATION, headline
 from everest.sweep.request import NO_INIT, Equal, SweepRequest
 from everest.sweep.works import Settings, Work, changed_settings, make_work
 from everest.system.storage import join_location, parse_location
+from everest.video.folders import no_list
 
 Notify = Callable[[str], None]
 
@@ -161,15 +162,13 @@ def _check_data(name: str, recipe: Recipe, stages: tuple[StageName, ...]) -> Non
     root = parse_location(recipe.data.root)
     for stage in stages:
         for file in further.get(stage, ()):
-            if file is not None and not join_location(root, file).exists():
-                raise DataError(f"{name}: no list '{file}' in {root}, which {stage} reads")
+            if file is not None and not (location := join_location(root, file)).exists():
+                raise DataError(f"{name}: {no_list(location)}; {stage} reads it")
         for key in reads[stage]:
             try:
                 location = find_source(recipe.data, key, labeled=stage != "pretrain").location
                 if not location.exists():
-                    raise DataError(
-                        f"data.{key}: no list or folder '{location}'; set it, or data.root by --data DIR"
-                    )
+                    raise DataError(f"data.{key}: {no_list(location)}; set data.root by --data DIR")
             except UserError as error:
                 raise type(error)(f"{name}: {error}") from error
 

@@ -8,7 +8,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Final, TypeVar, cast
 
-from everest.errors import DataError
+from everest.errors import DataError, similar
 from everest.system.names import is_unicode
 from everest.system.storage import Location
 
@@ -30,6 +30,17 @@ def as_data_error(path: Location) -> Iterator[None]:
         yield
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def no_list(location: Location) -> str:
+    """The problem of a list or folder that does not exist, with a similar name next to it."""
+    folder = location.parent
+    with as_data_error(folder):
+        names = sorted(path.name for path in _children(folder)) if folder.is_dir() else []
+    # By their stems: train.csv is not similar to val.csv.
+    lists = {Path(name).stem: name for name in names if Path(name).suffix not in VIDEO_SUFFIXES}
+    near = similar(location.stem, list(lists))
+    return f"{location}: no such list or folder" + (f"; did you mean '{lists[near]}'?" if near else "")
 
 
 def subfolders(folder: Location) -> list[str]:

@@ -63,6 +63,14 @@ def test_a_list_that_the_user_named_is_never_replaced(recipe: Path, tree: Path):
     assert "mine.csv: no such list or folder; set data.root" in refused("pretrain", *options, code=4)
 
 
+def test_a_missing_list_names_a_similar_one(recipe: Path, tree: Path):
+    (tree / "mice.csv").write_text("a.mp4 0\n")
+    options = ["--recipe", recipe, "--data", tree, "--dry-run"]
+    refusal = refused("pretrain", *options, "--set", "data.train=mise.csv", code=4)
+    assert "mise.csv: no such list or folder; did you mean 'mice.csv'?; set data.root" in refusal
+    assert "did you mean" not in refused("pretrain", *options, "--set", "data.train=val.csv", code=4)
+
+
 def test_folders_called_train_and_test_replace_the_lists(recipe: Path, tree: Path, tmp_path: Path):
     root = tmp_path / "root"
     for name in ("train", "val", "test"):

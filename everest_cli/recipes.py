@@ -91,21 +91,31 @@ def copy(
 
 @app.command(epilog="Example: everest recipes validate my.yaml --set data.frames=24")
 def validate(
-    paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="YAML files or shipped recipes.")],
+    paths: Annotated[
+        list[str],
+        typer.Argument(metavar="PATH...", help="YAML files, of recipes or sweeps, or shipped recipes."),
+    ],
     overrides: o.Overrides = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the problems.")] = False,
 ) -> None:
-    """Check recipes: 'ok' for each good one, all problems of the others."""
+    """Check recipes and sweep files: 'ok' for each good one, all problems of the others."""
     from everest.config.recipe_files import find_recipe, with_bases
+    from everest.sweep.request import is_sweep, read_request
 
     problems = []
     for path in paths:
         try:
-            with_bases(find_recipe(path))  # refuses files that are no recipes before torch is imported
-            from everest.config.recipe import load_recipe
-
+            file = find_recipe(path)
+            with_bases(file)  # refuses files that are no recipes before torch is imported
             notify = lambda notice, path=path: typer.echo(f"{path}: {notice}", err=True)  # noqa: E731
-            load_recipe(path, overrides=overrides or (), notify=notify)
+            if is_sweep(file):
+                from everest.sweep.plan import resolve_arms
+
+                resolve_arms(read_request(path, overrides=overrides or ()), data=None, notify=notify)
+            else:
+                from everest.config.recipe import load_recipe
+
+                load_recipe(path, overrides=overrides or (), notify=notify)
         except RecipeError as error:
             problems.append(str(error))
         else:

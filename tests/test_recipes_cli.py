@@ -84,6 +84,15 @@ def test_validate_checks_overrides_as_training_does(tmp_path):
         run("validate", "ucf101", "--set", "data.frame=16")
 
 
+def test_validate_checks_the_arms_of_a_sweep_file(tmp_path):
+    path = tmp_path / "sweep.yaml"
+    path.write_text("recipe: ucf101\narms: {few: {pretrain.epochs: 9}, tube: {}}\n", encoding="utf-8")
+    assert run("validate", path).stdout == f"{path}: ok\n"
+    path.write_text("recipe: ucf101\narms: {few: {pretrain.epoch: 9}}\n", encoding="utf-8")
+    with pytest.raises(RecipeError, match=rf"^{path}: few: pretrain.epoch: unknown key; did you mean"):
+        run("validate", path)
+
+
 def test_validate_tells_idle_keys_on_stderr(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(

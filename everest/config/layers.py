@@ -184,8 +184,8 @@ def drop_foreign_keys(merged: Merged) -> list[str]:
     A recipe that changes the strategy of its base leaves the base's keys behind, which is no mistake.
 
     Returns:
-        A notice for each removed key that was written in the layer of the strategy, or if `--set` gives the
-        strategy or the key.
+        A notice for each stage about the removed keys that were written in the layer of the strategy, or if
+        `--set` gives the strategy or the key.
     """
     notices = []
     known = {field.name for strategy in STRATEGIES.values() for field in fields(strategy)}
@@ -209,12 +209,17 @@ def drop_foreign_keys(merged: Merged) -> list[str]:
             written = merged.origins.get((stage, "selection", "keep_ratio"))
             if written is None or written.layer < chosen.layer:
                 own.remove("keep_ratio")
-        for key in known.intersection(selection).difference(own):
+        idle = []
+        for key in sorted(known.intersection(selection).difference(own)):
             del selection[key]
             origin = merged.origins.get((stage, "selection", key))
             if origin and (SET in (origin.label, chosen.label) or origin.label == chosen.label):
-                notices.append(f"{stage}.selection.{key} has no effect with {name}")
-    return sorted(notices)
+                idle.append(key)
+        if len(idle) == 1:
+            notices.append(f"{stage}.selection.{idle[0]} has no effect with {name}")
+        elif idle:
+            notices.append(f"{stage}.selection: {', '.join(idle)} have no effect with {name}")
+    return notices
 
 
 def _drop_inherited_keys(merged: Merged, path: KeyPath, name: str) -> None:

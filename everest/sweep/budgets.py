@@ -60,6 +60,8 @@ def equalize(
             changed[name] = replace(changed[name], **{stage: scaled})
             cost = f"{costs[name] / 1e9:.4g} GMACs a clip, batch {scaled.batch_size}"
             notify(f"{name}: {scaled.steps} steps of {stage}, {cost}")
+        for name in (name for name in recipes if name not in names):
+            notify(f"{name}: no {stage}, and no more steps of other stages for it; it costs fewer GMACs")
     return changed
 
 

@@ -94,20 +94,8 @@ def make_plan(request: SweepRequest, *, data: str | None, notify: Notify) -> Swe
         DataError: a folder or list of videos that does not exist.
         CheckpointError: weights of --init that do not exist.
     """
-    once: dict[str, None] = {}
-    base = _resolve(request, None, data, once)
-    recipes: dict[str, Recipe] = {}
-    problems: list[str] = []
-    for arm in request.arms:
-        try:
-            recipes[arm.name] = _resolve(request, arm, data, once)
-        except RecipeError as error:
-            lines = str(error).split("\n")
-            problems += [f"{arm.name}: {line.removeprefix(f'{SET}: ')}" for line in lines]
-    if problems:
-        raise RecipeError(one_per_line(problems))
-    for notice in once:
-        notify(notice)
+    base = _resolve(request, None, data, {})
+    recipes = resolve_arms(request, data=data, notify=notify)
     stages = {arm.name: _stages(request, arm) for arm in request.arms}
     for name, recipe in recipes.items():
         _check_data(name, recipe, stages[name])
@@ -133,6 +121,29 @@ def make_plan(request: SweepRequest, *, data: str | None, notify: Notify) -> Swe
             "the stage eval"
         )
     return plan
+
+
+def resolve_arms(request: SweepRequest, *, data: str | None, notify: Notify) -> dict[str, Recipe]:
+    """The recipe of each arm by its name.
+
+    Raises:
+        RecipeError: the recipe of an arm is not valid; one line for each problem.
+    """
+    notices: dict[str, None] = {}
+    recipes: dict[str, Recipe] = {}
+    problems: list[str] = []
+    _resolve(request, None, data, notices)  # problems of all arms, without the name of one
+    for arm in request.arms:
+        try:
+            recipes[arm.name] = _resolve(request, arm, data, notices)
+        except RecipeError as error:
+            lines = str(error).split("\n")
+            problems += [f"{request.label}{arm.name}: {line.removeprefix(f'{SET}: ')}" for line in lines]
+    if problems:
+        raise RecipeError(one_per_line(problems))
+    for notice in notices:
+        notify(notice)
+    return recipes
 
 
 def _resolve(request: SweepRequest, arm: Arm | None, data: str | None, notices: dict[str, None]) -> Recipe:

@@ -54,7 +54,8 @@ def make_report(results: Mapping[str, Any], *, metric: str | None = None, agains
         "bootstrap_draws": DRAWS,
         "jobs": results["jobs"],
         "arms": [
-            _arm(arms[arm], values[arm], None if arm == reference else values[reference]) for arm in arms
+            _arm(arms[arm], name, values[arm], None if arm == reference else values[reference])
+            for arm in arms
         ],
         "failures": results["failures"],
     }
@@ -65,7 +66,7 @@ def _values(rows: Sequence[Row], metric: str) -> dict[int, float]:
     return {row["seed"]: row["metrics"][metric] for row in rows if row["metrics"].get(metric) is not None}
 
 
-def _arm(arm: Row, values: dict[int, float], reference: dict[int, float] | None) -> Row:
+def _arm(arm: Row, metric: str, values: dict[int, float], reference: dict[int, float] | None) -> Row:
     measured = [row for row in arm["seeds"] if row["seed"] in values]
     found = spread(list(values.values())) if values else None
     return {
@@ -76,10 +77,19 @@ def _arm(arm: Row, values: dict[int, float], reference: dict[int, float] | None)
         "mean": None if found is None else found.mean,
         "std": None if found is None else found.std,
         "interval": None if found is None or found.interval is None else list(found.interval),
+        "chance": _mean(
+            [value for row in measured if (value := row["metrics"].get(_chance(metric))) is not None]
+        ),
         "difference": None if reference is None else _difference(values, reference),
         "gmacs": _mean([row["gmacs"] for row in measured]),
         "hours": _mean([row["hours"] for row in measured]),
     }
+
+
+def _chance(metric: str) -> str | None:
+    """The metric of the most frequent class as the answer to every video."""
+    head, dot, name = metric.rpartition(".")
+    return f"{head}{dot}majority_top1" if name == "top1" else None
 
 
 def _difference(values: dict[int, float], reference: dict[int, float]) -> Row | None:

@@ -59,6 +59,11 @@ def notes(document: Mapping[str, Any]) -> Iterator[str]:
         difference = arm["difference"] or {"values": [], "interval": None}
         if len(difference["values"]) > 1 and difference["interval"] is None:
             yield f"{arm['arm']}: all differences are equal, which gives no interval"
+    chances = {arm["chance"] for arm in arms} - {None}
+    for chance in sorted(chances):
+        of_arms = [arm["arm"] for arm in arms if arm["chance"] == chance]
+        text = f"the most frequent class is {value_text(document['metric'], chance)} of the test videos"
+        yield text if len(chances) == 1 else f"{', '.join(of_arms)}: {text}"
     if not document["higher_is_better"]:
         yield f"{document['title']}: less is better"
 

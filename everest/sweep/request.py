@@ -22,6 +22,7 @@ OWN_KEYS: Final = frozenset(FILE_KEYS) - {"summary"}  # a recipe has none of the
 class SweepRequest:
     """A sweep as the user describes it; nothing is resolved yet."""
 
+    label: str = ""  # the sweep file and a colon, for messages
     recipe: RecipeFile
     overrides: tuple[str, ...] = ()  # `section.key=value`, of all arms
     arms: tuple[Arm, ...]
@@ -35,6 +36,11 @@ class SweepRequest:
     def init_of(self, arm: Arm) -> str:
         """The weights that the first stage of an arm starts from, or none."""
         return self.init if arm.init is None else arm.init
+
+
+def is_sweep(file: RecipeFile) -> bool:
+    """Whether a file describes a sweep, not a recipe."""
+    return not OWN_KEYS.isdisjoint(file.values())
 
 
 def read_request(
@@ -58,8 +64,7 @@ def read_request(
         RecipeError: a value that is not valid; the message names the option or the key of the file.
     """
     file = find_recipe(source)
-    values = file.values()
-    written: dict[str, Any] = values if OWN_KEYS & values.keys() else {}
+    written: dict[str, Any] = file.values() if is_sweep(file) else {}
     for key in written:
         if key not in FILE_KEYS:
             raise RecipeError(f"{file.label}: {shown(key)}: unknown key{did_you_mean(key, FILE_KEYS)}")
@@ -82,6 +87,7 @@ def read_request(
         raise unknown_name(origin(equal, "equal"), str(equals), get_args(Equal))
     chosen = stages if stages is not None else written.get("stages", ["pretrain", "finetune", "eval"])
     return SweepRequest(
+        label=f"{file.label}: " if written else "",
         recipe=recipe,
         overrides=(*shared, *overrides),
         arms=arms,
@@ -104,7 +110,7 @@ def _recipe_of(file: RecipeFile, written: dict[str, Any]) -> RecipeFile:
         recipe = find_recipe(named, folder=file.folder or Path())
     except RecipeError as error:
         raise RecipeError(f"{file.label}: recipe: {error}") from error
-    if OWN_KEYS & recipe.values().keys():
+    if is_sweep(recipe):
         raise RecipeError(f"{file.label}: recipe: {named} is a sweep file; give a recipe")
     return recipe
 

@@ -206,6 +206,14 @@ def test_switching_the_strategy_names_the_keys_it_leaves_behind():
     assert notices == ["pretrain.selection.keep_ratio has no effect with random"]
 
 
+def test_several_keys_that_a_strategy_leaves_behind_are_one_notice():
+    notices = []
+    load_recipe("custom", overrides=["pretrain.selection.strategy=random"], notify=notices.append)
+    assert len(notices) == 1
+    assert notices[0].startswith("pretrain.selection: align, cuts, distance, ")
+    assert notices[0].endswith("have no effect with random")
+
+
 def test_set_key_of_another_strategy_is_named():
     notices = []
     load_recipe("videomae-ucf101", overrides=["pretrain.selection.keep_ratio=0.2"], notify=notices.append)

@@ -135,7 +135,7 @@ def test_a_sweep_file_has_arms_with_stages_of_their_own(recipe: Path, tmp_path: 
         ("recipe: tiny.yaml\nequal: flops", "equal: unknown name 'flops'; known: gmacs, steps"),
         ("recipe: tiny.yaml\nstages: [eval]", "stages: eval needs finetune"),
         ("recipe: tiny.yaml\nsummary: 5", "summary: must be text"),
-        ("recipe: tiny.yaml\narms: {a: {model.depht: 1}}", "^a: model.depht: unknown key"),
+        ("recipe: tiny.yaml\narms: {a: {model.depht: 1}}", r"wrong\.yaml: a: model.depht: unknown key"),
     ],
 )
 def test_a_wrong_sweep_file_is_refused_in_a_line(recipe: Path, tmp_path: Path, text: str, message: str):
@@ -210,6 +210,22 @@ def test_equal_gmacs_need_steps_only_if_costs_differ(recipe: Path):
     assert planned(recipe, over=["pretrain.base_lr=0.1,0.2"], equal="gmacs").equal == "gmacs"
     with pytest.raises(RecipeError, match=r"pretrain.epochs: arms of equal GMACs need steps"):
         planned(recipe, over=["pretrain.selection.keep_ratio=0.3,0.6"], equal="gmacs")
+
+
+def test_equal_gmacs_name_the_arms_that_they_do_not_scale(recipe: Path):
+    file = recipe.with_name("sweep.yaml")
+    arms = "{few: {}, many: {pretrain.selection.keep_ratio: 0.9}, scratch: {stages: [finetune, eval]}}"
+    file.write_text(f"recipe: {recipe.name}\nset: {{pretrain.steps: 4}}\nequal: gmacs\narms: {arms}\n")
+    notices: list[str] = []
+    planned(file, notify=notices.append)
+    assert "scratch: no pretrain, and no more steps of other stages for it; it costs fewer GMACs" in notices
+
+
+def test_problems_of_an_arm_name_the_file(recipe: Path):
+    file = recipe.with_name("sweep.yaml")
+    file.write_text(f"recipe: {recipe.name}\narms: {{wrong: {{pretrain.stepps: 4}}}}\n")
+    with pytest.raises(RecipeError, match=rf"^{file}: wrong: pretrain.stepps: unknown key"):
+        planned(file)
 
 
 def test_a_folder_takes_more_seeds_arms_and_stages(recipe: Path, tmp_path: Path):

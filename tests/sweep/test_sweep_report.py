@@ -109,6 +109,29 @@ def test_an_arm_without_results_has_an_empty_row():
     assert list(table_rows(document))[1] == ("b", "0", *[""] * 8)
 
 
+@pytest.mark.parametrize(
+    ("metric", "shares", "expected"),
+    [
+        ("top1", (50.0, 50.0), ["the most frequent class is 50.0 % of the test videos"]),
+        (
+            "verb.top1",
+            (50.0, 20.0),
+            [
+                "b: the most frequent class is 20.0 % of the test videos",
+                "a: the most frequent class is 50.0 % of the test videos",
+            ],
+        ),
+        ("macro_f1", (50.0, 50.0), []),
+    ],
+)
+def test_the_report_names_the_share_of_the_most_frequent_class(metric: str, shares, expected: list[str]):
+    document = results(BOTH, metric=metric)
+    for arm, share in zip(document["arms"], shares, strict=True):
+        for row in arm["seeds"]:
+            row["metrics"] |= {"majority_top1": share, "verb.majority_top1": share}
+    assert [note for note in notes(make_report(document)) if "frequent" in note] == expected
+
+
 def test_unknown_names_and_missing_results_are_refused():
     with pytest.raises(RecipeError, match="--metric: unknown name 'x'; known: loss, top1"):
         make_report(results(BOTH), metric="x")

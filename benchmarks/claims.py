@@ -129,11 +129,14 @@ CLAIMS: Final = (
     *(_camera(name, "is better") for name in MOVING),
     *(_camera(name, "is not worse", better=False) for name in RESTING),
     _camera("cameramotion8", "is worse, because the classes are this motion", falls=True),
-    Claim(
-        part="frames",
-        arms=("12 frames, equal GMACs", "8 frames"),
-        text="half as many frames again are better with as many GMACs",
-        origin="Table 12",
+    *(
+        Claim(
+            part=part,
+            arms=(f"12 frames, equal {budget}", "8 frames"),
+            text=f"half as many frames again are better with as many {budget}",
+            origin="Table 12",
+        )
+        for part, budget in (("frames", "GMACs"), ("frames-steps", "steps"))
     ),
     *(
         Claim(

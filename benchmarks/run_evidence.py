@@ -44,7 +44,7 @@ LABELED: Final = {  # sets of real clips, with their number of classes
 SHAKEN: Final = {f"{name}{SUFFIX}": LABELED[name] for name in ("surveillance2", "weizmann10")}
 RENDERED: Final = (
     *("methods", "methods-gmacs", "order", "distances", "keep-ratios", "frame-selection"),
-    *("other-encoders", "frames", "steps"),
+    *("other-encoders", "frames", "frames-steps", "steps"),
 )
 # Parts on real clips, whose arms are repeated for each labeled set.
 CLIPS: Final = {"methods-clips": LABELED, "camera-clips": LABELED | SHAKEN}

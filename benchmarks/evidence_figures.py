@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from everest.figures.curves import COLORS
 from everest.sweep.figure import draw_report
@@ -57,10 +58,12 @@ def draw_budgets(path: Path, report: Mapping[str, Any]) -> None:
                 ]
                 panel.errorbar(x, means, bars, color=color, marker="o", capsize=3, label=method)
             panel.set_xscale("log")
-            ticks = sorted({steps for arms in points.values() for steps, _ in arms})
             if key == "steps":
-                panel.set_xticks(ticks, [str(tick) for tick in ticks])
-                panel.minorticks_off()
+                panel.set_xticks(sorted({steps for arms in points.values() for steps, _ in arms}))
+            else:
+                panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5), numticks=20))
+            panel.xaxis.set_major_formatter("{x:g}")
+            panel.minorticks_off()
             panel.set_xlabel(title)
             panel.grid(alpha=0.3)
         panels[0].set_ylabel(f"{report['title']} (%)")

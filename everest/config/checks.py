@@ -22,9 +22,10 @@ from everest.config.sizes import (
 from everest.config.stage_settings import TARGET_KEYS, FinetuneSettings, PretrainSettings
 from everest.config.tokenizer import TokenizerSettings
 from everest.errors import RecipeError, shown
+from everest.methods.alignment import FEWEST_SLICES
 from everest.methods.external import is_import_path
 from everest.methods.grid import TokenGrid, check_num_tokens, num_kept
-from everest.methods.ranked import ByChange, ByImportance
+from everest.methods.ranked import ByChange, ByImportance, RedundancyRobust
 from everest.methods.selector import Selector
 from everest.methods.targets import Target
 
@@ -113,6 +114,10 @@ def notices(recipe: Recipe, given: Collection[KeyPath]) -> Iterator[str]:
     for stage, settings in zip(STAGES, (recipe.pretrain, recipe.finetune), strict=True):
         if settings.sampling != "dense" and (stage, "stride") in given:
             yield f"{stage}.stride has no effect with {settings.sampling} sampling"
+        selection, slices = settings.selection, recipe.data.frames // recipe.model.tubelet[0]
+        if isinstance(selection, RedundancyRobust) and selection.cuts == "detect" and slices < FEWEST_SLICES:
+            clips = f"clips of {slices} slices (data.frames, model.tubelet)"
+            yield f"{stage}.selection.cuts has no effect on {clips}"
     yield from partial_notices(recipe, given)
     yield from probe_notices(recipe, given)
     for stage, settings in _trained(recipe):

@@ -32,6 +32,7 @@ class CameraView:
 
     frames: Tensor  # (T, H, W, 3) float32 in [0, 1], enlarged if the clip is small
     lag: int  # frames between the two of a pair
+    sees_motion: bool  # whether motion was measured, or only cuts
     moves: list[bool]  # of the P pairs
     scenes: list[int]  # frames that begin one
 
@@ -71,7 +72,9 @@ def view_camera(
             for image in images[first : first + tubelet_frames]:
                 _draw_border(image)
     frames = torch.from_numpy(np.stack([np.asarray(image) for image in images])).float() / 255
-    return CameraView(frames=frames, lag=lag, moves=moves, scenes=scenes)
+    return CameraView(
+        frames=frames, lag=lag, sees_motion=selector.align != "none", moves=moves, scenes=scenes
+    )
 
 
 def _draw_motion(image: Image.Image, motion: np.ndarray) -> None:

@@ -94,7 +94,7 @@ def choice_text(view: MaskView) -> str:
     if selector.align != "none":
         text += f", without the motion of the camera ({selector.align})"
     if selector.cuts == "detect":
-        text += "; the first time slice of a scene takes the values of the next"
+        text += "; the first time slice of a scene takes the values of the next, or the mean of all slices"
     return text
 
 
@@ -111,8 +111,22 @@ def importance_text(view: MaskView) -> str:
 
 def camera_text(camera: CameraView) -> str:
     """In how many comparisons the camera moves, and the number of cuts."""
+    cuts = f"cuts: {len(camera.scenes)}"
+    if not camera.sees_motion:
+        return f"{cuts};\nits motion is not measured"
     text = f"moves in {sum(camera.moves)} of {len(camera.moves)}\ncomparisons"
-    return f"{text}; cuts: {len(camera.scenes)}" if camera.scenes else text
+    return f"{text}; {cuts}" if camera.scenes else text
+
+
+def _camera_marks(camera: CameraView) -> str:
+    border = "red border: a new scene begins in this time slice"
+    if not camera.sees_motion:
+        return border
+    since = "the frame before" if camera.lag == 1 else f"{camera.lag} frames of the clip before"
+    return (
+        f"a yellow line leads from where a place was {since} to a dot where it is (first frame of each time "
+        f"slice); {border}"
+    )
 
 
 def hides(view: MaskView) -> bool:
@@ -163,15 +177,9 @@ def legend_of(views: Sequence[MaskView], *, numbered: bool) -> list[LegendLine]:
         if any(getattr(view.selector, "first_slice", "") == "copy" for view in views):
             text += "; the first time slice has no previous one and takes the values of the second"
         entries.append(LegendLine(text))
-    lags = [view.camera.lag for view in views if view.camera is not None]
-    if lags:
-        since = "the frame before" if lags[0] == 1 else f"{lags[0]} frames of the clip before"
-        entries.append(
-            LegendLine(
-                f"camera: a yellow line leads from where a place was {since} to a dot where it is; red "
-                "border: a new scene begins in this time slice"
-            )
-        )
+    cameras = [view.camera for view in views if view.camera is not None]
+    if cameras:
+        entries.append(LegendLine(f"camera: {_camera_marks(cameras[0])}"))
     if first.rebuilt is not None:
         entries.append(LegendLine("rebuilt: from the kept tokens and the first time slice of each window"))
     if first.with_truth:

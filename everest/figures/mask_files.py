@@ -100,6 +100,10 @@ def write_mask_figures(
         DataError: the video cannot be read.
         RecipeError: a figure exists already, or the strategies do not fit the clip.
     """
+    if kind == "html" and any(getattr(selector, "slice_cap", None) for _, selector in request.selectors):
+        raise RecipeError(
+            "slice_cap: a page cannot show it, because its slider changes the ratio; write a PNG"
+        )
     clips = request.clips(video)
     numbers = [f"-{i + 1}" for i in range(len(clips))] if len(clips) > 1 else [""]
     paths = [out / f"{video.stem}-mask{number}.{kind}" for number in numbers]

@@ -92,7 +92,12 @@ def rows_of(views: Sequence[MaskView]) -> list[FigureRow]:
             measured.append(view)
     heats = [(view, view.heat(), importance_text(view)) for view in measured]
     for view, heat, quantity in heats:
-        highest = max(float(other.max()) for _, other, name in heats if name == quantity)
+        # With and without the motion of the camera, the highest values differ too much for one scale.
+        highest = max(
+            float(other.max())
+            for alike, other, name in heats
+            if name == quantity and (alike.camera is None) == (view.camera is None)
+        )
         note = quantity if len(heats) == 1 else f"{view.title}:\n{quantity}"
         rows.append(FigureRow("importance", heat, note, highest=highest))
     return rows

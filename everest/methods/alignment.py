@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from everest.methods.camera import Pyramid, estimate_motion, mean_change, moved, no_motion
+from everest.system.fusion import fusable
 from everest.video.pixels import PixelStatistics
 
 Align = Literal["none", "shift", "affine"]
@@ -25,6 +26,7 @@ Cuts = Literal["ignore", "detect"]
 CUT: Final = 0.5  # the mean change, in standard deviations of the clip's gray values, at least
 CUT_FACTOR: Final = 2.5  # times the lower quartile of the changes in the clip, at least
 CHANGED: Final = 0.25  # standard deviations by which a pixel has changed
+FEWEST_SLICES: Final = 3  # of a clip in which a cut can be found: of two, all comparisons are across it
 CUT_SHARE: Final = 0.6  # of the pixels that have changed, at least: an object changes fewer
 
 
@@ -62,6 +64,7 @@ class PreviousFrames:
         return torch.cat([none.expand(-1, self.lag), inner, none.expand(-1, self.lag - 1)], dim=1)
 
 
+@fusable
 @torch.no_grad()
 def previous_frames(frames: Tensor, *, lag: int, align: Align, pixels: PixelStatistics) -> PreviousFrames:
     """Move the earlier frames of clips to where the camera is later.
@@ -134,10 +137,19 @@ class Scenes:
         Args:
             change: (B, S, …) since the step before; any value for the first step.
             nothing: the value of no change.
-            copy: take the next change in the same scene, if it has one.
+            copy: take the next change in the same scene; if it has none, the mean change of each place in the
+                clip, so that a short scene is neither kept nor lost as a whole.
         """
-        extended = torch.cat([change, torch.full_like(change[:, :1], nothing)], dim=1)  # (B, S + 1, …)
-        steps = self.number.size(1)
+        steps, tail = self.number.size(1), (1,) * (change.dim() - 2)
+        other = torch.full_like(change[:, :1], nothing)  # (B, 1, …)
+        if copy:
+            measured = self.measurable.view(-1, steps, *tail)
+            count, sums = (
+                measured.sum(dim=1, keepdim=True),
+                change.where(measured, 0.0).sum(dim=1, keepdim=True),
+            )
+            other = torch.where(count > 0, sums / count.clamp(min=1), other)
+        extended = torch.cat([change, other], dim=1)  # (B, S + 1, …)
         own = torch.arange(steps, device=change.device)
         last = torch.full_like(own, steps)
         serves = self.measurable[:, None] & (own >= own[:, None])  # (B, S, S)
@@ -145,4 +157,4 @@ class Scenes:
         if not copy:
             serves = serves & (own == own[:, None])
         source = torch.where(serves, own, last).amin(dim=2)  # (B, S)
-        return extended.gather(1, source.view(*source.shape, *(1,) * (change.dim() - 2)).expand_as(change))
+        return extended.gather(1, source.view(-1, steps, *tail).expand_as(change))

@@ -186,17 +186,21 @@ def _refined(motion: Tensor, now: Tensor, before: Tensor, model: CameraModel) ->
     scale = (error.abs() * inside).sum(dim=(1, 2)) / inside.sum(dim=(1, 2)).clamp(min=1)
     ratio = error / (SPREAD * scale.clamp(min=NOISE))[:, None, None]
     weight = inside / (1 + ratio.square()).square()
-    slopes = [across, down]
-    if model == "affine":
-        x, y = plane.places(height, width, now.device)
-        x, y = x[1:-1], y[1:-1, None]
-        slopes = [across * x, across * y, across, down * x, down * y, down]
-    jacobian = torch.stack(slopes, dim=1).flatten(2)  # (M, parameters, pixels)
-    weighted = jacobian * weight.flatten(1).unsqueeze(1)
-    step = _solved(weighted @ jacobian.mT, weighted @ error.flatten(1).unsqueeze(2))  # (M, parameters)
-    if model == "affine":
-        return motion + step.unflatten(1, (2, 3))
-    return torch.cat([motion[:, :, :2], motion[:, :, 2:] + step.unsqueeze(2)], dim=2)
+    # The products of the slopes with each other and with the error; all others are these times places.
+    products = torch.stack([across * across, across * down, down * down, across * error, down * error], dim=1)
+    products = products * weight.unsqueeze(1)  # (M, 5, h - 2, w - 2)
+    if model == "shift":
+        xx, xy, yy, x, y = products.sum(dim=(2, 3)).unbind(1)  # (M,) each
+        matrix = torch.stack([xx, xy, xy, yy], dim=1).unflatten(1, (2, 2))
+        step = _solved(matrix, torch.stack([x, y], dim=1).unsqueeze(2))  # (M, 2)
+        return torch.cat([motion[:, :, :2], motion[:, :, 2:] + step.unsqueeze(2)], dim=2)
+    x, y = plane.places(height, width, now.device)
+    place = torch.stack(torch.broadcast_tensors(x[1:-1], y[1:-1, None], torch.ones_like(error[0])))
+    twice = (place.unsqueeze(1) * place).flatten(0, 1).flatten(1)  # (9, pixels): products of x, y, 1
+    sums = (products.flatten(2) @ twice.T).unflatten(2, (3, 3))  # (M, 5, 3, 3)
+    xx, xy, yy, right = sums[:, 0], sums[:, 1], sums[:, 2], sums[:, 3:, :, 2].flatten(1)  # (M, 3, 3), (M, 6)
+    matrix = torch.cat([torch.cat([xx, xy], dim=2), torch.cat([xy, yy], dim=2)], dim=1)  # (M, 6, 6)
+    return motion + _solved(matrix, right.unsqueeze(2)).unflatten(1, (2, 3))
 
 
 def _solved(matrix: Tensor, right: Tensor) -> Tensor:

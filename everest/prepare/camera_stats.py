@@ -16,41 +16,51 @@ from everest.methods.alignment import previous_frames
 from everest.methods.camera import FIT
 from everest.video.pixels import IMAGENET
 
-ADVISE: Final = 0.2  # our choice: a camera that moves in a fifth of the time
+APART: Final = 8  # frames, as from one slice of two frames to the next at stride 4
+ADVISE: Final = 0.2  # our choice: a camera that moves in a fifth of the pairs
+ADVISE_CUTS: Final = 0.05  # our choice: of the pairs; a video of 100 frames with one cut has about as many
 
 
 class CameraShares(NamedTuple):
-    """Shares of neighboring frames."""
+    """Shares of pairs of neighboring frames, and of pairs that are `APART`."""
 
     moving: float  # between which the camera moves
     unexplained: float  # with a large change that is no motion of the camera, as of a cut or a fast object
+    moving_apart: float
+    unexplained_apart: float
 
 
-def measure_camera(pairs: NDArray[np.uint8]) -> CameraShares:
-    """Estimate the camera's affine motion between neighboring frames.
+def measure_camera(triples: NDArray[np.uint8]) -> CameraShares:
+    """Estimate the camera's affine motion.
 
     Args:
-        pairs: (F, H, W, 3), a frame and the next one in turn; small frames are enough.
+        triples: (M, 3, H, W, 3), a frame, the next one and a later one; small frames are enough.
     """
-    frames = torch.from_numpy(pairs).unflatten(0, (-1, 2)).permute(0, 4, 1, 2, 3)  # (F / 2, 3, 2, H, W)
-    found = previous_frames(frames, lag=1, align="affine", pixels=IMAGENET)
-    unexplained = ~found.moves & (found.change > FIT)
-    return CameraShares(found.moves.float().mean().item(), unexplained.float().mean().item())
+    frames = torch.from_numpy(triples).permute(0, 4, 1, 2, 3)  # (M, 3, 3, H, W)
+    shares = []
+    for pair in ([0, 1], [0, 2]):
+        found = previous_frames(frames[:, :, pair], lag=1, align="affine", pixels=IMAGENET)
+        unexplained = ~found.moves & (found.change > FIT)
+        shares += [found.moves.float().mean().item(), unexplained.float().mean().item()]
+    return CameraShares(*shares)
 
 
 def mean_shares(videos: Sequence[CameraShares]) -> dict[str, float]:
     """The means over videos, for scripts."""
-    moving, unexplained = np.mean(videos, axis=0).tolist()
-    return {"moving": round(moving, 4), "unexplained": round(unexplained, 4)}
+    means = np.mean(videos, axis=0).tolist()
+    return {name: round(mean, 4) for name, mean in zip(CameraShares._fields, means, strict=True)}
 
 
 def camera_sentence(shares: dict[str, float]) -> str:
     """The shares in words, with advice."""
-    moving, unexplained = shares["moving"], shares["unexplained"]
     text = (
-        f"camera: it moves in {moving:.0%} of the pairs of neighboring frames; {unexplained:.0%} of the "
-        "pairs change in a way that no camera explains (cuts, fast or large objects)"
+        f"camera: it moves in {shares['moving']:.0%} of some pairs of neighboring frames, and in "
+        f"{shares['moving_apart']:.0%} of pairs that are {APART} frames apart; in "
+        f"{shares['unexplained']:.0%} and {shares['unexplained_apart']:.0%} of them, a change has another "
+        "cause (cuts, fast motion, large objects)"
     )
-    if shares["moving"] < ADVISE:
-        return text
-    return f"{text}; --set pretrain.selection.align=affine ignores this motion (docs/camera-motion.md)"
+    if max(shares["moving"], shares["moving_apart"]) >= ADVISE:
+        text += "; --set pretrain.selection.align=affine ignores this motion"
+    if shares["unexplained_apart"] >= ADVISE_CUTS:
+        text += "; if there are cuts, --set pretrain.selection.cuts=detect finds them"
+    return f"{text} (docs/camera-motion.md)"

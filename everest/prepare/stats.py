@@ -17,7 +17,7 @@ from everest.config.heads import MULTI_LABEL, Task
 from everest.data.classes import indices
 from everest.data.sample import Sample
 from everest.data.short_videos import largest_stride
-from everest.prepare.camera_stats import CameraShares, mean_shares, measure_camera
+from everest.prepare.camera_stats import APART, CameraShares, mean_shares, measure_camera
 from everest.prepare.label_facts import are_equal, classes_of_a_video, imbalance, number_facts
 from everest.prepare.processes import Failure, map_apart
 from everest.system.events import Report, notice
@@ -26,7 +26,7 @@ from everest.video.reader import luma, probe, read_frames
 from everest.video.stream import VideoError
 from everest.video.timeline import Timeline, num_timeline_frames
 
-PAIRS: Final = 8  # our choice: pairs of neighboring frames that are measured, spread over a video
+PLACES: Final = 8  # our choice: where a video is measured
 SIDE: Final = 160  # pixels of a thumbnail's longer side
 CLIPS: Final = (8, 16, 32)  # frames of the clips for which the largest stride is reported
 MOTION: Final = "mean absolute difference of neighboring gray frames, from 0 (still) to 1"
@@ -73,17 +73,19 @@ class Measured:
 
 
 def measure(path: str) -> Measured | Failure:
-    """Measure pairs of neighboring frames, spread over a video."""
+    """Measure neighboring frames at some places of a video, and the camera between frames farther apart."""
     try:
         info = probe(path)
-        first = np.unique(np.linspace(0, max(info.frames - 2, 0), PAIRS).astype(int))
-        ids = np.stack([first, np.minimum(first + 1, info.frames - 1)], axis=1)  # (pairs, 2)
-        frames = read_frames(path, ids.flatten().tolist()).numpy()  # (F, H, W, 3)
+        first = np.unique(np.linspace(0, max(info.frames - 2, 0), PLACES).astype(int))
+        ids = np.stack([first, first + 1, first + APART], axis=1).clip(max=info.frames - 1)  # (places, 3)
+        read = read_frames(path, ids.flatten().tolist()).numpy()  # (3 * places, H, W, 3)
         seconds = None if info.fps is None else Timeline.of(path).end
     except VideoError as error:
         return Failure(error.reason)
     finally:
         clear_video_cache()
+    triples = read.reshape(len(ids), 3, *read.shape[1:])
+    frames = triples[:, :2].reshape(-1, *read.shape[1:])  # (F, H, W, 3) pairs of neighbors
     mean, square = _moments(frames)
     of_luma = np.concatenate(_moments(np.stack([luma(frame) for frame in frames])))  # (2,)
     gray = frames.astype(np.float32).mean(axis=3) / 255  # (F, H, W)
@@ -93,7 +95,7 @@ def measure(path: str) -> Measured | Failure:
         square=square,
         luma=of_luma,
         motion=float(np.abs(gray[1::2] - gray[::2]).mean()),
-        camera=measure_camera(frames[:, ::step, ::step].copy()),
+        camera=measure_camera(triples[:, :, ::step, ::step].copy()),
         frames=info.frames,
         seconds=seconds,
         thumbnail=frames[len(frames) // 2, ::step, ::step].copy(),

@@ -14,6 +14,7 @@ from torch._functorch import config as functorch_config
 
 from everest.config.settings import TrainSettings
 from everest.models.block import Block
+from everest.system.fusion import fuse_functions
 from everest.system.sharding import full_tensor, set_gradient_exchange
 from everest.train.network import Network
 from everest.train.optim import set_lr
@@ -25,8 +26,8 @@ MEMORY_BUDGET: Final = 0.5  # our choice: the share of activations that a compil
 def compile_model(model: nn.Module, how: Literal["auto"] | bool) -> nn.Module:
     """Compile the model as `train.compile` requires, with a graph for each batch size.
 
-    `auto` compiles each block on a GPU, where Triton is installed: that takes seconds, while a whole model
-    takes minutes.
+    `auto` compiles each block on a GPU, and the functions of everest.system.fusion, where Triton is
+    installed: that takes seconds, while a whole model takes minutes.
     """
     on_gpu = next(model.parameters()).device.type == "cuda"
     if not how or (how == "auto" and not (on_gpu and find_spec("triton"))):
@@ -35,6 +36,7 @@ def compile_model(model: nn.Module, how: Literal["auto"] | bool) -> nn.Module:
     # dynamic=False: when a second model is compiled, torch would make the ratios of its selection
     # symbolic where they differ, and counting tokens with a symbol breaks the graph.
     if how == "auto":
+        fuse_functions()
         for module in model.modules():
             if isinstance(module, Block):
                 module.compile(dynamic=False)

@@ -214,6 +214,15 @@ def test_several_keys_that_a_strategy_leaves_behind_are_one_notice():
     assert notices[0].endswith("have no effect with random")
 
 
+@pytest.mark.parametrize(("frames", "noticed"), [(8, True), (12, False)])
+def test_cuts_need_three_slices(frames: int, noticed: bool):
+    notices = []
+    overrides = [f"data.frames={frames}", "pretrain.selection.cuts=detect"]
+    load_recipe("small", overrides=overrides, notify=notices.append)
+    text = "pretrain.selection.cuts has no effect on clips of 2 slices (data.frames, model.tubelet)"
+    assert notices == [text] * noticed
+
+
 def test_set_key_of_another_strategy_is_named():
     notices = []
     load_recipe("videomae-ucf101", overrides=["pretrain.selection.keep_ratio=0.2"], notify=notices.append)

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 import everest
 from everest.figures.camera import view_camera
+from everest.figures.legend import camera_text
 from everest.methods.ranked import FrameDifference, RedundancyRobust
 from everest.video.pixels import IMAGENET
 from everest.video.writer import write_video
@@ -58,6 +59,23 @@ def test_the_figure_has_both_choices_the_camera_and_the_cut(video: Path, tmp_pat
 def test_moving_figures_and_pages_are_written(video: Path, tmp_path: Path, kind: str):
     called("visualize-mask", video, *OPTIONS, "--align", "shift", "--format", kind, "-o", tmp_path)
     assert (tmp_path / f"pan-mask.{kind}").stat().st_size > 10_000
+
+
+def test_a_page_refuses_a_cap(video: Path, tmp_path: Path):
+    options = [*OPTIONS, "--slice-cap", "0.5", "--format", "html", "-o", tmp_path]
+    assert "slice_cap: a page cannot show it" in called("visualize-mask", video, *options, code=2)
+
+
+def test_the_figure_does_not_claim_a_motion_that_was_not_measured():
+    clip = torch.zeros(3, 8, 32, 32, dtype=torch.uint8)
+    views = [
+        view_camera(clip, RedundancyRobust(align=align, cuts="detect"), tubelet_frames=2, pixels=IMAGENET)
+        for align in ("none", "shift")
+    ]
+    assert [camera_text(view) for view in views] == [
+        "cuts: 0;\nits motion is not measured",
+        "moves in 0 of 6\ncomparisons",
+    ]
 
 
 def test_lines_are_drawn_where_the_camera_moves_and_a_border_at_a_cut():

@@ -268,7 +268,8 @@ def test_the_first_steps_of_a_scene_take_the_next_change_in_it():
     assert scenes.number.tolist() == [[0, 0, 1, 1, 2, 2]]
     assert scenes.measurable.tolist() == [[False, True, False, False, False, True]]
     change = torch.tensor([[0.0, 1, 8, 9, 7, 5]]).unsqueeze(2)  # (B, S, 1)
-    assert scenes.filled(change, -1.0, copy=True).flatten().tolist() == [1, 1, -1, -1, 5, 5]
+    # No slice of the second scene can be measured: it takes the mean of the measured changes.
+    assert scenes.filled(change, -1.0, copy=True).flatten().tolist() == [1, 1, 3, 3, 5, 5]
     assert scenes.filled(change, -1.0, copy=False).flatten().tolist() == [-1, 1, -1, -1, -1, 5]
 
 

@@ -32,7 +32,7 @@ def fusable(function: Callable[Concatenate[Tensor, P], R]) -> Callable[Concatena
 def fuse_functions() -> None:
     """Compile all fusable functions when they are next called with a tensor on a GPU, in this process.
 
-    A graph belongs to one shape of the arguments, as those of the blocks of a model do.
+    There is a graph for each shape of the arguments, as for the blocks of a model.
     """
     for function in _fusable:
         _fused.setdefault(function, torch.compile(function, dynamic=False))

@@ -50,6 +50,7 @@ class FrameView:
     num_tokens: int  # of all candidates
     drawn: Tensor  # (t,) candidate numbers, ascending
     inclusion: Tensor | None  # (S,) share of D draws that drew a candidate
+    selector: RedundancyRobust | FrameDifference  # measures the change
 
     @property
     def probabilities(self) -> list[float]:
@@ -70,6 +71,8 @@ class FrameView:
             "selected_pairs": [list(pair) for pair in selected],
             "frames": [number for pair in selected for number in pair],
             "seed": self.seed,
+            "align": self.selector.align,
+            "cuts": self.selector.cuts,
         }
         if self.inclusion is not None:
             document["inclusion"] = [round(share, 6) for share in self.inclusion.tolist()]
@@ -139,6 +142,7 @@ class FrameDraw(FigureRequest):
             counts=counts[0],
             num_tokens=grid.num_tokens,
             drawn=drawn[0],
+            selector=self.selector,
             inclusion=(
                 torch.bincount(drawn[1:].flatten(), minlength=candidates) / self.draws if self.draws else None
             ),
@@ -209,6 +213,11 @@ def _legend(view: FrameView) -> list[LegendLine]:
             "pairs are drawn at random: a pair with twice the kept tokens is twice as likely to be drawn next"
         ),
     ]
+    if view.selector.align != "none":
+        motion = f"change is measured without the motion of the camera ({view.selector.align})"
+        entries.append(LegendLine(f"{motion}; pairs that are far apart may show none"))
+    if view.selector.cuts == "detect":
+        entries.append(LegendLine("the first pair of a scene counts as the next one"))
     if view.inclusion is not None:
         entries.append(LegendLine("dots: share of repeated draws that contain the pair", DOT))
     return entries

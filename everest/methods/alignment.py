@@ -144,11 +144,9 @@ class Scenes:
         other = torch.full_like(change[:, :1], nothing)  # (B, 1, …)
         if copy:
             measured = self.measurable.view(-1, steps, *tail)
-            count, sums = (
-                measured.sum(dim=1, keepdim=True),
-                change.where(measured, 0.0).sum(dim=1, keepdim=True),
-            )
-            other = torch.where(count > 0, sums / count.clamp(min=1), other)
+            count = measured.sum(dim=1, keepdim=True)
+            mean = change.where(measured, 0.0).sum(dim=1, keepdim=True) / count.clamp(min=1)
+            other = torch.where(count > 0, mean, other)
         extended = torch.cat([change, other], dim=1)  # (B, S + 1, …)
         own = torch.arange(steps, device=change.device)
         last = torch.full_like(own, steps)

@@ -190,9 +190,9 @@ def _refined(motion: Tensor, now: Tensor, before: Tensor, model: CameraModel) ->
     products = torch.stack([across * across, across * down, down * down, across * error, down * error], dim=1)
     products = products * weight.unsqueeze(1)  # (M, 5, h - 2, w - 2)
     if model == "shift":
-        xx, xy, yy, x, y = products.sum(dim=(2, 3)).unbind(1)  # (M,) each
-        matrix = torch.stack([xx, xy, xy, yy], dim=1).unflatten(1, (2, 2))
-        step = _solved(matrix, torch.stack([x, y], dim=1).unsqueeze(2))  # (M, 2)
+        sums = products.sum(dim=(2, 3))  # (M, 5)
+        matrix = torch.stack([sums[:, :2], sums[:, 1:3]], dim=1)  # (M, 2, 2)
+        step = _solved(matrix, sums[:, 3:].unsqueeze(2))  # (M, 2)
         return torch.cat([motion[:, :, :2], motion[:, :, 2:] + step.unsqueeze(2)], dim=2)
     x, y = plane.places(height, width, now.device)
     place = torch.stack(torch.broadcast_tensors(x[1:-1], y[1:-1, None], torch.ones_like(error[0])))

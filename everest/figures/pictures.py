@@ -99,6 +99,7 @@ def rows_of(views: Sequence[MaskView]) -> list[FigureRow]:
             if name == quantity and (alike.camera is None) == (view.camera is None)
         )
         note = quantity if len(heats) == 1 else f"{view.title}:\n{quantity}"
+        note += "" if highest > 0 else "\n(there is none)"
         rows.append(FigureRow("importance", heat, note, highest=highest))
     return rows
 
@@ -199,7 +200,7 @@ def rows_figure(
 def scale_of(row: FigureRow) -> Normalize:
     """The color scale of the importance of all frames."""
     highest = float(row.frames.max()) if row.highest is None else row.highest
-    return Normalize(0, max(highest, torch.finfo(torch.float32).tiny))
+    return Normalize(0, highest if highest > 0 else 1.0)
 
 
 def show_frame(ax: Axes, row: FigureRow, frame: int, scale: Normalize) -> AxesImage:

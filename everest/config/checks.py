@@ -1,17 +1,17 @@
-"""Checks that need two or more settings at once: contradictions in a recipe, and settings without effect."""
+"""Contradictions in a recipe: checks that need two or more settings at once."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from math import isfinite, log2
 from typing import Final
 
 import torch
 
-from everest.config.labels import label_notices, label_problems
+from everest.config.labels import label_problems
 from everest.config.layers import STAGES, KeyPath
-from everest.config.partial import partial_notices, partial_problems
-from everest.config.probes import probe_notices, probe_problems
+from everest.config.partial import partial_problems
+from everest.config.probes import probe_problems
 from everest.config.settings import ModelSettings, Recipe
 from everest.config.sizes import (
     LEAST_PLACES,
@@ -19,20 +19,18 @@ from everest.config.sizes import (
     discriminator_halvings,
     rotary_channels,
 )
-from everest.config.stage_settings import TARGET_KEYS, FinetuneSettings, PretrainSettings
+from everest.config.stage_settings import FinetuneSettings, PretrainSettings
 from everest.config.tokenizer import TokenizerSettings
 from everest.errors import RecipeError, shown
-from everest.methods.alignment import FEWEST_SLICES
 from everest.methods.external import is_import_path
 from everest.methods.grid import TokenGrid, check_num_tokens, num_kept
-from everest.methods.ranked import ByChange, ByImportance, RedundancyRobust
+from everest.methods.ranked import ByChange, ByImportance
 from everest.methods.selector import Selector
 from everest.methods.targets import Target
 
 Problems = Iterator[tuple[KeyPath, str]]
 
 MOST_CODE_BITS: Final = 32  # a code is stored in this many bits
-TERM_OF: Final = {"r1": "gan", "discriminator_lr": "gan", "perceptual_weights": "perceptual"}  # of the loss
 
 
 def contradictions(recipe: Recipe) -> Problems:
@@ -43,7 +41,7 @@ def contradictions(recipe: Recipe) -> Problems:
     for stage, settings in zip(STAGES, (recipe.pretrain, recipe.finetune), strict=True):
         if settings.min_lr > settings.base_lr:
             yield (stage, "min_lr"), f"{settings.min_lr} is more than base_lr ({settings.base_lr})"
-    for stage, settings in _trained(recipe):
+    for stage, settings in trained_stages(recipe):
         if settings.epochs is None and settings.steps is None:
             yield (stage, "epochs"), "is null, and so is steps; set one of them"
     pretrain, finetune = recipe.pretrain, recipe.finetune
@@ -104,41 +102,9 @@ def _differences(recipe: Recipe) -> Problems:
             yield key, f"must be frames with {stage}.selection.align or cuts, which compare frames"
 
 
-def notices(recipe: Recipe, given: Collection[KeyPath]) -> Iterator[str]:
-    """Yields a line for each key in `given` without effect, and for each stage that mostly warms up."""
-    yield from label_notices(recipe, given)
-    target = recipe.pretrain.target
-    for key in sorted(TARGET_KEYS - vars(target).keys()):
-        if ("pretrain", "target", key) in given:
-            yield f"pretrain.target.{key} has no effect with {target.kind}"
-    for stage, settings in zip(STAGES, (recipe.pretrain, recipe.finetune), strict=True):
-        if settings.sampling != "dense" and (stage, "stride") in given:
-            yield f"{stage}.stride has no effect with {settings.sampling} sampling"
-        selection, slices = settings.selection, recipe.data.frames // recipe.model.tubelet[0]
-        if isinstance(selection, RedundancyRobust) and selection.cuts == "detect" and slices < FEWEST_SLICES:
-            clips = f"clips of {slices} slices (data.frames, model.tubelet)"
-            yield f"{stage}.selection.cuts has no effect on {clips}"
-    yield from partial_notices(recipe, given)
-    yield from probe_notices(recipe, given)
-    for stage, settings in _trained(recipe):
-        unit, other = ("epochs", "steps") if settings.steps is None else ("steps", "epochs")
-        budget, warmup = getattr(settings, unit), getattr(settings, f"warmup_{unit}")
-        if warmup is not None and warmup >= budget:
-            key = f"{stage}.warmup_{unit}"
-            yield f"{key} ({warmup}) leaves none of {budget} {unit}: the learning rate only rises"
-        elif warmup is not None and 2 * warmup > budget:
-            key = f"{stage}.warmup_{unit}"
-            fix = f"set {key}={max(1, budget // 10)}"
-            yield f"{key} ({warmup}) is more than half of {budget} {unit}; a tenth is usual: {fix}"
-        if (stage, f"warmup_{other}") in given:
-            yield f"{stage}.warmup_{other} has no effect with {unit}; set {stage}.warmup_{unit}"
-    if recipe.tokenizer is not None:
-        for key, term in TERM_OF.items():
-            if not getattr(recipe.tokenizer.loss, term) and ("tokenizer", "loss", key) in given:
-                yield f"tokenizer.loss.{key} has no effect if {term} is 0"
-
-
-def _trained(recipe: Recipe) -> Iterator[tuple[str, PretrainSettings | FinetuneSettings | TokenizerSettings]]:
+def trained_stages(
+    recipe: Recipe,
+) -> Iterator[tuple[str, PretrainSettings | FinetuneSettings | TokenizerSettings]]:
     """Yields the stages that train, with their sections."""
     yield "pretrain", recipe.pretrain
     yield "finetune", recipe.finetune

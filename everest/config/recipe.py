@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from everest.config.budgets import choose_budgets
-from everest.config.checks import contradictions, notices
+from everest.config.checks import contradictions
 from everest.config.layers import (
     BY_BACKBONE,
     SET,
@@ -25,6 +25,7 @@ from everest.config.layers import (
     read_overrides,
 )
 from everest.config.messages import explain_validation
+from everest.config.notices import notices
 from everest.config.recipe_files import RecipeFile, find_recipe, with_bases
 from everest.config.settings import Recipe
 from everest.config.stage_settings import TARGETS

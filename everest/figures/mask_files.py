@@ -102,7 +102,7 @@ def write_mask_figures(
     """
     if kind == "html" and any(getattr(selector, "slice_cap", None) for _, selector in request.selectors):
         raise RecipeError(
-            "slice_cap: a page cannot show it, because its slider changes the ratio; write a PNG"
+            "slice_cap: a page cannot show it, because its slider changes the kept tokens; use --format png"
         )
     clips = request.clips(video)
     numbers = [f"-{i + 1}" for i in range(len(clips))] if len(clips) > 1 else [""]

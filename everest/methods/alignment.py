@@ -26,8 +26,9 @@ Cuts = Literal["ignore", "detect"]
 CUT: Final = 0.5  # the mean change, in standard deviations of the clip's gray values, at least
 CUT_FACTOR: Final = 2.5  # times the lower quartile of the changes in the clip, at least
 CHANGED: Final = 0.25  # standard deviations by which a pixel has changed
-FEWEST_SLICES: Final = 3  # of a clip in which a cut can be found: of two, all comparisons are across it
 CUT_SHARE: Final = 0.6  # of the pixels that have changed, at least: an object changes fewer
+
+FEWEST_SLICES: Final = 3  # of a clip in which a cut can be found: of two, all comparisons are across it
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -61,7 +61,9 @@ def equalize(
             cost = f"{costs[name] / 1e9:.4g} GMACs a clip, batch {scaled.batch_size}"
             notify(f"{name}: {scaled.steps} steps of {stage}, {cost}")
         for name in (name for name in recipes if name not in names):
-            notify(f"{name}: no {stage}, and no more steps of other stages for it; it costs fewer GMACs")
+            notify(
+                f"{name}: costs fewer GMACs, because it has no {stage} and its other stages get no more steps"
+            )
     return changed
 
 

@@ -38,7 +38,7 @@ def no_list(location: Location) -> str:
     with as_data_error(folder):
         names = sorted(path.name for path in _children(folder)) if folder.is_dir() else []
     # By their stems: train.csv is not similar to val.csv.
-    lists = {Path(name).stem: name for name in names if Path(name).suffix not in VIDEO_SUFFIXES}
+    lists = {Path(name).stem: name for name in names if Path(name).suffix.lower() not in VIDEO_SUFFIXES}
     near = similar(location.stem, list(lists))
     return f"{location}: no such list or folder" + (f"; did you mean '{lists[near]}'?" if near else "")
 

@@ -26,6 +26,7 @@ from everest.models.of_recipe import classifier_spec, encoder_spec, pretrain_spe
 from everest.models.spec import Transformer
 from everest.models.video_model import VideoModel
 from everest.tokenizer.cache import tokenizer_for
+from everest.video.pixels import IMAGENET, USUAL
 
 Size = int | tuple[int, int]
 
@@ -161,7 +162,8 @@ def select_tokens(
         ValueError: `keep` leaves no token visible.
     """
     selector = selector_for(strategy, keep, settings)
-    embed = RawPixels(tubelet) if model is None else model.measure
+    pixels = USUAL.get(x.size(1), IMAGENET)
+    embed = RawPixels(tubelet, pixels) if model is None else model.measure
     grid = TokenGrid.of_clip(frames=x.size(2), size=(x.size(3), x.size(4)), tubelet=embed.tubelet)
     noise = np.random.default_rng(seed).random((x.size(0), grid.num_tokens), dtype=np.float32)
     x = x if model is None else model.to_input(x)

@@ -15,6 +15,7 @@ from typing import Final, Literal
 import torch
 from torch import Tensor
 
+from everest.errors import RecipeError
 from everest.methods.camera import Pyramid, estimate_motion, mean_change, moved, no_motion
 from everest.system.fusion import fusable
 from everest.video.pixels import PixelStatistics
@@ -78,7 +79,13 @@ def previous_frames(frames: Tensor, *, lag: int, align: Align, pixels: PixelStat
         lag: in frames, fewer than T.
         align: none: only the change is measured, after a shift.
         pixels: by which frames are normalized.
+    Raises:
+        RecipeError: the clips have other channels than `pixels`.
     """
+    if frames.size(1) != len(pixels.mean):
+        raise RecipeError(
+            f"align and cuts need clips of {len(pixels.mean)} channels here; these have {frames.size(1)}"
+        )
     # Clips that were bytes become the same bytes again.
     is_bytes = frames.dtype == torch.uint8
     values = frames if is_bytes else (pixels.unnormalize(frames.float()) * 255).round()

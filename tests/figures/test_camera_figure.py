@@ -12,6 +12,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import everest
+from everest.errors import RecipeError
 from everest.figures.camera import view_camera
 from everest.figures.legend import camera_text
 from everest.methods.ranked import FrameDifference, RedundancyRobust
@@ -76,6 +77,13 @@ def test_the_figure_does_not_claim_a_motion_that_was_not_measured():
         "cuts: 0;\nits motion is not measured",
         "moves in 0 of 6\ncomparisons",
     ]
+
+
+def test_tokens_of_gray_clips_are_selected_and_other_channels_are_refused():
+    clip = torch.rand(1, 1, 8, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert everest.select_tokens(clip, align="shift", keep=0.5).visible.shape == (1, 8)
+    with pytest.raises(RecipeError, match="align and cuts need clips of 3 channels here; these have 4"):
+        everest.select_tokens(clip.expand(-1, 4, -1, -1, -1), align="shift")
 
 
 def test_lines_are_drawn_where_the_camera_moves_and_a_border_at_a_cut():

@@ -17,6 +17,7 @@ class Claim:
     text: str
     origin: str
     better: bool = True  # otherwise: not worse by MARGIN
+    metric: str | None = None  # of the results; None: that of the part
 
     def verdict(self, low: float, high: float) -> str:
         """The meaning of the 95 % interval of the first arm minus the second."""
@@ -90,6 +91,21 @@ def _camera(name: str, text: str, *, better: bool = True, falls: bool = False) -
     )
 
 
+def _few(share: str) -> tuple[Claim, ...]:
+    """The claims about LVMAE that predicts few tokens."""
+    metrics = {"fine-tuned": None, "frozen, by a linear probe": "probe.linear.top1"}
+    return tuple(
+        Claim(
+            part="lvmae-few",
+            arms=(f"adaptive, {share}", f"random, {share}"),
+            text=f"LVMAE with {share} of the tokens, {use}: adaptive tokens are better than random ones",
+            origin="LVMAE",
+            metric=metric,
+        )
+        for use, metric in metrics.items()
+    )
+
+
 MOVING: Final = ("tennis7", "interaction6", "surveillance2-shaken", "weizmann10-shaken")
 RESTING: Final = ("surveillance2", "weizmann10")
 SETS: Final = ("surveillance2", "interaction6", "tennis7", "weizmann10", "cameramotion8")
@@ -152,4 +168,6 @@ CLAIMS: Final = (
             ("all", "predicting all tokens"),
         )
     ),
+    *_few("5 %"),
+    *_few("2 %"),
 )

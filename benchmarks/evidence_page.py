@@ -19,6 +19,7 @@ from claims import CLAIMS, Claim
 from evidence_figures import draw_figures
 from measuring import markdown
 
+from everest.sweep.metric_names import PROBE
 from everest.sweep.report import make_report
 from everest.sweep.report_text import table_columns, table_rows
 
@@ -101,7 +102,7 @@ def _difference(results: dict[str, Any], claim: Claim) -> dict[str, Any] | None:
     """The first arm of a claim minus the second; None if one has no results."""
     if not set(claim.arms) <= {arm["arm"] for arm in results["arms"]}:  # of a labeled set that was left out
         return None
-    report = make_report(results, against=claim.arms[1])
+    report = make_report(results, metric=claim.metric, against=claim.arms[1])
     return next(arm["difference"] for arm in report["arms"] if arm["arm"] == claim.arms[0])
 
 
@@ -117,8 +118,13 @@ def setup_table(results: Results) -> str:
 
 
 def part_table(document: dict[str, Any]) -> str:
-    """The arms of a part; of real clips a table for each set."""
-    return "\n\n".join(_table(title, report) for title, report in reports(document))
+    """The arms of a part; of real clips a table for each set, and of frozen encoders one for each probe."""
+    tables = [_table(title, report) for title, report in reports(document)]
+    if {"eval", "probe"} <= set(document["stages"]):
+        names = sorted({name for arm in document["arms"] for row in arm["seeds"] for name in row["metrics"]})
+        probes = [name for name in names if name.startswith(f"{PROBE}.") and name.endswith(".top1")]
+        tables += [_table("", make_report(document, metric=name)) for name in probes]
+    return "\n\n".join(tables)
 
 
 def reports(document: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:

@@ -18,6 +18,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from everest_demo.events import event_set
 from everest_demo.motions import DEMO_SET, NUM_FRAMES, paths_of
 from everest_demo.rendering import render
 
@@ -40,6 +41,11 @@ def write_set(folder: Path, *, pretrain: int, test_per_class: int) -> None:
     resting.write(folder / RESTING, seed=SEED)
     lines = (folder / RESTING / "pretrain.csv").read_text().splitlines()
     (folder / f"{RESTING}.csv").write_text("".join(f"{RESTING}/{line}\n" for line in lines))
+
+
+def write_events(folder: Path, **sizes: int) -> None:
+    """Write the set of LVMAE's demo; `sizes` replace its own."""
+    replace(event_set(), **sizes).write(folder, seed=SEED)
 
 
 def _render_resting(classes: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.uint8]:

@@ -6,8 +6,8 @@
 
 The same command continues after an interruption. VIDEOS has real clips: `pretrain.csv`, and the lists
 `NAME_train.csv`, `NAME_val.csv`, `NAME_test.csv` of each labeled set. Without it, the part on real clips is
-left out. `--quick` trains for a few steps: it shows that everything runs; its numbers mean nothing, and stay
-in FOLDER. `evidence_page.py` writes the tables.
+left out. The part on LVMAE trains a tokenizer first. `--quick` trains for a few steps: it shows that
+everything runs; its numbers mean nothing, and stay in FOLDER. `evidence_page.py` writes the tables.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from measuring import machine
-from rendered_set import RESTING, write_set
+from rendered_set import RESTING, write_events, write_set
 from shaken_set import SUFFIX, write_shaken
 
 from everest.config.yaml import read_yaml, write_yaml
@@ -34,6 +34,7 @@ SHORT_SIDE: Final = 72  # pixels of real clips: a little more than the 64 of a f
 QUICK: Final = ("pretrain.steps=8", "pretrain.warmup_steps=0", "finetune.steps=4", "finetune.warmup_steps=1")
 QUICK_FACTOR: Final = 320  # by which the steps of arms with steps of their own are divided
 QUICK_SIZES: Final = {"pretrain": 64, "test_per_class": 2}
+QUICK_TOKENIZER: Final = ("tokenizer.steps=8", "tokenizer.warmup_steps=0")
 LABELED: Final = {  # sets of real clips, with their number of classes
     "surveillance2": 2,
     "interaction6": 6,
@@ -46,9 +47,10 @@ RENDERED: Final = (
     *("methods", "methods-gmacs", "order", "distances", "keep-ratios", "frame-selection"),
     *("other-encoders", "frames", "frames-steps", "steps"),
 )
+LVMAE: Final = "lvmae-few"  # on the videos of LVMAE's demo; its arms share a tokenizer
 # Parts on real clips, whose arms are repeated for each labeled set.
 CLIPS: Final = {"methods-clips": LABELED, "camera-clips": LABELED | SHAKEN}
-PARTS: Final = (*RENDERED, *CLIPS)
+PARTS: Final = (*RENDERED, LVMAE, *CLIPS)
 TIMED: Final = "steps"  # its hours are compared, so nothing else may run meanwhile, and it shares no runs
 
 
@@ -67,12 +69,22 @@ def prepare(folder: Path, videos: Path | None, *, quick: bool) -> None:
             write_shaken(videos, clips, name.removesuffix(SUFFIX))
 
 
+def tokenizer(folder: Path, recipe: Path, *, quick: bool) -> Path:
+    """Write the videos of LVMAE's demo and train a tokenizer on them, unless that is done; its run folder."""
+    videos, run = folder / "videos" / LVMAE, folder / "runs" / f"{LVMAE}-tokenizer"
+    if not (videos / "test.csv").is_file():  # the last file
+        write_events(videos, **(QUICK_SIZES if quick else {}))
+    settings = [option for setting in QUICK_TOKENIZER if quick for option in ("--set", setting)]
+    everest("train-tokenizer", "--recipe", recipe, "--data", videos, *settings, "-o", run, "-q")
+    return run
+
+
 def run(
     part: str, folder: Path, sets: Sequence[str], options: Sequence[object], *, quick: bool
 ) -> dict[str, Any]:
     """Run a part; returns its results with the sizes of its lists and the machine."""
     of_clips = part in CLIPS
-    root = folder / "videos" / ("clips" if of_clips else "rendered")
+    root = folder / "videos" / ("clips" if of_clips else LVMAE if part == LVMAE else "rendered")
     runs = folder / "runs" / root.name  # parts on the same videos share their runs
     if part == TIMED:
         runs = runs.with_name(part)
@@ -83,6 +95,9 @@ def run(
         sweep["against"] += f", {sets[0]}"
     if quick:
         sweep["arms"] = {arm: shortened(settings) for arm, settings in sweep["arms"].items()}
+    if part == LVMAE:
+        checkpoint = tokenizer(folder, FILES / sweep["recipe"], quick=quick)
+        options = [*options, "--set", f"tokenizer.checkpoint={checkpoint}"]
     if of_clips or quick:
         file = folder / file.name
         sweep["recipe"] = str(FILES / sweep["recipe"])

@@ -159,9 +159,13 @@ def select_tokens(
         settings: of the strategy, by their names in a recipe; they take precedence over `keep`.
     Raises:
         RecipeError: an unknown strategy or setting, or invalid values.
-        ValueError: `keep` leaves no token visible.
+        ValueError: `x` is no batch of clips, or `keep` leaves no token visible.
     """
     selector = selector_for(strategy, keep, settings)
+    if x.dim() != 5:
+        raise ValueError(
+            f"expected clips (B, C, T, H, W), got {tuple(x.shape)}; clip[None] is a batch of one"
+        )
     pixels = USUAL.get(x.size(1), IMAGENET)
     embed = RawPixels(tubelet, pixels) if model is None else model.measure
     grid = TokenGrid.of_clip(frames=x.size(2), size=(x.size(3), x.size(4)), tubelet=embed.tubelet)

@@ -13,7 +13,8 @@ from everest.config.probes import probe_notices
 from everest.config.settings import Recipe
 from everest.config.stage_settings import TARGET_KEYS
 from everest.methods.alignment import FEWEST_SLICES
-from everest.methods.ranked import RedundancyRobust
+from everest.methods.frame_selection import num_candidates
+from everest.methods.ranked import ByChange
 
 TERM_OF: Final = {"r1": "gan", "discriminator_lr": "gan", "perceptual_weights": "perceptual"}  # of the loss
 
@@ -28,8 +29,13 @@ def notices(recipe: Recipe, given: Collection[KeyPath]) -> Iterator[str]:
     for stage, settings in zip(STAGES, (recipe.pretrain, recipe.finetune), strict=True):
         if settings.sampling != "dense" and (stage, "stride") in given:
             yield f"{stage}.stride has no effect with {settings.sampling} sampling"
-        selection, slices = settings.selection, recipe.data.frames // recipe.model.tubelet[0]
-        if isinstance(selection, RedundancyRobust) and selection.cuts == "detect" and slices < FEWEST_SLICES:
+        selection, tubelet = settings.selection, recipe.model.tubelet[0]
+        slices = recipe.data.frames // tubelet
+        if stage == "pretrain":
+            slices = num_candidates(slices, recipe.pretrain.frame_selection.alpha)
+        if not isinstance(selection, ByChange) or selection.cuts == "ignore":
+            continue
+        if slices * tubelet // selection.lag(tubelet) < FEWEST_SLICES:
             clips = f"clips of {slices} slices (data.frames, model.tubelet)"
             yield f"{stage}.selection.cuts has no effect on {clips}"
     yield from partial_notices(recipe, given)

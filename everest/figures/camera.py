@@ -66,7 +66,7 @@ def view_camera(
             scenes = found.begins_scene[0].nonzero()[:, 0].tolist()
         for image, motion, is_moving in zip(images[lag:], found.motion[0].cpu().numpy(), moves, strict=True):
             if is_moving:
-                _draw_motion(image, motion)
+                _draw_motion(image, motion, found.plane.times(factor))
         for number in scenes:
             first = number // tubelet_frames * tubelet_frames
             for image in images[first : first + tubelet_frames]:
@@ -77,10 +77,9 @@ def view_camera(
     )
 
 
-def _draw_motion(image: Image.Image, motion: np.ndarray) -> None:
-    """Draw lines at a regular grid of places; `motion` (2, 3) maps a place to the one before."""
+def _draw_motion(image: Image.Image, motion: np.ndarray, plane: Plane) -> None:
+    """Draw lines at a regular grid of places; `motion` (2, 3) maps a place in `plane` to the one before."""
     draw = ImageDraw.Draw(image)
-    plane = Plane.of(image.height, image.width)
     side = min(image.size)
     longest = float(np.abs(motion - np.eye(2, 3)).sum(axis=1).max()) * plane.unit  # at most, in pixels
     step = max(side / POINTS, longest / LONGEST)

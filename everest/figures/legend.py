@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 from everest.figures.camera import CameraView
 from everest.figures.masks import GRAY, RED, TINT, MaskView
-from everest.methods.ranked import ByChange, ByImportance, LearnedImportance
+from everest.methods.ranked import ByChange, ByImportance, LearnedImportance, RedundancyRobust
 
 RGB = tuple[float, float, float]
 DROPPED: Final[RGB] = (GRAY, GRAY, GRAY)
@@ -94,7 +94,10 @@ def choice_text(view: MaskView) -> str:
     if selector.align != "none":
         text += f", without the motion of the camera ({selector.align})"
     if selector.cuts == "detect":
-        text += "; the first time slice of a scene takes the values of the next, or the mean of all slices"
+        unit = "time slice" if isinstance(selector, RedundancyRobust) else "frame"
+        is_copied = not isinstance(selector, RedundancyRobust) or selector.first_slice == "copy"
+        values = f"takes the values of the next, or the mean of all {unit}s"
+        text += f"; the first {unit} of a scene {values if is_copied else 'counts as unchanged'}"
     return text
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from everest.errors import RecipeError
-from everest.methods.camera import Pyramid, estimate_motion, mean_change, moved, no_motion
+from everest.methods.camera import Plane, Pyramid, estimate_motion, mean_change, moved, no_motion
 from everest.system.fusion import fusable
 from everest.video.pixels import PixelStatistics
 
@@ -37,10 +37,11 @@ class PreviousFrames:
     """For each frame the one `lag` frames earlier, as the camera would show it from its new place."""
 
     frames: Tensor  # (B, C, P, H, W) of the type of the clip; the frame itself where nothing corresponds
-    motion: Tensor  # (B, P, 2, 3) float32, see everest.methods.camera
+    motion: Tensor  # (B, P, 2, 3) float32, of places in `plane`, see everest.methods.camera
     change: Tensor  # (B, P) float32: the mean change of gray values that is left, in standard deviations
     changed: Tensor  # (B, P) float32: the share of the pixels that have changed
     lag: int
+    plane: Plane  # of the frames
 
     @property
     def moves(self) -> Tensor:
@@ -53,7 +54,8 @@ class PreviousFrames:
 
         Every pair of frames that a cut divides must change, in most of its pixels, and much more than other
         pairs of the clip. A cut less than `lag` frames from an end of the clip divides fewer pairs and is not
-        looked for, because a large object at that end looks the same.
+        looked for, because a large object at that end looks the same. Nor are cuts between successive frames:
+        a fast motion that is not understood looks like many of them.
         """
         count = self.change.size(1)
         none = torch.zeros_like(self.change[:, :1], dtype=torch.bool)  # (B, 1)
@@ -63,7 +65,9 @@ class PreviousFrames:
         is_new = (self.change > CUT) & (self.change > CUT_FACTOR * usual) & (self.changed > CUT_SHARE)
         starts = [is_new[:, i : count - self.lag + 1 + i] for i in range(self.lag)]
         inner = torch.stack(starts).all(dim=0)  # (B, P - lag + 1), from the frame `lag` on
-        return torch.cat([none.expand(-1, self.lag), inner, none.expand(-1, self.lag - 1)], dim=1)
+        earlier, later = torch.cat([none, inner[:, :-1]], dim=1), torch.cat([inner[:, 1:], none], dim=1)
+        alone = inner & ~(earlier | later)
+        return torch.cat([none.expand(-1, self.lag), alone, none.expand(-1, self.lag - 1)], dim=1)
 
 
 @fusable
@@ -76,12 +80,13 @@ def previous_frames(frames: Tensor, *, lag: int, align: Align, pixels: PixelStat
 
     Args:
         frames: (B, C, T, H, W) uint8, or float: normalized.
-        lag: in frames, fewer than T.
+        lag: in frames, from 1 to T - 1.
         align: none: only the change is measured, after a shift.
         pixels: by which frames are normalized.
     Raises:
         RecipeError: the clips have other channels than `pixels`.
     """
+    assert 1 <= lag < frames.size(2), (frames.shape, lag)
     if frames.size(1) != len(pixels.mean):
         raise RecipeError(
             f"align and cuts need clips of {len(pixels.mean)} channels here; these have {frames.size(1)}"
@@ -102,7 +107,7 @@ def previous_frames(frames: Tensor, *, lag: int, align: Align, pixels: PixelStat
     motion = still if align == "none" else estimated
     shape = (frames.size(0), frames.size(2) - lag)
     motion, change, changed = (x.unflatten(0, shape) for x in (motion, change, changed))
-    found = PreviousFrames(frames[:, :, :-lag], motion, change, changed, lag)
+    found = PreviousFrames(frames[:, :, :-lag], motion, change, changed, lag, pyramid.full)
     if align == "none":
         return found
     images = values.transpose(1, 2)  # (B, T, C, H, W)

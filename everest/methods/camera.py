@@ -4,8 +4,9 @@ A coarse search finds a shift, and robust Gauss-Newton steps refine it to a frac
 request, to an affine map (zoom, rotation, shear). A motion that most pixels do not confirm counts as none.
 The values below are our choice, made on composites of real clips (`benchmarks/importance.py`).
 
-Places are measured from the middle of a frame, in units of half of its longer side. A motion maps a place in
-a frame to the place in an earlier frame that shows the same.
+Places are measured from the middle of a frame, in units of half of its longer side, both without the pixels
+at the ends that fill no pixel of the smallest image. A motion maps a place in a frame to the place in an
+earlier frame that shows the same.
 
 B batch, C channels, T frames, M pairs of frames, H W pixels, h w pixels of a small image.
 """
@@ -22,6 +23,7 @@ from torch import Tensor
 CameraModel = Literal["shift", "affine"]
 
 SMALL: Final = 56  # pixels of the shorter side of a small image, about
+SMALLEST: Final = 24  # pixels of the shorter side of a frame, at least: in fewer, noise looks like a motion
 COARSEST: Final = 8  # pixels, at least, of the shorter side of the smallest level
 LEVELS: Final = 3
 SEARCH: Final = 3  # pixels of the smallest level: of 14 pixels a fifth of a frame
@@ -45,6 +47,11 @@ class Plane:
     @classmethod
     def of(cls, height: int, width: int) -> Plane:
         return cls(center=((width - 1) / 2, (height - 1) / 2), unit=max(height, width) / 2)
+
+    def times(self, factor: int) -> Plane:
+        """The same places in images that are larger by a factor."""
+        x, y = ((center + 0.5) * factor - 0.5 for center in self.center)
+        return Plane((x, y), self.unit * factor)
 
     def places(self, height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """The places of the columns (w,) and of the rows (h,)."""
@@ -80,9 +87,7 @@ class Pyramid:
             count += 1
         whole = pool << (count - 1)  # a pixel of the smallest level; the rest of a side is left out
         height, width = max(height // whole, 1) * whole, max(width // whole, 1) * whole
-        gray = F.avg_pool2d(
-            frames[..., :height, :width].mean(dim=1, dtype=torch.float32), pool
-        )  # (B, T, h, w)
+        gray = gray_images(frames[..., :height, :width], pool, at_once=frames.is_cuda)  # (B, T, h, w)
         gray = gray - gray.mean(dim=(1, 2, 3), keepdim=True)
         levels = [gray / gray.square().mean(dim=(1, 2, 3), keepdim=True).sqrt().clamp(min=FLATTEST)]
         for _ in range(count - 1):
@@ -92,7 +97,7 @@ class Pyramid:
     @property
     def is_large_enough(self) -> bool:
         """Whether a motion can be estimated."""
-        return min(self.levels[-1].shape[2:]) >= COARSEST
+        return min(self.levels[0].shape[2:]) >= SMALLEST
 
     def pairs(self, lag: int) -> list[tuple[Tensor, Tensor]]:
         """Of each level the images and those `lag` frames earlier: (M, 1, h, w) each, M = B * (T - lag)."""
@@ -100,6 +105,19 @@ class Pyramid:
             (level[:, lag:].flatten(0, 1).unsqueeze(1), level[:, :-lag].flatten(0, 1).unsqueeze(1))
             for level in self.levels
         ]
+
+
+def gray_images(frames: Tensor, pool: int, *, at_once: bool) -> Tensor:
+    """The mean gray values (B, T, h, w) of windows of `pool` x `pool` pixels of clips (B, C, T, H, W).
+
+    Args:
+        at_once: by a single operation. On a GPU it reads the clips once and writes nothing else; on a CPU it
+            takes four times as long.
+    """
+    if at_once:
+        windows = frames.unflatten(4, (-1, pool)).unflatten(3, (-1, pool))  # (B, C, T, h, pool, w, pool)
+        return windows.mean(dim=(1, 4, 6), dtype=torch.float32)
+    return F.avg_pool2d(frames.mean(dim=1, dtype=torch.float32), pool)
 
 
 def no_motion(count: int, device: torch.device) -> Tensor:
@@ -116,14 +134,15 @@ def estimate_motion(pairs: list[tuple[Tensor, Tensor]], model: CameraModel) -> T
     Args:
         pairs: of `Pyramid.pairs`; the pyramid must be large enough.
     """
+    affine_levels = pairs[:-1] if model == "affine" else []  # the smallest has few pixels for six unknowns
+    shift_levels = pairs[1:] if affine_levels else pairs  # an affine map refines the finest level itself
     motion = _search(*pairs[-1])
-    for now, before in reversed(pairs[1:] if model == "affine" and len(pairs) > 1 else pairs):
+    for now, before in reversed(shift_levels):
         for _ in range(STEPS):
             motion = _refined(motion, now, before, "shift")
-    if model == "affine":
-        for now, before in reversed(pairs[:-1] or pairs):
-            for _ in range(STEPS):
-                motion = _refined(motion, now, before, "affine")
+    for now, before in reversed(affine_levels):
+        for _ in range(STEPS):
+            motion = _refined(motion, now, before, "affine")
     is_confirmed = _is_confirmed(motion, *pairs[0])
     return torch.where(is_confirmed[:, None, None], motion, no_motion(motion.size(0), motion.device))
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from everest.methods.alignment import Align, Cuts, Scenes, previous_frames
 from everest.methods.grid import patchify
+from everest.system.fusion import fusable
 from everest.system.precision import computes_bf16
 from everest.video.pixels import IMAGENET, PixelStatistics
 
@@ -179,11 +180,7 @@ def _changes(
     step = tubelet[0]
     per_slice = frames.size(3) // tubelet[1] * (frames.size(4) // tubelet[2])
     if distance in NORMS and frames.dtype == torch.uint8:
-        exact = torch.bfloat16 if computes_bf16(frames.device) else torch.float32  # for -255 to 255
-        patches = patchify(frames, tubelet)  # (B, N, C, t, p, q) uint8
-        earlier = patches[:, :-per_slice] if before is None else patchify(before, tubelet)
-        change = patches[:, per_slice:].to(exact).sub_(earlier)
-        return NORMS[distance](embed.of_byte_changes(change))
+        return NORMS[distance](embed.of_byte_changes(_byte_changes(frames, before, tubelet)))
     if distance in NORMS:
         x = frames.float()
         earlier = x[:, :, :-step] if before is None else before.float()
@@ -200,6 +197,16 @@ def _changes(
     still = (patches[:, per_slice:] == old_patches).flatten(2).all(dim=-1)
     # Rounding can raise a similarity above 1.
     return distances.clamp(min=NO_CHANGE[distance]).masked_fill(still, NO_CHANGE[distance])
+
+
+@fusable
+def _byte_changes(frames: Tensor, before: Tensor | None, tubelet: tuple[int, int, int]) -> Tensor:
+    """The changes (B, N - h*w, C, t, p, q) of bytes, from -255 to 255, in a type that is exact for them."""
+    exact = torch.bfloat16 if computes_bf16(frames.device) else torch.float32
+    patches = patchify(frames, tubelet)  # (B, N, C, t, p, q) uint8
+    per_slice = patches.size(1) * tubelet[0] // frames.size(2)
+    earlier = patches[:, :-per_slice] if before is None else patchify(before, tubelet)
+    return patches[:, per_slice:].to(exact).sub_(earlier)
 
 
 @torch.no_grad()

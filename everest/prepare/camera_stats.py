@@ -18,49 +18,59 @@ from everest.video.pixels import IMAGENET
 
 APART: Final = 8  # frames, as from one slice of two frames to the next at stride 4
 ADVISE: Final = 0.2  # our choice: a camera that moves in a fifth of the pairs
-ADVISE_CUTS: Final = 0.05  # our choice: of the pairs; a video of 100 frames with one cut has about as many
+ADVISE_CUTS: Final = 0.05  # our choice: of the pairs; a cut in 100 frames is in 9 % of those 8 apart
 
 
 class CameraShares(NamedTuple):
-    """Shares of pairs of neighboring frames, and of pairs that are `APART`."""
+    """Shares of pairs of neighboring frames, and of pairs that are `APART`; None: the video is too short."""
 
     moving: float  # between which the camera moves
     unexplained: float  # with a large change that is no motion of the camera, as of a cut or a fast object
-    moving_apart: float
-    unexplained_apart: float
+    moving_apart: float | None
+    unexplained_apart: float | None
 
 
-def measure_camera(triples: NDArray[np.uint8]) -> CameraShares:
+def measure_camera(neighbors: NDArray[np.uint8], apart: NDArray[np.uint8]) -> CameraShares:
     """Estimate the camera's affine motion.
 
     Args:
-        triples: (M, 3, H, W, 3), a frame, the next one and a later one; small frames are enough.
+        neighbors, apart: pairs of frames (M, 2, H, W, 3), the second ones `APART`, or none of them; small
+            frames are enough.
     """
-    frames = torch.from_numpy(triples).permute(0, 4, 1, 2, 3)  # (M, 3, 3, H, W)
-    shares = []
-    for pair in ([0, 1], [0, 2]):
-        found = previous_frames(frames[:, :, pair], lag=1, align="affine", pixels=IMAGENET)
-        unexplained = ~found.moves & (found.change > FIT)
-        shares += [found.moves.float().mean().item(), unexplained.float().mean().item()]
-    return CameraShares(*shares)
+    return CameraShares(*_shares(neighbors), *(_shares(apart) if len(apart) else (None, None)))
 
 
-def mean_shares(videos: Sequence[CameraShares]) -> dict[str, float]:
-    """The means over videos, for scripts."""
-    means = np.mean(videos, axis=0).tolist()
-    return {name: round(mean, 4) for name, mean in zip(CameraShares._fields, means, strict=True)}
+def _shares(pairs: NDArray[np.uint8]) -> tuple[float, float]:
+    """The shares of pairs that move, and that change in another way."""
+    clips = torch.from_numpy(pairs).permute(0, 4, 1, 2, 3)  # (M, 3, 2, H, W)
+    found = previous_frames(clips, lag=1, align="affine", pixels=IMAGENET)
+    unexplained = ~found.moves & (found.change > FIT)
+    return found.moves.float().mean().item(), unexplained.float().mean().item()
 
 
-def camera_sentence(shares: dict[str, float]) -> str:
+def mean_shares(videos: Sequence[CameraShares]) -> dict[str, float | None]:
+    """The means over videos that have them, for scripts."""
+    means = {}
+    for name, values in zip(CameraShares._fields, zip(*videos, strict=True), strict=True):
+        known = [value for value in values if value is not None]
+        means[name] = round(float(np.mean(known)), 4) if known else None
+    return means
+
+
+def camera_sentence(shares: dict[str, float | None]) -> str:
     """The shares in words, with advice."""
-    text = (
-        f"camera: it moves in {shares['moving']:.0%} of some pairs of neighboring frames, and in "
-        f"{shares['moving_apart']:.0%} of pairs that are {APART} frames apart; in "
-        f"{shares['unexplained']:.0%} and {shares['unexplained_apart']:.0%} of them, a change has another "
-        "cause (cuts, fast motion, large objects)"
-    )
-    if max(shares["moving"], shares["moving_apart"]) >= ADVISE:
+    moving, unexplained, moving_apart, unexplained_apart = (shares[name] for name in CameraShares._fields)
+    text = f"camera: it moves in {moving:.0%} of some pairs of neighboring frames"
+    cause = "a change has another cause (cuts, fast motion, large objects)"
+    if moving_apart is None:
+        text += f"; in {unexplained:.0%} of them, {cause}; all videos are too short for pairs farther apart"
+    else:
+        text += (
+            f", and in {moving_apart:.0%} of pairs that are {APART} frames apart; in {unexplained:.0%} and "
+            f"{unexplained_apart:.0%} of them, {cause}"
+        )
+    if max(moving or 0, moving_apart or 0) >= ADVISE:
         text += "; --set pretrain.selection.align=affine ignores this motion"
-    if shares["unexplained_apart"] >= ADVISE_CUTS:
+    if (unexplained_apart or 0) >= ADVISE_CUTS:
         text += "; if there are cuts, --set pretrain.selection.cuts=detect finds them"
     return f"{text} (docs/camera-motion.md)"

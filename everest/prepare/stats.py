@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from everest.config.heads import MULTI_LABEL, Task
 from everest.data.classes import indices
@@ -76,30 +77,40 @@ def measure(path: str) -> Measured | Failure:
     """Measure neighboring frames at some places of a video, and the camera between frames farther apart."""
     try:
         info = probe(path)
-        first = np.unique(np.linspace(0, max(info.frames - 2, 0), PLACES).astype(int))
-        ids = np.stack([first, first + 1, first + APART], axis=1).clip(max=info.frames - 1)  # (places, 3)
-        read = read_frames(path, ids.flatten().tolist()).numpy()  # (3 * places, H, W, 3)
+        near, far = _pairs(info.frames, 1), _pairs(info.frames, APART)
+        near = near if len(near) else np.zeros((1, 2), int)  # of a single frame
+        ids = np.concatenate([near, far]).flatten()
+        read = read_frames(path, ids.tolist()).numpy()  # (2 * pairs, H, W, 3)
         seconds = None if info.fps is None else Timeline.of(path).end
     except VideoError as error:
         return Failure(error.reason)
     finally:
         clear_video_cache()
-    triples = read.reshape(len(ids), 3, *read.shape[1:])
-    frames = triples[:, :2].reshape(-1, *read.shape[1:])  # (F, H, W, 3) pairs of neighbors
+    frames = read[: near.size]  # (F, H, W, 3)
     mean, square = _moments(frames)
     of_luma = np.concatenate(_moments(np.stack([luma(frame) for frame in frames])))  # (2,)
     gray = frames.astype(np.float32).mean(axis=3) / 255  # (F, H, W)
     step = -(-max(frames.shape[1:3]) // SIDE)
+    small = np.stack([np.asarray(Image.fromarray(frame).reduce(step)) for frame in read])
+    pairs = small.reshape(-1, 2, *small.shape[1:])
     return Measured(
         mean=mean,
         square=square,
         luma=of_luma,
         motion=float(np.abs(gray[1::2] - gray[::2]).mean()),
-        camera=measure_camera(triples[:, :, ::step, ::step].copy()),
+        camera=measure_camera(pairs[: len(near)], pairs[len(near) :]),
         frames=info.frames,
         seconds=seconds,
-        thumbnail=frames[len(frames) // 2, ::step, ::step].copy(),
+        thumbnail=small[near.size // 2],
     )
+
+
+def _pairs(frames: int, apart: int) -> NDArray[np.int64]:
+    """Frames (M, 2) that are `apart`, at PLACES of a video; of a shorter one none."""
+    if frames <= apart:
+        return np.empty((0, 2), int)
+    first = np.unique(np.linspace(0, frames - 1 - apart, PLACES).astype(int))
+    return np.stack([first, first + apart], axis=1)
 
 
 def _moments(frames: NDArray[np.uint8]) -> tuple[Floats, Floats]:

@@ -223,6 +223,13 @@ def test_cuts_need_three_slices(frames: int, noticed: bool):
     assert notices == [text] * noticed
 
 
+def test_cuts_may_be_between_the_candidates_of_frame_selection():
+    notices = []
+    overrides = ["data.frames=8", "pretrain.selection.cuts=detect", "pretrain.frame_selection.alpha=2"]
+    load_recipe("small", overrides=overrides, notify=notices.append)
+    assert notices == []
+
+
 def test_set_key_of_another_strategy_is_named():
     notices = []
     load_recipe("videomae-ucf101", overrides=["pretrain.selection.keep_ratio=0.2"], notify=notices.append)

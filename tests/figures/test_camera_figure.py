@@ -14,8 +14,10 @@ from typer.testing import CliRunner
 import everest
 from everest.errors import RecipeError
 from everest.figures.camera import view_camera
-from everest.figures.legend import camera_text
-from everest.methods.ranked import FrameDifference, RedundancyRobust
+from everest.figures.legend import camera_text, choice_text
+from everest.figures.masks import MaskView
+from everest.methods.grid import TokenGrid
+from everest.methods.ranked import ByChange, FrameDifference, RedundancyRobust
 from everest.video.pixels import IMAGENET
 from everest.video.writer import write_video
 from everest_cli.main import app
@@ -82,8 +84,37 @@ def test_the_figure_does_not_claim_a_motion_that_was_not_measured():
 def test_tokens_of_gray_clips_are_selected_and_other_channels_are_refused():
     clip = torch.rand(1, 1, 8, 32, 32, generator=torch.Generator().manual_seed(0))
     assert everest.select_tokens(clip, align="shift", keep=0.5).visible.shape == (1, 8)
+    with pytest.raises(ValueError, match="expected clips"):
+        everest.select_tokens(clip[0], align="shift")
     with pytest.raises(RecipeError, match="align and cuts need clips of 3 channels here; these have 4"):
         everest.select_tokens(clip.expand(-1, 4, -1, -1, -1), align="shift")
+
+
+@pytest.mark.parametrize(
+    ("selector", "text"),
+    [
+        (RedundancyRobust(cuts="detect"), "the first time slice of a scene takes the values of the next"),
+        (
+            RedundancyRobust(cuts="detect", first_slice="zero"),
+            "the first time slice of a scene counts as unchanged",
+        ),
+        (FrameDifference(cuts="detect"), "the first frame of a scene takes the values of the next"),
+    ],
+)
+def test_the_legend_names_what_the_first_step_of_a_scene_takes(selector: ByChange, text: str):
+    grid = TokenGrid.of_clip(frames=4, size=(32, 32), tubelet=(2, 16, 16))
+    ids, frames = torch.arange(4), torch.zeros(4, 32, 32, 3)
+    view = MaskView(
+        title="",
+        selector=selector,
+        grid=grid,
+        kept=ids,
+        visible=ids,
+        importance=None,
+        frames=frames,
+        predicted=None,
+    )
+    assert text in choice_text(view)
 
 
 def test_lines_are_drawn_where_the_camera_moves_and_a_border_at_a_cut():
@@ -162,3 +193,30 @@ def test_stats_tell_how_often_the_camera_moves(video: Path):
     assert 0.3 < document["camera"]["moving"] < 0.7
     assert document["camera"]["unexplained"] <= 0.2
     assert "selection.align=affine" in called("prepare", "stats", video.parent)
+
+
+def test_stats_of_large_frames_find_a_slow_camera(tmp_path: Path):
+    """Frames are made smaller by means: a grid of single pixels would jump."""
+    rng = np.random.default_rng(0)
+    large = np.asarray(Image.fromarray(texture(0)).resize((960, 640))).astype(float)
+    frames = [
+        (large[:480, 2 * time : 2 * time + 720] + rng.normal(0, 3, (480, 720, 1)))
+        .clip(0, 255)
+        .astype(np.uint8)
+        for time in range(24)
+    ]
+    write_video(tmp_path / "slow.mp4", torch.from_numpy(np.stack(frames)), 10)
+    shares = json.loads(called("prepare", "stats", tmp_path, "--json"))["camera"]
+    assert shares["moving"] > 0.7
+    assert shares["moving_apart"] > 0.7
+
+
+def test_short_videos_have_no_pairs_that_are_far_apart(tmp_path: Path):
+    frames = torch.from_numpy(np.stack([texture(0)[:, 3 * time : 3 * time + SIDE] for time in range(8)]))
+    write_video(tmp_path / "short.mp4", frames, 10)
+    shares = json.loads(called("prepare", "stats", tmp_path, "--json"))["camera"]
+    assert shares["moving"] > 0.7
+    assert shares["moving_apart"] is None
+    assert "all videos are too short for pairs farther apart" in called("prepare", "stats", tmp_path)
+    write_video(tmp_path / "long.mp4", frames.repeat(2, 1, 1, 1), 10)
+    assert json.loads(called("prepare", "stats", tmp_path, "--json"))["camera"]["moving_apart"] == 0

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from everest.errors import RecipeError
 from everest.methods.alignment import PreviousFrames, Scenes, previous_frames
-from everest.methods.camera import Plane, moved, no_motion
+from everest.methods.camera import Plane, gray_images, moved, no_motion
 from everest.methods.frame_selection import kept_per_slice
 from everest.methods.grid import TokenGrid, num_kept
 from everest.methods.importance import RawPixels, change_importance, pixel_importance
@@ -206,12 +206,20 @@ def test_frames_of_every_size_are_moved_by_whole_pixels(size: tuple[int, int]):
     assert error.mean() < 2
 
 
-@pytest.mark.parametrize("size", [(2, 2), (4, 6), (7, 40)])
+@pytest.mark.parametrize("size", [(2, 2), (4, 6), (7, 40), (16, 16)])
 def test_tiny_frames_have_no_motion(size: tuple[int, int]):
     frames = torch.randint(0, 256, (2, 3, 6, *size), dtype=torch.uint8)
     found = aligned(frames, "affine")
     assert not found.moves.any()
     assert torch.equal(found.frames, frames[:, :, :-2])
+
+
+def test_small_gray_images_are_the_same_in_one_operation_and_in_two():
+    clips = torch.randint(0, 256, (2, 3, 4, 30, 42), dtype=torch.uint8)
+    one, two = (gray_images(clips[..., :40], 5, at_once=at_once) for at_once in (True, False))
+    assert one.shape == two.shape == (2, 4, 6, 8)
+    torch.testing.assert_close(one, two)
+    torch.testing.assert_close(one[1, 3, 2, 7], clips[1, :, 3, 10:15, 35:40].float().mean())
 
 
 def test_clips_without_any_texture_have_no_motion_and_no_cut():
@@ -252,13 +260,16 @@ def test_objects_repeated_frames_flashes_and_chaos_are_no_cuts():
     large[:, :, 8:, :60, :60] = 250 - large[:, :, 8:, :60, :60] // 4  # 40 % of the frame appear
     flash = still.clone()
     flash[:, :, 7] = 255
+    turning = seen_by(zoom(0, 24, frames=6))  # degrees a frame, of a short video
+    turning = torch.cat([turning, turning[:, :, -1:].expand(-1, -1, 10, -1, -1)], dim=2)
     repeated = large[:, :, [*range(8), *[7] * 8]]
     generator = torch.Generator().manual_seed(0)
     chaos = torch.randint(0, 256, still.shape, dtype=torch.uint8, generator=generator)
     dark = torch.zeros_like(still)
     dark[:, :, 8:] = 1
-    for clip in (large, flash, repeated, chaos, dark):
-        assert frames_of(aligned(clip, "affine").begins_scene) == []
+    for clip in (large, flash, repeated, chaos, dark, turning):
+        for lag in (1, 2):
+            assert frames_of(aligned(clip, "affine", lag).begins_scene) == []
 
 
 def test_the_first_steps_of_a_scene_take_the_next_change_in_it():

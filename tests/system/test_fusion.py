@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 from everest.methods.alignment import previous_frames
+from everest.methods.importance import change_importance
+from everest.models.embedding import TubeletEmbedding
 from everest.system.fusion import fuse_functions
 from everest.video.pixels import IMAGENET
 
@@ -29,6 +31,15 @@ def test_on_a_cpu_nothing_is_compiled():
     before = found("cpu")
     fuse_functions()
     assert all(torch.equal(one, other) for one, other in zip(before, found("cpu"), strict=True))
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_the_fused_importance_is_the_same():
+    clips = moving_clips("cuda")
+    embed = TubeletEmbedding(64, (2, 16, 16)).to("cuda")
+    eager = change_importance(clips, embed, embed.tubelet)
+    fuse_functions()
+    assert torch.equal(change_importance(clips, embed, embed.tubelet), eager)
 
 
 @pytest.mark.gpu

@@ -35,13 +35,16 @@ def draw_budgets(path: Path, report: Mapping[str, Any]) -> None:
     """Draw the metric of each method by its steps, its GMACs and its hours, like EVEREST Figures 1a, 5, 7.
 
     Args:
-        report: of a sweep whose arms are called `METHOD, NUMBER steps`.
+        report: of a sweep whose arms are called `METHOD, NUMBER steps`. Other arms are horizontal lines.
     """
     points: dict[str, list[tuple[int, Mapping[str, Any]]]] = defaultdict(list)
-    for arm in report["arms"]:
+    levels: dict[str, float] = {}
+    for arm in (arm for arm in report["arms"] if arm["values"]):
         method, _, steps = arm["arm"].removesuffix(" steps").rpartition(", ")
-        if arm["values"]:
+        if method:
             points[method].append((int(steps), arm))
+        else:
+            levels[arm["arm"]] = arm["mean"]
     with matplotlib.rc_context({"font.size": 11, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(12, 4), dpi=120, layout="constrained")
         panels = figure.subplots(1, 3, sharey=True)
@@ -57,6 +60,8 @@ def draw_budgets(path: Path, report: Mapping[str, Any]) -> None:
                     [high - mean for mean, (_, high) in zip(means, intervals, strict=True)],
                 ]
                 panel.errorbar(x, means, bars, color=color, marker="o", capsize=3, label=method)
+            for name, level in levels.items():
+                panel.axhline(level, color="0.4", linestyle="--", label=name)
             panel.set_xscale("log")
             if key == "steps":
                 panel.set_xticks(sorted({steps for arms in points.values() for steps, _ in arms}))

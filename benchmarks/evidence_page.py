@@ -18,16 +18,27 @@ from typing import Any, Final
 from claims import CLAIMS, Claim
 from evidence_figures import draw_figures
 from measuring import markdown
+from run_evidence import LABELED, SHAKEN
 
 from everest.sweep.metric_names import PROBE
 from everest.sweep.report import make_report
 from everest.sweep.report_text import table_columns, table_rows
+from everest_demo.events import event_set
 
 HERE: Final = Path(__file__).resolve().parent
 RESULTS: Final = HERE / "evidence" / "results"
 LVMAE: Final = HERE / "results" / "lvmae_arms.json"
 IMPORTANCE: Final = HERE / "results" / "importance.json"
 PAGE: Final = HERE.parent / "docs" / "evidence.md"
+CONTENT: Final = {  # of the labeled sets of real clips
+    "surveillance2": "fights or none, of cameras that rest",
+    "interaction6": "two people shake hands, hug, kick, point, punch or push; the camera rests",
+    "tennis7": "tennis strokes, filmed by the audience",
+    "weizmann10": "whole-body actions before a camera that rests; test clips of one person",
+    "cameramotion8": "a simulated camera over frames of other clips; its motion is the class",
+    "surveillance2-shaken": "copies with a simulated hand-held camera",
+    "weizmann10-shaken": "copies with a simulated hand-held camera",
+}
 BLOCK: Final = re.compile(r"(<!-- evidence: ([\w-]+) -->\n).*?(<!-- end of \2 -->)", re.DOTALL)
 
 Results = Mapping[str, dict[str, Any]]
@@ -40,7 +51,7 @@ def read_results(folder: Path = RESULTS) -> dict[str, dict[str, Any]]:
 
 def lvmae_results() -> dict[str, Any]:
     """The rows of results/lvmae_arms.json as the results of a sweep; their GMACs were not counted."""
-    document = json.loads(LVMAE.read_text())
+    document, videos = json.loads(LVMAE.read_text()), event_set()
     arms: dict[str, list[dict[str, Any]]] = {}
     for row in document["rows"]:
         hours = sum(row["seconds"].values()) / 3600
@@ -49,6 +60,7 @@ def lvmae_results() -> dict[str, Any]:
     return {
         "recipe": "lvmae-demo",
         "summary": "LVMAE variants",
+        "videos": {"test": videos.test_per_class * len(videos.classes)},
         "stages": ["pretrain", "finetune", "eval"],
         "metric": "top1",
         "against": "random",
@@ -63,6 +75,7 @@ def filled(text: str, results: Results) -> str:
     """The page with its tables."""
     lvmae = lvmae_results()
     blocks = {"claims": claims_table({**results, "lvmae": lvmae}), "setup": setup_table(results)}
+    blocks["sets"] = sets_table(results)
     blocks |= {part: part_table(document) for part, document in results.items()}
     blocks["lvmae"] = _table("", make_report(lvmae), without=("GMACs",))
     blocks |= importance_tables(json.loads(IMPORTANCE.read_text()))
@@ -76,7 +89,7 @@ def filled(text: str, results: Results) -> str:
 def claims_table(results: Results) -> str:
     """Each claim of a paper with the measured difference."""
     rows = [_claim_row(claim, results.get(claim.part)) for claim in CLAIMS]
-    head = ["claim", "paper", "difference (points)", "95 % interval", "seeds", "here"]
+    head = ["claim", "paper", "difference (points)", "95 % interval", "seeds", "test videos", "here"]
     return markdown(head, rows)
 
 
@@ -84,18 +97,14 @@ def _claim_row(claim: Claim, results: dict[str, Any] | None) -> list[str]:
     row = [claim.text, claim.origin]
     difference = None if results is None else _difference(results, claim)
     if difference is None:
-        return [*row, "", "", "", "not measured"]
+        return [*row, "", "", "", "", "not measured"]
+    assert results is not None
     mean, seeds = f"{difference['mean']:+.1f}", str(len(difference["seeds"]))
+    tests = results["videos"].get(f"{claim.arms[0].rpartition(', ')[2]} test", results["videos"].get("test"))
     if difference["interval"] is None:
-        return [*row, mean, "", seeds, "one seed" if seeds == "1" else "no spread"]
+        return [*row, mean, "", seeds, str(tests), "one seed" if seeds == "1" else "all seeds alike"]
     low, high = difference["interval"]
-    return [
-        *row,
-        mean,
-        f"{low:+.1f} to {high:+.1f}",
-        seeds,
-        claim.verdict(low, high),
-    ]
+    return [*row, mean, f"{low:+.1f} to {high:+.1f}", seeds, str(tests), claim.verdict(low, high)]
 
 
 def _difference(results: dict[str, Any], claim: Claim) -> dict[str, Any] | None:
@@ -115,6 +124,17 @@ def setup_table(results: Results) -> str:
         jobs = f"{done['finished']} of {done['all']}"
         rows.append([f"`{part}`", videos, jobs, f"{machine['cpu']}, torch {machine['torch']}"])
     return markdown(["part", "videos", "jobs", "machine"], rows)
+
+
+def sets_table(results: Results) -> str:
+    """The labeled sets of real clips."""
+    counts = results["camera-clips"]["videos"]
+    rows = []
+    for name, content in CONTENT.items():
+        classes = (LABELED | SHAKEN)[name]
+        videos = (str(counts[f"{name} {part}"]) for part in ("train", "test"))
+        rows.append([f"`{name}`", content, str(classes), f"{100 / classes:.1f} %", *videos])
+    return markdown(["set", "clips", "classes", "chance", "train", "test"], rows)
 
 
 def part_table(document: dict[str, Any]) -> str:

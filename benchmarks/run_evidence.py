@@ -4,10 +4,14 @@
     python benchmarks/run_evidence.py FOLDER --only methods,order --seeds 5
     python benchmarks/run_evidence.py FOLDER --quick
 
-The same command continues after an interruption. VIDEOS has real clips: `pretrain.csv`, and the lists
-`NAME_train.csv`, `NAME_val.csv`, `NAME_test.csv` of each labeled set. Without it, the part on real clips is
-left out. The part on LVMAE trains a tokenizer first. `--quick` trains for a few steps: it shows that
-everything runs; its numbers mean nothing, and stay in FOLDER. `evidence_page.py` writes the tables.
+The same command continues after an interruption. It keeps the runs of FOLDER: another version of the
+program, or other videos, need another folder. VIDEOS has real clips: `pretrain.csv`, and the lists
+`NAME_train.csv`, `NAME_val.csv`, `NAME_test.csv` of each labeled set. Without it, the parts on real clips are
+left out. The part on LVMAE trains a tokenizer first.
+
+`--quick` trains for a few steps, in FOLDER/quick: it shows that everything runs; its numbers mean nothing.
+Its results stay there, and those for other seeds or for some of the sets in FOLDER. `evidence_page.py` writes
+the tables.
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,6 +30,7 @@ from rendered_set import RESTING, write_events, write_set
 from shaken_set import SUFFIX, write_shaken
 
 from everest.config.yaml import read_yaml, write_yaml
+from everest.data.list_text import read_rows
 from everest_demo.motions import DEMO_SET
 
 HERE: Final = Path(__file__).parent
@@ -60,7 +65,7 @@ def prepare(folder: Path, videos: Path | None, *, quick: bool) -> None:
     if not (rendered / f"{RESTING}.csv").is_file():  # the last file
         sizes = {"pretrain": DEMO_SET.pretrain, "test_per_class": DEMO_SET.test_per_class}
         write_set(rendered, **(QUICK_SIZES if quick else sizes))
-    if videos is not None and not clips.is_dir():
+    if videos is not None and not (clips / f"{list(LABELED)[-1]}_test.csv").is_file():  # the last file
         labeled = [videos / f"{name}_{part}.csv" for name in LABELED for part in ("train", "val", "test")]
         lists = [videos / "pretrain.csv", *labeled]
         everest("prepare", "encode", *lists, "-o", clips, "--short-side", SHORT_SIDE, "-q")
@@ -108,7 +113,7 @@ def run(
     lists = {"unlabeled": f"{unlabeled}.csv"}
     for prefix, title in prefixes.items():
         lists |= {f"{title}{name}": f"{prefix}{name}.csv" for name in ("train", "test")}
-    videos = {name: len((root / file).read_text().splitlines()) for name, file in lists.items()}
+    videos = {name: len(read_rows(root / file)) for name, file in lists.items()}
     return {
         "part": part,
         "videos": videos,
@@ -147,8 +152,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--videos", type=Path, help="folder with the lists of real clips")
-    parser.add_argument("--only", type=_names, default=PARTS, metavar="PART,…", help=f"of {', '.join(PARTS)}")
-    parser.add_argument("--sets", type=_names, metavar="NAME,…", help="of real clips [all]")
+    names = ", ".join(PARTS)
+    parser.add_argument("--only", type=_of(PARTS), default=PARTS, metavar="PART,…", help=f"of {names}")
+    sets = _of((*LABELED, *SHAKEN))
+    parser.add_argument("--sets", type=sets, metavar="NAME,…", help="of real clips [all]")
     parser.add_argument("--seeds", help="a number of seeds, or the seeds")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--quick", action="store_true")
@@ -157,8 +164,10 @@ def main() -> None:
         if part in arguments.only:
             parser.error(f"{part} needs --videos")
     folder, quick = arguments.folder.absolute(), arguments.quick
+    folder = folder / "quick" if quick else folder  # its videos are fewer
     prepare(folder, arguments.videos, quick=quick)
-    results = folder / "results" if quick else FILES / "results"
+    is_whole = not quick and arguments.seeds is None and arguments.sets is None
+    results = FILES / "results" if is_whole else folder / "results"
     results.mkdir(parents=True, exist_ok=True)
     seeds = arguments.seeds or ("1" if quick else None)
     options = ["--jobs", arguments.jobs, *(() if seeds is None else ("--seeds", seeds))]
@@ -172,11 +181,16 @@ def main() -> None:
             print(f"results: {path}", flush=True)
 
 
-def _names(text: str) -> list[str]:
-    names = text.split(",")
-    unknown = next((name for name in names if name not in (*PARTS, *LABELED, *SHAKEN)), None)
-    if unknown is not None:
-        raise argparse.ArgumentTypeError(f"no part or set '{unknown}'")
+def _of(known: Sequence[str]) -> Callable[[str], list[str]]:
+    """Read names with commas between them."""
+
+    def names(text: str) -> list[str]:
+        found = text.split(",")
+        unknown = next((name for name in found if name not in known), None)
+        if unknown is not None:
+            raise argparse.ArgumentTypeError(f"no '{unknown}'; there are {', '.join(known)}")
+        return found
+
     return names
 
 

@@ -54,7 +54,7 @@ RENDERED: Final = (
 )
 LVMAE: Final = "lvmae-few"  # on the videos of LVMAE's demo; its arms share a tokenizer
 # Parts on real clips, whose arms are repeated for each labeled set.
-CLIPS: Final = {"methods-clips": LABELED, "camera-clips": LABELED | SHAKEN}
+CLIPS: Final = {"methods-clips": LABELED, "steps-clips": LABELED, "camera-clips": LABELED | SHAKEN}
 PARTS: Final = (*RENDERED, LVMAE, *CLIPS)
 TIMED: Final = "steps"  # its hours are compared, so nothing else may run meanwhile, and it shares no runs
 

@@ -18,7 +18,7 @@ from typing import Any, Final
 from claims import CLAIMS, Claim
 from evidence_figures import draw_figures
 from measuring import markdown
-from run_evidence import LABELED, SHAKEN
+from run_evidence import CLIPS, LABELED, SHAKEN
 
 from everest.sweep.metric_names import PROBE
 from everest.sweep.report import make_report
@@ -96,9 +96,8 @@ def claims_table(results: Results) -> str:
 def _claim_row(claim: Claim, results: dict[str, Any] | None) -> list[str]:
     row = [claim.text, claim.origin]
     difference = None if results is None else _difference(results, claim)
-    if difference is None:
+    if results is None or difference is None:
         return [*row, "", "", "", "", "not measured"]
-    assert results is not None
     mean, seeds = f"{difference['mean']:+.1f}", str(len(difference["seeds"]))
     tests = results["videos"].get(f"{claim.arms[0].rpartition(', ')[2]} test", results["videos"].get("test"))
     if difference["interval"] is None:
@@ -128,11 +127,13 @@ def setup_table(results: Results) -> str:
 
 def sets_table(results: Results) -> str:
     """The labeled sets of real clips."""
-    counts = results["camera-clips"]["videos"]
+    counts = {
+        name: count for part in CLIPS if part in results for name, count in results[part]["videos"].items()
+    }
     rows = []
     for name, content in CONTENT.items():
         classes = (LABELED | SHAKEN)[name]
-        videos = (str(counts[f"{name} {part}"]) for part in ("train", "test"))
+        videos = (str(counts.get(f"{name} {part}", "")) for part in ("train", "test"))
         rows.append([f"`{name}`", content, str(classes), f"{100 / classes:.1f} %", *videos])
     return markdown(["set", "clips", "classes", "chance", "train", "test"], rows)
 

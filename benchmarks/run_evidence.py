@@ -10,8 +10,8 @@ program, or other videos, need another folder. VIDEOS has real clips: `pretrain.
 left out. The part on LVMAE trains a tokenizer first.
 
 `--quick` trains for a few steps, in FOLDER/quick: it shows that everything runs; its numbers mean nothing.
-Its results stay there, and those for other seeds or for some of the sets in FOLDER. `evidence_page.py` writes
-the tables.
+Its results stay there, in `results`; those for other seeds or for some of the sets are in FOLDER/results.
+`evidence_page.py` writes the tables.
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ RENDERED: Final = (
 LVMAE: Final = "lvmae-few"  # on the videos of LVMAE's demo; its arms share a tokenizer
 # Parts on real clips, whose arms are repeated for each labeled set.
 CLIPS: Final = {"methods-clips": LABELED, "steps-clips": LABELED, "camera-clips": LABELED | SHAKEN}
+VIDEOS: Final = dict.fromkeys(CLIPS, "clips") | {LVMAE: LVMAE}  # of a part; of the others, `rendered`
 PARTS: Final = (*RENDERED, LVMAE, *CLIPS)
 TIMED: Final = "steps"  # its hours are compared, so nothing else may run meanwhile, and it shares no runs
 
@@ -74,7 +75,7 @@ def prepare(folder: Path, videos: Path | None, *, quick: bool) -> None:
             write_shaken(videos, clips, name.removesuffix(SUFFIX))
 
 
-def tokenizer(folder: Path, recipe: Path, *, quick: bool) -> Path:
+def train_tokenizer(folder: Path, recipe: Path, *, quick: bool) -> Path:
     """Write the videos of LVMAE's demo and train a tokenizer on them, unless that is done; its run folder."""
     videos, run = folder / "videos" / LVMAE, folder / "runs" / f"{LVMAE}-tokenizer"
     if not (videos / "test.csv").is_file():  # the last file
@@ -89,7 +90,7 @@ def run(
 ) -> dict[str, Any]:
     """Run a part; returns its results with the sizes of its lists and the machine."""
     of_clips = part in CLIPS
-    root = folder / "videos" / ("clips" if of_clips else LVMAE if part == LVMAE else "rendered")
+    root = folder / "videos" / VIDEOS.get(part, "rendered")
     runs = folder / "runs" / root.name  # parts on the same videos share their runs
     if part == TIMED:
         runs = runs.with_name(part)
@@ -101,7 +102,7 @@ def run(
     if quick:
         sweep["arms"] = {arm: shortened(settings) for arm, settings in sweep["arms"].items()}
     if part == LVMAE:
-        checkpoint = tokenizer(folder, FILES / sweep["recipe"], quick=quick)
+        checkpoint = train_tokenizer(folder, FILES / sweep["recipe"], quick=quick)
         options = [*options, "--set", f"tokenizer.checkpoint={checkpoint}"]
     if of_clips or quick:
         file = folder / file.name
@@ -148,13 +149,26 @@ def everest(*arguments: object) -> None:
     subprocess.run(command, check=True, env=environment)
 
 
+def names_of(known: Sequence[str]) -> Callable[[str], list[str]]:
+    """A reader of names with commas between them."""
+
+    def names(text: str) -> list[str]:
+        found = text.split(",")
+        unknown = next((name for name in found if name not in known), None)
+        if unknown is not None:
+            raise argparse.ArgumentTypeError(f"no '{unknown}'; there are {', '.join(known)}")
+        return found
+
+    return names
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--videos", type=Path, help="folder with the lists of real clips")
     names = ", ".join(PARTS)
-    parser.add_argument("--only", type=_of(PARTS), default=PARTS, metavar="PART,…", help=f"of {names}")
-    sets = _of((*LABELED, *SHAKEN))
+    parser.add_argument("--only", type=names_of(PARTS), default=PARTS, metavar="PART,…", help=f"of {names}")
+    sets = names_of((*LABELED, *SHAKEN))
     parser.add_argument("--sets", type=sets, metavar="NAME,…", help="of real clips [all]")
     parser.add_argument("--seeds", help="a number of seeds, or the seeds")
     parser.add_argument("--jobs", type=int, default=2)
@@ -179,19 +193,6 @@ def main() -> None:
             path = results / f"{part}.json"
             path.write_text(json.dumps(document, indent=1) + "\n")
             print(f"results: {path}", flush=True)
-
-
-def _of(known: Sequence[str]) -> Callable[[str], list[str]]:
-    """Read names with commas between them."""
-
-    def names(text: str) -> list[str]:
-        found = text.split(",")
-        unknown = next((name for name in found if name not in known), None)
-        if unknown is not None:
-            raise argparse.ArgumentTypeError(f"no '{unknown}'; there are {', '.join(known)}")
-        return found
-
-    return names
 
 
 if __name__ == "__main__":

@@ -29,15 +29,7 @@ def notices(recipe: Recipe, given: Collection[KeyPath]) -> Iterator[str]:
     for stage, settings in zip(STAGES, (recipe.pretrain, recipe.finetune), strict=True):
         if settings.sampling != "dense" and (stage, "stride") in given:
             yield f"{stage}.stride has no effect with {settings.sampling} sampling"
-        selection, tubelet = settings.selection, recipe.model.tubelet[0]
-        slices = recipe.data.frames // tubelet
-        if stage == "pretrain":
-            slices = num_candidates(slices, recipe.pretrain.frame_selection.alpha)
-        if not isinstance(selection, ByChange) or selection.cuts == "ignore":
-            continue
-        if slices * tubelet // selection.lag(tubelet) < FEWEST_SLICES:
-            clips = f"clips of {slices} slices (data.frames, model.tubelet)"
-            yield f"{stage}.selection.cuts has no effect on {clips}"
+    yield from _cut_notices(recipe)
     yield from partial_notices(recipe, given)
     yield from probe_notices(recipe, given)
     for stage, settings in trained_stages(recipe):
@@ -56,3 +48,17 @@ def notices(recipe: Recipe, given: Collection[KeyPath]) -> Iterator[str]:
         for key, term in TERM_OF.items():
             if not getattr(recipe.tokenizer.loss, term) and ("tokenizer", "loss", key) in given:
                 yield f"tokenizer.loss.{key} has no effect if {term} is 0"
+
+
+def _cut_notices(recipe: Recipe) -> Iterator[str]:
+    """Yields a line for each stage that looks for cuts in clips that are too short for it."""
+    tubelet = recipe.model.tubelet[0]
+    slices = recipe.data.frames // tubelet
+    candidates = num_candidates(slices, recipe.pretrain.frame_selection.alpha)
+    stages = ((recipe.pretrain.selection, candidates), (recipe.finetune.selection, slices))
+    for stage, (selection, count) in zip(STAGES, stages, strict=True):
+        if not isinstance(selection, ByChange) or selection.cuts == "ignore":
+            continue
+        if count * tubelet // selection.lag(tubelet) < FEWEST_SLICES:
+            clips = f"clips of {count} slices (data.frames, model.tubelet)"
+            yield f"{stage}.selection.cuts has no effect on {clips}"

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from everest_cli import options as o
+from everest_cli.option_values import read_size
 from everest_cli.output import print_json, say
 
 MOST_NAMES = 20  # of classes that a report lists
@@ -79,7 +80,7 @@ def convert(
     hints = Hints(
         family=family.replace("_", "-") if family else None,
         frames=frames,
-        size=None if size is None else o.read_size(size),
+        size=None if size is None else read_size(size),
         heads=heads,
         decoder_heads=decoder_heads,
     )

@@ -10,6 +10,7 @@ import typer
 from everest.system.launch import is_main
 from everest_cli import options as o
 from everest_cli import training_command
+from everest_cli.option_values import read_recipe, read_shares
 from everest_cli.output import Display, print_json
 
 
@@ -47,9 +48,9 @@ def evaluate(
     """
     from everest.checkpoints.load import find_weights, recipe_of_run
 
-    keeps = o.read_shares(keep) if keep is not None else ()
+    keeps = read_shares(keep) if keep is not None else ()
     weights = find_weights(checkpoint, which=which.value if which else None, quiet=quiet)
-    settings = o.read_recipe(
+    settings = read_recipe(
         recipe or str(recipe_of_run(weights)),
         data=data,
         overrides=overrides,

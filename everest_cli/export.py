@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from everest_cli import options as o
+from everest_cli.option_values import read_shares
 from everest_cli.output import print_json, say
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def _check_out(out: Path, to: ExportFormat, *, overwrite: bool, keep: float | No
     from everest.system.files import check_new_file, check_new_folder
 
     if keep is not None:
-        o.read_shares(str(keep))
+        read_shares(str(keep))
     if to is ExportFormat.hf:
         if uint8:
             raise RecipeError("--uint8: transformers normalizes frames itself; use --to onnx or --to torch")

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from everest_cli import options as o
+from everest_cli.option_values import read_recipe
 from everest_cli.output import Display, say
 
 
@@ -52,7 +53,7 @@ def extract(
 
     model = OpenedModel.open(
         find_weights(checkpoint, which=which.value if which else None, quiet=quiet),
-        recipe=o.read_recipe(recipe) if recipe else None,
+        recipe=read_recipe(recipe) if recipe else None,
         clips=clips,
         crops=crops,
         keep=keep,

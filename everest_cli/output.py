@@ -8,7 +8,7 @@ import sys
 import time
 from datetime import timedelta
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -16,6 +16,10 @@ from everest.system.json_text import json_text
 from everest.system.names import escape_bytes
 from everest.system.terminal import writing_to_terminal
 
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+PIPE_WIDTH = 1000  # of a table without a terminal: a row stays on one line
 PLAIN_SECONDS = 10.0  # between two progress lines without a terminal
 
 
@@ -35,6 +39,14 @@ def keep_bytes_of_names() -> None:
 def print_json(document: Any) -> None:
     """Print a JSON document on stdout."""
     typer.echo(json_text(document, indent=2))
+
+
+def print_rich(table: RenderableType) -> None:
+    """Print a table or a tree on stdout; without a terminal, rows stay on one line."""
+    from rich.console import Console
+
+    console = Console()
+    (console if console.is_terminal else Console(width=PIPE_WIDTH)).print(table)
 
 
 def validation_line(event: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from everest_cli import options as o
+from everest_cli.option_values import read_recipe
 from everest_cli.output import Display, say
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ def predict(
     default_views = 1 if timeline else None  # of a window, unless more are requested
     model = OpenedModel.open(
         find_weights(checkpoint, which=which.value if which else None, quiet=quiet),
-        recipe=o.read_recipe(recipe) if recipe else None,
+        recipe=read_recipe(recipe) if recipe else None,
         clips=clips or default_views,
         crops=crops or default_views,
         keep=keep,

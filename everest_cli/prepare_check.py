@@ -11,6 +11,7 @@ import typer
 
 from everest.errors import EnvironmentProblem
 from everest_cli import options as o
+from everest_cli.option_values import local_path, read_recipe, task_of
 from everest_cli.output import Display, print_json, say
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ SAME = {"listed": "the same file", "file": "the same bytes", "frames": "the same
 
 Sources = Annotated[
     list[Path] | None,
-    typer.Argument(parser=o.local_path, metavar="SOURCE…", help="Lists or folders [the recipe's]."),
+    typer.Argument(parser=local_path, metavar="SOURCE…", help="Lists or folders [the recipe's]."),
 ]
 RecipeOption = Annotated[
     str | None, typer.Option("--recipe", "-r", metavar="R", help="Recipe with the lists, classes and clips.")
@@ -68,7 +69,7 @@ def check(
     from everest.system.files import check_writable, write_table
     from everest.system.run_folder import BAD_VIDEOS
 
-    chosen = _choose_sources(sources, recipe, data, overrides, classes, o.task_of(task))
+    chosen = _choose_sources(sources, recipe, data, overrides, classes, task_of(task))
     lists, rules = read_sources(chosen.paths, root=chosen.root, rules=chosen.rules, task=chosen.task)
     notice = None if chosen.task or rules.heads else found_notice(lists[0].path, rules.task)
     if notice is not None:
@@ -148,8 +149,8 @@ def _choose_sources(
         return _Chosen(paths=dict.fromkeys(sources, False), root=data, rules=rules, task=task)
     if task is not None:
         raise RecipeError(f"--task: --recipe {recipe} has data.task; set it by --set data.task={task}")
-    settings = o.read_recipe(recipe, data=None if data is None else str(data), overrides=overrides)
-    root = o.local_path(settings.data.root)
+    settings = read_recipe(recipe, data=None if data is None else str(data), overrides=overrides)
+    root = local_path(settings.data.root)
     known = settings.data
     file = classes or (root / known.classes if known.classes else None)
     rules = LabelRules(

@@ -8,13 +8,14 @@ from typing import Annotated
 import typer
 
 from everest_cli import options as o
+from everest_cli.option_values import local_path, task_of
 from everest_cli.output import print_json, say
 
 
 def index(
     folder: Annotated[
         Path,
-        typer.Argument(parser=o.local_path, metavar="FOLDER", help="The data set: data.root of a recipe."),
+        typer.Argument(parser=local_path, metavar="FOLDER", help="The data set: data.root of a recipe."),
     ],
     layout: Annotated[
         str | None,
@@ -24,7 +25,7 @@ def index(
         Path | None,
         typer.Option(
             "--annotations",
-            parser=o.local_path,
+            parser=local_path,
             metavar="DIR",
             help="Folder of the annotations, if not below FOLDER.",
         ),
@@ -45,7 +46,7 @@ def index(
     from everest.prepare.index import read_index, recipe_lines, write_index
     from everest.system.plural import counted
 
-    result = read_index(folder, annotations=annotations, layout=layout, split=split, task=o.task_of(task))
+    result = read_index(folder, annotations=annotations, layout=layout, split=split, task=task_of(task))
     target = output or folder
     written = write_index(result, target, overwrite=overwrite)
     data, document = recipe_lines(result, target), result.to_dict()

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from everest_cli import options as o
+from everest_cli.option_values import read_recipe
 from everest_cli.output import Display, print_json, say
 
 
@@ -37,7 +38,7 @@ def tokens(
     from everest.train.tokenizer_first import with_absolute_paths
 
     changes = [*(overrides or []), f"pretrain.target.cache={json.dumps(str(output))}"]  # also checks the path
-    settings = with_absolute_paths(o.read_recipe(recipe, data=data, overrides=changes))
+    settings = with_absolute_paths(read_recipe(recipe, data=data, overrides=changes))
     with Display(quiet=quiet) as display:
         document = write_tokens(
             settings,

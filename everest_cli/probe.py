@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from everest_cli import options as o
+from everest_cli.option_values import read_recipe
 from everest_cli.output import Display, print_json
 
 
@@ -39,7 +40,7 @@ def probe(
     from everest.checkpoints.load import find_weights, recipe_of_run
 
     weights = find_weights(checkpoint, which=which.value if which else None, quiet=quiet)
-    settings = o.read_recipe(
+    settings = read_recipe(
         recipe or str(recipe_of_run(weights)),
         data=data,
         overrides=overrides,

@@ -10,6 +10,7 @@ import typer
 
 from everest.errors import RecipeError
 from everest_cli import options as o
+from everest_cli.option_values import read_size
 from everest_cli.output import print_json, say
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ def profile(
     changes = ProfileOverrides(
         backbone=backbone,
         frames=frames,
-        size=None if size is None else o.read_size(size),
+        size=None if size is None else read_size(size),
         keep=keep,
         visible=visible,
         alpha=alpha,

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-PIPE_WIDTH = 160  # characters, without a terminal
+from everest_cli.output import print_rich
+
 MB, GB = 1e6, 1e9
 PAPER_TABLES = {  # subjects of the paper's tables
     1: "cost of pre-training and fine-tuning by backbone",
@@ -21,11 +21,6 @@ PAPER_TABLES = {  # subjects of the paper's tables
     12: "cost by the number of frames",
     15: "size, memory and cost by the number of convolutions in the embedding",
 }
-
-
-def _show(table: Table) -> None:
-    console = Console()
-    (console if console.is_terminal else Console(width=PIPE_WIDTH)).print(table)
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -79,7 +74,7 @@ def print_profile(document: dict[str, Any]) -> None:
         cells = [cell(stage) for stage in stages]
         if all(text is not None for text in cells) and set(cells) != {"-"}:
             table.add_row(name, *(Text(str(text)) for text in cells))
-    _show(table)
+    print_rich(table)
     for name, stage in document["stages"].items():
         if "loading" not in stage:
             continue
@@ -167,7 +162,7 @@ def _print_comparison(profiles: list[dict[str, Any]]) -> None:
                 f"{stage['activation_bytes_per_clip'] / MB:.1f} MB",
                 _tokens(stage["tokens"]),
             )
-    _show(table)
+    print_rich(table)
     for document in profiles:
         released = [
             f"{stage['released_gmacs']:.2f} GMACs in {name}"
@@ -204,7 +199,7 @@ def print_paper(rows: list[dict[str, Any]]) -> None:
             note = "; ".join(part for part in (row["note"], needs) if part)
             cells = (row["what"], row["unit"], row["paper"], computed, difference, note)
             table.add_row(*map(Text, cells))
-        _show(table)
+        print_rich(table)
     typer.echo(
         "everest: the paper's quantity computed here, with as many digits; difference: before rounding,\n"
         "in percent of the paper's. rho_pre: keep ratio, the share of tokens kept; mask: share hidden.\n"

@@ -9,7 +9,7 @@ import typer
 
 from everest.errors import RecipeError
 from everest_cli import options as o
-from everest_cli.output import print_json
+from everest_cli.output import print_json, print_rich
 from everest_cli.recipes_suggest import suggest
 
 app = typer.Typer(help="Recipes: list, show, copy, validate, suggest.", no_args_is_help=True)
@@ -36,14 +36,13 @@ def list_recipes(
 
 
 def _print_table(rows: list[dict[str, str]]) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     table = Table("recipe", "summary", box=None)
     for row in rows:
         table.add_row(Text(row["name"], no_wrap=True), Text(row["summary"]))
-    Console().print(table)
+    print_rich(table)
 
 
 @app.command(epilog="Example: everest recipes show ucf101 --resolved")

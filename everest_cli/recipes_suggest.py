@@ -10,6 +10,7 @@ import typer
 
 from everest.errors import RecipeError
 from everest_cli import options as o
+from everest_cli.option_values import task_of
 from everest_cli.output import say
 
 SHARES: Final = "70/15/15"  # of the videos in class folders; our choice: enough to test on in small sets
@@ -72,7 +73,7 @@ def suggest(
     try:
         section = data_section(data, **lists, labeled=not unlabeled)
         if not unlabeled:
-            section, found = with_task(section, o.task_of(task))
+            section, found = with_task(section, task_of(task))
             if found is not None:
                 say(found)
         facts = examine_data(DataSettings(**section), labeled=not unlabeled)

@@ -10,11 +10,9 @@ import typer
 
 from everest.system.run_folder import WEIGHTS
 from everest_cli import options as o
-from everest_cli.output import print_json, say
+from everest_cli.output import print_json, print_rich, say
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from everest.train.listing import Ancestor, RunSummary
 
 UNITS = (("d", 86400), ("h", 3600), ("min", 60))  # of ages, in seconds
@@ -76,9 +74,8 @@ def _print_tree(summaries: list[RunSummary]) -> None:
 
     for path, run in listed.items():
         node(str(Path(path) / WEIGHTS), "", run.origins, frozenset())
-    console = _console()
     for tree in root.children:
-        console.print(tree)
+        print_rich(tree)
 
 
 def _key(file: str, listed: Mapping[str, RunSummary]) -> str:
@@ -129,11 +126,4 @@ def _print_table(summaries: list[RunSummary]) -> None:
         identity = (run.path, run.command or "-", run.recipe or "-", run.state)
         # Text: a path may contain brackets, which are rich's markup.
         table.add_row(*map(Text, (*identity, step, loss, accuracy, age)))
-    _console().print(table)
-
-
-def _console() -> Console:
-    from rich.console import Console
-
-    console = Console()
-    return console if console.is_terminal else Console(width=o.PIPE_WIDTH)
+    print_rich(table)

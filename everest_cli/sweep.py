@@ -12,7 +12,7 @@ from typer.core import TyperCommand, TyperGroup
 from everest.system.events import silent
 from everest.system.launch import read_devices
 from everest_cli import options as o
-from everest_cli.output import Display, print_json, say
+from everest_cli.output import Display, print_json, print_rich, say
 from everest_cli.training_command import this_program
 
 RUN = "run"  # the command of any other first word
@@ -164,7 +164,6 @@ def report(
 
 
 def _print_report(document: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -173,8 +172,7 @@ def _print_report(document: dict[str, Any]) -> None:
     table = Table(*table_columns(document))
     for row in table_rows(document):
         table.add_row(*map(Text, row))
-    console = Console()
-    (console if console.is_terminal else Console(width=o.PIPE_WIDTH)).print(table)
+    print_rich(table)
     for line in notes(document):
         typer.echo(line)
     for failure in document["failures"]:

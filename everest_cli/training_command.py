@@ -17,6 +17,7 @@ import typer
 from everest.system.launch import Devices, is_launched, is_main, read_devices, run_processes, visible_gpus
 from everest.system.run_init import Decoder, Init
 from everest_cli import options as o
+from everest_cli.option_values import read_recipe
 from everest_cli.output import Display
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ def training_command(name: str, **own_options: Any) -> Callable[[Callable[..., N
         def command(**values: Any) -> None:
             own_values = {option: values.pop(option) for option in own_options}
             options = TrainOptions(command=name, **values)
-            recipe = o.read_recipe(
+            recipe = read_recipe(
                 options.recipe,
                 data=options.data,
                 overrides=options.overrides,

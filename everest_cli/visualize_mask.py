@@ -10,6 +10,7 @@ import typer
 
 from everest_cli import camera_options as camera
 from everest_cli import options as o
+from everest_cli.option_values import read_shares
 from everest_cli.output import print_json, say
 
 
@@ -83,7 +84,7 @@ def visualize_mask(
     from everest.figures.mask_choice import DEFAULT_STRIDE, own_choices, requested_selectors
     from everest.figures.mask_files import MaskRequest, write_mask_figures
 
-    ratios = () if keep is None else o.read_shares(keep)
+    ratios = () if keep is None else read_shares(keep)
     opened = None if checkpoint is None else open_model(checkpoint)
     tokenizer = opened if opened is not None and opened.weights.kind == "tokenizer" else None
     given = {"order": order, "distance": distance, "slice_cap": slice_cap}

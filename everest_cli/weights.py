@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from everest_cli import options as o
-from everest_cli.output import print_json, say
+from everest_cli.output import print_json, print_rich, say
 
 if TYPE_CHECKING:
     from everest.checkpoints.public_weights import PublicWeights
@@ -46,7 +46,6 @@ def _document(weights: PublicWeights) -> dict[str, Any]:
 
 
 def _print_table(table: list[PublicWeights]) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -55,8 +54,7 @@ def _print_table(table: list[PublicWeights]) -> None:
         columns.add_column(name, overflow="fold")
     for row in table:
         columns.add_row(*map(Text, (row.name, row.method, row.backbone, row.data, row.license, row.gives)))
-    console = Console()
-    (console if console.is_terminal else Console(width=o.PIPE_WIDTH)).print(columns)
+    print_rich(columns)
 
 
 @app.command(epilog="Example: everest weights show videomae-base")

@@ -13,7 +13,7 @@ from everest.config.settings import Recipe
 from everest.errors import RecipeError
 from everest.sweep.request import NO_INIT
 from everest.sweep.works import RUNS, Work
-from everest.system.cores import num_cores
+from everest.system.cores import JOBS, num_cores
 from everest.system.files import write_text
 from everest.system.launch import Devices, visible_gpus
 
@@ -40,14 +40,15 @@ class Processes:
     @property
     def environments(self) -> list[dict[str, str]]:
         """The variables of each job at once: its GPU, round robin, or its share of the cores."""
-        if self.devices.kind != "cuda":
-            cores = max(1, num_cores() // self.jobs)
-            is_chosen = self.jobs == 1 or THREADS in os.environ
-            return [{} if is_chosen else {THREADS: str(cores)}] * self.jobs
         ids = self.devices.ids or tuple(range(self.devices.processes))
         if self.jobs == 1:
-            return [visible_gpus(ids)]
-        return [visible_gpus((ids[slot % len(ids)],)) for slot in range(self.jobs)]
+            return [visible_gpus(ids) if self.devices.kind == "cuda" else {}]
+        shared = {JOBS: str(self.jobs)}
+        if self.devices.kind == "cuda":
+            return [shared | visible_gpus((ids[slot % len(ids)],)) for slot in range(self.jobs)]
+        if THREADS not in os.environ:
+            shared[THREADS] = str(max(1, num_cores() // self.jobs))
+        return [shared] * self.jobs
 
 
 def command_of(work: Work, folder: Path, *, gpus: str) -> list[str]:

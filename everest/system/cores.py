@@ -10,18 +10,24 @@ from typing import Final
 from everest.system.launch import local_processes
 
 QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")  # of a container: microseconds of CPU time per period, or max
+JOBS: Final = "EVEREST_JOBS"  # jobs of a sweep that run at once on this machine
 # Our choice: a GPU uses 2,850 clips/s of a ViT-B, which about as many cores read.
 MOST_READERS: Final = 48
 READER_BYTES: Final = 2**29  # our choice: memory of such a process, its share of the batches included
 
 
 def num_cores() -> int:
-    """Returns the number of cores for this process and all others of the run on this machine."""
+    """Returns the number of cores of this process, which it shares with `num_trainers` processes."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with suppress(OSError, ValueError):  # no container, or no limit
         quota, period = QUOTA.read_text().split()
         cores = min(cores, max(1, int(quota) // int(period)))
     return cores
+
+
+def num_trainers() -> int:
+    """Returns how many processes train on this machine: of a run, or of all jobs of a sweep."""
+    return local_processes() * int(os.environ.get(JOBS, "1"))
 
 
 def num_readers() -> int:
@@ -30,4 +36,4 @@ def num_readers() -> int:
 
     memory = psutil.virtual_memory().total  # what is free changes from run to run
     possible = min(num_cores(), memory // READER_BYTES)
-    return max(1, min(possible // local_processes(), MOST_READERS))
+    return max(1, min(possible // num_trainers(), MOST_READERS))

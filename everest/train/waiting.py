@@ -6,8 +6,7 @@ import time
 from typing import Final
 
 from everest.data.views import MakeViews, PretrainViews
-from everest.system.cores import num_cores
-from everest.system.launch import local_processes
+from everest.system.cores import num_cores, num_trainers
 
 LARGE: Final = 0.3  # our choice: share of the time of the steps
 SECONDS: Final = 60.0  # our choice: how long a run is watched; the first files take longer
@@ -47,7 +46,7 @@ class WaitWatch:
 
 def waiting_advice(share: float, *, workers: int, views: MakeViews) -> str:
     """Returns the warning for a share of the time of the steps."""
-    cores = max(1, num_cores() // local_processes())
+    cores = max(1, num_cores() // num_trainers())
     remedies = ["read smaller files (`everest prepare encode`)"]
     if isinstance(views, PretrainViews):
         remedies.insert(0, f"raise pretrain.views_per_decode (now {views.num_views})")

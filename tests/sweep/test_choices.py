@@ -95,10 +95,15 @@ def test_other_stages_are_refused(value: object, message: str):
             Devices(kind="cuda", processes=2, ids=(1, 3)),
             3,
             "1",
-            [{"CUDA_VISIBLE_DEVICES": name} for name in ("1", "3", "1")],
+            [{"EVEREST_JOBS": "3", "CUDA_VISIBLE_DEVICES": name} for name in ("1", "3", "1")],
         ),
         (Devices(kind="cpu"), 1, "cpu", [{}]),
-        (Devices(kind="cpu"), 2, "cpu", [{"OMP_NUM_THREADS": str(max(1, num_cores() // 2))}] * 2),
+        (
+            Devices(kind="cpu"),
+            2,
+            "cpu",
+            [{"EVEREST_JOBS": "2", "OMP_NUM_THREADS": str(max(1, num_cores() // 2))}] * 2,
+        ),
     ],
 )
 def test_each_job_at_once_has_its_device(
@@ -114,4 +119,4 @@ def test_each_job_at_once_has_its_device(
     assert (processes.gpus, processes.environments) == (gpus, environments)
     if devices.kind == "cpu":
         monkeypatch.setenv("OMP_NUM_THREADS", "7")  # the user's own choice
-        assert processes.environments == [{}] * jobs
+        assert processes.environments == [{} if jobs == 1 else {"EVEREST_JOBS": str(jobs)}] * jobs

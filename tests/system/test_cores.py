@@ -12,7 +12,7 @@ import pytest
 from everest.config.recipe import load_recipe
 from everest.errors import RecipeError
 from everest.system import cores
-from everest.system.cores import MOST_READERS, num_cores, num_readers
+from everest.system.cores import JOBS, MOST_READERS, num_cores, num_readers
 
 ONE_CORE = """
 import os
@@ -46,10 +46,13 @@ def test_without_a_limit_all_cores_count(text: str | None, tmp_path: Path, monke
     assert num_cores() == len(os.sched_getaffinity(0))
 
 
-def test_the_processes_of_a_run_share_the_cores(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1000")
+@pytest.mark.parametrize("sharers", ["LOCAL_WORLD_SIZE", JOBS])
+def test_the_processes_of_a_run_and_the_jobs_of_a_sweep_share_the_cores(
+    sharers: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv(sharers, "1000")
     assert num_readers() == 1
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+    monkeypatch.setenv(sharers, "1")
     assert 1 <= num_readers() <= min(num_cores(), MOST_READERS)
 
 

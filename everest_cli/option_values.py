@@ -1,0 +1,113 @@
+"""The meaning of options' values: recipes, tasks, keep ratios, sizes and paths."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from everest_cli.output import say
+
+if TYPE_CHECKING:
+    from everest.config.heads import Task
+    from everest.config.settings import Recipe
+    from everest.prepare.suggest import Purpose
+    from everest_cli.options import Precision, TaskChoice
+
+
+def read_recipe(
+    name: str,
+    *,
+    data: str | None = None,
+    overrides: list[str] | None = None,
+    precision: Precision | None = None,
+    seed: int | None = None,
+    imports: bool = True,
+    cpu: bool = False,
+    purpose: Purpose = "pretrain",
+) -> Recipe:
+    """Load a recipe with the changes of the options; see everest.config.recipe.recipe_for_run.
+
+    Args:
+        cpu, purpose: of the recipe `auto`; see everest.prepare.auto.
+    """
+    from everest.config.recipe_files import AUTO, find_recipe, with_bases
+
+    if name == AUTO:
+        from everest.prepare.auto import auto_recipe
+
+        source = auto_recipe(data, purpose=purpose, overrides=overrides or (), cpu=cpu)
+    else:
+        source = find_recipe(name)
+        with_bases(source)  # refuses files that are no recipes before torch is imported
+    from everest.config.recipe import recipe_for_run
+
+    return recipe_for_run(
+        source,
+        data=data,
+        overrides=overrides or (),
+        precision=precision and precision.value,
+        seed=seed,
+        notify=say,
+        imports=imports,
+    )
+
+
+def task_of(choice: TaskChoice | None) -> Task | None:
+    """The value of data.task that --task names."""
+    return None if choice is None else cast("Task", choice.value)
+
+
+def read_shares(text: str) -> tuple[float, ...]:
+    """Parse the keep ratios of --keep, such as `0.5,0.25`.
+
+    Raises:
+        RecipeError: a ratio is not a number above 0 and at most 1, or is given twice.
+    """
+    from everest.errors import RecipeError
+
+    try:
+        shares = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        shares = (0.0,)
+    if not all(0 < share <= 1 for share in shares):
+        raise RecipeError(f"--keep {text}: give keep ratios above 0 and at most 1, such as 0.5,0.25")
+    if len(set(shares)) < len(shares):
+        raise RecipeError(f"--keep {text}: a ratio is given twice")
+    return shares
+
+
+def read_size(text: str) -> int | tuple[int, int]:
+    """Parse the pixels of --size: `224` for a square frame, `64x96` for height and width.
+
+    Raises:
+        RecipeError: the text is neither, or a side is not from 1 to LONGEST_SIDE.
+    """
+    from everest.config.values import LONGEST_SIDE, check_size
+    from everest.errors import RecipeError
+
+    is_size = re.fullmatch(r"\d{1,9}(x\d{1,9})?", text, re.ASCII)
+    sides = [int(side) for side in text.split("x")] if is_size else []
+    try:
+        return check_size(sides[0] if len(sides) == 1 else sides)
+    except ValueError as error:
+        shown = text if len(text) <= 20 else f"{text[:20]}…"
+        raise RecipeError(
+            f"--size: must be a number of pixels up to {LONGEST_SIDE}, or HEIGHTxWIDTH, not {shown}"
+        ) from error
+
+
+def local_path(text: str) -> Path:
+    """Parse a path on this machine.
+
+    Raises:
+        RecipeError: it is a URL, which these commands do not read.
+    """
+    from everest.errors import RecipeError
+    from everest.system.storage import LOCAL, is_url
+
+    if is_url(text) and not text.startswith(LOCAL):
+        raise RecipeError(
+            f"{text}: is a URL; this command reads files of this machine only (encode and shard read URLs)"
+        )
+    return Path(text.removeprefix(LOCAL))

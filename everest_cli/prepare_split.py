@@ -157,22 +157,23 @@ def split_source(
     written = write_split(
         lists, folder, root=root, names=names, heads=labeled.heads, read=read, overwrite=overwrite
     )
-    summaries = {}
-    for name, samples in lists.items():
+
+    def summary(samples: Sequence[Sample]) -> dict[str, Any]:
         labels = [sample.labels[0] for sample in samples if sample.labels]
         counts = count_classes(labels)
-        summaries[name] = {
+        numbers = {"numbers": number_facts(labels)} if labeled.task == "regression" else {}
+        return {
             "videos": len(samples),
             "share": round(len(samples) / len(data.samples), 5),
             "groups": len({group_of(sample) for sample in samples}),
             "classes": {names[i] if names else str(i): count for i, count in sorted(counts.items())},
+            **numbers,
         }
-        if labeled.task == "regression":
-            summaries[name]["numbers"] = number_facts(labels)
+
     return {
         "seed": seed,
         "shares": {name: round(share, 5) for name, share in parts.items()},
-        "lists": summaries,
+        "lists": {name: summary(samples) for name, samples in lists.items()},
         "folder": str(folder),
         "written": [str(path) for path in written],
         "task": labeled.task,

@@ -31,27 +31,8 @@ def model_spec(facts: ForeignFacts) -> ModelSpec:
         CheckpointError: an architecture that computes something else than our model, whatever its names are;
             sizes that are unknown or invalid; or positions that are not computed.
     """
-    embedding = facts.shapes.get(EMBEDDING)
-    if embedding is None:
-        raise facts.error("its embedding of tubelets is missing, or is that of another model")
-    if len(embedding) != 5 or embedding[1] != 3:
-        raise facts.error(f"its embedding is {list(embedding)}, not one of RGB tubelets, [D, 3, t, p, q]")
-    for name, shape in facts.shapes.items():
-        if not shape or 0 in shape:
-            raise facts.error(f"{shown(name)} has a shape that no layer has; download it again")
-        wide = name.endswith("mlp.fc1.weight") and len(shape) == 2 and shape[0] != MLP_RATIO * shape[1]
-        if wide and name.startswith("decoder."):
-            raise facts.error(f"{name} has {shape[0]} rows; our decoder has {MLP_RATIO} times {shape[1]}")
-    if facts.family == "vjepa2":
-        hints = facts.hints
-        given = {"--heads": hints.heads, "--frames": hints.frames, "--size": hints.size}
-        problem = vjepa2.config_problem(facts.foreign.config, given)
-        if problem is not None:
-            raise facts.error(problem)
-    activation = facts.foreign.config.get("hidden_act", "gelu")
-    if activation != "gelu":
-        raise facts.error(f"its activation is {shown(activation)}; our blocks have gelu")
-    t, p, q = embedding[2:]
+    t, p, q = _tubelet(facts)
+    _check_architecture(facts)
     slices = facts.rows(TEMPORAL)
     name = "frames_per_clip" if facts.family == "vjepa2" else "num_frames"
     stored_frames = facts.number(name, "num_frames", None) if slices is None else slices * t
@@ -87,6 +68,35 @@ def model_spec(facts: ForeignFacts) -> ModelSpec:
     if problem is not None:
         raise facts.error(f"no model of everest: {problem}")
     return spec
+
+
+def _tubelet(facts: ForeignFacts) -> tuple[int, int, int]:
+    """Return the sides of the tubelets that are embedded."""
+    embedding = facts.shapes.get(EMBEDDING)
+    if embedding is None:
+        raise facts.error("its embedding of tubelets is missing, or is that of another model")
+    if len(embedding) != 5 or embedding[1] != 3:
+        raise facts.error(f"its embedding is {list(embedding)}, not one of RGB tubelets, [D, 3, t, p, q]")
+    return embedding[2], embedding[3], embedding[4]
+
+
+def _check_architecture(facts: ForeignFacts) -> None:
+    """Raise CheckpointError if no model of ours computes the same, whatever its sizes are."""
+    for name, shape in facts.shapes.items():
+        if not shape or 0 in shape:
+            raise facts.error(f"{shown(name)} has a shape that no layer has; download it again")
+        wide = name.endswith("mlp.fc1.weight") and len(shape) == 2 and shape[0] != MLP_RATIO * shape[1]
+        if wide and name.startswith("decoder."):
+            raise facts.error(f"{name} has {shape[0]} rows; our decoder has {MLP_RATIO} times {shape[1]}")
+    if facts.family == "vjepa2":
+        hints = facts.hints
+        given = {"--heads": hints.heads, "--frames": hints.frames, "--size": hints.size}
+        problem = vjepa2.config_problem(facts.foreign.config, given)
+        if problem is not None:
+            raise facts.error(problem)
+    activation = facts.foreign.config.get("hidden_act", "gelu")
+    if activation != "gelu":
+        raise facts.error(f"its activation is {shown(activation)}; our blocks have gelu")
 
 
 def _task(facts: ForeignFacts, outputs: int) -> Task:

@@ -105,20 +105,10 @@ def read_index(
         lists = {name: join_copies(samples) for name, samples in lists.items()}
         settings["task"] = task
     refused = {path: problem for path in used if (problem := unlistable(path)) is not None}
-    listed: dict[str, list[Sample]] = {}
-    for name, samples in lists.items():
-        kept = [sample for sample in samples if sample.path not in refused]
-        if kept:
-            # Lists without labels are for pre-training only, which their names show.
-            unlabelled = match is not None and not any(sample.labels for sample in kept)
-            listed[name + UNLABELLED if unlabelled else name] = kept
-    if not listed:
-        path, problem = min(refused.items())
-        raise DataError(f"{path!r}: {problem}, which no list can hold, as with all {len(refused)} videos")
     return Index(
         layout=FOLDERS if match is None else match[0].name,
         root=root,
-        lists=listed,
+        lists=_without(lists, refused, is_annotated=match is not None),
         class_names=published.class_names,
         heads=published.heads,
         settings=settings,
@@ -128,6 +118,25 @@ def read_index(
         unlistable=sorted(refused.items()),
         notice=found,
     )
+
+
+def _without(
+    lists: Mapping[str, Sequence[Sample]], refused: Mapping[str, str], *, is_annotated: bool
+) -> dict[str, list[Sample]]:
+    """The lists without the refused paths, by their names; lists without samples are left out.
+
+    Lists of annotations that have no labels are for pre-training only, which their names show.
+    """
+    listed: dict[str, list[Sample]] = {}
+    for name, samples in lists.items():
+        kept = [sample for sample in samples if sample.path not in refused]
+        if kept:
+            unlabelled = is_annotated and not any(sample.labels for sample in kept)
+            listed[name + UNLABELLED if unlabelled else name] = kept
+    if not listed:
+        path, problem = min(refused.items())
+        raise DataError(f"{path!r}: {problem}, which no list can hold, as with all {len(refused)} videos")
+    return listed
 
 
 def match_files(

@@ -79,13 +79,19 @@ def _of_set(name: str) -> tuple[Claim, ...]:
         )
         for other, what in others.items()
     )
-    longer = Claim(
-        part="steps-clips",
-        arms=(f"EVEREST, 4000 steps, {name}", f"from scratch, {name}"),
-        text=f"on {name}: EVEREST with four times as many steps is better than training from scratch",
-        origin="Figure 5",
+    steps = (
+        Claim(
+            part="steps-clips",
+            arms=(f"EVEREST, 4000 steps, {name}", f"{other}, {name}"),
+            text=f"on {name}: EVEREST with four times as many steps is better than {what}",
+            origin="Figure 5",
+        )
+        for other, what in {
+            "from scratch": "training from scratch",
+            "EVEREST, 1000 steps": "with 1000",
+        }.items()
     )
-    return (*methods, longer)
+    return (*methods, *steps)
 
 
 def _camera(name: str, text: str, *, better: bool = True, falls: bool = False) -> Claim:

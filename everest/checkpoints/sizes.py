@@ -81,7 +81,7 @@ def _tubelet(facts: ForeignFacts) -> tuple[int, int, int]:
 
 
 def _check_architecture(facts: ForeignFacts) -> None:
-    """Raise CheckpointError if no model of ours computes the same, whatever its sizes are."""
+    """Raise CheckpointError if none of our models computes the same, whatever its sizes are."""
     for name, shape in facts.shapes.items():
         if not shape or 0 in shape:
             raise facts.error(f"{shown(name)} has a shape that no layer has; download it again")

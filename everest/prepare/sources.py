@@ -16,7 +16,7 @@ from everest.data.list_text import ListRow, read_rows
 from everest.data.sample import Sample
 from everest.data.samples import SampleList, read_samples
 from everest.errors import DataError, RecipeError
-from everest.prepare.class_folders import read_names
+from everest.prepare.class_folders import deeper_folders_notice, read_names
 from everest.prepare.tasks import (
     TwoKinds,
     empty_columns,
@@ -163,7 +163,7 @@ class Labeled:
     heads: list[str]  # names of the labels, if a sample has several
     rows: list[ListRow] | None  # of each sample; None for a folder
     task: Task  # of the first label
-    notice: str | None = None  # about a task that the labels show
+    notice: str | None = None  # about a task that the labels show, or folders inside class folders
 
     def without_labels(self, source: Path) -> str | None:
         """Returns a notice if a sheet has columns, but none that is known to hold the classes."""
@@ -230,10 +230,13 @@ def read_labeled(
         class_column=class_column,
         used_columns=used_columns,
     )
+    notice = None if task else found_notice(source, found)
+    if rows is None and labeled:
+        notice = deeper_folders_notice(source.absolute(), data.samples, data.class_names or ())
     return Labeled(
         data=data,
         heads=[head.name for head in heads],
         rows=rows,
         task=heads[0].task if heads else found,
-        notice=None if task else found_notice(source, found),
+        notice=notice,
     )

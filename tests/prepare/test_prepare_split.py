@@ -386,3 +386,10 @@ def test_a_name_that_no_list_can_hold_is_reported_before_anything_is_written(tmp
     message = everest("prepare", "split", tmp_path, code=4).stderr
     assert "a line break in its name, which no list can hold; rename it" in message
     assert not list(tmp_path.glob("*.csv"))
+
+
+def test_folders_inside_class_folders_are_noticed(tmp_path: Path):
+    names = ("meet/push", "meet/wave", "road")
+    touch(tmp_path, *(f"{name}/{number}.mp4" for name in names for number in range(3)))
+    shown = everest("prepare", "split", tmp_path).stderr
+    assert f"{tmp_path}: deeper folders are no classes of their own (meet/push, meet/wave); " in shown

@@ -77,7 +77,7 @@ def filled(text: str, results: Results) -> str:
     blocks = {"claims": claims_table({**results, "lvmae": lvmae}), "setup": setup_table(results)}
     blocks["sets"] = sets_table(results)
     blocks |= {part: part_table(document) for part, document in results.items()}
-    blocks["lvmae"] = _table("", make_report(lvmae), without=("GMACs",))
+    blocks["lvmae"] = _table("", make_report(lvmae), without=("GMACs", "hours"))
     blocks |= importance_tables(json.loads(IMPORTANCE.read_text()))
 
     def block(match: re.Match[str]) -> str:
@@ -95,8 +95,7 @@ def claims_table(results: Results) -> str:
 
 def _claim_row(claim: Claim, results: dict[str, Any] | None) -> list[str]:
     row = [claim.text, claim.origin]
-    difference = None if results is None else _difference(results, claim)
-    if results is None or difference is None:
+    if results is None or (difference := _difference(results, claim)) is None:
         return [*row, "", "", "", "", "not measured"]
     mean, seeds = f"{difference['mean']:+.1f}", str(len(difference["seeds"]))
     tests = results["videos"].get(f"{claim.arms[0].rpartition(', ')[2]} test", results["videos"].get("test"))
@@ -115,14 +114,15 @@ def _difference(results: dict[str, Any], claim: Claim) -> dict[str, Any] | None:
 
 
 def setup_table(results: Results) -> str:
-    """The videos of each part, and the machine."""
+    """The videos of each part, the machine, and the version of the program."""
     rows = []
     for part, document in results.items():
         videos = ", ".join(f"{count} {name}" for name, count in document["videos"].items())
         done, machine = document["jobs"], document["machine"]
         jobs = f"{done['finished']} of {done['all']}"
-        rows.append([f"`{part}`", videos, jobs, f"{machine['cpu']}, torch {machine['torch']}"])
-    return markdown(["part", "videos", "jobs", "machine"], rows)
+        made_by = [f"{machine['cpu']}, torch {machine['torch']}", f"`{machine['commit']}`"]
+        rows.append([f"`{part}`", videos, jobs, *made_by])
+    return markdown(["part", "videos", "jobs", "machine", "commit"], rows)
 
 
 def sets_table(results: Results) -> str:
@@ -185,12 +185,12 @@ def importance_tables(document: dict[str, Any]) -> dict[str, str]:
     ]
     shares = [name for name in document["composites"][0] if name.startswith("0.")]
     head = ["camera", "measure", *(f"kept {share}" for share in shares), "slice after the middle"]
-    still = document["composites"][0]["chance"]
-    best = [f"{min(1.0, still / float(share)):.2f}" for share in shares]
-    composites = [["still", "the tokens of the object first", *best, ""]]
+    composites = []
     for row in document["composites"]:
         precision = [f"{row[share]['precision']:.2f}" for share in shares]
-        composites.append([row["camera"], row["measure"], *precision, f"{row[shares[0]]['of_cut']:.2f}"])
+        of_cut = row[shares[0]].get("of_cut")
+        cut = "" if of_cut is None else f"{of_cut:.2f}"
+        composites.append([row["camera"], row["measure"], *precision, cut])
     sources = ["source", "importance", "rank correlation", "95 % interval", "clips"]
     return {"correlation": markdown(sources, correlation), "composites": markdown(head, composites)}
 

@@ -55,7 +55,7 @@ RENDERED: Final = (
 LVMAE: Final = "lvmae-few"  # on the videos of LVMAE's demo; its arms share a tokenizer
 # Parts on real clips, whose arms are repeated for each labeled set.
 CLIPS: Final = {"methods-clips": LABELED, "steps-clips": LABELED, "camera-clips": LABELED | SHAKEN}
-VIDEOS: Final = dict.fromkeys(CLIPS, "clips") | {LVMAE: LVMAE}  # of a part; of the others, `rendered`
+SUBFOLDERS: Final = dict.fromkeys(CLIPS, "clips") | {LVMAE: LVMAE}  # of videos; other parts: rendered
 PARTS: Final = (*RENDERED, LVMAE, *CLIPS)
 TIMED: Final = "steps"  # its hours are compared, so nothing else may run meanwhile, and it shares no runs
 
@@ -90,7 +90,7 @@ def run(
 ) -> dict[str, Any]:
     """Run a part; returns its results with the sizes of its lists and the machine."""
     of_clips = part in CLIPS
-    root = folder / "videos" / VIDEOS.get(part, "rendered")
+    root = folder / "videos" / SUBFOLDERS.get(part, "rendered")
     runs = folder / "runs" / root.name  # parts on the same videos share their runs
     if part == TIMED:
         runs = runs.with_name(part)

@@ -41,12 +41,12 @@ def print_json(document: Any) -> None:
     typer.echo(json_text(document, indent=2))
 
 
-def print_rich(table: RenderableType) -> None:
+def print_rich(renderable: RenderableType) -> None:
     """Print a table or a tree on stdout; without a terminal, rows stay on one line."""
     from rich.console import Console
 
     console = Console()
-    (console if console.is_terminal else Console(width=PIPE_WIDTH)).print(table)
+    (console if console.is_terminal else Console(width=PIPE_WIDTH)).print(renderable)
 
 
 def validation_line(event: dict[str, Any]) -> str:

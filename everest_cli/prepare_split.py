@@ -129,7 +129,6 @@ def split_source(
 ) -> dict[str, Any]:
     """Split a list, write the parts, and return a summary of them, with notices and the next commands."""
     from everest.prepare.groups import COLUMN, FOLDER, Listed, grouping, with_groups
-    from everest.prepare.label_facts import count_classes, number_facts
     from everest.prepare.next_commands import commands_for_lists
     from everest.prepare.sources import read_labeled
     from everest.prepare.split import read_shares, split_samples, write_split
@@ -157,23 +156,18 @@ def split_source(
     written = write_split(
         lists, folder, root=root, names=names, heads=labeled.heads, read=read, overwrite=overwrite
     )
-
-    def summary(samples: Sequence[Sample]) -> dict[str, Any]:
-        labels = [sample.labels[0] for sample in samples if sample.labels]
-        counts = count_classes(labels)
-        numbers = {"numbers": number_facts(labels)} if labeled.task == "regression" else {}
-        return {
-            "videos": len(samples),
-            "share": round(len(samples) / len(data.samples), 5),
-            "groups": len({group_of(sample) for sample in samples}),
-            "classes": {names[i] if names else str(i): count for i, count in sorted(counts.items())},
-            **numbers,
-        }
-
     return {
         "seed": seed,
         "shares": {name: round(share, 5) for name, share in parts.items()},
-        "lists": {name: summary(samples) for name, samples in lists.items()},
+        "lists": {
+            name: {
+                "videos": len(samples),
+                "share": round(len(samples) / len(data.samples), 5),
+                "groups": len({group_of(sample) for sample in samples}),
+                **_label_counts(samples, names, labeled.task),
+            }
+            for name, samples in lists.items()
+        },
         "folder": str(folder),
         "written": [str(path) for path in written],
         "task": labeled.task,
@@ -183,6 +177,15 @@ def split_source(
         ],
         "advice": _advice(group, data.samples),
     }
+
+
+def _label_counts(samples: Sequence[Sample], names: Sequence[str], task: Task) -> dict[str, Any]:
+    """The samples of each class, and facts about the numbers if labels are numbers."""
+    from everest.prepare.label_facts import count_classes, number_facts
+
+    labels = [sample.labels[0] for sample in samples if sample.labels]
+    counts = {names[i] if names else str(i): count for i, count in sorted(count_classes(labels).items())}
+    return {"classes": counts, **({"numbers": number_facts(labels)} if task == "regression" else {})}
 
 
 def _check_split(lists: Sequence[Path], root: Path | None, group: str | None, *, as_json: bool) -> None:

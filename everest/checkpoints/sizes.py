@@ -71,7 +71,7 @@ def model_spec(facts: ForeignFacts) -> ModelSpec:
 
 
 def _tubelet(facts: ForeignFacts) -> tuple[int, int, int]:
-    """Return the sides of the tubelets that are embedded."""
+    """Return the sides of the embedded tubelets; raises CheckpointError if they are not of RGB."""
     embedding = facts.shapes.get(EMBEDDING)
     if embedding is None:
         raise facts.error("its embedding of tubelets is missing, or is that of another model")
@@ -81,7 +81,7 @@ def _tubelet(facts: ForeignFacts) -> tuple[int, int, int]:
 
 
 def _check_architecture(facts: ForeignFacts) -> None:
-    """Raise CheckpointError if none of our models computes the same, whatever its sizes are."""
+    """Raise CheckpointError for damaged shapes, or if none of our models computes the same."""
     for name, shape in facts.shapes.items():
         if not shape or 0 in shape:
             raise facts.error(f"{shown(name)} has a shape that no layer has; download it again")

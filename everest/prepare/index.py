@@ -108,7 +108,7 @@ def read_index(
     return Index(
         layout=FOLDERS if match is None else match[0].name,
         root=root,
-        lists=_without(lists, refused, is_annotated=match is not None),
+        lists=_listable(lists, refused, is_annotated=match is not None),
         class_names=published.class_names,
         heads=published.heads,
         settings=settings,
@@ -120,12 +120,15 @@ def read_index(
     )
 
 
-def _without(
+def _listable(
     lists: Mapping[str, Sequence[Sample]], refused: Mapping[str, str], *, is_annotated: bool
 ) -> dict[str, list[Sample]]:
     """The lists without the refused paths, by their names; lists without samples are left out.
 
-    Lists of annotations that have no labels are for pre-training only, which their names show.
+    Lists from annotations in which no sample has a label are for pre-training only, which their names show.
+
+    Raises:
+        DataError: all paths are refused.
     """
     listed: dict[str, list[Sample]] = {}
     for name, samples in lists.items():

@@ -39,7 +39,7 @@ class Processes:
 
     @property
     def environments(self) -> list[dict[str, str]]:
-        """The variables of each job at once: its GPU, round robin, or its share of the cores."""
+        """The variables of each job at once: how many there are, and its GPU, round robin, or its threads."""
         ids = self.devices.ids or tuple(range(self.devices.processes))
         if self.jobs == 1:
             return [visible_gpus(ids) if self.devices.kind == "cuda" else {}]

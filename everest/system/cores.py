@@ -17,7 +17,7 @@ READER_BYTES: Final = 2**29  # our choice: memory of such a process, its share o
 
 
 def num_cores() -> int:
-    """Returns the number of cores of this process, which it shares with `num_trainers` processes."""
+    """Returns how many cores this process may use; `num_trainers` processes share them."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with suppress(OSError, ValueError):  # no container, or no limit
         quota, period = QUOTA.read_text().split()
@@ -26,8 +26,9 @@ def num_cores() -> int:
 
 
 def num_trainers() -> int:
-    """Returns how many processes train on this machine: of a run, or of all jobs of a sweep."""
-    return local_processes() * int(os.environ.get(JOBS, "1"))
+    """Returns how many processes train on this machine: of all jobs of a sweep that run at once."""
+    jobs = os.environ.get(JOBS, "")
+    return local_processes() * (int(jobs) if jobs.isascii() and jobs.isdigit() and int(jobs) else 1)
 
 
 def num_readers() -> int:

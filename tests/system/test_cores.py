@@ -12,7 +12,7 @@ import pytest
 from everest.config.recipe import load_recipe
 from everest.errors import RecipeError
 from everest.system import cores
-from everest.system.cores import JOBS, MOST_READERS, num_cores, num_readers
+from everest.system.cores import JOBS, num_cores, num_readers
 
 ONE_CORE = """
 import os
@@ -46,14 +46,20 @@ def test_without_a_limit_all_cores_count(text: str | None, tmp_path: Path, monke
     assert num_cores() == len(os.sched_getaffinity(0))
 
 
-@pytest.mark.parametrize("sharers", ["LOCAL_WORLD_SIZE", JOBS])
+@pytest.mark.parametrize(
+    ("processes", "jobs", "readers"),
+    [("1", None, 16), ("2", "4", 2), ("1", "4", 4), ("1", "", 16), ("9", "9", 1)],
+)
 def test_the_processes_of_a_run_and_the_jobs_of_a_sweep_share_the_cores(
-    sharers: str, monkeypatch: pytest.MonkeyPatch
+    processes: str, jobs: str | None, readers: int, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setenv(sharers, "1000")
-    assert num_readers() == 1
-    monkeypatch.setenv(sharers, "1")
-    assert 1 <= num_readers() <= min(num_cores(), MOST_READERS)
+    monkeypatch.setattr(cores, "num_cores", lambda: 16)
+    monkeypatch.setattr(cores, "READER_BYTES", 1)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+    monkeypatch.delenv(JOBS, raising=False)
+    if jobs is not None:
+        monkeypatch.setenv(JOBS, jobs)
+    assert num_readers() == readers
 
 
 @pytest.mark.parametrize(("value", "number"), [("auto", None), ("0", 0), ("3", 3)])

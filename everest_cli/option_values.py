@@ -1,8 +1,9 @@
-"""The meaning of options' values: recipes, tasks, keep ratios, sizes and paths."""
+"""The values of options: choices, recipes, tasks, keep ratios, sizes and paths."""
 
 from __future__ import annotations
 
 import re
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -12,7 +13,39 @@ if TYPE_CHECKING:
     from everest.config.heads import Task
     from everest.config.settings import Recipe
     from everest.prepare.suggest import Purpose
-    from everest_cli.options import Precision, TaskChoice
+
+
+class Precision(StrEnum):
+    """Precision of the matrix products; weights, selection and loss are always float32."""
+
+    auto = "auto"
+    bf16 = "bf16"
+    fp16 = "fp16"
+    fp32 = "fp32"
+
+
+class TrackerChoice(StrEnum):
+    """Where metrics go in addition to metrics.jsonl."""
+
+    none = "none"
+    tensorboard = "tensorboard"
+    wandb = "wandb"
+    mlflow = "mlflow"
+
+
+class TaskChoice(StrEnum):
+    """The values of data.task."""
+
+    single_label = "single-label"
+    multi_label = "multi-label"
+    regression = "regression"
+
+
+class Which(StrEnum):
+    """The weights of a run folder."""
+
+    newest = "newest"
+    best = "best"
 
 
 def read_recipe(

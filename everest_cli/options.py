@@ -2,46 +2,12 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from everest_cli.option_values import local_path
-
-
-class Precision(StrEnum):
-    """Precision of the matrix products; weights, selection and loss are always float32."""
-
-    auto = "auto"
-    bf16 = "bf16"
-    fp16 = "fp16"
-    fp32 = "fp32"
-
-
-class TrackerChoice(StrEnum):
-    """Where metrics go in addition to metrics.jsonl."""
-
-    none = "none"
-    tensorboard = "tensorboard"
-    wandb = "wandb"
-    mlflow = "mlflow"
-
-
-class TaskChoice(StrEnum):
-    """The values of data.task."""
-
-    single_label = "single-label"
-    multi_label = "multi-label"
-    regression = "regression"
-
-
-class Which(StrEnum):
-    """The weights of a run folder."""
-
-    newest = "newest"
-    best = "best"
+from everest_cli.option_values import Precision, TaskChoice, TrackerChoice, Which, local_path
 
 
 def _complete_recipe(incomplete: str) -> list[str]:

@@ -17,7 +17,7 @@ import typer
 from everest.system.launch import Devices, is_launched, is_main, read_devices, run_processes, visible_gpus
 from everest.system.run_init import Decoder, Init
 from everest_cli import options as o
-from everest_cli.option_values import read_recipe
+from everest_cli.option_values import TrackerChoice, read_recipe
 from everest_cli.output import Display
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class TrainOptions:
     processes: o.Processes = None
     precision: o.PrecisionMode = None
     seed: o.Seed = None
-    tracker: o.TrackerName = o.TrackerChoice.none
+    tracker: o.TrackerName = TrackerChoice.none
     overfit_one_batch: o.OverfitOneBatch = False
     print_config: o.PrintConfig = False
     dry_run: o.DryRun = False

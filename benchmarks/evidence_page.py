@@ -144,7 +144,9 @@ def part_table(document: dict[str, Any]) -> str:
     if {"eval", "probe"} <= set(document["stages"]):
         names = sorted({name for arm in document["arms"] for row in arm["seeds"] for name in row["metrics"]})
         probes = [name for name in names if name.startswith(f"{PROBE}.") and name.endswith(".top1")]
-        probed = [arm for arm in document["arms"] if any(probes[0] in row["metrics"] for row in arm["seeds"])]
+        probed = [
+            arm for arm in document["arms"] if any(row["metrics"].keys() & probes for row in arm["seeds"])
+        ]
         tables += [_table("", make_report(document | {"arms": probed}, metric=name)) for name in probes]
     return "\n\n".join(tables)
 

@@ -10,7 +10,7 @@ from typing import Final
 from everest.system.launch import local_processes
 
 QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")  # of a container: microseconds of CPU time per period, or max
-JOBS: Final = "EVEREST_JOBS"  # jobs of a sweep that run at once on this machine
+JOBS: Final = "EVEREST_JOBS"  # set by a sweep for each of its jobs: how many run at once
 # Our choice: a GPU uses 2,850 clips/s of a ViT-B, which about as many cores read.
 MOST_READERS: Final = 48
 READER_BYTES: Final = 2**29  # our choice: memory of such a process, its share of the batches included
@@ -27,8 +27,7 @@ def num_cores() -> int:
 
 def num_trainers() -> int:
     """Returns how many processes train on this machine: of all jobs of a sweep that run at once."""
-    jobs = os.environ.get(JOBS, "")
-    return local_processes() * (int(jobs) if jobs.isascii() and jobs.isdigit() and int(jobs) else 1)
+    return local_processes() * int(os.environ.get(JOBS) or 1)
 
 
 def num_readers() -> int:

@@ -2,8 +2,8 @@
 
 F frames, H height, W width, C channels. The cache holds all frames of a video, or of the segment that a list
 names, as decoded. Clips are cut from them, so that a run with a cache equals a run without it to the bit. The
-processes of a machine share one folder: in memory, where the last process removes it, or on the disk, where
-it stays.
+processes of a machine share one folder: in memory, where the last process removes the frames, or on the disk,
+where they stay.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Final, Literal, TypeVar
 import numpy as np
 import psutil
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 from everest.errors import EnvironmentProblem
@@ -29,6 +30,7 @@ from everest.video.reader import VideoError, image_folder, probe, read_frames
 from everest.video.source import Video, as_video, video_version
 
 MEMORY: Final = Path("/dev/shm")  # files in memory (Linux)
+LOCKED: Final = ".lock"  # a file, held while a process enters or leaves
 LARGEST: Final = 2**30  # bytes of a cached video; a longer one is decoded again each time
 SHARE: Final = 0.9  # of the free space that may be filled
 PROBED: Final = 16  # videos or segments from which the size of all is estimated
@@ -109,6 +111,8 @@ def open_cache(
         folder = cache_folder() / "frames"
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        if kind == "memory":
+            atexit.register(enter(folder))
         sizes = []
         for sample in samples[:: max(len(samples) // PROBED, 1)]:
             with suppress(VideoError):  # reported when it is read
@@ -126,28 +130,33 @@ def open_cache(
             )
     except OSError as error:
         raise EnvironmentProblem(f"data.cache: cannot use {folder}: {error.strerror or error}") from error
-    if kind == "memory":
-        _remove_after_use(folder)
     return FrameCache(folder)
 
 
-def _remove_after_use(folder: Path) -> None:
-    """Mark the folder as used by this process; the last process to leave removes it and all files in it."""
-    mark = folder / f"{os.getpid()}.user"
-    mark.touch()
-    owner = os.getpid()
+def enter(folder: Path) -> Callable[[], None]:
+    """Mark a folder in memory, which exists, as used by this process.
+
+    The folder itself and its lock stay, so that no process loses the folder that it enters.
+
+    Returns:
+        A function for the end of the process: the last process to leave removes the frames.
+    """
+    lock, owner = FileLock(folder / LOCKED), os.getpid()
+    mark = folder / f"{owner}.user"
+    with lock:
+        mark.touch()
 
     def leave() -> None:
         if os.getpid() != owner:  # a worker inherits this handler
             return
-        mark.unlink(missing_ok=True)
-        if not any(psutil.pid_exists(int(other.stem)) for other in folder.glob("*.user")):
-            for file in folder.glob("*"):  # none if another cache of this process removed it
-                file.unlink(missing_ok=True)
-            with suppress(OSError):  # another process has entered it meanwhile
-                folder.rmdir()
+        with lock:
+            mark.unlink(missing_ok=True)
+            if not any(psutil.pid_exists(int(other.stem)) for other in folder.glob("*.user")):
+                for file in folder.glob("*.*"):
+                    if file.name != LOCKED:
+                        file.unlink()
 
-    atexit.register(leave)
+    return leave
 
 
 def frame_bytes(path: Video, frames: int, channels: int = 3) -> int:

@@ -15,7 +15,7 @@ from PIL import Image
 from small_runs import RECIPE, metrics, run
 
 from everest.data import cache as cache_module
-from everest.data.cache import FrameCache, open_cache
+from everest.data.cache import FrameCache, enter, open_cache
 from everest.data.dataset import VideoClips
 from everest.data.footage import segment_bytes
 from everest.data.loader import batches, make_loader
@@ -162,7 +162,37 @@ def test_memory_goes_with_the_last_process(video):
     shown = ended.stdout.split()
     folder = Path(shown[0])
     assert int(shown[1]) >= 1
-    assert not (folder.is_dir() and not list(folder.glob("*.user")))
+    assert list(folder.glob("*.user")) or not list(folder.glob("*.npy"))
+
+
+COMES_AND_GOES = """
+import sys
+from pathlib import Path
+from everest.data.cache import enter
+folder = Path(sys.argv[1])
+for turn in range(300):
+    leave = enter(folder)
+    file = folder / f"{sys.argv[2]}-{turn}.npy"
+    file.touch()
+    assert list(folder.glob("*.user")) and file.is_file()
+    leave()
+"""
+
+
+def test_processes_come_and_go_at_once(tmp_path):
+    commands = [[sys.executable, "-c", COMES_AND_GOES, str(tmp_path), str(i)] for i in range(3)]
+    processes = [subprocess.Popen(command) for command in commands]
+    assert [process.wait(timeout=120) for process in processes] == [0, 0, 0]
+    assert [file.name for file in tmp_path.iterdir()] == [".lock"]
+
+
+def test_a_folder_in_memory_that_was_removed_costs_nothing(tmp_path):
+    folder = tmp_path / "kept"
+    folder.mkdir()
+    leave = enter(folder)
+    shutil.rmtree(folder)
+    leave()
+    assert [file.name for file in folder.iterdir()] == [".lock"]
 
 
 def test_a_run_with_a_cache_equals_the_run_without(clip_files, tmp_path, monkeypatch):

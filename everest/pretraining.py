@@ -11,11 +11,9 @@ from everest.config.settings import Recipe
 from everest.data.dataset import Clip
 from everest.data.stages import pretrain_clips
 from everest.figures.masks import view_model
-from everest.figures.pictures import rows_of
 from everest.methods.targets import PixelTargets
 from everest.models.mae import MaskedAutoencoder
 from everest.models.of_recipe import pretrain_spec
-from everest.probing import add_probes
 from everest.system.events import notice
 from everest.tokenizer.cache import open_token_cache, tokenizer_for
 from everest.train.context import RunContext
@@ -47,7 +45,10 @@ def set_up_pretraining(recipe: Recipe, context: RunContext) -> Training:
             )
         )
     training = set_up_training(recipe, recipe.pretrain, spec, clips, context, start=start)
-    add_probes(training, recipe, spec)
+    if recipe.pretrain.probe.every and not context.one_batch:
+        from everest.probing import add_probes  # here: scikit-learn takes a second to import
+
+        add_probes(training, recipe, spec)
     return training
 
 
@@ -108,6 +109,9 @@ def _show_reconstruction(training: Training, tracker: Tracker) -> None:
     if not due or training.settings.shard == "full" or training.clips.tokens:
         return
     assert isinstance(model, MaskedAutoencoder)
+
+    from everest.figures.pictures import rows_of  # here: matplotlib takes half a second to import
+
     clip = training.clips.read((0, 0))
     model.eval()
     view = view_model(model, clip.frames[0], noise=clip.noise[0])

@@ -62,16 +62,14 @@ class _PassResult(NamedTuple):
 
 
 def add_probes(training: Training, recipe: Recipe, spec: ModelSpec) -> None:
-    """Let a pre-training run be probed as `pretrain.probe` states; --overfit-one-batch is not probed.
+    """Let a pre-training run be probed as `pretrain.probe` states.
 
     Raises:
         UserError: a list of videos cannot be used.
     """
-    settings = recipe.pretrain.probe
-    if settings.every and not training.context.one_batch:
-        clips = probe_clips(recipe, training.clips)
-        training.prober = Prober(training, clips, metric=settings.metric, spec=spec, every=settings.every)
-        announce_probes(training, spec, every=settings.every, videos=clips.num_videos)
+    settings, clips = recipe.pretrain.probe, probe_clips(recipe, training.clips)
+    training.prober = Prober(training, clips, metric=settings.metric, spec=spec, every=settings.every)
+    announce_probes(training, spec, every=settings.every, videos=clips.num_videos)
 
 
 class Prober:

@@ -7,6 +7,7 @@ import errno
 import gc
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -218,8 +219,8 @@ def everest(
     _import(imports or [])
 
 
-def main() -> None:
-    """The `everest` command."""
+def run_app() -> None:
+    """Run the command of `sys.argv`; always raises SystemExit."""
     gc.set_threshold(GARBAGE_AFTER)
     end_with_parent()
     if "PYTORCH_ALLOC_CONF" not in os.environ:  # the name that newer releases of torch prefer
@@ -233,11 +234,30 @@ def main() -> None:
         app()
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def main() -> None:
+    """The `everest` program: runs the command and ends the process."""
+    try:
+        run_app()
     except SystemExit as end:
-        if "RANK" not in os.environ:
+        if "torch" not in sys.modules or isinstance(end.code, str):
             raise
-        # One of several processes ends immediately: threads of gloo might abort it after the work is done.
-        atexit._run_exitfuncs()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(end.code if isinstance(end.code, int) else 0)
+        try:
+            _finish()
+        except OSError:  # the output is closed or full, which Python reports
+            raise end from None
+        os._exit(end.code or 0)
+
+
+def _finish() -> None:
+    """Do what Python does at the end, except for freeing each object, which takes a second with torch.
+
+    One of several processes does not wait for threads: gloo might abort it after the work is done.
+    """
+    if "RANK" not in os.environ:
+        threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:  # closed by the caller
+            stream.flush()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import re
@@ -384,3 +385,32 @@ def test_the_bar_and_the_remaining_time_fit_into_80_columns():
     last = next(line for line in reversed(lines) if "step 3/200" in line)
     assert re.match(r"━+ ETA [-0-9:]+ epoch 1/40 step 3/200 loss 1\.1000 ", last), last
     assert len(last) <= 80
+
+
+def test_nothing_is_lost_at_the_end_of_a_command(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import atexit, threading, time\n"
+        "def write(name):\n"
+        "    time.sleep(0.2)\n"
+        "    open(name, 'w').close()\n"
+        "atexit.register(write, 'at-exit')\n"
+        "def when_ended():\n"
+        "    threading.main_thread().join()\n"
+        "    write('thread')\n"
+        "threading.Thread(target=when_ended).start()\n"
+    )
+    command = [sys.executable, "-m", "everest_cli", "--import", "mine", "profile", "--backbone", "vit-tiny"]
+    own = os.environ | {"PYTHONPATH": str(tmp_path)}
+    ended = subprocess.run([*command, "--json"], cwd=tmp_path, env=own, capture_output=True)
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    assert json.loads(ended.stdout)
+    assert (tmp_path / "at-exit").is_file()
+    assert (tmp_path / "thread").is_file()
+
+
+def test_a_full_output_fails(tmp_path):
+    command = [sys.executable, "-m", "everest_cli", "profile", "--backbone", "vit-tiny", "--json"]
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert ended.returncode != 0
+    assert "No space left on device" in ended.stderr

@@ -60,18 +60,21 @@ PARTS: Final = (*RENDERED, LVMAE, *CLIPS)
 TIMED: Final = "steps"  # its hours are compared, so nothing else may run meanwhile, and it shares no runs
 
 
-def prepare(folder: Path, videos: Path | None, *, quick: bool) -> None:
-    """Write the rendered set, and real clips in a small size, unless they are there."""
+def prepare(folder: Path, videos: Path | None, sets: Sequence[str], *, quick: bool) -> None:
+    """Write the rendered set, and real clips of `sets` in a small size, unless they are there."""
     rendered, clips = folder / "videos" / "rendered", folder / "videos" / "clips"
     if not (rendered / f"{RESTING}.csv").is_file():  # the last file
         sizes = {"pretrain": DEMO_SET.pretrain, "test_per_class": DEMO_SET.test_per_class}
         write_set(rendered, **(QUICK_SIZES if quick else sizes))
-    if videos is not None and not (clips / f"{list(LABELED)[-1]}_test.csv").is_file():  # the last file
-        labeled = [videos / f"{name}_{part}.csv" for name in LABELED for part in ("train", "val", "test")]
-        lists = [videos / "pretrain.csv", *labeled]
-        everest("prepare", "encode", *lists, "-o", clips, "--short-side", SHORT_SIDE, "-q")
-    if videos is not None:
-        for name in SHAKEN:
+    if videos is None:
+        return
+    originals = dict.fromkeys(name.removesuffix(SUFFIX) for name in sets)
+    labeled = [f"{name}_{part}.csv" for name in originals for part in ("train", "val", "test")]
+    missing = [videos / name for name in ("pretrain.csv", *labeled) if not (clips / name).is_file()]
+    if missing:
+        everest("prepare", "encode", *missing, "-o", clips, "--short-side", SHORT_SIDE, "-q")
+    for name in sets:
+        if name in SHAKEN:
             write_shaken(videos, clips, name.removesuffix(SUFFIX))
 
 
@@ -92,7 +95,7 @@ def run(
     of_clips = part in CLIPS
     root = folder / "videos" / SUBFOLDERS.get(part, "rendered")
     runs = folder / "runs" / root.name  # parts on the same videos share their runs
-    if part == TIMED:
+    if part == TIMED and not quick:
         runs = runs.with_name(part)
     file = FILES / f"{part}.yaml"
     sweep = read_yaml(file.read_text(), str(file))
@@ -179,7 +182,7 @@ def main() -> None:
             parser.error(f"{part} needs --videos")
     folder, quick = arguments.folder.absolute(), arguments.quick
     folder = folder / "quick" if quick else folder  # its videos are fewer
-    prepare(folder, arguments.videos, quick=quick)
+    prepare(folder, arguments.videos, arguments.sets or (*LABELED, *SHAKEN), quick=quick)
     is_whole = not quick and arguments.seeds is None and arguments.sets is None
     results = FILES / "results" if is_whole else folder / "results"
     results.mkdir(parents=True, exist_ok=True)

@@ -220,7 +220,7 @@ def everest(
 
 
 def run_app() -> None:
-    """Run the command of `sys.argv`; always raises SystemExit."""
+    """Run the command of `sys.argv`; raises SystemExit at its end, or the error of a bug."""
     gc.set_threshold(GARBAGE_AFTER)
     end_with_parent()
     if "PYTORCH_ALLOC_CONF" not in os.environ:  # the name that newer releases of torch prefer
@@ -241,7 +241,7 @@ def main() -> None:
     try:
         run_app()
     except SystemExit as end:
-        if "torch" not in sys.modules or isinstance(end.code, str):
+        if "torch" not in sys.modules or not isinstance(end.code, int | None):
             raise
         try:
             _finish()

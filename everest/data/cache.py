@@ -154,7 +154,7 @@ def enter(folder: Path) -> Callable[[], None]:
             if not any(psutil.pid_exists(int(other.stem)) for other in folder.glob("*.user")):
                 for file in folder.glob("*.*"):
                     if file.name != LOCKED:
-                        file.unlink()
+                        file.unlink(missing_ok=True)  # a reader of a killed run may rename it
 
     return leave
 

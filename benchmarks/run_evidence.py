@@ -54,7 +54,10 @@ RENDERED: Final = (
 )
 LVMAE: Final = "lvmae-few"  # on the videos of LVMAE's demo; its arms share a tokenizer
 # Parts on real clips, whose arms are repeated for each labeled set.
-CLIPS: Final = {"methods-clips": LABELED, "steps-clips": LABELED, "camera-clips": LABELED | SHAKEN}
+CLIPS: Final = {
+    **dict.fromkeys(("methods-clips", "methods-clips-gmacs", "steps-clips"), LABELED),
+    "camera-clips": LABELED | SHAKEN,
+}
 SUBFOLDERS: Final = dict.fromkeys(CLIPS, "clips") | {LVMAE: LVMAE}  # of videos; other parts: rendered
 PARTS: Final = (*RENDERED, LVMAE, *CLIPS)
 TIMED: Final = "steps"  # its hours are compared, so nothing else may run meanwhile, and it shares no runs

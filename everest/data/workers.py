@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import atexit
 import multiprocessing
-import os
 import signal
 import time
 import traceback
@@ -26,7 +25,6 @@ from everest.system.launch import STOP_SIGNALS
 from everest.system.shared_memory import no_shared_memory
 
 SECONDS_TO_DIE: Final = 5.0  # a killed process is gone in milliseconds, unless the kernel is out of memory
-SECONDS_ALONE: Final = 5.0  # our choice: how long a worker may outlive a killed program
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -153,16 +151,16 @@ class Workers(Generic[Task, Result]):
 
 def _serve(connection: Connection, work: Callable[[Any], Any]) -> None:
     """The loop of a worker. It uses one thread, as the workers are the parallelism."""
-    parent = os.getppid()
+    program = multiprocessing.parent_process()
+    assert program is not None
     for number in STOP_SIGNALS:  # left to the process that trains
         signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
     keep_freed_memory(READER_KEEPS)
     try:
         while True:
-            while not connection.poll(SECONDS_ALONE):
-                if os.getppid() != parent:
-                    return
+            if program.sentinel in wait([connection, program.sentinel]):
+                return  # the program was killed; workers that it started later, and share its end, have ended
             number, task = connection.recv()
             connection.send((number, _attempt(work, task)))
     except (EOFError, OSError):  # the program has ended

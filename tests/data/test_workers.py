@@ -111,17 +111,20 @@ def test_a_users_error_arrives_as_it_was_raised():
 
 
 ORPHANS = """
-import os, signal, time
+import os, sys, time
 from everest.data import workers
-workers.SECONDS_ALONE = 0.2
+os.register_at_fork(after_in_child=lambda: time.sleep(float(sys.argv[1])))
 pool = workers.Workers(print, number=2, ahead=2)
 print(*(process.pid for process in pool._processes.values()), flush=True)
 time.sleep(60)
 """
 
 
-def test_workers_end_soon_after_a_killed_program():
-    with subprocess.Popen([sys.executable, "-c", ORPHANS], stdout=subprocess.PIPE, text=True) as program:
+@pytest.mark.parametrize("delay", [0, 2])
+def test_workers_end_soon_after_a_killed_program(delay: float):
+    """Also workers that begin when the program is gone already."""
+    command = [sys.executable, "-c", ORPHANS, str(delay)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as program:
         assert program.stdout is not None
         numbers = program.stdout.readline().split()
         program.kill()

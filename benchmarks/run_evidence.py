@@ -53,11 +53,12 @@ RENDERED: Final = (
     *("other-encoders", "frames", "frames-steps", "steps"),
 )
 LVMAE: Final = "lvmae-few"  # on the videos of LVMAE's demo; its arms share a tokenizer
+ON_CLIPS: Final = (
+    *("methods-clips", "methods-clips-gmacs", "steps-clips", "order-clips", "distances-clips"),
+    *("keep-ratios-clips", "frame-selection-clips", "frames-clips", "other-encoders-clips"),
+)
 # Parts on real clips, whose arms are repeated for each labeled set.
-CLIPS: Final = {
-    **dict.fromkeys(("methods-clips", "methods-clips-gmacs", "steps-clips"), LABELED),
-    "camera-clips": LABELED | SHAKEN,
-}
+CLIPS: Final = dict.fromkeys(ON_CLIPS, LABELED) | {"camera-clips": LABELED | SHAKEN}
 SUBFOLDERS: Final = dict.fromkeys(CLIPS, "clips") | {LVMAE: LVMAE}  # of videos; other parts: rendered
 PARTS: Final = (*RENDERED, LVMAE, *CLIPS)
 TIMED: Final = "steps"  # its hours are compared, so nothing else may run meanwhile, and it shares no runs

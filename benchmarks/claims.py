@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from everest.sweep.report import make_report
 
 MARGIN: Final = 3.0  # points, our choice: a smaller loss counts as none
 
@@ -25,6 +27,24 @@ class Claim:
         if low > least:
             return "seen"
         return "the opposite is seen" if high < least else "not resolvable at this size"
+
+    def difference(self, results: dict[str, Any]) -> dict[str, Any] | None:
+        """The first arm minus the second; None if one of them has no results."""
+        if not set(self.arms) <= {
+            arm["arm"] for arm in results["arms"]
+        }:  # of a labeled set that was left out
+            return None
+        report = make_report(results, metric=self.metric, against=self.arms[1])
+        return next(arm["difference"] for arm in report["arms"] if arm["arm"] == self.arms[0])
+
+    def of_set(self, name: str) -> Claim:
+        """The claim about a labeled set of real clips."""
+        return replace(self, arms=tuple(f"{arm}, {name}" for arm in self.arms))
+
+
+def without_interval(difference: dict[str, Any]) -> str:
+    """Why a difference has no interval."""
+    return "one seed" if len(difference["seeds"]) == 1 else "all seeds alike"
 
 
 OTHERS: Final = {  # methods that EVEREST is compared with
@@ -48,48 +68,54 @@ def _methods(part: str, suffix: str) -> tuple[Claim, ...]:
     )
 
 
-def _frames(alpha: str) -> Claim:
-    return Claim(
-        part="frame-selection",
-        arms=(f"alpha {alpha}", "off"),
-        text=f"frame selection with alpha {alpha} helps on clips whose shape rests",
-        origin="Table 13",
+def _distances(part: str) -> tuple[Claim, ...]:
+    return tuple(
+        Claim(part=part, arms=("L2", name), text=f"L2 is better than {name}", origin="Table 9")
+        for name in ("L1", "negative cosine", "negative CKA")
     )
 
 
-def _kept(method: str) -> Claim:
-    return Claim(
-        part="other-encoders",
-        arms=(f"{method}, kept tokens", f"{method}, all tokens"),
-        text=f"fine-tuning an encoder of {method} on the kept tokens is not worse than on all",
-        origin="Tables 5 and 11",
-        better=False,
-    )
-
-
-def _of_set(name: str) -> tuple[Claim, ...]:
-    """The claims about a labeled set of real clips."""
-    compared = (
-        ("methods-clips", "EVEREST", "from scratch", "training from scratch", "Table 2"),
-        ("methods-clips", "EVEREST", "VideoMAE, 90 %", "VideoMAE, 90 %, with as many steps", "Table 2"),
-        (
-            "methods-clips-gmacs",
-            "EVEREST",
-            "VideoMAE, 90 %, equal GMACs",
-            "VideoMAE, 90 %, with as many GMACs",
-            "Table 2",
-        ),
-        ("steps-clips", "EVEREST, 4000 steps", "from scratch", "training from scratch", "Figure 5"),
-        ("steps-clips", "EVEREST, 4000 steps", "EVEREST, 1000 steps", "with 1000 steps", "Figure 5"),
-    )
+def _order(part: str) -> tuple[Claim, ...]:
     return tuple(
         Claim(
             part=part,
-            arms=(f"{arm}, {name}", f"{other}, {name}"),
-            text=f"on {name}: {arm.replace(', ', ' with ')} is better than {what}",
-            origin=origin,
+            arms=("descending, descending", name),
+            text=f"descending in both stages is better than {name}",
+            origin="Table 16",
         )
-        for part, arm, other, what, origin in compared
+        for name in ("descending, ascending", "ascending, descending", "ascending, ascending")
+    )
+
+
+def _ratios(part: str, few: str, compared: dict[str, str]) -> tuple[Claim, ...]:
+    return tuple(
+        Claim(part=part, arms=(few, arm), text=text, origin="Table 10", better=False)
+        for arm, text in compared.items()
+    )
+
+
+def _frame_selection(part: str, where: str) -> tuple[Claim, ...]:
+    return tuple(
+        Claim(
+            part=part,
+            arms=(f"alpha {alpha}", "off"),
+            text=f"frame selection with alpha {alpha} helps{where}",
+            origin="Table 13",
+        )
+        for alpha in ("1.3", "1.5", "2")
+    )
+
+
+def _kept(part: str) -> tuple[Claim, ...]:
+    return tuple(
+        Claim(
+            part=part,
+            arms=(f"{method}, kept tokens", f"{method}, all tokens"),
+            text=f"fine-tuning an encoder of {method} on the kept tokens is not worse than on all",
+            origin="Tables 5 and 11",
+            better=False,
+        )
+        for method in ("VideoMAE", "ST-MAE")
     )
 
 
@@ -123,8 +149,6 @@ def _few(share: str, other: str, what: str) -> tuple[Claim, ...]:
 # Chosen before the runs: sets that the settings should help, and sets that they should not harm.
 MOVING: Final = ("tennis7", "interaction6", "surveillance2-shaken", "weizmann10-shaken")
 RESTING: Final = ("surveillance2", "weizmann10")
-SETS: Final = ("surveillance2", "interaction6", "tennis7", "weizmann10", "cameramotion8")
-DESCENDING: Final = "descending, descending"
 CLAIMS: Final = (
     *(
         Claim(
@@ -137,29 +161,18 @@ CLAIMS: Final = (
     ),
     *_methods("methods", ""),
     *_methods("methods-gmacs", ", equal GMACs"),
-    *(claim for name in SETS for claim in _of_set(name)),
-    *(
-        Claim(part="distances", arms=("L2", name), text=f"L2 is better than {name}", origin="Table 9")
-        for name in ("L1", "negative cosine", "negative CKA")
+    *_distances("distances"),
+    *_order("order"),
+    *_ratios(
+        "keep-ratios",
+        "PT 0.5, FT 0.6",
+        {
+            "PT 1.0, FT 0.6": "pre-training on half of the tokens is not worse than on all",
+            "PT 0.5, FT 1.0": "fine-tuning on 60 % of the tokens is not worse than on all",
+        },
     ),
-    *(
-        Claim(
-            part="order",
-            arms=(DESCENDING, name),
-            text=f"descending in both stages is better than {name}",
-            origin="Table 16",
-        )
-        for name in ("descending, ascending", "ascending, descending", "ascending, ascending")
-    ),
-    *(
-        Claim(part="keep-ratios", arms=("PT 0.5, FT 0.6", arm), text=text, origin="Table 10", better=False)
-        for arm, text in (
-            ("PT 1.0, FT 0.6", "pre-training on half of the tokens is not worse than on all"),
-            ("PT 0.5, FT 1.0", "fine-tuning on 60 % of the tokens is not worse than on all"),
-        )
-    ),
-    *map(_frames, ("1.3", "1.5", "2")),
-    *map(_kept, ("VideoMAE", "ST-MAE")),
+    *_frame_selection("frame-selection", " on clips whose shape rests"),
+    *_kept("other-encoders"),
     *(_camera(name, "is better") for name in MOVING),
     *(_camera(name, "is not worse", better=False) for name in RESTING),
     _camera("cameramotion8", "is worse, because the classes are this motion", falls=True),
@@ -195,4 +208,40 @@ CLAIMS: Final = (
     *_few("5 %", "random", "random ones"),
     *_few("2 %", "random", "random ones"),
     *_few("5 %", "frame difference", "those with the largest frame difference"),
+)
+FOUR_TIMES: Final = "EVEREST, 4000 steps"
+ON_CLIPS: Final = (  # about each labeled set of real clips
+    *(
+        Claim(
+            part=part,
+            arms=(arm, other),
+            text=f"{arm.replace(', ', ' with ')} is better than {what}",
+            origin=origin,
+        )
+        for part, arm, other, what, origin in (
+            ("methods-clips", "EVEREST", "from scratch", "training from scratch", "Table 2"),
+            ("steps-clips", FOUR_TIMES, "from scratch", "training from scratch", "Figure 5"),
+            ("steps-clips", FOUR_TIMES, "EVEREST, 1000 steps", "with 1000 steps", "Figure 5"),
+        )
+    ),
+    *_methods("methods-clips", ""),
+    *_methods("methods-clips-gmacs", ", equal GMACs"),
+    *_distances("distances-clips"),
+    *_order("order-clips"),
+    *_ratios(
+        "keep-ratios-clips",
+        "PT 0.3, FT 0.15",
+        {
+            "PT 1.0, FT 0.15": "pre-training on 30 % of the tokens is not worse than on all",
+            "PT 0.3, FT 1.0": "fine-tuning on 15 % of the tokens is not worse than on all",
+        },
+    ),
+    *_frame_selection("frame-selection-clips", ""),
+    Claim(
+        part="frames-clips",
+        arms=("24 frames, equal GMACs", "16 frames"),
+        text="24 frames are better than 16, with as many GMACs",
+        origin="Table 12",
+    ),
+    *_kept("other-encoders-clips"),
 )

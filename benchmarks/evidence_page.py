@@ -15,10 +15,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from claims import CLAIMS, Claim
+from claims import CLAIMS, Claim, without_interval
+from evidence_clips import clips_claims, clips_table, sets_table
 from evidence_figures import draw_figures
 from measuring import markdown
-from run_evidence import CLIPS, LABELED, SHAKEN
+from run_evidence import CLIPS
 
 from everest.sweep.metric_names import PROBE
 from everest.sweep.report import make_report
@@ -30,15 +31,6 @@ RESULTS: Final = HERE / "evidence" / "results"
 LVMAE: Final = HERE / "results" / "lvmae_arms.json"
 IMPORTANCE: Final = HERE / "results" / "importance.json"
 PAGE: Final = HERE.parent / "docs" / "evidence.md"
-CONTENT: Final = {  # of the labeled sets of real clips
-    "surveillance2": "fights or none, of cameras that rest",
-    "interaction6": "two people shake hands, hug, kick, point, punch or push; the camera rests",
-    "tennis7": "tennis strokes, filmed by the audience",
-    "weizmann10": "whole-body actions before a camera that rests; test clips of one person",
-    "cameramotion8": "a simulated camera over frames of other clips; its motion is the class",
-    "surveillance2-shaken": "copies with a simulated hand-held camera",
-    "weizmann10-shaken": "copies with a simulated hand-held camera",
-}
 BLOCK: Final = re.compile(r"(<!-- evidence: ([\w-]+) -->\n).*?(<!-- end of \2 -->)", re.DOTALL)
 
 Results = Mapping[str, dict[str, Any]]
@@ -74,10 +66,11 @@ def lvmae_results() -> dict[str, Any]:
 def filled(text: str, results: Results) -> str:
     """The page with its tables."""
     lvmae = lvmae_results()
-    blocks = {"claims": claims_table({**results, "lvmae": lvmae}), "setup": setup_table(results)}
-    blocks["sets"] = sets_table(results)
-    blocks |= {part: part_table(document) for part, document in results.items()}
-    blocks["lvmae"] = _table("", make_report(lvmae), without=("GMACs", "hours"))
+    blocks = {"claims": claims_table({**results, "lvmae": lvmae}), "claims-clips": clips_claims(results)}
+    blocks |= {"setup": setup_table(results), "sets": sets_table(results)}
+    for part, document in results.items():
+        blocks[part] = clips_table(document) if part in CLIPS else part_table(document)
+    blocks["lvmae"] = _table(make_report(lvmae), without=("GMACs", "hours"))
     blocks |= importance_tables(json.loads(IMPORTANCE.read_text()))
 
     def block(match: re.Match[str]) -> str:
@@ -95,29 +88,24 @@ def claims_table(results: Results) -> str:
 
 def _claim_row(claim: Claim, results: dict[str, Any] | None) -> list[str]:
     row = [claim.text, claim.origin]
-    if results is None or (difference := _difference(results, claim)) is None:
+    if results is None or (difference := claim.difference(results)) is None:
         return [*row, "", "", "", "", "not measured"]
     mean, seeds = f"{difference['mean']:+.1f}", str(len(difference["seeds"]))
     tests = results["videos"].get(f"{claim.arms[0].rpartition(', ')[2]} test", results["videos"].get("test"))
     if difference["interval"] is None:
-        return [*row, mean, "", seeds, str(tests), "one seed" if seeds == "1" else "all seeds alike"]
+        return [*row, mean, "", seeds, str(tests), without_interval(difference)]
     low, high = difference["interval"]
     return [*row, mean, f"{low:+.1f} to {high:+.1f}", seeds, str(tests), claim.verdict(low, high)]
-
-
-def _difference(results: dict[str, Any], claim: Claim) -> dict[str, Any] | None:
-    """The first arm of a claim minus the second; None if one has no results."""
-    if not set(claim.arms) <= {arm["arm"] for arm in results["arms"]}:  # of a labeled set that was left out
-        return None
-    report = make_report(results, metric=claim.metric, against=claim.arms[1])
-    return next(arm["difference"] for arm in report["arms"] if arm["arm"] == claim.arms[0])
 
 
 def setup_table(results: Results) -> str:
     """The videos of each part, the machine, and the version of the program."""
     rows = []
     for part, document in results.items():
-        videos = ", ".join(f"{count} {name}" for name, count in document["videos"].items())
+        sizes = document["videos"]
+        if part in CLIPS:
+            sizes = {"unlabeled": sizes["unlabeled"], "labeled sets": len(CLIPS[part])}
+        videos = ", ".join(f"{count} {name}" for name, count in sizes.items())
         done, machine = document["jobs"], document["machine"]
         jobs = f"{done['finished']} of {done['all']}"
         made_by = [f"{machine['cpu']}, torch {machine['torch']}", f"`{machine['commit']}`"]
@@ -125,53 +113,25 @@ def setup_table(results: Results) -> str:
     return markdown(["part", "videos", "jobs", "machine", "commit"], rows)
 
 
-def sets_table(results: Results) -> str:
-    """The labeled sets of real clips."""
-    counts = {
-        name: count for part in CLIPS if part in results for name, count in results[part]["videos"].items()
-    }
-    rows = []
-    for name, content in CONTENT.items():
-        classes = (LABELED | SHAKEN)[name]
-        videos = (str(counts.get(f"{name} {part}", "")) for part in ("train", "test"))
-        rows.append([f"`{name}`", content, str(classes), f"{100 / classes:.1f} %", *videos])
-    return markdown(["set", "clips", "classes", "chance", "train", "test"], rows)
-
-
 def part_table(document: dict[str, Any]) -> str:
-    """The arms of a part; of real clips a table for each set, and of frozen encoders one for each probe."""
-    tables = [_table(title, report) for title, report in reports(document)]
+    """The arms of a part; of frozen encoders one table for each probe."""
+    tables = [_table(make_report(document))]
     if {"eval", "probe"} <= set(document["stages"]):
         names = sorted({name for arm in document["arms"] for row in arm["seeds"] for name in row["metrics"]})
         probes = [name for name in names if name.startswith(f"{PROBE}.") and name.endswith(".top1")]
         probed = [
             arm for arm in document["arms"] if any(row["metrics"].keys() & probes for row in arm["seeds"])
         ]
-        tables += [_table("", make_report(document | {"arms": probed}, metric=name)) for name in probes]
+        tables += [_table(make_report(document | {"arms": probed}, metric=name)) for name in probes]
     return "\n\n".join(tables)
 
 
-def reports(document: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """The report of a part, or one for each labeled set, whose arms are compared with each other only."""
-    sets = [name.removesuffix(" train") for name in document["videos"] if name.endswith(" train")]
-    if not sets:
-        return [("", make_report(document))]
-    method = document["against"].rpartition(", ")[0]
-    found = []
-    for name in sets:
-        own = [arm for arm in document["arms"] if arm["arm"].endswith(f", {name}")]
-        arms = [arm | {"arm": arm["arm"].removesuffix(f", {name}")} for arm in own]
-        found.append((name, make_report(document | {"arms": arms, "against": method})))
-    return found
-
-
-def _table(title: str, report: dict[str, Any], *, without: Sequence[str] = ()) -> str:
+def _table(report: dict[str, Any], *, without: Sequence[str] = ()) -> str:
     columns = list(table_columns(report))
     left_out = ("p", "95 % interval (bootstrap)", *without)
     places = [number for number, name in enumerate(columns) if not name.startswith(left_out)]
     rows = [[row[place] for place in places] for row in table_rows(report)]
-    table = markdown([columns[place] for place in places], rows)
-    return f"{title}:\n\n{table}" if title else table
+    return markdown([columns[place] for place in places], rows)
 
 
 def importance_tables(document: dict[str, Any]) -> dict[str, str]:

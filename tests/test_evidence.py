@@ -9,10 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from claims import CLAIMS, Claim
+from claims import CLAIMS, ON_CLIPS, Claim
+from evidence_clips import clips_claims
 from evidence_figures import draw_figures
 from evidence_page import BLOCK, claims_table, filled, lvmae_results, read_results
-from run_evidence import CLIPS, FILES, PARTS, of_every_set
+from run_evidence import CLIPS, FILES, LABELED, PARTS, of_every_set
 
 from everest.config.recipe import load_recipe
 from everest.config.yaml import read_yaml
@@ -34,7 +35,7 @@ def test_the_text_between_the_tables_has_no_numbers_of_its_own():
 
 
 def test_every_claim_is_about_arms_of_its_part():
-    for claim in CLAIMS:
+    for claim in (*CLAIMS, *(claim.of_set(name) for claim in ON_CLIPS for name in LABELED)):
         text = (ROOT / "benchmarks" / "evidence" / f"{claim.part}.yaml").read_text()
         for arm in claim.arms:
             if claim.part in CLIPS:
@@ -76,13 +77,17 @@ def test_all_of_the_evidence_runs_quickly(tmp_path: Path, shared: Path):
     command += ["--videos", shared / "videos" / "actions", "--sets", "surveillance2"]
     subprocess.run(command, check=True, timeout=900)
     results = read_results(tmp_path / "quick" / "results")
-    assert {claim.part for claim in CLAIMS} - {"lvmae"} <= set(results)  # whose rows are older than sweeps
+    parts = {claim.part for claim in (*CLAIMS, *ON_CLIPS)} - {"lvmae"}  # whose rows are older than sweeps
+    assert parts <= set(results)
     for document in results.values():
         assert document["jobs"]["finished"] == document["jobs"]["all"] > 0
         assert document["failures"] == []
     rows = claims_table({**results, "lvmae": lvmae_results()}).splitlines()
     missing = [row for row in rows if "not measured" in row]
-    assert all(row.startswith("| on ") and not re.search("surveillance2[:,]", row) for row in missing)
+    assert all(row.startswith("| on ") and "on surveillance2," not in row for row in missing)
+    for row in clips_claims(results).splitlines()[2:]:
+        cells = row.split(" | ")[2:]
+        assert [cell.strip(" |") == "not measured" for cell in cells] == [False, *[True] * 4]
     for image in draw_figures(results, tmp_path):
         assert image.stat().st_size > 10_000
     assert results["methods"]["videos"]["unlabeled"] == 64

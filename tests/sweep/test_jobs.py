@@ -133,9 +133,10 @@ def test_a_signal_reaches_the_jobs_and_starts_no_others(tmp_path: Path, number: 
 
 def test_an_error_of_the_caller_ends_the_jobs(tmp_path: Path):
     pids: list[int] = []
+    wait = f"import os, time\nwhile not os.path.getsize({str(tmp_path / 'long.out')!r}): time.sleep(0.01)"
     jobs = [
         job(tmp_path, "long", "import os, time; print(os.getpid(), flush=True); time.sleep(60)"),
-        job(tmp_path, "short", "import time; time.sleep(0.5)"),
+        job(tmp_path, "short", wait),
     ]
 
     def fail(end: Ended) -> bool:
@@ -144,7 +145,7 @@ def test_an_error_of_the_caller_ends_the_jobs(tmp_path: Path):
 
     with pytest.raises(OSError, match="the disk is full"):
         run(jobs, slots=2, on_end=fail)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while psutil.pid_exists(pids[0]) and psutil.Process(pids[0]).status() != psutil.STATUS_ZOMBIE:
         assert time.monotonic() < deadline
         time.sleep(0.05)

@@ -22,6 +22,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
@@ -191,15 +192,24 @@ def main() -> None:
     results = FILES / "results" if is_whole else folder / "results"
     results.mkdir(parents=True, exist_ok=True)
     seeds = arguments.seeds or ("1" if quick else None)
-    options = ["--jobs", arguments.jobs, *(() if seeds is None else ("--seeds", seeds))]
+    options: list[object] = [] if seeds is None else ["--seeds", seeds]
     options += [option for setting in QUICK if quick for option in ("--set", setting)]
-    for part in arguments.only:
-        if part not in CLIPS or arguments.videos is not None:
+    chosen = [part for part in arguments.only if part not in CLIPS or arguments.videos is not None]
+    # Quick jobs are shorter than the start of a sweep, so two sweeps start at once, on videos of their own.
+    chains = [[part for part in chosen if (part in RENDERED) == first] for first in (True, False)]
+    chains = [parts for parts in chains if parts] if quick else [chosen]
+    options += ["--jobs", max(1, arguments.jobs // len(chains))]
+
+    def run_chain(parts: Sequence[str]) -> None:
+        for part in parts:
             sets = arguments.sets or tuple(CLIPS.get(part, ()))
             document = run(part, folder, sets, options, quick=quick)
             path = results / f"{part}.json"
             path.write_text(json.dumps(document, indent=1) + "\n")
             print(f"results: {path}", flush=True)
+
+    with ThreadPoolExecutor(len(chains)) as pool:
+        list(pool.map(run_chain, chains))
 
 
 if __name__ == "__main__":

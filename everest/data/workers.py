@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import multiprocessing
+import os
 import signal
 import time
 import traceback
@@ -25,6 +26,7 @@ from everest.system.launch import STOP_SIGNALS
 from everest.system.shared_memory import no_shared_memory
 
 SECONDS_TO_DIE: Final = 5.0  # a killed process is gone in milliseconds, unless the kernel is out of memory
+SECONDS_ALONE: Final = 5.0  # our choice: how long a worker without a task may outlive a killed program
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -153,14 +155,19 @@ def _serve(connection: Connection, work: Callable[[Any], Any]) -> None:
     """The loop of a worker. It uses one thread, as the workers are the parallelism."""
     program = multiprocessing.parent_process()
     assert program is not None
+    # Processes that the program forks later keep its sentinel from being ready, while they live.
+    is_child = multiprocessing.get_start_method() != "forkserver"
     for number in STOP_SIGNALS:  # left to the process that trains
         signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
     keep_freed_memory(READER_KEEPS)
     try:
         while True:
-            if program.sentinel in wait([connection, program.sentinel]):
-                return  # the program was killed; workers that it started later, and share its end, have ended
+            ready = wait([connection, program.sentinel], SECONDS_ALONE)
+            if program.sentinel in ready or (is_child and os.getppid() != program.pid):
+                return
+            if not ready:
+                continue
             number, task = connection.recv()
             connection.send((number, _attempt(work, task)))
     except (EOFError, OSError):  # the program has ended

@@ -12,6 +12,7 @@ import time
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from torch import Tensor
@@ -132,6 +133,33 @@ def test_workers_end_soon_after_a_killed_program(delay: float):
     while any(Path(f"/proc/{number}").exists() for number in numbers):
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+BUSY = """
+import os, time
+from everest.data import workers
+workers.SECONDS_ALONE = 0.2
+def work(seconds):
+    print(os.getpid(), flush=True)
+    time.sleep(seconds)
+pool = workers.Workers(work, number=2, ahead=2)
+for number, seconds in enumerate((0, 300)):
+    pool.add(number, seconds)
+    time.sleep(1)
+time.sleep(60)
+"""
+
+
+def test_a_worker_does_not_wait_for_one_that_hangs_when_the_program_is_killed():
+    with subprocess.Popen([sys.executable, "-c", BUSY], stdout=subprocess.PIPE, text=True) as program:
+        assert program.stdout is not None
+        idle, hanging = (psutil.Process(int(program.stdout.readline())) for _ in range(2))
+        program.kill()
+        try:
+            assert psutil.wait_procs([idle], timeout=60)[0] == [idle]
+            assert hanging.is_running()
+        finally:
+            hanging.kill()
 
 
 class CrashingViews:

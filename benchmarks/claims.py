@@ -8,6 +8,7 @@ from typing import Any, Final
 from everest.sweep.report import make_report
 
 MARGIN: Final = 3.0  # points, our choice: a smaller loss counts as none
+UNRESOLVED: Final = "not resolvable at this size"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,13 +27,12 @@ class Claim:
         least = 0.0 if self.better else -MARGIN
         if low > least:
             return "seen"
-        return "the opposite is seen" if high < least else "not resolvable at this size"
+        return "the opposite is seen" if high < least else UNRESOLVED
 
     def difference(self, results: dict[str, Any]) -> dict[str, Any] | None:
         """The first arm minus the second; None if one of them has no results."""
-        if not set(self.arms) <= {
-            arm["arm"] for arm in results["arms"]
-        }:  # of a labeled set that was left out
+        measured = {arm["arm"] for arm in results["arms"]}
+        if not measured.issuperset(self.arms):  # a labeled set was left out
             return None
         report = make_report(results, metric=self.metric, against=self.arms[1])
         return next(arm["difference"] for arm in report["arms"] if arm["arm"] == self.arms[0])
@@ -210,7 +210,7 @@ CLAIMS: Final = (
     *_few("5 %", "frame difference", "those with the largest frame difference"),
 )
 FOUR_TIMES: Final = "EVEREST, 4000 steps"
-ON_CLIPS: Final = (  # about each labeled set of real clips
+CLIPS_CLAIMS: Final = (  # about each labeled set of real clips
     *(
         Claim(
             part=part,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from claims import ON_CLIPS, Claim, without_interval
+from claims import CLIPS_CLAIMS, UNRESOLVED, Claim, without_interval
 from measuring import markdown
 from run_evidence import CLIPS, LABELED, SHAKEN
 
@@ -32,15 +32,29 @@ def sets_table(results: Results) -> str:
     for name, content in CONTENT.items():
         classes = (LABELED | SHAKEN)[name]
         videos = (str(counts.get(f"{name} {part}", "")) for part in ("train", "test"))
-        rows.append([f"`{name}`", content, str(classes), f"{100 / classes:.1f} %", *videos])
-    return markdown(["set", "clips", "classes", "chance", "train", "test"], rows)
+        shares = [f"{100 / classes:.1f} %", _largest_class(results, name)]
+        rows.append([f"`{name}`", content, str(classes), *shares, *videos])
+    return markdown(["set", "clips", "classes", "chance", "largest class", "train", "test"], rows)
+
+
+def _largest_class(results: Results, name: str) -> str:
+    """The share of the test clips that an answer with the most frequent class gets right."""
+    arms = (arm for part in CLIPS if part in results for arm in results[part]["arms"])
+    shares = (
+        row["metrics"]["majority_top1"]
+        for arm in arms
+        if arm["arm"].endswith(f", {name}")
+        for row in arm["seeds"]
+    )
+    share = next(shares, None)
+    return "" if share is None else f"{share:.1f} %"
 
 
 def clips_claims(results: Results) -> str:
     """Each claim about real clips, with the difference that was measured on each labeled set."""
     rows = [
         [claim.text, claim.origin, *(_clips_cell(claim.of_set(name), results) for name in LABELED)]
-        for claim in ON_CLIPS
+        for claim in CLIPS_CLAIMS
     ]
     return markdown(["claim", "paper", *LABELED], rows)
 
@@ -51,34 +65,38 @@ def _clips_cell(claim: Claim, results: Results) -> str:
         return "not measured"
     if difference["interval"] is None:
         return f"{difference['mean']:+.1f}: {without_interval(difference)}"
-    low, high = difference["interval"]
-    numbers, verdict = f"{difference['mean']:+.1f} ({low:+.1f} to {high:+.1f})", claim.verdict(low, high)
-    return numbers if verdict.startswith("not") else f"**{numbers}: {verdict}**"
+    numbers = _with_interval(difference["mean"], difference["interval"], sign="+")
+    verdict = claim.verdict(*difference["interval"])
+    return numbers if verdict == UNRESOLVED else f"**{numbers}: {verdict}**"
 
 
 def clips_table(document: dict[str, Any]) -> str:
     """The arms of a part on real clips, with a column for each labeled set."""
     found = _reports(document)
     method = document["against"].rpartition(", ")[0]
-    seeds = {len(arm["seeds"]) for report in found.values() for arm in report["arms"]}
     rows = [
-        [arms[0]["arm"], f"{arms[0]['gmacs']:.4g}", *map(_accuracy, arms)]
+        [arms[0]["arm"], f"{arms[0]['gmacs']:.4g}", *map(_accuracy, arms)]  # the sets cost about the same
         for arms in zip(*(report["arms"] for report in found.values()), strict=True)
     ]
-    minus = f"in parentheses, minus {method} (bold: resolved)"
-    above = f"Top-1 accuracy in percent, mean of {max(seeds)} seeds; {minus}"
-    return f"{above}:\n\n{markdown(['arm', 'GMACs of training', *found], rows)}"
+    below = f"below, the difference from *{method}*, bold if it is resolved"
+    table = markdown(["arm", "GMACs of training", *found], rows)
+    return f"Top-1 accuracy in percent (95 % interval); {below}:\n\n{table}"
 
 
 def _accuracy(arm: dict[str, Any]) -> str:
-    mean, difference = f"{arm['mean']:.1f}", arm["difference"]
+    """The mean of an arm and, below, its difference from the arm that all are compared with."""
+    mean, difference = _with_interval(arm["mean"], arm["interval"]), arm["difference"]
     if difference is None:
         return mean
-    if difference["interval"] is None:
-        return f"{mean} ({difference['mean']:+.1f})"
-    low, high = difference["interval"]
-    text = f"{mean} ({difference['mean']:+.1f}, {low:+.1f} to {high:+.1f})"
-    return text if low <= 0 <= high else f"**{text}**"
+    less = _with_interval(difference["mean"], difference["interval"], sign="+")
+    low, high = difference["interval"] or (0, 0)
+    return f"{mean}<br>{less}" if low <= 0 <= high else f"{mean}<br>**{less}**"
+
+
+def _with_interval(value: float, interval: Sequence[float] | None, *, sign: str = "") -> str:
+    if interval is None:
+        return f"{value:{sign}.1f}"
+    return f"{value:{sign}.1f} ({interval[0]:{sign}.1f} to {interval[1]:{sign}.1f})"
 
 
 def _reports(document: dict[str, Any]) -> dict[str, dict[str, Any]]:

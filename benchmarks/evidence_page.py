@@ -11,12 +11,12 @@ import argparse
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from claims import CLAIMS, Claim, without_interval
-from evidence_clips import clips_claims, clips_table, sets_table
+from evidence_clips import Results, clips_claims, clips_table, sets_table
 from evidence_figures import draw_figures
 from measuring import markdown
 from run_evidence import CLIPS
@@ -32,8 +32,6 @@ LVMAE: Final = HERE / "results" / "lvmae_arms.json"
 IMPORTANCE: Final = HERE / "results" / "importance.json"
 PAGE: Final = HERE.parent / "docs" / "evidence.md"
 BLOCK: Final = re.compile(r"(<!-- evidence: ([\w-]+) -->\n).*?(<!-- end of \2 -->)", re.DOTALL)
-
-Results = Mapping[str, dict[str, Any]]
 
 
 def read_results(folder: Path = RESULTS) -> dict[str, dict[str, Any]]:
@@ -104,7 +102,10 @@ def setup_table(results: Results) -> str:
     for part, document in results.items():
         sizes = document["videos"]
         if part in CLIPS:
-            sizes = {"unlabeled": sizes["unlabeled"], "labeled sets": len(CLIPS[part])}
+            sizes = {
+                "unlabeled": sizes["unlabeled"],
+                "labeled sets": sum(name.endswith(" train") for name in sizes),
+            }
         videos = ", ".join(f"{count} {name}" for name, count in sizes.items())
         done, machine = document["jobs"], document["machine"]
         jobs = f"{done['finished']} of {done['all']}"

@@ -54,12 +54,12 @@ RENDERED: Final = (
     *("other-encoders", "frames", "frames-steps", "steps"),
 )
 LVMAE: Final = "lvmae-few"  # on the videos of LVMAE's demo; its arms share a tokenizer
-ON_CLIPS: Final = (
+ON_FIVE_SETS: Final = (
     *("methods-clips", "methods-clips-gmacs", "steps-clips", "order-clips", "distances-clips"),
     *("keep-ratios-clips", "frame-selection-clips", "frames-clips", "other-encoders-clips"),
 )
 # Parts on real clips, whose arms are repeated for each labeled set.
-CLIPS: Final = dict.fromkeys(ON_CLIPS, LABELED) | {"camera-clips": LABELED | SHAKEN}
+CLIPS: Final = dict.fromkeys(ON_FIVE_SETS, LABELED) | {"camera-clips": LABELED | SHAKEN}
 SUBFOLDERS: Final = dict.fromkeys(CLIPS, "clips") | {LVMAE: LVMAE}  # of videos; other parts: rendered
 PARTS: Final = (*RENDERED, LVMAE, *CLIPS)
 TIMED: Final = "steps"  # its hours are compared, so nothing else may run meanwhile, and it shares no runs
@@ -195,21 +195,23 @@ def main() -> None:
     options: list[object] = [] if seeds is None else ["--seeds", seeds]
     options += [option for setting in QUICK if quick for option in ("--set", setting)]
     chosen = [part for part in arguments.only if part not in CLIPS or arguments.videos is not None]
-    # Quick jobs are shorter than the start of a sweep, so two sweeps start at once, on videos of their own.
-    chains = [[part for part in chosen if (part in RENDERED) == first] for first in (True, False)]
-    chains = [parts for parts in chains if parts] if quick else [chosen]
-    options += ["--jobs", max(1, arguments.jobs // len(chains))]
 
-    def run_chain(parts: Sequence[str]) -> None:
+    def run_all(parts: Sequence[str], jobs: int) -> None:
         for part in parts:
             sets = arguments.sets or tuple(CLIPS.get(part, ()))
-            document = run(part, folder, sets, options, quick=quick)
+            document = run(part, folder, sets, [*options, "--jobs", jobs], quick=quick)
             path = results / f"{part}.json"
             path.write_text(json.dumps(document, indent=1) + "\n")
             print(f"results: {path}", flush=True)
 
-    with ThreadPoolExecutor(len(chains)) as pool:
-        list(pool.map(run_chain, chains))
+    if not quick or arguments.jobs < 2:
+        run_all(chosen, arguments.jobs)
+        return
+    # Quick jobs are shorter than the start of a sweep, so two sweeps run at once, on videos of their own.
+    rendered = [part for part in chosen if part in RENDERED]
+    others = [part for part in chosen if part not in RENDERED]
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda parts: run_all(parts, arguments.jobs // 2), (rendered, others)))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from claims import CLAIMS, ON_CLIPS, Claim
+from claims import CLAIMS, CLIPS_CLAIMS, Claim
 from evidence_clips import clips_claims
 from evidence_figures import draw_figures
 from evidence_page import BLOCK, claims_table, filled, lvmae_results, read_results
@@ -35,7 +35,7 @@ def test_the_text_between_the_tables_has_no_numbers_of_its_own():
 
 
 def test_every_claim_is_about_arms_of_its_part():
-    for claim in (*CLAIMS, *(claim.of_set(name) for claim in ON_CLIPS for name in LABELED)):
+    for claim in (*CLAIMS, *(claim.of_set(name) for claim in CLIPS_CLAIMS for name in LABELED)):
         text = (ROOT / "benchmarks" / "evidence" / f"{claim.part}.yaml").read_text()
         for arm in claim.arms:
             if claim.part in CLIPS:
@@ -77,7 +77,7 @@ def test_all_of_the_evidence_runs_quickly(tmp_path: Path, shared: Path):
     command += ["--videos", shared / "videos" / "actions", "--sets", "surveillance2"]
     subprocess.run(command, check=True, timeout=900)
     results = read_results(tmp_path / "quick" / "results")
-    parts = {claim.part for claim in (*CLAIMS, *ON_CLIPS)} - {"lvmae"}  # whose rows are older than sweeps
+    parts = {claim.part for claim in (*CLAIMS, *CLIPS_CLAIMS)} - {"lvmae"}  # whose rows are older than sweeps
     assert parts <= set(results)
     for document in results.values():
         assert document["jobs"]["finished"] == document["jobs"]["all"] > 0

@@ -58,7 +58,7 @@ def test_the_figure_has_both_choices_the_camera_and_the_cut(video: Path, tmp_pat
     assert Path(aligned["written"][0]).stat().st_size > 10_000
 
 
-@pytest.mark.parametrize("kind", ["gif", "html"])
+@pytest.mark.parametrize("kind", [pytest.param("gif", marks=pytest.mark.slow), "html"])
 def test_moving_figures_and_pages_are_written(video: Path, tmp_path: Path, kind: str):
     called("visualize-mask", video, *OPTIONS, "--align", "shift", "--format", kind, "-o", tmp_path)
     assert (tmp_path / f"pan-mask.{kind}").stat().st_size > 10_000

@@ -357,7 +357,8 @@ def test_compiled_code_measures_the_same_in_one_graph(align):
 @pytest.mark.parametrize(
     ("align", "optimize"),
     [
-        ("affine", False),
+        ("shift", False),
+        pytest.param("affine", False, marks=pytest.mark.slow),
         pytest.param("affine", True, marks=pytest.mark.slow),
         pytest.param("shift", True, marks=pytest.mark.slow),
     ],

@@ -166,10 +166,9 @@ def _serve(connection: Connection, work: Callable[[Any], Any]) -> None:
             ready = wait([connection, program.sentinel], SECONDS_ALONE)
             if program.sentinel in ready or (is_child and os.getppid() != program.pid):
                 return
-            if not ready:
-                continue
-            number, task = connection.recv()
-            connection.send((number, _attempt(work, task)))
+            if ready:
+                number, task = connection.recv()
+                connection.send((number, _attempt(work, task)))
     except (EOFError, OSError):  # the program has ended
         return
 

@@ -325,7 +325,7 @@ def run_in_process(recipe: Path, command: list[str], folder: Path) -> None:
 def wait_for_the_others(folder: Path) -> None:
     """Processes whose parent was killed end after their step."""
     marker = folder / "running.json"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 30
     while marker.exists() and psutil.pid_exists(json.loads(marker.read_text())["pid"]):
         assert time.monotonic() < deadline
         time.sleep(0.05)

@@ -78,7 +78,7 @@ def clips_table(document: dict[str, Any]) -> str:
         [arms[0]["arm"], f"{arms[0]['gmacs']:.4g}", *map(_accuracy, arms)]  # the sets cost about the same
         for arms in zip(*(report["arms"] for report in found.values()), strict=True)
     ]
-    below = f"below, the difference from *{method}*, bold if it is resolved"
+    below = f"below, the difference from *{method}*, bold if zero is outside its interval"
     table = markdown(["arm", "GMACs of training", *found], rows)
     return f"Top-1 accuracy in percent (95 % interval); {below}:\n\n{table}"
 

@@ -93,7 +93,7 @@ def _shortened_usage_errors() -> Iterator[None]:
     try:
         yield
     except UsageError as error:
-        error.message = shorten(error.message)
+        error.message = shorten(error.message.removeprefix("Value error, "))  # of typer, for a wrong choice
         raise
 
 

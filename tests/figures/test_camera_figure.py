@@ -161,7 +161,7 @@ def test_select_tokens_takes_the_settings(video: Path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--align", "zoom"], "'zoom' is not one of"),
+        (["--align", "zoom"], "Invalid value for '--align': 'zoom' is not one of"),
         (["--cuts", "maybe"], "'maybe' is not one of"),
         (["--slice-cap", "0"], "slice_cap: must be more than 0"),
         (["--slice-cap", "0.1"], "give at least 0.25"),

@@ -111,7 +111,7 @@ def finetune(stage: Finetuning) -> None:
     validations = _validations(training, model, settings)
     training.model.train()
     with training.explain_out_of_memory():
-        validated = training.steps_done in {0, *validations.steps}
+        validated = training.steps_done in {0, *validations.steps} or not training.is_loaded
         if clips is not None and training.at_checkpoint and not validated:
             _validate(training, clips, validations)  # the run was stopped between save and validation
         _end_early(training, settings, validations)
@@ -139,6 +139,8 @@ def _validations(training: Training, model: VideoClassifier, settings: FinetuneS
 
 def _end_early(training: Training, settings: FinetuneSettings, validations: Validations) -> None:
     """End the run if its last `finetune.patience` validations brought nothing better."""
+    if not training.is_loaded:  # it has ended
+        return
     if settings.patience is not None and validations.since_best >= settings.patience:
         reason = f"the last {settings.patience} validations brought nothing better"
         training.end(f"step {training.steps_done}: {reason}")

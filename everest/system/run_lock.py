@@ -43,8 +43,13 @@ def release(run: Path) -> None:
 
 
 @contextmanager
-def release_lock_after(run: Path) -> Iterator[None]:
-    """Release a claimed run when the block ends, however it ends."""
+def claimed(run: Path) -> Iterator[None]:
+    """Claim a run, and release it when the block ends, however it ends.
+
+    Raises:
+        UserError: see `claim`.
+    """
+    claim(run)
     try:
         yield
     finally:

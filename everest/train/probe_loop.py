@@ -64,7 +64,7 @@ def probe_if_due(training: Training) -> None:
         UserError: see `Prober.measure`.
     """
     prober, plan, step = training.prober, training.plan, training.steps_done
-    if prober is None or not is_due(plan, prober.every, step):
+    if prober is None or not training.is_loaded or not is_due(plan, prober.every, step):
         return
     rows = prober.rows
     if any(row["step"] == step for row in rows):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from everest.system.accelerator import decide_on_main, end_training_on_error, ma
 from everest.system.events import Report
 from everest.system.run_folder import RunFolder, default_folder
 from everest.system.run_init import Init
+from everest.system.run_lock import claimed
 from everest.train.context import RunContext
 from everest.train.resume import RunRequest, check_output
 from everest.train.setup import start_run
@@ -97,11 +98,17 @@ class RunOptions:
 def start_or_resume(training: Training, recipe: Recipe) -> Iterator[None]:
     """Write the first files of a run, or resume the run in its folder; the loop goes inside.
 
-    The tracker ends with the run, even after an error: another stage may follow in this process.
+    The tracker ends with the run, even after an error: another stage may follow in this process. Until then
+    no other process can train the run.
+
+    Raises:
+        RecipeError: another process trains the run.
     """
-    try:
-        start_run(training, dump_recipe(recipe))
-        yield
-    finally:
-        if training.tracker is not None:
-            training.tracker.finish()
+    main = training.accelerator.is_main_process
+    with claimed(training.run.path) if main else nullcontext():
+        try:
+            start_run(training, dump_recipe(recipe))
+            yield
+        finally:
+            if training.tracker is not None:
+                training.tracker.finish()

@@ -33,7 +33,6 @@ from everest.system.interrupted import remove_leftovers
 from everest.system.launch import local_processes
 from everest.system.randomness import Purpose, seed_at
 from everest.system.run_init import DECODER, INIT, INIT_NAME, ORIGIN
-from everest.system.run_lock import claim, release
 from everest.system.shared_memory import require_shared_memory
 from everest.system.storage import parse_location
 from everest.system.weights import Weights
@@ -220,56 +219,46 @@ def start_run(training: Training, recipe_text: str) -> None:
     """Write the first files of a new run, or resume the run that is there. All processes must call it.
 
     Raises:
-        RecipeError: another process trains the run.
         CheckpointError: the run cannot be resumed.
     """
     context, plan = training.context, training.plan
     main = context.accelerator.is_main_process
     if main:
-        claim(context.run.path)
-    try:
-        if main:
-            remove_leftovers(context.run)
-        if main and not context.resumed:
-            derived = {"epochs": plan.epochs, "accumulation": plan.accumulation}
-            facts = {**asdict(plan), **derived, **training.videos}
-            context.run.start(
-                recipe_text, plan=facts, one_batch=context.one_batch, start=_start_facts(training)
-            )
-        context.accelerator.wait_for_everyone()
-        line = (
-            f"{len(training.clips)} videos, {plan.steps} steps over {plan.epochs} epochs; "
-            f"batch {plan.batch_size} = {plan.processes} processes x {plan.accumulation} passes x "
-            f"{plan.micro_batch} clips; learning rate up to {plan.peak_lr:.2e}"
+        remove_leftovers(context.run)
+    if main and not context.resumed:
+        derived = {"epochs": plan.epochs, "accumulation": plan.accumulation}
+        facts = {**asdict(plan), **derived, **training.videos}
+        context.run.start(recipe_text, plan=facts, one_batch=context.one_batch, start=_start_facts(training))
+    context.accelerator.wait_for_everyone()
+    line = (
+        f"{len(training.clips)} videos, {plan.steps} steps over {plan.epochs} epochs; "
+        f"batch {plan.batch_size} = {plan.processes} processes x {plan.accumulation} passes x "
+        f"{plan.micro_batch} clips; learning rate up to {plan.peak_lr:.2e}"
+    )
+    if plan.base_lr is not None:
+        line += f" (base_lr {plan.base_lr:g} x batch / 256)"
+    parameters = list(training.state.networks[0].module.parameters())
+    trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
+    total = sum(parameter.numel() for parameter in parameters)
+    if trained < total:
+        line += f"; trains {trained:,} of {total:,} parameters"
+    line += f"; {precision_text(context.accelerator, training.settings.precision)}"
+    workers = training.settings.num_workers
+    if workers:
+        shared = shared_bytes(training.clips, training.order(), workers=workers)
+        line += f"; {workers} workers and {shared / 1e6:.0f} MB of shared memory for each process"
+    context.report(notice(line))
+    advice = learning_rate_advice(plan)
+    if advice is not None:
+        context.report(notice(f"warning: {advice}"))
+    if plan.steps < FEWEST_STEPS and not context.one_batch:
+        few = f"{plan.steps} steps are few: with fewer than {FEWEST_STEPS}, a model hardly learns"
+        context.report(notice(f"warning: {few}; raise its epochs or its steps"))
+    training.resume()
+    if main:
+        training.tracker = make_tracker(
+            context.tracker, context.run, steps_done=training.steps_done, resumed=context.resumed
         )
-        if plan.base_lr is not None:
-            line += f" (base_lr {plan.base_lr:g} x batch / 256)"
-        parameters = list(training.state.networks[0].module.parameters())
-        trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
-        total = sum(parameter.numel() for parameter in parameters)
-        if trained < total:
-            line += f"; trains {trained:,} of {total:,} parameters"
-        line += f"; {precision_text(context.accelerator, training.settings.precision)}"
-        workers = training.settings.num_workers
-        if workers:
-            shared = shared_bytes(training.clips, training.order(), workers=workers)
-            line += f"; {workers} workers and {shared / 1e6:.0f} MB of shared memory for each process"
-        context.report(notice(line))
-        advice = learning_rate_advice(plan)
-        if advice is not None:
-            context.report(notice(f"warning: {advice}"))
-        if plan.steps < FEWEST_STEPS and not context.one_batch:
-            few = f"{plan.steps} steps are few: with fewer than {FEWEST_STEPS}, a model hardly learns"
-            context.report(notice(f"warning: {few}; raise its epochs or its steps"))
-        training.resume()
-        if main:
-            training.tracker = make_tracker(
-                context.tracker, context.run, steps_done=training.steps_done, resumed=context.resumed
-            )
-    except BaseException:
-        if main:
-            release(context.run.path)
-        raise
 
 
 def _start_facts(training: Training) -> dict[str, Any]:

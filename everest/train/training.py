@@ -15,7 +15,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,6 @@ from everest.errors import EnvironmentProblem
 from everest.system.events import notice
 from everest.system.randomness import Purpose, generator_at, seed_at
 from everest.system.run_folder import ENDED
-from everest.system.run_lock import release_lock_after
 from everest.system.signals import Stopped, StopSignal
 from everest.system.weights import Weights
 from everest.train.context import RunContext
@@ -83,6 +82,7 @@ class Training:
         self.tracker: Tracker | None = None  # of the main process, in addition to metrics.jsonl
         self.prober: Probing | None = None  # of pre-training, see everest.train.probe_loop
         self.steps_done = 0  # updates done, over all resumes
+        self.is_loaded = True  # False: the run is finished and has no state, so its model is not here
         self._waits = WaitWatch()
         self.state = TrainState(
             self.accelerator,
@@ -122,6 +122,7 @@ class Training:
             CheckpointError: the run cannot be resumed.
         """
         self.steps_done, notes = self.state.restore(self.plan.steps, notify=self.notice)
+        self.is_loaded = notes is not None or self.steps_done == 0
         self._has_ended = any(ENDED in row for row in self.run.rows())
         if notes is not None:
             self.step_log.nonfinite.skipped = notes["skipped"]
@@ -137,9 +138,8 @@ class Training:
 
     def steps(self) -> Iterator[int]:
         """Yield the number of every remaining step. After each, save if due, and stop on a signal."""
-        released = release_lock_after(self.run.path) if self.rank == 0 else nullcontext()
         loaded = closing(batches(self.loader()))
-        with self._signal, released, self.state.finishing(), loaded as self._batches:
+        with self._signal, self.state.finishing(), loaded as self._batches:
             while self.steps_done < self.plan.steps and not self._has_ended:
                 self.updater.set_lr(self.plan.lr(self.steps_done))
                 self._record = StepRecord(self.accelerator.device)

@@ -110,7 +110,7 @@ NAMES: dict[str, str] = {
     r"explained": "explain_out_of_memory, …",
     r"leaves?_out": "should_skip",
     r"exchanged": "reduce_over_processes",
-    r"released_afterwards": "release_lock_after",
+    r"released_afterwards|release_lock_after": "claimed",
     r"as_part_of": "like_sharded",
     r"test_(?:clips|views)": "evaluation_clips, evaluation_views",
 }

@@ -13,7 +13,8 @@ import pytest
 from small_runs import RECIPE, equal, weights
 from typer.testing import CliRunner
 
-from everest.errors import RecipeError
+from everest import pretrain
+from everest.errors import DataError, RecipeError
 from everest.system.locks import sole_writer
 from everest.system.run_folder import RunFolder, default_folder
 from everest.system.run_lock import claim, release, running_here
@@ -69,6 +70,23 @@ def test_a_finished_run_without_states_is_left_alone(command, finished):
     assert contents(finished) == before
 
 
+@pytest.mark.parametrize(
+    ("stage", "measure"), [(["pretrain"], "rank_me"), (["finetune", "--init", "none"], "val_top1")]
+)
+def test_the_last_measures_of_a_finished_run_without_states_stay_missing(
+    command, tmp_path: Path, stage: list[str], measure: str
+):
+    options = [*stage, *command[1:], "--set", "pretrain.probe.every=1", "--set", "finetune.patience=1"]
+    everest(options)
+    run = tmp_path / "run"
+    shutil.rmtree(run / "state")
+    rows = [row for row in RunFolder(run).rows() if not (row["step"] == EPOCHS and measure in row)]
+    (run / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    before = contents(run)  # as of a run that was killed while it measured
+    everest(options)
+    assert contents(run) == before
+
+
 def test_weights_without_a_state_are_not_replaced(command, finished):
     longer = [*command, "--set", f"pretrain.epochs={EPOCHS + 1}", "--overwrite"]
     everest(longer)
@@ -114,6 +132,22 @@ def test_missing_weights_of_a_finished_run_are_written_again(command, finished):
     (finished / "model.safetensors").unlink()
     everest(command)
     assert equal(weights(finished), before)
+
+
+def test_a_run_whose_first_probe_fails_can_be_started_again_at_once(recipe: Path, data: Path, tmp_path: Path):
+    """In a notebook, the process lives on."""
+    broken = [f"broken{number}.mp4" for number in range(4)]
+    for name in broken:
+        (data / name).write_bytes(b"no video")
+    (data / "probed.csv").write_text("".join(f"{name} {number % 2}\n" for number, name in enumerate(broken)))
+    with pytest.raises(DataError, match="broken"):
+        pretrain(
+            recipe,
+            data=data,
+            overrides=["pretrain.probe.every=1", "pretrain.probe.list=probed.csv"],
+            output=tmp_path / "run",
+        )
+    assert running_here(tmp_path / "run") is None
 
 
 # --- the same run, or another -------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from everest.pretraining import pretrain, pretraining_loss, set_up_pretraining
 from everest.system.accelerator import make_accelerator
 from everest.system.events import silent
 from everest.system.run_folder import RunFolder
+from everest.system.run_lock import claim
 from everest.system.signals import Stopped
 from everest.train.context import RunContext
 from everest.train.setup import start_run
@@ -37,6 +38,7 @@ def started(recipe: Path, folder: Path, *overrides: str, overlaps: bool, resumed
         overlaps=overlaps,
     )
     training = set_up_pretraining(settings, context)
+    claim(folder)
     start_run(training, dump_recipe(settings))
     return training
 

@@ -10,7 +10,7 @@ R videos of a pass, N videos, D width, C channels, T frames, H W pixels.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -36,6 +36,7 @@ from everest.system.accelerator import decide_on_main
 from everest.system.randomness import Purpose, seed_at
 from everest.system.sharding import full_tensor
 from everest.train.probe_loop import announce_probes
+from everest.train.probes import probed_steps
 from everest.train.training import Training
 
 PASS: Final = 16  # our choice: videos of a forward pass; all of their tokens are encoded
@@ -43,13 +44,6 @@ PASS: Final = 16  # our choice: videos of a forward pass; all of their tokens ar
 Value = TypeVar("Value")
 TargetLoss = Callable[[Tensor, Tensor, Tensor], Tensor]  # predictions and targets (B, K, P), scored (B, K)
 Row = dict[str, Any]  # of metrics.jsonl
-
-
-class _HeldOut(NamedTuple):
-    """The loss of a pass, a mean over its clips, and its targets."""
-
-    loss: float
-    targets: Tensor | None  # (M, P) of the M scored tokens, on the CPU; None for a classification
 
 
 class _PassResult(NamedTuple):
@@ -68,8 +62,12 @@ def add_probes(training: Training, recipe: Recipe, spec: ModelSpec) -> None:
         UserError: a list of videos cannot be used.
     """
     settings, clips = recipe.pretrain.probe, probe_clips(recipe, training.clips)
-    training.prober = Prober(training, clips, metric=settings.metric, spec=spec, every=settings.every)
-    announce_probes(training, spec, every=settings.every, videos=clips.num_videos)
+    plan = training.plan
+    steps = probed_steps(plan.steps, every=settings.every, checkpoint_steps=plan.checkpoint_steps)
+    prober = Prober(training, clips, metric=settings.metric, spec=spec, steps=frozenset(steps))
+    training.prober = prober
+    sizes = {"videos": prober.num_videos, "held_out": prober.num_held_out}
+    announce_probes(training, spec, probes=len(steps), every=settings.every, **sizes)
 
 
 class Prober:
@@ -78,16 +76,16 @@ class Prober:
     Args:
         metric: knn, or linear for both probes.
         spec: of the model, to build a whole copy of a sharded one.
-        every: epochs from one probe to the next.
+        steps: after which the run is probed.
     Attributes:
         rows: of the probes so far, over all resumes.
     """
 
     def __init__(
-        self, training: Training, clips: ProbeClips, *, metric: str, spec: ModelSpec, every: int
+        self, training: Training, clips: ProbeClips, *, metric: str, spec: ModelSpec, steps: Collection[int]
     ) -> None:
         self.clips = clips
-        self.every = every
+        self.steps = steps
         self.rows: list[Row] = []
         self._training = training
         self._metric = metric
@@ -129,10 +127,9 @@ class Prober:
         started = time.monotonic()
         with self._evaluating() as model:
             encoded = self._over(self.clips.features, lambda clip: _features(model, clip))
-            losses = []
+            held_out: Row = {"heldout_loss": None, "heldout_mean_loss": None}
             if self.clips.held_out is not None:
-                losses = self._over(self.clips.held_out, lambda clip: _held_out(model, clip))
-            held_out = _mean_losses(losses, model.targets.loss)
+                held_out = self._of_held_out(model, self.clips.held_out)
         features = np.concatenate([part.value for part in encoded])  # (N, D)
         if not np.isfinite(features).all():
             raise DivergedError(
@@ -152,6 +149,28 @@ class Prober:
         row = decide_on_main(self._training.accelerator, of_features)
         row |= held_out
         return row | {"probe_seconds": round(time.monotonic() - started, 3)}
+
+    def _of_held_out(self, model: MaskedAutoencoder, clips: VideoClips) -> Row:
+        """The loss of pre-training, and that of predicting the mean of all targets; None for classes.
+
+        Targets may need gigabytes, so that each process keeps its own.
+        """
+        targets: list[Tensor] = []  # (M, P) of the M scored tokens of each pass of this process
+
+        def loss(clip: Clip) -> float:
+            out = model(clip.frames.flatten(0, 1), noise=clip.noise.flatten(0, 1))
+            if out.prediction.shape == out.target.shape:  # no classification
+                targets.append(out.target[out.selection.scored()].float().cpu())
+            return out.loss.item()
+
+        passes = self._over(clips, loss)
+        if not passes:
+            return {"heldout_loss": None, "heldout_mean_loss": None}
+        counts = [len(part.videos) for part in passes]
+        return {
+            "heldout_loss": float(np.average([part.value for part in passes], weights=counts)),
+            "heldout_mean_loss": _loss_of_mean(targets, model.targets.loss),
+        }
 
     def _accuracies(self, features: NDArray[np.float32], places: list[int]) -> Row:
         """The probes of the readable videos; None without labels, or where a probe is impossible."""
@@ -232,29 +251,19 @@ def _features(model: MaskedAutoencoder, clip: Clip) -> NDArray[np.float32]:
     return encode(model, frames, None).pooled.float().cpu().numpy()
 
 
-def _held_out(model: MaskedAutoencoder, clip: Clip) -> _HeldOut:
-    """The loss of pre-training on a pass, and its targets."""
-    out = model(clip.frames.flatten(0, 1), noise=clip.noise.flatten(0, 1))
-    is_regression = out.prediction.shape == out.target.shape
-    return _HeldOut(
-        out.loss.item(), out.target[out.selection.scored()].float().cpu() if is_regression else None
-    )
+def _loss_of_mean(targets: list[Tensor], loss: TargetLoss) -> float | None:
+    """The loss of predicting the mean of all targets for each token; None without targets.
 
-
-def _mean_losses(passes: list[_PassResult], loss: TargetLoss) -> Row:
-    """The mean over the held-out clips, and the loss of predicting the mean of all their targets.
-
-    The values are None without such clips; the second also if the targets are classes.
+    Args:
+        targets: (M, P) of the M tokens of each pass of this process.
     """
-    if not passes:
-        return {"heldout_loss": None, "heldout_mean_loss": None}
-    counts = [len(part.videos) for part in passes]
-    held_out = float(np.average([part.value.loss for part in passes], weights=counts))
-    parts = [part.value.targets for part in passes if part.value.targets is not None]
-    of_mean = None
-    if parts:
-        targets = torch.cat(parts)[None]  # (1, M, P)
-        scored = torch.ones(targets.shape[:2], dtype=torch.bool)
-        mean = targets.mean(dim=1, keepdim=True, dtype=torch.float64).float()  # (1, 1, P)
-        of_mean = loss(mean.expand_as(targets), targets, scored).item()
-    return {"heldout_loss": held_out, "heldout_mean_loss": of_mean}
+    sums = gather_object([(values.sum(dim=0, dtype=torch.float64), len(values)) for values in targets])
+    if not sums:
+        return None
+    mean = torch.stack([total for total, _ in sums]).sum(dim=0) / sum(count for _, count in sums)  # (P,)
+    parts = []
+    for values in targets:
+        scored = torch.ones(1, len(values), dtype=torch.bool)
+        parts.append((loss(mean.float().expand_as(values)[None], values[None], scored).item(), len(values)))
+    losses, counts = zip(*gather_object(parts), strict=True)
+    return float(np.average(losses, weights=counts))

@@ -29,7 +29,7 @@ def plot(
     ),
     overwrite: o.OverwriteFile = False,
 ) -> None:
-    """Draw loss, validation accuracy and learning rate of runs; prints the figure's path.
+    """Draw losses, validations, probes and learning rates of runs; prints the figure's path.
 
     Example: everest plot runs/pretrain runs/other --x gflops
     """

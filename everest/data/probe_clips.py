@@ -32,11 +32,6 @@ class ProbeClips:
     classes: Classes | None  # of these videos; None: they have no labels
     held_out: VideoClips | None  # None without data.val
 
-    @property
-    def num_videos(self) -> int:
-        """The videos that one probe reads."""
-        return len(self.features) + (0 if self.held_out is None else len(self.held_out))
-
 
 def probe_clips(recipe: Recipe, training: VideoClips) -> ProbeClips:
     """The clips of `pretrain.probe.list`, else of data.val, else of the videos for training.

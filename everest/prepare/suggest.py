@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from everest.config.yaml import write_yaml
+from everest.data.probe_clips import MOST_VIDEOS
 from everest.errors import unknown_name
 from everest.prepare.data_facts import DataFacts
 from everest.prepare.label_facts import IMBALANCED
@@ -195,15 +196,14 @@ def _labels(facts: DataFacts, purpose: Purpose) -> list[Choice]:
 def _probes(facts: DataFacts, chosen: Sequence[Choice], *, batch: int) -> list[Choice]:
     """The probes of pre-training, if they are cheap."""
     steps = next(choice.value for choice in chosen if choice.key == ("pretrain", "steps"))
-    found = choose_every(facts.probed, steps=steps, batch=batch, videos=facts.videos)
-    if found is None:
-        return []
-    every, probes = found
-    read = probes * (facts.probed.videos + facts.probed.held_out)
-    share = f"{read / (steps * batch):.1%}"
-    reason = f"{probes} measurements of the features; they read {share} as many videos as the training"
-    named = {} if facts.probed.name is None else {"list": facts.probed.name}
-    return [_choice("pretrain.probe", {"every": every, **named}, reason)]
+    for probed in (facts.probed, facts.probed.without_labels(MOST_VIDEOS)):
+        found = choose_every(probed, steps=steps, batch=batch, videos=facts.videos)
+        if found is not None:
+            every, share = found
+            named = {} if probed.name is None else {"list": probed.name}
+            reason = f"measures the features while the run trains, for about {share:.1%} of its cost"
+            return [_choice("pretrain.probe", {"every": every, **named}, reason)]
+    return []
 
 
 def _frame_size(facts: DataFacts, device: Device) -> tuple[int, int]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from everest.train.plan import steps_between_checkpoints
-from everest.train.probes import MOST_SHARE, num_probes
+from everest.train.probes import MOST_SHARE, probed_steps
 
 MOST_PROBES: Final = 20  # our choice
+COST: Final = 3.2  # computation for a probed video, in training clips: of the recipe custom, the most of all
 TINY: Final = 30  # our choice: an accuracy on fewer videos jumps by several percent
 
 
@@ -19,6 +20,10 @@ class ProbeList:
     name: str | None  # as data.train or data.val has it; None: without labels
     videos: int
     held_out: int  # of data.val, whose loss is measured
+
+    def without_labels(self, most: int) -> ProbeList:
+        """At most `most` of the videos, whose classes are not probed."""
+        return replace(self, name=None, videos=min(self.videos, most))
 
 
 def probe_list(
@@ -43,8 +48,8 @@ def probe_list(
     return ProbeList(name=None, videos=min(val_videos or train_videos, most_unlabeled), held_out=held_out)
 
 
-def choose_every(probed: ProbeList, *, steps: int, batch: int, videos: int) -> tuple[int, int] | None:
-    """The epochs between two probes, and the number of probes; None if two of them read too many videos.
+def choose_every(probed: ProbeList, *, steps: int, batch: int, videos: int) -> tuple[int, float] | None:
+    """The epochs between two probes, and their share of the cost; None if so few as two cost too much.
 
     Args:
         steps, batch: of pre-training.
@@ -52,8 +57,8 @@ def choose_every(probed: ProbeList, *, steps: int, batch: int, videos: int) -> t
     """
     checkpoint = steps_between_checkpoints(steps, videos, batch)
     for every in range(1, -(-steps // checkpoint) + 1):
-        probes = num_probes(steps, every * checkpoint)
-        reads = probes * (probed.videos + probed.held_out)
-        if probes <= MOST_PROBES and reads < MOST_SHARE * steps * batch:
-            return every, probes
+        probes = len(probed_steps(steps, every=every, checkpoint_steps=checkpoint))
+        share = probes * COST * (probed.videos + probed.held_out) / (steps * batch)
+        if probes <= MOST_PROBES and share < MOST_SHARE:
+            return every, share
     return None

@@ -6,30 +6,46 @@ from typing import Any, Final
 
 import torch
 
+from everest.models.cost import count_macs, stack_macs
 from everest.models.spec import ModelSpec
 from everest.system.accelerator import decide_on_main
-from everest.train.plan import StagePlan
-from everest.train.probes import MOST_SHARE, Row, new_warnings, num_probes, probe_rows, sentence
+from everest.train.probes import MOST_SHARE, Row, new_warnings, probe_rows, sentence
 from everest.train.training import Training
 
 # Our choice. The recipes of the papers show 5 to 25 % to the encoder. He et al. 2022 (MAE), figure 5: if less
 # than half of an image is hidden, a linear classifier of the features is far less accurate.
 MOST_VISIBLE: Final = 0.5
+TRAINING_PASSES: Final = 3  # a backward pass costs about as much as two forward passes
 
 
-def announce_probes(training: Training, spec: ModelSpec, *, every: int, videos: int) -> None:
-    """Warn of a mask that hides little, and report probes of `videos` videos that read much."""
+def announce_probes(
+    training: Training, spec: ModelSpec, *, probes: int, every: int, videos: int, held_out: int
+) -> None:
+    """Warn of a mask that hides little, and of probes that cost much.
+
+    Args:
+        probes: of the whole run.
+        every: epochs from one probe to the next.
+        videos, held_out: of each probe, whose features and whose losses are measured.
+    """
     training.warn_once("mask", too_little_hidden(spec))
     if training.context.resumed:
         return
     plan = training.plan
-    probes = num_probes(plan.steps, every * plan.checkpoint_steps)
-    share = probes * videos / (plan.steps * plan.videos_per_step)
+    read = (videos + held_out) / plan.videos_per_step
+    computed = (videos * feature_cost(spec) + held_out / TRAINING_PASSES) / plan.batch_size
+    share = probes * max(read, computed) / plan.steps
     if share > MOST_SHARE:
         training.notice(
-            f"{probes} probes of {videos} videos read {share:.0%} as many videos as the training; a larger "
+            f"{probes} probes of {videos + held_out} videos cost about {share:.0%} of the training; a larger "
             f"pretrain.probe.every (now {every}) or a shorter list saves time"
         )
+
+
+def feature_cost(spec: ModelSpec) -> float:
+    """The computation for the features of a video, in training clips: all tokens are encoded, once."""
+    whole = stack_macs(spec.stacks[0]._replace(tokens=spec.grid.num_tokens))
+    return whole.total / (TRAINING_PASSES * count_macs(spec).total)
 
 
 def too_little_hidden(spec: ModelSpec) -> str | None:
@@ -45,16 +61,10 @@ def too_little_hidden(spec: ModelSpec) -> str | None:
     )
 
 
-def is_due(plan: StagePlan, every: int, step: int) -> bool:
-    """Whether a run is probed after `step` updates: before the first, after the last, each `every` epochs."""
-    return step in (0, plan.steps) or step % (every * plan.checkpoint_steps) == 0
-
-
 def read_probes(training: Training) -> None:
     """Remember the probes that a resumed run has logged."""
     if training.prober is not None:
-        rows = decide_on_main(training.accelerator, training.run.rows)
-        training.prober.rows = probe_rows(rows)
+        training.prober.rows = decide_on_main(training.accelerator, lambda: probe_rows(training.run.rows()))
 
 
 def probe_if_due(training: Training) -> None:
@@ -64,7 +74,7 @@ def probe_if_due(training: Training) -> None:
         UserError: see `Prober.measure`.
     """
     prober, plan, step = training.prober, training.plan, training.steps_done
-    if prober is None or not training.is_loaded or not is_due(plan, prober.every, step):
+    if prober is None or not training.is_loaded or step not in prober.steps:
         return
     rows = prober.rows
     if any(row["step"] == step for row in rows):

@@ -7,26 +7,40 @@ the encoder before the first step. docs/pretraining-works.md has the measurement
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Final, Protocol
 
 from everest.train.health import FEWEST_STEPS
 
-MOST_SHARE: Final = 0.05  # our choice: of the videos that a run reads, which cheap probes may read
+MOST_SHARE: Final = 0.05  # our choice: of the cost of a run, which its probes may add
 
 Row = dict[str, Any]  # of metrics.jsonl
 Rows = Sequence[Row]
 
 
-def num_probes(steps: int, between: int) -> int:
-    """The probes of a run of `steps` steps: before the first, each `between` steps, and after the last."""
-    return 1 + -(-steps // between)
+def probed_steps(steps: int, *, every: int, checkpoint_steps: int) -> list[int]:
+    """The steps after which a run is probed.
+
+    Before the first, after the last, at each `every`-th checkpoint, and at the first one at which a broken
+    run is noticed.
+
+    Args:
+        steps: of the whole run.
+        checkpoint_steps: from one checkpoint to the next.
+    """
+    checked = math.ceil(_checked_from(steps) / checkpoint_steps) * checkpoint_steps
+    return sorted({*range(0, steps, every * checkpoint_steps), min(checked, steps), steps})
+
+
+def _checked_from(steps: int) -> float:
+    """The first step at which a run of `steps` steps may be called broken."""
+    return max(CHECKED_FROM * steps, min(FEWEST_STEPS, steps))
 
 
 class Probing(Protocol):
     """Measures the model of a run (everest.probing.Prober)."""
 
-    every: int  # epochs from one probe to the next
+    steps: Collection[int]  # after which the run is probed
     rows: list[Row]  # of the probes so far, over all resumes
 
     @property
@@ -80,20 +94,15 @@ def new_warnings(rows: Rows, *, steps: int, videos: int, held_out: int) -> dict[
         videos: whose classes are probed.
         held_out: videos whose loss is measured.
     """
-    found = warnings(rows, steps=steps, videos=videos, held_out=held_out)
-    for number in range(1, len(rows)):
-        found = {
-            kind: text
-            for kind, text in found.items()
-            if kind not in warnings(rows[:number], steps=steps, videos=videos, held_out=held_out)
-        }
-    return found
+    sizes = {"steps": steps, "videos": videos, "held_out": held_out}
+    known = {kind for number in range(1, len(rows)) for kind in warnings(rows[:number], **sizes)}
+    return {kind: text for kind, text in warnings(rows, **sizes).items() if kind not in known}
 
 
 def warnings(rows: Rows, *, steps: int, videos: int, held_out: int) -> dict[str, str]:
     """The signs of a broken run in the last probe, by their kind; none early in the run."""
     last = rows[-1]
-    if last["step"] < max(CHECKED_FROM * steps, min(FEWEST_STEPS, steps)):
+    if last["step"] < _checked_from(steps):
         return {}
     checks: dict[str, Callable[[Row, Row], str | None]] = {
         "collapse": _collapse,
@@ -130,7 +139,9 @@ def _no_fall(first: Row, last: Row, *, patient: bool) -> str | None:
     if loss is None:
         return None
     patient = patient and last["rank_me"] >= PATIENT_RANK * first["rank_me"]
-    if mean is not None and loss > NEAR_MEAN * mean and not patient:
+    if mean is not None and loss <= NEAR_MEAN * mean:
+        return None  # weights that had learned before may have been as good before the first step
+    if mean is not None and not patient:
         return (
             f"the held-out loss is {loss:.3g}, and predicting the mean of the targets gives {mean:.3g}: "
             "nothing is predicted yet. Try another base_lr or more steps, or check the videos and the mask"

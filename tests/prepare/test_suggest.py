@@ -19,7 +19,7 @@ from everest.prepare.data_facts import DataFacts, data_section, examine_data
 from everest.prepare.suggest import DEVICES, Purpose, choose_values, recipe_text
 from everest.prepare.suggest_probes import ProbeList, choose_every, probe_list
 from everest.train.plan import plan_stage
-from everest.train.probe_loop import is_due
+from everest.train.probes import probed_steps
 
 LISTS_OF_CLASSES = {
     "train.csv": "classes.txt",
@@ -297,14 +297,24 @@ def test_suggested_probes_are_few_and_read_few_videos(videos, held_out, steps, b
     probed = ProbeList(name="val.csv", videos=videos, held_out=held_out)
     found = choose_every(probed, steps=steps, batch=batch, videos=training)
     if found is None:
-        assert 2 * (videos + held_out) >= 0.05 * steps * batch
+        assert 3 * 3.2 * (videos + held_out) >= 0.05 * steps * batch
         return
-    every, probes = found
+    every, share = found
     stage = PretrainSettings(steps=steps, batch_size=batch)
     plan = plan_stage(stage, num_videos=training, processes=1, largest_micro_batch=batch)
-    checkpoints = {*range(0, plan.steps, plan.checkpoint_steps), plan.steps}
-    assert sum(is_due(plan, every, step) for step in checkpoints) == probes <= 20
-    assert probes * (videos + held_out) < 0.05 * steps * batch
+    probes = probed_steps(plan.steps, every=every, checkpoint_steps=plan.checkpoint_steps)
+    assert len(probes) <= 20
+    assert share == pytest.approx(len(probes) * 3.2 * (videos + held_out) / (steps * batch))
+    assert share < 0.05
+
+
+def test_a_list_that_is_too_long_to_probe_is_measured_without_labels():
+    probed = ProbeList(name="val.csv", videos=20_000, held_out=64)
+    facts = DataFacts(videos=60_000, classes=5, frames=60, height=240, width=320, probed=probed)
+    (probe,) = (
+        choice for choice in choose_values(facts, "80GB", hours=8) if choice.key == ("pretrain", "probe")
+    )
+    assert "list" not in probe.value
 
 
 def test_probes_use_the_validation_list_or_the_training_list_if_that_is_tiny():

@@ -87,7 +87,8 @@ def test_a_jump_of_the_loss_is_reported_and_a_slow_rise_is_not():
     watch = LossWatch()
     assert all(watch.spike(1 + 0.01 * (i % 3)) is None for i in range(60))
     assert "jumped to 2" in str(watch.spike(2.0))
-    assert all(LossWatch().spike(i / 100) is None for i in range(200))
+    watch = LossWatch()
+    assert all(watch.spike(1 + i / 100) is None for i in range(200))
 
 
 def test_a_loss_that_is_no_number_hides_nothing_that_follows():

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from everest.config.recipe import load_recipe
 from everest.models.of_recipe import pretrain_spec
 from everest.train.plan import learning_rate_advice, plan_stage
-from everest.train.probe_loop import is_due, too_little_hidden
-from everest.train.probes import new_warnings, num_probes, probe_rows, sentence, warnings
+from everest.train.probe_loop import feature_cost, too_little_hidden
+from everest.train.probes import new_warnings, probe_rows, probed_steps, sentence, warnings
 from everest_cli.output import probe_line
 
 STEPS, VIDEOS, HELD_OUT = 1500, 240, 64
@@ -130,12 +132,30 @@ def test_the_sentence_at_the_end_is_of_the_numbers():
 
 
 def test_probes_are_before_the_first_step_after_the_last_and_each_n_epochs():
-    stage = load_recipe("small", overrides=["pretrain.steps=100", "pretrain.batch_size=8"]).pretrain
-    plan = plan_stage(stage, num_videos=64, processes=1, largest_micro_batch=8)  # 8 steps an epoch
-    assert [step for step in range(101) if is_due(plan, 3, step)] == [0, 24, 48, 72, 96, 100]
-    for every, probes in ((1, 14), (3, 6), (12, 3), (1000, 2)):
-        assert sum(is_due(plan, every, step) for step in range(101) if step % 8 == 0 or step == 100) == probes
-        assert num_probes(100, every * plan.checkpoint_steps) == probes
+    for every, expected in (
+        (3, [0, 24, 48, 72, 96, 100]),
+        (12, [0, 96, 100]),
+        (1000, [0, 100]),
+    ):
+        assert probed_steps(100, every=every, checkpoint_steps=8) == expected
+
+
+@given(steps=st.integers(1, 50_000), every=st.integers(1, 50), checkpoint=st.integers(1, 2000))
+def test_a_run_is_probed_as_soon_as_it_may_be_called_broken(steps: int, every: int, checkpoint: int):
+    probed = probed_steps(steps, every=every, checkpoint_steps=checkpoint)
+    checked = min(step for step in probed if step >= min(steps, max(0.2 * steps, 300)))
+    assert checked < min(steps, max(0.2 * steps, 300)) + checkpoint
+    assert all(step % checkpoint == 0 for step in probed[:-1])
+    assert set(probed) >= {0, steps, *range(0, steps, every * checkpoint)}
+    assert len(probed) <= -(-steps // (every * checkpoint)) + 2
+
+
+def test_weights_that_predicted_before_the_first_step_need_not_improve_by_much():
+    """As in a pre-training that continues another one."""
+    good = row(0, [50.0, 40.0, 0.4, 0.50, 0.98])
+    for step, loss in ((304, 0.485), (STEPS, 0.478)):
+        rows = [good, row(step, [50.0, 38.0, 0.4, loss, 0.98])]
+        assert warnings(rows, steps=STEPS, videos=VIDEOS, held_out=HELD_OUT) == {}
 
 
 def test_a_mask_that_hides_little_is_named_before_the_first_step():
@@ -176,3 +196,9 @@ def test_an_unusual_learning_rate_has_advice_of_its_own(base_lr: float, advice: 
     plan = plan_stage(stage, num_videos=64, processes=1, largest_micro_batch=8)
     found = learning_rate_advice(plan)
     assert found is None if advice is None else found is not None and advice in found
+
+
+@pytest.mark.parametrize(("recipe", "cost"), [("custom", 3.2), ("small", 1.6), ("videomae-k400", 1.7)])
+def test_the_features_of_a_video_cost_more_than_a_training_clip(recipe: str, cost: float):
+    spec = pretrain_spec(load_recipe(recipe), tokenizer=None)
+    assert feature_cost(spec) == pytest.approx(cost, abs=0.06)

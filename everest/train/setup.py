@@ -257,7 +257,11 @@ def start_run(training: Training, recipe_text: str) -> None:
     training.resume()
     if main:
         training.tracker = make_tracker(
-            context.tracker, context.run, steps_done=training.steps_done, resumed=context.resumed
+            context.tracker,
+            context.run,
+            notify=training.notice,
+            steps_done=training.steps_done,
+            resumed=context.resumed,
         )
 
 

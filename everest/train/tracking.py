@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import secrets
+from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from everest.config.yaml import read_yaml
@@ -37,14 +38,22 @@ class Tracker(Protocol):
         ...
 
 
-def make_tracker(name: str, run: RunFolder, *, steps_done: int = 0, resumed: bool = False) -> Tracker | None:
+def make_tracker(
+    name: str,
+    run: RunFolder,
+    *,
+    notify: Callable[[str], None],
+    steps_done: int = 0,
+    resumed: bool = False,
+) -> Tracker | None:
     """Start the tracker of that name, or continue its run; it knows the resolved recipe. None for `none`.
 
     All of them write below the run folder by default. Weights & Biases works offline unless WANDB_MODE is
     set, and MLflow uses MLFLOW_TRACKING_URI if that is set.
 
     Args:
-        steps_done: of a resumed run; values that were logged after them are replaced.
+        notify: is called with a warning if the tracker fails later.
+        steps_done: of a resumed run; TensorBoard replaces values that were logged after them.
         resumed: whether the run is resumed.
     Raises:
         EnvironmentProblem: its package is not installed.
@@ -64,7 +73,7 @@ def make_tracker(name: str, run: RunFolder, *, steps_done: int = 0, resumed: boo
     else:
         from everest.train.mlflow_tracking import MLflowRun
 
-        tracker = MLflowRun.start(run, PROJECT, run_id=run_id, settings=settings)
+        tracker = MLflowRun.start(run, PROJECT, run_id=run_id, settings=settings, notify=notify)
         run_id = tracker.run_id
     run.note(TRACKER, {"name": name, "id": run_id})
     return tracker

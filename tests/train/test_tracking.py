@@ -9,6 +9,7 @@ import pytest
 from small_runs import called, metrics, small_recipe
 
 from everest.system.run_folder import RunFolder
+from everest.train.mlflow_tracking import MLflowRun
 
 PROBED = ["--set", "pretrain.probe.every=1", "--set", "pretrain.probe.list=train.csv"]
 
@@ -61,8 +62,47 @@ def test_mlflow_has_one_run_with_the_recipe_the_curves_and_the_images(resumed, m
     assert json.loads(found.data.params["model.tubelet"]) == [2, 8, 8]
     last = [row for row in metrics(run) if "loss" in row][-1]
     assert found.data.metrics["loss"] == last["loss"]
-    assert {metric.step for metric in client.get_metric_history(found.info.run_id, "rank_me")} == {0, 1, 2, 3}
+    steps = [metric.step for metric in client.get_metric_history(found.info.run_id, "rank_me")]
+    assert sorted(steps) == [0, 1, 2, 3, 3]  # the last step was trained twice
     assert any("reconstruction" in path.name for path in (run / "mlflow").rglob("*.png"))
+
+
+def test_mlflow_takes_any_key_and_images_of_a_shared_store_are_not_in_a_run_folder(tmp_path, monkeypatch):
+    pytest.importorskip("mlflow", reason="mlflow is not installed")
+    pytest.importorskip("sqlalchemy", reason="the store of MLflow needs sqlalchemy")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'shared.db'}")
+    monkeypatch.chdir(tmp_path)
+    said: list[str] = []
+    settings = {"finetune": {"class_weights": {"Jab (left)": 2.0, "who?": 1.0}}}
+    tracker = MLflowRun.start(
+        RunFolder(tmp_path / "run"), "everest", run_id=None, settings=settings, notify=said.append
+    )
+    found = tracker.client.get_run(tracker.run_id)
+    assert found.data.params == {
+        "finetune.class_weights.Jab _left_": "2.0",
+        "finetune.class_weights.who_": "1.0",
+    }
+    assert str(tmp_path / "run") not in found.info.artifact_uri
+    assert said == []
+
+
+def test_a_training_continues_without_the_store_of_mlflow(tmp_path, monkeypatch):
+    pytest.importorskip("mlflow", reason="mlflow is not installed")
+    pytest.importorskip("sqlalchemy", reason="the store of MLflow needs sqlalchemy")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    run, said = RunFolder(tmp_path / "run"), []
+    run.path.mkdir()
+    tracker = MLflowRun.start(run, "everest", run_id=None, settings={}, notify=said.append)
+    tracker.log({"loss": 1.0}, step=1)
+    tracker.client.delete_run(tracker.run_id)
+    for step in (2, 3):
+        tracker.log({"loss": 0.5}, step=step)
+    tracker.finish()
+    (warning,) = said
+    assert warning.startswith("warning: --tracker mlflow: ")
+    assert warning.endswith("the training continues, and metrics.jsonl has all values")
+    (metric,) = tracker.client.get_metric_history(tracker.run_id, "loss")
+    assert metric.step == 1
 
 
 def test_wandb_continues_its_run_with_the_recipe(resumed, monkeypatch):

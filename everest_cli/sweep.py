@@ -169,6 +169,8 @@ def _print_report(document: dict[str, Any]) -> None:
 
     from everest.sweep.report_text import notes, table_columns, table_rows
 
+    if document["summary"]:
+        typer.echo(document["summary"])
     table = Table(*table_columns(document))
     for row in table_rows(document):
         table.add_row(*map(Text, row))

@@ -115,13 +115,14 @@ def recipe_for_run(
     if data is not None:
         if not is_unicode(data):
             raise RecipeError(f"--data {data}: not UTF-8, which no recipe can hold; rename the folder")
-        changes.append(f"data.root={json.dumps(data)}")
+        changes.append(f"data.root={json.dumps(data, ensure_ascii=False)}")
     if precision is not None:
         changes.append(f"train.precision={precision}")
     if seed is not None:
         changes.append(f"train.seed={seed}")
     recipe = load_recipe(name_or_path, overrides=changes, notify=notify, imports=imports)
-    root = json.dumps(str(parse_location(recipe.data.root).resolve()))  # quoted: overrides are YAML
+    folder = str(parse_location(recipe.data.root).resolve())
+    root = json.dumps(folder, ensure_ascii=False)  # quoted: overrides are YAML, which has no surrogate pairs
     return load_recipe(name_or_path, overrides=[*changes, f"data.root={root}"], imports=imports)
 
 

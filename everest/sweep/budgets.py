@@ -45,6 +45,10 @@ def equalize(
         sections = {name: getattr(recipes[name], stage) for name in names}
         costs = {name: macs_of_clip(stage_spec(recipes[name], stage)) for name in names}
         kept = sections[first]
+        for name in (name for name in recipes if name not in names):
+            notify(
+                f"{name}: costs fewer GMACs, because it has no {stage} and its other stages get no more steps"
+            )
         if all(_is_equal(sections[name], kept) and costs[name] == costs[first] for name in names):
             continue
         for name in names:
@@ -60,10 +64,6 @@ def equalize(
             changed[name] = replace(changed[name], **{stage: scaled})
             cost = f"{costs[name] / 1e9:.4g} GMACs a clip, batch {scaled.batch_size}"
             notify(f"{name}: {scaled.steps} steps of {stage}, {cost}")
-        for name in (name for name in recipes if name not in names):
-            notify(
-                f"{name}: costs fewer GMACs, because it has no {stage} and its other stages get no more steps"
-            )
     return changed
 
 

@@ -14,6 +14,7 @@ STAGES: Final[tuple[StageName, ...]] = get_args(StageName)
 MOST_SEEDS: Final = 1000  # our choice
 MOST_ARMS: Final = 200  # our choice: their settings fit into one YAML file
 _NEEDS: Final[dict[StageName, StageName]] = {"eval": "finetune", "probe": "pretrain"}
+AFTER: Final[dict[StageName, StageName]] = {**_NEEDS, "finetune": "pretrain"}  # what a stage starts from
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from everest.figures.curves import COLORS, LONGEST_NAME
+from everest.figures.fonts import any_script
 from everest.system.files import write_atomically
 from everest.system.names import escape_bytes
 
@@ -23,6 +24,7 @@ LINE: Any = {"arrowstyle": "-", "alpha": 0.4, "linewidth": 1, "relpos": (0, 0.5)
 HEIGHT: Final = 5.0  # inches, for up to FITTING labels
 FITTING: Final = 16
 NEAR: Final = 0.02  # our choice: arms whose costs differ by less of the range are drawn next to each other
+EQUAL: Final = 0.01  # our choice: costs that differ by less are those of equal GMACs, whose steps are rounded
 APART: Final = 0.03  # of the range, between them
 WIDE_RATIO: Final = 20.0  # our choice: of the costs, from which the axis is logarithmic
 
@@ -38,7 +40,10 @@ def draw_report(path: Path, document: Mapping[str, Any]) -> None:
     """
     arms = [arm for arm in document["arms"] if arm["values"]]
     height = HEIGHT * max(1.0, len(arms) / FITTING)
-    with matplotlib.rc_context({"font.size": 12, "axes.spines.top": False, "axes.spines.right": False}):
+    with (
+        any_script(),
+        matplotlib.rc_context({"font.size": 12, "axes.spines.top": False, "axes.spines.right": False}),
+    ):
         figure = Figure(figsize=(10, height), dpi=120, layout="constrained")
         panel = figure.subplots()
         _draw_arms(panel, arms, percent=document["percent"])
@@ -56,6 +61,8 @@ def draw_report(path: Path, document: Mapping[str, Any]) -> None:
 
 def _draw_arms(panel: Axes, arms: Sequence[Mapping[str, Any]], *, percent: bool) -> None:
     costs = np.array([arm["gmacs"] for arm in arms])  # (arms,)
+    if np.ptp(costs) <= EQUAL * costs.max():
+        costs = np.full_like(costs, costs.mean())
     logarithmic = bool((costs > 0).all()) and costs.max() > WIDE_RATIO * costs.min()
     if logarithmic:
         panel.set_xscale("log")

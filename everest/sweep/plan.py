@@ -14,7 +14,7 @@ from everest.data.stage_source import find_source
 from everest.data.stages import pretrain_key
 from everest.errors import CheckpointError, DataError, RecipeError, UserError, one_per_line
 from everest.sweep.budgets import equalize
-from everest.sweep.choices import Arm, StageName
+from everest.sweep.choices import AFTER, Arm, StageName
 from everest.sweep.metric_names import VALIDATION, headline
 from everest.sweep.request import NO_INIT, Equal, SweepRequest
 from everest.sweep.works import Settings, Work, changed_settings, make_work
@@ -105,7 +105,7 @@ def make_plan(request: SweepRequest, *, data: str | None, notify: Notify) -> Swe
         _plan_arm(request, arm, recipes[arm.name], own_root=recipes[arm.name].data.root != base.data.root)
         for arm in request.arms
     )
-    _refuse_same_jobs(arms)
+    _refuse_same_jobs(arms, equal=request.equal)
     plan = SweepPlan(
         recipe=request.recipe.name,
         summary=request.summary,
@@ -150,9 +150,10 @@ def _resolve(request: SweepRequest, arm: Arm | None, data: str | None, notices: 
     own = [f"{key}={text}" for key, text in ({} if arm is None else arm.overrides).items()]
     if any(text.partition("=")[0].strip() == "train.seed" for text in (*request.overrides, *own)):
         raise RecipeError("train.seed: a sweep sets it; give --seeds")
+    has_root = arm is not None and "data.root" in arm.overrides
     return recipe_for_run(
         request.recipe,
-        data=data,
+        data=None if has_root else data,
         overrides=[*request.overrides, *own],
         notify=lambda text: notices.setdefault(text),
     )
@@ -184,16 +185,17 @@ def _check_data(name: str, recipe: Recipe, stages: tuple[StageName, ...]) -> Non
                 raise type(error)(f"{name}: {error}") from error
 
 
-def _refuse_same_jobs(arms: tuple[PlannedArm, ...]) -> None:
+def _refuse_same_jobs(arms: tuple[PlannedArm, ...], *, equal: Equal) -> None:
     """Raise RecipeError if two arms have the same jobs: their difference would be exactly 0."""
     seen: dict[tuple[str, ...], str] = {}
     for arm in arms:
         names = tuple(work.name for works in arm.works.values() for work in works)
         other = seen.setdefault(names, arm.name)
         if other != arm.name:
+            scaled = " (equal: gmacs sets their steps)" if equal == "gmacs" else ""
             raise RecipeError(
                 f"the arms '{other}' and '{arm.name}' have the same jobs: their settings are equal, or none "
-                f"of the stages {', '.join(arm.stages)} depends on the difference; leave one out"
+                f"of the stages {', '.join(arm.stages)} depends on the difference{scaled}; leave one out"
             )
 
 
@@ -213,12 +215,7 @@ def _plan_arm(request: SweepRequest, arm: Arm, recipe: Recipe, *, own_root: bool
         seeded = replace(recipe, train=replace(recipe.train, seed=seed))
         made: dict[StageName, Work] = {}
         for stage in stages:
-            before: dict[StageName, StageName] = {
-                "finetune": "pretrain",
-                "eval": "finetune",
-                "probe": "pretrain",
-            }
-            needs = made.get(before[stage]) if stage in before else None
+            needs = made.get(AFTER[stage]) if stage in AFTER else None
             made[stage] = make_work(stage, seeded, needs=needs, init=init, own_root=own_root)
         works[seed] = tuple(made.values())
     return PlannedArm(

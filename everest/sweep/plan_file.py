@@ -15,6 +15,7 @@ from everest.system.locks import refuse_foreign
 
 PLAN_FILE: Final = "sweep.yaml"
 SHOWN: Final = 3  # settings that differ, in a message
+DEFAULT: Final = "default"  # of a setting that is not written
 
 
 def check_folder(folder: Path, plan: SweepPlan) -> list[str]:
@@ -90,7 +91,9 @@ def _check_same(folder: Path, name: str, before: dict[str, Any], arm: PlannedArm
     shared: list[StageName] = [stage for stage in arm.stages if stage in written["stages"]]
     differences: list[str] = []
     for stage in shared:
-        differences += differing(stage_settings(stage, old), stage_settings(stage, new))
+        sides = stage_settings(stage, old), stage_settings(stage, new)
+        keys = sides[0].keys() | sides[1].keys()
+        differences += differing(*({key: side.get(key, DEFAULT) for key in keys} for side in sides))
     if shared and (arm.stages[0], arm.init) != (written["stages"][0], written.get("init")):
         differences += differing({"init": written.get("init")}, {"init": arm.init})
         differences += differing({"first stage": written["stages"][0]}, {"first stage": arm.stages[0]})

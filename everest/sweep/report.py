@@ -31,7 +31,7 @@ def make_report(results: Mapping[str, Any], *, metric: str | None = None, agains
     if not any(values.values()):
         known = {key for arm in results["arms"] for row in arm["seeds"] for key in row["metrics"]}
         done, every = results["jobs"]["finished"], results["jobs"]["all"]
-        if done < every and (name in known or metric is None):
+        if done < every and (metric is None or name in known or metric_of(name) is not None):
             raise RecipeError(
                 f"no seed of any arm has {shown(name)} yet ({done} of {every} jobs have finished); repeat "
                 "the command of the sweep"

@@ -24,7 +24,9 @@ def table_rows(document: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
     metric = document["metric"]
     for arm in document["arms"]:
         difference = arm["difference"] or {}
-        drawn = difference.get("bootstrap") if len(arm["seeds"]) >= FEW_SEEDS else None  # else too narrow
+        drawn = difference.get("bootstrap")
+        if len(difference.get("seeds", ())) < FEW_SEEDS:
+            drawn = None  # too narrow
         yield (
             arm["arm"],
             str(len(arm["seeds"])),
@@ -45,7 +47,7 @@ def notes(document: Mapping[str, Any]) -> Iterator[str]:
     if jobs["finished"] < jobs["all"]:
         yield f"{jobs['finished']} of {jobs['all']} jobs have finished"
     pairs = [arm["difference"]["seeds"] for arm in arms if arm["difference"] is not None]
-    fewest = min([len(seeds) for seeds in pairs] or [len(arm["seeds"]) for arm in arms])
+    fewest = min([len(seeds) for seeds in pairs] or [len(arm["seeds"]) for arm in arms if arm["seeds"]])
     if len({tuple(arm["seeds"]) for arm in arms if arm["seeds"]}) > 1:
         yield "a difference uses the seeds that both arms have; their means are over all of their seeds"
     if fewest == 1:
@@ -59,9 +61,10 @@ def notes(document: Mapping[str, Any]) -> Iterator[str]:
         difference = arm["difference"] or {"values": [], "interval": None}
         if len(difference["values"]) > 1 and difference["interval"] is None:
             yield f"{arm['arm']}: all differences are equal, which gives no interval"
-    chances = {arm["chance"] for arm in arms} - {None}
+    shares = {arm["arm"]: round(arm["chance"], 6) for arm in arms if arm["chance"] is not None}
+    chances = set(shares.values())
     for chance in sorted(chances):
-        of_arms = [arm["arm"] for arm in arms if arm["chance"] == chance]
+        of_arms = [name for name, share in shares.items() if share == chance]
         text = f"the most frequent class is {value_text(document['metric'], chance)} of the test videos"
         yield text if len(chances) == 1 else f"{', '.join(of_arms)}: {text}"
     if not document["higher_is_better"]:

@@ -78,8 +78,9 @@ def read_request(
     )
     arms = arms_of(over) if over else _read_arms(written.get("arms"), file) or (Arm(name=recipe.name),)
     if len(arms) > MOST_ARMS:
-        raise RecipeError(f"{len(arms)} arms; at most {MOST_ARMS}")
-    named = against if against is not None else written.get("against", arms[0].name)
+        raise RecipeError(f"more than {MOST_ARMS} arms")
+    first = arms[0].name if over else written.get("against", arms[0].name)
+    named = against if against is not None else first
     if named not in [arm.name for arm in arms]:
         raise unknown_name(origin(against, "against"), str(named), [arm.name for arm in arms])
     equals = equal if equal is not None else written.get("equal", "steps")
@@ -156,7 +157,7 @@ def _settings(values: Any, origin: str) -> dict[str, str]:
         return {}
     if not isinstance(values, dict) or not all("." in key for key in values):
         raise RecipeError(f"{origin}: must be a mapping of section.key to values")
-    return {key: json.dumps(value) for key, value in values.items()}
+    return {key: json.dumps(value, ensure_ascii=False) for key, value in values.items()}
 
 
 def _text(value: Any, origin: str) -> str:

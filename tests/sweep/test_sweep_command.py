@@ -78,10 +78,17 @@ def test_a_sweep_runs_reports_and_is_not_run_again(recipe: Path, tmp_path: Path,
     assert "one seed: no interval" in shown
     assert "failed: wrong, seed 3" in shown
 
-    # The list is corrected: only the failed jobs run, now with other lists than before.
+    # The list is corrected: only the failed jobs run.
     files = {path: path.stat().st_mtime_ns for path in out.glob("*/*/model.safetensors")}
     again = called("sweep", sweep, "-o", out, "--seeds", "3,", "--dry-run")
     assert len(again.stdout.splitlines()) == 5
+    (tmp_path / "wrong.csv").write_text(f"{clip_files}/clip0.mp4 0\n{clip_files}/clip1.mp4 1\n")
+    retried = [line for line in called(*command).stderr.splitlines() if line.startswith("[")]
+    assert [line.partition(" wrong, seed 3: ")[2].partition(",")[0] for line in retried] == [
+        "finetune",
+        "eval",
+    ]
+    assert results(out)["jobs"] == {"all": 5, "finished": 5}
     sweep.write_text(sweep.read_text().partition("  wrong")[0])
     kept = called(*command)
     assert "the arm 'wrong' of the earlier call is not compared any more" in kept.stderr

@@ -80,11 +80,18 @@ def test_a_seed_changes_every_work(recipe: Path):
     assert planned(recipe, seeds="2").works().keys() == first | second
 
 
+def test_an_arm_keeps_its_own_folder(recipe: Path, tmp_path: Path, clip_files: Path):
+    own = tmp_path / "影片 \U0001f600"
+    own.mkdir()
+    (own / "train.csv").write_text((clip_files / "train.csv").read_text())
+    plan = planned(recipe, over=[f"data.root={clip_files},{own}"], data=str(own))
+    assert [arm.recipe.data.root for arm in plan.arms] == [str(clip_files), str(own)]
+    assert planned(recipe, data=str(own)).arms[0].recipe.data.root == str(own)
+
+
 def test_moved_videos_are_the_same_work_and_an_arm_of_other_videos_is_not(
     recipe: Path, tmp_path: Path, clip_files: Path
 ):
-    moved = tmp_path / "moved"
-    moved.symlink_to(clip_files)
     other = tmp_path / "other"
     other.mkdir()
     (other / "train.csv").write_text((clip_files / "train.csv").read_text())
@@ -116,6 +123,7 @@ def test_a_sweep_file_has_arms_with_stages_of_their_own(recipe: Path, tmp_path: 
         "width=24",
         "width=48",
     ]
+    assert planned(path, over=["model.width=24,48"]).against == "width=24"
     assert planned(path, seeds="2", overrides=["model.depth=3"]).arms[0].recipe.model.depth == 3
 
 
@@ -220,6 +228,15 @@ def test_equal_gmacs_name_the_arms_that_they_do_not_scale(recipe: Path):
     planned(file, notify=notices.append)
     text = "costs fewer GMACs, because it has no pretrain and its other stages get no more steps"
     assert f"scratch: {text}" in notices
+    file.write_text(file.read_text().replace("many: {pretrain.selection.keep_ratio: 0.9}, ", ""))
+    notices.clear()
+    planned(file, notify=notices.append)
+    assert notices == [f"scratch: {text}"]
+
+
+def test_equal_gmacs_are_named_where_they_make_two_arms_equal(recipe: Path):
+    with pytest.raises(RecipeError, match=r"have the same jobs: .* \(equal: gmacs sets their steps\)"):
+        planned(recipe, over=["finetune.steps=300,600"], equal="gmacs")
 
 
 def test_problems_of_an_arm_name_the_file(recipe: Path):
@@ -247,6 +264,15 @@ def test_a_folder_refuses_arms_with_other_settings(recipe: Path, tmp_path: Path)
         RecipeError, match=r"arm 'steps=3' has other settings: pretrain.base_lr \(0.1, now 0.2\)"
     ):
         check_folder(folder, planned(recipe, over=["finetune.steps=3,4"], overrides=["pretrain.base_lr=0.2"]))
+    for before, now in (("null", "{magnitude: 5}"), ("{magnitude: 9}", "null")):
+        own = tmp_path / f"augment {now}"
+        write_plan(own, planned(recipe, overrides=[f"finetune.rand_augment={before}"]))
+        with pytest.raises(RecipeError, match=r"finetune\.rand_augment"):
+            check_folder(own, planned(recipe, overrides=[f"finetune.rand_augment={now}"]))
+    with pytest.raises(RecipeError, match=r'finetune.weight_decay \("default", now 0.1\)'):
+        check_folder(
+            folder, planned(recipe, over=["finetune.steps=3"], overrides=["finetune.weight_decay=0.1"])
+        )
     with pytest.raises(RecipeError, match=r'first stage \("pretrain", now "finetune"\)'):
         check_folder(folder, planned(recipe, over=["finetune.steps=3"], stages="finetune,eval"))
     (tmp_path / "other").mkdir()

@@ -85,6 +85,27 @@ def test_differences_use_the_seeds_that_both_arms_have():
     assert [note for note in said if note.startswith("2 seeds: with fewer than 5")]
 
 
+def test_few_pairs_have_no_bootstrap_interval_in_the_table():
+    many = {seed: 50.0 + seed**2 for seed in range(5)}
+    for reference, drawn in (({0: 49.0, 1: 49.5}, False), (dict.fromkeys(range(5), 49.0), True)):
+        document = make_report(results({"a": reference, "b": many}))
+        assert document["arms"][1]["difference"]["bootstrap"] is not None
+        assert bool(list(table_rows(document))[1][6]) == drawn
+
+
+def test_a_metric_of_a_later_job_is_not_called_unknown():
+    document = results({"a": {0: None}, "b": {0: None}})
+    for metric in ("macro_f1", "top1", "verb.top1"):
+        with pytest.raises(RecipeError, match=f"no seed of any arm has {metric} yet"):
+            make_report(document, metric=metric)
+
+
+def test_an_arm_without_results_does_not_count_as_no_seeds():
+    said = list(notes(make_report(results({"a": {0: 50.0, 1: 52.0}, "b": {0: None, 1: None}}))))
+    assert [note for note in said if note.startswith("2 seeds: ")]
+    assert not [note for note in said if note.startswith("0 seeds")]
+
+
 def test_equal_differences_are_named_instead_of_an_interval_without_width():
     document = make_report(results({"a": {0: 55.4, 1: 61.1345}, "b": {0: 55.5, 1: 61.2345}}))
     assert document["arms"][1]["difference"]["interval"] is None
@@ -130,6 +151,15 @@ def test_the_report_names_the_share_of_the_most_frequent_class(metric: str, shar
         for row in arm["seeds"]:
             row["metrics"] |= {"majority_top1": share, "verb.majority_top1": share}
     assert [note for note in notes(make_report(document)) if "frequent" in note] == expected
+
+
+def test_the_share_is_one_for_arms_with_other_numbers_of_seeds():
+    document = results({"a": {0: 50.0, 1: 55.0, 2: 60.0}, "b": {0: 51.0, 1: 58.0}})
+    for arm in document["arms"]:
+        for row in arm["seeds"]:
+            row["metrics"]["majority_top1"] = 90.9091
+    frequent = [note for note in notes(make_report(document)) if "frequent" in note]
+    assert frequent == ["the most frequent class is 90.9 % of the test videos"]
 
 
 def test_unknown_names_and_missing_results_are_refused():
@@ -204,3 +234,16 @@ def test_heights_keep_their_order_and_distance():
     assert moved == pytest.approx([0.5, 0.6, 0.7, 0.9])
     assert _apart([1.0, 1.0, 0.99], least=0.1) == pytest.approx([0.9, 1.0, 0.8])
     assert _apart([], least=0.1) == []
+
+
+def test_costs_that_only_the_rounding_of_steps_separates_are_drawn_as_one(tmp_path: Path):
+    document = make_report(results({name: {0: 50.0, 1: 52.0} for name in ("从头训练", "b", "c")}))
+    for arm, cost in zip(document["arms"], (79.41, 79.35, 79.38), strict=True):
+        arm["gmacs"] = cost
+    panel = Figure().subplots()
+    _draw_arms(panel, document["arms"], percent=True)
+    (tick,) = panel.get_xticklabels()
+    assert tick.get_text() == "79.38"
+    places = [float(bar.lines[0].get_xdata()[0]) for bar in panel.containers]
+    assert places == sorted(places)  # in the order of the arms
+    draw_report(tmp_path / "report.png", document)  # also the letters that matplotlib's font lacks

@@ -24,7 +24,7 @@ LINE: Any = {"arrowstyle": "-", "alpha": 0.4, "linewidth": 1, "relpos": (0, 0.5)
 HEIGHT: Final = 5.0  # inches, for up to FITTING labels
 FITTING: Final = 16
 NEAR: Final = 0.02  # our choice: arms whose costs differ by less of the range are drawn next to each other
-EQUAL: Final = 0.01  # our choice: costs that differ by less are those of equal GMACs, whose steps are rounded
+EQUAL: Final = 0.01  # our choice: costs that differ by less are drawn as one, because equal GMACs round steps
 APART: Final = 0.03  # of the range, between them
 WIDE_RATIO: Final = 20.0  # our choice: of the costs, from which the axis is logarithmic
 

@@ -1,6 +1,6 @@
 """One run of MLflow. The client is used directly: it has no active run that a second training would share.
 
-A training outlives its store: if a value cannot be written, a warning says so, and no further values are
+A training outlives its store: if a value cannot be written, a warning is shown, and no further values are
 written until the run is resumed.
 """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,15 @@ from small_runs import refused
 from typer.testing import CliRunner
 
 import everest
+from everest.config.recipe import recipe_for_run
+from everest.config.settings import Recipe
 from everest.models.mae import MaskedAutoencoder
+from everest.system.interrupted import has_not_started
+from everest.system.signals import Stopped
 from everest.system.weights import read_weights, state_hash
 from everest.tokenizer.targets import FrozenTokenizer
+from everest.train.run_options import RunOptions
+from everest.train.tokenizer_first import with_tokenizer
 from everest_cli.main import app
 
 SMALL = (
@@ -91,6 +98,34 @@ def test_a_run_moves_with_its_tokenizer(trained: Path, clip_files: Path, tmp_pat
         assert hash_of_tokenizer(moved) == before
     finally:
         (tmp_path / "gone").rename(trained)
+
+
+def test_a_tokenizer_that_was_trained_again_is_another(trained: Path, clip_files: Path, tmp_path: Path):
+    tokenizer = shutil.copytree(trained / "tokenizer", tmp_path / "tokenizer") / "model.safetensors"
+    named = ["--set", f"tokenizer.checkpoint={tokenizer}"]
+    run("pretrain", clip_files, "-o", tmp_path / "run", *named)
+    other = read_weights(tokenizer)
+    next(iter(other.tensors.values())).add_(1.0)
+    other.save(tokenizer)
+    small = [part for value in SMALL for part in ("--set", value)]
+    command = ["pretrain", "--recipe", "lvmae-demo", "--data", clip_files, "--gpus", "cpu", *small]
+    shown = refused(*command, "-o", tmp_path / "run", *named, code=2)
+    assert f"holds a run with another tokenizer than {tokenizer} is now" in shown
+
+
+def test_a_stopped_overwrite_leaves_no_run_that_would_be_resumed(trained: Path, clip_files, tmp_path: Path):
+    copied = shutil.copytree(trained, tmp_path / "copy")
+    recipe = recipe_for_run("lvmae-demo", data=str(clip_files), overrides=SMALL)
+    options = RunOptions(
+        command="pretrain", recipe_file="lvmae-demo", output=copied, overwrite=True, cpu=True
+    )
+
+    def stop(recipe: Recipe, options: RunOptions) -> None:
+        raise Stopped(signal.SIGTERM, "")
+
+    with pytest.raises(Stopped, match="resumes it"):
+        with_tokenizer(recipe, options, train=stop, notify=[].append)
+    assert has_not_started(copied)
 
 
 def test_a_run_without_a_tokenizer_is_another(trained: Path, clip_files: Path):

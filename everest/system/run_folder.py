@@ -103,23 +103,27 @@ class RunFolder:
         one_batch: bool = False,
         start: Mapping[str, Any] | None = None,
     ) -> None:
-        """Write the environment and the recipe: from now on this is a run folder.
-
-        The files of an earlier run are removed; any other file in the folder stays. The recipe goes first,
-        and the environment is replaced, not removed: after a kill at any moment, the folder is no run, but
-        its files are known to be a run's.
+        """Write the environment and the recipe: from now on this is a run folder. `clear` comes first.
 
         Args:
             start: the values of everest.system.run_init.
+        """
+        self.clear()
+        values = {**current_environment(), INIT: None, **(start or {}), PLAN: plan, ONE_BATCH: one_batch}
+        write_text(self.path / ENVIRONMENT, json_text(values, indent=2))
+        write_text(self.path / RECIPE, recipe_text)
+
+    def clear(self) -> None:
+        """Remove the files of an earlier run; any other file in the folder stays.
+
+        The recipe goes first, and the environment stays: after a kill at any moment, the folder is no run,
+        but its files are known to be a run's.
         """
         for name in OWN_FILES:
             if name != ENVIRONMENT:
                 (self.path / name).unlink(missing_ok=True)
         for state in self.state.glob("step-*"):
             state.unlink()
-        values = {**current_environment(), INIT: None, **(start or {}), PLAN: plan, ONE_BATCH: one_batch}
-        write_text(self.path / ENVIRONMENT, json_text(values, indent=2))
-        write_text(self.path / RECIPE, recipe_text)
 
     def environment(self) -> dict[str, Any]:
         """The values of env.json.

@@ -103,6 +103,14 @@ def check_output(path: Path, request: RunRequest, *, resume: bool, overwrite: bo
     return True
 
 
+def _used_tokenizer(run: RunFolder) -> str | None:
+    """The hash of the tokenizer that the model of a run is trained with; None if no weights state it."""
+    try:
+        return (read_header(run.weights).settings.get("tokenizer") or {}).get("sha256")
+    except CheckpointError:
+        return None
+
+
 def _check_same(path: Path, request: RunRequest) -> None:
     """Raise RecipeError if the run in `path` is not the requested one."""
     run, fix = RunFolder(path), "choose another folder, or use --overwrite"
@@ -122,14 +130,19 @@ def _check_same(path: Path, request: RunRequest) -> None:
     now = dict(_flat(recipe_values(request.recipe)))
     may_change = set(MAY_CHANGE)
     old_file, new_file = before.get(TOKENIZER_FILE), now.get(TOKENIZER_FILE)
-    if old_file not in (None, new_file) and new_file is not None and Path(new_file).is_file():
-        if run.weights.is_file():  # the tokenizer that the model is trained with, wherever it was before
-            used = read_header(run.weights).settings.get("tokenizer") or {}
-            same = used.get("sha256") == state_hash(read_weights(Path(new_file)).tensors)
+    if old_file is not None and new_file is not None and Path(new_file).is_file():
+        used = _used_tokenizer(run)
+        if used is not None:  # wherever it was before
+            same = used == state_hash(read_weights(Path(new_file)).tensors)
         else:  # not saved yet: it can only be known to be the run's own tokenizer
             same = is_own_tokenizer(old_file) and Path(new_file) == own_tokenizer(path).resolve()
         if same:
             may_change.add(TOKENIZER_FILE)
+        elif used is not None and old_file == new_file:
+            raise RecipeError(
+                f"--output {path}: holds a run with another tokenizer than {new_file} is now: restore it, or "
+                f"{fix}"
+            )
     for key in may_change:
         before[key] = now[key] = None
     differences = differing(before, now, most=SHOWN)

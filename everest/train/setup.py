@@ -9,6 +9,7 @@ from typing import Any
 import psutil
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from timm.utils.model_ema import ModelEmaV3
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
@@ -211,7 +212,8 @@ def _plan(
         budget = int(free * MEMORY_SHARE) - state_bytes
         if device.type == "cpu":
             budget = min(budget, CPU_BYTES)
-        largest = max(1, budget // bytes_per_clip)
+        # The same passes in all processes: they exchange gradients, and parts of weights, in each.
+        largest = min(gather_object([max(1, budget // bytes_per_clip)]))
     return plan_stage(stage, num_videos=videos["videos"], processes=processes, largest_micro_batch=largest)
 
 

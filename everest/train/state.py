@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from everest.errors import CheckpointError
 from everest.models.lora import merged
 from everest.system.host_copy import HostCopy
-from everest.system.run_folder import RunFolder
+from everest.system.run_folder import ENDED, RunFolder
 from everest.system.sharding import full_tensor
 from everest.system.weights import Weights
 from everest.system.weights_header import read_header
@@ -145,6 +145,7 @@ class TrainState:
             EnvironmentProblem: a state cannot be read.
         """
         run, step = self._run, 0
+        last = next((row["step"] for row in run.rows() if ENDED in row), steps)
         state = newest_state(run.state, notify=notify, check=self._check, accelerator=self._accelerator)
         if state is not None:
             step = state.step
@@ -152,11 +153,11 @@ class TrainState:
                 network.restore(state.tensors, source=str(run.state))
             if self._accelerator.scaler is not None and state.notes["scaler"]:
                 self._accelerator.scaler.load_state_dict(state.notes["scaler"])
-            is_done = step == steps
-            notify(f"all {steps} steps are done" if is_done else f"resuming after step {step} of {steps}")
+            is_done = step == last
+            notify(f"all {last} steps are done" if is_done else f"resuming after step {step} of {steps}")
         elif run.weights.is_file():
             step = read_header(run.weights).step
-            if step != steps:
+            if step != last:
                 raise CheckpointError(
                     f"{run.weights}: weights of step {step} of {steps}, but no state to resume from "
                     f"in {run.state}; --overwrite starts the run again"
@@ -168,7 +169,7 @@ class TrainState:
                     notify(f"{path.name} is kept as {set_aside(path).name}")
             run.rewind(step)
         self._accelerator.wait_for_everyone()
-        if step == steps and not _has_weights(run.weights, step):  # killed between the last state and weights
+        if step == last and not _has_weights(run.weights, step):  # killed between the last state and weights
             self.save_weights(run.weights, step)
         return step, state.notes if state is not None else None
 

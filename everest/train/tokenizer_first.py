@@ -9,7 +9,7 @@ from pathlib import Path
 from everest.checkpoints.load import find_weights
 from everest.config.settings import Recipe
 from everest.system.accelerator import decide_on_main, make_accelerator
-from everest.system.run_folder import TOKENIZER, default_folder, is_own_tokenizer, own_tokenizer
+from everest.system.run_folder import TOKENIZER, RunFolder, default_folder, is_own_tokenizer, own_tokenizer
 from everest.system.signals import Stopped
 from everest.train.run_options import RunOptions
 
@@ -85,6 +85,8 @@ def _train_tokenizer(
     path = own_tokenizer(output).resolve()
     with_path = replace(recipe, tokenizer=replace(recipe.tokenizer, checkpoint=str(path)))
     options.may_resume(with_path, output)  # before hours of training
+    if options.overwrite and accelerator.is_main_process:
+        RunFolder(output).clear()  # now: after a stop, a call without --overwrite would resume it
     notify(f"the recipe names no tokenizer: {own} is trained first, or its training is resumed")
     try:
         train(recipe, stage_options)

@@ -148,6 +148,8 @@ class Training:
                 if number or self.step_log.is_save_due or self._saves_here:
                     self.save()
                 if number and self.steps_done < self.plan.steps:
+                    self.state.finish()
+                    self.accelerator.wait_for_everyone()  # a process that has ended would end the others
                     saved = f"saved after step {self.steps_done} of {self.plan.steps}"
                     resume = f"the same command with --output {self.run.path} resumes from there"
                     raise Stopped(number, f"{signal.Signals(number).name}: {saved}; {resume}")

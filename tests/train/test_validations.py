@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,15 @@ def test_patience_ends_a_run_which_is_finished_then(tmp_path: Path, clip_files: 
     assert "(chance 50.0 %, best " in ended.stderr
     assert summarize(folder).state == "finished"
     called(*command)
+    assert RunFolder(folder).rows() == rows
+    last = weights(folder)
+    (folder / "model.safetensors").unlink()
+    called(*command)  # written again from the state
+    assert equal(weights(folder), last)
+    assert summarize(folder).state == "finished"
+    shutil.rmtree(folder / "state")
+    called(*command)
+    assert equal(weights(folder), last)
     assert RunFolder(folder).rows() == rows
 
 

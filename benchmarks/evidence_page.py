@@ -19,7 +19,7 @@ from claims import CLAIMS, Claim, without_interval
 from evidence_clips import Results, clips_claims, clips_table, sets_table
 from evidence_figures import draw_figures
 from measuring import markdown
-from run_evidence import CLIPS
+from run_evidence import CLIPS, PARTS
 
 from everest.sweep.metric_names import PROBE
 from everest.sweep.report import make_report
@@ -61,20 +61,22 @@ def lvmae_results() -> dict[str, Any]:
     }
 
 
-def filled(text: str, results: Results) -> str:
-    """The page with its tables."""
+def page_blocks(results: Results) -> dict[str, str]:
+    """The tables of the page, by the name of their block."""
     lvmae = lvmae_results()
-    blocks = {"claims": claims_table({**results, "lvmae": lvmae}), "claims-clips": clips_claims(results)}
+    blocks = dict.fromkeys(PARTS, "This part has not been run yet.")
+    blocks |= {"claims": claims_table({**results, "lvmae": lvmae}), "claims-clips": clips_claims(results)}
     blocks |= {"setup": setup_table(results), "sets": sets_table(results)}
     for part, document in results.items():
         blocks[part] = clips_table(document) if part in CLIPS else part_table(document)
     blocks["lvmae"] = _table(make_report(lvmae), without=("GMACs", "hours"))
-    blocks |= importance_tables(json.loads(IMPORTANCE.read_text()))
+    return blocks | importance_tables(json.loads(IMPORTANCE.read_text()))
 
-    def block(match: re.Match[str]) -> str:
-        return f"{match[1]}\n{blocks.get(match[2], 'This part has not been run yet.')}\n\n{match[3]}"
 
-    return BLOCK.sub(block, text)
+def filled(text: str, results: Results) -> str:
+    """The page with its tables."""
+    blocks = page_blocks(results)
+    return BLOCK.sub(lambda match: f"{match[1]}\n{blocks[match[2]]}\n\n{match[3]}", text)
 
 
 def claims_table(results: Results) -> str:

@@ -3,7 +3,7 @@
     python benchmarks/importance.py --videos VIDEOS
 
 VIDEOS has `clips.csv` with the columns path, source, group and split. The rank correlation is measured on
-real clips of each source; its interval is a bootstrap over groups (one recording or person). Composites
+real clips of each source; its interval is a bootstrap over groups, too narrow for few of them. Composites
 (`composites.py`) are made of test clips and have a known moving object: a token is on it if the object covers
 at least a quarter of its tubelet, or of the one before. OpenCV computes the flow (Farneback). The importance
 is that of pixels, as in `everest visualize-mask` without a checkpoint. `evidence_page.py` writes the tables.
@@ -110,7 +110,7 @@ def measure_composites(images: list[Path], objects: list[Path], count: int) -> l
     """For each camera and measure: the mean precision and recall of the kept tokens, and a cut's share."""
     rows = []
     for camera in CAMERAS:
-        rng = np.random.default_rng(SEED)  # the same scenes for each camera
+        rng = np.random.default_rng(SEED)  # the same scenes for each camera, except for shakes and cuts
         found: dict[str, list[list[float]]] = defaultdict(list)
         chance = []
         for _ in range(count):

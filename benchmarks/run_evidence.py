@@ -50,16 +50,17 @@ LABELED: Final = {  # sets of real clips, with their number of classes
 }
 SHAKEN: Final = {f"{name}{SUFFIX}": LABELED[name] for name in ("surveillance2", "weizmann10")}
 RENDERED: Final = (
-    *("methods", "methods-gmacs", "order", "distances", "keep-ratios", "frame-selection"),
-    *("other-encoders", "frames", "frames-steps", "steps"),
+    *("methods", "methods-visible", "methods-gmacs", "order", "distances", "keep-ratios"),
+    *("frame-selection", "other-encoders", "frames", "frames-steps", "steps"),
 )
 LVMAE: Final = "lvmae-few"  # on the videos of LVMAE's demo; its arms share a tokenizer
 ON_FIVE_SETS: Final = (
     *("methods-clips", "methods-clips-gmacs", "steps-clips", "order-clips", "distances-clips"),
-    *("keep-ratios-clips", "frame-selection-clips", "frames-clips", "other-encoders-clips"),
+    *("keep-ratios-clips", "frame-selection-clips", "other-encoders-clips"),
 )
+LONG: Final = {name: LABELED[name] for name in LABELED if name != "cameramotion8"}  # its clips have 24 frames
 # Parts on real clips, whose arms are repeated for each labeled set.
-CLIPS: Final = dict.fromkeys(ON_FIVE_SETS, LABELED) | {"camera-clips": LABELED | SHAKEN}
+CLIPS: Final = dict.fromkeys(ON_FIVE_SETS, LABELED) | {"frames-clips": LONG, "camera-clips": LABELED | SHAKEN}
 SUBFOLDERS: Final = dict.fromkeys(CLIPS, "clips") | {LVMAE: LVMAE}  # of videos; other parts: rendered
 PARTS: Final = (*RENDERED, LVMAE, *CLIPS)
 TIMED: Final = "steps"  # its hours are compared, so nothing else may run meanwhile, and it shares no runs
@@ -102,8 +103,7 @@ def run(
     runs = folder / "runs" / root.name  # parts on the same videos share their runs
     if part == TIMED and not quick:
         runs = runs.with_name(part)
-    file = FILES / f"{part}.yaml"
-    sweep = read_yaml(file.read_text(), str(file))
+    sweep = sweep_of(part)
     if of_clips:
         sweep["arms"] = of_every_set(sweep["arms"], sets)
         sweep["against"] += f", {sets[0]}"
@@ -112,10 +112,9 @@ def run(
     if part == LVMAE:
         checkpoint = train_tokenizer(folder, FILES / sweep["recipe"], quick=quick)
         options = [*options, "--set", f"tokenizer.checkpoint={checkpoint}"]
-    if of_clips or quick:
-        file = folder / file.name
-        sweep["recipe"] = str(FILES / sweep["recipe"])
-        file.write_text(write_yaml(sweep))
+    sweep["recipe"] = str(FILES / sweep["recipe"])
+    file = folder / f"{part}.yaml"
+    file.write_text(write_yaml(sweep))
     everest("sweep", file, "--data", root, "-o", runs, *options)
     unlabeled = RESTING if part == "frame-selection" else "pretrain"
     prefixes = {f"{name}_": f"{name} " for name in sets} if of_clips else {"": ""}
@@ -129,6 +128,18 @@ def run(
         "machine": machine(),
         **json.loads((runs / "results.json").read_text()),
     }
+
+
+def sweep_of(part: str) -> dict[str, Any]:
+    """The sweep of a part, whose file may name another file for its arms."""
+    sweep: dict[str, Any] = _read(f"{part}.yaml")
+    if isinstance(sweep["arms"], str):
+        sweep["arms"] = _read(sweep["arms"])["arms"]
+    return sweep
+
+
+def _read(name: str) -> Any:
+    return read_yaml((FILES / name).read_text(), name)
 
 
 def of_every_set(arms: dict[str, Any], sets: Sequence[str]) -> dict[str, Any]:

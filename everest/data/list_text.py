@@ -27,7 +27,7 @@ _NO_TEXT: Final = re.compile("[\0\ud800-\udfff]")  # NUL, or a byte that is not 
 LONGEST_SHOWN: Final = 60  # characters of a line that a message repeats
 # With the characters to remove from both ends of a line: the first or last cell of a sheet may be empty.
 _SEPARATORS: Final = (("\t", None), ("\t", " "), (",", None), (" ", None))
-_OF_SHEETS: Final = ((";", " "),)  # where a comma separates decimals; for a list with a header only
+_OF_SHEETS: Final = (";", " ")  # where a comma separates decimals; for a list with a header only
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,22 +116,30 @@ def shown(line: str) -> str:
 
 def _split(file: Location, lines: Sequence[tuple[int, str]]) -> list[list[str]]:
     """Returns the fields of all lines, split by a separator that gives each line equally many, at least 2."""
-    candidates = []
-    in_sheet = is_header([field.strip() for field in lines[0][1].split(";")]) and ";" in lines[0][1]
-    for separator, ends in _OF_SHEETS if in_sheet else _SEPARATORS:
-        rows = []
-        for number, line in lines:
-            try:
-                (fields,) = csv.reader([line.strip(ends)], delimiter=separator, skipinitialspace=True)
-            except csv.Error as error:  # a field of more than 131072 characters
-                raise DataError(
-                    f"{file}:{number}: {error}; a line is `path label`, this is {shown(line)}"
-                ) from error
-            rows.append([field.strip() for field in fields])
-        candidates.append(rows)
+    separators: Sequence[tuple[str, str | None]] = _SEPARATORS
+    if ";" in lines[0][1]:
+        (names,) = _parse(file, lines[:1], *_OF_SHEETS)
+        separators = (_OF_SHEETS,) if len(names) > 1 and is_header(names) else _SEPARATORS
+    candidates = [_parse(file, lines, separator, ends) for separator, ends in separators]
     even = [rows for rows in candidates if len(set(map(len, rows))) == 1]
     wide = [rows for rows in even if len(rows[0]) > 1]
     # A comma may be part of every path of a list: a separator after which a number is left is preferred.
     numbered = [rows for rows in wide if rows[-1][-1].isdigit()]
     uneven = [rows for rows in candidates if any(len(fields) > 1 for fields in rows)]
     return next(iter(numbered + wide + uneven + candidates))
+
+
+def _parse(
+    file: Location, lines: Sequence[tuple[int, str]], separator: str, ends: str | None
+) -> list[list[str]]:
+    """Returns the fields of lines; `ends` are the characters to remove from both ends of a line."""
+    rows = []
+    for number, line in lines:
+        try:
+            (fields,) = csv.reader([line.strip(ends)], delimiter=separator, skipinitialspace=True)
+        except csv.Error as error:  # a field of more than 131072 characters
+            raise DataError(
+                f"{file}:{number}: {error}; a line is `path label`, this is {shown(line)}"
+            ) from error
+        rows.append([field.strip() for field in fields])
+    return rows

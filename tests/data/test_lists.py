@@ -453,6 +453,15 @@ def test_a_sheet_with_a_class_column_is_a_list(root, separator):
     )
 
 
+def test_a_quoted_header_may_be_separated_by_semicolons(root):
+    text = '"";"path";"label"\n"1";"a.mp4";"walk; slow"\n"2";"b.mp4";"run"\n'  # as R's write.csv2 writes it
+    found = read(root, text)
+    assert short(found, root) == [("a.mp4", 1), ("b.mp4", 0)]
+    assert found.class_names == ("run", "walk; slow")
+    assert found.notice == f"{root}/train.csv: ignored columns: column 1"
+    assert short(read(root, '"path";"label"\n"a.mp4";1\n"b.mp4";0\n'), root) == [("a.mp4", 1), ("b.mp4", 0)]
+
+
 def test_further_columns_of_a_list_are_ignored_with_a_notice(root):
     found = read(root, "path,label,animal\na.mp4,0,m3\nb.mp4,1,m4\n")
     assert short(found, root) == [("a.mp4", 0), ("b.mp4", 1)]

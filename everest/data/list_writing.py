@@ -103,8 +103,8 @@ def names_needed(names: Sequence[str]) -> Sequence[str]:
 
 
 def names_to_write(names: Sequence[str]) -> Sequence[str]:
-    """Returns the class names if a list can use them as labels; none if one would be read as a number."""
-    return () if any(is_number_like(name) and not is_integer(name) for name in names) else names
+    """Returns the class names if a list needs them or can use them as labels; none if one is a decimal."""
+    return names_needed(names) or (() if any(map(is_number_like, names)) else names)
 
 
 def refuse_existing(

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from prepare_commands import everest, rows_of, touch
 
 from everest.data.sample import Sample
+from everest.data.samples import read_samples
 from everest.prepare.assignment import assign
 from everest.prepare.data_facts import data_section
 from everest.prepare.groups import grouping
@@ -331,6 +332,19 @@ def test_classes_with_names_of_numbers_keep_their_file(tmp_path):
     everest("prepare", "split", tmp_path)
     assert data_section(str(tmp_path))["classes"] == "classes.txt"
     assert rows_of(tmp_path / "val.csv", tmp_path)
+
+
+def test_classes_named_by_integers_and_decimals_are_read_back(tmp_path):
+    names = ("0.5", "1", "1.5", "2")
+    touch(tmp_path, *(f"{name}/{number}.mp4" for name in names for number in range(10)))
+    everest("prepare", "split", tmp_path)
+    assert (tmp_path / "classes.txt").read_text().split() == list(names)
+    assert data_section(str(tmp_path))["classes"] == "classes.txt"
+    for part in ("train", "val", "test"):
+        found = read_samples(tmp_path / f"{part}.csv", root=tmp_path, classes=names)
+        assert found.samples
+        for sample in found.samples:
+            assert sample.labels == (names.index(Path(sample.path).parent.name),)
 
 
 def test_nothing_is_replaced(ucf_names):

@@ -43,6 +43,13 @@ class Copy:
     source: Source
     row: ListedSample
 
+    @property
+    def scope(self) -> Hashable:
+        """Rows are compared if this is equal: the segment and, for pre-training, the list."""
+        sample = self.row.sample
+        own_list = self.source.path if self.source.pretrains else None
+        return sample.start, sample.end, sample.start_frame, sample.end_frame, own_list
+
 
 @dataclass(frozen=True, kw_only=True)
 class Duplicate:
@@ -94,9 +101,7 @@ def find_duplicates(sources: Sequence[Source], inspections: Mapping[str, Inspect
             sample = copy.row.sample
             key = key_of(sample, inspections[sample.path])
             if key is not None:
-                segment = (sample.start, sample.end, sample.start_frame, sample.end_frame)
-                own_list = copy.source.path if copy.source.pretrains else None
-                groups.setdefault((key, segment, own_list), []).append(copy)
+                groups.setdefault((key, copy.scope), []).append(copy)
         duplicates += [Duplicate(kind=kind, copies=group) for group in groups.values() if len(group) > 1]
         repeated = {id(copy) for group in groups.values() for copy in group[1:]}
         copies = [copy for copy in copies if id(copy) not in repeated]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 
 from everest.data.list_text import read_lines
 from everest.data.list_writing import write_lines, write_list
-from everest.prepare.check import Check
+from everest.prepare.check import Check, Copy
 from everest.prepare.sources import Source
 
 
@@ -33,13 +33,15 @@ def write_clean_lists(check: Check, *, names: Sequence[str]) -> list[Path]:
         for row in source.rows
         if row.problem is not None or row.sample.path in check.bad or row.sample.video_id in check.bad
     }
-    order = {id(source): number for number, source in enumerate(check.sources)}
-    for duplicate in check.duplicates:
-        copies = [copy for copy in duplicate.copies if id(copy.row) not in dropped]
-        if copies and duplicate.kind != "frames":
-            last = max(copies, key=lambda copy: order[id(copy.source)]).source
-            first = next(copy for copy in copies if copy.source is last)
-            dropped |= {id(copy.row) for copy in copies if copy is not first}
+    groups: dict[Hashable, list[Copy]] = {}  # rows with the same bytes, in the order of the lists
+    for source in check.sources:
+        for row in source.rows:
+            if id(row) not in dropped:
+                copy, path = Copy(source, row), row.sample.path
+                groups.setdefault((check.inspections[path].content or path, copy.scope), []).append(copy)
+    for copies in groups.values():
+        first = next(copy for copy in copies if copy.source is copies[-1].source)
+        dropped |= {id(copy.row) for copy in copies if copy is not first}
     written = []
     for source in check.sources:
         kept = [row for row in source.rows if id(row) not in dropped]

@@ -272,6 +272,26 @@ def test_cleaned_lists_lose_bad_rows_and_training_what_is_tested(videos: Path, t
     )
 
 
+def test_cleaned_lists_keep_no_copy_of_a_test_video_that_another_list_names_too(videos: Path, tmp_path: Path):
+    shutil.copy(videos / "clip0.mp4", videos / "copy.mp4")
+    (videos / "train.csv").write_text("clip0.mp4 0\ncopy.mp4 0\nclip1.mp4 1\n")
+    (videos / "test.csv").write_text("clip0.mp4 0\n")
+    check(videos / "train.csv", videos / "test.csv", "--fix", output=tmp_path / "out", code=4)
+    assert (videos / "train.clean.csv").read_text() == "clip1.mp4 1\n"
+    assert not (videos / "test.clean.csv").exists()
+
+
+def test_of_three_lists_with_a_video_only_the_last_keeps_it(videos: Path, tmp_path: Path):
+    shutil.copy(videos / "clip0.mp4", videos / "copy.mp4")
+    lists = [videos / f"{name}.csv" for name in ("train", "val", "test")]
+    for number, (file, name) in enumerate(zip(lists, ("clip0", "clip0", "copy"), strict=True), start=1):
+        file.write_text(f"{name}.mp4 0\nclip{number}.mp4 1\n")
+    check(*lists, "--fix", output=tmp_path / "out", code=4)
+    assert (videos / "train.clean.csv").read_text() == "clip1.mp4 1\n"
+    assert (videos / "val.clean.csv").read_text() == "clip2.mp4 1\n"
+    assert not (videos / "test.clean.csv").exists()
+
+
 def test_a_cleaned_list_of_class_folders_names_the_classes(tmp_path: Path, clip_files: Path):
     for number, name in enumerate(["run", "walk", "run"]):
         (tmp_path / "set" / name).mkdir(parents=True, exist_ok=True)

@@ -21,7 +21,6 @@ from everest.prepare.encode_settings import EncodeSettings
 from everest.prepare.examine import damage
 from everest.system.files import write_atomically
 from everest.system.storage import Location
-from everest.video.file import inspect_video
 from everest.video.folders import images_in
 from everest.video.reader import image_folder, probe, read_image, resized_frames
 from everest.video.source import Video, as_video, video_version
@@ -84,11 +83,12 @@ def _write(video: Video, part: Path, settings: EncodeSettings, mark: dict[str, A
     rate = Fraction(info.fps or FPS_OF_IMAGES).limit_denominator(LARGEST_RATE)
     folder = image_folder(video)
     breaks: list[int] = []
+    shown: list[float | None] = []
     if folder:
         timed_frames = _image_frames(folder, settings.short_side)
     else:
         size = encoded_size(info.height, info.width, settings.short_side)
-        timed_frames = resized_frames(video, size, rate, damages=breaks)
+        timed_frames = resized_frames(video, size, rate, damages=breaks, shown=shown)
     with closing(timed_frames) as frames:
         written = write_timed_frames(
             part,
@@ -100,10 +100,8 @@ def _write(video: Video, part: Path, settings: EncodeSettings, mark: dict[str, A
             comment=json.dumps(mark),
         )
     if not folder:
-        opening = inspect_video(video)
-        times = opening.index.times
-        last = float(times[-1]) / opening.second if times.size and not opening.index.by_decode_stamp else 0.0
-        reason = damage(video, frames=written, expected=opening.info.frames, breaks=breaks, last=last)
+        last = shown[-1] if shown else None
+        reason = damage(video, frames=written, expected=info.frames, breaks=breaks, last=last)
         if reason:
             raise VideoError(video, reason)
     with closing(decode_frames(part)) as frames:

@@ -75,13 +75,14 @@ def _video(path: Path, blank: Inspection) -> Inspection:
         content = hashlib.file_digest(file, _digest).hexdigest()
     opening = inspect_video(path)
     damages: list[int] = []
-    count, first, last = 0, [], 0.0
+    count, first = 0, []
+    last: float | None = None
     with closing(decode_frames(path, damages=damages)) as frames:
         for frame in frames:
             with decoder_errors(path):
                 if count < COMPARED:
                     first.append(frame.to_ndarray(format="rgb24"))
-                last = frame.time or 0.0
+                last = frame.time
             count += 1
     return replace(
         blank,
@@ -113,19 +114,23 @@ def _hash_frames(frames: Sequence[NDArray[np.uint8]]) -> str | None:
     return _digest(b"".join(frame.tobytes() for frame in frames)).hexdigest()
 
 
-def damage(video: Video, *, frames: int, expected: int, breaks: Sequence[int], last: float) -> str | None:
+def damage(
+    video: Video, *, frames: int, expected: int, breaks: Sequence[int], last: float | None
+) -> str | None:
     """Describe the damage of a file that was decoded from its first frame on; None if there is none.
 
     Args:
         frames: the number of decoded frames.
         expected: the number of frames in the file's packets.
         breaks: the packets at which decoding ended (`damages` of `decode_frames`).
-        last: the time of the last frame in seconds.
+        last: the time of the last frame in seconds; None: not known.
     """
     if frames < expected:
         return f"damaged: {frames} of {expected} frames can be decoded"
     if breaks:
         return f"damaged: breaks off after {frames} frames"
+    if last is None:
+        return None
     promised = declared_seconds(video)
     if promised - last > max(CUT_SECONDS, CUT_SHARE * promised):
         return f"damaged: ends after {last:.1f} of {promised:.1f} s"

@@ -123,13 +123,14 @@ def frames_in_order(path: str | Video, ids: Iterable[int], *, channels: int = 3)
 
 
 def resized_frames(
-    path: Video, size: tuple[int, int], rate: Fraction, *, damages: list[int]
+    path: Video, size: tuple[int, int], rate: Fraction, *, damages: list[int], shown: list[float | None]
 ) -> Generator[TimedFrame]:
     """Yield all frames of a file up to the first damage, upright and scaled to `size` (H, W), from time 0.
 
     Args:
         rate: frames per second if the file has no display times.
         damages: receives the number of the packet whose damage ended the reading.
+        shown: receives the time of each frame in the file, in seconds; None: not known.
     """
     video = inspect_video(path)
     height, width = size[::-1] if video.quarter_turns % 2 else size  # before the rotation
@@ -145,6 +146,7 @@ def resized_frames(
                 scaled = scaler.reformat(
                     frame, width, height, "rgb24", interpolation=Interpolation.BICUBIC, threads=1
                 ).to_ndarray()
+            shown.append(frame.time)
             pixels = np.ascontiguousarray(np.rot90(scaled, video.quarter_turns))
             if stamped and frame.pts is not None and frame.time_base is not None:
                 yield TimedFrame(pixels, frame.pts - int(times[0]), frame.time_base)

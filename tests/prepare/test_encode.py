@@ -13,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -347,3 +348,24 @@ def test_a_video_that_breaks_off_is_no_shorter_video(shared: Path, tmp_path: Pat
     assert result.exit_code == 4
     assert "breaks off after 154 frames" in (tmp_path / "out" / "bad_videos.csv").read_text()
     assert not list((tmp_path / "out").rglob("*.mp4"))
+
+
+@pytest.mark.skipif("libvpx" not in av.codecs_available, reason="PyAV has no VP8 encoder")
+def test_webm_of_vp8_is_encoded_only_if_it_is_complete(tmp_path: Path):
+    """The index of such a file has no times, but its frames do."""
+    source = tmp_path / "in" / "clip.webm"
+    source.parent.mkdir()
+    rng = np.random.default_rng(0)
+    with av.open(str(source), "w") as container:
+        stream = container.add_stream("libvpx", rate=8)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for noise in rng.integers(0, 256, (24, 48, 64, 3), dtype=np.uint8):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(noise, format="rgb24")))
+        container.mux(stream.encode(None))
+    assert inspect_video(source).index.times.size == 0
+    everest(source.parent, "-o", tmp_path / "out")
+    assert probe(tmp_path / "out" / "clip.mp4").frames == 24
+    content = source.read_bytes()
+    source.write_bytes(content[: len(content) // 2])
+    (shown,) = summary(source.parent, "-o", tmp_path / "cut", code=4)["failed"]
+    assert "damaged: ends after" in shown["reason"]

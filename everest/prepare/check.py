@@ -141,7 +141,7 @@ class Check:
             "ok": len(good),
             "bad": [{"path": path, "reason": reason} for path, reason in self.bad.items()],
             "frames": spread([inspection.frames for inspection in good]),
-            "seconds": spread([inspection.seconds for inspection in good if inspection.seconds is not None]),
+            "seconds": spread([inspection.length for inspection in good if inspection.length is not None]),
             "duplicates": [duplicate.to_dict() for duplicate in self.duplicates],
             "leaks": len(self.leaks),
             "labels": list(self.labels),
@@ -188,11 +188,11 @@ def check_sources(
     for sample in (row.sample for source in sources for row in source.rows):
         result = inspections[sample.path]
         if result.reason is None:
-            frames = num_frames(sample, result.frames, result.seconds)
+            frames = num_frames(sample, result.frames, result.length)
             if frames <= 0:
-                has = f"{result.frames} frames" + (f" in {result.seconds:.2f} s" if result.seconds else "")
+                has = f"{result.frames} frames" + (f" in {result.length:.2f} s" if result.length else "")
                 bad[sample.video_id] = f"the segment is outside the video, which has {has}"
-            elif span and (counted := _counted(sample, result, fps)) < span:
+            elif span and (counted := num_frames(sample, result.frames, result.length, fps)) < span:
                 short[sample.video_id] = counted
     trained = next((source for source in sources if source.path == training), None)
     trained = trained or training_source(sources)
@@ -210,14 +210,6 @@ def check_sources(
         short=short,
         duplicates=find_duplicates(sources, inspections),
     )
-
-
-def _counted(sample: Sample, inspection: Inspection, fps: float | None) -> int:
-    """The frames of a sample, as a clip counts them."""
-    seconds = inspection.duration or inspection.seconds
-    if fps is None or seconds is None:
-        return num_frames(sample, inspection.frames, inspection.seconds)
-    return num_frames(sample, inspection.frames, seconds, fps)
 
 
 def _inspect(

@@ -37,12 +37,17 @@ class Inspection:
     size: int = 0  # bytes; with `modified`, identifies the version of the file
     modified: int = 0  # nanoseconds since 1970
     frames: NonNegativeInt = 0
-    seconds: FiniteFloat | None = None  # None: a folder of images
+    seconds: FiniteFloat | None = None  # at the nominal frame rate; None: a folder of images
     duration: FiniteFloat | None = None  # seconds until the last frame ends; None: unknown, or no video
     content: str | None = None  # hash of the bytes
     beginning: str | None = None  # hash of the first frames; None if each is of a single color
     reason: InstanceOf[str] | None = None  # why it cannot be used
     lasting: bool = True  # whether decoding the same file again would give the same result
+
+    @property
+    def length(self) -> float | None:
+        """Seconds, by the times of the frames if known, else at the nominal rate; None: images."""
+        return self.seconds if self.duration is None else self.duration
 
     def is_current(self) -> bool:
         """Whether the file is still the one that was decoded, and the result still holds."""

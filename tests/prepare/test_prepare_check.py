@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -148,6 +149,26 @@ def test_parts_of_one_video_are_no_copies_and_have_to_be_inside(videos: Path, tm
     assert [(row["path"], row["reason"]) for row in result["bad"]] == [
         (f"{videos}/clip1.mp4#5.0s-6.0s", "the segment is outside the video, which has 32 frames in 2.00 s")
     ]
+
+
+def test_segments_are_compared_with_the_times_of_the_frames_not_the_nominal_rate(tmp_path: Path):
+    with av.open(str(tmp_path / "a.mkv"), "w") as container:
+        stream = container.add_stream("libx264", rate=30)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 30)
+        for number in range(30):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 8 * number, np.uint8), format="rgb24")
+            frame.pts, frame.time_base = 2 * number, Fraction(1, 30)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    (tmp_path / "train.csv").write_text("path,label,start,end\na.mkv,0,0,1\na.mkv,1,1.2,1.8\n")
+    result = check(tmp_path / "train.csv", "--fix", output=tmp_path / "out")
+    assert (result["bad"], result["frames"]["max"]) == ([], 30)
+    assert result["seconds"]["max"] == pytest.approx(2.0, abs=0.05)
+    assert not (tmp_path / "train.clean.csv").exists()
+    (tmp_path / "train.csv").write_text("path,label,start,end\na.mkv,0,0,1\na.mkv,1,2.2,2.8\n")
+    result = check(tmp_path / "train.csv", output=tmp_path / "out", code=4)
+    assert re.search(r"outside the video, which has 30 frames in (1\.97|2\.00) s", result["bad"][0]["reason"])
 
 
 def test_videos_shorter_than_the_clip_of_the_recipe_are_reported(videos: Path, tmp_path: Path):

@@ -6,6 +6,7 @@ source's, starting at 0, so that a segment in frames or in seconds means the sam
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Generator
 from contextlib import closing, suppress
@@ -20,10 +21,10 @@ from PIL import Image
 from everest.prepare.encode_settings import EncodeSettings
 from everest.prepare.examine import damage
 from everest.system.files import write_atomically
-from everest.system.storage import Location
+from everest.system.storage import Location, parse_location
 from everest.video.folders import images_in
 from everest.video.reader import image_folder, probe, read_image, resized_frames
-from everest.video.source import Video, as_video, video_version
+from everest.video.source import Video, video_version
 from everest.video.stream import VideoError, as_video_error, decode_frames
 from everest.video.writer import TimedFrame, read_comment, write_timed_frames
 
@@ -31,6 +32,8 @@ FPS_OF_IMAGES: Final = 25  # as everest.video.file assumes if the rate is unknow
 LARGEST_RATE: Final = 1001  # denominator: 30000/1001 is the most uneven rate in use
 _MAKER: Final = "everest prepare encode"
 _SOURCE_BYTES: Final = "source_bytes"
+_SOURCE: Final = "source"  # hash of its path; files of earlier versions of the program have none
+_VERSION: Final = "version"  # of the source, as `video_version` reports it; also not in earlier versions
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,23 +50,35 @@ def encode_video(source: str, target: Path, settings: EncodeSettings, *, overwri
     """Encode a video, unless an earlier call has encoded it to `target` with the same settings.
 
     Raises:
-        VideoError: not all frames can be decoded, or `target` is a file that no earlier call wrote.
+        VideoError: not all frames can be decoded, or `target` is a file that no earlier call wrote, or
+            one of another video.
         EnvironmentProblem: the file cannot be written.
     """
-    video = as_video(source)
+    video = parse_location(source)
     with as_video_error(video):
         folder = image_folder(video)
         files = [video] if folder is None else images_in(folder)
-        size = sum(video_version(file)[0] for file in files)
-    mark = {"by": _MAKER, **asdict(settings), _SOURCE_BYTES: size}  # kept in the file
+        versions = [video_version(file) for file in files]
+        place = hashlib.sha256(str(video.resolve()).encode(errors="surrogateescape")).hexdigest()[:16]
+    size = sum(number for number, _ in versions)
+    version = max((text for _, text in versions), default="")
+    by_settings = {"by": _MAKER, **asdict(settings)}
+    mark = {**by_settings, _SOURCE_BYTES: size, _VERSION: version, _SOURCE: place}  # kept in the file
     if target.exists():
         if isinstance(video, Path) and target.samefile(video):
             raise VideoError(video, "would be written over itself; choose another --output")
         earlier: Any = None  # the mark in the file; not all comments are JSON
         with suppress(ValueError):
             earlier = json.loads(read_comment(target))
-        if earlier == mark and not overwrite:
-            return EncodedFile(target, False, size, target.stat().st_size)
+        if isinstance(earlier, dict) and earlier.items() >= by_settings.items() and not overwrite:
+            if earlier.get(_SOURCE_BYTES) == size and earlier.get(_VERSION, version) == version:
+                return EncodedFile(target, False, size, target.stat().st_size)
+            if earlier.get(_SOURCE, place) != place:
+                raise VideoError(
+                    video,
+                    f"{target} is the encoded file of another video; choose another --output, or use "
+                    "--overwrite",
+                )
         if not (isinstance(earlier, dict) and earlier.get("by") == _MAKER) and not overwrite:
             raise VideoError(video, f"{target} is there and not by this command; use --overwrite")
     write_atomically(target, lambda part: _write(video, part, settings, mark))

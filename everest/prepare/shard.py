@@ -74,7 +74,7 @@ class ShardPlan:
     folder: Path
     stem: str
     parts: tuple[tuple[ShardEntry, ...], ...]
-    fingerprint: str  # of the lines, the sizes and the limits
+    fingerprint: str  # of the lines, the versions of the videos and the limits
 
     @property
     def index(self) -> Path:
@@ -98,16 +98,17 @@ def plan_shards(source: SourceList, output: Path, *, max_bytes: int, max_count: 
     Raises:
         DataError: a video cannot be read, or is a folder of images.
     """
-    entries = []
+    entries, versions = [], []
     for number, (path, rows) in enumerate(source.paths().items()):
         video = source.video(path)
         with as_data_error(video):
             if image_folder(video):
                 raise DataError(f"{video}: a folder of images; `everest prepare encode` makes a video of it")
-            size, _ = video_version(video)
+            size, changing = video_version(video)
         if size < 0:
             raise DataError(f"{video}: its storage does not report sizes; copy the videos here first")
         entries.append(ShardEntry(f"{number:09d}", path, video, size, tuple(rows)))
+        versions.append((size, changing))
     parts: list[list[ShardEntry]] = []
     room = 0
     for entry in entries:
@@ -116,7 +117,7 @@ def plan_shards(source: SourceList, output: Path, *, max_bytes: int, max_count: 
             room = max_bytes
         parts[-1].append(entry)
         room -= entry.size
-    facts = [source.rows, [entry.size for entry in entries], max_bytes, max_count]
+    facts = [source.rows, versions, max_bytes, max_count]
     fingerprint = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
     return ShardPlan(output, source.stem, tuple(map(tuple, parts)), fingerprint)
 
@@ -157,8 +158,8 @@ def write_shards(
                 break
         if not overwrite and saved != plan.fingerprint and (saved or plan.existing()):
             raise RecipeError(
-                f"--output {output}: holds shards of another {plan.stem}, or of other sizes; "
-                "choose another folder, or use --overwrite"
+                f"--output {output}: holds shards of another {plan.stem}, or of other sizes or versions of "
+                "the videos; choose another folder, or use --overwrite"
             )
         if overwrite or saved is None:
             for file in (plan.index, *plan.existing()):

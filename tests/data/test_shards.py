@@ -226,6 +226,16 @@ def test_other_lists_share_a_folder_and_other_contents_are_refused(videos: Path,
     assert "holds other files (thesis.txt)" in error
 
 
+def test_shards_of_a_video_that_changed_are_not_kept(videos: Path, index: Path):
+    video = videos / "clip0.mp4"
+    content = bytearray(video.read_bytes())
+    content[-1] ^= 1
+    video.write_bytes(content)
+    os.utime(video, ns=(0, 0))
+    _, error = everest(videos / "train.csv", "-o", index.parent, "--count", 2, code=2)
+    assert "or of other sizes or versions of the videos" in error
+
+
 def test_shards_without_an_index_are_not_replaced(videos: Path, index: Path):
     index.unlink()
     (index.parent / "other.index.json").write_text("{}")

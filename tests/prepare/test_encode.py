@@ -26,7 +26,7 @@ from everest.prepare.encode import JobShare, poor_gain
 from everest.prepare.encoding import EncodedFile, encoded_size
 from everest.video.file import inspect_video
 from everest.video.reader import frames_between, probe, read_frames
-from everest.video.writer import write_video
+from everest.video.writer import read_comment, write_video
 from everest_cli.main import app
 
 SIZES = st.integers(1, 5000)
@@ -190,6 +190,62 @@ def test_a_source_that_changed_is_encoded_again(videos: Path, tmp_path: Path):
     shutil.copy(videos / "clip1.mp4", videos / "clip0.mp4")
     assert summary(videos, "-o", tmp_path / "out")["encoded"] == 1
     assert torch.equal(*(read_frames(tmp_path / "out" / f"clip{i}.mp4", range(32)) for i in (0, 1)))
+
+
+def with_mark(file: Path, mark: dict) -> None:
+    """Write the same video with another comment."""
+    with av.open(str(file)) as old, av.open(str(file.with_suffix(".new.mp4")), "w") as new:
+        new.metadata["comment"] = json.dumps(mark)
+        stream = new.add_stream_from_template(old.streams.video[0])
+        for packet in old.demux(old.streams.video[0]):
+            if packet.dts is not None:
+                packet.stream = stream
+                new.mux(packet)
+    file.with_suffix(".new.mp4").replace(file)
+
+
+@pytest.mark.parametrize("padding", [0, 8])  # the sizes are equal, or not
+def test_the_file_of_another_video_of_the_same_name_is_not_replaced(
+    videos: Path, tmp_path: Path, padding: int
+):
+    for number, day in enumerate(("day1", "day2"), start=1):
+        (tmp_path / day).mkdir()
+        shutil.copy(videos / f"clip{number}.mp4", tmp_path / day / "a.mp4")
+    sizes = [(tmp_path / day / "a.mp4").stat().st_size for day in ("day1", "day2")]
+    for day, size in zip(("day1", "day2"), sizes, strict=True):
+        extra = max(sizes) - size + (padding if day == "day2" else 0)
+        with (tmp_path / day / "a.mp4").open("ab") as file:
+            file.write(bytes(extra))  # ignored by decoders
+    os.utime(tmp_path / "day2" / "a.mp4", ns=(0, 0))  # the clock of files may be coarse
+    (tmp_path / "day1" / "train.csv").write_text("a.mp4 0\n")
+    (tmp_path / "day2" / "test.csv").write_text("a.mp4 0\n")
+    everest(tmp_path / "day1" / "train.csv", "-o", tmp_path / "small")
+    before = (tmp_path / "small" / "a.mp4").read_bytes()
+    (failed,) = summary(tmp_path / "day2" / "test.csv", "-o", tmp_path / "small", code=4)["failed"]
+    assert failed["path"] == str(tmp_path / "day2" / "a.mp4")
+    target = tmp_path / "small" / "a.mp4"
+    assert failed["reason"] == (
+        f"{target} is the encoded file of another video; choose another --output, or use --overwrite"
+    )
+    assert target.read_bytes() == before
+    everest(tmp_path / "day2" / "test.csv", "-o", tmp_path / "small", "--overwrite")
+    assert target.read_bytes() != before
+
+
+def test_a_source_of_the_same_size_that_changed_is_encoded_again(videos: Path, tmp_path: Path):
+    everest(videos, "-o", tmp_path / "out")
+    os.utime(videos / "clip0.mp4", ns=(0, 0))
+    assert summary(videos, "-o", tmp_path / "out")["encoded"] == 1
+
+
+def test_files_of_a_folder_that_moved_or_of_an_earlier_version_are_kept(videos: Path, tmp_path: Path):
+    everest(videos, "-o", tmp_path / "out")
+    videos.rename(tmp_path / "moved")
+    assert summary(tmp_path / "moved", "-o", tmp_path / "out")["encoded"] == 0
+    made = tmp_path / "out" / "clip0.mp4"
+    mark = json.loads(read_comment(made))
+    with_mark(made, {key: value for key, value in mark.items() if key not in ("source", "version")})
+    assert summary(tmp_path / "moved", "-o", tmp_path / "out")["encoded"] == 0
 
 
 @given(st.integers(1, 60), st.integers(1, 12))

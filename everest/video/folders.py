@@ -14,8 +14,9 @@ from everest.system.storage import Location
 
 IMAGE_SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png"})
 VIDEO_SUFFIXES: Final = frozenset(
-    {".3gp", ".avi", ".flv", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts"}
-    | {".webm", ".wmv"}
+    {".3g2", ".3gp", ".asf", ".avi", ".divx", ".dv", ".f4v", ".flv", ".gif", ".h264", ".hevc", ".m1v"}
+    | {".m2ts", ".m2v", ".m4v", ".mkv", ".mov", ".mp4", ".mpe", ".mpeg", ".mpg", ".mts", ".mxf", ".ogv"}
+    | {".ts", ".vob", ".webm", ".wmv", ".y4m"}
 )
 _MACOS_FOLDER: Final = "__MACOSX"  # macOS adds it to the archives that it packs
 _NAME: Final = attrgetter("name")

@@ -325,6 +325,14 @@ def test_subfolders_are_classes(folder):
     assert read_folder(folder, classes=("run", "jump")).samples[0].labels == (0,)
 
 
+def test_files_of_cameras_discs_and_bare_streams_are_videos(tmp_path):
+    names = ["0.3g2", "1.asf", "2.divx", "3.dv", "4.f4v", "5.h264", "6.hevc", "7.m1v", "8.m2ts", "9.m2v"]
+    names += ["a.mpe", "b.MTS", "c.mxf", "d.VOB", "e.y4m"]
+    for name in [*names, "f.txt", "g.mp3", "h.jpg"]:
+        (tmp_path / name).touch()
+    assert [path for (path,) in short(read_folder(tmp_path, labeled=False), tmp_path)] == names
+
+
 def test_any_folder_of_videos_serves_pretraining(folder):
     found = read_folder(folder, labeled=False)
     assert [path for (path,) in short(found, folder)] == [

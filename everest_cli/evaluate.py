@@ -47,6 +47,8 @@ def evaluate(
     Example: everest eval --checkpoint runs/finetune/ucf101 --data /data/ucf101
     """
     from everest.checkpoints.load import find_weights, recipe_of_run
+    from everest.config.layers import read_overrides
+    from everest.system.run_folder import RECIPE
 
     keeps = read_shares(keep) if keep is not None else ()
     weights = find_weights(checkpoint, which=which.value if which else None, quiet=quiet)
@@ -56,6 +58,10 @@ def evaluate(
         overrides=overrides,
         precision=precision,
         imports=recipe is not None,
+    )
+
+    selects = any(
+        "selection" in layer.values.get("finetune", {}) for layer in read_overrides(overrides or (), [])
     )
 
     devices = training_command.launch(gpus, processes)
@@ -70,7 +76,14 @@ def evaluate(
         settings.train.precision, tf32=settings.train.tf32, cpu=devices.kind == "cpu"
     )
     with Display(quiet=quiet or not is_main()) as display:
-        result = evaluate(settings, weights, accelerator, report=display.report, outputs=outputs)
+        result = evaluate(
+            settings,
+            weights,
+            accelerator,
+            report=display.report,
+            outputs=outputs,
+            saved_selection=not (selects or (weights.parent / RECIPE).is_file()),
+        )
     accelerator.end_training()
     if is_main():
         print_json(result) if as_json else _print_table(result)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from everest.inference.model import require_finite_outputs
 from everest.inference.multi_view import evaluate_views
 from everest.inference.predicted import Predictions, refuse_too_many_skipped, write_predictions
 from everest.inference.report import PAGE, is_figure, share_cost, write_report
+from everest.methods.strategies import Strategy
 from everest.models.classifier import VideoClassifier
 from everest.models.spec import ModelSpec
 from everest.system.events import Report, notice
@@ -91,11 +92,14 @@ def evaluate(
     *,
     report: Report,
     outputs: Outputs = NO_FILES,
+    saved_selection: bool = False,
 ) -> dict[str, Any]:
     """Evaluate the classifier of a checkpoint on the recipe's `data.test`.
 
     The recipe sets the clips and the token selection; it is the run's recipe unless another is given.
 
+    Args:
+        saved_selection: use the token selection that is stored in the weights, not that of the recipe.
     Returns:
         The document of `everest eval --json`: accuracies and how they were measured. With `outputs.keeps` it
         has a row for each keep ratio under `sweep`.
@@ -111,13 +115,20 @@ def evaluate(
         kind="classifier",
         frames=recipe.data.frames,
         size=recipe.data.frame_size,
-        selection=recipe.finetune.selection,
+        selection=None if saved_selection else recipe.finetune.selection,
         check=partial(_check_recipe, recipe, source=weights_file),
     )
     spec, model = opened.spec, opened.module
     assert isinstance(spec, ModelSpec)
     assert isinstance(model, VideoClassifier)
+    others, own = recipe.finetune.selection, spec.selection
+    if others.at_evaluation() != own.at_evaluation():
+        text = f"{_settings(own)}; recipe {recipe.name} has {_settings(others)}"
+        report(
+            notice(f"tokens are selected as in the weights: {text}; --set finetune.selection.* changes it")
+        )
     recipe = as_trained(recipe, spec, source=weights_file)
+    recipe = replace(recipe, finetune=replace(recipe.finetune, selection=own))
     model.describe(recipe, file=weights_file, class_names=opened.weights.classes)
     return evaluate_classifier(model, spec, recipe, accelerator, report=report, outputs=outputs)
 
@@ -216,6 +227,10 @@ def _check_recipe(recipe: Recipe, spec: ModelSpec, *, source: Path) -> None:
         raise CheckpointError(
             f"{source}: trained for data.task {spec.task}, the recipe has {recipe.data.task}"
         )
+
+
+def _settings(selection: Strategy) -> str:
+    return ", ".join(f"{name} {value}" for name, value in asdict(selection).items() if value is not None)
 
 
 def _list_heads(heads: Mapping[str, HeadSetting] | None) -> str:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from foreign import saved, tiny
 from safetensors.torch import load_file, save_file
-from small_runs import RECIPE, refused, run
+from small_runs import RECIPE, called, refused, run
 from typer.testing import CliRunner
 
 import everest
@@ -184,6 +184,26 @@ def test_a_converted_classifier_is_tested_and_gives_its_encoder_to_other_classes
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
     assert "is for 400 classes, the recipe has 2: the head starts fresh" in result.stderr
+
+
+def test_a_converted_classifier_is_evaluated_with_its_own_selection_unless_another_is_set(
+    recipe: Path, folder: Path, tmp_path: Path
+):
+    out, table = tmp_path / "ours.safetensors", tmp_path / "p.csv"
+    convert(folder, "--out", out)
+    command = ["eval", "-c", out, "-r", recipe, "--set", "data.num_classes=400", "--predictions", table]
+
+    def evaluated(*options: str) -> tuple[str, str]:
+        reported = called(*command, *options, "--overwrite", "--gpus", "cpu").stderr
+        return reported, table.read_text()
+
+    of_weights, everything = evaluated(), evaluated("--set", "finetune.selection.strategy=all")
+    assert of_weights[1] == everything[1]
+    assert "tokens are selected as in the weights" not in everything[0]
+    shown = " ".join(of_weights[0].split())
+    assert "as in the weights: strategy all; recipe narrow has strategy redundancy-robust" in shown
+    for override in ("finetune.selection.keep_ratio=0.6", "finetune={selection: {keep_ratio: 0.6}}"):
+        assert evaluated("--set", override)[1] != everything[1]
 
 
 def test_weights_of_other_positions_are_refused_until_the_recipe_has_them(recipe: Path, tmp_path: Path):

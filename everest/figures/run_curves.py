@@ -100,11 +100,18 @@ def _probe_metric(probes: Sequence[dict[str, Any]]) -> str:
 
 
 def _spec(run: Path) -> ModelSpec | None:
-    """Return the model of a run; None before its weights are saved."""
+    """Return the transformer of a run; None before its weights are saved.
+
+    Raises:
+        RecipeError: the run is of a tokenizer.
+    """
     weights = run / WEIGHTS
     if not weights.is_file():
         return None
-    return ModelSpec.from_settings(read_header(weights).settings, source=weights)
+    header = read_header(weights)
+    if header.kind == "tokenizer":
+        raise RecipeError(f"{run}: a tokenizer, which has no axis gflops; draw by steps or hours")
+    return ModelSpec.from_settings(header.settings, source=weights)
 
 
 def _is_validated(key: str) -> bool:
@@ -113,8 +120,10 @@ def _is_validated(key: str) -> bool:
 
 def _chance(run: Path, metric: str | None) -> float | None:
     """Return the percentage of videos that a guess of all labels gets right, if the metric counts these."""
+    if metric not in ("top1", "mean_class_accuracy"):
+        return None
     spec = _spec(run)
-    if spec is None or spec.num_classes is None or metric not in ("top1", "mean_class_accuracy"):
+    if spec is None or spec.num_classes is None:
         return None
     return 100 / math.prod(head.outputs for head in spec.answered)
 

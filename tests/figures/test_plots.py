@@ -21,10 +21,11 @@ from everest.models.cost import gmacs_of_clip
 from everest.models.of_recipe import classifier_spec, pretrain_spec
 from everest.models.spec import ModelSpec
 from everest.system.weights import Weights
+from everest.tokenizer.spec import TokenizerSpec, tokenizer_spec
 from everest_cli.main import app
 
 
-def save_model(run: Path, spec: ModelSpec) -> None:
+def save_model(run: Path, spec: ModelSpec | TokenizerSpec) -> None:
     weights = Weights(kind=spec.kind, settings=spec.dump(), classes=None, recipe="r", step=4)
     weights.save(run / "model.safetensors")
 
@@ -170,6 +171,19 @@ def test_runs_that_cannot_be_drawn_are_reported(tmp_path: Path):
         assert len(shown.stderr.splitlines()) == 1
         assert shown.stdout == ""
     assert not (tmp_path / "c.png").exists()
+
+
+def test_a_tokenizer_is_drawn_next_to_a_model_but_not_by_gflops(tmp_path: Path):
+    tokenizer, model = (make_run(tmp_path / name, logged=2) for name in ("tokenizer", "model"))
+    recipe = load_recipe("lvmae-128", overrides=["tokenizer.channels=8"])
+    save_model(tokenizer, tokenizer_spec(recipe))
+    save_model(model, pretrain_spec(load_recipe("ucf101"), tokenizer=None))
+    assert plot(tokenizer, model, "--out", tmp_path / "c.png").stdout == f"{tmp_path / 'c.png'}\n"
+    (curves,) = read_curves([tokenizer], x="hours")
+    assert curves.chance is None
+    shown = plot(tokenizer, model, "--x", "gflops", "--out", tmp_path / "d.png", code=2)
+    (line,) = shown.stderr.splitlines()
+    assert line.endswith(f"{tokenizer}: a tokenizer, which has no axis gflops; draw by steps or hours")
 
 
 def test_a_broken_checkpoint_is_reported(tmp_path: Path):

@@ -197,6 +197,7 @@ def test_other_things_are_no_model(clip_files: Path):
         ({"keep": 0.0}, "^keep=0: must be more than 0, at most 1, and leave some of 32 tokens"),
         ({"keep": 0.001}, r"^keep=0\.001: must be more than 0"),
         ({"clips": 0}, "^clips=0: must be at least 1"),
+        ({"batch": 0}, "^batch=0: must be at least 1"),
         ({"level": "vide"}, "^level: unknown name 'vide'; did you mean 'video'"),
     ],
 )
@@ -205,6 +206,25 @@ def test_odd_arguments_are_refused(
 ):
     with pytest.raises(RecipeError, match=message):
         everest.extract(classifier, clip_files / "clip0.mp4", **options)
+
+
+@pytest.mark.parametrize("option", ["window", "step"])
+@pytest.mark.parametrize("seconds", [0, -1, 0.0009, float("inf"), float("nan")])
+def test_odd_windows_and_steps_are_refused(
+    classifier: VideoClassifier, clip_files: Path, option: str, seconds: float
+):
+    with pytest.raises(RecipeError, match=rf"^--{option}: must be a number of seconds from 0\.001 on, not "):
+        everest.predict_timeline(classifier, clip_files / "clip0.mp4", **{option: seconds})
+
+
+@pytest.mark.parametrize("option", ["top", "batch"])
+@pytest.mark.parametrize("number", [0, -1])
+def test_tops_and_batches_below_1_are_refused(
+    classifier: VideoClassifier, clip_files: Path, option: str, number: int
+):
+    for predicted in (everest.predict, everest.predict_timeline):
+        with pytest.raises(RecipeError, match=f"^{option}={number}: must be at least 1$"):
+            predicted(classifier, clip_files / "clip0.mp4", **{option: number})
 
 
 def test_training_is_that_of_the_commands(tmp_path: Path, clip_files: Path):

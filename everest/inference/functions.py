@@ -68,7 +68,8 @@ def predict(
     Raises:
         CheckpointError: the model is no classifier, or its outputs are no finite numbers.
         DataError: a list cannot be used, or a folder has no video.
-        RecipeError: `keep` is no ratio that leaves a token; `top` of a model that predicts numbers only.
+        RecipeError: `keep` is no ratio that leaves a token; `top` of a model that predicts numbers only;
+            `top` or `batch` is below 1.
     """
     opened = OpenedModel.of(
         model, clips=clips, crops=crops, keep=keep, precision=precision, calibrated=calibrated
@@ -110,7 +111,8 @@ def predict_timeline(
         frame, also has `error`.
     Raises:
         CheckpointError, DataError, RecipeError: see `predict`; or a clip spans the whole video, so there is
-            no default window; or `background` is not from 0 to 1, or no head is single-label.
+            no default window; or `window` or `step` is below 0.001 or not finite; or `background` is not from
+            0 to 1, or no head is single-label.
     """
     opened = OpenedModel.of(model, clips=clips, crops=crops, keep=keep, precision=precision)
     return predictions.predict_timeline(
@@ -157,7 +159,7 @@ def extract(
     Raises:
         CheckpointError: the features are no finite numbers.
         DataError: no video can be read, a list cannot be used, or a folder has no video.
-        RecipeError: an unknown level, or `keep` is no ratio that leaves a token.
+        RecipeError: an unknown level, `keep` is no ratio that leaves a token, or `batch` is below 1.
     """
     if level not in LEVELS:
         raise unknown_name("level", level, LEVELS)

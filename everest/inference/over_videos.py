@@ -13,10 +13,17 @@ from torch import Tensor
 from everest.data.dataset import VideoClips
 from everest.data.loader import batches, make_loader
 from everest.data.sample import Sample
+from everest.errors import RecipeError
 from everest.inference.model import OpenedModel
 from everest.system.events import Report, notice
 
 Values = dict[str, Tensor]  # (V, …) each
+
+
+def check_batch(batch: int) -> None:
+    """Raise RecipeError for a number of videos, or of windows, in one forward pass that is below 1."""
+    if batch < 1:
+        raise RecipeError(f"batch={batch}: must be at least 1")
 
 
 def over_videos(
@@ -36,7 +43,10 @@ def over_videos(
         batch: videos in one forward pass.
         workers: processes that read videos.
         done: number of videos that are done already; they are skipped.
+    Raises:
+        RecipeError: `batch` is below 1.
     """
+    check_batch(batch)
     clips = VideoClips(
         samples,
         make_views=model.views,

@@ -8,8 +8,9 @@ W windows, V views, C channels, T frames, H W pixels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -24,11 +25,13 @@ from everest.data.views import EvalViews
 from everest.errors import RecipeError
 from everest.inference.bouts import Window, bouts_of_classes, merge_windows
 from everest.inference.model import OpenedModel
-from everest.inference.over_videos import over_videos
+from everest.inference.over_videos import check_batch, over_videos
 from everest.inference.top_classes import answers_of, answers_of_head, check_options
 from everest.system.events import Report, notice
 from everest.video.reader import TOLERANCE, VideoError, frame_range, frame_times, frames_in_order, probe
 from everest.video.source import Video
+
+SHORTEST: Final = 0.001  # seconds of a window or a step
 
 
 def predict(
@@ -51,7 +54,7 @@ def predict(
         head. An unreadable video has `error` instead.
     Raises:
         CheckpointError: the model is no classifier.
-        RecipeError: `top` is given, and the model predicts numbers only.
+        RecipeError: `top` is given, and the model predicts numbers only; `top` or `batch` is below 1.
     """
     classes = model.classes
     check_options(classes.heads, top=top)
@@ -101,12 +104,17 @@ def predict_timeline(
         the reason.
     Raises:
         CheckpointError: the model is no classifier.
-        RecipeError: a clip spans the whole video, so there is no default window; see also `check_options`.
+        RecipeError: a clip spans the whole video, so there is no default window; `window` or `step` is below
+            0.001 or not finite, or `batch` is below 1; see also `check_options`.
     """
     classes = model.classes
     check_options(classes.heads, top=top, background=background)
     if window is None and model.views.sampling != "dense":
         raise RecipeError("--window: the clips of this model span a whole video; set the seconds of a window")
+    check_batch(batch)
+    for option, seconds in (("--window", window), ("--step", step)):
+        if seconds is not None and not SHORTEST <= seconds < math.inf:
+            raise RecipeError(f"{option}: must be a number of seconds from {SHORTEST} on, not {seconds}")
     rows = []
     for sample in samples:
         row: dict[str, Any] = {"video": sample.video_id, "windows": []}
@@ -173,7 +181,7 @@ def windows_of(sample: Sample, views: EvalViews, *, window: float | None, step: 
     first, length = segment(sample)
     begin, end = float(times[first]), float(times[first + length - 1] + 1 / fps)
     window = views.frames * views.stride / (views.fps or fps) if window is None else window
-    step = step or window
+    step = window if step is None else step
     count = max(int((end - begin - window) / step + TOLERANCE), 0) + 1  # windows that end within the video
     starts = [begin + number * step for number in range(count)]
     if starts[-1] + window < end - TOLERANCE:

@@ -21,12 +21,14 @@ def check_options(
     bouts: bool = False,
     calibrated: bool = False,
 ) -> None:
-    """Raise RecipeError for an option that goes with no head.
+    """Raise RecipeError for an option that goes with no head, or that is out of range.
 
     Args:
         bouts: whether bouts are requested in place of windows.
         calibrated: whether calibrated probabilities are requested.
     """
+    if top is not None and top < 1:
+        raise RecipeError(f"top={top}: must be at least 1")
     tasks = {head.task for head in heads}
     if tasks == {"regression"}:
         given = {

@@ -201,6 +201,8 @@ def test_subtitles_count_hours():
     ("options", "message"),
     [
         (["--window", "1"], "--window and --step belong to --timeline"),
+        (["--timeline", "--window", "inf"], "--window: must be a number of seconds from 0.001 on, not inf"),
+        (["--timeline", "--step", "inf"], "--step: must be a number of seconds from 0.001 on, not inf"),
         (["--format", "srt"], "subtitles need the times of --timeline"),
         (["--timeline", "-o", "THERE/t.srt", "CLIPS"], "subtitles are of one video, not of 5"),
         (["--json", "--format", "csv"], "--json and --format csv: choose one"),

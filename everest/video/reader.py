@@ -104,7 +104,8 @@ def frames_in_order(path: str | Video, ids: Iterable[int], *, channels: int = 3)
     Returns:
         (H, W, C) uint8 each, equal to the output of `read_frames`.
     Raises:
-        VideoError: on reaching a frame that is damaged, or if one does not exist.
+        VideoError: on reaching a frame that is damaged, or an image of another size, or if a frame does not
+            exist.
     """
     path, wanted = as_video(path), [int(i) for i in ids]
     count = _count(path, wanted)
@@ -112,10 +113,13 @@ def frames_in_order(path: str | Video, ids: Iterable[int], *, channels: int = 3)
     with as_video_error(path):
         if folder:
             files = image_frames(folder)
-            frames = (read_image(files[i]) for i in wanted)
+            frames = (np.array(read_image(files[i])) for i in wanted)  # writable, as torch requires
         else:
             frames = pyav_in_order(path, wanted)
+        shape = None
         for pixels in frames:
+            if folder and pixels.shape != (shape := shape or pixels.shape):
+                raise VideoError(folder, "images of different sizes")
             yield torch.from_numpy(luma(pixels) if channels == 1 else np.ascontiguousarray(pixels))
             done += 1
     if done < len(wanted):

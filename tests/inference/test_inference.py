@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 from small_runs import called
@@ -86,6 +87,20 @@ def test_a_large_frame_is_resized_before_the_next_is_decoded_and_nothing_changes
     expected = make(sample, None, "auto").frames  # type: ignore[arg-type]
     monkeypatch.setattr("everest.data.views.MOST_AT_ONCE", 0)
     assert torch.equal(make(sample, None, "auto").frames, expected)  # type: ignore[arg-type]
+
+
+def test_images_of_different_sizes_stop_no_other_video(
+    classifier_run: Path, clip_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("everest.data.views.MOST_AT_ONCE", 0)
+    (tmp_path / "images").mkdir()
+    for number in range(8):
+        Image.new("RGB", (40 + number, 48)).save(tmp_path / "images" / f"{number}.png")
+    options = ["-c", classifier_run, "--json", "--workers", 0]
+    result = called("predict", tmp_path / "images", clip_files / "clip0.mp4", *options, code=4)
+    images, clip = json.loads(result.stdout)
+    assert images["error"] == "images of different sizes"
+    assert "predictions" in clip
 
 
 def test_a_video_that_cannot_be_read_stops_no_other(classifier_run: Path, clip_files: Path, tmp_path: Path):

@@ -261,6 +261,10 @@ def test_folders_that_are_no_video_are_refused_with_the_reason(tmp_path):
         Image.new("RGB", (side, side)).save(tmp_path / f"{number}.png")
     with pytest.raises(VideoError, match="different sizes"):
         read_frames(tmp_path, [0, 1])
+    in_order = frames_in_order(tmp_path, [0, 1])
+    assert next(in_order).shape == (4, 4, 3)
+    with pytest.raises(VideoError, match="different sizes"):
+        next(in_order)
     (tmp_path / "1.png").write_bytes(b"no image")
     with pytest.raises(VideoError, match="cannot be read"):
         read_frames(tmp_path, [1])

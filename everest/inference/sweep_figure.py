@@ -81,8 +81,10 @@ def _draw_panel(panel: Axes, rows: Rows, lines: Sequence[MetricLine]) -> None:
         panel.errorbar(gmacs, values, bars, marker="o", linewidth=2, capsize=4, label=name, **style)
         if (chance := METRICS[metric].chance) is not None:
             panel.axhline(results[0][chance], linestyle=":", color=style["color"])
-        highest = np.fmax(highest, high)
+        highest = np.fmax(highest, np.fmax(values, high))  # few videos of a class give no interval
     for row, x, y in zip(rows, gmacs, highest, strict=True):
+        if not np.isfinite(y):
+            continue
         text = panel.annotate(f"keep {row['keep']:g}", (x, y), xytext=(0, 8), textcoords="offset points")
         text.set(ha="center", bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5})
     titles = {METRICS[line.metric].title for line in lines if line.metric != "action_top1"}

@@ -7,12 +7,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
+from matplotlib.text import Annotation
 from numpy.typing import NDArray
 from PIL import Image
 from sklearn.metrics import average_precision_score, precision_recall_curve
 
+from everest.config.heads import Head
 from everest.inference.calibration import ClassTask, apply_temperature, expected_calibration_error
 from everest.inference.reliability import draw_reliability
+from everest.inference.sweep_figure import draw_sweep
 from everest.inference.task_figures import PrecisionRecall, draw_precision_recall, draw_scatter
 
 
@@ -84,3 +88,24 @@ def test_a_scatter_plot_has_equal_axes_for_any_number_of_videos(tmp_path: Path, 
 def test_equal_true_values_are_drawn_without_r2(tmp_path: Path):
     draw_scatter(tmp_path / "s.png", np.ones(4), np.array([1e6, 2, 3, -4.0]), "m")
     assert size_of(tmp_path / "s.png")[0] < 900
+
+
+def test_keep_ratios_are_named_above_values_without_an_interval(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    places = []
+    annotate = Axes.annotate
+
+    def placed(axes: Axes, text: str, xy: tuple[float, float], **options: Any) -> Annotation:
+        places.append((text, xy[1]))
+        return annotate(axes, text, xy, **options)
+
+    monkeypatch.setattr(Axes, "annotate", placed)
+    values = [(0.3, 40.0, [None, None]), (0.6, 50.0, [45.0, 55.0]), (1.0, None, [None, None])]
+    rows = [
+        {"keep": keep, "gmacs": 100 * keep, "map": value, "chance_map": 20.0, "intervals": {"map": interval}}
+        for keep, value, interval in values
+    ]
+    draw_sweep(tmp_path / "sweep.png", rows, (Head(task="multi-label", outputs=5),))
+    assert places == [("keep 0.3", 40), ("keep 0.6", 55)]
+    assert min(size_of(tmp_path / "sweep.png")) > 500

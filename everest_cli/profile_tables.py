@@ -49,7 +49,7 @@ def print_profile(document: dict[str, Any]) -> None:
             lambda s: f"{s['released_gmacs']:.2f}" if "released_gmacs" in s else "-",
         ),
         ("GFLOPs forward (2 x GMACs)", lambda s: f"{s['gflops']:.2f}"),
-        ("GFLOPs forward and backward", lambda s: f"{s['training_gflops']:.1f}" if "views" not in s else "-"),
+        ("GFLOPs forward and backward", _training_gflops),
         (
             "GMACs of the frozen tokenizer",
             lambda s: f"{s['tokenizer_gmacs']:.2f}" if "tokenizer_gmacs" in s else "-",
@@ -91,6 +91,11 @@ def print_profile(document: dict[str, Any]) -> None:
         typer.echo(document["plot"])
     if document["compare"]:
         _print_comparison(document["compare"])
+
+
+def _training_gflops(stage: dict[str, Any]) -> str:
+    gflops = stage.get("training_gflops")
+    return "-" if gflops is None else f"{gflops:.1f}"
 
 
 def _views(stage: dict[str, Any]) -> str:

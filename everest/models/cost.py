@@ -107,6 +107,23 @@ def count_macs(spec: ModelSpec) -> Macs:
     return macs
 
 
+def training_macs(spec: ModelSpec, *, frozen_layers: int = 0) -> int:
+    """Count the multiply-accumulates of one clip's forward pass and of its backward pass, twice as many.
+
+    Frozen first layers have no backward pass. With checkpointing, each block that has a backward pass repeats
+    its forward pass. Of a model with adapters (everest.models.lora) the count would be too high.
+
+    Args:
+        frozen_layers: of the encoder (everest.models.partial).
+    """
+    macs, (encoder, *decoder) = count_macs(spec), spec.stacks
+    frozen_blocks = max(0, frozen_layers - 1)
+    frozen = stack_macs(encoder._replace(depth=frozen_blocks)).total + bool(frozen_layers) * macs.embedding
+    learning = [encoder._replace(depth=encoder.depth - frozen_blocks), *decoder]
+    repeated = sum(stack_macs(stack).total for stack in learning) if spec.checkpointing else 0
+    return macs.total + repeated + 2 * (macs.total - frozen)
+
+
 def gmacs_of_clip(spec: ModelSpec) -> float:
     """Billions of multiply-accumulates in the forward pass of one clip, which the papers call GFLOPs."""
     return count_macs(spec).total / 1e9

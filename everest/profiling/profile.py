@@ -18,6 +18,7 @@ from everest.models.cost import (
     count_weights,
     inference_bytes,
     training_bytes,
+    training_macs,
 )
 from everest.models.of_recipe import classifier_spec, pretrain_spec
 from everest.models.partial import frozen_layers
@@ -50,6 +51,7 @@ class StageCost:
     tokens: dict[str, int]
     activation_bytes_per_clip: int
     model_state: dict[str, int]
+    training_macs: int | None = None  # forward and backward; not known for eval and for adapters
     views: dict[str, int] | None = None  # eval: clips, crops
     camera_operations: int | None = None  # of a selection that estimates the motion of the camera
     tokenizer_macs: int | None = None  # of the frozen tokenizer, if the recipe has one
@@ -66,7 +68,10 @@ class StageCost:
 
     def dump(self) -> dict[str, Any]:
         """Return the values of `everest profile --json`."""
-        training = {} if self.views else {"training_gflops": 2 * FORWARD_AND_BACKWARD * self.gmacs}
+        training: dict[str, Any] = {}
+        if not self.views:
+            both = self.training_macs
+            training["training_gflops"] = None if both is None else 2 * both / 1e9
         if self.tokenizer_macs is not None:
             training["tokenizer_gmacs"] = self.tokenizer_macs / 1e9
         if self.camera_operations is not None:
@@ -132,6 +137,9 @@ def stage_cost(recipe: Recipe, stage: StageName, *, value_bytes: int) -> StageCo
         camera_operations=operations_of(spec),
         tokenizer_macs=count_tokenizer_macs(spec),
         released_macs=st_mae.released_macs(spec) if recipe.name == st_mae.RECIPE else None,
+        training_macs=(
+            None if settings is None or settings.lora.rank else training_macs(spec, frozen_layers=frozen)
+        ),
         views={"clips": recipe.eval.clips, "crops": recipe.eval.crops} if evaluated else None,
     )
 

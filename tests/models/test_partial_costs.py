@@ -10,6 +10,7 @@ import torch
 from saved import saved_bytes_per_clip, without_numbers
 from small_runs import run
 from steps import clips_for, our_pass
+from torch.utils.flop_counter import FlopCounterMode
 
 from everest.config.recipe import load_recipe
 from everest.models.cost import training_bytes
@@ -47,6 +48,38 @@ def test_the_estimate_is_what_a_step_saves(bytes_per_value: int, settings: tuple
 
 def cost(*settings: str, value_bytes: int = 2):
     return stage_cost(load_recipe("k400", overrides=[*BASE, *settings]), "finetune", value_bytes=value_bytes)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        (),
+        ("finetune.freeze=embedding",),
+        ("finetune.freeze=first:3",),
+        ("finetune.freeze=encoder",),
+        ("train.checkpointing=true",),
+        ("train.checkpointing=true", "finetune.freeze=first:3"),
+        ("train.checkpointing=true", "finetune.freeze=encoder"),
+    ],
+)
+def test_the_count_of_both_passes_is_what_a_step_computes(settings: tuple[str, ...]):
+    recipe = load_recipe("k400", overrides=[*BASE, *settings])
+    model = stage_spec(recipe, "finetune").build().train()
+    choose_trained(model, recipe.finetune)
+    step = our_pass(model, torch.bfloat16)
+    with without_numbers(model), FlopCounterMode(display=False) as counter:
+        step(clips_for(model, 1)).backward()
+    counted = cost(*settings).dump()["training_gflops"]
+    assert counted == pytest.approx(counter.get_total_flops() / 1e9, rel=0.05)
+
+
+def test_both_passes_of_adapters_are_not_counted():
+    assert cost("finetune.lora.rank=8").dump()["training_gflops"] is None
+    shown = run("profile", "--recipe", "k400", *(part for s in BASE for part in ("--set", s)))
+    with_adapters = run("profile", "--recipe", "k400", "--set", "finetune.lora.rank=8")
+    for text, cells in ((shown, 2), (with_adapters, 1)):
+        (line,) = [line for line in text.splitlines() if "GFLOPs forward and backward" in line]
+        assert len([cell for cell in line.split()[4:] if cell != "-"]) == cells
 
 
 def test_frozen_blocks_save_nothing_and_have_no_state():

@@ -31,7 +31,7 @@ from everest.methods.targets import Target
 from everest.models.classifier import VideoClassifier
 from everest.models.cost import count_tokens
 from everest.models.spec import ModelSpec
-from everest.system.files import write_text
+from everest.system.files import unfinished_folder, write_text
 from everest.system.run_folder import WEIGHTS
 from everest.system.tensor_file import write_tensors
 from everest.system.weights import Weights
@@ -100,7 +100,6 @@ def write_folder(folder: Path, opened: LoadedModel) -> TransformersFolder:
         )
 
     files = [folder / name for name in (WEIGHTS, PREPROCESSOR, CONFIG)]
-    write_tensors(files[0], tensors, metadata={"format": "pt"})
     height, width = spec.size
     preprocessor = {
         "image_processor_type": "VideoMAEImageProcessor",
@@ -116,8 +115,10 @@ def write_folder(folder: Path, opened: LoadedModel) -> TransformersFolder:
         "image_mean": list(spec.pixels.mean),
         "image_std": list(spec.pixels.std),
     }
-    for path, content in zip(files[1:], (preprocessor, config), strict=True):
-        write_text(path, json.dumps(content, indent=2) + "\n")
+    with unfinished_folder(folder, CONFIG):
+        write_tensors(files[0], tensors, metadata={"format": "pt"})
+        for path, content in zip(files[1:], (preprocessor, config), strict=True):
+            write_text(path, json.dumps(content, indent=2) + "\n")
     return TransformersFolder(files=files, difference=float(difference.abs().max()), notes=notes)
 
 

@@ -30,7 +30,7 @@ from everest.methods.strategies import Strategy
 from everest.models.classifier import VideoClassifier
 from everest.models.spec import ModelSpec
 from everest.system.events import Report, notice
-from everest.system.files import check_new_file, check_new_folder, refuse_inputs
+from everest.system.files import check_new_file, check_new_folder, refuse_inputs, unfinished_folder
 from everest.system.storage import parse_location
 
 
@@ -189,7 +189,8 @@ def evaluate_classifier(
         ]
     # The page first, which takes longer: after a kill, a file of predictions would be in the way.
     if accelerator.is_main_process and outputs.page is not None:
-        result["report"] = str(write_report(outputs.page, result, predictions, classes, clips))
+        with unfinished_folder(outputs.page, PAGE):
+            result["report"] = str(write_report(outputs.page, result, predictions, classes, clips))
     if accelerator.is_main_process and outputs.predictions is not None:
         write_predictions(outputs.predictions, predictions, classes)
     return result

@@ -5,14 +5,15 @@ from __future__ import annotations
 import csv
 import errno
 import os
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 
 from everest.errors import EnvironmentProblem, RecipeError, UserError
 
 UNFINISHED = ".part"  # suffix of hidden files that are being written
+MARKER = f".folder{UNFINISHED}"  # in a folder whose files are being written
 LOCK = ".lock"  # suffix of hidden files of everest.system.locks
 
 
@@ -113,8 +114,8 @@ def check_new_folder(
     """Refuse a folder in which a file cannot be written, or that holds other files.
 
     Args:
-        last: the file that the command writes last. Without it, the folder is that of an interrupted call if
-            it holds nothing but files of the command, and may be used.
+        last: the file that the command writes last. A folder that `unfinished_folder` has marked is that of
+            an interrupted call if it holds nothing but files of the command, and may be used.
         is_own: whether the command writes files of this name.
     Raises:
         RecipeError: a file, or a folder with other files.
@@ -124,9 +125,31 @@ def check_new_folder(
         raise RecipeError(f"{option} {path}: a file is in the way; name a folder")
     if path.is_dir() and not overwrite:
         names = [file.name for file in path.iterdir() if not is_unfinished(file.name)]
-        if last in names or not all(map(is_own, names)):
+        interrupted = (path / MARKER).is_file() and all(name == last or is_own(name) for name in names)
+        if names and not interrupted:
             raise RecipeError(f"{option} {path}: is not empty; choose another folder, or use --overwrite")
     check_writable(path / last)
+
+
+@contextmanager
+def unfinished_folder(path: Path, last: str) -> Iterator[None]:
+    """Mark a folder while a command writes its files; after an error or a kill the mark is still there.
+
+    Args:
+        last: the file that the command writes last. An earlier one is removed first: it would be next to
+            files that it does not belong to.
+    Raises:
+        EnvironmentProblem: the disk refuses it.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        (path / MARKER).touch()
+        _flush(path)
+        (path / last).unlink(missing_ok=True)
+    except OSError as error:
+        raise write_error(path, error) from error
+    yield
+    (path / MARKER).unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -401,6 +401,34 @@ def test_nothing_is_replaced_by_default_and_the_suffix_must_match(tmp_path: Path
     }
 
 
+def test_converted_weights_in_the_folder_are_not_replaced(tmp_path: Path):
+    checkpoint = saved(tmp_path / "model.safetensors", CLASSIFIER)
+    (tmp_path / "hf").mkdir()
+    before = saved(tmp_path / "hf" / "model.safetensors", AUTOENCODER).read_bytes()
+    command = ("export", checkpoint, "--to", "hf", "--out", tmp_path / "hf", "-q")
+    assert "is not empty" in refused(*command, code=2)
+    assert (tmp_path / "hf" / "model.safetensors").read_bytes() == before
+    run(*command, "--overwrite")
+    assert (tmp_path / "hf" / "model.safetensors").read_bytes() != before
+
+
+def test_new_weights_are_never_next_to_an_old_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    first, folder = saved(tmp_path / "model.safetensors", CLASSIFIER), tmp_path / "hf"
+    run("export", first, "--to", "hf", "--out", folder, "-q")
+
+    def full_disk(*_: object) -> None:
+        assert not (folder / "config.json").exists()
+        raise EnvironmentProblem("the disk is full")
+
+    command = ("export", first, "--to", "hf", "--out", folder, "-q")
+    with monkeypatch.context() as patch:
+        patch.setattr("everest.checkpoints.transformers.write_text", full_disk)
+        assert "the disk is full" in refused(*command, "--overwrite", code=5)
+    assert not (folder / "config.json").exists()
+    run(*command)  # as after any export that did not end
+    assert "is not empty" in refused(*command, code=2)
+
+
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [

@@ -7,7 +7,13 @@ from pathlib import Path
 import pytest
 
 from everest.errors import EnvironmentProblem, RecipeError
-from everest.system.files import check_new_file, check_new_folder, check_writable, write_atomically
+from everest.system.files import (
+    check_new_file,
+    check_new_folder,
+    check_writable,
+    unfinished_folder,
+    write_atomically,
+)
 
 
 @pytest.mark.parametrize("error", [ValueError("wrong"), KeyboardInterrupt(), EnvironmentProblem("differs")])
@@ -52,3 +58,31 @@ def test_a_new_file_or_folder_must_not_replace_one(tmp_path: Path):
     check_new_folder(full, "first", option="--out", overwrite=True)
     check_new_folder(empty, "first", option="--out", overwrite=False)
     assert [path.name for path in full.iterdir()] == ["file.txt"]
+
+
+def test_a_folder_is_that_of_an_interrupted_call_only_if_the_call_marked_it(tmp_path: Path):
+    folder = tmp_path / "folder"
+
+    def check() -> None:
+        check_new_folder(folder, "last", option="--out", overwrite=False, is_own=lambda name: name == "first")
+
+    folder.mkdir()
+    (folder / "first").write_text("of a user")
+    with pytest.raises(RecipeError, match="is not empty"):
+        check()
+    (folder / "last").write_text("before")
+    with pytest.raises(KeyboardInterrupt), unfinished_folder(folder, "last"):
+        raise KeyboardInterrupt
+    assert not (folder / "last").exists()
+    check()
+    (folder / "last").write_text("complete, but for the mark")
+    check()
+    (folder / "other").write_text("of a user")
+    with pytest.raises(RecipeError, match="is not empty"):
+        check()
+    (folder / "other").unlink()
+    with unfinished_folder(folder, "last"):
+        (folder / "last").write_text("complete")
+    assert sorted(path.name for path in folder.iterdir()) == ["first", "last"]
+    with pytest.raises(RecipeError, match="is not empty"):
+        check()

@@ -142,6 +142,10 @@ def profile(
         others=tuple(overrides or ()),
     )
     profiled = changes.applied(recipe or recipe_of(method or "everest"))
+    if profiled.tokenizer is not None and profiled.tokenizer.checkpoint is not None:
+        from everest.train.tokenizer_first import with_absolute_paths
+
+        profiled = with_absolute_paths(profiled)
     for notice in changes.unused(profiled):
         say(notice)
     if plot is not None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 from safetensors import safe_open
-from small_runs import refused
+from small_runs import called, refused
 from typer.testing import CliRunner
 
 import everest
@@ -164,6 +164,16 @@ def test_another_run_takes_a_tokenizer_by_its_folder(trained: Path, clip_files: 
     assert isinstance(one, MaskedAutoencoder)
     assert isinstance(one.learned, FrozenTokenizer)
     assert state_hash(one.state_dict()) == state_hash(other.state_dict())
+
+
+def test_costs_are_known_with_the_folder_of_a_tokenizer(trained: Path, clip_files: Path, tmp_path: Path):
+    small = [*SMALL, f"tokenizer.checkpoint={trained / 'tokenizer'}", "pretrain.steps=10"]
+    options = [part for value in small for part in ("--set", value)]
+    over = ["--over", "model.decoder_depth=1,2", "--stages", "pretrain", "--equal", "gmacs"]
+    sweep = ["sweep", "lvmae-demo", "--data", clip_files, *options, *over, "-o", tmp_path / "s", "--dry-run"]
+    assert "steps of pretrain" in called(*sweep).stderr
+    profiled = called("profile", "--recipe", "lvmae-demo", *options, "--json").stdout
+    assert json.loads(profiled)["stages"]["pretrain"]["tokenizer_gmacs"] > 0
 
 
 def test_scores_that_need_no_tokenizer_train_none(clip_files: Path, tmp_path: Path):

@@ -12,6 +12,7 @@ from everest.models.cost import count_macs, count_tokenizer_macs
 from everest.models.spec import ModelSpec
 from everest.profiling.profile import stage_spec
 from everest.sweep.choices import StageName
+from everest.train.tokenizer_first import with_absolute_paths
 
 
 def macs_of_clip(spec: ModelSpec) -> int:
@@ -43,7 +44,7 @@ def equalize(
             continue
         first = against if against in names else names[0]
         sections = {name: getattr(recipes[name], stage) for name in names}
-        costs = {name: macs_of_clip(stage_spec(recipes[name], stage)) for name in names}
+        costs = {name: macs_of_clip(stage_spec(with_absolute_paths(recipes[name]), stage)) for name in names}
         kept = sections[first]
         for name in (name for name in recipes if name not in names):
             notify(

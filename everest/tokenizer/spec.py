@@ -156,9 +156,7 @@ def tokenizer_use(recipe: Recipe) -> TokenizerUse:
     settings = tokenizer_settings(recipe)
     if settings.checkpoint is None:
         return TokenizerUse(settings=tokenizer_spec(recipe))
-    from everest.checkpoints.load import find_weights  # here: it imports this module
-
-    path = find_weights(settings.checkpoint)
+    path = Path(settings.checkpoint)
     weights = read_weights(path)
     if weights.kind != "tokenizer":
         raise CheckpointError(

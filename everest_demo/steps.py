@@ -13,7 +13,7 @@ from typing import Final
 import torch
 
 from everest.checkpoints.init import find_init
-from everest.config.recipe import dump_recipe, load_recipe
+from everest.config.recipe import load_recipe
 from everest.config.settings import Recipe
 from everest.errors import RecipeError
 from everest.finetuning import finetune, set_up_finetuning
@@ -27,7 +27,7 @@ from everest.system.locks import sole_writer
 from everest.system.run_folder import RunFolder
 from everest.system.signals import Stopped
 from everest.train.context import RunContext
-from everest.train.setup import start_run
+from everest.train.run_options import start_or_resume
 from everest.train_tokenizer import set_up_tokenizer, train_tokenizer
 from everest_demo.rendering import RenderedSet
 
@@ -110,8 +110,8 @@ class DemoSteps:
         context = self._context(recipe, name)
         with self._timed(f"training a tokenizer ({name})"):
             stage = set_up_tokenizer(recipe, context)
-            start_run(stage.training, dump_recipe(recipe))
-            train_tokenizer(stage)
+            with start_or_resume(stage.training, recipe):
+                train_tokenizer(stage)
         return context.run.weights
 
     def tokens(self, recipe: Recipe, *, variants: int) -> None:
@@ -126,8 +126,8 @@ class DemoSteps:
         context = self._context(recipe, name, init=init)
         with self._timed(f"pre-training ({name})"):
             training = set_up_pretraining(recipe, context)
-            start_run(training, dump_recipe(recipe))
-            pretrain(training)
+            with start_or_resume(training, recipe):
+                pretrain(training)
         return context.run.weights
 
     def finetune(self, name: str, recipe: Recipe, *, init: Path | None) -> float:
@@ -135,8 +135,8 @@ class DemoSteps:
         context = self._context(recipe, name, init=init)
         with self._timed(f"fine-tuning ({name})"):
             stage = set_up_finetuning(recipe, context)
-            start_run(stage.training, dump_recipe(recipe))
-            finetune(stage)
+            with start_or_resume(stage.training, recipe):
+                finetune(stage)
         with self._timed(f"testing ({name})"):
             accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=True)
             return evaluate(recipe, context.run.weights, accelerator, report=self.report)["top1"]

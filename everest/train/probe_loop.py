@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import torch
 
-from everest.models.cost import count_macs, stack_macs
+from everest.models.cost import count_macs, stack_macs, training_macs
 from everest.models.spec import ModelSpec
 from everest.system.accelerator import decide_on_main
 from everest.train.probes import MOST_SHARE, Row, new_warnings, probe_rows, sentence
@@ -15,7 +15,6 @@ from everest.train.training import Training
 # Our choice. The recipes of the papers show 5 to 25 % to the encoder. He et al. 2022 (MAE), figure 5: if less
 # than half of an image is hidden, a linear classifier of the features is far less accurate.
 MOST_VISIBLE: Final = 0.5
-TRAINING_PASSES: Final = 3  # a backward pass costs about as much as two forward passes
 
 
 def announce_probes(
@@ -33,7 +32,8 @@ def announce_probes(
         return
     plan = training.plan
     read = (videos + held_out) / plan.videos_per_step
-    computed = (videos * feature_cost(spec) + held_out / TRAINING_PASSES) / plan.batch_size
+    forward = count_macs(spec).total / training_macs(spec)
+    computed = (videos * feature_cost(spec) + held_out * forward) / plan.batch_size
     share = probes * max(read, computed) / plan.steps
     if share > MOST_SHARE:
         training.notice(
@@ -45,7 +45,7 @@ def announce_probes(
 def feature_cost(spec: ModelSpec) -> float:
     """The computation for the features of a video, in training clips: all tokens are encoded, once."""
     whole = stack_macs(spec.stacks[0]._replace(tokens=spec.grid.num_tokens))
-    return whole.total / (TRAINING_PASSES * count_macs(spec).total)
+    return whole.total / training_macs(spec)
 
 
 def too_little_hidden(spec: ModelSpec) -> str | None:

@@ -3,13 +3,15 @@
 For AVI, the format of UCF101 and HMDB51, the decoder reports which packet pushed each frame out. Two checks
 decide whether frames can later be found by these stamps: the stamps rise, and a decoder that starts at any
 keyframe returns the same images with the same stamps as one that starts at the first frame. All other files
-are counted each time.
+are counted each time; when their frames are shown is known from the decoded frames, except for AVI, which
+does not store it.
 """
 
 from __future__ import annotations
 
 import zlib
 from contextlib import closing
+from dataclasses import replace
 from itertools import islice, pairwise
 from typing import Final, NamedTuple
 
@@ -38,12 +40,16 @@ def decode_stamp(frame: VideoFrame) -> int:
 
 
 def count_frames(path: Video, *, container: str) -> tuple[PacketIndex, int]:
-    """Decode a file; returns an index by decode stamps, empty if they cannot be trusted, and the frame count.
+    """Decode a file; returns an index, and the frame count.
+
+    The index is by decode stamps if they can be trusted. Otherwise it has at most the display times.
 
     Args:
         container: FFmpeg's name of the file's format.
     """
     stamps: list[int] = []
+    times: list[int | None] = []  # when frames are shown
+    duration = 0  # of the last frame
     # The frame at each keyframe. After the second one, where a new start differs first, further frames too.
     starts: list[list[_Decoded]] = []
     seeks: list[int | None] = []
@@ -51,12 +57,18 @@ def count_frames(path: Video, *, container: str) -> tuple[PacketIndex, int]:
     with closing(decode_frames(path, keys=seeks)) as frames:
         for frame in frames:
             stamps.append(decode_stamp(frame))
+            times.append(frame.pts)
+            duration = frame.duration
             if trusted and frame.key_frame:
                 starts.append([_decoded(path, frame)])
             elif len(starts) == 2 and len(starts[1]) <= COMPARED:
                 starts[1].append(_decoded(path, frame))
     rising = all(before < after for before, after in pairwise(stamps))
-    counted_only = PacketIndex.of([]), len(stamps)
+    shown = np.array([] if trusted or None in times else times, dtype=np.int64)
+    counted = PacketIndex.of([])
+    if shown.size and np.all(np.diff(shown) > 0):
+        counted = replace(counted, counted_times=shown, last_duration=duration or 0)
+    counted_only = counted, len(stamps)
     if not (trusted and rising and 0 < len(starts) <= len(seeks)):
         return counted_only
     for expected, seek in zip(starts, seeks, strict=False):

@@ -106,13 +106,13 @@ def _packed(video: VideoFile) -> Facts:
         "second": video.second,
         "exact": sorted(video.exact),
     }
-    return values, [index.times, index.key_times, index.key_seeks, index.order]
+    return values, [index.times, index.key_times, index.key_seeks, index.order, index.counted_times]
 
 
 def _unpacked(facts: Facts) -> VideoFile:
-    values, (times, key_times, key_seeks, order) = facts
+    values, (times, key_times, key_seeks, order, counted_times) = facts
     of_index = {name: values.pop(name) for name in ("by_decode_stamp", "last_duration")}
-    index = PacketIndex(times, key_times, key_seeks, order, **of_index)
+    index = PacketIndex(times, key_times, key_seeks, order, counted_times=counted_times, **of_index)
     info, exact = VideoInfo(*values.pop("info")), frozenset(values.pop("exact"))
     return VideoFile(info=info, index=index, exact=exact, **values)
 

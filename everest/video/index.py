@@ -12,7 +12,7 @@ frames decoded in sequence.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -42,7 +42,7 @@ class Packet(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PacketIndex:
-    """The time stamps of a file. All arrays are empty if only counting is exact."""
+    """The time stamps of a file. All but `counted_times` are empty if only counting is exact."""
 
     times: np.ndarray  # (F,) int64 ascending
     key_times: np.ndarray  # (K,) int64 ascending
@@ -51,11 +51,12 @@ class PacketIndex:
     order: np.ndarray
     by_decode_stamp: bool = False  # `times` are the stamps of everest.video.counted, not in a unit of time
     last_duration: int = 0  # how long the last frame is shown; 0: not known
+    counted_times: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))  # of a counted file
 
     @property
-    def has_display_times(self) -> bool:
-        """Whether `times` are when frames are shown."""
-        return self.times.size > 0 and not self.by_decode_stamp
+    def display_times(self) -> np.ndarray:
+        """When frames are shown, in the stream's units: (F,) int64 ascending; empty if it is not known."""
+        return self.times if self.times.size and not self.by_decode_stamp else self.counted_times
 
     @classmethod
     def of(cls, packets: Sequence[Packet]) -> PacketIndex:

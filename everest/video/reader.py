@@ -138,13 +138,12 @@ def resized_frames(
     """
     video = inspect_video(path)
     height, width = size[::-1] if video.quarter_turns % 2 else size  # before the rotation
-    times = video.index.times
-    stamped = video.index.has_display_times
-    displayed = set(times.tolist()) if stamped else set()
+    times = video.index.display_times
+    displayed = set(times.tolist())
     scaler = VideoReformatter()
     with closing(decode_frames(path, damages=damages)) as frames:
         for count, frame in enumerate(frames):
-            if stamped and frame.pts not in displayed:
+            if displayed and frame.pts not in displayed:
                 continue
             with decoder_errors(path):
                 scaled = scaler.reformat(
@@ -152,7 +151,7 @@ def resized_frames(
                 ).to_ndarray()
             shown.append(frame.time)
             pixels = np.ascontiguousarray(np.rot90(scaled, video.quarter_turns))
-            if stamped and frame.pts is not None and frame.time_base is not None:
+            if displayed and frame.pts is not None and frame.time_base is not None:
                 yield TimedFrame(pixels, frame.pts - int(times[0]), frame.time_base)
             else:
                 yield TimedFrame(pixels, count, 1 / rate)
@@ -168,8 +167,8 @@ def frame_times(path: str | Video) -> NDArray[np.float64]:
     if image_folder(path):
         raise VideoError(path, "a folder of images has no seconds; use start_frame and end_frame")
     video = inspect_video(path)
-    stamps = video.index.times
-    if not video.index.has_display_times:
+    stamps = video.index.display_times
+    if not stamps.size:
         stamps = np.arange(video.info.frames) * video.second / (video.info.fps or 1)
     return (stamps - stamps[0]) / video.second
 

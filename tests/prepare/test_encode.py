@@ -25,7 +25,7 @@ from everest.data.samples import read_samples
 from everest.prepare.encode import JobShare, poor_gain
 from everest.prepare.encoding import EncodedFile, encoded_size
 from everest.video.file import inspect_video
-from everest.video.reader import frames_between, probe, read_frames
+from everest.video.reader import frame_times, frames_between, probe, read_frames
 from everest.video.writer import read_comment, write_video
 from everest_cli.main import app
 
@@ -92,7 +92,7 @@ def same_video(source: Path, tmp_path: Path) -> None:
     assert after.frames == before.frames, source.name
     size = encoded_size(before.height, before.width, 128)
     assert (after.height, after.width) == size
-    assert seconds(made) == pytest.approx(seconds(source), abs=1e-4), source.name
+    assert frame_times(made) == pytest.approx(frame_times(source), abs=1e-4), source.name
     ids = np.linspace(0, before.frames - 1, 5).astype(int).tolist()
     encoded = read_frames(made, ids).permute(0, 3, 1, 2).float()
     original = read_frames(source, ids).permute(0, 3, 1, 2).float()
@@ -100,13 +100,6 @@ def same_video(source: Path, tmp_path: Path) -> None:
     assert (encoded - original).abs().mean() < 6, (
         source.name
     )  # of 255; colors of half the positions, quantized
-
-
-def seconds(video: Path) -> list[float]:
-    opening = inspect_video(video)
-    if opening.index.times.size == 0 or opening.index.by_decode_stamp:
-        return [number / opening.info.fps for number in range(opening.info.frames)]
-    return ((opening.index.times - opening.index.times[0]) / opening.second).tolist()
 
 
 def test_keyframes_are_close_and_bytes_are_the_same_each_time(videos: Path, tmp_path: Path):

@@ -14,7 +14,15 @@ from PIL import Image
 from everest.errors import EnvironmentProblem, RecipeError
 from everest.video import backends
 from everest.video.file import inspect_video
-from everest.video.reader import VideoError, VideoInfo, frames_between, frames_in_order, probe, read_frames
+from everest.video.reader import (
+    VideoError,
+    VideoInfo,
+    frame_times,
+    frames_between,
+    frames_in_order,
+    probe,
+    read_frames,
+)
 from everest.video.writer import write_video
 
 FRAMES, BITS = 70, 8
@@ -56,6 +64,7 @@ def encode(path, *, codec, options=None, times=None, max_b_frames=None, pix_fmt=
 
 GOP = {"g": "12", "bf": "3"}
 OPEN_GOP = {"x264-params": "keyint=12:min-keyint=12:bframes=3:b-adapt=0:open-gop=1:scenecut=0"}
+UNEVEN = [i * i // 10 + i for i in range(FRAMES)]  # in 1/25 s
 KINDS = {
     "closed_gop.mp4": {"codec": "libx264", "options": GOP},
     "one_gop.mp4": {"codec": "libx264", "options": {"g": "250", "bf": "3"}},
@@ -63,7 +72,7 @@ KINDS = {
     "variable_rate.mp4": {
         "codec": "libx264",
         "options": GOP,
-        "times": [i * i // 10 + i for i in range(FRAMES)],
+        "times": UNEVEN,
     },
     "closed_gop.mkv": {"codec": "libx264", "options": GOP},
     "open_gop.mkv": {"codec": "libx264", "options": OPEN_GOP},
@@ -206,10 +215,17 @@ def test_seconds_become_frame_numbers(kinds):
 
 
 def test_seconds_follow_the_time_stamps_of_a_variable_rate(kinds):
-    shown_at = [(i * i // 10 + i) / 25 for i in range(FRAMES)]
+    shown_at = [time / 25 for time in UNEVEN]
     first, end = frames_between(kinds["variable_rate.mp4"], 1.0, 5.0)
     assert shown_at[first - 1] < 1.0 <= shown_at[first]
     assert shown_at[end - 1] < 5.0 <= shown_at[end]
+
+
+@pytest.mark.parametrize("name", ["stream.ts", "vp8.webm", "animated.gif"])
+def test_counted_files_have_the_times_at_which_their_frames_are_shown(name, tmp_path):
+    file = encode(tmp_path / name, **KINDS[name], times=UNEVEN)
+    assert frame_times(file) == pytest.approx([time / 25 for time in UNEVEN], abs=1e-3)
+    assert numbers_shown(read_frames(file, range(FRAMES))) == list(range(FRAMES))
 
 
 def test_segment_after_the_end_is_an_error(kinds):

@@ -118,7 +118,8 @@ def external(base: type, key: str) -> tuple[WrapValidator, WrapSerializer]:
             problem = PydanticCustomError(NOT_A_CLASS, "{reason}", {"reason": str(error).split("\n")[0]})
             raise _located([InitErrorDetails(type=problem, loc=(key,), input=path)], path) from error
         try:
-            return adapter.validate_json(json.dumps(value), strict=True)
+            settings = {name: setting for name, setting in value.items() if name != key}
+            found = adapter.validate_json(json.dumps(settings), strict=True)
         except ValidationError as error:
             details = [
                 InitErrorDetails(
@@ -127,10 +128,13 @@ def external(base: type, key: str) -> tuple[WrapValidator, WrapSerializer]:
                 for each in error.errors(include_url=False)
             ]
             raise _located(details, path) from error
+        object.__setattr__(found, key, path)
+        return found
 
     def dump(value: Any, handler: Callable[[Any], Any]) -> Any:
         if is_import_path(getattr(value, key, None)):
-            return TypeAdapter(type(value)).dump_python(value, mode="json")
+            # Of a subclass of a shipped class, the name may be another than the type of its field allows.
+            return TypeAdapter(type(value)).dump_python(value, mode="json", warnings=False)
         return handler(value)
 
     return WrapValidator(validate), WrapSerializer(dump)

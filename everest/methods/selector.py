@@ -36,8 +36,10 @@ class Selector(ABC):
     may_be_zero: ClassVar[tuple[str, ...]] = ()  # ratios that may be 0
 
     def __post_init__(self) -> None:
-        if not self.strategy:
-            object.__setattr__(self, "strategy", path_of(type(self)))
+        cls = type(self)
+        inherited = "strategy" not in vars(cls) and self.strategy == cls.strategy  # a subclass of a shipped one
+        if not self.strategy or inherited:
+            object.__setattr__(self, "strategy", path_of(cls))
 
     @property
     def draws(self) -> bool:

@@ -35,6 +35,14 @@ class Unfinished(everest.strategies.Selector):
     keep_ratio: float = 0.5
 
 
+@dataclass(frozen=True, kw_only=True)
+class Opposite(everest.strategies.RedundancyRobust):
+    gain: float = -1.0
+
+    def importance(self, frames, embed):
+        return self.gain * super().importance(frames, embed)
+
+
 class Bare(Middle):
     extra: float = 0.5
 
@@ -194,6 +202,25 @@ def test_a_strategy_of_a_program_is_used_directly(package: str):
     assert chosen.visible.shape == (2, 4)
     with pytest.raises(RecipeError, match="has no share of tokens to change; define its method `keeping`"):
         everest.select_tokens(x, strategy=middle.strategy, tubelet=(2, 8, 8), keep=0.5)
+
+
+def test_a_subclass_of_a_shipped_strategy_is_not_its_parent(package: str):
+    opposite = __import__(f"{package}.methods").methods.Opposite()
+    path = f"{package}.methods:Opposite"
+    assert opposite.strategy == opposite.keeping(0.5).strategy == path
+    x = torch.randn(2, 3, 8, 64, 64)
+    kept = []
+    for selection in (opposite, everest.strategies.RedundancyRobust(order="ascending")):
+        torch.manual_seed(0)
+        model = everest.create_model(
+            "vit-tiny", kind="pretrain", depth=1, frames=8, size=64, selection=selection
+        )
+        kept.append(model.select(x, noise=torch.linspace(0, 0.9, 64).expand(2, -1)).target)
+    assert torch.equal(*kept)
+    overrides = [f"pretrain.selection.strategy={path}", "pretrain.selection.gain=-2"]
+    recipe = load_recipe("small", overrides=overrides)
+    assert recipe.pretrain.selection == opposite.__class__(gain=-2.0)
+    assert f"strategy: {path}" in dump_recipe(recipe)
 
 
 @pytest.mark.parametrize(

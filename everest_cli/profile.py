@@ -154,9 +154,9 @@ def profile(
         check_target(plot, option="--plot", overwrite=overwrite)
     clips: dict[str, int] = {}  # of a run, by stage, for --data; counted before anything is measured
     if data is not None:
-        from everest.profiling.loading import STAGES, clips_of_run
+        from everest.profiling.loading import clips_of_run, readable_stages
 
-        clips = {stage: clips_of_run(profiled, stage) for stage in STAGES}
+        clips = {stage: clips_of_run(profiled, stage) for stage in readable_stages(profiled, notify=say)}
     document: dict[str, Any] = {**profile(profiled), "compare": compare(changes) if comparing else []}
     if planned is not None and videos is not None:
         document["plan"] = plan_pretraining(profiled, planned, videos=videos, epochs=epochs)
@@ -205,7 +205,7 @@ def _add_measurements(
     problems = {stage["measured"]["energy_problem"] for stage in document["stages"].values()}
     for problem in problems - {None}:
         say(f"no energy measured: {problem}")
-    for stage in loading.STAGES if clips else ():
+    for stage in (stage for stage in loading.STAGES if stage in clips):
         if not quiet:
             say(f"measuring the videos of {stage}")
         step = document["stages"][stage]["measured"]

@@ -226,7 +226,7 @@ def _token_counts(recipe: Recipe) -> Problems:
         return
     if not visible:
         yield ("pretrain", "selection"), f"lets the encoder see none of {grid.num_tokens} tokens"
-    if not target:
+    if not target or visible == grid.num_tokens:
         yield ("pretrain", "selection"), f"leaves none of {grid.num_tokens} tokens to predict"
     try:
         visible, target = _num_chosen(recipe.finetune.selection, grid)

@@ -37,7 +37,9 @@ class Selector(ABC):
 
     def __post_init__(self) -> None:
         cls = type(self)
-        inherited = "strategy" not in vars(cls) and self.strategy == cls.strategy  # a subclass of a shipped one
+        inherited = (
+            "strategy" not in vars(cls) and self.strategy == cls.strategy
+        )  # a subclass of a shipped one
         if not self.strategy or inherited:
             object.__setattr__(self, "strategy", path_of(cls))
 

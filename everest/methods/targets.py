@@ -110,9 +110,9 @@ class BoundTarget:
 
 
 def mean_squared_error(prediction: Tensor, values: Tensor, scored: Tensor) -> Tensor:
-    """The mean over all values (B, K, P) of the tokens that are `scored` (B, K), in float32."""
+    """The mean over all values (B, K, P) of the tokens that are `scored` (B, K), in float32; 0 without any."""
     error = (prediction.float() - values).square().mean(dim=-1)  # (B, K)
-    return (error * scored).sum() / scored.sum()
+    return (error * scored).sum() / scored.sum().clamp(min=1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,9 @@ from typing import Any, Final, Literal
 from everest.config.settings import Recipe
 from everest.data.dataset import StepSampler, VideoClips
 from everest.data.loader import batches, make_loader
-from everest.data.stages import finetune_clips, pretrain_clips
+from everest.data.stage_source import find_source
+from everest.data.stages import finetune_clips, pretrain_clips, pretrain_key
+from everest.errors import DataError, RecipeError
 from everest.system.cores import num_cores
 from everest.train.plan import plan_stage
 from everest.video.reader import probe
@@ -58,6 +60,27 @@ def stage_clips(recipe: Recipe, stage: TrainingStage) -> VideoClips:
         DataError: the videos cannot be found.
     """
     return pretrain_clips(recipe) if stage == "pretrain" else finetune_clips(recipe)[0]
+
+
+def readable_stages(recipe: Recipe, *, notify: Callable[[str], None]) -> list[TrainingStage]:
+    """Return the stages for which the recipe has videos: unlabeled ones serve pre-training alone.
+
+    Args:
+        notify: receives a line for a stage that is left out.
+    Raises:
+        DataError, RecipeError: of the last stage, if there are no videos for any.
+    """
+    found: list[TrainingStage] = []
+    for stage, key in zip(STAGES, (pretrain_key(recipe.data), "train"), strict=True):
+        try:
+            find_source(recipe.data, key, labeled=stage == "finetune")
+        except (DataError, RecipeError) as error:
+            if stage == STAGES[-1] and not found:
+                raise
+            notify(f"{stage} is measured without videos: {error}")
+        else:
+            found.append(stage)
+    return found
 
 
 def clips_of_run(recipe: Recipe, stage: TrainingStage) -> int:

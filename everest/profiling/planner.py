@@ -13,7 +13,13 @@ from typing import Any, Final
 from everest.config.settings import Recipe
 from everest.errors import RecipeError, unknown_name
 from everest.profiling.measure import largest_batch
-from everest.profiling.profile import FORWARD_AND_BACKWARD, VALUE_BYTES, precision_of, stage_cost
+from everest.profiling.profile import (
+    FORWARD_AND_BACKWARD,
+    VALUE_BYTES,
+    precision_of,
+    stage_cost,
+    stage_spec,
+)
 from everest.train.plan import plan_stage
 
 GIB: Final = 2**30
@@ -43,15 +49,16 @@ class Gpu:
     name: str
     half_tflops: float  # 10^12 operations per second in bf16, or in fp16 without bf16
     fp32_tflops: float
+    tf32_tflops: float | None  # of train.tf32; None: the GPU has none
     gib: float  # memory that the driver reports
     has_bf16: bool = True
 
 
 GPUS: Final = {  # NVIDIA's data sheets of the SXM parts, of the Ada architecture, and of the T4
-    "h200": Gpu(name="H200", half_tflops=989, fp32_tflops=67, gib=139),
-    "a100": Gpu(name="A100 (80 GB)", half_tflops=312, fp32_tflops=19.5, gib=79),
-    "4090": Gpu(name="RTX 4090", half_tflops=165, fp32_tflops=82.6, gib=23.5),
-    "t4": Gpu(name="T4", half_tflops=65, fp32_tflops=8.1, gib=14.6, has_bf16=False),
+    "h200": Gpu(name="H200", half_tflops=989, fp32_tflops=67, tf32_tflops=494, gib=139),
+    "a100": Gpu(name="A100 (80 GB)", half_tflops=312, fp32_tflops=19.5, tf32_tflops=156, gib=79),
+    "4090": Gpu(name="RTX 4090", half_tflops=165, fp32_tflops=82.6, tf32_tflops=82.6, gib=23.5),
+    "t4": Gpu(name="T4", half_tflops=65, fp32_tflops=8.1, tf32_tflops=None, gib=14.6, has_bf16=False),
 }
 
 
@@ -86,17 +93,15 @@ def plan_pretraining(recipe: Recipe, gpu: Gpu, *, videos: int, epochs: int | Non
     plan = plan_stage(stage, num_videos=videos, processes=1, largest_micro_batch=max(largest, unit))
     fits = largest >= unit
     clips = plan.steps * plan.batch_size
-    share = FP32_SHARE if precision == "fp32" else SHARE
-    if precision != "fp32" and recipe.model.backbone_size.width < NARROW:
-        share = NARROW_SHARE
-    peak = gpu.fp32_tflops if precision == "fp32" else gpu.half_tflops
+    share, peak = _share_of_peak(recipe, gpu)
     passes = FORWARD_AND_BACKWARD + recipe.train.checkpointing  # the forward pass is repeated
     flops = 2 * (passes * cost.macs.total + (cost.tokenizer_macs or 0))
     seconds = clips * flops / (peak * 1e12 * share) + plan.steps * plan.accumulation * PASS_SECONDS
     gpu_hours = seconds / 3600
     workers = _workers(recipe)
     ms = (DECODE_MS + VIEW_MS * (plan.views - 1)) / plan.views + HAND_OVER_MS
-    loader_hours = clips * ms / 1000 * recipe.data.frames / MS_FRAMES / workers / 3600
+    ms *= stage_spec(recipe, "pretrain").offered_frames / MS_FRAMES
+    loader_hours = clips * ms / 1000 / workers / 3600
     memory = state + (plan.micro_batch * cost.activation_bytes_per_clip)
     document: dict[str, Any] = {
         "gpu": gpu.name,
@@ -112,13 +117,24 @@ def plan_pretraining(recipe: Recipe, gpu: Gpu, *, videos: int, epochs: int | Non
     }
     assumed = (
         f"Assumed, not measured: {share:.0%} of {peak:g} TFLOP/s, and {workers} workers at "
-        f"{1000 / ms * MS_FRAMES / recipe.data.frames:.0f} clips/s each (320 x 240, H.264); expect half to "
+        f"{1000 / ms:.0f} clips/s each (320 x 240, H.264); expect half to "
         "twice the time."
     )
     run = f"Pre-training {recipe.model.backbone} on {videos:,} videos for {plan.epochs:,} epochs"
     return document | {
         "sentence": " ".join([*_words(recipe, gpu, plan.accumulation, document, run), assumed])
     }
+
+
+def _share_of_peak(recipe: Recipe, gpu: Gpu) -> tuple[float, float]:
+    """The assumed share, and the peak in TFLOP/s that it is a share of."""
+    share = NARROW_SHARE if recipe.model.backbone_size.width < NARROW else SHARE
+    if precision_of(recipe) != "fp32":
+        return share, gpu.half_tflops
+    full = FP32_SHARE, gpu.fp32_tflops
+    if not recipe.train.tf32 or gpu.tf32_tflops is None:
+        return full
+    return max(full, (share, gpu.tf32_tflops), key=math.prod)
 
 
 def _workers(recipe: Recipe) -> int:

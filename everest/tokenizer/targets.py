@@ -128,4 +128,4 @@ class TokenTargets:
             error = torch.stack(errors).mean(dim=0)  # (B, K)
         else:
             error = (prediction.float() - values).square().mean(dim=-1)
-        return (error * scored).sum() / scored.sum()
+        return (error * scored).sum() / scored.sum().clamp(min=1)

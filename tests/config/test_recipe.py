@@ -367,6 +367,10 @@ def test_underscores_do_for_hyphens_in_a_selection():
             "pretrain.selection.keep_ratio: must be more than 0 and at most 1",
         ),
         (["pretrain.selection.strategy=all"], "pretrain.selection: leaves none of 1568 tokens to predict"),
+        (
+            ["pretrain.selection.strategy=running-cell", "pretrain.selection.mask_ratio=0.004"],
+            "pretrain.selection: leaves none of 1568 tokens to predict",
+        ),
         (["finetune.selection.keep_ratio=1e-4"], "finetune.selection: keeps none of 1568 tokens"),
         (
             ["finetune.selection.visible_ratio=0.1"],

@@ -13,6 +13,7 @@ from everest.methods.importance import DISTANCES, RawPixels, change_importance, 
 from everest.methods.masks import FrameWise, RandomSpaceTime, RunningCell, Tube
 from everest.methods.ranked import ByImportance, FrameDifference, LearnedImportance, RedundancyRobust
 from everest.methods.strategies import STRATEGIES, AllTokens, StoredStrategy, TubeDropout
+from everest.methods.targets import mean_squared_error
 from everest.models.embedding import TubeletEmbedding
 from everest.video.pixels import IMAGENET
 
@@ -339,6 +340,20 @@ def test_running_cells_overlap_a_tube_and_the_overlap_counts_for_nothing():
     grid = TokenGrid(t=8, h=14, w=14)
     chosen = RunningCell()(grid, importance=None, noise=torch.rand(3, grid.num_tokens))
     assert chosen.scored().sum(dim=1).tolist() == [704] * 3  # ARCHITECTURE: 784 targets, 80 of them seen
+
+
+def test_a_pass_without_scored_tokens_has_a_loss_of_zero():
+    grid = TokenGrid(t=2, h=2, w=2)
+    noise = torch.zeros(1, grid.num_tokens)
+    masks = RunningCell(mask_ratio=0.5, target_ratio=0.25)
+    losses = []
+    for start in torch.linspace(0, 0.99, 16):
+        noise[:, -1], noise[:, 0] = start, start * 7 % 1
+        scored = masks(grid, importance=None, noise=noise).scored()
+        losses.append(
+            (bool(scored.any()), mean_squared_error(torch.ones(1, 2, 3), torch.zeros(1, 2, 3), scored))
+        )
+    assert {seen: loss.item() for seen, loss in losses} == {True: 1.0, False: 0.0}
 
 
 def test_running_cells_of_the_encoder_leave_the_rest_to_predict():

@@ -75,6 +75,19 @@ def test_the_command_measures_both_training_stages(clip_files: Path):
     assert "loading" not in stages["eval"]
 
 
+def test_unlabeled_videos_are_measured_for_pre_training_alone(clip_files: Path, tmp_path: Path):
+    (tmp_path / "videos").symlink_to(clip_files)
+    options = [part for change in SMALL for part in ("--set", change)]
+    options += ["--set", "data.train=null", "--set", "data.pretrain=videos", "--backbone", "vit-tiny"]
+    arguments = ["profile", "--recipe", "custom", "--data", str(tmp_path), *options]
+    result = CliRunner().invoke(app, [*arguments, "--json"])
+    assert result.exit_code == 0, result.output
+    assert "notice: finetune is measured without videos: data.train: not set" in result.stderr
+    stages = json.loads(result.stdout)["stages"]
+    assert [stage for stage in stages if "loading" in stages[stage]] == ["pretrain"]
+    assert "data.train: not set" in refused(*arguments, "--set", "data.pretrain=null", code=2)
+
+
 def test_a_folder_without_the_recipes_list_is_a_data_error(tmp_path: Path):
     with pytest.raises(DataError, match=r"train\.csv"):
         measure_loading(recipe_on(tmp_path), "pretrain", batch=2, step_clips_per_second=1)

@@ -32,6 +32,29 @@ def test_hours_follow_from_flops_peak_and_share():
     assert planned["memory_gib"] < 139
 
 
+def test_frame_selection_decodes_more_frames():
+    plans = {
+        alpha: plan("--alpha", alpha, "--videos", "1000", "--epochs", "80", "--gpu", "h200")
+        for alpha in ("1", "1.5")
+    }
+    ratio = plans["1.5"]["loader_hours"] / plans["1"]["loader_hours"]
+    assert ratio == pytest.approx(1.5)
+
+
+def test_tf32_is_planned_with_its_own_peak():
+    fp32 = [*("--videos", "1000", "--epochs", "80"), *("--set", "train.precision=fp32")]
+    tf32 = [*fp32, "--set", "train.tf32=true"]
+    shares = {
+        gpu: [plan(*options, "--gpu", gpu)["sentence"].split("measured: ")[1] for options in (fp32, tf32)]
+        for gpu in GPUS
+    }
+    for gpu, (before, after) in shares.items():
+        assert before.startswith(f"40% of {GPUS[gpu].fp32_tflops:g} TFLOP/s")
+        # The 4090's TF32 is as fast as its float32 at best; the T4 has none.
+        is_faster = gpu in ("h200", "a100")
+        assert after.startswith(f"20% of {GPUS[gpu].tf32_tflops:g}") if is_faster else after == before
+
+
 @pytest.mark.parametrize("gpu", GPUS)
 def test_the_sentence_states_hours_memory_and_the_assumption(gpu: str):
     planned = plan("--videos", "10000", "--epochs", "800", "--gpu", gpu.upper())

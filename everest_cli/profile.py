@@ -205,7 +205,9 @@ def _add_measurements(
     problems = {stage["measured"]["energy_problem"] for stage in document["stages"].values()}
     for problem in problems - {None}:
         say(f"no energy measured: {problem}")
-    for stage in (stage for stage in loading.STAGES if stage in clips):
+    for stage in loading.STAGES:
+        if stage not in clips:
+            continue
         if not quiet:
             say(f"measuring the videos of {stage}")
         step = document["stages"][stage]["measured"]

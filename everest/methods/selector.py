@@ -37,10 +37,9 @@ class Selector(ABC):
 
     def __post_init__(self) -> None:
         cls = type(self)
-        inherited = (
-            "strategy" not in vars(cls) and self.strategy == cls.strategy
-        )  # a subclass of a shipped one
-        if not self.strategy or inherited:
+        # A subclass of a shipped class has inherited its name.
+        is_inherited = "strategy" not in vars(cls) and self.strategy == cls.strategy
+        if not self.strategy or is_inherited:
             object.__setattr__(self, "strategy", path_of(cls))
 
     @property

@@ -110,7 +110,7 @@ class BoundTarget:
 
 
 def mean_squared_error(prediction: Tensor, values: Tensor, scored: Tensor) -> Tensor:
-    """The mean over all values (B, K, P) of the tokens that are `scored` (B, K), in float32; 0 without any."""
+    """The mean over all values (B, K, P) of the tokens that are `scored` (B, K), in float32; 0 if none is."""
     error = (prediction.float() - values).square().mean(dim=-1)  # (B, K)
     return (error * scored).sum() / scored.sum().clamp(min=1)
 

@@ -350,9 +350,8 @@ def test_a_pass_without_scored_tokens_has_a_loss_of_zero():
     for start in torch.linspace(0, 0.99, 16):
         noise[:, -1], noise[:, 0] = start, start * 7 % 1
         scored = masks(grid, importance=None, noise=noise).scored()
-        losses.append(
-            (bool(scored.any()), mean_squared_error(torch.ones(1, 2, 3), torch.zeros(1, 2, 3), scored))
-        )
+        loss = mean_squared_error(torch.ones(1, 2, 3), torch.zeros(1, 2, 3), scored)
+        losses.append((bool(scored.any()), loss))
     assert {seen: loss.item() for seen, loss in losses} == {True: 1.0, False: 0.0}
 
 

@@ -82,7 +82,7 @@ def test_unlabeled_videos_are_measured_for_pre_training_alone(clip_files: Path, 
     arguments = ["profile", "--recipe", "custom", "--data", str(tmp_path), *options]
     result = CliRunner().invoke(app, [*arguments, "--json"])
     assert result.exit_code == 0, result.output
-    assert "notice: finetune is measured without videos: data.train: not set" in result.stderr
+    assert "finetune is measured without videos: data.train: not set" in result.stderr
     stages = json.loads(result.stdout)["stages"]
     assert [stage for stage in stages if "loading" in stages[stage]] == ["pretrain"]
     assert "data.train: not set" in refused(*arguments, "--set", "data.pretrain=null", code=2)

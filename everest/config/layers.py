@@ -76,6 +76,15 @@ class Merged:
         """The keys that were written in the layers called `label`; for a mapping, the keys of its values."""
         return {key for key in _keys(self.values) if self.origin(key).label == label}
 
+    def changed_in(self, layer: int, below: Merged) -> set[KeyPath]:
+        """The keys of the layer numbered `layer` that have another value than in `below`, the layers under it.
+
+        Without those of the target: older files hold the keys of both kinds.
+        """
+        written = {key for key in _keys(self.values) if self.origin(key).layer == layer}
+        written = {key for key in written if key[:2] != ("pretrain", "target")}
+        return {key for key in written if self.at(key) not in (None, below.at(key))}
+
 
 def _keys(values: dict[str, Any], path: KeyPath = ()) -> Iterator[KeyPath]:
     for key, value in values.items():

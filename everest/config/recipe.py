@@ -55,7 +55,8 @@ def load_recipe(
     Args:
         name_or_path: a shipped recipe, the path of a YAML file, or a file that was read.
         overrides: `section.key=value` texts, which win over the file.
-        notify: called with one line for each given key that has no effect.
+        notify: called with one line for each key without effect that an override gives, or that the file
+            changes in its base.
         imports: import the modules of other packages that the recipe names (everest.methods.external). False:
             for a recipe that no user named, such as the one next to weights.
     Raises:
@@ -70,8 +71,9 @@ def load_recipe(
     stack = LayerStack(file.label, recipe_values(Recipe(name=file.name)), layers)
 
     model = stack.merged(None).values["model"]
-    backbone = with_hyphens(model.get("backbone")) if isinstance(model, dict) else None
-    merged = stack.merged(backbone if isinstance(backbone, str) else None)  # a known backbone or not
+    named = with_hyphens(model.get("backbone")) if isinstance(model, dict) else None
+    backbone = named if isinstance(named, str) else None  # a known one or not
+    merged = stack.merged(backbone)
     failed_imports = list(_import_classes(merged)) if imports else []
     if failed_imports:
         raise RecipeError(one_per_line([*problems, *failed_imports]))
@@ -86,7 +88,11 @@ def load_recipe(
     if problems or recipe is None:
         raise RecipeError(one_per_line(problems))
     if notify:
-        for notice in [*dropped, *notices(recipe, merged.given_in(SET))]:
+        given = merged.given_in(SET)
+        if bases:  # a file without a base lists all keys, so that they say nothing about what was meant
+            below = replace(stack, layers=layers[: len(bases)]).merged(backbone)
+            given |= merged.changed_in(len(bases), below)
+        for notice in [*dropped, *notices(recipe, given)]:
             notify(notice)
     return recipe
 

@@ -297,6 +297,28 @@ def test_set_keys_that_another_setting_makes_idle_are_named():
     ]
 
 
+def test_keys_of_a_file_without_effect_are_named(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        "base: custom\nfinetune: {sampling: spread, stride: 8, warmup_steps: 50, lora: {alpha: 32}}\n"
+    )
+    notices = []
+    recipe = load_recipe(file, notify=notices.append)
+    assert notices == [
+        "finetune.stride has no effect with spread sampling",
+        "finetune.lora.alpha has no effect if finetune.lora.rank is 0",
+        "finetune.warmup_steps has no effect with epochs; set finetune.warmup_epochs",
+    ]
+    complete = tmp_path / "complete.yaml"  # as a run writes it
+    complete.write_text(dump_recipe(recipe))
+    load_recipe(complete, notify=pytest.fail)
+
+
+@pytest.mark.parametrize("name", shipped_names())
+def test_shipped_recipes_have_no_keys_without_effect(name):
+    load_recipe(name, notify=pytest.fail)
+
+
 def test_set_keys_of_a_term_of_the_tokenizers_loss_that_is_off_are_named():
     overrides = [
         f"tokenizer.loss.{key}" for key in ("r1=1", "discriminator_lr=1e-3", "perceptual_weights=a.pth")

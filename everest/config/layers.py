@@ -77,7 +77,7 @@ class Merged:
         return {key for key in _keys(self.values) if self.origin(key).label == label}
 
     def changed_in(self, layer: int, below: Merged) -> set[KeyPath]:
-        """The keys of the layer numbered `layer` that have another value than in `below`, the layers under it.
+        """The keys of the layer numbered `layer` with another value than in `below`, the layers under it.
 
         Without those of the target: older files hold the keys of both kinds.
         """

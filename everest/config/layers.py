@@ -79,7 +79,7 @@ class Merged:
     def changed_in(self, layer: int, below: Merged) -> set[KeyPath]:
         """The keys of the layer numbered `layer` with another value than in `below`, the layers under it.
 
-        Without those of the target: older files hold the keys of both kinds.
+        Keys of the target are left out: older files hold the keys of both kinds.
         """
         written = {key for key in _keys(self.values) if self.origin(key).layer == layer}
         written = {key for key in written if key[:2] != ("pretrain", "target")}

@@ -89,7 +89,7 @@ def load_recipe(
         raise RecipeError(one_per_line(problems))
     if notify:
         given = merged.given_in(SET)
-        if bases:  # a file without a base lists all keys, so that they say nothing about what was meant
+        if bases:  # a file without a base may list all keys, as a run writes it
             below = replace(stack, layers=layers[: len(bases)]).merged(backbone)
             given |= merged.changed_in(len(bases), below)
         for notice in [*dropped, *notices(recipe, given)]:

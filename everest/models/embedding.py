@@ -67,19 +67,26 @@ class TubeletEmbedding(nn.Module):
         ]
         self.proj = convs[0] if layers == 1 else nn.Sequential(*convs)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of the weights."""
+        first = self.proj if isinstance(self.proj, nn.Conv3d) else self.proj[0]
+        assert isinstance(first, nn.Conv3d)
+        return first.weight.dtype
+
     def forward(self, patches: Tensor, *, biased: bool = True) -> Tensor:
-        """Embed patches (B, K, C, t, p, q): (B, K, D).
+        """Embed patches (B, K, C, t, p, q) in their precision: (B, K, D).
 
         Args:
             biased: False for the difference of two embeddings from that of their patches: the bias cancels.
         """
         if isinstance(self.proj, nn.Conv3d):
-            bias = self.proj.bias if biased else None
-            return F.linear(patches.flatten(2), self.proj.weight.flatten(1), bias)
+            weight, bias = _like(patches, self.proj, biased=biased)
+            return F.linear(patches.flatten(2), weight.flatten(1), bias)
         x = patches.flatten(0, 1)  # (B * K, C, t, p, q)
         for conv in self.proj:
             assert isinstance(conv, nn.Conv3d)
-            x = F.conv3d(x, conv.weight, conv.bias if biased else None, conv.stride)
+            x = F.conv3d(x, *_like(patches, conv, biased=biased), conv.stride)
         return x.flatten(1).unflatten(0, patches.shape[:2])  # (B, K, D)
 
     def of_byte_changes(self, change: Tensor) -> Tensor:
@@ -93,7 +100,8 @@ class TubeletEmbedding(nn.Module):
         """
         if not isinstance(self.proj, nn.Conv3d):
             return self(self.pixels.byte_changes_weight(change.float()), biased=False)
-        weight = self.pixels.byte_changes_weight(self.proj.weight.detach()).flatten(1)  # (D, C*t*p*q)
+        weight = self.proj.weight.detach().float()  # (D, C, t, p, q)
+        weight = self.pixels.byte_changes_weight(weight).flatten(1)  # (D, C*t*p*q)
         if not computes_bf16(change.device):
             return F.linear(change.flatten(2).float(), weight)
         rows = change.flatten(2).flatten(0, 1)  # (B * K, C*t*p*q)
@@ -101,6 +109,12 @@ class TubeletEmbedding(nn.Module):
         embedded = torch.mm(rows, high.T, out_dtype=torch.float32)  # (B * K, D)
         embedded = embedded + torch.mm(rows, low.T, out_dtype=torch.float32)
         return embedded.unflatten(0, change.shape[:2])
+
+
+def _like(patches: Tensor, conv: nn.Conv3d, *, biased: bool) -> tuple[Tensor, Tensor | None]:
+    """Weight and bias in the precision of the patches: importance is measured in float32 by any weights."""
+    bias = conv.bias if biased else None
+    return conv.weight.to(patches.dtype), None if bias is None else bias.to(patches.dtype)
 
 
 def in_two_parts(weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -170,10 +170,12 @@ class Encoder(nn.Module):
     def embed(self, frames: Tensor, ids: Tensor) -> Tensor:
         """Embed the tokens `ids` (B, K) of clips (B, C, T, H, W) and add their positions: (B, K, D).
 
-        Rotary positions are not added. Bytes are normalized after the tokens are gathered.
+        Rotary positions are not added. Bytes are normalized after the tokens are gathered. The precision is
+        that of the weights, or of autocast, whatever that of the clips is.
         """
         patches = gather_patches(frames, ids, self.patch_embed.tubelet)  # (B, K, C, t, p, q)
-        return add_positions(self.patch_embed(self.pixels.normalized(patches)), self.position, ids)
+        patches = self.pixels.normalized(patches).to(self.patch_embed.dtype)
+        return add_positions(self.patch_embed(patches), self.position, ids)
 
     def embed_class_token(self, batch: int) -> Tensor:
         """The class token of each clip, with its position if that is learned: (B, 1, D)."""

@@ -10,7 +10,7 @@ TINY = {"width": 24, "depth": 2, "heads": 2, "decoder_width": 16, "decoder_heads
 
 def tiny(kind: str, *, frames=8, size=(32, 32), **options):
     return everest.create_model(
-        "vit-tiny", kind=kind, frames=frames, size=size, tubelet=(2, 8, 8), **TINY, **options
+        "vit-tiny", kind=kind, frames=frames, size=size, tubelet=(2, 8, 8), **{**TINY, **options}
     )
 
 

@@ -12,13 +12,13 @@ from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
-from timm.layers.drop import DropPath
 from timm.layers.mlp import Mlp
 from timm.layers.norm import LayerNorm
 from timm.models.beit import Attention
 from torch import Tensor, nn
 
 from everest.config.sizes import MLP_RATIO
+from everest.models.drop_path import DropPath
 from everest.models.rotary import Rotation
 
 

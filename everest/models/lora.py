@@ -55,6 +55,20 @@ class LowRank(nn.Module):
             return torch.addmm(weight, b, a, alpha=self.scale)
 
 
+class AdaptedLinear(nn.Linear):
+    """A Linear whose weight is the sum with its adapter: one class for all of them.
+
+    Torch makes a class for each module that it parametrizes, and a compiled graph holds for one class only.
+    `merged` removes adapters; torch's `remove_parametrizations` would take the weight from all modules.
+    """
+
+    @property
+    def weight(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The sum (D, C)."""
+        parametrizations = cast(nn.ModuleDict, self.parametrizations)
+        return parametrizations["weight"]()
+
+
 def add_adapters(blocks: Iterable[nn.Module], lora: LoraSettings) -> None:
     """Add an adapter to each of the matrices `lora.layers` of every block."""
     for block in blocks:
@@ -62,6 +76,7 @@ def add_adapters(blocks: Iterable[nn.Module], lora: LoraSettings) -> None:
             linear = cast(nn.Linear, block.get_submodule(PATHS[layer]))
             adapter = LowRank(linear.weight, rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout)
             parametrize.register_parametrization(linear, "weight", adapter)
+            linear.__class__ = AdaptedLinear
 
 
 def merged(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from typing import Final, Literal, cast
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch._dynamo import config as dynamo_config
 from torch._functorch import config as functorch_config
 
 from everest.config.settings import TrainSettings
@@ -21,6 +22,10 @@ from everest.train.optim import set_lr
 from everest.train.step_record import StepNumbers
 
 MEMORY_BUDGET: Final = 0.5  # our choice: the share of activations that a compiled graph may save
+# Our choice: all blocks of a model share their graphs, one for each kind of block (of encoder or decoder, the
+# last one, frozen), batch shape and mode. Torch's limit is 8, after which it computes without compilation;
+# that some versions of timm raise it is not relied on.
+MOST_GRAPHS: Final = 64
 
 
 def compile_model(model: nn.Module, how: Literal["auto"] | bool) -> nn.Module:
@@ -33,6 +38,7 @@ def compile_model(model: nn.Module, how: Literal["auto"] | bool) -> nn.Module:
     if not how or (how == "auto" and not (on_gpu and find_spec("triton"))):
         return model
     functorch_config.activation_memory_budget = MEMORY_BUDGET
+    dynamo_config.recompile_limit = max(dynamo_config.recompile_limit, MOST_GRAPHS)
     # dynamic=False: when a second model is compiled, torch would make the ratios of its selection
     # symbolic where they differ, and counting tokens with a symbol breaks the graph.
     if how == "auto":

@@ -11,7 +11,9 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-_MARGIN = 1e-3  # the bound is a little beyond the outermost levels, so that every level can be reached
+# The bound is a little beyond the outermost levels, so that every level can be reached.
+_MARGIN = 1e-3  # relative to the range of the levels
+_MOST_MARGIN = 0.25  # in levels: from 0.5, a level outside of the range would be reached
 
 
 class FSQ(nn.Module):
@@ -38,7 +40,7 @@ class FSQ(nn.Module):
         self.num_codes = prod(self.levels)
         counts = torch.tensor(self.levels)
         constants = {
-            "reach": (counts - 1) * (1 + _MARGIN) / 2,
+            "reach": torch.minimum((counts - 1) * (1 + _MARGIN) / 2, (counts - 1) / 2 + _MOST_MARGIN),
             "offset": (counts + 1) % 2 / 2,
             "steps": (counts // 2).float(),
             "counts": counts,

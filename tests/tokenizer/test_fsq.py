@@ -72,6 +72,20 @@ def test_the_gradient_passes_the_rounding_as_if_it_were_not_there(counts, seed):
     assert (rounded != 0).any()
 
 
+@pytest.mark.parametrize("count", [1000, 1001, 1024, 4097, 65535, 65536])
+def test_many_levels_are_all_reached_and_none_outside_of_the_range(count):
+    quantizer = FSQ([count, 64])
+    reach, offset = quantizer.reach[0].double(), quantizer.offset[0].double()
+    levels = torch.arange(count) - count // 2
+    points = torch.zeros(count + 2, 2)
+    points[:count, 0] = torch.atanh((levels + offset) / reach) - torch.atanh(offset / reach)
+    points[count:, 0] = torch.tensor([-1e4, 1e4])
+    values, codes = quantizer(points)
+    assert quantizer.digits(codes).tolist() == [[level, 32] for level in [*range(count), 0, count - 1]]
+    assert values.abs().max() <= 1
+    assert torch.equal(quantizer.decode(codes), values)
+
+
 def test_values_keep_float32_under_autocast():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         values, codes = FSQ([8] * 6)(torch.randn(5, 6).bfloat16())

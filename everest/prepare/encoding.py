@@ -34,6 +34,7 @@ _MAKER: Final = "everest prepare encode"
 _SOURCE_BYTES: Final = "source_bytes"
 _SOURCE: Final = "source"  # hash of its path; files of earlier versions of the program have none
 _VERSION: Final = "version"  # of the source, as `video_version` reports it; also not in earlier versions
+_ORDER: Final = "order"  # of images, where earlier versions had another one
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,9 @@ def encode_video(source: str, target: Path, settings: EncodeSettings, *, overwri
     size = sum(number for number, _ in versions)
     version = max((text for _, text in versions), default="")
     by_settings = {"by": _MAKER, **asdict(settings)}
+    names = [file.name for file in files]
+    if names != sorted(names):
+        by_settings[_ORDER] = "numbers"
     mark = {**by_settings, _SOURCE_BYTES: size, _VERSION: version, _SOURCE: place}  # kept in the file
     if target.exists():
         if isinstance(video, Path) and target.samefile(video):

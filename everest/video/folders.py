@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from operator import attrgetter
@@ -20,6 +21,7 @@ VIDEO_SUFFIXES: Final = frozenset(
 )
 _MACOS_FOLDER: Final = "__MACOSX"  # macOS adds it to the archives that it packs
 _NAME: Final = attrgetter("name")
+_NUMBER: Final = re.compile("[0-9]+")
 
 AnyPath = TypeVar("AnyPath", Path, Location)  # folders of this machine contain files of this machine
 
@@ -79,8 +81,19 @@ def videos_by_subfolder(folder: AnyPath) -> Mapping[str, Sequence[AnyPath]]:
 
 
 def images_in(folder: AnyPath) -> Sequence[AnyPath]:
-    """The images in a folder, in the order of their names."""
-    return sorted((path for path in _children(folder) if path.suffix.lower() in IMAGE_SUFFIXES), key=_NAME)
+    """The images in a folder, in the order of their names, with numbers in the names in numerical order."""
+    images = (path for path in _children(folder) if path.suffix.lower() in IMAGE_SUFFIXES)
+    return sorted(images, key=lambda path: (_with_sortable_numbers(path.name), path.name))
+
+
+def _with_sortable_numbers(name: str) -> str:
+    """A name whose numbers start with their length: the text order is then the order of the numbers."""
+
+    def with_length(match: re.Match[str]) -> str:
+        digits = match[0].lstrip("0")
+        return f"{len(digits):04d}{digits}"
+
+    return _NUMBER.sub(with_length, name)
 
 
 def _walk(folder: AnyPath, visited: set[AnyPath]) -> Iterator[AnyPath]:

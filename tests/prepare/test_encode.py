@@ -356,6 +356,23 @@ def test_images_become_a_video(shared: Path, videos: Path, tmp_path: Path):
     assert difference.abs().mean() < 6
 
 
+def test_numbered_images_become_a_video_in_the_order_of_their_numbers(tmp_path: Path):
+    from PIL import Image
+
+    (tmp_path / "in" / "film").mkdir(parents=True)
+    for number in range(12):
+        Image.new("RGB", (32, 32), (20 * number,) * 3).save(tmp_path / "in" / "film" / f"frame{number}.png")
+    assert summary(tmp_path / "in", "-o", tmp_path / "out")["encoded"] == 1
+    made = tmp_path / "out" / "film.mp4"
+    grays = read_frames(made, range(12)).float().mean(dim=(1, 2, 3))
+    assert (grays - 20 * torch.arange(12)).abs().max() < 6
+    assert summary(tmp_path / "in", "-o", tmp_path / "out")["encoded"] == 0
+    mark = json.loads(read_comment(made))
+    with_mark(made, {key: value for key, value in mark.items() if key != "order"})  # of an earlier version
+    assert summary(tmp_path / "in", "-o", tmp_path / "out")["encoded"] == 1
+    assert read_comment(made) == json.dumps(mark)
+
+
 def test_segments_name_the_same_frames_afterwards(shared: Path, tmp_path: Path):
     source = shared / "videos" / "odd" / "vfr_made.mp4"
     (tmp_path / "list.csv").write_text(f"path,label,start,end\n{source},0,1.5,3.25\n")

@@ -14,6 +14,7 @@ from PIL import Image
 from everest.errors import EnvironmentProblem, RecipeError
 from everest.video import backends
 from everest.video.file import inspect_video
+from everest.video.folders import images_in
 from everest.video.reader import (
     VideoError,
     VideoInfo,
@@ -268,6 +269,21 @@ def test_folder_of_images_is_a_video_in_the_order_of_names(tmp_path):
     assert numbers_shown(read_frames(tmp_path, [11, 0, 5, 5])) == [11, 0, 5, 5]
     with pytest.raises(VideoError, match="no seconds"):
         frames_between(tmp_path, 0, 1)
+
+
+@pytest.mark.parametrize("template", ["frame{}.png", "{}.png", "take2_{}_left.png", "shot 10-{:03d}.png"])
+def test_numbers_in_the_names_of_images_are_in_numerical_order(tmp_path, template):
+    for number, pixels in enumerate(numbered_frames(12)):
+        Image.fromarray(pixels).save(tmp_path / template.format(number))
+    assert numbers_shown(read_frames(tmp_path, range(12))) == list(range(12))
+
+
+def test_names_that_differ_in_more_than_numbers_keep_the_order_of_texts(tmp_path):
+    ordered = ["0.png", "00.png", "01.png", "1.png", "01b.png", "1c.png", "9b.png", "10a.png", "A2.png"]
+    ordered += ["a.png", "a2.png", f"a{10**200}.png"]
+    for name in reversed(ordered):
+        (tmp_path / name).touch()
+    assert [path.name for path in images_in(tmp_path)] == ordered
 
 
 def test_folders_that_are_no_video_are_refused_with_the_reason(tmp_path):

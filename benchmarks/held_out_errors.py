@@ -32,7 +32,7 @@ from everest.data.views import ValidationViews
 from everest.methods.ranked import LearnedImportance
 from everest.models.mae import MaskedAutoencoder
 from everest.sweep.results_file import read_results
-from everest.tokenizer.clips import first_clips
+from everest.tokenizer.clips import spaced_clips
 from everest.video.pixels import normalize
 from everest_demo.steps import one_thread
 
@@ -51,7 +51,7 @@ def held_out_errors(recipe: Recipe, run: Path) -> dict[str, float]:
     views = ValidationViews(frames=data.frames, stride=stride, size=data.frame_size, sampling="dense")
     clips = unlabeled_clips(recipe, "test", views, replace_bad=False)
     answers: dict[str, list[Answers]] = {kind: [] for kind in KINDS}
-    for number, clip in enumerate(first_clips(clips, HELD_OUT, settings=recipe.train)):
+    for number, clip in enumerate(spaced_clips(clips, HELD_OUT, settings=recipe.train)):
         generator = torch.Generator().manual_seed(number)
         noise = torch.rand(len(clip.frames), model.encoder.grid.num_tokens, generator=generator)
         for kind, answer in _answers(model, normalize(clip.frames[:, 0]), noise):

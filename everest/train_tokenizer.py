@@ -21,7 +21,7 @@ from everest.system.files import write_text
 from everest.system.json_text import json_text, nonfinite_as_null, read_json
 from everest.system.randomness import Purpose, generator_at, seed_at
 from everest.system.run_folder import REPORT_IMAGE
-from everest.tokenizer.clips import first_clips, held_out_clips, held_out_key, tokenizer_clips
+from everest.tokenizer.clips import held_out_clips, held_out_key, spaced_clips, tokenizer_clips
 from everest.tokenizer.network import AdaptiveTokenizer
 from everest.tokenizer.report import TokenizerReport, measure_tokenizer, scalar_figures, scorer_warnings
 from everest.tokenizer.scorer import TokenScorer
@@ -217,13 +217,13 @@ def _finish(training: Training, validation: Validation) -> dict[str, Any]:
 
 @torch.inference_mode()
 def measure_targets(model: AdaptiveTokenizer, clips: VideoClips, *, settings: TrainSettings) -> None:
-    """Set the mean and std of every code dimension, over all tokens of training clips.
+    """Set the mean and std of every code dimension, over all tokens of up to `TARGET_CLIPS` training clips.
 
     All tokens count, because each can be a target of the autoencoder. The mean is not 0, because an even
     number of levels is not symmetric.
     """
     count, total, squares = 0, torch.zeros(()), torch.zeros(())
-    for clip in first_clips(clips, TARGET_CLIPS, settings=settings):
+    for clip in spaced_clips(clips, TARGET_CLIPS, settings=settings):
         frames = in_unit_range(clip.frames.flatten(0, 1).to(model.target_mean.device))
         values = model.encode(frames).values.flatten(0, 1).double().cpu()  # (tokens, D)
         count += len(values)

@@ -8,6 +8,7 @@ from typing import Final
 from everest.config.settings import Recipe, TrainSettings
 from everest.data.dataset import Clip, VideoClips
 from everest.data.loader import batches, make_loader
+from everest.data.probe_clips import spaced
 from everest.data.stages import pretrain_key, unlabeled_clips
 from everest.data.views import PretrainViews, ValidationViews
 from everest.system.storage import join_location, parse_location
@@ -56,8 +57,11 @@ def held_out_clips(recipe: Recipe) -> VideoClips:
     return unlabeled_clips(recipe, held_out_key(recipe), views, replace_bad=False)
 
 
-def first_clips(clips: VideoClips, most: int, *, settings: TrainSettings) -> Iterator[Clip]:
-    """Yield batches of up to `most` clips in the order of the list, as in the first epoch."""
-    number = min(len(clips), most)
-    order = [[(0, i) for i in range(first, min(first + BATCH, number))] for first in range(0, number, BATCH)]
+def spaced_clips(clips: VideoClips, most: int, *, settings: TrainSettings) -> Iterator[Clip]:
+    """Yield batches of up to `most` clips, at equal distances in the list, as in the first epoch.
+
+    A list may be in the order of its classes.
+    """
+    keys = [(0, place) for place in spaced(range(len(clips)), most)]
+    order = [keys[first : first + BATCH] for first in range(0, len(keys), BATCH)]
     yield from batches(make_loader(clips, order, workers=settings.num_workers, timeout=settings.data_timeout))

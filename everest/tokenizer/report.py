@@ -17,7 +17,7 @@ from torch import Tensor
 from everest.config.settings import TrainSettings
 from everest.data.dataset import NONE_FAILED, VideoClips, failures
 from everest.methods.grid import num_kept
-from everest.tokenizer.clips import first_clips
+from everest.tokenizer.clips import spaced_clips
 from everest.tokenizer.measures import (
     change_of_tokens,
     change_ratio,
@@ -81,7 +81,7 @@ class _Batch(NamedTuple):
 def measure_tokenizer(
     model: AdaptiveTokenizer, clips: VideoClips, untrained: TokenScorer, *, settings: TrainSettings
 ) -> TokenizerReport:
-    """Measure a tokenizer on up to `CLIPS` clips of one window each, in float32.
+    """Measure a tokenizer on up to `CLIPS` clips of one window each, from the whole list, in float32.
 
     Args:
         untrained: the scorer before training, which already detects motion well.
@@ -90,7 +90,7 @@ def measure_tokenizer(
     measured: list[_Batch] = []
     examples: list[Example] = []
     skipped: list[tuple[str, str]] = []
-    for clip in first_clips(clips, CLIPS, settings=settings):
+    for clip in spaced_clips(clips, CLIPS, settings=settings):
         skipped += [tries[0] for tries in failures(clip)]
         readable = [row for row, failed in enumerate(clip.failed) if failed == NONE_FAILED]
         if not readable:

@@ -74,8 +74,8 @@ class TokenTargets:
 
     Args:
         space: `values`: quantized values (LVMAE eq. 2). `soft`: values before rounding. Both have mean 0 and
-            std 1 over the tokenizer's training set. `codes`: the level of each dimension, by classification.
-            `soft` and `codes` are our choice.
+            std 1 over clips of the tokenizer's training set. `codes`: the level of each dimension, by
+            classification. `soft` and `codes` are our choice.
     """
 
     frozen: FrozenTokenizer

@@ -75,6 +75,7 @@ def pretrain(
         settings,
         options,
         train=partial(_train_tokenizer, report=report),
+        set_up=pretraining.set_up_pretraining,
         notify=lambda text: report(notice(text)),
     )
     with options.context(settings, report) as context:

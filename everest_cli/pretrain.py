@@ -42,7 +42,9 @@ def pretrain(
     from everest.train.tokenizer_first import with_tokenizer
 
     train = None if options.dry_run else partial(run_stage, options=options)
-    recipe, run = with_tokenizer(recipe, options.of_run(devices), train=train, notify=say)
+    recipe, run = with_tokenizer(
+        recipe, options.of_run(devices), train=train, set_up=set_up_pretraining, notify=say
+    )
     with options.context(recipe, run) as context:
         training = set_up_pretraining(recipe, context)
         if options.dry_run:

@@ -17,6 +17,7 @@ import everest
 from everest.config.recipe import recipe_for_run
 from everest.config.settings import Recipe
 from everest.models.mae import MaskedAutoencoder
+from everest.pretraining import set_up_pretraining
 from everest.system.interrupted import has_not_started
 from everest.system.signals import Stopped
 from everest.system.weights import read_weights, state_hash
@@ -124,7 +125,7 @@ def test_a_stopped_overwrite_leaves_no_run_that_would_be_resumed(trained: Path, 
         raise Stopped(signal.SIGTERM, "")
 
     with pytest.raises(Stopped, match="resumes it"):
-        with_tokenizer(recipe, options, train=stop, notify=[].append)
+        with_tokenizer(recipe, options, train=stop, set_up=set_up_pretraining, notify=[].append)
     assert has_not_started(copied)
 
 

@@ -27,6 +27,7 @@ from everest.system.run_init import DECODER, INIT, Init
 from everest.system.run_lock import running_here
 from everest.system.weights import read_weights, state_hash
 from everest.system.weights_header import read_header
+from everest.tokenizer.own_settings import tokenizer_depends_on
 
 # The name of a recipe, the folder of the same videos, and how these are read and states are saved.
 MAY_CHANGE: Final = {
@@ -39,6 +40,7 @@ MAY_CHANGE: Final = {
 }
 TOKENIZER_FILE: Final = "tokenizer.checkpoint"
 SHOWN: Final = 3  # settings that differ, in a message
+FIX: Final = "choose another folder, or use --overwrite"
 STAGES: Final = {  # the command that writes weights, by their kind
     "pretrain": "pretrain",
     "classifier": "finetune",
@@ -113,22 +115,36 @@ def _used_tokenizer(run: RunFolder) -> str | None:
 
 def _check_same(path: Path, request: RunRequest) -> None:
     """Raise RecipeError if the run in `path` is not the requested one."""
-    run, fix = RunFolder(path), "choose another folder, or use --overwrite"
+    run = RunFolder(path)
     if run.weights.is_file():
         with suppress(CheckpointError):  # damaged weights are written again from a state
             stage = STAGES[read_header(run.weights).kind]
             if stage != request.stage:
-                raise RecipeError(f"--output {path}: holds a run of {stage}, not of {request.stage}; {fix}")
+                raise RecipeError(f"--output {path}: holds a run of {stage}, not of {request.stage}; {FIX}")
+    _check_settings(path, request)
+    if request.stage != STAGES["tokenizer"]:  # it always starts from scratch
+        _check_init(path, request)
+    if bool(run.read_env(ONE_BATCH)) != request.one_batch:
+        way = "without" if request.one_batch else "with"
+        raise RecipeError(f"--output {path}: holds a run {way} --overfit-one-batch; {FIX}")
+
+
+def _check_settings(path: Path, request: RunRequest) -> None:
+    """Raise RecipeError if the run in `path` differs in a setting that its stage depends on."""
+    run = RunFolder(path)
     try:
         recipe = load_recipe(path / RECIPE, imports=False)
     except RecipeError as error:
         raise RecipeError(
-            f"{error}; the run's copy of its settings is damaged: restore it, or {fix}"
+            f"{error}; the run's copy of its settings is damaged: restore it, or {FIX}"
         ) from error
     # A setting that is new since the run started had its default.
     before = dict(_flat(recipe_values(recipe)))
     now = dict(_flat(recipe_values(request.recipe)))
     may_change = set(MAY_CHANGE)
+    if request.stage == STAGES["tokenizer"]:
+        keys = before.keys() | now.keys()
+        may_change |= {key for key in keys if not tokenizer_depends_on(key, request.recipe)}
     old_file, new_file = before.get(TOKENIZER_FILE), now.get(TOKENIZER_FILE)
     if old_file is not None and new_file is not None and Path(new_file).is_file():
         used = _used_tokenizer(run)
@@ -141,7 +157,7 @@ def _check_same(path: Path, request: RunRequest) -> None:
         elif used is not None and old_file == new_file:
             raise RecipeError(
                 f"--output {path}: holds a run with another tokenizer than {new_file} is now: restore it, or "
-                f"{fix}"
+                f"{FIX}"
             )
     for key in may_change:
         before[key] = now[key] = None
@@ -149,21 +165,23 @@ def _check_same(path: Path, request: RunRequest) -> None:
     if differences:
         raise RecipeError(
             f"--output {path}: holds a run with other settings: {', '.join(differences)}; use --set to "
-            f"give the run's own values, {fix}"
+            f"give the run's own values, {FIX}"
         )
+
+
+def _check_init(path: Path, request: RunRequest) -> None:
+    """Raise RecipeError if the run in `path` started from other weights."""
+    run = RunFolder(path)
     init, decoder = run.read_env(INIT), run.read_env(DECODER)
     new_init = None if request.init is None else request.init.file
     if init != new_init:
         raise RecipeError(
             f"--output {path}: holds a run that started from {init or 'scratch'}, not from "
-            f"{new_init or 'scratch'}; {fix}"
+            f"{new_init or 'scratch'}; {FIX}"
         )
     if request.init is not None and decoder != request.init.decoder:
         way = f"with --decoder {decoder}" if decoder else "without --decoder"
-        raise RecipeError(f"--output {path}: holds a run {way}; {fix}")
-    if bool(run.read_env(ONE_BATCH)) != request.one_batch:
-        way = "without" if request.one_batch else "with"
-        raise RecipeError(f"--output {path}: holds a run {way} --overfit-one-batch; {fix}")
+        raise RecipeError(f"--output {path}: holds a run {way}; {FIX}")
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

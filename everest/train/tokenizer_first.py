@@ -6,12 +6,18 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from accelerate.utils.memory import clear_device_cache
+
 from everest.checkpoints.load import find_weights
 from everest.config.settings import Recipe
 from everest.system.accelerator import decide_on_main, make_accelerator
+from everest.system.events import silent
 from everest.system.run_folder import TOKENIZER, RunFolder, default_folder, is_own_tokenizer, own_tokenizer
 from everest.system.signals import Stopped
+from everest.train.context import RunContext
 from everest.train.run_options import RunOptions
+
+SetUp = Callable[[Recipe, RunContext], object]
 
 
 def with_tokenizer(
@@ -19,12 +25,14 @@ def with_tokenizer(
     options: RunOptions,
     *,
     train: Callable[[Recipe, RunOptions], object] | None,
+    set_up: SetUp,
     notify: Callable[[str], None],
 ) -> tuple[Recipe, RunOptions]:
     """Return the recipe with a trained tokenizer, and the options with the run folder that contains it.
 
     Args:
         train: trains the tokenizer of a recipe as a run of its own. None: a dry run, which needs none.
+        set_up: prepares pre-training up to its first step, called before: problems are found early.
         notify: receives a notice before the training.
     Raises:
         UserError: see everest.errors.
@@ -36,7 +44,7 @@ def with_tokenizer(
         return with_absolute_paths(_with_own_tokenizer(recipe, folder)), options
     if train is None:
         return _with_own_tokenizer(recipe, folder), options
-    return _train_tokenizer(recipe, options, train, notify)
+    return _train_tokenizer(recipe, options, train, set_up, notify)
 
 
 def _with_own_tokenizer(recipe: Recipe, output: Path | None) -> Recipe:
@@ -71,6 +79,7 @@ def _train_tokenizer(
     recipe: Recipe,
     options: RunOptions,
     train: Callable[[Recipe, RunOptions], object],
+    set_up: SetUp,
     notify: Callable[[str], None],
 ) -> tuple[Recipe, RunOptions]:
     """Train the tokenizer in the run folder; returns the recipe and the options with its path."""
@@ -79,12 +88,15 @@ def _train_tokenizer(
         accelerator,
         lambda: options.resumed_folder or options.output or default_folder(options.command, recipe.name),
     )
+    if options.resumed_folder is None:
+        options = replace(options, output=output)
     own = output / TOKENIZER
-    stage_options = replace(options, command="train-tokenizer", output=own, resume="auto")
+    stage_options = replace(options, command="train-tokenizer", output=own, resume="auto", init=None)
     assert recipe.tokenizer is not None
     path = own_tokenizer(output).resolve()
     with_path = replace(recipe, tokenizer=replace(recipe.tokenizer, checkpoint=str(path)))
-    options.may_resume(with_path, output)  # before hours of training
+    if options.overwrite or not decide_on_main(accelerator, lambda: _is_finished(own)):
+        _check_pretraining(recipe, with_path, options, set_up)  # before hours of training
     if options.overwrite and accelerator.is_main_process:
         RunFolder(output).clear()  # now: after a stop, a call without --overwrite would resume it
     notify(f"the recipe names no tokenizer: {own} is trained first, or its training is resumed")
@@ -95,4 +107,21 @@ def _train_tokenizer(
             stopped.number,
             f"stopped in the tokenizer's stage; the same command with --output {output} resumes it",
         ) from stopped
-    return with_path, options if options.resumed_folder else replace(options, output=output)
+    return with_path, options
+
+
+def _is_finished(tokenizer: Path) -> bool:
+    """Whether the run of a tokenizer is finished, so that nothing is trained."""
+    run = RunFolder(tokenizer)
+    return run.weights.is_file() and run.report.is_file()
+
+
+def _check_pretraining(recipe: Recipe, with_path: Recipe, options: RunOptions, set_up: SetUp) -> None:
+    """Prepare pre-training with an untrained tokenizer, to find problems. Nothing is written or kept.
+
+    Args:
+        with_path: the recipe with the path of the tokenizer that will be trained, as the run will have it.
+    """
+    with options.context(with_path, silent) as context:
+        set_up(recipe, context)
+    clear_device_cache(garbage_collection=True)  # micro-batches are planned by the free memory

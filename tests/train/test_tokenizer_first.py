@@ -1,0 +1,181 @@
+"""LVMAE's pre-training is checked before its tokenizer is trained, and a finished tokenizer is reused."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_runs import called, refused, small_run
+
+from everest.config.recipe import recipe_for_run
+from everest.config.settings import Recipe
+from everest.system.run_folder import RunFolder
+from everest.system.run_init import INIT
+from everest.tokenizer.clips import held_out_clips, tokenizer_clips
+from everest.tokenizer.own_settings import tokenizer_depends_on
+from everest.tokenizer.spec import tokenizer_spec
+
+SMALL = (
+    *("data.pretrain=train.csv", "data.test=train.csv", "data.classes=null", "data.num_classes=2"),
+    *("data.frames=16", "train.workers=0", "train.micro_batch=2", "model.depth=1", "model.width=48"),
+    *("tokenizer.channels=8", "tokenizer.epochs=null", "tokenizer.steps=2", "tokenizer.batch_size=4"),
+    *("pretrain.epochs=1", "pretrain.warmup_epochs=0", "pretrain.batch_size=4"),
+)
+
+
+def command(folder: Path, output: Path, *changes: str) -> list[object]:
+    """Pre-training of LVMAE with changed settings."""
+    settings = [part for value in (*SMALL, *changes) for part in ("--set", value)]
+    common = ["--recipe", "lvmae-demo", "--data", folder, "--gpus", "cpu", "-o", output]
+    return ["pretrain", *common, *settings]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, clip_files: Path) -> Path:
+    """The run folder of both stages."""
+    output = tmp_path_factory.mktemp("lvmae") / "run"
+    called(*command(clip_files, output))
+    return output
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+# --- checked first ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "message"),
+    [
+        (["pretrain.probe.every=1", "pretrain.probe.list=nope.csv"], 4, "no such list or folder"),
+        (["pretrain.views_per_decode=3"], 2, "batch_size 4 does not divide"),
+        (["pretrain.probe.every=1", "pretrain.probe.list=train.csv", "data.classes=nope.txt"], 4, "no file"),
+    ],
+)
+def test_mistakes_of_pretraining_are_found_before_a_tokenizer_is_trained(
+    clip_files: Path, tmp_path: Path, changes: list[str], code: int, message: str
+):
+    shown = refused(*command(clip_files, tmp_path / "run", *changes), code=code)
+    assert message in shown
+    assert "trained first" not in shown
+    assert not (tmp_path / "run").exists()
+
+
+def test_weights_of_another_size_are_refused_before_a_tokenizer_is_trained(
+    trained: Path, clip_files: Path, tmp_path: Path
+):
+    other = small_run(tmp_path, clip_files, "pretrain")
+    shown = refused(*command(clip_files, tmp_path / "run"), "--init", other, code=6)
+    assert "trained first" not in shown
+    assert not (tmp_path / "run").exists()
+
+
+def test_mistakes_with_overwrite_remove_nothing(trained: Path, clip_files: Path):
+    before = contents(trained)
+    wrong = command(clip_files, trained, "pretrain.views_per_decode=3")
+    assert "does not divide" in refused(*wrong, "--overwrite", code=2)
+    assert contents(trained) == before
+
+
+def test_a_correct_run_is_prepared_silently(clip_files: Path, tmp_path: Path):
+    shown = called(*command(clip_files, tmp_path / "run", "pretrain.probe.every=1")).stderr
+    assert shown.count("is trained first") == 1
+    assert shown.count("probes of 4 videos cost about") == 1
+
+
+# --- a finished tokenizer -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        ["pretrain.probe.every=1", "pretrain.probe.list=train.csv"],
+        ["pretrain.batch_size=2", "pretrain.base_lr=0.01", "model.depth=2", "pretrain.views_per_decode=2"],
+        ["data.frames=32", "data.num_classes=null", "finetune.epochs=3", "train.ema=0.9"],
+    ],
+)
+def test_a_finished_tokenizer_is_reused_after_changes_to_pretraining(
+    trained: Path, clip_files: Path, tmp_path: Path, changes: list[str]
+):
+    output = tmp_path / "run"
+    own = shutil.copytree(trained / "tokenizer", output / "tokenizer")
+    before = contents(own)
+    called(*command(clip_files, output, *changes))
+    assert contents(own) == before
+    assert (output / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [
+        ("tokenizer.keep=0.5", "tokenizer.keep (0.1, now 0.5)"),
+        ("pretrain.stride=2", "pretrain.stride (1, now 2)"),
+        ("pretrain.flip=false", "pretrain.flip (null, now false)"),
+        ("data.size=48", "data.size (32, now 48)"),
+        ("train.seed=5", "train.seed (0, now 5)"),
+    ],
+)
+def test_a_tokenizer_with_other_settings_of_its_own_is_refused(
+    trained: Path, clip_files: Path, tmp_path: Path, change: str, difference: str
+):
+    own = shutil.copytree(trained / "tokenizer", tmp_path / "run" / "tokenizer")
+    before = contents(own)
+    shown = refused(*command(clip_files, tmp_path / "run", change), code=2)
+    assert f"{own}: holds a run with other settings: {difference}" in shown
+    assert contents(own) == before
+
+
+def test_weights_that_pretraining_starts_from_are_none_of_the_tokenizer(
+    trained: Path, clip_files: Path, tmp_path: Path
+):
+    output = tmp_path / "run"
+    called(*command(clip_files, output), "--init", trained)
+    assert RunFolder(output / "tokenizer").read_env(INIT) is None
+    assert str(trained) in RunFolder(output).read_env(INIT)
+
+
+def test_an_unfinished_tokenizer_does_not_depend_on_init(trained: Path, clip_files: Path, tmp_path: Path):
+    output = tmp_path / "run"
+    own = shutil.copytree(trained / "tokenizer", output / "tokenizer")
+    (own / "report.json").unlink()
+    RunFolder(own).note(INIT, "weights that an earlier version recorded")
+    called(*command(clip_files, output))
+    assert (own / "report.json").is_file()
+
+
+# --- the settings of a tokenizer ----------------------------------------------------------------------------
+
+
+def read_by_tokenizer(recipe: Recipe) -> list[Any]:
+    """The values that a tokenizer is trained and measured with."""
+    train, held_out = tokenizer_clips(recipe), held_out_clips(recipe)
+    lists = [[sample.video_id for sample in clips.samples] for clips in (train, held_out)]
+    return [tokenizer_spec(recipe), train.make_views, held_out.make_views, train.decoder, train.seed, *lists]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *("data.frames=32", "data.num_classes=null", "data.mean=[0.5, 0.5, 0.5]", "pretrain.flip=false"),
+        *("data.std=[0.5, 0.5, 0.5]", "data.task=multi-label", "data.train=other.csv", "data.size=48"),
+        *("data.test=other.csv", "data.val=other.csv", "data.fps=8", "data.pretrain=other.csv"),
+        *("pretrain.stride=2", "pretrain.sampling=spread", "pretrain.views_per_decode=2", "train.seed=1"),
+        *("data.flip=false", "pretrain.epochs=5", "tokenizer.levels=[4, 4]", "train.checkpointing=true"),
+        *("train.shard=full", "model.depth=3", "eval.clips=2", "finetune.stride=4", "data.decoder=pyav"),
+    ],
+)
+@pytest.mark.parametrize("also", [(), ("data.val=train.csv", "pretrain.flip=true")])
+def test_the_settings_of_a_tokenizer_are_those_that_it_reads(
+    clip_files: Path, tmp_path: Path, change: str, also: tuple[str, ...]
+):
+    folder = shutil.copytree(clip_files, tmp_path / "data")
+    (folder / "other.csv").write_text("clip0.mp4 0\nclip1.mp4 1\n")
+    base, changed = (
+        recipe_for_run("lvmae-demo", data=str(folder), overrides=[*SMALL, *also, *more])
+        for more in ((), (change,))
+    )
+    depends = tokenizer_depends_on(change.split("=")[0], changed)
+    assert depends == (read_by_tokenizer(base) != read_by_tokenizer(changed))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -80,6 +81,8 @@ def suggest(
         if divided is not None:
             section = divided.in_place(section)
         choices = choose_values(facts, device, hours=hours, purpose="pretrain" if unlabeled else "scratch")
+        if divided is not None:
+            choices = [replace(choice, value=divided.in_place(choice.value)) for choice in choices]
         text = recipe_text(choices, section, base=DEVICES[device].base, facts=facts)
         load_recipe(
             RecipeFile(name=output.stem, label=str(output), text=text, folder=output.parent), notify=say
@@ -129,12 +132,11 @@ class _DividedFolder:
             if row["videos"]
         }
 
-    def in_place(self, section: dict[str, Any]) -> dict[str, Any]:
-        """The data section with the paths that the lists have after `move`."""
-        return {
-            key: value.replace(str(self._part), str(self._folder)) if isinstance(value, str) else value
-            for key, value in section.items()
-        }
+    def in_place(self, value: Any) -> Any:
+        """A value or a section of the recipe, with the paths that the lists have after `move`."""
+        if isinstance(value, dict):
+            return {key: self.in_place(item) for key, item in value.items()}
+        return value.replace(str(self._part), str(self._folder)) if isinstance(value, str) else value
 
     def move(self, *, quiet: bool) -> None:
         """Move the lists to their folder, and print their counts."""

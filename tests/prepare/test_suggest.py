@@ -130,6 +130,19 @@ def test_class_folders_are_split_next_to_the_recipe(tmp_path: Path, class_folder
     called("recipes", "suggest", class_folders, "-o", tmp_path / "mine.yaml", "--overwrite", "-q")
 
 
+def test_both_stages_read_the_lists_of_class_folders_with_probes(tmp_path: Path, clip_files: Path):
+    for number in range(50):  # 70 % of them are enough to probe
+        folder = tmp_path / "videos" / ("run", "walk")[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(clip_files / f"clip{number % 4}.mp4", folder / f"{number}.mp4")
+    mine = tmp_path / "mine.yaml"
+    called("recipes", "suggest", tmp_path / "videos", "--device", "cpu", "-o", mine, "-q")
+    assert load_recipe(mine).pretrain.probe.list == str(tmp_path / "mine-lists" / "train.csv")
+    options = ["--recipe", mine, "--dry-run", "--gpus", "cpu", "--set", "train.workers=0"]
+    called("pretrain", *options, "-o", tmp_path / "encoder")
+    called("finetune", *options, "--init", "none", "-o", tmp_path / "classifier")
+
+
 def test_the_class_names_of_a_list_have_its_prefix(tmp_path: Path):
     for name in ("train.csv", "a_train.csv", "b_train.csv", "all.csv", "classes.txt", "a_classes.txt"):
         (tmp_path / name).write_text("")

@@ -19,12 +19,21 @@ Stage = PretrainSettings | FinetuneSettings | TokenizerSettings
 
 
 def require_start(stage: Stage) -> None:
-    """Raise RecipeError if a stage that starts from new weights has adapters: they need trained weights."""
+    """Check a stage that starts from new weights.
+
+    Raises:
+        RecipeError: it has adapters or frozen blocks, which need trained weights.
+    """
     if not isinstance(stage, TokenizerSettings) and stage.lora.rank:
         section = "finetune" if isinstance(stage, FinetuneSettings) else "pretrain"
         raise RecipeError(
             f"{section}.lora: adapts trained weights, and the encoder starts from new ones; name a "
             f"checkpoint with --init, or set {section}.lora.rank=0"
+        )
+    if isinstance(stage, FinetuneSettings) and stage.freeze not in ("none", "embedding"):
+        raise RecipeError(
+            f"finetune.freeze: {stage.freeze} keeps trained weights, and the encoder starts from new ones; "
+            "name a checkpoint with --init, or set finetune.freeze=none"
         )
 
 

@@ -73,7 +73,7 @@ def set_up_training(
         other_bytes: memory that a clip takes in a pass outside of the model, by the bytes of a value.
     Raises:
         RecipeError: the recipe does not fit the videos, the processes or the run that is resumed, or has
-            adapters and nothing to adapt.
+            adapters or frozen blocks and no weights to start from.
         EnvironmentProblem: too little shared memory for the batches of the workers.
     """
     accelerator = context.accelerator

@@ -194,3 +194,13 @@ def test_new_weights_cannot_be_adapted(recipe: Path, tmp_path: Path):
     said = refused(*command, "--set", "finetune.lora.rank=4", code=2)
     assert "finetune.lora: adapts trained weights" in said
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("freeze", ["encoder", "first:1"])
+def test_new_weights_cannot_be_frozen(recipe: Path, tmp_path: Path, freeze: str):
+    command = ["finetune", "--recipe", recipe, "--init", "none", "-o", tmp_path / "run", "-q"]
+    said = refused(*command, "--set", f"finetune.freeze={freeze}", code=2)
+    assert f"finetune.freeze: {freeze} keeps trained weights" in said
+    assert "name a checkpoint with --init, or set finetune.freeze=none" in said
+    assert len(said.splitlines()) == 1
+    assert not (tmp_path / "run").exists()

@@ -13,7 +13,7 @@ from typing import Any, Final
 from everest.config.heads import Task
 from everest.config.settings import DataSettings, Recipe
 from everest.data.classes import Classes
-from everest.data.footage import segment
+from everest.data.footage import footage_of
 from everest.data.labels import read_class_names
 from everest.data.list_text import read_rows
 from everest.data.probe_clips import MOST_HELD_OUT, MOST_VIDEOS
@@ -41,7 +41,7 @@ class DataFacts:
 
     videos: int  # for training
     classes: int  # 0: the videos have no labels, or numbers
-    frames: float  # of the median video
+    frames: float  # of the median video; at `data.fps`, if it is set
     height: float
     width: float
     task: Task = "single-label"
@@ -61,7 +61,7 @@ def examine_data(data: DataSettings, *, labeled: bool = True) -> DataFacts:
         classes, ratio = _classes(known), _imbalance(clips.samples)
     else:
         clips = pretrain_clips(recipe)
-    found, problems = _probe_some(clips.samples)
+    found, problems = _probe_some(clips.samples, data.fps)
     if not found:
         raise DataError(f"none of the videos can be read; the first: {problems[0]}")
     frames, height, width = zip(*found, strict=True)
@@ -126,12 +126,12 @@ def with_task(section: dict[str, Any], task: Task | None) -> tuple[dict[str, Any
     return section if found == "single-label" else {**section, "task": found}, found_notice(train, found)
 
 
-def _probe_some(samples: Sequence[Sample]) -> tuple[list[tuple[int, int, int]], list[str]]:
+def _probe_some(samples: Sequence[Sample], fps: float | None) -> tuple[list[tuple[int, int, int]], list[str]]:
     """The frames, height and width of some of the videos or segments, and the problems of the others."""
     found, problems = [], []
     for sample in samples[:: max(1, len(samples) // MOST_PROBED)]:
         try:
-            info, frames = probe(sample.video), segment(sample)[1]
+            info, frames = probe(sample.video), footage_of(sample, fps).num_frames
         except VideoError as error:
             problems.append(str(error))
         else:

@@ -248,6 +248,17 @@ def test_auto_takes_clips_that_fit_its_own_tubelets(clip_files: Path):
     assert yaml.safe_load(made)["data"]["size"] == 72
 
 
+def test_the_stride_counts_frames_at_the_rate_of_the_recipe(tmp_path: Path, clip_files: Path):
+    rows = [f"{clip_files}/clip{i}.mp4,{i % 2},0.5,1.5\n" for i in range(4)]
+    (tmp_path / "train.csv").write_text("path,label,start,end\n" + "".join(rows))
+    assert examine_data(DataSettings(root=str(tmp_path), fps=8)).frames == 8
+    options = ["--data", clip_files, "--gpus", "cpu", "--init", "none", "--print-config"]
+    for fps, stride in ((8, 1), (16, 2), (64, 6)):  # of 2 seconds
+        made = called("finetune", "--recipe", "auto", *options, "--set", f"data.fps={fps}").stdout
+        recipe = yaml.safe_load(made)
+        assert (recipe["finetune"]["stride"], recipe["pretrain"]["stride"]) == (stride, stride), fps
+
+
 def labeled_list(folder: Path, clip_files: Path, labels: list[str]) -> Path:
     folder.mkdir()
     rows = [f"{clip_files}/clip{i % 4}.mp4,{label}\n" for i, label in enumerate(labels)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import filecmp
 import shlex
+import unicodedata
 from collections.abc import Collection, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +30,7 @@ def folder_samples(root: Path) -> tuple[dict[str, list[Sample]], tuple[str, ...]
     give `all`, to be divided by `everest prepare split`.
 
     Raises:
-        DataError: an empty class folder, names that differ in case only, or two folders for one list.
+        DataError: an empty class folder, names that look alike, or two folders for one list.
     """
     names = subfolders(root)
     splits = {name: SPLITS[name.lower()] for name in names if name.lower() in SPLITS}
@@ -47,9 +48,9 @@ def folder_samples(root: Path) -> tuple[dict[str, list[Sample]], tuple[str, ...]
         samples = [Sample(path=str(video.absolute())) for video in videos_under(root)]
         return ({"all": samples} if samples else {}), ()
     names = sorted(classes)
-    for first, second in same_but_for_case(names):
+    for first, second, difference in alike_names(names):
         raise DataError(
-            f"{root}: the classes '{first}' and '{second}' differ in case only; rename or merge them"
+            f"{root}: the classes '{first}' and '{second}' differ in {difference} only; rename or merge them"
         )
     empty = sorted(classes - filled)
     if empty:
@@ -118,19 +119,26 @@ def _is_copy(one: Path, other: Path) -> bool:
     return one.samefile(other) or filecmp.cmp(one, other, shallow=False)
 
 
-def same_but_for_case(names: Iterable[str]) -> list[tuple[str, str]]:
-    """Pairs of names that a file system that ignores case would take for one."""
+def alike_names(names: Iterable[str]) -> list[tuple[str, str, str]]:
+    """Pairs of names that look alike, or that a file system may take for one, and in what they differ."""
     seen: dict[str, str] = {}
-    return [(seen[name.casefold()], name) for name in names if seen.setdefault(name.casefold(), name) != name]
+    pairs = []
+    for name in names:
+        composed = unicodedata.normalize("NFC", name)  # macOS writes accents as separate characters
+        first = seen.setdefault(composed.casefold(), name)
+        if first != name:
+            same = unicodedata.normalize("NFC", first) == composed
+            pairs.append((first, name, "the Unicode form of their letters" if same else "case"))
+    return pairs
 
 
 def read_names(file: Path) -> tuple[str, ...]:
     """The class names in a file, one per line.
 
     Raises:
-        DataError: the file cannot be read, is empty, or has two names that are equal or differ in case only.
+        DataError: the file cannot be read, is empty, or has two names that are equal or look alike.
     """
     names = read_class_names(file)
-    for first, second in same_but_for_case(names):
-        raise DataError(f"{file}: the classes '{first}' and '{second}' are the same but for case")
+    for first, second, difference in alike_names(names):
+        raise DataError(f"{file}: the classes '{first}' and '{second}' are the same but for {difference}")
     return names

@@ -9,7 +9,7 @@ from typing import Any, Final
 from everest.config.heads import MULTI_LABEL
 from everest.data.classes import indices
 from everest.data.labels import Label, LabelRules, columns_of
-from everest.prepare.class_folders import SPLITS, same_but_for_case
+from everest.prepare.class_folders import SPLITS, alike_names
 from everest.prepare.label_facts import are_equal, count_classes, number_facts
 from everest.prepare.sources import ListedSample, Source
 
@@ -25,8 +25,8 @@ def check_labels(
     Args:
         training: the list that models are trained on, if there is one.
     Returns:
-        Problems: wrong rows, names that differ in case only, unused labels below the highest one, columns
-            without a label, and labels that a model cannot learn from the training list.
+        Problems: wrong rows, names that look alike, unused labels below the highest one, columns without a
+            label, and labels that a model cannot learn from the training list.
         The known classes without a sample, which long-tailed data sets have.
     """
     problems = [f"{where}: {problem}" for source in sources for where, problem in source.unreadable.items()]
@@ -139,9 +139,9 @@ def _class_name(rules: LabelRules, head: str, label: int) -> str:
 
 def _similar_names(names: Sequence[str], used: dict[int, str]) -> Iterator[str]:
     row_of = {names[label]: where for label, where in used.items()}
-    for pair in same_but_for_case(names):
+    for *pair, difference in alike_names(names):
         one, other = (f"'{name}' ({row_of[name]})" if name in row_of else f"'{name}'" for name in pair)
-        yield f"the classes {one} and {other} differ in case only; are they one?"
+        yield f"the classes {one} and {other} differ in {difference} only; are they one?"
 
 
 def _gaps(used: dict[int, str]) -> Iterator[str]:

@@ -200,6 +200,8 @@ def test_a_folder_of_images_is_a_video(tmp_path: Path, clip_files: Path):
         ("clip0.mp4 0\nclip1.mp4 9\n", "run\nwalk\n", [r"train.csv:2: label 9 is out of range"]),
         ("clip0.mp4,run\nclip1.mp4,wlak\n", "run\nwalk\n", ["unknown class 'wlak'; did you mean"]),
         ("clip0.mp4,run\nclip1.mp4,Run\n", None, ["train.csv:2) and 'run' ("]),
+        ("clip0.mp4,\u00e9t\u00e9\nclip1.mp4,e\u0301te\u0301\n", None, ["the Unicode form of their"]),
+        ("clip0.mp4,\u00e9t\u00e9\nclip1.mp4,E\u0301te\u0301\n", None, ["differ in case only; are they"]),
         ("path,label\nclip0.mp4,0\n,1\nclip1.mp4,1\n", None, ["train.csv:3: no path"]),
         ("\ufeffpath,label\r\nclip0.mp4,0\r\nclip1.mp4,1\r\n", None, []),
         ("path,label.a,label.b\nclip0.mp4,0,0\nclip1.mp4,1,x\n", None, ["csv:3: the column label.b needs"]),
@@ -217,6 +219,16 @@ def test_labels_are_verified(
     assert len(result["labels"]) == len(problems)
     assert all(problem in line for problem, line in zip(problems, result["labels"], strict=True))
     assert result["checked"] == result["ok"] == 2  # videos are looked at whatever their labels
+
+
+def test_class_folders_of_composed_and_decomposed_letters_are_reported(
+    videos: Path, clip_files: Path, tmp_path: Path
+):
+    for name, clip in (("\u00e9t\u00e9", "clip2"), ("e\u0301te\u0301", "clip3"), ("hiver", "clip1")):
+        (videos / "seasons" / name).mkdir(parents=True)
+        shutil.copy(clip_files / f"{clip}.mp4", videos / "seasons" / name)
+    (problem,) = check(videos / "seasons", output=tmp_path / "out", code=4)["labels"]
+    assert problem.endswith("differ in the Unicode form of their letters only; are they one?")
 
 
 def test_the_labels_of_a_video_that_has_two_are_reported_with_their_lines(videos: Path, tmp_path: Path):

@@ -270,6 +270,10 @@ def test_classes_called_by_numbers_are_listed_by_name(tmp_path):
     ("files", "message"),
     [
         (["Run/a.mp4", "run/b.mp4"], "the classes 'Run' and 'run' differ in case only; rename or merge them"),
+        (
+            ["\u00e9t\u00e9/a.mp4", "e\u0301te\u0301/b.mp4"],
+            "differ in the Unicode form of their letters only; rename",
+        ),
         (["run/a.mp4", "walk/notes.txt"], "no videos in the class folders 'walk'; remove them"),
         (["train/a/b.mp4", "training/a/c.mp4"], "two folders for the same list among train, training"),
     ],

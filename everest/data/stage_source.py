@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from everest.config.settings import DataSettings
+from everest.data.split_folders import list_folder, split_folders
 from everest.errors import DataError, RecipeError
 from everest.system.storage import Location, join_location, parse_location
 from everest.video.folders import as_data_error, no_list, subfolders, videos_under
@@ -26,8 +27,9 @@ class StageSource:
 def find_source(data: DataSettings, key: str, *, labeled: bool) -> StageSource:
     """Returns the list or folder that `data.KEY` names.
 
-    In place of a missing `train.csv`, `val.csv` or `test.csv`, a folder `train`, `val` or `test` is read. A
-    recipe that does not fix the classes reads all videos below `data.root` if no labels are needed.
+    In place of a missing `train.csv`, `val.csv` or `test.csv`, a folder `train`, `val` or `test` is read, or
+    one with another name of everest.data.split_folders. A recipe that does not fix the classes reads all
+    videos below `data.root` if no labels are needed.
 
     Raises:
         RecipeError: `data.KEY` is not set.
@@ -43,12 +45,14 @@ def find_source(data: DataSettings, key: str, *, labeled: bool) -> StageSource:
         location = join_location(root, source)
         if source != LISTS.get(key) or location.exists():
             return StageSource(root=root, location=location)
-        if (root / key).is_dir() and (not labeled or subfolders(root / key)):
-            notice = f"{root}: no {source}, so the folder {key} is read"
-            return StageSource(root=root, location=root / key, notice=notice)
+        folder = list_folder(root, key, labeled=labeled)
+        if folder is not None:
+            notice = f"{root}: no {source}, so the folder {folder} is read"
+            return StageSource(root=root, location=root / folder, notice=notice)
     folders, any_video = subfolders(root), next(videos_under(root), None) is not None
     is_open = data.num_classes is None and data.heads is None and data.classes is None
-    command = f"everest prepare {'split' if is_open else 'index'} {shlex.quote(str(root))}"
+    to_divide = is_open and not split_folders(root)
+    command = f"everest prepare {'split' if to_divide else 'index'} {shlex.quote(str(root))}"
     if any_video and not labeled and is_open:
         notice = (
             f"{root}: no {source}, so all videos below it are used; `{command}` makes lists that keep test "
@@ -57,7 +61,7 @@ def find_source(data: DataSettings, key: str, *, labeled: bool) -> StageSource:
         return StageSource(root=root, location=root, notice=notice)
     problem = f"{no_list(location)}; set data.root, by --data DIR"
     if any_video and (folders or not labeled):
-        from_what = f" from its {len(folders)} folders" if folders and is_open else ""
+        from_what = f" from its {len(folders)} folders" if folders and to_divide else ""
         problem += f", or run `{command}`, which writes {source}{from_what}; then repeat this command"
     raise DataError(problem)
 

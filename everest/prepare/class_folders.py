@@ -8,40 +8,28 @@ import unicodedata
 from collections.abc import Collection, Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
 
 from everest.data.classes import indices
 from everest.data.labels import read_class_names
 from everest.data.list_samples import SHOWN
 from everest.data.sample import Sample
+from everest.data.split_folders import split_folders
 from everest.errors import DataError
-from everest.video.folders import subfolders, videos_by_subfolder, videos_under
-
-SPLITS: Final = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"} | {
-    "test": "test",
-    "testing": "test",
-}
+from everest.video.folders import videos_by_subfolder, videos_under
 
 
 def folder_samples(root: Path) -> tuple[dict[str, list[Sample]], tuple[str, ...]]:
     """The samples of each list, and the sorted class names, which are empty without class folders.
 
-    `train`, `val` and `test` with class folders in them give a list each; class folders, or videos alone,
-    give `all`, to be divided by `everest prepare split`.
+    `train`, `val` and `test` with class folders in them give a list each, without the videos of folders next
+    to them; class folders, or videos alone, give `all`, to be divided by `everest prepare split`.
 
     Raises:
         DataError: an empty class folder, names that look alike, or two folders for one list.
     """
-    names = subfolders(root)
-    splits = {name: SPLITS[name.lower()] for name in names if name.lower() in SPLITS}
-    if splits and len(splits) == len(names):
-        if len(set(splits.values())) < len(splits):
-            raise DataError(
-                f"{root}: two folders for the same list among {', '.join(names)}; merge or rename one"
-            )
-        by_list = {splits[name]: videos_by_subfolder(root / name) for name in names}
-    else:
-        by_list = {"all": videos_by_subfolder(root)}
+    splits = split_folders(root)
+    folders = {key: root / name for key, name in splits.items()} if splits else {"all": root}
+    by_list = {key: videos_by_subfolder(folder) for key, folder in folders.items()}
     classes = {name for folders in by_list.values() for name in folders}
     filled = {name for folders in by_list.values() for name, videos in folders.items() if videos}
     if not filled:
@@ -66,6 +54,16 @@ def folder_samples(root: Path) -> tuple[dict[str, list[Sample]], tuple[str, ...]
         for list_name, folders in by_list.items()
     }
     return lists, tuple(names)
+
+
+def refuse_split_folders(folder: Path) -> None:
+    """Raise DataError if the folders in a folder are lists: as classes, their videos would be mixed."""
+    splits = split_folders(folder)
+    if splits:
+        raise DataError(
+            f"{folder}: its folders {', '.join(sorted(splits.values()))} are lists, not classes; `everest "
+            f"prepare index {shlex.quote(str(folder))}` writes these lists"
+        )
 
 
 def deeper_folders_notice(root: Path, samples: Iterable[Sample], names: Collection[str]) -> str | None:

@@ -20,6 +20,7 @@ from everest.data.probe_clips import MOST_HELD_OUT, MOST_VIDEOS
 from everest.data.sample import Sample
 from everest.data.samples import read_samples
 from everest.data.shards import find_index, read_index
+from everest.data.split_folders import holds_list, split_folders
 from everest.data.stage_source import LISTS, find_source
 from everest.data.stages import finetune_clips, pretrain_clips
 from everest.errors import DataError
@@ -147,7 +148,7 @@ def data_section(
     test: str | None = None,
     labeled: bool = True,
 ) -> dict[str, Any]:
-    """The lists of a data set: the given ones, else `train.csv`, `val.csv` and `test.csv` if they exist.
+    """The lists of a data set: the given ones, else `train.csv`, `val.csv` and `test.csv`, or their folders.
 
     Given lists are relative to `root` or to the working directory. The class names in `classes.txt` next to
     `train.csv` are used, too, or those in `X_classes.txt` next to `X_train.csv`.
@@ -162,10 +163,12 @@ def data_section(
     for key, given in (("train", train), ("val", val), ("test", test)):
         if given and not (location / given).exists() and Path(given).is_file():
             given = str(Path(given).absolute())  # relative to the working directory
-        names = [given] if given else [LISTS[key], key]
-        found[key] = next((name for name in names if (location / name).exists()), None)
-        if given and found[key] is None:
+        if given and not (location / given).exists():
             raise DataError(f"--{key} {given}: no such list in {root} or here")
+        found[key] = given or _find_list(location, key, labeled=labeled)
+    if found["train"] in (None, "train"):
+        folders = split_folders(location, labeled=labeled)
+        found |= {key: name for key, name in folders.items() if found[key] is None}
     if found["train"] is None and labeled:
         fix = "`everest prepare split LIST` divides a list or a sheet; --unlabeled needs no classes"
         if has_class_folders(root):
@@ -193,10 +196,18 @@ def _folder(root: str) -> Location:
     )
 
 
+def _find_list(root: Location, key: str, *, labeled: bool) -> str | None:
+    """`KEY.csv`, or a folder `KEY` of videos or shards."""
+    if (root / LISTS[key]).exists():
+        return LISTS[key]
+    folder = root / key
+    return key if folder.exists() and (holds_list(folder, labeled=labeled) or find_index(folder)) else None
+
+
 def has_class_folders(root: str) -> bool:
-    """Whether two subfolders of a folder have videos, and it has neither a training list nor `train`."""
+    """Whether two subfolders of a folder have videos, and it has no training list and no folder for one."""
     location = _folder(root)
-    if any((location / name).exists() for name in (LISTS["train"], "train")):
+    if _find_list(location, "train", labeled=True) is not None or split_folders(location):
         return False
     filled = (name for name in subfolders(location) if next(videos_under(location / name), None))
     return len(list(islice(filled, 2))) == 2

@@ -9,7 +9,8 @@ from typing import Any, Final
 from everest.config.heads import MULTI_LABEL
 from everest.data.classes import indices
 from everest.data.labels import Label, LabelRules, columns_of
-from everest.prepare.class_folders import SPLITS, alike_names
+from everest.data.split_folders import SPLITS
+from everest.prepare.class_folders import alike_names
 from everest.prepare.label_facts import are_equal, count_classes, number_facts
 from everest.prepare.sources import ListedSample, Source
 

@@ -16,7 +16,7 @@ from everest.data.list_text import ListRow, read_rows
 from everest.data.sample import Sample
 from everest.data.samples import SampleList, read_samples
 from everest.errors import DataError, RecipeError
-from everest.prepare.class_folders import deeper_folders_notice, read_names
+from everest.prepare.class_folders import deeper_folders_notice, read_names, refuse_split_folders
 from everest.prepare.tasks import (
     TwoKinds,
     empty_columns,
@@ -69,7 +69,7 @@ def read_sources(
         task: what a label is; None: as the labels show.
     Raises:
         DataError: a source does not exist, is no list, or is empty; or a folder has classes, and the task is
-            another one.
+            another one; or its folders are lists.
     """
     rows = {path: read_list(path) for path in paths}
     if not rules.heads:
@@ -136,6 +136,8 @@ def read_list(path: Path, class_column: str | None = None) -> list[ListRow] | No
 
 
 def _read_folder(path: Path, rules: LabelRules, *, pretrains: bool) -> Source:
+    if not pretrains:
+        refuse_split_folders(path)
     by_class = {} if pretrains else videos_by_subfolder(path)
     labeled = any(by_class.values())
     if labeled and rules.task != "single-label":
@@ -194,7 +196,8 @@ def read_labeled(
         used_columns: further columns that the caller reads, as written.
     Raises:
         DataError: a line or a file is wrong (`everest prepare check` lists all problems), the list has
-            columns `label` and `label.NAME`, or several columns may hold the classes.
+            columns `label` and `label.NAME`, several columns may hold the classes, or the folders of a folder
+            are lists.
         RecipeError: there is no column `class_column`, or the task does not go with the source.
     """
     rows = read_list(source, class_column)
@@ -209,6 +212,7 @@ def read_labeled(
             raise RecipeError(
                 f"--task {task}: {source} is a folder; its class folders give a video one class"
             )
+        refuse_split_folders(source)
         labeled = any(videos_by_subfolder(source).values())
     else:
         has_label = any("label" in row.values for row in rows)

@@ -84,6 +84,24 @@ def test_folders_called_train_and_test_replace_the_lists(recipe: Path, tree: Pat
     assert 0 <= evaluated["top1"] <= 100
 
 
+@pytest.mark.parametrize("names", [("Train", "TEST"), ("training", "Testing")])
+def test_folders_with_other_names_of_splits_replace_the_lists(
+    recipe: Path, tree: Path, tmp_path: Path, names: tuple[str, str]
+):
+    train, test = names
+    root = tmp_path / "root"
+    for name in (*names, "unlabeled"):
+        shutil.copytree(tree, root / name)
+    (root / test / "walk" / "0.mp4").unlink()
+    options = ["--recipe", recipe, "--data", root, "--gpus", "cpu"]
+    for command in (["finetune", "--init", "none"], ["pretrain"]):
+        shown = called(*command, *options, "--dry-run")
+        assert f"{root}: no train.csv, so the folder {train} is read" in shown.stderr
+        assert "videos: 12\n" in shown.stdout
+    called("finetune", *options, "--init", "none", "-o", tmp_path / "run", "-q")
+    assert "video 11/11" in called("eval", "-c", tmp_path / "run", "--json").stderr
+
+
 def test_class_names_of_a_split_reach_the_checkpoint(recipe: Path, tree: Path, tmp_path: Path):
     called("prepare", "split", tree, "--shares", "50/25/25")
     options = ["--recipe", recipe, "--data", tree, "--set", "data.val=val.csv", "--gpus", "cpu"]

@@ -241,6 +241,29 @@ def test_folders_of_splits_give_a_list_each(tmp_path):
     assert rows_of(tmp_path / "test.csv", tmp_path) == [("test/walk/d.mp4", (1,))]
 
 
+@pytest.mark.parametrize("names", [("Train", "Test"), ("training", "TESTING")])
+def test_folders_of_splits_may_have_other_folders_next_to_them(tmp_path, names):
+    train, test = names
+    touch(tmp_path, f"{train}/run/a.mp4", f"{train}/walk/b.mp4", f"{test}/run/c.mp4", "unlabeled/1/d.mp4")
+    assert "1 in no list" in index(tmp_path).stderr
+    assert rows_of(tmp_path / "train.csv", tmp_path) == [
+        (f"{train}/run/a.mp4", (0,)),
+        (f"{train}/walk/b.mp4", (1,)),
+    ]
+    assert rows_of(tmp_path / "test.csv", tmp_path) == [(f"{test}/run/c.mp4", (0,))]
+    assert not (tmp_path / "all.csv").exists()
+
+
+def test_classes_may_have_the_names_of_splits(tmp_path):
+    names = ("run", "test", "train", "walk")
+    touch(tmp_path, *(f"{name}/{number}.mp4" for name in names for number in range(2)))
+    index(tmp_path)
+    assert (tmp_path / "classes.txt").read_text().split() == list(names)
+    touch(tmp_path / "images", "run/1.png", "train/clip/1.png", "test/1.png")
+    index(tmp_path / "images")
+    assert (tmp_path / "images" / "classes.txt").read_text().split() == ["run", "test", "train"]
+
+
 def test_folders_inside_class_folders_are_noticed(tmp_path):
     touch(tmp_path, "meet/push/a.mp4", "meet/wave/1/b.mp4", "road/c.mp4")
     shown = everest("prepare", "index", tmp_path).stderr
@@ -275,7 +298,7 @@ def test_classes_called_by_numbers_are_listed_by_name(tmp_path):
             "differ in the Unicode form of their letters only; rename",
         ),
         (["run/a.mp4", "walk/notes.txt"], "no videos in the class folders 'walk'; remove them"),
-        (["train/a/b.mp4", "training/a/c.mp4"], "two folders for the same list among train, training"),
+        (["train/a/b.mp4", "training/a/c.mp4"], "two folders for the same list, train and training; merge"),
     ],
 )
 def test_folders_that_cannot_be_meant(tmp_path, files, message):

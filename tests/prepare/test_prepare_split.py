@@ -407,3 +407,23 @@ def test_folders_inside_class_folders_are_noticed(tmp_path: Path):
     touch(tmp_path, *(f"{name}/{number}.mp4" for name in names for number in range(3)))
     shown = everest("prepare", "split", tmp_path).stderr
     assert f"{tmp_path}: deeper folders are no classes of their own (meet/push, meet/wave); " in shown
+
+
+@pytest.mark.parametrize("command", ["split", "check", "stats"])
+@pytest.mark.parametrize("names", [("train", "test"), ("Training", "Validation"), ("Train", "test", "other")])
+def test_folders_of_splits_are_no_classes(tmp_path: Path, command: str, names: tuple[str, ...]):
+    touch(tmp_path, *(f"{name}/{label}/1.mp4" for name in names for label in ("run", "walk")))
+    before = sorted(tmp_path.rglob("*"))
+    message = everest("prepare", command, tmp_path, code=4).stderr
+    assert f"are lists, not classes; `everest prepare index {tmp_path}` writes these lists" in message
+    assert len(message.splitlines()) == 1
+    assert sorted(tmp_path.rglob("*")) == before
+    everest("prepare", "index", tmp_path)
+    assert len((tmp_path / "train.csv").read_text().splitlines()) == 3  # with the header
+
+
+def test_a_class_may_have_the_name_of_a_split(tmp_path: Path):
+    names = ("run", "test", "train", "walk")
+    touch(tmp_path, *(f"{name}/{number}.mp4" for name in names for number in range(8)))
+    everest("prepare", "split", tmp_path, "--shares", "50/25/25")
+    assert (tmp_path / "classes.txt").read_text().split() == list(names)

@@ -143,6 +143,33 @@ def test_both_stages_read_the_lists_of_class_folders_with_probes(tmp_path: Path,
     called("finetune", *options, "--init", "none", "-o", tmp_path / "classifier")
 
 
+@pytest.mark.parametrize("names", [("Train", "Validation", "Test"), ("training", "val", "testing", "other")])
+def test_folders_of_splits_are_the_lists(tmp_path: Path, clip_files: Path, names: tuple[str, ...]):
+    for name in names:
+        for label, clip in (("run", "clip0"), ("walk", "clip1")):
+            (tmp_path / "videos" / name / label).mkdir(parents=True)
+            shutil.copy(clip_files / f"{clip}.mp4", tmp_path / "videos" / name / label)
+    mine = tmp_path / "mine.yaml"
+    called("recipes", "suggest", tmp_path / "videos", "--device", "cpu", "-o", mine, "-q")
+    data = load_recipe(mine).data
+    assert (data.train, data.val, data.test) == names[:3]
+    assert "# 2 training videos with 2 classes." in mine.read_text()
+    options = ["--init", "none", "--gpus", "cpu", "--set", "train.workers=0"]
+    called("finetune", "--recipe", mine, *options, "--dry-run", "-o", tmp_path / "run")
+    auto = ["finetune", "--recipe", "auto", "--data", tmp_path / "videos", *options, "--print-config"]
+    assert yaml.safe_load(called(*auto).stdout)["data"]["train"] == names[0]
+    unlabeled = ["recipes", "suggest", tmp_path / "videos", "--unlabeled", "-o", tmp_path / "all.yaml", "-q"]
+    called(*unlabeled)
+    assert load_recipe(tmp_path / "all.yaml").data.train == names[0]
+
+
+def test_a_class_may_have_the_name_of_a_split(tmp_path: Path, class_folders: Path):
+    for name in ("train", "test"):
+        shutil.copytree(class_folders / "run", class_folders / name)
+    called("recipes", "suggest", class_folders, "-o", tmp_path / "mine.yaml", "-q")
+    assert "with 4 classes." in (tmp_path / "mine.yaml").read_text()
+
+
 def test_the_class_names_of_a_list_have_its_prefix(tmp_path: Path):
     for name in ("train.csv", "a_train.csv", "b_train.csv", "all.csv", "classes.txt", "a_classes.txt"):
         (tmp_path / name).write_text("")

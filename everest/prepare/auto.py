@@ -13,8 +13,9 @@ from everest.config.recipe import load_recipe
 from everest.config.recipe_files import AUTO, RecipeFile
 from everest.data.stage_source import LISTS
 from everest.errors import RecipeError
+from everest.prepare.choice import Purpose
 from everest.prepare.data_facts import data_section, examine_data, with_task
-from everest.prepare.suggest import DEVICES, Purpose, choose_values, recipe_text
+from everest.prepare.suggest import DEVICES, choose_values, recipe_text
 
 BASE: Final = "custom"  # has the lists that `everest prepare` writes
 OF_CLIPS: Final = ("data.size=", "data.frames=")  # they have to fit the suggested tubelets

@@ -42,6 +42,7 @@ class DataFacts:
 
     videos: int  # for training
     classes: int  # 0: the videos have no labels, or numbers
+    class_names: tuple[str, ...] = ()  # empty: only the indices of the classes are known
     frames: float  # of the median video; at `data.fps`, if it is set
     height: float
     width: float
@@ -56,10 +57,10 @@ def examine_data(data: DataSettings, *, labeled: bool = True) -> DataFacts:
     Raises:
         DataError: the list cannot be read, or none of the videos.
     """
-    recipe, classes, ratio = Recipe(name="suggest", data=data), 0, 1.0
+    recipe, classes, names, ratio = Recipe(name="suggest", data=data), 0, None, 1.0
     if labeled:
         clips, known = finetune_clips(recipe)
-        classes, ratio = _classes(known), _imbalance(clips.samples)
+        classes, names, ratio = _classes(known), known.names, _imbalance(clips.samples)
     else:
         clips = pretrain_clips(recipe)
     found, problems = _probe_some(clips.samples, data.fps)
@@ -69,6 +70,7 @@ def examine_data(data: DataSettings, *, labeled: bool = True) -> DataFacts:
     return DataFacts(
         videos=len(clips),
         classes=classes,
+        class_names=names or (),
         frames=median(frames),
         height=median(height),
         width=median(width),

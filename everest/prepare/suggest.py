@@ -10,17 +10,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from everest.config.yaml import write_yaml
 from everest.data.probe_clips import MOST_VIDEOS
 from everest.errors import unknown_name
+from everest.prepare.choice import Choice, Purpose
 from everest.prepare.data_facts import DataFacts
 from everest.prepare.label_facts import IMBALANCED
+from everest.prepare.suggest_augmentation import augmentation
 from everest.prepare.suggest_probes import choose_every
-
-# The use of a recipe: pre-training only, a classifier from a pre-trained encoder, or one from scratch.
-Purpose = Literal["pretrain", "finetune", "scratch"]
 
 COVERED: Final = 0.75  # of the median video, by a training clip
 FRAMES: Final = 16  # of a clip
@@ -29,8 +28,6 @@ FEWEST_STEPS: Final = 600  # of a stage
 MOST_STEPS: Final = 30_000
 FEWEST_TUBELETS: Final = 4  # along a side of a frame
 STEPS_OF_ROOT: Final = 120  # updates times the square root of the number of videos
-FEW_VIDEOS: Final = 500  # up to here a model sees differences
-VERY_FEW_VIDEOS: Final = 100  # up to here mild augmentation
 PEAK: Final = 1e-3  # learning rate
 STEPS_A_SECOND: Final = 10  # at most, assumed
 
@@ -71,15 +68,6 @@ def check_device(name: str) -> str:
     return name
 
 
-@dataclass(frozen=True, kw_only=True)
-class Choice:
-    """A value of the recipe, and why."""
-
-    key: tuple[str, ...]
-    value: Any
-    reason: str
-
-
 def choose_values(
     facts: DataFacts, device_name: str, *, hours: float, purpose: Purpose = "scratch"
 ) -> list[Choice]:
@@ -94,21 +82,21 @@ def choose_values(
     on = "a CPU" if device_name == "cpu" else f"a GPU of {device_name.removesuffix('GB')} GB"
     chosen = [
         *_clip(facts, device),
-        _choice("model.backbone", device.backbone, f"trains in hours on {on}"),
-        _choice("model.tubelet", list(device.tubelet), "small tubelets for small frames"),
-        _choice("model.positions", "separable", "of time and place; no worse than flat ones on few videos"),
+        Choice.of("model.backbone", device.backbone, f"trains in hours on {on}"),
+        Choice.of("model.tubelet", list(device.tubelet), "small tubelets for small frames"),
+        Choice.of("model.positions", "separable", "of time and place; no worse than flat ones on few videos"),
         *_budgets(facts, device, hours=hours / 2 if purpose == "finetune" else hours),
-        _choice("pretrain.batch_size", device.batch, f"fits {on}"),
-        _choice("finetune.batch_size", device.batch, f"fits {on}"),
-        _choice(
+        Choice.of("pretrain.batch_size", device.batch, f"fits {on}"),
+        Choice.of("finetune.batch_size", device.batch, f"fits {on}"),
+        Choice.of(
             "finetune.base_lr", PEAK * 256 / device.batch, f"a peak of {PEAK:g}: base_lr * batch_size / 256"
         ),
-        _choice(
+        Choice.of(
             "finetune.selection",
             {"strategy": "redundancy-robust", "keep_ratio": device.keep},
             "the tokens that change most",
         ),
-        *_few_videos(facts, purpose),
+        *augmentation(facts, purpose),
         *_labels(facts, purpose),
     ]
     chosen += _probes(facts, chosen, batch=device.batch)
@@ -116,24 +104,20 @@ def choose_values(
     return sorted(chosen, key=lambda choice: order.index(choice.key[0]))
 
 
-def _choice(key: str, value: Any, reason: str) -> Choice:
-    return Choice(key=tuple(key.split(".")), value=value, reason=reason)
-
-
 def _clip(facts: DataFacts, device: Device) -> list[Choice]:
     size = _frame_size(facts, device)
     stride = min(MOST_STRIDE, max(1, round(COVERED * facts.frames / FRAMES)))
     covered = f"{min(1.0, stride * FRAMES / facts.frames):.0%}"
     return [
-        _choice("data.frames", FRAMES, "as in the papers"),
-        _choice(
+        Choice.of("data.frames", FRAMES, "as in the papers"),
+        Choice.of(
             "data.size",
             list(size),
             f"about {device.side} x {device.side} pixels in the shape of the median video, "
             f"{facts.height:g} x {facts.width:g}",
         ),
-        _choice("pretrain.stride", stride, "as in fine-tuning"),
-        _choice(
+        Choice.of("pretrain.stride", stride, "as in fine-tuning"),
+        Choice.of(
             "finetune.stride",
             stride,
             f"a clip covers {covered} of the median video ({facts.frames:g} frames)",
@@ -149,29 +133,10 @@ def _budgets(facts: DataFacts, device: Device, *, hours: float) -> list[Choice]:
     if steps == FEWEST_STEPS:
         limit = "the fewest that are suggested"
     return [
-        _choice(f"{stage}.{key}", value, reason)
+        Choice.of(f"{stage}.{key}", value, reason)
         for stage in ("pretrain", "finetune")
         for key, value, reason in (("steps", steps, limit), ("warmup_steps", steps // 10, "a tenth"))
     ]
-
-
-def _few_videos(facts: DataFacts, purpose: Purpose) -> list[Choice]:
-    """The augmentation and the input that keep a model from overfitting."""
-    mild = facts.videos <= VERY_FEW_VIDEOS
-    count = f"{facts.videos} videos"
-    chosen = [
-        _choice(
-            "finetune.crop_area",
-            [0.5, 1.0] if mild else [0.3, 1.0],
-            f"mild crops for {count}" if mild else f"stronger crops for {count}",
-        ),
-    ]
-    if facts.task != "regression":
-        chosen.append(_choice("finetune.mixup", 0.0 if mild else 0.8, "with the crops"))
-    if purpose == "scratch" and facts.videos <= FEW_VIDEOS:
-        reason = f"a model overfits to the still parts of {count}; set frames for pre-training"
-        chosen.append(_choice("model.input", "differences", reason))
-    return chosen
 
 
 def _labels(facts: DataFacts, purpose: Purpose) -> list[Choice]:
@@ -180,16 +145,16 @@ def _labels(facts: DataFacts, purpose: Purpose) -> list[Choice]:
         return []
     if facts.task == "regression":
         return [
-            _choice("finetune.mixup", 0.0, "half of two videos has no number of its own"),
-            _choice("finetune.cutmix", 0.0, "as mixup"),
-            _choice("finetune.label_smoothing", 0.0, "of classes only"),
+            Choice.of("finetune.mixup", 0.0, "half of two videos has no number of its own"),
+            Choice.of("finetune.cutmix", 0.0, "as mixup"),
+            Choice.of("finetune.label_smoothing", 0.0, "of classes only"),
         ]
     if facts.imbalance > IMBALANCED:
         reason = (
             f"the most frequent class has {facts.imbalance:.3g} times the videos of the rarest; "
             "class_weights: balanced is the alternative"
         )
-        return [_choice("finetune.sampler", "sqrt", reason)]
+        return [Choice.of("finetune.sampler", "sqrt", reason)]
     return []
 
 
@@ -202,7 +167,7 @@ def _probes(facts: DataFacts, chosen: Sequence[Choice], *, batch: int) -> list[C
             every, share = found
             named = {} if probed.name is None else {"list": probed.name}
             reason = f"measures the features while the run trains, for about {share:.1%} of its cost"
-            return [_choice("pretrain.probe", {"every": every, **named}, reason)]
+            return [Choice.of("pretrain.probe", {"every": every, **named}, reason)]
     return []
 
 

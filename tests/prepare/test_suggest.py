@@ -15,8 +15,10 @@ from everest.config.recipe import load_recipe
 from everest.config.settings import DataSettings
 from everest.config.stage_settings import PretrainSettings
 from everest.data.samples import read_samples
+from everest.prepare.choice import Purpose
 from everest.prepare.data_facts import DataFacts, data_section, examine_data
-from everest.prepare.suggest import DEVICES, Purpose, choose_values, recipe_text
+from everest.prepare.suggest import DEVICES, choose_values, recipe_text
+from everest.prepare.suggest_augmentation import side_words
 from everest.prepare.suggest_probes import ProbeList, choose_every, probe_list
 from everest.train.plan import plan_stage
 from everest.train.probes import probed_steps
@@ -322,6 +324,38 @@ def test_rare_classes_get_a_sampler(tmp_path: Path, clip_files: Path):
     called("recipes", "suggest", balanced, "--device", "cpu", "-o", tmp_path / "b.yaml")
     recipe = load_recipe(tmp_path / "b.yaml")
     assert (recipe.data.task, recipe.finetune.sampler) == ("single-label", "shuffle")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("turn_left", ["left"]),
+        ("Swipe-Right", ["right"]),
+        ("move LEFT", ["left"]),
+        ("swipeLeftHand", ["left"]),
+        ("RotateClockwise", ["clockwise"]),
+        ("counter-clockwise", ["clockwise"]),
+        ("counterclockwise turn", ["counterclockwise"]),
+        ("turn_anticlockwise", ["anticlockwise"]),
+        ("leftovers", []),
+        ("BrightLight", []),
+        ("copyright", []),
+    ],
+)
+def test_words_for_a_side_are_found_in_names_of_classes(name: str, words: list[str]):
+    assert side_words([name, "run"]) == words
+
+
+def test_clips_of_left_and_right_are_not_mirrored(tmp_path: Path, clip_files: Path):
+    sides = labeled_list(tmp_path / "sides", clip_files, ["turn_left", "turn_right"] * 3)
+    called("recipes", "suggest", sides, "--device", "cpu", "-o", tmp_path / "sides.yaml")
+    assert load_recipe(tmp_path / "sides.yaml").data.flip is False
+    assert "flip: false # class names have left, right; a mirrored" in (tmp_path / "sides.yaml").read_text()
+    auto = ["finetune", "--recipe", "auto", "--data", sides, "--init", "none", "--print-config"]
+    assert yaml.safe_load(called(*auto).stdout)["data"]["flip"] is False
+    others = labeled_list(tmp_path / "others", clip_files, ["run", "walk"] * 3)
+    called("recipes", "suggest", others, "--device", "cpu", "-o", tmp_path / "others.yaml")
+    assert load_recipe(tmp_path / "others.yaml").data.flip is True
 
 
 def test_the_task_of_a_suggested_recipe_can_be_given(tmp_path: Path, clip_files: Path):

@@ -91,6 +91,7 @@ def choose_values(
         Choice.of(
             "finetune.base_lr", PEAK * 256 / device.batch, f"a peak of {PEAK:g}: base_lr * batch_size / 256"
         ),
+        *_layer_decay(purpose),
         Choice.of(
             "finetune.selection",
             {"strategy": "redundancy-robust", "keep_ratio": device.keep},
@@ -137,6 +138,13 @@ def _budgets(facts: DataFacts, device: Device, *, hours: float) -> list[Choice]:
         for stage in ("pretrain", "finetune")
         for key, value, reason in (("steps", steps, limit), ("warmup_steps", steps // 10, "a tenth"))
     ]
+
+
+def _layer_decay(purpose: Purpose) -> list[Choice]:
+    """The same learning rate in all layers if none of them is trained already."""
+    if purpose != "scratch":
+        return []
+    return [Choice.of("finetune.layer_decay", 1.0, "all layers start from new weights")]
 
 
 def _labels(facts: DataFacts, purpose: Purpose) -> list[Choice]:

@@ -32,6 +32,9 @@ def augmentation(facts: DataFacts, purpose: Purpose) -> list[Choice]:
     ]
     if facts.task != "regression":
         chosen.append(Choice.of("finetune.mixup", 0.0 if mild else 0.8, "with the crops"))
+    if purpose == "scratch" and mild:
+        chosen.append(Choice.of("finetune.rand_augment", None, "with the crops"))
+        chosen.append(Choice.of("finetune.erasing", 0.0, "with the crops"))
     if purpose == "scratch" and facts.videos <= FEW_VIDEOS:
         reason = f"a model overfits to the still parts of {count}; set frames for pre-training"
         chosen.append(Choice.of("model.input", "differences", reason))

@@ -190,6 +190,31 @@ def test_few_labeled_videos_are_seen_as_differences_unless_an_encoder_is_trained
     assert model_input("scratch", 6000) is model_input("finetune", 60) is model_input("pretrain", 60) is None
 
 
+@pytest.mark.parametrize("device", sorted(DEVICES))
+def test_training_from_scratch_has_one_learning_rate_and_mild_augmentation_of_few_videos(
+    tmp_path: Path, class_folders: Path, device: str
+):
+    mine = tmp_path / "mine.yaml"
+    called("recipes", "suggest", class_folders, "--device", device, "-o", mine, "-q")
+    stage = load_recipe(mine).finetune
+    assert (stage.layer_decay, stage.rand_augment, stage.erasing) == (1.0, None, 0.0)
+    assert "layer_decay: 1.0 # all layers start from new weights" in mine.read_text()
+    assert "rand_augment: null # with the crops" in mine.read_text()
+    assert "erasing: 0.0 # with the crops" in mine.read_text()
+
+
+def test_a_trained_encoder_keeps_the_layer_decay_and_many_videos_the_augmentation_of_the_base():
+    def keys(purpose: Purpose, videos: int) -> set[str]:
+        probed = ProbeList(name=None, videos=min(videos, 256), held_out=0)
+        facts = DataFacts(videos=videos, classes=5, frames=60, height=240, width=320, probed=probed)
+        choices = choose_values(facts, "24GB", hours=1, purpose=purpose)
+        return {choice.key[1] for choice in choices} & {"layer_decay", "rand_augment", "erasing"}
+
+    assert keys("scratch", 100) == {"layer_decay", "rand_augment", "erasing"}
+    assert keys("scratch", 101) == {"layer_decay"}
+    assert keys("finetune", 100) == keys("pretrain", 100) == set()
+
+
 def test_unlabeled_videos_get_a_recipe_for_pre_training(tmp_path: Path, class_folders: Path):
     shown = called("recipes", "suggest", class_folders, "--unlabeled", "-o", tmp_path / "mine.yaml")
     assert f"everest pretrain --recipe {tmp_path / 'mine.yaml'}" in shown.stderr

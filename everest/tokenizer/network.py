@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from everest.config.sizes import TokenizerConfig, TopKKind
 from everest.methods.grid import TokenGrid, num_kept
+from everest.tokenizer.chunks import windows_at_once
 from everest.tokenizer.fsq import FSQ
 from everest.tokenizer.layers import VideoDecoder3D, VideoEncoder3D
 from everest.tokenizer.scorer import TokenScorer, soft_topk_mask
@@ -111,7 +112,26 @@ class AdaptiveTokenizer(nn.Module):
         return F.interpolate(clip, scale_factor=scale, mode="area")
 
     def encode(self, clip: Tensor) -> TokenizerOutput:
-        """Compute codes and scores of all tokens; windows are encoded separately, then joined.
+        """Compute codes and scores of all tokens, see `latent` and `scores`.
+
+        Raises:
+            ValueError: see `grid`.
+        """
+        latent = self.latent(clip)  # (B, N, D)
+        values, codes = self.quantizer(latent)
+        return TokenizerOutput(latent, values, codes, self.scores(clip))
+
+    def latent(self, clip: Tensor) -> Tensor:
+        """Encode clips to vectors before the quantizer: (B, N, D) float32. Windows are encoded separately.
+
+        Raises:
+            ValueError: see `grid`.
+        """
+        self.grid(clip)
+        return self._in_chunks(self.encoder, clip).float().flatten(2).transpose(1, 2)
+
+    def scores(self, clip: Tensor) -> Tensor:
+        """Score all tokens of clips: (B, t, h, w) float32.
 
         The first slice of a later window is scored against the last slice before it. The first slice of the
         clip copies the scores of the second.
@@ -120,11 +140,7 @@ class AdaptiveTokenizer(nn.Module):
             ValueError: see `grid`.
         """
         self.grid(clip)
-        frames = self.scaled(clip)
-        z = self._by_window(self.encoder, frames).float()  # (B, D, t, h, w)
-        latent = z.flatten(2).transpose(1, 2)  # (B, N, D)
-        values, codes = self.quantizer(latent)
-        return TokenizerOutput(latent, values, codes, self.scorer(frames))
+        return self.scorer.distances(self._in_chunks(self.scorer.features, clip))
 
     def reconstruct(self, clip: Tensor, keep: float | None = None, mask: Tensor | None = None) -> Tensor:
         """Rebuild the clips from some of their tokens: (B, 3, T, H, W) in the scaled size.
@@ -192,6 +208,16 @@ class AdaptiveTokenizer(nn.Module):
         z = self._by_window(self.encoder, frames) * mask.unsqueeze(1)  # (B, D, t, h, w)
         values, _ = self.quantizer(z.movedim(1, -1))
         return self._by_window(self.decoder, values.movedim(-1, 1), self.window // self.config.stride[0])
+
+    def _in_chunks(self, module: Callable[[Tensor], Tensor], clip: Tensor) -> Tensor:
+        """Scale the windows of clips (B, 3, T, H, W), apply `module` a chunk at a time and join the results.
+
+        The result of a clip does not depend on the other clips of the batch, not even in the last bit.
+        """
+        frames, *size = clip.shape[2:]
+        number = windows_at_once(self.config, window=self.window, frames=frames, size=(size[0], size[1]))
+        chunks = (chunk for one in clip.split(1) for chunk in _split(one, self.window).split(number))
+        return _join(torch.cat([module(self.scaled(chunk)) for chunk in chunks]), len(clip))
 
     def _by_window(self, module: Callable[[Tensor], Tensor], x: Tensor, length: int | None = None) -> Tensor:
         """Apply `module` to each window of `length` steps in time of (B, C, T, H, W) and join the results."""

@@ -18,6 +18,11 @@ FLOOR: Final = 1e-6  # added under a root: at 0, if frames or all scores are equ
 SAMPLES: Final = 32  # of noise, for `perturbed`
 
 
+def first_stride(space: int) -> int:
+    """The stride of the scorer's first convolution, for tokens of `space` pixels per side: about its root."""
+    return next(side for side in range(1, space + 1) if space % side == 0 and side * side >= space)
+
+
 class TokenScorer(nn.Module):
     """Two strided convolutions; a token's score is the distance of its features from the slice before.
 
@@ -34,7 +39,7 @@ class TokenScorer(nn.Module):
     def __init__(self, stride: tuple[int, int], channels: tuple[int, int]) -> None:
         super().__init__()
         time, space = stride
-        first = next(side for side in range(1, space + 1) if space % side == 0 and side * side >= space)
+        first = first_stride(space)
         kernels, self.strides = (2 * first - 1, 5), (first, space // first)
         self.first = nn.Conv3d(3, channels[0], (time, kernels[0], kernels[0]), (time, first, first))
         second = (1, self.strides[1], self.strides[1])
@@ -53,9 +58,13 @@ class TokenScorer(nn.Module):
             return self.second(F.pad(F.gelu(x), self.paddings[1], mode="replicate"))
 
     def forward(self, frames: Tensor) -> Tensor:
-        """Compute scores (B, t, h, w) in float32; the first slice copies the scores of the second."""
-        with full_precision(frames.device):
-            moved = self.features(frames).diff(dim=2).square().sum(dim=1)  # (B, t - 1, h, w)
+        """Compute scores (B, t, h, w) of clips (B, 3, T, H, W)."""
+        return self.distances(self.features(frames))
+
+    def distances(self, features: Tensor) -> Tensor:
+        """Scores (B, t, h, w) in float32 of `features`; the first slice copies the scores of the second."""
+        with full_precision(features.device):
+            moved = features.diff(dim=2).square().sum(dim=1)  # (B, t - 1, h, w)
             scores = (moved + FLOOR).sqrt()
             return torch.cat([scores[:, :1], scores], dim=1)
 

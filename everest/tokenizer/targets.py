@@ -64,8 +64,22 @@ class FrozenTokenizer:
     @torch.no_grad()
     def scores(self, frames: Tensor) -> Tensor:
         """Score the tokens (B, N) float32 of clips (B, C, T, H, W), bytes or normalized: high is needed."""
-        tokenizer = self.on(frames.device)
-        return tokenizer.scorer(tokenizer.scaled(self.pixels.to_unit_range(frames))).flatten(1)
+        return _by_clip(self.on(frames.device).scores, frames, self.pixels).flatten(1)
+
+    @torch.no_grad()
+    def latent(self, frames: Tensor) -> Tensor:
+        """Encode clips (B, C, T, H, W), bytes or normalized: (B, N, D) float32, before the quantizer."""
+        return _by_clip(self.on(frames.device).latent, frames, self.pixels)
+
+
+@torch.compiler.disable()  # a graph would repeat the tokenizer for every clip of a batch
+def _by_clip(code: Callable[[Tensor], Tensor], frames: Tensor, pixels: PixelStatistics) -> Tensor:
+    """Apply `code` to the pixels in [0, 1] of one clip at a time; pixels of all clips take much memory.
+
+    Args:
+        frames: (B, C, T, H, W), bytes or normalized.
+    """
+    return torch.cat([code(pixels.to_unit_range(clip)) for clip in frames.split(1)])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,17 +108,18 @@ class TokenTargets:
     def values(self, frames: Tensor, ids: Tensor) -> Tensor:
         """Compute targets (B, K, D) of the tokens `ids` (B, K): float32; for `codes` int64 levels."""
         tokenizer = self.frozen.on(frames.device)
-        output = tokenizer.encode(self.frozen.pixels.to_unit_range(frames))
+        latent = self.frozen.latent(frames)  # (B, N, D)
+        values, codes = tokenizer.quantizer(latent)
         if self.space == "codes":
-            return tokenizer.quantizer.digits(output.codes.gather(1, ids))
-        values = output.values if self.space == "values" else tokenizer.quantizer.bound(output.latent)
+            return tokenizer.quantizer.digits(codes.gather(1, ids))
+        values = values if self.space == "values" else tokenizer.quantizer.bound(latent)
         return (gather_tokens(values, ids) - tokenizer.target_mean) / tokenizer.target_std
 
     @torch.no_grad()
     def pixels(self, prediction: Tensor, frames: Tensor, ids: Tensor) -> Tensor:
         """Decode the clip with predictions (B, K, P) at tokens `ids`: (B, K, C, t, p, q) in [0, 1]."""
         tokenizer = self.frozen.on(frames.device)
-        values = tokenizer.encode(self.frozen.pixels.to_unit_range(frames)).values  # (B, N, D)
+        values, _ = tokenizer.quantizer(self.frozen.latent(frames))  # (B, N, D)
         if self.space == "codes":
             parts = prediction.float().split(self.frozen.levels, dim=-1)
             digits = torch.stack([part.argmax(dim=-1) for part in parts], dim=-1)  # (B, K, D)

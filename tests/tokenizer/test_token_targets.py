@@ -151,6 +151,17 @@ def test_the_autoencoder_asks_for_what_the_tokenizer_scores_highest(clips, recip
     assert torch.equal(model(clips, noise=noise).target, model.targets.values(clips, expected.target))
 
 
+@pytest.mark.parametrize("space", ["values", "soft", "codes"])
+def test_targets_and_scores_of_a_clip_are_the_same_bits_in_any_batch(clips, tokenizer, space):
+    frozen = FrozenTokenizer.wrap(tokenizer)
+    targets, every = TokenTargets(frozen=frozen, space=space), torch.arange(256).expand(6, -1)
+    batch = torch.cat([clips, clips.flip(2), clips.flip(3)])  # (6, 3, 32, 32, 32)
+    values, scores = targets.values(batch, every), frozen.scores(batch)
+    for part in (slice(0, 1), slice(1, 4), slice(4, 6)):
+        assert torch.equal(targets.values(batch[part], every[part]), values[part])
+        assert torch.equal(frozen.scores(batch[part]), scores[part])
+
+
 def test_a_checkpoint_names_its_tokenizer_and_finds_it_again(clips, recipe):
     model, spec = autoencoder(recipe), spec_of(recipe)
     again = ModelSpec.from_settings(spec.dump(), source=Path("x")).build()

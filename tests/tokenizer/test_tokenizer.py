@@ -10,6 +10,7 @@ from torch import Tensor
 
 from everest.config.sizes import TOKENIZERS
 from everest.system.weights import state_hash
+from everest.tokenizer.chunks import windows_at_once
 from everest.tokenizer.network import AdaptiveTokenizer
 from everest.tokenizer.targets import FrozenTokenizer, TokenTargets
 from everest.video.pixels import IMAGENET
@@ -89,6 +90,32 @@ def test_the_first_slice_of_a_later_window_is_scored_against_the_slice_before(mo
     frames[:, :, 8:] = frames[:, :, 6:8].repeat(1, 1, 4, 1, 1)  # nothing moves from the last slice on
     scores = model.encode(frames).scores
     assert scores[:, 4:].max() < scores[:, 1:4].min()
+
+
+@pytest.mark.parametrize("windows", [1, 2, 4])
+def test_chunks_of_windows_give_what_all_windows_of_all_clips_give(windows: int, monkeypatch):
+    torch.manual_seed(0)
+    model = AdaptiveTokenizer(TINY, window=8, keep=0.25).eval()
+    frames = clip(3, 3, 32, 16, 16)
+    values = windows * 8 // TINY.stem[0] * (16 // TINY.stem[1]) ** 2 * TINY.channels
+    monkeypatch.setattr("everest.tokenizer.chunks.CHUNK_VALUES", values)
+    assert windows_at_once(TINY, window=8, frames=32, size=(16, 16)) == windows
+    together = model._by_window(model.encoder, frames).flatten(2).transpose(1, 2)
+    output = model.encode(frames)
+    assert torch.allclose(output.latent, together, atol=1e-5)  # convolutions of other sizes round differently
+    assert torch.equal(output.codes, model.quantizer(together)[1])
+    assert torch.allclose(output.scores, model.scorer(frames), atol=1e-5)
+
+
+def test_a_chunk_is_a_divisor_of_the_windows_and_at_least_one(monkeypatch):
+    def at_once(windows: int) -> int:
+        return windows_at_once(TOKENIZERS["lite"], window=16, frames=16 * windows, size=(224, 224))
+
+    assert at_once(8) == 2  # 3.2 million values each
+    monkeypatch.setattr("everest.tokenizer.chunks.CHUNK_VALUES", 2**24)
+    assert [at_once(windows) for windows in (1, 6, 7, 8, 10)] == [1, 3, 1, 4, 5]
+    monkeypatch.setattr("everest.tokenizer.chunks.CHUNK_VALUES", 1)
+    assert at_once(8) == 1
 
 
 # --- what is kept -------------------------------------------------------------------------------------------

@@ -66,6 +66,12 @@ def print_profile(document: dict[str, Any]) -> None:
         ("weights", lambda s: f"{s['model_state']['weights'] / GB:.2f} GB"),
         ("gradients", lambda s: f"{s['model_state']['gradients'] / GB:.2f} GB"),
         ("AdamW moments", lambda s: f"{s['model_state']['moments'] / GB:.2f} GB"),
+        (
+            "frozen tokenizer, estimate",
+            lambda s: (
+                f"{s['model_state']['tokenizer'] / GB:.2f} GB" if "tokenizer" in s["model_state"] else "-"
+            ),
+        ),
         ("largest pass, estimate", lambda s: f"{s['max_batch']} clips" if "max_batch" in s else None),
         ("measured step", _measured),
         ("measured energy", _energy),

@@ -14,18 +14,22 @@ n tokens, D width, F width of the MLP.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import accumulate
 from math import prod
+from operator import mul
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from everest.config.settings import ModelSettings
 from everest.errors import RecipeError
+from everest.methods.ranked import FrameDifference, LearnedImportance, RedundancyRobust
 from everest.models.block import Stack, activation_bytes
 from everest.models.embedding import embedding_kernels
 from everest.models.lora import LowRank
 from everest.models.partial import Stage, choose_trained
 from everest.models.spec import ModelSpec
+from everest.tokenizer.chunks import coding_bytes
 from everest.tokenizer.spec import TokenizerSpec
 
 NORM_OPERATIONS = 5  # fvcore: per element of a LayerNorm
@@ -57,12 +61,18 @@ class Macs:
 
 def embedding_macs(model: ModelSettings, tokens: int, channels: int = 3) -> Macs:
     """Every convolution of the tubelet embedding, for `tokens` tubelets of `channels` channels."""
-    width, positions, total = model.backbone_size.width, prod(model.tubelet), 0
-    for kernel in embedding_kernels(model.tubelet, model.embedding_layers):
-        positions //= prod(kernel)
+    width, total = model.backbone_size.width, 0
+    kernels = embedding_kernels(model.tubelet, model.embedding_layers)
+    for kernel, positions in zip(kernels, _embedded_positions(model), strict=True):
         total += positions * prod(kernel) * channels * width
         channels = width
     return Macs(embedding=tokens * total)
+
+
+def _embedded_positions(model: ModelSettings) -> list[int]:
+    """The positions of one tubelet in the output of each convolution of its embedding; of the last: 1."""
+    kernels = embedding_kernels(model.tubelet, model.embedding_layers)
+    return [prod(model.tubelet) // covered for covered in accumulate(map(prod, kernels), mul)]
 
 
 def stack_macs(stack: Stack) -> Macs:
@@ -211,7 +221,11 @@ def count_weights(spec: ModelSpec | TokenizerSpec, stage: Stage | None = None) -
 
 
 def training_bytes(spec: ModelSpec, bytes_per_value: int, *, frozen_layers: int = 0) -> int:
-    """Estimate the bytes that a training step of one clip saves for the backward pass.
+    """Estimate the bytes that one clip takes in a training step, at the larger of two peaks.
+
+    The first is before the blocks, when the importance of the tokens is measured; the second is the end of
+    the forward pass, with all that is saved for the backward pass. Weights and `tokenizer_bytes`, which do
+    not depend on the number of clips, are not included.
 
     Args:
         frozen_layers: of the encoder (everest.models.partial). Frozen blocks compute one at a time.
@@ -233,18 +247,61 @@ def training_bytes(spec: ModelSpec, bytes_per_value: int, *, frozen_layers: int 
         # Per token: the input of the norm in float32, its output, which keys and values are computed from,
         # the keys and the values.
         saved += stacks[0].tokens * stacks[0].width * (4 + 4 * bytes_per_value)
-    return saved
+    if not frozen_layers:  # the inputs of the embedding's later convolutions
+        positions = sum(_embedded_positions(spec.model)[:-1])
+        saved += stacks[0].tokens * positions * stacks[0].width * bytes_per_value
+    return max(saved, _clip_bytes(spec) + _importance_bytes(spec, bytes_per_value))
+
+
+def tokenizer_bytes(spec: ModelSpec, bytes_per_value: int) -> int:
+    """Estimate the bytes of the frozen tokenizer in a training step, for any number of clips.
+
+    Its weights, and the values of the few windows that it codes at a time, while all that the model saves for
+    the backward pass is alive. 0 if a step runs no tokenizer.
+    """
+    if spec.tokenizer is None or not spec.runs_tokenizer:
+        return 0
+    tokenizer = spec.tokenizer.settings
+    coding = coding_bytes(
+        tokenizer.config,
+        window=tokenizer.window,
+        frames=spec.frames,
+        size=spec.size,
+        bytes_per_value=bytes_per_value,
+    )
+    return WEIGHT_BYTES * count_weights(tokenizer).total + coding
 
 
 def _clip_bytes(spec: ModelSpec) -> int:
     """The bytes of a clip in a training step: as uint8, the next one, which is copied meanwhile, and floats.
 
-    Floats are necessary for fine-tuning, which erases and mixes whole clips, for a tokenizer, and for
-    differences, which are of normalized frames.
+    Floats are necessary for fine-tuning, which erases and mixes whole clips, and for differences, which are
+    of normalized frames. A tokenizer makes floats of one clip at a time (`tokenizer_bytes`).
     """
     values = spec.channels * spec.offered_frames * spec.size[0] * spec.size[1]
-    stays_bytes = spec.kind == "pretrain" and spec.model.input == "frames" and not spec.runs_tokenizer
+    stays_bytes = spec.kind == "pretrain" and spec.model.input == "frames"
     return (2 if stays_bytes else 2 + 4 + 4) * values
+
+
+def _importance_bytes(spec: ModelSpec, bytes_per_value: int) -> int:
+    """The bytes that measuring the importance of one clip's tokens takes, in addition to the clip itself.
+
+    By pixels: three copies of the frames in float32. By embedding: the changes of the pixels, for several
+    convolutions in float32 as well, and in float32 the outputs of two successive convolutions, over all
+    tokens that have a slice before them. A tokenizer scores one clip at a time (`tokenizer_bytes`).
+    """
+    selection, per_slice = spec.selection, spec.grid.per_slice
+    tokens = spec.offered_frames // spec.model.tubelet[0] * per_slice
+    score = selection.score if isinstance(selection, LearnedImportance) else None
+    values = spec.channels * prod(spec.model.tubelet)  # of a token
+    if score == "frame-difference" or isinstance(selection, FrameDifference):
+        return tokens * 3 * 4 * values
+    if score != "embedding-distance" and not isinstance(selection, RedundancyRobust):
+        return 0
+    positions = _embedded_positions(spec.model)
+    changes = values * (bytes_per_value + (4 if len(positions) > 1 else 0))
+    outputs = 4 * spec.model.backbone_size.width * sum(positions[:2])
+    return (tokens - per_slice) * (changes + outputs)
 
 
 def _target_bytes(spec: ModelSpec, bytes_per_value: int) -> int:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from everest.config.settings import Recipe
 from everest.errors import EnvironmentProblem
-from everest.models.cost import training_bytes
+from everest.models.cost import tokenizer_bytes, training_bytes
 from everest.models.partial import choose_trained, frozen_layers
 from everest.models.spec import ModelSpec
 from everest.profiling.profile import StageName, stage_spec, training_settings
@@ -95,7 +95,7 @@ def largest_batch(*, memory: int, state: int, bytes_per_clip: int) -> int:
 
     Args:
         memory: free bytes of the device.
-        state: bytes of weights, gradients and moments.
+        state: bytes of weights, gradients and moments, and of a frozen tokenizer.
     """
     return max(0, int(memory * MEMORY_USED) - state) // bytes_per_clip
 
@@ -118,7 +118,8 @@ def measure(
     spec, device = stage_spec(recipe, stage), accelerator.device
     frozen = frozen_layers(training_settings(recipe, stage), spec.model.backbone_size.depth)
     bytes_per_clip = training_bytes(spec, bytes_per_value(accelerator), frozen_layers=frozen)
-    fitting = largest_batch(memory=free_memory(device), state=0, bytes_per_clip=bytes_per_clip)
+    state = tokenizer_bytes(spec, bytes_per_value(accelerator))
+    fitting = largest_batch(memory=free_memory(device), state=state, bytes_per_clip=bytes_per_clip)
     clips = batch or max(1, min(fitting, LARGEST_BATCH.get(device.type, 1)))
     torch.manual_seed(recipe.train.seed)
     try:

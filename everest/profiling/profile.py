@@ -17,6 +17,7 @@ from everest.models.cost import (
     count_tokens,
     count_weights,
     inference_bytes,
+    tokenizer_bytes,
     training_bytes,
     training_macs,
 )
@@ -50,7 +51,7 @@ class StageCost:
     trained_parameters: int  # eval: 0
     tokens: dict[str, int]
     activation_bytes_per_clip: int
-    model_state: dict[str, int]
+    model_state: dict[str, int]  # bytes, for any number of clips; `tokenizer`: as `tokenizer_bytes`
     training_macs: int | None = None  # forward and backward; not known for eval and for adapters
     views: dict[str, int] | None = None  # eval: clips, crops
     camera_operations: int | None = None  # of a selection that estimates the motion of the camera
@@ -123,6 +124,8 @@ def stage_cost(recipe: Recipe, stage: StageName, *, value_bytes: int) -> StageCo
     settings = training_settings(recipe, stage)
     weights = count_weights(spec, settings)
     frozen = frozen_layers(settings, spec.model.backbone_size.depth)
+    frozen_tokenizer = tokenizer_bytes(spec, value_bytes)
+    tokenizer = {"tokenizer": frozen_tokenizer} if frozen_tokenizer else {}
     return StageCost(
         macs=count_macs(spec),
         parameters=weights.total,
@@ -133,7 +136,7 @@ def stage_cost(recipe: Recipe, stage: StageName, *, value_bytes: int) -> StageCo
             if evaluated
             else training_bytes(spec, value_bytes, frozen_layers=frozen)
         ),
-        model_state=weights.state_bytes(training=not evaluated, bytes_per_value=value_bytes),
+        model_state=weights.state_bytes(training=not evaluated, bytes_per_value=value_bytes) | tokenizer,
         camera_operations=operations_of(spec),
         tokenizer_macs=count_tokenizer_macs(spec),
         released_macs=st_mae.released_macs(spec) if recipe.name == st_mae.RECIPE else None,

@@ -25,7 +25,7 @@ from everest.data.short_videos import padding_notice
 from everest.data.stages import fingerprint
 from everest.errors import RecipeError
 from everest.models.block import Block
-from everest.models.cost import count_weights, training_bytes
+from everest.models.cost import count_weights, tokenizer_bytes, training_bytes
 from everest.models.partial import Stage, choose_trained, frozen_layers, require_start
 from everest.models.spec import ModelSpec
 from everest.system.accelerator import bytes_per_value, precision_text
@@ -98,6 +98,8 @@ def set_up_training(
     clip_bytes = bytes_of(recipe.train.checkpointing, value_bytes)
     weights = count_weights(spec, stage)
     state_bytes = WEIGHT_BYTES * weights.total + TRAINED_BYTES * weights.trained
+    if isinstance(spec, ModelSpec):
+        state_bytes += tokenizer_bytes(spec, value_bytes)
     plan = _plan(recipe, stage, context, videos, bytes_per_clip=clip_bytes, state_bytes=state_bytes)
     network = _network(recipe, stage, spec, start, context)
     training = Training(
@@ -192,7 +194,7 @@ def _plan(
 
     Args:
         bytes_per_clip: of the activations.
-        state_bytes: of the weights and all that is kept with them.
+        state_bytes: of the weights and all that is kept with them, and of a frozen tokenizer.
     """
     processes = context.accelerator.num_processes
     before = context.run.plan() if context.resumed else None

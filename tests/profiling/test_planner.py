@@ -76,6 +76,16 @@ def test_a_run_that_does_not_fit_says_so_with_a_remedy():
     assert plan(*huge, "--gpu", "h200")["fits"]
 
 
+def test_a_larger_tokenizer_leaves_room_for_fewer_clips():
+    small, large = (
+        plan_pretraining(load_recipe("lvmae-128", overrides=overrides), GPUS["4090"], videos=100, epochs=1)
+        for overrides in ([], ["tokenizer.size=magvit-b"])
+    )
+    assert small["fits"]
+    assert large["fits"]
+    assert large["batch"] < small["batch"]
+
+
 @given(
     videos=st.integers(1, 10**6),
     epochs=st.integers(1, 5000),

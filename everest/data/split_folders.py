@@ -32,13 +32,10 @@ def split_folders(root: Location, *, labeled: bool = True) -> dict[str, str]:
         holds_list(root / name, labeled=labeled) for name in for_training
     ):
         return {}
-    found: dict[str, str] = {}
-    for key, name in splits:
-        if key in found:
-            raise DataError(
-                f"{root}: two folders for the same list, {found[key]} and {name}; merge or rename one"
-            )
-        found[key] = name
+    found = dict(splits)
+    if len(found) < len(splits):
+        among = ", ".join(name for _, name in splits)
+        raise DataError(f"{root}: two folders for the same list among {among}; merge or rename one")
     return found
 
 

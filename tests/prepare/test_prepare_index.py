@@ -298,7 +298,7 @@ def test_classes_called_by_numbers_are_listed_by_name(tmp_path):
             "differ in the Unicode form of their letters only; rename",
         ),
         (["run/a.mp4", "walk/notes.txt"], "no videos in the class folders 'walk'; remove them"),
-        (["train/a/b.mp4", "training/a/c.mp4"], "two folders for the same list, train and training; merge"),
+        (["train/a/b.mp4", "training/a/c.mp4"], "two folders for the same list among train, training"),
     ],
 )
 def test_folders_that_cannot_be_meant(tmp_path, files, message):

@@ -107,10 +107,13 @@ def shard(
 
     Example: everest prepare shard train.csv --output shards
     """
+    from everest.prepare.class_folders import refuse_split_folders
     from everest.prepare.originals import read_originals
     from everest.prepare.shard import write_shards
 
     (videos,) = read_originals([source], data)
+    if not videos.is_list:
+        refuse_split_folders(videos.location)
     with Display(quiet=quiet) as display:
         document = write_shards(
             videos,

@@ -15,6 +15,7 @@ from everest.data.list_samples import SHOWN
 from everest.data.sample import Sample
 from everest.data.split_folders import split_folders
 from everest.errors import DataError
+from everest.system.storage import Location
 from everest.video.folders import videos_by_subfolder, videos_under
 
 
@@ -56,7 +57,7 @@ def folder_samples(root: Path) -> tuple[dict[str, list[Sample]], tuple[str, ...]
     return lists, tuple(names)
 
 
-def refuse_split_folders(folder: Path) -> None:
+def refuse_split_folders(folder: Location) -> None:
     """Raise DataError if the folders in a folder are lists: as classes, their videos would be mixed."""
     splits = split_folders(folder)
     if splits:

@@ -128,6 +128,15 @@ def test_class_folders_become_the_same_classes(clip_files: Path, tmp_path: Path)
     assert [(s.path, s.labels) for s in there.samples] == [(s.path, s.labels) for s in here.samples]
 
 
+def test_folders_that_are_lists_are_no_classes(clip_files: Path, tmp_path: Path):
+    for folder in ("Train/wave", "Train/hug", "Test/wave", "Test/hug"):
+        (tmp_path / "set" / folder).mkdir(parents=True)
+        shutil.copy(clip_files / "clip0.mp4", tmp_path / "set" / folder)
+    _, error = everest(tmp_path / "set", "-o", tmp_path / "shards", code=4)
+    assert "its folders Test, Train are lists, not classes; `everest prepare index" in error
+    assert not (tmp_path / "shards").exists()
+
+
 def test_segments_and_heads_share_a_member(videos: Path, tmp_path: Path):
     (videos / "parts.csv").write_text(
         "path,start,end,label.verb,label.noun\nclip0.mp4,0.5,1,3,7\nclip1.mp4,,,1,2\nclip0.mp4,1,,0,4\n"
